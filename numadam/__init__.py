@@ -1,0 +1,29 @@
+"""Adam for plain arrays: one fused pass over memory per step, on NumPy and CuPy arrays."""
+
+from importlib import import_module
+from typing import Any
+
+from numadam import forks as forks
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Adam": "numadam.rules.adam",
+    "RMSprop": "numadam.rules.rmsprop",
+    "SGD": "numadam.rules.sgd",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: ``import numadam`` loads no numba."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'numadam' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

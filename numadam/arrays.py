@@ -1,0 +1,98 @@
+"""Whose array is it, and what is wrong with it: every check in Python and every error text."""
+
+from __future__ import annotations
+
+import numbers
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+#: dtypes that an optimiser takes
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def is_masked(x: Any) -> bool:
+    """Whether `x` is a masked array, without importing numpy.ma."""
+    masked = sys.modules.get("numpy.ma")
+    return masked is not None and isinstance(x, masked.MaskedArray)
+
+
+def describe(x: Any) -> str:
+    """What an object is that should have been an array, and what to do about it."""
+    kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+    expected = "expected a NumPy or CuPy array"
+    if x is None:
+        return f"{expected}, got None. For an array that shall not move, pass zeros."
+    if isinstance(x, (numbers.Number, np.generic)):
+        return (
+            f"{expected}, got the number {x!r}, which cannot be updated in place. "
+            f"Use numpy.array({x}, dtype=float), and read it back with float(...)."
+        )
+    if is_masked(x):
+        return f"{expected}, got a masked array: which elements count? Use x.filled(0) or x.data."
+    if kind.startswith("torch."):
+        return f"{expected}, got {kind}. x.detach().numpy() is the same memory as an array."
+    if kind.startswith(("jax", "tensorflow")):
+        return f"{expected}, got {kind}, which is read-only. Use numpy.array(x)."
+    if isinstance(x, (list, tuple, dict)):
+        return f"{expected}, got {kind}. Nest it as the params are, or use numpy.asarray(x)."
+    return f"{expected}, got {kind}. Use numpy.asarray(x)."
+
+
+def name_dtype(dtype: np.dtype) -> str:
+    """A dtype for people: with its byte order where that is not the machine's."""
+    return dtype.name if dtype.isnative else f"{dtype.name} of foreign byte order ({dtype.str})"
+
+
+def bad_dtype(name: str, dtype: np.dtype, wanted: np.dtype, of: str) -> str:
+    """Error text for an array whose dtype is not that of the parameters."""
+    return (
+        f"{name}: expected {name_dtype(wanted)} like {of}, got {name_dtype(dtype)}. "
+        f"Use .astype(numpy.{wanted.name})."
+    )
+
+
+def bad_shape(name: str, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> str:
+    """Error text for an array whose shape is not that of its parameter."""
+    return f"{name}: expected shape {wanted} like {of}, got {shape}."
+
+
+def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
+    """The one real dtype of all parameters."""
+    if not arrays:
+        raise ValueError("params: holds no array, there is nothing to optimise.")
+    first = arrays[0].dtype
+    for array, name in zip(arrays, names, strict=True):
+        dtype = array.dtype
+        if dtype not in DTYPES or not dtype.isnative:
+            raise TypeError(
+                f"{name}: expected float32 or float64, got {name_dtype(dtype)}. "
+                f"Use .astype({'numpy.float64' if dtype.kind in 'iub' else 'float'})."
+            )
+        if dtype != first:
+            raise TypeError(
+                f"{name}: is {dtype}, but {names[0]} is {first}. One optimiser holds one dtype: "
+                f"convert one of them, or make a second optimiser for the {dtype} arrays."
+            )
+    return np.dtype(first)
+
+
+def memory_order(array: Any) -> tuple[int, ...]:
+    """The axes from the longest stride to the shortest: the order the array lies in memory."""
+    if array.flags.c_contiguous:
+        return tuple(range(array.ndim))
+    return tuple(sorted(range(array.ndim), key=lambda k: (-abs(array.strides[k]), k)))
+
+
+def shared_memory(written: Sequence[tuple[str, Any]], read: Sequence[tuple[str, Any]]) -> str:
+    """Error text for the first written array that shares an element with another; "" if none."""
+    for k, (name, array) in enumerate(written):
+        for other_name, other in [*written[:k], *read]:
+            if np.shares_memory(array, other):
+                return (
+                    f"{other_name} shares memory with {name}: a step would read what it has "
+                    f"already changed. Pass a copy of one of them."
+                )
+    return ""

@@ -1,0 +1,138 @@
+"""A disk cache of compiled loops that is right where Numba's own is not.
+
+Numba keys an entry on the bytecode of one function: it shares one entry between a parallel loop
+and its serial twin, never finds closures again, and does not see a formula that changed in
+another file. Its index can point at another process's entry. Here each loop is one file, named
+by a hash of everything that it depends on, written whole and checked when read.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core import compiler, config
+from numba.core.caching import _Cache
+from numba.core.serialize import dumps
+
+_PACKAGE = Path(__file__).parent
+_CODEGEN = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
+
+
+@functools.cache
+def source_stamp() -> str:
+    """A hash of the package's version and of every source file, so that any change is seen."""
+    from numadam import __version__
+
+    digest = hashlib.sha256(__version__.encode())
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(_PACKAGE).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def directory() -> Path | None:
+    """Where entries go: ``NUMBA_CACHE_DIR``, else beside the package, else the user's cache.
+
+    None where none of them can be written: loops are then compiled in every process.
+    """
+    from numba.misc.appdirs import user_cache_dir
+
+    given = config.CACHE_DIR
+    places = [Path(given)] if given else [_PACKAGE, Path(user_cache_dir("numadam", False))]
+    for place in places:
+        folder = place / ("numadam" if given else "__pycache__")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    return None
+
+
+class LoopCache(_Cache):
+    """The cache of one compiled loop, known by `name` (rule, options, dtype, target)."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._enabled = True
+        self.hit = False
+
+    def _path(self, signature: Any, codegen: Any) -> Path | None:
+        folder = directory()
+        if folder is None or not self._enabled:
+            return None
+        settings = [str(getattr(config, key)) for key in _CODEGEN]
+        versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+        key = (self._name, str(signature), codegen.magic_tuple(), settings, versions)
+        digest = hashlib.sha256(repr((key, source_stamp())).encode()).hexdigest()[:32]
+        return folder / f"{self._name.split('-')[0]}-{digest}.loop"
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """The compiled loop, or None where there is no whole entry for it."""
+        target_context.refresh()
+        path = self._path(signature, target_context.codegen())
+        if path is None:
+            return None
+        try:
+            stored = path.read_bytes()
+        except OSError:
+            return None
+        data = stored[32:]
+        if hashlib.sha256(data).digest() != stored[:32]:
+            return None  # truncated or damaged: compiled again, and written over
+        self.hit = True
+        return compiler.CompileResult._rebuild(target_context, *pickle.loads(data))
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        """Write the entry under a temporary name, then move it into place."""
+        path = self._path(signature, data.codegen)
+        if path is None:
+            return
+        content = dumps(data._reduce())
+        try:
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(hashlib.sha256(content).digest() + content)
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+        except OSError as error:
+            warnings.warn(
+                f"numadam could not keep a compiled loop in {path.parent} ({error}); it will be "
+                "compiled again in the next process. Set NUMBA_CACHE_DIR to a writable folder.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    @property
+    def cache_path(self) -> str:
+        """The folder of the entries, as Numba's statistics ask for it."""
+        return str(directory() or "")
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def flush(self) -> None:
+        """Forget this loop: its entries of this source are deleted, all signatures."""
+        folder = directory()
+        if folder is not None:
+            for path in folder.glob(f"{self._name.split('-')[0]}-*.loop"):
+                path.unlink(missing_ok=True)

@@ -1,0 +1,89 @@
+"""How loops are compiled for the CPU, kept, and chosen: serial or parallel, and why.
+
+* ``error_model="numpy"``: a division by zero gives inf or NaN, as in NumPy, and no branch.
+* No fastmath: it would make NaN undefined and the bits depend on the machine.
+* Every parallel loop has a serial twin, for small arrays and wherever threads would harm the
+  process: after a fork under GNU OpenMP (whose child is killed at its first parallel region) and
+  under Numba's workqueue layer (which aborts the process when two threads meet in it).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import config
+from numba.core.ccallback import CFunc
+
+from numadam import loops
+from numadam.cache import LoopCache
+from numadam.rules.base import RuleSpec
+
+_lock = threading.RLock()
+_steps: dict[str, CpuSteps] = {}
+_callbacks: dict[str, CFunc] = {}
+
+
+def _refuse_without_jit() -> None:
+    if config.DISABLE_JIT:
+        raise RuntimeError(
+            "NUMBA_DISABLE_JIT is set, but numadam's loops exist only compiled: unset it, or set "
+            "it only for the process that you debug."
+        )
+
+
+def compile_callback(function: Callable[..., Any], name: str, signature: Any) -> int:
+    """Compile a function that compiled code calls through its address; return the address."""
+    _refuse_without_jit()
+    with _lock:
+        if name not in _callbacks:
+            options = {"nopython": True, "error_model": "numpy"}
+            callback = CFunc(function, (signature.args, signature.return_type), {}, options)
+            callback._cache = LoopCache(name)
+            callback.compile()
+            _callbacks[name] = callback
+        return int(_callbacks[name].address)
+
+
+class CpuSteps:
+    """The compiled step of one rule, variant and dtype: `serial`, and `parallel` when asked for.
+
+    Both are compiled or loaded when first asked for, which optimisers do when they are made:
+    never inside a step.
+    """
+
+    def __init__(self, name: str, rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype):
+        self._name = name
+        self._make = loops.make_steps(rule, options, dtype)
+        self._compiled: dict[bool, Callable[..., int]] = {}
+
+    def twin(self, parallel: bool) -> Callable[..., int]:
+        """The compiled step; refuses other argument types instead of compiling for them."""
+        with _lock:
+            if parallel not in self._compiled:
+                _refuse_without_jit()
+                wrap = numba.njit(
+                    parallel=parallel, nogil=True, error_model="numpy", no_cfunc_wrapper=True
+                )
+                dispatcher = wrap(self._make[parallel])
+                dispatcher._cache = LoopCache(
+                    f"{self._name}-{'parallel' if parallel else 'serial'}"
+                )
+                dispatcher.compile(loops.SIGNATURE)
+                dispatcher.disable_compile()
+                self._compiled[parallel] = dispatcher
+            return self._compiled[parallel]
+
+
+def cpu_steps(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> CpuSteps:
+    """The compiled steps for these options: those that share slots and variant share code."""
+    slots = "".join("01"[used] for used in rule.slots(options))
+    variant = "-".join(f"{key}={options[key]}" for key in rule.variant)
+    name = "-".join(filter(None, (rule.name, dtype.name, slots, variant)))
+    with _lock:
+        if name not in _steps:
+            _steps[name] = CpuSteps(name, rule, options, dtype)
+        return _steps[name]

@@ -1,0 +1,214 @@
+"""What all optimisers share: parameters, hyperparameters, state, and `step`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, overload
+
+from numadam import forks
+from numadam.dispatch import engine_for
+from numadam.rules.base import LR, RuleSpec
+from numadam.state import State
+from numadam.tree import Tree
+
+Schedule = Callable[[int], float]
+
+
+class hyper:
+    """A float hyperparameter of the control block, checked when set."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> hyper: ...
+    @overload
+    def __get__(self, instance: Optimizer, owner: type) -> float: ...
+    def __get__(self, instance: Optimizer | None, owner: type) -> hyper | float:
+        if instance is None:
+            return self
+        return float(instance._engine.control[instance.rule.index(self._name)])
+
+    def __set__(self, instance: Optimizer, value: float) -> None:
+        instance._set_hyper(self._name, value)
+
+
+class Optimizer:
+    """Base of all optimisers. Use a subclass: `Adam`, `RMSprop`, `SGD`.
+
+    An optimiser keeps references to the parameter arrays and changes them in place.
+    """
+
+    rule: ClassVar[RuleSpec]
+    _lock: Any
+
+    def _setup(self, params: Any, lr: float | Schedule, **options: Any) -> None:
+        self._options = self.rule.check(options)
+        self._lr = lr if callable(lr) else LR.check(lr)
+        self._params = params
+        self._tree = Tree(params)
+        leaves, names = self._tree.flatten(params, "params"), self._tree.names("params")
+        self._engine = engine_for(leaves, names)(self.rule, self._options, leaves, names)
+        self._grads: Any = None
+        self._grad_leaves: list[Any] = []
+        forks.give_lock(self)
+
+    @property
+    def params(self) -> Any:
+        """The parameters, as they were passed: the arrays themselves."""
+        return self._params
+
+    @property
+    def t(self) -> int:
+        """Steps taken so far."""
+        return int(self._engine.t)
+
+    @property
+    def lr(self) -> float | Schedule:
+        """The learning rate: a float, or a callable of the steps already taken."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float | Schedule) -> None:
+        self._lr = value if callable(value) else LR.check(value)
+
+    def _set_hyper(self, name: str, value: float) -> None:
+        with self._lock:
+            self._options = self.rule.check({**self._options, name: value}, self._options)
+            self._engine.control[self.rule.index(name)] = self._options[name]
+
+    def step(
+        self,
+        grads: Any = None,
+        *,
+        params: Any = None,
+        lr: float | None = None,
+        out: Any = None,
+    ) -> None:
+        """Take one step: update parameters and state in place.
+
+        Everything is checked first, then one compiled call does the whole step and advances t
+        last. An exception or Ctrl-C comes before the step or after it, never between.
+
+        Parameters
+        ----------
+        grads : array or nesting of arrays, optional
+            Gradients in the structure, shapes and dtype of the parameters; not modified. Without
+            it, `grads` of the optimiser is taken.
+        params : array or nesting of arrays, optional
+            Parameters to update in this call instead of the optimiser's own: same structure,
+            shapes and dtype. Nothing of them is kept.
+        lr : float, optional
+            Learning rate of this call only.
+        out : array or nesting of arrays, optional
+            Gets the direction instead: the parameters would become ``p + out``. State and t
+            move, the parameters stay.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Before anything is written: the message names the array, says what it is and what to
+            do.
+
+        Notes
+        -----
+        At every step, of every array: that it is an array of the right type, dtype and byte
+        order, that what is written is writable, shape, memory layout, and that nothing that is
+        written overlaps anything else. Nothing seen at an earlier step is trusted: an array
+        changed behind the optimiser's back (``setflags``, ``resize``, ``a.shape = ...``) is
+        checked as it is now. Only the structure, shapes and dtype of the parameters are fixed
+        when the optimiser is made, and the work arrays through which strided arrays go are kept.
+
+        Steps of one optimiser from several threads wait for each other.
+        """
+        with self._lock:
+            if grads is None:
+                grads = self._own_gradients()
+            engine, flatten = self._engine, self._tree.flatten
+            rate = self._rate() if lr is None else LR.check(lr)
+            engine.step(
+                flatten(grads, "grads"),
+                rate,
+                None if params is None else flatten(params, "params"),
+                None if out is None else flatten(out, "out"),
+            )
+
+    def _rate(self) -> float:
+        rate = self._lr
+        return LR.check(rate(self.t)) if callable(rate) else rate
+
+    @property
+    def grads(self) -> Any:
+        """Gradient buffers that the optimiser owns, in the structure of the parameters.
+
+        Write into them (``opt.grads["w"][...] = g``) and call `step` without an argument: one
+        flat buffer holds them all. They begin as zeros. Assigning to `grads` copies values in.
+        """
+        if self._grads is None:
+            self._grad_leaves = self._engine.gradients()
+            self._grads = self._tree.unflatten(self._grad_leaves)
+        return self._grads
+
+    @grads.setter
+    def grads(self, value: Any) -> None:
+        leaves = self._tree.flatten(value, "grads")
+        names = self._tree.names("grads")
+        own = self._tree.flatten(self.grads, "grads")
+        for leaf, buffer, name in zip(leaves, own, names, strict=True):
+            if getattr(leaf, "shape", None) != buffer.shape:
+                shape = getattr(leaf, "shape", type(leaf).__name__)
+                raise ValueError(f"{name}: expected shape {buffer.shape}, got {shape}.")
+        for leaf, buffer in zip(leaves, own, strict=True):
+            if leaf is not buffer:
+                buffer[...] = leaf
+
+    def _own_gradients(self) -> Any:
+        if self._grads is None:
+            raise ValueError(
+                "grads: none were passed, and opt.grads was never filled. Call opt.step(grads), "
+                "or write into opt.grads first."
+            )
+        leaves = self._tree.flatten(self._grads, "grads")
+        for leaf, buffer, name in zip(
+            leaves, self._grad_leaves, self._tree.names("grads"), strict=True
+        ):
+            if leaf is not buffer:
+                own = name.replace("grads", "opt.grads", 1)
+                raise ValueError(
+                    f"{own}: was replaced by another object. Write into it: {own}[...] = g."
+                )
+        return self._grads
+
+    @property
+    def state(self) -> State:
+        """The state arrays and t: read as views, copied in on assignment.
+
+        ``opt.state["m"]`` is the first moment in the structure of the parameters;
+        ``opt.state = saved`` checks all of `saved` and then takes it over whole.
+        """
+        return State(self)
+
+    @state.setter
+    def state(self, saved: Mapping[str, Any]) -> None:
+        State(self).update(saved)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            state = {
+                name: [view.copy() for view in views] for name, views in self._engine.state.items()
+            }
+            return {
+                "params": self._params,
+                "lr": self._lr,
+                "options": dict(self._options),
+                "t": self.t,
+                "state": state,
+            }
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self._setup(saved["params"], saved["lr"], **saved["options"])
+        self._engine.load(saved["t"], saved["state"])
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self._options.items())
+        return f"{type(self).__name__}(lr={self._lr!r}, {options}, t={self.t})"

@@ -1,0 +1,73 @@
+"""The state of an optimiser as a mapping: views out, copies in, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numadam.optimizer import Optimizer
+
+
+class State(MutableMapping[str, Any]):
+    """State arrays by name, and ``"t"``, the steps taken.
+
+    Reading gives arrays in the structure of the parameters that show the state itself. Assigning
+    copies: an assignment is checked first, and then done whole.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+
+    def __getitem__(self, name: str) -> Any:
+        engine = self._optimizer._engine
+        if name == "t":
+            return engine.t
+        return self._optimizer._tree.unflatten(engine.state[name])
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self:
+            raise KeyError(f"{name!r}: this optimiser's state is {list(self)}.")
+        self._load({name: value})
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"state[{name!r}] cannot be deleted: the next step needs it.")
+
+    def __iter__(self) -> Iterator[str]:
+        yield "t"
+        yield from self._optimizer._engine.state
+
+    def __len__(self) -> int:
+        return 1 + len(self._optimizer._engine.state)
+
+    def update(self, saved: Mapping[str, Any], /) -> None:  # type: ignore[override]
+        """Take over a whole saved state."""
+        if set(saved) != set(self):
+            raise ValueError(
+                f"state: expected the entries {sorted(self)}, got {sorted(saved)}. Was it saved "
+                "by an optimiser of another kind or with other options?"
+            )
+        self._load(saved)
+
+    def _load(self, entries: Mapping[str, Any]) -> None:
+        owner = self._optimizer
+        with owner._lock:
+            engine = owner._engine
+            t = _steps(entries["t"]) if "t" in entries else owner.t
+            arrays = {
+                name: engine.check_state(name, owner._tree.flatten(value, f"state[{name!r}]"))
+                for name, value in entries.items()
+                if name != "t"
+            }
+            engine.load(t, arrays)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self._optimizer._engine.state)
+        return f"State(t={self._optimizer.t}, arrays: {names or 'none'})"
+
+
+def _steps(value: Any) -> int:
+    t = int(value)
+    if t < 0 or t != value:
+        raise ValueError(f"state['t']: expected a whole number of steps >= 0, got {value!r}.")
+    return t

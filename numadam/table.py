@@ -1,0 +1,114 @@
+"""The table of a step: where each array of each leaf lies, for the compiled loop to read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from numadam import door as dr
+from numadam.headers import kind_of
+
+_LINE = 64  # bytes of a cache line: every array of ours begins on one
+#: Elements a parallel part has at least and at most, and the number of parts aimed at between.
+_PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
+
+
+def aligned_zeros(size: int) -> np.ndarray:
+    """`size` zero bytes that begin on a cache line."""
+    block = np.zeros(size + _LINE, np.uint8)
+    skip = -block.ctypes.data % _LINE
+    return block[skip : skip + size]
+
+
+class Layout:
+    """Where the leaves lie in a flat buffer: one after the other, each from a cache line on."""
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        orders: Sequence[tuple[int, ...]],
+        dtype: np.dtype,
+    ) -> None:
+        self.shapes, self.orders, self.dtype = list(shapes), list(orders), dtype
+        self.sizes = [math.prod(shape) for shape in shapes]
+        lengths = [-(-size * dtype.itemsize // _LINE) * _LINE for size in self.sizes]
+        self.offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.offsets[-1])
+
+    def views(self, buffer: np.ndarray) -> list[np.ndarray]:
+        """The leaves in a buffer of bytes, shaped and laid out as the parameters."""
+        views = []
+        for k, (shape, order) in enumerate(zip(self.shapes, self.orders, strict=True)):
+            first = int(self.offsets[k])
+            flat = buffer[first : first + self.sizes[k] * self.dtype.itemsize].view(self.dtype)
+            lying = flat.reshape([shape[axis] for axis in order])
+            views.append(lying.transpose(np.argsort(order)) if order else lying.reshape(shape))
+        return views
+
+
+class Table:
+    """The int64 blocks that a compiled step reads (see `door`), for leaves of these layouts.
+
+    Parameters
+    ----------
+    layout : Layout
+    subtypes : sequence of type
+        Type of each parameter, where it may be a subclass of ndarray.
+    control : numpy.ndarray
+        The float64 control block.
+    meta : numpy.ndarray
+        The int64 scalars, in memory of the caller's choice.
+    """
+
+    def __init__(
+        self, layout: Layout, subtypes: Sequence[type], control: np.ndarray, meta: np.ndarray
+    ) -> None:
+        n = len(layout.shapes)
+        self.layout, self.meta, self.control = layout, meta, control
+        self.blocks = np.zeros((dr.ROWS, n + 1), np.int64)
+        self.ids = np.zeros((dr.SLOTS, n), np.int64)
+        axes = [(*shape, *order) for shape, order in zip(layout.shapes, layout.orders, strict=True)]
+        self.dims = np.array([*sum(axes, ()), 0], np.int64)
+        self.spans = np.zeros((3, 5 * n + 1), np.int64)
+        self._kept: list[np.ndarray] = []  # work arrays
+        blocks = self.blocks
+        blocks[dr.START, 1:] = np.cumsum(layout.sizes, dtype=np.int64)
+        blocks[dr.ND, :n] = [len(shape) for shape in layout.shapes]
+        blocks[dr.PLACE, 1:] = np.cumsum([len(entry) for entry in axes])
+        blocks[dr.SUBTYPE, :n] = [id(subtype) for subtype in subtypes]
+        self._subtypes = list(subtypes)  # keeps their ids alive
+        total = int(blocks[dr.START, n])
+        meta[dr.COUNT], meta[dr.ITEM] = n, layout.dtype.itemsize
+        meta[dr.KIND], meta[dr.NDARRAY] = kind_of(layout.dtype), id(np.ndarray)
+        meta[dr.PART] = min(max(-(-total // _PARTS), _PART_MIN), _PART_MAX)
+        meta[dr.TABLE], meta[dr.DIMS] = blocks.ctypes.data, self.dims.ctypes.data
+        meta[dr.SPANS], meta[dr.CONTROL] = self.spans.ctypes.data, control.ctypes.data
+        meta[dr.NDIMS], meta[dr.NSPANS] = len(self.dims), self.spans.shape[1]
+        meta[dr.DOOR] = dr.door_address()
+
+    def own(self, slot: int, views: Sequence[np.ndarray]) -> None:
+        """Fix the addresses of arrays that belong to the engine: steps need not look them up."""
+        self.blocks[dr.ADDRESS + slot, : len(views)] = [view.ctypes.data for view in views]
+
+    def fix_span(self, buffer: np.ndarray) -> None:
+        """Count a buffer of the engine's among what every step writes."""
+        self.meta[dr.FIXED] = 1
+        first = buffer.ctypes.data
+        self.spans[: dr.ORDER, 0] = (first, first + buffer.nbytes) if buffer.nbytes else (0, 0)
+
+    def add_work(self, slot: int, leaf: int) -> None:
+        """Make the work array through which an array of other strides goes; it is kept."""
+        size = self.layout.sizes[leaf] * self.layout.dtype.itemsize
+        self._kept.append(aligned_zeros(size))
+        self.blocks[dr.WORK + slot, leaf] = self._kept[-1].ctypes.data
+
+
+def object_ids(arrays: Sequence[Any]) -> np.ndarray:
+    """The object addresses of arrays that the caller keeps alive."""
+    return np.fromiter(map(id, arrays), np.int64, len(arrays))

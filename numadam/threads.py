@@ -1,0 +1,56 @@
+"""Which threads a step may use: Numba's threading layer, seen and obeyed, never set.
+
+Numba chooses one layer for the whole process at the first parallel call: tbb, then omp, then
+workqueue. Figures behind the choices are in ``docs/benchmarks``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from pathlib import Path
+
+import numba
+from numba.core import config
+
+#: Elements from which the parallel twin pays, by layer. A region costs about 1.5 us under omp and
+#: 4 us under tbb; under workqueue 65-220 us and an abort when two threads meet: never.
+CUTOVER = {"omp": 10_000, "tbb": 40_000}
+
+
+def _load_tbb() -> None:
+    """Load the tbb wheel's library, which Numba's own search misses in virtual environments.
+
+    Only where Numba has not chosen yet and nobody has said which layer to take.
+    """
+    if config.THREADING_LAYER != "default":
+        return
+    names = {"win32": "Library/bin/tbb12.dll", "darwin": "lib/libtbb.12.dylib"}
+    library = Path(sys.prefix) / names.get(sys.platform, "lib/libtbb.so.12")
+    if library.exists():
+        try:
+            ctypes.CDLL(str(library))
+        except OSError:
+            return  # a tbb that cannot be loaded: Numba goes on to the next layer by itself
+
+
+@functools.cache
+def layer() -> str:
+    """Numba's threading layer, chosen now if it was not yet (no parallel region runs for it)."""
+    try:
+        return str(numba.threading_layer())
+    except ValueError:  # not chosen yet
+        _load_tbb()
+    numba.get_num_threads()
+    return str(numba.threading_layer())
+
+
+def parallel_from() -> float:
+    """The number of elements from which a step runs in parallel."""
+    return CUTOVER.get(layer(), float("inf"))
+
+
+def wants_parallel(total: int) -> bool:
+    """Whether a step over `total` elements has a parallel twin. Small ones never ask Numba."""
+    return total >= min(CUTOVER.values()) and total >= parallel_from()
