@@ -3,15 +3,12 @@
 from importlib import import_module
 from typing import Any
 
-from numadam import forks as forks
+from numadam import forks as forks  # registers what a fork needs; loads nothing
+from numadam.rules import TABLE
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Adam": "numadam.rules.adam",
-    "RMSprop": "numadam.rules.rmsprop",
-    "SGD": "numadam.rules.sgd",
-}
+_HOMES = {name: f"numadam.rules.{file}" for file, names in TABLE.items() for name in names}
 
 __all__ = ["__version__", *_HOMES]
 

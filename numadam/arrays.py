@@ -19,10 +19,14 @@ def is_masked(x: Any) -> bool:
     return masked is not None and isinstance(x, masked.MaskedArray)
 
 
-def describe(x: Any) -> str:
+def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     """What an object is that should have been an array, and what to do about it."""
     kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
-    expected = "expected a NumPy or CuPy array"
+    expected = f"expected a {wanted} array"
+    if kind.startswith("cupy."):
+        return f"{expected}, got {kind}. One call works on one device: use cupy.asnumpy(x)."
+    if wanted == "CuPy" and isinstance(x, np.ndarray):
+        return f"{expected}, got {kind}. One call works on one device: use cupy.asarray(x)."
     if x is None:
         return f"{expected}, got None. For an array that shall not move, pass zeros."
     if isinstance(x, (numbers.Number, np.generic)):
@@ -63,7 +67,7 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
     """The one real dtype of all parameters."""
     if not arrays:
         raise ValueError("params: holds no array, there is nothing to optimise.")
-    first = arrays[0].dtype
+    first: np.dtype = arrays[0].dtype
     for array, name in zip(arrays, names, strict=True):
         dtype = array.dtype
         if dtype not in DTYPES or not dtype.isnative:
@@ -76,7 +80,7 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
                 f"{name}: is {dtype}, but {names[0]} is {first}. One optimiser holds one dtype: "
                 f"convert one of them, or make a second optimiser for the {dtype} arrays."
             )
-    return np.dtype(first)
+    return first
 
 
 def memory_order(array: Any) -> tuple[int, ...]:

@@ -62,7 +62,7 @@ def directory() -> Path | None:
     return None
 
 
-class LoopCache(_Cache):
+class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
     """The cache of one compiled loop, known by `name` (rule, options, dtype, target)."""
 
     def __init__(self, name: str) -> None:
@@ -107,9 +107,9 @@ class LoopCache(_Cache):
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(hashlib.sha256(content).digest() + content)
-                os.replace(temporary, path)
+                Path(temporary).replace(path)
             except BaseException:
-                os.unlink(temporary)
+                Path(temporary).unlink()
                 raise
         except OSError as error:
             warnings.warn(

@@ -24,7 +24,7 @@ from numadam.rules.base import RuleSpec
 
 _lock = threading.RLock()
 _steps: dict[str, CpuSteps] = {}
-_callbacks: dict[str, CFunc] = {}
+_callbacks: dict[str, Any] = {}
 
 
 def _refuse_without_jit() -> None:
@@ -41,7 +41,7 @@ def compile_callback(function: Callable[..., Any], name: str, signature: Any) ->
     with _lock:
         if name not in _callbacks:
             options = {"nopython": True, "error_model": "numpy"}
-            callback = CFunc(function, (signature.args, signature.return_type), {}, options)
+            callback: Any = CFunc(function, (signature.args, signature.return_type), {}, options)
             callback._cache = LoopCache(name)
             callback.compile()
             _callbacks[name] = callback

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,114 @@ from numadam import forks, threads
 from numadam.compile import cpu_steps
 from numadam.engine import Engine, Leaves
 from numadam.rules.base import RuleSpec
-from numadam.table import Layout, Table, aligned_zeros, object_ids
+from numadam.table import Layout, Table, addresses, aligned_zeros, object_ids
 
 _META_BYTES = dr.META * 8
+Named = list[tuple[str, Any]]
+Title = Callable[[int, int], str]
+
+
+class CpuPass:
+    """A table, the compiled twins of its step, and what to do when the door refuses an array.
+
+    Parameters
+    ----------
+    rule, options
+        What the step computes.
+    table : Table
+    title : callable
+        ``title(slot, leaf)``: what the user calls that array.
+    owned : callable
+        The named arrays whose addresses the table has fixed, for the overlap message.
+    """
+
+    def __init__(
+        self,
+        rule: RuleSpec,
+        options: Mapping[str, Any],
+        table: Table,
+        title: Title,
+        owned: Callable[[], Named] = list,
+    ) -> None:
+        self.table, self._title, self._owned = table, title, owned
+        self.kept: list[Any] = []  # arrays whose ids the table has
+        steps = cpu_steps(rule, options, table.layout.dtype)
+        self.serial = steps.twin(parallel=False)
+        parallel = threads.wants_parallel(sum(table.layout.sizes))
+        self.kernel = steps.twin(parallel=True) if parallel else self.serial
+
+    def run(self, used: dict[int, list[Any]], lr: float) -> None:
+        """Take a step over `used`, the arrays by slot; mend or refuse what the door stops."""
+        apart = 0
+        while True:
+            ids = self.table.ids.copy()
+            for slot, leaves in used.items():
+                if leaves is not self.kept:
+                    ids[slot] = object_ids(leaves)
+            kernel = self.serial if forks.serial_only else self.kernel
+            status = kernel(self.table.meta, ids, 0, apart, lr)
+            if status == dr.OK:
+                return
+            apart |= self.settle(status, used)
+
+    def check(self, used: dict[int, list[Any]]) -> None:
+        """Send arrays through the door without a step."""
+        ids = self.table.ids.copy()
+        apart = 0
+        while True:
+            for slot, leaves in used.items():
+                ids[slot] = object_ids(leaves)
+            status = dr.enter(self.table.meta, ids, apart)
+            if status == dr.OK:
+                return
+            apart |= self.settle(status, used)
+
+    def settle(self, status: int, used: dict[int, list[Any]]) -> int:
+        """Mend what the door refused, or raise; 1 where arrays are apart though bounds overlap."""
+        what, slot, leaf = dr.unpack_status(status)
+        if what == dr.OVERLAP:
+            named = {
+                slot: [(self._title(slot, j), array) for j, array in enumerate(arrays)]
+                for slot, arrays in used.items()
+            }
+            read = named.pop(dr.G, [])
+            written = [pair for pairs in named.values() for pair in pairs]
+            problem = ar.shared_memory([*self._owned(), *written], read)
+            if problem:
+                raise ValueError(problem)
+            return 1
+        array = used[slot][leaf]
+        if what == dr.LAYOUT:
+            self.table.add_work(slot, leaf)
+        elif what == dr.TYPE and isinstance(array, np.ndarray) and not ar.is_masked(array):
+            used[slot][leaf] = array.view(np.ndarray)  # a subclass: its memory serves
+        else:
+            raise self._refusal(what, array, slot, leaf)
+        return 0
+
+    def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
+        name, layout = self._title(slot, leaf), self.table.layout
+        of = self._title(dr.P, leaf)
+        if what == dr.TYPE:
+            return TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
+        if what == dr.DTYPE:
+            return TypeError(ar.bad_dtype(name, array.dtype, layout.dtype, of))
+        if what == dr.READONLY:
+            return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
+        if what == dr.SHAPE:
+            return ValueError(ar.bad_shape(name, array.shape, layout.shapes[leaf], of))
+        return ValueError(
+            f"{name}: several of its elements lie on the same memory (a broadcast or sliding "
+            "view). Pass a copy."
+        )
+
+
+def check_params(params: Sequence[Any], names: Sequence[str]) -> np.dtype:
+    """Check type and dtype of parameters, the rest is for the door; return their dtype."""
+    for array, name in zip(params, names, strict=True):
+        if ar.is_masked(array) or not isinstance(array, np.ndarray):
+            raise TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
+    return ar.common_dtype(params, names)
 
 
 class CpuEngine(Engine):
@@ -29,44 +134,25 @@ class CpuEngine(Engine):
         self, rule: RuleSpec, options: Mapping[str, Any], params: Leaves, names: Sequence[str]
     ) -> None:
         self.params, self.names = list(params), list(names)
-        for array, name in zip(params, names, strict=True):
-            if ar.is_masked(array) or not isinstance(array, np.ndarray):
-                raise TypeError(f"{name}: {ar.describe(array)}")
-        self.dtype = ar.common_dtype(params, names)
-        self._layout = layout = Layout(
-            [p.shape for p in params], [ar.memory_order(p) for p in params], self.dtype
-        )
-        values = [options[hyper.name] for hyper in rule.hypers]
-        self.control = np.array([*values, *rule.control(options), 0.0])
+        dtype = check_params(params, names)
+        shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
+        self._layout = layout = Layout(shapes, orders, dtype)
+        self.control = np.array(rule.control_values(options))
         present = rule.present(options)
         self._block = aligned_zeros(_META_BYTES + layout.nbytes * len(present))
-        self._table = Table(
-            layout,
-            [type(p) for p in params],
-            self.control,
-            self._block[:_META_BYTES].view(np.int64),
-        )
-        self._table.fix_span(self._block[_META_BYTES:])
-        self._table.ids[dr.P] = object_ids(self.params)
+        meta = self._block[:_META_BYTES].view(np.int64)
+        self._table = table = Table(layout, [type(p) for p in params], self.control, meta)
+        table.fix_span(self._block[_META_BYTES:])
+        table.ids[dr.P] = object_ids(self.params)
         self.state = {}
         for k, name in enumerate(present):
             first = _META_BYTES + k * layout.nbytes
             self.state[name] = layout.views(self._block[first : first + layout.nbytes])
-            self._table.own(dr.S0 + rule.state.index(name), self.state[name])
-        self._choose_twins(rule, options)
-        self._check_params()
-
-    def _choose_twins(self, rule: RuleSpec, options: Mapping[str, Any]) -> None:
-        steps = cpu_steps(rule, options, self.dtype)
-        self._serial = steps.twin(parallel=False)
-        wants = threads.wants_parallel(sum(self._layout.sizes))
-        self._kernel = steps.twin(parallel=True) if wants else self._serial
-
-    def _check_params(self) -> None:
-        """Send the parameters alone through the door: the constructor refuses what a step would."""
-        ids = self._table.ids
-        while status := dr.enter(self._table.meta, ids):
-            self._settle(status, {dr.P: self.params})
+            table.own(dr.S0 + rule.state.index(name), addresses(self.state[name]))
+        self._pass = CpuPass(rule, options, table, self._title, self._named_state)
+        self._pass.check({dr.P: self.params})
+        self._pass.kept = self.params
+        self._buffers: list[np.ndarray] = []
 
     @property
     def t(self) -> np.ndarray:
@@ -75,78 +161,34 @@ class CpuEngine(Engine):
 
     def step(self, grads: Leaves, lr: float, params: Leaves | None, out: Leaves | None) -> None:
         """Check everything, then take the whole step; t advances last."""
-        kernel = self._serial if forks.serial_only else self._kernel
-        table = self._table
-        if len(grads) == 1 and params is None and out is None:
-            # the only gradient goes by value: 0.3 us less than a fresh table of ids
-            status = kernel(table.meta, table.ids, id(grads[0]), 0, lr)
-            if status == dr.OK:
+        if params is None and out is None and len(grads) == 1:
+            # the only gradient goes by value: 1 us less than a fresh table of ids
+            run = self._pass
+            kernel = run.serial if forks.serial_only else run.kernel
+            if kernel(self._table.meta, self._table.ids, id(grads[0]), 0, lr) == dr.OK:
                 return
-        used = {dr.P: self.params if params is None else list(params), dr.G: list(grads)}
+        used = {dr.P: self.params if params is None else list(params)}
+        if grads is self._buffers:
+            self._table.own(dr.G, self._buffer_addresses)
+        else:
+            used[dr.G] = list(grads)
         if out is not None:
             used[dr.OUT] = list(out)
-        apart = 0
-        while True:
-            ids = np.zeros_like(table.ids)
-            for slot, leaves in used.items():
-                ids[slot] = object_ids(leaves)
-            status = kernel(table.meta, ids, 0, apart, lr)
-            if status == dr.OK:
-                return
-            apart |= self._settle(status, used)
+        self._pass.run(used, lr)
 
-    def _settle(self, status: int, used: dict[int, list[Any]]) -> int:
-        """Mend what the door refused, or raise; 1 where arrays are apart though bounds overlap."""
-        what, slot, leaf = dr.unpack_status(status)
-        if what == dr.OVERLAP:
-            state = [
-                (f"state[{key!r}]", view) for key, views in self.state.items() for view in views
-            ]
-            written = [
-                (self._name(slot, j), array)
-                for slot in used
-                if slot != dr.G
-                for j, array in enumerate(used[slot])
-            ]
-            read = [(self._name(dr.G, j), array) for j, array in enumerate(used.get(dr.G, []))]
-            problem = ar.shared_memory([*state, *written], read)
-            if problem:
-                raise ValueError(problem)
-            return 1
-        array = used[slot][leaf]
-        if what == dr.LAYOUT:
-            self._table.add_work(slot, leaf)
-            return 0
-        name, of = self._name(slot, leaf), self.names[leaf]
-        plain = isinstance(array, np.ndarray) and not ar.is_masked(array)
-        if what == dr.TYPE and plain:
-            used[slot][leaf] = array.view(np.ndarray)  # a subclass: its memory serves
-            return 0
-        raise self._refusal(what, array, name, of, self._layout.shapes[leaf])
-
-    def _refusal(
-        self, what: int, array: Any, name: str, of: str, shape: tuple[int, ...]
-    ) -> Exception:
-        if what == dr.TYPE:
-            return TypeError(f"{name}: {ar.describe(array)}")
-        if what == dr.DTYPE:
-            return TypeError(ar.bad_dtype(name, array.dtype, self.dtype, of))
-        if what == dr.READONLY:
-            return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
-        if what == dr.SHAPE:
-            return ValueError(ar.bad_shape(name, array.shape, shape, of))
-        return ValueError(
-            f"{name}: several of its elements lie on the same memory (a broadcast or sliding "
-            "view). Pass a copy."
-        )
-
-    def _name(self, slot: int, leaf: int) -> str:
+    def _title(self, slot: int, leaf: int) -> str:
         what = {dr.P: "params", dr.G: "grads", dr.OUT: "out"}[slot]
         return what + self.names[leaf].removeprefix("params")
 
+    def _named_state(self) -> Named:
+        return [(f"state[{key!r}]", view) for key, views in self.state.items() for view in views]
+
     def gradients(self) -> list[np.ndarray]:
-        """Gradient buffers of the parameters' shapes in one flat buffer."""
-        return self._layout.views(aligned_zeros(self._layout.nbytes))
+        """Gradient buffers of the parameters' shapes in one flat buffer; always the same list."""
+        if not self._buffers:
+            self._buffers = self._layout.views(aligned_zeros(self._layout.nbytes))
+            self._buffer_addresses = addresses(self._buffers)
+        return self._buffers
 
     def check_state(self, name: str, leaves: Leaves) -> list[np.ndarray]:
         """Check arrays that shall become the state array `name`."""
@@ -154,7 +196,7 @@ class CpuEngine(Engine):
         for leaf, own, param in zip(leaves, self.state[name], self.names, strict=True):
             title = f"state[{name!r}]{param.removeprefix('params')}"
             if not isinstance(leaf, np.ndarray) or ar.is_masked(leaf):
-                raise TypeError(f"{title}: {ar.describe(leaf)}")
+                raise TypeError(f"{title}: {ar.describe(leaf, 'NumPy')}")
             if leaf.dtype != own.dtype:
                 raise TypeError(ar.bad_dtype(title, leaf.dtype, own.dtype, param))
             if leaf.shape != own.shape:
@@ -173,3 +215,20 @@ class CpuEngine(Engine):
             for view, leaf in zip(views, state.get(name, ()), strict=name in state):
                 np.copyto(view, leaf)
         np.copyto(self._block[first:], staged)
+
+    @classmethod
+    def update(
+        cls,
+        rule: RuleSpec,
+        options: Mapping[str, Any],
+        p: Any,
+        g: Any,
+        state: Mapping[str, Any],
+        t: int,
+        lr: float,
+        out: Any,
+    ) -> None:
+        """Take one step on the caller's own arrays."""
+        from numadam.cpu_update import update
+
+        update(rule, options, p, g, state, t, lr, out)

@@ -206,9 +206,9 @@ def door_address() -> int:
     return compile_callback(_door, "door", int64(int64, int64, int64, int64, int64))
 
 
-def enter(meta: np.ndarray, ids: np.ndarray) -> int:
+def enter(meta: np.ndarray, ids: np.ndarray, apart: int) -> int:
     """Send arrays through the door from Python, without a step."""
     import ctypes
 
     door = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)(door_address())
-    return int(door(ENTER, meta.ctypes.data, ids.ctypes.data, 0, 0))
+    return int(door(ENTER, meta.ctypes.data, ids.ctypes.data, 0, apart))

@@ -50,3 +50,18 @@ class Engine(ABC):
     @abstractmethod
     def check_state(self, name: str, leaves: Leaves) -> list[Any]:
         """Check arrays that shall become the state array `name`; return them as arrays."""
+
+    @classmethod
+    @abstractmethod
+    def update(
+        cls,
+        rule: RuleSpec,
+        options: Mapping[str, Any],
+        p: Any,
+        g: Any,
+        state: Mapping[str, Any],
+        t: int,
+        lr: float,
+        out: Any,
+    ) -> None:
+        """Take step number `t` on arrays that the caller owns; `state` holds them by name."""

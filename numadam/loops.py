@@ -72,7 +72,7 @@ def _absent(address, n):
     return None
 
 
-def _make_part(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> Callable[..., Any]:
+def _make_part(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> Any:
     """The serial work on one part of the elements: it may cross from one array into the next."""
     item = dtype.itemsize
     turn = inner(make_turn(inner(rule.element(options)), inner(at), inner(put)))
@@ -129,7 +129,7 @@ def make_steps(
     """
     part = _make_part(rule, options, dtype)
     scalars = inner(rule.scalars)
-    width = len(rule.hypers) + len(rule.control(options))
+    width = len(rule.control_values(options))
     one = dtype.type(1)
     constants = limits(dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, overload
 
@@ -122,13 +123,10 @@ class Optimizer:
         Steps of one optimiser from several threads wait for each other.
         """
         with self._lock:
-            if grads is None:
-                grads = self._own_gradients()
             engine, flatten = self._engine, self._tree.flatten
-            rate = self._rate() if lr is None else LR.check(lr)
             engine.step(
-                flatten(grads, "grads"),
-                rate,
+                self._own_gradients() if grads is None else flatten(grads, "grads"),
+                self._rate() if lr is None else LR.check(lr),
                 None if params is None else flatten(params, "params"),
                 None if out is None else flatten(out, "out"),
             )
@@ -162,22 +160,20 @@ class Optimizer:
             if leaf is not buffer:
                 buffer[...] = leaf
 
-    def _own_gradients(self) -> Any:
+    def _own_gradients(self) -> list[Any]:
         if self._grads is None:
             raise ValueError(
                 "grads: none were passed, and opt.grads was never filled. Call opt.step(grads), "
                 "or write into opt.grads first."
             )
-        leaves = self._tree.flatten(self._grads, "grads")
-        for leaf, buffer, name in zip(
-            leaves, self._grad_leaves, self._tree.names("grads"), strict=True
-        ):
-            if leaf is not buffer:
-                own = name.replace("grads", "opt.grads", 1)
-                raise ValueError(
-                    f"{own}: was replaced by another object. Write into it: {own}[...] = g."
-                )
-        return self._grads
+        leaves = self._tree.flatten(self._grads, "opt.grads")
+        same = list(map(operator.is_, leaves, self._grad_leaves))
+        if not all(same):
+            name = self._tree.names("opt.grads")[same.index(False)]
+            raise ValueError(
+                f"{name}: was replaced by another object. Write into it: {name}[...] = g."
+            )
+        return self._grad_leaves
 
     @property
     def state(self) -> State:

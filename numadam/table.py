@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -74,7 +75,7 @@ class Table:
         self.blocks = np.zeros((dr.ROWS, n + 1), np.int64)
         self.ids = np.zeros((dr.SLOTS, n), np.int64)
         axes = [(*shape, *order) for shape, order in zip(layout.shapes, layout.orders, strict=True)]
-        self.dims = np.array([*sum(axes, ()), 0], np.int64)
+        self.dims = np.array([*itertools.chain.from_iterable(axes), 0], np.int64)
         self.spans = np.zeros((3, 5 * n + 1), np.int64)
         self._kept: list[np.ndarray] = []  # work arrays
         blocks = self.blocks
@@ -92,9 +93,9 @@ class Table:
         meta[dr.NDIMS], meta[dr.NSPANS] = len(self.dims), self.spans.shape[1]
         meta[dr.DOOR] = dr.door_address()
 
-    def own(self, slot: int, views: Sequence[np.ndarray]) -> None:
+    def own(self, slot: int, where: np.ndarray) -> None:
         """Fix the addresses of arrays that belong to the engine: steps need not look them up."""
-        self.blocks[dr.ADDRESS + slot, : len(views)] = [view.ctypes.data for view in views]
+        self.blocks[dr.ADDRESS + slot, : len(where)] = where
 
     def fix_span(self, buffer: np.ndarray) -> None:
         """Count a buffer of the engine's among what every step writes."""
@@ -112,3 +113,8 @@ class Table:
 def object_ids(arrays: Sequence[Any]) -> np.ndarray:
     """The object addresses of arrays that the caller keeps alive."""
     return np.fromiter(map(id, arrays), np.int64, len(arrays))
+
+
+def addresses(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Where the data of these arrays begin."""
+    return np.array([array.ctypes.data for array in arrays], np.int64)

@@ -85,6 +85,10 @@ class RuleSpec:
     control: Callable[[Mapping[str, Any]], tuple[float, ...]] = field(default=lambda options: ())
     refuse: Callable[[Mapping[str, Any]], str] = field(default=lambda options: "")
 
+    def control_values(self, options: Mapping[str, Any]) -> tuple[float, ...]:
+        """The control block for these options."""
+        return tuple(options[hyper.name] for hyper in self.hypers) + self.control(options)
+
     def index(self, name: str) -> int:
         """Place of a hyperparameter in the control block."""
         return [hyper.name for hyper in self.hypers].index(name)
@@ -101,15 +105,13 @@ class RuleSpec:
             checked[hyper.name] = hyper.check(options[hyper.name])
         problem = self.refuse(checked)
         if not problem and before is not None and not self._fits(checked, before):
-            problem = (
-                "this would need a state array that the optimiser does not have: make a new one."
-            )
+            problem = "this changes which state arrays there are: make a new optimiser instead."
         if problem:
             raise ValueError(problem)
         return checked
 
     def _fits(self, options: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-        return set(self.present(options)) <= set(self.present(before))
+        return self.present(options) == self.present(before)
 
     def slots(self, options: Mapping[str, Any]) -> tuple[bool, ...]:
         """Which of the loop's state slots are in use."""

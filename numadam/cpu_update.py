@@ -1,0 +1,59 @@
+"""The bare face on NumPy arrays: the same door and step, on a table that calls take turns with."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from numadam import arrays as ar
+from numadam import door as dr
+from numadam.cpu import CpuPass, check_params
+from numadam.rules.base import RuleSpec
+from numadam.table import Layout, Table
+
+#: Idle passes by what they fit; a call takes one and puts it back, so no two share a table.
+_idle: defaultdict[Any, list[CpuPass]] = defaultdict(list)
+_KEPT_KEYS = 256
+
+
+def _new_pass(rule: RuleSpec, options: Mapping[str, Any], p: np.ndarray, order: Any) -> CpuPass:
+    layout = Layout([p.shape], [order], p.dtype)
+    control = np.array(rule.control_values(options))
+    table = Table(layout, [np.ndarray], control, np.zeros(dr.META, np.int64))
+    names = ["p", "g", *rule.state, *["-"] * (dr.OUT - dr.S0 - len(rule.state)), "out"]
+    return CpuPass(rule, options, table, lambda slot, leaf: names[slot])
+
+
+def update(
+    rule: RuleSpec,
+    options: Mapping[str, Any],
+    p: Any,
+    g: Any,
+    state: Mapping[str, Any],
+    t: int,
+    lr: float,
+    out: Any,
+) -> None:
+    """Take step number `t` of `rule` on the caller's arrays."""
+    dtype = check_params([p], ["p"])
+    order = ar.memory_order(p)
+    variant = tuple(options[key] for key in rule.variant)
+    key = (rule.name, variant, tuple(state), dtype, p.shape, order)
+    if len(_idle) > _KEPT_KEYS:
+        _idle.clear()
+    try:
+        run = _idle[key].pop()
+    except IndexError:
+        run = _new_pass(rule, options, p, order)
+    run.table.control[:] = rule.control_values(options)
+    run.table.meta[dr.STEPS] = t - 1
+    used = {dr.P: [p], dr.G: [g]}
+    for name, array in state.items():
+        used[dr.S0 + rule.state.index(name)] = [array]
+    if out is not None:
+        used[dr.OUT] = [out]
+    run.run(used, lr)
+    _idle[key].append(run)

@@ -1,0 +1,36 @@
+"""The bare face: one step of a rule on arrays that the caller owns, without an object."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from numadam.dispatch import engine_for
+from numadam.rules.base import LR, RuleSpec
+
+
+def update(
+    rule: RuleSpec,
+    p: Any,
+    g: Any,
+    state: Mapping[str, Any],
+    t: int,
+    lr: float,
+    out: Any,
+    **options: Any,
+) -> None:
+    """One step of `rule`: check the numbers, dispatch on the type of `p`, step.
+
+    `state` holds the caller's state arrays by name; ``None`` where there is none.
+    """
+    checked = rule.check(options)
+    rate = LR.check(lr)
+    try:
+        number = operator.index(t)
+    except TypeError:
+        raise TypeError(f"t: expected an int, got {type(t).__name__} ({t!r}).") from None
+    if number < 1:
+        raise ValueError(f"t: expected the number of this step, 1 at the first, got {t!r}.")
+    used = {name: array for name, array in state.items() if array is not None}
+    engine_for([p], ["p"]).update(rule, checked, p, g, used, number, rate, out)
