@@ -19,6 +19,11 @@ def is_masked(x: Any) -> bool:
     return masked is not None and isinstance(x, masked.MaskedArray)
 
 
+def is_viewable(x: Any, dtype: np.dtype) -> bool:
+    """Whether a plain array of this dtype can show the same memory as `x`."""
+    return isinstance(x, np.ndarray) and not is_masked(x) and x.dtype == dtype
+
+
 def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     """What an object is that should have been an array, and what to do about it."""
     kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")

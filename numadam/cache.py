@@ -31,11 +31,11 @@ _CODEGEN = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VE
 
 @functools.cache
 def source_stamp() -> str:
-    """A hash of the package's version and of every source file, so that any change is seen."""
+    """A hash of the package's version and of all source that may be compiled into a loop."""
     from numadam import __version__
 
     digest = hashlib.sha256(__version__.encode())
-    for path in sorted(_PACKAGE.rglob("*.py")):
+    for path in sorted([*_PACKAGE.glob("*.py"), *_PACKAGE.glob("rules/*.py")]):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

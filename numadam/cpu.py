@@ -92,8 +92,10 @@ class CpuPass:
         array = used[slot][leaf]
         if what == dr.LAYOUT:
             self.table.add_work(slot, leaf)
-        elif what == dr.TYPE and isinstance(array, np.ndarray) and not ar.is_masked(array):
-            used[slot][leaf] = array.view(np.ndarray)  # a subclass: its memory serves
+        elif what in (dr.TYPE, dr.DTYPE) and ar.is_viewable(array, self.table.layout.dtype):
+            # a subclass, or another spelling of the dtype: the memory serves
+            used[slot] = list(used[slot])
+            used[slot][leaf] = array.view(self.table.layout.dtype, np.ndarray)
         else:
             raise self._refusal(what, array, slot, leaf)
         return 0

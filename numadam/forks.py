@@ -12,12 +12,15 @@ import threading
 import weakref
 from typing import Any
 
-#: Set in a forked child whose parent had used GNU OpenMP: only serial twins are safe there.
+#: Set in a forked child where Numba's threads are lost: only serial twins are safe there. Under
+#: GNU OpenMP the child's first parallel region kills it; tbb cannot shut down for a fork while
+#: other threads of the parent hold on to it.
 serial_only = False
 
 _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 _owners_lock = threading.Lock()
 _held: list[Any] = []
+_parent_had_threads = False
 
 
 def give_lock(owner: Any) -> None:
@@ -28,6 +31,8 @@ def give_lock(owner: Any) -> None:
 
 
 def _before() -> None:
+    global _parent_had_threads
+    _parent_had_threads = threading.active_count() > 1
     # a fork waits for the steps under way: the child gets whole steps
     _owners_lock.acquire()
     _held.append(_owners_lock)
@@ -44,13 +49,14 @@ def _release() -> None:
 def _in_child() -> None:
     global serial_only
     _release()
-    numba = sys.modules.get("numba")
-    if numba is None:
+    threading_layer = getattr(sys.modules.get("numba"), "threading_layer", None)
+    if threading_layer is None:
         return
     try:
-        serial_only = serial_only or numba.threading_layer() == "omp"
+        layer = threading_layer()
     except ValueError:  # no layer chosen yet: the child may choose its own
         return
+    serial_only = serial_only or layer == "omp" or (layer == "tbb" and _parent_had_threads)
 
 
 if hasattr(os, "register_at_fork"):

@@ -124,19 +124,28 @@ def overlaps_itself(o, item):
 def copy(o, order, item, work, into_work):
     """Copy an array of any strides to a dense one, in the given order of axes, or back."""
     nd, shape, strides = load32(o + NDIM), load64(o + SHAPE), load64(o + STRIDES)
-    size = 1
-    for k in range(nd):
-        size *= load64(shape + 8 * k)
-    for i in range(size):
-        where, rest = load64(o + DATA), i
-        for k in range(nd - 1, -1, -1):
+    rows, length, stride = 1, 1, item
+    if nd > 0:
+        length, stride = load64(shape + 8 * order[nd - 1]), load64(strides + 8 * order[nd - 1])
+    for k in range(nd - 1):
+        rows *= load64(shape + 8 * order[k])
+    for row in range(rows):
+        where, rest = load64(o + DATA), row
+        for k in range(nd - 2, -1, -1):
             n = load64(shape + 8 * order[k])
             where += (rest % n) * load64(strides + 8 * order[k])
             rest //= n
-        there = work + item * i
-        if not into_work:
-            where, there = there, where
-        if item == 4:
-            store32(there, load32(where))
+        there = work + item * row * length
+        if into_work:
+            _copy_row(there, item, where, stride, length, item)
         else:
-            store64(there, load64(where))
+            _copy_row(where, stride, there, item, length, item)
+
+
+@inner
+def _copy_row(to, to_stride, of, of_stride, length, item):
+    for i in range(length):
+        if item == 4:
+            store32(to + to_stride * i, load32(of + of_stride * i))
+        else:
+            store64(to + to_stride * i, load64(of + of_stride * i))

@@ -72,10 +72,23 @@ def _absent(address, n):
     return None
 
 
+def make_run(rule: RuleSpec, options: Mapping[str, Any]) -> Any:
+    """The loop over contiguous elements: serial, and vectorised by the compiler."""
+    turn = inner(make_turn(inner(rule.element(options)), inner(at), inner(put)))
+
+    @inner
+    def run(n, p, g, s0, s1, s2, out, h):
+        # counts from 0: a loop from `low` to `high` does not vectorise (8x slower)
+        for i in range(n):
+            turn(i, p, g, s0, s1, s2, out, h)
+
+    return run
+
+
 def _make_part(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> Any:
     """The serial work on one part of the elements: it may cross from one array into the next."""
     item = dtype.itemsize
-    turn = inner(make_turn(inner(rule.element(options)), inner(at), inner(put)))
+    run = make_run(rule, options)
 
     @inner
     def view(address, n):
@@ -83,12 +96,6 @@ def _make_part(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> A
 
     absent = inner(_absent)
     view0, view1, view2 = (view if used else absent for used in rule.slots(options))
-
-    @inner
-    def run(n, p, g, s0, s1, s2, out, h):
-        # counts from 0: a loop from `low` to `high` does not vectorise (8x slower)
-        for i in range(n):
-            turn(i, p, g, s0, s1, s2, out, h)
 
     @inner
     def part(k, table, count, size, h):

@@ -22,9 +22,9 @@ CUTOVER = {"omp": 10_000, "tbb": 40_000}
 def _load_tbb() -> None:
     """Load the tbb wheel's library, which Numba's own search misses in virtual environments.
 
-    Only where Numba has not chosen yet and nobody has said which layer to take.
+    Only where Numba has not chosen yet and nobody has asked for another layer.
     """
-    if config.THREADING_LAYER != "default":
+    if config.THREADING_LAYER in ("omp", "workqueue"):
         return
     names = {"win32": "Library/bin/tbb12.dll", "darwin": "lib/libtbb.12.dylib"}
     library = Path(sys.prefix) / names.get(sys.platform, "lib/libtbb.so.12")

@@ -1,0 +1,135 @@
+"""What a step looks at in CuPy arrays before it writes anything. Nothing here touches the GPU.
+
+The error texts are those of `arrays`. Overlap is decided by NumPy on ghosts: NumPy arrays with
+the address, shape and strides of the GPU's, whose elements nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from numadam import arrays as ar
+
+Named = tuple[str, Any]
+
+
+def check_params(params: Sequence[Any], names: Sequence[str]) -> tuple[np.dtype[Any], int]:
+    """Check type, dtype and device of parameters, the rest is `check_array`; return the two."""
+    import cupy
+
+    for array, name in zip(params, names, strict=True):
+        if not isinstance(array, cupy.ndarray):
+            raise TypeError(f"{name}: {ar.describe(array, 'CuPy')}")
+    dtype = ar.common_dtype(params, names)
+    device = int(params[0].device.id)
+    for array, name in zip(params, names, strict=True):
+        _check_device(array, name, device, names[0])
+    return dtype, device
+
+
+def _check_device(array: Any, name: str, device: int, of: str) -> None:
+    if array.device.id != device:
+        raise ValueError(
+            f"{name}: is on GPU {array.device.id}, but {of} is on GPU {device}. One optimiser "
+            "works on one device: copy the array there, or make a second optimiser."
+        )
+
+
+def check_array(
+    named: Named, of: str, shape: tuple[int, ...], dtype: np.dtype[Any], device: int, written: bool
+) -> None:
+    """Check one array against its parameter, which the user calls `of`."""
+    import cupy
+
+    name, array = named
+    if not isinstance(array, cupy.ndarray):
+        raise TypeError(f"{name}: {ar.describe(array, 'CuPy')}")
+    if array.dtype != dtype:
+        raise TypeError(ar.bad_dtype(name, array.dtype, dtype, of))
+    if array.shape != shape:
+        raise ValueError(ar.bad_shape(name, array.shape, shape, of))
+    _check_device(array, name, device, of)
+    if written and overlaps_itself(array):
+        raise ValueError(
+            f"{name}: several of its elements lie on the same memory (a broadcast or sliding "
+            "view). Pass a copy."
+        )
+
+
+def overlaps_itself(array: Any) -> bool:
+    """Whether two elements may share bytes: each stride must reach over all the shorter ones."""
+    if array.flags.c_contiguous or array.flags.f_contiguous:
+        return False
+    axes = [(abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n != 1]
+    reach = array.dtype.itemsize
+    for stride, n in sorted(axes):
+        if stride < reach:
+            return True
+        reach += (n - 1) * stride
+    return False
+
+
+def bounds(array: Any) -> tuple[int, int]:
+    """Lowest address and one past the highest; (0, 0) for an array without elements."""
+    if array.size == 0:
+        return 0, 0
+    low = high = int(array.data.ptr)
+    for stride, n in zip(array.strides, array.shape, strict=True):
+        low += min(0, (n - 1) * stride)
+        high += max(0, (n - 1) * stride)
+    return low, high + array.dtype.itemsize
+
+
+class _Ghost:
+    def __init__(self, array: Any) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (int(array.data.ptr), True),
+            "shape": array.shape,
+            "strides": array.strides,
+            "typestr": array.dtype.str,
+        }
+
+
+def _ghosts(named: Sequence[Named]) -> list[Named]:
+    return [(name, np.asarray(_Ghost(array))) for name, array in named if array.size]
+
+
+def check_overlap(written: Sequence[Named], read: Sequence[Named]) -> None:
+    """Refuse a written array that shares an element with any other.
+
+    Bounds that lie apart settle it; only where they cross, strides are looked at.
+    """
+    spans = [(*bounds(array), True) for _, array in written]
+    spans += [(*bounds(array), False) for _, array in read]
+    spans.sort()
+    end, end_written = 0, 0
+    for low, high, is_written in spans:
+        if low < (end if is_written else end_written):
+            break
+        end = max(end, high)
+        end_written = max(end_written, high) if is_written else end_written
+    else:
+        return
+    problem = ar.shared_memory(_ghosts(written), _ghosts(read))
+    if problem:
+        raise ValueError(problem)
+
+
+def flat_view(array: Any, order: tuple[int, ...]) -> Any:
+    """The array's own memory as one axis, or None where it has gaps or lies in another order."""
+    lying = array.transpose(order) if array.ndim > 1 else array
+    return lying.reshape(-1) if lying.flags.c_contiguous else None
+
+
+def copy_flat(flat: Any, array: Any, order: tuple[int, ...], into_flat: bool) -> None:
+    """Copy an array of any strides into a flat one, in the given order of axes, or back."""
+    lying = array.transpose(order) if array.ndim > 1 else array
+    shaped = flat.reshape(lying.shape)
+    if into_flat:
+        shaped[...] = lying
+    else:
+        lying[...] = shaped

@@ -1,0 +1,366 @@
+"""numadam must never harm the process it runs in: threads, forks, caches, signals.
+
+Each case runs in a process of its own, with the threading layer and the cache that it names.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import numadam
+
+ROOT = Path(numadam.__file__).parent.parent
+
+STEPS = """
+import numpy as np, numadam as na
+def train(n=100_000, steps=5, **options):
+    rng = np.random.default_rng(0)
+    p = rng.standard_normal(n).astype("f4")
+    opt = na.Adam(p, lr=0.01, **options)
+    for _ in range(steps):
+        opt.step(np.sin(p))
+    return p, opt
+def digest(n=100_000):
+    import hashlib
+    return hashlib.sha256(train(n)[0].tobytes()).hexdigest()
+"""
+
+
+def python(code: str, *, root: Path = ROOT, timeout: float = 120, **env: str) -> str:
+    """Run code in a fresh interpreter; its output, or its error as the test's."""
+    settings = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", **env}
+    if env.get("NUMBA_THREADING_LAYER") == "omp" and sys.platform != "linux":
+        pytest.skip("GNU OpenMP is Linux's threading layer")
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS + textwrap.dedent(code)],
+        env=settings,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cache folder that holds both twins, compiled once for the whole file."""
+    folder = str(tmp_path_factory.mktemp("warm"))
+    code = """
+    from numadam.compile import cpu_steps
+    from numadam.rules.adam import ADAM
+    options = dict(beta1=.9, beta2=.999, eps=1e-8, amsgrad=False, eps_form="paper")
+    steps = cpu_steps(ADAM, options, np.dtype("f4"))
+    steps.twin(parallel=True), steps.twin(parallel=False)
+    """
+    python(code, NUMBA_CACHE_DIR=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(warm: str) -> str:
+    return python("print(digest())", NUMBA_CACHE_DIR=warm)
+
+
+def test_import_loads_no_heavy_library() -> None:
+    code = "import sys; print([m for m in HEAVY if m in sys.modules])"
+    heavy = ["numba", "llvmlite", "cupy", "scipy", "optree", "tqdm", "matplotlib"]
+    assert python(code.replace("HEAVY", repr(heavy))) == "[]"
+
+
+def test_steps_never_import_cupy(warm: str) -> None:
+    code = (
+        "train(10); import sys; print([m for m in ('cupy', 'scipy.optimize') if m in sys.modules])"
+    )
+    assert python(code, NUMBA_CACHE_DIR=warm) == "[]"
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
+def test_two_threads_step_at_once(layer: str, warm: str, expected: str) -> None:
+    """Under workqueue two threads in a parallel region abort the process: serial twins there."""
+    code = """
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(2) as pool:
+        print(*set(pool.map(lambda _: digest(), range(8))))
+    """
+    assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER=layer) == expected
+
+
+def test_workqueue_takes_the_serial_twin(warm: str) -> None:
+    code = """
+    run = train()[1]._engine._pass
+    print(run.kernel is run.serial)
+    """
+    assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER="workqueue") == "True"
+    assert python(code, NUMBA_CACHE_DIR=warm) == "False"
+
+
+FORKED = """
+import os, sys
+def in_child(work):
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write, work().encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    status = os.waitpid(pid, 0)[1]
+    assert status == 0, f"child ended with status {status}"
+    return text
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
+def test_child_of_a_fork_can_step(layer: str, warm: str, expected: str) -> None:
+    """GNU OpenMP kills a forked child at its first parallel region: serial twin there."""
+    code = """
+    opt_before = train()[1]
+    print(in_child(digest), in_child(lambda: in_child(digest)))
+    """
+    out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER=layer)
+    assert out.split() == [expected, expected]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_child_of_a_fork_after_foreign_openmp(warm: str, expected: str) -> None:
+    """The parent used OpenMP through its own Numba code, and numadam only in the child."""
+    code = """
+    import numba
+    @numba.njit(parallel=True)
+    def foreign(a):
+        for i in numba.prange(a.size):
+            a[i] += 1
+    foreign(np.zeros(100_000))
+    print(in_child(digest))
+    """
+    out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER="omp")
+    assert out == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_fork_while_another_thread_steps(warm: str) -> None:
+    """The child finds no lock held by a thread that it does not have, and whole steps."""
+    code = """
+    import threading
+    p, opt = train(200_000, 1)
+    stop = threading.Event()
+    def work():
+        while not stop.is_set():
+            opt.step(np.ones_like(p))
+    thread = threading.Thread(target=work); thread.start()
+    def child():
+        t, m = opt.t, opt.state["m"].copy()
+        opt.step(np.ones_like(p))
+        return f"{opt.t - t} {np.ptp(m)}"
+    ptp = [in_child(child).split() for _ in range(5)]
+    stop.set(); thread.join()
+    print(all(steps == "1" for steps, _ in ptp))
+    """
+    # Numba's tbb layer prints a warning of its own here, on stdout
+    out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
+    assert out.splitlines()[-1] == "True"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(method: str, warm: str, expected: str, tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(
+        STEPS
+        + textwrap.dedent(f"""
+        import multiprocessing
+        if __name__ == "__main__":
+            train()
+            with multiprocessing.get_context({method!r}).Pool(2) as pool:
+                print(*set(pool.map(digest, [100_000] * 4)))
+        """)
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": warm}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == expected, done.stderr
+
+
+def test_unwritable_cache_still_works(tmp_path: Path) -> None:
+    """Nothing fails at import or in a step; loops are compiled in memory."""
+    blocked = tmp_path / "a-file"
+    blocked.write_text("not a folder")
+    code = "from numadam.cache import directory; print(train(10)[1].t, directory())"
+    assert python(code, NUMBA_CACHE_DIR=str(blocked / "below")) == "5 None"
+
+
+def test_damaged_cache_is_compiled_again(warm: str, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    shutil.copytree(warm, folder)
+    right = python("print(digest(100))", NUMBA_CACHE_DIR=warm)
+    for length in (0, 10, 32, 500, -1):
+        for entry in folder.rglob("*.loop"):
+            entry.write_bytes(entry.read_bytes()[:length])
+        assert python("print(digest(100))", NUMBA_CACHE_DIR=str(folder)) == right
+    hit = "from numadam import compile as c; digest(100); print(c._callbacks['door']._cache.hit)"
+    assert python(hit, NUMBA_CACHE_DIR=str(folder)) == "True"
+
+
+def test_several_processes_fill_one_cache(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
+    code = STEPS + "print(digest(100))"
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    outputs = {job.communicate(timeout=200)[0] for job in jobs}
+    assert all(job.returncode == 0 for job in jobs)
+    assert len(outputs) == 1
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
+    """An upgrade, or an edit of the formula's file alone, is never served from the old entry."""
+    shutil.copytree(ROOT / "numadam", tmp_path / "numadam", ignore=shutil.ignore_patterns("*.loop"))
+    code = "p, opt = train(3, 1); print(opt._engine._pass.serial._cache.hit, p[0])"
+
+    def run() -> list[str]:
+        return python(code, root=tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache")).split()
+
+    first, again = run(), run()
+    assert (first[0], again[0], first[1]) == ("False", "True", again[1])
+    rule = tmp_path / "numadam" / "rules" / "adam.py"
+    rule.write_text(rule.read_text().replace("step = (s * m)", "step = (s * m + s * m)"))
+    changed = run()
+    assert changed[0] == "False"
+    assert changed[1] != first[1]
+    home = tmp_path / "numadam" / "__init__.py"
+    home.write_text(home.read_text().replace('__version__ = "', '__version__ = "9.'))
+    assert run()[0] == "False"
+
+
+STORM = """
+import ctypes, threading
+class Strike(Exception): pass
+def storm(work, strikes):
+    main = threading.get_ident()
+    stop = threading.Event()
+    def strike():
+        while not stop.wait(0.0005):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(main), ctypes.py_object(Strike))
+    thread = threading.Thread(target=strike, daemon=True)
+    seen = 0
+    thread.start()
+    while seen < strikes:
+        try:
+            while True:
+                work()
+        except Strike:
+            seen += 1
+    while True:
+        try:
+            stop.set(); thread.join(); break
+        except Strike:
+            pass
+"""
+
+
+@pytest.mark.parametrize("n", [50, 60_000])
+def test_asynchronous_exceptions_never_part_t_from_the_arrays(n: int, warm: str) -> None:
+    code = f"""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal({n}).astype("f4")
+    g = rng.standard_normal({n}).astype("f4")
+    p = start.copy()
+    opt = na.Adam(p)
+    try:
+        storm(lambda: opt.step(g), 300)
+    except Strike:
+        pass  # the last one, on its way while the storm ended
+    q = start.copy()
+    whole = na.Adam(q)
+    for _ in range(opt.t):
+        whole.step(g)
+    same = [np.array_equal(opt.state[k], whole.state[k]) for k in "mvt"]
+    print(opt.t > 0, np.array_equal(p, q), *same)
+    """
+    out = python(STORM + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
+    assert out == "True True True True True"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no interval timer on Windows")
+def test_signal_handler_that_steps_the_same_optimiser(warm: str) -> None:
+    """A handler runs between the lines of `step`: its own step must not change the outer one."""
+    code = """
+    import signal
+    p, q = np.zeros(300, "f4"), np.zeros(300, "f4")
+    opt = na.SGD([p, q], lr=1.0)
+    inner = 0
+    def handler(*_):
+        global inner
+        inner += 1
+        opt.step([np.full(300, 1000, "f4"), np.full(300, 2000, "f4")])
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    outer = 0
+    while inner < 200:
+        opt.step([np.full(300, 1, "f4"), np.full(300, 2, "f4")])
+        outer += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    total = -(outer + 1000 * inner)
+    print(opt.t == outer + inner, set(p) == {total}, set(q) == {2 * total})
+    """
+    assert python(code, NUMBA_CACHE_DIR=warm) == "True True True"
+
+
+def test_one_optimiser_from_several_threads(warm: str) -> None:
+    code = """
+    from concurrent.futures import ThreadPoolExecutor
+    g = np.random.default_rng(1).standard_normal(50_000).astype("f4")
+    p, q = np.zeros_like(g), np.zeros_like(g)
+    a, b = na.Adam(p), na.Adam(q)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: a.step(g), range(200)))
+    for _ in range(200):
+        b.step(g)
+    print(a.t, np.array_equal(p, q))
+    """
+    assert python(code, NUMBA_CACHE_DIR=warm) == "200 True"
+
+
+def test_no_jit_is_a_named_error() -> None:
+    code = """
+    try:
+        na.Adam(np.zeros(3))
+    except RuntimeError as error:
+        print("NUMBA_DISABLE_JIT" in str(error))
+    """
+    assert python(code, NUMBA_DISABLE_JIT="1") == "True"
+
+
+@pytest.mark.parametrize(
+    "setting", [{"NUMBA_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "1"}, {"NUMBA_BOUNDSCHECK": "1"}]
+)
+def test_settings_of_the_host_change_no_bit(
+    setting: dict[str, str], warm: str, expected: str
+) -> None:
+    assert python("print(digest())", NUMBA_CACHE_DIR=warm, **setting) == expected
+
+
+def test_thread_count_is_obeyed(warm: str) -> None:
+    """numadam never sets Numba's thread count or layer."""
+    code = """
+    import numba
+    numba.set_num_threads(1)
+    train()
+    print(numba.get_num_threads(), numba.config.THREADING_LAYER)
+    """
+    assert python(code, NUMBA_CACHE_DIR=warm) == "1 default"
