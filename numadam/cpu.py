@@ -154,6 +154,7 @@ class CpuEngine(Engine):
         self._pass = CpuPass(rule, options, table, self._title, self._named_state)
         self._pass.check({dr.P: self.params})
         self._pass.kept = self.params
+        self._meta, self._ids = table.meta, table.ids
         self._buffers: list[np.ndarray] = []
 
     @property
@@ -161,13 +162,15 @@ class CpuEngine(Engine):
         """Steps taken, a 0-d int64 array that shows the counter itself."""
         return self._table.meta[dr.STEPS : dr.STEPS + 1].reshape(())
 
-    def step(self, grads: Leaves, lr: float, params: Leaves | None, out: Leaves | None) -> None:
+    def step(
+        self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
+    ) -> None:
         """Check everything, then take the whole step; t advances last."""
         if params is None and out is None and len(grads) == 1:
             # the only gradient goes by value: 1 us less than a fresh table of ids
             run = self._pass
             kernel = run.serial if forks.serial_only else run.kernel
-            if kernel(self._table.meta, self._table.ids, id(grads[0]), 0, lr) == dr.OK:
+            if kernel(self._meta, self._ids, id(grads[0]), 0, lr) == dr.OK:
                 return
         used = {dr.P: self.params if params is None else list(params)}
         if grads is self._buffers:

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
+from numadam import arrays as ar
 from numadam import cuda_arrays as ca
-from numadam.engine import Leaves
+from numadam.engine import Engine, Leaves
+from numadam.interrupts import held_back
 from numadam.rules.base import STATE_SLOTS, RuleSpec
 from numadam.table import Layout
 
@@ -41,7 +46,7 @@ def _require_numba_cuda() -> None:
 
 @contextmanager
 def on_gpu(device: int) -> Iterator[None]:
-    """Make a GPU current for CuPy and for numba-cuda, which keep apart which one is."""
+    """Make a GPU the current one for CuPy and for numba-cuda: each remembers its own."""
     import cupy
     from numba import cuda
 
@@ -57,9 +62,12 @@ def _numba_stream(pointer: int) -> Any:
 
 
 def numba_view(flat: Any) -> Any:
+    """A CuPy array as numba-cuda takes it, without the default wait for CuPy's stream.
+
+    The launch is on that stream, and so after all that CuPy has put there.
+    """
     from numba import cuda
 
-    # no wait: the launch is on the stream on which CuPy made the array, or the user has waited
     return cuda.as_cuda_array(flat, sync=False)
 
 
@@ -118,7 +126,7 @@ class CudaPass:
                 of = named["p"][k][0]
                 ca.check_array(entry, of, layout.shapes[k], layout.dtype, self._device, role != "g")
         read = named.pop("g", [])
-        ca.check_overlap([*owned, *sum(named.values(), [])], read)
+        ca.check_overlap([*owned, *itertools.chain(*named.values())], read)
 
     def gather(self, used: Mapping[str, Leaves]) -> dict[str, list[Any]]:
         """Each array flat: its own memory, or a kept work array with a copy of it."""
@@ -216,7 +224,9 @@ class CudaEngine(Engine):
         """Steps taken, a 0-d int64 array that shows the counter itself."""
         return self._steps
 
-    def step(self, grads: Leaves, lr: float, params: Leaves | None, out: Leaves | None) -> None:
+    def step(
+        self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
+    ) -> None:
         """Check everything, then take the whole step; t advances last."""
         from numadam.cuda_loop import scalars
 
@@ -278,7 +288,9 @@ class CudaEngine(Engine):
         from numadam.cuda_loop import scalars
 
         layout = Layout([p.shape], [ar.memory_order(p)], dtype)
-        used = {"p": [p], "g": [g], **{name: [array] for name, array in state.items()}}
+        used = {"p": [p], "g": [g]}
+        for name in rule.present(options):  # an array that is not there is refused as None
+            used[name] = [state.get(name)]
         if out is not None:
             used["out"] = [out]
         with on_gpu(device):

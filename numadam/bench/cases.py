@@ -1,0 +1,226 @@
+"""The table of cases: what is measured, against what, and the target."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from numadam.bench import measure, peers, processes
+from numadam.bench.measure import Figure, Side
+
+#: Makes everything ready, compiled and warm, and returns what measures: pairs -> figure.
+Prepare = Callable[[], Callable[[int], Figure]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+        What ``--case`` takes.
+    what : str
+        Ours / theirs, in words.
+    target : float
+        The value to stay at or below.
+    prepare : callable
+        Makes ready and returns the measuring function.
+    unit : {"ratio", "s", "B"}
+        Unit of the value: a ratio of times, seconds or bytes.
+    needs : tuple of str
+        Modules of the peer.
+    memory : float
+        GiB that the machine must have.
+    quick : bool
+        Whether ``--quick`` runs it.
+    """
+
+    name: str
+    what: str
+    target: float
+    prepare: Prepare
+    unit: str = "ratio"
+    needs: tuple[str, ...] = ()
+    memory: float = 0.0
+    quick: bool = True
+
+    def missing(self) -> str:
+        """Why the case cannot run here, or ""."""
+        try:
+            peers.need(*self.needs)
+        except peers.Unavailable as reason:
+            return str(reason)
+        if machine_memory() < self.memory:
+            return f"needs {self.memory:g} GiB of memory"
+        return ""
+
+
+def machine_memory() -> float:
+    """GiB of memory of this machine; infinite where it cannot be asked."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+
+
+def pair(ours: Callable[[], Side], theirs: Callable[[], Side]) -> Prepare:
+    """Make a case of two sides."""
+
+    def prepare() -> Callable[[int], Figure]:
+        return functools.partial(measure.ratio, ours(), theirs())
+
+    return prepare
+
+
+def _roofline(n: int, dtype: type) -> Prepare:
+    return pair(
+        functools.partial(peers.step, n, dtype), functools.partial(peers.roofline, n, dtype)
+    )
+
+
+def _torch(n: int) -> Prepare:
+    return pair(functools.partial(peers.step, n), functools.partial(peers.torch_fused, n))
+
+
+def _deepspeed(n: int) -> Prepare:
+    return pair(functools.partial(peers.step, n), functools.partial(peers.deepspeed_adam, n))
+
+
+def _many(kind: str) -> Prepare:
+    return pair(
+        functools.partial(peers.many, 1000, 1000, kind),
+        functools.partial(peers.torch_fused, *[1000] * 1000),
+    )
+
+
+def _matmuls(n_in: int, n_out: int) -> Prepare:
+    return pair(
+        functools.partial(peers.matmuls, n_in, n_out, serial=False),
+        functools.partial(peers.matmuls, n_in, n_out, serial=True),
+    )
+
+
+def _memory(side: Callable[[], Side], peak: bool) -> Prepare:
+    return lambda: processes.memory(side(), peak)
+
+
+_ONE = functools.partial(peers.step, 100_000)
+_THOUSAND = functools.partial(peers.many, 1000, 1000, "same")
+_TORCH = ("torch",)
+_DEEPSPEED = ("torch", "deepspeed")
+_MATMULS = "two matmuls + a step of {} / the same, step serial"
+
+CASES = (
+    Case(
+        "roofline-50M",
+        "a step of 50M / 4R3W roofline",
+        1.05,
+        _roofline(50_000_000, np.float32),
+        memory=8,
+        quick=False,
+    ),
+    Case("roofline-10M", "a step of 10M / 4R3W roofline", 1.05, _roofline(10_000_000, np.float32)),
+    Case(
+        "roofline-10M-float64",
+        "a step of 10M float64 / its roofline",
+        1.1,
+        _roofline(10_000_000, np.float64),
+    ),
+    Case(
+        "torch-50M",
+        "a step of 50M / torch fused",
+        1.0,
+        _torch(50_000_000),
+        needs=_TORCH,
+        memory=8,
+        quick=False,
+    ),
+    Case("torch-10M", "a step of 10M / torch fused", 1.0, _torch(10_000_000), needs=_TORCH),
+    Case("torch-1M", "a step of 1M / torch fused", 0.65, _torch(1_000_000), needs=_TORCH),
+    Case("torch-100k", "a step of 100k / torch fused", 0.35, _torch(100_000), needs=_TORCH),
+    Case("torch-1000", "a step of 1000 / torch fused", 0.06, _torch(1000), needs=_TORCH),
+    Case(
+        "deepspeed-1M",
+        "a step of 1M / DeepSpeed CPUAdam",
+        0.8,
+        _deepspeed(1_000_000),
+        needs=_DEEPSPEED,
+    ),
+    Case(
+        "deepspeed-100k",
+        "a step of 100k / DeepSpeed CPUAdam",
+        0.8,
+        _deepspeed(100_000),
+        needs=_DEEPSPEED,
+    ),
+    Case(
+        "numpy-1000",
+        "a step of 1000 / ten-line NumPy Adam",
+        0.2,
+        pair(functools.partial(peers.step, 1000), functools.partial(peers.numpy_adam, 1000)),
+    ),
+    Case(
+        "many-checked",
+        "1000 arrays of 1000, other objects each step / torch fused",
+        0.15,
+        _many("checked"),
+        needs=_TORCH,
+    ),
+    Case(
+        "many-same",
+        "1000 arrays of 1000, the same objects / torch fused",
+        0.08,
+        _many("same"),
+        needs=_TORCH,
+    ),
+    Case(
+        "many-grads",
+        "1000 arrays of 1000, opt.grads / torch fused",
+        0.06,
+        _many("grads"),
+        needs=_TORCH,
+    ),
+    Case("matmul-50k", _MATMULS.format("50k"), 1.1, _matmuls(784, 64)),
+    Case("matmul-1M", _MATMULS.format("1M"), 1.1, _matmuls(1000, 1000)),
+    Case("matmul-4M", _MATMULS.format("4M"), 1.1, _matmuls(2000, 2000)),
+    Case("memory-net", "bytes that a step leaves behind", 0, _memory(_ONE, False), unit="B"),
+    Case("memory-peak", "bytes that a step has at most", 1000, _memory(_ONE, True), unit="B"),
+    Case("memory-net-many", "the same, 1000 arrays", 0, _memory(_THOUSAND, False), unit="B"),
+    Case("memory-peak-many", "the same, 1000 arrays", 1000, _memory(_THOUSAND, True), unit="B"),
+    Case(
+        "first-step-warm",
+        "process start to the end of the first step, warm cache",
+        0.6,
+        lambda: processes.first_step(cold=False),
+        unit="s",
+    ),
+    Case(
+        "first-step-cold",
+        "process start to the end of the first step, cold cache",
+        4.0,
+        lambda: processes.first_step(cold=True),
+        unit="s",
+    ),
+    Case(
+        "import",
+        "import numadam on top of numpy's import",
+        0.1,
+        lambda: processes.import_time,
+        unit="s",
+    ),
+)
+
+
+def named(name: str) -> Case:
+    """The case of this name."""
+    for case in CASES:
+        if case.name == name:
+            return case
+    raise ValueError(
+        f"case: there is no {name!r}. Choose from: {', '.join(case.name for case in CASES)}."
+    )

@@ -1,0 +1,106 @@
+"""Timing of two sides against each other: machines drift, so only a ratio in one run counts."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+#: A side: what is timed, without arguments.
+Side = Callable[[], object]
+
+#: Seconds that one sample lasts at least.
+SAMPLE = 1e-3
+#: Seconds of rest before a sample. GNU OpenMP's workers spin for milliseconds after a region and
+#: would slow down the other side.
+SETTLE = 0.02
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a case gave: its value, and where two sides were timed, their seconds per call."""
+
+    value: float
+    ours: float | None = None
+    theirs: float | None = None
+
+
+def repeats(side: Side, sample: float = SAMPLE, clock: Callable[[], float] | None = None) -> int:
+    """Calls of `side` that together last at least `sample` seconds. The first ones warm it up."""
+    clock = clock or time.perf_counter
+    for _ in range(3):
+        side()
+    count = 1
+    while True:
+        seconds = timed(side, count, clock)
+        if seconds >= sample:
+            return count
+        # at most tenfold: a first short time may be a lie
+        missing = sample / seconds if seconds > 0 else math.inf
+        count = math.ceil(count * min(10.0, 1.2 * missing))
+
+
+def timed(side: Side, count: int, clock: Callable[[], float]) -> float:
+    """Seconds of `count` calls."""
+    start = clock()
+    for _ in itertools.repeat(None, count):
+        side()
+    return clock() - start
+
+
+def ratio(
+    ours: Side,
+    theirs: Side,
+    pairs: int = 15,
+    *,
+    sample: float = SAMPLE,
+    settle: float = SETTLE,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Figure:
+    """Time ours / theirs: the median over `pairs` of samples taken one right after the other.
+
+    The side that goes first changes from pair to pair. Before each sample the process rests and
+    the side runs untimed for as long as the sample: its own threads are awake, the others asleep.
+
+    Parameters
+    ----------
+    ours, theirs : callable
+        The two sides.
+    pairs : int
+        Number of pairs.
+    sample : float
+        Seconds that one sample lasts at least.
+    settle : float
+        Seconds of rest before each sample.
+    clock, sleep : callable
+        The time, and how to wait: tests put in their own.
+
+    Returns
+    -------
+    Figure
+        The ratio and the median seconds per call of both sides.
+    """
+    if pairs < 1:
+        raise ValueError(f"pairs: expected 1 or more, got {pairs}.")
+    sides = (ours, theirs)
+    counts = [repeats(side, sample, clock) for side in sides]
+    times: tuple[list[float], list[float]] = ([], [])
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for k in range(pairs):
+            for which in (0, 1) if k % 2 == 0 else (1, 0):
+                sleep(settle)
+                timed(sides[which], counts[which], clock)
+                seconds = timed(sides[which], counts[which], clock)
+                times[which].append(seconds / counts[which])
+    finally:
+        if collecting:
+            gc.enable()
+    value = median(a / b for a, b in zip(*times, strict=True))
+    return Figure(value, median(times[0]), median(times[1]))

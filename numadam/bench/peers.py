@@ -1,0 +1,159 @@
+"""The sides of the benchmarks: a step of numadam, and what it is measured against."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+
+import numadam
+from numadam import threads
+from numadam.bench.measure import Side
+
+#: How a module is called by people.
+TITLES = {"torch": "torch", "deepspeed": "DeepSpeed"}
+_LR = 1e-3
+
+
+class Unavailable(Exception):
+    """A case cannot run here; the text says why."""
+
+
+def need(*modules: str) -> None:
+    """Refuse where a module is not installed."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise Unavailable(f"{TITLES.get(module, module)} is not installed")
+
+
+def values(n: int, dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
+    """Values like gradients: never denormal, the same at each run."""
+    return np.random.default_rng(seed).standard_normal(n).astype(dtype)
+
+
+def step(n: int, dtype: Any = np.float32) -> Side:
+    """One step of numadam on one array."""
+    params, grads = values(n, dtype), values(n, dtype, 1)
+    return functools.partial(numadam.Adam(params, lr=_LR).step, grads)
+
+
+def _stream(p: Any, g: Any, m: Any, v: Any) -> None:
+    for i in numba.prange(p.size):
+        p[i] = p[i] + g[i]
+        m[i] = m[i] + g[i]
+        v[i] = v[i] + g[i]
+
+
+@functools.cache
+def _stream_kernel() -> Callable[..., None]:
+    threads.layer()  # numadam's choice of the layer comes first
+    return numba.njit(parallel=True, error_model="numpy")(_stream)  # type: ignore[no-any-return]
+
+
+def roofline(n: int, dtype: Any = np.float32) -> Side:
+    """The memory traffic of a step and no more: 4 reads, 3 writes, one addition a stream."""
+    p, g, m, v = (values(n, dtype, seed) for seed in range(4))
+    return functools.partial(_stream_kernel(), p, g, m, v)
+
+
+def numpy_adam(n: int, dtype: Any = np.float32) -> Side:
+    """Adam as users write it, in ten lines of NumPy."""
+    p, g = values(n, dtype), values(n, dtype, 1)
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    t, lr, beta1, beta2, eps = 0, _LR, 0.9, 0.999, 1e-8
+
+    def update() -> None:
+        nonlocal t, p, m, v
+        t += 1
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        mhat = m / (1 - beta1**t)
+        vhat = v / (1 - beta2**t)
+        p -= lr * mhat / (np.sqrt(vhat) + eps)
+
+    return update
+
+
+def _tensors(sizes: Sequence[int]) -> list[Any]:
+    import torch
+
+    threads.layer()  # asking Numba for the number of threads makes it choose a layer
+    torch.set_num_threads(numba.get_num_threads())
+    tensors = []
+    for n in sizes:
+        tensor = torch.from_numpy(values(n)).requires_grad_()
+        tensor.grad = torch.from_numpy(values(n, seed=1))
+        tensors.append(tensor)
+    return tensors
+
+
+def torch_fused(*sizes: int) -> Side:
+    """``torch.optim.Adam(fused=True)``, the fastest that torch has."""
+    need("torch")
+    import torch
+
+    return torch.optim.Adam(_tensors(sizes), lr=_LR, fused=True).step  # type: ignore[no-any-return]
+
+
+def deepspeed_adam(n: int) -> Side:
+    """DeepSpeed's CPUAdam, which is built when it is first used."""
+    need("torch", "deepspeed")
+    try:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        optimizer = DeepSpeedCPUAdam(_tensors([n]), lr=_LR, adamw_mode=False)
+    except Exception as error:  # a compiler or ninja is missing: many kinds of error
+        reason = str(error).strip().split("\n")[0]
+        raise Unavailable(f"DeepSpeed's CPUAdam does not build here: {reason}") from error
+    return optimizer.step  # type: ignore[no-any-return]
+
+
+def many(count: int, size: int, kind: str) -> Side:
+    """One step over many arrays in a list.
+
+    Parameters
+    ----------
+    count, size : int
+        Number of arrays, and of elements in each.
+    kind : {"checked", "same", "grads"}
+        Each step gets other array objects than the last, the same ones, or none: `opt.grads`.
+    """
+    params = [values(size, seed=k) for k in range(count)]
+    grads = [values(size, seed=k + 1) for k in range(count)]
+    optimizer = numadam.Adam(params, lr=_LR)
+    if kind == "same":
+        return functools.partial(optimizer.step, grads)
+    if kind == "grads":
+        optimizer.grads = grads
+        return optimizer.step
+    # made beforehand: what it costs to make them is the caller's
+    rounds = itertools.cycle([[g[:] for g in grads] for _ in range(4)])
+    return lambda: optimizer.step(next(rounds))
+
+
+def serially(optimizer: numadam.Adam) -> numadam.Adam:
+    """Make an optimiser step with its serial twin, whatever its size."""
+    run: Any = optimizer._engine._pass  # type: ignore[attr-defined]
+    run.kernel = run.serial
+    return optimizer
+
+
+def matmuls(n_in: int, n_out: int, serial: bool) -> Side:
+    """A layer's forward and backward product for a batch of 128, and a step of its weights."""
+    x, w = values(128 * n_in).reshape(128, n_in), values(n_in * n_out).reshape(n_in, n_out)
+    y, g = np.empty((128, n_out), np.float32), np.empty_like(w)
+    optimizer = numadam.Adam(w, lr=0.0)  # the weights stay, so that every round is alike
+    if serial:
+        serially(optimizer)
+
+    def turn() -> None:
+        np.matmul(x, w, out=y)
+        np.matmul(x.T, y, out=g)
+        optimizer.step(g)
+
+    return turn

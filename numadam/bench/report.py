@@ -1,0 +1,142 @@
+"""What the benchmarks print and save: the table, and on which machine it was taken."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from numadam.bench.cases import Case
+from numadam.bench.measure import Figure
+from numadam.bench.noise import LIMIT
+
+_HEADS = ("case", "ours", "theirs", "value", "target", "met", "busy", "what")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case with its figure, or why there is none.
+
+    `busy` is the share of the machine that others used meanwhile.
+    """
+
+    case: Case
+    figure: Figure | None
+    skipped: str = ""
+    busy: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target was met; None where nothing was measured."""
+        return None if self.figure is None else self.figure.value <= self.case.target
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what is saved of a row."""
+        return {
+            "case": self.case.name,
+            "what": self.case.what,
+            "unit": self.case.unit,
+            "target": self.case.target,
+            **(asdict(self.figure) if self.figure else {"skipped": self.skipped}),
+            "met": self.met,
+            "busy": self.busy,
+        }
+
+
+def seconds(value: float | None) -> str:
+    """Seconds for people, three digits."""
+    if value is None:
+        return "-"
+    for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def quantity(value: float, unit: str) -> str:
+    """A value with its unit; a ratio has none."""
+    if unit == "ratio":
+        return f"{value:.3f}"
+    return seconds(value) if unit == "s" else f"{value:.0f} B"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One line of the table."""
+    case, figure = row.case, row.figure
+    target = f"{case.target:g}{'' if case.unit == 'ratio' else ' ' + case.unit}"
+    if figure is None:
+        return (case.name, "-", "-", "-", target, "-", "-", f"skipped: {row.skipped}")
+    value = quantity(figure.value, case.unit)
+    doubt = row.busy is not None and row.busy > LIMIT and case.unit != "B"
+    met = ("yes" if row.met else "NO") + ("?" if doubt else "")
+    busy = "-" if row.busy is None else f"{row.busy:.0%}"
+    return (
+        case.name,
+        seconds(figure.ours),
+        seconds(figure.theirs),
+        value,
+        target,
+        met,
+        busy,
+        case.what,
+    )
+
+
+def line(entries: Sequence[str]) -> str:
+    """One line as Markdown, wide enough to be read as plain text."""
+    widths = (20, 8, 8, 8, 7, 4, 4, 0)
+    padded = [entry.ljust(width) for entry, width in zip(entries, widths, strict=True)]
+    return "| " + " | ".join(padded) + " |"
+
+
+def head() -> str:
+    """Return the first two lines of the table."""
+    return line(_HEADS) + "\n|" + "---|" * len(_HEADS)
+
+
+def _processor() -> str:
+    try:
+        for entry in Path("/proc/cpuinfo").read_text().splitlines():
+            if entry.startswith("model name"):
+                return entry.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what a table was taken."""
+    import numba
+
+    from numadam import threads
+
+    layer = threads.layer()  # first: asking for the number of threads makes Numba choose, too
+    versions = {"python": platform.python_version()}
+    for name in ("numadam", "numpy", "numba", "tbb", "torch", "deepspeed"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": numba.get_num_threads(),
+        "layer": layer,
+        "system": platform.system(),
+        "versions": versions,
+    }
+
+
+def introduction(about: dict[str, Any]) -> str:
+    """Return the machine in two lines."""
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"{about['date']}, {about['processor']}, {about['cores']} cores, {about['system']}, "
+        f"{about['threads']} threads, layer {about['layer']}\n{versions}"
+    )

@@ -1,0 +1,89 @@
+"""CuPy arrays are known by their type, without importing CuPy and without a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from numadam.dispatch import engine_for
+
+
+@pytest.fixture
+def real_cupy():
+    return pytest.importorskip("cupy", reason="CuPy is not installed")
+
+
+def on_host(cupy, a):
+    """A real CuPy array over the memory of a NumPy array."""
+    memory = cupy.cuda.UnownedMemory(a.ctypes.data, max(a.nbytes, 1), a, device_id=0)
+    pointer = cupy.cuda.MemoryPointer(memory, 0)
+    return cupy.ndarray(a.shape, a.dtype, pointer, strides=a.strides)
+
+
+def test_cupy_arrays_go_to_the_gpu(real_cupy):
+    a = on_host(real_cupy, np.zeros(3))
+    assert engine_for([a], ["params"]).__name__ == "CudaEngine"
+
+
+def test_numpy_arrays_stay_on_the_cpu(real_cupy):
+    assert engine_for([np.zeros(3)], ["params"]).__name__ == "CpuEngine"
+
+
+def test_both_together_are_refused(real_cupy):
+    a = on_host(real_cupy, np.zeros(3))
+    with pytest.raises(
+        TypeError, match=r"params\[1\]: is a NumPy array, but params\[0\] is a CuPy"
+    ):
+        engine_for([a, np.zeros(3)], ["params[0]", "params[1]"])
+
+
+def test_checks_of_real_cupy_arrays(real_cupy):
+    from numadam import arrays as ar
+    from numadam import cuda_arrays as ca
+    from numadam.table import Layout
+
+    base = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    c, f = on_host(real_cupy, base), on_host(real_cupy, np.asfortranarray(base))
+    assert ca.check_params([c, f], ["c", "f"]) == (np.dtype("float32"), 0)
+    order = ar.memory_order(f)
+    assert order == (2, 1, 0)
+    assert ca.flat_view(f, order).data.ptr == f.data.ptr
+    assert ca.flat_view(f, (0, 1, 2)) is None
+    assert not ca.overlaps_itself(c[:, ::-1, ::2])
+    assert ca.overlaps_itself(real_cupy.lib.stride_tricks.as_strided(c, (3, 3), (4, 4)))
+    assert ca.bounds(c[::-1]) == ca.bounds(c)
+    layout = Layout([f.shape, (), (0, 3)], [order, (), (0, 1)], np.dtype(np.float32))
+    views = layout.views(on_host(real_cupy, np.zeros(layout.nbytes, np.uint8)))
+    assert [view.shape for view in views] == [(2, 3, 4), (), (0, 3)]
+    assert views[0].strides == f.strides
+
+
+def test_overlap_of_real_cupy_arrays(real_cupy):
+    from numadam import cuda_arrays as ca
+
+    a = on_host(real_cupy, np.zeros((4, 6)))
+    ca.check_overlap([("w", a[:, ::2])], [("g", a[:, 1::2])])
+    ca.check_overlap([("w", a[:2]), ("x", a[2:])], [])
+    ca.check_overlap([("w", a[0])], [("g", a[1]), ("h", a[1])])
+    with pytest.raises(ValueError, match="g shares memory with w"):
+        ca.check_overlap([("w", a[:, ::2])], [("g", a[1])])
+    with pytest.raises(ValueError, match="shares memory"):
+        ca.check_overlap([("w", a[0]), ("x", a[:, 5])], [])
+
+
+def test_numpy_use_imports_neither_cupy_nor_numba_cuda():
+    code = (
+        "import sys, numpy as np, numadam as na\n"
+        "p = np.ones(3)\n"
+        "opt = na.Adam(p)\n"
+        "opt.step(np.ones(3))\n"
+        "na.sgd_update(p, np.ones(3))\n"
+        "names = [n for n in sys.modules if n == 'cupy' or n.startswith('numba.cuda')]\n"
+        "assert not names, names\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_ENABLE_CUDASIM"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
