@@ -39,7 +39,7 @@ class Tree:
             import optree
 
             self.kind = "nested"
-            self._spec = optree.tree_structure(tree, none_is_leaf=True)  # type: ignore[arg-type]
+            self._spec = optree.tree_structure(tree, none_is_leaf=True)
             self.size = self._spec.num_leaves
 
     def flatten(self, tree: Any, name: str) -> Sequence[Any]:
