@@ -78,7 +78,7 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
         if dtype not in DTYPES or not dtype.isnative:
             raise TypeError(
                 f"{name}: expected float32 or float64, got {name_dtype(dtype)}. "
-                f"Use .astype({'numpy.float64' if dtype.kind in 'iub' else 'float'})."
+                + ("Use [z.real, z.imag]." if dtype.kind == "c" else "Use .astype(numpy.float64).")
             )
         if dtype != first:
             raise TypeError(

@@ -195,19 +195,18 @@ class CpuEngine(Engine):
             self._buffer_addresses = addresses(self._buffers)
         return self._buffers
 
-    def check_state(self, name: str, leaves: Leaves) -> list[np.ndarray]:
-        """Check arrays that shall become the state array `name`."""
-        done = []
-        for leaf, own, param in zip(leaves, self.state[name], self.names, strict=True):
-            title = f"state[{name!r}]{param.removeprefix('params')}"
+    def check_arrays(self, what: str, leaves: Leaves) -> list[np.ndarray]:
+        """Check arrays to be copied into the leaves of `what`."""
+        layout = self._layout
+        for leaf, shape, param in zip(leaves, layout.shapes, self.names, strict=True):
+            title = what + param.removeprefix("params")
             if not isinstance(leaf, np.ndarray) or ar.is_masked(leaf):
                 raise TypeError(f"{title}: {ar.describe(leaf, 'NumPy')}")
-            if leaf.dtype != own.dtype:
-                raise TypeError(ar.bad_dtype(title, leaf.dtype, own.dtype, param))
-            if leaf.shape != own.shape:
-                raise ValueError(ar.bad_shape(title, leaf.shape, own.shape, param))
-            done.append(leaf)
-        return done
+            if leaf.dtype != layout.dtype:
+                raise TypeError(ar.bad_dtype(title, leaf.dtype, layout.dtype, param))
+            if leaf.shape != shape:
+                raise ValueError(ar.bad_shape(title, leaf.shape, shape, param))
+        return list(leaves)
 
     def load(self, t: int, state: Mapping[str, Leaves]) -> None:
         """Copy t and the given state arrays in, whole or not at all: the last line is one copy."""

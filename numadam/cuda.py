@@ -249,13 +249,13 @@ class CudaEngine(Engine):
         with on_gpu(self._device):
             return self._layout.views(self._zeros(self._layout.nbytes))
 
-    def check_state(self, name: str, leaves: Leaves) -> list[Any]:
-        """Check arrays that shall become the state array `name`."""
+    def check_arrays(self, what: str, leaves: Leaves) -> list[Any]:
+        """Check arrays to be copied into the leaves of `what`."""
         layout = self._layout
         for k, (leaf, param) in enumerate(zip(leaves, self._names, strict=True)):
-            title = f"state[{name!r}]{param.removeprefix('params')}"
+            entry = (what + param.removeprefix("params"), leaf)
             shape = layout.shapes[k]
-            ca.check_array((title, leaf), param, shape, layout.dtype, self._device, written=False)
+            ca.check_array(entry, param, shape, layout.dtype, self._device, written=False)
         return list(leaves)
 
     def load(self, t: int, state: Mapping[str, Leaves]) -> None:

@@ -16,12 +16,15 @@ class Engine(ABC):
 
     Attributes
     ----------
+    params : list of arrays
+        The parameters.
     control : numpy.ndarray
         The control block: float64 hyperparameters, read by every step.
     state : dict of str to list of arrays
         Views of the state arrays, leaf by leaf, shaped and laid out as the parameters.
     """
 
+    params: list[Any]
     control: Any
     state: dict[str, list[Any]]
 
@@ -50,8 +53,8 @@ class Engine(ABC):
         """Copy t and all state arrays in; they have been checked. One copy, so whole or not."""
 
     @abstractmethod
-    def check_state(self, name: str, leaves: Leaves) -> list[Any]:
-        """Check arrays that shall become the state array `name`; return them as arrays."""
+    def check_arrays(self, what: str, leaves: Leaves) -> list[Any]:
+        """Check arrays to be copied into the leaves of `what`, such as ``"state['m']"``."""
 
     @classmethod
     @abstractmethod

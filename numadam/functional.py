@@ -30,7 +30,7 @@ def update(
         number = operator.index(t)
     except TypeError:
         raise TypeError(f"t: expected an int, got {type(t).__name__} ({t!r}).") from None
-    if number < 1:
+    if not 1 <= number < 2**53:
         raise ValueError(f"t: expected the number of this step, 1 at the first, got {t!r}.")
     used = {name: state[name] for name in rule.present(checked)}
     engine_for([p], ["p"]).update(rule, checked, p, g, used, number, rate, out)

@@ -34,6 +34,19 @@ class hyper:
         instance._set_hyper(self._name, value)
 
 
+class fixed:
+    """An option that is set when the optimiser is made, and read only after."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else instance._options[self._name]
+
+    def __set__(self, instance: Any, value: object) -> None:
+        raise AttributeError(f"{self._name}: cannot be changed: make a new optimiser instead.")
+
+
 class Optimizer:
     """Base of all optimisers. Use a subclass: `Adam`, `RMSprop`, `SGD`.
 
@@ -117,8 +130,9 @@ class Optimizer:
         order, that what is written is writable, shape, memory layout, and that nothing that is
         written overlaps anything else. Nothing seen at an earlier step is trusted: an array
         changed behind the optimiser's back (``setflags``, ``resize``, ``a.shape = ...``) is
-        checked as it is now. Only the structure, shapes and dtype of the parameters are fixed
-        when the optimiser is made, and the work arrays through which strided arrays go are kept.
+        checked as it is now, and an entry of a container that was replaced is refused. Only the
+        structure, shapes and dtype of the parameters are fixed when the optimiser is made, and
+        the work arrays through which strided arrays go are kept.
 
         Steps of one optimiser from several threads wait for each other.
         """
@@ -134,6 +148,8 @@ class Optimizer:
                 leaves = self._own_gradients()
             else:
                 leaves = (grads,) if tree.is_leaf else tree.flatten(grads, "grads")
+            if params is None and not tree.is_leaf:
+                self._refuse_replaced(self._params, self._engine.params, "params")
             if params is None and out is None:
                 self._engine.step(leaves, rate)
             else:
@@ -158,16 +174,11 @@ class Optimizer:
 
     @grads.setter
     def grads(self, value: Any) -> None:
-        leaves = self._tree.flatten(value, "grads")
-        names = self._tree.names("grads")
-        own = self._tree.flatten(self.grads, "grads")
-        for leaf, buffer, name in zip(leaves, own, names, strict=True):
-            if getattr(leaf, "shape", None) != buffer.shape:
-                shape = getattr(leaf, "shape", type(leaf).__name__)
-                raise ValueError(f"{name}: expected shape {buffer.shape}, got {shape}.")
-        for leaf, buffer in zip(leaves, own, strict=True):
-            if leaf is not buffer:
-                buffer[...] = leaf
+        leaves = self._engine.check_arrays("grads", self._tree.flatten(value, "grads"))
+        own = self._tree.flatten(self.grads, "opt.grads")
+        staged = [leaf.copy() for leaf in leaves]  # an entry may be a view of another's buffer
+        for leaf, buffer in zip(staged, own, strict=True):
+            buffer[...] = leaf
 
     def _own_gradients(self) -> Sequence[Any]:
         if self._grads is None:
@@ -175,14 +186,18 @@ class Optimizer:
                 "grads: none were passed, and opt.grads was never filled. Call opt.step(grads), "
                 "or write into opt.grads first."
             )
-        leaves = self._tree.flatten(self._grads, "opt.grads")
-        same = list(map(operator.is_, leaves, self._grad_leaves))
-        if not all(same):
-            name = self._tree.names("opt.grads")[same.index(False)]
-            raise ValueError(
-                f"{name}: was replaced by another object. Write into it: {name}[...] = g."
-            )
+        self._refuse_replaced(self._grads, self._grad_leaves, "opt.grads")
         return self._grad_leaves
+
+    def _refuse_replaced(self, tree: Any, leaves: Sequence[Any], name: str) -> None:
+        """Refuse a container in which another object took the place of an array."""
+        same = list(map(operator.is_, self._tree.flatten(tree, name), leaves))
+        if not all(same):
+            leaf = self._tree.names(name)[same.index(False)]
+            raise ValueError(
+                f"{leaf}: was replaced by another object, but the optimiser holds the array that "
+                f"was there. Write into that: {leaf}[...] = x."
+            )
 
     @property
     def state(self) -> State:

@@ -42,6 +42,10 @@ class State(MutableMapping[str, Any]):
 
     def update(self, saved: Mapping[str, Any], /) -> None:  # type: ignore[override]
         """Take over a whole saved state."""
+        if not isinstance(saved, Mapping):
+            raise TypeError(
+                f"state: expected a mapping such as opt.state, got {type(saved).__name__}."
+            )
         if set(saved) != set(self):
             raise ValueError(
                 f"state: expected the entries {sorted(self)}, got {sorted(saved)}. Was it saved "
@@ -52,14 +56,17 @@ class State(MutableMapping[str, Any]):
     def _load(self, entries: Mapping[str, Any]) -> None:
         owner = self._optimizer
         with owner._lock:
-            engine = owner._engine
             t = _steps(entries["t"]) if "t" in entries else owner.t
             arrays = {
-                name: engine.check_state(name, owner._tree.flatten(value, f"state[{name!r}]"))
-                for name, value in entries.items()
-                if name != "t"
+                name: self._check(name, value) for name, value in entries.items() if name != "t"
             }
-            engine.load(t, arrays)
+            owner._engine.load(t, arrays)
+
+    def _check(self, name: str, value: Any) -> list[Any]:
+        title = f"state[{name!r}]"
+        return self._optimizer._engine.check_arrays(
+            title, self._optimizer._tree.flatten(value, title)
+        )
 
     def __repr__(self) -> str:
         names = ", ".join(self._optimizer._engine.state)
@@ -67,7 +74,11 @@ class State(MutableMapping[str, Any]):
 
 
 def _steps(value: Any) -> int:
-    t = int(value)
-    if t < 0 or t != value:
+    try:
+        t = int(value)
+        whole = 0 <= t < 2**53 and t == value
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
         raise ValueError(f"state['t']: expected a whole number of steps >= 0, got {value!r}.")
     return t

@@ -14,9 +14,10 @@ from statistics import median
 Side = Callable[[], object]
 
 #: Seconds that one sample lasts at least.
-SAMPLE = 1e-3
-#: Seconds of rest before a sample. GNU OpenMP's workers spin for milliseconds after a region and
-#: would slow down the other side.
+SAMPLE = 3e-3
+#: Seconds of rest before a sample, and then of running untimed. GNU OpenMP's workers spin for
+#: milliseconds after a region and would slow down the other side; sleeping workers that wake up
+#: take a few ticks of the scheduler until each has a core.
 SETTLE = 0.02
 
 
@@ -52,6 +53,15 @@ def timed(side: Side, count: int, clock: Callable[[], float]) -> float:
     return clock() - start
 
 
+def wake(side: Side, count: int, seconds: float, clock: Callable[[], float]) -> None:
+    """Run `side` untimed, `count` calls and for at least `seconds`."""
+    end = clock() + seconds
+    while True:
+        timed(side, count, clock)
+        if clock() >= end:
+            return
+
+
 def ratio(
     ours: Side,
     theirs: Side,
@@ -65,7 +75,7 @@ def ratio(
     """Time ours / theirs: the median over `pairs` of samples taken one right after the other.
 
     The side that goes first changes from pair to pair. Before each sample the process rests and
-    the side runs untimed for as long as the sample: its own threads are awake, the others asleep.
+    the side runs untimed for as long: its own threads are awake then, the others asleep.
 
     Parameters
     ----------
@@ -76,7 +86,7 @@ def ratio(
     sample : float
         Seconds that one sample lasts at least.
     settle : float
-        Seconds of rest before each sample.
+        Seconds of rest, and then of running untimed, before each sample.
     clock, sleep : callable
         The time, and how to wait: tests put in their own.
 
@@ -96,7 +106,7 @@ def ratio(
         for k in range(pairs):
             for which in (0, 1) if k % 2 == 0 else (1, 0):
                 sleep(settle)
-                timed(sides[which], counts[which], clock)
+                wake(sides[which], counts[which], settle, clock)
                 seconds = timed(sides[which], counts[which], clock)
                 times[which].append(seconds / counts[which])
     finally:

@@ -40,3 +40,12 @@ class Watch:
         others = (machine - self._machine) - (_own_seconds() - self._own)
         whole = (time.monotonic() - self._wall) * (os.cpu_count() or 1)
         return min(1.0, max(0.0, others / whole)) if whole > 0 else None
+
+
+def wait_until_quiet(end: float, nap: float = 0.5) -> None:
+    """Sleep until others leave the machine alone, or the monotonic clock reaches `end`."""
+    while time.monotonic() < end:
+        watch = Watch()
+        time.sleep(nap)
+        if (watch.busy() or 0.0) <= LIMIT:
+            return

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from numadam.functional import update
-from numadam.optimizer import Optimizer, Schedule, hyper
+from numadam.optimizer import Optimizer, Schedule, fixed, hyper
 from numadam.rules.base import EPS, Hyper, RuleSpec, Scalars
 
 
@@ -135,6 +135,7 @@ class Adam(Optimizer):
 
     rule = ADAM
     beta1, beta2, eps = hyper(), hyper(), hyper()
+    amsgrad, eps_form = fixed(), fixed()
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from numadam.functional import update
-from numadam.optimizer import Optimizer, Schedule, hyper
+from numadam.optimizer import Optimizer, Schedule, fixed, hyper
 from numadam.rules.base import Hyper, RuleSpec, Scalars
 
 
@@ -100,7 +100,7 @@ class SGD(Optimizer):
     """
 
     rule = SGD_RULE
-    momentum = hyper()
+    momentum, nesterov = hyper(), fixed()
 
     def __init__(
         self,

@@ -1,0 +1,1 @@
+"""Benchmarks for asv: the cases of ``numadam.bench`` over commits."""
