@@ -16,8 +16,8 @@ Side = Callable[[], object]
 #: Seconds that one sample lasts at least.
 SAMPLE = 3e-3
 #: Seconds of rest before a sample, and then of running untimed. GNU OpenMP's workers spin for
-#: milliseconds after a region and would slow down the other side; sleeping workers that wake up
-#: take a few ticks of the scheduler until each has a core.
+#: milliseconds after a region and would slow down the other side; then the side's own workers,
+#: which sleep by now, have to wake up.
 SETTLE = 0.02
 
 
