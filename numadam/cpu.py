@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from numadam import forks, threads
 from numadam.compile import cpu_steps
 from numadam.engine import Engine, Leaves
 from numadam.rules.base import RuleSpec
-from numadam.table import Layout, Table, addresses, aligned_zeros, object_ids
+from numadam.table import SKEW, Layout, Table, addresses
 
 _META_BYTES = dr.META * 8
 Named = list[tuple[str, Any]]
@@ -43,7 +44,9 @@ class CpuPass:
         owned: Callable[[], Named] = list,
     ) -> None:
         self.table, self._title, self._owned = table, title, owned
-        self.kept: list[Any] = []  # arrays whose ids the table has
+        self.kept: list[Any] = []  # parameters whose ids the table has, where none are passed
+        self._spare: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
+        self._pack = struct.Struct(f"{len(table.layout.shapes)}q").pack_into
         steps = cpu_steps(rule, options, table.layout.dtype)
         self.serial = steps.twin(parallel=False)
         parallel = threads.wants_parallel(sum(table.layout.sizes))
@@ -51,29 +54,31 @@ class CpuPass:
 
     def run(self, used: dict[int, list[Any]], lr: float) -> None:
         """Take a step over `used`, the arrays by slot; mend or refuse what the door stops."""
+        kernel = self.serial if forks.serial_only else self.kernel
+        self._through(used, lambda ids_at, apart: kernel(self.table.meta_at, ids_at, 0, apart, lr))
+
+    def check(self, used: dict[int, list[Any]]) -> None:
+        """Send arrays through the door without a step."""
+        self._through(used, lambda ids_at, apart: dr.enter(self.table.meta_at, ids_at, apart))
+
+    def _through(self, used: dict[int, list[Any]], call: Callable[[int, int], int]) -> None:
         apart = 0
+        slots = tuple(used)
         while True:
-            ids = self.table.ids.copy()
+            # taken from its place while in use, so that a signal handler's step has its own
+            spare = self._spare.pop(slots, None)
+            ids, ids_at = self._new_ids() if spare is None else spare
             for slot, leaves in used.items():
-                if leaves is not self.kept:
-                    ids[slot] = object_ids(leaves)
-            kernel = self.serial if forks.serial_only else self.kernel
-            status = kernel(self.table.meta, ids, 0, apart, lr)
+                self._pack(ids.data, slot * ids.strides[0], *map(id, leaves))
+            status = call(ids_at, apart)
+            self._spare[slots] = ids, ids_at
             if status == dr.OK:
                 return
             apart |= self.settle(status, used)
 
-    def check(self, used: dict[int, list[Any]]) -> None:
-        """Send arrays through the door without a step."""
+    def _new_ids(self) -> tuple[np.ndarray, int]:
         ids = self.table.ids.copy()
-        apart = 0
-        while True:
-            for slot, leaves in used.items():
-                ids[slot] = object_ids(leaves)
-            status = dr.enter(self.table.meta, ids, apart)
-            if status == dr.OK:
-                return
-            apart |= self.settle(status, used)
+        return ids, ids.ctypes.data
 
     def settle(self, status: int, used: dict[int, list[Any]]) -> int:
         """Mend what the door refused, or raise; 1 where arrays are apart though bounds overlap."""
@@ -81,7 +86,7 @@ class CpuPass:
         if what == dr.OVERLAP:
             named = {
                 slot: [(self._title(slot, j), array) for j, array in enumerate(arrays)]
-                for slot, arrays in used.items()
+                for slot, arrays in {dr.P: self.kept, **used}.items()
             }
             read = named.pop(dr.G, [])
             written = [pair for pairs in named.values() for pair in pairs]
@@ -89,13 +94,14 @@ class CpuPass:
             if problem:
                 raise ValueError(problem)
             return 1
-        array = used[slot][leaf]
+        array = used.get(slot, self.kept)[leaf]
         if what == dr.LAYOUT:
             self.table.add_work(slot, leaf)
         elif what in (dr.TYPE, dr.DTYPE) and ar.is_viewable(array, self.table.layout.dtype):
             # a subclass, or another spelling of the dtype: the memory serves
-            used[slot] = list(used[slot])
-            used[slot][leaf] = array.view(self.table.layout.dtype, np.ndarray)
+            used.setdefault(slot, list(self.kept))[leaf] = array.view(
+                self.table.layout.dtype, np.ndarray
+            )
         else:
             raise self._refusal(what, array, slot, leaf)
         return 0
@@ -141,20 +147,20 @@ class CpuEngine(Engine):
         self._layout = layout = Layout(shapes, orders, dtype)
         self.control = np.array(rule.control_values(options))
         present = rule.present(options)
-        self._block = aligned_zeros(_META_BYTES + layout.nbytes * len(present))
+        self._block, self._first = layout.allocate(_META_BYTES, len(present))
         meta = self._block[:_META_BYTES].view(np.int64)
         self._table = table = Table(layout, [type(p) for p in params], self.control, meta)
-        table.fix_span(self._block[_META_BYTES:])
-        table.ids[dr.P] = object_ids(self.params)
+        table.fix_span(self._block[self._first :])
+        table.ids[dr.P] = list(map(id, self.params))
         self.state = {}
         for k, name in enumerate(present):
-            first = _META_BYTES + k * layout.nbytes
+            first = self._first + k * layout.nbytes
             self.state[name] = layout.views(self._block[first : first + layout.nbytes])
             table.own(dr.S0 + rule.state.index(name), addresses(self.state[name]))
         self._pass = CpuPass(rule, options, table, self._title, self._named_state)
         self._pass.check({dr.P: self.params})
         self._pass.kept = self.params
-        self._meta, self._ids = table.meta, table.ids
+        self._meta_at, self._ids_at = table.meta_at, table.ids.ctypes.data
         self._buffers: list[np.ndarray] = []
 
     @property
@@ -170,9 +176,11 @@ class CpuEngine(Engine):
             # the only gradient goes by value: 1 us less than a fresh table of ids
             run = self._pass
             kernel = run.serial if forks.serial_only else run.kernel
-            if kernel(self._meta, self._ids, id(grads[0]), 0, lr) == dr.OK:
+            if kernel(self._meta_at, self._ids_at, id(grads[0]), 0, lr) == dr.OK:
                 return
-        used = {dr.P: self.params if params is None else list(params)}
+        used: dict[int, list[Any]] = {}
+        if params is not None:
+            used[dr.P] = list(params)
         if grads is self._buffers:
             self._table.own(dr.G, self._buffer_addresses)
         else:
@@ -191,7 +199,8 @@ class CpuEngine(Engine):
     def gradients(self) -> list[np.ndarray]:
         """Gradient buffers of the parameters' shapes in one flat buffer; always the same list."""
         if not self._buffers:
-            self._buffers = self._layout.views(aligned_zeros(self._layout.nbytes))
+            block, first = self._layout.allocate(0, 1, skew=3 * SKEW)
+            self._buffers = self._layout.views(block[first:])
             self._buffer_addresses = addresses(self._buffers)
         return self._buffers
 
@@ -210,15 +219,15 @@ class CpuEngine(Engine):
 
     def load(self, t: int, state: Mapping[str, Leaves]) -> None:
         """Copy t and the given state arrays in, whole or not at all: the last line is one copy."""
-        first = dr.STEPS * 8
-        staged = self._block[first:].copy()
+        counter = dr.STEPS * 8
+        staged = self._block[counter:].copy()
         staged[:8].view(np.int64)[0] = t
         for k, name in enumerate(self.state):
-            start = 8 + k * self._layout.nbytes
+            start = self._first - counter + k * self._layout.nbytes
             views = self._layout.views(staged[start : start + self._layout.nbytes])
             for view, leaf in zip(views, state.get(name, ()), strict=name in state):
                 np.copyto(view, leaf)
-        np.copyto(self._block[first:], staged)
+        np.copyto(self._block[counter:], staged)
 
     @classmethod
     def update(

@@ -19,10 +19,11 @@ _idle: defaultdict[Any, list[CpuPass]] = defaultdict(list)
 _KEPT_KEYS = 256
 
 
-def _new_pass(rule: RuleSpec, options: Mapping[str, Any], p: np.ndarray, order: Any) -> CpuPass:
-    layout = Layout([p.shape], [order], p.dtype)
+def _new_pass(rule: RuleSpec, options: Mapping[str, Any], p: np.ndarray) -> CpuPass:
+    check_params([p], ["p"])
+    layout = Layout([p.shape], [ar.memory_order(p)], p.dtype)
     control = np.array(rule.control_values(options))
-    table = Table(layout, [np.ndarray], control, np.zeros(dr.META, np.int64))
+    table = Table(layout, [type(p)], control, np.zeros(dr.META, np.int64))
     names = ["p", "g", *rule.state, *["-"] * (dr.OUT - dr.S0 - len(rule.state)), "out"]
     return CpuPass(rule, options, table, lambda slot, leaf: names[slot])
 
@@ -38,21 +39,20 @@ def update(
     out: Any,
 ) -> None:
     """Take step number `t` of `rule` on the caller's arrays."""
-    dtype = check_params([p], ["p"])
-    order = ar.memory_order(p)
     variant = tuple(options[key] for key in rule.variant)
-    key = (rule.name, variant, tuple(state), dtype, p.shape, order)
+    key = (rule, variant, tuple(state), type(p), p.dtype, p.shape, p.strides)
     if len(_idle) > _KEPT_KEYS:
         _idle.clear()
     try:
         run = _idle[key].pop()
     except IndexError:
-        run = _new_pass(rule, options, p, order)
+        run = _new_pass(rule, options, p)
     run.table.control[:] = rule.control_values(options)
     run.table.meta[dr.STEPS] = t - 1
     used = {dr.P: [p], dr.G: [g]}
-    for name, array in state.items():
-        used[dr.S0 + rule.state.index(name)] = [array]
+    for slot, name in enumerate(rule.state, dr.S0):
+        if name in state:
+            used[slot] = [state[name]]
     if out is not None:
         used[dr.OUT] = [out]
     run.run(used, lr)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from array_api_compat import is_cupy_array, is_numpy_array
+import numpy as np
+from array_api_compat import is_cupy_array
 
 from numadam.arrays import describe
 
@@ -13,26 +15,36 @@ if TYPE_CHECKING:
     from numadam.engine import Engine
 
 
+def _home(array: Any) -> str:
+    """The library that an array belongs to, or ""; CuPy is never imported to find out."""
+    if isinstance(array, np.ndarray):
+        return "NumPy"
+    return "CuPy" if is_cupy_array(array) else ""
+
+
 def engine_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Engine]:
     """Return the engine for these arrays: NumPy's on the CPU, CuPy's on their GPU.
-
-    CuPy is never imported to find out: an array of a library that was not imported cannot be here.
 
     Raises
     ------
     TypeError
         Where an array is of another type, or the arrays are of both: it names the array.
     """
-    for array, name in zip(arrays, names, strict=True):
-        if not (is_numpy_array(array) or is_cupy_array(array)):
+    homes = [_home(array) for array in arrays]
+    for array, name, home in zip(arrays, names, homes, strict=True):
+        if not home:
             raise TypeError(f"{name}: {describe(array)}")
-        if is_cupy_array(array) != is_cupy_array(arrays[0]):
-            kinds = ("CuPy", "NumPy") if is_cupy_array(array) else ("NumPy", "CuPy")
+        if home != homes[0]:
             raise TypeError(
-                f"{name}: is a {kinds[0]} array, but {names[0]} is a {kinds[1]} array. One "
-                "optimiser works on one device: make a second one for the other arrays."
+                f"{name}: is a {home} array, but {names[0]} is a {homes[0]} array. One optimiser "
+                "works on one device: make a second one for the other arrays."
             )
-    if arrays and is_cupy_array(arrays[0]):
+    return _engine(homes[0] if homes else "NumPy")
+
+
+@functools.cache
+def _engine(home: str) -> type[Engine]:
+    if home == "CuPy":
         from numadam.cuda import CudaEngine
 
         return CudaEngine

@@ -19,7 +19,7 @@ from numba import carray, int64, types
 from numba.extending import intrinsic
 
 from numadam import headers as hd
-from numadam.headers import inner, load32, load64
+from numadam.headers import inlined, load32, load64
 
 # --- the table: int64 blocks of one optimiser, so that a step passes few arguments --------------
 # `meta`: scalars, the addresses of the other blocks, and last the number of steps taken, so that
@@ -49,7 +49,7 @@ def unpack_status(status: int) -> tuple[int, int, int]:
     return status % 16, status // 16 % 8, status // 128
 
 
-@inner
+@inlined
 def _check_array(o, slot, j, meta, table, dims):
     """One header against the table; fills in the address, or that of the work array."""
     kind = load64(o + hd.TYPE)
@@ -79,7 +79,7 @@ def _check_array(o, slot, j, meta, table, dims):
     return OK
 
 
-@inner
+@inlined
 def _sort(low, order, count):
     """Sort `order` by `low` (Shell's way), from the order of the last step: mostly one sweep."""
     gap = 0
@@ -98,7 +98,7 @@ def _sort(low, order, count):
         gap //= 2
 
 
-@inner
+@inlined
 def _find_overlap(meta, ids, g1, spans, count):
     """OVERLAP where two written arrays, or a written one and a gradient, may share bytes."""
     low, high, order = spans[LOW], spans[HIGH], spans[ORDER]
@@ -127,7 +127,7 @@ def _find_overlap(meta, ids, g1, spans, count):
     return OK
 
 
-@inner
+@inlined
 def _check(meta, ids, g1, table, dims, spans, apart):
     meta[STRIDED] = 0
     count = meta[FIXED]
@@ -147,7 +147,7 @@ def _check(meta, ids, g1, table, dims, spans, apart):
     return OK if apart != 0 else _find_overlap(meta, ids, g1, spans, count)
 
 
-@inner
+@inlined
 def _move_strided(stage, meta, ids, g1, table, dims):
     """Gather every strided array into its work array on entering, scatter it on leaving."""
     for slot in range(SLOTS):
@@ -206,9 +206,9 @@ def door_address() -> int:
     return compile_callback(_door, "door", int64(int64, int64, int64, int64, int64))
 
 
-def enter(meta: np.ndarray, ids: np.ndarray, apart: int) -> int:
+def enter(meta_at: int, ids_at: int, apart: int) -> int:
     """Send arrays through the door from Python, without a step."""
     import ctypes
 
     door = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)(door_address())
-    return int(door(ENTER, meta.ctypes.data, ids.ctypes.data, 0, apart))
+    return int(door(ENTER, meta_at, ids_at, 0, apart))

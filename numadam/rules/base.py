@@ -41,7 +41,7 @@ class Hyper:
         return number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RuleSpec:
     """One update rule. Adding a rule is one file that makes one of these.
 
