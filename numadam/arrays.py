@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 #: dtypes that an optimiser takes
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -33,7 +34,7 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     if wanted == "CuPy" and isinstance(x, np.ndarray):
         return f"{expected}, got {kind}. One call works on one device: use cupy.asarray(x)."
     if x is None:
-        return f"{expected}, got None. For an array that shall not move, pass zeros."
+        return f"{expected}, got None. Every leaf needs one: pass zeros where there is nothing."
     if isinstance(x, (numbers.Number, np.generic)):
         return (
             f"{expected}, got the number {x!r}, which cannot be updated in place. "
@@ -65,7 +66,10 @@ def bad_dtype(name: str, dtype: np.dtype, wanted: np.dtype, of: str) -> str:
 
 def bad_shape(name: str, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> str:
     """Error text for an array whose shape is not that of its parameter."""
-    return f"{name}: expected shape {wanted} like {of}, got {shape}."
+    return (
+        f"{name}: expected shape {wanted} like {of}, got {shape}. Use .reshape, or "
+        "numpy.broadcast_to where every element has the same gradient."
+    )
 
 
 def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
@@ -95,13 +99,20 @@ def memory_order(array: Any) -> tuple[int, ...]:
     return tuple(sorted(range(array.ndim), key=lambda k: (-abs(array.strides[k]), k)))
 
 
-def shared_memory(written: Sequence[tuple[str, Any]], read: Sequence[tuple[str, Any]]) -> str:
-    """Error text for the first written array that shares an element with another; "" if none."""
-    for k, (name, array) in enumerate(written):
-        for other_name, other in [*written[:k], *read]:
-            if np.shares_memory(array, other):
+def _meeting(arrays: Sequence[tuple[str, Any]], others: Sequence[tuple[str, Any]]) -> str:
+    bounds = np.array([byte_bounds(array) for _, array in others], np.int64).reshape(-1, 2)
+    for k, (name, array) in enumerate(arrays):
+        low, high = byte_bounds(array)
+        near = np.flatnonzero((bounds[:, 0] < high) & (bounds[:, 1] > low))
+        for j in near.tolist():
+            if (others is not arrays or j < k) and np.shares_memory(array, others[j][1]):
                 return (
-                    f"{other_name} shares memory with {name}: a step would read what it has "
+                    f"{others[j][0]} shares memory with {name}: a step would read what it has "
                     f"already changed. Pass a copy of one of them."
                 )
     return ""
+
+
+def shared_memory(written: Sequence[tuple[str, Any]], read: Sequence[tuple[str, Any]]) -> str:
+    """Error text for the first written array that shares an element with another; "" if none."""
+    return _meeting(written, written) or _meeting(written, read)

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import pickle
+import secrets
 import sys
 import tempfile
 import warnings
@@ -93,8 +94,12 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         data = stored[32:]
         if hashlib.sha256(data).digest() != stored[:32]:
             return None  # truncated or damaged: compiled again, and written over
+        try:
+            loop = compiler.CompileResult._rebuild(target_context, *pickle.loads(data))
+        except Exception:  # of another build of Numba, whatever it raises: compiled again
+            return None
         self.hit = True
-        return compiler.CompileResult._rebuild(target_context, *pickle.loads(data))
+        return loop
 
     def save_overload(self, signature: Any, data: Any) -> None:
         """Write the entry under a temporary name, then move it into place."""
@@ -102,15 +107,14 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         if path is None:
             return
         content = dumps(data._reduce())
+        temporary = path.with_name(f"{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
             try:
-                with os.fdopen(handle, "wb") as file:
+                with temporary.open("xb") as file:
                     file.write(hashlib.sha256(content).digest() + content)
-                Path(temporary).replace(path)
-            except BaseException:
-                Path(temporary).unlink()
-                raise
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             warnings.warn(
                 f"numadam could not keep a compiled loop in {path.parent} ({error}); it will be "

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,9 +23,18 @@ from numadam import loops
 from numadam.cache import LoopCache
 from numadam.rules.base import RuleSpec
 
-_lock = threading.RLock()
+_lock = threading.RLock()  # while something is compiled; found things need no lock
 _steps: dict[str, CpuSteps] = {}
 _callbacks: dict[str, Any] = {}
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.RLock()  # another thread may have been compiling when it forked
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def _refuse_without_jit() -> None:
@@ -62,20 +72,21 @@ class CpuSteps:
 
     def twin(self, parallel: bool) -> Callable[..., int]:
         """The compiled step; refuses other argument types instead of compiling for them."""
-        with _lock:
-            if parallel not in self._compiled:
-                _refuse_without_jit()
-                wrap = numba.njit(
-                    parallel=parallel, nogil=True, error_model="numpy", no_cfunc_wrapper=True
-                )
-                dispatcher = wrap(self._make[parallel])
-                dispatcher._cache = LoopCache(
-                    f"{self._name}-{'parallel' if parallel else 'serial'}"
-                )
-                dispatcher.compile(loops.SIGNATURE)
-                dispatcher.disable_compile()
-                self._compiled[parallel] = dispatcher
-            return self._compiled[parallel]
+        if parallel not in self._compiled:
+            with _lock:
+                if parallel not in self._compiled:
+                    self._compiled[parallel] = self._compile(parallel)
+        return self._compiled[parallel]
+
+    def _compile(self, parallel: bool) -> Callable[..., int]:
+        _refuse_without_jit()
+        # not nogil: the step itself lets go of the GIL when all headers are read
+        wrap = numba.njit(parallel=parallel, error_model="numpy", no_cfunc_wrapper=True)
+        dispatcher = wrap(self._make[parallel])
+        dispatcher._cache = LoopCache(f"{self._name}-{'parallel' if parallel else 'serial'}")
+        dispatcher.compile(loops.SIGNATURE)
+        dispatcher.disable_compile()
+        return dispatcher  # type: ignore[no-any-return]
 
 
 def cpu_steps(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> CpuSteps:
@@ -83,7 +94,7 @@ def cpu_steps(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> Cp
     slots = "".join("01"[used] for used in rule.slots(options))
     variant = "-".join(f"{key}={options[key]}" for key in rule.variant)
     name = "-".join(filter(None, (rule.name, dtype.name, slots, variant)))
-    with _lock:
-        if name not in _steps:
-            _steps[name] = CpuSteps(name, rule, options, dtype)
-        return _steps[name]
+    if name not in _steps:
+        with _lock:
+            _steps.setdefault(name, CpuSteps(name, rule, options, dtype))
+    return _steps[name]

@@ -31,6 +31,8 @@ class CpuPass:
     table : Table
     title : callable
         ``title(slot, leaf)``: what the user calls that array.
+    kept : list of arrays
+        Parameters of every step that gets no others.
     owned : callable
         The named arrays whose addresses the table has fixed, for the overlap message.
     """
@@ -41,12 +43,17 @@ class CpuPass:
         options: Mapping[str, Any],
         table: Table,
         title: Title,
+        kept: Sequence[Any] = (),
         owned: Callable[[], Named] = list,
     ) -> None:
-        self.table, self._title, self._owned = table, title, owned
-        self.kept: list[Any] = []  # parameters whose ids the table has, where none are passed
+        self.table, self._title, self._kept, self._owned = table, title, list(kept), owned
+        self.ids = np.zeros((dr.SLOTS, len(table.layout.shapes)), np.int64)
+        if self._kept:
+            self.ids[dr.P] = list(map(id, self._kept))
+        self.ids_at = self.ids.ctypes.data
         self._spare: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
-        self._pack = struct.Struct(f"{len(table.layout.shapes)}q").pack_into
+        self._pack = struct.Struct(f"{self.ids.shape[1]}q").pack_into
+        self._apart: Any = None
         steps = cpu_steps(rule, options, table.layout.dtype)
         self.serial = steps.twin(parallel=False)
         parallel = threads.wants_parallel(sum(table.layout.sizes))
@@ -57,9 +64,9 @@ class CpuPass:
         kernel = self.serial if forks.serial_only else self.kernel
         self._through(used, lambda ids_at, apart: kernel(self.table.meta_at, ids_at, 0, apart, lr))
 
-    def check(self, used: dict[int, list[Any]]) -> None:
-        """Send arrays through the door without a step."""
-        self._through(used, lambda ids_at, apart: dr.enter(self.table.meta_at, ids_at, apart))
+    def check(self) -> None:
+        """Send the kept parameters alone through the door, without a step."""
+        self._through({}, lambda ids_at, apart: dr.enter(self.table.meta_at, ids_at, apart))
 
     def _through(self, used: dict[int, list[Any]], call: Callable[[int, int], int]) -> None:
         apart = 0
@@ -74,48 +81,61 @@ class CpuPass:
             self._spare[slots] = ids, ids_at
             if status == dr.OK:
                 return
-            apart |= self.settle(status, used)
+            what, slot, leaf = dr.unpack_status(status)
+            if what == dr.OVERLAP:
+                self._refuse_overlap(used)
+                apart = 1
+            elif what == dr.NEEDS_WORK:
+                self.table.add_work(slot, leaf)
+            else:
+                used[slot] = self._viewed(what, slot, leaf, used.get(slot, self._kept))
 
     def _new_ids(self) -> tuple[np.ndarray, int]:
-        ids = self.table.ids.copy()
+        ids = self.ids.copy()
         return ids, ids.ctypes.data
 
-    def settle(self, status: int, used: dict[int, list[Any]]) -> int:
-        """Mend what the door refused, or raise; 1 where arrays are apart though bounds overlap."""
-        what, slot, leaf = dr.unpack_status(status)
-        if what == dr.OVERLAP:
-            named = {
-                slot: [(self._title(slot, j), array) for j, array in enumerate(arrays)]
-                for slot, arrays in {dr.P: self.kept, **used}.items()
-            }
-            read = named.pop(dr.G, [])
-            written = [pair for pairs in named.values() for pair in pairs]
-            problem = ar.shared_memory([*self._owned(), *written], read)
-            if problem:
-                raise ValueError(problem)
-            return 1
-        array = used.get(slot, self.kept)[leaf]
-        if what == dr.LAYOUT:
-            self.table.add_work(slot, leaf)
-        elif what in (dr.TYPE, dr.DTYPE) and ar.is_viewable(array, self.table.layout.dtype):
-            # a subclass, or another spelling of the dtype: the memory serves
-            used.setdefault(slot, list(self.kept))[leaf] = array.view(
-                self.table.layout.dtype, np.ndarray
-            )
-        else:
-            raise self._refusal(what, array, slot, leaf)
-        return 0
+    def _refuse_overlap(self, used: Mapping[int, list[Any]]) -> None:
+        """Raise where two arrays share an element; bounds may overlap where none is shared."""
+        everything = {dr.P: self._kept, **used}
+        named = {
+            slot: [(self._title(slot, j), array) for j, array in enumerate(arrays)]
+            for slot, arrays in everything.items()
+        }
+        read = named.pop(dr.G, [])
+        if dr.OUT in named:
+            read += named.pop(dr.P)
+        written = [*self._owned(), *(pair for pairs in named.values() for pair in pairs)]
+        # pairs of many arrays take long: those that were apart are remembered by where they lie
+        lie = [(a.ctypes.data, a.shape, a.strides) for _, a in written]
+        problem = "" if lie == self._apart else ar.shared_memory(written, written)
+        problem = problem or ar.shared_memory(written, read)
+        if problem:
+            raise ValueError(problem)
+        self._apart = lie
+
+    def _viewed(self, what: int, slot: int, leaf: int, arrays: Sequence[Any]) -> list[Any]:
+        """The arrays of a slot as plain arrays of the dtype, where their memory serves as it is.
+
+        These are subclasses of ndarray, and other spellings of the dtype.
+        """
+        dtype = self.table.layout.dtype
+        if what not in (dr.BAD_TYPE, dr.BAD_DTYPE) or not ar.is_viewable(arrays[leaf], dtype):
+            raise self._refusal(what, arrays[leaf], slot, leaf)
+        return [
+            np.ndarray.view(array, dtype, np.ndarray) if ar.is_viewable(array, dtype) else array
+            for array in arrays
+        ]
 
     def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
         name, layout = self._title(slot, leaf), self.table.layout
         of = self._title(dr.P, leaf)
-        if what == dr.TYPE:
+        if what == dr.BAD_TYPE:
             return TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
-        if what == dr.DTYPE:
+        if what == dr.BAD_DTYPE:
             return TypeError(ar.bad_dtype(name, array.dtype, layout.dtype, of))
-        if what == dr.READONLY:
+        if what == dr.READ_ONLY:
             return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
-        if what == dr.SHAPE:
+        if what == dr.BAD_SHAPE:
             return ValueError(ar.bad_shape(name, array.shape, layout.shapes[leaf], of))
         return ValueError(
             f"{name}: several of its elements lie on the same memory (a broadcast or sliding "
@@ -151,40 +171,39 @@ class CpuEngine(Engine):
         meta = self._block[:_META_BYTES].view(np.int64)
         self._table = table = Table(layout, [type(p) for p in params], self.control, meta)
         table.fix_span(self._block[self._first :])
-        table.ids[dr.P] = list(map(id, self.params))
         self.state = {}
         for k, name in enumerate(present):
             first = self._first + k * layout.nbytes
             self.state[name] = layout.views(self._block[first : first + layout.nbytes])
             table.own(dr.S0 + rule.state.index(name), addresses(self.state[name]))
-        self._pass = CpuPass(rule, options, table, self._title, self._named_state)
-        self._pass.check({dr.P: self.params})
-        self._pass.kept = self.params
-        self._meta_at, self._ids_at = table.meta_at, table.ids.ctypes.data
-        self._buffers: list[np.ndarray] = []
+        self._pass = CpuPass(
+            rule, options, table, self._title, self.params, owned=self._named_state
+        )
+        self._pass.check()
+        self._one = len(params) == 1
+        self._meta_at, self._ids_at = table.meta_at, self._pass.ids_at
 
     @property
     def t(self) -> np.ndarray:
-        """Steps taken, a 0-d int64 array that shows the counter itself."""
-        return self._table.meta[dr.STEPS : dr.STEPS + 1].reshape(())
+        """Steps taken, a read-only 0-d int64 array that shows the counter itself."""
+        t = self._table.meta[dr.STEPS : dr.STEPS + 1].reshape(())
+        t.flags.writeable = False
+        return t
 
     def step(
         self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
     ) -> None:
         """Check everything, then take the whole step; t advances last."""
-        if params is None and out is None and len(grads) == 1:
-            # the only gradient goes by value: 1 us less than a fresh table of ids
+        if params is None and out is None and self._one:
+            # the only gradient goes by value: 2 us less than a table of ids
+            (grad,) = grads
             run = self._pass
             kernel = run.serial if forks.serial_only else run.kernel
-            if kernel(self._meta_at, self._ids_at, id(grads[0]), 0, lr) == dr.OK:
+            if kernel(self._meta_at, self._ids_at, id(grad), 0, lr) == dr.OK:
                 return
-        used: dict[int, list[Any]] = {}
+        used = {dr.G: list(grads)}
         if params is not None:
             used[dr.P] = list(params)
-        if grads is self._buffers:
-            self._table.own(dr.G, self._buffer_addresses)
-        else:
-            used[dr.G] = list(grads)
         if out is not None:
             used[dr.OUT] = list(out)
         self._pass.run(used, lr)
@@ -197,12 +216,9 @@ class CpuEngine(Engine):
         return [(f"state[{key!r}]", view) for key, views in self.state.items() for view in views]
 
     def gradients(self) -> list[np.ndarray]:
-        """Gradient buffers of the parameters' shapes in one flat buffer; always the same list."""
-        if not self._buffers:
-            block, first = self._layout.allocate(0, 1, skew=3 * SKEW)
-            self._buffers = self._layout.views(block[first:])
-            self._buffer_addresses = addresses(self._buffers)
-        return self._buffers
+        """Gradient buffers of the parameters' shapes in one flat buffer."""
+        block, first = self._layout.allocate(0, 1, skew=3 * SKEW)
+        return self._layout.views(block[first:])
 
     def check_arrays(self, what: str, leaves: Leaves) -> list[np.ndarray]:
         """Check arrays to be copied into the leaves of `what`."""

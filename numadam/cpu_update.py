@@ -15,8 +15,9 @@ from numadam.rules.base import RuleSpec
 from numadam.table import Layout, Table
 
 #: Idle passes by what they fit; a call takes one and puts it back, so no two share a table.
+#: Kept are those of the latest keys, without large work arrays.
 _idle: defaultdict[Any, list[CpuPass]] = defaultdict(list)
-_KEPT_KEYS = 256
+_KEYS, _WORK_BYTES = 256, 1_000_000
 
 
 def _new_pass(rule: RuleSpec, options: Mapping[str, Any], p: np.ndarray) -> CpuPass:
@@ -24,7 +25,7 @@ def _new_pass(rule: RuleSpec, options: Mapping[str, Any], p: np.ndarray) -> CpuP
     layout = Layout([p.shape], [ar.memory_order(p)], p.dtype)
     control = np.array(rule.control_values(options))
     table = Table(layout, [type(p)], control, np.zeros(dr.META, np.int64))
-    names = ["p", "g", *rule.state, *["-"] * (dr.OUT - dr.S0 - len(rule.state)), "out"]
+    names = {dr.P: "p", dr.G: "g", **dict(enumerate(rule.state, dr.S0)), dr.OUT: "out"}
     return CpuPass(rule, options, table, lambda slot, leaf: names[slot])
 
 
@@ -41,8 +42,6 @@ def update(
     """Take step number `t` of `rule` on the caller's arrays."""
     variant = tuple(options[key] for key in rule.variant)
     key = (rule, variant, tuple(state), type(p), p.dtype, p.shape, p.strides)
-    if len(_idle) > _KEPT_KEYS:
-        _idle.clear()
     try:
         run = _idle[key].pop()
     except IndexError:
@@ -56,4 +55,7 @@ def update(
     if out is not None:
         used[dr.OUT] = [out]
     run.run(used, lr)
-    _idle[key].append(run)
+    if run.table.work_bytes <= _WORK_BYTES:
+        _idle[key].append(run)
+    while len(_idle) > _KEYS:
+        _idle.pop(next(iter(_idle)), None)

@@ -120,12 +120,15 @@ class CudaPass:
     def check(self, used: Mapping[str, Leaves], owned: Sequence[ca.Named] = ()) -> None:
         """Check all arrays; `owned` are named arrays that the step writes besides."""
         layout = self._layout
+        only_read = ("g", "p") if "out" in used else ("g",)
         named = {role: self._named(role, arrays) for role, arrays in used.items()}
         for role, entries in named.items():
             for k, entry in enumerate(entries):
                 of = named["p"][k][0]
-                ca.check_array(entry, of, layout.shapes[k], layout.dtype, self._device, role != "g")
-        read = named.pop("g", [])
+                ca.check_array(
+                    entry, of, layout.shapes[k], layout.dtype, self._device, role not in only_read
+                )
+        read = [entry for role in only_read for entry in named.pop(role, [])]
         ca.check_overlap([*owned, *itertools.chain(*named.values())], read)
 
     def gather(self, used: Mapping[str, Leaves]) -> dict[str, list[Any]]:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def _home(array: Any) -> str:
     """The library that an array belongs to, or ""; CuPy is never imported to find out."""
-    if isinstance(array, np.ndarray):
-        return "NumPy"
-    return "CuPy" if is_cupy_array(array) else ""
+    if is_cupy_array(array):
+        return "CuPy"
+    return "NumPy" if isinstance(array, np.ndarray) else ""
 
 
 def engine_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Engine]:

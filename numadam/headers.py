@@ -73,12 +73,11 @@ def kind_of(dtype: np.dtype) -> int:
 
 
 @inner
-def is_dense(o, order, item):
-    """Whether the array at object address `o` fills its memory in the given order of axes."""
-    shape, strides = load64(o + SHAPE), load64(o + STRIDES)
+def is_dense(shape, strides, order, nd, item):
+    """Whether an array fills its memory in the given order of axes."""
     expected = item
     dense = True
-    for k in range(load32(o + NDIM) - 1, -1, -1):
+    for k in range(nd - 1, -1, -1):
         n = load64(shape + 8 * order[k])
         if n == 0:
             return True
@@ -106,12 +105,11 @@ def bounds(o, item):
 
 
 @inner
-def overlaps_itself(o, item):
+def overlaps_itself(shape, strides, nd, item):
     """Whether two elements may share bytes (windows, broadcasts): such an array is not written.
 
-    It may not where each stride is longer than all the axes with shorter strides together.
+    They may not where each stride is longer than all the axes with shorter strides together.
     """
-    nd, shape, strides = load32(o + NDIM), load64(o + SHAPE), load64(o + STRIDES)
     for k in range(nd):
         stride = abs(load64(strides + 8 * k))
         reach = item
@@ -125,19 +123,18 @@ def overlaps_itself(o, item):
 
 
 @inner
-def copy(o, order, item, work, into_work):
-    """Copy an array of any strides to a dense one, in the given order of axes, or back."""
-    nd, shape, strides = load32(o + NDIM), load64(o + SHAPE), load64(o + STRIDES)
+def copy(data, shape, order, strides, nd, item, work, into_work):
+    """Copy elements of any strides to a dense array, in the given order of axes, or back."""
     rows, length, stride = 1, 1, item
     if nd > 0:
-        length, stride = load64(shape + 8 * order[nd - 1]), load64(strides + 8 * order[nd - 1])
+        length, stride = shape[order[nd - 1]], strides[order[nd - 1]]
     for k in range(nd - 1):
-        rows *= load64(shape + 8 * order[k])
+        rows *= shape[order[k]]
     for row in range(rows):
-        where, rest = load64(o + DATA), row
+        where, rest = data, row
         for k in range(nd - 2, -1, -1):
-            n = load64(shape + 8 * order[k])
-            where += (rest % n) * load64(strides + 8 * order[k])
+            n = shape[order[k]]
+            where += (rest % n) * strides[order[k]]
             rest //= n
         there = work + item * row * length
         if into_work:

@@ -35,6 +35,29 @@ def cast(typingctx: Any, scalars: Any, like: Any) -> Any:
     return result(scalars, like), codegen
 
 
+@intrinsic
+def release_gil(typingctx: Any) -> Any:
+    """Let other Python threads run; returns what `take_gil` needs."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        thread = context.get_python_api(builder).save_thread()
+        return builder.ptrtoint(thread, cgutils.intp_t)
+
+    return types.intp(), codegen
+
+
+@intrinsic
+def take_gil(typingctx: Any, thread: Any) -> Any:
+    """Wait until this thread may go on as a Python thread."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        api = context.get_python_api(builder)
+        api.restore_thread(builder.inttoptr(args[0], cgutils.voidptr_t))
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
 def at(a, i):
     """``a[i]``, or None where the array is absent (pruned when compiled)."""
     if a is None:
@@ -153,11 +176,13 @@ def make_steps(
             table = carray(as_pointer(meta[dr.TABLE]), (dr.ROWS, count + 1), np.int64)
             control = carray(as_pointer(meta[dr.CONTROL]), width, np.float64)
             h = cast(scalars(control, lr, float(meta[dr.STEPS] + 1)) + constants, one)
+            thread = release_gil()
             for k in each((table[dr.START, count] + size - 1) // size):
                 part(k, table, count, size, h)
             if meta[dr.STRIDED] != 0:
                 dr.through_door(meta[dr.DOOR], dr.LEAVE, meta_at, ids_at, g1, apart)
             meta[dr.STEPS] += 1
+            take_gil(thread)
             return status
 
         return step

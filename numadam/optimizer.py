@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, overload
@@ -31,7 +32,14 @@ class hyper:
         return float(instance._engine.control[instance.rule.index(self._name)])
 
     def __set__(self, instance: Optimizer, value: float) -> None:
-        instance._set_hyper(self._name, value)
+        rule, before = instance.rule, instance._options
+        options = rule.check({**before, self._name: value})
+        if rule.present(options) != rule.present(before):
+            raise ValueError(
+                f"{self._name}: {value!r} needs other state arrays than {before[self._name]!r}: "
+                "make a new optimiser."
+            )
+        instance._engine.control[rule.index(self._name)] = options[self._name]
 
 
 class fixed:
@@ -57,15 +65,29 @@ class Optimizer:
     _lock: Any
 
     def _setup(self, params: Any, lr: float | Schedule, **options: Any) -> None:
-        self._options = self.rule.check(options)
+        forks.give_lock(self)
+        self._fixed = self.rule.check(options)
         self._lr = lr if callable(lr) else LR.check(lr)
         self._params = params
         self._tree = Tree(params)
         leaves, names = self._tree.flatten(params, "params"), self._tree.names("params")
-        self._engine = engine_for(leaves, names)(self.rule, self._options, leaves, names)
+        self._engine = engine_for(leaves, names)(self.rule, self._fixed, leaves, names)
         self._grads: Any = None
         self._grad_leaves: list[Any] = []
-        forks.give_lock(self)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """All options as they are now: hyperparameters live in the control block alone."""
+        control = self._engine.control
+        now = {hyper.name: float(control[k]) for k, hyper in enumerate(self.rule.hypers)}
+        return {**self._fixed, **now}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse a name that this class does not know: it would be ignored."""
+        known = name.startswith("_") or hasattr(type(self), name)
+        if not known and type(self).__module__.startswith("numadam."):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set.")
+        super().__setattr__(name, value)
 
     @property
     def params(self) -> Any:
@@ -85,11 +107,6 @@ class Optimizer:
     @lr.setter
     def lr(self, value: float | Schedule) -> None:
         self._lr = value if callable(value) else LR.check(value)
-
-    def _set_hyper(self, name: str, value: float) -> None:
-        with self._lock:
-            self._options = self.rule.check({**self._options, name: value}, self._options)
-            self._engine.control[self.rule.index(name)] = self._options[name]
 
     def step(
         self,
@@ -167,18 +184,19 @@ class Optimizer:
         Write into them (``opt.grads["w"][...] = g``) and call `step` without an argument: one
         flat buffer holds them all. They begin as zeros. Assigning to `grads` copies values in.
         """
-        if self._grads is None:
-            self._grad_leaves = self._engine.gradients()
-            self._grads = self._tree.unflatten(self._grad_leaves)
-        return self._grads
+        with self._lock:
+            if self._grads is None:
+                leaves = self._engine.gradients()
+                self._grad_leaves, self._grads = leaves, self._tree.unflatten(leaves)
+            return self._grads
 
     @grads.setter
     def grads(self, value: Any) -> None:
         leaves = self._engine.check_arrays("grads", self._tree.flatten(value, "grads"))
-        own = self._tree.flatten(self.grads, "opt.grads")
         staged = [leaf.copy() for leaf in leaves]  # an entry may be a view of another's buffer
-        for leaf, buffer in zip(staged, own, strict=True):
-            buffer[...] = leaf
+        with self._lock:
+            for leaf, buffer in zip(staged, self._tree.flatten(self.grads, "grads"), strict=True):
+                buffer[...] = leaf
 
     def _own_gradients(self) -> Sequence[Any]:
         if self._grads is None:
@@ -220,7 +238,7 @@ class Optimizer:
             return {
                 "params": self._params,
                 "lr": self._lr,
-                "options": dict(self._options),
+                "options": self._options,
                 "t": self.t,
                 "state": state,
             }
@@ -228,6 +246,14 @@ class Optimizer:
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self._setup(saved["params"], saved["lr"], **saved["options"])
         self._engine.load(saved["t"], saved["state"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        """Copy parameters, state and t of one moment, whatever other threads do."""
+        with self._lock:
+            twin = type(self).__new__(type(self))
+            memo[id(self)] = twin
+            twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
 
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self._options.items())

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 class State(MutableMapping[str, Any]):
     """State arrays by name, and ``"t"``, the steps taken.
 
-    Reading gives arrays in the structure of the parameters that show the state itself. Assigning
-    copies: an assignment is checked first, and then done whole.
+    Reading gives arrays that show the state itself, in containers made anew: write into an array
+    (``opt.state["m"]["w"][...] = x``) or assign a whole entry. An assignment copies: it is
+    checked first, and then done whole.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -23,7 +24,7 @@ class State(MutableMapping[str, Any]):
         engine = self._optimizer._engine
         if name == "t":
             return engine.t
-        return self._optimizer._tree.unflatten(engine.state[name])
+        return self._optimizer._tree.unflatten([view.view() for view in engine.state[name]])
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self:

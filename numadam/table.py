@@ -92,11 +92,13 @@ class Table:
         self.layout, self.meta, self.control = layout, meta, control
         self.meta_at = meta.ctypes.data
         self.blocks = np.zeros((dr.ROWS, n + 1), np.int64)
-        self.ids = np.zeros((dr.SLOTS, n), np.int64)
-        axes = [(*shape, *order) for shape, order in zip(layout.shapes, layout.orders, strict=True)]
+        axes = [
+            (*shape, *order, *[0] * (len(shape) * dr.SLOTS))
+            for shape, order in zip(layout.shapes, layout.orders, strict=True)
+        ]
         self.dims = np.array([*itertools.chain.from_iterable(axes), 0], np.int64)
         self.spans = np.zeros((3, 5 * n + 1), np.int64)
-        self._kept: list[np.ndarray] = []  # work arrays
+        self._work: list[np.ndarray] = []
         blocks = self.blocks
         blocks[dr.START, 1:] = np.cumsum(layout.sizes, dtype=np.int64)
         blocks[dr.ND, :n] = [len(shape) for shape in layout.shapes]
@@ -122,11 +124,16 @@ class Table:
         first = buffer.ctypes.data
         self.spans[: dr.ORDER, 0] = (first, first + buffer.nbytes) if buffer.nbytes else (0, 0)
 
+    @property
+    def work_bytes(self) -> int:
+        """Bytes of all work arrays."""
+        return sum(array.nbytes for array in self._work)
+
     def add_work(self, slot: int, leaf: int) -> None:
         """Make the work array through which an array of other strides goes; it is kept."""
         size = self.layout.sizes[leaf] * self.layout.dtype.itemsize
-        self._kept.append(aligned_zeros(size))
-        self.blocks[dr.WORK + slot, leaf] = self._kept[-1].ctypes.data
+        self._work.append(aligned_zeros(size))
+        self.blocks[dr.WORK + slot, leaf] = self._work[-1].ctypes.data
 
 
 def addresses(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -9,11 +9,11 @@ _CONTAINERS = (list, tuple, dict)
 
 
 def _is_flat(tree: Any) -> bool:
-    """A plain list, tuple or dict whose entries are no containers: optree is not needed."""
+    """A plain list, tuple or dict of arrays: optree is not needed."""
     if type(tree) not in _CONTAINERS:
         return False
     entries = tree.values() if type(tree) is dict else tree
-    return not any(isinstance(entry, _CONTAINERS) for entry in entries)
+    return all(hasattr(entry, "dtype") for entry in entries)
 
 
 class Tree:
@@ -29,18 +29,24 @@ class Tree:
         self._type = type(tree)
         self._keys: list[Any] = []
         self._spec: Any = None
-        self.is_leaf = not isinstance(tree, _CONTAINERS)
-        if self.is_leaf:
-            self.kind, self.size = "leaf", 1
+        self.is_leaf = False
+        if hasattr(tree, "dtype"):
+            self._be_leaf()
         elif _is_flat(tree):
             self.kind, self.size = self._type.__name__, len(tree)
             self._keys = list(tree) if self._type is dict else list(range(len(tree)))
+            self._key_set = dict.fromkeys(self._keys).keys()
         else:
             import optree
 
             self.kind = "nested"
             self._spec = optree.tree_structure(tree, none_is_leaf=True)
             self.size = self._spec.num_leaves
+            if self._spec.is_leaf():
+                self._be_leaf()
+
+    def _be_leaf(self) -> None:
+        self.kind, self.size, self.is_leaf = "leaf", 1, True
 
     def flatten(self, tree: Any, name: str) -> Sequence[Any]:
         """The leaves of a tree of this structure, in its order.
@@ -52,17 +58,19 @@ class Tree:
         """
         if self.kind == "leaf":
             return (tree,)
-        if type(tree) is self._type and self.kind != "nested" and len(tree) == self.size:
+        if type(tree) is self._type and self.kind != "nested":
             if self.kind != "dict":
-                return tree  # type: ignore[no-any-return]
-            if tree.keys() == dict.fromkeys(self._keys).keys():
+                leaves = tuple(tree)  # another thread may change the list meanwhile
+                if len(leaves) == self.size:
+                    return leaves
+            elif tree.keys() == self._key_set:
                 return [tree[key] for key in self._keys]
         if self.kind == "nested":
             import optree
 
-            leaves, spec = optree.tree_flatten(tree, none_is_leaf=True)
+            nested, spec = optree.tree_flatten(tree, none_is_leaf=True)
             if spec == self._spec:
-                return leaves
+                return nested
         raise ValueError(self._difference(tree, name))
 
     def unflatten(self, leaves: Sequence[Any]) -> Any:
@@ -84,13 +92,17 @@ class Tree:
         return [f"{name}[{key!r}]" for key in self._keys]
 
     def _difference(self, tree: Any, name: str) -> str:
-        wanted, got = self.names(name), Tree(tree).names(name)
-        missing = [leaf for leaf in wanted if leaf not in got]
-        extra = [leaf for leaf in got if leaf not in wanted]
+        other = Tree(tree)
+        if other.is_leaf != self.is_leaf:
+            wanted = f"a {self._type.__name__} of arrays, nested as params are"
+            return f"{name}: expected {wanted}, got {type(tree).__module__}.{type(tree).__name__}."
+        wanted_names, got_names = self.names(name), other.names(name)
+        missing = _without(wanted_names, got_names)
+        extra = _without(got_names, wanted_names)
         if not missing and not extra:
             return (
-                f"{name}: expected the same containers as params ({self._type.__name__}), "
-                f"got {type(tree).__name__} or another kind of container inside it."
+                f"{name}: expected the same containers as params, in the same order; params are "
+                f"{self._outline()}, this is {other._outline()}."
             )
         parts = []
         if missing:
@@ -99,7 +111,16 @@ class Tree:
             parts.append(f"with {_some(extra)} that params do not have")
         return f"{name}: expected the structure of params, got one {' and '.join(parts)}."
 
+    def _outline(self) -> str:
+        text = str(self._spec).removeprefix("PyTreeSpec(") if self._spec else self._type.__name__
+        return text if len(text) < 80 else f"a nested {self._type.__name__}"
+
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
+
+
+def _without(names: list[str], others: list[str]) -> list[str]:
+    known = set(others)
+    return [name for name in names if name not in known]

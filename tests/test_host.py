@@ -3,6 +3,7 @@
 Each case runs in a process of its own, with the threading layer and the cache that it names.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -364,3 +365,94 @@ def test_thread_count_is_obeyed(warm: str) -> None:
     print(numba.get_num_threads(), numba.config.THREADING_LAYER)
     """
     assert python(code, NUMBA_CACHE_DIR=warm) == "1 default"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@pytest.mark.parametrize("case", ["forks in lr", "makes an optimiser in lr", "compiles"])
+def test_fork_meets_a_lock_that_another_thread_holds(case: str, warm: str) -> None:
+    """A step may itself wait for the forking thread: the fork waits a second at most."""
+    codes = {
+        "forks in lr": """
+            from concurrent.futures import ThreadPoolExecutor
+            lr = lambda t: 0.1 * len(ThreadPoolExecutor(1).submit(in_child, str).result() or "1")
+            opt = na.Adam(np.ones(3), lr=lr)
+            opt.step(np.ones(3))
+            print(opt.t)
+            """,
+        "makes an optimiser in lr": """
+            import threading, time
+            inside = threading.Event()
+            def lr(t):
+                inside.set(); time.sleep(0.3); na.SGD(np.ones(2)); return 0.1
+            opt = na.Adam(np.ones(3), lr=lr)
+            thread = threading.Thread(target=lambda: opt.step(np.ones(3))); thread.start()
+            inside.wait()
+            in_child(str); thread.join()
+            print(opt.t)
+            """,
+        "compiles": """
+            import threading, time
+            na.sgd_update(np.ones(4), np.ones(4))
+            thread = threading.Thread(target=lambda: na.RMSprop(np.ones(3))); thread.start()
+            time.sleep(0.2)
+            in_child(lambda: na.sgd_update(np.ones(7), np.ones(7)) or "x"); thread.join()
+            print(1)
+            """,
+    }
+    code = FORKED + textwrap.dedent(codes[case])
+    assert python(code, NUMBA_CACHE_DIR=warm).splitlines()[-1] == "1"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_threads_that_fork_at_once(warm: str) -> None:
+    code = """
+    import threading
+    opts = [na.Adam(np.ones(3)) for _ in range(20)]
+    def forking():
+        for _ in range(5):
+            in_child(lambda: [o.step(np.ones(3)) for o in opts] and "x")
+    threads = [threading.Thread(target=forking) for _ in range(4)]
+    [t.start() for t in threads]; [t.join() for t in threads]
+    for opt in opts:
+        opt.step(np.ones(3))
+    print(set(opt.t for opt in opts))
+    """
+    out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
+    assert out.splitlines()[-1] == "{1}"
+
+
+def test_lists_and_headers_that_another_thread_changes(warm: str) -> None:
+    """What the step reads is read under the GIL and kept alive: no crash, no mixed gradients."""
+    code = """
+    import threading, time
+    n, rows = 1_000_000, 300_000
+    opt, wide = na.SGD([np.zeros(n)], lr=1.0), np.zeros((rows, 4))[:, :2]
+    strided = na.SGD(wide, lr=1.0)
+    stop = threading.Event()
+    def shapes():
+        while not stop.is_set():
+            wide.shape = (rows, 2, 1); time.sleep(0.0003); wide.shape = (rows, 2); time.sleep(0.001)
+    thread = threading.Thread(target=shapes); thread.start()
+    refused = 0
+    for k in range(60):
+        grads = [np.ones(n)]
+        late = threading.Timer(k % 12 * 2e-4, lambda: grads.__setitem__(0, None)); late.start()
+        for o, g in ((opt, grads), (strided, np.ones((rows, 2)))):
+            try:
+                o.step(g)
+            except (TypeError, ValueError):
+                refused += 1
+        late.join()
+    stop.set(); thread.join()
+    wide.shape = (rows, 2)
+    print(refused + opt.t + strided.t, np.ptp(wide), -wide[0, 0] == strided.t)
+    """
+    assert python(code, NUMBA_CACHE_DIR=warm) == "120 0.0 True"
+
+
+def test_entry_that_does_not_unpickle_is_compiled_again(tmp_path: Path) -> None:
+    first = python("print(digest(100))", NUMBA_CACHE_DIR=str(tmp_path))
+    for entry in tmp_path.rglob("*.loop"):
+        data = b"cno_such_module\nX\n."
+        entry.write_bytes(hashlib.sha256(data).digest() + data)
+    assert python("print(digest(100))", NUMBA_CACHE_DIR=str(tmp_path)) == first

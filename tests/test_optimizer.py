@@ -429,13 +429,72 @@ def test_state_of_another_optimiser_and_of_itself():
     assert_leaves(swapped.state["v"], [second, first])
 
 
+def test_gradient_buffers_are_seen_as_out_and_params():
+    """The optimiser's own buffers are checked like any other gradient."""
+    for n in (1, 2):
+        opt = na.SGD([np.ones(4) for _ in range(n)], lr=1.0)
+        swapped = opt.grads[::-1]
+        with pytest.raises(ValueError, match="shares memory"):
+            opt.step(out=swapped)
+        with pytest.raises(ValueError, match="shares memory"):
+            opt.step(params=swapped)
+        assert opt.t == 0
+
+
+def test_unknown_attribute_is_refused():
+    opt = na.Adam(np.ones(3))
+    for name in ("learning_rate", "weight_decay", "beta3"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(opt, name, 0.1)
+
+    class Mine(na.Adam):
+        pass
+
+    mine = Mine(np.ones(3))
+    mine.label = "a subclass may have its own"
+
+
+def test_switches_are_true_or_false():
+    with pytest.raises(TypeError, match=r"^amsgrad: .*'False'"):
+        na.Adam(np.ones(3), amsgrad="False")
+    with pytest.raises(TypeError, match=r"^nesterov: "):
+        na.sgd_update(np.ones(3), np.ones(3), np.zeros(3), momentum=0.9, nesterov=[1])
+
+
+@pytest.mark.parametrize("value", ["0.1", b"0.1", True, 10**400, np.nan])
+def test_what_is_no_number_is_refused(value):
+    for make in (lambda: na.Adam(np.ones(3), lr=value), lambda: na.Adam(np.ones(3), eps=value)):
+        with pytest.raises((TypeError, ValueError), match=r"^(lr|eps): expected a number"):
+            make()
+
+
+def test_many_columns_of_one_matrix_are_told_apart_once():
+    """Their bounds interleave; that no element is shared is found once, not at every step."""
+    matrix = np.zeros((50, 300))
+    opt = na.SGD([matrix[:, k] for k in range(300)], lr=1.0)
+    for _ in range(20):
+        opt.step([np.full(50, float(k)) for k in range(300)])
+    np.testing.assert_array_equal(matrix, np.tile(-20.0 * np.arange(300), (50, 1)))
+
+
+def test_a_subclass_cannot_keep_the_step_from_ending():
+    class Stubborn(np.ndarray):
+        def view(self, *args, **kwargs):
+            return np.ndarray.view(self, type(self))
+
+    p = np.ones(3)
+    na.SGD(p, lr=1.0).step(np.ones(3).view(Stubborn))
+    np.testing.assert_array_equal(p, np.zeros(3))
+
+
 def test_state_takes_t_alone():
     opt = na.Adam(np.ones(3))
     for t in (7, np.int64(8), np.array(9), 10.0):
         opt.state["t"] = t
         assert opt.t == t
-    opt.state["t"][...] = 3
-    assert opt.t == 3
+    with pytest.raises(ValueError, match="read-only"):
+        opt.state["t"][...] = -1
+    assert opt.t == 10
 
 
 @pytest.mark.parametrize("t", [-1, 1.5, np.nan, np.inf, "x", None, [1, 2], 2**63, 2**70])

@@ -110,10 +110,9 @@ def test_refused(case, name):
     before = {key: a.copy() for key, a in good.items()}
     if case == "other float" and name == "p":
         name = "g"
+    out = None if name == "p" else used["out"]  # with out, p is only read
     with pytest.raises(error) as caught:
-        na.adam_update(
-            used["p"], used["g"], used["m"], used["v"], 1, vmax=used["vmax"], out=used["out"]
-        )
+        na.adam_update(used["p"], used["g"], used["m"], used["v"], 1, vmax=used["vmax"], out=out)
     matches(str(caught.value), name, says)
     for key, a in good.items():
         assert_same_bits(a, before[key])
@@ -150,6 +149,20 @@ def test_state_after_a_call_without_it_is_not_reused():
     assert_same_bits(v, kept[1])
 
 
+def test_with_out_the_parameters_are_only_read():
+    """They may be read-only, broadcast, strided, or the gradient itself."""
+    base = four(0)
+    locked = base.copy()
+    locked.flags.writeable = False
+    strided = np.repeat(base, 2)[::2]
+    for p in (locked, strided, np.broadcast_to(base[:1], (4,))):
+        out, m, v = np.zeros(4), np.zeros(4), np.zeros(4)
+        na.adam_update(p, p, m, v, 1, out=out)
+        expected, q, m, v = np.zeros(4), p.copy(), np.zeros(4), np.zeros(4)
+        na.adam_update(q, p.copy(), m, v, 1, out=expected)
+        assert_same_bits(out, expected)
+
+
 PAIRS = [(a, b) for k, a in enumerate(ARGUMENTS) for b in ARGUMENTS[k + 1 :]]
 
 
@@ -159,9 +172,10 @@ def test_one_array_twice_is_refused(first, second):
     for view in (slice(None), slice(None, None, -1)):
         used = {**arrays, second: arrays[first][view]}
         before = {key: a.copy() for key, a in arrays.items()}
+        out = used["out"] if "out" in (first, second) else None
         with pytest.raises(ValueError, match=r"shares memory.*copy") as caught:
             na.adam_update(
-                used["p"], used["g"], used["m"], used["v"], 1, vmax=used["vmax"], out=used["out"]
+                used["p"], used["g"], used["m"], used["v"], 1, vmax=used["vmax"], out=out
             )
         words = str(caught.value).replace(".", " ").replace(":", " ").split()
         assert {first, second} <= set(words)

@@ -69,13 +69,14 @@ ADAM = RuleSpec(
     name="adam",
     state=("m", "v", "vmax"),
     hypers=(
-        Hyper("beta1", 0.9, 0.0, 1.0),
-        Hyper("beta2", 0.999, 0.0, 1.0, closed=True),
+        Hyper("beta1", 0.0, 1.0),
+        Hyper("beta2", 0.0, 1.0, closed=True),
         EPS,
     ),
     formula=formula,
     scalars=scalars,
     present=present,
+    switches=("amsgrad",),
     control=control,
     refuse=refuse,
 )

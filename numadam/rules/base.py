@@ -19,7 +19,6 @@ class Hyper:
     """A float hyperparameter: its range is ``[low, high)``, or ``[low, high]`` if `closed`."""
 
     name: str
-    default: float
     low: float = 0.0
     high: float = math.inf
     closed: bool = False
@@ -28,7 +27,11 @@ class Hyper:
         """Return `value` as a float, or say what is wrong with it."""
         kind = type(value).__name__
         try:
+            if isinstance(value, (str, bytes, bool)):
+                raise TypeError(f"{kind} is not taken for a number")
             number = float(value)  # type: ignore[arg-type]
+        except OverflowError:
+            number = math.inf
         except (TypeError, ValueError) as error:
             raise TypeError(f"{self.name}: expected a number, got {kind} ({value!r}).") from error
         below = number <= self.high if self.closed else number < self.high
@@ -68,6 +71,8 @@ class RuleSpec:
         ``present(options) -> tuple of str``: which of `state` these options need.
     variant : tuple of str
         Options that change the compiled formula (keywords of `formula`).
+    switches : tuple of str
+        Options that are True or False.
     control : callable
         ``control(options) -> tuple of float``: further entries of the control block, after the
         hyperparameters: switches that are host scalars and so cost no second kernel.
@@ -82,6 +87,7 @@ class RuleSpec:
     scalars: Callable[[Any, float, float], Scalars]
     present: Callable[[Mapping[str, Any]], tuple[str, ...]]
     variant: tuple[str, ...] = ()
+    switches: tuple[str, ...] = ()
     control: Callable[[Mapping[str, Any]], tuple[float, ...]] = field(default=lambda options: ())
     refuse: Callable[[Mapping[str, Any]], str] = field(default=lambda options: "")
 
@@ -93,25 +99,18 @@ class RuleSpec:
         """Place of a hyperparameter in the control block."""
         return [hyper.name for hyper in self.hypers].index(name)
 
-    def check(
-        self, options: Mapping[str, Any], before: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Options with their hyperparameters checked, one by one and together.
-
-        `before` are the options of an optimiser whose state arrays already exist.
-        """
+    def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options with all of them checked, one by one and together."""
         checked = dict(options)
         for hyper in self.hypers:
             checked[hyper.name] = hyper.check(options[hyper.name])
+        for name in self.switches:
+            if not isinstance(options[name], bool):
+                raise TypeError(f"{name}: expected True or False, got {options[name]!r}.")
         problem = self.refuse(checked)
-        if not problem and before is not None and not self._fits(checked, before):
-            problem = "this changes which state arrays there are: make a new optimiser instead."
         if problem:
             raise ValueError(problem)
         return checked
-
-    def _fits(self, options: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-        return self.present(options) == self.present(before)
 
     def slots(self, options: Mapping[str, Any]) -> tuple[bool, ...]:
         """Which of the loop's state slots are in use."""
@@ -124,5 +123,5 @@ class RuleSpec:
         return self.formula(**{key: options[key] for key in self.variant})
 
 
-LR = Hyper("lr", 1e-3)
-EPS = Hyper("eps", 1e-8)
+LR = Hyper("lr")
+EPS = Hyper("eps")

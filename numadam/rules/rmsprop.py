@@ -38,7 +38,7 @@ def present(options: Mapping[str, Any]) -> tuple[str, ...]:
 RMSPROP = RuleSpec(
     name="rmsprop",
     state=("v",),
-    hypers=(Hyper("beta2", 0.99, 0.0, 1.0), EPS),
+    hypers=(Hyper("beta2", 0.0, 1.0), EPS),
     formula=formula,
     scalars=scalars,
     present=present,

@@ -47,11 +47,12 @@ def refuse(options: Mapping[str, Any]) -> str:
 SGD_RULE = RuleSpec(
     name="sgd",
     state=("m",),
-    hypers=(Hyper("momentum", 0.0, 0.0, 1.0),),
+    hypers=(Hyper("momentum", 0.0, 1.0),),
     formula=formula,
     scalars=scalars,
     present=present,
     variant=("nesterov",),
+    switches=("nesterov",),
     refuse=refuse,
 )
 
