@@ -17,6 +17,8 @@ from numadam.rules.base import RuleSpec
 from numadam.table import SKEW, Layout, Table, addresses
 
 _META_BYTES = dr.META * 8
+#: Leaves from which ids are better made one by one: 8 instead of 48 bytes each meanwhile.
+_MANY = 64
 Named = list[tuple[str, Any]]
 Title = Callable[[int, int], str]
 
@@ -59,7 +61,7 @@ class CpuPass:
         parallel = threads.wants_parallel(sum(table.layout.sizes))
         self.kernel = steps.twin(parallel=True) if parallel else self.serial
 
-    def run(self, used: dict[int, list[Any]], lr: float) -> None:
+    def run(self, used: dict[int, Leaves], lr: float) -> None:
         """Take a step over `used`, the arrays by slot; mend or refuse what the door stops."""
         kernel = self.serial if forks.serial_only else self.kernel
         self._through(used, lambda ids_at, apart: kernel(self.table.meta_at, ids_at, 0, apart, lr))
@@ -68,7 +70,7 @@ class CpuPass:
         """Send the kept parameters alone through the door, without a step."""
         self._through({}, lambda ids_at, apart: dr.enter(self.table.meta_at, ids_at, apart))
 
-    def _through(self, used: dict[int, list[Any]], call: Callable[[int, int], int]) -> None:
+    def _through(self, used: dict[int, Leaves], call: Callable[[int, int], int]) -> None:
         apart = 0
         slots = tuple(used)
         while True:
@@ -76,7 +78,10 @@ class CpuPass:
             spare = self._spare.pop(slots, None)
             ids, ids_at = self._new_ids() if spare is None else spare
             for slot, leaves in used.items():
-                self._pack(ids.data, slot * ids.strides[0], *map(id, leaves))
+                if len(leaves) < _MANY:
+                    self._pack(ids.data, slot * ids.strides[0], *map(id, leaves))
+                else:
+                    ids[slot] = np.fromiter(map(id, leaves), np.int64, len(leaves))
             status = call(ids_at, apart)
             self._spare[slots] = ids, ids_at
             if status == dr.OK:
@@ -94,7 +99,7 @@ class CpuPass:
         ids = self.ids.copy()
         return ids, ids.ctypes.data
 
-    def _refuse_overlap(self, used: Mapping[int, list[Any]]) -> None:
+    def _refuse_overlap(self, used: Mapping[int, Leaves]) -> None:
         """Raise where two arrays share an element; bounds may overlap where none is shared."""
         everything = {dr.P: self._kept, **used}
         named = {
@@ -201,11 +206,11 @@ class CpuEngine(Engine):
             kernel = run.serial if forks.serial_only else run.kernel
             if kernel(self._meta_at, self._ids_at, id(grad), 0, lr) == dr.OK:
                 return
-        used = {dr.G: list(grads)}
+        used = {dr.G: grads}
         if params is not None:
-            used[dr.P] = list(params)
+            used[dr.P] = params
         if out is not None:
-            used[dr.OUT] = list(out)
+            used[dr.OUT] = out
         self._pass.run(used, lr)
 
     def _title(self, slot: int, leaf: int) -> str:

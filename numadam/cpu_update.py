@@ -11,6 +11,7 @@ import numpy as np
 from numadam import arrays as ar
 from numadam import door as dr
 from numadam.cpu import CpuPass, check_params
+from numadam.engine import Leaves
 from numadam.rules.base import RuleSpec
 from numadam.table import Layout, Table
 
@@ -48,7 +49,7 @@ def update(
         run = _new_pass(rule, options, p)
     run.table.control[:] = rule.control_values(options)
     run.table.meta[dr.STEPS] = t - 1
-    used = {dr.P: [p], dr.G: [g]}
+    used: dict[int, Leaves] = {dr.P: [p], dr.G: [g]}
     for slot, name in enumerate(rule.state, dr.S0):
         if name in state:
             used[slot] = [state[name]]

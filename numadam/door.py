@@ -20,7 +20,7 @@ from numba import carray, int64, types
 from numba.extending import intrinsic
 
 from numadam import headers as hd
-from numadam.headers import inlined, load32, load64
+from numadam.headers import inner, load32, load64
 
 # --- the table: int64 blocks of one optimiser, so that a step passes few arguments --------------
 # `meta`: scalars, the addresses of the other blocks, and last the number of steps taken, so that
@@ -52,7 +52,7 @@ def unpack_status(status: int) -> tuple[int, int, int]:
     return status % 16, status // 16 % 8, status // 128
 
 
-@inlined
+@inner
 def _check_array(o, slot, j, written, meta, table, dims):
     """One header against the table; notes the address, or that of the work array."""
     kind = load64(o + hd.TYPE)
@@ -85,7 +85,7 @@ def _check_array(o, slot, j, written, meta, table, dims):
     return OK
 
 
-@inlined
+@inner
 def _sort(low, order, count):
     """Sort `order` by `low` (Shell's way), from the order of the last step: mostly one sweep."""
     gap = 0
@@ -106,7 +106,7 @@ def _sort(low, order, count):
         gap //= 3
 
 
-@inlined
+@inner
 def _find_overlap(meta, ids, g1, only_out, spans, count):
     """OVERLAP where two written arrays, or a written one and one that is read, may share bytes."""
     low, high, order = spans[LOW], spans[HIGH], spans[ORDER]
@@ -136,7 +136,7 @@ def _find_overlap(meta, ids, g1, only_out, spans, count):
     return OK
 
 
-@inlined
+@inner
 def _check(meta, ids, g1, table, dims, spans, apart):
     leaves = meta[COUNT]
     only_out = leaves > 0 and ids[OUT, 0] != 0  # the parameters are then only read
@@ -159,7 +159,7 @@ def _check(meta, ids, g1, table, dims, spans, apart):
     return OK if apart != 0 else _find_overlap(meta, ids, g1, only_out, spans, count)
 
 
-@inlined
+@inner
 def _move_strided(stage, meta, ids, g1, table, dims):
     """Gather every strided array into its work array on entering, scatter it on leaving."""
     only_out = ids[OUT, 0] != 0

@@ -16,8 +16,6 @@ from numba.extending import intrinsic
 
 #: For functions that only compiled code calls: half the compile time, the same machine code.
 inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-#: The same for a function that is called in one place: its caller takes it in.
-inlined = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, inline="always")
 
 # Offsets from the object's address; the object head is longer in free-threaded Python.
 _HEAD = object.__basicsize__

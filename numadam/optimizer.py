@@ -209,8 +209,9 @@ class Optimizer:
 
     def _refuse_replaced(self, tree: Any, leaves: Sequence[Any], name: str) -> None:
         """Refuse a container in which another object took the place of an array."""
-        same = list(map(operator.is_, self._tree.flatten(tree, name), leaves))
-        if not all(same):
+        now = self._tree.flatten(tree, name)
+        if not all(map(operator.is_, now, leaves)):
+            same = list(map(operator.is_, now, leaves))
             leaf = self._tree.names(name)[same.index(False)]
             raise ValueError(
                 f"{leaf}: was replaced by another object, but the optimiser holds the array that "
