@@ -72,8 +72,8 @@ class CpuPass:
 
     def _through(self, used: dict[int, Leaves], call: Callable[[int, int], int]) -> None:
         apart = 0
-        slots = tuple(used)
         while True:
+            slots = tuple(used)
             # taken from its place while in use, so that a signal handler's step has its own
             spare = self._spare.pop(slots, None)
             ids, ids_at = self._new_ids() if spare is None else spare

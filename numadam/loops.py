@@ -22,6 +22,11 @@ from numadam.rules.base import RuleSpec
 SIGNATURE = int64(int64, int64, int64, int64, float64)
 
 
+#: Elements from which a step lets other Python threads run (2 us on). Below, waiting for the GIL
+#: again would cost more than they could do meanwhile.
+_RELEASE_FROM = 5_000
+
+
 @intrinsic
 def cast(typingctx: Any, scalars: Any, like: Any) -> Any:
     """A tuple of float64 as a tuple of the type of `like`: one rounding, in one place."""
@@ -176,13 +181,15 @@ def make_steps(
             table = carray(as_pointer(meta[dr.TABLE]), (dr.ROWS, count + 1), np.int64)
             control = carray(as_pointer(meta[dr.CONTROL]), width, np.float64)
             h = cast(scalars(control, lr, float(meta[dr.STEPS] + 1)) + constants, one)
-            thread = release_gil()
-            for k in each((table[dr.START, count] + size - 1) // size):
+            total = table[dr.START, count]
+            thread = release_gil() if total >= _RELEASE_FROM else 0
+            for k in each((total + size - 1) // size):
                 part(k, table, count, size, h)
             if meta[dr.STRIDED] != 0:
                 dr.through_door(meta[dr.DOOR], dr.LEAVE, meta_at, ids_at, g1, apart)
             meta[dr.STEPS] += 1
-            take_gil(thread)
+            if total >= _RELEASE_FROM:
+                take_gil(thread)
             return status
 
         return step

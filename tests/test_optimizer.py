@@ -477,6 +477,22 @@ def test_many_columns_of_one_matrix_are_told_apart_once():
     np.testing.assert_array_equal(matrix, np.tile(-20.0 * np.arange(300), (50, 1)))
 
 
+def test_other_spellings_of_the_dtype_are_the_same_dtype():
+    """A view made for one step must not be looked up again at the next."""
+    spelled = np.dtype("f8").newbyteorder("<")
+    assert spelled == np.dtype("f8")
+    for dtypes in (("f8", spelled), (spelled, "f8"), (spelled, spelled)):
+        params = [np.zeros(3).view(dtype) for dtype in dtypes]
+        opt = na.SGD(params, lr=1.0)
+        for _ in range(20):
+            opt.step([np.ones(3).view(dtype) for dtype in reversed(dtypes)])
+            gc.collect()
+            litter = [np.full(3, 7.0) for _ in range(50)]
+        assert len(litter) == 50
+        for p in params:
+            np.testing.assert_array_equal(p, np.full(3, -20.0))
+
+
 def test_a_subclass_cannot_keep_the_step_from_ending():
     class Stubborn(np.ndarray):
         def view(self, *args, **kwargs):
