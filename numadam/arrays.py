@@ -76,7 +76,7 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
     """The one real dtype of all parameters."""
     if not arrays:
         raise ValueError("params: holds no array, there is nothing to optimise.")
-    first = np.dtype(arrays[0].dtype.type)  # the usual spelling of it
+    first: np.dtype = np.dtype(arrays[0].dtype.type)  # the usual spelling of it
     for array, name in zip(arrays, names, strict=True):
         dtype = array.dtype
         if dtype not in DTYPES or not dtype.isnative:

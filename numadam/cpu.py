@@ -12,7 +12,7 @@ from numadam import arrays as ar
 from numadam import door as dr
 from numadam import forks, threads
 from numadam.compile import cpu_steps
-from numadam.engine import Engine, Leaves
+from numadam.engine import BareStep, Engine, Leaves
 from numadam.rules.base import RuleSpec
 from numadam.table import SKEW, Layout, Table, addresses
 
@@ -251,18 +251,8 @@ class CpuEngine(Engine):
         np.copyto(self._block[counter:], staged)
 
     @classmethod
-    def update(
-        cls,
-        rule: RuleSpec,
-        options: Mapping[str, Any],
-        p: Any,
-        g: Any,
-        state: Mapping[str, Any],
-        t: int,
-        lr: float,
-        out: Any,
-    ) -> None:
+    def update(cls, call: BareStep) -> None:
         """Take one step on the caller's own arrays."""
         from numadam.cpu_update import update
 
-        update(rule, options, p, g, state, t, lr, out)
+        update(call)

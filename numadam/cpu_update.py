@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ import numpy as np
 from numadam import arrays as ar
 from numadam import door as dr
 from numadam.cpu import CpuPass, check_params
-from numadam.engine import Leaves
-from numadam.rules.base import RuleSpec
+from numadam.engine import BareStep, Leaves
 from numadam.table import Layout, Table
 
 #: Idle passes by what they fit; a call takes one and puts it back, so no two share a table.
@@ -21,32 +19,25 @@ _idle: defaultdict[Any, list[CpuPass]] = defaultdict(list)
 _KEYS, _WORK_BYTES = 256, 1_000_000
 
 
-def _new_pass(rule: RuleSpec, options: Mapping[str, Any], p: np.ndarray) -> CpuPass:
-    check_params([p], ["p"])
-    layout = Layout([p.shape], [ar.memory_order(p)], p.dtype)
-    control = np.array(rule.control_values(options))
+def _new_pass(call: BareStep) -> CpuPass:
+    rule, p = call.rule, call.p
+    dtype = check_params([p], ["p"])
+    layout = Layout([p.shape], [ar.memory_order(p)], dtype)
+    control = np.array(rule.control_values(call.options))
     table = Table(layout, [type(p)], control, np.zeros(dr.META, np.int64))
     names = {dr.P: "p", dr.G: "g", **dict(enumerate(rule.state, dr.S0)), dr.OUT: "out"}
-    return CpuPass(rule, options, table, lambda slot, leaf: names[slot])
+    return CpuPass(rule, call.options, table, lambda slot, leaf: names[slot])
 
 
-def update(
-    rule: RuleSpec,
-    options: Mapping[str, Any],
-    p: Any,
-    g: Any,
-    state: Mapping[str, Any],
-    t: int,
-    lr: float,
-    out: Any,
-) -> None:
-    """Take step number `t` of `rule` on the caller's arrays."""
+def update(call: BareStep) -> None:
+    """Take a step on the caller's arrays."""
+    rule, options, p, g, state, t, lr, out = call
     variant = tuple(options[key] for key in rule.variant)
     key = (rule, variant, tuple(state), type(p), p.dtype, p.shape, p.strides)
     try:
         run = _idle[key].pop()
     except IndexError:
-        run = _new_pass(rule, options, p)
+        run = _new_pass(call)
     run.table.control[:] = rule.control_values(options)
     run.table.meta[dr.STEPS] = t - 1
     used: dict[int, Leaves] = {dr.P: [p], dr.G: [g]}

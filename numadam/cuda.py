@@ -18,7 +18,7 @@ import numpy as np
 
 from numadam import arrays as ar
 from numadam import cuda_arrays as ca
-from numadam.engine import Engine, Leaves
+from numadam.engine import BareStep, Engine, Leaves
 from numadam.interrupts import held_back
 from numadam.rules.base import STATE_SLOTS, RuleSpec
 from numadam.table import Layout
@@ -274,26 +274,15 @@ class CudaEngine(Engine):
                 self._steps[...] = t
 
     @classmethod
-    def update(
-        cls,
-        rule: RuleSpec,
-        options: Mapping[str, Any],
-        p: Any,
-        g: Any,
-        state: Mapping[str, Any],
-        t: int,
-        lr: float,
-        out: Any,
-    ) -> None:
+    def update(cls, call: BareStep) -> None:
         """Take one step on the caller's own arrays; the first call for an option compiles."""
+        rule, options, p, g, state, t, lr, out = call
         dtype, device = ca.check_params([p], ["p"])
         _require_numba_cuda()
         from numadam.cuda_loop import scalars
 
         layout = Layout([p.shape], [ar.memory_order(p)], dtype)
-        used = {"p": [p], "g": [g]}
-        for name in rule.present(options):  # an array that is not there is refused as None
-            used[name] = [state.get(name)]
+        used = {"p": [p], "g": [g], **{name: [array] for name, array in state.items()}}
         if out is not None:
             used["out"] = [out]
         with on_gpu(device):

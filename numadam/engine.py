@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from numadam.rules.base import RuleSpec
 
 Leaves = Sequence[Any]
+
+
+class BareStep(NamedTuple):
+    """One call of the bare face, its numbers checked: step number `t` of `rule`.
+
+    `state` holds by name the arrays that the options need; `out` is None where there is none.
+    """
+
+    rule: RuleSpec
+    options: Mapping[str, Any]
+    p: Any
+    g: Any
+    state: Mapping[str, Any]
+    t: int
+    lr: float
+    out: Any
 
 
 class Engine(ABC):
@@ -58,15 +74,5 @@ class Engine(ABC):
 
     @classmethod
     @abstractmethod
-    def update(
-        cls,
-        rule: RuleSpec,
-        options: Mapping[str, Any],
-        p: Any,
-        g: Any,
-        state: Mapping[str, Any],
-        t: int,
-        lr: float,
-        out: Any,
-    ) -> None:
-        """Take step number `t` on arrays that the caller owns; `state` holds them by name."""
+    def update(cls, call: BareStep) -> None:
+        """Take a step on arrays that the caller owns."""

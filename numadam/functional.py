@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from numadam.dispatch import engine_for
+from numadam.engine import BareStep
 from numadam.rules.base import LR, RuleSpec
 
 
@@ -43,4 +44,5 @@ def update(
     if not 1 <= number < 2**53:
         raise ValueError(f"t: expected the number of this step, 1 at the first, got {t!r}.")
     used = {name: state[name] for name in rule.present(checked)}
-    engine_for([p], ["p"]).update(rule, checked, p, g, used, number, rate, out)
+    call = BareStep(rule, checked, p, g, used, number, rate, out)
+    engine_for([p], ["p"]).update(call)

@@ -200,8 +200,15 @@ CASES = (
         unit="s",
     ),
     Case(
-        "first-step-cold",
-        "process start to the end of the first step, cold cache",
+        "first-step-cold-1000",
+        "the same for 1000 elements, cold cache",
+        4.0,
+        lambda: processes.first_step(cold=True, n=1000),
+        unit="s",
+    ),
+    Case(
+        "first-step-cold-1M",
+        "the same for 1M elements: compiles both twins",
         4.0,
         lambda: processes.first_step(cold=True),
         unit="s",

@@ -14,11 +14,11 @@ from statistics import median
 
 from numadam.bench.measure import Figure, Side
 
-#: A program, from the first import to the end of the first step, large enough for both twins.
+#: A program, from the first import to the end of the first step; 1M need the parallel twin, too.
 FIRST_STEP = """
 import numpy as np
 import numadam
-params, grads = np.zeros(1_000_000, np.float32), np.ones(1_000_000, np.float32)
+params, grads = np.zeros({n}, np.float32), np.ones({n}, np.float32)
 numadam.Adam(params).step(grads)
 """
 _NOW = "import time; print(time.monotonic())"
@@ -44,23 +44,23 @@ def run_python(source: str, cache: str | None = None) -> float:
     return float(done.stdout.split()[-1])
 
 
-def _first_step(cache: str) -> float:
+def _first_step(n: int, cache: str) -> float:
     # the monotonic clock is one for all processes of the machine
     start = time.monotonic()
-    return run_python(FIRST_STEP + _NOW, cache) - start
+    return run_python(FIRST_STEP.format(n=n) + _NOW, cache) - start
 
 
-def first_step(cold: bool) -> Callable[[int], Figure]:
+def first_step(cold: bool, n: int = 1_000_000) -> Callable[[int], Figure]:
     """Seconds from process start to the end of the first step, with an empty or a full cache."""
 
     def measure(pairs: int) -> Figure:
         with tempfile.TemporaryDirectory() as folder:
             places = [str(Path(folder) / str(k)) for k in range(max(1, pairs // 5))]
             if cold:
-                seconds = [_first_step(place) for place in places]
+                seconds = [_first_step(n, place) for place in places]
             else:
-                _first_step(places[0])  # fills the cache
-                seconds = [_first_step(places[0]) for _ in range(pairs)]
+                _first_step(n, places[0])  # fills the cache
+                seconds = [_first_step(n, places[0]) for _ in range(pairs)]
         return Figure(median(seconds))
 
     return measure
