@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -19,13 +21,13 @@ import numpy as np
 from numba.core import config
 from numba.core.ccallback import CFunc
 
-from numadam import loops
+from numadam import door, loops
 from numadam.cache import LoopCache
 from numadam.rules.base import RuleSpec
 
 _lock = threading.RLock()  # while something is compiled; found things need no lock
 _steps: dict[str, CpuSteps] = {}
-_callbacks: dict[str, Any] = {}
+_callbacks: list[Any] = []  # keeps the code at their addresses alive
 
 
 def _in_child() -> None:
@@ -45,17 +47,25 @@ def _refuse_without_jit() -> None:
         )
 
 
-def compile_callback(function: Callable[..., Any], name: str, signature: Any) -> int:
-    """Compile a function that compiled code calls through its address; return the address."""
+@functools.cache
+def door_address() -> int:
+    """The address of the compiled door; compiled or loaded at the first call."""
     _refuse_without_jit()
     with _lock:
-        if name not in _callbacks:
-            options = {"nopython": True, "error_model": "numpy"}
-            callback: Any = CFunc(function, (signature.args, signature.return_type), {}, options)
-            callback._cache = LoopCache(name)
-            callback.compile()
-            _callbacks[name] = callback
-        return int(_callbacks[name].address)
+        options = {"nopython": True, "error_model": "numpy"}
+        types = (door.SIGNATURE.args, door.SIGNATURE.return_type)
+        callback: Any = CFunc(door.door, types, {}, options)
+        callback._cache = LoopCache("door")
+        callback.compile()
+        _callbacks.append(callback)
+        return int(callback.address)
+
+
+def enter_door(meta_at: int, ids_at: int, apart: int) -> int:
+    """Send arrays through the door from Python, without a step."""
+    # PYFUNCTYPE keeps the GIL: no other thread can change a header meanwhile
+    function = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)(door_address())
+    return int(function(door.ENTER, meta_at, ids_at, 0, apart))
 
 
 class CpuSteps:

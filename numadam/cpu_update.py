@@ -9,7 +9,7 @@ import numpy as np
 
 from numadam import arrays as ar
 from numadam import door as dr
-from numadam.cpu import CpuPass, check_params
+from numadam.cpu_pass import CpuPass, check_params
 from numadam.engine import BareStep, Leaves
 from numadam.table import Layout, Table
 

@@ -11,7 +11,6 @@ each step it would be compiled again with it (2 s more for a step).
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -183,7 +182,11 @@ def _move_strided(stage, meta, ids, g1, table, dims):
                 )
 
 
-def _door(stage, meta_at, ids_at, g1, apart):
+#: stage, addresses of meta and ids, object address of the only gradient, apart -> status
+SIGNATURE = int64(int64, int64, int64, int64, int64)
+
+
+def door(stage, meta_at, ids_at, g1, apart):
     """Check all arrays and gather the strided ones (ENTER), or scatter them (LEAVE).
 
     ``ids[slot, leaf]`` is the object address of an array: 0 where its owner has fixed the
@@ -218,20 +221,3 @@ def through_door(
         return builder.call(builder.inttoptr(args[0], function), args[1:])
 
     return types.int64(*[types.int64] * 6), codegen
-
-
-@functools.cache
-def door_address() -> int:
-    """The address of the compiled door; compiled or loaded at the first call."""
-    from numadam.compile import compile_callback
-
-    return compile_callback(_door, "door", int64(int64, int64, int64, int64, int64))
-
-
-def enter(meta_at: int, ids_at: int, apart: int) -> int:
-    """Send arrays through the door from Python, without a step."""
-    import ctypes
-
-    # PYFUNCTYPE keeps the GIL: no other thread can change a header meanwhile
-    door = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)(door_address())
-    return int(door(ENTER, meta_at, ids_at, 0, apart))

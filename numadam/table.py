@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from numadam import door as dr
+from numadam.compile import door_address
 from numadam.headers import kind_of
 
 _LINE = 64  # bytes of a cache line: every array of ours begins on one
@@ -112,7 +113,7 @@ class Table:
         meta[dr.TABLE], meta[dr.DIMS] = blocks.ctypes.data, self.dims.ctypes.data
         meta[dr.SPANS], meta[dr.CONTROL] = self.spans.ctypes.data, control.ctypes.data
         meta[dr.NDIMS], meta[dr.NSPANS] = len(self.dims), self.spans.shape[1]
-        meta[dr.DOOR] = dr.door_address()
+        meta[dr.DOOR] = door_address()
 
     def own(self, slot: int, where: np.ndarray) -> None:
         """Fix the addresses of arrays that belong to the engine: steps need not look them up."""

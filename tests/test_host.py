@@ -210,7 +210,7 @@ def test_damaged_cache_is_compiled_again(warm: str, tmp_path: Path) -> None:
         for entry in folder.rglob("*.loop"):
             entry.write_bytes(entry.read_bytes()[:length])
         assert python("print(digest(100))", NUMBA_CACHE_DIR=str(folder)) == right
-    hit = "from numadam import compile as c; digest(100); print(c._callbacks['door']._cache.hit)"
+    hit = "from numadam import compile as c; digest(100); print(c._callbacks[0]._cache.hit)"
     assert python(hit, NUMBA_CACHE_DIR=str(folder)) == "True"
 
 

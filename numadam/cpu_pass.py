@@ -1,0 +1,155 @@
+"""One pass over NumPy arrays: the compiled step, and what to do when the door stops an array."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from numadam import arrays as ar
+from numadam import door as dr
+from numadam import forks, threads
+from numadam.compile import cpu_steps, enter_door
+from numadam.engine import Leaves
+from numadam.rules.base import RuleSpec
+from numadam.table import Table
+
+#: Leaves from which ids are better made one by one: 8 instead of 48 bytes each meanwhile.
+_MANY = 64
+Named = list[tuple[str, Any]]
+Title = Callable[[int, int], str]
+
+
+class CpuPass:
+    """A table, the compiled twins of its step, and what to do when the door refuses an array.
+
+    Parameters
+    ----------
+    rule, options
+        What the step computes.
+    table : Table
+    title : callable
+        ``title(slot, leaf)``: what the user calls that array.
+    kept : list of arrays
+        Parameters of every step that gets no others.
+    owned : callable
+        The named arrays whose addresses the table has fixed, for the overlap message.
+    """
+
+    def __init__(
+        self,
+        rule: RuleSpec,
+        options: Mapping[str, Any],
+        table: Table,
+        title: Title,
+        kept: Sequence[Any] = (),
+        owned: Callable[[], Named] = list,
+    ) -> None:
+        self.table, self._title, self._kept, self._owned = table, title, list(kept), owned
+        self.ids = np.zeros((dr.SLOTS, len(table.layout.shapes)), np.int64)
+        if self._kept:
+            self.ids[dr.P] = list(map(id, self._kept))
+        self.ids_at = self.ids.ctypes.data
+        self._spare: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
+        self._pack = struct.Struct(f"{self.ids.shape[1]}q").pack_into
+        self._apart: Any = None
+        steps = cpu_steps(rule, options, table.layout.dtype)
+        self.serial = steps.twin(parallel=False)
+        parallel = threads.wants_parallel(sum(table.layout.sizes))
+        self.kernel = steps.twin(parallel=True) if parallel else self.serial
+
+    def run(self, used: dict[int, Leaves], lr: float) -> None:
+        """Take a step over `used`, the arrays by slot; mend or refuse what the door stops."""
+        kernel = self.serial if forks.serial_only else self.kernel
+        self._through(used, lambda ids_at, apart: kernel(self.table.meta_at, ids_at, 0, apart, lr))
+
+    def check(self) -> None:
+        """Send the kept parameters alone through the door, without a step."""
+        self._through({}, lambda ids_at, apart: enter_door(self.table.meta_at, ids_at, apart))
+
+    def _through(self, used: dict[int, Leaves], call: Callable[[int, int], int]) -> None:
+        apart = 0
+        while True:
+            slots = tuple(used)
+            # taken from its place while in use, so that a signal handler's step has its own
+            spare = self._spare.pop(slots, None)
+            ids, ids_at = self._new_ids() if spare is None else spare
+            for slot, leaves in used.items():
+                if len(leaves) < _MANY:
+                    self._pack(ids.data, slot * ids.strides[0], *map(id, leaves))
+                else:
+                    ids[slot] = np.fromiter(map(id, leaves), np.int64, len(leaves))
+            status = call(ids_at, apart)
+            self._spare[slots] = ids, ids_at
+            if status == dr.OK:
+                return
+            what, slot, leaf = dr.unpack_status(status)
+            if what == dr.OVERLAP:
+                self._refuse_overlap(used)
+                apart = 1
+            elif what == dr.NEEDS_WORK:
+                self.table.add_work(slot, leaf)
+            else:
+                used[slot] = self._viewed(what, slot, leaf, used.get(slot, self._kept))
+
+    def _new_ids(self) -> tuple[np.ndarray, int]:
+        ids = self.ids.copy()
+        return ids, ids.ctypes.data
+
+    def _refuse_overlap(self, used: Mapping[int, Leaves]) -> None:
+        """Raise where two arrays share an element; bounds may overlap where none is shared."""
+        everything = {dr.P: self._kept, **used}
+        named = {
+            slot: [(self._title(slot, j), array) for j, array in enumerate(arrays)]
+            for slot, arrays in everything.items()
+        }
+        read = named.pop(dr.G, [])
+        if dr.OUT in named:
+            read += named.pop(dr.P)
+        written = [*self._owned(), *(pair for pairs in named.values() for pair in pairs)]
+        # pairs of many arrays take long: those that were apart are remembered by where they lie
+        lie = [(a.ctypes.data, a.shape, a.strides) for _, a in written]
+        problem = "" if lie == self._apart else ar.shared_memory(written, written)
+        problem = problem or ar.shared_memory(written, read)
+        if problem:
+            raise ValueError(problem)
+        self._apart = lie
+
+    def _viewed(self, what: int, slot: int, leaf: int, arrays: Sequence[Any]) -> list[Any]:
+        """The arrays of a slot as plain arrays of the dtype, where their memory serves as it is.
+
+        These are subclasses of ndarray, and other spellings of the dtype.
+        """
+        dtype = self.table.layout.dtype
+        if what not in (dr.BAD_TYPE, dr.BAD_DTYPE) or not ar.is_viewable(arrays[leaf], dtype):
+            raise self._refusal(what, arrays[leaf], slot, leaf)
+        return [
+            np.ndarray.view(array, dtype, np.ndarray) if ar.is_viewable(array, dtype) else array
+            for array in arrays
+        ]
+
+    def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
+        name, layout = self._title(slot, leaf), self.table.layout
+        of = self._title(dr.P, leaf)
+        if what == dr.BAD_TYPE:
+            return TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
+        if what == dr.BAD_DTYPE:
+            return TypeError(ar.bad_dtype(name, array.dtype, layout.dtype, of))
+        if what == dr.READ_ONLY:
+            return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
+        if what == dr.BAD_SHAPE:
+            return ValueError(ar.bad_shape(name, array.shape, layout.shapes[leaf], of))
+        return ValueError(
+            f"{name}: several of its elements lie on the same memory (a broadcast or sliding "
+            "view). Pass a copy."
+        )
+
+
+def check_params(params: Sequence[Any], names: Sequence[str]) -> np.dtype:
+    """Check type and dtype of parameters, the rest is for the door; return their dtype."""
+    for array, name in zip(params, names, strict=True):
+        if ar.is_masked(array) or not isinstance(array, np.ndarray):
+            raise TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
+    return ar.common_dtype(params, names)
