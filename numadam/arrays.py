@@ -20,9 +20,14 @@ def is_masked(x: Any) -> bool:
     return masked is not None and isinstance(x, masked.MaskedArray)
 
 
+def is_numpy(x: Any) -> bool:
+    """Whether `x` really is an ndarray with NumPy's header: a proxy only says that it is one."""
+    return issubclass(type(x), np.ndarray) and not is_masked(x)
+
+
 def is_viewable(x: Any, dtype: np.dtype) -> bool:
     """Whether a plain array of this dtype can show the same memory as `x`."""
-    return isinstance(x, np.ndarray) and not is_masked(x) and x.dtype == dtype
+    return is_numpy(x) and x.dtype == dtype
 
 
 def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
@@ -99,7 +104,11 @@ def memory_order(array: Any) -> tuple[int, ...]:
     return tuple(sorted(range(array.ndim), key=lambda k: (-abs(array.strides[k]), k)))
 
 
-def _meeting(arrays: Sequence[tuple[str, Any]], others: Sequence[tuple[str, Any]]) -> str:
+def shared_memory(arrays: Sequence[tuple[str, Any]], others: Sequence[tuple[str, Any]]) -> str:
+    """Error text for the first two that share an element, one of each list; "" if none do.
+
+    The same list twice means every pair of it.
+    """
     bounds = np.array([byte_bounds(array) for _, array in others], np.int64).reshape(-1, 2)
     for k, (name, array) in enumerate(arrays):
         low, high = byte_bounds(array)
@@ -111,8 +120,3 @@ def _meeting(arrays: Sequence[tuple[str, Any]], others: Sequence[tuple[str, Any]
                     f"already changed. Pass a copy of one of them."
                 )
     return ""
-
-
-def shared_memory(written: Sequence[tuple[str, Any]], read: Sequence[tuple[str, Any]]) -> str:
-    """Error text for the first written array that shares an element with another; "" if none."""
-    return _meeting(written, written) or _meeting(written, read)

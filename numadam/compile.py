@@ -77,7 +77,7 @@ class CpuSteps:
 
     def __init__(self, name: str, rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype):
         self._name = name
-        self._make = loops.make_steps(rule, options, dtype)
+        self._make = loops.make_steps(rule, options, dtype, name)
         self._compiled: dict[bool, Callable[..., int]] = {}
 
     def twin(self, parallel: bool) -> Callable[..., int]:

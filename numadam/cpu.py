@@ -93,7 +93,7 @@ class CpuEngine(Engine):
         layout = self._layout
         for leaf, shape, param in zip(leaves, layout.shapes, self.names, strict=True):
             title = what + param.removeprefix("params")
-            if not isinstance(leaf, np.ndarray) or ar.is_masked(leaf):
+            if not ar.is_numpy(leaf):
                 raise TypeError(f"{title}: {ar.describe(leaf, 'NumPy')}")
             if leaf.dtype != layout.dtype:
                 raise TypeError(ar.bad_dtype(title, leaf.dtype, layout.dtype, param))

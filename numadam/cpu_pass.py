@@ -150,6 +150,6 @@ class CpuPass:
 def check_params(params: Sequence[Any], names: Sequence[str]) -> np.dtype:
     """Check type and dtype of parameters, the rest is for the door; return their dtype."""
     for array, name in zip(params, names, strict=True):
-        if ar.is_masked(array) or not isinstance(array, np.ndarray):
+        if not ar.is_numpy(array):
             raise TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
     return ar.common_dtype(params, names)

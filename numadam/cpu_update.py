@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numadam.table import Layout, Table
 
 #: Idle passes by what they fit; a call takes one and puts it back, so no two share a table.
 #: Kept are those of the latest keys, without large work arrays.
-_idle: defaultdict[Any, list[CpuPass]] = defaultdict(list)
+_idle: dict[Any, list[CpuPass]] = {}
 _KEYS, _WORK_BYTES = 256, 1_000_000
 
 
@@ -36,7 +35,7 @@ def update(call: BareStep) -> None:
     key = (rule, variant, tuple(state), type(p), p.dtype, p.shape, p.strides)
     try:
         run = _idle[key].pop()
-    except IndexError:
+    except (KeyError, IndexError):
         run = _new_pass(call)
     run.table.control[:] = rule.control_values(options)
     run.table.meta[dr.STEPS] = t - 1
@@ -48,6 +47,6 @@ def update(call: BareStep) -> None:
         used[dr.OUT] = [out]
     run.run(used, lr)
     if run.table.work_bytes <= _WORK_BYTES:
-        _idle[key].append(run)
-    while len(_idle) > _KEYS:
-        _idle.pop(next(iter(_idle)), None)
+        _idle.setdefault(key, []).append(run)
+    for old in list(_idle)[: max(0, len(_idle) - _KEYS)]:
+        _idle.pop(old, None)

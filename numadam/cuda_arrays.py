@@ -114,7 +114,8 @@ def check_overlap(written: Sequence[Named], read: Sequence[Named]) -> None:
         end_written = max(end_written, high) if is_written else end_written
     else:
         return
-    problem = ar.shared_memory(_ghosts(written), _ghosts(read))
+    ghosts = _ghosts(written)
+    problem = ar.shared_memory(ghosts, ghosts) or ar.shared_memory(ghosts, _ghosts(read))
     if problem:
         raise ValueError(problem)
 

@@ -19,7 +19,7 @@ def _home(array: Any) -> str:
     """The library that an array belongs to, or ""; CuPy is never imported to find out."""
     if is_cupy_array(array):
         return "CuPy"
-    return "NumPy" if isinstance(array, np.ndarray) else ""
+    return "NumPy" if issubclass(type(array), np.ndarray) else ""
 
 
 def engine_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Engine]:

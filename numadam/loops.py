@@ -101,32 +101,42 @@ def _absent(address, n):
     return None
 
 
-def make_run(rule: RuleSpec, options: Mapping[str, Any]) -> Any:
-    """The loop over contiguous elements: serial, and vectorised by the compiler."""
-    turn = inner(make_turn(inner(rule.element(options)), inner(at), inner(put)))
+def _own(name: str, function: Callable[..., Any]) -> Any:
+    """Compile a closure under a symbol of its own.
 
-    @inner
+    Numba names symbols after the qualified name and a counter of the process. Closures of two
+    rules share the first, and loops from the disk cache bring the counter of another process:
+    the linker would take the one for the other.
+    """
+    function.__qualname__ = f"{name}.{function.__name__}"
+    return inner(function)
+
+
+def make_run(rule: RuleSpec, options: Mapping[str, Any], name: str) -> Any:
+    """The loop over contiguous elements: serial, and vectorised by the compiler."""
+    element = _own(name, rule.element(options))
+    turn = _own(name, make_turn(element, inner(at), inner(put)))
+
     def run(n, p, g, s0, s1, s2, out, h):
         # counts from 0: a loop from `low` to `high` does not vectorise (8x slower)
         for i in range(n):
             turn(i, p, g, s0, s1, s2, out, h)
 
-    return run
+    return _own(name, run)
 
 
-def _make_part(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> Any:
+def _make_part(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype, name: str) -> Any:
     """The serial work on one part of the elements: it may cross from one array into the next."""
     item = dtype.itemsize
-    run = make_run(rule, options)
+    run = make_run(rule, options, name)
 
-    @inner
-    def view(address, n):
+    def make_view(address, n):
         return carray(as_pointer(address), n, dtype)
 
+    view = _own(name, make_view)
     absent = inner(_absent)
     view0, view1, view2 = (view if used else absent for used in rule.slots(options))
 
-    @inner
     def part(k, table, count, size, h):
         start, address = table[dr.START], table[dr.ADDRESS :]
         low, end = k * size, k * size + size
@@ -154,18 +164,18 @@ def _make_part(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> A
             low += n
             j += 1
 
-    return part
+    return _own(name, part)
 
 
 def make_steps(
-    rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype
+    rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype, name: str
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The whole compiled step, serial and parallel: door, scalars, every part, and t last.
 
     An element depends on nothing but its own values, so neither the parts nor the threads
-    change a bit. The twins share the compiled part.
+    change a bit. The twins share the compiled part. `name` tells these loops from all others.
     """
-    part = _make_part(rule, options, dtype)
+    part = _make_part(rule, options, dtype, name)
     scalars = inner(rule.scalars)
     width = len(rule.control_values(options))
     one = dtype.type(1)
@@ -192,6 +202,7 @@ def make_steps(
                 take_gil(thread)
             return status
 
+        step.__qualname__ = f"{name}.{'serial' if each is range else 'parallel'}.step"
         return step
 
     return twin(range), twin(prange)

@@ -195,7 +195,8 @@ class Optimizer:
         leaves = self._engine.check_arrays("grads", self._tree.flatten(value, "grads"))
         staged = [leaf.copy() for leaf in leaves]  # an entry may be a view of another's buffer
         with self._lock:
-            for leaf, buffer in zip(staged, self._tree.flatten(self.grads, "grads"), strict=True):
+            self._refuse_replaced(self.grads, self._grad_leaves, "opt.grads")
+            for leaf, buffer in zip(staged, self._grad_leaves, strict=True):
                 buffer[...] = leaf
 
     def _own_gradients(self) -> Sequence[Any]:

@@ -247,6 +247,53 @@ def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
     assert run()[0] == "False"
 
 
+ONE_STEP = """
+import sys
+for case in sys.argv[1:]:
+    p, g = np.zeros(7), np.full(7, 2.0)
+    if case == "rmsprop":
+        na.rmsprop_update(p, g, np.ones(7), lr=1.0)
+        right = -2 / np.sqrt(0.99 + 0.04)
+    elif case == "adam":
+        na.adam_update(p, g, np.zeros(7), np.zeros(7), 1, lr=1.0)
+        right = -1.0
+    elif case == "sgd":
+        na.sgd_update(p, g, lr=1.0)
+        right = -2.0
+    else:
+        na.sgd_update(p, g, np.ones(7), lr=1.0, momentum=0.5, nesterov=case == "nesterov")
+        right = -3.25 if case == "nesterov" else -2.5
+    assert np.allclose(p, right, atol=1e-6), (case, p[0], right)
+"""
+
+
+def test_loops_of_other_processes_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    """Loops from the disk and fresh ones meet in one process in every order.
+
+    Numba names symbols by a counter of the process: without names of our own, momentum from the
+    disk was linked against plain SGD compiled here.
+    """
+    orders = [
+        "adam",
+        "rmsprop adam",
+        "momentum rmsprop adam",
+        "sgd momentum rmsprop adam",
+        "nesterov sgd momentum",
+        "adam nesterov sgd momentum rmsprop",
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
+    for order in orders:
+        done = subprocess.run(
+            [sys.executable, "-c", STEPS + ONE_STEP, *order.split()],
+            env=env,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{order}: {done.stderr}"
+
+
 STORM = """
 import ctypes, threading
 class Strike(Exception): pass

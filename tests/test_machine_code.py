@@ -44,7 +44,7 @@ def instructions(rule: Any, options: dict[str, Any], out: bool, real: Any) -> li
     signature = types.void(
         int64, array, array, *slots, array if out else none, types.UniTuple(real, len(scalars))
     )
-    function = loops.make_run(rule, options).py_func
+    function = loops.make_run(rule, options, "tested").py_func
     compiled = numba.njit(signature, error_model="numpy", no_cpython_wrapper=True)(function)
     (text,) = compiled.inspect_asm().values()
     return re.findall(r"^\s+([a-z][a-z0-9]+)\s", text, re.MULTILINE)

@@ -441,6 +441,15 @@ def test_gradient_buffers_are_seen_as_out_and_params():
         assert opt.t == 0
 
 
+def test_assignment_to_grads_writes_into_own_buffers_only():
+    opt = na.SGD([np.ones(3), np.ones(2)])
+    mine = np.full(3, 5.0)
+    opt.grads[0] = mine
+    with pytest.raises(ValueError, match=r"^opt\.grads\[0\]: was replaced"):
+        opt.grads = [np.zeros(3), np.zeros(2)]
+    np.testing.assert_array_equal(mine, np.full(3, 5.0))
+
+
 def test_unknown_attribute_is_refused():
     opt = na.Adam(np.ones(3))
     for name in ("learning_rate", "weight_decay", "beta3"):

@@ -163,6 +163,44 @@ def test_with_out_the_parameters_are_only_read():
         assert_same_bits(out, expected)
 
 
+class Pretender:
+    """Says that it is an ndarray, as proxies do, but is none: its header must not be read."""
+
+    def __init__(self, array):
+        self._array = array
+
+    __class__ = property(lambda self: np.ndarray)
+
+    def __getattr__(self, name):
+        return getattr(self._array, name)
+
+
+@pytest.mark.parametrize("name", ["p", "g", "m"])
+def test_a_proxy_is_refused(name):
+    arrays = {key: np.zeros(3) for key in ("p", "g", "m", "v")}
+    arrays[name] = Pretender(arrays[name])
+    with pytest.raises(TypeError, match=rf"^{name}: expected a NumPy.*Pretender"):
+        na.adam_update(arrays["p"], arrays["g"], arrays["m"], arrays["v"], 1)
+
+
+def test_many_shapes_from_many_threads():
+    """The tables that calls take turns with are few, also where calls are refused."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from numadam import cpu_update
+
+    def work(n):
+        p = np.zeros(n)
+        na.sgd_update(p, np.ones(n), lr=1.0)
+        with pytest.raises(TypeError):
+            na.sgd_update(np.zeros(n, int), np.ones(n))
+        return (p == -1).all()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(1, 700)))
+    assert len(cpu_update._idle) <= cpu_update._KEYS + 4
+
+
 PAIRS = [(a, b) for k, a in enumerate(ARGUMENTS) for b in ARGUMENTS[k + 1 :]]
 
 
