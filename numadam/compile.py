@@ -72,7 +72,7 @@ class CpuSteps:
     """The compiled step of one rule, variant and dtype: `serial`, and `parallel` when asked for.
 
     Both are compiled or loaded when first asked for, which optimisers do when they are made:
-    never inside a step.
+    never inside a step. The bare face has no such moment and asks at its first call of a kind.
     """
 
     def __init__(self, name: str, rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype):
@@ -96,7 +96,7 @@ class CpuSteps:
         dispatcher._cache = LoopCache(f"{self._name}-{'parallel' if parallel else 'serial'}")
         dispatcher.compile(loops.SIGNATURE)
         dispatcher.disable_compile()
-        return dispatcher  # type: ignore[no-any-return]
+        return dispatcher  # type: ignore[no-any-return]  # Numba has no types for it
 
 
 def cpu_steps(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> CpuSteps:

@@ -130,10 +130,10 @@ def _make_part(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype, name
     item = dtype.itemsize
     run = make_run(rule, options, name)
 
-    def make_view(address, n):
+    def view_at(address, n):
         return carray(as_pointer(address), n, dtype)
 
-    view = _own(name, make_view)
+    view = _own(name, view_at)
     absent = inner(_absent)
     view0, view1, view2 = (view if used else absent for used in rule.slots(options))
 

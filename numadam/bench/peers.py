@@ -52,7 +52,7 @@ def _stream(p: Any, g: Any, m: Any, v: Any) -> None:
 @functools.cache
 def _stream_kernel() -> Callable[..., None]:
     threads.layer()  # numadam's choice of the layer comes first
-    return numba.njit(parallel=True, error_model="numpy")(_stream)  # type: ignore[no-any-return]
+    return numba.njit(parallel=True, error_model="numpy")(_stream)  # type: ignore[no-any-return]  # untyped peer
 
 
 def roofline(n: int, dtype: Any = np.float32) -> Side:
@@ -97,7 +97,7 @@ def torch_fused(*sizes: int) -> Side:
     need("torch")
     import torch
 
-    return torch.optim.Adam(_tensors(sizes), lr=_LR, fused=True).step  # type: ignore[no-any-return]
+    return torch.optim.Adam(_tensors(sizes), lr=_LR, fused=True).step  # type: ignore[no-any-return]  # untyped peer
 
 
 def deepspeed_adam(n: int) -> Side:
@@ -110,7 +110,7 @@ def deepspeed_adam(n: int) -> Side:
     except Exception as error:  # a compiler or ninja is missing: many kinds of error
         reason = str(error).strip().split("\n")[0]
         raise Unavailable(f"DeepSpeed's CPUAdam does not build here: {reason}") from error
-    return optimizer.step  # type: ignore[no-any-return]
+    return optimizer.step  # type: ignore[no-any-return]  # untyped peer
 
 
 def many(count: int, size: int, kind: str) -> Side:
