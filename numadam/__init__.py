@@ -9,12 +9,15 @@ from numadam.rules import TABLE
 __version__ = "0.1.0"
 
 _HOMES = {name: f"numadam.rules.{file}" for file, names in TABLE.items() for name in names}
+_HOMES["Rows"] = "numadam.sparse"
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOMES, "schedules"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``import numadam`` loads no numba."""
+    if name == "schedules":
+        return import_module("numadam.schedules")
     if name not in _HOMES:
         raise AttributeError(f"module 'numadam' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -1,5 +1,17 @@
+from numadam.rules.adabelief import AdaBelief as AdaBelief
+from numadam.rules.adabelief import adabelief_update as adabelief_update
 from numadam.rules.adam import Adam as Adam
 from numadam.rules.adam import adam_update as adam_update
+from numadam.rules.adamax import AdaMax as AdaMax
+from numadam.rules.adamax import adamax_update as adamax_update
+from numadam.rules.adamw import AdamW as AdamW
+from numadam.rules.adamw import adamw_update as adamw_update
+from numadam.rules.lion import Lion as Lion
+from numadam.rules.lion import lion_update as lion_update
+from numadam.rules.nadam import NAdam as NAdam
+from numadam.rules.nadam import nadam_update as nadam_update
+from numadam.rules.radam import RAdam as RAdam
+from numadam.rules.radam import radam_update as radam_update
 from numadam.rules.rmsprop import RMSprop as RMSprop
 from numadam.rules.rmsprop import rmsprop_update as rmsprop_update
 from numadam.rules.sgd import SGD as SGD

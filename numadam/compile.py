@@ -13,17 +13,16 @@ import ctypes
 import functools
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numba
-import numpy as np
 from numba.core import config
 from numba.core.ccallback import CFunc
 
 from numadam import door, loops
 from numadam.cache import LoopCache
-from numadam.rules.base import RuleSpec
+from numadam.plan import Plan
 
 _lock = threading.RLock()  # while something is compiled; found things need no lock
 _steps: dict[str, CpuSteps] = {}
@@ -69,15 +68,15 @@ def enter_door(meta_at: int, ids_at: int, apart: int) -> int:
 
 
 class CpuSteps:
-    """The compiled step of one rule, variant and dtype: `serial`, and `parallel` when asked for.
+    """The compiled step of one plan: serial, and parallel when asked for.
 
     Both are compiled or loaded when first asked for, which optimisers do when they are made:
     never inside a step. The bare face has no such moment and asks at its first call of a kind.
     """
 
-    def __init__(self, name: str, rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype):
-        self._name = name
-        self._make = loops.make_steps(rule, options, dtype, name)
+    def __init__(self, plan: Plan) -> None:
+        self._name = plan.name
+        self._make = loops.make_steps(plan)
         self._compiled: dict[bool, Callable[..., int]] = {}
 
     def twin(self, parallel: bool) -> Callable[..., int]:
@@ -99,12 +98,10 @@ class CpuSteps:
         return dispatcher  # type: ignore[no-any-return]  # Numba has no types for it
 
 
-def cpu_steps(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype) -> CpuSteps:
-    """The compiled steps for these options: those that share slots and variant share code."""
-    slots = "".join("01"[used] for used in rule.slots(options))
-    variant = "-".join(f"{key}={options[key]}" for key in rule.variant)
-    name = "-".join(filter(None, (rule.name, dtype.name, slots, variant)))
+def cpu_steps(plan: Plan) -> CpuSteps:
+    """The compiled steps of a plan: options that do not change it share code."""
+    name = plan.name
     if name not in _steps:
         with _lock:
-            _steps.setdefault(name, CpuSteps(name, rule, options, dtype))
+            _steps.setdefault(name, CpuSteps(plan))
     return _steps[name]

@@ -11,9 +11,11 @@ import numpy as np
 from numadam import arrays as ar
 from numadam import door as dr
 from numadam import forks, threads
+from numadam import plan as pl
 from numadam.compile import cpu_steps, enter_door
+from numadam.cpu_sparse import SparseGradients
 from numadam.engine import Leaves
-from numadam.rules.base import RuleSpec
+from numadam.sparse import is_sparse
 from numadam.table import Table
 
 #: Leaves from which ids are better made one by one: 8 instead of 48 bytes each meanwhile.
@@ -27,49 +29,62 @@ class CpuPass:
 
     Parameters
     ----------
-    rule, options
-        What the step computes.
     table : Table
+        With the plan of what the step computes.
     title : callable
         ``title(slot, leaf)``: what the user calls that array.
     kept : list of arrays
         Parameters of every step that gets no others.
     owned : callable
         The named arrays whose addresses the table has fixed, for the overlap message.
+    sparse : {None, "lazy", "dense"}
+        What becomes of gradients that touch a few rows.
     """
 
     def __init__(
         self,
-        rule: RuleSpec,
-        options: Mapping[str, Any],
         table: Table,
         title: Title,
         kept: Sequence[Any] = (),
         owned: Callable[[], Named] = list,
+        sparse: str | None = None,
     ) -> None:
+        self._sparse = SparseGradients(table, sparse, title)
         self.table, self._title, self._kept, self._owned = table, title, list(kept), owned
-        self.ids = np.zeros((dr.SLOTS, len(table.layout.shapes)), np.int64)
+        self.ids = np.zeros((pl.CHECKED, len(table.layout.shapes)), np.int64)
         if self._kept:
-            self.ids[dr.P] = list(map(id, self._kept))
+            self.ids[pl.P] = list(map(id, self._kept))
         self.ids_at = self.ids.ctypes.data
         self._spare: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
         self._pack = struct.Struct(f"{self.ids.shape[1]}q").pack_into
         self._apart: Any = None
-        steps = cpu_steps(rule, options, table.layout.dtype)
+        steps = cpu_steps(table.plan)
         self.serial = steps.twin(parallel=False)
-        parallel = threads.wants_parallel(sum(table.layout.sizes))
+        parallel = threads.wants_parallel(sum(table.layout.sizes) * table.plan.unit)
         self.kernel = steps.twin(parallel=True) if parallel else self.serial
 
-    def run(self, used: dict[int, Leaves], lr: float) -> None:
-        """Take a step over `used`, the arrays by slot; mend or refuse what the door stops."""
+    def run(self, used: dict[int, Leaves], lr: float) -> int:
+        """Take a step over `used`, the arrays by slot; mend or refuse what the door stops.
+
+        Returns `door.OK`, or `door.NOT_FINITE` where the guard stopped the step.
+        """
         kernel = self.serial if forks.serial_only else self.kernel
-        self._through(used, lambda ids_at, apart: kernel(self.table.meta_at, ids_at, 0, apart, lr))
+
+        def call(ids_at: int, apart: int) -> int:
+            return kernel(self.table.meta_at, ids_at, 0, apart, lr)
+
+        status = self._through(used, call)
+        if status in (dr.OK, dr.NOT_FINITE):
+            return status
+        with self._sparse.lent(used):
+            self._refuse_lent(used)
+            return self._through(used, call)
 
     def check(self) -> None:
         """Send the kept parameters alone through the door, without a step."""
         self._through({}, lambda ids_at, apart: enter_door(self.table.meta_at, ids_at, apart))
 
-    def _through(self, used: dict[int, Leaves], call: Callable[[int, int], int]) -> None:
+    def _through(self, used: dict[int, Leaves], call: Callable[[int, int], int]) -> int:
         apart = 0
         while True:
             slots = tuple(used)
@@ -81,11 +96,15 @@ class CpuPass:
                     self._pack(ids.data, slot * ids.strides[0], *map(id, leaves))
                 else:
                     ids[slot] = np.fromiter(map(id, leaves), np.int64, len(leaves))
+            for leaf in self._sparse.rows:
+                ids[pl.G, leaf] = 0
             status = call(ids_at, apart)
             self._spare[slots] = ids, ids_at
             if status == dr.OK:
-                return
+                return status
             what, slot, leaf = dr.unpack_status(status)
+            if what == dr.NOT_FINITE or self._is_sparse(what, slot, leaf, used):
+                return status
             if what == dr.OVERLAP:
                 self._refuse_overlap(used)
                 apart = 1
@@ -94,21 +113,37 @@ class CpuPass:
             else:
                 used[slot] = self._viewed(what, slot, leaf, used.get(slot, self._kept))
 
+    def _is_sparse(self, what: int, slot: int, leaf: int, used: Mapping[int, Leaves]) -> bool:
+        """Whether the door stopped at a sparse gradient; asked here, and not of all arrays."""
+        return what == dr.BAD_TYPE and slot == pl.G and is_sparse(used[pl.G][leaf])
+
     def _new_ids(self) -> tuple[np.ndarray, int]:
         ids = self.ids.copy()
         return ids, ids.ctypes.data
 
-    def _refuse_overlap(self, used: Mapping[int, Leaves]) -> None:
-        """Raise where two arrays share an element; bounds may overlap where none is shared."""
-        everything = {dr.P: self._kept, **used}
+    def _named(self, used: Mapping[int, Leaves]) -> tuple[Named, Named]:
+        """What a step over `used` writes and what it reads, with the names of the user."""
+        everything = {pl.P: self._kept, **used}
         named = {
             slot: [(self._title(slot, j), array) for j, array in enumerate(arrays)]
             for slot, arrays in everything.items()
         }
-        read = named.pop(dr.G, [])
-        if dr.OUT in named:
-            read += named.pop(dr.P)
-        written = [*self._owned(), *(pair for pairs in named.values() for pair in pairs)]
+        read = named.pop(pl.G, [])
+        if pl.OUT in named:
+            read += named.pop(pl.P)
+        return [*self._owned(), *(pair for pairs in named.values() for pair in pairs)], read
+
+    def _refuse_lent(self, used: Mapping[int, Leaves]) -> None:
+        """Raise where the rows lent to the table share an element with what is written."""
+        written, _ = self._named(used)
+        for leaf, lent in self._sparse.rows.items():
+            read = [(self._title(pl.G, leaf), array) for array in lent]
+            if problem := ar.shared_memory(written, read):
+                raise ValueError(problem)
+
+    def _refuse_overlap(self, used: Mapping[int, Leaves]) -> None:
+        """Raise where two arrays share an element; bounds may overlap where none is shared."""
+        written, read = self._named(used)
         # pairs of many arrays take long: those that were apart are remembered by where they lie
         lie = [(a.ctypes.data, a.shape, a.strides) for _, a in written]
         problem = "" if lie == self._apart else ar.shared_memory(written, written)
@@ -122,7 +157,7 @@ class CpuPass:
 
         These are subclasses of ndarray, and other spellings of the dtype.
         """
-        dtype = self.table.layout.dtype
+        dtype = self.table.plan.array_dtype(slot)
         if what not in (dr.BAD_TYPE, dr.BAD_DTYPE) or not ar.is_viewable(arrays[leaf], dtype):
             raise self._refusal(what, arrays[leaf], slot, leaf)
         return [
@@ -132,11 +167,11 @@ class CpuPass:
 
     def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
         name, layout = self._title(slot, leaf), self.table.layout
-        of = self._title(dr.P, leaf)
+        of = self._title(pl.P, leaf)
         if what == dr.BAD_TYPE:
             return TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
         if what == dr.BAD_DTYPE:
-            return TypeError(ar.bad_dtype(name, array.dtype, layout.dtype, of))
+            return TypeError(ar.bad_dtype(name, array.dtype, self.table.plan.array_dtype(slot), of))
         if what == dr.READ_ONLY:
             return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
         if what == dr.BAD_SHAPE:

@@ -12,25 +12,27 @@ from typing import Any
 import numpy as np
 
 from numadam import arrays as ar
+from numadam.storage import memory_dtype
 
 Named = tuple[str, Any]
 
 
-def check_params(params: Sequence[Any], names: Sequence[str]) -> tuple[np.dtype[Any], int]:
-    """Check type, dtype and device of parameters, the rest is `check_array`; return the two."""
+def check_params(params: Sequence[Any], names: Sequence[str]) -> int:
+    """Check type, dtype and device of parameters, the rest is `check_array`; return the device."""
     import cupy
 
     for array, name in zip(params, names, strict=True):
         if not isinstance(array, cupy.ndarray):
             raise TypeError(f"{name}: {ar.describe(array, 'CuPy')}")
-    dtype = ar.common_dtype(params, names)
+    ar.common_dtype(params, names)
     device = int(params[0].device.id)
     for array, name in zip(params, names, strict=True):
-        _check_device(array, name, device, names[0])
-    return dtype, device
+        check_device(array, name, device, names[0])
+    return device
 
 
-def _check_device(array: Any, name: str, device: int, of: str) -> None:
+def check_device(array: Any, name: str, device: int, of: str) -> None:
+    """Refuse an array that is not on the GPU of the parameters."""
     if array.device.id != device:
         raise ValueError(
             f"{name}: is on GPU {array.device.id}, but {of} is on GPU {device}. One optimiser "
@@ -51,7 +53,7 @@ def check_array(
         raise TypeError(ar.bad_dtype(name, array.dtype, dtype, of))
     if array.shape != shape:
         raise ValueError(ar.bad_shape(name, array.shape, shape, of))
-    _check_device(array, name, device, of)
+    check_device(array, name, device, of)
     if written and overlaps_itself(array):
         raise ValueError(
             f"{name}: several of its elements lie on the same memory (a broadcast or sliding "
@@ -90,7 +92,7 @@ class _Ghost:
             "data": (int(array.data.ptr), True),
             "shape": array.shape,
             "strides": array.strides,
-            "typestr": array.dtype.str,
+            "typestr": f"|V{array.dtype.itemsize}",
         }
 
 
@@ -120,15 +122,28 @@ def check_overlap(written: Sequence[Named], read: Sequence[Named]) -> None:
         raise ValueError(problem)
 
 
+def in_memory(array: Any) -> Any:
+    """The array as kernels and copies see it: 16-bit numbers as uint16, which no library lacks."""
+    seen = memory_dtype(array.dtype)
+    return array if seen == array.dtype else array.view(seen)
+
+
+def as_real(flat: Any) -> Any:
+    """A flat array with complex numbers as pairs of real ones."""
+    return flat.view(f"f{flat.dtype.itemsize // 2}") if flat.dtype.kind == "c" else flat
+
+
 def flat_view(array: Any, order: tuple[int, ...]) -> Any:
     """The array's own memory as one axis, or None where it has gaps or lies in another order."""
-    lying = array.transpose(order) if array.ndim > 1 else array
+    seen = in_memory(array)
+    lying = seen.transpose(order) if seen.ndim > 1 else seen
     return lying.reshape(-1) if lying.flags.c_contiguous else None
 
 
 def copy_flat(flat: Any, array: Any, order: tuple[int, ...], into_flat: bool) -> None:
     """Copy an array of any strides into a flat one, in the given order of axes, or back."""
-    lying = array.transpose(order) if array.ndim > 1 else array
+    seen = in_memory(array)
+    lying = seen.transpose(order) if seen.ndim > 1 else seen
     shaped = flat.reshape(lying.shape)
     if into_flat:
         shaped[...] = lying

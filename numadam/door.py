@@ -20,29 +20,39 @@ from numba.extending import intrinsic
 
 from numadam import headers as hd
 from numadam.headers import inner, load32, load64
+from numadam.plan import CHECKED, OUT, SLOTS, G, P
 
 # --- the table: int64 blocks of one optimiser, so that a step passes few arguments --------------
-# `meta`: scalars, the addresses of the other blocks, and last the number of steps taken, so that
-# it lies beside the state and is loaded with it in one copy
-COUNT, ITEM, KIND, NDARRAY, PART, FIXED, STRIDED, SORTED = range(8)
-TABLE, DIMS, NDIMS, SPANS, NSPANS, CONTROL, DOOR, STEPS = range(8, 16)
-META = 16
-# slots: the arrays that one leaf has in a step
-P, G, S0, S1, S2, OUT = range(6)
-SLOTS = 6
-# rows of the table, COUNT + 1 long: first element, number of axes, place in `dims`, subclass,
-# then for each slot the address that the loop uses, the work array, and where the data lie
-START, ND, PLACE, SUBTYPE = range(4)
-ADDRESS = 4
+# `meta`: scalars, the addresses of the other blocks, and last the counters, so that they lie
+# beside the state and are loaded with it in one copy
+COUNT, NDARRAY, PART, FIXED, STRIDED, SORTED, TABLE, DIMS, NDIMS, SPANS, NSPANS, DOOR = range(12)
+# control block and its number of rows, running products and scalars of each row, clip factors,
+# partial sums
+CONTROL, GROUPS, PRODUCTS, SCALARS, FACTORS, PARTIALS = range(12, 18)
+# gradients of a mean, what to do about one that is not finite, whether a mean is cut short
+EVERY, GUARD, FLUSHING = range(18, 21)
+KIND, ITEM = 24, 32  # of each checked slot: dtype, bytes of an element
+# steps taken, gradients in the sum, steps skipped in all and in a row
+STEPS, CALLS, SKIPPED, IN_A_ROW = range(60, 64)
+META = 64
+# rows of the table, COUNT + 1 long: first turn of the loop, number of axes, place in `dims`,
+# subclass, row of the control block, rows of a sparse gradient (address) and their length, first
+# partial sum and scale of the norm; then for each slot the address that the loop uses, and for
+# each slot that is checked the work array and where the data lie
+START, ND, PLACE, SUBTYPE, ROW, INDEX, WIDTH, BLOCK, EXPONENT = range(9)
+ADDRESS = 9
 WORK = ADDRESS + SLOTS
-SOURCE = WORK + SLOTS
-ROWS = SOURCE + SLOTS
+SOURCE = WORK + CHECKED
+ROWS = SOURCE + CHECKED
 # `dims` has for each leaf: shape, order of axes, and noted strides of each slot
 # rows of the spans: bounds of every array that a step writes, and their order at the last step
 LOW, HIGH, ORDER = range(3)
 
 # --- what the door answers: 0, or what + 16 * (slot + 8 * leaf) ---------------------------------
 OK, BAD_TYPE, BAD_DTYPE, READ_ONLY, BAD_SHAPE, NEEDS_WORK, SELF_OVERLAP, OVERLAP = range(8)
+NOT_FINITE = 8
+#: what GUARD may hold
+PROPAGATE, RAISE, SKIP = range(3)
 ENTER, LEAVE = range(2)
 
 
@@ -57,12 +67,12 @@ def _check_array(o, slot, j, written, meta, table, dims):
     kind = load64(o + hd.TYPE)
     if kind != meta[NDARRAY] and kind != table[SUBTYPE, j]:
         return BAD_TYPE
-    if load64(load64(o + hd.DESCR) + hd.KIND) != meta[KIND]:
+    if load64(load64(o + hd.DESCR) + hd.KIND) != meta[KIND + slot]:
         return BAD_DTYPE
     flags = load32(o + hd.FLAGS)
     if written and flags & hd.WRITEABLE == 0:
         return READ_ONLY
-    nd, place, item = table[ND, j], table[PLACE, j], meta[ITEM]
+    nd, place, item = table[ND, j], table[PLACE, j], meta[ITEM + slot]
     if load32(o + hd.NDIM) != nd:
         return BAD_SHAPE
     shape, strides = load64(o + hd.SHAPE), load64(o + hd.STRIDES)
@@ -122,7 +132,7 @@ def _find_overlap(meta, ids, g1, only_out, spans, count):
             o = g1 if slot == G and g1 != 0 else ids[slot, j]
             if o == 0:  # the constructor checks the parameters alone
                 continue
-            first, last = hd.bounds(o, meta[ITEM])
+            first, last = hd.bounds(o, meta[ITEM + slot])
             a, b = 0, count  # the first written span that ends behind the array's start
             while a < b:
                 c = (a + b) // 2
@@ -141,7 +151,7 @@ def _check(meta, ids, g1, table, dims, spans, apart):
     only_out = leaves > 0 and ids[OUT, 0] != 0  # the parameters are then only read
     meta[STRIDED] = 0
     count = meta[FIXED]
-    for slot in range(SLOTS):
+    for slot in range(CHECKED):
         written = slot != G and not (slot == P and only_out)
         for j in range(leaves):
             o = g1 if slot == G and g1 != 0 else ids[slot, j]
@@ -153,7 +163,7 @@ def _check(meta, ids, g1, table, dims, spans, apart):
             if what != OK:
                 return what + 16 * (slot + 8 * j)
             if written:
-                spans[LOW, count], spans[HIGH, count] = hd.bounds(o, meta[ITEM])
+                spans[LOW, count], spans[HIGH, count] = hd.bounds(o, meta[ITEM + slot])
                 count += 1
     return OK if apart != 0 else _find_overlap(meta, ids, g1, only_out, spans, count)
 
@@ -162,7 +172,7 @@ def _check(meta, ids, g1, table, dims, spans, apart):
 def _move_strided(stage, meta, ids, g1, table, dims):
     """Gather every strided array into its work array on entering, scatter it on leaving."""
     only_out = ids[OUT, 0] != 0
-    for slot in range(SLOTS):
+    for slot in range(CHECKED):
         if slot == OUT if stage == ENTER else (slot == G or (slot == P and only_out)):
             continue
         for j in range(meta[COUNT]):
@@ -176,7 +186,7 @@ def _move_strided(stage, meta, ids, g1, table, dims):
                     dims[place + nd :],
                     dims[place + (2 + slot) * nd :],
                     nd,
-                    meta[ITEM],
+                    meta[ITEM + slot],
                     work,
                     stage == ENTER,
                 )
@@ -196,7 +206,7 @@ def door(stage, meta_at, ids_at, g1, apart):
     """
     meta = carray(hd.as_pointer(meta_at), META, np.int64)
     count = meta[COUNT]
-    ids = carray(hd.as_pointer(ids_at), (SLOTS, count), np.int64)
+    ids = carray(hd.as_pointer(ids_at), (CHECKED, count), np.int64)
     table = carray(hd.as_pointer(meta[TABLE]), (ROWS, count + 1), np.int64)
     dims = carray(hd.as_pointer(meta[DIMS]), meta[NDIMS], np.int64)
     spans = carray(hd.as_pointer(meta[SPANS]), (3, meta[NSPANS]), np.int64)

@@ -15,7 +15,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 #: For functions that only compiled code calls: half the compile time, the same machine code.
-inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inner = njit(**INNER)
 
 # Offsets from the object's address; the object head is longer in free-threaded Python.
 _HEAD = object.__basicsize__
@@ -50,7 +51,8 @@ def _storer(bits: int) -> Any:
     return intrinsic(store)
 
 
-load64, load32, store64, store32 = _loader(64), _loader(32), _storer(64), _storer(32)
+load64, load32, load16 = _loader(64), _loader(32), _loader(16)
+store64, store32, store16 = _storer(64), _storer(32), _storer(16)
 
 
 @intrinsic
@@ -144,7 +146,13 @@ def copy(data, shape, order, strides, nd, item, work, into_work):
 @inner
 def _copy_row(to, to_stride, of, of_stride, length, item):
     for i in range(length):
+        there, here = to + to_stride * i, of + of_stride * i
         if item == 4:
-            store32(to + to_stride * i, load32(of + of_stride * i))
-        else:
-            store64(to + to_stride * i, load64(of + of_stride * i))
+            store32(there, load32(here))
+        elif item == 8:
+            store64(there, load64(here))
+        elif item == 2:
+            store16(there, load16(here))
+        else:  # complex128
+            store64(there, load64(here))
+            store64(there + 8, load64(here + 8))

@@ -1,185 +1,222 @@
 """The CPU loop, once, for every rule: over a table of arrays, a part of the elements at a time.
 
-Loops hold no arithmetic: that is in the rule's ``element``. Rules hold no loop.
+Loops hold no arithmetic: that is in `turn` and in the rule's ``element``. Rules hold no loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import carray, float64, int64, prange, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import carray, float64, int64, prange
 
 from numadam import door as dr
-from numadam.headers import as_pointer, inner
-from numadam.rules.base import RuleSpec
+from numadam import norms
+from numadam import options as op
+from numadam import plan as pl
+from numadam.headers import as_pointer, load64
+from numadam.pieces import (
+    find_leaf,
+    make_advance,
+    make_fill,
+    make_scalars,
+    make_views,
+    release_gil,
+    take_gil,
+    tiny,
+    width_of,
+    wrapper,
+)
+from numadam.plan import Plan
+from numadam.turn import make_add, make_seen, make_turn
 
 #: addresses of meta and ids, object address of the only gradient, apart, lr -> status (see
 #: `door`). Two addresses instead of two arrays spare a call 0.15 us.
 SIGNATURE = int64(int64, int64, int64, int64, float64)
 
-
 #: Elements from which a step lets other Python threads run (2 us on). Below, waiting for the GIL
 #: again would cost more than they could do meanwhile.
 _RELEASE_FROM = 5_000
+#: Blocks of a norm that a thread takes at a time.
+_CHUNK = 64
+#: What `settle` finds.
+_SETTLED, _AGAIN, _NOT_FINITE = range(3)
 
 
-@intrinsic
-def cast(typingctx: Any, scalars: Any, like: Any) -> Any:
-    """A tuple of float64 as a tuple of the type of `like`: one rounding, in one place."""
-    result = types.UniTuple(like, len(scalars))
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        items = cgutils.unpack_tuple(builder, args[0])
-        rounded = [context.cast(builder, item, types.float64, like) for item in items]
-        return context.make_tuple(builder, result, rounded)
-
-    return result(scalars, like), codegen
-
-
-@intrinsic
-def release_gil(typingctx: Any) -> Any:
-    """Let other Python threads run; returns what `take_gil` needs."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        thread = context.get_python_api(builder).save_thread()
-        return builder.ptrtoint(thread, cgutils.intp_t)
-
-    return types.intp(), codegen
-
-
-@intrinsic
-def take_gil(typingctx: Any, thread: Any) -> Any:
-    """Wait until this thread may go on as a Python thread."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        api = context.get_python_api(builder)
-        api.restore_thread(builder.inttoptr(args[0], cgutils.voidptr_t))
-        return context.get_dummy_value()
-
-    return types.void(types.intp), codegen
-
-
-def at(a, i):
-    """``a[i]``, or None where the array is absent (pruned when compiled)."""
-    if a is None:
-        return None
-    return a[i]
-
-
-def put(a, i, x):
-    """``a[i] = x``, or nothing where the array is absent (pruned when compiled)."""
-    if a is not None:
-        a[i] = x
-
-
-def make_turn(element: Callable[..., Any], at: Callable[..., Any], put: Callable[..., Any]) -> Any:
-    """One element of the pass, the same on CPU and CUDA: read, formula, write."""
-
-    def turn(i, p, g, s0, s1, s2, out, h):
-        step, a, b, c = element(p[i], g[i], at(s0, i), at(s1, i), at(s2, i), h)
-        put(s0, i, a)
-        put(s1, i, b)
-        put(s2, i, c)
-        if out is None:
-            p[i] = p[i] - step
-        else:
-            out[i] = -step
-
-    return turn
-
-
-def limits(dtype: np.dtype) -> tuple[float, float]:
-    """The scalars that every formula gets after its own: tiny and zero."""
-    return float(np.finfo(dtype).smallest_normal), 0.0
-
-
-def _absent(address, n):
-    return None
-
-
-def _own(name: str, function: Callable[..., Any]) -> Any:
-    """Compile a closure under a symbol of its own.
-
-    Numba names symbols after the qualified name and a counter of the process. Closures of two
-    rules share the first, and loops from the disk cache bring the counter of another process:
-    the linker would take the one for the other.
-    """
-    function.__qualname__ = f"{name}.{function.__name__}"
-    return inner(function)
-
-
-def make_run(rule: RuleSpec, options: Mapping[str, Any], name: str) -> Any:
+def make_run(plan: Plan, wrap: Any) -> Any:
     """The loop over contiguous elements: serial, and vectorised by the compiler."""
-    element = _own(name, rule.element(options))
-    turn = _own(name, make_turn(element, inner(at), inner(put)))
+    turn = make_turn(plan, wrap)
 
-    def run(n, p, g, s0, s1, s2, out, h):
+    def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
         # counts from 0: a loop from `low` to `high` does not vectorise (8x slower)
         for i in range(n):
-            turn(i, p, g, s0, s1, s2, out, h)
+            turn(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)
 
-    return _own(name, run)
+    # a call would push 70 words: 0.1 us for each of many arrays
+    return wrap(run, forceinline=True)
 
 
-def _make_part(rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype, name: str) -> Any:
+def _make_part(plan: Plan, wrap: Any) -> Any:
     """The serial work on one part of the elements: it may cross from one array into the next."""
-    item = dtype.itemsize
-    run = make_run(rule, options, name)
+    run, scalars = make_run(plan, wrap), make_scalars(width_of(plan), plan.real)
+    (vp, vg, v0, v1, v2, vo, vt, va, vl, vh, vr, vm), b, c = make_views(plan)
+    per_array = plan.norm == "array"
 
-    def view_at(address, n):
-        return carray(as_pointer(address), n, dtype)
-
-    view = _own(name, view_at)
-    absent = inner(_absent)
-    view0, view1, view2 = (view if used else absent for used in rule.slots(options))
-
-    def part(k, table, count, size, h):
-        start, address = table[dr.START], table[dr.ADDRESS :]
-        low, end = k * size, k * size + size
+    def part(q, table, count, size, rows, factors):
+        start, at = table[dr.START], table[dr.ADDRESS :]
+        low, end = q * size, q * size + size
         if end > start[count]:
             end = start[count]
-        j, after = 0, count
-        while after - j > 1:  # the array that holds element `low`
-            middle = (j + after) // 2
-            if start[middle] <= low:
-                j = middle
-            else:
-                after = middle
+        j = find_leaf(start, count, low)
+        r = table[dr.ROW, j]
+        h, k = scalars(rows[r], factors, j)
         while low < end:
             n = (end if end < start[j + 1] else start[j + 1]) - low
-            skip = (low - start[j]) * item
-            p = view(address[dr.P, j] + skip, n)
-            g = view(address[dr.G, j] + skip, n)
-            s0 = view0(address[dr.S0, j] + skip, n)
-            s1 = view1(address[dr.S1, j] + skip, n)
-            s2 = view2(address[dr.S2, j] + skip, n)
-            if address[dr.OUT, j] == 0:
-                run(n, p, g, s0, s1, s2, None, h)
+            e = low - start[j]
+            i = e  # of the parameter, while e is of its gradient
+            if table[dr.INDEX, j] != 0:  # a sparse gradient: one of its rows at a time
+                width = table[dr.WIDTH, j]
+                inside = e % width
+                n = n if n < width - inside else width - inside
+                i = load64(table[dr.INDEX, j] + 8 * (e // width)) * width + inside
+            if per_array or table[dr.ROW, j] != r:  # 0.1 us less for each of many arrays
+                r = table[dr.ROW, j]
+                h, k = scalars(rows[r], factors, j)
+            p, g = vp(at[0, j] + i * b[0], n * c[0]), vg(at[1, j] + e * b[1], n * c[1])
+            s0, s1 = v0(at[2, j] + i * b[2], n * c[2]), v1(at[3, j] + i * b[3], n * c[3])
+            s2, total = v2(at[4, j] + i * b[4], n * c[4]), vt(at[6, j] + i * b[6], n * c[6])
+            average, lo = va(at[7, j] + i * b[7], n * c[7]), vl(at[8, j] + i * b[8], n * c[8])
+            hi, rate = vh(at[9, j] + i * b[9], n * c[9]), vr(at[10, j] + i * b[10], n * c[10])
+            master = vm(at[11, j] + i * b[11], n * c[11])
+            if at[pl.OUT, j] == 0:
+                run(n, p, g, s0, s1, s2, None, total, average, lo, hi, rate, master, h, k)
             else:
-                run(n, p, g, s0, s1, s2, view(address[dr.OUT, j] + skip, n), h)
+                out = vo(at[5, j] + i * b[5], n * c[5])
+                run(n, p, g, s0, s1, s2, out, total, average, lo, hi, rate, master, h, k)
             low += n
-            j += 1
+            j += low == start[j + 1]
 
-    return _own(name, part)
+    return wrap(part)
 
 
-def make_steps(
-    rule: RuleSpec, options: Mapping[str, Any], dtype: np.dtype, name: str
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The whole compiled step, serial and parallel: door, scalars, every part, and t last.
+def _make_sum(plan: Plan, wrap: Any) -> Any:
+    """The work of a call that only adds its gradient to the sum, on one part of the elements."""
+    add, scalars = make_add(plan, wrap), make_scalars(width_of(plan), plan.real)
+    views, strides, numbers = make_views(plan)
+    view_g, view_total = views[pl.G], views[pl.SUM]
+    byte_g, byte_total, each = strides[pl.G], strides[pl.SUM], numbers[pl.G]
 
-    An element depends on nothing but its own values, so neither the parts nor the threads
-    change a bit. The twins share the compiled part. `name` tells these loops from all others.
+    def add_part(q, table, count, size, rows, factors, first):
+        start, at = table[dr.START], table[dr.ADDRESS :]
+        low, end = q * size, q * size + size
+        if end > start[count]:
+            end = start[count]
+        j = find_leaf(start, count, low)
+        while low < end:
+            n = (end if end < start[j + 1] else start[j + 1]) - low
+            e = low - start[j]
+            _, k = scalars(rows[table[dr.ROW, j]], factors, j)
+            g = view_g(at[pl.G, j] + e * byte_g, n * each)
+            total = view_total(at[pl.SUM, j] + e * byte_total, n * each)
+            for i in range(n * each):
+                add(i, first, g, total, k)
+            low += n
+            j += low == start[j + 1]
+
+    return wrap(add_part)
+
+
+def _make_norm(plan: Plan, wrap: Any) -> Any:
+    """The partial sums of some blocks of the gradients, as the rule will see them."""
+    seen, ranged = make_seen(plan, wrap), plan.real == np.float64
+    block = norms.make_block(seen, wrap, scaled=ranged)
+    scalars = make_scalars(width_of(plan), plan.real)
+    views, _, numbers = make_views(plan)
+    slot_x = pl.MASTER if plan.master else pl.P
+    view_x, view_g, view_total = views[slot_x], views[pl.G], views[pl.SUM]
+    view_low, view_high, each = views[pl.LOW], views[pl.HIGH], numbers[pl.G]
+
+    def norm_part(q, table, count, rows, factors, partials):
+        start, at, first = table[dr.START], table[dr.ADDRESS :], table[dr.BLOCK]
+        b, end = q * _CHUNK, q * _CHUNK + _CHUNK
+        if end > first[count]:
+            end = first[count]
+        j = find_leaf(first, count, b)
+        while b < end:
+            while b == first[j + 1]:
+                j += 1
+            size = (start[j + 1] - start[j]) * each
+            _, k = scalars(rows[table[dr.ROW, j]], factors, j)
+            x, g = view_x(at[slot_x, j], size), view_g(at[pl.G, j], size)
+            total = view_total(at[pl.SUM, j], size)
+            lo, hi = view_low(at[pl.LOW, j], size), view_high(at[pl.HIGH, j], size)
+            last = end if end < first[j + 1] else first[j + 1]
+            while b < last:
+                e = (b - first[j]) * norms.BLOCK
+                n = size - e if size - e < norms.BLOCK else norms.BLOCK
+                if n <= 0:  # a sparse gradient has fewer blocks
+                    partials[b] = 0.0
+                elif ranged:
+                    scale = norms.power(-table[dr.EXPONENT, j])
+                    partials[b] = block(e, n, x, g, total, lo, hi, (k, scale))
+                else:
+                    partials[b] = block(e, n, x, g, total, lo, hi, k)
+                b += 1
+
+    return wrap(norm_part)
+
+
+def _make_settle(plan: Plan, wrap: Any) -> Any:
+    """``settle(table, count, factors, partials, control)``: norms, clip factors, and the guard."""
+    of_all, small, ranged = plan.norm == "all", tiny(plan.real), plan.real == np.float64
+    column = op.CLIP_NORM if of_all else op.CLIP_ARRAY
+
+    def settle_one(table, j, after, factors, partials, control, place):
+        """Leaves j to `after`, taken as one array, whose norm goes to `place`."""
+        begin = table[dr.BLOCK, j]
+        total = norms.combine(partials, begin, table[dr.BLOCK, after] - begin)
+        exponent = table[dr.EXPONENT, j]
+        if ranged and exponent == 0:
+            exponent = norms.exponent_of(total)
+            if exponent != 0:
+                table[dr.EXPONENT, j:after] = exponent
+                return _AGAIN
+        factors[2, place] = norms.norm(total, exponent)
+        row = control[0]
+        pre, factor = norms.clip_factor(total, exponent, row[column], row[op.MARGIN], small)
+        for i in range(j, after):
+            factors[0, i], factors[1, i] = pre, factor
+        return _SETTLED if math.isfinite(total) else _NOT_FINITE
+
+    one = wrap(settle_one)
+
+    def settle(table, count, factors, partials, control):
+        if of_all:
+            return one(table, 0, count, factors, partials, control, count)
+        found = _SETTLED
+        for j in range(count):
+            verdict = one(table, j, j + 1, factors, partials, control, j)
+            found = _AGAIN if _AGAIN in (verdict, found) else max(found, verdict)
+        return found
+
+    return wrap(settle)
+
+
+def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The whole compiled step, serial and parallel: door, scalars, norm, every part, t last.
+
+    An element depends on nothing but its own values and the norm, which is formed in blocks of
+    fixed size, so neither the parts nor the threads change a bit. The twins share the compiled
+    parts.
     """
-    part = _make_part(rule, options, dtype, name)
-    scalars = inner(rule.scalars)
-    width = len(rule.control_values(options))
-    one = dtype.type(1)
-    constants = limits(dtype)
+    wrap = wrapper(plan.name)
+    part, fill, advance = _make_part(plan, wrap), make_fill(plan), make_advance(plan, wrap)
+    accumulates, normed, wide = plan.accumulate, plan.norm != "", op.RULE + plan.rule.width
+    add_part = _make_sum(plan, wrap) if accumulates else part
+    norm_part = _make_norm(plan, wrap) if normed else part
+    settle = _make_settle(plan, wrap) if normed else part
 
     def twin(each: Any) -> Callable[..., Any]:
         def step(meta_at, ids_at, g1, apart, lr):
@@ -189,20 +226,53 @@ def make_steps(
             if status != dr.OK:
                 return status
             table = carray(as_pointer(meta[dr.TABLE]), (dr.ROWS, count + 1), np.int64)
-            control = carray(as_pointer(meta[dr.CONTROL]), width, np.float64)
-            h = cast(scalars(control, lr, float(meta[dr.STEPS] + 1)) + constants, one)
+            factors = carray(as_pointer(meta[dr.FACTORS]), (3, count + 1), np.float64)
+            if normed:
+                factors[:2] = 1.0
+                table[dr.EXPONENT] = 0
+            rows = fill(meta, lr)
             total = table[dr.START, count]
+            parts = (total + size - 1) // size
             thread = release_gil() if total >= _RELEASE_FROM else 0
-            for k in each((total + size - 1) // size):
-                part(k, table, count, size, h)
+            if accumulates and meta[dr.CALLS] + 1 < meta[dr.EVERY] and meta[dr.FLUSHING] == 0:
+                first = meta[dr.CALLS] == 0
+                for q in each(parts):
+                    add_part(q, table, count, size, rows, factors, first)
+                meta[dr.CALLS] += 1
+                if total >= _RELEASE_FROM:
+                    take_gil(thread)
+                return dr.OK
+            if normed:
+                control = carray(as_pointer(meta[dr.CONTROL]), (meta[dr.GROUPS], wide), np.float64)
+                blocks = table[dr.BLOCK, count]
+                partials = carray(as_pointer(meta[dr.PARTIALS]), blocks + 1, np.float64)
+                verdict = _AGAIN
+                while verdict == _AGAIN:
+                    factors[:2] = 1.0
+                    for q in each((blocks + _CHUNK - 1) // _CHUNK):
+                        norm_part(q, table, count, rows, factors, partials)
+                    verdict = settle(table, count, factors, partials, control)
+                if verdict == _NOT_FINITE and meta[dr.GUARD] != dr.PROPAGATE:
+                    if meta[dr.GUARD] == dr.SKIP:
+                        meta[dr.SKIPPED] += 1
+                        meta[dr.IN_A_ROW] += 1
+                        meta[dr.CALLS] = 0
+                    if total >= _RELEASE_FROM:
+                        take_gil(thread)
+                    return dr.NOT_FINITE
+            for q in each(parts):
+                part(q, table, count, size, rows, factors)
             if meta[dr.STRIDED] != 0:
                 dr.through_door(meta[dr.DOOR], dr.LEAVE, meta_at, ids_at, g1, apart)
+            advance(meta)
+            meta[dr.CALLS] = 0
+            meta[dr.IN_A_ROW] = 0
             meta[dr.STEPS] += 1
             if total >= _RELEASE_FROM:
                 take_gil(thread)
             return status
 
-        step.__qualname__ = f"{name}.{'serial' if each is range else 'parallel'}.step"
+        step.__qualname__ = f"{plan.name}.{'serial' if each is range else 'parallel'}.step"
         return step
 
     return twin(range), twin(prange)

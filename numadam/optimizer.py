@@ -1,112 +1,99 @@
-"""What all optimisers share: parameters, hyperparameters, state, and `step`."""
+"""The optimiser that all rules share: its options, and `step`."""
 
 from __future__ import annotations
 
-import copy
-import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, overload
+from typing import Any
 
-from numadam import forks
-from numadam.dispatch import engine_for
-from numadam.rules.base import LR, RuleSpec
-from numadam.state import State
-from numadam.tree import Tree
+from numadam.attributes import fixed, hyper
+from numadam.held import Held
+from numadam.rules.base import LR
+from numadam.settings import is_plain
 
-Schedule = Callable[[int], float]
+__all__ = ["Optimizer", "fixed", "hyper"]
 
 
-class hyper:
-    """A float hyperparameter of the control block, checked when set."""
+class Optimizer(Held):
+    r"""What all rules share. Use a subclass: `Adam`, `AdamW`, `RMSprop`, `SGD`, ...
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
+    An optimiser keeps references to the parameter arrays and changes them in place. Every rule
+    takes the keywords below. One step does all of it in one pass over memory, in this order:
+    maximize, loss_scale, accumulate, bounds' mask, norm and guard, clip_value, clip by norm, L2
+    decay, the rule, decoupled decay, bounds, average.
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> hyper: ...
-    @overload
-    def __get__(self, instance: Optimizer, owner: type) -> float: ...
-    def __get__(self, instance: Optimizer | None, owner: type) -> hyper | float:
-        if instance is None:
-            return self
-        return float(instance._engine.control[instance.rule.index(self._name)])
+    Parameters
+    ----------
+    weight_decay : float or callable, default 0.0 (AdamW: 0.01)
+        Pulls the parameters towards 0.
+    decoupled : bool
+        True: p loses ``lr * weight_decay * p`` besides the step (default of AdamW, NAdam, RAdam,
+        AdaMax, AdaBelief, Lion). False: L2, ``weight_decay * p`` is added to the gradient.
+    decay_times_lr : bool, default True
+        False frees the decoupled decay of lr: p loses ``weight_decay * p``.
+    maximize : bool, default False
+        Go up instead of down.
+    loss_scale : float or callable, default 1.0
+        What the loss was multiplied by: the gradient is divided by it.
+    clip_value : float or callable, optional
+        Every element of the gradient is brought into [-clip_value, clip_value].
+    clip_norm : float or callable, optional
+        All gradients together are multiplied by ``min(1, clip_norm / norm)``.
+    clip_array_norm : float or callable, optional
+        As `clip_norm`, for each array by itself.
+    accumulate : int, default 1
+        Only every so many calls take a step, with the mean of their gradients; `flush` takes one
+        with what there is, `discard` forgets it. t counts steps.
+    nonfinite : {"propagate", "raise", "skip"}, default "propagate"
+        What happens at a gradient with NaN or infinite elements: it is used as it is; a
+        FloatingPointError, with nothing changed; or nothing but a count in `skipped`. With
+        `accumulate` the mean is looked at.
+    max_skips : int, optional
+        As many steps in a row may be skipped; the next one raises FloatingPointError.
+    bounds : pair (lo, hi), or nesting of pairs, optional
+        Box for the parameters, numbers or arrays, None for an open side. Parameters outside are
+        moved to the nearest bound when the optimiser is made. Where a parameter lies on a bound,
+        a gradient that would push it out is taken as 0, before norm and moments.
+    ema : float in [0, 1) or callable, optional
+        Keeps a running average of the parameters, read by `averaged`:
+        ``average += (1 - ema) * (p - average)``. It begins as the parameters.
+    ema_warmup : bool, default False
+        The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step.
+    ema_debias : bool, default False
+        The average begins as 0 and is divided by ``1 - ema^t`` when read.
+    groups : mapping of str to mapping, optional
+        Options of their own for some arrays: ``{"*.bias": {"weight_decay": 0}, "head": {"lr":
+        1e-4}, "emb": {"frozen": True}}``. Patterns (of `fnmatch`) are for the dotted path of the
+        array in its nesting, or of a container. A later one goes before an earlier one.
+    sparse : {"lazy", "dense"}, optional
+        Takes gradients that touch a few rows (`numadam.Rows`, CSR matrices). "lazy": only these
+        rows of parameters and state change; "dense": the numbers of the dense gradient.
+    state_dtype : "bfloat16", optional
+        How moments are stored: in half the memory of float32, with 8 digits in base 2. They are
+        rounded by chance (a hash of number and step, so the bits are the same everywhere): to
+        the nearest, a slow average could never fall. The arithmetic stays as it is.
+    master : bool, default False
+        Keeps a float32 copy of float16 or bfloat16 parameters, in which small steps add up.
+    complex_form : {"parts", "modulus"}, default "parts"
+        Complex parameters as pairs of real ones (torch), or whole: with a real second moment of
+        the gradient's modulus (optax).
+    like : {"torch", "keras", "tf1", "optax", "sklearn", "numpy"}, optional
+        Defaults and arithmetic of that library. What is given as a keyword goes before it. The
+        last two, "keras" and "tf1" repeat the plain rule and AMSGrad bit for bit.
 
-    def __set__(self, instance: Optimizer, value: float) -> None:
-        rule, before = instance.rule, instance._options
-        options = rule.check({**before, self._name: value})
-        if rule.present(options) != rule.present(before):
-            raise ValueError(
-                f"{self._name}: {value!r} needs other state arrays than {before[self._name]!r}: "
-                "make a new optimiser."
-            )
-        instance._engine.control[rule.index(self._name)] = options[self._name]
-
-
-class fixed:
-    """An option that is set when the optimiser is made, and read only after."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        return self if instance is None else instance._options[self._name]
-
-    def __set__(self, instance: Any, value: object) -> None:
-        raise AttributeError(f"{self._name}: cannot be changed: make a new optimiser instead.")
-
-
-class Optimizer:
-    """Base of all optimisers. Use a subclass: `Adam`, `RMSprop`, `SGD`.
-
-    An optimiser keeps references to the parameter arrays and changes them in place.
+    Notes
+    -----
+    `weight_decay`, `loss_scale`, `clip_value`, `clip_norm`, `clip_array_norm`, `ema` and the
+    hyperparameters of the rule may be changed at any time (``opt.clip_norm = 0.5``), or be
+    callables of the steps already taken (see `numadam.schedules`). What would need other arrays
+    or another compiled loop is refused: make the optimiser with a value that stands for it, such
+    as ``clip_norm=numpy.inf``.
     """
 
-    rule: ClassVar[RuleSpec]
-    _lock: Any
-
-    def _setup(self, params: Any, lr: float | Schedule, **options: Any) -> None:
-        forks.give_lock(self)
-        self._fixed = self.rule.check(options)
-        self._lr = lr if callable(lr) else LR.check(lr)
-        self._params = params
-        self._tree = Tree(params)
-        leaves, names = self._tree.flatten(params, "params"), self._tree.names("params")
-        self._engine = engine_for(leaves, names)(self.rule, self._fixed, leaves, names)
-        self._grads: Any = None
-        self._grad_leaves: list[Any] = []
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        """All options as they are now: hyperparameters live in the control block alone."""
-        control = self._engine.control
-        now = {hyper.name: float(control[k]) for k, hyper in enumerate(self.rule.hypers)}
-        return {**self._fixed, **now}
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse a name that this class does not know: it would be ignored."""
-        known = name.startswith("_") or hasattr(type(self), name)
-        if not known and type(self).__module__.startswith("numadam."):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set.")
-        super().__setattr__(name, value)
-
-    @property
-    def params(self) -> Any:
-        """The parameters, as they were passed: the arrays themselves."""
-        return self._params
-
-    @property
-    def t(self) -> int:
-        """Steps taken so far."""
-        return int(self._engine.t)
-
-    @property
-    def lr(self) -> float | Schedule:
-        """The learning rate: a float, or a callable of the steps already taken."""
-        return self._lr
-
-    @lr.setter
-    def lr(self, value: float | Schedule) -> None:
-        self._lr = value if callable(value) else LR.check(value)
+    weight_decay, loss_scale, clip_value = hyper(), hyper(), hyper()
+    clip_norm, clip_array_norm, ema = hyper(), hyper(), hyper()
+    decoupled, decay_times_lr, maximize, accumulate = fixed(), fixed(), fixed(), fixed()
+    nonfinite, max_skips, bounds, groups = fixed(), fixed(), fixed(), fixed()
+    ema_warmup, ema_debias, sparse, like = fixed(), fixed(), fixed(), fixed()
+    state_dtype, master, complex_form = fixed(), fixed(), fixed()
 
     def step(
         self,
@@ -154,12 +141,6 @@ class Optimizer:
         Steps of one optimiser from several threads wait for each other.
         """
         with self._lock:
-            if lr is not None:
-                rate = LR.check(lr)
-            elif callable(self._lr):
-                rate = LR.check(self._lr(self.t))
-            else:
-                rate = self._lr
             tree = self._tree
             if grads is None:
                 leaves = self._own_gradients()
@@ -167,96 +148,88 @@ class Optimizer:
                 leaves = (grads,) if tree.is_leaf else tree.flatten(grads, "grads")
             if params is None and not tree.is_leaf:
                 self._refuse_replaced(self._params, self._engine.params, "params")
+            rate = self._lr if lr is None and self._steady else self._rate(lr)
             if params is None and out is None:
-                self._engine.step(leaves, rate)
+                went = self._engine.step(leaves, rate)
             else:
-                self._engine.step(
+                self._refuse_elsewhere("params" if out is None else "out")
+                went = self._engine.step(
                     leaves,
                     rate,
                     None if params is None else tree.flatten(params, "params"),
                     None if out is None else tree.flatten(out, "out"),
                 )
+            if not went:
+                self._not_finite()
 
-    @property
-    def grads(self) -> Any:
-        """Gradient buffers that the optimiser owns, in the structure of the parameters.
+    def flush(self) -> bool:
+        """Take a step with the mean of the gradients that `accumulate` has added up so far.
 
-        Write into them (``opt.grads["w"][...] = g``) and call `step` without an argument: one
-        flat buffer holds them all. They begin as zeros. Assigning to `grads` copies values in.
+        Returns whether there were any.
         """
         with self._lock:
-            if self._grads is None:
-                leaves = self._engine.gradients()
-                self._grad_leaves, self._grads = leaves, self._tree.unflatten(leaves)
-            return self._grads
+            if not self._settings.plan.accumulate:
+                raise ValueError(
+                    "flush: nothing is added up; make the optimiser with accumulate=k."
+                )
+            if not int(self._engine.counters["calls"]):
+                return False
+            if not self._tree.is_leaf:
+                self._refuse_replaced(self._params, self._engine.params, "params")
+            if not self._engine.flush(self._rate(None)):
+                self._not_finite()
+            return True
 
-    @grads.setter
-    def grads(self, value: Any) -> None:
-        leaves = self._engine.check_arrays("grads", self._tree.flatten(value, "grads"))
-        staged = [leaf.copy() for leaf in leaves]  # an entry may be a view of another's buffer
+    def discard(self) -> None:
+        """Forget the gradients that `accumulate` has added up so far."""
         with self._lock:
-            self._refuse_replaced(self.grads, self._grad_leaves, "opt.grads")
-            for leaf, buffer in zip(staged, self._grad_leaves, strict=True):
-                buffer[...] = leaf
+            self._engine.drop()
 
-    def _own_gradients(self) -> Sequence[Any]:
-        if self._grads is None:
+    def _rate(self, lr: Any) -> float:
+        """The learning rate of this step; other schedules go into the control block."""
+        settings = self._settings
+        if settings.has_schedules:
+            settings.refresh(self.t)
+        if lr is not None:
+            if not is_plain(self._lr):
+                raise ValueError("lr: this optimiser has a step size for each array; leave it out.")
+            return LR.check(lr)
+        if callable(self._lr):
+            return LR.check(self._lr(self.t))
+        return self._lr if is_plain(self._lr) else 0.0
+
+    def _refuse_elsewhere(self, name: str) -> None:
+        """Refuse other arrays where something follows the optimiser's own parameters."""
+        for option in ("ema", "master"):
+            if self._settings.options[option] not in (None, False):
+                raise ValueError(
+                    f"{name}: {option} follows the optimiser's own parameters, which such a step "
+                    "does not change. Make an optimiser without it."
+                )
+        if name == "out" and self.accumulate > 1:
             raise ValueError(
-                "grads: none were passed, and opt.grads was never filled. Call opt.step(grads), "
-                "or write into opt.grads first."
+                f"out: accumulate={self.accumulate} gives a direction at some calls only. Make an "
+                "optimiser without it."
             )
-        self._refuse_replaced(self._grads, self._grad_leaves, "opt.grads")
-        return self._grad_leaves
-
-    def _refuse_replaced(self, tree: Any, leaves: Sequence[Any], name: str) -> None:
-        """Refuse a container in which another object took the place of an array."""
-        now = self._tree.flatten(tree, name)
-        if not all(map(operator.is_, now, leaves)):
-            same = list(map(operator.is_, now, leaves))
-            leaf = self._tree.names(name)[same.index(False)]
+        if name == "out" and self.sparse == "lazy":
             raise ValueError(
-                f"{leaf}: was replaced by another object, but the optimiser holds the array that "
-                f"was there. Write into that: {leaf}[...] = x."
+                "out: sparse='lazy' gives a direction in some rows only. Make an optimiser with "
+                "sparse='dense'."
             )
 
-    @property
-    def state(self) -> State:
-        """The state arrays and t: read as views, copied in on assignment.
-
-        ``opt.state["m"]`` is the first moment in the structure of the parameters;
-        ``opt.state = saved`` checks all of `saved` and then takes it over whole.
-        """
-        return State(self)
-
-    @state.setter
-    def state(self, saved: Mapping[str, Any]) -> None:
-        State(self).update(saved)
-
-    def __getstate__(self) -> dict[str, Any]:
-        with self._lock:
-            state = {
-                name: [view.copy() for view in views] for name, views in self._engine.state.items()
-            }
-            return {
-                "params": self._params,
-                "lr": self._lr,
-                "options": self._options,
-                "t": self.t,
-                "state": state,
-            }
-
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        self._setup(saved["params"], saved["lr"], **saved["options"])
-        self._engine.load(saved["t"], saved["state"])
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
-        """Copy parameters, state and t of one moment, whatever other threads do."""
-        with self._lock:
-            twin = type(self).__new__(type(self))
-            memo[id(self)] = twin
-            twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return twin
-
-    def __repr__(self) -> str:
-        options = ", ".join(f"{key}={value!r}" for key, value in self._options.items())
-        return f"{type(self).__name__}(lr={self._lr!r}, {options}, t={self.t})"
+    def _not_finite(self) -> None:
+        """Say that the guard stopped the step, where the user wants to hear it."""
+        options = self._settings.options
+        if options["nonfinite"] == "raise":
+            several = options["accumulate"] > 1
+            forget = " opt.discard() forgets what was added up." if several else ""
+            raise FloatingPointError(
+                f"grads: hold NaN or infinite numbers at step {self.t + 1}; nothing was changed. "
+                f"nonfinite='skip' leaves such steps out.{forget}"
+            )
+        in_a_row = self._engine.skipped[1]
+        if options["max_skips"] is not None and in_a_row > options["max_skips"]:
+            raise FloatingPointError(
+                f"grads: held NaN or infinite numbers {in_a_row} times in a row "
+                f"(max_skips={options['max_skips']}); the parameters are those of step {self.t}."
+            )

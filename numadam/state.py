@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from numadam.optimizer import Optimizer
+    from numadam.held import Held
 
 
 class State(MutableMapping[str, Any]):
@@ -17,13 +19,13 @@ class State(MutableMapping[str, Any]):
     checked first, and then done whole.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Held) -> None:
         self._optimizer = optimizer
 
     def __getitem__(self, name: str) -> Any:
         engine = self._optimizer._engine
-        if name == "t":
-            return engine.t
+        if name in engine.counters:
+            return engine.counters[name]
         return self._optimizer._tree.unflatten([view.view() for view in engine.state[name]])
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -35,11 +37,11 @@ class State(MutableMapping[str, Any]):
         raise TypeError(f"state[{name!r}] cannot be deleted: the next step needs it.")
 
     def __iter__(self) -> Iterator[str]:
-        yield "t"
+        yield from self._optimizer._engine.counters
         yield from self._optimizer._engine.state
 
     def __len__(self) -> int:
-        return 1 + len(self._optimizer._engine.state)
+        return len(list(iter(self)))
 
     def update(self, saved: Mapping[str, Any], /) -> None:  # type: ignore[override]
         """Take over a whole saved state."""
@@ -57,16 +59,25 @@ class State(MutableMapping[str, Any]):
     def _load(self, entries: Mapping[str, Any]) -> None:
         owner = self._optimizer
         with owner._lock:
-            t = _steps(entries["t"]) if "t" in entries else owner.t
-            arrays = {
-                name: self._check(name, value) for name, value in entries.items() if name != "t"
+            known = owner._engine.counters
+            counters = {
+                name: _counter(name, value, known[name])
+                for name, value in entries.items()
+                if name in known
             }
-            owner._engine.load(t, arrays)
+            arrays = {
+                name: self._check(name, value)
+                for name, value in entries.items()
+                if name not in known
+            }
+            owner._engine.load(counters, arrays)
 
     def _check(self, name: str, value: Any) -> list[Any]:
         title = f"state[{name!r}]"
         return self._optimizer._engine.check_arrays(
-            title, self._optimizer._tree.flatten(value, title)
+            title,
+            self._optimizer._tree.flatten(value, title),
+            self._optimizer._engine.state_dtype(name),
         )
 
     def __repr__(self) -> str:
@@ -74,12 +85,23 @@ class State(MutableMapping[str, Any]):
         return f"State(t={self._optimizer.t}, arrays: {names or 'none'})"
 
 
-def _steps(value: Any) -> int:
+def _counter(name: str, value: Any, now: Any) -> Any:
+    """A counter or a running product from outside, checked."""
+    if now.dtype.kind == "f":
+        products = np.asarray(value, dtype=float)
+        if products.shape != now.shape or not np.all(np.isfinite(products)):
+            raise ValueError(
+                f"state[{name!r}]: expected finite numbers of shape {now.shape}, got {value!r}."
+            )
+        return products
     try:
         t = int(value)
         whole = 0 <= t < 2**53 and t == value
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
-        raise ValueError(f"state['t']: expected a whole number of steps >= 0, got {value!r}.")
+        steps = "steps" if name == "t" else "calls"
+        raise ValueError(
+            f"state[{name!r}]: expected a whole number of {steps} >= 0, got {value!r}."
+        )
     return t

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from numadam import door as dr
 from numadam.compile import door_address
 from numadam.headers import kind_of
+from numadam.norms import BLOCK
+from numadam.pieces import width_of
+from numadam.plan import CHECKED, Plan
 
 _LINE = 64  # bytes of a cache line: every array of ours begins on one
 # A store and a load whose addresses agree in the last 12 bits wait for each other. Users' large
@@ -54,11 +58,18 @@ class Layout:
         #: bytes from one buffer of this layout to the next
         self.nbytes = _round_up(end, _PAGE) + SKEW if self._large else end
 
-    def allocate(self, head: int, buffers: int, skew: int = SKEW) -> tuple[np.ndarray, int]:
-        """A zeroed block of `head` bytes and so many buffers, and where the first one begins."""
-        first = max(head, skew) if self._large else head
-        unit = _PAGE if self._large else _LINE
-        return aligned_zeros(first + buffers * self.nbytes, unit), first
+    @staticmethod
+    def allocate(
+        head: int, layouts: Sequence[Layout], skew: int = SKEW
+    ) -> tuple[np.ndarray, list[int]]:
+        """A zeroed block of `head` bytes and a buffer of each layout; where each one begins."""
+        large = any(layout._large for layout in layouts)
+        end = max(head, skew) if large else _round_up(head, _LINE)
+        firsts = []
+        for layout in layouts:
+            firsts.append(end)
+            end += layout.nbytes
+        return aligned_zeros(end, _PAGE if large else _LINE), firsts
 
     def views(self, buffer: np.ndarray) -> list[np.ndarray]:
         """The leaves in a buffer of bytes, shaped and laid out as the parameters."""
@@ -77,43 +88,80 @@ class Table:
 
     Parameters
     ----------
+    plan : Plan
     layout : Layout
+        Of the parameters.
     subtypes : sequence of type
         Type of each parameter, where it may be a subclass of ndarray.
     control : numpy.ndarray
-        The float64 control block.
+        The float64 control block, one row a group.
     meta : numpy.ndarray
         The int64 scalars, in memory of the caller's choice.
+    rows : sequence of int, optional
+        Each leaf's row of the control block.
     """
 
     def __init__(
-        self, layout: Layout, subtypes: Sequence[type], control: np.ndarray, meta: np.ndarray
+        self,
+        plan: Plan,
+        layout: Layout,
+        subtypes: Sequence[type],
+        control: np.ndarray,
+        meta: np.ndarray,
+        rows: Sequence[int] = (0,),
     ) -> None:
         n = len(layout.shapes)
-        self.layout, self.meta, self.control = layout, meta, control
+        self.plan, self.layout, self.meta, self.control = plan, layout, meta, control
         self.meta_at = meta.ctypes.data
         self.blocks = np.zeros((dr.ROWS, n + 1), np.int64)
         axes = [
-            (*shape, *order, *[0] * (len(shape) * dr.SLOTS))
+            (*shape, *order, *[0] * (len(shape) * CHECKED))
             for shape, order in zip(layout.shapes, layout.orders, strict=True)
         ]
         self.dims = np.array([*itertools.chain.from_iterable(axes), 0], np.int64)
-        self.spans = np.zeros((3, 5 * n + 1), np.int64)
+        self.spans = np.zeros((3, (CHECKED - 1) * n + 1), np.int64)
+        self.scalars = np.zeros((len(control), width_of(plan)))
+        #: for each leaf its clip factor in two steps and its norm; last the norm of all
+        self.factors = np.ones((3, n + 1))
+        self.norms = self.factors[2]
+        self.norms[:] = math.nan
         self._work: list[np.ndarray] = []
         blocks = self.blocks
-        blocks[dr.START, 1:] = np.cumsum(layout.sizes, dtype=np.int64)
         blocks[dr.ND, :n] = [len(shape) for shape in layout.shapes]
         blocks[dr.PLACE, 1:] = np.cumsum([len(entry) for entry in axes])
         blocks[dr.SUBTYPE, :n] = [id(subtype) for subtype in subtypes]
+        blocks[dr.ROW, :n] = rows
         self._subtypes = list(subtypes)  # keeps their ids alive
+        self.set_turns([size * plan.unit for size in layout.sizes])
         total = int(blocks[dr.START, n])
-        meta[dr.COUNT], meta[dr.ITEM] = n, layout.dtype.itemsize
-        meta[dr.KIND], meta[dr.NDARRAY] = kind_of(layout.dtype), id(np.ndarray)
+        self.partials = self._make_partials() if plan.norm else np.zeros(1)
+        meta[dr.COUNT], meta[dr.NDARRAY], meta[dr.DOOR] = n, id(np.ndarray), door_address()
+        for slot in range(CHECKED):
+            dtype = plan.array_dtype(slot)
+            meta[dr.KIND + slot], meta[dr.ITEM + slot] = kind_of(dtype), dtype.itemsize
         meta[dr.PART] = min(max(-(-total // _PARTS), _PART_MIN), _PART_MAX)
-        meta[dr.TABLE], meta[dr.DIMS] = blocks.ctypes.data, self.dims.ctypes.data
-        meta[dr.SPANS], meta[dr.CONTROL] = self.spans.ctypes.data, control.ctypes.data
         meta[dr.NDIMS], meta[dr.NSPANS] = len(self.dims), self.spans.shape[1]
-        meta[dr.DOOR] = door_address()
+        meta[dr.GROUPS], meta[dr.EVERY] = len(control), 1
+        for place, block in (
+            (dr.TABLE, blocks),
+            (dr.DIMS, self.dims),
+            (dr.SPANS, self.spans),
+            (dr.CONTROL, control),
+            (dr.SCALARS, self.scalars),
+            (dr.FACTORS, self.factors),
+            (dr.PARTIALS, self.partials),
+        ):
+            meta[place] = block.ctypes.data
+
+    def set_turns(self, turns: Sequence[int]) -> None:
+        """How many turns of the loop each leaf takes."""
+        self.blocks[dr.START, 1:] = np.cumsum(turns, dtype=np.int64)
+
+    def _make_partials(self) -> np.ndarray:
+        """One partial sum for each block of the gradient of each leaf."""
+        counts = [-(-size * self.plan.numbers // BLOCK) for size in self.layout.sizes]
+        self.blocks[dr.BLOCK, 1:] = np.cumsum(counts, dtype=np.int64)
+        return np.zeros(sum(counts) + 1)
 
     def own(self, slot: int, where: np.ndarray) -> None:
         """Fix the addresses of arrays that belong to the engine: steps need not look them up."""
@@ -130,9 +178,14 @@ class Table:
         """Bytes of all work arrays."""
         return sum(array.nbytes for array in self._work)
 
+    def grad_norm(self, of_each: bool) -> Any:
+        """The norm of the last gradients, or one for each leaf; NaN before the first."""
+        n = len(self.layout.shapes)
+        return self.norms[:n].tolist() if of_each else float(self.norms[n])
+
     def add_work(self, slot: int, leaf: int) -> None:
         """Make the work array through which an array of other strides goes; it is kept."""
-        size = self.layout.sizes[leaf] * self.layout.dtype.itemsize
+        size = self.layout.sizes[leaf] * self.plan.array_dtype(slot).itemsize
         self._work.append(aligned_zeros(size))
         self.blocks[dr.WORK + slot, leaf] = self._work[-1].ctypes.data
 

@@ -83,6 +83,14 @@ class Tree:
             return dict(zip(self._keys, leaves, strict=True))
         return self._type(leaves)
 
+    def paths(self) -> list[tuple[Any, ...]]:
+        """The keys that lead to each leaf."""
+        if self.kind == "leaf":
+            return [()]
+        if self.kind == "nested":
+            return [tuple(path) for path in self._spec.paths()]
+        return [(key,) for key in self._keys]
+
     def names(self, name: str) -> list[str]:
         """How a user would write each leaf, e.g. ``params['w'][0]``."""
         if self.kind == "leaf":
@@ -114,6 +122,43 @@ class Tree:
     def _outline(self) -> str:
         text = str(self._spec).removeprefix("PyTreeSpec(") if self._spec else self._type.__name__
         return text if len(text) < 80 else f"a nested {self._type.__name__}"
+
+
+class Active:
+    """A tree of which some leaves are frozen: they are no leaves to the optimiser.
+
+    A frozen leaf is in the containers, where anything may stand for its gradient; in what is
+    given out None stands for it.
+    """
+
+    def __init__(self, tree: Tree, active: Sequence[bool]) -> None:
+        self._tree, self._active, self._all = tree, list(active), all(active)
+        self.is_leaf = tree.is_leaf and self._all
+
+    def select(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        """The leaves that are not frozen."""
+        if self._all:
+            return leaves
+        return [leaf for leaf, active in zip(leaves, self._active, strict=True) if active]
+
+    def flatten(self, tree: Any, name: str) -> Sequence[Any]:
+        """As `Tree.flatten`, without frozen leaves."""
+        return self.select(self._tree.flatten(tree, name))
+
+    def unflatten(self, leaves: Sequence[Any]) -> Any:
+        """As `Tree.unflatten`, with None where a leaf is frozen."""
+        if self._all:
+            return self._tree.unflatten(leaves)
+        rest = iter(leaves)
+        return self._tree.unflatten([next(rest) if active else None for active in self._active])
+
+    def paths(self) -> Sequence[tuple[Any, ...]]:
+        """As `Tree.paths`, without frozen leaves."""
+        return self.select(self._tree.paths())
+
+    def names(self, name: str) -> Sequence[str]:
+        """As `Tree.names`, without frozen leaves."""
+        return self.select(self._tree.names(name))
 
 
 def _some(names: list[str]) -> str:

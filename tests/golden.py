@@ -66,3 +66,20 @@ def load():
                 )
             )
     return cases
+
+
+def averages():
+    """The recorded averages of the parameters, by dtype: (params0, grads, average at the end)."""
+    text = (Path(__file__).parent / "data" / "keras.json").read_text(encoding="utf-8")
+    recorded = json.loads(text)
+    params0 = _floats(recorded["params0"])
+    grads = np.array([_floats(row) for row in recorded["grads"]])
+    return {
+        case["dtype"]: (
+            params0.astype(case["dtype"]),
+            grads.astype(case["dtype"]),
+            _floats(case["after"]["ema"]),
+        )
+        for case in recorded["cases"]
+        if "ema" in case["after"]
+    }

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from numadam.bench import add_arguments, cli, noise, peers, processes, report, run
-from numadam.bench.cases import CASES, Case, named
+from numadam.bench.case import Case
+from numadam.bench.cases import CASES, named
 from numadam.bench.measure import Figure, ratio, repeats
+from numadam.bench.option_cases import OPTION_CASES
 
 
 class Clock:
@@ -90,11 +92,27 @@ def test_ratio_refuses_no_pairs():
         ratio(int, int, pairs=0)
 
 
+def test_ratio_by_what_is_expected():
+    clock = Clock()
+    figure = ratio(
+        clock.side("a", 3.0),
+        clock.side("b", 2.0),
+        pairs=1,
+        expected=1.25,
+        clock=clock,
+        sleep=clock.sleep,
+    )
+    assert figure == Figure(1.2, 3.0, 2.0, 1.25)
+
+
+ALL = (*CASES, *OPTION_CASES)
+
+
 def test_names_are_different():
-    assert len({case.name for case in CASES}) == len(CASES)
+    assert len({case.name for case in ALL}) == len(ALL)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_case_has_what_the_table_needs(case):
     assert re.fullmatch(r"[a-zA-Z0-9-]+", case.name)
     assert case.what
@@ -132,7 +150,7 @@ def test_case_says_what_is_missing(monkeypatch):
 
 
 def test_large_case_is_left_out_where_memory_is_short(monkeypatch):
-    monkeypatch.setattr("numadam.bench.cases.machine_memory", lambda: 4.0)
+    monkeypatch.setattr("numadam.bench.case.machine_memory", lambda: 4.0)
     assert named("roofline-50M").missing() == "needs 8 GiB of memory"
 
 

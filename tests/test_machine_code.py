@@ -3,6 +3,7 @@
 x86-64 only: on other machines the bits are tested, not the instructions.
 """
 
+import functools
 import platform
 import re
 from typing import Any
@@ -10,41 +11,34 @@ from typing import Any
 import numba
 import pytest
 from numba import float32, float64, int64, none, types
+from variants import CASES, VARIANTS, plan_of
 
-from numadam import loops, rules
+from numadam import loops, pieces, rules, turn
 
-VARIANTS = {
-    "Adam": [
-        {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": amsgrad, "eps_form": "paper"}
-        for amsgrad in (False, True)
-    ],
-    "RMSprop": [{"beta2": 0.99, "eps": 1e-8}],
-    "SGD": [
-        {"momentum": 0.0, "nesterov": False},
-        {"momentum": 0.9, "nesterov": False},
-        {"momentum": 0.9, "nesterov": True},
-    ],
-}
-CASES = [
-    pytest.param(cls.rule, options, out, id=f"{name}-{k}{'-out' if out else ''}")
-    for name, cls in rules.classes().items()
-    for k, options in enumerate(VARIANTS[name])
-    for out in (False, True)
+#: each formula; with `out` the first one of each rule, since the loop makes the difference
+ROWS = [pytest.param(case, False, id=case) for case in CASES] + [
+    pytest.param(case, True, id=f"{case} out")
+    for case, (name, options) in CASES.items()
+    if options is VARIANTS[name][0]
 ]
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 instructions"
 )
 
 
-def instructions(rule: Any, options: dict[str, Any], out: bool, real: Any) -> list[str]:
+@functools.cache
+def instructions(case: str, out: bool, real: Any) -> list[str]:
     """Mnemonics of the compiled loop of a rule over arrays of this type."""
-    scalars = rule.scalars(rule.control_values(options), 0.1, 3.0) + (0.0, 0.0)
+    plan = plan_of(*CASES[case], str(real))
     array = real[::1]
-    slots = [array if used else none for used in rule.slots(options)]
+    slots = [array if plan.has(slot) else none for slot in (2, 3, 4)]
+    scalars = [
+        types.UniTuple(real, n) for n in (pieces.width_of(plan) - turn.FACTOR, turn.ZERO + 1)
+    ]
     signature = types.void(
-        int64, array, array, *slots, array if out else none, types.UniTuple(real, len(scalars))
+        int64, array, array, *slots, array if out else none, *[none] * 6, *scalars
     )
-    function = loops.make_run(rule, options, "tested").py_func
+    function = loops.make_run(plan, pieces.wrapper("tested")).py_func
     compiled = numba.njit(signature, error_model="numpy", no_cpython_wrapper=True)(function)
     (text,) = compiled.inspect_asm().values()
     return re.findall(r"^\s+([a-z][a-z0-9]+)\s", text, re.MULTILINE)
@@ -55,26 +49,24 @@ def arithmetic(codes: list[str], ending: str) -> set[str]:
     return {code for code in codes if re.fullmatch(pattern, code)}
 
 
-def uses_root(rule: Any) -> bool:
-    return rule.name in ("adam", "rmsprop")
+#: rules that divide by no root
+NO_ROOT = ("AdaMax", "Lion", "SGD")
 
 
-@pytest.mark.parametrize(("rule", "options", "out"), CASES)
-def test_float32_loop_is_packed_and_single(rule: Any, options: dict[str, Any], out: bool) -> None:
-    codes = instructions(rule, options, out, float32)
+@pytest.mark.parametrize(("case", "out"), ROWS)
+def test_float32_loop_is_packed_and_single(case: str, out: bool) -> None:
+    codes = instructions(case, out, float32)
     assert not arithmetic(codes, "(sd|pd)"), "double arithmetic in a float32 loop"
     assert arithmetic(codes, "ps"), "the loop was not vectorised"
-    if uses_root(rule):
+    if CASES[case][0] not in NO_ROOT:
         assert any(code.endswith("sqrtps") for code in codes), "the root is not packed"
         assert any(code.endswith("divps") for code in codes), "the division is not packed"
 
 
 @pytest.mark.parametrize("real", [float32, float64], ids=str)
-@pytest.mark.parametrize(("rule", "options", "out"), CASES)
-def test_no_fma_and_no_approximation(
-    rule: Any, options: dict[str, Any], out: bool, real: Any
-) -> None:
-    codes = instructions(rule, options, out, real)
+@pytest.mark.parametrize(("case", "out"), ROWS)
+def test_no_fma_and_no_approximation(case: str, out: bool, real: Any) -> None:
+    codes = instructions(case, out, real)
     assert codes
     assert not [code for code in codes if re.match(r"v?fn?m(add|sub)|v?rsqrt|v?rcp", code)]
 

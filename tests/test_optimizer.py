@@ -452,7 +452,7 @@ def test_assignment_to_grads_writes_into_own_buffers_only():
 
 def test_unknown_attribute_is_refused():
     opt = na.Adam(np.ones(3))
-    for name in ("learning_rate", "weight_decay", "beta3"):
+    for name in ("learning_rate", "decay", "beta3"):
         with pytest.raises(AttributeError, match=name):
             setattr(opt, name, 0.1)
 
@@ -464,8 +464,10 @@ def test_unknown_attribute_is_refused():
 
 
 def test_switches_are_true_or_false():
-    with pytest.raises(TypeError, match=r"^amsgrad: .*'False'"):
+    with pytest.raises(ValueError, match=r"^amsgrad: .*'False'"):
         na.Adam(np.ones(3), amsgrad="False")
+    with pytest.raises(TypeError, match=r"^maximize: .*1"):
+        na.Adam(np.ones(3), maximize=1)
     with pytest.raises(TypeError, match=r"^nesterov: "):
         na.sgd_update(np.ones(3), np.ones(3), np.zeros(3), momentum=0.9, nesterov=[1])
 
@@ -728,10 +730,17 @@ def test_what_cannot_be_set_is_refused(make, name, value):
 def test_repr():
     opt = na.Adam(np.ones(3), lr=0.5)
     opt.step(np.ones(3))
-    text = "Adam(lr=0.5, beta1=0.9, beta2=0.999, eps=1e-08, amsgrad=False, eps_form='paper', t=1)"
-    assert repr(opt) == text
-    assert repr(na.RMSprop(np.ones(3))) == "RMSprop(lr=0.01, beta2=0.99, eps=1e-08, t=0)"
-    assert repr(na.SGD(np.ones(3))) == "SGD(lr=0.01, momentum=0.0, nesterov=False, t=0)"
+    assert repr(opt) == (
+        "Adam(lr=0.5, beta1=0.9, beta2=0.999, eps=1e-08, eps_root=0.0, eps_form='paper', "
+        "bias_correction=True, amsgrad=False, nesterov=False, t=1)"
+    )
+    rmsprop = "beta2=0.99, eps=1e-08, eps_root=0.0, momentum=0.0, centered=False"
+    assert repr(na.RMSprop(np.ones(3))) == f"RMSprop(lr=0.01, {rmsprop}, t=0)"
+    sgd = "momentum=0.0, dampening=0.0, nesterov=False"
+    assert repr(na.SGD(np.ones(3))) == f"SGD(lr=0.01, {sgd}, t=0)"
+    # shared options are shown where they are not the usual ones
+    bounded = na.SGD(np.ones(3), weight_decay=0.1, bounds=(np.zeros(3), None))
+    assert "(lr=0.01, weight_decay=0.1, bounds=(array([0., 0., 0.]), None), mom" in repr(bounded)
     assert "m, v" in repr(opt.state)
     assert "t=1" in repr(opt.state)
 

@@ -19,7 +19,8 @@ def test_snippets_run(capsys):
         exec(compile(code, "README.md", "exec"), names)
     assert len(CPU) >= 6
     np.testing.assert_allclose(names["x"], [1, 2, 3], atol=0.02)
-    assert names["opt"].t == 2
+    np.testing.assert_allclose(names["box"], [1, 2, 2], atol=0.02)
+    assert names["opt"].t == 1
     assert not np.array_equal(names["p"], np.ones(5))
 
 

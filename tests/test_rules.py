@@ -385,6 +385,11 @@ def test_out_of_range_is_refused_by_name(rule, name, value):
 )
 @pytest.mark.parametrize("value", ["0.1x", None, [0.1], np.ones(2), 1j])
 def test_not_a_number_is_refused_by_name(rule, name, value):
+    if name == "lr" and np.ndim(value):
+        # these are step sizes of elements or arrays, of a shape that does not fit
+        with pytest.raises((TypeError, ValueError), match=r"^lr: expected a number or an array"):
+            rule(np.ones(3), lr=np.array([0.1, 0.1]))
+        return
     if value is None and name == "momentum":
         value = "no"
     with pytest.raises(TypeError, match=f"^{name}: expected a number"):
@@ -421,6 +426,6 @@ def test_options_are_keyword_only_and_known():
         with pytest.raises(TypeError):
             rule(np.ones(3), 0.1, 0.9)
         with pytest.raises(TypeError):
-            rule(np.ones(3), weight_decay=0.1)
+            rule(np.ones(3), learning_rate=0.1)
     with pytest.raises(ValueError, match=r"^nesterov: "):
         na.SGD(np.ones(3), nesterov=True)

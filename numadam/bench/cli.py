@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from numadam.bench.cases import Case
+    from numadam.bench.case import Case
     from numadam.bench.report import Row
 
 LAYERS = ("tbb", "omp", "workqueue")
@@ -24,6 +24,11 @@ _PROBE = "from numadam import threads; print(threads.layer())"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the benchmarks to a parser."""
     parser.add_argument("--quick", action="store_true", help="fewer pairs, no case above 1 GB")
+    parser.add_argument(
+        "--options",
+        action="store_true",
+        help="the other table: every option and rule against the plain step",
+    )
     parser.add_argument(
         "--case", action="append", metavar="NAME", help="only this case; may be repeated"
     )
@@ -45,9 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the benchmarks; 0 unless a case's name or a layer is wrong."""
     from numadam.bench.cases import CASES, named
+    from numadam.bench.option_cases import OPTION_CASES
 
+    table = list(OPTION_CASES if args.options else CASES)
     try:
-        cases = [named(name) for name in args.case] if args.case else list(CASES)
+        cases = [named(name) for name in args.case] if args.case else table
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -141,6 +148,7 @@ def _run_child(args: argparse.Namespace, environment: dict[str, str]) -> dict[st
         file = Path(folder) / "figures.json"
         command = [sys.executable, "-m", "numadam.bench", "--json", str(file)]
         command += ["--wait", str(args.wait), *(["--quick"] if args.quick else [])]
+        command += ["--options"] if args.options else []
         command += [word for name in args.case or () for word in ("--case", name)]
         subprocess.run(command, env=environment, check=True)
         table: dict[str, Any] = json.loads(file.read_text())[0]

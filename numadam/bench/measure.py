@@ -23,11 +23,21 @@ SETTLE = 0.02
 
 @dataclass(frozen=True)
 class Figure:
-    """What a case gave: its value, and where two sides were timed, their seconds per call."""
+    """What a case gave.
+
+    Attributes
+    ----------
+    value : float
+    ours, theirs : float or None
+        Seconds per call, where two sides were timed.
+    expected : float
+        The value is the ratio of these times divided by this.
+    """
 
     value: float
     ours: float | None = None
     theirs: float | None = None
+    expected: float = 1.0
 
 
 def repeats(side: Side, sample: float = SAMPLE, clock: Callable[[], float] | None = None) -> int:
@@ -67,6 +77,7 @@ def ratio(
     theirs: Side,
     pairs: int = 15,
     *,
+    expected: float = 1.0,
     sample: float = SAMPLE,
     settle: float = SETTLE,
     clock: Callable[[], float] = time.perf_counter,
@@ -83,6 +94,8 @@ def ratio(
         The two sides.
     pairs : int
         Number of pairs.
+    expected : float
+        What the ratio would be if memory traffic alone counted; the value is divided by it.
     sample : float
         Seconds that one sample lasts at least.
     settle : float
@@ -113,4 +126,4 @@ def ratio(
         if collecting:
             gc.enable()
     value = median(a / b for a, b in zip(*times, strict=True))
-    return Figure(value, median(times[0]), median(times[1]))
+    return Figure(value / expected, median(times[0]), median(times[1]), expected)

@@ -97,3 +97,17 @@ def memory(side: Side, peak: bool) -> Callable[[int], Figure]:
         return Figure(median(peaks) if peak else net)
 
     return measure
+
+
+def peak(work: Side) -> int:
+    """Bytes that `work` has at most, beyond what there was, as tracemalloc sees them."""
+    tracing = tracemalloc.is_tracing()
+    tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        work()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if not tracing:
+            tracemalloc.stop()

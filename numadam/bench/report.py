@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from numadam.bench.cases import Case
+from numadam.bench.case import Case
 from numadam.bench.measure import Figure
 from numadam.bench.noise import LIMIT
 
@@ -75,6 +75,7 @@ def cells(row: Row) -> tuple[str, ...]:
     doubt = row.busy is not None and row.busy > LIMIT and case.unit != "B"
     met = ("yes" if row.met else "NO") + ("?" if doubt else "")
     busy = "-" if row.busy is None else f"{row.busy:.0%}"
+    by = "" if figure.expected == 1.0 else f" ({figure.expected:.3g} of its bytes)"
     return (
         case.name,
         seconds(figure.ours),
@@ -83,7 +84,7 @@ def cells(row: Row) -> tuple[str, ...]:
         target,
         met,
         busy,
-        case.what,
+        case.what + by,
     )
 
 

@@ -8,6 +8,12 @@ from typing import Any
 #: file: (class, function on the caller's own arrays)
 TABLE = {
     "adam": ("Adam", "adam_update"),
+    "adamw": ("AdamW", "adamw_update"),
+    "nadam": ("NAdam", "nadam_update"),
+    "radam": ("RAdam", "radam_update"),
+    "adamax": ("AdaMax", "adamax_update"),
+    "adabelief": ("AdaBelief", "adabelief_update"),
+    "lion": ("Lion", "lion_update"),
     "rmsprop": ("RMSprop", "rmsprop_update"),
     "sgd": ("SGD", "sgd_update"),
 }

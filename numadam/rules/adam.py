@@ -2,66 +2,60 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 from numadam.functional import update
-from numadam.optimizer import Optimizer, Schedule, fixed, hyper
-from numadam.rules.base import EPS, Hyper, RuleSpec, Scalars
+from numadam.optimizer import Optimizer, fixed, hyper
+from numadam.options import Bare, Shared
+from numadam.presets import with_presets
+from numadam.rules.base import EPS, Hyper, RuleSpec, Schedule
+from numadam.rules.moments import (
+    adam_formula,
+    adam_scalars,
+    advance,
+    changing,
+    keras_scalars,
+    tf1_advance,
+    tf1_scalars,
+)
 
 
-def formula() -> Callable[..., Any]:
-    """M = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  step = s m / (sqrt(v) + e)."""
-
-    def element(p, g, m, v, vmax, h):
-        beta1, alpha1, beta2, alpha2, s, e, tiny, zero = h
-        m = beta1 * m + alpha1 * g
-        if abs(m) < tiny:  # a denormal m would slow the CPU down for ever; NaN stays
-            m = zero
-        v = beta2 * v + alpha2 * (g * g)
-        if vmax is None:
-            u = v
-        else:
-            if not vmax >= v:  # also where v is NaN
-                vmax = v
-            u = vmax
-        d = math.sqrt(u) + e
-        step = (s * m) / d if d != zero else zero
-        return step, m, v, vmax
-
-    return element
+def products(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The powers of the betas, where they are no powers: betas that change, and TensorFlow 1."""
+    return ("beta1_product", "beta2_product") if options["like"] == "tf1" else changing(options)
 
 
-def scalars(c: Any, lr: float, t: float) -> Scalars:
-    """Bias corrections folded into two scalars, the same formula for both eps forms.
-
-    The paper's (m/c1) / (sqrt(v/c2) + eps), multiplied through by sqrt(c2), has eps*sqrt(c2)
-    where the hat form has eps.
-    """
-    beta1, beta2, eps, hat = c[0], c[1], c[2], c[3]
-    c1 = 1.0 - math.pow(beta1, t)
-    root = math.sqrt(1.0 - math.pow(beta2, t))
-    e = eps if hat != 0.0 else eps * root
-    return beta1, 1.0 - beta1, beta2, 1.0 - beta2, lr * root / c1, e
+def variant(options: Mapping[str, Any]) -> dict[str, bool]:
+    """Which of the formula's forms these options need."""
+    return {
+        "lerp": options["like"] in ("keras", "tf1"),
+        "textbook": options["like"] == "numpy",
+        "nesterov": options["nesterov"],
+        "vhat": options["amsgrad"] == "vhat",
+    }
 
 
 def present(options: Mapping[str, Any]) -> tuple[str, ...]:
     """AMSGrad's running maximum is there only when asked for."""
-    return ("m", "v", "vmax") if options["amsgrad"] else ("m", "v")
-
-
-def control(options: Mapping[str, Any]) -> tuple[float, ...]:
-    """The eps form is a switch in the control block: no second kernel."""
-    return (1.0 if options["eps_form"] == "hat" else 0.0,)
+    return ("m", "v", "vmax") if options["amsgrad"] is not False else ("m", "v")
 
 
 def refuse(options: Mapping[str, Any]) -> str:
     """What is wrong with these options together."""
+    hat, amsgrad = options["eps_form"] == "hat", options["amsgrad"]
     if options["eps_form"] not in ("paper", "hat"):
         return f"eps_form: expected 'paper' or 'hat', got {options['eps_form']!r}."
-    if options["beta2"] == 1.0 and options["eps_form"] == "paper":
+    if not any(amsgrad is flag for flag in (True, False)) and amsgrad not in ("v", "vhat", "paper"):
+        return f"amsgrad: expected True, False, 'v', 'vhat' or 'paper', got {amsgrad!r}."
+    if options["beta2"] == 1.0 and not hat:
         return "beta2: 1.0 is only possible with eps_form='hat'; use a number in [0, 1)."
+    if options["like"] in ("keras", "tf1") and not hat:
+        return f"eps_form: like={options['like']!r} repeats the hat form; leave eps_form out."
+    if hat and amsgrad == "vhat":
+        return "amsgrad: 'vhat' corrects v first, eps_form='hat' does not: use 'v', or 'paper'."
+    if hat and options["like"] == "numpy":
+        return "eps_form: like='numpy' divides as in the paper; use like='sklearn' for 'hat'."
     return ""
 
 
@@ -72,13 +66,26 @@ ADAM = RuleSpec(
         Hyper("beta1", 0.0, 1.0),
         Hyper("beta2", 0.0, 1.0, closed=True),
         EPS,
+        Hyper("eps_root"),
     ),
-    formula=formula,
-    scalars=scalars,
+    formula=adam_formula,
+    scalars=adam_scalars,
     present=present,
-    switches=("amsgrad",),
-    control=control,
+    variant=variant,
+    switches=("nesterov", "bias_correction"),
+    control={
+        "hat": lambda options: options["eps_form"] == "hat",
+        "corrected": lambda options: options["bias_correction"] and options["amsgrad"] != "paper",
+        "vhat": lambda options: options["amsgrad"] == "vhat",
+        "textbook": lambda options: options["like"] == "numpy",
+        "nesterov": lambda options: options["nesterov"],
+    },
     refuse=refuse,
+    products=products,
+    advance=advance,
+    scalars_like={"keras": keras_scalars, "tf1": tf1_scalars},
+    advance_like={"tf1": tf1_advance},
+    modulus=lambda options: ("v", "vmax"),
 )
 
 
@@ -87,26 +94,40 @@ class Adam(Optimizer):
 
     .. math::
         m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) g^2 \\
-        p &= p - lr \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + eps}
+        p &= p - lr \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t) + eps_{root}} + eps}
 
     Parameters
     ----------
     params : array or nesting of lists, tuples and dicts of arrays
-        float32 or float64 arrays of any shape, NumPy or CuPy; modified in place by `step`.
-    lr : float or callable, default 1e-3
+        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
+        `step`.
+    lr : float, callable, array, or nesting of these, default 1e-3
         Learning rate, in units of the parameters. A callable gets the steps already taken, 0 at
-        the first.
-    beta1 : float in [0, 1), default 0.9
+        the first. An array, or a nesting as that of `params`, sets it by element or array.
+    beta1 : float in [0, 1) or callable, default 0.9
         Decay of the first moment `m`, the running mean of the gradient.
-    beta2 : float in [0, 1), default 0.999
+    beta2 : float in [0, 1) or callable, default 0.999
         Decay of the second moment `v`. 1.0 is possible with ``eps_form="hat"``.
-    eps : float, default 1e-8
+    eps : float or callable, default 1e-8
         Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
-    amsgrad : bool, default False
-        Divide by the largest `v` so far (state ``"vmax"``), as torch and Keras do.
+    eps_root : float or callable, default 0.0
+        Added under the root, in units of the gradient squared.
     eps_form : {"paper", "hat"}, default "paper"
-        Where eps sits: as above, or ``lr*sqrt(1-beta2^t)/(1-beta1^t) * m / (sqrt(v) + eps)``
-        (Keras, TensorFlow 1, scikit-learn).
+        Where the eps sit: as above, or beside an uncorrected `v` (Keras, TensorFlow 1,
+        scikit-learn): ``lr*sqrt(1-beta2^t)/(1-beta1^t) * m / (sqrt(v + eps_root) + eps)``.
+    bias_correction : bool, default True
+        False leaves out ``1 - beta1^t`` and ``1 - beta2^t``.
+    amsgrad : bool or {"v", "vhat", "paper"}, default False
+        Divide by the largest second moment so far (state ``"vmax"``): "v", which True means, takes
+        the largest `v` and corrects it at every step (torch, Keras); "vhat" the largest of the
+        corrected ``v / (1 - beta2^t)`` (optax); "paper" the largest `v` with no correction at
+        all, of `m` neither (Reddi et al.).
+    nesterov : bool, default False
+        Look ahead along the momentum: ``beta1*m / (1-beta1^(t+1)) + (1-beta1)*g / (1-beta1^t)``
+        in place of ``m / (1-beta1^t)``. `NAdam` has Dozat's schedule of beta1 besides.
+    **shared
+        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
+        options: see `numadam.Optimizer`.
 
     Attributes
     ----------
@@ -115,12 +136,14 @@ class Adam(Optimizer):
 
     See Also
     --------
+    AdamW : with decoupled weight decay.
     adam_update : the same step on arrays that the caller owns.
 
     References
     ----------
     Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
     Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond", ICLR 2018 (AMSGrad).
+    Dozat, "Incorporating Nesterov Momentum into Adam", ICLR workshop 2016.
 
     Examples
     --------
@@ -135,25 +158,39 @@ class Adam(Optimizer):
     """
 
     rule = ADAM
-    beta1, beta2, eps = hyper(), hyper(), hyper()
-    amsgrad, eps_form = fixed(), fixed()
+    beta1, beta2, eps, eps_root = hyper(), hyper(), hyper(), hyper()
+    eps_form, bias_correction, amsgrad, nesterov = fixed(), fixed(), fixed(), fixed()
 
+    @with_presets("Adam")
     def __init__(
         self,
         params: Any,
-        lr: float | Schedule = 1e-3,
+        lr: Any = 1e-3,
         *,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
-        amsgrad: bool = False,
+        beta1: float | Schedule = 0.9,
+        beta2: float | Schedule = 0.999,
+        eps: float | Schedule = 1e-8,
+        eps_root: float | Schedule = 0.0,
         eps_form: str = "paper",
+        bias_correction: bool = True,
+        amsgrad: bool | str = False,
+        nesterov: bool = False,
+        **shared: Unpack[Shared],
     ) -> None:
-        self._setup(
-            params, lr, beta1=beta1, beta2=beta2, eps=eps, amsgrad=amsgrad, eps_form=eps_form
-        )
+        own = {
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": eps,
+            "eps_root": eps_root,
+            "eps_form": eps_form,
+            "bias_correction": bias_correction,
+            "amsgrad": amsgrad,
+            "nesterov": nesterov,
+        }
+        self._setup(params, lr, shared, own)
 
 
+@with_presets("Adam")
 def adam_update(
     p: Any,
     g: Any,
@@ -165,28 +202,38 @@ def adam_update(
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
+    eps_root: float = 0.0,
     eps_form: str = "paper",
+    bias_correction: bool = True,
+    amsgrad: bool | str = False,
+    nesterov: bool = False,
     vmax: Any = None,
     out: Any = None,
+    **shared: Unpack[Bare],
 ) -> None:
     """One step of Adam on arrays that the caller owns; formula as in `Adam`.
 
     Parameters
     ----------
     p : array
-        Parameters, float32 or float64, NumPy or CuPy, any shape; modified in place.
+        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
     g : array
         Gradient, of the shape and dtype of `p`; not modified.
     m, v : array
         First and second moment, zeros before the first step; modified in place.
     t : int
         Number of this step: 1 at the first.
-    lr, beta1, beta2, eps, eps_form
-        As in `Adam`.
+    lr, beta1, beta2, eps, eps_root, eps_form, bias_correction, nesterov
+        As in `Adam`, but no callables.
+    amsgrad : bool or {"v", "vhat", "paper"}, default False
+        As in `Adam`; with `vmax` it is "v" unless said otherwise.
     vmax : array, optional
-        Largest `v` so far: AMSGrad; modified in place.
+        Largest second moment so far, zeros before the first step: AMSGrad; modified in place.
     out : array, optional
         Gets the direction instead: `p` would become ``p + out``, and stays as it is.
+    **shared
+        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
+        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
 
     Raises
     ------
@@ -206,17 +253,14 @@ def adam_update(
     >>> p.round(6)
     array([0.9, 1.1, 1. ])
     """
-    update(
-        ADAM,
-        p,
-        g,
-        {"m": m, "v": v, "vmax": vmax},
-        t,
-        lr,
-        out,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        amsgrad=vmax is not None,
-        eps_form=eps_form,
-    )
+    own = {
+        "beta1": beta1,
+        "beta2": beta2,
+        "eps": eps,
+        "eps_root": eps_root,
+        "eps_form": eps_form,
+        "bias_correction": bias_correction,
+        "amsgrad": True if amsgrad is False and vmax is not None else amsgrad,
+        "nesterov": nesterov,
+    }
+    update(ADAM, "adam_update", p, g, {"m": m, "v": v, "vmax": vmax}, t, lr, out, shared, own)

@@ -7,21 +7,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-#: State arrays a formula may hold: the loops carry this many, absent ones as ``None``.
-STATE_SLOTS = 3
-
-#: Scalars that every formula gets after its own: ``tiny`` and ``zero`` (see `RuleSpec.scalars`).
 Scalars = tuple[float, ...]
+
+
+#: A hyperparameter as a function of the steps already taken, 0 at the first.
+Schedule = Callable[[int], float]
 
 
 @dataclass(frozen=True)
 class Hyper:
-    """A float hyperparameter: its range is ``[low, high)``, or ``[low, high]`` if `closed`."""
+    """A float hyperparameter: its range is ``[low, high)``.
+
+    With `closed`, `high` belongs to it; with `positive`, `low` does not.
+    """
 
     name: str
     low: float = 0.0
     high: float = math.inf
     closed: bool = False
+    positive: bool = False
 
     def check(self, value: object) -> float:
         """Return `value` as a float, or say what is wrong with it."""
@@ -35,13 +39,42 @@ class Hyper:
         except (TypeError, ValueError) as error:
             raise TypeError(f"{self.name}: expected a number, got {kind} ({value!r}).") from error
         below = number <= self.high if self.closed else number < self.high
-        if not (self.low <= number and below):
-            end = "]" if self.closed else ")"
+        above = number > self.low if self.positive else number >= self.low
+        if not (above and below):
+            begin, end = "(" if self.positive else "[", "]" if self.closed else ")"
             raise ValueError(
-                f"{self.name}: expected a number in [{self.low:g}, {self.high:g}{end}, "
+                f"{self.name}: expected a number in {begin}{self.low:g}, {self.high:g}{end}, "
                 f"got {value!r}."
             )
         return number
+
+    def check_or_schedule(self, value: object) -> Any:
+        """As `check`; a callable of the steps taken stays, and is checked whenever it is asked."""
+        return value if callable(value) else self.check(value)
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, bool]:
+    return {}
+
+
+def _fine(options: Mapping[str, Any]) -> str:
+    return ""
+
+
+def _no_products(options: Mapping[str, Any]) -> tuple[str, ...]:
+    return ()
+
+
+def _zeros(options: Mapping[str, Any]) -> dict[str, float]:
+    return {}
+
+
+def _parts_only(options: Mapping[str, Any]) -> None:
+    return None
+
+
+def _unchanged(c: Any, q: Any, t: float, single: float) -> Scalars:
+    return ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,59 +84,82 @@ class RuleSpec:
     Attributes
     ----------
     name : str
-        Lower-case name, e.g. ``"adam"``.
+        Lower-case name of the compiled formula, e.g. ``"adam"``. Rules that differ in defaults
+        alone share it, and so the compiled loop.
     state : tuple of str
         Names of the state arrays in the order in which `formula` takes them, at most three.
     hypers : tuple of Hyper
         Float hyperparameters; the control block holds their values in this order.
     formula : callable
         ``formula(**variant) -> element``, and
-        ``element(p, g, s0, s1, s2, h) -> (step, s0, s1, s2)`` works on scalars of the array's
-        dtype: the loop then writes ``p - step``. An absent state array arrives as ``None`` and
+        ``element(p, g, gg, s0, s1, s2, h) -> (step, s0, s1, s2)`` works on scalars of the
+        array's dtype: the loop then writes ``p - step``. `gg` is the square of g (of its
+        modulus, for complex numbers taken whole). An absent state array arrives as ``None`` and
         goes back as ``None``. It is compiled for CPU and CUDA, so it holds no Python object and
         no integer literal that meets a float.
     scalars : callable
-        ``scalars(c, lr, t) -> tuple of float``: from the control block, in float64, what the
-        elements need at step t (1 at the first). The loop casts them once to the dtype and
-        appends ``tiny`` (smallest normal number of the dtype) and ``zero``: together they are
-        the `h` of `element`.
+        ``scalars(c, q, lr, t, single) -> tuple of float``: from the control block `c` and the
+        running products `q`, in float64, what the elements need at step t (1 at the first).
+        `single` is 1.0 where the arithmetic is float32, else 0.0. The loop casts them once to
+        the dtype and appends ``tiny`` (below it a first moment becomes 0) and ``zero``: together
+        they are the `h` of `element`.
+    scalars_like, advance_like : mapping of str to callable
+        Other `scalars` and `advance`, for presets whose library rounds on its way.
     present : callable
         ``present(options) -> tuple of str``: which of `state` these options need.
-    variant : tuple of str
-        Options that change the compiled formula (keywords of `formula`).
+    variant : callable
+        ``variant(options) -> dict``: keywords of `formula`, what changes the compiled code.
     switches : tuple of str
         Options that are True or False.
-    control : callable
-        ``control(options) -> tuple of float``: further entries of the control block, after the
-        hyperparameters: switches that are host scalars and so cost no second kernel.
+    control : mapping of str to callable
+        Further entries of the control block, after the hyperparameters, each as a function of
+        the options: switches that are host scalars and so cost no second kernel.
     refuse : callable
         ``refuse(options) -> str``: what is wrong with these options together, or "".
+    decoupled : bool
+        Whether `weight_decay` shrinks the parameters (True) or is added to the gradient, unless
+        the user says.
+    products : callable
+        ``products(options) -> tuple of str``: names of products over the steps (of a momentum
+        that changes, say) that are carried from step to step and saved with the state.
+    advance : callable
+        ``advance(c, q, t, single) -> tuple of float``: these products with the factors of step
+        t; what goes beyond those in use is left out.
+    initial : callable
+        ``initial(options) -> dict``: state arrays that do not begin as zeros, and their value.
+    modulus : callable
+        ``modulus(options) -> tuple of str or None``: state arrays that hold a square and are real
+        where a complex number is taken whole; None where the formula uses the gradient otherwise,
+        so that it cannot be taken whole.
     """
 
     name: str
     state: tuple[str, ...]
     hypers: tuple[Hyper, ...]
     formula: Callable[..., Callable[..., Any]]
-    scalars: Callable[[Any, float, float], Scalars]
+    scalars: Callable[[Any, Any, float, float, float], Scalars]
     present: Callable[[Mapping[str, Any]], tuple[str, ...]]
-    variant: tuple[str, ...] = ()
+    variant: Callable[[Mapping[str, Any]], dict[str, bool]] = _plain
     switches: tuple[str, ...] = ()
-    control: Callable[[Mapping[str, Any]], tuple[float, ...]] = field(default=lambda options: ())
-    refuse: Callable[[Mapping[str, Any]], str] = field(default=lambda options: "")
-
-    def control_values(self, options: Mapping[str, Any]) -> tuple[float, ...]:
-        """The control block for these options."""
-        return tuple(options[hyper.name] for hyper in self.hypers) + self.control(options)
-
-    def index(self, name: str) -> int:
-        """Place of a hyperparameter in the control block."""
-        return [hyper.name for hyper in self.hypers].index(name)
+    control: Mapping[str, Callable[[Mapping[str, Any]], float]] = field(default_factory=dict)
+    refuse: Callable[[Mapping[str, Any]], str] = _fine
+    decoupled: bool = False
+    products: Callable[[Mapping[str, Any]], tuple[str, ...]] = _no_products
+    advance: Callable[[Any, Any, float, float], Scalars] = _unchanged
+    initial: Callable[[Mapping[str, Any]], dict[str, float]] = _zeros
+    modulus: Callable[[Mapping[str, Any]], tuple[str, ...] | None] = _parts_only
+    scalars_like: Mapping[str, Callable[[Any, Any, float, float, float], Scalars]] = field(
+        default_factory=dict
+    )
+    advance_like: Mapping[str, Callable[[Any, Any, float, float], Scalars]] = field(
+        default_factory=dict
+    )
 
     def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options with all of them checked, one by one and together."""
         checked = dict(options)
         for hyper in self.hypers:
-            checked[hyper.name] = hyper.check(options[hyper.name])
+            checked[hyper.name] = hyper.check_or_schedule(options[hyper.name])
         for name in self.switches:
             if not isinstance(options[name], bool):
                 raise TypeError(f"{name}: expected True or False, got {options[name]!r}.")
@@ -112,15 +168,21 @@ class RuleSpec:
             raise ValueError(problem)
         return checked
 
-    def slots(self, options: Mapping[str, Any]) -> tuple[bool, ...]:
-        """Which of the loop's state slots are in use."""
-        names = self.present(options)
-        used = [name in names for name in self.state]
-        return tuple(used + [False] * (STATE_SLOTS - len(used)))
+    def control_values(self, options: Mapping[str, Any]) -> tuple[float, ...]:
+        """The rule's part of a row of the control block, a schedule as its value at the start."""
+        hypers = (at_start(hyper, options[hyper.name]) for hyper in self.hypers)
+        switches = (float(entry(options)) for entry in self.control.values())
+        return (*hypers, *switches)
 
-    def element(self, options: Mapping[str, Any]) -> Callable[..., Any]:
-        """The formula for these options, as a plain function of scalars."""
-        return self.formula(**{key: options[key] for key in self.variant})
+    @property
+    def width(self) -> int:
+        """Length of the rule's part of a row of the control block."""
+        return len(self.hypers) + len(self.control)
+
+
+def at_start(hyper: Hyper, value: Any) -> float:
+    """The value of a hyperparameter before the first step."""
+    return hyper.check(value(0)) if callable(value) else value
 
 
 LR = Hyper("lr")

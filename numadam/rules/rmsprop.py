@@ -4,44 +4,71 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from numadam.functional import update
-from numadam.optimizer import Optimizer, Schedule, hyper
-from numadam.rules.base import EPS, Hyper, RuleSpec, Scalars
+from numadam.optimizer import Optimizer, fixed, hyper
+from numadam.options import Bare, Shared
+from numadam.presets import with_presets
+from numadam.rules.base import EPS, Hyper, RuleSpec, Scalars, Schedule
 
 
 def formula() -> Callable[..., Any]:
-    """V = beta2 v + (1 - beta2) g^2;  step = lr g / (sqrt(v) + eps)."""
+    """V = beta2 v + (1 - beta2) g^2;  step = lr g / (sqrt(v) + eps).
 
-    def element(p, g, v, _s1, _s2, h):
-        beta2, alpha2, lr, eps, _tiny, zero = h
-        v = beta2 * v + alpha2 * (g * g)
-        d = math.sqrt(v) + eps
-        step = (lr * g) / d if d != zero else zero
-        return step, v, _s1, _s2
+    With `mean`, v - mean^2 instead of v; with `m`, lr times the running sum of the quotients.
+    """
+
+    def element(p, g, gg, v, mean, m, h):
+        beta2, alpha2, momentum, lr, e, root_e, tiny, zero = h
+        v = beta2 * v + alpha2 * gg
+        u = v
+        if mean is not None:
+            mean = beta2 * mean + alpha2 * g
+            if abs(mean) < tiny:
+                mean = zero
+            u = v - mean * mean
+            if u < zero:  # rounding alone makes it negative; NaN stays
+                u = zero
+        d = math.sqrt(u + root_e) + e
+        n = lr * g if m is None else g
+        step = n / d if d != zero else zero
+        if m is not None:
+            m = momentum * m + step
+            if abs(m) < tiny:
+                m = zero
+            step = lr * m
+        return step, v, mean, m
 
     return element
 
 
-def scalars(c: Any, lr: float, t: float) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
     """RMSprop has no bias correction: its scalars do not depend on t."""
-    beta2, eps = c[0], c[1]
-    return beta2, 1.0 - beta2, lr, eps
+    beta2, eps, eps_root, momentum = c[0], c[1], c[2], c[3]
+    return beta2, 1.0 - beta2, momentum, lr, eps, eps_root
 
 
 def present(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Always the mean square."""
-    return ("v",)
+    """The mean square, and what centering and momentum need."""
+    mean = ("mean",) if options["centered"] else ()
+    return ("v", *mean, "m") if options["momentum"] != 0.0 else ("v", *mean)
+
+
+def modulus(options: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The variance is that of each part: then complex numbers cannot be taken whole."""
+    return None if options["centered"] else ("v",)
 
 
 RMSPROP = RuleSpec(
     name="rmsprop",
-    state=("v",),
-    hypers=(Hyper("beta2", 0.0, 1.0), EPS),
+    state=("v", "mean", "m"),
+    hypers=(Hyper("beta2", 0.0, 1.0), EPS, Hyper("eps_root"), Hyper("momentum", 0.0, 1.0)),
     formula=formula,
     scalars=scalars,
     present=present,
+    switches=("centered",),
+    modulus=modulus,
 )
 
 
@@ -49,27 +76,47 @@ class RMSprop(Optimizer):
     r"""RMSprop: the gradient over the root of its running mean square.
 
     .. math::
-        v = \beta_2 v + (1 - \beta_2) g^2, \qquad p = p - lr \, \frac{g}{\sqrt{v} + eps}
+        v = \beta_2 v + (1 - \beta_2) g^2, \qquad
+        p = p - lr \, \frac{g}{\sqrt{v + eps_{root}} + eps}
+
+    With `centered` the root is that of the variance, ``v - mean**2``. With `momentum` the
+    quotients are summed up, ``m = momentum*m + quotient``, and the step is ``lr * m``.
 
     Parameters
     ----------
     params : array or nesting of lists, tuples and dicts of arrays
-        float32 or float64 arrays of any shape, NumPy or CuPy; modified in place by `step`.
-    lr : float or callable, default 1e-2
-        Learning rate, in units of the parameters. A callable gets the steps already taken.
-    beta2 : float in [0, 1), default 0.99
-        Decay of the mean square `v` (torch calls it alpha, Keras rho).
-    eps : float, default 1e-8
+        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
+        `step`.
+    lr : float, callable, array, or nesting of these, default 1e-2
+        Learning rate, in units of the parameters. A callable gets the steps already taken, 0 at
+        the first. An array, or a nesting as that of `params`, sets it by element or array.
+    beta2 : float in [0, 1) or callable, default 0.99
+        Decay of the mean square `v` and of the mean (torch calls it alpha, Keras rho).
+    eps : float or callable, default 1e-8
         Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
+    eps_root : float or callable, default 0.0
+        Added under the root, in units of the gradient squared (Keras, optax).
+    momentum : float in [0, 1) or callable, default 0.0
+        Decay of the buffer `m`; 0.0 has no buffer. `lr` stays outside of it, as in torch.
+    centered : bool, default False
+        Divide by the standard deviation of the gradient (Graves 2013).
+    **shared
+        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
+        options: see `numadam.Optimizer`.
 
     Attributes
     ----------
     state : mapping
-        ``"t"`` and ``"v"``.
+        ``"t"``, ``"v"``, with `centered` ``"mean"`` and with `momentum` ``"m"``.
+
+    See Also
+    --------
+    rmsprop_update : the same step on arrays that the caller owns.
 
     References
     ----------
     Tieleman and Hinton, "Lecture 6.5: RMSProp", COURSERA Neural Networks, 2012.
+    Graves, "Generating Sequences With Recurrent Neural Networks", 2013.
 
     Examples
     --------
@@ -84,19 +131,26 @@ class RMSprop(Optimizer):
     """
 
     rule = RMSPROP
-    beta2, eps = hyper(), hyper()
+    beta2, eps, eps_root, momentum, centered = hyper(), hyper(), hyper(), hyper(), fixed()
 
+    @with_presets("RMSprop")
     def __init__(
         self,
         params: Any,
-        lr: float | Schedule = 1e-2,
+        lr: Any = 1e-2,
         *,
-        beta2: float = 0.99,
-        eps: float = 1e-8,
+        beta2: float | Schedule = 0.99,
+        eps: float | Schedule = 1e-8,
+        eps_root: float | Schedule = 0.0,
+        momentum: float | Schedule = 0.0,
+        centered: bool = False,
+        **shared: Unpack[Shared],
     ) -> None:
-        self._setup(params, lr, beta2=beta2, eps=eps)
+        own = {"beta2": beta2, "eps": eps, "eps_root": eps_root, "momentum": momentum}
+        self._setup(params, lr, shared, {**own, "centered": centered})
 
 
+@with_presets("RMSprop")
 def rmsprop_update(
     p: Any,
     g: Any,
@@ -105,22 +159,35 @@ def rmsprop_update(
     lr: float = 1e-2,
     beta2: float = 0.99,
     eps: float = 1e-8,
+    eps_root: float = 0.0,
+    momentum: float = 0.0,
+    mean: Any = None,
+    m: Any = None,
     out: Any = None,
+    **shared: Unpack[Bare],
 ) -> None:
     """One step of RMSprop on arrays that the caller owns; formula as in `RMSprop`.
 
     Parameters
     ----------
     p : array
-        Parameters, float32 or float64, NumPy or CuPy, any shape; modified in place.
+        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
     g : array
         Gradient, of the shape and dtype of `p`; not modified.
     v : array
         Mean square of the gradient, zeros before the first step; modified in place.
-    lr, beta2, eps
-        As in `RMSprop`.
+    lr, beta2, eps, eps_root, momentum
+        As in `RMSprop`, but no callables.
+    mean : array, optional
+        Mean of the gradient, zeros before the first step: RMSprop is centered; modified in place.
+    m : array, optional
+        Momentum buffer, zeros before the first step; modified in place. It is there exactly
+        where `momentum` is not 0.
     out : array, optional
         Gets the direction instead: `p` would become ``p + out``, and stays as it is.
+    **shared
+        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
+        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
 
     Raises
     ------
@@ -140,4 +207,12 @@ def rmsprop_update(
     >>> p.round(6)
     array([0.8, 1.2])
     """
-    update(RMSPROP, p, g, {"v": v}, 1, lr, out, beta2=beta2, eps=eps)
+    if (m is None) != (momentum == 0.0):
+        raise ValueError(
+            "m: a momentum buffer is needed where momentum is not 0, and only there; "
+            f"got momentum={momentum!r} and m {'missing' if m is None else 'given'}."
+        )
+    own = {"beta2": beta2, "eps": eps, "eps_root": eps_root, "momentum": momentum}
+    own["centered"] = mean is not None
+    state = {"v": v, "mean": mean, "m": m}
+    update(RMSPROP, "rmsprop_update", p, g, state, 1, lr, out, shared, own)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from numadam.functional import update
-from numadam.optimizer import Optimizer, Schedule, fixed, hyper
-from numadam.rules.base import Hyper, RuleSpec, Scalars
+from numadam.optimizer import Optimizer, fixed, hyper
+from numadam.options import Bare, Shared
+from numadam.presets import with_presets
+from numadam.rules.base import Hyper, RuleSpec, Scalars, Schedule
+from numadam.rules.moments import f32
 
 
 def formula(nesterov: bool) -> Callable[..., Any]:
-    """M = momentum m + g;  step = lr m, or with Nesterov lr (g + momentum m)."""
+    """M = momentum m + share g;  step = lr m, or with Nesterov lr (g + momentum m)."""
 
-    def element(p, g, m, _s1, _s2, h):
-        momentum, lr, tiny, zero = h
+    def element(p, g, gg, m, _s1, _s2, h):
+        momentum, share, lr, tiny, zero = h
         if m is None:
             direction = g
         else:
-            m = momentum * m + g
+            m = momentum * m + share * g
             if abs(m) < tiny:
                 m = zero
             direction = g + momentum * m if nesterov else m
@@ -27,9 +30,14 @@ def formula(nesterov: bool) -> Callable[..., Any]:
     return element
 
 
-def scalars(c: Any, lr: float, t: float) -> Scalars:
-    """The same at every step."""
-    return c[0], lr
+def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
+    """The momentum, and the share of the gradient in it: all of the first one (torch)."""
+    return c[0], 1.0 if t == 1.0 else 1.0 - c[1], lr
+
+
+def keras_scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
+    """Keras rounds the momentum to float32."""
+    return f32(c[0]), 1.0 if t == 1.0 else 1.0 - c[1], lr
 
 
 def present(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -37,23 +45,34 @@ def present(options: Mapping[str, Any]) -> tuple[str, ...]:
     return ("m",) if options["momentum"] != 0.0 else ()
 
 
+def variant(options: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether the step looks ahead."""
+    return {"nesterov": options["nesterov"]}
+
+
 def refuse(options: Mapping[str, Any]) -> str:
     """What is wrong with these options together."""
     if options["nesterov"] and options["momentum"] == 0.0:
         return "nesterov: needs momentum > 0, e.g. momentum=0.9."
+    if options["dampening"] != 0.0 and options["momentum"] == 0.0:
+        return "dampening: needs momentum > 0, e.g. momentum=0.9."
+    if options["dampening"] != 0.0 and options["nesterov"]:
+        return "dampening: nesterov=True has none; use 0."
     return ""
 
 
 SGD_RULE = RuleSpec(
     name="sgd",
     state=("m",),
-    hypers=(Hyper("momentum", 0.0, 1.0),),
+    hypers=(Hyper("momentum", 0.0, 1.0), Hyper("dampening", 0.0, 1.0, closed=True)),
     formula=formula,
     scalars=scalars,
     present=present,
-    variant=("nesterov",),
+    variant=variant,
     switches=("nesterov",),
     refuse=refuse,
+    scalars_like={"keras": keras_scalars},
+    modulus=lambda options: (),
 )
 
 
@@ -61,26 +80,38 @@ class SGD(Optimizer):
     r"""Gradient descent, plain, with momentum, or with Nesterov's look ahead.
 
     .. math::
-        m = momentum \cdot m + g, \qquad p = p - lr \cdot m
+        m = momentum \cdot m + (1 - dampening) \, g, \qquad p = p - lr \cdot m
 
     With `nesterov` the step is ``lr * (g + momentum * m)``; without momentum it is ``lr * g``.
 
     Parameters
     ----------
     params : array or nesting of lists, tuples and dicts of arrays
-        float32 or float64 arrays of any shape, NumPy or CuPy; modified in place by `step`.
-    lr : float or callable, default 1e-2
+        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
+        `step`.
+    lr : float, callable, array, or nesting of these, default 1e-2
         Learning rate, in units of the parameters over those of the gradient. A callable gets the
-        steps already taken.
-    momentum : float in [0, 1), default 0.0
+        steps already taken, 0 at the first. An array, or a nesting as that of `params`, sets it
+        by element or array.
+    momentum : float in [0, 1) or callable, default 0.0
         Decay of the buffer `m`; 0.0 has no buffer.
+    dampening : float in [0, 1] or callable, default 0.0
+        Share of the gradient that the buffer does not get. The first gradient comes in whole, as
+        in torch.
     nesterov : bool, default False
-        Look ahead along the momentum, as torch and Keras do.
+        Look ahead along the momentum, as torch and Keras do. Not with `dampening`.
+    **shared
+        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
+        options: see `numadam.Optimizer`.
 
     Attributes
     ----------
     state : mapping
         ``"t"`` and, with momentum, ``"m"``.
+
+    See Also
+    --------
+    sgd_update : the same step on arrays that the caller owns.
 
     References
     ----------
@@ -101,44 +132,57 @@ class SGD(Optimizer):
     """
 
     rule = SGD_RULE
-    momentum, nesterov = hyper(), fixed()
+    momentum, dampening, nesterov = hyper(), hyper(), fixed()
 
+    @with_presets("SGD")
     def __init__(
         self,
         params: Any,
-        lr: float | Schedule = 1e-2,
+        lr: Any = 1e-2,
         *,
-        momentum: float = 0.0,
+        momentum: float | Schedule = 0.0,
+        dampening: float | Schedule = 0.0,
         nesterov: bool = False,
+        **shared: Unpack[Shared],
     ) -> None:
-        self._setup(params, lr, momentum=momentum, nesterov=nesterov)
+        own = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+        self._setup(params, lr, shared, own)
 
 
+@with_presets("SGD")
 def sgd_update(
     p: Any,
     g: Any,
     m: Any = None,
+    t: int | None = None,
     *,
     lr: float = 1e-2,
     momentum: float = 0.0,
+    dampening: float = 0.0,
     nesterov: bool = False,
     out: Any = None,
+    **shared: Unpack[Bare],
 ) -> None:
     """One step of gradient descent on arrays that the caller owns; formula as in `SGD`.
 
     Parameters
     ----------
     p : array
-        Parameters, float32 or float64, NumPy or CuPy, any shape; modified in place.
+        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
     g : array
         Gradient, of the shape and dtype of `p`; not modified.
     m : array, optional
         Momentum buffer, zeros before the first step; modified in place. It is there exactly
         where `momentum` is not 0.
-    lr, momentum, nesterov
-        As in `SGD`.
+    t : int, optional
+        Number of this step, 1 at the first. Only `dampening` needs it.
+    lr, momentum, dampening, nesterov
+        As in `SGD`, but no callables.
     out : array, optional
         Gets the direction instead: `p` would become ``p + out``, and stays as it is.
+    **shared
+        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
+        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
 
     Raises
     ------
@@ -163,4 +207,8 @@ def sgd_update(
             "m: a momentum buffer is needed where momentum is not 0, and only there; "
             f"got momentum={momentum!r} and m {'missing' if m is None else 'given'}."
         )
-    update(SGD_RULE, p, g, {"m": m}, 1, lr, out, momentum=momentum, nesterov=nesterov)
+    if t is None and dampening != 0.0:
+        raise ValueError("t: dampening needs the number of this step; 1, the first, has none.")
+    own = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+    number = 1 if t is None else t
+    update(SGD_RULE, "sgd_update", p, g, {"m": m}, number, lr, out, shared, own)

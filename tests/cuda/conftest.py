@@ -5,15 +5,68 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-# reference.py lies one folder up
+# reference_rules.py lies one folder up
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 SIMULATOR = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 HAS_NUMBA_CUDA = importlib.util.find_spec("numba_cuda") is not None
+
+
+def _run_block(manager, grid_point, *args):
+    """One block of simulated threads, which wait for each other at a barrier."""
+    from numba.cuda.simulator.kernel import BlockThread
+
+    points = list(np.ndindex(*manager._block_dim))
+    barrier = threading.Barrier(len(points))
+
+    def guarded():
+        try:
+            manager._f(*args)
+        except BaseException:
+            barrier.abort()
+            raise
+
+    threads = [BlockThread(guarded, manager, grid_point, point, False) for point in points]
+    for thread in threads:
+        thread.syncthreads = barrier.wait
+        thread.start()
+    for thread in threads:
+        thread.join()
+    failed = [thread.exception for thread in threads if thread.exception]
+    for error, trace in sorted(failed, key=lambda e: isinstance(e[0], RuntimeError)):
+        raise error.with_traceback(trace)
+
+
+def _quick_simulator(monkeypatch):
+    """Mend what is slow or wrong in the simulator.
+
+    It asks every thread in turn whether it waits, and takes the interpreter lock to do so; at
+    every call of a device function it looks for the module `cuda`, which those of a kernel's own
+    module alone use; and two of its threads may find no shared array, and make one each.
+    """
+    from numba.cuda.simulator import kernel, kernelapi
+
+    allocate, launch = kernelapi.FakeCUDAShared.array, kernel.FakeCUDAKernel.__call__
+    lock = threading.Lock()
+
+    def call(function, *args):
+        return function.fn(*args) if function._device else launch(function, *args)
+
+    def array(shared, shape, dtype):
+        with lock:
+            if not hasattr(shared, "only"):  # a kernel here has one at most
+                shared.only = allocate(shared, shape, dtype)
+            return shared.only
+
+    monkeypatch.setattr(kernel.FakeCUDAKernel, "__call__", call)
+    monkeypatch.setattr(kernel.BlockManager, "run", _run_block)
+    monkeypatch.setattr(kernelapi.FakeCUDAShared, "array", array)
 
 
 @pytest.fixture
@@ -22,15 +75,24 @@ def cupy(monkeypatch):
     if not SIMULATOR or not HAS_NUMBA_CUDA:
         pytest.skip("needs numba-cuda and its simulator: NUMBA_ENABLE_CUDASIM=1")
     import fake_cupy
-    import numpy as np
     from numba import cuda
 
-    import numadam.cuda as policy
+    import numadam.cuda_launch as policy
+    import numadam.cuda_pass
+    from numadam import arrays, sparse
+
+    _quick_simulator(monkeypatch)
+    # a fake array is NumPy's too, and must not be taken for one
+    is_numpy = lambda x: not isinstance(x, fake_cupy.ndarray) and arrays.is_numpy(x)  # noqa: E731
+    monkeypatch.setattr(sparse, "is_numpy", is_numpy)
 
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
+    monkeypatch.setitem(sys.modules, "cupyx.scipy.sparse", fake_cupy.sparse)
     monkeypatch.setattr(policy, "BLOCK", 4)
     monkeypatch.setattr(policy, "BLOCKS_LEAST", 1)
     monkeypatch.setattr(policy, "BLOCKS_MOST", 3)
+    for module in (policy, numadam.cuda_pass):
+        monkeypatch.setattr(module, "SUMS", 1)
     # the simulator has neither of these
     monkeypatch.setattr(cuda, "external_stream", lambda pointer: pointer)
     monkeypatch.setattr(cuda, "as_cuda_array", lambda x, sync: x.view(np.ndarray), raising=False)

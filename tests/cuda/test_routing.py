@@ -48,7 +48,7 @@ def test_checks_of_real_cupy_arrays(real_cupy):
 
     base = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     c, f = on_host(real_cupy, base), on_host(real_cupy, np.asfortranarray(base))
-    assert ca.check_params([c, f], ["c", "f"]) == (np.dtype("float32"), 0)
+    assert ca.check_params([c, f], ["c", "f"]) == 0
     order = ar.memory_order(f)
     assert order == (2, 1, 0)
     assert ca.flat_view(f, order).data.ptr == f.data.ptr
@@ -60,6 +60,33 @@ def test_checks_of_real_cupy_arrays(real_cupy):
     views = layout.views(on_host(real_cupy, np.zeros(layout.nbytes, np.uint8)))
     assert [view.shape for view in views] == [(2, 3, 4), (), (0, 3)]
     assert views[0].strides == f.strides
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "complex64", "complex128"])
+def test_short_and_complex_real_cupy_arrays(real_cupy, dtype):
+    from numadam import cuda_arrays as ca
+    from numadam.table import Layout
+
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    base = np.arange(12).astype(dtype).reshape(3, 4)
+    c, f = on_host(real_cupy, base), on_host(real_cupy, np.asfortranarray(base))
+    assert ca.check_params([c, f], ["c", "f"]) == 0
+    flat = ca.as_real(ca.flat_view(f, (1, 0)))
+    assert flat.data.ptr == f.data.ptr
+    short = base.dtype.itemsize == 2
+    assert flat.dtype == ("uint16" if short else base.real.dtype)
+    assert flat.size == (12 if short else 24)
+    assert ca.flat_view(c[:, ::2], (0, 1)) is None
+    assert ca.in_memory(c[:, ::2]).strides == c[:, ::2].strides
+    empty = on_host(real_cupy, np.zeros((0, 3), dtype))
+    assert ca.as_real(ca.flat_view(empty, (0, 1))).size == 0
+    layout = Layout([(2, 3), ()], [(1, 0), ()], base.dtype)
+    views = layout.views(on_host(real_cupy, np.zeros(layout.nbytes, np.uint8)))
+    assert [(view.shape, view.dtype) for view in views] == [((2, 3), base.dtype), ((), base.dtype)]
+    ca.check_overlap([("w", c[:2])], [("g", c[2:])])
+    with pytest.raises(ValueError, match="g shares memory with w"):
+        ca.check_overlap([("w", c[:, ::2])], [("g", c[1])])
 
 
 def test_overlap_of_real_cupy_arrays(real_cupy):
@@ -79,7 +106,7 @@ def test_numpy_use_imports_neither_cupy_nor_numba_cuda():
     code = (
         "import sys, numpy as np, numadam as na\n"
         "p = np.ones(3)\n"
-        "opt = na.Adam(p)\n"
+        "opt = na.SGD(p)\n"
         "opt.step(np.ones(3))\n"
         "na.sgd_update(p, np.ones(3))\n"
         "names = [n for n in sys.modules if n == 'cupy' or n.startswith('numba.cuda')]\n"

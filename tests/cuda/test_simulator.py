@@ -11,9 +11,10 @@ import signal
 
 import numpy as np
 import pytest
-from cuda_cases import CASES, check, gradients
+from cuda_cases import CASES, check
 
 import numadam as na
+from numadam import plan as pl
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -62,10 +63,10 @@ def test_dense_arrays_go_direct(cupy):
     opt.step(cupy.asarray(np.ones((3, 4)), order="F"))
     assert opt._engine._pass._work == {}
     opt.step(cupy.asarray(np.ones((3, 4))))  # C where the parameter is F
-    assert list(opt._engine._pass._work) == [("g", 0)]
-    kept = opt._engine._pass._work["g", 0]
+    assert list(opt._engine._pass._work) == [(pl.G, 0)]
+    kept = opt._engine._pass._work[pl.G, 0]
     opt.step(cupy.asarray(np.ones((3, 4))))
-    assert opt._engine._pass._work["g", 0] is kept
+    assert opt._engine._pass._work[pl.G, 0] is kept
 
 
 def test_out_leaves_the_parameters(cupy):
@@ -156,39 +157,6 @@ def test_pickle_goes_on_where_it_was(cupy):
     np.testing.assert_array_equal(twin.state["vmax"]["w"], opt.state["vmax"]["w"])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_bare_updates_match_the_classes(cupy, dtype):
-    grads = [cupy.asarray(g) for g in gradients((4, 3), dtype, 3)]
-    zeros = lambda: cupy.zeros((4, 3), dtype)  # noqa: E731
-    p, m, v, vmax = zeros(), zeros(), zeros(), zeros()
-    twin = zeros()
-    opt = na.Adam(twin, amsgrad=True)
-    for t, g in enumerate(grads, 1):
-        na.adam_update(p, g, m, v, t, vmax=vmax)
-        opt.step(g)
-    np.testing.assert_array_equal(p, twin)
-    np.testing.assert_array_equal(vmax, opt.state["vmax"])
-    p, v, twin = zeros(), zeros(), zeros()
-    na.rmsprop_update(p, grads[0], v)
-    na.RMSprop(twin).step(grads[0])
-    np.testing.assert_array_equal(p, twin)
-    p, out = zeros(), zeros()
-    na.sgd_update(p, grads[0], lr=0.5, out=out)
-    assert (p == 0).all()
-    np.testing.assert_array_equal(out, -0.5 * grads[0])
-
-
-def test_bare_update_names_its_arguments(cupy):
-    p, g, m = (cupy.zeros(3) for _ in range(3))
-    with pytest.raises(TypeError, match="v: expected a CuPy array, got None"):
-        na.adam_update(p, g, m, None, 1)
-    with pytest.raises(ValueError, match=r"g: expected shape \(3,\) like p, got \(4,\)"):
-        na.adam_update(p, cupy.zeros(4), m, cupy.zeros(3), 1)
-    with pytest.raises(ValueError, match="shares memory"):
-        na.adam_update(p, g, m, m, 1)
-    assert not p.any()
-
-
 def bad_calls(cupy):
     """What is wrong: (error, its text, keywords of the call)."""
     good, matrix = cupy.zeros(3), cupy.zeros((3, 3))
@@ -265,7 +233,7 @@ def test_bad_params_are_refused_by_the_constructor(cupy):
         na.Adam([np.zeros(3), p])
     with pytest.raises(TypeError, match=r"params\[1\]: is float32"):
         na.Adam([p, cupy.zeros(3, np.float32)])
-    with pytest.raises(TypeError, match="params: expected float32 or float64, got int64"):
+    with pytest.raises(TypeError, match=r"params: expected float64, .* got int64"):
         na.Adam(cupy.zeros(3, np.int64))
     with pytest.raises(
         ValueError, match=r"params\[1\] shares memory with params\[0\]|shares memory"
@@ -288,18 +256,19 @@ def test_without_numba_cuda_the_error_says_what_to_install(cupy, monkeypatch):
         na.Adam(cupy.zeros(3))
 
 
-def test_ctrl_c_between_two_launches_waits_for_the_whole_step(cupy, monkeypatch):
-    import numadam.cuda as policy
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}], ids=["step", "sum"])
+def test_ctrl_c_between_two_launches_waits_for_the_whole_step(cupy, monkeypatch, options):
+    import numadam.cuda_launch as policy
 
     params = [cupy.asarray(np.ones(4)) for _ in range(3)]
-    opt = na.SGD(params, lr=1.0)
+    opt = na.SGD(params, lr=1.0, **options)
     count = []
 
-    def interrupted(n, grid_size=policy.grid_size):
+    def interrupted(n, block, grid_size=policy.grid_size):
         count.append(n)
         if len(count) == 2:
             signal.raise_signal(signal.SIGINT)
-        return grid_size(n)
+        return grid_size(n, block)
 
     monkeypatch.setattr(policy, "grid_size", interrupted)
     before = signal.getsignal(signal.SIGINT)
@@ -307,8 +276,12 @@ def test_ctrl_c_between_two_launches_waits_for_the_whole_step(cupy, monkeypatch)
         opt.step([cupy.asarray(np.ones(4))] * 3)
     assert signal.getsignal(signal.SIGINT) is before
     assert len(count) == 3
-    assert opt.t == 1
-    assert all((p == 0).all() for p in params)
+    if options:
+        assert (opt.t, int(opt.state["calls"])) == (0, 1)
+        assert all((total == 1).all() for total in opt.state["accumulated"])
+    else:
+        assert opt.t == 1
+        assert all((p == 0).all() for p in params)
 
 
 def test_a_scalar_too_large_for_the_dtype_is_infinite(cupy):

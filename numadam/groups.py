@@ -1,0 +1,64 @@
+"""Groups: options of their own for some of the arrays, chosen by patterns on their paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from numadam.options import OF_GROUPS
+from numadam.rules.base import RuleSpec
+
+Overrides = dict[str, Any]
+
+
+def dotted(path: Sequence[Any]) -> str:
+    """The path of an array in its nesting, e.g. ``"layers.0.bias"``."""
+    return ".".join(map(str, path))
+
+
+def _matches(path: Sequence[Any], pattern: str) -> bool:
+    """Whether a pattern fits the array, or a container that it lies in."""
+    return any(fnmatchcase(dotted(path[:k]), pattern) for k in range(len(path), 0, -1)) or (
+        not path and fnmatchcase("", pattern)
+    )
+
+
+def leaf_overrides(groups: Any, paths: Sequence[Sequence[Any]], rule: RuleSpec) -> list[Overrides]:
+    """What the groups set for each array; of two that fit, the later one wins.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an option that a group cannot set, and for a pattern that fits no array.
+    """
+    found: list[Overrides] = [{} for _ in paths]
+    if groups is None:
+        return found
+    if not isinstance(groups, Mapping):
+        raise TypeError(
+            "groups: expected a mapping of patterns to options, such as "
+            f"{{'*.bias': {{'weight_decay': 0.0}}}}, got {type(groups).__name__}."
+        )
+    allowed = ("frozen", *OF_GROUPS, *(hyper.name for hyper in rule.hypers))
+    for pattern, options in groups.items():
+        if not isinstance(pattern, str) or not isinstance(options, Mapping):
+            raise TypeError(
+                f"groups: expected a pattern and its options, got {pattern!r}: {options!r}."
+            )
+        for name in options:
+            if name not in allowed:
+                raise ValueError(
+                    f"groups[{pattern!r}]: cannot set {name!r}; a group may set "
+                    f"{', '.join(allowed)}."
+                )
+        if not isinstance(options.get("frozen", False), bool):
+            raise TypeError(f"groups[{pattern!r}]['frozen']: expected True or False.")
+        hits = [k for k, path in enumerate(paths) if _matches(path, pattern)]
+        if not hits:
+            known = ", ".join(repr(dotted(path)) for path in paths[:6])
+            known += ", ..." if len(paths) > 6 else ""
+            raise ValueError(f"groups[{pattern!r}]: fits no array; their paths are {known}.")
+        for k in hits:
+            found[k].update(options)
+    return found

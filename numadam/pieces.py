@@ -1,0 +1,224 @@
+"""What the compiled step on the CPU is put together from: views, scalars, and the GIL."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from numadam import door as dr
+from numadam import options as op
+from numadam import plan as pl
+from numadam.headers import INNER, as_pointer, inner
+from numadam.plan import Plan
+from numadam.storage import memory_dtype
+
+#: Scalars of a row that the loop itself needs (`options.loop_scalars`).
+_OWN = 10
+
+
+@intrinsic
+def cast(typingctx: Any, scalars: Any, like: Any) -> Any:
+    """A tuple of float64 as a tuple of the type of `like`: one rounding, in one place."""
+    result = types.UniTuple(like, len(scalars))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        items = cgutils.unpack_tuple(builder, args[0])
+        rounded = [context.cast(builder, item, types.float64, like) for item in items]
+        return context.make_tuple(builder, result, rounded)
+
+    return result(scalars, like), codegen
+
+
+@intrinsic
+def release_gil(typingctx: Any) -> Any:
+    """Let other Python threads run; returns what `take_gil` needs."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        thread = context.get_python_api(builder).save_thread()
+        return builder.ptrtoint(thread, cgutils.intp_t)
+
+    return types.intp(), codegen
+
+
+@intrinsic
+def take_gil(typingctx: Any, thread: Any) -> Any:
+    """Wait until this thread may go on as a Python thread."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        api = context.get_python_api(builder)
+        api.restore_thread(builder.inttoptr(args[0], cgutils.voidptr_t))
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+def tiny(dtype: np.dtype[Any]) -> float:
+    """Below it a first moment becomes 0: denormal numbers slow many CPUs down."""
+    return float(np.finfo(dtype).smallest_normal)
+
+
+def wrapper(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """Compile functions under symbols of their own.
+
+    Numba names symbols after the qualified name and a counter of the process. Closures of two
+    rules share the first, and loops from the disk cache bring the counter of another process:
+    the linker would take the one for the other.
+    """
+    known: dict[Any, Any] = {}
+
+    def wrap(function: Callable[..., Any], **how: Any) -> Any:
+        if function in known:
+            return known[function]
+        twin = FunctionType(
+            function.__code__, function.__globals__, function.__name__, None, function.__closure__
+        )
+        twin.__qualname__ = f"{name}.{function.__name__}"
+        known[function] = njit(**INNER, **how)(twin)
+        return known[function]
+
+    return wrap
+
+
+def _absent(address, n):
+    return None
+
+
+_NONE = inner(_absent)
+
+
+@functools.cache
+def _view_of(memory: np.dtype[Any]) -> Any:
+    def view(address, n):
+        return carray(as_pointer(address), n, memory)
+
+    return wrapper(memory.name)(view)
+
+
+def make_views(plan: Plan) -> tuple[list[Any], tuple[int, ...], tuple[int, ...]]:
+    """For each slot ``view(address, n)``, which is None where the slot is not in use.
+
+    With them, for each slot: bytes from one turn of the loop to the next, and numbers in a turn.
+    """
+    slots = range(pl.SLOTS)
+    memory = [memory_dtype(plan.storage(slot)) for slot in slots]
+    there = [slot == pl.OUT or plan.has(slot) for slot in slots]
+    views = [_view_of(memory[slot]) if there[slot] else _NONE for slot in slots]
+    strides = tuple(plan.stride(slot) for slot in slots)
+    return views, strides, tuple(strides[slot] // memory[slot].itemsize for slot in slots)
+
+
+@inner
+def find_leaf(start, count, low):
+    """The array that holds turn `low` of the loop: `start` is where each one begins."""
+    j, after = 0, count
+    while after - j > 1:
+        middle = (j + after) // 2
+        if start[middle] <= low:
+            j = middle
+        else:
+            after = middle
+    return j
+
+
+def width_of(plan: Plan) -> int:
+    """Scalars of one row: the formula's, tiny and zero, and the loop's own."""
+    c, q = np.zeros(plan.rule.width), np.full(len(plan.products), 0.5)
+    c[: len(plan.rule.hypers)] = 0.5  # any values will do, with all switches off
+    return len(plan.scalars(c, q, 1.0, 1.0, single_of(plan.real))) + 2 + _OWN
+
+
+def single_of(real: np.dtype[Any]) -> float:
+    """1.0 where the arithmetic is float32, else 0.0."""
+    return 0.0 if real == np.float64 else 1.0
+
+
+@functools.cache
+def make_scalars(width: int, real: np.dtype[Any]) -> Any:
+    """``scalars(row, factors, j)``: what leaf j needs, from the scalars of its row."""
+    own_from, one = width - _OWN, real.type(1)
+
+    def scalars(row, factors, j):
+        h = to_fixed_tuple(row, own_from)
+        own = to_fixed_tuple(row[own_from:], _OWN)
+        pre, factor = factors[0, j], factors[1, j]
+        k = (own[0] * pre, own[1], own[2] * pre) + own[3:] + (factor, pre, 0.0)
+        return cast(h, one), cast(k, one)
+
+    return wrapper(f"{width}-{real.name}")(scalars)
+
+
+_own_scalars = inner(op.loop_scalars)
+
+
+def make_fill(plan: Plan) -> Any:
+    """``fill(meta, lr)``: the scalars of every row for this step; returns them."""
+    key = (plan.scalars, plan.rule.width, plan.real, len(plan.products), plan.elementwise)
+    return _make_fill(*key, width_of(plan), f"{plan.rule.name}-{plan.like}-{plan.real.name}")
+
+
+@functools.cache
+def _make_fill(
+    of_rule: Any,
+    columns: int,
+    real: np.dtype[Any],
+    count: int,
+    elementwise: bool,
+    width: int,
+    name: str,
+) -> Any:
+    # loops of one rule share it: it takes as long to compile as a third of a loop
+    wrap = wrapper(f"{name}-{count}-{elementwise}")
+    scalars, small, wide = wrap(of_rule), tiny(real), op.RULE + columns
+    single, per_element = single_of(real), float(elementwise)
+
+    def fill(meta, lr):
+        groups, t = meta[dr.GROUPS], float(meta[dr.STEPS] + 1)
+        control = carray(as_pointer(meta[dr.CONTROL]), (groups, wide), np.float64)
+        rows = carray(as_pointer(meta[dr.SCALARS]), (groups, width), np.float64)
+        products = carray(as_pointer(meta[dr.PRODUCTS]), (groups, count), np.float64)
+        n = float(meta[dr.CALLS] + 1 - meta[dr.FLUSHING])
+        for r in range(groups):
+            row = control[r]
+            rate = row[op.RATE] if row[op.RATE] == row[op.RATE] else lr
+            h = scalars(row[op.RULE :], products[r], rate, t, single) + (small * row[op.FLUSH], 0.0)
+            k = _own_scalars(row, rate, t, n, per_element)
+            for q in range(len(h)):
+                rows[r, q] = h[q]
+            for q in range(_OWN):
+                rows[r, len(h) + q] = k[q]
+            if meta[dr.FLUSHING] != 0:
+                rows[r, len(h)] = 1.0
+        return rows
+
+    return wrap(fill)
+
+
+def make_advance(plan: Plan, wrap: Any) -> Any:
+    """``advance(meta)``: the running products after a step."""
+    if not plan.products:
+        return wrap(_no_products)
+    after, count = wrap(plan.advance), len(plan.products)
+    single, wide = single_of(plan.real), op.RULE + plan.rule.width
+
+    def advance(meta):
+        groups, t = meta[dr.GROUPS], float(meta[dr.STEPS] + 1)
+        control = carray(as_pointer(meta[dr.CONTROL]), (groups, wide), np.float64)
+        products = carray(as_pointer(meta[dr.PRODUCTS]), (groups, count), np.float64)
+        for r in range(groups):
+            q = after(control[r, op.RULE :], products[r], t, single)
+            for i in range(count):
+                products[r, i] = q[i]
+
+    return wrap(advance)
+
+
+def _no_products(meta):
+    return None

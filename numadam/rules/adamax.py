@@ -1,0 +1,229 @@
+"""AdaMax (Kingma & Ba 2015): Adam over the largest recent gradient instead of the root of v."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
+
+from numba.extending import register_jitable
+
+from numadam.functional import update
+from numadam.optimizer import Optimizer, fixed, hyper
+from numadam.options import Bare, Shared
+from numadam.presets import with_presets
+from numadam.rules.base import EPS, Hyper, RuleSpec, Scalars, Schedule
+from numadam.rules.moments import f32
+
+
+def formula() -> Callable[..., Any]:
+    """M = beta1 m + (1 - beta1) g;  u = max(beta2 u, |g| + inner);  step = s m / (u + outer)."""
+
+    def element(p, g, gg, m, u, _s2, h):
+        beta1, alpha1, beta2, s, inner, outer, tiny, zero = h
+        m = beta1 * m + alpha1 * g
+        if abs(m) < tiny:
+            m = zero
+        u = beta2 * u
+        size = abs(g) + inner
+        if size > u:  # not where u is NaN: it stays
+            u = size
+        if size != size:  # a NaN comes in
+            u = size
+        d = u + outer
+        step = (s * m) / d if d != zero else zero
+        return step, m, u, _s2
+
+    return element
+
+
+# place in the control block after beta1, beta2 and eps
+NORM = 3
+
+
+@register_jitable
+def _with_eps(c, c1, lr):
+    """The scalars with eps where its form has it."""
+    inner, outer = (c[2], 0.0) if c[NORM] != 0.0 else (0.0, c[2])
+    return c[0], 1.0 - c[0], c[1], lr / c1, inner, outer
+
+
+def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Any:
+    """The correction of m, and eps where its form has it."""
+    power = q[0] * c[0] if len(q) > 0 else math.pow(c[0], t)
+    return _with_eps(c, 1.0 - power, lr)
+
+
+def keras_scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Any:
+    """Keras takes the power of a beta1 that was rounded to float32."""
+    power = q[0] * c[0] if len(q) > 0 else math.pow(f32(c[0]), t)
+    return _with_eps(c, f32(1.0 - f32(power)) if single != 0.0 else 1.0 - power, lr)
+
+
+def products(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The power of beta1, where it changes and has none."""
+    return ("beta1_product",) if callable(options["beta1"]) else ()
+
+
+def advance(c: Any, q: Any, t: float, single: float) -> Scalars:
+    """The product of a beta1 that changes."""
+    return (q[0] * c[0],)
+
+
+def present(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Always the first moment and the norm."""
+    return ("m", "u")
+
+
+def refuse(options: Mapping[str, Any]) -> str:
+    """What is wrong with these options together."""
+    if options["eps_form"] not in ("norm", "denominator"):
+        return f"eps_form: expected 'norm' or 'denominator', got {options['eps_form']!r}."
+    return ""
+
+
+ADAMAX = RuleSpec(
+    name="adamax",
+    state=("m", "u"),
+    hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS),
+    formula=formula,
+    scalars=scalars,
+    present=present,
+    control={"norm": lambda options: options["eps_form"] == "norm"},
+    refuse=refuse,
+    decoupled=True,
+    products=products,
+    advance=advance,
+    scalars_like={"keras": keras_scalars},
+)
+
+
+class AdaMax(Optimizer):
+    r"""AdaMax: the running mean of the gradient over its largest recent size.
+
+    .. math::
+        m &= \beta_1 m + (1 - \beta_1) g, \qquad u = \max(\beta_2 u, |g| + eps) \\
+        p &= p - \frac{lr}{1 - \beta_1^t} \, \frac{m}{u}
+
+    Parameters
+    ----------
+    params : array or nesting of lists, tuples and dicts of arrays
+        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
+        `step`.
+    lr : float, callable, array, or nesting of these, default 2e-3
+        Learning rate, in units of the parameters: no step is longer than ``lr / (1-beta1^t)``. A
+        callable gets the steps already taken, 0 at the first. An array, or a nesting as that of
+        `params`, sets it by element or array.
+    beta1 : float in [0, 1) or callable, default 0.9
+        Decay of the first moment `m`, the running mean of the gradient.
+    beta2 : float in [0, 1) or callable, default 0.999
+        Decay of the norm `u`.
+    eps : float or callable, default 1e-8
+        In units of the gradient. Where the denominator is 0, nothing moves.
+    eps_form : {"norm", "denominator"}, default "norm"
+        Where eps sits: as above (torch, optax), or ``u = max(beta2*u, |g|)`` and ``m / (u + eps)``
+        (Keras).
+    **shared
+        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
+        options: see `numadam.Optimizer`.
+
+    Attributes
+    ----------
+    state : mapping
+        ``"t"``, ``"m"`` and ``"u"``.
+
+    See Also
+    --------
+    adamax_update : the same step on arrays that the caller owns.
+
+    References
+    ----------
+    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, section 7.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> x = np.array([3.0, -2.0])
+    >>> opt = na.AdaMax(x, lr=0.1)
+    >>> for _ in range(200):
+    ...     opt.step(2 * x)
+    >>> bool(np.all(abs(x) < 0.05))
+    True
+    """
+
+    rule = ADAMAX
+    beta1, beta2, eps, eps_form = hyper(), hyper(), hyper(), fixed()
+
+    @with_presets("AdaMax")
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 2e-3,
+        *,
+        beta1: float | Schedule = 0.9,
+        beta2: float | Schedule = 0.999,
+        eps: float | Schedule = 1e-8,
+        eps_form: str = "norm",
+        **shared: Unpack[Shared],
+    ) -> None:
+        own = {"beta1": beta1, "beta2": beta2, "eps": eps, "eps_form": eps_form}
+        self._setup(params, lr, shared, own)
+
+
+@with_presets("AdaMax")
+def adamax_update(
+    p: Any,
+    g: Any,
+    m: Any,
+    u: Any,
+    t: int,
+    *,
+    lr: float = 2e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    eps_form: str = "norm",
+    out: Any = None,
+    **shared: Unpack[Bare],
+) -> None:
+    """One step of AdaMax on arrays that the caller owns; formula as in `AdaMax`.
+
+    Parameters
+    ----------
+    p : array
+        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
+    g : array
+        Gradient, of the shape and dtype of `p`; not modified.
+    m, u : array
+        First moment and norm, zeros before the first step; modified in place.
+    t : int
+        Number of this step: 1 at the first.
+    lr, beta1, beta2, eps, eps_form
+        As in `AdaMax`, but no callables.
+    out : array, optional
+        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
+    **shared
+        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
+        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before anything is written: the message names the argument and says what to do.
+
+    References
+    ----------
+    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, section 7.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> p, m, u = np.ones(3), np.zeros(3), np.zeros(3)
+    >>> na.adamax_update(p, np.array([1.0, -1.0, 0.0]), m, u, 1, lr=0.1)
+    >>> p.round(6)
+    array([0.9, 1.1, 1. ])
+    """
+    own = {"beta1": beta1, "beta2": beta2, "eps": eps, "eps_form": eps_form}
+    update(ADAMAX, "adamax_update", p, g, {"m": m, "u": u}, t, lr, out, shared, own)

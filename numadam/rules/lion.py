@@ -1,0 +1,168 @@
+"""Lion (Chen et al. 2023): the sign of a momentum that looks ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
+
+from numadam.functional import update
+from numadam.optimizer import Optimizer, hyper
+from numadam.options import Bare, Shared
+from numadam.presets import with_presets
+from numadam.rules.base import Hyper, RuleSpec, Scalars, Schedule
+
+
+def formula() -> Callable[..., Any]:
+    """Step = lr sign(beta1 m + (1 - beta1) g);  m = beta2 m + (1 - beta2) g."""
+
+    def element(p, g, gg, m, _s1, _s2, h):
+        beta1, alpha1, beta2, alpha2, lr, tiny, zero = h
+        u = beta1 * m + alpha1 * g
+        m = beta2 * m + alpha2 * g
+        if abs(m) < tiny:
+            m = zero
+        step = u - u  # 0 where u is 0, and NaN where it is NaN
+        if u > zero:
+            step = lr
+        if u < zero:
+            step = -lr
+        return step, m, _s1, _s2
+
+    return element
+
+
+def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
+    """The same at every step."""
+    return c[0], 1.0 - c[0], c[1], 1.0 - c[1], lr
+
+
+def present(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Always the momentum."""
+    return ("m",)
+
+
+LION = RuleSpec(
+    name="lion",
+    state=("m",),
+    hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0)),
+    formula=formula,
+    scalars=scalars,
+    present=present,
+    decoupled=True,
+)
+
+
+class Lion(Optimizer):
+    r"""Lion: every element moves by `lr`, up or down, and one state array is all it keeps.
+
+    .. math::
+        p = p - lr \, \mathrm{sign}(\beta_1 m + (1 - \beta_1) g), \qquad
+        m = \beta_2 m + (1 - \beta_2) g
+
+    Parameters
+    ----------
+    params : array or nesting of lists, tuples and dicts of arrays
+        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
+        `step`. Of complex numbers each part has a sign of its own.
+    lr : float, callable, array, or nesting of these, default 1e-4
+        Length of every step, in units of the parameters: a third to a tenth of Adam's. A callable
+        gets the steps already taken, 0 at the first. An array, or a nesting as that of `params`,
+        sets it by element or array.
+    beta1 : float in [0, 1) or callable, default 0.9
+        Weight of the momentum beside the gradient in the step.
+    beta2 : float in [0, 1) or callable, default 0.99
+        Decay of the momentum `m`.
+    **shared
+        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
+        options: see `numadam.Optimizer`.
+
+    Attributes
+    ----------
+    state : mapping
+        ``"t"`` and ``"m"``.
+
+    See Also
+    --------
+    lion_update : the same step on arrays that the caller owns.
+
+    References
+    ----------
+    Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> x = np.array([3.0, -2.0])
+    >>> opt = na.Lion(x, lr=0.01)
+    >>> opt.step(np.array([100.0, -0.001]))
+    >>> x
+    array([ 2.99, -1.99])
+    """
+
+    rule = LION
+    beta1, beta2 = hyper(), hyper()
+
+    @with_presets("Lion")
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-4,
+        *,
+        beta1: float | Schedule = 0.9,
+        beta2: float | Schedule = 0.99,
+        **shared: Unpack[Shared],
+    ) -> None:
+        self._setup(params, lr, shared, {"beta1": beta1, "beta2": beta2})
+
+
+@with_presets("Lion")
+def lion_update(
+    p: Any,
+    g: Any,
+    m: Any,
+    *,
+    lr: float = 1e-4,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    out: Any = None,
+    **shared: Unpack[Bare],
+) -> None:
+    """One step of Lion on arrays that the caller owns; formula as in `Lion`.
+
+    Parameters
+    ----------
+    p : array
+        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
+    g : array
+        Gradient, of the shape and dtype of `p`; not modified.
+    m : array
+        Momentum, zeros before the first step; modified in place.
+    lr, beta1, beta2
+        As in `Lion`, but no callables.
+    out : array, optional
+        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
+    **shared
+        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
+        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before anything is written: the message names the argument and says what to do.
+
+    References
+    ----------
+    Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> p, m = np.ones(3), np.zeros(3)
+    >>> na.lion_update(p, np.array([5.0, -1.0, 0.0]), m, lr=0.1)
+    >>> p.round(6)
+    array([0.9, 1.1, 1. ])
+    """
+    own = {"beta1": beta1, "beta2": beta2}
+    update(LION, "lion_update", p, g, {"m": m}, 1, lr, out, shared, own)

@@ -1,0 +1,218 @@
+"""RAdam (Liu et al. 2020): Adam that leaves the root out while it rests on few gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
+
+from numadam.functional import update
+from numadam.optimizer import Optimizer, fixed, hyper
+from numadam.options import Bare, Shared
+from numadam.presets import with_presets
+from numadam.rules.base import EPS, Hyper, RuleSpec, Scalars, Schedule
+from numadam.rules.moments import advance, changing, powers
+
+
+def formula() -> Callable[..., Any]:
+    """Adam's moments;  step = s m / (sqrt(v) + e), or s m while `plain` is 1."""
+
+    def element(p, g, gg, m, v, _s2, h):
+        beta1, alpha1, beta2, alpha2, s, e, plain, tiny, zero = h
+        m = beta1 * m + alpha1 * g
+        v = beta2 * v + alpha2 * gg
+        if abs(m) < tiny:
+            m = zero
+        d = math.sqrt(v) + e
+        if plain != zero:  # instead of the root, not times it: v may be inf
+            d = plain
+        step = (s * m) / d if d != zero else zero
+        return step, m, v, _s2
+
+    return element
+
+
+#: Above this number of gradients in effect the root is trusted (torch, optax; the paper: 4).
+THRESHOLD = 5.0
+# place in the control block after beta1, beta2 and eps
+HAT = 3
+
+
+def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
+    """The step size with the rectification, and whether the root is left out."""
+    beta1, beta2, eps = c[0], c[1], c[2]
+    power1, power2 = powers(c, q, t)
+    c1, c2 = 1.0 - power1, 1.0 - power2
+    longest = 2.0 / (1.0 - beta2) - 1.0
+    rho = longest - 2.0 * t * power2 / c2
+    s, e, plain = lr / c1, 0.0, 1.0
+    if rho > THRESHOLD:
+        root, plain = math.sqrt(c2), 0.0
+        shrink = (rho - 4.0) * (rho - 2.0) * longest
+        s = s * root * math.sqrt(shrink / ((longest - 4.0) * (longest - 2.0) * rho))
+        e = eps if c[HAT] != 0.0 else eps * root
+    return beta1, 1.0 - beta1, beta2, 1.0 - beta2, s, e, plain
+
+
+def present(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Always both moments."""
+    return ("m", "v")
+
+
+def refuse(options: Mapping[str, Any]) -> str:
+    """What is wrong with these options together."""
+    if options["eps_form"] not in ("paper", "hat"):
+        return f"eps_form: expected 'paper' or 'hat', got {options['eps_form']!r}."
+    return ""
+
+
+RADAM = RuleSpec(
+    name="radam",
+    state=("m", "v"),
+    hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS),
+    formula=formula,
+    scalars=scalars,
+    present=present,
+    control={"hat": lambda options: options["eps_form"] == "hat"},
+    refuse=refuse,
+    decoupled=True,
+    products=changing,
+    advance=advance,
+    modulus=lambda options: ("v",),
+)
+
+
+class RAdam(Optimizer):
+    r"""RAdam: Adam with a warm-up of its own, as long as `v` rests on few gradients.
+
+    .. math::
+        m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) g^2 \\
+        \rho_\infty &= \frac{2}{1 - \beta_2} - 1, \qquad
+            \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \qquad
+            r = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
+                {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
+        p &= p - lr \, \frac{m}{1 - \beta_1^t}
+            \begin{cases} r \sqrt{1 - \beta_2^t} / (\sqrt{v} + eps) & \rho_t > 5 \\
+                1 & \text{else} \end{cases}
+
+    Parameters
+    ----------
+    params : array or nesting of lists, tuples and dicts of arrays
+        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
+        `step`.
+    lr : float, callable, array, or nesting of these, default 1e-3
+        Learning rate, in units of the parameters; in the first steps (five with the default
+        `beta2`) in those over the gradient's. A callable gets the steps already taken, 0 at the
+        first. An array, or a nesting as that of `params`, sets it by element or array.
+    beta1 : float in [0, 1) or callable, default 0.9
+        Decay of the first moment `m`, the running mean of the gradient.
+    beta2 : float in [0, 1) or callable, default 0.999
+        Decay of the second moment `v`. Up to 2/3 it is never used.
+    eps : float or callable, default 1e-8
+        Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
+    eps_form : {"hat", "paper"}, default "hat"
+        Where eps sits: as above (torch), or ``sqrt(v / (1-beta2^t)) + eps`` (optax).
+    **shared
+        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
+        options: see `numadam.Optimizer`.
+
+    Attributes
+    ----------
+    state : mapping
+        ``"t"``, ``"m"`` and ``"v"``.
+
+    See Also
+    --------
+    radam_update : the same step on arrays that the caller owns.
+
+    References
+    ----------
+    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> x = np.array([3.0, -2.0])
+    >>> opt = na.RAdam(x, lr=0.1)
+    >>> for _ in range(300):
+    ...     opt.step(2 * x)
+    >>> bool(np.all(abs(x) < 1e-2))
+    True
+    """
+
+    rule = RADAM
+    beta1, beta2, eps, eps_form = hyper(), hyper(), hyper(), fixed()
+
+    @with_presets("RAdam")
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        *,
+        beta1: float | Schedule = 0.9,
+        beta2: float | Schedule = 0.999,
+        eps: float | Schedule = 1e-8,
+        eps_form: str = "hat",
+        **shared: Unpack[Shared],
+    ) -> None:
+        own = {"beta1": beta1, "beta2": beta2, "eps": eps, "eps_form": eps_form}
+        self._setup(params, lr, shared, own)
+
+
+@with_presets("RAdam")
+def radam_update(
+    p: Any,
+    g: Any,
+    m: Any,
+    v: Any,
+    t: int,
+    *,
+    lr: float = 1e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    eps_form: str = "hat",
+    out: Any = None,
+    **shared: Unpack[Bare],
+) -> None:
+    """One step of RAdam on arrays that the caller owns; formula as in `RAdam`.
+
+    Parameters
+    ----------
+    p : array
+        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
+    g : array
+        Gradient, of the shape and dtype of `p`; not modified.
+    m, v : array
+        First and second moment, zeros before the first step; modified in place.
+    t : int
+        Number of this step: 1 at the first.
+    lr, beta1, beta2, eps, eps_form
+        As in `RAdam`, but no callables.
+    out : array, optional
+        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
+    **shared
+        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
+        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before anything is written: the message names the argument and says what to do.
+
+    References
+    ----------
+    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
+    >>> na.radam_update(p, np.array([1.0, -4.0]), m, v, 1, lr=0.1)
+    >>> p.round(6)
+    array([0.9, 1.4])
+    """
+    own = {"beta1": beta1, "beta2": beta2, "eps": eps, "eps_form": eps_form}
+    update(RADAM, "radam_update", p, g, {"m": m, "v": v}, t, lr, out, shared, own)

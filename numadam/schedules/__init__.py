@@ -1,0 +1,26 @@
+"""Schedules: the learning rate, or any hyperparameter, as a function of the steps taken.
+
+A schedule is a callable: ``schedule(t)`` is the value for the step that follows t steps, so t is 0
+at the first. Any ``f(t) -> float`` will do; these are the usual ones. They are plain float64 Python
+and load neither NumPy nor Numba. `start`, `peak`, `end` and the numbers in `values` are in units of
+the hyperparameter; `steps`, `warmup` and `boundaries` count steps. Past its end a schedule stays at
+its last value. Arguments are checked when a schedule is made: a TypeError or ValueError names the
+argument, what it got and what is expected. All can be pickled, copied and compared.
+"""
+
+from numadam.schedules.cycles import Cosine, OneCycle, WarmupCosine
+from numadam.schedules.decays import Constant, Exponential, Polynomial, Step
+from numadam.schedules.pieces import Piecewise
+from numadam.schedules.plateau import ReduceOnPlateau
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "OneCycle",
+    "Piecewise",
+    "Polynomial",
+    "ReduceOnPlateau",
+    "Step",
+    "WarmupCosine",
+]

@@ -1,0 +1,89 @@
+"""What all schedules share: how they are called, and how arguments are checked."""
+
+from __future__ import annotations
+
+import math
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Set
+from typing import Any
+
+from numadam.rules.base import Hyper
+
+
+def count(name: str, value: object, least: int) -> int:
+    """Return `value` as an int of at least `least`, or say what is wrong with it."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError("bool is not taken for a number")
+        count = operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        kind = type(value).__name__
+        raise TypeError(f"{name}: expected a whole number, got {kind} ({value!r}).") from error
+    if count < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+    return count
+
+
+def check_warmup(warmup: int, steps: int) -> None:
+    """Refuse a warm-up that leaves no step after it."""
+    if warmup >= steps:
+        raise ValueError(f"warmup: expected fewer than steps={steps}, got {warmup}.")
+
+
+def several(name: str, values: object) -> tuple[Any, ...]:
+    """Return `values` as a tuple, or say that they are not in an order."""
+    try:
+        if isinstance(values, (str, bytes, Set, Mapping)):
+            raise TypeError("has no items in an order that are numbers")
+        return tuple(values)  # type: ignore[arg-type]
+    except TypeError as error:
+        kind = type(values).__name__
+        raise TypeError(f"{name}: expected a list or tuple, got {kind} ({values!r}).") from error
+
+
+def between(start: float, end: float, left: float) -> float:
+    """Where `left` of the way to `end` is left: exact at both ends, never outside them."""
+    if left > 0.5:
+        return start - (start - end) * (1.0 - left)
+    return end + (start - end) * left
+
+
+def half_cosine(start: float, end: float, t: int, steps: int) -> float:
+    """Half a cosine from `start` at 0 to `end` at `steps`."""
+    left = (1.0 + math.cos(math.pi * t / steps)) / 2.0 if t < steps else 0.0
+    return between(start, end, left)
+
+
+class Scheduled(ABC):
+    """What all schedules share: how they are called, and how arguments are checked."""
+
+    def __call__(self, t: int) -> float:
+        """Value for the step that follows `t` steps.
+
+        Parameters
+        ----------
+        t : int
+            Steps already taken: 0 at the first.
+
+        Returns
+        -------
+        float
+            The value, in units of the hyperparameter.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where `t` is not a whole number of at least 0.
+        """
+        return self._at(count("t", t, 0))
+
+    @abstractmethod
+    def _at(self, t: int) -> float: ...
+
+    def _check(self, numbers: tuple[Hyper, ...], counts: dict[str, int] | None = None) -> None:
+        """Check these fields and keep them as float and int."""
+        for hyper in numbers:
+            object.__setattr__(self, hyper.name, hyper.check(getattr(self, hyper.name)))
+        for name, least in (counts or {}).items():
+            object.__setattr__(self, name, count(name, getattr(self, name), least))

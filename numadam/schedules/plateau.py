@@ -1,0 +1,131 @@
+"""A value that falls when the objective does not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass, field
+
+from numadam.rules.base import Hyper
+from numadam.schedules.base import Scheduled
+
+_F = Hyper("f", -math.inf, math.inf, closed=True)  # refuses nothing but NaN
+
+
+@dataclass(frozen=True)
+class ReduceOnPlateau(Scheduled):
+    r"""Multiplied by `factor` when f, of which `observe` is told, has stopped improving.
+
+    Better than the best so far is, for ``mode="min"``,
+
+    .. math:: f < best - threshold \cdot |best| \quad (rel), \qquad f < best - threshold \quad (abs)
+
+    It ignores t and has a state, so each run needs one of its own (``copy.deepcopy``).
+
+    Parameters
+    ----------
+    start : float in [0, inf)
+        Value until the first reduction.
+    factor : float in [0, 1), default 0.1
+        Of each reduction.
+    patience : int, default 10
+        Observations in a row without improvement that are let pass: the next one reduces.
+    threshold : float in [0, inf), default 1e-4
+        Least improvement that counts: a share of the best, or in units of f.
+    threshold_mode : {"rel", "abs"}, default "rel"
+        Which of the two `threshold` is.
+    cooldown : int, default 0
+        Observations after a reduction in which none is counted as without improvement.
+    end : float in [0, inf), default 0.0
+        The least value, at most `start`.
+    mode : {"min", "max"}, default "min"
+        Whether f is to become small or large.
+
+    Attributes
+    ----------
+    value : float
+        What a call returns now.
+    best : float
+        The best f so far.
+    waited, cooling : int
+        Observations without improvement in a row, and those left of the cooldown.
+
+    References
+    ----------
+    Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural
+    Networks", NeurIPS 2012.
+
+    Examples
+    --------
+    >>> schedule = ReduceOnPlateau(0.1, factor=0.5, patience=1)
+    >>> for f in (3.0, 2.0, 2.0, 2.0):
+    ...     schedule.observe(f)
+    >>> schedule.value, schedule.best
+    (0.05, 2.0)
+    """
+
+    start: float
+    _: KW_ONLY
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    threshold_mode: str = "rel"
+    cooldown: int = 0
+    end: float = 0.0
+    mode: str = "min"
+    value: float = field(init=False)
+    best: float = field(init=False)
+    waited: int = field(init=False)
+    cooling: int = field(init=False)
+
+    __hash__ = None  # type: ignore[assignment]  # it compares by a state that changes
+
+    def __post_init__(self) -> None:
+        numbers = (Hyper("start"), Hyper("factor", 0.0, 1.0), Hyper("threshold"), Hyper("end"))
+        self._check(numbers, {"patience": 0, "cooldown": 0})
+        for name, known in (("threshold_mode", ("rel", "abs")), ("mode", ("min", "max"))):
+            if getattr(self, name) not in known:
+                got = getattr(self, name)
+                raise ValueError(f"{name}: expected {known[0]!r} or {known[1]!r}, got {got!r}.")
+        if self.end > self.start:
+            raise ValueError(
+                f"end: expected a number of at most start={self.start:g}, got {self.end:g}."
+            )
+        self._become(self.start, math.inf if self.mode == "min" else -math.inf, 0, 0)
+
+    def _become(self, value: float, best: float, waited: int, cooling: int) -> None:
+        """Take a new state over in one call: an interrupt leaves all of it or none."""
+        vars(self).update(value=value, best=best, waited=waited, cooling=cooling)
+
+    def _better(self, f: float) -> bool:
+        margin = self.threshold
+        if self.threshold_mode == "rel" and math.isfinite(self.best):
+            margin *= abs(self.best)
+        return f < self.best - margin if self.mode == "min" else f > self.best + margin
+
+    def observe(self, f: float) -> None:
+        """Tell the schedule the next f, and lower `value` where it is time to.
+
+        Parameters
+        ----------
+        f : float
+            What is minimised or maximised. NaN counts as no improvement.
+
+        Raises
+        ------
+        TypeError
+            Where `f` is not a number.
+        """
+        try:
+            f = _F.check(f)
+        except ValueError:
+            f = math.nan
+        better = self._better(f)
+        value, best = self.value, f if better else self.best
+        waited = 0 if better or self.cooling else self.waited + 1
+        cooling = max(self.cooling - 1, 0)
+        if waited > self.patience:
+            value, waited, cooling = max(value * self.factor, self.end), 0, self.cooldown
+        self._become(value, best, waited, cooling)
+
+    def _at(self, t: int) -> float:
+        return self.value

@@ -1,0 +1,73 @@
+"""The bare face on CuPy arrays, in Numba's simulator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cuda_cases import gradients
+
+import numadam as na
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bare_updates_match_the_classes(cupy, dtype):
+    grads = [cupy.asarray(g) for g in gradients((4, 3), dtype, 3)]
+    zeros = lambda: cupy.zeros((4, 3), dtype)  # noqa: E731
+    p, m, v, vmax = zeros(), zeros(), zeros(), zeros()
+    twin = zeros()
+    opt = na.Adam(twin, amsgrad=True)
+    for t, g in enumerate(grads, 1):
+        na.adam_update(p, g, m, v, t, vmax=vmax)
+        opt.step(g)
+    np.testing.assert_array_equal(p, twin)
+    np.testing.assert_array_equal(vmax, opt.state["vmax"])
+    p, v, twin = zeros(), zeros(), zeros()
+    na.rmsprop_update(p, grads[0], v)
+    na.RMSprop(twin).step(grads[0])
+    np.testing.assert_array_equal(p, twin)
+    p, out = zeros(), zeros()
+    na.sgd_update(p, grads[0], lr=0.5, out=out)
+    assert (p == 0).all()
+    np.testing.assert_array_equal(out, -0.5 * grads[0])
+
+
+def test_bare_update_names_its_arguments(cupy):
+    p, g, m = (cupy.zeros(3) for _ in range(3))
+    with pytest.raises(TypeError, match="v: expected a CuPy array, got None"):
+        na.adam_update(p, g, m, None, 1)
+    with pytest.raises(ValueError, match=r"g: expected shape \(3,\) like p, got \(4,\)"):
+        na.adam_update(p, cupy.zeros(4), m, cupy.zeros(3), 1)
+    with pytest.raises(ValueError, match="shares memory"):
+        na.adam_update(p, g, m, m, 1)
+    assert not p.any()
+
+
+@pytest.mark.parametrize("options", [{"clip_norm": 0.5}, {"bounds": (0, 1.2)}, {"like": "torch"}])
+def test_bare_updates_take_the_shared_options(cupy, options):
+    g = cupy.asarray(np.array([3.0, -4.0]))
+    p, m, v = cupy.ones(2), cupy.zeros(2), cupy.zeros(2)
+    twin = cupy.ones(2)
+    opt = na.Adam(twin, weight_decay=0.1, **options)
+    for t in (1, 2, 3):
+        na.adam_update(p, g, m, v, t, weight_decay=0.1, **options)
+        opt.step(g)
+    np.testing.assert_array_equal(p, twin)
+
+
+def test_bare_updates_of_complex_and_short_numbers(cupy):
+    p, g = cupy.zeros(3, np.complex64), cupy.asarray(np.array([1, 1j, 3 - 4j], np.complex64))
+    m, v = cupy.zeros(3, np.complex64), cupy.zeros(3, np.float32)
+    na.adam_update(p, g, m, v, 1, lr=0.1, like="optax")
+    np.testing.assert_allclose(p, -0.1 * g / abs(g), rtol=1e-5)
+    half = cupy.ones(3, np.float16)
+    na.sgd_update(half, cupy.ones(3, np.float16), lr=0.25)
+    np.testing.assert_array_equal(half, 0.75)
+
+
+def test_bare_updates_of_running_products(cupy):
+    p, m, v, twin = cupy.ones(2), cupy.zeros(2), cupy.zeros(2), cupy.ones(2)
+    opt = na.NAdam(twin)
+    for t in (1, 2, 3):
+        na.nadam_update(p, cupy.ones(2), m, v, t)
+        opt.step(cupy.ones(2))
+    np.testing.assert_array_equal(p, twin)

@@ -1,0 +1,119 @@
+"""like=...: the defaults and the arithmetic of other libraries."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+
+import numpy as np
+import pytest
+
+import numadam as na
+from numadam import options as op
+from numadam import rules
+from numadam.held import Held
+from numadam.presets import LIKE
+
+RULES = rules.classes()
+FUNCTIONS = {name: getattr(na, f"{name.lower()}_update") for name in RULES}
+
+# --- defaults ------------------------------------------------------------------------------------
+
+#: from the documentation of the libraries (optax has no default of lr): what a class starts with
+DOCUMENTED = {
+    "torch": {
+        "Adam": {"lr": 1e-3, "eps": 1e-8, "weight_decay": 0, "decoupled": False},
+        "AdamW": {"lr": 1e-3, "eps": 1e-8, "weight_decay": 0.01, "decoupled": True},
+        "NAdam": {"lr": 2e-3, "eps": 1e-8, "momentum_decay": 4e-3, "decoupled": False},
+        "RAdam": {"lr": 1e-3, "eps": 1e-8, "weight_decay": 0, "decoupled": False},
+        "AdaMax": {"lr": 2e-3, "eps": 1e-8, "eps_form": "norm", "decoupled": False},
+        "RMSprop": {"lr": 1e-2, "beta2": 0.99, "eps": 1e-8, "momentum": 0, "centered": False},
+        "SGD": {"lr": 1e-3, "momentum": 0, "dampening": 0, "nesterov": False},
+    },
+    "keras": {
+        "Adam": {"lr": 1e-3, "eps": 1e-7, "decoupled": True, "eps_form": "hat"},
+        "AdamW": {"lr": 1e-3, "eps": 1e-7, "weight_decay": 0.004},
+        "NAdam": {"lr": 1e-3, "eps": 1e-7, "decoupled": True, "momentum_decay": 1},
+        "AdaMax": {"lr": 1e-3, "eps": 1e-7, "eps_form": "denominator", "decoupled": True},
+        "Lion": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.99},
+        "RMSprop": {"lr": 1e-3, "beta2": 0.9, "eps": 0, "eps_root": 1e-7, "decoupled": True},
+        "SGD": {"lr": 1e-2, "momentum": 0, "nesterov": False, "decoupled": True},
+    },
+    "tf1": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"}},
+    "optax": {
+        "Adam": {"eps": 1e-8, "eps_root": 0},
+        "AdamW": {"eps": 1e-8, "weight_decay": 1e-4, "decoupled": True},
+        "NAdam": {"eps": 1e-8, "momentum_decay": math.inf},
+        "RAdam": {"eps": 1e-8, "eps_form": "paper"},
+        "AdaMax": {"eps": 1e-8, "eps_form": "norm"},
+        "AdaBelief": {"eps": 1e-16, "eps_root": 1e-16},
+        "Lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 1e-3},
+        "RMSprop": {"beta2": 0.9, "eps": 0, "eps_root": 1e-8, "momentum": 0},
+        "SGD": {"momentum": 0, "nesterov": False},
+    },
+    "sklearn": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"}},
+    "numpy": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "paper"}},
+}
+PAIRS = [(like, name) for like in LIKE for name in DOCUMENTED[like]]
+
+
+@pytest.fixture(params=["class", "function"])
+def options_of(request, monkeypatch):
+    """``options_of(name, ...)``: the options that a class or a bare step comes to; none is made."""
+    seen = []
+    # what both hand on ends with lr, ..., shared, own
+    monkeypatch.setattr(Held, "_setup", lambda *args: seen.append((args[2], *args[-2:])))
+
+    def find(name, *lr, **options):
+        rule, one = RULES[name], np.ones(2)
+        if request.param == "class":
+            rule(one, *lr, **options)
+        else:
+            function = FUNCTIONS[name]
+            parameters = inspect.signature(function).parameters
+            needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind < 2]
+            if lr:  # here it is by name only
+                options["lr"] = lr[0]
+            if "centered" not in parameters:  # RMSprop: that is so where there is an array
+                options.pop("centered", None)
+            keep = lambda *args: seen.append((args[6], *args[-2:]))  # noqa: E731
+            monkeypatch.setattr(sys.modules[function.__module__], "update", keep)
+            function(*(1 if key == "t" else one for key in needed), **options)
+        lr, shared, own = seen.pop()
+        return op.check(rule.rule, name, shared, own) | {"lr": lr}
+
+    return find
+
+
+@pytest.mark.parametrize(("like", "name"), PAIRS)
+def test_defaults_are_those_of_the_library(like, name, options_of):
+    options = options_of(name, like=like)
+    expected = {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, **DOCUMENTED[like][name]}
+    expected["complex_form"] = "modulus" if like == "optax" else "parts"
+    for option in expected.keys() & options.keys():
+        assert options[option] == expected[option], option
+    assert expected.keys() - options.keys() <= {"beta1", "beta2"}
+    assert options["like"] == like
+
+
+@pytest.mark.parametrize(("like", "name"), PAIRS)
+def test_keyword_goes_before_the_preset(like, name, options_of):
+    given = {**DOCUMENTED[like][name], "lr": 0.123}
+    given |= dict.fromkeys(given.keys() & {"eps", "weight_decay", "momentum_decay"}, 0.25)
+    options = options_of(name, like=like, **given)
+    assert {option: options[option] for option in given} == given
+    usual = inspect.signature(RULES[name]).parameters["lr"].default
+    assert options_of(name, like=like, lr=usual)["lr"] == usual
+    assert options_of(name, usual, like=like)["lr"] == usual
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_no_library_has_is_refused(name):
+    for like in LIKE:
+        if name not in DOCUMENTED[like]:
+            with pytest.raises(ValueError, match=f"^like: '{like}' has no {name}; "):
+                RULES[name](np.ones(2), like=like)
+    for like in ("jax", "Torch", "", 1):
+        with pytest.raises(ValueError, match=r"^like: expected one of 'torch', 'keras', "):
+            RULES[name](np.ones(2), like=like)

@@ -1,0 +1,54 @@
+"""One set of options for each compiled formula of each rule: tests go through this table."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+
+from numadam import options as op
+from numadam import rules
+from numadam.bounds import OPEN
+from numadam.settings import Settings
+
+VARIANTS = {
+    "Adam": [
+        {},
+        {"amsgrad": True},
+        {"amsgrad": "vhat"},
+        {"nesterov": True},
+        {"like": "numpy"},
+        {"like": "keras", "eps_form": "hat", "eps": 1e-8, "decoupled": False},
+    ],
+    "AdamW": [{}],
+    "NAdam": [{}],
+    "RAdam": [{}, {"eps_form": "paper"}],
+    "AdaMax": [{}, {"eps_form": "denominator"}],
+    "AdaBelief": [{}],
+    "Lion": [{}],
+    "RMSprop": [{}, {"centered": True}, {"momentum": 0.9}, {"centered": True, "momentum": 0.9}],
+    "SGD": [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.1},
+        {"momentum": 0.9, "nesterov": True},
+    ],
+}
+CASES = {
+    " ".join([name, *(f"{key}={value}" for key, value in options.items())]): (name, options)
+    for name, rows in VARIANTS.items()
+    for options in rows
+}
+
+
+def plan_of(name, options, dtype):
+    """What a class would compile for these options, without compiling it."""
+    cls = rules.classes()[name]
+    parameters = inspect.signature(cls).parameters.values()
+    defaults = {
+        p.name: p.default for p in parameters if p.default is not p.empty and p.name != "lr"
+    }
+    given = {**defaults, **options}
+    shared = {key: given.pop(key) for key in list(given) if key in op.DEFAULTS}
+    checked = op.check(cls.rule, name, shared, given)
+    return Settings(cls.rule, checked, [np.ones(2, dtype)], ["p"], [{}], [OPEN]).plan
