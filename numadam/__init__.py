@@ -9,7 +9,7 @@ from numadam.rules import TABLE
 __version__ = "0.1.0"
 
 _HOMES = {name: f"numadam.rules.{file}" for file, names in TABLE.items() for name in names}
-_HOMES["Rows"] = "numadam.sparse"
+_HOMES |= {"Optimizer": "numadam.optimizer", "Rows": "numadam.sparse"}
 
 __all__ = ["__version__", *_HOMES, "schedules"]
 

@@ -1,3 +1,5 @@
+from numadam import schedules as schedules
+from numadam.optimizer import Optimizer as Optimizer
 from numadam.rules.adabelief import AdaBelief as AdaBelief
 from numadam.rules.adabelief import adabelief_update as adabelief_update
 from numadam.rules.adam import Adam as Adam
@@ -16,6 +18,7 @@ from numadam.rules.rmsprop import RMSprop as RMSprop
 from numadam.rules.rmsprop import rmsprop_update as rmsprop_update
 from numadam.rules.sgd import SGD as SGD
 from numadam.rules.sgd import sgd_update as sgd_update
+from numadam.sparse import Rows as Rows
 
 __version__: str
 __all__: list[str]

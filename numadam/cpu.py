@@ -117,8 +117,8 @@ class CpuEngine(Engine):
                     np.copyto(view, param.astype(view.dtype, copy=False))
         initial = self.settings.rule.initial(self.settings.options)
         for name, value in initial.items():
-            for view in self.state[name]:
-                view[...] = value
+            views = self.state[name]
+            self.fill(views, [value] * len(views))
 
     @property
     def counters(self) -> dict[str, np.ndarray]:

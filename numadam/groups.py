@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from numadam.options import OF_GROUPS
-from numadam.rules.base import RuleSpec
+from numadam import options as op
+from numadam.rates import is_plain, leaf_rates
+from numadam.rules.base import LR, RuleSpec
+from numadam.tree import Tree
 
 Overrides = dict[str, Any]
 
@@ -40,7 +42,7 @@ def leaf_overrides(groups: Any, paths: Sequence[Sequence[Any]], rule: RuleSpec) 
             "groups: expected a mapping of patterns to options, such as "
             f"{{'*.bias': {{'weight_decay': 0.0}}}}, got {type(groups).__name__}."
         )
-    allowed = ("frozen", *OF_GROUPS, *(hyper.name for hyper in rule.hypers))
+    allowed = ("frozen", *op.OF_GROUPS, *(hyper.name for hyper in rule.hypers))
     for pattern, options in groups.items():
         if not isinstance(pattern, str) or not isinstance(options, Mapping):
             raise TypeError(
@@ -62,3 +64,25 @@ def leaf_overrides(groups: Any, paths: Sequence[Sequence[Any]], rule: RuleSpec) 
         for k in hits:
             found[k].update(options)
     return found
+
+
+def group_overrides(
+    rule: RuleSpec, options: Mapping[str, Any], lr: Any, tree: Tree
+) -> list[Overrides]:
+    """What differs from array to array: groups, and a step size for each."""
+    overrides = leaf_overrides(options["groups"], tree.paths(), rule)
+    if not is_plain(lr):
+        for own, rate in zip(overrides, leaf_rates(lr, tree), strict=True):
+            own.setdefault("lr", rate)
+    for own in overrides:
+        values = {key: value for key, value in own.items() if key != "frozen"}
+        rate = values.pop("lr", 0.0)
+        if is_plain(rate):
+            rate = LR.check_or_schedule(rate)
+            if "lr" in own:
+                own["lr"] = rate
+        checked = op.check(rule, "", {}, {**options, **values})
+        own.update({key: checked[key] for key in values})
+        if rule.present(checked) != rule.present(options):
+            raise ValueError(f"groups: {values!r} needs other state arrays than {rule.name} has.")
+    return overrides

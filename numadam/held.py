@@ -11,8 +11,10 @@ from numadam import forks
 from numadam import options as op
 from numadam.bounds import leaf_bounds
 from numadam.dispatch import engine_for
+from numadam.groups import group_overrides
+from numadam.rates import is_plain
 from numadam.rules.base import LR, RuleSpec
-from numadam.settings import Settings, group_overrides, is_plain
+from numadam.settings import Settings
 from numadam.state import State
 from numadam.tree import Active, Tree
 

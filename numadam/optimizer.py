@@ -6,8 +6,8 @@ from typing import Any
 
 from numadam.attributes import fixed, hyper
 from numadam.held import Held
+from numadam.rates import is_plain
 from numadam.rules.base import LR
-from numadam.settings import is_plain
 
 __all__ = ["Optimizer", "fixed", "hyper"]
 

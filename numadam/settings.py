@@ -11,19 +11,14 @@ from array_api_compat import array_namespace
 
 from numadam import options as op
 from numadam import plan as pl
-from numadam.bounds import OPEN, Pair, as_numbers, inward, leaf_bounds
-from numadam.groups import Overrides, leaf_overrides
+from numadam.bounds import OPEN, Pair, inward
+from numadam.groups import Overrides
 from numadam.plan import Plan
-from numadam.rules.base import LR, Hyper, RuleSpec, at_start
+from numadam.rates import check_rate, is_plain
+from numadam.rules.base import Hyper, RuleSpec, at_start
 from numadam.storage import as_storage
-from numadam.tree import Tree
 
 _GUARDS = {"propagate": 0, "raise": 1, "skip": 2}
-
-
-def is_plain(lr: Any) -> bool:
-    """Whether a step size is one number, or a callable, for all arrays."""
-    return not isinstance(lr, (list, tuple, Mapping)) and getattr(lr, "ndim", 0) == 0
 
 
 class Settings:
@@ -161,7 +156,7 @@ class Settings:
             self.per_element[pl.HIGH] = [high for _, high in rounded]
         if self.plan.elementwise:
             self.per_element[pl.RATE] = [
-                1.0 if is_plain(own.get("lr", 1.0)) else _check_rate(own["lr"], leaf, name)
+                1.0 if is_plain(own.get("lr", 1.0)) else check_rate(own["lr"], leaf, name)
                 for own, leaf, name in zip(overrides, leaves, self._names, strict=True)
             ]
 
@@ -264,57 +259,3 @@ def _check_plan(plan: Plan, options: Mapping[str, Any]) -> None:
 
 
 _NORMS = ("clip_norm", "clip_array_norm")
-
-
-def _check_rate(lr: Any, leaf: Any, name: str) -> Any:
-    """A step size per element: finite, not negative, and of a shape that fits."""
-    xp = array_namespace(leaf)
-    try:
-        values = as_numbers(xp, lr, "lr")
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"lr: expected a number or an array for {name}, got {lr!r:.80}.") from error
-    try:
-        fits = np.broadcast_shapes(values.shape, leaf.shape) == leaf.shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"lr: expected a number or an array that broadcasts to shape {leaf.shape} of {name}, "
-            f"got shape {values.shape}."
-        )
-    if not bool(xp.all((values >= 0.0) & xp.isfinite(values))):
-        raise ValueError(f"lr: expected finite numbers >= 0 for {name}.")
-    return values
-
-
-def leaf_rates(lr: Any, tree: Tree) -> list[Any]:
-    """The step size of each array, where they are nested as the parameters are."""
-    if tree.is_leaf:
-        return [lr]
-    rates = list(tree.flatten(lr, "lr"))
-    return [LR.check_or_schedule(rate) if is_plain(rate) else rate for rate in rates]
-
-
-def group_overrides(
-    rule: RuleSpec, options: Mapping[str, Any], lr: Any, tree: Tree
-) -> list[Overrides]:
-    """What differs from array to array: groups, and a step size for each."""
-    overrides = leaf_overrides(options["groups"], tree.paths(), rule)
-    if not is_plain(lr):
-        for own, rate in zip(overrides, leaf_rates(lr, tree), strict=True):
-            own.setdefault("lr", rate)
-    for own in overrides:
-        values = {key: value for key, value in own.items() if key != "frozen"}
-        rate = values.pop("lr", 0.0)
-        if is_plain(rate):
-            rate = LR.check_or_schedule(rate)
-            if "lr" in own:
-                own["lr"] = rate
-        checked = op.check(rule, "", {}, {**options, **values})
-        own.update({key: checked[key] for key in values})
-        if rule.present(checked) != rule.present(options):
-            raise ValueError(f"groups: {values!r} needs other state arrays than {rule.name} has.")
-    return overrides
-
-
-__all__ = ["Settings", "group_overrides", "is_plain", "leaf_bounds"]

@@ -308,20 +308,20 @@ def test_bounds_of_the_rows_that_are_touched():
 def test_params_of_one_call_and_guard(how):
     start, calls = draw(11)
     opt = na.Adam(start.copy(), 0.1, sparse=how, nonfinite="raise")
-    twin = na.Adam(start.copy(), 0.1, sparse=how, nonfinite="raise")  # noqa: F811
+    plain = na.Adam(start.copy(), 0.1, sparse=how, nonfinite="raise")
     other = start.copy()
     for indices, values in calls:
         opt.step(Rows(indices, values), params=other)
-        twin.step(Rows(indices, values))
-    assert_same_bits(other, twin.params)
+        plain.step(Rows(indices, values))
+    assert_same_bits(other, plain.params)
     assert_same_bits(opt.params, start)
-    before = digest(twin)
+    before = digest(plain)
     with pytest.raises(FloatingPointError):
-        twin.step(Rows(np.array([3, 1]), np.array([[1.0, 1.0, 1.0], [1.0, np.nan, 1.0]])))
-    assert digest(twin) == before
-    twin.step(start)
+        plain.step(Rows(np.array([3, 1]), np.array([[1.0, 1.0, 1.0], [1.0, np.nan, 1.0]])))
+    assert digest(plain) == before
+    plain.step(start)
     opt.step(start, params=other)
-    assert_same_bits(other, twin.params)
+    assert_same_bits(other, plain.params)
 
 
 def test_direction_of_a_sparse_gradient():
@@ -360,11 +360,11 @@ def test_resumed_with_the_same_bits():
     opt = na.Adam(start, 0.1, sparse="lazy")
     for indices, values in calls[:3]:
         opt.step(Rows(indices, values))
-    twin = copy.deepcopy(opt)  # noqa: F811
+    again = copy.deepcopy(opt)
     for indices, values in calls[3:]:
         opt.step(Rows(indices, values))
-        twin.step(Rows(indices, values))
-    assert digest(opt) == digest(twin)
+        again.step(Rows(indices, values))
+    assert digest(opt) == digest(again)
 
 
 # --- refused -------------------------------------------------------------------------------------
