@@ -2,6 +2,8 @@ from numadam import schedules as schedules
 from numadam.optimizer import Optimizer as Optimizer
 from numadam.rules.adabelief import AdaBelief as AdaBelief
 from numadam.rules.adabelief import adabelief_update as adabelief_update
+from numadam.rules.adagrad import Adagrad as Adagrad
+from numadam.rules.adagrad import adagrad_update as adagrad_update
 from numadam.rules.adam import Adam as Adam
 from numadam.rules.adam import adam_update as adam_update
 from numadam.rules.adamax import AdaMax as AdaMax

@@ -16,6 +16,7 @@ TABLE = {
     "lion": ("Lion", "lion_update"),
     "rmsprop": ("RMSprop", "rmsprop_update"),
     "sgd": ("SGD", "sgd_update"),
+    "adagrad": ("Adagrad", "adagrad_update"),
 }
 
 
