@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "AdaMax": {"lr": 2e-3, "eps": 1e-8, "eps_form": "norm", "decoupled": False},
         "RMSprop": {"lr": 1e-2, "beta2": 0.99, "eps": 1e-8},
         "SGD": {"lr": 1e-3},
+        "Adagrad": {"lr": 1e-2, "eps": 1e-10},
     },
     "keras": {
         "Adam": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "decoupled": True},
@@ -37,6 +38,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Lion": {"lr": 1e-3, "beta2": 0.99},
         "RMSprop": {"lr": 1e-3, "beta2": 0.9, "eps": 0.0, "eps_root": 1e-7, "decoupled": True},
         "SGD": {"lr": 1e-2, "decoupled": True},
+        "Adagrad": {
+            "lr": 1e-3,
+            "eps": 0.0,
+            "eps_root": 1e-7,
+            "initial_accumulator": 0.10000000149011612,  # it holds 0.1 in float32
+            "decoupled": True,
+        },
     },
     "tf1": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"}},
     # it has no default of lr; its nadam has no schedule of the momentum
@@ -50,6 +58,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Lion": {"beta2": 0.99, "weight_decay": 1e-3, "complex_form": "modulus"},
         "RMSprop": {"beta2": 0.9, "eps": 0.0, "eps_root": 1e-8, "complex_form": "modulus"},
         "SGD": {"complex_form": "modulus"},
+        "Adagrad": {
+            "eps": 0.0,
+            "eps_root": 1e-7,
+            "initial_accumulator": 0.1,
+            "complex_form": "modulus",
+        },
     },
     "sklearn": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"}},
     "numpy": {"Adam": {"lr": 1e-3, "eps": 1e-8}},

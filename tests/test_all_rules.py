@@ -26,6 +26,7 @@ REFERENCES = {
     "Lion": ref.lion,
     "RMSprop": ref.rmsprop,
     "SGD": ref.sgd,
+    "Adagrad": ref.adagrad,
 }
 STEPS = 30
 
@@ -128,7 +129,11 @@ def test_the_bare_function_is_the_same_step(case):
     opt = CLASSES[name](p, lr=0.01, **options)
     takes = inspect.signature(FUNCTIONS[name]).parameters
     state = {key: np.zeros_like(q) for key in opt.state if key in takes and key != "t"}
-    own = {key: value for key, value in options.items() if key != "centered"}
+    # what a function takes as an array, or as the caller's start of it
+    given = ("centered", "initial_accumulator")
+    own = {key: value for key, value in options.items() if key not in given}
+    if "initial_accumulator" in options:
+        state["v"][...] = options["initial_accumulator"]
     if own.get("amsgrad") is True:
         del own["amsgrad"]
     for t, g in enumerate(grads[:8], 1):
@@ -167,5 +172,5 @@ def test_what_a_user_reads(name):
     assert repr(opt).startswith(f"{name}(lr=")
     for hyper in cls.rule.hypers:
         assert isinstance(getattr(opt, hyper.name), float)
-        with pytest.raises((TypeError, ValueError), match=f"^{hyper.name}: "):
+        with pytest.raises((TypeError, ValueError, AttributeError), match=f"^{hyper.name}: "):
             setattr(opt, hyper.name, -1.0)

@@ -42,7 +42,7 @@ def _maker(rule):
 
 adam, adamw, nadam, radam = map(_maker, (na.Adam, na.AdamW, na.NAdam, na.RAdam))
 adamax, adabelief, lion = map(_maker, (na.AdaMax, na.AdaBelief, na.Lion))
-rmsprop, sgd = map(_maker, (na.RMSprop, na.SGD))
+rmsprop, sgd, adagrad = map(_maker, (na.RMSprop, na.SGD, na.Adagrad))
 
 
 def warmup_cosine(taken):
@@ -59,7 +59,6 @@ def warmup_cosine(taken):
 
 
 RULE = NotOffered("a rule that is not offered")
-ADAGRAD = NotOffered("Adagrad is to come")
 
 
 def f32(x):
@@ -94,7 +93,7 @@ ROWS = {
     "torch SGD momentum=0.9 dampening=0.1 weight_decay=0.1": Runs(
         sgd(momentum=0.9, dampening=0.1, weight_decay=0.1)
     ),
-    "torch Adagrad": ADAGRAD,
+    "torch Adagrad": Runs(adagrad(like="torch")),
     "torch Adadelta lr=1.0 rho=0.9": RULE,
     "torch Rprop": RULE,
     "torch Adam+clip_grad_norm_ clip_norm=1.0": Runs(adam(clip_norm=1.0, like="torch")),
@@ -117,7 +116,7 @@ ROWS = {
     "optax rmsprop decay=0.999 centered=True momentum=0.9": Runs(
         rmsprop(beta2=0.999, eps=0.0, eps_root=1e-8, centered=True, momentum=0.9), float32=6.0
     ),
-    "optax adagrad": ADAGRAD,
+    "optax adagrad": Runs(adagrad(like="optax")),
     "optax sgd momentum=0.9 nesterov=True": Runs(sgd(momentum=0.9, nesterov=True)),
     "optax novograd": RULE,
     "optax clip_by_global_norm+adam clip_norm=1.0": Runs(adam(clip_norm=1.0)),
@@ -144,7 +143,7 @@ ROWS = {
     "keras RMSprop rho=0.999": Runs(rmsprop(like="keras", beta2=0.999)),
     "keras SGD momentum=0.9 nesterov=True": Runs(sgd(like="keras", momentum=0.9, nesterov=True)),
     "keras Lion": Runs(lion(like="keras", beta2=0.999)),
-    "keras Adagrad": ADAGRAD,
+    "keras Adagrad": Runs(adagrad(like="keras")),
     "keras tf.compat.v1.train.AdamOptimizer epsilon=1e-08": Runs(adam(like="tf1"), float32=0.0),
 }
 RUNS = {name: row for name, row in ROWS.items() if isinstance(row, Runs)}
@@ -173,7 +172,7 @@ def test_every_recorded_case_has_a_row():
 def test_cases_not_offered_are_counted():
     reasons = [row.reason for row in ROWS.values() if isinstance(row, NotOffered)]
     assert all(reasons)
-    assert (len(RUNS), len(reasons)) == (52, 9)
+    assert (len(RUNS), len(reasons)) == (55, 6)
 
 
 @pytest.mark.parametrize("name", RUNS)

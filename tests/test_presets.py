@@ -30,6 +30,7 @@ DOCUMENTED = {
         "AdaMax": {"lr": 2e-3, "eps": 1e-8, "eps_form": "norm", "decoupled": False},
         "RMSprop": {"lr": 1e-2, "beta2": 0.99, "eps": 1e-8, "momentum": 0, "centered": False},
         "SGD": {"lr": 1e-3, "momentum": 0, "dampening": 0, "nesterov": False},
+        "Adagrad": {"lr": 1e-2, "eps": 1e-10, "eps_root": 0, "decoupled": False},
     },
     "keras": {
         "Adam": {"lr": 1e-3, "eps": 1e-7, "decoupled": True, "eps_form": "hat"},
@@ -39,6 +40,7 @@ DOCUMENTED = {
         "Lion": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.99},
         "RMSprop": {"lr": 1e-3, "beta2": 0.9, "eps": 0, "eps_root": 1e-7, "decoupled": True},
         "SGD": {"lr": 1e-2, "momentum": 0, "nesterov": False, "decoupled": True},
+        "Adagrad": {"lr": 1e-3, "eps": 0, "eps_root": 1e-7, "decoupled": True},
     },
     "tf1": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"}},
     "optax": {
@@ -51,6 +53,7 @@ DOCUMENTED = {
         "Lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 1e-3},
         "RMSprop": {"beta2": 0.9, "eps": 0, "eps_root": 1e-8, "momentum": 0},
         "SGD": {"momentum": 0, "nesterov": False},
+        "Adagrad": {"eps": 0, "eps_root": 1e-7},
     },
     "sklearn": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"}},
     "numpy": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "paper"}},

@@ -27,6 +27,7 @@ VARIANTS = {
     "AdaBelief": [{}],
     "Lion": [{}],
     "RMSprop": [{}, {"centered": True}, {"momentum": 0.9}, {"centered": True, "momentum": 0.9}],
+    "Adagrad": [{}, {"initial_accumulator": 0.1, "eps": 0.0, "eps_root": 1e-7}],
     "SGD": [
         {},
         {"momentum": 0.9},
