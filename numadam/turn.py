@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from numadam import plan as pl
 from numadam.plan import Plan
 from numadam.storage import reader, state_writer, writer
@@ -49,27 +51,30 @@ def _nothing(a, i, scalar):
     return None
 
 
-def _effective(x, y, total, low, high, k):
-    """The gradient that norm and rule look at, from one that is unscaled already."""
+def _effective(x, y, total, low, high, limit, k):
+    """The gradient from one that is unscaled already, no larger than `limit` (NaN stays)."""
     if total is not None:
         y = (total * k[PRE] + y) / k[COUNT]
+    if limit is None:
+        return y
+    most, least = limit, -limit
     if low is not None:
-        # outward at an active bound: moments that wind up would hold x there afterwards. No
-        # "and": a bound that is read behind a condition keeps the norm's loop from being packed
-        zero = k[ZERO]
-        down = zero if y > zero else y
-        y = down if x <= low else y
-        up = zero if y < zero else y
-        y = up if x >= high else y
+        # none outward at an active bound: moments that wind up would hold x there afterwards. As
+        # limits this takes half the time of conditions on y, behind which no bound may be read:
+        # the norm's loop would not be packed
+        if x <= low:
+            most = k[ZERO]
+        if x >= high:
+            least = k[ZERO]
+    if y > most:
+        y = most
+    if y < least:
+        y = least
     return y
 
 
-def _clipped(y, x, decay, k):
-    """Clip by value (NaN stays), then by norm; L2 decay."""
-    if y > k[CLIP]:
-        y = k[CLIP]
-    if y < -k[CLIP]:
-        y = -k[CLIP]
+def _shrunk(y, x, decay, k):
+    """Clip by norm; L2 decay."""
     y = y * k[FACTOR]
     return y if decay is None else y + decay * x
 
@@ -97,16 +102,16 @@ def _bounded(x, low, high):
 
 
 def make_gradient(plan: Plan, wrap: Wrap) -> Any:
-    """``gradient(i, x, g, total, low, high, k)``: of element i, before clipping.
+    """``gradient(i, x, g, total, low, high, limit, k)``: of element i, before the clip by norm.
 
-    `x` is its parameter, which decides whether a bound is active.
+    `x` is its parameter, which decides whether a bound is active, and `limit` clips by value.
     """
     read, fetch, shape = wrap(reader(plan.storage(pl.G))), wrap(at), wrap(_effective)
     pick = wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
 
-    def gradient(i, x, g, total, low, high, k):
+    def gradient(i, x, g, total, low, high, limit, k):
         lo, hi = pick(low, i, k[LOW]), pick(high, i, k[HIGH])
-        return shape(x, read(g, i) * k[SCALE], fetch(total, i), lo, hi, k)
+        return shape(x, read(g, i) * k[SCALE], fetch(total, i), lo, hi, limit, k)
 
     return wrap(gradient)
 
@@ -116,17 +121,17 @@ def make_seen(plan: Plan, wrap: Wrap) -> Any:
 
     `x` are the parameters, or their float32 copy where there is one.
     """
-    gradient = make_gradient(plan, wrap)
+    gradient, no_limit = make_gradient(plan, wrap), plan.real.type(np.inf)
     if not plan.bounds:
 
         def unbounded(i, x, g, total, low, high, k):
-            return gradient(i, None, g, total, low, high, k)
+            return gradient(i, None, g, total, low, high, None, k)
 
         return wrap(unbounded)
     value = wrap(at if plan.master else reader(plan.storage(pl.P)))
 
     def seen(i, x, g, total, low, high, k):
-        return gradient(i, value(x, i), g, total, low, high, k)
+        return gradient(i, value(x, i), g, total, low, high, no_limit, k)
 
     return wrap(seen)
 
@@ -145,17 +150,13 @@ def make_value(plan: Plan, wrap: Wrap) -> Any:
 
 def _make_prepare(plan: Plan, wrap: Wrap) -> Any:
     """``prepare(...) -> x, y``: parameter i, and the gradient as the rule gets it."""
-    value, gradient, clipped = (
-        make_value(plan, wrap),
-        make_gradient(plan, wrap),
-        wrap(_clipped),
-    )
+    value, gradient, shrunk = make_value(plan, wrap), make_gradient(plan, wrap), wrap(_shrunk)
     decay = wrap(_scalar if plan.decay == "l2" else _nothing)
 
     def prepare(i, p, g, total, low, high, master, k):
         x = value(i, p, master)
-        y = gradient(i, x, g, total, low, high, k)
-        return x, clipped(y, x, decay(None, i, k[DECAY]), k)
+        y = gradient(i, x, g, total, low, high, k[CLIP], k)
+        return x, shrunk(y, x, decay(None, i, k[DECAY]), k)
 
     return wrap(prepare)
 

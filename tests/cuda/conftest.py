@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -97,3 +98,11 @@ def cupy(monkeypatch):
     monkeypatch.setattr(cuda, "external_stream", lambda pointer: pointer)
     monkeypatch.setattr(cuda, "as_cuda_array", lambda x, sync: x.view(np.ndarray), raising=False)
     return fake_cupy
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a process started in the background of a shell ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -10,6 +10,7 @@ import pytest
 from numadam.interrupts import held_back
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_comes_after_the_block():
     done = []
     before = signal.getsignal(signal.SIGINT)

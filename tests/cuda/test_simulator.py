@@ -256,6 +256,7 @@ def test_without_numba_cuda_the_error_says_what_to_install(cupy, monkeypatch):
         na.Adam(cupy.zeros(3))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("options", [{}, {"accumulate": 2}], ids=["step", "sum"])
 def test_ctrl_c_between_two_launches_waits_for_the_whole_step(cupy, monkeypatch, options):
     import numadam.cuda_launch as policy
