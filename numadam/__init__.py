@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _HOMES = {name: f"numadam.rules.{file}" for file, names in TABLE.items() for name in names}
 _HOMES |= {"Optimizer": "numadam.optimizer", "Rows": "numadam.sparse"}
+_HOMES |= {"minimize": "numadam.minimizer.api"}
 
 __all__ = ["__version__", *_HOMES, "schedules"]
 

@@ -1,4 +1,5 @@
 from numadam import schedules as schedules
+from numadam.minimizer.api import minimize as minimize
 from numadam.optimizer import Optimizer as Optimizer
 from numadam.rules.adabelief import AdaBelief as AdaBelief
 from numadam.rules.adabelief import adabelief_update as adabelief_update

@@ -16,6 +16,7 @@ import secrets
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,18 @@ _CODEGEN = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VE
 
 
 @functools.cache
-def source_stamp() -> str:
-    """A hash of the package's version and of all source that may be compiled into a loop."""
+def source_stamp(folders: Sequence[str] = ()) -> str:
+    """A hash of the package's version and of all source that may be compiled into a loop.
+
+    `folders` are those it comes from besides the package itself and its rules.
+    """
     from numadam import __version__
 
     digest = hashlib.sha256(__version__.encode())
-    for path in sorted([*_PACKAGE.glob("*.py"), *_PACKAGE.glob("rules/*.py")]):
+    found = [
+        path for folder in (".", "rules", *folders) for path in _PACKAGE.glob(f"{folder}/*.py")
+    ]
+    for path in sorted(found):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -64,10 +71,13 @@ def directory() -> Path | None:
 
 
 class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
-    """The cache of one compiled loop, known by `name` (rule, options, dtype, target)."""
+    """The cache of one compiled loop, known by `name` (rule, options, dtype, target).
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    `folders` as in `source_stamp`.
+    """
+
+    def __init__(self, name: str, folders: Sequence[str] = ()) -> None:
+        self._name, self._folders = name, tuple(folders)
         self._enabled = True
         self.hit = False
 
@@ -78,7 +88,7 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         settings = [str(getattr(config, key)) for key in _CODEGEN]
         versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
         key = (self._name, str(signature), codegen.magic_tuple(), settings, versions)
-        digest = hashlib.sha256(repr((key, source_stamp())).encode()).hexdigest()[:32]
+        digest = hashlib.sha256(repr((key, source_stamp(self._folders))).encode()).hexdigest()[:32]
         return folder / f"{self._name.split('-')[0]}-{digest}.loop"
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:

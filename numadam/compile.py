@@ -13,7 +13,7 @@ import ctypes
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -25,7 +25,7 @@ from numadam.cache import LoopCache
 from numadam.plan import Plan
 
 _lock = threading.RLock()  # while something is compiled; found things need no lock
-_steps: dict[str, CpuSteps] = {}
+_twins: dict[str, Twins] = {}
 _callbacks: list[Any] = []  # keeps the code at their addresses alive
 
 
@@ -67,41 +67,62 @@ def enter_door(meta_at: int, ids_at: int, apart: int) -> int:
     return int(function(door.ENTER, meta_at, ids_at, 0, apart))
 
 
-class CpuSteps:
-    """The compiled step of one plan: serial, and parallel when asked for.
+class Twins:
+    """A compiled loop: serial, and parallel when asked for.
 
     Both are compiled or loaded when first asked for, which optimisers do when they are made:
     never inside a step. The bare face has no such moment and asks at its first call of a kind.
+
+    Parameters
+    ----------
+    name : str
+        Tells it from all other loops.
+    loops : (callable, callable)
+        Serial and parallel, not yet compiled.
+    signature : numba signature
+    folders : sequence of str
+        Where else in the package source lies that is compiled into it.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._name = plan.name
-        self._make = loops.make_steps(plan)
-        self._compiled: dict[bool, Callable[..., int]] = {}
+    def __init__(
+        self,
+        name: str,
+        loops: tuple[Callable[..., Any], Callable[..., Any]],
+        signature: Any,
+        folders: Sequence[str] = (),
+    ) -> None:
+        self._name, self._loops, self._signature = name, loops, signature
+        self._folders = folders
+        self._compiled: dict[bool, Any] = {}
 
-    def twin(self, parallel: bool) -> Callable[..., int]:
-        """The compiled step; refuses other argument types instead of compiling for them."""
+    def twin(self, parallel: bool) -> Any:
+        """The compiled loop; refuses other argument types instead of compiling for them."""
         if parallel not in self._compiled:
             with _lock:
                 if parallel not in self._compiled:
                     self._compiled[parallel] = self._compile(parallel)
         return self._compiled[parallel]
 
-    def _compile(self, parallel: bool) -> Callable[..., int]:
+    def _compile(self, parallel: bool) -> Any:
         _refuse_without_jit()
         # not nogil: the step itself lets go of the GIL when all headers are read
         wrap = numba.njit(parallel=parallel, error_model="numpy", no_cfunc_wrapper=True)
-        dispatcher = wrap(self._make[parallel])
-        dispatcher._cache = LoopCache(f"{self._name}-{'parallel' if parallel else 'serial'}")
-        dispatcher.compile(loops.SIGNATURE)
+        dispatcher = wrap(self._loops[parallel])
+        name = f"{self._name}-{'parallel' if parallel else 'serial'}"
+        dispatcher._cache = LoopCache(name, self._folders)
+        dispatcher.compile(self._signature)
         dispatcher.disable_compile()
-        return dispatcher  # type: ignore[no-any-return]  # Numba has no types for it
+        return dispatcher
 
 
-def cpu_steps(plan: Plan) -> CpuSteps:
-    """The compiled steps of a plan: options that do not change it share code."""
-    name = plan.name
-    if name not in _steps:
+def twins(name: str, make: Callable[[], Any], signature: Any, folders: Sequence[str] = ()) -> Twins:
+    """The compiled twins of that name; `make` is asked for the loops where they are new."""
+    if name not in _twins:
         with _lock:
-            _steps.setdefault(name, CpuSteps(plan))
-    return _steps[name]
+            _twins.setdefault(name, Twins(name, make(), signature, folders))
+    return _twins[name]
+
+
+def cpu_steps(plan: Plan) -> Twins:
+    """The compiled steps of a plan: options that do not change it share code."""
+    return twins(plan.name, lambda: loops.make_steps(plan), loops.SIGNATURE)

@@ -12,7 +12,7 @@ from numadam import arrays as ar
 from numadam import door as dr
 from numadam import forks, threads
 from numadam import plan as pl
-from numadam.compile import cpu_steps, enter_door
+from numadam.compile import cpu_steps, door_address, enter_door
 from numadam.cpu_sparse import SparseGradients
 from numadam.engine import Leaves
 from numadam.sparse import is_sparse
@@ -58,6 +58,7 @@ class CpuPass:
         self._spare: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
         self._pack = struct.Struct(f"{self.ids.shape[1]}q").pack_into
         self._apart: Any = None
+        table.meta[dr.DOOR] = door_address()
         steps = cpu_steps(table.plan)
         self.serial = steps.twin(parallel=False)
         parallel = threads.wants_parallel(sum(table.layout.sizes) * table.plan.unit)
@@ -71,7 +72,7 @@ class CpuPass:
         kernel = self.serial if forks.serial_only else self.kernel
 
         def call(ids_at: int, apart: int) -> int:
-            return kernel(self.table.meta_at, ids_at, 0, apart, lr)
+            return int(kernel(self.table.meta_at, ids_at, 0, apart, lr))
 
         status = self._through(used, call)
         if status in (dr.OK, dr.NOT_FINITE):

@@ -33,6 +33,7 @@ class Held:
 
     rule: ClassVar[RuleSpec]
     _lock: Any
+    _engine_for = staticmethod(engine_for)
 
     def _setup(
         self, params: Any, lr: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
@@ -49,7 +50,7 @@ class Held:
         leaves, names = tree.flatten(params, "params"), tree.names("params")
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")
-        engine = engine_for(leaves, names)
+        engine = self._engine_for(leaves, names)
         engine.check_params(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
         self._settings = Settings(self.rule, options, leaves, names, tree.select(overrides), pairs)

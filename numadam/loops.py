@@ -212,7 +212,7 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
     parts.
     """
     wrap = wrapper(plan.name)
-    part, fill, advance = _make_part(plan, wrap), make_fill(plan), make_advance(plan, wrap)
+    part, fill, advance = _make_part(plan, wrap), make_fill(plan, wrap), make_advance(plan, wrap)
     accumulates, normed, wide = plan.accumulate, plan.norm != "", op.RULE + plan.rule.width
     add_part = _make_sum(plan, wrap) if accumulates else part
     norm_part = _make_norm(plan, wrap) if normed else part

@@ -65,7 +65,7 @@ def tiny(dtype: np.dtype[Any]) -> float:
     return float(np.finfo(dtype).smallest_normal)
 
 
-def wrapper(name: str) -> Callable[[Callable[..., Any]], Any]:
+def wrapper(name: str) -> Callable[..., Any]:
     """Compile functions under symbols of their own.
 
     Numba names symbols after the qualified name and a counter of the process. Closures of two
@@ -158,26 +158,40 @@ def make_scalars(width: int, real: np.dtype[Any]) -> Any:
 _own_scalars = inner(op.loop_scalars)
 
 
-def make_fill(plan: Plan) -> Any:
-    """``fill(meta, lr)``: the scalars of every row for this step; returns them."""
-    key = (plan.scalars, plan.rule.width, plan.real, len(plan.products), plan.elementwise)
-    return _make_fill(*key, width_of(plan), f"{plan.rule.name}-{plan.like}-{plan.real.name}")
+def make_fill_row(plan: Plan) -> Any:
+    """``fill_row(out, row, q, lr, t, n)``: the scalars of step t from a row of the control block.
+
+    `q` are the running products before the step, and `n` the gradients in the mean.
+    """
+    key = (plan.scalars, plan.real, len(plan.products), plan.elementwise)
+    return _make_fill_row(*key, f"{plan.rule.name}-{plan.like}-{plan.real.name}")
 
 
 @functools.cache
-def _make_fill(
-    of_rule: Any,
-    columns: int,
-    real: np.dtype[Any],
-    count: int,
-    elementwise: bool,
-    width: int,
-    name: str,
+def _make_fill_row(
+    of_rule: Any, real: np.dtype[Any], count: int, elementwise: bool, name: str
 ) -> Any:
     # loops of one rule share it: it takes as long to compile as a third of a loop
     wrap = wrapper(f"{name}-{count}-{elementwise}")
-    scalars, small, wide = wrap(of_rule), tiny(real), op.RULE + columns
+    scalars, small = wrap(of_rule), tiny(real)
     single, per_element = single_of(real), float(elementwise)
+
+    def fill_row(out, row, q, lr, t, n):
+        rate = row[op.RATE] if row[op.RATE] == row[op.RATE] else lr
+        h = scalars(row[op.RULE :], q, rate, t, single) + (small * row[op.FLUSH], 0.0)
+        k = _own_scalars(row, rate, t, n, per_element)
+        for i in range(len(h)):
+            out[i] = h[i]
+        for i in range(_OWN):
+            out[len(h) + i] = k[i]
+
+    return wrap(fill_row, forceinline=True)
+
+
+def make_fill(plan: Plan, wrap: Any) -> Any:
+    """``fill(meta, lr)``: the scalars of every row for this step; returns them."""
+    fill_row, wide, count = make_fill_row(plan), op.RULE + plan.rule.width, len(plan.products)
+    width = width_of(plan)
 
     def fill(meta, lr):
         groups, t = meta[dr.GROUPS], float(meta[dr.STEPS] + 1)
@@ -186,39 +200,43 @@ def _make_fill(
         products = carray(as_pointer(meta[dr.PRODUCTS]), (groups, count), np.float64)
         n = float(meta[dr.CALLS] + 1 - meta[dr.FLUSHING])
         for r in range(groups):
-            row = control[r]
-            rate = row[op.RATE] if row[op.RATE] == row[op.RATE] else lr
-            h = scalars(row[op.RULE :], products[r], rate, t, single) + (small * row[op.FLUSH], 0.0)
-            k = _own_scalars(row, rate, t, n, per_element)
-            for q in range(len(h)):
-                rows[r, q] = h[q]
-            for q in range(_OWN):
-                rows[r, len(h) + q] = k[q]
+            fill_row(rows[r], control[r], products[r], lr, t, n)
             if meta[dr.FLUSHING] != 0:
-                rows[r, len(h)] = 1.0
+                rows[r, width - _OWN] = 1.0
         return rows
 
     return wrap(fill)
 
 
-def make_advance(plan: Plan, wrap: Any) -> Any:
-    """``advance(meta)``: the running products after a step."""
+def make_advance_row(plan: Plan, wrap: Any) -> Any:
+    """``advance_row(q, row, t)``: the running products after step t."""
     if not plan.products:
         return wrap(_no_products)
-    after, count = wrap(plan.advance), len(plan.products)
-    single, wide = single_of(plan.real), op.RULE + plan.rule.width
+    after, count, single = wrap(plan.advance), len(plan.products), single_of(plan.real)
+
+    def advance_row(q, row, t):
+        new = after(row[op.RULE :], q, t, single)
+        for i in range(count):
+            q[i] = new[i]
+
+    return wrap(advance_row)
+
+
+def make_advance(plan: Plan, wrap: Any) -> Any:
+    """``advance(meta)``: the running products of every row after a step."""
+    advance_row = make_advance_row(plan, wrap)
+    count, wide = len(plan.products), op.RULE + plan.rule.width
 
     def advance(meta):
-        groups, t = meta[dr.GROUPS], float(meta[dr.STEPS] + 1)
-        control = carray(as_pointer(meta[dr.CONTROL]), (groups, wide), np.float64)
-        products = carray(as_pointer(meta[dr.PRODUCTS]), (groups, count), np.float64)
-        for r in range(groups):
-            q = after(control[r, op.RULE :], products[r], t, single)
-            for i in range(count):
-                products[r, i] = q[i]
+        if count > 0:
+            groups, t = meta[dr.GROUPS], float(meta[dr.STEPS] + 1)
+            control = carray(as_pointer(meta[dr.CONTROL]), (groups, wide), np.float64)
+            products = carray(as_pointer(meta[dr.PRODUCTS]), (groups, count), np.float64)
+            for r in range(groups):
+                advance_row(products[r], control[r], t)
 
     return wrap(advance)
 
 
-def _no_products(meta):
+def _no_products(q, row, t):
     return None

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from numadam import door as dr
-from numadam.compile import door_address
 from numadam.headers import kind_of
 from numadam.norms import BLOCK
 from numadam.pieces import width_of
@@ -135,7 +134,7 @@ class Table:
         self.set_turns([size * plan.unit for size in layout.sizes])
         total = int(blocks[dr.START, n])
         self.partials = self._make_partials() if plan.norm else np.zeros(1)
-        meta[dr.COUNT], meta[dr.NDARRAY], meta[dr.DOOR] = n, id(np.ndarray), door_address()
+        meta[dr.COUNT], meta[dr.NDARRAY] = n, id(np.ndarray)
         for slot in range(CHECKED):
             dtype = plan.array_dtype(slot)
             meta[dr.KIND + slot], meta[dr.ITEM + slot] = kind_of(dtype), dtype.itemsize

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
@@ -13,7 +12,7 @@ from numadam.optimizer import Optimizer, fixed, hyper
 from numadam.options import Bare, Shared
 from numadam.presets import with_presets
 from numadam.rules.base import EPS, Hyper, RuleSpec, Scalars, Schedule
-from numadam.rules.moments import f32
+from numadam.rules.moments import f32, to_power
 
 
 def formula() -> Callable[..., Any]:
@@ -50,13 +49,13 @@ def _with_eps(c, c1, lr):
 
 def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Any:
     """The correction of m, and eps where its form has it."""
-    power = q[0] * c[0] if len(q) > 0 else math.pow(c[0], t)
+    power = q[0] * c[0] if len(q) > 0 else to_power(c[0], t)
     return _with_eps(c, 1.0 - power, lr)
 
 
 def keras_scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Any:
     """Keras takes the power of a beta1 that was rounded to float32."""
-    power = q[0] * c[0] if len(q) > 0 else math.pow(f32(c[0]), t)
+    power = q[0] * c[0] if len(q) > 0 else to_power(f32(c[0]), t)
     return _with_eps(c, f32(1.0 - f32(power)) if single != 0.0 else 1.0 - power, lr)
 
 

@@ -74,11 +74,20 @@ def changing(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @register_jitable
+def to_power(beta, t):
+    """beta^t; 0 where ``1 - beta^t`` is 1 anyway: beta^t < exp(-(1 - beta) t) < exp(-60).
+
+    `math.pow` takes 16 ns, and 40 where it underflows.
+    """
+    return 0.0 if (1.0 - beta) * t > 60.0 else math.pow(beta, t)
+
+
+@register_jitable
 def powers(c, q, t):
     """beta1^t and beta2^t; the betas are the first two hyperparameters."""
     if len(q) > 0:
         return q[0] * c[0], q[1] * c[1]
-    return math.pow(c[0], t), math.pow(c[1], t)
+    return to_power(c[0], t), to_power(c[1], t)
 
 
 def advance(c: Any, q: Any, t: float, single: float) -> Scalars:
@@ -127,7 +136,7 @@ def keras_scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Any:
     if len(q) > 0:
         p1, p2 = powers(c, q, t)
     else:
-        p1, p2 = math.pow(f32(b1), t), math.pow(f32(b2), t)
+        p1, p2 = to_power(f32(b1), t), to_power(f32(b2), t)
     c1, c2 = 1.0 - p1, 1.0 - p2
     if single != 0.0:
         c1, c2 = f32(1.0 - f32(p1)), f32(1.0 - f32(p2))

@@ -13,7 +13,7 @@ from numadam.optimizer import Optimizer, hyper
 from numadam.options import Bare, Shared
 from numadam.presets import with_presets
 from numadam.rules.base import EPS, Hyper, RuleSpec, Scalars, Schedule
-from numadam.rules.moments import adam_formula, f32
+from numadam.rules.moments import adam_formula, f32, to_power
 
 
 def formula() -> Callable[..., Any]:
@@ -30,7 +30,7 @@ def _mu(beta1, base, decay, t):
 @register_jitable
 def _power(beta2, c, q, t):
     """beta2^t, or the product of a beta2 that changes."""
-    return q[1] * c[1] if len(q) > 1 else math.pow(beta2, t)
+    return q[1] * c[1] if len(q) > 1 else to_power(beta2, t)
 
 
 @register_jitable

@@ -1,0 +1,1 @@
+"""Minimisation: the SciPy-shaped loop, the compiled loop, many problems at once."""

@@ -1,0 +1,80 @@
+"""Calls between compiled functions through their addresses, so that none is compiled for another.
+
+Numba's own calling convention is used: an exception inside comes back as a status.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from numadam.headers import as_pointer as as_pointer
+
+
+def address_of(dispatcher: Any, signature: Any) -> int:
+    """Where the machine code of a compiled function lies; keep the dispatcher alive."""
+    compiled = dispatcher.overloads[tuple(signature)]
+    name = compiled.fndesc.llvm_func_name
+    return int(compiled.library.get_pointer_to_function(name))
+
+
+def _make_call(count: int) -> Any:
+    def call(typingctx: Any, address: Any, *args: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            convention, kinds = context.call_conv, [types.int64] * count
+            function = convention.get_function_type(types.int64, kinds).as_pointer()
+            callee = builder.inttoptr(values[0], function)
+            status, value = convention.call_function(
+                builder, callee, types.int64, kinds, values[1:]
+            )
+            return builder.select(status.is_error, ir.Constant(value.type, -1), value)
+
+        return types.int64(*[types.int64] * (count + 1)), codegen
+
+    return call
+
+
+# written out: Numba reads the number of arguments from the signature
+@intrinsic
+def call3(typingctx: Any, address: Any, a: Any, b: Any, c: Any) -> Any:
+    """Call ``int64 f(a, b, c)`` at an address; -1 if it raised."""
+    return _make_call(3)(typingctx, address, a, b, c)
+
+
+@intrinsic
+def call7(
+    typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any
+) -> Any:
+    """Call ``int64 f(a, b, c, d, e, f, g)`` at an address; -1 if it raised."""
+    return _make_call(7)(typingctx, address, a, b, c, d, e, f, g)
+
+
+@intrinsic
+def lend(typingctx: Any, args: Any) -> Any:
+    """The address of a tuple of arguments, for as long as the calling function runs."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        room = cgutils.alloca_once_value(builder, values[0])
+        return builder.ptrtoint(room, ir.IntType(64))
+
+    return types.int64(args), codegen
+
+
+def make_borrow(kind: Any) -> Any:
+    """``borrow(address)``: the tuple of this type that `lend` gave the address of."""
+
+    @intrinsic
+    def borrow(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            stored = context.get_value_type(kind).as_pointer()
+            value = builder.load(builder.inttoptr(values[0], stored))
+            context.nrt.incref(builder, kind, value)
+            return value
+
+        return kind(types.int64), codegen
+
+    return borrow

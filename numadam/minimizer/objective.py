@@ -1,0 +1,194 @@
+"""The user's objective in Python: called once at each x, checked, counted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numadam.arrays import describe, is_numpy
+from numadam.minimizer.start import is_array
+from numadam.tree import Active, Tree
+
+_DIFFERENCES = ("2-point", "3-point", "cs")
+
+
+class Objective:
+    """f and its gradient at x, by whatever the user gave.
+
+    Parameters
+    ----------
+    fun, args, jac
+        As in `numadam.minimize`.
+    x : array or nesting
+        The parameters; fun gets copies.
+    tree : Tree or Active
+        Their structure.
+    box : pair
+        Bounds, for finite differences.
+    """
+
+    def __init__(
+        self, fun: Any, args: tuple[Any, ...], jac: Any, x: Any, tree: Tree | Active, box: Any
+    ) -> None:
+        if not callable(fun):
+            raise TypeError(f"fun: expected a function of x, got {type(fun).__name__}.")
+        self._fun, self._args, self._jac, self._x, self._tree = fun, args, jac, x, tree
+        self._leaves = list(tree.flatten(x, "x0"))
+        self._shapes = [leaf.shape for leaf in self._leaves]
+        self._dtype = self._leaves[0].dtype if self._leaves else np.dtype(float)
+        self._numpy = all(map(is_numpy, self._leaves))
+        self._one, self._box = tree.is_leaf, box
+        self._spare: Any = None
+        self.nfev = self.njev = 0
+        #: whether f costs nothing where the gradient is formed
+        self.together = jac is True
+        self.evaluate = self._choose(jac)
+
+    def _choose(self, jac: Any) -> Callable[[bool], tuple[Any, Any]]:
+        if jac is True:
+            return self._both
+        if callable(jac):
+            return self._apart
+        if jac is None or jac is False or jac in _DIFFERENCES:
+            self._method = jac or "2-point"
+            if not self._numpy:
+                raise TypeError("jac: finite differences are formed on NumPy arrays only.")
+            if self._method == "cs" and self._dtype.kind == "c":
+                raise ValueError("jac: 'cs' takes a step along i, so x has to be real.")
+            self.together = True
+            return self._differences
+        raise ValueError(
+            f"jac: expected True, a function, or one of {', '.join(map(repr, _DIFFERENCES))}, "
+            f"got {jac!r}."
+        )
+
+    def _copied(self) -> Any:
+        """Give the user a copy of x, to keep or write to.
+
+        An array of the call before is taken again where nobody has kept it: fresh memory for 50M
+        numbers would take five times as long as the step.
+        """
+        if not self._one:
+            from numadam.minimizer.start import map_leaves
+
+            return map_leaves(lambda leaf: leaf.copy(), self._x)
+        spare = self._spare
+        # two: the variable here and the argument of getrefcount
+        if spare is None or sys.getrefcount(spare) > 3 or not spare.flags.owndata:
+            self._spare = spare = self._x.copy()
+        else:
+            spare[...] = self._x
+        return spare
+
+    def _both(self, need_f: bool) -> tuple[Any, Any]:
+        self.nfev += 1
+        self.njev += 1
+        given = self._fun(self._copied(), *self._args)
+        try:
+            f, g = given
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"fun: with jac=True it has to return (f, gradient), got {type(given).__name__}. "
+                "Pass jac=function where the gradient is formed apart."
+            ) from None
+        return self._number(f), self._gradient(g, "fun: its gradient")
+
+    def _apart(self, need_f: bool) -> tuple[Any, Any]:
+        f = self.value() if need_f else None
+        self.njev += 1
+        g = self._jac(self._copied(), *self._args)
+        return f, self._gradient(g, "jac: the gradient")
+
+    def value(self) -> Any:
+        """Only f."""
+        self.nfev += 1
+        return self._number(self._fun(self._copied(), *self._args))
+
+    def _number(self, f: Any) -> Any:
+        if type(f) is float or type(f) is np.float64:
+            return f
+        if not self._numpy and is_array(f) and not is_numpy(f) and f.size == 1:
+            return f.reshape(())  # it stays on its device until it is looked at
+        if f is None:
+            raise TypeError("fun: returned None; is there a `return`?")
+        try:
+            array = np.asarray(f)
+        except (TypeError, ValueError):
+            array = np.empty(0)
+        if array.size != 1 or array.dtype.kind not in "fiub":
+            raise TypeError(
+                f"fun: f has to be one real number, got {type(f).__name__} of shape "
+                f"{getattr(f, 'shape', ())} and dtype {getattr(f, 'dtype', type(f).__name__)}."
+            )
+        return float(array.reshape(()))
+
+    def _gradient(self, g: Any, name: str) -> Any:
+        if self._one:
+            return self._leaf(g, 0, name)
+        leaves = self._tree.flatten(g, name)
+        return self._tree.unflatten([self._leaf(leaf, k, name) for k, leaf in enumerate(leaves)])
+
+    def _leaf(self, g: Any, k: int, name: str) -> Any:
+        """One gradient array in the dtype and shape of its x, C-ordered."""
+        shape, dtype = self._shapes[k], self._dtype
+        if type(g) is np.ndarray and g.dtype is dtype and g.shape == shape and self._numpy:
+            return g if g.flags.c_contiguous else np.ascontiguousarray(g)
+        if is_array(g) and is_numpy(g) != self._numpy:
+            raise TypeError(f"{name}: {describe(g, 'NumPy' if self._numpy else 'CuPy')}")
+        if not self._numpy:
+            if not is_array(g):
+                raise TypeError(f"{name}: {describe(g, 'CuPy')}")
+        elif g is None:
+            raise TypeError(f"{name} is None.")
+        else:
+            g = np.asarray(g)
+        if g.shape != shape and not (g.size == self._leaves[k].size == 1):
+            raise ValueError(f"{name} has shape {g.shape}, expected {shape} like x.")
+        if g.dtype.kind not in "fiub" + ("c" if dtype.kind == "c" else ""):
+            raise TypeError(f"{name} has dtype {g.dtype}, expected {dtype} like x.")
+        return g.astype(dtype, order="C", copy=False).reshape(shape)
+
+    def _differences(self, need_f: bool) -> tuple[Any, Any]:
+        from scipy.optimize._numdiff import approx_derivative
+
+        flat, sizes = self._flat(), [leaf.size for leaf in self._leaves]
+        f = self._at(flat)
+        self.njev += 1
+        g = approx_derivative(self._at, flat, method=self._method, f0=f, bounds=self._flat_box())
+        parts = np.split(np.asarray(g).reshape(-1), np.cumsum(sizes)[:-1])
+        leaves = [
+            part.astype(self._dtype).reshape(shape)
+            for part, shape in zip(parts, self._shapes, strict=True)
+        ]
+        return float(f), self._tree.unflatten(leaves)
+
+    def _flat(self) -> np.ndarray:
+        return np.concatenate([leaf.reshape(-1) for leaf in self._leaves])
+
+    def _at(self, flat: np.ndarray) -> float:
+        """F at a flat x, of any dtype: 'cs' is complex."""
+        sizes = [leaf.size for leaf in self._leaves]
+        parts = np.split(flat, np.cumsum(sizes)[:-1])
+        leaves = [
+            part.copy().reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)
+        ]
+        self.nfev += 1
+        f = self._fun(self._tree.unflatten(leaves), *self._args)
+        if flat.dtype.kind == "c":
+            return f  # type: ignore[no-any-return]
+        return float(self._number(f))
+
+    def _flat_box(self) -> tuple[Any, Any]:
+        if self._box is None:
+            return -np.inf, np.inf
+        ends = []
+        for side in (0, 1):
+            parts = [
+                np.broadcast_to(np.asarray(pair[side], np.float64), shape).reshape(-1)
+                for pair, shape in zip(self._box, self._shapes, strict=True)
+            ]
+            ends.append(np.concatenate(parts))
+        return ends[0], ends[1]

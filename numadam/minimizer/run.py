@@ -1,0 +1,213 @@
+"""The minimisation of an objective in Python: look, step, evaluate."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from scipy.optimize import OptimizeResult
+
+from numadam.minimizer import stopping as st
+from numadam.minimizer.objective import Objective
+from numadam.minimizer.result import attach, finish, load_state, make_history, save_state
+from numadam.minimizer.start import map_leaves
+from numadam.minimizer.stopping import CALLBACK, MAXITER, RUNNING, Tolerances, verdict
+from numadam.optimizer import Optimizer
+from numadam.rules.base import LR
+
+
+def read_callback(callback: Any) -> Callable[[OptimizeResult], Any] | None:
+    """SciPy's two protocols as one: ``callback(intermediate_result)`` and ``callback(x)``."""
+    if callback is None:
+        return None
+    if not callable(callback):
+        raise TypeError(f"callback: expected a function, got {type(callback).__name__}.")
+    try:
+        names = set(inspect.signature(callback).parameters)
+    except ValueError:  # list.append and others in C do not say
+        names = set()
+    if names == {"intermediate_result"}:
+        return lambda result: callback(intermediate_result=result)
+    return lambda result: callback(result.x)
+
+
+class Watch:
+    """Who is told of an iterate: the callback, the progress bar, schedules that observe f."""
+
+    def __init__(self, callback: Any, progress: bool, maxiter: int, optimizer: Optimizer) -> None:
+        self._callback = read_callback(callback)
+        options = [optimizer.lr, *optimizer._options.values()]
+        self._schedules = [one for one in options if hasattr(one, "observe")]
+        self._bar: Any = None
+        self._begin = optimizer.t
+        if progress:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=maxiter, unit="it")
+        #: whether f is asked for at every iterate
+        self.wants_f = callback is not None or progress or bool(self._schedules)
+        #: whether it has to be told of every single one
+        self.each = callback is not None or bool(self._schedules)
+        self.message: str | None = None
+
+    def tell(self, nit: int, f: float, largest: float, make_x: Callable[[], Any]) -> int:
+        """Tell them; `CALLBACK` where the callback asks to stop."""
+        for schedule in self._schedules:
+            schedule.observe(f)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"f={f:.6g}, |g|={largest:.2g}", refresh=False)
+            self._bar.update(nit - self._begin - self._bar.n)
+        if self._callback is None or nit == self._begin:
+            return RUNNING
+        result = OptimizeResult(x=make_x(), fun=f, nit=nit, grad_norm=largest)
+        try:
+            if self._callback(result):
+                self.message = "`callback` returned a true value."
+                return CALLBACK
+        except StopIteration:
+            self.message = "`callback` raised `StopIteration`."
+            return CALLBACK
+        return RUNNING
+
+    def close(self) -> None:
+        """Take the bar down."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Run:
+    """One minimisation with an objective in Python."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: Optimizer,
+        glance: Any,
+        watch: Watch,
+        tolerances: Tolerances,
+        *,
+        maxiter: int,
+        check_every: int,
+        track_best: bool | None,
+        every: int,
+        state: Any,
+    ) -> None:
+        self._objective, self._optimizer, self._glance = objective, optimizer, glance
+        self._watch, self._tolerances, self._maxiter = watch, tolerances, maxiter
+        self._check, self._every = check_every, every
+        self._wants_f = watch.wants_f or tolerances.ftol > 0.0 or track_best is True
+        self._tracks = (objective.together or self._wants_f) if track_best is None else track_best
+        self._best: tuple[Any, float] | None = None
+        if state is not None:
+            self._best = load_state(optimizer, state)
+        self._begin = optimizer.t
+        self._f: Any = None
+        self._g: Any = None
+        self._f_before, self._largest = 0.0, 0.0
+        self._lines: list[tuple[float, float, float, float]] = []
+        self._rate = 0.0
+        self._numbers = tuple(vars(tolerances).values())
+
+    def go(self) -> OptimizeResult:
+        """Run until a test holds; an exception carries what there is."""
+        try:
+            code = self._loop()
+            if self._f is None:
+                self._f = self._objective.value()
+        except BaseException as error:
+            attach(error, self._result(RUNNING))
+            raise
+        finally:
+            self._watch.close()
+        return self._result(code)
+
+    def _loop(self) -> int:
+        optimizer, tree = self._optimizer, self._optimizer._tree
+        step, evaluate, one = optimizer.step, self._objective.evaluate, tree.is_leaf
+        lr, k = optimizer.lr, optimizer.t
+        end = k + self._maxiter
+        self._rate = LR.check(lr(k)) if callable(lr) else _plain(lr)
+        while True:
+            self._f, self._g = evaluate(self._wants_f)
+            if (k - self._begin) % self._check == 0 or k == end:
+                grads = (self._g,) if one else tree.flatten(self._g, "jac")
+                code = self._look(grads, k, k == end)
+                if code != RUNNING:
+                    return code
+            if k == end:
+                return MAXITER
+            if (k + 1 - self._begin) % self._check == 0 or k + 1 == end:
+                self._glance.note()
+            self._f = None
+            if callable(lr):
+                self._rate = LR.check(lr(k))
+                step(self._g, lr=self._rate)
+            else:
+                step(self._g)
+            k += 1
+
+    def _look(self, grads: Any, k: int, last: bool) -> int:
+        """Look at an iterate, tell of it, and say whether to go on."""
+        later = k > self._begin
+        self._largest, way, size = self._glance(grads, later)
+        if last and self._f is None:
+            self._f = self._objective.value()
+        f = 0.0 if self._f is None else float(self._f)
+        code: int = verdict(f, self._f_before, self._largest, way, size, later, self._numbers)
+        if self._f is not None:
+            self._f = self._f_before = f
+            if self._tracks and (self._best is None or f < self._best[1]):
+                self._keep_best(f)
+        if self._every and (k % self._every == 0 or last or code != RUNNING):
+            seen = float("nan") if self._f is None else f
+            self._lines.append((k, seen, self._largest, self._rate))
+        if self._watch.wants_f:
+            told = self._watch.tell(k, f, self._largest, self._copy)
+            code = told if told != RUNNING else code
+        return code
+
+    def _copy(self) -> Any:
+        return map_leaves(lambda leaf: leaf.copy(), self._optimizer.params)
+
+    def _keep_best(self, f: float) -> None:
+        if self._best is None or not hasattr(self._best[0], "dtype"):
+            self._best = (self._copy(), f)
+        else:
+            self._best[0][...] = self._optimizer.params
+            self._best = (self._best[0], f)
+
+    def _result(self, code: int) -> OptimizeResult:
+        optimizer, objective = self._optimizer, self._objective
+        f = float("nan") if self._f is None else float(self._f)
+        x, best = optimizer.params, self._best
+        if best is None:
+            best = (self._copy(), f)
+        entries = {
+            "x": x,
+            "fun": f,
+            "jac": self._g,
+            "nit": optimizer.t,
+            "nfev": objective.nfev,
+            "njev": objective.njev,
+            "x_best": best[0],
+            "fun_best": best[1],
+            "grad_norm": self._largest,
+            "history": make_history(self._lines),
+            "state": save_state(optimizer, self._best and (map_copy(best[0]), best[1])),
+        }
+        if "average" in optimizer._engine.state:
+            entries["averaged"] = optimizer.averaged
+        return finish(code, self._watch.message, **entries)
+
+
+def map_copy(tree: Any) -> Any:
+    """The same containers with a copy of each array."""
+    return map_leaves(lambda leaf: leaf.copy(), tree)
+
+
+def _plain(lr: Any) -> float:
+    return lr if isinstance(lr, float) else float("nan")
+
+
+__all__ = ["Run", "Watch", "read_callback", "st"]
