@@ -10,7 +10,11 @@ __version__ = "0.1.0"
 
 _HOMES = {name: f"numadam.rules.{file}" for file, names in TABLE.items() for name in names}
 _HOMES |= {"Optimizer": "numadam.optimizer", "Rows": "numadam.sparse"}
-_HOMES |= {"minimize": "numadam.minimizer.api"}
+_HOMES |= {
+    "minimize": "numadam.minimizer.api",
+    "minimize_many": "numadam.minimizer.many",
+    "scipy_adam": "numadam.minimizer.scipy_method",
+}
 
 __all__ = ["__version__", *_HOMES, "schedules"]
 

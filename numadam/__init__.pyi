@@ -1,5 +1,7 @@
 from numadam import schedules as schedules
 from numadam.minimizer.api import minimize as minimize
+from numadam.minimizer.many import minimize_many as minimize_many
+from numadam.minimizer.scipy_method import scipy_adam as scipy_adam
 from numadam.optimizer import Optimizer as Optimizer
 from numadam.rules.adabelief import AdaBelief as AdaBelief
 from numadam.rules.adabelief import adabelief_update as adabelief_update

@@ -155,7 +155,7 @@ class Batch:
         """Look at x0 or go on, for at most so many iterations; False where `fun` raised."""
         desk = self._desk
         steps = min(most, self._chunk())
-        self._schedule(steps)
+        self._schedule(max(steps, 1))
         desk[dk.STEPS], desk[dk.DONE] = steps, self.done
         start, group = time.perf_counter(), max(1, _GROUP // self._lanes)
         kernel = self._serial if forks.serial_only else self._parallel

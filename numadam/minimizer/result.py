@@ -71,9 +71,9 @@ def finish(code: int, message: str | None = None, **entries: Any) -> OptimizeRes
 def attach(error: BaseException, result: OptimizeResult) -> None:
     """Let an exception carry the run that it ended."""
     error.numadam_result = result  # type: ignore[attr-defined]
+    where = f" at iteration {result.nit}" if isinstance(result.nit, int) else ""
     error.add_note(
-        f"numadam: the run stopped at iteration {result.nit}; its x, x_best and state are in "
-        "`numadam_result` of this exception."
+        f"numadam: the run ended{where}; the result so far is `numadam_result` of this exception."
     )
 
 

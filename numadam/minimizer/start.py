@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_cupy_array
+from array_api_compat import is_cupy_array
 
 from numadam.arrays import describe
 
@@ -36,7 +36,7 @@ def _holds_arrays(x: Any) -> bool:
 def _own_array(x: Any, name: str) -> Any:
     if not is_array(x) and not _is_number(x) and not isinstance(x, (list, tuple)):
         raise TypeError(f"{name}: {describe(x)}")
-    own = x.copy() if is_cupy_array(x) else np.array(x, order="C")
+    own = x.copy(order="C") if is_cupy_array(x) else np.array(x, order="C")
     if own.dtype.kind in "iu":
         own = own.astype(np.float64)
     if own.dtype.name not in _TAKEN or not own.dtype.isnative:
@@ -44,7 +44,7 @@ def _own_array(x: Any, name: str) -> Any:
             f"{name}: expected float32, float64, complex64 or complex128 (whole numbers become "
             f"float64), got {own.dtype}. Use .astype(numpy.float64)."
         )
-    return array_namespace(own).ascontiguousarray(own).reshape(own.shape)
+    return own
 
 
 def own_copy(x0: Any) -> Any:

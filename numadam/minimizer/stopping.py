@@ -12,7 +12,17 @@ from numba.extending import register_jitable
 RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED = range(9)
 
 #: ``status`` of a result. SciPy's: 0 where a stop test held, 1 at maxiter, 99 from a callback.
-STATUS = {GTOL: 0, FTOL: 0, XTOL: 0, MAXITER: 1, BAD_F: 2, BAD_G: 3, CALLBACK: 99, RUNNING: -1}
+STATUS = {
+    GTOL: 0,
+    FTOL: 0,
+    XTOL: 0,
+    MAXITER: 1,
+    BAD_F: 2,
+    BAD_G: 3,
+    CALLBACK: 99,
+    RUNNING: -1,
+    RAISED: -1,
+}
 MESSAGES = {
     GTOL: "The largest component of the projected gradient is at most gtol.",
     FTOL: "The relative change of f is at most ftol.",
@@ -22,6 +32,7 @@ MESSAGES = {
     BAD_G: "The gradient is not finite at x; x_best is the best point so far.",
     CALLBACK: "The callback asked to stop.",
     RUNNING: "The run was interrupted.",
+    RAISED: "fun raised an exception.",
 }
 
 

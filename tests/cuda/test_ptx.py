@@ -224,3 +224,42 @@ def test_the_linked_kernel_keeps_these_promises():
     ptx = re.sub(r"\b_Z\w+", "name", linker.get_linked_ptx().decode())
     check_common(ptx)
     assert ".f64" not in ptx
+
+
+@pytest.mark.parametrize("generation", [(8, 0), (9, 0)], ids=str)
+def test_many_problems_in_one_kernel_step_in_float32(generation):
+    import numba
+    from numba import cuda
+
+    from numadam.cuda_loop import array_types, step_slots
+    from numadam.minimizer.bridge import WRITES
+    from numadam.minimizer.cuda_kernel import make_solve
+    from numadam.pieces import width_of
+    from numadam.turn import SEED
+
+    @numba.njit
+    def fun(x, g):
+        g[0] = np.float32(2) * x[0]
+        return x[0] * x[0]
+
+    plan, t = plan_of(CASES[0]), cuda.types
+    widths = width_of(plan) - (SEED + 1), SEED + 4
+    kernel = make_solve(plan, fun, WRITES, widths)
+    f4, f8, i8 = t.float32, t.float64, t.int64
+    lines = [t.Array(kind, 2, "C") for kind in (f4, f4, f4, f8, i8)]
+    types = t.void(
+        array_types(plan, step_slots(plan, has_out=False)),
+        t.UniTuple(lines[0], 2),
+        *lines[2:],
+        t.Array(f4, 1, "C"),
+        t.UniTuple(f4, 2),
+        t.UniTuple(f8, 3),
+        t.UniTuple(i8, 4),
+        t.Tuple(()),
+    )
+    ptx = code_of((kernel, types), generation)
+    check_common(ptx)
+    assert "sqrt.rn.f32" in ptx
+    assert "sqrt.rn.f64" not in ptx  # stop tests compare in float64, steps are float32
+    assert "div.rn.f64" not in ptx
+    assert "fma.rn.f64" not in ptx

@@ -1,0 +1,224 @@
+"""`minimize_many` on a GPU: problems side by side in its memory, one a thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import float64, int64
+
+from numadam import options as op
+from numadam import plan as pl
+from numadam.compile import twins
+from numadam.minimizer.bridge import form_of
+from numadam.minimizer.result import ManyResult, attach
+from numadam.minimizer.stopping import RUNNING, Tolerances
+from numadam.pieces import make_advance_row, make_fill_row, width_of, wrapper
+from numadam.plan import Plan
+from numadam.rules.base import LR
+from numadam.turn import SEED
+
+#: Iterations of a launch; the host waits once for each.
+_STEPS = 128
+_LINES = float64[:, ::1]
+
+
+def _tabulate(plan: Plan) -> Any:
+    """``fill(rows, values, columns, control, q, rates, t)``: the scalars of steps, on the host."""
+    name = f"{plan.name}-rows"
+
+    def make() -> Any:
+        wrap = wrapper(name)
+        fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, wrap)
+
+        def fill(rows, values, columns, control, q, rates, t):  # type: ignore[no-untyped-def]
+            for it in range(len(rates)):
+                for c in range(len(columns)):
+                    control[columns[c]] = values[it, c]
+                fill_row(rows[it], control, q, rates[it], float(t + 1 + it), 1.0)
+                advance_row(q, control, float(t + 1 + it))
+            return 0
+
+        fill.__qualname__ = f"{name}.fill"
+        return fill, fill
+
+    row = float64[::1]
+    signature = int64(_LINES, _LINES, int64[::1], row, row, row, int64)
+    return twins(name, make, signature, ["minimizer"]).twin(parallel=False)
+
+
+def _side_by_side(value: Any, x: Any) -> Any:
+    """Bounds or step sizes for x with the problems last."""
+    if np.ndim(value) == 0:
+        return value
+    array = np.asarray(value.get() if hasattr(value, "get") else value)
+    if array.ndim == x.ndim:
+        return np.ascontiguousarray(np.moveaxis(array, 0, -1))
+    return array[..., None]
+
+
+def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments as numba-cuda takes them: arrays in the memory of the GPU."""
+    import cupy
+
+    from numadam.cuda_launch import numba_view
+
+    def one(arg: Any) -> Any:
+        if isinstance(arg, np.ndarray):
+            arg = cupy.asarray(arg)
+        return numba_view(arg) if hasattr(arg, "dtype") and getattr(arg, "ndim", 0) else arg
+
+    return tuple(map(one, args))
+
+
+class DeviceBatch:
+    """Problems of one shape under one objective that is compiled for the GPU."""
+
+    def __init__(
+        self, fun: Any, form: str, x: Any, args: tuple[Any, ...], optimizer: Any, tolerances: Any
+    ) -> None:
+        import cupy
+
+        from numadam.cuda_arrays import flat_view
+        from numadam.cuda_launch import numba_view
+        from numadam.minimizer.cuda_kernel import make_solve
+
+        self.optimizer, self._x, self._args = optimizer, x, _on_device(args)
+        engine = optimizer._engine
+        self._engine, self._settings = engine, engine.settings
+        self._plan = plan = engine.settings.plan
+        self.problems = x.shape[-1]
+        self.gradient = cupy.zeros(x.shape, x.dtype)
+        views = {pl.P: flat_view(x, tuple(range(x.ndim)))}
+        views[pl.G] = flat_view(self.gradient, tuple(range(x.ndim)))
+        own = {slot: arrays[0] for slot, arrays in engine._pass.own.items()}
+        own |= {slot: numba_view(flat) for slot, flat in views.items()}
+        self._arrays = tuple(own[slot] for slot in sorted(own))
+        self._shaped = numba_view(x), numba_view(self.gradient)
+        moves = tolerances.xtol > 0.0
+        self._before = numba_view(cupy.zeros(x.size if moves else 0, x.dtype))
+        self.table, self.counts = cupy.zeros((3, self.problems)), cupy.zeros((2, self.problems), np.int64)
+        self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), [op.LOW, op.HIGH]]))
+        self._tolerances = tuple(map(float, vars(tolerances).values()))
+        width = width_of(plan)
+        self._width, widths = width, (width - (SEED + 1), SEED + 4)
+        from numba import cuda
+
+        self._kernel = cuda.jit(make_solve(plan, fun, form, widths))
+        self._fill, self.done, self.first = _tabulate(plan), 0, True
+
+    def _row(self) -> int:
+        return int(self._settings.rows[0])
+
+    @property
+    def live(self) -> int:
+        """Problems that still run; waits for the GPU."""
+        return int((self.counts[0] == RUNNING).sum())
+
+    def _rows(self, steps: int) -> np.ndarray:
+        """The scalars of the coming steps in the dtype of the arithmetic."""
+        settings, lr, t = self._settings, self.optimizer.lr, self.optimizer.t
+        found = [one for one in settings._schedules if one[0] == self._row()]
+        plain = lr if isinstance(lr, float) else 0.0
+        rates = np.array([LR.check(lr(t + k)) if callable(lr) else plain for k in range(steps)])
+        values = np.zeros((steps, len(found)))
+        for c, (_, _, hyper, one) in enumerate(found):
+            values[:, c] = [hyper.check(one(t + k)) for k in range(steps)]
+        columns = np.array([column for _, column, _, _ in found], np.int64)
+        rows = np.zeros((steps, self._width))
+        control, q = settings.control[self._row()], self._engine._products[self._row()]
+        self._fill(rows, values, columns, control, q, rates, t)
+        # factors of a clip that there is none of, and 0
+        whole = np.concatenate([rows, np.tile([1.0, 1.0, 0.0], (steps, 1))], axis=1)
+        with np.errstate(over="ignore"):
+            return whole.astype(self._plan.real)
+
+    def advance(self, most: int) -> None:
+        """Look at x0, or go on for at most so many iterations."""
+        import cupy
+
+        from numadam.cuda_launch import launch, numba_view
+
+        steps = 0 if self.first else min(most, _STEPS)
+        rows = self._rows(steps) if steps else np.zeros((1, self._width + 3), self._plan.real)
+        numbers = self.problems, steps, self.done, int(self.first)
+        arguments = (
+            self._arrays, self._shaped, numba_view(cupy.asarray(rows)), numba_view(self.table),
+            numba_view(self.counts), self._before, self._ends, self._tolerances, numbers,
+            self._args,
+        )  # fmt: skip
+        launch(self._kernel, self.problems, arguments)
+        self.first = False
+        self.done += steps
+        self._engine._counts[0] += steps
+
+
+def minimize_on_device(
+    fun: Any,
+    x: Any,
+    args: tuple[Any, ...],
+    jac: Any,
+    cls: Any,
+    lr: Any,
+    rates: np.ndarray | None,
+    options: dict[str, Any],
+    *,
+    tolerances: Tolerances,
+    maxiter: int,
+    progress: bool,
+) -> ManyResult:
+    """A compiled objective on CuPy arrays."""
+    import cupy
+
+    from numadam.cuda_launch import on_gpu
+    from numadam.minimizer.many import Bar
+
+    form = form_of(fun, args, jac, many=True)
+    if x.dtype.kind == "c":
+        raise TypeError("x0: complex problems are not offered on a GPU; use real and imaginary.")
+    with on_gpu(x.device.id):
+        beside = cupy.ascontiguousarray(cupy.asarray(np.moveaxis(x, 0, -1)))
+        bounds = options["bounds"]
+        if bounds is not None:
+            bounds = tuple(_side_by_side(end, x) for end in bounds)
+        rate = _side_by_side(lr, x) if rates is None and not callable(lr) else lr
+        if rates is not None:
+            rate = rates.reshape(*[1] * (x.ndim - 1), -1)
+        optimizer = cls(beside, rate, **{**options, "bounds": bounds})
+        if optimizer._settings.plan.norm:
+            raise ValueError("clip_norm: not offered for compiled problems on a GPU; clip_value is.")
+        batch = DeviceBatch(fun, form, beside, args, optimizer, tolerances)
+        with Bar(progress, maxiter) as bar:
+            try:
+                while True:
+                    batch.advance(maxiter - batch.done)
+                    live = batch.live
+                    bar.tell(batch.done, live)
+                    if live == 0 or batch.done >= maxiter:
+                        break
+            except BaseException as error:
+                attach(error, _result(batch))
+                raise
+        return _result(batch)
+
+
+def _result(batch: DeviceBatch) -> ManyResult:
+    import cupy
+
+    from numadam.minimizer.many import make_result
+
+    def rows(array: Any) -> Any:
+        return cupy.ascontiguousarray(cupy.asarray(np.moveaxis(array, -1, 0)))
+
+    codes, nit = batch.counts.get()
+    arrays = {"x": rows(batch._x), "jac": rows(batch.gradient)}
+    if "average" in batch.optimizer._engine.state:
+        arrays["averaged"] = rows(batch.optimizer.averaged)
+    return make_result(
+        codes,
+        nit,
+        int(nit.sum()) + batch.problems,
+        fun=batch.table[0].copy(),
+        grad_norm=batch.table[2].copy(),
+        **arrays,
+    )

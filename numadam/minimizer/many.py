@@ -1,0 +1,246 @@
+"""`minimize_many`: independent problems, one a row, each with its own stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import is_cupy_array
+
+from numadam.minimizer import desk as dk
+from numadam.minimizer import stopping as st
+from numadam.minimizer.driven import check_options, driven, rule_class
+from numadam.minimizer.result import ManyResult, attach
+from numadam.minimizer.start import own_copy, read_bounds
+from numadam.minimizer.stopping import Tolerances
+from numadam.rules.base import LR
+from numadam.schedules.base import count
+
+
+def minimize_many(
+    fun: Any,
+    x0: Any,
+    args: Any = (),
+    *,
+    jac: Any = None,
+    bounds: Any = None,
+    lr: Any = 0.01,
+    rule: Any = "adam",
+    gtol: float | None = 1e-6,
+    ftol: float | None = 0.0,
+    xtol: float | None = 0.0,
+    maxiter: int = 10_000,
+    check_every: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> ManyResult:
+    """Minimise many independent functions side by side: a fit a pixel, many starts, many lr.
+
+    Each problem has its own stop, and one that has stopped costs nothing any more. The numbers
+    are those of `numadam.minimize` on each problem alone, whatever the others do.
+
+    Parameters
+    ----------
+    fun : function
+        Compiled by Numba: ``fun(x, g, *args) -> f`` on one problem, which writes the gradient
+        into g (it arrives as zeros), or ``fun(x, g, i, *args) -> f`` with the number of the
+        problem, or with ``jac=True`` ``fun(x, *args) -> (f, gradient)``. All cores share the
+        problems; with CuPy `x0` each thread of the GPU takes one.
+        In Python: on all problems at once, ``fun(X, *args)`` returns f of shape (problems,) and,
+        with ``jac=True``, a gradient of the shape of X; rows that have stopped are there, but do
+        not move.
+    x0 : array of shape (problems, ...)
+        Starts, one problem a row; not modified.
+    args : tuple, default ()
+        Further arguments of `fun`.
+    jac : True or function, optional
+        As above; a function ``jac(X, *args)`` beside a `fun` in Python.
+    bounds : sequence of (lo, hi), scipy.optimize.Bounds, (lo, hi), optional
+        As in `minimize`, for the elements of one problem; arrays in Bounds may have all of them.
+    lr : float, callable, or array, default 0.01
+        An array of shape (problems,) gives each problem its own: to try many at once.
+    rule, gtol, ftol, xtol, maxiter
+        As in `minimize`.
+    check_every : int, optional
+        Iterations between two looks at an objective in Python: default 1, on a GPU 20.
+    progress : bool, default False
+        Show a bar of the iterations, and how many problems still run.
+    **options
+        Of the rule, as in `minimize`.
+
+    Returns
+    -------
+    ManyResult
+        A scipy.optimize.OptimizeResult of arrays, one entry a problem: ``x``, ``fun``, ``jac``,
+        ``nit``, ``status``, ``success``; and ``nfev``, the evaluations of all. ``best()`` is the
+        problem with the lowest f.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the argument, says what it is and what to do.
+
+    References
+    ----------
+    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+
+    Examples
+    --------
+    >>> import numba, numpy as np
+    >>> import numadam as na
+    >>> @numba.njit
+    ... def fun(x, g, i, targets):  # problem i has its own data
+    ...     g[0] = 2 * (x[0] - targets[i])
+    ...     return (x[0] - targets[i]) ** 2
+    >>> res = na.minimize_many(fun, np.zeros((3, 1)), (np.array([1.0, 2.0, 3.0]),), lr=0.1)
+    >>> res.x[:, 0].round(4), bool(res.success.all())
+    (array([1., 2., 3.]), True)
+    """
+    from numadam.minimizer.bridge import is_compiled
+
+    check_options(options)
+    if options.get("ema_debias"):
+        raise ValueError("ema_debias: problems stop at different iterations; use ema_warmup.")
+    x = own_copy(x0)
+    if not hasattr(x, "ndim") or x.ndim < 2:
+        raise ValueError(
+            "x0: expected one array of shape (problems, ...), one start a row, got "
+            f"{getattr(x, 'shape', type(x).__name__)}. One problem is for numadam.minimize."
+        )
+    limits = read_bounds(bounds, x, x.shape[1:])
+    rates = _own_rates(lr, x)
+    given = {"bounds": limits, **options}
+    args = args if isinstance(args, tuple) else (args,)
+    common: dict[str, Any] = {
+        "tolerances": Tolerances.read(gtol, ftol, xtol),
+        "maxiter": count("maxiter", maxiter, 0),
+        "progress": progress,
+    }
+    cls = rule_class(rule)
+    if is_compiled(fun):
+        if is_cupy_array(x):
+            from numadam.minimizer.cuda_many import minimize_on_device
+
+            return minimize_on_device(fun, x, args, jac, cls, lr, rates, given, **common)
+        return _compiled(fun, x, args, jac, cls, lr, rates, given, **common)
+    from numadam.minimizer.rows import Rows
+
+    every = None if check_every is None else count("check_every", check_every, 1)
+    if rates is not None:
+        lr = rates.reshape(-1, *[1] * (x.ndim - 1))
+    return Rows(fun, x, args, jac, cls(x, lr, **given), check_every=every, **common).go()
+
+
+def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
+    """A learning rate for each problem, where `lr` is that."""
+    shape = getattr(lr, "shape", None)
+    if isinstance(lr, (list, tuple)):
+        shape = np.shape(lr)
+    problems = x.shape[0]
+    if shape not in ((problems,), (problems, *[1] * (x.ndim - 1))) or x.shape[1:] == shape:
+        if shape == (problems,):
+            raise ValueError(
+                f"lr: an array of shape {shape} could be one for each problem or for each element "
+                f"of x; use shape {(problems, *[1] * (x.ndim - 1))} or {(1, *x.shape[1:])}."
+            )
+        return None
+    values = np.asarray(lr.get() if is_cupy_array(lr) else lr)
+    return np.array([LR.check(one) for one in values.reshape(-1)])
+
+
+def make_result(codes: np.ndarray, nit: np.ndarray, nfev: int, **arrays: Any) -> ManyResult:
+    """The result of all problems from the test that held in each."""
+    codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
+    status = np.array([st.STATUS.get(code, -1) for code in range(st.RAISED + 1)])[codes]
+    counts = {
+        int(code): int(n) for code, n in zip(*np.unique(codes, return_counts=True), strict=True)
+    }
+    message = " ".join(f"{n} of {len(codes)}: {st.MESSAGES[code]}" for code, n in counts.items())
+    return ManyResult(
+        success=np.isin(codes, (st.GTOL, st.FTOL, st.XTOL)),
+        status=status,
+        message=message,
+        nit=nit,
+        nfev=nfev,
+        **arrays,
+    )
+
+
+def _compiled(
+    fun: Any,
+    x: Any,
+    args: tuple[Any, ...],
+    jac: Any,
+    cls: Any,
+    lr: Any,
+    rates: np.ndarray | None,
+    options: dict[str, Any],
+    *,
+    tolerances: Tolerances,
+    maxiter: int,
+    progress: bool,
+) -> ManyResult:
+    """A compiled objective on NumPy arrays: blocks of problems, on all cores."""
+    from numadam.minimizer.bridge import bridge_to, form_of
+    from numadam.minimizer.compiled import Batch, raise_again
+
+    bridge = bridge_to(fun, form_of(fun, args, jac, many=True), x.dtype, x.ndim - 1, args)
+    optimizer = driven(cls)(x, lr if rates is None else 1.0, **options)
+    batch = Batch(optimizer, bridge, args, tolerances, track_best=False, rates=rates)
+    with Bar(progress, maxiter) as bar:
+        try:
+            steps = 0
+            while True:
+                if not batch.advance(steps):
+                    raise_again(batch)
+                bar.tell(batch.done, batch.live)
+                steps = maxiter - batch.done
+                if batch.live == 0 or steps <= 0:
+                    break
+        except BaseException as error:
+            attach(error, _of_batch(batch))
+            raise
+    return _of_batch(batch)
+
+
+def _of_batch(batch: Any) -> ManyResult:
+    order = np.argsort(batch.order)
+    arrays = {}
+    if "average" in batch.optimizer._engine.state:
+        arrays["averaged"] = batch.optimizer.averaged[order]
+    batch.sort()
+    evaluations = int(batch.counts.sum()) + (0 if batch.first else batch.problems)
+    return make_result(
+        batch.codes,
+        batch.counts,
+        evaluations,
+        x=batch.x,
+        fun=batch.values[dk.F].copy(),
+        jac=batch.gradient,
+        grad_norm=batch.values[dk.LARGEST].copy(),
+        **arrays,
+    )
+
+
+class Bar:
+    """A progress bar over iterations that says how many problems still run."""
+
+    def __init__(self, shown: bool, maxiter: int) -> None:
+        self._bar: Any = None
+        if shown:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=maxiter, unit="it")
+
+    def tell(self, done: int, live: int) -> None:
+        """So many iterations are done, and so many problems run."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{live} running", refresh=False)
+            self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

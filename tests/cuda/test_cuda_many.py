@@ -1,0 +1,91 @@
+"""Many problems on a GPU, in the simulator: one a thread, as on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import Bounds
+
+import numadam as na
+
+numba = pytest.importorskip("numba")
+
+
+@numba.njit
+def rosen(x, g):
+    a, b = x[1] - x[0] * x[0], 1 - x[0]
+    g[0] += -400 * a * x[0] - 2 * b
+    g[1] += 200 * a
+    return 100 * a * a + b * b
+
+
+@numba.njit
+def parabola(x, g, i, targets, scale):
+    f = 0.0
+    for k in range(x.size):
+        d = x[k] - targets[i, k]
+        g[k] = 2 * scale * d
+        f += scale * d * d
+    return f
+
+
+@numba.njit
+def pair(x):
+    return x[0] * x[0] + x[1] * x[1], 2 * x
+
+
+STARTS = np.array([[-1.2, 1.0], [0.5, 0.5], [1.5, -1.0], [0.9, 0.8], [0.0, 2.0]])
+
+
+def both(cupy, fun, x0, *args, **options):
+    """The same on CPU and GPU."""
+    on_gpu = na.minimize_many(fun, cupy.asarray(x0), *args, **options)
+    return on_gpu, na.minimize_many(fun, x0, *args, **options)
+
+
+def assert_alike(on_gpu, on_cpu, **close):
+    np.testing.assert_allclose(np.asarray(on_gpu.x), on_cpu.x, **close)
+    np.testing.assert_allclose(np.asarray(on_gpu.fun), on_cpu.fun, **close)
+    np.testing.assert_array_equal(on_gpu.nit, on_cpu.nit)
+    np.testing.assert_array_equal(on_gpu.status, on_cpu.status)
+
+
+def test_each_problem_has_its_own_stop(cupy):
+    on_gpu, on_cpu = both(cupy, rosen, STARTS, lr=0.02, gtol=1.0, maxiter=300)
+    assert len(set(on_cpu.nit)) > 2
+    assert type(on_gpu.x) is cupy.ndarray
+    assert_alike(on_gpu, on_cpu, rtol=1e-12)
+
+
+def test_data_by_index_float32_and_a_shared_schedule(cupy):
+    targets = np.arange(10, dtype=np.float32).reshape(5, 2)
+    options = {"lr": na.schedules.Cosine(0.5, steps=60), "maxiter": 60, "rule": "nadam"}
+    args = (targets, np.float32(0.5))
+    on_gpu, on_cpu = both(cupy, parabola, np.zeros((5, 2), np.float32), args, **options)
+    assert on_gpu.x.dtype == np.float32
+    assert_alike(on_gpu, on_cpu, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bounds", [Bounds(-0.5, 0.4), Bounds([-1, 0.1], [0.4, 0.3])])
+def test_bounds_hold(cupy, bounds):
+    on_gpu, on_cpu = both(cupy, rosen, STARTS, lr=0.05, bounds=bounds, maxiter=150, ftol=1e-9)
+    assert_alike(on_gpu, on_cpu, rtol=1e-12)
+    assert (on_gpu.x <= np.broadcast_to(bounds.ub, (5, 2))).all()
+
+
+def test_lr_of_each_problem_and_returned_gradients(cupy):
+    options = {"lr": np.geomspace(0.01, 0.3, 5), "jac": True, "maxiter": 40, "xtol": 1e-9}
+    on_gpu, on_cpu = both(cupy, pair, STARTS, **options)
+    assert_alike(on_gpu, on_cpu, rtol=1e-9)
+
+
+def test_maxiter_0_only_looks(cupy):
+    on_gpu = na.minimize_many(rosen, cupy.asarray(STARTS), maxiter=0)
+    np.testing.assert_array_equal(on_gpu.nit, 0)
+    np.testing.assert_array_equal(on_gpu.status, 1)
+    np.testing.assert_array_equal(np.asarray(on_gpu.x), STARTS)
+
+
+def test_a_norm_over_problems_is_refused(cupy):
+    with pytest.raises(ValueError, match="clip_norm: not offered"):
+        na.minimize_many(rosen, cupy.asarray(STARTS), clip_norm=1.0)
