@@ -186,7 +186,7 @@ class Batch:
         """Room for what differs from step to step."""
         settings, plan, lr = self._engine.settings, self._plan, self.optimizer.lr
         self._changing = [one for one in settings._schedules if one[0] == settings.rows[0]]
-        self._rates = np.full(_MOST + 1, lr if isinstance(lr, float) else 0.0)
+        self._rates = np.full(_MOST + 1, lr if isinstance(lr, float) else np.nan)
         self._values = np.zeros((_MOST, len(self._changing)))
         self._products = np.zeros((_INNER + 1, len(plan.products)))
         self._keep |= {

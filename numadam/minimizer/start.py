@@ -53,7 +53,7 @@ def own_copy(x0: Any) -> Any:
         if not is_array(x0) and not _is_number(x0) and not isinstance(x0, (list, tuple)):
             import optree
 
-            if not optree.tree_is_leaf(x0):
+            if x0 is not None and not optree.tree_is_leaf(x0):
                 return optree.tree_map(lambda leaf: _own_array(leaf, "x0"), x0)
         return _own_array(x0, "x0")
     import optree

@@ -114,3 +114,9 @@ def test_numpy_use_imports_neither_cupy_nor_numba_cuda():
     )
     environment = {k: v for k, v in os.environ.items() if k != "NUMBA_ENABLE_CUDASIM"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+
+
+def test_a_gradient_of_the_other_library_is_refused(real_cupy):
+    g = on_host(real_cupy, np.zeros(2))
+    with pytest.raises(TypeError, match="expected a NumPy array, got cupy"):
+        na.minimize(lambda x: (1.0, g), np.ones(2), jac=True)

@@ -1,0 +1,51 @@
+"""Objectives of the tests of `minimize`, in Python and compiled, with the same operations."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+
+@numba.njit
+def rosen(x, g):
+    """Rosenbrock's valley in two dimensions; adds to g, which arrives as zeros."""
+    a, b = x[1] - x[0] * x[0], 1.0 - x[0]
+    g[0] += -400.0 * a * x[0] - 2.0 * b
+    g[1] += 200.0 * a
+    return 100.0 * a * a + b * b
+
+
+def python_rosen(x):
+    """The same, called from Python: f and gradient."""
+    g = np.zeros(2)
+    return rosen(x, g), g
+
+
+def square(x, target=0.0):
+    """The sum of squares around a target, for arrays of any shape."""
+    return float(np.sum((x - target) ** 2)), 2 * (x - target)
+
+
+class Counted:
+    """A function that knows at which x it was called."""
+
+    def __init__(self, function):
+        self.function, self.seen = function, []
+
+    def __call__(self, x, *args):
+        self.seen.append(np.array(x, copy=True))
+        return self.function(x, *args)
+
+    @property
+    def twice(self):
+        """Whether it was called at one x twice."""
+        return len({x.tobytes() for x in self.seen}) < len(self.seen)
+
+
+def loop(rule, x, steps, fun=python_rosen, **options):
+    """The trajectory of a plain loop of `step`."""
+    opt, path = rule(x, **options), [x.copy()]
+    for _ in range(steps):
+        opt.step(fun(x)[1])
+        path.append(x.copy())
+    return path
