@@ -191,7 +191,7 @@ def _in_python(fun: Any, task: Task) -> OptimizeResult:
     leaves = list(tree.flatten(task.x, "x0"))
     box = None if bounds is None else leaf_bounds(bounds, tree, leaves, tree.names("x0"))
     on_host = all(map(is_numpy, leaves))
-    glance: Any = (HostGlance if on_host else DeviceGlance)(engine, task.tolerances.xtol > 0.0)
+    glance: Any = (HostGlance if on_host else DeviceGlance)(engine, task.tolerances)
     run = Run(
         Objective(fun, task.args, task.jac, task.x, tree, box),
         optimizer,

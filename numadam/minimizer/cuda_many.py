@@ -66,7 +66,7 @@ def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
     def one(arg: Any) -> Any:
         if isinstance(arg, np.ndarray):
             arg = cupy.asarray(arg)
-        return numba_view(arg) if hasattr(arg, "dtype") and getattr(arg, "ndim", 0) else arg
+        return numba_view(arg) if hasattr(arg, "dtype") and arg.ndim else arg
 
     return tuple(map(one, args))
 
@@ -97,8 +97,13 @@ class DeviceBatch:
         self._shaped = numba_view(x), numba_view(self.gradient)
         moves = tolerances.xtol > 0.0
         self._before = numba_view(cupy.zeros(x.size if moves else 0, x.dtype))
-        self.table, self.counts = cupy.zeros((3, self.problems)), cupy.zeros((2, self.problems), np.int64)
-        self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), [op.LOW, op.HIGH]]))
+        self.table, self.counts = (
+            cupy.zeros((3, self.problems)),
+            cupy.zeros((2, self.problems), np.int64),
+        )
+        self._ends = tuple(
+            map(plan.real.type, self._settings.control[self._row(), [op.LOW, op.HIGH]])
+        )
         self._tolerances = tuple(map(float, vars(tolerances).values()))
         width = width_of(plan)
         self._width, widths = width, (width - (SEED + 1), SEED + 4)
@@ -186,7 +191,9 @@ def minimize_on_device(
             rate = rates.reshape(*[1] * (x.ndim - 1), -1)
         optimizer = cls(beside, rate, **{**options, "bounds": bounds})
         if optimizer._settings.plan.norm:
-            raise ValueError("clip_norm: not offered for compiled problems on a GPU; clip_value is.")
+            raise ValueError(
+                "clip_norm: not offered for compiled problems on a GPU; clip_value is."
+            )
         batch = DeviceBatch(fun, form, beside, args, optimizer, tolerances)
         with Bar(progress, maxiter) as bar:
             try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
-from numba import carray, float64, int64
+from numba import boolean, carray, float64, int64
 
 from numadam import door as dr
 from numadam import headers as hd
@@ -17,21 +17,27 @@ from numadam import plan as pl
 from numadam.compile import twins
 from numadam.headers import as_pointer, load64
 from numadam.minimizer import look
+from numadam.minimizer.stopping import Tolerances, verdict
 from numadam.pieces import cast, wrapper
 
-#: addresses of x, object of g, x before, numbers, addresses of bounds, bounds, address of out
-SIGNATURE = int64(int64, int64, int64, int64, int64, int64, float64, float64, int64)
+#: address of x, object of g, address of x before, numbers, addresses of bounds, bounds, f and f
+#: before, whether there is an iterate before, address of out -> what the tests say
+SIGNATURE = int64(
+    int64, int64, int64, int64, int64, int64, float64, float64, float64, float64, boolean, int64
+)
+#: Rows of `out`: what `verdict` is asked with, and the tolerances.
+_LARGEST, _MOVED, _SIZE, _TOLERANCES = 0, 1, 2, 3
 
 
 def _make_glance(name: str, real: np.dtype[Any], box: str) -> Any:
-    """``out[0]``: largest of the projected gradient; ``out[1:3]``: of the last move and of x."""
-    wrap, one = wrapper(name), real.type(1)
+    """Look at one array and judge it; `out` gets the largest numbers."""
+    wrap, one, check = wrapper(name), real.type(1), verdict
     steep, far, large = (
         look.make_largest(element, wrap) for element in (look.projected, look.moved, look.itself)
     )
 
-    def glance(x_at, g_object, before_at, n, low_at, high_at, lo, hi, out_at):
-        out = carray(as_pointer(out_at), 3, np.float64)
+    def glance(x_at, g_object, before_at, n, low_at, high_at, lo, hi, f, f_before, later, out_at):
+        out = carray(as_pointer(out_at), 6, np.float64)
         x = carray(as_pointer(x_at), n, real)
         g = carray(as_pointer(load64(g_object + hd.DATA)), n, real)
         if box == "array":
@@ -46,7 +52,7 @@ def _make_glance(name: str, real: np.dtype[Any], box: str) -> Any:
             before = carray(as_pointer(before_at), n, real)
             out[1] = far(n, x, before, None, None, None, None)
             out[2] = large(n, x, before, None, None, None, None)
-        return 0
+        return check(f, f_before, out[0], out[1], out[2], later, (out[3], out[4], out[5]))
 
     glance.__qualname__ = f"{name}.glance"
     return glance
@@ -65,47 +71,61 @@ def _largest(values: Sequence[float]) -> float:
 
 
 class HostGlance:
-    """Looks at NumPy parameters; `moves` says whether x before the step is compared."""
+    """Looks at NumPy parameters; `largest` is that of the projected gradient then."""
 
-    def __init__(self, engine: Any, moves: bool) -> None:
+    def __init__(self, engine: Any, tolerances: Tolerances) -> None:
         plan, settings = engine.settings.plan, engine.settings
-        self._x, self._moves = engine.params, moves
-        self._before = [np.empty_like(leaf) for leaf in self._x] if moves else []
-        self._out = np.zeros(3)
+        self._x, self._moves = engine.params, tolerances.xtol > 0.0
+        self._before = [np.empty_like(leaf) for leaf in self._x] if self._moves else []
+        self._tests = tolerances.gtol, tolerances.ftol, tolerances.xtol
+        self._out = np.array([0.0, 0.0, 0.0, *self._tests])
+        self._out_at = self._out.ctypes.data
         self._call = _compiled(plan.real, plan.bounds)
         blocks = engine._table.blocks
         self._calls = []
         for j, leaf in enumerate(self._x):
             lo, hi = settings.box(settings.rows[j]) if plan.bounds == "scalar" else (0.0, 0.0)
             low, high = (int(blocks[dr.ADDRESS + slot, j]) for slot in (pl.LOW, pl.HIGH))
-            before = self._before[j].ctypes.data if moves else 0
+            before = self._before[j].ctypes.data if self._moves else 0
             numbers = leaf.size * plan.numbers
-            self._calls.append((leaf.ctypes.data, before, numbers, low, high, float(lo), float(hi)))
-        self._out_at = self._out.ctypes.data
+            bounds = numbers, low, high, float(lo), float(hi)
+            self._calls.append((leaf.ctypes.data, before, bounds))
+
+    @property
+    def largest(self) -> float:
+        """Largest component of the projected gradient at the last look."""
+        return float(self._out[_LARGEST])
 
     def note(self) -> None:
         """Keep x as it is before a step."""
-        if self._moves:
-            for before, leaf in zip(self._before, self._x, strict=True):
-                before[...] = leaf
+        for before, leaf in zip(self._before, self._x[: len(self._before)], strict=True):
+            before[...] = leaf
 
-    def __call__(self, grads: Sequence[Any], later: bool) -> tuple[float, float, float]:
-        """(largest component of the projected gradient, of the last move, of x)."""
-        seen = []
-        for g, (x_at, before, n, low, high, lo, hi) in zip(grads, self._calls, strict=True):
-            self._call(x_at, id(g), before if later else 0, n, low, high, lo, hi, self._out_at)
-            seen.append(self._out.tolist())
-        if len(seen) != 1:
-            seen = [[_largest(column) for column in zip(*seen, strict=True)]]
-        ((steep, way, size),) = seen
-        return steep, way, size
+    def __call__(self, grads: Sequence[Any], f: float, f_before: float, later: bool) -> int:
+        """What the tests say of this iterate."""
+        if len(self._calls) == 1:  # 0.6 us less than the loop below
+            x_at, before, bounds = self._calls[0]
+            seen = before if later else 0
+            return self._call(  # type: ignore[no-any-return]
+                x_at, id(grads[0]), seen, *bounds, f, f_before, later, self._out_at
+            )
+        rows = []
+        for g, (x_at, before, bounds) in zip(grads, self._calls, strict=True):
+            seen = before if later else 0
+            self._call(x_at, id(g), seen, *bounds, f, f_before, later, self._out_at)
+            rows.append(self._out[:_TOLERANCES].tolist())
+        steep, way, size = map(_largest, zip(*rows, strict=True)) if rows else (0.0, 0.0, 0.0)
+        self._out[_LARGEST] = steep
+        return verdict(f, f_before, steep, way, size, later, self._tests)  # type: ignore[no-any-return]
 
 
 class DeviceGlance:
-    """Looks at CuPy parameters: a few launches, and one copy to the host."""
+    """Looks at CuPy parameters: a few launches, and one wait for the GPU."""
 
-    def __init__(self, engine: Any, moves: bool) -> None:
-        self._x, self._moves, settings = engine.params, moves, engine.settings
+    def __init__(self, engine: Any, tolerances: Tolerances) -> None:
+        self._x, settings = engine.params, engine.settings
+        self._moves, self.largest = tolerances.xtol > 0.0, 0.0
+        self._tests = tolerances.gtol, tolerances.ftol, tolerances.xtol
         self._before: list[Any] = []
         plan = settings.plan
         self._boxes: list[Any] = [None] * len(self._x)
@@ -120,8 +140,8 @@ class DeviceGlance:
         if self._moves:
             self._before = [leaf.copy() for leaf in self._x]
 
-    def __call__(self, grads: Sequence[Any], later: bool) -> tuple[float, float, float]:
-        """(largest component of the projected gradient, of the last move, of x)."""
+    def __call__(self, grads: Sequence[Any], f: float, f_before: float, later: bool) -> int:
+        """What the tests say of this iterate."""
         columns: list[list[Any]] = [[], [], []]
         for j, (x, g, box) in enumerate(zip(self._x, grads, self._boxes, strict=True)):
             xp = array_namespace(x)
@@ -134,8 +154,9 @@ class DeviceGlance:
             if later and self._moves:
                 columns[1].append(_top(xp, x - self._before[j]))
                 columns[2].append(_top(xp, x))
-        a, b, c = (_largest([float(value) for value in column]) for column in columns)
-        return a, b, c
+        tops = [_largest([float(value) for value in column]) for column in columns]
+        self.largest = tops[0]
+        return verdict(f, f_before, *tops, later, self._tests)  # type: ignore[no-any-return]
 
 
 def _top(xp: Any, x: Any) -> Any:

@@ -76,8 +76,8 @@ class Objective:
 
             return map_leaves(lambda leaf: leaf.copy(), self._x)
         spare = self._spare
-        # two: the variable here and the argument of getrefcount
-        if spare is None or sys.getrefcount(spare) > 3 or not spare.flags.owndata:
+        # three: the attribute, the variable here, and the argument of getrefcount
+        if spare is None or sys.getrefcount(spare) > 3:
             self._spare = spare = self._x.copy()
         else:
             spare[...] = self._x

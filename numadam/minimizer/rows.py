@@ -17,7 +17,7 @@ _ROW = float64[::1]
 _SIGNATURE = int64(_ROW, _ROW, _ROW, _ROW, _ROW, boolean, float64, float64, float64, int64[::1])
 
 
-def _judge(f, f_before, largest, way, size, later, gtol, ftol, xtol, codes):
+def _judge(f, f_before, largest, way, size, later, gtol, ftol, xtol, codes):  # type: ignore[no-untyped-def]
     """The test that holds in each row which still runs; how many go on."""
     live = 0
     for row in range(len(codes)):
@@ -146,8 +146,9 @@ class Rows:
         return self._result()
 
     def _loop(self, bar: Any) -> None:
-        done, held, stopped = 0, None, None
-        x, before = self._x, None
+        done, x = 0, self._x
+        held: Any = None
+        stopped = before = None
         while True:
             self._evaluate()
             if done % self._check == 0 or done == self._maxiter:

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import numadam as na
 from numadam.dispatch import engine_for
 
 
