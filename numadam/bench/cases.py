@@ -160,8 +160,10 @@ CASES = (
 
 
 def named(name: str) -> Case:
-    """The case of this name, of either table."""
-    cases = {case.name: case for case in (*CASES, *OPTION_CASES)}
+    """The case of this name, of any table."""
+    from numadam.bench.minimize_cases import MINIMIZE_CASES
+
+    cases = {case.name: case for case in (*CASES, *OPTION_CASES, *MINIMIZE_CASES)}
     if name not in cases:
         raise ValueError(f"case: there is no {name!r}. Choose from: {', '.join(cases)}.")
     return cases[name]

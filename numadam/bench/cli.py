@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options",
         action="store_true",
-        help="the other table: every option and rule against the plain step",
+        help="another table: every option and rule against the plain step",
+    )
+    parser.add_argument(
+        "--minimize", action="store_true", help="another table: minimize and minimize_many"
     )
     parser.add_argument(
         "--case", action="append", metavar="NAME", help="only this case; may be repeated"
@@ -53,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     from numadam.bench.option_cases import OPTION_CASES
 
     table = list(OPTION_CASES if args.options else CASES)
+    if args.minimize:
+        from numadam.bench.minimize_cases import MINIMIZE_CASES
+
+        table = list(MINIMIZE_CASES)
     try:
         cases = [named(name) for name in args.case] if args.case else table
     except ValueError as error:
@@ -149,6 +156,7 @@ def _run_child(args: argparse.Namespace, environment: dict[str, str]) -> dict[st
         command = [sys.executable, "-m", "numadam.bench", "--json", str(file)]
         command += ["--wait", str(args.wait), *(["--quick"] if args.quick else [])]
         command += ["--options"] if args.options else []
+        command += ["--minimize"] if args.minimize else []
         command += [word for name in args.case or () for word in ("--case", name)]
         subprocess.run(command, env=environment, check=True)
         table: dict[str, Any] = json.loads(file.read_text())[0]

@@ -1,0 +1,89 @@
+"""The cases of ``python -m numadam bench --minimize``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from numadam.bench import measure
+from numadam.bench import minimize_peers as mp
+from numadam.bench.case import Case, Prepare
+from numadam.bench.measure import Figure, Side
+
+_ROSEN, _NUMPY = 200_000, 5_000
+
+
+def _of(measuring: Callable[[int], Figure]) -> Prepare:
+    return lambda: measuring
+
+
+def _against(ours: Side, theirs: Callable[[], Side], iterations: float = 1.0) -> Prepare:
+    """Ours takes so many times the iterations of theirs."""
+
+    def prepare() -> Callable[[int], Figure]:
+        return functools.partial(measure.ratio, ours, theirs(), expected=iterations)
+
+    return prepare
+
+
+_JAX = ("jax", "optax")
+MINIMIZE_CASES = (
+    Case(
+        "rosen-numpy",
+        "compiled Rosenbrock, n=2, stop tests and best x on / a NumPy loop on the same objective",
+        0.015,
+        _against(
+            mp.compiled(_ROSEN, True),
+            functools.partial(mp.numpy_loop, _NUMPY),
+            _ROSEN / _NUMPY,
+        ),
+    ),
+    Case(
+        "rosen-jax",
+        "the same / JAX fori_loop with optax, which has no tests",
+        1.6,
+        _against(mp.compiled(_ROSEN, True), functools.partial(mp.jax_loop, _ROSEN)),
+        needs=_JAX,
+    ),
+    Case(
+        "rosen-jax-bare",
+        "the same, tests off / JAX fori_loop with optax",
+        1.1,
+        _against(mp.compiled(_ROSEN, False), functools.partial(mp.jax_loop, _ROSEN)),
+        needs=_JAX,
+    ),
+    Case(
+        "overhead-python",
+        "an iteration of minimize beyond an objective in Python, n=10",
+        4e-6,
+        _of(mp.median_overhead),
+        unit="s",
+    ),
+    Case(
+        "many-jax",
+        "minimize_many, 10,000 problems of n=2, 1000 iterations, no stop / jax.vmap(optax)",
+        1.0,
+        _against(
+            mp.many(10_000, 1000),
+            lambda: mp.jax_loop(1000, mp.starts(10_000)),
+        ),
+        needs=_JAX,
+    ),
+    Case(
+        "many-stops-jax",
+        "the same with stops after 100 to 1000 iterations / jax.vmap(optax)",
+        0.5,
+        _against(
+            mp.many_stops(10_000),
+            lambda: mp.jax_loop(1000, mp.starts(10_000)),
+        ),
+        needs=_JAX,
+    ),
+    Case(
+        "many-cost",
+        "time of a problem at 10^3 to 10^6 problems: the dearest / the cheapest",
+        1.1,
+        _of(mp.cost_of_one_more),
+        quick=False,
+    ),
+)
