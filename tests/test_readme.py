@@ -24,6 +24,25 @@ def test_snippets_run(capsys):
     assert not np.array_equal(names["p"], np.ones(5))
 
 
+PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_snippets_of_the_pages_run(page, capsys):
+    names = {"__name__": "__main__"}
+    for gpu, code in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if not gpu:
+            exec(compile(code, page.name, "exec"), names)
+    assert len(names) > 2
+
+
+def test_links_of_the_pages_exist():
+    for page in (ROOT / "docs").rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("https://"):
+                assert (page.parent / target).exists(), (page.name, target)
+
+
 @pytest.mark.gpu
 def test_gpu_snippets_run():
     cupy = pytest.importorskip("cupy")
