@@ -17,6 +17,11 @@ def four(x, g, a, b):
 
 
 @numba.njit
+def three(x, g, a):
+    return 0.0
+
+
+@numba.njit
 def tells_nothing(x, g):
     g[0] = 1.0
 
@@ -50,6 +55,8 @@ REFUSED = [
     ((four, np.zeros(2)), {}, TypeError, "takes 2 arguments"),
     ((four, np.zeros(2), (1.0,)), {"jac": True}, TypeError, "takes 3 arguments"),
     ((tells_nothing, np.zeros(2)), {}, TypeError, "does not compile"),
+    ((rosen, np.zeros(2), ({"a": 1},)), {"jac": None}, TypeError, "takes 3 arguments"),
+    ((three, np.zeros(2), ({"a": 1},)), {}, TypeError, r"args\[0\]: Numba has no type for dict"),
 ]
 
 

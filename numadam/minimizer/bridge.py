@@ -132,13 +132,25 @@ def _make_evaluate(call: Any, x_type: Any, args_type: Any) -> Any:
     return evaluate
 
 
+def _type_of(args: tuple[Any, ...]) -> Any:
+    for k, arg in enumerate(args):
+        try:
+            typeof(arg)
+        except ValueError as error:
+            raise TypeError(
+                f"args[{k}]: Numba has no type for {type(arg).__name__}, so a compiled fun cannot "
+                "take it. Pass numbers, arrays or tuples of them."
+            ) from error
+    return typeof(args)
+
+
 def bridge_to(
     fun: Any, form: str, dtype: np.dtype[Any], ndim: int, args: tuple[Any, ...]
 ) -> Bridge:
     """The compiled bridge to an objective, kept as long as the objective."""
     x_type = types.Array(from_dtype(dtype), ndim, "C")
     known = _bridges.setdefault(fun, {})
-    args_type = typeof(args)
+    args_type = _type_of(args)
     key = (form, x_type, args_type)
     if key not in known:
         known[key] = Bridge(fun, form, x_type, args_type)

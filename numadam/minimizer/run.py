@@ -159,7 +159,7 @@ class Run:
             self._f = self._f_before = f
             if self._tracks and (self._best is None or f < self._best[1]):
                 self._keep_best(f)
-        if self._every and (k % self._every == 0 or last or code != RUNNING):
+        if self._every and ((k - self._begin) % self._every == 0 or last or code != RUNNING):
             seen = math.nan if self._f is None else f
             self._lines.append((k, seen, self._glance.largest, self._rate))
         if self._watch.wants_f:
