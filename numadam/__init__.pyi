@@ -1,3 +1,4 @@
+from numadam import nopython as nopython
 from numadam import schedules as schedules
 from numadam.minimizer.api import minimize as minimize
 from numadam.optimizer import Optimizer as Optimizer
