@@ -16,13 +16,15 @@ _HOMES |= {
     "scipy_adam": "numadam.minimizer.scipy_method",
 }
 
-__all__ = ["__version__", *_HOMES, "schedules"]
+_MODULES = ("nopython", "schedules")
+
+__all__ = ["__version__", *_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``import numadam`` loads no numba."""
-    if name == "schedules":
-        return import_module("numadam.schedules")
+    if name in _MODULES:
+        return import_module(f"numadam.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'numadam' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

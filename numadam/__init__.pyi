@@ -1,3 +1,4 @@
+from numadam import nopython as nopython
 from numadam import schedules as schedules
 from numadam.minimizer.api import minimize as minimize
 from numadam.minimizer.many import minimize_many as minimize_many

@@ -26,12 +26,12 @@ _OWN = 10
 
 @intrinsic
 def cast(typingctx: Any, scalars: Any, like: Any) -> Any:
-    """A tuple of float64 as a tuple of the type of `like`: one rounding, in one place."""
+    """A tuple of numbers as a tuple of the type of `like`: one rounding, in one place."""
     result = types.UniTuple(like, len(scalars))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        items = cgutils.unpack_tuple(builder, args[0])
-        rounded = [context.cast(builder, item, types.float64, like) for item in items]
+        items = zip(cgutils.unpack_tuple(builder, args[0]), scalars.types, strict=True)
+        rounded = [context.cast(builder, item, kind, like) for item, kind in items]
         return context.make_tuple(builder, result, rounded)
 
     return result(scalars, like), codegen

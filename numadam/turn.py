@@ -79,7 +79,7 @@ def _shrunk(y, x, decay, k):
     return y if decay is None else y + decay * x
 
 
-def _decayed(x, step, rate, lost, k):
+def whole_step(x, step, rate, lost, k):
     """The whole step: with a step size per element, and with decoupled decay.
 
     Decay and step are added before they meet x: one rounding. Shrinking x first, p*(1 - lr*wd),
@@ -167,7 +167,7 @@ def _make_finish(plan: Plan, wrap: Wrap) -> Any:
     `r` is the element's place in the array of step sizes.
     """
     write, fetch, store = wrap(writer(plan.storage(pl.P))), wrap(at), wrap(put)
-    decayed, bounded, follow = wrap(_decayed), wrap(_bounded), wrap(_followed)
+    decayed, bounded, follow = wrap(whole_step), wrap(_bounded), wrap(_followed)
     loses = wrap(_scalar if plan.decay == "decoupled" else _nothing)
     pick = wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
 

@@ -1,0 +1,163 @@
+"""Adam with decoupled weight decay for the user's own compiled loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numadam.nopython.core import Array, Number, compiled, kit, present
+from numadam.rules.adamw import AdamW
+
+_scalars, _element, _walk = kit(AdamW)
+
+
+@compiled
+def adamw_scalars(
+    t: int,
+    lr: float = 1e-3,
+    weight_decay: float = 0.01,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+) -> tuple[float, ...]:
+    """What the elements need at one step: pass it to `adamw_element`.
+
+    Parameters
+    ----------
+    t : int
+        Number of this step: 1 at the first.
+    lr : float, default 1e-3
+        Learning rate.
+    weight_decay : float, default 0.01
+        Share of `p` that is lost, times lr, beside the step.
+    beta1 : float, default 0.9
+        Decay of the first moment, in [0, 1).
+    beta2 : float, default 0.999
+        Decay of the second moment, in [0, 1).
+    eps : float, default 1e-8
+        Added to the root, in units of the gradient.
+    eps_root : float, default 0.0
+        Added under the root, in units of the gradient squared.
+
+    Returns
+    -------
+    tuple of float64
+        The same for all elements; they round it to the dtype of theirs.
+
+    References
+    ----------
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> from numadam.nopython import adamw_scalars
+    >>> h = adamw_scalars(1, lr=0.1)
+    """
+    return _scalars((beta1, beta2, eps, eps_root), (), t, lr, weight_decay)
+
+
+@compiled
+def adamw_element(
+    p: Number, g: Number, m: Number, v: Number, h: tuple[float, ...], vmax: Number | None = None
+) -> tuple[Any, ...]:
+    """One step of one element; formula as in `adamw_update`.
+
+    Parameters
+    ----------
+    p, g : float32 or float64
+        Parameter and gradient. All is calculated in the type of `p`.
+    m, v : float
+        State of the element.
+    h : tuple of float
+        From `adamw_scalars`.
+    vmax : float, optional
+        As in `adamw_update`.
+
+    Returns
+    -------
+    tuple of float
+        The new p, m, v and, with `vmax`, its new value.
+
+    References
+    ----------
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> from numadam.nopython import adamw_element, adamw_scalars
+    >>> p, m, v = adamw_element(1.0, 1.0, 0.0, 0.0, adamw_scalars(1, lr=0.1, weight_decay=0.5))
+    >>> round(p, 6)
+    0.85
+    """
+    new, m, v, largest = _element(p, g, m, v, vmax, h)
+    return present((new, m, v, largest), (p, p, p, vmax))
+
+
+@compiled
+def adamw_update(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    t: int,
+    lr: float = 1e-3,
+    weight_decay: float = 0.01,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    vmax: Array | None = None,
+) -> None:
+    """One step in place, inside compiled code; the same numbers as `numadam.AdamW`.
+
+    ::
+
+        m = beta1*m + (1-beta1)*g;  v = beta2*v + (1-beta2)*g**2
+        p = p - lr * (m/(1-beta1**t) / (sqrt(v/(1-beta2**t) + eps_root) + eps) + weight_decay*p)
+
+    Parameters
+    ----------
+    p : array
+        Parameters, float32 or float64, any shape and layout; modified in place.
+    g : array
+        Gradient, of the shape and dtype of `p`; not modified.
+    m, v : array
+        First and second moment, zeros before the first step; modified in place.
+    t : int
+        Number of this step: 1 at the first.
+    lr : float, default 1e-3
+        Learning rate.
+    weight_decay : float, default 0.01
+        Share of `p` that is lost, times lr, beside the step.
+    beta1 : float, default 0.9
+        Decay of the first moment, in [0, 1).
+    beta2 : float, default 0.999
+        Decay of the second moment, in [0, 1).
+    eps : float, default 1e-8
+        Added to the root, in units of the gradient.
+    eps_root : float, default 0.0
+        Added under the root, in units of the gradient squared.
+    vmax : array, optional
+        Largest second moment so far, zeros before the first step: AMSGrad, in the form "v" of
+        `numadam.Adam`; modified in place.
+
+    Raises
+    ------
+    ValueError
+        For arrays of unlike shapes and for t below 1. Unlike dtypes are refused when it is
+        compiled. A CUDA kernel shows no such error: its thread goes no further.
+
+    References
+    ----------
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numadam.nopython import adamw_update
+    >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
+    >>> adamw_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1, weight_decay=0.5)
+    >>> p.round(6)
+    array([0.85, 1.05])
+    """
+    _walk(p, g, m, v, vmax, adamw_scalars(t, lr, weight_decay, beta1, beta2, eps, eps_root))

@@ -1,0 +1,152 @@
+"""RAdam for the user's own compiled loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numadam.nopython.core import Array, Number, compiled, kit
+from numadam.rules.radam import RAdam
+
+_scalars, _element, _walk = kit(RAdam)
+
+
+@compiled
+def radam_scalars(
+    t: int,
+    lr: float = 1e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> tuple[float, ...]:
+    """What the elements need at one step: pass it to `radam_element`.
+
+    Parameters
+    ----------
+    t : int
+        Number of this step: 1 at the first.
+    lr : float, default 1e-3
+        Learning rate.
+    beta1 : float, default 0.9
+        Decay of the first moment, in [0, 1).
+    beta2 : float, default 0.999
+        Decay of the second moment, in [0, 1).
+    eps : float, default 1e-8
+        Added to the root, in units of the gradient.
+    weight_decay : float, default 0.0
+        Share of `p` that is lost, times lr, beside the step.
+
+    Returns
+    -------
+    tuple of float64
+        The same for all elements; they round it to the dtype of theirs.
+
+    References
+    ----------
+    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020.
+
+    Examples
+    --------
+    >>> from numadam.nopython import radam_scalars
+    >>> h = radam_scalars(1, lr=0.1)
+    """
+    return _scalars((beta1, beta2, eps), (), t, lr, weight_decay)
+
+
+@compiled
+def radam_element(
+    p: Number, g: Number, m: Number, v: Number, h: tuple[float, ...]
+) -> tuple[Any, ...]:
+    """One step of one element; formula as in `radam_update`.
+
+    Parameters
+    ----------
+    p, g : float32 or float64
+        Parameter and gradient. All is calculated in the type of `p`.
+    m, v : float
+        State of the element.
+    h : tuple of float
+        From `radam_scalars`.
+
+    Returns
+    -------
+    tuple of float
+        The new p, m and v.
+
+    References
+    ----------
+    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020.
+
+    Examples
+    --------
+    >>> from numadam.nopython import radam_element, radam_scalars
+    >>> p, m, v = radam_element(1.0, 1.0, 0.0, 0.0, radam_scalars(1, lr=0.1))
+    >>> round(p, 6)
+    0.9
+    """
+    p, m, v, _ = _element(p, g, m, v, None, h)
+    return p, m, v
+
+
+@compiled
+def radam_update(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    t: int,
+    lr: float = 1e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> None:
+    """One step in place, inside compiled code; the same numbers as `numadam.RAdam`.
+
+    ::
+
+        m = beta1*m + (1-beta1)*g;  v = beta2*v + (1-beta2)*g**2
+        p = p - lr * m/(1-beta1**t) * r*sqrt(1-beta2**t) / (sqrt(v) + eps)
+        with the rectification r of `numadam.RAdam`, and without the root in the first steps.
+
+    Parameters
+    ----------
+    p : array
+        Parameters, float32 or float64, any shape and layout; modified in place.
+    g : array
+        Gradient, of the shape and dtype of `p`; not modified.
+    m, v : array
+        First and second moment, zeros before the first step; modified in place.
+    t : int
+        Number of this step: 1 at the first.
+    lr : float, default 1e-3
+        Learning rate.
+    beta1 : float, default 0.9
+        Decay of the first moment, in [0, 1).
+    beta2 : float, default 0.999
+        Decay of the second moment, in [0, 1).
+    eps : float, default 1e-8
+        Added to the root, in units of the gradient.
+    weight_decay : float, default 0.0
+        Share of `p` that is lost, times lr, beside the step.
+
+    Raises
+    ------
+    ValueError
+        For arrays of unlike shapes and for t below 1. Unlike dtypes are refused when it is
+        compiled. A CUDA kernel shows no such error: its thread goes no further.
+
+    References
+    ----------
+    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numadam.nopython import radam_update
+    >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
+    >>> radam_update(p, np.array([1.0, -4.0]), m, v, 1, lr=0.1)
+    >>> p.round(6)
+    array([0.9, 1.4])
+    """
+    _walk(p, g, m, v, None, radam_scalars(t, lr, beta1, beta2, eps, weight_decay))

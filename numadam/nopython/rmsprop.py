@@ -1,0 +1,161 @@
+"""RMSprop for the user's own compiled loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numadam.nopython.core import Array, Number, compiled, kit, present
+from numadam.rules.rmsprop import RMSprop
+
+_scalars, _element, _walk = kit(RMSprop)
+
+
+@compiled
+def rmsprop_scalars(
+    lr: float = 1e-2,
+    beta2: float = 0.99,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    momentum: float = 0.0,
+) -> tuple[float, ...]:
+    """What the elements need at one step: pass it to `rmsprop_element`.
+
+    Parameters
+    ----------
+    lr : float, default 1e-2
+        Learning rate.
+    beta2 : float, default 0.99
+        Decay of the mean square, in [0, 1).
+    eps : float, default 1e-8
+        Added to the root, in units of the gradient.
+    eps_root : float, default 0.0
+        Added under the root, in units of the gradient squared.
+    momentum : float, default 0.0
+        Decay of the momentum buffer, in [0, 1).
+
+    Returns
+    -------
+    tuple of float64
+        The same for all elements; they round it to the dtype of theirs.
+
+    References
+    ----------
+    Tieleman and Hinton, "Lecture 6.5: RMSProp", COURSERA Neural Networks, 2012.
+
+    Examples
+    --------
+    >>> from numadam.nopython import rmsprop_scalars
+    >>> h = rmsprop_scalars(lr=0.1)
+    """
+    return _scalars((beta2, eps, eps_root, momentum), (), 1, lr, 0.0)
+
+
+@compiled
+def rmsprop_element(
+    p: Number,
+    g: Number,
+    v: Number,
+    h: tuple[float, ...],
+    mean: Number | None = None,
+    m: Number | None = None,
+) -> tuple[Any, ...]:
+    """One step of one element; formula as in `rmsprop_update`.
+
+    Parameters
+    ----------
+    p, g : float32 or float64
+        Parameter and gradient. All is calculated in the type of `p`.
+    v : float
+        State of the element.
+    h : tuple of float
+        From `rmsprop_scalars`.
+    mean, m : float, optional
+        As in `rmsprop_update`.
+
+    Returns
+    -------
+    tuple of float
+        The new p and v, then mean and m where they are given.
+
+    References
+    ----------
+    Tieleman and Hinton, "Lecture 6.5: RMSProp", COURSERA Neural Networks, 2012.
+
+    Examples
+    --------
+    >>> from numadam.nopython import rmsprop_element, rmsprop_scalars
+    >>> p, v = rmsprop_element(1.0, 1.0, 0.0, rmsprop_scalars(lr=0.1, beta2=0.75))
+    >>> round(p, 6)
+    0.8
+    """
+    new, v, middle, buffer = _element(p, g, v, mean, m, h)
+    return present((new, v, middle, buffer), (p, p, mean, m))
+
+
+@compiled
+def rmsprop_update(
+    p: Array,
+    g: Array,
+    v: Array,
+    lr: float = 1e-2,
+    beta2: float = 0.99,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    momentum: float = 0.0,
+    mean: Array | None = None,
+    m: Array | None = None,
+) -> None:
+    """One step in place, inside compiled code; the same numbers as `numadam.RMSprop`.
+
+    ::
+
+        v = beta2*v + (1-beta2)*g**2;  p = p - lr * g / (sqrt(v + eps_root) + eps)
+
+    Parameters
+    ----------
+    p : array
+        Parameters, float32 or float64, any shape and layout; modified in place.
+    g : array
+        Gradient, of the shape and dtype of `p`; not modified.
+    v : array
+        Mean square of the gradient, zeros before the first step; modified in place.
+    lr : float, default 1e-2
+        Learning rate.
+    beta2 : float, default 0.99
+        Decay of the mean square, in [0, 1).
+    eps : float, default 1e-8
+        Added to the root, in units of the gradient.
+    eps_root : float, default 0.0
+        Added under the root, in units of the gradient squared.
+    momentum : float, default 0.0
+        Decay of the momentum buffer, in [0, 1).
+    mean : array, optional
+        Mean of the gradient, zeros before the first step: RMSprop is centered; modified in place.
+    m : array, optional
+        Momentum buffer, zeros before the first step; there exactly where `momentum` is not 0;
+        modified in place.
+
+    Raises
+    ------
+    ValueError
+        For arrays of unlike shapes, for momentum without `m`, and the reverse. Unlike dtypes are
+        refused when it is compiled. A CUDA kernel shows no such error: its thread goes no further.
+
+    References
+    ----------
+    Tieleman and Hinton, "Lecture 6.5: RMSProp", COURSERA Neural Networks, 2012.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numadam.nopython import rmsprop_update
+    >>> p, v = np.ones(2), np.zeros(2)
+    >>> rmsprop_update(p, np.array([1.0, -1.0]), v, lr=0.1, beta2=0.75)
+    >>> p.round(6)
+    array([0.8, 1.2])
+    """
+    if m is None and momentum != 0.0:
+        raise ValueError("m: momentum needs a buffer, zeros of the shape of p.")
+    if m is not None and momentum == 0.0:
+        raise ValueError("momentum: with a buffer m it needs a value above 0, e.g. 0.9.")
+    _walk(p, g, v, mean, m, rmsprop_scalars(lr, beta2, eps, eps_root, momentum))

@@ -1,0 +1,285 @@
+"""The functions for the user's own compiled code: the optimisers' bits, any layout, errors."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import re
+
+import numba
+import numpy as np
+import pytest
+from numba.core.errors import TypingError
+
+import numadam as na
+from numadam import nopython, rules
+
+#: class, its options, state arrays, arguments after them
+CASES = {
+    "adam": ("Adam", {}, "m, v", "t, lr=lr"),
+    "adam by place": (
+        "Adam",
+        {"beta1": 0.8, "beta2": 0.95, "eps": 1e-6, "eps_root": 1e-7},
+        "m, v",
+        "t, lr, 0.8, 0.95, 1e-6, 1e-7",
+    ),
+    "adam amsgrad": ("Adam", {"amsgrad": True}, "m, v", "t=t, lr=lr, vmax=vmax"),
+    "adamw": ("AdamW", {}, "m, v", "t, lr"),
+    "adamw decay": (
+        "AdamW",
+        {"weight_decay": 0.3, "beta1": 0.7, "amsgrad": True},
+        "m, v",
+        "t, lr, 0.3, beta1=0.7, vmax=vmax",
+    ),
+    "nadam": ("NAdam", {}, "m, v", "t, lr"),
+    "nadam product": (
+        "NAdam",
+        {"momentum_decay": 0.1, "weight_decay": 0.1},
+        "m, v",
+        "t, lr, momentum_decay=0.1, weight_decay=0.1, mu_product=mu_product",
+    ),
+    "radam": ("RAdam", {"weight_decay": 0.1}, "m, v", "t, lr, weight_decay=0.1"),
+    "adamax": ("AdaMax", {"beta2": 0.9}, "m, u", "t, lr, beta2=0.9"),
+    "adabelief": ("AdaBelief", {}, "m, v", "t, lr"),
+    "lion": ("Lion", {"weight_decay": 0.1}, "m", "lr, weight_decay=0.1"),
+    "rmsprop": ("RMSprop", {}, "v", "lr"),
+    "rmsprop all": (
+        "RMSprop",
+        {"momentum": 0.9, "centered": True},
+        "v",
+        "lr, momentum=0.9, mean=mean, m=m",
+    ),
+    "rmsprop momentum": ("RMSprop", {"momentum": 0.9}, "v", "lr, momentum=0.9, m=m"),
+    "sgd": ("SGD", {}, "", "lr=lr"),
+    "sgd momentum": ("SGD", {"momentum": 0.9}, "", "m=m, lr=lr, momentum=0.9"),
+    "adagrad": ("Adagrad", {"eps_root": 1e-8}, "v", "lr, eps_root=1e-8"),
+}
+STEPS = 50
+
+
+def made(text):
+    """The function `solve` of this source, compiled as a user's."""
+    names = {**vars(nopython), "np": np}
+    exec(text, names)
+    return numba.njit(names["solve"])
+
+
+def problem(dtype, shape=(23,)):
+    rng = np.random.default_rng(7)
+    scale = 10.0 ** rng.uniform(-3, 2, shape)
+    return (
+        rng.standard_normal(shape).astype(dtype),
+        (scale * rng.standard_normal((STEPS, *shape))).astype(dtype),
+    )
+
+
+def arrays_of(opt, names, like):
+    """Zeros for these state arrays, and what the optimiser holds of them."""
+    used = [name for name in ("m", "v", "u", "mean", "vmax") if re.search(rf"\b{name}\b", names)]
+    state = {name: np.zeros_like(like) for name in used}
+    if "mu_product" in names:
+        state["mu_product"] = np.ones(1)
+    return state, {name: opt.state[name] for name in used}
+
+
+#: in float32 all of them, in float64 one of each rule
+ROWS = [(case, "float32") for case in CASES]
+ROWS += [(case, "float64") for case in CASES if " " not in case]
+
+
+@pytest.mark.parametrize(("case", "dtype"), ROWS)
+def test_an_update_has_the_bits_of_the_optimiser(case, dtype):
+    name, options, state, rest = CASES[case]
+    p, grads = problem(dtype)
+    q, opt_p = p.copy(), p.copy()
+    opt = getattr(na, name)(opt_p, lr=0.01, **options)
+    own, held = arrays_of(opt, f"{state}, {rest}", p)
+    arguments = ", ".join(filter(None, ["p, grads[t - 1]", state, rest]))
+    solve = made(
+        f"def solve(p, grads, lr, {', '.join(own)}):\n"
+        "    for t in range(1, len(grads) + 1):\n"
+        f"        {name.lower()}_update({arguments})\n"
+    )
+    solve(q, grads, 0.01, *own.values())
+    for g in grads:
+        opt.step(g)
+    np.testing.assert_array_equal(q, opt_p)
+    assert not np.array_equal(q, p)
+    for key, array in held.items():
+        np.testing.assert_array_equal(own[key], array, err_msg=key)
+
+
+ELEMENTS = [case for case in CASES if case != "adam by place"]
+
+
+@pytest.mark.parametrize("case", ELEMENTS)
+def test_an_element_has_the_bits_of_the_update(case):
+    """In float32: numbers of the user's that are float64 do not widen it."""
+    name, options, state, rest = CASES[case]
+    p, grads = problem("float32")
+    q, opt_p = p.copy(), p.copy()
+    opt = getattr(na, name)(opt_p, lr=0.01, **options)
+    own, held = arrays_of(opt, f"{state}, {rest}", p)
+    product = own.pop("mu_product", None)
+    optional = [key for key in ("vmax", "mean", "m") if f"{key}={key}" in rest]
+    scalars = re.sub(r", (vmax|mean|m)=\1|^m=m, |, mu_product=mu_product", "", rest)
+    scalars = scalars if product is None else f"{scalars}, mu_product=product"
+    kept = [key for key in state.split(", ") if key] + optional
+    before = ", ".join(["p[i]", "np.float64(g[i])", *(f"{k}[i]" for k in kept if k in state)])
+    after = ", ".join(["p[i]", *(f"{k}[i]" for k in kept)])
+    extra = "".join(f", {k}={k}[i]" for k in optional)
+    rule = name.lower()
+    solve = made(
+        f"def solve(p, grads, lr, {', '.join(own)}):\n"
+        "    product = 1.0\n"
+        "    for t in range(1, len(grads) + 1):\n"
+        "        g = grads[t - 1]\n"
+        f"        h = {rule}_scalars({scalars})\n"
+        "        for i in range(p.size):\n"
+        f"            {after} = {rule}_element({before}, h{extra})\n"
+        f"        product = nadam_product(t, product, momentum_decay=0.1)\n"
+    )
+    solve(q, grads, 0.01, *own.values())
+    for g in grads:
+        opt.step(g)
+    np.testing.assert_array_equal(q, opt_p)
+    for key, array in held.items():
+        np.testing.assert_array_equal(own[key], array, err_msg=key)
+
+
+def test_the_element_keeps_the_type_of_p():
+    def kinds(p):
+        p, m, v = nopython.adam_element(p, 2.0, 0.0, 0.0, nopython.adam_scalars(1))
+        return p, m, v
+
+    for dtype in (np.float32, np.float64):
+        typed = numba.njit(kinds)
+        typed(dtype(1))
+        (signature,) = typed.nopython_signatures
+        assert str(signature.return_type) == f"UniTuple({np.dtype(dtype).name} x 3)"
+
+
+LAYOUTS = {
+    "C": lambda a: a.copy("C"),
+    "F": lambda a: a.copy("F"),
+    "strided": lambda a: np.repeat(np.repeat(a, 2, 0), 3, 1)[::2, ::3],
+    "reversed": lambda a: a[::-1].copy()[::-1],
+    "transposed axes": lambda a: a.transpose(0, 2, 1).copy().transpose(0, 2, 1),
+}
+
+
+@pytest.mark.parametrize("of_grads", ["C", "same"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_give_the_same_bits(layout, of_grads):
+    start, grads = problem("float64", (4, 3, 2))
+    lay = LAYOUTS[layout]
+    p, m, v = (lay(a) for a in (start, np.zeros_like(start), np.zeros_like(start)))
+    q, mq, vq = start.copy(), np.zeros_like(start), np.zeros_like(start)
+    for t, g in enumerate(grads[:5], 1):
+        nopython.adam_update(p, lay(g) if of_grads == "same" else g, m, v, t)
+        na.adam_update(q, g, mq, vq, t)
+    np.testing.assert_array_equal(p, q)
+    np.testing.assert_array_equal(v, vq)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0)])
+def test_shapes(shape):
+    p, g = np.ones(shape), np.ones(shape)
+    m, v = np.zeros(shape), np.zeros(shape)
+    nopython.adam_update(p, g, m, v, 1, lr=0.25)
+    np.testing.assert_allclose(p, np.full(shape, 0.75))
+
+
+def test_a_window_of_a_1d_array_is_as_good():
+    big, m, v = np.ones(10), np.zeros(10), np.zeros(10)
+    nopython.adam_update(big[::3], np.ones(4), m[:4], v[::-1][:4], 1, lr=0.5)
+    np.testing.assert_allclose(big, [0.5, 1, 1] * 3 + [0.5])
+    assert (v[6:] > 0).all()
+
+
+def test_infinite_parameters_stay_without_decay():
+    p, m = np.array([np.inf, 1.0]), np.zeros(2)
+    nopython.lion_update(p, np.ones(2), m, lr=0.5)
+    np.testing.assert_array_equal(p, [np.inf, 0.5])
+
+
+def test_wrong_arrays_are_named():
+    p, m, v = np.ones(3), np.zeros(3), np.zeros(3)
+    with pytest.raises(ValueError, match=r"^g: expected the shape of p"):
+        nopython.adam_update(p, np.ones(2), m, v, 1)
+    with pytest.raises(ValueError, match=r"^v: expected the shape of p"):
+        nopython.adam_update(p, np.ones(3), m, np.zeros(4), 1)
+    with pytest.raises(ValueError, match=r"^vmax: expected the shape of p"):
+        nopython.adam_update(p, np.ones(3), m, v, 1, vmax=np.zeros(4))
+    with pytest.raises(ValueError, match=r"^t: .* 1 at the first"):
+        nopython.adam_update(p, np.ones(3), m, v, 0)
+    np.testing.assert_array_equal(p, np.ones(3))
+    with pytest.raises(TypingError, match=r"g: expected an array of float64 .* float32"):
+        nopython.adam_update(p, np.ones(3, np.float32), m, v, 1)
+    with pytest.raises(TypingError, match="p: expected float32 or float64, got int64"):
+        nopython.adam_element(1, 1.0, 0.0, 0.0, nopython.adam_scalars(1))
+
+
+def test_buffers_and_momentum_belong_together():
+    p, g = np.ones(2), np.ones(2)
+    for call in (
+        lambda: nopython.sgd_update(p, g, momentum=0.9),
+        lambda: nopython.sgd_update(p, g, np.zeros(2)),
+        lambda: nopython.rmsprop_update(p, g, np.zeros(2), momentum=0.9),
+    ):
+        with pytest.raises(ValueError, match="buffer"):
+            call()
+    with pytest.raises(ValueError, match=r"^mu_product: "):
+        nopython.nadam_update(p, g, p.copy(), p.copy(), 1, mu_product=np.ones(2))
+
+
+def test_every_rule_is_here_with_the_defaults_of_its_class():
+    assert {name for name, *_ in CASES.values()} == {name for name, _ in rules.TABLE.values()}
+    for file, (name, _) in rules.TABLE.items():
+        of_class = inspect.signature(getattr(na, name)).parameters
+        for kind in ("scalars", "element", "update"):
+            function = getattr(nopython, f"{file}_{kind}")
+            assert "Parameters" in function.__doc__
+            assert function.__qualname__ == f"{file}_{kind}"
+            for key, one in inspect.signature(function).parameters.items():
+                if isinstance(one.default, float) and key in of_class:
+                    assert one.default == of_class[key].default, (function, key)
+                elif key == "weight_decay":
+                    assert one.default == 0.0
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 code")
+@pytest.mark.parametrize("case", ["adam amsgrad", "adamw", "adamax", "lion", "rmsprop all", "sgd"])
+def test_contiguous_arrays_are_packed_in_single_precision(case):
+    name, _, state, rest = CASES[case]
+    file = name.lower()
+    walk = vars(nopython)[f"{file}_update"].py_func.__globals__["_walk"]
+    used = [*filter(None, state.split(", ")), *re.findall(r"(\w+)=\1", rest)]
+    slots = list(getattr(na, name).rule.state)
+    flags = [key in used for key in slots] + [False] * (3 - len(slots))
+    array, h = numba.float32[:, ::1], nopython.__dict__[f"{file}_scalars"](*([1] * ("t" in rest)))
+
+    def run(p, g, s0, s1, s2, h):
+        walk(p, g, s0, s1, s2, h)
+
+    kinds = [array, array, *(array if one else numba.none for one in flags), numba.typeof(h)]
+    (text,) = numba.njit(numba.void(*kinds))(run).inspect_asm().values()
+    codes = re.findall(r"^\s+v?([a-z][a-z0-9]+)\s", text, re.MULTILINE)
+    assert not [code for code in codes if re.fullmatch("(add|sub|mul|div|sqrt)[sp]d", code)]
+    assert {code for code in codes if re.fullmatch("(add|sub|mul|div)ps", code)}
+
+
+def test_threads_of_the_users_own():
+    @numba.njit(parallel=True)
+    def solve(p, m, v, steps):
+        for i in numba.prange(len(p)):
+            for t in range(1, steps + 1):
+                nopython.adam_update(p[i], 2 * p[i], m[i], v[i], t, lr=0.1)
+
+    p, _ = problem("float64", (6, 5))
+    q, m, v = p.copy(), np.zeros_like(p), np.zeros_like(p)
+    solve(q, m, v, 20)
+    opt = na.Adam(p, lr=0.1)
+    for _ in range(20):
+        opt.step(2 * p)
+    np.testing.assert_array_equal(q, p)
