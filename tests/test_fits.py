@@ -1,5 +1,7 @@
 """Fits to data of NIST: `minimize` finds the certified parameters."""
 
+import copy
+
 import numba
 import numpy as np
 import pytest
@@ -137,7 +139,7 @@ def down_the_stairs(start, **kind):
             x0=b, lr=lr, maxiter=STEPS // 2, beta2=BETA2, gtol=0, state=state, **kind
         )
         b, state = found.x, found.state
-        results.append(found)
+        results.append(copy.deepcopy(found))
     return results
 
 
