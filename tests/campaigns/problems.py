@@ -14,6 +14,7 @@ import importlib.metadata
 import math
 import multiprocessing
 import platform
+import sys
 import time
 import traceback
 from typing import NamedTuple
@@ -195,8 +196,12 @@ def main():
     print(f"numadam {na.__version__}, {versions}, Python {platform.python_version()}")
     print(f"maxiter {asked.maxiter}, forward differences, {len(jobs)} runs", flush=True)
     start = time.perf_counter()
+    outcomes = []
     with multiprocessing.get_context("spawn").Pool(asked.jobs) as pool:
-        outcomes = pool.map(run, jobs, chunksize=1)
+        for outcome in pool.imap(run, jobs):
+            outcomes.append(outcome)
+            job = f"{outcome.job.setting} {outcome.job.name}: {outcome.left:.1e} left"
+            print(f"{len(outcomes)}/{len(jobs)} {job}", file=sys.stderr, flush=True)
     report(outcomes, asked.details)
     print(f"\n{time.perf_counter() - start:.0f} s in all")
 
