@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from objectives import beale, in_python, powell_singular, rosenbrock
+from known_functions import beale, in_python, powell_singular, rosenbrock
 from scipy.optimize import Bounds, check_grad
 
 import numadam as na
