@@ -23,7 +23,14 @@ from numadam.headers import as_pointer
 from numadam.loops import make_run
 from numadam.minimizer import desk as dk
 from numadam.minimizer.batch_look import Block, make_look
-from numadam.minimizer.batch_scalars import make_clip, make_close, make_own, make_tabulate, no_own
+from numadam.minimizer.batch_scalars import (
+    make_clip,
+    make_close,
+    make_line,
+    make_own,
+    make_tabulate,
+    no_own,
+)
 from numadam.minimizer.native import call7
 from numadam.minimizer.stopping import RAISED
 from numadam.pieces import cast, make_scalars, make_views, width_of, wrapper
@@ -66,6 +73,7 @@ def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
     """As `_make_step` where each problem has scalars of its own: an lr, or a clip factor."""
     step_rows, scalars = _make_rows(plan, wrap), make_scalars(width_of(plan), plan.real)
     clip, own = make_clip(plan, wrap), make_own(plan, wrap) if own_lr else wrap(no_own)
+    line = make_line(plan, wrap)
     views, b, _ = make_views(plan)
     vp, vg, vl, vh = (views[slot] for slot in (pl.P, pl.G, pl.LOW, pl.HIGH))
     width, wide, normed = width_of(plan), op.RULE + plan.rule.width, plan.norm != ""
@@ -77,7 +85,7 @@ def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
         room_at = d.scratch + 8 * block * length
         room = carray(as_pointer(room_at), length, np.float64)
         factors = carray(as_pointer(room_at + 8 * (length - 2)), (2, 1), np.float64)
-        control = carray(as_pointer(meta[dr.CONTROL]), (meta[dr.GROUPS], wide), np.float64)
+        control = line(meta, desk, room, begin, it)
         for row in range(first, first + live):
             given = own(meta, desk, room, row, begin, it, shared)
             factors[0, 0] = factors[1, 0] = 1.0
@@ -88,8 +96,7 @@ def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
                     vl(at[8] + row * bytes_each, n),
                     vh(at[9] + row * bytes_each, n),
                 )
-                line = control[d.row]
-                clip(line, n, x, g, low, high, k, room[wide + width :], factors)
+                clip(control, n, x, g, low, high, k, room[wide + width :], factors)
             h, k = scalars(given, factors, 0)
             step_rows(at, h, k, row * turns, turns)
 
@@ -212,6 +219,7 @@ def make_kernels(plan: Plan, name: str, own_lr: bool) -> tuple[Kernel, Kernel]:
                 going = left > steps and desk[dk.FAILED] == 0 and any_live(desk)
             if desk[dk.LAST] != 0:
                 close(meta, desk, begin, steps)
+                desk[dk.FIRST] = 0
             return 0
 
         kernel.__qualname__ = f"{name}.{'serial' if each is range else 'parallel'}.kernel"

@@ -45,60 +45,42 @@ def make_tabulate(plan: Plan, wrap: Any) -> Any:
     return wrap(tabulate)
 
 
+def make_line(plan: Plan, wrap: Any) -> Any:
+    """``line(meta, desk, room, begin, it)``: the control row of a step, in a block's memory.
+
+    Schedules besides lr have changed the row itself to the last step of the table.
+    """
+    wide = op.RULE + plan.rule.width
+
+    def line(meta, desk, room, begin, it):
+        changing = desk[dk.COUNT]
+        control = carray(as_pointer(meta[dr.CONTROL]), (meta[dr.GROUPS], wide), np.float64)
+        columns = carray(as_pointer(desk[dk.COLUMNS]), changing, np.int64)
+        values = carray(as_pointer(desk[dk.CHANGING]), (desk[dk.STEPS], changing), np.float64)
+        row = room[:wide]
+        for c in range(wide):
+            row[c] = control[desk[dk.ROW], c]
+        for c in range(changing):
+            row[columns[c]] = values[begin + it, c]
+        return row
+
+    return wrap(line)
+
+
 def make_own(plan: Plan, wrap: Any) -> Any:
     """``own(...) -> scratch``: the scalars of a problem with an lr of its own."""
     fill_row, count = make_fill_row(plan), len(plan.products)
     wide, width = op.RULE + plan.rule.width, width_of(plan)
 
     def own(meta, desk, room, problem, begin, it, shared):
-        """The control row of step `it`, and from it the scalars, in a block's own memory."""
         lr = carray(as_pointer(desk[dk.OWN_LR]), desk[dk.PROBLEMS], np.float64)[problem]
-        changing = desk[dk.COUNT]
-        control = carray(as_pointer(meta[dr.CONTROL]), (meta[dr.GROUPS], wide), np.float64)
-        columns = carray(as_pointer(desk[dk.COLUMNS]), changing, np.int64)
-        values = carray(as_pointer(desk[dk.CHANGING]), (desk[dk.STEPS], changing), np.float64)
         products = carray(as_pointer(desk[dk.PRODUCTS]), (it + 1, count), np.float64)
         t = float(meta[dr.STEPS] + 1 + begin + it)
-        row, out = room[:wide], room[wide : wide + width]
-        for c in range(wide):
-            row[c] = control[desk[dk.ROW], c]
-        for c in range(changing):
-            row[columns[c]] = values[begin + it, c]
-        fill_row(out, row, products[it], lr, t, 1.0)
+        out = room[wide : wide + width]
+        fill_row(out, room[:wide], products[it], lr, t, 1.0)
         return out
 
     return wrap(own)
-
-
-def make_clip(plan: Plan, wrap: Any) -> Any:
-    """``clip(row, n, x, g, low, high, k, partials, factors)``: a problem's clip factor."""
-    if not plan.norm:
-        return wrap(_no_clip)
-    ranged, small = plan.real == np.float64, tiny(plan.real)
-    block = norms.make_block(make_seen(plan, wrap), wrap, scaled=ranged)
-    column = op.CLIP_NORM if plan.norm == "all" else op.CLIP_ARRAY
-
-    def clip(row, n, x, g, low, high, k, partials, factors):
-        exponent, blocks = 0, norms.blocks(n)
-        while True:
-            for b in range(blocks):
-                e = b * norms.BLOCK
-                m = n - e if n - e < norms.BLOCK else norms.BLOCK
-                if ranged:
-                    scale = norms.power(-exponent)
-                    partials[b] = block(e, m, x, g, None, low, high, (k, scale))
-                else:
-                    partials[b] = block(e, m, x, g, None, low, high, k)
-            total = norms.combine(partials, 0, blocks)
-            if not ranged or exponent != 0:
-                break
-            exponent = norms.exponent_of(total)
-            if exponent == 0:
-                break
-        pre, factor = norms.clip_factor(total, exponent, row[column], row[op.MARGIN], small)
-        factors[0, 0], factors[1, 0] = pre, factor
-
-    return wrap(clip)
 
 
 def no_own(meta, desk, room, problem, begin, it, shared):
