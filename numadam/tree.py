@@ -152,6 +152,12 @@ class Active:
         rest = iter(leaves)
         return self._tree.unflatten([next(rest) if active else None for active in self._active])
 
+    def merge(self, tree: Any, leaves: Sequence[Any]) -> Any:
+        """The containers of `tree` with these leaves, and its own where a leaf is frozen."""
+        rest, whole = iter(leaves), self._tree.flatten(tree, "params")
+        pairs = zip(whole, self._active, strict=True)
+        return self._tree.unflatten([next(rest) if active else leaf for leaf, active in pairs])
+
     def paths(self) -> Sequence[tuple[Any, ...]]:
         """As `Tree.paths`, without frozen leaves."""
         return self.select(self._tree.paths())

@@ -8,12 +8,11 @@ from typing import Any
 from scipy.optimize import OptimizeResult
 
 from numadam.arrays import is_numpy
-from numadam.bounds import leaf_bounds
 from numadam.minimizer.driven import check_options, driven, rule_class
 from numadam.minimizer.objective import Objective
-from numadam.minimizer.result import every_for
+from numadam.minimizer.result import every_for, leaf_boxes
 from numadam.minimizer.run import Run, Watch
-from numadam.minimizer.start import is_array, own_copy, read_bounds
+from numadam.minimizer.start import check_maxiter, is_array, own_copy, read_bounds
 from numadam.minimizer.stopping import Tolerances
 from numadam.schedules.base import count
 
@@ -55,7 +54,7 @@ def minimize(
         without Python.
     x0 : array, number, list of numbers, or nesting of arrays
         Start: real or complex, NumPy or CuPy, any shape. It is not modified. float32 stays
-        float32, whole numbers become float64.
+        float32, whole numbers become float64. A compiled `fun` gets x itself, read-only.
     args : tuple, default ()
         Further arguments of `fun` and `jac`.
     jac : True, function, {"2-point", "3-point", "cs"} or None
@@ -132,10 +131,12 @@ def minimize(
     >>> res.success, res.x.round(4)
     (True, array([1., 2., 3.]))
     """
-    from numadam.minimizer.bridge import is_compiled
+    from numadam.minimizer.bridge import check_plain, is_compiled
 
     check_options(options)
-    maxiter = count("maxiter", maxiter, 0)
+    if track_best not in (None, True, False):
+        raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
+    maxiter = check_maxiter(maxiter)
     x = own_copy(x0)
     task = Task(
         x=x,
@@ -153,8 +154,10 @@ def minimize(
         callback=callback,
         progress=progress,
     )
-    if is_compiled(fun) and not callable(jac) and not isinstance(jac, str):
-        return _compiled(fun, task)
+    if is_compiled(fun):
+        if not callable(jac) and not isinstance(jac, str):
+            return _compiled(fun, task)
+        check_plain(fun, task.args)
     return _in_python(fun, task)
 
 
@@ -187,9 +190,9 @@ def _in_python(fun: Any, task: Task) -> OptimizeResult:
     from numadam.minimizer.glance import DeviceGlance, HostGlance
 
     optimizer = task.rule(task.x, task.lr, **task.options)
-    engine, tree, bounds = optimizer._engine, optimizer._tree, task.options["bounds"]
+    engine, tree = optimizer._engine, optimizer._tree
     leaves = list(tree.flatten(task.x, "x0"))
-    box = None if bounds is None else leaf_bounds(bounds, tree, leaves, tree.names("x0"))
+    box = leaf_boxes(optimizer)
     on_host = all(map(is_numpy, leaves))
     glance: Any = (HostGlance if on_host else DeviceGlance)(engine, task.tolerances)
     run = Run(
@@ -228,7 +231,7 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
         task.args,
         task.tolerances,
         track_best=task.track_best is not False,
-        history=(task.every, task.maxiter // task.every + 2 if task.every else 0),
+        history=task.every,
     )
     watch, every = task.watch(optimizer), task.check_every or 1
     return CompiledRun(batch, watch, maxiter=task.maxiter, check_every=every, state=task.state).go()

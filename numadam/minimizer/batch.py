@@ -216,7 +216,10 @@ def make_kernels(plan: Plan, name: str, own_lr: bool) -> tuple[Kernel, Kernel]:
                 tabulate(meta, desk, begin, steps)
                 for b in each(desk[dk.TO] - desk[dk.FROM]):
                     block(desk[dk.FROM] + b, meta, desk, args_at, begin, steps)
-                going = left > steps and desk[dk.FAILED] == 0 and any_live(desk)
+                # the last of several groups goes on, though all of its own have stopped: it
+                # brings t and the running products to where the others are
+                all_groups = desk[dk.LAST] != 0 and desk[dk.PROBLEMS] > 1
+                going = left > steps and desk[dk.FAILED] == 0 and (any_live(desk) or all_groups)
             if desk[dk.LAST] != 0:
                 close(meta, desk, begin, steps)
                 desk[dk.FIRST] = 0

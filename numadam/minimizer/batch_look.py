@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +118,7 @@ def _make_judge(plan: Plan, wrap: Any) -> Any:
             before = vx(d.before + skip, n)
             way = far(n, x, before, None, None, None, None)
             size = large(n, x, before, None, None, None, None)
-        if d.best != 0 and f < values[dk.F_BEST, row]:
+        if d.best != 0 and f < values[dk.F_BEST, row] and math.isfinite(f):
             values[dk.F_BEST, row] = f
             best = vx(d.best + skip, n)
             for i in range(n):

@@ -88,6 +88,37 @@ def no_own(meta, desk, room, problem, begin, it, shared):
     return shared
 
 
+def make_clip(plan: Plan, wrap: Any) -> Any:
+    """``clip(row, n, x, g, low, high, k, partials, factors)``: a problem's clip factor."""
+    if not plan.norm:
+        return wrap(_no_clip)
+    ranged, small = plan.real == np.float64, tiny(plan.real)
+    block = norms.make_block(make_seen(plan, wrap), wrap, scaled=ranged)
+    column = op.CLIP_NORM if plan.norm == "all" else op.CLIP_ARRAY
+
+    def clip(row, n, x, g, low, high, k, partials, factors):
+        exponent, blocks = 0, norms.blocks(n)
+        while True:
+            for b in range(blocks):
+                e = b * norms.BLOCK
+                m = n - e if n - e < norms.BLOCK else norms.BLOCK
+                if ranged:
+                    scale = norms.power(-exponent)
+                    partials[b] = block(e, m, x, g, None, low, high, (k, scale))
+                else:
+                    partials[b] = block(e, m, x, g, None, low, high, k)
+            total = norms.combine(partials, 0, blocks)
+            if not ranged or exponent != 0:
+                break
+            exponent = norms.exponent_of(total)
+            if exponent == 0:
+                break
+        pre, factor = norms.clip_factor(total, exponent, row[column], row[op.MARGIN], small)
+        factors[0, 0], factors[1, 0] = pre, factor
+
+    return wrap(clip)
+
+
 def _no_clip(row, n, x, g, low, high, k, partials, factors):
     return None
 

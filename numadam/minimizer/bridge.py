@@ -6,8 +6,9 @@ arguments and evaluates a block of problems. So a new objective costs no compili
 
 from __future__ import annotations
 
+import collections
 import inspect
-import weakref
+import math
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,14 @@ from numba.np.numpy_support import from_dtype
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numadam.headers import inner
-from numadam.minimizer.native import address_of, as_pointer, call3, lend, make_borrow
+from numadam.minimizer.native import (
+    address_of,
+    as_pointer,
+    call3,
+    lend,
+    make_borrow,
+    read_only,
+)
 
 #: live, addresses of x, g, f, problem numbers, shape, arguments -> 0
 EVALUATE = int64(int64, int64, int64, int64, int64, int64, int64)
@@ -27,7 +35,9 @@ KERNEL = int64(int64, int64, int64)
 
 WRITES, INDEXED, RETURNS = "fun(x, g, *args) -> f", "fun(x, g, i, *args) -> f", "fun(x, *args)"
 
-_bridges: weakref.WeakKeyDictionary[Any, dict[Any, Bridge]] = weakref.WeakKeyDictionary()
+#: The bridges used last. Each holds on to its objective, so that they cannot all be kept.
+_bridges: collections.OrderedDict[Any, Bridge] = collections.OrderedDict()
+_KEPT = 128
 _entries: dict[Any, Any] = {}
 
 
@@ -38,47 +48,74 @@ def is_compiled(fun: Any) -> bool:
 
 def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
     """How a compiled objective is called, told by its number of arguments."""
-    names = list(inspect.signature(fun.py_func).parameters)
-    extra = len(names) - len(args)
-    if extra == 2 and jac in (None, True):
-        return WRITES
-    if extra == 3 and many and jac in (None, True):
-        return INDEXED
-    if extra == 1 and jac is True:
-        return RETURNS
+    least, most, names = _counts(fun)
+    forms = [(2, WRITES, jac in (None, True)), (3, INDEXED, many and jac in (None, True))]
+    forms += [(1, RETURNS, jac is True)]
+    fits = [form for extra, form, ok in forms if ok and least <= len(args) + extra <= most]
+    if len(fits) == 1:
+        return fits[0]
     shown = f"fun({', '.join(names)})"
+    if fits:
+        raise TypeError(
+            f"fun: {shown} with {len(args)} args could be called as {' or '.join(fits)}; write it "
+            "without defaults and *args."
+        )
     indexed = f", {len(args) + 3} ({INDEXED})" if many else ""
-    hint = " with jac=True" if extra == 1 else ""
+    hint = "" if jac is True or most < len(args) + 1 or many else ", or jac='2-point'"
     raise TypeError(
         f"fun: a compiled objective with {len(args)} args takes {len(args) + 2} arguments "
         f"({WRITES}, which writes the gradient into g){indexed} or, with jac=True, "
-        f"{len(args) + 1} ({RETURNS} -> (f, g)); got {shown}{hint and ' without jac=True'}."
+        f"{len(args) + 1} ({RETURNS} -> (f, g)){hint}; got {shown}."
     )
 
 
-def _writes(fun: Any) -> Any:
+def _counts(fun: Any) -> tuple[int, float, list[str]]:
+    """Arguments that a function needs, those that it takes, and their names."""
+    parameters = list(inspect.signature(fun.py_func).parameters.values())
+    plain = [one for one in parameters if one.kind is not one.VAR_POSITIONAL]
+    least = sum(one.default is one.empty for one in plain)
+    most = float(len(plain)) if len(plain) == len(parameters) else math.inf
+    return least, most, [str(one) for one in parameters]
+
+
+def check_plain(fun: Any, args: tuple[Any, ...]) -> None:
+    """Refuse a compiled function that cannot be called as ``fun(x, *args)``."""
+    least, most, names = _counts(fun)
+    if not least <= len(args) + 1 <= most:
+        raise TypeError(
+            f"fun: with a jac of its own it takes {len(args) + 1} argument"
+            f"{'s' if args else ''} (x, *args), got fun({', '.join(names)})."
+        )
+
+
+def _writes(fun: Any, guard: Any) -> Any:
     def call(x, g, i, args):
-        return fun(x, g, *args)
+        return fun(guard(x), g, *args)
 
     return call
 
 
-def _indexed(fun: Any) -> Any:
+def _indexed(fun: Any, guard: Any) -> Any:
     def call(x, g, i, args):
-        return fun(x, g, i, *args)
+        return fun(guard(x), g, i, *args)
 
     return call
 
 
-def _returns(fun: Any) -> Any:
+def _returns(fun: Any, guard: Any) -> Any:
     def call(x, g, i, args):
-        f, given = fun(x, *args)
+        f, given = fun(guard(x), *args)
         if given.shape != x.shape:
             raise ValueError("fun: the gradient that it returns has another shape than x.")
         g[...] = given
         return f
 
     return call
+
+
+@inner
+def _as_it_is(x):
+    return x
 
 
 _FORMS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
@@ -96,7 +133,9 @@ class Bridge:
     """
 
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
-        call = njit(_FORMS[form](fun), no_cfunc_wrapper=True)
+        # an objective with explicit signatures would not be found for a read-only x
+        guard = read_only if fun._can_compile else _as_it_is
+        call = njit(_FORMS[form](fun, guard), no_cfunc_wrapper=True)
         evaluate = inner(_make_evaluate(call, x_type, args_type))
         try:
             evaluate.compile(EVALUATE)
@@ -147,14 +186,15 @@ def _type_of(args: tuple[Any, ...]) -> Any:
 def bridge_to(
     fun: Any, form: str, dtype: np.dtype[Any], ndim: int, args: tuple[Any, ...]
 ) -> Bridge:
-    """The compiled bridge to an objective, kept as long as the objective."""
+    """The compiled bridge to an objective."""
     x_type = types.Array(from_dtype(dtype), ndim, "C")
-    known = _bridges.setdefault(fun, {})
     args_type = _type_of(args)
-    key = (form, x_type, args_type)
-    if key not in known:
-        known[key] = Bridge(fun, form, x_type, args_type)
-    return known[key]
+    key = (fun, form, x_type, args_type)
+    bridge = _bridges.pop(key, None) or Bridge(fun, form, x_type, args_type)
+    _bridges[key] = bridge
+    for old in list(_bridges)[: max(0, len(_bridges) - _KEPT)]:
+        _bridges.pop(old, None)
+    return bridge
 
 
 def entry_for(args: tuple[Any, ...]) -> Any:

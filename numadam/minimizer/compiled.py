@@ -16,7 +16,7 @@ from numadam.minimizer import desk as dk
 from numadam.minimizer.batch import make_kernels
 from numadam.minimizer.bridge import KERNEL, Bridge, entry_for
 from numadam.minimizer.native import address_of
-from numadam.minimizer.stopping import RAISED, Tolerances
+from numadam.minimizer.stopping import RAISED, RUNNING, Tolerances
 from numadam.optimizer import Optimizer
 from numadam.pieces import width_of
 from numadam.rules.base import LR
@@ -46,8 +46,8 @@ class Batch:
     track_best : bool
     rates : array of float64, optional
         A learning rate for each problem.
-    history : (int, int)
-        Keep every so many iterations, and how many at most (one problem only).
+    history : int
+        Keep every so many iterations (one problem only); 0: none.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Batch:
         *,
         track_best: bool,
         rates: np.ndarray | None = None,
-        history: tuple[int, int] = (0, 0),
+        history: int = 0,
     ) -> None:
         engine: Any = optimizer._engine
         self.optimizer, self.bridge, self.args = optimizer, bridge, args
@@ -72,11 +72,12 @@ class Batch:
         desk[dk.PROBLEMS], desk[dk.TURNS] = self.problems, size * self._plan.unit
         desk[dk.NUMBERS] = size * self._plan.numbers
         desk[dk.LANES] = self._lanes = max(1, min(_LANES, _SIDE_BY_SIDE // max(size, 1)))
-        desk[dk.FUN], desk[dk.EVERY], desk[dk.CAPACITY] = bridge.address, *history
+        desk[dk.FUN], desk[dk.EVERY], desk[dk.CAPACITY] = bridge.address, history, _MOST + 2
         desk[dk.ROW], desk[dk.FIRST], desk[dk.INNER] = engine.settings.rows[0], 1, _INNER
         self._blocks = -(-self.problems // self._lanes)
-        self.done, self._seconds = 0, 0.0
-        self._arrays(shape, track_best, tolerances, rates, history[1])
+        self._seconds, self._begin = 0.0, -1
+        self._lines: list[np.ndarray] = []
+        self._arrays(shape, track_best, tolerances, rates)
         self._kernels()
 
     def _arrays(
@@ -85,7 +86,6 @@ class Batch:
         track_best: bool,
         tolerances: Tolerances,
         rates: np.ndarray | None,
-        capacity: int,
     ) -> None:
         problems, plan = self.problems, self._plan
         self.gradient = aligned_zeros(self.x.nbytes).view(self.x.dtype).reshape(self.x.shape)
@@ -101,7 +101,7 @@ class Batch:
         before = np.empty_like(self.x) if tolerances.xtol > 0.0 else None
         wide = op.RULE + plan.rule.width
         room = wide + width_of(plan) + 2 + int(norms.blocks(int(self._desk[dk.NUMBERS])))
-        self.lines = np.zeros((capacity, 4))
+        self._page = np.zeros((_MOST + 2 if self._desk[dk.EVERY] else 0, 4))
         self._keep = {
             dk.DIMS: np.array([*shape, 0], np.int64),
             dk.TOLERANCES: np.array([tolerances.gtol, tolerances.ftol, tolerances.xtol]),
@@ -114,7 +114,7 @@ class Batch:
             dk.BEST: self.best,
             dk.OWN_LR: rates,
             dk.SCRATCH: np.zeros((self._blocks, room)),
-            dk.HISTORY: self.lines,
+            dk.HISTORY: self._page,
             dk.FACTORS: np.ones((3, 1)),
         }
         self._tables()
@@ -149,38 +149,62 @@ class Batch:
     @property
     def kept(self) -> np.ndarray:
         """The lines of the history: iteration, f, gradient, lr."""
-        return self.lines[: self._desk[dk.KEPT]]
+        rest = self._page[: self._desk[dk.KEPT]]
+        return np.concatenate([*self._lines, rest]) if self._lines else rest
 
     def advance(self, most: int) -> bool:
         """Look at x0 or go on, for at most so many iterations; False where `fun` raised."""
         desk = self._desk
-        steps = min(most, self._chunk())
-        self._schedule(max(steps, 1))
+        if self._begin < 0:
+            self._begin = int(self._table.meta[dr.STEPS])
+        steps = self._schedule(min(most, self._chunk()), most)
         desk[dk.STEPS], desk[dk.DONE] = steps, self.done
         start, group = time.perf_counter(), max(1, _GROUP // self._lanes)
         kernel = self._serial if forks.serial_only else self._parallel
-        for block in range(0, self._blocks, group):
+        for block in range(0, self._blocks, group) or (0,):
             end = min(block + group, self._blocks)
             desk[dk.FROM], desk[dk.TO], desk[dk.LAST] = block, end, end == self._blocks
             self._entry(self.args, kernel, self._table.meta_at, self._desk_at)
         self._seconds = (time.perf_counter() - start) / max(steps, 1)
-        desk[dk.FIRST] = 0
-        self.done += int(desk[dk.TAKEN])
+        if desk[dk.KEPT]:
+            self._lines.append(self._page[: desk[dk.KEPT]].copy())
+            desk[dk.KEPT] = 0
         return not desk[dk.FAILED]
+
+    @property
+    def done(self) -> int:
+        """Iterations of this run: as t says, whatever interrupted it."""
+        return int(self._table.meta[dr.STEPS]) - self._begin if self._begin >= 0 else 0
+
+    @property
+    def last_rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self._rates[max(int(self._desk[dk.TAKEN]) - 1, 0)])
 
     def _chunk(self) -> int:
         """Iterations of the next call: about as many as take `_CHUNK_SECONDS`."""
-        if self.done == 0:
-            return 64
-        return int(min(max(1, _CHUNK_SECONDS / max(self._seconds, 1e-9)), _MOST))
+        most = _MOST if self.done else _INNER
+        return int(min(max(1, _CHUNK_SECONDS / max(self._seconds, 1e-9)), most))
 
-    def _schedule(self, steps: int) -> None:
-        """Write down what differs from step to step, for the coming steps."""
-        lr, t = self.optimizer.lr, int(self._table.meta[dr.STEPS])
-        if callable(lr):
-            self._rates[:steps] = [LR.check(lr(t + k)) for k in range(steps)]
-        for column, (_, _, hyper, one) in enumerate(self._changing):
-            self._values[:steps, column] = [hyper.check(one(t + k)) for k in range(steps)]
+    def _schedule(self, steps: int, most: int) -> int:
+        """Write down what differs from step to step; how many of the coming steps there are.
+
+        A schedule that raises does so when its step comes, not before.
+        """
+        lr, t, k = self.optimizer.lr, int(self._table.meta[dr.STEPS]), 0
+        if not callable(lr) and not self._changing:
+            return steps
+        try:
+            for k in range(max(steps, 1)):
+                if callable(lr):
+                    self._rates[k] = LR.check(lr(t + k))
+                for column, (_, _, hyper, one) in enumerate(self._changing):
+                    self._values[k, column] = hyper.check(one(t + k))
+        except Exception:
+            if k == 0 and steps > 0:
+                raise
+            return k
+        return steps
 
     def _tables(self) -> None:
         """Room for what differs from step to step."""
@@ -210,11 +234,15 @@ class Batch:
 
 def raise_again(batch: Batch) -> None:
     """Raise what the objective raised, by calling it once more where it did."""
-    for row in np.flatnonzero(batch.codes == RAISED):
-        problem = int(batch.order[row])
+    rows = np.flatnonzero(batch.codes == RAISED)
+    batch.values[dk.F, rows] = np.nan
+    batch.codes[rows] = RUNNING  # the problems that lie beside the one that raised
+    for row in rows:
+        problem, g = int(batch.order[row]), np.zeros_like(batch.gradient[row])
         try:
-            batch.bridge.call(batch.x[row].copy(), batch.gradient[row], problem, batch.args)
+            batch.bridge.call(batch.x[row].copy(), g, problem, batch.args)
         except Exception as error:
+            batch.codes[row] = RAISED
             if batch.problems > 1:
                 error.add_note(f"numadam: in problem {problem}.")
             raise

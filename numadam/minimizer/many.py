@@ -11,7 +11,7 @@ from numadam.minimizer import desk as dk
 from numadam.minimizer import stopping as st
 from numadam.minimizer.driven import check_options, driven, rule_class
 from numadam.minimizer.result import ManyResult, attach
-from numadam.minimizer.start import own_copy, read_bounds
+from numadam.minimizer.start import check_maxiter, own_copy, read_bounds
 from numadam.minimizer.stopping import Tolerances
 from numadam.rules.base import LR
 from numadam.schedules.base import count
@@ -113,10 +113,15 @@ def minimize_many(
     args = args if isinstance(args, tuple) else (args,)
     common: dict[str, Any] = {
         "tolerances": Tolerances.read(gtol, ftol, xtol),
-        "maxiter": count("maxiter", maxiter, 0),
+        "maxiter": check_maxiter(maxiter),
         "progress": progress,
     }
     cls = rule_class(rule)
+    for name, value in {"lr": lr, **options}.items():
+        if hasattr(value, "observe"):
+            raise ValueError(
+                f"{name}: problems have an f each; a schedule cannot observe them all."
+            )
     if is_compiled(fun):
         if is_cupy_array(x):
             from numadam.minimizer.cuda_many import minimize_on_device
@@ -138,7 +143,7 @@ def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
         shape = np.shape(lr)
     problems = x.shape[0]
     if shape not in ((problems,), (problems, *[1] * (x.ndim - 1))) or x.shape[1:] == shape:
-        if shape == (problems,):
+        if shape == (problems,) and problems > 1:
             raise ValueError(
                 f"lr: an array of shape {shape} could be one for each problem or for each element "
                 f"of x; use shape {(problems, *[1] * (x.ndim - 1))} or {(1, *x.shape[1:])}."
@@ -148,9 +153,12 @@ def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
     return np.array([LR.check(one) for one in values.reshape(-1)])
 
 
-def make_result(codes: np.ndarray, nit: np.ndarray, nfev: int, **arrays: Any) -> ManyResult:
+def make_result(
+    codes: np.ndarray, nit: np.ndarray, nfev: int, interrupted: bool = False, **arrays: Any
+) -> ManyResult:
     """The result of all problems from the test that held in each."""
-    codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
+    if not interrupted:
+        codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
     status = np.array([st.STATUS.get(code, -1) for code in range(st.RAISED + 1)])[codes]
     counts = {
         int(code): int(n) for code, n in zip(*np.unique(codes, return_counts=True), strict=True)
@@ -198,12 +206,12 @@ def _compiled(
                 if batch.live == 0 or steps <= 0:
                     break
         except BaseException as error:
-            attach(error, _of_batch(batch))
+            attach(error, _of_batch(batch, interrupted=True))
             raise
     return _of_batch(batch)
 
 
-def _of_batch(batch: Any) -> ManyResult:
+def _of_batch(batch: Any, interrupted: bool = False) -> ManyResult:
     order = np.argsort(batch.order)
     arrays = {}
     if "average" in batch.optimizer._engine.state:
@@ -214,6 +222,7 @@ def _of_batch(batch: Any) -> ManyResult:
         batch.codes,
         batch.counts,
         evaluations,
+        interrupted,
         x=batch.x,
         fun=batch.values[dk.F].copy(),
         jac=batch.gradient,

@@ -10,6 +10,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
 from numadam.headers import as_pointer as as_pointer
@@ -64,6 +65,21 @@ def lend(typingctx: Any, args: Any) -> Any:
     return types.int64(args), codegen
 
 
+def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """The same value with arrays that are not counted: an exception would lose the count."""
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = ir.Constant(array.meminfo.type, None)
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        for k, item in enumerate(kind.types):
+            part = _uncounted(context, builder, item, builder.extract_value(value, k))
+            value = builder.insert_value(value, part, k)
+        return value
+    context.nrt.incref(builder, kind, value)
+    return value
+
+
 def make_borrow(kind: Any) -> Any:
     """``borrow(address)``: the tuple of this type that `lend` gave the address of."""
 
@@ -72,9 +88,18 @@ def make_borrow(kind: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             stored = context.get_value_type(kind).as_pointer()
             value = builder.load(builder.inttoptr(values[0], stored))
-            context.nrt.incref(builder, kind, value)
-            return value
+            return _uncounted(context, builder, kind, value)
 
         return kind(types.int64), codegen
 
     return borrow
+
+
+@intrinsic
+def read_only(typingctx: Any, array: Any) -> Any:
+    """The same array, of a type that cannot be written to."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return impl_ret_borrowed(context, builder, signature.return_type, values[0])
+
+    return array.copy(readonly=True)(array), codegen

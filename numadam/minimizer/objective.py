@@ -10,7 +10,7 @@ import numpy as np
 
 from numadam.arrays import describe, is_numpy
 from numadam.minimizer.start import is_array
-from numadam.tree import Active, Tree
+from numadam.tree import Active
 
 _DIFFERENCES = ("2-point", "3-point", "cs")
 
@@ -24,14 +24,14 @@ class Objective:
         As in `numadam.minimize`.
     x : array or nesting
         The parameters; fun gets copies.
-    tree : Tree or Active
+    tree : Active
         Their structure.
-    box : pair
-        Bounds, for finite differences.
+    box : list of pairs, optional
+        Bounds of each array, for finite differences.
     """
 
     def __init__(
-        self, fun: Any, args: tuple[Any, ...], jac: Any, x: Any, tree: Tree | Active, box: Any
+        self, fun: Any, args: tuple[Any, ...], jac: Any, x: Any, tree: Active, box: Any
     ) -> None:
         if not callable(fun):
             raise TypeError(f"fun: expected a function of x, got {type(fun).__name__}.")
@@ -52,12 +52,15 @@ class Objective:
             return self._both
         if callable(jac):
             return self._apart
-        if jac is None or jac is False or jac in _DIFFERENCES:
+        if jac is None or jac is False or (isinstance(jac, str) and jac in _DIFFERENCES):
             self._method = jac or "2-point"
             if not self._numpy:
                 raise TypeError("jac: finite differences are formed on NumPy arrays only.")
-            if self._method == "cs" and self._dtype.kind == "c":
-                raise ValueError("jac: 'cs' takes a step along i, so x has to be real.")
+            if self._dtype.kind == "c":
+                raise TypeError(
+                    f"jac: finite differences take real x, this is {self._dtype}. Let fun return "
+                    "the gradient, or minimise over real and imaginary parts."
+                )
             self.together = True
             return self._differences
         raise ValueError(
@@ -155,20 +158,32 @@ class Objective:
         from scipy.optimize._numdiff import approx_derivative
 
         flat, sizes = self._flat(), [leaf.size for leaf in self._leaves]
-        f = self._at(flat)
+        f, (low, high) = self._at(flat), self._flat_box()
         self.njev += 1
-        g = approx_derivative(self._at, flat, method=self._method, f0=f, bounds=self._flat_box())
-        parts = np.split(np.asarray(g).reshape(-1), np.cumsum(sizes)[:-1])
+        free = np.broadcast_to(np.asarray(low < high), flat.shape)
+        g = np.zeros(flat.shape)  # 0 where bounds leave no room to look
+        if not np.isfinite(f):
+            g[:] = np.nan
+        elif free.any():
+
+            def part(y: np.ndarray) -> Any:
+                whole = flat.astype(y.dtype)
+                whole[free] = y
+                return self._at(whole)
+
+            ends = tuple(np.broadcast_to(end, flat.shape)[free] for end in (low, high))
+            g[free] = approx_derivative(part, flat[free], method=self._method, f0=f, bounds=ends)
+        parts = np.split(g, np.cumsum(sizes)[:-1])
         leaves = [
-            part.astype(self._dtype).reshape(shape)
-            for part, shape in zip(parts, self._shapes, strict=True)
+            one.astype(self._dtype).reshape(shape)
+            for one, shape in zip(parts, self._shapes, strict=True)
         ]
         return float(f), self._tree.unflatten(leaves)
 
     def _flat(self) -> np.ndarray:
         return np.concatenate([leaf.reshape(-1) for leaf in self._leaves])
 
-    def _at(self, flat: np.ndarray) -> float:
+    def _at(self, flat: np.ndarray) -> Any:
         """F at a flat x, of any dtype: 'cs' is complex."""
         sizes = [leaf.size for leaf in self._leaves]
         parts = np.split(flat, np.cumsum(sizes)[:-1])
@@ -176,18 +191,16 @@ class Objective:
             part.copy().reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)
         ]
         self.nfev += 1
-        f = self._fun(self._tree.unflatten(leaves), *self._args)
-        if flat.dtype.kind == "c":
-            return f  # type: ignore[no-any-return]
-        return float(self._number(f))
+        f = self._fun(self._tree.merge(self._x, leaves), *self._args)
+        return f if flat.dtype.kind == "c" else float(self._number(f))
 
     def _flat_box(self) -> tuple[Any, Any]:
         if self._box is None:
-            return -np.inf, np.inf
+            return np.float64(-np.inf), np.float64(np.inf)
         ends = []
         for side in (0, 1):
             parts = [
-                np.broadcast_to(np.asarray(pair[side], np.float64), shape).reshape(-1)
+                np.broadcast_to(np.asarray(pair[side], self._dtype), shape).reshape(-1)
                 for pair, shape in zip(self._box, self._shapes, strict=True)
             ]
             ends.append(np.concatenate(parts))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
 import numpy as np
 from scipy.optimize import OptimizeResult
 
+from numadam import plan as pl
 from numadam.minimizer import stopping as st
 from numadam.optimizer import Optimizer
 
@@ -49,13 +51,43 @@ def save_state(optimizer: Optimizer, best: tuple[Any, float] | None) -> dict[str
 
 
 def load_state(optimizer: Optimizer, saved: Any) -> tuple[Any, float] | None:
-    """Take a saved run over; returns the best point so far where it has one."""
-    if not hasattr(saved, "items"):
+    """Take a saved run over; returns a copy of the best point so far, where it still counts."""
+    if not hasattr(saved, "items") or "nit" in saved:
+        hint = " Pass its `state`: state=result.state." if hasattr(saved, "items") else ""
         raise TypeError(
-            f"state: expected the `state` of a result, got {type(saved).__name__} ({saved!r:.60})."
+            f"state: expected the `state` of a result, got {type(saved).__name__}.{hint}"
         )
     optimizer.state = {key: value for key, value in saved.items() if key not in _BEST}
-    return (saved["x_best"], float(saved["fun_best"])) if all(k in saved for k in _BEST) else None
+    if not all(key in saved for key in _BEST) or not np.isfinite(saved["fun_best"]):
+        return None
+    best = copy.deepcopy(saved["x_best"])
+    shapes = [leaf.shape for leaf in optimizer._tree.flatten(best, "state['x_best']")]
+    if shapes != [leaf.shape for leaf in optimizer._engine.params]:
+        raise ValueError(f"state['x_best']: expected the shapes of x0, got {shapes}.")
+    return (best, float(saved["fun_best"])) if _inside(optimizer, best) else None
+
+
+def leaf_boxes(optimizer: Optimizer) -> list[tuple[Any, Any]] | None:
+    """The bounds of each array as they hold, rounded into its dtype; None without bounds."""
+    settings = optimizer._settings
+    if settings.plan.bounds == "scalar":
+        return [settings.box(row) for row in settings.rows]
+    if settings.plan.bounds == "array":
+        per_element = settings.per_element
+        return list(zip(per_element[pl.LOW], per_element[pl.HIGH], strict=True))
+    return None
+
+
+def _inside(optimizer: Optimizer, x: Any) -> bool:
+    """Whether x keeps the bounds: those of the saved run may have been others."""
+    boxes = leaf_boxes(optimizer)
+    if boxes is None:
+        return True
+    leaves = optimizer._tree.flatten(x, "state['x_best']")
+    return all(
+        bool(((leaf >= low) & (leaf <= high)).all())
+        for leaf, (low, high) in zip(leaves, boxes, strict=True)
+    )
 
 
 def finish(code: int, message: str | None = None, **entries: Any) -> OptimizeResult:
@@ -70,11 +102,13 @@ def finish(code: int, message: str | None = None, **entries: Any) -> OptimizeRes
 
 def attach(error: BaseException, result: OptimizeResult) -> None:
     """Let an exception carry the run that it ended."""
-    error.numadam_result = result  # type: ignore[attr-defined]
     where = f" at iteration {result.nit}" if isinstance(result.nit, int) else ""
-    error.add_note(
-        f"numadam: the run ended{where}; the result so far is `numadam_result` of this exception."
-    )
+    with contextlib.suppress(AttributeError, TypeError):  # exceptions that take no attribute
+        error.numadam_result = result  # type: ignore[attr-defined]
+        error.add_note(
+            f"numadam: the run ended{where}; the result so far is `numadam_result` of this "
+            "exception."
+        )
 
 
 class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types

@@ -36,7 +36,7 @@ def _judge(f, f_before, largest, way, size, later, gtol, ftol, xtol, codes):  # 
 
 
 def _host(x: Any) -> np.ndarray:
-    return np.ascontiguousarray(x.get() if is_cupy_array(x) else x, dtype=np.float64)
+    return np.array(x.get() if is_cupy_array(x) else x, dtype=np.float64)  # fun may reuse its own
 
 
 class Rows:
@@ -55,6 +55,8 @@ class Rows:
         progress: bool,
         check_every: int | None,
     ) -> None:
+        if optimizer._options["ema"] is not None:
+            raise ValueError("ema: the average of a row that has stopped would go on; compile fun.")
         if jac is not True and not callable(jac):
             raise ValueError(
                 "jac: an objective in Python needs True (fun returns f and gradient) or a "
@@ -108,11 +110,18 @@ class Rows:
                 )
             if is_cupy_array(array) != is_cupy_array(self._x):
                 raise TypeError(f"fun: {name} and x0 have to be arrays of one library.")
+        if g.dtype.kind == "c" and self._x.dtype.kind != "c":
+            raise TypeError(f"fun: its gradient has dtype {g.dtype}, expected {self._x.dtype}.")
         self._f, self._g = f, g.astype(self._x.dtype, copy=False)
 
     def _top(self, x: Any) -> Any:
         """The largest absolute element of each row."""
-        return self._xp.abs(x).reshape(len(x), -1).max(axis=1)
+        if x.dtype.kind == "c":
+            return self._xp.maximum(self._top(x.real), self._top(x.imag))
+        size = x[0].size if len(x) else 0
+        if size == 0:
+            return self._xp.zeros(len(x))
+        return self._xp.abs(x).reshape(len(x), size).max(axis=1)
 
     def _look(self, done: int, before: Any) -> int:
         """Judge the rows; how many go on."""
@@ -141,7 +150,7 @@ class Rows:
             try:
                 self._loop(bar)
             except BaseException as error:
-                attach(error, self._result())
+                attach(error, self._result(interrupted=True))
                 raise
         return self._result()
 
@@ -162,11 +171,12 @@ class Rows:
                 return
             before = x.copy() if self._tolerances.xtol > 0.0 else None
             self._optimizer.step(self._g)
+            self._nit[self._codes == RUNNING] = done + 1
             if live < len(self._codes):  # rows that have stopped stay
                 x[stopped] = held[stopped]
             done += 1
 
-    def _result(self) -> ManyResult:
+    def _result(self, interrupted: bool = False) -> ManyResult:
         from numadam.minimizer.many import make_result
 
         problems = len(self._codes)
@@ -174,8 +184,9 @@ class Rows:
             self._codes,
             self._nit,
             self._evaluations * problems,
+            interrupted,
             x=self._x,
-            fun=self._f,
-            jac=self._g,
+            fun=self._f.copy(),
+            jac=self._g.copy(),
             grad_norm=self._largest,
         )

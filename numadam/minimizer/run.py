@@ -12,7 +12,7 @@ from scipy.optimize import OptimizeResult
 from numadam.minimizer.objective import Objective
 from numadam.minimizer.result import attach, finish, load_state, make_history, save_state
 from numadam.minimizer.start import map_leaves
-from numadam.minimizer.stopping import CALLBACK, MAXITER, RUNNING, Tolerances
+from numadam.minimizer.stopping import BAD_F, CALLBACK, MAXITER, RUNNING, Tolerances
 from numadam.optimizer import Optimizer
 from numadam.rules.base import LR
 
@@ -32,15 +32,31 @@ def read_callback(callback: Any) -> Callable[[OptimizeResult], Any] | None:
     return lambda result: callback(result.x)
 
 
+def _asks_to_stop(returned: Any) -> bool:
+    try:
+        return bool(returned)
+    except ValueError:
+        raise TypeError(
+            f"callback: returned {type(returned).__name__}, which is neither true nor false; "
+            "return True to stop, or None."
+        ) from None
+
+
+def observing(optimizer: Optimizer) -> list[Any]:
+    """The schedules that want to be told f."""
+    schedules = [optimizer.lr, *(one[3] for one in optimizer._settings._schedules)]
+    unlike = {id(one): one for one in schedules if hasattr(one, "observe")}
+    return list(unlike.values())
+
+
 class Watch:
     """Who is told of an iterate: the callback, the progress bar, schedules that observe f."""
 
     def __init__(self, callback: Any, progress: bool, maxiter: int, optimizer: Optimizer) -> None:
         self._callback = read_callback(callback)
-        options = [optimizer.lr, *optimizer._options.values()]
-        self._schedules = [one for one in options if hasattr(one, "observe")]
+        self._schedules = observing(optimizer)
         self._bar: Any = None
-        self._begin = optimizer.t
+        self._begin, self._resumed = 0, False
         if progress:
             from tqdm.auto import tqdm
 
@@ -51,10 +67,15 @@ class Watch:
         self.each = callback is not None or bool(self._schedules)
         self.message: str | None = None
 
+    def start(self, nit: int, resumed: bool) -> None:
+        """The run begins at this iteration; that of a resumed one has been told of before."""
+        self._begin, self._resumed = nit, resumed
+
     def tell(self, nit: int, f: float, largest: float, make_x: Callable[[], Any]) -> int:
         """Tell them; `CALLBACK` where the callback asks to stop."""
-        for schedule in self._schedules:
-            schedule.observe(f)
+        if nit > self._begin or not self._resumed:
+            for schedule in self._schedules:
+                schedule.observe(f)
         if self._bar is not None:
             self._bar.set_postfix_str(f"f={f:.6g}, |g|={largest:.2g}", refresh=False)
             self._bar.update(nit - self._begin - self._bar.n)
@@ -62,7 +83,7 @@ class Watch:
             return RUNNING
         result = OptimizeResult(x=make_x(), fun=f, nit=nit, grad_norm=largest)
         try:
-            if self._callback(result):
+            if _asks_to_stop(self._callback(result)):
                 self.message = "`callback` returned a true value."
                 return CALLBACK
         except StopIteration:
@@ -100,8 +121,10 @@ class Run:
         self._tracks = (objective.together or self._wants_f) if track_best is None else track_best
         self._best: tuple[Any, float] | None = None
         if state is not None:
-            self._best = load_state(optimizer, state)
+            best = load_state(optimizer, state)
+            self._best = best if self._tracks else None
         self._begin = optimizer.t
+        watch.start(self._begin, state is not None)
         self._f: Any = None
         self._g: Any = None
         self._f_before = 0.0
@@ -113,7 +136,8 @@ class Run:
         try:
             code = self._loop()
             if self._f is None:
-                self._f = self._objective.value()
+                self._f = float(self._objective.value())
+                code = code if math.isfinite(self._f) else BAD_F
         except BaseException as error:
             attach(error, self._result(RUNNING))
             raise
@@ -129,9 +153,10 @@ class Run:
         end = k + self._maxiter
         self._rate = LR.check(lr(k)) if callable(lr) else _plain(lr)
         while True:
-            self._f, self._g = evaluate(self._wants_f)
+            looking = (k - begin) % check == 0 or k == end
+            self._f, self._g = evaluate(self._wants_f and looking)
             grads = (self._g,) if one else tree.flatten(self._g, "jac")
-            if (k - begin) % check == 0 or k == end:
+            if looking:
                 code = self._look(grads, k, k == end)
                 if code != RUNNING:
                     return code
@@ -143,7 +168,7 @@ class Run:
                 self._rate = LR.check(lr(k))
             if scheduled:
                 settings.refresh(k)
-            self._f = None
+            self._f = self._g = None
             # not optimizer.step: nobody else has this optimiser (0.4 us)
             engine.step(grads, self._rate)
             k += 1
@@ -157,7 +182,7 @@ class Run:
         code: int = self._glance(grads, f, self._f_before, later)
         if self._f is not None:
             self._f = self._f_before = f
-            if self._tracks and (self._best is None or f < self._best[1]):
+            if self._tracks and math.isfinite(f) and (self._best is None or f < self._best[1]):
                 self._keep_best(f)
         if self._every and ((k - self._begin) % self._every == 0 or last or code != RUNNING):
             seen = math.nan if self._f is None else f

@@ -40,6 +40,7 @@ class CompiledRun:
             if best is not None and batch.best is not None:
                 batch.best[...], batch.values[dk.F_BEST] = best
         self._begin = batch.optimizer.t
+        watch.start(self._begin, state is not None)
 
     def _shaped(self, state: Any) -> Any:
         products = set(self._batch.optimizer._engine.settings.plan.products)
@@ -115,7 +116,7 @@ class CompiledRun:
         lines = self._batch.kept.copy()
         lines[:, 0] += self._begin
         last = self._begin + self._batch.done
-        if self._batch.keeps and (len(lines) == 0 or lines[-1, 0] != last):
-            rate = lines[-1, 3] if len(lines) else np.nan
-            lines = np.vstack([lines, [last, f, largest, rate]])
+        seen = len(lines) > 0 and lines[-1, 0] == last
+        if self._batch.keeps and not seen and np.isfinite(f):
+            lines = np.vstack([lines, [last, f, largest, self._batch.last_rate]])
         return lines

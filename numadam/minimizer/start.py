@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_cupy_array
 
-from numadam.arrays import describe
+from numadam.arrays import describe, is_masked
+from numadam.schedules.base import count
 
 _CONTAINERS = (list, tuple, dict)
 _TAKEN = ("float32", "float64", "complex64", "complex128")
@@ -36,7 +37,12 @@ def _holds_arrays(x: Any) -> bool:
 def _own_array(x: Any, name: str) -> Any:
     if not is_array(x) and not _is_number(x) and not isinstance(x, (list, tuple)):
         raise TypeError(f"{name}: {describe(x)}")
-    own = x.copy(order="C") if is_cupy_array(x) else np.array(x, order="C")
+    if is_masked(x):
+        raise TypeError(f"{name}: {describe(x)}")
+    try:
+        own = x.copy(order="C") if is_cupy_array(x) else np.array(x, order="C")
+    except ValueError as error:  # lists of unlike lengths
+        raise ValueError(f"{name}: {error}") from error
     if own.dtype.kind in "iu":
         own = own.astype(np.float64)
     if own.dtype.name not in _TAKEN or not own.dtype.isnative:
@@ -45,6 +51,14 @@ def _own_array(x: Any, name: str) -> Any:
             f"float64), got {own.dtype}. Use .astype(numpy.float64)."
         )
     return own
+
+
+def check_maxiter(maxiter: Any) -> int:
+    """Maxiter as an int."""
+    checked = count("maxiter", maxiter, 0)
+    if checked >= 2**53:
+        raise ValueError(f"maxiter: expected less than 2**53, got {maxiter!r}.")
+    return checked
 
 
 def own_copy(x0: Any) -> Any:
