@@ -128,8 +128,6 @@ class Bridge:
     ----------
     address : int
         Of ``evaluate``, which the loop calls.
-    call : compiled function
-        ``call(x, g, i, args) -> f``: one evaluation from Python.
     """
 
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
@@ -144,8 +142,20 @@ class Bridge:
                 f"fun: does not compile as {form} for x of {x_type}, args of {args_type} and a "
                 f"number f: {str(error).strip()[:1500]}"
             ) from error
-        self._kept, self.call = evaluate, call
+        self._kept, self._fun, self._form = evaluate, fun, form
         self.address = address_of(evaluate, EVALUATE.args)
+
+    def again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> None:
+        """Evaluate once more from Python, to raise what it raised in compiled code."""
+        if self._form == RETURNS:
+            _, given = self._fun(x, *args)
+            if given.shape != x.shape:
+                raise ValueError(
+                    f"fun: the gradient that it returns has shape {given.shape}, x has {x.shape}."
+                )
+        else:
+            numbers = (number,) if self._form == INDEXED else ()
+            self._fun(x, np.zeros_like(x), *numbers, *args)
 
 
 def _make_evaluate(call: Any, x_type: Any, args_type: Any) -> Any:

@@ -238,9 +238,9 @@ def raise_again(batch: Batch) -> None:
     batch.values[dk.F, rows] = np.nan
     batch.codes[rows] = RUNNING  # the problems that lie beside the one that raised
     for row in rows:
-        problem, g = int(batch.order[row]), np.zeros_like(batch.gradient[row])
+        problem = int(batch.order[row])
         try:
-            batch.bridge.call(batch.x[row].copy(), g, problem, batch.args)
+            batch.bridge.again(batch.x[row].copy(), problem, batch.args)
         except Exception as error:
             batch.codes[row] = RAISED
             if batch.problems > 1:
