@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from array_api_compat import is_cupy_array
 from scipy.optimize import OptimizeResult
 
-from numadam.arrays import is_numpy
 from numadam.minimizer.driven import check_options, driven, rule_class
 from numadam.minimizer.objective import Objective
 from numadam.minimizer.result import every_for, leaf_boxes
@@ -193,7 +193,7 @@ def _in_python(fun: Any, task: Task) -> OptimizeResult:
     engine, tree = optimizer._engine, optimizer._tree
     leaves = list(tree.flatten(task.x, "x0"))
     box = leaf_boxes(optimizer)
-    on_host = all(map(is_numpy, leaves))
+    on_host = not any(map(is_cupy_array, leaves))
     glance: Any = (HostGlance if on_host else DeviceGlance)(engine, task.tolerances)
     run = Run(
         Objective(fun, task.args, task.jac, task.x, tree, box),
@@ -217,7 +217,7 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
     from numadam.minimizer.single import CompiledRun
 
     x = task.x
-    if not is_array(x) or not is_numpy(x) or x.ndim == 0:
+    if not is_array(x) or is_cupy_array(x) or x.ndim == 0:
         raise TypeError(
             "x0: a compiled fun takes one NumPy array of at least one axis. Pass fun.py_func for "
             "the loop in Python, or numpy.atleast_1d(x0)."

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from array_api_compat import is_cupy_array
 
-from numadam.arrays import describe, is_numpy
+from numadam.arrays import describe
 from numadam.minimizer.start import is_array
 from numadam.tree import Active
 
@@ -39,7 +40,7 @@ class Objective:
         self._leaves = list(tree.flatten(x, "x0"))
         self._shapes = [leaf.shape for leaf in self._leaves]
         self._dtype = self._leaves[0].dtype if self._leaves else np.dtype(float)
-        self._numpy = all(map(is_numpy, self._leaves))
+        self._numpy = not any(map(is_cupy_array, self._leaves))
         self._one, self._box = tree.is_leaf, box
         self._spare: Any = None
         self.nfev = self.njev = 0
@@ -113,7 +114,7 @@ class Objective:
     def _number(self, f: Any) -> Any:
         if type(f) is float or type(f) is np.float64:
             return f
-        if not self._numpy and is_array(f) and not is_numpy(f) and f.size == 1:
+        if not self._numpy and is_cupy_array(f) and f.size == 1:
             return f.reshape(())  # it stays on its device until it is looked at
         if f is None:
             raise TypeError("fun: returned None; is there a `return`?")
@@ -139,7 +140,7 @@ class Objective:
         shape, dtype = self._shapes[k], self._dtype
         if type(g) is np.ndarray and g.dtype is dtype and g.shape == shape and self._numpy:
             return g if g.flags.c_contiguous else np.ascontiguousarray(g)
-        if is_array(g) and is_numpy(g) != self._numpy:
+        if is_array(g) and is_cupy_array(g) == self._numpy:
             raise TypeError(f"{name}: {describe(g, 'NumPy' if self._numpy else 'CuPy')}")
         if not self._numpy:
             if not is_array(g):
