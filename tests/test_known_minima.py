@@ -38,14 +38,9 @@ CASES = (
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 OPTIONS = [
     {},
-    {"amsgrad": True},
     {"weight_decay": 1e-4, "beta1": 0.8},
     {"bounds": Bounds(-0.5, 0.9)},
-    {"clip_norm": 1.0},
-    {"ema": 0.9},
-    {"rule": "nadam"},
     {"rule": "rmsprop", "momentum": 0.5},
-    {"rule": "sgd", "lr": 1e-4},
 ]
 
 

@@ -15,9 +15,8 @@ import numadam as na
 START = np.array([-1.2, 1.0])
 
 
-@pytest.mark.parametrize("clip", ["clip_norm", "clip_array_norm"])
-def test_a_clip_that_changes_is_that_of_each_step(clip):
-    options = {"lr": 0.1, "maxiter": 30, "gtol": 0, clip: lambda t: 0.1 + t}
+def test_a_clip_that_changes_is_that_of_each_step():
+    options = {"lr": 0.1, "maxiter": 30, "gtol": 0, "clip_norm": lambda t: 0.1 + t}
     compiled = na.minimize(rosen, START, **options)
     python = na.minimize(python_rosen, START, jac=True, **options)
     np.testing.assert_array_equal(compiled.x, python.x)

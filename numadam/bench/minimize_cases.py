@@ -10,7 +10,7 @@ from numadam.bench import minimize_peers as mp
 from numadam.bench.case import Case, Prepare
 from numadam.bench.measure import Figure, Side
 
-_ROSEN, _NUMPY = 200_000, 5_000
+_ROSEN, _NUMPY = 100_000, 5_000
 
 
 def _of(measuring: Callable[[int], Figure]) -> Prepare:
@@ -81,7 +81,7 @@ MINIMIZE_CASES = (
     ),
     Case(
         "many-cost",
-        "time of a problem at 10^3 to 10^6 problems: the dearest / the cheapest",
+        "one more problem at 10^3 to 10^6 problems, 200 iterations: the dearest / the cheapest",
         1.1,
         _of(mp.cost_of_one_more),
         quick=False,

@@ -11,6 +11,7 @@ import numba
 import numpy as np
 
 import numadam
+from numadam.bench import measure
 from numadam.bench.measure import Figure, Side
 from numadam.bench.peers import need
 
@@ -129,17 +130,18 @@ def median_overhead(pairs: int) -> Figure:
 
 
 def cost_of_one_more(pairs: int) -> Figure:
-    """Seconds a problem and iteration at 10^3 to 10^6 problems: the dearest / the cheapest."""
-    sizes = {problems: many(problems, 200) for problems in (1_000, 10_000, 100_000, 1_000_000)}
-    for side in sizes.values():
-        side()
-    times: dict[int, list[float]] = {problems: [] for problems in sizes}
-    for _ in range(max(3, pairs // 3)):
-        for problems, side in sizes.items():
-            repeat = max(1, 100_000 // problems)
-            start = time.perf_counter()
-            for _ in range(repeat):
-                side()
-            times[problems].append((time.perf_counter() - start) / problems / repeat)
+    """Seconds that one more problem takes at 10^3 to 10^6 problems: the dearest / the cheapest.
+
+    It is the time of twice as many problems less that of these, over their number.
+    """
+    sizes = (1_000, 10_000, 100_000, 1_000_000)
+    sides = {n: (many(n, 200), many(2 * n, 200)) for n in sizes}
+    times: dict[int, list[float]] = {n: [] for n in sizes}
+    for k in range(1 + max(5, pairs // 3)):
+        for n, (one, two) in sides.items():
+            repeat = max(1, 200_000 // n)
+            few, more = (measure.timed(side, repeat, time.perf_counter) for side in (one, two))
+            if k > 0:  # the first round warms up
+                times[n].append((more - few) / n / repeat)
     each = [median(values) for values in times.values()]
     return Figure(max(each) / min(each))

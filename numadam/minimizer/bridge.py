@@ -174,7 +174,9 @@ def _make_evaluate(call: Any, x_type: Any, args_type: Any) -> Any:
         for k in range(live):
             x = carray(as_pointer(x_at + k * row), shape, dtype)
             g = carray(as_pointer(g_at + k * row), shape, dtype)
-            g[...] = 0  # an objective may add up its gradient
+            flat = carray(as_pointer(g_at + k * row), row // item, dtype)
+            for i in range(row // item):
+                flat[i] = 0  # an objective may add up its gradient
             fs[k] = call(x, g, numbers[k], args)
         return 0
 

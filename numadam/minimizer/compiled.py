@@ -165,7 +165,8 @@ class Batch:
             end = min(block + group, self._blocks)
             desk[dk.FROM], desk[dk.TO], desk[dk.LAST] = block, end, end == self._blocks
             self._entry(self.args, kernel, self._table.meta_at, self._desk_at)
-        self._seconds = (time.perf_counter() - start) / max(steps, 1)
+        calls = max(1, -(-self._blocks // group))
+        self._seconds = (time.perf_counter() - start) / max(steps, 1) / calls
         if desk[dk.KEPT]:
             self._lines.append(self._page[: desk[dk.KEPT]].copy())
             desk[dk.KEPT] = 0
