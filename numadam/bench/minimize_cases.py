@@ -10,7 +10,7 @@ from numadam.bench import minimize_peers as mp
 from numadam.bench.case import Case, Prepare
 from numadam.bench.measure import Figure, Side
 
-_ROSEN, _NUMPY = 100_000, 5_000
+_ROSEN, _NUMPY = 500_000, 5_000
 
 
 def _of(measuring: Callable[[int], Figure]) -> Prepare:

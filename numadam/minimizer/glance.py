@@ -79,7 +79,7 @@ class HostGlance:
         self._before = [np.empty_like(leaf) for leaf in self._x] if self._moves else []
         self._tests = tolerances.gtol, tolerances.ftol, tolerances.xtol
         self._out = np.array([0.0, 0.0, 0.0, *self._tests])
-        self._out_at = self._out.ctypes.data
+        self._out_at, self._seen = self._out.ctypes.data, memoryview(self._out.data)
         self._call = _compiled(plan.real, plan.bounds)
         blocks = engine._table.blocks
         self._calls = []
@@ -94,7 +94,7 @@ class HostGlance:
     @property
     def largest(self) -> float:
         """Largest component of the projected gradient at the last look."""
-        return float(self._out[_LARGEST])
+        return self._seen[_LARGEST]  # a third of the time of a NumPy scalar
 
     def note(self) -> None:
         """Keep x as it is before a step."""
