@@ -164,7 +164,7 @@ class Batch:
         desk = self._desk
         if self._begin < 0:
             self._begin = int(self._table.meta[dr.STEPS])
-        steps = self._schedule(min(most, self._chunk()), most)
+        steps = self._schedule(min(most, self._chunk()))
         desk[dk.STEPS], desk[dk.DONE] = steps, self.done
         start, group = time.perf_counter(), max(1, _GROUP // self._lanes)
         kernel = self._serial if forks.serial_only else self._parallel
@@ -194,7 +194,7 @@ class Batch:
         most = _MOST if self.done else _INNER
         return int(min(max(1, _CHUNK_SECONDS / max(self._seconds, 1e-9)), most))
 
-    def _schedule(self, steps: int, most: int) -> int:
+    def _schedule(self, steps: int) -> int:
         """Write down what differs from step to step; how many of the coming steps there are.
 
         A schedule that raises does so when its step comes, not before.

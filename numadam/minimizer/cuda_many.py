@@ -176,7 +176,7 @@ def minimize_on_device(
     import cupy
 
     from numadam.cuda_launch import on_gpu
-    from numadam.minimizer.many import Bar
+    from numadam.minimizer.many import Bar, refuse_observers
 
     form = form_of(fun, args, jac, many=True)
     if x.dtype.kind == "c":
@@ -189,7 +189,7 @@ def minimize_on_device(
         rate = _side_by_side(lr, x) if rates is None and not callable(lr) else lr
         if rates is not None:
             rate = rates.reshape(*[1] * (x.ndim - 1), -1)
-        optimizer = cls(beside, rate, **{**options, "bounds": bounds})
+        optimizer = refuse_observers(cls(beside, rate, **{**options, "bounds": bounds}))
         if optimizer._settings.plan.norm:
             raise ValueError(
                 "clip_norm: not offered for compiled problems on a GPU; clip_value is."

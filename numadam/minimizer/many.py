@@ -11,6 +11,7 @@ from numadam.minimizer import desk as dk
 from numadam.minimizer import stopping as st
 from numadam.minimizer.driven import check_options, driven, rule_class
 from numadam.minimizer.result import ManyResult, attach
+from numadam.minimizer.run import observing
 from numadam.minimizer.start import check_maxiter, own_copy, read_bounds
 from numadam.minimizer.stopping import Tolerances
 from numadam.rules.base import LR
@@ -117,11 +118,6 @@ def minimize_many(
         "progress": progress,
     }
     cls = rule_class(rule)
-    for name, value in {"lr": lr, **options}.items():
-        if hasattr(value, "observe"):
-            raise ValueError(
-                f"{name}: problems have an f each; a schedule cannot observe them all."
-            )
     if is_compiled(fun):
         if is_cupy_array(x):
             from numadam.minimizer.cuda_many import minimize_on_device
@@ -133,7 +129,15 @@ def minimize_many(
     every = None if check_every is None else count("check_every", check_every, 1)
     if rates is not None:
         lr = rates.reshape(-1, *[1] * (x.ndim - 1))
-    return Rows(fun, x, args, jac, cls(x, lr, **given), check_every=every, **common).go()
+    optimizer = refuse_observers(cls(x, lr, **given))
+    return Rows(fun, x, args, jac, optimizer, check_every=every, **common).go()
+
+
+def refuse_observers(optimizer: Any) -> Any:
+    """The optimiser, unless one of its schedules has to be told f."""
+    if observing(optimizer):
+        raise ValueError("lr: problems have an f each, and no schedule can observe all of them.")
+    return optimizer
 
 
 def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
@@ -193,7 +197,7 @@ def _compiled(
     from numadam.minimizer.compiled import Batch, raise_again
 
     bridge = bridge_to(fun, form_of(fun, args, jac, many=True), x.dtype, x.ndim - 1, args)
-    optimizer = driven(cls)(x, lr if rates is None else 1.0, **options)
+    optimizer = refuse_observers(driven(cls)(x, lr if rates is None else 1.0, **options))
     batch = Batch(optimizer, bridge, args, tolerances, track_best=False, rates=rates)
     with Bar(progress, maxiter) as bar:
         try:

@@ -22,8 +22,8 @@ def _with_row(saved: Any) -> Any:
 
 
 def _without_row(saved: dict[str, Any]) -> dict[str, Any]:
-    shaped = {key: one[0] if np.ndim(one) else one for key, one in saved.items()}
-    return shaped
+    """What `_with_row` did, undone."""
+    return {key: one[0] if np.ndim(one) else one for key, one in saved.items()}
 
 
 class CompiledRun:
@@ -34,7 +34,6 @@ class CompiledRun:
     ) -> None:
         self._batch, self._watch, self._maxiter = batch, watch, maxiter
         self._check, self._begin = check_every, 0
-        self._shape = batch.x.shape[1:]
         if state is not None:
             best = load_state(batch.optimizer, self._shaped(state))
             if best is not None and batch.best is not None:
@@ -43,6 +42,7 @@ class CompiledRun:
         watch.start(self._begin, state is not None)
 
     def _shaped(self, state: Any) -> Any:
+        """The saved run for a batch of one; running products have rows of their own already."""
         products = set(self._batch.optimizer._engine.settings.plan.products)
         if not hasattr(state, "items"):
             return state
@@ -104,14 +104,14 @@ class CompiledRun:
             "x_best": best[0],
             "fun_best": best[1],
             "grad_norm": largest,
-            "history": make_history(self._lines(code, f, largest)),
+            "history": make_history(self._lines(f, largest)),
             "state": state,
         }
         if "average" in optimizer._engine.state:
             entries["averaged"] = optimizer.averaged[0]
         return finish(code, self._watch.message, **entries)
 
-    def _lines(self, code: int, f: float, largest: float) -> np.ndarray:
+    def _lines(self, f: float, largest: float) -> np.ndarray:
         """The history with the last iterate; iterations count on where a run goes on."""
         lines = self._batch.kept.copy()
         lines[:, 0] += self._begin
