@@ -108,7 +108,11 @@ def plain_loop(case, steps, rule="adam", lr=LR, **options):
     return x, [*seen, fun(x)[0]], opt.state
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "plain")
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(one, marks=[pytest.mark.sweep] if one else []) for one in OPTIONS],
+    ids=lambda options: "-".join(options) or "plain",
+)
 @cases
 def test_steps_are_those_of_a_plain_loop(case, options):
     steps = 300

@@ -84,7 +84,13 @@ def arrays_of(opt, names, like):
 
 #: in float32 all of them, in float64 one of each rule
 ROWS = [(case, "float32") for case in CASES]
-ROWS += [(case, "float64") for case in CASES if " " not in case]
+ROWS += [
+    pytest.param(
+        case, "float64", marks=[pytest.mark.sweep] if case not in ("adam", "nadam") else []
+    )
+    for case in CASES
+    if " " not in case
+]
 
 
 @pytest.mark.parametrize(("case", "dtype"), ROWS)
