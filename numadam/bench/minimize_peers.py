@@ -23,7 +23,7 @@ _START = (-1.2, 1.0)
 
 
 @numba.njit
-def rosen(x, g):  # type: ignore[no-untyped-def]
+def rosen(x, g):  # type: ignore[no-untyped-def]  # Numba types it
     """F and gradient in two dimensions."""
     a, b = x[1] - x[0] * x[0], 1.0 - x[0]
     g[0] = -400.0 * a * x[0] - 2.0 * b
@@ -89,7 +89,7 @@ def many(problems: int, iterations: int, gtol: float = 0.0) -> Side:
 
 
 @numba.njit
-def bowl(x, g, i, scale):  # type: ignore[no-untyped-def]
+def bowl(x, g, i, scale):  # type: ignore[no-untyped-def]  # Numba types it
     """A parabola whose steepness decides how long it takes: 100 to 1000 iterations."""
     g[0], g[1] = scale[i] * x[0], scale[i] * x[1]
     return 0.5 * scale[i] * (x[0] * x[0] + x[1] * x[1])

@@ -103,7 +103,7 @@ def read_bounds(bounds: Any, x: Any, shape: tuple[int, ...] | None = None) -> An
     shape = x.shape if shape is None else shape
     size = int(np.prod(shape, dtype=np.int64))
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
-        return _simple(_end(bounds.lb, -np.inf, x), _end(bounds.ub, np.inf, x))
+        return _simple(_end(bounds.lb, -np.inf), _end(bounds.ub, np.inf))
     try:
         pairs = list(bounds)
     except TypeError:
@@ -134,7 +134,7 @@ def read_bounds(bounds: Any, x: Any, shape: tuple[int, ...] | None = None) -> An
     return _simple(*(np.array(end).reshape(shape) for end in ends))
 
 
-def _end(end: Any, open_end: float, x: Any) -> Any:
+def _end(end: Any, open_end: float) -> Any:
     return np.asarray(open_end if end is None else end, dtype=np.float64)
 
 
