@@ -70,6 +70,53 @@ def directory() -> Path | None:
     return None
 
 
+def entry(name: str, key: object, folders: Sequence[str] = ()) -> Path | None:
+    """The file for what depends on `key`, on this source and on these versions; None: nowhere.
+
+    `folders` as in `source_stamp`.
+    """
+    folder = directory()
+    if folder is None:
+        return None
+    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+    whole = repr((key, versions, source_stamp(folders)))
+    return folder / f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:32]}.loop"
+
+
+def read(path: Path | None) -> bytes | None:
+    """The content of an entry, or None where there is no whole one."""
+    if path is None:
+        return None
+    try:
+        stored = path.read_bytes()
+    except OSError:
+        return None
+    content = stored[32:]
+    # truncated or damaged: made again, and written over
+    return content if hashlib.sha256(content).digest() == stored[:32] else None
+
+
+def write(path: Path | None, content: bytes) -> None:
+    """Write an entry under a temporary name, then move it into place."""
+    if path is None:
+        return
+    temporary = path.with_name(f"{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        warnings.warn(
+            f"numadam could not keep a compiled loop in {path.parent} ({error}); it will be "
+            "compiled again in the next process. Set NUMBA_CACHE_DIR to a writable folder.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
     """The cache of one compiled loop, known by `name` (rule, options, dtype, target).
 
@@ -82,28 +129,18 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         self.hit = False
 
     def _path(self, signature: Any, codegen: Any) -> Path | None:
-        folder = directory()
-        if folder is None or not self._enabled:
+        if not self._enabled:
             return None
         settings = [str(getattr(config, key)) for key in _CODEGEN]
-        versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
-        key = (self._name, str(signature), codegen.magic_tuple(), settings, versions)
-        digest = hashlib.sha256(repr((key, source_stamp(self._folders))).encode()).hexdigest()[:32]
-        return folder / f"{self._name.split('-')[0]}-{digest}.loop"
+        key = (self._name, str(signature), codegen.magic_tuple(), settings)
+        return entry(self._name.split("-")[0], key, self._folders)
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The compiled loop, or None where there is no whole entry for it."""
         target_context.refresh()
-        path = self._path(signature, target_context.codegen())
-        if path is None:
+        data = read(self._path(signature, target_context.codegen()))
+        if data is None:
             return None
-        try:
-            stored = path.read_bytes()
-        except OSError:
-            return None
-        data = stored[32:]
-        if hashlib.sha256(data).digest() != stored[:32]:
-            return None  # truncated or damaged: compiled again, and written over
         try:
             loop = compiler.CompileResult._rebuild(target_context, *pickle.loads(data))
         except Exception:  # of another build of Numba, whatever it raises: compiled again
@@ -112,26 +149,10 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         return loop
 
     def save_overload(self, signature: Any, data: Any) -> None:
-        """Write the entry under a temporary name, then move it into place."""
+        """Keep a compiled loop."""
         path = self._path(signature, data.codegen)
-        if path is None:
-            return
-        content = dumps(data._reduce())
-        temporary = path.with_name(f"{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        try:
-            try:
-                with temporary.open("xb") as file:
-                    file.write(hashlib.sha256(content).digest() + content)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            warnings.warn(
-                f"numadam could not keep a compiled loop in {path.parent} ({error}); it will be "
-                "compiled again in the next process. Set NUMBA_CACHE_DIR to a writable folder.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if path is not None:
+            write(path, dumps(data._reduce()))
 
     @property
     def cache_path(self) -> str:

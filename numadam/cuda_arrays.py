@@ -128,9 +128,11 @@ def in_memory(array: Any) -> Any:
     return array if seen == array.dtype else array.view(seen)
 
 
-def as_real(flat: Any) -> Any:
-    """A flat array with complex numbers as pairs of real ones."""
-    return flat.view(f"f{flat.dtype.itemsize // 2}") if flat.dtype.kind == "c" else flat
+def lies_flat(array: Any, order: tuple[int, ...]) -> bool:
+    """Whether the array's memory is one run of aligned elements, its axes in this order."""
+    lying = array.transpose(order) if array.ndim > 1 else array
+    aligned = array.size == 0 or int(array.data.ptr) % array.dtype.itemsize == 0
+    return bool(lying.flags.c_contiguous) and aligned
 
 
 def flat_view(array: Any, order: tuple[int, ...]) -> Any:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import ref
 
-import numpy as np
-
+from numadam import cuda as policy
 from numadam import cuda_arrays as ca
 from numadam import cuda_loop as cl
 from numadam import plan as pl
-from numadam.cuda_launch import SUMS, launch, launch_sums, numba_view
-from numadam.cuda_norms import GradNorm, make_norm, norm_slots
-from numadam.cuda_scalars import StepScalars
+from numadam.cuda_compile import compiled
+from numadam.cuda_numbers import CudaNumbers
+from numadam.cuda_table import CudaTable
 from numadam.engine import Leaves
 from numadam.plan import Plan
 from numadam.table import Layout
 
 Title = Callable[[int, int], str]
-#: Flat arrays or their views, leaf by leaf, by slot.
-Flat = dict[int, list[Any]]
 #: What a lazy step has instead of a dense gradient: its rows and their values, by leaf.
 Sparse = Mapping[int, tuple[Any, Any]]
 NO_ROWS: Sparse = {}
+#: Arrays from which on a step trusts an array object that it saw at the last two steps.
+_TRUSTED_FROM = 16
 
 
 class CudaPass:
@@ -35,10 +35,14 @@ class CudaPass:
     ----------
     plan : Plan
     layout : Layout
+    table : CudaTable
+    numbers : CudaNumbers
     device : int
         Number of the GPU.
     title : callable
         ``title(slot, leaf)``: what the user calls that array.
+    fixed : list of arrays
+        Those that are the same objects at every step: known again by the list itself.
     outs : sequence of bool
         Whether there shall be steps without and with `out`.
     lazy : bool
@@ -49,143 +53,199 @@ class CudaPass:
         self,
         plan: Plan,
         layout: Layout,
+        table: CudaTable,
+        numbers: CudaNumbers,
         device: int,
         title: Title,
+        fixed: Leaves = (),
         outs: Sequence[bool] = (False, True),
         lazy: bool = False,
     ) -> None:
-        import cupy
-
-        self.plan, self.layout = plan, layout
-        self._device, self._title = device, title
-        #: views of the engine's own arrays, which every step has
-        self.own: Flat = {}
-        self._steps = {out: cl.compiled(cl.make_step, plan, out) for out in outs}
-        self._lazy = cl.compiled(cl.make_lazy, plan) if lazy else None
-        self._sum = cl.compiled(cl.make_sum, plan) if plan.accumulate else None
-        self.norm: GradNorm | None = None
-        if plan.norm:
-            self.norm = GradNorm(plan, layout)
-            self._sums = cl.compiled(make_norm, plan, SUMS)
-            self._partials = cupy.zeros(self.norm.first[-1], np.float64)
+        self._fixed = fixed
+        self.plan, self.layout, self.numbers = plan, layout, numbers
+        self._table, self._device, self._title = table, device, title
+        many = table.many
+        self._steps = {out: compiled(cl.make_step, device, plan, out, many) for out in outs}
+        self._lazy = compiled(cl.make_lazy, device, plan) if lazy else None
+        self._sums = (
+            [compiled(cl.make_sum, device, plan, first, many) for first in (False, True)]
+            if plan.accumulate
+            else []
+        )
         self._work: dict[tuple[int, int], Any] = {}
+        self._seen: dict[int, _Seen] = {}
+        self._copies: dict[tuple[int, int], Any] = {}
 
     def _named(self, slot: int, arrays: Leaves) -> list[ca.Named]:
         return [(self._title(slot, k), array) for k, array in enumerate(arrays)]
 
-    def check(
+    def own(self, slot: int, arrays: Leaves) -> None:
+        """Let every step have arrays of the engine's own."""
+        self._table.note(slot, [_address(array) for array in arrays])
+
+    def enter(
         self, used: Mapping[int, Leaves], owned: Sequence[ca.Named] = (), sparse: Sparse = NO_ROWS
     ) -> None:
-        """Check all arrays; `owned` are named arrays that the step writes besides."""
+        """Check the arrays of a step, and note where they lie; nothing of theirs is written.
+
+        `owned` are named arrays that the step writes besides. Arrays that may be trusted
+        (`_Seen`) were checked before, and the table has them: only what is copied into work
+        arrays is copied again.
+        """
+        new = {
+            slot: arrays
+            for slot, arrays in used.items()
+            if sparse or slot not in self._seen or not self._seen[slot].again(arrays)
+        }
+        if new or used.keys() != self._seen.keys():
+            seen, self._seen = self._seen, {}
+            self._check(used, new, owned, sparse)
+            self._gather(used, new, sparse)
+            if not sparse:
+                self._seen = {
+                    slot: _Seen(arrays, arrays is self._fixed) if slot in new else seen[slot]
+                    for slot, arrays in used.items()
+                }
+        for (slot, k), array in self._copies.items():
+            self._copy(slot, k, array, into=True)
+
+    def forget(self) -> None:
+        """Hold no array of the last step; the next one looks at all of them."""
+        self._seen, self._copies = {}, {}
+
+    def _check(
+        self,
+        used: Mapping[int, Leaves],
+        new: Mapping[int, Leaves],
+        owned: Sequence[ca.Named],
+        sparse: Sparse,
+    ) -> None:
+        """Check the arrays that are new, and that nothing written overlaps anything else."""
         layout, plan = self.layout, self.plan
         only_read = (pl.G, pl.P) if pl.OUT in used else (pl.G,)
-        named = {slot: self._named(slot, arrays) for slot, arrays in used.items()}
-        for slot, entries in named.items():
-            for k, entry in enumerate(entries):
-                if slot == pl.G and k in sparse:
-                    continue
-                of, dtype = self._title(pl.P, k), plan.array_dtype(slot)
-                written = slot not in only_read
-                ca.check_array(entry, of, layout.shapes[k], dtype, self._device, written)
-        read = [entry for slot in only_read for entry in named.pop(slot, [])]
+        for slot, arrays in new.items():
+            dtype, written = plan.array_dtype(slot), slot not in only_read
+            for k, entry in enumerate(self._named(slot, arrays)):
+                if slot != pl.G or k not in sparse:
+                    of = self._title(pl.P, k)
+                    ca.check_array(entry, of, layout.shapes[k], dtype, self._device, written)
+        read = [a for slot in only_read for a in self._named(slot, used.get(slot, ()))]
+        write = [a for slot in used if slot not in only_read for a in self._named(slot, used[slot])]
         for k, parts in sparse.items():
             name = self._title(pl.G, k)
             read = [entry for entry in read if entry[0] != name]
             read += zip((f"{name}.indices", f"{name}.values"), parts, strict=True)
-        ca.check_overlap([*owned, *itertools.chain(*named.values())], read)
+        ca.check_overlap([*owned, *write], read)
 
-    def gather(self, used: Mapping[int, Leaves], sparse: Sparse = NO_ROWS) -> Flat:
-        """Each array flat: its own memory, or a kept work array with a copy of it."""
-        flats: Flat = {}
-        for slot, arrays in used.items():
-            flats[slot] = []
+    def _gather(
+        self, used: Mapping[int, Leaves], new: Mapping[int, Leaves], sparse: Sparse
+    ) -> None:
+        """Note where each new array lies, or the work array through which it goes."""
+        sums: list[int | None] = [None] * len(self.layout.sizes)
+        for slot, arrays in new.items():
+            addresses = []
             for k, (array, order) in enumerate(zip(arrays, self.layout.orders, strict=True)):
+                self._copies.pop((slot, k), None)
                 if slot == pl.G and k in sparse:
-                    flat = ca.in_memory(sparse[k][1]).reshape(-1)
-                else:
-                    flat = ca.flat_view(array, order)
-                flats[slot].append(self._copied(slot, k, array) if flat is None else flat)
-        return flats
+                    array = sparse[k][1]
+                    sums[k] = array.size
+                elif not ca.lies_flat(array, order):
+                    self._copies[slot, k] = array
+                    array = self._work_array(slot, k, array)
+                addresses.append(_address(array))
+            self._table.note(slot, addresses)
+        for place in [place for place in self._copies if place[0] not in used]:
+            del self._copies[place]
+        self._table.settle(cl.step_slots(self.plan, pl.OUT in used), sums)
 
-    def _copied(self, slot: int, k: int, array: Any) -> Any:
+    def _work_array(self, slot: int, k: int, array: Any) -> Any:
         import cupy
 
         if (slot, k) not in self._work:
             self._work[slot, k] = cupy.empty(array.size, ca.in_memory(array).dtype)
-        ca.copy_flat(self._work[slot, k], array, self.layout.orders[k], into_flat=True)
         return self._work[slot, k]
 
-    def scatter(self, used: Mapping[int, Leaves], flats: Flat) -> None:
+    def _copy(self, slot: int, k: int, array: Any, into: bool) -> None:
+        """Copy an array into its work array, or back."""
+        ca.copy_flat(self._work[slot, k], array, self.layout.orders[k], into_flat=into)
+
+    def scatter(self, has_out: bool = False) -> None:
         """Copy what the step wrote into work arrays back to where it belongs."""
-        for slot, arrays in used.items():
-            if slot == pl.G or (slot == pl.P and pl.OUT in used):
-                continue
-            for k, (array, order) in enumerate(zip(arrays, self.layout.orders, strict=True)):
-                if flats[slot][k] is self._work.get((slot, k)):
-                    ca.copy_flat(flats[slot][k], array, order, into_flat=False)
+        for (slot, k), array in self._copies.items():
+            if slot != pl.G and not (slot == pl.P and has_out):
+                self._copy(slot, k, array, into=False)
 
-    def views(self, flats: Flat) -> Flat:
-        """Flat arrays as kernels take them, with the engine's own; None for what is empty."""
-        seen = {
-            slot: [numba_view(ca.as_real(flat)) if flat.size else None for flat in leaves]
-            for slot, leaves in flats.items()
-        }
-        return self.own | seen
+    def zeros_as_gradients(self, zeros: Any) -> None:
+        """One block of zeros stands for every gradient."""
+        self._seen = {}
+        self._table.note(pl.G, [_address(zeros)] * len(self.layout.sizes))
+        self._table.settle(cl.step_slots(self.plan, False), [None] * len(self.layout.sizes))
 
-    def _arrays(self, views: Flat, slots: Sequence[int], leaf: int) -> tuple[Any, ...]:
-        return tuple(views[slot][leaf] for slot in slots)
-
-    def begin(self, views: Flat, scalars: StepScalars, averages: bool) -> None:
+    def begin(self, averages: bool) -> None:
         """Bring parameters into their bounds, and start what follows them from there."""
-        kernel = cl.compiled(cl.make_begin, self.plan, averages)
-        slots = cl.start_slots(self.plan, averages)
-        for k, size in enumerate(self.layout.sizes):
-            turns = size * self.plan.numbers
-            launch(kernel, turns, (self._arrays(views, slots, k), scalars.k(k)))
+        plan, many = self.plan, self._table.many
+        self._run(compiled(cl.make_begin, self._device, plan, averages, many),
+                  cl.start_slots(plan, averages), go=0)  # fmt: skip
 
-    def add(self, views: Flat, scalars: StepScalars, first: bool) -> None:
+    def add(self, first: bool) -> None:
         """Add the gradients to the sum, or make them the sum."""
-        slots = cl.sum_slots(self.plan)
-        for k, size in enumerate(self.layout.sizes):
-            turns = size * self.plan.numbers
-            arguments = (self._arrays(views, slots, k), scalars.k(k), int(first))
-            launch(self._sum, turns, arguments)
+        self._run(self._sums[first], (pl.G, pl.SUM), go=0)
 
-    def _partial_sums(
-        self, views: Flat, scalars: StepScalars, scales: Sequence[float]
-    ) -> np.ndarray:
-        """The partial sums of the norms of all leaves, on the host: this waits for the GPU."""
-        import cupy
+    def step(self, has_out: bool, sparse: Sparse = NO_ROWS) -> None:
+        """The step over all arrays, in one launch; each sparse gradient has one of its own."""
+        slots = cl.step_slots(self.plan, has_out)
+        self._run(self._steps[has_out], slots, go=self.numbers.go)
+        for k, (rows, values) in sparse.items():
+            if values.size:
+                width, row = values.size // len(rows), int(self._table.records[k, cl.ROW])
+                numbers, addresses = self.numbers, self._table.addresses(slots, k)
+                begin = (_address(rows), width, values.size, numbers.rows(row))
+                assert self._lazy is not None  # the optimiser takes sparse gradients so
+                blocks = policy.blocks_for(values.size)
+                end = (numbers.factors(k), numbers.go)
+                self._lazy(blocks, policy.BLOCK, (*begin, *end), addresses)
 
-        assert self.norm is not None
-        slots, first = norm_slots(self.plan), self.norm.first
-        for k, scale in enumerate(scales):
-            own = self._partials[first[k] : first[k + 1]]
-            if views[pl.G][k] is None:  # a sparse gradient without rows
-                own.fill(0.0)
-            else:
-                arrays = self._arrays(views, slots, k)
-                arguments = (arrays, scalars.k(k), scale, numba_view(own))
-                launch_sums(self._sums, own.size, arguments)
-        return np.asarray(cupy.asnumpy(self._partials))
+    def _run(self, kernel: Any, slots: Sequence[int], go: int) -> None:
+        table, numbers = self._table, self.numbers
+        if table.many:
+            if table.blocks:
+                leaves, rows = int(table.leaves.data.ptr), numbers.rows(0)
+                given = (table.address, leaves, rows, numbers.factors(0), go)
+                kernel(table.blocks, policy.BLOCK, given)
+            return
+        for row in self._table.records[:, cl.ROW].tolist():  # one array, or none
+            head, tiles, items = table.facts()
+            if items:
+                end = (numbers.rows(row), numbers.factors(0), go)
+                blocks, addresses = policy.blocks_for(items), table.addresses(slots, 0)
+                kernel(blocks, policy.BLOCK, (head, tiles, items, *end), addresses)
 
-    def form_norms(self, views: Flat, scalars: StepScalars, row: Sequence[float]) -> bool:
-        """Form norms and clip factors where the plan has them; whether all gradients are finite."""
-        if self.norm is None:
-            return True
-        return self.norm.form(lambda scales: self._partial_sums(views, scalars, scales), row)
 
-    def step(self, views: Flat, scalars: StepScalars, sparse: Sparse = NO_ROWS) -> None:
-        """One launch per leaf, on CuPy's current stream."""
-        plan, has_out = self.plan, pl.OUT in views
-        slots = cl.step_slots(plan, has_out)
-        for k, size in enumerate(self.layout.sizes):
-            factors = (1.0, 1.0) if self.norm is None else self.norm.factors[k]
-            arguments = (self._arrays(views, slots, k), scalars.h(k), scalars.k(k, factors))
-            if k in sparse:
-                rows, values = sparse[k]
-                if values.size:
-                    width = values.size // len(rows)
-                    launch(self._lazy, values.size, (*arguments, numba_view(rows), width))
-            else:
-                launch(self._steps[has_out], size * plan.unit, arguments)
+class _Seen:
+    """The arrays of a slot at the last step, and whether this one may trust them.
+
+    To look at each of 1000 CuPy arrays takes 1 ms, to ask whether it is the same object 20 us. An
+    object keeps its memory, so what was right of it stays right. But whoever makes new gradients
+    at each step shall not find the old ones held: an object is kept only if it was alive through
+    two steps, as its owner evidently keeps it too. Few arrays are looked at each time.
+    """
+
+    def __init__(self, arrays: Leaves, fixed: bool) -> None:
+        self._fixed = arrays if fixed else None
+        self._weak = [] if fixed or len(arrays) < _TRUSTED_FROM else list(map(ref, arrays))
+        self._kept: list[Any] = []
+
+    def again(self, arrays: Leaves) -> bool:
+        """Whether these are the arrays of the last step."""
+        if self._fixed is not None:
+            return arrays is self._fixed
+        if self._kept:
+            return all(map(operator.is_, arrays, self._kept))
+        if not self._weak or any(r() is not a for r, a in zip(self._weak, arrays, strict=True)):
+            return False
+        self._kept = list(arrays)
+        return True
+
+
+def _address(array: Any) -> int:
+    return int(array.data.ptr) if array.size else 0

@@ -1,92 +1,98 @@
-"""The scalars of a step over CuPy arrays, formed on the host by the functions of the CPU loop."""
+"""The scalars of a step on the GPU: formed there in float64, rounded once to the dtype.
+
+One thread for each row of the control block runs the functions of the CPU loop. So nothing of a
+step but lr and the number of gradients comes from the host, and a captured graph counts on by
+itself.
+"""
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from typing import Any
 
 import numpy as np
+from numba import cuda
 
 from numadam import options as op
-from numadam.pieces import single_of, tiny
+from numadam.cuda_loop import Made
+from numadam.cuda_tiles import SIMULATED, make_line, plain
+from numadam.pieces import make_advance_row, make_fill_row, width_of, wrapper
 from numadam.plan import Plan
+from numadam.turn import SEED
 
-_NEUTRAL = (1.0, 1.0)
+#: The integers of a step on the GPU: t, steps skipped in all and in a row, whether the last
+#: gradients were finite, and whether the step is taken.
+T, SKIPPED, IN_A_ROW, FINITE, GO = range(5)
+COUNTS = 5
+
+_DOUBLE, _LONG = np.dtype(np.float64), np.dtype(np.int64)
 
 
-def cast(values: Sequence[float], real: np.dtype[Any]) -> tuple[Any, ...]:
-    """Scalars rounded once to the dtype of the arithmetic; one too large becomes infinite."""
-    with np.errstate(over="ignore"):
-        return tuple(map(real.type, values))
+def _ignoring(function: Any) -> Any:
+    """In the simulator NumPy's numbers divide by zero as a GPU does, without a warning."""
+    if not SIMULATED:
+        return function
 
-
-class StepScalars:
-    """What every leaf needs at step t: formed in float64, and rounded once to the dtype.
-
-    Parameters
-    ----------
-    plan : Plan
-    control : numpy.ndarray
-        The control block.
-    products : numpy.ndarray
-        The running products before this step, a row for each row of the control block.
-    rows : sequence of int
-        Each leaf's row.
-    lr : float
-        Where a row sets none of its own.
-    t : int
-        Number of the step.
-    n : int
-        Gradients in the mean that the step takes.
-    flushing : bool
-        Whether all of them are in the sum already.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        control: np.ndarray,
-        products: np.ndarray,
-        rows: Sequence[int],
-        lr: float,
-        t: int,
-        n: int = 1,
-        flushing: bool = False,
-    ) -> None:
-        self._plan, self._rows, self._t = plan, rows, np.float64(t)
-        self._control, self._products = control, products
-        self._own: list[tuple[float, ...]] = []
-        self._rule: list[tuple[Any, ...]] = []
-        self._cast: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-        single, small = single_of(plan.real), tiny(plan.real)
-        # numbers of NumPy's, which divide by zero as compiled code does
+    @functools.wraps(function)
+    def quiet(*arguments: Any) -> Any:
         with np.errstate(all="ignore"):
-            for row, q in zip(control, products, strict=True):
-                rate = np.float64(lr) if np.isnan(row[op.RATE]) else row[op.RATE]
-                h = plan.scalars(row[op.RULE :], q, rate, self._t, single)
-                self._rule.append(cast((*h, small * row[op.FLUSH], 0.0), plan.real))
-                own = op.loop_scalars(row, rate, self._t, float(n), float(plan.elementwise))
-                self._own.append((1.0, *own[1:]) if flushing else own)
+            return function(*arguments)
 
-    def h(self, leaf: int) -> tuple[Any, ...]:
-        """The scalars of the rule's formula."""
-        return self._rule[self._rows[leaf]]
+    return quiet
 
-    def k(self, leaf: int, factors: tuple[float, float] = _NEUTRAL) -> tuple[Any, ...]:
-        """The scalars of the loop itself, with a clip factor in two steps."""
-        key = (self._rows[leaf], *factors)
-        if key not in self._cast:  # not the same scalars for each of many arrays
-            own, (pre, factor) = self._own[key[0]], factors
-            clip = own[2] * pre
-            values = (own[0] * pre, own[1], clip, *own[3:], factor, pre, 0.0)
-            self._cast[key] = cast(values, self._plan.real)
-        return self._cast[key]
 
-    def advanced(self) -> np.ndarray:
-        """The running products after the step."""
-        after, single = self._products.copy(), single_of(self._plan.real)
-        if self._plan.products:
-            with np.errstate(all="ignore"):
-                for row, q in zip(self._control, after, strict=True):
-                    q[:] = self._plan.advance(row[op.RULE :], q, self._t, single)[: len(q)]
-        return after
+def control_width(plan: Plan) -> int:
+    """Numbers in one row of the control block."""
+    return op.RULE + plan.rule.width
+
+
+def make_advance_all(plan: Plan) -> Any:
+    """``advance(products, control, row, t)``: the running products of a row after step t."""
+    wrap = wrapper(f"cuda-{plan.rule.name}-{plan.like}-{plan.real.name}")
+    advance_row = make_advance_row(plan, plain if SIMULATED else wrap)
+    line, wide, count = make_line(_DOUBLE), control_width(plan), len(plan.products)
+
+    def advance(products, control, row, t):
+        if count > 0:
+            own = line(products + 8 * row * count, count)
+            advance_row(own, line(control + 8 * row * wide, wide), t)
+
+    return cuda.jit(device=True)(_ignoring(advance))
+
+
+def make_prepare(plan: Plan, rate: np.dtype[Any]) -> Made:
+    """``prepare(rows, control, products, counts, groups, lr_at, lr, t, n, alone, flushing)``.
+
+    Launched with a thread for each row of the control block, in one block. The step is number
+    `t`, or the one after those counted on the GPU where `t` is 0. lr is a number, or where that
+    is NaN what lies at `lr_at`. `n` are the gradients in the mean. Where the step is `alone`, with
+    no norm that may stop it, it is counted here.
+    """
+    fill_row = make_fill_row(plan, plain if SIMULATED else None)
+    advance, real, width = make_advance_all(plan), plan.real, width_of(plan)
+    line, doubles, longs = make_line(real), make_line(_DOUBLE), make_line(_LONG)
+    rates, wide, count = make_line(rate), control_width(plan), len(plan.products)
+    scale, size, one = width - SEED - 1, real.itemsize, real.type(1)
+
+    def prepare(rows, control, products, counts, groups, lr_at, lr, t, n, alone, flushing):
+        counted = longs(counts, COUNTS)
+        if t == 0:
+            t = counted[T] + 1
+        if lr != lr:
+            lr = np.float64(rates(lr_at, 1)[0])
+        cuda.syncthreads()  # all have read what is counted
+        for r in range(cuda.threadIdx.x, groups, cuda.blockDim.x):
+            out = line(rows + size * r * width, width)
+            own = doubles(products + 8 * r * count, count)
+            fill_row(out, doubles(control + 8 * r * wide, wide), own, lr, np.float64(t), n)
+            if flushing != 0:  # all gradients are in the sum already
+                out[scale] = one
+            if alone != 0:
+                advance(products, control, r, np.float64(t))
+        if alone != 0 and cuda.threadIdx.x == 0:
+            counted[T] = t
+
+    i8, f8 = cuda.types.int64, cuda.types.float64
+    types = cuda.types.void(i8, i8, i8, i8, i8, i8, f8, i8, f8, i8, i8)
+    return _ignoring(prepare), types

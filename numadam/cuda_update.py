@@ -2,43 +2,85 @@
 
 from __future__ import annotations
 
+import functools
+import threading
+from typing import Any
+
 import numpy as np
 
 from numadam import arrays as ar
 from numadam import plan as pl
-from numadam.cuda_launch import on_gpu
+from numadam.cuda import Upload, on_gpu, require_gpu
+from numadam.cuda_numbers import CudaNumbers
 from numadam.cuda_pass import CudaPass
-from numadam.cuda_scalars import StepScalars
 from numadam.cuda_sparse import SparseGradients
+from numadam.cuda_table import CudaTable
 from numadam.engine import BareStep, Leaves
 from numadam.interrupts import held_back
+from numadam.plan import Plan
+from numadam.settings import Settings
 from numadam.table import Layout
+
+#: Calls of several threads take turns where they share the numbers of a step.
+_lock = threading.Lock()
+
+
+class _Bare:
+    """What all steps over arrays of one shape share on one stream of a GPU."""
+
+    def __init__(self, plan: Plan, wide: int, device: int, layout: Layout, has_out: bool) -> None:
+        names = {pl.P: "p", pl.G: "g", **dict(enumerate(plan.rule.state, pl.S0)), pl.OUT: "out"}
+        self.control = np.zeros((1, wide))
+        table = CudaTable(plan, layout, [0])
+        self.numbers = CudaNumbers(plan, self.control, table, device)
+        self.products = Upload(self.numbers.products)
+
+        def title(slot: int, leaf: int) -> str:
+            return names[slot]
+
+        given = (plan, layout, table, self.numbers, device, title)
+        self.run = CudaPass(*given, outs=[has_out])
+        self.sparse = SparseGradients(plan, layout, device, None, title)
+
+
+@functools.lru_cache(maxsize=32)
+def _bare(
+    plan: Plan, wide: int, device: int, shape: Any, order: Any, has_out: bool, stream: int
+) -> _Bare:
+    return _Bare(plan, wide, device, Layout([shape], [order], plan.dtype), has_out)
+
+
+def _prepared(settings: Settings, p: Any, has_out: bool) -> _Bare:
+    import cupy
+
+    wide, stream = settings.control.shape[1], cupy.cuda.get_current_stream().ptr
+    where = p.shape, ar.memory_order(p), has_out, stream
+    return _bare(settings.plan, wide, int(p.device.id), *where)
 
 
 def update(call: BareStep) -> None:
     """Take a step on the caller's arrays; the first call for an option compiles."""
     settings, products, p, g, state, t, lr, out = call
-    plan, device = settings.plan, int(p.device.id)
-    names = {pl.P: "p", pl.G: "g", **dict(enumerate(plan.rule.state, pl.S0)), pl.OUT: "out"}
-    layout = Layout([p.shape], [ar.memory_order(p)], plan.dtype)
+    require_gpu()
+    plan = settings.plan
     used: dict[int, Leaves] = {pl.P: [p], pl.G: [g]}
     for slot, name in enumerate(plan.rule.state, pl.S0):
         if name in state:
             used[slot] = [state[name]]
     if out is not None:
         used[pl.OUT] = [out]
-
-    def title(slot: int, leaf: int) -> str:
-        return names[slot]
-
-    with on_gpu(device), SparseGradients(plan, layout, device, None, title).lent(used):
-        run = CudaPass(plan, layout, device, title, [out is not None])
-        run.check(used)
-        flats = run.gather(used)
-        views = run.views(flats)
-        before = np.array([products], np.float64).reshape(1, -1)
-        scalars = StepScalars(plan, settings.control, before, [0], lr, t)
-        run.form_norms(views, scalars, settings.control[0])
-        with held_back():
-            run.step(views, scalars)
-            run.scatter(used, flats)
+    with on_gpu(int(p.device.id)), _lock:
+        bare = _prepared(settings, p, out is not None)
+        run, numbers = bare.run, bare.numbers
+        with bare.sparse.lent(used):
+            run.enter(used)
+            bare.control[...] = settings.control
+            if products:
+                bare.products(np.array([products], np.float64))
+            with held_back():
+                numbers.prepare(lr, t, 1, alone=False)
+                if plan.norm:
+                    numbers.form_norms(t, 0, counting=False)
+                run.step(out is not None)
+                run.scatter(out is not None)
+        run.forget()

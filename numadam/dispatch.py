@@ -45,7 +45,7 @@ def engine_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Engine]:
 @functools.cache
 def _engine(home: str) -> type[Engine]:
     if home == "CuPy":
-        from numadam.cuda import CudaEngine
+        from numadam.cuda_engine import CudaEngine
 
         return CudaEngine
     from numadam.cpu import CpuEngine

@@ -40,9 +40,11 @@ class Held:
     ) -> None:
         forks.give_lock(self)
         # arrays among the options are taken as they are now, by a copy of this optimiser as well
-        lr, shared, own = _owned(lr), _owned(dict(shared)), _owned(dict(own))
+        shared, own = _owned(dict(shared)), _owned(dict(own))
         options = op.check(self.rule, type(self).__name__, shared, own)
-        self._lr = LR.check_or_schedule(lr) if is_plain(lr) else lr
+        on_device = options["capturable"] and is_plain(lr)
+        rate = LR.check_or_schedule(lr) if is_plain(lr) else _owned(lr)
+        lr, self._lr = lr if on_device else rate, rate
         self._params = params
         whole = Tree(params)
         overrides = group_overrides(self.rule, options, lr, whole)
@@ -54,6 +56,8 @@ class Held:
         engine.check_params(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
         self._settings = Settings(self.rule, options, leaves, names, tree.select(overrides), pairs)
+        if options["capturable"]:
+            self._lr = self._settings.rate_array = engine.rate_array(lr, leaves)
         self._engine = engine(self._settings, leaves, names)
         self._grads: Any = None
         self._grad_leaves: list[Any] = []
@@ -124,7 +128,10 @@ class Held:
 
     @property
     def lr(self) -> Any:
-        """The learning rate: a float, a callable of the steps already taken, or per array."""
+        """The learning rate: a float, a callable of the steps already taken, or per array.
+
+        With ``capturable=True`` a 0-d array on the GPU; what is assigned is written into it.
+        """
         return self._lr
 
     @lr.setter
@@ -134,6 +141,9 @@ class Held:
                 "lr: arrays of step sizes are fixed when the optimiser is made: make a new one."
             )
         with self._lock:
+            if self._settings.rate_array is not None:
+                self._lr[...] = LR.check(value)
+                return
             self._lr = LR.check_or_schedule(value)
             self._note_schedules()
 

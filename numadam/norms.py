@@ -174,7 +174,7 @@ def blocks(n):
 
 
 @inner
-def _two_sum(a, b):
+def two_sum(a, b):
     """The rounded sum of a and b, and what the rounding lost, exactly (Knuth)."""
     total = a + b
     of_b = total - a
@@ -195,15 +195,15 @@ def combine(partials, first, count):
             sums[i] = losses[i] = 0.0
         for _ in range(left // row):
             for i in range(row):
-                sums[i], loss = _two_sum(sums[i], partials[at + i])
+                sums[i], loss = two_sum(sums[i], partials[at + i])
                 losses[i] += loss
             at += row
         left = left % row
         for i in range(row):
-            total, loss = _two_sum(total, sums[i])
+            total, loss = two_sum(total, sums[i])
             lost += loss + losses[i]
     for i in range(left):
-        total, loss = _two_sum(total, partials[at + i])
+        total, loss = two_sum(total, partials[at + i])
         lost += loss
     # inf - inf has made `lost` NaN where the total is infinite
     return total if math.isnan(lost) else total + lost

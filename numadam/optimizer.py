@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from numadam.attributes import fixed, hyper
@@ -78,6 +79,10 @@ class Optimizer(Held):
     like : {"torch", "keras", "tf1", "optax", "sklearn", "numpy"}, optional
         Defaults and arithmetic of that library. What is given as a keyword goes before it. The
         last two, "keras" and "tf1" repeat the plain rule and AMSGrad bit for bit.
+    capturable : bool, default False
+        For CuPy parameters: steps may be captured in a CUDA graph and replayed. t and lr lie on
+        the GPU: `lr` is a 0-d CuPy array (one that was passed stays that array), and each replay
+        reads it anew. Take one step before the capture.
 
     Notes
     -----
@@ -93,7 +98,7 @@ class Optimizer(Held):
     decoupled, decay_times_lr, maximize, accumulate = fixed(), fixed(), fixed(), fixed()
     nonfinite, max_skips, bounds, groups = fixed(), fixed(), fixed(), fixed()
     ema_warmup, ema_debias, sparse, like = fixed(), fixed(), fixed(), fixed()
-    state_dtype, master, complex_form = fixed(), fixed(), fixed()
+    state_dtype, master, complex_form, capturable = fixed(), fixed(), fixed(), fixed()
 
     def step(
         self,
@@ -188,6 +193,10 @@ class Optimizer(Held):
     def _rate(self, lr: Any) -> float:
         """The learning rate of this step; other schedules go into the control block."""
         settings = self._settings
+        if settings.rate_array is not None:
+            if lr is not None:
+                raise ValueError("lr: with capturable=True it lies on the GPU; write opt.lr = x.")
+            return math.nan  # the step reads the array
         if settings.has_schedules:
             settings.refresh(self.t)
         if lr is not None:

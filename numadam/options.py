@@ -60,6 +60,7 @@ class Shared(TypedDict, total=False):
     master: bool
     complex_form: str
     like: str | None
+    capturable: bool
 
 
 class Bare(TypedDict, total=False):
@@ -100,8 +101,17 @@ DEFAULTS: dict[str, Any] = {
     "master": False,
     "complex_form": "parts",
     "like": None,
+    "capturable": False,
 }
-_SWITCHES = ("decoupled", "decay_times_lr", "maximize", "ema_warmup", "ema_debias", "master")
+_SWITCHES = (
+    "decoupled",
+    "decay_times_lr",
+    "maximize",
+    "ema_warmup",
+    "ema_debias",
+    "master",
+    "capturable",
+)
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "nonfinite": ("propagate", "raise", "skip"),
     "sparse": (None, "lazy", "dense"),
@@ -181,10 +191,30 @@ def _check_together(options: Mapping[str, Any]) -> None:
         problem = "ema_debias: divides by 1 - ema^t, so ema cannot be a schedule."
     elif options["sparse"] == "lazy" and options["accumulate"] > 1:
         problem = "accumulate: with sparse='lazy' a mean would touch rows of other calls; use 1."
+    elif options["capturable"]:
+        problem = _against_capture(options)
     elif options["sparse"] == "lazy" and average:
         problem = "ema: sparse='lazy' leaves rows alone that an average has to follow; use 'dense'."
     if problem:
         raise ValueError(problem)
+
+
+def _against_capture(options: Mapping[str, Any]) -> str:
+    """What a captured step cannot do, or "": its replay asks the host for nothing."""
+    if options["accumulate"] > 1:
+        return "accumulate: with capturable=True every call is the same step; use 1."
+    if options["nonfinite"] == "raise":
+        return "nonfinite: a captured step cannot raise; use 'skip' and look at `skipped`."
+    if options["max_skips"] is not None:
+        return "max_skips: a captured step cannot raise; look at `skipped` now and then."
+    if options["sparse"] is not None:
+        return (
+            "sparse: which rows have a gradient is the host's business; not with capturable=True."
+        )
+    schedules = [name for name, value in options.items() if callable(value)]
+    if schedules:
+        return f"{schedules[0]}: a captured step cannot call a schedule; give a number."
+    return ""
 
 
 def row(rule: RuleSpec, options: Mapping[str, Any], lr: Any) -> list[float]:

@@ -155,37 +155,40 @@ def make_scalars(width: int, real: np.dtype[Any]) -> Any:
     return wrapper(f"{width}-{real.name}")(scalars)
 
 
-_own_scalars = inner(op.loop_scalars)
-
-
-def make_fill_row(plan: Plan) -> Any:
+def make_fill_row(plan: Plan, wrap: Any = None) -> Any:
     """``fill_row(out, row, q, lr, t, n)``: the scalars of step t from a row of the control block.
 
     `q` are the running products before the step, and `n` the gradients in the mean.
     """
     key = (plan.scalars, plan.real, len(plan.products), plan.elementwise)
-    return _make_fill_row(*key, f"{plan.rule.name}-{plan.like}-{plan.real.name}")
+    if wrap is None:
+        return _shared_fill_row(*key, f"{plan.rule.name}-{plan.like}-{plan.real.name}")
+    return wrap(_plain_fill_row(plan.scalars, plan.real, plan.elementwise, wrap))
 
 
 @functools.cache
-def _make_fill_row(
+def _shared_fill_row(
     of_rule: Any, real: np.dtype[Any], count: int, elementwise: bool, name: str
 ) -> Any:
     # loops of one rule share it: it takes as long to compile as a third of a loop
     wrap = wrapper(f"{name}-{count}-{elementwise}")
-    scalars, small = wrap(of_rule), tiny(real)
+    return wrap(_plain_fill_row(of_rule, real, elementwise, wrap), forceinline=True)
+
+
+def _plain_fill_row(of_rule: Any, real: np.dtype[Any], elementwise: bool, wrap: Any) -> Any:
+    scalars, own_scalars, small = wrap(of_rule), wrap(op.loop_scalars), tiny(real)
     single, per_element = single_of(real), float(elementwise)
 
     def fill_row(out, row, q, lr, t, n):
         rate = row[op.RATE] if row[op.RATE] == row[op.RATE] else lr
         h = scalars(row[op.RULE :], q, rate, t, single) + (small * row[op.FLUSH], 0.0)
-        k = _own_scalars(row, rate, t, n, per_element)
+        k = own_scalars(row, rate, t, n, per_element)
         for i in range(len(h)):
             out[i] = h[i]
         for i in range(_OWN):
             out[len(h) + i] = k[i]
 
-    return wrap(fill_row, forceinline=True)
+    return fill_row
 
 
 def make_fill(plan: Plan, wrap: Any) -> Any:

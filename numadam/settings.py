@@ -37,6 +37,8 @@ class Settings:
         Bounds and step sizes that differ from element to element, by slot.
     guard : int
         What to do about gradients that are not finite.
+    rate_array : array or None
+        Where lr lies on the GPU, with capturable=True.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Settings:
         pairs: Sequence[Pair],
     ) -> None:
         self.rule, self.options, self._names = rule, options, list(names)
+        self.rate_array: Any = None
         self.guard = _GUARDS[options["nonfinite"]]
         self._overrides: list[Overrides] = [{}]
         self.rows: list[int] = []

@@ -36,24 +36,28 @@ def aligned_zeros(size: int, unit: int = _LINE) -> np.ndarray:
 
 
 class Layout:
-    """Where the leaves lie in a flat buffer: one after the other, large ones from a page on."""
+    """Where the leaves lie in a flat buffer: one after the other, large ones from a page on.
+
+    `phases` are the elements by which each one is shifted from there.
+    """
 
     def __init__(
         self,
         shapes: Sequence[tuple[int, ...]],
         orders: Sequence[tuple[int, ...]],
         dtype: np.dtype,
+        phases: Sequence[int] | None = None,
     ) -> None:
         self.shapes, self.orders, self.dtype = list(shapes), list(orders), dtype
         self.sizes = [math.prod(shape) for shape in shapes]
         self.offsets: list[int] = []
         end, self._large = 0, False
-        for size in self.sizes:
-            length = size * dtype.itemsize
+        for size, phase in zip(self.sizes, phases or [0] * len(self.sizes), strict=True):
+            length, shift = size * dtype.itemsize, phase * dtype.itemsize
             if length >= _LARGE:
                 end, self._large = _round_up(end, _PAGE), True
-            self.offsets.append(end)
-            end += _round_up(length, _LINE)
+            self.offsets.append(end + shift)
+            end += _round_up(length + shift, _LINE)
         #: bytes from one buffer of this layout to the next
         self.nbytes = _round_up(end, _PAGE) + SKEW if self._large else end
 

@@ -8,18 +8,40 @@ read neighbouring numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numba import cuda  # here and not in a function: the simulator swaps the module's global
+from numba.np.numpy_support import from_dtype
 
 from numadam import plan as pl
-from numadam.cuda_loop import pickers, step_slots, wrapper
+from numadam.cuda_loop import step_slots, wrapper
 from numadam.minimizer.bridge import INDEXED, RETURNS, WRITES
 from numadam.minimizer.look import moved, projected
 from numadam.minimizer.stopping import RUNNING, verdict
 from numadam.plan import Plan
+from numadam.storage import memory_dtype
 from numadam.turn import make_turn
+
+
+def _keep(a):
+    return a
+
+
+def _absent(a):
+    return None
+
+
+def pickers(wrap: Any, used: Sequence[int], slots: Sequence[int]) -> list[tuple[Any, int]]:
+    """For each slot a function and a place: ``function(arrays[place])``, None where not used."""
+    keep, absent = wrap(_keep), wrap(_absent)
+    return [(keep, used.index(s)) if s in used else (absent, 0) for s in slots]
+
+
+def array_types(plan: Plan, slots: Sequence[int]) -> Any:
+    """The type of a tuple of flat contiguous arrays."""
+    storages = [memory_dtype(plan.storage(slot)) for slot in slots]
+    return cuda.types.Tuple([cuda.types.Array(from_dtype(s), 1, "C") for s in storages])
 
 
 def _writes(fun):

@@ -61,7 +61,7 @@ def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments as numba-cuda takes them: arrays in the memory of the GPU."""
     import cupy
 
-    from numadam.cuda_launch import numba_view
+    from numadam.cuda import numba_view
 
     def one(arg: Any) -> Any:
         if isinstance(arg, np.ndarray):
@@ -79,8 +79,8 @@ class DeviceBatch:
     ) -> None:
         import cupy
 
+        from numadam.cuda import numba_view
         from numadam.cuda_arrays import flat_view
-        from numadam.cuda_launch import numba_view
         from numadam.minimizer.cuda_kernel import make_solve
 
         self.optimizer, self._x, self._args = optimizer, x, _on_device(args)
@@ -89,10 +89,10 @@ class DeviceBatch:
         self._plan = plan = engine.settings.plan
         self.problems = x.shape[-1]
         self.gradient = cupy.zeros(x.shape, x.dtype)
-        views = {pl.P: flat_view(x, tuple(range(x.ndim)))}
-        views[pl.G] = flat_view(self.gradient, tuple(range(x.ndim)))
-        own = {slot: arrays[0] for slot, arrays in engine._pass.own.items()}
-        own |= {slot: numba_view(flat) for slot, flat in views.items()}
+        used = {pl.P: x, pl.G: self.gradient}
+        used |= {slot: arrays[0] for slot, arrays in engine.own.items()}
+        order = tuple(range(x.ndim))
+        own = {slot: numba_view(flat_view(array, order)) for slot, array in used.items()}
         self._arrays = tuple(own[slot] for slot in sorted(own))
         self._shaped = numba_view(x), numba_view(self.gradient)
         moves = tolerances.xtol > 0.0
@@ -111,6 +111,7 @@ class DeviceBatch:
 
         self._kernel = cuda.jit(make_solve(plan, fun, form, widths))
         self._fill, self.done, self.first = _tabulate(plan), 0, True
+        self._products = np.ones(len(plan.products))
 
     def _row(self) -> int:
         return int(self._settings.rows[0])
@@ -131,8 +132,8 @@ class DeviceBatch:
             values[:, c] = [hyper.check(one(t + k)) for k in range(steps)]
         columns = np.array([column for _, column, _, _ in found], np.int64)
         rows = np.zeros((steps, self._width))
-        control, q = settings.control[self._row()], self._engine._products[self._row()]
-        self._fill(rows, values, columns, control, q, rates, t)
+        control = settings.control[self._row()]
+        self._fill(rows, values, columns, control, self._products, rates, t)
         # factors of a clip that there is none of, and 0
         whole = np.concatenate([rows, np.tile([1.0, 1.0, 0.0], (steps, 1))], axis=1)
         with np.errstate(over="ignore"):
@@ -142,7 +143,7 @@ class DeviceBatch:
         """Look at x0, or go on for at most so many iterations."""
         import cupy
 
-        from numadam.cuda_launch import launch, numba_view
+        from numadam.cuda import launch, numba_view
 
         steps = 0 if self.first else min(most, _STEPS)
         rows = self._rows(steps) if steps else np.zeros((1, self._width + 3), self._plan.real)
@@ -155,7 +156,7 @@ class DeviceBatch:
         launch(self._kernel, self.problems, arguments)
         self.first = False
         self.done += steps
-        self._engine._counts[0] += steps
+        self._engine._t += steps
 
 
 def minimize_on_device(
@@ -175,7 +176,7 @@ def minimize_on_device(
     """A compiled objective on CuPy arrays."""
     import cupy
 
-    from numadam.cuda_launch import on_gpu
+    from numadam.cuda import on_gpu
     from numadam.minimizer.many import Bar, refuse_observers
 
     form = form_of(fun, args, jac, many=True)

@@ -78,8 +78,7 @@ def cupy(monkeypatch):
     import fake_cupy
     from numba import cuda
 
-    import numadam.cuda_launch as policy
-    import numadam.cuda_pass
+    import numadam.cuda as policy
     from numadam import arrays, sparse
 
     _quick_simulator(monkeypatch)
@@ -88,12 +87,11 @@ def cupy(monkeypatch):
     monkeypatch.setattr(sparse, "is_numpy", is_numpy)
 
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
+    monkeypatch.setitem(sys.modules, "cupyx", fake_cupy)
     monkeypatch.setitem(sys.modules, "cupyx.scipy.sparse", fake_cupy.sparse)
     monkeypatch.setattr(policy, "BLOCK", 4)
     monkeypatch.setattr(policy, "BLOCKS_LEAST", 1)
     monkeypatch.setattr(policy, "BLOCKS_MOST", 3)
-    for module in (policy, numadam.cuda_pass):
-        monkeypatch.setattr(module, "SUMS", 1)
     # the simulator has neither of these
     monkeypatch.setattr(cuda, "external_stream", lambda pointer: pointer)
     monkeypatch.setattr(cuda, "as_cuda_array", lambda x, sync: x.view(np.ndarray), raising=False)

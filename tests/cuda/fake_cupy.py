@@ -30,6 +30,11 @@ class ndarray(numpy.ndarray):
     def get(self):
         return numpy.array(self)
 
+    def set(self, values, stream=None):
+        assert values.shape == self.shape
+        assert values.dtype == self.dtype
+        self[...] = values
+
 
 ndarray.__module__ = "cupy"
 
@@ -37,19 +42,35 @@ ndarray.__module__ = "cupy"
 def asarray(a, dtype=None, order=None):
     if type(a) is ndarray and dtype in (None, a.dtype) and order is None:
         return a
-    return numpy.array(a, dtype=dtype, order=order).view(ndarray)
+    given = numpy.array(a, dtype=dtype, order=order or "K")
+    order = sorted(range(given.ndim), key=lambda axis: -abs(given.strides[axis]))
+    room = zeros([given.shape[axis] for axis in order], given.dtype)
+    made = room.transpose(numpy.argsort(order)) if order else room.reshape(given.shape)
+    made[...] = given
+    return made
 
 
 def asnumpy(a):
     return numpy.array(a)
 
 
+def full(shape, value, dtype=float):
+    made = zeros(shape, dtype)
+    made[...] = value
+    return made
+
+
 def zeros(shape, dtype=float):
-    return numpy.zeros(shape, dtype).view(ndarray)
+    """As CuPy's, aligned to 512 bytes."""
+    dtype = numpy.dtype(dtype)
+    count = int(numpy.prod(shape, dtype=int)) * dtype.itemsize
+    room = numpy.zeros(count + 512, numpy.uint8)
+    skip = -room.ctypes.data % 512
+    return room[skip : skip + count].view(dtype).reshape(shape).view(ndarray)
 
 
 def ones(shape, dtype=float):
-    return numpy.ones(shape, dtype).view(ndarray)
+    return full(shape, 1, dtype)
 
 
 def empty(shape, dtype=float):
@@ -87,7 +108,37 @@ class _Device:
         return None
 
 
-cuda = SimpleNamespace(Device=_Device, get_current_stream=lambda: SimpleNamespace(ptr=0))
+class _Event:
+    def __init__(self, disable_timing=False):
+        self.recorded = 0
+
+    def record(self, stream):
+        self.recorded += 1
+
+    def synchronize(self):
+        assert self.recorded
+
+
+class _Stream:
+    ptr = 0
+    capturing = False
+
+    def is_capturing(self):
+        return self.capturing
+
+
+stream = _Stream()
+cuda = SimpleNamespace(
+    Device=_Device,
+    Event=_Event,
+    get_current_stream=lambda: stream,
+    runtime=SimpleNamespace(getDevice=lambda: 0),
+)
+
+
+def empty_pinned(shape, dtype):
+    """Of cupyx."""
+    return numpy.zeros(shape, dtype)
 
 
 class csr_matrix:

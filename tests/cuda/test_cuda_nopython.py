@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import HAS_NUMBA_CUDA, SIMULATOR
-from test_ptx import WHY_NOT, check_common, code_of
+from test_ptx import WHY_NOT, Code, check_arithmetic
 
 import numadam as na
 from numadam import nopython
@@ -113,8 +113,8 @@ def kernel_of(rule, formed):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_elements_are_calculated_in_single_precision(device, rule):
-    ptx = code_of(kernel_of(rule, formed=False))
-    check_common(ptx)
+    ptx = Code(lambda: kernel_of(rule, formed=False)).text
+    check_arithmetic(ptx)
     doubles = set(re.findall(r"[a-z][a-z0-9.]*\.f64", ptx)) - {"ld.param.f64", "cvt.rn.f32.f64"}
     # the last compares the decay with 0, before it is rounded
     assert doubles <= {"setp.eq.f64", "setp.neu.f64"}
@@ -122,7 +122,7 @@ def test_elements_are_calculated_in_single_precision(device, rule):
 
 @pytest.mark.parametrize("rule", ["adam", "radam", "lion"])
 def test_scalars_are_formed_in_double_precision(device, rule):
-    ptx = code_of(kernel_of(rule, formed=True))
+    ptx = Code(lambda: kernel_of(rule, formed=True)).text
     assert ".local" not in ptx
     assert ".f64" in ptx or rule == "lion"
 
@@ -141,4 +141,4 @@ def test_updates_of_arrays_in_a_kernel(device):
         nopython.sgd_update(out[i], out[i], lr=0.5)
 
     arrays = types.float32[:, ::1], types.float32[:, :], types.float32[:, :, :]
-    assert "sqrt.rn.f32" in code_of((kernel, types.void(*arrays)))
+    assert "sqrt.rn.f32" in Code(lambda: (kernel, types.void(*arrays))).text

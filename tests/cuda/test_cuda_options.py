@@ -1,10 +1,14 @@
 """Every option in the simulator: the bits of the CPU engine, which has references of its own.
 
-The simulator rounds every operation, as the CPU does; a GPU fuses products and sums.
+The simulator rounds every operation, as the CPU does; a GPU fuses products and sums. Norms are
+added up in another order than on the CPU, and so is all that a clip factor went into.
 """
 
 from __future__ import annotations
 
+import math
+
+import ml_dtypes
 import numpy as np
 import pytest
 from cuda_cases import OPTIONS, gradients, moved, run
@@ -13,6 +17,19 @@ import numadam as na
 from numadam.sparse import Rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy's scalars
+
+
+def assert_alike(got, wanted, clipped, message=""):
+    """The same bits; the last few of them may differ where a norm has been at work."""
+    if not clipped:
+        np.testing.assert_array_equal(got, wanted, err_msg=message)
+        return
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    kind = "complex128" if wanted.dtype.kind == "c" else "float64"
+    eps = ml_dtypes.finfo(wanted.dtype).eps if wanted.dtype.kind in "Vfc" else 0.0
+    rtol = 4 * float(eps)
+    got, wanted = got.astype(kind), wanted.astype(kind)
+    np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol, err_msg=message)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -24,17 +41,26 @@ def test_the_bits_of_the_cpu(cupy, name):
         got = of_gpu[key]
         if isinstance(wanted, np.ndarray):
             assert got.dtype == wanted.dtype, key
-        np.testing.assert_array_equal(got, wanted, err_msg=str(key))
+        if wanted is None or isinstance(wanted, str):
+            assert got == wanted
+            continue
+        assert_alike(got, wanted, bool(of_cpu["norms"]), str(key))
 
 
-def test_a_norm_of_several_blocks_has_the_same_bits(cupy):
-    g = gradients((300,), "float32", 1)[0]
-    on_cpu, on_gpu = np.ones(300, np.float32), cupy.ones(300, np.float32)
-    one, two = (na.Adam(p, clip_norm=1.0, weight_decay=0.1) for p in (on_cpu, on_gpu))
-    one.step(g)
-    two.step(cupy.asarray(g))
-    assert one.grad_norm == two.grad_norm
-    np.testing.assert_array_equal(on_gpu, on_cpu)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_a_norm_does_not_depend_on_alignment(cupy, dtype, shift):
+    g = gradients((300,), dtype, 1)[0]
+    room = cupy.zeros(303, dtype)
+    room[shift : shift + 300] = g
+    opt = na.Adam(cupy.ones(300, dtype), clip_norm=1.0, weight_decay=0.1)
+    opt.step(room[shift : shift + 300])
+    exact = math.sqrt(math.fsum(float(x) ** 2 for x in g))
+    assert abs(opt.grad_norm - exact) <= 8 * np.spacing(exact)
+    twin = na.Adam(cupy.ones(300, dtype), clip_norm=1.0, weight_decay=0.1)
+    twin.step(cupy.asarray(g))
+    assert twin.grad_norm == opt.grad_norm
+    np.testing.assert_array_equal(opt.params, twin.params)
 
 
 def rows(asarray, dtype="float32"):
@@ -66,7 +92,7 @@ def test_sparse_rows(cupy, how, order, options):
         opt.step({"w": asarray(np.ones((6, 2, 3), np.float32)), "b": grads["b"]})
         left.append([*params.values(), *opt.state["m"].values(), *opt.state["v"].values()])
     for wanted, got in zip(*left, strict=True):
-        np.testing.assert_array_equal(got, wanted)
+        assert_alike(got, wanted, bool(options))
 
 
 @pytest.mark.parametrize("how", ["lazy", "dense"])

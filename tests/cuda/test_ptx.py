@@ -70,22 +70,32 @@ def wide(case):
     return case.make(np.zeros(3))._settings.plan
 
 
-def code_of(made, capability=(9, 0), output="ptx"):
-    """PTX, without the mangled names, which may spell anything."""
-    from numba import cuda
+class Code:
+    """What the compiler makes of a kernel: PTX without the mangled names, and the assembler's."""
 
-    kernel, types = made
-    code, _ = cuda.compile(kernel, types, device=False, abi="numba", cc=capability, output=output)
-    return code if output == "ltoir" else re.sub(r"\b_Z\w+", "name", code)
+    def __init__(self, make, *arguments, capability=(9, 0)):
+        from numadam.cuda_compile import ptx_of
+
+        self._ptx, _ = ptx_of(make, capability, *arguments)
+        self._capability = capability
+        self.text = re.sub(r"\b_Z\w+", "name", self._ptx)  # which may spell anything
+
+    def assembled(self):
+        """Registers of a thread, and bytes of its stack and its spills."""
+        from numadam.cuda_compile import cubin_of
+
+        _, log = cubin_of(self._ptx, self._capability)
+        registers = re.search(r"Used (\d+) registers", log)
+        stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
+        return int(registers[1]), int(stack[1]), int(stack[2])
+
+    def check_room(self, most):
+        registers, stack, spilled = self.assembled()
+        assert registers <= most
+        assert stack == spilled == 0
 
 
-def make_step(plan, has_out=False):
-    from numadam import cuda_loop
-
-    return cuda_loop.make_step(plan, has_out)
-
-
-def check_common(ptx):
+def check_arithmetic(ptx):
     assert ".local" not in ptx
     assert "call" not in ptx
     assert ".approx" not in ptx
@@ -95,41 +105,75 @@ def check_common(ptx):
     assert not re.search(r"div\.(?!rn|[su](32|64))", ptx)
 
 
-def check_each_array_is_read_and_written_once(ptx, reads, writes):
-    # the compiler may unroll the loop: several turns, each with all its reads and writes
-    turns, rest = divmod(ptx.count("ld.global."), reads)
-    assert turns >= 1
+def check_common(ptx):
+    check_arithmetic(ptx)
+    # the compiler knows that all memory is the GPU's own
+    assert not re.search(r"\b(ld|st)\.(?!global|param|shared)", ptx)
+
+
+def widths(ptx, word):
+    """Bytes of each read ("ld") or write ("st") of the GPU's memory."""
+    found = re.findall(rf"\b{word}\.global(?:\.v(\d))?\.[a-z](\d+)", ptx)
+    return [int(n or 1) * int(bits) // 8 for n, bits in found]
+
+
+def check_tiles(ptx, reads, writes, nbytes=16):
+    """So many arrays are read and written, each with one instruction a tile."""
+    # the compiler may unroll the loop: several tiles, each with all its reads and writes
+    tiles, rest = divmod(widths(ptx, "ld").count(nbytes), reads)
+    assert tiles >= 1
     assert rest == 0
-    assert ptx.count("st.global.") == turns * writes
+    assert widths(ptx, "st").count(nbytes) == tiles * writes
+
+
+def make_step():
+    from numadam import cuda_loop
+
+    return cuda_loop.make_step
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_rules_hold_no_double_and_no_approximation(case):
     plan = plan_of(case)
-    ptx = code_of(make_step(plan))
+    code = Code(make_step(), plan, False, False)
+    ptx = code.text
     check_common(ptx)
     assert ".f64" not in ptx
     state = len(plan.present)
-    check_each_array_is_read_and_written_once(ptx, 2 + state, 1 + state)
+    check_tiles(ptx, 2 + state, 1 + state)
     if case.name in ("Adam", "RMSprop"):
         assert "sqrt.rn.f32" in ptx
         assert "div.rn.f32" in ptx
+    code.check_room(64)
 
 
-@pytest.mark.parametrize("case", CASES[::3], ids=str)
+def test_many_arrays_in_one_launch():
+    plan = plan_of(Case("Adam"))
+    code = Code(make_step(), plan, False, True)
+    ptx = code.text
+    check_common(ptx)
+    assert ".f64" not in ptx
+    check_tiles(ptx, 4, 3)
+    code.check_room(64)
+
+
+@pytest.mark.parametrize("case", CASES[::5], ids=str)
 def test_rules_in_double_precision(case):
-    ptx = code_of(make_step(wide(case)))
+    """The scalars of a step alone take 42 registers then; nothing is spilled."""
+    plan = wide(case)
+    code = Code(make_step(), plan, False, False)
+    ptx = code.text
     check_common(ptx)
     assert ".f32" not in ptx
+    check_tiles(ptx, 2 + len(plan.present), 1 + len(plan.present))
+    code.check_room(96)
 
 
-@pytest.mark.parametrize("case", [CASES[0], Case("SGD")], ids=str)
-def test_out_leaves_the_parameters_unread(case):
-    plan = plan_of(case)
-    ptx = code_of(make_step(plan, has_out=True))
+def test_out_leaves_the_parameters_unread():
+    code = Code(make_step(), plan_of(Case("SGD")), True, False)
+    ptx = code.text
     check_common(ptx)
-    state = len(plan.present)
-    check_each_array_is_read_and_written_once(ptx, 1 + state, 1 + state)
+    check_tiles(ptx, 1, 1)  # gradient; direction
 
 
 #: Options without those that share another's plan.
@@ -142,28 +186,48 @@ def test_options(name):
     from numadam.cuda_loop import step_slots
 
     plan = plan_of(OPTIONS[name])
-    ptx = code_of(make_step(plan))
+    code = Code(make_step(), plan, False, False)
+    ptx = code.text
     check_common(ptx)
     assert (".f64" in ptx) == (plan.real == np.float64)
-    read_only = {pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.RATE}
-    slots = step_slots(plan, has_out=False)
-    # with a float32 copy the short parameters are written only; bounds are looked at again after
-    # the state is written, and then lie in the cache
-    reads = len(slots) - plan.master + 2 * (plan.bounds == "array" and plan.present != ())
-    if plan.numbers == 1:
-        check_each_array_is_read_and_written_once(ptx, reads, len(set(slots) - read_only))
+    code.check_room(64 if plan.real == np.float32 else 96)
+    sizes = {plan.stride(slot) for slot in step_slots(plan, has_out=False)}
+    if len(sizes) == 1:
+        read_only = {pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.RATE}
+        slots = step_slots(plan, has_out=False)
+        check_tiles(ptx, len(slots) - plan.master, len(set(slots) - read_only))
 
 
 @pytest.mark.parametrize("name", ["l2", "accumulate", "by element", "bfloat16 master"])
 def test_norms_are_summed_in_double_precision(name):
-    from numadam.cuda_norms import make_norm
+    from numadam.cuda_norms import make_sums, norm_slots
 
     plan = plan_of(OPTIONS[name])
-    ptx = code_of(make_norm(plan, 4))
+    code = Code(make_sums, plan, True)
+    ptx = code.text
     check_common(ptx)
     assert "add.f64" in ptx or "fma.rn.f64" in ptx  # squares of float32 are exact
     assert ("mul.rn.f64" in ptx) == (plan.real == np.float64)
     assert ".shared" in ptx
+    if len({plan.stride(slot) for slot in norm_slots(plan)}) == 1:
+        check_tiles(ptx, len(norm_slots(plan)), 0)
+    assert code.assembled()[1:] == (0, 0)
+
+
+def test_what_follows_the_norm_is_formed_on_the_gpu():
+    """Kernels of one block: they may take double precision, and no memory of their own."""
+    from numadam.cuda_norms import make_combine, make_settle
+    from numadam.cuda_scalars import make_prepare
+
+    plan = plan_of(OPTIONS["l2"])
+    for make, more in ((make_combine, ()), (make_settle, ()), (make_prepare, (np.dtype("f8"),))):
+        code = Code(make, plan, *more)
+        ptx = code.text
+        assert ".f64" in ptx
+        # with which the division of doubles begins, and several corrections follow
+        assert ".approx" not in ptx.replace("rcp.approx.ftz.f64", "")
+        assert ".local" not in ptx
+        assert code.assembled()[1:] == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["accumulate", "complex modulus", "bfloat16"])
@@ -171,7 +235,8 @@ def test_sums_of_gradients(name):
     from numadam.cuda_loop import make_sum
 
     plan = plan_of(OPTIONS[name])
-    ptx = code_of(make_sum(plan))
+    code = Code(make_sum, plan, False, False)
+    ptx = code.text
     check_common(ptx)
     assert (".f64" in ptx) == (plan.real == np.float64)
 
@@ -180,50 +245,54 @@ def test_sums_of_gradients(name):
 def test_what_begins_as_the_parameters(name):
     from numadam.cuda_loop import make_begin
 
-    ptx = code_of(make_begin(plan_of(OPTIONS[name]), averages=True))
+    code = Code(make_begin, plan_of(OPTIONS[name]), True, False)
+    ptx = code.text
     check_common(ptx)
     assert ".f64" not in ptx
 
 
-@pytest.mark.parametrize("name", ["frozen", "by element"])
-def test_lazy_steps(name):
+def test_lazy_steps():
     from numadam.cuda_loop import make_lazy
 
-    ptx = code_of(make_lazy(plan_of(OPTIONS[name])))
+    code = Code(make_lazy, plan_of(OPTIONS["by element"]))
+    ptx = code.text
     check_common(ptx)
     assert ".f64" not in ptx
 
 
-def test_products_and_sums_are_contracted():
-    """The choice in cuda_loop: GPU and CPU agree to a bound, not bit for bit."""
-    assert "fma.rn.f32" in code_of(make_step(plan_of(CASES[0])))
-
-
-def test_the_index_has_64_bits():
-    ptx = code_of(make_step(plan_of(Case("SGD"))))
+def test_products_and_sums_are_contracted_and_the_index_has_64_bits():
+    """The choices in cuda_loop: GPU and CPU agree to a bound, not bit for bit."""
+    code = Code(make_step(), plan_of(CASES[0]), False, False)
+    ptx = code.text
+    assert "fma.rn.f32" in ptx
     assert re.search(r"mul\.wide\.[su]32", ptx), "block number times block size, widened"
     assert "mad.lo.s32" not in ptx
 
 
-def test_an_older_gpu(capability):
-    capability.compute_capability = (8, 0)
-    ptx = code_of(make_step(plan_of(CASES[0])), (8, 0))
+@pytest.mark.parametrize("generation", [(8, 0), (10, 0)], ids=str)
+def test_other_generations_of_gpus(capability, generation):
+    capability.compute_capability = generation
+    code = Code(make_step(), plan_of(CASES[0]), False, True, capability=generation)
+    ptx = code.text
     check_common(ptx)
-    assert ".target sm_80" in ptx
+    assert f".target sm_{generation[0]}{generation[1]}" in ptx
+    check_tiles(ptx, 4, 3)
+    code.check_room(64)
 
 
-def test_the_linked_kernel_keeps_these_promises():
-    """On a GPU, numba-cuda links with nvJitLink, which compiles once more."""
-    from numba.cuda.cudadrv import driver
-
-    if not driver._have_nvjitlink():
-        pytest.skip("nvJitLink is not installed")
-    code = code_of(make_step(plan_of(Case("Adam", {"amsgrad": True}))), output="ltoir")
-    linker = driver._Linker(cc=(9, 0), lto=True, additional_flags=["-ptx"])
-    linker.add_ltoir(code)
-    ptx = re.sub(r"\b_Z\w+", "name", linker.get_linked_ptx().decode())
+@pytest.mark.sweep
+@pytest.mark.parametrize("generation", [(8, 0), (9, 0), (10, 0)], ids=str)
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("name", [*map(str, CASES), *PLANS])
+def test_every_rule_and_option_on_every_generation(capability, generation, many, name):
+    capability.compute_capability = generation
+    options = {**{str(case): case for case in CASES}, **OPTIONS}
+    plan = plan_of(options[name])
+    code = Code(make_step(), plan, False, many, capability=generation)
+    ptx = code.text
     check_common(ptx)
-    assert ".f64" not in ptx
+    assert (".f64" in ptx) == (plan.real == np.float64)
+    code.check_room(64 if plan.real == np.float32 else 96)
 
 
 @pytest.mark.parametrize("generation", [(8, 0), (9, 0)], ids=str)
@@ -231,9 +300,9 @@ def test_many_problems_in_one_kernel_step_in_float32(generation):
     import numba
     from numba import cuda
 
-    from numadam.cuda_loop import array_types, step_slots
+    from numadam.cuda_loop import step_slots
     from numadam.minimizer.bridge import WRITES
-    from numadam.minimizer.cuda_kernel import make_solve
+    from numadam.minimizer.cuda_kernel import array_types, make_solve
     from numadam.pieces import width_of
     from numadam.turn import SEED
 
@@ -257,8 +326,9 @@ def test_many_problems_in_one_kernel_step_in_float32(generation):
         t.UniTuple(i8, 4),
         t.Tuple(()),
     )
-    ptx = code_of((kernel, types), generation)
-    check_common(ptx)
+    code = Code(lambda: (kernel, types), capability=generation)
+    ptx = code.text
+    check_arithmetic(ptx)
     assert "sqrt.rn.f32" in ptx
     assert "sqrt.rn.f64" not in ptx  # stop tests compare in float64, steps are float32
     assert "div.rn.f64" not in ptx

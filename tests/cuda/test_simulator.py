@@ -259,24 +259,24 @@ def test_without_numba_cuda_the_error_says_what_to_install(cupy, monkeypatch):
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("options", [{}, {"accumulate": 2}], ids=["step", "sum"])
 def test_ctrl_c_between_two_launches_waits_for_the_whole_step(cupy, monkeypatch, options):
-    import numadam.cuda_launch as policy
+    import numadam.cuda as policy
 
     params = [cupy.asarray(np.ones(4)) for _ in range(3)]
     opt = na.SGD(params, lr=1.0, **options)
-    count = []
+    count, launch = [], policy.Simulated.__call__
 
-    def interrupted(n, block, grid_size=policy.grid_size):
-        count.append(n)
-        if len(count) == 2:
+    def interrupted(*args):
+        launch(*args)
+        count.append(args)
+        if len(count) == 1:
             signal.raise_signal(signal.SIGINT)
-        return grid_size(n, block)
 
-    monkeypatch.setattr(policy, "grid_size", interrupted)
+    monkeypatch.setattr(policy.Simulated, "__call__", interrupted)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        opt.step([cupy.asarray(np.ones(4))] * 3)
+        opt.step([cupy.asarray(np.ones(4)) for _ in range(3)])
     assert signal.getsignal(signal.SIGINT) is before
-    assert len(count) == 3
+    assert len(count) == 2  # scalars, and one launch for all arrays
     if options:
         assert (opt.t, int(opt.state["calls"])) == (0, 1)
         assert all((total == 1).all() for total in opt.state["accumulated"])

@@ -1,0 +1,94 @@
+"""Kernels from Python to a cubin, kept on disk; no GPU is needed for it.
+
+numba-cuda makes PTX, and nvJitLink of the same CUDA version a cubin, so that the driver may be
+an older one of that generation. numba-cuda's own compilation asks for a GPU, and keeps nothing
+of closures.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from numba import config, cuda
+
+from numadam import cache
+from numadam import cuda as policy
+from numadam.plan import Plan
+
+#: What makes a kernel: a plain function, and the types of its arguments.
+Maker = Callable[..., tuple[Callable[..., None], Any]]
+
+_lock = threading.RLock()
+_kernels: dict[tuple[Any, ...], Any] = {}
+
+
+def ptx_of(make: Maker, capability: tuple[int, int], *arguments: Any) -> tuple[str, str]:
+    """PTX of a kernel for a compute capability, and the kernel's name."""
+    function, types = make(*arguments)
+    code, _ = cuda.compile(function, types, device=False, abi="numba", cc=capability, output="ptx")
+    found = re.search(r"\.visible \.entry (\w+)\(", code)
+    assert found is not None  # a kernel is an entry
+    return code, found[1]
+
+
+def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
+    """What a GPU runs, and what the assembler says of it: registers, spills."""
+    from cuda.bindings import nvjitlink
+
+    options = [f"-arch=sm_{capability[0]}{capability[1]}", "-verbose"]
+    handle, code = nvjitlink.create(len(options), options), ptx.encode()
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, code, len(code), "numadam")
+        nvjitlink.complete(handle)
+        image = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, image)
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(image), log.decode()
+
+
+def _versions() -> tuple[str, ...]:
+    import numba_cuda
+    from cuda.bindings import nvjitlink
+    from numba.cuda.cudadrv import nvvm
+
+    return numba_cuda.__version__, str(nvvm.NVVM().get_ir_version()), str(nvjitlink.version())
+
+
+def _image(
+    make: Maker, capability: tuple[int, int], plan: Plan, more: tuple[Any, ...]
+) -> tuple[bytes, str]:
+    """The cubin and the kernel's name, from the disk where they lie there."""
+    key = (make.__qualname__, plan.name, str(more), capability, policy.BLOCK, _versions())
+    entry = cache.entry("cuda", key)
+    kept = cache.read(entry)
+    if kept is not None:
+        first, rest = kept.split(b"\n", 1)
+        return rest, first.decode()
+    ptx, name = ptx_of(make, capability, plan, *more)
+    image, _ = cubin_of(ptx, capability)
+    cache.write(entry, name.encode() + b"\n" + image)
+    return image, name
+
+
+def compiled(make: Maker, device: int, plan: Plan, *more: Any) -> Any:
+    """The kernel of ``make(plan, *more)``, compiled for a GPU and loaded there, once a process."""
+    key = (make, plan, *map(str, more), device, policy.BLOCK)
+    with _lock:
+        if key not in _kernels:
+            _kernels[key] = _load(make, device, plan, more)
+        return _kernels[key]
+
+
+def _load(make: Maker, device: int, plan: Plan, more: tuple[Any, ...]) -> Any:
+    if config.ENABLE_CUDASIM:
+        function, _ = make(plan, *more)
+        return policy.Simulated(cuda.jit(function))
+    with policy.compiling_for(device):
+        capability = cuda.get_current_device().compute_capability
+        return policy.Kernel(*_image(make, capability, plan, more))

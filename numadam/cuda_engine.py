@@ -1,0 +1,318 @@
+"""The CUDA engine: CuPy arrays, checked in Python, into one launch for all of them.
+
+State and scalars lie on the GPU. The host counts t too, except where the GPU alone knows whether
+a step was taken: with ``nonfinite="skip"``, and with ``capturable=True``, whose steps a graph
+replays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from numadam import arrays as ar
+from numadam import cuda_arrays as ca
+from numadam import plan as pl
+from numadam.cuda import on_gpu, require_gpu
+from numadam.engine import BareStep, Engine, Leaves
+from numadam.interrupts import held_back
+from numadam.storage import memory_dtype
+from numadam.table import Layout
+
+if TYPE_CHECKING:
+    from numadam.cuda_pass import Sparse
+    from numadam.settings import Settings
+
+_PROPAGATE, _RAISE, _SKIP = range(3)  # what a guard does
+
+
+class CudaEngine(Engine):
+    """State and compiled step of CuPy parameters.
+
+    The state arrays lie in one flat block on the GPU, laid so that their tiles are where the
+    parameters have them.
+    """
+
+    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
+        from numadam.cuda_numbers import CudaNumbers
+        from numadam.cuda_pass import CudaPass
+        from numadam.cuda_sparse import SparseGradients
+        from numadam.cuda_table import CudaTable, phases
+
+        self.params, self.names, self.settings = list(params), list(names), settings
+        self._device, plan = int(params[0].device.id), settings.plan
+        shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
+        self._phases = phases(params, orders, plan)
+        self._layout = layout = Layout(shapes, orders, plan.dtype)
+        self._layouts = {
+            name: Layout(shapes, orders, plan.array_dtype(slot), self._phases)
+            for name, slot in plan.state_slots().items()
+        }
+        self._t = self._calls = 0
+        capturable, how = settings.options["capturable"], settings.options["sparse"]
+        #: whether the GPU alone knows t
+        self._led = settings.guard == _SKIP or capturable
+        # the optimiser refuses `out` with the others
+        only_here = plan.average or plan.master or plan.accumulate or how == "lazy"
+        outs = (False,) if only_here else (False, True)
+        with on_gpu(self._device):
+            table = CudaTable(plan, layout, settings.rows)
+            rate = settings.rate_array if capturable else None
+            self._numbers = CudaNumbers(plan, settings.control, table, self._device, rate)
+            given = (plan, layout, table, self._numbers, self._device, self._title)
+            self._pass = CudaPass(*given, self.params, outs, lazy=how == "lazy")
+            self._sparse = SparseGradients(plan, layout, self._device, how, self._title)
+            self._block = _zeros(sum(one.nbytes for one in self._layouts.values()))
+            self.state = self._views(self._block)
+            #: arrays of the engine's own by slot, leaf by leaf
+            self.own = {slot: self.state[name] for name, slot in plan.state_slots().items()}
+            self._owned = [
+                (f"state[{name!r}]{self.names[k].removeprefix('params')}", view)
+                for name, views in self.state.items()
+                for k, view in enumerate(views)
+            ]
+            self._fill_per_element()
+            for slot, views in self.own.items():
+                self._pass.own(slot, views)
+            self._start()
+
+    @staticmethod
+    def check_params(params: Leaves, names: Sequence[str]) -> None:
+        """Check type and dtype of all parameters, and that they lie on one GPU."""
+        ca.check_params(params, names)
+        require_gpu()
+
+    @staticmethod
+    def rate_array(lr: Any, params: Leaves) -> Any:
+        """A 0-d array on the GPU of the parameters: the one that was passed, or a new one."""
+        import cupy
+
+        if callable(lr) or bool(getattr(lr, "ndim", False)):
+            raise TypeError("lr: with capturable=True expected a number or a 0-d CuPy array.")
+        device = int(params[0].device.id)
+        if not isinstance(lr, cupy.ndarray):
+            with on_gpu(device):
+                return cupy.full((), float(lr), np.float64)
+        ca.check_device(lr, "lr", device, "params")
+        if lr.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise TypeError(f"lr: expected a 0-d array of float32 or float64, got {lr.dtype}.")
+        return lr
+
+    def _title(self, slot: int, leaf: int) -> str:
+        what = {pl.P: "params", pl.G: "grads", pl.OUT: "out"}[slot]
+        return what + self.names[leaf].removeprefix("params")
+
+    def _views(self, block: Any) -> dict[str, list[Any]]:
+        """The state arrays in a block like the engine's own."""
+        views, first = {}, 0
+        for name, layout in self._layouts.items():
+            views[name] = layout.views(block[first : first + layout.nbytes])
+            first += layout.nbytes
+        return views
+
+    def _fill_per_element(self) -> None:
+        """Arrays of bounds and step sizes in the memory order of the parameters."""
+        for slot, values in self.settings.per_element.items():
+            dtype = self.settings.plan.array_dtype(slot)
+            layout = Layout(self._layout.shapes, self._layout.orders, dtype, self._phases)
+            views = layout.views(_zeros(layout.nbytes))
+            for view, value in zip(views, values, strict=True):
+                _fill(view, value)
+            self.own[slot] = views
+
+    def _start(self) -> None:
+        """Parameters into their bounds, and what is not zero before the first step."""
+        settings, plan = self.settings, self.settings.plan
+        averages = plan.average and not settings.options["ema_debias"]
+        used = {pl.P: self.params}
+        self._pass.enter(used)
+        if plan.bounds or plan.master or averages:
+            self._numbers.prepare(0.0, 1, 1, alone=False)
+            self._pass.begin(averages)
+            if plan.bounds:
+                self._pass.scatter()
+        self._pass.forget()
+        for name, value in settings.rule.initial(settings.options).items():
+            for view in self.state[name]:
+                _fill(view, value)
+
+    @property
+    def counters(self) -> dict[str, np.ndarray]:
+        """By name read-only 0-d arrays, and running products; what the GPU alone knows is read."""
+        from numadam.cuda_scalars import IN_A_ROW, SKIPPED
+
+        found: dict[str, Any] = {}
+        counts = self._read_counts() if self._led else None
+        found["t"] = np.array(self._t if counts is None else counts[0])
+        if self.settings.plan.accumulate:
+            found["calls"] = np.array(self._calls)
+        if counts is not None and self.settings.guard == _SKIP:
+            found |= {"skipped": counts[SKIPPED], "skipped_in_a_row": counts[IN_A_ROW]}
+        if self.settings.plan.products:
+            products = self._read(self._numbers.products)
+            found |= {name: products[:, k] for k, name in enumerate(self.settings.plan.products)}
+        arrays = {name: np.asarray(value) for name, value in found.items()}
+        for array in arrays.values():
+            array.flags.writeable = False
+        return arrays
+
+    def _read(self, array: Any) -> np.ndarray:
+        import cupy
+
+        with on_gpu(self._device):
+            return np.array(cupy.asnumpy(array))
+
+    def _read_counts(self) -> np.ndarray:
+        return self._read(self._numbers.counts)
+
+    @property
+    def t(self) -> int:
+        """Steps taken."""
+        return int(self._read_counts()[0]) if self._led else self._t
+
+    @property
+    def skipped(self) -> tuple[int, int]:
+        """Steps that the guard skipped, in all and in a row until now."""
+        from numadam.cuda_scalars import IN_A_ROW, SKIPPED
+
+        if self.settings.guard != _SKIP:
+            return 0, 0
+        counts = self._read_counts()
+        return int(counts[SKIPPED]), int(counts[IN_A_ROW])
+
+    @property
+    def grad_norm(self) -> Any:
+        """Norm of the last gradients before clipping: one number, or one an array."""
+        norms = self._read(self._numbers.norms)
+        return norms.tolist() if self.settings.plan.norm == "array" else float(norms[0])
+
+    def step(
+        self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
+    ) -> bool:
+        """Check everything, then take the whole step; t advances last.
+
+        Returns False where the guard stopped the step, as far as the host knows.
+        """
+        used: dict[int, Leaves] = {pl.P: self.params if params is None else list(params)}
+        used[pl.G] = grads
+        if out is not None:
+            used[pl.OUT] = out
+        with on_gpu(self._device), self._sparse.lent(used) as sparse:
+            self._pass.enter(used, self._owned, sparse)
+            if self._calls + 1 < self.settings.options["accumulate"]:
+                with held_back():
+                    self._numbers.prepare(lr, self._t + 1, self._calls + 1, alone=False)
+                    self._pass.add(first=self._calls == 0)
+                    self._calls += 1
+                return True
+            return self._take(lr, self._calls + 1, out is not None, sparse)
+
+    def flush(self, lr: float) -> bool:
+        """Take a step with the mean of the gradients that have been added up."""
+        import cupy
+
+        from numadam.cuda_pass import NO_ROWS
+
+        with on_gpu(self._device):
+            self._pass.enter({pl.P: self.params}, self._owned)
+            # the sum is what counts, and its newest gradient is zero
+            zeros = cupy.zeros(max(self._layout.sizes), memory_dtype(self.settings.plan.dtype))
+            self._pass.zeros_as_gradients(zeros)
+            return self._take(lr, self._calls, False, NO_ROWS, flushing=True)
+
+    def _take(
+        self, lr: float, n: int, has_out: bool, sparse: Sparse, flushing: bool = False
+    ) -> bool:
+        """The step itself, over arrays that have been checked."""
+        plan, guard, numbers = self.settings.plan, self.settings.guard, self._numbers
+        t = 0 if self._led else self._t + 1
+        # all that changes arrays or counters, and nothing that may be refused
+        with held_back():
+            numbers.prepare(lr, t, n, alone=not plan.norm, flushing=flushing)
+            if plan.norm:
+                numbers.form_norms(t, guard)
+                if guard == _RAISE and not numbers.finite():
+                    return False
+            self._pass.step(has_out, sparse)
+            self._pass.scatter(has_out)
+            self._calls = 0
+            self._t += 1
+        counts_skips = self.settings.options["max_skips"] is not None
+        return not counts_skips or numbers.finite()
+
+    def drop(self) -> None:
+        """Forget the gradients that have been added up."""
+        self._calls = 0
+
+    def gradients(self) -> list[Any]:
+        """Gradient buffers of the parameters' shapes in one flat buffer."""
+        with on_gpu(self._device):
+            return self._layout.views(_zeros(self._layout.nbytes))
+
+    def check_arrays(
+        self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
+    ) -> list[Any]:
+        """Check arrays to be copied into the leaves of `what`."""
+        wanted = self._layout.dtype if dtype is None else dtype
+        for k, (leaf, param) in enumerate(zip(leaves, self.names, strict=True)):
+            entry = (what + param.removeprefix("params"), leaf)
+            shape = self._layout.shapes[k]
+            ca.check_array(entry, param, shape, wanted, self._device, written=False)
+        return list(leaves)
+
+    def state_dtype(self, name: str) -> np.dtype[Any]:
+        """The dtype of a state array."""
+        return self._layouts[name].dtype
+
+    def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
+        """Copy counters and state arrays in, whole or not at all: the block is one copy."""
+        from numadam.cuda_scalars import IN_A_ROW, SKIPPED, T
+
+        places = {"t": T, "skipped": SKIPPED, "skipped_in_a_row": IN_A_ROW}
+        counts, products = self._read_counts(), self._read(self._numbers.products)
+        counts[T] = self.t
+        calls = int(counters.get("calls", self._calls))
+        for name, value in counters.items():
+            if name in places:
+                counts[places[name]] = value
+            elif name != "calls":
+                products[:, self.settings.plan.products.index(name)] = value
+        with on_gpu(self._device):
+            staged = self._block.copy()
+            views = self._views(staged)
+            for name, leaves in state.items():
+                for view, leaf in zip(views[name], leaves, strict=True):
+                    ca.in_memory(view)[...] = ca.in_memory(leaf)
+            with held_back():
+                self._block[...] = staged
+                self._numbers.counts.set(counts)
+                self._numbers.products.set(products)
+                self._t, self._calls = int(counts[T]), calls
+
+    @classmethod
+    def update(cls, call: BareStep) -> None:
+        """Take one step on the caller's own arrays; the first call for an option compiles."""
+        from numadam.cuda_update import update
+
+        update(call)
+
+
+def _zeros(size: int) -> Any:
+    import cupy
+
+    return cupy.zeros(size, np.uint8)
+
+
+def _fill(view: Any, value: Any) -> None:
+    """Write numbers into an array of any storage, for both parts of a complex number."""
+    import cupy
+
+    if view.dtype.kind == "c":
+        view[...] = cupy.asarray(value) * (1 + 1j)
+    elif memory_dtype(view.dtype) == view.dtype:
+        view[...] = cupy.asarray(value)
+    else:
+        # CuPy may not know the dtype, and NumPy does
+        ca.in_memory(view)[...] = cupy.asarray(ca.in_memory(np.asarray(value).astype(view.dtype)))

@@ -1,0 +1,144 @@
+"""Where the arrays of a step lie, as kernels over many arrays read it: a table on the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from numadam import cuda as policy
+from numadam import cuda_loop as cl
+from numadam.cuda_arrays import lies_flat
+from numadam.cuda_norms import norm_slots, norm_turns, part_size
+from numadam.cuda_tiles import WIDEST
+from numadam.plan import Plan
+from numadam.storage import memory_dtype
+from numadam.table import Layout
+
+#: Blocks from which a thread takes several tiles: enough for any GPU to be full.
+_FULL = 2_048
+
+
+def phases(arrays: Sequence[Any], orders: Sequence[tuple[int, ...]], plan: Plan) -> list[int]:
+    """For each array how many elements from a multiple of 16 bytes it begins.
+
+    State that is laid in the same way has its tiles where the array has them.
+    """
+    size = plan.dtype.itemsize
+    return [
+        int(a.data.ptr) % WIDEST // size if a.size and lies_flat(a, order) else 0
+        for a, order in zip(arrays, orders, strict=True)
+    ]
+
+
+class CudaTable:
+    """One record for each leaf, on the host and, where there are several, on the GPU.
+
+    Attributes
+    ----------
+    records : numpy.ndarray of int64
+        Columns as named in `cuda_loop`.
+    many : bool
+        Whether kernels read the table; over one array they get numbers.
+    parts : int
+        Partial sums of a norm.
+    """
+
+    def __init__(self, plan: Plan, layout: Layout, rows: Sequence[int]) -> None:
+        import cupy
+
+        n = len(layout.sizes)
+        self._plan = plan
+        self._settled = False
+        self._how: tuple[Any, ...] = ()
+        self._turns = np.array(layout.sizes, np.int64) * plan.unit
+        self.records = np.zeros((n, cl.RECORD), np.int64)
+        self.many = n > 1
+        self.records[:, cl.ROW] = rows
+        self._per_tile = cl.tile_turns(plan, cl.step_slots(plan, has_out=False))
+        self.blocks, leaves = self._cut(self._turns, self._block_turns(), cl.FIRST)
+        self.records[:, cl.BLOCKS] = np.bincount(leaves, minlength=n)
+        self._numbers = np.array(layout.sizes, np.int64) * plan.numbers
+        self.parts, sum_leaves = self._cut(self._numbers, part_size(), cl.SUMS_FIRST)
+        self.sums_first = [*self.records[:, cl.SUMS_FIRST].tolist(), self.parts]
+        if self.many:
+            self._on_gpu = cupy.zeros(self.records.shape, np.int64)
+            self._upload = policy.Upload(self._on_gpu)
+            self.leaves, self.sum_leaves = cupy.asarray(leaves), cupy.asarray(sum_leaves)
+
+    def _block_turns(self) -> int:
+        one = policy.BLOCK * self._per_tile
+        return one * policy.TILES if self._turns.sum() > one * _FULL else one
+
+    def _cut(self, sizes: Any, per_block: int, column: int) -> tuple[int, Any]:
+        """How many blocks all arrays have, and the array of each; notes where each one begins."""
+        counts = -(-sizes // per_block)
+        self.records[:, column] = np.cumsum(counts) - counts
+        return int(counts.sum()), np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
+
+    def note(self, slot: int, addresses: Sequence[int]) -> None:
+        """Where the arrays of a slot lie."""
+        column, now = self.records[:, cl.ADDRESS + slot], np.array(addresses, np.int64)
+        # tiles stay where they are while no array is aligned otherwise
+        self._settled = self._settled and not ((column ^ now) & (WIDEST - 1)).any()
+        column[:] = now
+
+    def settle(self, slots: Sequence[int], sums: Sequence[int | None]) -> None:
+        """Find the tiles of a step over these slots, and bring the GPU's table up to date.
+
+        `sums` says how many numbers of each gradient the norm adds up, where that is not all: of
+        sparse gradients, which the pass over all elements leaves out.
+        """
+        how = (slots, sums)
+        if not self._settled or how != self._how:
+            self._find_tiles(slots, sums)
+            self._settled, self._how = True, how
+        if self.many:
+            self._upload(self.records)
+
+    def _find_tiles(self, slots: Sequence[int], sums: Sequence[int | None]) -> None:
+        plan, turns, width = self._plan, self._turns, self._per_tile
+        heads, fit = [], np.ones(len(turns), bool)
+        for slot in slots:
+            address, step = self.records[:, cl.ADDRESS + slot], plan.stride(slot)
+            heads.append(-(address // step) % width)
+            fit &= (address % step == 0) & (heads[-1] == heads[0])
+        head = heads[0]
+        tiles = np.where(fit, np.maximum(turns - head, 0) // width, 0)
+        self.records[:, cl.HEAD] = np.where(fit, head, 0)
+        self.records[:, cl.TILES] = tiles
+        self.records[:, cl.ITEMS] = turns - tiles * (width - 1)
+        self.records[:, cl.SUMS_SIZE] = self._numbers
+        for k, size in enumerate(sums):
+            if size is not None:
+                self.records[k, cl.TILES] = self.records[k, cl.ITEMS] = 0
+                self.records[k, cl.SUMS_SIZE] = size
+        if plan.norm:
+            self.records[:, cl.SUMS_TILED] = self._sums_tiled()
+
+    def _sums_tiled(self) -> Any:
+        tiled, width = np.ones(len(self._turns), bool), norm_turns(self._plan)
+        for slot in norm_slots(self._plan):
+            size = memory_dtype(self._plan.storage(slot)).itemsize * width
+            tiled &= self.records[:, cl.ADDRESS + slot] % size == 0
+        return tiled
+
+    @property
+    def address(self) -> int:
+        """Of the table on the GPU."""
+        return int(self._on_gpu.data.ptr)
+
+    def addresses(self, slots: Sequence[int], leaf: int) -> list[int]:
+        """Of one leaf's arrays."""
+        record = self.records[leaf]
+        return [int(record[cl.ADDRESS + slot]) for slot in slots]
+
+    def facts(self) -> list[int]:
+        """Head, tiles and items of the only leaf."""
+        return [int(x) for x in self.records[0, cl.HEAD : cl.ITEMS + 1]]
+
+    def sum_facts(self) -> list[int]:
+        """How many numbers of the only leaf are added up, whether in tiles, and its row."""
+        record = self.records[0]
+        return [int(record[k]) for k in (cl.SUMS_SIZE, cl.SUMS_TILED, cl.ROW)]

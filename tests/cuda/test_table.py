@@ -1,0 +1,305 @@
+"""One launch for many arrays, tiles where memory allows, and steps that a graph can replay."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from cuda_cases import Case, gradients
+
+import numadam as na
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy's scalars
+
+
+@pytest.fixture
+def launches(cupy, monkeypatch):
+    """Names of the kernels that were launched."""
+    import numadam.cuda as policy
+
+    names, launch = [], policy.Simulated.__call__
+
+    def noted(kernel, *args):
+        names.append(kernel._kernel.fn.__qualname__.split(".")[0].lstrip("_"))
+        launch(kernel, *args)
+
+    monkeypatch.setattr(policy.Simulated, "__call__", noted)
+    return names
+
+
+@pytest.fixture
+def tiles(cupy, monkeypatch):
+    """How many numbers each read of the kernels takes."""
+    from numadam import cuda_compile, cuda_loop, cuda_norms, cuda_tiles
+
+    counts, make = [], cuda_tiles._fake_fetch
+
+    def noting(memory, count, step, load):
+        fetch = make(memory, count, step, load)
+
+        def noted(address, i):
+            counts.append(count)
+            return fetch(address, i)
+
+        return noted
+
+    monkeypatch.setattr(cuda_tiles, "_fake_fetch", noting)
+    monkeypatch.setattr(cuda_compile, "_kernels", {})
+    assert cuda_loop.make_fetch is cuda_tiles.make_fetch
+    assert cuda_norms.make_rooms is cuda_loop.make_rooms
+    return counts
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_any_number_of_arrays_takes_two_launches(cupy, launches, count):
+    params = [cupy.ones(5) for _ in range(count)]
+    opt = na.Adam(params)
+    launches.clear()
+    opt.step([cupy.ones(5) for _ in range(count)])
+    assert launches == ["make_prepare", "one_or_many"]
+
+
+@pytest.mark.parametrize(("dtype", "kernels"), [("float32", 5), ("float64", 7)])
+def test_a_norm_takes_three_launches_more_and_no_look_of_the_host(
+    cupy, launches, monkeypatch, dtype, kernels
+):
+    """float64 may leave its range: two of them are launched again, to end at once."""
+    params = [cupy.ones(5, dtype) for _ in range(3)]
+    opt = na.Adam(params, clip_norm=1.0, nonfinite="skip")
+    launches.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(cupy, "asnumpy", None)
+        opt.step([cupy.ones(5, dtype) for _ in range(3)])
+    assert len(launches) == kernels
+    assert opt.t == 1
+
+
+@pytest.mark.parametrize("shift", [0, 1, 3])
+@pytest.mark.parametrize("n", [1, 3, 4, 61])
+def test_views_that_begin_anywhere_have_tiles(cupy, tiles, n, shift):
+    """State is laid as the parameters are: head and tail element by element, tiles between."""
+    case, grads = Case("Adam"), gradients((n,), "float32", 3)
+    start = np.random.default_rng(5).standard_normal(n).astype("f4")
+    room, of_grads = cupy.zeros(80, np.float32), cupy.zeros(80, np.float32)
+    p, g = room[shift : shift + n], of_grads[shift : shift + n]
+    p[...] = start
+    opt = case.make(p)
+    for value in grads:
+        g[...] = value
+        tiles.clear()
+        opt.step(g)
+        head = -shift % 4
+        assert tiles.count(4) == 4 * (max(0, n - head) // 4)  # p, g, m, v
+    wanted, _ = case.reference(start, grads)
+    np.testing.assert_allclose(p, wanted, rtol=2e-5, atol=2e-5)
+    assert not room[:shift].any()
+    assert not room[shift + n :].any()
+
+
+def test_arrays_that_are_aligned_unlike_are_right_without_tiles(cupy, tiles):
+    room = cupy.zeros(80, np.float32)
+    p = cupy.ones(40, np.float32)
+    opt = na.SGD(p, lr=1.0)
+    room[1:41] = 1.0
+    tiles.clear()
+    opt.step(room[1:41])
+    assert set(tiles) == {1}
+    assert not p.any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "widest"),
+    [
+        ("float64", {}, 2),
+        ("float16", {}, 4),  # its state is float32
+        ("bfloat16", {"state_dtype": "bfloat16"}, 8),
+        ("complex64", {}, 4),
+        ("complex64", {"complex_form": "modulus"}, 4),
+    ],
+)
+def test_a_tile_has_16_bytes_of_the_widest_array(cupy, tiles, dtype, options, widest):
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    p = cupy.zeros(64, dtype)
+    opt = na.Adam(p, **options)
+    tiles.clear()
+    opt.step(cupy.ones(64, dtype))
+    assert max(tiles) == widest
+    assert 1 not in tiles
+
+
+def test_arrays_of_many_sizes_get_the_numbers_of_each_alone(cupy):
+    sizes = [0, 1, 3, 64, 65, 200, 0, 17]
+    starts = [np.random.default_rng(k).standard_normal(n) for k, n in enumerate(sizes)]
+    together = [cupy.asarray(start) for start in starts]
+    opt = na.Adam(together, lr=0.1)
+    alone = [cupy.asarray(start) for start in starts]
+    each = [na.Adam(p, lr=0.1) for p in alone]
+    for step in range(3):
+        grads = [np.random.default_rng((step, k)).standard_normal(n) for k, n in enumerate(sizes)]
+        opt.step([cupy.asarray(g) for g in grads])
+        for one, g in zip(each, grads, strict=True):
+            one.step(cupy.asarray(g))
+    for got, wanted in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_one_array_of_a_group_has_its_row(cupy):
+    p, twin = cupy.ones(3), np.ones(3)
+    for x, g in ((p, cupy.ones(3)), (twin, np.ones(3))):
+        na.Adam({"w": x}, lr=0.1, clip_norm=np.inf, groups={"w": {"lr": 0.5}}).step({"w": g})
+    np.testing.assert_array_equal(p, twin)
+    assert p[0] < 0.6
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_new_gradients_are_looked_at_and_the_old_ones_let_go(cupy, count):
+    import gc
+    import weakref
+
+    params = [cupy.ones(4) for _ in range(count)]
+    opt = na.SGD(params, lr=1.0)
+    grads = [cupy.ones(4) for _ in range(count)]
+    opt.step(grads)
+    watched = weakref.ref(grads[0])
+    grads = [cupy.ones(4) for _ in range(count)]
+    gc.collect()
+    assert watched() is None
+    opt.step(grads)
+    assert all((p == -1).all() for p in params)
+    grads[1] = cupy.ones(5)
+    with pytest.raises(ValueError, match=r"grads\[1\]: expected shape \(4,\)"):
+        opt.step(grads)
+
+
+def test_gradients_that_stay_are_looked_at_twice_and_then_known_again(cupy, monkeypatch):
+    from numadam import cuda_arrays as ca
+
+    params = [cupy.ones(4) for _ in range(20)]
+    grads = [cupy.ones(4) for _ in range(20)]
+    opt = na.SGD(params, lr=1.0)
+    opt.step(grads)
+    opt.step(grads)
+    with monkeypatch.context() as patch:
+        patch.setattr(ca, "check_array", None)
+        opt.step(grads)
+    assert all((p == -2).all() for p in params)
+    grads[3] = cupy.full(4, 5.0)
+    opt.step(grads)
+    assert params[3][0] == -7
+    assert params[4][0] == -3
+
+
+def test_strided_gradients_that_stay_are_copied_at_each_step(cupy):
+    params = [cupy.ones((3, 2)) for _ in range(20)]
+    grads = [cupy.ones((2, 3)).T for _ in range(20)]
+    opt = na.SGD(params, lr=1.0)
+    for value in (1.0, 2.0, 3.0, 4.0):
+        grads[7][...] = value
+        opt.step(grads)
+    assert (params[7] == -9).all()
+    assert (params[8] == -3).all()
+
+
+# --- captured steps -------------------------------------------------------------------------------
+
+
+def test_a_replayed_step_counts_on_and_reads_lr_anew(cupy, monkeypatch):
+    """A graph launches the same kernels with the same numbers: so does this."""
+    import numadam.cuda as policy
+
+    tape, launch = [], policy.Simulated.__call__
+
+    def noted(kernel, *args):
+        tape.append((kernel, args))
+        launch(kernel, *args)
+
+    p, twin = cupy.ones(5, np.float32), np.ones(5, np.float32)
+    g = cupy.ones(5, np.float32)
+    lr = cupy.full((), 0.5, np.float32)
+    opt, other = na.NAdam(p, lr, capturable=True), na.NAdam(twin, 0.5)
+    opt.step(g)
+    monkeypatch.setattr(policy.Simulated, "__call__", noted)
+    opt.step(g)
+    for value, rate in ((1.0, 0.25), (-3.0, 0.125)):
+        g[...], lr[...] = value, rate
+        for kernel, args in tape:
+            launch(kernel, *args)
+    for value, rate in ((1.0, 0.5), (1.0, 0.5), (1.0, 0.25), (-3.0, 0.125)):
+        other.lr = rate
+        other.step(np.full(5, value, np.float32))
+    np.testing.assert_array_equal(p, twin)
+    assert opt.t == 4
+    np.testing.assert_array_equal(opt.state["mu_product"], other.state["mu_product"])
+    assert opt.lr is lr
+
+
+def test_lr_of_a_captured_step_is_written_where_it_lies(cupy):
+    p = cupy.zeros(2)
+    opt = na.SGD(p, lr=0.5, capturable=True)
+    where = opt.lr
+    opt.step(cupy.ones(2))
+    opt.lr = 0.25
+    opt.step(cupy.ones(2))
+    assert opt.lr is where
+    np.testing.assert_array_equal(p, -0.75)
+    with pytest.raises(ValueError, match=r"write opt\.lr = x"):
+        opt.step(cupy.ones(2), lr=0.1)
+    with pytest.raises(ValueError, match="lr: expected a number in"):
+        opt.lr = -1.0
+
+
+def test_what_a_graph_cannot_hold_is_refused_during_the_capture(cupy, monkeypatch):
+    params = [cupy.ones(4), cupy.ones(3)]
+    grads = [cupy.ones(4), cupy.ones(3)]
+    opt = na.Adam(params, capturable=True)
+    opt.step(grads)
+    with monkeypatch.context() as patch:
+        patch.setattr(cupy.stream, "capturing", True, raising=False)
+        opt.step(grads)
+        with pytest.raises(RuntimeError, match="Take one step with these arrays and options"):
+            opt.step([cupy.ones(4), cupy.ones(3)])
+        opt.beta1 = 0.5
+        with pytest.raises(RuntimeError, match="a graph is being captured"):
+            opt.step(grads)
+    assert opt.t == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"accumulate": 2}, "accumulate"),
+        ({"nonfinite": "raise"}, "nonfinite"),
+        ({"nonfinite": "skip", "max_skips": 3}, "max_skips"),
+        ({"sparse": "lazy"}, "sparse"),
+        ({"beta1": lambda t: 0.5}, "beta1"),
+    ],
+)
+def test_options_that_need_the_host_cannot_be_captured(cupy, options, name):
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        na.Adam(cupy.ones(3), capturable=True, **options)
+
+
+def test_capturable_is_for_the_gpu_and_lr_a_number(cupy):
+    with pytest.raises(ValueError, match="capturable: is for CuPy parameters"):
+        na.Adam(np.ones(3), capturable=True)
+    for lr in (lambda t: 0.1, cupy.ones(3)):
+        with pytest.raises(TypeError, match="lr: with capturable=True expected a number or a 0-d"):
+            na.Adam(cupy.ones(3), lr, capturable=True)
+    with pytest.raises(TypeError, match="lr: expected a 0-d array of float32 or float64"):
+        na.Adam(cupy.ones(3), cupy.zeros((), np.int64), capturable=True)
+
+
+def test_skipped_steps_are_counted_on_the_gpu(cupy):
+    p = cupy.ones(3)
+    opt = na.SGD(p, lr=1.0, nonfinite="skip", max_skips=1)
+    bad = cupy.asarray(np.array([1.0, math.nan, 1.0]))
+    opt.step(cupy.ones(3))
+    opt.step(bad)
+    assert (opt.t, opt.skipped) == (1, 1)
+    with pytest.raises(FloatingPointError, match="2 times in a row"):
+        opt.step(bad)
+    opt.step(cupy.ones(3))
+    assert (opt.t, opt.skipped, int(opt.state["skipped_in_a_row"])) == (2, 2, 0)
+    np.testing.assert_array_equal(p, -1)
