@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import numadam
 from docutils import nodes
-from numadam import nopython, schedules
 from sphinx.addnodes import pending_xref
 from sphinx.util import logging
+
+import numadam
+from numadam import nopython, schedules
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from numadam import rules
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+from numadam import rules
 
 logger = logging.getLogger(__name__)
 PAGES = "reference/rules"

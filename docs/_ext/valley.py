@@ -6,8 +6,9 @@ from functools import cache
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numadam as na
 import numpy as np
+
+import numadam as na
 
 START = np.array([-1.1, 0.9])
 STEPS = 400
