@@ -24,6 +24,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "matplotlib.sphinxext.plot_directive",
     # of our own, in _ext
+    "command_help",
     "public_names",
     "rule_pages",
 ]
@@ -64,11 +65,14 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = "numadam"
+html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["numadam.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
+    "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "numadam"},
+    "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
     "show_toc_level": 2,
     "footer_start": ["copyright"],
