@@ -1,4 +1,4 @@
-"""The picture on the page of the schedules: all but the one that watches f, over 1000 steps."""
+"""The pictures on the page of the schedules: all but the one that watches f, over 1000 steps."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ SHOWN = (
 
 
 def draw() -> None:
-    """One small plot for each schedule."""
-    figure, axes = plt.subplots(2, 4, figsize=(9, 3.8), sharex=True, sharey=True, layout="tight")
-    for axis, schedule in zip(axes.flat, SHOWN, strict=True):
-        axis.plot([schedule(t) for t in range(STEPS + 1)])
-        axis.set_title(type(schedule).__name__, fontsize="medium")
-    figure.supxlabel("steps taken")
+    """Two pictures, four schedules in each."""
+    for half in (SHOWN[:4], SHOWN[4:]):
+        figure, axes = plt.subplots(
+            2, 2, figsize=(5, 4), sharex=True, sharey=True, layout="constrained"
+        )
+        for axis, schedule in zip(axes.flat, half, strict=True):
+            axis.plot([schedule(t) for t in range(STEPS + 1)])
+            axis.set_title(type(schedule).__name__, fontsize="medium")
+        figure.supxlabel("steps taken")

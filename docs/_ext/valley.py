@@ -1,4 +1,4 @@
-"""The picture on the page of each rule: its way down one and the same valley."""
+"""The pictures on the page of each rule: its way down one and the same valley."""
 
 from __future__ import annotations
 
@@ -46,17 +46,18 @@ def best_walk(rule: str, **options: Any) -> tuple[float, Any]:
 
 
 def draw(rule: str, **options: Any) -> None:
-    """Path and height of a rule with its best learning rate, plain gradient descent in grey."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    """Two pictures, path and height: with the best learning rate, plain descent in grey."""
+    size = {"figsize": (5, 4), "layout": "constrained"}
+    _, down = plt.subplots(**size)
     x, y = np.meshgrid(np.linspace(-1.8, 1.6, 200), np.linspace(-0.6, 2.2, 200))
-    left.contour(x, y, height(x, y), np.geomspace(0.05, 200, 14), colors="0.8", linewidths=0.8)
+    down.contour(x, y, height(x, y), np.geomspace(0.05, 200, 14), colors="0.8", linewidths=0.8)
+    _, over = plt.subplots(**size)
     for name, colour, chosen in (("SGD", "0.55", {}), (rule, "C0", options)):
         lr, points = best_walk(name, **chosen)
         text = ", ".join([f"{name}, lr={lr:.2g}", *(f"{k}={v}" for k, v in chosen.items())])
-        left.plot(*points.T, ".-", color=colour, linewidth=1, markersize=3)
-        right.semilogy(height(*points.T), color=colour, label=text)
-    left.plot(1, 1, "*", color="C1", markersize=12)
-    left.set(title="the way down", xlim=(-1.8, 1.6), ylim=(-0.6, 2.2))
-    right.set(title="height", xlabel="step", ylim=(1e-12, 50))
-    right.legend(frameon=False)
-    figure.align_labels()
+        down.plot(*points.T, ".-", color=colour, linewidth=1, markersize=3)
+        over.semilogy(height(*points.T), color=colour, label=text)
+    down.plot(1, 1, "*", color="C1", markersize=12)
+    down.set(title="the way down", xlim=(-1.8, 1.6), ylim=(-0.6, 2.2))
+    over.set(title="height", xlabel="step", ylim=(1e-12, 50))
+    over.legend(frameon=False)
