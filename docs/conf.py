@@ -25,7 +25,7 @@ extensions = [
     "matplotlib.sphinxext.plot_directive",
     # of our own, in _ext
     "command_help",
-    "public_names",
+    "complete",
     "rule_pages",
 ]
 exclude_patterns = ["_build", "README.md", "gallery"]
@@ -38,7 +38,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say more
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
-default_role = "public"  # of _ext/public_names.py: a link for a public name
+default_role = "public"  # of _ext/complete.py: a link for a public name
 
 # Another copy of MathJax, for a machine without the network.
 if "NUMADAM_MATHJAX" in os.environ:

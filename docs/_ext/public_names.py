@@ -1,30 +1,28 @@
-"""All public names. The build warns, and so fails, where one has no entry or no tried example."""
+"""What is public, and what its docstring lacks: for the build of the docs and for the tests."""
 
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterator
 from typing import Any
-
-from docutils import nodes
-from sphinx.addnodes import pending_xref
-from sphinx.util import logging
 
 import numadam
 from numadam import nopython, schedules
 
-logger = logging.getLogger(__name__)
+HOMES = {"numadam": numadam, "numadam.schedules": schedules, "numadam.nopython": nopython}
+#: A line of a numpydoc section "Parameters": names, then a type.
+_PARAMETER = re.compile(r"^(\S.*?)(?: : .*)?$", re.MULTILINE)
 
 
 def public_names() -> dict[str, Any]:
     """Every public class and function by its full name."""
-    homes = {"numadam": numadam, "numadam.nopython": nopython, "numadam.schedules": schedules}
-    found = {}
-    for home, module in homes.items():
-        for name in getattr(module, "__all__", vars(module)):
-            thing = getattr(module, name)
-            if not name.startswith("_") and not inspect.ismodule(thing) and callable(thing):
-                found[f"{home}.{name}"] = thing
-    return found
+    return {
+        f"{home}.{name}": getattr(module, name)
+        for home, module in HOMES.items()
+        for name in getattr(module, "__all__", vars(module))
+        if not name.startswith("_") and callable(getattr(module, name))
+    }
 
 
 def lacks_example(thing: Any) -> bool:
@@ -32,31 +30,12 @@ def lacks_example(thing: Any) -> bool:
     return ">>> " not in (inspect.getdoc(thing) or "")
 
 
-def check(app: Any, env: Any) -> None:
-    """Warn about every public name without an entry in the reference, or without an example."""
-    entries = env.get_domain("py").objects
-    for name, thing in public_names().items():
-        if name not in entries:
-            logger.warning("%s is public and has no entry in docs/reference.", name)
-        if lacks_example(thing):
-            logger.warning("%s is public and its docstring has no example.", name)
-
-
-def link(role: str, raw: str, text: str, line: int, inliner: Any, *_: Any) -> Any:
-    """What docstrings write in single backticks: a link where it is a public name, else code."""
-    code = nodes.literal(raw, text)
-    for name in (text, f"numadam.{text}", f"numadam.schedules.{text}"):
-        if name in _NAMES:
-            attributes = {"refdomain": "py", "reftype": "obj", "reftarget": name}
-            return [pending_xref(raw, code, **attributes, refexplicit=True)], []
-    return [code], []
-
-
-_NAMES = public_names()
-
-
-def setup(app: Any) -> dict[str, bool]:
-    """Connect all of it to Sphinx."""
-    app.add_role("public", link)
-    app.connect("env-check-consistency", check)
-    return {"parallel_read_safe": True}
+def missing_parameters(thing: Any) -> Iterator[str]:
+    """Parameters of the signature that the docstring does not name."""
+    text = inspect.getdoc(thing) or ""
+    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\S+\n-{3,}$|\Z)", text, re.M | re.S)
+    lines = _PARAMETER.findall(section.group(1)) if section else []
+    named = {name.strip("* ") for line in lines for name in line.split(",")}
+    for name, parameter in inspect.signature(thing).parameters.items():
+        if name not in named and parameter.kind is not parameter.VAR_POSITIONAL:
+            yield name
