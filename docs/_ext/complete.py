@@ -29,9 +29,10 @@ def check(app: Any, env: Any) -> None:
 
 
 def link(role: str, raw: str, text: str, line: int, inliner: Any, *_: Any) -> Any:
-    """A link where the text is a public name, else code."""
+    """A link where the text is a public name, of the module that is described first, else code."""
     code = nodes.literal(raw, text)
-    for name in (text, *(f"{home}.{text}" for home in HOMES)):
+    here = inliner.document.settings.env.ref_context.get("py:module")
+    for name in (text, *(f"{home}.{text}" for home in (here, *HOMES))):
         if name in NAMES:
             attributes = {"refdomain": "py", "reftype": "obj", "reftarget": name}
             return [pending_xref(raw, code, **attributes, refexplicit=True)], []
