@@ -91,6 +91,18 @@ class Optimizer(Held):
     callables of the steps already taken (see `numadam.schedules`). What would need other arrays
     or another compiled loop is refused: make the optimiser with a value that stands for it, such
     as ``clip_norm=numpy.inf``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> params = {"w": np.ones((2, 2)), "b": np.zeros(2)}
+    >>> opt = na.Adam(params, lr=na.schedules.Cosine(0.1, steps=100), clip_value=1.0)
+    >>> opt.step({"w": np.full((2, 2), 5.0), "b": np.zeros(2)})
+    >>> opt.t, params["w"].round(3).tolist()
+    (1, [[0.9, 0.9], [0.9, 0.9]])
+    >>> opt.state["m"]["w"].round(3).tolist()
+    [[0.1, 0.1], [0.1, 0.1]]
     """
 
     weight_decay, loss_scale, clip_value = hyper(), hyper(), hyper()

@@ -131,8 +131,8 @@ class NAdam(Optimizer):
     eps : float or callable, default 1e-8
         Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
     momentum_decay : float in [0, inf] or callable, default 4e-3
-        How fast the momentum grows from ``beta1/2`` to `beta1`: torch's 4e-3, Dozat's and Keras's
-        1.0. With ``numpy.inf`` it is `beta1` from the start (optax).
+        How fast the momentum grows from ``beta1/2`` to `beta1`: torch's 4e-3, Keras's 1.0.
+        With ``numpy.inf`` it is `beta1` from the start (optax).
     **shared
         Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
         options: see `numadam.Optimizer`.

@@ -29,7 +29,7 @@ class Piecewise(Scheduled):
 
     Examples
     --------
-    >>> from numadam.schedules import Polynomial
+    >>> from numadam.schedules import Piecewise, Polynomial, Step
     >>> schedule = Piecewise([0.1, 0.01, 0.001], boundaries=[32000, 48000])
     >>> [schedule(t) for t in (0, 31999, 32000, 48000)]
     [0.1, 0.1, 0.01, 0.001]

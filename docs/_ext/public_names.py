@@ -1,0 +1,41 @@
+"""What is public, and what its docstring lacks: for the build of the docs and for the tests."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numadam
+from numadam import nopython, schedules
+
+HOMES = {"numadam": numadam, "numadam.schedules": schedules, "numadam.nopython": nopython}
+#: A line of a numpydoc section "Parameters": names, then a type.
+_PARAMETER = re.compile(r"^(\S.*?)(?: : .*)?$", re.MULTILINE)
+
+
+def public_names() -> dict[str, Any]:
+    """Every public class and function by its full name."""
+    return {
+        f"{home}.{name}": getattr(module, name)
+        for home, module in HOMES.items()
+        for name in getattr(module, "__all__", vars(module))
+        if not name.startswith("_") and callable(getattr(module, name))
+    }
+
+
+def lacks_example(thing: Any) -> bool:
+    """Whether the docstring shows nothing that a doctest could try."""
+    return ">>> " not in (inspect.getdoc(thing) or "")
+
+
+def missing_parameters(thing: Any) -> Iterator[str]:
+    """Parameters of the signature that the docstring does not name."""
+    text = inspect.getdoc(thing) or ""
+    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\S+\n-{3,}$|\Z)", text, re.M | re.S)
+    lines = _PARAMETER.findall(section.group(1)) if section else []
+    named = {name.strip("* ") for line in lines for name in line.split(",")}
+    for name, parameter in inspect.signature(thing).parameters.items():
+        if name not in named and parameter.kind is not parameter.VAR_POSITIONAL:
+            yield name

@@ -1,0 +1,63 @@
+"""The pages of the rules: a formula from the docstring, and no rule without a page."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+from numadam import rules
+
+logger = logging.getLogger(__name__)
+PAGES = "reference/rules"
+#: What a page of a rule has to have, besides its text.
+PARTS = ("{rule-formula}", "valley.draw(", "## Advice", "autoclass::", "autofunction::")
+MATH = re.compile(r"^\.\. math::.*?(?=^\S)", re.MULTILINE | re.DOTALL)
+
+
+class RuleFormula(SphinxDirective):
+    """The formula of a rule, which its docstring holds."""
+
+    required_arguments = 1
+
+    def run(self) -> list[Any]:
+        """Only what the docstring says."""
+        cls = rules.classes()[self.arguments[0]]
+        found = MATH.search(inspect.getdoc(cls))
+        if not found:
+            raise self.error(f"The docstring of {cls.__name__} has no formula (.. math::).")
+        rst = "\n".join(["```{eval-rst}", found.group().rstrip(), "```"])
+        return self.parse_text_to_nodes(rst)
+
+
+def leave_out_formula(app: Any, what: str, name: str, thing: Any, options: Any, lines: Any) -> None:
+    """On its own page a rule's formula already stands above the docstring."""
+    if thing in rules.classes().values():
+        lines[:] = MATH.sub("", "\n".join(lines)).split("\n")
+
+
+def check(app: Any, env: Any) -> None:
+    """Warn, and so fail, about a rule without a page, and about a page with a part missing."""
+    for file, (name, _) in rules.TABLE.items():
+        page = f"{PAGES}/{file}"
+        if page not in env.found_docs:
+            logger.warning(
+                "%s has no page: write docs/%s.md, as docs/%s/adam.md.", name, page, PAGES
+            )
+            continue
+        text = Path(env.doc2path(page)).read_text(encoding="utf-8")
+        for part in PARTS:
+            if part not in text:
+                logger.warning("docs/%s.md has no %r, which adam.md there has.", page, part)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Connect all of it to Sphinx."""
+    app.add_directive("rule-formula", RuleFormula)
+    app.connect("autodoc-process-docstring", leave_out_formula, priority=400)
+    app.connect("env-check-consistency", check)
+    return {"parallel_read_safe": True}

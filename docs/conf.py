@@ -1,0 +1,88 @@
+"""How Sphinx builds the documentation: python -m sphinx -W -b html docs docs/_build/html."""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
+
+import numadam  # noqa: E402
+
+project = "numadam"
+author = "The numadam developers"
+copyright = author
+version = release = numadam.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "matplotlib.sphinxext.plot_directive",
+    # of our own, in _ext
+    "command_help",
+    "complete",
+    "rule_pages",
+]
+exclude_patterns = ["_build", "README.md", "gallery"]
+nitpicky = True
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say more
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+default_role = "public"  # of _ext/complete.py: a link for a public name
+
+# Another copy of MathJax, for a machine without the network.
+if "NUMADAM_MATHJAX" in os.environ:
+    mathjax_path = os.environ["NUMADAM_MATHJAX"]
+
+# The pictures of the rules, drawn by _ext/valley.py.
+plot_include_source = plot_html_show_formats = plot_html_show_source_link = False
+plot_formats = ["svg"]
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "filename_pattern": r"[/\\]plot_",
+    "ignore_pattern": r"(^|[/\\])(?!plot_)[^/\\]*\.py$",  # modules beside the examples
+    "abort_on_example_error": True,
+    "show_memory": False,
+    "write_computation_times": False,
+    "min_reported_time": 1,
+    "remove_config_comments": True,
+    "copyfile_regex": "",
+    "download_all_examples": False,
+    "backreferences_dir": None,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "numadam"
+html_favicon = "_static/logo.svg"
+html_static_path = ["_static"]
+html_css_files = ["numadam.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "logo": {
+        "image_light": "_static/logo.svg",
+        "image_dark": "_static/logo.svg",
+        "text": "numadam",
+    },
+    "header_links_before_dropdown": 6,
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "navbar_align": "left",
+}
+html_sidebars = {"index": [], "contributing": [], "changelog": []}
+
+copybutton_exclude = ".linenos, .gp, .go"
