@@ -71,7 +71,7 @@ def train(
     series: Series,
     *,
     clip_norm: float = np.inf,
-    start: float = 3.5,
+    start: float = 4.5,
     cells: int = 128,
     steps: int = 150,
     window: int = 64,
@@ -153,7 +153,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start",
         type=number,
         metavar="X",
-        default=3.5,
+        default=4.5,
         help="size of the first recurrent weights, 1 is usual (%(default)s)",
     )
     add(
@@ -161,23 +161,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def plot(fig: Any, series: Series, wild: Result, clipped: Result, clip_norm: float) -> None:
-    """Draw gradient norms, losses and the forecast."""
+def plot(
+    fig: Any, series: Series, runs: dict[str, Result], forecasts: dict[str, Array], clip: float
+) -> None:
+    """Draw gradient norms, losses and, beside the recording, the errors of the forecasts."""
     norms, losses, beat = fig.axes
-    for run, name, colour in ((wild, "no clipping", "#d94801"), (clipped, "clip_norm", "#2171b5")):
-        norms.semilogy(run.norms, color=colour, lw=1, label=name)
-        losses.semilogy(run.losses, color=colour, lw=1, label=name)
-    norms.axhline(clip_norm, color="k", lw=0.8, ls=":")
+    colours = dict(zip(runs, ("#d94801", "#2171b5"), strict=True))
+    for name, run in runs.items():
+        norms.semilogy(run.norms, color=colours[name], lw=1, label=name)
+        losses.semilogy(run.losses, color=colours[name], lw=1, label=name)
+    norms.axhline(clip, color="k", lw=0.8, ls=":", label=f"clip_norm={clip:g}")
     norms.set(xlabel="step", title="norm of the gradient, before the clip")
     losses.set(xlabel="step", title="training loss")
-    losses.legend(frameon=False)
     t = np.arange(series.learnt, len(series.values))
-    ahead = forecast(clipped.params, series)[-len(t) :]
-    beat.plot(t, series.values[t], color="0.6", lw=3, label="recording")
-    beat.plot(t, ahead, color="#2171b5", lw=1, label="forecast, one ahead")
-    beat.set(xlabel="sample", title="the beat that was not learnt")
-    beat.legend(frameon=False)
+    beat.plot(t, series.values[t], color="0.8", lw=3, label="recording")
+    for name, ahead in forecasts.items():
+        error = ahead[-len(t) :] - series.values[t]
+        beat.plot(t, error, color=colours.get(name, "k"), lw=1, label=f"error, {name}")
+    beat.set(xlabel="sample", title="a beat that was not learnt, one sample ahead")
     for axes in fig.axes:
+        axes.legend(frameon=False, fontsize=8)
         common.tidy(axes)
     fig.suptitle("LSTM(128) + Dense(1) on an electrocardiogram, gradients by hand, numadam.Adam")
 
@@ -187,23 +190,20 @@ def main(
     *,
     seed: int = 0,
     steps: int = 150,
-    start: float = 3.5,
+    start: float = 4.5,
     clip_norm: float = 0.1,
 ) -> Result:
     """Train without and with clipping, print the errors of the forecasts, and draw."""
     fig = common.figure(output, 1, 3, (13, 3.8))
     series = load()
     given: dict[str, Any] = {"start": start, "steps": steps, "seed": seed}
+    fresh = len(series.values) - series.learnt
     with common.bar(2 * steps) as bar:
         wild = train(series, **given, each_step=bar.update)
         clipped = train(series, **given, clip_norm=clip_norm, each_step=bar.update)
-    fresh = len(series.values) - series.learnt
-    forecasts = {
-        "as the sample before": persistence(series),
-        "linear, of the last 4": autoregression(series),
-        "LSTM without clipping": forecast(wild.params, series),
-        f"LSTM with clip_norm={clip_norm:g}": forecast(clipped.params, series),
-    }
+    runs = {"LSTM without clipping": wild, f"LSTM with clip_norm={clip_norm:g}": clipped}
+    forecasts = {"linear, of the last 4": autoregression(series)}
+    forecasts |= {name: forecast(run.params, series) for name, run in runs.items()}
     print(
         f"two runs of {steps} steps in {wild.seconds:.1f} and {clipped.seconds:.1f} s\n"
         f"norm of the gradient without clipping: median {np.median(wild.norms):.2g}, "
@@ -211,8 +211,8 @@ def main(
         f"{series.learnt} samples learnt; the next {fresh}, forecast one ahead, root mean square "
         "error:"
     )
-    for name, ahead in forecasts.items():
-        print(f"  {name:24} {series.rmse(ahead):6.2f}")
-    plot(fig, series, wild, clipped, clip_norm)
+    for name, ahead in {"as the sample before": persistence(series), **forecasts}.items():
+        print(f"  {name:26} {series.rmse(ahead):6.2f}")
+    plot(fig, series, runs, forecasts, clip_norm)
     common.save(fig, output)
     return clipped

