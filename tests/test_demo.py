@@ -210,12 +210,12 @@ def test_forecasts_do_not_see_the_sample_they_forecast():
 
 
 def test_gradients_explode_and_clipping_beats_the_linear_forecast(tmp_path, capsys):
-    assert main(["demo", "lstm", "--steps", "80", "--output", str(tmp_path / "x.png")]) == 0
+    assert main(["demo", "lstm", "--output", str(tmp_path / "x.png")]) == 0
     out = capsys.readouterr().out
     rows = (line.strip().rsplit(maxsplit=1) for line in out.splitlines()[3:-1])
     figures = {name: float(error) for name, error in rows}
     assert float(out.splitlines()[1].split()[-1]) > 100  # the largest norm
-    assert figures["LSTM with clip_norm=0.1"] < figures["linear, of the last 4"]
+    assert figures["LSTM with clip_norm=0.1"] < 0.9 * figures["linear, of the last 4"]
     assert figures["linear, of the last 4"] < figures["LSTM without clipping"]
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
