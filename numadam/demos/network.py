@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import numadam as na
-from numadam.demos import MissingExtra
+from numadam.demos import MissingExtra, common
 
 Array = np.ndarray[Any, Any]
 Params = dict[str, Array]
@@ -201,18 +201,19 @@ def train(
     losses: list[float] = []
     history: list[Epoch] = []
     start, stopped = time.perf_counter(), ""
-    while not stopped:
-        first = len(losses)
-        order = rng.permutation(len(data.y))
-        for rows in np.array_split(order, steps_per_epoch(data, how.batch))[: total - first]:
-            x = shift(data.x[rows], rng)
-            losses.append(backward(params, x, data.y[rows], opt.grads, how.loss))
-            opt.step()
-            each_batch()
-        loss = float(np.mean(losses[first:]))
-        history.append(Epoch(len(history) + 1, loss, *validate(params, data, how.loss)))
-        each_epoch(history[-1])
-        stopped = _reason(history[-1], how) or (f"{total} steps" if opt.t == total else "")
+    with common.one_blas_thread():
+        while not stopped:
+            first = len(losses)
+            batches = np.array_split(rng.permutation(len(data.y)), steps_per_epoch(data, how.batch))
+            for rows in batches[: total - first]:
+                x = shift(data.x[rows], rng)
+                losses.append(backward(params, x, data.y[rows], opt.grads, how.loss))
+                opt.step()
+                each_batch()
+            loss = float(np.mean(losses[first:]))
+            history.append(Epoch(len(history) + 1, loss, *validate(params, data, how.loss)))
+            each_epoch(history[-1])
+            stopped = _reason(history[-1], how) or (f"{total} steps" if opt.t == total else "")
     return Result(params, losses, history, time.perf_counter() - start, stopped)
 
 
