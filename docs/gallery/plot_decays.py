@@ -35,6 +35,7 @@ for k, colour in ((130 * 256 + 60, "#2171b5"), (40 * 256 + 20, "#d94801")):
     axes.plot(t, clean[k], color=colour, lw=1)
 axes.set(xlabel="time (ns)", title="two of 65,536 decays")
 axes.legend(frameon=False)
+plt.show()
 
 # %%
 # One objective for all
@@ -92,7 +93,7 @@ def rmse(found):
 
 
 # sphinx_gallery_thumbnail_number = 2
-fig, panels = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
+fig, panels = plt.subplots(1, 3, figsize=(9.5, 3.6), layout="constrained")
 shown = {
     "true lifetimes": lifetimes,
     f"line through logarithms, rmse {rmse(quick):.2f} ns": quick,
@@ -104,6 +105,7 @@ for axes, (name, found) in zip(panels, shown.items(), strict=True):
     axes.set_axis_off()
 fig.colorbar(picture, ax=panels, label="lifetime (ns)", shrink=0.8)
 assert rmse(fitted) < 0.3 * rmse(quick)
+plt.show()
 
 # %%
 # Are the fits as good as they can be? No unbiased estimate can scatter less than the bound of
@@ -123,6 +125,7 @@ axes.plot(middle, scatter, "o", color="#d94801", label="error of the fits")
 axes.plot(middle, bound, "k", lw=1, label="bound of Cramér and Rao")
 axes.set(xlabel="true lifetime (ns)", title="root mean square error (ns)")
 axes.legend(frameon=False)
+plt.show()
 
 # %%
 # They are. The same call with CuPy starts runs one pixel a thread on a GPU.

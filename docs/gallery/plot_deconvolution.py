@@ -73,7 +73,7 @@ def sharpen(seen, lens, bounds):
 
 rng = np.random.default_rng(0)
 gains = {}
-fig, rows = plt.subplots(2, 4, figsize=(11, 6), layout="constrained")
+fig, rows = plt.subplots(2, 4, figsize=(9.5, 5.2), layout="constrained")
 for row, (name, truth) in zip(rows, truths.items(), strict=True):
     lens = disk(truth.shape)
     seen = blur(truth, lens) + np.float32(NOISE) * rng.standard_normal(truth.shape, np.float32)
@@ -91,6 +91,7 @@ for row, (name, truth) in zip(rows, truths.items(), strict=True):
     print(f"  held: {held.nit} steps, lowest pixel {held.x.min():.2f}")
     gains[name] = psnr(held.x, truth) - psnr(free.x, truth)
     assert held.x.min() >= 0
+plt.show()
 
 # %%
 # The bound knows something about the picture that the data do not say. Where nothing is black, as
@@ -113,3 +114,4 @@ axes.set(
     xlabel="brightness", title=f"handwriting: {100 * dark.mean():.0f} % of the pixels lie on 0"
 )
 axes.legend(frameon=False)
+plt.show()

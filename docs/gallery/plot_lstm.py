@@ -34,6 +34,7 @@ axes.plot(t[: series.learnt], series.values[: series.learnt], color="0.3", label
 axes.plot(t[series.learnt :], series.values[series.learnt :], color="#2171b5", label="to forecast")
 axes.set(xlabel="sample", title="an electrocardiogram")
 axes.legend(frameon=False)
+plt.show()
 
 # %%
 # Back-propagation through time
@@ -82,7 +83,7 @@ kinds = {
 runs = {name: train(start, clip) for name, (start, clip, _) in kinds.items()}
 
 # sphinx_gallery_thumbnail_number = 2
-fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
 for name, (_, losses, norms) in runs.items():
     left.semilogy(norms, color=kinds[name][2], lw=1, label=name)
     right.semilogy(losses, color=kinds[name][2], lw=1)
@@ -91,6 +92,7 @@ left.axhline(0.1, color="k", ls=":", lw=0.8)
 left.set(xlabel="step", title="norm of the gradient, before the clip")
 right.set(xlabel="step", title="training loss")
 left.legend(frameon=False, fontsize=8)
+plt.show()
 
 # %%
 # With the large start, the norm jumps over five orders of magnitude. Adam divides by the root of an
@@ -118,6 +120,7 @@ top.set_title("the third beat, one sample ahead")
 bottom.set(xlabel="sample", title="errors of the forecasts")
 top.legend(frameon=False)
 bottom.legend(frameon=False, fontsize=8, ncols=2)
+plt.show()
 
 # %%
 # The weights of the usual size have no such gradients and need no clip. They learn the two beats

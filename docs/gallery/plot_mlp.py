@@ -8,6 +8,8 @@ the other 1000 say how well it does. The gradients are a few lines of NumPy, and
 how to hold them in an interval, when to stop.
 """
 
+import inspect
+
 import matplotlib.pyplot as plt
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -22,13 +24,19 @@ for axes, x, y in zip(grid.flat, digits.x, digits.y, strict=False):
     axes.imshow(x.reshape(28, 28), cmap="gray_r")
     axes.set_title(str(y), fontsize=8, pad=2)
     axes.set_axis_off()
+plt.show()
+
+# %%
+# The gradients
+# -------------
+# They are those of the demo ``python -m numadam demo mlp``: a hidden layer of ReLUs, and a softmax.
+print(inspect.getsource(network.backward))
 
 # %%
 # Training is a loop
 # ------------------
-# `network.forward` and `network.backward` are the mathematics of the demo ``python -m numadam demo
-# mlp``. The optimiser keeps a gradient buffer for each array, ``opt.grads``; ``backward`` writes
-# into it. Everything else that happens here is an option of `Adam`: L2 decay, bounds, a schedule.
+# The optimiser keeps a gradient buffer for each array, ``opt.grads``; ``backward`` writes into it.
+# What else will be asked for is an option of `Adam`: L2 decay, bounds, a schedule.
 #
 # The loop ends after so many epochs, or where the validation accuracy has reached ``goal``.
 
@@ -70,6 +78,7 @@ for (name, run), colour in zip(runs.items(), ("#2171b5", "#d94801"), strict=True
 left.set(xlabel="epoch", title="cross-entropy: training (dashed), validation")
 right.set(xlabel="epoch", title="validation accuracy (%)")
 left.legend(frameon=False)
+plt.show()
 
 # %%
 # Cross-entropy or mean squared error
@@ -85,6 +94,7 @@ for (loss, run), colour in zip(runs.items(), ("#d94801", "#238b45"), strict=True
     print(f"{loss}: {100 * run[-1, 2]:.1f} % after {len(run)} epochs")
 axes.set(xlabel="epoch", title="validation accuracy (%), 784-128-10")
 axes.legend(frameon=False)
+plt.show()
 
 # %%
 # Small weights: L2, or a box
@@ -101,7 +111,7 @@ kinds = {
 }
 
 # sphinx_gallery_thumbnail_number = 4
-fig, panels = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained", sharey=True)
+fig, panels = plt.subplots(1, 3, figsize=(9.5, 3.2), layout="constrained", sharey=True)
 for axes, (name, (params, run)) in zip(panels, kinds.items(), strict=True):
     # pixels that are black in every image move nothing, and are left out
     weights = params["w1"][digits.x.any(axis=0)]
@@ -110,13 +120,14 @@ for axes, (name, (params, run)) in zip(panels, kinds.items(), strict=True):
         f"{name}\n{100 * run[-1, 2]:.1f} %, gap {run[-1, 1] - run[-1, 0]:.2f}", fontsize=10
     )
     axes.set_xlabel("weights of the first layer")
-    print(f"{name:24} largest weight {abs(weights).max():.3f}, validation loss {run[-1, 1]:.3f}")
+    print(f"{name:24} largest weight {abs(weights).max():.3f}, {100 * run[-1, 2]:.1f} %")
+plt.show()
 
 # %%
 # No weight is outside the box, not even by a last digit. Many lie on its walls, as long as their
 # gradient pushes outwards. Both ways bring training and validation loss closer together (the gap).
-# Neither makes this small network read better: the box costs it a digit in a hundred. So use them
-# where you need small weights, and look at the validation.
+# Neither makes this small network read better: the box costs it a digit or two in a hundred. So
+# use them where you need small weights, and look at the validation.
 #
 # Stop when it is good enough
 # ---------------------------
@@ -136,3 +147,4 @@ for axes, k in zip(row.flat, wrong, strict=False):
     axes.imshow(digits.x_val[k].reshape(28, 28), cmap="gray_r")
     axes.set_title(f"{digits.y_val[k]}, read {log_p[k].argmax()}", fontsize=7, pad=2)
     axes.set_axis_off()
+plt.show()

@@ -44,10 +44,13 @@ def positive(text: str) -> float:
 def add_common(parser: argparse.ArgumentParser, name: str) -> None:
     """Add what every demo takes: where its picture goes, and the seed of its random numbers."""
     parser.add_argument(
-        "--output", metavar="PNG", default=f"numadam-{name}.png", help="picture (%(default)s)"
+        "--output",
+        metavar="PNG",
+        default=f"numadam-{name}.png",
+        help="picture (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=whole(0), metavar="N", default=0, help="random seed (%(default)s)"
+        "--seed", type=whole(0), metavar="N", default=0, help="random seed (default: %(default)s)"
     )
 
 

@@ -103,13 +103,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
     common.add_common(parser, "decays")
     add = parser.add_argument
-    add("--side", type=common.whole(1), metavar="N", default=256, help="of the image (%(default)s)")
+    add(
+        "--side",
+        type=common.whole(1),
+        metavar="N",
+        default=256,
+        help="of the image (default: %(default)s)",
+    )
     add(
         "--noise",
         type=common.positive,
         metavar="X",
         default=0.03,
-        help="for an amplitude of 1 (%(default)s)",
+        help="for an amplitude of 1 (default: %(default)s)",
     )
 
 

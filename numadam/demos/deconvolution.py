@@ -127,10 +127,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
     common.add_common(parser, "deconvolution")
     add, number = parser.add_argument, common.positive
-    add("--image", choices=IMAGES, default="camera", help="what was there (%(default)s)")
-    add("--radius", type=number, metavar="X", default=5.0, help="of the blur, pixels (%(default)s)")
-    add("--noise", type=number, metavar="X", default=0.002, help="for white 1 (%(default)s)")
-    add("--steps", type=common.whole(1), metavar="N", default=150, help="at most (%(default)s)")
+    add("--image", choices=IMAGES, default="camera", help="what was there (default: %(default)s)")
+    add(
+        "--radius",
+        type=number,
+        metavar="X",
+        default=5.0,
+        help="of the blur, pixels (default: %(default)s)",
+    )
+    add(
+        "--noise",
+        type=number,
+        metavar="X",
+        default=0.002,
+        help="for white 1 (default: %(default)s)",
+    )
+    add(
+        "--steps",
+        type=common.whole(1),
+        metavar="N",
+        default=150,
+        help="at most (default: %(default)s)",
+    )
 
 
 def plot(fig: Any, what: Scene, free: Array, found: Array) -> None:

@@ -148,16 +148,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
     common.add_common(parser, "lstm")
     add, number = parser.add_argument, common.positive
-    add("--steps", type=common.whole(1), metavar="N", default=150, help="per run (%(default)s)")
+    add(
+        "--steps",
+        type=common.whole(1),
+        metavar="N",
+        default=150,
+        help="per run (default: %(default)s)",
+    )
     add(
         "--start",
         type=number,
         metavar="X",
         default=4.5,
-        help="size of the first recurrent weights, 1 is usual (%(default)s)",
+        help="size of the first recurrent weights, 1 is usual (default: %(default)s)",
     )
     add(
-        "--clip-norm", type=number, metavar="X", default=0.1, help="in the second run (%(default)s)"
+        "--clip-norm",
+        type=number,
+        metavar="X",
+        default=0.1,
+        help="in the second run (default: %(default)s)",
     )
 
 

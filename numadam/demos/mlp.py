@@ -41,27 +41,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_common(parser, "mlp")
     add = parser.add_argument
     whole, number = common.whole(1), common.positive
-    add("--epochs", type=whole, metavar="N", default=10, help="passes over the data (%(default)s)")
-    add("--hidden", type=whole, metavar="N", default=64, help="hidden neurons (%(default)s)")
-    add("--loss", choices=LOSSES, default="cross-entropy", help="%(default)s, or mse")
-    add("--l2", type=number, metavar="X", default=0.0, help="L2 regularisation (off)")
+    add(
+        "--epochs",
+        type=whole,
+        metavar="N",
+        default=10,
+        help="passes over the data (default: %(default)s)",
+    )
+    add(
+        "--hidden",
+        type=whole,
+        metavar="N",
+        default=64,
+        help="hidden neurons (default: %(default)s)",
+    )
+    add("--loss", choices=LOSSES, default="cross-entropy", help="default: %(default)s")
+    add("--l2", type=number, metavar="X", default=0.0, help="L2 regularisation (default: off)")
     add(
         "--bounds",
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
-        help="hold all parameters in [MIN, MAX] (off)",
+        help="hold all parameters in [MIN, MAX] (default: off)",
     )
     add(
         "--validation",
         type=whole,
         metavar="N",
         default=1000,
-        help="digits set apart (%(default)s)",
+        help="digits set apart (default: %(default)s)",
     )
-    add("--stop-accuracy", type=number, metavar="X", help="stop at this validation accuracy (off)")
-    add("--stop-loss", type=number, metavar="X", help="stop at this validation loss (off)")
-    add("--max-steps", type=whole, metavar="N", help="take at most so many steps (off)")
+    add(
+        "--stop-accuracy",
+        type=number,
+        metavar="X",
+        help="stop at this validation accuracy (default: off)",
+    )
+    add("--stop-loss", type=number, metavar="X", help="stop at this validation loss (default: off)")
+    add("--max-steps", type=whole, metavar="N", help="take at most so many steps (default: off)")
 
 
 def plot(fig: Any, result: Result, how: Training) -> None:
