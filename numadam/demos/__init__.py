@@ -1,4 +1,17 @@
-"""Demonstrations that ``python -m numadam demo`` runs; what they need is the extra ``demo``."""
+"""Demonstrations that ``python -m numadam demo`` runs; what they need is the extra ``demo``.
+
+A demo is a module of its name, with ``add_arguments(parser)`` for its own options, ``EXAMPLES``
+for the end of its help, and ``main(**options)``. Here stands only what the list of them shows.
+"""
+
+#: Name of each module, and what the help says of it.
+DEMOS = {
+    "mlp": "a small network learns handwritten digits",
+    "lstm": "a recurrent network forecasts a heartbeat; its exploding gradients, and the cure",
+    "deconvolution": "a blurred photograph gets sharp, and no pixel gets negative",
+    "quadratic": "the smallest example",
+    "decays": "65,536 exponential decays fitted at once, by a compiled objective",
+}
 
 
 class MissingExtra(ImportError):

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import numadam as na
+from numadam.demos import common
 
 Array = np.ndarray[Any, Any]
+
+EXAMPLES = """\
+examples:
+  python -m numadam demo quadratic              some hundred steps, less than a second
+  python -m numadam demo quadratic --lr 0.5     too fast: see how the loss swings
+"""
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,7 @@ class Result:
     end: float
     steps: int
     params: dict[str, Array]
+    losses: list[float]
 
 
 def loss(w: Array, b: Array) -> float:
@@ -34,7 +45,13 @@ def gradients(w: Array, b: Array) -> dict[str, Array]:
 
 
 def solve(
-    *, n: int = 8, lr: float = 0.05, goal: float = 1e-12, most: int = 5000, seed: int = 0
+    *,
+    n: int = 8,
+    lr: float = 0.05,
+    goal: float = 1e-12,
+    most: int = 5000,
+    seed: int = 0,
+    each_step: Callable[[], object] = lambda: None,
 ) -> Result:
     """Take steps until the loss is below `goal`, at most `most` of them.
 
@@ -50,6 +67,8 @@ def solve(
         Steps to take at most.
     seed : int
         Of the first w.
+    each_step : callable
+        Called after each step: to show progress.
 
     Returns
     -------
@@ -57,18 +76,52 @@ def solve(
     """
     params = {"w": np.random.default_rng(seed).standard_normal(n), "b": np.zeros(())}
     opt = na.Adam(params, lr=lr)
-    start = loss(**params)
-    while opt.t < most and loss(**params) > goal:
+    losses = [loss(**params)]
+    while opt.t < most and losses[-1] > goal:
         opt.step(gradients(**params))
-    return Result(start, loss(**params), opt.t, params)
+        losses.append(loss(**params))
+        each_step()
+    return Result(losses[0], losses[-1], opt.t, params, losses)
 
 
-def main() -> Result:
-    """Solve it and print start, end and the number of steps."""
-    result = solve()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this demo."""
+    common.add_common(parser, "quadratic")
+    parser.add_argument(
+        "--lr",
+        type=common.positive,
+        metavar="X",
+        default=0.05,
+        help="learning rate (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=common.whole(1),
+        metavar="N",
+        default=5000,
+        help="at most (default: %(default)s)",
+    )
+
+
+def main(
+    output: str | os.PathLike[str] = "numadam-quadratic.png",
+    *,
+    lr: float = 0.05,
+    steps: int = 5000,
+    seed: int = 0,
+) -> Result:
+    """Solve it, print start, end and the number of steps, and draw the loss."""
+    fig = common.figure(output, 1, 1, (6, 3.8))
+    with common.bar(steps) as bar:
+        result = solve(lr=lr, most=steps, seed=seed, each_step=bar.update)
     w, b = (np.array2string(result.params[key], precision=4) for key in ("w", "b"))
-    print("minimise mean((2 W + b - 4)^2) over 8 values of W and one b, with Adam, lr=0.05")
+    print(f"minimise mean((2 W + b - 4)^2) over 8 values of W and one b, with Adam, lr={lr:g}")
     print(f"start: loss {result.start:.3g}")
     print(f"end:   loss {result.end:.3g} after {result.steps} steps")
     print(f"W = {w}, b = {b}")
+    (axes,) = fig.axes
+    axes.semilogy(result.losses, color="#2171b5")
+    axes.set(xlabel="step", ylabel="loss", title=f"mean((2 W + b - 4)^2), numadam.Adam, lr={lr:g}")
+    common.tidy(axes)
+    common.save(fig, output)
     return result

@@ -1,0 +1,120 @@
+"""What the demos share: their option --output, their bar, their picture."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from numadam.demos import MissingExtra
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A type of argparse: whole numbers from `least` on."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {least}, got {text!r}"
+            )
+        return number
+
+    return read
+
+
+def positive(text: str) -> float:
+    """A type of argparse: finite numbers above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
+
+
+def add_common(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add what every demo takes: where its picture goes, and the seed of its random numbers."""
+    parser.add_argument(
+        "--output",
+        metavar="PNG",
+        default=f"numadam-{name}.png",
+        help="picture (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=whole(0), metavar="N", default=0, help="random seed (default: %(default)s)"
+    )
+
+
+def figure(
+    output: str | os.PathLike[str], rows: int, columns: int, size: tuple[float, float]
+) -> Any:
+    """An empty figure with panels, drawn without a screen, for the file `output`.
+
+    Called before the work begins: what cannot be drawn or written is told then.
+    """
+    path = Path(output)
+    if path.suffix != ".png" or not path.resolve().parent.is_dir():
+        raise ValueError(f"output: expected NAME.png in a folder that exists, got {str(path)!r}.")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra(error.name) from error
+    fig = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(fig)
+    fig.subplots(rows, columns)
+    return fig
+
+
+def tidy(axes: Any) -> None:
+    """Take away what a curve does not need, and add a faint grid."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def image(axes: Any, pixels: Any, title: str, **how: Any) -> Any:
+    """Show an image without axes."""
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=10)
+    return axes.imshow(pixels, **{"cmap": "gray", "vmin": 0, "vmax": 1, **how})
+
+
+def save(fig: Any, output: str | os.PathLike[str]) -> None:
+    """Write the picture and say where it lies."""
+    fig.savefig(output, dpi=150)
+    print(f"picture: {Path(output).resolve()}")
+
+
+def bar(total: int, unit: str = "step") -> Any:
+    """A bar of tqdm; it shows nothing where nobody watches (pipe, file, log)."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True, disable=None)
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """NumPy's products on one thread: for small ones the threads cost more than they save."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise MissingExtra(error.name) from error
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
+
+
+def pywt_data() -> Any:
+    """The module `pywt.data`: a photograph and an electrocardiogram."""
+    try:
+        import pywt.data
+    except ImportError as error:
+        raise MissingExtra("PyWavelets") from error
+    return pywt.data
