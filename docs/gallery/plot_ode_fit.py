@@ -113,8 +113,8 @@ def jacobian(x):
     return simulate(frozen(x), len(LOGS), round(1 / H))[:, 1:].transpose(0, 2, 1).reshape(-1, 6)
 
 
-J = jacobian(res.x)
-error = np.sqrt(res.fun / (LOGS.size - 6) * np.diag(np.linalg.inv(J.T @ J)))
+slopes = jacobian(res.x)
+error = np.sqrt(res.fun / (LOGS.size - 6) * np.diag(np.linalg.inv(slopes.T @ slopes)))
 for name, x, e in zip(["a", "b", "c", "d", "h(1900)", "l(1900)"], res.x, error, strict=True):
     print(f"{name:8} {np.exp(x):8.4f}   +- {100 * e:.0f} %")
 

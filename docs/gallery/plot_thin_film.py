@@ -93,7 +93,7 @@ print("best design, nm, from the air to the glass:", best.x.round(1))
 # To compare with: bare glass, and the usual single layer of a quarter of a wave at 550 nm. The
 # spectrum is drawn at wavelengths between those of the search, and beyond them.
 fine = np.arange(380.0, 741.0, 1.0)
-DESIGNS = {
+designs = {
     "bare glass": (np.zeros(1), np.array([LOW])),
     "one layer, a quarter wave": (np.array([550 / LOW / 4]), np.array([LOW])),
     "best of 200": (best.x, INDEX),
@@ -101,7 +101,7 @@ DESIGNS = {
 COLORS = ["#E69F00", "#009E73", "#0072B2"]
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-for color, (name, (d, index)) in zip(COLORS, DESIGNS.items(), strict=True):
+for color, (name, (d, index)) in zip(COLORS, designs.items(), strict=True):
     spectrum = [reflectance(d, np.zeros(d.size), np.array([w]), index) for w in fine]
     left.plot(fine, spectrum, color=color, label=name)
     mean = np.mean(spectrum, where=(fine >= 400) & (fine <= 700))

@@ -3,8 +3,8 @@ Tomography from few views
 =========================
 
 A scanner measures how much of each ray an object absorbs. With hundreds of views filtered back
-projection gives the picture at once. With 24 views, it gives streaks. Then it pays
-to search for a picture that explains the data, and to use what else is known: nothing absorbs less
+projection gives the picture at once, with 24 views it gives streaks and noise. Then it pays to
+search for a picture that explains the data, and to use what else is known: nothing absorbs less
 than nothing, and neighbours are mostly alike.
 """
 
@@ -61,7 +61,7 @@ data = -np.log(counts / PHOTONS)
 
 def error(picture):
     """Distance from the truth, relative to its size."""
-    return np.linalg.norm(picture - truth) / np.linalg.norm(truth)
+    return np.sqrt(np.sum((picture - truth) ** 2) / np.sum(truth**2))
 
 
 # %%
@@ -111,14 +111,14 @@ even, errors_even = search(2e-4)
 # %%
 # The pictures
 # ------------
-PICTURES = {
+pictures = {
     "truth": truth,
     "filtered back projection": back,
     "Adam, x >= 0": positive,
     "Adam, x >= 0, even": even,
 }
 fig, axes = plt.subplots(1, 4, figsize=(12, 3.5), layout="constrained")
-for axis, (name, picture) in zip(axes, PICTURES.items(), strict=True):
+for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
     image = axis.imshow(picture, cmap="gray", vmin=0, vmax=0.5)
     label = f"error {error(picture):.0%}" if picture is not truth else ""
     axis.set(title=name, xlabel=label, xticks=[], yticks=[])
@@ -133,7 +133,7 @@ left.plot(errors, color=COLORS[2], label="Adam, x >= 0")
 left.plot(errors_even, color=COLORS[3], label="Adam, x >= 0, even")
 left.set(xlabel="iteration", ylabel="error", ylim=(0, None))
 left.legend(frameon=False)
-for color, picture in zip(COLORS, PICTURES.values(), strict=True):
+for color, picture in zip(COLORS, pictures.values(), strict=True):
     right.plot(picture[N // 2], color=color, lw=2 if picture is truth else 1)
 right.set(xlabel="column", ylabel="absorption in the middle row", ylim=(-0.02, 0.6))
 plt.show()

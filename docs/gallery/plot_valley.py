@@ -76,11 +76,11 @@ for rule, k in best.items():
 # the size of lr to the end: they need a small one, creep, and do not come to rest. Adam averages
 # before it divides. What alternates between the walls cancels, and its lr may be a hundred times
 # as large. AMSGrad never forgets the steepest wall, and behaves as Adam with a smaller lr.
-X, Y = np.meshgrid(np.linspace(-2, 2, 300), np.linspace(-1, 3, 300))
-F = rosenbrock(np.stack([X, Y]))[0]
+x, y = np.meshgrid(np.linspace(-2, 2, 300), np.linspace(-1, 3, 300))
+f = rosenbrock(np.stack([x, y]))[0]
 fig, axes = plt.subplots(2, 3, figsize=(10, 6.8), sharex=True, sharey=True, layout="constrained")
 for color, (rule, k), axis in zip(COLORS, best.items(), axes.flat[:5], strict=True):
-    axis.contour(X, Y, F, levels=10.0 ** np.arange(-1, 4), colors="0.75", linewidths=0.8)
+    axis.contour(x, y, f, levels=10.0 ** np.arange(-1, 4), colors="0.75", linewidths=0.8)
     axis.plot(*trials[rule][k][0].T, ".-", color=color, ms=4, lw=1)
     (start,) = axis.plot(-1.5, 1.8, "o", color="k", mfc="w")
     (minimum,) = axis.plot(1, 1, "*", color="k", ms=11)
