@@ -119,10 +119,10 @@ for name, x, e in zip(["a", "b", "c", "d", "h(1900)", "l(1900)"], res.x, error, 
     print(f"{name:8} {np.exp(x):8.4f}   +- {100 * e:.0f} %")
 
 # %%
-# Fifty fits, and SciPy's
-# -----------------------
+# Thirty fits, and SciPy's
+# ------------------------
 # From starts that are wrong by a factor of about 1.6 in each of the six.
-starts = GUESS + 0.5 * np.random.default_rng(0).standard_normal((50, 6))
+starts = GUESS + 0.5 * np.random.default_rng(0).standard_normal((30, 6))
 
 
 def value(x):
@@ -140,12 +140,12 @@ for name, f, simulations in [
 ]:
     right = np.sum(np.array(f) < 1.001 * res.fun)
     print(
-        f"{name:13} {right} of 50 find the best fit, {simulations / 50:4.0f} simulations for each"
+        f"{name:13} {right} of 30 find the best fit, {simulations / 30:4.0f} simulations for each"
     )
 
 # %%
 # Adam and L-BFGS arrive from about as many poor guesses, but Adam needs many times the simulations.
-# `least_squares` needs the fewest. It sees the residuals one by one, and a small sum of squares
+# ``least_squares`` needs the fewest. It sees the residuals one by one, and a small sum of squares
 # from a fair guess is its home ground. Adam can afford its many steps where one costs 20 us, as
 # here.
 #
@@ -164,5 +164,5 @@ axes[0].legend(frameon=False)
 plt.show()
 
 # %%
-# Take away: where you have residuals and their Jacobian, fit with `least_squares`. Where you have a
-# gradient only, compiled steps of Adam are cheap enough to try from everywhere.
+# Take away: where you have residuals and their Jacobian, fit with ``least_squares``. Where you
+# have a gradient only, compiled steps of Adam are cheap enough to try from everywhere.

@@ -70,7 +70,7 @@ def aligned(x):
 
 
 def error(x):
-    """Distance from the truth, relative to its size."""
+    """Distance from the truth, relative to its size; BLAS would start threads for it."""
     return np.sqrt(np.sum(abs(aligned(x) - truth) ** 2) / np.sum(abs(truth) ** 2))
 
 
@@ -118,8 +118,8 @@ for name, (x, errors) in runs.items():
 print(f"{'the truth':24} error 0.000, f = {misfit(truth)[0]:.1f}")
 
 # %%
-# With complex_form="modulus" Adam scales a step by the modulus of the gradient, so that it does not
-# matter which phase is called 0.
+# With ``complex_form="modulus"`` Adam scales a step by the modulus of the gradient, so that it does
+# not matter which phase is called 0.
 fig, axis = plt.subplots(figsize=(7, 4), layout="constrained")
 for (name, (_, errors)), color, line in zip(
     runs.items(), ["#0072B2", "#D55E00"] * 2, ["-", "-", "--", "--"], strict=True
@@ -131,6 +131,7 @@ axis.legend(frameon=False)
 # %%
 # What they found
 # ---------------
+# sphinx_gallery_thumbnail_number = 2
 fig, axes = plt.subplots(2, 3, figsize=(9, 5.8), layout="constrained")
 pictures = {"truth": truth, **{name: runs[name][0] for name in list(runs)[:2]}}
 for (name, x), (top, bottom) in zip(pictures.items(), axes.T, strict=True):

@@ -74,7 +74,7 @@ print(f"error of the gradient: {check(starts[0]):.0e} percent per nm")
 # Two hundred designs
 # -------------------
 # The learning rate is a length too: 5 nm, which a cosine brings to 0. No layer is thicker than
-# 250 nm or thinner than 0. `gtol=0` lets all of them run to the end.
+# 250 nm or thinner than 0. ``gtol=0`` lets all of them run to the end.
 res = na.minimize_many(
     reflectance,
     starts,

@@ -60,7 +60,7 @@ data = -np.log(counts / PHOTONS)
 
 
 def error(picture):
-    """Distance from the truth, relative to its size."""
+    """Distance from the truth, relative to its size; BLAS would start threads for it."""
     return np.sqrt(np.sum((picture - truth) ** 2) / np.sum(truth**2))
 
 
@@ -78,7 +78,7 @@ back = min(backs, key=error)
 # Search for the picture
 # ----------------------
 # The second term is the total variation, rounded off at 0: it is small for pictures of even areas
-# with sharp edges. Its weight `smooth` has to be chosen: more of it blurs, less leaves noise.
+# with sharp edges. Its weight ``smooth`` has to be chosen: more of it blurs, less leaves noise.
 def misfit(x, smooth):
     """Half the squared residual, plus smooth times the total variation; and the gradient."""
     r = A @ x.ravel() - data

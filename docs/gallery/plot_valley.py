@@ -26,8 +26,8 @@ def rosenbrock(x):
 # %%
 # One loop for all rules
 # ----------------------
-# Every rule is a class with the same `step`, so one loop runs them all. A path ends early where it
-# leaves the picture.
+# Every rule is a class with the same ``step``, so one loop runs them all. A path ends early where
+# it leaves the picture.
 RULES = {
     "SGD, momentum 0.9": lambda x, lr: na.SGD(x, lr, momentum=0.9),
     "RMSprop": na.RMSprop,
