@@ -53,8 +53,8 @@ counts = spectrum(TRUTH, energy) + noise
 # %%
 # Sixty learning rates at once
 # ----------------------------
-# ``minimize_many`` takes one problem a row, and a learning rate for each. ``gtol=0`` lets all run to
-# the end.
+# ``minimize_many`` takes one problem a row, and a learning rate for each. ``gtol=0`` lets all run
+# to the end.
 lrs = np.geomspace(1e-4, 3, 60)
 starts = np.tile(START, (lrs.size, 1))
 sweeps = {
