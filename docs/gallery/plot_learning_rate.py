@@ -62,13 +62,15 @@ sweeps = {
     for n in (100, 300, 1000, 3000)
 }
 best = sweeps[3000].best()
-for n, res in sweeps.items():
-    print(f"{n:4} iterations: lowest f at lr = {lrs[res.best().index]:.2g}")
 
 
 def above(f):
     """f above its minimum; what is less than 1e-12 is of no use to a fit."""
     return np.maximum(np.asarray(f) - best.fun, 1e-12)
+
+
+for n, res in sweeps.items():
+    print(f"{n:4} iterations are enough from lr = {lrs[above(res.fun) < 1e-4][0]:.4f} on")
 
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -82,12 +84,12 @@ for color, (n, res) in zip(
 ):
     right.loglog(lrs, above(res.fun), ".-", color=color, label=n)
 right.set(xlabel="learning rate", ylabel="f above its minimum")
-right.legend(title="iterations", frameon=False, loc=(0.43, 0.66))
+right.legend(title="iterations", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %%
-# On the right: the more iterations you can pay, the smaller the lr may be, and the wider the good
-# range is. Below the range x does not arrive. Above it x jumps, and the curve is ragged: where it
-# happens to be low there is luck in it. At lr = 1 the first steps throw the peaks out of the data.
+# The more iterations you can pay, the smaller the lr may be, and the wider the good range is. Below
+# the range x does not arrive. Above it x jumps, and the curve is ragged: where it happens to be low
+# there is luck in it. At lr = 1 the first steps throw the peaks out of the data.
 #
 # Begin large, end small
 # ----------------------
