@@ -16,8 +16,8 @@ from scipy.optimize import least_squares, minimize
 import numadam as na
 
 # %%
-# Thousands of furs, 1900 to 1920, as listed in P. Howard, Modeling Basics, Texas A&M, 2009. Much
-# used since: B. Carpenter, Predator-Prey Population Dynamics in Stan, 2018, finds the same rates.
+# Thousands of furs, 1900 to 1920, as listed in P. Howard, Modeling Basics, Texas A&M, 2009. B.
+# Carpenter, Predator-Prey Population Dynamics in Stan, 2018, finds about the same rates in them.
 HARES = [
     30.0, 47.2, 70.2, 77.4, 36.3, 20.6, 18.1, 21.4, 22.0, 25.4, 27.1,
     40.3, 57.0, 76.6, 52.3, 19.5, 11.2, 7.6, 14.6, 16.2, 24.7,
