@@ -6,7 +6,7 @@ the address, shape and strides of the GPU's, whose elements nobody reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from numadam import arrays as ar
 from numadam.storage import memory_dtype
 
 Named = tuple[str, Any]
+#: What a lazy step has instead of a dense gradient: its rows and their values, by leaf.
+Sparse = Mapping[int, tuple[Any, Any]]
+NO_ROWS: Sparse = {}
 
 
 def check_params(params: Sequence[Any], names: Sequence[str]) -> int:
@@ -61,6 +64,21 @@ def check_array(
         )
 
 
+def fits(
+    array: Any, shape: tuple[int, ...], dtype: np.dtype[Any], device: int, written: bool
+) -> bool:
+    """Whether `check_array` would find nothing wrong: a tenth of its time, for it names nothing."""
+    import cupy
+
+    return (
+        isinstance(array, cupy.ndarray)
+        and array.shape == shape
+        and array.dtype == dtype
+        and array.device.id == device
+        and not (written and overlaps_itself(array))
+    )
+
+
 def overlaps_itself(array: Any) -> bool:
     """Whether two elements may share bytes: each stride must reach over all the shorter ones."""
     if array.flags.c_contiguous or array.flags.f_contiguous:
@@ -100,21 +118,33 @@ def _ghosts(named: Sequence[Named]) -> list[Named]:
     return [(name, np.asarray(_Ghost(array))) for name, array in named if array.size]
 
 
+#: Where an array begins and ends, and whether it is written.
+Span = tuple[int, int, bool]
+
+
+def spans_of(arrays: Sequence[Any], written: bool) -> list[Span]:
+    """Where each of these arrays lies."""
+    return [(*bounds(array), written) for array in arrays]
+
+
+def lie_apart(spans: Sequence[Span]) -> bool:
+    """Whether no written array's bounds cross any other's."""
+    end, end_written = 0, 0
+    for low, high, is_written in sorted(spans):
+        if low < (end if is_written else end_written):
+            return False
+        end = max(end, high)
+        end_written = max(end_written, high) if is_written else end_written
+    return True
+
+
 def check_overlap(written: Sequence[Named], read: Sequence[Named]) -> None:
     """Refuse a written array that shares an element with any other.
 
     Bounds that lie apart settle it; only where they cross, strides are looked at.
     """
-    spans = [(*bounds(array), True) for _, array in written]
-    spans += [(*bounds(array), False) for _, array in read]
-    spans.sort()
-    end, end_written = 0, 0
-    for low, high, is_written in spans:
-        if low < (end if is_written else end_written):
-            break
-        end = max(end, high)
-        end_written = max(end_written, high) if is_written else end_written
-    else:
+    spans = spans_of([array for _, array in written], True)
+    if lie_apart([*spans, *spans_of([array for _, array in read], False)]):
         return
     ghosts = _ghosts(written)
     problem = ar.shared_memory(ghosts, ghosts) or ar.shared_memory(ghosts, _ghosts(read))

@@ -16,13 +16,14 @@ from numadam import arrays as ar
 from numadam import cuda_arrays as ca
 from numadam import plan as pl
 from numadam.cuda import on_gpu, require_gpu
+from numadam.cuda_arrays import NO_ROWS
 from numadam.engine import BareStep, Engine, Leaves
 from numadam.interrupts import held_back
 from numadam.storage import memory_dtype
 from numadam.table import Layout
 
 if TYPE_CHECKING:
-    from numadam.cuda_pass import Sparse
+    from numadam.cuda_arrays import Sparse
     from numadam.settings import Settings
 
 _PROPAGATE, _RAISE, _SKIP = range(3)  # what a guard does
@@ -68,7 +69,7 @@ class CudaEngine(Engine):
             self.state = self._views(self._block)
             #: arrays of the engine's own by slot, leaf by leaf
             self.own = {slot: self.state[name] for name, slot in plan.state_slots().items()}
-            self._owned = [
+            owned = [
                 (f"state[{name!r}]{self.names[k].removeprefix('params')}", view)
                 for name, views in self.state.items()
                 for k, view in enumerate(views)
@@ -77,6 +78,7 @@ class CudaEngine(Engine):
             for slot, views in self.own.items():
                 self._pass.own(slot, views)
             self._start()
+            self._pass.owns(owned)
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
@@ -126,8 +128,8 @@ class CudaEngine(Engine):
         """Parameters into their bounds, and what is not zero before the first step."""
         settings, plan = self.settings, self.settings.plan
         averages = plan.average and not settings.options["ema_debias"]
-        used = {pl.P: self.params}
-        self._pass.enter(used)
+        used: dict[int, Leaves] = {pl.P: self.params}
+        self._pass.enter(used, used)
         if plan.bounds or plan.master or averages:
             self._numbers.prepare(0.0, 1, 1, alone=False)
             self._pass.begin(averages)
@@ -199,24 +201,32 @@ class CudaEngine(Engine):
         used[pl.G] = grads
         if out is not None:
             used[pl.OUT] = out
-        with on_gpu(self._device), self._sparse.lent(used) as sparse:
-            self._pass.enter(used, self._owned, sparse)
-            if self._calls + 1 < self.settings.options["accumulate"]:
-                with held_back():
-                    self._numbers.prepare(lr, self._t + 1, self._calls + 1, alone=False)
-                    self._pass.add(first=self._calls == 0)
-                    self._calls += 1
-                return True
-            return self._take(lr, self._calls + 1, out is not None, sparse)
+        with on_gpu(self._device):
+            new = self._pass.new(used)
+            if pl.G not in new:  # and so none of them is sparse
+                return self._enter(used, new, lr, NO_ROWS)
+            with self._sparse.lent(used) as sparse:
+                return self._enter(used, new | {pl.G: used[pl.G]}, lr, sparse)
+
+    def _enter(
+        self, used: dict[int, Leaves], new: dict[int, Leaves], lr: float, sparse: Sparse
+    ) -> bool:
+        self._pass.enter(used, new, sparse)
+        if self._calls + 1 < self.settings.options["accumulate"]:
+            with held_back():
+                self._numbers.prepare(lr, self._t + 1, self._calls + 1, alone=False)
+                self._pass.add(first=self._calls == 0)
+                self._calls += 1
+            return True
+        return self._take(lr, self._calls + 1, pl.OUT in used, sparse)
 
     def flush(self, lr: float) -> bool:
         """Take a step with the mean of the gradients that have been added up."""
         import cupy
 
-        from numadam.cuda_pass import NO_ROWS
-
         with on_gpu(self._device):
-            self._pass.enter({pl.P: self.params}, self._owned)
+            used: dict[int, Leaves] = {pl.P: self.params}
+            self._pass.enter(used, self._pass.new(used))
             # the sum is what counts, and its newest gradient is zero
             zeros = cupy.zeros(max(self._layout.sizes), memory_dtype(self.settings.plan.dtype))
             self._pass.zeros_as_gradients(zeros)

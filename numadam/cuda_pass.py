@@ -11,6 +11,7 @@ from numadam import cuda as policy
 from numadam import cuda_arrays as ca
 from numadam import cuda_loop as cl
 from numadam import plan as pl
+from numadam.cuda_arrays import NO_ROWS, Sparse
 from numadam.cuda_compile import compiled
 from numadam.cuda_numbers import CudaNumbers
 from numadam.cuda_table import CudaTable
@@ -19,9 +20,6 @@ from numadam.plan import Plan
 from numadam.table import Layout
 
 Title = Callable[[int, int], str]
-#: What a lazy step has instead of a dense gradient: its rows and their values, by leaf.
-Sparse = Mapping[int, tuple[Any, Any]]
-NO_ROWS: Sparse = {}
 #: Arrays from which on a step trusts an array object that it saw at the last two steps.
 _TRUSTED_FROM = 16
 
@@ -61,7 +59,11 @@ class CudaPass:
         outs: Sequence[bool] = (False, True),
         lazy: bool = False,
     ) -> None:
-        self._fixed = fixed
+        self._fixed, self._fixed_spans = fixed, ca.spans_of(fixed, True)
+        self._owned: Sequence[ca.Named] = ()
+        self._owned_spans: list[ca.Span] = []
+        self._dtypes = {slot: plan.array_dtype(slot) for slot in range(pl.SLOTS)}
+        self._slots = {out: cl.step_slots(plan, out) for out in (False, True)}
         self.plan, self.layout, self.numbers = plan, layout, numbers
         self._table, self._device, self._title = table, device, title
         many = table.many
@@ -83,23 +85,31 @@ class CudaPass:
         """Let every step have arrays of the engine's own."""
         self._table.note(slot, [_address(array) for array in arrays])
 
-    def enter(
-        self, used: Mapping[int, Leaves], owned: Sequence[ca.Named] = (), sparse: Sparse = NO_ROWS
-    ) -> None:
-        """Check the arrays of a step, and note where they lie; nothing of theirs is written.
+    def owns(self, named: Sequence[ca.Named]) -> None:
+        """Let no array of a step overlap these, which every step writes."""
+        self._owned = named
+        self._owned_spans = ca.spans_of([array for _, array in named], True)
 
-        `owned` are named arrays that the step writes besides. Arrays that may be trusted
-        (`_Seen`) were checked before, and the table has them: only what is copied into work
-        arrays is copied again.
-        """
-        new = {
+    def new(self, used: Mapping[int, Leaves]) -> dict[int, Leaves]:
+        """Those arrays of a step that are to be looked at: the others may be trusted (`_Seen`)."""
+        seen = self._seen
+        return {
             slot: arrays
             for slot, arrays in used.items()
-            if sparse or slot not in self._seen or not self._seen[slot].again(arrays)
+            if slot not in seen or not seen[slot].again(arrays)
         }
+
+    def enter(
+        self, used: Mapping[int, Leaves], new: Mapping[int, Leaves], sparse: Sparse = NO_ROWS
+    ) -> None:
+        """Check the `new` arrays of a step, and note where they lie; nothing of theirs is written.
+
+        What is copied into work arrays is copied at every step.
+        """
+        new = used if sparse else new
         if new or used.keys() != self._seen.keys():
             seen, self._seen = self._seen, {}
-            self._check(used, new, owned, sparse)
+            self._check(used, new, sparse)
             self._gather(used, new, sparse)
             if not sparse:
                 self._seen = {
@@ -117,25 +127,43 @@ class CudaPass:
         self,
         used: Mapping[int, Leaves],
         new: Mapping[int, Leaves],
-        owned: Sequence[ca.Named],
         sparse: Sparse,
     ) -> None:
         """Check the arrays that are new, and that nothing written overlaps anything else."""
         layout, plan = self.layout, self.plan
         only_read = (pl.G, pl.P) if pl.OUT in used else (pl.G,)
         for slot, arrays in new.items():
-            dtype, written = plan.array_dtype(slot), slot not in only_read
-            for k, entry in enumerate(self._named(slot, arrays)):
-                if slot != pl.G or k not in sparse:
-                    of = self._title(pl.P, k)
-                    ca.check_array(entry, of, layout.shapes[k], dtype, self._device, written)
+            dtype, written = self._dtypes[slot], slot not in only_read
+            for k, (array, shape) in enumerate(zip(arrays, layout.shapes, strict=True)):
+                lazy = slot == pl.G and k in sparse
+                if not lazy and not ca.fits(array, shape, dtype, self._device, written):
+                    named, of = (self._title(slot, k), array), self._title(pl.P, k)
+                    ca.check_array(named, of, shape, plan.array_dtype(slot), self._device, written)
+        if sparse or not ca.lie_apart(self._spans(used, only_read)):
+            self._check_overlap(used, only_read, sparse)
+
+    def _spans(self, used: Mapping[int, Leaves], only_read: Sequence[int]) -> list[ca.Span]:
+        """Where the arrays of a step lie, those of the engine's own among them."""
+        spans = list(self._owned_spans)
+        for slot, arrays in used.items():
+            written = slot not in only_read
+            if arrays is not self._fixed:
+                spans += ca.spans_of(arrays, written)
+            else:
+                spans += [(low, high, written) for low, high, _ in self._fixed_spans]
+        return spans
+
+    def _check_overlap(
+        self, used: Mapping[int, Leaves], only_read: Sequence[int], sparse: Sparse
+    ) -> None:
+        """Refuse what overlaps, by name."""
         read = [a for slot in only_read for a in self._named(slot, used.get(slot, ()))]
         write = [a for slot in used if slot not in only_read for a in self._named(slot, used[slot])]
         for k, parts in sparse.items():
             name = self._title(pl.G, k)
             read = [entry for entry in read if entry[0] != name]
             read += zip((f"{name}.indices", f"{name}.values"), parts, strict=True)
-        ca.check_overlap([*owned, *write], read)
+        ca.check_overlap([*self._owned, *write], read)
 
     def _gather(
         self, used: Mapping[int, Leaves], new: Mapping[int, Leaves], sparse: Sparse
@@ -156,7 +184,7 @@ class CudaPass:
             self._table.note(slot, addresses)
         for place in [place for place in self._copies if place[0] not in used]:
             del self._copies[place]
-        self._table.settle(cl.step_slots(self.plan, pl.OUT in used), sums)
+        self._table.settle(self._slots[pl.OUT in used], sums)
 
     def _work_array(self, slot: int, k: int, array: Any) -> Any:
         import cupy
@@ -179,7 +207,7 @@ class CudaPass:
         """One block of zeros stands for every gradient."""
         self._seen = {}
         self._table.note(pl.G, [_address(zeros)] * len(self.layout.sizes))
-        self._table.settle(cl.step_slots(self.plan, False), [None] * len(self.layout.sizes))
+        self._table.settle(self._slots[False], [None] * len(self.layout.sizes))
 
     def begin(self, averages: bool) -> None:
         """Bring parameters into their bounds, and start what follows them from there."""
@@ -193,7 +221,7 @@ class CudaPass:
 
     def step(self, has_out: bool, sparse: Sparse = NO_ROWS) -> None:
         """The step over all arrays, in one launch; each sparse gradient has one of its own."""
-        slots = cl.step_slots(self.plan, has_out)
+        slots = self._slots[has_out]
         self._run(self._steps[has_out], slots, go=self.numbers.go)
         for k, (rows, values) in sparse.items():
             if values.size:
@@ -213,12 +241,12 @@ class CudaPass:
                 given = (table.address, leaves, rows, numbers.factors(0), go)
                 kernel(table.blocks, policy.BLOCK, given)
             return
-        for row in self._table.records[:, cl.ROW].tolist():  # one array, or none
-            head, tiles, items = table.facts()
-            if items:
-                end = (numbers.rows(row), numbers.factors(0), go)
-                blocks, addresses = policy.blocks_for(items), table.addresses(slots, 0)
-                kernel(blocks, policy.BLOCK, (head, tiles, items, *end), addresses)
+        facts = table.facts()
+        if facts and facts[cl.ITEMS]:
+            head, tiles, items, row = facts
+            end = (numbers.rows(row), numbers.factors(0), go)
+            blocks, addresses = policy.blocks_for(items), table.addresses(slots, 0)
+            kernel(blocks, policy.BLOCK, (head, tiles, items, *end), addresses)
 
 
 class _Seen:

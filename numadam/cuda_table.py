@@ -51,6 +51,8 @@ class CudaTable:
         n = len(layout.sizes)
         self._plan = plan
         self._settled = False
+        self._offsets: dict[int, list[int]] = {}
+        self._only: list[int] = []
         self._how: tuple[Any, ...] = ()
         self._turns = np.array(layout.sizes, np.int64) * plan.unit
         self.records = np.zeros((n, cl.RECORD), np.int64)
@@ -79,10 +81,11 @@ class CudaTable:
 
     def note(self, slot: int, addresses: Sequence[int]) -> None:
         """Where the arrays of a slot lie."""
-        column, now = self.records[:, cl.ADDRESS + slot], np.array(addresses, np.int64)
         # tiles stay where they are while no array is aligned otherwise
-        self._settled = self._settled and not ((column ^ now) & (WIDEST - 1)).any()
-        column[:] = now
+        offsets = [address & (WIDEST - 1) for address in addresses]
+        if offsets != self._offsets.get(slot):
+            self._offsets[slot], self._settled = offsets, False
+        self.records[:, cl.ADDRESS + slot] = addresses
 
     def settle(self, slots: Sequence[int], sums: Sequence[int | None]) -> None:
         """Find the tiles of a step over these slots, and bring the GPU's table up to date.
@@ -96,6 +99,8 @@ class CudaTable:
             self._settled, self._how = True, how
         if self.many:
             self._upload(self.records)
+        else:
+            self._only = self.records[0].tolist() if len(self.records) else []
 
     def _find_tiles(self, slots: Sequence[int], sums: Sequence[int | None]) -> None:
         plan, turns, width = self._plan, self._turns, self._per_tile
@@ -131,14 +136,13 @@ class CudaTable:
 
     def addresses(self, slots: Sequence[int], leaf: int) -> list[int]:
         """Of one leaf's arrays."""
-        record = self.records[leaf]
-        return [int(record[cl.ADDRESS + slot]) for slot in slots]
+        record = self.records[leaf].tolist() if self.many else self._only
+        return [record[cl.ADDRESS + slot] for slot in slots]
 
     def facts(self) -> list[int]:
-        """Head, tiles and items of the only leaf."""
-        return [int(x) for x in self.records[0, cl.HEAD : cl.ITEMS + 1]]
+        """Head, tiles, items and row of the only leaf, or nothing."""
+        return self._only[: cl.ROW + 1]
 
     def sum_facts(self) -> list[int]:
         """How many numbers of the only leaf are added up, whether in tiles, and its row."""
-        record = self.records[0]
-        return [int(record[k]) for k in (cl.SUMS_SIZE, cl.SUMS_TILED, cl.ROW)]
+        return [self._only[k] for k in (cl.SUMS_SIZE, cl.SUMS_TILED, cl.ROW)]

@@ -73,7 +73,7 @@ def update(call: BareStep) -> None:
         bare = _prepared(settings, p, out is not None)
         run, numbers = bare.run, bare.numbers
         with bare.sparse.lent(used):
-            run.enter(used)
+            run.enter(used, used)
             bare.control[...] = settings.control
             if products:
                 bare.products(np.array([products], np.float64))
