@@ -97,6 +97,8 @@ def bounds(array: Any) -> tuple[int, int]:
     if array.size == 0:
         return 0, 0
     low = high = int(array.data.ptr)
+    if array.flags.c_contiguous:
+        return low, low + int(array.nbytes)
     for stride, n in zip(array.strides, array.shape, strict=True):
         low += min(0, (n - 1) * stride)
         high += max(0, (n - 1) * stride)
