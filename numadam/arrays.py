@@ -48,10 +48,14 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
         )
     if is_masked(x):
         return f"{expected}, got a masked array: which elements count? Use x.filled(0) or x.data."
-    if kind.startswith("torch."):
-        return f"{expected}, got {kind}. x.detach().numpy() is the same memory as an array."
     if kind.startswith(("jax", "tensorflow")):
-        return f"{expected}, got {kind}, which is read-only. Use numpy.array(x)."
+        return f"{expected}, got {kind}, which nobody may change. Use numpy.array(x)."
+    if kind.startswith("torch."):
+        where = f" on {x.device}" if hasattr(x, "device") else ""
+        return (
+            f"{expected}, got {kind}{where}. One call works on one device: "
+            "Use x.detach().cpu().numpy() for the host's memory."
+        )
     if isinstance(x, (list, tuple, dict)):
         return f"{expected}, got {kind}. Nest it as the params are, or use numpy.asarray(x)."
     return f"{expected}, got {kind}. Use numpy.asarray(x)."

@@ -15,6 +15,7 @@ from numadam import plan as pl
 from numadam.compile import cpu_steps, door_address, enter_door
 from numadam.cpu_sparse import SparseGradients
 from numadam.engine import Leaves
+from numadam.foreign import views
 from numadam.sparse import is_sparse
 from numadam.table import Table
 
@@ -156,9 +157,14 @@ class CpuPass:
     def _viewed(self, what: int, slot: int, leaf: int, arrays: Sequence[Any]) -> list[Any]:
         """The arrays of a slot as plain arrays of the dtype, where their memory serves as it is.
 
-        These are subclasses of ndarray, and other spellings of the dtype.
+        These are subclasses of ndarray, other spellings of the dtype, and arrays of other
+        libraries.
         """
         dtype = self.table.plan.array_dtype(slot)
+        if what == dr.BAD_TYPE:
+            seen = views(arrays, "NumPy", written=slot != pl.G)
+            if seen[leaf] is not arrays[leaf]:
+                return seen
         if what not in (dr.BAD_TYPE, dr.BAD_DTYPE) or not ar.is_viewable(arrays[leaf], dtype):
             raise self._refusal(what, arrays[leaf], slot, leaf)
         return [

@@ -36,6 +36,8 @@ class CudaEngine(Engine):
     parameters have them.
     """
 
+    library = "CuPy"
+
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         from numadam.cuda_numbers import CudaNumbers
         from numadam.cuda_pass import CudaPass

@@ -16,6 +16,7 @@ from numadam.cuda_compile import compiled
 from numadam.cuda_numbers import CudaNumbers
 from numadam.cuda_table import CudaTable
 from numadam.engine import Leaves
+from numadam.foreign import views
 from numadam.plan import Plan
 from numadam.table import Layout
 
@@ -59,6 +60,9 @@ class CudaPass:
         outs: Sequence[bool] = (False, True),
         lazy: bool = False,
     ) -> None:
+        import cupy
+
+        self._ndarray = cupy.ndarray
         self._fixed, self._fixed_spans = fixed, ca.spans_of(fixed, True)
         self._owned: Sequence[ca.Named] = ()
         self._owned_spans: list[ca.Span] = []
@@ -100,13 +104,18 @@ class CudaPass:
         }
 
     def enter(
-        self, used: Mapping[int, Leaves], new: Mapping[int, Leaves], sparse: Sparse = NO_ROWS
+        self, used: dict[int, Leaves], new: Mapping[int, Leaves], sparse: Sparse = NO_ROWS
     ) -> None:
         """Check the `new` arrays of a step, and note where they lie; nothing of theirs is written.
 
         What is copied into work arrays is copied at every step.
         """
         new = used if sparse else new
+        for slot, arrays in new.items():
+            if not all(isinstance(array, self._ndarray) for array in arrays) and not sparse:
+                # a view at each step: who owns such an object may put other memory into it
+                used[slot] = views(arrays, "CuPy", written=slot != pl.G)
+        new = {slot: used[slot] for slot in new}
         if new or used.keys() != self._seen.keys():
             seen, self._seen = self._seen, {}
             self._check(used, new, sparse)

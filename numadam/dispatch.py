@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from array_api_compat import is_cupy_array
 
+from numadam import foreign
 from numadam.arrays import describe
 
 if TYPE_CHECKING:
@@ -16,14 +17,16 @@ if TYPE_CHECKING:
 
 
 def _home(array: Any) -> str:
-    """The library that an array belongs to, or ""; CuPy is never imported to find out."""
+    """The library that works on an array, or ""; CuPy is never imported to find out."""
     if is_cupy_array(array):
         return "CuPy"
-    return "NumPy" if issubclass(type(array), np.ndarray) else ""
+    return "NumPy" if issubclass(type(array), np.ndarray) else foreign.home(array)
 
 
 def engine_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Engine]:
     """Return the engine for these arrays: NumPy's on the CPU, CuPy's on their GPU.
+
+    Arrays of other libraries go where their memory is (`foreign`).
 
     Raises
     ------

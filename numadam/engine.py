@@ -50,6 +50,9 @@ class Engine(ABC):
     @abstractmethod
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None: ...
 
+    #: whose arrays it works on
+    library: str
+
     @staticmethod
     @abstractmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from numadam import options as op
 from numadam.bounds import OPEN, leaf_bounds
 from numadam.dispatch import engine_for
 from numadam.engine import BareStep
+from numadam.foreign import views
 from numadam.rules.base import LR, RuleSpec, Scalars
 from numadam.settings import Settings
 from numadam.tree import Tree
@@ -91,6 +92,7 @@ def update(
     `state` holds the caller's state arrays by name; those that the options do not need are None.
     """
     engine = engine_for([p], ["p"])
+    (p,) = views([p], engine.library, written=True)
     engine.check_params([p], ["p"])
     given = tuple(shared.items()), tuple(own.items())
     try:

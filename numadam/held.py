@@ -11,6 +11,7 @@ from numadam import forks
 from numadam import options as op
 from numadam.bounds import leaf_bounds
 from numadam.dispatch import engine_for
+from numadam.foreign import views
 from numadam.groups import group_overrides
 from numadam.rates import is_plain
 from numadam.rules.base import LR, RuleSpec
@@ -53,6 +54,9 @@ class Held:
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")
         engine = self._engine_for(leaves, names)
+        #: the objects in the containers, which the optimiser may see through views
+        self._given = leaves
+        leaves = views(leaves, engine.library, written=True)
         engine.check_params(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
         self._settings = Settings(self.rule, options, leaves, names, tree.select(overrides), pairs)

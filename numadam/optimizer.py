@@ -164,7 +164,7 @@ class Optimizer(Held):
             else:
                 leaves = (grads,) if tree.is_leaf else tree.flatten(grads, "grads")
             if params is None and not tree.is_leaf:
-                self._refuse_replaced(self._params, self._engine.params, "params")
+                self._refuse_replaced(self._params, self._given, "params")
             rate = self._lr if lr is None and self._steady else self._rate(lr)
             if params is None and out is None:
                 went = self._engine.step(leaves, rate)
@@ -192,7 +192,7 @@ class Optimizer(Held):
             if not int(self._engine.counters["calls"]):
                 return False
             if not self._tree.is_leaf:
-                self._refuse_replaced(self._params, self._engine.params, "params")
+                self._refuse_replaced(self._params, self._given, "params")
             if not self._engine.flush(self._rate(None)):
                 self._not_finite()
             return True

@@ -50,6 +50,10 @@ def asarray(a, dtype=None, order=None):
     return made
 
 
+def from_dlpack(x):
+    return numpy.from_dlpack(x.array).view(ndarray)
+
+
 def asnumpy(a):
     return numpy.array(a)
 

@@ -303,3 +303,31 @@ def test_skipped_steps_are_counted_on_the_gpu(cupy):
     opt.step(cupy.ones(3))
     assert (opt.t, opt.skipped, int(opt.state["skipped_in_a_row"])) == (2, 2, 0)
     np.testing.assert_array_equal(p, -1)
+
+
+class Tensor:
+    """An array of another library on the GPU."""
+
+    def __init__(self, array):
+        self.array, self.dtype = array, array.dtype
+
+    def __dlpack__(self, **how):
+        return self.array.__dlpack__(**how)
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_arrays_of_other_libraries_are_updated_in_place(cupy, count):
+    params = [cupy.ones(4) for _ in range(count)]
+    opt = na.SGD([Tensor(p) for p in params], lr=1.0)
+    grads = [Tensor(cupy.ones(4)) for _ in range(count)]
+    for _ in range(3):
+        opt.step(grads)
+    grads[0].array = cupy.full(4, 5.0)  # another library may give an object other memory
+    opt.step(grads)
+    np.testing.assert_array_equal(params[0], -7)
+    assert all((p == -3).all() for p in params[1:])
+    with pytest.raises(TypeError, match=r"grads\[0\]: expected a CuPy array, got numpy"):
+        opt.step([np.ones(4)] * count)

@@ -1,0 +1,142 @@
+"""Arrays of other libraries: updated in place through views, never copied, or refused."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import numadam as na
+from numadam import foreign
+
+
+class Exported:
+    """An array that another library would hold: it says where it lies, by DLPack."""
+
+    def __init__(self, array):
+        self.array = array
+
+    @property
+    def dtype(self):
+        return self.array.dtype
+
+    def __dlpack__(self, **how):
+        return self.array.__dlpack__(**how)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+class Interface:
+    """The same by NumPy's array interface."""
+
+    def __init__(self, array):
+        self.array, self.dtype = array, array.dtype
+
+    @property
+    def __array_interface__(self):
+        return self.array.__array_interface__
+
+
+class OnGpu(Exported):
+    def __dlpack_device__(self):
+        return (2, 0)
+
+
+@pytest.mark.parametrize("kind", [Exported, Interface])
+def test_their_memory_is_updated_in_place(kind):
+    p, twin = np.ones(4), np.ones(4)
+    g = np.array([1.0, -2.0, 3.0, 0.0])
+    opt, other = na.Adam(kind(p), lr=0.1), na.Adam(twin, lr=0.1)
+    for _ in range(3):
+        opt.step(kind(g))
+        other.step(g)
+    np.testing.assert_array_equal(p, twin)
+    assert isinstance(opt.state["m"], np.ndarray)
+    out, wanted = np.empty(4), np.empty(4)
+    opt.step(g, out=kind(out))
+    other.step(g, out=wanted)
+    np.testing.assert_array_equal(out, wanted)
+
+
+@pytest.mark.parametrize("kind", [Exported, Interface])
+def test_in_containers_and_beside_arrays(kind):
+    a, b = np.ones(3), np.ones(2)
+    params = {"a": kind(a), "b": b}
+    opt = na.SGD(params, lr=1.0)
+    opt.step({"a": np.ones(3), "b": kind(np.ones(2))})
+    assert not a.any()
+    assert not b.any()
+    params["a"] = kind(a)
+    with pytest.raises(ValueError, match=r"params\['a'\]: was replaced by another object"):
+        opt.step({"a": np.ones(3), "b": np.ones(2)})
+
+
+def test_the_bare_face_takes_them():
+    p, g, m, v = np.ones(3), np.ones(3), np.zeros(3), np.zeros(3)
+    na.adam_update(Exported(p), Exported(g), Exported(m), Exported(v), 1, lr=0.1)
+    np.testing.assert_allclose(p, 0.9)
+    np.testing.assert_allclose(m, 0.1)
+
+
+def test_what_is_wrong_with_them_is_said_as_of_any_array():
+    frozen = np.ones(3)
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match="params: is read-only"):
+        na.SGD(Interface(frozen))
+    with pytest.raises(TypeError, match=r"params: expected float64, .* got int64"):
+        na.SGD(Exported(np.ones(3, np.int64)))
+    opt = na.SGD(np.ones(3))
+    with pytest.raises(ValueError, match=r"grads: expected shape \(3,\)"):
+        opt.step(Exported(np.ones(4)))
+    with pytest.raises(TypeError, match="grads: expected float64 like params, got float32"):
+        opt.step(Exported(np.ones(3, np.float32)))
+    with pytest.raises(TypeError, match=r"grads: expected a NumPy array, got .*OnGpu"):
+        opt.step(OnGpu(np.ones(3)))
+    p = np.ones(3)
+    with pytest.raises(ValueError, match="shares memory"):
+        na.SGD(p).step(Exported(p))
+    assert opt.t == 0
+
+
+def test_where_they_lie_decides_the_device():
+    assert foreign.home(Exported(np.ones(1))) == "NumPy"
+    assert foreign.home(OnGpu(np.ones(1))) == "CuPy"
+    assert foreign.home(np.float64(1)) == foreign.home([1.0]) == foreign.home(3.0) == ""
+    with pytest.raises(TypeError, match=r"params\[1\]: is a CuPy array, but params\[0\] is a Nu"):
+        na.SGD([np.ones(1), OnGpu(np.ones(1))])
+
+
+def test_numbers_of_numpy_are_no_arrays():
+    with pytest.raises(TypeError, match="got the number"):
+        na.SGD(np.float64(1.0))
+
+
+# --- the libraries themselves ---------------------------------------------------------------------
+
+
+def test_torch_tensors():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    weight = torch.nn.Parameter(torch.ones(4, 3))
+    half = torch.ones(5, dtype=torch.bfloat16)
+    opt, other = na.Adam({"w": weight}, lr=0.1), na.SGD(half, lr=0.25)
+    (weight**2).sum().backward()
+    opt.step({"w": weight.grad})
+    other.step(torch.ones(5, dtype=torch.bfloat16))
+    assert torch.allclose(weight, torch.full((4, 3), 0.9))
+    assert (half == 0.75).all()
+    twin = pickle.loads(pickle.dumps(opt))
+    twin.step({"w": weight.grad})
+    opt.step({"w": weight.grad})
+    assert torch.equal(twin.params["w"], weight)
+
+
+def test_jax_arrays_are_gradients_and_no_parameters():
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    x = np.ones(3, np.float32)
+    opt = na.SGD(x, lr=1.0)
+    opt.step(jax.numpy.ones(3))
+    assert not x.any()
+    with pytest.raises(TypeError, match=r"params: .* which nobody may change"):
+        na.SGD(jax.numpy.ones(3))
