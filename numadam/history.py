@@ -21,6 +21,9 @@ _WIDTH = len(_KEPT)
 COLUMNS = ("t", "f", "grad_norm", "step_norm", "param_norm", "ratio", "lr")
 #: Squares between these are neither rounded to zero nor overflow, in float32 or float64.
 _SAFE = {"f": (1e-30, 1e30), "d": (1e-280, 1e280)}
+#: Numbers squared and added up in their own dtype, the sums of them in float64; so few that BLAS
+#: uses one thread.
+_ROW = 4096
 
 
 class History:
@@ -197,8 +200,9 @@ class History:
         if self._copy_of != t - 1 or not _alike(self._copy, leaves):
             return math.nan
         self._copy_of = -1
-        for one, leaf in zip(self._copy, leaves, strict=True):
-            one -= leaf
+        with np.errstate(all="ignore"):  # the run's own numbers may be infinite
+            for one, leaf in zip(self._copy, leaves, strict=True):
+                one -= leaf
         return norm_of(self._copy)
 
     def _note(self, t: int, leaves: Sequence[Any]) -> None:
@@ -358,18 +362,30 @@ def norm_of(leaves: Sequence[Any]) -> float:
 
 
 def _norm(leaf: Any) -> float:
-    """Euclidean norm of one array, by BLAS; scaled where squares would leave the range."""
-    xp = array_namespace(leaf) if not isinstance(leaf, np.ndarray) else np
+    """Euclidean norm of one array; scaled where squares would leave the range."""
     if leaf.dtype.itemsize < 4:
         leaf = leaf.astype(np.float32)
     flat = leaf.ravel(order="K")
-    low, high = _SAFE["f" if leaf.dtype.name in ("float32", "complex64") else "d"]
+    if flat.dtype.kind == "c":
+        flat = flat.view(flat.real.dtype)
+    low, high = _SAFE["f" if flat.dtype.itemsize == 4 else "d"]
     with np.errstate(all="ignore"):
-        square = float(xp.vdot(flat, flat).real)
-        if low < square < high or not leaf.size:
+        square = _square(flat)
+        if low < square < high or not flat.size:
             return math.sqrt(square)
         top = float(abs(flat).max())
         if top == 0.0 or not math.isfinite(top):
             return top
-        flat = flat / top
-        return top * math.sqrt(float(xp.vdot(flat, flat).real))
+        return top * math.sqrt(_square(flat / top))
+
+
+def _square(flat: Any) -> float:
+    """Sum of squares, on the host in one thread: BLAS wakes its own, which take our cores."""
+    if not isinstance(flat, np.ndarray):
+        return float(array_namespace(flat).vdot(flat, flat))
+    if flat.size <= _ROW:
+        return float(np.dot(flat, flat))
+    whole = flat.size - flat.size % _ROW
+    rows, rest = flat[:whole].reshape(-1, _ROW), flat[whole:]
+    sums = np.einsum("ij,ij->i", rows, rows)
+    return float(sums.sum(dtype=np.float64)) + float(np.dot(rest, rest))

@@ -15,7 +15,14 @@ _CELL = "text-align: left; padding: 0.1em 0.8em 0.1em 0; vertical-align: top"
 
 
 def brief(value: Any) -> str:
-    """A value in a few words: long arrays as dtype and shape, long containers with dots."""
+    """A value in a few words: long arrays as dtype and shape, long containers with dots.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> brief({"w": np.zeros((100, 3)), "b": [1, 2, 3, 4, 5]})
+    "{'w': float64 array of shape (100, 3), 'b': [1, 2, 3, 4, ...]}"
+    """
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         short = getattr(value, "size", 0) <= _SHORT and not value.dtype.hasobject
         return repr(value) if short else f"{value.dtype} array of shape {value.shape}"
@@ -56,10 +63,17 @@ def nbytes(size: float) -> str:
 
 
 def outline(leaves: Sequence[Any]) -> str:
-    """How many arrays and elements, of what dtype, and where: ``2 arrays, 650 float32, cpu``."""
+    """How many arrays and elements, of what dtype, and where.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> outline([np.zeros((20, 30)), np.zeros(1000)])
+    '2 arrays, 1,600 float64, cpu'
+    """
     elements = sum(int(leaf.size) for leaf in leaves)
     dtypes = ", ".join(dict.fromkeys(str(leaf.dtype) for leaf in leaves))
-    return f"{count(len(leaves), 'array')}, {elements:,} {dtypes}".rstrip() + _place(leaves)
+    return f"{count(len(leaves), 'array')}, {elements:,} {dtypes}" + _place(leaves)
 
 
 def _place(leaves: Sequence[Any]) -> str:
@@ -68,7 +82,13 @@ def _place(leaves: Sequence[Any]) -> str:
 
 
 def table(title: str, rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """A small HTML table; every text is escaped."""
+    """A small HTML table; every text is escaped.
+
+    Examples
+    --------
+    >>> "<b>a &lt; b</b>" in table("a < b", [("lr", "0.1")])
+    True
+    """
     parts = [_TABLE, f"<caption><b>{html.escape(title)}</b></caption>"]
     parts += [_row("th", head)] if head else []
     parts += [_row("td", row) for row in rows]
