@@ -50,7 +50,12 @@ def _new_axes(count: int) -> Any:
     across = min(count, 2)
     down = -(-count // across)
     figure, axes = plt.subplots(
-        down, across, figsize=(4.5 * across, 2.8 * down), layout="constrained", squeeze=False
+        down,
+        across,
+        figsize=(4.5 * across, 2.8 * down),
+        layout="constrained",
+        sharex=True,
+        squeeze=False,
     )
     for spare in axes.ravel()[count:]:
         figure.delaxes(spare)

@@ -9,8 +9,8 @@ from typing import Any
 
 #: Elements of an array, and entries of a container, that are shown in full.
 _SHORT, _ENTRIES = 6, 4
-#: Inherits colours and fonts: right in a dark notebook, too.
-_TABLE = '<table style="border-collapse: collapse; text-align: left">'
+#: Colours are those of the page: right in a dark notebook, too.
+_TABLE = '<table style="border-collapse: collapse; color: inherit">'
 _CELL = "text-align: left; padding: 0.1em 0.8em 0.1em 0; vertical-align: top"
 
 

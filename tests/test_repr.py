@@ -1,6 +1,7 @@
 """What optimisers, states, results and schedules look like in a terminal and in a notebook."""
 
 import pickle
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -37,7 +38,9 @@ class Cells(HTMLParser):
 
 def cells(thing):
     page = thing._repr_html_()
-    assert "color" not in page  # dark notebooks keep their own
+    assert set(re.findall(r"[a-z-]*color[a-z-]*: *[^;\"]*", page)) == {
+        "color: inherit"
+    }  # dark pages
     assert "http" not in page
     return {row[0]: row[1:] for row in Cells(page).rows}
 
