@@ -27,6 +27,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 #: The last value above the median of the ones before by this much is said to be slower.
 SLOWER = 1.15
+#: Share of the machine from which a figure is in doubt, as in numadam.bench.noise.
+BUSY = 0.05
 
 
 def git(*words):
@@ -123,17 +125,22 @@ def draw(table, path):
             line = [one["values"].get(name, float("nan")) for one in records]
             ax.plot(places, line, marker="o", ms=3, label=name)
         ax.set_yscale("log")
+        for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "125" else "")
+        ax.tick_params(axis="y", which="both", labelsize=7)
+        ax.set_xlim(-0.5, len(records) - 0.5)
         ax.set_title(f"time / {what}")
         ax.set_xticks(places, [one["commit"][:7] for one in records], rotation=60, fontsize=7)
         ax.grid(alpha=0.3, which="both")
         ax.legend(fontsize=7)
     about = table["machine"]
     when = f"{records[0]['date']} to {records[-1]['date']}"
-    figure.suptitle(
-        f"{len(records)} commits, {when}; {about['processor']}, {about['threads']} threads, "
-        f"{about['layer']}",
-        fontsize=10,
-    )
+    title = f"{len(records)} commits, {when}; {about['processor']}, {about['threads']} threads, "
+    title += about["layer"]
+    busy = max(one["busy"] or 0.0 for one in records)
+    if busy > BUSY:
+        title += f"\nIN DOUBT: other programs used up to {busy:.0%} of the machine"
+    figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=130)
 
 
@@ -165,7 +172,7 @@ def main():
     for one in table["commits"]:
         for name, reason in one["missing"].items():
             print(f"left out: {one['commit'][:8]} {name}: {reason}")
-        if one["busy"] and one["busy"] > 0.05:
+        if one["busy"] and one["busy"] > BUSY:
             print(f"in doubt: {one['commit'][:8]}: others took {one['busy']:.0%} of the machine")
     for line in slower(table["commits"]):
         print(f"slower: {line}")
