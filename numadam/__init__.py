@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {name: f"numadam.rules.{file}" for file, names in TABLE.items() for name in names}
 _HOMES |= {"Optimizer": "numadam.optimizer", "Rows": "numadam.sparse"}
 _HOMES |= {
+    "History": "numadam.history",
     "minimize": "numadam.minimizer.api",
     "minimize_many": "numadam.minimizer.many",
     "scipy_adam": "numadam.minimizer.scipy_method",

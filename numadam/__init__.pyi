@@ -1,5 +1,6 @@
 from numadam import nopython as nopython
 from numadam import schedules as schedules
+from numadam.history import History as History
 from numadam.minimizer.api import minimize as minimize
 from numadam.minimizer.many import minimize_many as minimize_many
 from numadam.minimizer.scipy_method import scipy_adam as scipy_adam

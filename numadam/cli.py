@@ -31,10 +31,24 @@ examples:
 Each draws a picture and prints figures. All data come with packages: pip install "numadam[demo]"
 """
 _BENCH = """\
+How long does a step take here? The first table has arrays of 1 to 50 million elements, against
+the memory traffic of a step (the roofline), NumPy, and torch and optax where they are installed.
+All sides take turns, and only their ratios count: seconds change from minute to minute.
+
 examples:
-  python -m numadam bench --quick                   fewer repetitions, no large case
+  python -m numadam bench --quick                   up to 1 million elements, half a minute
+  python -m numadam bench --plot steps.png          all sizes, and a picture of them
+  python -m numadam bench --size 5e4 --size 2e6     your own sizes
+  python -m numadam bench --targets                 cases that have a target (ours / theirs)
+  python -m numadam bench --options                 what an option costs, and every rule
+  python -m numadam bench --minimize                minimize and minimize_many
+  python -m numadam bench --case torch-1M           one case of these; an unknown name lists all
   python -m numadam bench --layer all               under each threading layer of Numba
+  python -m numadam bench --wait 10                 wait for other programs to leave the cores
   python -m numadam bench --json figures.json       the figures, for a script
+
+The column "busy" is what other programs took of the machine meanwhile; above 5 % measure again.
+More: docs/benchmarks/README.md
 """
 _INFO = """\
 Versions, threading layer, cache folder, CPU and GPU. Please paste the lines into a bug report.

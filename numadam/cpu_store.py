@@ -111,6 +111,11 @@ class CpuStore:
             self.fill(views, [value] * len(views))
 
     @property
+    def t(self) -> int:
+        """Steps taken."""
+        return int(self._table.meta[dr.STEPS])
+
+    @property
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only 0-d int64 arrays that show the counters themselves."""
         places: dict[str, int] = {"t": dr.STEPS}

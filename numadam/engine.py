@@ -67,6 +67,11 @@ class Engine(ABC):
 
     @property
     @abstractmethod
+    def t(self) -> int:
+        """Steps taken."""
+
+    @property
+    @abstractmethod
     def counters(self) -> Mapping[str, Any]:
         """By name 0-d arrays that show the counters themselves: "t", and what options need."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from numadam import forks
+from numadam import forks, show
 from numadam import options as op
 from numadam.bounds import leaf_bounds
 from numadam.dispatch import engine_for
@@ -91,7 +93,7 @@ class Held:
     @property
     def t(self) -> int:
         """Steps taken so far."""
-        return int(self._engine.counters["t"])
+        return self._engine.t
 
     @property
     def skipped(self) -> int:
@@ -231,16 +233,61 @@ class Held:
             twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return twin
 
-    def __repr__(self) -> str:
-        shown = {
-            name: value
-            for name, value in self._options.items()
-            if name not in op.DEFAULTS or not self._is_usual(name, value)
+    def _shown(self) -> dict[str, str]:
+        """The options that are not the usual ones, in a few words each."""
+        kind: Any = type(self)
+        usual = usual_options(kind)
+        options = {"lr": self._lr, **self._options}
+        return {
+            name: show.brief(value)
+            for name, value in options.items()
+            if name == "lr" or not _is(value, usual[name])
         }
-        options = "".join(f", {name}={value!r}" for name, value in shown.items())
-        return f"{type(self).__name__}(lr={self._lr!r}{options}, t={self.t})"
 
-    def _is_usual(self, name: str, value: Any) -> bool:
-        usual = self.rule.decoupled if name == "decoupled" else op.DEFAULTS[name]
-        # an option that holds arrays has no truth value of its own
-        return value is usual or (isinstance(value, (float, int, str)) and value == usual)
+    def __repr__(self) -> str:
+        """The rule, lr, the options that are not the usual ones, t, and what it works on.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> na.Adam({"w": np.zeros((4, 3)), "b": np.zeros(3)}, clip_norm=1.0)
+        Adam(lr=0.001, clip_norm=1.0, t=0; 2 arrays, 15 float64, cpu)
+        """
+        options = ", ".join(f"{name}={value}" for name, value in self._shown().items())
+        arrays = show.outline(self._engine.params)
+        return f"{type(self).__name__}({options}, t={self.t}; {arrays})"
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        state = [leaf for leaves in self._engine.state.values() for leaf in leaves]
+        held = ", ".join(self._engine.state) or "none"
+        room = show.nbytes(sum(leaf.nbytes for leaf in state))
+        rows = [
+            *self._shown().items(),
+            ("t", f"{self.t:,}"),
+            ("params", show.outline(self._engine.params)),
+            ("state", f"{held} ({room})"),
+        ]
+        return show.table(type(self).__name__, rows)
+
+
+@functools.cache
+def usual_options(kind: Any) -> dict[str, Any]:
+    """The options of a class of optimisers as they are where the user says nothing."""
+    usual = {**op.DEFAULTS, "decoupled": kind.rule.decoupled}
+    for base in reversed(kind.__mro__):
+        if issubclass(base, Held) and "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters
+            usual |= {
+                name: one.default
+                for name, one in parameters.items()
+                if one.default is not one.empty
+            }
+    return usual
+
+
+def _is(value: Any, usual: Any) -> bool:
+    # an option that holds arrays has no truth value of its own
+    plain = isinstance(value, (float, int, str)) and isinstance(usual, (float, int, str))
+    return value is usual or (plain and value == usual)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numadam import show
+
 if TYPE_CHECKING:
     from numadam.held import Held
 
@@ -81,8 +83,24 @@ class State(MutableMapping[str, Any]):
         )
 
     def __repr__(self) -> str:
+        """T and the names of the arrays.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> na.Adam(np.zeros(3)).state
+        State(t=0, arrays: m, v)
+        """
         names = ", ".join(self._optimizer._engine.state)
         return f"State(t={self._optimizer.t}, arrays: {names or 'none'})"
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        engine = self._optimizer._engine
+        counters = [(name, str(value.tolist())) for name, value in engine.counters.items()]
+        arrays = [(name, show.outline(leaves)) for name, leaves in engine.state.items()]
+        return show.table(f"State of {type(self._optimizer).__name__}", [*counters, *arrays])
 
 
 def _counter(name: str, value: Any, now: Any) -> Any:

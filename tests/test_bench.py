@@ -7,10 +7,18 @@ import re
 import numpy as np
 import pytest
 
-from numadam.bench import add_arguments, cli, noise, peers, processes, report, run
+from numadam.bench import (
+    add_arguments,
+    cli,
+    noise,
+    peers,
+    processes,
+    report,
+    run,
+)
 from numadam.bench.case import Case
 from numadam.bench.cases import CASES, named
-from numadam.bench.measure import Figure, ratio, repeats
+from numadam.bench.measure import Figure, ratio, repeats, rounds
 from numadam.bench.option_cases import OPTION_CASES
 
 
@@ -103,6 +111,14 @@ def test_ratio_by_what_is_expected():
         sleep=clock.sleep,
     )
     assert figure == Figure(1.2, 3.0, 2.0, 1.25)
+
+
+def test_three_sides_take_turns():
+    clock = Clock()
+    sides = [clock.side(name, cost) for name, cost in (("a", 1.0), ("b", 2.0), ("c", 4.0))]
+    assert rounds(sides, 2, clock=clock, sleep=clock.sleep) == [[1.0] * 2, [2.0] * 2, [4.0] * 2]
+    turns = "".join(clock.calls).split("sleep")[1:]
+    assert turns == ["aa", "bb", "cc", "cc", "bb", "aa"]
 
 
 ALL = (*CASES, *OPTION_CASES)
@@ -280,5 +296,11 @@ def test_command_runs_under_a_layer(capfd, tmp_path):
 
 def test_layer_that_is_not_there_is_skipped(capfd, monkeypatch):
     monkeypatch.setattr(cli, "_PROBE", "print('omp')")
-    assert run(options("--layer", "tbb")) == 1
+    assert run(options("--size", "1", "--layer", "tbb")) == 1
     assert "skipped: Numba has no threading layer tbb here" in capfd.readouterr().out
+
+
+def test_by_what_a_case_is_divided():
+    figure = Figure(0.01, 1.0, 1.0, 100.0)
+    row = report.Row(named("rosen-numpy"), figure, busy=0.0)
+    assert report.cells(row)[-1].endswith("(100 of its iterations)")

@@ -15,6 +15,8 @@ class Import:
 
 
 class FirstStep:
+    timeout = 300  # a cold start compiles, five times
+
     def setup(self):
         run_python(FIRST_STEP.format(n=1_000_000) + "print(0)")  # fills numadam's cache
 

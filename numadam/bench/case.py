@@ -36,6 +36,8 @@ class Case:
         GiB that the machine must have.
     quick : bool
         Whether ``--quick`` runs it.
+    by : str
+        What the two sides differ in by design; the ratio of times is divided by that.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Case:
     needs: tuple[str, ...] = ()
     memory: float = 0.0
     quick: bool = True
+    by: str = "bytes"
 
     def missing(self) -> str:
         """Why the case cannot run here, or ""."""

@@ -23,18 +23,32 @@ _PROBE = "from numadam import threads; print(threads.layer())"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the benchmarks to a parser."""
-    parser.add_argument("--quick", action="store_true", help="fewer pairs, no case above 1 GB")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--targets", action="store_true", help="another table: the cases that have a target"
+    )
+    which.add_argument(
         "--options",
         action="store_true",
         help="another table: every option and rule against the plain step",
     )
-    parser.add_argument(
+    which.add_argument(
         "--minimize", action="store_true", help="another table: minimize and minimize_many"
     )
-    parser.add_argument(
+    which.add_argument(
         "--case", action="append", metavar="NAME", help="only this case; may be repeated"
     )
+    which.add_argument(
+        "--size",
+        action="append",
+        type=_elements,
+        metavar="N",
+        help="only arrays of N elements, such as 1000 or 1e6; may be repeated",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG", help="draw time over size, with the roofline"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, nothing large")
     parser.add_argument(
         "--wait",
         type=float,
@@ -50,45 +64,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the benchmarks; 0 unless a case's name or a layer is wrong."""
-    from numadam.bench.cases import CASES, named
-    from numadam.bench.option_cases import OPTION_CASES
-
-    table = list(OPTION_CASES if args.options else CASES)
-    if args.minimize:
-        from numadam.bench.minimize_cases import MINIMIZE_CASES
-
-        table = list(MINIMIZE_CASES)
+def _elements(text: str) -> int:
     try:
-        cases = [named(name) for name in args.case] if args.case else table
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 1 <= number < 2**40 or number != int(number):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(number)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the benchmarks; 0 unless a case's name, a file or a layer is wrong."""
+    try:
+        cases = _cases(args)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    if args.layer:
-        tables = _run_layers(args)
-        found = bool(tables)
-    else:
-        tables, found = [_run_here(cases, args.quick, args.wait)], True
+    problem = _check_plot(args, cases)
+    if problem:
+        print(problem, file=sys.stderr)
+        return 2
+    tables = _run_layers(args) if args.layer else [_run_here(args, cases)]
+    if args.plot and tables:
+        from numadam.bench import sizes_plot
+
+        sizes_plot.draw(tables, args.plot)
+        print(f"\npicture: {args.plot.absolute()}", flush=True)
     if args.json:
         try:
             args.json.write_text(json.dumps(tables, indent=1) + "\n")
         except OSError as error:
             print(f"--json: cannot write {args.json}: {error.strerror}.", file=sys.stderr)
             return 1
-    return 0 if found else 1
+    return 0 if tables else 1
 
 
-def _run_here(cases: list[Case], quick: bool, wait: float) -> dict[str, Any]:
+def _cases(args: argparse.Namespace) -> list[Case] | None:
+    """The cases of the table that is asked for; None for that of the sizes."""
+    if args.case:
+        from numadam.bench.cases import named
+
+        return [named(name) for name in args.case]
+    if args.targets:
+        from numadam.bench.cases import CASES
+
+        return list(CASES)
+    if args.options:
+        from numadam.bench.option_cases import OPTION_CASES
+
+        return list(OPTION_CASES)
+    if args.minimize:
+        from numadam.bench.minimize_cases import MINIMIZE_CASES
+
+        return list(MINIMIZE_CASES)
+    return None
+
+
+def _check_plot(args: argparse.Namespace, cases: list[Case] | None) -> str:
+    if args.plot is None:
+        return ""
+    if cases is not None:
+        return (
+            "--plot: draws the table of sizes; leave out --targets, --options, --minimize, --case."
+        )
+    from numadam.bench import sizes_plot
+
+    return sizes_plot.check(args.plot)
+
+
+def _run_here(args: argparse.Namespace, cases: list[Case] | None) -> dict[str, Any]:
     from numadam.bench import report
 
     about = report.machine()
-    print(report.introduction(about), report.head(), sep="\n\n", flush=True)
+    print(report.introduction(about), flush=True)
+    if cases is None:
+        return {"machine": about, "sizes": _run_sizes(args)}
+    print("", report.head(), sep="\n", flush=True)
     rows = []
     for case in cases:
-        rows.append(run_case(case, quick, wait))
+        rows.append(run_case(case, args.quick, args.wait))
         print(report.line(report.cells(rows[-1])), flush=True)
     return {"machine": about, "rows": [row.as_dict() for row in rows]}
+
+
+def _run_sizes(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure a step at each size and print the table line by line."""
+    from numadam.bench import noise, sizes
+
+    names, reasons = sizes.available()
+    elements, lost = sizes.sizes_for(args.quick, args.size)
+    for reason in (*reasons, *lost):
+        print(f"left out: {reason}", flush=True)
+    print(sizes.LEGEND, sizes.head(names), sep="\n\n", flush=True)
+    rows = []
+    for n in elements:
+        noise.wait_until_quiet(time.monotonic() + args.wait)
+        rows.append(sizes.measure_size(n, names, args.quick))
+        print(sizes.line(rows[-1]), flush=True)
+    return [row.as_dict() for row in rows]
 
 
 def run_case(case: Case, quick: bool, wait: float = 0.0) -> Row:
@@ -155,9 +229,12 @@ def _run_child(args: argparse.Namespace, environment: dict[str, str]) -> dict[st
         file = Path(folder) / "figures.json"
         command = [sys.executable, "-m", "numadam.bench", "--json", str(file)]
         command += ["--wait", str(args.wait), *(["--quick"] if args.quick else [])]
-        command += ["--options"] if args.options else []
-        command += ["--minimize"] if args.minimize else []
-        command += [word for name in args.case or () for word in ("--case", name)]
+        for name in ("targets", "options", "minimize"):
+            command += [f"--{name}"] if getattr(args, name) else []
+        for name in ("case", "size"):
+            command += [
+                word for one in getattr(args, name) or () for word in (f"--{name}", str(one))
+            ]
         subprocess.run(command, env=environment, check=True)
         table: dict[str, Any] = json.loads(file.read_text())[0]
     return table

@@ -6,7 +6,7 @@ import gc
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -72,6 +72,52 @@ def wake(side: Side, count: int, seconds: float, clock: Callable[[], float]) -> 
             return
 
 
+def rounds(
+    sides: Sequence[Side],
+    count: int,
+    *,
+    sample: float = SAMPLE,
+    settle: float = SETTLE,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], object] = time.sleep,
+) -> list[list[float]]:
+    """Seconds per call of each side in each round, the sides one right after the other.
+
+    The order turns round from round to round. Before each sample the process rests and the side
+    runs untimed for as long: its own threads are awake then, the others asleep.
+
+    Parameters
+    ----------
+    sides : sequence of callable
+    count : int
+        Number of rounds.
+    sample, settle, clock, sleep
+        As in `ratio`.
+
+    Returns
+    -------
+    list of list of float
+        One list a side.
+    """
+    counts = [repeats(side, sample, clock) for side in sides]
+    times: list[list[float]] = [[] for _ in sides]
+    order = list(range(len(sides)))
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(count):
+            for which in order:
+                sleep(settle)
+                wake(sides[which], counts[which], settle, clock)
+                seconds = timed(sides[which], counts[which], clock)
+                times[which].append(seconds / counts[which])
+            order.reverse()
+    finally:
+        if collecting:
+            gc.enable()
+    return times
+
+
 def ratio(
     ours: Side,
     theirs: Side,
@@ -84,9 +130,6 @@ def ratio(
     sleep: Callable[[float], object] = time.sleep,
 ) -> Figure:
     """Time ours / theirs: the median over `pairs` of samples taken one right after the other.
-
-    The side that goes first changes from pair to pair. Before each sample the process rests and
-    the side runs untimed for as long: its own threads are awake then, the others asleep.
 
     Parameters
     ----------
@@ -110,20 +153,8 @@ def ratio(
     """
     if pairs < 1:
         raise ValueError(f"pairs: expected 1 or more, got {pairs}.")
-    sides = (ours, theirs)
-    counts = [repeats(side, sample, clock) for side in sides]
-    times: tuple[list[float], list[float]] = ([], [])
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for k in range(pairs):
-            for which in (0, 1) if k % 2 == 0 else (1, 0):
-                sleep(settle)
-                wake(sides[which], counts[which], settle, clock)
-                seconds = timed(sides[which], counts[which], clock)
-                times[which].append(seconds / counts[which])
-    finally:
-        if collecting:
-            gc.enable()
-    value = median(a / b for a, b in zip(*times, strict=True))
-    return Figure(value / expected, median(times[0]), median(times[1]), expected)
+    mine, other = rounds(
+        (ours, theirs), pairs, sample=sample, settle=settle, clock=clock, sleep=sleep
+    )
+    value = median(a / b for a, b in zip(mine, other, strict=True))
+    return Figure(value / expected, median(mine), median(other), expected)

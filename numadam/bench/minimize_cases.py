@@ -37,6 +37,7 @@ MINIMIZE_CASES = (
             functools.partial(mp.numpy_loop, _NUMPY),
             _ROSEN / _NUMPY,
         ),
+        by="iterations",
     ),
     Case(
         "rosen-jax",

@@ -100,6 +100,30 @@ def torch_fused(*sizes: int) -> Side:
     return torch.optim.Adam(_tensors(sizes), lr=_LR, fused=True).step  # type: ignore[no-any-return]  # untyped peer
 
 
+def optax_adam(n: int) -> Side:
+    """``optax.adam`` compiled by JAX, which may reuse the memory of parameters and state."""
+    need("jax", "optax")
+    import jax
+    import optax
+
+    optimizer = optax.adam(_LR)
+
+    def update(p: Any, state: Any, g: Any) -> Any:
+        updates, state = optimizer.update(g, state, p)
+        return optax.apply_updates(p, updates), state
+
+    run = jax.jit(update, donate_argnums=(0, 1))
+    p, g = jax.numpy.asarray(values(n)), jax.numpy.asarray(values(n, seed=1))
+    state = optimizer.init(p)
+
+    def step() -> None:
+        nonlocal p, state
+        p, state = run(p, state, g)
+        jax.block_until_ready((p, state))
+
+    return step
+
+
 def deepspeed_adam(n: int) -> Side:
     """DeepSpeed's CPUAdam, which is built when it is first used."""
     need("torch", "deepspeed")

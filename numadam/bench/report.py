@@ -75,7 +75,7 @@ def cells(row: Row) -> tuple[str, ...]:
     doubt = row.busy is not None and row.busy > LIMIT and case.unit != "B"
     met = ("yes" if row.met else "NO") + ("?" if doubt else "")
     busy = "-" if row.busy is None else f"{row.busy:.0%}"
-    by = "" if figure.expected == 1.0 else f" ({figure.expected:.3g} of its bytes)"
+    by = "" if figure.expected == 1.0 else f" ({figure.expected:.3g} of its {case.by})"
     return (
         case.name,
         seconds(figure.ours),
@@ -118,7 +118,7 @@ def machine() -> dict[str, Any]:
 
     layer = threads.layer()  # first: asking for the number of threads makes Numba choose, too
     versions = {"python": platform.python_version()}
-    for name in ("numadam", "numpy", "numba", "tbb", "torch", "deepspeed"):
+    for name in ("numadam", "numpy", "numba", "tbb", "torch", "deepspeed", "jax", "optax"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

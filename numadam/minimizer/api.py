@@ -69,9 +69,10 @@ def minimize(
         sets it by element: the scale on which each one changes.
     rule : str or class, default "adam"
         Any rule of numadam: "adamw", "nadam", "rmsprop", "sgd", ...
-    callback : function, optional
-        ``callback(intermediate_result)`` or ``callback(x)`` after each iteration. A true value or
-        StopIteration ends the run with status 99.
+    callback : function or History, optional
+        ``callback(intermediate_result)`` (x, fun, nit, grad_norm, lr) or ``callback(x)`` after
+        each iteration. A true value or StopIteration ends the run with status 99. A
+        `numadam.History` records the run.
     gtol : float, default 1e-6
         Stop where the largest absolute component of the projected gradient
         ``x - clip(x - g, lo, hi)`` is at most this. 0 or None switches a test off.
@@ -86,7 +87,8 @@ def minimize(
     check_every : int, optional
         Iterations between two looks at f and gradient for all of the above. Default 1, and 20 on
         a GPU, which a look waits for. With a compiled `fun` tests look at every iteration; then
-        it says how often `callback` is called.
+        it says how often `callback` is called. A History that is thinned by its own `every` needs
+        none there.
     history : int or bool, optional
         Keep every so many iterations in the result's `history`; default: at most 10,000 of them.
     state : dict, optional
@@ -233,5 +235,7 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
         track_best=task.track_best is not False,
         history=task.every,
     )
-    watch, every = task.watch(optimizer), task.check_every or 1
-    return CompiledRun(batch, watch, maxiter=task.maxiter, check_every=every, state=task.state).go()
+    watch = task.watch(optimizer)
+    return CompiledRun(
+        batch, watch, maxiter=task.maxiter, check_every=task.check_every, state=task.state
+    ).go()

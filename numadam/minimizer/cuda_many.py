@@ -11,6 +11,7 @@ from numadam import options as op
 from numadam import plan as pl
 from numadam.compile import twins
 from numadam.minimizer.bridge import form_of
+from numadam.minimizer.progress import Bar
 from numadam.minimizer.result import ManyResult, attach
 from numadam.minimizer.stopping import RUNNING, Tolerances
 from numadam.pieces import make_advance_row, make_fill_row, width_of, wrapper
@@ -177,7 +178,7 @@ def minimize_on_device(
     import cupy
 
     from numadam.cuda import on_gpu
-    from numadam.minimizer.many import Bar, refuse_observers
+    from numadam.minimizer.many import refuse_observers
 
     form = form_of(fun, args, jac, many=True)
     if x.dtype.kind == "c":
@@ -196,17 +197,20 @@ def minimize_on_device(
                 "clip_norm: not offered for compiled problems on a GPU; clip_value is."
             )
         batch = DeviceBatch(fun, form, beside, args, optimizer, tolerances)
-        with Bar(progress, maxiter) as bar:
-            try:
-                while True:
-                    batch.advance(maxiter - batch.done)
-                    live = batch.live
-                    bar.tell(batch.done, live)
-                    if live == 0 or batch.done >= maxiter:
-                        break
-            except BaseException as error:
-                attach(error, _result(batch))
-                raise
+        bar, whole = Bar(progress, maxiter), False
+        try:
+            while True:
+                batch.advance(maxiter - batch.done)
+                live = batch.live
+                bar.tell(batch.done, f"{live} running")
+                if live == 0 or batch.done >= maxiter:
+                    break
+            whole = True
+        except BaseException as error:
+            attach(error, _result(batch))
+            raise
+        finally:
+            bar.close(whole)
         return _result(batch)
 
 

@@ -10,6 +10,7 @@ from array_api_compat import is_cupy_array
 from numadam.minimizer import desk as dk
 from numadam.minimizer import stopping as st
 from numadam.minimizer.driven import check_options, driven, rule_class
+from numadam.minimizer.progress import Bar
 from numadam.minimizer.result import ManyResult, attach
 from numadam.minimizer.run import observing
 from numadam.minimizer.start import check_maxiter, own_copy, read_bounds
@@ -199,19 +200,21 @@ def _compiled(
     bridge = bridge_to(fun, form_of(fun, args, jac, many=True), x.dtype, x.ndim - 1, args)
     optimizer = refuse_observers(driven(cls)(x, lr if rates is None else 1.0, **options))
     batch = Batch(optimizer, bridge, args, tolerances, track_best=False, rates=rates)
-    with Bar(progress, maxiter) as bar:
-        try:
-            steps = 0
-            while True:
-                if not batch.advance(steps):
-                    raise_again(batch)
-                bar.tell(batch.done, batch.live)
-                steps = maxiter - batch.done
-                if batch.live == 0 or steps <= 0:
-                    break
-        except BaseException as error:
-            attach(error, _of_batch(batch, interrupted=True))
-            raise
+    bar, whole, steps = Bar(progress, maxiter), False, 0
+    try:
+        while True:
+            if not batch.advance(steps):
+                raise_again(batch)
+            bar.tell(batch.done, f"{batch.live} running")
+            steps = maxiter - batch.done
+            if batch.live == 0 or steps <= 0:
+                break
+        whole = True
+    except BaseException as error:
+        attach(error, _of_batch(batch, interrupted=True))
+        raise
+    finally:
+        bar.close(whole)
     return _of_batch(batch)
 
 
@@ -233,27 +236,3 @@ def _of_batch(batch: Any, interrupted: bool = False) -> ManyResult:
         grad_norm=batch.values[dk.LARGEST].copy(),
         **arrays,
     )
-
-
-class Bar:
-    """A progress bar over iterations that says how many problems still run."""
-
-    def __init__(self, shown: bool, maxiter: int) -> None:
-        self._bar: Any = None
-        if shown:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=maxiter, unit="it")
-
-    def tell(self, done: int, live: int) -> None:
-        """So many iterations are done, and so many problems run."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{live} running", refresh=False)
-            self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

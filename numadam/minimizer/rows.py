@@ -10,6 +10,7 @@ from numba import boolean, float64, int64
 
 from numadam import plan as pl
 from numadam.compile import twins
+from numadam.minimizer.progress import Bar
 from numadam.minimizer.result import ManyResult, attach
 from numadam.minimizer.stopping import RUNNING, Tolerances, verdict
 
@@ -144,17 +145,18 @@ class Rows:
 
     def go(self) -> ManyResult:
         """Run until every row has stopped."""
-        from numadam.minimizer.many import Bar
-
-        with Bar(self._progress, self._maxiter) as bar:
-            try:
-                self._loop(bar)
-            except BaseException as error:
-                attach(error, self._result(interrupted=True))
-                raise
+        bar, whole = Bar(self._progress, self._maxiter), False
+        try:
+            self._loop(bar)
+            whole = True
+        except BaseException as error:
+            attach(error, self._result(interrupted=True))
+            raise
+        finally:
+            bar.close(whole)
         return self._result()
 
-    def _loop(self, bar: Any) -> None:
+    def _loop(self, bar: Bar) -> None:
         done, x = 0, self._x
         held: Any = None
         stopped = before = None
@@ -164,7 +166,7 @@ class Rows:
                 live = self._look(done, before)
                 if held is None or live < len(self._codes):
                     held, stopped = x.copy(), self._xp.asarray(self._codes != RUNNING)
-                bar.tell(done, live)
+                bar.tell(done, f"{live} running")
                 if live == 0:
                     return
             if done == self._maxiter:

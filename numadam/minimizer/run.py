@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from scipy.optimize import OptimizeResult
 
+from numadam.history import History
 from numadam.minimizer.objective import Objective
+from numadam.minimizer.progress import Bar
 from numadam.minimizer.result import attach, finish, load_state, make_history, save_state
 from numadam.minimizer.start import map_leaves
-from numadam.minimizer.stopping import BAD_F, CALLBACK, MAXITER, RUNNING, Tolerances
+from numadam.minimizer.stopping import (
+    BAD_F,
+    CALLBACK,
+    FTOL,
+    GTOL,
+    MAXITER,
+    RUNNING,
+    XTOL,
+    Tolerances,
+)
 from numadam.optimizer import Optimizer
 from numadam.rules.base import LR
 
@@ -55,33 +66,49 @@ class Watch:
     def __init__(self, callback: Any, progress: bool, maxiter: int, optimizer: Optimizer) -> None:
         self._callback = read_callback(callback)
         self._schedules = observing(optimizer)
-        self._bar: Any = None
+        self._history = callback if isinstance(callback, History) else None
+        self._bar, self._progress = Bar(progress, maxiter), progress
         self._begin, self._resumed = 0, False
-        if progress:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=maxiter, unit="it")
+        self._leaves: Sequence[Any] = ()
+        self._make_x: Callable[[], Any] = list
         #: whether f is asked for at every iterate
         self.wants_f = callback is not None or progress or bool(self._schedules)
         #: whether it has to be told of every single one
         self.each = callback is not None or bool(self._schedules)
         self.message: str | None = None
 
-    def start(self, nit: int, resumed: bool) -> None:
-        """The run begins at this iteration; that of a resumed one has been told of before."""
-        self._begin, self._resumed = nit, resumed
+    def start(
+        self, nit: int, resumed: bool, leaves: Sequence[Any], make_x: Callable[[], Any]
+    ) -> None:
+        """The run begins at this iteration; that of a resumed one has been told of before.
 
-    def tell(self, nit: int, f: float, largest: float, make_x: Callable[[], Any]) -> int:
+        `leaves` are the arrays of x that every iterate is in, `make_x` copies x.
+        """
+        self._begin, self._resumed = nit, resumed
+        self._leaves, self._make_x = leaves, make_x
+
+    def gap(self, done: int, check: int | None) -> int:
+        """Iterations until somebody has to be told; `check` is what the user said."""
+        if check is not None:
+            return check - done % check
+        if self._history is None or self._schedules:
+            return 1
+        return self._history.gap(self._begin + done)
+
+    def tell(self, nit: int, f: float, largest: float, rate: float, end: bool) -> int:
         """Tell them; `CALLBACK` where the callback asks to stop."""
         if nit > self._begin or not self._resumed:
             for schedule in self._schedules:
                 schedule.observe(f)
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"f={f:.6g}, |g|={largest:.2g}", refresh=False)
-            self._bar.update(nit - self._begin - self._bar.n)
+        if self._progress:
+            self._bar.tell(nit - self._begin, f"f={f:.6g}, |g|={largest:.2g}")
+        if self._history is not None:
+            if end or self._history.wants(nit):
+                self._history.see(nit, f, largest, rate, self._leaves, end)
+            return RUNNING
         if self._callback is None or nit == self._begin:
             return RUNNING
-        result = OptimizeResult(x=make_x(), fun=f, nit=nit, grad_norm=largest)
+        result = OptimizeResult(x=self._make_x(), fun=f, nit=nit, grad_norm=largest, lr=rate)
         try:
             if _asks_to_stop(self._callback(result)):
                 self.message = "`callback` returned a true value."
@@ -91,10 +118,9 @@ class Watch:
             return CALLBACK
         return RUNNING
 
-    def close(self) -> None:
-        """Take the bar down."""
-        if self._bar is not None:
-            self._bar.close()
+    def close(self, code: int) -> None:
+        """Take the bar down at the end of a run."""
+        self._bar.close(whole=code in (GTOL, FTOL, XTOL, MAXITER, CALLBACK))
 
 
 class Run:
@@ -124,7 +150,7 @@ class Run:
             best = load_state(optimizer, state)
             self._best = best if self._tracks else None
         self._begin = optimizer.t
-        watch.start(self._begin, state is not None)
+        watch.start(self._begin, state is not None, optimizer._engine.params, self._copy)
         self._f: Any = None
         self._g: Any = None
         self._f_before = 0.0
@@ -133,6 +159,7 @@ class Run:
 
     def go(self) -> OptimizeResult:
         """Run until a test holds; an exception carries what there is."""
+        code = RUNNING
         try:
             code = self._loop()
             if self._f is None:
@@ -142,7 +169,7 @@ class Run:
             attach(error, self._result(RUNNING))
             raise
         finally:
-            self._watch.close()
+            self._watch.close(code)
         return self._result(code)
 
     def _loop(self) -> int:
@@ -188,7 +215,8 @@ class Run:
             seen = math.nan if self._f is None else f
             self._lines.append((k, seen, self._glance.largest, self._rate))
         if self._watch.wants_f:
-            told = self._watch.tell(k, f, self._glance.largest, self._copy)
+            end = last or code != RUNNING
+            told = self._watch.tell(k, f, self._glance.largest, self._rate, end)
             code = told if told != RUNNING else code
         return code
 

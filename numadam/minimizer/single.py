@@ -30,7 +30,7 @@ class CompiledRun:
     """One minimisation with a compiled objective."""
 
     def __init__(
-        self, batch: Batch, watch: Watch, *, maxiter: int, check_every: int, state: Any
+        self, batch: Batch, watch: Watch, *, maxiter: int, check_every: int | None, state: Any
     ) -> None:
         self._batch, self._watch, self._maxiter = batch, watch, maxiter
         self._check, self._begin = check_every, 0
@@ -39,7 +39,8 @@ class CompiledRun:
             if best is not None and batch.best is not None:
                 batch.best[...], batch.values[dk.F_BEST] = best
         self._begin = batch.optimizer.t
-        watch.start(self._begin, state is not None)
+        x = batch.x[0]
+        watch.start(self._begin, state is not None, (x,), x.copy)
 
     def _shaped(self, state: Any) -> Any:
         """The saved run for a batch of one; running products have rows of their own already."""
@@ -51,13 +52,14 @@ class CompiledRun:
 
     def go(self) -> OptimizeResult:
         """Run until a test holds; an exception carries what there is."""
+        code = RUNNING
         try:
             code = self._loop()
         except BaseException as error:
             attach(error, self._result(RUNNING))
             raise
         finally:
-            self._watch.close()
+            self._watch.close(code)
         return self._result(code)
 
     def _loop(self) -> int:
@@ -73,13 +75,13 @@ class CompiledRun:
             if watch.wants_f:
                 f, largest = batch.values[dk.F, 0], batch.values[dk.LARGEST, 0]
                 k = self._begin + batch.done
-                told = watch.tell(k, float(f), float(largest), lambda: batch.x[0].copy())
+                told = watch.tell(k, float(f), float(largest), batch.last_rate, code != RUNNING)
                 code = told if told != RUNNING else code
             if code != RUNNING:
                 return code
             steps = self._maxiter - batch.done
             if watch.each:
-                steps = min(steps, self._check - batch.done % self._check)
+                steps = min(steps, watch.gap(batch.done, self._check))
 
     def _result(self, code: int) -> OptimizeResult:
         batch, optimizer = self._batch, self._batch.optimizer

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Set
 from typing import Any
 
+from numadam import show
 from numadam.rules.base import Hyper
 
 
@@ -80,6 +81,11 @@ class Scheduled(ABC):
 
     @abstractmethod
     def _at(self, t: int) -> float: ...
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        rows = [(name, show.brief(value)) for name, value in vars(self).items()]
+        return show.table(type(self).__name__, rows)
 
     def _check(self, numbers: tuple[Hyper, ...], counts: dict[str, int] | None = None) -> None:
         """Check these fields and keep them as float and int."""

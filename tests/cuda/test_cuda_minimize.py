@@ -97,3 +97,21 @@ def test_rows_on_the_device(cupy):
     )  # fmt: skip
     np.testing.assert_array_equal(on_gpu.nit, on_cpu.nit)
     np.testing.assert_allclose(np.asarray(on_gpu.x), on_cpu.x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("check_every", [1, 20])
+def test_a_history_of_cupy_arrays(cupy, check_every):
+    gpu, cpu = na.History(), na.History(check_every)
+
+    def on_gpu(x):
+        f, g = square(np.asarray(x))
+        return cupy.asarray(f), cupy.asarray(g)
+
+    options = {"jac": True, "lr": 0.1, "maxiter": 40, "gtol": 0}
+    start = cupy.asarray(np.zeros(3))
+    na.minimize(on_gpu, start, callback=gpu, check_every=check_every, **options)
+    na.minimize(square, np.zeros(3), callback=cpu, **options)
+    for name in ("t", "f", "grad_norm", "param_norm", "lr"):
+        np.testing.assert_allclose(gpu[name], cpu[name], rtol=1e-9, err_msg=name)
+    unseen = np.isnan(gpu["step_norm"])
+    assert unseen.all() if check_every > 1 else unseen.sum() == 1  # the iterate before was not seen

@@ -226,3 +226,17 @@ def test_bare_update_and_out(cp):
     np.testing.assert_allclose(cp.asnumpy(out), -0.1, rtol=1e-6)
     na.adam_update(p, g, cp.zeros(5), cp.zeros(5), 1, lr=0.1)
     np.testing.assert_allclose(cp.asnumpy(p), 0.9, rtol=1e-6)
+
+
+def test_a_history_beside_step(cp):
+    table = {}
+    for xp in (np, cp):
+        x, history = xp.arange(10_000, dtype="float32") - 5000.0, na.History(every=2)
+        opt = na.Adam(x, lr=0.1)
+        for _ in range(4):
+            grads = 2 * x
+            opt.step(grads)
+            history.record(opt, (x * x).sum(), grads)
+        table[xp.__name__] = history.to_dict()
+    for name, wanted in table["numpy"].items():
+        np.testing.assert_allclose(table["cupy"][name], wanted, rtol=1e-4, err_msg=name)

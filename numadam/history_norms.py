@@ -1,0 +1,69 @@
+"""Norms that a `History` forms, of gradients, parameters and steps, in one thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+#: Squares between these are neither rounded to zero nor overflow, in float32 or float64.
+_SAFE = {"f": (1e-30, 1e30), "d": (1e-280, 1e280)}
+#: Numbers squared and added up in their own dtype, the sums of them in float64; so few that BLAS
+#: uses one thread.
+_ROW = 4096
+
+
+def gradient_norm(opt: Any, grads: Any) -> float:
+    """Norm of the gradients that were passed, else the one that the step formed, else NaN."""
+    if grads is None:
+        if not opt._settings.plan.norm:
+            return math.nan
+        norms = opt.grad_norm
+        return math.hypot(*norms) if isinstance(norms, list) else float(norms)
+    leaves = opt._tree.flatten(grads, "grads")
+    names = opt._tree.names("grads")
+    for leaf, name in zip(leaves, names, strict=True):
+        if not hasattr(leaf, "dtype") or not hasattr(leaf, "ravel"):
+            raise TypeError(
+                f"{name}: expected a dense array, got {type(leaf).__name__}. Leave grads out and "
+                "make the optimiser with clip_norm=numpy.inf: its step then forms the norm."
+            )
+    return norm_of(leaves)
+
+
+def norm_of(leaves: Sequence[Any]) -> float:
+    """Euclidean norm of all elements of all arrays."""
+    return math.hypot(*map(_norm, leaves))
+
+
+def _norm(leaf: Any) -> float:
+    """Euclidean norm of one array; scaled where squares would leave the range."""
+    if leaf.dtype.itemsize < 4:
+        leaf = leaf.astype(np.float32)
+    flat = leaf.ravel(order="K")
+    if flat.dtype.kind == "c":
+        flat = flat.view(flat.real.dtype)
+    low, high = _SAFE["f" if flat.dtype.itemsize == 4 else "d"]
+    with np.errstate(all="ignore"):
+        square = _square(flat)
+        if low < square < high or not flat.size:
+            return math.sqrt(square)
+        top = float(abs(flat).max())
+        if top == 0.0 or not math.isfinite(top):
+            return top
+        return top * math.sqrt(_square(flat / top))
+
+
+def _square(flat: Any) -> float:
+    """Sum of squares, on the host in one thread: BLAS wakes its own, which take our cores."""
+    if not isinstance(flat, np.ndarray):
+        return float(array_namespace(flat).vdot(flat, flat))
+    if flat.size <= _ROW:
+        return float(np.dot(flat, flat))
+    whole = flat.size - flat.size % _ROW
+    rows, rest = flat[:whole].reshape(-1, _ROW), flat[whole:]
+    sums = np.einsum("ij,ij->i", rows, rows)
+    return float(sums.sum(dtype=np.float64)) + float(np.dot(rest, rest))

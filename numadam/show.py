@@ -1,0 +1,100 @@
+"""How things look: a long value in a few words, and the small tables that notebooks show."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+#: Elements of an array, and entries of a container, that are shown in full.
+_SHORT, _ENTRIES = 6, 4
+#: Colours are those of the page: right in a dark notebook, too.
+_TABLE = '<table style="border-collapse: collapse; color: inherit">'
+_CELL = "text-align: left; padding: 0.1em 0.8em 0.1em 0; vertical-align: top"
+
+
+def brief(value: Any) -> str:
+    """A value in a few words: long arrays as dtype and shape, long containers with dots.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> brief({"w": np.zeros((100, 3)), "b": [1, 2, 3, 4, 5]})
+    "{'w': float64 array of shape (100, 3), 'b': [1, 2, 3, 4, ...]}"
+    """
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        short = getattr(value, "size", 0) <= _SHORT and not value.dtype.hasobject
+        return repr(value) if short else f"{value.dtype} array of shape {value.shape}"
+    if type(value) is dict:
+        entries = [f"{key!r}: {brief(one)}" for key, one in list(value.items())[:_ENTRIES]]
+        return "{" + ", ".join(_with_dots(entries, len(value))) + "}"
+    if type(value) in (list, tuple):
+        entries = _with_dots([brief(one) for one in value[:_ENTRIES]], len(value))
+        if type(value) is list:
+            return "[" + ", ".join(entries) + "]"
+        return "(" + ", ".join(entries) + ("," if len(value) == 1 else "") + ")"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return str(value.__qualname__)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _with_dots(entries: list[str], count: int) -> list[str]:
+    return [*entries, "..."] if count > len(entries) else entries
+
+
+def number(value: float) -> str:
+    """A number for people: six digits."""
+    return f"{value:.6g}"
+
+
+def count(number: int, what: str) -> str:
+    """``1 array``, ``2,000 arrays``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def nbytes(size: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def outline(leaves: Sequence[Any]) -> str:
+    """How many arrays and elements, of what dtype, and where.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> outline([np.zeros((20, 30)), np.zeros(1000)])
+    '2 arrays, 1,600 float64, cpu'
+    """
+    elements = sum(int(leaf.size) for leaf in leaves)
+    dtypes = ", ".join(dict.fromkeys(str(leaf.dtype) for leaf in leaves))
+    return f"{count(len(leaves), 'array')}, {elements:,} {dtypes}" + _place(leaves)
+
+
+def _place(leaves: Sequence[Any]) -> str:
+    places = dict.fromkeys(str(getattr(leaf, "device", "cpu")) for leaf in leaves)
+    return "".join(f", {place.strip('<>')}" for place in places)
+
+
+def table(title: str, rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """A small HTML table; every text is escaped.
+
+    Examples
+    --------
+    >>> "<b>a &lt; b</b>" in table("a < b", [("lr", "0.1")])
+    True
+    """
+    parts = [_TABLE, f"<caption><b>{html.escape(title)}</b></caption>"]
+    parts += [_row("th", head)] if head else []
+    parts += [_row("td", row) for row in rows]
+    return "".join([*parts, "</table>"])
+
+
+def _row(tag: str, entries: Sequence[str]) -> str:
+    cells = (f'<{tag} style="{_CELL}">{html.escape(entry)}</{tag}>' for entry in entries)
+    return f"<tr>{''.join(cells)}</tr>"

@@ -1,0 +1,376 @@
+"""`History`: what it keeps of a run, under `step` and `minimize`, and that it changes none."""
+
+import pickle
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+
+import numadam as na
+
+START = np.array([-1.2, 1.0])
+
+
+def fun(x):
+    return np.sum((x - 1) ** 2), 2 * (x - 1)
+
+
+@numba.njit
+def compiled(x, g):
+    f = 0.0
+    for i in range(x.size):
+        g[i] = 2 * (x[i] - 1)
+        f += (x[i] - 1) ** 2
+    return f
+
+
+def iterates(count, **options):
+    """The parameters before the first step and after each, by hand."""
+    x = START.copy()
+    opt = na.Adam(x, **options)
+    seen = [x.copy()]
+    for _ in range(count):
+        opt.step(fun(x)[1])
+        seen.append(x.copy())
+    return np.array(seen)
+
+
+def recorded(steps, every=1, norms=True, **options):
+    history, x = na.History(every, norms=norms), START.copy()
+    opt = na.Adam(x, **options)
+    for _ in range(steps):
+        f, grads = fun(x)
+        opt.step(grads)
+        history.record(opt, f, grads)
+    return history, x
+
+
+def norms(rows):
+    return np.linalg.norm(rows, axis=-1)
+
+
+def test_records_of_a_loop_of_ones_own():
+    history, x = recorded(20, lr=0.1)
+    xs = iterates(20, lr=0.1)
+    np.testing.assert_array_equal(x, xs[-1])
+    np.testing.assert_array_equal(history["t"], np.arange(1, 21))
+    np.testing.assert_allclose(history["f"], [fun(x)[0] for x in xs[:-1]], rtol=1e-15)
+    np.testing.assert_allclose(history["grad_norm"], [norms(fun(x)[1]) for x in xs[:-1]])
+    np.testing.assert_allclose(history["param_norm"], norms(xs[1:]))
+    assert np.isnan(history["step_norm"][0])  # the start was not seen
+    np.testing.assert_allclose(history["step_norm"][1:], norms(np.diff(xs, axis=0))[1:])
+    np.testing.assert_array_equal(history["ratio"], history["step_norm"] / history["param_norm"])
+    np.testing.assert_array_equal(history["lr"], 0.1)
+
+
+def test_a_thinned_record_has_the_norm_of_one_step():
+    history, _ = recorded(25, every=10, lr=0.1)
+    xs = iterates(25, lr=0.1)
+    np.testing.assert_array_equal(history["t"], [10, 20])
+    np.testing.assert_allclose(history["step_norm"], norms(np.diff(xs, axis=0))[[9, 19]])
+
+
+def test_norms_can_be_left_out():
+    history, _ = recorded(3, norms=False)
+    assert np.isnan(history["param_norm"]).all()
+    assert np.isfinite(history["grad_norm"]).all()
+    assert history._copy == []
+
+
+def test_lr_is_that_of_the_step():
+    history, _ = recorded(4, lr=lambda t: 0.5**t)
+    np.testing.assert_array_equal(history["lr"], [1, 0.5, 0.25, 0.125])
+    x = np.ones(2)
+    opt, history = na.Adam(x, lr=np.array([0.1, 0.2])), na.History()
+    opt.step(x.copy())
+    history.record(opt)
+    assert np.isnan(history["lr"][0])
+
+
+def test_the_norm_that_the_step_formed_is_taken():
+    x = {"a": np.ones(3), "b": np.ones(4)}
+    opt, history = na.Adam(x, clip_norm=np.inf), na.History()
+    opt.step({"a": np.full(3, 2.0), "b": np.zeros(4)})
+    history.record(opt)
+    assert history["grad_norm"][0] == opt.grad_norm == pytest.approx(12**0.5)
+    assert np.isnan(history["f"][0])
+
+
+def test_nothing_is_known_of_gradients_that_nobody_shows():
+    opt, history = na.Adam(np.ones(2)), na.History()
+    opt.step(np.ones(2))
+    history.record(opt)
+    assert np.isnan(history["grad_norm"][0])
+
+
+def test_calls_without_a_step_are_not_kept():
+    x = np.ones(2)
+    opt, history = na.Adam(x, nonfinite="skip"), na.History()
+    for g in (1.0, np.nan, 1.0):
+        opt.step(np.full(2, g))
+        history.record(opt, 1.0, np.full(2, g))
+    np.testing.assert_array_equal(history["t"], [1, 2])
+
+
+def test_a_run_that_went_back_drops_what_came_after():
+    x = np.ones(2)
+    opt, history = na.Adam(x), na.History()
+    saved = {}
+    for k in range(5):
+        if k == 3:
+            opt.state = saved
+        opt.step(x.copy())
+        history.record(opt, float(k))
+        if k == 0:
+            saved = {key: np.copy(value) for key, value in dict(opt.state).items()}
+    np.testing.assert_array_equal(history["t"], [1, 2, 3])
+    np.testing.assert_array_equal(history["f"], [0, 3, 4])
+    assert np.isnan(history["step_norm"][1])  # from an iterate of the other branch
+
+
+@pytest.mark.parametrize("objective", [fun, compiled], ids=["python", "compiled"])
+@pytest.mark.parametrize("every", [1, 7])
+def test_a_callback_of_minimize(objective, every):
+    options = {"jac": True} if objective is fun else {}
+    plain = na.minimize(objective, START, lr=0.1, maxiter=50, gtol=0, **options)
+    history = na.History(every)
+    res = na.minimize(objective, START, lr=0.1, maxiter=50, gtol=0, callback=history, **options)
+    np.testing.assert_array_equal(res.x, plain.x)  # it changes no bit
+    assert (res.nit, res.nfev) == (plain.nit, plain.nfev)
+    t = history["t"]
+    due = range(0, 51, every)
+    np.testing.assert_array_equal(t, sorted({*due, 50}))
+    xs = iterates(50, lr=0.1)
+    np.testing.assert_allclose(history["f"], [fun(x)[0] for x in xs[t]], rtol=1e-12)
+    np.testing.assert_allclose(history["grad_norm"], [np.abs(fun(x)[1]).max() for x in xs[t]])
+    np.testing.assert_allclose(history["param_norm"], norms(xs[t]))
+    steps = norms(np.diff(xs, axis=0))
+    seen = [k for k in t if k > 0 and k % every == 0]
+    np.testing.assert_allclose(history["step_norm"][np.isin(t, seen)], steps[np.array(seen) - 1])
+    np.testing.assert_array_equal(history["lr"], 0.1)
+
+
+def test_the_end_of_a_run_is_kept():
+    history = na.History(1000)
+    res = na.minimize(fun, START, jac=True, lr=0.1, callback=history)
+    assert res.success
+    np.testing.assert_array_equal(history["t"], [0, res.nit])
+    assert history["f"][-1] == res.fun
+    assert history["grad_norm"][-1] == res.grad_norm
+
+
+def test_a_resumed_run_goes_on_in_the_same_history():
+    history = na.History()
+    half = na.minimize(fun, START, jac=True, lr=0.1, maxiter=10, callback=history)
+    na.minimize(fun, half.x, jac=True, lr=0.1, maxiter=10, callback=history, state=half.state)
+    np.testing.assert_array_equal(history["t"], np.arange(21))
+    na.minimize(fun, START, jac=True, lr=0.1, maxiter=5, callback=history)  # a new run
+    np.testing.assert_array_equal(history["t"], np.arange(6))
+
+
+def test_nested_arrays_and_inside_another_callback():
+    def nested(p):
+        return np.sum(p["a"] ** 2) + p["b"][0] ** 2, {"a": 2 * p["a"], "b": 2 * p["b"]}
+
+    start = {"a": np.ones(3), "b": np.ones(1)}
+    whole, inside = na.History(), na.History()
+    options = {"jac": True, "lr": 0.1, "maxiter": 5}
+    na.minimize(nested, start, callback=whole, **options)
+
+    def callback(intermediate_result):
+        inside(intermediate_result)
+
+    na.minimize(nested, start, callback=callback, **options)
+    for name in ("f", "grad_norm", "param_norm", "lr"):
+        np.testing.assert_array_equal(inside[name], whole[name][1:])
+    np.testing.assert_allclose(inside["step_norm"][1:], whole["step_norm"][2:])
+
+
+def test_the_other_methods_of_scipy():
+    import scipy.optimize
+
+    history = na.History()
+    res = scipy.optimize.minimize(fun, START, jac=True, method="L-BFGS-B", callback=history)
+    assert len(history) == res.nit
+    assert history["f"][-1] == res.fun
+    assert np.isnan(history["lr"]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64])
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e4, 1e30, 1e-40, 1e200])
+def test_norms_are_safe_in_range(dtype, scale):
+    from numadam.history_norms import norm_of
+
+    rng = np.random.default_rng(0)
+    with np.errstate(all="ignore"):
+        arrays = [(scale * rng.standard_normal(n)).astype(dtype) for n in (0, 3, 10_000)]
+    if dtype is np.complex64:
+        arrays = [array * dtype(1 + 2j) for array in arrays] if scale < 1e30 else arrays
+    wide = np.concatenate(arrays).astype(np.clongdouble if dtype is np.complex64 else np.longdouble)
+    expected = float(np.sqrt(np.sum(np.abs(wide) ** 2)))
+    assert norm_of(arrays) == pytest.approx(expected, rel=1e-4 if scale == 1e-40 else 1e-6)
+
+
+def test_norms_of_other_layouts_and_of_nan():
+    from numadam.history_norms import norm_of
+
+    x = np.arange(30_000.0).reshape(100, 300)
+    expected = np.linalg.norm(x)
+    for view in (x.T, np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2]):
+        assert norm_of([view]) == pytest.approx(expected, rel=1e-14)
+    x[3, 4] = np.nan
+    assert np.isnan(norm_of([x]))
+    x[3, 4] = -np.inf
+    assert norm_of([x]) == np.inf
+
+
+def test_parameters_that_blow_up_are_recorded_without_a_warning():
+    x = np.ones(2)
+    opt, history = na.SGD(x, lr=1.0), na.History()
+    for _ in range(3):
+        opt.step(np.array([np.inf, 1.0]))
+        history.record(opt)
+    assert np.isnan(history["step_norm"][-1])
+    assert len(history) == 3
+
+
+def test_as_a_dict_and_a_pickle():
+    history, _ = recorded(5)
+    table = history.to_dict()
+    assert list(table) == ["t", "f", "grad_norm", "step_norm", "param_norm", "ratio", "lr"]
+    assert table["t"].dtype == np.int64
+    again = pickle.loads(pickle.dumps(history))
+    for name, column in table.items():
+        np.testing.assert_array_equal(again[name], column)
+    assert again._copy == []
+    assert repr(again) == repr(history)
+    table["f"][:] = 0  # a copy
+    assert history["f"][0] != 0
+    history.clear()
+    assert len(history) == 0
+
+
+def test_what_it_looks_like():
+    history, _ = recorded(30, every=10, lr=0.1)
+    assert repr(history).startswith("History(every=10, 3 records, t=10..30, f=")
+    page = history._repr_html_()
+    assert page.count("<tr>") == 8
+    assert "ratio" in page
+    assert repr(na.History()) == "History(every=1, no records)"
+    assert "no records" in na.History()._repr_html_()
+
+
+def test_a_picture():
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    history, _ = recorded(30, lr=0.1)
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    axes = history.plot(["f", "lr"], axes=figure.subplots(1, 2))
+    assert [ax.get_ylabel() for ax in axes] == ["f", "lr"]
+    assert axes[0].get_yscale() == "log"
+    np.testing.assert_array_equal(axes[0].lines[0].get_ydata(), history["f"])
+    figure.canvas.draw()
+
+
+def test_a_picture_of_its_own_leaves_out_what_is_unknown():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    before = plt.get_backend()
+    plt.switch_backend("agg")
+    try:
+        history = na.History(norms=False)
+        opt = na.Adam(np.ones(2), lr=0.0)
+        opt.step(np.ones(2))
+        history.record(opt, -1.0)
+        axes = history.plot()
+        assert [ax.get_ylabel() for ax in axes] == ["f", "lr"]
+        assert axes[0].get_yscale() == "linear"
+        plt.close(axes[0].figure)
+    finally:
+        plt.switch_backend(before)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (
+            lambda h: na.History(0),
+            ValueError,
+            "every: expected a whole number of at least 1, got 0",
+        ),
+        (lambda h: na.History(norms=1), TypeError, "norms: expected True or False, got 1"),
+        (lambda h: h["x"], KeyError, "the columns are t, f, grad_norm"),
+        (lambda h: h.plot(["x"]), KeyError, "the columns are t, f"),
+        (lambda h: h.plot("f"), ValueError, "columns: expected a list of names"),
+        (lambda h: h.plot(["f"], axes=[1, 2]), ValueError, "axes: expected one a column, 1, got 2"),
+        (lambda h: na.History().plot(), ValueError, "plot: the history has no records yet"),
+        (lambda h: h(np.ones(3)), TypeError, "intermediate_result: expected a result with x"),
+    ],
+)
+def test_misuse(call, error, said):
+    history, _ = recorded(2)
+    with pytest.raises(error, match=said):
+        call(history)
+    assert len(history) == 2
+
+
+def test_a_record_that_is_refused_leaves_none():
+    opt, history = na.Adam(np.ones(2)), na.History()
+    opt.step(np.ones(2))
+    with pytest.raises(TypeError, match="f: expected a number, got str"):
+        history.record(opt, "low")
+    with pytest.raises(TypeError, match=r"grads: expected a dense array, got Rows\. Leave grads"):
+        history.record(opt, 1.0, na.Rows(np.array([0]), np.ones(1)))
+    assert len(history) == 0
+
+
+def test_it_loads_neither_numba_nor_matplotlib():
+    code = (
+        "import sys, numadam; numadam.History();"
+        "print({'numba', 'cupy', 'scipy', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("fails_at", "drawn"), [(1, False), (4, True)], ids=["before the first", "later"]
+)
+def test_a_bar_is_closed_on_an_exception(fails_at, drawn, capsys):
+    calls = 0
+
+    def fails(x):
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise RuntimeError("solver diverged")
+        return fun(x)
+
+    with pytest.raises(RuntimeError, match="solver diverged"):
+        na.minimize(fails, START, jac=True, maxiter=10, progress=True)
+    shown = capsys.readouterr().err
+    assert ("it/s" in shown or "?it" in shown) is drawn
+    if drawn:
+        assert shown.endswith("\n")  # closed
+    na.minimize(fun, START, jac=True, maxiter=3, progress=True)
+    assert "3/3" in capsys.readouterr().err  # the next bar begins on a line of its own
+
+
+def test_a_bar_of_a_run_that_stops_early_is_full_and_printed_once(capsys):
+    res = na.minimize(fun, START, jac=True, lr=0.1, progress=True)
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1
+    assert f"{res.nit}/{res.nit} [" in err.split("\r")[-1]
+
+
+def test_no_bar_where_the_state_is_refused(capsys):
+    with pytest.raises(TypeError, match="state"):
+        na.minimize(fun, START, jac=True, state=3, progress=True)
+    assert capsys.readouterr().err == ""

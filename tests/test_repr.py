@@ -1,0 +1,192 @@
+"""What optimisers, states, results and schedules look like in a terminal and in a notebook."""
+
+import pickle
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import numadam as na
+from numadam import show
+
+
+class Cells(HTMLParser):
+    """The texts of the cells of a table, and whether its tags are closed."""
+
+    def __init__(self, page):
+        super().__init__(convert_charrefs=True)
+        self.open, self.rows = [], []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def cells(thing):
+    page = thing._repr_html_()
+    assert set(re.findall(r"[a-z-]*color[a-z-]*: *[^;\"]*", page)) == {
+        "color: inherit"
+    }  # dark pages
+    assert "http" not in page
+    return {row[0]: row[1:] for row in Cells(page).rows}
+
+
+def paraboloid(x):
+    return np.sum((x - 1) ** 2), 2 * (x - 1)
+
+
+def paraboloids(x):
+    return np.sum((x - 1) ** 2, axis=1), 2 * (x - 1)
+
+
+def test_an_optimiser_names_its_arrays_and_what_is_unusual():
+    params = {"w": np.zeros((40, 30)), "b": np.zeros(30)}
+    opt = na.Adam(params, lr=na.schedules.Constant(0.1), beta2=0.99)
+    assert repr(opt) == (
+        "Adam(lr=Constant(value=0.1), beta2=0.99, t=0; 2 arrays, 1,230 float64, cpu)"
+    )
+    shown = cells(opt)
+    assert shown["params"] == ["2 arrays, 1,230 float64, cpu"]
+    assert shown["state"] == ["m, v (19.7 kB)"]
+    assert shown["t"] == ["0"]
+    assert shown["beta2"] == ["0.99"]
+    assert "beta1" not in shown
+
+
+def test_an_optimiser_of_a_preset_shows_what_it_changed():
+    shown = repr(na.Adam(np.zeros(3), like="keras"))
+    assert "like='keras'" in shown
+    assert "eps=1e-07" in shown
+
+
+def test_a_long_option_is_a_few_words():
+    shown = repr(na.Adam(np.zeros(1000), lr=np.full(1000, 0.1)))
+    assert shown.startswith("Adam(lr=float64 array of shape (1000,), t=0; ")
+    assert len(shown) < 100
+
+
+class Doubly(na.Adam):
+    """A user's class with a default of its own."""
+
+    def __init__(self, params, lr=0.5, **options):
+        super().__init__(params, lr, **options)
+
+
+def test_a_class_of_the_users():
+    assert repr(Doubly(np.zeros(2))) == "Doubly(lr=0.5, t=0; 1 array, 2 float64, cpu)"
+
+
+def test_an_empty_array():
+    assert repr(na.Adam(np.zeros(0))) == "Adam(lr=0.001, t=0; 1 array, 0 float64, cpu)"
+
+
+def test_the_state():
+    opt = na.Adam({"<b>": np.zeros(3)})
+    opt.step({"<b>": np.ones(3)})
+    shown = cells(opt.state)
+    assert shown == {
+        "t": ["1"],
+        "m": ["1 array, 3 float64, cpu"],
+        "v": ["1 array, 3 float64, cpu"],
+    }
+
+
+def test_a_schedule():
+    shown = cells(na.schedules.Cosine(0.1, steps=10))
+    assert shown["start"] == ["0.1"]
+    assert shown["steps"] == ["10"]
+
+
+def test_a_result_is_short_and_still_scipys():
+    from scipy.optimize import OptimizeResult
+
+    res = na.minimize(paraboloid, np.zeros(1000), jac=True, lr=0.1, maxiter=50)
+    text = repr(res)
+    assert isinstance(res, OptimizeResult)
+    assert text.splitlines()[0] == "   message: The number of iterations has reached maxiter."
+    assert len(text) < 1500
+    assert "51 iterations of nit, fun, grad_norm, lr" in text
+    assert "to go on from nit=50" in text
+    assert set(res) == set(res.keys())
+    shown = cells(res)
+    assert list(shown)[:3] == ["message", "success", "status"]
+    assert shown["x"] == ["float64 array of shape (1000,)"]
+    again = pickle.loads(pickle.dumps(res))
+    assert repr(again) == text
+    np.testing.assert_array_equal(again.x, res.x)
+
+
+def test_a_result_of_nested_arrays():
+    def fun(p):
+        return np.sum(p["a"] ** 2), {"a": 2 * p["a"]}
+
+    res = na.minimize(fun, {"a": np.ones(100)}, jac=True, maxiter=2)
+    assert cells(res)["x"] == ["{'a': float64 array of shape (100,)}"]
+    assert "'a'" in repr(res) or "a:" in repr(res)
+
+
+def test_many_results_are_counts():
+    starts = np.ones((200_000, 1))
+    starts[::4] = 0.0
+    starts[5] = np.nan
+    res = na.minimize_many(paraboloids, starts, jac=True, lr=0.1, maxiter=1)
+    shown = cells(res)
+    assert shown["success"] == ["149,999 of 200,000"]
+    assert shown["status 0"] == ["149,999: a stop test held"]
+    assert shown["status 1"] == ["50,000: maxiter was reached"]
+    assert shown["status 2"] == ["1: f is not finite"]
+    assert shown["fun"] == ["0 to 0.81, median 0; 1 not finite"]
+    assert len(repr(res)) < 600
+    assert "149,999 of 200,000" in repr(res)
+
+
+def test_many_results_of_nothing():
+    res = na.minimize_many(paraboloids, np.zeros((0, 2)), jac=True)
+    assert "problems: 0, x of shape (0, 2)" in repr(res)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.arange(3), "array([0, 1, 2])"),
+        (np.zeros((2, 50)), "float64 array of shape (2, 50)"),
+        ((1.0, None), "(1.0, None)"),
+        ((1.0,), "(1.0,)"),
+        (list(range(9)), "[0, 1, 2, 3, ...]"),
+        ({"a": 1}, "{'a': 1}"),
+        (np.sin, "sin"),
+        (paraboloid, "paraboloid"),
+        (object(), "<object object>"),
+        ("<b>", "'<b>'"),
+    ],
+)
+def test_values_in_a_few_words(value, text):
+    assert show.brief(value) == text
+
+
+def test_names_are_escaped():
+    page = show.table("<i>", [("<script>", "a & b")], ("<h>",))
+    assert "<script>" not in page
+    assert Cells(page).rows == [["<h>"], ["<script>", "a & b"]]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(12, "12 B"), (1234, "1.23 kB"), (2e6, "2 MB"), (3e9, "3 GB"), (4e12, "4e+03 GB")],
+)
+def test_bytes_for_people(size, text):
+    assert show.nbytes(size) == text
