@@ -49,7 +49,7 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     if is_masked(x):
         return f"{expected}, got a masked array: which elements count? Use x.filled(0) or x.data."
     if kind.startswith(("jax", "tensorflow")):
-        return f"{expected}, got {kind}, which nobody may change. Use numpy.array(x)."
+        return f"{expected}, got {kind}, which is read-only. Use numpy.array(x)."
     if kind.startswith("torch."):
         where = f" on {x.device}" if hasattr(x, "device") else ""
         return (

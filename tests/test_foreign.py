@@ -138,5 +138,5 @@ def test_jax_arrays_are_gradients_and_no_parameters():
     opt = na.SGD(x, lr=1.0)
     opt.step(jax.numpy.ones(3))
     assert not x.any()
-    with pytest.raises(TypeError, match=r"params: .* which nobody may change"):
+    with pytest.raises(TypeError, match=r"params: .* which is read-only"):
         na.SGD(jax.numpy.ones(3))
