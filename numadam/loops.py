@@ -237,7 +237,7 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
             if accumulates and meta[dr.CALLS] + 1 < meta[dr.EVERY] and meta[dr.FLUSHING] == 0:
                 first = meta[dr.CALLS] == 0
                 for q in each(parts):
-                    add_part(q, table, count, size, rows, factors, first)
+                    add_part(int64(q), table, count, size, rows, factors, first)
                 meta[dr.CALLS] += 1
                 if total >= _RELEASE_FROM:
                     take_gil(thread)
@@ -250,7 +250,7 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
                 while verdict == _AGAIN:
                     factors[:2] = 1.0
                     for q in each((blocks + _CHUNK - 1) // _CHUNK):
-                        norm_part(q, table, count, rows, factors, partials)
+                        norm_part(int64(q), table, count, rows, factors, partials)
                     verdict = settle(table, count, factors, partials, control)
                 if verdict == _NOT_FINITE and meta[dr.GUARD] != dr.PROPAGATE:
                     if meta[dr.GUARD] == dr.SKIP:
@@ -261,7 +261,7 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
                         take_gil(thread)
                     return dr.NOT_FINITE
             for q in each(parts):
-                part(q, table, count, size, rows, factors)
+                part(int64(q), table, count, size, rows, factors)
             if meta[dr.STRIDED] != 0:
                 dr.through_door(meta[dr.DOOR], dr.LEAVE, meta_at, ids_at, g1, apart)
             advance(meta)
