@@ -18,7 +18,7 @@ from numadam.compile import twins
 from numadam.headers import as_pointer, load64
 from numadam.minimizer import look
 from numadam.minimizer.stopping import Tolerances, verdict
-from numadam.pieces import cast, wrapper
+from numadam.pieces import cast, shared
 
 #: address of x, object of g, address of x before, numbers, addresses of bounds, bounds, f and f
 #: before, whether there is an iterate before, address of out -> what the tests say
@@ -31,7 +31,7 @@ _LARGEST, _MOVED, _SIZE, _TOLERANCES = 0, 1, 2, 3
 
 def _make_glance(name: str, real: np.dtype[Any], box: str) -> Any:
     """Look at one array and judge it; `out` gets the largest numbers."""
-    wrap, one, check = wrapper(name), real.type(1), verdict
+    wrap, one, check = shared, real.type(1), verdict
     steep, far, large = (
         look.make_largest(element, wrap) for element in (look.projected, look.moved, look.itself)
     )
