@@ -30,7 +30,9 @@ def _tabulate(plan: Plan) -> Any:
     def make() -> Any:
         fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, shared)
 
-        def fill(rows, values, columns, control, q, rates, t):  # type: ignore[no-untyped-def]
+        def fill(  # type: ignore[no-untyped-def]  # Numba types it
+            rows, values, columns, control, q, rates, t
+        ):
             for it in range(len(rates)):
                 for c in range(len(columns)):
                     control[columns[c]] = values[it, c]
