@@ -17,7 +17,7 @@ from numba import cuda
 from numadam import options as op
 from numadam.cuda_loop import Made
 from numadam.cuda_tiles import SIMULATED, make_line, plain
-from numadam.pieces import make_advance_row, make_fill_row, width_of, wrapper
+from numadam.pieces import make_advance_row, make_fill_row, shared, width_of
 from numadam.plan import Plan
 from numadam.turn import SEED
 
@@ -49,8 +49,7 @@ def control_width(plan: Plan) -> int:
 
 def make_advance_all(plan: Plan) -> Any:
     """``advance(products, control, row, t)``: the running products of a row after step t."""
-    wrap = wrapper(f"cuda-{plan.rule.name}-{plan.like}-{plan.real.name}")
-    advance_row = make_advance_row(plan, plain if SIMULATED else wrap)
+    advance_row = make_advance_row(plan, plain if SIMULATED else shared)
     line, wide, count = make_line(_DOUBLE), control_width(plan), len(plan.products)
 
     def advance(products, control, row, t):
@@ -69,7 +68,7 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> Made:
     is NaN what lies at `lr_at`. `n` are the gradients in the mean. Where the step is `alone`, with
     no norm that may stop it, it is counted here.
     """
-    fill_row = make_fill_row(plan, plain if SIMULATED else None)
+    fill_row = make_fill_row(plan, plain if SIMULATED else shared)
     advance, real, width = make_advance_all(plan), plan.real, width_of(plan)
     line, doubles, longs = make_line(real), make_line(_DOUBLE), make_line(_LONG)
     rates, wide, count = make_line(rate), control_width(plan), len(plan.products)

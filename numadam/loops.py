@@ -24,10 +24,10 @@ from numadam.pieces import (
     make_scalars,
     make_views,
     release_gil,
+    shared,
     take_gil,
     tiny,
     width_of,
-    wrapper,
 )
 from numadam.plan import Plan
 from numadam.turn import make_add, make_seen, make_turn
@@ -204,6 +204,18 @@ def _make_settle(plan: Plan, wrap: Any) -> Any:
     return wrap(settle)
 
 
+# apart from the step and without slices, which take long to compile
+def _no_clip(count, factors):
+    for j in range(count + 1):
+        factors[0, j] = factors[1, j] = 1.0
+
+
+def _clear(table, count, factors):
+    for j in range(count + 1):
+        factors[0, j] = factors[1, j] = 1.0
+        table[dr.EXPONENT, j] = 0
+
+
 def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The whole compiled step, serial and parallel: door, scalars, norm, every part, t last.
 
@@ -211,12 +223,13 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
     fixed size, so neither the parts nor the threads change a bit. The twins share the compiled
     parts.
     """
-    wrap = wrapper(plan.name)
+    wrap = shared
     part, fill, advance = _make_part(plan, wrap), make_fill(plan, wrap), make_advance(plan, wrap)
     accumulates, normed, wide = plan.accumulate, plan.norm != "", op.RULE + plan.rule.width
     add_part = _make_sum(plan, wrap) if accumulates else part
     norm_part = _make_norm(plan, wrap) if normed else part
     settle = _make_settle(plan, wrap) if normed else part
+    clear, no_clip = wrap(_clear), wrap(_no_clip)
 
     def twin(each: Any) -> Callable[..., Any]:
         def step(meta_at, ids_at, g1, apart, lr):
@@ -228,8 +241,7 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
             table = carray(as_pointer(meta[dr.TABLE]), (dr.ROWS, count + 1), np.int64)
             factors = carray(as_pointer(meta[dr.FACTORS]), (3, count + 1), np.float64)
             if normed:
-                factors[:2] = 1.0
-                table[dr.EXPONENT] = 0
+                clear(table, count, factors)
             rows = fill(meta, lr)
             total = table[dr.START, count]
             parts = (total + size - 1) // size
@@ -237,7 +249,7 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
             if accumulates and meta[dr.CALLS] + 1 < meta[dr.EVERY] and meta[dr.FLUSHING] == 0:
                 first = meta[dr.CALLS] == 0
                 for q in each(parts):
-                    add_part(q, table, count, size, rows, factors, first)
+                    add_part(int64(q), table, count, size, rows, factors, first)
                 meta[dr.CALLS] += 1
                 if total >= _RELEASE_FROM:
                     take_gil(thread)
@@ -248,9 +260,9 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
                 partials = carray(as_pointer(meta[dr.PARTIALS]), blocks + 1, np.float64)
                 verdict = _AGAIN
                 while verdict == _AGAIN:
-                    factors[:2] = 1.0
+                    no_clip(count, factors)
                     for q in each((blocks + _CHUNK - 1) // _CHUNK):
-                        norm_part(q, table, count, rows, factors, partials)
+                        norm_part(int64(q), table, count, rows, factors, partials)
                     verdict = settle(table, count, factors, partials, control)
                 if verdict == _NOT_FINITE and meta[dr.GUARD] != dr.PROPAGATE:
                     if meta[dr.GUARD] == dr.SKIP:
@@ -261,7 +273,7 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
                         take_gil(thread)
                     return dr.NOT_FINITE
             for q in each(parts):
-                part(q, table, count, size, rows, factors)
+                part(int64(q), table, count, size, rows, factors)
             if meta[dr.STRIDED] != 0:
                 dr.through_door(meta[dr.DOOR], dr.LEAVE, meta_at, ids_at, g1, apart)
             advance(meta)

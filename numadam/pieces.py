@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import secrets
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -65,26 +65,42 @@ def tiny(dtype: np.dtype[Any]) -> float:
     return float(np.finfo(dtype).smallest_normal)
 
 
-def wrapper(name: str) -> Callable[..., Any]:
-    """Compile functions under symbols of their own.
+_shared: dict[Any, Any] = {}
 
-    Numba names symbols after the qualified name and a counter of the process. Closures of two
-    rules share the first, and loops from the disk cache bring the counter of another process:
-    the linker would take the one for the other.
+
+def _identity(x: Any) -> Any:
+    """What tells x from others in a closure: numbers by type and bits, tuples by their items."""
+    if isinstance(x, (bool, int, float, np.generic)):
+        return type(x), repr(x)  # 1, 1.0 and True are equal, as 0.0 and -0.0 are
+    if isinstance(x, (tuple, list)):
+        return type(x), tuple(map(_identity, x))
+    return type(x), x
+
+
+def shared(function: Callable[..., Any], **how: Any) -> Any:
+    """Compile a function that only compiled code calls; once for all loops that it is part of.
+
+    Closures of the same code over the same things are one function, whichever rule or option
+    made them. A loop has 30 parts and shares half of them with others.
+
+    The symbol has a random word in it. Numba names symbols after the qualified name and a counter
+    of the process. Different closures share the first, and loops from the disk cache bring the
+    counter of another process: the linker would take the one for the other.
     """
-    known: dict[Any, Any] = {}
-
-    def wrap(function: Callable[..., Any], **how: Any) -> Any:
-        if function in known:
-            return known[function]
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    code = (function.__module__, function.__code__, function.__defaults__, tuple(how.items()))
+    key = (code, tuple(map(_identity, cells)))
+    if key not in _shared:
         twin = FunctionType(
-            function.__code__, function.__globals__, function.__name__, None, function.__closure__
+            function.__code__,
+            function.__globals__,
+            function.__name__,
+            function.__defaults__,
+            function.__closure__,
         )
-        twin.__qualname__ = f"{name}.{function.__name__}"
-        known[function] = njit(**INNER, **how)(twin)
-        return known[function]
-
-    return wrap
+        twin.__qualname__ = f"{function.__name__}-{secrets.token_hex(8)}"
+        _shared.setdefault(key, njit(**INNER, **how)(twin))
+    return _shared[key]
 
 
 def _absent(address, n):
@@ -94,12 +110,11 @@ def _absent(address, n):
 _NONE = inner(_absent)
 
 
-@functools.cache
 def _view_of(memory: np.dtype[Any]) -> Any:
     def view(address, n):
         return carray(as_pointer(address), n, memory)
 
-    return wrapper(memory.name)(view)
+    return shared(view)
 
 
 def make_views(plan: Plan) -> tuple[list[Any], tuple[int, ...], tuple[int, ...]]:
@@ -140,7 +155,6 @@ def single_of(real: np.dtype[Any]) -> float:
     return 0.0 if real == np.float64 else 1.0
 
 
-@functools.cache
 def make_scalars(width: int, real: np.dtype[Any]) -> Any:
     """``scalars(row, factors, j)``: what leaf j needs, from the scalars of its row."""
     own_from, one = width - _OWN, real.type(1)
@@ -152,32 +166,16 @@ def make_scalars(width: int, real: np.dtype[Any]) -> Any:
         k = (own[0] * pre, own[1], own[2] * pre) + own[3:] + (factor, pre, 0.0)
         return cast(h, one), cast(k, one)
 
-    return wrapper(f"{width}-{real.name}")(scalars)
+    return shared(scalars)
 
 
-def make_fill_row(plan: Plan, wrap: Any = None) -> Any:
+def make_fill_row(plan: Plan, wrap: Any = shared) -> Any:
     """``fill_row(out, row, q, lr, t, n)``: the scalars of step t from a row of the control block.
 
     `q` are the running products before the step, and `n` the gradients in the mean.
     """
-    key = (plan.scalars, plan.real, len(plan.products), plan.elementwise)
-    if wrap is None:
-        return _shared_fill_row(*key, f"{plan.rule.name}-{plan.like}-{plan.real.name}")
-    return wrap(_plain_fill_row(plan.scalars, plan.real, plan.elementwise, wrap))
-
-
-@functools.cache
-def _shared_fill_row(
-    of_rule: Any, real: np.dtype[Any], count: int, elementwise: bool, name: str
-) -> Any:
-    # loops of one rule share it: it takes as long to compile as a third of a loop
-    wrap = wrapper(f"{name}-{count}-{elementwise}")
-    return wrap(_plain_fill_row(of_rule, real, elementwise, wrap), forceinline=True)
-
-
-def _plain_fill_row(of_rule: Any, real: np.dtype[Any], elementwise: bool, wrap: Any) -> Any:
-    scalars, own_scalars, small = wrap(of_rule), wrap(op.loop_scalars), tiny(real)
-    single, per_element = single_of(real), float(elementwise)
+    scalars, own_scalars, small = wrap(plan.scalars), wrap(op.loop_scalars), tiny(plan.real)
+    single, per_element = single_of(plan.real), float(plan.elementwise)
 
     def fill_row(out, row, q, lr, t, n):
         rate = row[op.RATE] if row[op.RATE] == row[op.RATE] else lr
@@ -188,7 +186,7 @@ def _plain_fill_row(of_rule: Any, real: np.dtype[Any], elementwise: bool, wrap: 
         for i in range(_OWN):
             out[len(h) + i] = k[i]
 
-    return fill_row
+    return shared(fill_row, forceinline=True) if wrap is shared else wrap(fill_row)
 
 
 def make_fill(plan: Plan, wrap: Any) -> Any:

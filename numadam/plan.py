@@ -81,7 +81,7 @@ class Plan:
         object.__setattr__(self, "_hash", hash(fields))
 
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined,no-any-return]
+        return self._hash  # type: ignore[attr-defined,no-any-return]  # set when made
 
     @property
     def name(self) -> str:

@@ -45,7 +45,7 @@ class State(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return len(list(iter(self)))
 
-    def update(self, saved: Mapping[str, Any], /) -> None:  # type: ignore[override]
+    def update(self, saved: Mapping[str, Any], /) -> None:  # type: ignore[override]  # no pairs, no keywords
         """Take over a whole saved state."""
         if not isinstance(saved, Mapping):
             raise TypeError(

@@ -3,7 +3,6 @@
 Each case runs in a process of its own, with the threading layer and the cache that it names.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -200,16 +199,38 @@ def test_unwritable_cache_still_works(tmp_path: Path) -> None:
     assert python(code, NUMBA_CACHE_DIR=str(blocked / "below")) == "5 None"
 
 
+DAMAGED = """
+import hashlib, os, pathlib
+from numadam import compile as c
+
+def again():
+    c._twins.clear(); c.door_address.cache_clear()  # as in a new process
+    found = digest(100)
+    (step,) = c._twins.values()
+    return found, (step.twin(False)._cache.hit, c._callbacks[-1]._cache.hit)
+
+garbage = b"cno_such_module\\nX\\n."  # whole, but pickle can make nothing of it
+damages = [lambda old, n=n: old[:n] for n in (0, 10, 32, 500, -1)]
+damages.append(lambda old: hashlib.sha256(garbage).digest() + garbage)
+right, hits = again()
+assert hits == (True, True), hits
+for damage in damages:
+    entries = list(pathlib.Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.loop"))
+    assert len(entries) >= 2
+    for entry in entries:
+        entry.write_bytes(damage(entry.read_bytes()))
+    assert again() == (right, (False, False))
+    assert again() == (right, (True, True))
+print(right)
+"""
+
+
 def test_damaged_cache_is_compiled_again(warm: str, tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    shutil.copytree(warm, folder)
-    right = python("print(digest(100))", NUMBA_CACHE_DIR=warm)
-    for length in (0, 10, 32, 500, -1):
-        for entry in folder.rglob("*.loop"):
-            entry.write_bytes(entry.read_bytes()[:length])
-        assert python("print(digest(100))", NUMBA_CACHE_DIR=str(folder)) == right
-    hit = "from numadam import compile as c; digest(100); print(c._callbacks[0]._cache.hit)"
-    assert python(hit, NUMBA_CACHE_DIR=str(folder)) == "True"
+    """In one process, which compiles quickly from the second time on, and in a new one."""
+    folder = str(shutil.copytree(warm, tmp_path / "cache"))
+    right = python(DAMAGED, NUMBA_CACHE_DIR=folder)
+    hit = "from numadam import compile as c; print(digest(100), c._callbacks[0]._cache.hit)"
+    assert python(hit, NUMBA_CACHE_DIR=folder) == f"{right} True"
 
 
 def test_several_processes_fill_one_cache(tmp_path: Path) -> None:
@@ -217,7 +238,7 @@ def test_several_processes_fill_one_cache(tmp_path: Path) -> None:
     code = STEPS + "print(digest(100))"
     jobs = [
         subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(3)
     ]
     outputs = {job.communicate(timeout=200)[0] for job in jobs}
     assert all(job.returncode == 0 for job in jobs)
@@ -295,35 +316,26 @@ def test_loops_of_other_processes_are_not_taken_for_each_other(tmp_path: Path) -
 
 
 STORM = """
-import ctypes, threading, time
+import ctypes, threading
 class Strike(Exception): pass
 def storm(work, strikes):
-    main = threading.get_ident()
-    stop, ended = threading.Event(), []
+    main, stop, inside = threading.get_ident(), threading.Event(), []
     def strike():
         while not stop.wait(0.0005):
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(main), ctypes.py_object(Strike))
-        ended.append(True)
+            if inside:  # one strike for each entry: none meets the handler below
+                inside.clear()
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(main), ctypes.py_object(Strike))
     thread = threading.Thread(target=strike, daemon=True)
-    seen = 0
     thread.start()
-    while seen < strikes:
+    for _ in range(strikes):
         try:
+            inside.append(True)
             while True:
                 work()
         except Strike:
-            seen += 1
-    # not join(): in Python 3.11 an exception in it marks a running thread as ended
-    while not ended:
-        try:
-            stop.set(); time.sleep(0.001)
-        except Strike:
             pass
-    try:
-        time.sleep(0.001)  # the last one may be on its way
-    except Strike:
-        pass
+    stop.set(); thread.join()
 """
 
 
@@ -335,10 +347,7 @@ def test_asynchronous_exceptions_never_part_t_from_the_arrays(n: int, warm: str)
     g = rng.standard_normal({n}).astype("f4")
     p = start.copy()
     opt = na.Adam(p)
-    try:
-        storm(lambda: opt.step(g), 300)
-    except Strike:
-        pass  # the last one, on its way while the storm ended
+    storm(lambda: opt.step(g), 300)
     q = start.copy()
     whole = na.Adam(q)
     for _ in range(opt.t):
@@ -501,11 +510,3 @@ def test_lists_and_headers_that_another_thread_changes(warm: str) -> None:
     print(refused + opt.t + strided.t, np.ptp(wide), -wide[0, 0] == strided.t)
     """
     assert python(code, NUMBA_CACHE_DIR=warm) == "120 0.0 True"
-
-
-def test_entry_that_does_not_unpickle_is_compiled_again(tmp_path: Path) -> None:
-    first = python("print(digest(100))", NUMBA_CACHE_DIR=str(tmp_path))
-    for entry in tmp_path.rglob("*.loop"):
-        data = b"cno_such_module\nX\n."
-        entry.write_bytes(hashlib.sha256(data).digest() + data)
-    assert python("print(digest(100))", NUMBA_CACHE_DIR=str(tmp_path)) == first

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import carray, prange
+from numba import carray, int64, prange
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numadam import door as dr
@@ -33,7 +33,7 @@ from numadam.minimizer.batch_scalars import (
 )
 from numadam.minimizer.native import call7
 from numadam.minimizer.stopping import RAISED
-from numadam.pieces import cast, make_scalars, make_views, width_of, wrapper
+from numadam.pieces import cast, make_scalars, make_views, shared, width_of
 from numadam.plan import Plan
 
 Kernel = Callable[..., Any]
@@ -199,7 +199,7 @@ def _make_block(plan: Plan, own_lr: bool, wrap: Any) -> Any:
 
 def make_kernels(plan: Plan, name: str, own_lr: bool) -> tuple[Kernel, Kernel]:
     """Some iterations of some blocks, serial and parallel over blocks."""
-    wrap = wrapper(name)
+    wrap = shared
     tabulate, block = make_tabulate(plan, wrap), _make_block(plan, own_lr, wrap)
     close, any_live = make_close(plan, wrap), wrap(_any_live)
 
@@ -215,7 +215,7 @@ def make_kernels(plan: Plan, name: str, own_lr: bool) -> tuple[Kernel, Kernel]:
                 steps = left if left < desk[dk.INNER] else desk[dk.INNER]
                 tabulate(meta, desk, begin, steps)
                 for b in each(desk[dk.TO] - desk[dk.FROM]):
-                    block(desk[dk.FROM] + b, meta, desk, args_at, begin, steps)
+                    block(desk[dk.FROM] + int64(b), meta, desk, args_at, begin, steps)
                 # the last of several groups goes on, though all of its own have stopped: it
                 # brings t and the running products to where the others are
                 all_groups = desk[dk.LAST] != 0 and desk[dk.PROBLEMS] > 1

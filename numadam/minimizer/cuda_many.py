@@ -14,7 +14,7 @@ from numadam.minimizer.bridge import form_of
 from numadam.minimizer.progress import Bar
 from numadam.minimizer.result import ManyResult, attach
 from numadam.minimizer.stopping import RUNNING, Tolerances
-from numadam.pieces import make_advance_row, make_fill_row, width_of, wrapper
+from numadam.pieces import make_advance_row, make_fill_row, shared, width_of
 from numadam.plan import Plan
 from numadam.rules.base import LR
 from numadam.turn import SEED
@@ -29,10 +29,11 @@ def _tabulate(plan: Plan) -> Any:
     name = f"{plan.name}-rows"
 
     def make() -> Any:
-        wrap = wrapper(name)
-        fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, wrap)
+        fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, shared)
 
-        def fill(rows, values, columns, control, q, rates, t):  # type: ignore[no-untyped-def]
+        def fill(  # type: ignore[no-untyped-def]  # Numba types it
+            rows, values, columns, control, q, rates, t
+        ):
             for it in range(len(rates)):
                 for c in range(len(columns)):
                     control[columns[c]] = values[it, c]

@@ -18,7 +18,7 @@ from numadam.compile import twins
 from numadam.headers import as_pointer, load64
 from numadam.minimizer import look
 from numadam.minimizer.stopping import Tolerances, verdict
-from numadam.pieces import cast, wrapper
+from numadam.pieces import cast, shared
 
 #: address of x, object of g, address of x before, numbers, addresses of bounds, bounds, f and f
 #: before, whether there is an iterate before, address of out -> what the tests say
@@ -31,7 +31,7 @@ _LARGEST, _MOVED, _SIZE, _TOLERANCES = 0, 1, 2, 3
 
 def _make_glance(name: str, real: np.dtype[Any], box: str) -> Any:
     """Look at one array and judge it; `out` gets the largest numbers."""
-    wrap, one, check = wrapper(name), real.type(1), verdict
+    wrap, one, check = shared, real.type(1), verdict
     steep, far, large = (
         look.make_largest(element, wrap) for element in (look.projected, look.moved, look.itself)
     )
@@ -106,9 +106,10 @@ class HostGlance:
         if len(self._calls) == 1:  # 0.6 us less than the loop below
             x_at, before, bounds = self._calls[0]
             seen = before if later else 0
-            return self._call(  # type: ignore[no-any-return]
+            code: int = self._call(
                 x_at, id(grads[0]), seen, *bounds, f, f_before, later, self._out_at
             )
+            return code
         rows = []
         for g, (x_at, before, bounds) in zip(grads, self._calls, strict=True):
             seen = before if later else 0
@@ -116,7 +117,8 @@ class HostGlance:
             rows.append(self._out[:_TOLERANCES].tolist())
         steep, way, size = map(_largest, zip(*rows, strict=True)) if rows else (0.0, 0.0, 0.0)
         self._out[_LARGEST] = steep
-        return verdict(f, f_before, steep, way, size, later, self._tests)  # type: ignore[no-any-return]
+        code = verdict(f, f_before, steep, way, size, later, self._tests)
+        return code
 
 
 class DeviceGlance:
@@ -156,7 +158,8 @@ class DeviceGlance:
                 columns[2].append(_top(xp, x))
         tops = [_largest([float(value) for value in column]) for column in columns]
         self.largest = tops[0]
-        return verdict(f, f_before, *tops, later, self._tests)  # type: ignore[no-any-return]
+        code: int = verdict(f, f_before, *tops, later, self._tests)
+        return code
 
 
 def _top(xp: Any, x: Any) -> Any:

@@ -162,7 +162,7 @@ def attach(error: BaseException, result: OptimizeResult) -> None:
     """Let an exception carry the run that it ended."""
     where = f" at iteration {result.nit}" if isinstance(result.nit, int) else ""
     with contextlib.suppress(AttributeError, TypeError):  # exceptions that take no attribute
-        error.numadam_result = result  # type: ignore[attr-defined]
+        error.numadam_result = result  # type: ignore[attr-defined]  # a new one
         error.add_note(
             f"numadam: the run ended{where}; the result so far is `numadam_result` of this "
             "exception."

@@ -18,7 +18,9 @@ _ROW = float64[::1]
 _SIGNATURE = int64(_ROW, _ROW, _ROW, _ROW, _ROW, boolean, float64, float64, float64, int64[::1])
 
 
-def _judge(f, f_before, largest, way, size, later, gtol, ftol, xtol, codes):  # type: ignore[no-untyped-def]
+def _judge(  # type: ignore[no-untyped-def]  # Numba types it
+    f, f_before, largest, way, size, later, gtol, ftol, xtol, codes
+):
     """The test that holds in each row which still runs; how many go on."""
     live = 0
     for row in range(len(codes)):

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 from numba import njit
 
-from numadam import __version__, pieces
+from numadam import __version__
 from numadam import options as op
 from numadam.nopython.typed import complete, doubles, item, make_views, number_as
 from numadam.nopython.typed import present as present
+from numadam.pieces import shared
 from numadam.rules.base import RuleSpec
 from numadam.turn import LOST, put, whole_step
 
@@ -43,14 +44,6 @@ def _version() -> str:
 
 #: Changes wherever a formula may have changed.
 VERSION = _version()
-
-
-def versioned(name: str) -> Any:
-    """Compile inner functions under symbols that no other rule and no other version has.
-
-    The user's cache may hold older ones, and the linker tells functions by their names alone.
-    """
-    return pieces.wrapper(f"{VERSION}.{name}")
 
 
 def compiled(function: F) -> F:
@@ -170,7 +163,7 @@ def kit(cls: Any) -> Kit:
     given = inspect.signature(cls).parameters.items()
     defaults = {name: one.default for name, one in given if one.default is not one.empty}
     options = {**op.DEFAULTS, **defaults}
-    wrap = versioned(cls.__name__)
+    wrap = shared
     names = ("p", "g", *rule.state, *[""] * (3 - len(rule.state)))
     same, element = _make_element(rule, options, wrap)
     return Kit(_make_scalars(rule, options, wrap), element, _make_walk(names, same, wrap))

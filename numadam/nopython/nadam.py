@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from numadam.nopython.core import Array, Number, compiled, kit, versioned
+from numadam.nopython.core import Array, Number, compiled, kit
 from numadam.nopython.typed import doubles
+from numadam.pieces import shared
 from numadam.rules.nadam import NADAM, NAdam
 
 _scalars, _element, _walk = kit(NAdam)
-_advance = versioned("NAdam")(NADAM.advance)
+_advance = shared(NADAM.advance)
 
 
 @compiled

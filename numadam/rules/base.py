@@ -33,7 +33,7 @@ class Hyper:
         try:
             if isinstance(value, (str, bytes, bool)):
                 raise TypeError(f"{kind} is not taken for a number")
-            number = float(value)  # type: ignore[arg-type]
+            number = float(value)  # type: ignore[arg-type]  # raises for what is none
         except OverflowError:
             number = math.inf
         except (TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ def count(name: str, value: object, least: int) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError("bool is not taken for a number")
-        count = operator.index(value)  # type: ignore[arg-type]
+        count = operator.index(value)  # type: ignore[arg-type]  # raises for what is none
     except TypeError as error:
         kind = type(value).__name__
         raise TypeError(f"{name}: expected a whole number, got {kind} ({value!r}).") from error
@@ -37,7 +37,7 @@ def several(name: str, values: object) -> tuple[Any, ...]:
     try:
         if isinstance(values, (str, bytes, Set, Mapping)):
             raise TypeError("has no items in an order that are numbers")
-        return tuple(values)  # type: ignore[arg-type]
+        return tuple(values)  # type: ignore[arg-type]  # raises for what is none
     except TypeError as error:
         kind = type(values).__name__
         raise TypeError(f"{name}: expected a list or tuple, got {kind} ({values!r}).") from error
