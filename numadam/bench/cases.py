@@ -161,9 +161,11 @@ CASES = (
 
 def named(name: str) -> Case:
     """The case of this name, of any table."""
+    from numadam.bench.gpu_cases import GPU_CASES
     from numadam.bench.minimize_cases import MINIMIZE_CASES
 
-    cases = {case.name: case for case in (*CASES, *OPTION_CASES, *MINIMIZE_CASES)}
+    tables = (CASES, OPTION_CASES, MINIMIZE_CASES, GPU_CASES)
+    cases = {case.name: case for table in tables for case in table}
     if name not in cases:
         raise ValueError(f"case: there is no {name!r}. Choose from: {', '.join(cases)}.")
     return cases[name]

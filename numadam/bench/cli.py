@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minimize", action="store_true", help="another table: minimize and minimize_many"
     )
     which.add_argument(
+        "--gpu",
+        action="store_true",
+        help="another table: every rule and option on the GPU, against the CPU and against peers",
+    )
+    which.add_argument(
         "--case", action="append", metavar="NAME", help="only this case; may be repeated"
     )
     which.add_argument(
@@ -118,6 +123,10 @@ def _cases(args: argparse.Namespace) -> list[Case] | None:
         from numadam.bench.minimize_cases import MINIMIZE_CASES
 
         return list(MINIMIZE_CASES)
+    if args.gpu:
+        from numadam.bench.gpu_cases import GPU_CASES
+
+        return list(GPU_CASES)
     return None
 
 
@@ -126,7 +135,8 @@ def _check_plot(args: argparse.Namespace, cases: list[Case] | None) -> str:
         return ""
     if cases is not None:
         return (
-            "--plot: draws the table of sizes; leave out --targets, --options, --minimize, --case."
+            "--plot: draws the table of sizes; leave out --targets, --options, --minimize, --gpu, "
+            "--case."
         )
     from numadam.bench import sizes_plot
 
@@ -229,7 +239,7 @@ def _run_child(args: argparse.Namespace, environment: dict[str, str]) -> dict[st
         file = Path(folder) / "figures.json"
         command = [sys.executable, "-m", "numadam.bench", "--json", str(file)]
         command += ["--wait", str(args.wait), *(["--quick"] if args.quick else [])]
-        for name in ("targets", "options", "minimize"):
+        for name in ("targets", "options", "minimize", "gpu"):
             command += [f"--{name}"] if getattr(args, name) else []
         for name in ("case", "size"):
             command += [

@@ -14,7 +14,9 @@ from typing import Any
 from numadam.bench.case import Case
 from numadam.bench.measure import Figure
 from numadam.bench.noise import LIMIT
+from numadam.info import gpu
 
+_GPU = ("numba-cuda", "cupy-cuda12x", "cupy-cuda13x")
 _HEADS = ("case", "ours", "theirs", "value", "target", "met", "busy", "what")
 
 
@@ -118,7 +120,7 @@ def machine() -> dict[str, Any]:
 
     layer = threads.layer()  # first: asking for the number of threads makes Numba choose, too
     versions = {"python": platform.python_version()}
-    for name in ("numadam", "numpy", "numba", "tbb", "torch", "deepspeed", "jax", "optax"):
+    for name in ("numadam", "numpy", "numba", "tbb", "torch", "deepspeed", "jax", "optax", *_GPU):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -126,6 +128,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "processor": _processor(),
+        "gpu": gpu(),
         "cores": os.cpu_count(),
         "threads": numba.get_num_threads(),
         "layer": layer,
@@ -139,5 +142,5 @@ def introduction(about: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
         f"{about['date']}, {about['processor']}, {about['cores']} cores, {about['system']}, "
-        f"{about['threads']} threads, layer {about['layer']}\n{versions}"
+        f"{about['threads']} threads, layer {about['layer']}, GPU: {about['gpu']}\n{versions}"
     )

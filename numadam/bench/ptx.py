@@ -1,0 +1,54 @@
+"""What the compiler makes of a CUDA step, without a GPU: instructions and registers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+import numadam
+from numadam.cuda_compile import cubin_of, ptx_of
+from numadam.cuda_loop import make_step, step_slots, tile_turns
+from numadam.plan import Plan
+
+#: A compute capability that stands for the GPUs of today.
+CAPABILITY = (9, 0)
+
+
+@contextmanager
+def pretending(capability: tuple[int, int]) -> Iterator[None]:
+    """A GPU to compile for: numba-cuda asks the current one, though nothing runs on it."""
+    from numba.cuda import dispatcher
+
+    before = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = before
+
+
+def plan_of(rule: str, options: Mapping[str, Any], dtype: Any = np.float32) -> Plan:
+    """The plan of an optimiser of one array: the same for the CPU and for a GPU."""
+    optimizer = getattr(numadam, rule)(np.zeros(3, dtype), **options)
+    plan: Plan = optimizer._settings.plan
+    return plan
+
+
+def step_code(plan: Plan, capability: tuple[int, int] = CAPABILITY) -> tuple[float, int]:
+    """PTX instructions of a step over one array, an element, and registers of a thread.
+
+    The kernel has one tile, one element by itself, and what comes before; all are counted.
+    """
+    with pretending(capability):
+        ptx, _ = ptx_of(make_step, capability, plan, False, False)
+    instructions = re.findall(r"^\t(?!//)(?:@%p\d+ )?[a-z][\w.]*\b.*;$", ptx, re.MULTILINE)
+    _, log = cubin_of(ptx, capability)
+    registers = re.search(r"Used (\d+) registers", log)
+    assert registers is not None  # the assembler says so of each kernel
+    tile = tile_turns(plan, step_slots(plan, False))
+    return len(instructions) / (tile + 1), int(registers[1])
