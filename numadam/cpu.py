@@ -21,8 +21,6 @@ from numadam.table import SKEW, Layout
 class CpuEngine(CpuStore, Engine):
     """State and compiled step of NumPy parameters."""
 
-    library = "NumPy"
-
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         super().__init__(settings, params, names)
         self._pass = CpuPass(
