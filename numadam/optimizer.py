@@ -92,6 +92,9 @@ class Optimizer(Held):
     or another compiled loop is refused: make the optimiser with a value that stands for it, such
     as ``clip_norm=numpy.inf``.
 
+    The gradient of complex parameters is ``df/dRe(p) + 1j * df/dIm(p)``, the direction of
+    steepest ascent, as torch gives it. JAX gives its conjugate.
+
     Examples
     --------
     >>> import numpy as np
