@@ -226,7 +226,7 @@ def test_a_compiled_objective_cannot_write_to_x():
         x[0] = 0.0
         return 1.0
 
-    with pytest.raises(TypeError, match="readonly"):
+    with pytest.raises(TypeError, match="x is read-only"):
         na.minimize(fun, np.ones(2))
 
 

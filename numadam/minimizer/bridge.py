@@ -133,11 +133,15 @@ class Bridge:
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
         # an objective with explicit signatures would not be found for a read-only x
         guard = read_only if fun._can_compile else _as_it_is
-        call = njit(_FORMS[form](fun, guard), no_cfunc_wrapper=True)
-        evaluate = inner(_make_evaluate(call, x_type, args_type))
         try:
-            evaluate.compile(EVALUATE)
-        except NumbaError as error:
+            evaluate = _evaluation(fun, form, guard, x_type, args_type)
+        except (NumbaError, AttributeError) as error:  # what Numba makes of x += 1
+            if guard is read_only and _compiles(fun, form, x_type, args_type):
+                way = "is returned" if form == RETURNS else "goes into g"
+                raise TypeError(
+                    "fun: writes into x, or gives it to a function that takes no read-only array. "
+                    f"x is read-only: the gradient {way}, and x.copy() may be changed."
+                ) from error
             raise TypeError(
                 f"fun: does not compile as {form} for x of {x_type}, args of {args_type} and a "
                 f"number f: {str(error).strip()[:1500]}"
@@ -156,6 +160,23 @@ class Bridge:
         else:
             numbers = (number,) if self._form == INDEXED else ()
             self._fun(x, np.zeros_like(x), *numbers, *args)
+
+
+def _evaluation(fun: Any, form: str, guard: Any, x_type: Any, args_type: Any) -> Any:
+    """The compiled function that evaluates a block of problems."""
+    call = njit(_FORMS[form](fun, guard), no_cfunc_wrapper=True)
+    evaluate = inner(_make_evaluate(call, x_type, args_type))
+    evaluate.compile(EVALUATE)
+    return evaluate
+
+
+def _compiles(fun: Any, form: str, x_type: Any, args_type: Any) -> bool:
+    """Whether an objective would compile for an x that may be written to."""
+    try:
+        _evaluation(fun, form, _as_it_is, x_type, args_type)
+    except (NumbaError, AttributeError):
+        return False
+    return True
 
 
 def _make_evaluate(call: Any, x_type: Any, args_type: Any) -> Any:

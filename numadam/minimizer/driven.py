@@ -40,6 +40,13 @@ _REFUSED = {
     "state_dtype": "x is float32 or float64 here, and so is the state",
 }
 
+#: Names of methods that are options of a rule here.
+_VARIANTS = {
+    "amsgrad": "rule='adam', amsgrad=True",
+    "momentum": "rule='sgd', momentum=0.9",
+    "nesterov": "rule='sgd', momentum=0.9, nesterov=True",
+}
+
 
 def rule_class(rule: Any) -> Any:
     """The class of a rule, given by name or as the class itself."""
@@ -47,7 +54,11 @@ def rule_class(rule: Any) -> Any:
         return rule
     known = {name.lower(): one for name, one in rules.classes().items()}
     if not isinstance(rule, str) or rule.lower() not in known:
-        raise ValueError(f"rule: expected one of {', '.join(map(repr, known))}, got {rule!r}.")
+        instead = _VARIANTS.get(str(rule).lower(), "")
+        raise ValueError(
+            f"rule: expected one of {', '.join(map(repr, known))}, got {rule!r}."
+            f"{instead and f' Write {instead}.'}"
+        )
     return known[rule.lower()]
 
 
