@@ -18,7 +18,7 @@ def four(x, g, a, b):
 
 @numba.njit
 def three(x, g, a):
-    return 0.0
+    return g[0]
 
 
 @numba.njit
@@ -28,14 +28,25 @@ def tells_nothing(x, g):
 
 @numba.njit
 def fills_x(x, g):
-    x[:] = 0.0
+    x[:] = g
     return 0.0
 
 
 @numba.njit
 def adds_to_x(x, g):
-    x += 1.0
+    x += g
     return 0.0
+
+
+@numba.njit
+def names_g_anew(x, g):
+    g = 2 * x  # noqa: F841
+    return np.sum(x * x)
+
+
+@numba.njit
+def forgets_g(x, g, i, data):
+    return data[i] * x[0]
 
 
 def not_compiled(x, g, data):
@@ -74,7 +85,7 @@ REFUSED = [
     ((rosen, {"x": np.zeros(2)}), {}, TypeError, "compiled fun takes one NumPy array"),
     ((four, np.zeros(2)), {}, TypeError, "takes 2 arguments"),
     ((four, np.zeros(2), (1.0,)), {"jac": True}, TypeError, "takes 3 arguments"),
-    ((tells_nothing, np.zeros(2)), {}, TypeError, "does not compile"),
+    ((tells_nothing, np.zeros(2)), {}, TypeError, "number f, got none; is there a `return`"),
     ((rosen, np.zeros(2), ({"a": 1},)), {"jac": None}, TypeError, "takes 3 arguments"),
     ((three, np.zeros(2), ({"a": 1},)), {}, TypeError, r"args\[0\]: Numba has no type for dict"),
     ((three, np.zeros(2), [np.ones(3)]), {}, TypeError, r"args: expected a tuple, got a list"),
@@ -89,6 +100,13 @@ REFUSED = [
         r"got not_compiled\(x, g, data\).*numba.njit",
     ),
     ((not_compiled, np.zeros(2), 1.0), {"jac": True}, TypeError, "numba.njit"),
+    ((names_g_anew, np.ones(2)), {}, TypeError, r"never reads g.*g\[:\] = "),
+    ((lambda x, a: 1.0, np.zeros(2)), {}, TypeError, "x and 0 args.*Pass the rest in args"),
+    ((square, np.zeros(2)), {"method": "adam"}, TypeError, "method: .*rule="),
+    ((square, np.zeros(2)), {"tol": 1e-3}, TypeError, "tol: .*gtol, ftol or xtol"),
+    ((square, np.zeros(2)), {"max_iter": 5}, TypeError, "max_iter: .*maxiter="),
+    ((square, np.zeros(2)), {"options": {"lr": 5}}, TypeError, "options: .*keyword"),
+    ((square, np.zeros(2)), {"constraints": ()}, TypeError, "constraints: .*bounds"),
     ((square, np.zeros(2)), {"rule": "amsgrad"}, ValueError, "rule='adam', amsgrad=True"),
     ((square, np.zeros(2)), {"rule": "Momentum"}, ValueError, "rule='sgd', momentum=0.9"),
 ]
@@ -170,6 +188,8 @@ MANY = [
     ((rosen, np.zeros((3, 2))), {"state": None}, TypeError, "state: .*numadam.minimize"),
     ((rosen, np.zeros((3, 2))), {"track_best": True}, TypeError, "track_best: .*numadam.minimize"),
     ((rosen, np.zeros((2, 2))), {"lr": [0.1, FALLING]}, TypeError, r"lr\[1\]: .* all problems"),
+    ((forgets_g, np.zeros((3, 2)), (np.ones(3),)), {}, TypeError, "never reads g"),
+    ((rosen, np.zeros((3, 2))), {"tol": 1e-3}, TypeError, "tol: .*gtol, ftol or xtol"),
     ((not_compiled, np.zeros((3, 2)), (1,)), {"jac": True}, TypeError, "numba.njit"),
     ((not_compiled_either, np.zeros((3, 2)), (1,)), {}, TypeError, "numba.njit"),
 ]

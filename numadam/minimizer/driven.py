@@ -40,6 +40,18 @@ _REFUSED = {
     "state_dtype": "x is float32 or float64 here, and so is the state",
 }
 
+#: What SciPy and others call it, and what to write here.
+_ELSEWHERE = {
+    "method": "the method is called rule='adam', 'sgd', ...",
+    "tol": "use gtol, ftol or xtol",
+    "options": "write each option as a keyword",
+    "max_iter": "write maxiter=...",
+    "steps": "write maxiter=...",
+    "disp": "progress=True shows a bar",
+    "verbose": "progress=True shows a bar",
+    "constraints": "Adam knows bounds=... only",
+}
+
 #: Names of methods that are options of a rule here.
 _VARIANTS = {
     "amsgrad": "rule='adam', amsgrad=True",
@@ -64,6 +76,9 @@ def rule_class(rule: Any) -> Any:
 
 def check_options(options: dict[str, Any]) -> None:
     """Refuse options that a minimisation cannot honour."""
+    for name, instead in _ELSEWHERE.items():
+        if name in options:
+            raise TypeError(f"{name}: there is no such argument: {instead}.")
     for name, instead in _REFUSED.items():
         if name in options:
             raise ValueError(f"{name}: not for a minimisation: {instead}.")

@@ -32,8 +32,8 @@ def refuse_uncompiled(fun: Any, args: tuple[Any, ...], *numbers: int) -> None:
     if _fits(signature, None, None, *args) or _fits(signature, None, None, *numbers, *args):
         name = getattr(fun, "__name__", "fun")
         raise TypeError(
-            f"fun: expected {name}(x, *args), got {name}{signature}. One that writes its gradient "
-            "into g has to be compiled: put @numba.njit above it."
+            f"fun: is called with x and {len(args)} args, got {name}{signature}. Pass the rest in "
+            "args, or, if it writes the gradient into g, compile it: put @numba.njit above it."
         )
 
 
