@@ -158,9 +158,13 @@ class CpuPass:
         """The arrays of a slot as plain arrays of the dtype, where their memory serves as it is.
 
         These are subclasses of ndarray, other spellings of the dtype, and arrays of other
-        libraries.
+        libraries. And numbers, which NumPy's arithmetic makes of 0-d arrays, as gradients of such.
         """
         dtype = self.table.plan.array_dtype(slot)
+        if what == dr.BAD_TYPE and slot == pl.G and self._is_number(arrays[leaf], leaf):
+            number = arrays[leaf]
+            known = None if isinstance(number, np.generic) else dtype
+            return [*arrays[:leaf], np.asarray(number, known), *arrays[leaf + 1 :]]
         if what == dr.BAD_TYPE:
             seen = views(arrays, "NumPy", written=slot != pl.G)
             if seen[leaf] is not arrays[leaf]:
@@ -171,6 +175,11 @@ class CpuPass:
             np.ndarray.view(array, dtype, np.ndarray) if ar.is_viewable(array, dtype) else array
             for array in arrays
         ]
+
+    def _is_number(self, x: Any, leaf: int) -> bool:
+        """Whether `x` is a number where an array of no axes is wanted."""
+        number = isinstance(x, (np.generic, float, int)) and not isinstance(x, bool)
+        return number and self.table.layout.shapes[leaf] == ()
 
     def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
         name, layout = self._title(slot, leaf), self.table.layout

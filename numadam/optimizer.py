@@ -92,6 +92,9 @@ class Optimizer(Held):
     or another compiled loop is refused: make the optimiser with a value that stands for it, such
     as ``clip_norm=numpy.inf``.
 
+    The gradient of complex parameters is ``df/dRe(p) + 1j * df/dIm(p)``, the direction of
+    steepest ascent, as torch gives it. JAX gives its conjugate.
+
     Examples
     --------
     >>> import numpy as np
@@ -128,8 +131,8 @@ class Optimizer(Held):
         Parameters
         ----------
         grads : array or nesting of arrays, optional
-            Gradients in the structure, shapes and dtype of the parameters; not modified. Without
-            it, `grads` of the optimiser is taken.
+            Gradients in the structure, shapes and dtype of the parameters; not modified. That of
+            a 0-d NumPy array may be a number. Without it, `grads` of the optimiser is taken.
         params : array or nesting of arrays, optional
             Parameters to update in this call instead of the optimiser's own: same structure,
             shapes and dtype. Nothing of them is kept.

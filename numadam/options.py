@@ -133,7 +133,7 @@ def check(
     """
     for name in shared:
         if name not in DEFAULTS:
-            raise TypeError(f"{title}: there is no option {name!r}. {_did_you_mean(name)}")
+            raise TypeError(f"{title}: there is no option {name!r}. {_did_you_mean(name, own)}")
     options = {**DEFAULTS, **shared, **own}
     if options["decoupled"] is None:
         options["decoupled"] = rule.decoupled
@@ -152,10 +152,24 @@ def check(
     return rule.check(options)
 
 
-def _did_you_mean(name: str) -> str:
+#: What other libraries call a hyperparameter, where the name here is not near it.
+_ELSEWHERE = {
+    "learning_rate": ("lr",),
+    "step_size": ("lr",),
+    "betas": ("beta1", "beta2"),
+    "b1": ("beta1",),
+    "b2": ("beta2",),
+    "epsilon": ("eps",),
+}
+
+
+def _did_you_mean(name: str, own: Mapping[str, Any]) -> str:
     import difflib
 
-    near = difflib.get_close_matches(name, DEFAULTS, 1)
+    here = [f"{one}=..." for one in _ELSEWHERE.get(name, ()) if one == "lr" or one in own]
+    if here:
+        return f"Write {', '.join(here)}."
+    near = difflib.get_close_matches(name, [*DEFAULTS, *own], 1)
     return f"Did you mean {near[0]!r}?" if near else "See numadam.Optimizer for all of them."
 
 

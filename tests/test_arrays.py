@@ -538,6 +538,28 @@ def test_sliding_and_readonly_gradients_are_right():
     assert np.array_equal(p, -windows)
 
 
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+def test_a_number_is_the_gradient_of_a_zero_d_parameter(dtype):
+    """NumPy's arithmetic turns 0-d arrays into numbers."""
+    alone, nested, plain = np.array(1, dtype), {"a": np.array(1, dtype)}, np.ones(1, dtype)
+    optimizers = [na.Adam(x, lr=0.1) for x in (alone, nested, plain)]
+    for _ in range(5):
+        optimizers[0].step(2 * (alone - 3))
+        optimizers[1].step({"a": float(2 * (nested["a"] - 3))})
+        optimizers[2].step(2 * (plain - 3))
+    assert alone == nested["a"] == plain[0] != 1
+
+
+def test_a_number_of_another_dtype_is_refused_as_an_array_is():
+    x = np.array(1.0, np.float32)
+    opt = na.Adam(x)
+    with pytest.raises(TypeError, match=r"^grads: expected float32 like params, got float64"):
+        opt.step(np.float64(2.0))
+    with pytest.raises(TypeError, match=r"^grads: expected a NumPy array, got the number True"):
+        opt.step(True)
+    assert (x, opt.t) == (1, 0)
+
+
 def test_zero_d_and_one_element():
     for shape in ((), (1,), (1, 1, 1)):
         p = np.full(shape, 3.0)

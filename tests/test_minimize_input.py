@@ -18,12 +18,43 @@ def four(x, g, a, b):
 
 @numba.njit
 def three(x, g, a):
-    return 0.0
+    return g[0]
 
 
 @numba.njit
 def tells_nothing(x, g):
     g[0] = 1.0
+
+
+@numba.njit
+def fills_x(x, g):
+    x[:] = g
+    return 0.0
+
+
+@numba.njit
+def adds_to_x(x, g):
+    x += g
+    return 0.0
+
+
+@numba.njit
+def names_g_anew(x, g):
+    g = 2 * x  # noqa: F841
+    return np.sum(x * x)
+
+
+@numba.njit
+def forgets_g(x, g, i, data):
+    return data[i] * x[0]
+
+
+def not_compiled(x, g, data):
+    return 0.0
+
+
+def not_compiled_either(x, g, i, data):
+    return 0.0
 
 
 REFUSED = [
@@ -54,9 +85,30 @@ REFUSED = [
     ((rosen, {"x": np.zeros(2)}), {}, TypeError, "compiled fun takes one NumPy array"),
     ((four, np.zeros(2)), {}, TypeError, "takes 2 arguments"),
     ((four, np.zeros(2), (1.0,)), {"jac": True}, TypeError, "takes 3 arguments"),
-    ((tells_nothing, np.zeros(2)), {}, TypeError, "does not compile"),
+    ((tells_nothing, np.zeros(2)), {}, TypeError, "number f, got none; is there a `return`"),
     ((rosen, np.zeros(2), ({"a": 1},)), {"jac": None}, TypeError, "takes 3 arguments"),
     ((three, np.zeros(2), ({"a": 1},)), {}, TypeError, r"args\[0\]: Numba has no type for dict"),
+    ((three, np.zeros(2), [np.ones(3)]), {}, TypeError, r"args: expected a tuple, got a list"),
+    ((fills_x, np.zeros(2)), {}, TypeError, "fun: writes into x.*gradient goes into g"),
+    ((adds_to_x, np.zeros(2)), {}, TypeError, "fun: writes into x.*gradient goes into g"),
+    ((square, np.zeros(2)), {}, TypeError, "got tuple. Pass jac=True"),
+    ((square, np.zeros(2)), {"jac": abs}, TypeError, "got tuple. Pass jac=True"),
+    (
+        (not_compiled, np.zeros(2), (1.0,)),
+        {},
+        TypeError,
+        r"got not_compiled\(x, g, data\).*numba.njit",
+    ),
+    ((not_compiled, np.zeros(2), 1.0), {"jac": True}, TypeError, "numba.njit"),
+    ((names_g_anew, np.ones(2)), {}, TypeError, r"never reads g.*g\[:\] = "),
+    ((lambda x, a: 1.0, np.zeros(2)), {}, TypeError, "x and 0 args.*Pass the rest in args"),
+    ((square, np.zeros(2)), {"method": "adam"}, TypeError, "method: .*rule="),
+    ((square, np.zeros(2)), {"tol": 1e-3}, TypeError, "tol: .*gtol, ftol or xtol"),
+    ((square, np.zeros(2)), {"max_iter": 5}, TypeError, "max_iter: .*maxiter="),
+    ((square, np.zeros(2)), {"options": {"lr": 5}}, TypeError, "options: .*keyword"),
+    ((square, np.zeros(2)), {"constraints": ()}, TypeError, "constraints: .*bounds"),
+    ((square, np.zeros(2)), {"rule": "amsgrad"}, ValueError, "rule='adam', amsgrad=True"),
+    ((square, np.zeros(2)), {"rule": "Momentum"}, ValueError, "rule='sgd', momentum=0.9"),
 ]
 
 
@@ -119,6 +171,8 @@ def test_args_need_not_be_a_tuple():
     assert na.minimize(python_rosen, np.ones(2), jac=True, maxiter=0).fun == 0
 
 
+FALLING = na.schedules.Cosine(0.1, steps=10)
+
 MANY = [
     ((rosen, np.zeros(2)), {}, ValueError, r"shape \(problems, ...\)"),
     ((rosen, np.zeros((2, 2))), {"lr": np.ones(2)}, ValueError, "one for each problem or for"),
@@ -128,6 +182,16 @@ MANY = [
     ((square, np.zeros((3, 2))), {"jac": True, "clip_norm": 1.0}, ValueError, "mix the problems"),
     ((rosen, np.zeros((3, 2))), {"ema": 0.9, "ema_debias": True}, ValueError, "ema_debias"),
     ((four, np.zeros((3, 2))), {}, TypeError, "takes 2 arguments"),
+    ((three, np.zeros((3, 2)), [np.ones(3)]), {}, TypeError, "args: expected a tuple"),
+    ((rosen, np.zeros((3, 2))), {"callback": print}, TypeError, "callback: .*numadam.minimize"),
+    ((rosen, np.zeros((3, 2))), {"history": True}, TypeError, "history: .*numadam.minimize"),
+    ((rosen, np.zeros((3, 2))), {"state": None}, TypeError, "state: .*numadam.minimize"),
+    ((rosen, np.zeros((3, 2))), {"track_best": True}, TypeError, "track_best: .*numadam.minimize"),
+    ((rosen, np.zeros((2, 2))), {"lr": [0.1, FALLING]}, TypeError, r"lr\[1\]: .* all problems"),
+    ((forgets_g, np.zeros((3, 2)), (np.ones(3),)), {}, TypeError, "never reads g"),
+    ((rosen, np.zeros((3, 2))), {"tol": 1e-3}, TypeError, "tol: .*gtol, ftol or xtol"),
+    ((not_compiled, np.zeros((3, 2)), (1,)), {"jac": True}, TypeError, "numba.njit"),
+    ((not_compiled_either, np.zeros((3, 2)), (1,)), {}, TypeError, "numba.njit"),
 ]
 
 

@@ -133,6 +133,7 @@ def test_what_is_not_finite_stops_its_problem_only():
 def test_best_refuses_where_nothing_is_finite():
     @numba.njit
     def fun(x, g):
+        g[0] = np.nan
         return np.nan
 
     res = na.minimize_many(fun, np.ones((2, 1)))

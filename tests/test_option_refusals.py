@@ -22,6 +22,7 @@ def test_unknown_options_are_refused_with_a_guess(name):
         "clip_grad_norm": "Did you mean 'clip_",
         "maximise": "Did you mean 'maximize'?",
         "group": "Did you mean 'groups'?",
+        "learning_rate": "Write lr=...",
         "qqq": "See numadam.Optimizer",
     }.items():
         with pytest.raises(TypeError) as caught:
@@ -29,6 +30,25 @@ def test_unknown_options_are_refused_with_a_guess(name):
         text = str(caught.value)
         assert text.startswith(f"{name}: there is no option {wrong!r}."), text
         assert guess in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        ("epsilon", "Write eps=...."),
+        ("betas", "Write beta1=..., beta2=...."),
+        ("b2", "Write beta2=...."),
+        ("beta_1", "Did you mean 'beta1'?"),
+    ],
+)
+def test_names_of_other_libraries_are_led_to_ours_where_the_rule_has_them(wrong, advice):
+    with pytest.raises(TypeError) as caught:
+        na.Adam(np.ones(2), **{wrong: 0.9})
+    assert str(caught.value).endswith(advice)
+    with pytest.raises(TypeError) as caught:
+        na.SGD(np.ones(2), **{wrong: 0.9})
+    assert "eps" not in str(caught.value).split(".")[1]
+    assert "beta" not in str(caught.value).split(".")[1]
 
 
 BARE = {

@@ -560,9 +560,22 @@ def test_pieces_of_the_wrong_type():
         Piecewise([1.0, lambda t: None], boundaries=[1])(1)
 
 
-def test_all_but_the_first_are_named():
+def test_what_has_no_default_at_the_front_needs_no_name():
+    assert Cosine(1.0, 10) == Cosine(1.0, steps=10)
+    assert OneCycle(1.0, 10) == OneCycle(1.0, steps=10)
+    assert WarmupCosine(1.0, 10, warmup=2) == WarmupCosine(1.0, steps=10, warmup=2)
+    assert Step(1.0, 10) == Step(1.0, steps=10)
+    assert Exponential(1.0, 0.9) == Exponential(1.0, factor=0.9)
+    assert Polynomial(1.0, 10) == Polynomial(1.0, steps=10)
+    assert Piecewise([1.0, 0.1], [5]) == Piecewise([1.0, 0.1], boundaries=[5])
+
+
+def test_all_but_the_first_two_are_named():
+    for schedule in (Cosine, OneCycle, Step, Polynomial, WarmupCosine):
+        with pytest.raises(TypeError, match="positional"):
+            schedule(1.0, 10, 5)
     with pytest.raises(TypeError, match="positional"):
-        Cosine(1.0, 10)
+        ReduceOnPlateau(1.0, 0.5)
 
 
 def test_importing_loads_neither_numpy_nor_numba():

@@ -12,7 +12,7 @@ from numadam.minimizer.driven import check_options, driven, rule_class
 from numadam.minimizer.objective import Objective
 from numadam.minimizer.result import every_for, leaf_boxes
 from numadam.minimizer.run import Run, Watch
-from numadam.minimizer.start import check_maxiter, is_array, own_copy, read_bounds
+from numadam.minimizer.start import check_maxiter, is_array, own_copy, read_args, read_bounds
 from numadam.minimizer.stopping import Tolerances
 from numadam.schedules.base import count
 
@@ -56,7 +56,8 @@ def minimize(
         Start: real or complex, NumPy or CuPy, any shape. It is not modified. float32 stays
         float32, whole numbers become float64. A compiled `fun` gets x itself, read-only.
     args : tuple, default ()
-        Further arguments of `fun` and `jac`.
+        Further arguments of `fun` and `jac`. For `fun` in Python another object is the only
+        argument, as in SciPy.
     jac : True, function, {"2-point", "3-point", "cs"} or None
         True: `fun` returns the gradient too. A function ``jac(x, *args)``: `fun` is then called
         once at the end, unless `ftol`, `callback`, `progress`, `track_best` or a schedule that
@@ -119,6 +120,9 @@ def minimize(
     An x that Adam leaves at maxiter is not wrong, but not known to be near a minimum: Adam moves
     by about lr in every iteration, so small tolerances want an lr that falls.
 
+    The gradient of a complex x is ``df/dRe(x) + 1j * df/dIm(x)``, the direction of steepest
+    ascent. JAX returns its conjugate.
+
     References
     ----------
     Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
@@ -142,7 +146,7 @@ def minimize(
     x = own_copy(x0)
     task = Task(
         x=x,
-        args=args if isinstance(args, tuple) else (args,),
+        args=read_args(args, is_compiled(fun)),
         jac=jac,
         rule=rule_class(rule),
         lr=lr,

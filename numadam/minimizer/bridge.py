@@ -7,6 +7,7 @@ arguments and evaluates a block of problems. So a new objective costs no compili
 from __future__ import annotations
 
 import collections
+import dis
 import inspect
 import math
 from typing import Any
@@ -53,6 +54,8 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
     forms += [(1, RETURNS, jac is True)]
     fits = [form for extra, form, ok in forms if ok and least <= len(args) + extra <= most]
     if len(fits) == 1:
+        if fits[0] != RETURNS:
+            _refuse_unread(fun)
         return fits[0]
     shown = f"fun({', '.join(names)})"
     if fits:
@@ -66,6 +69,26 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
         f"fun: a compiled objective with {len(args)} args takes {len(args) + 2} arguments "
         f"({WRITES}, which writes the gradient into g){indexed} or, with jac=True, "
         f"{len(args) + 1} ({RETURNS} -> (f, g)){hint}; got {shown}."
+    )
+
+
+def _refuse_unread(fun: Any) -> None:
+    """Refuse an objective whose code never reads g: it cannot write into it.
+
+    Its gradient would stay 0, and x0 be taken for a minimum.
+    """
+    code = fun.py_func.__code__
+    if code.co_argcount < 2:
+        return  # it takes *args
+    name = code.co_varnames[1]
+    for one in dis.get_instructions(code):
+        # newer Pythons load two names in one instruction
+        names = one.argval if isinstance(one.argval, tuple) else (one.argval,)
+        if "LOAD" in one.opname and name in names:
+            return
+    raise TypeError(
+        f"fun: never reads {name}, so it writes no gradient. Write {name}[0] = ... or "
+        f"{name}[:] = ...; {name} = ... names another array."
     )
 
 
@@ -133,11 +156,19 @@ class Bridge:
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
         # an objective with explicit signatures would not be found for a read-only x
         guard = read_only if fun._can_compile else _as_it_is
-        call = njit(_FORMS[form](fun, guard), no_cfunc_wrapper=True)
-        evaluate = inner(_make_evaluate(call, x_type, args_type))
         try:
-            evaluate.compile(EVALUATE)
-        except NumbaError as error:
+            evaluate = _evaluation(fun, form, guard, x_type, args_type)
+        except (NumbaError, AttributeError) as error:  # what Numba makes of x += 1
+            if guard is read_only and _compiles(fun, form, x_type, args_type):
+                way = "is returned" if form == RETURNS else "goes into g"
+                raise TypeError(
+                    "fun: writes into x, or gives it to a function that takes no read-only array. "
+                    f"x is read-only: the gradient {way}, and x.copy() may be changed."
+                ) from error
+            if form != RETURNS and isinstance(kind := _last_returned(fun), _NO_NUMBER):
+                raise TypeError(
+                    f"fun: has to return the number f, got {kind}; is there a `return`?"
+                ) from error
             raise TypeError(
                 f"fun: does not compile as {form} for x of {x_type}, args of {args_type} and a "
                 f"number f: {str(error).strip()[:1500]}"
@@ -156,6 +187,33 @@ class Bridge:
         else:
             numbers = (number,) if self._form == INDEXED else ()
             self._fun(x, np.zeros_like(x), *numbers, *args)
+
+
+def _evaluation(fun: Any, form: str, guard: Any, x_type: Any, args_type: Any) -> Any:
+    """The compiled function that evaluates a block of problems."""
+    call = njit(_FORMS[form](fun, guard), no_cfunc_wrapper=True)
+    evaluate = inner(_make_evaluate(call, x_type, args_type))
+    evaluate.compile(EVALUATE)
+    return evaluate
+
+
+def _compiles(fun: Any, form: str, x_type: Any, args_type: Any) -> bool:
+    """Whether an objective would compile for an x that may be written to."""
+    try:
+        _evaluation(fun, form, _as_it_is, x_type, args_type)
+    except (NumbaError, AttributeError):
+        return False
+    return True
+
+
+#: Numba's types of what is no number, where an objective forgets its `return` or a sum.
+_NO_NUMBER = (types.NoneType, types.Array, types.BaseTuple)
+
+
+def _last_returned(fun: Any) -> Any:
+    """Numba's type of what an objective returned when it was compiled last."""
+    compiled = list(fun.overloads.values())
+    return compiled[-1].signature.return_type if compiled else None
 
 
 def _make_evaluate(call: Any, x_type: Any, args_type: Any) -> Any:

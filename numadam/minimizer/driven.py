@@ -40,6 +40,25 @@ _REFUSED = {
     "state_dtype": "x is float32 or float64 here, and so is the state",
 }
 
+#: What SciPy and others call it, and what to write here.
+_ELSEWHERE = {
+    "method": "the method is called rule='adam', 'sgd', ...",
+    "tol": "use gtol, ftol or xtol",
+    "options": "write each option as a keyword",
+    "max_iter": "write maxiter=...",
+    "steps": "write maxiter=...",
+    "disp": "progress=True shows a bar",
+    "verbose": "progress=True shows a bar",
+    "constraints": "Adam knows bounds=... only",
+}
+
+#: Names of methods that are options of a rule here.
+_VARIANTS = {
+    "amsgrad": "rule='adam', amsgrad=True",
+    "momentum": "rule='sgd', momentum=0.9",
+    "nesterov": "rule='sgd', momentum=0.9, nesterov=True",
+}
+
 
 def rule_class(rule: Any) -> Any:
     """The class of a rule, given by name or as the class itself."""
@@ -47,12 +66,19 @@ def rule_class(rule: Any) -> Any:
         return rule
     known = {name.lower(): one for name, one in rules.classes().items()}
     if not isinstance(rule, str) or rule.lower() not in known:
-        raise ValueError(f"rule: expected one of {', '.join(map(repr, known))}, got {rule!r}.")
+        instead = _VARIANTS.get(str(rule).lower(), "")
+        raise ValueError(
+            f"rule: expected one of {', '.join(map(repr, known))}, got {rule!r}."
+            f"{instead and f' Write {instead}.'}"
+        )
     return known[rule.lower()]
 
 
 def check_options(options: dict[str, Any]) -> None:
     """Refuse options that a minimisation cannot honour."""
+    for name, instead in _ELSEWHERE.items():
+        if name in options:
+            raise TypeError(f"{name}: there is no such argument: {instead}.")
     for name, instead in _REFUSED.items():
         if name in options:
             raise ValueError(f"{name}: not for a minimisation: {instead}.")

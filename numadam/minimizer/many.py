@@ -13,7 +13,7 @@ from numadam.minimizer.driven import check_options, driven, rule_class
 from numadam.minimizer.progress import Bar
 from numadam.minimizer.result import ManyResult, attach
 from numadam.minimizer.run import observing
-from numadam.minimizer.start import check_maxiter, own_copy, read_bounds
+from numadam.minimizer.start import check_maxiter, own_copy, read_args, read_bounds
 from numadam.minimizer.stopping import Tolerances
 from numadam.rules.base import LR
 from numadam.schedules.base import count
@@ -60,7 +60,9 @@ def minimize_many(
     bounds : sequence of (lo, hi), scipy.optimize.Bounds, (lo, hi), optional
         As in `minimize`, for the elements of one problem; arrays in Bounds may have all of them.
     lr : float, callable, or array, default 0.01
-        An array of shape (problems,) gives each problem its own: to try many at once.
+        An array of shape (problems,) gives each problem its own: to try many at once. One that
+        broadcasts to `x0`, such as (1, n) for rows of n, sets it by element as well. A schedule
+        holds for all problems.
     rule, gtol, ftol, xtol, maxiter
         As in `minimize`.
     check_every : int, optional
@@ -100,6 +102,7 @@ def minimize_many(
     """
     from numadam.minimizer.bridge import is_compiled
 
+    _refuse_single(options)
     check_options(options)
     if options.get("ema_debias"):
         raise ValueError("ema_debias: problems stop at different iterations; use ema_warmup.")
@@ -112,7 +115,7 @@ def minimize_many(
     limits = read_bounds(bounds, x, x.shape[1:])
     rates = _own_rates(lr, x)
     given = {"bounds": limits, **options}
-    args = args if isinstance(args, tuple) else (args,)
+    args = read_args(args, is_compiled(fun))
     common: dict[str, Any] = {
         "tolerances": Tolerances.read(gtol, ftol, xtol),
         "maxiter": check_maxiter(maxiter),
@@ -134,6 +137,16 @@ def minimize_many(
     return Rows(fun, x, args, jac, optimizer, check_every=every, **common).go()
 
 
+def _refuse_single(options: dict[str, Any]) -> None:
+    """Refuse what only the minimisation of one problem has."""
+    for name in ("callback", "history", "state", "track_best"):
+        if name in options:
+            raise TypeError(
+                f"{name}: minimize_many has none, got {options[name]!r:.80}. numadam.minimize has, "
+                "for one problem."
+            )
+
+
 def refuse_observers(optimizer: Any) -> Any:
     """The optimiser, unless one of its schedules has to be told f."""
     if observing(optimizer):
@@ -143,6 +156,12 @@ def refuse_observers(optimizer: Any) -> Any:
 
 def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
     """A learning rate for each problem, where `lr` is that."""
+    for k, one in enumerate(lr if isinstance(lr, (list, tuple)) else ()):
+        if callable(one):
+            raise TypeError(
+                f"lr[{k}]: expected a number, got {type(one).__name__}. A schedule holds for all "
+                "problems: pass it alone, or give each problem a call of numadam.minimize."
+            )
     shape = getattr(lr, "shape", None)
     if isinstance(lr, (list, tuple)):
         shape = np.shape(lr)

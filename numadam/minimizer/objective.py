@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,34 @@ from numadam.minimizer.start import is_array
 from numadam.tree import Active
 
 _DIFFERENCES = ("2-point", "3-point", "cs")
+
+
+def refuse_uncompiled(fun: Any, args: tuple[Any, ...], *numbers: int) -> None:
+    """Refuse a function in Python that has room for g, as only a compiled one is called.
+
+    `numbers` stand for the number of the problem, where `fun` might take it.
+    """
+    try:
+        # not that of a function inside, which takes what its wrapper adds
+        signature = inspect.signature(fun, follow_wrapped=False)
+    except ValueError:  # some functions written in C have none
+        return
+    if _fits(signature, None, *args):
+        return
+    if _fits(signature, None, None, *args) or _fits(signature, None, None, *numbers, *args):
+        name = getattr(fun, "__name__", "fun")
+        raise TypeError(
+            f"fun: is called with x and {len(args)} args, got {name}{signature}. Pass the rest in "
+            "args, or, if it writes the gradient into g, compile it: put @numba.njit above it."
+        )
+
+
+def _fits(signature: inspect.Signature, *args: Any) -> bool:
+    try:
+        signature.bind(*args)
+    except TypeError:
+        return False
+    return True
 
 
 class Objective:
@@ -36,6 +65,7 @@ class Objective:
     ) -> None:
         if not callable(fun):
             raise TypeError(f"fun: expected a function of x, got {type(fun).__name__}.")
+        refuse_uncompiled(fun, args)
         self._fun, self._args, self._jac, self._x, self._tree = fun, args, jac, x, tree
         self._leaves = list(tree.flatten(x, "x0"))
         self._shapes = [leaf.shape for leaf in self._leaves]
@@ -123,10 +153,10 @@ class Objective:
         except (TypeError, ValueError):
             array = np.empty(0)
         if array.size != 1 or array.dtype.kind not in "fiub":
-            raise TypeError(
-                f"fun: f has to be one real number, got {type(f).__name__} of shape "
-                f"{getattr(f, 'shape', ())} and dtype {getattr(f, 'dtype', type(f).__name__)}."
-            )
+            of = f" of shape {f.shape} and dtype {f.dtype}" if hasattr(f, "dtype") else ""
+            both = isinstance(f, tuple) and len(f) == 2 and self._jac is not True
+            hint = " Pass jac=True if fun returns (f, gradient)." if both else ""
+            raise TypeError(f"fun: f has to be one real number, got {type(f).__name__}{of}.{hint}")
         return float(array.reshape(()))
 
     def _gradient(self, g: Any, name: str) -> Any:

@@ -10,6 +10,7 @@ from numba import boolean, float64, int64
 
 from numadam import plan as pl
 from numadam.compile import twins
+from numadam.minimizer.objective import refuse_uncompiled
 from numadam.minimizer.progress import Bar
 from numadam.minimizer.result import ManyResult, attach
 from numadam.minimizer.stopping import RUNNING, Tolerances, verdict
@@ -58,6 +59,7 @@ class Rows:
         progress: bool,
         check_every: int | None,
     ) -> None:
+        refuse_uncompiled(fun, args, 0)
         if optimizer._options["ema"] is not None:
             raise ValueError("ema: the average of a row that has stopped would go on; compile fun.")
         if jac is not True and not callable(jac):

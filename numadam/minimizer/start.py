@@ -53,6 +53,15 @@ def _own_array(x: Any, name: str) -> Any:
     return own
 
 
+def read_args(args: Any, compiled: bool) -> tuple[Any, ...]:
+    """Args as a tuple: one object that is no tuple is the only argument, as in SciPy."""
+    if compiled and isinstance(args, list):
+        raise TypeError(
+            "args: expected a tuple, got a list. Write (a,) for one argument a, or tuple(args)."
+        )
+    return args if isinstance(args, tuple) else (args,)
+
+
 def check_maxiter(maxiter: Any) -> int:
     """Maxiter as an int."""
     checked = count("maxiter", maxiter, 0)

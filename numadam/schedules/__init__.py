@@ -4,8 +4,9 @@ A schedule is a callable: ``schedule(t)`` is the value for the step that follows
 at the first. Any ``f(t) -> float`` will do; these are the usual ones. They are plain float64 Python
 and load neither NumPy nor Numba. `start`, `peak`, `end` and the numbers in `values` are in units of
 the hyperparameter; `steps`, `warmup` and `boundaries` count steps. Past its end a schedule stays at
-its last value. Arguments are checked when a schedule is made: a TypeError or ValueError names the
-argument, what it got and what is expected. All can be pickled, copied and compared.
+its last value. The first two arguments may go without a name where they have no default:
+``Cosine(0.1, 100)``. Arguments are checked when a schedule is made: a TypeError or ValueError names
+the argument, what it got and what is expected. All can be pickled, copied and compared.
 """
 
 from numadam.schedules.cycles import Cosine, OneCycle, WarmupCosine

@@ -39,8 +39,8 @@ class Cosine(Scheduled):
     """
 
     start: float
-    _: KW_ONLY
     steps: int
+    _: KW_ONLY
     end: float = 0.0
     restart_mult: int = 0
 
@@ -90,8 +90,8 @@ class WarmupCosine(Scheduled):
     """
 
     peak: float
-    _: KW_ONLY
     steps: int
+    _: KW_ONLY
     warmup: int
     start: float = 0.0
     end: float = 0.0
@@ -139,8 +139,8 @@ class OneCycle(Scheduled):
     """
 
     peak: float
-    _: KW_ONLY
     steps: int
+    _: KW_ONLY
     warmup: int | None = None
     start: float | None = None
     end: float | None = None

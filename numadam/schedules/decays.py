@@ -59,8 +59,8 @@ class Step(Scheduled):
     """
 
     start: float
-    _: KW_ONLY
     steps: int
+    _: KW_ONLY
     factor: float = 0.1
 
     def __post_init__(self) -> None:
@@ -100,8 +100,8 @@ class Exponential(Scheduled):
     """
 
     start: float
-    _: KW_ONLY
     factor: float
+    _: KW_ONLY
     steps: int = 1
     end: float = 0.0
 
@@ -153,8 +153,8 @@ class Polynomial(Scheduled):
     """
 
     start: float
-    _: KW_ONLY
     steps: int
+    _: KW_ONLY
     end: float = 0.0
     power: float = 1.0
 

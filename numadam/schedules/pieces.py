@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 from numadam.rules.base import Hyper
 from numadam.schedules.base import Scheduled, count, several
@@ -40,7 +40,6 @@ class Piecewise(Scheduled):
     """
 
     values: Sequence[float | Callable[[int], float]]
-    _: KW_ONLY
     boundaries: Sequence[int]
 
     def __post_init__(self) -> None:
