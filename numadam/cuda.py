@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,13 +36,19 @@ def blocks_for(turns: int) -> int:
     return min(-(-turns // BLOCK), BLOCKS_MOST)
 
 
+def require_packages() -> None:
+    """Say which package is missing, and what installs it."""
+    # `numba.cuda` would import without numba-cuda: Numba's own deprecated target
+    for module, package in (("cupy", "CuPy"), ("numba_cuda", "numba-cuda")):
+        if module not in sys.modules and importlib.util.find_spec(module) is None:
+            raise ImportError(
+                f"Arrays on a GPU need the {package} package, which is not installed: {_INSTALL}."
+            )
+
+
 def require_gpu() -> None:
-    """Say in one sentence what is missing: numba-cuda, a driver, a GPU."""
-    # `numba.cuda` would import without it: Numba's own deprecated target
-    if importlib.util.find_spec("numba_cuda") is None:
-        raise ImportError(
-            f"CuPy arrays need the numba-cuda package, which is not installed: {_INSTALL}."
-        )
+    """Say in one sentence what is missing: a package, a driver, a GPU."""
+    require_packages()
     from numba import config
 
     if config.ENABLE_CUDASIM:

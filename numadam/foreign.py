@@ -58,6 +58,9 @@ def as_numpy(x: Any) -> Any:
 
 def as_cupy(x: Any) -> Any:
     """An object whose `home` is CuPy as an array over its memory."""
+    from numadam.cuda import require_packages
+
+    require_packages()
     import cupy
 
     seen, dtype = _plain(x)

@@ -124,3 +124,32 @@ def test_a_gradient_of_the_other_library_is_refused(real_cupy):
     g = on_host(real_cupy, np.zeros(2))
     with pytest.raises(TypeError, match="expected a NumPy array, got cupy"):
         na.minimize(lambda x: (1.0, g), np.ones(2), jac=True)
+
+
+def test_a_tensor_on_a_gpu_without_cupy_says_what_to_install(monkeypatch):
+    import importlib.util
+
+    class Tensor:
+        dtype = np.dtype(np.float32)
+
+        def __dlpack_device__(self):
+            return (2, 0)
+
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "cupy" else find(n))
+    with pytest.raises(ImportError, match=r"need the CuPy package.*pip install"):
+        na.Adam(Tensor())
+
+
+def test_without_a_gpu_or_a_driver_one_sentence_says_so(real_cupy):
+    from numadam.cuda import require_gpu
+
+    try:
+        count = real_cupy.cuda.runtime.getDeviceCount()
+    except real_cupy.cuda.runtime.CUDARuntimeError:
+        count = 0
+    if count or os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        pytest.skip("there is a GPU, or the simulator of one")
+    with pytest.raises((RuntimeError, ImportError), match=r"nvidia-smi|not installed"):
+        require_gpu()
