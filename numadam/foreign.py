@@ -51,8 +51,8 @@ def _plain(x: Any) -> tuple[Any, Any]:
 
 def as_numpy(x: Any) -> Any:
     """An object whose `home` is NumPy as an array over its memory."""
-    seen, dtype = _plain(x)
-    shown = np.from_dlpack(seen) if hasattr(seen, "__dlpack__") else np.asarray(seen)
+    x, dtype = _plain(x)
+    shown = np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
     return shown if dtype is None else shown.view(dtype)
 
 
@@ -63,9 +63,17 @@ def as_cupy(x: Any) -> Any:
     require_packages()
     import cupy
 
-    seen, dtype = _plain(x)
-    shown = cupy.from_dlpack(seen) if hasattr(seen, "__dlpack__") else cupy.asarray(seen)
+    x, dtype = _plain(x)
+    shown = cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else cupy.asarray(x)
     return shown if dtype is None else shown.view(dtype)
+
+
+def seen(x: Any) -> Any:
+    """An array of another library as NumPy's or CuPy's, over the same memory; or x itself."""
+    library = home(x)
+    if not library:
+        return x
+    return as_numpy(x) if library == "NumPy" else as_cupy(x)
 
 
 def views(arrays: Sequence[Any], library: str, written: bool) -> list[Any]:

@@ -113,6 +113,13 @@ def test_numbers_of_numpy_are_no_arrays():
         na.SGD(np.float64(1.0))
 
 
+def test_a_minimisation_starts_from_them():
+    x0 = np.array([1.0, 2.0])
+    res = na.minimize(lambda x: (x @ x, 2 * x), Exported(x0), jac=True, lr=0.1, maxiter=5)
+    assert isinstance(res.x, np.ndarray)
+    np.testing.assert_array_equal(x0, [1, 2])
+
+
 # --- the libraries themselves ---------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from array_api_compat import is_cupy_array
 
 from numadam.arrays import describe, is_masked
+from numadam.foreign import seen
 from numadam.schedules.base import count
 
 _CONTAINERS = (list, tuple, dict)
@@ -35,6 +36,7 @@ def _holds_arrays(x: Any) -> bool:
 
 
 def _own_array(x: Any, name: str) -> Any:
+    x = seen(x)
     if not is_array(x) and not _is_number(x) and not isinstance(x, (list, tuple)):
         raise TypeError(f"{name}: {describe(x)}")
     if is_masked(x):
