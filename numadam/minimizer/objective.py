@@ -11,6 +11,7 @@ import numpy as np
 from array_api_compat import is_cupy_array
 
 from numadam.arrays import describe
+from numadam.foreign import seen
 from numadam.minimizer.start import is_array
 from numadam.tree import Active
 
@@ -173,6 +174,7 @@ class Objective:
         if is_array(g) and is_cupy_array(g) == self._numpy:
             raise TypeError(f"{name}: {describe(g, 'NumPy' if self._numpy else 'CuPy')}")
         if not self._numpy:
+            g = seen(g)
             if not is_array(g):
                 raise TypeError(f"{name}: {describe(g, 'CuPy')}")
         elif g is None:
