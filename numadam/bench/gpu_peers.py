@@ -13,6 +13,7 @@ import numpy as np
 import numadam
 from numadam.bench import measure
 from numadam.bench.measure import Figure, Side
+from numadam.bench.minimize_peers import jax_solver
 from numadam.bench.peers import Unavailable, need
 
 _LR = 1e-3
@@ -216,25 +217,14 @@ def jax_problems(problems: int, n: int, iterations: int) -> Side:
     """The same by ``jax.vmap(optax)`` on the GPU."""
     need("jax", "optax")
     import jax
-    import optax
 
     if jax.default_backend() != "gpu":
         raise Unavailable("JAX finds no GPU")
-    jax.config.update("jax_enable_x64", True)
-    optimizer = optax.adam(0.01)
 
     def objective(x: Any) -> Any:
         return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
 
-    def solve(x: Any) -> Any:
-        def body(_: Any, carry: Any) -> Any:
-            x, state = carry
-            updates, state = optimizer.update(jax.grad(objective)(x), state, x)
-            return optax.apply_updates(x, updates), state
-
-        return jax.lax.fori_loop(0, iterations, body, (x, optimizer.init(x)))[0]
-
-    run = jax.jit(jax.vmap(solve))
+    run = jax.jit(jax.vmap(jax_solver(objective, iterations)))
     x0 = jax.numpy.asarray(np.random.default_rng(0).uniform(-2, 2, (problems, n)))
     return lambda: run(x0).block_until_ready()
 

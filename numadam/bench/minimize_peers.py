@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -51,17 +52,14 @@ def numpy_loop(iterations: int) -> Side:
     return side
 
 
-def jax_loop(iterations: int, starts: np.ndarray | None = None) -> Side:
-    """JAX's fori_loop with optax's Adam: one problem, or many by vmap. No stop tests."""
+def jax_solver(objective: Callable[[Any], Any], iterations: int) -> Callable[[Any], Any]:
+    """JAX's fori_loop with optax's Adam over one problem, in float64. No stop tests."""
     need("jax", "optax")
     import jax
     import optax
 
     jax.config.update("jax_enable_x64", True)
     optimizer = optax.adam(_LR)
-
-    def objective(x: Any) -> Any:
-        return 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
 
     def solve(x: Any) -> Any:
         def body(_: Any, carry: Any) -> Any:
@@ -71,6 +69,18 @@ def jax_loop(iterations: int, starts: np.ndarray | None = None) -> Side:
 
         return jax.lax.fori_loop(0, iterations, body, (x, optimizer.init(x)))[0]
 
+    return solve
+
+
+def jax_loop(iterations: int, starts: np.ndarray | None = None) -> Side:
+    """Rosenbrock's valley in JAX: one problem, or many by vmap."""
+    need("jax", "optax")
+    import jax
+
+    def objective(x: Any) -> Any:
+        return 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
+
+    solve = jax_solver(objective, iterations)
     run = jax.jit(solve if starts is None else jax.vmap(solve))
     x0 = jax.numpy.asarray(_START if starts is None else starts)
     return lambda: run(x0).block_until_ready()
