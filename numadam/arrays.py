@@ -58,7 +58,10 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
         )
     if isinstance(x, (list, tuple, dict)):
         return f"{expected}, got {kind}. Nest it as the params are, or use numpy.asarray(x)."
-    return f"{expected}, got {kind}. Use numpy.asarray(x)."
+    if kind.startswith("pandas."):  # what numpy.asarray gives may not be written to
+        return f"{expected}, got {kind}. Use x.to_numpy(copy=True)."
+    use = "list(x)" if hasattr(x, "__next__") else "numpy.asarray(x)"
+    return f"{expected}, got {kind}. Use {use}."
 
 
 def name_dtype(dtype: np.dtype) -> str:

@@ -231,6 +231,8 @@ BAD = {
     "torch": (lambda a: like("torch", "Tensor"), TypeError, r"torch.Tensor.*numpy\(\)", ALL),
     "jax": (lambda a: like("jaxlib", "ArrayImpl"), TypeError, "read-only", ALL),
     "unknown": (lambda a: like("mylib", "Field"), TypeError, "mylib.Field", ALL),
+    "pandas": (lambda a: like("pandas", "Series"), TypeError, r"to_numpy\(copy=True\)", ALL),
+    "iterator": (lambda a: iter([a]), TypeError, r"list_iterator. Use list\(x\)", ALL),
     "longer": (lambda a: np.ones(5), ValueError, r"shape \(4,\).*\(5,\)", LATER),
     "shorter": (lambda a: np.ones(3), ValueError, r"shape \(4,\).*\(3,\)", LATER),
     "empty": (lambda a: np.ones(0), ValueError, r"shape \(4,\).*\(0,\)", LATER),

@@ -176,6 +176,7 @@ FALLING = na.schedules.Cosine(0.1, steps=10)
 MANY = [
     ((rosen, np.zeros(2)), {}, ValueError, r"shape \(problems, ...\)"),
     ((rosen, np.zeros((2, 2))), {"lr": np.ones(2)}, ValueError, "one for each problem or for"),
+    ((rosen, np.zeros((3, 2))), {"lr": [0.1, [0.2]]}, ValueError, "lr: "),
     ((rosen, np.zeros((3, 2))), {"lr": -np.ones(3)}, ValueError, "lr"),
     ((square, np.zeros((3, 2))), {}, ValueError, "jac"),
     ((square, np.zeros((3, 2))), {"jac": True}, ValueError, r"f has to be an array of shape \(3,"),

@@ -164,7 +164,10 @@ def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
             )
     shape = getattr(lr, "shape", None)
     if isinstance(lr, (list, tuple)):
-        shape = np.shape(lr)
+        try:
+            shape = np.shape(lr)
+        except ValueError as error:  # lists of unlike lengths
+            raise ValueError(f"lr: {error}") from error
     problems = x.shape[0]
     if shape not in ((problems,), (problems, *[1] * (x.ndim - 1))) or x.shape[1:] == shape:
         if shape == (problems,) and problems > 1:
