@@ -143,7 +143,7 @@ def test_command_has_the_other_table(monkeypatch, capsys):
     add_arguments(parser)
     taken = []
 
-    def run_here(cases, quick, wait):
+    def run_here(args, cases):
         taken.extend(cases)
         return {}
 

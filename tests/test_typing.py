@@ -27,5 +27,6 @@ def test_it_runs():
     assert all(np.isfinite(array).all() for array in typing_user.on_own_arrays())
     assert typing_user.rows_of_an_embedding().sum() == -16.0
     assert min(typing_user.every_schedule()) >= 0
+    assert len(typing_user.watched()["f"]) == 2
     for name, x in typing_user.minimised().items():
         np.testing.assert_allclose(x, [1, 2, 3], atol=1e-3, err_msg=name)

@@ -132,6 +132,16 @@ def minimised() -> dict[str, Array]:
     return {"plain": found.x, "compiled": compiled.x, "best": many.best().x, "scipy": by_scipy.x}
 
 
+def watched() -> dict[str, list[float]]:
+    x = np.ones(3)
+    opt, history = na.Adam(x, lr=0.1), na.History(every=2)
+    for _ in range(4):
+        f, g = bowl(x)
+        opt.step(g)
+        history.record(opt, f, g)
+    return {name: [float(entry) for entry in column] for name, column in history.to_dict().items()}
+
+
 if __name__ == "__main__":
     print(na.__version__, every_schedule())
     print(every_class(), several_arrays(), on_own_arrays(), rows_of_an_embedding().sum())
