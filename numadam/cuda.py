@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -88,6 +90,13 @@ def compiling_for(device: int) -> Iterator[None]:
         yield
 
 
+def is_capturing() -> bool:
+    """Whether launches on CuPy's current stream are recorded for a graph, and do not run."""
+    import cupy
+
+    return bool(cupy.cuda.get_current_stream().is_capturing())
+
+
 class Kernel:
     """A compiled kernel, loaded for one GPU and launched on CuPy's current stream.
 
@@ -162,11 +171,18 @@ def launch(kernel: Any, turns: int, arguments: Sequence[Any]) -> None:
 # --- small blocks of numbers, from the host to the GPU --------------------------------------------
 
 
+#: Pinned buffers, and the events behind their copies, of uploads that are no more.
+_left: collections.deque[tuple[Any, Any]] = collections.deque()
+_left_lock = threading.Lock()
+
+
 class Upload:
     """Copies small host arrays to the GPU without waiting for it.
 
     The copy takes place later, in the order of the stream. So the numbers lie in pinned memory
     meanwhile, in one of `SLOTS` buffers: only if the host is so many uploads ahead does it wait.
+    CuPy hands pinned memory on as soon as it is let go; so the buffers outlive an upload until
+    their copies are done.
     """
 
     SLOTS = 4
@@ -184,7 +200,7 @@ class Upload:
         if content == self._sent:
             return
         stream = cupy.cuda.get_current_stream()
-        if stream.is_capturing():
+        if is_capturing():
             raise RuntimeError(
                 "step: a graph is being captured, and arrays or options are others than in the "
                 "last step. Take one step with these arrays and options before the capture."
@@ -196,11 +212,28 @@ class Upload:
         event.record(stream)
         self._sent = content
 
+    def has(self, numbers: np.ndarray) -> bool:
+        """Whether the target is up to date."""
+        return numbers.tobytes() == self._sent
+
+    def __del__(self) -> None:
+        _left.extend(self._slots)
+
+    @staticmethod
+    def _let_go() -> None:
+        """Let go the buffers that are left, where the copies from them are done."""
+        with _left_lock:
+            for _ in range(len(_left)):
+                slot = _left.popleft()
+                if not slot[1].done:
+                    _left.append(slot)
+
     def _slot(self) -> tuple[Any, Any]:
         import cupy
         import cupyx
 
         if len(self._slots) < self.SLOTS:
+            self._let_go()
             pinned = cupyx.empty_pinned(self._target.shape, self._target.dtype)
             self._slots.append((pinned, cupy.cuda.Event(disable_timing=True)))
             return self._slots[-1]

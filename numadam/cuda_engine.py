@@ -15,7 +15,7 @@ import numpy as np
 from numadam import arrays as ar
 from numadam import cuda_arrays as ca
 from numadam import plan as pl
-from numadam.cuda import on_gpu, require_gpu
+from numadam.cuda import is_capturing, on_gpu, require_gpu
 from numadam.cuda_arrays import NO_ROWS
 from numadam.engine import BareStep, Engine, Leaves
 from numadam.interrupts import held_back
@@ -61,7 +61,7 @@ class CudaEngine(Engine):
         only_here = plan.average or plan.master or plan.accumulate or how == "lazy"
         outs = (False,) if only_here else (False, True)
         with on_gpu(self._device):
-            table = CudaTable(plan, layout, settings.rows)
+            self._table = table = CudaTable(plan, layout, settings.rows)
             rate = settings.rate_array if capturable else None
             self._numbers = CudaNumbers(plan, settings.control, table, self._device, rate)
             given = (plan, layout, table, self._numbers, self._device, self._title)
@@ -204,11 +204,22 @@ class CudaEngine(Engine):
         if out is not None:
             used[pl.OUT] = out
         with on_gpu(self._device):
+            self._heed_capture()
             new = self._pass.new(used)
             if pl.G not in new:  # and so none of them is sparse
                 return self._enter(used, new, lr, NO_ROWS)
             with self._sparse.lent(used) as sparse:
                 return self._enter(used, new | {pl.G: used[pl.G]}, lr, sparse)
+
+    def _heed_capture(self) -> None:
+        """Refuse to be recorded for a graph where each replay would be the same step again."""
+        if is_capturing():
+            if not self.settings.options["capturable"]:
+                raise RuntimeError(
+                    "step: a graph is being captured, but at each replay t and lr would be those "
+                    "of this step. Make the optimiser with capturable=True."
+                )
+            self._table.keep()
 
     def _enter(
         self, used: dict[int, Leaves], new: dict[int, Leaves], lr: float, sparse: Sparse
@@ -227,6 +238,7 @@ class CudaEngine(Engine):
         import cupy
 
         with on_gpu(self._device):
+            self._heed_capture()
             used: dict[int, Leaves] = {pl.P: self.params}
             self._pass.enter(used, self._pass.new(used))
             # the sum is what counts, and its newest gradient is zero

@@ -64,10 +64,28 @@ class CudaTable:
         self._numbers = np.array(layout.sizes, np.int64) * plan.numbers
         self.parts, sum_leaves = self._cut(self._numbers, part_size(), cl.SUMS_FIRST)
         self.sums_first = [*self.records[:, cl.SUMS_FIRST].tolist(), self.parts]
+        self._kept: list[Any] = []
         if self.many:
-            self._on_gpu = cupy.zeros(self.records.shape, np.int64)
-            self._upload = policy.Upload(self._on_gpu)
+            self._make()
             self.leaves, self.sum_leaves = cupy.asarray(leaves), cupy.asarray(sum_leaves)
+
+    def _make(self) -> None:
+        import cupy
+
+        self._on_gpu, self._of_graph = cupy.zeros(self.records.shape, np.int64), False
+        self._upload = policy.Upload(self._on_gpu)
+
+    def keep(self) -> None:
+        """Leave the table on the GPU as it is: a graph is going to read it at each replay."""
+        if self.many and not self._of_graph:
+            self._kept.append(self._on_gpu)
+            self._of_graph = True
+
+    def _bring(self) -> None:
+        """Bring the GPU's table up to date; where a graph reads it, go on with another one."""
+        if self._of_graph and not self._upload.has(self.records) and not policy.is_capturing():
+            self._make()
+        self._upload(self.records)
 
     def _block_turns(self) -> int:
         one = policy.BLOCK * self._per_tile
@@ -98,7 +116,7 @@ class CudaTable:
             self._find_tiles(slots, sums)
             self._settled, self._how = True, how
         if self.many:
-            self._upload(self.records)
+            self._bring()
         else:
             self._only = self.records[0].tolist() if len(self.records) else []
 

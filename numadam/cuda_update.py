@@ -23,6 +23,8 @@ from numadam.table import Layout
 
 #: Calls of several threads take turns where they share the numbers of a step.
 _lock = threading.Lock()
+#: ``cudaStreamPerThread``
+_PER_THREAD = 2
 
 
 class _Bare:
@@ -45,16 +47,19 @@ class _Bare:
 
 @functools.lru_cache(maxsize=32)
 def _bare(
-    plan: Plan, wide: int, device: int, shape: Any, order: Any, has_out: bool, stream: int
+    plan: Plan, wide: int, device: int, shape: Any, order: Any, has_out: bool, stream: Any, own: int
 ) -> _Bare:
+    # by the stream itself: it lives as long as what is used on it, and its number is no other's
     return _Bare(plan, wide, device, Layout([shape], [order], plan.dtype), has_out)
 
 
 def _prepared(settings: Settings, p: Any, has_out: bool) -> _Bare:
     import cupy
 
-    wide, stream = settings.control.shape[1], cupy.cuda.get_current_stream().ptr
-    where = p.shape, ar.memory_order(p), has_out, stream
+    wide, stream = settings.control.shape[1], cupy.cuda.get_current_stream()
+    # all threads call their own default stream by the same number
+    own = threading.get_ident() if stream.ptr == _PER_THREAD else 0
+    where = p.shape, ar.memory_order(p), has_out, stream, own
     return _bare(settings.plan, wide, int(p.device.id), *where)
 
 

@@ -113,6 +113,8 @@ class _Device:
 
 
 class _Event:
+    done = True
+
     def __init__(self, disable_timing=False):
         self.recorded = 0
 

@@ -266,6 +266,67 @@ def test_what_a_graph_cannot_hold_is_refused_during_the_capture(cupy, monkeypatc
     assert opt.t == 2
 
 
+def test_other_arrays_between_do_not_reach_a_graph(cupy, monkeypatch):
+    """A graph reads the table of its own step at each replay."""
+    import numadam.cuda as policy
+
+    tape, launch = [], policy.Simulated.__call__
+
+    def noted(kernel, *args):
+        tape.append((kernel, args))
+
+    params = [cupy.zeros(4), cupy.zeros(3)]
+    grads, others = ([cupy.full(n, value) for n in (4, 3)] for value in (1.0, 100.0))
+    opt = na.SGD(params, lr=1.0, capturable=True)
+    opt.step(grads)
+    with monkeypatch.context() as patch:
+        patch.setattr(cupy.stream, "capturing", True, raising=False)
+        patch.setattr(policy.Simulated, "__call__", noted)
+        opt.step(grads)
+    for step in (others, grads):
+        opt.step(step)
+        for kernel, args in tape:
+            launch(kernel, *args)
+    assert all((p == -104).all() for p in params)
+    assert opt.t == 5
+
+
+def test_a_step_whose_t_the_host_counts_is_refused_during_a_capture(cupy, monkeypatch):
+    p, g = cupy.zeros(4), cupy.ones(4)
+    opt = na.Adam(p)
+    opt.step(g)
+    before = p.copy()
+    with monkeypatch.context() as patch:
+        patch.setattr(cupy.stream, "capturing", True, raising=False)
+        with pytest.raises(RuntimeError, match="Make the optimiser with capturable=True"):
+            opt.step(g)
+    assert opt.t == 1
+    np.testing.assert_array_equal(p, before)
+
+
+def test_pinned_memory_outlives_an_optimiser_until_its_copies_are_done(cupy, monkeypatch):
+    import gc
+    import weakref
+
+    import numadam.cuda as policy
+
+    monkeypatch.setattr(policy, "_left", type(policy._left)())
+    monkeypatch.setattr(cupy.cuda.Event, "done", False)
+    opt = na.SGD(cupy.zeros(4))
+    opt.step(cupy.ones(4))
+    ((pinned, _),) = opt._engine._numbers._upload._slots
+    watched = weakref.ref(pinned)
+    del opt, pinned, _
+    gc.collect()
+    assert watched() is not None
+    na.SGD(cupy.zeros(4)).step(cupy.ones(4))
+    assert watched() is not None
+    monkeypatch.setattr(cupy.cuda.Event, "done", True)
+    na.SGD(cupy.zeros(4)).step(cupy.ones(4))
+    gc.collect()
+    assert watched() is None
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
