@@ -71,14 +71,36 @@ def wide(case):
     return case.make(np.zeros(3))._settings.plan
 
 
+#: How a parameter is declared: what CuPy makes of an int, and of a float.
+WIDTHS = {"int64": "u64", "float64": "f64"}
+
+
+def numbers(types):
+    """The types of what is passed at a launch: a tuple's one by one, in their order."""
+    for kind in types:
+        if hasattr(kind, "types"):
+            yield from numbers(kind.types)
+        else:
+            yield str(kind)
+
+
+def parameters(ptx, name):
+    """The types of a kernel's parameters, as it declares them."""
+    head = re.search(rf"\.entry {name}\((.*?)\)", ptx, re.DOTALL)[1]
+    return re.findall(r"\.param \.(\w+)(?: \.\w+)*(?: \.align \d+)? \w+", head)
+
+
 class Code:
     """What the compiler makes of a kernel: PTX without the mangled names, and the assembler's."""
 
-    def __init__(self, make, *arguments, capability=(9, 0)):
+    def __init__(self, make, *arguments, capability=(9, 0), by_cupy=True):
         from numadam.cuda_compile import ptx_of
 
-        self._ptx, _ = ptx_of(make, capability, *arguments)
+        self._ptx, name = ptx_of(make, capability, *arguments)
         self._capability = capability
+        if by_cupy:  # test_table asks for the same types of what is passed
+            _, types = make(*arguments)
+            assert parameters(self._ptx, name) == [WIDTHS[kind] for kind in numbers(types.args)]
         self.text = re.sub(r"\b_Z\w+", "name", self._ptx)  # which may spell anything
 
     def assembled(self):
@@ -327,7 +349,7 @@ def test_many_problems_in_one_kernel_step_in_float32(generation):
         t.UniTuple(i8, 4),
         t.Tuple(()),
     )
-    code = Code(lambda: (kernel, types), capability=generation)
+    code = Code(lambda: (kernel, types), capability=generation, by_cupy=False)
     ptx = code.text
     check_arithmetic(ptx)
     assert "sqrt.rn.f32" in ptx

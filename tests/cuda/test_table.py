@@ -51,6 +51,65 @@ def tiles(cupy, monkeypatch):
     return counts
 
 
+def passed(addresses, numbers, types):
+    """The type that a kernel declares for each number of a launch, and the number."""
+    kinds = []
+    for kind in types:
+        kinds += kind.types if hasattr(kind, "types") else [kind]
+    return zip(map(str, kinds), (*addresses, *numbers), strict=True)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bounds": (0.0, 2.0), "ema": 0.9, "accumulate": 2, "clip_norm": 1.0},
+        {"clip_array_norm": 1.0, "nonfinite": "raise"},
+        {"capturable": True},
+        {"sparse": "lazy", "nonfinite": "skip"},
+    ],
+)
+def test_launches_pass_what_kernels_declare(cupy, monkeypatch, count, options):
+    """An int is an int64 and a float a float64 to CuPy; a bool would be one byte."""
+    import numadam.cuda as policy
+    from numadam import cuda_compile
+    from numadam.sparse import Rows
+
+    load, seen = cuda_compile._load, set()
+
+    class Checked(policy.Simulated):
+        def __call__(self, blocks, threads, numbers, addresses=()):
+            seen.add(self.make.__name__)
+            for kind, number in passed(addresses, numbers, self.types):
+                assert type(number) is {"int64": int, "float64": float}[kind]
+            assert type(blocks) is type(threads) is int
+            super().__call__(blocks, threads, numbers, addresses)
+
+    def checked(make, device, plan, more):
+        kernel = Checked(load(make, device, plan, more)._kernel)
+        kernel.make, kernel.types = make, make(plan, *more)[1].args
+        return kernel
+
+    monkeypatch.setattr(cuda_compile, "_load", checked)
+    monkeypatch.setattr(cuda_compile, "_kernels", {})
+    params = [cupy.ones((4, 2), np.float32) for _ in range(count)]
+    opt = na.Adam(params, lr=0.5, **options)
+    for _ in range(2):
+        opt.step([cupy.ones((4, 2), np.float32) for _ in range(count)])
+    wanted = {"make_prepare", "make_step"}
+    if "accumulate" in options:
+        opt.step([cupy.ones((4, 2), np.float32) for _ in range(count)])
+        opt.flush()
+        wanted |= {"make_begin", "make_sum"}
+    if "sparse" in options:
+        index, values = np.array([1, 3]), np.ones((2, 2), np.float32)
+        opt.step([Rows(cupy.asarray(index), cupy.asarray(values)) for _ in range(count)])
+        wanted |= {"make_lazy"}
+    if "capturable" not in options:
+        wanted |= {"make_sums", "make_combine", "make_settle"}
+    assert seen == wanted
+
+
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_any_number_of_arrays_takes_two_launches(cupy, launches, count):
     params = [cupy.ones(5) for _ in range(count)]
