@@ -45,7 +45,7 @@ class _Bare:
         self.sparse = SparseGradients(plan, layout, device, None, title)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=256)  # more than a model has shapes: they would be made at each call
 def _bare(
     plan: Plan, wide: int, device: int, shape: Any, order: Any, has_out: bool, stream: Any, own: int
 ) -> _Bare:

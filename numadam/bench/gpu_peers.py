@@ -238,10 +238,11 @@ def agreement(rule: str, options: Mapping[str, Any], dtype: Any, steps: int = 10
     wide = np.complex128 if np.dtype(dtype).kind == "c" else np.float64
     start = rng.standard_normal(1_000).astype(dtype)
     on_gpu, on_cpu = cupy.asarray(start), start.astype(wide)
+    options = {"lr": 0.01, **options}
     on_card = {key: _moved(value, cupy) for key, value in options.items()}
-    one = getattr(numadam, rule)(on_gpu, lr=0.01, **on_card)
+    one = getattr(numadam, rule)(on_gpu, **on_card)
     plain = {k: v for k, v in options.items() if k not in ("state_dtype", "master")}
-    two = getattr(numadam, rule)(on_cpu, lr=0.01, **plain)
+    two = getattr(numadam, rule)(on_cpu, **plain)
     for _ in range(steps):
         g = rng.standard_normal(1_000).astype(dtype)
         one.step(cupy.asarray(g))

@@ -26,8 +26,10 @@ def card(cupy, monkeypatch):
 def test_a_step_is_compared_with_float64_on_the_cpu(card):
     exact = gpu_peers.agreement("SGD", {}, np.float32, steps=2)
     assert 0 < exact < 1e-6
-    wrong = gpu_peers.agreement("SGD", {"weight_decay": 0.1}, np.float32, steps=2)
-    assert 0 < wrong < 1e-6
+    decayed = gpu_peers.agreement("SGD", {"weight_decay": 0.1}, np.float32, steps=2)
+    assert 0 < decayed < 1e-6
+    rates = {"lr": np.linspace(0.0, 0.1, 1_000, dtype=np.float32)}
+    assert 0 < gpu_peers.agreement("SGD", rates, np.float32, steps=2) < 1e-6
 
 
 def test_sides_take_steps(card):
