@@ -68,6 +68,16 @@ def require_gpu() -> None:
         raise RuntimeError("CuPy finds no GPU: check the driver with `nvidia-smi`.")
 
 
+def require_bfloat16(name: str) -> None:
+    """Say that CuPy is too old for an array of bfloat16: 13 shows one, and cannot copy it."""
+    import cupy
+
+    if int(cupy.__version__.split(".")[0]) < 14:
+        raise ImportError(
+            f"{name}: bfloat16 on a GPU needs CuPy 14, and this is {cupy.__version__}: {_INSTALL}."
+        )
+
+
 @contextmanager
 def on_gpu(device: int) -> Iterator[None]:
     """Make a GPU the current one for CuPy, which launches there."""

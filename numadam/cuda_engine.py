@@ -15,7 +15,7 @@ import numpy as np
 from numadam import arrays as ar
 from numadam import cuda_arrays as ca
 from numadam import plan as pl
-from numadam.cuda import is_capturing, on_gpu, require_gpu
+from numadam.cuda import is_capturing, on_gpu, require_bfloat16, require_gpu
 from numadam.cuda_arrays import NO_ROWS
 from numadam.engine import BareStep, Engine, Leaves
 from numadam.interrupts import held_back
@@ -46,6 +46,9 @@ class CudaEngine(Engine):
 
         self.params, self.names, self.settings = list(params), list(names), settings
         self._device, plan = int(params[0].device.id), settings.plan
+        for slot, name in ((pl.P, "params"), (pl.S0, "state_dtype")):
+            if plan.storage(slot).name == "bfloat16":
+                require_bfloat16(name)
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
         self._phases = phases(params, orders, plan)
         self._layout = layout = Layout(shapes, orders, plan.dtype)

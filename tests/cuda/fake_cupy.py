@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import numpy
 
+__version__ = "14.0.0"
+
 
 class ndarray(numpy.ndarray):
     """A NumPy array that says it is CuPy's, on the GPU of `device`."""

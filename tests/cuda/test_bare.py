@@ -71,3 +71,37 @@ def test_bare_updates_of_running_products(cupy):
         na.nadam_update(p, cupy.ones(2), m, v, t)
         opt.step(cupy.ones(2))
     np.testing.assert_array_equal(p, twin)
+
+
+def test_numbers_of_a_step_are_apart_where_streams_are(cupy, monkeypatch):
+    """All threads call their own default stream by one number."""
+    import threading
+
+    from numadam import cuda_update
+
+    made, make = [], cuda_update._Bare
+
+    def noted(*given):
+        made.append(given)
+        return make(*given)
+
+    monkeypatch.setattr(cuda_update, "_Bare", noted)
+    cuda_update._bare.cache_clear()
+
+    def step():
+        na.sgd_update(cupy.zeros(3), cupy.ones(3))
+
+    def in_a_thread():
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
+
+    step()
+    in_a_thread()
+    assert len(made) == 1
+    monkeypatch.setattr(cupy.stream, "ptr", 2, raising=False)
+    step()
+    step()
+    assert len(made) == 2
+    in_a_thread()
+    assert len(made) == 3

@@ -188,6 +188,14 @@ def test_a_tile_has_16_bytes_of_the_widest_array(cupy, tiles, dtype, options, wi
     assert 1 not in tiles
 
 
+def test_bfloat16_is_refused_where_cupy_cannot_copy_it(cupy, monkeypatch):
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    monkeypatch.setattr(cupy, "__version__", "13.6.0")
+    with pytest.raises(ImportError, match=r"state_dtype: bfloat16 .* needs CuPy 14, and this is"):
+        na.Adam(cupy.zeros(3, np.float32), state_dtype="bfloat16")
+    na.Adam(cupy.zeros(3, np.float32))
+
+
 def test_arrays_of_many_sizes_get_the_numbers_of_each_alone(cupy):
     sizes = [0, 1, 3, 64, 65, 200, 0, 17]
     starts = [np.random.default_rng(k).standard_normal(n) for k, n in enumerate(sizes)]
