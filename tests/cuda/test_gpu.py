@@ -314,6 +314,53 @@ def test_a_capture_that_would_need_the_host_is_refused(cp):
             stream.end_capture()
 
 
+def test_a_capture_of_a_step_that_the_host_counts_is_refused(cp):
+    x, g = cp.zeros(8), cp.ones(8)
+    opt, stream = na.Adam(x), cp.cuda.Stream(non_blocking=True)
+    cp.cuda.Device().synchronize()
+    with stream:
+        opt.step(g)
+        stream.begin_capture()
+        try:
+            with pytest.raises(RuntimeError, match="capturable=True"):
+                opt.step(g)
+        finally:
+            stream.end_capture()
+    assert opt.t == 1
+
+
+def test_other_arrays_between_do_not_reach_a_graph(cp):
+    stream = cp.cuda.Stream(non_blocking=True)
+    with stream:
+        params = [cp.zeros(4), cp.zeros(3)]
+        grads, others = ([cp.full(n, value) for n in (4, 3)] for value in (1.0, 100.0))
+        opt = na.SGD(params, lr=1.0, capturable=True)
+        opt.step(grads)
+        stream.begin_capture()
+        opt.step(grads)
+        graph = stream.end_capture()
+        for step in (others, grads):
+            opt.step(step)
+            graph.launch()
+        assert opt.t == 5
+        assert all(bool((p == -104).all()) for p in params)
+
+
+def test_optimisers_made_and_left_while_the_gpu_is_behind(cp):
+    """Each one's options are copied later, from memory that the next one must not get."""
+    big = cp.ones(2**27, np.float32)
+    arrays = [cp.zeros(16) for _ in range(100)]
+    g = cp.ones(16)
+    na.SGD(cp.zeros(16), lr=1.0, loss_scale=2.0).step(g)  # compiled now, and not behind the work
+    cp.cuda.Device().synchronize()
+    for _ in range(400):
+        big *= 1
+    for k, p in enumerate(arrays):
+        na.SGD(p, lr=1.0, loss_scale=1.0 / (k + 1)).step(g)
+    for k, p in enumerate(arrays):
+        np.testing.assert_allclose(cp.asnumpy(p), -(k + 1.0), rtol=1e-12)
+
+
 def test_skipped_steps(cp):
     x, bad = cp.ones(5, np.float32), cp.asarray(np.array([1, np.nan, 1, 1, 1], np.float32))
     opt = na.SGD(x, lr=1.0, nonfinite="skip")
