@@ -112,7 +112,14 @@ class Code:
         stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
         return int(registers[1]), int(stack[1]), int(stack[2])
 
-    def check_room(self, most):
+    def check_room(self, plan, many=False):
+        """At most 64 registers, so that 1024 threads fit; nothing is spilled.
+
+        More is known of two kinds: float64, whose scalars alone are 42, and many arrays of which
+        seven and more are read, whose addresses take two each. 768 threads still keep more bytes
+        under way than any memory needs; held down to 64, they would spill.
+        """
+        most = (112 if many else 96) if plan.real == np.float64 else (80 if many else 64)
         registers, stack, spilled = self.assembled()
         assert registers <= most
         assert stack == spilled == 0
@@ -167,7 +174,7 @@ def test_rules_hold_no_double_and_no_approximation(case):
     if case.name in ("Adam", "RMSprop"):
         assert "sqrt.rn.f32" in ptx
         assert "div.rn.f32" in ptx
-    code.check_room(64)
+    code.check_room(plan)
 
 
 def test_many_arrays_in_one_launch():
@@ -177,7 +184,7 @@ def test_many_arrays_in_one_launch():
     check_common(ptx)
     assert ".f64" not in ptx
     check_tiles(ptx, 4, 3)
-    code.check_room(64)
+    code.check_room(plan)
 
 
 @pytest.mark.parametrize("case", CASES[::5], ids=str)
@@ -189,7 +196,7 @@ def test_rules_in_double_precision(case):
     check_common(ptx)
     assert ".f32" not in ptx
     check_tiles(ptx, 2 + len(plan.present), 1 + len(plan.present))
-    code.check_room(96)
+    code.check_room(plan)
 
 
 def test_out_leaves_the_parameters_unread():
@@ -213,7 +220,7 @@ def test_options(name):
     ptx = code.text
     check_common(ptx)
     assert (".f64" in ptx) == (plan.real == np.float64)
-    code.check_room(64 if plan.real == np.float32 else 96)
+    code.check_room(plan)
     sizes = {plan.stride(slot) for slot in step_slots(plan, has_out=False)}
     if len(sizes) == 1:
         read_only = {pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.RATE}
@@ -300,7 +307,7 @@ def test_other_generations_of_gpus(capability, generation):
     check_common(ptx)
     assert f".target sm_{generation[0]}{generation[1]}" in ptx
     check_tiles(ptx, 4, 3)
-    code.check_room(64)
+    code.check_room(plan_of(CASES[0]))
 
 
 @pytest.mark.sweep
@@ -315,7 +322,7 @@ def test_every_rule_and_option_on_every_generation(capability, generation, many,
     ptx = code.text
     check_common(ptx)
     assert (".f64" in ptx) == (plan.real == np.float64)
-    code.check_room(64 if plan.real == np.float32 else 96)
+    code.check_room(plan, many)
 
 
 @pytest.mark.parametrize("generation", [(8, 0), (9, 0)], ids=str)
