@@ -115,9 +115,9 @@ class Code:
     def check_room(self, plan, many=False):
         """At most 64 registers, so that 1024 threads fit; nothing is spilled.
 
-        More is known of two kinds: float64, whose scalars alone are 42, and many arrays of which
-        seven and more are read, whose addresses take two each. 768 threads still keep more bytes
-        under way than any memory needs; held down to 64, they would spill.
+        Two kinds take more: float64, whose scalars alone are 42, and steps over many leaves with
+        six and more arrays each, whose addresses take two. 768 threads still keep more bytes under
+        way than any memory needs; held down to 64, they would spill.
         """
         most = (112 if many else 96) if plan.real == np.float64 else (80 if many else 64)
         registers, stack, spilled = self.assembled()
