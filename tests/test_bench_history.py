@@ -100,3 +100,13 @@ def test_the_recorded_history_fits_its_picture():
         assert set(one["values"]) | set(one["missing"]) == set(table["groups"])
         assert all(value > 0 for value in one["values"].values())
     assert (ROOT / "docs" / "benchmarks" / "history.png").exists()
+
+
+def test_a_commit_that_cannot_run_is_left_out_with_the_reason(tmp_path):
+    package = tmp_path / "numadam"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('half of a change')\n")
+    answer = history.measure({"commit": "0" * 40}, tmp_path, ["step-1000"], 1)
+    assert answer["values"] == {}
+    assert answer["missing"] == {"all": "ImportError: half of a change"}
+    assert history.merged([answer])["values"] == {}
