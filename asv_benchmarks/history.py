@@ -52,6 +52,13 @@ def unpack(commit, folder):
         packed.extractall(folder, filter="data")
 
 
+def benchmarks():
+    """What the driver measures, by name, and what that is divided by."""
+    from history_driver import BENCHMARKS
+
+    return {name: what for name, (what, _) in BENCHMARKS.items()}
+
+
 def measure(commit, folder, names, pairs):
     """Run the driver on a commit; raises where the driver measured something else.
 
@@ -69,7 +76,8 @@ def measure(commit, folder, names, pairs):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:  # a commit between two finished steps may not even import
         said = done.stderr.replace(f"{folder}/", "").strip().splitlines()
-        return {"values": {}, "missing": {"all": (said or ["nothing"])[-1]}, "busy": None}
+        missing = dict.fromkeys(names or benchmarks(), (said or ["nothing"])[-1])
+        return {"values": {}, "missing": missing, "busy": None}
     answer = json.loads(done.stdout.splitlines()[-1])
     if answer.pop("from") != str((folder / "numadam").resolve()):
         raise RuntimeError(f"{commit['commit'][:8]}: another numadam was measured.")
@@ -163,13 +171,10 @@ def main():
         parser.error(f"--output: expected a folder that exists, got {str(args.output)!r}")
     file, picture = args.output / "history.json", args.output / "history.png"
     if not args.draw:
-        from history_driver import BENCHMARKS
-
         from numadam.bench import report
 
         records = record(args)
-        groups = {name: what for name, (what, _) in BENCHMARKS.items()}
-        table = {"machine": report.machine(), "groups": groups, "commits": records}
+        table = {"machine": report.machine(), "groups": benchmarks(), "commits": records}
         file.write_text(json.dumps(table, indent=1) + "\n")
     table = json.loads(file.read_text())
     draw(table, picture)

@@ -23,7 +23,7 @@ class CpuStore:
     counters at the end of the table's scalars, then the products, then each state array flat.
     """
 
-    library = "NumPy"
+    home = "NumPy"
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         self.params, self.names, self.settings = list(params), list(names), settings

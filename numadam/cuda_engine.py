@@ -36,7 +36,7 @@ class CudaEngine(Engine):
     parameters have them.
     """
 
-    library = "CuPy"
+    home = "CuPy"
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         from numadam.cuda_numbers import CudaNumbers

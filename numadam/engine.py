@@ -51,7 +51,7 @@ class Engine(ABC):
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None: ...
 
     #: whose arrays it works on
-    library: str
+    home: str
 
     @staticmethod
     @abstractmethod

@@ -58,7 +58,7 @@ class Held:
         engine = self._engine_for(leaves, names)
         #: the objects in the containers, which the optimiser may see through views
         self._given = leaves
-        leaves = views(leaves, engine.library, written=True)
+        leaves = views(leaves, engine.home, written=True)
         engine.check_params(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
         self._settings = Settings(self.rule, options, leaves, names, tree.select(overrides), pairs)

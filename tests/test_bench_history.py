@@ -108,5 +108,5 @@ def test_a_commit_that_cannot_run_is_left_out_with_the_reason(tmp_path):
     (package / "__init__.py").write_text("raise ImportError('half of a change')\n")
     answer = history.measure({"commit": "0" * 40}, tmp_path, ["step-1000"], 1)
     assert answer["values"] == {}
-    assert answer["missing"] == {"all": "ImportError: half of a change"}
+    assert answer["missing"] == {"step-1000": "ImportError: half of a change"}
     assert history.merged([answer])["values"] == {}

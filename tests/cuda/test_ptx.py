@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "it runs")
 class NoEngine:
     """Takes the place of an engine where only the plan is asked for."""
 
-    library = "NumPy"
+    home = "NumPy"
     check_params = staticmethod(lambda params, names: None)
 
     def __init__(self, settings, params, names):
