@@ -189,7 +189,8 @@ def _make_span(one: Pass, wrap: Any) -> Any:
 
     First come the tiles, which begin at turn `head`, then the turns before and behind them.
     """
-    turns = tile_turns(one.plan, one.slots)
+    # those of the table, whatever arrays this pass has: it may lack the widest
+    turns = tile_turns(one.plan, step_slots(one.plan, has_out=False))
     whole, single = _make_visit(one, turns, wrap), _make_visit(one, 1, wrap)
 
     def span(a, item, stride, head, tiles, items, h, k):

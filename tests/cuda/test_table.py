@@ -459,3 +459,11 @@ def test_arrays_of_other_libraries_are_updated_in_place(cupy, count):
     assert all((p == -3).all() for p in params[1:])
     with pytest.raises(TypeError, match=r"grads\[0\]: expected a CuPy array, got numpy"):
         opt.step([np.ones(4)] * count)
+
+
+def test_a_pass_without_the_widest_array_keeps_to_the_tiles_of_the_step(cupy):
+    """Bounds of float16 parameters are applied before the first step, without float32 state."""
+    room = cupy.full(64, 9.0, np.float16)
+    na.Adam(room[:24], bounds=(0.0, 1.0))
+    assert (room[:24] == 1).all()
+    assert (room[24:] == 9).all()
