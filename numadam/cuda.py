@@ -30,7 +30,8 @@ SUMMED = 16
 #: Blocks of a kernel that numba-cuda launches: with fewer it warns; they end at once.
 BLOCKS_LEAST = 128
 
-_INSTALL = 'pip install "numadam[cuda13]", or "numadam[cuda12]" for CUDA 12'
+#: What installs all that numadam needs on a GPU.
+INSTALL = 'pip install "numadam[cuda13]", or "numadam[cuda12]" for CUDA 12'
 
 
 def blocks_for(turns: int) -> int:
@@ -38,13 +39,23 @@ def blocks_for(turns: int) -> int:
     return min(-(-turns // BLOCK), BLOCKS_MOST)
 
 
+def _is_missing(module: str) -> bool:
+    if module in sys.modules:
+        return False
+    try:
+        return importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:  # the package around it
+        return True
+
+
 def require_packages() -> None:
     """Say which package is missing, and what installs it."""
     # `numba.cuda` would import without numba-cuda: Numba's own deprecated target
-    for module, package in (("cupy", "CuPy"), ("numba_cuda", "numba-cuda")):
-        if module not in sys.modules and importlib.util.find_spec(module) is None:
+    modules = {"cupy": "CuPy", "numba_cuda": "numba-cuda", "cuda.bindings": "cuda-bindings"}
+    for module, package in modules.items():
+        if _is_missing(module):
             raise ImportError(
-                f"Arrays on a GPU need the {package} package, which is not installed: {_INSTALL}."
+                f"Arrays on a GPU need the {package} package, which is not installed: {INSTALL}."
             )
 
 
@@ -61,8 +72,8 @@ def require_gpu() -> None:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise RuntimeError(
-            f"CuPy finds no usable GPU ({error}). Check the driver with `nvidia-smi`; the "
-            f"packages for it are in {_INSTALL}."
+            f"CuPy finds no usable GPU ({error}). Check the driver with `nvidia-smi`, and "
+            f"that the packages are those for its version of CUDA: {INSTALL}."
         ) from error
     if count == 0:
         raise RuntimeError("CuPy finds no GPU: check the driver with `nvidia-smi`.")
@@ -74,7 +85,7 @@ def require_bfloat16(name: str) -> None:
 
     if int(cupy.__version__.split(".")[0]) < 14:
         raise ImportError(
-            f"{name}: bfloat16 on a GPU needs CuPy 14, and this is {cupy.__version__}: {_INSTALL}."
+            f"{name}: bfloat16 on a GPU needs CuPy 14, and this is {cupy.__version__}: {INSTALL}."
         )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from numba import config, cuda
@@ -38,7 +39,23 @@ def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
     """What a GPU runs, and what the assembler says of it: registers, spills."""
     from cuda.bindings import nvjitlink
 
-    options = [f"-arch=sm_{capability[0]}{capability[1]}", "-verbose"]
+    try:
+        return _linked(ptx, f"sm_{capability[0]}{capability[1]}")
+    except nvjitlink.nvJitLinkError as error:
+        (major, minor), written = nvjitlink.version(), re.search(r"\.version ([\d.]+)", ptx)
+        package = "nvidia-nvjitlink" + (f"-cu{major}" if major < 13 else "")
+        raise RuntimeError(
+            f"nvJitLink {major}.{minor} makes no code for compute capability "
+            f"{'.'.join(map(str, capability))} from PTX {written and written[1]} ({error}): it is "
+            "older than the GPU, or than the libNVVM that wrote the PTX. Bring it up to date: "
+            f'pip install --upgrade "{package}=={major}.*".'
+        ) from error
+
+
+def _linked(ptx: str, arch: str) -> tuple[bytes, str]:
+    from cuda.bindings import nvjitlink
+
+    options = [f"-arch={arch}", "-verbose"]
     handle, code = nvjitlink.create(len(options), options), ptx.encode()
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, code, len(code), "numadam")
@@ -85,10 +102,35 @@ def compiled(make: Maker, device: int, plan: Plan, *more: Any) -> Any:
         return _kernels[key]
 
 
+@contextmanager
+def _in_words(device: int) -> Iterator[None]:
+    """Say in one sentence what keeps numba-cuda from compiling, and what to do."""
+    from cuda.pathfinder import DynamicLibNotFoundError
+    from numba.cuda.cudadrv.error import CCSupportError, CudaSupportError, NvvmSupportError
+
+    try:
+        yield
+    except (DynamicLibNotFoundError, NvvmSupportError) as error:
+        what = str(error).partition("\n")[0]
+        raise ImportError(
+            f"numba-cuda lacks a part of its compiler ({what}): {policy.INSTALL}."
+        ) from error
+    except CCSupportError as error:
+        raise RuntimeError(
+            f"numba-cuda does not compile for GPU {device} ({error}). CUDA 12 knows GPUs from "
+            'compute capability 5.0 on: in a fresh environment, pip install "numadam[cuda12]".'
+        ) from error
+    except CudaSupportError as error:
+        raise RuntimeError(
+            f"numba-cuda cannot use GPU {device}, and CuPy can ({' '.join(str(error).split())}): "
+            "check the driver with `nvidia-smi`."
+        ) from error
+
+
 def _load(make: Maker, device: int, plan: Plan, more: tuple[Any, ...]) -> Any:
     if config.ENABLE_CUDASIM:
         function, _ = make(plan, *more)
         return policy.Simulated(cuda.jit(function))
-    with policy.compiling_for(device):
+    with _in_words(device), policy.compiling_for(device):
         capability = cuda.get_current_device().compute_capability
         return policy.Kernel(*_image(make, capability, plan, more))

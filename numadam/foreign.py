@@ -58,9 +58,9 @@ def as_numpy(x: Any) -> Any:
 
 def as_cupy(x: Any) -> Any:
     """An object whose `home` is CuPy as an array over its memory."""
-    from numadam.cuda import require_packages
+    from numadam.cuda import require_gpu
 
-    require_packages()
+    require_gpu()
     import cupy
 
     x, dtype = _plain(x)

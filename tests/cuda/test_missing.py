@@ -1,0 +1,163 @@
+"""What is said where a package, a library, a driver or a GPU is missing: one sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import numadam as na
+
+NEEDS_COMPILER = pytest.mark.skipif(
+    os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" or importlib.util.find_spec("numba_cuda") is None,
+    reason="needs numba-cuda, and the simulator compiles nothing",
+)
+INSTALL = r'.*pip install "numadam\[cuda13\]"'
+
+
+class Tensor:
+    """A tensor on a GPU, of a library that speaks DLPack."""
+
+    dtype, shape = np.dtype(np.float32), (3,)
+
+    def __dlpack__(self, **how):
+        raise AssertionError("asked for its memory, though nobody can use it")
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("cupy", "CuPy"), ("numba_cuda", "numba-cuda"), ("cuda.bindings", "cuda-bindings")],
+)
+def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, module, package):
+    there = {"cupy", "numba_cuda", "cuda.bindings"} - {module}
+    for name in list(sys.modules):
+        if name == module:
+            monkeypatch.delitem(sys.modules, name)
+    for name in there:
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+
+    def find(name):
+        if "." in name:  # as Python does where the package around it is missing
+            raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    with pytest.raises(ImportError, match=f"need the {package} package{INSTALL}"):
+        na.Adam(Tensor())
+
+
+@NEEDS_COMPILER
+def test_a_tensor_where_there_is_no_driver():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    try:
+        if cupy.cuda.runtime.getDeviceCount():
+            pytest.skip("there is a GPU")
+    except cupy.cuda.runtime.CUDARuntimeError:
+        pass  # no driver
+    with pytest.raises(RuntimeError, match=r"CuPy finds no.*GPU.*nvidia-smi"):
+        na.Adam(Tensor())
+
+
+class NoPlan:
+    name = "nothing"
+
+
+NO_PLAN = NoPlan()
+
+
+def make_nothing(plan):
+    """A kernel that compiles quickly."""
+    from numba import int64, void
+
+    def nothing(count):
+        return
+
+    return nothing, void(int64)
+
+
+@pytest.fixture
+def compile_for(monkeypatch):
+    """Compiles a kernel as for a GPU of some compute capability, and loads it nowhere."""
+    from numadam import cache, cuda_compile
+
+    def compile_for(*capability):
+        device = SimpleNamespace(compute_capability=capability)
+        monkeypatch.setattr(cuda_compile.policy, "compiling_for", lambda device: nullcontext())
+        monkeypatch.setattr(cuda_compile.policy, "Kernel", lambda image, name: name)
+        monkeypatch.setattr(cuda_compile.cuda, "get_current_device", lambda: device)
+        monkeypatch.setattr(cuda_compile, "_kernels", {})
+        monkeypatch.setattr(cache, "entry", lambda *key: None)
+        return cuda_compile.compiled(make_nothing, 0, NO_PLAN)
+
+    return compile_for
+
+
+def raiser(error):
+    def function(*args):
+        raise error
+
+    return function
+
+
+@NEEDS_COMPILER
+def test_what_the_compiler_lacks_is_named_with_what_installs_it(monkeypatch, compile_for):
+    from cuda.bindings import nvjitlink
+    from cuda.pathfinder import DynamicLibNotFoundError
+    from numba.cuda.cudadrv import error, nvvm
+
+    assert "nothing" in compile_for(9, 0)
+    lacks = DynamicLibNotFoundError('Failure finding "libnvJitLink.so.13": No such file\n  listdir')
+    with monkeypatch.context() as patch:
+        patch.setattr(nvjitlink, "version", raiser(lacks))
+        with pytest.raises(ImportError, match=f"libnvJitLink.so.13.*{INSTALL}") as caught:
+            compile_for(9, 0)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(nvvm, "NVVM", raiser(error.NvvmSupportError("libNVVM is not available")))
+    with pytest.raises(ImportError, match=f"libNVVM is not available.*{INSTALL}"):
+        compile_for(9, 0)
+
+
+@NEEDS_COMPILER
+def test_a_gpu_that_numba_cuda_does_not_find(monkeypatch, compile_for):
+    from numba.cuda.cudadrv.error import CudaSupportError
+
+    from numadam import cuda_compile
+
+    compile_for(9, 0)
+    text = "Error at driver init: \n\nCUDA driver library cannot be found.\n"
+    monkeypatch.setattr(cuda_compile.policy, "compiling_for", raiser(CudaSupportError(text)))
+    cuda_compile._kernels.clear()
+    with pytest.raises(RuntimeError, match=r"numba-cuda cannot use GPU 0.*nvidia-smi") as caught:
+        cuda_compile.compiled(make_nothing, 0, NO_PLAN)
+    assert "\n" not in str(caught.value)
+
+
+@NEEDS_COMPILER
+def test_a_gpu_that_is_too_old_or_too_new_for_the_compiler(compile_for):
+    with pytest.raises(RuntimeError, match=r"3\.5 is not supported.*numadam\[cuda12\]"):
+        compile_for(3, 5)
+    with pytest.raises(RuntimeError, match=r"compute capability 99\.0.*pip install --upgrade"):
+        compile_for(99, 0)
+
+
+@NEEDS_COMPILER
+def test_a_linker_that_is_older_than_the_compiler():
+    from cuda.bindings import nvjitlink
+
+    from numadam.cuda_compile import cubin_of, ptx_of
+
+    ptx, _ = ptx_of(make_nothing, (9, 0), NO_PLAN)
+    version = ptx.partition(".version ")[2].split()[0]
+    major, minor = nvjitlink.version()
+    newer = ptx.replace(f".version {version}", ".version 99.1")
+    said = rf"nvJitLink {major}\.{minor} .*PTX 99\.1.*pip install --upgrade \"nvidia-nvjitlink"
+    with pytest.raises(RuntimeError, match=said):
+        cubin_of(newer, (9, 0))
+    assert cubin_of(ptx, (9, 0))[0]
