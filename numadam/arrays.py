@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
+from numadam.foreign import is_immutable
+
 #: dtypes that an optimiser takes, by name: bfloat16 is there only with ml_dtypes
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
 
@@ -48,8 +50,9 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
         )
     if is_masked(x):
         return f"{expected}, got a masked array: which elements count? Use x.filled(0) or x.data."
-    if kind.startswith(("jax", "tensorflow")):
-        return f"{expected}, got {kind}, which is read-only. Use numpy.array(x)."
+    if is_immutable(x):
+        library = "cupy" if wanted == "CuPy" else "numpy"
+        return f"{expected}, got {kind}, which is read-only. Use {library}.array(x)."
     if kind.startswith("torch."):
         where = f" on {x.device}" if hasattr(x, "device") else ""
         return (

@@ -32,8 +32,14 @@ def home(x: Any) -> str:
 
 
 def is_immutable(x: Any) -> bool:
-    """Whether an object is of a library whose arrays never change."""
-    return type(x).__module__.split(".")[0] in _IMMUTABLE
+    """Whether nobody may write to an object: its library, or it itself, says so."""
+    library = type(x).__module__.split(".")[0]
+    if library in _IMMUTABLE:
+        return True
+    if library == "torch":  # never; and a tensor with a gradient raises where it is asked
+        return False
+    shown = getattr(x, "__cuda_array_interface__", None)
+    return shown is not None and bool(shown["data"][1])  # CuPy does not look at it
 
 
 def _plain(x: Any) -> tuple[Any, Any]:

@@ -42,6 +42,10 @@ ndarray.__module__ = "cupy"
 
 
 def asarray(a, dtype=None, order=None):
+    if hasattr(a, "__cuda_array_interface__"):
+        return numpy.asarray(SimpleNamespace(__array_interface__=a.__cuda_array_interface__)).view(
+            ndarray
+        )
     if type(a) is ndarray and dtype in (None, a.dtype) and order is None:
         return a
     given = numpy.array(a, dtype=dtype, order=order or "K")

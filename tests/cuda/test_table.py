@@ -461,6 +461,37 @@ def test_arrays_of_other_libraries_are_updated_in_place(cupy, count):
         opt.step([np.ones(4)] * count)
 
 
+class Shown:
+    """An array that another library shows by the CUDA array interface."""
+
+    def __init__(self, array, read_only):
+        self.array, self.dtype, self.read_only = array, array.dtype, read_only
+
+    @property
+    def __cuda_array_interface__(self):
+        interface = self.array.__array_interface__
+        return {**interface, "data": (interface["data"][0], self.read_only)}
+
+
+def test_what_another_library_shows_as_read_only_is_never_written(cupy):
+    p, m, v = cupy.ones(4), cupy.zeros(4), cupy.zeros(4)
+    g = Shown(cupy.ones(4), True)
+    said = r"params\['w'\]: expected a CuPy array, got .*Shown, which is read-only. Use cupy.array"
+    with pytest.raises(TypeError, match=said):
+        na.SGD({"w": Shown(p, True)})
+    opt = na.SGD(Shown(p, False), lr=1.0)
+    opt.step(g)
+    np.testing.assert_array_equal(p, 0)
+    with pytest.raises(TypeError, match=r"out: .* which is read-only"):
+        opt.step(g, out=Shown(cupy.ones(4), True))
+    with pytest.raises(TypeError, match=r"m: .* which is read-only"):
+        na.adam_update(p, g, Shown(m, True), v, 1)
+    with pytest.raises(TypeError, match=r"p: .* which is read-only"):
+        na.adam_update(Shown(p, True), g, m, v, 1)
+    assert not any(a.any() for a in (p, m, v))
+    assert opt.t == 1
+
+
 def test_a_pass_without_the_widest_array_keeps_to_the_tiles_of_the_step(cupy):
     """Bounds of float16 parameters are applied before the first step, without float32 state."""
     room = cupy.full(64, 9.0, np.float16)
