@@ -15,7 +15,7 @@ import numpy as np
 from numadam import arrays as ar
 from numadam import cuda_arrays as ca
 from numadam import plan as pl
-from numadam.cuda import is_capturing, on_gpu, require_bfloat16, require_gpu
+from numadam.cuda import is_capturing, on_gpu, refuse_capture, require_bfloat16, require_gpu
 from numadam.cuda_arrays import NO_ROWS
 from numadam.engine import BareStep, Engine, Leaves
 from numadam.interrupts import held_back
@@ -216,12 +216,9 @@ class CudaEngine(Engine):
 
     def _heed_capture(self) -> None:
         """Refuse to be recorded for a graph where each replay would be the same step again."""
-        if is_capturing():
-            if not self.settings.options["capturable"]:
-                raise RuntimeError(
-                    "step: a graph is being captured, but at each replay t and lr would be those "
-                    "of this step. Make the optimiser with capturable=True."
-                )
+        if not self.settings.options["capturable"]:
+            refuse_capture("step", "Make the optimiser")
+        elif is_capturing():
             self._table.keep()
 
     def _enter(

@@ -10,7 +10,7 @@ import numpy as np
 
 from numadam import arrays as ar
 from numadam import plan as pl
-from numadam.cuda import Upload, on_gpu, require_gpu
+from numadam.cuda import Upload, on_gpu, refuse_capture, require_gpu
 from numadam.cuda_numbers import CudaNumbers
 from numadam.cuda_pass import CudaPass
 from numadam.cuda_sparse import SparseGradients
@@ -75,6 +75,7 @@ def update(call: BareStep) -> None:
     if out is not None:
         used[pl.OUT] = [out]
     with on_gpu(int(p.device.id)), _lock:
+        refuse_capture("update", "Use an optimiser made")
         bare = _prepared(settings, p, out is not None)
         run, numbers = bare.run, bare.numbers
         with bare.sparse.lent(used):

@@ -105,3 +105,20 @@ def test_numbers_of_a_step_are_apart_where_streams_are(cupy, monkeypatch):
     assert len(made) == 2
     in_a_thread()
     assert len(made) == 3
+
+
+def test_a_bare_update_is_refused_during_a_capture(cupy, monkeypatch):
+    """Each replay would repeat its t and lr."""
+    p, g, m, v = cupy.ones(4), cupy.ones(4), cupy.zeros(4), cupy.zeros(4)
+    na.adam_update(p, g, m, v, 1)
+    before = [np.array(a) for a in (p, m, v)]
+    with monkeypatch.context() as patch:
+        patch.setattr(cupy.stream, "capturing", True)
+        with pytest.raises(
+            RuntimeError, match=r"update: .* at each replay t and lr .* capturable=True"
+        ):
+            na.adam_update(p, g, m, v, 2)
+        with pytest.raises(RuntimeError, match="a graph is being captured"):
+            na.sgd_update(p[:2], g[:2])  # compiled for no such step yet
+    for array, was in zip((p, m, v), before, strict=True):
+        np.testing.assert_array_equal(array, was)
