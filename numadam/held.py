@@ -217,12 +217,19 @@ class Held:
                 "params": self._params,
                 "lr": self._lr,
                 "options": dict(self._options),
+                "decays": self._settings.plan.decay != "",
                 "counters": {k: v.copy() for k, v in self._engine.counters.items()},
                 "state": state,
             }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        self._setup(saved["params"], saved["lr"], {}, saved["options"])
+        options = saved["options"]
+        # 0 for a while only: made with another, it has the step that takes one
+        paused = saved["decays"] and options["weight_decay"] == 0.0
+        made = {**options, "weight_decay": 1.0} if paused else options
+        self._setup(saved["params"], saved["lr"], {}, made)
+        if paused:
+            self._settings.set("weight_decay", options["weight_decay"])
         self._engine.load(saved["counters"], saved["state"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

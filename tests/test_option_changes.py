@@ -258,3 +258,21 @@ def test_state_of_other_options_is_refused():
     with pytest.raises(ValueError, match="read-only"):
         opt.state["calls"][...] = 0
     assert digest(opt) == before
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))])
+@pytest.mark.parametrize("kind", [na.AdamW, na.SGD])
+def test_a_copy_keeps_a_decay_that_is_set_to_zero_for_a_while(kind, again):
+    opt = kind(np.ones(3), lr=0.1, weight_decay=0.1)
+    opt.step(np.ones(3))
+    opt.weight_decay = 0.0
+    twin = again(opt)
+    assert twin.weight_decay == 0.0
+    for decay in (0.0, 0.2):
+        opt.weight_decay = twin.weight_decay = decay
+        opt.step(np.ones(3))
+        twin.step(np.ones(3))
+        np.testing.assert_array_equal(twin.params, opt.params)
+    without = again(kind(np.ones(3), weight_decay=0.0))
+    with pytest.raises(ValueError, match=r"weight_decay: 0\.1 instead of 0\.0 needs another"):
+        without.weight_decay = 0.1
