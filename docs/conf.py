@@ -7,7 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
-import numadam  # noqa: E402
+import numadam  # noqa: E402  (that of this checkout)
 
 project = "numadam"
 author = "The numadam developers"

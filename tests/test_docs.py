@@ -13,7 +13,7 @@ from numadam.optimizer import Optimizer
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.append(str(DOCS / "_ext"))
-from public_names import lacks_example, missing_parameters, public_names  # noqa: E402
+from public_names import lacks_example, missing_parameters, public_names  # noqa: E402  (in _ext)
 
 NAMES = public_names()
 

@@ -40,7 +40,7 @@ def adds_to_x(x, g):
 
 @numba.njit
 def names_g_anew(x, g):
-    g = 2 * x  # noqa: F841
+    g = 2 * x  # noqa: F841  (the mistake that is looked for)
     return np.sum(x * x)
 
 

@@ -80,7 +80,10 @@ def options_of(request, monkeypatch):
                 options["lr"] = lr[0]
             if "centered" not in parameters:  # RMSprop: that is so where there is an array
                 options.pop("centered", None)
-            keep = lambda *args: seen.append((args[6], *args[-2:]))  # noqa: E731
+
+            def keep(*args):
+                seen.append((args[6], *args[-2:]))
+
             monkeypatch.setattr(sys.modules[function.__module__], "update", keep)
             function(*(1 if key == "t" else one for key in needed), **options)
         lr, shared, own = seen.pop()

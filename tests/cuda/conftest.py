@@ -82,8 +82,11 @@ def cupy(monkeypatch):
     from numadam import arrays, sparse
 
     _quick_simulator(monkeypatch)
-    # a fake array is NumPy's too, and must not be taken for one
-    is_numpy = lambda x: not isinstance(x, fake_cupy.ndarray) and arrays.is_numpy(x)  # noqa: E731
+
+    def is_numpy(x):
+        # a fake array is NumPy's too, and must not be taken for one
+        return not isinstance(x, fake_cupy.ndarray) and arrays.is_numpy(x)
+
     monkeypatch.setattr(sparse, "is_numpy", is_numpy)
 
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)

@@ -12,7 +12,10 @@ import numadam as na
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_bare_updates_match_the_classes(cupy, dtype):
     grads = [cupy.asarray(g) for g in gradients((4, 3), dtype, 3)]
-    zeros = lambda: cupy.zeros((4, 3), dtype)  # noqa: E731
+
+    def zeros():
+        return cupy.zeros((4, 3), dtype)
+
     p, m, v, vmax = zeros(), zeros(), zeros(), zeros()
     twin = zeros()
     opt = na.Adam(twin, amsgrad=True)
