@@ -113,7 +113,7 @@ class CpuPass:
             elif what == dr.NEEDS_WORK:
                 self.table.add_work(slot, leaf)
             else:
-                used[slot] = self._viewed(what, slot, leaf, used.get(slot, self._kept))
+                used[slot] = self._viewed(what, slot, leaf, used)
 
     def _is_sparse(self, what: int, slot: int, leaf: int, used: Mapping[int, Leaves]) -> bool:
         """Whether the door stopped at a sparse gradient; asked here, and not of all arrays."""
@@ -154,19 +154,19 @@ class CpuPass:
             raise ValueError(problem)
         self._apart = lie
 
-    def _viewed(self, what: int, slot: int, leaf: int, arrays: Sequence[Any]) -> list[Any]:
+    def _viewed(self, what: int, slot: int, leaf: int, used: Mapping[int, Leaves]) -> list[Any]:
         """The arrays of a slot as plain arrays of the dtype, where their memory serves as it is.
 
         These are subclasses of ndarray, other spellings of the dtype, and arrays of other
         libraries. And numbers, which NumPy's arithmetic makes of 0-d arrays, as gradients of such.
         """
-        dtype = self.table.plan.array_dtype(slot)
+        dtype, arrays = self.table.plan.array_dtype(slot), used.get(slot, self._kept)
         if what == dr.BAD_TYPE and slot == pl.G and self._is_number(arrays[leaf], leaf):
             number = arrays[leaf]
             known = None if isinstance(number, np.generic) else dtype
             return [*arrays[:leaf], np.asarray(number, known), *arrays[leaf + 1 :]]
         if what == dr.BAD_TYPE:
-            seen = views(arrays, "NumPy", written=slot != pl.G)
+            seen = views(arrays, "NumPy", pl.is_written(slot, used))
             if seen[leaf] is not arrays[leaf]:
                 return seen
         if what not in (dr.BAD_TYPE, dr.BAD_DTYPE) or not ar.is_viewable(arrays[leaf], dtype):

@@ -114,7 +114,7 @@ class CudaPass:
         for slot, arrays in new.items():
             if not all(isinstance(array, self._ndarray) for array in arrays) and not sparse:
                 # a view at each step: who owns such an object may put other memory into it
-                used[slot] = views(arrays, "CuPy", written=slot != pl.G)
+                used[slot] = views(arrays, "CuPy", pl.is_written(slot, used))
         new = {slot: used[slot] for slot in new}
         if new or used.keys() != self._seen.keys():
             seen, self._seen = self._seen, {}

@@ -92,7 +92,7 @@ def update(
     `state` holds the caller's state arrays by name; those that the options do not need are None.
     """
     engine = engine_for([p], ["p"])
-    (p,) = views([p], engine.home, written=True)
+    (p,) = views([p], engine.home, written=out is None)
     engine.check_params([p], ["p"])
     given = tuple(shared.items()), tuple(own.items())
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,11 @@ SLOTS = 12
 
 #: What the engine's own arrays are called in `state`, in the order of a saved state.
 OWN_STATE = {"accumulated": SUM, "average": AVERAGE, "master": MASTER}
+
+
+def is_written(slot: int, slots: Container[int]) -> bool:
+    """Whether a step over the arrays of `slots` writes those of one: p only without `out`."""
+    return slot != G and not (slot == P and OUT in slots)
 
 
 @dataclass(frozen=True)

@@ -147,3 +147,13 @@ def test_jax_arrays_are_gradients_and_no_parameters():
     assert not x.any()
     with pytest.raises(TypeError, match=r"params: .* which is read-only"):
         na.SGD(jax.numpy.ones(3))
+    # with out= the parameters are only read
+    p, out, m, v = jax.numpy.ones(3), np.ones(3, np.float32), *np.zeros((2, 3), np.float32)
+    opt.step(jax.numpy.ones(3), params=p, out=out)
+    np.testing.assert_array_equal(out, -1)
+    na.adam_update(p, jax.numpy.ones(3), m, v, 1, lr=0.5, out=out)
+    np.testing.assert_allclose(out, -0.5, rtol=1e-6)
+    with pytest.raises(TypeError, match=r"params: .* which is read-only"):
+        opt.step(jax.numpy.ones(3), params=p)
+    with pytest.raises(TypeError, match=r"p: .* which is read-only"):
+        na.adam_update(p, jax.numpy.ones(3), m, v, 2)

@@ -490,6 +490,11 @@ def test_what_another_library_shows_as_read_only_is_never_written(cupy):
         na.adam_update(Shown(p, True), g, m, v, 1)
     assert not any(a.any() for a in (p, m, v))
     assert opt.t == 1
+    out = cupy.ones(4)  # with it the parameters are only read
+    opt.step(g, params=Shown(p, True), out=out)
+    np.testing.assert_array_equal(out, -1)
+    na.sgd_update(Shown(p, True), g, lr=2.0, out=out)
+    np.testing.assert_array_equal(out, -2)
 
 
 def test_a_pass_without_the_widest_array_keeps_to_the_tiles_of_the_step(cupy):
