@@ -8,12 +8,11 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import importlib.util
+import struct
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -128,7 +127,7 @@ def refuse_capture(what: str, instead: str) -> None:
 
 
 class Kernel:
-    """A compiled kernel, loaded for one GPU and launched on CuPy's current stream.
+    """A compiled kernel, loaded for one GPU.
 
     Parameters
     ----------
@@ -136,23 +135,56 @@ class Kernel:
         A cubin.
     name : str
         The kernel's name in it.
+    kinds : str
+        The type of each argument as `struct` has it: q an int64, d a float64, f a float32.
     """
 
-    def __init__(self, image: bytes, name: str) -> None:
+    def __init__(self, image: bytes, name: str, kinds: str) -> None:
         import cupy
 
         module = cupy.cuda.Module()
         module.load(image)
-        self._function = module.get_function(name)
+        self._function, self._kinds = module.get_function(name), kinds
+
+    def ready(self, scalars: np.ndarray | None = None) -> Launch:
+        """What launches it, with room for its arguments; the last ones lie in `scalars`."""
+        return Launch(self._function, self._kinds, scalars)
+
+
+class Launch:
+    """Launches one kernel, on CuPy's current stream; not for two threads at a time.
+
+    CuPy makes an object of each argument, 0.1 us apiece. These are made once, and look into
+    memory that is written at each launch.
+
+    Parameters
+    ----------
+    function : cupy.cuda.Function
+    kinds : str
+        As of a `Kernel`.
+    scalars : numpy.ndarray, optional
+        The last arguments, as they will be at each launch.
+    """
+
+    def __init__(self, function: Any, kinds: str, scalars: np.ndarray | None) -> None:
+        from cupy.cuda.function import CNumpyArray
+
+        given = np.zeros(0) if scalars is None else scalars
+        own = len(kinds) - len(given)
+        self._function, self._room = function, bytearray(8 * own)
+        self._write = struct.Struct(f"={kinds[:own]}").pack_into
+        places = [
+            *np.split(np.frombuffer(self._room, np.int64), own),
+            *(np.split(given, len(given)) if len(given) else ()),
+        ]
+        self._arguments = tuple(map(CNumpyArray, places))
 
     def __call__(
         self, blocks: int, threads: int, numbers: Sequence[Any], addresses: Sequence[int] = ()
     ) -> None:
-        """Launch it: an int becomes an int64, a float a float64.
-
-        `addresses` are a tuple for the kernel, its first argument, and one by one at the launch.
-        """
-        self._function((blocks,), (threads,), (*addresses, *numbers))
+        """Launch it. `addresses` are a tuple for the kernel, its first argument."""
+        self._write(self._room, 0, *addresses, *numbers)
+        self._function((blocks,), (threads,), self._arguments)
 
 
 class Simulated:
@@ -161,11 +193,22 @@ class Simulated:
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
 
-    def __call__(
-        self, blocks: int, threads: int, numbers: Sequence[Any], addresses: Sequence[int] = ()
+    def ready(self, scalars: np.ndarray | None = None) -> Callable[..., None]:
+        """As of a `Kernel`."""
+        return lambda *args: self.launch(scalars, *args)
+
+    def launch(
+        self,
+        scalars: np.ndarray | None,
+        blocks: int,
+        threads: int,
+        numbers: Sequence[Any],
+        addresses: Sequence[int] = (),
     ) -> None:
+        """As of a `Launch`."""
         first = (tuple(addresses),) if addresses else ()
-        self._kernel[blocks, threads](*first, *numbers)
+        last = () if scalars is None else (tuple(scalars),)
+        self._kernel[blocks, threads](*first, *numbers, *last)
 
 
 # --- kernels with a function of the user's inside: numba-cuda launches these ----------------------
@@ -196,78 +239,3 @@ def launch(kernel: Any, turns: int, arguments: Sequence[Any]) -> None:
         blocks = max(blocks_for(turns), BLOCKS_LEAST)
         stream = _numba_stream(cupy.cuda.get_current_stream().ptr)
         kernel[blocks, BLOCK, stream](*arguments)
-
-
-# --- small blocks of numbers, from the host to the GPU --------------------------------------------
-
-
-#: Pinned buffers, and the events behind their copies, of uploads that are no more.
-_left: collections.deque[tuple[Any, Any]] = collections.deque()
-_left_lock = threading.Lock()
-
-
-class Upload:
-    """Copies small host arrays to the GPU without waiting for it.
-
-    The copy takes place later, in the order of the stream. So the numbers lie in pinned memory
-    meanwhile, in one of `SLOTS` buffers: only if the host is so many uploads ahead does it wait.
-    CuPy hands pinned memory on as soon as it is let go; so the buffers outlive an upload until
-    their copies are done.
-    """
-
-    SLOTS = 4
-
-    def __init__(self, target: Any) -> None:
-        self._target = target
-        self._slots: list[tuple[Any, Any]] = []
-        self._sent, self._next = b"", 0
-
-    def __call__(self, numbers: np.ndarray) -> None:
-        """Bring the target up to date, if anything changed since the last time."""
-        import cupy
-
-        content = numbers.tobytes()
-        if content == self._sent:
-            return
-        stream = cupy.cuda.get_current_stream()
-        if is_capturing():
-            raise RuntimeError(
-                "step: a graph is being captured, and arrays or options are others than in the "
-                "last step. Take one step with these arrays and options before the capture."
-            )
-        pinned, event = self._slot()
-        pinned[...] = numbers.reshape(pinned.shape)
-        self._sent = b""  # whatever happens, half an upload is never taken for a whole one
-        self._target.set(pinned, stream=stream)
-        event.record(stream)
-        self._sent = content
-
-    def has(self, numbers: np.ndarray) -> bool:
-        """Whether the target is up to date."""
-        return numbers.tobytes() == self._sent
-
-    def __del__(self) -> None:
-        _left.extend(self._slots)
-
-    @staticmethod
-    def _let_go() -> None:
-        """Let go the buffers that are left, where the copies from them are done."""
-        with _left_lock:
-            for _ in range(len(_left)):
-                slot = _left.popleft()
-                if not slot[1].done:
-                    _left.append(slot)
-
-    def _slot(self) -> tuple[Any, Any]:
-        import cupy
-        import cupyx
-
-        if len(self._slots) < self.SLOTS:
-            self._let_go()
-            pinned = cupyx.empty_pinned(self._target.shape, self._target.dtype)
-            self._slots.append((pinned, cupy.cuda.Event(disable_timing=True)))
-            return self._slots[-1]
-        self._next = (self._next + 1) % self.SLOTS
-        pinned, event = self._slots[self._next]
-        event.synchronize()
-        return pinned, event

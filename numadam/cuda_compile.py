@@ -22,25 +22,50 @@ from numadam.plan import Plan
 #: What makes a kernel: a plain function, and the types of its arguments.
 Maker = Callable[..., tuple[Callable[..., None], Any]]
 
+#: Registers of a thread up to which 1024 of them fit on a multiprocessor.
+MOST_REGISTERS = 64
+_LETTERS = {"int64": "q", "float64": "d", "float32": "f"}
+
 _lock = threading.RLock()
 _kernels: dict[tuple[Any, ...], Any] = {}
 
 
-def ptx_of(make: Maker, capability: tuple[int, int], *arguments: Any) -> tuple[str, str]:
-    """PTX of a kernel for a compute capability, and the kernel's name."""
+def ptx_of(make: Maker, capability: tuple[int, int], *arguments: Any) -> tuple[str, str, str]:
+    """PTX of a kernel for a compute capability, the kernel's name, and `kinds_of` its types."""
     function, types = make(*arguments)
     code, _ = cuda.compile(function, types, device=False, abi="numba", cc=capability, output="ptx")
     found = re.search(r"\.visible \.entry (\w+)\(", code)
     assert found is not None  # a kernel is an entry
-    return code, found[1]
+    return code, found[1], kinds_of(types.args)
+
+
+def kinds_of(types: Any) -> str:
+    """The letters that `struct` has for what is passed at a launch; a tuple's one by one."""
+    return "".join(kinds_of(t) if hasattr(t, "types") else _LETTERS[str(t)] for t in types)
+
+
+def registers_of(log: str) -> int:
+    """Registers of a thread, as the assembler says."""
+    found = re.search(r"Used (\d+) registers", log)
+    assert found is not None  # it says so of each kernel
+    return int(found[1])
 
 
 def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
-    """What a GPU runs, and what the assembler says of it: registers, spills."""
+    """What a GPU runs, and what the assembler says of it: registers, spills.
+
+    With at most 64 registers 1024 threads fit. Where the assembler takes more, and can do with 64
+    without a spill, it shall.
+    """
     from cuda.bindings import nvjitlink
 
+    arch = f"-arch=sm_{capability[0]}{capability[1]}"
     try:
-        return _linked(ptx, f"sm_{capability[0]}{capability[1]}")
+        image, log = _linked(ptx, arch)
+        if registers_of(log) > MOST_REGISTERS:
+            closer, told = _linked(ptx, arch, f"-maxrregcount={MOST_REGISTERS}")
+            return (closer, told) if "0 bytes spill stores" in told else (image, log)
+        return image, log
     except nvjitlink.nvJitLinkError as error:
         (major, minor), written = nvjitlink.version(), re.search(r"\.version ([\d.]+)", ptx)
         package = "nvidia-nvjitlink" + (f"-cu{major}" if major < 13 else "")
@@ -52,10 +77,10 @@ def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
         ) from error
 
 
-def _linked(ptx: str, arch: str) -> tuple[bytes, str]:
+def _linked(ptx: str, *options: str) -> tuple[bytes, str]:
     from cuda.bindings import nvjitlink
 
-    options = [f"-arch={arch}", "-verbose"]
+    options = (*options, "-verbose")
     handle, code = nvjitlink.create(len(options), options), ptx.encode()
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, code, len(code), "numadam")
@@ -79,18 +104,18 @@ def _versions() -> tuple[str, ...]:
 
 def _image(
     make: Maker, capability: tuple[int, int], plan: Plan, more: tuple[Any, ...]
-) -> tuple[bytes, str]:
-    """The cubin and the kernel's name, from the disk where they lie there."""
+) -> tuple[bytes, str, str]:
+    """The cubin, the kernel's name and the kinds of its arguments, from the disk where it can."""
     key = (make.__qualname__, plan.name, str(more), capability, policy.BLOCK, _versions())
     entry = cache.entry("cuda", key)
     kept = cache.read(entry)
     if kept is not None:
-        first, rest = kept.split(b"\n", 1)
-        return rest, first.decode()
-    ptx, name = ptx_of(make, capability, plan, *more)
+        name, letters, image = kept.split(b"\n", 2)
+        return image, name.decode(), letters.decode()
+    ptx, title, kinds = ptx_of(make, capability, plan, *more)
     image, _ = cubin_of(ptx, capability)
-    cache.write(entry, name.encode() + b"\n" + image)
-    return image, name
+    cache.write(entry, f"{title}\n{kinds}\n".encode() + image)
+    return image, title, kinds
 
 
 def compiled(make: Maker, device: int, plan: Plan, *more: Any) -> Any:

@@ -1,8 +1,8 @@
 """The CUDA engine: CuPy arrays, checked in Python, into one launch for all of them.
 
-State and scalars lie on the GPU. The host counts t too, except where the GPU alone knows whether
-a step was taken: with ``nonfinite="skip"``, and with ``capturable=True``, whose steps a graph
-replays.
+State lies on the GPU. The host counts t and forms the scalars of a step, except where the GPU
+alone knows whether a step was taken: with ``nonfinite="skip"``, and with ``capturable=True``, whose
+steps a graph replays.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class CudaEngine(Engine):
         with on_gpu(self._device):
             self._table = table = CudaTable(plan, layout, settings.rows)
             rate = settings.rate_array if capturable else None
-            self._numbers = CudaNumbers(plan, settings.control, table, self._device, rate)
+            self._numbers = CudaNumbers(
+                plan, settings.control, table, self._device, led=self._led, rate=rate
+            )
             given = (plan, layout, table, self._numbers, self._device, self._title)
             self._pass = CudaPass(*given, self.params, outs, lazy=how == "lazy")
             self._sparse = SparseGradients(plan, layout, self._device, how, self._title)
@@ -158,7 +160,8 @@ class CudaEngine(Engine):
         if counts is not None and self.settings.guard == _SKIP:
             found |= {"skipped": counts[SKIPPED], "skipped_in_a_row": counts[IN_A_ROW]}
         if self.settings.plan.products:
-            products = self._read(self._numbers.products)
+            with on_gpu(self._device):
+                products = self._numbers.rows.read_products()
             found |= {name: products[:, k] for k, name in enumerate(self.settings.plan.products)}
         arrays = {name: np.asarray(value) for name, value in found.items()}
         for array in arrays.values():
@@ -261,6 +264,7 @@ class CudaEngine(Engine):
                     return False
             self._pass.step(has_out, sparse)
             self._pass.scatter(has_out)
+            numbers.rows.advance(t)
             self._calls = 0
             self._t += 1
         counts_skips = self.settings.options["max_skips"] is not None
@@ -295,7 +299,9 @@ class CudaEngine(Engine):
         from numadam.cuda_scalars import IN_A_ROW, SKIPPED, T
 
         places = {"t": T, "skipped": SKIPPED, "skipped_in_a_row": IN_A_ROW}
-        counts, products = self._read_counts(), self._read(self._numbers.products)
+        with on_gpu(self._device):
+            products = self._numbers.rows.read_products()
+        counts = self._read_counts()
         counts[T] = self.t
         calls = int(counters.get("calls", self._calls))
         for name, value in counters.items():
@@ -312,7 +318,7 @@ class CudaEngine(Engine):
             with held_back():
                 self._block[...] = staged
                 self._numbers.counts.set(counts)
-                self._numbers.products.set(products)
+                self._numbers.rows.load_products(products)
                 self._t, self._calls = int(counts[T]), calls
 
     @classmethod

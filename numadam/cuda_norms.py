@@ -25,7 +25,8 @@ from numadam import cuda as policy
 from numadam import norms
 from numadam import options as op
 from numadam import plan as pl
-from numadam.cuda_loop import (
+from numadam.cuda_loop import make_rooms
+from numadam.cuda_passes import (
     ADDRESS,
     RECORD,
     ROW,
@@ -34,8 +35,6 @@ from numadam.cuda_loop import (
     SUMS_TILED,
     Made,
     Pass,
-    make_rooms,
-    make_scalars,
     tile_turns,
     wrapper,
 )
@@ -48,6 +47,8 @@ from numadam.cuda_scalars import (
     T,
     control_width,
     make_advance_all,
+    make_scalars,
+    scalars_type,
 )
 from numadam.cuda_tiles import SIMULATED, make_line, make_numbers, plain
 from numadam.pieces import tiny
@@ -143,19 +144,20 @@ def _fold(sums, lane, lanes):
         half //= 2
 
 
-def make_sums(plan: Plan, many: bool) -> Made:
+def make_sums(plan: Plan, by_value: bool, many: bool) -> Made:
     """A partial sum for each block of threads, which adds up one part of an array.
 
-    Over one array ``sums(addresses, size, tiled, rows, partials, exponents, again)``, over many
-    ``sums(table, leaves, rows, partials, exponents, again)``.
+    Over one array ``sums(addresses, size, tiled, partials, exponents, again, rows)``, over many
+    ``sums(table, leaves, partials, exponents, again, rows)``.
     """
     wrap = wrapper()
     whole, single = _make_squares(plan, wrap)
-    scalars, turns, fold = make_scalars(plan, wrap), norm_turns(plan), wrap(_fold)
+    scalars, read = make_scalars(plan, by_value, wrap)
+    turns, fold = norm_turns(plan), wrap(_fold)
     power = plain(norms.power)
     block, part, summed, record = policy.BLOCK, part_size(), policy.SUMMED, 8 * RECORD
     line, longs = make_line(_DOUBLE), make_line(_LONG)
-    addresses = make_numbers(_LONG, [ADDRESS + slot for slot in norm_slots(plan)])
+    in_record = make_numbers(_LONG, [ADDRESS + slot for slot in norm_slots(plan)])
     facts = make_numbers(_LONG, (ROW, SUMS_FIRST, SUMS_SIZE, SUMS_TILED))
     leaf_of, i8 = make_numbers(_INT, (0,)), cuda.types.int64
     of_each = 1 if plan.norm == "array" else 0
@@ -164,7 +166,7 @@ def make_sums(plan: Plan, many: bool) -> Made:
         if again != 0 and exponent == 0:
             return
         scale = power(-exponent) if again != 0 else 1.0
-        _, k = scalars(rows, 0, row)
+        _, k = read(scalars(rows, 0, row))
         lane, added = np.int64(cuda.threadIdx.x), 0.0
         begin = (mine - first) * part
         for step in range(summed // turns):
@@ -182,23 +184,25 @@ def make_sums(plan: Plan, many: bool) -> Made:
 
     add_part = wrap(add_part)
 
-    def over_one(a, size, tiled, rows, partials, exponents, again):
+    def over_one(a, size, tiled, partials, exponents, again, rows):
         mine = np.int64(cuda.blockIdx.x)
         exponent = longs(exponents, 1)[0]
         add_part(a, mine, 0, size, tiled, rows, 0, partials, exponent, again)
 
-    def over_many(table, leaves, rows, partials, exponents, again):
+    def over_many(table, leaves, partials, exponents, again, rows):
         mine = np.int64(cuda.blockIdx.x)
         leaf = np.int64(leaf_of(leaves + 4 * mine)[0])
         at = table + leaf * record
         row, first, size, tiled = facts(at)
         exponent = longs(exponents + 8 * leaf * of_each, 1)[0]
-        a = addresses(at)
+        a = in_record(at)
         add_part(a, mine, first, size, tiled, rows, row, partials, exponent, again)
 
+    of_rows = scalars_type(plan, by_value)
     if many:
-        return over_many, cuda.types.void(*[i8] * 6)
-    return over_one, cuda.types.void(cuda.types.UniTuple(i8, len(norm_slots(plan))), *[i8] * 6)
+        return over_many, cuda.types.void(*[i8] * 5, of_rows)
+    addresses = cuda.types.UniTuple(i8, len(norm_slots(plan)))
+    return over_one, cuda.types.void(addresses, *[i8] * 5, of_rows)
 
 
 def make_combine(plan: Plan) -> Made:
@@ -248,8 +252,8 @@ def make_settle(plan: Plan) -> Made:
 
     In one block of threads: norms and clip factors of all sums, then the verdict. With
     `guard` 0 the step is taken whatever the gradients are; else only if they are finite. A step
-    that is taken is counted as number `t` (0: the one after those counted), unless `told` is 0:
-    then the host asks for the verdict first, and counts.
+    that is taken is counted as number `t` (0: the one after those counted), in the counters and
+    in the running products of `groups` rows.
     """
     power_norm, clip_factor = plain(norms.norm), plain(norms.clip_factor)
     lines, longs, reals = make_line(_DOUBLE), make_line(_LONG), make_line(plan.real)

@@ -10,6 +10,7 @@ from weakref import ref
 from numadam import cuda as policy
 from numadam import cuda_arrays as ca
 from numadam import cuda_loop as cl
+from numadam import cuda_passes as cp
 from numadam import plan as pl
 from numadam.cuda_arrays import NO_ROWS, Sparse
 from numadam.cuda_compile import compiled
@@ -67,20 +68,22 @@ class CudaPass:
         self._owned: Sequence[ca.Named] = ()
         self._owned_spans: list[ca.Span] = []
         self._dtypes = {slot: plan.array_dtype(slot) for slot in range(pl.SLOTS)}
-        self._slots = {out: cl.step_slots(plan, out) for out in (False, True)}
+        self._slots = {out: cp.step_slots(plan, out) for out in (False, True)}
         self.plan, self.layout, self.numbers = plan, layout, numbers
         self._table, self._device, self._title = table, device, title
-        many = table.many
-        self._steps = {out: compiled(cl.make_step, device, plan, out, many) for out in outs}
-        self._lazy = compiled(cl.make_lazy, device, plan) if lazy else None
-        self._sums = (
-            [compiled(cl.make_sum, device, plan, first, many) for first in (False, True)]
-            if plan.accumulate
-            else []
-        )
+        self._steps = {out: self._ready(cl.make_step, table.many, out) for out in outs}
+        self._lazy = self._ready(cl.make_lazy) if lazy else None
+        firsts = (False, True) if plan.accumulate else ()
+        self._sums = [self._ready(cl.make_sum, table.many, first) for first in firsts]
         self._work: dict[tuple[int, int], Any] = {}
         self._seen: dict[int, _Seen] = {}
         self._copies: dict[tuple[int, int], Any] = {}
+
+    def _ready(self, make: Any, *more: bool) -> Any:
+        """A kernel of the plan, compiled, and ready for a launch."""
+        numbers = self.numbers
+        kernel = compiled(make, self._device, self.plan, numbers.by_value, *more)
+        return kernel.ready(numbers.rows.values)
 
     def _named(self, slot: int, arrays: Leaves) -> list[ca.Named]:
         return [(self._title(slot, k), array) for k, array in enumerate(arrays)]
@@ -220,9 +223,8 @@ class CudaPass:
 
     def begin(self, averages: bool) -> None:
         """Bring parameters into their bounds, and start what follows them from there."""
-        plan, many = self.plan, self._table.many
-        self._run(compiled(cl.make_begin, self._device, plan, averages, many),
-                  cl.start_slots(plan, averages), go=0)  # fmt: skip
+        slots = cp.start_slots(self.plan, averages)
+        self._run(self._ready(cl.make_begin, self._table.many, averages), slots, go=0)
 
     def add(self, first: bool) -> None:
         """Add the gradients to the sum, or make them the sum."""
@@ -234,26 +236,24 @@ class CudaPass:
         self._run(self._steps[has_out], slots, go=self.numbers.go)
         for k, (rows, values) in sparse.items():
             if values.size:
-                width, row = values.size // len(rows), int(self._table.records[k, cl.ROW])
+                width, row = values.size // len(rows), int(self._table.records[k, cp.ROW])
                 numbers, addresses = self.numbers, self._table.addresses(slots, k)
-                begin = (_address(rows), width, values.size, numbers.rows(row))
+                begin = _address(rows), width, values.size, numbers.factors(k), numbers.go
                 assert self._lazy is not None  # the optimiser takes sparse gradients so
                 blocks = policy.blocks_for(values.size)
-                end = (numbers.factors(k), numbers.go)
-                self._lazy(blocks, policy.BLOCK, (*begin, *end), addresses)
+                self._lazy(blocks, policy.BLOCK, (*begin, *numbers.rows.at(row)), addresses)
 
     def _run(self, kernel: Any, slots: Sequence[int], go: int) -> None:
         table, numbers = self._table, self.numbers
         if table.many:
             if table.blocks:
-                leaves, rows = int(table.leaves.data.ptr), numbers.rows(0)
-                given = (table.address, leaves, rows, numbers.factors(0), go)
-                kernel(table.blocks, policy.BLOCK, given)
+                end = numbers.factors(0), go, *numbers.rows.at(0)
+                kernel(table.blocks, policy.BLOCK, (table.address, table.leaves_at, *end))
             return
         facts = table.facts()
-        if facts and facts[cl.ITEMS]:
+        if facts and facts[cp.ITEMS]:
             head, tiles, items, row = facts
-            end = (numbers.rows(row), numbers.factors(0), go)
+            end = numbers.factors(0), go, *numbers.rows.at(row)
             blocks, addresses = policy.blocks_for(items), table.addresses(slots, 0)
             kernel(blocks, policy.BLOCK, (head, tiles, items, *end), addresses)
 

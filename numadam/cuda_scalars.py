@@ -1,8 +1,10 @@
-"""The scalars of a step on the GPU: formed there in float64, rounded once to the dtype.
+"""The scalars of a step as kernels get them: numbers from the host, or rows in the GPU's memory.
 
-One thread for each row of the control block runs the functions of the CPU loop. So nothing of a
-step but lr and the number of gradients comes from the host, and a captured graph counts on by
-itself.
+Numbers cost a thread no register, and no kernel before the step. Rows are for where the host
+cannot know the numbers, since the GPU alone counts the steps, and for several rows. They are
+formed there in float64 and rounded once to the dtype: one thread for each row of the control
+block runs the functions of the CPU loop. So nothing of such a step but lr and the number of
+gradients comes from the host, and a captured graph counts on by itself.
 """
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
@@ -13,13 +15,14 @@ from typing import Any
 
 import numpy as np
 from numba import cuda
+from numba.np.numpy_support import from_dtype
 
 from numadam import options as op
-from numadam.cuda_loop import Made
-from numadam.cuda_tiles import SIMULATED, make_line, plain
+from numadam.cuda_passes import Made
+from numadam.cuda_tiles import SIMULATED, make_again, make_line, make_numbers, plain
 from numadam.pieces import make_advance_row, make_fill_row, shared, width_of
 from numadam.plan import Plan
-from numadam.turn import SEED
+from numadam.turn import SEED, ZERO
 
 #: The integers of a step on the GPU: t, steps skipped in all and in a row, whether the last
 #: gradients were finite, and whether the step is taken.
@@ -95,3 +98,52 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> Made:
     i8, f8 = cuda.types.int64, cuda.types.float64
     types = cuda.types.void(i8, i8, i8, i8, i8, i8, f8, i8, f8, i8, i8)
     return _ignoring(prepare), types
+
+
+def scalars_type(plan: Plan, by_value: bool) -> Any:
+    """The type of a kernel's last argument: the scalars one by one, or the address of rows."""
+    if not by_value:
+        return cuda.types.int64
+    return cuda.types.UniTuple(from_dtype(plan.real), width_of(plan))
+
+
+def make_scalars(plan: Plan, by_value: bool, wrap: Any) -> tuple[Any, Any]:
+    """``scalars(rows, factors, row) -> found``, and ``read(found) -> h, k``.
+
+    `rows` is the only row, `by_value`, or the address of all. `factors` is that of the clip
+    factor in two steps, 0 where nothing is clipped by norm. `h` are the scalars of the rule's
+    formula, `k` the loop's own.
+    """
+    width, real = width_of(plan), plan.real
+    own_from, last = width - SEED - 1, SEED + 1
+    pair, size = make_numbers(real, range(2)), width * real.itemsize
+    none, one = real.type(0), real.type(1)
+    assert last + 2 == ZERO
+
+    def clipped(h, k, factors):
+        pre, factor = one, one
+        if factors != 0:
+            pre, factor = pair(factors)
+        own_k = (k[0] * pre, k[1], k[2] * pre)
+        return h, own_k + k[3:] + (factor, pre, none)
+
+    clipped = wrap(clipped)
+    if by_value:
+        return wrap(
+            lambda rows, factors, row: clipped(rows[:own_from], rows[own_from:], factors)
+        ), wrap(lambda found: found)
+    rule, own = make_numbers(real, range(own_from)), make_numbers(real, range(own_from, width))
+
+    def scalars(rows, factors, row):
+        place = rows + row * size
+        return clipped(rule(place), own(place), factors)
+
+    scalars = wrap(scalars)
+    if real != np.float64 or plan.modulus:
+        return scalars, wrap(lambda found: found)
+    # read for each element, which takes 44 to 62 registers: held, 20 doubles make it 66 to 78
+    again = make_again()
+    return (
+        wrap(lambda rows, factors, row: (rows, factors, row)),
+        wrap(lambda found: scalars(again(found[0]), found[1], found[2])),
+    )

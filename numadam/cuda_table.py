@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from numadam import cuda as policy
-from numadam import cuda_loop as cl
+from numadam import cuda_passes as cp
 from numadam.cuda_arrays import lies_flat
 from numadam.cuda_norms import norm_slots, norm_turns, part_size
 from numadam.cuda_tiles import WIDEST
+from numadam.cuda_upload import Upload
 from numadam.plan import Plan
 from numadam.storage import memory_dtype
 from numadam.table import Layout
@@ -38,11 +39,17 @@ class CudaTable:
     Attributes
     ----------
     records : numpy.ndarray of int64
-        Columns as named in `cuda_loop`.
+        Columns as named in `cuda_passes`.
+    rows : list of int
+        The row of scalars of each leaf.
     many : bool
         Whether kernels read the table; over one array they get numbers.
     parts : int
         Partial sums of a norm.
+    address : int
+        Of the table on the GPU.
+    leaves_at, sum_leaves_at : int
+        Where the leaf of each block of threads lies, in the pass and in the norm.
     """
 
     def __init__(self, plan: Plan, layout: Layout, rows: Sequence[int]) -> None:
@@ -55,25 +62,28 @@ class CudaTable:
         self._only: list[int] = []
         self._how: tuple[Any, ...] = ()
         self._turns = np.array(layout.sizes, np.int64) * plan.unit
-        self.records = np.zeros((n, cl.RECORD), np.int64)
+        self.records = np.zeros((n, cp.RECORD), np.int64)
         self.many = n > 1
-        self.records[:, cl.ROW] = rows
-        self._per_tile = cl.tile_turns(plan, cl.step_slots(plan, has_out=False))
-        self.blocks, leaves = self._cut(self._turns, self._block_turns(), cl.FIRST)
-        self.records[:, cl.BLOCKS] = np.bincount(leaves, minlength=n)
+        self.rows, self.records[:, cp.ROW] = list(rows), rows
+        self._per_tile = cp.tile_turns(plan, cp.step_slots(plan, has_out=False))
+        self.blocks, leaves = self._cut(self._turns, self._block_turns(), cp.FIRST)
+        self.records[:, cp.BLOCKS] = np.bincount(leaves, minlength=n)
         self._numbers = np.array(layout.sizes, np.int64) * plan.numbers
-        self.parts, sum_leaves = self._cut(self._numbers, part_size(), cl.SUMS_FIRST)
-        self.sums_first = [*self.records[:, cl.SUMS_FIRST].tolist(), self.parts]
+        self.parts, sum_leaves = self._cut(self._numbers, part_size(), cp.SUMS_FIRST)
+        self.sums_first = [*self.records[:, cp.SUMS_FIRST].tolist(), self.parts]
         self._kept: list[Any] = []
+        self.address = self.leaves_at = self.sum_leaves_at = 0
         if self.many:
             self._make()
-            self.leaves, self.sum_leaves = cupy.asarray(leaves), cupy.asarray(sum_leaves)
+            self._leaves = cupy.asarray(leaves), cupy.asarray(sum_leaves)
+            self.leaves_at, self.sum_leaves_at = (int(a.data.ptr) for a in self._leaves)
 
     def _make(self) -> None:
         import cupy
 
         self._on_gpu, self._of_graph = cupy.zeros(self.records.shape, np.int64), False
-        self._upload = policy.Upload(self._on_gpu)
+        self.address = int(self._on_gpu.data.ptr)
+        self._upload = Upload(self._on_gpu)
 
     def keep(self) -> None:
         """Leave the table on the GPU as it is: a graph is going to read it at each replay."""
@@ -103,7 +113,7 @@ class CudaTable:
         offsets = [address & (WIDEST - 1) for address in addresses]
         if offsets != self._offsets.get(slot):
             self._offsets[slot], self._settled = offsets, False
-        self.records[:, cl.ADDRESS + slot] = addresses
+        self.records[:, cp.ADDRESS + slot] = addresses
 
     def settle(self, slots: Sequence[int], sums: Sequence[int | None]) -> None:
         """Find the tiles of a step over these slots, and bring the GPU's table up to date.
@@ -124,43 +134,38 @@ class CudaTable:
         plan, turns, width = self._plan, self._turns, self._per_tile
         heads, fit = [], np.ones(len(turns), bool)
         for slot in slots:
-            address, step = self.records[:, cl.ADDRESS + slot], plan.stride(slot)
+            address, step = self.records[:, cp.ADDRESS + slot], plan.stride(slot)
             heads.append(-(address // step) % width)
             fit &= (address % step == 0) & (heads[-1] == heads[0])
         head = heads[0]
         tiles = np.where(fit, np.maximum(turns - head, 0) // width, 0)
-        self.records[:, cl.HEAD] = np.where(fit, head, 0)
-        self.records[:, cl.TILES] = tiles
-        self.records[:, cl.ITEMS] = turns - tiles * (width - 1)
-        self.records[:, cl.SUMS_SIZE] = self._numbers
+        self.records[:, cp.HEAD] = np.where(fit, head, 0)
+        self.records[:, cp.TILES] = tiles
+        self.records[:, cp.ITEMS] = turns - tiles * (width - 1)
+        self.records[:, cp.SUMS_SIZE] = self._numbers
         for k, size in enumerate(sums):
             if size is not None:
-                self.records[k, cl.TILES] = self.records[k, cl.ITEMS] = 0
-                self.records[k, cl.SUMS_SIZE] = size
+                self.records[k, cp.TILES] = self.records[k, cp.ITEMS] = 0
+                self.records[k, cp.SUMS_SIZE] = size
         if plan.norm:
-            self.records[:, cl.SUMS_TILED] = self._sums_tiled()
+            self.records[:, cp.SUMS_TILED] = self._sums_tiled()
 
     def _sums_tiled(self) -> Any:
         tiled, width = np.ones(len(self._turns), bool), norm_turns(self._plan)
         for slot in norm_slots(self._plan):
             size = memory_dtype(self._plan.storage(slot)).itemsize * width
-            tiled &= self.records[:, cl.ADDRESS + slot] % size == 0
+            tiled &= self.records[:, cp.ADDRESS + slot] % size == 0
         return tiled
-
-    @property
-    def address(self) -> int:
-        """Of the table on the GPU."""
-        return int(self._on_gpu.data.ptr)
 
     def addresses(self, slots: Sequence[int], leaf: int) -> list[int]:
         """Of one leaf's arrays."""
         record = self.records[leaf].tolist() if self.many else self._only
-        return [record[cl.ADDRESS + slot] for slot in slots]
+        return [record[cp.ADDRESS + slot] for slot in slots]
 
     def facts(self) -> list[int]:
         """Head, tiles, items and row of the only leaf, or nothing."""
-        return self._only[: cl.ROW + 1]
+        return self._only[: cp.ROW + 1]
 
     def sum_facts(self) -> list[int]:
         """How many numbers of the only leaf are added up, whether in tiles, and its row."""
-        return [self._only[k] for k in (cl.SUMS_SIZE, cl.SUMS_TILED, cl.ROW)]
+        return [self._only[k] for k in (cp.SUMS_SIZE, cp.SUMS_TILED, cp.ROW)]

@@ -89,6 +89,17 @@ def _real_numbers(dtype: np.dtype[Any], places: Sequence[int]) -> Any:
     return intrinsic(numbers)
 
 
+def _real_again() -> Any:
+    def again(typingctx: Any, number: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = ir.FunctionType(_I64, [_I64])
+            return builder.asm(kind, "mov.b64 $0, $1;", "=l,l", [args[0]], side_effect=True)
+
+        return types.int64(types.int64), codegen
+
+    return intrinsic(again)
+
+
 def _real_line(dtype: np.dtype[Any]) -> Any:
     kind = from_dtype(dtype)
     array_type = types.Array(kind, 1, "C")
@@ -178,6 +189,14 @@ def make_put(memory: np.dtype[Any], count: int, step: int) -> Any:
 def make_numbers(dtype: np.dtype[Any], places: Sequence[int]) -> Any:
     """``numbers(address) -> tuple``: what lies at these places of an array."""
     return (_fake_numbers if SIMULATED else _real_numbers)(dtype, tuple(places))
+
+
+def make_again() -> Any:
+    """``again(number)``: the same number, of which the compiler does not know that it is.
+
+    What is computed from it is computed anew, and not kept.
+    """
+    return (lambda number: number) if SIMULATED else _real_again()
 
 
 def make_line(dtype: np.dtype[Any]) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from numadam import arrays as ar
 from numadam import plan as pl
-from numadam.cuda import Upload, on_gpu, refuse_capture, require_gpu
+from numadam.cuda import on_gpu, refuse_capture, require_gpu
 from numadam.cuda_numbers import CudaNumbers
 from numadam.cuda_pass import CudaPass
 from numadam.cuda_sparse import SparseGradients
@@ -35,7 +35,6 @@ class _Bare:
         self.control = np.zeros((1, wide))
         table = CudaTable(plan, layout, [0])
         self.numbers = CudaNumbers(plan, self.control, table, device)
-        self.products = Upload(self.numbers.products)
 
         def title(slot: int, leaf: int) -> str:
             return names[slot]
@@ -82,11 +81,11 @@ def update(call: BareStep) -> None:
             run.enter(used, used)
             bare.control[...] = settings.control
             if products:
-                bare.products(np.array([products], np.float64))
+                numbers.rows.load_products(np.array([products], np.float64))
             with held_back():
                 numbers.prepare(lr, t, 1, alone=False)
                 if plan.norm:
-                    numbers.form_norms(t, 0, counting=False)
+                    numbers.form_norms(t, 0)
                 run.step(out is not None)
                 run.scatter(out is not None)
         run.forget()

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 import numadam
-from numadam.cuda_compile import cubin_of, ptx_of
-from numadam.cuda_loop import make_step, step_slots, tile_turns
+from numadam.cuda_compile import cubin_of, ptx_of, registers_of
+from numadam.cuda_loop import make_step
+from numadam.cuda_passes import step_slots, tile_turns
 from numadam.plan import Plan
 
 #: A compute capability that stands for the GPUs of today.
@@ -45,10 +46,8 @@ def step_code(plan: Plan, capability: tuple[int, int] = CAPABILITY) -> tuple[flo
     The kernel has one tile, one element by itself, and what comes before; all are counted.
     """
     with pretending(capability):
-        ptx, _ = ptx_of(make_step, capability, plan, False, False)
+        ptx, _, _ = ptx_of(make_step, capability, plan, True, False, False)
     instructions = re.findall(r"^\t(?!//)(?:@%p\d+ )?[a-z][\w.]*\b.*;$", ptx, re.MULTILINE)
     _, log = cubin_of(ptx, capability)
-    registers = re.search(r"Used (\d+) registers", log)
-    assert registers is not None  # the assembler says so of each kernel
     tile = tile_turns(plan, step_slots(plan, False))
-    return len(instructions) / (tile + 1), int(registers[1])
+    return len(instructions) / (tile + 1), registers_of(log)

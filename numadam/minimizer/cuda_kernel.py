@@ -15,7 +15,7 @@ from numba import cuda  # here and not in a function: the simulator swaps the mo
 from numba.np.numpy_support import from_dtype
 
 from numadam import plan as pl
-from numadam.cuda_loop import step_slots, wrapper
+from numadam.cuda_passes import step_slots, wrapper
 from numadam.minimizer.bridge import INDEXED, RETURNS, WRITES
 from numadam.minimizer.look import moved, projected
 from numadam.minimizer.stopping import RUNNING, verdict

@@ -18,13 +18,13 @@ def launches(cupy, monkeypatch):
     """Names of the kernels that were launched."""
     import numadam.cuda as policy
 
-    names, launch = [], policy.Simulated.__call__
+    names, launch = [], policy.Simulated.launch
 
     def noted(kernel, *args):
         names.append(kernel._kernel.fn.__qualname__.split(".")[0].lstrip("_"))
         launch(kernel, *args)
 
-    monkeypatch.setattr(policy.Simulated, "__call__", noted)
+    monkeypatch.setattr(policy.Simulated, "launch", noted)
     return names
 
 
@@ -51,12 +51,13 @@ def tiles(cupy, monkeypatch):
     return counts
 
 
-def passed(addresses, numbers, types):
+def passed(addresses, numbers, scalars, types):
     """The type that a kernel declares for each number of a launch, and the number."""
     kinds = []
     for kind in types:
         kinds += kind.types if hasattr(kind, "types") else [kind]
-    return zip(map(str, kinds), (*addresses, *numbers), strict=True)
+    last = () if scalars is None else scalars
+    return zip(map(str, kinds), (*addresses, *numbers, *last), strict=True)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -70,7 +71,7 @@ def passed(addresses, numbers, types):
     ],
 )
 def test_launches_pass_what_kernels_declare(cupy, monkeypatch, count, options):
-    """An int is an int64 and a float a float64 to CuPy; a bool would be one byte."""
+    """Numbers are written as the kernel's types, and scalars lie as one of these."""
     import numadam.cuda as policy
     from numadam import cuda_compile
     from numadam.sparse import Rows
@@ -78,12 +79,12 @@ def test_launches_pass_what_kernels_declare(cupy, monkeypatch, count, options):
     load, seen = cuda_compile._load, set()
 
     class Checked(policy.Simulated):
-        def __call__(self, blocks, threads, numbers, addresses=()):
+        def launch(self, scalars, blocks, threads, numbers, addresses=()):
             seen.add(self.make.__name__)
-            for kind, number in passed(addresses, numbers, self.types):
-                assert type(number) is {"int64": int, "float64": float}[kind]
+            for kind, number in passed(addresses, numbers, scalars, self.types):
+                assert type(number) is {"int64": int, "float64": float, "float32": np.float32}[kind]
             assert type(blocks) is type(threads) is int
-            super().__call__(blocks, threads, numbers, addresses)
+            super().launch(scalars, blocks, threads, numbers, addresses)
 
     def checked(make, device, plan, more):
         kernel = Checked(load(make, device, plan, more)._kernel)
@@ -96,7 +97,8 @@ def test_launches_pass_what_kernels_declare(cupy, monkeypatch, count, options):
     opt = na.Adam(params, lr=0.5, **options)
     for _ in range(2):
         opt.step([cupy.ones((4, 2), np.float32) for _ in range(count)])
-    wanted = {"make_prepare", "make_step"}
+    by_value = not {"capturable", "nonfinite"} & set(options) or options.get("nonfinite") == "raise"
+    wanted = {"make_step"} if by_value else {"make_prepare", "make_step"}
     if "accumulate" in options:
         opt.step([cupy.ones((4, 2), np.float32) for _ in range(count)])
         opt.flush()
@@ -111,11 +113,20 @@ def test_launches_pass_what_kernels_declare(cupy, monkeypatch, count, options):
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_any_number_of_arrays_takes_two_launches(cupy, launches, count):
+def test_any_number_of_arrays_takes_one_launch(cupy, launches, count):
     params = [cupy.ones(5) for _ in range(count)]
     opt = na.Adam(params)
     launches.clear()
     opt.step([cupy.ones(5) for _ in range(count)])
+    assert launches == ["one_or_many"]
+
+
+@pytest.mark.parametrize("options", [{"capturable": True}, {"groups": {"1": {"lr": 0.1}}}])
+def test_scalars_that_the_gpu_forms_take_one_launch_more(cupy, launches, options):
+    params = [cupy.ones(5) for _ in range(2)]
+    opt = na.Adam(params, **options)
+    launches.clear()
+    opt.step([cupy.ones(5) for _ in range(2)])
     assert launches == ["make_prepare", "one_or_many"]
 
 
@@ -276,7 +287,7 @@ def test_a_replayed_step_counts_on_and_reads_lr_anew(cupy, monkeypatch):
     """A graph launches the same kernels with the same numbers: so does this."""
     import numadam.cuda as policy
 
-    tape, launch = [], policy.Simulated.__call__
+    tape, launch = [], policy.Simulated.launch
 
     def noted(kernel, *args):
         tape.append((kernel, args))
@@ -287,7 +298,7 @@ def test_a_replayed_step_counts_on_and_reads_lr_anew(cupy, monkeypatch):
     lr = cupy.full((), 0.5, np.float32)
     opt, other = na.NAdam(p, lr, capturable=True), na.NAdam(twin, 0.5)
     opt.step(g)
-    monkeypatch.setattr(policy.Simulated, "__call__", noted)
+    monkeypatch.setattr(policy.Simulated, "launch", noted)
     opt.step(g)
     for value, rate in ((1.0, 0.25), (-3.0, 0.125)):
         g[...], lr[...] = value, rate
@@ -337,7 +348,7 @@ def test_other_arrays_between_do_not_reach_a_graph(cupy, monkeypatch):
     """A graph reads the table of its own step at each replay."""
     import numadam.cuda as policy
 
-    tape, launch = [], policy.Simulated.__call__
+    tape, launch = [], policy.Simulated.launch
 
     def noted(kernel, *args):
         tape.append((kernel, args))
@@ -348,7 +359,7 @@ def test_other_arrays_between_do_not_reach_a_graph(cupy, monkeypatch):
     opt.step(grads)
     with monkeypatch.context() as patch:
         patch.setattr(cupy.stream, "capturing", True, raising=False)
-        patch.setattr(policy.Simulated, "__call__", noted)
+        patch.setattr(policy.Simulated, "launch", noted)
         opt.step(grads)
     for step in (others, grads):
         opt.step(step)
@@ -375,21 +386,21 @@ def test_pinned_memory_outlives_an_optimiser_until_its_copies_are_done(cupy, mon
     import gc
     import weakref
 
-    import numadam.cuda as policy
+    from numadam import cuda_upload
 
-    monkeypatch.setattr(policy, "_left", type(policy._left)())
+    monkeypatch.setattr(cuda_upload, "_left", type(cuda_upload._left)())
     monkeypatch.setattr(cupy.cuda.Event, "done", False)
-    opt = na.SGD(cupy.zeros(4))
+    opt = na.SGD(cupy.zeros(4), capturable=True)
     opt.step(cupy.ones(4))
     ((pinned, _),) = opt._engine._numbers._upload._slots
     watched = weakref.ref(pinned)
     del opt, pinned, _
     gc.collect()
     assert watched() is not None
-    na.SGD(cupy.zeros(4)).step(cupy.ones(4))
+    na.SGD(cupy.zeros(4), capturable=True).step(cupy.ones(4))
     assert watched() is not None
     monkeypatch.setattr(cupy.cuda.Event, "done", True)
-    na.SGD(cupy.zeros(4)).step(cupy.ones(4))
+    na.SGD(cupy.zeros(4), capturable=True).step(cupy.ones(4))
     gc.collect()
     assert watched() is None
 
