@@ -30,13 +30,13 @@ _lock = threading.RLock()
 _kernels: dict[tuple[Any, ...], Any] = {}
 
 
-def ptx_of(make: Maker, capability: tuple[int, int], *arguments: Any) -> tuple[str, str, str]:
-    """PTX of a kernel for a compute capability, the kernel's name, and `kinds_of` its types."""
+def ptx_of(make: Maker, capability: tuple[int, int], *arguments: Any) -> tuple[str, str, Any]:
+    """PTX of a kernel for a compute capability, the kernel's name, and its arguments' types."""
     function, types = make(*arguments)
     code, _ = cuda.compile(function, types, device=False, abi="numba", cc=capability, output="ptx")
     found = re.search(r"\.visible \.entry (\w+)\(", code)
     assert found is not None  # a kernel is an entry
-    return code, found[1], kinds_of(types.args)
+    return code, found[1], types.args
 
 
 def kinds_of(types: Any) -> str:
@@ -112,8 +112,8 @@ def _image(
     if kept is not None:
         name, letters, image = kept.split(b"\n", 2)
         return image, name.decode(), letters.decode()
-    ptx, title, kinds = ptx_of(make, capability, plan, *more)
-    image, _ = cubin_of(ptx, capability)
+    ptx, title, types = ptx_of(make, capability, plan, *more)
+    kinds, (image, _) = kinds_of(types), cubin_of(ptx, capability)
     cache.write(entry, f"{title}\n{kinds}\n".encode() + image)
     return image, title, kinds
 

@@ -59,7 +59,9 @@ class CudaTable:
         self._plan = plan
         self._settled = False
         self._offsets: dict[int, list[int]] = {}
-        self._only: list[int] = []
+        #: head, tiles, items and row of the only leaf; nothing where there are several, or none
+        self.facts: list[int] = []
+        self._known: dict[Any, list[int]] = {}
         self._how: tuple[Any, ...] = ()
         self._turns = np.array(layout.sizes, np.int64) * plan.unit
         self.records = np.zeros((n, cp.RECORD), np.int64)
@@ -113,7 +115,10 @@ class CudaTable:
         offsets = [address & (WIDEST - 1) for address in addresses]
         if offsets != self._offsets.get(slot):
             self._offsets[slot], self._settled = offsets, False
-        self.records[:, cp.ADDRESS + slot] = addresses
+        if self.many:
+            self.records[:, cp.ADDRESS + slot] = addresses
+        elif addresses:  # 0.1 us instead of 1
+            self.records[0, cp.ADDRESS + slot] = addresses[0]
 
     def settle(self, slots: Sequence[int], sums: Sequence[int | None]) -> None:
         """Find the tiles of a step over these slots, and bring the GPU's table up to date.
@@ -125,10 +130,11 @@ class CudaTable:
         if not self._settled or how != self._how:
             self._find_tiles(slots, sums)
             self._settled, self._how = True, how
+        self._known.clear()
         if self.many:
             self._bring()
-        else:
-            self._only = self.records[0].tolist() if len(self.records) else []
+        elif len(self.records):
+            self.facts = self.records[0, : cp.ROW + 1].tolist()
 
     def _find_tiles(self, slots: Sequence[int], sums: Sequence[int | None]) -> None:
         plan, turns, width = self._plan, self._turns, self._per_tile
@@ -159,13 +165,11 @@ class CudaTable:
 
     def addresses(self, slots: Sequence[int], leaf: int) -> list[int]:
         """Of one leaf's arrays."""
-        record = self.records[leaf].tolist() if self.many else self._only
-        return [record[cp.ADDRESS + slot] for slot in slots]
-
-    def facts(self) -> list[int]:
-        """Head, tiles, items and row of the only leaf, or nothing."""
-        return self._only[: cp.ROW + 1]
+        key = slots, leaf
+        if key not in self._known:
+            self._known[key] = self.records[leaf, [cp.ADDRESS + slot for slot in slots]].tolist()
+        return self._known[key]
 
     def sum_facts(self) -> list[int]:
         """How many numbers of the only leaf are added up, whether in tiles, and its row."""
-        return [self._only[k] for k in (cp.SUMS_SIZE, cp.SUMS_TILED, cp.ROW)]
+        return [int(self.records[0, k]) for k in (cp.SUMS_SIZE, cp.SUMS_TILED, cp.ROW)]

@@ -96,15 +96,14 @@ class Code:
     """What the compiler makes of a kernel: PTX without the mangled names, and the assembler's."""
 
     def __init__(self, make, *arguments, capability=(9, 0), by_cupy=True):
-        from numadam.cuda_compile import ptx_of
+        from numadam.cuda_compile import kinds_of, ptx_of
 
-        self._ptx, name, kinds = ptx_of(make, capability, *arguments)
+        self._ptx, name, types = ptx_of(make, capability, *arguments)
         self._capability = capability
         if by_cupy:  # test_table asks for the same types of what is passed
-            _, types = make(*arguments)
-            kinds_passed = list(numbers(types.args))
+            kinds_passed = list(numbers(types))
             assert parameters(self._ptx, name) == [WIDTHS[kind] for kind in kinds_passed]
-            assert [STRUCT[kind] for kind in kinds_passed] == list(kinds)
+            assert [STRUCT[kind] for kind in kinds_passed] == list(kinds_of(types))
         self.text = re.sub(r"\b_Z\w+", "name", self._ptx)  # which may spell anything
 
     def assembled(self):
