@@ -85,7 +85,7 @@ class CudaEngine(Engine):
             for slot, views in self.own.items():
                 self._pass.own(slot, views)
             self._start()
-            self._pass.owns(owned)
+            self._pass.checks.owns(owned)
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
@@ -211,8 +211,8 @@ class CudaEngine(Engine):
             used[pl.OUT] = out
         with on_gpu(self._device):
             self._heed_capture()
-            new = self._pass.new(used)
-            if pl.G not in new:  # and so none of them is sparse
+            new = self._pass.checks.new(used)
+            if pl.G not in new or self._pass.checks.are_own(grads):  # and so none is sparse
                 return self._enter(used, new, lr, NO_ROWS)
             with self._sparse.lent(used) as sparse:
                 return self._enter(used, new | {pl.G: used[pl.G]}, lr, sparse)
@@ -243,7 +243,7 @@ class CudaEngine(Engine):
         with on_gpu(self._device):
             self._heed_capture()
             used: dict[int, Leaves] = {pl.P: self.params}
-            self._pass.enter(used, self._pass.new(used))
+            self._pass.enter(used, self._pass.checks.new(used))
             # the sum is what counts, and its newest gradient is zero
             zeros = cupy.zeros(max(self._layout.sizes), memory_dtype(self.settings.plan.dtype))
             self._pass.zeros_as_gradients(zeros)

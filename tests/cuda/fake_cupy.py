@@ -23,7 +23,7 @@ class ndarray(numpy.ndarray):
 
     @property
     def data(self):
-        return SimpleNamespace(ptr=self.ctypes.data)
+        return SimpleNamespace(ptr=self.ctypes.data, device_id=self.gpu)
 
     @property
     def device(self):
