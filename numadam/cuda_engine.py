@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numadam import arrays as ar
 from numadam import cuda_arrays as ca
 from numadam import plan as pl
 from numadam.cuda import is_capturing, on_gpu, refuse_capture, require_bfloat16, require_gpu
@@ -20,7 +19,6 @@ from numadam.cuda_arrays import NO_ROWS
 from numadam.engine import BareStep, Engine, Leaves
 from numadam.interrupts import held_back
 from numadam.storage import memory_dtype
-from numadam.table import Layout
 
 if TYPE_CHECKING:
     from numadam.cuda_arrays import Sparse
@@ -42,20 +40,14 @@ class CudaEngine(Engine):
         from numadam.cuda_numbers import CudaNumbers
         from numadam.cuda_pass import CudaPass
         from numadam.cuda_sparse import SparseGradients
-        from numadam.cuda_table import CudaTable, phases
+        from numadam.cuda_store import CudaStore
+        from numadam.cuda_table import CudaTable
 
         self.params, self.names, self.settings = list(params), list(names), settings
         self._device, plan = int(params[0].device.id), settings.plan
         for slot, name in ((pl.P, "params"), (pl.S0, "state_dtype")):
             if plan.storage(slot).name == "bfloat16":
                 require_bfloat16(name)
-        shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
-        self._phases = phases(params, orders, plan)
-        self._layout = layout = Layout(shapes, orders, plan.dtype)
-        self._layouts = {
-            name: Layout(shapes, orders, plan.array_dtype(slot), self._phases)
-            for name, slot in plan.state_slots().items()
-        }
         self._t = self._calls = 0
         capturable, how = settings.options["capturable"], settings.options["sparse"]
         #: whether the GPU alone knows t
@@ -64,6 +56,9 @@ class CudaEngine(Engine):
         only_here = plan.average or plan.master or plan.accumulate or how == "lazy"
         outs = (False,) if only_here else (False, True)
         with on_gpu(self._device):
+            self._store = CudaStore(settings, params)
+            self.state, self.own = self._store.state, self._store.own
+            layout = self._store.layout
             self._table = table = CudaTable(plan, layout, settings.rows)
             rate = settings.rate_array if capturable else None
             self._numbers = CudaNumbers(
@@ -72,20 +67,10 @@ class CudaEngine(Engine):
             given = (plan, layout, table, self._numbers, self._device, self._title)
             self._pass = CudaPass(*given, self.params, outs, lazy=how == "lazy")
             self._sparse = SparseGradients(plan, layout, self._device, how, self._title)
-            self._block = _zeros(sum(one.nbytes for one in self._layouts.values()))
-            self.state = self._views(self._block)
-            #: arrays of the engine's own by slot, leaf by leaf
-            self.own = {slot: self.state[name] for name, slot in plan.state_slots().items()}
-            owned = [
-                (f"state[{name!r}]{self.names[k].removeprefix('params')}", view)
-                for name, views in self.state.items()
-                for k, view in enumerate(views)
-            ]
-            self._fill_per_element()
             for slot, views in self.own.items():
                 self._pass.own(slot, views)
             self._start()
-            self._pass.checks.owns(owned)
+            self._pass.checks.owns(self._store.named(self.names))
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
@@ -113,24 +98,6 @@ class CudaEngine(Engine):
         what = {pl.P: "params", pl.G: "grads", pl.OUT: "out"}[slot]
         return what + self.names[leaf].removeprefix("params")
 
-    def _views(self, block: Any) -> dict[str, list[Any]]:
-        """The state arrays in a block like the engine's own."""
-        views, first = {}, 0
-        for name, layout in self._layouts.items():
-            views[name] = layout.views(block[first : first + layout.nbytes])
-            first += layout.nbytes
-        return views
-
-    def _fill_per_element(self) -> None:
-        """Arrays of bounds and step sizes in the memory order of the parameters."""
-        for slot, values in self.settings.per_element.items():
-            dtype = self.settings.plan.array_dtype(slot)
-            layout = Layout(self._layout.shapes, self._layout.orders, dtype, self._phases)
-            views = layout.views(_zeros(layout.nbytes))
-            for view, value in zip(views, values, strict=True):
-                _fill(view, value)
-            self.own[slot] = views
-
     def _start(self) -> None:
         """Parameters into their bounds, and what is not zero before the first step."""
         settings, plan = self.settings, self.settings.plan
@@ -143,9 +110,7 @@ class CudaEngine(Engine):
             if plan.bounds:
                 self._pass.scatter()
         self._pass.forget()
-        for name, value in settings.rule.initial(settings.options).items():
-            for view in self.state[name]:
-                _fill(view, value)
+        self._store.begin()
 
     @property
     def counters(self) -> dict[str, np.ndarray]:
@@ -245,7 +210,9 @@ class CudaEngine(Engine):
             used: dict[int, Leaves] = {pl.P: self.params}
             self._pass.enter(used, self._pass.checks.new(used))
             # the sum is what counts, and its newest gradient is zero
-            zeros = cupy.zeros(max(self._layout.sizes), memory_dtype(self.settings.plan.dtype))
+            zeros = cupy.zeros(
+                max(self._store.layout.sizes), memory_dtype(self.settings.plan.dtype)
+            )
             self._pass.zeros_as_gradients(zeros)
             return self._take(lr, self._calls, False, NO_ROWS, flushing=True)
 
@@ -277,22 +244,22 @@ class CudaEngine(Engine):
     def gradients(self) -> list[Any]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""
         with on_gpu(self._device):
-            return self._layout.views(_zeros(self._layout.nbytes))
+            return self._store.gradients()
 
     def check_arrays(
         self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
     ) -> list[Any]:
         """Check arrays to be copied into the leaves of `what`."""
-        wanted = self._layout.dtype if dtype is None else dtype
-        for k, (leaf, param) in enumerate(zip(leaves, self.names, strict=True)):
+        layout = self._store.layout
+        wanted = layout.dtype if dtype is None else dtype
+        for leaf, param, shape in zip(leaves, self.names, layout.shapes, strict=True):
             entry = (what + param.removeprefix("params"), leaf)
-            shape = self._layout.shapes[k]
             ca.check_array(entry, param, shape, wanted, self._device, written=False)
         return list(leaves)
 
     def state_dtype(self, name: str) -> np.dtype[Any]:
         """The dtype of a state array."""
-        return self._layouts[name].dtype
+        return self._store.state_dtype(name)
 
     def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
         """Copy counters and state arrays in, whole or not at all: the block is one copy."""
@@ -310,13 +277,9 @@ class CudaEngine(Engine):
             elif name != "calls":
                 products[:, self.settings.plan.products.index(name)] = value
         with on_gpu(self._device):
-            staged = self._block.copy()
-            views = self._views(staged)
-            for name, leaves in state.items():
-                for view, leaf in zip(views[name], leaves, strict=True):
-                    ca.in_memory(view)[...] = ca.in_memory(leaf)
+            staged = self._store.staged(state)
             with held_back():
-                self._block[...] = staged
+                self._store.take(staged)
                 self._numbers.counts.set(counts)
                 self._numbers.rows.load_products(products)
                 self._t, self._calls = int(counts[T]), calls
@@ -327,22 +290,3 @@ class CudaEngine(Engine):
         from numadam.cuda_update import update
 
         update(call)
-
-
-def _zeros(size: int) -> Any:
-    import cupy
-
-    return cupy.zeros(size, np.uint8)
-
-
-def _fill(view: Any, value: Any) -> None:
-    """Write numbers into an array of any storage, for both parts of a complex number."""
-    import cupy
-
-    if view.dtype.kind == "c":
-        view[...] = cupy.asarray(value) * (1 + 1j)
-    elif memory_dtype(view.dtype) == view.dtype:
-        view[...] = cupy.asarray(value)
-    else:
-        # CuPy may not know the dtype, and NumPy does
-        ca.in_memory(view)[...] = cupy.asarray(ca.in_memory(np.asarray(value).astype(view.dtype)))
