@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numba import float64, int64
+from numba.core.errors import NumbaError
 
 from numadam import options as op
 from numadam import plan as pl
@@ -155,7 +156,14 @@ class DeviceBatch:
             numba_view(self.counts), self._before, self._ends, self._tolerances, numbers,
             self._args,
         )  # fmt: skip
-        launch(self._kernel, self.problems, arguments)
+        try:
+            launch(self._kernel, self.problems, arguments)
+        except NumbaError as error:  # the first launch compiles
+            raise TypeError(
+                "fun: does not compile for a GPU, where no array can be made: write the gradient "
+                "into g, or with jac=True return it as a tuple. Numba says: "
+                f"{str(error).strip()[:1500]}"
+            ) from error
         self.first = False
         self.done += steps
         self._engine._t += steps

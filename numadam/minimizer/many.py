@@ -47,7 +47,8 @@ def minimize_many(
         Compiled by Numba: ``fun(x, g, *args) -> f`` on one problem, which writes the gradient
         into g (it arrives as zeros), or ``fun(x, g, i, *args) -> f`` with the number of the
         problem, or with ``jac=True`` ``fun(x, *args) -> (f, gradient)``. All cores share the
-        problems; with CuPy `x0` each thread of the GPU takes one.
+        problems; with CuPy `x0` each thread of the GPU takes one. No array can be made there:
+        with ``jac=True`` the gradient is a tuple then.
         In Python: on all problems at once, ``fun(X, *args)`` returns f of shape (problems,) and,
         with ``jac=True``, a gradient of the shape of X; rows that have stopped are there, but do
         not move.
