@@ -19,6 +19,21 @@ SIMULATOR = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 HAS_NUMBA_CUDA = importlib.util.find_spec("numba_cuda") is not None
 
 
+def no_compiler():
+    """Why no kernel can be compiled here, or nothing."""
+    if SIMULATOR:
+        return "the CUDA simulator is on: it compiles nothing"
+    if not HAS_NUMBA_CUDA:
+        return "numba-cuda is not installed"
+    from numba.cuda.cudadrv import nvvm
+
+    try:
+        nvvm.NVVM()
+    except Exception as error:  # whatever the loader of the library says
+        return f"libNVVM cannot be loaded: {error}"
+    return ""
+
+
 def _run_block(manager, grid_point, *args):
     """One block of simulated threads, which wait for each other at a barrier."""
     from numba.cuda.simulator.kernel import BlockThread
@@ -71,17 +86,11 @@ def _quick_simulator(monkeypatch):
 
 
 @pytest.fixture
-def cupy(monkeypatch):
-    """The stand-in for CuPy, with launches of a few threads: each is a Python thread."""
-    if not SIMULATOR or not HAS_NUMBA_CUDA:
-        pytest.skip("needs numba-cuda and its simulator: NUMBA_ENABLE_CUDASIM=1")
+def stand_in(monkeypatch):
+    """The stand-in for CuPy."""
     import fake_cupy
-    from numba import cuda
 
-    import numadam.cuda as policy
     from numadam import arrays, sparse
-
-    _quick_simulator(monkeypatch)
 
     def is_numpy(x):
         # a fake array is NumPy's too, and must not be taken for one
@@ -92,6 +101,20 @@ def cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
     monkeypatch.setitem(sys.modules, "cupyx", fake_cupy)
     monkeypatch.setitem(sys.modules, "cupyx.scipy.sparse", fake_cupy.sparse)
+    return fake_cupy
+
+
+@pytest.fixture
+def cupy(monkeypatch, request):
+    """The stand-in for CuPy, with launches of a few threads: each is a Python thread."""
+    if not SIMULATOR or not HAS_NUMBA_CUDA:
+        pytest.skip("needs numba-cuda and its simulator: NUMBA_ENABLE_CUDASIM=1")
+    from numba import cuda
+
+    import numadam.cuda as policy
+
+    fake_cupy = request.getfixturevalue("stand_in")
+    _quick_simulator(monkeypatch)
     monkeypatch.setattr(policy, "BLOCK", 4)
     monkeypatch.setattr(policy, "BLOCKS_LEAST", 1)
     monkeypatch.setattr(policy, "BLOCKS_MOST", 3)
@@ -107,3 +130,14 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def machine(stand_in, monkeypatch):
+    """The stand-in for CuPy, with compiled kernels in the PTX machine."""
+    if why_not := no_compiler():
+        pytest.skip(why_not)
+    import machine_kernels
+
+    machine_kernels.install(monkeypatch)
+    return stand_in

@@ -1,16 +1,28 @@
 """A stand-in for CuPy over host memory: what numadam uses of it, and no more.
 
-With Numba's CUDA simulator it drives the whole stack, from the constructor to the kernel,
-without a GPU. A fixture puts it in the place of ``cupy``.
+With Numba's CUDA simulator, or with the PTX machine, it drives the whole stack, from the
+constructor to the kernel, without a GPU. A fixture puts it in the place of ``cupy``.
 """
 
 from __future__ import annotations
 
+import weakref
 from types import SimpleNamespace
 
 import numpy
 
 __version__ = "14.0.0"
+
+
+#: Address and bytes of all memory that a kernel may know of, by who owns it.
+allocations: dict[int, tuple[int, int]] = {}
+#: Bytes before and behind each array that belong to nobody.
+_GUARD = 512
+
+
+def _allocated(owner, address, nbytes):
+    allocations[id(owner)] = address, nbytes
+    weakref.finalize(owner, allocations.pop, id(owner))
 
 
 class ndarray(numpy.ndarray):
@@ -23,6 +35,11 @@ class ndarray(numpy.ndarray):
 
     @property
     def data(self):
+        owner = self
+        while isinstance(owner.base, numpy.ndarray):
+            owner = owner.base
+        if id(owner) not in allocations:  # what NumPy made, and not `zeros`
+            _allocated(owner, owner.ctypes.data, owner.nbytes)
         return SimpleNamespace(ptr=self.ctypes.data, device_id=self.gpu)
 
     @property
@@ -74,8 +91,9 @@ def zeros(shape, dtype=float):
     """As CuPy's, aligned to 512 bytes."""
     dtype = numpy.dtype(dtype)
     count = int(numpy.prod(shape, dtype=int)) * dtype.itemsize
-    room = numpy.zeros(count + 512, numpy.uint8)
-    skip = -room.ctypes.data % 512
+    room = numpy.zeros(count + 512 + 2 * _GUARD, numpy.uint8)
+    skip = _GUARD + -room.ctypes.data % 512
+    _allocated(room, room.ctypes.data + skip, count)
     return room[skip : skip + count].view(dtype).reshape(shape).view(ndarray)
 
 
@@ -144,7 +162,7 @@ cuda = SimpleNamespace(
     Device=_Device,
     Event=_Event,
     get_current_stream=lambda: stream,
-    runtime=SimpleNamespace(getDevice=lambda: 0),
+    runtime=SimpleNamespace(getDevice=lambda: 0, getDeviceCount=lambda: 1),
 )
 
 

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import no_compiler
 from cuda_cases import CASES, OPTIONS, Case, as_dtype
 
 import numadam as na
 from numadam import plan as pl
 
-
-def _why_not():
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        return "the CUDA simulator is on: it compiles nothing"
-    if importlib.util.find_spec("numba_cuda") is None:
-        return "numba-cuda is not installed"
-    from numba.cuda.cudadrv import nvvm
-
-    try:
-        nvvm.NVVM()
-    except Exception as error:  # whatever the loader of the library says
-        return f"libNVVM cannot be loaded: {error}"
-    return ""
-
-
-WHY_NOT = _why_not()
+WHY_NOT = no_compiler()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "it runs")
 
 

@@ -1,0 +1,80 @@
+"""Many problems, and the user's own kernels, as compiled code in the PTX machine."""
+
+from __future__ import annotations
+
+import machine_kernels
+import numba
+import numpy as np
+import pytest
+from scipy.optimize import Bounds
+from test_cuda_many import STARTS, assert_alike, both, pair, parabola, rosen
+
+import numadam as na
+from numadam import nopython
+
+cuda = pytest.importorskip("numba.cuda")
+sweep = pytest.mark.sweep
+
+
+@numba.njit
+def pair_of_numbers(x):
+    return x[0] * x[0] + x[1] * x[1], (2 * x[0], 2 * x[1])
+
+
+@sweep
+def test_each_problem_has_its_own_stop(machine):
+    on_gpu, on_cpu = both(machine, rosen, STARTS, lr=0.02, gtol=1.0, maxiter=300)
+    assert len(set(on_cpu.nit)) > 2
+    assert_alike(on_gpu, on_cpu, rtol=1e-12)
+
+
+def test_data_by_index_float32_and_a_shared_schedule(machine):
+    targets = np.arange(10, dtype=np.float32).reshape(5, 2)
+    options = {"lr": na.schedules.Cosine(0.5, steps=60), "maxiter": 60, "rule": "nadam"}
+    starts, args = np.zeros((5, 2), np.float32), (targets, np.float32(0.5))
+    assert_alike(*both(machine, parabola, starts, args, **options), rtol=1e-5)
+
+
+@sweep
+@pytest.mark.parametrize("bounds", [Bounds(-0.5, 0.4), Bounds([-1, 0.1], [0.4, 0.3])])
+def test_bounds_hold(machine, bounds):
+    found = both(machine, rosen, STARTS, lr=0.05, bounds=bounds, maxiter=150, ftol=1e-9)
+    assert_alike(*found, rtol=1e-12)
+
+
+@sweep
+def test_returned_gradients_are_tuples(machine):
+    """A kernel can make no array; the CPU takes nothing else."""
+    options = {"lr": np.geomspace(0.01, 0.3, 5), "jac": True, "maxiter": 40, "xtol": 1e-9}
+    on_gpu = na.minimize_many(pair_of_numbers, machine.asarray(STARTS), **options)
+    assert_alike(on_gpu, na.minimize_many(pair, STARTS, **options), rtol=1e-9)
+
+
+def test_an_objective_that_makes_an_array_is_refused(machine):
+    with pytest.raises(TypeError, match="fun: does not compile for a GPU, where no array can be"):
+        na.minimize_many(pair, machine.asarray(STARTS), jac=True)
+
+
+@sweep
+def test_updates_of_local_arrays_in_a_kernel(machine):
+    def kernel(p, steps):
+        i = cuda.grid(1)
+        x, g = cuda.local.array(4, np.float64), cuda.local.array(4, np.float64)
+        m, v = cuda.local.array(4, np.float64), cuda.local.array(4, np.float64)
+        if i < p.shape[0]:
+            for j in range(4):
+                x[j], m[j], v[j] = p[i, j], 0.0, 0.0
+            for t in range(1, steps + 1):
+                for j in range(4):
+                    g[j] = 2 * x[j]
+                nopython.adam_update(x, g, m, v, t, lr=0.1)
+            for j in range(4):
+                p[i, j] = x[j]
+
+    start = np.random.default_rng(3).standard_normal((5, 4))
+    p = machine.asarray(start)
+    machine_kernels.run(kernel, 2, 3, (machine_kernels.view(p), np.int64(10)))
+    opt = na.Adam(start, lr=0.1)
+    for _ in range(10):
+        opt.step(2 * start)
+    np.testing.assert_allclose(p, start, rtol=1e-13)
