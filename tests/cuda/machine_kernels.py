@@ -24,20 +24,29 @@ def _run(program: Program, blocks: int, threads: int, values: Sequence[Any]) -> 
 class MachineKernel:
     """Called as `numadam.cuda.Kernel`; compiled at its first launch."""
 
-    def __init__(self, given: tuple[Any, ...], name: str) -> None:
+    def __init__(self, given: tuple[Any, ...], name: str, kinds: str) -> None:
         self._given, self.name = given, name
         self._program: Program | None = None
 
-    def __call__(
-        self, blocks: int, threads: int, numbers: Sequence[Any], addresses: Sequence[int] = ()
-    ) -> None:
+    def ready(self, scalars: np.ndarray | None = None) -> Any:
+        """What launches it; the last arguments lie in `scalars`."""
+
+        def launch(
+            blocks: int, threads: int, numbers: Sequence[Any], addresses: Sequence[int] = ()
+        ) -> None:
+            last = () if scalars is None else scalars
+            _run(self._compiled(), blocks, threads, (*addresses, *numbers, *last))
+
+        return launch
+
+    def _compiled(self) -> Program:
         from numadam.cuda_compile import ptx_of
 
         if self._program is None:
             make, capability, plan, more = self._given
-            ptx, name = ptx_of(make, capability, plan, *more)
+            ptx, name, _ = ptx_of(make, capability, plan, *more)
             self._program = parse(ptx, name, f"{self.name} of {plan.name}")
-        _run(self._program, blocks, threads, (*addresses, *numbers))
+        return self._program
 
 
 # --- kernels that numba-cuda launches -------------------------------------------------------------
@@ -81,7 +90,7 @@ def run(function: Any, blocks: int, threads: int, arguments: Sequence[Any]) -> N
 
     types = cuda.types.void(*map(_type_of, arguments))
     if (function, types) not in _kernels:
-        ptx, name = ptx_of(lambda: (function, types), CAPABILITY)
+        ptx, name, _ = ptx_of(lambda: (function, types), CAPABILITY)
         _kernels[function, types] = parse(ptx, name, function.__name__)
     _run(_kernels[function, types], blocks, threads, list(_flat(tuple(arguments))))
 
@@ -112,7 +121,7 @@ def install(monkeypatch) -> None:
         monkeypatch.setattr(module, "get_current_device", lambda: device)
     monkeypatch.setattr(cuda_compile, "_kernels", _kernels)
     # no cubin, and nothing kept on disk
-    monkeypatch.setattr(cuda_compile, "_image", lambda *given: (given, given[0].__name__))
+    monkeypatch.setattr(cuda_compile, "_image", lambda *given: (given, given[0].__name__, ""))
     monkeypatch.setattr(policy, "Kernel", MachineKernel)
     monkeypatch.setattr(policy, "compiling_for", _no_gpu)
     monkeypatch.setattr(policy, "numba_view", view)
