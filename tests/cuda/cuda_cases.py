@@ -63,12 +63,12 @@ def gradients(shape, dtype, steps, seed=7):
     return [np.asarray(draw, dtype) for draw in draws]
 
 
-def check(case, dtype, asarray, asnumpy, shape=(3, 4), steps=4):
-    """Steps on the device against the reference."""
+def check(case, dtype, asarray, asnumpy, shape=(3, 4), steps=4, **options):
+    """Steps on the device against the reference; options are those that change no number."""
     start = np.random.default_rng(1).standard_normal(shape).astype(dtype)
     grads = gradients(shape, dtype, steps)
     p = asarray(start)
-    opt = case.make(p)
+    opt = case.make(p, **options)
     for t, g in enumerate(grads, 1):
         opt.step(asarray(g))
         assert opt.t == t

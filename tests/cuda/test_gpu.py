@@ -38,10 +38,12 @@ def cp():
 pytestmark = pytest.mark.gpu
 
 
+@pytest.mark.parametrize("options", [{}, {"capturable": True}], ids=["numbers", "rows"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_matches_the_reference(cp, case, dtype):
-    check(case, dtype, cp.asarray, cp.asnumpy)
+def test_matches_the_reference(cp, case, dtype, options):
+    """Whether the host forms the scalars, or the GPU."""
+    check(case, dtype, cp.asarray, cp.asnumpy, **options)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (255,), (257,), (1_000_003,)])

@@ -34,6 +34,12 @@ def test_rules(machine, case, dtype):
     check(case, dtype, machine.asarray, machine.asnumpy)
 
 
+@pytest.mark.parametrize("dtype", few(["float32", "float64"], ["float64"]))
+@pytest.mark.parametrize("case", few(CASES, ["NAdam"]))
+def test_rules_whose_scalars_the_gpu_forms(machine, case, dtype):
+    check(case, dtype, machine.asarray, machine.asnumpy, capturable=True)
+
+
 @sweep
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
@@ -46,7 +52,7 @@ def test_how_a_gpu_approximates_does_not_matter(machine, monkeypatch, case, dtyp
         approximate = lambda x, off=off: used.append(off) or (1 + off) / x  # noqa: E731
         monkeypatch.setitem(OPS, name, OPS[name]._replace(function=approximate))
         p = machine.ones(5, dtype)
-        opt = case.make(p)
+        opt = case.make(p, capturable=True)  # the GPU forms the scalars
         for g in gradients(5, dtype, 3):
             opt.step(machine.asarray(g))
         left.append(p)
