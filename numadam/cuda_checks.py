@@ -126,12 +126,11 @@ class Checks:
 
         `where` are the `addresses` of the new ones.
         """
-        only_read = (pl.G, pl.P) if pl.OUT in used else (pl.G,)
         for slot, arrays in new.items():
             if where[slot] is None:
-                self._check_each(slot, arrays, slot not in only_read, sparse)
-        if sparse or not ca.lie_apart(self._spans(used, where, only_read)):
-            self._check_overlap(used, only_read, sparse)
+                self._check_each(slot, arrays, pl.is_written(slot, used), sparse)
+        if sparse or not ca.lie_apart(self._spans(used, where)):
+            self._check_overlap(used, sparse)
 
     def _check_each(self, slot: int, arrays: Leaves, written: bool, sparse: Sparse) -> None:
         dtype = self._dtypes[slot]
@@ -142,15 +141,12 @@ class Checks:
                 ca.check_array(named, of, shape, dtype, self._device, written)
 
     def _spans(
-        self,
-        used: Mapping[int, Leaves],
-        where: Mapping[int, list[int] | None],
-        only_read: Sequence[int],
+        self, used: Mapping[int, Leaves], where: Mapping[int, list[int] | None]
     ) -> list[ca.Span]:
         """Where the arrays of a step lie, those of the engine's own among them."""
         spans = list(self._owned_spans)
         for slot, arrays in used.items():
-            written, plain = slot not in only_read, where.get(slot)
+            written, plain = pl.is_written(slot, used), where.get(slot)
             if arrays is self._fixed:
                 spans += [(low, high, written) for low, high, _ in self._fixed_spans]
             elif plain is not None:
@@ -164,12 +160,12 @@ class Checks:
     def _named(self, slot: int, arrays: Leaves) -> list[ca.Named]:
         return [(self._title(slot, k), array) for k, array in enumerate(arrays)]
 
-    def _check_overlap(
-        self, used: Mapping[int, Leaves], only_read: Sequence[int], sparse: Sparse
-    ) -> None:
+    def _check_overlap(self, used: Mapping[int, Leaves], sparse: Sparse) -> None:
         """Refuse what overlaps, by name."""
-        read = [a for slot in only_read for a in self._named(slot, used.get(slot, ()))]
-        write = [a for slot in used if slot not in only_read for a in self._named(slot, used[slot])]
+        read: list[ca.Named] = []
+        write: list[ca.Named] = []
+        for slot, arrays in used.items():
+            (write if pl.is_written(slot, used) else read).extend(self._named(slot, arrays))
         for k, parts in sparse.items():
             name = self._title(pl.G, k)
             read = [entry for entry in read if entry[0] != name]
