@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import no_compiler
 from cuda_cases import CASES, OPTIONS, Case, as_dtype
+from kernel_code import Code, check_arithmetic, check_common, check_tiles, operations
 
 import numadam as na
 from numadam import plan as pl
@@ -55,88 +56,6 @@ def wide(case):
     return case.make(np.zeros(3))._settings.plan
 
 
-#: How a parameter is declared: what CuPy makes of an int, and of a float.
-WIDTHS = {"int64": "u64", "float64": "f64", "float32": "f32"}
-#: How `struct` writes it.
-STRUCT = {"int64": "q", "float64": "d", "float32": "f"}
-
-
-def numbers(types):
-    """The types of what is passed at a launch: a tuple's one by one, in their order."""
-    for kind in types:
-        if hasattr(kind, "types"):
-            yield from numbers(kind.types)
-        else:
-            yield str(kind)
-
-
-def parameters(ptx, name):
-    """The types of a kernel's parameters, as it declares them."""
-    head = re.search(rf"\.entry {name}\((.*?)\)", ptx, re.DOTALL)[1]
-    return re.findall(r"\.param \.(\w+)(?: \.\w+)*(?: \.align \d+)? \w+", head)
-
-
-class Code:
-    """What the compiler makes of a kernel: PTX without the mangled names, and the assembler's."""
-
-    def __init__(self, make, *arguments, capability=(9, 0), by_cupy=True):
-        from numadam.cuda_compile import kinds_of, ptx_of
-
-        self._ptx, name, types = ptx_of(make, capability, *arguments)
-        self._capability = capability
-        if by_cupy:  # test_table asks for the same types of what is passed
-            kinds_passed = list(numbers(types))
-            assert parameters(self._ptx, name) == [WIDTHS[kind] for kind in kinds_passed]
-            assert [STRUCT[kind] for kind in kinds_passed] == list(kinds_of(types))
-        self.text = re.sub(r"\b_Z\w+", "name", self._ptx)  # which may spell anything
-
-    def assembled(self):
-        """Registers of a thread, and bytes of its stack and its spills."""
-        from numadam.cuda_compile import cubin_of
-
-        _, log = cubin_of(self._ptx, self._capability)
-        registers = re.search(r"Used (\d+) registers", log)
-        stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
-        return int(registers[1]), int(stack[1]), int(stack[2])
-
-    def check_room(self, most=64):
-        """At most 64 registers, so that 1024 threads fit; nothing is spilled."""
-        registers, stack, spilled = self.assembled()
-        assert registers <= most
-        assert stack == spilled == 0
-
-
-def check_arithmetic(ptx):
-    assert ".local" not in ptx
-    assert "call" not in ptx
-    assert ".approx" not in ptx
-    assert ".ftz" not in ptx
-    # rounded correctly; integers have other suffixes
-    assert not re.search(r"sqrt\.(?!rn)", ptx)
-    assert not re.search(r"div\.(?!rn|[su](32|64))", ptx)
-
-
-def check_common(ptx):
-    check_arithmetic(ptx)
-    # the compiler knows that all memory is the GPU's own
-    assert not re.search(r"\b(ld|st)\.(?!global|param|shared)", ptx)
-
-
-def widths(ptx, word):
-    """Bytes of each read ("ld") or write ("st") of the GPU's memory."""
-    found = re.findall(rf"\b{word}\.global(?:\.v(\d))?\.[a-z](\d+)", ptx)
-    return [int(n or 1) * int(bits) // 8 for n, bits in found]
-
-
-def check_tiles(ptx, reads, writes, nbytes=16):
-    """So many arrays are read and written, each with one instruction a tile."""
-    # the compiler may unroll the loop: several tiles, each with all its reads and writes
-    tiles, rest = divmod(widths(ptx, "ld").count(nbytes), reads)
-    assert tiles >= 1
-    assert rest == 0
-    assert widths(ptx, "st").count(nbytes) == tiles * writes
-
-
 def make_step():
     from numadam import cuda_loop
 
@@ -177,6 +96,21 @@ def test_rules_in_double_precision(case):
     assert ".f32" not in ptx
     check_tiles(ptx, 2 + len(plan.present), 1 + len(plan.present))
     code.check_room()
+
+
+@pytest.mark.parametrize("generation", [(8, 0), (9, 0), (10, 0)], ids=str)
+def test_machine_code_of_a_step(capability, generation):
+    """A tile in one instruction an array, and nothing in memory of a thread's own."""
+    capability.compute_capability = generation
+    plan = plan_of(Case("Adam"))
+    code = Code(make_step(), plan, True, True, False, capability=generation).machine_code()
+    reads, writes = operations(code, r"LDG\.E\.128"), operations(code, r"STG\.E\.128")
+    assert reads
+    assert len(reads) % 4 == 0  # p, g, m, v
+    assert 4 * len(writes) == 3 * len(reads)
+    assert operations(code, "FFMA")
+    for name in ("LDL", "STL", "DADD", "DMUL", "DFMA", "ATOM", "ATOMG", "RED"):
+        assert not operations(code, name)
 
 
 def test_out_leaves_the_parameters_unread():
