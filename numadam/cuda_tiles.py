@@ -90,12 +90,18 @@ def _real_numbers(dtype: np.dtype[Any], places: Sequence[int]) -> Any:
 
 
 def _real_again() -> Any:
-    def again(typingctx: Any, number: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            kind = ir.FunctionType(_I64, [_I64])
-            return builder.asm(kind, "mov.b64 $0, $1;", "=l,l", [args[0]], side_effect=True)
+    def same(builder: Any, number: Any) -> Any:
+        kind = ir.FunctionType(_I64, [_I64])
+        return builder.asm(kind, "mov.b64 $0, $1;", "=l,l", [number], side_effect=True)
 
-        return types.int64(types.int64), codegen
+    def again(typingctx: Any, numbers: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            if not isinstance(numbers, types.UniTuple):
+                return same(builder, args[0])
+            items = [same(builder, item) for item in cgutils.unpack_tuple(builder, args[0])]
+            return context.make_tuple(builder, signature.return_type, items)
+
+        return numbers(numbers), codegen
 
     return intrinsic(again)
 
@@ -192,11 +198,11 @@ def make_numbers(dtype: np.dtype[Any], places: Sequence[int]) -> Any:
 
 
 def make_again() -> Any:
-    """``again(number)``: the same number, of which the compiler does not know that it is.
+    """``again(numbers)``: the same int64, or tuple of them, which the compiler takes for new ones.
 
-    What is computed from it is computed anew, and not kept.
+    What is computed from them is computed anew, and not kept.
     """
-    return (lambda number: number) if SIMULATED else _real_again()
+    return (lambda numbers: numbers) if SIMULATED else _real_again()
 
 
 def make_line(dtype: np.dtype[Any]) -> Any:
