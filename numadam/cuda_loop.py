@@ -87,7 +87,7 @@ def _make_visit(one: Pass, turns: int, many: bool, read: Any, wrap: Any) -> Any:
     fetches, puts = make_rooms(one, turns, wrap)
     in_record = [ADDRESS + slot for slot in one.slots]
     addresses = make_numbers(_LONG, in_record) if many else wrap(_given)
-    again, again_place = make_again(), make_again()
+    again = make_again()
     turn, order = one.element, [one.slots.index(s) if s in one.slots else 0 for s in range(12)]
     f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11 = fetches
     w0, _, w2, w3, w4, w5, w6, w7, _, _, _, w11 = puts
@@ -117,7 +117,7 @@ def _make_visit(one: Pass, turns: int, many: bool, read: Any, wrap: Any) -> Any:
             element(6, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
             element(7, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
         # formed once more: kept since they were read, they would take two registers an array
-        a, i = addresses(again_place(place)), again(i)
+        a, i = addresses(again(place)), again(i)
         w0(p, a[a0], i)
         w2(s0, a[a2], i)
         w3(s1, a[a3], i)
