@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_cupy_array
 
 #: Squares between these are neither rounded to zero nor overflow, in float32 or float64.
 _SAFE = {"f": (1e-30, 1e30), "d": (1e-280, 1e280)}
@@ -59,6 +59,8 @@ def _norm(leaf: Any) -> float:
 
 def _square(flat: Any) -> float:
     """Sum of squares, on the host in one thread: BLAS wakes its own, which take our cores."""
+    if is_cupy_array(flat):  # its vdot is cuBLAS's, which `pip install numadam[cuda13]` leaves out
+        return float((flat * flat).sum(dtype=np.float64))
     if not isinstance(flat, np.ndarray):
         return float(array_namespace(flat).vdot(flat, flat))
     if flat.size <= _ROW:

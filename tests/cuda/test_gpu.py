@@ -105,8 +105,12 @@ def test_a_sparse_matrix(cp):
     matrix = scipy.sparse.random_array((70, 40), density=0.1, rng=3, format="csr", dtype="f4")
     matrix = scipy.sparse.csr_matrix(matrix)
     on_cpu, on_gpu = np.ones((70, 40), np.float32), cp.ones((70, 40), np.float32)
+    try:
+        theirs = cupyx.scipy.sparse.csr_matrix(matrix)
+    except ImportError as error:  # no wheel that numadam asks for brings it
+        pytest.skip(f"CuPy's sparse matrices need cuSPARSE: {str(error).partition(',')[0]}")
     na.Adam(on_cpu, sparse="lazy").step(matrix)
-    na.Adam(on_gpu, sparse="lazy").step(cupyx.scipy.sparse.csr_matrix(matrix))
+    na.Adam(on_gpu, sparse="lazy").step(theirs)
     np.testing.assert_allclose(cp.asnumpy(on_gpu), on_cpu, rtol=1e-6)
 
 

@@ -53,6 +53,19 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, module, p
         na.Adam(Tensor())
 
 
+def test_norms_of_a_history_need_no_cublas(stand_in, monkeypatch):
+    """CuPy takes it for `dot` and `vdot`; no wheel that numadam asks for brings it."""
+    from numadam.history_norms import norm_of
+
+    def missing(*arrays):
+        raise ImportError("libcublas")
+
+    for name in ("dot", "vdot"):
+        monkeypatch.setattr(np, name, missing)
+    assert norm_of([stand_in.full(4, 2.0, np.float32), stand_in.full(1, 3e30)]) == 3e30
+    assert norm_of([stand_in.full(4, 1e30j, np.complex64)]) == pytest.approx(2e30)
+
+
 @NEEDS_COMPILER
 def test_a_tensor_where_there_is_no_driver():
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
