@@ -103,7 +103,7 @@ def compile_for(monkeypatch):
     def compile_for(*capability):
         device = SimpleNamespace(compute_capability=capability)
         monkeypatch.setattr(cuda_compile.policy, "compiling_for", lambda device: nullcontext())
-        monkeypatch.setattr(cuda_compile.policy, "Kernel", lambda image, name: name)
+        monkeypatch.setattr(cuda_compile.policy, "Kernel", lambda image, name, kinds: name)
         monkeypatch.setattr(cuda_compile.cuda, "get_current_device", lambda: device)
         monkeypatch.setattr(cuda_compile, "_kernels", {})
         monkeypatch.setattr(cache, "entry", lambda *key: None)
@@ -166,7 +166,7 @@ def test_a_linker_that_is_older_than_the_compiler():
 
     from numadam.cuda_compile import cubin_of, ptx_of
 
-    ptx, _ = ptx_of(make_nothing, (9, 0), NO_PLAN)
+    ptx, *_ = ptx_of(make_nothing, (9, 0), NO_PLAN)
     version = ptx.partition(".version ")[2].split()[0]
     major, minor = nvjitlink.version()
     newer = ptx.replace(f".version {version}", ".version 99.1")
