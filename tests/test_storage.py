@@ -13,6 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from cuda_compiler import no_compiler
 
 from numadam import storage
 from numadam.headers import inner
@@ -363,21 +364,7 @@ def test_machine_code(way):
             assert not re.search(r"\sv?p(addq|srlq)\s+[^\n]*%[xyz]mm", assembly)
 
 
-def why_no_ptx() -> str:
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        return "the CUDA simulator is on: it compiles nothing"
-    if importlib.util.find_spec("numba_cuda") is None:
-        return "numba-cuda is not installed"
-    from numba.cuda.cudadrv import nvvm
-
-    try:
-        nvvm.NVVM()
-    except Exception as error:  # whatever the loader of the library says
-        return f"libNVVM cannot be loaded: {error}"
-    return ""
-
-
-WHY_NO_PTX = why_no_ptx()
+WHY_NO_PTX = no_compiler()
 
 
 @pytest.mark.skipif(bool(WHY_NO_PTX), reason=WHY_NO_PTX or "it runs")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import signal
 import sys
 import threading
@@ -15,23 +13,7 @@ import pytest
 # reference_rules.py lies one folder up
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-SIMULATOR = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-HAS_NUMBA_CUDA = importlib.util.find_spec("numba_cuda") is not None
-
-
-def no_compiler():
-    """Why no kernel can be compiled here, or nothing."""
-    if SIMULATOR:
-        return "the CUDA simulator is on: it compiles nothing"
-    if not HAS_NUMBA_CUDA:
-        return "numba-cuda is not installed"
-    from numba.cuda.cudadrv import nvvm
-
-    try:
-        nvvm.NVVM()
-    except Exception as error:  # whatever the loader of the library says
-        return f"libNVVM cannot be loaded: {error}"
-    return ""
+from cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR, no_compiler
 
 
 def _run_block(manager, grid_point, *args):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import HAS_NUMBA_CUDA, SIMULATOR
+from cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR
 
 from numadam.bench import gpu_cases, gpu_peers
 from numadam.bench.cli import run_case

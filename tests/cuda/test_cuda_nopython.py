@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import HAS_NUMBA_CUDA, SIMULATOR
+from cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR
 from test_ptx import WHY_NOT, Code, check_arithmetic
 
 import numadam as na
@@ -36,25 +36,27 @@ def test_the_kernel_of_the_page():
     np.testing.assert_array_equal(names["found"], x)
 
 
+def own_steps(p, steps):
+    """Each thread takes steps on arrays of its own."""
+    i = cuda.grid(1)
+    x, g = cuda.local.array(4, np.float64), cuda.local.array(4, np.float64)
+    m, v = cuda.local.array(4, np.float64), cuda.local.array(4, np.float64)
+    if i < p.shape[0]:
+        for j in range(4):
+            x[j], m[j], v[j] = p[i, j], 0.0, 0.0
+        for t in range(1, steps + 1):
+            for j in range(4):
+                g[j] = 2 * x[j]
+            nopython.adam_update(x, g, m, v, t, lr=0.1)
+        for j in range(4):
+            p[i, j] = x[j]
+
+
 @pytest.mark.skipif(not SIMULATOR or not HAS_NUMBA_CUDA, reason="needs the simulator")
 def test_updates_of_local_arrays_in_a_kernel():
-    def kernel(p, steps):
-        i = cuda.grid(1)
-        x, g = cuda.local.array(4, np.float64), cuda.local.array(4, np.float64)
-        m, v = cuda.local.array(4, np.float64), cuda.local.array(4, np.float64)
-        if i < p.shape[0]:
-            for j in range(4):
-                x[j], m[j], v[j] = p[i, j], 0.0, 0.0
-            for t in range(1, steps + 1):
-                for j in range(4):
-                    g[j] = 2 * x[j]
-                nopython.adam_update(x, g, m, v, t, lr=0.1)
-            for j in range(4):
-                p[i, j] = x[j]
-
     p = np.random.default_rng(3).standard_normal((5, 4))
     q = p.copy()
-    cuda.jit(kernel)[2, 3](q, 10)
+    cuda.jit(own_steps)[2, 3](q, 10)
     opt = na.Adam(p, lr=0.1)
     for _ in range(10):
         opt.step(2 * p)

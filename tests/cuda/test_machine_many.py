@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds
 from test_cuda_many import STARTS, assert_alike, both, pair, parabola, rosen
+from test_cuda_nopython import own_steps
 
 import numadam as na
-from numadam import nopython
 
 cuda = pytest.importorskip("numba.cuda")
 sweep = pytest.mark.sweep
@@ -57,23 +57,9 @@ def test_an_objective_that_makes_an_array_is_refused(machine):
 
 @sweep
 def test_updates_of_local_arrays_in_a_kernel(machine):
-    def kernel(p, steps):
-        i = cuda.grid(1)
-        x, g = cuda.local.array(4, np.float64), cuda.local.array(4, np.float64)
-        m, v = cuda.local.array(4, np.float64), cuda.local.array(4, np.float64)
-        if i < p.shape[0]:
-            for j in range(4):
-                x[j], m[j], v[j] = p[i, j], 0.0, 0.0
-            for t in range(1, steps + 1):
-                for j in range(4):
-                    g[j] = 2 * x[j]
-                nopython.adam_update(x, g, m, v, t, lr=0.1)
-            for j in range(4):
-                p[i, j] = x[j]
-
     start = np.random.default_rng(3).standard_normal((5, 4))
     p = machine.asarray(start)
-    machine_kernels.run(kernel, 2, 3, (machine_kernels.view(p), np.int64(10)))
+    machine_kernels.run(own_steps, 2, 3, (machine_kernels.view(p), np.int64(10)))
     opt = na.Adam(start, lr=0.1)
     for _ in range(10):
         opt.step(2 * start)

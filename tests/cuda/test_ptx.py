@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import no_compiler
 from cuda_cases import CASES, OPTIONS, Case, as_dtype
+from cuda_compiler import no_compiler
 from kernel_code import Code, check_arithmetic, check_common, check_tiles, operations
 
 import numadam as na
