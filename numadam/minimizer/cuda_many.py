@@ -164,6 +164,14 @@ class DeviceBatch:
                 "into g, or with jac=True return it as a tuple. Numba says: "
                 f"{str(error).strip()[:1500]}"
             ) from error
+        except KeyError as error:
+            if not isinstance(error.args[0], np.ufunc):
+                raise
+            raise TypeError(  # Numba's table of NumPy's functions for a GPU is short
+                f"fun: does not compile for a GPU, where Numba knows no numpy."
+                f"{error.args[0].__name__}. Use the functions of math, abs(x), x * x and x**y: "
+                "they work on the CPU, too."
+            ) from error
         self.first = False
         self.done += steps
         self._engine._t += steps

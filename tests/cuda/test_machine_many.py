@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import machine_kernels
 import numba
 import numpy as np
@@ -53,6 +55,29 @@ def test_returned_gradients_are_tuples(machine):
 def test_an_objective_that_makes_an_array_is_refused(machine):
     with pytest.raises(TypeError, match="fun: does not compile for a GPU, where no array can be"):
         na.minimize_many(pair, machine.asarray(STARTS), jac=True)
+
+
+def test_a_function_of_numpy_that_numba_lacks_there_is_named(machine):
+    @numba.njit
+    def decay(x, g):
+        g[0] = -np.exp(-x[0])
+        return np.exp(-x[0])
+
+    with pytest.raises(TypeError, match=r"Numba knows no numpy\.exp.*functions of math"):
+        na.minimize_many(decay, machine.asarray(STARTS))
+
+
+@sweep
+def test_functions_of_math_work_on_both(machine):
+    @numba.njit
+    def decay(x, g):
+        low = math.exp(-x[0]) + math.sqrt(1 + x[1] * x[1]) + abs(x[1])
+        g[0] = 1 - math.exp(-x[0])
+        g[1] = x[1] / math.sqrt(1 + x[1] * x[1]) + (1 if x[1] > 0 else -1)
+        return low + x[0]
+
+    found = both(machine, decay, STARTS, lr=0.05, maxiter=30)
+    assert_alike(*found, rtol=1e-12)
 
 
 @sweep
