@@ -335,19 +335,46 @@ def test_other_arrays_between_do_not_reach_a_graph(cp):
         assert all(bool((p == -104).all()) for p in params)
 
 
-def test_optimisers_made_and_left_while_the_gpu_is_behind(cp):
-    """Each one's options are copied later, from memory that the next one must not get."""
+@pytest.fixture
+def behind(cp):
+    """Gives the GPU work for a tenth of a second."""
     big = cp.ones(2**27, np.float32)
-    arrays = [cp.zeros(16) for _ in range(100)]
-    g = cp.ones(16)
-    na.SGD(cp.zeros(16), lr=1.0, loss_scale=2.0).step(g)  # compiled now, and not behind the work
-    cp.cuda.Device().synchronize()
-    for _ in range(400):
-        big *= 1
+
+    def keep_busy():
+        cp.cuda.Device().synchronize()
+        for _ in range(400):
+            big.__imul__(1)
+
+    return keep_busy
+
+
+def test_optimisers_made_and_left_while_the_gpu_is_behind(cp, behind):
+    """Each one's options are copied later, from memory that the next one must not get.
+
+    Where the host counts t they are numbers of a launch, and not copied.
+    """
+    arrays, g = [cp.zeros(16) for _ in range(100)], cp.ones(16)
+
+    def step(p, scale):
+        na.SGD(p, lr=1.0, loss_scale=scale, capturable=True).step(g)
+
+    step(cp.zeros(16), 2.0)  # compiled now, and not behind the work
+    behind()
     for k, p in enumerate(arrays):
-        na.SGD(p, lr=1.0, loss_scale=1.0 / (k + 1)).step(g)
+        step(p, 1.0 / (k + 1))
     for k, p in enumerate(arrays):
         np.testing.assert_allclose(cp.asnumpy(p), -(k + 1.0), rtol=1e-12)
+
+
+def test_options_that_change_at_each_step_while_the_gpu_is_behind(cp, behind):
+    x, g = cp.zeros(16), cp.ones(16)
+    opt = na.SGD(x, lr=1.0, loss_scale=1.0, capturable=True)
+    opt.step(g)
+    behind()
+    for k in range(1, 30):
+        opt.loss_scale = 0.5**k
+        opt.step(g)
+    np.testing.assert_array_equal(cp.asnumpy(x), 1.0 - 2.0**30)
 
 
 def test_skipped_steps(cp):
