@@ -36,7 +36,7 @@ def is_viewable(x: Any, dtype: np.dtype) -> bool:
 def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     """What an object is that should have been an array, and what to do about it."""
     kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
-    expected = f"expected a {wanted} array"
+    expected, library = f"expected a {wanted} array", "cupy" if wanted == "CuPy" else "numpy"
     if kind.startswith("cupy."):
         return f"{expected}, got {kind}. One call works on one device: use cupy.asnumpy(x)."
     if wanted == "CuPy" and isinstance(x, np.ndarray):
@@ -46,24 +46,21 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     if isinstance(x, (numbers.Number, np.generic)):
         return (
             f"{expected}, got the number {x!r}, which cannot be updated in place. "
-            f"Use numpy.array({x}, dtype=float), and read it back with float(...)."
+            f"Use {library}.array({x}, dtype=float), and read it back with float(...)."
         )
     if is_masked(x):
         return f"{expected}, got a masked array: which elements count? Use x.filled(0) or x.data."
     if is_immutable(x):
-        library = "cupy" if wanted == "CuPy" else "numpy"
         return f"{expected}, got {kind}, which is read-only. Use {library}.array(x)."
     if kind.startswith("torch."):
         where = f" on {x.device}" if hasattr(x, "device") else ""
-        return (
-            f"{expected}, got {kind}{where}. One call works on one device: "
-            "Use x.detach().cpu().numpy() for the host's memory."
-        )
+        use = "x.cuda()" if wanted == "CuPy" else "x.detach().cpu().numpy() for the host's memory"
+        return f"{expected}, got {kind}{where}. One call works on one device: Use {use}."
     if isinstance(x, (list, tuple, dict)):
-        return f"{expected}, got {kind}. Nest it as the params are, or use numpy.asarray(x)."
+        return f"{expected}, got {kind}. Nest it as the params are, or use {library}.asarray(x)."
     if kind.startswith("pandas."):  # what numpy.asarray gives may not be written to
         return f"{expected}, got {kind}. Use x.to_numpy(copy=True)."
-    use = "list(x)" if hasattr(x, "__next__") else "numpy.asarray(x)"
+    use = "list(x)" if hasattr(x, "__next__") else f"{library}.asarray(x)"
     return f"{expected}, got {kind}. Use {use}."
 
 

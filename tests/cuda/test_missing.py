@@ -53,6 +53,16 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, module, p
         na.Adam(Tensor())
 
 
+def test_what_is_no_cupy_array_is_told_how_to_become_one():
+    from numadam.arrays import describe
+
+    for x in ([1.0, 2.0], 3.0, range(3), np.ones(3)):
+        assert "cupy." in describe(x, "CuPy")
+        assert "numpy.asarray" not in describe(x, "CuPy")
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    assert describe(torch.ones(3), "CuPy").endswith("Use x.cuda().")
+
+
 def test_norms_of_a_history_need_no_cublas(stand_in, monkeypatch):
     """CuPy takes it for `dot` and `vdot`; no wheel that numadam asks for brings it."""
     from numadam.history_norms import norm_of
