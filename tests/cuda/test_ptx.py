@@ -247,12 +247,12 @@ ROOM = {
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("generation", [(8, 0), (9, 0), (10, 0)], ids=str)
-@pytest.mark.parametrize("by_value", [True, False], ids=["numbers", "rows"])
-@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("scalars", ["numbers", "rows"])
+@pytest.mark.parametrize("arrays", ["one", "many"])
 @pytest.mark.parametrize(
     "name", [*map(str, CASES), *(f"{case} in float64" for case in CASES), *PLANS]
 )
-def test_every_rule_and_option_on_every_generation(capability, generation, by_value, many, name):
+def test_every_rule_and_option_on_every_generation(capability, generation, scalars, arrays, name):
     capability.compute_capability = generation
     plans = {**{str(case): case for case in CASES}, **OPTIONS}
     plan = plan_of(plans[name]) if name in plans else wide(plans[name.removesuffix(" in float64")])
