@@ -19,7 +19,7 @@ from numadam.rates import is_plain
 from numadam.rules.base import LR, RuleSpec
 from numadam.settings import Settings
 from numadam.state import State
-from numadam.tree import Active, Tree
+from numadam.tree import Active, Tree, same_objects
 
 
 def _owned(option: Any) -> Any:
@@ -187,7 +187,7 @@ class Held:
     def _refuse_replaced(self, tree: Any, leaves: Sequence[Any], name: str) -> None:
         """Refuse a container in which another object took the place of an array."""
         now = self._tree.flatten(tree, name)
-        if not all(map(operator.is_, now, leaves)):
+        if not same_objects(now, leaves):
             same = list(map(operator.is_, now, leaves))
             leaf = self._tree.names(name)[same.index(False)]
             raise ValueError(
