@@ -183,10 +183,8 @@ class Launch:
         own = len(kinds) - len(given)
         self._function, self._room = function, bytearray(8 * own)
         self._write = struct.Struct(f"={kinds[:own]}").pack_into
-        places = [
-            *np.split(np.frombuffer(self._room, np.int64), own),
-            *(np.split(given, len(given)) if len(given) else ()),
-        ]
+        parts = np.frombuffer(self._room, np.int64), given
+        places = [part[k : k + 1] for part in parts for k in range(len(part))]
         self._arguments = tuple(map(CNumpyArray, places))
 
     def __call__(

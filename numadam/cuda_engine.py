@@ -28,11 +28,7 @@ _PROPAGATE, _RAISE, _SKIP = range(3)  # what a guard does
 
 
 class CudaEngine(Engine):
-    """State and compiled step of CuPy parameters.
-
-    The state arrays lie in one flat block on the GPU, laid so that their tiles are where the
-    parameters have them.
-    """
+    """State and compiled step of CuPy parameters."""
 
     home = "CuPy"
 

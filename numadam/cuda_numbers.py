@@ -119,9 +119,9 @@ class CudaNumbers:
             self._add_up(partials, exponents, again)
             numbers = partials, firsts, totals, exponents, again
             self._combine(len(self.norms), policy.BLOCK, numbers)
-        rows = (0, 0) if isinstance(self.rows, HostRow) else self.rows.of_products
-        begin = int(self._control.data.ptr), rows[0], self._counts_at, totals, exponents
-        end = self._factors_at, norms, len(self.norms), rows[1], t, guard
+        products, groups = self.rows.of_products
+        begin = int(self._control.data.ptr), products, self._counts_at, totals, exponents
+        end = self._factors_at, norms, len(self.norms), groups, t, guard
         self._settle(1, policy.BLOCK, (*begin, *end))
 
     def _add_up(self, partials: int, exponents: int, again: int) -> None:

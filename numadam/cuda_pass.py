@@ -1,4 +1,4 @@
-"""One pass over CuPy arrays: checks, work arrays, and the launches of a plan's kernels."""
+"""One pass over CuPy arrays: work arrays, and the launches of a plan's kernels."""
 
 from __future__ import annotations
 

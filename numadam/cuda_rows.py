@@ -43,6 +43,8 @@ class HostRow:
         self.products = np.ones((len(control), max(1, len(plan.products))))
         self._call, self._grows = _fill_or_advance(plan), bool(plan.products)
         self._own = len(self.values) - SEED - 1
+        #: no kernel advances them
+        self.of_products = 0, 0
         self._held = self.values, control, self.products
         self._at = *(int(array.ctypes.data) for array in self._held), len(control), row
 

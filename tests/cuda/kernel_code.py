@@ -56,12 +56,11 @@ class Code:
 
     def assembled(self):
         """Registers of a thread, and bytes of its stack and its spills."""
-        from numadam.cuda_compile import cubin_of
+        from numadam.cuda_compile import cubin_of, registers_of
 
         _, log = cubin_of(self._ptx, self._capability)
-        registers = re.search(r"Used (\d+) registers", log)
         stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
-        return int(registers[1]), int(stack[1]), int(stack[2])
+        return registers_of(log), int(stack[1]), int(stack[2])
 
     def check_room(self, most=64):
         """At most 64 registers, so that 1024 threads fit; nothing is spilled."""

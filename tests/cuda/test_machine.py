@@ -49,7 +49,11 @@ def test_how_a_gpu_approximates_does_not_matter(machine, monkeypatch, case, dtyp
     """Powers begin with a reciprocal of 20 bits, whose last bits are the card's own."""
     left, used, name = [], [], "rcp.approx.ftz.f64"
     for off in (0.0, 2.0**-21, -(2.0**-21)):
-        approximate = lambda x, off=off: used.append(off) or (1 + off) / x  # noqa: E731
+
+        def approximate(x, off=off):
+            used.append(off)
+            return (1 + off) / x
+
         monkeypatch.setitem(OPS, name, OPS[name]._replace(function=approximate))
         p = machine.ones(5, dtype)
         opt = case.make(p, capturable=True)  # the GPU forms the scalars
