@@ -3,18 +3,17 @@
 from importlib import import_module
 from typing import Any
 
-from numadam import forks as forks  # registers what a fork needs; loads nothing
+from numadam._jit import forks as forks  # registers what a fork needs; loads nothing
+from numadam._version import __version__
 from numadam.rules import TABLE
 
-__version__ = "0.1.0"
-
 _HOMES = {name: f"numadam.rules.{file}" for file, names in TABLE.items() for name in names}
-_HOMES |= {"Optimizer": "numadam.optimizer", "Rows": "numadam.sparse"}
+_HOMES |= {"Optimizer": "numadam._optimizer.optimizer", "Rows": "numadam._arrays.sparse"}
 _HOMES |= {
-    "History": "numadam.history",
-    "minimize": "numadam.minimizer.api",
-    "minimize_many": "numadam.minimizer.many",
-    "scipy_adam": "numadam.minimizer.scipy_method",
+    "History": "numadam.history.history",
+    "minimize": "numadam._minimize.minimize",
+    "minimize_many": "numadam._minimize.minimize_many",
+    "scipy_adam": "numadam._minimize.scipy_method",
 }
 
 _MODULES = ("nopython", "schedules")

@@ -1,10 +1,11 @@
 from numadam import nopython as nopython
 from numadam import schedules as schedules
-from numadam.history import History as History
-from numadam.minimizer.api import minimize as minimize
-from numadam.minimizer.many import minimize_many as minimize_many
-from numadam.minimizer.scipy_method import scipy_adam as scipy_adam
-from numadam.optimizer import Optimizer as Optimizer
+from numadam._arrays.sparse import Rows as Rows
+from numadam._minimize.minimize import minimize as minimize
+from numadam._minimize.minimize_many import minimize_many as minimize_many
+from numadam._minimize.scipy_method import scipy_adam as scipy_adam
+from numadam._optimizer.optimizer import Optimizer as Optimizer
+from numadam.history.history import History as History
 from numadam.rules.adabelief import AdaBelief as AdaBelief
 from numadam.rules.adabelief import adabelief_update as adabelief_update
 from numadam.rules.adagrad import Adagrad as Adagrad
@@ -25,7 +26,6 @@ from numadam.rules.rmsprop import RMSprop as RMSprop
 from numadam.rules.rmsprop import rmsprop_update as rmsprop_update
 from numadam.rules.sgd import SGD as SGD
 from numadam.rules.sgd import sgd_update as sgd_update
-from numadam.sparse import Rows as Rows
 
 __version__: str
 __all__: list[str]

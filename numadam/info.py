@@ -34,7 +34,7 @@ def _versions() -> dict[str, str]:
 def _threads() -> dict[str, str]:
     import numba
 
-    from numadam import cache, threads
+    from numadam._jit import cache, threads
 
     cutover = threads.parallel_from()
     return {

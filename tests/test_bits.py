@@ -15,7 +15,8 @@ import pytest
 from test_rules import DTYPES, RULES, assert_same_bits, gradients, starts
 
 import numadam as na
-from numadam import door, threads
+from numadam._cpu import validate as door
+from numadam._jit import threads
 
 #: one of each compiled formula, and both eps forms
 KERNELS = [

@@ -15,7 +15,7 @@ from test_options import neutral
 from test_rules import assert_same_bits
 
 import numadam as na
-from numadam import bounds as bd
+from numadam._settings import bounds as bd
 
 INF = math.inf
 STORAGES = ["float64", "float32", "float16", ml_dtypes.bfloat16]

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import reference_rules
 
-from numadam import cache
+from numadam._jit import cache
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

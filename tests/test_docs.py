@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from numadam import options, rules
-from numadam.optimizer import Optimizer
+from numadam import rules
+from numadam._core import options
+from numadam._optimizer.optimizer import Optimizer
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.append(str(DOCS / "_ext"))

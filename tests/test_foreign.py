@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam import foreign
+from numadam._arrays import interop as foreign
 
 
 class Exported:

@@ -195,7 +195,7 @@ def test_unwritable_cache_still_works(tmp_path: Path) -> None:
     """Nothing fails at import or in a step; loops are compiled in memory."""
     blocked = tmp_path / "a-file"
     blocked.write_text("not a folder")
-    code = "from numadam.cache import directory; print(train(10)[1].t, directory())"
+    code = "from numadam._jit.cache import directory; print(train(10)[1].t, directory())"
     assert python(code, NUMBA_CACHE_DIR=str(blocked / "below")) == "5 None"
 
 

@@ -13,7 +13,10 @@ import pytest
 from numba import float32, float64, int64, none, types
 from variants import CASES, VARIANTS, plan_of
 
-from numadam import loops, pieces, rules, turn
+from numadam import rules
+from numadam._core import element as turn
+from numadam._cpu import kernel as loops
+from numadam._jit import functions as pieces
 
 #: each formula; with `out` the first one of each rule, since the loop makes the difference
 ROWS = [pytest.param(case, False, id=case) for case in CASES] + [

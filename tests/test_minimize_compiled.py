@@ -161,7 +161,7 @@ def test_an_exception_carries_the_run():
 
 
 def test_a_new_objective_costs_no_compiling_of_the_loop(monkeypatch):
-    import numadam.minimizer.compiled as module
+    import numadam._minimize.compiled.state as module
 
     na.minimize(rosen, START, maxiter=3)
     made = []

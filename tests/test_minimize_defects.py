@@ -187,7 +187,7 @@ def test_a_whole_result_is_no_state():
 
 
 def test_groups_of_problems_take_equally_many_steps(monkeypatch):
-    import numadam.minimizer.compiled as module
+    import numadam._minimize.compiled.state as module
 
     monkeypatch.setattr(module, "_GROUP", 64)
 

@@ -68,7 +68,7 @@ def test_in_any_order():
 
 
 def test_serial_and_parallel_agree(monkeypatch):
-    from numadam import forks
+    from numadam._jit import forks
 
     a = na.minimize_many(rosen, STARTS, lr=0.02, gtol=1e-2)
     monkeypatch.setattr(forks, "serial_only", True)

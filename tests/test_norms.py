@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import prange
 
-from numadam import norms, threads
-from numadam.headers import inner
+from numadam._core import norms
+from numadam._jit import threads
+from numadam._jit.pointers import inner
 
 BLOCK, LANES = norms.BLOCK, norms.LANES
 REALS = [np.float32, np.float64]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam import options as op
 from numadam import rules
-from numadam.held import Held
-from numadam.presets import LIKE
+from numadam._core import options as op
+from numadam._optimizer.base import Held
+from numadam._settings.presets import LIKE
 
 RULES = rules.classes()
 FUNCTIONS = {name: getattr(na, f"{name.lower()}_update") for name in RULES}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam import show
+from numadam._arrays import formatting as show
 
 
 class Cells(HTMLParser):

@@ -14,7 +14,8 @@ from test_rules import assert_same_bits
 from test_sparse_steps import Lazy, dense_of, draw
 
 import numadam as na
-from numadam import Rows, cpu_sparse
+from numadam import Rows
+from numadam._cpu import sparse as cpu_sparse
 
 # --- both ----------------------------------------------------------------------------------------
 

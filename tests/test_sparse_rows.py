@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array, csr_matrix
 
-from numadam import sparse
-from numadam.sparse import Rows, clear, coalesce, is_sparse, scatter
+from numadam._arrays import sparse
+from numadam._arrays.sparse import Rows, clear, coalesce, is_sparse, scatter
 
 F32, F64 = np.dtype("float32"), np.dtype("float64")
 # the same examples in every run: a failure belongs to the change that brought it

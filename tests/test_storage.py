@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from cuda_compiler import no_compiler
 
-from numadam import storage
-from numadam.headers import inner
+from numadam._core import half as storage
+from numadam._jit.pointers import inner
 
 X86 = platform.machine() in ("x86_64", "AMD64")
 ALL = np.arange(1 << 16, dtype=np.uint16)

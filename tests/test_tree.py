@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam.tree import same_objects
+from numadam._arrays.tree import same_objects
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 1_000])

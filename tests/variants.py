@@ -6,10 +6,10 @@ import inspect
 
 import numpy as np
 
-from numadam import options as op
 from numadam import rules
-from numadam.bounds import OPEN
-from numadam.settings import Settings
+from numadam._core import options as op
+from numadam._settings.bounds import OPEN
+from numadam._settings.settings import Settings
 
 VARIANTS = {
     "Adam": [

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 import numadam
-from numadam import door, plan
+from numadam._core import plan
+from numadam._cpu import validate as door
 from numadam.bench import processes
 from numadam.bench.measure import Figure, Side
 from numadam.bench.peers import _LR, _tensors, need, values
@@ -134,7 +135,7 @@ def idle(n: int, steps: int = 5000) -> Side:
 
 def embedding(rows: int, width: int, share: float) -> tuple[Side, Side]:
     """A lazy step that touches a share of the rows, and the dense step of all."""
-    from numadam.sparse import Rows
+    from numadam._arrays.sparse import Rows
 
     rng = np.random.default_rng(0)
     touched = np.sort(rng.choice(rows, round(share * rows), replace=False))

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 import numadam
-from numadam import threads
+from numadam._jit import threads
 from numadam.bench.measure import Side
 
 #: How a module is called by people.

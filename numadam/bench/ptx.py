@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 import numadam
-from numadam.cuda_compile import cubin_of, ptx_of, registers_of
-from numadam.cuda_loop import make_step
-from numadam.cuda_passes import step_slots, tile_turns
-from numadam.plan import Plan
+from numadam._core.plan import Plan
+from numadam._cuda.compiler import cubin_of, ptx_of, registers_of
+from numadam._cuda.kernel import make_step
+from numadam._cuda.kernel_spec import step_slots, tile_turns
 
 #: A compute capability that stands for the GPUs of today.
 CAPABILITY = (9, 0)

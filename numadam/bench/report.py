@@ -116,7 +116,7 @@ def machine() -> dict[str, Any]:
     """Where and with what a table was taken."""
     import numba
 
-    from numadam import threads
+    from numadam._jit import threads
 
     layer = threads.layer()  # first: asking for the number of threads makes Numba choose, too
     versions = {"python": platform.python_version()}

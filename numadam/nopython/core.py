@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 from numba import njit
 
-from numadam import __version__
-from numadam import options as op
+from numadam._core import options as op
+from numadam._core.element import LOST, put, whole_step
+from numadam._core.rule import RuleSpec
+from numadam._jit.functions import shared
+from numadam._version import __version__
 from numadam.nopython.typed import complete, doubles, item, make_views, number_as
 from numadam.nopython.typed import present as present
-from numadam.pieces import shared
-from numadam.rules.base import RuleSpec
-from numadam.turn import LOST, put, whole_step
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: What the public functions take: arrays, and single numbers.
@@ -34,8 +34,9 @@ def _version() -> str:
     """The package's version, and a hash of the source that is compiled into the user's code."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    found = [*package.glob("rules/*.py"), *package.glob("nopython/*.py")]
-    found += [package / name for name in ("options.py", "pieces.py", "turn.py")]
+    found = [
+        p for name in ("_jit", "_core", "rules", "nopython") for p in package.glob(f"{name}/*.py")
+    ]
     for path in sorted(found):
         digest.update(path.relative_to(package).as_posix().encode())
         digest.update(path.read_bytes())

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from numadam._jit.functions import shared
 from numadam.nopython.core import Array, Number, compiled, kit
 from numadam.nopython.typed import doubles
-from numadam.pieces import shared
 from numadam.rules.nadam import NADAM, NAdam
 
 _scalars, _element, _walk = kit(NAdam)

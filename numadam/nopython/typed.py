@@ -16,7 +16,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload, register_jitable
 from numba.np.numpy_support import as_dtype
 
-from numadam import pieces
+from numadam._jit import functions as pieces
 
 
 def _tuple_as(values, like):

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
-from numadam.functional import update
-from numadam.optimizer import Optimizer, fixed, hyper
-from numadam.options import Bare, Shared
-from numadam.presets import with_presets
-from numadam.rules.base import EPS, Hyper, RuleSpec, Scalars, Schedule
+from numadam._core.options import Bare, Shared
+from numadam._core.rule import EPS, Hyper, RuleSpec, Scalars, Schedule
+from numadam._optimizer.functional import update
+from numadam._optimizer.optimizer import Optimizer, fixed, hyper
+from numadam._settings.presets import with_presets
 
 
 def formula() -> Callable[..., Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Unpack
 
-from numadam.functional import update
-from numadam.options import Bare, Shared
-from numadam.presets import with_presets
+from numadam._core.options import Bare, Shared
+from numadam._core.rule import Schedule
+from numadam._optimizer.functional import update
+from numadam._settings.presets import with_presets
 from numadam.rules.adam import ADAM, Adam
-from numadam.rules.base import Schedule
 
 ADAMW = dataclasses.replace(ADAM, decoupled=True)
 

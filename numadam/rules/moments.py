@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from numadam.rules.base import Scalars
+from numadam._core.rule import Scalars
 
 
 def adam_formula(lerp: bool, textbook: bool, nesterov: bool, vhat: bool) -> Callable[..., Any]:

@@ -8,11 +8,11 @@ from typing import Any, Unpack
 
 from numba.extending import register_jitable
 
-from numadam.functional import update
-from numadam.optimizer import Optimizer, hyper
-from numadam.options import Bare, Shared
-from numadam.presets import with_presets
-from numadam.rules.base import EPS, Hyper, RuleSpec, Scalars, Schedule
+from numadam._core.options import Bare, Shared
+from numadam._core.rule import EPS, Hyper, RuleSpec, Scalars, Schedule
+from numadam._optimizer.functional import update
+from numadam._optimizer.optimizer import Optimizer, hyper
+from numadam._settings.presets import with_presets
 from numadam.rules.moments import adam_formula, f32, to_power
 
 

@@ -8,8 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Set
 from typing import Any
 
-from numadam import show
-from numadam.rules.base import Hyper
+from numadam._arrays import formatting as show
+from numadam._core.rule import Hyper
 
 
 def count(name: str, value: object, least: int) -> int:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from numadam.rules.base import Hyper
+from numadam._core.rule import Hyper
 from numadam.schedules.base import Scheduled, count, several
 
 

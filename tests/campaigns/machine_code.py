@@ -19,10 +19,10 @@ from pathlib import Path
 
 os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp()  # a kernel from the disk has no assembly
 
+from numadam._cpu.compiled import cpu_steps, door_address
+from numadam._cuda.compiler import ptx_of
+from numadam._cuda.kernel import make_step
 from numadam.bench import ptx
-from numadam.compile import cpu_steps, door_address
-from numadam.cuda_compile import ptx_of
-from numadam.cuda_loop import make_step
 
 #: By name a rule, its options and dtype.
 PLANS = {

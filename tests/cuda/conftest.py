@@ -72,7 +72,8 @@ def stand_in(monkeypatch):
     """The stand-in for CuPy."""
     import fake_cupy
 
-    from numadam import arrays, sparse
+    from numadam._arrays import checks as arrays
+    from numadam._arrays import sparse
 
     def is_numpy(x):
         # a fake array is NumPy's too, and must not be taken for one
@@ -93,7 +94,7 @@ def cupy(monkeypatch, request):
         pytest.skip("needs numba-cuda and its simulator: NUMBA_ENABLE_CUDASIM=1")
     from numba import cuda
 
-    import numadam.cuda as policy
+    import numadam._cuda.launch as policy
 
     fake_cupy = request.getfixturevalue("stand_in")
     _quick_simulator(monkeypatch)

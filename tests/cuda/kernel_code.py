@@ -37,7 +37,7 @@ class Code:
     """What the compiler makes of a kernel: PTX without the mangled names, and the assembler's."""
 
     def __init__(self, make, *arguments, capability=(9, 0), by_cupy=True):
-        from numadam.cuda_compile import kinds_of, ptx_of
+        from numadam._cuda.compiler import kinds_of, ptx_of
 
         self._ptx, name, types = ptx_of(make, capability, *arguments)
         self._capability = capability
@@ -49,14 +49,14 @@ class Code:
 
     def machine_code(self):
         """What a GPU runs, disassembled: one instruction a line."""
-        from numadam.cuda_compile import cubin_of
+        from numadam._cuda.compiler import cubin_of
 
         image, _ = cubin_of(self._ptx, self._capability)
         return disassembled(image)
 
     def assembled(self):
         """Registers of a thread, and bytes of its stack and its spills."""
-        from numadam.cuda_compile import cubin_of, registers_of
+        from numadam._cuda.compiler import cubin_of, registers_of
 
         _, log = cubin_of(self._ptx, self._capability)
         stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)

@@ -22,7 +22,7 @@ def _run(program: Program, blocks: int, threads: int, values: Sequence[Any]) -> 
 
 
 class MachineKernel:
-    """Called as `numadam.cuda.Kernel`; compiled at its first launch."""
+    """Called as `numadam._cuda.launch.Kernel`; compiled at its first launch."""
 
     def __init__(self, given: tuple[Any, ...], name: str, kinds: str) -> None:
         self._given, self.name = given, name
@@ -40,7 +40,7 @@ class MachineKernel:
         return launch
 
     def _compiled(self) -> Program:
-        from numadam.cuda_compile import ptx_of
+        from numadam._cuda.compiler import ptx_of
 
         if self._program is None:
             make, capability, plan, more = self._given
@@ -77,7 +77,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def view(array: Any) -> Any:
-    """Stands for `numadam.cuda.numba_view`."""
+    """Stands for `numadam._cuda.launch.numba_view`."""
     assert array.data.ptr or not array.size  # and so the machine knows where it lies
     return array.view(np.ndarray)
 
@@ -86,7 +86,7 @@ def run(function: Any, blocks: int, threads: int, arguments: Sequence[Any]) -> N
     """Run a kernel as numba-cuda launches it, on views."""
     from numba import cuda
 
-    from numadam.cuda_compile import ptx_of
+    from numadam._cuda.compiler import ptx_of
 
     types = cuda.types.void(*map(_type_of, arguments))
     if (function, types) not in _kernels:
@@ -96,8 +96,8 @@ def run(function: Any, blocks: int, threads: int, arguments: Sequence[Any]) -> N
 
 
 def _launch(kernel: Any, turns: int, arguments: Sequence[Any]) -> None:
-    """Stands for `numadam.cuda.launch`."""
-    import numadam.cuda as policy
+    """Stands for `numadam._cuda.launch.launch`."""
+    import numadam._cuda.launch as policy
 
     if turns:
         run(kernel.py_func, policy.blocks_for(turns), policy.BLOCK, arguments)
@@ -113,8 +113,8 @@ def install(monkeypatch) -> None:
     import numba.cuda.dispatcher as dispatcher
     from numba import cuda
 
-    import numadam.cuda as policy
-    from numadam import cuda_compile
+    import numadam._cuda.launch as policy
+    from numadam._cuda import compiler as cuda_compile
 
     device = SimpleNamespace(compute_capability=CAPABILITY)
     for module in (dispatcher, cuda):

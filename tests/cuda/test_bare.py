@@ -80,7 +80,7 @@ def test_numbers_of_a_step_are_apart_where_streams_are(cupy, monkeypatch):
     """All threads call their own default stream by one number."""
     import threading
 
-    from numadam import cuda_update
+    from numadam._cuda import functional as cuda_update
 
     made, make = [], cuda_update._Bare
 

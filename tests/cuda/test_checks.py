@@ -83,7 +83,7 @@ def test_new_gradients_at_each_step_are_not_held(cupy):
 def test_a_launch_writes_its_numbers_where_cupy_looks():
     """Without a GPU: the launch itself stands for CuPy's."""
     pytest.importorskip("cupy.cuda.function", reason="CuPy is not installed")
-    from numadam.cuda import Launch
+    from numadam._cuda.launch import Launch
 
     given = []
     scalars = np.array([0.5, 0.25], np.float32)

@@ -14,7 +14,7 @@ import pytest
 from cuda_cases import OPTIONS, gradients, moved, run
 
 import numadam as na
-from numadam.sparse import Rows
+from numadam._arrays.sparse import Rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy's scalars
 

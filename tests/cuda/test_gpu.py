@@ -84,7 +84,7 @@ def test_norms_of_float64_beyond_its_range(cp, factor):
 
 @pytest.mark.parametrize("how", ["lazy", "dense"])
 def test_sparse_gradients(cp, how):
-    from numadam.sparse import Rows
+    from numadam._arrays.sparse import Rows
 
     random = np.random.default_rng(0)
     indices = random.integers(0, 1_000, 300)
@@ -142,7 +142,7 @@ def test_large_lr_bounds_and_state_of_short_numbers(cp):
 
 
 def test_more_elements_than_threads(cp):
-    from numadam import cuda as policy
+    from numadam._cuda import launch as policy
 
     n = 4 * policy.BLOCK * policy.BLOCKS_MOST + 12_345
     p = cp.zeros(n, np.float32)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from numadam.interrupts import held_back
+from numadam._jit.interrupts import held_back
 
 
 @pytest.mark.usefixtures("ctrl_c")

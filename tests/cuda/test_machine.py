@@ -16,7 +16,7 @@ from cuda_cases import CASES, OPTIONS, as_dtype, check, check_option, draw, grad
 from ptx_ops import OPS
 
 import numadam as na
-from numadam.sparse import Rows
+from numadam._arrays.sparse import Rows
 
 sweep = pytest.mark.sweep
 
@@ -171,7 +171,7 @@ def test_arrays_of_many_sizes_and_alignments_get_the_numbers_of_each_alone(machi
 
 
 def test_more_tiles_than_threads(machine, monkeypatch):
-    from numadam import cuda as policy
+    from numadam._cuda import launch as policy
 
     p, g = np.random.default_rng(0).standard_normal((2, 4_099)).astype(np.float32)
     plain, other = machine.asarray(p), machine.asarray(p)

@@ -54,7 +54,7 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, module, p
 
 
 def test_what_is_no_cupy_array_is_told_how_to_become_one():
-    from numadam.arrays import describe
+    from numadam._arrays.checks import describe
 
     for x in ([1.0, 2.0], 3.0, range(3), np.ones(3)):
         assert "cupy." in describe(x, "CuPy")
@@ -65,7 +65,7 @@ def test_what_is_no_cupy_array_is_told_how_to_become_one():
 
 def test_norms_of_a_history_need_no_cublas(stand_in, monkeypatch):
     """CuPy takes it for `dot` and `vdot`; no wheel that numadam asks for brings it."""
-    from numadam.history_norms import norm_of
+    from numadam.history.norms import norm_of
 
     def missing(*arrays):
         raise ImportError("libcublas")
@@ -108,7 +108,8 @@ def make_nothing(plan):
 @pytest.fixture
 def compile_for(monkeypatch):
     """Compiles a kernel as for a GPU of some compute capability, and loads it nowhere."""
-    from numadam import cache, cuda_compile
+    from numadam._cuda import compiler as cuda_compile
+    from numadam._jit import cache
 
     def compile_for(*capability):
         device = SimpleNamespace(compute_capability=capability)
@@ -151,7 +152,7 @@ def test_what_the_compiler_lacks_is_named_with_what_installs_it(monkeypatch, com
 def test_a_gpu_that_numba_cuda_does_not_find(monkeypatch, compile_for):
     from numba.cuda.cudadrv.error import CudaSupportError
 
-    from numadam import cuda_compile
+    from numadam._cuda import compiler as cuda_compile
 
     compile_for(9, 0)
     text = "Error at driver init: \n\nCUDA driver library cannot be found.\n"
@@ -174,7 +175,7 @@ def test_a_gpu_that_is_too_old_or_too_new_for_the_compiler(compile_for):
 def test_a_linker_that_is_older_than_the_compiler():
     from cuda.bindings import nvjitlink
 
-    from numadam.cuda_compile import cubin_of, ptx_of
+    from numadam._cuda.compiler import cubin_of, ptx_of
 
     ptx, *_ = ptx_of(make_nothing, (9, 0), NO_PLAN)
     version = ptx.partition(".version ")[2].split()[0]

@@ -12,7 +12,7 @@ from cuda_compiler import no_compiler
 from kernel_code import Code, check_arithmetic, check_common, check_tiles, operations
 
 import numadam as na
-from numadam import plan as pl
+from numadam._core import plan as pl
 
 WHY_NOT = no_compiler()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "it runs")
@@ -33,7 +33,7 @@ def capability(monkeypatch):
     """A GPU to compile for: device functions ask for the current one. No engine compiles."""
     import numba.cuda.dispatcher as dispatcher
 
-    from numadam import dispatch
+    from numadam._optimizer import dispatch
 
     device = SimpleNamespace(compute_capability=(9, 0))
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
@@ -57,7 +57,7 @@ def wide(case):
 
 
 def make_step():
-    from numadam import cuda_loop
+    from numadam._cuda import kernel as cuda_loop
 
     return cuda_loop.make_step
 
@@ -127,7 +127,7 @@ PLANS += ["bfloat16 state", "float16", "bfloat16", "bfloat16 master", "float16 b
 
 @pytest.mark.parametrize("name", PLANS)
 def test_options(name):
-    from numadam.cuda_passes import step_slots
+    from numadam._cuda.kernel_spec import step_slots
 
     plan = plan_of(OPTIONS[name])
     code = Code(make_step(), plan, True, False, False)
@@ -144,7 +144,7 @@ def test_options(name):
 
 @pytest.mark.parametrize("name", ["l2", "accumulate", "by element", "bfloat16 master"])
 def test_norms_are_summed_in_double_precision(name):
-    from numadam.cuda_norms import make_sums, norm_slots
+    from numadam._cuda.norms import make_sums, norm_slots
 
     plan = plan_of(OPTIONS[name])
     code = Code(make_sums, plan, True, True)
@@ -160,8 +160,8 @@ def test_norms_are_summed_in_double_precision(name):
 
 def test_what_follows_the_norm_is_formed_on_the_gpu():
     """Kernels of one block: they may take double precision, and no memory of their own."""
-    from numadam.cuda_norms import make_combine, make_settle
-    from numadam.cuda_scalars import make_prepare
+    from numadam._cuda.norms import make_combine, make_settle
+    from numadam._cuda.scalar_kernels import make_prepare
 
     plan = plan_of(OPTIONS["l2"])
     for make, more in ((make_combine, ()), (make_settle, ()), (make_prepare, (np.dtype("f8"),))):
@@ -176,7 +176,7 @@ def test_what_follows_the_norm_is_formed_on_the_gpu():
 
 @pytest.mark.parametrize("name", ["accumulate", "complex modulus", "bfloat16"])
 def test_sums_of_gradients(name):
-    from numadam.cuda_loop import make_sum
+    from numadam._cuda.kernel import make_sum
 
     plan = plan_of(OPTIONS[name])
     code = Code(make_sum, plan, True, False, False)
@@ -187,7 +187,7 @@ def test_sums_of_gradients(name):
 
 @pytest.mark.parametrize("name", ["by element", "bfloat16 master"])
 def test_what_begins_as_the_parameters(name):
-    from numadam.cuda_loop import make_begin
+    from numadam._cuda.kernel import make_begin
 
     code = Code(make_begin, plan_of(OPTIONS[name]), True, False, True)
     ptx = code.text
@@ -196,7 +196,7 @@ def test_what_begins_as_the_parameters(name):
 
 
 def test_lazy_steps():
-    from numadam.cuda_loop import make_lazy
+    from numadam._cuda.kernel import make_lazy
 
     code = Code(make_lazy, plan_of(OPTIONS["by element"]), True)
     ptx = code.text
@@ -269,11 +269,11 @@ def test_many_problems_in_one_kernel_step_in_float32(generation):
     import numba
     from numba import cuda
 
-    from numadam.cuda_passes import step_slots
-    from numadam.minimizer.bridge import WRITES
-    from numadam.minimizer.cuda_kernel import array_types, make_solve
-    from numadam.pieces import width_of
-    from numadam.turn import SEED
+    from numadam._core.element import SEED
+    from numadam._cuda.kernel_spec import step_slots
+    from numadam._jit.functions import width_of
+    from numadam._minimize.compiled.objective import WRITES
+    from numadam._minimize.device.kernel import array_types, make_solve
 
     @numba.njit
     def fun(x, g):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam.dispatch import engine_for
+from numadam._optimizer.dispatch import engine_for
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def test_both_together_are_refused(real_cupy):
 
 
 def test_checks_of_real_cupy_arrays(real_cupy):
-    from numadam import arrays as ar
-    from numadam import cuda_arrays as ca
-    from numadam.table import Layout
+    from numadam._arrays import checks as ar
+    from numadam._cpu.arguments import Layout
+    from numadam._cuda import validate as ca
 
     base = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     c, f = on_host(real_cupy, base), on_host(real_cupy, np.asfortranarray(base))
@@ -65,8 +65,8 @@ def test_checks_of_real_cupy_arrays(real_cupy):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "complex64", "complex128"])
 def test_short_and_complex_real_cupy_arrays(real_cupy, dtype):
-    from numadam import cuda_arrays as ca
-    from numadam.table import Layout
+    from numadam._cpu.arguments import Layout
+    from numadam._cuda import validate as ca
 
     if dtype == "bfloat16":
         dtype = pytest.importorskip("ml_dtypes").bfloat16
@@ -94,7 +94,7 @@ def test_short_and_complex_real_cupy_arrays(real_cupy, dtype):
 
 
 def test_overlap_of_real_cupy_arrays(real_cupy):
-    from numadam import cuda_arrays as ca
+    from numadam._cuda import validate as ca
 
     a = on_host(real_cupy, np.zeros((4, 6)))
     ca.check_overlap([("w", a[:, ::2])], [("g", a[:, 1::2])])
@@ -143,7 +143,7 @@ def test_a_tensor_on_a_gpu_without_cupy_says_what_to_install(monkeypatch):
 
 
 def test_without_a_gpu_or_a_driver_one_sentence_says_so(real_cupy):
-    from numadam.cuda import require_gpu
+    from numadam._cuda.launch import require_gpu
 
     try:
         count = real_cupy.cuda.runtime.getDeviceCount()

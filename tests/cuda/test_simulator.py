@@ -15,7 +15,7 @@ import pytest
 from cuda_cases import CASES, check
 
 import numadam as na
-from numadam import plan as pl
+from numadam._core import plan as pl
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -263,7 +263,7 @@ def test_without_numba_cuda_the_error_says_what_to_install(cupy, monkeypatch):
     ("options", "launches"), [({"clip_norm": 9.0}, 6), ({"accumulate": 2}, 1)], ids=["step", "sum"]
 )
 def test_ctrl_c_between_launches_waits_for_the_whole_step(cupy, monkeypatch, options, launches):
-    import numadam.cuda as policy
+    import numadam._cuda.launch as policy
 
     params = [cupy.asarray(np.ones(4)) for _ in range(3)]
     opt = na.SGD(params, lr=1.0, **options)

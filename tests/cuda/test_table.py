@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy's 
 @pytest.fixture
 def launches(cupy, monkeypatch):
     """Names of the kernels that were launched."""
-    import numadam.cuda as policy
+    import numadam._cuda.launch as policy
 
     names, launch = [], policy.Simulated.launch
 
@@ -31,7 +31,18 @@ def launches(cupy, monkeypatch):
 @pytest.fixture
 def tiles(cupy, monkeypatch):
     """How many numbers each read of the kernels takes."""
-    from numadam import cuda_compile, cuda_loop, cuda_norms, cuda_tiles
+    from numadam._cuda import (
+        compiler as cuda_compile,
+    )
+    from numadam._cuda import (
+        kernel as cuda_loop,
+    )
+    from numadam._cuda import (
+        memory as cuda_tiles,
+    )
+    from numadam._cuda import (
+        norms as cuda_norms,
+    )
 
     counts, make = [], cuda_tiles._fake_fetch
 
@@ -72,9 +83,9 @@ def passed(addresses, numbers, scalars, types):
 )
 def test_launches_pass_what_kernels_declare(cupy, monkeypatch, count, options):
     """Numbers are written as the kernel's types, and scalars lie as one of these."""
-    import numadam.cuda as policy
-    from numadam import cuda_compile
-    from numadam.sparse import Rows
+    import numadam._cuda.launch as policy
+    from numadam._arrays.sparse import Rows
+    from numadam._cuda import compiler as cuda_compile
 
     load, seen = cuda_compile._load, set()
 
@@ -252,7 +263,7 @@ def test_new_gradients_are_looked_at_and_the_old_ones_let_go(cupy, count):
 
 
 def test_gradients_that_stay_are_looked_at_twice_and_then_known_again(cupy, monkeypatch):
-    from numadam import cuda_arrays as ca
+    from numadam._cuda import validate as ca
 
     params = [cupy.ones(4) for _ in range(20)]
     grads = [cupy.ones(4) for _ in range(20)]
@@ -285,7 +296,7 @@ def test_strided_gradients_that_stay_are_copied_at_each_step(cupy):
 
 def test_a_replayed_step_counts_on_and_reads_lr_anew(cupy, monkeypatch):
     """A graph launches the same kernels with the same numbers: so does this."""
-    import numadam.cuda as policy
+    import numadam._cuda.launch as policy
 
     tape, launch = [], policy.Simulated.launch
 
@@ -346,7 +357,7 @@ def test_what_a_graph_cannot_hold_is_refused_during_the_capture(cupy, monkeypatc
 
 def test_other_arrays_between_do_not_reach_a_graph(cupy, monkeypatch):
     """A graph reads the table of its own step at each replay."""
-    import numadam.cuda as policy
+    import numadam._cuda.launch as policy
 
     tape, launch = [], policy.Simulated.launch
 
@@ -386,7 +397,7 @@ def test_pinned_memory_outlives_an_optimiser_until_its_copies_are_done(cupy, mon
     import gc
     import weakref
 
-    from numadam import cuda_upload
+    from numadam._cuda import upload as cuda_upload
 
     monkeypatch.setattr(cuda_upload, "_left", type(cuda_upload._left)())
     monkeypatch.setattr(cupy.cuda.Event, "done", False)

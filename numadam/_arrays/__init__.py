@@ -1,0 +1,1 @@
+"""Arrays of any library: whose they are, what is wrong with them, how they are nested."""

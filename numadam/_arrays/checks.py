@@ -1,0 +1,136 @@
+"""Whose array is it, and what is wrong with it: every check in Python and every error text."""
+
+from __future__ import annotations
+
+import functools
+import numbers
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+
+from numadam._arrays.interop import is_immutable
+
+#: dtypes that an optimiser takes, by name: bfloat16 is there only with ml_dtypes
+DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
+
+
+def is_masked(x: Any) -> bool:
+    """Whether `x` is a masked array, without importing numpy.ma."""
+    masked = sys.modules.get("numpy.ma")
+    return masked is not None and isinstance(x, masked.MaskedArray)
+
+
+def is_numpy(x: Any) -> bool:
+    """Whether `x` really is an ndarray with NumPy's header: a proxy only says that it is one."""
+    return issubclass(type(x), np.ndarray) and not is_masked(x)
+
+
+def is_viewable(x: Any, dtype: np.dtype) -> bool:
+    """Whether a plain array of this dtype can show the same memory as `x`."""
+    return is_numpy(x) and x.dtype == dtype
+
+
+def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
+    """What an object is that should have been an array, and what to do about it."""
+    kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+    expected, library = f"expected a {wanted} array", "cupy" if wanted == "CuPy" else "numpy"
+    if kind.startswith("cupy."):
+        return f"{expected}, got {kind}. One call works on one device: use cupy.asnumpy(x)."
+    if wanted == "CuPy" and isinstance(x, np.ndarray):
+        return f"{expected}, got {kind}. One call works on one device: use cupy.asarray(x)."
+    if x is None:
+        return f"{expected}, got None. Every leaf needs one: pass zeros where there is nothing."
+    if isinstance(x, (numbers.Number, np.generic)):
+        return (
+            f"{expected}, got the number {x!r}, which cannot be updated in place. "
+            f"Use {library}.array({x}, dtype=float), and read it back with float(...)."
+        )
+    if is_masked(x):
+        return f"{expected}, got a masked array: which elements count? Use x.filled(0) or x.data."
+    if is_immutable(x):
+        return f"{expected}, got {kind}, which is read-only. Use {library}.array(x)."
+    if kind.startswith("torch."):
+        where = f" on {x.device}" if hasattr(x, "device") else ""
+        use = "x.cuda()" if wanted == "CuPy" else "x.detach().cpu().numpy() for the host's memory"
+        return f"{expected}, got {kind}{where}. One call works on one device: Use {use}."
+    if isinstance(x, (list, tuple, dict)):
+        return f"{expected}, got {kind}. Nest it as the params are, or use {library}.asarray(x)."
+    if kind.startswith("pandas."):  # what numpy.asarray gives may not be written to
+        return f"{expected}, got {kind}. Use x.to_numpy(copy=True)."
+    use = "list(x)" if hasattr(x, "__next__") else f"{library}.asarray(x)"
+    return f"{expected}, got {kind}. Use {use}."
+
+
+def name_dtype(dtype: np.dtype) -> str:
+    """A dtype for people: with its byte order where that is not the machine's."""
+    return dtype.name if dtype.isnative else f"{dtype.name} of foreign byte order ({dtype.str})"
+
+
+def bad_dtype(name: str, dtype: np.dtype, wanted: np.dtype, of: str) -> str:
+    """Error text for an array whose dtype is not that of the parameters."""
+    return (
+        f"{name}: expected {name_dtype(wanted)} like {of}, got {name_dtype(dtype)}. "
+        f"Use .astype(numpy.{wanted.name})."
+    )
+
+
+def bad_shape(name: str, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> str:
+    """Error text for an array whose shape is not that of its parameter."""
+    return (
+        f"{name}: expected shape {wanted} like {of}, got {shape}. Use .reshape, or "
+        "numpy.broadcast_to where every element has the same gradient."
+    )
+
+
+@functools.cache
+def _is_offered(dtype: np.dtype) -> bool:
+    # kept: NumPy takes 3 us to make a dtype's name
+    return dtype.name in DTYPES and dtype.isnative
+
+
+def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
+    """The one real dtype of all parameters."""
+    if not arrays:
+        raise ValueError("params: holds no array, there is nothing to optimise.")
+    first: np.dtype = np.dtype(arrays[0].dtype.type)  # the usual spelling of it
+    for array, name in zip(arrays, names, strict=True):
+        dtype = array.dtype
+        if not _is_offered(dtype):
+            raise TypeError(
+                f"{name}: expected float64, float32, float16, bfloat16, complex64 or complex128, "
+                f"got {name_dtype(dtype)}. Use .astype(numpy.float64)."
+            )
+        if dtype != first:
+            raise TypeError(
+                f"{name}: is {dtype}, but {names[0]} is {first}. One optimiser holds one dtype: "
+                f"convert one of them, or make a second optimiser for the {dtype} arrays."
+            )
+    return first
+
+
+def memory_order(array: Any) -> tuple[int, ...]:
+    """The axes from the longest stride to the shortest: the order the array lies in memory."""
+    if array.flags.c_contiguous:
+        return tuple(range(array.ndim))
+    return tuple(sorted(range(array.ndim), key=lambda k: (-abs(array.strides[k]), k)))
+
+
+def shared_memory(arrays: Sequence[tuple[str, Any]], others: Sequence[tuple[str, Any]]) -> str:
+    """Error text for the first two that share an element, one of each list; "" if none do.
+
+    The same list twice means every pair of it.
+    """
+    bounds = np.array([byte_bounds(array) for _, array in others], np.int64).reshape(-1, 2)
+    for k, (name, array) in enumerate(arrays):
+        low, high = byte_bounds(array)
+        near = np.flatnonzero((bounds[:, 0] < high) & (bounds[:, 1] > low))
+        for j in near.tolist():
+            if (others is not arrays or j < k) and np.shares_memory(array, others[j][1]):
+                return (
+                    f"{others[j][0]} shares memory with {name}: a step would read what it has "
+                    f"already changed. Pass a copy of one of them."
+                )
+    return ""

@@ -1,0 +1,300 @@
+"""Gradients that touch a few rows of a parameter: what is right in them, and one form for all.
+
+An embedding of a million rows gets a gradient for the ten thousand that a batch looked up: as a
+dense array, 99 % zeros. `Rows` and the CSR matrices of SciPy and CuPy hold the rest. `coalesce`
+brings them to one form: sorted rows, each once, and their values as a dense matrix.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+from array_api_compat import is_cupy_array
+
+from numadam._arrays.checks import DTYPES, bad_dtype, describe, is_numpy, name_dtype
+
+
+class Rows:
+    """A gradient that is zero outside some rows of its parameter.
+
+    It stands for zeros that get ``dense[indices[i]] += values[i]`` for each ``i``. Nothing is
+    copied, and neither array is ever modified.
+
+    Parameters
+    ----------
+    indices : array of shape (k,), any integer dtype
+        Which rows of the parameter, in any order. A row that is named several times gets the sum.
+        Rows count from 0; negative indices are refused.
+    values : array of shape (k, ...), float32 or float64
+        One row of gradient for each index, shaped like a row of the parameter and in its dtype.
+        For a one-dimensional parameter a row is a single number, and the shape is (k,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where one is no right array, or they do not belong together. Whether they fit the
+        parameter is checked at the step.
+
+    Notes
+    -----
+    Duplicates are added up in the dtype of the values, pairwise in the order in which they
+    appear: first and second, third and fourth, then pair and pair. The bits of a sum depend on
+    its own terms alone, not on the rows between them, and are the same on CPU and GPU.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numadam._arrays.sparse import Rows
+    >>> Rows(np.array([7, 2, 7]), np.ones((3, 4)))  # row 7 gets twos, row 2 ones
+    Rows(3 rows, values of shape (3, 4), float64)
+    """
+
+    __slots__ = ("indices", "values")
+
+    def __init__(self, indices: Any, values: Any) -> None:
+        _check_rows(indices, values, "")
+        self.indices = indices
+        self.values = values
+
+    def __repr__(self) -> str:
+        values = self.values
+        return f"Rows({len(values)} rows, values of shape {values.shape}, {values.dtype})"
+
+
+def is_sparse(x: Any) -> bool:
+    """Whether `x` is a `Rows` or a sparse matrix, of whatever format, of SciPy or CuPy.
+
+    Neither library is imported to find out: whoever made a matrix has done so.
+    """
+    if isinstance(x, Rows):
+        return True
+    if isinstance(x, np.ndarray):
+        return False
+    for library in ("scipy.sparse", "cupyx.scipy.sparse"):
+        # another thread may be importing it right now: then its names are not there yet
+        knows = getattr(sys.modules.get(library), "issparse", None)
+        if knows is not None and knows(x):
+            return True
+    return False
+
+
+def coalesce(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Check a sparse gradient against its parameter, and bring it to the form that a step takes.
+
+    Parameters
+    ----------
+    x : Rows or CSR matrix
+        What `is_sparse` knows; not modified.
+    name : str
+        How the user would write `x`; for the errors.
+    shape : tuple of int
+        Shape (n, ...) of the parameter. A CSR matrix needs a two-dimensional one.
+    dtype : dtype
+        The dtype of the parameter.
+
+    Returns
+    -------
+    rows : array of shape (k,), int64
+        The rows, sorted, each once; contiguous. Of CSR those with a stored entry, be it zero.
+    values : array of shape (k, w), dtype
+        The gradient in these rows, w = prod(shape[1:]); C-contiguous and aligned. Duplicates are
+        added up as `Rows` says. Both are memory of `x` where that has this form already: only
+        read them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where `x` is no gradient of such a parameter: the message names it.
+    """
+    if isinstance(x, Rows):
+        return _of_rows(x, name, shape, dtype)
+    return _of_csr(x, name, shape, dtype)
+
+
+def scatter(rows: Any, values: Any, dense: Any) -> None:
+    """Write coalesced rows into a dense gradient of shape (n, ...) that is zero elsewhere."""
+    dense[rows] = values.reshape(len(rows), *dense.shape[1:])
+
+
+def clear(rows: Any, dense: Any) -> None:
+    """Set these rows to zero: all of a dense gradient that `scatter` wrote is zero again."""
+    dense[rows] = 0
+
+
+# --- Rows ----------------------------------------------------------------------------------------
+
+
+def _library(x: Any, name: str) -> Any:
+    """NumPy or CuPy, whichever the array is of."""
+    if is_numpy(x):
+        return np
+    if is_cupy_array(x):
+        return sys.modules["cupy"]
+    raise TypeError(f"{name}: {describe(x)}")
+
+
+def _check_rows(indices: Any, values: Any, prefix: str) -> Any:
+    """Check what needs no parameter, when made and at each step; return the arrays' library."""
+    xp = _library(values, f"{prefix}values")
+    if _library(indices, f"{prefix}indices") is not xp:
+        wanted = "NumPy" if xp is np else "CuPy"
+        raise TypeError(f"{prefix}indices: {describe(indices, wanted)}")
+    if indices.device != values.device:
+        raise ValueError(
+            f"{prefix}indices: are on {indices.device}, but {prefix}values on {values.device}. "
+            "Copy one of them there."
+        )
+    _check_indices(indices, f"{prefix}indices")
+    _check_values(values, len(indices), f"{prefix}values")
+    return xp
+
+
+def _check_indices(indices: Any, name: str) -> None:
+    if indices.dtype.kind not in "iu":
+        advice = "Use numpy.flatnonzero(mask)." if indices.dtype == bool else "Use .astype(int)."
+        raise TypeError(f"{name}: expected integers, got {name_dtype(indices.dtype)}. {advice}")
+    if indices.ndim != 1:
+        raise ValueError(
+            f"{name}: expected one axis, got shape {indices.shape}. Use .reshape(-1), and give "
+            "values one row for each index."
+        )
+    if len(indices) and (low := int(indices.min())) < 0:
+        raise ValueError(
+            f"{name}: got the row {low}. Rows count from 0: add the number of rows to what counts "
+            "from the end."
+        )
+
+
+def _check_values(values: Any, count: int, name: str) -> None:
+    if values.dtype not in DTYPES:
+        raise TypeError(
+            f"{name}: expected float32 or float64 like the parameter, got "
+            f"{name_dtype(values.dtype)}. Use .astype(numpy.float64) or .astype(numpy.float32)."
+        )
+    if values.ndim == 0 or len(values) != count:
+        raise ValueError(
+            f"{name}: expected {count} rows, one for each index, got shape {values.shape}."
+        )
+
+
+def _of_rows(x: Rows, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    indices, values = x.indices, x.values
+    xp = _check_rows(indices, values, f"{name}.")
+    if not shape:
+        raise ValueError(f"{name}: its parameter has shape (), and no rows. Pass a dense array.")
+    if values.dtype != dtype:
+        raise TypeError(bad_dtype(f"{name}.values", values.dtype, dtype, "the parameter"))
+    count = len(indices)
+    if values.shape[1:] != shape[1:]:
+        raise ValueError(
+            f"{name}.values: expected shape {(count, *shape[1:])}, {count} rows of a parameter of "
+            f"shape {shape}, got {values.shape}."
+        )
+    if count and (high := int(indices.max())) >= shape[0]:
+        raise ValueError(
+            f"{name}.indices: got the row {high}, but the parameter has shape {shape}: {shape[0]} "
+            "rows, counted from 0."
+        )
+    # asarray: a subclass of ndarray may have an arithmetic of its own
+    flat = xp.asarray(values).reshape(count, math.prod(shape[1:]))
+    return _add_up(xp, xp.asarray(indices).astype(xp.int64, copy=False), flat)
+
+
+def _plain(array: Any) -> Any:
+    """The array, or a copy where it does not lie as C code likes it. CuPy's are always aligned."""
+    flags = array.flags
+    return array if flags.c_contiguous and getattr(flags, "aligned", True) else array.copy()
+
+
+def _add_up(xp: Any, indices: Any, values: Any) -> tuple[Any, Any]:
+    """Sort rows, and add up those with the same index."""
+    if bool((indices[1:] > indices[:-1]).all()):
+        return _plain(indices), _plain(values)
+    order = xp.argsort(indices, kind="stable")
+    indices, values = indices[order], values.take(order, axis=0)
+    first = xp.ones(len(indices), bool)
+    first[1:] = indices[1:] != indices[:-1]
+    starts = xp.flatnonzero(first)
+    if len(starts) == len(indices):
+        return indices, values
+    place = xp.arange(len(indices)) - starts[xp.cumsum(first, dtype=xp.int64) - 1]
+    _add_pairwise(xp, values, place)
+    return indices[starts], values.take(starts, axis=0)
+
+
+def _add_pairwise(xp: Any, values: Any, place: Any) -> None:
+    """Add up each run of rows into its first; `place` is a row's place within its run.
+
+    As many rounds as the longest run has binary digits, and each row is added to another once. No
+    two are added to the same one in one round: a GPU has no order to choose.
+    """
+    later, distance = xp.flatnonzero(place), 1
+    with np.errstate(all="ignore"):  # infinite gradients are the guard's to judge, not NumPy's
+        while len(later):
+            odd = (place[later] & distance) != 0
+            added = later[odd]
+            total = values.take(added - distance, axis=0)
+            total += values.take(added, axis=0)
+            values[added - distance] = total
+            later = later[~odd]
+            distance *= 2
+
+
+# --- CSR -----------------------------------------------------------------------------------------
+
+
+def _of_csr(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    _check_csr(x, name, shape, dtype)
+    xp = _library(x.data, f"{name}.data")
+    ends, columns, entries = _parts(xp, x, name)
+    rows = xp.flatnonzero(ends[1:] != ends[:-1])
+    # which of these rows an entry belongs to: one more wherever a row begins
+    begins = xp.zeros(len(columns), xp.int64)
+    begins[ends[rows[1:]]] = 1
+    cells = xp.cumsum(begins) * shape[1] + columns
+    cells, sums = _add_up(xp, cells, entries)
+    values = xp.zeros((len(rows), shape[1]), dtype)
+    values.reshape(-1)[cells] = sums
+    return rows, values
+
+
+def _check_csr(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if x.format != "csr":
+        raise TypeError(
+            f"{name}: expected a sparse matrix in CSR format, got {x.format.upper()}. Use .tocsr()."
+        )
+    if len(shape) != 2:
+        raise ValueError(
+            f"{name}: is a CSR matrix, but its parameter has shape {shape}. Pass a dense array, or "
+            "numadam.Rows for a gradient of few rows."
+        )
+    if x.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape} like the parameter, got {x.shape}.")
+    if x.dtype != dtype:
+        raise TypeError(bad_dtype(name, x.dtype, dtype, "the parameter"))
+
+
+def _parts(xp: Any, x: Any, name: str) -> tuple[Any, Any, Any]:
+    """Where each row ends, and column and value of each entry: SciPy did not look at them."""
+    ends, columns, entries = xp.asarray(x.indptr), xp.asarray(x.indices), xp.asarray(x.data)
+    stored = int(ends[-1]) if ends.shape == (x.shape[0] + 1,) else -1
+    if not (
+        0 <= stored <= min(len(columns), len(entries))
+        and int(ends[0]) == 0
+        and bool((ends[1:] >= ends[:-1]).all())
+    ):
+        raise ValueError(
+            f"{name}: is no valid CSR matrix: its indptr does not divide {len(entries)} entries "
+            f"among {x.shape[0]} rows. Build it anew."
+        )
+    columns, entries = columns[:stored], entries[:stored]
+    low, high = (int(columns.min()), int(columns.max())) if stored else (0, -1)
+    if low < 0 or high >= x.shape[1]:
+        raise ValueError(
+            f"{name}: is no valid CSR matrix: its indices name the columns {low} to {high}, but it "
+            f"has {x.shape[1]}. Build it anew."
+        )
+    return ends, columns.astype(xp.int64, copy=False), entries

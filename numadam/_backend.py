@@ -1,0 +1,126 @@
+"""What the two engines, CPU and CUDA, offer to the optimiser: one contract."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numadam._settings.settings import Settings
+
+Leaves = Sequence[Any]
+
+
+class BareStep(NamedTuple):
+    """One call of the bare face, its numbers checked: step number `t`.
+
+    `state` holds by name the arrays that the options need; `out` is None where there is none.
+    """
+
+    settings: Settings
+    products: Sequence[float]
+    p: Any
+    g: Any
+    state: Mapping[str, Any]
+    t: int
+    lr: float
+    out: Any
+
+
+class Engine(ABC):
+    """State and step of one set of parameter arrays on one device.
+
+    Attributes
+    ----------
+    params : list of arrays
+        The parameters.
+    settings : Settings
+        With the control block, which every step reads.
+    state : dict of str to list of arrays
+        Views of the state arrays, leaf by leaf, shaped and laid out as the parameters.
+    """
+
+    params: list[Any]
+    settings: Settings
+    state: dict[str, list[Any]]
+
+    @abstractmethod
+    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None: ...
+
+    #: whose arrays it works on
+    home: str
+
+    @staticmethod
+    @abstractmethod
+    def check_params(params: Leaves, names: Sequence[str]) -> None:
+        """Check type and dtype of all parameters, and that they lie on one device."""
+
+    @staticmethod
+    def rate_array(lr: Any, params: Leaves) -> Any:
+        """A 0-d array on the device from which every step reads lr."""
+        raise ValueError(
+            "capturable: is for CuPy parameters, whose steps a CUDA graph replays; leave it out."
+        )
+
+    @property
+    @abstractmethod
+    def t(self) -> int:
+        """Steps taken."""
+
+    @property
+    @abstractmethod
+    def counters(self) -> Mapping[str, Any]:
+        """By name 0-d arrays that show the counters themselves: "t", and what options need."""
+
+    @property
+    @abstractmethod
+    def skipped(self) -> tuple[int, int]:
+        """Steps that the guard skipped, in all and in a row until now."""
+
+    @property
+    @abstractmethod
+    def grad_norm(self) -> Any:
+        """Norm of the last gradients before clipping: one number, or one an array."""
+
+    @abstractmethod
+    def step(
+        self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
+    ) -> bool:
+        """Check everything, then take the whole step; t advances last.
+
+        Returns False where the guard stopped the step: then nothing is written.
+        """
+
+    @abstractmethod
+    def flush(self, lr: float) -> bool:
+        """As `step`, with the mean of the gradients that have been added up."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Forget the gradients that have been added up."""
+
+    @abstractmethod
+    def gradients(self) -> list[Any]:
+        """Gradient buffers of the parameters' shapes in one flat buffer, owned by the engine."""
+
+    @abstractmethod
+    def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
+        """Copy counters and state arrays in; they have been checked. One copy: whole or not."""
+
+    @abstractmethod
+    def check_arrays(
+        self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
+    ) -> list[Any]:
+        """Check arrays to be copied into the leaves of `what`, such as ``"state['m']"``."""
+
+    @abstractmethod
+    def state_dtype(self, name: str) -> np.dtype[Any]:
+        """The dtype of a state array."""
+
+    @classmethod
+    @abstractmethod
+    def update(cls, call: BareStep) -> None:
+        """Take a step on arrays that the caller owns."""

@@ -1,0 +1,1 @@
+"""The computation of one step: rules, options, plan and scalars, for any device."""

@@ -1,0 +1,291 @@
+"""How elements lie in memory: float64, float32, float16 and bfloat16, read and written by loops.
+
+A loop calculates in float32 or float64. A 16-bit array comes to it as uint16, since Numba has no
+arithmetic for these types: ``read`` makes a float32 of an element, exactly, and ``write`` rounds
+a float32 to the nearest, ties to even. NaN stays NaN, too large becomes inf, subnormals are kept.
+
+The functions here are plain. The loop that takes them compiles them with its own wrapper
+(`numadam._jit.pointers.inner`, ``cuda.jit(device=True)``), and the CUDA simulator runs them as they
+are. Two facts shape them:
+
+* Numba makes 64 bits of every integer result. Where a value comes back to 32 bits before it
+  meets a choice, the compiler narrows all of it; otherwise the vectors hold half as many.
+* Compiled ``.view`` wants its number made on the spot: ``np.float32(x).view``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import config, types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from numadam._arrays.checks import name_dtype
+
+#: Names of all storages.
+STORAGES = ("float64", "float32", "float16", "bfloat16")
+
+_TRY_HALF = """
+define void @try_half(ptr %a, ptr %b) {
+  %h = load half, ptr %a
+  %x = fpext half %h to float
+  store float %x, ptr %b
+  ret void
+}
+"""
+
+
+def _bfloat16(name: str) -> np.dtype[Any]:
+    try:
+        module = importlib.import_module("ml_dtypes")
+    except ImportError as error:
+        raise ImportError(
+            f"{name}: NumPy has bfloat16 from the ml_dtypes package, which is not installed: "
+            "pip install ml_dtypes."
+        ) from error
+    dtype: np.dtype[Any] = np.dtype(module.bfloat16)
+    return dtype
+
+
+def as_storage(dtype: Any, name: str) -> np.dtype[Any]:
+    """The storage that a user means: ``"bfloat16"``, ``ml_dtypes.bfloat16``, ``np.float32``, ...
+
+    Parameters
+    ----------
+    dtype : str, type or dtype
+        What the user gave. ml_dtypes is imported for the string ``"bfloat16"`` only.
+    name : str
+        The argument's name, for the error text.
+
+    Raises
+    ------
+    TypeError
+        No storage, or not in the machine's byte order.
+    ImportError
+        bfloat16 is asked for and ml_dtypes is missing.
+    """
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        return _bfloat16(name)
+    got = repr(dtype)
+    if dtype is not None:  # which NumPy takes for float64
+        try:
+            found: np.dtype[Any] = np.dtype(dtype)
+        except (TypeError, ValueError, SyntaxError):  # the last for texts such as "f4,,"
+            pass
+        else:
+            if found.name in STORAGES and found.isnative:
+                # the usual spelling, without metadata
+                return found if found.name == "bfloat16" else np.dtype(found.name)
+            got = name_dtype(found)
+    raise TypeError(f"{name}: expected {', '.join(STORAGES[:-1])} or {STORAGES[-1]}, got {got}.")
+
+
+def memory_dtype(storage: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype under which a loop sees the memory."""
+    return np.dtype(np.uint16) if storage.name in ("float16", "bfloat16") else storage
+
+
+def to_float32(array: Any) -> Any:
+    """A float32 copy of an array of any storage."""
+    with np.errstate(all="ignore"):  # a signalling NaN is one more NaN
+        return array.astype(np.float32)
+
+
+def from_float32(array: Any, storage: np.dtype[Any]) -> Any:
+    """A copy in a storage, rounded as the loops do."""
+    with np.errstate(all="ignore"):  # too large becomes inf there too
+        return array.astype(storage)
+
+
+def _read_native(a: Any, i: Any) -> Any:
+    """``a[i]``, or None where the array is absent (pruned when compiled)."""
+    if a is None:
+        return None
+    return a[i]
+
+
+def _write_native(a: Any, i: Any, x: Any) -> None:
+    """``a[i] = x``, or nothing where the array is absent (pruned when compiled)."""
+    if a is not None:
+        a[i] = x
+
+
+def _read_bfloat16(a: Any, i: Any) -> Any:
+    """bfloat16 is the upper half of a float32."""
+    if a is None:
+        return None
+    return np.uint32(np.int64(a[i]) << 16).view(np.float32)
+
+
+def _write_bfloat16(a: Any, i: Any, x: Any) -> None:
+    """Add a little less than half a unit, or half where that makes an odd number even; cut."""
+    if a is not None:
+        bits = np.int64(np.float32(x).view(np.uint32))
+        rounded = np.uint32(bits + 0x7FFF + ((bits >> 16) & 1))
+        if x != x:  # the sum may have carried a NaN to 0, the cut may make it inf
+            rounded = np.uint32(bits | 0x40_0000)
+        a[i] = np.uint16(rounded >> 16)
+
+
+#: Of MurmurHash3, whose last steps mix the bits of a number thoroughly.
+_GOLDEN, _MIX1, _MIX2 = 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35
+
+
+def _write_dithered(a: Any, i: Any, x: Any, seed: Any) -> None:
+    """Round up or down by chance, as near as x is to each, so that the mean is x.
+
+    The chance is a hash of x and `seed`: the same numbers give the same bits wherever they lie.
+    Every product is cut to 32 bits at once: in 64 half as many fit into a register.
+    """
+    if a is not None:
+        bits = np.float32(x).view(np.uint32)
+        mix = np.uint32(np.float32(seed).view(np.uint32) * np.uint32(_GOLDEN))
+        mix = np.uint32(bits ^ mix)
+        mix = np.uint32(np.uint32(mix ^ np.uint32(mix >> np.uint32(16))) * np.uint32(_MIX1))
+        mix = np.uint32(np.uint32(mix ^ np.uint32(mix >> np.uint32(13))) * np.uint32(_MIX2))
+        rounded = np.uint32(bits + np.uint32(mix >> np.uint32(16)))
+        if not abs(x) < np.inf:
+            rounded = np.uint32(bits | np.uint32(0x40_0000)) if x != x else bits
+        a[i] = np.uint16(rounded >> np.uint32(16))
+
+
+def _write_dithered_in_python(a: Any, i: Any, x: Any, seed: Any) -> None:
+    """The same for the simulator: NumPy's scalars warn where a product is cut."""
+    if a is not None:
+        bits, mask = int(np.float32(x).view(np.uint32)), 0xFFFF_FFFF
+        mix = bits ^ (int(np.float32(seed).view(np.uint32)) * _GOLDEN & mask)
+        mix = (mix ^ mix >> 16) * _MIX1 & mask
+        mix = (mix ^ mix >> 13) * _MIX2 & mask
+        rounded = bits + (mix >> 16)
+        if not abs(x) < np.inf:
+            rounded = bits | 0x40_0000 if x != x else bits
+        a[i] = np.uint16(rounded >> 16)
+
+
+def _keep_native(a: Any, i: Any, x: Any, seed: Any) -> None:
+    if a is not None:
+        a[i] = x
+
+
+def _read_float16_by_bits(a: Any, i: Any) -> Any:
+    """float16 has 5 bits of exponent instead of 8: 10 bits of fraction instead of 23."""
+    if a is None:
+        return None
+    bits = np.int64(a[i])
+    size = bits & 0x7FFF
+    # with the exponent 224 higher inf and NaN have the highest; then 2**-112 brings 112 back
+    normal = np.uint32((size << 13) + (224 << 23)).view(np.float32) * np.float32(2.0**-112)
+    # not by a subnormal float32: it is slow, and 0 in a process that flushes them
+    subnormal = np.float32(size) * np.float32(2.0**-24)
+    y = subnormal if size < 0x400 else normal
+    wide = np.int64(np.float32(y).view(np.uint32)) | ((bits & 0x8000) << 16)
+    return np.uint32(wide).view(np.float32)
+
+
+def _write_float16_by_bits(a: Any, i: Any, x: Any) -> None:
+    """Round the bits of a normal number as for bfloat16, and let an addition round the others."""
+    if a is not None:
+        bits = np.int64(np.float32(x).view(np.uint32))
+        size = bits & 0x7FFF_FFFF
+        y = abs(np.float32(x))
+        rounded = np.uint32(((size + 0xFFF + ((size >> 13) & 1)) >> 13) - (112 << 10))
+        if y < np.float32(2.0**-14):  # from 0.5 on, float32 has the steps of subnormal float16
+            sum_ = np.int64(np.float32(y + np.float32(0.5)).view(np.uint32))
+            rounded = np.uint32(sum_ - 0x3F00_0000)
+        if y >= np.float32(65520.0):  # halfway from the largest number to the next
+            rounded = np.uint32(0x7C00)
+        if y != y:
+            rounded = np.uint32(0x7E00)
+        a[i] = np.uint16(rounded | ((bits >> 16) & 0x8000))
+
+
+def _make_widen(typingctx: Any, bits: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), codegen
+
+
+def _make_narrow(typingctx: Any, x: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), codegen
+
+
+# compiled for CPU and CUDA alike: one instruction each
+_widen, _narrow = intrinsic(_make_widen), intrinsic(_make_narrow)
+
+
+def _read_float16(a: Any, i: Any) -> Any:
+    if a is None:
+        return None
+    return _widen(a[i])
+
+
+def _write_float16(a: Any, i: Any, x: Any) -> None:
+    if a is not None:
+        a[i] = _narrow(np.float32(x))
+
+
+@functools.cache
+def converts_half() -> bool:
+    """Whether the CPU that Numba compiles for converts float16 itself: x86 with F16C, ARM.
+
+    For another one LLVM writes a call of a library that nobody has loaded, and then ends the
+    process. So LLVM is asked for the assembly of a conversion, which is not linked (once, 10 ms).
+    """
+    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    machine = binding.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features)
+    module = binding.parse_assembly(_TRY_HALF)
+    module.triple = triple
+    assembly = machine.emit_assembly(module)
+    return "vcvtph2ps" in assembly or "fcvt\t" in assembly
+
+
+_BY_BITS = {
+    "float64": (_read_native, _write_native),
+    "float32": (_read_native, _write_native),
+    "float16": (_read_float16_by_bits, _write_float16_by_bits),
+    "bfloat16": (_read_bfloat16, _write_bfloat16),
+}
+
+
+def _pair(storage: np.dtype[Any]) -> tuple[Callable[..., Any], Callable[..., None]]:
+    # any GPU converts float16; in its simulator all runs as Python, which an intrinsic cannot
+    if storage.name == "float16" and converts_half() and not config.ENABLE_CUDASIM:
+        return _read_float16, _write_float16
+    return _BY_BITS[storage.name]
+
+
+def reader(storage: np.dtype[Any]) -> Callable[[Any, Any], Any]:
+    """``read(a, i)``: element i as the number to calculate with; None where `a` is None.
+
+    `a` has the dtype `memory_dtype`. 16-bit storages give float32, the others themselves.
+    """
+    return _pair(storage)[0]
+
+
+def writer(storage: np.dtype[Any]) -> Callable[[Any, Any, Any], None]:
+    """``write(a, i, x)``: round x to the storage and store it; nothing where `a` is None.
+
+    `a` has the dtype `memory_dtype`. For 16-bit storages a float64 is rounded to float32 first.
+    """
+    return _pair(storage)[1]
+
+
+def state_writer(storage: np.dtype[Any]) -> Callable[[Any, Any, Any, Any], None]:
+    """``write(a, i, x, seed)``: store a moment; nothing where `a` is None.
+
+    To the nearest bfloat16, 0.999*v would be v again: it could never fall, and steps would become
+    too long or too short. So bfloat16 is rounded by chance, with another `seed` at each step.
+    """
+    if storage.name != "bfloat16":
+        return _keep_native
+    return _write_dithered_in_python if config.ENABLE_CUDASIM else _write_dithered

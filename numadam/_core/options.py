@@ -1,0 +1,276 @@
+"""The options that all rules share: their names, ranges and defaults, and the control block.
+
+A row of the control block holds the values of one group of arrays in float64: the shared ones
+first, then those of the rule. Steps read it at every call, so a value may change at any time.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from numadam._core.rule import LR, Hyper, RuleSpec, Schedule, at_start
+
+# Columns of a row; the rule's own begin at RULE.
+(RATE, DECAY, LOSS_SCALE, CLIP_VALUE, CLIP_NORM, CLIP_ARRAY, EMA) = range(7)
+(LOW, HIGH, SIGN, DECAY_FREE, MARGIN, WARMUP, DEBIAS, FLUSH, RULE) = range(7, 16)
+
+_POSITIVE = {"closed": True, "positive": True}
+#: The hyperparameters of every rule, in the order of their columns.
+HYPERS = (
+    LR,
+    Hyper("weight_decay"),
+    Hyper("loss_scale", positive=True),
+    Hyper("clip_value", closed=True, positive=True),
+    Hyper("clip_norm", closed=True, positive=True),
+    Hyper("clip_array_norm", closed=True, positive=True),
+    Hyper("ema", 0.0, 1.0),
+)
+COLUMNS = {hyper.name: column for column, hyper in enumerate(HYPERS)}
+#: What an entry of `groups` may set, besides the rule's own hyperparameters and ``frozen``.
+OF_GROUPS = ("lr", "weight_decay", "clip_value")
+
+#: Libraries whose arithmetic is repeated bit for bit: they do not flush denormal moments.
+BIT_EXACT = ("keras", "tf1", "sklearn", "numpy")
+
+
+class Shared(TypedDict, total=False):
+    """Keywords that every rule takes; `numadam.Optimizer` says what each one does."""
+
+    weight_decay: float | Schedule
+    decoupled: bool
+    decay_times_lr: bool
+    maximize: bool
+    loss_scale: float | Schedule
+    clip_value: float | Schedule | None
+    clip_norm: float | Schedule | None
+    clip_array_norm: float | Schedule | None
+    accumulate: int
+    nonfinite: str
+    max_skips: int | None
+    bounds: Any
+    ema: float | Schedule | None
+    ema_warmup: bool
+    ema_debias: bool
+    groups: Mapping[str, Mapping[str, Any]] | None
+    sparse: str | None
+    state_dtype: Any
+    master: bool
+    complex_form: str
+    like: str | None
+    capturable: bool
+
+
+class Bare(TypedDict, total=False):
+    """Those of them that a step on the caller's own arrays takes: they need no array of ours."""
+
+    weight_decay: float
+    decoupled: bool
+    decay_times_lr: bool
+    maximize: bool
+    loss_scale: float
+    clip_value: float | None
+    clip_norm: float | None
+    bounds: Any
+    complex_form: str
+    like: str | None
+
+
+#: None means that the option is not in use; `decoupled` then is the rule's own way.
+DEFAULTS: dict[str, Any] = {
+    "weight_decay": 0.0,
+    "decoupled": None,
+    "decay_times_lr": True,
+    "maximize": False,
+    "loss_scale": 1.0,
+    "clip_value": None,
+    "clip_norm": None,
+    "clip_array_norm": None,
+    "accumulate": 1,
+    "nonfinite": "propagate",
+    "max_skips": None,
+    "bounds": None,
+    "ema": None,
+    "ema_warmup": False,
+    "ema_debias": False,
+    "groups": None,
+    "sparse": None,
+    "state_dtype": None,
+    "master": False,
+    "complex_form": "parts",
+    "like": None,
+    "capturable": False,
+}
+_SWITCHES = (
+    "decoupled",
+    "decay_times_lr",
+    "maximize",
+    "ema_warmup",
+    "ema_debias",
+    "master",
+    "capturable",
+)
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "nonfinite": ("propagate", "raise", "skip"),
+    "sparse": (None, "lazy", "dense"),
+    "complex_form": ("parts", "modulus"),
+}
+#: What a column holds where its option is None.
+NEUTRAL = {"clip_value": math.inf, "clip_norm": math.inf, "clip_array_norm": math.inf, "ema": 0.0}
+
+
+def check(
+    rule: RuleSpec, title: str, shared: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All options of a rule, its `own` and the `shared` ones, which have defaults.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a name that no rule has, a value out of range, and options that contradict.
+    """
+    for name in shared:
+        if name not in DEFAULTS:
+            raise TypeError(f"{title}: there is no option {name!r}. {_did_you_mean(name, own)}")
+    options = {**DEFAULTS, **shared, **own}
+    if options["decoupled"] is None:
+        options["decoupled"] = rule.decoupled
+    for hyper in HYPERS[1:]:
+        if options[hyper.name] is not None or hyper.name not in NEUTRAL:
+            options[hyper.name] = hyper.check_or_schedule(options[hyper.name])
+    for name in _SWITCHES:
+        if not isinstance(options[name], bool):
+            raise TypeError(f"{name}: expected True or False, got {options[name]!r}.")
+    for name, choices in _CHOICES.items():
+        if options[name] not in choices:
+            expected = " or ".join(map(repr, choices))
+            raise ValueError(f"{name}: expected {expected}, got {options[name]!r}.")
+    _check_counts(options)
+    _check_together(options)
+    return rule.check(options)
+
+
+#: What other libraries call a hyperparameter, where the name here is not near it.
+_ELSEWHERE = {
+    "learning_rate": ("lr",),
+    "step_size": ("lr",),
+    "betas": ("beta1", "beta2"),
+    "b1": ("beta1",),
+    "b2": ("beta2",),
+    "epsilon": ("eps",),
+}
+
+
+def _did_you_mean(name: str, own: Mapping[str, Any]) -> str:
+    import difflib
+
+    here = [f"{one}=..." for one in _ELSEWHERE.get(name, ()) if one == "lr" or one in own]
+    if here:
+        return f"Write {', '.join(here)}."
+    near = difflib.get_close_matches(name, [*DEFAULTS, *own], 1)
+    return f"Did you mean {near[0]!r}?" if near else "See numadam.Optimizer for all of them."
+
+
+def _check_counts(options: dict[str, Any]) -> None:
+    for name in ("accumulate", "max_skips"):
+        value = options[name]
+        if value is None and name == "max_skips":
+            continue
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name}: expected an int, got {type(value).__name__} ({value!r}).")
+        options[name] = operator.index(value)
+        if not 1 <= value < 2**31:
+            raise ValueError(f"{name}: expected at least 1, got {value!r}.")
+
+
+def _check_together(options: Mapping[str, Any]) -> None:
+    """Refuse options that need another one, or that say two things at once."""
+    skips, average = options["nonfinite"] == "skip", options["ema"] is not None
+    problem = ""
+    if options["max_skips"] is not None and not skips:
+        problem = "max_skips: needs nonfinite='skip'."
+    elif options["clip_norm"] is not None and options["clip_array_norm"] is not None:
+        problem = "clip_array_norm: clips each array by itself, clip_norm all together: use one."
+    elif not options["decay_times_lr"] and not options["decoupled"]:
+        problem = "decay_times_lr: L2 decay is part of the gradient; use decoupled=True with it."
+    elif options["ema_warmup"] and not average:
+        problem = "ema_warmup: needs an average, e.g. ema=0.999."
+    elif options["ema_debias"] and not average:
+        problem = "ema_debias: needs an average, e.g. ema=0.999."
+    elif options["ema_debias"] and options["ema_warmup"]:
+        problem = "ema_debias: ema_warmup already keeps the start from weighing too much: use one."
+    elif options["ema_debias"] and callable(options["ema"]):
+        problem = "ema_debias: divides by 1 - ema^t, so ema cannot be a schedule."
+    elif options["sparse"] == "lazy" and options["accumulate"] > 1:
+        problem = "accumulate: with sparse='lazy' a mean would touch rows of other calls; use 1."
+    elif options["capturable"]:
+        problem = _against_capture(options)
+    elif options["sparse"] == "lazy" and average:
+        problem = "ema: sparse='lazy' leaves rows alone that an average has to follow; use 'dense'."
+    if problem:
+        raise ValueError(problem)
+
+
+def _against_capture(options: Mapping[str, Any]) -> str:
+    """What a captured step cannot do, or "": its replay asks the host for nothing."""
+    if options["accumulate"] > 1:
+        return "accumulate: with capturable=True every call is the same step; use 1."
+    if options["nonfinite"] == "raise":
+        return "nonfinite: a captured step cannot raise; use 'skip' and look at `skipped`."
+    if options["max_skips"] is not None:
+        return "max_skips: a captured step cannot raise; look at `skipped` now and then."
+    if options["sparse"] is not None:
+        return (
+            "sparse: which rows have a gradient is the host's business; not with capturable=True."
+        )
+    schedules = [name for name, value in options.items() if callable(value)]
+    if schedules:
+        return f"{schedules[0]}: a captured step cannot call a schedule; give a number."
+    return ""
+
+
+def row(rule: RuleSpec, options: Mapping[str, Any], lr: Any) -> list[float]:
+    """A row of the control block, open bounds and schedules at their start."""
+    values = [at_start(LR, lr)]
+    for hyper in HYPERS[1:]:
+        value = options[hyper.name]
+        values.append(NEUTRAL[hyper.name] if value is None else at_start(hyper, value))
+    values += [-math.inf, math.inf, -1.0 if options["maximize"] else 1.0]
+    values += [0.0 if options["decay_times_lr"] else 1.0]
+    values += [1e-6 if options["like"] == "torch" else 0.0]
+    values += [float(options["ema_warmup"]), float(options["ema_debias"])]
+    values += [0.0 if options["like"] in BIT_EXACT else 1.0]
+    return [*values, *rule.control_values(options)]
+
+
+def column(rule: RuleSpec, name: str) -> tuple[Hyper, int]:
+    """A hyperparameter, shared or the rule's own, and its column."""
+    if name in COLUMNS:
+        return HYPERS[COLUMNS[name]], COLUMNS[name]
+    names = [hyper.name for hyper in rule.hypers]
+    place = names.index(name)
+    return rule.hypers[place], RULE + place
+
+
+def loop_scalars(
+    row: Any, lr: float, t: float, n: float, elementwise: float
+) -> tuple[float, float, float, float, float, float, float, float, float, float]:
+    """What the loop itself needs at step t, from one row of the control block, in float64.
+
+    In this order: scale of the gradient and number of gradients in the mean, clip by value, the
+    decay, the share that it takes from the parameters, and the part of it that goes with a step
+    size per element, the bounds, the weight of the new parameters in the average, and what makes
+    this step's roundings of 16-bit moments differ from another's.
+    """
+    decay, ema = row[DECAY], row[EMA]
+    lost, per_element = decay, 0.0
+    if row[DECAY_FREE] == 0.0:
+        lost = lr * decay
+        if elementwise != 0.0:
+            lost, per_element = 0.0, lost
+    if row[WARMUP] != 0.0:
+        ema = min(ema, (1.0 + t) / (10.0 + t))
+    scale, low, high = row[SIGN] / row[LOSS_SCALE], row[LOW], row[HIGH]
+    return scale, n, row[CLIP_VALUE], decay, lost, per_element, low, high, 1.0 - ema, t % 2.0**24

@@ -1,0 +1,178 @@
+"""What a loop is compiled for: all that changes machine code, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from numadam._core.rule import RuleSpec
+
+#: State arrays a formula may hold: the loops carry this many, absent ones as ``None``.
+STATE_SLOTS = 3
+
+# The arrays that one leaf has in a step. Those up to OUT may be the caller's and are checked at
+# every step; the rest belong to the engine: the sum of gradients, the average, bounds and step
+# size per element, the float32 copy of 16-bit parameters.
+P, G, S0, S1, S2, OUT = range(6)
+CHECKED = 6
+SUM, AVERAGE, LOW, HIGH, RATE, MASTER = range(CHECKED, 12)
+SLOTS = 12
+
+#: What the engine's own arrays are called in `state`, in the order of a saved state.
+OWN_STATE = {"accumulated": SUM, "average": AVERAGE, "master": MASTER}
+
+
+def is_written(slot: int, slots: Container[int]) -> bool:
+    """Whether a step over the arrays of `slots` writes those of one: p only without `out`."""
+    return slot != G and not (slot == P and OUT in slots)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A pass over parameters of one dtype: which arrays it has and what it does with them.
+
+    Attributes
+    ----------
+    rule : RuleSpec
+    variant : tuple of (str, bool)
+        Keywords of the rule's formula.
+    present : tuple of str
+        State arrays in use.
+    products : tuple of str
+        Running products in use.
+    dtype : numpy.dtype
+        Of the parameters, as they are stored.
+    state_dtype : numpy.dtype
+        Of the state arrays, as they are stored: real for complex parameters too.
+    decay : {"", "l2", "decoupled"}
+    bounds : {"", "scalar", "array"}
+    elementwise : bool
+        Whether every element has a step size of its own.
+    accumulate, average, master : bool
+        Whether there are these arrays.
+    norm : {"", "all", "array"}
+        Whether a norm of the gradients is formed first, for a clip or the guard: of all of them
+        together, or of each array.
+    like : str
+        The preset, where it forms the scalars in a way of its own.
+    squares : tuple of str
+        State arrays that then are real.
+    modulus : bool
+        Whether complex numbers are taken whole, with a real second moment.
+    """
+
+    rule: RuleSpec
+    variant: tuple[tuple[str, bool], ...]
+    present: tuple[str, ...]
+    products: tuple[str, ...]
+    dtype: np.dtype[Any]
+    state_dtype: np.dtype[Any]
+    decay: str = ""
+    bounds: str = ""
+    elementwise: bool = False
+    accumulate: bool = False
+    average: bool = False
+    master: bool = False
+    norm: str = ""
+    modulus: bool = False
+    squares: tuple[str, ...] = ()
+    like: str = ""
+
+    def __post_init__(self) -> None:
+        # looked up at every step of the bare face: hashing all fields would take 2 us
+        fields = tuple(vars(self).values())
+        object.__setattr__(self, "_hash", hash(fields))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined,no-any-return]  # set when made
+
+    @property
+    def name(self) -> str:
+        """Tells this loop from all others."""
+        words = [self.rule.name, self.dtype.name, "+".join(self.present)]
+        words += [key for key, on in self.variant if on]
+        words += [self.like, "running" if self.products else ""]
+        words += [self.decay, f"{self.bounds}-bounds" if self.bounds else ""]
+        words += [f"norm-of-{self.norm}" if self.norm else ""]
+        words += [
+            key
+            for key in ("elementwise", "accumulate", "average", "master", "modulus")
+            if getattr(self, key)
+        ]
+        if self.state_dtype != self.real:
+            words.append(f"{self.state_dtype.name}-state")
+        return "-".join(filter(None, words))
+
+    @property
+    def real(self) -> np.dtype[Any]:
+        """The dtype of the arithmetic: float64 for float64 and complex128, else float32."""
+        return np.dtype(np.float64 if self.dtype.name in ("float64", "complex128") else np.float32)
+
+    @property
+    def numbers(self) -> int:
+        """Real numbers in one element of the parameters."""
+        return 2 if self.dtype.kind == "c" else 1
+
+    @property
+    def unit(self) -> int:
+        """Turns of the loop that one element of the parameters takes."""
+        return 1 if self.modulus else self.numbers
+
+    def storage(self, slot: int) -> np.dtype[Any]:
+        """The dtype of the real numbers in a slot, as they are stored."""
+        if slot in (P, G, OUT):
+            return self.real if self.numbers == 2 else self.dtype
+        return self.state_dtype if slot in (S0, S1, S2) else self.real
+
+    def whole(self, slot: int) -> bool:
+        """Whether a slot has one real number for a whole complex one: a squared modulus."""
+        if slot == RATE:
+            return self.modulus
+        if not self.modulus or slot not in (S0, S1, S2):
+            return False
+        k = slot - S0
+        return k < len(self.rule.state) and self.rule.state[k] in self.squares
+
+    def array_dtype(self, slot: int) -> np.dtype[Any]:
+        """The dtype of a slot's arrays as the user sees them."""
+        stored = self.storage(slot)
+        if self.numbers == 1 or self.whole(slot):
+            return stored  # a step size per element of parts is r + r*1j: one for each part
+        return np.dtype(f"c{2 * stored.itemsize}")
+
+    def stride(self, slot: int) -> int:
+        """Bytes from one turn of the loop to the next."""
+        pair = self.modulus and not self.whole(slot)
+        return self.storage(slot).itemsize * (2 if pair else 1)
+
+    def has(self, slot: int) -> bool:
+        """Whether a slot is in use in every step."""
+        if slot in (S0, S1, S2):
+            k = slot - S0
+            return k < len(self.rule.state) and self.rule.state[k] in self.present
+        own = {SUM: self.accumulate, AVERAGE: self.average, MASTER: self.master}
+        per_element = {LOW: self.bounds == "array", RATE: self.elementwise}
+        per_element[HIGH] = per_element[LOW]
+        return {P: True, G: True, OUT: False, **own, **per_element}[slot]
+
+    def state_slots(self) -> dict[str, int]:
+        """State arrays by name, in the order in which they are saved, and their slots."""
+        named = {name: S0 + k for k, name in enumerate(self.rule.state) if name in self.present}
+        return named | {name: slot for name, slot in OWN_STATE.items() if self.has(slot)}
+
+    @property
+    def scalars(self) -> Any:
+        """The rule's scalars of one step."""
+        return self.rule.scalars_like.get(self.like, self.rule.scalars)
+
+    @property
+    def advance(self) -> Any:
+        """What a step does to the running products."""
+        return self.rule.advance_like.get(self.like, self.rule.advance)
+
+    def element(self) -> Any:
+        """The rule's formula, as a plain function of scalars."""
+        return self.rule.formula(**dict(self.variant))

@@ -1,0 +1,58 @@
+"""The bare face on NumPy arrays: the same door and step, on a table that calls take turns with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from numadam._arrays import checks as ar
+from numadam._backend import BareStep, Leaves
+from numadam._core import plan as pl
+from numadam._cpu import validate as dr
+from numadam._cpu.arguments import Layout, Table
+from numadam._cpu.step import CpuPass, check_params
+from numadam._settings.settings import Settings
+
+#: Idle passes by what they fit; a call takes one and puts it back, so no two share a table.
+#: Kept are those of the latest keys, without large work arrays.
+_idle: dict[Any, list[CpuPass]] = {}
+_KEYS, _WORK_BYTES = 256, 1_000_000
+
+
+def _new_pass(settings: Settings, p: Any) -> CpuPass:
+    plan = settings.plan
+    check_params([p], ["p"])
+    layout = Layout([p.shape], [ar.memory_order(p)], plan.dtype)
+    meta = np.zeros(dr.META + len(plan.products), np.int64)
+    table = Table(plan, layout, [type(p)], settings.control.copy(), meta)
+    meta[dr.PRODUCTS] = table.meta_at + dr.META * 8
+    names = {pl.P: "p", pl.G: "g", **dict(enumerate(plan.rule.state, pl.S0)), pl.OUT: "out"}
+    return CpuPass(table, lambda slot, leaf: names[slot])
+
+
+def update(call: BareStep) -> None:
+    """Take a step on the caller's arrays."""
+    settings, products, p, g, state, t, lr, out = call
+    plan = settings.plan
+    key = (plan, type(p), p.dtype, p.shape, p.strides)
+    try:
+        run = _idle[key].pop()
+    except (KeyError, IndexError):
+        run = _new_pass(settings, p)
+    table = run.table
+    table.control[:] = settings.control
+    table.meta[dr.STEPS] = t - 1
+    if products:
+        table.meta[dr.META :] = np.array(products).view(np.int64)
+    used: dict[int, Leaves] = {pl.P: [p], pl.G: [g]}
+    for slot, name in enumerate(plan.rule.state, pl.S0):
+        if name in state:
+            used[slot] = [state[name]]
+    if out is not None:
+        used[pl.OUT] = [out]
+    run.run(used, lr)
+    if table.work_bytes <= _WORK_BYTES:
+        _idle.setdefault(key, []).append(run)
+    for old in list(_idle)[: max(0, len(_idle) - _KEYS)]:
+        _idle.pop(old, None)

@@ -1,0 +1,161 @@
+"""Kernels from Python to a cubin, kept on disk; no GPU is needed for it.
+
+numba-cuda makes PTX, and nvJitLink of the same CUDA version a cubin, so that the driver may be
+an older one of that generation. numba-cuda's own compilation asks for a GPU, and keeps nothing
+of closures.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from numba import config, cuda
+
+from numadam._core.plan import Plan
+from numadam._cuda import launch as policy
+from numadam._jit import cache
+
+#: What makes a kernel: a plain function, and the types of its arguments.
+Maker = Callable[..., tuple[Callable[..., None], Any]]
+
+#: Registers of a thread up to which 1024 of them fit on a multiprocessor.
+MOST_REGISTERS = 64
+_LETTERS = {"int64": "q", "float64": "d", "float32": "f"}
+
+_lock = threading.RLock()
+_kernels: dict[tuple[Any, ...], Any] = {}
+
+
+def ptx_of(make: Maker, capability: tuple[int, int], *arguments: Any) -> tuple[str, str, Any]:
+    """PTX of a kernel for a compute capability, the kernel's name, and its arguments' types."""
+    function, types = make(*arguments)
+    code, _ = cuda.compile(function, types, device=False, abi="numba", cc=capability, output="ptx")
+    found = re.search(r"\.visible \.entry (\w+)\(", code)
+    assert found is not None  # a kernel is an entry
+    return code, found[1], types.args
+
+
+def kinds_of(types: Any) -> str:
+    """The letters that `struct` has for what is passed at a launch; a tuple's one by one."""
+    return "".join(kinds_of(t) if hasattr(t, "types") else _LETTERS[str(t)] for t in types)
+
+
+def registers_of(log: str) -> int:
+    """Registers of a thread, as the assembler says."""
+    found = re.search(r"Used (\d+) registers", log)
+    assert found is not None  # it says so of each kernel
+    return int(found[1])
+
+
+def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
+    """What a GPU runs, and what the assembler says of it: registers, spills.
+
+    With at most 64 registers 1024 threads fit. Where the assembler takes more, and can do with 64
+    without a spill, it shall.
+    """
+    from cuda.bindings import nvjitlink
+
+    arch = f"-arch=sm_{capability[0]}{capability[1]}"
+    try:
+        image, log = _linked(ptx, arch)
+        if registers_of(log) > MOST_REGISTERS:
+            closer, told = _linked(ptx, arch, f"-maxrregcount={MOST_REGISTERS}")
+            return (closer, told) if "0 bytes spill stores" in told else (image, log)
+        return image, log
+    except nvjitlink.nvJitLinkError as error:
+        (major, minor), written = nvjitlink.version(), re.search(r"\.version ([\d.]+)", ptx)
+        package = "nvidia-nvjitlink" + (f"-cu{major}" if major < 13 else "")
+        raise RuntimeError(
+            f"nvJitLink {major}.{minor} makes no code for compute capability "
+            f"{'.'.join(map(str, capability))} from PTX {written and written[1]} ({error}): it is "
+            "older than the GPU, or than the libNVVM that wrote the PTX. Bring it up to date: "
+            f'pip install --upgrade "{package}=={major}.*".'
+        ) from error
+
+
+def _linked(ptx: str, *options: str) -> tuple[bytes, str]:
+    from cuda.bindings import nvjitlink
+
+    options = (*options, "-verbose")
+    handle, code = nvjitlink.create(len(options), options), ptx.encode()
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, code, len(code), "numadam")
+        nvjitlink.complete(handle)
+        image = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, image)
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(image), log.decode()
+
+
+def _versions() -> tuple[str, ...]:
+    import numba_cuda
+    from cuda.bindings import nvjitlink
+    from numba.cuda.cudadrv import nvvm
+
+    return numba_cuda.__version__, str(nvvm.NVVM().get_ir_version()), str(nvjitlink.version())
+
+
+def _image(
+    make: Maker, capability: tuple[int, int], plan: Plan, more: tuple[Any, ...]
+) -> tuple[bytes, str, str]:
+    """The cubin, the kernel's name and the kinds of its arguments, from the disk where it can."""
+    key = (make.__qualname__, plan.name, str(more), capability, policy.BLOCK, _versions())
+    entry = cache.entry("cuda", key)
+    kept = cache.read(entry)
+    if kept is not None:
+        name, letters, image = kept.split(b"\n", 2)
+        return image, name.decode(), letters.decode()
+    ptx, title, types = ptx_of(make, capability, plan, *more)
+    kinds, (image, _) = kinds_of(types), cubin_of(ptx, capability)
+    cache.write(entry, f"{title}\n{kinds}\n".encode() + image)
+    return image, title, kinds
+
+
+def compiled(make: Maker, device: int, plan: Plan, *more: Any) -> Any:
+    """The kernel of ``make(plan, *more)``, compiled for a GPU and loaded there, once a process."""
+    key = (make, plan, *map(str, more), device, policy.BLOCK)
+    with _lock:
+        if key not in _kernels:
+            _kernels[key] = _load(make, device, plan, more)
+        return _kernels[key]
+
+
+@contextmanager
+def _in_words(device: int) -> Iterator[None]:
+    """Say in one sentence what keeps numba-cuda from compiling, and what to do."""
+    from cuda.pathfinder import DynamicLibNotFoundError
+    from numba.cuda.cudadrv.error import CCSupportError, CudaSupportError, NvvmSupportError
+
+    try:
+        yield
+    except (DynamicLibNotFoundError, NvvmSupportError) as error:
+        what = str(error).partition("\n")[0]
+        raise ImportError(
+            f"numba-cuda lacks a part of its compiler ({what}): {policy.INSTALL}."
+        ) from error
+    except CCSupportError as error:
+        raise RuntimeError(
+            f"numba-cuda does not compile for GPU {device} ({error}). CUDA 12 knows GPUs from "
+            'compute capability 5.0 on: in a fresh environment, pip install "numadam[cuda12]".'
+        ) from error
+    except CudaSupportError as error:
+        raise RuntimeError(
+            f"numba-cuda cannot use GPU {device}, and CuPy can ({' '.join(str(error).split())}): "
+            "check the driver with `nvidia-smi`."
+        ) from error
+
+
+def _load(make: Maker, device: int, plan: Plan, more: tuple[Any, ...]) -> Any:
+    if config.ENABLE_CUDASIM:
+        function, _ = make(plan, *more)
+        return policy.Simulated(cuda.jit(function))
+    with _in_words(device), policy.compiling_for(device):
+        capability = cuda.get_current_device().compute_capability
+        return policy.Kernel(*_image(make, capability, plan, more))

@@ -1,0 +1,107 @@
+"""What a CUDA kernel passes over: the arrays of each leaf, which of them it writes, the element.
+
+Also how the table lays down the arrays of many leaves, a record for each.
+"""
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from numba import cuda  # here and not in a function: the simulator swaps the module's global
+
+from numadam._core import plan as pl
+from numadam._core.element import make_add, make_start, make_turn
+from numadam._core.plan import Plan
+from numadam._cuda.memory import WIDEST
+
+#: A kernel as a plain function, and the types of its arguments.
+Made = tuple[Callable[..., None], Any]
+
+# A record of the table: where the tiles of an array begin, how many there are and how many turns
+# of the loop with them; its row of scalars; its first block of the pass and how many it has; the
+# same for the norm, how many numbers that adds up and whether in tiles; addresses by slot.
+HEAD, TILES, ITEMS, ROW, FIRST, BLOCKS, SUMS_FIRST, SUMS_SIZE, SUMS_TILED, ADDRESS = range(10)
+RECORD = ADDRESS + pl.SLOTS
+
+_READ_ONLY = {pl.G, pl.LOW, pl.HIGH, pl.RATE}
+
+
+def step_slots(plan: Plan, has_out: bool) -> tuple[int, ...]:
+    """The arrays of a step, in the order in which its kernel takes them."""
+    return tuple(s for s in range(pl.SLOTS) if (has_out if s == pl.OUT else plan.has(s)))
+
+
+def start_slots(plan: Plan, averages: bool) -> tuple[int, ...]:
+    """Those that begin as copies of the parameters, and the bounds that these keep."""
+    own = {pl.AVERAGE: averages and plan.average, pl.MASTER: plan.master}
+    own[pl.LOW] = own[pl.HIGH] = plan.bounds == "array"
+    return pl.P, *(slot for slot in sorted(own) if own[slot])
+
+
+def tile_turns(plan: Plan, slots: Sequence[int]) -> int:
+    """Turns of the loop in a tile: as many as 16 bytes of the widest array have."""
+    return max(1, WIDEST // max(plan.stride(slot) for slot in slots))
+
+
+class Pass(NamedTuple):
+    """What a kernel does: its arrays, those that it reads and writes, and with which element.
+
+    ``element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)`` works on
+    rooms; absent arrays are None there.
+    """
+
+    plan: Plan
+    slots: tuple[int, ...]
+    loaded: tuple[int, ...]
+    stored: tuple[int, ...]
+    element: Any
+
+
+def step_pass(plan: Plan, has_out: bool, wrap: Any) -> Pass:
+    """The whole step."""
+    slots = step_slots(plan, has_out)
+    unread = {pl.OUT, *([pl.P] if plan.master else [])}
+    kept = _READ_ONLY | {pl.SUM} | ({pl.P} if has_out else set())
+    loaded = tuple(s for s in slots if s not in unread)
+    stored = tuple(s for s in slots if s not in kept)
+    return Pass(plan, slots, loaded, stored, make_turn(plan, wrap))
+
+
+def sum_pass(plan: Plan, first: bool, wrap: Any) -> Pass:
+    """One more gradient on the sum, or the first one."""
+    add, slots = make_add(plan, wrap), (pl.G, pl.SUM)
+
+    def element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
+        for one in range(numbers):
+            add(numbers * i + one, first, g, total, k)
+
+    numbers = plan.numbers // plan.unit
+    return Pass(plan, slots, slots[:1] if first else slots, slots[1:], wrap(element))
+
+
+def start_pass(plan: Plan, averages: bool, wrap: Any) -> Pass:
+    """Parameters into their bounds, and the copies that follow them."""
+    start, slots = make_start(plan, wrap), start_slots(plan, averages)
+
+    def element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
+        for one in range(numbers):
+            start(numbers * i + one, p, average, low, high, master, k)
+
+    numbers = plan.numbers // plan.unit
+    loaded = (pl.P, *(s for s in slots if s in _READ_ONLY))
+    stored = tuple(s for s in slots if s in (pl.AVERAGE, pl.MASTER) or (s == pl.P and plan.bounds))
+    return Pass(plan, slots, loaded, stored, wrap(element))
+
+
+def wrapper() -> Any:
+    """Compile device functions, each once for a kernel."""
+    known: dict[Any, Any] = {}
+
+    def wrap(function: Callable[..., Any]) -> Any:
+        if function not in known:
+            known[function] = cuda.jit(device=True)(function)
+        return known[function]
+
+    return wrap

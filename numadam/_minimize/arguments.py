@@ -1,0 +1,156 @@
+"""What a minimisation starts from: its own copy of x0, bounds as the rules read them."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from array_api_compat import is_cupy_array
+
+from numadam._arrays.checks import describe, is_masked
+from numadam._arrays.interop import seen
+from numadam.schedules.base import count
+
+_CONTAINERS = (list, tuple, dict)
+_TAKEN = ("float32", "float64", "complex64", "complex128")
+
+
+def is_array(x: Any) -> bool:
+    """Whether `x` is an array, of NumPy or CuPy."""
+    return isinstance(x, np.ndarray) or is_cupy_array(x)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (numbers.Number, np.generic))
+
+
+def _holds_arrays(x: Any) -> bool:
+    """Whether a container is a nesting of arrays, and not numbers that make one array."""
+    if isinstance(x, dict):
+        return True
+    if isinstance(x, (list, tuple)):
+        return any(map(_holds_arrays, x))
+    return is_array(x) or not _is_number(x)
+
+
+def _own_array(x: Any, name: str) -> Any:
+    x = seen(x)
+    if not is_array(x) and not _is_number(x) and not isinstance(x, (list, tuple)):
+        raise TypeError(f"{name}: {describe(x)}")
+    if is_masked(x):
+        raise TypeError(f"{name}: {describe(x)}")
+    try:
+        own = x.copy(order="C") if is_cupy_array(x) else np.array(x, order="C")
+    except ValueError as error:  # lists of unlike lengths
+        raise ValueError(f"{name}: {error}") from error
+    if own.dtype.kind in "iu":
+        own = own.astype(np.float64)
+    if own.dtype.name not in _TAKEN or not own.dtype.isnative:
+        raise TypeError(
+            f"{name}: expected float32, float64, complex64 or complex128 (whole numbers become "
+            f"float64), got {own.dtype}. Use .astype(numpy.float64)."
+        )
+    return own
+
+
+def read_args(args: Any, compiled: bool) -> tuple[Any, ...]:
+    """Args as a tuple: one object that is no tuple is the only argument, as in SciPy."""
+    if compiled and isinstance(args, list):
+        raise TypeError(
+            "args: expected a tuple, got a list. Write (a,) for one argument a, or tuple(args)."
+        )
+    return args if isinstance(args, tuple) else (args,)
+
+
+def check_maxiter(maxiter: Any) -> int:
+    """Maxiter as an int."""
+    checked = count("maxiter", maxiter, 0)
+    if checked >= 2**53:
+        raise ValueError(f"maxiter: expected less than 2**53, got {maxiter!r}.")
+    return checked
+
+
+def own_copy(x0: Any) -> Any:
+    """x0 as arrays of our own: one array, or the same containers with a copy of each array."""
+    if not isinstance(x0, _CONTAINERS) or not _holds_arrays(x0):
+        if not is_array(x0) and not _is_number(x0) and not isinstance(x0, (list, tuple)):
+            import optree
+
+            if x0 is not None and not optree.tree_is_leaf(x0):
+                return optree.tree_map(lambda leaf: _own_array(leaf, "x0"), x0)
+        return _own_array(x0, "x0")
+    import optree
+
+    nested: Any = x0
+    return optree.tree_map_with_accessor(
+        lambda accessor, leaf: _own_array(leaf, accessor.codify("x0")), nested, none_is_leaf=True
+    )
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The same containers with `function` of each array."""
+    if is_array(tree):
+        return function(tree)
+    import optree
+
+    return optree.tree_map(function, tree)
+
+
+def read_bounds(bounds: Any, x: Any, shape: tuple[int, ...] | None = None) -> Any:
+    """Bounds as SciPy takes them, as the pair of numbers or arrays that the rules take.
+
+    Parameters
+    ----------
+    bounds : None, sequence of pairs, scipy.optimize.Bounds, (lo, hi), or nesting
+    x : array or nesting
+        The parameters.
+    shape : tuple of int, optional
+        Of one problem, where `x` holds many.
+    """
+    if bounds is None or not is_array(x):
+        return bounds
+    shape = x.shape if shape is None else shape
+    size = int(np.prod(shape, dtype=np.int64))
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        return _simple(_end(bounds.lb, -np.inf), _end(bounds.ub, np.inf))
+    try:
+        pairs = list(bounds)
+    except TypeError:
+        raise TypeError(
+            f"bounds: expected a sequence of {size} pairs (lo, hi), scipy.optimize.Bounds, or "
+            f"two numbers for all, got {bounds!r:.80}."
+        ) from None
+    if len(pairs) == 2 and all(end is None or _is_number(end) for end in pairs):
+        if size == 2:
+            raise ValueError(
+                "bounds: two numbers for an x of two could be read in two ways; write "
+                "[(lo, hi), (lo, hi)] or scipy.optimize.Bounds(lo, hi)."
+            )
+        return pairs[0], pairs[1]
+    if len(pairs) != size:
+        raise ValueError(
+            f"bounds: expected {size} pairs (lo, hi), one for each element of x, got {len(pairs)}. "
+            "scipy.optimize.Bounds(lo, hi) takes numbers and arrays."
+        )
+    ends: tuple[list[float], list[float]] = ([], [])
+    for k, pair in enumerate(pairs):
+        try:
+            lo, hi = pair
+        except (TypeError, ValueError):
+            raise ValueError(f"bounds[{k}]: expected a pair (lo, hi), got {pair!r:.80}.") from None
+        ends[0].append(-np.inf if lo is None else float(lo))
+        ends[1].append(np.inf if hi is None else float(hi))
+    return _simple(*(np.array(end).reshape(shape) for end in ends))
+
+
+def _end(end: Any, open_end: float) -> Any:
+    return np.asarray(open_end if end is None else end, dtype=np.float64)
+
+
+def _simple(lo: np.ndarray, hi: np.ndarray) -> tuple[Any, Any]:
+    """One number where a bound is the same everywhere: the loop then reads no array."""
+    if lo.size and hi.size and (lo == lo.flat[0]).all() and (hi == hi.flat[0]).all():
+        return float(lo.flat[0]), float(hi.flat[0])
+    return lo, hi

@@ -1,0 +1,105 @@
+"""Calls between compiled functions through their addresses, so that none is compiled for another.
+
+Numba's own calling convention is used: an exception inside comes back as a status.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import intrinsic
+
+from numadam._jit.pointers import as_pointer as as_pointer
+
+
+def address_of(dispatcher: Any, signature: Any) -> int:
+    """Where the machine code of a compiled function lies; keep the dispatcher alive."""
+    compiled = dispatcher.overloads[tuple(signature)]
+    name = compiled.fndesc.llvm_func_name
+    return int(compiled.library.get_pointer_to_function(name))
+
+
+def _make_call(count: int) -> Any:
+    def call(typingctx: Any, address: Any, *args: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            convention, kinds = context.call_conv, [types.int64] * count
+            function = convention.get_function_type(types.int64, kinds).as_pointer()
+            callee = builder.inttoptr(values[0], function)
+            status, value = convention.call_function(
+                builder, callee, types.int64, kinds, values[1:]
+            )
+            return builder.select(status.is_error, ir.Constant(value.type, -1), value)
+
+        return types.int64(*[types.int64] * (count + 1)), codegen
+
+    return call
+
+
+# written out: Numba reads the number of arguments from the signature
+@intrinsic
+def call3(typingctx: Any, address: Any, a: Any, b: Any, c: Any) -> Any:
+    """Call ``int64 f(a, b, c)`` at an address; -1 if it raised."""
+    return _make_call(3)(typingctx, address, a, b, c)
+
+
+@intrinsic
+def call7(
+    typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any
+) -> Any:
+    """Call ``int64 f(a, b, c, d, e, f, g)`` at an address; -1 if it raised."""
+    return _make_call(7)(typingctx, address, a, b, c, d, e, f, g)
+
+
+@intrinsic
+def lend(typingctx: Any, args: Any) -> Any:
+    """The address of a tuple of arguments, for as long as the calling function runs."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        room = cgutils.alloca_once_value(builder, values[0])
+        return builder.ptrtoint(room, ir.IntType(64))
+
+    return types.int64(args), codegen
+
+
+def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """The same value with arrays that are not counted: an exception would lose the count."""
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = ir.Constant(array.meminfo.type, None)
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        for k, item in enumerate(kind.types):
+            part = _uncounted(context, builder, item, builder.extract_value(value, k))
+            value = builder.insert_value(value, part, k)
+        return value
+    context.nrt.incref(builder, kind, value)
+    return value
+
+
+def make_borrow(kind: Any) -> Any:
+    """``borrow(address)``: the tuple of this type that `lend` gave the address of."""
+
+    @intrinsic
+    def borrow(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            stored = context.get_value_type(kind).as_pointer()
+            value = builder.load(builder.inttoptr(values[0], stored))
+            return _uncounted(context, builder, kind, value)
+
+        return kind(types.int64), codegen
+
+    return borrow
+
+
+@intrinsic
+def read_only(typingctx: Any, array: Any) -> Any:
+    """The same array, of a type that cannot be written to."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return impl_ret_borrowed(context, builder, signature.return_type, values[0])
+
+    return array.copy(readonly=True)(array), codegen

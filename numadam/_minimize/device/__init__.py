@@ -1,0 +1,1 @@
+"""The loop of many minimisations on a GPU."""

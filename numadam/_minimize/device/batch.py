@@ -1,0 +1,253 @@
+"""`minimize_many` on a GPU: problems side by side in its memory, one a thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import float64, int64
+from numba.core.errors import NumbaError
+
+from numadam._core import options as op
+from numadam._core import plan as pl
+from numadam._core.element import SEED
+from numadam._core.plan import Plan
+from numadam._core.rule import LR
+from numadam._cpu.compiled import twins
+from numadam._jit.functions import make_advance_row, make_fill_row, shared, width_of
+from numadam._minimize.compiled.objective import form_of
+from numadam._minimize.observers import Bar
+from numadam._minimize.result import ManyResult, attach
+from numadam._minimize.stopping import RUNNING, Tolerances
+
+#: Iterations of a launch; the host waits once for each.
+_STEPS = 128
+_LINES = float64[:, ::1]
+
+
+def _tabulate(plan: Plan) -> Any:
+    """``fill(rows, values, columns, control, q, rates, t)``: the scalars of steps, on the host."""
+    name = f"{plan.name}-rows"
+
+    def make() -> Any:
+        fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, shared)
+
+        def fill(  # type: ignore[no-untyped-def]  # Numba types it
+            rows, values, columns, control, q, rates, t
+        ):
+            for it in range(len(rates)):
+                for c in range(len(columns)):
+                    control[columns[c]] = values[it, c]
+                fill_row(rows[it], control, q, rates[it], float(t + 1 + it), 1.0)
+                advance_row(q, control, float(t + 1 + it))
+            return 0
+
+        fill.__qualname__ = f"{name}.fill"
+        return fill, fill
+
+    row = float64[::1]
+    signature = int64(_LINES, _LINES, int64[::1], row, row, row, int64)
+    return twins(name, make, signature, ["minimizer"]).twin(parallel=False)
+
+
+def _side_by_side(value: Any, x: Any) -> Any:
+    """Bounds or step sizes for x with the problems last."""
+    if np.ndim(value) == 0:
+        return value
+    array = np.asarray(value.get() if hasattr(value, "get") else value)
+    if array.ndim == x.ndim:
+        return np.ascontiguousarray(np.moveaxis(array, 0, -1))
+    return array[..., None]
+
+
+def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments as numba-cuda takes them: arrays in the memory of the GPU."""
+    import cupy
+
+    from numadam._cuda.launch import numba_view
+
+    def one(arg: Any) -> Any:
+        if isinstance(arg, np.ndarray):
+            arg = cupy.asarray(arg)
+        return numba_view(arg) if hasattr(arg, "dtype") and arg.ndim else arg
+
+    return tuple(map(one, args))
+
+
+class DeviceBatch:
+    """Problems of one shape under one objective that is compiled for the GPU."""
+
+    def __init__(
+        self, fun: Any, form: str, x: Any, args: tuple[Any, ...], optimizer: Any, tolerances: Any
+    ) -> None:
+        import cupy
+
+        from numadam._cuda.launch import numba_view
+        from numadam._cuda.validate import flat_view
+        from numadam._minimize.device.kernel import make_solve
+
+        self.optimizer, self._x, self._args = optimizer, x, _on_device(args)
+        engine = optimizer._engine
+        self._engine, self._settings = engine, engine.settings
+        self._plan = plan = engine.settings.plan
+        self.problems = x.shape[-1]
+        self.gradient = cupy.zeros(x.shape, x.dtype)
+        used = {pl.P: x, pl.G: self.gradient}
+        used |= {slot: arrays[0] for slot, arrays in engine.own.items()}
+        order = tuple(range(x.ndim))
+        own = {slot: numba_view(flat_view(array, order)) for slot, array in used.items()}
+        self._arrays = tuple(own[slot] for slot in sorted(own))
+        self._shaped = numba_view(x), numba_view(self.gradient)
+        moves = tolerances.xtol > 0.0
+        self._before = numba_view(cupy.zeros(x.size if moves else 0, x.dtype))
+        self.table, self.counts = (
+            cupy.zeros((3, self.problems)),
+            cupy.zeros((2, self.problems), np.int64),
+        )
+        self._ends = tuple(
+            map(plan.real.type, self._settings.control[self._row(), [op.LOW, op.HIGH]])
+        )
+        self._tolerances = tuple(map(float, vars(tolerances).values()))
+        width = width_of(plan)
+        self._width, widths = width, (width - (SEED + 1), SEED + 4)
+        from numba import cuda
+
+        self._kernel = cuda.jit(make_solve(plan, fun, form, widths))
+        self._fill, self.done, self.first = _tabulate(plan), 0, True
+        self._products = np.ones(len(plan.products))
+
+    def _row(self) -> int:
+        return int(self._settings.rows[0])
+
+    @property
+    def live(self) -> int:
+        """Problems that still run; waits for the GPU."""
+        return int((self.counts[0] == RUNNING).sum())
+
+    def _rows(self, steps: int) -> np.ndarray:
+        """The scalars of the coming steps in the dtype of the arithmetic."""
+        settings, lr, t = self._settings, self.optimizer.lr, self.optimizer.t
+        found = [one for one in settings._schedules if one[0] == self._row()]
+        plain = lr if isinstance(lr, float) else 0.0
+        rates = np.array([LR.check(lr(t + k)) if callable(lr) else plain for k in range(steps)])
+        values = np.zeros((steps, len(found)))
+        for c, (_, _, hyper, one) in enumerate(found):
+            values[:, c] = [hyper.check(one(t + k)) for k in range(steps)]
+        columns = np.array([column for _, column, _, _ in found], np.int64)
+        rows = np.zeros((steps, self._width))
+        control = settings.control[self._row()]
+        self._fill(rows, values, columns, control, self._products, rates, t)
+        # factors of a clip that there is none of, and 0
+        whole = np.concatenate([rows, np.tile([1.0, 1.0, 0.0], (steps, 1))], axis=1)
+        with np.errstate(over="ignore"):
+            return whole.astype(self._plan.real)
+
+    def advance(self, most: int) -> None:
+        """Look at x0, or go on for at most so many iterations."""
+        import cupy
+
+        from numadam._cuda.launch import launch, numba_view
+
+        steps = 0 if self.first else min(most, _STEPS)
+        rows = self._rows(steps) if steps else np.zeros((1, self._width + 3), self._plan.real)
+        numbers = self.problems, steps, self.done, int(self.first)
+        arguments = (
+            self._arrays, self._shaped, numba_view(cupy.asarray(rows)), numba_view(self.table),
+            numba_view(self.counts), self._before, self._ends, self._tolerances, numbers,
+            self._args,
+        )  # fmt: skip
+        try:
+            launch(self._kernel, self.problems, arguments)
+        except NumbaError as error:  # the first launch compiles
+            raise TypeError(
+                "fun: does not compile for a GPU, where no array can be made: write the gradient "
+                "into g, or with jac=True return it as a tuple. Numba says: "
+                f"{str(error).strip()[:1500]}"
+            ) from error
+        except KeyError as error:
+            if not isinstance(error.args[0], np.ufunc):
+                raise
+            raise TypeError(  # Numba's table of NumPy's functions for a GPU is short
+                f"fun: does not compile for a GPU, where Numba knows no numpy."
+                f"{error.args[0].__name__}. Use the functions of math, abs(x), x * x and x**y: "
+                "they work on the CPU, too."
+            ) from error
+        self.first = False
+        self.done += steps
+        self._engine._t += steps
+
+
+def minimize_on_device(
+    fun: Any,
+    x: Any,
+    args: tuple[Any, ...],
+    jac: Any,
+    cls: Any,
+    lr: Any,
+    rates: np.ndarray | None,
+    options: dict[str, Any],
+    *,
+    tolerances: Tolerances,
+    maxiter: int,
+    progress: bool,
+) -> ManyResult:
+    """A compiled objective on CuPy arrays."""
+    import cupy
+
+    from numadam._cuda.launch import on_gpu
+    from numadam._minimize.minimize_many import refuse_observers
+
+    form = form_of(fun, args, jac, many=True)
+    if x.dtype.kind == "c":
+        raise TypeError("x0: complex problems are not offered on a GPU; use real and imaginary.")
+    with on_gpu(x.device.id):
+        beside = cupy.ascontiguousarray(cupy.asarray(np.moveaxis(x, 0, -1)))
+        bounds = options["bounds"]
+        if bounds is not None:
+            bounds = tuple(_side_by_side(end, x) for end in bounds)
+        rate = _side_by_side(lr, x) if rates is None and not callable(lr) else lr
+        if rates is not None:
+            rate = rates.reshape(*[1] * (x.ndim - 1), -1)
+        optimizer = refuse_observers(cls(beside, rate, **{**options, "bounds": bounds}))
+        if optimizer._settings.plan.norm:
+            raise ValueError(
+                "clip_norm: not offered for compiled problems on a GPU; clip_value is."
+            )
+        batch = DeviceBatch(fun, form, beside, args, optimizer, tolerances)
+        bar, whole = Bar(progress, maxiter), False
+        try:
+            while True:
+                batch.advance(maxiter - batch.done)
+                live = batch.live
+                bar.tell(batch.done, f"{live} running")
+                if live == 0 or batch.done >= maxiter:
+                    break
+            whole = True
+        except BaseException as error:
+            attach(error, _result(batch))
+            raise
+        finally:
+            bar.close(whole)
+        return _result(batch)
+
+
+def _result(batch: DeviceBatch) -> ManyResult:
+    import cupy
+
+    from numadam._minimize.minimize_many import make_result
+
+    def rows(array: Any) -> Any:
+        return cupy.ascontiguousarray(cupy.asarray(np.moveaxis(array, -1, 0)))
+
+    codes, nit = batch.counts.get()
+    arrays = {"x": rows(batch._x), "jac": rows(batch.gradient)}
+    if "average" in batch.optimizer._engine.state:
+        arrays["averaged"] = rows(batch.optimizer.averaged)
+    return make_result(
+        codes,
+        nit,
+        int(nit.sum()) + batch.problems,
+        fun=batch.table[0].copy(),
+        grad_norm=batch.table[2].copy(),
+        **arrays,
+    )

@@ -1,0 +1,154 @@
+"""The CUDA loop of many problems: one problem a thread, many iterations a launch.
+
+It shares the element of the pass, the rule's formula and the stop tests with the CPU. Problems
+lie side by side (element i of problem b at ``i * problems + b``), so that neighbouring threads
+read neighbouring numbers.
+"""
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numba import cuda  # here and not in a function: the simulator swaps the module's global
+from numba.np.numpy_support import from_dtype
+
+from numadam._core import plan as pl
+from numadam._core.element import make_turn
+from numadam._core.half import memory_dtype
+from numadam._core.plan import Plan
+from numadam._cuda.kernel_spec import step_slots, wrapper
+from numadam._minimize.compiled.look import moved, projected
+from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES
+from numadam._minimize.stopping import RUNNING, verdict
+
+
+def _keep(a):
+    return a
+
+
+def _absent(a):
+    return None
+
+
+def pickers(wrap: Any, used: Sequence[int], slots: Sequence[int]) -> list[tuple[Any, int]]:
+    """For each slot a function and a place: ``function(arrays[place])``, None where not used."""
+    keep, absent = wrap(_keep), wrap(_absent)
+    return [(keep, used.index(s)) if s in used else (absent, 0) for s in slots]
+
+
+def array_types(plan: Plan, slots: Sequence[int]) -> Any:
+    """The type of a tuple of flat contiguous arrays."""
+    storages = [memory_dtype(plan.storage(slot)) for slot in slots]
+    return cuda.types.Tuple([cuda.types.Array(from_dtype(s), 1, "C") for s in storages])
+
+
+def _writes(fun):
+    def call(x, g, b, args):
+        return fun(x, g, *args)
+
+    return call
+
+
+def _indexed(fun):
+    def call(x, g, b, args):
+        return fun(x, g, b, *args)
+
+    return call
+
+
+def _returns(fun):
+    def call(x, g, b, args):
+        f, given = fun(x, *args)
+        for i in range(x.size):
+            g[i] = given[i]
+        return f
+
+    return call
+
+
+_FORMS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
+
+
+def _make_tuple(count: int, wrap: Any) -> Any:
+    """``read(rows, it, j)``: so many scalars of a row from column j on, as a tuple."""
+
+    def one(rows, it, j):
+        return (rows[it, j],)
+
+    def longer(rest):
+        def read(rows, it, j):
+            return (rows[it, j], *rest(rows, it, j + 1))
+
+        return wrap(read)
+
+    read = wrap(one)
+    for _ in range(count - 1):
+        read = longer(read)
+    return read
+
+
+def _make_judge(box: str, wrap: Any) -> Any:
+    """``judge(...) -> code, largest``: look at the iterate of problem b."""
+    check, steep, far = wrap(verdict), wrap(projected), wrap(moved)
+    scalar, boxed = box == "scalar", box != ""
+
+    def judge(b, problems, x, g, low, high, ends, before, f, f_before, later, tolerances):
+        largest = way = size = 0.0
+        for i in range(b, x.size, problems):
+            if scalar:
+                d = steep(i, x, g, None, None, ends[0], ends[1])
+            elif boxed:
+                d = steep(i, x, g, low, high, None, None)
+            else:
+                d = g[i]
+            a = abs(float(d))
+            largest = a if a > largest or a != a else largest
+            if tolerances[2] > 0.0 and later:
+                a = abs(float(far(i, x, before, None, None, None, None)))
+                way = a if a > way or a != a else way
+                a = abs(float(x[i]))
+                size = a if a > size or a != a else size
+        return check(f, f_before, largest, way, size, later, tolerances), largest
+
+    return wrap(judge)
+
+
+def make_solve(plan: Plan, fun: Any, form: str, widths: tuple[int, int]) -> Callable[..., None]:
+    """The kernel: some iterations of every problem that still runs."""
+    wrap, used = wrapper(), step_slots(plan, has_out=False)
+    turn, places = make_turn(plan, wrap), pickers(wrap, used, range(pl.SLOTS))
+    (fp, p_), (fg, g_), (f0, s0_), (f1, s1_), (f2, s2_) = places[:5]
+    (fa, a_), (fl, l_), (fh, h_), (fr, r_) = places[7:11]
+    call, judge = wrap(_FORMS[form](wrap(fun.py_func))), _make_judge(plan.bounds, wrap)
+    read_h, read_k, first_k = _make_tuple(widths[0], wrap), _make_tuple(widths[1], wrap), widths[0]
+
+    def solve(arrays, shaped, rows, table, counts, before, ends, tolerances, numbers, args):
+        problems, steps, done, looking = numbers
+        p, g = fp(arrays[p_]), fg(arrays[g_])
+        s0, s1, s2 = f0(arrays[s0_]), f1(arrays[s1_]), f2(arrays[s2_])
+        average, low, high, rate = fa(arrays[a_]), fl(arrays[l_]), fh(arrays[h_]), fr(arrays[r_])
+        for b in range(cuda.grid(1), problems, cuda.gridsize(1)):
+            it = 0
+            look = looking != 0
+            while counts[0, b] == RUNNING and (look or it < steps):
+                if not look:
+                    h, k = read_h(rows, it, 0), read_k(rows, it, first_k)
+                    for i in range(b, p.size, problems):
+                        if tolerances[2] > 0.0:
+                            before[i] = p[i]
+                        turn(i, p, g, s0, s1, s2, None, None, average, low, high, rate, None, h, k)
+                    it += 1
+                for i in range(b, p.size, problems):
+                    g[i] = 0
+                f = float(call(shaped[0][..., b], shaped[1][..., b], b, args))
+                code, largest = judge(
+                    b, problems, p, g, low, high, ends, before, f, table[1, b], done + it > 0,
+                    tolerances,
+                )  # fmt: skip
+                table[0, b], table[1, b], table[2, b] = f, f, largest
+                counts[0, b], counts[1, b] = code, done + it
+                look = False
+
+    return solve

@@ -1,0 +1,245 @@
+"""`minimize`: from x0 and an objective to a result in SciPy's form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from array_api_compat import is_cupy_array
+from scipy.optimize import OptimizeResult
+
+from numadam._minimize.arguments import check_maxiter, is_array, own_copy, read_args, read_bounds
+from numadam._minimize.objective import Objective
+from numadam._minimize.python.loop import Run, Watch
+from numadam._minimize.result import every_for, leaf_boxes
+from numadam._minimize.rule_arguments import check_options, driven, rule_class
+from numadam._minimize.stopping import Tolerances
+from numadam.schedules.base import count
+
+#: Iterations between two looks at arrays on a GPU: each look waits for it.
+_DEVICE_CHECK = 20
+
+
+def minimize(
+    fun: Any,
+    x0: Any,
+    args: Any = (),
+    *,
+    jac: Any = None,
+    bounds: Any = None,
+    lr: Any = 0.01,
+    rule: Any = "adam",
+    callback: Any = None,
+    gtol: float | None = 1e-6,
+    ftol: float | None = 0.0,
+    xtol: float | None = 0.0,
+    maxiter: int = 10_000,
+    track_best: bool | None = None,
+    check_every: int | None = None,
+    history: int | bool | None = None,
+    state: Any = None,
+    progress: bool = False,
+    **options: Any,
+) -> OptimizeResult:
+    r"""Minimise a function of arrays by Adam or another rule, as `scipy.optimize.minimize` does.
+
+    .. math:: \min_x f(x) \quad \text{subject to} \quad lo \le x \le hi
+
+    Parameters
+    ----------
+    fun : function
+        ``fun(x, *args)`` returns f, a real number, or ``(f, gradient)`` with ``jac=True``. It is
+        never called twice at one x. Compiled by Numba, it may also be ``fun(x, g, *args) -> f``,
+        which writes the gradient into g (it arrives as zeros): then the whole minimisation runs
+        without Python.
+    x0 : array, number, list of numbers, or nesting of arrays
+        Start: real or complex, NumPy or CuPy, any shape. It is not modified. float32 stays
+        float32, whole numbers become float64. A compiled `fun` gets x itself, read-only.
+    args : tuple, default ()
+        Further arguments of `fun` and `jac`. For `fun` in Python another object is the only
+        argument, as in SciPy.
+    jac : True, function, {"2-point", "3-point", "cs"} or None
+        True: `fun` returns the gradient too. A function ``jac(x, *args)``: `fun` is then called
+        once at the end, unless `ftol`, `callback`, `progress`, `track_best` or a schedule that
+        observes f asks for f. Otherwise finite differences (SciPy's; None is "2-point").
+    bounds : sequence of (lo, hi), scipy.optimize.Bounds, (lo, hi), or nesting, optional
+        As SciPy reads them, None for an open side. Two numbers hold for all elements, unless x
+        has two. x never leaves the bounds, and an x0 outside is moved in first.
+    lr : float, callable, array, or nesting, default 0.01
+        Step size in units of x; see `numadam.schedules` for callables of the iteration. An array
+        sets it by element: the scale on which each one changes.
+    rule : str or class, default "adam"
+        Any rule of numadam: "adamw", "nadam", "rmsprop", "sgd", ...
+    callback : function or History, optional
+        ``callback(intermediate_result)`` (x, fun, nit, grad_norm, lr) or ``callback(x)`` after
+        each iteration. A true value or StopIteration ends the run with status 99. A
+        `numadam.History` records the run.
+    gtol : float, default 1e-6
+        Stop where the largest absolute component of the projected gradient
+        ``x - clip(x - g, lo, hi)`` is at most this. 0 or None switches a test off.
+    ftol : float, default 0
+        Stop where ``|f_before - f| <= ftol * max(|f_before|, |f|, 1)``.
+    xtol : float, default 0
+        Stop where ``max |x - x_before| <= xtol * max(1, max |x|)``.
+    maxiter : int, default 10000
+        Iterations of this call at most.
+    track_best : bool, optional
+        Keep the x of the lowest f so far. Default: wherever f is formed anyway.
+    check_every : int, optional
+        Iterations between two looks at f and gradient for all of the above. Default 1, and 20 on
+        a GPU, which a look waits for. With a compiled `fun` tests look at every iteration; then
+        it says how often `callback` is called. A History that is thinned by its own `every` needs
+        none there.
+    history : int or bool, optional
+        Keep every so many iterations in the result's `history`; default: at most 10,000 of them.
+    state : dict, optional
+        `state` of an earlier result: the run goes on from x0 = its x as if it had never stopped.
+    progress : bool, default False
+        Show a bar with f and the gradient.
+    **options
+        Of the rule: `beta1`, `eps`, `amsgrad`, `weight_decay`, `clip_norm`, `ema`, ... (see
+        `numadam.Adam` and `numadam.Optimizer`).
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        ``x``, ``fun``, ``jac``, ``nit``, ``nfev``, ``njev``, ``success`` (a stop test held),
+        ``status`` (0; 1 at maxiter, 2 and 3 where f or gradient are not finite, 99 from the
+        callback), ``message``, ``state``, ``history`` (arrays by name: nit, fun, grad_norm, lr),
+        ``x_best`` and ``fun_best`` (those of x where the best was not tracked), ``grad_norm``,
+        and ``averaged`` with `ema`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the argument, says what it is and what to do. An exception from `fun`
+        carries the result so far in its attribute ``numadam_result``; Ctrl-C too.
+
+    Notes
+    -----
+    An x that Adam leaves at maxiter is not wrong, but not known to be near a minimum: Adam moves
+    by about lr in every iteration, so small tolerances want an lr that falls.
+
+    The gradient of a complex x is ``df/dRe(x) + 1j * df/dIm(x)``, the direction of steepest
+    ascent. JAX returns its conjugate.
+
+    References
+    ----------
+    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> def fun(x, target):
+    ...     return np.sum((x - target) ** 2), 2 * (x - target)
+    >>> res = na.minimize(fun, np.zeros(3), (np.array([1.0, 2.0, 3.0]),), jac=True, lr=0.1)
+    >>> res.success, res.x.round(4)
+    (True, array([1., 2., 3.]))
+    """
+    from numadam._minimize.compiled.objective import check_plain, is_compiled
+
+    check_options(options)
+    if track_best not in (None, True, False):
+        raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
+    maxiter = check_maxiter(maxiter)
+    x = own_copy(x0)
+    task = Task(
+        x=x,
+        args=read_args(args, is_compiled(fun)),
+        jac=jac,
+        rule=rule_class(rule),
+        lr=lr,
+        options={"bounds": read_bounds(bounds, x), **options},
+        tolerances=Tolerances.read(gtol, ftol, xtol),
+        maxiter=maxiter,
+        track_best=track_best,
+        check_every=None if check_every is None else count("check_every", check_every, 1),
+        every=every_for(history, maxiter),
+        state=state,
+        callback=callback,
+        progress=progress,
+    )
+    if is_compiled(fun):
+        if not callable(jac) and not isinstance(jac, str):
+            return _compiled(fun, task)
+        check_plain(fun, task.args)
+    return _in_python(fun, task)
+
+
+@dataclass(frozen=True)
+class Task:
+    """The arguments of `minimize`, read and checked."""
+
+    x: Any
+    args: tuple[Any, ...]
+    jac: Any
+    rule: Any
+    lr: Any
+    options: dict[str, Any]
+    tolerances: Tolerances
+    maxiter: int
+    track_best: bool | None
+    check_every: int | None
+    every: int
+    state: Any
+    callback: Any
+    progress: bool
+
+    def watch(self, optimizer: Any) -> Watch:
+        """Who is told of the iterates."""
+        return Watch(self.callback, self.progress, self.maxiter, optimizer)
+
+
+def _in_python(fun: Any, task: Task) -> OptimizeResult:
+    """An objective in Python, on NumPy or CuPy arrays."""
+    from numadam._minimize.python.stop_tests import DeviceGlance, HostGlance
+
+    optimizer = task.rule(task.x, task.lr, **task.options)
+    engine, tree = optimizer._engine, optimizer._tree
+    leaves = list(tree.flatten(task.x, "x0"))
+    box = leaf_boxes(optimizer)
+    on_host = not any(map(is_cupy_array, leaves))
+    glance: Any = (HostGlance if on_host else DeviceGlance)(engine, task.tolerances)
+    run = Run(
+        Objective(fun, task.args, task.jac, task.x, tree, box),
+        optimizer,
+        glance,
+        task.watch(optimizer),
+        task.tolerances,
+        maxiter=task.maxiter,
+        check_every=task.check_every or (1 if on_host else _DEVICE_CHECK),
+        track_best=task.track_best,
+        every=task.every,
+        state=task.state,
+    )
+    return run.go()
+
+
+def _compiled(fun: Any, task: Task) -> OptimizeResult:
+    """A compiled objective: no Python between the iterations."""
+    from numadam._minimize.compiled.objective import bridge_to, form_of
+    from numadam._minimize.compiled.single import CompiledRun
+    from numadam._minimize.compiled.state import Batch
+
+    x = task.x
+    if not is_array(x) or is_cupy_array(x) or x.ndim == 0:
+        raise TypeError(
+            "x0: a compiled fun takes one NumPy array of at least one axis. Pass fun.py_func for "
+            "the loop in Python, or numpy.atleast_1d(x0)."
+        )
+    form = form_of(fun, task.args, task.jac, many=False)
+    bridge = bridge_to(fun, form, x.dtype, x.ndim, task.args)
+    optimizer = driven(task.rule)(x[None], task.lr, **task.options)
+    batch = Batch(
+        optimizer,
+        bridge,
+        task.args,
+        task.tolerances,
+        track_best=task.track_best is not False,
+        history=task.every,
+    )
+    watch = task.watch(optimizer)
+    return CompiledRun(
+        batch, watch, maxiter=task.maxiter, check_every=task.check_every, state=task.state
+    ).go()

@@ -1,0 +1,261 @@
+"""`minimize_many`: independent problems, one a row, each with its own stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import is_cupy_array
+
+from numadam._core.rule import LR
+from numadam._minimize import stopping as st
+from numadam._minimize.arguments import check_maxiter, own_copy, read_args, read_bounds
+from numadam._minimize.compiled import desk as dk
+from numadam._minimize.observers import Bar
+from numadam._minimize.python.loop import observing
+from numadam._minimize.result import ManyResult, attach
+from numadam._minimize.rule_arguments import check_options, driven, rule_class
+from numadam._minimize.stopping import Tolerances
+from numadam.schedules.base import count
+
+
+def minimize_many(
+    fun: Any,
+    x0: Any,
+    args: Any = (),
+    *,
+    jac: Any = None,
+    bounds: Any = None,
+    lr: Any = 0.01,
+    rule: Any = "adam",
+    gtol: float | None = 1e-6,
+    ftol: float | None = 0.0,
+    xtol: float | None = 0.0,
+    maxiter: int = 10_000,
+    check_every: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> ManyResult:
+    """Minimise many independent functions side by side: a fit a pixel, many starts, many lr.
+
+    Each problem has its own stop, and one that has stopped costs nothing any more. The numbers
+    are those of `numadam.minimize` on each problem alone, whatever the others do.
+
+    Parameters
+    ----------
+    fun : function
+        Compiled by Numba: ``fun(x, g, *args) -> f`` on one problem, which writes the gradient
+        into g (it arrives as zeros), or ``fun(x, g, i, *args) -> f`` with the number of the
+        problem, or with ``jac=True`` ``fun(x, *args) -> (f, gradient)``. All cores share the
+        problems; with CuPy `x0` each thread of the GPU takes one. No array can be made there:
+        with ``jac=True`` the gradient is a tuple then.
+        In Python: on all problems at once, ``fun(X, *args)`` returns f of shape (problems,) and,
+        with ``jac=True``, a gradient of the shape of X; rows that have stopped are there, but do
+        not move.
+    x0 : array of shape (problems, ...)
+        Starts, one problem a row; not modified.
+    args : tuple, default ()
+        Further arguments of `fun`.
+    jac : True or function, optional
+        As above; a function ``jac(X, *args)`` beside a `fun` in Python.
+    bounds : sequence of (lo, hi), scipy.optimize.Bounds, (lo, hi), optional
+        As in `minimize`, for the elements of one problem; arrays in Bounds may have all of them.
+    lr : float, callable, or array, default 0.01
+        An array of shape (problems,) gives each problem its own: to try many at once. One that
+        broadcasts to `x0`, such as (1, n) for rows of n, sets it by element as well. A schedule
+        holds for all problems.
+    rule, gtol, ftol, xtol, maxiter
+        As in `minimize`.
+    check_every : int, optional
+        Iterations between two looks at an objective in Python: default 1, on a GPU 20.
+    progress : bool, default False
+        Show a bar of the iterations, and how many problems still run.
+    **options
+        Of the rule, as in `minimize`.
+
+    Returns
+    -------
+    ManyResult
+        A scipy.optimize.OptimizeResult of arrays, one entry a problem: ``x``, ``fun``, ``jac``,
+        ``nit``, ``status``, ``success``; and ``nfev``, the evaluations of all. ``best()`` is the
+        problem with the lowest f.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the argument, says what it is and what to do.
+
+    References
+    ----------
+    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+
+    Examples
+    --------
+    >>> import numba, numpy as np
+    >>> import numadam as na
+    >>> @numba.njit
+    ... def fun(x, g, i, targets):  # problem i has its own data
+    ...     g[0] = 2 * (x[0] - targets[i])
+    ...     return (x[0] - targets[i]) ** 2
+    >>> res = na.minimize_many(fun, np.zeros((3, 1)), (np.array([1.0, 2.0, 3.0]),), lr=0.1)
+    >>> res.x[:, 0].round(4), bool(res.success.all())
+    (array([1., 2., 3.]), True)
+    """
+    from numadam._minimize.compiled.objective import is_compiled
+
+    _refuse_single(options)
+    check_options(options)
+    if options.get("ema_debias"):
+        raise ValueError("ema_debias: problems stop at different iterations; use ema_warmup.")
+    x = own_copy(x0)
+    if not hasattr(x, "ndim") or x.ndim < 2:
+        raise ValueError(
+            "x0: expected one array of shape (problems, ...), one start a row, got "
+            f"{getattr(x, 'shape', type(x).__name__)}. One problem is for numadam.minimize."
+        )
+    limits = read_bounds(bounds, x, x.shape[1:])
+    rates = _own_rates(lr, x)
+    given = {"bounds": limits, **options}
+    args = read_args(args, is_compiled(fun))
+    common: dict[str, Any] = {
+        "tolerances": Tolerances.read(gtol, ftol, xtol),
+        "maxiter": check_maxiter(maxiter),
+        "progress": progress,
+    }
+    cls = rule_class(rule)
+    if is_compiled(fun):
+        if is_cupy_array(x):
+            from numadam._minimize.device.batch import minimize_on_device
+
+            return minimize_on_device(fun, x, args, jac, cls, lr, rates, given, **common)
+        return _compiled(fun, x, args, jac, cls, lr, rates, given, **common)
+    from numadam._minimize.python.batch import Rows
+
+    every = None if check_every is None else count("check_every", check_every, 1)
+    if rates is not None:
+        lr = rates.reshape(-1, *[1] * (x.ndim - 1))
+    optimizer = refuse_observers(cls(x, lr, **given))
+    return Rows(fun, x, args, jac, optimizer, check_every=every, **common).go()
+
+
+def _refuse_single(options: dict[str, Any]) -> None:
+    """Refuse what only the minimisation of one problem has."""
+    for name in ("callback", "history", "state", "track_best"):
+        if name in options:
+            raise TypeError(
+                f"{name}: minimize_many has none, got {options[name]!r:.80}. numadam.minimize has, "
+                "for one problem."
+            )
+
+
+def refuse_observers(optimizer: Any) -> Any:
+    """The optimiser, unless one of its schedules has to be told f."""
+    if observing(optimizer):
+        raise ValueError("lr: problems have an f each, and no schedule can observe all of them.")
+    return optimizer
+
+
+def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
+    """A learning rate for each problem, where `lr` is that."""
+    for k, one in enumerate(lr if isinstance(lr, (list, tuple)) else ()):
+        if callable(one):
+            raise TypeError(
+                f"lr[{k}]: expected a number, got {type(one).__name__}. A schedule holds for all "
+                "problems: pass it alone, or give each problem a call of numadam.minimize."
+            )
+    shape = getattr(lr, "shape", None)
+    if isinstance(lr, (list, tuple)):
+        try:
+            shape = np.shape(lr)
+        except ValueError as error:  # lists of unlike lengths
+            raise ValueError(f"lr: {error}") from error
+    problems = x.shape[0]
+    if shape not in ((problems,), (problems, *[1] * (x.ndim - 1))) or x.shape[1:] == shape:
+        if shape == (problems,) and problems > 1:
+            raise ValueError(
+                f"lr: an array of shape {shape} could be one for each problem or for each element "
+                f"of x; use shape {(problems, *[1] * (x.ndim - 1))} or {(1, *x.shape[1:])}."
+            )
+        return None
+    values = np.asarray(lr.get() if is_cupy_array(lr) else lr)
+    return np.array([LR.check(one) for one in values.reshape(-1)])
+
+
+def make_result(
+    codes: np.ndarray, nit: np.ndarray, nfev: int, interrupted: bool = False, **arrays: Any
+) -> ManyResult:
+    """The result of all problems from the test that held in each."""
+    if not interrupted:
+        codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
+    status = np.array([st.STATUS.get(code, -1) for code in range(st.RAISED + 1)])[codes]
+    counts = {
+        int(code): int(n) for code, n in zip(*np.unique(codes, return_counts=True), strict=True)
+    }
+    message = " ".join(f"{n} of {len(codes)}: {st.MESSAGES[code]}" for code, n in counts.items())
+    return ManyResult(
+        success=np.isin(codes, (st.GTOL, st.FTOL, st.XTOL)),
+        status=status,
+        message=message,
+        nit=nit,
+        nfev=nfev,
+        **arrays,
+    )
+
+
+def _compiled(
+    fun: Any,
+    x: Any,
+    args: tuple[Any, ...],
+    jac: Any,
+    cls: Any,
+    lr: Any,
+    rates: np.ndarray | None,
+    options: dict[str, Any],
+    *,
+    tolerances: Tolerances,
+    maxiter: int,
+    progress: bool,
+) -> ManyResult:
+    """A compiled objective on NumPy arrays: blocks of problems, on all cores."""
+    from numadam._minimize.compiled.objective import bridge_to, form_of
+    from numadam._minimize.compiled.state import Batch, raise_again
+
+    bridge = bridge_to(fun, form_of(fun, args, jac, many=True), x.dtype, x.ndim - 1, args)
+    optimizer = refuse_observers(driven(cls)(x, lr if rates is None else 1.0, **options))
+    batch = Batch(optimizer, bridge, args, tolerances, track_best=False, rates=rates)
+    bar, whole, steps = Bar(progress, maxiter), False, 0
+    try:
+        while True:
+            if not batch.advance(steps):
+                raise_again(batch)
+            bar.tell(batch.done, f"{batch.live} running")
+            steps = maxiter - batch.done
+            if batch.live == 0 or steps <= 0:
+                break
+        whole = True
+    except BaseException as error:
+        attach(error, _of_batch(batch, interrupted=True))
+        raise
+    finally:
+        bar.close(whole)
+    return _of_batch(batch)
+
+
+def _of_batch(batch: Any, interrupted: bool = False) -> ManyResult:
+    order = np.argsort(batch.order)
+    arrays = {}
+    if "average" in batch.optimizer._engine.state:
+        arrays["averaged"] = batch.optimizer.averaged[order]
+    batch.sort()
+    evaluations = int(batch.counts.sum()) + (0 if batch.first else batch.problems)
+    return make_result(
+        batch.codes,
+        batch.counts,
+        evaluations,
+        interrupted,
+        x=batch.x,
+        fun=batch.values[dk.F].copy(),
+        jac=batch.gradient,
+        grad_norm=batch.values[dk.LARGEST].copy(),
+        **arrays,
+    )

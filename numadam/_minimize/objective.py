@@ -1,0 +1,240 @@
+"""The user's objective in Python: called once at each x, checked, counted."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from array_api_compat import is_cupy_array
+
+from numadam._arrays.checks import describe
+from numadam._arrays.interop import seen
+from numadam._arrays.tree import Active
+from numadam._minimize.arguments import is_array
+
+_DIFFERENCES = ("2-point", "3-point", "cs")
+
+
+def refuse_uncompiled(fun: Any, args: tuple[Any, ...], *numbers: int) -> None:
+    """Refuse a function in Python that has room for g, as only a compiled one is called.
+
+    `numbers` stand for the number of the problem, where `fun` might take it.
+    """
+    try:
+        # not that of a function inside, which takes what its wrapper adds
+        signature = inspect.signature(fun, follow_wrapped=False)
+    except ValueError:  # some functions written in C have none
+        return
+    if _fits(signature, None, *args):
+        return
+    if _fits(signature, None, None, *args) or _fits(signature, None, None, *numbers, *args):
+        name = getattr(fun, "__name__", "fun")
+        raise TypeError(
+            f"fun: is called with x and {len(args)} args, got {name}{signature}. Pass the rest in "
+            "args, or, if it writes the gradient into g, compile it: put @numba.njit above it."
+        )
+
+
+def _fits(signature: inspect.Signature, *args: Any) -> bool:
+    try:
+        signature.bind(*args)
+    except TypeError:
+        return False
+    return True
+
+
+class Objective:
+    """f and its gradient at x, by whatever the user gave.
+
+    Parameters
+    ----------
+    fun, args, jac
+        As in `numadam.minimize`.
+    x : array or nesting
+        The parameters; fun gets copies.
+    tree : Active
+        Their structure.
+    box : list of pairs, optional
+        Bounds of each array, for finite differences.
+    """
+
+    def __init__(
+        self, fun: Any, args: tuple[Any, ...], jac: Any, x: Any, tree: Active, box: Any
+    ) -> None:
+        if not callable(fun):
+            raise TypeError(f"fun: expected a function of x, got {type(fun).__name__}.")
+        refuse_uncompiled(fun, args)
+        self._fun, self._args, self._jac, self._x, self._tree = fun, args, jac, x, tree
+        self._leaves = list(tree.flatten(x, "x0"))
+        self._shapes = [leaf.shape for leaf in self._leaves]
+        self._dtype = self._leaves[0].dtype if self._leaves else np.dtype(float)
+        self._numpy = not any(map(is_cupy_array, self._leaves))
+        self._one, self._box = tree.is_leaf, box
+        self._spare: Any = None
+        self.nfev = self.njev = 0
+        #: whether f costs nothing where the gradient is formed
+        self.together = jac is True
+        self.evaluate = self._choose(jac)
+
+    def _choose(self, jac: Any) -> Callable[[bool], tuple[Any, Any]]:
+        if jac is True:
+            return self._both
+        if callable(jac):
+            return self._apart
+        if jac is None or jac is False or (isinstance(jac, str) and jac in _DIFFERENCES):
+            self._method = jac or "2-point"
+            if not self._numpy:
+                raise TypeError("jac: finite differences are formed on NumPy arrays only.")
+            if self._dtype.kind == "c":
+                raise TypeError(
+                    f"jac: finite differences take real x, this is {self._dtype}. Let fun return "
+                    "the gradient, or minimise over real and imaginary parts."
+                )
+            self.together = True
+            return self._differences
+        raise ValueError(
+            f"jac: expected True, a function, or one of {', '.join(map(repr, _DIFFERENCES))}, "
+            f"got {jac!r}."
+        )
+
+    def _copied(self) -> Any:
+        """Give the user a copy of x, to keep or write to.
+
+        An array of the call before is taken again where nobody has kept it: fresh memory for 50M
+        numbers would take five times as long as the step.
+        """
+        if not self._one:
+            from numadam._minimize.arguments import map_leaves
+
+            return map_leaves(lambda leaf: leaf.copy(), self._x)
+        spare = self._spare
+        # three: the attribute, the variable here, and the argument of getrefcount
+        if spare is None or sys.getrefcount(spare) > 3:
+            self._spare = spare = self._x.copy()
+        else:
+            spare[...] = self._x
+        return spare
+
+    def _both(self, need_f: bool) -> tuple[Any, Any]:
+        self.nfev += 1
+        self.njev += 1
+        given = self._fun(self._copied(), *self._args)
+        try:
+            f, g = given
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"fun: with jac=True it has to return (f, gradient), got {type(given).__name__}. "
+                "Pass jac=function where the gradient is formed apart."
+            ) from None
+        return self._number(f), self._gradient(g, "fun: its gradient")
+
+    def _apart(self, need_f: bool) -> tuple[Any, Any]:
+        f = self.value() if need_f else None
+        self.njev += 1
+        g = self._jac(self._copied(), *self._args)
+        return f, self._gradient(g, "jac: the gradient")
+
+    def value(self) -> Any:
+        """Only f."""
+        self.nfev += 1
+        return self._number(self._fun(self._copied(), *self._args))
+
+    def _number(self, f: Any) -> Any:
+        if type(f) is float or type(f) is np.float64:
+            return f
+        if not self._numpy and is_cupy_array(f) and f.size == 1:
+            return f.reshape(())  # it stays on its device until it is looked at
+        if f is None:
+            raise TypeError("fun: returned None; is there a `return`?")
+        try:
+            array = np.asarray(f)
+        except (TypeError, ValueError):
+            array = np.empty(0)
+        if array.size != 1 or array.dtype.kind not in "fiub":
+            of = f" of shape {f.shape} and dtype {f.dtype}" if hasattr(f, "dtype") else ""
+            both = isinstance(f, tuple) and len(f) == 2 and self._jac is not True
+            hint = " Pass jac=True if fun returns (f, gradient)." if both else ""
+            raise TypeError(f"fun: f has to be one real number, got {type(f).__name__}{of}.{hint}")
+        return float(array.reshape(()))
+
+    def _gradient(self, g: Any, name: str) -> Any:
+        if self._one:
+            return self._leaf(g, 0, name)
+        leaves = self._tree.flatten(g, name)
+        return self._tree.unflatten([self._leaf(leaf, k, name) for k, leaf in enumerate(leaves)])
+
+    def _leaf(self, g: Any, k: int, name: str) -> Any:
+        """One gradient array in the dtype and shape of its x, C-ordered."""
+        shape, dtype = self._shapes[k], self._dtype
+        if type(g) is np.ndarray and g.dtype is dtype and g.shape == shape and self._numpy:
+            return g if g.flags.c_contiguous else np.ascontiguousarray(g)
+        if is_array(g) and is_cupy_array(g) == self._numpy:
+            raise TypeError(f"{name}: {describe(g, 'NumPy' if self._numpy else 'CuPy')}")
+        if not self._numpy:
+            g = seen(g)
+            if not is_array(g):
+                raise TypeError(f"{name}: {describe(g, 'CuPy')}")
+        elif g is None:
+            raise TypeError(f"{name} is None.")
+        else:
+            g = np.asarray(g)
+        if g.shape != shape and not (g.size == self._leaves[k].size == 1):
+            raise ValueError(f"{name} has shape {g.shape}, expected {shape} like x.")
+        if g.dtype.kind not in "fiub" + ("c" if dtype.kind == "c" else ""):
+            raise TypeError(f"{name} has dtype {g.dtype}, expected {dtype} like x.")
+        return g.astype(dtype, order="C", copy=False).reshape(shape)
+
+    def _differences(self, need_f: bool) -> tuple[Any, Any]:
+        from scipy.optimize._numdiff import approx_derivative
+
+        flat, sizes = self._flat(), [leaf.size for leaf in self._leaves]
+        f, (low, high) = self._at(flat), self._flat_box()
+        self.njev += 1
+        free = np.broadcast_to(np.asarray(low < high), flat.shape)
+        g = np.zeros(flat.shape)  # 0 where bounds leave no room to look
+        if not np.isfinite(f):
+            g[:] = np.nan
+        elif free.any():
+
+            def part(y: np.ndarray) -> Any:
+                whole = flat.astype(y.dtype)
+                whole[free] = y
+                return self._at(whole)
+
+            ends = tuple(np.broadcast_to(end, flat.shape)[free] for end in (low, high))
+            g[free] = approx_derivative(part, flat[free], method=self._method, f0=f, bounds=ends)
+        parts = np.split(g, np.cumsum(sizes)[:-1])
+        leaves = [
+            one.astype(self._dtype).reshape(shape)
+            for one, shape in zip(parts, self._shapes, strict=True)
+        ]
+        return float(f), self._tree.unflatten(leaves)
+
+    def _flat(self) -> np.ndarray:
+        return np.concatenate([leaf.reshape(-1) for leaf in self._leaves])
+
+    def _at(self, flat: np.ndarray) -> Any:
+        """F at a flat x, of any dtype: 'cs' is complex."""
+        sizes = [leaf.size for leaf in self._leaves]
+        parts = np.split(flat, np.cumsum(sizes)[:-1])
+        leaves = [
+            part.copy().reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)
+        ]
+        self.nfev += 1
+        f = self._fun(self._tree.merge(self._x, leaves), *self._args)
+        return f if flat.dtype.kind == "c" else float(self._number(f))
+
+    def _flat_box(self) -> tuple[Any, Any]:
+        if self._box is None:
+            return np.float64(-np.inf), np.float64(np.inf)
+        ends = []
+        for side in (0, 1):
+            parts = [
+                np.broadcast_to(np.asarray(pair[side], self._dtype), shape).reshape(-1)
+                for pair, shape in zip(self._box, self._shapes, strict=True)
+            ]
+            ends.append(np.concatenate(parts))
+        return ends[0], ends[1]

@@ -1,0 +1,1 @@
+"""The loop of a minimisation whose objective is Python."""

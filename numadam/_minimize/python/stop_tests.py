@@ -1,0 +1,171 @@
+"""What the loop in Python looks at between two steps: the largest numbers, on CPU and GPU."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+from numba import boolean, carray, float64, int64
+
+from numadam._core import plan as pl
+from numadam._cpu import validate as dr
+from numadam._cpu.compiled import twins
+from numadam._jit import pointers as hd
+from numadam._jit.functions import cast, shared
+from numadam._jit.pointers import as_pointer, load64
+from numadam._minimize.compiled import look
+from numadam._minimize.stopping import Tolerances, verdict
+
+#: address of x, object of g, address of x before, numbers, addresses of bounds, bounds, f and f
+#: before, whether there is an iterate before, address of out -> what the tests say
+SIGNATURE = int64(
+    int64, int64, int64, int64, int64, int64, float64, float64, float64, float64, boolean, int64
+)
+#: Rows of `out`: what `verdict` is asked with, and the tolerances.
+_LARGEST, _MOVED, _SIZE, _TOLERANCES = 0, 1, 2, 3
+
+
+def _make_glance(name: str, real: np.dtype[Any], box: str) -> Any:
+    """Look at one array and judge it; `out` gets the largest numbers."""
+    wrap, one, check = shared, real.type(1), verdict
+    steep, far, large = (
+        look.make_largest(element, wrap) for element in (look.projected, look.moved, look.itself)
+    )
+
+    def glance(x_at, g_object, before_at, n, low_at, high_at, lo, hi, f, f_before, later, out_at):
+        out = carray(as_pointer(out_at), 6, np.float64)
+        x = carray(as_pointer(x_at), n, real)
+        g = carray(as_pointer(load64(g_object + hd.DATA)), n, real)
+        if box == "array":
+            low, high = carray(as_pointer(low_at), n, real), carray(as_pointer(high_at), n, real)
+            out[0] = steep(n, x, g, low, high, None, None)
+        elif box == "scalar":
+            ends = cast((lo, hi), one)
+            out[0] = steep(n, x, g, None, None, ends[0], ends[1])
+        else:
+            out[0] = steep(n, x, g, None, None, None, None)
+        if before_at != 0:
+            before = carray(as_pointer(before_at), n, real)
+            out[1] = far(n, x, before, None, None, None, None)
+            out[2] = large(n, x, before, None, None, None, None)
+        return check(f, f_before, out[0], out[1], out[2], later, (out[3], out[4], out[5]))
+
+    glance.__qualname__ = f"{name}.glance"
+    return glance
+
+
+@functools.cache
+def _compiled(real: np.dtype[Any], box: str) -> Any:
+    name = f"glance-{real.name}-{box}"
+    loop = _make_glance(name, real, box)
+    return twins(name, lambda: (loop, loop), SIGNATURE, ["minimizer"]).twin(parallel=False)
+
+
+def _largest(values: Sequence[float]) -> float:
+    """The largest, or NaN where one is."""
+    return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
+
+
+class HostGlance:
+    """Looks at NumPy parameters; `largest` is that of the projected gradient then."""
+
+    def __init__(self, engine: Any, tolerances: Tolerances) -> None:
+        plan, settings = engine.settings.plan, engine.settings
+        self._x, self._moves = engine.params, tolerances.xtol > 0.0
+        self._before = [np.empty_like(leaf) for leaf in self._x] if self._moves else []
+        self._tests = tolerances.gtol, tolerances.ftol, tolerances.xtol
+        self._out = np.array([0.0, 0.0, 0.0, *self._tests])
+        self._out_at, self._seen = self._out.ctypes.data, memoryview(self._out.data)
+        self._call = _compiled(plan.real, plan.bounds)
+        blocks = engine._table.blocks
+        self._calls = []
+        for j, leaf in enumerate(self._x):
+            lo, hi = settings.box(settings.rows[j]) if plan.bounds == "scalar" else (0.0, 0.0)
+            low, high = (int(blocks[dr.ADDRESS + slot, j]) for slot in (pl.LOW, pl.HIGH))
+            before = self._before[j].ctypes.data if self._moves else 0
+            numbers = leaf.size * plan.numbers
+            bounds = numbers, low, high, float(lo), float(hi)
+            self._calls.append((leaf.ctypes.data, before, bounds))
+
+    @property
+    def largest(self) -> float:
+        """Largest component of the projected gradient at the last look."""
+        return self._seen[_LARGEST]  # a third of the time of a NumPy scalar
+
+    def note(self) -> None:
+        """Keep x as it is before a step."""
+        for before, leaf in zip(self._before, self._x[: len(self._before)], strict=True):
+            before[...] = leaf
+
+    def __call__(self, grads: Sequence[Any], f: float, f_before: float, later: bool) -> int:
+        """What the tests say of this iterate."""
+        if len(self._calls) == 1:  # 0.6 us less than the loop below
+            x_at, before, bounds = self._calls[0]
+            seen = before if later else 0
+            code: int = self._call(
+                x_at, id(grads[0]), seen, *bounds, f, f_before, later, self._out_at
+            )
+            return code
+        rows = []
+        for g, (x_at, before, bounds) in zip(grads, self._calls, strict=True):
+            seen = before if later else 0
+            self._call(x_at, id(g), seen, *bounds, f, f_before, later, self._out_at)
+            rows.append(self._out[:_TOLERANCES].tolist())
+        steep, way, size = map(_largest, zip(*rows, strict=True)) if rows else (0.0, 0.0, 0.0)
+        self._out[_LARGEST] = steep
+        code = verdict(f, f_before, steep, way, size, later, self._tests)
+        return code
+
+
+class DeviceGlance:
+    """Looks at CuPy parameters: a few launches, and one wait for the GPU."""
+
+    def __init__(self, engine: Any, tolerances: Tolerances) -> None:
+        self._x, settings = engine.params, engine.settings
+        self._moves, self.largest = tolerances.xtol > 0.0, 0.0
+        self._tests = tolerances.gtol, tolerances.ftol, tolerances.xtol
+        self._before: list[Any] = []
+        plan = settings.plan
+        self._boxes: list[Any] = [None] * len(self._x)
+        if plan.bounds == "scalar":
+            self._boxes = [settings.box(row) for row in settings.rows]
+        elif plan.bounds == "array":
+            low, high = settings.per_element[pl.LOW], settings.per_element[pl.HIGH]
+            self._boxes = list(zip(low, high, strict=True))
+
+    def note(self) -> None:
+        """Keep x as it is before a step."""
+        if self._moves:
+            self._before = [leaf.copy() for leaf in self._x]
+
+    def __call__(self, grads: Sequence[Any], f: float, f_before: float, later: bool) -> int:
+        """What the tests say of this iterate."""
+        columns: list[list[Any]] = [[], [], []]
+        for j, (x, g, box) in enumerate(zip(self._x, grads, self._boxes, strict=True)):
+            xp = array_namespace(x)
+            d = g
+            if box is not None:
+                low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
+                d = xp.where(d > x - low, x - low, d)
+                d = xp.where(d < x - high, x - high, d)
+            columns[0].append(_top(xp, d))
+            if later and self._moves:
+                columns[1].append(_top(xp, x - self._before[j]))
+                columns[2].append(_top(xp, x))
+        tops = [_largest([float(value) for value in column]) for column in columns]
+        self.largest = tops[0]
+        code: int = verdict(f, f_before, *tops, later, self._tests)
+        return code
+
+
+def _top(xp: Any, x: Any) -> Any:
+    """The largest absolute real or imaginary part; NaN stays."""
+    if x.size == 0:
+        return 0.0
+    if x.dtype.kind == "c":
+        return xp.maximum(xp.max(xp.abs(x.real)), xp.max(xp.abs(x.imag)))
+    return xp.max(xp.abs(x))

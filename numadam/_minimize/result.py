@@ -1,0 +1,240 @@
+"""What a minimisation gives back."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import Any
+
+import numpy as np
+from scipy.optimize import OptimizeResult
+
+from numadam._arrays import formatting as show
+from numadam._core import plan as pl
+from numadam._minimize import stopping as st
+from numadam._optimizer.optimizer import Optimizer
+
+#: Entries of a saved run besides the state of the optimiser.
+_BEST = ("x_best", "fun_best")
+#: Entries of a result in the order in which they are shown; others follow.
+_FIRST = ("message", "success", "status", "fun", "x", "nit", "nfev", "njev", "grad_norm")
+#: What a status says of several problems.
+_STATUS_TEXT = {
+    0: "a stop test held",
+    1: "maxiter was reached",
+    2: "f is not finite",
+    3: "the gradient is not finite",
+    -1: "interrupted",
+}
+#: Lines of the history that are kept unless the user says: every so many iterations.
+_LINES = 10_000
+
+
+def every_for(history: Any, maxiter: int) -> int:
+    """Every how many iterations a line of the history is kept; 0: none."""
+    if history is None or history is True:
+        return max(1, -(-maxiter // _LINES))
+    if history is False:
+        return 0
+    from numadam.schedules.base import count
+
+    return count("history", history, 0)
+
+
+def make_history(lines: Any) -> dict[str, np.ndarray]:
+    """The kept lines (iteration, f, gradient, lr) as arrays by name."""
+    table = np.array(lines, dtype=np.float64).reshape(-1, 4)
+    return {
+        "nit": table[:, 0].astype(np.int64),
+        "fun": table[:, 1].copy(),
+        "grad_norm": table[:, 2].copy(),
+        "lr": table[:, 3].copy(),
+    }
+
+
+def save_state(optimizer: Optimizer, best: tuple[Any, float] | None) -> dict[str, Any]:
+    """All that a later run needs to go on as if this one had not stopped."""
+    saved = copy.deepcopy(dict(optimizer.state))
+    saved["t"] = int(saved["t"])
+    if best is not None:
+        saved |= dict(zip(_BEST, best, strict=True))
+    return saved
+
+
+def load_state(optimizer: Optimizer, saved: Any) -> tuple[Any, float] | None:
+    """Take a saved run over; returns a copy of the best point so far, where it still counts."""
+    if not hasattr(saved, "items") or "nit" in saved:
+        hint = " Pass its `state`: state=result.state." if hasattr(saved, "items") else ""
+        raise TypeError(
+            f"state: expected the `state` of a result, got {type(saved).__name__}.{hint}"
+        )
+    optimizer.state = {key: value for key, value in saved.items() if key not in _BEST}
+    if not all(key in saved for key in _BEST) or not np.isfinite(saved["fun_best"]):
+        return None
+    best = copy.deepcopy(saved["x_best"])
+    shapes = [leaf.shape for leaf in optimizer._tree.flatten(best, "state['x_best']")]
+    if shapes != [leaf.shape for leaf in optimizer._engine.params]:
+        raise ValueError(f"state['x_best']: expected the shapes of x0, got {shapes}.")
+    return (best, float(saved["fun_best"])) if _inside(optimizer, best) else None
+
+
+def leaf_boxes(optimizer: Optimizer) -> list[tuple[Any, Any]] | None:
+    """The bounds of each array as they hold, rounded into its dtype; None without bounds."""
+    settings = optimizer._settings
+    if settings.plan.bounds == "scalar":
+        return [settings.box(row) for row in settings.rows]
+    if settings.plan.bounds == "array":
+        per_element = settings.per_element
+        return list(zip(per_element[pl.LOW], per_element[pl.HIGH], strict=True))
+    return None
+
+
+def _inside(optimizer: Optimizer, x: Any) -> bool:
+    """Whether x keeps the bounds: those of the saved run may have been others."""
+    boxes = leaf_boxes(optimizer)
+    if boxes is None:
+        return True
+    leaves = optimizer._tree.flatten(x, "state['x_best']")
+    return all(
+        bool(((leaf >= low) & (leaf <= high)).all())
+        for leaf, (low, high) in zip(leaves, boxes, strict=True)
+    )
+
+
+class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
+    """The result of one problem, in SciPy's form; history and state are shown in a few words.
+
+    Examples
+    --------
+    >>> import numadam as na
+    >>> na.minimize(lambda x: (x @ x, 2 * x), [1.0, 2.0], jac=True, rule="sgd", lr=0.25, maxiter=2)
+       message: The number of iterations has reached maxiter.
+       success: False
+        status: 1
+           fun: 0.3125
+             x: [ 2.500e-01  5.000e-01]
+           nit: 2
+           jac: [ 5.000e-01  1.000e+00]
+          nfev: 3
+          njev: 3
+        x_best: [ 2.500e-01  5.000e-01]
+      fun_best: 0.3125
+     grad_norm: 1.0
+       history: 3 iterations of nit, fun, grad_norm, lr
+         state: to go on from nit=2: state=result.state
+    """
+
+    def _brief(self) -> dict[str, Any]:
+        shown = dict(self)
+        if "history" in self:
+            kept, names = len(self.history["nit"]), ", ".join(self.history)
+            shown["history"] = f"{show.count(kept, 'iteration')} of {names}"
+        if "state" in self:
+            shown["state"] = f"to go on from nit={self.nit}: state=result.state"
+        return shown
+
+    def __repr__(self) -> str:
+        return repr(OptimizeResult(self._brief()))
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        shown = self._brief()
+        first = [name for name in _FIRST if name in shown]
+        names = [*first, *(name for name in shown if name not in first)]
+        rows = [
+            (name, shown[name] if isinstance(shown[name], str) else show.brief(shown[name]))
+            for name in names
+        ]
+        return show.table("Result of numadam.minimize", rows)
+
+
+def finish(code: int, message: str | None = None, **entries: Any) -> Result:
+    """A result in SciPy's form."""
+    return Result(
+        success=code in (st.GTOL, st.FTOL, st.XTOL),
+        status=st.STATUS[code],
+        message=message or st.MESSAGES[code],
+        **entries,
+    )
+
+
+def attach(error: BaseException, result: OptimizeResult) -> None:
+    """Let an exception carry the run that it ended."""
+    where = f" at iteration {result.nit}" if isinstance(result.nit, int) else ""
+    with contextlib.suppress(AttributeError, TypeError):  # exceptions that take no attribute
+        error.numadam_result = result  # type: ignore[attr-defined]  # a new one
+        error.add_note(
+            f"numadam: the run ended{where}; the result so far is `numadam_result` of this "
+            "exception."
+        )
+
+
+class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
+    """The results of many problems: arrays with one entry a problem, shown as counts and ranges.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> def fun(X):
+    ...     return np.sum(X**2, axis=1), 2 * X
+    >>> na.minimize_many(fun, np.ones((50, 2)), jac=True, lr=0.1, maxiter=1)
+     problems: 50, x of shape (50, 2): 1 array, 100 float64, cpu
+      success: 0 of 50
+     status 1: 50: maxiter was reached
+          fun: 1.62 to 1.62, median 1.62
+    grad_norm: 1.8 to 1.8, median 1.8
+          nit: 1 to 1, median 1
+         nfev: 100
+    """
+
+    def best(self) -> Result:
+        """The problem with the lowest finite f, as a result of its own with its `index`."""
+        fun = _on_host(self.fun)
+        if not np.isfinite(fun).any():
+            raise ValueError("best: f is finite in none of the problems.")
+        index = int(np.argmin(np.where(np.isfinite(fun), fun, np.inf)))
+        one = {
+            name: self[name][index]
+            for name in ("x", "fun", "jac", "nit", "status", "success")
+            if name in self
+        }
+        return Result(index=index, **one)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """What there is of all problems: counts and ranges."""
+        count, outline = len(self.nit), show.outline([self.x])
+        rows = [("problems", f"{count:,}, x of shape {self.x.shape}: {outline}")]
+        rows.append(("success", f"{int(np.sum(self.success)):,} of {count:,}"))
+        for status, text in _STATUS_TEXT.items():
+            number = int(np.sum(self.status == status))
+            if number:
+                rows.append((f"status {status}", f"{number:,}: {text}"))
+        for name in ("fun", "grad_norm", "nit"):
+            if name in self and count:
+                rows.append((name, _spread(_on_host(self[name]))))
+        rows.append(("nfev", f"{self.nfev:,}"))
+        return rows
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:>{width}}: {text}" for name, text in rows)
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        return show.table("Result of numadam.minimize_many", self._rows())
+
+
+def _on_host(array: Any) -> np.ndarray:
+    return np.asarray(array.get() if hasattr(array, "get") else array)
+
+
+def _spread(values: np.ndarray) -> str:
+    """Least, median and largest of the finite ones."""
+    seen = values[np.isfinite(values)]
+    if not len(seen):
+        return "none is finite"
+    low, middle, high = map(show.number, (seen.min(), np.median(seen), seen.max()))
+    lost = len(values) - len(seen)
+    return f"{low} to {high}, median {middle}" + (f"; {lost:,} not finite" if lost else "")

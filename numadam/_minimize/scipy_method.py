@@ -1,0 +1,99 @@
+"""`scipy_adam`: a method for `scipy.optimize.minimize`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from scipy.optimize import OptimizeResult
+
+from numadam._minimize.minimize import minimize
+
+
+def scipy_adam(
+    fun: Any,
+    x0: Any,
+    args: tuple[Any, ...] = (),
+    *,
+    jac: Any = None,
+    hess: Any = None,
+    hessp: Any = None,
+    bounds: Any = None,
+    constraints: Any = (),
+    callback: Any = None,
+    tol: float | None = None,
+    disp: bool = False,
+    **options: Any,
+) -> OptimizeResult:
+    """Adam as a method of SciPy: ``scipy.optimize.minimize(..., method=numadam.scipy_adam)``.
+
+    Parameters
+    ----------
+    fun, x0, args, jac, bounds, callback
+        As SciPy passes them on; x0 is an array of one axis.
+    hess, hessp
+        Not used; a RuntimeWarning says so.
+    constraints
+        Refused: Adam knows bounds only.
+    tol : float, optional
+        Sets `gtol`, unless `options` has one.
+    disp : bool, default False
+        Print the outcome.
+    **options
+        ``options={...}`` of SciPy: `lr`, `rule`, `gtol`, `ftol`, `xtol`, `maxiter`, `state`,
+        `progress` and the options of the rule, as in `numadam.minimize`.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        As `numadam.minimize`.
+
+    Raises
+    ------
+    ValueError
+        For constraints.
+
+    Notes
+    -----
+    SciPy makes ``jac="2-point"``, ``"3-point"`` and ``"cs"`` None before it calls a method of the
+    user's: 2-point differences are taken then. `numadam.minimize` takes all of them.
+
+    References
+    ----------
+    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+
+    Examples
+    --------
+    >>> import scipy.optimize
+    >>> import numadam as na
+    >>> res = scipy.optimize.minimize(
+    ...     scipy.optimize.rosen, [0.5, 0.5], jac=scipy.optimize.rosen_der,
+    ...     method=na.scipy_adam, options={"lr": 0.02},
+    ... )
+    >>> res.success, res.x.round(3)
+    (True, array([1., 1.]))
+    """
+    if constraints is not None and len(_as_list(constraints)):
+        raise ValueError("constraints: Adam knows bounds only; use a method of SciPy for others.")
+    for name, given in (("hess", hess), ("hessp", hessp)):
+        if given is not None:
+            warnings.warn(f"scipy_adam does not use {name}.", RuntimeWarning, stacklevel=2)
+    if tol is not None:
+        options.setdefault("gtol", tol)
+    fun, jac = _unwrapped(fun, jac)
+    result = minimize(fun, x0, args, jac=jac, bounds=bounds, callback=callback, **options)
+    if disp:
+        print(f"{result.message}\n  f: {result.fun}\n  iterations: {result.nit}")
+    return result
+
+
+def _as_list(constraints: Any) -> list[Any]:
+    return list(constraints) if isinstance(constraints, (list, tuple)) else [constraints]
+
+
+def _unwrapped(fun: Any, jac: Any) -> tuple[Any, Any]:
+    """What the user gave: SciPy takes a fun that returns f and gradient apart into two."""
+    whole = getattr(fun, "fun", None)
+    if whole is not None and getattr(jac, "__self__", None) is fun:
+        return whole, True
+    return fun, jac

@@ -1,0 +1,40 @@
+"""Options as attributes: what may be changed afterwards, and what may not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    from numadam._optimizer.base import Held
+
+
+class hyper:
+    """A float hyperparameter, or a callable of the steps taken; checked when set."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> hyper: ...
+    @overload
+    def __get__(self, instance: Held, owner: type) -> Any: ...
+    def __get__(self, instance: Held | None, owner: type) -> Any:
+        return self if instance is None else instance._settings.options[self._name]
+
+    def __set__(self, instance: Held, value: Any) -> None:
+        with instance._lock:
+            instance._settings.set(self._name, value)
+            instance._note_schedules()
+
+
+class fixed:
+    """An option that is set when the optimiser is made, and read only after."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else instance._settings.options[self._name]
+
+    def __set__(self, instance: Any, value: object) -> None:
+        raise AttributeError(f"{self._name}: cannot be changed: make a new optimiser instead.")

@@ -1,0 +1,301 @@
+"""What an optimiser holds and shows: parameters, options, state, gradient buffers, copies."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from numadam._arrays import formatting as show
+from numadam._arrays.interop import views
+from numadam._arrays.tree import Active, Tree, same_objects
+from numadam._core import options as op
+from numadam._core.rule import LR, RuleSpec
+from numadam._jit import forks
+from numadam._optimizer.dispatch import engine_for
+from numadam._optimizer.state import State
+from numadam._settings.bounds import leaf_bounds
+from numadam._settings.groups import group_overrides
+from numadam._settings.learning_rate import is_plain
+from numadam._settings.settings import Settings
+
+
+def _owned(option: Any) -> Any:
+    """The same containers and numbers with copies of the arrays."""
+    if type(option) is dict:
+        return {key: _owned(value) for key, value in option.items()}
+    if type(option) in (list, tuple):
+        return type(option)(map(_owned, option))
+    return option.copy() if isinstance(getattr(option, "size", None), int) else option
+
+
+class Held:
+    """All of an optimiser but its steps."""
+
+    rule: ClassVar[RuleSpec]
+    _lock: Any
+    _engine_for = staticmethod(engine_for)
+
+    def _setup(
+        self, params: Any, lr: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
+    ) -> None:
+        forks.give_lock(self)
+        # arrays among the options are taken as they are now, by a copy of this optimiser as well
+        shared, own = _owned(dict(shared)), _owned(dict(own))
+        options = op.check(self.rule, type(self).__name__, shared, own)
+        on_device = options["capturable"] and is_plain(lr)
+        rate = LR.check_or_schedule(lr) if is_plain(lr) else _owned(lr)
+        lr, self._lr = lr if on_device else rate, rate
+        self._params = params
+        whole = Tree(params)
+        overrides = group_overrides(self.rule, options, lr, whole)
+        self._tree = tree = Active(whole, [not one.get("frozen", False) for one in overrides])
+        leaves, names = tree.flatten(params, "params"), tree.names("params")
+        if whole.size and not leaves:
+            raise ValueError("groups: every array is frozen, there is nothing to optimise.")
+        engine = self._engine_for(leaves, names)
+        #: the objects in the containers, which the optimiser may see through views
+        self._given = leaves
+        leaves = views(leaves, engine.home, written=True)
+        engine.check_params(leaves, names)
+        pairs = leaf_bounds(options["bounds"], tree, leaves, names)
+        self._settings = Settings(self.rule, options, leaves, names, tree.select(overrides), pairs)
+        if options["capturable"]:
+            self._lr = self._settings.rate_array = engine.rate_array(lr, leaves)
+        self._engine = engine(self._settings, leaves, names)
+        self._grads: Any = None
+        self._grad_leaves: list[Any] = []
+        self._note_schedules()
+
+    def _note_schedules(self) -> None:
+        """Whether nothing changes from step to step, so that a step need not ask for it."""
+        self._steady = isinstance(self._lr, float) and not self._settings.has_schedules
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """All options as they are now."""
+        return self._settings.options
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse a name that this class does not know: it would be ignored."""
+        known = name.startswith("_") or hasattr(type(self), name)
+        if not known and type(self).__module__.startswith("numadam."):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set.")
+        super().__setattr__(name, value)
+
+    @property
+    def params(self) -> Any:
+        """The parameters, as they were passed: the arrays themselves."""
+        return self._params
+
+    @property
+    def t(self) -> int:
+        """Steps taken so far."""
+        return self._engine.t
+
+    @property
+    def skipped(self) -> int:
+        """Steps that ``nonfinite="skip"`` left out so far."""
+        return self._engine.skipped[0]
+
+    @property
+    def grad_norm(self) -> Any:
+        """Euclidean norm of the gradients of the last step, before any clip; NaN before it.
+
+        A list, one for each array, with `clip_array_norm`. It is there where the norm is formed:
+        with `clip_norm` (which may be infinite), `clip_array_norm` or a guard.
+        """
+        if not self._settings.plan.norm:
+            raise AttributeError(
+                "grad_norm: is not formed by these options; ask for it with clip_norm=numpy.inf."
+            )
+        return self._engine.grad_norm
+
+    @property
+    def averaged(self) -> Any:
+        """The average of the parameters that `ema` keeps, as new arrays in their structure."""
+        if "average" not in self._engine.state:
+            raise AttributeError(
+                "averaged: there is no average; make the optimiser with ema=0.999."
+            )
+        with self._lock:
+            views, scale = self._engine.state["average"], 1.0
+            if self._settings.options["ema_debias"]:
+                if self.t == 0:  # the mean of nothing: what it begins to follow
+                    dtype = self._engine.state_dtype("average")
+                    return self._tree.unflatten([p.astype(dtype) for p in self._engine.params])
+                scale = 1.0 / (1.0 - self._settings.options["ema"] ** self.t)
+            copies = [view.copy(order="K") for view in views]
+            for one in copies:
+                one *= one.dtype.type(scale)
+            return self._tree.unflatten(copies)
+
+    @property
+    def lr(self) -> Any:
+        """The learning rate: a float, a callable of the steps already taken, or per array.
+
+        With ``capturable=True`` a 0-d array on the GPU; what is assigned is written into it.
+        """
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        if not is_plain(self._lr) or not is_plain(value):
+            raise AttributeError(
+                "lr: arrays of step sizes are fixed when the optimiser is made: make a new one."
+            )
+        with self._lock:
+            if self._settings.rate_array is not None:
+                self._lr[...] = LR.check(value)
+                return
+            self._lr = LR.check_or_schedule(value)
+            self._note_schedules()
+
+    @property
+    def grads(self) -> Any:
+        """Gradient buffers that the optimiser owns, in the structure of the parameters.
+
+        Write into them (``opt.grads["w"][...] = g``) and call `step` without an argument: one
+        flat buffer holds them all. They begin as zeros. Assigning to `grads` copies values in.
+        """
+        with self._lock:
+            if self._grads is None:
+                leaves = self._engine.gradients()
+                self._grad_leaves, self._grads = leaves, self._tree.unflatten(leaves)
+            return self._grads
+
+    @grads.setter
+    def grads(self, value: Any) -> None:
+        leaves = self._engine.check_arrays("grads", self._tree.flatten(value, "grads"))
+        staged = [leaf.copy() for leaf in leaves]  # an entry may be a view of another's buffer
+        with self._lock:
+            self._refuse_replaced(self.grads, self._grad_leaves, "opt.grads")
+            for leaf, buffer in zip(staged, self._grad_leaves, strict=True):
+                buffer[...] = leaf
+
+    def _own_gradients(self) -> Sequence[Any]:
+        if self._grads is None:
+            raise ValueError(
+                "grads: none were passed, and opt.grads was never filled. Call opt.step(grads), "
+                "or write into opt.grads first."
+            )
+        self._refuse_replaced(self._grads, self._grad_leaves, "opt.grads")
+        return self._grad_leaves
+
+    def _refuse_replaced(self, tree: Any, leaves: Sequence[Any], name: str) -> None:
+        """Refuse a container in which another object took the place of an array."""
+        now = self._tree.flatten(tree, name)
+        if not same_objects(now, leaves):
+            same = list(map(operator.is_, now, leaves))
+            leaf = self._tree.names(name)[same.index(False)]
+            raise ValueError(
+                f"{leaf}: was replaced by another object, but the optimiser holds the array that "
+                f"was there. Write into that: {leaf}[...] = x."
+            )
+
+    @property
+    def state(self) -> State:
+        """The state arrays and t: read as views, copied in on assignment.
+
+        ``opt.state["m"]`` is the first moment in the structure of the parameters;
+        ``opt.state = saved`` checks all of `saved` and then takes it over whole.
+        """
+        return State(self)
+
+    @state.setter
+    def state(self, saved: Mapping[str, Any]) -> None:
+        State(self).update(saved)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            state = {
+                name: [view.copy() for view in views] for name, views in self._engine.state.items()
+            }
+            return {
+                "params": self._params,
+                "lr": self._lr,
+                "options": dict(self._options),
+                "decays": self._settings.plan.decay != "",
+                "counters": {k: v.copy() for k, v in self._engine.counters.items()},
+                "state": state,
+            }
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        options = saved["options"]
+        # 0 for a while only: made with another, it has the step that takes one
+        paused = saved["decays"] and options["weight_decay"] == 0.0
+        made = {**options, "weight_decay": 1.0} if paused else options
+        self._setup(saved["params"], saved["lr"], {}, made)
+        if paused:
+            self._settings.set("weight_decay", options["weight_decay"])
+        self._engine.load(saved["counters"], saved["state"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy parameters, state and t of one moment, whatever other threads do."""
+        with self._lock:
+            twin = type(self).__new__(type(self))
+            memo[id(self)] = twin
+            twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
+
+    def _shown(self) -> dict[str, str]:
+        """The options that are not the usual ones, in a few words each."""
+        kind: Any = type(self)
+        usual = usual_options(kind)
+        options = {"lr": self._lr, **self._options}
+        return {
+            name: show.brief(value)
+            for name, value in options.items()
+            if name == "lr" or not _is(value, usual[name])
+        }
+
+    def __repr__(self) -> str:
+        """The rule, lr, the options that are not the usual ones, t, and what it works on.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> na.Adam({"w": np.zeros((4, 3)), "b": np.zeros(3)}, clip_norm=1.0)
+        Adam(lr=0.001, clip_norm=1.0, t=0; 2 arrays, 15 float64, cpu)
+        """
+        options = ", ".join(f"{name}={value}" for name, value in self._shown().items())
+        arrays = show.outline(self._engine.params)
+        return f"{type(self).__name__}({options}, t={self.t}; {arrays})"
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        state = [leaf for leaves in self._engine.state.values() for leaf in leaves]
+        held = ", ".join(self._engine.state) or "none"
+        room = show.nbytes(sum(leaf.nbytes for leaf in state))
+        rows = [
+            *self._shown().items(),
+            ("t", f"{self.t:,}"),
+            ("params", show.outline(self._engine.params)),
+            ("state", f"{held} ({room})"),
+        ]
+        return show.table(type(self).__name__, rows)
+
+
+@functools.cache
+def usual_options(kind: Any) -> dict[str, Any]:
+    """The options of a class of optimisers as they are where the user says nothing."""
+    usual = {**op.DEFAULTS, "decoupled": kind.rule.decoupled}
+    for base in reversed(kind.__mro__):
+        if issubclass(base, Held) and "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters
+            usual |= {
+                name: one.default
+                for name, one in parameters.items()
+                if one.default is not one.empty
+            }
+    return usual
+
+
+def _is(value: Any, usual: Any) -> bool:
+    # an option that holds arrays has no truth value of its own
+    plain = isinstance(value, (float, int, str)) and isinstance(usual, (float, int, str))
+    return value is usual or (plain and value == usual)

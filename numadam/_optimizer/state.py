@@ -1,0 +1,125 @@
+"""The state of an optimiser as a mapping: views out, copies in, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from numadam._arrays import formatting as show
+
+if TYPE_CHECKING:
+    from numadam._optimizer.base import Held
+
+
+class State(MutableMapping[str, Any]):
+    """State arrays by name, and ``"t"``, the steps taken.
+
+    Reading gives arrays that show the state itself, in containers made anew: write into an array
+    (``opt.state["m"]["w"][...] = x``) or assign a whole entry. An assignment copies: it is
+    checked first, and then done whole.
+    """
+
+    def __init__(self, optimizer: Held) -> None:
+        self._optimizer = optimizer
+
+    def __getitem__(self, name: str) -> Any:
+        engine = self._optimizer._engine
+        if name in engine.counters:
+            return engine.counters[name]
+        return self._optimizer._tree.unflatten([view.view() for view in engine.state[name]])
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self:
+            raise KeyError(f"{name!r}: this optimiser's state is {list(self)}.")
+        self._load({name: value})
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"state[{name!r}] cannot be deleted: the next step needs it.")
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._optimizer._engine.counters
+        yield from self._optimizer._engine.state
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def update(self, saved: Mapping[str, Any], /) -> None:  # type: ignore[override]  # no pairs, no keywords
+        """Take over a whole saved state."""
+        if not isinstance(saved, Mapping):
+            raise TypeError(
+                f"state: expected a mapping such as opt.state, got {type(saved).__name__}."
+            )
+        if set(saved) != set(self):
+            raise ValueError(
+                f"state: expected the entries {sorted(self)}, got {sorted(saved)}. Was it saved "
+                "by an optimiser of another kind or with other options?"
+            )
+        self._load(saved)
+
+    def _load(self, entries: Mapping[str, Any]) -> None:
+        owner = self._optimizer
+        with owner._lock:
+            known = owner._engine.counters
+            counters = {
+                name: _counter(name, value, known[name])
+                for name, value in entries.items()
+                if name in known
+            }
+            arrays = {
+                name: self._check(name, value)
+                for name, value in entries.items()
+                if name not in known
+            }
+            owner._engine.load(counters, arrays)
+
+    def _check(self, name: str, value: Any) -> list[Any]:
+        title = f"state[{name!r}]"
+        return self._optimizer._engine.check_arrays(
+            title,
+            self._optimizer._tree.flatten(value, title),
+            self._optimizer._engine.state_dtype(name),
+        )
+
+    def __repr__(self) -> str:
+        """T and the names of the arrays.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> na.Adam(np.zeros(3)).state
+        State(t=0, arrays: m, v)
+        """
+        names = ", ".join(self._optimizer._engine.state)
+        return f"State(t={self._optimizer.t}, arrays: {names or 'none'})"
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        engine = self._optimizer._engine
+        counters = [(name, str(value.tolist())) for name, value in engine.counters.items()]
+        arrays = [(name, show.outline(leaves)) for name, leaves in engine.state.items()]
+        return show.table(f"State of {type(self._optimizer).__name__}", [*counters, *arrays])
+
+
+def _counter(name: str, value: Any, now: Any) -> Any:
+    """A counter or a running product from outside, checked."""
+    if now.dtype.kind == "f":
+        products = np.asarray(value, dtype=float)
+        if products.shape != now.shape or not np.all(np.isfinite(products)):
+            raise ValueError(
+                f"state[{name!r}]: expected finite numbers of shape {now.shape}, got {value!r}."
+            )
+        return products
+    try:
+        t = int(value)
+        whole = 0 <= t < 2**53 and t == value
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        steps = "steps" if name == "t" else "calls"
+        raise ValueError(
+            f"state[{name!r}]: expected a whole number of {steps} >= 0, got {value!r}."
+        )
+    return t

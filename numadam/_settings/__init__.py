@@ -1,0 +1,1 @@
+"""Options of an optimiser, resolved into a plan, groups and numbers."""

@@ -1,0 +1,333 @@
+"""`History`: what a run did, step by step, at little cost."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from numadam._arrays import formatting as show
+from numadam._arrays.tree import Tree
+from numadam.history.norms import gradient_norm, norm_of
+from numadam.schedules.base import count
+
+#: What is kept of a step; `ratio` is formed from two of them.
+_KEPT = ("t", "f", "grad_norm", "step_norm", "param_norm", "lr")
+_WIDTH = len(_KEPT)
+#: Columns in the order in which they are shown.
+COLUMNS = ("t", "f", "grad_norm", "step_norm", "param_norm", "ratio", "lr")
+
+
+class History:
+    r"""A record of a run: f, norms and learning rate at every so many steps.
+
+    It is a callback of `minimize`, and has `record` to be called after a `step` of your own:
+
+    .. math:: \text{ratio} = \frac{\|p_t - p_{t-1}\|}{\|p_t\|}
+
+    Parameters
+    ----------
+    every : int, default 1
+        Keep every so many steps; `minimize` adds the start and the end.
+    norms : bool, default True
+        Whether to form norms of parameters and step. They need a copy of the parameters and, at
+        each step that is kept, a few passes over them.
+
+    Notes
+    -----
+    Columns, all float64 but t:
+
+    - ``t``: steps taken, 0 at the start.
+    - ``f``: the objective there, NaN where it was not given.
+    - ``grad_norm``: under `record` the Euclidean norm of all gradients before any clip, of the
+      step that led there. Under `minimize` the largest component of the projected gradient at t,
+      which `gtol` is compared with.
+    - ``step_norm``: Euclidean norm of ``p_t - p_{t-1}``, the last step alone whatever `every` is;
+      NaN where the parameters one step before were not seen.
+    - ``param_norm``: Euclidean norm of the parameters.
+    - ``ratio``: ``step_norm / param_norm``. About 1e-3 is usual in training; far above it
+      a run is restless, far below it hardly moves.
+    - ``lr``: the learning rate of the step that led there, NaN where it is an array.
+
+    A history follows one run. Where t goes back (a new run, or an earlier state loaded), the
+    records from there on are dropped. It can be pickled, and does not change a bit of the run.
+
+    References
+    ----------
+    Karpathy, "CS231n: Neural networks part 3" (ratio of updates to weights), 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> history = na.History(every=10)
+    >>> x = np.array([3.0, -2.0])
+    >>> opt = na.Adam(x, lr=0.1)
+    >>> for _ in range(100):
+    ...     f, grads = np.sum(x**2), 2 * x
+    ...     opt.step(grads)
+    ...     history.record(opt, f, grads)
+    >>> history
+    History(every=10, 10 records, t=10..100, f=5.7..0.000517)
+    >>> history["lr"][-1], history["t"][:3]
+    (np.float64(0.1), array([10, 20, 30]))
+
+    As a callback:
+
+    >>> def fun(x):
+    ...     return np.sum(x**2), 2 * x
+    >>> history = na.History()
+    >>> res = na.minimize(fun, [3.0, -2.0], jac=True, lr=0.1, callback=history)
+    >>> len(history) == res.nit + 1
+    True
+    """
+
+    def __init__(self, every: int = 1, *, norms: bool = True) -> None:
+        if not isinstance(norms, bool):
+            raise TypeError(f"norms: expected True or False, got {norms!r}.")
+        self._every, self._norms = count("every", every, 1), norms
+        self._rows = array("d")  # 48 bytes a record
+        self._copy: list[Any] = []
+        self._copy_of = -1  # the step at which `_copy` was taken
+
+    @property
+    def every(self) -> int:
+        """Every how many steps a record is kept."""
+        return self._every
+
+    def record(self, opt: Any, f: Any = None, grads: Any = None) -> None:
+        """Keep what the optimiser's last step did; call it after every step.
+
+        Between the steps that are kept it returns at once.
+
+        Parameters
+        ----------
+        opt : Optimizer
+            Not modified.
+        f : float, optional
+            The objective.
+        grads : array or nesting of arrays, optional
+            The gradients of the step, for their norm. Without it, `grad_norm` of the optimiser
+            where that is formed (``clip_norm=numpy.inf`` asks for it at the cost of one read).
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where f is no number, or grads are not dense arrays in the structure of the parameters.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> x = np.ones(3)
+        >>> opt, history = na.SGD(x, lr=0.5), na.History()
+        >>> opt.step(np.full(3, 2.0))
+        >>> history.record(opt, grads=np.full(3, 2.0))
+        >>> history["grad_norm"].round(3)
+        array([3.464])
+        """
+        t = opt.t
+        if not self.wants(t) or t in (0, self._last()):  # the last: the call took no step
+            return
+        value = _number(f)
+        lr = opt.lr(t - 1) if callable(opt.lr) else opt.lr
+        norm = gradient_norm(opt, grads) if t % self._every == 0 else math.nan
+        self.see(t, value, norm, lr if isinstance(lr, float) else math.nan, opt._engine.params)
+
+    def __call__(self, intermediate_result: Any) -> None:
+        """Keep an iterate: SciPy's protocol of callbacks.
+
+        Parameters
+        ----------
+        intermediate_result : scipy.optimize.OptimizeResult
+            With x and fun; nit, grad_norm and lr where there are any. Iterates without nit are
+            counted.
+        """
+        if not hasattr(intermediate_result, "x"):
+            raise TypeError(
+                "intermediate_result: expected a result with x and fun, got "
+                f"{type(intermediate_result).__name__}. After a step of your own call "
+                "history.record(opt, f, grads)."
+            )
+        get = intermediate_result.get
+        t = get("nit", self._last() + 1)
+        norm, lr = get("grad_norm", math.nan), get("lr", math.nan)
+        x = intermediate_result.x
+        leaves = Tree(x).flatten(x, "x")
+        self.see(t, _number(get("fun")), norm, lr, leaves)
+
+    def wants(self, t: int) -> bool:
+        """Whether step t is looked at: it is kept, or the one before such a step."""
+        every = self._every
+        return t % every == 0 or (self._norms and (t + 1) % every == 0)
+
+    def gap(self, t: int) -> int:
+        """Steps from t to the next one that is looked at."""
+        left = self._every - t % self._every
+        return left - 1 if self._norms and left > 1 else left
+
+    def see(
+        self,
+        t: int,
+        f: float,
+        grad_norm: float,
+        lr: float,
+        leaves: Sequence[Any],
+        end: bool = False,
+    ) -> None:
+        """Keep step t where it is due or the end; note the parameters where the next one is."""
+        if t < self._last():
+            self._drop_from(t)
+        if (end or t % self._every == 0) and t != self._last():
+            step = param = math.nan
+            if self._norms:
+                step, param = self._moved(t, leaves), norm_of(leaves)
+            # one call that adds a whole record: Ctrl-C comes before or after
+            self._rows.extend((float(t), f, float(grad_norm), step, param, float(lr)))
+        if self._norms and (t + 1) % self._every == 0 and self._copy_of != t:
+            self._note(t, leaves)
+
+    def _moved(self, t: int, leaves: Sequence[Any]) -> float:
+        """The norm of the last step; the copy of the parameters becomes their difference."""
+        if self._copy_of != t - 1 or not _alike(self._copy, leaves):
+            return math.nan
+        self._copy_of = -1
+        with np.errstate(all="ignore"):  # the run's own numbers may be infinite
+            for one, leaf in zip(self._copy, leaves, strict=True):
+                one -= leaf
+        return norm_of(self._copy)
+
+    def _note(self, t: int, leaves: Sequence[Any]) -> None:
+        self._copy_of = -1
+        if _alike(self._copy, leaves):
+            for one, leaf in zip(self._copy, leaves, strict=True):
+                one[...] = leaf
+        else:
+            self._copy = [leaf.copy() for leaf in leaves]
+        self._copy_of = t
+
+    def _last(self) -> int:
+        """The last step kept; -1 before any."""
+        return int(self._rows[-_WIDTH]) if self._rows else -1
+
+    def _drop_from(self, t: int) -> None:
+        while self._last() >= t:
+            del self._rows[-_WIDTH:]
+        self._copy_of = -1
+
+    def clear(self) -> None:
+        """Forget all records."""
+        self._rows, self._copy, self._copy_of = array("d"), [], -1
+
+    def __len__(self) -> int:
+        return len(self._rows) // _WIDTH
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """A column as a new array."""
+        if name == "ratio":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio: np.ndarray = self["step_norm"] / self["param_norm"]
+            return ratio
+        if name not in COLUMNS:
+            raise KeyError(f"{name!r}: the columns are {', '.join(COLUMNS)}.")
+        column = np.array(self._rows[_KEPT.index(name) :: _WIDTH])
+        return column.astype(np.int64) if name == "t" else column
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """All columns as arrays by name: ``pandas.DataFrame(history.to_dict())``.
+
+        Returns
+        -------
+        dict of str to array
+            New arrays with an entry a record: int64 for ``t``, float64 for the others.
+
+        Examples
+        --------
+        >>> list(History().to_dict())
+        ['t', 'f', 'grad_norm', 'step_norm', 'param_norm', 'ratio', 'lr']
+        """
+        return {name: self[name] for name in COLUMNS}
+
+    def plot(self, columns: Sequence[str] | None = None, *, axes: Any = None) -> Any:
+        """Draw columns over t with matplotlib, one panel each.
+
+        Scales are logarithmic where all values are positive.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Default: f, grad_norm, ratio and lr, as far as there are values.
+        axes : sequence of matplotlib.axes.Axes, optional
+            One a column, to draw into. Default: a new figure of pyplot.
+
+        Returns
+        -------
+        array of matplotlib.axes.Axes
+            ``axes[0].figure`` is the figure.
+
+        Raises
+        ------
+        KeyError, ValueError
+            For a column that is not there, too few axes, or a history without records.
+        ImportError
+            Without matplotlib.
+
+        Examples
+        --------
+        >>> import numadam as na
+        >>> history = na.History()
+        >>> res = na.minimize(lambda x: (x @ x, 2 * x), [3.0, -2.0], jac=True, callback=history)
+        >>> axes = history.plot(["f", "lr"])
+        >>> axes[0].get_ylabel(), axes[0].get_yscale()
+        ('f', 'log')
+        """
+        from numadam.history.plot import draw
+
+        table = self.to_dict()
+        return draw(table, ("f", "grad_norm", "ratio", "lr"), columns, axes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the copy of the parameters stays out: it is large, and made anew
+        return {**vars(self), "_copy": [], "_copy_of": -1}
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return f"History(every={self._every}, no records)"
+        t, f = self["t"], self["f"]
+        seen = f[~np.isnan(f)]
+        ends = f", f={seen[0]:.3g}..{seen[-1]:.3g}" if len(seen) else ""
+        records = show.count(len(self), "record")
+        return f"History(every={self._every}, {records}, t={t[0]}..{t[-1]}{ends})"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, column in self.to_dict().items():
+            seen = column[~np.isnan(column)]
+            if len(seen):
+                ends = (seen[0], seen[-1], seen.min(), seen.max())
+                rows.append((name, *map(show.number, ends)))
+        head = ("", "first", "last", "least", "largest")
+        return show.table(repr(self), rows, head)
+
+
+def _alike(copies: Sequence[Any], leaves: Sequence[Any]) -> bool:
+    """Whether the copies are arrays into which the leaves fit."""
+    if len(copies) != len(leaves):
+        return False
+    return all(
+        type(one) is type(leaf) and one.shape == leaf.shape and one.dtype == leaf.dtype
+        for one, leaf in zip(copies, leaves, strict=True)
+    )
+
+
+def _number(f: Any) -> float:
+    """The objective as a float; NaN where there is none."""
+    if f is None:
+        return math.nan
+    try:
+        return float(f)
+    except (TypeError, ValueError):
+        raise TypeError(f"f: expected a number, got {type(f).__name__}.") from None
