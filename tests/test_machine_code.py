@@ -15,8 +15,9 @@ from variants import CASES, VARIANTS, plan_of
 
 from numadam import rules
 from numadam._core import element as turn
+from numadam._core.scalars import width_of
 from numadam._cpu import kernel as loops
-from numadam._jit import functions as pieces
+from numadam._jit import functions
 
 #: each formula; with `out` the first one of each rule, since the loop makes the difference
 ROWS = [pytest.param(case, False, id=case) for case in CASES] + [
@@ -35,13 +36,11 @@ def instructions(case: str, out: bool, real: Any) -> list[str]:
     plan = plan_of(*CASES[case], str(real))
     array = real[::1]
     slots = [array if plan.has(slot) else none for slot in (2, 3, 4)]
-    scalars = [
-        types.UniTuple(real, n) for n in (pieces.width_of(plan) - turn.FACTOR, turn.ZERO + 1)
-    ]
+    scalars = [types.UniTuple(real, n) for n in (width_of(plan) - turn.FACTOR, turn.ZERO + 1)]
     signature = types.void(
         int64, array, array, *slots, array if out else none, *[none] * 6, *scalars
     )
-    function = loops.make_run(plan, pieces.shared).py_func
+    function = loops.make_run(plan, functions.shared).py_func
     compiled = numba.njit(signature, error_model="numpy", no_cpython_wrapper=True)(function)
     (text,) = compiled.inspect_asm().values()
     return re.findall(r"^\s+([a-z][a-z0-9]+)\s", text, re.MULTILINE)

@@ -64,7 +64,7 @@ def as_numpy(x: Any) -> Any:
 
 def as_cupy(x: Any) -> Any:
     """An object whose `home` is CuPy as an array over its memory."""
-    from numadam._cuda.launch import require_gpu
+    from numadam._arrays.gpu import require_gpu
 
     require_gpu()
     import cupy

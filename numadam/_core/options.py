@@ -11,7 +11,8 @@ import operator
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from numadam._core.rule import LR, Hyper, RuleSpec, Schedule, at_start
+from numadam._core.hyper import LR, Hyper, Schedule, at_start
+from numadam._core.rule import RuleSpec
 
 # Columns of a row; the rule's own begin at RULE.
 (RATE, DECAY, LOSS_SCALE, CLIP_VALUE, CLIP_NORM, CLIP_ARRAY, EMA) = range(7)

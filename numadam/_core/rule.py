@@ -2,55 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from numadam._core.hyper import Hyper, at_start
+
 Scalars = tuple[float, ...]
-
-
-#: A hyperparameter as a function of the steps already taken, 0 at the first.
-Schedule = Callable[[int], float]
-
-
-@dataclass(frozen=True)
-class Hyper:
-    """A float hyperparameter: its range is ``[low, high)``.
-
-    With `closed`, `high` belongs to it; with `positive`, `low` does not.
-    """
-
-    name: str
-    low: float = 0.0
-    high: float = math.inf
-    closed: bool = False
-    positive: bool = False
-
-    def check(self, value: object) -> float:
-        """Return `value` as a float, or say what is wrong with it."""
-        kind = type(value).__name__
-        try:
-            if isinstance(value, (str, bytes, bool)):
-                raise TypeError(f"{kind} is not taken for a number")
-            number = float(value)  # type: ignore[arg-type]  # raises for what is none
-        except OverflowError:
-            number = math.inf
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{self.name}: expected a number, got {kind} ({value!r}).") from error
-        below = number <= self.high if self.closed else number < self.high
-        above = number > self.low if self.positive else number >= self.low
-        if not (above and below):
-            begin, end = "(" if self.positive else "[", "]" if self.closed else ")"
-            raise ValueError(
-                f"{self.name}: expected a number in {begin}{self.low:g}, {self.high:g}{end}, "
-                f"got {value!r}."
-            )
-        return number
-
-    def check_or_schedule(self, value: object) -> Any:
-        """As `check`; a callable of the steps taken stays, and is checked whenever it is asked."""
-        return value if callable(value) else self.check(value)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, bool]:
@@ -178,12 +136,3 @@ class RuleSpec:
     def width(self) -> int:
         """Length of the rule's part of a row of the control block."""
         return len(self.hypers) + len(self.control)
-
-
-def at_start(hyper: Hyper, value: Any) -> float:
-    """The value of a hyperparameter before the first step."""
-    return hyper.check(value(0)) if callable(value) else value
-
-
-LR = Hyper("lr")
-EPS = Hyper("eps")

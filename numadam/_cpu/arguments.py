@@ -9,81 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from numadam._arrays.layout import Layout, aligned_zeros
 from numadam._core.norms import BLOCK
 from numadam._core.plan import CHECKED, Plan
+from numadam._core.scalars import width_of
 from numadam._cpu import validate as dr
-from numadam._jit.functions import width_of
-from numadam._jit.pointers import kind_of
+from numadam._cpu.numpy_abi import kind_of
 
-_LINE = 64  # bytes of a cache line: every array of ours begins on one
-# A store and a load whose addresses agree in the last 12 bits wait for each other. Users' large
-# arrays begin at the start of a page, so ours keep a quarter of a page away from them and from
-# each other: measured 13 to 25 % less time at 100,000 to 1,000,000 elements.
-_PAGE, SKEW, _LARGE = 4_096, 1_024, 65_536
 #: Elements a parallel part has at least and at most, and the number of parts aimed at between.
 _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
-
-
-def _round_up(size: int, unit: int) -> int:
-    return -(-size // unit) * unit
-
-
-def aligned_zeros(size: int, unit: int = _LINE) -> np.ndarray:
-    """`size` zero bytes that begin on a multiple of `unit`."""
-    block = np.zeros(size + unit, np.uint8)
-    skip = -block.ctypes.data % unit
-    return block[skip : skip + size]
-
-
-class Layout:
-    """Where the leaves lie in a flat buffer: one after the other, large ones from a page on.
-
-    `phases` are the elements by which each one is shifted from there.
-    """
-
-    def __init__(
-        self,
-        shapes: Sequence[tuple[int, ...]],
-        orders: Sequence[tuple[int, ...]],
-        dtype: np.dtype,
-        phases: Sequence[int] | None = None,
-    ) -> None:
-        self.shapes, self.orders, self.dtype = list(shapes), list(orders), dtype
-        self.sizes = [math.prod(shape) for shape in shapes]
-        self.offsets: list[int] = []
-        end, self._large = 0, False
-        for size, phase in zip(self.sizes, phases or [0] * len(self.sizes), strict=True):
-            length, shift = size * dtype.itemsize, phase * dtype.itemsize
-            if length >= _LARGE:
-                end, self._large = _round_up(end, _PAGE), True
-            self.offsets.append(end + shift)
-            end += _round_up(length + shift, _LINE)
-        #: bytes from one buffer of this layout to the next
-        self.nbytes = _round_up(end, _PAGE) + SKEW if self._large else end
-
-    @staticmethod
-    def allocate(
-        head: int, layouts: Sequence[Layout], skew: int = SKEW
-    ) -> tuple[np.ndarray, list[int]]:
-        """A zeroed block of `head` bytes and a buffer of each layout; where each one begins."""
-        large = any(layout._large for layout in layouts)
-        end = max(head, skew) if large else _round_up(head, _LINE)
-        firsts = []
-        for layout in layouts:
-            firsts.append(end)
-            end += layout.nbytes
-        return aligned_zeros(end, _PAGE if large else _LINE), firsts
-
-    def views(self, buffer: np.ndarray) -> list[np.ndarray]:
-        """The leaves in a buffer of bytes, shaped and laid out as the parameters."""
-        views = []
-        for first, size, shape, order in zip(
-            self.offsets, self.sizes, self.shapes, self.orders, strict=True
-        ):
-            flat = buffer[first : first + size * self.dtype.itemsize].view(self.dtype)
-            lying = flat.reshape([shape[axis] for axis in order])
-            views.append(lying.transpose(np.argsort(order)) if order else lying.reshape(shape))
-        return views
 
 
 class Table:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from numadam._arrays.layout import SKEW, Layout
 from numadam._backend import BareStep, Engine, Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as dr
-from numadam._cpu.arguments import SKEW, Layout
 from numadam._cpu.functional import update
 from numadam._cpu.state import CpuStore
 from numadam._cpu.step import CpuPass, Named

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays import checks as ar
+from numadam._arrays.layout import Layout
 from numadam._backend import BareStep, Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as dr
-from numadam._cpu.arguments import Layout, Table
+from numadam._cpu.arguments import Table
 from numadam._cpu.step import CpuPass, check_params
 from numadam._settings.settings import Settings
 

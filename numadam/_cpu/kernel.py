@@ -5,31 +5,21 @@ Loops hold no arithmetic: that is in `turn` and in the rule's ``element``. Rules
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import carray, float64, int64, prange
 
-from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.element import make_add, make_seen, make_turn
+from numadam._core.element import make_add, make_turn
 from numadam._core.plan import Plan
+from numadam._core.scalars import make_scalars, width_of
+from numadam._cpu import norm_kernel as nk
 from numadam._cpu import validate as dr
-from numadam._jit.functions import (
-    find_leaf,
-    make_advance,
-    make_fill,
-    make_scalars,
-    make_views,
-    release_gil,
-    shared,
-    take_gil,
-    tiny,
-    width_of,
-)
+from numadam._cpu.parts import find_leaf, make_advance, make_fill, make_views
+from numadam._jit.functions import release_gil, shared, take_gil
 from numadam._jit.pointers import as_pointer, load64
 
 #: addresses of meta and ids, object address of the only gradient, apart, lr -> status (see
@@ -39,10 +29,6 @@ SIGNATURE = int64(int64, int64, int64, int64, float64)
 #: Elements from which a step lets other Python threads run (2 us on). Below, waiting for the GIL
 #: again would cost more than they could do meanwhile.
 _RELEASE_FROM = 5_000
-#: Blocks of a norm that a thread takes at a time.
-_CHUNK = 64
-#: What `settle` finds.
-_SETTLED, _AGAIN, _NOT_FINITE = range(3)
 
 
 def make_run(plan: Plan, wrap: Any) -> Any:
@@ -128,94 +114,6 @@ def _make_sum(plan: Plan, wrap: Any) -> Any:
     return wrap(add_part)
 
 
-def _make_norm(plan: Plan, wrap: Any) -> Any:
-    """The partial sums of some blocks of the gradients, as the rule will see them."""
-    seen, ranged = make_seen(plan, wrap), plan.real == np.float64
-    block = norms.make_block(seen, wrap, scaled=ranged)
-    scalars = make_scalars(width_of(plan), plan.real)
-    views, _, numbers = make_views(plan)
-    slot_x = pl.MASTER if plan.master else pl.P
-    view_x, view_g, view_total = views[slot_x], views[pl.G], views[pl.SUM]
-    view_low, view_high, each = views[pl.LOW], views[pl.HIGH], numbers[pl.G]
-
-    def norm_part(q, table, count, rows, factors, partials):
-        start, at, first = table[dr.START], table[dr.ADDRESS :], table[dr.BLOCK]
-        b, end = q * _CHUNK, q * _CHUNK + _CHUNK
-        if end > first[count]:
-            end = first[count]
-        j = find_leaf(first, count, b)
-        while b < end:
-            while b == first[j + 1]:
-                j += 1
-            size = (start[j + 1] - start[j]) * each
-            _, k = scalars(rows[table[dr.ROW, j]], factors, j)
-            x, g = view_x(at[slot_x, j], size), view_g(at[pl.G, j], size)
-            total = view_total(at[pl.SUM, j], size)
-            lo, hi = view_low(at[pl.LOW, j], size), view_high(at[pl.HIGH, j], size)
-            last = end if end < first[j + 1] else first[j + 1]
-            while b < last:
-                e = (b - first[j]) * norms.BLOCK
-                n = size - e if size - e < norms.BLOCK else norms.BLOCK
-                if n <= 0:  # a sparse gradient has fewer blocks
-                    partials[b] = 0.0
-                elif ranged:
-                    scale = norms.power(-table[dr.EXPONENT, j])
-                    partials[b] = block(e, n, x, g, total, lo, hi, (k, scale))
-                else:
-                    partials[b] = block(e, n, x, g, total, lo, hi, k)
-                b += 1
-
-    return wrap(norm_part)
-
-
-def _make_settle(plan: Plan, wrap: Any) -> Any:
-    """``settle(table, count, factors, partials, control)``: norms, clip factors, and the guard."""
-    of_all, small, ranged = plan.norm == "all", tiny(plan.real), plan.real == np.float64
-    column = op.CLIP_NORM if of_all else op.CLIP_ARRAY
-
-    def settle_one(table, j, after, factors, partials, control, place):
-        """Leaves j to `after`, taken as one array, whose norm goes to `place`."""
-        begin = table[dr.BLOCK, j]
-        total = norms.combine(partials, begin, table[dr.BLOCK, after] - begin)
-        exponent = table[dr.EXPONENT, j]
-        if ranged and exponent == 0:
-            exponent = norms.exponent_of(total)
-            if exponent != 0:
-                table[dr.EXPONENT, j:after] = exponent
-                return _AGAIN
-        factors[2, place] = norms.norm(total, exponent)
-        row = control[0]
-        pre, factor = norms.clip_factor(total, exponent, row[column], row[op.MARGIN], small)
-        for i in range(j, after):
-            factors[0, i], factors[1, i] = pre, factor
-        return _SETTLED if math.isfinite(total) else _NOT_FINITE
-
-    one = wrap(settle_one)
-
-    def settle(table, count, factors, partials, control):
-        if of_all:
-            return one(table, 0, count, factors, partials, control, count)
-        found = _SETTLED
-        for j in range(count):
-            verdict = one(table, j, j + 1, factors, partials, control, j)
-            found = _AGAIN if _AGAIN in (verdict, found) else max(found, verdict)
-        return found
-
-    return wrap(settle)
-
-
-# apart from the step and without slices, which take long to compile
-def _no_clip(count, factors):
-    for j in range(count + 1):
-        factors[0, j] = factors[1, j] = 1.0
-
-
-def _clear(table, count, factors):
-    for j in range(count + 1):
-        factors[0, j] = factors[1, j] = 1.0
-        table[dr.EXPONENT, j] = 0
-
-
 def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The whole compiled step, serial and parallel: door, scalars, norm, every part, t last.
 
@@ -227,9 +125,9 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
     part, fill, advance = _make_part(plan, wrap), make_fill(plan, wrap), make_advance(plan, wrap)
     accumulates, normed, wide = plan.accumulate, plan.norm != "", op.RULE + plan.rule.width
     add_part = _make_sum(plan, wrap) if accumulates else part
-    norm_part = _make_norm(plan, wrap) if normed else part
-    settle = _make_settle(plan, wrap) if normed else part
-    clear, no_clip = wrap(_clear), wrap(_no_clip)
+    norm_part = nk.make_norm(plan, wrap) if normed else part
+    settle = nk.make_settle(plan, wrap) if normed else part
+    clear, no_clip = wrap(nk.clear), wrap(nk.no_clip)
 
     def twin(each: Any) -> Callable[..., Any]:
         def step(meta_at, ids_at, g1, apart, lr):
@@ -258,13 +156,13 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
                 control = carray(as_pointer(meta[dr.CONTROL]), (meta[dr.GROUPS], wide), np.float64)
                 blocks = table[dr.BLOCK, count]
                 partials = carray(as_pointer(meta[dr.PARTIALS]), blocks + 1, np.float64)
-                verdict = _AGAIN
-                while verdict == _AGAIN:
+                verdict = nk.AGAIN
+                while verdict == nk.AGAIN:
                     no_clip(count, factors)
-                    for q in each((blocks + _CHUNK - 1) // _CHUNK):
+                    for q in each((blocks + nk.CHUNK - 1) // nk.CHUNK):
                         norm_part(int64(q), table, count, rows, factors, partials)
                     verdict = settle(table, count, factors, partials, control)
-                if verdict == _NOT_FINITE and meta[dr.GUARD] != dr.PROPAGATE:
+                if verdict == nk.NOT_FINITE and meta[dr.GUARD] != dr.PROPAGATE:
                     if meta[dr.GUARD] == dr.SKIP:
                         meta[dr.SKIPPED] += 1
                         meta[dr.IN_A_ROW] += 1

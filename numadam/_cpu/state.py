@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays import checks as ar
+from numadam._arrays.layout import Layout
 from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as dr
-from numadam._cpu.arguments import Layout, Table, addresses
+from numadam._cpu.arguments import Table, addresses
 from numadam._cpu.step import check_params
 from numadam._settings.settings import Settings
 

@@ -19,8 +19,8 @@ from numba import carray, int64, types
 from numba.extending import intrinsic
 
 from numadam._core.plan import CHECKED, OUT, SLOTS, G, P
-from numadam._jit import pointers as hd
-from numadam._jit.pointers import inner, load32, load64
+from numadam._cpu import numpy_abi as abi
+from numadam._jit.pointers import as_pointer, inner, load32, load64
 
 # --- the table: int64 blocks of one optimiser, so that a step passes few arguments --------------
 # `meta`: scalars, the addresses of the other blocks, and last the counters, so that they lie
@@ -64,25 +64,25 @@ def unpack_status(status: int) -> tuple[int, int, int]:
 @inner
 def _check_array(o, slot, j, written, meta, table, dims):
     """One header against the table; notes the address, or that of the work array."""
-    kind = load64(o + hd.TYPE)
+    kind = load64(o + abi.TYPE)
     if kind != meta[NDARRAY] and kind != table[SUBTYPE, j]:
         return BAD_TYPE
-    if load64(load64(o + hd.DESCR) + hd.KIND) != meta[KIND + slot]:
+    if load64(load64(o + abi.DESCR) + abi.KIND) != meta[KIND + slot]:
         return BAD_DTYPE
-    flags = load32(o + hd.FLAGS)
-    if written and flags & hd.WRITEABLE == 0:
+    flags = load32(o + abi.FLAGS)
+    if written and flags & abi.WRITEABLE == 0:
         return READ_ONLY
     nd, place, item = table[ND, j], table[PLACE, j], meta[ITEM + slot]
-    if load32(o + hd.NDIM) != nd:
+    if load32(o + abi.NDIM) != nd:
         return BAD_SHAPE
-    shape, strides = load64(o + hd.SHAPE), load64(o + hd.STRIDES)
+    shape, strides = load64(o + abi.SHAPE), load64(o + abi.STRIDES)
     for k in range(nd):
         if load64(shape + 8 * k) != dims[place + k]:
             return BAD_SHAPE
-    table[ADDRESS + slot, j] = load64(o + hd.DATA)
-    if flags & hd.ALIGNED != 0 and hd.is_dense(shape, strides, dims[place + nd :], nd, item):
+    table[ADDRESS + slot, j] = load64(o + abi.DATA)
+    if flags & abi.ALIGNED != 0 and abi.is_dense(shape, strides, dims[place + nd :], nd, item):
         return OK
-    if written and hd.overlaps_itself(shape, strides, nd, item):
+    if written and abi.overlaps_itself(shape, strides, nd, item):
         return SELF_OVERLAP
     if table[WORK + slot, j] == 0:
         return NEEDS_WORK
@@ -132,7 +132,7 @@ def _find_overlap(meta, ids, g1, only_out, spans, count):
             o = g1 if slot == G and g1 != 0 else ids[slot, j]
             if o == 0:  # the constructor checks the parameters alone
                 continue
-            first, last = hd.bounds(o, meta[ITEM + slot])
+            first, last = abi.bounds(o, meta[ITEM + slot])
             a, b = 0, count  # the first written span that ends behind the array's start
             while a < b:
                 c = (a + b) // 2
@@ -163,7 +163,7 @@ def _check(meta, ids, g1, table, dims, spans, apart):
             if what != OK:
                 return what + 16 * (slot + 8 * j)
             if written:
-                spans[LOW, count], spans[HIGH, count] = hd.bounds(o, meta[ITEM + slot])
+                spans[LOW, count], spans[HIGH, count] = abi.bounds(o, meta[ITEM + slot])
                 count += 1
     return OK if apart != 0 else _find_overlap(meta, ids, g1, only_out, spans, count)
 
@@ -180,7 +180,7 @@ def _move_strided(stage, meta, ids, g1, table, dims):
             work = table[WORK + slot, j]
             if present and work != 0 and table[ADDRESS + slot, j] == work:
                 nd, place = table[ND, j], table[PLACE, j]
-                hd.copy(
+                abi.copy(
                     table[SOURCE + slot, j],
                     dims[place:],
                     dims[place + nd :],
@@ -204,12 +204,12 @@ def door(stage, meta_at, ids_at, g1, apart):
     signal handler can change it. `apart` says that Python has looked at arrays whose bounds
     overlap and found no shared element.
     """
-    meta = carray(hd.as_pointer(meta_at), META, np.int64)
+    meta = carray(as_pointer(meta_at), META, np.int64)
     count = meta[COUNT]
-    ids = carray(hd.as_pointer(ids_at), (CHECKED, count), np.int64)
-    table = carray(hd.as_pointer(meta[TABLE]), (ROWS, count + 1), np.int64)
-    dims = carray(hd.as_pointer(meta[DIMS]), meta[NDIMS], np.int64)
-    spans = carray(hd.as_pointer(meta[SPANS]), (3, meta[NSPANS]), np.int64)
+    ids = carray(as_pointer(ids_at), (CHECKED, count), np.int64)
+    table = carray(as_pointer(meta[TABLE]), (ROWS, count + 1), np.int64)
+    dims = carray(as_pointer(meta[DIMS]), meta[NDIMS], np.int64)
+    spans = carray(as_pointer(meta[SPANS]), (3, meta[NSPANS]), np.int64)
     if stage == ENTER:
         status = _check(meta, ids, g1, table, dims, spans, apart)
         if status != OK:

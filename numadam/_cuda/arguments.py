@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from numadam._arrays.layout import Layout
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
-from numadam._cpu.arguments import Layout
 from numadam._cuda import kernel_spec as cp
 from numadam._cuda import launch as policy
 from numadam._cuda.memory import WIDEST

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numadam._arrays.gpu import require_bfloat16, require_gpu
 from numadam._backend import BareStep, Engine, Leaves
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._cuda import validate as ca
-from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture, require_bfloat16, require_gpu
+from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
 from numadam._cuda.validate import NO_ROWS
 from numadam._jit.interrupts import held_back
 

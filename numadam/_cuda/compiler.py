@@ -15,6 +15,7 @@ from typing import Any
 
 from numba import config, cuda
 
+from numadam._arrays.gpu import INSTALL
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
 from numadam._jit import cache
@@ -107,7 +108,7 @@ def _image(
 ) -> tuple[bytes, str, str]:
     """The cubin, the kernel's name and the kinds of its arguments, from the disk where it can."""
     key = (make.__qualname__, plan.name, str(more), capability, policy.BLOCK, _versions())
-    entry = cache.entry("cuda", key)
+    entry = cache.entry("cuda", key, "_cuda")
     kept = cache.read(entry)
     if kept is not None:
         name, letters, image = kept.split(b"\n", 2)
@@ -138,7 +139,7 @@ def _in_words(device: int) -> Iterator[None]:
     except (DynamicLibNotFoundError, NvvmSupportError) as error:
         what = str(error).partition("\n")[0]
         raise ImportError(
-            f"numba-cuda lacks a part of its compiler ({what}): {policy.INSTALL}."
+            f"numba-cuda lacks a part of its compiler ({what}): {INSTALL}."
         ) from error
     except CCSupportError as error:
         raise RuntimeError(

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays import checks as ar
+from numadam._arrays.gpu import require_gpu
+from numadam._arrays.layout import Layout
 from numadam._backend import BareStep, Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._cpu.arguments import Layout
 from numadam._cuda.arguments import CudaTable
-from numadam._cuda.launch import on_gpu, refuse_capture, require_gpu
+from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._cuda.reductions import CudaNumbers
 from numadam._cuda.sparse import SparseGradients
 from numadam._cuda.step import CudaPass

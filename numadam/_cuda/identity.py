@@ -8,11 +8,11 @@ from weakref import ref
 
 import numpy as np
 
+from numadam._arrays.layout import Layout
 from numadam._arrays.tree import same_objects
 from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._cpu.arguments import Layout
 from numadam._cuda import validate as ca
 from numadam._cuda.validate import NO_ROWS, Sparse
 

@@ -26,6 +26,7 @@ from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import make_seen
 from numadam._core.plan import Plan
+from numadam._core.scalars import tiny
 from numadam._cuda import launch as policy
 from numadam._cuda.kernel import make_rooms
 from numadam._cuda.kernel_spec import (
@@ -53,7 +54,6 @@ from numadam._cuda.scalar_kernels import (
     make_scalars,
     scalars_type,
 )
-from numadam._jit.functions import tiny
 
 _DOUBLE, _LONG, _INT = np.dtype(np.float64), np.dtype(np.int64), np.dtype(np.int32)
 

@@ -20,9 +20,10 @@ from numba.np.numpy_support import from_dtype
 from numadam._core import options as op
 from numadam._core.element import SEED, ZERO
 from numadam._core.plan import Plan
+from numadam._core.scalars import make_advance_row, make_fill_row, width_of
 from numadam._cuda.kernel_spec import Made
 from numadam._cuda.memory import SIMULATED, make_again, make_line, make_numbers, plain
-from numadam._jit.functions import make_advance_row, make_fill_row, shared, width_of
+from numadam._jit.functions import shared
 
 #: The integers of a step on the GPU: t, steps skipped in all and in a row, whether the last
 #: gradients were finite, and whether the step is taken.

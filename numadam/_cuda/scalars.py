@@ -9,11 +9,12 @@ from numba import carray, float64, int64
 
 from numadam._core.element import SEED
 from numadam._core.plan import Plan
-from numadam._cpu.compiled import twins
+from numadam._core.scalars import make_advance_row, make_fill_row, width_of
 from numadam._cuda import launch as policy
 from numadam._cuda.compiler import compiled
 from numadam._cuda.scalar_kernels import control_width, make_prepare
-from numadam._jit.functions import make_advance_row, make_fill_row, shared, width_of
+from numadam._jit.functions import shared
+from numadam._jit.loops import twins
 from numadam._jit.pointers import as_pointer
 
 _FILL, _ADVANCE = range(2)

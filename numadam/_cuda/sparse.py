@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from numadam._arrays import checks as ar
+from numadam._arrays.layout import Layout
 from numadam._arrays.sparse import clear, coalesce, is_sparse, scatter
 from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._cpu.arguments import Layout
 from numadam._cuda import validate as ca
 from numadam._jit.interrupts import held_back
 

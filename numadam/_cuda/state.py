@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays import checks as ar
+from numadam._arrays.layout import Layout
 from numadam._backend import Leaves
 from numadam._core.half import memory_dtype
-from numadam._cpu.arguments import Layout
 from numadam._cuda import validate as ca
 from numadam._cuda.arguments import phases
 

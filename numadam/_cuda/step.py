@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numadam._arrays.interop import views
+from numadam._arrays.layout import Layout
 from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._cpu.arguments import Layout
 from numadam._cuda import kernel as cl
 from numadam._cuda import kernel_spec as cp
 from numadam._cuda import launch as policy

@@ -16,7 +16,6 @@ import secrets
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +32,22 @@ _PACKAGE = Path(__file__).parents[1]
 _CODEGEN = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
 
 
-@functools.cache
-def source_stamp(folders: Sequence[str] = ()) -> str:
-    """A hash of the package's version and of all source that may be compiled into a loop.
+#: Packages whose source may be compiled into a loop, by the package that the loop is in.
+_COMPILED = ("_jit", "_core", "rules")
+_COMPILED_INTO = {
+    "_cpu": (*_COMPILED, "_cpu"),
+    "_cuda": (*_COMPILED, "_cuda"),
+    "_minimize": (*_COMPILED, "_cpu", "_cuda", "_minimize"),
+    "nopython": (*_COMPILED, "nopython"),
+}
 
-    `folders` are those it comes from besides the package itself and its rules.
-    """
+
+@functools.cache
+def source_stamp(package: str) -> str:
+    """A hash of the version and of all source that may be compiled into a loop of a package."""
     digest = hashlib.sha256(__version__.encode())
-    for path in sorted(_PACKAGE.rglob("*.py")):
+    folders = _COMPILED_INTO[package]
+    for path in sorted(path for name in folders for path in (_PACKAGE / name).rglob("*.py")):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -67,16 +74,13 @@ def directory() -> Path | None:
     return None
 
 
-def entry(name: str, key: object, folders: Sequence[str] = ()) -> Path | None:
-    """The file for what depends on `key`, on this source and on these versions; None: nowhere.
-
-    `folders` as in `source_stamp`.
-    """
+def entry(name: str, key: object, package: str) -> Path | None:
+    """The file of a loop of a package that depends on `key`; None where none can be written."""
     folder = directory()
     if folder is None:
         return None
     versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
-    whole = repr((key, versions, source_stamp(folders)))
+    whole = repr((key, versions, source_stamp(package)))
     return folder / f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:32]}.loop"
 
 
@@ -115,13 +119,10 @@ def write(path: Path | None, content: bytes) -> None:
 
 
 class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
-    """The cache of one compiled loop, known by `name` (rule, options, dtype, target).
+    """The cache of one compiled loop of a package, known by `name` (rule, options, dtype)."""
 
-    `folders` as in `source_stamp`.
-    """
-
-    def __init__(self, name: str, folders: Sequence[str] = ()) -> None:
-        self._name, self._folders = name, tuple(folders)
+    def __init__(self, name: str, package: str) -> None:
+        self._name, self._package = name, package
         self._enabled = True
         self.hit = False
 
@@ -130,7 +131,7 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
             return None
         settings = [str(getattr(config, key)) for key in _CODEGEN]
         key = (self._name, str(signature), codegen.magic_tuple(), settings)
-        return entry(self._name.split("-")[0], key, self._folders)
+        return entry(self._name.split("-")[0], key, self._package)
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The compiled loop, or None where there is no whole entry for it."""

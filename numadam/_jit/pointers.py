@@ -1,15 +1,9 @@
-"""NumPy's array header, read in compiled code: where an array lies and how.
-
-An ``ndarray`` is a C struct whose first fields belong to NumPy's fixed ABI: data, nd,
-dimensions, strides, base, descr, flags. Reading them in compiled code checks a thousand arrays
-in 5 us; the same checks in Python take 220 us, ``a.ctypes.data`` alone 1000 us.
-"""
+"""Memory by address in compiled code: loads, stores, and pointers that `carray` takes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
@@ -17,13 +11,6 @@ from numba.extending import intrinsic
 #: For functions that only compiled code calls: half the compile time, the same machine code.
 INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 inner = njit(**INNER)
-
-# Offsets from the object's address; the object head is longer in free-threaded Python.
-_HEAD = object.__basicsize__
-TYPE = _HEAD - 8
-DATA, NDIM, SHAPE, STRIDES, DESCR, FLAGS = (_HEAD + k for k in (0, 8, 16, 24, 40, 48))
-KIND = _HEAD + 8  # in the descr: kind, type, byteorder, flags and type_num in 8 bytes
-ALIGNED, WRITEABLE = 0x100, 0x400
 
 
 def _loader(bits: int) -> Any:
@@ -63,96 +50,3 @@ def as_pointer(typingctx: Any, address: Any) -> Any:
         return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
 
     return types.voidptr(types.int64), codegen
-
-
-def kind_of(dtype: np.dtype) -> int:
-    """The 8 bytes of a dtype that tell native dtypes apart, as compiled code reads them."""
-    import ctypes
-
-    return ctypes.c_int64.from_address(id(dtype) + KIND).value
-
-
-@inner
-def is_dense(shape, strides, order, nd, item):
-    """Whether an array fills its memory in the given order of axes."""
-    expected = item
-    dense = True
-    for k in range(nd - 1, -1, -1):
-        n = load64(shape + 8 * order[k])
-        if n == 0:
-            return True
-        if n != 1:
-            dense = dense and load64(strides + 8 * order[k]) == expected
-            expected *= n
-    return dense
-
-
-@inner
-def bounds(o, item):
-    """Lowest address and one past the highest; (0, 0) for an array without elements."""
-    shape, strides = load64(o + SHAPE), load64(o + STRIDES)
-    low = load64(o + DATA)
-    high = low + item
-    for k in range(load32(o + NDIM)):
-        n, stride = load64(shape + 8 * k), load64(strides + 8 * k)
-        if n == 0:
-            return 0, 0
-        if stride < 0:
-            low += (n - 1) * stride
-        else:
-            high += (n - 1) * stride
-    return low, high
-
-
-@inner
-def overlaps_itself(shape, strides, nd, item):
-    """Whether two elements may share bytes (windows, broadcasts): such an array is not written.
-
-    They may not where each stride is longer than all the axes with shorter strides together.
-    """
-    for k in range(nd):
-        stride = abs(load64(strides + 8 * k))
-        reach = item
-        for i in range(nd):
-            other = abs(load64(strides + 8 * i))
-            if other < stride or (other == stride and i < k):
-                reach += (load64(shape + 8 * i) - 1) * other
-        if load64(shape + 8 * k) > 1 and stride < reach:
-            return True
-    return False
-
-
-@inner
-def copy(data, shape, order, strides, nd, item, work, into_work):
-    """Copy elements of any strides to a dense array, in the given order of axes, or back."""
-    rows, length, stride = 1, 1, item
-    if nd > 0:
-        length, stride = shape[order[nd - 1]], strides[order[nd - 1]]
-    for k in range(nd - 1):
-        rows *= shape[order[k]]
-    for row in range(rows):
-        where, rest = data, row
-        for k in range(nd - 2, -1, -1):
-            n = shape[order[k]]
-            where += (rest % n) * strides[order[k]]
-            rest //= n
-        there = work + item * row * length
-        if into_work:
-            _copy_row(there, item, where, stride, length, item)
-        else:
-            _copy_row(where, stride, there, item, length, item)
-
-
-@inner
-def _copy_row(to, to_stride, of, of_stride, length, item):
-    for i in range(length):
-        there, here = to + to_stride * i, of + of_stride * i
-        if item == 4:
-            store32(there, load32(here))
-        elif item == 8:
-            store64(there, load64(here))
-        elif item == 2:
-            store16(there, load16(here))
-        else:  # complex128
-            store64(there, load64(here))
-            store64(there + 8, load64(here + 8))

@@ -1,4 +1,4 @@
-"""What a minimisation starts from: its own copy of x0, bounds as the rules read them."""
+"""Arguments of a minimisation: x0, bounds, options and the rule, read and checked."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_cupy_array
 
+from numadam import rules
 from numadam._arrays.checks import describe, is_masked
 from numadam._arrays.interop import seen
-from numadam.schedules.base import count
+from numadam._core.hyper import count
+from numadam._optimizer.optimizer import Optimizer
 
 _CONTAINERS = (list, tuple, dict)
 _TAKEN = ("float32", "float64", "complex64", "complex128")
@@ -154,3 +156,61 @@ def _simple(lo: np.ndarray, hi: np.ndarray) -> tuple[Any, Any]:
     if lo.size and hi.size and (lo == lo.flat[0]).all() and (hi == hi.flat[0]).all():
         return float(lo.flat[0]), float(hi.flat[0])
     return lo, hi
+
+
+#: Options that belong to calls of `step`, and what to do instead.
+_REFUSED = {
+    "maximize": "minimise -fun instead",
+    "loss_scale": "f and its gradient belong together: leave it out",
+    "accumulate": "each iteration takes one gradient; let fun form the mean",
+    "nonfinite": "a run stops at a gradient that is not finite, with status 3",
+    "max_skips": "a run stops at a gradient that is not finite, with status 3",
+    "sparse": "gradients are dense here; use the optimiser's step",
+    "master": "x is float32 or float64 here",
+    "state_dtype": "x is float32 or float64 here, and so is the state",
+}
+
+
+#: What SciPy and others call it, and what to write here.
+_ELSEWHERE = {
+    "method": "the method is called rule='adam', 'sgd', ...",
+    "tol": "use gtol, ftol or xtol",
+    "options": "write each option as a keyword",
+    "max_iter": "write maxiter=...",
+    "steps": "write maxiter=...",
+    "disp": "progress=True shows a bar",
+    "verbose": "progress=True shows a bar",
+    "constraints": "Adam knows bounds=... only",
+}
+
+
+#: Names of methods that are options of a rule here.
+_VARIANTS = {
+    "amsgrad": "rule='adam', amsgrad=True",
+    "momentum": "rule='sgd', momentum=0.9",
+    "nesterov": "rule='sgd', momentum=0.9, nesterov=True",
+}
+
+
+def rule_class(rule: Any) -> Any:
+    """The class of a rule, given by name or as the class itself."""
+    if isinstance(rule, type) and issubclass(rule, Optimizer) and rule is not Optimizer:
+        return rule
+    known = {name.lower(): one for name, one in rules.classes().items()}
+    if not isinstance(rule, str) or rule.lower() not in known:
+        instead = _VARIANTS.get(str(rule).lower(), "")
+        raise ValueError(
+            f"rule: expected one of {', '.join(map(repr, known))}, got {rule!r}."
+            f"{instead and f' Write {instead}.'}"
+        )
+    return known[rule.lower()]
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Refuse options that a minimisation cannot honour."""
+    for name, instead in _ELSEWHERE.items():
+        if name in options:
+            raise TypeError(f"{name}: there is no such argument: {instead}.")
+    for name, instead in _REFUSED.items():
+        if name in options:
+            raise ValueError(f"{name}: not for a minimisation: {instead}.")

@@ -8,13 +8,22 @@ from typing import Any
 from array_api_compat import is_cupy_array
 from scipy.optimize import OptimizeResult
 
-from numadam._minimize.arguments import check_maxiter, is_array, own_copy, read_args, read_bounds
+from numadam._core.hyper import count
+from numadam._minimize.arguments import (
+    check_maxiter,
+    check_options,
+    is_array,
+    own_copy,
+    read_args,
+    read_bounds,
+    rule_class,
+)
+from numadam._minimize.compiled.backend import driven
 from numadam._minimize.objective import Objective
-from numadam._minimize.python.loop import Run, Watch
+from numadam._minimize.observers import Watch
+from numadam._minimize.python.loop import Run
 from numadam._minimize.result import every_for, leaf_boxes
-from numadam._minimize.rule_arguments import check_options, driven, rule_class
 from numadam._minimize.stopping import Tolerances
-from numadam.schedules.base import count
 
 #: Iterations between two looks at arrays on a GPU: each look waits for it.
 _DEVICE_CHECK = 20

@@ -7,16 +7,20 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_cupy_array
 
-from numadam._core.rule import LR
-from numadam._minimize import stopping as st
-from numadam._minimize.arguments import check_maxiter, own_copy, read_args, read_bounds
+from numadam._core.hyper import LR, count
+from numadam._minimize.arguments import (
+    check_maxiter,
+    check_options,
+    own_copy,
+    read_args,
+    read_bounds,
+    rule_class,
+)
 from numadam._minimize.compiled import desk as dk
-from numadam._minimize.observers import Bar
-from numadam._minimize.python.loop import observing
-from numadam._minimize.result import ManyResult, attach
-from numadam._minimize.rule_arguments import check_options, driven, rule_class
+from numadam._minimize.compiled.backend import driven
+from numadam._minimize.observers import Bar, refuse_observers
+from numadam._minimize.result import ManyResult, attach, make_result
 from numadam._minimize.stopping import Tolerances
-from numadam.schedules.base import count
 
 
 def minimize_many(
@@ -148,13 +152,6 @@ def _refuse_single(options: dict[str, Any]) -> None:
             )
 
 
-def refuse_observers(optimizer: Any) -> Any:
-    """The optimiser, unless one of its schedules has to be told f."""
-    if observing(optimizer):
-        raise ValueError("lr: problems have an f each, and no schedule can observe all of them.")
-    return optimizer
-
-
 def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
     """A learning rate for each problem, where `lr` is that."""
     for k, one in enumerate(lr if isinstance(lr, (list, tuple)) else ()):
@@ -179,27 +176,6 @@ def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
         return None
     values = np.asarray(lr.get() if is_cupy_array(lr) else lr)
     return np.array([LR.check(one) for one in values.reshape(-1)])
-
-
-def make_result(
-    codes: np.ndarray, nit: np.ndarray, nfev: int, interrupted: bool = False, **arrays: Any
-) -> ManyResult:
-    """The result of all problems from the test that held in each."""
-    if not interrupted:
-        codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
-    status = np.array([st.STATUS.get(code, -1) for code in range(st.RAISED + 1)])[codes]
-    counts = {
-        int(code): int(n) for code, n in zip(*np.unique(codes, return_counts=True), strict=True)
-    }
-    message = " ".join(f"{n} of {len(codes)}: {st.MESSAGES[code]}" for code, n in counts.items())
-    return ManyResult(
-        success=np.isin(codes, (st.GTOL, st.FTOL, st.XTOL)),
-        status=status,
-        message=message,
-        nit=nit,
-        nfev=nfev,
-        **arrays,
-    )
 
 
 def _compiled(

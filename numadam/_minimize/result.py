@@ -11,6 +11,7 @@ from scipy.optimize import OptimizeResult
 
 from numadam._arrays import formatting as show
 from numadam._core import plan as pl
+from numadam._core.hyper import count
 from numadam._minimize import stopping as st
 from numadam._optimizer.optimizer import Optimizer
 
@@ -36,7 +37,6 @@ def every_for(history: Any, maxiter: int) -> int:
         return max(1, -(-maxiter // _LINES))
     if history is False:
         return 0
-    from numadam.schedules.base import count
 
     return count("history", history, 0)
 
@@ -238,3 +238,24 @@ def _spread(values: np.ndarray) -> str:
     low, middle, high = map(show.number, (seen.min(), np.median(seen), seen.max()))
     lost = len(values) - len(seen)
     return f"{low} to {high}, median {middle}" + (f"; {lost:,} not finite" if lost else "")
+
+
+def make_result(
+    codes: np.ndarray, nit: np.ndarray, nfev: int, interrupted: bool = False, **arrays: Any
+) -> ManyResult:
+    """The result of all problems from the test that held in each."""
+    if not interrupted:
+        codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
+    status = np.array([st.STATUS.get(code, -1) for code in range(st.RAISED + 1)])[codes]
+    counts = {
+        int(code): int(n) for code, n in zip(*np.unique(codes, return_counts=True), strict=True)
+    }
+    message = " ".join(f"{n} of {len(codes)}: {st.MESSAGES[code]}" for code, n in counts.items())
+    return ManyResult(
+        success=np.isin(codes, (st.GTOL, st.FTOL, st.XTOL)),
+        status=status,
+        message=message,
+        nit=nit,
+        nfev=nfev,
+        **arrays,
+    )

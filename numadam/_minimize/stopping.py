@@ -6,7 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numba import carray
 from numba.extending import register_jitable
+
+from numadam._core.norms import LANES, _scratch
 
 # What `verdict` finds at an iterate; the loops add the last three.
 RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED = range(9)
@@ -47,7 +51,7 @@ class Tolerances:
     @staticmethod
     def read(gtol: Any, ftol: Any, xtol: Any) -> Tolerances:
         """Check what a user gave; None is 0."""
-        from numadam._core.rule import Hyper
+        from numadam._core.hyper import Hyper
 
         given = {"gtol": gtol, "ftol": ftol, "xtol": xtol}
         return Tolerances(
@@ -99,3 +103,58 @@ def verdict(
     if later and xtol > 0.0 and moved <= xtol * max(size, 1.0):
         return XTOL
     return RUNNING
+
+
+#: Numbers from which they are compared in lanes, which the compiler packs: one after another they
+#: wait for each other.
+_LANES_FROM = 4 * LANES
+
+
+def projected(i, x, g, low, high, lo, hi):
+    """Element i of the projected gradient, ``x - clip(x - g, low, high)``; NaN stays."""
+    d = g[i]
+    if low is not None:
+        lo, hi = low[i], high[i]
+    if lo is not None:
+        down, up = x[i] - lo, x[i] - hi
+        d = down if d > down else d
+        d = up if d < up else d
+    return d
+
+
+def moved(i, x, y, low, high, lo, hi):
+    """How far element i has moved from y to x."""
+    return x[i] - y[i]
+
+
+def itself(i, x, y, low, high, lo, hi):
+    """Element i."""
+    return x[i]
+
+
+def make_largest(element: Any, wrap: Any) -> Any:
+    """``largest(n, x, y, low, high, lo, hi)``: the largest ``|element|``, NaN where one is."""
+    one = wrap(element)
+
+    def largest(n, x, y, low, high, lo, hi):
+        top = 0.0
+        at, left, row = np.uint64(0), np.uint64(n), np.uint64(LANES)
+        if n >= _LANES_FROM:
+            lanes = carray(_scratch(), LANES, np.float64)
+            for i in range(LANES):
+                lanes[i] = 0.0
+            for _ in range(left // row):
+                for i in range(row):
+                    a, b = abs(np.float64(one(at + i, x, y, low, high, lo, hi))), lanes[i]
+                    lanes[i] = a if a > b or a != a else b
+                at += row
+            left = left % row
+            for i in range(LANES):
+                a = lanes[i]
+                top = a if a > top or a != a else top
+        for i in range(left):
+            a = abs(np.float64(one(at + i, x, y, low, high, lo, hi)))
+            top = a if a > top or a != a else top
+        return top
+
+    return wrap(largest, forceinline=True)

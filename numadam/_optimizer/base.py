@@ -13,7 +13,8 @@ from numadam._arrays import formatting as show
 from numadam._arrays.interop import views
 from numadam._arrays.tree import Active, Tree, same_objects
 from numadam._core import options as op
-from numadam._core.rule import LR, RuleSpec
+from numadam._core.hyper import LR
+from numadam._core.rule import RuleSpec
 from numadam._jit import forks
 from numadam._optimizer.dispatch import engine_for
 from numadam._optimizer.state import State

@@ -13,7 +13,8 @@ from numadam._arrays.interop import views
 from numadam._arrays.tree import Tree
 from numadam._backend import BareStep
 from numadam._core import options as op
-from numadam._core.rule import LR, RuleSpec, Scalars
+from numadam._core.hyper import LR
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.dispatch import engine_for
 from numadam._settings.bounds import OPEN, leaf_bounds
 from numadam._settings.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numadam._core.rule import LR
+from numadam._core.hyper import LR
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.base import Held
 from numadam._settings.learning_rate import is_plain

@@ -8,7 +8,8 @@ from typing import Any
 
 from numadam._arrays.tree import Tree
 from numadam._core import options as op
-from numadam._core.rule import LR, RuleSpec
+from numadam._core.hyper import LR
+from numadam._core.rule import RuleSpec
 from numadam._settings.learning_rate import is_plain, leaf_rates
 
 Overrides = dict[str, Any]

@@ -9,7 +9,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from numadam._arrays.tree import Tree
-from numadam._core.rule import LR
+from numadam._core.hyper import LR
 from numadam._settings.bounds import as_numbers
 
 

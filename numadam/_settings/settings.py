@@ -12,8 +12,9 @@ from array_api_compat import array_namespace
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.half import as_storage
+from numadam._core.hyper import Hyper, at_start
 from numadam._core.plan import Plan
-from numadam._core.rule import Hyper, RuleSpec, at_start
+from numadam._core.rule import RuleSpec
 from numadam._settings.bounds import OPEN, Pair, inward
 from numadam._settings.groups import Overrides
 from numadam._settings.learning_rate import check_rate, is_plain

@@ -11,8 +11,8 @@ import numpy as np
 
 from numadam._arrays import formatting as show
 from numadam._arrays.tree import Tree
+from numadam._core.hyper import count
 from numadam.history.norms import gradient_norm, norm_of
-from numadam.schedules.base import count
 
 #: What is kept of a step; `ratio` is formed from two of them.
 _KEPT = ("t", "f", "grad_norm", "step_norm", "param_norm", "lr")

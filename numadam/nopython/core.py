@@ -7,10 +7,8 @@ of any layout is here.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -19,6 +17,7 @@ from numba import njit
 from numadam._core import options as op
 from numadam._core.element import LOST, put, whole_step
 from numadam._core.rule import RuleSpec
+from numadam._jit.cache import source_stamp
 from numadam._jit.functions import shared
 from numadam._version import __version__
 from numadam.nopython.typed import complete, doubles, item, make_views, number_as
@@ -30,21 +29,8 @@ Array = np.ndarray[Any, Any]
 Number = float | np.floating[Any]
 
 
-def _version() -> str:
-    """The package's version, and a hash of the source that is compiled into the user's code."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    found = [
-        p for name in ("_jit", "_core", "rules", "nopython") for p in package.glob(f"{name}/*.py")
-    ]
-    for path in sorted(found):
-        digest.update(path.relative_to(package).as_posix().encode())
-        digest.update(path.read_bytes())
-    return f"{__version__}-{digest.hexdigest()[:12]}"
-
-
 #: Changes wherever a formula may have changed.
-VERSION = _version()
+VERSION = f"{__version__}-{source_stamp('nopython')[:12]}"
 
 
 def compiled(function: F) -> F:

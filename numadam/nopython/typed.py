@@ -16,7 +16,8 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload, register_jitable
 from numba.np.numpy_support import as_dtype
 
-from numadam._jit import functions as pieces
+from numadam._core.scalars import tiny
+from numadam._jit.functions import cast
 
 
 def _tuple_as(values, like):
@@ -26,7 +27,7 @@ def _tuple_as(values, like):
 
 @overload(_tuple_as)
 def _compiled_tuple_as(values, like):
-    return lambda values, like: pieces.cast(values, like)
+    return lambda values, like: cast(values, like)
 
 
 @register_jitable
@@ -47,14 +48,14 @@ def _real(kind: Any, name: str) -> Any:
 def complete(h, p):
     """The scalars of a step as a formula takes them: of the type of p, with tiny and zero."""
     real = np.asarray(p).dtype
-    return _tuple_as((*h, pieces.tiny(real), 0.0), real.type(1))
+    return _tuple_as((*h, tiny(real), 0.0), real.type(1))
 
 
 @overload(complete)
 def _compiled_complete(h, p):
     real = as_dtype(_real(p, "p"))
-    ends, one = (pieces.tiny(real), 0.0), real.type(1)
-    return lambda h, p: pieces.cast(h + ends, one)
+    ends, one = (tiny(real), 0.0), real.type(1)
+    return lambda h, p: cast(h + ends, one)
 
 
 def number_as(x, p):
@@ -67,7 +68,7 @@ def _compiled_number_as(x, p):
     if isinstance(x, (types.NoneType, types.Omitted)):
         return lambda x, p: None
     one = as_dtype(_real(p, "p")).type(1)
-    return lambda x, p: pieces.cast((x,), one)[0]
+    return lambda x, p: cast((x,), one)[0]
 
 
 def item(a, i):

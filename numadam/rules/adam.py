@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import Bare, Shared
-from numadam._core.rule import EPS, Hyper, RuleSpec, Schedule
+from numadam._core.rule import RuleSpec
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
 from numadam._settings.presets import with_presets

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Unpack
 
+from numadam._core.hyper import Schedule
 from numadam._core.options import Bare, Shared
-from numadam._core.rule import Schedule
 from numadam._optimizer.functional import update
 from numadam._settings.presets import with_presets
 from numadam.rules.adam import ADAM, Adam

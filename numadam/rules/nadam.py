@@ -8,8 +8,9 @@ from typing import Any, Unpack
 
 from numba.extending import register_jitable
 
+from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import Bare, Shared
-from numadam._core.rule import EPS, Hyper, RuleSpec, Scalars, Schedule
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, hyper
 from numadam._settings.presets import with_presets

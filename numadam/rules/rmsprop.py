@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
+from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import Bare, Shared
-from numadam._core.rule import EPS, Hyper, RuleSpec, Scalars, Schedule
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
 from numadam._settings.presets import with_presets

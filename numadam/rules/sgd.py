@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
+from numadam._core.hyper import Hyper, Schedule
 from numadam._core.options import Bare, Shared
-from numadam._core.rule import Hyper, RuleSpec, Scalars, Schedule
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
 from numadam._settings.presets import with_presets

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Set
 from typing import Any
 
 from numadam._arrays import formatting as show
-from numadam._core.rule import Hyper
-
-
-def count(name: str, value: object, least: int) -> int:
-    """Return `value` as an int of at least `least`, or say what is wrong with it."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError("bool is not taken for a number")
-        count = operator.index(value)  # type: ignore[arg-type]  # raises for what is none
-    except TypeError as error:
-        kind = type(value).__name__
-        raise TypeError(f"{name}: expected a whole number, got {kind} ({value!r}).") from error
-    if count < least:
-        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
-    return count
+from numadam._core.hyper import Hyper, count
 
 
 def check_warmup(warmup: int, steps: int) -> None:

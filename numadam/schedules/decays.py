@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from numadam._core.rule import Hyper
+from numadam._core.hyper import Hyper
 from numadam.schedules.base import Scheduled, between
 
 

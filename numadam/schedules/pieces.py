@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from numadam._core.rule import Hyper
-from numadam.schedules.base import Scheduled, count, several
+from numadam._core.hyper import Hyper, count
+from numadam.schedules.base import Scheduled, several
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass, field
 
-from numadam._core.rule import Hyper
+from numadam._core.hyper import Hyper
 from numadam.schedules.base import Scheduled
 
 _F = Hyper("f", -math.inf, math.inf, closed=True)  # refuses nothing but NaN

@@ -270,8 +270,8 @@ def test_many_problems_in_one_kernel_step_in_float32(generation):
     from numba import cuda
 
     from numadam._core.element import SEED
+    from numadam._core.scalars import width_of
     from numadam._cuda.kernel_spec import step_slots
-    from numadam._jit.functions import width_of
     from numadam._minimize.compiled.objective import WRITES
     from numadam._minimize.device.kernel import array_types, make_solve
 

@@ -44,7 +44,7 @@ def test_both_together_are_refused(real_cupy):
 
 def test_checks_of_real_cupy_arrays(real_cupy):
     from numadam._arrays import checks as ar
-    from numadam._cpu.arguments import Layout
+    from numadam._arrays.layout import Layout
     from numadam._cuda import validate as ca
 
     base = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
@@ -65,7 +65,7 @@ def test_checks_of_real_cupy_arrays(real_cupy):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "complex64", "complex128"])
 def test_short_and_complex_real_cupy_arrays(real_cupy, dtype):
-    from numadam._cpu.arguments import Layout
+    from numadam._arrays.layout import Layout
     from numadam._cuda import validate as ca
 
     if dtype == "bfloat16":
@@ -143,7 +143,7 @@ def test_a_tensor_on_a_gpu_without_cupy_says_what_to_install(monkeypatch):
 
 
 def test_without_a_gpu_or_a_driver_one_sentence_says_so(real_cupy):
-    from numadam._cuda.launch import require_gpu
+    from numadam._arrays.gpu import require_gpu
 
     try:
         count = real_cupy.cuda.runtime.getDeviceCount()

@@ -19,9 +19,11 @@ from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
+from numadam._core.scalars import make_scalars, width_of
 from numadam._cpu import validate as dr
 from numadam._cpu.kernel import make_run
-from numadam._jit.functions import cast, make_scalars, make_views, shared, width_of
+from numadam._cpu.parts import make_views
+from numadam._jit.functions import cast, shared
 from numadam._jit.pointers import as_pointer
 from numadam._minimize.compiled import desk as dk
 from numadam._minimize.compiled.calls import call7

@@ -11,8 +11,8 @@ from numadam._core import norms
 from numadam._core import options as op
 from numadam._core.element import make_seen
 from numadam._core.plan import Plan
+from numadam._core.scalars import make_advance_row, make_fill_row, tiny, width_of
 from numadam._cpu import validate as dr
-from numadam._jit.functions import make_advance_row, make_fill_row, tiny, width_of
 from numadam._jit.pointers import as_pointer
 from numadam._minimize.compiled import desk as dk
 

@@ -9,7 +9,7 @@ from scipy.optimize import OptimizeResult
 
 from numadam._minimize.compiled import desk as dk
 from numadam._minimize.compiled.state import Batch, raise_again
-from numadam._minimize.python.loop import Watch
+from numadam._minimize.observers import Watch
 from numadam._minimize.result import attach, finish, load_state, make_history, save_state
 from numadam._minimize.stopping import MAXITER, RUNNING
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from numadam._arrays.layout import aligned_zeros
 from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.rule import LR
+from numadam._core.hyper import LR
+from numadam._core.scalars import width_of
 from numadam._cpu import validate as dr
-from numadam._cpu.arguments import aligned_zeros
-from numadam._cpu.compiled import twins
 from numadam._jit import forks, threads
-from numadam._jit.functions import width_of
+from numadam._jit.loops import twins
 from numadam._minimize.compiled import desk as dk
 from numadam._minimize.compiled.calls import address_of
 from numadam._minimize.compiled.kernel import make_kernels
@@ -133,7 +133,7 @@ class Batch:
         plan = self._plan
         own_lr = bool(self._desk[dk.OWN_LR])
         name = f"{plan.name}-{'own-lr-' if own_lr else ''}batch"
-        kernels = twins(name, lambda: make_kernels(plan, name, own_lr), KERNEL, ["minimizer"])
+        kernels = twins(name, lambda: make_kernels(plan, name, own_lr), KERNEL)
         self._serial = self._parallel = _address(kernels.twin(parallel=False))
         if self._blocks > 1 and threads.layer() != "workqueue":
             self._parallel = _address(kernels.twin(parallel=True))

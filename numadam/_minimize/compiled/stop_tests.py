@@ -11,10 +11,10 @@ from numba import carray
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._cpu import validate as dr
-from numadam._jit.functions import make_views
+from numadam._cpu.parts import make_views
 from numadam._jit.pointers import as_pointer
+from numadam._minimize import stopping as st
 from numadam._minimize.compiled import desk as dk
-from numadam._minimize.compiled import look
 from numadam._minimize.stopping import RUNNING, verdict
 
 
@@ -92,7 +92,7 @@ def _make_keep(wrap: Any) -> Any:
 def _make_judge(plan: Plan, wrap: Any) -> Any:
     """``judge(d, at, ends, tolerances, row, later) -> code``: look at one problem's iterate."""
     steep, far, large = (
-        look.make_largest(element, wrap) for element in (look.projected, look.moved, look.itself)
+        st.make_largest(element, wrap) for element in (st.projected, st.moved, st.itself)
     )
     views, strides, _ = make_views(plan)
     vx, vg, vl, vh = (views[slot] for slot in (pl.P, pl.G, pl.LOW, pl.HIGH))

@@ -11,10 +11,11 @@ from numba.core.errors import NumbaError
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import SEED
+from numadam._core.hyper import LR
 from numadam._core.plan import Plan
-from numadam._core.rule import LR
-from numadam._cpu.compiled import twins
-from numadam._jit.functions import make_advance_row, make_fill_row, shared, width_of
+from numadam._core.scalars import make_advance_row, make_fill_row, width_of
+from numadam._jit.functions import shared
+from numadam._jit.loops import twins
 from numadam._minimize.compiled.objective import form_of
 from numadam._minimize.observers import Bar
 from numadam._minimize.result import ManyResult, attach
@@ -47,7 +48,7 @@ def _tabulate(plan: Plan) -> Any:
 
     row = float64[::1]
     signature = int64(_LINES, _LINES, int64[::1], row, row, row, int64)
-    return twins(name, make, signature, ["minimizer"]).twin(parallel=False)
+    return twins(name, make, signature).twin(parallel=False)
 
 
 def _side_by_side(value: Any, x: Any) -> Any:
@@ -195,7 +196,7 @@ def minimize_on_device(
     import cupy
 
     from numadam._cuda.launch import on_gpu
-    from numadam._minimize.minimize_many import refuse_observers
+    from numadam._minimize.observers import refuse_observers
 
     form = form_of(fun, args, jac, many=True)
     if x.dtype.kind == "c":
@@ -234,7 +235,7 @@ def minimize_on_device(
 def _result(batch: DeviceBatch) -> ManyResult:
     import cupy
 
-    from numadam._minimize.minimize_many import make_result
+    from numadam._minimize.result import make_result
 
     def rows(array: Any) -> Any:
         return cupy.ascontiguousarray(cupy.asarray(np.moveaxis(array, -1, 0)))

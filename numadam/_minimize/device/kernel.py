@@ -19,9 +19,8 @@ from numadam._core.element import make_turn
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._cuda.kernel_spec import step_slots, wrapper
-from numadam._minimize.compiled.look import moved, projected
 from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES
-from numadam._minimize.stopping import RUNNING, verdict
+from numadam._minimize.stopping import RUNNING, moved, projected, verdict
 
 
 def _keep(a):

@@ -9,7 +9,7 @@ from array_api_compat import array_namespace, is_cupy_array
 from numba import boolean, float64, int64
 
 from numadam._core import plan as pl
-from numadam._cpu.compiled import twins
+from numadam._jit.loops import twins
 from numadam._minimize.objective import refuse_uncompiled
 from numadam._minimize.observers import Bar
 from numadam._minimize.result import ManyResult, attach
@@ -79,7 +79,7 @@ class Rows:
         self._codes = np.zeros(len(x), np.int64)
         self._nit = np.zeros(len(x), np.int64)
         loops = (_judge, _judge)
-        self._judge = twins("rows", lambda: loops, _SIGNATURE, ["minimizer"]).twin(parallel=False)
+        self._judge = twins("rows", lambda: loops, _SIGNATURE).twin(parallel=False)
         zeros = np.zeros(len(x))
         self._f_before, self._far = zeros, (zeros, zeros)
         self._f, self._g, self._largest = np.full(len(x), np.nan), self._xp.zeros_like(x), zeros
@@ -183,7 +183,7 @@ class Rows:
             done += 1
 
     def _result(self, interrupted: bool = False) -> ManyResult:
-        from numadam._minimize.minimize_many import make_result
+        from numadam._minimize.result import make_result
 
         problems = len(self._codes)
         return make_result(

@@ -2,125 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from scipy.optimize import OptimizeResult
 
-from numadam._core.rule import LR
+from numadam._core.hyper import LR
 from numadam._minimize.arguments import map_leaves
 from numadam._minimize.objective import Objective
-from numadam._minimize.observers import Bar
+from numadam._minimize.observers import Watch
 from numadam._minimize.result import attach, finish, load_state, make_history, save_state
 from numadam._minimize.stopping import (
     BAD_F,
-    CALLBACK,
-    FTOL,
-    GTOL,
     MAXITER,
     RUNNING,
-    XTOL,
     Tolerances,
 )
 from numadam._optimizer.optimizer import Optimizer
-from numadam.history.history import History
-
-
-def read_callback(callback: Any) -> Callable[[OptimizeResult], Any] | None:
-    """SciPy's two protocols as one: ``callback(intermediate_result)`` and ``callback(x)``."""
-    if callback is None:
-        return None
-    if not callable(callback):
-        raise TypeError(f"callback: expected a function, got {type(callback).__name__}.")
-    try:
-        names = set(inspect.signature(callback).parameters)
-    except ValueError:  # list.append and others in C do not say
-        names = set()
-    if names == {"intermediate_result"}:
-        return lambda result: callback(intermediate_result=result)
-    return lambda result: callback(result.x)
-
-
-def _asks_to_stop(returned: Any) -> bool:
-    try:
-        return bool(returned)
-    except ValueError:
-        raise TypeError(
-            f"callback: returned {type(returned).__name__}, which is neither true nor false; "
-            "return True to stop, or None."
-        ) from None
-
-
-def observing(optimizer: Optimizer) -> list[Any]:
-    """The schedules that want to be told f."""
-    schedules = [optimizer.lr, *(one[3] for one in optimizer._settings._schedules)]
-    unlike = {id(one): one for one in schedules if hasattr(one, "observe")}
-    return list(unlike.values())
-
-
-class Watch:
-    """Who is told of an iterate: the callback, the progress bar, schedules that observe f."""
-
-    def __init__(self, callback: Any, progress: bool, maxiter: int, optimizer: Optimizer) -> None:
-        self._callback = read_callback(callback)
-        self._schedules = observing(optimizer)
-        self._history = callback if isinstance(callback, History) else None
-        self._bar, self._progress = Bar(progress, maxiter), progress
-        self._begin, self._resumed = 0, False
-        self._leaves: Sequence[Any] = ()
-        self._make_x: Callable[[], Any] = list
-        #: whether f is asked for at every iterate
-        self.wants_f = callback is not None or progress or bool(self._schedules)
-        #: whether it has to be told of every single one
-        self.each = callback is not None or bool(self._schedules)
-        self.message: str | None = None
-
-    def start(
-        self, nit: int, resumed: bool, leaves: Sequence[Any], make_x: Callable[[], Any]
-    ) -> None:
-        """The run begins at this iteration; that of a resumed one has been told of before.
-
-        `leaves` are the arrays of x that every iterate is in, `make_x` copies x.
-        """
-        self._begin, self._resumed = nit, resumed
-        self._leaves, self._make_x = leaves, make_x
-
-    def gap(self, done: int, check: int | None) -> int:
-        """Iterations until somebody has to be told; `check` is what the user said."""
-        if check is not None:
-            return check - done % check
-        if self._history is None or self._schedules:
-            return 1
-        return self._history.gap(self._begin + done)
-
-    def tell(self, nit: int, f: float, largest: float, rate: float, end: bool) -> int:
-        """Tell them; `CALLBACK` where the callback asks to stop."""
-        if nit > self._begin or not self._resumed:
-            for schedule in self._schedules:
-                schedule.observe(f)
-        if self._progress:
-            self._bar.tell(nit - self._begin, f"f={f:.6g}, |g|={largest:.2g}")
-        if self._history is not None:
-            if end or self._history.wants(nit):
-                self._history.see(nit, f, largest, rate, self._leaves, end)
-            return RUNNING
-        if self._callback is None or nit == self._begin:
-            return RUNNING
-        result = OptimizeResult(x=self._make_x(), fun=f, nit=nit, grad_norm=largest, lr=rate)
-        try:
-            if _asks_to_stop(self._callback(result)):
-                self.message = "`callback` returned a true value."
-                return CALLBACK
-        except StopIteration:
-            self.message = "`callback` raised `StopIteration`."
-            return CALLBACK
-        return RUNNING
-
-    def close(self, code: int) -> None:
-        """Take the bar down at the end of a run."""
-        self._bar.close(whole=code in (GTOL, FTOL, XTOL, MAXITER, CALLBACK))
 
 
 class Run:

@@ -12,12 +12,12 @@ from array_api_compat import array_namespace
 from numba import boolean, carray, float64, int64
 
 from numadam._core import plan as pl
+from numadam._cpu import numpy_abi as abi
 from numadam._cpu import validate as dr
-from numadam._cpu.compiled import twins
-from numadam._jit import pointers as hd
 from numadam._jit.functions import cast, shared
+from numadam._jit.loops import twins
 from numadam._jit.pointers import as_pointer, load64
-from numadam._minimize.compiled import look
+from numadam._minimize import stopping as st
 from numadam._minimize.stopping import Tolerances, verdict
 
 #: address of x, object of g, address of x before, numbers, addresses of bounds, bounds, f and f
@@ -33,13 +33,13 @@ def _make_glance(name: str, real: np.dtype[Any], box: str) -> Any:
     """Look at one array and judge it; `out` gets the largest numbers."""
     wrap, one, check = shared, real.type(1), verdict
     steep, far, large = (
-        look.make_largest(element, wrap) for element in (look.projected, look.moved, look.itself)
+        st.make_largest(element, wrap) for element in (st.projected, st.moved, st.itself)
     )
 
     def glance(x_at, g_object, before_at, n, low_at, high_at, lo, hi, f, f_before, later, out_at):
         out = carray(as_pointer(out_at), 6, np.float64)
         x = carray(as_pointer(x_at), n, real)
-        g = carray(as_pointer(load64(g_object + hd.DATA)), n, real)
+        g = carray(as_pointer(load64(g_object + abi.DATA)), n, real)
         if box == "array":
             low, high = carray(as_pointer(low_at), n, real), carray(as_pointer(high_at), n, real)
             out[0] = steep(n, x, g, low, high, None, None)
@@ -62,7 +62,7 @@ def _make_glance(name: str, real: np.dtype[Any], box: str) -> Any:
 def _compiled(real: np.dtype[Any], box: str) -> Any:
     name = f"glance-{real.name}-{box}"
     loop = _make_glance(name, real, box)
-    return twins(name, lambda: (loop, loop), SIGNATURE, ["minimizer"]).twin(parallel=False)
+    return twins(name, lambda: (loop, loop), SIGNATURE).twin(parallel=False)
 
 
 def _largest(values: Sequence[float]) -> float:

@@ -1,0 +1,59 @@
+"""Packages, driver and GPU that CuPy arrays need; a sentence where one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+#: What installs all that numadam needs on a GPU.
+INSTALL = 'pip install "numadam[cuda13]", or "numadam[cuda12]" for CUDA 12'
+
+
+def _is_missing(module: str) -> bool:
+    if module in sys.modules:
+        return False
+    try:
+        return importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:  # the package around it
+        return True
+
+
+def require_packages() -> None:
+    """Say which package is missing, and what installs it."""
+    # `numba.cuda` would import without numba-cuda: Numba's own deprecated target
+    modules = {"cupy": "CuPy", "numba_cuda": "numba-cuda", "cuda.bindings": "cuda-bindings"}
+    for module, package in modules.items():
+        if _is_missing(module):
+            raise ImportError(
+                f"Arrays on a GPU need the {package} package, which is not installed: {INSTALL}."
+            )
+
+
+def require_gpu() -> None:
+    """Say in one sentence what is missing: a package, a driver, a GPU."""
+    require_packages()
+    from numba import config
+
+    if config.ENABLE_CUDASIM:
+        return
+    import cupy
+
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(
+            f"CuPy finds no usable GPU ({error}). Check the driver with `nvidia-smi`, and "
+            f"that the packages are those for its version of CUDA: {INSTALL}."
+        ) from error
+    if count == 0:
+        raise RuntimeError("CuPy finds no GPU: check the driver with `nvidia-smi`.")
+
+
+def require_bfloat16(name: str) -> None:
+    """Say that CuPy is too old for an array of bfloat16: 13 shows one, and cannot copy it."""
+    import cupy
+
+    if int(cupy.__version__.split(".")[0]) < 14:
+        raise ImportError(
+            f"{name}: bfloat16 on a GPU needs CuPy 14, and this is {cupy.__version__}: {INSTALL}."
+        )

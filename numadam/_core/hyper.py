@@ -1,0 +1,76 @@
+"""Hyperparameters: ranges, checks, and values that change from step to step."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+#: A hyperparameter as a function of the steps already taken, 0 at the first.
+Schedule = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A float hyperparameter: its range is ``[low, high)``.
+
+    With `closed`, `high` belongs to it; with `positive`, `low` does not.
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = math.inf
+    closed: bool = False
+    positive: bool = False
+
+    def check(self, value: object) -> float:
+        """Return `value` as a float, or say what is wrong with it."""
+        kind = type(value).__name__
+        try:
+            if isinstance(value, (str, bytes, bool)):
+                raise TypeError(f"{kind} is not taken for a number")
+            number = float(value)  # type: ignore[arg-type]  # raises for what is none
+        except OverflowError:
+            number = math.inf
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{self.name}: expected a number, got {kind} ({value!r}).") from error
+        below = number <= self.high if self.closed else number < self.high
+        above = number > self.low if self.positive else number >= self.low
+        if not (above and below):
+            begin, end = "(" if self.positive else "[", "]" if self.closed else ")"
+            raise ValueError(
+                f"{self.name}: expected a number in {begin}{self.low:g}, {self.high:g}{end}, "
+                f"got {value!r}."
+            )
+        return number
+
+    def check_or_schedule(self, value: object) -> Any:
+        """As `check`; a callable of the steps taken stays, and is checked whenever it is asked."""
+        return value if callable(value) else self.check(value)
+
+
+def at_start(hyper: Hyper, value: Any) -> float:
+    """The value of a hyperparameter before the first step."""
+    return hyper.check(value(0)) if callable(value) else value
+
+
+LR = Hyper("lr")
+
+
+EPS = Hyper("eps")
+
+
+def count(name: str, value: object, least: int) -> int:
+    """Return `value` as an int of at least `least`, or say what is wrong with it."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError("bool is not taken for a number")
+        count = operator.index(value)  # type: ignore[arg-type]  # raises for what is none
+    except TypeError as error:
+        kind = type(value).__name__
+        raise TypeError(f"{name}: expected a whole number, got {kind} ({value!r}).") from error
+    if count < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+    return count
