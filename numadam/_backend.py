@@ -1,4 +1,4 @@
-"""What the two engines, CPU and CUDA, offer to the optimiser: one contract."""
+"""What the two back ends, CPU and CUDA, offer to the optimiser: one contract."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 Leaves = Sequence[Any]
 
 
-class BareStep(NamedTuple):
-    """One call of the bare face, its numbers checked: step number `t`.
+class FunctionalStep(NamedTuple):
+    """One call of the functional API, its numbers checked: step number `t`.
 
     `state` holds by name the arrays that the options need; `out` is None where there is none.
     """
@@ -30,7 +30,7 @@ class BareStep(NamedTuple):
     out: Any
 
 
-class Engine(ABC):
+class Backend(ABC):
     """State and step of one set of parameter arrays on one device.
 
     Attributes
@@ -104,7 +104,7 @@ class Engine(ABC):
 
     @abstractmethod
     def gradients(self) -> list[Any]:
-        """Gradient buffers of the parameters' shapes in one flat buffer, owned by the engine."""
+        """Gradient buffers of the parameters' shapes in one flat buffer, owned by the back end."""
 
     @abstractmethod
     def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
@@ -122,5 +122,5 @@ class Engine(ABC):
 
     @classmethod
     @abstractmethod
-    def update(cls, call: BareStep) -> None:
+    def update(cls, call: FunctionalStep) -> None:
         """Take a step on arrays that the caller owns."""

@@ -199,8 +199,8 @@ def test_roofline_reads_four_streams_and_writes_three():
 def test_serial_side_never_runs_in_parallel():
     run = peers.matmuls(784, 64, serial=True)
     cells = dict(zip(run.__code__.co_freevars, run.__closure__, strict=True))
-    engine_pass = cells["optimizer"].cell_contents._engine._pass
-    assert engine_pass.kernel is engine_pass.serial
+    cpu_step = cells["optimizer"].cell_contents._backend._pass
+    assert cpu_step.kernel is engine_pass.serial
 
 
 def test_memory_of_a_side_that_keeps_and_one_that_does_not():

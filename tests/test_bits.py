@@ -51,11 +51,11 @@ def thread_count(request):
 
 def shorten_parts(opt, size):
     """Cut the elements into parts of this size: many parts, ends at odd places."""
-    opt._engine._table.meta[door.PART] = size
+    opt._backend._table.meta[door.PART] = size
 
 
 def uses_parallel(opt):
-    run = opt._engine._pass
+    run = opt._backend._pass
     return run.kernel is not run.serial
 
 
@@ -307,7 +307,7 @@ def test_guard_pages_bite():
 
 
 def test_update_takes_the_bits_of_the_class():
-    """The bare face and the class are one step (more in test_update)."""
+    """The functional API and the class are one step (more in test_update)."""
     p, q = np.ones(9), np.ones(9)
     m, v = np.zeros(9), np.zeros(9)
     g = np.linspace(-1, 1, 9)

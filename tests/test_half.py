@@ -1,4 +1,4 @@
-"""16-bit parameters beside every option: layouts, the bare face, all at once, resumed."""
+"""16-bit parameters beside every option: layouts, the functional API, all at once, resumed."""
 
 from __future__ import annotations
 

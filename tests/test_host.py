@@ -54,9 +54,9 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A cache folder that holds both twins, compiled once for the whole file."""
     folder = str(tmp_path_factory.mktemp("warm"))
     code = """
-    from numadam.compile import cpu_steps
-    steps = cpu_steps(na.Adam(np.ones(3, "f4"))._settings.plan)
-    steps.twin(parallel=True), steps.twin(parallel=False)
+    from numadam.compile import compiled_step
+    steps = compiled_step(na.Adam(np.ones(3, "f4"))._settings.plan)
+    steps.parallel, steps.serial
     """
     python(code, NUMBA_CACHE_DIR=folder)
     return folder
@@ -204,10 +204,10 @@ import hashlib, os, pathlib
 from numadam import compile as c
 
 def again():
-    c._twins.clear(); c.door_address.cache_clear()  # as in a new process
+    c._twins.clear(); c.validator_address.cache_clear()  # as in a new process
     found = digest(100)
     (step,) = c._twins.values()
-    return found, (step.twin(False)._cache.hit, c._callbacks[-1]._cache.hit)
+    return found, (step.serial._cache.hit, c._callbacks[-1]._cache.hit)
 
 garbage = b"cno_such_module\\nX\\n."  # whole, but pickle can make nothing of it
 damages = [lambda old, n=n: old[:n] for n in (0, 10, 32, 500, -1)]

@@ -40,7 +40,7 @@ def instructions(case: str, out: bool, real: Any) -> list[str]:
     signature = types.void(
         int64, array, array, *slots, array if out else none, *[none] * 6, *scalars
     )
-    function = loops.make_run(plan, functions.shared).py_func
+    function = loops.make_run(plan, functions.jit_once).py_func
     compiled = numba.njit(signature, error_model="numpy", no_cpython_wrapper=True)(function)
     (text,) = compiled.inspect_asm().values()
     return re.findall(r"^\s+([a-z][a-z0-9]+)\s", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Options that are unknown or contradict, and those of the bare face."""
+"""Options that are unknown or contradict, and those of the functional API."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_out_is_refused_where_it_would_hold_something_else(option):
             opt.step(p.copy(), params=p.copy())
 
 
-# --- the bare face -------------------------------------------------------------------------------
+# --- the functional API ---------------------------------------------------------------------------
 
 BARE_OPTIONS = {
     "l2": {"weight_decay": 0.3, "maximize": True},

@@ -231,7 +231,7 @@ def test_all_together_has_the_same_bits_in_any_twin_thread_and_part(twin, thread
         opt = na.Adam(tree_map(np.copy, params), **options)
         assert uses_parallel(opt) == (twin == "parallel")
         if part == 0:  # what the others have to be: serial, in one piece
-            opt._engine._pass.kernel, part = opt._engine._pass.serial, 1 << 20
+            opt._backend._pass.kernel, part = opt._backend._pass.serial, 1 << 20
         if part is not None:
             shorten_parts(opt, part)
         for grads in calls:

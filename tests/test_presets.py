@@ -12,7 +12,7 @@ import pytest
 import numadam as na
 from numadam import rules
 from numadam._core import options as op
-from numadam._optimizer.base import Held
+from numadam._optimizer.base import OptimizerBase
 from numadam._settings.presets import LIKE
 
 RULES = rules.classes()
@@ -66,7 +66,7 @@ def options_of(request, monkeypatch):
     """``options_of(name, ...)``: the options that a class or a bare step comes to; none is made."""
     seen = []
     # what both hand on ends with lr, ..., shared, own
-    monkeypatch.setattr(Held, "_setup", lambda *args: seen.append((args[2], *args[-2:])))
+    monkeypatch.setattr(OptimizerBase, "_setup", lambda *args: seen.append((args[2], *args[-2:])))
 
     def find(name, *lr, **options):
         rule, one = RULES[name], np.ones(2)

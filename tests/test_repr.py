@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._arrays import formatting as show
+from numadam._arrays import formatting
 
 
 class Cells(HTMLParser):
@@ -175,11 +175,11 @@ def test_many_results_of_nothing():
     ],
 )
 def test_values_in_a_few_words(value, text):
-    assert show.brief(value) == text
+    assert formatting.brief(value) == text
 
 
 def test_names_are_escaped():
-    page = show.table("<i>", [("<script>", "a & b")], ("<h>",))
+    page = formatting.table("<i>", [("<script>", "a & b")], ("<h>",))
     assert "<script>" not in page
     assert Cells(page).rows == [["<h>"], ["<script>", "a & b"]]
 
@@ -189,4 +189,4 @@ def test_names_are_escaped():
     [(12, "12 B"), (1234, "1.23 kB"), (2e6, "2 MB"), (3e9, "3 GB"), (4e12, "4e+03 GB")],
 )
 def test_bytes_for_people(size, text):
-    assert show.nbytes(size) == text
+    assert formatting.nbytes(size) == text

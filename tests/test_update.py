@@ -1,4 +1,4 @@
-"""The bare face: one step on arrays that the caller owns."""
+"""The functional API: one step on arrays that the caller owns."""
 
 from __future__ import annotations
 

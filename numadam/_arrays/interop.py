@@ -74,7 +74,7 @@ def as_cupy(x: Any) -> Any:
     return shown if dtype is None else shown.view(dtype)
 
 
-def seen(x: Any) -> Any:
+def as_view(x: Any) -> Any:
     """An array of another library as NumPy's or CuPy's, over the same memory; or x itself."""
     library = home(x)
     if not library:
@@ -82,7 +82,7 @@ def seen(x: Any) -> Any:
     return as_numpy(x) if library == "NumPy" else as_cupy(x)
 
 
-def views(arrays: Sequence[Any], library: str, written: bool) -> list[Any]:
+def as_views(arrays: Sequence[Any], library: str, written: bool) -> list[Any]:
     """The arrays of a library as they are, and views of those that it can show.
 
     What is to be written and never changes stays what it is: it is refused then, by name.

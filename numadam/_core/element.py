@@ -116,7 +116,7 @@ def make_gradient(plan: Plan, wrap: Wrap) -> Any:
     return wrap(gradient)
 
 
-def make_seen(plan: Plan, wrap: Wrap) -> Any:
+def make_norm_gradient(plan: Plan, wrap: Wrap) -> Any:
     """``seen(i, x, g, total, low, high, k)``: the gradient as the norm sees it.
 
     `x` are the parameters, or their float32 copy where there is one.
@@ -194,7 +194,7 @@ def _followed(average, x, k):
     return average + k[WEIGHT] * (x - average)
 
 
-def make_turn(plan: Plan, wrap: Wrap) -> Any:
+def make_element_update(plan: Plan, wrap: Wrap) -> Any:
     """``turn(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)``."""
     if plan.modulus:
         return _make_pair(plan, wrap)

@@ -136,7 +136,7 @@ def make_block(gradient: Any, wrap: Callable[[Any], Any], scaled: bool = False) 
         ``gradient(i, p, g, acc, lo, hi, k)``: element i as the step uses it; i is a uint64. The
         loop is packed if all that it reads is read before any condition.
     wrap : callable
-        Compiles a function, as `pieces.shared` does.
+        Compiles a function, as `jit_once` does.
     scaled : bool
         Whether the block is for the second pass.
 

@@ -64,7 +64,7 @@ class Shared(TypedDict, total=False):
     capturable: bool
 
 
-class Bare(TypedDict, total=False):
+class FunctionalOptions(TypedDict, total=False):
     """Those of them that a step on the caller's own arrays takes: they need no array of ours."""
 
     weight_decay: float

@@ -14,14 +14,14 @@ from numadam._core.rule import RuleSpec
 STATE_SLOTS = 3
 
 # The arrays that one leaf has in a step. Those up to OUT may be the caller's and are checked at
-# every step; the rest belong to the engine: the sum of gradients, the average, bounds and step
+# every step; the rest belong to the back end: the sum of gradients, the average, bounds and step
 # size per element, the float32 copy of 16-bit parameters.
 P, G, S0, S1, S2, OUT = range(6)
 CHECKED = 6
 SUM, AVERAGE, LOW, HIGH, RATE, MASTER = range(CHECKED, 12)
 SLOTS = 12
 
-#: What the engine's own arrays are called in `state`, in the order of a saved state.
+#: What the back end's own arrays are called in `state`, in the order of a saved state.
 OWN_STATE = {"accumulated": SUM, "average": AVERAGE, "master": MASTER}
 
 
@@ -82,7 +82,7 @@ class Plan:
     like: str = ""
 
     def __post_init__(self) -> None:
-        # looked up at every step of the bare face: hashing all fields would take 2 us
+        # looked up at every step of the functional API: hashing all fields would take 2 us
         fields = tuple(vars(self).values())
         object.__setattr__(self, "_hash", hash(fields))
 

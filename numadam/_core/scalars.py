@@ -9,7 +9,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numadam._core import options as op
 from numadam._core.plan import Plan
-from numadam._jit.functions import cast, shared
+from numadam._jit.functions import cast, jit_once
 
 #: Scalars of a row that the loop itself needs (`options.loop_scalars`).
 _OWN = 10
@@ -43,10 +43,10 @@ def make_scalars(width: int, real: np.dtype[Any]) -> Any:
         k = (own[0] * pre, own[1], own[2] * pre) + own[3:] + (factor, pre, 0.0)
         return cast(h, one), cast(k, one)
 
-    return shared(scalars)
+    return jit_once(scalars)
 
 
-def make_fill_row(plan: Plan, wrap: Any = shared) -> Any:
+def make_fill_row(plan: Plan, wrap: Any = jit_once) -> Any:
     """``fill_row(out, row, q, lr, t, n)``: the scalars of step t from a row of the control block.
 
     `q` are the running products before the step, and `n` the gradients in the mean.
@@ -63,7 +63,7 @@ def make_fill_row(plan: Plan, wrap: Any = shared) -> Any:
         for i in range(_OWN):
             out[len(h) + i] = k[i]
 
-    return shared(fill_row, forceinline=True) if wrap is shared else wrap(fill_row)
+    return jit_once(fill_row, forceinline=True) if wrap is jit_once else wrap(fill_row)
 
 
 def make_advance_row(plan: Plan, wrap: Any) -> Any:

@@ -20,7 +20,7 @@ from numadam._cpu.numpy_abi import kind_of
 _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
 
 
-class Table:
+class KernelArguments:
     """The int64 blocks that a compiled step reads (see `door`), for leaves of these layouts.
 
     Parameters
@@ -69,7 +69,7 @@ class Table:
         blocks[dr.SUBTYPE, :n] = [id(subtype) for subtype in subtypes]
         blocks[dr.ROW, :n] = rows
         self._subtypes = list(subtypes)  # keeps their ids alive
-        self.set_turns([size * plan.unit for size in layout.sizes])
+        self.set_iterations([size * plan.unit for size in layout.sizes])
         total = int(blocks[dr.START, n])
         self.partials = self._make_partials() if plan.norm else np.zeros(1)
         meta[dr.COUNT], meta[dr.NDARRAY] = n, id(np.ndarray)
@@ -90,7 +90,7 @@ class Table:
         ):
             meta[place] = block.ctypes.data
 
-    def set_turns(self, turns: Sequence[int]) -> None:
+    def set_iterations(self, turns: Sequence[int]) -> None:
         """How many turns of the loop each leaf takes."""
         self.blocks[dr.START, 1:] = np.cumsum(turns, dtype=np.int64)
 
@@ -101,11 +101,11 @@ class Table:
         return np.zeros(sum(counts) + 1)
 
     def own(self, slot: int, where: np.ndarray) -> None:
-        """Fix the addresses of arrays that belong to the engine: steps need not look them up."""
+        """Fix the addresses of arrays that belong to the back end: steps need not look them up."""
         self.blocks[dr.ADDRESS + slot, : len(where)] = where
 
     def fix_span(self, buffer: np.ndarray) -> None:
-        """Count a buffer of the engine's among what every step writes."""
+        """Count a buffer of the back end's among what every step writes."""
         self.meta[dr.FIXED] = 1
         first = buffer.ctypes.data
         self.spans[: dr.ORDER, 0] = (first, first + buffer.nbytes) if buffer.nbytes else (0, 0)

@@ -1,4 +1,4 @@
-"""The CPU engine: NumPy arrays through the door into the compiled step."""
+"""The CPU back end: NumPy arrays through the door into the compiled step."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from numadam._arrays.layout import SKEW, Layout
-from numadam._backend import BareStep, Engine, Leaves
+from numadam._backend import Backend, FunctionalStep, Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as dr
 from numadam._cpu.functional import update
-from numadam._cpu.state import CpuStore
-from numadam._cpu.step import CpuPass, Named
+from numadam._cpu.state import CpuState
+from numadam._cpu.step import CpuStep, Named
 from numadam._jit import forks
-from numadam._jit.interrupts import held_back
+from numadam._jit.interrupts import defer_interrupts
 from numadam._settings.settings import Settings
 
 
-class CpuEngine(CpuStore, Engine):
+class CpuBackend(CpuState, Backend):
     """State and compiled step of NumPy parameters."""
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         super().__init__(settings, params, names)
-        self._pass = CpuPass(
+        self._pass = CpuStep(
             self._table,
             self._title,
             self.params,
@@ -65,7 +65,7 @@ class CpuEngine(CpuStore, Engine):
         # one block of zeros stands for every gradient: the sum is what counts
         longest = max(layout for layout in self._layout.sizes) * plan.dtype.itemsize
         zeros = np.zeros(longest + 64, np.uint8)
-        with held_back():
+        with defer_interrupts():
             try:
                 table.own(pl.G, np.full(len(self.params), zeros.ctypes.data))
                 table.meta[dr.FLUSHING] = 1
@@ -90,6 +90,6 @@ class CpuEngine(CpuStore, Engine):
         return self._layout.views(block[first:])
 
     @classmethod
-    def update(cls, call: BareStep) -> None:
+    def update(cls, call: FunctionalStep) -> None:
         """Take one step on the caller's own arrays."""
         update(call)

@@ -12,13 +12,13 @@ from numadam._core.plan import Plan
 from numadam._cpu import kernel as loops
 from numadam._cpu import validate as door
 from numadam._jit.cache import LoopCache
-from numadam._jit.loops import Twins, compile_lock, refuse_without_jit, twins
+from numadam._jit.loops import CompiledLoop, compile_lock, compiled_loop, refuse_without_jit
 
 _callbacks: list[Any] = []  # keeps the code at their addresses alive
 
 
 @functools.cache
-def door_address() -> int:
+def validator_address() -> int:
     """The address of the compiled door; compiled or loaded at the first call."""
     refuse_without_jit()
     with compile_lock():
@@ -31,13 +31,13 @@ def door_address() -> int:
         return int(callback.address)
 
 
-def enter_door(meta_at: int, ids_at: int, apart: int) -> int:
+def validate_arrays(meta_at: int, ids_at: int, apart: int) -> int:
     """Send arrays through the door from Python, without a step."""
     # PYFUNCTYPE keeps the GIL: no other thread can change a header meanwhile
-    function = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)(door_address())
+    function = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)(validator_address())
     return int(function(door.ENTER, meta_at, ids_at, 0, apart))
 
 
-def cpu_steps(plan: Plan) -> Twins:
+def compiled_step(plan: Plan) -> CompiledLoop:
     """The compiled steps of a plan: options that do not change it share code."""
-    return twins(plan.name, lambda: loops.make_steps(plan), loops.SIGNATURE)
+    return compiled_loop(plan.name, lambda: loops.make_steps(plan), loops.SIGNATURE)

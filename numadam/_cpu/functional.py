@@ -1,4 +1,8 @@
-"""The bare face on NumPy arrays: the same door and step, on a table that calls take turns with."""
+"""Functional API for NumPy arrays.
+
+Reuses the optimiser's kernel. Each call borrows an argument block from a free list, so no two
+threads share one.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,31 @@ import numpy as np
 
 from numadam._arrays import checks as ar
 from numadam._arrays.layout import Layout
-from numadam._backend import BareStep, Leaves
+from numadam._backend import FunctionalStep, Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as dr
-from numadam._cpu.arguments import Table
-from numadam._cpu.step import CpuPass, check_params
+from numadam._cpu.arguments import KernelArguments
+from numadam._cpu.step import CpuStep, check_params
 from numadam._settings.settings import Settings
 
 #: Idle passes by what they fit; a call takes one and puts it back, so no two share a table.
 #: Kept are those of the latest keys, without large work arrays.
-_idle: dict[Any, list[CpuPass]] = {}
+_idle: dict[Any, list[CpuStep]] = {}
 _KEYS, _WORK_BYTES = 256, 1_000_000
 
 
-def _new_pass(settings: Settings, p: Any) -> CpuPass:
+def _new_step(settings: Settings, p: Any) -> CpuStep:
     plan = settings.plan
     check_params([p], ["p"])
     layout = Layout([p.shape], [ar.memory_order(p)], plan.dtype)
     meta = np.zeros(dr.META + len(plan.products), np.int64)
-    table = Table(plan, layout, [type(p)], settings.control.copy(), meta)
+    table = KernelArguments(plan, layout, [type(p)], settings.control.copy(), meta)
     meta[dr.PRODUCTS] = table.meta_at + dr.META * 8
     names = {pl.P: "p", pl.G: "g", **dict(enumerate(plan.rule.state, pl.S0)), pl.OUT: "out"}
-    return CpuPass(table, lambda slot, leaf: names[slot])
+    return CpuStep(table, lambda slot, leaf: names[slot])
 
 
-def update(call: BareStep) -> None:
+def update(call: FunctionalStep) -> None:
     """Take a step on the caller's arrays."""
     settings, products, p, g, state, t, lr, out = call
     plan = settings.plan
@@ -40,7 +44,7 @@ def update(call: BareStep) -> None:
     try:
         run = _idle[key].pop()
     except (KeyError, IndexError):
-        run = _new_pass(settings, p)
+        run = _new_step(settings, p)
     table = run.table
     table.control[:] = settings.control
     table.meta[dr.STEPS] = t - 1

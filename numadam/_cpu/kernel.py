@@ -13,13 +13,13 @@ from numba import carray, float64, int64, prange
 
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.element import make_add, make_turn
+from numadam._core.element import make_add, make_element_update
 from numadam._core.plan import Plan
 from numadam._core.scalars import make_scalars, width_of
 from numadam._cpu import norm_kernel as nk
 from numadam._cpu import validate as dr
 from numadam._cpu.parts import find_leaf, make_advance, make_fill, make_views
-from numadam._jit.functions import release_gil, shared, take_gil
+from numadam._jit.functions import jit_once, release_gil, take_gil
 from numadam._jit.pointers import as_pointer, load64
 
 #: addresses of meta and ids, object address of the only gradient, apart, lr -> status (see
@@ -33,7 +33,7 @@ _RELEASE_FROM = 5_000
 
 def make_run(plan: Plan, wrap: Any) -> Any:
     """The loop over contiguous elements: serial, and vectorised by the compiler."""
-    turn = make_turn(plan, wrap)
+    turn = make_element_update(plan, wrap)
 
     def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
         # counts from 0: a loop from `low` to `high` does not vectorise (8x slower)
@@ -121,7 +121,7 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
     fixed size, so neither the parts nor the threads change a bit. The twins share the compiled
     parts.
     """
-    wrap = shared
+    wrap = jit_once
     part, fill, advance = _make_part(plan, wrap), make_fill(plan, wrap), make_advance(plan, wrap)
     accumulates, normed, wide = plan.accumulate, plan.norm != "", op.RULE + plan.rule.width
     add_part = _make_sum(plan, wrap) if accumulates else part
@@ -133,7 +133,7 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
         def step(meta_at, ids_at, g1, apart, lr):
             meta = carray(as_pointer(meta_at), dr.META, np.int64)
             count, size = meta[dr.COUNT], meta[dr.PART]
-            status = dr.through_door(meta[dr.DOOR], dr.ENTER, meta_at, ids_at, g1, apart)
+            status = dr.call_validator(meta[dr.DOOR], dr.ENTER, meta_at, ids_at, g1, apart)
             if status != dr.OK:
                 return status
             table = carray(as_pointer(meta[dr.TABLE]), (dr.ROWS, count + 1), np.int64)
@@ -173,7 +173,7 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
             for q in each(parts):
                 part(int64(q), table, count, size, rows, factors)
             if meta[dr.STRIDED] != 0:
-                dr.through_door(meta[dr.DOOR], dr.LEAVE, meta_at, ids_at, g1, apart)
+                dr.call_validator(meta[dr.DOOR], dr.LEAVE, meta_at, ids_at, g1, apart)
             advance(meta)
             meta[dr.CALLS] = 0
             meta[dr.IN_A_ROW] = 0

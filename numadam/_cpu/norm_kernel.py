@@ -10,7 +10,7 @@ import numpy as np
 from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.element import make_seen
+from numadam._core.element import make_norm_gradient
 from numadam._core.plan import Plan
 from numadam._core.scalars import make_scalars, tiny, width_of
 from numadam._cpu import validate as dr
@@ -26,7 +26,7 @@ SETTLED, AGAIN, NOT_FINITE = range(3)
 
 def make_norm(plan: Plan, wrap: Any) -> Any:
     """The partial sums of some blocks of the gradients, as the rule will see them."""
-    seen, ranged = make_seen(plan, wrap), plan.real == np.float64
+    seen, ranged = make_norm_gradient(plan, wrap), plan.real == np.float64
     block = norms.make_block(seen, wrap, scaled=ranged)
     scalars = make_scalars(width_of(plan), plan.real)
     views, _, numbers = make_views(plan)

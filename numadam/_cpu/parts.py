@@ -13,7 +13,7 @@ from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._core.scalars import _OWN, make_advance_row, make_fill_row, width_of
 from numadam._cpu import validate as dr
-from numadam._jit.functions import shared
+from numadam._jit.functions import jit_once
 from numadam._jit.pointers import as_pointer, inner
 
 
@@ -28,7 +28,7 @@ def _view_of(memory: np.dtype[Any]) -> Any:
     def view(address, n):
         return carray(as_pointer(address), n, memory)
 
-    return shared(view)
+    return jit_once(view)
 
 
 def make_views(plan: Plan) -> tuple[list[Any], tuple[int, ...], tuple[int, ...]]:

@@ -12,8 +12,8 @@ from numadam._arrays.sparse import clear, coalesce, is_sparse, scatter
 from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as dr
-from numadam._cpu.arguments import Table
-from numadam._jit.interrupts import held_back
+from numadam._cpu.arguments import KernelArguments
+from numadam._jit.interrupts import defer_interrupts
 
 
 class SparseGradients:
@@ -30,7 +30,9 @@ class SparseGradients:
         ``title(slot, leaf)``: what the user calls that array.
     """
 
-    def __init__(self, table: Table, how: str | None, title: Callable[[int, int], str]) -> None:
+    def __init__(
+        self, table: KernelArguments, how: str | None, title: Callable[[int, int], str]
+    ) -> None:
         self._table, self._how, self._title = table, how, title
         self._dense: dict[int, np.ndarray] = {}
         #: leaves whose rows are lent to the table: the arrays that must stay alive
@@ -46,7 +48,7 @@ class SparseGradients:
                 "out: sparse='lazy' visits some rows only, and the direction of the others would "
                 "be left as it was. Use sparse='dense'."
             )
-        with held_back():  # the table is another one meanwhile
+        with defer_interrupts():  # the table is another one meanwhile
             try:
                 if self._how == "lazy":
                     self._lend(parts)
@@ -84,7 +86,7 @@ class SparseGradients:
             table.blocks[dr.INDEX, leaf] = rows.ctypes.data if len(rows) else 0
             table.blocks[dr.WIDTH, leaf] = values.size // max(len(rows), 1) or 1
             table.blocks[dr.ADDRESS + pl.G, leaf] = values.ctypes.data
-        table.set_turns(turns)
+        table.set_iterations(turns)
 
     def _in_order(self, values: np.ndarray, leaf: int) -> np.ndarray:
         """Rows of values in the memory order of a row of the parameter."""
@@ -108,7 +110,7 @@ class SparseGradients:
         if self.rows:
             self.rows.clear()
             table.blocks[dr.INDEX, list(parts)] = 0
-            table.set_turns([size * table.plan.unit for size in table.layout.sizes])
+            table.set_iterations([size * table.plan.unit for size in table.layout.sizes])
         for leaf, (rows, _) in parts.items():
             if leaf in self._dense:
                 clear(rows, self._dense[leaf])

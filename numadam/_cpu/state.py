@@ -12,12 +12,12 @@ from numadam._arrays.layout import Layout
 from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as dr
-from numadam._cpu.arguments import Table, addresses
+from numadam._cpu.arguments import KernelArguments, addresses
 from numadam._cpu.step import check_params
 from numadam._settings.settings import Settings
 
 
-class CpuStore:
+class CpuState:
     """State of NumPy parameters, and the table of where everything lies.
 
     Counters, running products and state arrays lie in one block, so that a load is one copy:
@@ -42,8 +42,13 @@ class CpuStore:
         products = self._block[dr.META * 8 : head].view(np.float64)
         self.products = products.reshape(len(settings.control), -1)
         self.products[...] = 1.0
-        self._table = table = Table(
-            plan, self._layout, [type(p) for p in params], settings.control, meta, settings.rows
+        self._table = table = KernelArguments(
+            plan,
+            self._layout,
+            [type(p) for p in params],
+            settings.control,
+            meta,
+            settings.group_of_leaf,
         )
         meta[dr.PRODUCTS], meta[dr.GUARD] = products.ctypes.data, settings.guard
         meta[dr.EVERY] = settings.options["accumulate"]
@@ -64,7 +69,7 @@ class CpuStore:
         check_params(params, names)
 
     def _views(self, block: np.ndarray) -> dict[str, list[np.ndarray]]:
-        """The state arrays in a block like the engine's own."""
+        """The state arrays in a block like the back end's own."""
         return {
             name: layout.views(block[first : first + layout.nbytes])
             for first, (name, layout) in zip(self._first, self._layouts.items(), strict=True)
@@ -95,7 +100,7 @@ class CpuStore:
             return
         for k, param in enumerate(self.params):
             if plan.bounds == "scalar":
-                low, high = settings.box(settings.rows[k])
+                low, high = settings.box(settings.group_of_leaf[k])
             else:
                 low, high = (settings.per_element[slot][k] for slot in (pl.LOW, pl.HIGH))
             np.copyto(param, np.clip(param, low, high).astype(param.dtype, copy=False))

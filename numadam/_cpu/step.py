@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import views
+from numadam._arrays.interop import as_views
 from numadam._arrays.sparse import is_sparse
 from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as dr
-from numadam._cpu.arguments import Table
-from numadam._cpu.compiled import cpu_steps, door_address, enter_door
+from numadam._cpu.arguments import KernelArguments
+from numadam._cpu.compiled import compiled_step, validate_arrays, validator_address
 from numadam._cpu.sparse import SparseGradients
 from numadam._jit import forks, threads
 
@@ -25,7 +25,7 @@ Named = list[tuple[str, Any]]
 Title = Callable[[int, int], str]
 
 
-class CpuPass:
+class CpuStep:
     """A table, the compiled twins of its step, and what to do when the door refuses an array.
 
     Parameters
@@ -44,7 +44,7 @@ class CpuPass:
 
     def __init__(
         self,
-        table: Table,
+        table: KernelArguments,
         title: Title,
         kept: Sequence[Any] = (),
         owned: Callable[[], Named] = list,
@@ -59,11 +59,11 @@ class CpuPass:
         self._spare: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
         self._pack = struct.Struct(f"{self.ids.shape[1]}q").pack_into
         self._apart: Any = None
-        table.meta[dr.DOOR] = door_address()
-        steps = cpu_steps(table.plan)
-        self.serial = steps.twin(parallel=False)
+        table.meta[dr.DOOR] = validator_address()
+        steps = compiled_step(table.plan)
+        self.serial = steps.serial
         parallel = threads.wants_parallel(sum(table.layout.sizes) * table.plan.unit)
-        self.kernel = steps.twin(parallel=True) if parallel else self.serial
+        self.kernel = steps.parallel if parallel else self.serial
 
     def run(self, used: dict[int, Leaves], lr: float) -> int:
         """Take a step over `used`, the arrays by slot; mend or refuse what the door stops.
@@ -84,7 +84,7 @@ class CpuPass:
 
     def check(self) -> None:
         """Send the kept parameters alone through the door, without a step."""
-        self._through({}, lambda ids_at, apart: enter_door(self.table.meta_at, ids_at, apart))
+        self._through({}, lambda ids_at, apart: validate_arrays(self.table.meta_at, ids_at, apart))
 
     def _through(self, used: dict[int, Leaves], call: Callable[[int, int], int]) -> int:
         apart = 0
@@ -166,7 +166,7 @@ class CpuPass:
             known = None if isinstance(number, np.generic) else dtype
             return [*arrays[:leaf], np.asarray(number, known), *arrays[leaf + 1 :]]
         if what == dr.BAD_TYPE:
-            seen = views(arrays, "NumPy", pl.is_written(slot, used))
+            seen = as_views(arrays, "NumPy", pl.is_written(slot, used))
             if seen[leaf] is not arrays[leaf]:
                 return seen
         if what not in (dr.BAD_TYPE, dr.BAD_DTYPE) or not ar.is_viewable(arrays[leaf], dtype):

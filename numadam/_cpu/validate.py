@@ -220,7 +220,7 @@ def door(stage, meta_at, ids_at, g1, apart):
 
 
 @intrinsic
-def through_door(
+def call_validator(
     typingctx: Any, address: Any, stage: Any, meta: Any, ids: Any, g1: Any, apart: Any
 ) -> Any:
     """Call the door at `address` from compiled code."""

@@ -13,7 +13,7 @@ from numadam._core.plan import Plan
 from numadam._cuda import kernel_spec as cp
 from numadam._cuda import launch as policy
 from numadam._cuda.memory import WIDEST
-from numadam._cuda.norms import norm_slots, norm_turns, part_size
+from numadam._cuda.norms import norm_iterations, norm_slots, part_size
 from numadam._cuda.upload import Upload
 from numadam._cuda.validate import lies_flat
 
@@ -33,7 +33,7 @@ def phases(arrays: Sequence[Any], orders: Sequence[tuple[int, ...]], plan: Plan)
     ]
 
 
-class CudaTable:
+class KernelArguments:
     """One record for each leaf, on the host and, where there are several, on the GPU.
 
     Attributes
@@ -67,7 +67,7 @@ class CudaTable:
         self.records = np.zeros((n, cp.RECORD), np.int64)
         self.many = n > 1
         self.rows, self.records[:, cp.ROW] = list(rows), rows
-        self._per_tile = cp.tile_turns(plan, cp.step_slots(plan, has_out=False))
+        self._per_tile = cp.tile_iterations(plan, cp.step_slots(plan, has_out=False))
         self.blocks, leaves = self._cut(self._turns, self._block_turns(), cp.FIRST)
         self.records[:, cp.BLOCKS] = np.bincount(leaves, minlength=n)
         self._numbers = np.array(layout.sizes, np.int64) * plan.numbers
@@ -157,7 +157,7 @@ class CudaTable:
             self.records[:, cp.SUMS_TILED] = self._sums_tiled()
 
     def _sums_tiled(self) -> Any:
-        tiled, width = np.ones(len(self._turns), bool), norm_turns(self._plan)
+        tiled, width = np.ones(len(self._turns), bool), norm_iterations(self._plan)
         for slot in norm_slots(self._plan):
             size = memory_dtype(self._plan.storage(slot)).itemsize * width
             tiled &= self.records[:, cp.ADDRESS + slot] % size == 0

@@ -1,4 +1,4 @@
-"""The CUDA engine: CuPy arrays, checked in Python, into one launch for all of them.
+"""The CUDA back end: CuPy arrays, checked in Python, into one launch for all of them.
 
 State lies on the GPU. The host counts t and forms the scalars of a step, except where the GPU
 alone knows whether a step was taken: with ``nonfinite="skip"``, and with ``capturable=True``, whose
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays.gpu import require_bfloat16, require_gpu
-from numadam._backend import BareStep, Engine, Leaves
+from numadam._backend import Backend, FunctionalStep, Leaves
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._cuda import validate as ca
 from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
 from numadam._cuda.validate import NO_ROWS
-from numadam._jit.interrupts import held_back
+from numadam._jit.interrupts import defer_interrupts
 
 if TYPE_CHECKING:
     from numadam._cuda.validate import Sparse
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 _PROPAGATE, _RAISE, _SKIP = range(3)  # what a guard does
 
 
-class CudaEngine(Engine):
+class CudaBackend(Backend):
     """State and compiled step of CuPy parameters."""
 
     home = "CuPy"
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
-        from numadam._cuda.arguments import CudaTable
+        from numadam._cuda.arguments import KernelArguments
         from numadam._cuda.reductions import CudaNumbers
         from numadam._cuda.sparse import SparseGradients
-        from numadam._cuda.state import CudaStore
-        from numadam._cuda.step import CudaPass
+        from numadam._cuda.state import CudaState
+        from numadam._cuda.step import CudaStep
 
         self.params, self.names, self.settings = list(params), list(names), settings
         self._device, plan = int(params[0].device.id), settings.plan
@@ -53,16 +53,16 @@ class CudaEngine(Engine):
         only_here = plan.average or plan.master or plan.accumulate or how == "lazy"
         outs = (False,) if only_here else (False, True)
         with on_gpu(self._device):
-            self._store = CudaStore(settings, params)
+            self._store = CudaState(settings, params)
             self.state, self.own = self._store.state, self._store.own
             layout = self._store.layout
-            self._table = table = CudaTable(plan, layout, settings.rows)
+            self._table = table = KernelArguments(plan, layout, settings.group_of_leaf)
             rate = settings.rate_array if capturable else None
             self._numbers = CudaNumbers(
                 plan, settings.control, table, self._device, led=self._led, rate=rate
             )
             given = (plan, layout, table, self._numbers, self._device, self._title)
-            self._pass = CudaPass(*given, self.params, outs, lazy=how == "lazy")
+            self._pass = CudaStep(*given, self.params, outs, lazy=how == "lazy")
             self._sparse = SparseGradients(plan, layout, self._device, how, self._title)
             for slot, views in self.own.items():
                 self._pass.own(slot, views)
@@ -191,7 +191,7 @@ class CudaEngine(Engine):
     ) -> bool:
         self._pass.enter(used, new, sparse)
         if self._calls + 1 < self.settings.options["accumulate"]:
-            with held_back():
+            with defer_interrupts():
                 self._numbers.prepare(lr, self._t + 1, self._calls + 1, alone=False)
                 self._pass.add(first=self._calls == 0)
                 self._calls += 1
@@ -220,7 +220,7 @@ class CudaEngine(Engine):
         plan, guard, numbers = self.settings.plan, self.settings.guard, self._numbers
         t = 0 if self._led else self._t + 1
         # all that changes arrays or counters, and nothing that may be refused
-        with held_back():
+        with defer_interrupts():
             numbers.prepare(lr, t, n, alone=not plan.norm, flushing=flushing)
             if plan.norm:
                 numbers.form_norms(t, guard)
@@ -275,14 +275,14 @@ class CudaEngine(Engine):
                 products[:, self.settings.plan.products.index(name)] = value
         with on_gpu(self._device):
             staged = self._store.staged(state)
-            with held_back():
+            with defer_interrupts():
                 self._store.take(staged)
                 self._numbers.counts.set(counts)
                 self._numbers.rows.load_products(products)
                 self._t, self._calls = int(counts[T]), calls
 
     @classmethod
-    def update(cls, call: BareStep) -> None:
+    def update(cls, call: FunctionalStep) -> None:
         """Take one step on the caller's own arrays; the first call for an option compiles."""
         from numadam._cuda.functional import update
 

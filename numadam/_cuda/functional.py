@@ -1,4 +1,4 @@
-"""The bare face on CuPy arrays: one step on arrays that the caller owns."""
+"""The functional API on CuPy arrays: one step on arrays that the caller owns."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from numadam._arrays import checks as ar
 from numadam._arrays.gpu import require_gpu
 from numadam._arrays.layout import Layout
-from numadam._backend import BareStep, Leaves
+from numadam._backend import FunctionalStep, Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._cuda.arguments import CudaTable
+from numadam._cuda.arguments import KernelArguments
 from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._cuda.reductions import CudaNumbers
 from numadam._cuda.sparse import SparseGradients
-from numadam._cuda.step import CudaPass
-from numadam._jit.interrupts import held_back
+from numadam._cuda.step import CudaStep
+from numadam._jit.interrupts import defer_interrupts
 from numadam._settings.settings import Settings
 
 #: Calls of several threads take turns where they share the numbers of a step.
@@ -34,14 +34,14 @@ class _Bare:
     def __init__(self, plan: Plan, wide: int, device: int, layout: Layout, has_out: bool) -> None:
         names = {pl.P: "p", pl.G: "g", **dict(enumerate(plan.rule.state, pl.S0)), pl.OUT: "out"}
         self.control = np.zeros((1, wide))
-        table = CudaTable(plan, layout, [0])
+        table = KernelArguments(plan, layout, [0])
         self.numbers = CudaNumbers(plan, self.control, table, device)
 
         def title(slot: int, leaf: int) -> str:
             return names[slot]
 
         given = (plan, layout, table, self.numbers, device, title)
-        self.run = CudaPass(*given, outs=[has_out])
+        self.run = CudaStep(*given, outs=[has_out])
         self.sparse = SparseGradients(plan, layout, device, None, title)
 
 
@@ -63,7 +63,7 @@ def _prepared(settings: Settings, p: Any, has_out: bool) -> _Bare:
     return _bare(settings.plan, wide, int(p.device.id), *where)
 
 
-def update(call: BareStep) -> None:
+def update(call: FunctionalStep) -> None:
     """Take a step on the caller's arrays; the first call for an option compiles."""
     settings, products, p, g, state, t, lr, out = call
     require_gpu()
@@ -83,7 +83,7 @@ def update(call: BareStep) -> None:
             bare.control[...] = settings.control
             if products:
                 numbers.rows.load_products(np.array([products], np.float64))
-            with held_back():
+            with defer_interrupts():
                 numbers.prepare(lr, t, 1, alone=False)
                 if plan.norm:
                     numbers.form_norms(t, 0)

@@ -143,7 +143,7 @@ class Checks:
     def _spans(
         self, used: Mapping[int, Leaves], where: Mapping[int, list[int] | None]
     ) -> list[ca.Span]:
-        """Where the arrays of a step lie, those of the engine's own among them."""
+        """Where the arrays of a step lie, those of the back end's own among them."""
         spans = list(self._owned_spans)
         for slot, arrays in used.items():
             written, plain = pl.is_written(slot, used), where.get(slot)

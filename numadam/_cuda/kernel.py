@@ -44,7 +44,7 @@ from numadam._cuda.kernel_spec import (
     step_pass,
     step_slots,
     sum_pass,
-    tile_turns,
+    tile_iterations,
     wrapper,
 )
 from numadam._cuda.memory import make_again, make_fetch, make_numbers, make_put
@@ -136,7 +136,7 @@ def _make_span(one: Pass, many: bool, read: Any, wrap: Any) -> Any:
     First come the tiles, which begin at turn `head`, then the turns before and behind them.
     """
     # those of the table, whatever arrays this pass has: it may lack the widest
-    turns = tile_turns(one.plan, step_slots(one.plan, has_out=False))
+    turns = tile_iterations(one.plan, step_slots(one.plan, has_out=False))
     whole, single = (_make_visit(one, count, many, read, wrap) for count in (turns, 1))
 
     def span(place, item, stride, head, tiles, items, scalars):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from numba import cuda  # here and not in a function: the simulator swaps the module's global
 
 from numadam._core import plan as pl
-from numadam._core.element import make_add, make_start, make_turn
+from numadam._core.element import make_add, make_element_update, make_start
 from numadam._core.plan import Plan
 from numadam._cuda.memory import WIDEST
 
@@ -40,7 +40,7 @@ def start_slots(plan: Plan, averages: bool) -> tuple[int, ...]:
     return pl.P, *(slot for slot in sorted(own) if own[slot])
 
 
-def tile_turns(plan: Plan, slots: Sequence[int]) -> int:
+def tile_iterations(plan: Plan, slots: Sequence[int]) -> int:
     """Turns of the loop in a tile: as many as 16 bytes of the widest array have."""
     return max(1, WIDEST // max(plan.stride(slot) for slot in slots))
 
@@ -66,7 +66,7 @@ def step_pass(plan: Plan, has_out: bool, wrap: Any) -> Pass:
     kept = _READ_ONLY | {pl.SUM} | ({pl.P} if has_out else set())
     loaded = tuple(s for s in slots if s not in unread)
     stored = tuple(s for s in slots if s not in kept)
-    return Pass(plan, slots, loaded, stored, make_turn(plan, wrap))
+    return Pass(plan, slots, loaded, stored, make_element_update(plan, wrap))
 
 
 def sum_pass(plan: Plan, first: bool, wrap: Any) -> Pass:

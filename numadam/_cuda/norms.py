@@ -24,7 +24,7 @@ from numba import cuda
 from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.element import make_seen
+from numadam._core.element import make_norm_gradient
 from numadam._core.plan import Plan
 from numadam._core.scalars import tiny
 from numadam._cuda import launch as policy
@@ -38,7 +38,7 @@ from numadam._cuda.kernel_spec import (
     SUMS_TILED,
     Made,
     Pass,
-    tile_turns,
+    tile_iterations,
     wrapper,
 )
 from numadam._cuda.memory import SIMULATED, make_line, make_numbers, plain
@@ -82,15 +82,15 @@ def part_size() -> int:
     return policy.BLOCK * policy.SUMMED
 
 
-def norm_turns(plan: Plan) -> int:
+def norm_iterations(plan: Plan) -> int:
     """Numbers that a thread takes at a time."""
-    return max(1, tile_turns(plan, norm_slots(plan)) * plan.numbers // plan.unit)
+    return max(1, tile_iterations(plan, norm_slots(plan)) * plan.numbers // plan.unit)
 
 
 def _make_squares(plan: Plan, wrap: Any) -> tuple[Any, Any]:
     """``squares(a, i, total, scale, k)``: the squares of a tile of numbers, and of one number."""
-    slots, turns = norm_slots(plan), norm_turns(plan)
-    seen, square, ranged = make_seen(plan, wrap), wrap(_square), plan.real == np.float64
+    slots, turns = norm_slots(plan), norm_iterations(plan)
+    seen, square, ranged = make_norm_gradient(plan, wrap), wrap(_square), plan.real == np.float64
     # every number by itself: parts of complex ones are numbers here
     single = Pass(_as_numbers(plan), slots, slots, (), None)
     of_x = pl.MASTER if plan.master else pl.P
@@ -153,7 +153,7 @@ def make_sums(plan: Plan, by_value: bool, many: bool) -> Made:
     wrap = wrapper()
     whole, single = _make_squares(plan, wrap)
     scalars, read = make_scalars(plan, by_value, wrap)
-    turns, fold = norm_turns(plan), wrap(_fold)
+    turns, fold = norm_iterations(plan), wrap(_fold)
     power = plain(norms.power)
     block, part, summed, record = policy.BLOCK, part_size(), policy.SUMMED, 8 * RECORD
     line, longs = make_line(_DOUBLE), make_line(_LONG)

@@ -8,7 +8,7 @@ import numpy as np
 
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
-from numadam._cuda.arguments import CudaTable
+from numadam._cuda.arguments import KernelArguments
 from numadam._cuda.compiler import compiled
 from numadam._cuda.norms import make_combine, make_settle, make_sums, norm_slots
 from numadam._cuda.scalar_kernels import COUNTS, FINITE, GO
@@ -26,7 +26,7 @@ class CudaNumbers:
     plan : Plan
     control : numpy.ndarray
         The control block on the host, read anew at each step.
-    table : CudaTable
+    table : KernelArguments
     device : int
     led : bool
         Whether the GPU alone knows t.
@@ -49,7 +49,7 @@ class CudaNumbers:
         self,
         plan: Plan,
         control: np.ndarray,
-        table: CudaTable,
+        table: KernelArguments,
         device: int,
         *,
         led: bool = False,

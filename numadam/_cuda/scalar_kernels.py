@@ -23,7 +23,7 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import make_advance_row, make_fill_row, width_of
 from numadam._cuda.kernel_spec import Made
 from numadam._cuda.memory import SIMULATED, make_again, make_line, make_numbers, plain
-from numadam._jit.functions import shared
+from numadam._jit.functions import jit_once
 
 #: The integers of a step on the GPU: t, steps skipped in all and in a row, whether the last
 #: gradients were finite, and whether the step is taken.
@@ -53,7 +53,7 @@ def control_width(plan: Plan) -> int:
 
 def make_advance_all(plan: Plan) -> Any:
     """``advance(products, control, row, t)``: the running products of a row after step t."""
-    advance_row = make_advance_row(plan, plain if SIMULATED else shared)
+    advance_row = make_advance_row(plan, plain if SIMULATED else jit_once)
     line, wide, count = make_line(_DOUBLE), control_width(plan), len(plan.products)
 
     def advance(products, control, row, t):
@@ -72,7 +72,7 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> Made:
     is NaN what lies at `lr_at`. `n` are the gradients in the mean. Where the step is `alone`, with
     no norm that may stop it, it is counted here.
     """
-    fill_row = make_fill_row(plan, plain if SIMULATED else shared)
+    fill_row = make_fill_row(plan, plain if SIMULATED else jit_once)
     advance, real, width = make_advance_all(plan), plan.real, width_of(plan)
     line, doubles, longs = make_line(real), make_line(_DOUBLE), make_line(_LONG)
     rates, wide, count = make_line(rate), control_width(plan), len(plan.products)

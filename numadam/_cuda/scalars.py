@@ -13,8 +13,8 @@ from numadam._core.scalars import make_advance_row, make_fill_row, width_of
 from numadam._cuda import launch as policy
 from numadam._cuda.compiler import compiled
 from numadam._cuda.scalar_kernels import control_width, make_prepare
-from numadam._jit.functions import shared
-from numadam._jit.loops import twins
+from numadam._jit.functions import jit_once
+from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import as_pointer
 
 _FILL, _ADVANCE = range(2)
@@ -76,7 +76,7 @@ def _fill_or_advance(plan: Plan) -> Any:
     name = f"{plan.name}-row"
 
     def make() -> Any:
-        fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, shared)
+        fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, jit_once)
         width, wide, count = width_of(plan), control_width(plan), len(plan.products)
         real = plan.real
 
@@ -98,7 +98,7 @@ def _fill_or_advance(plan: Plan) -> Any:
 
     i8 = int64
     signature = int64(i8, i8, i8, i8, i8, i8, float64, i8, i8)
-    return twins(name, make, signature).twin(parallel=False)
+    return compiled_loop(name, make, signature).serial
 
 
 class GpuRows:

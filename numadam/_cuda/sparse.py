@@ -13,7 +13,7 @@ from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._cuda import validate as ca
-from numadam._jit.interrupts import held_back
+from numadam._jit.interrupts import defer_interrupts
 
 Parts = dict[int, tuple[Any, Any]]
 
@@ -56,7 +56,7 @@ class SparseGradients:
         if self._how == "lazy" or not parts:
             yield parts
             return
-        with held_back():  # the kept gradients are zeros again after it, whatever happens
+        with defer_interrupts():  # the kept gradients are zeros again after it, whatever happens
             try:
                 used[pl.G] = self._as_dense(grads, parts)
                 yield {}

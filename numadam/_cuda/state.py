@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numadam._settings.settings import Settings
 
 
-class CudaStore:
+class CudaState:
     """State arrays in one flat block, laid so that their tiles are where the parameters have them.
 
     Its methods are called while the GPU of the parameters is the current one.
@@ -35,7 +35,7 @@ class CudaStore:
     state : dict
         State arrays by name, leaf by leaf.
     own : dict
-        Arrays of the engine's own by slot, leaf by leaf.
+        Arrays of the back end's own by slot, leaf by leaf.
     """
 
     def __init__(self, settings: Settings, params: Leaves) -> None:

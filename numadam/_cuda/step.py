@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from numadam._arrays.interop import views
+from numadam._arrays.interop import as_views
 from numadam._arrays.layout import Layout
 from numadam._backend import Leaves
 from numadam._core import plan as pl
@@ -14,14 +14,14 @@ from numadam._cuda import kernel as cl
 from numadam._cuda import kernel_spec as cp
 from numadam._cuda import launch as policy
 from numadam._cuda import validate as ca
-from numadam._cuda.arguments import CudaTable
+from numadam._cuda.arguments import KernelArguments
 from numadam._cuda.compiler import compiled
 from numadam._cuda.identity import Checks, Title
 from numadam._cuda.reductions import CudaNumbers
 from numadam._cuda.validate import NO_ROWS, Sparse
 
 
-class CudaPass:
+class CudaStep:
     """The kernels of a plan over leaves of a layout, and the work arrays of strided leaves.
 
     Its methods are called while the GPU of the leaves is the current one.
@@ -30,7 +30,7 @@ class CudaPass:
     ----------
     plan : Plan
     layout : Layout
-    table : CudaTable
+    table : KernelArguments
     numbers : CudaNumbers
     device : int
         Number of the GPU.
@@ -48,7 +48,7 @@ class CudaPass:
         self,
         plan: Plan,
         layout: Layout,
-        table: CudaTable,
+        table: KernelArguments,
         numbers: CudaNumbers,
         device: int,
         title: Title,
@@ -74,7 +74,7 @@ class CudaPass:
         return kernel.ready(numbers.rows.values)
 
     def own(self, slot: int, arrays: Leaves) -> None:
-        """Let every step have arrays of the engine's own."""
+        """Let every step have arrays of the back end's own."""
         self._table.note(slot, [_address(array) for array in arrays])
 
     def enter(
@@ -101,7 +101,7 @@ class CudaPass:
         A new one at each step: who owns such an object may put other memory into it.
         """
         if not sparse and not self.checks.are_own(used[slot]):
-            used[slot] = views(used[slot], "CuPy", pl.is_written(slot, used))
+            used[slot] = as_views(used[slot], "CuPy", pl.is_written(slot, used))
         return used[slot]
 
     def forget(self) -> None:

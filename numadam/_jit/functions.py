@@ -51,7 +51,7 @@ def take_gil(typingctx: Any, thread: Any) -> Any:
     return types.void(types.intp), codegen
 
 
-_shared: dict[Any, Any] = {}
+_compiled_once: dict[Any, Any] = {}
 
 
 def _identity(x: Any) -> Any:
@@ -63,7 +63,7 @@ def _identity(x: Any) -> Any:
     return type(x), x
 
 
-def shared(function: Callable[..., Any], **how: Any) -> Any:
+def jit_once(function: Callable[..., Any], **how: Any) -> Any:
     """Compile a function that only compiled code calls; once for all loops that it is part of.
 
     Closures of the same code over the same things are one function, whichever rule or option
@@ -76,7 +76,7 @@ def shared(function: Callable[..., Any], **how: Any) -> Any:
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     code = (function.__module__, function.__code__, function.__defaults__, tuple(how.items()))
     key = (code, tuple(map(_identity, cells)))
-    if key not in _shared:
+    if key not in _compiled_once:
         twin = FunctionType(
             function.__code__,
             function.__globals__,
@@ -85,5 +85,5 @@ def shared(function: Callable[..., Any], **how: Any) -> Any:
             function.__closure__,
         )
         twin.__qualname__ = f"{function.__name__}-{secrets.token_hex(8)}"
-        _shared.setdefault(key, njit(**INNER, **how)(twin))
-    return _shared[key]
+        _compiled_once.setdefault(key, njit(**INNER, **how)(twin))
+    return _compiled_once[key]

@@ -10,7 +10,7 @@ from signal import SIGINT
 from typing import Any
 
 
-class held_back:
+class defer_interrupts:
     """Hold Ctrl-C back: its handler runs when the block is done.
 
     Python runs signal handlers in the main thread only, so in any other there is nothing to do.

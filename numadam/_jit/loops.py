@@ -2,9 +2,10 @@
 
 * ``error_model="numpy"``: a division by zero gives inf or NaN, as in NumPy, and no branch.
 * No fastmath: it would make NaN undefined and the bits depend on the machine.
-* Every parallel loop has a serial twin, for small arrays and wherever threads would harm the
-  process: after a fork under GNU OpenMP (whose child is killed at its first parallel region) and
-  under Numba's workqueue layer (which aborts the process when two threads meet in it).
+* Every loop has a serial and a parallel form. The serial one runs for small arrays, and wherever
+  threads would harm the process: after a fork under GNU OpenMP (whose child is killed at its first
+  parallel region) and under Numba's workqueue layer (which aborts the process when two threads
+  meet in it).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numba.core import config
 from numadam._jit.cache import LoopCache
 
 _lock = threading.RLock()  # while something is compiled; found things need no lock
-_twins: dict[str, Twins] = {}
+_compiled_loops: dict[str, CompiledLoop] = {}
 
 
 def compile_lock() -> Any:
@@ -45,11 +46,11 @@ def refuse_without_jit() -> None:
         )
 
 
-class Twins:
+class CompiledLoop:
     """A compiled loop: serial, and parallel when asked for.
 
     Both are compiled or loaded when first asked for, which optimisers do when they are made:
-    never inside a step. The bare face has no such moment and asks at its first call of a kind.
+    never inside a step. The functional API has no such moment and asks at its first call of a kind.
 
     Parameters
     ----------
@@ -73,8 +74,18 @@ class Twins:
         self._package = package
         self._compiled: dict[bool, Any] = {}
 
-    def twin(self, parallel: bool) -> Any:
-        """The compiled loop; refuses other argument types instead of compiling for them."""
+    @property
+    def serial(self) -> Any:
+        """The loop in one thread."""
+        return self.choose(parallel=False)
+
+    @property
+    def parallel(self) -> Any:
+        """The loop that Numba spreads over threads."""
+        return self.choose(parallel=True)
+
+    def choose(self, parallel: bool) -> Any:
+        """One of the two; it refuses other argument types instead of compiling for them."""
         if parallel not in self._compiled:
             with _lock:
                 if parallel not in self._compiled:
@@ -93,10 +104,10 @@ class Twins:
         return dispatcher
 
 
-def twins(name: str, make: Callable[[], Any], signature: Any) -> Twins:
-    """The compiled twins of that name; `make` is asked for the loops where they are new."""
-    if name not in _twins:
+def compiled_loop(name: str, make: Callable[[], Any], signature: Any) -> CompiledLoop:
+    """The compiled loop of that name; `make` is asked for its source where it is new."""
+    if name not in _compiled_loops:
         with _lock:
             package = make.__module__.split(".")[1]  # of numadam.package.module
-            _twins.setdefault(name, Twins(name, make(), signature, package))
-    return _twins[name]
+            _compiled_loops.setdefault(name, CompiledLoop(name, make(), signature, package))
+    return _compiled_loops[name]

@@ -11,7 +11,7 @@ from array_api_compat import is_cupy_array
 
 from numadam import rules
 from numadam._arrays.checks import describe, is_masked
-from numadam._arrays.interop import seen
+from numadam._arrays.interop import as_view
 from numadam._core.hyper import count
 from numadam._optimizer.optimizer import Optimizer
 
@@ -38,7 +38,7 @@ def _holds_arrays(x: Any) -> bool:
 
 
 def _own_array(x: Any, name: str) -> Any:
-    x = seen(x)
+    x = as_view(x)
     if not is_array(x) and not _is_number(x) and not isinstance(x, (list, tuple)):
         raise TypeError(f"{name}: {describe(x)}")
     if is_masked(x):

@@ -205,11 +205,11 @@ def _in_python(fun: Any, task: Task) -> OptimizeResult:
     from numadam._minimize.python.stop_tests import DeviceGlance, HostGlance
 
     optimizer = task.rule(task.x, task.lr, **task.options)
-    engine, tree = optimizer._engine, optimizer._tree
+    backend, tree = optimizer._backend, optimizer._tree
     leaves = list(tree.flatten(task.x, "x0"))
     box = leaf_boxes(optimizer)
     on_host = not any(map(is_cupy_array, leaves))
-    glance: Any = (HostGlance if on_host else DeviceGlance)(engine, task.tolerances)
+    glance: Any = (HostGlance if on_host else DeviceGlance)(backend, task.tolerances)
     run = Run(
         Objective(fun, task.args, task.jac, task.x, tree, box),
         optimizer,

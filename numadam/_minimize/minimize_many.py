@@ -220,7 +220,7 @@ def _compiled(
 def _of_batch(batch: Any, interrupted: bool = False) -> ManyResult:
     order = np.argsort(batch.order)
     arrays = {}
-    if "average" in batch.optimizer._engine.state:
+    if "average" in batch.optimizer._backend.state:
         arrays["averaged"] = batch.optimizer.averaged[order]
     batch.sort()
     evaluations = int(batch.counts.sum()) + (0 if batch.first else batch.problems)

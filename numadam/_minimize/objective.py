@@ -11,7 +11,7 @@ import numpy as np
 from array_api_compat import is_cupy_array
 
 from numadam._arrays.checks import describe
-from numadam._arrays.interop import seen
+from numadam._arrays.interop import as_view
 from numadam._arrays.tree import Active
 from numadam._minimize.arguments import is_array
 
@@ -174,7 +174,7 @@ class Objective:
         if is_array(g) and is_cupy_array(g) == self._numpy:
             raise TypeError(f"{name}: {describe(g, 'NumPy' if self._numpy else 'CuPy')}")
         if not self._numpy:
-            g = seen(g)
+            g = as_view(g)
             if not is_array(g):
                 raise TypeError(f"{name}: {describe(g, 'CuPy')}")
         elif g is None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from numadam._arrays import formatting as show
+from numadam._arrays import formatting as formatting
 from numadam._core import plan as pl
 from numadam._core.hyper import count
 from numadam._minimize import stopping as st
@@ -73,7 +73,7 @@ def load_state(optimizer: Optimizer, saved: Any) -> tuple[Any, float] | None:
         return None
     best = copy.deepcopy(saved["x_best"])
     shapes = [leaf.shape for leaf in optimizer._tree.flatten(best, "state['x_best']")]
-    if shapes != [leaf.shape for leaf in optimizer._engine.params]:
+    if shapes != [leaf.shape for leaf in optimizer._backend.params]:
         raise ValueError(f"state['x_best']: expected the shapes of x0, got {shapes}.")
     return (best, float(saved["fun_best"])) if _inside(optimizer, best) else None
 
@@ -82,7 +82,7 @@ def leaf_boxes(optimizer: Optimizer) -> list[tuple[Any, Any]] | None:
     """The bounds of each array as they hold, rounded into its dtype; None without bounds."""
     settings = optimizer._settings
     if settings.plan.bounds == "scalar":
-        return [settings.box(row) for row in settings.rows]
+        return [settings.box(row) for row in settings.group_of_leaf]
     if settings.plan.bounds == "array":
         per_element = settings.per_element
         return list(zip(per_element[pl.LOW], per_element[pl.HIGH], strict=True))
@@ -128,7 +128,7 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
         shown = dict(self)
         if "history" in self:
             kept, names = len(self.history["nit"]), ", ".join(self.history)
-            shown["history"] = f"{show.count(kept, 'iteration')} of {names}"
+            shown["history"] = f"{formatting.count(kept, 'iteration')} of {names}"
         if "state" in self:
             shown["state"] = f"to go on from nit={self.nit}: state=result.state"
         return shown
@@ -142,10 +142,10 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
         first = [name for name in _FIRST if name in shown]
         names = [*first, *(name for name in shown if name not in first)]
         rows = [
-            (name, shown[name] if isinstance(shown[name], str) else show.brief(shown[name]))
+            (name, shown[name] if isinstance(shown[name], str) else formatting.brief(shown[name]))
             for name in names
         ]
-        return show.table("Result of numadam.minimize", rows)
+        return formatting.table("Result of numadam.minimize", rows)
 
 
 def finish(code: int, message: str | None = None, **entries: Any) -> Result:
@@ -203,7 +203,7 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
 
     def _rows(self) -> list[tuple[str, str]]:
         """What there is of all problems: counts and ranges."""
-        count, outline = len(self.nit), show.outline([self.x])
+        count, outline = len(self.nit), formatting.outline([self.x])
         rows = [("problems", f"{count:,}, x of shape {self.x.shape}: {outline}")]
         rows.append(("success", f"{int(np.sum(self.success)):,} of {count:,}"))
         for status, text in _STATUS_TEXT.items():
@@ -223,7 +223,7 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
-        return show.table("Result of numadam.minimize_many", self._rows())
+        return formatting.table("Result of numadam.minimize_many", self._rows())
 
 
 def _on_host(array: Any) -> np.ndarray:
@@ -235,7 +235,7 @@ def _spread(values: np.ndarray) -> str:
     seen = values[np.isfinite(values)]
     if not len(seen):
         return "none is finite"
-    low, middle, high = map(show.number, (seen.min(), np.median(seen), seen.max()))
+    low, middle, high = map(formatting.number, (seen.min(), np.median(seen), seen.max()))
     lost = len(values) - len(seen)
     return f"{low} to {high}, median {middle}" + (f"; {lost:,} not finite" if lost else "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
-    from numadam._optimizer.base import Held
+    from numadam._optimizer.base import OptimizerBase
 
 
 class hyper:
@@ -17,11 +17,11 @@ class hyper:
     @overload
     def __get__(self, instance: None, owner: type) -> hyper: ...
     @overload
-    def __get__(self, instance: Held, owner: type) -> Any: ...
-    def __get__(self, instance: Held | None, owner: type) -> Any:
+    def __get__(self, instance: OptimizerBase, owner: type) -> Any: ...
+    def __get__(self, instance: OptimizerBase | None, owner: type) -> Any:
         return self if instance is None else instance._settings.options[self._name]
 
-    def __set__(self, instance: Held, value: Any) -> None:
+    def __set__(self, instance: OptimizerBase, value: Any) -> None:
         with instance._lock:
             instance._settings.set(self._name, value)
             instance._note_schedules()

@@ -9,14 +9,14 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from numadam._arrays import formatting as show
-from numadam._arrays.interop import views
+from numadam._arrays import formatting as formatting
+from numadam._arrays.interop import as_views
 from numadam._arrays.tree import Active, Tree, same_objects
 from numadam._core import options as op
 from numadam._core.hyper import LR
 from numadam._core.rule import RuleSpec
 from numadam._jit import forks
-from numadam._optimizer.dispatch import engine_for
+from numadam._optimizer.dispatch import backend_for
 from numadam._optimizer.state import State
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import group_overrides
@@ -33,12 +33,12 @@ def _owned(option: Any) -> Any:
     return option.copy() if isinstance(getattr(option, "size", None), int) else option
 
 
-class Held:
+class OptimizerBase:
     """All of an optimiser but its steps."""
 
     rule: ClassVar[RuleSpec]
     _lock: Any
-    _engine_for = staticmethod(engine_for)
+    _backend_for = staticmethod(backend_for)
 
     def _setup(
         self, params: Any, lr: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
@@ -57,16 +57,16 @@ class Held:
         leaves, names = tree.flatten(params, "params"), tree.names("params")
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")
-        engine = self._engine_for(leaves, names)
+        backend = self._backend_for(leaves, names)
         #: the objects in the containers, which the optimiser may see through views
         self._given = leaves
-        leaves = views(leaves, engine.home, written=True)
-        engine.check_params(leaves, names)
+        leaves = as_views(leaves, backend.home, written=True)
+        backend.check_params(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
         self._settings = Settings(self.rule, options, leaves, names, tree.select(overrides), pairs)
         if options["capturable"]:
-            self._lr = self._settings.rate_array = engine.rate_array(lr, leaves)
-        self._engine = engine(self._settings, leaves, names)
+            self._lr = self._settings.rate_array = backend.rate_array(lr, leaves)
+        self._backend = backend(self._settings, leaves, names)
         self._grads: Any = None
         self._grad_leaves: list[Any] = []
         self._note_schedules()
@@ -95,12 +95,12 @@ class Held:
     @property
     def t(self) -> int:
         """Steps taken so far."""
-        return self._engine.t
+        return self._backend.t
 
     @property
     def skipped(self) -> int:
         """Steps that ``nonfinite="skip"`` left out so far."""
-        return self._engine.skipped[0]
+        return self._backend.skipped[0]
 
     @property
     def grad_norm(self) -> Any:
@@ -113,23 +113,23 @@ class Held:
             raise AttributeError(
                 "grad_norm: is not formed by these options; ask for it with clip_norm=numpy.inf."
             )
-        return self._engine.grad_norm
+        return self._backend.grad_norm
 
     @property
     def averaged(self) -> Any:
         """The average of the parameters that `ema` keeps, as new arrays in their structure."""
-        if "average" not in self._engine.state:
+        if "average" not in self._backend.state:
             raise AttributeError(
                 "averaged: there is no average; make the optimiser with ema=0.999."
             )
         with self._lock:
-            views, scale = self._engine.state["average"], 1.0
+            as_views, scale = self._backend.state["average"], 1.0
             if self._settings.options["ema_debias"]:
                 if self.t == 0:  # the mean of nothing: what it begins to follow
-                    dtype = self._engine.state_dtype("average")
-                    return self._tree.unflatten([p.astype(dtype) for p in self._engine.params])
+                    dtype = self._backend.state_dtype("average")
+                    return self._tree.unflatten([p.astype(dtype) for p in self._backend.params])
                 scale = 1.0 / (1.0 - self._settings.options["ema"] ** self.t)
-            copies = [view.copy(order="K") for view in views]
+            copies = [view.copy(order="K") for view in as_views]
             for one in copies:
                 one *= one.dtype.type(scale)
             return self._tree.unflatten(copies)
@@ -164,13 +164,13 @@ class Held:
         """
         with self._lock:
             if self._grads is None:
-                leaves = self._engine.gradients()
+                leaves = self._backend.gradients()
                 self._grad_leaves, self._grads = leaves, self._tree.unflatten(leaves)
             return self._grads
 
     @grads.setter
     def grads(self, value: Any) -> None:
-        leaves = self._engine.check_arrays("grads", self._tree.flatten(value, "grads"))
+        leaves = self._backend.check_arrays("grads", self._tree.flatten(value, "grads"))
         staged = [leaf.copy() for leaf in leaves]  # an entry may be a view of another's buffer
         with self._lock:
             self._refuse_replaced(self.grads, self._grad_leaves, "opt.grads")
@@ -213,14 +213,15 @@ class Held:
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             state = {
-                name: [view.copy() for view in views] for name, views in self._engine.state.items()
+                name: [view.copy() for view in as_views]
+                for name, as_views in self._backend.state.items()
             }
             return {
                 "params": self._params,
                 "lr": self._lr,
                 "options": dict(self._options),
                 "decays": self._settings.plan.decay != "",
-                "counters": {k: v.copy() for k, v in self._engine.counters.items()},
+                "counters": {k: v.copy() for k, v in self._backend.counters.items()},
                 "state": state,
             }
 
@@ -232,7 +233,7 @@ class Held:
         self._setup(saved["params"], saved["lr"], {}, made)
         if paused:
             self._settings.set("weight_decay", options["weight_decay"])
-        self._engine.load(saved["counters"], saved["state"])
+        self._backend.load(saved["counters"], saved["state"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy parameters, state and t of one moment, whatever other threads do."""
@@ -248,7 +249,7 @@ class Held:
         usual = usual_options(kind)
         options = {"lr": self._lr, **self._options}
         return {
-            name: show.brief(value)
+            name: formatting.brief(value)
             for name, value in options.items()
             if name == "lr" or not _is(value, usual[name])
         }
@@ -264,21 +265,21 @@ class Held:
         Adam(lr=0.001, clip_norm=1.0, t=0; 2 arrays, 15 float64, cpu)
         """
         options = ", ".join(f"{name}={value}" for name, value in self._shown().items())
-        arrays = show.outline(self._engine.params)
+        arrays = formatting.outline(self._backend.params)
         return f"{type(self).__name__}({options}, t={self.t}; {arrays})"
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
-        state = [leaf for leaves in self._engine.state.values() for leaf in leaves]
-        held = ", ".join(self._engine.state) or "none"
-        room = show.nbytes(sum(leaf.nbytes for leaf in state))
+        state = [leaf for leaves in self._backend.state.values() for leaf in leaves]
+        held = ", ".join(self._backend.state) or "none"
+        room = formatting.nbytes(sum(leaf.nbytes for leaf in state))
         rows = [
             *self._shown().items(),
             ("t", f"{self.t:,}"),
-            ("params", show.outline(self._engine.params)),
+            ("params", formatting.outline(self._backend.params)),
             ("state", f"{held} ({room})"),
         ]
-        return show.table(type(self).__name__, rows)
+        return formatting.table(type(self).__name__, rows)
 
 
 @functools.cache
@@ -286,7 +287,7 @@ def usual_options(kind: Any) -> dict[str, Any]:
     """The options of a class of optimisers as they are where the user says nothing."""
     usual = {**op.DEFAULTS, "decoupled": kind.rule.decoupled}
     for base in reversed(kind.__mro__):
-        if issubclass(base, Held) and "__init__" in vars(base):
+        if issubclass(base, OptimizerBase) and "__init__" in vars(base):
             parameters = inspect.signature(base.__init__).parameters
             usual |= {
                 name: one.default

@@ -13,7 +13,7 @@ from numadam._arrays import interop as foreign
 from numadam._arrays.checks import describe
 
 if TYPE_CHECKING:
-    from numadam._backend import Engine
+    from numadam._backend import Backend
 
 
 def _home(array: Any) -> str:
@@ -23,8 +23,8 @@ def _home(array: Any) -> str:
     return "NumPy" if issubclass(type(array), np.ndarray) else foreign.home(array)
 
 
-def engine_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Engine]:
-    """Return the engine for these arrays: NumPy's on the CPU, CuPy's on their GPU.
+def backend_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Backend]:
+    """Return the back end for these arrays: NumPy's on the CPU, CuPy's on their GPU.
 
     Arrays of other libraries go where their memory is (`foreign`).
 
@@ -42,15 +42,15 @@ def engine_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Engine]:
                 f"{name}: is a {home} array, but {names[0]} is a {homes[0]} array. One optimiser "
                 "works on one device: make a second one for the other arrays."
             )
-    return _engine(homes[0] if homes else "NumPy")
+    return _backend(homes[0] if homes else "NumPy")
 
 
 @functools.cache
-def _engine(home: str) -> type[Engine]:
+def _backend(home: str) -> type[Backend]:
     if home == "CuPy":
-        from numadam._cuda.backend import CudaEngine
+        from numadam._cuda.backend import CudaBackend
 
-        return CudaEngine
-    from numadam._cpu.backend import CpuEngine
+        return CudaBackend
+    from numadam._cpu.backend import CpuBackend
 
-    return CpuEngine
+    return CpuBackend

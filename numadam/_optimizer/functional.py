@@ -1,4 +1,4 @@
-"""The bare face: one step of a rule on arrays that the caller owns, without an object."""
+"""The functional API: one step of a rule on arrays that the caller owns, without an object."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from numadam._arrays.interop import views
+from numadam._arrays.interop import as_views
 from numadam._arrays.tree import Tree
-from numadam._backend import BareStep
+from numadam._backend import FunctionalStep
 from numadam._core import options as op
 from numadam._core.hyper import LR
 from numadam._core.rule import RuleSpec, Scalars
-from numadam._optimizer.dispatch import engine_for
+from numadam._optimizer.dispatch import backend_for
 from numadam._settings.bounds import OPEN, leaf_bounds
 from numadam._settings.settings import Settings
 
@@ -30,7 +30,7 @@ def _settings(
 ) -> Settings:
     # kept, since the options of a caller are the same at every step, and checking them takes long
     for name, value in (*shared, *own):
-        if name in op.DEFAULTS and name not in op.Bare.__annotations__:
+        if name in op.DEFAULTS and name not in op.FunctionalOptions.__annotations__:
             raise TypeError(
                 f"{title}: {name} needs arrays or counters that an optimiser object owns."
             )
@@ -48,8 +48,8 @@ def _settings(
         pairs = leaf_bounds(options["bounds"], Tree(like), [like], ["p"])
     settings = Settings(rule, options, [like], ["p"], [{}], pairs)
     # bounds have a row of their own; there is one array, and one row is enough
-    (row,) = settings.rows
-    settings.control, settings.rows = settings.control[row : row + 1].copy(), [0]
+    (row,) = settings.group_of_leaf
+    settings.control, settings.group_of_leaf = settings.control[row : row + 1].copy(), [0]
     return settings
 
 
@@ -92,9 +92,9 @@ def update(
 
     `state` holds the caller's state arrays by name; those that the options do not need are None.
     """
-    engine = engine_for([p], ["p"])
-    (p,) = views([p], engine.home, written=out is None)
-    engine.check_params([p], ["p"])
+    backend = backend_for([p], ["p"])
+    (p,) = as_views([p], backend.home, written=out is None)
+    backend.check_params([p], ["p"])
     given = tuple(shared.items()), tuple(own.items())
     try:
         settings = _settings(rule, title, p.dtype, *given)
@@ -109,4 +109,4 @@ def update(
         raise ValueError(f"t: expected the number of this step, 1 at the first, got {t!r}.")
     used = {name: state[name] for name in settings.plan.present}
     q = _products(settings, number)
-    engine.update(BareStep(settings, q, p, g, used, number, rate, out))
+    backend.update(FunctionalStep(settings, q, p, g, used, number, rate, out))

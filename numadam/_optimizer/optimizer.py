@@ -7,13 +7,13 @@ from typing import Any
 
 from numadam._core.hyper import LR
 from numadam._optimizer.attributes import fixed, hyper
-from numadam._optimizer.base import Held
+from numadam._optimizer.base import OptimizerBase
 from numadam._settings.learning_rate import is_plain
 
 __all__ = ["Optimizer", "fixed", "hyper"]
 
 
-class Optimizer(Held):
+class Optimizer(OptimizerBase):
     r"""What all rules share. Use a subclass: `Adam`, `AdamW`, `RMSprop`, `SGD`, ...
 
     An optimiser keeps references to the parameter arrays and changes them in place. Every rule
@@ -170,10 +170,10 @@ class Optimizer(Held):
                 self._refuse_replaced(self._params, self._given, "params")
             rate = self._lr if lr is None and self._steady else self._rate(lr)
             if params is None and out is None:
-                went = self._engine.step(leaves, rate)
+                went = self._backend.step(leaves, rate)
             else:
                 self._refuse_elsewhere("params" if out is None else "out")
-                went = self._engine.step(
+                went = self._backend.step(
                     leaves,
                     rate,
                     None if params is None else tree.flatten(params, "params"),
@@ -192,18 +192,18 @@ class Optimizer(Held):
                 raise ValueError(
                     "flush: nothing is added up; make the optimiser with accumulate=k."
                 )
-            if not int(self._engine.counters["calls"]):
+            if not int(self._backend.counters["calls"]):
                 return False
             if not self._tree.is_leaf:
                 self._refuse_replaced(self._params, self._given, "params")
-            if not self._engine.flush(self._rate(None)):
+            if not self._backend.flush(self._rate(None)):
                 self._not_finite()
             return True
 
     def discard(self) -> None:
         """Forget the gradients that `accumulate` has added up so far."""
         with self._lock:
-            self._engine.drop()
+            self._backend.drop()
 
     def _rate(self, lr: Any) -> float:
         """The learning rate of this step; other schedules go into the control block."""
@@ -251,7 +251,7 @@ class Optimizer(Held):
                 f"grads: hold NaN or infinite numbers at step {self.t + 1}; nothing was changed. "
                 f"nonfinite='skip' leaves such steps out.{forget}"
             )
-        in_a_row = self._engine.skipped[1]
+        in_a_row = self._backend.skipped[1]
         if options["max_skips"] is not None and in_a_row > options["max_skips"]:
             raise FloatingPointError(
                 f"grads: held NaN or infinite numbers {in_a_row} times in a row "

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numadam._arrays import formatting as show
+from numadam._arrays import formatting as formatting
 
 if TYPE_CHECKING:
-    from numadam._optimizer.base import Held
+    from numadam._optimizer.base import OptimizerBase
 
 
 class State(MutableMapping[str, Any]):
@@ -21,14 +21,14 @@ class State(MutableMapping[str, Any]):
     checked first, and then done whole.
     """
 
-    def __init__(self, optimizer: Held) -> None:
+    def __init__(self, optimizer: OptimizerBase) -> None:
         self._optimizer = optimizer
 
     def __getitem__(self, name: str) -> Any:
-        engine = self._optimizer._engine
-        if name in engine.counters:
-            return engine.counters[name]
-        return self._optimizer._tree.unflatten([view.view() for view in engine.state[name]])
+        backend = self._optimizer._backend
+        if name in backend.counters:
+            return backend.counters[name]
+        return self._optimizer._tree.unflatten([view.view() for view in backend.state[name]])
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self:
@@ -39,8 +39,8 @@ class State(MutableMapping[str, Any]):
         raise TypeError(f"state[{name!r}] cannot be deleted: the next step needs it.")
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._optimizer._engine.counters
-        yield from self._optimizer._engine.state
+        yield from self._optimizer._backend.counters
+        yield from self._optimizer._backend.state
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -61,7 +61,7 @@ class State(MutableMapping[str, Any]):
     def _load(self, entries: Mapping[str, Any]) -> None:
         owner = self._optimizer
         with owner._lock:
-            known = owner._engine.counters
+            known = owner._backend.counters
             counters = {
                 name: _counter(name, value, known[name])
                 for name, value in entries.items()
@@ -72,14 +72,14 @@ class State(MutableMapping[str, Any]):
                 for name, value in entries.items()
                 if name not in known
             }
-            owner._engine.load(counters, arrays)
+            owner._backend.load(counters, arrays)
 
     def _check(self, name: str, value: Any) -> list[Any]:
         title = f"state[{name!r}]"
-        return self._optimizer._engine.check_arrays(
+        return self._optimizer._backend.check_arrays(
             title,
             self._optimizer._tree.flatten(value, title),
-            self._optimizer._engine.state_dtype(name),
+            self._optimizer._backend.state_dtype(name),
         )
 
     def __repr__(self) -> str:
@@ -92,15 +92,15 @@ class State(MutableMapping[str, Any]):
         >>> na.Adam(np.zeros(3)).state
         State(t=0, arrays: m, v)
         """
-        names = ", ".join(self._optimizer._engine.state)
+        names = ", ".join(self._optimizer._backend.state)
         return f"State(t={self._optimizer.t}, arrays: {names or 'none'})"
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
-        engine = self._optimizer._engine
-        counters = [(name, str(value.tolist())) for name, value in engine.counters.items()]
-        arrays = [(name, show.outline(leaves)) for name, leaves in engine.state.items()]
-        return show.table(f"State of {type(self._optimizer).__name__}", [*counters, *arrays])
+        backend = self._optimizer._backend
+        counters = [(name, str(value.tolist())) for name, value in backend.counters.items()]
+        arrays = [(name, formatting.outline(leaves)) for name, leaves in backend.state.items()]
+        return formatting.table(f"State of {type(self._optimizer).__name__}", [*counters, *arrays])
 
 
 def _counter(name: str, value: Any, now: Any) -> Any:

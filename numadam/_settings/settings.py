@@ -1,4 +1,4 @@
-"""The options of one optimiser, brought down to what its engine needs: rows, plan, arrays."""
+"""The options of one optimiser, brought down to what its back end needs: rows, plan, arrays."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Settings:
         self.rate_array: Any = None
         self.guard = _GUARDS[options["nonfinite"]]
         self._overrides: list[Overrides] = [{}]
-        self.rows: list[int] = []
+        self.group_of_leaf: list[int] = []
         boxes: list[Pair] = [OPEN]
         self.per_element: dict[int, list[Any]] = {}
         scalar_box = all(isinstance(end, float) for pair in pairs for end in pair)
@@ -64,7 +64,7 @@ class Settings:
             if "lr" in own and not is_plain(own["lr"]):
                 own["lr"] = 1.0
             box = pair if scalar_box else OPEN
-            self.rows.append(self._row_for(own, box, boxes))
+            self.group_of_leaf.append(self._row_for(own, box, boxes))
         dtype = np.dtype(leaves[0].dtype.type) if leaves else np.dtype(float)
         self.plan = self._plan(dtype, pairs, scalar_box, overrides)
         _check_plan(self.plan, options)

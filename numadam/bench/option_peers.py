@@ -54,7 +54,7 @@ def rates(n: int) -> np.ndarray:
 
 def call_after(optimizer: Any, grads: Any, calls: int) -> Side:
     """The call of `step` after `calls` others whose gradients have been added up."""
-    meta = optimizer._engine._table.meta
+    meta = optimizer._backend._table.meta
 
     def step() -> None:
         meta[door.CALLS] = calls
@@ -84,7 +84,7 @@ def traffic(optimizer: Any, adds: bool = False) -> int:
         each += size(plan.P) + size(plan.MASTER)  # written
         if its.norm:
             each += seen + box + (size(value) if its.bounds else 0)
-    turns: int = its.unit * sum(param.size for param in optimizer._engine.params)
+    turns: int = its.unit * sum(param.size for param in optimizer._backend.params)
     return each * turns
 
 

@@ -162,7 +162,7 @@ def many(count: int, size: int, kind: str) -> Side:
 
 def serially(optimizer: numadam.Adam) -> numadam.Adam:
     """Make an optimiser step with its serial twin, whatever its size."""
-    run: Any = optimizer._engine._pass  # type: ignore[attr-defined]  # the CPU's
+    run: Any = optimizer._backend._pass  # type: ignore[attr-defined]  # the CPU's
     run.kernel = run.serial
     return optimizer
 

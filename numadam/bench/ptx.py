@@ -14,7 +14,7 @@ import numadam
 from numadam._core.plan import Plan
 from numadam._cuda.compiler import cubin_of, ptx_of, registers_of
 from numadam._cuda.kernel import make_step
-from numadam._cuda.kernel_spec import step_slots, tile_turns
+from numadam._cuda.kernel_spec import step_slots, tile_iterations
 
 #: A compute capability that stands for the GPUs of today.
 CAPABILITY = (9, 0)
@@ -49,5 +49,5 @@ def step_code(plan: Plan, capability: tuple[int, int] = CAPABILITY) -> tuple[flo
         ptx, _, _ = ptx_of(make_step, capability, plan, True, False, False)
     instructions = re.findall(r"^\t(?!//)(?:@%p\d+ )?[a-z][\w.]*\b.*;$", ptx, re.MULTILINE)
     _, log = cubin_of(ptx, capability)
-    tile = tile_turns(plan, step_slots(plan, False))
+    tile = tile_iterations(plan, step_slots(plan, False))
     return len(instructions) / (tile + 1), registers_of(log)

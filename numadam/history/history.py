@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from numadam._arrays import formatting as show
+from numadam._arrays import formatting as formatting
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
 from numadam.history.norms import gradient_norm, norm_of
@@ -135,7 +135,7 @@ class History:
         value = _number(f)
         lr = opt.lr(t - 1) if callable(opt.lr) else opt.lr
         norm = gradient_norm(opt, grads) if t % self._every == 0 else math.nan
-        self.see(t, value, norm, lr if isinstance(lr, float) else math.nan, opt._engine.params)
+        self.see(t, value, norm, lr if isinstance(lr, float) else math.nan, opt._backend.params)
 
     def __call__(self, intermediate_result: Any) -> None:
         """Keep an iterate: SciPy's protocol of callbacks.
@@ -299,7 +299,7 @@ class History:
         t, f = self["t"], self["f"]
         seen = f[~np.isnan(f)]
         ends = f", f={seen[0]:.3g}..{seen[-1]:.3g}" if len(seen) else ""
-        records = show.count(len(self), "record")
+        records = formatting.count(len(self), "record")
         return f"History(every={self._every}, {records}, t={t[0]}..{t[-1]}{ends})"
 
     def _repr_html_(self) -> str:
@@ -308,9 +308,9 @@ class History:
             seen = column[~np.isnan(column)]
             if len(seen):
                 ends = (seen[0], seen[-1], seen.min(), seen.max())
-                rows.append((name, *map(show.number, ends)))
+                rows.append((name, *map(formatting.number, ends)))
         head = ("", "first", "last", "least", "largest")
-        return show.table(repr(self), rows, head)
+        return formatting.table(repr(self), rows, head)
 
 
 def _alike(copies: Sequence[Any], leaves: Sequence[Any]) -> bool:

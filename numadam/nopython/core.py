@@ -18,7 +18,7 @@ from numadam._core import options as op
 from numadam._core.element import LOST, put, whole_step
 from numadam._core.rule import RuleSpec
 from numadam._jit.cache import source_stamp
-from numadam._jit.functions import shared
+from numadam._jit.functions import jit_once
 from numadam._version import __version__
 from numadam.nopython.typed import complete, doubles, item, make_views, number_as
 from numadam.nopython.typed import present as present
@@ -150,7 +150,7 @@ def kit(cls: Any) -> Kit:
     given = inspect.signature(cls).parameters.items()
     defaults = {name: one.default for name, one in given if one.default is not one.empty}
     options = {**op.DEFAULTS, **defaults}
-    wrap = shared
+    wrap = jit_once
     names = ("p", "g", *rule.state, *[""] * (3 - len(rule.state)))
     same, element = _make_element(rule, options, wrap)
     return Kit(_make_scalars(rule, options, wrap), element, _make_walk(names, same, wrap))

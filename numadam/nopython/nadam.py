@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from numadam._jit.functions import shared
+from numadam._jit.functions import jit_once
 from numadam.nopython.core import Array, Number, compiled, kit
 from numadam.nopython.typed import doubles
 from numadam.rules.nadam import NADAM, NAdam
 
 _scalars, _element, _walk = kit(NAdam)
-_advance = shared(NADAM.advance)
+_advance = jit_once(NADAM.advance)
 
 
 @compiled

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.options import Bare, Shared
+from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, hyper
@@ -146,7 +146,7 @@ def adabelief_update(
     eps: float = 1e-16,
     eps_root: float = 1e-16,
     out: Any = None,
-    **shared: Unpack[Bare],
+    **shared: Unpack[FunctionalOptions],
 ) -> None:
     """One step of AdaBelief on arrays that the caller owns; formula as in `AdaBelief`.
 

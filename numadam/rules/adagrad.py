@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.options import Bare, Shared
+from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
@@ -135,7 +135,7 @@ def adagrad_update(
     eps: float = 1e-10,
     eps_root: float = 0.0,
     out: Any = None,
-    **shared: Unpack[Bare],
+    **shared: Unpack[FunctionalOptions],
 ) -> None:
     """One step of Adagrad on arrays that the caller owns; formula as in `Adagrad`.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.options import Bare, Shared
+from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
@@ -210,7 +210,7 @@ def adam_update(
     nesterov: bool = False,
     vmax: Any = None,
     out: Any = None,
-    **shared: Unpack[Bare],
+    **shared: Unpack[FunctionalOptions],
 ) -> None:
     """One step of Adam on arrays that the caller owns; formula as in `Adam`.
 

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from numba.extending import register_jitable
 
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.options import Bare, Shared
+from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
@@ -185,7 +185,7 @@ def adamax_update(
     eps: float = 1e-8,
     eps_form: str = "norm",
     out: Any = None,
-    **shared: Unpack[Bare],
+    **shared: Unpack[FunctionalOptions],
 ) -> None:
     """One step of AdaMax on arrays that the caller owns; formula as in `AdaMax`.
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Unpack
 
 from numadam._core.hyper import Schedule
-from numadam._core.options import Bare, Shared
+from numadam._core.options import FunctionalOptions, Shared
 from numadam._optimizer.functional import update
 from numadam._settings.presets import with_presets
 from numadam.rules.adam import ADAM, Adam
@@ -116,7 +116,7 @@ def adamw_update(  # type: ignore[misc]  # mypy: weight_decay is in Bare too
     nesterov: bool = False,
     vmax: Any = None,
     out: Any = None,
-    **shared: Unpack[Bare],
+    **shared: Unpack[FunctionalOptions],
 ) -> None:
     """One step of AdamW on arrays that the caller owns; formula as in `AdamW`.
 

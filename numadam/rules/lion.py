@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
 from numadam._core.hyper import Hyper, Schedule
-from numadam._core.options import Bare, Shared
+from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, hyper
@@ -127,7 +127,7 @@ def lion_update(
     beta1: float = 0.9,
     beta2: float = 0.99,
     out: Any = None,
-    **shared: Unpack[Bare],
+    **shared: Unpack[FunctionalOptions],
 ) -> None:
     """One step of Lion on arrays that the caller owns; formula as in `Lion`.
 

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from numba.extending import register_jitable
 
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.options import Bare, Shared
+from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, hyper
@@ -196,7 +196,7 @@ def nadam_update(
     eps: float = 1e-8,
     momentum_decay: float = 4e-3,
     out: Any = None,
-    **shared: Unpack[Bare],
+    **shared: Unpack[FunctionalOptions],
 ) -> None:
     """One step of NAdam on arrays that the caller owns; formula as in `NAdam`.
 

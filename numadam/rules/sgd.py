@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
 from numadam._core.hyper import Hyper, Schedule
-from numadam._core.options import Bare, Shared
+from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
@@ -162,7 +162,7 @@ def sgd_update(
     dampening: float = 0.0,
     nesterov: bool = False,
     out: Any = None,
-    **shared: Unpack[Bare],
+    **shared: Unpack[FunctionalOptions],
 ) -> None:
     """One step of gradient descent on arrays that the caller owns; formula as in `SGD`.
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Set
 from typing import Any
 
-from numadam._arrays import formatting as show
+from numadam._arrays import formatting as formatting
 from numadam._core.hyper import Hyper, count
 
 
@@ -69,8 +69,8 @@ class Scheduled(ABC):
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
-        rows = [(name, show.brief(value)) for name, value in vars(self).items()]
-        return show.table(type(self).__name__, rows)
+        rows = [(name, formatting.brief(value)) for name, value in vars(self).items()]
+        return formatting.table(type(self).__name__, rows)
 
     def _check(self, numbers: tuple[Hyper, ...], counts: dict[str, int] | None = None) -> None:
         """Check these fields and keep them as float and int."""

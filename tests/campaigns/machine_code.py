@@ -19,7 +19,7 @@ from pathlib import Path
 
 os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp()  # a kernel from the disk has no assembly
 
-from numadam._cpu.compiled import cpu_steps, door_address
+from numadam._cpu.compiled import compiled_step, validator_address
 from numadam._cuda.compiler import ptx_of
 from numadam._cuda.kernel import make_step
 from numadam.bench import ptx
@@ -55,11 +55,11 @@ def instructions(assembly: str) -> str:
 def kernels() -> dict[str, str]:
     """What each kernel compiles to."""
     found = {}
-    door_address()
+    validator_address()
     for name, (rule, options, dtype) in PLANS.items():
-        steps = cpu_steps(ptx.plan_of(rule, options, dtype))
+        steps = compiled_step(ptx.plan_of(rule, options, dtype))
         for parallel in (False, True):
-            (assembly,) = steps.twin(parallel).inspect_asm().values()
+            (assembly,) = steps.choose(parallel).inspect_asm().values()
             found[f"{name}, {'parallel' if parallel else 'serial'}"] = instructions(assembly)
     for name in ("Adam float32", "AdamW clip ema"):
         rule, options, dtype = PLANS[name]

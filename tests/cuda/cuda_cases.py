@@ -84,7 +84,7 @@ def check(case, dtype, asarray, asnumpy, shape=(3, 4), steps=4, **options):
         assert np.all(off <= bound), (name, off.max())
 
 
-# --- options: the CPU engine, which has references of its own, says what is right -----------------
+# --- options: the CPU back end, which has references of its own, says what is right -----------------
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Option:
 
 ROW = np.linspace(-0.5, 0.5, 4)
 BY_ELEMENT = {"lr": {"w": 0.1 * ROW**2, "b": 0.1}}
-#: Neighbours share a plan, and so the loop that the CPU engine has to compile: 3 s each.
+#: Neighbours share a plan, and so the loop that the CPU back end has to compile: 3 s each.
 _L2 = {"weight_decay": 0.1, "lr": 0.05, "clip_norm": 1.0}
 _DECOUPLED = {"weight_decay": 0.1, "ema": 0.999, "clip_array_norm": 0.5}
 _SUMS = {"accumulate": 2, "clip_norm": 0.1, "bounds": (-0.5, 0.25), "ema": 0.9}
@@ -228,7 +228,7 @@ AGREE = {"float16": 2e-2, "bfloat16": 2e-1, "complex64": 1e-4, "float32": 1e-4}
 
 
 def check_option(option, asarray, asnumpy):
-    """What compiled code on the device leaves of the script, against the CPU engine."""
+    """What compiled code on the device leaves of the script, against the CPU back end."""
     of_cpu, of_gpu = run(option, np.array, np.asarray), run(option, asarray, asnumpy)
     assert list(of_gpu) == list(of_cpu)
     rtol = 2e-1 if "state_dtype" in option.options else AGREE.get(option.dtype, 1e-12)

@@ -1,4 +1,4 @@
-"""The bare face on CuPy arrays, in Numba's simulator."""
+"""The functional API on CuPy arrays, in Numba's simulator."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_after_a_refused_step_all_arrays_are_looked_at(cupy, monkeypatch):
     opt.step(g)
     with pytest.raises(ValueError, match="grads"):
         opt.step(cupy.ones(4))
-    checks = opt._engine._pass.checks
+    checks = opt._backend._pass.checks
     looked = []
     check = checks.check
     monkeypatch.setattr(checks, "check", lambda *a: looked.append(sorted(a[1])) or check(*a))

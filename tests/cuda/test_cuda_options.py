@@ -1,4 +1,4 @@
-"""Every option in the simulator: the bits of the CPU engine, which has references of its own.
+"""Every option in the simulator: the bits of the CPU back end, which has references of its own.
 
 The simulator rounds every operation, as the CPU does; a GPU fuses products and sums. Norms are
 added up in another order than on the CPU, and so is all that a clip factor went into.

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from numadam._jit.interrupts import held_back
+from numadam._jit.interrupts import defer_interrupts
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -16,7 +16,7 @@ def test_ctrl_c_comes_after_the_block():
     before = signal.getsignal(signal.SIGINT)
 
     def interrupted():
-        with held_back():
+        with defer_interrupts():
             signal.raise_signal(signal.SIGINT)
             done.append(True)
 
@@ -28,7 +28,7 @@ def test_ctrl_c_comes_after_the_block():
 
 def test_an_error_inside_passes_and_the_handler_returns():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ZeroDivisionError), held_back():
+    with pytest.raises(ZeroDivisionError), defer_interrupts():
         _ = 1 / 0
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -36,7 +36,7 @@ def test_an_error_inside_passes_and_the_handler_returns():
 def test_an_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with held_back():
+        with defer_interrupts():
             signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
@@ -47,7 +47,7 @@ def test_other_threads_may_use_it():
     done = []
 
     def work():
-        with held_back():
+        with defer_interrupts():
             done.append(True)
 
     thread = threading.Thread(target=work)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "it runs")
 
 
 class NoEngine:
-    """Takes the place of an engine where only the plan is asked for."""
+    """Takes the place of a back end where only the plan is asked for."""
 
     home = "NumPy"
     check_params = staticmethod(lambda params, names: None)
@@ -30,7 +30,7 @@ class NoEngine:
 
 @pytest.fixture(autouse=True)
 def capability(monkeypatch):
-    """A GPU to compile for: device functions ask for the current one. No engine compiles."""
+    """A GPU to compile for: device functions ask for the current one. No back end compiles."""
     import numba.cuda.dispatcher as dispatcher
 
     from numadam._optimizer import dispatch

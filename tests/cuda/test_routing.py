@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._optimizer.dispatch import engine_for
+from numadam._optimizer.dispatch import backend_for
 
 
 @pytest.fixture
@@ -27,11 +27,11 @@ def on_host(cupy, a):
 
 def test_cupy_arrays_go_to_the_gpu(real_cupy):
     a = on_host(real_cupy, np.zeros(3))
-    assert engine_for([a], ["params"]).__name__ == "CudaEngine"
+    assert backend_for([a], ["params"]).__name__ == "CudaBackend"
 
 
 def test_numpy_arrays_stay_on_the_cpu(real_cupy):
-    assert engine_for([np.zeros(3)], ["params"]).__name__ == "CpuEngine"
+    assert backend_for([np.zeros(3)], ["params"]).__name__ == "CpuBackend"
 
 
 def test_both_together_are_refused(real_cupy):
@@ -39,7 +39,7 @@ def test_both_together_are_refused(real_cupy):
     with pytest.raises(
         TypeError, match=r"params\[1\]: is a NumPy array, but params\[0\] is a CuPy"
     ):
-        engine_for([a, np.zeros(3)], ["params[0]", "params[1]"])
+        backend_for([a, np.zeros(3)], ["params[0]", "params[1]"])
 
 
 def test_checks_of_real_cupy_arrays(real_cupy):

@@ -403,7 +403,7 @@ def test_pinned_memory_outlives_an_optimiser_until_its_copies_are_done(cupy, mon
     monkeypatch.setattr(cupy.cuda.Event, "done", False)
     opt = na.SGD(cupy.zeros(4), capturable=True)
     opt.step(cupy.ones(4))
-    ((pinned, _),) = opt._engine._numbers._upload._slots
+    ((pinned, _),) = opt._backend._numbers._upload._slots
     watched = weakref.ref(pinned)
     del opt, pinned, _
     gc.collect()

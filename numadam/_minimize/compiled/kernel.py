@@ -23,7 +23,7 @@ from numadam._core.scalars import make_scalars, width_of
 from numadam._cpu import validate as dr
 from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import make_views
-from numadam._jit.functions import cast, shared
+from numadam._jit.functions import cast, jit_once
 from numadam._jit.pointers import as_pointer
 from numadam._minimize.compiled import desk as dk
 from numadam._minimize.compiled.calls import call7
@@ -82,14 +82,14 @@ def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
 
     def step(meta, desk, d, at, block, first, live, begin, it):
         turns, n, bytes_each = d.turns, d.numbers, d.turns * b[0]
-        shared = carray(as_pointer(d.rows + 8 * width * it), width, np.float64)
+        jit_once = carray(as_pointer(d.rows + 8 * width * it), width, np.float64)
         length = wide + width + norms.blocks(n) + 2
         room_at = d.scratch + 8 * block * length
         room = carray(as_pointer(room_at), length, np.float64)
         factors = carray(as_pointer(room_at + 8 * (length - 2)), (2, 1), np.float64)
         control = line(meta, desk, room, begin, it)
         for row in range(first, first + live):
-            given = own(meta, desk, room, row, begin, it, shared)
+            given = own(meta, desk, room, row, begin, it, jit_once)
             factors[0, 0] = factors[1, 0] = 1.0
             if normed:
                 _, k = scalars(given, factors, 0)
@@ -201,7 +201,7 @@ def _make_block(plan: Plan, own_lr: bool, wrap: Any) -> Any:
 
 def make_kernels(plan: Plan, name: str, own_lr: bool) -> tuple[Kernel, Kernel]:
     """Some iterations of some blocks, serial and parallel over blocks."""
-    wrap = shared
+    wrap = jit_once
     tabulate, block = make_tabulate(plan, wrap), _make_block(plan, own_lr, wrap)
     close, any_live = make_close(plan, wrap), wrap(_any_live)
 

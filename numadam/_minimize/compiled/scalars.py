@@ -9,7 +9,7 @@ from numba import carray
 
 from numadam._core import norms
 from numadam._core import options as op
-from numadam._core.element import make_seen
+from numadam._core.element import make_norm_gradient
 from numadam._core.plan import Plan
 from numadam._core.scalars import make_advance_row, make_fill_row, tiny, width_of
 from numadam._cpu import validate as dr
@@ -93,7 +93,7 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
     if not plan.norm:
         return wrap(_no_clip)
     ranged, small = plan.real == np.float64, tiny(plan.real)
-    block = norms.make_block(make_seen(plan, wrap), wrap, scaled=ranged)
+    block = norms.make_block(make_norm_gradient(plan, wrap), wrap, scaled=ranged)
     column = op.CLIP_NORM if plan.norm == "all" else op.CLIP_ARRAY
 
     def clip(row, n, x, g, low, high, k, partials, factors):

@@ -44,7 +44,7 @@ class CompiledRun:
 
     def _shaped(self, state: Any) -> Any:
         """The saved run for a batch of one; running products have rows of their own already."""
-        products = set(self._batch.optimizer._engine.settings.plan.products)
+        products = set(self._batch.optimizer._backend.settings.plan.products)
         if not hasattr(state, "items"):
             return state
         rows = {key: one for key, one in state.items() if key in products}
@@ -92,7 +92,7 @@ class CompiledRun:
         if tracked and not np.isfinite(f_best):
             best = (x.copy(), f)
         saved = save_state(optimizer, None)
-        products = {key: saved[key] for key in optimizer._engine.settings.plan.products}
+        products = {key: saved[key] for key in optimizer._backend.settings.plan.products}
         state = {**_without_row(saved), **products}
         if tracked:
             state |= {"x_best": best[0].copy(), "fun_best": best[1]}
@@ -109,7 +109,7 @@ class CompiledRun:
             "history": make_history(self._lines(f, largest)),
             "state": state,
         }
-        if "average" in optimizer._engine.state:
+        if "average" in optimizer._backend.state:
             entries["averaged"] = optimizer.averaged[0]
         return finish(code, self._watch.message, **entries)
 

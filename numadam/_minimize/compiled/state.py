@@ -16,7 +16,7 @@ from numadam._core.hyper import LR
 from numadam._core.scalars import width_of
 from numadam._cpu import validate as dr
 from numadam._jit import forks, threads
-from numadam._jit.loops import twins
+from numadam._jit.loops import compiled_loop
 from numadam._minimize.compiled import desk as dk
 from numadam._minimize.compiled.calls import address_of
 from numadam._minimize.compiled.kernel import make_kernels
@@ -69,10 +69,10 @@ class Batch:
         rates: np.ndarray | None = None,
         history: int = 0,
     ) -> None:
-        engine: Any = optimizer._engine
+        backend: Any = optimizer._backend
         self.optimizer, self.bridge, self.args = optimizer, bridge, args
-        self._plan, self._table, self._engine = engine.settings.plan, engine._table, engine
-        self.x = engine.params[0]
+        self._plan, self._table, self._backend = backend.settings.plan, backend._table, backend
+        self.x = backend.params[0]
         self.problems, shape = self.x.shape[0], self.x.shape[1:]
         size = int(np.prod(shape, dtype=np.int64))
         self._desk = desk = np.zeros(dk.DESK, np.int64)
@@ -81,7 +81,7 @@ class Batch:
         desk[dk.NUMBERS] = size * self._plan.numbers
         desk[dk.LANES] = self._lanes = max(1, min(_LANES, _SIDE_BY_SIDE // max(size, 1)))
         desk[dk.FUN], desk[dk.EVERY], desk[dk.CAPACITY] = bridge.address, history, _MOST + 2
-        desk[dk.ROW], desk[dk.FIRST], desk[dk.INNER] = engine.settings.rows[0], 1, _INNER
+        desk[dk.ROW], desk[dk.FIRST], desk[dk.INNER] = backend.settings.group_of_leaf[0], 1, _INNER
         self._blocks = -(-self.problems // self._lanes)
         self._seconds, self._begin = 0.0, -1
         self._lines: list[np.ndarray] = []
@@ -133,10 +133,10 @@ class Batch:
         plan = self._plan
         own_lr = bool(self._desk[dk.OWN_LR])
         name = f"{plan.name}-{'own-lr-' if own_lr else ''}batch"
-        kernels = twins(name, lambda: make_kernels(plan, name, own_lr), KERNEL)
-        self._serial = self._parallel = _address(kernels.twin(parallel=False))
+        kernels = compiled_loop(name, lambda: make_kernels(plan, name, own_lr), KERNEL)
+        self._serial = self._parallel = _address(kernels.serial)
         if self._blocks > 1 and threads.layer() != "workqueue":
-            self._parallel = _address(kernels.twin(parallel=True))
+            self._parallel = _address(kernels.parallel)
         self._entry = entry_for(self.args)
 
     @property
@@ -217,8 +217,8 @@ class Batch:
 
     def _tables(self) -> None:
         """Room for what differs from step to step."""
-        settings, plan, lr = self._engine.settings, self._plan, self.optimizer.lr
-        self._changing = [one for one in settings._schedules if one[0] == settings.rows[0]]
+        settings, plan, lr = self._backend.settings, self._plan, self.optimizer.lr
+        self._changing = [one for one in settings._schedules if one[0] == settings.group_of_leaf[0]]
         self._rates = np.full(_MOST + 1, lr if isinstance(lr, float) else np.nan)
         self._values = np.zeros((_MOST, len(self._changing)))
         self._products = np.zeros((_INNER + 1, len(plan.products)))

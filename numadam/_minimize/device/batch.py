@@ -14,8 +14,8 @@ from numadam._core.element import SEED
 from numadam._core.hyper import LR
 from numadam._core.plan import Plan
 from numadam._core.scalars import make_advance_row, make_fill_row, width_of
-from numadam._jit.functions import shared
-from numadam._jit.loops import twins
+from numadam._jit.functions import jit_once
+from numadam._jit.loops import compiled_loop
 from numadam._minimize.compiled.objective import form_of
 from numadam._minimize.observers import Bar
 from numadam._minimize.result import ManyResult, attach
@@ -31,7 +31,7 @@ def _tabulate(plan: Plan) -> Any:
     name = f"{plan.name}-rows"
 
     def make() -> Any:
-        fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, shared)
+        fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, jit_once)
 
         def fill(  # type: ignore[no-untyped-def]  # Numba types it
             rows, values, columns, control, q, rates, t
@@ -48,7 +48,7 @@ def _tabulate(plan: Plan) -> Any:
 
     row = float64[::1]
     signature = int64(_LINES, _LINES, int64[::1], row, row, row, int64)
-    return twins(name, make, signature).twin(parallel=False)
+    return compiled_loop(name, make, signature).serial
 
 
 def _side_by_side(value: Any, x: Any) -> Any:
@@ -88,13 +88,13 @@ class DeviceBatch:
         from numadam._minimize.device.kernel import make_solve
 
         self.optimizer, self._x, self._args = optimizer, x, _on_device(args)
-        engine = optimizer._engine
-        self._engine, self._settings = engine, engine.settings
-        self._plan = plan = engine.settings.plan
+        backend = optimizer._backend
+        self._backend, self._settings = backend, backend.settings
+        self._plan = plan = backend.settings.plan
         self.problems = x.shape[-1]
         self.gradient = cupy.zeros(x.shape, x.dtype)
         used = {pl.P: x, pl.G: self.gradient}
-        used |= {slot: arrays[0] for slot, arrays in engine.own.items()}
+        used |= {slot: arrays[0] for slot, arrays in backend.own.items()}
         order = tuple(range(x.ndim))
         own = {slot: numba_view(flat_view(array, order)) for slot, array in used.items()}
         self._arrays = tuple(own[slot] for slot in sorted(own))
@@ -175,7 +175,7 @@ class DeviceBatch:
             ) from error
         self.first = False
         self.done += steps
-        self._engine._t += steps
+        self._backend._t += steps
 
 
 def minimize_on_device(
@@ -242,7 +242,7 @@ def _result(batch: DeviceBatch) -> ManyResult:
 
     codes, nit = batch.counts.get()
     arrays = {"x": rows(batch._x), "jac": rows(batch.gradient)}
-    if "average" in batch.optimizer._engine.state:
+    if "average" in batch.optimizer._backend.state:
         arrays["averaged"] = rows(batch.optimizer.averaged)
     return make_result(
         codes,

@@ -15,7 +15,7 @@ from numba import cuda  # here and not in a function: the simulator swaps the mo
 from numba.np.numpy_support import from_dtype
 
 from numadam._core import plan as pl
-from numadam._core.element import make_turn
+from numadam._core.element import make_element_update
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._cuda.kernel_spec import step_slots, wrapper
@@ -117,7 +117,7 @@ def _make_judge(box: str, wrap: Any) -> Any:
 def make_solve(plan: Plan, fun: Any, form: str, widths: tuple[int, int]) -> Callable[..., None]:
     """The kernel: some iterations of every problem that still runs."""
     wrap, used = wrapper(), step_slots(plan, has_out=False)
-    turn, places = make_turn(plan, wrap), pickers(wrap, used, range(pl.SLOTS))
+    turn, places = make_element_update(plan, wrap), pickers(wrap, used, range(pl.SLOTS))
     (fp, p_), (fg, g_), (f0, s0_), (f1, s1_), (f2, s2_) = places[:5]
     (fa, a_), (fl, l_), (fh, h_), (fr, r_) = places[7:11]
     call, judge = wrap(_FORMS[form](wrap(fun.py_func))), _make_judge(plan.bounds, wrap)

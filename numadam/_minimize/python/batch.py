@@ -9,7 +9,7 @@ from array_api_compat import array_namespace, is_cupy_array
 from numba import boolean, float64, int64
 
 from numadam._core import plan as pl
-from numadam._jit.loops import twins
+from numadam._jit.loops import compiled_loop
 from numadam._minimize.objective import refuse_uncompiled
 from numadam._minimize.observers import Bar
 from numadam._minimize.result import ManyResult, attach
@@ -79,7 +79,7 @@ class Rows:
         self._codes = np.zeros(len(x), np.int64)
         self._nit = np.zeros(len(x), np.int64)
         loops = (_judge, _judge)
-        self._judge = twins("rows", lambda: loops, _SIGNATURE).twin(parallel=False)
+        self._judge = compiled_loop("rows", lambda: loops, _SIGNATURE).serial
         zeros = np.zeros(len(x))
         self._f_before, self._far = zeros, (zeros, zeros)
         self._f, self._g, self._largest = np.full(len(x), np.nan), self._xp.zeros_like(x), zeros
@@ -89,7 +89,7 @@ class Rows:
     def _read_box(self) -> Any:
         settings = self._optimizer._settings
         if settings.plan.bounds == "scalar":
-            return settings.box(settings.rows[0])
+            return settings.box(settings.group_of_leaf[0])
         if settings.plan.bounds == "array":
             return settings.per_element[pl.LOW][0], settings.per_element[pl.HIGH][0]
         return None

@@ -48,7 +48,7 @@ class Run:
             best = load_state(optimizer, state)
             self._best = best if self._tracks else None
         self._begin = optimizer.t
-        watch.start(self._begin, state is not None, optimizer._engine.params, self._copy)
+        watch.start(self._begin, state is not None, optimizer._backend.params, self._copy)
         self._f: Any = None
         self._g: Any = None
         self._f_before = 0.0
@@ -72,7 +72,7 @@ class Run:
 
     def _loop(self) -> int:
         optimizer, glance = self._optimizer, self._glance
-        engine, settings, tree = optimizer._engine, optimizer._settings, optimizer._tree
+        backend, settings, tree = optimizer._backend, optimizer._settings, optimizer._tree
         evaluate, one, scheduled = self._objective.evaluate, tree.is_leaf, settings.has_schedules
         lr, k, begin, check = optimizer.lr, optimizer.t, optimizer.t, self._check
         end = k + self._maxiter
@@ -95,7 +95,7 @@ class Run:
                 settings.refresh(k)
             self._f = self._g = None
             # not optimizer.step: nobody else has this optimiser (0.4 us)
-            engine.step(grads, self._rate)
+            backend.step(grads, self._rate)
             k += 1
 
     def _look(self, grads: Any, k: int, last: bool) -> int:
@@ -147,7 +147,7 @@ class Run:
             "history": make_history(self._lines),
             "state": save_state(optimizer, self._best and (map_copy(best[0]), best[1])),
         }
-        if "average" in optimizer._engine.state:
+        if "average" in optimizer._backend.state:
             entries["averaged"] = optimizer.averaged
         return finish(code, self._watch.message, **entries)
 

@@ -14,8 +14,8 @@ from numba import boolean, carray, float64, int64
 from numadam._core import plan as pl
 from numadam._cpu import numpy_abi as abi
 from numadam._cpu import validate as dr
-from numadam._jit.functions import cast, shared
-from numadam._jit.loops import twins
+from numadam._jit.functions import cast, jit_once
+from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import as_pointer, load64
 from numadam._minimize import stopping as st
 from numadam._minimize.stopping import Tolerances, verdict
@@ -31,7 +31,7 @@ _LARGEST, _MOVED, _SIZE, _TOLERANCES = 0, 1, 2, 3
 
 def _make_glance(name: str, real: np.dtype[Any], box: str) -> Any:
     """Look at one array and judge it; `out` gets the largest numbers."""
-    wrap, one, check = shared, real.type(1), verdict
+    wrap, one, check = jit_once, real.type(1), verdict
     steep, far, large = (
         st.make_largest(element, wrap) for element in (st.projected, st.moved, st.itself)
     )
@@ -62,7 +62,7 @@ def _make_glance(name: str, real: np.dtype[Any], box: str) -> Any:
 def _compiled(real: np.dtype[Any], box: str) -> Any:
     name = f"glance-{real.name}-{box}"
     loop = _make_glance(name, real, box)
-    return twins(name, lambda: (loop, loop), SIGNATURE).twin(parallel=False)
+    return compiled_loop(name, lambda: (loop, loop), SIGNATURE).serial
 
 
 def _largest(values: Sequence[float]) -> float:
@@ -73,18 +73,20 @@ def _largest(values: Sequence[float]) -> float:
 class HostGlance:
     """Looks at NumPy parameters; `largest` is that of the projected gradient then."""
 
-    def __init__(self, engine: Any, tolerances: Tolerances) -> None:
-        plan, settings = engine.settings.plan, engine.settings
-        self._x, self._moves = engine.params, tolerances.xtol > 0.0
+    def __init__(self, backend: Any, tolerances: Tolerances) -> None:
+        plan, settings = backend.settings.plan, backend.settings
+        self._x, self._moves = backend.params, tolerances.xtol > 0.0
         self._before = [np.empty_like(leaf) for leaf in self._x] if self._moves else []
         self._tests = tolerances.gtol, tolerances.ftol, tolerances.xtol
         self._out = np.array([0.0, 0.0, 0.0, *self._tests])
         self._out_at, self._seen = self._out.ctypes.data, memoryview(self._out.data)
         self._call = _compiled(plan.real, plan.bounds)
-        blocks = engine._table.blocks
+        blocks = backend._table.blocks
         self._calls = []
         for j, leaf in enumerate(self._x):
-            lo, hi = settings.box(settings.rows[j]) if plan.bounds == "scalar" else (0.0, 0.0)
+            lo, hi = (
+                settings.box(settings.group_of_leaf[j]) if plan.bounds == "scalar" else (0.0, 0.0)
+            )
             low, high = (int(blocks[dr.ADDRESS + slot, j]) for slot in (pl.LOW, pl.HIGH))
             before = self._before[j].ctypes.data if self._moves else 0
             numbers = leaf.size * plan.numbers
@@ -124,15 +126,15 @@ class HostGlance:
 class DeviceGlance:
     """Looks at CuPy parameters: a few launches, and one wait for the GPU."""
 
-    def __init__(self, engine: Any, tolerances: Tolerances) -> None:
-        self._x, settings = engine.params, engine.settings
+    def __init__(self, backend: Any, tolerances: Tolerances) -> None:
+        self._x, settings = backend.params, backend.settings
         self._moves, self.largest = tolerances.xtol > 0.0, 0.0
         self._tests = tolerances.gtol, tolerances.ftol, tolerances.xtol
         self._before: list[Any] = []
         plan = settings.plan
         self._boxes: list[Any] = [None] * len(self._x)
         if plan.bounds == "scalar":
-            self._boxes = [settings.box(row) for row in settings.rows]
+            self._boxes = [settings.box(row) for row in settings.group_of_leaf]
         elif plan.bounds == "array":
             low, high = settings.per_element[pl.LOW], settings.per_element[pl.HIGH]
             self._boxes = list(zip(low, high, strict=True))
