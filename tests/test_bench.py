@@ -200,7 +200,7 @@ def test_serial_side_never_runs_in_parallel():
     run = peers.matmuls(784, 64, serial=True)
     cells = dict(zip(run.__code__.co_freevars, run.__closure__, strict=True))
     cpu_step = cells["optimizer"].cell_contents._backend._pass
-    assert cpu_step.kernel is engine_pass.serial
+    assert cpu_step.kernel is cpu_step.serial
 
 
 def test_memory_of_a_side_that_keeps_and_one_that_does_not():

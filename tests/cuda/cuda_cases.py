@@ -84,7 +84,7 @@ def check(case, dtype, asarray, asnumpy, shape=(3, 4), steps=4, **options):
         assert np.all(off <= bound), (name, off.max())
 
 
-# --- options: the CPU back end, which has references of its own, says what is right -----------------
+# --- options: the CPU back end, which has references of its own, says what is right ---------------
 
 
 @dataclass(frozen=True)
