@@ -214,7 +214,7 @@ GUARDED = """
     import ctypes, mmap, sys
     import numpy as np
     import numadam as na
-    from numadam import threads
+    from numadam._jit import threads
 
     PAGE = mmap.PAGESIZE
     libc = ctypes.CDLL(None, use_errno=True)

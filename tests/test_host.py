@@ -54,7 +54,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A cache folder that holds both twins, compiled once for the whole file."""
     folder = str(tmp_path_factory.mktemp("warm"))
     code = """
-    from numadam.compile import compiled_step
+    from numadam._cpu.compiled import compiled_step
     steps = compiled_step(na.Adam(np.ones(3, "f4"))._settings.plan)
     steps.parallel, steps.serial
     """
@@ -93,7 +93,7 @@ def test_two_threads_step_at_once(layer: str, warm: str, expected: str) -> None:
 
 def test_workqueue_takes_the_serial_twin(warm: str) -> None:
     code = """
-    run = train()[1]._engine._pass
+    run = train()[1]._backend._pass
     print(run.kernel is run.serial)
     """
     assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER="workqueue") == "True"
@@ -201,12 +201,13 @@ def test_unwritable_cache_still_works(tmp_path: Path) -> None:
 
 DAMAGED = """
 import hashlib, os, pathlib
-from numadam import compile as c
+from numadam._cpu import compiled as c
+from numadam._jit import loops
 
 def again():
-    c._twins.clear(); c.validator_address.cache_clear()  # as in a new process
+    loops._compiled_loops.clear(); c.validator_address.cache_clear()  # as in a new process
     found = digest(100)
-    (step,) = c._twins.values()
+    (step,) = loops._compiled_loops.values()
     return found, (step.serial._cache.hit, c._callbacks[-1]._cache.hit)
 
 garbage = b"cno_such_module\\nX\\n."  # whole, but pickle can make nothing of it
@@ -229,7 +230,7 @@ def test_damaged_cache_is_compiled_again(warm: str, tmp_path: Path) -> None:
     """In one process, which compiles quickly from the second time on, and in a new one."""
     folder = str(shutil.copytree(warm, tmp_path / "cache"))
     right = python(DAMAGED, NUMBA_CACHE_DIR=folder)
-    hit = "from numadam import compile as c; print(digest(100), c._callbacks[0]._cache.hit)"
+    hit = "from numadam._cpu import compiled as c; print(digest(100), c._callbacks[0]._cache.hit)"
     assert python(hit, NUMBA_CACHE_DIR=folder) == f"{right} True"
 
 
@@ -249,7 +250,7 @@ def test_several_processes_fill_one_cache(tmp_path: Path) -> None:
 def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
     """An upgrade, or an edit of the formula's file alone, is never served from the old entry."""
     shutil.copytree(ROOT / "numadam", tmp_path / "numadam", ignore=shutil.ignore_patterns("*.loop"))
-    code = "p, opt = train(3, 1); print(opt._engine._pass.serial._cache.hit, p[0])"
+    code = "p, opt = train(3, 1); print(opt._backend._pass.serial._cache.hit, p[0])"
 
     def run() -> list[str]:
         return python(code, root=tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache")).split()
@@ -263,7 +264,7 @@ def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
     changed = run()
     assert changed[0] == "False"
     assert changed[1] != first[1]
-    home = tmp_path / "numadam" / "__init__.py"
+    home = tmp_path / "numadam" / "_version.py"
     home.write_text(home.read_text().replace('__version__ = "', '__version__ = "9.'))
     assert run()[0] == "False"
 

@@ -260,7 +260,7 @@ options |= {"weight_decay": 0.1, "decoupled": True, "accumulate": 2, "clip_norm"
 opt = na.Adam(p, **options)
 for g in 2 * calls:
     opt.step(g)
-run = opt._engine._pass
+run = opt._backend._pass
 kind = "serial" if run.kernel is run.serial else "parallel"
 total = sum(float(abs(a).sum(dtype=float)) for a in p)
 print(kind, numba.get_num_threads(), opt.grad_norm.hex(), total.hex())

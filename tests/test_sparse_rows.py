@@ -529,7 +529,7 @@ def test_nothing_is_imported_to_know():
     code = """
 import sys, types
 import numpy as np
-from numadam.sparse import Rows, coalesce, is_sparse
+from numadam._arrays.sparse import Rows, coalesce, is_sparse
 rows = Rows(np.array([3, 1, 3]), np.ones((3, 2)))
 coalesce(rows, "grads", (4, 2), np.dtype(float))
 assert is_sparse(rows) and not is_sparse(object())

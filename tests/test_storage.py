@@ -320,7 +320,7 @@ def run_python(code: str, **settings: str) -> str:
 def test_ml_dtypes_is_imported_only_when_asked_for():
     code = """
 import sys
-from numadam import storage
+from numadam._core import half as storage
 storage.as_storage("float16", "p")
 print("ml_dtypes" in sys.modules)
 """
@@ -329,7 +329,7 @@ print("ml_dtypes" in sys.modules)
 
 HALVE = """
 import numba, numpy as np
-from numadam import storage
+from numadam._core import half as storage
 half = np.dtype("float16")
 read, write = numba.njit(storage.reader(half)), numba.njit(storage.writer(half))
 @numba.njit
@@ -405,7 +405,7 @@ def test_ptx(way, monkeypatch):
 SIMULATED = """
 import numpy as np
 from numba import cuda
-from numadam import storage
+from numadam._core import half as storage
 half = np.dtype("float16")
 read, write = (cuda.jit(device=True)(f(half)) for f in (storage.reader, storage.writer))
 @cuda.jit

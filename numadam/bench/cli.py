@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LAYERS = ("tbb", "omp", "workqueue")
 _PAIRS, _QUICK_PAIRS = 15, 5
 _VARIABLE = "NUMBA_THREADING_LAYER"
-_PROBE = "from numadam import threads; print(threads.layer())"
+_PROBE = "from numadam._jit import threads; print(threads.layer())"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
