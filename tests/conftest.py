@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import gc
+import signal
 
 import pytest
 
@@ -14,3 +15,11 @@ def spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a process started in the background of a shell ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from campaigns.problems import (
+
+from tests.campaigns.problems import (
     COLLECTIONS,
     PEER,
     SETTINGS,

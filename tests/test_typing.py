@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import numpy as np
-import typing_user
 
 import numadam as na
+from tests import typing_user
 
 TEXT = Path(typing_user.__file__).read_text(encoding="utf-8")
 

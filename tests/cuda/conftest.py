@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-# reference_rules.py lies one folder up
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR, no_compiler
+from tests.cuda.cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR, no_compiler
 
 
 def _run_block(manager, grid_point, *args):
@@ -70,10 +65,9 @@ def _quick_simulator(monkeypatch):
 @pytest.fixture
 def stand_in(monkeypatch):
     """The stand-in for CuPy."""
-    import fake_cupy
-
     from numadam._arrays import checks as arrays
     from numadam._arrays import sparse
+    from tests.cuda import fake_cupy
 
     def is_numpy(x):
         # a fake array is NumPy's too, and must not be taken for one
@@ -108,19 +102,11 @@ def cupy(monkeypatch, request):
 
 
 @pytest.fixture
-def ctrl_c():
-    """Python's own handler: a process started in the background of a shell ignores Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture
 def machine(stand_in, monkeypatch):
     """The stand-in for CuPy, with compiled kernels in the PTX machine."""
     if why_not := no_compiler():
         pytest.skip(why_not)
-    import machine_kernels
+    from tests.cuda import machine_kernels
 
     machine_kernels.install(monkeypatch)
     return stand_in

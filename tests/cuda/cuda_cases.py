@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import reference_rules as ref
 
 import numadam as na
 from numadam.rules import classes
+from tests import reference_rules as ref
 
 #: By class what its tests run; a class that is not here runs with its defaults.
 VARIANTS: dict[str, list[dict[str, Any]]] = {

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import fake_cupy
 import numpy as np
-from ptx_machine import Launch
-from ptx_parse import Program, parse
+
+from tests.cuda import fake_cupy
+from tests.cuda.ptx_machine import Launch
+from tests.cuda.ptx_parse import Program, parse
 
 CAPABILITY = (9, 0)
 #: Kernels of all tests of the process, each compiled once.

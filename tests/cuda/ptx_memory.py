@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from ptx_parse import PtxError
+
+from tests.cuda.ptx_parse import PtxError
 
 #: The memory of this process from here on, as a kernel addresses it.
 _LOWEST = 4096

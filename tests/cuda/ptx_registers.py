@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ptx_ops import DTYPES
-from ptx_parse import Number, PtxError, Register
+
+from tests.cuda.ptx_ops import DTYPES
+from tests.cuda.ptx_parse import Number, PtxError, Register
 
 _BOOL = np.dtype(bool)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda_cases import gradients
 
 import numadam as na
+from tests.cuda.cuda_cases import gradients
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR
 
 from numadam.bench import gpu_cases, gpu_peers
 from numadam.bench.cli import run_case
 from numadam.bench.peers import Unavailable
+from tests.cuda.cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy's scalars
 

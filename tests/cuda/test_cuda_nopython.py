@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR
-from test_ptx import WHY_NOT, Code, check_arithmetic
 
 import numadam as na
 from numadam import nopython
+from tests.cuda.cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR
+from tests.cuda.test_ptx import WHY_NOT, Code, check_arithmetic
 
 # in the module: the simulator swaps its global for the time of a launch
 cuda = pytest.importorskip("numba.cuda")

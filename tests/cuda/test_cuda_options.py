@@ -11,10 +11,10 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from cuda_cases import OPTIONS, gradients, moved, run
 
 import numadam as na
 from numadam._arrays.sparse import Rows
+from tests.cuda.cuda_cases import OPTIONS, gradients, moved, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy's scalars
 

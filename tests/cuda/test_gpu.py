@@ -8,9 +8,9 @@ import os
 
 import numpy as np
 import pytest
-from cuda_cases import CASES, OPTIONS, as_dtype, check, check_option
 
 import numadam as na
+from tests.cuda.cuda_cases import CASES, OPTIONS, as_dtype, check, check_option
 
 
 def _why_not():

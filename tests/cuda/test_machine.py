@@ -12,11 +12,11 @@ import math
 
 import numpy as np
 import pytest
-from cuda_cases import CASES, OPTIONS, as_dtype, check, check_option, draw, gradients
-from ptx_ops import OPS
 
 import numadam as na
 from numadam._arrays.sparse import Rows
+from tests.cuda.cuda_cases import CASES, OPTIONS, as_dtype, check, check_option, draw, gradients
+from tests.cuda.ptx_ops import OPS
 
 sweep = pytest.mark.sweep
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-import machine_kernels
 import numba
 import numpy as np
 import pytest
 from scipy.optimize import Bounds
-from test_cuda_many import STARTS, assert_alike, both, pair, parabola, rosen
-from test_cuda_nopython import own_steps
 
 import numadam as na
+from tests.cuda import machine_kernels
+from tests.cuda.test_cuda_many import STARTS, assert_alike, both, pair, parabola, rosen
+from tests.cuda.test_cuda_nopython import own_steps
 
 cuda = pytest.importorskip("numba.cuda")
 sweep = pytest.mark.sweep

@@ -12,10 +12,10 @@ import sys
 
 import numpy as np
 import pytest
-from cuda_cases import CASES, check
 
 import numadam as na
 from numadam._core import plan as pl
+from tests.cuda.cuda_cases import CASES, check
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

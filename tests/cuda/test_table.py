@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from cuda_cases import Case, gradients
 
 import numadam as na
+from tests.cuda.cuda_cases import Case, gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy's scalars
 

@@ -1,0 +1,90 @@
+"""What the CPU loops compile to: packed, single precision where the arrays are, and no FMA.
+
+x86-64 only: on other machines the bits are tested, not the instructions.
+"""
+
+import functools
+import platform
+import re
+from typing import Any
+
+import numba
+import pytest
+from numba import float32, float64, int64, none, types
+
+from numadam import rules
+from numadam._core import element as turn
+from numadam._core.scalars import width_of
+from numadam._cpu import kernel as loops
+from numadam._jit import functions
+from tests.variants import CASES, VARIANTS, plan_of
+
+#: each formula; with `out` the first one of each rule, since the loop makes the difference
+ROWS = [pytest.param(case, False, id=case) for case in CASES] + [
+    pytest.param(case, True, id=f"{case} out")
+    for case, (name, options) in CASES.items()
+    if options is VARIANTS[name][0]
+]
+pytestmark = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 instructions"
+)
+
+
+@functools.cache
+def instructions(case: str, out: bool, real: Any) -> list[str]:
+    """Mnemonics of the compiled loop of a rule over arrays of this type."""
+    plan = plan_of(*CASES[case], str(real))
+    array = real[::1]
+    slots = [array if plan.has(slot) else none for slot in (2, 3, 4)]
+    scalars = [types.UniTuple(real, n) for n in (width_of(plan) - turn.FACTOR, turn.ZERO + 1)]
+    signature = types.void(
+        int64, array, array, *slots, array if out else none, *[none] * 6, *scalars
+    )
+    function = loops.make_run(plan, functions.jit_once).py_func
+    compiled = numba.njit(signature, error_model="numpy", no_cpython_wrapper=True)(function)
+    (text,) = compiled.inspect_asm().values()
+    return re.findall(r"^\s+([a-z][a-z0-9]+)\s", text, re.MULTILINE)
+
+
+def arithmetic(codes: list[str], ending: str) -> set[str]:
+    pattern = rf"v?(add|sub|mul|div|sqrt|max|min|cvt\w*2){ending}"
+    return {code for code in codes if re.fullmatch(pattern, code)}
+
+
+#: rules that divide by no root
+NO_ROOT = ("AdaMax", "Lion", "SGD")
+
+
+@pytest.mark.parametrize(("case", "out"), ROWS)
+def test_float32_loop_is_packed_and_single(case: str, out: bool) -> None:
+    codes = instructions(case, out, float32)
+    assert not arithmetic(codes, "(sd|pd)"), "double arithmetic in a float32 loop"
+    assert arithmetic(codes, "ps"), "the loop was not vectorised"
+    if CASES[case][0] not in NO_ROOT:
+        assert any(code.endswith("sqrtps") for code in codes), "the root is not packed"
+        assert any(code.endswith("divps") for code in codes), "the division is not packed"
+
+
+@pytest.mark.parametrize("real", [float32, float64], ids=str)
+@pytest.mark.parametrize(("case", "out"), ROWS)
+def test_no_fma_and_no_approximation(case: str, out: bool, real: Any) -> None:
+    codes = instructions(case, out, real)
+    assert codes
+    assert not [code for code in codes if re.match(r"v?fn?m(add|sub)|v?rsqrt|v?rcp", code)]
+
+
+def test_every_rule_has_a_row() -> None:
+    assert set(VARIANTS) == set(rules.classes())
+
+
+def test_the_reader_sees_doubles_and_scalars() -> None:
+    """The checks above can fail: a loop that promotes to double is caught."""
+
+    def promoting(n: int, p: Any, g: Any) -> None:
+        for i in range(n):
+            p[i] = p[i] * 0.5 + g[i] / 3.0
+
+    compiled = numba.njit(types.void(int64, float32[::1], float32[::1]))(promoting)
+    (text,) = compiled.inspect_asm().values()
+    codes = re.findall(r"^\s+([a-z][a-z0-9]+)\s", text, re.MULTILINE)
+    assert arithmetic(codes, "(sd|pd)")

@@ -1,0 +1,74 @@
+"""Every public name has a docstring with its parameters and an example; every rule has a page."""
+
+import doctest
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+
+from numadam import rules
+from numadam._core import options
+from numadam._optimizer.optimizer import Optimizer
+
+DOCS = Path(__file__).parents[2] / "docs"
+sys.path.append(str(DOCS / "_ext"))
+from public_names import lacks_example, missing_parameters, public_names  # noqa: E402  (in _ext)
+
+NAMES = public_names()
+
+
+def test_all_of_it_is_looked_at():
+    assert {"numadam.Adam", "numadam.minimize", "numadam.Rows"} <= set(NAMES)
+    assert {"numadam.schedules.Cosine", "numadam.nopython.nadam_product"} <= set(NAMES)
+    assert len(NAMES) > 60
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_docstring_is_whole(name):
+    assert not lacks_example(NAMES[name])
+    assert not list(missing_parameters(NAMES[name]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_example_is_found_by_the_doctests(name):
+    """`python -m pytest` runs what doctest's finder sees in the modules of numadam."""
+    thing = NAMES[name]
+    home = importlib.import_module(thing.__module__)
+    found = {test.name for test in doctest.DocTestFinder().find(home) if test.examples}
+    assert f"{thing.__module__}.{thing.__name__}" in found
+
+
+def test_the_checks_see_what_is_missing():
+    def bare(a, b):
+        """Sum.
+
+        Parameters
+        ----------
+        a : float
+            One of them.
+
+        Returns
+        -------
+        float
+        """
+
+    assert lacks_example(bare)
+    assert list(missing_parameters(bare)) == ["b"]
+
+
+def test_every_shared_option_is_documented():
+    text = inspect.cleandoc(Optimizer.__doc__)  # Python 3.13 does so itself
+    section = text.partition("Parameters\n")[2].partition("Notes\n")[0]
+    for name in options.DEFAULTS:
+        assert f"\n{name} : " in section, name
+
+
+def test_every_rule_has_a_page():
+    pages = {page.stem for page in (DOCS / "reference" / "rules").glob("*.md")}
+    assert pages == {*rules.TABLE, "index"}
+    table = (DOCS / "reference" / "rules" / "index.md").read_text(encoding="utf-8")
+    for file in rules.TABLE:
+        assert f"({file}.md)" in table
+        assert f"\n{file}\n" in table  # in the table of contents

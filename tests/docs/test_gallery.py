@@ -1,0 +1,141 @@
+"""The scripts of docs/gallery: what the docs build, which runs them, does not see."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+GALLERY = Path(__file__).parents[2] / "docs" / "gallery"
+SCRIPTS = sorted(GALLERY.glob("plot_*.py"))
+NETWORK = {"urllib", "requests", "http", "ftplib", "socket", "pooch", "aiohttp", "httpx"}
+#: Pictures and plots: no formula needs them, and not every place of the tests has them.
+PICTURES = {"matplotlib", "skimage"}
+
+
+def modules(tree):
+    """Top-level names of what a script imports, anywhere in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
+
+
+def formulas(name):
+    """The functions and CONSTANTS of a script as a dict: nothing else of it runs or compiles."""
+    tree = ast.parse((GALLERY / f"plot_{name}.py").read_text(encoding="utf-8"))
+    kept = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            node.decorator_list = []
+            kept.append(node)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            kept += [node] * (not PICTURES & set(modules(node)))
+        elif isinstance(node, ast.Assign):
+            kept += [node] * all(ast.unparse(target).isupper() for target in node.targets)
+    tree.body = kept
+    names = {}
+    exec(compile(tree, name, "exec"), names)
+    return names
+
+
+def differences(f, x, step=1e-5):
+    """Central differences of f by every element of a real x."""
+    moves = step * np.eye(x.size).reshape(-1, *x.shape)
+    return np.reshape([(f(x + h) - f(x - h)) / (2 * step) for h in moves], x.shape)
+
+
+def check_in_place(fun, x, *args):
+    """The gradient that ``fun(x, g, *args)`` adds to g, against differences."""
+    g = np.full(x.shape, 0.5)
+    fun(x, g, *args)
+    numbers = differences(lambda x: fun(x, np.zeros(x.shape), *args), x)
+    np.testing.assert_allclose(g - 0.5, numbers, rtol=1e-6, atol=1e-8 * abs(numbers).max())
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_script_is_a_page_and_takes_nothing_from_the_network(script):
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    title, line, blank, text = ast.get_docstring(tree).split("\n", 3)
+    assert line == "=" * len(title)
+    assert blank == ""
+    assert text.rstrip().endswith(".")
+    assert not NETWORK & set(modules(tree))
+
+
+def test_there_are_scripts():
+    assert len(SCRIPTS) >= 6
+
+
+def test_valley_gradient():
+    rosenbrock = formulas("valley")["rosenbrock"]
+    x = np.array([-1.2, 0.7])
+    np.testing.assert_allclose(
+        rosenbrock(x)[1], differences(lambda x: rosenbrock(x)[0], x), rtol=1e-7
+    )
+
+
+def test_learning_rate_gradient():
+    names = formulas("learning_rate")
+    energy = np.linspace(0, 8, 7)
+    x = names["START"] + 0.1
+    check_in_place(names["misfit"], x, energy, names["spectrum"](names["TRUTH"], energy))
+
+
+def test_thin_film_gradient_and_textbook_reflectances():
+    names = formulas("thin_film")
+    f, index = names["reflectance"], names["INDEX"]
+    d = np.random.default_rng(0).uniform(20, 200, index.size)
+    check_in_place(f, d, np.array([420.0, 560.0, 640.0]), index)
+
+    def alone(d, n):
+        return f(np.array([d]), np.zeros(1), np.array([550.0]), np.array([n]))
+
+    np.testing.assert_allclose(alone(0.0, 2.0), 100 * (0.52 / 2.52) ** 2, rtol=1e-12)
+    quarter = 100 * ((1.52 - 1.38**2) / (1.52 + 1.38**2)) ** 2
+    np.testing.assert_allclose(alone(550 / 1.38 / 4, 1.38), quarter, rtol=1e-12)
+
+
+def test_ode_gradient_and_solution():
+    names = formulas("ode_fit")
+    x = names["GUESS"]
+    check_in_place(names["misfit"], x, names["LOGS"][:3])
+    a, b, c, d, hares, lynxes = np.exp(x)
+    peer = solve_ivp(
+        lambda t, s: [(a - b * s[1]) * s[0], (d * s[0] - c) * s[1]],
+        (0, 2),
+        [hares, lynxes],
+        rtol=1e-10,
+    )
+    ours = names["simulate"](x, 3, round(1 / names["H"]))[2, 0]
+    np.testing.assert_allclose(np.exp(ours), peer.y[:, -1], rtol=1e-6)
+
+
+def test_tomography_adjoint_scale_and_gradient():
+    names = formulas("tomography")
+    names["N"], names["ANGLES"] = n, angles = 9, np.arange(4) * 45.0
+    projector = names["projector"](n)
+    # a view catches all of a disc, of which it sees the area
+    y, x = 1 - (np.mgrid[:n, :n] + 0.5) * 2 / n
+    disc = (x**2 + y**2 < 0.7).astype(float)
+    views = (projector @ disc.ravel()).reshape(angles.size, n)
+    np.testing.assert_allclose(views.sum(axis=1) * 2 / n, disc.sum() * (2 / n) ** 2, rtol=1e-12)
+    rng = np.random.default_rng(0)
+    names["A"], names["data"] = projector, rng.random(angles.size * n)
+    picture, misfit = rng.random((n, n)), names["misfit"]
+    for smooth in (0.0, 0.1):
+        numbers = differences(lambda x, smooth=smooth: misfit(x, smooth)[0], picture)
+        np.testing.assert_allclose(misfit(picture, smooth)[1], numbers, rtol=1e-6, atol=1e-8)
+
+
+def test_phase_retrieval_gradient_of_both_parts():
+    names = formulas("phase_retrieval")
+    rng = np.random.default_rng(0)
+    names["masks"] = 1j ** rng.integers(0, 4, (2, 5, 5))
+    names["amplitudes"] = rng.random((2, 5, 5))
+    parts, misfit = rng.standard_normal((2, 5, 5)), names["misfit"]
+    numbers = differences(lambda parts: misfit(parts[0] + 1j * parts[1])[0], parts)
+    g = misfit(parts[0] + 1j * parts[1])[1]
+    np.testing.assert_allclose([g.real, g.imag], numbers, rtol=1e-6, atol=1e-8)

@@ -1,0 +1,90 @@
+"""README and docs do what they say: snippets run, links lead somewhere, commands are the CI's."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(
+    r"^(?:<!-- needs ([a-zA-Z ]+) -->\n)?```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
+CPU = [code for gpu, code in BLOCK.findall(README) if not gpu]
+GPU = [code for gpu, code in BLOCK.findall(README) if gpu]
+
+
+def test_snippets_run(capsys):
+    names = {}
+    for code in CPU:
+        exec(compile(code, "README.md", "exec"), names)
+    assert len(CPU) >= 6
+    np.testing.assert_allclose(names["x"], [1, 2, 3], atol=0.02)
+    np.testing.assert_allclose(names["box"], [1, 2, 2], atol=0.02)
+    assert names["opt"].t == 1
+    assert not np.array_equal(names["p"], np.ones(5))
+
+
+DOCS = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
+PAGES = sorted(page for page in DOCS if BLOCK.search(page.read_text(encoding="utf-8")))
+
+
+def lacking(need):
+    """Whether a snippet's need is one that is not there: a package, or more than a package."""
+    return bool(need) and (" " in need or importlib.util.find_spec(need) is None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_snippets_of_the_pages_run(page, capsys):
+    names = {"__name__": "__main__"}
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    run = [code for need, code in blocks if not lacking(need)]
+    for code in run:
+        exec(compile(code, page.name, "exec"), names)
+    if not run:
+        pytest.skip(f"all of it needs {blocks[0][0]}")
+
+
+def test_links_of_the_pages_exist():
+    for page in DOCS:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            if not target.startswith("https://"):
+                assert (page.parent / target).exists(), (page.name, target)
+
+
+@pytest.mark.gpu
+def test_gpu_snippets_run():
+    cupy = pytest.importorskip("cupy")
+    if not cupy.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    names = {}
+    for code in [CPU[0], *GPU]:
+        exec(compile(code, "README.md", "exec"), names)
+    assert GPU
+    assert float(names["x"].max()) < 0
+
+
+def test_the_error_message_is_a_real_one():
+    import numadam as na
+
+    opt = na.Adam({"w": np.ones((4, 3))})
+    with pytest.raises(ValueError, match="grads") as caught:
+        opt.step({"w": np.ones((3, 4))})
+    assert f"ValueError: {caught.value}" in README
+
+
+def test_commands_are_those_of_the_ci():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    commands = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
+    assert len(commands) == 2
+    for command in commands:
+        assert f"'{command}'\n" in script
+
+
+def test_files_that_the_readme_links_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("https://"):
+            assert (ROOT / target).exists(), target

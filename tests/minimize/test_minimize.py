@@ -1,0 +1,345 @@
+"""minimize with an objective in Python: what it calls, when it stops, what it gives back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import Bounds, OptimizeResult, rosen, rosen_der
+
+import numadam as na
+from tests.minimize.objectives import Counted, loop, python_rosen, square
+
+START = np.array([-1.2, 1.0])
+
+
+def test_the_path_is_that_of_a_plain_loop():
+    seen = []
+    res = na.minimize(python_rosen, START, jac=True, lr=0.02, maxiter=50, callback=seen.append)
+    path = loop(na.Adam, START.copy(), 50, lr=0.02)
+    np.testing.assert_array_equal(seen, path[1:])
+    np.testing.assert_array_equal(res.x, path[-1])
+    np.testing.assert_array_equal(START, [-1.2, 1.0])
+    assert (res.nit, res.nfev, res.njev) == (50, 51, 51)
+    assert (res.status, res.success) == (1, False)
+    assert isinstance(res, OptimizeResult)
+
+
+def test_the_result_belongs_together():
+    res = na.minimize(python_rosen, START, jac=True, lr=0.02)
+    assert (res.success, res.status) == (True, 0)
+    assert "gtol" in res.message
+    f, g = python_rosen(res.x)
+    assert res.fun == f
+    np.testing.assert_array_equal(res.jac, g)
+    assert res.grad_norm == abs(g).max() <= 1e-6
+    assert res.fun_best == min(res.history["fun"])
+    assert python_rosen(res.x_best)[0] == res.fun_best
+
+
+def test_fun_is_never_called_twice_at_one_x():
+    fun = Counted(python_rosen)
+    na.minimize(fun, START, jac=True, lr=0.02, maxiter=200, ftol=1e-9, callback=lambda x: None)
+    assert not fun.twice
+    fun = Counted(rosen)
+    res = na.minimize(fun, START, lr=0.02, maxiter=20)  # differences
+    assert not fun.twice
+    assert res.nfev == len(fun.seen) == 21 * 3
+
+
+def test_with_a_separate_jac_fun_runs_once_at_the_end():
+    fun, jac = Counted(rosen), Counted(rosen_der)
+    res = na.minimize(fun, START, jac=jac, lr=0.02, maxiter=30)
+    assert (len(fun.seen), len(jac.seen)) == (1, 31) == (res.nfev, res.njev)
+    np.testing.assert_array_equal(fun.seen[0], res.x)
+    assert res.fun_best == res.fun == rosen(res.x)
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [{"ftol": 1e-30}, {"track_best": True}, {"callback": lambda x: None}],
+    ids=["ftol", "track_best", "callback"],
+)
+def test_who_needs_f_gets_it_at_every_iterate(asks):
+    fun = Counted(rosen)
+    res = na.minimize(fun, START, jac=rosen_der, lr=0.02, maxiter=30, **asks)
+    assert len(fun.seen) == res.nfev == 31
+    assert not fun.twice
+    assert res.fun_best == min(map(rosen, fun.seen))
+
+
+@pytest.mark.parametrize("method", ["2-point", "3-point", "cs", None])
+def test_differences_are_those_of_scipy(method):
+    from scipy.optimize import approx_fprime
+
+    res = na.minimize(rosen, START, jac=method, lr=0.02, maxiter=5)
+    assert res.njev == 6
+    close = {"rtol": 1e-8} if method == "cs" else {"rtol": 1e-4, "atol": 1e-3}
+    np.testing.assert_allclose(res.jac, rosen_der(res.x), **close)
+    if method in ("2-point", None):
+        np.testing.assert_allclose(res.jac, approx_fprime(res.x, rosen), rtol=1e-6, atol=1e-6)
+
+
+def test_differences_stay_inside_the_bounds_and_take_any_shape():
+    inside = []
+
+    def watched(x):
+        inside.append(bool((x["b"] <= 1).all()))
+        return float(np.sum(x["a"] ** 2) + np.sum((x["b"] - 3) ** 2))
+
+    x0 = {"a": np.ones((2, 2)), "b": np.zeros(2)}
+    bounds = {"a": None, "b": (None, 1.0)}
+    res = na.minimize(watched, x0, bounds=bounds, lr=0.05, maxiter=300)
+    assert all(inside)
+    np.testing.assert_allclose(res.x["b"], 1.0)
+    np.testing.assert_allclose(res.x["a"], 0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("tests", "reason"),
+    [
+        ({"gtol": 1.0}, "gtol"),
+        ({"gtol": 0, "ftol": 1e-4}, "ftol"),
+        ({"gtol": None, "xtol": 1e-4}, "xtol"),
+    ],
+    ids=str,
+)
+def test_each_stop_test_holds_where_it_says(tests, reason):
+    res = na.minimize(square, np.full(3, 5.0), (1.0,), jac=True, lr=0.3, **tests)
+    assert res.success
+    assert reason in res.message
+    h = res.history
+    if reason == "gtol":
+        assert res.grad_norm <= 1.0 < h["grad_norm"][:-1].min()
+    if reason == "ftol":
+        change = abs(np.diff(h["fun"])) / np.maximum(np.maximum(h["fun"][1:], h["fun"][:-1]), 1)
+        assert change[-1] <= 1e-4 < change[:-1].min()
+
+
+def test_all_tests_off_runs_to_maxiter():
+    res = na.minimize(square, np.zeros(2), jac=True, gtol=0, maxiter=12)
+    assert (res.nit, res.status, res.success) == (12, 1, False)
+
+
+def test_maxiter_0_only_looks():
+    fun = Counted(python_rosen)
+    res = na.minimize(fun, START, jac=True, maxiter=0)
+    assert (res.nit, res.nfev, res.status) == (0, 1, 1)
+    np.testing.assert_array_equal(res.x, START)
+    assert na.minimize(square, np.zeros(2), jac=True, maxiter=0).success
+
+
+def test_a_run_goes_on_as_if_it_had_never_stopped():
+    options = {"jac": True, "lr": na.schedules.Cosine(0.05, steps=100), "amsgrad": True}
+    whole = na.minimize(python_rosen, START, maxiter=100, **options)
+    half = na.minimize(python_rosen, START, maxiter=40, **options)
+    rest = na.minimize(python_rosen, half.x, maxiter=60, state=half.state, **options)
+    np.testing.assert_array_equal(rest.x, whole.x)
+    assert rest.nit == 100
+    assert rest.fun_best == whole.fun_best
+    np.testing.assert_array_equal(rest.x_best, whole.x_best)
+    for name in ("m", "v", "vmax"):
+        np.testing.assert_array_equal(rest.state[name], whole.state[name])
+
+
+@pytest.mark.parametrize("how", ["truthy", "raise"])
+def test_a_callback_stops(how):
+    def callback(intermediate_result):
+        assert intermediate_result.fun == python_rosen(intermediate_result.x)[0]
+        if intermediate_result.nit == 7:
+            if how == "raise":
+                raise StopIteration
+            return True
+        return False
+
+    res = na.minimize(python_rosen, START, jac=True, callback=callback)
+    assert (res.nit, res.status, res.success) == (7, 99, False)
+    assert "callback" in res.message
+
+
+def test_x_of_callback_and_fun_may_be_kept_and_written():
+    kept = []
+
+    def fun(x):
+        kept.append(x)
+        f, g = python_rosen(x)
+        return f, g
+
+    def callback(x):
+        x[:] = np.nan
+
+    res = na.minimize(fun, START, jac=True, lr=0.02, maxiter=20, callback=callback)
+    path = loop(na.Adam, START.copy(), 20, lr=0.02)
+    np.testing.assert_array_equal(kept, path)
+    np.testing.assert_array_equal(res.x, path[-1])
+
+
+def test_nothing_is_copied_afresh_where_nobody_keeps_x():
+    places = set()
+
+    def fun(x):
+        places.add(x.ctypes.data)
+        return square(x)
+
+    na.minimize(fun, np.ones(50_000), jac=True, gtol=0, maxiter=20)
+    assert len(places) <= 2
+
+
+@pytest.mark.parametrize("bad", ["f", "g"])
+def test_what_is_not_finite_ends_the_run_and_the_best_stays(bad):
+    def fun(x):
+        f, g = square(x)
+        if abs(x[0]) < 0.5:
+            return (np.nan, g) if bad == "f" else (f, g * np.nan)
+        return f, g
+
+    res = na.minimize(fun, np.ones(2), jac=True, lr=0.1)
+    assert res.status == (2 if bad == "f" else 3)
+    assert not res.success
+    assert np.isfinite(res.x_best).all()
+    if bad == "f":
+        assert 0.5 <= abs(res.x_best[0]) < 0.6
+    assert fun(np.array(res.x))[0] is not None
+
+
+def test_nan_at_x0():
+    res = na.minimize(lambda x: (np.nan, x), np.ones(2), jac=True)
+    assert (res.nit, res.status) == (0, 2)
+    np.testing.assert_array_equal(res.x_best, [1, 1])
+
+
+def test_an_exception_carries_the_run():
+    def fun(x):
+        if x[0] < 0.5:
+            raise OSError("solver failed")
+        return square(x)
+
+    with pytest.raises(OSError, match="solver failed") as caught:
+        na.minimize(fun, np.ones(2), jac=True, lr=0.1)
+    so_far = caught.value.numadam_result
+    assert so_far.nit == so_far.state["t"] > 3
+    assert so_far.x_best[0] >= 0.5
+    again = na.minimize(square, so_far.x, jac=True, lr=0.1, state=so_far.state)
+    assert again.success
+
+
+def test_ctrl_c_carries_the_run():
+    def callback(x):
+        if x[0] < 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        na.minimize(square, np.ones(2), jac=True, lr=0.1, callback=callback)
+    assert caught.value.numadam_result.nit > 3
+
+
+@pytest.mark.parametrize(
+    "x0", [3.0, 3, [3, 4], (3.0, 4.0), np.array(3.0), np.ones((2, 1, 2))], ids=range(6)
+)
+def test_starts_of_any_kind(x0):
+    res = na.minimize(square, x0, (1.0,), jac=True, lr=0.1)
+    assert res.success
+    assert res.x.shape == np.shape(x0)
+    assert res.x.dtype == np.float64
+    np.testing.assert_allclose(res.x, 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64, np.complex128])
+def test_dtypes_stay(dtype):
+    x0 = np.full(3, 2, dtype) * (1 if dtype is np.float32 else 1 + 1j)
+    res = na.minimize(
+        lambda x: (float(np.sum(abs(x) ** 2)), 2 * x), x0, jac=True, lr=0.1, gtol=1e-4
+    )
+    assert res.success
+    assert res.x.dtype == res.jac.dtype == dtype
+
+
+def test_nested_containers_with_frozen_arrays_and_averages():
+    x0 = {"w": np.ones((2, 3)), "b": [np.ones(2), np.full(1, 7.0)]}
+
+    def fun(x):
+        f = sum(float(np.sum(leaf**2)) for leaf in (x["w"], *x["b"]))
+        return f, {"w": 2 * x["w"], "b": [2 * leaf for leaf in x["b"]]}
+
+    res = na.minimize(
+        fun, x0, jac=True, lr=0.05, groups={"b.1": {"frozen": True}}, ema=0.5, gtol=1e-3
+    )
+    assert res.success
+    assert res.x["b"][1] == 7.0
+    assert abs(res.x["w"]).max() < 1e-3
+    assert res.averaged["w"].shape == (2, 3)
+    assert x0["w"][0, 0] == 1.0
+
+
+def test_a_schedule_that_observes_f_is_told():
+    schedule = na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=3)
+    res = na.minimize(rosen, START, jac=rosen_der, lr=schedule, maxiter=200)
+    assert schedule.value < 0.5
+    assert res.nfev == 201
+    assert res.history["lr"][-1] == schedule.value
+
+
+def test_history_can_be_thinned_and_left_out():
+    options = {"jac": True, "maxiter": 25, "lr": 0.02}
+    full = na.minimize(python_rosen, START, **options).history
+    np.testing.assert_array_equal(full["nit"], np.arange(26))
+    some = na.minimize(python_rosen, START, history=10, **options).history
+    np.testing.assert_array_equal(some["nit"], [0, 10, 20, 25])
+    np.testing.assert_array_equal(some["fun"], full["fun"][[0, 10, 20, 25]])
+    assert len(na.minimize(python_rosen, START, history=False, **options).history["nit"]) == 0
+
+
+def test_progress_shows_f(capsys):
+    na.minimize(python_rosen, START, jac=True, maxiter=30, progress=True)
+    shown = capsys.readouterr().err
+    assert "30/30" in shown
+    assert "|g|=" in shown
+
+
+def test_check_every_looks_seldom():
+    res = na.minimize(square, np.ones(2), jac=True, lr=0.1, check_every=50)
+    assert res.success
+    assert res.nit % 50 == 0
+    np.testing.assert_array_equal(res.history["nit"] % 50, 0)
+
+
+@pytest.mark.parametrize("rule", ["adamw", "sgd", "RMSprop", na.Lion], ids=range(4))
+def test_rules_by_name_and_class(rule):
+    res = na.minimize(square, np.ones(2), (0.5,), jac=True, rule=rule, lr=0.01, maxiter=3)
+    assert res.nit == 3
+    assert (res.x < 1).all()
+
+
+BOUNDED = [
+    ([(None, 0.5), (-2.0, 2.0)], [0.5, 0.25]),
+    (Bounds([-np.inf, -2.0], [0.5, 2.0]), [0.5, 0.25]),
+    (Bounds(-np.inf, 0.5), [0.5, 0.25]),
+]
+
+
+@pytest.mark.parametrize(("bounds", "solution"), BOUNDED, ids=range(3))
+def test_bounds_as_scipy_reads_them(bounds, solution):
+    fun = Counted(python_rosen)
+    res = na.minimize(fun, START, jac=True, lr=0.02, bounds=bounds)
+    assert res.success
+    np.testing.assert_allclose(res.x, solution, atol=1e-5)
+    assert all(x[0] <= 0.5 for x in fun.seen)
+
+
+def test_x0_outside_is_moved_in_before_the_first_gradient():
+    fun = Counted(square)
+    na.minimize(fun, [5.0, -5.0, 0.0], jac=True, bounds=(1, 2), maxiter=1)
+    np.testing.assert_array_equal(fun.seen[0], [2, 1, 1])
+
+
+def test_two_numbers_bound_everything_but_an_x_of_two():
+    assert (
+        na.minimize(square, np.zeros(3), (9.0,), jac=True, bounds=(None, 2), lr=0.1).x == 2
+    ).all()
+    with pytest.raises(ValueError, match="x of two"):
+        na.minimize(square, np.zeros(2), jac=True, bounds=(0, 2))
+
+
+def test_gtol_looks_at_the_projected_gradient():
+    res = na.minimize(square, np.zeros(3), (9.0,), jac=True, bounds=(None, 2), lr=0.1)
+    assert res.success
+    assert abs(res.jac).min() > 1

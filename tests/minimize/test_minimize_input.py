@@ -1,0 +1,202 @@
+"""minimize and bad input: refused with the name of the argument, what it got, what to do."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+from scipy.optimize import Bounds
+
+import numadam as na
+from tests.minimize.objectives import python_rosen, rosen, square
+
+
+@numba.njit
+def four(x, g, a, b):
+    return 0.0
+
+
+@numba.njit
+def three(x, g, a):
+    return g[0]
+
+
+@numba.njit
+def tells_nothing(x, g):
+    g[0] = 1.0
+
+
+@numba.njit
+def fills_x(x, g):
+    x[:] = g
+    return 0.0
+
+
+@numba.njit
+def adds_to_x(x, g):
+    x += g
+    return 0.0
+
+
+@numba.njit
+def names_g_anew(x, g):
+    g = 2 * x  # noqa: F841  (the mistake that is looked for)
+    return np.sum(x * x)
+
+
+@numba.njit
+def forgets_g(x, g, i, data):
+    return data[i] * x[0]
+
+
+def not_compiled(x, g, data):
+    return 0.0
+
+
+def not_compiled_either(x, g, i, data):
+    return 0.0
+
+
+REFUSED = [
+    ((3, np.zeros(2)), {}, TypeError, "fun: expected a function"),
+    ((square, "abc"), {}, TypeError, "x0"),
+    ((square, np.zeros(2, bool)), {}, TypeError, "x0: expected float32"),
+    ((square, np.zeros(2, np.float16)), {}, TypeError, "x0: expected float32"),
+    ((square, None), {}, TypeError, "x0"),
+    ((square, np.zeros(2)), {"jac": "4-point"}, ValueError, "jac: expected True"),
+    ((square, np.zeros(2)), {"jac": True, "maxiter": -1}, ValueError, "maxiter"),
+    ((square, np.zeros(2)), {"jac": True, "maxiter": 1.5}, TypeError, "maxiter"),
+    ((square, np.zeros(2)), {"jac": True, "gtol": -1}, ValueError, "gtol"),
+    ((square, np.zeros(2)), {"jac": True, "ftol": "x"}, TypeError, "ftol"),
+    ((square, np.zeros(2)), {"jac": True, "rule": "newton"}, ValueError, "rule: expected one of"),
+    ((square, np.zeros(2)), {"jac": True, "callback": 3}, TypeError, "callback"),
+    ((square, np.zeros(2)), {"jac": True, "state": 3}, TypeError, "state"),
+    ((square, np.zeros(2)), {"jac": True, "state": {"t": 1}}, ValueError, "state"),
+    ((square, np.zeros(2)), {"jac": True, "check_every": 0}, ValueError, "check_every"),
+    ((square, np.zeros(2)), {"jac": True, "maximize": True}, ValueError, "minimise -fun"),
+    ((square, np.zeros(2)), {"jac": True, "accumulate": 2}, ValueError, "accumulate"),
+    ((square, np.zeros(2)), {"jac": True, "nonfinite": "skip"}, ValueError, "status 3"),
+    ((square, np.zeros(2)), {"jac": True, "beta3": 0.5}, TypeError, "beta3"),
+    ((square, np.zeros(2)), {"jac": True, "bounds": [(1, 0), (0, 1)]}, ValueError, "above hi"),
+    ((square, np.zeros(2)), {"jac": True, "bounds": Bounds(1, 0)}, ValueError, "above hi"),
+    ((square, np.zeros(3)), {"jac": True, "bounds": [(1, 2)]}, ValueError, "3 pairs"),
+    ((square, np.zeros(2)), {"jac": True, "bounds": [1, (0, 1)]}, ValueError, r"bounds\[0\]"),
+    ((square, np.zeros(3)), {"jac": True, "bounds": 5}, TypeError, "bounds: expected"),
+    ((rosen, {"x": np.zeros(2)}), {}, TypeError, "compiled fun takes one NumPy array"),
+    ((four, np.zeros(2)), {}, TypeError, "takes 2 arguments"),
+    ((four, np.zeros(2), (1.0,)), {"jac": True}, TypeError, "takes 3 arguments"),
+    ((tells_nothing, np.zeros(2)), {}, TypeError, "number f, got none; is there a `return`"),
+    ((rosen, np.zeros(2), ({"a": 1},)), {"jac": None}, TypeError, "takes 3 arguments"),
+    ((three, np.zeros(2), ({"a": 1},)), {}, TypeError, r"args\[0\]: Numba has no type for dict"),
+    ((three, np.zeros(2), [np.ones(3)]), {}, TypeError, r"args: expected a tuple, got a list"),
+    ((fills_x, np.zeros(2)), {}, TypeError, "fun: writes into x.*gradient goes into g"),
+    ((adds_to_x, np.zeros(2)), {}, TypeError, "fun: writes into x.*gradient goes into g"),
+    ((square, np.zeros(2)), {}, TypeError, "got tuple. Pass jac=True"),
+    ((square, np.zeros(2)), {"jac": abs}, TypeError, "got tuple. Pass jac=True"),
+    (
+        (not_compiled, np.zeros(2), (1.0,)),
+        {},
+        TypeError,
+        r"got not_compiled\(x, g, data\).*numba.njit",
+    ),
+    ((not_compiled, np.zeros(2), 1.0), {"jac": True}, TypeError, "numba.njit"),
+    ((names_g_anew, np.ones(2)), {}, TypeError, r"never reads g.*g\[:\] = "),
+    ((lambda x, a: 1.0, np.zeros(2)), {}, TypeError, "x and 0 args.*Pass the rest in args"),
+    ((square, np.zeros(2)), {"method": "adam"}, TypeError, "method: .*rule="),
+    ((square, np.zeros(2)), {"tol": 1e-3}, TypeError, "tol: .*gtol, ftol or xtol"),
+    ((square, np.zeros(2)), {"max_iter": 5}, TypeError, "max_iter: .*maxiter="),
+    ((square, np.zeros(2)), {"options": {"lr": 5}}, TypeError, "options: .*keyword"),
+    ((square, np.zeros(2)), {"constraints": ()}, TypeError, "constraints: .*bounds"),
+    ((square, np.zeros(2)), {"rule": "amsgrad"}, ValueError, "rule='adam', amsgrad=True"),
+    ((square, np.zeros(2)), {"rule": "Momentum"}, ValueError, "rule='sgd', momentum=0.9"),
+]
+
+
+@pytest.mark.parametrize(("args", "options", "error", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_refused_before_anything_runs(args, options, error, message):
+    with pytest.raises(error, match=message):
+        na.minimize(*args, **options)
+
+
+RETURNED = [
+    (lambda x: None, TypeError, "jac=True it has to return"),
+    (lambda x: 3.0, TypeError, "jac=True it has to return"),
+    (lambda x: (None, x), TypeError, "returned None"),
+    (lambda x: (x, x), TypeError, "one real number"),
+    (lambda x: (1j, x), TypeError, "one real number"),
+    (lambda x: ("f", x), TypeError, "one real number"),
+    (lambda x: (1.0, x[:1]), ValueError, r"shape \(1,\), expected \(2,\)"),
+    (lambda x: (1.0, None), TypeError, "is None"),
+    (lambda x: (1.0, x * 1j), TypeError, "complex128, expected float64"),
+    (lambda x: (1.0, np.array(["a", "b"])), TypeError, "expected float64"),
+]
+
+
+@pytest.mark.parametrize(("fun", "error", "message"), RETURNED, ids=range(len(RETURNED)))
+def test_what_fun_may_not_return(fun, error, message):
+    x0 = np.ones(2)
+    with pytest.raises(error, match=message) as caught:
+        na.minimize(fun, x0, jac=True)
+    assert caught.value.numadam_result.nit == 0
+    np.testing.assert_array_equal(x0, 1)
+
+
+@pytest.mark.parametrize("kind", [list, np.float32, np.int64, "F", "strided"])
+def test_gradients_of_other_kinds_are_taken(kind):
+    def fun(x):
+        f, g = 0.5 * float(np.sum(x**2)), x.copy()
+        if kind is list:
+            g = g.tolist()
+        elif kind == "F":
+            g = np.asfortranarray(g)
+        elif kind == "strided":
+            g = np.repeat(g, 2, axis=1)[:, ::2]
+        else:
+            g = np.round(g).astype(kind)
+        return np.array([f]), g
+
+    x0 = np.arange(6.0).reshape(2, 3)
+    plain = na.minimize(
+        lambda x: (0.5 * float(np.sum(x**2)), np.round(x) if kind is np.int64 else x),
+        x0, jac=True, maxiter=5,
+    )  # fmt: skip
+    res = na.minimize(fun, x0, jac=True, maxiter=5)
+    if kind in (list, "F", "strided"):
+        np.testing.assert_array_equal(res.x, plain.x)
+    assert res.nit == 5
+
+
+def test_args_need_not_be_a_tuple():
+    assert na.minimize(square, np.zeros(2), 0.25, jac=True, lr=0.1).x == pytest.approx(0.25)
+    assert na.minimize(python_rosen, np.ones(2), jac=True, maxiter=0).fun == 0
+
+
+FALLING = na.schedules.Cosine(0.1, steps=10)
+
+MANY = [
+    ((rosen, np.zeros(2)), {}, ValueError, r"shape \(problems, ...\)"),
+    ((rosen, np.zeros((2, 2))), {"lr": np.ones(2)}, ValueError, "one for each problem or for"),
+    ((rosen, np.zeros((3, 2))), {"lr": [0.1, [0.2]]}, ValueError, "lr: "),
+    ((rosen, np.zeros((3, 2))), {"lr": -np.ones(3)}, ValueError, "lr"),
+    ((square, np.zeros((3, 2))), {}, ValueError, "jac"),
+    ((square, np.zeros((3, 2))), {"jac": True}, ValueError, r"f has to be an array of shape \(3,"),
+    ((square, np.zeros((3, 2))), {"jac": True, "clip_norm": 1.0}, ValueError, "mix the problems"),
+    ((rosen, np.zeros((3, 2))), {"ema": 0.9, "ema_debias": True}, ValueError, "ema_debias"),
+    ((four, np.zeros((3, 2))), {}, TypeError, "takes 2 arguments"),
+    ((three, np.zeros((3, 2)), [np.ones(3)]), {}, TypeError, "args: expected a tuple"),
+    ((rosen, np.zeros((3, 2))), {"callback": print}, TypeError, "callback: .*numadam.minimize"),
+    ((rosen, np.zeros((3, 2))), {"history": True}, TypeError, "history: .*numadam.minimize"),
+    ((rosen, np.zeros((3, 2))), {"state": None}, TypeError, "state: .*numadam.minimize"),
+    ((rosen, np.zeros((3, 2))), {"track_best": True}, TypeError, "track_best: .*numadam.minimize"),
+    ((rosen, np.zeros((2, 2))), {"lr": [0.1, FALLING]}, TypeError, r"lr\[1\]: .* all problems"),
+    ((forgets_g, np.zeros((3, 2)), (np.ones(3),)), {}, TypeError, "never reads g"),
+    ((rosen, np.zeros((3, 2))), {"tol": 1e-3}, TypeError, "tol: .*gtol, ftol or xtol"),
+    ((not_compiled, np.zeros((3, 2)), (1,)), {"jac": True}, TypeError, "numba.njit"),
+    ((not_compiled_either, np.zeros((3, 2)), (1,)), {}, TypeError, "numba.njit"),
+]
+
+
+@pytest.mark.parametrize(("args", "options", "error", "message"), MANY, ids=range(len(MANY)))
+def test_many_refuses(args, options, error, message):
+    with pytest.raises(error, match=message):
+        na.minimize_many(*args, **options)

@@ -1,0 +1,176 @@
+"""Every rule of the table, with each of its compiled formulas, against the references."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+
+import numadam as na
+from numadam import rules
+from tests import reference_rules as ref
+from tests.variants import CASES, VARIANTS
+
+CLASSES = rules.classes()
+FUNCTIONS = {cls: getattr(na, function) for cls, function in rules.TABLE.values()}
+#: library's reference for each class, and what its defaults are there
+REFERENCES = {
+    "Adam": ref.adam,
+    "AdamW": ref.adam,
+    "NAdam": ref.nadam,
+    "RAdam": ref.radam,
+    "AdaMax": ref.adamax,
+    "AdaBelief": ref.adabelief,
+    "Lion": ref.lion,
+    "RMSprop": ref.rmsprop,
+    "SGD": ref.sgd,
+    "Adagrad": ref.adagrad,
+}
+STEPS = 30
+
+
+def problem(dtype, n=50):
+    """Start and gradients, many magnitudes, some of them zero."""
+    rng = np.random.default_rng(3)
+    p = rng.standard_normal(n)
+    grads = rng.standard_normal((STEPS, n)) * 10.0 ** rng.uniform(-3, 2, n)
+    grads[:, 0], grads[5], grads[1:, 1] = 0.0, 0.0, 0.0
+    return p.astype(dtype), grads.astype(dtype)
+
+
+def expected(name, options, p, grads, lr):
+    cls = CLASSES[name]
+    parameters = inspect.signature(REFERENCES[name]).parameters
+    defaults = {key: value.default for key, value in inspect.signature(cls).parameters.items()}
+    given = {"decoupled": cls.rule.decoupled, **defaults, **options}
+    known = {key: value for key, value in given.items() if key in parameters}
+    return REFERENCES[name](p, list(grads), **{**known, "lr": lr})
+
+
+def test_every_rule_has_a_row():
+    assert set(VARIANTS) == set(REFERENCES) == set(CLASSES)
+
+
+#: with weight decay only the first formula of each rule: it is the loop's
+WITH_DECAY = [(case, 0.0) for case in CASES] + [
+    (case, 0.1) for case, (name, options) in CASES.items() if options is VARIANTS[name][0]
+]
+
+
+@pytest.mark.parametrize(("case", "decay"), WITH_DECAY)
+def test_float64(case, decay):
+    name, options = CASES[case]
+    options = {**options, "weight_decay": decay}
+    p, grads = problem("float64")
+    want, state = expected(name, {**options, "like": None}, p, grads, 0.01)
+    opt = CLASSES[name](p, lr=0.01, **options)
+    for g in grads:
+        opt.step(g)
+    # Keras's float32 powers of the betas change a step by 1e-5 of it
+    bound = 3e-5 if options.get("like") == "keras" else 1e-12
+    np.testing.assert_allclose(p, want, rtol=bound, atol=bound * 0.3)
+    for key, value in state.items():
+        if key in opt.state:
+            got = np.asarray(opt.state[key]).reshape(np.shape(value))
+            np.testing.assert_allclose(got, value, rtol=1e-12, atol=1e-300)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_float32_stays_float32_and_close(case):
+    name, options = CASES[case]
+    p, grads = problem("float32")
+    start = np.abs(p).astype(float)
+    want, _ = expected(name, {**options, "like": None}, p.astype(float), grads.astype(float), 0.01)
+    opt = CLASSES[name](p, lr=0.01, **options)
+    for g in grads:
+        opt.step(g)
+    assert p.dtype == np.float32
+    arrays = [view for view in opt.state.values() if np.shape(view) == p.shape]
+    assert all(array.dtype == np.float32 for array in arrays)
+    # every step rounds p once and has some roundings of its own
+    length = np.maximum(start, np.abs(want)) + 0.01 * STEPS
+    keras = 1e-5 * 0.01 * STEPS if options.get("like") == "keras" else 0.0
+    assert np.max(np.abs(p - want) / length) < STEPS * np.finfo(np.float32).eps + keras
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nan_stays_where_it_is_and_everywhere_it_is(case):
+    name, options = CASES[case]
+    p, grads = problem("float64")
+    opt = CLASSES[name](p, lr=0.01, **options)
+    opt.step(grads[0])
+    bad = grads[1].copy()
+    bad[7] = np.nan
+    opt.step(bad)
+    for g in grads[2:6]:
+        opt.step(g)
+    assert np.isnan(p[7])
+    assert np.isfinite(np.delete(p, 7)).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_zero_gradients_move_nothing(case):
+    name, options = CASES[case]
+    p = np.linspace(-1, 1, 7)
+    before = p.copy()
+    opt = CLASSES[name](p, lr=0.1, **{**options, "weight_decay": 0.0})
+    for _ in range(3):
+        opt.step(np.zeros(7))
+    np.testing.assert_array_equal(p, before)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_bare_function_is_the_same_step(case):
+    name, options = CASES[case]
+    p, grads = problem("float64")
+    q = p.copy()
+    opt = CLASSES[name](p, lr=0.01, **options)
+    takes = inspect.signature(FUNCTIONS[name]).parameters
+    state = {key: np.zeros_like(q) for key in opt.state if key in takes and key != "t"}
+    # what a function takes as an array, or as the caller's start of it
+    given = ("centered", "initial_accumulator")
+    own = {key: value for key, value in options.items() if key not in given}
+    if "initial_accumulator" in options:
+        state["v"][...] = options["initial_accumulator"]
+    if own.get("amsgrad") is True:
+        del own["amsgrad"]
+    for t, g in enumerate(grads[:8], 1):
+        opt.step(g)
+        FUNCTIONS[name](q, g, **state, **({"t": t} if "t" in takes else {}), lr=0.01, **own)
+        np.testing.assert_array_equal(q, p)
+    for key, value in state.items():
+        np.testing.assert_array_equal(value, opt.state[key])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_goes_on_bit_for_bit(case):
+    name, options = CASES[case]
+    p, grads = problem("float64")
+    opt = CLASSES[name](p, lr=0.01, **options)
+    for g in grads[:5]:
+        opt.step(g)
+    other = pickle.loads(pickle.dumps(opt))
+    fresh = CLASSES[name](p.copy(), lr=0.01, **options)
+    fresh.state = dict(opt.state)
+    for g in grads[5:12]:
+        for one in (opt, other, fresh):
+            one.step(g)
+    np.testing.assert_array_equal(other.params, p)
+    np.testing.assert_array_equal(fresh.params, p)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_a_user_reads(name):
+    cls, function = CLASSES[name], FUNCTIONS[name]
+    for text in (cls.__doc__, function.__doc__):
+        assert text
+        assert ">>>" in text
+        assert "References" in text
+    opt = cls(np.ones(2))
+    assert repr(opt).startswith(f"{name}(lr=")
+    for hyper in cls.rule.hypers:
+        assert isinstance(getattr(opt, hyper.name), float)
+        with pytest.raises((TypeError, ValueError, AttributeError), match=f"^{hyper.name}: "):
+            setattr(opt, hyper.name, -1.0)

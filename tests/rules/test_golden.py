@@ -1,0 +1,218 @@
+"""The recorded trajectories of torch, optax, Keras and TF1 that the rules repeat.
+
+Every recorded case has one row below: the call that repeats it, or the reason why none does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests.golden import load
+
+CASES = {(case.name, case.dtype.name): case for case in load()}
+
+
+class Runs(NamedTuple):
+    """A call that repeats the case, and how far apart the two may be.
+
+    Distances are relative to the largest |p| that the element had so far: near zero a parameter
+    is a small difference of large ones. In float64 the bound is 1e-12 throughout; in float32 it
+    is `float32` units of eps, for the other order of operations: 0 is bit for bit.
+    """
+
+    make: object
+    lr: object = 0.01
+    float32: float = 4.0
+
+
+class NotOffered(NamedTuple):
+    """Why no rule repeats the case."""
+
+    reason: str
+
+
+def _maker(rule):
+    return lambda **options: lambda p, lr: rule(p, lr=lr, **options)
+
+
+adam, adamw, nadam, radam = map(_maker, (na.Adam, na.AdamW, na.NAdam, na.RAdam))
+adamax, adabelief, lion = map(_maker, (na.AdaMax, na.AdaBelief, na.Lion))
+rmsprop, sgd, adagrad = map(_maker, (na.RMSprop, na.SGD, na.Adagrad))
+
+
+def warmup_cosine(taken):
+    """Optax's schedule, which gives float32 for float64 parameters too.
+
+    10 steps up to 0.01, in float32; then half a cosine down to 1e-4 at step 40, in float64 and
+    rounded once.
+    """
+    if taken < 10:
+        one, top = np.float32(1), np.float32(0.01)
+        return float(-top * (one - np.float32(taken) / np.float32(10)) + top)
+    cosine = 0.5 * (1 + math.cos(math.pi * (taken - 10) / 30))
+    return float(np.float32(0.01 * ((1 - 0.01) * cosine + 0.01)))
+
+
+RULE = NotOffered("a rule that is not offered")
+
+
+def f32(x):
+    return float(np.float32(x))
+
+
+#: p - lr*wd*p and the step are added before they meet p: one rounding. torch shrinks p first and
+#: is itself about 6 eps from the exact path; Keras subtracts them one after another.
+SHRUNK_FIRST, SUBTRACTED_FIRST = 10.0, 5.0
+
+ROWS = {
+    "torch Adam eps=1e-08": Runs(adam()),
+    "torch Adam eps=0.001": Runs(adam(eps=1e-3)),
+    "torch Adam amsgrad=True": Runs(adam(amsgrad=True)),
+    "torch Adam weight_decay=0.1": Runs(adam(weight_decay=0.1)),
+    "torch Adam weight_decay=0.1 amsgrad=True": Runs(adam(weight_decay=0.1, amsgrad=True)),
+    "torch Adam maximize=True": Runs(adam(maximize=True)),
+    "torch AdamW weight_decay=0.1": Runs(adamw(weight_decay=0.1), float32=SHRUNK_FIRST),
+    "torch AdamW weight_decay=0.1 amsgrad=True": Runs(
+        adamw(weight_decay=0.1, amsgrad=True), float32=SHRUNK_FIRST
+    ),
+    # two divisions instead of one
+    "torch NAdam": Runs(nadam(like="torch"), float32=5.0),
+    "torch RAdam": Runs(radam(eps_form="hat")),
+    "torch Adamax": Runs(adamax(eps_form="norm")),
+    "torch RMSprop alpha=0.999": Runs(rmsprop(beta2=0.999)),
+    "torch RMSprop alpha=0.999 momentum=0.9": Runs(rmsprop(beta2=0.999, momentum=0.9), float32=5.0),
+    "torch RMSprop alpha=0.999 centered=True": Runs(rmsprop(beta2=0.999, centered=True)),
+    "torch SGD": Runs(sgd()),
+    "torch SGD momentum=0.9": Runs(sgd(momentum=0.9)),
+    "torch SGD momentum=0.9 nesterov=True": Runs(sgd(momentum=0.9, nesterov=True)),
+    "torch SGD momentum=0.9 dampening=0.1 weight_decay=0.1": Runs(
+        sgd(momentum=0.9, dampening=0.1, weight_decay=0.1)
+    ),
+    "torch Adagrad": Runs(adagrad(like="torch")),
+    "torch Adadelta lr=1.0 rho=0.9": RULE,
+    "torch Rprop": RULE,
+    "torch Adam+clip_grad_norm_ clip_norm=1.0": Runs(adam(clip_norm=1.0, like="torch")),
+    "optax adam": Runs(adam()),
+    "optax adam eps=1e-06 eps_root=1e-10": Runs(adam(eps=1e-6, eps_root=1e-10)),
+    "optax adam nesterov=True": Runs(adam(nesterov=True)),
+    "optax nadam": Runs(adam(nesterov=True)),
+    "optax adamw weight_decay=0.1": Runs(adamw(weight_decay=0.1)),
+    "optax amsgrad": Runs(adam(amsgrad="vhat")),
+    "optax adamax": Runs(adamax(eps_form="norm")),
+    "optax adamaxw weight_decay=0.1": Runs(adamax(eps_form="norm", weight_decay=0.1)),
+    "optax adabelief": Runs(adabelief()),
+    "optax radam": Runs(radam(eps_form="paper")),
+    "optax lion weight_decay=0.1": Runs(lion(beta2=0.999, weight_decay=0.1)),
+    "optax adan": RULE,
+    "optax lamb weight_decay=0.1": RULE,
+    "optax yogi": RULE,
+    "optax rmsprop decay=0.999": Runs(rmsprop(beta2=0.999, eps=0.0, eps_root=1e-8)),
+    # optax has lr inside the buffer: a rounding of the first step that momentum makes larger
+    "optax rmsprop decay=0.999 centered=True momentum=0.9": Runs(
+        rmsprop(beta2=0.999, eps=0.0, eps_root=1e-8, centered=True, momentum=0.9), float32=6.0
+    ),
+    "optax adagrad": Runs(adagrad(like="optax")),
+    "optax sgd momentum=0.9 nesterov=True": Runs(sgd(momentum=0.9, nesterov=True)),
+    "optax novograd": RULE,
+    "optax clip_by_global_norm+adam clip_norm=1.0": Runs(adam(clip_norm=1.0)),
+    "optax clip+adam clip_value=0.5": Runs(adam(clip_value=0.5)),
+    "optax adam(warmup_cosine_decay_schedule) init_value=0.0 peak_value=0.01 warmup_steps=10 "
+    "decay_steps=40 end_value=0.0001": Runs(adam(), lr=warmup_cosine),
+    "keras Adam": Runs(adam(like="keras"), float32=0.0),
+    "keras Adam epsilon=0.001": Runs(adam(like="keras", eps=1e-3), float32=0.0),
+    "keras Adam amsgrad=True": Runs(adam(like="keras", amsgrad=True), float32=0.0),
+    # it holds weight_decay in float32
+    "keras Adam weight_decay=0.1": Runs(
+        adam(like="keras", weight_decay=f32(0.1)), float32=SUBTRACTED_FIRST
+    ),
+    "keras Adam clipnorm=1.0": Runs(adam(like="keras", clip_array_norm=1.0)),
+    "keras Adam global_clipnorm=1.0": Runs(adam(like="keras", clip_norm=1.0)),
+    "keras Adam clipvalue=0.5": Runs(adam(like="keras", clip_value=0.5), float32=0.0),
+    "keras Adam use_ema=True ema_momentum=0.9": Runs(adam(like="keras", ema=0.9), float32=0.0),
+    "keras Adam gradient_accumulation_steps=4": Runs(adam(like="keras", accumulate=4)),
+    "keras AdamW weight_decay=0.1": Runs(
+        adamw(like="keras", weight_decay=f32(0.1)), float32=SUBTRACTED_FIRST
+    ),
+    "keras Nadam": Runs(nadam(like="keras")),
+    "keras Adamax": Runs(adamax(like="keras")),
+    "keras RMSprop rho=0.999": Runs(rmsprop(like="keras", beta2=0.999)),
+    "keras SGD momentum=0.9 nesterov=True": Runs(sgd(like="keras", momentum=0.9, nesterov=True)),
+    "keras Lion": Runs(lion(like="keras", beta2=0.999)),
+    "keras Adagrad": Runs(adagrad(like="keras")),
+    "keras tf.compat.v1.train.AdamOptimizer epsilon=1e-08": Runs(adam(like="tf1"), float32=0.0),
+}
+RUNS = {name: row for name, row in ROWS.items() if isinstance(row, Runs)}
+
+
+def follow(case, make, lr):
+    """The largest distance from the recorded parameters, relative to the largest |p| so far."""
+    p = case.params0.copy()
+    opt = make(p, lr)
+    scale = np.abs(case.params0).astype(np.float64)
+    worst = 0.0
+    assert max(case.after) == len(case.grads) == 40
+    for taken, g in enumerate(case.grads, 1):
+        opt.step(g.copy())
+        scale = np.maximum(scale, np.abs(p))
+        if taken in case.after:
+            worst = max(worst, float(np.max(np.abs(p - case.after[taken]) / scale)))
+    return worst
+
+
+def test_every_recorded_case_has_a_row():
+    assert {name for name, _ in CASES} == set(ROWS)
+    assert len(CASES) == 2 * len(ROWS) == 122
+
+
+def test_cases_not_offered_are_counted():
+    reasons = [row.reason for row in ROWS.values() if isinstance(row, NotOffered)]
+    assert all(reasons)
+    assert (len(RUNS), len(reasons)) == (55, 6)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_float64(name):
+    row = RUNS[name]
+    assert follow(CASES[name, "float64"], row.make, row.lr) < 1e-12
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_float32(name):
+    row = RUNS[name]
+    worst = follow(CASES[name, "float32"], row.make, row.lr)
+    assert worst <= row.float32 * np.finfo(np.float32).eps
+
+
+PLAIN = [
+    ("keras Adam", {"eps": 1e-7}, 1.05e-5),
+    ("keras Adam epsilon=0.001", {"eps": 1e-3}, 1.05e-5),
+    ("keras Adam amsgrad=True", {"eps": 1e-7, "amsgrad": True}, 1.05e-5),
+    ("keras tf.compat.v1.train.AdamOptimizer epsilon=1e-08", {"eps": 1e-8}, 1.6e-5),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "options", "share"), PLAIN, ids=[row[0] for row in PLAIN])
+def test_keras_and_tf1_with_float64_scalars(name, options, share, dtype):
+    """As anyone would call it: how far the paths part by the float32 scalars of Keras and TF1.
+
+    Keras changes sqrt(c2)/c1 by -1.01e-5 at most (t = 2), so the paths part by at most that share
+    of their length. In TF1 the roundings of 1 - beta2 and beta2 cancel; each of the t products
+    rounds the power by up to 3e-8, where c2 is about t/1000: at most 1.5e-5 of the root.
+    """
+    case = CASES[name, dtype]
+    p = case.params0.copy()
+    opt = na.Adam(p, lr=0.01, eps_form="hat", **options)
+    length = np.zeros(p.shape)
+    for taken, g in enumerate(case.grads, 1):
+        before = p.copy()
+        opt.step(g.copy())
+        length += np.abs(p - before)
+        if taken in case.after:
+            rounding = 4 * np.finfo(dtype).eps * (np.abs(case.params0) + length)
+            assert np.all(np.abs(p - case.after[taken]) <= share * length + rounding)

@@ -1,0 +1,431 @@
+"""Every rule, option and dtype against the references: to rounding, and bit for bit."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests import reference as ref
+
+DTYPES = ["float32", "float64"]
+STEPS = 50
+
+
+def _adam(**options):
+    options = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_form": "paper"} | options
+    amsgrad = options.pop("amsgrad", False)
+
+    def make(p, lr):
+        return na.Adam(p, lr=lr, amsgrad=amsgrad, **options)
+
+    def bits(p, g, t, s, lr):
+        s["m"], s["v"] = s.get("m", np.zeros_like(p)), s.get("v", np.zeros_like(p))
+        vmax = s.get("vmax", np.zeros_like(p)) if amsgrad else None
+        p, s["m"], s["v"], vmax = ref.adam_bits(p, g, s["m"], s["v"], t, vmax, lr=lr, **options)
+        if amsgrad:
+            s["vmax"] = vmax
+        return p
+
+    def path(p, grads, lr):
+        p, m, v, vmax = ref.adam(p, grads, lr=lr, amsgrad=amsgrad, **options)
+        return p, {"m": m, "v": v} | ({"vmax": vmax} if amsgrad else {})
+
+    return make, bits, path
+
+
+def _rmsprop(**options):
+    options = {"beta2": 0.99, "eps": 1e-8} | options
+
+    def make(p, lr):
+        return na.RMSprop(p, lr=lr, **options)
+
+    def bits(p, g, t, s, lr):
+        p, s["v"] = ref.rmsprop_bits(p, g, s.get("v", np.zeros_like(p)), lr=lr, **options)
+        return p
+
+    def path(p, grads, lr):
+        p, v = ref.rmsprop(p, grads, lr=lr, **options)
+        return p, {"v": v}
+
+    return make, bits, path
+
+
+def _sgd(**options):
+    def make(p, lr):
+        return na.SGD(p, lr=lr, **options)
+
+    def bits(p, g, t, s, lr):
+        m = s.get("m", np.zeros_like(p)) if options else None
+        p, m = ref.sgd_bits(p, g, m, lr=lr, **options)
+        if options:
+            s["m"] = m
+        return p
+
+    def path(p, grads, lr):
+        p, m = ref.sgd(p, grads, lr=lr, **options)
+        return p, {"m": m} if options else {}
+
+    return make, bits, path
+
+
+#: every rule and option that the tests run: name, then (rule, options)
+OPTIONS = {
+    "adam paper": ("adam", {}),
+    "adam paper eps": ("adam", {"eps": 1e-3, "beta1": 0.8, "beta2": 0.95}),
+    "adam paper amsgrad": ("adam", {"amsgrad": True}),
+    "adam paper no betas": ("adam", {"beta1": 0.0, "beta2": 0.0}),
+    "adam paper eps 0": ("adam", {"eps": 0.0}),
+    "adam hat": ("adam", {"eps_form": "hat"}),
+    "adam hat eps": ("adam", {"eps_form": "hat", "eps": 1e-3, "beta1": 0.5, "beta2": 0.9}),
+    "adam hat amsgrad": ("adam", {"eps_form": "hat", "amsgrad": True}),
+    "adam hat beta2 1": ("adam", {"eps_form": "hat", "beta2": 1.0}),
+    "adam hat eps 0": ("adam", {"eps_form": "hat", "eps": 0.0}),
+    "rmsprop": ("rmsprop", {}),
+    "rmsprop eps": ("rmsprop", {"beta2": 0.9, "eps": 1e-3}),
+    "rmsprop eps 0": ("rmsprop", {"eps": 0.0}),
+    "sgd": ("sgd", {}),
+    "sgd momentum": ("sgd", {"momentum": 0.9}),
+    "sgd nesterov": ("sgd", {"momentum": 0.9, "nesterov": True}),
+}
+#: name: (make(p, lr), one step in bits(p, g, t, state, lr), whole path(p, grads, lr))
+RULES = {
+    name: {"adam": _adam, "rmsprop": _rmsprop, "sgd": _sgd}[rule](**options)
+    for name, (rule, options) in OPTIONS.items()
+}
+#: beta2 = 1 moves nothing: its numbers are for `test_bits` alone
+MOVING = [name for name in RULES if "beta2 1" not in name]
+
+
+def bits_of(a):
+    """The bits of an array, every NaN alike (which of two NaN survives, no standard says)."""
+    if a.dtype.kind == "f":
+        a = np.where(np.isnan(a), np.full_like(a, np.nan), a)
+    return np.ascontiguousarray(a).view(f"u{a.itemsize}")
+
+
+def assert_same_bits(a, b, what=""):
+    assert a.dtype == b.dtype
+    assert a.shape == b.shape
+    np.testing.assert_array_equal(bits_of(a), bits_of(b), err_msg=what)
+
+
+def gradients(dtype, n=300):
+    """Gradients of every size: whole zero rows, zero and -0.0 columns, tiny, huge."""
+    rng = np.random.default_rng(5)
+    grads = rng.standard_normal((STEPS, n)) * 10.0 ** rng.uniform(-4, 2, n)
+    grads[:, 0] = 0.0
+    grads[:, 1] = -0.0
+    grads[1:, 2] = 0.0  # one gradient, then none for ever
+    grads[:, 3] = np.where(rng.random(STEPS) < 0.1, 1.0, 0.0)
+    grads[7] = 0.0
+    info = np.finfo(dtype)
+    grads[:, 4] *= float(info.smallest_normal) ** 0.5  # squares are denormal
+    grads[:, 5] = float(info.smallest_subnormal)
+    grads[:, 6] = float(info.max) ** 0.5 / 16  # squares nearly overflow
+    return grads.astype(dtype)
+
+
+def extremes(dtype):
+    """Gradients that overflow, and numbers that are none."""
+    info = np.finfo(dtype)
+    values = [np.inf, -np.inf, np.nan, info.max, -info.max, info.smallest_normal]
+    values += [info.smallest_subnormal, -info.smallest_subnormal, 0.0, -0.0, 1.0, -1e-3]
+    pairs = np.array([(a, b) for a in values for b in values], dtype).T  # every one after every one
+    rng = np.random.default_rng(6)
+    more = rng.choice(np.array(values, dtype), (STEPS - 2, pairs.shape[1]))
+    return np.concatenate([pairs, more])
+
+
+def starts(dtype, n):
+    p = np.random.default_rng(7).standard_normal(n).astype(dtype)
+    p[: min(n, 2)] = [0.0, -0.0][: min(n, 2)]
+    return p
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", RULES)
+def test_bits(name, dtype):
+    """Bit for bit the written expression, with -0.0, overflow, inf and NaN: all propagate."""
+    make, bits, _ = RULES[name]
+    grads = np.concatenate([gradients(dtype), extremes(dtype)], axis=1)
+    p = starts(dtype, grads.shape[1])
+    expected, state = p.copy(), {}
+    opt = make(p, 0.01)
+    for t, g in enumerate(grads, 1):
+        opt.step(g)
+        expected = bits(expected, g, t, state, 0.01)
+        assert_same_bits(p, expected, f"p after step {t}")
+        for key, value in state.items():
+            assert_same_bits(opt.state[key], value, f"{key} after step {t}")
+    assert set(opt.state) == {"t", *state}
+    assert opt.t == STEPS
+    assert np.isnan(p).any()
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_float64_path(name):
+    """50 steps of the paper's formula in float64: 1e-12 of the largest |p| so far."""
+    make, _, path = RULES[name]
+    # denormal squares have few digits: 4 and 5 are for test_bits
+    grads = np.delete(gradients("float64"), [4, 5, 6], axis=1)
+    p = starts("float64", grads.shape[1])
+    expected, state = path(p, grads, 0.01)
+    opt = make(p, 0.01)
+    scale = np.abs(p)
+    for g in grads:
+        opt.step(g)
+        scale = np.maximum(scale, np.abs(p))
+    assert np.all(np.abs(p - expected) <= 1e-12 * scale)
+    for key, value in state.items():
+        size = np.max(np.abs(grads), axis=0) ** (1 if key == "m" else 2)
+        size = size * (10 if name.startswith("sgd") else 1)  # 1/(1 - momentum)
+        assert np.all(np.abs(opt.state[key] - value) <= 1e-13 * size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", MOVING)
+def test_one_step_of_the_paper(name, dtype):
+    """From any state one step is the paper's, each result to a few roundings of its parts.
+
+    In float32 every scalar and operation rounds once; no bound grows with t.
+    """
+    if np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps and dtype == "float64":
+        pytest.skip("this platform has no wider type than float64 to compare with")
+    make, bits, _ = RULES[name]
+    grads = np.delete(gradients(dtype), [4, 5, 6], axis=1)
+    p = starts(dtype, grads.shape[1])
+    opt = make(p, 0.01)
+    eps = np.finfo(dtype).eps
+    wide = np.float64 if dtype == "float32" else np.longdouble
+    for t, g in enumerate(grads, 1):
+        old = {key: opt.state[key].astype(wide) for key in opt.state if key != "t"}
+        before, size = p.astype(wide), {key: np.abs(value) for key, value in old.items()}
+        opt.step(g)
+        state = dict(old)
+        after = bits(before, g.astype(wide), t, state, 0.01)
+        for key, value in state.items():
+            parts = np.abs(size[key]) + np.abs(g.astype(wide)) ** (1 if key == "m" else 2)
+            assert np.all(np.abs(opt.state[key] - value) <= 3 * eps * parts), (key, t)
+        step = np.abs(after - before)
+        if "m" in old:  # a sum that cancels: the step carries the roundings of both parts
+            full = dict(old) | {"m": size["m"]}
+            full_step = np.abs(bits(before, np.abs(g).astype(wide), t, full, 0.01) - before)
+            step = np.maximum(step, full_step)
+        assert np.all(np.abs(p - after) <= 2 * eps * np.abs(before) + 12 * eps * step), t
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_float32_path(name):
+    """Float32 stays within 50 steps' roundings of float64: of the way, and of the largest |p|."""
+    make, _, path = RULES[name]
+    grads = np.delete(gradients("float32"), [4, 5, 6], axis=1)
+    p = starts("float32", grads.shape[1])
+    expected, _ = path(p, grads, 0.01)
+    opt = make(p, 0.01)
+    scale, way = np.abs(p), np.zeros_like(p)
+    for g in grads:
+        before = p.copy()
+        opt.step(g)
+        scale = np.maximum(scale, np.abs(p))
+        way += np.abs(p - before)
+    eps = np.finfo(np.float32).eps
+    # beta2 rounded to float32 has 3e-8 in a weight that is used 50 times; m can cancel
+    assert np.all(np.abs(p - expected) <= STEPS / 2 * eps * scale + 4 * STEPS * eps * way)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_hat_form_as_the_issue_writes_it(dtype):
+    """Written out once more, without a helper: what a caller of scikit-learn's Adam compares."""
+    rng = np.random.default_rng(0)
+    cast = np.dtype(dtype).type
+    p = rng.standard_normal(1000).astype(dtype)
+    x, m, v = p.copy(), np.zeros(1000, dtype), np.zeros(1000, dtype)
+    opt = na.Adam(p, lr=0.01, beta1=0.9, beta2=0.999, eps=1e-8, eps_form="hat")
+    b1, b2, a1, a2, e = cast(0.9), cast(0.999), cast(1 - 0.9), cast(1 - 0.999), cast(1e-8)
+    for t in range(1, 1001):
+        g = rng.standard_normal(1000).astype(dtype)
+        opt.step(g)
+        s = cast(0.01 * math.sqrt(1 - 0.999**t) / (1 - 0.9**t))
+        m = b1 * m + a1 * g
+        v = b2 * v + a2 * (g * g)
+        x = x - (s * m) / (np.sqrt(v) + e)
+        assert np.array_equal(p.view("u1"), x.view("u1")), t
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scalars_at_large_t(dtype):
+    """1 - beta**t is formed with Python's power, at every t, also where it has become 1."""
+    make, bits, _ = RULES["adam hat"]
+    for t in [999, 12_345, 10**6, 2**31, 2**40]:
+        p = np.linspace(-1, 1, 9, dtype=dtype)
+        g = np.linspace(1, 2, 9, dtype=dtype)
+        state = {"m": g / 2, "v": g * 2}
+        opt = make(p, 0.01)
+        opt.state = {"t": t - 1, **state}
+        expected = bits(p.copy(), g, t, state, 0.01)
+        opt.step(g)
+        assert_same_bits(p, expected)
+        assert opt.t == t
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["adam paper", "adam hat amsgrad", "sgd momentum", "sgd nesterov"])
+def test_denormal_m_becomes_zero(name, dtype):
+    make, _, _ = RULES[name]
+    tiny = np.finfo(dtype).smallest_normal
+    beta = 0.9
+    p = np.ones(6, dtype)
+    opt = make(p, 0.01)
+    first = np.array([tiny * 2, tiny, tiny / 2, -tiny, -tiny / 2, np.nan], dtype)
+    opt.state["m"] = first
+    opt.step(np.zeros(6, dtype))
+    m = opt.state["m"]
+    assert m[0] == np.array(beta, dtype) * first[0]
+    assert np.all(m[1:5].view("u1") == 0)  # +0.0
+    assert np.isnan(m[5])
+    assert np.isnan(p[5])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["adam paper", "adam hat", "adam paper amsgrad", "rmsprop"])
+def test_denormal_v_is_kept(name, dtype):
+    make, _, _ = RULES[name]
+    small = np.finfo(dtype).smallest_subnormal * np.array([1, 1000, 4096], dtype)
+    p = np.ones(3, dtype)
+    opt = make(p, 0.01)
+    opt.state["v"] = small
+    opt.step(np.zeros(3, dtype))
+    assert np.all(opt.state["v"] > 0)
+    if "amsgrad" in name:
+        assert np.array_equal(opt.state["vmax"], opt.state["v"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["adam paper eps 0", "adam hat eps 0", "rmsprop eps 0"])
+def test_zero_denominator_does_not_move(name, dtype):
+    make, _, _ = RULES[name]
+    info = np.finfo(dtype)
+    p = np.array([1.0, -0.0, 0.0, 2.0, np.inf, 3.0], dtype)
+    g = np.array([0.0, 0.0, -0.0, 0.0, 0.0, info.smallest_subnormal], dtype)  # g*g is 0 in all
+    before = p.copy()
+    opt = make(p, 0.5)
+    for _ in range(3):
+        opt.step(g)
+    assert_same_bits(p, before)
+    assert opt.t == 3
+    if "m" in opt.state:  # a first moment that lasts longer than v: still no move
+        opt.state["m"] = np.ones(6, dtype)
+        opt.step(np.zeros(6, dtype))
+        assert_same_bits(p, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", RULES)
+def test_lr_zero(name, dtype):
+    """The parameters stay to the bit, the state moves."""
+    make, bits, _ = RULES[name]
+    g = gradients(dtype, 30)[0]
+    p = starts(dtype, 30)
+    before, state = p.copy(), {}
+    opt = make(p, 0.0)
+    opt.step(g)
+    bits(before, g, 1, state, 0.0)
+    assert np.array_equal(p, before)
+    assert_same_bits(p[2:], before[2:])
+    for key, value in state.items():
+        assert_same_bits(opt.state[key], value)
+    assert opt.t == 1
+
+
+@pytest.mark.parametrize("name", ["adam hat", "adam paper", "adam hat amsgrad"])
+def test_nan_stays_in_its_element(name):
+    make, _, _ = RULES[name]
+    p, clean = np.ones(70, np.float32), np.ones(70, np.float32)
+    opt, other = make(p, 0.1), make(clean, 0.1)
+    g = np.linspace(-1, 1, 70, dtype=np.float32)
+    bad = g.copy()
+    bad[[0, 33, 69]] = [np.nan, np.inf, -np.inf]
+    opt.step(bad)
+    other.step(g)
+    opt.step(g)
+    other.step(g)
+    mask = np.ones(70, bool)
+    mask[[0, 33, 69]] = False
+    assert_same_bits(p[mask], clean[mask])
+    assert np.isnan(p[[0, 33, 69]]).all()
+
+
+BAD = [
+    (na.Adam, "lr", [-1e-9, np.inf, np.nan, -0.1]),
+    (na.Adam, "beta1", [-0.1, 1.0, 1.5, np.nan]),
+    (na.Adam, "beta2", [-0.1, 1.0, 1.0001, np.nan]),
+    (na.Adam, "eps", [-1e-8, np.inf, np.nan]),
+    (na.RMSprop, "lr", [-1.0, np.nan]),
+    (na.RMSprop, "beta2", [-0.1, 1.0, np.nan]),
+    (na.RMSprop, "eps", [-1e-8, np.inf, np.nan]),
+    (na.SGD, "lr", [-1.0, np.inf]),
+    (na.SGD, "momentum", [-0.1, 1.0, np.nan]),
+]
+ROWS = [(rule, name, value) for rule, name, values in BAD for value in values]
+
+
+@pytest.mark.parametrize(("rule", "name", "value"), ROWS)
+def test_out_of_range_is_refused_by_name(rule, name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: .*{re.escape(repr(value))}"):
+        rule(np.ones(3), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [(na.Adam, "lr"), (na.Adam, "beta1"), (na.RMSprop, "eps"), (na.SGD, "momentum")],
+)
+@pytest.mark.parametrize("value", ["0.1x", None, [0.1], np.ones(2), 1j])
+def test_not_a_number_is_refused_by_name(rule, name, value):
+    if name == "lr" and np.ndim(value):
+        # these are step sizes of elements or arrays, of a shape that does not fit
+        with pytest.raises((TypeError, ValueError), match=r"^lr: expected a number or an array"):
+            rule(np.ones(3), lr=np.array([0.1, 0.1]))
+        return
+    if value is None and name == "momentum":
+        value = "no"
+    with pytest.raises(TypeError, match=f"^{name}: expected a number"):
+        rule(np.ones(3), **{name: value})
+
+
+@pytest.mark.parametrize("value", ["Hat", "", None, 1])
+def test_eps_form_is_refused_by_name(value):
+    with pytest.raises(ValueError, match=r"^eps_form: expected 'paper' or 'hat'"):
+        na.Adam(np.ones(3), eps_form=value)
+
+
+def test_beta2_one_only_in_the_hat_form():
+    with pytest.raises(ValueError, match=r"^beta2: .*eps_form='hat'"):
+        na.Adam(np.ones(3), beta2=1.0)
+    p = np.ones(3)
+    opt = na.Adam(p, lr=0.1, beta2=1.0, eps_form="hat")
+    opt.step(np.full(3, 2.0))  # sqrt(c2) = 0: scikit-learn's rule does not move
+    assert np.array_equal(p, np.ones(3))
+    assert np.array_equal(opt.state["v"], np.zeros(3))
+
+
+def test_hyperparameters_may_be_numpy_scalars_and_0d_arrays():
+    p, q = np.ones(3), np.ones(3)
+    opt = na.Adam(p, lr=np.float32(0.5), beta1=np.array(0.5), beta2=np.float64(0.5), eps=1)
+    other = na.Adam(q, lr=0.5, beta1=0.5, beta2=0.5, eps=1.0)
+    opt.step(p.copy())
+    other.step(q.copy())
+    assert_same_bits(p, q)
+
+
+def test_options_are_keyword_only_and_known():
+    for rule in (na.Adam, na.RMSprop, na.SGD):
+        with pytest.raises(TypeError):
+            rule(np.ones(3), 0.1, 0.9)
+        with pytest.raises(TypeError):
+            rule(np.ones(3), learning_rate=0.1)
+    with pytest.raises(ValueError, match=r"^nesterov: "):
+        na.SGD(np.ones(3), nesterov=True)

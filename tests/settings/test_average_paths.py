@@ -1,0 +1,106 @@
+"""The running average of the parameters against a loop in float64, and against Keras."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests.arrays.test_arrays import tree_leaves, tree_map
+from tests.golden import averages
+from tests.rules.test_rules import assert_same_bits
+
+RNG = np.random.default_rng(7)
+START = {"w": [RNG.standard_normal((3, 4)), RNG.standard_normal(5)], "b": RNG.standard_normal(2)}
+CALLS = [tree_map(lambda a: RNG.standard_normal(a.shape), START) for _ in range(12)]
+KINDS = {
+    "ema": ({"ema": 0.8}, lambda t: 0.8),
+    "warmup": ({"ema": 0.5, "ema_warmup": True}, lambda t: min(0.5, (1 + t) / (10 + t))),
+    "warmup only": ({"ema": 0.9999, "ema_warmup": True}, lambda t: (1 + t) / (10 + t)),
+    "debias": ({"ema": 0.99, "ema_debias": True}, lambda t: 0.99),
+    "schedule": ({"ema": lambda taken: 0.5 + 0.03 * taken}, lambda t: 0.5 + 0.03 * (t - 1)),
+    "schedule and warmup": (
+        {"ema": lambda taken: 0.9 - 0.05 * taken, "ema_warmup": True},
+        lambda t: min(0.9 - 0.05 * (t - 1), (1 + t) / (10 + t)),
+    ),
+}
+
+
+def leaves_of(opt):
+    return [leaf.copy() for leaf in tree_leaves(opt.params)]
+
+
+def expected(history, weight, *, debias=False):
+    """From the parameters before and after each step; `weight(t)` is what it keeps at step t."""
+    average, product = [np.zeros(a.shape) if debias else a for a in history[0]], 1.0
+    for t, now in enumerate(history[1:], 1):
+        keep = weight(t)
+        product *= keep
+        average = [keep * a + (1 - keep) * p for a, p in zip(average, now, strict=True)]
+    return [a / (1 - product) for a in average] if debias else average
+
+
+def assert_average(opt, values):
+    for one, other in zip(tree_leaves(opt.averaged), values, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_average_is_that_of_the_parameters(name):
+    options, weight = KINDS[name]
+    opt = na.Adam(copy.deepcopy(START), lr=0.3, **options)
+    history = [leaves_of(opt)]
+    assert_average(opt, history[0])  # nothing was averaged yet
+    for grads in CALLS:
+        opt.step(grads)
+        history.append(leaves_of(opt))
+        assert_average(opt, expected(history, weight, debias="ema_debias" in options))
+    plain = na.Adam(copy.deepcopy(START), lr=0.3)
+    for grads in CALLS:
+        plain.step(grads)
+    for one, other in zip(leaves_of(plain), history[-1], strict=True):
+        assert_same_bits(one, other)
+
+
+def test_only_steps_move_it():
+    """Neither skipped steps, nor calls that are added up, nor what is forgotten."""
+    opt = na.Adam(copy.deepcopy(START), lr=0.3, ema=0.8, accumulate=3, nonfinite="skip")
+    bad = tree_map(lambda a: np.full_like(a, np.inf), START)
+    history, moved = [leaves_of(opt)], []
+    for k, grads in enumerate([*CALLS[:5], bad, *CALLS[5:8], CALLS[8], "discard", *CALLS[:2]]):
+        before = opt.averaged
+        if grads == "discard":
+            opt.discard()
+        else:
+            opt.step(grads)
+        if opt.t == len(history):
+            moved.append(k)
+            history.append(leaves_of(opt))
+        else:
+            for one, other in zip(*map(tree_leaves, (opt.averaged, before)), strict=True):
+                assert_same_bits(one, other)
+    assert (moved, opt.skipped) == ([2, 8], 1)
+    assert opt.flush()
+    history.append(leaves_of(opt))
+    assert_average(opt, expected(history, lambda t: 0.8))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_recorded_average_of_keras(dtype):
+    """It begins as the parameters after the first step: that is a schedule.
+
+    Begun before the first step, the average is ema^40 (p0 - p1) away at the end.
+    """
+    start, grads, recorded = averages()[dtype]
+    exact = na.Adam(start.copy(), lr=0.01, like="keras", ema=lambda taken: 0.9 if taken else 0.0)
+    usual = na.Adam(start.copy(), lr=0.01, like="keras", ema=0.9)
+    for t, g in enumerate(grads):
+        exact.step(g)
+        usual.step(g)
+        if t == 0:
+            moved = start.astype(float) - exact.params
+    rounding = 4 * np.finfo(dtype).eps * np.abs(start).max()
+    assert np.abs(exact.averaged - recorded).max() < rounding
+    assert np.abs(usual.averaged - recorded - 0.9**40 * moved).max() < rounding

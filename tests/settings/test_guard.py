@@ -1,0 +1,261 @@
+"""Gradients that are not finite, and the norm that finds them."""
+# ruff: noqa: F811  (fixtures are imported, and their names used for other things too)
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests.arrays.test_arrays import tree_leaves
+from tests.cpu.test_bits import shorten_parts, twin  # noqa: F401  (fixtures)
+from tests.reference_options import norm
+from tests.rules.test_rules import assert_same_bits
+from tests.settings.test_options import digest, neutral, tree_of
+
+BAD = [np.nan, np.inf, -np.inf]
+
+
+def spoiled(g, place, value):
+    g = g.copy()
+    g.flat[place] = value
+    return g
+
+
+# --- raise ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_raise_changes_nothing(value):
+    opt = na.Adam(tree_of(0), nonfinite="raise")
+    opt.step(tree_of(1))
+    before = digest(opt)
+    for name in ("w", "0-d", "strided"):
+        grads = tree_of(2)
+        leaf = grads[name][1] if name == "w" else grads[name]
+        leaf[...] = value
+        with pytest.raises(FloatingPointError) as caught:
+            opt.step(grads)
+        assert str(caught.value).startswith(
+            "grads: hold NaN or infinite numbers at step 2; nothing"
+        )
+        assert digest(opt) == before
+        assert not math.isfinite(opt.grad_norm)
+    assert opt.skipped == 0
+    opt.step(tree_of(2))
+    twin = na.Adam(tree_of(0), clip_norm=np.inf)
+    for k in (1, 2):
+        twin.step(tree_of(k))
+    assert digest(twin) == digest(opt)
+
+
+@pytest.mark.parametrize("value", BAD)
+@pytest.mark.parametrize("n", [1, 2, 7, 63, 64, 65, 255, 256, 257, 600])
+def test_one_bad_element_anywhere_is_found(n, value):
+    """Every lane, every tail, both sides of a block of the norm."""
+    g = np.random.default_rng(0).standard_normal(n)
+    p = np.ones(n)
+    opt = na.Adam(p, nonfinite="raise")
+    for place in range(n) if n < 300 else [0, 255, 256, 511, 512, 599]:
+        with pytest.raises(FloatingPointError):
+            opt.step(spoiled(g, place, value))
+    assert (p == 1).all()
+    assert opt.t == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_any_finite_gradient_passes(dtype):
+    """Squares and sums of the largest numbers overflow; they are finite all the same."""
+    info = np.finfo(dtype)
+    n = 1000
+    for value in (info.max, -info.max, info.smallest_subnormal, 0.0, -0.0):
+        p = np.ones(n, dtype)
+        options = neutral(p, nonfinite="raise", accumulate=2, decoupled=True)
+        opt = na.Adam(p, **options)
+        opt.step(np.full(n, value, dtype))
+        opt.flush()
+        assert opt.t == 1
+        exact = abs(float(value)) * math.sqrt(n)  # infinite for the largest float64
+        assert opt.grad_norm == pytest.approx(exact, rel=1e-15, abs=0)
+
+
+def test_guard_looks_at_each_array_where_norms_are_of_each():
+    params = [np.ones(3), np.ones(2), np.ones(4)]
+    opt = na.Adam(params, clip_array_norm=1.0, nonfinite="skip")
+    for k in range(3):
+        grads = [np.full(p.shape, 0.5) for p in params]
+        grads[k][-1] = np.nan
+        opt.step(grads)
+        found = opt.grad_norm
+        assert [math.isnan(x) for x in found] == [j == k for j in range(3)]
+    assert (opt.t, opt.skipped) == (0, 3)
+    assert all((p == 1).all() for p in params)
+
+
+def test_twins_and_strided_arrays_are_left_alone(twin):
+    """Parameters that go through work arrays are not written back, other gradients may follow."""
+    rng = np.random.default_rng(2)
+    room = rng.standard_normal((40, 300)).astype("f4")
+    params = [room[:, ::3], room[:, 1::3].T, rng.standard_normal(5000).astype("f4")]
+    grads = [np.ones_like(p) for p in params]
+    opt = na.Adam(params, **neutral(params, nonfinite="skip", decoupled=True))
+    shorten_parts(opt, 999)
+    for _ in range(3):
+        opt.step(grads)
+    for place in (0, 1234, 4999):
+        opt.flush()
+        kept = room.copy()
+        opt.step([*grads[:2], spoiled(grads[2], place, np.nan)])
+        opt.flush()
+        np.testing.assert_array_equal(room, kept)
+    assert opt.skipped == 3
+
+
+# --- skip ----------------------------------------------------------------------------------------
+
+
+def test_skip_leaves_the_whole_step_out_and_counts():
+    opt = na.Adam(tree_of(0), nonfinite="skip")
+    twin = na.Adam(tree_of(0), clip_norm=np.inf)
+    for k in range(1, 9):
+        grads = tree_of(k)
+        if k % 3 == 0:
+            grads["strided"][2] = np.inf
+        else:
+            twin.step(tree_of(k))
+        assert opt.step(grads) is None
+    assert (opt.t, opt.skipped) == (6, 2)
+    assert int(opt.state["skipped"]) == 2
+    for name in ("m", "v"):
+        for one, other in zip(*map(tree_leaves, (opt.state[name], twin.state[name])), strict=True):
+            assert_same_bits(one, other)
+    for one, other in zip(*map(tree_leaves, (opt.params, twin.params)), strict=True):
+        assert_same_bits(np.ascontiguousarray(one), np.ascontiguousarray(other))
+
+
+def test_so_many_skips_in_a_row_and_no_more():
+    opt = na.Adam(np.ones(2), nonfinite="skip", max_skips=2)
+    good, bad = np.ones(2), np.array([1.0, np.nan])
+    for g in (bad, bad, good, bad, bad):
+        opt.step(g)
+    assert (opt.t, opt.skipped) == (1, 4)
+    kept = opt.params.copy()
+    for count in (3, 4):
+        with pytest.raises(FloatingPointError, match=rf"^grads: .* {count} times in a row"):
+            opt.step(bad)
+    assert_same_bits(opt.params, kept)
+    opt.step(good)
+    opt.step(bad)
+    assert (opt.t, opt.skipped) == (2, 7)
+
+
+def test_schedules_and_bias_corrections_do_not_see_a_skipped_step():
+    asked = []
+
+    def schedule(taken):
+        asked.append(taken)
+        return 0.1
+
+    opt = na.Adam(np.ones(2), lr=schedule, nonfinite="skip")
+    for g in (1.0, np.nan, 1.0):
+        opt.step(np.full(2, g))
+    assert asked == [0, 1, 1]
+
+
+# --- propagate -----------------------------------------------------------------------------------
+
+
+def test_propagate_hurts_that_element_alone():
+    p = np.ones(5)
+    opt = na.Adam(p)
+    opt.step(np.array([1.0, np.nan, -np.inf, 1.0, np.inf]))
+    assert np.isnan(p).tolist() == [False, True, True, False, True]
+
+
+def test_propagate_under_a_clip_never_sets_a_gradient_to_zero_in_silence():
+    """torch would: an infinite norm makes the factor 0."""
+    for value in BAD:
+        p = np.ones(3)
+        opt = na.Adam(p, clip_norm=1.0)
+        opt.step(np.array([1.0, value, 2.0]))
+        assert np.isnan(p).all()
+        assert not math.isfinite(opt.grad_norm)
+    params = [np.ones(2), np.ones(2)]
+    opt = na.Adam(params, clip_array_norm=1.0)
+    opt.step([np.array([1.0, np.inf]), np.array([1.0, 2.0])])
+    assert np.isnan(params[0]).all()
+    assert np.isfinite(params[1]).all()
+
+
+# --- frozen arrays, params= and out= -------------------------------------------------------------
+
+
+def test_a_frozen_array_is_not_looked_at():
+    params = {"a": np.ones(2), "b": np.ones(2)}
+    opt = na.Adam(params, nonfinite="raise", groups={"b": {"frozen": True}})
+    opt.step({"a": np.full(2, 3.0), "b": np.full(2, np.nan)})
+    assert opt.grad_norm == pytest.approx(math.sqrt(18))
+    assert (params["b"] == 1).all()
+
+
+@pytest.mark.parametrize("guard", ["raise", "skip"])
+@pytest.mark.parametrize("argument", ["params", "out"])
+def test_other_arrays_are_not_written_either(argument, guard):
+    opt = na.Adam([np.ones((2, 3)), np.ones(4)], nonfinite=guard)
+    grads = [np.ones((2, 3)), np.array([0.0, np.nan, 0.0, 0.0])]
+    other = [np.asfortranarray(np.full((2, 3), 7.0)), np.full(8, 7.0)[::2]]
+    before = digest(opt)
+    if guard == "raise":
+        with pytest.raises(FloatingPointError):
+            opt.step(grads, **{argument: other})
+        assert digest(opt) == before
+    else:
+        opt.step(grads, **{argument: other})
+        assert (opt.t, opt.skipped) == (0, 1)
+    assert all((a == 7).all() for a in [*other, other[1].base])
+    assert all((a == 1).all() for a in opt.params)
+    grads[1][1] = 0.0
+    opt.step(grads, **{argument: other})
+    assert all((a == 1).all() for a in opt.params)
+    assert (other[0] != 7).all()
+    assert (other[1].base[1::2] == 7).all()
+
+
+# --- the norm ------------------------------------------------------------------------------------
+
+
+def test_norm_is_readable_where_it_is_formed():
+    opt = na.Adam(np.ones(2))
+    with pytest.raises(AttributeError, match=r"^grad_norm: is not formed .* clip_norm=numpy.inf"):
+        opt.grad_norm  # noqa: B018
+    for options in ({"clip_norm": np.inf}, {"nonfinite": "raise"}):
+        opt = na.Adam(tree_of(0), **options)
+        assert math.isnan(opt.grad_norm)
+        for k in (1, 2):
+            opt.step(tree_of(k))
+            exact = norm(tree_leaves(tree_of(k)))
+            assert abs(opt.grad_norm - exact) <= 4 * math.ulp(exact)
+    opt = na.Adam({"b": np.ones(2), "a": np.ones((0, 3))}, clip_array_norm=np.inf)
+    opt.step({"a": np.ones((0, 3)), "b": np.array([3.0, 4.0])})
+    assert opt.grad_norm == [5.0, 0.0]
+
+
+def test_norm_is_of_the_unscaled_gradient():
+    opt = na.Adam(np.ones(2), clip_norm=1.0, loss_scale=2.0**16)
+    opt.step(np.array([3.0, 4.0]) * 2.0**16)
+    assert opt.grad_norm == 5.0
+
+
+def test_overflow_of_a_scaled_loss_is_skipped_in_float16():
+    """What mixed precision does: the gradients of a scaled loss overflow, the step is left out."""
+    p = np.ones(3, np.float16)
+    opt = na.Adam(p, lr=0.1, loss_scale=1024.0, nonfinite="skip")
+    with np.errstate(over="ignore"):
+        opt.step(np.array([100.0, 1.0, 0.0]).astype("f2") * np.float16(1024))
+    assert (opt.skipped, p.tolist()) == (1, [1.0, 1.0, 1.0])
+    opt.loss_scale = 256.0
+    opt.step(np.array([100.0, 1.0, 0.0], "f2") * np.float16(256))
+    assert opt.grad_norm == pytest.approx(math.sqrt(10001), rel=1e-15)
+    assert p.tolist() == [np.float16(0.9), np.float16(0.9), 1.0]

@@ -1,0 +1,278 @@
+"""Options that change: schedules, attributes set afterwards, and runs that go on."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests.arrays.test_arrays import assert_same_containers, tree_map
+from tests.reference_options import Steps
+from tests.rules.test_rules import assert_same_bits
+from tests.settings.test_options import SINK, assert_follows, digest, neutral, tree_of
+
+# --- schedules -----------------------------------------------------------------------------------
+
+
+class Told:
+    """A schedule that keeps what it was asked; it cannot be hashed."""
+
+    __hash__ = None
+
+    def __init__(self, value):
+        self.value, self.asked = value, []
+
+    def __call__(self, taken):
+        self.asked.append(taken)
+        assert type(taken) is int
+        return self.value
+
+
+def test_schedules_are_asked_once_a_call_for_the_steps_taken():
+    names = ("lr", "beta1", "beta2", "eps", "eps_root", "loss_scale", "clip_value")
+    values = (0.1, 0.9, 0.99, 1e-8, 0.1, 2.0, 1.0)
+    told = {name: Told(value) for name, value in zip(names, values, strict=True)}
+    opt = na.Adam(
+        {"a": np.ones(2), "b": np.ones(2)}, **told, groups={"b": {"beta1": told["beta1"]}}
+    )
+    for schedule in told.values():
+        schedule.asked.clear()  # the range of a value is checked when the optimiser is made
+    grads = {"a": np.ones(2), "b": np.ones(2)}
+    for _ in range(3):
+        opt.step(grads)
+    with pytest.raises(ValueError, match="shape"):
+        opt.step({"a": np.ones(2), "b": np.ones(3)})
+    opt.step(grads)
+    for name, schedule in told.items():
+        assert schedule.asked == [0, 1, 2, 3, 3], name
+    assert opt.beta1 is told["beta1"]
+    assert opt.loss_scale is told["loss_scale"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("beta1", [1.0, -0.1, math.nan, "x", None]),
+        ("beta2", [1.5, math.nan]),
+        ("eps", [-1.0, math.inf]),
+        ("weight_decay", [-1.0, math.nan]),
+        ("loss_scale", [0.0, math.inf]),
+        ("clip_value", [0.0, -1.0, math.nan]),
+    ],
+)
+def test_schedules_that_leave_the_range_change_nothing(name, values):
+    good = {"eps": 1e-8, "weight_decay": 0.1, "loss_scale": 1.0}.get(name, 0.5)
+    for bad in values:
+        told = Told(good)
+        opt = na.Adam(np.ones(2), **{name: told})
+        opt.step(np.ones(2))
+        before = digest(opt)
+        told.value = bad
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected a number"):
+            opt.step(np.ones(2))
+        assert digest(opt) == before
+        told.value = good
+        opt.step(np.ones(2))
+        assert opt.t == 2
+
+
+def test_schedule_that_raises_changes_nothing():
+    def schedule(taken):
+        return 0.1 / (2 - taken)
+
+    opt = na.Adam(np.ones(2), eps=schedule, lr=lambda taken: 0.1)
+    opt.step(np.ones(2))
+    opt.step(np.ones(2))
+    before = digest(opt)
+    with pytest.raises(ZeroDivisionError):
+        opt.step(np.ones(2))
+    assert digest(opt) == before
+
+
+def test_schedule_while_gradients_are_added_up():
+    """Asked at every call, of the steps taken: the value of the last call is the step's."""
+    told = Told(0.1)
+    opt = na.Adam(np.ones(2), accumulate=2, loss_scale=told)
+    told.asked.clear()
+    for _ in range(4):
+        opt.step(np.ones(2))
+    assert told.asked == [0, 0, 1, 1]
+
+
+# --- changed afterwards --------------------------------------------------------------------------
+
+
+def test_hyperparameters_may_change_at_any_time():
+    """The same numbers as with a callable that changes at that step."""
+    options = {"weight_decay": 0.1, "clip_norm": 1.0, "clip_value": None, "accumulate": 2}
+    options |= {"ema": 0.5}
+    later = {"weight_decay": 0.4, "clip_norm": 0.3, "clip_value": 0.2, "loss_scale": 3.0}
+    later |= {"beta1": 0.5, "eps": 0.1, "ema": 0.9}
+    calls = np.random.default_rng(0).standard_normal((6, 5))
+    opt = na.Adam(np.ones(5), **neutral(np.ones(5), **options))
+    ref = Steps([np.ones(5)], lr=0.1, **options)
+    for k, g in enumerate(calls):
+        if k == 3:
+            for name, value in later.items():
+                setattr(opt, name, value)
+                assert getattr(opt, name) == value
+            ref._options.update(later)
+            ref.product1 = 0.5**3  # no product: beta1 is what it is now
+        for _ in range(2):
+            opt.step(g)
+            ref.step([g])
+    assert_follows(opt, ref)
+    opt.clip_value = None
+    assert opt.clip_value is None
+    opt.loss_scale = told = Told(1.0)
+    opt.step(calls[0])
+    assert told.asked[-1] == 6
+    opt.loss_scale = 2.0
+    opt.step(calls[0])
+    assert told.asked[-1] == 6
+
+
+def test_lr_may_change_at_any_time():
+    p, q = np.ones(3), np.ones(3)
+    opt, twin = na.Adam(p, lr=0.1), na.Adam(q, lr=lambda taken: 0.1 * (taken + 1))
+    for k in range(4):
+        opt.lr = 0.1 * (k + 1)
+        opt.step(np.full(3, k + 1.0))
+        twin.step(np.full(3, k + 1.0))
+    assert_same_bits(p, q)
+    by_element = na.Adam(p, **neutral(p))
+    for value in (0.1, np.ones(3)):
+        with pytest.raises(AttributeError, match=r"^lr: arrays of step sizes are fixed"):
+            by_element.lr = value
+    with pytest.raises(ValueError, match=r"^lr: this optimiser has a step size for each"):
+        by_element.step(np.ones(3), lr=0.1)
+
+
+def test_changes_that_need_another_step_are_refused():
+    opt = na.Adam(np.ones(2))
+    for name, value in {
+        "weight_decay": 0.1,
+        "clip_norm": 1.0,
+        "clip_array_norm": 1.0,
+        "ema": 0.9,
+        "beta1": lambda taken: 0.9,
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name}: .* needs another step"):
+            setattr(opt, name, value)
+    for name, value in {"weight_decay": -1.0, "loss_scale": 0, "eps": math.nan}.items():
+        with pytest.raises(ValueError, match=f"^{name}: expected a number"):
+            setattr(opt, name, value)
+    for name in ("maximize", "accumulate", "bounds", "groups", "nonfinite", "decoupled", "like"):
+        with pytest.raises(AttributeError, match=f"^{name}: cannot be changed"):
+            setattr(opt, name, getattr(opt, name))
+    averaging = na.Adam(np.ones(2), ema=0.9, ema_debias=True)
+    averaging.ema = 0.9
+    with pytest.raises(ValueError, match=r"^ema: ema_debias divides"):
+        averaging.ema = 0.5
+    opt.step(np.ones(2))
+    assert opt.t == 1
+
+
+def test_options_are_those_of_the_moment_the_optimiser_was_made():
+    """Arrays among them are copied: later changes of theirs would be ignored, or half heeded."""
+    low, lr = np.zeros(2), np.full(2, 0.1)
+    groups, bounds = {"a": {"lr": lr}}, {"a": (low, None)}
+    p, q = {"a": np.ones(2)}, {"a": np.ones(2)}
+    opt = na.Adam(p, **neutral(p, bounds=bounds, groups=groups, lr=0.3))
+    twin = copy.deepcopy(na.Adam(q, **neutral(q, bounds=bounds, groups=groups, lr=0.3)))
+    q = twin.params
+    lr[:], low[:] = 0.0, 0.9
+    groups["a"]["lr"] = 0.0
+    again = copy.deepcopy(opt)
+    for one in (opt, twin, again):
+        for _ in range(5):
+            one.step({"a": np.ones(2)})
+    assert_same_bits(p["a"], q["a"])
+    assert_same_bits(again.params["a"], q["a"])
+
+
+# --- resumed -------------------------------------------------------------------------------------
+
+
+def beta_of(taken):
+    return 0.9 - 0.05 * taken
+
+
+RESUMED = {
+    "all together": SINK,
+    "running products": {"beta1": beta_of, "beta2": 0.99},
+    "debiased": {**SINK, "ema_debias": True},
+    "changed afterwards": {**SINK, "then": {"clip_norm": 0.1, "ema": 0.5, "weight_decay": 0.5}},
+}
+
+
+@pytest.mark.parametrize("way", ["pickle", "deepcopy", "state"])
+@pytest.mark.parametrize("name", RESUMED)
+def test_resumed_with_the_same_bits(name, way):
+    """In the middle of a mean, with a skipped step behind."""
+    options = copy.deepcopy(RESUMED[name])
+    then = options.pop("then", {})
+    opt = na.Adam(tree_of(0), **options)
+    for key, value in then.items():
+        setattr(opt, key, value)
+    bad = tree_map(lambda a: np.full_like(a, np.nan), tree_of(1))
+    for k in range(5):
+        opt.step(bad if k == 3 and name != "running products" else tree_of(k))
+    if way == "pickle":
+        twin = pickle.loads(pickle.dumps(opt))
+    elif way == "deepcopy":
+        twin = copy.deepcopy(opt)
+    else:
+        twin = na.Adam(tree_map(np.copy, opt.params), **copy.deepcopy(options))
+        for key, value in then.items():
+            setattr(twin, key, value)
+        twin.state = copy.deepcopy(dict(opt.state))
+    assert digest(twin) == digest(opt)
+    assert (twin.t, twin.skipped) == (opt.t, opt.skipped)
+    assert opt.skipped == (name != "running products")
+    for k in range(5, 12):
+        for one in (opt, twin):
+            one.step(tree_of(k))
+    assert digest(twin) == digest(opt)
+    assert_same_containers(twin.params, opt.params)
+    assert not np.shares_memory(twin.params["strided"], opt.params["strided"])
+
+
+def test_state_of_other_options_is_refused():
+    opt = na.Adam(np.ones(2), **neutral(np.ones(2), nonfinite="skip"))
+    opt.step(np.ones(2))
+    names = ["t", "calls", "skipped", "skipped_in_a_row", "m", "v", "accumulated", "average"]
+    assert list(opt.state) == names
+    before = digest(opt)
+    for wrong in ({}, {"accumulate": 2}):
+        with pytest.raises(ValueError, match=r"^state: expected the entries"):
+            opt.state = dict(na.Adam(np.ones(2), **wrong).state)
+    for name in ("calls", "skipped"):
+        for value in (-1, 0.5, "x", 2**53):
+            with pytest.raises(ValueError, match="expected a whole number"):
+                opt.state[name] = value
+    with pytest.raises(ValueError, match="read-only"):
+        opt.state["calls"][...] = 0
+    assert digest(opt) == before
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))])
+@pytest.mark.parametrize("kind", [na.AdamW, na.SGD])
+def test_a_copy_keeps_a_decay_that_is_set_to_zero_for_a_while(kind, again):
+    opt = kind(np.ones(3), lr=0.1, weight_decay=0.1)
+    opt.step(np.ones(3))
+    opt.weight_decay = 0.0
+    twin = again(opt)
+    assert twin.weight_decay == 0.0
+    for decay in (0.0, 0.2):
+        opt.weight_decay = twin.weight_decay = decay
+        opt.step(np.ones(3))
+        twin.step(np.ones(3))
+        np.testing.assert_array_equal(twin.params, opt.params)
+    without = again(kind(np.ones(3), weight_decay=0.0))
+    with pytest.raises(ValueError, match=r"weight_decay: 0\.1 instead of 0\.0 needs another"):
+        without.weight_decay = 0.1

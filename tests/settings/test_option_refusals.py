@@ -1,0 +1,217 @@
+"""Options that are unknown or contradict, and those of the functional API."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests.rules.test_rules import assert_same_bits
+from tests.settings.test_options import RULES
+
+# --- unknown and refused -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_unknown_options_are_refused_with_a_guess(name):
+    for wrong, guess in {
+        "weight_decoy": "Did you mean 'weight_decay'?",
+        "clipnorm": "Did you mean 'clip_norm'?",
+        "clip_grad_norm": "Did you mean 'clip_",
+        "maximise": "Did you mean 'maximize'?",
+        "group": "Did you mean 'groups'?",
+        "learning_rate": "Write lr=...",
+        "qqq": "See numadam.Optimizer",
+    }.items():
+        with pytest.raises(TypeError) as caught:
+            RULES[name](np.ones(2), **{wrong: 1.0})
+        text = str(caught.value)
+        assert text.startswith(f"{name}: there is no option {wrong!r}."), text
+        assert guess in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        ("epsilon", "Write eps=...."),
+        ("betas", "Write beta1=..., beta2=...."),
+        ("b2", "Write beta2=...."),
+        ("beta_1", "Did you mean 'beta1'?"),
+    ],
+)
+def test_names_of_other_libraries_are_led_to_ours_where_the_rule_has_them(wrong, advice):
+    with pytest.raises(TypeError) as caught:
+        na.Adam(np.ones(2), **{wrong: 0.9})
+    assert str(caught.value).endswith(advice)
+    with pytest.raises(TypeError) as caught:
+        na.SGD(np.ones(2), **{wrong: 0.9})
+    assert "eps" not in str(caught.value).split(".")[1]
+    assert "beta" not in str(caught.value).split(".")[1]
+
+
+BARE = {
+    "adam_update": lambda **options: na.adam_update(*np.ones((4, 2)), 1, **options),
+    "sgd_update": lambda **options: na.sgd_update(*np.ones((2, 2)), **options),
+    "rmsprop_update": lambda **options: na.rmsprop_update(*np.ones((3, 2)), **options),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_bare_face_refuses_what_needs_an_object(name):
+    with pytest.raises(TypeError, match=f"^{name}: there is no option 'weight_decoy'"):
+        BARE[name](weight_decoy=1.0)
+    for option, value in {
+        "ema": 0.9,
+        "accumulate": 2,
+        "nonfinite": "raise",
+        "groups": {},
+        "master": True,
+        "sparse": "lazy",
+        "clip_array_norm": 1.0,
+    }.items():
+        with pytest.raises(TypeError, match=f"^{name}: {option} needs arrays or counters"):
+            BARE[name](**{option: value})
+    with pytest.raises(TypeError, match=r"^weight_decay: expected the number of this step"):
+        BARE[name](weight_decay=lambda taken: 0.1)
+    for end in (np.zeros(2), np.zeros(1)):
+        with pytest.raises(ValueError, match="bounds are two numbers here"):
+            BARE[name](bounds=(end, None))
+    with pytest.raises(TypeError, match=r"^bounds: expected a pair"):
+        BARE[name](bounds=3.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"weight_decay": -0.1}, "weight_decay: expected a number in [0, inf)"),
+        ({"weight_decay": None}, "weight_decay: expected a number"),
+        ({"weight_decay": True}, "weight_decay: expected a number"),
+        ({"loss_scale": 0.0}, "loss_scale: expected a number in (0, inf)"),
+        ({"loss_scale": math.inf}, "loss_scale: expected a number in (0, inf)"),
+        ({"clip_value": 0.0}, "clip_value: expected a number in (0, inf]"),
+        ({"clip_norm": -1.0}, "clip_norm: expected a number in (0, inf]"),
+        ({"clip_norm": math.nan}, "clip_norm: expected a number in (0, inf]"),
+        ({"clip_array_norm": "1"}, "clip_array_norm: expected a number"),
+        ({"ema": 1.0}, "ema: expected a number in [0, 1)"),
+        ({"maximize": 1}, "maximize: expected True or False"),
+        ({"decoupled": "yes"}, "decoupled: expected True or False"),
+        ({"master": None}, "master: expected True or False"),
+        ({"nonfinite": "ignore"}, "nonfinite: expected 'propagate' or 'raise' or 'skip'"),
+        ({"sparse": True}, "sparse: expected None or 'lazy' or 'dense'"),
+        ({"complex_form": "real"}, "complex_form: expected 'parts' or 'modulus'"),
+        ({"accumulate": 0}, "accumulate: expected at least 1"),
+        ({"accumulate": 2.0}, "accumulate: expected an int"),
+        ({"accumulate": True}, "accumulate: expected an int"),
+        ({"max_skips": 0, "nonfinite": "skip"}, "max_skips: expected at least 1"),
+        ({"max_skips": 2}, "max_skips: needs nonfinite='skip'"),
+        ({"max_skips": 2, "nonfinite": "raise"}, "max_skips: needs nonfinite='skip'"),
+        ({"clip_norm": 1, "clip_array_norm": 1}, "clip_array_norm: clips each array by itself"),
+        ({"ema_warmup": True}, "ema_warmup: needs an average"),
+        ({"ema_debias": True}, "ema_debias: needs an average"),
+        ({"ema": 0.9, "ema_debias": True, "ema_warmup": True}, "ema_debias: ema_warmup already"),
+        ({"ema": lambda taken: 0.9, "ema_debias": True}, "ema_debias: divides by"),
+        ({"decay_times_lr": False}, "decay_times_lr: L2 decay is part of the gradient"),
+        ({"sparse": "lazy", "accumulate": 2}, "accumulate: with sparse='lazy'"),
+        ({"sparse": "lazy", "ema": 0.9}, "ema: sparse='lazy'"),
+        ({"sparse": "lazy", "bounds": (0, 1), "clip_norm": 1.0}, "bounds: with sparse='lazy'"),
+        ({"like": "jax"}, "like: expected one of"),
+        ({"state_dtype": "int8"}, "state_dtype: expected float64"),
+        ({"state_dtype": ">f4"}, "state_dtype: expected float64"),
+        ({"master": True}, "master: is for float16 and bfloat16 parameters"),
+        ({"beta2": 1.0}, "beta2: 1.0 is only possible with eps_form='hat'"),
+        ({"groups": ["*"]}, "groups: expected a mapping"),
+        ({"lr": math.nan}, "lr: expected a number in [0, inf)"),
+        ({"lr": "0.1"}, "lr: expected a number"),
+        ({"lr": {"a": 0.1}}, "lr: expected a number or an array for params"),
+        ({"lr": np.ones(3)}, "lr: expected a number or an array that broadcasts"),
+        ({"lr": np.array([0.1, -0.1])}, "lr: expected finite numbers >= 0"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else None,
+)
+def test_what_cannot_be_honoured_is_refused(options, says):
+    p = np.array([5.0, -5.0])
+    with pytest.raises((TypeError, ValueError)) as caught:
+        na.Adam(p, **options)
+    assert str(caught.value).startswith(says), caught.value
+    assert p.tolist() == [5.0, -5.0]
+
+
+def test_a_refused_optimiser_has_not_moved_parameters_into_their_bounds():
+    p, q = np.array([5.0, -5.0]), np.array([9.0])
+    q.setflags(write=False)
+    for options, error in [({"lr": -1.0}, "^lr"), ({}, "read-only")]:
+        with pytest.raises(ValueError, match=error):
+            na.Adam([p, q], bounds=(0.0, 1.0), **options)
+        assert p.tolist() == [5.0, -5.0]
+
+
+@pytest.mark.parametrize("option", ["ema", "master", "accumulate", "sparse"])
+def test_out_is_refused_where_it_would_hold_something_else(option):
+    value = {"ema": 0.9, "master": True, "accumulate": 2, "sparse": "lazy"}[option]
+    p, d = np.ones(2, np.float16 if option == "master" else float), np.full(2, 7.0)
+    opt = na.Adam(p, **{option: value})
+    with pytest.raises(ValueError, match=f"^out: {option}"):
+        opt.step(p.copy(), out=d.astype(p.dtype))
+    assert opt.t == 0
+    if option in ("ema", "master"):
+        with pytest.raises(ValueError, match=f"^params: {option} follows"):
+            opt.step(p.copy(), params=p.copy())
+
+
+# --- the functional API ---------------------------------------------------------------------------
+
+BARE_OPTIONS = {
+    "l2": {"weight_decay": 0.3, "maximize": True},
+    "decoupled": {"weight_decay": 0.3, "decoupled": True, "decay_times_lr": False},
+    "clips": {"clip_norm": 1.0, "clip_value": 0.5, "loss_scale": 3.0},
+    "bounds": {"bounds": (-0.5, 0.5)},
+    "tf1": {"like": "tf1"},
+    "sklearn": {"like": "sklearn", "eps": 1e-3},
+}
+
+
+@pytest.mark.parametrize("name", BARE_OPTIONS)
+def test_bare_face_has_the_bits_of_the_class(name):
+    options = BARE_OPTIONS[name]
+    start, *calls = np.random.default_rng(0).standard_normal((7, 9))
+    start = np.clip(start, -0.5, 0.5)
+    opt = na.Adam(start.copy(), lr=0.1, **options)
+    p, m, v = start.copy(), np.zeros(9), np.zeros(9)
+    for t, g in enumerate(calls, 1):
+        opt.step(g)
+        na.adam_update(p, g, m, v, t, lr=0.1, **options)
+    for one, other in ((p, opt.params), (m, opt.state["m"]), (v, opt.state["v"])):
+        assert_same_bits(one, other)
+    out = np.empty(9)
+    na.adam_update(p, calls[0], m, v, 7, lr=0.1, out=out, **options)
+    kept = p.copy()
+    opt.step(calls[0])
+    np.testing.assert_allclose(p + out, opt.params, rtol=1e-14)
+    assert_same_bits(p, kept)
+
+
+def test_bare_face_takes_steps_in_any_order():
+    """The running products are remembered from call to call, and formed anew where t jumps."""
+    calls = np.random.default_rng(1).standard_normal((6, 3))
+    runs = {}
+    for seed in (0, 1):
+        opt = na.Adam(np.full(3, float(seed)), lr=0.1, like="tf1")
+        runs[seed] = opt, [np.full(3, float(seed)), np.zeros(3), np.zeros(3)]
+    for t, g in enumerate(calls, 1):
+        for opt, (p, m, v) in runs.values():
+            opt.step(g)
+            na.adam_update(p, g, m, v, t, lr=0.1, like="tf1")
+            assert_same_bits(p, opt.params)
+
+
+def test_bare_face_takes_presets_with_a_complex_form():
+    """optax takes complex numbers whole; for real ones that says nothing."""
+    p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
+    na.adam_update(p, np.ones(2), m, v, 1, lr=0.1, like="optax")
+    np.testing.assert_allclose(p, 0.9, rtol=1e-7)
+    p, m, v = np.ones(2, complex), np.zeros(2, complex), np.zeros(2)
+    na.adam_update(p, np.full(2, 3 + 4j), m, v, 1, lr=0.1, like="optax")
+    np.testing.assert_allclose(p, 1 - 0.1 * (0.6 + 0.8j), rtol=1e-7)
+    np.testing.assert_allclose(v, 0.025, rtol=1e-12)
