@@ -51,7 +51,7 @@ def _box(axes: plt.Axes, x: float, y: float, width: float, height: float, colour
 def draw_floors() -> None:
     """One box a package: it imports only packages that stand lower."""
     storeys = floors()
-    figure, axes = plt.subplots(figsize=(7.5, 0.48 * len(storeys)), layout="constrained")
+    _, axes = plt.subplots(figsize=(7.5, 0.44 * len(storeys)), layout="constrained")
     for level, names in enumerate(storeys):
         width, y = 10.0 / len(names), len(storeys) - level
         for k, name in enumerate(names):
