@@ -62,3 +62,66 @@ def draw_floors() -> None:
             axes.text(x + 0.12, y + 0.2, PACKAGES[name], va="center", fontsize=6.5)
     axes.set(xlim=(0, 10), ylim=(0.9, len(storeys) + 1))
     axes.axis("off")
+
+
+def _record(
+    axes: plt.Axes, x: float, top: float, title: str, fields: list[str]
+) -> dict[str, float]:
+    """A box with a line for each field; returns the height of each line."""
+    height, width = 0.3 * (len(fields) + 1) + 0.1, 2.3
+    _box(axes, x, top - height, width, height, "#f3f3f3")
+    axes.text(x + 0.1, top - 0.2, title, va="center", fontsize=8, weight="bold")
+    places = {}
+    for k, field in enumerate(fields, 1):
+        places[field] = top - 0.2 - 0.3 * k
+        axes.text(x + 0.1, places[field], field, va="center", fontsize=7, family="monospace")
+    return places
+
+
+def _arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    style = {"arrowstyle": "->", "color": "#3a6ea5", "lw": 1, "connectionstyle": "arc3,rad=0.08"}
+    axes.annotate("", end, start, arrowprops=style)
+
+
+def _array(axes: plt.Axes, x: float, y: float, text: str, colour: str) -> None:
+    _box(axes, x, y - 0.22, 2.6, 0.44, colour)
+    axes.text(x + 0.1, y, text, va="center", fontsize=7)
+
+
+def draw_memory() -> None:
+    """What the compiled step on the CPU gets: the address of one record, which leads to the rest."""
+    from numadam._cpu.records import LEAF, META
+
+    pointers = ["leaves", "control", "scalars", "factors", "products"]
+    counters = ["steps", "calls", "skipped"]
+    per_leaf = ["start", "group", "address"]
+    assert {*pointers, *counters} <= {*META.names} and {*per_leaf} <= {*LEAF.names}
+    _, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    meta = _record(axes, 0, 6.2, "META, of an optimiser", [*pointers, "...", *counters])
+    leaf = _record(axes, 3.4, 6.2, "LEAF, of each array", [*per_leaf, "..."])
+    users, ours = "#d6efd0", "#fbe3c4"
+    slots = (("parameter p", users), ("gradient g", users), ("m", ours), ("v", ours))
+    for k, (text, colour) in enumerate(slots):
+        _array(axes, 6.9, 6.0 - 0.55 * k, text, colour)
+        _arrow(axes, (5.7, leaf["address"]), (6.9, 6.0 - 0.55 * k))
+    _arrow(axes, (2.3, meta["leaves"]), (3.4, 5.9))
+    tables = {
+        "control": "control block: float64, a row a group",
+        "scalars": "scalars of this step, a row a group",
+        "factors": "clip factors and norms, one a leaf",
+        "products": "running products, a row a group",
+    }
+    for k, (name, text) in enumerate(tables.items()):
+        _box(axes, 3.4, 3.62 - 0.55 * k, 3.6, 0.44, "#cfe5f7")
+        axes.text(3.5, 3.84 - 0.55 * k, text, va="center", fontsize=7)
+        _arrow(axes, (2.3, meta[name]), (3.4, 3.84 - 0.55 * k))
+    block = (("counters", 1.7), ("running products", 2.2), ("m", 2.6), ("v", 2.6))
+    x = 0.2
+    for text, width in block:
+        _box(axes, x, 0.35, width, 0.44, ours)
+        axes.text(x + 0.1, 0.57, text, va="center", fontsize=7)
+        x += width + 0.05
+    axes.text(0.2, 1.02, "The state, one block of memory: a load is one copy", fontsize=7.5)
+    axes.text(7.0, 1.55, "green: the user's\norange: the optimiser's state", fontsize=7)
+    axes.set(xlim=(-0.1, 9.7), ylim=(0.2, 6.4))
+    axes.axis("off")
