@@ -89,13 +89,14 @@ def _array(axes: plt.Axes, x: float, y: float, text: str, colour: str) -> None:
 
 
 def draw_memory() -> None:
-    """What the compiled step on the CPU gets: the address of one record, which leads to the rest."""
+    """Records of the compiled step on the CPU: the address of the first leads to all others."""
     from numadam._cpu.records import LEAF, META
 
     pointers = ["leaves", "control", "scalars", "factors", "products"]
     counters = ["steps", "calls", "skipped"]
     per_leaf = ["start", "group", "address"]
-    assert {*pointers, *counters} <= {*META.names} and {*per_leaf} <= {*LEAF.names}
+    assert {*pointers, *counters} <= {*META.names}
+    assert {*per_leaf} <= {*LEAF.names}
     _, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     meta = _record(axes, 0, 6.2, "META, of an optimiser", [*pointers, "...", *counters])
     leaf = _record(axes, 3.4, 6.2, "LEAF, of each array", [*per_leaf, "..."])
