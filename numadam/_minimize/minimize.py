@@ -18,12 +18,13 @@ from numadam._minimize.arguments import (
     read_bounds,
     rule_class,
 )
-from numadam._minimize.compiled.backend import driven
+from numadam._minimize.compiled.backend import DrivenStore
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Watch
 from numadam._minimize.python.loop import Run
 from numadam._minimize.result import every_for, leaf_boxes
 from numadam._minimize.stopping import Tolerances
+from numadam._optimizer.base import make_optimizer
 
 #: Iterations between two looks at arrays on a GPU: each look waits for it.
 _DEVICE_CHECK = 20
@@ -239,7 +240,7 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
         )
     form = form_of(fun, task.args, task.jac, many=False)
     bridge = bridge_to(fun, form, x.dtype, x.ndim, task.args)
-    optimizer = driven(task.rule)(x[None], task.lr, **task.options)
+    optimizer = make_optimizer(task.rule, x[None], task.lr, backend=DrivenStore, **task.options)
     batch = Batch(
         optimizer,
         bridge,

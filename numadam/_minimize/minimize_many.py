@@ -17,10 +17,11 @@ from numadam._minimize.arguments import (
     rule_class,
 )
 from numadam._minimize.compiled import desk as dk
-from numadam._minimize.compiled.backend import driven
+from numadam._minimize.compiled.backend import DrivenStore
 from numadam._minimize.observers import Bar, refuse_observers
 from numadam._minimize.result import ManyResult, attach, make_result
 from numadam._minimize.stopping import Tolerances
+from numadam._optimizer.base import make_optimizer
 
 
 def minimize_many(
@@ -197,7 +198,9 @@ def _compiled(
     from numadam._minimize.compiled.state import Batch, raise_again
 
     bridge = bridge_to(fun, form_of(fun, args, jac, many=True), x.dtype, x.ndim - 1, args)
-    optimizer = refuse_observers(driven(cls)(x, lr if rates is None else 1.0, **options))
+    rate = lr if rates is None else 1.0
+    optimizer = make_optimizer(cls, x, rate, backend=DrivenStore, **options)
+    refuse_observers(optimizer)
     batch = Batch(optimizer, bridge, args, tolerances, track_best=False, rates=rates)
     bar, whole, steps = Bar(progress, maxiter), False, 0
     try:

@@ -16,6 +16,7 @@ from numadam._minimize.stopping import (
     RUNNING,
     XTOL,
 )
+from numadam._optimizer.base import parts_of
 from numadam._optimizer.optimizer import Optimizer
 from numadam.history.history import History
 
@@ -78,7 +79,7 @@ def _asks_to_stop(returned: Any) -> bool:
 
 def observing(optimizer: Optimizer) -> list[Any]:
     """The schedules that want to be told f."""
-    schedules = [optimizer.lr, *(one[3] for one in optimizer._settings._schedules)]
+    schedules = [optimizer.lr, *(one[3] for one in parts_of(optimizer).settings.schedules)]
     unlike = {id(one): one for one in schedules if hasattr(one, "observe")}
     return list(unlike.values())
 

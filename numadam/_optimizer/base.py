@@ -7,11 +7,12 @@ import functools
 import inspect
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from numadam._arrays import formatting as formatting
 from numadam._arrays.interop import as_views
 from numadam._arrays.tree import Active, Tree, same_objects
+from numadam._backend import Backend
 from numadam._core import options as op
 from numadam._core.hyper import LR
 from numadam._core.rule import RuleSpec
@@ -22,6 +23,8 @@ from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import group_overrides
 from numadam._settings.learning_rate import is_plain
 from numadam._settings.settings import Settings
+
+T = TypeVar("T", bound="OptimizerBase")
 
 
 def _owned(option: Any) -> Any:
@@ -38,7 +41,8 @@ class OptimizerBase:
 
     rule: ClassVar[RuleSpec]
     _lock: Any
-    _backend_for = staticmethod(backend_for)
+    #: set by `make_optimizer`: the back end to use instead of the one for the parameters' type
+    _backend_class: type[Any] | None = None
 
     def _setup(
         self, params: Any, lr: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
@@ -57,7 +61,7 @@ class OptimizerBase:
         leaves, names = tree.flatten(params, "params"), tree.names("params")
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")
-        backend = self._backend_for(leaves, names)
+        backend: type[Backend] = self._backend_class or backend_for(leaves, names)
         #: the objects in the containers, which the optimiser may see through views
         self._given = leaves
         leaves = as_views(leaves, backend.home, written=True)
@@ -70,6 +74,10 @@ class OptimizerBase:
         self._grads: Any = None
         self._grad_leaves: list[Any] = []
         self._note_schedules()
+
+    def _parts(self) -> Parts:
+        # made when asked for: a fork replaces the lock
+        return Parts(self._tree, self._settings, self._backend, self._lock)
 
     def _note_schedules(self) -> None:
         """Whether nothing changes from step to step, so that a step need not ask for it."""
@@ -280,6 +288,31 @@ class OptimizerBase:
             ("state", f"{held} ({room})"),
         ]
         return formatting.table(type(self).__name__, rows)
+
+
+class Parts(NamedTuple):
+    """The internal objects of an optimiser."""
+
+    tree: Active
+    settings: Settings
+    backend: Backend
+    lock: Any
+
+
+def parts_of(optimizer: OptimizerBase) -> Parts:
+    """The internal objects of an optimiser: by this function, so that ``dir`` shows none."""
+    return optimizer._parts()  # noqa: SLF001  # this module's own class
+
+
+def make_optimizer(kind: type[T], params: Any, lr: Any, *, backend: type[Any], **options: Any) -> T:
+    """An optimiser of class `kind` on a given back end, whatever the type of `params`.
+
+    `backend` needs only those methods of `Backend` that its user calls.
+    """
+    optimizer = kind.__new__(kind)
+    optimizer._backend_class = backend  # noqa: SLF001  # this module's own class
+    kind.__init__(optimizer, params, lr, **options)  # type: ignore[call-arg]  # a rule's
+    return optimizer
 
 
 @functools.cache

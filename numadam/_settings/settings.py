@@ -19,6 +19,9 @@ from numadam._settings.bounds import OPEN, Pair, inward
 from numadam._settings.groups import Overrides
 from numadam._settings.learning_rate import check_rate, is_plain
 
+#: A group, the column and hyperparameter that change in it, and the callable that says how.
+Scheduled = tuple[int, int, Hyper, Callable[[int], float]]
+
 _GUARDS = {"propagate": 0, "raise": 1, "skip": 2}
 
 
@@ -36,6 +39,8 @@ class Settings:
         Each array's row.
     per_element : dict of int to list
         Bounds and step sizes that differ from element to element, by slot.
+    schedules : list
+        (row, column, hyperparameter, callable) of all that change from step to step.
     guard : int
         What to do about gradients that are not finite.
     rate_array : array or None
@@ -69,7 +74,7 @@ class Settings:
         self.plan = self._plan(dtype, pairs, scalar_box, overrides)
         _check_plan(self.plan, options)
         self._round_boxes(boxes)
-        self._schedules = self._find_schedules()
+        self.schedules = self._find_schedules()
         self.control = np.array(
             [
                 self._control_row(own, box)
@@ -168,8 +173,7 @@ class Settings:
         """The bounds of the arrays of one row."""
         return self._boxes[row]
 
-    def _find_schedules(self) -> list[tuple[int, int, Hyper, Callable[[int], float]]]:
-        """(row, column, hyperparameter, callable) of all that change from step to step."""
+    def _find_schedules(self) -> list[Scheduled]:
         found = []
         names = [*op.COLUMNS, *(hyper.name for hyper in self.rule.hypers)]
         for row, own in enumerate(self._overrides):
@@ -183,17 +187,17 @@ class Settings:
     @property
     def has_schedules(self) -> bool:
         """Whether a hyperparameter besides the learning rate changes from step to step."""
-        return bool(self._schedules)
+        return bool(self.schedules)
 
     def refresh(self, t: int) -> None:
         """Put the values of all schedules for the step after t into the control block."""
-        if self._schedules:
+        if self.schedules:
             # one that several groups share is asked once
-            unlike = {id(schedule): schedule for *_, schedule in self._schedules}
+            unlike = {id(schedule): schedule for *_, schedule in self.schedules}
             now = {key: schedule(t) for key, schedule in unlike.items()}
             found = [
                 (row, column, hyper.check(now[id(schedule)]))
-                for row, column, hyper, schedule in self._schedules
+                for row, column, hyper, schedule in self.schedules
             ]
             for row, column, value in found:
                 self.control[row, column] = value
@@ -210,7 +214,7 @@ class Settings:
                 "new optimiser."
             )
         self.options = options
-        self._schedules = self._find_schedules()
+        self.schedules = self._find_schedules()
         for row, own in enumerate(self._overrides):
             if name not in own:
                 now = options[name]

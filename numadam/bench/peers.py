@@ -13,6 +13,7 @@ import numpy as np
 
 import numadam
 from numadam._jit import threads
+from numadam._optimizer.base import parts_of
 from numadam.bench.measure import Side
 
 #: How a module is called by people.
@@ -162,7 +163,8 @@ def many(count: int, size: int, kind: str) -> Side:
 
 def serially(optimizer: numadam.Adam) -> numadam.Adam:
     """Make an optimiser step with its serial twin, whatever its size."""
-    run: Any = optimizer._backend._pass  # type: ignore[attr-defined]  # the CPU's
+    backend: Any = parts_of(optimizer).backend
+    run = backend._pass
     run.kernel = run.serial
     return optimizer
 

@@ -128,7 +128,7 @@ class DeviceBatch:
     def _rows(self, steps: int) -> np.ndarray:
         """The scalars of the coming steps in the dtype of the arithmetic."""
         settings, lr, t = self._settings, self.optimizer.lr, self.optimizer.t
-        found = [one for one in settings._schedules if one[0] == self._row()]
+        found = [one for one in settings.schedules if one[0] == self._row()]
         plain = lr if isinstance(lr, float) else 0.0
         rates = np.array([LR.check(lr(t + k)) if callable(lr) else plain for k in range(steps)])
         values = np.zeros((steps, len(found)))
