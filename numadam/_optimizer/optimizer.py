@@ -168,7 +168,10 @@ class Optimizer(OptimizerBase):
                 leaves = (grads,) if tree.is_leaf else tree.flatten(grads, "grads")
             if params is None and not tree.is_leaf:
                 self._refuse_replaced(self._params, self._given, "params")
-            rate = self._lr if lr is None and self._steady else self._rate(lr)
+            if lr is None and type(self._lr) is float and not self._settings.schedules:
+                rate = self._lr  # the usual case, without a call
+            else:
+                rate = self._rate(lr)
             if params is None and out is None:
                 went = self._backend.step(leaves, rate)
             else:
@@ -212,7 +215,7 @@ class Optimizer(OptimizerBase):
             if lr is not None:
                 raise ValueError("lr: with capturable=True it lies on the GPU; write opt.lr = x.")
             return math.nan  # the step reads the array
-        if settings.has_schedules:
+        if settings.schedules:
             settings.refresh(self.t)
         if lr is not None:
             if not is_plain(self._lr):
@@ -224,18 +227,19 @@ class Optimizer(OptimizerBase):
 
     def _refuse_elsewhere(self, name: str) -> None:
         """Refuse other arrays where something follows the optimiser's own parameters."""
+        options = self._settings.options
         for option in ("ema", "master"):
-            if self._settings.options[option] not in (None, False):
+            if options[option] not in (None, False):
                 raise ValueError(
                     f"{name}: {option} follows the optimiser's own parameters, which such a step "
                     "does not change. Make an optimiser without it."
                 )
-        if name == "out" and self.accumulate > 1:
+        if name == "out" and options["accumulate"] > 1:
             raise ValueError(
-                f"out: accumulate={self.accumulate} gives a direction at some calls only. Make an "
-                "optimiser without it."
+                f"out: accumulate={options['accumulate']} gives a direction at some calls only. "
+                "Make an optimiser without it."
             )
-        if name == "out" and self.sparse == "lazy":
+        if name == "out" and options["sparse"] == "lazy":
             raise ValueError(
                 "out: sparse='lazy' gives a direction in some rows only. Make an optimiser with "
                 "sparse='dense'."

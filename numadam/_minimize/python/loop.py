@@ -73,7 +73,7 @@ class Run:
     def _loop(self) -> int:
         optimizer, glance = self._optimizer, self._glance
         backend, settings, tree = optimizer._backend, optimizer._settings, optimizer._tree
-        evaluate, one, scheduled = self._objective.evaluate, tree.is_leaf, settings.has_schedules
+        evaluate, one, scheduled = self._objective.evaluate, tree.is_leaf, bool(settings.schedules)
         lr, k, begin, check = optimizer.lr, optimizer.t, optimizer.t, self._check
         end = k + self._maxiter
         self._rate = LR.check(lr(k)) if callable(lr) else _plain(lr)
