@@ -52,7 +52,7 @@ class OptimizerBase:
         options = op.check(self.rule, type(self).__name__, shared, own)
         on_device = options["capturable"] and is_plain(lr)
         rate = LR.check_or_schedule(lr) if is_plain(lr) else _owned(lr)
-        lr, self._lr = lr if on_device else rate, rate
+        lr = lr if on_device else rate
         self._params = params
         whole = Tree(params)
         overrides = group_overrides(self.rule, options, lr, whole)
@@ -66,10 +66,11 @@ class OptimizerBase:
         leaves = as_views(leaves, backend.home, written=True)
         backend.check_params(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
-        self._settings = Settings(self.rule, options, leaves, names, tree.select(overrides), pairs)
+        settings = Settings(self.rule, options, leaves, names, tree.select(overrides), pairs)
         if options["capturable"]:
-            self._lr = self._settings.rate_array = backend.rate_array(lr, leaves)
-        self._backend = backend(self._settings, leaves, names)
+            rate = settings.rate_array = backend.rate_array(lr, leaves)
+        settings.set_lr(rate)
+        self._settings, self._backend = settings, backend(settings, leaves, names)
         self._grads: Any = None
         self._grad_leaves: list[Any] = []
 
@@ -137,19 +138,20 @@ class OptimizerBase:
 
         With ``capturable=True`` a 0-d array on the GPU; what is assigned is written into it.
         """
-        return self._lr
+        return self._settings.lr
 
     @lr.setter
     def lr(self, value: Any) -> None:
-        if not is_plain(self._lr) or not is_plain(value):
+        settings = self._settings
+        if not is_plain(settings.lr) or not is_plain(value):
             raise AttributeError(
                 "lr: arrays of step sizes are fixed when the optimiser is made: make a new one."
             )
         with self._lock:
-            if self._settings.rate_array is not None:
-                self._lr[...] = LR.check(value)
-                return
-            self._lr = LR.check_or_schedule(value)
+            if settings.rate_array is not None:
+                settings.rate_array[...] = LR.check(value)
+            else:
+                settings.set_lr(LR.check_or_schedule(value))
 
     @property
     def grads(self) -> Any:
@@ -211,7 +213,7 @@ class OptimizerBase:
             backend, settings = self._backend, self._settings
             return {
                 "params": self._params,
-                "lr": self._lr,
+                "lr": settings.lr,
                 "options": dict(settings.options),
                 "decays": settings.plan.decay != "",
                 "counters": {name: value.copy() for name, value in backend.counters.items()},
@@ -239,7 +241,7 @@ class OptimizerBase:
         return clone
 
     def _changed_options(self) -> dict[str, str]:
-        return changed_options(type(self), {"lr": self._lr, **self._settings.options})
+        return changed_options(type(self), {"lr": self.lr, **self._settings.options})
 
     def __repr__(self) -> str:
         """The rule, lr, the options that differ from their defaults, t, and the parameters.

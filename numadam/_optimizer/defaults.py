@@ -23,7 +23,7 @@ def default_options(kind: Any) -> dict[str, Any]:
 
 
 def changed_options(kind: Any, options: Mapping[str, Any]) -> dict[str, str]:
-    """lr and the options that differ from their defaults, as short texts."""
+    """The learning rate and the options that differ from their defaults, as short texts."""
     usual = default_options(kind)
     return {
         name: formatting.brief(value)

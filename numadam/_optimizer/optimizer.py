@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from numadam._core.hyper import LR
@@ -168,9 +167,8 @@ class Optimizer(OptimizerBase):
                 leaves = (grads,) if tree.is_leaf else tree.flatten(grads, "grads")
             if params is None and not tree.is_leaf:
                 self._refuse_replaced(self._params, self._given, "params")
-            if lr is None and type(self._lr) is float and not self._settings.schedules:
-                rate = self._lr  # the usual case, without a call
-            else:
+            rate = self._settings.constant_rate
+            if lr is not None or rate is None:
                 rate = self._rate(lr)
             if params is None and out is None:
                 went = self._backend.step(leaves, rate)
@@ -209,21 +207,16 @@ class Optimizer(OptimizerBase):
             self._backend.drop()
 
     def _rate(self, lr: Any) -> float:
-        """The learning rate of this step; other schedules go into the control block."""
+        """The learning rate of this step; values of other schedules go into the control block."""
         settings = self._settings
+        if lr is None:
+            return settings.rate(self.t)
         if settings.rate_array is not None:
-            if lr is not None:
-                raise ValueError("lr: with capturable=True it lies on the GPU; write opt.lr = x.")
-            return math.nan  # the step reads the array
-        if settings.schedules:
-            settings.refresh(self.t)
-        if lr is not None:
-            if not is_plain(self._lr):
-                raise ValueError("lr: this optimiser has a step size for each array; leave it out.")
-            return LR.check(lr)
-        if callable(self._lr):
-            return LR.check(self._lr(self.t))
-        return self._lr if is_plain(self._lr) else 0.0
+            raise ValueError("lr: with capturable=True it lies on the GPU; write opt.lr = x.")
+        settings.refresh(self.t)
+        if not is_plain(settings.lr):
+            raise ValueError("lr: this optimiser has a step size for each array; leave it out.")
+        return LR.check(lr)
 
     def _refuse_elsewhere(self, name: str) -> None:
         """Refuse other arrays where something follows the optimiser's own parameters."""

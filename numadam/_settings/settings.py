@@ -12,7 +12,7 @@ from array_api_compat import array_namespace
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.half import as_storage
-from numadam._core.hyper import Hyper, at_start
+from numadam._core.hyper import LR, Hyper, at_start
 from numadam._core.plan import Plan
 from numadam._core.rule import RuleSpec
 from numadam._settings.bounds import OPEN, Pair, inward
@@ -45,6 +45,10 @@ class Settings:
         Policy for gradients that are not finite: 0 propagate, 1 raise, 2 skip.
     rate_array : array or None
         The 0-d array on the GPU that holds lr, with capturable=True.
+    lr : float, callable, array or nesting
+        As the user sees it; set by `set_lr`.
+    constant_rate : float or None
+        The learning rate of every step; None where a schedule has to be called.
     """
 
     def __init__(
@@ -185,8 +189,30 @@ class Settings:
                     found.append((group, column, hyper, values[name]))
         return found
 
+    def set_lr(self, lr: Any) -> None:
+        """Take another learning rate, which has been checked."""
+        self.lr = lr
+        self._find_constants()
+
+    def _find_constants(self) -> None:
+        self._rate: Any = self.lr
+        if self.rate_array is not None:
+            self._rate = math.nan  # the step reads the array
+        elif not is_plain(self.lr):
+            self._rate = 0.0  # the step reads the step size of each array
+        constant = not self.schedules and not callable(self._rate)
+        self.constant_rate: float | None = self._rate if constant else None
+
+    def rate(self, t: int) -> float:
+        """The learning rate of the step after t; `refresh` included."""
+        self.refresh(t)
+        rate: float = LR.check(self._rate(t)) if callable(self._rate) else self._rate
+        return rate
+
     def refresh(self, t: int) -> None:
         """Write the values of all schedules for the step after t into the control block."""
+        if not self.schedules:
+            return
         # a schedule that several groups share is called once
         unlike = {id(schedule): schedule for *_, schedule in self.schedules}
         now = {key: schedule(t) for key, schedule in unlike.items()}
@@ -207,6 +233,7 @@ class Settings:
             )
         self.options = options
         self.schedules = self._find_schedules()
+        self._find_constants()
         now = options[name]
         start = op.NEUTRAL[name] if now is None else at_start(hyper, now)
         for group, own in enumerate(self._overrides):
