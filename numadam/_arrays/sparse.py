@@ -12,9 +12,9 @@ import sys
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_cupy_array
 
 from numadam._arrays.checks import DTYPES, bad_dtype, describe, is_numpy, name_dtype
+from numadam._arrays.interop import is_cupy
 
 
 class Rows:
@@ -131,7 +131,7 @@ def _library(x: Any, name: str) -> Any:
     """NumPy or CuPy, whichever the array is of."""
     if is_numpy(x):
         return np
-    if is_cupy_array(x):
+    if is_cupy(x):
         return sys.modules["cupy"]
     raise TypeError(f"{name}: {describe(x)}")
 

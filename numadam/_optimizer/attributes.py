@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, overload
 
-from numadam._optimizer.base import OptimizerBase, parts_of
+from numadam._core.parts import parts_of
+from numadam._optimizer.base import OptimizerBase
 
 
 class hyper:

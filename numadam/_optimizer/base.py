@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
 from numadam._arrays.interop import as_views
@@ -13,6 +13,8 @@ from numadam._arrays.tree import Active, Tree, same_objects
 from numadam._backend import Backend
 from numadam._core import options as op
 from numadam._core.hyper import LR
+from numadam._core.parts import Parts
+from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
 from numadam._jit import forks
 from numadam._optimizer.defaults import changed_options
@@ -23,7 +25,7 @@ from numadam._settings.groups import group_overrides
 from numadam._settings.learning_rate import is_plain
 from numadam._settings.settings import Settings
 
-T = TypeVar("T", bound="OptimizerBase")
+Kind = TypeVar("Kind", bound="OptimizerBase")
 
 
 def _owned(option: Any) -> Any:
@@ -202,7 +204,7 @@ class OptimizerBase:
         ``opt.state["m"]`` is the first moment in the structure of the parameters;
         ``opt.state = saved`` checks all of `saved` and then copies it.
         """
-        return State(type(self).__name__, self._parts)
+        return State(self)
 
     @state.setter
     def state(self, saved: Mapping[str, Any]) -> None:
@@ -271,21 +273,7 @@ class OptimizerBase:
         return formatting.table(type(self).__name__, rows)
 
 
-class Parts(NamedTuple):
-    """The internal objects of an optimiser."""
-
-    tree: Active
-    settings: Settings
-    backend: Backend
-    lock: Any
-
-
-def parts_of(optimizer: OptimizerBase) -> Parts:
-    """The internal objects of an optimiser: by this function, so that ``dir`` shows none."""
-    return optimizer._parts()  # noqa: SLF001  # this module's own class
-
-
-def make_optimizer(kind: type[T], params: Any, lr: Any, *, backend: type[Any], **options: Any) -> T:
+def make_optimizer(kind: type[Kind], params: Any, lr: Any, *, backend: type[Any], **options: Any) -> T:
     """An optimiser of class `kind` on a given back end, whatever the type of `params`.
 
     `backend` needs only those methods of `Backend` that its user calls.

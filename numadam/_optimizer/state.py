@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numadam._arrays import formatting
+from numadam._core.parts import parts_of
 
 if TYPE_CHECKING:
-    from numadam._optimizer.base import Parts
+    from numadam._optimizer.base import OptimizerBase
 
 
 class State(MutableMapping[str, Any]):
@@ -21,11 +22,11 @@ class State(MutableMapping[str, Any]):
     then copied, all of it or nothing.
     """
 
-    def __init__(self, title: str, parts: Callable[[], Parts]) -> None:
-        self._title, self._parts = title, parts  # asked each time: a fork replaces the lock
+    def __init__(self, optimizer: OptimizerBase) -> None:
+        self._optimizer = optimizer
 
     def __getitem__(self, name: str) -> Any:
-        parts = self._parts()
+        parts = parts_of(self._optimizer)
         counters = parts.backend.counters
         if name in counters:
             return counters[name]
@@ -40,7 +41,7 @@ class State(MutableMapping[str, Any]):
         raise TypeError(f"state[{name!r}] cannot be deleted: the next step needs it.")
 
     def __iter__(self) -> Iterator[str]:
-        backend = self._parts().backend
+        backend = parts_of(self._optimizer).backend
         yield from backend.counters
         yield from backend.state
 
@@ -61,7 +62,7 @@ class State(MutableMapping[str, Any]):
         self._load(saved)
 
     def _load(self, entries: Mapping[str, Any]) -> None:
-        tree, _, backend, lock = self._parts()
+        tree, _, backend, lock = parts_of(self._optimizer)
         with lock:
             known = backend.counters
             counters, arrays = {}, {}
@@ -85,15 +86,15 @@ class State(MutableMapping[str, Any]):
         >>> na.Adam(np.zeros(3)).state
         State(t=0, arrays: m, v)
         """
-        backend = self._parts().backend
+        backend = parts_of(self._optimizer).backend
         return f"State(t={backend.t}, arrays: {', '.join(backend.state) or 'none'})"
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
-        backend = self._parts().backend
+        backend = parts_of(self._optimizer).backend
         counters = [(name, str(value.tolist())) for name, value in backend.counters.items()]
         arrays = [(name, formatting.outline(leaves)) for name, leaves in backend.state.items()]
-        return formatting.table(f"State of {self._title}", [*counters, *arrays])
+        return formatting.table(f"State of {type(self._optimizer).__name__}", [*counters, *arrays])
 
 
 def _counter(name: str, value: Any, now: Any) -> Any:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_cupy_array
+from array_api_compat import array_namespace
 
+from numadam._arrays.interop import to_host
 from numadam._arrays.tree import Active, Tree
 
 #: Lower and upper bound of one array, each a float or an array.
@@ -124,7 +125,7 @@ def _read_end(end: Any, open_end: float, leaf: Any, title: str, name: str) -> An
     if values.ndim == 0:
         return float(values)
     # bounds are rounded once: on the host, since CuPy cannot for every dtype
-    return values.get() if is_cupy_array(values) else values
+    return to_host(values)
 
 
 def inward(end: Any, dtype: np.dtype[Any], other: float, real: np.dtype[Any]) -> Any:

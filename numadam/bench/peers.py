@@ -12,8 +12,8 @@ import numba
 import numpy as np
 
 import numadam
+from numadam._core.parts import parts_of
 from numadam._jit import threads
-from numadam._optimizer.base import parts_of
 from numadam.bench.measure import Side
 
 #: How a module is called by people.
