@@ -273,7 +273,9 @@ class OptimizerBase:
         return formatting.table(type(self).__name__, rows)
 
 
-def make_optimizer(kind: type[Kind], params: Any, lr: Any, *, backend: type[Any], **options: Any) -> T:
+def make_optimizer(
+    kind: type[Kind], params: Any, lr: Any, *, backend: type[Any], **options: Any
+) -> Kind:
     """An optimiser of class `kind` on a given back end, whatever the type of `params`.
 
     `backend` needs only those methods of `Backend` that its user calls.
