@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from scipy.optimize import OptimizeResult
 
+from numadam._arrays.interop import is_array, is_cupy
 from numadam._core.hyper import count
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import (
@@ -225,7 +225,7 @@ def _in_python(fun: Any, task: Task) -> OptimizeResult:
 def _compiled(fun: Any, task: Task) -> OptimizeResult:
     """A compiled objective: no Python between the iterations."""
     x = task.x
-    if not isinstance(x, np.ndarray) or x.ndim == 0:
+    if not is_array(x) or is_cupy(x) or x.ndim == 0:
         raise TypeError(
             "x0: a compiled fun takes one NumPy array of at least one axis. Pass fun.py_func for "
             "the loop in Python, or numpy.atleast_1d(x0)."

@@ -1,4 +1,4 @@
-"""THE dispatch function: the type of the arrays decides where a step runs. Nothing else does."""
+"""The dispatch function: the type of the arrays alone decides where a step runs."""
 
 from __future__ import annotations
 

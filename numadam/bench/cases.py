@@ -1,4 +1,4 @@
-"""The table of cases: what is measured, against what, and the target."""
+"""Cases with a target: a step of numadam against its peers."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ CASES = (
     ),
     Case(
         "first-step-cold-1M",
-        "the same for 1M elements: compiles both twins",
+        "the same for 1M elements: compiles the serial and the parallel loop",
         4.0,
         lambda: processes.first_step(cold=True),
         unit="s",

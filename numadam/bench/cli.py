@@ -196,8 +196,8 @@ def run_case(case: Case, quick: bool, wait: float = 0.0) -> Row:
     end, best = time.monotonic() + wait, None
     while True:
         noise.wait_until_quiet(end)
-        watch = noise.Watch()
-        row = Row(case, measuring(_QUICK_PAIRS if quick else _PAIRS), busy=watch.busy())
+        load = noise.Load()
+        row = Row(case, measuring(_QUICK_PAIRS if quick else _PAIRS), busy=load.busy())
         if best is None or (row.busy or 0.0) < (best.busy or 0.0):
             best = row
         if case.unit == "B" or (best.busy or 0.0) <= noise.LIMIT or time.monotonic() >= end:

@@ -20,7 +20,7 @@ _SMALL = [1_000] * 1_000
 _BYTES = 28 / 8
 #: Largest difference from float64 on the CPU after 100 steps, by dtype.
 _BOUNDS = {"float32": 1e-5, "complex64": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
-#: Options whose float64 twin is another calculation, or that an average keeps to itself.
+#: Options with which float64 on the CPU computes something else.
 _LEFT_OUT = ("accumulate", "like-keras")
 _ELEMENTS = 1_000
 

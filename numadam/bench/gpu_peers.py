@@ -230,9 +230,9 @@ def jax_problems(problems: int, n: int, iterations: int) -> Side:
 
 
 def agreement(rule: str, options: Mapping[str, Any], dtype: Any, steps: int = 100) -> float:
-    """How far the GPU is from float64 on the CPU after some steps, in units of the parameters.
+    """Distance of the GPU from float64 on the CPU after some steps.
 
-    The largest difference over the largest parameter.
+    The largest difference, divided by the largest parameter.
     """
     cupy, rng = need_gpu(), np.random.default_rng(3)
     wide = np.complex128 if np.dtype(dtype).kind == "c" else np.float64
@@ -258,7 +258,7 @@ def _moved(value: Any, cupy: Any) -> Any:
 
 
 def against(ours: Callable[[], Side], theirs: Callable[[], Side], expected: float = 1.0) -> Any:
-    """What makes a case of two sides, whose memory is asked for when it is prepared."""
+    """Make a case of two sides that allocate their memory when it is prepared."""
 
     def prepare() -> Callable[[int], Figure]:
         need_gpu()

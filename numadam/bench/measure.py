@@ -23,7 +23,7 @@ SETTLE = 0.02
 
 @dataclass(frozen=True)
 class Figure:
-    """What a case gave.
+    """The figure of a case.
 
     Attributes
     ----------
@@ -138,13 +138,13 @@ def ratio(
     pairs : int
         Number of pairs.
     expected : float
-        What the ratio would be if memory traffic alone counted; the value is divided by it.
+        The ratio that memory traffic alone would give; the value is divided by it.
     sample : float
         Seconds that one sample lasts at least.
     settle : float
         Seconds of rest, and then of running untimed, before each sample.
     clock, sleep : callable
-        The time, and how to wait: tests put in their own.
+        The time, and a function that waits; tests replace both.
 
     Returns
     -------

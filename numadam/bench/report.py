@@ -1,4 +1,4 @@
-"""What the benchmarks print and save: the table, and on which machine it was taken."""
+"""Output of the benchmarks: the table, and the machine on which it was measured."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Row:
         return None if self.figure is None else self.figure.value <= self.case.target
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is saved of a row."""
+        """The row as it is saved."""
         return {
             "case": self.case.name,
             "what": self.case.what,
@@ -51,7 +51,7 @@ class Row:
 
 
 def seconds(value: float | None) -> str:
-    """Seconds for people, three digits."""
+    """Seconds with a unit, three digits."""
     if value is None:
         return "-"
     for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
@@ -113,7 +113,7 @@ def _processor() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what a table was taken."""
+    """The machine and the versions of a table."""
     import numba
 
     from numadam._jit import threads

@@ -1,4 +1,4 @@
-"""What the demos share: their option --output, their bar, their picture."""
+"""Parts of all demos: the option --output, the progress bar, the picture."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def positive(text: str) -> float:
 
 
 def add_common(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add what every demo takes: where its picture goes, and the seed of its random numbers."""
+    """Add the options of every demo: the file of the picture, and the seed of random numbers."""
     parser.add_argument(
         "--output",
         metavar="PNG",
@@ -76,7 +76,7 @@ def figure(
 
 
 def tidy(axes: Any) -> None:
-    """Take away what a curve does not need, and add a faint grid."""
+    """Remove two of the four spines, and add a faint grid."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -89,13 +89,13 @@ def image(axes: Any, pixels: Any, title: str, **how: Any) -> Any:
 
 
 def save(fig: Any, output: str | os.PathLike[str]) -> None:
-    """Write the picture and say where it lies."""
+    """Write the picture and print its path."""
     fig.savefig(output, dpi=150)
     print(f"picture: {Path(output).resolve()}")
 
 
 def bar(total: int, unit: str = "step") -> Any:
-    """A bar of tqdm; it shows nothing where nobody watches (pipe, file, log)."""
+    """A bar of tqdm, shown on a terminal only."""
     from tqdm import tqdm
 
     return tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True, disable=None)

@@ -30,7 +30,7 @@ examples:
 
 
 class Scene(NamedTuple):
-    """What was there, what was seen, and the lens as real factors of its Fourier series."""
+    """The true image, the photograph, and the lens as real factors of its Fourier series."""
 
     truth: Array
     seen: Array
@@ -48,11 +48,11 @@ class Scene(NamedTuple):
 
 
 def blur(x: Array, lens: Array) -> Array:
-    """What the lens makes of `x`, periodic at the edges."""
+    """Blur `x` by the lens, periodic at the edges."""
     from scipy import fft
 
-    seen: Array = fft.irfft2(lens * fft.rfft2(x), x.shape)
-    return seen
+    blurred: Array = fft.irfft2(lens * fft.rfft2(x), x.shape)
+    return blurred
 
 
 def photograph() -> Array:

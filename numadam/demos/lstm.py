@@ -41,7 +41,7 @@ class Series(NamedTuple):
 
     @property
     def differences(self) -> Array:
-        """What the network reads and forecasts: sample minus sample before, scaled, float32."""
+        """Input and target of the network: sample minus sample before, scaled, float32."""
         return np.asarray(np.diff(self.values) / self.scale, np.float32)
 
     def rmse(self, forecast: Array) -> float:

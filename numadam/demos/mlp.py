@@ -120,7 +120,7 @@ def main(
     bounds: list[float] | tuple[float, float] | None = None,
     **options: Any,
 ) -> Result:
-    """Train with a progress bar, print what each epoch came to, and draw the curves.
+    """Train with a progress bar, print the results of each epoch, and draw the curves.
 
     `options` are those of `Training`.
     """

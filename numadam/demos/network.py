@@ -32,7 +32,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained; `None` is off."""
+    """Settings of a training; `None` switches one off."""
 
     hidden: int = 64
     loss: str = "cross-entropy"
@@ -49,7 +49,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to: the mean training loss of its batches, and the validation."""
+    """Results of an epoch: the mean training loss of its batches, and the validation."""
 
     number: int
     loss: float

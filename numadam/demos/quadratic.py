@@ -24,7 +24,7 @@ examples:
 
 @dataclass(frozen=True)
 class Result:
-    """Where the search began, where it ended, and after how many steps."""
+    """Start and end of the search, and the number of steps."""
 
     start: float
     end: float
