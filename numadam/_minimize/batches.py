@@ -1,33 +1,12 @@
-"""Many problems: the arguments of `minimize_many`, and the loop that runs all of them."""
+"""The loop of `minimize_many`, the same for all kinds of objectives."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
-
-import numpy as np
 
 from numadam._minimize.observers import ProgressBar
 from numadam._minimize.result import ManyResult, attach
-from numadam._minimize.stopping import Tolerances
-
-
-@dataclass(frozen=True)
-class ManyTask:
-    """The arguments of `minimize_many`, validated; `rates` are the problems' own step sizes."""
-
-    fun: Any
-    x: Any
-    args: tuple[Any, ...]
-    jac: Any
-    rule: Any
-    lr: Any
-    rates: np.ndarray | None
-    options: dict[str, Any]
-    tolerances: Tolerances
-    maxiter: int
-    check_every: int | None
-    progress: bool
+from numadam._minimize.tasks import ManyTask
 
 
 class Batch(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from scipy.optimize import OptimizeResult
@@ -11,7 +10,6 @@ from numadam._arrays.interop import is_array, is_cupy
 from numadam._core.hyper import count
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import (
-    check_interval,
     check_maxiter,
     check_options,
     own_copy,
@@ -29,6 +27,7 @@ from numadam._minimize.python.loop import PythonRun
 from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.result import every_for
 from numadam._minimize.stopping import Tolerances
+from numadam._minimize.tasks import Task
 from numadam._optimizer.base import make_optimizer
 
 
@@ -179,30 +178,6 @@ def minimize(
     return _in_python(fun, task)
 
 
-@dataclass(frozen=True)
-class Task:
-    """The arguments of `minimize`, validated."""
-
-    x: Any
-    args: tuple[Any, ...]
-    jac: Any
-    rule: Any
-    lr: Any
-    options: dict[str, Any]
-    tolerances: Tolerances
-    maxiter: int
-    track_best: bool | None
-    check_every: int | None
-    every: int
-    state: Any
-    callback: Any
-    progress: bool
-
-    def observers(self, optimizer: Any) -> Observers:
-        """The observers of its iterates."""
-        return Observers(self.callback, self.progress, self.maxiter, optimizer)
-
-
 def _in_python(fun: Any, task: Task) -> OptimizeResult:
     """An objective in Python, on NumPy or CuPy arrays."""
     optimizer = task.rule(task.x, task.lr, **task.options)
@@ -212,13 +187,8 @@ def _in_python(fun: Any, task: Task) -> OptimizeResult:
         Objective(fun, task.args, task.jac, task.x, tree, settings.leaf_boxes(), backend.is_host),
         optimizer,
         stop_tests(backend, task.tolerances),
-        task.observers(optimizer),
-        task.tolerances,
-        maxiter=task.maxiter,
-        check_every=check_interval(task.check_every, backend.is_host),
-        track_best=task.track_best,
-        every=task.every,
-        state=task.state,
+        Observers(task.callback, task.progress, task.maxiter, optimizer),
+        task,
     ).go()
 
 
@@ -243,7 +213,7 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
     )
     return CompiledRun(
         batch,
-        task.observers(optimizer),
+        Observers(task.callback, task.progress, task.maxiter, optimizer),
         maxiter=task.maxiter,
         check_every=task.check_every,
         state=task.state,

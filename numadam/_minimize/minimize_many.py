@@ -17,7 +17,7 @@ from numadam._minimize.arguments import (
     read_bounds,
     rule_class,
 )
-from numadam._minimize.batches import ManyTask, run_batch
+from numadam._minimize.batches import run_batch
 from numadam._minimize.compiled import desk as dk
 from numadam._minimize.compiled.backend import DrivenStore
 from numadam._minimize.compiled.objective import bridge_to, form_of, is_compiled
@@ -26,6 +26,7 @@ from numadam._minimize.observers import refuse_observers
 from numadam._minimize.python.batch import PythonBatch
 from numadam._minimize.result import ManyResult, make_result
 from numadam._minimize.stopping import Tolerances
+from numadam._minimize.tasks import ManyTask
 from numadam._optimizer.base import make_optimizer
 
 

@@ -8,13 +8,12 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from numadam.bench.case import Case
 from numadam.bench.measure import Figure
 from numadam.bench.noise import LIMIT
-from numadam.info import gpu
+from numadam.info import cpu, gpu
 
 _GPU = ("numba-cuda", "cupy-cuda12x", "cupy-cuda13x")
 _HEADS = ("case", "ours", "theirs", "value", "target", "met", "busy", "what")
@@ -102,16 +101,6 @@ def head() -> str:
     return line(_HEADS) + "\n|" + "---|" * len(_HEADS)
 
 
-def _processor() -> str:
-    try:
-        for entry in Path("/proc/cpuinfo").read_text().splitlines():
-            if entry.startswith("model name"):
-                return entry.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def machine() -> dict[str, Any]:
     """The machine and the versions of a table."""
     import numba
@@ -127,7 +116,7 @@ def machine() -> dict[str, Any]:
             continue
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": _processor(),
+        "processor": cpu(),
         "gpu": gpu(),
         "cores": os.cpu_count(),
         "threads": numba.get_num_threads(),

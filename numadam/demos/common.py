@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,23 @@ def positive(text: str) -> float:
     return number
 
 
-def add_common(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add the options of every demo: the file of the picture, and the seed of random numbers."""
-    parser.add_argument(
-        "--output",
-        metavar="PNG",
-        default=f"numadam-{name}.png",
-        help="picture (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=whole(0), metavar="N", default=0, help="random seed (default: %(default)s)"
-    )
+def add_options(
+    parser: argparse.ArgumentParser, name: str, options: Mapping[str, tuple[Any, Any, str]]
+) -> None:
+    """Add the options of every demo, and those of one: by name type or choices, default, help."""
+    shared = {
+        "output": (str, f"numadam-{name}.png", "picture"),
+        "seed": (whole(0), 0, "random seed"),
+    }
+    for key, (read, default, text) in {**shared, **options}.items():
+        given: dict[str, Any] = {"type": read, "metavar": "X" if read is positive else "N"}
+        if read is str:
+            given["metavar"] = "PNG"
+        elif not callable(read):
+            given = {"choices": read}
+        usual = "off" if default is None or (read is positive and not default) else "%(default)s"
+        help_text = f"{text} (default: {usual})".lstrip()
+        parser.add_argument(f"--{key}", default=default, help=help_text, **given)
 
 
 def figure(

@@ -86,21 +86,11 @@ def solve(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
-    common.add_common(parser, "quadratic")
-    parser.add_argument(
-        "--lr",
-        type=common.positive,
-        metavar="X",
-        default=0.05,
-        help="learning rate (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--steps",
-        type=common.whole(1),
-        metavar="N",
-        default=5000,
-        help="at most (default: %(default)s)",
-    )
+    options = {
+        "lr": (common.positive, 0.05, "learning rate"),
+        "steps": (common.whole(1), 5000, "at most"),
+    }
+    common.add_options(parser, "quadratic", options)
 
 
 def main(

@@ -17,11 +17,12 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import make_advance_row, make_fill_row, width_of
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop
-from numadam._minimize.batches import ManyTask, run_batch
+from numadam._minimize.batches import run_batch
 from numadam._minimize.compiled.objective import form_of
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult, make_result
 from numadam._minimize.stopping import RUNNING
+from numadam._minimize.tasks import ManyTask
 
 #: Iterations of a launch; the host waits once for each.
 _STEPS = 128

@@ -12,11 +12,11 @@ from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.parts import parts_of
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.arguments import check_interval
-from numadam._minimize.batches import ManyTask
 from numadam._minimize.objective import refuse_uncompiled, split_pair
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult, make_result
 from numadam._minimize.stopping import RUNNING, verdict
+from numadam._minimize.tasks import ManyTask
 
 _COLUMN = float64[::1]
 _TESTS = int64(

@@ -9,11 +9,12 @@ from scipy.optimize import OptimizeResult
 
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
-from numadam._minimize.arguments import copy_tree
+from numadam._minimize.arguments import check_interval, copy_tree
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import attach, finish, load_state, make_history, save_state
-from numadam._minimize.stopping import BAD_F, MAXITER, RUNNING, Tolerances
+from numadam._minimize.stopping import BAD_F, MAXITER, RUNNING
+from numadam._minimize.tasks import Task
 from numadam._optimizer.optimizer import Optimizer
 
 
@@ -26,26 +27,22 @@ class PythonRun:
         optimizer: Optimizer,
         stop_tests: Any,
         observers: Observers,
-        tolerances: Tolerances,
-        *,
-        maxiter: int,
-        check_every: int,
-        track_best: bool | None,
-        every: int,
-        state: Any,
+        task: Task,
     ) -> None:
         self._objective, self._optimizer, self._stop_tests = objective, optimizer, stop_tests
-        self._observers, self._maxiter = observers, maxiter
-        self._check, self._every = check_every, every
+        self._observers, self._maxiter, self._every = observers, task.maxiter, task.every
         self._tree, self._settings, self._backend, _ = parts_of(optimizer)
-        self._wants_f = observers.wants_f or tolerances.ftol > 0.0 or track_best is True
-        self._tracks = (objective.together or self._wants_f) if track_best is None else track_best
+        self._check = check_interval(task.check_every, self._backend.is_host)
+        track = task.track_best
+        self._wants_f = observers.wants_f or task.tolerances.ftol > 0.0 or track is True
+        self._tracks = (objective.together or self._wants_f) if track is None else track
         self._best: tuple[Any, float] | None = None
-        if state is not None:
-            best = load_state(optimizer, state)
+        resumed = task.state is not None
+        if resumed:
+            best = load_state(optimizer, task.state)
             self._best = best if self._tracks else None
         self._begin = optimizer.t
-        observers.start(self._begin, state is not None, self._backend.params, self._copy)
+        observers.start(self._begin, resumed, self._backend.params, self._copy)
         self._f: Any = None
         self._g: Any = None
         self._f_before = 0.0
