@@ -12,6 +12,7 @@ import numpy as np
 
 import numadam
 from numadam.bench import measure
+from numadam.bench.case import Prepare
 from numadam.bench.measure import Figure, Side
 from numadam.bench.minimize_peers import jax_solver
 from numadam.bench.peers import Unavailable, need
@@ -257,7 +258,7 @@ def _moved(value: Any, cupy: Any) -> Any:
     return tuple(_moved(one, cupy) for one in value) if isinstance(value, tuple) else value
 
 
-def against(ours: Callable[[], Side], theirs: Callable[[], Side], expected: float = 1.0) -> Any:
+def against(ours: Callable[[], Side], theirs: Callable[[], Side], expected: float = 1.0) -> Prepare:
     """Make a case of two sides that allocate their memory when it is prepared."""
 
     def prepare() -> Callable[[int], Figure]:

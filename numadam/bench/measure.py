@@ -83,21 +83,9 @@ def rounds(
 ) -> list[list[float]]:
     """Seconds per call of each side in each round, the sides one right after the other.
 
-    The order turns round from round to round. Before each sample the process rests and the side
-    runs untimed for as long: its own threads are awake then, the others asleep.
-
-    Parameters
-    ----------
-    sides : sequence of callable
-    count : int
-        Number of rounds.
-    sample, settle, clock, sleep
-        As in `ratio`.
-
-    Returns
-    -------
-    list of list of float
-        One list a side.
+    The order is reversed from round to round. Before each sample the process rests and the side
+    runs untimed for as long: its own threads are awake then, the others asleep. Further arguments
+    are those of `ratio`. Returns one list for each of the `sides`, with `count` entries.
     """
     counts = [repeats(side, sample, clock) for side in sides]
     times: list[list[float]] = [[] for _ in sides]

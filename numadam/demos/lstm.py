@@ -97,10 +97,6 @@ def train(
         Of the first weights and of the windows.
     each_step : callable
         Called after each step: to show progress.
-
-    Returns
-    -------
-    Result
     """
     rng = np.random.default_rng(seed)
     params = init(rng, cells, start)

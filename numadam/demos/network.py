@@ -188,10 +188,6 @@ def train(
         `lr` to 0 along a cosine; `l2` is added to the gradient as ``l2 * p``.
     each_batch, each_epoch : callable
         Called after each step, and with the `Epoch` after each epoch: to show progress.
-
-    Returns
-    -------
-    Result
     """
     rng = np.random.default_rng(how.seed)
     params = init(rng, (data.x.shape[1], how.hidden, 10))

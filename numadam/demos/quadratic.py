@@ -69,10 +69,6 @@ def solve(
         Of the first w.
     each_step : callable
         Called after each step: to show progress.
-
-    Returns
-    -------
-    Result
     """
     params = {"w": np.random.default_rng(seed).standard_normal(n), "b": np.zeros(())}
     opt = na.Adam(params, lr=lr)
