@@ -232,7 +232,7 @@ def _add_pairwise(xp: Any, values: Any, place: Any) -> None:
     two are added to the same one in one round: a GPU has no order to choose.
     """
     later, distance = xp.flatnonzero(place), 1
-    with np.errstate(all="ignore"):  # infinite gradients are the guard's to judge, not NumPy's
+    with np.errstate(all="ignore"):  # the guard reports infinite gradients, not NumPy
         while len(later):
             odd = (place[later] & distance) != 0
             added = later[odd]

@@ -117,13 +117,7 @@ def minimize_many(
     check_options(options)
     if options.get("ema_debias"):
         raise ValueError("ema_debias: problems stop at different iterations; use ema_warmup.")
-    x = own_copy(x0)
-    if not hasattr(x, "ndim") or x.ndim < 2:
-        raise ValueError(
-            "x0: expected one array of shape (problems, ...), one start a row, got "
-            f"{getattr(x, 'shape', type(x).__name__)}. One problem is for numadam.minimize."
-        )
-    compiled = is_compiled(fun)
+    x, compiled = _read_starts(x0), is_compiled(fun)
     limits = read_bounds(bounds, x, x.shape[1:])
     rates = _own_rates(lr, x)
     task = ManyTask(
@@ -149,6 +143,16 @@ def minimize_many(
 
         return minimize_on_device(task)
     return run_batch(_CompiledBatch(task), task)
+
+
+def _read_starts(x0: Any) -> Any:
+    x = own_copy(x0)
+    if not hasattr(x, "ndim") or x.ndim < 2:
+        raise ValueError(
+            "x0: expected one array of shape (problems, ...), one start a row, got "
+            f"{getattr(x, 'shape', type(x).__name__)}. One problem is for numadam.minimize."
+        )
+    return x
 
 
 def _refuse_single(options: dict[str, Any]) -> None:
