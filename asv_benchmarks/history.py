@@ -53,7 +53,7 @@ def unpack(commit, folder):
 
 
 def benchmarks():
-    """What the driver measures, by name, and what that is divided by."""
+    """Measurements of the driver by name, and the side by which each is divided."""
     from history_driver import BENCHMARKS
 
     return {name: what for name, (what, _) in BENCHMARKS.items()}
@@ -62,7 +62,7 @@ def benchmarks():
 def measure(commit, folder, names, pairs):
     """Run the driver on a commit; raises where the driver measured something else.
 
-    What cannot run at all has no values, and says why.
+    A commit that cannot run has no values, but a reason.
     """
     if not folder.exists():
         unpack(commit["commit"], folder)
@@ -113,7 +113,7 @@ def merged(answers):
 
 
 def slower(records):
-    """What the last commit does slower than the median of those before it."""
+    """Measurements in which the last commit is slower than the median of those before it."""
     found = []
     for name, value in records[-1]["values"].items():
         before = [one["values"][name] for one in records[:-1] if name in one["values"]]

@@ -198,14 +198,14 @@ BENCHMARKS = {
 
 def run(names, pairs):
     """Values by name, what is missing and why, and the share of the machine that others took."""
-    watch = noise.Watch()
+    load = noise.Load()
     found, missing = {}, {}
     for name in names:
         try:
             found[name] = BENCHMARKS[name][1](pairs)
         except (AttributeError, TypeError, NotImplementedError) as error:
             missing[name] = str(error).split("\n")[0]  # not in this version yet
-    return {"values": found, "missing": missing, "busy": watch.busy()}
+    return {"values": found, "missing": missing, "busy": load.busy()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the two back ends, CPU and CUDA, offer to the optimiser: one contract."""
+"""Contract of the two back ends, CPU and CUDA."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Leaves = Sequence[Any]
 
 
 class FunctionalStep(NamedTuple):
-    """One call of the functional API, its numbers checked: step number `t`.
+    """One call of the functional API, its numbers checked; `t` is the number of the step.
 
-    `state` holds by name the arrays that the options need; `out` is None where there is none.
+    `state` has the state arrays that the options need, by name; `out` may be None.
     """
 
     settings: Settings
@@ -50,8 +50,9 @@ class Backend(ABC):
     @abstractmethod
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None: ...
 
-    #: whose arrays it works on
+    #: the library of its arrays, and whether they lie in the host's memory
     home: str
+    is_host: bool
 
     @staticmethod
     @abstractmethod
@@ -73,12 +74,12 @@ class Backend(ABC):
     @property
     @abstractmethod
     def counters(self) -> Mapping[str, Any]:
-        """By name 0-d arrays that show the counters themselves: "t", and what options need."""
+        """Views of the counters by name, 0-d arrays: "t", and those that the options need."""
 
     @property
     @abstractmethod
     def skipped(self) -> tuple[int, int]:
-        """Steps that the guard skipped, in all and in a row until now."""
+        """Steps skipped by the guard: in all, and in a row until now."""
 
     @property
     @abstractmethod
@@ -96,11 +97,11 @@ class Backend(ABC):
 
     @abstractmethod
     def flush(self, lr: float) -> bool:
-        """As `step`, with the mean of the gradients that have been added up."""
+        """As `step`, with the mean of the accumulated gradients."""
 
     @abstractmethod
     def drop(self) -> None:
-        """Forget the gradients that have been added up."""
+        """Discard the accumulated gradients."""
 
     @abstractmethod
     def gradients(self) -> list[Any]:
@@ -108,13 +109,13 @@ class Backend(ABC):
 
     @abstractmethod
     def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
-        """Copy counters and state arrays in; they have been checked. One copy: whole or not."""
+        """Load checked counters and state arrays by one copy: all of them or none."""
 
     @abstractmethod
     def check_arrays(
         self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
     ) -> list[Any]:
-        """Check arrays to be copied into the leaves of `what`, such as ``"state['m']"``."""
+        """Check arrays before they are copied to the leaves of `what`, such as ``"state['m']"``."""
 
     @abstractmethod
     def state_dtype(self, name: str) -> np.dtype[Any]:

@@ -1,4 +1,4 @@
-"""What numadam runs on: versions, threads, cache, machine. For ``python -m numadam info``."""
+"""Versions, threads, cache and machine, for ``python -m numadam info``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OPTIONAL = ("numba-cuda", "cupy", "cupy-cuda12x", "cupy-cuda13x", "tbb", "mlxte
 
 
 def facts() -> dict[str, str]:
-    """Name and value of everything that a bug report should hold."""
+    """Names and values for a bug report."""
     return {**_versions(), **_threads(), "CPU": cpu(), "GPU": gpu()}
 
 

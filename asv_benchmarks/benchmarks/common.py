@@ -1,4 +1,4 @@
-"""What all benchmarks share: one class that tracks a case of ``numadam.bench``."""
+"""Base class of the benchmarks: it tracks a case of ``numadam.bench``."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What the compiler makes of a CUDA step: instructions an element, registers. No GPU is needed."""
+"""Instructions an element and registers of a compiled CUDA step. No GPU is needed."""
 
 import importlib.util
 

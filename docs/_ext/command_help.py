@@ -1,4 +1,4 @@
-"""What a command of `python -m numadam` says with --help, taken when the page is built."""
+"""The directive `command-help`: the --help text of a command, taken when the page is built."""
 
 from __future__ import annotations
 

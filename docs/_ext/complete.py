@@ -1,6 +1,6 @@
-"""Nothing public is left out: the build warns, and so fails, where an entry or example is missing.
+"""A check that nothing public is left out: a missing entry or example is a warning of the build.
 
-And what docstrings write in single backticks becomes a link where it is a public name.
+Text in single backticks in docstrings becomes a link where it is a public name.
 """
 
 from __future__ import annotations

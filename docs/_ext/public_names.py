@@ -1,4 +1,4 @@
-"""What is public, and what its docstring lacks: for the build of the docs and for the tests."""
+"""Public names, and gaps in their docstrings: for the build of the docs and for the tests."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class RuleFormula(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[Any]:
-        """Only what the docstring says."""
+        """Parse the formula in the docstring of the rule."""
         cls = rules.classes()[self.arguments[0]]
         found = MATH.search(inspect.getdoc(cls))
         if not found:

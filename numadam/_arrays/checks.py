@@ -1,4 +1,4 @@
-"""Whose array is it, and what is wrong with it: every check in Python and every error text."""
+"""Checks of arrays in Python, and the texts of their errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from numadam._arrays.interop import is_immutable
 
-#: dtypes that an optimiser takes, by name: bfloat16 is there only with ml_dtypes
+#: dtypes of parameters by name; bfloat16 needs ml_dtypes
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
 
 
@@ -24,17 +24,17 @@ def is_masked(x: Any) -> bool:
 
 
 def is_numpy(x: Any) -> bool:
-    """Whether `x` really is an ndarray with NumPy's header: a proxy only says that it is one."""
+    """Whether `x` is an ndarray with NumPy's header; a proxy only claims to be one."""
     return issubclass(type(x), np.ndarray) and not is_masked(x)
 
 
 def is_viewable(x: Any, dtype: np.dtype) -> bool:
-    """Whether a plain array of this dtype can show the same memory as `x`."""
+    """Whether a plain array of this dtype can view the memory of `x`."""
     return is_numpy(x) and x.dtype == dtype
 
 
 def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
-    """What an object is that should have been an array, and what to do about it."""
+    """Error text for an object that is not the array that was expected, with advice."""
     kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
     expected, library = f"expected a {wanted} array", "cupy" if wanted == "CuPy" else "numpy"
     if kind.startswith("cupy."):
@@ -65,7 +65,7 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
 
 
 def name_dtype(dtype: np.dtype) -> str:
-    """A dtype for people: with its byte order where that is not the machine's."""
+    """Name of a dtype, with its byte order where that is not the machine's."""
     return dtype.name if dtype.isnative else f"{dtype.name} of foreign byte order ({dtype.str})"
 
 
@@ -87,7 +87,7 @@ def bad_shape(name: str, shape: tuple[int, ...], wanted: tuple[int, ...], of: st
 
 @functools.cache
 def _is_offered(dtype: np.dtype) -> bool:
-    # kept: NumPy takes 3 us to make a dtype's name
+    # cached: NumPy takes 3 us to make the name of a dtype
     return dtype.name in DTYPES and dtype.isnative
 
 
@@ -112,14 +112,14 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
 
 
 def memory_order(array: Any) -> tuple[int, ...]:
-    """The axes from the longest stride to the shortest: the order the array lies in memory."""
+    """The axes from the longest stride to the shortest: the order of the elements in memory."""
     if array.flags.c_contiguous:
         return tuple(range(array.ndim))
     return tuple(sorted(range(array.ndim), key=lambda k: (-abs(array.strides[k]), k)))
 
 
 def shared_memory(arrays: Sequence[tuple[str, Any]], others: Sequence[tuple[str, Any]]) -> str:
-    """Error text for the first two that share an element, one of each list; "" if none do.
+    """Error text for the first two arrays that share an element, one of each list, or "".
 
     The same list twice means every pair of it.
     """

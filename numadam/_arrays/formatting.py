@@ -1,4 +1,4 @@
-"""How things look: a long value in a few words, and the small tables that notebooks show."""
+"""Texts for people: short forms of long values, and the small tables of notebooks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CELL = "text-align: left; padding: 0.1em 0.8em 0.1em 0; vertical-align: top"
 
 
 def brief(value: Any) -> str:
-    """A value in a few words: long arrays as dtype and shape, long containers with dots.
+    """Short form of a value: long arrays as dtype and shape, long containers with dots.
 
     Examples
     --------
@@ -44,17 +44,17 @@ def _with_dots(entries: list[str], count: int) -> list[str]:
 
 
 def number(value: float) -> str:
-    """A number for people: six digits."""
+    """A number with six digits."""
     return f"{value:.6g}"
 
 
-def count(number: int, what: str) -> str:
+def count(number: int, noun: str) -> str:
     """``1 array``, ``2,000 arrays``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def nbytes(size: float) -> str:
-    """Bytes for people."""
+    """A number of bytes with a unit."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -63,7 +63,7 @@ def nbytes(size: float) -> str:
 
 
 def outline(leaves: Sequence[Any]) -> str:
-    """How many arrays and elements, of what dtype, and where.
+    """Number of arrays and elements, their dtype and device.
 
     Examples
     --------

@@ -43,22 +43,24 @@ class Layout:
         self.shapes, self.orders, self.dtype = list(shapes), list(orders), dtype
         self.sizes = [math.prod(shape) for shape in shapes]
         self.offsets: list[int] = []
-        end, self._large = 0, False
+        #: whether an array begins on a page of its own
+        self.paged = False
+        end = 0
         for size, phase in zip(self.sizes, phases or [0] * len(self.sizes), strict=True):
             length, shift = size * dtype.itemsize, phase * dtype.itemsize
             if length >= _LARGE:
-                end, self._large = _round_up(end, _PAGE), True
+                end, self.paged = _round_up(end, _PAGE), True
             self.offsets.append(end + shift)
             end += _round_up(length + shift, _LINE)
         #: bytes from one buffer of this layout to the next
-        self.nbytes = _round_up(end, _PAGE) + SKEW if self._large else end
+        self.nbytes = _round_up(end, _PAGE) + SKEW if self.paged else end
 
     @staticmethod
     def allocate(
         head: int, layouts: Sequence[Layout], skew: int = SKEW
     ) -> tuple[np.ndarray, list[int]]:
         """A zeroed block of `head` bytes and a buffer of each layout; where each one begins."""
-        large = any(layout._large for layout in layouts)
+        large = any(layout.paged for layout in layouts)
         end = max(head, skew) if large else _round_up(head, _LINE)
         firsts = []
         for layout in layouts:

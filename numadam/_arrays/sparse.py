@@ -1,8 +1,8 @@
-"""Gradients that touch a few rows of a parameter: what is right in them, and one form for all.
+"""Gradients that are zero outside a few rows of a parameter: their checks, and one common form.
 
-An embedding of a million rows gets a gradient for the ten thousand that a batch looked up: as a
-dense array, 99 % zeros. `Rows` and the CSR matrices of SciPy and CuPy hold the rest. `coalesce`
-brings them to one form: sorted rows, each once, and their values as a dense matrix.
+An embedding of a million rows gets a gradient for the ten thousand rows of a batch: as a dense
+array, 99 % zeros. `Rows` and the CSR matrices of SciPy and CuPy hold the others. `coalesce`
+converts them to sorted rows, each once, and their values as a dense matrix.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import sys
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_cupy_array
 
 from numadam._arrays.checks import DTYPES, bad_dtype, describe, is_numpy, name_dtype
+from numadam._arrays.interop import is_cupy
 
 
 class Rows:
     """A gradient that is zero outside some rows of its parameter.
 
-    It stands for zeros that get ``dense[indices[i]] += values[i]`` for each ``i``. Nothing is
-    copied, and neither array is ever modified.
+    It represents zeros plus ``dense[indices[i]] += values[i]`` for each ``i``. Nothing is copied,
+    and neither array is modified.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class Rows:
     Raises
     ------
     TypeError, ValueError
-        Where one is no right array, or they do not belong together. Whether they fit the
-        parameter is checked at the step.
+        For an array of a wrong dtype or shape, or two that do not match. `step` checks whether
+        they fit the parameter.
 
     Notes
     -----
@@ -67,7 +67,7 @@ class Rows:
 def is_sparse(x: Any) -> bool:
     """Whether `x` is a `Rows` or a sparse matrix, of whatever format, of SciPy or CuPy.
 
-    Neither library is imported to find out: whoever made a matrix has done so.
+    Neither library is imported: an object of theirs shows that it is loaded.
     """
     if isinstance(x, Rows):
         return True
@@ -82,14 +82,14 @@ def is_sparse(x: Any) -> bool:
 
 
 def coalesce(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Check a sparse gradient against its parameter, and bring it to the form that a step takes.
+    """Validate a sparse gradient, and convert it to the form that a step takes.
 
     Parameters
     ----------
     x : Rows or CSR matrix
-        What `is_sparse` knows; not modified.
+        Anything that `is_sparse` accepts; not modified.
     name : str
-        How the user would write `x`; for the errors.
+        Name of `x` in error texts.
     shape : tuple of int
         Shape (n, ...) of the parameter. A CSR matrix needs a two-dimensional one.
     dtype : dtype
@@ -107,7 +107,7 @@ def coalesce(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     Raises
     ------
     TypeError, ValueError
-        Where `x` is no gradient of such a parameter: the message names it.
+        Where `x` does not fit the parameter; the message names it.
     """
     if isinstance(x, Rows):
         return _of_rows(x, name, shape, dtype)
@@ -120,7 +120,7 @@ def scatter(rows: Any, values: Any, dense: Any) -> None:
 
 
 def clear(rows: Any, dense: Any) -> None:
-    """Set these rows to zero: all of a dense gradient that `scatter` wrote is zero again."""
+    """Set these rows to zero, which undoes `scatter`."""
     dense[rows] = 0
 
 
@@ -131,13 +131,13 @@ def _library(x: Any, name: str) -> Any:
     """NumPy or CuPy, whichever the array is of."""
     if is_numpy(x):
         return np
-    if is_cupy_array(x):
+    if is_cupy(x):
         return sys.modules["cupy"]
     raise TypeError(f"{name}: {describe(x)}")
 
 
 def _check_rows(indices: Any, values: Any, prefix: str) -> Any:
-    """Check what needs no parameter, when made and at each step; return the arrays' library."""
+    """Check the arrays without a parameter, when made and at each step; return their library."""
     xp = _library(values, f"{prefix}values")
     if _library(indices, f"{prefix}indices") is not xp:
         wanted = "NumPy" if xp is np else "CuPy"
@@ -204,7 +204,7 @@ def _of_rows(x: Rows, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -
 
 
 def _plain(array: Any) -> Any:
-    """The array, or a copy where it does not lie as C code likes it. CuPy's are always aligned."""
+    """The array, or a C-contiguous, aligned copy. CuPy's arrays are always aligned."""
     flags = array.flags
     return array if flags.c_contiguous and getattr(flags, "aligned", True) else array.copy()
 
@@ -232,7 +232,7 @@ def _add_pairwise(xp: Any, values: Any, place: Any) -> None:
     two are added to the same one in one round: a GPU has no order to choose.
     """
     later, distance = xp.flatnonzero(place), 1
-    with np.errstate(all="ignore"):  # infinite gradients are the guard's to judge, not NumPy's
+    with np.errstate(all="ignore"):  # the guard reports infinite gradients, not NumPy
         while len(later):
             odd = (place[later] & distance) != 0
             added = later[odd]
@@ -278,7 +278,7 @@ def _check_csr(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) 
 
 
 def _parts(xp: Any, x: Any, name: str) -> tuple[Any, Any, Any]:
-    """Where each row ends, and column and value of each entry: SciPy did not look at them."""
+    """End of each row, column and value of each entry; validated, which SciPy does not do."""
     ends, columns, entries = xp.asarray(x.indptr), xp.asarray(x.indices), xp.asarray(x.data)
     stored = int(ends[-1]) if ends.shape == (x.shape[0] + 1,) else -1
     if not (

@@ -1,4 +1,4 @@
-"""Nested containers of arrays: taken apart in one order, put together again, leaves named."""
+"""Nested containers of arrays: flattened in one order, rebuilt, and their leaves named."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-_CONTAINERS = (list, tuple, dict)
-
 
 def _is_flat(tree: Any) -> bool:
     """A plain list, tuple or dict of arrays: optree is not needed."""
-    if type(tree) not in _CONTAINERS:
+    if type(tree) not in (list, tuple, dict):
         return False
     entries = tree.values() if type(tree) is dict else tree
     return all(hasattr(entry, "dtype") for entry in entries)
@@ -22,7 +20,7 @@ def same_objects(one: Sequence[Any], other: Sequence[Any]) -> bool:
     """Whether both hold the same objects, in the same order."""
     if len(one) < 64:
         return len(one) == len(other) and all(map(operator.is_, one, other))
-    # the addresses that a tuple holds, in one go: 1000 objects take 3 us instead of 14
+    # comparing the pointers in the tuples: 3 us for 1000 objects instead of 14
     return _addresses(tuple(one)) == _addresses(tuple(other))
 
 
@@ -32,7 +30,7 @@ def _addresses(objects: tuple[Any, ...]) -> bytes:
 
 
 class Tree:
-    """The structure of `params`: which leaves there are, in which order, and what they are called.
+    """The structure of `params`: the order of its leaves, and their names.
 
     Parameters
     ----------
@@ -69,7 +67,7 @@ class Tree:
         Raises
         ------
         ValueError
-            Where the structure is another: it says what is missing and what is too much.
+            Where the structure is another; the message says which leaves are missing or extra.
         """
         if self.kind == "leaf":
             return (tree,)
@@ -107,7 +105,7 @@ class Tree:
         return [(key,) for key in self._keys]
 
     def names(self, name: str) -> list[str]:
-        """How a user would write each leaf, e.g. ``params['w'][0]``."""
+        """Expressions for the leaves, as a user writes them: ``params['w'][0]``."""
         if self.kind == "leaf":
             return [name]
         if self.kind == "nested":
@@ -140,10 +138,10 @@ class Tree:
 
 
 class Active:
-    """A tree of which some leaves are frozen: they are no leaves to the optimiser.
+    """A tree without its frozen leaves.
 
-    A frozen leaf is in the containers, where anything may stand for its gradient; in what is
-    given out None stands for it.
+    In the containers of gradients anything may stand in the place of a frozen leaf, and it is not
+    read; in containers that are returned None does.
     """
 
     def __init__(self, tree: Tree, active: Sequence[bool]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, TypedDict
 
 from numadam._core.hyper import LR, Hyper, Schedule, at_start
@@ -138,9 +138,7 @@ def check(
     options = {**DEFAULTS, **shared, **own}
     if options["decoupled"] is None:
         options["decoupled"] = rule.decoupled
-    for hyper in HYPERS[1:]:
-        if options[hyper.name] is not None or hyper.name not in NEUTRAL:
-            options[hyper.name] = hyper.check_or_schedule(options[hyper.name])
+    _check_hypers(HYPERS[1:], options, options)
     for name in _SWITCHES:
         if not isinstance(options[name], bool):
             raise TypeError(f"{name}: expected True or False, got {options[name]!r}.")
@@ -151,6 +149,27 @@ def check(
     _check_counts(options)
     _check_together(options)
     return rule.check(options)
+
+
+def change(
+    rule: RuleSpec, options: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Checked `options` with some hyperparameters changed: these are checked, and all together."""
+    changed = {**options, **changes}
+    _check_hypers(HYPERS[1:], changed, changes)
+    _check_together(changed)
+    _check_hypers(rule.hypers, changed, changes)
+    problem = rule.refuse(changed)
+    if problem:
+        raise ValueError(problem)
+    return changed
+
+
+def _check_hypers(hypers: Sequence[Hyper], options: dict[str, Any], names: Container[str]) -> None:
+    for hyper in hypers:
+        unused = options[hyper.name] is None and hyper.name in NEUTRAL
+        if hyper.name in names and not unused:
+            options[hyper.name] = hyper.check_or_schedule(options[hyper.name])
 
 
 #: What other libraries call a hyperparameter, where the name here is not near it.

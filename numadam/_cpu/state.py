@@ -25,6 +25,7 @@ class CpuState:
     """
 
     home = "NumPy"
+    is_host = True
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         self.params, self.names, self.settings = list(params), list(names), settings

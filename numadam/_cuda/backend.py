@@ -32,6 +32,7 @@ class CudaBackend(Backend):
     """State and compiled step of CuPy parameters."""
 
     home = "CuPy"
+    is_host = False
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         from numadam._cuda.arguments import KernelArguments

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_cupy_array
 
 from numadam import rules
 from numadam._arrays.checks import describe, is_masked
-from numadam._arrays.interop import as_view
+from numadam._arrays.interop import as_view, is_array, is_cupy
 from numadam._core.hyper import count
 from numadam._optimizer.optimizer import Optimizer
 
-_CONTAINERS = (list, tuple, dict)
-_TAKEN = ("float32", "float64", "complex64", "complex128")
-
-
-def is_array(x: Any) -> bool:
-    """Whether `x` is an array, of NumPy or CuPy."""
-    return isinstance(x, np.ndarray) or is_cupy_array(x)
+_DTYPES = ("float32", "float64", "complex64", "complex128")
 
 
 def _is_number(x: Any) -> bool:
@@ -44,12 +36,12 @@ def _own_array(x: Any, name: str) -> Any:
     if is_masked(x):
         raise TypeError(f"{name}: {describe(x)}")
     try:
-        own = x.copy(order="C") if is_cupy_array(x) else np.array(x, order="C")
+        own = x.copy(order="C") if is_cupy(x) else np.array(x, order="C")
     except ValueError as error:  # lists of unlike lengths
         raise ValueError(f"{name}: {error}") from error
     if own.dtype.kind in "iu":
         own = own.astype(np.float64)
-    if own.dtype.name not in _TAKEN or not own.dtype.isnative:
+    if own.dtype.name not in _DTYPES or not own.dtype.isnative:
         raise TypeError(
             f"{name}: expected float32, float64, complex64 or complex128 (whole numbers become "
             f"float64), got {own.dtype}. Use .astype(numpy.float64)."
@@ -58,7 +50,7 @@ def _own_array(x: Any, name: str) -> Any:
 
 
 def read_args(args: Any, compiled: bool) -> tuple[Any, ...]:
-    """Args as a tuple: one object that is no tuple is the only argument, as in SciPy."""
+    """The user's args as a tuple: an object that is no tuple is the only argument, as in SciPy."""
     if compiled and isinstance(args, list):
         raise TypeError(
             "args: expected a tuple, got a list. Write (a,) for one argument a, or tuple(args)."
@@ -67,16 +59,21 @@ def read_args(args: Any, compiled: bool) -> tuple[Any, ...]:
 
 
 def check_maxiter(maxiter: Any) -> int:
-    """Maxiter as an int."""
+    """Validate `maxiter`; returns an int."""
     checked = count("maxiter", maxiter, 0)
     if checked >= 2**53:
         raise ValueError(f"maxiter: expected less than 2**53, got {maxiter!r}.")
     return checked
 
 
+def check_interval(check_every: int | None, on_host: bool) -> int:
+    """Iterations between two stop tests; a GPU has to be waited for at each."""
+    return check_every or (1 if on_host else 20)
+
+
 def own_copy(x0: Any) -> Any:
-    """x0 as arrays of our own: one array, or the same containers with a copy of each array."""
-    if not isinstance(x0, _CONTAINERS) or not _holds_arrays(x0):
+    """Copy x0 to arrays of our own: one array, or the same containers with a copy of each array."""
+    if not isinstance(x0, (list, tuple, dict)) or not _holds_arrays(x0):
         if not is_array(x0) and not _is_number(x0) and not isinstance(x0, (list, tuple)):
             import optree
 
@@ -91,17 +88,17 @@ def own_copy(x0: Any) -> Any:
     )
 
 
-def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
-    """The same containers with `function` of each array."""
+def copy_tree(tree: Any) -> Any:
+    """The same containers with a copy of each array."""
     if is_array(tree):
-        return function(tree)
+        return tree.copy()
     import optree
 
-    return optree.tree_map(function, tree)
+    return optree.tree_map(lambda leaf: leaf.copy(), tree)
 
 
 def read_bounds(bounds: Any, x: Any, shape: tuple[int, ...] | None = None) -> Any:
-    """Bounds as SciPy takes them, as the pair of numbers or arrays that the rules take.
+    """Convert bounds in SciPy's forms to the pair of numbers or arrays that the rules take.
 
     Parameters
     ----------
@@ -158,7 +155,7 @@ def _simple(lo: np.ndarray, hi: np.ndarray) -> tuple[Any, Any]:
     return lo, hi
 
 
-#: Options that belong to calls of `step`, and what to do instead.
+#: Options of an optimiser that a minimisation cannot have, and what to do instead.
 _REFUSED = {
     "maximize": "minimise -fun instead",
     "loss_scale": "f and its gradient belong together: leave it out",
@@ -171,8 +168,8 @@ _REFUSED = {
 }
 
 
-#: What SciPy and others call it, and what to write here.
-_ELSEWHERE = {
+#: Arguments of SciPy and other libraries, and what to write instead.
+_FOREIGN_NAMES = {
     "method": "the method is called rule='adam', 'sgd', ...",
     "tol": "use gtol, ftol or xtol",
     "options": "write each option as a keyword",
@@ -184,7 +181,7 @@ _ELSEWHERE = {
 }
 
 
-#: Names of methods that are options of a rule here.
+#: Names of methods that are options of a rule.
 _VARIANTS = {
     "amsgrad": "rule='adam', amsgrad=True",
     "momentum": "rule='sgd', momentum=0.9",
@@ -208,7 +205,7 @@ def rule_class(rule: Any) -> Any:
 
 def check_options(options: dict[str, Any]) -> None:
     """Refuse options that a minimisation cannot honour."""
-    for name, instead in _ELSEWHERE.items():
+    for name, instead in _FOREIGN_NAMES.items():
         if name in options:
             raise TypeError(f"{name}: there is no such argument: {instead}.")
     for name, instead in _REFUSED.items():

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from array_api_compat import is_cupy_array
 from scipy.optimize import OptimizeResult
 
+from numadam._arrays.interop import is_array, is_cupy
 from numadam._core.hyper import count
+from numadam._core.parts import parts_of
 from numadam._minimize.arguments import (
     check_maxiter,
     check_options,
-    is_array,
     own_copy,
     read_args,
     read_bounds,
     rule_class,
 )
-from numadam._minimize.compiled.backend import driven
+from numadam._minimize.compiled.backend import DrivenStore
+from numadam._minimize.compiled.objective import bridge_to, check_plain, form_of, is_compiled
+from numadam._minimize.compiled.single import CompiledRun
+from numadam._minimize.compiled.state import Batch
 from numadam._minimize.objective import Objective
-from numadam._minimize.observers import Watch
-from numadam._minimize.python.loop import Run
-from numadam._minimize.result import every_for, leaf_boxes
+from numadam._minimize.observers import Observers
+from numadam._minimize.python.loop import PythonRun
+from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
+from numadam._minimize.result import every_for
 from numadam._minimize.stopping import Tolerances
-
-#: Iterations between two looks at arrays on a GPU: each look waits for it.
-_DEVICE_CHECK = 20
+from numadam._minimize.tasks import Task
+from numadam._optimizer.base import make_optimizer
 
 
 def minimize(
@@ -93,12 +95,13 @@ def minimize(
     maxiter : int, default 10000
         Iterations of this call at most.
     track_best : bool, optional
-        Keep the x of the lowest f so far. Default: wherever f is formed anyway.
+        Keep the x of the lowest f so far. Default: on where f is evaluated at every iteration
+        anyway, for example with ``jac=True``.
     check_every : int, optional
-        Iterations between two looks at f and gradient for all of the above. Default 1, and 20 on
-        a GPU, which a look waits for. With a compiled `fun` tests look at every iteration; then
-        it says how often `callback` is called. A History that is thinned by its own `every` needs
-        none there.
+        Run the stop tests, the tracking of the best x and `callback` every this many iterations.
+        Default 1; 20 on a GPU, because reading f waits for the device. With a compiled `fun` the
+        stop tests always run at every iteration and this sets only how often `callback` is
+        called; a History that is thinned by its own `every` needs none there.
     history : int or bool, optional
         Keep every so many iterations in the result's `history`; default: at most 10,000 of them.
     state : dict, optional
@@ -126,8 +129,9 @@ def minimize(
 
     Notes
     -----
-    An x that Adam leaves at maxiter is not wrong, but not known to be near a minimum: Adam moves
-    by about lr in every iteration, so small tolerances want an lr that falls.
+    Stopping at maxiter is not a failure; it only means that no tolerance was met. With a constant
+    lr Adam keeps moving by about lr. For tight tolerances pass a decaying rate such as
+    `numadam.schedules.Cosine`.
 
     The gradient of a complex x is ``df/dRe(x) + 1j * df/dIm(x)``, the direction of steepest
     ascent. JAX returns its conjugate.
@@ -146,8 +150,6 @@ def minimize(
     >>> res.success, res.x.round(4)
     (True, array([1., 2., 3.]))
     """
-    from numadam._minimize.compiled.objective import check_plain, is_compiled
-
     check_options(options)
     if track_best not in (None, True, False):
         raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
@@ -176,70 +178,31 @@ def minimize(
     return _in_python(fun, task)
 
 
-@dataclass(frozen=True)
-class Task:
-    """The arguments of `minimize`, read and checked."""
-
-    x: Any
-    args: tuple[Any, ...]
-    jac: Any
-    rule: Any
-    lr: Any
-    options: dict[str, Any]
-    tolerances: Tolerances
-    maxiter: int
-    track_best: bool | None
-    check_every: int | None
-    every: int
-    state: Any
-    callback: Any
-    progress: bool
-
-    def watch(self, optimizer: Any) -> Watch:
-        """Who is told of the iterates."""
-        return Watch(self.callback, self.progress, self.maxiter, optimizer)
-
-
 def _in_python(fun: Any, task: Task) -> OptimizeResult:
     """An objective in Python, on NumPy or CuPy arrays."""
-    from numadam._minimize.python.stop_tests import DeviceGlance, HostGlance
-
     optimizer = task.rule(task.x, task.lr, **task.options)
-    backend, tree = optimizer._backend, optimizer._tree
-    leaves = list(tree.flatten(task.x, "x0"))
-    box = leaf_boxes(optimizer)
-    on_host = not any(map(is_cupy_array, leaves))
-    glance: Any = (HostGlance if on_host else DeviceGlance)(backend, task.tolerances)
-    run = Run(
-        Objective(fun, task.args, task.jac, task.x, tree, box),
+    tree, settings, backend, _ = parts_of(optimizer)
+    stop_tests = HostStopTests if backend.is_host else DeviceStopTests
+    return PythonRun(
+        Objective(fun, task.args, task.jac, task.x, tree, settings.leaf_boxes(), backend.is_host),
         optimizer,
-        glance,
-        task.watch(optimizer),
-        task.tolerances,
-        maxiter=task.maxiter,
-        check_every=task.check_every or (1 if on_host else _DEVICE_CHECK),
-        track_best=task.track_best,
-        every=task.every,
-        state=task.state,
-    )
-    return run.go()
+        stop_tests(backend, task.tolerances),
+        Observers(task.callback, task.progress, task.maxiter, optimizer),
+        task,
+    ).go()
 
 
 def _compiled(fun: Any, task: Task) -> OptimizeResult:
     """A compiled objective: no Python between the iterations."""
-    from numadam._minimize.compiled.objective import bridge_to, form_of
-    from numadam._minimize.compiled.single import CompiledRun
-    from numadam._minimize.compiled.state import Batch
-
     x = task.x
-    if not is_array(x) or is_cupy_array(x) or x.ndim == 0:
+    if not is_array(x) or is_cupy(x) or x.ndim == 0:
         raise TypeError(
             "x0: a compiled fun takes one NumPy array of at least one axis. Pass fun.py_func for "
             "the loop in Python, or numpy.atleast_1d(x0)."
         )
     form = form_of(fun, task.args, task.jac, many=False)
     bridge = bridge_to(fun, form, x.dtype, x.ndim, task.args)
-    optimizer = driven(task.rule)(x[None], task.lr, **task.options)
+    optimizer = make_optimizer(task.rule, x[None], task.lr, backend=DrivenStore, **task.options)
     batch = Batch(
         optimizer,
         bridge,
@@ -248,7 +211,10 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
         track_best=task.track_best is not False,
         history=task.every,
     )
-    watch = task.watch(optimizer)
     return CompiledRun(
-        batch, watch, maxiter=task.maxiter, check_every=task.check_every, state=task.state
+        batch,
+        Observers(task.callback, task.progress, task.maxiter, optimizer),
+        maxiter=task.maxiter,
+        check_every=task.check_every,
+        state=task.state,
     ).go()

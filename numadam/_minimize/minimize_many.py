@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_cupy_array
 
+from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import LR, count
+from numadam._core.parts import parts_of
 from numadam._minimize.arguments import (
     check_maxiter,
     check_options,
@@ -16,11 +17,17 @@ from numadam._minimize.arguments import (
     read_bounds,
     rule_class,
 )
+from numadam._minimize.batches import run_batch
 from numadam._minimize.compiled import desk as dk
-from numadam._minimize.compiled.backend import driven
-from numadam._minimize.observers import Bar, refuse_observers
-from numadam._minimize.result import ManyResult, attach, make_result
+from numadam._minimize.compiled.backend import DrivenStore
+from numadam._minimize.compiled.objective import bridge_to, form_of, is_compiled
+from numadam._minimize.compiled.state import Batch, raise_again
+from numadam._minimize.observers import refuse_observers
+from numadam._minimize.python.batch import PythonBatch
+from numadam._minimize.result import ManyResult, make_result
 from numadam._minimize.stopping import Tolerances
+from numadam._minimize.tasks import ManyTask
+from numadam._optimizer.base import make_optimizer
 
 
 def minimize_many(
@@ -40,10 +47,10 @@ def minimize_many(
     progress: bool = False,
     **options: Any,
 ) -> ManyResult:
-    """Minimise many independent functions side by side: a fit a pixel, many starts, many lr.
+    """Minimise many independent functions at once: a fit of every pixel, many starts, many lr.
 
-    Each problem has its own stop, and one that has stopped costs nothing any more. The numbers
-    are those of `numadam.minimize` on each problem alone, whatever the others do.
+    Each problem stops by itself, and costs nothing from then on. The results are those of
+    `numadam.minimize` on each problem alone, whatever the others do.
 
     Parameters
     ----------
@@ -71,7 +78,8 @@ def minimize_many(
     rule, gtol, ftol, xtol, maxiter
         As in `minimize`.
     check_every : int, optional
-        Iterations between two looks at an objective in Python: default 1, on a GPU 20.
+        Run the stop tests of an objective in Python every this many iterations: default 1, on a
+        GPU 20.
     progress : bool, default False
         Show a bar of the iterations, and how many problems still run.
     **options
@@ -105,45 +113,50 @@ def minimize_many(
     >>> res.x[:, 0].round(4), bool(res.success.all())
     (array([1., 2., 3.]), True)
     """
-    from numadam._minimize.compiled.objective import is_compiled
-
     _refuse_single(options)
     check_options(options)
     if options.get("ema_debias"):
         raise ValueError("ema_debias: problems stop at different iterations; use ema_warmup.")
+    x, compiled = _read_starts(x0), is_compiled(fun)
+    limits = read_bounds(bounds, x, x.shape[1:])
+    rates = _own_rates(lr, x)
+    task = ManyTask(
+        fun=fun,
+        x=x,
+        args=read_args(args, compiled),
+        jac=jac,
+        lr=lr,
+        rates=rates,
+        options={"bounds": limits, **options},
+        tolerances=Tolerances.read(gtol, ftol, xtol),
+        maxiter=check_maxiter(maxiter),
+        progress=progress,
+        rule=rule_class(rule),
+        check_every=None
+        if check_every is None or compiled
+        else count("check_every", check_every, 1),
+    )
+    if not compiled:
+        return run_batch(PythonBatch(task), task)
+    if is_cupy(x):
+        from numadam._minimize.device.batch import minimize_on_device
+
+        return minimize_on_device(task)
+    return run_batch(_CompiledBatch(task), task)
+
+
+def _read_starts(x0: Any) -> Any:
     x = own_copy(x0)
     if not hasattr(x, "ndim") or x.ndim < 2:
         raise ValueError(
             "x0: expected one array of shape (problems, ...), one start a row, got "
             f"{getattr(x, 'shape', type(x).__name__)}. One problem is for numadam.minimize."
         )
-    limits = read_bounds(bounds, x, x.shape[1:])
-    rates = _own_rates(lr, x)
-    given = {"bounds": limits, **options}
-    args = read_args(args, is_compiled(fun))
-    common: dict[str, Any] = {
-        "tolerances": Tolerances.read(gtol, ftol, xtol),
-        "maxiter": check_maxiter(maxiter),
-        "progress": progress,
-    }
-    cls = rule_class(rule)
-    if is_compiled(fun):
-        if is_cupy_array(x):
-            from numadam._minimize.device.batch import minimize_on_device
-
-            return minimize_on_device(fun, x, args, jac, cls, lr, rates, given, **common)
-        return _compiled(fun, x, args, jac, cls, lr, rates, given, **common)
-    from numadam._minimize.python.batch import Rows
-
-    every = None if check_every is None else count("check_every", check_every, 1)
-    if rates is not None:
-        lr = rates.reshape(-1, *[1] * (x.ndim - 1))
-    optimizer = refuse_observers(cls(x, lr, **given))
-    return Rows(fun, x, args, jac, optimizer, check_every=every, **common).go()
+    return x
 
 
 def _refuse_single(options: dict[str, Any]) -> None:
-    """Refuse what only the minimisation of one problem has."""
+    """Refuse options that only the minimisation of one problem has."""
     for name in ("callback", "history", "state", "track_best"):
         if name in options:
             raise TypeError(
@@ -153,7 +166,7 @@ def _refuse_single(options: dict[str, Any]) -> None:
 
 
 def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
-    """A learning rate for each problem, where `lr` is that."""
+    """Learning rates of the problems, where `lr` has one for each; else None."""
     for k, one in enumerate(lr if isinstance(lr, (list, tuple)) else ()):
         if callable(one):
             raise TypeError(
@@ -174,64 +187,59 @@ def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
                 f"of x; use shape {(problems, *[1] * (x.ndim - 1))} or {(1, *x.shape[1:])}."
             )
         return None
-    values = np.asarray(lr.get() if is_cupy_array(lr) else lr)
+    values = np.asarray(to_host(lr))
     return np.array([LR.check(one) for one in values.reshape(-1)])
 
 
-def _compiled(
-    fun: Any,
-    x: Any,
-    args: tuple[Any, ...],
-    jac: Any,
-    cls: Any,
-    lr: Any,
-    rates: np.ndarray | None,
-    options: dict[str, Any],
-    *,
-    tolerances: Tolerances,
-    maxiter: int,
-    progress: bool,
-) -> ManyResult:
-    """A compiled objective on NumPy arrays: blocks of problems, on all cores."""
-    from numadam._minimize.compiled.objective import bridge_to, form_of
-    from numadam._minimize.compiled.state import Batch, raise_again
+class _CompiledBatch:
+    """Problems under a compiled objective on NumPy arrays: blocks of them, on all cores."""
 
-    bridge = bridge_to(fun, form_of(fun, args, jac, many=True), x.dtype, x.ndim - 1, args)
-    optimizer = refuse_observers(driven(cls)(x, lr if rates is None else 1.0, **options))
-    batch = Batch(optimizer, bridge, args, tolerances, track_best=False, rates=rates)
-    bar, whole, steps = Bar(progress, maxiter), False, 0
-    try:
-        while True:
-            if not batch.advance(steps):
-                raise_again(batch)
-            bar.tell(batch.done, f"{batch.live} running")
-            steps = maxiter - batch.done
-            if batch.live == 0 or steps <= 0:
-                break
-        whole = True
-    except BaseException as error:
-        attach(error, _of_batch(batch, interrupted=True))
-        raise
-    finally:
-        bar.close(whole)
-    return _of_batch(batch)
+    def __init__(self, task: ManyTask) -> None:
+        x, args = task.x, task.args
+        form = form_of(task.fun, args, task.jac, many=True)
+        bridge = bridge_to(task.fun, form, x.dtype, x.ndim - 1, args)
+        lr = task.lr if task.rates is None else 1.0
+        optimizer = make_optimizer(task.rule, x, lr, backend=DrivenStore, **task.options)
+        self._batch = Batch(
+            refuse_observers(optimizer),
+            bridge,
+            args,
+            task.tolerances,
+            track_best=False,
+            rates=task.rates,
+        )
 
+    @property
+    def done(self) -> int:
+        """Iterations of this run."""
+        return self._batch.done
 
-def _of_batch(batch: Any, interrupted: bool = False) -> ManyResult:
-    order = np.argsort(batch.order)
-    arrays = {}
-    if "average" in batch.optimizer._backend.state:
-        arrays["averaged"] = batch.optimizer.averaged[order]
-    batch.sort()
-    evaluations = int(batch.counts.sum()) + (0 if batch.first else batch.problems)
-    return make_result(
-        batch.codes,
-        batch.counts,
-        evaluations,
-        interrupted,
-        x=batch.x,
-        fun=batch.values[dk.F].copy(),
-        jac=batch.gradient,
-        grad_norm=batch.values[dk.LARGEST].copy(),
-        **arrays,
-    )
+    @property
+    def live(self) -> int:
+        """Problems that have not stopped."""
+        return self._batch.live
+
+    def advance(self, most: int) -> None:
+        """Test x0 at the first call; later take at most so many iterations."""
+        if not self._batch.advance(0 if self._batch.first else most):
+            raise_again(self._batch)
+
+    def result(self, interrupted: bool) -> ManyResult:
+        """The result of all problems, in their own order."""
+        batch, arrays = self._batch, {}
+        order = np.argsort(batch.order)
+        if "average" in parts_of(batch.optimizer).backend.state:
+            arrays["averaged"] = batch.optimizer.averaged[order]
+        batch.sort()
+        evaluations = int(batch.counts.sum()) + (0 if batch.first else batch.problems)
+        return make_result(
+            batch.codes,
+            batch.counts,
+            evaluations,
+            interrupted,
+            x=batch.x,
+            fun=batch.values[dk.F].copy(),
+            jac=batch.gradient,
+            grad_norm=batch.values[dk.LARGEST].copy(),
+            **arrays,
+        )

@@ -1,4 +1,4 @@
-"""The user's objective in Python: called once at each x, checked, counted."""
+"""Objective in Python: called once at each x, its results checked, its calls counted."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_cupy_array
+from scipy.optimize._numdiff import approx_derivative
 
 from numadam._arrays.checks import describe
-from numadam._arrays.interop import as_view
+from numadam._arrays.interop import as_view, is_array, is_cupy
 from numadam._arrays.tree import Active
-from numadam._minimize.arguments import is_array
+from numadam._minimize.arguments import copy_tree
 
 _DIFFERENCES = ("2-point", "3-point", "cs")
 
 
 def refuse_uncompiled(fun: Any, args: tuple[Any, ...], *numbers: int) -> None:
-    """Refuse a function in Python that has room for g, as only a compiled one is called.
+    """Refuse a function in Python with a parameter for g, which only a compiled one gets.
 
-    `numbers` stand for the number of the problem, where `fun` might take it.
+    `numbers` stands for the number of the problem, where `fun` might take it.
     """
     try:
-        # not that of a function inside, which takes what its wrapper adds
+        # of the wrapper itself: it may add arguments for the function that it wraps
         signature = inspect.signature(fun, follow_wrapped=False)
     except ValueError:  # some functions written in C have none
         return
@@ -46,8 +46,19 @@ def _fits(signature: inspect.Signature, *args: Any) -> bool:
     return True
 
 
+def split_pair(given: Any, hint: str = "") -> tuple[Any, Any]:
+    """The f and gradient that `fun` returned with ``jac=True``."""
+    try:
+        f, g = given
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"fun: with jac=True it has to return (f, gradient), got {type(given).__name__}.{hint}"
+        ) from None
+    return f, g
+
+
 class Objective:
-    """f and its gradient at x, by whatever the user gave.
+    """Evaluate f and its gradient by the user's functions, or by finite differences.
 
     Parameters
     ----------
@@ -59,10 +70,19 @@ class Objective:
         Their structure.
     box : list of pairs, optional
         Bounds of each array, for finite differences.
+    on_host : bool
+        Whether x is NumPy's.
     """
 
     def __init__(
-        self, fun: Any, args: tuple[Any, ...], jac: Any, x: Any, tree: Active, box: Any
+        self,
+        fun: Any,
+        args: tuple[Any, ...],
+        jac: Any,
+        x: Any,
+        tree: Active,
+        box: Any,
+        on_host: bool,
     ) -> None:
         if not callable(fun):
             raise TypeError(f"fun: expected a function of x, got {type(fun).__name__}.")
@@ -71,11 +91,10 @@ class Objective:
         self._leaves = list(tree.flatten(x, "x0"))
         self._shapes = [leaf.shape for leaf in self._leaves]
         self._dtype = self._leaves[0].dtype if self._leaves else np.dtype(float)
-        self._numpy = not any(map(is_cupy_array, self._leaves))
-        self._one, self._box = tree.is_leaf, box
+        self._numpy, self._one, self._box = on_host, tree.is_leaf, box
         self._spare: Any = None
         self.nfev = self.njev = 0
-        #: whether f costs nothing where the gradient is formed
+        #: whether f costs nothing where the gradient is evaluated
         self.together = jac is True
         self.evaluate = self._choose(jac)
 
@@ -83,7 +102,7 @@ class Objective:
         if jac is True:
             return self._both
         if callable(jac):
-            return self._apart
+            return self._separately
         if jac is None or jac is False or (isinstance(jac, str) and jac in _DIFFERENCES):
             self._method = jac or "2-point"
             if not self._numpy:
@@ -101,15 +120,13 @@ class Objective:
         )
 
     def _copied(self) -> Any:
-        """Give the user a copy of x, to keep or write to.
+        """A copy of x, which the user may keep or write to.
 
-        An array of the call before is taken again where nobody has kept it: fresh memory for 50M
-        numbers would take five times as long as the step.
+        The array of the last call is used again where nothing else refers to it: fresh memory for
+        50M numbers would take five times as long as the step.
         """
         if not self._one:
-            from numadam._minimize.arguments import map_leaves
-
-            return map_leaves(lambda leaf: leaf.copy(), self._x)
+            return copy_tree(self._x)
         spare = self._spare
         # three: the attribute, the variable here, and the argument of getrefcount
         if spare is None or sys.getrefcount(spare) > 3:
@@ -122,31 +139,25 @@ class Objective:
         self.nfev += 1
         self.njev += 1
         given = self._fun(self._copied(), *self._args)
-        try:
-            f, g = given
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"fun: with jac=True it has to return (f, gradient), got {type(given).__name__}. "
-                "Pass jac=function where the gradient is formed apart."
-            ) from None
+        f, g = split_pair(given, " Pass jac=function where the gradient is formed apart.")
         return self._number(f), self._gradient(g, "fun: its gradient")
 
-    def _apart(self, need_f: bool) -> tuple[Any, Any]:
+    def _separately(self, need_f: bool) -> tuple[Any, Any]:
         f = self.value() if need_f else None
         self.njev += 1
         g = self._jac(self._copied(), *self._args)
         return f, self._gradient(g, "jac: the gradient")
 
     def value(self) -> Any:
-        """Only f."""
+        """Evaluate f alone."""
         self.nfev += 1
         return self._number(self._fun(self._copied(), *self._args))
 
     def _number(self, f: Any) -> Any:
         if type(f) is float or type(f) is np.float64:
             return f
-        if not self._numpy and is_cupy_array(f) and f.size == 1:
-            return f.reshape(())  # it stays on its device until it is looked at
+        if not self._numpy and is_cupy(f) and f.size == 1:
+            return f.reshape(())  # read from its device when it is needed
         if f is None:
             raise TypeError("fun: returned None; is there a `return`?")
         try:
@@ -171,7 +182,7 @@ class Objective:
         shape, dtype = self._shapes[k], self._dtype
         if type(g) is np.ndarray and g.dtype is dtype and g.shape == shape and self._numpy:
             return g if g.flags.c_contiguous else np.ascontiguousarray(g)
-        if is_array(g) and is_cupy_array(g) == self._numpy:
+        if is_array(g) and is_cupy(g) == self._numpy:
             raise TypeError(f"{name}: {describe(g, 'NumPy' if self._numpy else 'CuPy')}")
         if not self._numpy:
             g = as_view(g)
@@ -188,13 +199,11 @@ class Objective:
         return g.astype(dtype, order="C", copy=False).reshape(shape)
 
     def _differences(self, need_f: bool) -> tuple[Any, Any]:
-        from scipy.optimize._numdiff import approx_derivative
-
-        flat, sizes = self._flat(), [leaf.size for leaf in self._leaves]
+        flat = np.concatenate([leaf.reshape(-1) for leaf in self._leaves])
         f, (low, high) = self._at(flat), self._flat_box()
         self.njev += 1
         free = np.broadcast_to(np.asarray(low < high), flat.shape)
-        g = np.zeros(flat.shape)  # 0 where bounds leave no room to look
+        g = np.zeros(flat.shape)  # 0 where the bounds fix x
         if not np.isfinite(f):
             g[:] = np.nan
         elif free.any():
@@ -206,25 +215,17 @@ class Objective:
 
             ends = tuple(np.broadcast_to(end, flat.shape)[free] for end in (low, high))
             g[free] = approx_derivative(part, flat[free], method=self._method, f0=f, bounds=ends)
-        parts = np.split(g, np.cumsum(sizes)[:-1])
-        leaves = [
-            one.astype(self._dtype).reshape(shape)
-            for one, shape in zip(parts, self._shapes, strict=True)
-        ]
-        return float(f), self._tree.unflatten(leaves)
+        return float(f), self._tree.unflatten(self._shaped(g.astype(self._dtype)))
 
-    def _flat(self) -> np.ndarray:
-        return np.concatenate([leaf.reshape(-1) for leaf in self._leaves])
+    def _shaped(self, flat: np.ndarray) -> list[np.ndarray]:
+        """The parts of a flat array, in the shapes of the leaves."""
+        parts = np.split(flat, np.cumsum([leaf.size for leaf in self._leaves])[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def _at(self, flat: np.ndarray) -> Any:
-        """F at a flat x, of any dtype: 'cs' is complex."""
-        sizes = [leaf.size for leaf in self._leaves]
-        parts = np.split(flat, np.cumsum(sizes)[:-1])
-        leaves = [
-            part.copy().reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)
-        ]
+        """Evaluate f at a flat x of any dtype: 'cs' is complex."""
         self.nfev += 1
-        f = self._fun(self._tree.merge(self._x, leaves), *self._args)
+        f = self._fun(self._tree.merge(self._x, self._shaped(flat.copy())), *self._args)
         return f if flat.dtype.kind == "c" else float(self._number(f))
 
     def _flat_box(self) -> tuple[Any, Any]:

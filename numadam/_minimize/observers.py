@@ -1,4 +1,4 @@
-"""Observers of a minimisation: the callback, the progress bar, schedules that are told f."""
+"""Observers of a minimisation: the callback, the progress bar, schedules that observe f."""
 
 from __future__ import annotations
 
@@ -8,20 +8,14 @@ from typing import Any
 
 from scipy.optimize import OptimizeResult
 
-from numadam._minimize.stopping import (
-    CALLBACK,
-    FTOL,
-    GTOL,
-    MAXITER,
-    RUNNING,
-    XTOL,
-)
+from numadam._core.parts import parts_of
+from numadam._minimize.stopping import CALLBACK, FTOL, GTOL, MAXITER, RUNNING, XTOL
 from numadam._optimizer.optimizer import Optimizer
 from numadam.history.history import History
 
 
-class Bar:
-    """A bar over iterations, drawn from the first `tell` on; nothing where it is not `shown`.
+class ProgressBar:
+    """A bar of the iterations, drawn at the first `update`; none where it is not `shown`.
 
     A run that fails before its first iteration leaves no bar behind.
     """
@@ -30,8 +24,8 @@ class Bar:
         self._shown, self._maxiter = shown, maxiter
         self._bar: Any = None
 
-    def tell(self, done: int, text: str) -> None:
-        """So many iterations are done; `text` says what there is."""
+    def update(self, done: int, text: str) -> None:
+        """Show that so many iterations are done, and `text` beside the bar."""
         if not self._shown:
             return
         if self._bar is None:
@@ -42,7 +36,7 @@ class Bar:
         self._bar.update(done - self._bar.n)
 
     def close(self, whole: bool) -> None:
-        """Take the bar down. A run that is `whole` fills it: a notebook shows others in red."""
+        """Close the bar. A finished run (`whole`) fills it: a notebook shows others in red."""
         if self._bar is None:
             return
         if whole:
@@ -59,7 +53,7 @@ def read_callback(callback: Any) -> Callable[[OptimizeResult], Any] | None:
         raise TypeError(f"callback: expected a function, got {type(callback).__name__}.")
     try:
         names = set(inspect.signature(callback).parameters)
-    except ValueError:  # list.append and others in C do not say
+    except ValueError:  # list.append and others in C have no signature
         names = set()
     if names == {"intermediate_result"}:
         return lambda result: callback(intermediate_result=result)
@@ -76,55 +70,55 @@ def _asks_to_stop(returned: Any) -> bool:
         ) from None
 
 
-def observing(optimizer: Optimizer) -> list[Any]:
-    """The schedules that want to be told f."""
-    schedules = [optimizer.lr, *(one[3] for one in optimizer._settings._schedules)]
+def observing_schedules(optimizer: Optimizer) -> list[Any]:
+    """The schedules that have a method `observe`, each once."""
+    schedules = [optimizer.lr, *(one[3] for one in parts_of(optimizer).settings.schedules)]
     unlike = {id(one): one for one in schedules if hasattr(one, "observe")}
     return list(unlike.values())
 
 
-class Watch:
-    """Who is told of an iterate: the callback, the progress bar, schedules that observe f."""
+class Observers:
+    """The observers of one run, notified of its iterates."""
 
     def __init__(self, callback: Any, progress: bool, maxiter: int, optimizer: Optimizer) -> None:
         self._callback = read_callback(callback)
-        self._schedules = observing(optimizer)
+        self._schedules = observing_schedules(optimizer)
         self._history = callback if isinstance(callback, History) else None
-        self._bar, self._progress = Bar(progress, maxiter), progress
+        self._bar, self._progress = ProgressBar(progress, maxiter), progress
         self._begin, self._resumed = 0, False
         self._leaves: Sequence[Any] = ()
         self._make_x: Callable[[], Any] = list
-        #: whether f is asked for at every iterate
+        #: whether f is needed at every iterate
         self.wants_f = callback is not None or progress or bool(self._schedules)
-        #: whether it has to be told of every single one
+        #: whether every iterate has to be notified
         self.each = callback is not None or bool(self._schedules)
         self.message: str | None = None
 
     def start(
         self, nit: int, resumed: bool, leaves: Sequence[Any], make_x: Callable[[], Any]
     ) -> None:
-        """The run begins at this iteration; that of a resumed one has been told of before.
+        """Begin at iteration `nit`, which a resumed run does not notify again.
 
-        `leaves` are the arrays of x that every iterate is in, `make_x` copies x.
+        `leaves` are the arrays that hold x at every iterate; `make_x` copies x.
         """
         self._begin, self._resumed = nit, resumed
         self._leaves, self._make_x = leaves, make_x
 
     def gap(self, done: int, check: int | None) -> int:
-        """Iterations until somebody has to be told; `check` is what the user said."""
+        """Iterations until the next notification; `check` is the user's `check_every`."""
         if check is not None:
             return check - done % check
         if self._history is None or self._schedules:
             return 1
         return self._history.gap(self._begin + done)
 
-    def tell(self, nit: int, f: float, largest: float, rate: float, end: bool) -> int:
-        """Tell them; `CALLBACK` where the callback asks to stop."""
+    def notify(self, nit: int, f: float, largest: float, rate: float, end: bool) -> int:
+        """Notify all of an iterate; returns `CALLBACK` where the callback asks to stop."""
         if nit > self._begin or not self._resumed:
             for schedule in self._schedules:
                 schedule.observe(f)
         if self._progress:
-            self._bar.tell(nit - self._begin, f"f={f:.6g}, |g|={largest:.2g}")
+            self._bar.update(nit - self._begin, f"f={f:.6g}, |g|={largest:.2g}")
         if self._history is not None:
             if end or self._history.wants(nit):
                 self._history.see(nit, f, largest, rate, self._leaves, end)
@@ -142,12 +136,12 @@ class Watch:
         return RUNNING
 
     def close(self, code: int) -> None:
-        """Take the bar down at the end of a run."""
+        """Close the bar at the end of a run."""
         self._bar.close(whole=code in (GTOL, FTOL, XTOL, MAXITER, CALLBACK))
 
 
 def refuse_observers(optimizer: Any) -> Any:
-    """The optimiser, unless one of its schedules has to be told f."""
-    if observing(optimizer):
+    """Return the optimiser; refuse it where one of its schedules observes f."""
+    if observing_schedules(optimizer):
         raise ValueError("lr: problems have an f each, and no schedule can observe all of them.")
     return optimizer

@@ -1,4 +1,4 @@
-"""What a minimisation gives back."""
+"""Results of a minimisation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from numadam._arrays import formatting as formatting
-from numadam._core import plan as pl
+from numadam._arrays import formatting
+from numadam._arrays.interop import to_host
 from numadam._core.hyper import count
+from numadam._core.parts import parts_of
 from numadam._minimize import stopping as st
 from numadam._optimizer.optimizer import Optimizer
 
@@ -19,7 +20,7 @@ from numadam._optimizer.optimizer import Optimizer
 _BEST = ("x_best", "fun_best")
 #: Entries of a result in the order in which they are shown; others follow.
 _FIRST = ("message", "success", "status", "fun", "x", "nit", "nfev", "njev", "grad_norm")
-#: What a status says of several problems.
+#: The meaning of a status, for several problems.
 _STATUS_TEXT = {
     0: "a stop test held",
     1: "maxiter was reached",
@@ -27,17 +28,16 @@ _STATUS_TEXT = {
     3: "the gradient is not finite",
     -1: "interrupted",
 }
-#: Lines of the history that are kept unless the user says: every so many iterations.
-_LINES = 10_000
+#: The longest history that is recorded by default.
+_HISTORY_LENGTH = 10_000
 
 
 def every_for(history: Any, maxiter: int) -> int:
-    """Every how many iterations a line of the history is kept; 0: none."""
+    """Iterations from one line of the history to the next; 0: no history."""
     if history is None or history is True:
-        return max(1, -(-maxiter // _LINES))
+        return max(1, -(-maxiter // _HISTORY_LENGTH))
     if history is False:
         return 0
-
     return count("history", history, 0)
 
 
@@ -53,7 +53,7 @@ def make_history(lines: Any) -> dict[str, np.ndarray]:
 
 
 def save_state(optimizer: Optimizer, best: tuple[Any, float] | None) -> dict[str, Any]:
-    """All that a later run needs to go on as if this one had not stopped."""
+    """Save all that a later run needs to continue as if this one had not stopped."""
     saved = copy.deepcopy(dict(optimizer.state))
     saved["t"] = int(saved["t"])
     if best is not None:
@@ -62,7 +62,7 @@ def save_state(optimizer: Optimizer, best: tuple[Any, float] | None) -> dict[str
 
 
 def load_state(optimizer: Optimizer, saved: Any) -> tuple[Any, float] | None:
-    """Take a saved run over; returns a copy of the best point so far, where it still counts."""
+    """Load a saved run; returns a copy of its best point, unless that violates the bounds."""
     if not hasattr(saved, "items") or "nit" in saved:
         hint = " Pass its `state`: state=result.state." if hasattr(saved, "items") else ""
         raise TypeError(
@@ -72,37 +72,21 @@ def load_state(optimizer: Optimizer, saved: Any) -> tuple[Any, float] | None:
     if not all(key in saved for key in _BEST) or not np.isfinite(saved["fun_best"]):
         return None
     best = copy.deepcopy(saved["x_best"])
-    shapes = [leaf.shape for leaf in optimizer._tree.flatten(best, "state['x_best']")]
-    if shapes != [leaf.shape for leaf in optimizer._backend.params]:
+    tree, settings, backend, _ = parts_of(optimizer)
+    leaves = tree.flatten(best, "state['x_best']")
+    shapes = [leaf.shape for leaf in leaves]
+    if shapes != [leaf.shape for leaf in backend.params]:
         raise ValueError(f"state['x_best']: expected the shapes of x0, got {shapes}.")
-    return (best, float(saved["fun_best"])) if _inside(optimizer, best) else None
-
-
-def leaf_boxes(optimizer: Optimizer) -> list[tuple[Any, Any]] | None:
-    """The bounds of each array as they hold, rounded into its dtype; None without bounds."""
-    settings = optimizer._settings
-    if settings.plan.bounds == "scalar":
-        return [settings.box(row) for row in settings.group_of_leaf]
-    if settings.plan.bounds == "array":
-        per_element = settings.per_element
-        return list(zip(per_element[pl.LOW], per_element[pl.HIGH], strict=True))
-    return None
-
-
-def _inside(optimizer: Optimizer, x: Any) -> bool:
-    """Whether x keeps the bounds: those of the saved run may have been others."""
-    boxes = leaf_boxes(optimizer)
-    if boxes is None:
-        return True
-    leaves = optimizer._tree.flatten(x, "state['x_best']")
-    return all(
+    boxes = settings.leaf_boxes()  # the saved run may have had others
+    inside = boxes is None or all(
         bool(((leaf >= low) & (leaf <= high)).all())
         for leaf, (low, high) in zip(leaves, boxes, strict=True)
     )
+    return (best, float(saved["fun_best"])) if inside else None
 
 
 class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
-    """The result of one problem, in SciPy's form; history and state are shown in a few words.
+    """The result of one problem, in SciPy's form; shows a summary of history and state.
 
     Examples
     --------
@@ -159,7 +143,7 @@ def finish(code: int, message: str | None = None, **entries: Any) -> Result:
 
 
 def attach(error: BaseException, result: OptimizeResult) -> None:
-    """Let an exception carry the run that it ended."""
+    """Attach the result of the run to the exception that ended it."""
     where = f" at iteration {result.nit}" if isinstance(result.nit, int) else ""
     with contextlib.suppress(AttributeError, TypeError):  # exceptions that take no attribute
         error.numadam_result = result  # type: ignore[attr-defined]  # a new one
@@ -170,7 +154,7 @@ def attach(error: BaseException, result: OptimizeResult) -> None:
 
 
 class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
-    """The results of many problems: arrays with one entry a problem, shown as counts and ranges.
+    """The results of many problems: arrays with an entry a problem, shown as counts and ranges.
 
     Examples
     --------
@@ -190,7 +174,7 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
 
     def best(self) -> Result:
         """The problem with the lowest finite f, as a result of its own with its `index`."""
-        fun = _on_host(self.fun)
+        fun = np.asarray(to_host(self.fun))
         if not np.isfinite(fun).any():
             raise ValueError("best: f is finite in none of the problems.")
         index = int(np.argmin(np.where(np.isfinite(fun), fun, np.inf)))
@@ -202,7 +186,7 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
         return Result(index=index, **one)
 
     def _rows(self) -> list[tuple[str, str]]:
-        """What there is of all problems: counts and ranges."""
+        """Counts and ranges over all problems."""
         count, outline = len(self.nit), formatting.outline([self.x])
         rows = [("problems", f"{count:,}, x of shape {self.x.shape}: {outline}")]
         rows.append(("success", f"{int(np.sum(self.success)):,} of {count:,}"))
@@ -212,7 +196,7 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
                 rows.append((f"status {status}", f"{number:,}: {text}"))
         for name in ("fun", "grad_norm", "nit"):
             if name in self and count:
-                rows.append((name, _spread(_on_host(self[name]))))
+                rows.append((name, _spread(np.asarray(to_host(self[name])))))
         rows.append(("nfev", f"{self.nfev:,}"))
         return rows
 
@@ -226,24 +210,20 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
         return formatting.table("Result of numadam.minimize_many", self._rows())
 
 
-def _on_host(array: Any) -> np.ndarray:
-    return np.asarray(array.get() if hasattr(array, "get") else array)
-
-
 def _spread(values: np.ndarray) -> str:
-    """Least, median and largest of the finite ones."""
-    seen = values[np.isfinite(values)]
-    if not len(seen):
+    """Least, median and largest of the finite values."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
         return "none is finite"
-    low, middle, high = map(formatting.number, (seen.min(), np.median(seen), seen.max()))
-    lost = len(values) - len(seen)
+    low, middle, high = map(formatting.number, (finite.min(), np.median(finite), finite.max()))
+    lost = len(values) - len(finite)
     return f"{low} to {high}, median {middle}" + (f"; {lost:,} not finite" if lost else "")
 
 
 def make_result(
     codes: np.ndarray, nit: np.ndarray, nfev: int, interrupted: bool = False, **arrays: Any
 ) -> ManyResult:
-    """The result of all problems from the test that held in each."""
+    """The result of all problems; `codes` says which stop test held in each."""
     if not interrupted:
         codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
     status = np.array([st.STATUS.get(code, -1) for code in range(st.RAISED + 1)])[codes]

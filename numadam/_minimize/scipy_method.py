@@ -92,7 +92,7 @@ def _as_list(constraints: Any) -> list[Any]:
 
 
 def _unwrapped(fun: Any, jac: Any) -> tuple[Any, Any]:
-    """What the user gave: SciPy takes a fun that returns f and gradient apart into two."""
+    """The user's fun and jac: SciPy splits a fun that returns f and gradient into two."""
     whole = getattr(fun, "fun", None)
     if whole is not None and getattr(jac, "__self__", None) is fun:
         return whole, True

@@ -1,11 +1,11 @@
-"""Options as attributes: what may be changed afterwards, and what may not."""
+"""Options as attributes: those that may be changed later, and those that may not."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
-if TYPE_CHECKING:
-    from numadam._optimizer.base import OptimizerBase
+from numadam._core.parts import parts_of
+from numadam._optimizer.base import OptimizerBase
 
 
 class hyper:
@@ -19,12 +19,12 @@ class hyper:
     @overload
     def __get__(self, instance: OptimizerBase, owner: type) -> Any: ...
     def __get__(self, instance: OptimizerBase | None, owner: type) -> Any:
-        return self if instance is None else instance._settings.options[self._name]
+        return self if instance is None else parts_of(instance).settings.options[self._name]
 
     def __set__(self, instance: OptimizerBase, value: Any) -> None:
-        with instance._lock:
-            instance._settings.set(self._name, value)
-            instance._note_schedules()
+        parts = parts_of(instance)
+        with parts.lock:
+            parts.settings.set(self._name, value)
 
 
 class fixed:
@@ -34,7 +34,7 @@ class fixed:
         self._name = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        return self if instance is None else instance._settings.options[self._name]
+        return self if instance is None else parts_of(instance).settings.options[self._name]
 
     def __set__(self, instance: Any, value: object) -> None:
         raise AttributeError(f"{self._name}: cannot be changed: make a new optimiser instead.")

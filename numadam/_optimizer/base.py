@@ -1,27 +1,31 @@
-"""What an optimiser holds and shows: parameters, options, state, gradient buffers, copies."""
+"""Base of all optimisers: parameters, options, state, gradient buffers, copies; no step."""
 
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
-from numadam._arrays import formatting as formatting
+from numadam._arrays import formatting
 from numadam._arrays.interop import as_views
 from numadam._arrays.tree import Active, Tree, same_objects
+from numadam._backend import Backend
 from numadam._core import options as op
 from numadam._core.hyper import LR
+from numadam._core.parts import Parts
+from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
 from numadam._jit import forks
+from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
 from numadam._optimizer.state import State
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import group_overrides
 from numadam._settings.learning_rate import is_plain
 from numadam._settings.settings import Settings
+
+Kind = TypeVar("Kind", bound="OptimizerBase")
 
 
 def _owned(option: Any) -> Any:
@@ -34,22 +38,23 @@ def _owned(option: Any) -> Any:
 
 
 class OptimizerBase:
-    """All of an optimiser but its steps."""
+    """Everything of an optimiser but its steps."""
 
     rule: ClassVar[RuleSpec]
     _lock: Any
-    _backend_for = staticmethod(backend_for)
+    #: set by `make_optimizer`: the back end to use instead of the one for the parameters' type
+    _backend_class: type[Any] | None = None
 
     def _setup(
         self, params: Any, lr: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
     ) -> None:
         forks.give_lock(self)
-        # arrays among the options are taken as they are now, by a copy of this optimiser as well
+        # the caller may change arrays among the options later; a copy of this optimiser reads them
         shared, own = _owned(dict(shared)), _owned(dict(own))
         options = op.check(self.rule, type(self).__name__, shared, own)
         on_device = options["capturable"] and is_plain(lr)
         rate = LR.check_or_schedule(lr) if is_plain(lr) else _owned(lr)
-        lr, self._lr = lr if on_device else rate, rate
+        lr = lr if on_device else rate
         self._params = params
         whole = Tree(params)
         overrides = group_overrides(self.rule, options, lr, whole)
@@ -57,31 +62,26 @@ class OptimizerBase:
         leaves, names = tree.flatten(params, "params"), tree.names("params")
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")
-        backend = self._backend_for(leaves, names)
-        #: the objects in the containers, which the optimiser may see through views
+        backend: type[Backend] = self._backend_class or backend_for(leaves, names)
+        #: the objects in the containers; the back end may work on views of them
         self._given = leaves
         leaves = as_views(leaves, backend.home, written=True)
         backend.check_params(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
-        self._settings = Settings(self.rule, options, leaves, names, tree.select(overrides), pairs)
+        settings = Settings(self.rule, options, leaves, names, tree.select(overrides), pairs)
         if options["capturable"]:
-            self._lr = self._settings.rate_array = backend.rate_array(lr, leaves)
-        self._backend = backend(self._settings, leaves, names)
+            rate = settings.rate_array = backend.rate_array(lr, leaves)
+        settings.set_lr(rate)
+        self._settings, self._backend = settings, backend(settings, leaves, names)
         self._grads: Any = None
         self._grad_leaves: list[Any] = []
-        self._note_schedules()
 
-    def _note_schedules(self) -> None:
-        """Whether nothing changes from step to step, so that a step need not ask for it."""
-        self._steady = isinstance(self._lr, float) and not self._settings.has_schedules
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        """All options as they are now."""
-        return self._settings.options
+    def _parts(self) -> Parts:
+        # made when asked for: a fork replaces the lock
+        return Parts(self._tree, self._settings, self._backend, self._lock)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse a name that this class does not know: it would be ignored."""
+        """Refuse an attribute that the class does not have: it would be ignored."""
         known = name.startswith("_") or hasattr(type(self), name)
         if not known and type(self).__module__.startswith("numadam."):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set.")
@@ -99,15 +99,15 @@ class OptimizerBase:
 
     @property
     def skipped(self) -> int:
-        """Steps that ``nonfinite="skip"`` left out so far."""
+        """Steps skipped by ``nonfinite="skip"`` so far."""
         return self._backend.skipped[0]
 
     @property
     def grad_norm(self) -> Any:
         """Euclidean norm of the gradients of the last step, before any clip; NaN before it.
 
-        A list, one for each array, with `clip_array_norm`. It is there where the norm is formed:
-        with `clip_norm` (which may be infinite), `clip_array_norm` or a guard.
+        With `clip_array_norm` a list with the norm of each array. Available where the step computes
+        a norm: with `clip_norm` (which may be infinite), `clip_array_norm` or a guard.
         """
         if not self._settings.plan.norm:
             raise AttributeError(
@@ -117,19 +117,19 @@ class OptimizerBase:
 
     @property
     def averaged(self) -> Any:
-        """The average of the parameters that `ema` keeps, as new arrays in their structure."""
+        """Running average of the parameters (option `ema`), as new arrays in their structure."""
         if "average" not in self._backend.state:
             raise AttributeError(
                 "averaged: there is no average; make the optimiser with ema=0.999."
             )
         with self._lock:
-            as_views, scale = self._backend.state["average"], 1.0
+            views, scale = self._backend.state["average"], 1.0
             if self._settings.options["ema_debias"]:
-                if self.t == 0:  # the mean of nothing: what it begins to follow
+                if self.t == 0:  # no step yet: the average of nothing is the parameters
                     dtype = self._backend.state_dtype("average")
                     return self._tree.unflatten([p.astype(dtype) for p in self._backend.params])
                 scale = 1.0 / (1.0 - self._settings.options["ema"] ** self.t)
-            copies = [view.copy(order="K") for view in as_views]
+            copies = [view.copy(order="K") for view in views]
             for one in copies:
                 one *= one.dtype.type(scale)
             return self._tree.unflatten(copies)
@@ -140,27 +140,27 @@ class OptimizerBase:
 
         With ``capturable=True`` a 0-d array on the GPU; what is assigned is written into it.
         """
-        return self._lr
+        return self._settings.lr
 
     @lr.setter
     def lr(self, value: Any) -> None:
-        if not is_plain(self._lr) or not is_plain(value):
+        settings = self._settings
+        if not is_plain(settings.lr) or not is_plain(value):
             raise AttributeError(
                 "lr: arrays of step sizes are fixed when the optimiser is made: make a new one."
             )
         with self._lock:
-            if self._settings.rate_array is not None:
-                self._lr[...] = LR.check(value)
-                return
-            self._lr = LR.check_or_schedule(value)
-            self._note_schedules()
+            if settings.rate_array is not None:
+                settings.rate_array[...] = LR.check(value)
+            else:
+                settings.set_lr(LR.check_or_schedule(value))
 
     @property
     def grads(self) -> Any:
-        """Gradient buffers that the optimiser owns, in the structure of the parameters.
+        """Gradient buffers owned by the optimiser, in the structure of the parameters.
 
-        Write into them (``opt.grads["w"][...] = g``) and call `step` without an argument: one
-        flat buffer holds them all. They begin as zeros. Assigning to `grads` copies values in.
+        Write into them (``opt.grads["w"][...] = g``) and call `step` without an argument. They
+        start as zeros, in one flat buffer. Assigning to `grads` copies the values.
         """
         with self._lock:
             if self._grads is None:
@@ -187,7 +187,7 @@ class OptimizerBase:
         return self._grad_leaves
 
     def _refuse_replaced(self, tree: Any, leaves: Sequence[Any], name: str) -> None:
-        """Refuse a container in which another object took the place of an array."""
+        """Refuse a container in which an array was replaced by another object."""
         now = self._tree.flatten(tree, name)
         if not same_objects(now, leaves):
             same = list(map(operator.is_, now, leaves))
@@ -199,35 +199,34 @@ class OptimizerBase:
 
     @property
     def state(self) -> State:
-        """The state arrays and t: read as views, copied in on assignment.
+        """State arrays and t: reading returns views, assignment copies.
 
         ``opt.state["m"]`` is the first moment in the structure of the parameters;
-        ``opt.state = saved`` checks all of `saved` and then takes it over whole.
+        ``opt.state = saved`` checks all of `saved` and then copies it.
         """
         return State(self)
 
     @state.setter
     def state(self, saved: Mapping[str, Any]) -> None:
-        State(self).update(saved)
+        self.state.update(saved)
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
-            state = {
-                name: [view.copy() for view in as_views]
-                for name, as_views in self._backend.state.items()
-            }
+            backend, settings = self._backend, self._settings
             return {
                 "params": self._params,
-                "lr": self._lr,
-                "options": dict(self._options),
-                "decays": self._settings.plan.decay != "",
-                "counters": {k: v.copy() for k, v in self._backend.counters.items()},
-                "state": state,
+                "lr": settings.lr,
+                "options": dict(settings.options),
+                "decays": settings.plan.decay != "",
+                "counters": {name: value.copy() for name, value in backend.counters.items()},
+                "state": {
+                    name: [view.copy() for view in views] for name, views in backend.state.items()
+                },
             }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         options = saved["options"]
-        # 0 for a while only: made with another, it has the step that takes one
+        # weight_decay is 0 now but was not at first: the step that has a decay is needed
         paused = saved["decays"] and options["weight_decay"] == 0.0
         made = {**options, "weight_decay": 1.0} if paused else options
         self._setup(saved["params"], saved["lr"], {}, made)
@@ -236,26 +235,18 @@ class OptimizerBase:
         self._backend.load(saved["counters"], saved["state"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy parameters, state and t of one moment, whatever other threads do."""
+        """Copy parameters, state and t as of one moment, whatever other threads do."""
         with self._lock:
-            twin = type(self).__new__(type(self))
-            memo[id(self)] = twin
-            twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return twin
+            clone = type(self).__new__(type(self))
+            memo[id(self)] = clone
+            clone.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return clone
 
-    def _shown(self) -> dict[str, str]:
-        """The options that are not the usual ones, in a few words each."""
-        kind: Any = type(self)
-        usual = usual_options(kind)
-        options = {"lr": self._lr, **self._options}
-        return {
-            name: formatting.brief(value)
-            for name, value in options.items()
-            if name == "lr" or not _is(value, usual[name])
-        }
+    def _changed_options(self) -> dict[str, str]:
+        return changed_options(type(self), {"lr": self.lr, **self._settings.options})
 
     def __repr__(self) -> str:
-        """The rule, lr, the options that are not the usual ones, t, and what it works on.
+        """The rule, lr, the options that differ from their defaults, t, and the parameters.
 
         Examples
         --------
@@ -264,40 +255,32 @@ class OptimizerBase:
         >>> na.Adam({"w": np.zeros((4, 3)), "b": np.zeros(3)}, clip_norm=1.0)
         Adam(lr=0.001, clip_norm=1.0, t=0; 2 arrays, 15 float64, cpu)
         """
-        options = ", ".join(f"{name}={value}" for name, value in self._shown().items())
+        options = ", ".join(f"{name}={value}" for name, value in self._changed_options().items())
         arrays = formatting.outline(self._backend.params)
         return f"{type(self).__name__}({options}, t={self.t}; {arrays})"
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
         state = [leaf for leaves in self._backend.state.values() for leaf in leaves]
-        held = ", ".join(self._backend.state) or "none"
-        room = formatting.nbytes(sum(leaf.nbytes for leaf in state))
+        names = ", ".join(self._backend.state) or "none"
+        size = formatting.nbytes(sum(leaf.nbytes for leaf in state))
         rows = [
-            *self._shown().items(),
+            *self._changed_options().items(),
             ("t", f"{self.t:,}"),
             ("params", formatting.outline(self._backend.params)),
-            ("state", f"{held} ({room})"),
+            ("state", f"{names} ({size})"),
         ]
         return formatting.table(type(self).__name__, rows)
 
 
-@functools.cache
-def usual_options(kind: Any) -> dict[str, Any]:
-    """The options of a class of optimisers as they are where the user says nothing."""
-    usual = {**op.DEFAULTS, "decoupled": kind.rule.decoupled}
-    for base in reversed(kind.__mro__):
-        if issubclass(base, OptimizerBase) and "__init__" in vars(base):
-            parameters = inspect.signature(base.__init__).parameters
-            usual |= {
-                name: one.default
-                for name, one in parameters.items()
-                if one.default is not one.empty
-            }
-    return usual
+def make_optimizer(
+    kind: type[Kind], params: Any, lr: Any, *, backend: type[Any], **options: Any
+) -> Kind:
+    """An optimiser of class `kind` on a given back end, whatever the type of `params`.
 
-
-def _is(value: Any, usual: Any) -> bool:
-    # an option that holds arrays has no truth value of its own
-    plain = isinstance(value, (float, int, str)) and isinstance(usual, (float, int, str))
-    return value is usual or (plain and value == usual)
+    `backend` needs only those methods of `Backend` that its user calls.
+    """
+    optimizer = kind.__new__(kind)
+    optimizer._backend_class = backend  # noqa: SLF001  # this module's own class
+    kind.__init__(optimizer, params, lr, **options)  # type: ignore[call-arg]  # a rule's
+    return optimizer

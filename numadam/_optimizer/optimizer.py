@@ -1,8 +1,7 @@
-"""The optimiser that all rules share: its options, and `step`."""
+"""Base class of all rules: the shared options, and `step`."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from numadam._core.hyper import LR
@@ -14,7 +13,7 @@ __all__ = ["Optimizer", "fixed", "hyper"]
 
 
 class Optimizer(OptimizerBase):
-    r"""What all rules share. Use a subclass: `Adam`, `AdamW`, `RMSprop`, `SGD`, ...
+    r"""Base class of all rules. Use a subclass: `Adam`, `AdamW`, `RMSprop`, `SGD`, ...
 
     An optimiser keeps references to the parameter arrays and changes them in place. Every rule
     takes the keywords below. One step does all of it in one pass over memory, in this order:
@@ -24,72 +23,72 @@ class Optimizer(OptimizerBase):
     Parameters
     ----------
     weight_decay : float or callable, default 0.0 (AdamW: 0.01)
-        Pulls the parameters towards 0.
+        Strength of the decay of the parameters towards 0.
     decoupled : bool
-        True: p loses ``lr * weight_decay * p`` besides the step (default of AdamW, NAdam, RAdam,
+        True: each step subtracts ``lr * weight_decay * p``, too (default of AdamW, NAdam, RAdam,
         AdaMax, AdaBelief, Lion). False: L2, ``weight_decay * p`` is added to the gradient.
     decay_times_lr : bool, default True
-        False frees the decoupled decay of lr: p loses ``weight_decay * p``.
+        False: the decoupled decay is ``weight_decay * p``, without lr.
     maximize : bool, default False
-        Go up instead of down.
+        Maximise instead of minimise.
     loss_scale : float or callable, default 1.0
-        What the loss was multiplied by: the gradient is divided by it.
+        Factor by which the loss was multiplied: the gradient is divided by it.
     clip_value : float or callable, optional
-        Every element of the gradient is brought into [-clip_value, clip_value].
+        Every element of the gradient is clipped to [-clip_value, clip_value].
     clip_norm : float or callable, optional
         All gradients together are multiplied by ``min(1, clip_norm / norm)``.
     clip_array_norm : float or callable, optional
         As `clip_norm`, for each array by itself.
     accumulate : int, default 1
-        Only every so many calls take a step, with the mean of their gradients; `flush` takes one
-        with what there is, `discard` forgets it. t counts steps.
+        Take a step at every `accumulate`-th call only, with the mean of the gradients since the
+        last; `flush` takes it earlier, `discard` drops the gradients. t counts steps.
     nonfinite : {"propagate", "raise", "skip"}, default "propagate"
-        What happens at a gradient with NaN or infinite elements: it is used as it is; a
-        FloatingPointError, with nothing changed; or nothing but a count in `skipped`. With
-        `accumulate` the mean is looked at.
+        Policy for non-finite gradients. "propagate": use them. "raise": raise FloatingPointError
+        and change nothing. "skip": skip the step and increment `skipped`. With `accumulate` the
+        mean is checked.
     max_skips : int, optional
-        As many steps in a row may be skipped; the next one raises FloatingPointError.
+        Largest number of steps skipped in a row; the next one raises FloatingPointError.
     bounds : pair (lo, hi), or nesting of pairs, optional
         Box for the parameters, numbers or arrays, None for an open side. Parameters outside are
-        moved to the nearest bound when the optimiser is made. Where a parameter lies on a bound,
-        a gradient that would push it out is taken as 0, before norm and moments.
+        moved to the nearest bound when the optimiser is made. Where a parameter is on a bound, a
+        gradient component that points outward counts as 0, before norm and moments.
     ema : float in [0, 1) or callable, optional
-        Keeps a running average of the parameters, read by `averaged`:
-        ``average += (1 - ema) * (p - average)``. It begins as the parameters.
+        Decay of a running average of the parameters, read by `averaged`:
+        ``average += (1 - ema) * (p - average)``. It starts as the parameters.
     ema_warmup : bool, default False
         The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step.
     ema_debias : bool, default False
-        The average begins as 0 and is divided by ``1 - ema^t`` when read.
+        The average starts as 0 and is divided by ``1 - ema^t`` when read.
     groups : mapping of str to mapping, optional
         Options of their own for some arrays: ``{"*.bias": {"weight_decay": 0}, "head": {"lr":
-        1e-4}, "emb": {"frozen": True}}``. Patterns (of `fnmatch`) are for the dotted path of the
-        array in its nesting, or of a container. A later one goes before an earlier one.
+        1e-4}, "emb": {"frozen": True}}``. Patterns (of `fnmatch`) match the dotted path of the
+        array in its nesting, or of a container. A later one overrides an earlier one.
     sparse : {"lazy", "dense"}, optional
-        Takes gradients that touch a few rows (`numadam.Rows`, CSR matrices). "lazy": only these
-        rows of parameters and state change; "dense": the numbers of the dense gradient.
+        Accept gradients of a few rows (`numadam.Rows`, CSR matrices). "lazy": only these rows of
+        parameters and state change; "dense": the result is that of the dense gradient.
     state_dtype : "bfloat16", optional
-        How moments are stored: in half the memory of float32, with 8 digits in base 2. They are
-        rounded by chance (a hash of number and step, so the bits are the same everywhere): to
-        the nearest, a slow average could never fall. The arithmetic stays as it is.
+        Dtype in which moments are stored: half the memory of float32, 8 significant bits. Rounding
+        is stochastic (by a hash of number and step, so the bits are the same everywhere), since
+        rounding to nearest would stop a slow average from falling. The arithmetic is unchanged.
     master : bool, default False
-        Keeps a float32 copy of float16 or bfloat16 parameters, in which small steps add up.
+        Keep a float32 copy of float16 or bfloat16 parameters, so that small steps add up.
     complex_form : {"parts", "modulus"}, default "parts"
-        Complex parameters as pairs of real ones (torch), or whole: with a real second moment of
-        the gradient's modulus (optax).
+        "parts": real and imaginary part are two real parameters (torch). "modulus": one second
+        moment of the gradient's modulus for both (optax).
     like : {"torch", "keras", "tf1", "optax", "sklearn", "numpy"}, optional
-        Defaults and arithmetic of that library. What is given as a keyword goes before it. The
-        last two, "keras" and "tf1" repeat the plain rule and AMSGrad bit for bit.
+        Defaults and arithmetic of that library; keywords override them. "sklearn", "numpy",
+        "keras" and "tf1" repeat the plain rule and AMSGrad bit for bit.
     capturable : bool, default False
-        For CuPy parameters: steps may be captured in a CUDA graph and replayed. t and lr lie on
-        the GPU: `lr` is a 0-d CuPy array (one that was passed stays that array), and each replay
-        reads it anew. Take one step before the capture.
+        For CuPy parameters: steps may be captured in a CUDA graph and replayed. t and lr are on
+        the GPU: `lr` is a 0-d CuPy array (the one that was passed, if it was one), and each replay
+        reads it again. Take one step before the capture.
 
     Notes
     -----
     `weight_decay`, `loss_scale`, `clip_value`, `clip_norm`, `clip_array_norm`, `ema` and the
     hyperparameters of the rule may be changed at any time (``opt.clip_norm = 0.5``), or be
-    callables of the steps already taken (see `numadam.schedules`). What would need other arrays
-    or another compiled loop is refused: make the optimiser with a value that stands for it, such
+    callables of the steps already taken (see `numadam.schedules`). A change that needs other arrays
+    or another compiled loop is refused: make the optimiser with a value that prepares for it, such
     as ``clip_norm=numpy.inf``.
 
     The gradient of complex parameters is ``df/dRe(p) + 1j * df/dIm(p)``, the direction of
@@ -131,32 +130,34 @@ class Optimizer(OptimizerBase):
         Parameters
         ----------
         grads : array or nesting of arrays, optional
-            Gradients in the structure, shapes and dtype of the parameters; not modified. That of
-            a 0-d NumPy array may be a number. Without it, `grads` of the optimiser is taken.
+            Gradients in the structure, shapes and dtype of the parameters; not modified. The
+            gradient of a 0-d NumPy array may be a number. Default: `grads` of the optimiser.
         params : array or nesting of arrays, optional
             Parameters to update in this call instead of the optimiser's own: same structure,
-            shapes and dtype. Nothing of them is kept.
+            shapes and dtype. No reference to them is kept.
         lr : float, optional
             Learning rate of this call only.
         out : array or nesting of arrays, optional
-            Gets the direction instead: the parameters would become ``p + out``. State and t
-            move, the parameters stay.
+            Receives the update: the parameters would become ``p + out``. State and t change, the
+            parameters do not.
 
         Raises
         ------
         TypeError, ValueError
-            Before anything is written: the message names the array, says what it is and what to
-            do.
+            Before anything is written; the message names the array and says what to do.
 
         Notes
         -----
-        At every step, of every array: that it is an array of the right type, dtype and byte
-        order, that what is written is writable, shape, memory layout, and that nothing that is
-        written overlaps anything else. Nothing seen at an earlier step is trusted: an array
-        changed behind the optimiser's back (``setflags``, ``resize``, ``a.shape = ...``) is
-        checked as it is now, and an entry of a container that was replaced is refused. Only the
-        structure, shapes and dtype of the parameters are fixed when the optimiser is made, and
-        the work arrays through which strided arrays go are kept.
+        Every step checks every array: type, dtype, byte order, shape and memory layout, that the
+        arrays to be written are writable, and that they overlap nothing else. A container in which
+        an array was replaced is refused. The structure, shapes and dtype of the parameters are
+        fixed when the optimiser is made.
+
+        NumPy arrays are checked anew at each step, so one that was changed in between
+        (``setflags``, ``resize``, ``a.shape = ...``) is checked as it is now. CuPy arrays that
+        look as at the last step are recognised: by address, shape, strides and dtype, or, with 16
+        arrays or more, by the object alone where it was in the last two steps. Do not change the
+        shape of such an array in place.
 
         Steps of one optimiser from several threads wait for each other.
         """
@@ -168,7 +169,9 @@ class Optimizer(OptimizerBase):
                 leaves = (grads,) if tree.is_leaf else tree.flatten(grads, "grads")
             if params is None and not tree.is_leaf:
                 self._refuse_replaced(self._params, self._given, "params")
-            rate = self._lr if lr is None and self._steady else self._rate(lr)
+            rate = self._settings.constant_rate
+            if lr is not None or rate is None:
+                rate = self._rate(lr)
             if params is None and out is None:
                 went = self._backend.step(leaves, rate)
             else:
@@ -183,7 +186,7 @@ class Optimizer(OptimizerBase):
                 self._not_finite()
 
     def flush(self) -> bool:
-        """Take a step with the mean of the gradients that `accumulate` has added up so far.
+        """Take a step with the mean of the gradients that `accumulate` has added so far.
 
         Returns whether there were any.
         """
@@ -201,48 +204,44 @@ class Optimizer(OptimizerBase):
             return True
 
     def discard(self) -> None:
-        """Forget the gradients that `accumulate` has added up so far."""
+        """Drop the gradients that `accumulate` has added so far."""
         with self._lock:
             self._backend.drop()
 
     def _rate(self, lr: Any) -> float:
-        """The learning rate of this step; other schedules go into the control block."""
+        """The learning rate of this step; values of other schedules go into the control block."""
         settings = self._settings
+        if lr is None:
+            return settings.rate(self.t)
         if settings.rate_array is not None:
-            if lr is not None:
-                raise ValueError("lr: with capturable=True it lies on the GPU; write opt.lr = x.")
-            return math.nan  # the step reads the array
-        if settings.has_schedules:
-            settings.refresh(self.t)
-        if lr is not None:
-            if not is_plain(self._lr):
-                raise ValueError("lr: this optimiser has a step size for each array; leave it out.")
-            return LR.check(lr)
-        if callable(self._lr):
-            return LR.check(self._lr(self.t))
-        return self._lr if is_plain(self._lr) else 0.0
+            raise ValueError("lr: with capturable=True it lies on the GPU; write opt.lr = x.")
+        settings.refresh(self.t)
+        if not is_plain(settings.lr):
+            raise ValueError("lr: this optimiser has a step size for each array; leave it out.")
+        return LR.check(lr)
 
     def _refuse_elsewhere(self, name: str) -> None:
-        """Refuse other arrays where something follows the optimiser's own parameters."""
+        """Refuse `params` or `out` with options that follow the optimiser's own parameters."""
+        options = self._settings.options
         for option in ("ema", "master"):
-            if self._settings.options[option] not in (None, False):
+            if options[option] not in (None, False):
                 raise ValueError(
                     f"{name}: {option} follows the optimiser's own parameters, which such a step "
                     "does not change. Make an optimiser without it."
                 )
-        if name == "out" and self.accumulate > 1:
+        if name == "out" and options["accumulate"] > 1:
             raise ValueError(
-                f"out: accumulate={self.accumulate} gives a direction at some calls only. Make an "
-                "optimiser without it."
+                f"out: accumulate={options['accumulate']} gives a direction at some calls only. "
+                "Make an optimiser without it."
             )
-        if name == "out" and self.sparse == "lazy":
+        if name == "out" and options["sparse"] == "lazy":
             raise ValueError(
                 "out: sparse='lazy' gives a direction in some rows only. Make an optimiser with "
                 "sparse='dense'."
             )
 
     def _not_finite(self) -> None:
-        """Say that the guard stopped the step, where the user wants to hear it."""
+        """Raise for a step that the guard stopped, where the options ask for that."""
         options = self._settings.options
         if options["nonfinite"] == "raise":
             several = options["accumulate"] > 1

@@ -1,4 +1,4 @@
-"""The state of an optimiser as a mapping: views out, copies in, whole or not at all."""
+"""State of an optimiser as a mapping: views when read, copies when assigned, all or nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numadam._arrays import formatting as formatting
+from numadam._arrays import formatting
+from numadam._core.parts import parts_of
 
 if TYPE_CHECKING:
     from numadam._optimizer.base import OptimizerBase
@@ -16,19 +17,20 @@ if TYPE_CHECKING:
 class State(MutableMapping[str, Any]):
     """State arrays by name, and ``"t"``, the steps taken.
 
-    Reading gives arrays that show the state itself, in containers made anew: write into an array
-    (``opt.state["m"]["w"][...] = x``) or assign a whole entry. An assignment copies: it is
-    checked first, and then done whole.
+    Reading returns views of the state in new containers: write into an array
+    (``opt.state["m"]["w"][...] = x``) or assign a whole entry. An assignment is checked first and
+    then copied, all of it or nothing.
     """
 
     def __init__(self, optimizer: OptimizerBase) -> None:
         self._optimizer = optimizer
 
     def __getitem__(self, name: str) -> Any:
-        backend = self._optimizer._backend
-        if name in backend.counters:
-            return backend.counters[name]
-        return self._optimizer._tree.unflatten([view.view() for view in backend.state[name]])
+        parts = parts_of(self._optimizer)
+        counters = parts.backend.counters
+        if name in counters:
+            return counters[name]
+        return parts.tree.unflatten([view.view() for view in parts.backend.state[name]])
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self:
@@ -39,8 +41,9 @@ class State(MutableMapping[str, Any]):
         raise TypeError(f"state[{name!r}] cannot be deleted: the next step needs it.")
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._optimizer._backend.counters
-        yield from self._optimizer._backend.state
+        backend = parts_of(self._optimizer).backend
+        yield from backend.counters
+        yield from backend.state
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -59,31 +62,22 @@ class State(MutableMapping[str, Any]):
         self._load(saved)
 
     def _load(self, entries: Mapping[str, Any]) -> None:
-        owner = self._optimizer
-        with owner._lock:
-            known = owner._backend.counters
-            counters = {
-                name: _counter(name, value, known[name])
-                for name, value in entries.items()
-                if name in known
-            }
-            arrays = {
-                name: self._check(name, value)
-                for name, value in entries.items()
-                if name not in known
-            }
-            owner._backend.load(counters, arrays)
-
-    def _check(self, name: str, value: Any) -> list[Any]:
-        title = f"state[{name!r}]"
-        return self._optimizer._backend.check_arrays(
-            title,
-            self._optimizer._tree.flatten(value, title),
-            self._optimizer._backend.state_dtype(name),
-        )
+        tree, _, backend, lock = parts_of(self._optimizer)
+        with lock:
+            known = backend.counters
+            counters, arrays = {}, {}
+            for name, value in entries.items():
+                if name in known:
+                    counters[name] = _counter(name, value, known[name])
+            for name, value in entries.items():
+                if name not in known:
+                    title = f"state[{name!r}]"
+                    leaves, dtype = tree.flatten(value, title), backend.state_dtype(name)
+                    arrays[name] = backend.check_arrays(title, leaves, dtype)
+            backend.load(counters, arrays)
 
     def __repr__(self) -> str:
-        """T and the names of the arrays.
+        """The steps taken and the names of the arrays.
 
         Examples
         --------
@@ -92,19 +86,19 @@ class State(MutableMapping[str, Any]):
         >>> na.Adam(np.zeros(3)).state
         State(t=0, arrays: m, v)
         """
-        names = ", ".join(self._optimizer._backend.state)
-        return f"State(t={self._optimizer.t}, arrays: {names or 'none'})"
+        backend = parts_of(self._optimizer).backend
+        return f"State(t={backend.t}, arrays: {', '.join(backend.state) or 'none'})"
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
-        backend = self._optimizer._backend
+        backend = parts_of(self._optimizer).backend
         counters = [(name, str(value.tolist())) for name, value in backend.counters.items()]
         arrays = [(name, formatting.outline(leaves)) for name, leaves in backend.state.items()]
         return formatting.table(f"State of {type(self._optimizer).__name__}", [*counters, *arrays])
 
 
 def _counter(name: str, value: Any, now: Any) -> Any:
-    """A counter or a running product from outside, checked."""
+    """Validate a counter or a running product to be loaded."""
     if now.dtype.kind == "f":
         products = np.asarray(value, dtype=float)
         if products.shape != now.shape or not np.all(np.isfinite(products)):

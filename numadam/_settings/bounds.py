@@ -1,4 +1,4 @@
-"""Box bounds: read, checked, rounded into the dtype, and parameters projected into them."""
+"""Box bounds: validated, and rounded into the dtype of the parameters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_cupy_array
+from array_api_compat import array_namespace
 
+from numadam._arrays.interop import to_host
 from numadam._arrays.tree import Active, Tree
 
 #: Lower and upper bound of one array, each a float or an array.
@@ -35,7 +36,7 @@ def leaf_bounds(
     Raises
     ------
     TypeError, ValueError
-        Where there is no pair for a leaf, one too many, or it does not fit its array.
+        For a leaf without a pair, a pair without a leaf, or one that does not fit its array.
     """
     asked: set[int] = set()
     pairs = []
@@ -59,7 +60,7 @@ def leaf_bounds(
 
 
 def _refuse_unused(bounds: Any, tree: Tree | Active, asked: set[int]) -> None:
-    """An entry that belongs to no array is a slip of the pen."""
+    """Refuse an entry that belongs to no array."""
     if bounds is None or _is_pair(bounds):
         return
     paths = tree.paths()
@@ -96,8 +97,16 @@ def _read_pair(pair: Any, leaf: Any, title: str, name: str) -> Pair:
     return lo, hi
 
 
+def fits(values: Any, leaf: Any) -> bool:
+    """Whether an array broadcasts to the shape of a parameter."""
+    try:
+        return bool(np.broadcast_shapes(values.shape, leaf.shape) == leaf.shape)
+    except ValueError:
+        return False
+
+
 def as_numbers(xp: Any, x: Any, title: str) -> Any:
-    """`x` as a float64 array; complex numbers and text are refused, not cut down to one."""
+    """Convert to a float64 array; refuse complex numbers and text."""
     given = xp.asarray(x)
     if given.dtype.kind in "cSU":
         raise TypeError(f"{title}: expected real numbers, got {given.dtype}.")
@@ -112,11 +121,7 @@ def _read_end(end: Any, open_end: float, leaf: Any, title: str, name: str) -> An
     values = as_numbers(xp, end, title)
     if bool(xp.any(xp.isnan(values))):
         raise ValueError(f"{title}: is NaN. Use None or an infinite number where it is open.")
-    try:
-        fits = np.broadcast_shapes(values.shape, leaf.shape) == leaf.shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not fits(values, leaf):
         raise ValueError(
             f"{title}: expected a number, or an array that broadcasts to shape {leaf.shape} of "
             f"{name}, got shape {values.shape}."
@@ -124,14 +129,14 @@ def _read_end(end: Any, open_end: float, leaf: Any, title: str, name: str) -> An
     if values.ndim == 0:
         return float(values)
     # bounds are rounded once: on the host, since CuPy cannot for every dtype
-    return values.get() if is_cupy_array(values) else values
+    return to_host(values)
 
 
 def inward(end: Any, dtype: np.dtype[Any], other: float, real: np.dtype[Any]) -> Any:
     """A bound in the dtype of its parameters, rounded towards the inside of the box.
 
-    `other` is where the inside lies: +inf for a lower bound, -inf for an upper one. Rounded to
-    the nearest it could lie outside of the bound by half a unit.
+    `other` is the direction of the inside: +inf for a lower bound, -inf for an upper one. Rounding
+    to nearest could put it outside of the bound by half a unit.
     """
     xp = np if isinstance(end, float) else array_namespace(end)
     wide = xp.asarray(end, dtype=xp.float64)

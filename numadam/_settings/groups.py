@@ -28,7 +28,7 @@ def _matches(path: Sequence[Any], pattern: str) -> bool:
 
 
 def leaf_overrides(groups: Any, paths: Sequence[Sequence[Any]], rule: RuleSpec) -> list[Overrides]:
-    """What the groups set for each array; of two that fit, the later one wins.
+    """Options that the groups set for each array; of two that fit, the later one wins.
 
     Raises
     ------
@@ -70,19 +70,19 @@ def leaf_overrides(groups: Any, paths: Sequence[Sequence[Any]], rule: RuleSpec) 
 def group_overrides(
     rule: RuleSpec, options: Mapping[str, Any], lr: Any, tree: Tree
 ) -> list[Overrides]:
-    """What differs from array to array: groups, and a step size for each."""
+    """Options that differ from array to array, checked: groups, and a step size for each."""
     overrides = leaf_overrides(options["groups"], tree.paths(), rule)
     if not is_plain(lr):
-        for own, rate in zip(overrides, leaf_rates(lr, tree), strict=True):
-            own.setdefault("lr", rate)
-    for own in overrides:
-        values = {key: value for key, value in own.items() if key != "frozen"}
-        rate = values.pop("lr", 0.0)
-        if is_plain(rate):
-            rate = LR.check_or_schedule(rate)
-            if "lr" in own:
-                own["lr"] = rate
-        checked = op.check(rule, "", {}, {**options, **values})
+        rates = leaf_rates(lr, tree)
+    for k, own in enumerate(overrides):
+        if is_plain(own.get("lr", ())):
+            own["lr"] = LR.check_or_schedule(own["lr"])
+        elif not is_plain(lr):
+            own.setdefault("lr", rates[k])
+        values = {key: own[key] for key in own if key not in ("frozen", "lr")}
+        if not values:
+            continue
+        checked = op.change(rule, options, values)
         own.update({key: checked[key] for key in values})
         if rule.present(checked) != rule.present(options):
             raise ValueError(f"groups: {values!r} needs other state arrays than {rule.name} has.")

@@ -1,16 +1,15 @@
-"""The learning rate: one for all, one for each array, or one for each element."""
+"""Learning rates: one for all arrays, one for each array, or one for each element."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace
 
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import LR
-from numadam._settings.bounds import as_numbers
+from numadam._settings.bounds import as_numbers, fits
 
 
 def is_plain(lr: Any) -> bool:
@@ -25,11 +24,7 @@ def check_rate(lr: Any, leaf: Any, name: str) -> Any:
         values = as_numbers(xp, lr, "lr")
     except (TypeError, ValueError) as error:
         raise TypeError(f"lr: expected a number or an array for {name}, got {lr!r:.80}.") from error
-    try:
-        fits = np.broadcast_shapes(values.shape, leaf.shape) == leaf.shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not fits(values, leaf):
         raise ValueError(
             f"lr: expected a number or an array that broadcasts to shape {leaf.shape} of {name}, "
             f"got shape {values.shape}."
@@ -40,7 +35,7 @@ def check_rate(lr: Any, leaf: Any, name: str) -> Any:
 
 
 def leaf_rates(lr: Any, tree: Tree) -> list[Any]:
-    """The step size of each array, where they are nested as the parameters are."""
+    """The step sizes of the arrays, given in the nesting of the parameters."""
     if tree.is_leaf:
         return [lr]
     rates = list(tree.flatten(lr, "lr"))

@@ -1,4 +1,4 @@
-"""The options of one optimiser, brought down to what its back end needs: rows, plan, arrays."""
+"""Options of one optimiser as its back end needs them: plan, control block, arrays."""
 
 from __future__ import annotations
 
@@ -12,34 +12,43 @@ from array_api_compat import array_namespace
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.half import as_storage
-from numadam._core.hyper import Hyper, at_start
+from numadam._core.hyper import LR, Hyper, at_start
 from numadam._core.plan import Plan
 from numadam._core.rule import RuleSpec
 from numadam._settings.bounds import OPEN, Pair, inward
 from numadam._settings.groups import Overrides
 from numadam._settings.learning_rate import check_rate, is_plain
 
+#: A group, the column and hyperparameter that change in it, and the callable that says how.
+Scheduled = tuple[int, int, Hyper, Callable[[int], float]]
+
 _GUARDS = {"propagate": 0, "raise": 1, "skip": 2}
 
 
 class Settings:
-    """All that the options say about the arrays of one optimiser.
+    """Options of one optimiser, applied to its arrays.
 
     Attributes
     ----------
     options : dict
-        Every option as the user gave it: hyperparameters may be callables.
+        Every option, checked; hyperparameters may be callables.
     plan : Plan
     control : numpy.ndarray of float64
-        A row for each group of arrays; row 0 holds the options that no group changes.
-    rows : list of int
-        Each array's row.
+        The control block: a row for each group; group 0 has the options that no group changes.
+    group_of_leaf : list of int
+        The group of each array.
     per_element : dict of int to list
         Bounds and step sizes that differ from element to element, by slot.
+    schedules : list of (group, column, hyperparameter, callable)
+        All values that change from step to step, besides the learning rate.
     guard : int
-        What to do about gradients that are not finite.
+        Policy for gradients that are not finite: 0 propagate, 1 raise, 2 skip.
     rate_array : array or None
-        Where lr lies on the GPU, with capturable=True.
+        The 0-d array on the GPU that holds lr, with capturable=True.
+    lr : float, callable, array or nesting
+        As the user sees it; set by `set_lr`.
+    constant_rate : float or None
+        The learning rate of every step; None where a schedule has to be called.
     """
 
     def __init__(
@@ -64,24 +73,20 @@ class Settings:
             if "lr" in own and not is_plain(own["lr"]):
                 own["lr"] = 1.0
             box = pair if scalar_box else OPEN
-            self.group_of_leaf.append(self._row_for(own, box, boxes))
+            self.group_of_leaf.append(self._group_for(own, box, boxes))
         dtype = np.dtype(leaves[0].dtype.type) if leaves else np.dtype(float)
         self.plan = self._plan(dtype, pairs, scalar_box, overrides)
         _check_plan(self.plan, options)
-        self._round_boxes(boxes)
-        self._schedules = self._find_schedules()
-        self.control = np.array(
-            [
-                self._control_row(own, box)
-                for own, box in zip(self._overrides, self._boxes, strict=True)
-            ]
-        )
+        self._boxes: list[Pair] = [self._rounded(pair) for pair in boxes]
+        self.schedules = self._find_schedules()
+        self.control = np.array(list(map(self._control_row, self._overrides, self._boxes)))
         self._fill_per_element(leaves, overrides, pairs)
 
-    def _row_for(self, own: Overrides, box: Pair, boxes: list[Pair]) -> int:
-        for row, (known, known_box) in enumerate(zip(self._overrides, boxes, strict=True)):
-            if known == own and known_box == box:
-                return row
+    def _group_for(self, own: Overrides, box: Pair, boxes: list[Pair]) -> int:
+        """The group with these overrides and bounds; a new one where there is none."""
+        for group, known in enumerate(zip(self._overrides, boxes, strict=True)):
+            if known == (own, box):
+                return group
         self._overrides.append(own)
         boxes.append(box)
         return len(boxes) - 1
@@ -119,21 +124,18 @@ class Settings:
         )
 
     def _products(self) -> tuple[str, ...]:
-        """The running products: those of all groups where one of them needs any."""
+        """Running products: all groups have them where one needs any."""
         needed = (self.rule.products({**self.options, **own}) for own in self._overrides)
         return max(needed, key=len)
 
     def _norm(self) -> str:
-        """Which norms a step has to form."""
+        """Norm that a step computes: of each array, of all together, or none."""
         if self.options["clip_array_norm"] is not None:
             return "array"
         return "all" if self.guard != 0 or self.options["clip_norm"] is not None else ""
 
-    def _round_boxes(self, boxes: Sequence[Pair]) -> None:
-        self._boxes: list[Pair] = [self._rounded(pair) for pair in boxes]
-
     def _rounded(self, pair: Pair) -> Pair:
-        """Bounds in the dtype of the parameters, inside of what was asked for where possible."""
+        """Bounds in the dtype of the parameters, rounded inwards where a number lies between."""
         storage, real = self.plan.storage(pl.P), self.plan.real
         low = inward(pair[0], storage, math.inf, real)
         high = inward(pair[1], storage, -math.inf, real)
@@ -164,44 +166,64 @@ class Settings:
                 for own, leaf, name in zip(overrides, leaves, self._names, strict=True)
             ]
 
-    def box(self, row: int) -> Pair:
-        """The bounds of the arrays of one row."""
-        return self._boxes[row]
+    def leaf_boxes(self) -> list[Pair] | None:
+        """The bounds of each array, rounded into its dtype; None without bounds."""
+        if self.plan.bounds == "scalar":
+            return [self._boxes[group] for group in self.group_of_leaf]
+        if self.plan.bounds == "array":
+            return list(zip(self.per_element[pl.LOW], self.per_element[pl.HIGH], strict=True))
+        return None
 
-    def _find_schedules(self) -> list[tuple[int, int, Hyper, Callable[[int], float]]]:
-        """(row, column, hyperparameter, callable) of all that change from step to step."""
+    def box(self, group: int) -> Pair:
+        """The bounds of the arrays of one group."""
+        return self._boxes[group]
+
+    def _find_schedules(self) -> list[Scheduled]:
         found = []
         names = [*op.COLUMNS, *(hyper.name for hyper in self.rule.hypers)]
-        for row, own in enumerate(self._overrides):
+        for group, own in enumerate(self._overrides):
             values = {**self.options, "lr": None, **own}
             for name in names:
                 if callable(values[name]):
                     hyper, column = op.column(self.rule, name)
-                    found.append((row, column, hyper, values[name]))
+                    found.append((group, column, hyper, values[name]))
         return found
 
-    @property
-    def has_schedules(self) -> bool:
-        """Whether a hyperparameter besides the learning rate changes from step to step."""
-        return bool(self._schedules)
+    def set_lr(self, lr: Any) -> None:
+        """Take another learning rate, which has been checked."""
+        self.lr = lr
+        self._find_constants()
+
+    def _find_constants(self) -> None:
+        self._rate: Any = self.lr
+        if self.rate_array is not None:
+            self._rate = math.nan  # the step reads the array
+        elif not is_plain(self.lr):
+            self._rate = 0.0  # the step reads the step size of each array
+        constant = not self.schedules and not callable(self._rate)
+        self.constant_rate: float | None = self._rate if constant else None
+
+    def rate(self, t: int) -> float:
+        """The learning rate of the step after t; `refresh` included."""
+        self.refresh(t)
+        rate: float = LR.check(self._rate(t)) if callable(self._rate) else self._rate
+        return rate
 
     def refresh(self, t: int) -> None:
-        """Put the values of all schedules for the step after t into the control block."""
-        if self._schedules:
-            # one that several groups share is asked once
-            unlike = {id(schedule): schedule for *_, schedule in self._schedules}
-            now = {key: schedule(t) for key, schedule in unlike.items()}
-            found = [
-                (row, column, hyper.check(now[id(schedule)]))
-                for row, column, hyper, schedule in self._schedules
-            ]
-            for row, column, value in found:
-                self.control[row, column] = value
+        """Write the values of all schedules for the step after t into the control block."""
+        if not self.schedules:
+            return
+        # a schedule that several groups share is called once
+        unlike = {id(schedule): schedule for *_, schedule in self.schedules}
+        now = {key: schedule(t) for key, schedule in unlike.items()}
+        checked = [hyper.check(now[id(schedule)]) for _, _, hyper, schedule in self.schedules]
+        for (group, column, _, _), value in zip(self.schedules, checked, strict=True):
+            self.control[group, column] = value
 
     def set(self, name: str, value: Any) -> None:
         """Change a hyperparameter of all arrays whose group sets none of its own."""
         hyper, column = op.column(self.rule, name)
-        options = op.check(self.rule, "", {}, {**self.options, name: value})
+        options = op.change(self.rule, self.options, {name: value})
         if name == "ema" and options["ema_debias"] and options["ema"] != self.options["ema"]:
             raise ValueError("ema: ema_debias divides by 1 - ema^t, so ema cannot change.")
         if self._structure(options) != self._structure(self.options):
@@ -210,18 +232,18 @@ class Settings:
                 "new optimiser."
             )
         self.options = options
-        self._schedules = self._find_schedules()
-        for row, own in enumerate(self._overrides):
+        self.schedules = self._find_schedules()
+        self._find_constants()
+        now = options[name]
+        start = op.NEUTRAL[name] if now is None else at_start(hyper, now)
+        for group, own in enumerate(self._overrides):
             if name not in own:
-                now = options[name]
-                self.control[row, column] = (
-                    op.NEUTRAL[name] if now is None else at_start(hyper, now)
-                )
+                self.control[group, column] = start
 
     def _structure(self, options: Mapping[str, Any]) -> tuple[Any, ...]:
-        """What a step is compiled for and what state it has, as far as options decide it."""
+        """All that options decide about the compiled loop and the state arrays."""
         rule = self.rule
-        asked = tuple(options[name] is None for name in (*_NORMS, "ema"))
+        asked = tuple(options[name] is None for name in ("clip_norm", "clip_array_norm", "ema"))
         decays = self.plan.decay != "" or options["weight_decay"] != 0.0
         return rule.present(options), rule.products(options), rule.variant(options), asked, decays
 
@@ -260,6 +282,3 @@ def _check_plan(plan: Plan, options: Mapping[str, Any]) -> None:
         )
     if problem:
         raise ValueError(problem)
-
-
-_NORMS = ("clip_norm", "clip_array_norm")

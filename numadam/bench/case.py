@@ -1,4 +1,4 @@
-"""What a case of the benchmarks is."""
+"""A case of the benchmarks: two sides, a target, and the machine that it needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Case:
     Attributes
     ----------
     name : str
-        What ``--case`` takes.
+        The argument of ``--case``.
     what : str
         Ours / theirs, in words.
     target : float
@@ -37,7 +37,7 @@ class Case:
     quick : bool
         Whether ``--quick`` runs it.
     by : str
-        What the two sides differ in by design; the ratio of times is divided by that.
+        Quantity in which the two sides differ by design; the ratio of times is divided by it.
     """
 
     name: str

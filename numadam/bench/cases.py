@@ -1,171 +1,137 @@
-"""The table of cases: what is measured, against what, and the target."""
+"""Cases with a target: a step of numadam against its peers."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import import_module
 
 import numpy as np
 
 from numadam.bench import peers, processes
 from numadam.bench.case import Case, Prepare, pair
+from numadam.bench.cli import TABLES
 from numadam.bench.measure import Side
-from numadam.bench.option_cases import OPTION_CASES
+
+_SIZES = {"50M": 50_000_000, "10M": 10_000_000, "1M": 1_000_000, "100k": 100_000, "1000": 1_000}
 
 
-def _roofline(n: int, dtype: type) -> Prepare:
-    return pair(
-        functools.partial(peers.step, n, dtype), functools.partial(peers.roofline, n, dtype)
+def _steps(
+    name: str,
+    peer: Callable[[int], Side],
+    title: str,
+    targets: Mapping[str, float],
+    needs: tuple[str, ...] = (),
+) -> list[Case]:
+    """Steps of one array against a peer; `targets` by size."""
+    return [
+        Case(
+            f"{name}-{size}",
+            f"a step of {size} / {title}",
+            target,
+            pair(functools.partial(peers.step, n), functools.partial(peer, n)),
+            needs=needs,
+            memory=8.0 if n == _SIZES["50M"] else 0.0,
+            quick=n != _SIZES["50M"],
+        )
+        for size, target in targets.items()
+        for n in [_SIZES[size]]
+    ]
+
+
+def _many(kind: str, what: str, target: float) -> Case:
+    ours = functools.partial(peers.many, 1000, 1000, kind)
+    theirs = functools.partial(peers.torch_fused, *[1000] * 1000)
+    title = f"1000 arrays of 1000, {what} / torch fused"
+    return Case(f"many-{kind}", title, target, pair(ours, theirs), needs=_TORCH)
+
+
+def _matmuls(size: str, n_in: int, n_out: int) -> Case:
+    parallel, serial = (
+        functools.partial(peers.matmuls, n_in, n_out, serial=serial) for serial in (False, True)
     )
+    title = f"two matmuls + a step of {size} / the same, step serial"
+    return Case(f"matmul-{size}", title, 1.1, pair(parallel, serial))
 
 
-def _torch(n: int) -> Prepare:
-    return pair(functools.partial(peers.step, n), functools.partial(peers.torch_fused, n))
+def _memory(name: str, what: str, target: float, side: Callable[[], Side]) -> Case:
+    peak = "peak" in name
+    return Case(f"memory-{name}", what, target, lambda: processes.memory(side(), peak), unit="B")
 
 
-def _deepspeed(n: int) -> Prepare:
-    return pair(functools.partial(peers.step, n), functools.partial(peers.deepspeed_adam, n))
-
-
-def _many(kind: str) -> Prepare:
-    return pair(
-        functools.partial(peers.many, 1000, 1000, kind),
-        functools.partial(peers.torch_fused, *[1000] * 1000),
-    )
-
-
-def _matmuls(n_in: int, n_out: int) -> Prepare:
-    return pair(
-        functools.partial(peers.matmuls, n_in, n_out, serial=False),
-        functools.partial(peers.matmuls, n_in, n_out, serial=True),
-    )
-
-
-def _memory(side: Callable[[], Side], peak: bool) -> Prepare:
-    return lambda: processes.memory(side(), peak)
+def _seconds(name: str, what: str, target: float, prepare: Prepare) -> Case:
+    return Case(name, what, target, prepare, unit="s")
 
 
 _ONE = functools.partial(peers.step, 100_000)
 _THOUSAND = functools.partial(peers.many, 1000, 1000, "same")
 _TORCH = ("torch",)
-_DEEPSPEED = ("torch", "deepspeed")
-_MATMULS = "two matmuls + a step of {} / the same, step serial"
+_TO_TORCH = {"50M": 1.0, "10M": 1.0, "1M": 0.65, "100k": 0.35, "1000": 0.06}
 
 CASES = (
-    Case(
-        "roofline-50M",
-        "a step of 50M / 4R3W roofline",
-        1.05,
-        _roofline(50_000_000, np.float32),
-        memory=8,
-        quick=False,
-    ),
-    Case("roofline-10M", "a step of 10M / 4R3W roofline", 1.05, _roofline(10_000_000, np.float32)),
+    *_steps("roofline", peers.roofline, "4R3W roofline", {"50M": 1.05, "10M": 1.05}),
     Case(
         "roofline-10M-float64",
         "a step of 10M float64 / its roofline",
         1.1,
-        _roofline(10_000_000, np.float64),
+        pair(
+            functools.partial(peers.step, _SIZES["10M"], np.float64),
+            functools.partial(peers.roofline, _SIZES["10M"], np.float64),
+        ),
     ),
-    Case(
-        "torch-50M",
-        "a step of 50M / torch fused",
-        1.0,
-        _torch(50_000_000),
-        needs=_TORCH,
-        memory=8,
-        quick=False,
+    *_steps("torch", peers.torch_fused, "torch fused", _TO_TORCH, needs=_TORCH),
+    *_steps(
+        "deepspeed",
+        peers.deepspeed_adam,
+        "DeepSpeed CPUAdam",
+        {"1M": 0.8, "100k": 0.8},
+        needs=("torch", "deepspeed"),
     ),
-    Case("torch-10M", "a step of 10M / torch fused", 1.0, _torch(10_000_000), needs=_TORCH),
-    Case("torch-1M", "a step of 1M / torch fused", 0.65, _torch(1_000_000), needs=_TORCH),
-    Case("torch-100k", "a step of 100k / torch fused", 0.35, _torch(100_000), needs=_TORCH),
-    Case("torch-1000", "a step of 1000 / torch fused", 0.06, _torch(1000), needs=_TORCH),
-    Case(
-        "deepspeed-1M",
-        "a step of 1M / DeepSpeed CPUAdam",
-        0.8,
-        _deepspeed(1_000_000),
-        needs=_DEEPSPEED,
-    ),
-    Case(
-        "deepspeed-100k",
-        "a step of 100k / DeepSpeed CPUAdam",
-        0.8,
-        _deepspeed(100_000),
-        needs=_DEEPSPEED,
-    ),
-    Case(
-        "numpy-1000",
-        "a step of 1000 / ten-line NumPy Adam",
-        0.2,
-        pair(functools.partial(peers.step, 1000), functools.partial(peers.numpy_adam, 1000)),
-    ),
-    Case(
-        "many-checked",
-        "1000 arrays of 1000, other objects each step / torch fused",
-        0.15,
-        _many("checked"),
-        needs=_TORCH,
-    ),
-    Case(
-        "many-same",
-        "1000 arrays of 1000, the same objects / torch fused",
-        0.08,
-        _many("same"),
-        needs=_TORCH,
-    ),
-    Case(
-        "many-grads",
-        "1000 arrays of 1000, opt.grads / torch fused",
-        0.06,
-        _many("grads"),
-        needs=_TORCH,
-    ),
-    Case("matmul-50k", _MATMULS.format("50k"), 1.1, _matmuls(784, 64)),
-    Case("matmul-1M", _MATMULS.format("1M"), 1.1, _matmuls(1000, 1000)),
-    Case("matmul-4M", _MATMULS.format("4M"), 1.1, _matmuls(2000, 2000)),
-    Case("memory-net", "bytes that a step leaves behind", 0, _memory(_ONE, False), unit="B"),
-    Case("memory-peak", "bytes that a step has at most", 1000, _memory(_ONE, True), unit="B"),
-    Case("memory-net-many", "the same, 1000 arrays", 0, _memory(_THOUSAND, False), unit="B"),
-    Case("memory-peak-many", "the same, 1000 arrays", 1000, _memory(_THOUSAND, True), unit="B"),
-    Case(
+    *_steps("numpy", peers.numpy_adam, "ten-line NumPy Adam", {"1000": 0.2}),
+    _many("checked", "other objects each step", 0.15),
+    _many("same", "the same objects", 0.08),
+    _many("grads", "opt.grads", 0.06),
+    _matmuls("50k", 784, 64),
+    _matmuls("1M", 1000, 1000),
+    _matmuls("4M", 2000, 2000),
+    _memory("net", "bytes that a step leaves behind", 0, _ONE),
+    _memory("peak", "bytes that a step has at most", 1000, _ONE),
+    _memory("net-many", "the same, 1000 arrays", 0, _THOUSAND),
+    _memory("peak-many", "the same, 1000 arrays", 1000, _THOUSAND),
+    _seconds(
         "first-step-warm",
         "process start to the end of the first step, warm cache",
         0.6,
         lambda: processes.first_step(cold=False),
-        unit="s",
     ),
-    Case(
+    _seconds(
         "first-step-cold-1000",
         "the same for 1000 elements, cold cache",
         4.0,
         lambda: processes.first_step(cold=True, n=1000),
-        unit="s",
     ),
-    Case(
+    _seconds(
         "first-step-cold-1M",
-        "the same for 1M elements: compiles both twins",
+        "the same for 1M elements: compiles the serial and the parallel loop",
         4.0,
         lambda: processes.first_step(cold=True),
-        unit="s",
     ),
-    Case(
+    _seconds(
         "import",
         "import numadam on top of numpy's import",
         0.1,
         lambda: processes.import_time,
-        unit="s",
     ),
 )
 
 
 def named(name: str) -> Case:
     """The case of this name, of any table."""
-    from numadam.bench.gpu_cases import GPU_CASES
-    from numadam.bench.minimize_cases import MINIMIZE_CASES
-
-    tables = (CASES, OPTION_CASES, MINIMIZE_CASES, GPU_CASES)
-    cases = {case.name: case for table in tables for case in table}
+    cases: dict[str, Case] = {
+        case.name: case
+        for module, table, _ in TABLES.values()
+        for case in getattr(import_module(f"numadam.bench.{module}"), table)
+    }
     if name not in cases:
         raise ValueError(f"case: there is no {name!r}. Choose from: {', '.join(cases)}.")
     return cases[name]

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
     from numadam.bench.report import Row
 
 LAYERS = ("tbb", "omp", "workqueue")
+#: Tables besides that of the sizes: module, name in it, and the help of their option.
+TABLES = {
+    "targets": ("cases", "CASES", "the cases that have a target"),
+    "options": ("option_cases", "OPTION_CASES", "every option and rule against the plain step"),
+    "minimize": ("minimize_cases", "MINIMIZE_CASES", "minimize and minimize_many"),
+    "gpu": (
+        "gpu_cases",
+        "GPU_CASES",
+        "every rule and option on the GPU, against the CPU and against peers",
+    ),
+}
 _PAIRS, _QUICK_PAIRS = 15, 5
 _VARIABLE = "NUMBA_THREADING_LAYER"
 _PROBE = "from numadam._jit import threads; print(threads.layer())"
@@ -24,22 +36,8 @@ _PROBE = "from numadam._jit import threads; print(threads.layer())"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the benchmarks to a parser."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--targets", action="store_true", help="another table: the cases that have a target"
-    )
-    which.add_argument(
-        "--options",
-        action="store_true",
-        help="another table: every option and rule against the plain step",
-    )
-    which.add_argument(
-        "--minimize", action="store_true", help="another table: minimize and minimize_many"
-    )
-    which.add_argument(
-        "--gpu",
-        action="store_true",
-        help="another table: every rule and option on the GPU, against the CPU and against peers",
-    )
+    for name, (_, _, text) in TABLES.items():
+        which.add_argument(f"--{name}", action="store_true", help=f"another table: {text}")
     which.add_argument(
         "--case", action="append", metavar="NAME", help="only this case; may be repeated"
     )
@@ -111,22 +109,9 @@ def _cases(args: argparse.Namespace) -> list[Case] | None:
         from numadam.bench.cases import named
 
         return [named(name) for name in args.case]
-    if args.targets:
-        from numadam.bench.cases import CASES
-
-        return list(CASES)
-    if args.options:
-        from numadam.bench.option_cases import OPTION_CASES
-
-        return list(OPTION_CASES)
-    if args.minimize:
-        from numadam.bench.minimize_cases import MINIMIZE_CASES
-
-        return list(MINIMIZE_CASES)
-    if args.gpu:
-        from numadam.bench.gpu_cases import GPU_CASES
-
-        return list(GPU_CASES)
+    for name, (module, table, _) in TABLES.items():
+        if getattr(args, name):
+            return list(getattr(import_module(f"numadam.bench.{module}"), table))
     return None
 
 
@@ -196,8 +181,8 @@ def run_case(case: Case, quick: bool, wait: float = 0.0) -> Row:
     end, best = time.monotonic() + wait, None
     while True:
         noise.wait_until_quiet(end)
-        watch = noise.Watch()
-        row = Row(case, measuring(_QUICK_PAIRS if quick else _PAIRS), busy=watch.busy())
+        load = noise.Load()
+        row = Row(case, measuring(_QUICK_PAIRS if quick else _PAIRS), busy=load.busy())
         if best is None or (row.busy or 0.0) < (best.busy or 0.0):
             best = row
         if case.unit == "B" or (best.busy or 0.0) <= noise.LIMIT or time.monotonic() >= end:
@@ -239,7 +224,7 @@ def _run_child(args: argparse.Namespace, environment: dict[str, str]) -> dict[st
         file = Path(folder) / "figures.json"
         command = [sys.executable, "-m", "numadam.bench", "--json", str(file)]
         command += ["--wait", str(args.wait), *(["--quick"] if args.quick else [])]
-        for name in ("targets", "options", "minimize", "gpu"):
+        for name in TABLES:
             command += [f"--{name}"] if getattr(args, name) else []
         for name in ("case", "size"):
             command += [

@@ -20,7 +20,7 @@ _SMALL = [1_000] * 1_000
 _BYTES = 28 / 8
 #: Largest difference from float64 on the CPU after 100 steps, by dtype.
 _BOUNDS = {"float32": 1e-5, "complex64": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
-#: Options whose float64 twin is another calculation, or that an average keeps to itself.
+#: Options with which float64 on the CPU computes something else.
 _LEFT_OUT = ("accumulate", "like-keras")
 _ELEMENTS = 1_000
 
@@ -60,88 +60,89 @@ def _right_cases() -> list[Case]:
     ]
 
 
-def _two(ours: Callable[[], Side], theirs: Callable[[], Side], expected: float = 1.0) -> Prepare:
-    made: Prepare = gp.against(ours, theirs, expected)
-    return made
+def _ratio(
+    name: str,
+    what: str,
+    target: float,
+    ours: Callable[[], Side],
+    theirs: Callable[[], Side],
+    expected: float = 1.0,
+    needs: tuple[str, ...] = (),
+) -> Case:
+    """A case of two sides, too large for ``--quick``."""
+    return Case(name, what, target, gp.against(ours, theirs, expected), needs=needs, quick=False)
 
 
-_USUAL = {"clip_norm": 1.0, "ema": 0.999}
+def _seconds(
+    name: str, what: str, target: float, measure: Callable[[], Callable[[int], Figure]]
+) -> Case:
+    return Case(name, what, target, _timed(measure), unit="s")
+
+
+_STEP = functools.partial(gp.step, _LARGE)
+_TORCH = ("torch",)
 GPU_CASES = (
-    Case(
+    _ratio(
         "gpu-copy",
         "a float32 step of 2^28 elements / a copy on the card, by bytes (0.92 of its bandwidth)",
         1 / 0.92,
-        _two(functools.partial(gp.step, _LARGE), functools.partial(gp.copy, _LARGE), _BYTES),
-        quick=False,
+        _STEP,
+        lambda: gp.copy(_LARGE),
+        expected=_BYTES,
     ),
-    Case(
+    _ratio(
         "gpu-torch",
         "a float32 step of 2^28 elements / torch, fused",
         1.0,
-        _two(functools.partial(gp.step, _LARGE), functools.partial(gp.torch_fused, [_LARGE])),
-        needs=("torch",),
-        quick=False,
+        _STEP,
+        lambda: gp.torch_fused([_LARGE]),
+        needs=_TORCH,
     ),
-    Case(
+    _ratio(
         "gpu-usual",
         "clip by norm, AdamW and EMA of 2^26 / torch: clip_grad_norm_, fused AdamW, lerp",
         0.6,
-        _two(
-            functools.partial(gp.step, 2**26, "AdamW", **_USUAL),
-            functools.partial(gp.torch_usual, 2**26),
-        ),
-        needs=("torch",),
-        quick=False,
+        lambda: gp.step(2**26, "AdamW", clip_norm=1.0, ema=0.999),
+        lambda: gp.torch_usual(2**26),
+        needs=_TORCH,
     ),
-    Case(
+    _seconds(
         "gpu-host-1",
         "time of the host in a step over one array",
         15e-6,
-        _timed(lambda: gp.host_time([1_000])),
-        unit="s",
+        lambda: gp.host_time([1_000]),
     ),
-    Case(
+    _seconds(
         "gpu-host-1000",
         "time of the host in a step over 1000 arrays that stay",
         40e-6,
-        _timed(lambda: gp.host_time(_SMALL)),
-        unit="s",
+        lambda: gp.host_time(_SMALL),
     ),
     Case(
         "gpu-many",
         "1000 arrays of 1000 elements / torch, fused",
         1.0,
-        _two(functools.partial(gp.many, _SMALL), functools.partial(gp.torch_fused, _SMALL)),
-        needs=("torch",),
+        gp.against(lambda: gp.many(_SMALL), lambda: gp.torch_fused(_SMALL)),
+        needs=_TORCH,
     ),
-    Case(
-        "gpu-replay",
-        "a captured step of 1000 elements, replayed",
-        5e-6,
-        _timed(lambda: gp.replay(1_000)),
-        unit="s",
+    _seconds(
+        "gpu-replay", "a captured step of 1000 elements, replayed", 5e-6, lambda: gp.replay(1_000)
     ),
-    Case(
+    _ratio(
         "gpu-bfloat16",
         "a step of 2^28 elements with bfloat16 state / float32 state",
         0.75,
-        _two(
-            functools.partial(gp.step, _LARGE, state_dtype="bfloat16"),
-            functools.partial(gp.step, _LARGE),
-        ),
+        lambda: gp.step(_LARGE, state_dtype="bfloat16"),
+        _STEP,
         needs=("ml_dtypes",),
-        quick=False,
     ),
-    Case(
+    _ratio(
         "gpu-problems",
         "minimize_many, 10^6 problems of n=4, 500 iterations / jax.vmap(optax)",
         0.5,
-        _two(
-            functools.partial(gp.many_problems, 1_000_000, 4, 500),
-            functools.partial(gp.jax_problems, 1_000_000, 4, 500),
-        ),
+        lambda: gp.many_problems(1_000_000, 4, 500),
+        lambda: gp.jax_problems(1_000_000, 4, 500),
         needs=("jax", "optax"),
-        quick=False,
     ),
     *_right_cases(),
 )

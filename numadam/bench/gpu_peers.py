@@ -12,6 +12,7 @@ import numpy as np
 
 import numadam
 from numadam.bench import measure
+from numadam.bench.case import Prepare
 from numadam.bench.measure import Figure, Side
 from numadam.bench.minimize_peers import jax_solver
 from numadam.bench.peers import Unavailable, need
@@ -230,9 +231,9 @@ def jax_problems(problems: int, n: int, iterations: int) -> Side:
 
 
 def agreement(rule: str, options: Mapping[str, Any], dtype: Any, steps: int = 100) -> float:
-    """How far the GPU is from float64 on the CPU after some steps, in units of the parameters.
+    """Distance of the GPU from float64 on the CPU after some steps.
 
-    The largest difference over the largest parameter.
+    The largest difference, divided by the largest parameter.
     """
     cupy, rng = need_gpu(), np.random.default_rng(3)
     wide = np.complex128 if np.dtype(dtype).kind == "c" else np.float64
@@ -257,8 +258,8 @@ def _moved(value: Any, cupy: Any) -> Any:
     return tuple(_moved(one, cupy) for one in value) if isinstance(value, tuple) else value
 
 
-def against(ours: Callable[[], Side], theirs: Callable[[], Side], expected: float = 1.0) -> Any:
-    """What makes a case of two sides, whose memory is asked for when it is prepared."""
+def against(ours: Callable[[], Side], theirs: Callable[[], Side], expected: float = 1.0) -> Prepare:
+    """Make a case of two sides that allocate their memory when it is prepared."""
 
     def prepare() -> Callable[[int], Figure]:
         need_gpu()

@@ -23,7 +23,7 @@ SETTLE = 0.02
 
 @dataclass(frozen=True)
 class Figure:
-    """What a case gave.
+    """The figure of a case.
 
     Attributes
     ----------
@@ -83,21 +83,9 @@ def rounds(
 ) -> list[list[float]]:
     """Seconds per call of each side in each round, the sides one right after the other.
 
-    The order turns round from round to round. Before each sample the process rests and the side
-    runs untimed for as long: its own threads are awake then, the others asleep.
-
-    Parameters
-    ----------
-    sides : sequence of callable
-    count : int
-        Number of rounds.
-    sample, settle, clock, sleep
-        As in `ratio`.
-
-    Returns
-    -------
-    list of list of float
-        One list a side.
+    The order is reversed from round to round. Before each sample the process rests and the side
+    runs untimed for as long: its own threads are awake then, the others asleep. Further arguments
+    are those of `ratio`. Returns one list for each of the `sides`, with `count` entries.
     """
     counts = [repeats(side, sample, clock) for side in sides]
     times: list[list[float]] = [[] for _ in sides]
@@ -138,13 +126,13 @@ def ratio(
     pairs : int
         Number of pairs.
     expected : float
-        What the ratio would be if memory traffic alone counted; the value is divided by it.
+        The ratio that memory traffic alone would give; the value is divided by it.
     sample : float
         Seconds that one sample lasts at least.
     settle : float
         Seconds of rest, and then of running untimed, before each sample.
     clock, sleep : callable
-        The time, and how to wait: tests put in their own.
+        The time, and a function that waits; tests replace both.
 
     Returns
     -------

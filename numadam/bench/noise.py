@@ -1,4 +1,4 @@
-"""How much of the machine others use: a figure from a busy machine decides nothing."""
+"""Load by other programs: a figure from a busy machine decides nothing."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _own_seconds() -> float:
     return sum(os.times()[:4])  # this process and the children that have ended
 
 
-class Watch:
-    """Watches the other processes from its making on."""
+class Load:
+    """The load by other processes since the object was made."""
 
     def __init__(self) -> None:
         self._wall, self._own, self._machine = time.monotonic(), _own_seconds(), _machine_seconds()
@@ -45,7 +45,7 @@ class Watch:
 def wait_until_quiet(end: float, nap: float = 0.5) -> None:
     """Sleep until others leave the machine alone, or the monotonic clock reaches `end`."""
     while time.monotonic() < end:
-        watch = Watch()
+        load = Load()
         time.sleep(nap)
-        if (watch.busy() or 0.0) <= LIMIT:
+        if (load.busy() or 0.0) <= LIMIT:
             return

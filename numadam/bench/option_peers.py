@@ -1,4 +1,4 @@
-"""The sides of the cases about options: a step with one, and what it is measured against."""
+"""Sides of the cases about options: a step with an option, and the peer it is compared with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 
 import numadam
 from numadam._core import plan
-from numadam._cpu import validate as door
+from numadam._core.parts import parts_of
+from numadam._cpu import validate
 from numadam.bench import processes
 from numadam.bench.measure import Figure, Side
 from numadam.bench.peers import _LR, _tensors, need, values
@@ -54,10 +55,11 @@ def rates(n: int) -> np.ndarray:
 
 def call_after(optimizer: Any, grads: Any, calls: int) -> Side:
     """The call of `step` after `calls` others whose gradients have been added up."""
-    meta = optimizer._backend._table.meta
+    backend: Any = parts_of(optimizer).backend
+    meta = backend._table.meta
 
     def step() -> None:
-        meta[door.CALLS] = calls
+        meta[validate.CALLS] = calls
         optimizer.step(grads)
 
     return step
@@ -68,7 +70,8 @@ def traffic(optimizer: Any, adds: bool = False) -> int:
 
     With `adds` those of a call that only adds its gradient to the sum.
     """
-    its = optimizer._settings.plan
+    _, settings, backend, _ = parts_of(optimizer)
+    its = settings.plan
 
     def size(slot: int) -> int:
         return int(its.stride(slot)) if its.has(slot) else 0
@@ -84,7 +87,7 @@ def traffic(optimizer: Any, adds: bool = False) -> int:
         each += size(plan.P) + size(plan.MASTER)  # written
         if its.norm:
             each += seen + box + (size(value) if its.bounds else 0)
-    turns: int = its.unit * sum(param.size for param in optimizer._backend.params)
+    turns: int = its.unit * sum(param.size for param in backend.params)
     return each * turns
 
 

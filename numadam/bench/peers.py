@@ -1,4 +1,4 @@
-"""The sides of the benchmarks: a step of numadam, and what it is measured against."""
+"""Sides of the benchmarks: a step of numadam, and its peers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 import numadam
+from numadam._core.parts import parts_of
 from numadam._jit import threads
 from numadam.bench.measure import Side
 
@@ -161,8 +162,9 @@ def many(count: int, size: int, kind: str) -> Side:
 
 
 def serially(optimizer: numadam.Adam) -> numadam.Adam:
-    """Make an optimiser step with its serial twin, whatever its size."""
-    run: Any = optimizer._backend._pass  # type: ignore[attr-defined]  # the CPU's
+    """Make an optimiser use its serial loop, whatever its size."""
+    backend: Any = parts_of(optimizer).backend
+    run = backend._pass
     run.kernel = run.serial
     return optimizer
 
@@ -175,9 +177,9 @@ def matmuls(n_in: int, n_out: int, serial: bool) -> Side:
     if serial:
         serially(optimizer)
 
-    def turn() -> None:
+    def layer() -> None:
         np.matmul(x, w, out=y)
         np.matmul(x.T, y, out=g)
         optimizer.step(g)
 
-    return turn
+    return layer

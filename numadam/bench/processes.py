@@ -14,7 +14,7 @@ from statistics import median
 
 from numadam.bench.measure import Figure, Side
 
-#: A program, from the first import to the end of the first step; 1M need the parallel twin, too.
+#: A program, from the first import to the end of the first step; 1M need the parallel loop, too.
 FIRST_STEP = """
 import numpy as np
 import numadam

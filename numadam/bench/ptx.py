@@ -1,4 +1,4 @@
-"""What the compiler makes of a CUDA step, without a GPU: instructions and registers."""
+"""Instructions and registers of a compiled CUDA step, without a GPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import numadam
+from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
 from numadam._cuda.compiler import cubin_of, ptx_of, registers_of
 from numadam._cuda.kernel import make_step
@@ -36,8 +37,7 @@ def pretending(capability: tuple[int, int]) -> Iterator[None]:
 def plan_of(rule: str, options: Mapping[str, Any], dtype: Any = np.float32) -> Plan:
     """The plan of an optimiser of one array: the same for the CPU and for a GPU."""
     optimizer = getattr(numadam, rule)(np.zeros(3, dtype), **options)
-    plan: Plan = optimizer._settings.plan
-    return plan
+    return parts_of(optimizer).settings.plan
 
 
 def step_code(plan: Plan, capability: tuple[int, int] = CAPABILITY) -> tuple[float, int]:

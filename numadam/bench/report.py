@@ -1,4 +1,4 @@
-"""What the benchmarks print and save: the table, and on which machine it was taken."""
+"""Output of the benchmarks: the table, and the machine on which it was measured."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from numadam.bench.case import Case
 from numadam.bench.measure import Figure
 from numadam.bench.noise import LIMIT
-from numadam.info import gpu
+from numadam.info import cpu, gpu
 
 _GPU = ("numba-cuda", "cupy-cuda12x", "cupy-cuda13x")
 _HEADS = ("case", "ours", "theirs", "value", "target", "met", "busy", "what")
@@ -38,7 +37,7 @@ class Row:
         return None if self.figure is None else self.figure.value <= self.case.target
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is saved of a row."""
+        """The row as it is saved."""
         return {
             "case": self.case.name,
             "what": self.case.what,
@@ -51,7 +50,7 @@ class Row:
 
 
 def seconds(value: float | None) -> str:
-    """Seconds for people, three digits."""
+    """Seconds with a unit, three digits."""
     if value is None:
         return "-"
     for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
@@ -102,18 +101,8 @@ def head() -> str:
     return line(_HEADS) + "\n|" + "---|" * len(_HEADS)
 
 
-def _processor() -> str:
-    try:
-        for entry in Path("/proc/cpuinfo").read_text().splitlines():
-            if entry.startswith("model name"):
-                return entry.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def machine() -> dict[str, Any]:
-    """Where and with what a table was taken."""
+    """The machine and the versions of a table."""
     import numba
 
     from numadam._jit import threads
@@ -127,7 +116,7 @@ def machine() -> dict[str, Any]:
             continue
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": _processor(),
+        "processor": cpu(),
         "gpu": gpu(),
         "cores": os.cpu_count(),
         "threads": numba.get_num_threads(),

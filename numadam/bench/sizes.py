@@ -45,7 +45,7 @@ class SizeRow:
     busy: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is saved of a row."""
+        """The row as it is saved."""
         return asdict(self)
 
 
@@ -65,8 +65,8 @@ def available(sides: Mapping[str, Callable[[int], Side]] = SIDES) -> tuple[list[
 def sizes_for(quick: bool, asked: Sequence[int] | None) -> tuple[list[int], list[str]]:
     """The sizes that fit into this machine, and what is said of the others."""
     sizes = list(asked or (n for n in SIZES if not quick or n <= _QUICK))
-    room = machine_memory() * 2**30
-    fitting = [n for n in sizes if n * _BYTES <= room]
+    free = machine_memory() * 2**30
+    fitting = [n for n in sizes if n * _BYTES <= free]
     lost = [f"{n:,} elements need {n * _BYTES / 2**30:.3g} GiB" for n in sizes if n not in fitting]
     return fitting, lost
 
@@ -74,14 +74,14 @@ def sizes_for(quick: bool, asked: Sequence[int] | None) -> tuple[list[int], list
 def measure_size(n: int, names: Sequence[str], quick: bool) -> SizeRow:
     """Time all sides in turns."""
     sides = [SIDES[name](n) for name in names]
-    watch = noise.Watch()
+    load = noise.Load()
     times = dict(zip(names, measure.rounds(sides, _FEW if quick else _ROUNDS), strict=True))
     ratio = {
         name: median(a / b for a, b in zip(times[OURS], times[name], strict=True))
         for name in names
         if name != OURS
     }
-    busy = watch.busy()
+    busy = load.busy()
     return SizeRow(n, {name: median(one) for name, one in times.items()}, ratio, busy)
 
 

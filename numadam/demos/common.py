@@ -1,11 +1,11 @@
-"""What the demos share: their option --output, their bar, their picture."""
+"""Parts of all demos: the option --output, the progress bar, the picture."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,23 @@ def positive(text: str) -> float:
     return number
 
 
-def add_common(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add what every demo takes: where its picture goes, and the seed of its random numbers."""
-    parser.add_argument(
-        "--output",
-        metavar="PNG",
-        default=f"numadam-{name}.png",
-        help="picture (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=whole(0), metavar="N", default=0, help="random seed (default: %(default)s)"
-    )
+def add_options(
+    parser: argparse.ArgumentParser, name: str, options: Mapping[str, tuple[Any, Any, str]]
+) -> None:
+    """Add the options of every demo, and those of one: by name type or choices, default, help."""
+    shared = {
+        "output": (str, f"numadam-{name}.png", "picture"),
+        "seed": (whole(0), 0, "random seed"),
+    }
+    for key, (read, default, text) in {**shared, **options}.items():
+        given: dict[str, Any] = {"type": read, "metavar": "X" if read is positive else "N"}
+        if read is str:
+            given["metavar"] = "PNG"
+        elif not callable(read):
+            given = {"choices": read}
+        usual = "off" if default is None or (read is positive and not default) else "%(default)s"
+        help_text = f"{text} (default: {usual})".lstrip()
+        parser.add_argument(f"--{key}", default=default, help=help_text, **given)
 
 
 def figure(
@@ -76,7 +82,7 @@ def figure(
 
 
 def tidy(axes: Any) -> None:
-    """Take away what a curve does not need, and add a faint grid."""
+    """Remove two of the four spines, and add a faint grid."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -89,13 +95,13 @@ def image(axes: Any, pixels: Any, title: str, **how: Any) -> Any:
 
 
 def save(fig: Any, output: str | os.PathLike[str]) -> None:
-    """Write the picture and say where it lies."""
+    """Write the picture and print its path."""
     fig.savefig(output, dpi=150)
     print(f"picture: {Path(output).resolve()}")
 
 
 def bar(total: int, unit: str = "step") -> Any:
-    """A bar of tqdm; it shows nothing where nobody watches (pipe, file, log)."""
+    """A bar of tqdm, shown on a terminal only."""
     from tqdm import tqdm
 
     return tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True, disable=None)

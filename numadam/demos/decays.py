@@ -101,22 +101,11 @@ def rmse(lifetimes: Array, what: Decays) -> float:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
-    common.add_common(parser, "decays")
-    add = parser.add_argument
-    add(
-        "--side",
-        type=common.whole(1),
-        metavar="N",
-        default=256,
-        help="of the image (default: %(default)s)",
-    )
-    add(
-        "--noise",
-        type=common.positive,
-        metavar="X",
-        default=0.03,
-        help="for an amplitude of 1 (default: %(default)s)",
-    )
+    options = {
+        "side": (common.whole(1), 256, "of the image"),
+        "noise": (common.positive, 0.03, "for an amplitude of 1"),
+    }
+    common.add_options(parser, "decays", options)
 
 
 def plot(fig: Any, what: Decays, quick: Array, fitted: Array) -> None:

@@ -30,7 +30,7 @@ examples:
 
 
 class Scene(NamedTuple):
-    """What was there, what was seen, and the lens as real factors of its Fourier series."""
+    """The true image, the photograph, and the lens as real factors of its Fourier series."""
 
     truth: Array
     seen: Array
@@ -48,11 +48,11 @@ class Scene(NamedTuple):
 
 
 def blur(x: Array, lens: Array) -> Array:
-    """What the lens makes of `x`, periodic at the edges."""
+    """Blur `x` by the lens, periodic at the edges."""
     from scipy import fft
 
-    seen: Array = fft.irfft2(lens * fft.rfft2(x), x.shape)
-    return seen
+    blurred: Array = fft.irfft2(lens * fft.rfft2(x), x.shape)
+    return blurred
 
 
 def photograph() -> Array:
@@ -125,30 +125,13 @@ def sharpen(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
-    common.add_common(parser, "deconvolution")
-    add, number = parser.add_argument, common.positive
-    add("--image", choices=IMAGES, default="camera", help="what was there (default: %(default)s)")
-    add(
-        "--radius",
-        type=number,
-        metavar="X",
-        default=5.0,
-        help="of the blur, pixels (default: %(default)s)",
-    )
-    add(
-        "--noise",
-        type=number,
-        metavar="X",
-        default=0.002,
-        help="for white 1 (default: %(default)s)",
-    )
-    add(
-        "--steps",
-        type=common.whole(1),
-        metavar="N",
-        default=150,
-        help="at most (default: %(default)s)",
-    )
+    options = {
+        "image": (IMAGES, "camera", "what was there"),
+        "radius": (common.positive, 5.0, "of the blur, pixels"),
+        "noise": (common.positive, 0.002, "for white 1"),
+        "steps": (common.whole(1), 150, "at most"),
+    }
+    common.add_options(parser, "deconvolution", options)
 
 
 def plot(fig: Any, what: Scene, free: Array, found: Array) -> None:

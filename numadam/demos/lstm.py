@@ -41,7 +41,7 @@ class Series(NamedTuple):
 
     @property
     def differences(self) -> Array:
-        """What the network reads and forecasts: sample minus sample before, scaled, float32."""
+        """Input and target of the network: sample minus sample before, scaled, float32."""
         return np.asarray(np.diff(self.values) / self.scale, np.float32)
 
     def rmse(self, forecast: Array) -> float:
@@ -97,10 +97,6 @@ def train(
         Of the first weights and of the windows.
     each_step : callable
         Called after each step: to show progress.
-
-    Returns
-    -------
-    Result
     """
     rng = np.random.default_rng(seed)
     params = init(rng, cells, start)
@@ -146,29 +142,12 @@ def persistence(series: Series) -> Array:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
-    common.add_common(parser, "lstm")
-    add, number = parser.add_argument, common.positive
-    add(
-        "--steps",
-        type=common.whole(1),
-        metavar="N",
-        default=150,
-        help="per run (default: %(default)s)",
-    )
-    add(
-        "--start",
-        type=number,
-        metavar="X",
-        default=4.5,
-        help="size of the first recurrent weights, 1 is usual (default: %(default)s)",
-    )
-    add(
-        "--clip-norm",
-        type=number,
-        metavar="X",
-        default=0.1,
-        help="in the second run (default: %(default)s)",
-    )
+    options = {
+        "steps": (common.whole(1), 150, "per run"),
+        "start": (common.positive, 4.5, "size of the first recurrent weights, 1 is usual"),
+        "clip-norm": (common.positive, 0.1, "in the second run"),
+    }
+    common.add_options(parser, "lstm", options)
 
 
 def plot(

@@ -21,7 +21,7 @@ Params = dict[str, Array]
 
 
 class Trace(NamedTuple):
-    """What the way back needs of each moment: shapes (time, batch, ...), time first."""
+    """Values that the backward pass needs: shapes (time, batch, ...)."""
 
     joined: Array  # [x_t, h_{t-1}]
     gates: Array  # i, f, o and g after their sigmoid or tanh

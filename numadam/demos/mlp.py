@@ -38,47 +38,25 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
-    common.add_common(parser, "mlp")
-    add = parser.add_argument
     whole, number = common.whole(1), common.positive
-    add(
-        "--epochs",
-        type=whole,
-        metavar="N",
-        default=10,
-        help="passes over the data (default: %(default)s)",
-    )
-    add(
-        "--hidden",
-        type=whole,
-        metavar="N",
-        default=64,
-        help="hidden neurons (default: %(default)s)",
-    )
-    add("--loss", choices=LOSSES, default="cross-entropy", help="default: %(default)s")
-    add("--l2", type=number, metavar="X", default=0.0, help="L2 regularisation (default: off)")
-    add(
+    options = {
+        "epochs": (whole, 10, "passes over the data"),
+        "hidden": (whole, 64, "hidden neurons"),
+        "loss": (LOSSES, "cross-entropy", ""),
+        "l2": (number, 0.0, "L2 regularisation"),
+        "validation": (whole, 1000, "digits set apart"),
+        "stop-accuracy": (number, None, "stop at this validation accuracy"),
+        "stop-loss": (number, None, "stop at this validation loss"),
+        "max-steps": (whole, None, "take at most so many steps"),
+    }
+    common.add_options(parser, "mlp", options)
+    parser.add_argument(
         "--bounds",
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
         help="hold all parameters in [MIN, MAX] (default: off)",
     )
-    add(
-        "--validation",
-        type=whole,
-        metavar="N",
-        default=1000,
-        help="digits set apart (default: %(default)s)",
-    )
-    add(
-        "--stop-accuracy",
-        type=number,
-        metavar="X",
-        help="stop at this validation accuracy (default: off)",
-    )
-    add("--stop-loss", type=number, metavar="X", help="stop at this validation loss (default: off)")
-    add("--max-steps", type=whole, metavar="N", help="take at most so many steps (default: off)")
 
 
 def plot(fig: Any, result: Result, how: Training) -> None:
@@ -120,7 +98,7 @@ def main(
     bounds: list[float] | tuple[float, float] | None = None,
     **options: Any,
 ) -> Result:
-    """Train with a progress bar, print what each epoch came to, and draw the curves.
+    """Train with a progress bar, print the results of each epoch, and draw the curves.
 
     `options` are those of `Training`.
     """

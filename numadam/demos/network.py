@@ -32,7 +32,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained; `None` is off."""
+    """Settings of a training; `None` switches one off."""
 
     hidden: int = 64
     loss: str = "cross-entropy"
@@ -49,7 +49,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to: the mean training loss of its batches, and the validation."""
+    """Results of an epoch: the mean training loss of its batches, and the validation."""
 
     number: int
     loss: float
@@ -188,10 +188,6 @@ def train(
         `lr` to 0 along a cosine; `l2` is added to the gradient as ``l2 * p``.
     each_batch, each_epoch : callable
         Called after each step, and with the `Epoch` after each epoch: to show progress.
-
-    Returns
-    -------
-    Result
     """
     rng = np.random.default_rng(how.seed)
     params = init(rng, (data.x.shape[1], how.hidden, 10))

@@ -24,7 +24,7 @@ examples:
 
 @dataclass(frozen=True)
 class Result:
-    """Where the search began, where it ended, and after how many steps."""
+    """Start and end of the search, and the number of steps."""
 
     start: float
     end: float
@@ -69,10 +69,6 @@ def solve(
         Of the first w.
     each_step : callable
         Called after each step: to show progress.
-
-    Returns
-    -------
-    Result
     """
     params = {"w": np.random.default_rng(seed).standard_normal(n), "b": np.zeros(())}
     opt = na.Adam(params, lr=lr)
@@ -86,21 +82,11 @@ def solve(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
-    common.add_common(parser, "quadratic")
-    parser.add_argument(
-        "--lr",
-        type=common.positive,
-        metavar="X",
-        default=0.05,
-        help="learning rate (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--steps",
-        type=common.whole(1),
-        metavar="N",
-        default=5000,
-        help="at most (default: %(default)s)",
-    )
+    options = {
+        "lr": (common.positive, 0.05, "learning rate"),
+        "steps": (common.whole(1), 5000, "at most"),
+    }
+    common.add_options(parser, "quadratic", options)
 
 
 def main(

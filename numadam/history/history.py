@@ -1,24 +1,19 @@
-"""`History`: what a run did, step by step, at little cost."""
+"""`History`: a record of a run, step by step."""
 
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from numadam._arrays import formatting as formatting
+from numadam._arrays import formatting
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
-from numadam.history.norms import gradient_norm, norm_of
-
-#: What is kept of a step; `ratio` is formed from two of them.
-_KEPT = ("t", "f", "grad_norm", "step_norm", "param_norm", "lr")
-_WIDTH = len(_KEPT)
-#: Columns in the order in which they are shown.
-COLUMNS = ("t", "f", "grad_norm", "step_norm", "param_norm", "ratio", "lr")
+from numadam._core.parts import parts_of
+from numadam.history.norms import alike, gradient_norm, norm_of
+from numadam.history.records import SHOWN, Records, as_number
 
 
 class History:
@@ -31,10 +26,10 @@ class History:
     Parameters
     ----------
     every : int, default 1
-        Keep every so many steps; `minimize` adds the start and the end.
+        Record one step in this many; `minimize` adds the start and the end.
     norms : bool, default True
-        Whether to form norms of parameters and step. They need a copy of the parameters and, at
-        each step that is kept, a few passes over them.
+        Whether to compute the norms of parameters and step. They need a copy of the parameters
+        and, at each recorded step, a few passes over them.
 
     Notes
     -----
@@ -89,7 +84,7 @@ class History:
         if not isinstance(norms, bool):
             raise TypeError(f"norms: expected True or False, got {norms!r}.")
         self._every, self._norms = count("every", every, 1), norms
-        self._rows = array("d")  # 48 bytes a record
+        self._records = Records()
         self._copy: list[Any] = []
         self._copy_of = -1  # the step at which `_copy` was taken
 
@@ -99,9 +94,9 @@ class History:
         return self._every
 
     def record(self, opt: Any, f: Any = None, grads: Any = None) -> None:
-        """Keep what the optimiser's last step did; call it after every step.
+        """Record the optimiser's last step; call it after every step.
 
-        Between the steps that are kept it returns at once.
+        It returns at once unless the step, or the next one, is recorded.
 
         Parameters
         ----------
@@ -130,15 +125,17 @@ class History:
         array([3.464])
         """
         t = opt.t
-        if not self.wants(t) or t in (0, self._last()):  # the last: the call took no step
+        if not self.wants(t) or t in (0, self._records.last):  # the last: no step was taken
             return
-        value = _number(f)
+        value = as_number(f)
         lr = opt.lr(t - 1) if callable(opt.lr) else opt.lr
         norm = gradient_norm(opt, grads) if t % self._every == 0 else math.nan
-        self.see(t, value, norm, lr if isinstance(lr, float) else math.nan, opt._backend.params)
+        self.see(
+            t, value, norm, lr if isinstance(lr, float) else math.nan, parts_of(opt).backend.params
+        )
 
     def __call__(self, intermediate_result: Any) -> None:
-        """Keep an iterate: SciPy's protocol of callbacks.
+        """Record an iterate: SciPy's protocol of callbacks.
 
         Parameters
         ----------
@@ -153,19 +150,19 @@ class History:
                 "history.record(opt, f, grads)."
             )
         get = intermediate_result.get
-        t = get("nit", self._last() + 1)
+        t = get("nit", self._records.last + 1)
         norm, lr = get("grad_norm", math.nan), get("lr", math.nan)
         x = intermediate_result.x
         leaves = Tree(x).flatten(x, "x")
-        self.see(t, _number(get("fun")), norm, lr, leaves)
+        self.see(t, as_number(get("fun")), norm, lr, leaves)
 
     def wants(self, t: int) -> bool:
-        """Whether step t is looked at: it is kept, or the one before such a step."""
+        """Whether `see` needs step t: it is recorded, or the one before a recorded step."""
         every = self._every
         return t % every == 0 or (self._norms and (t + 1) % every == 0)
 
     def gap(self, t: int) -> int:
-        """Steps from t to the next one that is looked at."""
+        """Steps from t to the next one that `see` needs."""
         left = self._every - t % self._every
         return left - 1 if self._norms and left > 1 else left
 
@@ -178,21 +175,22 @@ class History:
         leaves: Sequence[Any],
         end: bool = False,
     ) -> None:
-        """Keep step t where it is due or the end; note the parameters where the next one is."""
-        if t < self._last():
-            self._drop_from(t)
-        if (end or t % self._every == 0) and t != self._last():
+        """Record step t where it is due or the end; copy the parameters where the next one is."""
+        records = self._records
+        if t < records.last:
+            records.drop_from(t)
+            self._copy_of = -1
+        if (end or t % self._every == 0) and t != records.last:
             step = param = math.nan
             if self._norms:
                 step, param = self._moved(t, leaves), norm_of(leaves)
-            # one call that adds a whole record: Ctrl-C comes before or after
-            self._rows.extend((float(t), f, float(grad_norm), step, param, float(lr)))
+            records.append((float(t), f, float(grad_norm), step, param, float(lr)))
         if self._norms and (t + 1) % self._every == 0 and self._copy_of != t:
-            self._note(t, leaves)
+            self._copy_params(t, leaves)
 
     def _moved(self, t: int, leaves: Sequence[Any]) -> float:
         """The norm of the last step; the copy of the parameters becomes their difference."""
-        if self._copy_of != t - 1 or not _alike(self._copy, leaves):
+        if self._copy_of != t - 1 or not alike(self._copy, leaves):
             return math.nan
         self._copy_of = -1
         with np.errstate(all="ignore"):  # the run's own numbers may be infinite
@@ -200,41 +198,25 @@ class History:
                 one -= leaf
         return norm_of(self._copy)
 
-    def _note(self, t: int, leaves: Sequence[Any]) -> None:
+    def _copy_params(self, t: int, leaves: Sequence[Any]) -> None:
         self._copy_of = -1
-        if _alike(self._copy, leaves):
+        if alike(self._copy, leaves):
             for one, leaf in zip(self._copy, leaves, strict=True):
                 one[...] = leaf
         else:
             self._copy = [leaf.copy() for leaf in leaves]
         self._copy_of = t
 
-    def _last(self) -> int:
-        """The last step kept; -1 before any."""
-        return int(self._rows[-_WIDTH]) if self._rows else -1
-
-    def _drop_from(self, t: int) -> None:
-        while self._last() >= t:
-            del self._rows[-_WIDTH:]
-        self._copy_of = -1
-
     def clear(self) -> None:
-        """Forget all records."""
-        self._rows, self._copy, self._copy_of = array("d"), [], -1
+        """Delete all records."""
+        self._records, self._copy, self._copy_of = Records(), [], -1
 
     def __len__(self) -> int:
-        return len(self._rows) // _WIDTH
+        return len(self._records)
 
     def __getitem__(self, name: str) -> np.ndarray:
         """A column as a new array."""
-        if name == "ratio":
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio: np.ndarray = self["step_norm"] / self["param_norm"]
-            return ratio
-        if name not in COLUMNS:
-            raise KeyError(f"{name!r}: the columns are {', '.join(COLUMNS)}.")
-        column = np.array(self._rows[_KEPT.index(name) :: _WIDTH])
-        return column.astype(np.int64) if name == "t" else column
+        return self._records.column(name)
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """All columns as arrays by name: ``pandas.DataFrame(history.to_dict())``.
@@ -249,7 +231,7 @@ class History:
         >>> list(History().to_dict())
         ['t', 'f', 'grad_norm', 'step_norm', 'param_norm', 'ratio', 'lr']
         """
-        return {name: self[name] for name in COLUMNS}
+        return {name: self[name] for name in SHOWN}
 
     def plot(self, columns: Sequence[str] | None = None, *, axes: Any = None) -> Any:
         """Draw columns over t with matplotlib, one panel each.
@@ -290,44 +272,24 @@ class History:
         return draw(table, ("f", "grad_norm", "ratio", "lr"), columns, axes)
 
     def __getstate__(self) -> dict[str, Any]:
-        # the copy of the parameters stays out: it is large, and made anew
+        # without the copy of the parameters: it is large, and made again at the next step
         return {**vars(self), "_copy": [], "_copy_of": -1}
 
     def __repr__(self) -> str:
         if not len(self):
             return f"History(every={self._every}, no records)"
         t, f = self["t"], self["f"]
-        seen = f[~np.isnan(f)]
-        ends = f", f={seen[0]:.3g}..{seen[-1]:.3g}" if len(seen) else ""
+        given = f[~np.isnan(f)]
+        ends = f", f={given[0]:.3g}..{given[-1]:.3g}" if len(given) else ""
         records = formatting.count(len(self), "record")
         return f"History(every={self._every}, {records}, t={t[0]}..{t[-1]}{ends})"
 
     def _repr_html_(self) -> str:
         rows = []
         for name, column in self.to_dict().items():
-            seen = column[~np.isnan(column)]
-            if len(seen):
-                ends = (seen[0], seen[-1], seen.min(), seen.max())
+            given = column[~np.isnan(column)]
+            if len(given):
+                ends = (given[0], given[-1], given.min(), given.max())
                 rows.append((name, *map(formatting.number, ends)))
         head = ("", "first", "last", "least", "largest")
         return formatting.table(repr(self), rows, head)
-
-
-def _alike(copies: Sequence[Any], leaves: Sequence[Any]) -> bool:
-    """Whether the copies are arrays into which the leaves fit."""
-    if len(copies) != len(leaves):
-        return False
-    return all(
-        type(one) is type(leaf) and one.shape == leaf.shape and one.dtype == leaf.dtype
-        for one, leaf in zip(copies, leaves, strict=True)
-    )
-
-
-def _number(f: Any) -> float:
-    """The objective as a float; NaN where there is none."""
-    if f is None:
-        return math.nan
-    try:
-        return float(f)
-    except (TypeError, ValueError):
-        raise TypeError(f"f: expected a number, got {type(f).__name__}.") from None

@@ -1,4 +1,4 @@
-"""What all schedules share: how they are called, and how arguments are checked."""
+"""Base class of schedules, and checks of their arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Set
 from typing import Any
 
-from numadam._arrays import formatting as formatting
+from numadam._arrays import formatting
 from numadam._core.hyper import Hyper, count
 
 
@@ -29,7 +29,7 @@ def several(name: str, values: object) -> tuple[Any, ...]:
 
 
 def between(start: float, end: float, left: float) -> float:
-    """Where `left` of the way to `end` is left: exact at both ends, never outside them."""
+    """``end + (start - end) * left``, exact at both ends and never outside them."""
     if left > 0.5:
         return start - (start - end) * (1.0 - left)
     return end + (start - end) * left
@@ -42,7 +42,7 @@ def half_cosine(start: float, end: float, t: int, steps: int) -> float:
 
 
 class Scheduled(ABC):
-    """What all schedules share: how they are called, and how arguments are checked."""
+    """Base class of schedules: the call, and checks of the fields."""
 
     def __call__(self, t: int) -> float:
         """Value for the step that follows `t` steps.
@@ -73,7 +73,7 @@ class Scheduled(ABC):
         return formatting.table(type(self).__name__, rows)
 
     def _check(self, numbers: tuple[Hyper, ...], counts: dict[str, int] | None = None) -> None:
-        """Check these fields and keep them as float and int."""
+        """Validate these fields and convert them to float and int."""
         for hyper in numbers:
             object.__setattr__(self, hyper.name, hyper.check(getattr(self, hyper.name)))
         for name, least in (counts or {}).items():

@@ -17,8 +17,8 @@ class Piecewise(Scheduled):
     Parameters
     ----------
     values : sequence of float in [0, inf] or callable
-        One more than `boundaries`. A callable counts the steps from the start of its own piece, at
-        which it gets 0.
+        One more than `boundaries`. A callable gets the steps since the start of its own piece, 0 at
+        the first.
     boundaries : sequence of int
         Steps after which the next piece starts, increasing.
 

@@ -13,13 +13,13 @@ _F = Hyper("f", -math.inf, math.inf, closed=True)  # refuses nothing but NaN
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Scheduled):
-    r"""Multiplied by `factor` when f, of which `observe` is told, has stopped improving.
+    r"""Multiplied by `factor` when f, which `observe` is given, has stopped improving.
 
-    Better than the best so far is, for ``mode="min"``,
+    With ``mode="min"`` f counts as an improvement where
 
     .. math:: f < best - threshold \cdot |best| \quad (rel), \qquad f < best - threshold \quad (abs)
 
-    It ignores t and has a state, so each run needs one of its own (``copy.deepcopy``).
+    It ignores t and has a state, so each run needs an object of its own (``copy.deepcopy``).
 
     Parameters
     ----------
@@ -28,13 +28,13 @@ class ReduceOnPlateau(Scheduled):
     factor : float in [0, 1), default 0.1
         Of each reduction.
     patience : int, default 10
-        Observations in a row without improvement that are let pass: the next one reduces.
+        Observations in a row without improvement before a reduction.
     threshold : float in [0, inf), default 1e-4
         Least improvement that counts: a share of the best, or in units of f.
     threshold_mode : {"rel", "abs"}, default "rel"
-        Which of the two `threshold` is.
+        Whether `threshold` is a share of the best or in units of f.
     cooldown : int, default 0
-        Observations after a reduction in which none is counted as without improvement.
+        Observations after a reduction that are not counted.
     end : float in [0, inf), default 0.0
         The least value, at most `start`.
     mode : {"min", "max"}, default "min"
@@ -93,7 +93,7 @@ class ReduceOnPlateau(Scheduled):
         self._become(self.start, math.inf if self.mode == "min" else -math.inf, 0, 0)
 
     def _become(self, value: float, best: float, waited: int, cooling: int) -> None:
-        """Take a new state over in one call: an interrupt leaves all of it or none."""
+        """Set the whole state in one call: an interrupt leaves the old one or the new one."""
         vars(self).update(value=value, best=best, waited=waited, cooling=cooling)
 
     def _better(self, f: float) -> bool:
@@ -103,12 +103,12 @@ class ReduceOnPlateau(Scheduled):
         return f < self.best - margin if self.mode == "min" else f > self.best + margin
 
     def observe(self, f: float) -> None:
-        """Tell the schedule the next f, and lower `value` where it is time to.
+        """Give the schedule the next f; lowers `value` when it is due.
 
         Parameters
         ----------
         f : float
-            What is minimised or maximised. NaN counts as no improvement.
+            The objective. NaN counts as no improvement.
 
         Raises
         ------

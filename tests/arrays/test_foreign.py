@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import numadam
 import numadam as na
 from numadam._arrays import interop as foreign
 
@@ -157,3 +159,9 @@ def test_jax_arrays_are_gradients_and_no_parameters():
         opt.step(jax.numpy.ones(3), params=p)
     with pytest.raises(TypeError, match=r"p: .* which is read-only"):
         na.adam_update(p, jax.numpy.ones(3), m, v, 2)
+
+
+def test_one_file_asks_whether_an_array_is_cupys():
+    files = Path(numadam.__file__).parent.rglob("*.py")
+    asking = [path.name for path in files if "is_cupy_array" in path.read_text()]
+    assert asking == ["interop.py"]

@@ -219,13 +219,13 @@ def test_process_that_fails_says_why():
 
 
 def test_watch_knows_a_share_or_nothing():
-    busy = noise.Watch().busy()
+    busy = noise.Load().busy()
     assert busy is None or 0 <= busy <= 1
 
 
 def test_busy_case_is_measured_again_and_the_quietest_counts(monkeypatch):
     shares = iter([0.9, 0.5, 0.7, 0.0])
-    monkeypatch.setattr(noise.Watch, "busy", lambda self: next(shares))
+    monkeypatch.setattr(noise.Load, "busy", lambda self: next(shares))
     monkeypatch.setattr(noise, "wait_until_quiet", lambda end: None)
     figures = iter([Figure(1.0), Figure(2.0), Figure(3.0), Figure(4.0)])
     case = Case("x", "what", 1.0, lambda: lambda pairs: next(figures))
@@ -233,14 +233,14 @@ def test_busy_case_is_measured_again_and_the_quietest_counts(monkeypatch):
 
 
 def test_without_waiting_a_case_is_measured_once(monkeypatch):
-    monkeypatch.setattr(noise.Watch, "busy", lambda self: 0.9)
+    monkeypatch.setattr(noise.Load, "busy", lambda self: 0.9)
     case = Case("x", "what", 1.0, lambda: lambda pairs: Figure(1.0))
     assert cli.run_case(case, quick=True).busy == 0.9
 
 
 def test_waiting_ends_when_it_is_quiet_or_late(monkeypatch):
     shares = iter([0.9, 0.0])
-    monkeypatch.setattr(noise.Watch, "busy", lambda self: next(shares))
+    monkeypatch.setattr(noise.Load, "busy", lambda self: next(shares))
     noise.wait_until_quiet(noise.time.monotonic() + 60, nap=0.0)
     assert list(shares) == []
     noise.wait_until_quiet(noise.time.monotonic() - 1)  # late: nobody is asked

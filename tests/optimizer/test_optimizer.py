@@ -741,6 +741,11 @@ def test_repr():
     assert "t=1" in repr(opt.state)
 
 
+def test_completion_shows_no_internals():
+    shown = {name for name in dir(na.Adam(np.zeros(3))) if not name.startswith("_")}
+    assert not shown & {"backend", "tree", "settings", "lock", "parts"}
+
+
 def test_public_names():
     assert set(na.__all__) >= {"Adam", "RMSprop", "SGD", "adam_update", "sgd_update"}
     assert set(dir(na)) >= set(na.__all__)

@@ -9,7 +9,7 @@ from scipy.optimize import OptimizeResult
 
 from numadam._minimize.compiled import desk as dk
 from numadam._minimize.compiled.state import Batch, raise_again
-from numadam._minimize.observers import Watch
+from numadam._minimize.observers import Observers
 from numadam._minimize.result import attach, finish, load_state, make_history, save_state
 from numadam._minimize.stopping import MAXITER, RUNNING
 
@@ -30,9 +30,15 @@ class CompiledRun:
     """One minimisation with a compiled objective."""
 
     def __init__(
-        self, batch: Batch, watch: Watch, *, maxiter: int, check_every: int | None, state: Any
+        self,
+        batch: Batch,
+        observers: Observers,
+        *,
+        maxiter: int,
+        check_every: int | None,
+        state: Any,
     ) -> None:
-        self._batch, self._watch, self._maxiter = batch, watch, maxiter
+        self._batch, self._observers, self._maxiter = batch, observers, maxiter
         self._check, self._begin = check_every, 0
         if state is not None:
             best = load_state(batch.optimizer, self._shaped(state))
@@ -40,7 +46,7 @@ class CompiledRun:
                 batch.best[...], batch.values[dk.F_BEST] = best
         self._begin = batch.optimizer.t
         x = batch.x[0]
-        watch.start(self._begin, state is not None, (x,), x.copy)
+        observers.start(self._begin, state is not None, (x,), x.copy)
 
     def _shaped(self, state: Any) -> Any:
         """The saved run for a batch of one; running products have rows of their own already."""
@@ -59,11 +65,11 @@ class CompiledRun:
             attach(error, self._result(RUNNING))
             raise
         finally:
-            self._watch.close(code)
+            self._observers.close(code)
         return self._result(code)
 
     def _loop(self) -> int:
-        batch, watch = self._batch, self._watch
+        batch, observers = self._batch, self._observers
         steps = 0
         while True:
             if not batch.advance(steps):
@@ -72,16 +78,18 @@ class CompiledRun:
                 code = int(batch.codes[0])
             else:
                 code = MAXITER if batch.done >= self._maxiter else RUNNING
-            if watch.wants_f:
+            if observers.wants_f:
                 f, largest = batch.values[dk.F, 0], batch.values[dk.LARGEST, 0]
                 k = self._begin + batch.done
-                told = watch.tell(k, float(f), float(largest), batch.last_rate, code != RUNNING)
+                told = observers.notify(
+                    k, float(f), float(largest), batch.last_rate, code != RUNNING
+                )
                 code = told if told != RUNNING else code
             if code != RUNNING:
                 return code
             steps = self._maxiter - batch.done
-            if watch.each:
-                steps = min(steps, watch.gap(batch.done, self._check))
+            if observers.each:
+                steps = min(steps, observers.gap(batch.done, self._check))
 
     def _result(self, code: int) -> OptimizeResult:
         batch, optimizer = self._batch, self._batch.optimizer
@@ -111,7 +119,7 @@ class CompiledRun:
         }
         if "average" in optimizer._backend.state:
             entries["averaged"] = optimizer.averaged[0]
-        return finish(code, self._watch.message, **entries)
+        return finish(code, self._observers.message, **entries)
 
     def _lines(self, f: float, largest: float) -> np.ndarray:
         """The history with the last iterate; iterations count on where a run goes on."""

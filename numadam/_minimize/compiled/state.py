@@ -218,7 +218,7 @@ class Batch:
     def _tables(self) -> None:
         """Room for what differs from step to step."""
         settings, plan, lr = self._backend.settings, self._plan, self.optimizer.lr
-        self._changing = [one for one in settings._schedules if one[0] == settings.group_of_leaf[0]]
+        self._changing = [one for one in settings.schedules if one[0] == settings.group_of_leaf[0]]
         self._rates = np.full(_MOST + 1, lr if isinstance(lr, float) else np.nan)
         self._values = np.zeros((_MOST, len(self._changing)))
         self._products = np.zeros((_INNER + 1, len(plan.products)))

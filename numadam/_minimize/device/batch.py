@@ -12,14 +12,17 @@ from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import SEED
 from numadam._core.hyper import LR
+from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
 from numadam._core.scalars import make_advance_row, make_fill_row, width_of
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop
+from numadam._minimize.batches import run_batch
 from numadam._minimize.compiled.objective import form_of
-from numadam._minimize.observers import Bar
-from numadam._minimize.result import ManyResult, attach
-from numadam._minimize.stopping import RUNNING, Tolerances
+from numadam._minimize.observers import refuse_observers
+from numadam._minimize.result import ManyResult, make_result
+from numadam._minimize.stopping import RUNNING
+from numadam._minimize.tasks import ManyTask
 
 #: Iterations of a launch; the host waits once for each.
 _STEPS = 128
@@ -88,7 +91,7 @@ class DeviceBatch:
         from numadam._minimize.device.kernel import make_solve
 
         self.optimizer, self._x, self._args = optimizer, x, _on_device(args)
-        backend = optimizer._backend
+        backend: Any = parts_of(optimizer).backend
         self._backend, self._settings = backend, backend.settings
         self._plan = plan = backend.settings.plan
         self.problems = x.shape[-1]
@@ -118,7 +121,7 @@ class DeviceBatch:
         self._products = np.ones(len(plan.products))
 
     def _row(self) -> int:
-        return int(self._settings.rows[0])
+        return int(self._settings.group_of_leaf[0])
 
     @property
     def live(self) -> int:
@@ -128,7 +131,7 @@ class DeviceBatch:
     def _rows(self, steps: int) -> np.ndarray:
         """The scalars of the coming steps in the dtype of the arithmetic."""
         settings, lr, t = self._settings, self.optimizer.lr, self.optimizer.t
-        found = [one for one in settings._schedules if one[0] == self._row()]
+        found = [one for one in settings.schedules if one[0] == self._row()]
         plain = lr if isinstance(lr, float) else 0.0
         rates = np.array([LR.check(lr(t + k)) if callable(lr) else plain for k in range(steps)])
         values = np.zeros((steps, len(found)))
@@ -177,78 +180,52 @@ class DeviceBatch:
         self.done += steps
         self._backend._t += steps
 
+    def result(self, interrupted: bool) -> ManyResult:
+        """The result of all problems as they are now."""
+        import cupy
 
-def minimize_on_device(
-    fun: Any,
-    x: Any,
-    args: tuple[Any, ...],
-    jac: Any,
-    cls: Any,
-    lr: Any,
-    rates: np.ndarray | None,
-    options: dict[str, Any],
-    *,
-    tolerances: Tolerances,
-    maxiter: int,
-    progress: bool,
-) -> ManyResult:
+        def rows(array: Any) -> Any:
+            return cupy.ascontiguousarray(cupy.asarray(np.moveaxis(array, -1, 0)))
+
+        codes, nit = self.counts.get()
+        arrays = {"x": rows(self._x), "jac": rows(self.gradient)}
+        if "average" in self._backend.state:
+            arrays["averaged"] = rows(self.optimizer.averaged)
+        return make_result(
+            codes,
+            nit,
+            int(nit.sum()) + self.problems,
+            interrupted,
+            fun=self.table[0].copy(),
+            grad_norm=self.table[2].copy(),
+            **arrays,
+        )
+
+
+def minimize_on_device(task: ManyTask) -> ManyResult:
     """A compiled objective on CuPy arrays."""
     import cupy
 
     from numadam._cuda.launch import on_gpu
-    from numadam._minimize.observers import refuse_observers
 
-    form = form_of(fun, args, jac, many=True)
+    x, rates = task.x, task.rates
+    form = form_of(task.fun, task.args, task.jac, many=True)
     if x.dtype.kind == "c":
         raise TypeError("x0: complex problems are not offered on a GPU; use real and imaginary.")
     with on_gpu(x.device.id):
         beside = cupy.ascontiguousarray(cupy.asarray(np.moveaxis(x, 0, -1)))
-        bounds = options["bounds"]
+        bounds = task.options["bounds"]
         if bounds is not None:
             bounds = tuple(_side_by_side(end, x) for end in bounds)
-        rate = _side_by_side(lr, x) if rates is None and not callable(lr) else lr
+        lr = task.lr
         if rates is not None:
-            rate = rates.reshape(*[1] * (x.ndim - 1), -1)
-        optimizer = refuse_observers(cls(beside, rate, **{**options, "bounds": bounds}))
-        if optimizer._settings.plan.norm:
+            lr = rates.reshape(*[1] * (x.ndim - 1), -1)
+        elif not callable(lr):
+            lr = _side_by_side(lr, x)
+        optimizer = refuse_observers(task.rule(beside, lr, **{**task.options, "bounds": bounds}))
+        if parts_of(optimizer).settings.plan.norm:
             raise ValueError(
                 "clip_norm: not offered for compiled problems on a GPU; clip_value is."
             )
-        batch = DeviceBatch(fun, form, beside, args, optimizer, tolerances)
-        bar, whole = Bar(progress, maxiter), False
-        try:
-            while True:
-                batch.advance(maxiter - batch.done)
-                live = batch.live
-                bar.tell(batch.done, f"{live} running")
-                if live == 0 or batch.done >= maxiter:
-                    break
-            whole = True
-        except BaseException as error:
-            attach(error, _result(batch))
-            raise
-        finally:
-            bar.close(whole)
-        return _result(batch)
-
-
-def _result(batch: DeviceBatch) -> ManyResult:
-    import cupy
-
-    from numadam._minimize.result import make_result
-
-    def rows(array: Any) -> Any:
-        return cupy.ascontiguousarray(cupy.asarray(np.moveaxis(array, -1, 0)))
-
-    codes, nit = batch.counts.get()
-    arrays = {"x": rows(batch._x), "jac": rows(batch.gradient)}
-    if "average" in batch.optimizer._backend.state:
-        arrays["averaged"] = rows(batch.optimizer.averaged)
-    return make_result(
-        codes,
-        nit,
-        int(nit.sum()) + batch.problems,
-        fun=batch.table[0].copy(),
-        grad_norm=batch.table[2].copy(),
-        **arrays,
-    )
+        batch = DeviceBatch(task.fun, form, beside, task.args, optimizer, task.tolerances)
+        return run_batch(batch, task)

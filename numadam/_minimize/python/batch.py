@@ -5,24 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_cupy_array
+from array_api_compat import array_namespace
 from numba import boolean, float64, int64
 
-from numadam._core import plan as pl
+from numadam._arrays.interop import is_cupy, to_host
+from numadam._core.parts import parts_of
 from numadam._jit.loops import compiled_loop
-from numadam._minimize.objective import refuse_uncompiled
-from numadam._minimize.observers import Bar
-from numadam._minimize.result import ManyResult, attach
-from numadam._minimize.stopping import RUNNING, Tolerances, verdict
+from numadam._minimize.arguments import check_interval
+from numadam._minimize.objective import refuse_uncompiled, split_pair
+from numadam._minimize.observers import refuse_observers
+from numadam._minimize.result import ManyResult, make_result
+from numadam._minimize.stopping import RUNNING, verdict
+from numadam._minimize.tasks import ManyTask
 
-_ROW = float64[::1]
-_SIGNATURE = int64(_ROW, _ROW, _ROW, _ROW, _ROW, boolean, float64, float64, float64, int64[::1])
+_COLUMN = float64[::1]
+_TESTS = int64(
+    _COLUMN, _COLUMN, _COLUMN, _COLUMN, _COLUMN, boolean, float64, float64, float64, int64[::1]
+)
 
 
-def _judge(  # type: ignore[no-untyped-def]  # Numba types it
-    f, f_before, largest, way, size, later, gtol, ftol, xtol, codes
+def _test_problems(  # type: ignore[no-untyped-def]  # Numba types it
+    f, f_before, largest, moved, size, later, gtol, ftol, xtol, codes
 ):
-    """The test that holds in each row which still runs; how many go on."""
+    """Write into `codes` the test that holds in each running problem; how many go on."""
     live = 0
     for row in range(len(codes)):
         if codes[row] == RUNNING:
@@ -30,7 +35,7 @@ def _judge(  # type: ignore[no-untyped-def]  # Numba types it
                 f[row],
                 f_before[row],
                 largest[row],
-                way[row],
+                moved[row],
                 size[row],
                 later,
                 (gtol, ftol, xtol),
@@ -40,84 +45,82 @@ def _judge(  # type: ignore[no-untyped-def]  # Numba types it
 
 
 def _host(x: Any) -> np.ndarray:
-    return np.array(x.get() if is_cupy_array(x) else x, dtype=np.float64)  # fun may reuse its own
+    return np.array(to_host(x), dtype=np.float64)  # a copy: fun may write to its own again
 
 
-class Rows:
-    """One minimisation of all rows, with rows that have stopped held where they are."""
+class PythonBatch:
+    """All problems in one array, one a row; a row that has stopped stays as it is."""
 
-    def __init__(
-        self,
-        fun: Any,
-        x: Any,
-        args: tuple[Any, ...],
-        jac: Any,
-        optimizer: Any,
-        *,
-        tolerances: Tolerances,
-        maxiter: int,
-        progress: bool,
-        check_every: int | None,
-    ) -> None:
-        refuse_uncompiled(fun, args, 0)
-        if optimizer._options["ema"] is not None:
+    def __init__(self, task: ManyTask) -> None:
+        x, jac = task.x, task.jac
+        lr = task.lr if task.rates is None else task.rates.reshape(-1, *[1] * (x.ndim - 1))
+        self._optimizer = refuse_observers(task.rule(x, lr, **task.options))
+        refuse_uncompiled(task.fun, task.args, 0)
+        _, settings, backend, _ = parts_of(self._optimizer)
+        if settings.options["ema"] is not None:
             raise ValueError("ema: the average of a row that has stopped would go on; compile fun.")
         if jac is not True and not callable(jac):
             raise ValueError(
                 "jac: an objective in Python needs True (fun returns f and gradient) or a "
                 f"function, got {jac!r}."
             )
-        if optimizer._settings.plan.norm:
+        if settings.plan.norm:
             raise ValueError(
                 "clip_norm: would mix the problems of an objective in Python; compile fun with "
                 "Numba, or clip_value."
             )
-        self._fun, self._jac, self._args, self._x = fun, jac, args, x
-        self._optimizer, self._tolerances, self._maxiter = optimizer, tolerances, maxiter
-        self._check = check_every or (20 if is_cupy_array(x) else 1)
-        self._progress, self._xp = progress, array_namespace(x)
-        self._codes = np.zeros(len(x), np.int64)
-        self._nit = np.zeros(len(x), np.int64)
-        loops = (_judge, _judge)
-        self._judge = compiled_loop("rows", lambda: loops, _SIGNATURE).serial
-        zeros = np.zeros(len(x))
-        self._f_before, self._far = zeros, (zeros, zeros)
-        self._f, self._g, self._largest = np.full(len(x), np.nan), self._xp.zeros_like(x), zeros
-        self._evaluations = 0
-        self._box = self._read_box()
+        self._task, self._x, self._xp = task, x, array_namespace(x)
+        self._check = check_interval(task.check_every, backend.is_host)
+        self._on_host = backend.is_host
+        boxes = settings.leaf_boxes()
+        self._box = None if boxes is None else boxes[0]
+        problems = len(x)
+        self._codes, self._nit = np.zeros((2, problems), np.int64)
+        loops = (_test_problems, _test_problems)
+        self._test_problems = compiled_loop("problems", lambda: loops, _TESTS).serial
+        zeros = np.zeros(problems)
+        self._f_before, self._moves = zeros, (zeros, zeros)
+        self._f, self._g, self._largest = np.full(problems, np.nan), self._xp.zeros_like(x), zeros
+        self._x_before: Any = None
+        self._stopped: Any = None
+        self._evaluations, self.done, self.live = 0, 0, problems
 
-    def _read_box(self) -> Any:
-        settings = self._optimizer._settings
-        if settings.plan.bounds == "scalar":
-            return settings.box(settings.group_of_leaf[0])
-        if settings.plan.bounds == "array":
-            return settings.per_element[pl.LOW][0], settings.per_element[pl.HIGH][0]
-        return None
+    def advance(self, most: int) -> None:
+        """Test x0 at the first call; later take steps until the next test, at most `most`."""
+        if self._stopped is None:
+            self._evaluate()
+            self._test()
+            return
+        x = self._x
+        for _ in range(min(most, self._check - self.done % self._check)):
+            self._x_before = x.copy() if self._task.tolerances.xtol > 0.0 else None
+            self._optimizer.step(self._g)
+            self._nit[self._codes == RUNNING] = self.done + 1
+            if self.live < len(self._codes):
+                x[self._stopped] = self._kept[self._stopped]
+            self.done += 1
+            self._evaluate()
+        self._test()
 
     def _evaluate(self) -> None:
-        given = self._fun(self._x.copy(), *self._args)
+        task, x = self._task, self._x
+        given = task.fun(x.copy(), *task.args)
         self._evaluations += 1
-        if self._jac is True:
-            try:
-                f, g = given
-            except (TypeError, ValueError):
-                raise TypeError(
-                    "fun: with jac=True it has to return (f, gradient), got "
-                    f"{type(given).__name__}."
-                ) from None
+        if task.jac is True:
+            f, g = split_pair(given)
         else:
-            f, g = given, self._jac(self._x.copy(), *self._args)
-        for name, array, shape in (("f", f, self._x.shape[:1]), ("gradient", g, self._x.shape)):
+            f, g = given, task.jac(x.copy(), *task.args)
+        for name, array, shape in (("f", f, x.shape[:1]), ("gradient", g, x.shape)):
             if getattr(array, "shape", None) != shape:
                 raise ValueError(
                     f"fun: {name} has to be an array of shape {shape}, got "
                     f"{getattr(array, 'shape', type(array).__name__)}."
                 )
-            if is_cupy_array(array) != is_cupy_array(self._x):
+            if is_cupy(array) == self._on_host:
                 raise TypeError(f"fun: {name} and x0 have to be arrays of one library.")
-        if g.dtype.kind == "c" and self._x.dtype.kind != "c":
-            raise TypeError(f"fun: its gradient has dtype {g.dtype}, expected {self._x.dtype}.")
-        self._f, self._g = f, g.astype(self._x.dtype, copy=False)
+        if g.dtype.kind == "c" and x.dtype.kind != "c":
+            raise TypeError(f"fun: its gradient has dtype {g.dtype}, expected {x.dtype}.")
+        self._f, self._g = f, g.astype(x.dtype, copy=False)
 
     def _top(self, x: Any) -> Any:
         """The largest absolute element of each row."""
@@ -128,68 +131,40 @@ class Rows:
             return self._xp.zeros(len(x))
         return self._xp.abs(x).reshape(len(x), size).max(axis=1)
 
-    def _look(self, done: int, before: Any) -> int:
-        """Judge the rows; how many go on."""
+    def _test(self) -> None:
+        """Run the stop tests of all rows."""
         xp, x, d = self._xp, self._x, self._g
         if self._box is not None:
             low, high = (xp.asarray(end, dtype=x.dtype) for end in self._box)
             d = xp.where(d > x - low, x - low, d)
             d = xp.where(d < x - high, x - high, d)
         self._largest, f = _host(self._top(d)), _host(self._f)
-        if before is not None:
-            self._far = _host(self._top(x - before)), _host(self._top(x))
+        if self._x_before is not None:
+            self._moves = _host(self._top(x - self._x_before)), _host(self._top(x))
         running = self._codes == RUNNING
-        tests = tuple(vars(self._tolerances).values())
-        live = self._judge(
-            f, self._f_before, self._largest, *self._far, done > 0, *tests, self._codes
+        tolerances = tuple(vars(self._task.tolerances).values())
+        self.live = int(
+            self._test_problems(
+                f,
+                self._f_before,
+                self._largest,
+                *self._moves,
+                self.done > 0,
+                *tolerances,
+                self._codes,
+            )
         )
         self._f_before = f
-        self._nit[running] = done
-        return int(live)
+        self._nit[running] = self.done
+        if self._stopped is None or self.live < len(self._codes):
+            self._kept, self._stopped = x.copy(), self._xp.asarray(self._codes != RUNNING)
 
-    def go(self) -> ManyResult:
-        """Run until every row has stopped."""
-        bar, whole = Bar(self._progress, self._maxiter), False
-        try:
-            self._loop(bar)
-            whole = True
-        except BaseException as error:
-            attach(error, self._result(interrupted=True))
-            raise
-        finally:
-            bar.close(whole)
-        return self._result()
-
-    def _loop(self, bar: Bar) -> None:
-        done, x = 0, self._x
-        held: Any = None
-        stopped = before = None
-        while True:
-            self._evaluate()
-            if done % self._check == 0 or done == self._maxiter:
-                live = self._look(done, before)
-                if held is None or live < len(self._codes):
-                    held, stopped = x.copy(), self._xp.asarray(self._codes != RUNNING)
-                bar.tell(done, f"{live} running")
-                if live == 0:
-                    return
-            if done == self._maxiter:
-                return
-            before = x.copy() if self._tolerances.xtol > 0.0 else None
-            self._optimizer.step(self._g)
-            self._nit[self._codes == RUNNING] = done + 1
-            if live < len(self._codes):  # rows that have stopped stay
-                x[stopped] = held[stopped]
-            done += 1
-
-    def _result(self, interrupted: bool = False) -> ManyResult:
-        from numadam._minimize.result import make_result
-
-        problems = len(self._codes)
+    def result(self, interrupted: bool) -> ManyResult:
+        """The result of all problems as they are now."""
         return make_result(
             self._codes,
             self._nit,
-            self._evaluations * problems,
+            self._evaluations * len(self._codes),
             interrupted,
             x=self._x,
             fun=self._f.copy(),

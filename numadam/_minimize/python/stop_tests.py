@@ -1,4 +1,4 @@
-"""What the loop in Python looks at between two steps: the largest numbers, on CPU and GPU."""
+"""Stop tests of the loop in Python: one compiled call on the CPU, a few launches on a GPU."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from numadam._jit.pointers import as_pointer, load64
 from numadam._minimize import stopping as st
 from numadam._minimize.stopping import Tolerances, verdict
 
-#: address of x, object of g, address of x before, numbers, addresses of bounds, bounds, f and f
-#: before, whether there is an iterate before, address of out -> what the tests say
-SIGNATURE = int64(
+#: Address of x, object of g, address of x before, numbers, addresses of bounds, bounds, f and f
+#: before, whether there is an iterate before, address of out -> the test that holds.
+_ITERATE = int64(
     int64, int64, int64, int64, int64, int64, float64, float64, float64, float64, boolean, int64
 )
-#: Rows of `out`: what `verdict` is asked with, and the tolerances.
-_LARGEST, _MOVED, _SIZE, _TOLERANCES = 0, 1, 2, 3
+#: Entries of `out`: the largest component of the gradient, two more numbers, the tolerances.
+_STEEPEST, _TOLERANCES = 0, 3
 
 
-def _make_glance(name: str, real: np.dtype[Any], box: str) -> Any:
-    """Look at one array and judge it; `out` gets the largest numbers."""
+def _make_test(name: str, real: np.dtype[Any], box: str) -> Any:
+    """Run the stop tests on one array; `out` gets the numbers that they compare."""
     wrap, one, check = jit_once, real.type(1), verdict
     steep, far, large = (
         st.make_largest(element, wrap) for element in (st.projected, st.moved, st.itself)
     )
 
-    def glance(x_at, g_object, before_at, n, low_at, high_at, lo, hi, f, f_before, later, out_at):
+    def test_iterate(
+        x_at, g_object, before_at, n, low_at, high_at, lo, hi, f, f_before, later, out_at
+    ):
         out = carray(as_pointer(out_at), 6, np.float64)
         x = carray(as_pointer(x_at), n, real)
         g = carray(as_pointer(load64(g_object + abi.DATA)), n, real)
@@ -54,15 +56,15 @@ def _make_glance(name: str, real: np.dtype[Any], box: str) -> Any:
             out[2] = large(n, x, before, None, None, None, None)
         return check(f, f_before, out[0], out[1], out[2], later, (out[3], out[4], out[5]))
 
-    glance.__qualname__ = f"{name}.glance"
-    return glance
+    test_iterate.__qualname__ = f"{name}.test_iterate"
+    return test_iterate
 
 
 @functools.cache
 def _compiled(real: np.dtype[Any], box: str) -> Any:
-    name = f"glance-{real.name}-{box}"
-    loop = _make_glance(name, real, box)
-    return compiled_loop(name, lambda: (loop, loop), SIGNATURE).serial
+    name = f"stop-tests-{real.name}-{box}"
+    loop = _make_test(name, real, box)
+    return compiled_loop(name, lambda: (loop, loop), _ITERATE).serial
 
 
 def _largest(values: Sequence[float]) -> float:
@@ -70,8 +72,8 @@ def _largest(values: Sequence[float]) -> float:
     return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
 
 
-class HostGlance:
-    """Looks at NumPy parameters; `largest` is that of the projected gradient then."""
+class HostStopTests:
+    """Stop tests of NumPy parameters."""
 
     def __init__(self, backend: Any, tolerances: Tolerances) -> None:
         plan, settings = backend.settings.plan, backend.settings
@@ -79,14 +81,13 @@ class HostGlance:
         self._before = [np.empty_like(leaf) for leaf in self._x] if self._moves else []
         self._tests = tolerances.gtol, tolerances.ftol, tolerances.xtol
         self._out = np.array([0.0, 0.0, 0.0, *self._tests])
-        self._out_at, self._seen = self._out.ctypes.data, memoryview(self._out.data)
+        self._out_at, self._numbers = self._out.ctypes.data, memoryview(self._out.data)
         self._call = _compiled(plan.real, plan.bounds)
         blocks = backend._table.blocks
+        boxes = settings.leaf_boxes() if plan.bounds == "scalar" else None
         self._calls = []
         for j, leaf in enumerate(self._x):
-            lo, hi = (
-                settings.box(settings.group_of_leaf[j]) if plan.bounds == "scalar" else (0.0, 0.0)
-            )
+            lo, hi = boxes[j] if boxes else (0.0, 0.0)
             low, high = (int(blocks[dr.ADDRESS + slot, j]) for slot in (pl.LOW, pl.HIGH))
             before = self._before[j].ctypes.data if self._moves else 0
             numbers = leaf.size * plan.numbers
@@ -95,57 +96,57 @@ class HostGlance:
 
     @property
     def largest(self) -> float:
-        """Largest component of the projected gradient at the last look."""
-        return self._seen[_LARGEST]  # a third of the time of a NumPy scalar
+        """Largest component of the projected gradient at the last test."""
+        return self._numbers[_STEEPEST]  # a third of the time of a NumPy scalar
 
-    def note(self) -> None:
-        """Keep x as it is before a step."""
+    def keep_x(self) -> None:
+        """Copy x before a step."""
         for before, leaf in zip(self._before, self._x[: len(self._before)], strict=True):
             before[...] = leaf
 
-    def __call__(self, grads: Sequence[Any], f: float, f_before: float, later: bool) -> int:
-        """What the tests say of this iterate."""
+    def test(self, grads: Sequence[Any], f: float, f_before: float, later: bool) -> int:
+        """Return the test that holds at this iterate."""
         if len(self._calls) == 1:  # 0.6 us less than the loop below
             x_at, before, bounds = self._calls[0]
-            seen = before if later else 0
             code: int = self._call(
-                x_at, id(grads[0]), seen, *bounds, f, f_before, later, self._out_at
+                x_at,
+                id(grads[0]),
+                before if later else 0,
+                *bounds,
+                f,
+                f_before,
+                later,
+                self._out_at,
             )
             return code
         rows = []
         for g, (x_at, before, bounds) in zip(grads, self._calls, strict=True):
-            seen = before if later else 0
-            self._call(x_at, id(g), seen, *bounds, f, f_before, later, self._out_at)
+            y_at = before if later else 0
+            self._call(x_at, id(g), y_at, *bounds, f, f_before, later, self._out_at)
             rows.append(self._out[:_TOLERANCES].tolist())
         steep, way, size = map(_largest, zip(*rows, strict=True)) if rows else (0.0, 0.0, 0.0)
-        self._out[_LARGEST] = steep
+        self._out[_STEEPEST] = steep
         code = verdict(f, f_before, steep, way, size, later, self._tests)
         return code
 
 
-class DeviceGlance:
-    """Looks at CuPy parameters: a few launches, and one wait for the GPU."""
+class DeviceStopTests:
+    """Stop tests of CuPy parameters: a few launches, and one wait for the GPU."""
 
     def __init__(self, backend: Any, tolerances: Tolerances) -> None:
-        self._x, settings = backend.params, backend.settings
+        self._x = backend.params
         self._moves, self.largest = tolerances.xtol > 0.0, 0.0
         self._tests = tolerances.gtol, tolerances.ftol, tolerances.xtol
         self._before: list[Any] = []
-        plan = settings.plan
-        self._boxes: list[Any] = [None] * len(self._x)
-        if plan.bounds == "scalar":
-            self._boxes = [settings.box(row) for row in settings.group_of_leaf]
-        elif plan.bounds == "array":
-            low, high = settings.per_element[pl.LOW], settings.per_element[pl.HIGH]
-            self._boxes = list(zip(low, high, strict=True))
+        self._boxes: Any = backend.settings.leaf_boxes() or [None] * len(self._x)
 
-    def note(self) -> None:
-        """Keep x as it is before a step."""
+    def keep_x(self) -> None:
+        """Copy x before a step."""
         if self._moves:
             self._before = [leaf.copy() for leaf in self._x]
 
-    def __call__(self, grads: Sequence[Any], f: float, f_before: float, later: bool) -> int:
-        """What the tests say of this iterate."""
+    def test(self, grads: Sequence[Any], f: float, f_before: float, later: bool) -> int:
+        """Return the test that holds at this iterate."""
         columns: list[list[Any]] = [[], [], []]
         for j, (x, g, box) in enumerate(zip(self._x, grads, self._boxes, strict=True)):
             xp = array_namespace(x)

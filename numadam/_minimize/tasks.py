@@ -1,0 +1,48 @@
+"""The validated arguments of `minimize` and `minimize_many`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from numadam._minimize.stopping import Tolerances
+
+
+@dataclass(frozen=True)
+class Task:
+    """The arguments of `minimize`, validated."""
+
+    x: Any
+    args: tuple[Any, ...]
+    jac: Any
+    rule: Any
+    lr: Any
+    options: dict[str, Any]
+    tolerances: Tolerances
+    maxiter: int
+    track_best: bool | None
+    check_every: int | None
+    every: int
+    state: Any
+    callback: Any
+    progress: bool
+
+
+@dataclass(frozen=True)
+class ManyTask:
+    """The arguments of `minimize_many`, validated; `rates` are the problems' own step sizes."""
+
+    fun: Any
+    x: Any
+    args: tuple[Any, ...]
+    jac: Any
+    rule: Any
+    lr: Any
+    rates: np.ndarray | None
+    options: dict[str, Any]
+    tolerances: Tolerances
+    maxiter: int
+    check_every: int | None
+    progress: bool
