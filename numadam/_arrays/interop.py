@@ -1,7 +1,8 @@
-"""Arrays of other libraries, shown as NumPy or CuPy arrays over the same memory.
+"""Library of an array, and views of other libraries' arrays as NumPy's or CuPy's.
 
-torch tensors, Numba's device arrays, JAX arrays, and whatever else speaks DLPack or an array
-interface. None of these libraries is imported: an object says by itself where it lies.
+The only file that asks whether an array is CuPy's. torch tensors, Numba's device arrays, JAX
+arrays, and everything else that has DLPack or an array interface are viewed without a copy. None
+of these libraries is imported: an object says by itself where its memory is.
 """
 
 from __future__ import annotations
@@ -11,18 +12,41 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_cupy_array
+from array_api_compat import is_cupy_array as is_cupy
 
-#: Libraries whose arrays nobody may write, whatever their memory allows.
+__all__ = ["as_cupy", "as_numpy", "as_view", "as_views", "home", "is_array", "is_cupy", "to_host"]
+
+#: Libraries whose arrays may never be written, whatever their memory allows.
 _IMMUTABLE = ("jax", "jaxlib", "tensorflow")
 _CPU, _CUDA, _CUDA_MANAGED = 1, 2, 13  # of DLPack
 
 
+def is_array(x: Any) -> bool:
+    """Whether an object is NumPy's or CuPy's array; importing neither."""
+    return isinstance(x, np.ndarray) or is_cupy(x)
+
+
+def to_host(x: Any) -> Any:
+    """A CuPy array as a NumPy copy, for which the host waits; anything else as it is."""
+    return x.get() if is_cupy(x) else x
+
+
 def home(x: Any) -> str:
-    """The library whose arrays can show an object's memory: "NumPy", "CuPy" or "" for neither."""
+    """The library that can work on an object's memory: "NumPy", "CuPy", or "" for neither.
+
+    That of a foreign array is the library that can view it.
+    """
+    if is_cupy(x):
+        return "CuPy"
+    # by type: a proxy claims to be an ndarray, but its memory cannot be read like one
+    return "NumPy" if issubclass(type(x), np.ndarray) else _viewer(x)
+
+
+def _viewer(x: Any) -> str:
+    """The library that can view a foreign object, or ""; "" for its own arrays, too."""
     kind = type(x)
-    if isinstance(x, (np.ndarray, np.generic)) or is_cupy_array(x):
-        return ""  # it needs no other
+    if isinstance(x, (np.ndarray, np.generic)) or is_cupy(x):
+        return ""
     if hasattr(kind, "__dlpack_device__"):
         device = int(x.__dlpack_device__()[0])
         return {_CPU: "NumPy", _CUDA: "CuPy", _CUDA_MANAGED: "CuPy"}.get(device, "")
@@ -32,21 +56,21 @@ def home(x: Any) -> str:
 
 
 def is_immutable(x: Any) -> bool:
-    """Whether nobody may write to an object: its library, or it itself, says so."""
+    """Whether an object may never be written: its library, or it itself, says so."""
     library = type(x).__module__.split(".")[0]
     if library in _IMMUTABLE:
         return True
-    if library == "torch":  # never; and a tensor with a gradient raises where it is asked
+    if library == "torch":  # always writable; and reading the interface may raise
         return False
-    shown = getattr(x, "__cuda_array_interface__", None)
-    return shown is not None and bool(shown["data"][1])  # CuPy does not look at it
+    interface = getattr(x, "__cuda_array_interface__", None)
+    return interface is not None and bool(interface["data"][1])  # CuPy ignores this flag
 
 
-def _plain(x: Any) -> tuple[Any, Any]:
-    """What can be shown, and the dtype to show it in where the object's own is not known."""
+def _viewable(x: Any) -> tuple[Any, Any]:
+    """An object that NumPy or CuPy can view, and the dtype of the view if theirs lacks it."""
     if not type(x).__module__.startswith("torch"):
         return x, None
-    x = x.detach()  # what follows is no part of what torch differentiates
+    x = x.detach()  # torch must not differentiate the step
     torch = sys.modules["torch"]
     if x.dtype != torch.bfloat16:
         return x, None
@@ -56,38 +80,39 @@ def _plain(x: Any) -> tuple[Any, Any]:
 
 
 def as_numpy(x: Any) -> Any:
-    """An object whose `home` is NumPy as an array over its memory."""
-    x, dtype = _plain(x)
-    shown = np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
-    return shown if dtype is None else shown.view(dtype)
+    """A foreign object in the host's memory as a NumPy array over it."""
+    x, dtype = _viewable(x)
+    view = np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
+    return view if dtype is None else view.view(dtype)
 
 
 def as_cupy(x: Any) -> Any:
-    """An object whose `home` is CuPy as an array over its memory."""
+    """A foreign object in the GPU's memory as a CuPy array over it."""
     from numadam._arrays.gpu import require_gpu
 
     require_gpu()
     import cupy
 
-    x, dtype = _plain(x)
-    shown = cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else cupy.asarray(x)
-    return shown if dtype is None else shown.view(dtype)
+    x, dtype = _viewable(x)
+    view = cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else cupy.asarray(x)
+    return view if dtype is None else view.view(dtype)
 
 
 def as_view(x: Any) -> Any:
-    """An array of another library as NumPy's or CuPy's, over the same memory; or x itself."""
-    library = home(x)
+    """A foreign array as NumPy's or CuPy's over the same memory; anything else as it is."""
+    library = _viewer(x)
     if not library:
         return x
     return as_numpy(x) if library == "NumPy" else as_cupy(x)
 
 
 def as_views(arrays: Sequence[Any], library: str, written: bool) -> list[Any]:
-    """The arrays of a library as they are, and views of those that it can show.
+    """Arrays, those that are foreign and can be viewed by this library as its views.
 
-    What is to be written and never changes stays what it is: it is refused then, by name.
+    An immutable array that is to be written stays as it is: validation then refuses it by name.
     """
-    show = as_numpy if library == "NumPy" else as_cupy
+    view = as_numpy if library == "NumPy" else as_cupy
     return [
-        show(x) if home(x) == library and not (written and is_immutable(x)) else x for x in arrays
+        view(x) if _viewer(x) == library and not (written and is_immutable(x)) else x
+        for x in arrays
     ]

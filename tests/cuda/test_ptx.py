@@ -37,7 +37,7 @@ def capability(monkeypatch):
 
     device = SimpleNamespace(compute_capability=(9, 0))
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
-    monkeypatch.setattr(dispatch, "_engine", lambda home: NoEngine)
+    monkeypatch.setattr(dispatch, "_backend", lambda library: NoEngine)
     return device
 
 
