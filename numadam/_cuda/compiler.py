@@ -107,7 +107,7 @@ def _image(
     make: Maker, capability: tuple[int, int], plan: Plan, more: tuple[Any, ...]
 ) -> tuple[bytes, str, str]:
     """The cubin, the kernel's name and the kinds of its arguments, from the disk where it can."""
-    key = (make.__qualname__, plan.name, str(more), capability, policy.BLOCK, _versions())
+    key = (make.__qualname__, plan.name, str(more), capability, policy.THREADS, _versions())
     entry = cache.entry("cuda", key, "_cuda")
     kept = cache.read(entry)
     if kept is not None:
@@ -121,7 +121,7 @@ def _image(
 
 def compiled(make: Maker, device: int, plan: Plan, *more: Any) -> Any:
     """The kernel of ``make(plan, *more)``, compiled for a GPU and loaded there, once a process."""
-    key = (make, plan, *map(str, more), device, policy.BLOCK)
+    key = (make, plan, *map(str, more), device, policy.THREADS)
     with _lock:
         if key not in _kernels:
             _kernels[key] = _load(make, device, plan, more)

@@ -83,8 +83,8 @@ class DeviceBatch:
     ) -> None:
         import cupy
 
+        from numadam._cuda.arrays import flat_view
         from numadam._cuda.launch import numba_view
-        from numadam._cuda.validate import flat_view
         from numadam._minimize.device.kernel import make_solve
 
         self.optimizer, self._x, self._args = optimizer, x, _on_device(args)

@@ -18,7 +18,7 @@ from numadam._core import plan as pl
 from numadam._core.element import make_element_update
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
-from numadam._cuda.kernel_spec import step_slots, wrapper
+from numadam._cuda.kernel_spec import device_jit, step_slots
 from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES
 from numadam._minimize.stopping import RUNNING, moved, projected, verdict
 
@@ -116,7 +116,7 @@ def _make_judge(box: str, wrap: Any) -> Any:
 
 def make_solve(plan: Plan, fun: Any, form: str, widths: tuple[int, int]) -> Callable[..., None]:
     """The kernel: some iterations of every problem that still runs."""
-    wrap, used = wrapper(), step_slots(plan, has_out=False)
+    wrap, used = device_jit(), step_slots(plan, has_out=False)
     turn, places = make_element_update(plan, wrap), pickers(wrap, used, range(pl.SLOTS))
     (fp, p_), (fg, g_), (f0, s0_), (f1, s1_), (f2, s2_) = places[:5]
     (fa, a_), (fl, l_), (fh, h_), (fr, r_) = places[7:11]
