@@ -119,12 +119,12 @@ class KernelArguments:
         return one * policy.TILES_PER_THREAD if self._iterations.sum() > one * _FULL else one
 
     def _divide(self, sizes: Any, per_block: int) -> tuple[int, Any]:
-        """How many blocks all leaves have, and the leaf of each."""
+        """Number of blocks of all leaves, and the leaf of each block."""
         counts = -(-sizes // per_block)
         return int(counts.sum()), np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
 
     def note(self, slot: int, addresses: list[int]) -> None:
-        """Where the arrays of a slot begin."""
+        """Record where the arrays of a slot begin."""
         # tiles stay where they are while the alignment does
         offsets = [address & (WIDEST - 1) for address in addresses]
         if offsets != self._offsets.get(slot):
@@ -164,7 +164,7 @@ class KernelArguments:
         if plan.norm:
             records["norm_tiled"] = self._norm_tiled()
         if len(records) == 1:
-            self.work = tuple(int(records[0][name]) for name in spec.WORK)
+            self.work = tuple(int(records[0][name]) for name in spec.WORK_FIELDS)
 
     def _norm_tiled(self) -> Any:
         """For each leaf whether its norm is added up in tiles: all of its arrays are aligned."""
@@ -175,11 +175,11 @@ class KernelArguments:
         return tiled
 
     def addresses(self, slots: Sequence[int], leaf: int) -> list[int]:
-        """Where one leaf's arrays begin."""
+        """Addresses of one leaf's arrays."""
         return [self._addresses[slot][leaf] for slot in slots]
 
     def norm_arguments(self) -> tuple[int, int, int]:
-        """How many numbers of the only leaf are added up, whether in tiles, and its group."""
+        """Numbers of the only leaf that are added up, whether in tiles, and its group."""
         leaf = self.records[0]
         return int(leaf["norm_size"]), int(leaf["norm_tiled"]), int(leaf["group"])
 

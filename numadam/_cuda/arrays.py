@@ -161,7 +161,7 @@ def check_overlap(written: Sequence[Named], read: Sequence[Named]) -> None:
 
 
 def address_of(array: Any) -> int:
-    """Where an array begins; 0 where it has no elements."""
+    """Address of the first element; 0 where there is none."""
     return int(array.data.ptr) if array.size else 0
 
 

@@ -66,7 +66,7 @@ class CudaBackend(Backend):
             self._scalars, self._norms = parts.scalars, parts.norms
             self._sparse, self._validator, self._step = parts.sparse, parts.validator, parts.step
             for slot, views in self.own.items():
-                self._step.own(slot, views)
+                self._step.bind_own(slot, views)
             self._start()
             self._validator.protect(self._store.named(self.names))
 
@@ -246,6 +246,10 @@ class CudaBackend(Backend):
             self._calls = 0
             self._t += 1
         return not self._reports_skips or self._control.are_finite()
+
+    def count(self, steps: int) -> None:
+        """Count steps that another kernel has taken."""
+        self._t += steps
 
     def drop(self) -> None:
         """Forget the gradients that have been added up."""

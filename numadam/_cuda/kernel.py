@@ -32,7 +32,7 @@ from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
 from numadam._cuda.kernel_spec import (
     LEAF,
-    Made,
+    KernelSource,
     Pass,
     device_jit,
     make_load_addresses,
@@ -159,7 +159,7 @@ def _make_span(one: Pass, many: bool, read: Any, wrap: Any) -> Any:
     return wrap(span)
 
 
-def _one_or_many(one: Pass, by_value: bool, many: bool, wrap: Any) -> Made:
+def _one_or_many(one: Pass, by_value: bool, many: bool, wrap: Any) -> KernelSource:
     """The kernel of a pass over the only leaf, or over `many` of them."""
     scalars, read = make_scalars(one.plan, by_value, wrap)
     span = _make_span(one, many, read, wrap)
@@ -195,7 +195,7 @@ def _one_or_many(one: Pass, by_value: bool, many: bool, wrap: Any) -> Made:
     return over_one, cuda.types.void(addresses, *[i8] * 5, of_rows)
 
 
-def make_step(plan: Plan, by_value: bool, many: bool, has_out: bool) -> Made:
+def make_step(plan: Plan, by_value: bool, many: bool, has_out: bool) -> KernelSource:
     """The whole step over one leaf: ``step(addresses, head, tiles, items, factors, go, rows)``.
 
     Over many: ``step(table, leaves, factors, go, rows)``. It does nothing where the number at
@@ -205,19 +205,19 @@ def make_step(plan: Plan, by_value: bool, many: bool, has_out: bool) -> Made:
     return _one_or_many(step_pass(plan, has_out, wrap), by_value, many, wrap)
 
 
-def make_sum(plan: Plan, by_value: bool, many: bool, first: bool) -> Made:
+def make_sum(plan: Plan, by_value: bool, many: bool, first: bool) -> KernelSource:
     """Adds a gradient to the sum of them; arguments as of the step."""
     wrap = device_jit()
     return _one_or_many(sum_pass(plan, first, wrap), by_value, many, wrap)
 
 
-def make_begin(plan: Plan, by_value: bool, many: bool, averages: bool) -> Made:
-    """What precedes the first step: bounds and copies; arguments as of the step."""
+def make_begin(plan: Plan, by_value: bool, many: bool, averages: bool) -> KernelSource:
+    """The pass before the first step: bounds and copies; arguments as of the step."""
     wrap = device_jit()
     return _one_or_many(start_pass(plan, averages, wrap), by_value, many, wrap)
 
 
-def make_lazy(plan: Plan, by_value: bool) -> Made:
+def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
     """``step(addresses, index, width, n, factors, go, rows)``: the rows of a sparse gradient.
 
     `index` is the address of their numbers, `width` the elements of one row, `n` those of all.

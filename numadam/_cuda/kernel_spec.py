@@ -18,9 +18,9 @@ from numadam._core.plan import Plan
 from numadam._cuda.memory import WIDEST, make_load, offset_of
 
 #: A kernel as a plain function, and the types of its arguments.
-Made = tuple[Callable[..., None], Any]
+KernelSource = tuple[Callable[..., None], Any]
 
-#: The record of a leaf. Kernels over one leaf get these numbers as arguments.
+#: The record of a leaf in the table that kernels over many leaves read.
 LEAF = np.dtype(
     [
         ("head", np.int64),  # iteration at which the first tile begins
@@ -35,8 +35,8 @@ LEAF = np.dtype(
         ("addresses", np.int64, (pl.SLOTS,)),  # where its arrays begin, by slot
     ]
 )
-#: What a kernel over one leaf gets of it.
-WORK = "head", "tiles", "items", "group"
+#: Fields that a kernel over one leaf gets as arguments.
+WORK_FIELDS = "head", "tiles", "items", "group"
 
 _READ_ONLY = {pl.G, pl.LOW, pl.HIGH, pl.RATE}
 
@@ -53,7 +53,7 @@ def step_slots(plan: Plan, has_out: bool) -> tuple[int, ...]:
 
 
 def start_slots(plan: Plan, averages: bool) -> tuple[int, ...]:
-    """Those that begin as copies of the parameters, and the bounds that these keep."""
+    """Slots that begin as copies of the parameters, and the bounds that these keep."""
     own = {pl.AVERAGE: averages and plan.average, pl.MASTER: plan.master}
     own[pl.LOW] = own[pl.HIGH] = plan.bounds == "array"
     return pl.P, *(slot for slot in sorted(own) if own[slot])

@@ -12,7 +12,8 @@ from numadam._cuda.arguments import KernelArguments
 from numadam._cuda.compiler import compiled
 from numadam._cuda.control import DeviceControl
 from numadam._cuda.memory import offset_of
-from numadam._cuda.norms import make_combine, make_finalize_norms, make_sums, norm_slots
+from numadam._cuda.norm_totals import make_combine, make_finalize_norms
+from numadam._cuda.norms import make_sums, norm_slots
 from numadam._cuda.scalar_kernels import COUNTERS
 from numadam._cuda.scalars import Scalars
 

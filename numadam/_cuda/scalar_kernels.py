@@ -12,14 +12,14 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import cuda
+from numba import cuda  # here and not in a function: the simulator swaps the module's global
 from numba.np.numpy_support import from_dtype
 
 from numadam._core import options as op
 from numadam._core.element import SEED, ZERO
 from numadam._core.plan import Plan
 from numadam._core.scalars import make_advance_row, make_fill_row, width_of
-from numadam._cuda.kernel_spec import Made
+from numadam._cuda.kernel_spec import KernelSource
 from numadam._cuda.memory import SIMULATED, make_array_view, make_load, make_opaque, plain
 from numadam._jit.functions import jit_once
 
@@ -68,7 +68,7 @@ def make_advance_all(plan: Plan) -> Any:
     return cuda.jit(device=True)(_ignoring(advance))
 
 
-def make_prepare(plan: Plan, rate: np.dtype[Any]) -> Made:
+def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
     """``prepare(rows, control, products, counters, groups, lr_at, lr, t, n, counts, flushing)``.
 
     Launched with a thread for each row of the control block, in one block. The step is number

@@ -67,7 +67,7 @@ class HostScalars:
         self._advance(0.0, t, 0, 0, 0)
 
     def arguments(self, group: int) -> tuple[int, ...]:
-        """What a launch passes for the scalars of a group, besides `values`: nothing."""
+        """Arguments of a launch for the scalars of a group, besides `values`: none."""
         return ()
 
     def read_products(self) -> np.ndarray:
@@ -161,7 +161,7 @@ class DeviceScalars:
         """Do nothing: the kernel that counts a step has advanced the running products."""
 
     def arguments(self, group: int) -> tuple[int, ...]:
-        """What a launch passes for the scalars of a group: their address."""
+        """Arguments of a launch for the scalars of a group: their address."""
         return (self._rows_address + group * self._row_bytes,)
 
     def read_products(self) -> np.ndarray:

@@ -85,8 +85,8 @@ class CudaStep:
         kernel = compiled(make, self._device, self._plan, scalars.values is not None, *more)
         return kernel.ready(scalars.values)
 
-    def own(self, slot: int, arrays: Leaves) -> None:
-        """Bind arrays of the back end's own, which every step has."""
+    def bind_own(self, slot: int, arrays: Leaves) -> None:
+        """Note where arrays of the back end's own begin, which every step has."""
         self._table.note(slot, list(map(ca.address_of, arrays)))
 
     def bind(self, validated: Validated, gradient: Any = None) -> None:
@@ -115,7 +115,7 @@ class CudaStep:
         self.copies_in, self.launches, self.copies_back = [], [], []
 
     def _addresses(self, slot: int, checked: CheckedArrays) -> list[int]:
-        """Where kernels find the arrays of a slot: strided ones in work arrays."""
+        """Addresses at which kernels find the arrays of a slot: strided ones in work arrays."""
         if not checked.strided:
             return checked.addresses
         addresses = list(checked.addresses)
@@ -152,11 +152,11 @@ class CudaStep:
             launch()
 
     def _go(self) -> int:
-        """Where the GPU says whether the step is taken; 0 where it always is."""
+        """Address of the flag by which the GPU takes the step; 0 where it always does."""
         return 0 if self._norms is None else self._norms.go
 
     def _factors(self, leaf: int) -> int:
-        """Where a leaf's clip factors are; 0 where nothing is clipped by norm."""
+        """Address of a leaf's clip factors; 0 where nothing is clipped by norm."""
         return 0 if self._norms is None else self._norms.factors(leaf)
 
     def _launch(self, kernel: Any, slots: Sequence[int], go: int) -> list[Callable[[], None]]:
@@ -216,21 +216,9 @@ def make_parts(
 ) -> StepParts:
     """Construct what takes part in a step, and compile its kernels.
 
-    Parameters
-    ----------
-    plan, layout, device, outs
-        As of `CudaStep`.
-    control : numpy.ndarray
-        The control block, read anew at each step.
-    groups : sequence of int
-        The row of the control block of each leaf.
-    title, fixed
-        As of `Validator`.
-    sparse : {None, "lazy", "dense"}
-    counts_on_device : bool
-        Whether the GPU alone knows t.
-    rate : array, optional
-        A 0-d array on the GPU from which each step reads lr.
+    `control` is the control block, read anew at each step, and `groups` the row of each leaf.
+    `counts_on_device`: the GPU alone knows t. `rate`: a 0-d array on the GPU from which each step
+    reads lr. The rest is as of `CudaStep`, `SparseGradients` and `Validator`.
     """
     table, on_device = KernelArguments(plan, layout, groups), DeviceControl(control)
     by_value = len(set(groups)) == 1 and not counts_on_device

@@ -160,7 +160,7 @@ class Validator:
     def validate(self, used: dict[int, Leaves]) -> Validated:
         """Check the arrays of a step, by slot: each by itself, then that none overlaps.
 
-        Where nothing has changed, the last result itself is returned. `used` is changed: arrays
+        If nothing has changed, the last result itself is returned. `used` is changed: arrays
         of other libraries are replaced by views, and sparse gradients by dense ones.
         """
         last = self._last

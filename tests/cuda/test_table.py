@@ -399,7 +399,7 @@ def test_pinned_memory_outlives_an_optimiser_until_its_copies_are_done(cupy, mon
 
     from numadam._cuda import upload as cuda_upload
 
-    monkeypatch.setattr(cuda_upload, "_left", type(cuda_upload._left)())
+    monkeypatch.setattr(cuda_upload, "_orphans", type(cuda_upload._orphans)())
     monkeypatch.setattr(cupy.cuda.Event, "done", False)
     opt = na.SGD(cupy.zeros(4), capturable=True)
     opt.step(cupy.ones(4))

@@ -1,4 +1,4 @@
-"""`minimize_many` on a GPU: problems side by side in its memory, one a thread."""
+"""`minimize_many` on a GPU: the last axis is that of the problems, one problem a thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from numadam._minimize.stopping import RUNNING, Tolerances
 
 #: Iterations of a launch; the host waits once for each.
 _STEPS = 128
-_LINES = float64[:, ::1]
 
 
 def _tabulate(plan: Plan) -> Any:
@@ -46,13 +45,13 @@ def _tabulate(plan: Plan) -> Any:
         fill.__qualname__ = f"{name}.fill"
         return fill, fill
 
-    row = float64[::1]
-    signature = int64(_LINES, _LINES, int64[::1], row, row, row, int64)
+    row, rows = float64[::1], float64[:, ::1]
+    signature = int64(rows, rows, int64[::1], row, row, row, int64)
     return compiled_loop(name, make, signature).serial
 
 
 def _side_by_side(value: Any, x: Any) -> Any:
-    """Bounds or step sizes for x with the problems last."""
+    """Bounds or step sizes for x, with the axis of the problems last."""
     if np.ndim(value) == 0:
         return value
     array = np.asarray(value.get() if hasattr(value, "get") else value)
@@ -118,7 +117,7 @@ class DeviceBatch:
         self._products = np.ones(len(plan.products))
 
     def _row(self) -> int:
-        return int(self._settings.rows[0])
+        return int(self._settings.group_of_leaf[0])
 
     @property
     def live(self) -> int:
@@ -138,13 +137,13 @@ class DeviceBatch:
         rows = np.zeros((steps, self._width))
         control = settings.control[self._row()]
         self._fill(rows, values, columns, control, self._products, rates, t)
-        # factors of a clip that there is none of, and 0
+        # the two factors of a clip by norm, which is not offered, and 0
         whole = np.concatenate([rows, np.tile([1.0, 1.0, 0.0], (steps, 1))], axis=1)
         with np.errstate(over="ignore"):
             return whole.astype(self._plan.real)
 
     def advance(self, most: int) -> None:
-        """Look at x0, or go on for at most so many iterations."""
+        """Test x0 at the first call; later take at most so many iterations."""
         import cupy
 
         from numadam._cuda.launch import launch, numba_view
@@ -175,7 +174,7 @@ class DeviceBatch:
             ) from error
         self.first = False
         self.done += steps
-        self._backend._t += steps
+        self._backend.count(steps)
 
 
 def minimize_on_device(
