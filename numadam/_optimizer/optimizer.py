@@ -150,13 +150,20 @@ class Optimizer(OptimizerBase):
 
         Notes
         -----
-        At every step, of every array: that it is an array of the right type, dtype and byte
-        order, that what is written is writable, shape, memory layout, and that nothing that is
-        written overlaps anything else. Nothing seen at an earlier step is trusted: an array
-        changed behind the optimiser's back (``setflags``, ``resize``, ``a.shape = ...``) is
-        checked as it is now, and an entry of a container that was replaced is refused. Only the
+        Checked of every array: that it is an array of the right type, dtype and byte order, that
+        what is written is writable, shape, memory layout, and that nothing that is written
+        overlaps anything else. An entry of a container that was replaced is refused. Only the
         structure, shapes and dtype of the parameters are fixed when the optimiser is made, and
         the work arrays through which strided arrays go are kept.
+
+        NumPy arrays are checked at every step, and nothing seen at an earlier one is trusted: an
+        array changed behind the optimiser's back (``setflags``, ``resize``, ``a.shape = ...``)
+        is checked as it is now. CuPy arrays are not checked again while nothing can have changed:
+        the optimiser's own parameters; fewer than 16 other arrays whose address, shape, strides
+        and dtype are those of the last step; 16 or more that are the same objects as at the last
+        step. Their elements may change at any time, but between steps assign to no ``a.shape``:
+        it is not noticed (``a.reshape(...)`` makes a new object). After a refused step all arrays
+        are checked.
 
         Steps of one optimiser from several threads wait for each other.
         """
