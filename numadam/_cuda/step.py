@@ -104,8 +104,9 @@ class CudaStep:
         has_out = pl.OUT in slots
         self._table.finish(self._slots[has_out], {k: rows[k][1].size for k in rows})
         self._prepare_copies(validated, has_out)
-        dense = self._launch(self._steps[has_out], self._slots[has_out], self._go())
-        self.launches = [*dense, *self._launch_rows(validated, self._slots[has_out])]
+        self.launches = self._launch(self._steps[has_out], self._slots[has_out], self._go())
+        if rows:
+            self.launches += self._launch_rows(validated, self._slots[has_out])
         self._noted = slots
         self.bound = validated if gradient is None else None
 

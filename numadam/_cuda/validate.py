@@ -194,11 +194,13 @@ class Validator:
     def _check_slot(
         self, slot: int, used: dict[int, Leaves], written: bool, rows: Rows
     ) -> CheckedArrays:
-        if not rows and not self._are_cupy(used[slot]):
+        are_cupy = self._are_cupy(used[slot])
+        if not are_cupy and not rows:
             # new views at each step: the owner of such an object may put other memory into it
             used[slot] = as_views(used[slot], "CuPy", written)
+            are_cupy = self._are_cupy(used[slot])
         arrays, strided = used[slot], {}
-        headers = [_header(array) for array in arrays] if self._are_cupy(arrays) else None
+        headers = [_header(array) for array in arrays] if are_cupy else None
         addresses = self._flat_addresses(slot, headers)
         if addresses is not None:
             size = self._dtypes[slot].itemsize
