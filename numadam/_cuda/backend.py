@@ -113,8 +113,7 @@ class CudaBackend(Backend):
     @property
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only 0-d arrays, and running products; what the GPU alone knows is read."""
-        plan = self.settings.plan
-        found: dict[str, Any] = {}
+        plan, found = self.settings.plan, dict[str, Any]()
         counted = self._read_counters() if self._counts_on_device else None
         found["t"] = np.array(self._t if counted is None else counted.t)
         if plan.accumulate:
@@ -150,11 +149,9 @@ class CudaBackend(Backend):
     @property
     def grad_norm(self) -> Any:
         """Norm of the last gradients before clipping: one number, or one an array."""
-        import cupy
-
         assert self._norms is not None  # the optimiser has asked the plan
         with on_gpu(self._device):
-            norms = np.array(cupy.asnumpy(self._norms.values))
+            norms = self._norms.read()
         return norms.tolist() if self.settings.plan.norm == "array" else float(norms[0])
 
     # --- the step -----------------------------------------------------------------------------
@@ -254,8 +251,6 @@ class CudaBackend(Backend):
     def drop(self) -> None:
         """Forget the gradients that have been added up."""
         self._calls = 0
-
-    # --- arrays -------------------------------------------------------------------------------
 
     def gradients(self) -> list[Any]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""

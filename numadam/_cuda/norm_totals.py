@@ -29,8 +29,8 @@ def make_combine(plan: Plan) -> KernelSource:
     """
     two_sum, exponent_of = plain(norms.two_sum), plain(norms.exponent_of)
     doubles, longs = make_array_view(np.dtype(np.float64)), make_array_view(np.dtype(np.int64))
-    threads, both = policy.THREADS, 2 * policy.THREADS
-    scales, i8 = plan.real == np.float64, cuda.types.int64
+    threads, both, i8 = policy.THREADS, 2 * policy.THREADS, cuda.types.int64
+    scales = plan.real == np.float64
 
     def combine(partials, firsts, totals, exponents, scaled):
         which, lane = np.int64(cuda.blockIdx.x), np.int64(cuda.threadIdx.x)
@@ -70,7 +70,8 @@ def make_finalize_norms(plan: Plan) -> KernelSource:
     Then come `sums`, `groups`, `t`, `guard`. In one block of threads: norms and clip factors of
     all sums, then whether the step is taken. With `guard` 0 it is whatever the gradients are; else
     only if they are finite. A step that is taken is counted as number `t` (0: the one after those
-    counted), in the counters and in the running products of `groups` rows.
+    counted), in the counters and in the running products of `groups` rows. It is one long
+    function, since its threads meet at barriers.
     """
     power_norm, clip_factor = plain(norms.norm), plain(norms.clip_factor)
     doubles, longs = make_array_view(np.dtype(np.float64)), make_array_view(np.dtype(np.int64))

@@ -34,8 +34,6 @@ class GradientNorms:
 
     Attributes
     ----------
-    values : cupy.ndarray of float64
-        The last norms: one, or one an array.
     go : int
         Where the GPU says whether the step is taken.
     """
@@ -58,19 +56,25 @@ class GradientNorms:
         # squares of float64 may leave its range: a second pass repeats those sums, scaled
         self._passes = (0, 1) if plan.real == np.float64 else (0,)
         self._slots = norm_slots(plan)
-        self.values = cupy.full(count, np.nan, np.float64)
+        self._values = cupy.full(count, np.nan, np.float64)
         self._factors = cupy.ones((count, 2), plan.real)
         self._totals, self._exponents = cupy.zeros(count, np.float64), cupy.zeros(count, np.int64)
         self._partials = cupy.zeros(max(1, table.parts), np.float64)
         self._firsts = cupy.asarray(np.array(firsts, np.int64))
         self._totals_at, self._exponents_at = _address(self._totals), _address(self._exponents)
-        self._factors_at, self._norms_at = _address(self._factors), _address(self.values)
+        self._factors_at, self._norms_at = _address(self._factors), _address(self._values)
         self._partials_at, self._firsts_at = _address(self._partials), _address(self._firsts)
         self.go = control.counters_address + offset_of(COUNTERS, "go")
         sums = compiled(make_sums, device, plan, scalars.values is not None, table.many)
         self._sums = sums.ready(scalars.values)
         self._combine = compiled(make_combine, device, plan).ready()
         self._finalize = compiled(make_finalize_norms, device, plan).ready()
+
+    def read(self) -> np.ndarray:
+        """The last norms, one or one an array: the host waits for the GPU."""
+        import cupy
+
+        return np.array(cupy.asnumpy(self._values))
 
     def factors(self, leaf: int) -> int:
         """Address of a leaf's two clip factors."""
@@ -81,7 +85,7 @@ class GradientNorms:
 
         A step that is taken is counted, as number `t` or where that is 0 as the next one.
         """
-        control, scalars, count = self._control, self._scalars, len(self.values)
+        control, scalars, count = self._control, self._scalars, len(self._values)
         control.upload()
         for scaled in self._passes:
             self._add_up(scaled)
