@@ -56,7 +56,7 @@ class KernelArguments:
         The first partial sum of each leaf, and last how many there are.
     work : tuple of int
         Head, tiles, items and group of the only leaf; empty where there are several, or none.
-    address : int
+    table_address : int
         Of the table on the GPU.
     leaves_address, part_leaves_address : int
         Of the leaf that each block of threads works on, in the step and in the norm.
@@ -85,7 +85,7 @@ class KernelArguments:
         self.records["first_part"] = _starts(part_leaves, n)
         self.first_parts = [*self.records["first_part"].tolist(), self.parts]
         self._tables_of_graphs: list[Any] = []
-        self.address = self.leaves_address = self.part_leaves_address = 0
+        self.table_address = self.leaves_address = self.part_leaves_address = 0
         if self.many:
             self._allocate()
             self._leaves = cupy.asarray(leaves), cupy.asarray(part_leaves)
@@ -99,7 +99,7 @@ class KernelArguments:
 
         self._table = cupy.zeros(len(self.records) * (spec.LEAF.itemsize // 8), np.int64)
         self._read_by_graph = False
-        self.address = int(self._table.data.ptr)
+        self.table_address = int(self._table.data.ptr)
         self._upload = Upload(self._table)
 
     def keep(self) -> None:

@@ -47,11 +47,11 @@ class CudaBackend(Backend):
         # the optimiser refuses `out` with these
         without_out = plan.average or plan.master or plan.accumulate or options["sparse"] == "lazy"
         with on_gpu(self._device):
-            self._store = CudaState(settings, params)
-            self.state, self.own = self._store.state, self._store.own
+            self._memory = CudaState(settings, params)
+            self.state, self.own = self._memory.state, self._memory.own
             parts = make_parts(
                 plan,
-                self._store.layout,
+                self._memory.layout,
                 settings.control,
                 settings.group_of_leaf,
                 self._device,
@@ -62,13 +62,13 @@ class CudaBackend(Backend):
                 counts_on_device=self._counts_on_device,
                 rate=settings.rate_array if self._capturable else None,
             )
-            self._table, self._control = parts.table, parts.control
+            self._arguments, self._control = parts.arguments, parts.control
             self._scalars, self._norms = parts.scalars, parts.norms
             self._sparse, self._validator, self._step = parts.sparse, parts.validator, parts.step
             for slot, views in self.own.items():
                 self._step.bind_own(slot, views)
             self._start()
-            self._validator.protect(self._store.named(self.names))
+            self._validator.protect(self._memory.named(self.names))
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
@@ -106,7 +106,7 @@ class CudaBackend(Backend):
             step.begin(averages)
             for copy in step.copies_back if plan.bounds else ():
                 copy()
-        self._store.begin()
+        self._memory.begin()
 
     # --- counters -----------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class CudaBackend(Backend):
         if cupy.cuda.get_current_stream().is_capturing():
             if not self._capturable:
                 refuse_capture("step", "Make the optimiser")
-            self._table.keep()
+            self._arguments.keep()
 
     def _bind(self, used: dict[int, Leaves], gradient: Any = None) -> None:
         """Validate the arrays of a step, and bind the launches to them where they are new."""
@@ -218,7 +218,7 @@ class CudaBackend(Backend):
         with on_gpu(self._device):
             self._check_capture()
             # the sum counts, and its newest gradient is zero
-            size, dtype = max(self._store.layout.sizes), memory_dtype(self.settings.plan.dtype)
+            size, dtype = max(self._memory.layout.sizes), memory_dtype(self.settings.plan.dtype)
             zeros = cupy.zeros(size, dtype)
             self._bind({pl.P: self.params}, zeros)
             return self._take(lr, self._calls, flushing=1)
@@ -255,13 +255,13 @@ class CudaBackend(Backend):
     def gradients(self) -> list[Any]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""
         with on_gpu(self._device):
-            return self._store.gradients()
+            return self._memory.gradients()
 
     def check_arrays(
         self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
     ) -> list[Any]:
         """Check arrays to be copied into the leaves of `what`."""
-        layout = self._store.layout
+        layout = self._memory.layout
         wanted = layout.dtype if dtype is None else dtype
         for leaf, param, shape in zip(leaves, self.names, layout.shapes, strict=True):
             entry = (what + param.removeprefix("params"), leaf)
@@ -270,7 +270,7 @@ class CudaBackend(Backend):
 
     def state_dtype(self, name: str) -> np.dtype[Any]:
         """The dtype of a state array."""
-        return self._store.state_dtype(name)
+        return self._memory.state_dtype(name)
 
     def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
         """Copy counters and state arrays in, whole or not at all: the block is one copy."""
@@ -284,9 +284,9 @@ class CudaBackend(Backend):
             elif name != "calls":
                 products[:, self.settings.plan.products.index(name)] = value
         with on_gpu(self._device):
-            staged = self._store.staged(state)
+            staged = self._memory.staged(state)
             with defer_interrupts():
-                self._store.take(staged)
+                self._memory.take(staged)
                 self._control.write_counters(counted)
                 self._scalars.load_products(products)
                 self._t, self._calls = int(counted.t), calls

@@ -26,7 +26,7 @@ class GradientNorms:
     Parameters
     ----------
     plan : Plan
-    table : KernelArguments
+    arguments : KernelArguments
     control : DeviceControl
     scalars : HostScalars or DeviceScalars
     device : int
@@ -41,17 +41,17 @@ class GradientNorms:
     def __init__(
         self,
         plan: Plan,
-        table: KernelArguments,
+        arguments: KernelArguments,
         control: DeviceControl,
         scalars: Scalars,
         device: int,
     ) -> None:
         import cupy
 
-        self._table, self._control, self._scalars = table, control, scalars
+        self._arguments, self._control, self._scalars = arguments, control, scalars
         by_array = plan.norm == "array"
-        count = len(table.groups) if by_array else 1
-        firsts = table.first_parts if by_array else [0, table.parts]
+        count = len(arguments.groups) if by_array else 1
+        firsts = arguments.first_parts if by_array else [0, arguments.parts]
         self._factor_bytes = 2 * plan.real.itemsize if by_array else 0
         # squares of float64 may leave its range: a second pass repeats those sums, scaled
         self._passes = (0, 1) if plan.real == np.float64 else (0,)
@@ -59,13 +59,13 @@ class GradientNorms:
         self._values = cupy.full(count, np.nan, np.float64)
         self._factors = cupy.ones((count, 2), plan.real)
         self._totals, self._exponents = cupy.zeros(count, np.float64), cupy.zeros(count, np.int64)
-        self._partials = cupy.zeros(max(1, table.parts), np.float64)
+        self._partials = cupy.zeros(max(1, arguments.parts), np.float64)
         self._firsts = cupy.asarray(np.array(firsts, np.int64))
         self._totals_at, self._exponents_at = _address(self._totals), _address(self._exponents)
         self._factors_at, self._norms_at = _address(self._factors), _address(self._values)
         self._partials_at, self._firsts_at = _address(self._partials), _address(self._firsts)
         self.go = control.counters_address + offset_of(COUNTERS, "go")
-        sums = compiled(make_sums, device, plan, scalars.values is not None, table.many)
+        sums = compiled(make_sums, device, plan, scalars.values is not None, arguments.many)
         self._sums = sums.ready(scalars.values)
         self._combine = compiled(make_combine, device, plan).ready()
         self._finalize = compiled(make_finalize_norms, device, plan).ready()
@@ -98,16 +98,16 @@ class GradientNorms:
 
     def _add_up(self, scaled: int) -> None:
         """Launch the kernel of the partial sums."""
-        table, end = self._table, (self._partials_at, self._exponents_at, scaled)
-        if not table.parts:
+        arguments, end = self._arguments, (self._partials_at, self._exponents_at, scaled)
+        if not arguments.parts:
             return
-        begin, group = (table.address, table.part_leaves_address), 0  # a block finds its leaf's
-        addresses: list[int] = []
-        if not table.many:
-            size, tiled, group = table.norm_arguments()
-            begin, addresses = (size, tiled), table.addresses(self._slots, 0)
-        numbers = (*begin, *end, *self._scalars.arguments(group))
-        self._sums(table.parts, policy.THREADS, numbers, addresses)
+        begin = arguments.table_address, arguments.part_leaves_address
+        group, addresses = 0, list[int]()  # a block finds its leaf's own
+        if not arguments.many:
+            size, tiled, group = arguments.norm_arguments()
+            begin, addresses = (size, tiled), arguments.addresses(self._slots, 0)
+        numbers = (*begin, *end, *self._scalars.launch_arguments(group))
+        self._sums(arguments.parts, policy.THREADS, numbers, addresses)
 
 
 def _address(array: Any) -> int:

@@ -66,7 +66,7 @@ class HostScalars:
         """Advance the running products: step t is taken."""
         self._advance(0.0, t, 0, 0, 0)
 
-    def arguments(self, group: int) -> tuple[int, ...]:
+    def launch_arguments(self, group: int) -> tuple[int, ...]:
         """Arguments of a launch for the scalars of a group, besides `values`: none."""
         return ()
 
@@ -160,7 +160,7 @@ class DeviceScalars:
     def advance(self, t: int) -> None:
         """Do nothing: the kernel that counts a step has advanced the running products."""
 
-    def arguments(self, group: int) -> tuple[int, ...]:
+    def launch_arguments(self, group: int) -> tuple[int, ...]:
         """Arguments of a launch for the scalars of a group: their address."""
         return (self._rows_address + group * self._row_bytes,)
 

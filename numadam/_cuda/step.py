@@ -35,7 +35,7 @@ class CudaStep:
     ----------
     plan : Plan
     layout : Layout
-    table : KernelArguments
+    arguments : KernelArguments
     scalars : HostScalars or DeviceScalars
     norms : GradientNorms, optional
     device : int
@@ -58,20 +58,20 @@ class CudaStep:
         self,
         plan: Plan,
         layout: Layout,
-        table: KernelArguments,
+        arguments: KernelArguments,
         scalars: Scalars,
         norms: GradientNorms | None,
         device: int,
         outs: Sequence[bool],
         lazy: bool,
     ) -> None:
-        self._plan, self._layout, self._table = plan, layout, table
+        self._plan, self._layout, self._arguments = plan, layout, arguments
         self._scalars, self._norms, self._device = scalars, norms, device
         self._slots = {out: spec.step_slots(plan, out) for out in (False, True)}
-        self._steps = {out: self._ready(ck.make_step, table.many, out) for out in outs}
+        self._steps = {out: self._ready(ck.make_step, arguments.many, out) for out in outs}
         self._lazy = self._ready(ck.make_lazy) if lazy else None
         firsts = (False, True) if plan.accumulate else ()
-        self._sums = {first: self._ready(ck.make_sum, table.many, first) for first in firsts}
+        self._sums = {first: self._ready(ck.make_sum, arguments.many, first) for first in firsts}
         self._work: dict[tuple[int, int], Any] = {}
         self._noted: dict[int, CheckedArrays] = {}
         self.bound: Validated | None = None
@@ -87,7 +87,7 @@ class CudaStep:
 
     def bind_own(self, slot: int, arrays: Leaves) -> None:
         """Note where arrays of the back end's own begin, which every step has."""
-        self._table.note(slot, list(map(ca.address_of, arrays)))
+        self._arguments.note(slot, list(map(ca.address_of, arrays)))
 
     def bind(self, validated: Validated, gradient: Any = None) -> None:
         """Note where these arrays begin, and prepare the launches on them.
@@ -98,11 +98,11 @@ class CudaStep:
         self._noted, self.bound = {}, None  # until everything has been noted
         for slot, checked in slots.items():
             if noted.get(slot) is not checked:
-                self._table.note(slot, self._addresses(slot, checked))
+                self._arguments.note(slot, self._addresses(slot, checked))
         if gradient is not None:
-            self._table.note(pl.G, [ca.address_of(gradient)] * len(self._layout.sizes))
+            self._arguments.note(pl.G, [ca.address_of(gradient)] * len(self._layout.sizes))
         has_out = pl.OUT in slots
-        self._table.finish(self._slots[has_out], {k: rows[k][1].size for k in rows})
+        self._arguments.finish(self._slots[has_out], {k: rows[k][1].size for k in rows})
         self._prepare_copies(validated, has_out)
         self.launches = self._launch(self._steps[has_out], self._slots[has_out], self._go())
         if rows:
@@ -143,7 +143,7 @@ class CudaStep:
     def begin(self, averages: bool) -> None:
         """Bring parameters into their bounds, and copy them into what begins as they do."""
         slots = spec.start_slots(self._plan, averages)
-        kernel = self._ready(ck.make_begin, self._table.many, averages)
+        kernel = self._ready(ck.make_begin, self._arguments.many, averages)
         for launch in self._launch(kernel, slots, go=0):
             launch()
 
@@ -162,15 +162,15 @@ class CudaStep:
 
     def _launch(self, kernel: Any, slots: Sequence[int], go: int) -> list[Callable[[], None]]:
         """The launch over all leaves; none where they have no elements."""
-        table, scalars = self._table, self._scalars
-        if table.many and table.blocks:
-            end = self._factors(0), go, *scalars.arguments(0)  # a block finds its leaf's own
-            numbers = table.address, table.leaves_address, *end
-            return [kernel.bind(table.blocks, policy.THREADS, numbers)]
-        if table.work and table.work[2]:
-            head, tiles, items, group = table.work
-            numbers = head, tiles, items, self._factors(0), go, *scalars.arguments(group)
-            addresses = table.addresses(slots, 0)
+        arguments, scalars = self._arguments, self._scalars
+        if arguments.many and arguments.blocks:
+            end = self._factors(0), go, *scalars.launch_arguments(0)  # a block finds its leaf's own
+            numbers = arguments.table_address, arguments.leaves_address, *end
+            return [kernel.bind(arguments.blocks, policy.THREADS, numbers)]
+        if arguments.work and arguments.work[2]:
+            head, tiles, items, group = arguments.work
+            numbers = head, tiles, items, self._factors(0), go, *scalars.launch_arguments(group)
+            addresses = arguments.addresses(slots, 0)
             return [kernel.bind(policy.blocks_for(items), policy.THREADS, numbers, addresses)]
         return []
 
@@ -182,8 +182,9 @@ class CudaStep:
                 assert lazy is not None  # only then is a sparse gradient left as it is
                 width = values.size // len(rows)
                 begin = ca.address_of(rows), width, values.size, self._factors(k), self._go()
-                numbers = *begin, *self._scalars.arguments(self._table.groups[k])
-                blocks, addresses = policy.blocks_for(values.size), self._table.addresses(slots, k)
+                numbers = *begin, *self._scalars.launch_arguments(self._arguments.groups[k])
+                addresses = self._arguments.addresses(slots, k)
+                blocks = policy.blocks_for(values.size)
                 # not bound: they share the memory of their arguments
                 launches.append(partial(lazy, blocks, policy.THREADS, numbers, addresses))
         return launches
@@ -192,7 +193,7 @@ class CudaStep:
 class StepParts(NamedTuple):
     """All that takes part in the steps of one optimiser, or of one functional signature."""
 
-    table: KernelArguments
+    arguments: KernelArguments
     control: DeviceControl
     scalars: Scalars
     norms: GradientNorms | None
@@ -221,16 +222,16 @@ def make_parts(
     `counts_on_device`: the GPU alone knows t. `rate`: a 0-d array on the GPU from which each step
     reads lr. The rest is as of `CudaStep`, `SparseGradients` and `Validator`.
     """
-    table, on_device = KernelArguments(plan, layout, groups), DeviceControl(control)
+    arguments, on_device = KernelArguments(plan, layout, groups), DeviceControl(control)
     by_value = len(set(groups)) == 1 and not counts_on_device
     scalars: Scalars = (
         HostScalars(plan, control, groups[0])
         if by_value
         else DeviceScalars(plan, on_device, device, rate)
     )
-    norms = GradientNorms(plan, table, on_device, scalars, device) if plan.norm else None
+    norms = GradientNorms(plan, arguments, on_device, scalars, device) if plan.norm else None
     of_sparse = SparseGradients(plan, layout, device, sparse, title)
     validator = Validator(plan, layout, device, title, of_sparse, fixed)
     lazy = sparse == "lazy"
-    step = CudaStep(plan, layout, table, scalars, norms, device, outs, lazy)
-    return StepParts(table, on_device, scalars, norms, of_sparse, validator, step)
+    step = CudaStep(plan, layout, arguments, scalars, norms, device, outs, lazy)
+    return StepParts(arguments, on_device, scalars, norms, of_sparse, validator, step)

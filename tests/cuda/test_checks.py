@@ -107,7 +107,7 @@ def test_launches_that_could_not_be_prepared_are_prepared_at_the_next_step(cupy,
     opt.step(grads)
     others = [cupy.full(4, 5.0), cupy.full(3, 5.0)]
     with monkeypatch.context() as patch:
-        patch.setattr(type(opt._backend._table), "finish", lambda *given: 1 / 0)
+        patch.setattr(type(opt._backend._arguments), "finish", lambda *given: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             opt.step(others)
     opt.step(others)
