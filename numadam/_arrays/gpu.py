@@ -1,11 +1,11 @@
-"""Packages, driver and GPU that CuPy arrays need; a sentence where one is missing."""
+"""Packages, driver and GPU that CuPy arrays need; an error in one sentence if one is missing."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 
-#: What installs all that numadam needs on a GPU.
+#: The command that installs all that numadam needs on a GPU.
 INSTALL = 'pip install "numadam[cuda13]", or "numadam[cuda12]" for CUDA 12'
 
 
@@ -19,7 +19,7 @@ def _is_missing(module: str) -> bool:
 
 
 def require_packages() -> None:
-    """Say which package is missing, and what installs it."""
+    """Raise ImportError if a package is missing, and say what installs it."""
     # `numba.cuda` would import without numba-cuda: Numba's own deprecated target
     modules = {"cupy": "CuPy", "numba_cuda": "numba-cuda", "cuda.bindings": "cuda-bindings"}
     for module, package in modules.items():
@@ -30,7 +30,7 @@ def require_packages() -> None:
 
 
 def require_gpu() -> None:
-    """Say in one sentence what is missing: a package, a driver, a GPU."""
+    """Raise, in one sentence, what is missing: a package, a driver, a GPU."""
     require_packages()
     from numba import config
 
@@ -50,7 +50,7 @@ def require_gpu() -> None:
 
 
 def require_bfloat16(name: str) -> None:
-    """Say that CuPy is too old for an array of bfloat16: 13 shows one, and cannot copy it."""
+    """Raise ImportError if CuPy is too old for bfloat16: CuPy 13 cannot copy such arrays."""
     import cupy
 
     if int(cupy.__version__.split(".")[0]) < 14:

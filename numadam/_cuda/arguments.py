@@ -1,4 +1,4 @@
-"""Where the arrays of a step lie, as kernels over many arrays read it: a table on the GPU."""
+"""The arrays of a step as kernels read them: a table on the GPU with a record for each leaf."""
 
 from __future__ import annotations
 
@@ -8,168 +8,185 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.layout import Layout
+from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
-from numadam._cuda import kernel_spec as cp
+from numadam._cuda import kernel_spec as spec
 from numadam._cuda import launch as policy
+from numadam._cuda.arrays import is_flat
 from numadam._cuda.memory import WIDEST
 from numadam._cuda.norms import norm_iterations, norm_slots, part_size
 from numadam._cuda.upload import Upload
-from numadam._cuda.validate import lies_flat
 
-#: Blocks from which a thread takes several tiles: enough for any GPU to be full.
+#: Blocks of threads that fill any GPU: with more than these a thread takes several tiles.
 _FULL = 2_048
 
 
 def phases(arrays: Sequence[Any], orders: Sequence[tuple[int, ...]], plan: Plan) -> list[int]:
-    """For each array how many elements from a multiple of 16 bytes it begins.
+    """For each array the elements between its begin and the multiple of 16 bytes before it.
 
-    State that is laid in the same way has its tiles where the array has them.
+    State with the same phase has its tiles at the same elements.
     """
     size = plan.dtype.itemsize
     return [
-        int(a.data.ptr) % WIDEST // size if a.size and lies_flat(a, order) else 0
+        int(a.data.ptr) % WIDEST // size if a.size and is_flat(a, order) else 0
         for a, order in zip(arrays, orders, strict=True)
     ]
 
 
 class KernelArguments:
-    """One record for each leaf, on the host and, where there are several, on the GPU.
+    """The record of each leaf, on the host and, where there are several leaves, on the GPU.
+
+    Parameters
+    ----------
+    plan : Plan
+    layout : Layout
+    groups : sequence of int
+        The row of the control block of each leaf.
 
     Attributes
     ----------
-    records : numpy.ndarray of int64
-        Columns as named in `cuda_passes`.
-    rows : list of int
-        The row of scalars of each leaf.
+    records : numpy.ndarray of `kernel_spec.LEAF`
+    groups : list of int
     many : bool
-        Whether kernels read the table; over one array they get numbers.
-    parts : int
-        Partial sums of a norm.
-    address : int
+        Whether kernels read the table. Over one leaf they get its numbers as arguments.
+    blocks, parts : int
+        Blocks of threads of a step, and partial sums of a norm.
+    first_parts : list of int
+        The first partial sum of each leaf, and last how many there are.
+    work : tuple of int
+        Head, tiles, items and group of the only leaf; empty where there are several, or none.
+    table_address : int
         Of the table on the GPU.
-    leaves_at, sum_leaves_at : int
-        Where the leaf of each block of threads lies, in the pass and in the norm.
+    leaves_address, part_leaves_address : int
+        Of the leaf that each block of threads works on, in the step and in the norm.
     """
 
-    def __init__(self, plan: Plan, layout: Layout, rows: Sequence[int]) -> None:
+    def __init__(self, plan: Plan, layout: Layout, groups: Sequence[int]) -> None:
         import cupy
 
         n = len(layout.sizes)
-        self._plan = plan
-        self._settled = False
+        self._plan, self.groups, self.many = plan, list(groups), n > 1
+        self._addresses = {slot: [0] * n for slot in range(pl.SLOTS)}
         self._offsets: dict[int, list[int]] = {}
-        #: head, tiles, items and row of the only leaf; nothing where there are several, or none
-        self.facts: list[int] = []
-        self._known: dict[Any, list[int]] = {}
-        self._how: tuple[Any, ...] = ()
-        self._turns = np.array(layout.sizes, np.int64) * plan.unit
-        self.records = np.zeros((n, cp.RECORD), np.int64)
-        self.many = n > 1
-        self.rows, self.records[:, cp.ROW] = list(rows), rows
-        self._per_tile = cp.tile_iterations(plan, cp.step_slots(plan, has_out=False))
-        self.blocks, leaves = self._cut(self._turns, self._block_turns(), cp.FIRST)
-        self.records[:, cp.BLOCKS] = np.bincount(leaves, minlength=n)
+        self._tiles_of: tuple[Any, ...] | None = None  # the arguments of the last `_find_tiles`
+        self.work: tuple[int, ...] = ()
+        self._iterations = np.array(layout.sizes, np.int64) * plan.unit
         self._numbers = np.array(layout.sizes, np.int64) * plan.numbers
-        self.parts, sum_leaves = self._cut(self._numbers, part_size(), cp.SUMS_FIRST)
-        self.sums_first = [*self.records[:, cp.SUMS_FIRST].tolist(), self.parts]
-        self._kept: list[Any] = []
-        self.address = self.leaves_at = self.sum_leaves_at = 0
+        self._per_tile = spec.tile_iterations(plan, spec.step_slots(plan, has_out=False))
+        self.records = np.zeros(n, spec.LEAF)
+        self.records["group"] = self.groups
+        # two views of the records: CuPy has none, and a field taken at each step costs 0.5 us
+        self._words, self._address_fields = self.records.view(np.int64), self.records["addresses"]
+        self.blocks, leaves = self._divide(self._iterations, self._block_iterations())
+        self.records["first_block"] = _starts(leaves, n)
+        self.records["blocks"] = np.bincount(leaves, minlength=n)
+        self.parts, part_leaves = self._divide(self._numbers, part_size())
+        self.records["first_part"] = _starts(part_leaves, n)
+        self.first_parts = [*self.records["first_part"].tolist(), self.parts]
+        self._tables_of_graphs: list[Any] = []
+        self.table_address = self.leaves_address = self.part_leaves_address = 0
         if self.many:
-            self._make()
-            self._leaves = cupy.asarray(leaves), cupy.asarray(sum_leaves)
-            self.leaves_at, self.sum_leaves_at = (int(a.data.ptr) for a in self._leaves)
+            self._allocate()
+            self._leaves = cupy.asarray(leaves), cupy.asarray(part_leaves)
+            self.leaves_address, self.part_leaves_address = (
+                int(array.data.ptr) for array in self._leaves
+            )
 
-    def _make(self) -> None:
+    def _allocate(self) -> None:
+        """A new table on the GPU, where the records are int64."""
         import cupy
 
-        self._on_gpu, self._of_graph = cupy.zeros(self.records.shape, np.int64), False
-        self.address = int(self._on_gpu.data.ptr)
-        self._upload = Upload(self._on_gpu)
+        self._table = cupy.zeros(len(self.records) * (spec.LEAF.itemsize // 8), np.int64)
+        self._read_by_graph = False
+        self.table_address = int(self._table.data.ptr)
+        self._upload = Upload(self._table)
 
     def keep(self) -> None:
-        """Leave the table on the GPU as it is: a graph is going to read it at each replay."""
-        if self.many and not self._of_graph:
-            self._kept.append(self._on_gpu)
-            self._of_graph = True
+        """Leave the table on the GPU as it is: a graph will read it at each replay."""
+        if self.many and not self._read_by_graph:
+            self._tables_of_graphs.append(self._table)
+            self._read_by_graph = True
 
     def _bring(self) -> None:
-        """Bring the GPU's table up to date; where a graph reads it, go on with another one."""
-        if self._of_graph and not self._upload.has(self.records) and not policy.is_capturing():
-            self._make()
-        self._upload(self.records)
+        """Bring the GPU's table up to date; one that a graph reads is replaced by another."""
+        words = self._words
+        if self._read_by_graph and not self._upload.has(words) and not policy.is_capturing():
+            self._allocate()
+        self._upload(words)
 
-    def _block_turns(self) -> int:
-        one = policy.BLOCK * self._per_tile
-        return one * policy.TILES if self._turns.sum() > one * _FULL else one
+    def _block_iterations(self) -> int:
+        """Iterations that a block of threads takes."""
+        one = policy.THREADS * self._per_tile
+        return one * policy.TILES_PER_THREAD if self._iterations.sum() > one * _FULL else one
 
-    def _cut(self, sizes: Any, per_block: int, column: int) -> tuple[int, Any]:
-        """How many blocks all arrays have, and the array of each; notes where each one begins."""
+    def _divide(self, sizes: Any, per_block: int) -> tuple[int, Any]:
+        """Number of blocks of all leaves, and the leaf of each block."""
         counts = -(-sizes // per_block)
-        self.records[:, column] = np.cumsum(counts) - counts
         return int(counts.sum()), np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
 
-    def note(self, slot: int, addresses: Sequence[int]) -> None:
-        """Where the arrays of a slot lie."""
-        # tiles stay where they are while no array is aligned otherwise
+    def note(self, slot: int, addresses: list[int]) -> None:
+        """Record where the arrays of a slot begin."""
+        # tiles stay where they are while the alignment does
         offsets = [address & (WIDEST - 1) for address in addresses]
         if offsets != self._offsets.get(slot):
-            self._offsets[slot], self._settled = offsets, False
+            self._offsets[slot], self._tiles_of = offsets, None
+        self._addresses[slot] = addresses
         if self.many:
-            self.records[:, cp.ADDRESS + slot] = addresses
-        elif addresses:  # 0.1 us instead of 1
-            self.records[0, cp.ADDRESS + slot] = addresses[0]
+            self._address_fields[:, slot] = addresses
 
-    def settle(self, slots: Sequence[int], sums: Sequence[int | None]) -> None:
+    def finish(self, slots: tuple[int, ...], norm_sizes: dict[int, int]) -> None:
         """Find the tiles of a step over these slots, and bring the GPU's table up to date.
 
-        `sums` says how many numbers of each gradient the norm adds up, where that is not all: of
-        sparse gradients, which the pass over all elements leaves out.
+        `norm_sizes` has by leaf how many numbers of a sparse gradient the norm adds up. The pass
+        over all elements leaves these leaves out.
         """
-        how = (slots, sums)
-        if not self._settled or how != self._how:
-            self._find_tiles(slots, sums)
-            self._settled, self._how = True, how
-        self._known.clear()
+        if self._tiles_of != (slots, norm_sizes):
+            self._find_tiles(slots, norm_sizes)
+            self._tiles_of = slots, norm_sizes
         if self.many:
             self._bring()
-        elif len(self.records):
-            self.facts = self.records[0, : cp.ROW + 1].tolist()
 
-    def _find_tiles(self, slots: Sequence[int], sums: Sequence[int | None]) -> None:
-        plan, turns, width = self._plan, self._turns, self._per_tile
-        heads, fit = [], np.ones(len(turns), bool)
+    def _find_tiles(self, slots: tuple[int, ...], norm_sizes: dict[int, int]) -> None:
+        plan, iterations, width = self._plan, self._iterations, self._per_tile
+        heads, fit = [], np.ones(len(iterations), bool)
         for slot in slots:
-            address, step = self.records[:, cp.ADDRESS + slot], plan.stride(slot)
+            address, step = np.array(self._addresses[slot], np.int64), plan.stride(slot)
             heads.append(-(address // step) % width)
             fit &= (address % step == 0) & (heads[-1] == heads[0])
-        head = heads[0]
-        tiles = np.where(fit, np.maximum(turns - head, 0) // width, 0)
-        self.records[:, cp.HEAD] = np.where(fit, head, 0)
-        self.records[:, cp.TILES] = tiles
-        self.records[:, cp.ITEMS] = turns - tiles * (width - 1)
-        self.records[:, cp.SUMS_SIZE] = self._numbers
-        for k, size in enumerate(sums):
-            if size is not None:
-                self.records[k, cp.TILES] = self.records[k, cp.ITEMS] = 0
-                self.records[k, cp.SUMS_SIZE] = size
+        head, records = heads[0], self.records
+        tiles = np.where(fit, np.maximum(iterations - head, 0) // width, 0)
+        records["head"] = np.where(fit, head, 0)
+        records["tiles"] = tiles
+        records["items"] = iterations - tiles * (width - 1)
+        records["norm_size"] = self._numbers
+        for k, size in norm_sizes.items():
+            records[k]["tiles"] = records[k]["items"] = 0
+            records[k]["norm_size"] = size
         if plan.norm:
-            self.records[:, cp.SUMS_TILED] = self._sums_tiled()
+            records["norm_tiled"] = self._norm_tiled()
+        if len(records) == 1:
+            self.work = tuple(int(records[0][name]) for name in spec.WORK_FIELDS)
 
-    def _sums_tiled(self) -> Any:
-        tiled, width = np.ones(len(self._turns), bool), norm_iterations(self._plan)
+    def _norm_tiled(self) -> Any:
+        """For each leaf whether its norm is added up in tiles: all of its arrays are aligned."""
+        tiled, width = np.ones(len(self._iterations), bool), norm_iterations(self._plan)
         for slot in norm_slots(self._plan):
             size = memory_dtype(self._plan.storage(slot)).itemsize * width
-            tiled &= self.records[:, cp.ADDRESS + slot] % size == 0
+            tiled &= np.array(self._addresses[slot], np.int64) % size == 0
         return tiled
 
     def addresses(self, slots: Sequence[int], leaf: int) -> list[int]:
-        """Of one leaf's arrays."""
-        key = slots, leaf
-        if key not in self._known:
-            self._known[key] = self.records[leaf, [cp.ADDRESS + slot for slot in slots]].tolist()
-        return self._known[key]
+        """Addresses of one leaf's arrays."""
+        return [self._addresses[slot][leaf] for slot in slots]
 
-    def sum_facts(self) -> list[int]:
-        """How many numbers of the only leaf are added up, whether in tiles, and its row."""
-        return [int(self.records[0, k]) for k in (cp.SUMS_SIZE, cp.SUMS_TILED, cp.ROW)]
+    def norm_arguments(self) -> tuple[int, int, int]:
+        """Numbers of the only leaf that are added up, whether in tiles, and its group."""
+        leaf = self.records[0]
+        return int(leaf["norm_size"]), int(leaf["norm_tiled"]), int(leaf["group"])
+
+
+def _starts(leaves: Any, n: int) -> Any:
+    """The first block of each leaf, from the leaf of each block."""
+    counts = np.bincount(leaves, minlength=n)
+    return np.cumsum(counts) - counts

@@ -1,6 +1,6 @@
-"""The CUDA back end: CuPy arrays, checked in Python, into one launch for all of them.
+"""The CUDA back end: CuPy arrays, validated in Python, and one launch for all of them.
 
-State lies on the GPU. The host counts t and forms the scalars of a step, except where the GPU
+State lies on the GPU. The host counts t and computes the scalars of a step, except where the GPU
 alone knows whether a step was taken: with ``nonfinite="skip"``, and with ``capturable=True``, whose
 steps a graph replays.
 """
@@ -16,16 +16,14 @@ from numadam._arrays.gpu import require_bfloat16, require_gpu
 from numadam._backend import Backend, FunctionalStep, Leaves
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
-from numadam._cuda import validate as ca
-from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
-from numadam._cuda.validate import NO_ROWS
+from numadam._cuda import arrays as ca
+from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._jit.interrupts import defer_interrupts
 
 if TYPE_CHECKING:
-    from numadam._cuda.validate import Sparse
     from numadam._settings.settings import Settings
 
-_PROPAGATE, _RAISE, _SKIP = range(3)  # what a guard does
+_PROPAGATE, _RAISE, _SKIP = range(3)  # policies for gradients that are not finite
 
 
 class CudaBackend(Backend):
@@ -35,40 +33,43 @@ class CudaBackend(Backend):
     is_host = False
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
-        from numadam._cuda.arguments import KernelArguments
-        from numadam._cuda.reductions import CudaNumbers
-        from numadam._cuda.sparse import SparseGradients
         from numadam._cuda.state import CudaState
-        from numadam._cuda.step import CudaStep
+        from numadam._cuda.step import make_parts
 
         self.params, self.names, self.settings = list(params), list(names), settings
-        self._device, plan = int(params[0].device.id), settings.plan
+        self._device, plan, options = int(params[0].device.id), settings.plan, settings.options
         for slot, name in ((pl.P, "params"), (pl.S0, "state_dtype")):
             if plan.storage(slot).name == "bfloat16":
                 require_bfloat16(name)
         self._t = self._calls = 0
-        capturable, how = settings.options["capturable"], settings.options["sparse"]
-        #: whether the GPU alone knows t
-        self._led = settings.guard == _SKIP or capturable
-        # the optimiser refuses `out` with the others
-        only_here = plan.average or plan.master or plan.accumulate or how == "lazy"
-        outs = (False,) if only_here else (False, True)
+        self._capturable, self._accumulate = options["capturable"], options["accumulate"]
+        self._reports_skips = options["max_skips"] is not None
+        self._counts_on_device = settings.guard == _SKIP or self._capturable
+        # the optimiser refuses `out` with these
+        without_out = plan.average or plan.master or plan.accumulate or options["sparse"] == "lazy"
         with on_gpu(self._device):
-            self._store = CudaState(settings, params)
-            self.state, self.own = self._store.state, self._store.own
-            layout = self._store.layout
-            self._table = table = KernelArguments(plan, layout, settings.group_of_leaf)
-            rate = settings.rate_array if capturable else None
-            self._numbers = CudaNumbers(
-                plan, settings.control, table, self._device, led=self._led, rate=rate
+            self._memory = CudaState(settings, params)
+            self.state, self.own = self._memory.state, self._memory.own
+            parts = make_parts(
+                plan,
+                self._memory.layout,
+                settings.control,
+                settings.group_of_leaf,
+                self._device,
+                self._title,
+                outs=(False,) if without_out else (False, True),
+                sparse=options["sparse"],
+                fixed=self.params,
+                counts_on_device=self._counts_on_device,
+                rate=settings.rate_array if self._capturable else None,
             )
-            given = (plan, layout, table, self._numbers, self._device, self._title)
-            self._pass = CudaStep(*given, self.params, outs, lazy=how == "lazy")
-            self._sparse = SparseGradients(plan, layout, self._device, how, self._title)
+            self._arguments, self._control = parts.arguments, parts.control
+            self._scalars, self._norms = parts.scalars, parts.norms
+            self._sparse, self._validator, self._step = parts.sparse, parts.validator, parts.step
             for slot, views in self.own.items():
-                self._pass.own(slot, views)
+                self._step.bind_own(slot, views)
             self._start()
-            self._pass.checks.owns(self._store.named(self.names))
+            self._validator.protect(self._memory.named(self.names))
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
@@ -97,69 +98,64 @@ class CudaBackend(Backend):
         return what + self.names[leaf].removeprefix("params")
 
     def _start(self) -> None:
-        """Parameters into their bounds, and what is not zero before the first step."""
-        settings, plan = self.settings, self.settings.plan
+        """Bring parameters into their bounds, and set what is not zero before the first step."""
+        settings, plan, step = self.settings, self.settings.plan, self._step
         averages = plan.average and not settings.options["ema_debias"]
-        used: dict[int, Leaves] = {pl.P: self.params}
-        self._pass.enter(used, used)
+        self._bind({pl.P: self.params})
         if plan.bounds or plan.master or averages:
-            self._numbers.prepare(0.0, 1, 1, alone=False)
-            self._pass.begin(averages)
-            if plan.bounds:
-                self._pass.scatter()
-        self._pass.forget()
-        self._store.begin()
+            self._scalars.prepare(0.0, 1, 1, 0, 0)
+            step.begin(averages)
+            for copy in step.copies_back if plan.bounds else ():
+                copy()
+        self._memory.begin()
+
+    # --- counters -----------------------------------------------------------------------------
 
     @property
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only 0-d arrays, and running products; what the GPU alone knows is read."""
-        from numadam._cuda.scalar_kernels import IN_A_ROW, SKIPPED
-
-        found: dict[str, Any] = {}
-        counts = self._read_counts() if self._led else None
-        found["t"] = np.array(self._t if counts is None else counts[0])
-        if self.settings.plan.accumulate:
+        plan, found = self.settings.plan, dict[str, Any]()
+        counted = self._read_counters() if self._counts_on_device else None
+        found["t"] = np.array(self._t if counted is None else counted.t)
+        if plan.accumulate:
             found["calls"] = np.array(self._calls)
-        if counts is not None and self.settings.guard == _SKIP:
-            found |= {"skipped": counts[SKIPPED], "skipped_in_a_row": counts[IN_A_ROW]}
-        if self.settings.plan.products:
+        if counted is not None and self.settings.guard == _SKIP:
+            found |= {name: counted[name] for name in ("skipped", "skipped_in_a_row")}
+        if plan.products:
             with on_gpu(self._device):
-                products = self._numbers.rows.read_products()
-            found |= {name: products[:, k] for k, name in enumerate(self.settings.plan.products)}
+                products = self._scalars.read_products()
+            found |= {name: products[:, k] for k, name in enumerate(plan.products)}
         arrays = {name: np.asarray(value) for name, value in found.items()}
         for array in arrays.values():
             array.flags.writeable = False
         return arrays
 
-    def _read(self, array: Any) -> np.ndarray:
-        import cupy
-
+    def _read_counters(self) -> Any:
         with on_gpu(self._device):
-            return np.array(cupy.asnumpy(array))
-
-    def _read_counts(self) -> np.ndarray:
-        return self._read(self._numbers.counts)
+            return self._control.read_counters()
 
     @property
     def t(self) -> int:
         """Steps taken."""
-        return int(self._read_counts()[0]) if self._led else self._t
+        return int(self._read_counters().t) if self._counts_on_device else self._t
 
     @property
     def skipped(self) -> tuple[int, int]:
         """Steps that the guard skipped, in all and in a row until now."""
-        from numadam._cuda.scalar_kernels import IN_A_ROW, SKIPPED
-
         if self.settings.guard != _SKIP:
             return 0, 0
-        counts = self._read_counts()
-        return int(counts[SKIPPED]), int(counts[IN_A_ROW])
+        counted = self._read_counters()
+        return int(counted.skipped), int(counted.skipped_in_a_row)
 
     @property
     def grad_norm(self) -> Any:
         """Norm of the last gradients before clipping: one number, or one an array."""
-        norms = self._read(self._numbers.norms)
+        assert self._norms is not None  # the optimiser has asked the plan
+        with on_gpu(self._device):
+            norms = self._norms.read()
         return norms.tolist() if self.settings.plan.norm == "array" else float(norms[0])
+
+    # --- the step -----------------------------------------------------------------------------
 
     def step(
         self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
@@ -168,72 +164,90 @@ class CudaBackend(Backend):
 
         Returns False where the guard stopped the step, as far as the host knows.
         """
+        import cupy
+
         used: dict[int, Leaves] = {pl.P: self.params if params is None else list(params)}
         used[pl.G] = grads
         if out is not None:
             used[pl.OUT] = out
+        if cupy.cuda.runtime.getDevice() == self._device:  # `on_gpu` would take 0.5 us to say so
+            return self._step_on_gpu(used, lr)
         with on_gpu(self._device):
-            self._heed_capture()
-            new = self._pass.checks.new(used)
-            if pl.G not in new or self._pass.checks.are_own(grads):  # and so none is sparse
-                return self._enter(used, new, lr, NO_ROWS)
-            with self._sparse.lent(used) as sparse:
-                return self._enter(used, new | {pl.G: used[pl.G]}, lr, sparse)
+            return self._step_on_gpu(used, lr)
 
-    def _heed_capture(self) -> None:
-        """Refuse to be recorded for a graph where each replay would be the same step again."""
-        if not self.settings.options["capturable"]:
-            refuse_capture("step", "Make the optimiser")
-        elif is_capturing():
-            self._table.keep()
+    def _step_on_gpu(self, used: dict[int, Leaves], lr: float) -> bool:
+        """The step over these arrays, on the current GPU."""
+        self._check_capture()
+        try:
+            self._bind(used)
+            if self._calls + 1 < self._accumulate:
+                return self._add(lr)
+            return self._take(lr, self._calls + 1)
+        finally:
+            if self._sparse.scattered:
+                self._sparse.clear()
 
-    def _enter(
-        self, used: dict[int, Leaves], new: dict[int, Leaves], lr: float, sparse: Sparse
-    ) -> bool:
-        self._pass.enter(used, new, sparse)
-        if self._calls + 1 < self.settings.options["accumulate"]:
-            with defer_interrupts():
-                self._numbers.prepare(lr, self._t + 1, self._calls + 1, alone=False)
-                self._pass.add(first=self._calls == 0)
-                self._calls += 1
-            return True
-        return self._take(lr, self._calls + 1, pl.OUT in used, sparse)
+    def _check_capture(self) -> None:
+        """Refuse to be captured in a graph where each replay would be the same step again."""
+        import cupy
+
+        if cupy.cuda.get_current_stream().is_capturing():
+            if not self._capturable:
+                refuse_capture("step", "Make the optimiser")
+            self._arguments.keep()
+
+    def _bind(self, used: dict[int, Leaves], gradient: Any = None) -> None:
+        """Validate the arrays of a step, and bind the launches to them where they are new."""
+        step, validated = self._step, self._validator.validate(used)
+        if validated is not step.bound:
+            step.bind(validated, gradient)
+        for copy in step.copies_in:
+            copy()
+
+    def _add(self, lr: float) -> bool:
+        """Add the gradients to those that `accumulate` has added up."""
+        with defer_interrupts():
+            self._scalars.prepare(lr, self._t + 1, self._calls + 1, 0, 0)
+            self._step.add(first=self._calls == 0)
+            self._calls += 1
+        return True
 
     def flush(self, lr: float) -> bool:
         """Take a step with the mean of the gradients that have been added up."""
         import cupy
 
         with on_gpu(self._device):
-            self._heed_capture()
-            used: dict[int, Leaves] = {pl.P: self.params}
-            self._pass.enter(used, self._pass.checks.new(used))
-            # the sum is what counts, and its newest gradient is zero
-            zeros = cupy.zeros(
-                max(self._store.layout.sizes), memory_dtype(self.settings.plan.dtype)
-            )
-            self._pass.zeros_as_gradients(zeros)
-            return self._take(lr, self._calls, False, NO_ROWS, flushing=True)
+            self._check_capture()
+            # the sum counts, and its newest gradient is zero
+            size, dtype = max(self._memory.layout.sizes), memory_dtype(self.settings.plan.dtype)
+            zeros = cupy.zeros(size, dtype)
+            self._bind({pl.P: self.params}, zeros)
+            return self._take(lr, self._calls, flushing=1)
 
-    def _take(
-        self, lr: float, n: int, has_out: bool, sparse: Sparse, flushing: bool = False
-    ) -> bool:
-        """The step itself, over arrays that have been checked."""
-        plan, guard, numbers = self.settings.plan, self.settings.guard, self._numbers
-        t = 0 if self._led else self._t + 1
+    def _take(self, lr: float, n: int, flushing: int = 0) -> bool:
+        """Take the step itself, with n gradients, over arrays that have been validated."""
+        scalars, norms, step = self._scalars, self._norms, self._step
+        t = 0 if self._counts_on_device else self._t + 1
         # all that changes arrays or counters, and nothing that may be refused
         with defer_interrupts():
-            numbers.prepare(lr, t, n, alone=not plan.norm, flushing=flushing)
-            if plan.norm:
-                numbers.form_norms(t, guard)
-                if guard == _RAISE and not numbers.finite():
+            scalars.prepare(lr, t, n, flushing, int(norms is None))
+            if norms is not None:
+                norms.compute(t, self.settings.guard)
+                if self.settings.guard == _RAISE and not self._control.are_finite():
                     return False
-            self._pass.step(has_out, sparse)
-            self._pass.scatter(has_out)
-            numbers.rows.advance(t)
+            for launch in step.launches:
+                launch()
+            for copy in step.copies_back:
+                copy()
+            if scalars.advances:
+                scalars.advance(t)
             self._calls = 0
             self._t += 1
-        counts_skips = self.settings.options["max_skips"] is not None
-        return not counts_skips or numbers.finite()
+        return not self._reports_skips or self._control.are_finite()
+
+    def count(self, steps: int) -> None:
+        """Count steps that another kernel has taken."""
+        self._t += steps
 
     def drop(self) -> None:
         """Forget the gradients that have been added up."""
@@ -242,13 +256,13 @@ class CudaBackend(Backend):
     def gradients(self) -> list[Any]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""
         with on_gpu(self._device):
-            return self._store.gradients()
+            return self._memory.gradients()
 
     def check_arrays(
         self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
     ) -> list[Any]:
         """Check arrays to be copied into the leaves of `what`."""
-        layout = self._store.layout
+        layout = self._memory.layout
         wanted = layout.dtype if dtype is None else dtype
         for leaf, param, shape in zip(leaves, self.names, layout.shapes, strict=True):
             entry = (what + param.removeprefix("params"), leaf)
@@ -257,30 +271,26 @@ class CudaBackend(Backend):
 
     def state_dtype(self, name: str) -> np.dtype[Any]:
         """The dtype of a state array."""
-        return self._store.state_dtype(name)
+        return self._memory.state_dtype(name)
 
     def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
         """Copy counters and state arrays in, whole or not at all: the block is one copy."""
-        from numadam._cuda.scalar_kernels import IN_A_ROW, SKIPPED, T
-
-        places = {"t": T, "skipped": SKIPPED, "skipped_in_a_row": IN_A_ROW}
         with on_gpu(self._device):
-            products = self._numbers.rows.read_products()
-        counts = self._read_counts()
-        counts[T] = self.t
+            products, counted = self._scalars.read_products(), self._control.read_counters()
+        counted.t = self.t
         calls = int(counters.get("calls", self._calls))
         for name, value in counters.items():
-            if name in places:
-                counts[places[name]] = value
+            if name in ("t", "skipped", "skipped_in_a_row"):
+                counted[name] = value
             elif name != "calls":
                 products[:, self.settings.plan.products.index(name)] = value
         with on_gpu(self._device):
-            staged = self._store.staged(state)
+            staged = self._memory.staged(state)
             with defer_interrupts():
-                self._store.take(staged)
-                self._numbers.counts.set(counts)
-                self._numbers.rows.load_products(products)
-                self._t, self._calls = int(counts[T]), calls
+                self._memory.take(staged)
+                self._control.write_counters(counted)
+                self._scalars.load_products(products)
+                self._t, self._calls = int(counted.t), calls
 
     @classmethod
     def update(cls, call: FunctionalStep) -> None:

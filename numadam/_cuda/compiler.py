@@ -1,8 +1,8 @@
-"""Kernels from Python to a cubin, kept on disk; no GPU is needed for it.
+"""Kernels compiled from Python to a cubin and cached on disk, without a GPU.
 
-numba-cuda makes PTX, and nvJitLink of the same CUDA version a cubin, so that the driver may be
-an older one of that generation. numba-cuda's own compilation asks for a GPU, and keeps nothing
-of closures.
+numba-cuda compiles to PTX, and nvJitLink of the same CUDA version to a cubin, so that the driver
+may be an older one of that generation. numba-cuda's own way asks for a GPU, and does not cache
+closures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
 from numadam._jit import cache
 
-#: What makes a kernel: a plain function, and the types of its arguments.
+#: Constructs a kernel's source: a plain function, and the types of its arguments.
 Maker = Callable[..., tuple[Callable[..., None], Any]]
 
 #: Registers of a thread up to which 1024 of them fit on a multiprocessor.
@@ -41,22 +41,22 @@ def ptx_of(make: Maker, capability: tuple[int, int], *arguments: Any) -> tuple[s
 
 
 def kinds_of(types: Any) -> str:
-    """The letters that `struct` has for what is passed at a launch; a tuple's one by one."""
+    """The letters of `struct` for the arguments of a launch; those of a tuple one by one."""
     return "".join(kinds_of(t) if hasattr(t, "types") else _LETTERS[str(t)] for t in types)
 
 
 def registers_of(log: str) -> int:
-    """Registers of a thread, as the assembler says."""
+    """Registers of a thread, from the assembler's log."""
     found = re.search(r"Used (\d+) registers", log)
     assert found is not None  # it says so of each kernel
     return int(found[1])
 
 
 def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
-    """What a GPU runs, and what the assembler says of it: registers, spills.
+    """Machine code of a kernel, and the assembler's log of its registers and spills.
 
-    With at most 64 registers 1024 threads fit. Where the assembler takes more, and can do with 64
-    without a spill, it shall.
+    With at most 64 registers 1024 threads fit. Where the assembler takes more, it is asked for 64,
+    and its answer is used if nothing is spilled.
     """
     from cuda.bindings import nvjitlink
 
@@ -64,8 +64,8 @@ def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
     try:
         image, log = _linked(ptx, arch)
         if registers_of(log) > MOST_REGISTERS:
-            closer, told = _linked(ptx, arch, f"-maxrregcount={MOST_REGISTERS}")
-            return (closer, told) if "0 bytes spill stores" in told else (image, log)
+            dense, dense_log = _linked(ptx, arch, f"-maxrregcount={MOST_REGISTERS}")
+            return (dense, dense_log) if "0 bytes spill stores" in dense_log else (image, log)
         return image, log
     except nvjitlink.nvJitLinkError as error:
         (major, minor), written = nvjitlink.version(), re.search(r"\.version ([\d.]+)", ptx)
@@ -106,12 +106,12 @@ def _versions() -> tuple[str, ...]:
 def _image(
     make: Maker, capability: tuple[int, int], plan: Plan, more: tuple[Any, ...]
 ) -> tuple[bytes, str, str]:
-    """The cubin, the kernel's name and the kinds of its arguments, from the disk where it can."""
-    key = (make.__qualname__, plan.name, str(more), capability, policy.BLOCK, _versions())
+    """The cubin, the kernel's name and the kinds of its arguments, from the disk if it is there."""
+    key = (make.__qualname__, plan.name, str(more), capability, policy.THREADS, _versions())
     entry = cache.entry("cuda", key, "_cuda")
-    kept = cache.read(entry)
-    if kept is not None:
-        name, letters, image = kept.split(b"\n", 2)
+    cached = cache.read(entry)
+    if cached is not None:
+        name, letters, image = cached.split(b"\n", 2)
         return image, name.decode(), letters.decode()
     ptx, title, types = ptx_of(make, capability, plan, *more)
     kinds, (image, _) = kinds_of(types), cubin_of(ptx, capability)
@@ -121,7 +121,7 @@ def _image(
 
 def compiled(make: Maker, device: int, plan: Plan, *more: Any) -> Any:
     """The kernel of ``make(plan, *more)``, compiled for a GPU and loaded there, once a process."""
-    key = (make, plan, *map(str, more), device, policy.BLOCK)
+    key = (make, plan, *map(str, more), device, policy.THREADS)
     with _lock:
         if key not in _kernels:
             _kernels[key] = _load(make, device, plan, more)
@@ -129,8 +129,8 @@ def compiled(make: Maker, device: int, plan: Plan, *more: Any) -> Any:
 
 
 @contextmanager
-def _in_words(device: int) -> Iterator[None]:
-    """Say in one sentence what keeps numba-cuda from compiling, and what to do."""
+def _explained(device: int) -> Iterator[None]:
+    """Raise, in one sentence, what keeps numba-cuda from compiling, and what to do."""
     from cuda.pathfinder import DynamicLibNotFoundError
     from numba.cuda.cudadrv.error import CCSupportError, CudaSupportError, NvvmSupportError
 
@@ -157,6 +157,6 @@ def _load(make: Maker, device: int, plan: Plan, more: tuple[Any, ...]) -> Any:
     if config.ENABLE_CUDASIM:
         function, _ = make(plan, *more)
         return policy.Simulated(cuda.jit(function))
-    with _in_words(device), policy.compiling_for(device):
+    with _explained(device), policy.compiling_for(device):
         capability = cuda.get_current_device().compute_capability
         return policy.Kernel(*_image(make, capability, plan, more))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,53 +14,53 @@ from numadam._arrays.layout import Layout
 from numadam._backend import FunctionalStep, Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._cuda.arguments import KernelArguments
 from numadam._cuda.launch import on_gpu, refuse_capture
-from numadam._cuda.reductions import CudaNumbers
-from numadam._cuda.sparse import SparseGradients
-from numadam._cuda.step import CudaStep
+from numadam._cuda.step import StepParts, make_parts
 from numadam._jit.interrupts import defer_interrupts
 from numadam._settings.settings import Settings
 
-#: Calls of several threads take turns where they share the numbers of a step.
+#: Serialises the calls of several threads, which share the parts of a step.
 _lock = threading.Lock()
 #: ``cudaStreamPerThread``
 _PER_THREAD = 2
 
 
-class _Bare:
-    """What all steps over arrays of one shape share on one stream of a GPU."""
+class _Signature(NamedTuple):
+    """Properties of a call that decide which parts it can share with another call."""
 
-    def __init__(self, plan: Plan, wide: int, device: int, layout: Layout, has_out: bool) -> None:
-        names = {pl.P: "p", pl.G: "g", **dict(enumerate(plan.rule.state, pl.S0)), pl.OUT: "out"}
-        self.control = np.zeros((1, wide))
-        table = KernelArguments(plan, layout, [0])
-        self.numbers = CudaNumbers(plan, self.control, table, device)
-
-        def title(slot: int, leaf: int) -> str:
-            return names[slot]
-
-        given = (plan, layout, table, self.numbers, device, title)
-        self.run = CudaStep(*given, outs=[has_out])
-        self.sparse = SparseGradients(plan, layout, device, None, title)
+    plan: Plan
+    width: int  # of the control block
+    device: int
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    has_out: bool
+    # the stream itself: it lives as long as this does, and no other gets its number meanwhile
+    stream: Any
+    thread: int  # where streams of several threads have one number, else 0
 
 
-@functools.lru_cache(maxsize=256)  # more than a model has shapes: they would be made at each call
-def _bare(
-    plan: Plan, wide: int, device: int, shape: Any, order: Any, has_out: bool, stream: Any, own: int
-) -> _Bare:
-    # by the stream itself: it lives as long as what is used on it, and its number is no other's
-    return _Bare(plan, wide, device, Layout([shape], [order], plan.dtype), has_out)
+@functools.lru_cache(maxsize=256)  # more shapes than a model has: else each call would compile
+def _parts(signature: _Signature) -> tuple[np.ndarray, StepParts]:
+    """A control block of one row, and the parts of steps that read it."""
+    plan, width, device, shape, order, has_out, *_ = signature
+    names = {pl.P: "p", pl.G: "g", **dict(enumerate(plan.rule.state, pl.S0)), pl.OUT: "out"}
+    layout, control = Layout([shape], [order], plan.dtype), np.zeros((1, width))
+
+    def title(slot: int, leaf: int) -> str:
+        return names[slot]
+
+    return control, make_parts(plan, layout, control, [0], device, title, outs=[has_out])
 
 
-def _prepared(settings: Settings, p: Any, has_out: bool) -> _Bare:
+def _signature(settings: Settings, p: Any, has_out: bool) -> _Signature:
     import cupy
 
-    wide, stream = settings.control.shape[1], cupy.cuda.get_current_stream()
+    stream = cupy.cuda.get_current_stream()
     # all threads call their own default stream by the same number
-    own = threading.get_ident() if stream.ptr == _PER_THREAD else 0
-    where = p.shape, ar.memory_order(p), has_out, stream, own
-    return _bare(settings.plan, wide, int(p.device.id), *where)
+    thread = threading.get_ident() if stream.ptr == _PER_THREAD else 0
+    width, order = settings.control.shape[1], ar.memory_order(p)
+    given = settings.plan, width, int(p.device.id), p.shape, order, has_out
+    return _Signature(*given, stream, thread)
 
 
 def update(call: FunctionalStep) -> None:
@@ -76,17 +76,19 @@ def update(call: FunctionalStep) -> None:
         used[pl.OUT] = [out]
     with on_gpu(int(p.device.id)), _lock:
         refuse_capture("update", "Use an optimiser made")
-        bare = _prepared(settings, p, out is not None)
-        run, numbers = bare.run, bare.numbers
-        with bare.sparse.lent(used):
-            run.enter(used, used)
-            bare.control[...] = settings.control
-            if products:
-                numbers.rows.load_products(np.array([products], np.float64))
-            with defer_interrupts():
-                numbers.prepare(lr, t, 1, alone=False)
-                if plan.norm:
-                    numbers.form_norms(t, 0)
-                run.step(out is not None)
-                run.scatter(out is not None)
-        run.forget()
+        control, parts = _parts(_signature(settings, p, out is not None))
+        scalars, norms, step = parts.scalars, parts.norms, parts.step
+        step.bind(parts.validator.validate(used))
+        parts.validator.forget()  # the caller's arrays are not kept alive
+        for copy in step.copies_in:
+            copy()
+        control[...] = settings.control
+        if products:
+            scalars.load_products(np.array([products], np.float64))
+        with defer_interrupts():
+            scalars.prepare(lr, t, 1, 0, 0)
+            if norms is not None:
+                norms.compute(t, 0)
+            for launch in (*step.launches, *step.copies_back):
+                launch()
+        step.release()

@@ -1,6 +1,6 @@
-"""What a CUDA kernel passes over: the arrays of each leaf, which of them it writes, the element.
+"""Specification of a CUDA kernel: the arrays of each leaf, which it writes, the element update.
 
-Also how the table lays down the arrays of many leaves, a record for each.
+Also the record by which kernels over many leaves find the arrays of each.
 """
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
@@ -9,23 +9,42 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba import cuda  # here and not in a function: the simulator swaps the module's global
 
 from numadam._core import plan as pl
 from numadam._core.element import make_add, make_element_update, make_start
 from numadam._core.plan import Plan
-from numadam._cuda.memory import WIDEST
+from numadam._cuda.memory import WIDEST, make_load, offset_of
 
 #: A kernel as a plain function, and the types of its arguments.
-Made = tuple[Callable[..., None], Any]
+KernelSource = tuple[Callable[..., None], Any]
 
-# A record of the table: where the tiles of an array begin, how many there are and how many turns
-# of the loop with them; its row of scalars; its first block of the pass and how many it has; the
-# same for the norm, how many numbers that adds up and whether in tiles; addresses by slot.
-HEAD, TILES, ITEMS, ROW, FIRST, BLOCKS, SUMS_FIRST, SUMS_SIZE, SUMS_TILED, ADDRESS = range(10)
-RECORD = ADDRESS + pl.SLOTS
+#: The record of a leaf in the table that kernels over many leaves read.
+LEAF = np.dtype(
+    [
+        ("head", np.int64),  # iteration at which the first tile begins
+        ("tiles", np.int64),  # whole tiles
+        ("items", np.int64),  # items of work: the tiles, then each iteration outside of them
+        ("group", np.int64),  # its row of the control block, and of the scalars
+        ("first_block", np.int64),  # its first block of threads in the step
+        ("blocks", np.int64),  # its blocks of threads in the step
+        ("first_part", np.int64),  # its first partial sum in the norm
+        ("norm_size", np.int64),  # numbers that the norm adds up
+        ("norm_tiled", np.int64),  # 1 where the norm reads whole tiles
+        ("addresses", np.int64, (pl.SLOTS,)),  # where its arrays begin, by slot
+    ]
+)
+#: Fields that a kernel over one leaf gets as arguments.
+WORK_FIELDS = "head", "tiles", "items", "group"
 
 _READ_ONLY = {pl.G, pl.LOW, pl.HIGH, pl.RATE}
+
+
+def make_load_addresses(slots: Sequence[int]) -> Any:
+    """``load(record) -> tuple``: the addresses of a leaf's arrays in these slots."""
+    first = offset_of(LEAF, "addresses") // 8
+    return make_load(np.dtype(np.int64), [first + slot for slot in slots])
 
 
 def step_slots(plan: Plan, has_out: bool) -> tuple[int, ...]:
@@ -34,22 +53,22 @@ def step_slots(plan: Plan, has_out: bool) -> tuple[int, ...]:
 
 
 def start_slots(plan: Plan, averages: bool) -> tuple[int, ...]:
-    """Those that begin as copies of the parameters, and the bounds that these keep."""
+    """Slots that begin as copies of the parameters, and the bounds that these keep."""
     own = {pl.AVERAGE: averages and plan.average, pl.MASTER: plan.master}
     own[pl.LOW] = own[pl.HIGH] = plan.bounds == "array"
     return pl.P, *(slot for slot in sorted(own) if own[slot])
 
 
 def tile_iterations(plan: Plan, slots: Sequence[int]) -> int:
-    """Turns of the loop in a tile: as many as 16 bytes of the widest array have."""
+    """Iterations in a tile: as many as 16 bytes of the widest array have."""
     return max(1, WIDEST // max(plan.stride(slot) for slot in slots))
 
 
 class Pass(NamedTuple):
-    """What a kernel does: its arrays, those that it reads and writes, and with which element.
+    """One pass over memory: its arrays, those that it loads and stores, and the element update.
 
     ``element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)`` works on
-    rooms; absent arrays are None there.
+    element i of tiles; absent arrays are None there.
     """
 
     plan: Plan
@@ -95,8 +114,8 @@ def start_pass(plan: Plan, averages: bool, wrap: Any) -> Pass:
     return Pass(plan, slots, loaded, stored, wrap(element))
 
 
-def wrapper() -> Any:
-    """Compile device functions, each once for a kernel."""
+def device_jit() -> Any:
+    """A decorator that compiles each device function once for a kernel."""
     known: dict[Any, Any] = {}
 
     def wrap(function: Callable[..., Any]) -> Any:

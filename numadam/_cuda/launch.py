@@ -2,8 +2,8 @@
 
 * A step is launched on CuPy's current stream and does not wait for the GPU.
 * Kernels take numbers alone, and addresses are numbers: CuPy launches one in 3 us, where
-  numba-cuda's own launch looks at every array (88 us with three of them).
-* Kernels are compiled when an optimiser is made, never inside a step.
+  numba-cuda's own launch inspects every array (88 us with three of them).
+* Kernels are compiled when an optimiser is constructed, never inside a step.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any
 import numpy as np
 
 #: Threads of a block: enough for any GPU to hide its memory's latency at 40 registers a thread.
-BLOCK = 256
-#: Blocks over one array: above it each thread takes several tiles.
-BLOCKS_MOST = 65_536
+THREADS = 256
+#: Most blocks over one array: with more items of work each thread takes several.
+MAX_BLOCKS = 65_536
 #: Tiles for each thread of a block that works on one of many arrays, where they fill the GPU.
-TILES = 4
+TILES_PER_THREAD = 4
 #: Elements of a gradient that each thread of a block adds up for one partial sum of a norm.
-SUMMED = 16
-#: Blocks of a kernel that numba-cuda launches: with fewer it warns; they end at once.
-BLOCKS_LEAST = 128
+SUMMED_PER_THREAD = 16
+#: Least blocks of a kernel that numba-cuda launches: with fewer it warns. Idle ones end at once.
+MIN_BLOCKS = 128
 
 
-def blocks_for(turns: int) -> int:
-    """Blocks of threads for a loop over one array."""
-    return min(-(-turns // BLOCK), BLOCKS_MOST)
+def blocks_for(items: int) -> int:
+    """Blocks of threads for a loop over so many items of one array."""
+    return min(-(-items // THREADS), MAX_BLOCKS)
 
 
 class on_gpu:
@@ -57,7 +57,7 @@ class on_gpu:
 
 @contextmanager
 def compiling_for(device: int) -> Iterator[None]:
-    """Make a GPU the current one for numba-cuda too: it remembers its own."""
+    """Make a GPU the current one for numba-cuda, too, which has a current one of its own."""
     import cupy
     from numba import cuda
 
@@ -102,15 +102,15 @@ class Kernel:
         self._function, self._kinds = module.get_function(name), kinds
 
     def ready(self, scalars: np.ndarray | None = None) -> Launch:
-        """What launches it, with room for its arguments; the last ones lie in `scalars`."""
+        """A launch of it with memory for its arguments; the last ones are in `scalars`."""
         return Launch(self._function, self._kinds, scalars)
 
 
 class Launch:
     """Launches one kernel, on CuPy's current stream; not for two threads at a time.
 
-    CuPy makes an object of each argument, 0.1 us apiece. These are made once, and look into
-    memory that is written at each launch.
+    CuPy makes an object of each argument, 0.1 us apiece. Here these are made once, and refer to
+    memory that is written before a launch.
 
     Parameters
     ----------
@@ -126,9 +126,9 @@ class Launch:
 
         given = np.zeros(0) if scalars is None else scalars
         own = len(kinds) - len(given)
-        self._function, self._room = function, bytearray(8 * own)
+        self._function, self._memory = function, bytearray(8 * own)
         self._write = struct.Struct(f"={kinds[:own]}").pack_into
-        parts = np.frombuffer(self._room, np.int64), given
+        parts = np.frombuffer(self._memory, np.int64), given
         places = [part[k : k + 1] for part in parts for k in range(len(part))]
         self._arguments = tuple(map(CNumpyArray, places))
 
@@ -136,8 +136,14 @@ class Launch:
         self, blocks: int, threads: int, numbers: Sequence[Any], addresses: Sequence[int] = ()
     ) -> None:
         """Launch it. `addresses` are a tuple for the kernel, its first argument."""
-        self._write(self._room, 0, *addresses, *numbers)
-        self._function((blocks,), (threads,), self._arguments)
+        self.bind(blocks, threads, numbers, addresses)()
+
+    def bind(
+        self, blocks: int, threads: int, numbers: Sequence[Any], addresses: Sequence[int] = ()
+    ) -> Callable[[], None]:
+        """A function that launches it with these arguments, until others are given."""
+        self._write(self._memory, 0, *addresses, *numbers)
+        return functools.partial(self._function, (blocks,), (threads,), self._arguments)
 
 
 class Simulated:
@@ -146,9 +152,9 @@ class Simulated:
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
 
-    def ready(self, scalars: np.ndarray | None = None) -> Callable[..., None]:
+    def ready(self, scalars: np.ndarray | None = None) -> SimulatedLaunch:
         """As of a `Kernel`."""
-        return lambda *args: self.launch(scalars, *args)
+        return SimulatedLaunch(self, scalars)
 
     def launch(
         self,
@@ -158,10 +164,25 @@ class Simulated:
         numbers: Sequence[Any],
         addresses: Sequence[int] = (),
     ) -> None:
-        """As of a `Launch`."""
+        """Run it; the last arguments are in `scalars`."""
         first = (tuple(addresses),) if addresses else ()
         last = () if scalars is None else (tuple(scalars),)
         self._kernel[blocks, threads](*first, *numbers, *last)
+
+
+class SimulatedLaunch:
+    """As a `Launch`."""
+
+    def __init__(self, kernel: Simulated, scalars: np.ndarray | None) -> None:
+        self._kernel, self._scalars = kernel, scalars
+
+    def __call__(self, *arguments: Any) -> None:
+        """As of a `Launch`."""
+        self._kernel.launch(self._scalars, *arguments)
+
+    def bind(self, *arguments: Any) -> Callable[[], None]:
+        """As of a `Launch`."""
+        return functools.partial(self, *arguments)
 
 
 # --- kernels with a function of the user's inside: numba-cuda launches these ----------------------
@@ -184,11 +205,11 @@ def numba_view(flat: Any) -> Any:
     return cuda.as_cuda_array(flat, sync=False)
 
 
-def launch(kernel: Any, turns: int, arguments: Sequence[Any]) -> None:
-    """Run a loop of so many turns on CuPy's current stream."""
+def launch(kernel: Any, items: int, arguments: Sequence[Any]) -> None:
+    """Run a loop over so many items on CuPy's current stream."""
     import cupy
 
-    if turns:
-        blocks = max(blocks_for(turns), BLOCKS_LEAST)
+    if items:
+        blocks = max(blocks_for(items), MIN_BLOCKS)
         stream = _numba_stream(cupy.cuda.get_current_stream().ptr)
-        kernel[blocks, BLOCK, stream](*arguments)
+        kernel[blocks, THREADS, stream](*arguments)

@@ -1,10 +1,8 @@
-"""The scalars of a step as kernels get them: numbers from the host, or rows in the GPU's memory.
+"""The scalars of a step as kernels get them: by value from the host, or from the GPU's memory.
 
-Numbers cost a thread no register, and no kernel before the step. Rows are for where the host
-cannot know the numbers, since the GPU alone counts the steps, and for several rows. They are
-formed there in float64 and rounded once to the dtype: one thread for each row of the control
-block runs the functions of the CPU loop. So nothing of such a step but lr and the number of
-gradients comes from the host, and a captured graph counts on by itself.
+Rows of scalars are computed on the GPU in float64 and rounded once to the dtype: one thread for
+each row of the control block runs the functions of the CPU loop. So nothing of such a step but lr
+and the number of gradients comes from the host, and a captured graph counts on by itself.
 """
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
@@ -14,27 +12,32 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import cuda
+from numba import cuda  # here and not in a function: the simulator swaps the module's global
 from numba.np.numpy_support import from_dtype
 
 from numadam._core import options as op
 from numadam._core.element import SEED, ZERO
 from numadam._core.plan import Plan
 from numadam._core.scalars import make_advance_row, make_fill_row, width_of
-from numadam._cuda.kernel_spec import Made
-from numadam._cuda.memory import SIMULATED, make_again, make_line, make_numbers, plain
+from numadam._cuda.kernel_spec import KernelSource
+from numadam._cuda.memory import SIMULATED, make_array_view, make_load, make_opaque, plain
 from numadam._jit.functions import jit_once
 
-#: The integers of a step on the GPU: t, steps skipped in all and in a row, whether the last
-#: gradients were finite, and whether the step is taken.
-T, SKIPPED, IN_A_ROW, FINITE, GO = range(5)
-COUNTS = 5
-
-_DOUBLE, _LONG = np.dtype(np.float64), np.dtype(np.int64)
+#: The integers of a step on the GPU.
+COUNTERS = np.dtype(
+    [
+        ("t", np.int64),  # steps taken
+        ("skipped", np.int64),  # steps that the guard skipped
+        ("skipped_in_a_row", np.int64),  # of these those since the last one taken
+        ("finite", np.int64),  # 1 where the last gradients were finite
+        ("go", np.int64),  # 1 where the present step is taken; step kernels read it
+    ],
+    align=True,  # else Numba loads byte by byte
+)
 
 
 def _ignoring(function: Any) -> Any:
-    """In the simulator NumPy's numbers divide by zero as a GPU does, without a warning."""
+    """In the simulator: without NumPy's warnings, since a GPU divides by zero silently."""
     if not SIMULATED:
         return function
 
@@ -54,47 +57,49 @@ def control_width(plan: Plan) -> int:
 def make_advance_all(plan: Plan) -> Any:
     """``advance(products, control, row, t)``: the running products of a row after step t."""
     advance_row = make_advance_row(plan, plain if SIMULATED else jit_once)
-    line, wide, count = make_line(_DOUBLE), control_width(plan), len(plan.products)
+    doubles, wide = make_array_view(np.dtype(np.float64)), control_width(plan)
+    count = len(plan.products)
 
     def advance(products, control, row, t):
         if count > 0:
-            own = line(products + 8 * row * count, count)
-            advance_row(own, line(control + 8 * row * wide, wide), t)
+            own = doubles(products + 8 * row * count, count)
+            advance_row(own, doubles(control + 8 * row * wide, wide), t)
 
     return cuda.jit(device=True)(_ignoring(advance))
 
 
-def make_prepare(plan: Plan, rate: np.dtype[Any]) -> Made:
-    """``prepare(rows, control, products, counts, groups, lr_at, lr, t, n, alone, flushing)``.
+def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
+    """``prepare(rows, control, products, counters, groups, lr_at, lr, t, n, counts, flushing)``.
 
     Launched with a thread for each row of the control block, in one block. The step is number
-    `t`, or the one after those counted on the GPU where `t` is 0. lr is a number, or where that
-    is NaN what lies at `lr_at`. `n` are the gradients in the mean. Where the step is `alone`, with
-    no norm that may stop it, it is counted here.
+    `t`, or where that is 0 the one after those counted on the GPU. lr is a number, or where that
+    is NaN what lies at `lr_at`. `n` are the gradients in the mean. With `counts`, no norm may stop
+    the step, and it is counted here.
     """
     fill_row = make_fill_row(plan, plain if SIMULATED else jit_once)
     advance, real, width = make_advance_all(plan), plan.real, width_of(plan)
-    line, doubles, longs = make_line(real), make_line(_DOUBLE), make_line(_LONG)
-    rates, wide, count = make_line(rate), control_width(plan), len(plan.products)
+    reals, doubles = make_array_view(real), make_array_view(np.dtype(np.float64))
+    rates, records = make_array_view(rate), make_array_view(COUNTERS)
+    wide, count = control_width(plan), len(plan.products)
     scale, size, one = width - SEED - 1, real.itemsize, real.type(1)
 
-    def prepare(rows, control, products, counts, groups, lr_at, lr, t, n, alone, flushing):
-        counted = longs(counts, COUNTS)
+    def prepare(rows, control, products, counters, groups, lr_at, lr, t, n, counts, flushing):
+        counted = records(counters, 1)[0]
         if t == 0:
-            t = counted[T] + 1
+            t = counted.t + 1
         if lr != lr:
             lr = np.float64(rates(lr_at, 1)[0])
         cuda.syncthreads()  # all have read what is counted
         for r in range(cuda.threadIdx.x, groups, cuda.blockDim.x):
-            out = line(rows + size * r * width, width)
+            out = reals(rows + size * r * width, width)
             own = doubles(products + 8 * r * count, count)
             fill_row(out, doubles(control + 8 * r * wide, wide), own, lr, np.float64(t), n)
             if flushing != 0:  # all gradients are in the sum already
                 out[scale] = one
-            if alone != 0:
+            if counts != 0:
                 advance(products, control, r, np.float64(t))
-        if alone != 0 and cuda.threadIdx.x == 0:
-            counted[T] = t
+        if counts != 0 and cuda.threadIdx.x == 0:
+            counted.t = t
 
     i8, f8 = cuda.types.int64, cuda.types.float64
     types = cuda.types.void(i8, i8, i8, i8, i8, i8, f8, i8, f8, i8, i8)
@@ -102,7 +107,7 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> Made:
 
 
 def scalars_type(plan: Plan, by_value: bool) -> Any:
-    """The type of a kernel's last argument: the scalars one by one, or the address of rows."""
+    """The type of a kernel's last argument: the scalars one by one, or the address of the rows."""
     if not by_value:
         return cuda.types.int64
     return cuda.types.UniTuple(from_dtype(plan.real), width_of(plan))
@@ -117,7 +122,7 @@ def make_scalars(plan: Plan, by_value: bool, wrap: Any) -> tuple[Any, Any]:
     """
     width, real = width_of(plan), plan.real
     own_from, last = width - SEED - 1, SEED + 1
-    pair, size = make_numbers(real, range(2)), width * real.itemsize
+    pair, size = make_load(real, range(2)), width * real.itemsize
     none, one = real.type(0), real.type(1)
     assert last + 2 == ZERO
 
@@ -133,7 +138,7 @@ def make_scalars(plan: Plan, by_value: bool, wrap: Any) -> tuple[Any, Any]:
         return wrap(
             lambda rows, factors, row: clipped(rows[:own_from], rows[own_from:], factors)
         ), wrap(lambda found: found)
-    rule, own = make_numbers(real, range(own_from)), make_numbers(real, range(own_from, width))
+    rule, own = make_load(real, range(own_from)), make_load(real, range(own_from, width))
 
     def scalars(rows, factors, row):
         place = rows + row * size
@@ -142,9 +147,9 @@ def make_scalars(plan: Plan, by_value: bool, wrap: Any) -> tuple[Any, Any]:
     scalars = wrap(scalars)
     if real != np.float64 or plan.modulus:
         return scalars, wrap(lambda found: found)
-    # read for each element, which takes 44 to 62 registers: held, 20 doubles make it 66 to 78
-    again = make_again()
+    # loaded for each element, which takes 44 to 62 registers: kept, 20 doubles make it 66 to 78
+    opaque = make_opaque()
     return (
         wrap(lambda rows, factors, row: (rows, factors, row)),
-        wrap(lambda found: scalars(again(found[0]), found[1], found[2])),
+        wrap(lambda found: scalars(opaque(found[0]), found[1], found[2])),
     )

@@ -1,7 +1,12 @@
-"""Who forms the scalars of a step: the host, which passes them by value, or the GPU."""
+"""The scalars of a step: computed on the host and passed by value, or computed on the GPU.
+
+By value they cost a thread no register, and no kernel before the step. On the GPU they are
+computed where the host cannot know them (the GPU alone counts the steps), and for several groups.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +17,7 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import make_advance_row, make_fill_row, width_of
 from numadam._cuda import launch as policy
 from numadam._cuda.compiler import compiled
+from numadam._cuda.control import DeviceControl
 from numadam._cuda.scalar_kernels import control_width, make_prepare
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop
@@ -20,140 +26,153 @@ from numadam._jit.pointers import as_pointer
 _FILL, _ADVANCE = range(2)
 
 
-class HostRow:
-    """The row of all arrays, formed on the host, where t is known: a kernel's last arguments.
+class HostScalars:
+    """The scalars of the only group, computed on the host: a kernel's last arguments.
 
     Parameters
     ----------
     plan : Plan
     control : numpy.ndarray
         The control block, read anew at each step.
-    row : int
-        Which of its rows.
+    group : int
+        Row of the control block.
 
     Attributes
     ----------
     values : numpy.ndarray
         The scalars, in the dtype of the arithmetic.
-    products : numpy.ndarray
-        Running products of the rule, for each row of the control block.
+    prepare : callable
+        ``prepare(lr, t, n, flushing, counts)``: compute the scalars of step t, of n gradients.
+        `flushing` 1: all of them are in the sum already. `counts` is for `DeviceScalars`.
+    advances : bool
+        Whether `advance` is to be called after a step.
     """
 
-    def __init__(self, plan: Plan, control: np.ndarray, row: int) -> None:
-        self.values = np.zeros(width_of(plan), plan.real)
-        self.products = np.ones((len(control), max(1, len(plan.products))))
-        self._call, self._grows = _fill_or_advance(plan), bool(plan.products)
-        self._own = len(self.values) - SEED - 1
-        #: no kernel advances them
-        self.of_products = 0, 0
-        self._held = self.values, control, self.products
-        self._at = *(int(array.ctypes.data) for array in self._held), len(control), row
+    #: where the GPU has running products, and of how many groups: none
+    products_address = products_groups = 0
 
-    def prepare(self, lr: float, t: int, n: int, *, flushing: bool = False) -> None:
-        """Form the scalars of step t, of n gradients."""
-        self._call(_FILL, *self._at, lr, t, n)
-        if flushing:  # all gradients are in the sum already
-            self.values[self._own] = 1.0
+    def __init__(self, plan: Plan, control: np.ndarray, group: int) -> None:
+        self.values = np.zeros(width_of(plan), plan.real)
+        self._products = np.ones((len(control), max(1, len(plan.products))))
+        self._control, self.advances = control, bool(plan.products)
+        arrays = self.values, control, self._products
+        addresses = (int(array.ctypes.data) for array in arrays)
+        call, given = _fill_or_advance(plan), (*addresses, len(control), group)
+        # straight into compiled code: a method around it would take 0.3 us of each step
+        self.prepare = partial(call, _FILL, *given)
+        self._advance = partial(call, _ADVANCE, *given)
 
     def advance(self, t: int) -> None:
-        """Step t is taken."""
-        if self._grows:
-            self._call(_ADVANCE, *self._at, 0.0, t, 0)
+        """Advance the running products: step t is taken."""
+        self._advance(0.0, t, 0, 0, 0)
 
-    def at(self, row: int) -> tuple[int, ...]:
-        """What a launch is told of a row: nothing, since it has the numbers themselves."""
+    def launch_arguments(self, group: int) -> tuple[int, ...]:
+        """Arguments of a launch for the scalars of a group, besides `values`: none."""
         return ()
 
     def read_products(self) -> np.ndarray:
-        return self.products.copy()
+        """Running products of the rule, for each row of the control block."""
+        return self._products.copy()
 
     def load_products(self, products: np.ndarray) -> None:
-        self.products[...] = products
+        """Replace the running products."""
+        self._products[...] = products
 
 
 def _fill_or_advance(plan: Plan) -> Any:
-    """``call(what, values, control, products, rows, row, lr, t, n)``: as in the CPU loop."""
+    """``call(what, values, control, products, groups, group, lr, t, n, flushing, counts)``."""
     name = f"{plan.name}-row"
 
     def make() -> Any:
         fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, jit_once)
         width, wide, count = width_of(plan), control_width(plan), len(plan.products)
-        real = plan.real
+        real, scale = plan.real, width_of(plan) - SEED - 1
 
         def call(  # type: ignore[no-untyped-def]  # Numba types it
-            what, values, control, products, rows, row, lr, t, n
+            what, values, control, products, groups, group, lr, t, n, flushing, counts
         ):
-            all_rows = carray(as_pointer(control), (rows, wide), np.float64)
-            q = carray(as_pointer(products), (rows, count), np.float64)
+            rows = carray(as_pointer(control), (groups, wide), np.float64)
+            q = carray(as_pointer(products), (groups, count), np.float64)
             if what == _FILL:
                 out = carray(as_pointer(values), width, real)
-                fill_row(out, all_rows[row], q[row], lr, float(t), float(n))
+                fill_row(out, rows[group], q[group], lr, float(t), float(n))
+                if flushing != 0:
+                    out[scale] = 1.0
             else:
-                for r in range(rows):
-                    advance_row(q[r], all_rows[r], float(t))
+                for r in range(groups):
+                    advance_row(q[r], rows[r], float(t))
             return 0
 
         call.__qualname__ = f"{name}.call"
         return call, call
 
     i8 = int64
-    signature = int64(i8, i8, i8, i8, i8, i8, float64, i8, i8)
+    signature = int64(i8, i8, i8, i8, i8, i8, float64, i8, i8, i8, i8)
     return compiled_loop(name, make, signature).serial
 
 
-class GpuRows:
-    """Any number of rows, formed on the GPU: its step number may be known there alone.
+class DeviceScalars:
+    """The scalars of any number of groups, computed on the GPU.
 
     Its methods are called while the GPU is the current one.
 
     Parameters
     ----------
     plan : Plan
-    control : cupy.ndarray
-        The control block on the GPU.
-    counts : cupy.ndarray
-        The counters of `cuda_scalars`.
+    control : DeviceControl
     device : int
+        Number of the GPU.
     rate : array, optional
         A 0-d array on the GPU from which each step reads lr.
     """
 
+    #: none are passed by value
     values = None
+    #: the kernel that counts a step advances the running products
+    advances = False
 
-    def __init__(self, plan: Plan, control: Any, counts: Any, device: int, rate: Any) -> None:
+    def __init__(self, plan: Plan, control: DeviceControl, device: int, rate: Any) -> None:
         import cupy
 
-        groups = len(control)
-        self.products = cupy.ones((groups, max(1, len(plan.products))), np.float64)
+        groups = control.groups
+        self._control = control
+        self._products = cupy.ones((groups, max(1, len(plan.products))), np.float64)
         self._rows = cupy.zeros((groups, width_of(plan)), plan.real)
         self._rate = cupy.zeros((), np.float64) if rate is None else rate
         self._launch = compiled(make_prepare, device, plan, self._rate.dtype).ready()
-        held = self._rows, control, self.products, counts
-        self._at = [*(int(a.data.ptr) for a in held), groups, int(self._rate.data.ptr)]
-        self._threads = min(policy.BLOCK, groups)
-        #: where the running products lie, and how many rows have some
-        self.of_products = self._at[2], groups
-        self._bytes = width_of(plan) * plan.real.itemsize
+        rows, products, lr = (
+            int(array.data.ptr) for array in (self._rows, self._products, self._rate)
+        )
+        self._first = rows, control.address, products, control.counters_address, groups, lr
+        self._threads, self._rows_address = min(policy.THREADS, groups), rows
+        self._row_bytes = width_of(plan) * plan.real.itemsize
+        self.products_address, self.products_groups = products, groups
 
-    def prepare(self, lr: float, t: int, n: int, *, flushing: bool, alone: bool) -> None:
-        """Form the scalars of step t; 0: the one after those counted on the GPU.
+    def prepare(self, lr: float, t: int, n: int, flushing: int, counts: int) -> None:
+        """Compute the scalars of step t, of n gradients; t 0: the step after those counted.
 
-        lr NaN stands for the array. `alone`: no norm decides, the step is counted now.
+        lr NaN stands for the array. `flushing` 1: all gradients are in the sum already. `counts`
+        1: no norm may stop the step, and it is counted now.
         """
-        numbers = (*self._at, lr, t, float(n), int(alone), int(flushing))
-        self._launch(1, self._threads, numbers)
+        self._control.upload()
+        self._launch(1, self._threads, (*self._first, lr, t, float(n), counts, flushing))
 
     def advance(self, t: int) -> None:
-        """Nothing: the kernel that counts a step has done it."""
+        """Do nothing: the kernel that counts a step has advanced the running products."""
 
-    def at(self, row: int) -> tuple[int, ...]:
-        """What a launch is told of a row: where it lies."""
-        return (self._at[0] + row * self._bytes,)
+    def launch_arguments(self, group: int) -> tuple[int, ...]:
+        """Arguments of a launch for the scalars of a group: their address."""
+        return (self._rows_address + group * self._row_bytes,)
 
     def read_products(self) -> np.ndarray:
+        """Running products of the rule, for each row of the control block."""
         import cupy
 
-        return np.array(cupy.asnumpy(self.products))
+        return np.array(cupy.asnumpy(self._products))
 
     def load_products(self, products: np.ndarray) -> None:
-        self.products.set(products)
+        """Replace the running products."""
+        self._products.set(products)
+
+
+Scalars = HostScalars | DeviceScalars

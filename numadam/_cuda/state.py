@@ -1,4 +1,4 @@
-"""The arrays of an optimiser on a GPU: state in one block, bounds and step sizes by element."""
+"""The arrays of an optimiser on a GPU: state in one block, bounds and step sizes per element."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numadam._arrays import checks as ar
 from numadam._arrays.layout import Layout
 from numadam._backend import Leaves
 from numadam._core.half import memory_dtype
-from numadam._cuda import validate as ca
+from numadam._cuda import arrays as ca
 from numadam._cuda.arguments import phases
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class CudaState:
-    """State arrays in one flat block, laid so that their tiles are where the parameters have them.
+    """State arrays in one flat block, aligned so that they share the parameters' tiles.
 
     Its methods are called while the GPU of the parameters is the current one.
 
@@ -50,12 +50,12 @@ class CudaState:
         self._fill_per_element()
 
     def _like(self, slot: int) -> Layout:
-        """The layout of arrays of a slot: shapes, orders and phases of the parameters."""
+        """The layout of the arrays of a slot: shapes, orders and phases of the parameters."""
         dtype = self._settings.plan.array_dtype(slot)
         return Layout(self.layout.shapes, self.layout.orders, dtype, self._phases)
 
     def _views(self, block: Any) -> dict[str, list[Any]]:
-        """The state arrays in a block like the store's own."""
+        """The state arrays in a block like the own one."""
         views, first = {}, 0
         for name, layout in self._layouts.items():
             views[name] = layout.views(block[first : first + layout.nbytes])
@@ -71,7 +71,7 @@ class CudaState:
                 _fill(view, value)
 
     def begin(self) -> None:
-        """Fill the state arrays that do not begin as zeros."""
+        """Fill the state arrays whose first values are not zero."""
         settings = self._settings
         for name, value in settings.rule.initial(settings.options).items():
             for view in self.state[name]:
@@ -114,7 +114,7 @@ def _zeros(size: int) -> Any:
 
 
 def _fill(view: Any, value: Any) -> None:
-    """Write numbers into an array of any storage, for both parts of a complex number."""
+    """Write numbers into an array of any storage, into both parts of complex ones."""
     import cupy
 
     if view.dtype.kind == "c":
@@ -122,5 +122,5 @@ def _fill(view: Any, value: Any) -> None:
     elif memory_dtype(view.dtype) == view.dtype:
         view[...] = cupy.asarray(value)
     else:
-        # CuPy may not know the dtype, and NumPy does
+        # CuPy may lack the dtype that NumPy has
         ca.in_memory(view)[...] = cupy.asarray(ca.in_memory(np.asarray(value).astype(view.dtype)))

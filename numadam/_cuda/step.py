@@ -1,143 +1,128 @@
-"""One pass over CuPy arrays: work arrays, and the launches of a plan's kernels."""
+"""One step over CuPy arrays: the kernels of a plan, bound to the arrays of the step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
-from numadam._arrays.interop import as_views
+import numpy as np
+
 from numadam._arrays.layout import Layout
 from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._cuda import kernel as cl
-from numadam._cuda import kernel_spec as cp
+from numadam._cuda import arrays as ca
+from numadam._cuda import kernel as ck
+from numadam._cuda import kernel_spec as spec
 from numadam._cuda import launch as policy
-from numadam._cuda import validate as ca
 from numadam._cuda.arguments import KernelArguments
 from numadam._cuda.compiler import compiled
-from numadam._cuda.identity import Checks, Title
-from numadam._cuda.reductions import CudaNumbers
-from numadam._cuda.validate import NO_ROWS, Sparse
+from numadam._cuda.control import DeviceControl
+from numadam._cuda.reductions import GradientNorms
+from numadam._cuda.scalars import DeviceScalars, HostScalars, Scalars
+from numadam._cuda.sparse import SparseGradients
+from numadam._cuda.validate import CheckedArrays, Title, Validated, Validator
 
 
 class CudaStep:
-    """The kernels of a plan over leaves of a layout, and the work arrays of strided leaves.
+    """The kernels of a plan over the leaves of a layout, and the work arrays of strided leaves.
 
-    Its methods are called while the GPU of the leaves is the current one.
+    `bind` prepares launches whose arguments do not change while the arrays do not. Its methods
+    are called while the GPU of the leaves is the current one.
 
     Parameters
     ----------
     plan : Plan
     layout : Layout
-    table : KernelArguments
-    numbers : CudaNumbers
+    arguments : KernelArguments
+    scalars : HostScalars or DeviceScalars
+    norms : GradientNorms, optional
     device : int
         Number of the GPU.
-    title : callable
-        ``title(slot, leaf)``: what the user calls that array.
-    fixed : list of arrays
-        Those that are the same objects at every step: known again by the list itself.
     outs : sequence of bool
         Whether there shall be steps without and with `out`.
     lazy : bool
-        Whether there shall be steps that visit the rows of a sparse gradient alone.
+        Whether there shall be steps that visit only the rows of a sparse gradient.
+
+    Attributes
+    ----------
+    bound : Validated or None
+        The arrays of the launches.
+    copies_in, launches, copies_back : list of callables
+        Copies of strided arrays into work arrays; the kernels of a step; copies from work arrays
+        of what it wrote. Called in this order they are the step.
     """
 
     def __init__(
         self,
         plan: Plan,
         layout: Layout,
-        table: KernelArguments,
-        numbers: CudaNumbers,
+        arguments: KernelArguments,
+        scalars: Scalars,
+        norms: GradientNorms | None,
         device: int,
-        title: Title,
-        fixed: Leaves = (),
-        outs: Sequence[bool] = (False, True),
-        lazy: bool = False,
+        outs: Sequence[bool],
+        lazy: bool,
     ) -> None:
-        self.checks = Checks(plan, layout, device, title, fixed)
-        self._slots = {out: cp.step_slots(plan, out) for out in (False, True)}
-        self.plan, self.layout, self.numbers = plan, layout, numbers
-        self._table, self._device = table, device
-        self._steps = {out: self._ready(cl.make_step, table.many, out) for out in outs}
-        self._lazy = self._ready(cl.make_lazy) if lazy else None
+        self._plan, self._layout, self._arguments = plan, layout, arguments
+        self._scalars, self._norms, self._device = scalars, norms, device
+        self._slots = {out: spec.step_slots(plan, out) for out in (False, True)}
+        self._steps = {out: self._ready(ck.make_step, arguments.many, out) for out in outs}
+        self._lazy = self._ready(ck.make_lazy) if lazy else None
         firsts = (False, True) if plan.accumulate else ()
-        self._sums = [self._ready(cl.make_sum, table.many, first) for first in firsts]
+        self._sums = {first: self._ready(ck.make_sum, arguments.many, first) for first in firsts}
         self._work: dict[tuple[int, int], Any] = {}
-        self._copies: dict[tuple[int, int], Any] = {}
+        self._noted: dict[int, CheckedArrays] = {}
+        self.bound: Validated | None = None
+        self.copies_in: list[Callable[[], None]] = []
+        self.launches: list[Callable[[], None]] = []
+        self.copies_back: list[Callable[[], None]] = []
 
     def _ready(self, make: Any, *more: bool) -> Any:
         """A kernel of the plan, compiled, and ready for a launch."""
-        numbers = self.numbers
-        kernel = compiled(make, self._device, self.plan, numbers.by_value, *more)
-        return kernel.ready(numbers.rows.values)
+        scalars = self._scalars
+        kernel = compiled(make, self._device, self._plan, scalars.values is not None, *more)
+        return kernel.ready(scalars.values)
 
-    def own(self, slot: int, arrays: Leaves) -> None:
-        """Let every step have arrays of the back end's own."""
-        self._table.note(slot, [_address(array) for array in arrays])
+    def bind_own(self, slot: int, arrays: Leaves) -> None:
+        """Note where arrays of the back end's own begin, which every step has."""
+        self._arguments.note(slot, list(map(ca.address_of, arrays)))
 
-    def enter(
-        self, used: dict[int, Leaves], new: Mapping[int, Leaves], sparse: Sparse = NO_ROWS
-    ) -> None:
-        """Check the `new` arrays of a step, and note where they lie; nothing of theirs is written.
+    def bind(self, validated: Validated, gradient: Any = None) -> None:
+        """Note where these arrays begin, and prepare the launches on them.
 
-        What is copied into work arrays is copied at every step.
+        `gradient` stands for the gradient of every leaf, where there are none among the arrays.
         """
-        checks, new = self.checks, used if sparse else new
-        if not checks.known(used, new):
-            new, before = {slot: self._shown(slot, used, sparse) for slot in new}, checks.forget()
-            where = {slot: checks.addresses(slot, arrays) for slot, arrays in new.items()}
-            checks.check(used, new, where, sparse)
-            self._gather(used, new, where, sparse)
-            if not sparse:
-                checks.remember(used, new, before)
-        for (slot, k), array in self._copies.items():
-            self._copy(slot, k, array, into=True)
+        noted, slots, rows = self._noted, validated.slots, validated.rows
+        self._noted, self.bound = {}, None  # until everything has been noted
+        for slot, checked in slots.items():
+            if noted.get(slot) is not checked:
+                self._arguments.note(slot, self._addresses(slot, checked))
+        if gradient is not None:
+            self._arguments.note(pl.G, [ca.address_of(gradient)] * len(self._layout.sizes))
+        has_out = pl.OUT in slots
+        self._arguments.finish(self._slots[has_out], {k: rows[k][1].size for k in rows})
+        self._prepare_copies(validated, has_out)
+        self.launches = self._launch(self._steps[has_out], self._slots[has_out], self._go())
+        if rows:
+            self.launches += self._launch_rows(validated, self._slots[has_out])
+        self._noted = slots
+        self.bound = validated if gradient is None else None
 
-    def _shown(self, slot: int, used: dict[int, Leaves], sparse: Sparse) -> Leaves:
-        """The arrays of a slot, those of other libraries by a view.
+    def release(self) -> None:
+        """Refer to no array any more."""
+        self._noted, self.bound = {}, None
+        self.copies_in, self.launches, self.copies_back = [], [], []
 
-        A new one at each step: who owns such an object may put other memory into it.
-        """
-        if not sparse and not self.checks.are_own(used[slot]):
-            used[slot] = as_views(used[slot], "CuPy", pl.is_written(slot, used))
-        return used[slot]
-
-    def forget(self) -> None:
-        """Hold no array of the last step; the next one looks at all of them."""
-        self.checks.forget()
-        self._copies = {}
-
-    def _gather(
-        self,
-        used: Mapping[int, Leaves],
-        new: Mapping[int, Leaves],
-        where: Mapping[int, list[int] | None],
-        sparse: Sparse,
-    ) -> None:
-        """Note where each new array lies, or the work array through which it goes."""
-        sums: list[int | None] = [None] * len(self.layout.sizes)
-        for slot, arrays in new.items():
-            self._copies = {place: a for place, a in self._copies.items() if place[0] != slot}
-            addresses = where[slot]
-            if addresses is None:
-                addresses = [self._place(slot, k, a, sparse) for k, a in enumerate(arrays)]
-            self._table.note(slot, addresses)
-        for k, (_, values) in sparse.items():
-            sums[k] = values.size
-        for place in [place for place in self._copies if place[0] not in used]:
-            del self._copies[place]
-        self._table.settle(self._slots[pl.OUT in used], sums)
-
-    def _place(self, slot: int, k: int, array: Any, sparse: Sparse) -> int:
-        """Where kernels find an array."""
-        if slot == pl.G and k in sparse:
-            array = sparse[k][1]
-        elif not ca.lies_flat(array, self.layout.orders[k]):
-            self._copies[slot, k] = array
-            array = self._work_array(slot, k, array)
-        return _address(array)
+    def _addresses(self, slot: int, checked: CheckedArrays) -> list[int]:
+        """Addresses at which kernels find the arrays of a slot: strided ones in work arrays."""
+        if not checked.strided:
+            return checked.addresses
+        addresses = list(checked.addresses)
+        for k, array in checked.strided.items():
+            addresses[k] = ca.address_of(self._work_array(slot, k, array))
+        return addresses
 
     def _work_array(self, slot: int, k: int, array: Any) -> Any:
         import cupy
@@ -146,56 +131,107 @@ class CudaStep:
             self._work[slot, k] = cupy.empty(array.size, ca.in_memory(array).dtype)
         return self._work[slot, k]
 
-    def _copy(self, slot: int, k: int, array: Any, into: bool) -> None:
-        """Copy an array into its work array, or back."""
-        ca.copy_flat(self._work[slot, k], array, self.layout.orders[k], into_flat=into)
-
-    def scatter(self, has_out: bool = False) -> None:
-        """Copy what the step wrote into work arrays back to where it belongs."""
-        for (slot, k), array in self._copies.items():
-            if slot != pl.G and not (slot == pl.P and has_out):
-                self._copy(slot, k, array, into=False)
-
-    def zeros_as_gradients(self, zeros: Any) -> None:
-        """One block of zeros stands for every gradient."""
-        self.checks.forget()
-        self._table.note(pl.G, [_address(zeros)] * len(self.layout.sizes))
-        self._table.settle(self._slots[False], [None] * len(self.layout.sizes))
+    def _prepare_copies(self, validated: Validated, has_out: bool) -> None:
+        self.copies_in, self.copies_back = [], []
+        for slot, checked in validated.slots.items():
+            for k, array in checked.strided.items():
+                pair = self._work_array(slot, k, array), array, self._layout.orders[k]
+                self.copies_in.append(partial(ca.copy_flat, *pair, into_flat=True))
+                if slot != pl.G and not (slot == pl.P and has_out):
+                    self.copies_back.append(partial(ca.copy_flat, *pair, into_flat=False))
 
     def begin(self, averages: bool) -> None:
-        """Bring parameters into their bounds, and start what follows them from there."""
-        slots = cp.start_slots(self.plan, averages)
-        self._run(self._ready(cl.make_begin, self._table.many, averages), slots, go=0)
+        """Bring parameters into their bounds, and copy them into what begins as they do."""
+        slots = spec.start_slots(self._plan, averages)
+        kernel = self._ready(ck.make_begin, self._arguments.many, averages)
+        for launch in self._launch(kernel, slots, go=0):
+            launch()
 
     def add(self, first: bool) -> None:
-        """Add the gradients to the sum, or make them the sum."""
-        self._run(self._sums[first], (pl.G, pl.SUM), go=0)
+        """Add the gradients to their sum, or make them the sum."""
+        for launch in self._launch(self._sums[first], (pl.G, pl.SUM), go=0):
+            launch()
 
-    def step(self, has_out: bool, sparse: Sparse = NO_ROWS) -> None:
-        """The step over all arrays, in one launch; each sparse gradient has one of its own."""
-        slots = self._slots[has_out]
-        self._run(self._steps[has_out], slots, go=self.numbers.go)
-        for k, (rows, values) in sparse.items():
+    def _go(self) -> int:
+        """Address of the flag by which the GPU takes the step; 0 where it always does."""
+        return 0 if self._norms is None else self._norms.go
+
+    def _factors(self, leaf: int) -> int:
+        """Address of a leaf's clip factors; 0 where nothing is clipped by norm."""
+        return 0 if self._norms is None else self._norms.factors(leaf)
+
+    def _launch(self, kernel: Any, slots: Sequence[int], go: int) -> list[Callable[[], None]]:
+        """The launch over all leaves; none where they have no elements."""
+        arguments, scalars = self._arguments, self._scalars
+        if arguments.many and arguments.blocks:
+            end = self._factors(0), go, *scalars.launch_arguments(0)  # a block finds its leaf's own
+            numbers = arguments.table_address, arguments.leaves_address, *end
+            return [kernel.bind(arguments.blocks, policy.THREADS, numbers)]
+        if arguments.work and arguments.work[2]:
+            head, tiles, items, group = arguments.work
+            numbers = head, tiles, items, self._factors(0), go, *scalars.launch_arguments(group)
+            addresses = arguments.addresses(slots, 0)
+            return [kernel.bind(policy.blocks_for(items), policy.THREADS, numbers, addresses)]
+        return []
+
+    def _launch_rows(self, validated: Validated, slots: Sequence[int]) -> list[Callable[[], None]]:
+        """A launch for each sparse gradient that has rows."""
+        lazy, launches = self._lazy, list[Callable[[], None]]()
+        for k, (rows, values) in validated.rows.items():
             if values.size:
-                width, row = values.size // len(rows), int(self._table.records[k, cp.ROW])
-                numbers, addresses = self.numbers, self._table.addresses(slots, k)
-                begin = _address(rows), width, values.size, numbers.factors(k), numbers.go
-                assert self._lazy is not None  # the optimiser takes sparse gradients so
+                assert lazy is not None  # only then is a sparse gradient left as it is
+                width = values.size // len(rows)
+                begin = ca.address_of(rows), width, values.size, self._factors(k), self._go()
+                numbers = *begin, *self._scalars.launch_arguments(self._arguments.groups[k])
+                addresses = self._arguments.addresses(slots, k)
                 blocks = policy.blocks_for(values.size)
-                self._lazy(blocks, policy.BLOCK, (*begin, *numbers.rows.at(row)), addresses)
-
-    def _run(self, kernel: Any, slots: Sequence[int], go: int) -> None:
-        table, numbers = self._table, self.numbers
-        if table.many:
-            if table.blocks:
-                end = numbers.factors(0), go, *numbers.rows.at(0)
-                kernel(table.blocks, policy.BLOCK, (table.address, table.leaves_at, *end))
-        elif table.facts and table.facts[cp.ITEMS]:
-            head, tiles, items, row = table.facts
-            end = numbers.factors(0), go, *numbers.rows.at(row)
-            blocks, addresses = policy.blocks_for(items), table.addresses(slots, 0)
-            kernel(blocks, policy.BLOCK, (head, tiles, items, *end), addresses)
+                # not bound: they share the memory of their arguments
+                launches.append(partial(lazy, blocks, policy.THREADS, numbers, addresses))
+        return launches
 
 
-def _address(array: Any) -> int:
-    return int(array.data.ptr) if array.size else 0
+class StepParts(NamedTuple):
+    """All that takes part in the steps of one optimiser, or of one functional signature."""
+
+    arguments: KernelArguments
+    control: DeviceControl
+    scalars: Scalars
+    norms: GradientNorms | None
+    sparse: SparseGradients
+    validator: Validator
+    step: CudaStep
+
+
+def make_parts(
+    plan: Plan,
+    layout: Layout,
+    control: np.ndarray,
+    groups: Sequence[int],
+    device: int,
+    title: Title,
+    *,
+    outs: Sequence[bool],
+    sparse: str | None = None,
+    fixed: Leaves = (),
+    counts_on_device: bool = False,
+    rate: Any = None,
+) -> StepParts:
+    """Construct what takes part in a step, and compile its kernels.
+
+    `control` is the control block, read anew at each step, and `groups` the row of each leaf.
+    `counts_on_device`: the GPU alone knows t. `rate`: a 0-d array on the GPU from which each step
+    reads lr. The rest is as of `CudaStep`, `SparseGradients` and `Validator`.
+    """
+    arguments, on_device = KernelArguments(plan, layout, groups), DeviceControl(control)
+    by_value = len(set(groups)) == 1 and not counts_on_device
+    scalars: Scalars = (
+        HostScalars(plan, control, groups[0])
+        if by_value
+        else DeviceScalars(plan, on_device, device, rate)
+    )
+    norms = GradientNorms(plan, arguments, on_device, scalars, device) if plan.norm else None
+    of_sparse = SparseGradients(plan, layout, device, sparse, title)
+    validator = Validator(plan, layout, device, title, of_sparse, fixed)
+    lazy = sparse == "lazy"
+    step = CudaStep(plan, layout, arguments, scalars, norms, device, outs, lazy)
+    return StepParts(arguments, on_device, scalars, norms, of_sparse, validator, step)

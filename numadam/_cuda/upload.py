@@ -1,4 +1,4 @@
-"""Small blocks of numbers, from the host to the GPU, without a wait."""
+"""Copies of small host arrays to the GPU, without a wait of the host."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 
 from numadam._cuda.launch import is_capturing
 
-#: Pinned buffers, and the events behind their copies, of uploads that are no more.
-_left: collections.deque[tuple[Any, Any]] = collections.deque()
-_left_lock = threading.Lock()
+#: Pinned buffers of deleted uploads, with the events behind the copies from them.
+_orphans: collections.deque[tuple[Any, Any]] = collections.deque()
+_orphans_lock = threading.Lock()
 
 
 class Upload:
-    """Copies small host arrays to the GPU without waiting for it.
+    """Keeps an array on the GPU equal to one of the host, which never waits for the copy.
 
-    The copy takes place later, in the order of the stream. So the numbers lie in pinned memory
-    meanwhile, in one of `SLOTS` buffers: only if the host is so many uploads ahead does it wait.
-    CuPy hands pinned memory on as soon as it is let go; so the buffers outlive an upload until
-    their copies are done.
+    The copy takes place later, in the order of the stream. Until then its source stays in pinned
+    memory, in one of `SLOTS` buffers: only if the host is so many uploads ahead does it wait. CuPy
+    reuses pinned memory as soon as it is released, so the buffers outlive an upload until the
+    copies from them are done.
     """
 
     SLOTS = 4
@@ -32,7 +32,7 @@ class Upload:
         self._sent, self._next = b"", 0
 
     def __call__(self, numbers: np.ndarray) -> None:
-        """Bring the target up to date, if anything changed since the last time."""
+        """Bring the target up to date, if anything has changed since the last time."""
         import cupy
 
         content = numbers.tobytes()
@@ -46,7 +46,7 @@ class Upload:
             )
         pinned, event = self._slot()
         pinned[...] = numbers.reshape(pinned.shape)
-        self._sent = b""  # whatever happens, half an upload is never taken for a whole one
+        self._sent = b""  # after an interrupt the next call uploads again
         self._target.set(pinned, stream=stream)
         event.record(stream)
         self._sent = content
@@ -56,23 +56,23 @@ class Upload:
         return numbers.tobytes() == self._sent
 
     def __del__(self) -> None:
-        _left.extend(self._slots)
+        _orphans.extend(self._slots)
 
     @staticmethod
-    def _let_go() -> None:
-        """Let go the buffers that are left, where the copies from them are done."""
-        with _left_lock:
-            for _ in range(len(_left)):
-                slot = _left.popleft()
+    def _release_orphans() -> None:
+        """Release the buffers of deleted uploads, if the copies from them are done."""
+        with _orphans_lock:
+            for _ in range(len(_orphans)):
+                slot = _orphans.popleft()
                 if not slot[1].done:
-                    _left.append(slot)
+                    _orphans.append(slot)
 
     def _slot(self) -> tuple[Any, Any]:
         import cupy
         import cupyx
 
         if len(self._slots) < self.SLOTS:
-            self._let_go()
+            self._release_orphans()
             pinned = cupyx.empty_pinned(self._target.shape, self._target.dtype)
             self._slots.append((pinned, cupy.cuda.Event(disable_timing=True)))
             return self._slots[-1]

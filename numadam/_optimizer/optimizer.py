@@ -153,11 +153,14 @@ class Optimizer(OptimizerBase):
         an array was replaced is refused. The structure, shapes and dtype of the parameters are
         fixed when the optimiser is made.
 
-        NumPy arrays are checked anew at each step, so one that was changed in between
-        (``setflags``, ``resize``, ``a.shape = ...``) is checked as it is now. CuPy arrays that
-        look as at the last step are recognised: by address, shape, strides and dtype, or, with 16
-        arrays or more, by the object alone where it was in the last two steps. Do not change the
-        shape of such an array in place.
+        NumPy arrays are checked at every step, and nothing seen at an earlier one is trusted: an
+        array changed behind the optimiser's back (``setflags``, ``resize``, ``a.shape = ...``)
+        is checked as it is now. CuPy arrays are not checked again while nothing can have changed:
+        the optimiser's own parameters; fewer than 16 other arrays whose address, shape, strides
+        and dtype are those of the last step; 16 or more that are the same objects as at the last
+        step. Their elements may change at any time, but between steps assign to no ``a.shape``:
+        it is not noticed (``a.reshape(...)`` makes a new object). After a refused step all arrays
+        are checked.
 
         Steps of one optimiser from several threads wait for each other.
         """

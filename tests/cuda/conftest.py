@@ -92,9 +92,9 @@ def cupy(monkeypatch, request):
 
     fake_cupy = request.getfixturevalue("stand_in")
     _quick_simulator(monkeypatch)
-    monkeypatch.setattr(policy, "BLOCK", 4)
-    monkeypatch.setattr(policy, "BLOCKS_LEAST", 1)
-    monkeypatch.setattr(policy, "BLOCKS_MOST", 3)
+    monkeypatch.setattr(policy, "THREADS", 4)
+    monkeypatch.setattr(policy, "MIN_BLOCKS", 1)
+    monkeypatch.setattr(policy, "MAX_BLOCKS", 3)
     # the simulator has neither of these
     monkeypatch.setattr(cuda, "external_stream", lambda pointer: pointer)
     monkeypatch.setattr(cuda, "as_cuda_array", lambda x, sync: x.view(np.ndarray), raising=False)

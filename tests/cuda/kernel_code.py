@@ -62,7 +62,7 @@ class Code:
         stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
         return registers_of(log), int(stack[1]), int(stack[2])
 
-    def check_room(self, most=64):
+    def check_registers(self, most=64):
         """At most 64 registers, so that 1024 threads fit; nothing is spilled."""
         registers, stack, spilled = self.assembled()
         assert registers <= most

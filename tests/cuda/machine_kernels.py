@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -32,15 +33,9 @@ class MachineKernel:
     def ready(self, scalars: np.ndarray | None = None) -> Any:
         """What launches it; the last arguments lie in `scalars`."""
 
-        def launch(
-            blocks: int, threads: int, numbers: Sequence[Any], addresses: Sequence[int] = ()
-        ) -> None:
-            last = () if scalars is None else scalars
-            _run(self._compiled(), blocks, threads, (*addresses, *numbers, *last))
+        return MachineLaunch(self, scalars)
 
-        return launch
-
-    def _compiled(self) -> Program:
+    def compiled(self) -> Program:
         from numadam._cuda.compiler import ptx_of
 
         if self._program is None:
@@ -48,6 +43,23 @@ class MachineKernel:
             ptx, name, _ = ptx_of(make, capability, plan, *more)
             self._program = parse(ptx, name, f"{self.name} of {plan.name}")
         return self._program
+
+
+class MachineLaunch:
+    """Called as `numadam._cuda.launch.Launch`."""
+
+    def __init__(self, kernel: MachineKernel, scalars: np.ndarray | None) -> None:
+        self._kernel, self._scalars = kernel, scalars
+
+    def __call__(
+        self, blocks: int, threads: int, numbers: Sequence[Any], addresses: Sequence[int] = ()
+    ) -> None:
+        last = () if self._scalars is None else self._scalars
+        _run(self._kernel.compiled(), blocks, threads, (*addresses, *numbers, *last))
+
+    def bind(self, *arguments: Any) -> Callable[[], None]:
+        """Launches with these arguments."""
+        return functools.partial(self, *arguments)
 
 
 # --- kernels that numba-cuda launches -------------------------------------------------------------
@@ -101,7 +113,7 @@ def _launch(kernel: Any, turns: int, arguments: Sequence[Any]) -> None:
     import numadam._cuda.launch as policy
 
     if turns:
-        run(kernel.py_func, policy.blocks_for(turns), policy.BLOCK, arguments)
+        run(kernel.py_func, policy.blocks_for(turns), policy.THREADS, arguments)
 
 
 @contextmanager

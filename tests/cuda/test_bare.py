@@ -82,14 +82,14 @@ def test_numbers_of_a_step_are_apart_where_streams_are(cupy, monkeypatch):
 
     from numadam._cuda import functional as cuda_update
 
-    made, make = [], cuda_update._Bare
+    made, make = [], cuda_update.make_parts
 
-    def noted(*given):
+    def noted(*given, **options):
         made.append(given)
-        return make(*given)
+        return make(*given, **options)
 
-    monkeypatch.setattr(cuda_update, "_Bare", noted)
-    cuda_update._bare.cache_clear()
+    monkeypatch.setattr(cuda_update, "make_parts", noted)
+    cuda_update._parts.cache_clear()
 
     def step():
         na.sgd_update(cupy.zeros(3), cupy.ones(3))

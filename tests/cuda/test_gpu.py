@@ -144,7 +144,7 @@ def test_large_lr_bounds_and_state_of_short_numbers(cp):
 def test_more_elements_than_threads(cp):
     from numadam._cuda import launch as policy
 
-    n = 4 * policy.BLOCK * policy.BLOCKS_MOST + 12_345
+    n = 4 * policy.THREADS * policy.MAX_BLOCKS + 12_345
     p = cp.zeros(n, np.float32)
     opt = na.SGD(p, lr=1.0)
     opt.step(cp.arange(n, dtype=np.float32))

@@ -176,7 +176,7 @@ def test_more_tiles_than_threads(machine, monkeypatch):
     p, g = np.random.default_rng(0).standard_normal((2, 4_099)).astype(np.float32)
     plain, other = machine.asarray(p), machine.asarray(p)
     na.Adam(plain).step(machine.asarray(g))
-    monkeypatch.setattr(policy, "BLOCKS_MOST", 2)
+    monkeypatch.setattr(policy, "MAX_BLOCKS", 2)
     na.Adam(other).step(machine.asarray(g))
     np.testing.assert_array_equal(plain, other)
 

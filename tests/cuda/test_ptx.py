@@ -74,7 +74,7 @@ def test_rules_hold_no_double_and_no_approximation(case):
     if case.name in ("Adam", "RMSprop"):
         assert "sqrt.rn.f32" in ptx
         assert "div.rn.f32" in ptx
-    code.check_room()
+    code.check_registers()
 
 
 def test_many_arrays_in_one_launch():
@@ -84,7 +84,7 @@ def test_many_arrays_in_one_launch():
     check_common(ptx)
     assert ".f64" not in ptx
     check_tiles(ptx, 4, 3)
-    code.check_room()
+    code.check_registers()
 
 
 @pytest.mark.parametrize("case", CASES[::5], ids=str)
@@ -95,7 +95,7 @@ def test_rules_in_double_precision(case):
     check_common(ptx)
     assert ".f32" not in ptx
     check_tiles(ptx, 2 + len(plan.present), 1 + len(plan.present))
-    code.check_room()
+    code.check_registers()
 
 
 @pytest.mark.parametrize("generation", [(8, 0), (9, 0), (10, 0)], ids=str)
@@ -134,7 +134,7 @@ def test_options(name):
     ptx = code.text
     check_common(ptx)
     assert (".f64" in ptx) == (plan.real == np.float64)
-    code.check_room()
+    code.check_registers()
     sizes = {plan.stride(slot) for slot in step_slots(plan, has_out=False)}
     if len(sizes) == 1:
         read_only = {pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.RATE}
@@ -160,11 +160,15 @@ def test_norms_are_summed_in_double_precision(name):
 
 def test_what_follows_the_norm_is_formed_on_the_gpu():
     """Kernels of one block: they may take double precision, and no memory of their own."""
-    from numadam._cuda.norms import make_combine, make_settle
+    from numadam._cuda.norm_totals import make_combine, make_finalize_norms
     from numadam._cuda.scalar_kernels import make_prepare
 
     plan = plan_of(OPTIONS["l2"])
-    for make, more in ((make_combine, ()), (make_settle, ()), (make_prepare, (np.dtype("f8"),))):
+    for make, more in (
+        (make_combine, ()),
+        (make_finalize_norms, ()),
+        (make_prepare, (np.dtype("f8"),)),
+    ):
         code = Code(make, plan, *more)
         ptx = code.text
         assert ".f64" in ptx
@@ -221,7 +225,7 @@ def test_other_generations_of_gpus(capability, generation):
     check_common(ptx)
     assert f".target sm_{generation[0]}{generation[1]}" in ptx
     check_tiles(ptx, 4, 3)
-    code.check_room()
+    code.check_registers()
 
 
 #: Registers of the 15 of 516 kernels that take more than 64, and that would spill with less: many
@@ -261,7 +265,7 @@ def test_every_rule_and_option_on_every_generation(capability, generation, scala
     ptx = code.text
     check_common(ptx)
     assert (".f64" in ptx) == (plan.real == np.float64)
-    code.check_room(ROOM.get((name, arrays, scalars, generation[0]), 64))
+    code.check_registers(ROOM.get((name, arrays, scalars, generation[0]), 64))
 
 
 @pytest.mark.parametrize("generation", [(8, 0), (9, 0)], ids=str)

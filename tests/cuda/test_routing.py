@@ -45,7 +45,7 @@ def test_both_together_are_refused(real_cupy):
 def test_checks_of_real_cupy_arrays(real_cupy):
     from numadam._arrays import checks as ar
     from numadam._arrays.layout import Layout
-    from numadam._cuda import validate as ca
+    from numadam._cuda import arrays as ca
 
     base = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     c, f = on_host(real_cupy, base), on_host(real_cupy, np.asfortranarray(base))
@@ -56,7 +56,7 @@ def test_checks_of_real_cupy_arrays(real_cupy):
     assert ca.flat_view(f, (0, 1, 2)) is None
     assert not ca.overlaps_itself(c[:, ::-1, ::2])
     assert ca.overlaps_itself(real_cupy.lib.stride_tricks.as_strided(c, (3, 3), (4, 4)))
-    assert ca.bounds(c[::-1]) == ca.bounds(c)
+    assert ca.span(c[::-1]) == ca.span(c)
     layout = Layout([f.shape, (), (0, 3)], [order, (), (0, 1)], np.dtype(np.float32))
     views = layout.views(on_host(real_cupy, np.zeros(layout.nbytes, np.uint8)))
     assert [view.shape for view in views] == [(2, 3, 4), (), (0, 3)]
@@ -66,7 +66,7 @@ def test_checks_of_real_cupy_arrays(real_cupy):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "complex64", "complex128"])
 def test_short_and_complex_real_cupy_arrays(real_cupy, dtype):
     from numadam._arrays.layout import Layout
-    from numadam._cuda import validate as ca
+    from numadam._cuda import arrays as ca
 
     if dtype == "bfloat16":
         dtype = pytest.importorskip("ml_dtypes").bfloat16
@@ -78,12 +78,12 @@ def test_short_and_complex_real_cupy_arrays(real_cupy, dtype):
     assert flat.dtype == ("uint16" if base.dtype.itemsize == 2 else base.dtype)
     assert ca.flat_view(c[:, ::2], (0, 1)) is None
     assert ca.in_memory(c[:, ::2]).strides == c[:, ::2].strides
-    assert ca.lies_flat(f, (1, 0))
-    assert not ca.lies_flat(f, (0, 1))
-    assert not ca.lies_flat(c[:, ::2], (0, 1))
-    assert ca.lies_flat(c[1:], (0, 1))
+    assert ca.is_flat(f, (1, 0))
+    assert not ca.is_flat(f, (0, 1))
+    assert not ca.is_flat(c[:, ::2], (0, 1))
+    assert ca.is_flat(c[1:], (0, 1))
     empty = on_host(real_cupy, np.zeros((0, 3), dtype))
-    assert ca.lies_flat(empty, (0, 1))
+    assert ca.is_flat(empty, (0, 1))
     assert ca.flat_view(empty, (0, 1)).size == 0
     layout = Layout([(2, 3), ()], [(1, 0), ()], base.dtype)
     views = layout.views(on_host(real_cupy, np.zeros(layout.nbytes, np.uint8)))
@@ -94,7 +94,7 @@ def test_short_and_complex_real_cupy_arrays(real_cupy, dtype):
 
 
 def test_overlap_of_real_cupy_arrays(real_cupy):
-    from numadam._cuda import validate as ca
+    from numadam._cuda import arrays as ca
 
     a = on_host(real_cupy, np.zeros((4, 6)))
     ca.check_overlap([("w", a[:, ::2])], [("g", a[:, 1::2])])

@@ -62,12 +62,12 @@ def test_dense_arrays_go_direct(cupy):
     p = cupy.asarray(np.ones((3, 4)), order="F")
     opt = na.Adam(p)
     opt.step(cupy.asarray(np.ones((3, 4)), order="F"))
-    assert opt._backend._pass._work == {}
+    assert opt._backend._step._work == {}
     opt.step(cupy.asarray(np.ones((3, 4))))  # C where the parameter is F
-    assert list(opt._backend._pass._work) == [(pl.G, 0)]
-    kept = opt._backend._pass._work[pl.G, 0]
+    assert list(opt._backend._step._work) == [(pl.G, 0)]
+    kept = opt._backend._step._work[pl.G, 0]
     opt.step(cupy.asarray(np.ones((3, 4))))
-    assert opt._backend._pass._work[pl.G, 0] is kept
+    assert opt._backend._step._work[pl.G, 0] is kept
 
 
 def test_out_leaves_the_parameters(cupy):

@@ -44,7 +44,7 @@ def tiles(cupy, monkeypatch):
         norms as cuda_norms,
     )
 
-    counts, make = [], cuda_tiles._fake_fetch
+    counts, make = [], cuda_tiles._simulated_read_tile
 
     def noting(memory, count, step, load):
         fetch = make(memory, count, step, load)
@@ -55,10 +55,10 @@ def tiles(cupy, monkeypatch):
 
         return noted
 
-    monkeypatch.setattr(cuda_tiles, "_fake_fetch", noting)
+    monkeypatch.setattr(cuda_tiles, "_simulated_read_tile", noting)
     monkeypatch.setattr(cuda_compile, "_kernels", {})
-    assert cuda_loop.make_fetch is cuda_tiles.make_fetch
-    assert cuda_norms.make_rooms is cuda_loop.make_rooms
+    assert cuda_loop.make_read_tile is cuda_tiles.make_read_tile
+    assert cuda_norms.make_tile_access is cuda_loop.make_tile_access
     return counts
 
 
@@ -119,7 +119,7 @@ def test_launches_pass_what_kernels_declare(cupy, monkeypatch, count, options):
         opt.step([Rows(cupy.asarray(index), cupy.asarray(values)) for _ in range(count)])
         wanted |= {"make_lazy"}
     if "capturable" not in options:
-        wanted |= {"make_sums", "make_combine", "make_settle"}
+        wanted |= {"make_sums", "make_combine", "make_finalize_norms"}
     assert seen == wanted
 
 
@@ -263,7 +263,7 @@ def test_new_gradients_are_looked_at_and_the_old_ones_let_go(cupy, count):
 
 
 def test_gradients_that_stay_are_looked_at_twice_and_then_known_again(cupy, monkeypatch):
-    from numadam._cuda import validate as ca
+    from numadam._cuda import arrays as ca
 
     params = [cupy.ones(4) for _ in range(20)]
     grads = [cupy.ones(4) for _ in range(20)]
@@ -399,11 +399,11 @@ def test_pinned_memory_outlives_an_optimiser_until_its_copies_are_done(cupy, mon
 
     from numadam._cuda import upload as cuda_upload
 
-    monkeypatch.setattr(cuda_upload, "_left", type(cuda_upload._left)())
+    monkeypatch.setattr(cuda_upload, "_orphans", type(cuda_upload._orphans)())
     monkeypatch.setattr(cupy.cuda.Event, "done", False)
     opt = na.SGD(cupy.zeros(4), capturable=True)
     opt.step(cupy.ones(4))
-    ((pinned, _),) = opt._backend._numbers._upload._slots
+    ((pinned, _),) = opt._backend._control._upload._slots
     watched = weakref.ref(pinned)
     del opt, pinned, _
     gc.collect()

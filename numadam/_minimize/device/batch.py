@@ -1,4 +1,4 @@
-"""`minimize_many` on a GPU: problems side by side in its memory, one a thread."""
+"""`minimize_many` on a GPU: the last axis is that of the problems, one problem a thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from numadam._minimize.tasks import ManyTask
 
 #: Iterations of a launch; the host waits once for each.
 _STEPS = 128
-_LINES = float64[:, ::1]
 
 
 def _tabulate(plan: Plan) -> Any:
@@ -49,13 +48,13 @@ def _tabulate(plan: Plan) -> Any:
         fill.__qualname__ = f"{name}.fill"
         return fill, fill
 
-    row = float64[::1]
-    signature = int64(_LINES, _LINES, int64[::1], row, row, row, int64)
+    row, rows = float64[::1], float64[:, ::1]
+    signature = int64(rows, rows, int64[::1], row, row, row, int64)
     return compiled_loop(name, make, signature).serial
 
 
 def _side_by_side(value: Any, x: Any) -> Any:
-    """Bounds or step sizes for x with the problems last."""
+    """Bounds or step sizes for x, with the axis of the problems last."""
     if np.ndim(value) == 0:
         return value
     array = np.asarray(value.get() if hasattr(value, "get") else value)
@@ -86,8 +85,8 @@ class DeviceBatch:
     ) -> None:
         import cupy
 
+        from numadam._cuda.arrays import flat_view
         from numadam._cuda.launch import numba_view
-        from numadam._cuda.validate import flat_view
         from numadam._minimize.device.kernel import make_solve
 
         self.optimizer, self._x, self._args = optimizer, x, _on_device(args)
@@ -141,13 +140,13 @@ class DeviceBatch:
         rows = np.zeros((steps, self._width))
         control = settings.control[self._row()]
         self._fill(rows, values, columns, control, self._products, rates, t)
-        # factors of a clip that there is none of, and 0
+        # the two factors of a clip by norm, which is not offered, and 0
         whole = np.concatenate([rows, np.tile([1.0, 1.0, 0.0], (steps, 1))], axis=1)
         with np.errstate(over="ignore"):
             return whole.astype(self._plan.real)
 
     def advance(self, most: int) -> None:
-        """Look at x0, or go on for at most so many iterations."""
+        """Test x0 at the first call; later take at most so many iterations."""
         import cupy
 
         from numadam._cuda.launch import launch, numba_view
@@ -178,7 +177,7 @@ class DeviceBatch:
             ) from error
         self.first = False
         self.done += steps
-        self._backend._t += steps
+        self._backend.count(steps)
 
     def result(self, interrupted: bool) -> ManyResult:
         """The result of all problems as they are now."""

@@ -1,8 +1,9 @@
 """The CUDA loop of many problems: one problem a thread, many iterations a launch.
 
-It shares the element of the pass, the rule's formula and the stop tests with the CPU. Problems
-lie side by side (element i of problem b at ``i * problems + b``), so that neighbouring threads
-read neighbouring numbers.
+It shares the element update, the rule's formula and the stop tests with the CPU. Element i of
+problem b is at ``i * problems + b``, so that neighbouring threads read neighbouring numbers. A
+thread runs its problem to the end of the launch without a barrier: problems stop at different
+iterations, and threads of a warp whose problems have stopped wait for the others.
 """
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
@@ -18,12 +19,12 @@ from numadam._core import plan as pl
 from numadam._core.element import make_element_update
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
-from numadam._cuda.kernel_spec import step_slots, wrapper
+from numadam._cuda.kernel_spec import device_jit, step_slots
 from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES
 from numadam._minimize.stopping import RUNNING, moved, projected, verdict
 
 
-def _keep(a):
+def _present(a):
     return a
 
 
@@ -33,8 +34,8 @@ def _absent(a):
 
 def pickers(wrap: Any, used: Sequence[int], slots: Sequence[int]) -> list[tuple[Any, int]]:
     """For each slot a function and a place: ``function(arrays[place])``, None where not used."""
-    keep, absent = wrap(_keep), wrap(_absent)
-    return [(keep, used.index(s)) if s in used else (absent, 0) for s in slots]
+    present, absent = wrap(_present), wrap(_absent)
+    return [(present, used.index(s)) if s in used else (absent, 0) for s in slots]
 
 
 def array_types(plan: Plan, slots: Sequence[int]) -> Any:
@@ -67,11 +68,15 @@ def _returns(fun):
     return call
 
 
-_FORMS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
+#: By form of the objective, a function that calls it as ``call(x, g, b, args) -> f``.
+_CALLS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
 
 
 def _make_tuple(count: int, wrap: Any) -> Any:
-    """``read(rows, it, j)``: so many scalars of a row from column j on, as a tuple."""
+    """``read(rows, it, j)``: `count` scalars of a row from column j on, as a tuple.
+
+    A tuple of a length that the compiler knows stays in registers.
+    """
 
     def one(rows, it, j):
         return (rows[it, j],)
@@ -88,12 +93,15 @@ def _make_tuple(count: int, wrap: Any) -> Any:
     return read
 
 
-def _make_judge(box: str, wrap: Any) -> Any:
-    """``judge(...) -> code, largest``: look at the iterate of problem b."""
+def _make_test_problem(box: str, wrap: Any) -> Any:
+    """``test_problem(...) -> code, largest``: the stop tests at the iterate of problem b.
+
+    `largest` is the norm of the projected gradient.
+    """
     check, steep, far = wrap(verdict), wrap(projected), wrap(moved)
     scalar, boxed = box == "scalar", box != ""
 
-    def judge(b, problems, x, g, low, high, ends, before, f, f_before, later, tolerances):
+    def test_problem(b, problems, x, g, low, high, ends, before, f, f_before, later, tolerances):
         largest = way = size = 0.0
         for i in range(b, x.size, problems):
             if scalar:
@@ -111,43 +119,54 @@ def _make_judge(box: str, wrap: Any) -> Any:
                 size = a if a > size or a != a else size
         return check(f, f_before, largest, way, size, later, tolerances), largest
 
-    return wrap(judge)
+    return wrap(test_problem)
 
 
 def make_solve(plan: Plan, fun: Any, form: str, widths: tuple[int, int]) -> Callable[..., None]:
-    """The kernel: some iterations of every problem that still runs."""
-    wrap, used = wrapper(), step_slots(plan, has_out=False)
-    turn, places = make_element_update(plan, wrap), pickers(wrap, used, range(pl.SLOTS))
+    """The kernel: some iterations of every problem that still runs, one problem a thread.
+
+    ``solve(arrays, shaped, rows, table, counts, before, ends, tolerances, numbers, args)``: `rows`
+    are the scalars of the coming iterations; `table` has for each problem f, f of the iteration
+    before and the gradient's norm, and `counts` the status and the iterations. `numbers` are
+    problems, steps, iterations done, and 1 where only x0 is to be tested.
+    """
+    wrap, used = device_jit(), step_slots(plan, has_out=False)
+    update, places = make_element_update(plan, wrap), pickers(wrap, used, range(pl.SLOTS))
     (fp, p_), (fg, g_), (f0, s0_), (f1, s1_), (f2, s2_) = places[:5]
     (fa, a_), (fl, l_), (fh, h_), (fr, r_) = places[7:11]
-    call, judge = wrap(_FORMS[form](wrap(fun.py_func))), _make_judge(plan.bounds, wrap)
+    call, test_problem = (
+        wrap(_CALLS[form](wrap(fun.py_func))),
+        _make_test_problem(plan.bounds, wrap),
+    )
     read_h, read_k, first_k = _make_tuple(widths[0], wrap), _make_tuple(widths[1], wrap), widths[0]
 
     def solve(arrays, shaped, rows, table, counts, before, ends, tolerances, numbers, args):
-        problems, steps, done, looking = numbers
+        problems, steps, done, at_start = numbers
         p, g = fp(arrays[p_]), fg(arrays[g_])
         s0, s1, s2 = f0(arrays[s0_]), f1(arrays[s1_]), f2(arrays[s2_])
         average, low, high, rate = fa(arrays[a_]), fl(arrays[l_]), fh(arrays[h_]), fr(arrays[r_])
         for b in range(cuda.grid(1), problems, cuda.gridsize(1)):
             it = 0
-            look = looking != 0
-            while counts[0, b] == RUNNING and (look or it < steps):
-                if not look:
+            only_test = at_start != 0  # x0 is tested before the first step
+            while counts[0, b] == RUNNING and (only_test or it < steps):
+                if not only_test:
                     h, k = read_h(rows, it, 0), read_k(rows, it, first_k)
                     for i in range(b, p.size, problems):
                         if tolerances[2] > 0.0:
                             before[i] = p[i]
-                        turn(i, p, g, s0, s1, s2, None, None, average, low, high, rate, None, h, k)
+                        update(
+                            i, p, g, s0, s1, s2, None, None, average, low, high, rate, None, h, k
+                        )
                     it += 1
                 for i in range(b, p.size, problems):
                     g[i] = 0
                 f = float(call(shaped[0][..., b], shaped[1][..., b], b, args))
-                code, largest = judge(
+                code, largest = test_problem(
                     b, problems, p, g, low, high, ends, before, f, table[1, b], done + it > 0,
                     tolerances,
                 )  # fmt: skip
                 table[0, b], table[1, b], table[2, b] = f, f, largest
                 counts[0, b], counts[1, b] = code, done + it
-                look = False
+                only_test = False
 
     return solve

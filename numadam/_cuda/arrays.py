@@ -1,0 +1,193 @@
+"""Checks of single CuPy arrays and of their overlap, and flat views of their memory.
+
+Nothing here touches the GPU. The error texts are those of `_arrays.checks`. Overlap is decided by
+NumPy on stand-ins: NumPy arrays with the address, shape and strides of the GPU's, whose elements
+are never read.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from numadam._arrays import checks as ar
+from numadam._core.half import memory_dtype
+
+Named = tuple[str, Any]
+#: First address of an array, and one past its last.
+Span = tuple[int, int]
+
+
+def check_params(params: Sequence[Any], names: Sequence[str]) -> int:
+    """Check type, dtype and device of parameters, the rest is `check_array`; return the device."""
+    import cupy
+
+    for array, name in zip(params, names, strict=True):
+        if not isinstance(array, cupy.ndarray):
+            raise TypeError(f"{name}: {ar.describe(array, 'CuPy')}")
+    ar.common_dtype(params, names)
+    device = int(params[0].device.id)
+    for array, name in zip(params, names, strict=True):
+        check_device(array, name, device, names[0])
+    return device
+
+
+def check_device(array: Any, name: str, device: int, of: str) -> None:
+    """Refuse an array that is not on the GPU of the parameters."""
+    if array.device.id != device:
+        raise ValueError(
+            f"{name}: is on GPU {array.device.id}, but {of} is on GPU {device}. One optimiser "
+            "works on one device: copy the array there, or make a second optimiser."
+        )
+
+
+def check_array(
+    named: Named, of: str, shape: tuple[int, ...], dtype: np.dtype[Any], device: int, written: bool
+) -> None:
+    """Check one array against its parameter, which the user calls `of`."""
+    import cupy
+
+    name, array = named
+    if not isinstance(array, cupy.ndarray):
+        raise TypeError(f"{name}: {ar.describe(array, 'CuPy')}")
+    if array.dtype != dtype:
+        raise TypeError(ar.bad_dtype(name, array.dtype, dtype, of))
+    if array.shape != shape:
+        raise ValueError(ar.bad_shape(name, array.shape, shape, of))
+    check_device(array, name, device, of)
+    if written and overlaps_itself(array):
+        raise ValueError(
+            f"{name}: several of its elements lie on the same memory (a broadcast or sliding "
+            "view). Pass a copy."
+        )
+
+
+def fits(
+    array: Any, shape: tuple[int, ...], dtype: np.dtype[Any], device: int, written: bool
+) -> bool:
+    """Whether `check_array` would find nothing wrong, in a tenth of its time."""
+    import cupy
+
+    return (
+        isinstance(array, cupy.ndarray)
+        and array.shape == shape
+        and array.dtype == dtype
+        and array.device.id == device
+        and not (written and overlaps_itself(array))
+    )
+
+
+def overlaps_itself(array: Any) -> bool:
+    """Whether two elements may share bytes: a stride does not reach over all shorter axes."""
+    if array.flags.c_contiguous or array.flags.f_contiguous:
+        return False
+    axes = [(abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n != 1]
+    reach = array.dtype.itemsize
+    for stride, n in sorted(axes):
+        if stride < reach:
+            return True
+        reach += (n - 1) * stride
+    return False
+
+
+def span(array: Any) -> Span:
+    """Lowest address and one past the highest; (0, 0) for an array without elements."""
+    if array.size == 0:
+        return 0, 0
+    low = high = int(array.data.ptr)
+    if array.flags.c_contiguous:
+        return low, low + int(array.nbytes)
+    for stride, n in zip(array.strides, array.shape, strict=True):
+        low += min(0, (n - 1) * stride)
+        high += max(0, (n - 1) * stride)
+    return low, high + array.dtype.itemsize
+
+
+class _StandIn:
+    """A GPU array's address, shape and strides, by NumPy's array interface."""
+
+    def __init__(self, array: Any) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (int(array.data.ptr), True),
+            "shape": array.shape,
+            "strides": array.strides,
+            "typestr": f"|V{array.dtype.itemsize}",
+        }
+
+
+def _stand_ins(named: Sequence[Named]) -> list[Named]:
+    return [(name, np.asarray(_StandIn(array))) for name, array in named if array.size]
+
+
+def are_disjoint(written: Sequence[Span], read: Sequence[Span]) -> bool:
+    """Whether no span that is written overlaps any other."""
+    spans = [*written, *read]
+    if not spans:
+        return True
+    lows, highs = map(sorted, zip(*spans, strict=True))
+    # if none overlaps at all, each ends before the next begins: for 1000 arrays 0.2 ms
+    if all(map(operator.le, highs, lows[1:])):
+        return True
+    is_written = np.arange(len(spans)) < len(written)
+    order = np.array(sorted(range(len(spans)), key=spans.__getitem__))
+    (low, high), is_written = np.array(spans, np.int64)[order].T, is_written[order]
+    ends = np.maximum.accumulate(high)[:-1]
+    ends_written = np.maximum.accumulate(np.where(is_written, high, 0))[:-1]
+    return not np.any(low[1:] < np.where(is_written[1:], ends, ends_written))
+
+
+def check_overlap(written: Sequence[Named], read: Sequence[Named]) -> None:
+    """Refuse a written array that shares an element with any other.
+
+    Disjoint spans decide it; strides are compared only where spans overlap.
+    """
+    if are_disjoint([span(array) for _, array in written], [span(array) for _, array in read]):
+        return
+    arrays = _stand_ins(written)
+    problem = ar.shared_memory(arrays, arrays) or ar.shared_memory(arrays, _stand_ins(read))
+    if problem:
+        raise ValueError(problem)
+
+
+def address_of(array: Any) -> int:
+    """Address of the first element; 0 where there is none."""
+    return int(array.data.ptr) if array.size else 0
+
+
+def in_memory(array: Any) -> Any:
+    """The array as kernels and copies take it: 16-bit numbers as uint16, which CuPy has."""
+    dtype = memory_dtype(array.dtype)
+    return array if dtype == array.dtype else array.view(dtype)
+
+
+def is_flat(array: Any, order: tuple[int, ...]) -> bool:
+    """Whether the array is contiguous and aligned, its axes in this order."""
+    ordered = array.transpose(order) if array.ndim > 1 else array
+    aligned = array.size == 0 or int(array.data.ptr) % array.dtype.itemsize == 0
+    return bool(ordered.flags.c_contiguous) and aligned
+
+
+def flat_view(array: Any, order: tuple[int, ...]) -> Any:
+    """The array's own memory as one axis, or None where it is not contiguous in this order."""
+    ordered = _ordered(array, order)
+    return ordered.reshape(-1) if ordered.flags.c_contiguous else None
+
+
+def copy_flat(flat: Any, array: Any, order: tuple[int, ...], into_flat: bool) -> None:
+    """Copy an array of any strides into a flat one, in the given order of axes, or back."""
+    ordered = _ordered(array, order)
+    shaped = flat.reshape(ordered.shape)
+    if into_flat:
+        shaped[...] = ordered
+    else:
+        ordered[...] = shaped
+
+
+def _ordered(array: Any, order: tuple[int, ...]) -> Any:
+    """The memory of an array, its axes in this order."""
+    plain = in_memory(array)
+    return plain.transpose(order) if plain.ndim > 1 else plain
