@@ -5,91 +5,34 @@ from __future__ import annotations
 import gc
 import re
 import warnings
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import numadam as na
-from tests.cpu.test_bits import KERNELS
-from tests.rules.test_rules import RULES, assert_same_bits
-
-Pair = namedtuple("Pair", "first second")
-# the same examples in every run: a failure belongs to the change that brought it
-relaxed = settings(deadline=None, database=None, derandomize=True, max_examples=250)
-
+from tests.bad_arrays import BAD, assert_unchanged, matches, on_cupy, snapshot
+from tests.bits import KERNELS, RULES, assert_same_bits
+from tests.trees import (
+    LAYOUTS,
+    Pair,
+    assert_leaves,
+    assert_same_containers,
+    lay,
+    relaxed,
+    shapes,
+    tree_leaves,
+    tree_map,
+)
 
 # --- trees, without numadam and without optree ---------------------------------------------------
 
 
-def tree_map(f, tree, *others):
-    """The tree of ``f(leaf, ...)``: lists, tuples, named tuples and dicts are taken apart."""
-    if isinstance(tree, dict):
-        entries = {key: tree_map(f, tree[key], *(o[key] for o in others)) for key in tree}
-        return type(tree)(entries)
-    if isinstance(tree, (list, tuple)):
-        entries = [tree_map(f, *each) for each in zip(tree, *others, strict=True)]
-        return type(tree)(*entries) if hasattr(tree, "_fields") else type(tree)(entries)
-    return f(tree, *others)
-
-
-def tree_leaves(tree):
-    leaves = []
-    tree_map(leaves.append, tree)
-    return leaves
-
-
-def assert_same_containers(a, b):
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert list(a) == list(b)
-        for key in a:
-            assert_same_containers(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same_containers(x, y)
-
-
 # --- properties ----------------------------------------------------------------------------------
 
-LAYOUTS = {
-    "C": np.ascontiguousarray,
-    "F": np.asfortranarray,
-    "every second": lambda a: _inside(a, (slice(None, None, 2),) * a.ndim, 2),
-    "backwards": lambda a: _inside(a, (slice(None, None, -1),) * a.ndim, 1),
-    "every third backwards": lambda a: _inside(a, (slice(None, None, -3),) * a.ndim, 3),
-    "a window": lambda a: np.pad(a, 1, constant_values=77)[(slice(1, -1),) * a.ndim],
-    "transposed": lambda a: np.ascontiguousarray(a.T).T,
-    "axes turned": lambda a: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 0, -1)), -1, 0),
-    "unaligned": lambda a: _unaligned(a),
-}
 
-
-def _inside(a, index, factor):
-    room = np.full([factor * n for n in a.shape], 77, a.dtype)
-    view = room[index]
-    view[...] = a
-    return view
-
-
-def _unaligned(a):
-    room = np.zeros(a.nbytes + 3, np.uint8)
-    view = np.ndarray(a.shape, a.dtype, room, 3)
-    view[...] = a
-    return view
-
-
-def lay(a, layout):
-    if a.ndim == 0 and layout != "unaligned":
-        return a.copy()
-    view = LAYOUTS[layout](a)
-    return view if view is not a else a.copy()
-
-
-shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 leaf = st.tuples(shapes, *[st.sampled_from(list(LAYOUTS))] * 3)
 keys = st.sampled_from(["w", "b", "layer 1", "it's", 0, 7])
 
@@ -158,11 +101,6 @@ def test_any_tree_of_any_arrays(tree, dtype, name, seed):
         assert_leaves(moments, [state[key] for state in states])
 
 
-def assert_leaves(tree, expected):
-    for a, b in zip(tree_leaves(tree), expected, strict=True):
-        assert_same_bits(np.asarray(a), np.asarray(b))
-
-
 @relaxed
 @given(shapes, st.sampled_from(list(LAYOUTS)), st.integers(0, 99))
 def test_nothing_beside_a_view_is_written(shape, layout, seed):
@@ -185,75 +123,6 @@ def test_nothing_beside_a_view_is_written(shape, layout, seed):
 # --- what is refused -----------------------------------------------------------------------------
 
 
-def like(module, name):
-    """An instance of a class that says it comes from another library."""
-    return type(name, (), {"__module__": module, "__qualname__": name, "shape": (4,)})()
-
-
-def readonly(a):
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
-def foreign(a):
-    return a.astype(a.dtype.newbyteorder())
-
-
-def on_cupy(a):
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-    memory = cupy.cuda.UnownedMemory(a.ctypes.data, a.nbytes, a, 0)
-    return cupy.ndarray(a.shape, a.dtype, cupy.cuda.MemoryPointer(memory, 0))
-
-
-ADVICE = r"Use |Pass |pass |make |Nest |use |is the same memory|expected shape"
-#: id: (bad array from a good one, exception, what the message says, places where it is refused)
-ALL = ("make", "grads", "params", "out", "state")
-LATER = ("grads", "params", "out", "state")
-WRITTEN = ("make", "params", "out")
-BAD = {
-    "integer": (lambda a: a.astype(int), TypeError, "int64", ALL),
-    "bool": (lambda a: a.astype(bool), TypeError, "bool", ALL),
-    "float16": (lambda a: a.astype("f2"), TypeError, "float16", ALL),
-    "longdouble": (lambda a: a.astype("g"), TypeError, np.dtype("g").name, ALL),
-    "complex": (lambda a: a.astype(complex), TypeError, "complex128", ALL),
-    "other float": (lambda a: a.astype("f4"), TypeError, "float32", LATER),
-    "object": (lambda a: a.astype(object), TypeError, "object", ALL),
-    "string": (lambda a: a.astype("U8"), TypeError, "str", ALL),
-    "datetime": (lambda a: a.astype("m8[s]"), TypeError, "timedelta64", ALL),
-    "structured": (lambda a: a.view([("x", "f8")]), TypeError, "void", ALL),
-    "byte order": (foreign, TypeError, "byte order", ALL),
-    "masked": (np.ma.masked_array, TypeError, "masked", ALL),
-    "None": (lambda a: None, (TypeError, ValueError), "None|none", ALL),
-    "number": (lambda a: 1.5, TypeError, "number 1.5", ALL),
-    "numpy scalar": (lambda a: np.float64(1.5), TypeError, "number", ALL),
-    "string object": (lambda a: "w", TypeError, "str", ALL),
-    "torch": (lambda a: like("torch", "Tensor"), TypeError, r"torch.Tensor.*numpy\(\)", ALL),
-    "jax": (lambda a: like("jaxlib", "ArrayImpl"), TypeError, "read-only", ALL),
-    "unknown": (lambda a: like("mylib", "Field"), TypeError, "mylib.Field", ALL),
-    "pandas": (lambda a: like("pandas", "Series"), TypeError, r"to_numpy\(copy=True\)", ALL),
-    "iterator": (lambda a: iter([a]), TypeError, r"list_iterator. Use list\(x\)", ALL),
-    "longer": (lambda a: np.ones(5), ValueError, r"shape \(4,\).*\(5,\)", LATER),
-    "shorter": (lambda a: np.ones(3), ValueError, r"shape \(4,\).*\(3,\)", LATER),
-    "empty": (lambda a: np.ones(0), ValueError, r"shape \(4,\).*\(0,\)", LATER),
-    "column": (lambda a: np.ones((4, 1)), ValueError, r"shape \(4,\).*\(4, 1\)", LATER),
-    "square": (lambda a: np.ones((2, 2)), ValueError, r"shape \(4,\).*\(2, 2\)", LATER),
-    "0-d": (lambda a: np.array(1.0), ValueError, r"shape \(4,\).*\(\)", LATER),
-    "read-only": (readonly, ValueError, "read-only", WRITTEN),
-    "broadcast": (
-        lambda a: np.lib.stride_tricks.as_strided(a.copy(), (4,), (0,)),
-        ValueError,
-        "same memory",
-        WRITTEN,
-    ),
-    "sliding": (
-        lambda a: np.lib.stride_tricks.as_strided(np.ones(5), (4,), (4,)),
-        ValueError,
-        "same memory",
-        WRITTEN,
-    ),
-    "cupy": (on_cupy, TypeError, "(?i)cupy", LATER),
-}
 #: where the bad array sits: (container of two leaves, name of the second)
 SEATS = {
     "alone": (lambda a, b: b, ""),
@@ -276,28 +145,6 @@ ROWS = [
 
 def good(seed):
     return np.random.default_rng(seed).standard_normal(4)
-
-
-def snapshot(opt, *trees):
-    arrays = [a for tree in trees for a in tree_leaves(tree) if isinstance(a, np.ndarray)]
-    moments = [a for key in opt.state if key != "t" for a in tree_leaves(opt.state[key])]
-    return [opt.t, repr(opt)], [np.array(a) for a in [*arrays, *moments]]
-
-
-def assert_unchanged(before, after):
-    assert before[0] == after[0]
-    assert len(before[1]) == len(after[1])
-    for a, b in zip(before[1], after[1], strict=True):
-        assert a.dtype == b.dtype
-        assert np.array_equal(a, b) or (
-            a.dtype.kind in "fc" and np.array_equal(a, b, equal_nan=True)
-        )
-
-
-def matches(message, name, says):
-    assert message.startswith(f"{name}: "), message
-    assert re.search(says, message), message
-    assert re.search(ADVICE, message), message
 
 
 def use(opt, place, bad, grads):

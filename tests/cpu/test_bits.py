@@ -1,4 +1,4 @@
-"""The bits of a step depend on nothing but the numbers: not on threads, twins, place or split.
+"""The bits of a step depend on nothing but the numbers: not on threads, form, place or split.
 
 And no step writes or reads outside its arrays.
 """
@@ -9,54 +9,13 @@ import subprocess
 import sys
 import textwrap
 
-import numba
 import numpy as np
 import pytest
 
 import numadam as na
-from numadam._cpu import validate as door
 from numadam._jit import threads
-from tests.rules.test_rules import DTYPES, RULES, assert_same_bits, gradients, starts
-
-#: one of each compiled formula, and both eps forms
-KERNELS = [
-    "adam paper",
-    "adam hat",
-    "adam paper amsgrad",
-    "rmsprop",
-    "sgd",
-    "sgd momentum",
-    "sgd nesterov",
-]
-
-
-@pytest.fixture(params=["serial", "parallel"])
-def twin(request, monkeypatch):
-    """Makes every optimiser made in the test use this twin, whatever its size."""
-    threads.layer()  # chosen as a large optimiser would choose it
-    monkeypatch.setattr(threads, "wants_parallel", lambda total: request.param == "parallel")
-    return request.param
-
-
-@pytest.fixture(params=[1, 2])
-def thread_count(request):
-    if request.param > numba.config.NUMBA_NUM_THREADS:
-        pytest.skip(f"Numba has {numba.config.NUMBA_NUM_THREADS} thread here")
-    threads.layer()
-    before = numba.get_num_threads()
-    numba.set_num_threads(request.param)
-    yield request.param
-    numba.set_num_threads(before)
-
-
-def shorten_parts(opt, size):
-    """Cut the elements into parts of this size: many parts, ends at odd places."""
-    opt._backend._table.meta[door.PART] = size
-
-
-def uses_parallel(opt):
-    run = opt._backend._pass
-    return run.kernel is not run.serial
+from tests.bits import DTYPES, KERNELS, RULES, assert_same_bits, gradients, starts
+from tests.runs import shorten_parts, uses_parallel
 
 
 def trajectory(name, p, grads, part=None):
@@ -89,19 +48,19 @@ def check(opt, p, state):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_twins_threads_and_parts(name, dtype, twin, thread_count):
+def test_forms_threads_and_parts(name, dtype, form, thread_count):
     grads = gradients(dtype)[:4]
     start = starts(dtype, grads.shape[1])
     p, state = expected_of(name, start, grads)
     for part in [None, 1, 7, 64, 299, 300]:
         opt = trajectory(name, start.copy(), grads, part)
-        assert uses_parallel(opt) == (twin == "parallel")
+        assert uses_parallel(opt) == (form == "parallel")
         check(opt, p, state)
 
 
 @pytest.mark.parametrize("name", ["adam paper amsgrad", "sgd nesterov"])
 def test_large_arrays_as_they_are_cut_by_default(name, thread_count):
-    """Long enough for the parallel twin of every layer and for full parts."""
+    """Long enough for the parallel form of every layer and for full parts."""
     rng = np.random.default_rng(1)
     n = 16 * 65_536 + 12_345
     start = rng.standard_normal(n).astype(np.float32)
@@ -114,7 +73,7 @@ def test_large_arrays_as_they_are_cut_by_default(name, thread_count):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_split(name, dtype, twin):
+def test_split(name, dtype, form):
     """One array, or a list of its pieces, cut anywhere (empty pieces too)."""
     grads = gradients(dtype)[:4]
     n = grads.shape[1]
@@ -144,7 +103,7 @@ def at_offset(a, offset):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_alignment(name, dtype, twin):
+def test_alignment(name, dtype, form):
     """Parameters, gradients and out at every byte offset, also where NumPy says unaligned."""
     grads = gradients(dtype)[:2, :71]
     start = starts(dtype, 71)
@@ -167,7 +126,7 @@ def test_alignment(name, dtype, twin):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_lengths(name, dtype, twin):
+def test_lengths(name, dtype, form):
     """0 to 70 elements: every tail of every vector width."""
     grads = gradients(dtype)[:2, :70]
     start = starts(dtype, 70)
@@ -180,7 +139,7 @@ def test_lengths(name, dtype, twin):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_strided_as_contiguous(name, dtype, twin):
+def test_strided_as_contiguous(name, dtype, form):
     grads = gradients(dtype)[:3, :240]
     start = starts(dtype, 240)
     p, state = expected_of(name, start, grads)

@@ -12,10 +12,10 @@ from scipy.sparse import csc_array, csr_array, csr_matrix
 import numadam as na
 from numadam import Rows
 from numadam._cpu import sparse as cpu_sparse
-from tests.arrays.test_arrays import tree_leaves
-from tests.cpu.test_sparse_steps import Lazy, dense_of, draw
-from tests.rules.test_rules import assert_same_bits
-from tests.settings.test_options import digest
+from tests.bits import assert_same_bits
+from tests.cpu.lazy_adam import Lazy, dense_of, draw
+from tests.runs import digest
+from tests.trees import tree_leaves
 
 # --- both ----------------------------------------------------------------------------------------
 

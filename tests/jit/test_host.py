@@ -12,41 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import numadam
-
-ROOT = Path(numadam.__file__).parent.parent
-
-STEPS = """
-import numpy as np, numadam as na
-def train(n=100_000, steps=5, **options):
-    rng = np.random.default_rng(0)
-    p = rng.standard_normal(n).astype("f4")
-    opt = na.Adam(p, lr=0.01, **options)
-    for _ in range(steps):
-        opt.step(np.sin(p))
-    return p, opt
-def digest(n=100_000):
-    import hashlib
-    return hashlib.sha256(train(n)[0].tobytes()).hexdigest()
-"""
-
-
-def python(code: str, *, root: Path = ROOT, timeout: float = 120, **env: str) -> str:
-    """Run code in a fresh interpreter; its output, or its error as the test's."""
-    settings = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", **env}
-    if env.get("NUMBA_THREADING_LAYER") == "omp" and sys.platform != "linux":
-        pytest.skip("GNU OpenMP is Linux's threading layer")
-    done = subprocess.run(
-        [sys.executable, "-c", STEPS + textwrap.dedent(code)],
-        env=settings,
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout.strip()
+from tests.processes import ROOT, PREAMBLE, python
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +59,7 @@ def test_two_threads_step_at_once(layer: str, warm: str, expected: str) -> None:
 
 def test_workqueue_takes_the_serial_twin(warm: str) -> None:
     code = """
-    run = train()[1]._backend._pass
+    run = chosen(train()[1])
     print(run.kernel is run.serial)
     """
     assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER="workqueue") == "True"
@@ -175,7 +141,7 @@ def test_fork_while_another_thread_steps(warm: str) -> None:
 def test_multiprocessing(method: str, warm: str, expected: str, tmp_path: Path) -> None:
     script = tmp_path / "job.py"
     script.write_text(
-        STEPS
+        PREAMBLE
         + textwrap.dedent(f"""
         import multiprocessing
         if __name__ == "__main__":
@@ -236,7 +202,7 @@ def test_damaged_cache_is_compiled_again(warm: str, tmp_path: Path) -> None:
 
 def test_several_processes_fill_one_cache(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
-    code = STEPS + "print(digest(100))"
+    code = PREAMBLE + "print(digest(100))"
     jobs = [
         subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
@@ -250,7 +216,7 @@ def test_several_processes_fill_one_cache(tmp_path: Path) -> None:
 def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
     """An upgrade, or an edit of the formula's file alone, is never served from the old entry."""
     shutil.copytree(ROOT / "numadam", tmp_path / "numadam", ignore=shutil.ignore_patterns("*.loop"))
-    code = "p, opt = train(3, 1); print(opt._backend._pass.serial._cache.hit, p[0])"
+    code = "p, opt = train(3, 1); print(chosen(opt).serial._cache.hit, p[0])"
 
     def run() -> list[str]:
         return python(code, root=tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache")).split()
@@ -306,7 +272,7 @@ def test_loops_of_other_processes_are_not_taken_for_each_other(tmp_path: Path) -
     env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
     for order in orders:
         done = subprocess.run(
-            [sys.executable, "-c", STEPS + ONE_STEP, *order.split()],
+            [sys.executable, "-c", PREAMBLE + ONE_STEP, *order.split()],
             env=env,
             cwd=ROOT,
             capture_output=True,

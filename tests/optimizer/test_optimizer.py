@@ -13,16 +13,9 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.arrays.test_arrays import (
-    assert_leaves,
-    assert_same_containers,
-    assert_unchanged,
-    snapshot,
-    tree_leaves,
-    tree_map,
-)
-from tests.cpu.test_bits import KERNELS
-from tests.rules.test_rules import DTYPES, RULES, assert_same_bits
+from tests.bad_arrays import assert_unchanged, snapshot
+from tests.bits import DTYPES, KERNELS, RULES, assert_same_bits
+from tests.trees import assert_leaves, assert_same_containers, tree_leaves, tree_map
 
 N = 23
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numadam as na
-from tests.arrays.test_arrays import BAD, LAYOUTS, lay, matches, relaxed, shapes
-from tests.rules.test_rules import DTYPES, OPTIONS, RULES, assert_same_bits, gradients, starts
+from tests.bad_arrays import BAD, matches
+from tests.bits import DTYPES, OPTIONS, RULES, assert_same_bits, gradients, starts
+from tests.trees import LAYOUTS, lay, relaxed, shapes
 
 
 def call(name, p, g, state, t, lr=0.01, out=None):

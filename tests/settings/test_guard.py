@@ -1,5 +1,4 @@
 """Gradients that are not finite, and the norm that finds them."""
-# ruff: noqa: F811  (fixtures are imported, and their names used for other things too)
 
 from __future__ import annotations
 
@@ -9,11 +8,10 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.arrays.test_arrays import tree_leaves
-from tests.cpu.test_bits import shorten_parts, twin  # noqa: F401  (fixtures)
+from tests.bits import assert_same_bits
 from tests.reference_options import norm
-from tests.rules.test_rules import assert_same_bits
-from tests.settings.test_options import digest, neutral, tree_of
+from tests.runs import digest, neutral, shorten_parts, tree_of
+from tests.trees import tree_leaves
 
 BAD = [np.nan, np.inf, -np.inf]
 
@@ -94,7 +92,7 @@ def test_guard_looks_at_each_array_where_norms_are_of_each():
     assert all((p == 1).all() for p in params)
 
 
-def test_twins_and_strided_arrays_are_left_alone(twin):
+def test_either_form_leaves_strided_arrays_alone(form):
     """Parameters that go through work arrays are not written back, other gradients may follow."""
     rng = np.random.default_rng(2)
     room = rng.standard_normal((40, 300)).astype("f4")

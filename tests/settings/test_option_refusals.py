@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.rules.test_rules import assert_same_bits
-from tests.settings.test_options import RULES
+from numadam import rules
+from tests.bits import assert_same_bits
+
+RULES = rules.classes()
 
 # --- unknown and refused -------------------------------------------------------------------------
 
