@@ -7,6 +7,7 @@ import pytest
 
 # an assert of a helper then says what it compared, as those of the tests do
 pytest.register_assert_rewrite(
+    "tests.arrays.sparse_gradients",
     "tests.bad_arrays",
     "tests.bits",
     "tests.processes",
