@@ -1,5 +1,8 @@
-"""Importing numadam, and stepping, loads no library that is not needed."""
+"""Importing numadam: public names, and no library that is not needed."""
 
+import pytest
+
+import numadam as na
 from tests.processes import python
 
 
@@ -14,3 +17,10 @@ def test_steps_never_import_cupy() -> None:
         "train(10); import sys; print([m for m in ('cupy', 'scipy.optimize') if m in sys.modules])"
     )
     assert python(code) == "[]"
+
+
+def test_public_names():
+    assert set(na.__all__) >= {"Adam", "RMSprop", "SGD", "adam_update", "sgd_update"}
+    assert set(dir(na)) >= set(na.__all__)
+    with pytest.raises(AttributeError, match="AdamX"):
+        na.AdamX  # noqa: B018

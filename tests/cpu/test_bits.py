@@ -266,7 +266,7 @@ def test_guard_pages_bite():
 
 
 def test_update_takes_the_bits_of_the_class():
-    """The functional API and the class are one step (more in test_update)."""
+    """The functional API and the class are one step (more in optimizer/test_functional.py)."""
     p, q = np.ones(9), np.ones(9)
     m, v = np.zeros(9), np.zeros(9)
     g = np.linspace(-1, 1, 9)
