@@ -12,7 +12,6 @@ import numadam
 
 ROOT = Path(numadam.__file__).parent.parent
 
-
 PREAMBLE = """
 import numpy as np, numadam as na
 def train(n=100_000, steps=5, **options):

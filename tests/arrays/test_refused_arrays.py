@@ -17,7 +17,6 @@ SEATS = {
     "deep": (lambda a, b: ({"w": [a]}, [b]), "[1][0]"),
 }
 
-
 ROWS = [
     (case, place, seat)
     for case, row in BAD.items()

@@ -8,7 +8,6 @@ import pytest
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
-
 half = pytest.mark.parametrize("dtype", [np.dtype(np.float16), BFLOAT16], ids=str)
 
 

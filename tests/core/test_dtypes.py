@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam import rules
 from tests.bits import assert_same_bits
 from tests.runs import digest, shorten_parts
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 F16 = np.dtype(np.float16)
 HALVES = pytest.mark.parametrize("dtype", [F16, BF16], ids=lambda d: d.name)
-RULES = rules.classes()
 
 
 def adam32(p, g, m, v, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
@@ -121,7 +119,7 @@ def test_gradients_of_16_bits_that_are_not_finite():
 
 
 @HALVES
-def test_bare_face_of_16_bits_has_the_bits_of_the_class(dtype):
+def test_functional_api_of_16_bits_has_the_bits_of_the_class(dtype):
     rng = np.random.default_rng(5)
     start, *calls = rng.standard_normal((6, 31)).astype(dtype)
     opt = na.Adam(start.copy(), lr=0.01)

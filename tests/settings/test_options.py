@@ -30,7 +30,6 @@ RULES = rules.classes()
 #: whose decay is decoupled unless said otherwise
 DECOUPLED = ("AdamW", "NAdam", "RAdam", "AdaMax", "AdaBelief", "Lion")
 
-
 # --- each alone ----------------------------------------------------------------------------------
 
 ALONE = {
