@@ -11,8 +11,7 @@ from scipy.optimize import Bounds
 
 import numadam as na
 from tests.cuda import machine_kernels
-from tests.cuda.test_cuda_many import STARTS, assert_alike, both, pair, parabola, rosen
-from tests.cuda.test_cuda_nopython import own_steps
+from tests.cuda.many_problems import STARTS, assert_alike, both, own_steps, pair, parabola, rosen
 
 cuda = pytest.importorskip("numba.cuda")
 sweep = pytest.mark.sweep
