@@ -13,7 +13,7 @@ pytest.register_assert_rewrite(
     "tests.core.conversions",
     "tests.cuda.cuda_cases",
     "tests.cuda.kernel_code",
-    "tests.cuda.machine_kernels",
+    "tests.cuda.machine.machine_kernels",
     "tests.processes",
     "tests.runs",
     "tests.trees",

@@ -106,7 +106,7 @@ def machine(stand_in, monkeypatch):
     """The stand-in for CuPy, with compiled kernels in the PTX machine."""
     if why_not := no_compiler():
         pytest.skip(why_not)
-    from tests.cuda import machine_kernels
+    from tests.cuda.machine import machine_kernels
 
     machine_kernels.install(monkeypatch)
     return stand_in

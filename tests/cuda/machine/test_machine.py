@@ -16,7 +16,7 @@ import pytest
 import numadam as na
 from numadam._arrays.sparse import Rows
 from tests.cuda.cuda_cases import CASES, OPTIONS, as_dtype, check, check_option, draw, gradients
-from tests.cuda.ptx_ops import OPS
+from tests.cuda.machine.ptx_ops import OPS
 
 sweep = pytest.mark.sweep
 

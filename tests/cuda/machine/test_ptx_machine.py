@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.cuda.ptx_machine import Launch
-from tests.cuda.ptx_parse import PtxError, parse
+from tests.cuda.machine.ptx_machine import Launch
+from tests.cuda.machine.ptx_parse import PtxError, parse
 
 REGISTERS = """
 .reg .pred %p<9>; .reg .b16 %rs<9>; .reg .b32 %r<9>; .reg .b64 %rd<9>; .reg .f32 %f<9>;

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tests.cuda import fake_cupy
-from tests.cuda.ptx_machine import Launch
-from tests.cuda.ptx_parse import Program, parse
+from tests.cuda.machine.ptx_machine import Launch
+from tests.cuda.machine.ptx_parse import Program, parse
 
 CAPABILITY = (9, 0)
 #: Kernels of all tests of the process, each compiled once.

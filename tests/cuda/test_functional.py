@@ -10,7 +10,7 @@ from tests.cuda.cuda_cases import gradients
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_bare_updates_match_the_classes(cupy, dtype):
+def test_functional_updates_match_the_classes(cupy, dtype):
     grads = [cupy.asarray(g) for g in gradients((4, 3), dtype, 3)]
 
     def zeros():
@@ -34,7 +34,7 @@ def test_bare_updates_match_the_classes(cupy, dtype):
     np.testing.assert_array_equal(out, -0.5 * grads[0])
 
 
-def test_bare_update_names_its_arguments(cupy):
+def test_functional_update_names_its_arguments(cupy):
     p, g, m = (cupy.zeros(3) for _ in range(3))
     with pytest.raises(TypeError, match="v: expected a CuPy array, got None"):
         na.adam_update(p, g, m, None, 1)
@@ -46,7 +46,7 @@ def test_bare_update_names_its_arguments(cupy):
 
 
 @pytest.mark.parametrize("options", [{"clip_norm": 0.5}, {"bounds": (0, 1.2)}, {"like": "torch"}])
-def test_bare_updates_take_the_shared_options(cupy, options):
+def test_functional_updates_take_the_shared_options(cupy, options):
     g = cupy.asarray(np.array([3.0, -4.0]))
     p, m, v = cupy.ones(2), cupy.zeros(2), cupy.zeros(2)
     twin = cupy.ones(2)
@@ -57,7 +57,7 @@ def test_bare_updates_take_the_shared_options(cupy, options):
     np.testing.assert_array_equal(p, twin)
 
 
-def test_bare_updates_of_complex_and_short_numbers(cupy):
+def test_functional_updates_of_complex_and_short_numbers(cupy):
     p, g = cupy.zeros(3, np.complex64), cupy.asarray(np.array([1, 1j, 3 - 4j], np.complex64))
     m, v = cupy.zeros(3, np.complex64), cupy.zeros(3, np.float32)
     na.adam_update(p, g, m, v, 1, lr=0.1, like="optax")
@@ -67,7 +67,7 @@ def test_bare_updates_of_complex_and_short_numbers(cupy):
     np.testing.assert_array_equal(half, 0.75)
 
 
-def test_bare_updates_of_running_products(cupy):
+def test_functional_updates_of_running_products(cupy):
     p, m, v, twin = cupy.ones(2), cupy.zeros(2), cupy.zeros(2), cupy.ones(2)
     opt = na.NAdam(twin)
     for t in (1, 2, 3):
@@ -110,7 +110,7 @@ def test_numbers_of_a_step_are_apart_where_streams_are(cupy, monkeypatch):
     assert len(made) == 3
 
 
-def test_a_bare_update_is_refused_during_a_capture(cupy, monkeypatch):
+def test_a_functional_update_is_refused_during_a_capture(cupy, monkeypatch):
     """Each replay would repeat its t and lr."""
     p, g, m, v = cupy.ones(4), cupy.ones(4), cupy.zeros(4), cupy.zeros(4)
     na.adam_update(p, g, m, v, 1)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.cuda.ptx_ops import DTYPES
-from tests.cuda.ptx_parse import Number, PtxError, Register
+from tests.cuda.machine.ptx_ops import DTYPES
+from tests.cuda.machine.ptx_parse import Number, PtxError, Register
 
 _BOOL = np.dtype(bool)
 

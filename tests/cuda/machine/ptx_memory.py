@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.cuda.ptx_parse import PtxError
+from tests.cuda.machine.ptx_parse import PtxError
 
 #: The memory of this process from here on, as a kernel addresses it.
 _LOWEST = 4096

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from tests.cuda.ptx_memory import MemoryFault, global_space, own_space, race
-from tests.cuda.ptx_ops import DTYPES, OPS
-from tests.cuda.ptx_parse import Address, Instruction, Number, Program, PtxError, Register
-from tests.cuda.ptx_registers import Registers
+from tests.cuda.machine.ptx_memory import MemoryFault, global_space, own_space, race
+from tests.cuda.machine.ptx_ops import DTYPES, OPS
+from tests.cuda.machine.ptx_parse import Address, Instruction, Number, Program, PtxError, Register
+from tests.cuda.machine.ptx_registers import Registers
 
 #: Instructions of a launch, after which a thread is taken to run for ever.
 LIMIT = 300_000

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tests.cuda.ptx_ops import DTYPES, OPS, fma32, fma64
+from tests.cuda.machine.ptx_ops import DTYPES, OPS, fma32, fma64
 
 
 def _floats(dtype, n, seed):

@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import Bounds
 
 import numadam as na
-from tests.cuda import machine_kernels
+from tests.cuda.machine import machine_kernels
 from tests.cuda.many_problems import STARTS, assert_alike, both, own_steps, pair, parabola, rosen
 
 cuda = pytest.importorskip("numba.cuda")
