@@ -215,7 +215,7 @@ def test_norms_are_within_a_few_ulp_and_do_not_depend_on_alignment(machine, n, d
     assert abs(norms[0] - exact) <= 8 * np.spacing(exact)
 
 
-def test_bare_update_and_out(machine):
+def test_functional_update_and_out(machine):
     p, g, m, v = (machine.full(5, value, np.float32) for value in (1, 1, 0, 0))
     out = machine.empty(5, np.float32)
     na.adam_update(p, g, m, v, 1, lr=0.1, out=out)
