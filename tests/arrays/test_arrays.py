@@ -98,7 +98,7 @@ def test_any_tree_of_any_arrays(tree, dtype, name, seed):
 @relaxed
 @given(shapes, st.sampled_from(list(LAYOUTS)), st.integers(0, 99))
 def test_nothing_beside_a_view_is_written(shape, layout, seed):
-    """Where a parameter is a view, the elements of its base between its own stay as they are."""
+    """Elements of the base between those of a view stay as they are."""
     p = lay(np.random.default_rng(seed).standard_normal(shape), layout)
     base = p.base if isinstance(p.base, np.ndarray) and p.base.dtype == p.dtype else p
     mine = np.zeros(base.shape, bool)

@@ -110,7 +110,7 @@ def halves(v):
 
 
 def block_by_numpy(x):
-    """What a block is defined to give: rows of lanes one after another, then halves."""
+    """Sum of a block as it is defined: rows of lanes one after another, then halves."""
     squares = np.zeros(BLOCK)
     squares[: x.size] = x.astype(np.float64) ** 2
     lanes = np.zeros(LANES)

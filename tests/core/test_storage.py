@@ -1,4 +1,4 @@
-"""How loops read and write float16 and bfloat16: each bit, beside NumPy and ml_dtypes."""
+"""Reading and writing float16 and bfloat16 in loops: each bit, beside NumPy and ml_dtypes."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Where the CUDA tests run: in Numba's simulator, as PTX, or on a GPU."""
+"""Devices of the CUDA tests: in Numba's simulator, as PTX, or on a GPU."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy's 
 
 @pytest.fixture
 def tiles(cupy, monkeypatch):
-    """How many numbers each read of the kernels takes."""
+    """Count of numbers that each read of the kernels takes."""
     from numadam._cuda import (
         compiler as cuda_compile,
     )

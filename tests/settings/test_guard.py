@@ -247,7 +247,7 @@ def test_norm_is_of_the_unscaled_gradient():
 
 
 def test_overflow_of_a_scaled_loss_is_skipped_in_float16():
-    """What mixed precision does: the gradients of a scaled loss overflow, the step is left out."""
+    """Mixed precision: the gradients of a scaled loss overflow, the step is left out."""
     p = np.ones(3, np.float16)
     opt = na.Adam(p, lr=0.1, loss_scale=1024.0, nonfinite="skip")
     with np.errstate(over="ignore"):

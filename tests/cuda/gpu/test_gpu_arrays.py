@@ -59,7 +59,7 @@ def test_every_short_number_is_read_and_written_as_on_the_cpu(cp, dtype):
 
 
 def test_large_lr_bounds_and_state_of_short_numbers(cp):
-    """What CuPy itself has to know of bfloat16: views, copies, and pickling."""
+    """Operations on bfloat16 that CuPy itself has to have: views, copies, and pickling."""
     import pickle
 
     p = cp.ones(5, np.float32)

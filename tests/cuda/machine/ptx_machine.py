@@ -41,7 +41,7 @@ def _passed(value: Any) -> np.generic:
 
 
 def bind(program: Program, values: Sequence[Any]) -> dict[str, np.generic]:
-    """What is passed at a launch, by the name of the parameter."""
+    """Arguments of a launch, by the name of the parameter."""
     if len(values) != len(program.parameters):
         raise PtxError(
             f"{program.title} takes {len(program.parameters)} numbers, got {len(values)}"

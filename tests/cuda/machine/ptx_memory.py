@@ -96,7 +96,7 @@ class Space:
             raise MemoryFault(int(lanes[k]), f"{what}: address {np.ravel(address[k])[0]:#x}")
 
     def _places(self, address: np.ndarray, size: int, count: int, lanes: Any) -> list[np.ndarray]:
-        """Where in the memory each number lies, once all is checked."""
+        """Place of each number in the memory, once all is checked."""
         whole = size * count
         self._demand(address % np.uint64(whole) == 0, lanes, f"{whole} bytes not aligned", address)
         span = np.searchsorted(self._low, address, side="right") - 1

@@ -1,4 +1,4 @@
-"""What the arithmetic instructions of PTX do: NumPy functions of one number a thread.
+"""Arithmetic instructions of PTX: NumPy functions of one number a thread.
 
 A table of whole mnemonics, so that a modifier which is not here is an unknown instruction.
 

@@ -21,7 +21,7 @@ class Register:
 
 @dataclass(frozen=True)
 class Number:
-    """What stands in the text: an integer, or the bits of a float of so many bits."""
+    """A number of the text: an integer, or the bits of a float of so many bits."""
 
     value: int
     bits: int  # 0 for an integer

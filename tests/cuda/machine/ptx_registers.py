@@ -96,7 +96,7 @@ class Registers:
 
 
 def _constant(number: Number, dtype: np.dtype[Any]) -> Any:
-    """What stands in the text, as a number of a type."""
+    """Convert a number of the text to a type."""
     if number.bits not in (0, 8 * dtype.itemsize):
         raise PtxError(f"{number.bits} bits as {dtype}")
     if dtype == _BOOL:

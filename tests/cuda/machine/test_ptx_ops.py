@@ -1,4 +1,4 @@
-"""How the PTX machine rounds: against exact fractions, and against the manual."""
+"""Rounding of the PTX machine: against exact fractions, and against the manual."""
 
 from __future__ import annotations
 
