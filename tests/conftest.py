@@ -1,14 +1,28 @@
-"""What all tests share."""
+"""Fixtures of all tests."""
 
 import gc
 import signal
 
 import pytest
 
+# an assert of a helper then says what it compared, as those of the tests do
+pytest.register_assert_rewrite(
+    "tests.arrays.sparse_gradients",
+    "tests.bad_arrays",
+    "tests.bits",
+    "tests.core.conversions",
+    "tests.cuda.cuda_cases",
+    "tests.cuda.kernel_code",
+    "tests.cuda.machine.machine_kernels",
+    "tests.processes",
+    "tests.runs",
+    "tests.trees",
+)
+
 
 @pytest.fixture(autouse=True, scope="module")
 def spare_the_collector() -> None:
-    """What is there before a file of tests begins is not looked at by its collections.
+    """Exclude all objects that exist before a file of tests begins from its collections.
 
     Numba keeps millions of objects for the loops that one process of a test run compiles, and a
     test that calls ``gc.collect()`` sixty times took minutes.
@@ -23,3 +37,29 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(params=["serial", "parallel"])
+def form(request, monkeypatch):
+    """Serial or parallel form of the loops, for every optimiser of the test, whatever its size."""
+    from numadam._jit import threads
+
+    threads.layer()  # chosen as a large optimiser would choose it
+    monkeypatch.setattr(threads, "wants_parallel", lambda total: request.param == "parallel")
+    return request.param
+
+
+@pytest.fixture(params=[1, 2])
+def thread_count(request):
+    """Number of threads that Numba's parallel loops use."""
+    import numba
+
+    from numadam._jit import threads
+
+    if request.param > numba.config.NUMBA_NUM_THREADS:
+        pytest.skip(f"Numba has {numba.config.NUMBA_NUM_THREADS} thread here")
+    threads.layer()
+    before = numba.get_num_threads()
+    numba.set_num_threads(request.param)
+    yield request.param
+    numba.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""What a step does around a rule, in plain NumPy: every option, in the documented order.
+"""Work of a step around a rule, in plain NumPy: every option, in the documented order.
 
 Nothing here comes from numadam, and nothing is fast: `Steps` is Adam with lists of arrays, where
 each option stands in a line of its own.

@@ -1,4 +1,4 @@
-"""What is shipped: built distributions, their metadata, and the files that name the version.
+"""Shipped files: built distributions, their metadata, and the files that name the version.
 
 `.ci/run` builds them and says where in NUMADAM_DIST; elsewhere these tests skip.
 """

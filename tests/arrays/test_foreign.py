@@ -75,7 +75,7 @@ def test_in_containers_and_beside_arrays(kind):
         opt.step({"a": np.ones(3), "b": np.ones(2)})
 
 
-def test_the_bare_face_takes_them():
+def test_the_functional_api_takes_them():
     p, g, m, v = np.ones(3), np.ones(3), np.zeros(3), np.zeros(3)
     na.adam_update(Exported(p), Exported(g), Exported(m), Exported(v), 1, lr=0.1)
     np.testing.assert_allclose(p, 0.9)

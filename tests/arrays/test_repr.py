@@ -1,4 +1,4 @@
-"""What optimisers, states, results and schedules look like in a terminal and in a notebook."""
+"""Optimisers, states, results and schedules as they are shown in a terminal and in a notebook."""
 
 import pickle
 import re

@@ -1,21 +1,11 @@
 """The benchmarks: how they time, which cases there are, what they print. No timed assertion."""
 
-import argparse
-import json
 import re
 
 import numpy as np
 import pytest
 
-from numadam.bench import (
-    add_arguments,
-    cli,
-    noise,
-    peers,
-    processes,
-    report,
-    run,
-)
+from numadam.bench import cli, noise, peers, processes, report
 from numadam.bench.case import Case
 from numadam.bench.cases import CASES, named
 from numadam.bench.measure import Figure, ratio, repeats, rounds
@@ -44,12 +34,6 @@ class Clock:
             self.now += rest.pop(0) if len(rest) > 1 else rest[0]
 
         return work
-
-
-def options(*words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(words)
 
 
 def test_ratio_of_a_known_pair():
@@ -259,45 +243,6 @@ def test_figure_of_a_busy_machine_is_in_doubt():
 )
 def test_seconds_for_people(value, text):
     assert report.seconds(value) == text
-
-
-def test_command_prints_a_table_and_writes_json(capsys, tmp_path):
-    file = tmp_path / "figures.json"
-    assert run(options("--case", "numpy-1000", "--quick", "--json", str(file))) == 0
-    out = capsys.readouterr().out
-    assert "| case " in out
-    assert re.search(r"\| numpy-1000 +\| .* us +\| .* us ", out)
-    (table,) = json.loads(file.read_text())
-    assert table["machine"]["versions"]["numadam"]
-    (row,) = table["rows"]
-    assert row["case"] == "numpy-1000"
-    assert row["value"] > 0
-
-
-def test_command_refuses_an_unknown_case(capsys):
-    assert run(options("--case", "x")) == 2
-    assert capsys.readouterr().err.startswith("case: there is no 'x'.")
-
-
-def test_command_says_where_it_cannot_write(capsys, tmp_path):
-    file = tmp_path / "none" / "figures.json"
-    assert run(options("--case", "memory-net", "--quick", "--json", str(file))) == 1
-    assert "--json: cannot write" in capsys.readouterr().err
-
-
-def test_command_runs_under_a_layer(capfd, tmp_path):
-    file = tmp_path / "figures.json"
-    words = ("--case", "memory-net", "--quick", "--layer", "workqueue", "--json", str(file))
-    assert run(options(*words)) == 0
-    assert "## workqueue" in capfd.readouterr().out
-    (table,) = json.loads(file.read_text())
-    assert table["machine"]["layer"] == "workqueue"
-
-
-def test_layer_that_is_not_there_is_skipped(capfd, monkeypatch):
-    monkeypatch.setattr(cli, "_PROBE", "print('omp')")
-    assert run(options("--size", "1", "--layer", "tbb")) == 1
-    assert "skipped: Numba has no threading layer tbb here" in capfd.readouterr().out
 
 
 def test_by_what_a_case_is_divided():

@@ -53,7 +53,7 @@ def instructions(assembly: str) -> str:
 
 
 def kernels() -> dict[str, str]:
-    """What each kernel compiles to."""
+    """Instructions of each kernel."""
     found = {}
     validator_address()
     for name, (rule, options, dtype) in PLANS.items():

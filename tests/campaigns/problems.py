@@ -1,4 +1,4 @@
-"""How many of optimagic's 114 test problems `numadam.minimize` solves, at fixed settings.
+"""Count the problems of optimagic's 114 that `numadam.minimize` solves, at fixed settings.
 
     pip install -e ".[problems]"
     python tests/campaigns/problems.py
@@ -48,7 +48,7 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of it: values of f, and how the run ended."""
+    """Values of f, and the end of a run."""
 
     job: Job
     size: int
@@ -132,7 +132,7 @@ def table(outcomes):
 
 
 def shares(outcomes):
-    """How many are solved at each tau."""
+    """Count of problems solved at each tau."""
     known = [one for one in outcomes if not math.isnan(one.f_opt)]
     counts = (f"{sum(one.solved(tau) for one in known)}" for tau in TAUS)
     return f"| {len(known)} | " + " | ".join(counts) + " |"

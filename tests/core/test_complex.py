@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.core.test_half import numbers, strided
-from tests.rules.test_rules import assert_same_bits
+from tests.bits import assert_same_bits
+from tests.core.half_arrays import numbers, strided
 
 
 def complexes(seed, dtype, n=101):

@@ -10,15 +10,12 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam import rules
-from tests.cpu.test_bits import shorten_parts, twin  # noqa: F401  (fixtures)
-from tests.rules.test_rules import assert_same_bits
-from tests.settings.test_options import digest
+from tests.bits import assert_same_bits
+from tests.runs import digest, shorten_parts
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 F16 = np.dtype(np.float16)
 HALVES = pytest.mark.parametrize("dtype", [F16, BF16], ids=lambda d: d.name)
-RULES = rules.classes()
 
 
 def adam32(p, g, m, v, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
@@ -122,7 +119,7 @@ def test_gradients_of_16_bits_that_are_not_finite():
 
 
 @HALVES
-def test_bare_face_of_16_bits_has_the_bits_of_the_class(dtype):
+def test_functional_api_of_16_bits_has_the_bits_of_the_class(dtype):
     rng = np.random.default_rng(5)
     start, *calls = rng.standard_normal((6, 31)).astype(dtype)
     opt = na.Adam(start.copy(), lr=0.01)
@@ -200,7 +197,7 @@ def test_bfloat16_state_does_not_get_stuck():
     np.testing.assert_allclose(p, q, rtol=0.02)
 
 
-def test_bfloat16_state_has_the_same_bits_wherever_it_lies(twin):  # noqa: F811
+def test_bfloat16_state_has_the_same_bits_wherever_it_lies(form):
     """The chance is made of number and step alone: no place, part, or thread."""
     rng = np.random.default_rng(6)
     start, *calls = rng.standard_normal((5, 4000)).astype("f4")
@@ -214,7 +211,7 @@ def test_bfloat16_state_has_the_same_bits_wherever_it_lies(twin):  # noqa: F811
     for name in ("m", "v"):
         joined = np.concatenate(pieces.state[name])
         np.testing.assert_array_equal(joined.view("u2"), one.state[name].view("u2"))
-    if twin == "parallel":
+    if form == "parallel":
         again = pickle.loads(pickle.dumps(one))
         assert digest(again) == digest(one)
 

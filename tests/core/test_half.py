@@ -11,27 +11,13 @@ import pytest
 
 import numadam as na
 from tests import reference as ref
-from tests.arrays.test_arrays import tree_leaves
+from tests.bits import assert_same_bits
+from tests.core.half_arrays import BFLOAT16, half, numbers, strided
 from tests.reference_options import Steps
-from tests.rules.test_rules import assert_same_bits
-from tests.settings.test_options import assert_follows
+from tests.runs import assert_follows
+from tests.trees import tree_leaves
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 PAPER = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_form": "paper"}
-
-half = pytest.mark.parametrize("dtype", [np.dtype(np.float16), BFLOAT16], ids=str)
-
-
-def numbers(seed, dtype, n=203):
-    """Of every size that the dtype has, its subnormal numbers and zeros among them."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal(n) * 10.0 ** rng.uniform(-7, 3, n)
-    x[:4] = 0.0, -0.0, 1e-7, 6e4
-    return x.astype(dtype)
-
-
-def strided(a):
-    return np.repeat(a, 3)[::3]
 
 
 @half

@@ -10,119 +10,31 @@ from fractions import Fraction
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from numba import prange
 
 from numadam._core import norms
 from numadam._jit import threads
 from numadam._jit.pointers import inner
-
-BLOCK, LANES = norms.BLOCK, norms.LANES
-REALS = [np.float32, np.float64]
-TINY = {real: float(np.finfo(real).smallest_normal) for real in REALS}
-#: sizes around the ends of rows and blocks
-SIZES = [0, 1, 2, 63, 64, 65, 127, 128, 255, 256, 257, 1000, 5 * BLOCK + 3 * LANES + 17, 40_000]
-#: what the sum of squares may be off by: 9 roundings in a block, one of the square, one at the end
-BOUND = Fraction(11, 2**53)
-
-UNHURRIED = settings(deadline=None)  # the first call compiles
-
-
-def _scaled(i, p, g, acc, lo, hi, k):
-    return g[i] * k[0]
-
-
-def _everything(i, p, g, acc, lo, hi, k):
-    """An effective gradient that reads every array: accumulated, and 0 at an active bound."""
-    x, low, high, zero = p[i], lo[i], hi[i], k[1]
-    y = g[i] * k[0] + acc[i]
-    if x <= low and y > zero:
-        y = zero
-    if x >= high and y < zero:
-        y = zero
-    return y
-
-
-gradient, gradient_of_all = inner(_scaled), inner(_everything)
-block = norms.make_block(gradient, inner)
-scaled_block = norms.make_block(gradient, inner, scaled=True)
-block_of_all = norms.make_block(gradient_of_all, inner)
-
-
-@inner
-def _part(low, high, g, k, partials, scale):
-    for j in range(low, high):
-        first = j * BLOCK
-        n = min(BLOCK, g.size - first)
-        if scale is None:
-            partials[j] = block(first, n, g, g, None, None, None, k)
-        else:
-            partials[j] = scaled_block(first, n, g, g, None, None, None, (k, scale))
-
-
-@numba.njit(error_model="numpy")
-def fill(g, k, partials, scale):
-    _part(0, norms.blocks(g.size), g, k, partials, scale)
-
-
-@numba.njit(error_model="numpy", parallel=True)
-def fill_parallel(g, k, partials, scale, size):
-    count = norms.blocks(g.size)
-    for c in prange((count + size - 1) // size):
-        _part(c * size, min(count, c * size + size), g, k, partials, scale)
-
-
-@numba.njit(error_model="numpy")
-def one_block_of_all(first, n, p, g, acc, lo, hi, k):
-    return block_of_all(first, n, p, g, acc, lo, hi, k)
-
-
-def partials_of(g, scale=None):
-    partials = np.full(norms.blocks(g.size), np.nan)
-    fill(g, (g.dtype.type(1),), partials, scale)
-    return partials
-
-
-def total_of(g):
-    """(total, exponent) as a step forms them: a second pass where float64 asks for one."""
-    count = norms.blocks(g.size)
-    total = norms.combine(partials_of(g), 0, count)
-    exponent = norms.exponent_of(total) if g.dtype == np.float64 else 0
-    if exponent != 0:
-        total = norms.combine(partials_of(g, norms.power(-exponent)), 0, count)
-    return total, exponent
-
-
-def norm_of(g):
-    return norms.norm(*total_of(g))
-
-
-def off_by(g):
-    """Distance of the norm from sqrt(math.fsum(x * x)), in ulp."""
-    expected = math.sqrt(math.fsum(g.astype(np.float64) ** 2))
-    return abs(norm_of(g) - expected) / np.spacing(expected)
-
-
-def numbers(real, size, seed=0):
-    return np.random.default_rng(seed).standard_normal(size).astype(real)
-
-
-def halves(v):
-    while len(v) > 1:
-        v = v[: len(v) // 2] + v[len(v) // 2 :]
-    return v[0]
-
-
-def block_by_numpy(x):
-    """What a block is defined to give: rows of lanes one after another, then halves."""
-    squares = np.zeros(BLOCK)
-    squares[: x.size] = x.astype(np.float64) ** 2
-    lanes = np.zeros(LANES)
-    for row in squares.reshape(-1, LANES):
-        lanes = lanes + row
-    return halves(lanes)
-
+from tests.core.norm_blocks import (
+    BLOCK,
+    BOUND,
+    LANES,
+    REALS,
+    SIZES,
+    UNHURRIED,
+    block,
+    block_by_numpy,
+    block_of_all,
+    fill_parallel,
+    norm_of,
+    numbers,
+    off_by,
+    one_block_of_all,
+    partials_of,
+    scaled_block,
+    total_of,
+)
 
 # ------------------------------------------------------------------------------------- accuracy
 
@@ -296,113 +208,7 @@ def test_a_gradient_of_all_arrays(real):
 # ------------------------------------------------------------------------------------- combine
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 63, 1023, 1024, 1025, 5000, 2_000_003])
-def test_combine_is_as_good_as_fsum(count):
-    for power in (1, 8):
-        partials = np.abs(numbers(np.float64, count)) ** power
-        expected = math.fsum(partials)
-        assert abs(norms.combine(partials, 0, count) - expected) <= np.spacing(expected)
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_combine_one_big_and_millions_of_tiny(order):
-    partials = np.full(3_000_000, 2.0**-54)
-    partials[0] = 1.0
-    expected = math.fsum(partials)
-    assert norms.combine(partials[::order].copy(), 0, partials.size) == expected > 1
-
-
-def test_combine_takes_a_range():
-    partials = np.abs(numbers(np.float64, 5000))
-    partials[:7] = partials[4000:] = np.nan
-    for first, count in [(7, 10), (100, 0), (7, 3993), (1, 0)]:
-        expected = math.fsum(partials[first : first + count])
-        assert abs(norms.combine(partials, first, count) - expected) <= np.spacing(expected)
-
-
-@pytest.mark.parametrize("count", [3, 3000])
-def test_combine_keeps_infinity_and_nan(count):
-    for where in (0, 1, count - 1):
-        for bad in (np.inf, np.nan):
-            partials = np.ones(count)
-            partials[where] = bad
-            np.testing.assert_equal(norms.combine(partials, 0, count), bad)
-    assert norms.combine(np.full(count, 1e308), 0, count) == math.inf
-
-
 # ------------------------------------------------------------------------------------- clipping
-
-positive = st.floats(1e-300, 1e300)
-
-
-@UNHURRIED
-@given(st.floats(2.0**-900, 2.0**1000), positive, st.sampled_from([0.0, 1e-6]))
-def test_clip_factor_is_the_formula(total, limit, margin):
-    expected = min(1.0, limit / (math.sqrt(total) + margin))
-    pre, factor = norms.clip_factor(total, 0, limit, margin, TINY[np.float64])
-    if expected >= TINY[np.float64]:
-        assert (pre, factor) == (1.0, expected)
-    else:
-        assert pre == TINY[np.float64]
-
-
-@UNHURRIED
-@given(
-    st.floats(2.0**-440, 2.0**900),
-    st.sampled_from([-600, 0, 600]),
-    st.floats(2.0**-1074, 1.7e308),
-    st.sampled_from([0.0, 1e-6]),
-    st.sampled_from(REALS),
-)
-def test_clip_factor_beyond_the_range(total, exponent, limit, margin, real):
-    pre, factor = norms.clip_factor(total, exponent, limit, margin, TINY[real])
-    norm = Fraction(math.sqrt(total)) * Fraction(2) ** exponent + Fraction(margin)
-    expected = min(Fraction(1), Fraction(limit) / norm)
-    assert pre in (1.0, TINY[real])
-    assert 0 <= factor <= 1
-    assert (pre == 1.0) == (factor >= TINY[real] and expected >= TINY[real] * (1 - 2.0**-50))
-    # the end of the range of float64 is reached only when both have to be subnormal
-    assert abs(Fraction(pre) * Fraction(factor) - expected) <= Fraction(2) ** -50 * expected + (
-        Fraction(2) ** -1074 * Fraction(pre)
-    )
-
-
-@pytest.mark.parametrize("total", [math.inf, math.nan])
-def test_clip_factor_of_a_norm_that_is_not_finite(total):
-    pre, factor = norms.clip_factor(total, 0, 1.0, 1e-6, TINY[np.float32])
-    assert pre == 1
-    assert math.isnan(factor)
-
-
-@pytest.mark.parametrize(
-    ("total", "limit", "expected"),
-    [
-        (0.0, 1.0, 1.0),
-        (0.0, 0.0, 1.0),
-        (4.0, 0.0, 0.0),
-        (4.0, 2.0, 1.0),
-        (4.0, 1.0, 0.5),
-        (4.0, 1e300, 1.0),
-        (4.0, math.inf, 1.0),
-        (math.inf, math.inf, 1.0),
-        (4.0, math.nan, math.nan),
-    ],
-)
-def test_clip_factor_at_the_edges(total, limit, expected):
-    np.testing.assert_equal(
-        norms.clip_factor(total, 0, limit, 0.0, TINY[np.float32]), (1, expected)
-    )
-
-
-@pytest.mark.parametrize(("real", "value"), [(np.float32, 1e38), (np.float64, 1.7e308)])
-@pytest.mark.parametrize("limit", [1e-3, 1.0])
-def test_clipped_numbers_keep_their_direction(real, value, limit):
-    g = (np.array([1, -1, 0.5, 0.25, 1] * 2000) * value).astype(real)
-    pre, factor = norms.clip_factor(*total_of(g), limit, 0.0, TINY[real])
-    clipped = g * real(pre) * real(factor)
-    assert clipped.dtype == real
-    np.testing.assert_allclose(norm_of(clipped), limit, rtol=4 * np.finfo(real).eps)
-    np.testing.assert_allclose(clipped / clipped[0], g / g[0], rtol=4 * np.finfo(real).eps)
 
 
 # ------------------------------------------------------------------------------------- machine code

@@ -1,62 +1,14 @@
-"""The bits of a step depend on nothing but the numbers: not on threads, twins, place or split.
-
-And no step writes or reads outside its arrays.
-"""
+"""The bits of a step depend on nothing but the numbers: not on threads, form, place or split."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
-
-import numba
 import numpy as np
 import pytest
 
 import numadam as na
-from numadam._cpu import validate as door
 from numadam._jit import threads
-from tests.rules.test_rules import DTYPES, RULES, assert_same_bits, gradients, starts
-
-#: one of each compiled formula, and both eps forms
-KERNELS = [
-    "adam paper",
-    "adam hat",
-    "adam paper amsgrad",
-    "rmsprop",
-    "sgd",
-    "sgd momentum",
-    "sgd nesterov",
-]
-
-
-@pytest.fixture(params=["serial", "parallel"])
-def twin(request, monkeypatch):
-    """Makes every optimiser made in the test use this twin, whatever its size."""
-    threads.layer()  # chosen as a large optimiser would choose it
-    monkeypatch.setattr(threads, "wants_parallel", lambda total: request.param == "parallel")
-    return request.param
-
-
-@pytest.fixture(params=[1, 2])
-def thread_count(request):
-    if request.param > numba.config.NUMBA_NUM_THREADS:
-        pytest.skip(f"Numba has {numba.config.NUMBA_NUM_THREADS} thread here")
-    threads.layer()
-    before = numba.get_num_threads()
-    numba.set_num_threads(request.param)
-    yield request.param
-    numba.set_num_threads(before)
-
-
-def shorten_parts(opt, size):
-    """Cut the elements into parts of this size: many parts, ends at odd places."""
-    opt._backend._table.meta[door.PART] = size
-
-
-def uses_parallel(opt):
-    run = opt._backend._pass
-    return run.kernel is not run.serial
+from tests.bits import DTYPES, KERNELS, RULES, assert_same_bits, gradients, starts
+from tests.runs import shorten_parts, uses_parallel
 
 
 def trajectory(name, p, grads, part=None):
@@ -89,19 +41,19 @@ def check(opt, p, state):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_twins_threads_and_parts(name, dtype, twin, thread_count):
+def test_forms_threads_and_parts(name, dtype, form, thread_count):
     grads = gradients(dtype)[:4]
     start = starts(dtype, grads.shape[1])
     p, state = expected_of(name, start, grads)
     for part in [None, 1, 7, 64, 299, 300]:
         opt = trajectory(name, start.copy(), grads, part)
-        assert uses_parallel(opt) == (twin == "parallel")
+        assert uses_parallel(opt) == (form == "parallel")
         check(opt, p, state)
 
 
 @pytest.mark.parametrize("name", ["adam paper amsgrad", "sgd nesterov"])
 def test_large_arrays_as_they_are_cut_by_default(name, thread_count):
-    """Long enough for the parallel twin of every layer and for full parts."""
+    """Long enough for the parallel form of every layer and for full parts."""
     rng = np.random.default_rng(1)
     n = 16 * 65_536 + 12_345
     start = rng.standard_normal(n).astype(np.float32)
@@ -114,7 +66,7 @@ def test_large_arrays_as_they_are_cut_by_default(name, thread_count):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_split(name, dtype, twin):
+def test_split(name, dtype, form):
     """One array, or a list of its pieces, cut anywhere (empty pieces too)."""
     grads = gradients(dtype)[:4]
     n = grads.shape[1]
@@ -144,7 +96,7 @@ def at_offset(a, offset):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_alignment(name, dtype, twin):
+def test_alignment(name, dtype, form):
     """Parameters, gradients and out at every byte offset, also where NumPy says unaligned."""
     grads = gradients(dtype)[:2, :71]
     start = starts(dtype, 71)
@@ -167,7 +119,7 @@ def test_alignment(name, dtype, twin):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_lengths(name, dtype, twin):
+def test_lengths(name, dtype, form):
     """0 to 70 elements: every tail of every vector width."""
     grads = gradients(dtype)[:2, :70]
     start = starts(dtype, 70)
@@ -180,7 +132,7 @@ def test_lengths(name, dtype, twin):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_strided_as_contiguous(name, dtype, twin):
+def test_strided_as_contiguous(name, dtype, form):
     grads = gradients(dtype)[:3, :240]
     start = starts(dtype, 240)
     p, state = expected_of(name, start, grads)
@@ -210,104 +162,8 @@ def test_strided_as_contiguous(name, dtype, twin):
                 assert np.all(view.base[between] == 77.0)
 
 
-GUARDED = """
-    import ctypes, mmap, sys
-    import numpy as np
-    import numadam as na
-    from numadam._jit import threads
-
-    PAGE = mmap.PAGESIZE
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-    class Guarded:
-        "One page between two that can be neither read nor written."
-
-        def __init__(self):
-            self.map = mmap.mmap(-1, 3 * PAGE)
-            whole = np.frombuffer(self.map, np.uint8)
-            self.page = whole[PAGE : 2 * PAGE]
-            for at in (0, 2 * PAGE):
-                if libc.mprotect(whole.ctypes.data + at, PAGE, 0) != 0:
-                    raise OSError(ctypes.get_errno(), "mprotect")
-
-        def array(self, n, dtype, first):
-            "n elements from byte `first` of the page (counted from its end if negative)."
-            self.page[:] = 0xA5
-            size = n * np.dtype(dtype).itemsize
-            self.first = first if first >= 0 else PAGE + first + 1 - size
-            self.size = size
-            return self.page[self.first : self.first + size].view(dtype)
-
-        def untouched(self):
-            return bool(
-                np.all(self.page[: self.first] == 0xA5)
-                and np.all(self.page[self.first + self.size :] == 0xA5)
-            )
-
-    rooms = [Guarded() for _ in range(6)]
-    if sys.argv[1] == "break":  # shows that the guard bites
-        whole = np.frombuffer(rooms[0].map, np.uint8)
-        whole[2 * PAGE] = 1
-    parallel = sys.argv[1] == "parallel"
-    threads.layer()
-    threads.wants_parallel = lambda total: parallel
-
-    def calls(p, g, m, v, x, out, t):
-        yield lambda: na.adam_update(p, g, m, v, t, out=out)
-        yield lambda: na.adam_update(p, g, m, v, t, vmax=x, out=out)
-        yield lambda: na.rmsprop_update(p, g, v, out=out)
-        yield lambda: na.sgd_update(p, g, out=out)
-        yield lambda: na.sgd_update(p, g, m, momentum=0.9, nesterov=True, out=out)
-
-    count = 0
-    for dtype in (np.float32, np.float64):
-        item = np.dtype(dtype).itemsize
-        # flush with the lower guard, flush with the upper one, and every offset mod 64
-        for n in range(34):
-            firsts = [0, -1] + ([*range(1, 64)] if n in (1, 9, 17, 33) else [*range(0, 64, item)])
-            for first in firsts:
-                arrays = [room.array(n, dtype, first) for room in rooms]
-                for k, a in enumerate(arrays):
-                    a[...] = k + 1
-                used = arrays[:-1] + ([None] if (n + first) % 2 else arrays[-1:])
-                every = first in (0, -1)
-                for k, call in enumerate(calls(*used, 3)):
-                    if every or k == first % 5:
-                        call()
-                        count += 1
-                assert all(np.isfinite(a).all() for a in arrays)
-                assert all(room.untouched() for room in rooms), (dtype, n, first)
-                assert n == 0 or not (arrays[0] == 1).all() or used[-1] is not None
-    print("calls", count)
-"""
-
-
-def run_guarded(mode):
-    return subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(GUARDED), mode],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="guard pages are made with POSIX mprotect")
-@pytest.mark.parametrize("mode", ["serial", "parallel"])
-def test_guard_pages(mode):
-    """Every array of a step lies between pages that cannot be touched; beside it, marked bytes."""
-    done = run_guarded(mode)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.split()[1]) > 2000
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="guard pages are made with POSIX mprotect")
-def test_guard_pages_bite():
-    assert run_guarded("break").returncode < 0
-
-
 def test_update_takes_the_bits_of_the_class():
-    """The functional API and the class are one step (more in test_update)."""
+    """The functional API and the class are one step (more in optimizer/test_functional.py)."""
     p, q = np.ones(9), np.ones(9)
     m, v = np.zeros(9), np.zeros(9)
     g = np.linspace(-1, 1, 9)

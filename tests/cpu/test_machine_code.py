@@ -1,4 +1,4 @@
-"""What the CPU loops compile to: packed, single precision where the arrays are, and no FMA.
+"""Machine code of the CPU loops: packed, single precision where the arrays are, and no FMA.
 
 x86-64 only: on other machines the bits are tested, not the instructions.
 """

@@ -1,4 +1,4 @@
-"""Where the CUDA tests run: in Numba's simulator, as PTX, or on a GPU."""
+"""Devices of the CUDA tests: in Numba's simulator, as PTX, or on a GPU."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def machine(stand_in, monkeypatch):
     """The stand-in for CuPy, with compiled kernels in the PTX machine."""
     if why_not := no_compiler():
         pytest.skip(why_not)
-    from tests.cuda import machine_kernels
+    from tests.cuda.machine import machine_kernels
 
     machine_kernels.install(monkeypatch)
     return stand_in

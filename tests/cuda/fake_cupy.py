@@ -172,7 +172,7 @@ def empty_pinned(shape, dtype):
 
 
 class csr_matrix:
-    """What numadam looks at in a matrix of ``cupyx.scipy.sparse``."""
+    """Attributes that numadam reads of a matrix of ``cupyx.scipy.sparse``."""
 
     format = "csr"
 

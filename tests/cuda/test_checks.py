@@ -1,4 +1,4 @@
-"""What a step over CuPy arrays looks at, and when it knows an array again."""
+"""Checks of CuPy arrays at a step, and those that an array seen before is spared."""
 
 from __future__ import annotations
 

@@ -7,47 +7,7 @@ import pytest
 from scipy.optimize import Bounds
 
 import numadam as na
-
-numba = pytest.importorskip("numba")
-
-
-@numba.njit
-def rosen(x, g):
-    a, b = x[1] - x[0] * x[0], 1 - x[0]
-    g[0] += -400 * a * x[0] - 2 * b
-    g[1] += 200 * a
-    return 100 * a * a + b * b
-
-
-@numba.njit
-def parabola(x, g, i, targets, scale):
-    f = 0.0
-    for k in range(x.size):
-        d = x[k] - targets[i, k]
-        g[k] = 2 * scale * d
-        f += scale * d * d
-    return f
-
-
-@numba.njit
-def pair(x):
-    return x[0] * x[0] + x[1] * x[1], 2 * x
-
-
-STARTS = np.array([[-1.2, 1.0], [0.5, 0.5], [1.5, -1.0], [0.9, 0.8], [0.0, 2.0]])
-
-
-def both(cupy, fun, x0, *args, **options):
-    """The same on CPU and GPU."""
-    on_gpu = na.minimize_many(fun, cupy.asarray(x0), *args, **options)
-    return on_gpu, na.minimize_many(fun, x0, *args, **options)
-
-
-def assert_alike(on_gpu, on_cpu, **close):
-    np.testing.assert_allclose(np.asarray(on_gpu.x), on_cpu.x, **close)
-    np.testing.assert_allclose(np.asarray(on_gpu.fun), on_cpu.fun, **close)
-    np.testing.assert_array_equal(on_gpu.nit, on_cpu.nit)
-    np.testing.assert_array_equal(on_gpu.status, on_cpu.status)
+from tests.cuda.many_problems import STARTS, assert_alike, both, pair, parabola, rosen
 
 
 def test_each_problem_has_its_own_stop(cupy):

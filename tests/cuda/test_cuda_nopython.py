@@ -11,8 +11,9 @@ import pytest
 
 import numadam as na
 from numadam import nopython
-from tests.cuda.cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR
-from tests.cuda.test_ptx import WHY_NOT, Code, check_arithmetic
+from tests.cuda.cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR, no_compiler
+from tests.cuda.kernel_code import Code, check_arithmetic
+from tests.cuda.many_problems import own_steps
 
 # in the module: the simulator swaps its global for the time of a launch
 cuda = pytest.importorskip("numba.cuda")
@@ -36,22 +37,6 @@ def test_the_kernel_of_the_page():
     np.testing.assert_array_equal(names["found"], x)
 
 
-def own_steps(p, steps):
-    """Each thread takes steps on arrays of its own."""
-    i = cuda.grid(1)
-    x, g = cuda.local.array(4, np.float64), cuda.local.array(4, np.float64)
-    m, v = cuda.local.array(4, np.float64), cuda.local.array(4, np.float64)
-    if i < p.shape[0]:
-        for j in range(4):
-            x[j], m[j], v[j] = p[i, j], 0.0, 0.0
-        for t in range(1, steps + 1):
-            for j in range(4):
-                g[j] = 2 * x[j]
-            nopython.adam_update(x, g, m, v, t, lr=0.1)
-        for j in range(4):
-            p[i, j] = x[j]
-
-
 @pytest.mark.skipif(not SIMULATOR or not HAS_NUMBA_CUDA, reason="needs the simulator")
 def test_updates_of_local_arrays_in_a_kernel():
     p = np.random.default_rng(3).standard_normal((5, 4))
@@ -65,8 +50,8 @@ def test_updates_of_local_arrays_in_a_kernel():
 
 @pytest.fixture
 def device(monkeypatch):
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
+    if why_not := no_compiler():
+        pytest.skip(why_not)
     import numba.cuda.dispatcher as dispatcher
 
     device = SimpleNamespace(compute_capability=(9, 0))

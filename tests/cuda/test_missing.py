@@ -1,4 +1,4 @@
-"""What is said where a package, a library, a driver or a GPU is missing: one sentence."""
+"""Errors where a package, a library, a driver or a GPU is missing: one sentence."""
 
 from __future__ import annotations
 

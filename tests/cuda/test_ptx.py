@@ -1,4 +1,4 @@
-"""What the compiler makes of the CUDA loops, without a GPU: PTX, for every rule and option."""
+"""PTX that the compiler makes of the CUDA loops, without a GPU, for every rule and option."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_pickle_goes_on_where_it_was(cupy):
 
 
 def bad_calls(cupy):
-    """What is wrong: (error, its text, keywords of the call)."""
+    """Wrong arguments: (error, its text, keywords of the call)."""
     good, matrix = cupy.zeros(3), cupy.zeros((3, 3))
     on_other = cupy.zeros(3)
     on_other.gpu = 1

@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-
-START = np.array([-1.2, 1.0])
-
-
-def fun(x):
-    return np.sum((x - 1) ** 2), 2 * (x - 1)
+from tests.history.runs import START, fun, recorded
 
 
 @numba.njit
@@ -35,16 +30,6 @@ def iterates(count, **options):
         opt.step(fun(x)[1])
         seen.append(x.copy())
     return np.array(seen)
-
-
-def recorded(steps, every=1, norms=True, **options):
-    history, x = na.History(every, norms=norms), START.copy()
-    opt = na.Adam(x, **options)
-    for _ in range(steps):
-        f, grads = fun(x)
-        opt.step(grads)
-        history.record(opt, f, grads)
-    return history, x
 
 
 def norms(rows):
@@ -198,34 +183,6 @@ def test_the_other_methods_of_scipy():
     assert np.isnan(history["lr"]).all()
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64])
-@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e4, 1e30, 1e-40, 1e200])
-def test_norms_are_safe_in_range(dtype, scale):
-    from numadam.history.norms import norm_of
-
-    rng = np.random.default_rng(0)
-    with np.errstate(all="ignore"):
-        arrays = [(scale * rng.standard_normal(n)).astype(dtype) for n in (0, 3, 10_000)]
-    if dtype is np.complex64:
-        arrays = [array * dtype(1 + 2j) for array in arrays] if scale < 1e30 else arrays
-    wide = np.concatenate(arrays).astype(np.clongdouble if dtype is np.complex64 else np.longdouble)
-    expected = float(np.sqrt(np.sum(np.abs(wide) ** 2)))
-    assert norm_of(arrays) == pytest.approx(expected, rel=1e-4 if scale == 1e-40 else 1e-6)
-
-
-def test_norms_of_other_layouts_and_of_nan():
-    from numadam.history.norms import norm_of
-
-    x = np.arange(30_000.0).reshape(100, 300)
-    expected = np.linalg.norm(x)
-    for view in (x.T, np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2]):
-        assert norm_of([view]) == pytest.approx(expected, rel=1e-14)
-    x[3, 4] = np.nan
-    assert np.isnan(norm_of([x]))
-    x[3, 4] = -np.inf
-    assert norm_of([x]) == np.inf
-
-
 def test_parameters_that_blow_up_are_recorded_without_a_warning():
     x = np.ones(2)
     opt, history = na.SGD(x, lr=1.0), na.History()
@@ -260,38 +217,6 @@ def test_what_it_looks_like():
     assert "ratio" in page
     assert repr(na.History()) == "History(every=1, no records)"
     assert "no records" in na.History()._repr_html_()
-
-
-def test_a_picture():
-    pytest.importorskip("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    history, _ = recorded(30, lr=0.1)
-    figure = Figure()
-    FigureCanvasAgg(figure)
-    axes = history.plot(["f", "lr"], axes=figure.subplots(1, 2))
-    assert [ax.get_ylabel() for ax in axes] == ["f", "lr"]
-    assert axes[0].get_yscale() == "log"
-    np.testing.assert_array_equal(axes[0].lines[0].get_ydata(), history["f"])
-    figure.canvas.draw()
-
-
-def test_a_picture_of_its_own_leaves_out_what_is_unknown():
-    plt = pytest.importorskip("matplotlib.pyplot")
-    before = plt.get_backend()
-    plt.switch_backend("agg")
-    try:
-        history = na.History(norms=False)
-        opt = na.Adam(np.ones(2), lr=0.0)
-        opt.step(np.ones(2))
-        history.record(opt, -1.0)
-        axes = history.plot()
-        assert [ax.get_ylabel() for ax in axes] == ["f", "lr"]
-        assert axes[0].get_yscale() == "linear"
-        plt.close(axes[0].figure)
-    finally:
-        plt.switch_backend(before)
 
 
 @pytest.mark.parametrize(
@@ -337,40 +262,3 @@ def test_it_loads_neither_numba_nor_matplotlib():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "set()\n"
-
-
-@pytest.mark.parametrize(
-    ("fails_at", "drawn"), [(1, False), (4, True)], ids=["before the first", "later"]
-)
-def test_a_bar_is_closed_on_an_exception(fails_at, drawn, capsys):
-    calls = 0
-
-    def fails(x):
-        nonlocal calls
-        calls += 1
-        if calls == fails_at:
-            raise RuntimeError("solver diverged")
-        return fun(x)
-
-    with pytest.raises(RuntimeError, match="solver diverged"):
-        na.minimize(fails, START, jac=True, maxiter=10, progress=True)
-    shown = capsys.readouterr().err
-    assert ("it/s" in shown or "?it" in shown) is drawn
-    if drawn:
-        assert shown.endswith("\n")  # closed
-    na.minimize(fun, START, jac=True, maxiter=3, progress=True)
-    assert "3/3" in capsys.readouterr().err  # the next bar begins on a line of its own
-
-
-def test_a_bar_of_a_run_that_stops_early_is_full_and_printed_once(capsys):
-    res = na.minimize(fun, START, jac=True, lr=0.1, progress=True)
-    out, err = capsys.readouterr()
-    assert not out
-    assert err.count("\n") == 1
-    assert f"{res.nit}/{res.nit} [" in err.split("\r")[-1]
-
-
-def test_no_bar_where_the_state_is_refused(capsys):
-    with pytest.raises(TypeError, match="state"):
-        na.minimize(fun, START, jac=True, state=3, progress=True)
-    assert capsys.readouterr().err == ""

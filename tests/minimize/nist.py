@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Dataset(NamedTuple):
-    """What NIST gives, and the model with its derivative by parameter."""
+    """Data of NIST, and the model with its derivative by parameter."""
 
     name: str
     model: object

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+START = np.array([-1.2, 1.0])  # of Rosenbrock's valley
+
 
 @numba.njit
 def rosen(x, g):

@@ -16,7 +16,7 @@ NOISE = 3e-4
 
 
 class Photograph(NamedTuple):
-    """What was there, what the lens made of it, and the lens as factors of its Fourier series."""
+    """The object, its image through the lens, and the lens as factors of its Fourier series."""
 
     truth: np.ndarray
     seen: np.ndarray

@@ -16,7 +16,7 @@ LR = Cosine(0.1, steps=MAXITER)
 
 
 class Case(NamedTuple):
-    """Where a run starts, how far from the minimum it ends, and the iterations it may take."""
+    """Start of a run, how far from the minimum it ends, and the iterations it may take."""
 
     name: str
     fun: object

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.minimize.objectives import loop, python_rosen, rosen
-
-START = np.array([-1.2, 1.0])
+from tests.minimize.objectives import START, loop, python_rosen, rosen
 
 
 @numba.njit
@@ -192,3 +190,63 @@ def test_an_interrupt_comes_between_chunks():
         signal.signal(signal.SIGINT, before)
     so_far = caught.value.numadam_result
     assert so_far.nit == so_far.state["t"] > 1000
+
+
+def test_a_clip_that_changes_is_that_of_each_step():
+    options = {"lr": 0.1, "maxiter": 30, "gtol": 0, "clip_norm": lambda t: 0.1 + t}
+    compiled = na.minimize(rosen, START, **options)
+    python = na.minimize(python_rosen, START, jac=True, **options)
+    np.testing.assert_array_equal(compiled.x, python.x)
+
+
+def test_a_compiled_objective_cannot_write_to_x():
+    @numba.njit
+    def fun(x, g):
+        x[0] = g[0]
+        return 1.0
+
+    with pytest.raises(TypeError, match="x is read-only"):
+        na.minimize(fun, np.ones(2))
+
+
+def test_explicit_signatures_are_taken():
+    @numba.njit("float64(float64[::1], float64[::1])")
+    def fun(x, g):
+        g[0] = 2 * x[0]
+        return x[0] ** 2
+
+    assert na.minimize(fun, np.ones(1), lr=0.1).success
+
+
+def test_a_slow_objective_is_asked_one_by_one():
+    import time
+
+    @numba.njit
+    def spin(x, g, rounds):
+        s = 0.0
+        for k in range(rounds):
+            s += np.sin(s + k)
+        g[0] = 1.0 + 1e-300 * s
+        return x[0]
+
+    na.minimize(spin, np.ones(1), (1,), maxiter=1)
+    start, told = time.perf_counter(), []
+    na.minimize(
+        spin, np.ones(1), (3_000_000,), maxiter=12, progress=True,
+        callback=lambda x: told.append(time.perf_counter() - start), check_every=1,
+    )  # fmt: skip
+    assert len(told) == 12
+
+
+def test_a_table_of_learning_rates_need_not_be_longer_than_the_run():
+    table = [0.1] * 60
+    res = na.minimize(rosen, np.ones(2), lr=lambda t: table[t], gtol=1e-3)
+    assert res.nit < 60
+
+
+def test_the_last_line_of_a_thinned_history_has_its_own_lr():
+    options = {"lr": na.schedules.Cosine(0.1, steps=100), "maxiter": 100, "history": 7}
+    a = na.minimize(rosen, START, **options).history
+    b = na.minimize(python_rosen, START, jac=True, **options).history
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])

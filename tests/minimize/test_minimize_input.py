@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import Bounds
 
 import numadam as na
-from tests.minimize.objectives import python_rosen, rosen, square
+from tests.minimize.objectives import START, python_rosen, rosen, square
 
 
 @numba.njit
@@ -109,6 +109,12 @@ REFUSED = [
     ((square, np.zeros(2)), {"constraints": ()}, TypeError, "constraints: .*bounds"),
     ((square, np.zeros(2)), {"rule": "amsgrad"}, ValueError, "rule='adam', amsgrad=True"),
     ((square, np.zeros(2)), {"rule": "Momentum"}, ValueError, "rule='sgd', momentum=0.9"),
+    ((square, np.ones(3)), {"jac": np.ones(3)}, ValueError, "jac: expected True"),
+    ((square, [[1.0, 2.0], [3.0]]), {"jac": True}, ValueError, "x0: "),
+    ((square, np.ones(3)), {"jac": True, "maxiter": 10**30}, ValueError, "maxiter"),
+    ((square, np.ones(3)), {"jac": True, "track_best": "no"}, TypeError, "track_best"),
+    ((square, np.ma.ones(3)), {"jac": True}, TypeError, "masked"),
+    ((rosen, START), {"jac": lambda x: x}, TypeError, "takes 1 argument"),
 ]
 
 
@@ -139,6 +145,11 @@ def test_what_fun_may_not_return(fun, error, message):
         na.minimize(fun, x0, jac=True)
     assert caught.value.numadam_result.nit == 0
     np.testing.assert_array_equal(x0, 1)
+
+
+def test_the_array_that_a_callback_returns():
+    with pytest.raises(TypeError, match="callback: returned"):
+        na.minimize(square, np.ones(3), jac=True, callback=lambda x: x)
 
 
 @pytest.mark.parametrize("kind", [list, np.float32, np.int64, "F", "strided"])
@@ -200,3 +211,15 @@ MANY = [
 def test_many_refuses(args, options, error, message):
     with pytest.raises(error, match=message):
         na.minimize_many(*args, **options)
+
+
+@numba.njit
+def with_default(x, g, scale=2.0):
+    g[0] = 2 * scale * x[0]
+    return scale * x[0] ** 2
+
+
+def test_an_objective_that_could_be_called_in_two_ways_is_refused():
+    with pytest.raises(TypeError, match="without defaults"):
+        na.minimize_many(with_default, np.ones((3, 1)))
+    assert na.minimize(with_default, np.ones(1), lr=0.1).success

@@ -177,3 +177,57 @@ def test_no_problem_at_all():
 def test_progress_says_how_many_run(capsys):
     na.minimize_many(rosen, STARTS, lr=0.02, maxiter=30, progress=True)
     assert "150 running" in capsys.readouterr().err
+
+
+def test_groups_of_problems_take_equally_many_steps(monkeypatch):
+    import numadam._minimize.compiled.state as module
+
+    monkeypatch.setattr(module, "_GROUP", 64)
+
+    @numba.njit
+    def fun(x, g, i):
+        if i == 0:
+            g[0] = 2 * (x[0] - 3.0)
+            return (x[0] - 3.0) ** 2
+        return 0.0
+
+    options = {"lr": 1e-3, "rule": "nadam", "maxiter": 20_000}
+    many = na.minimize_many(fun, np.zeros((130, 1)), **options)
+    alone = na.minimize_many(fun, np.zeros((1, 1)), **options)
+    assert many.nit[0] == alone.nit[0] > 4096
+    assert many.x[0] == alone.x[0]
+
+
+def test_rows_may_reuse_their_buffers():
+    f, g = np.zeros(4), np.zeros((4, 2))
+
+    def fun(x):
+        f[:] = np.sum((x - 1) ** 2, axis=1)
+        g[:] = 2 * (x - 1)
+        return f, g
+
+    x0 = np.arange(8.0).reshape(4, 2)
+    res = na.minimize_many(fun, x0, jac=True, lr=0.1, ftol=1e-10, gtol=0)
+    assert res.nit.min() > 100
+    assert not np.shares_memory(res.fun, f)
+    assert not np.shares_memory(res.jac, g)
+
+
+def test_schedules_that_observe_are_found_in_groups_and_refused_for_many():
+    plateau = na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=1)
+
+    def fun(x):
+        return 1.0, {"a": np.ones(1), "b": np.zeros(1)}
+
+    x0 = {"a": np.zeros(1), "b": np.zeros(1)}
+    na.minimize(fun, x0, jac=True, groups={"a": {"lr": plateau}}, maxiter=20)
+    assert plateau.value < 0.5
+    with pytest.raises(ValueError, match="lr: problems have an f each"):
+        na.minimize_many(rosen, np.ones((3, 2)), lr=plateau)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (3, 0)])
+def test_rows_of_nothing(shape):
+    res = na.minimize_many(lambda x: (np.sum(x**2, axis=1), 2 * x), np.zeros(shape), jac=True)
+    assert res.success.all()
+    assert res.x.shape == shape

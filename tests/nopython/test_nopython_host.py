@@ -1,4 +1,4 @@
-"""What the user's own compiled code lives with: its cache, upgrades, debuggers, the docs page."""
+"""Surroundings of the user's own compiled code: its cache, upgrades, debuggers, the docs page."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.arrays.test_arrays import tree_map
 from tests.reference_options import Steps
-from tests.settings.test_options import digest, neutral
+from tests.runs import digest, neutral
+from tests.trees import tree_map
 
 
 def test_t_counts_steps_and_calls_are_counted_between():

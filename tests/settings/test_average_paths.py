@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.arrays.test_arrays import tree_leaves, tree_map
+from tests.bits import assert_same_bits
 from tests.golden import averages
-from tests.rules.test_rules import assert_same_bits
+from tests.trees import tree_leaves, tree_map
 
 RNG = np.random.default_rng(7)
 START = {"w": [RNG.standard_normal((3, 4)), RNG.standard_normal(5)], "b": RNG.standard_normal(2)}

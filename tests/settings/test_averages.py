@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.arrays.test_arrays import assert_same_containers, tree_leaves, tree_map
-from tests.rules.test_rules import assert_same_bits
-from tests.settings.test_options import neutral, tree_of
+from tests.bits import assert_same_bits
+from tests.runs import neutral, tree_of
+from tests.trees import assert_same_containers, tree_leaves, tree_map
 
 
 def path_of(opt, calls):

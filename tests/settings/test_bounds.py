@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import numadam as na
 from numadam._settings import bounds as bd
-from tests.arrays.test_arrays import relaxed, tree_leaves
+from tests.bits import assert_same_bits
 from tests.reference_options import Steps
-from tests.rules.test_rules import assert_same_bits
-from tests.settings.test_options import neutral
+from tests.runs import neutral
+from tests.trees import relaxed, tree_leaves
 
 INF = math.inf
 STORAGES = ["float64", "float32", "float16", ml_dtypes.bfloat16]

@@ -10,8 +10,8 @@ import pytest
 
 import numadam as na
 from tests import reference_rules as ref
-from tests.arrays.test_arrays import tree_leaves, tree_map
-from tests.rules.test_rules import assert_same_bits
+from tests.bits import assert_same_bits
+from tests.trees import tree_leaves, tree_map
 
 
 def net(seed=0):

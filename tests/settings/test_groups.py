@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.arrays.test_arrays import Pair, tree_leaves, tree_map
+from tests.bits import assert_same_bits
 from tests.reference_options import Steps
-from tests.rules.test_rules import assert_same_bits
+from tests.trees import Pair, tree_leaves, tree_map
 
 
 def network(seed=0):

@@ -1,5 +1,4 @@
 """Gradients that are not finite, and the norm that finds them."""
-# ruff: noqa: F811  (fixtures are imported, and their names used for other things too)
 
 from __future__ import annotations
 
@@ -9,11 +8,10 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.arrays.test_arrays import tree_leaves
-from tests.cpu.test_bits import shorten_parts, twin  # noqa: F401  (fixtures)
+from tests.bits import assert_same_bits
 from tests.reference_options import norm
-from tests.rules.test_rules import assert_same_bits
-from tests.settings.test_options import digest, neutral, tree_of
+from tests.runs import digest, neutral, shorten_parts, tree_of
+from tests.trees import tree_leaves
 
 BAD = [np.nan, np.inf, -np.inf]
 
@@ -94,7 +92,7 @@ def test_guard_looks_at_each_array_where_norms_are_of_each():
     assert all((p == 1).all() for p in params)
 
 
-def test_twins_and_strided_arrays_are_left_alone(twin):
+def test_either_form_leaves_strided_arrays_alone(form):
     """Parameters that go through work arrays are not written back, other gradients may follow."""
     rng = np.random.default_rng(2)
     room = rng.standard_normal((40, 300)).astype("f4")
@@ -249,7 +247,7 @@ def test_norm_is_of_the_unscaled_gradient():
 
 
 def test_overflow_of_a_scaled_loss_is_skipped_in_float16():
-    """What mixed precision does: the gradients of a scaled loss overflow, the step is left out."""
+    """Mixed precision: the gradients of a scaled loss overflow, the step is left out."""
     p = np.ones(3, np.float16)
     opt = na.Adam(p, lr=0.1, loss_scale=1024.0, nonfinite="skip")
     with np.errstate(over="ignore"):

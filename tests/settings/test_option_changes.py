@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.arrays.test_arrays import assert_same_containers, tree_map
+from tests.bits import assert_same_bits
 from tests.reference_options import Steps
-from tests.rules.test_rules import assert_same_bits
-from tests.settings.test_options import SINK, assert_follows, digest, neutral, tree_of
+from tests.runs import SINK, assert_follows, digest, neutral, tree_of
+from tests.trees import assert_same_containers, tree_map
 
 # --- schedules -----------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.settings.test_options import neutral
+from tests.runs import neutral
 
 # --- the order of a step -------------------------------------------------------------------------
 

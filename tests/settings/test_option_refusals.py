@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import numadam as na
+from numadam import rules
 from numadam._core.hyper import Hyper
-from tests.rules.test_rules import assert_same_bits
-from tests.settings.test_options import RULES
+from tests.bits import assert_same_bits
+
+RULES = rules.classes()
 
 # --- unknown and refused -------------------------------------------------------------------------
 
@@ -60,7 +62,7 @@ BARE = {
 
 
 @pytest.mark.parametrize("name", BARE)
-def test_bare_face_refuses_what_needs_an_object(name):
+def test_functional_api_refuses_what_needs_an_object(name):
     with pytest.raises(TypeError, match=f"^{name}: there is no option 'weight_decoy'"):
         BARE[name](weight_decoy=1.0)
     for option, value in {
@@ -174,7 +176,7 @@ BARE_OPTIONS = {
 
 
 @pytest.mark.parametrize("name", BARE_OPTIONS)
-def test_bare_face_has_the_bits_of_the_class(name):
+def test_functional_api_has_the_bits_of_the_class(name):
     options = BARE_OPTIONS[name]
     start, *calls = np.random.default_rng(0).standard_normal((7, 9))
     start = np.clip(start, -0.5, 0.5)
@@ -193,7 +195,7 @@ def test_bare_face_has_the_bits_of_the_class(name):
     assert_same_bits(p, kept)
 
 
-def test_bare_face_takes_steps_in_any_order():
+def test_functional_api_takes_steps_in_any_order():
     """The running products are remembered from call to call, and formed anew where t jumps."""
     calls = np.random.default_rng(1).standard_normal((6, 3))
     runs = {}
@@ -207,7 +209,7 @@ def test_bare_face_takes_steps_in_any_order():
             assert_same_bits(p, opt.params)
 
 
-def test_bare_face_takes_presets_with_a_complex_form():
+def test_functional_api_takes_presets_with_a_complex_form():
     """optax takes complex numbers whole; for real ones that says nothing."""
     p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
     na.adam_update(p, np.ones(2), m, v, 1, lr=0.1, like="optax")

@@ -1,11 +1,8 @@
 """The options of the one pass: each alone, all together, and under every rule."""
-# ruff: noqa: F811  (fixtures are imported, and their names used for other things too)
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import math
 
 import numpy as np
 import pytest
@@ -13,104 +10,25 @@ import pytest
 import numadam as na
 from numadam import rules
 from tests import reference_rules
-from tests.arrays.test_arrays import tree_leaves, tree_map
-from tests.cpu.test_bits import shorten_parts, thread_count, twin, uses_parallel  # noqa: F401  (fixtures)
-from tests.jit.test_host import python
-from tests.reference_options import Steps
-from tests.rules.test_rules import assert_same_bits
+from tests.bits import assert_same_bits
+from tests.processes import python
+from tests.runs import (
+    SINK,
+    assert_follows,
+    compiled_step,
+    digest,
+    neutral,
+    reference_of,
+    shorten_parts,
+    train,
+    tree_of,
+    uses_parallel,
+)
+from tests.trees import tree_leaves, tree_map
 
 RULES = rules.classes()
 #: whose decay is decoupled unless said otherwise
 DECOUPLED = ("AdamW", "NAdam", "RAdam", "AdaMax", "AdaBelief", "Lion")
-
-
-def tree_of(seed, dtype="float64"):
-    """Nested arrays: C and F order, strided, of 0 axes, and without elements."""
-    rng = np.random.default_rng(seed)
-
-    def draw(*shape):
-        return rng.standard_normal(shape).astype(dtype)
-
-    return {
-        "w": [draw(3, 4), np.asfortranarray(draw(5, 3))],
-        "0-d": draw(1).reshape(()),
-        "empty": draw(0, 3),
-        "strided": draw(10)[::2],
-    }
-
-
-#: all at once: one compiled combination for each dtype and kind of decay
-SINK = {
-    "lr": {"w": [0.05, 0.02], "0-d": 0.1, "empty": 0.1, "strided": np.linspace(0.0, 0.1, 5)},
-    "weight_decay": 0.1,
-    "decoupled": True,
-    "loss_scale": 8.0,
-    "clip_value": 1.5,
-    "clip_norm": 2.0,
-    "accumulate": 2,
-    "nonfinite": "skip",
-    "bounds": {
-        "w": [(-0.5, 1.0), (None, None)],
-        "0-d": (None, 0.25),
-        "empty": (0.0, 1.0),
-        "strided": (np.array([-1.0, -0.5, -np.inf, 0.0, 0.1]), 0.8),
-    },
-    "ema": 0.8,
-}
-
-
-def zero(taken):
-    return 0.0
-
-
-def neutral(params, **options):
-    """The compiled combination of SINK, but no option does anything until it is given."""
-    every = {
-        "lr": tree_map(lambda a: np.full_like(a, 0.1), params),
-        "bounds": tree_map(lambda a: (np.full_like(a, -np.inf), None), params),
-        "weight_decay": zero,  # what is callable may become anything
-        "clip_norm": math.inf,
-        "accumulate": 2,
-        "ema": 0.5,
-    }
-    return {**every, **options}
-
-
-def reference_of(params, **options):
-    """The reference for nested parameters: what is nested becomes a list."""
-    options = {key: value for key, value in options.items() if key not in ("nonfinite", "groups")}
-    options["decoupled"] = options.get("decoupled", False)
-    if isinstance(options.get("lr"), dict):
-        options["lr"] = [*options["lr"].pop("w"), *options["lr"].values()]
-    if isinstance(options.get("bounds"), dict):
-        options["bounds"] = [*options["bounds"].pop("w"), *options["bounds"].values()]
-    return Steps(tree_leaves(params), **options)
-
-
-def assert_follows(opt, ref, rtol=1e-12, atol=1e-13):
-    """Parameters, state and average of an Adam are those of the reference."""
-    names = {"m": ref.m, "v": ref.v}
-    got = {name: tree_leaves(opt.state[name]) for name in names}
-    names["p"], got["p"] = ref.p, tree_leaves(opt.params)
-    if opt.ema is not None:
-        names["average"], got["average"] = ref.averaged, tree_leaves(opt.averaged)
-    for name, expected in names.items():
-        for one, other in zip(got[name], expected, strict=True):
-            np.testing.assert_allclose(one, other, rtol=rtol, atol=atol, err_msg=name)
-    assert opt.t == ref.t
-
-
-def train(params, options, calls, *, check=None):
-    """An Adam after some calls, beside its reference."""
-    ref = reference_of(params, **copy.deepcopy(options))
-    opt = na.Adam(params, **options)
-    for grads in calls:
-        opt.step(grads)
-        ref.step(tree_leaves(grads))
-        if check is not None:
-            check(opt, ref)
-    return opt, ref
-
 
 # --- each alone ----------------------------------------------------------------------------------
 
@@ -214,7 +132,7 @@ def test_all_together_in_float32():
     )
 
 
-def test_all_together_has_the_same_bits_in_any_twin_thread_and_part(twin, thread_count):
+def test_all_together_has_the_same_bits_in_any_form_thread_and_part(form, thread_count):
     """Long arrays too: the norm has many blocks, parts end anywhere."""
     rng = np.random.default_rng(3)
     sizes = {"w": [3001, 4097], "0-d": 1, "empty": 0, "strided": 700}
@@ -229,24 +147,15 @@ def test_all_together_has_the_same_bits_in_any_twin_thread_and_part(twin, thread
     found = set()
     for part in (0, None, 1 << 20, 65, 999):
         opt = na.Adam(tree_map(np.copy, params), **options)
-        assert uses_parallel(opt) == (twin == "parallel")
+        assert uses_parallel(opt) == (form == "parallel")
         if part == 0:  # what the others have to be: serial, in one piece
-            opt._backend._pass.kernel, part = opt._backend._pass.serial, 1 << 20
+            compiled_step(opt).kernel, part = compiled_step(opt).serial, 1 << 20
         if part is not None:
             shorten_parts(opt, part)
         for grads in calls:
             opt.step(grads)
         found.add((digest(opt), opt.grad_norm.hex()))
     assert len(found) == 1
-
-
-def digest(opt):
-    """All that an optimiser holds, in 16 letters."""
-    words = hashlib.sha256()
-    for tree in (opt.params, *(opt.state[name] for name in opt.state)):
-        for leaf in tree_leaves(tree):
-            words.update(np.ascontiguousarray(leaf).tobytes())
-    return words.hexdigest()[:16]
 
 
 LAYERS = """
@@ -260,7 +169,7 @@ options |= {"weight_decay": 0.1, "decoupled": True, "accumulate": 2, "clip_norm"
 opt = na.Adam(p, **options)
 for g in 2 * calls:
     opt.step(g)
-run = opt._backend._pass
+run = chosen(opt)
 kind = "serial" if run.kernel is run.serial else "parallel"
 total = sum(float(abs(a).sum(dtype=float)) for a in p)
 print(kind, numba.get_num_threads(), opt.grad_norm.hex(), total.hex())

@@ -10,7 +10,7 @@ import pytest
 import numadam as na
 from numadam import rules
 from tests import reference_rules as ref
-from tests.rules.test_rules import assert_same_bits
+from tests.bits import assert_same_bits
 
 RULES = rules.classes()
 

@@ -63,7 +63,7 @@ PAIRS = [(like, name) for like in LIKE for name in DOCUMENTED[like]]
 
 @pytest.fixture(params=["class", "function"])
 def options_of(request, monkeypatch):
-    """``options_of(name, ...)``: the options that a class or a bare step comes to; none is made."""
+    """``options_of(name, ...)``: the options that a class or a function comes to; none is made."""
     seen = []
     # what both hand on ends with lr, ..., shared, own
     monkeypatch.setattr(OptimizerBase, "_setup", lambda *args: seen.append((args[2], *args[-2:])))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.arrays.test_arrays import tree_leaves, tree_map
+from tests.bits import assert_same_bits
 from tests.reference_options import Steps
-from tests.rules.test_rules import assert_same_bits
-from tests.settings.test_options import digest, neutral
+from tests.runs import digest, neutral
+from tests.trees import tree_leaves, tree_map
 
 
 def test_step_sizes_nested_as_the_parameters():

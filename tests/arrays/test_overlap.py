@@ -1,0 +1,126 @@
+"""Arrays that share memory are refused; those that only interleave are right."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests.bad_arrays import assert_unchanged, snapshot
+from tests.bits import assert_same_bits
+from tests.trees import assert_leaves
+
+
+def overlapping():
+    """(id, call that must be refused, names in the message, arrays that must not change)."""
+    a, b = np.arange(8.0), np.arange(8.0)
+
+    def case(name, opt, call, *names):
+        return pytest.param(opt, call, names, (a, b), id=name)
+
+    def one(p=None):
+        return na.Adam(a[:4] if p is None else p)
+
+    def two():
+        return na.Adam([a[:4], b[:4]])
+
+    return [
+        case("p is g", one, lambda o: o.step(o.params), "grads", "params"),
+        case("g inside p", one, lambda o: o.step(a[3:7]), "grads", "params"),
+        case("g backwards over p", one, lambda o: o.step(a[3::-1]), "grads", "params"),
+        case("g interleaved and touching", one, lambda o: o.step(a[1::2]), "grads", "params"),
+        case(
+            "second g is first p",
+            two,
+            lambda o: o.step([np.ones(4), a[:4]]),
+            r"grads\[1\]",
+            r"params\[0\]",
+        ),
+        case("out is p", one, lambda o: o.step(np.ones(4), out=o.params), "out", "params"),
+        case("out is g", one, lambda o: o.step(b[:4], out=b[:4]), "out", "grads"),
+        case("out overlaps g", one, lambda o: o.step(b[:4], out=b[2:6]), "out", "grads"),
+        case(
+            "out twice",
+            two,
+            lambda o: o.step([np.ones(4)] * 2, out=[b[4:], b[4:]]),
+            r"out\[0\]",
+            r"out\[1\]",
+        ),
+        case("params= is g", one, lambda o: o.step(b[:4], params=b[:4]), "params", "grads"),
+        case(
+            "params= twice",
+            two,
+            lambda o: o.step([np.ones(4)] * 2, params=[b[4:], b[4:]]),
+            r"params\[0\]",
+            r"params\[1\]",
+        ),
+        case("g is m", one, lambda o: o.step(o.state["m"]), "grads", r"state\['m'\]"),
+        case("g is v backwards", one, lambda o: o.step(o.state["v"][::-1]), "grads", "state"),
+        case(
+            "out is v", one, lambda o: o.step(np.ones(4), out=o.state["v"]), "out", r"state\['v'\]"
+        ),
+        case(
+            "params= is m",
+            one,
+            lambda o: o.step(np.ones(4), params=o.state["m"]),
+            "params",
+            r"state\['m'\]",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(("make", "call", "names", "arrays"), overlapping())
+def test_overlap_is_refused(make, call, names, arrays):
+    opt = make()
+    before = snapshot(opt, list(arrays))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"shares memory.*copy") as caught:
+            call(opt)
+        for name in names:
+            assert re.search(name, str(caught.value)), str(caught.value)
+        assert_unchanged(before, snapshot(opt, list(arrays)))
+
+
+def test_one_array_twice_is_refused_when_made():
+    a = np.ones(8)
+    for params in ([a, a], {"w": a, "b": a[2:4]}, [a[:5], a[4:]], [a[::2], a[2:3]], [a, a[::-1]]):
+        with pytest.raises(ValueError, match=r"params\[.* shares memory with params\[.*copy"):
+            na.Adam(params)
+    assert np.array_equal(a, np.ones(8))
+
+
+def test_interleaved_arrays_that_share_no_element_are_right():
+    rng = np.random.default_rng(0)
+    z, gz = (rng.standard_normal(6) + 1j * rng.standard_normal(6) for _ in range(2))
+    a, ga, out = rng.standard_normal((3, 12))
+    square = rng.standard_normal((4, 4))
+    for params, grads in [
+        ([z.real, z.imag], [gz.real, gz.imag]),
+        ([a[::2], a[1::2]], [ga[1::2], ga[::2]]),
+        ([square[:, 1], square[:, 3], square[::2, 2]], [ga[:4], ga[4:8], ga[8:10]]),
+    ]:
+        expected = [p.copy() for p in params]
+        opt, other = na.Adam(params, lr=0.1), na.Adam(expected, lr=0.1)
+        for _ in range(3):
+            opt.step(grads)
+            other.step([g.copy() for g in grads])
+        assert_leaves(params, expected)
+    # gradient, parameter and direction in the gaps of one another
+    mixed = rng.standard_normal(12)
+    copies = [mixed[k::3].copy() for k in range(3)]
+    na.Adam(mixed[0::3]).step(mixed[1::3], out=mixed[2::3])
+    na.Adam(copies[0]).step(copies[1], out=copies[2])
+    for k in range(3):
+        assert_same_bits(mixed[k::3], copies[k])
+    assert out.size == 12
+
+
+def test_empty_arrays_share_nothing():
+    a = np.ones(4)
+    opt = na.Adam([a, a[:0], a[2:2]])
+    opt.step([np.ones(4), a[:0], a[4:]])
+    assert opt.t == 1
+    empty = np.ones((3, 0))
+    na.Adam(empty).step(empty)

@@ -1,0 +1,138 @@
+"""Arrays, numbers and structures that are refused: named, described, and nothing is written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests.bad_arrays import BAD, assert_unchanged, matches, on_cupy, snapshot
+from tests.trees import Pair, tree_map
+
+#: where the bad array sits: (container of two leaves, name of the second)
+SEATS = {
+    "alone": (lambda a, b: b, ""),
+    "last of a list": (lambda a, b: [a, b], "[1]"),
+    "in a dict": (lambda a, b: {"w": a, "b": b}, "['b']"),
+    "deep": (lambda a, b: ({"w": [a]}, [b]), "[1][0]"),
+}
+
+ROWS = [
+    (case, place, seat)
+    for case, row in BAD.items()
+    for place in row[3]
+    for seat in SEATS
+    # None alone is what step() takes for "not given"
+    if not (case == "None" and seat == "alone" and place in ("grads", "params", "out"))
+    # these are right where they are alone, and refused beside float64
+    if not (case in ("float16", "complex") and seat == "alone" and place == "make")
+]
+
+
+def good(seed):
+    return np.random.default_rng(seed).standard_normal(4)
+
+
+def use(opt, place, bad, grads):
+    """Hand `bad` to the optimiser in this place."""
+    if place == "grads":
+        opt.step(bad)
+    elif place == "state":
+        opt.state = {**opt.state, "t": 9, "v": bad}
+    else:
+        opt.step(grads, **{place: bad})
+
+
+@pytest.mark.parametrize(("case", "place", "seat"), [row for row in ROWS if row[1] == "make"])
+def test_refused_when_made(case, place, seat):
+    spoil, error, says, _ = BAD[case]
+    build, suffix = SEATS[seat]
+    with pytest.raises(error) as caught:
+        na.Adam(build(good(1), spoil(good(2))))
+    matches(str(caught.value), "params" + suffix, says)
+
+
+@pytest.mark.parametrize(("case", "place", "seat"), [row for row in ROWS if row[1] != "make"])
+def test_refused(case, place, seat):
+    """Named, described, with advice; and nothing is written, also by the good arrays before."""
+    spoil, error, says, _ = BAD[case]
+    build, suffix = SEATS[seat]
+    bad = build(good(1), spoil(good(2)))
+    params, grads, out = (build(good(k), good(k + 1)) for k in (3, 5, 7))
+    opt = na.Adam(params, amsgrad=True)
+    opt.step(grads)
+    before = snapshot(opt, params, grads, out)
+    with pytest.raises(error) as caught:
+        use(opt, place, bad, grads)
+    name = "state['v']" if place == "state" else place
+    matches(str(caught.value), name + suffix, says)
+    assert_unchanged(before, snapshot(opt, params, grads, out))
+    opt.step(grads)  # and it goes on
+
+
+def test_lists_of_numbers_are_refused():
+    for params in ([1.0, 2.0], (1, 2), {"x": 3.0}, [[1.0], [2.0]]):
+        with pytest.raises(TypeError, match=r"^params\[.*the number .*numpy.array\("):
+            na.Adam(params)
+    with pytest.raises(TypeError, match=r"^grads: .*list.*numpy.asarray"):
+        na.Adam(np.ones(3)).step([1.0, 1.0, 1.0])
+
+
+def test_containers_without_arrays_are_refused():
+    for params in ([], (), {}, [[], {}]):
+        with pytest.raises(ValueError, match=r"^params: "):
+            na.Adam(params)
+
+
+def test_several_dtypes_in_one_optimiser_are_refused():
+    params = {"w": np.ones(3), "x": np.ones(2), "b": np.ones(3, np.float32)}
+    with pytest.raises(TypeError, match=r"^params\['b'\]: is float32.*second optimiser"):
+        na.Adam(params)
+
+
+def test_numpy_and_cupy_together_are_refused():
+    array = np.ones(4)
+    for params in ([np.ones(4), on_cupy(array)], [on_cupy(array), np.ones(4)]):
+        with pytest.raises(TypeError, match=r"^params\[1\]: is a .*Py array.*one device"):
+            na.Adam(params)
+    with pytest.raises(TypeError, match=r"(?s)^params\[1\]: .*cupy"):
+        na.Adam(params=[np.ones(4), np.ones(4)]).step(
+            [np.ones(4), np.ones(4)], params=[np.ones(4), on_cupy(array)]
+        )
+
+
+STRUCTURES = [
+    ([1, 1], [1], r"without grads\[1\]"),
+    ([1, 1], [1, 1, 1], r"with grads\[2\] that params do not have"),
+    ([1, 1], (1, 1), "containers"),
+    ((1, 1), [1, 1], "containers"),
+    ((1, 1), Pair(1, 1), "."),
+    (Pair(1, 1), (1, 1), "."),
+    ({"w": 1, "b": 1}, {"w": 1}, r"without grads\['b'\]"),
+    ({"w": 1, "b": 1}, {"w": 1, "c": 1}, r"without grads\['b'\] and with grads\['c'\]"),
+    ({"w": 1, "b": 1}, [1, 1], r"\['w'\]"),
+    ([1, [1]], [1, 1], "."),
+    ([1, 1], [1, [1]], "."),
+    ({"a": {"b": 1}}, {"a": {"c": 1}}, r"\['a'\]\['b'\]"),
+    ([1], 1, "."),
+]
+
+
+@pytest.mark.parametrize(("params", "grads", "says"), STRUCTURES)
+@pytest.mark.parametrize("place", ["grads", "params", "out"])
+def test_other_structures_are_refused(params, grads, says, place):
+    params, grads = (tree_map(lambda _: np.ones(3), tree) for tree in (params, grads))
+    fit = tree_map(np.copy, params)
+    opt = na.Adam(params)
+    before = snapshot(opt, params)
+    with pytest.raises((ValueError, TypeError), match=says.replace("grads", place)) as caught:
+        use(opt, place, grads, fit)
+    assert str(caught.value).startswith(place)
+    assert_unchanged(before, snapshot(opt, params))
+
+
+def test_a_dict_may_come_in_another_order():
+    params = {"w": np.zeros(2), "b": np.zeros(2)}
+    na.SGD(params, lr=1.0).step({"b": np.full(2, 1.0), "w": np.full(2, 2.0)})
+    assert params["w"].tolist() == [-2, -2]
+    assert params["b"].tolist() == [-1, -1]

@@ -1,0 +1,110 @@
+"""Instructions that loops on 16-bit numbers become: on x86-64, on a CPU without F16C, as PTX."""
+
+import importlib.util
+import re
+from types import SimpleNamespace
+
+import numba
+import pytest
+
+from numadam._core import half as storage
+from tests.core.conversions import PAIRS, X86, loops, run_python
+from tests.cuda.cuda_compiler import no_compiler
+
+PAIRS_NATIVE = (storage._read_native, storage._write_native)
+
+HALVE = """
+import numba, numpy as np
+from numadam._core import half as storage
+half = np.dtype("float16")
+read, write = numba.njit(storage.reader(half)), numba.njit(storage.writer(half))
+@numba.njit
+def halve(a):
+    for i in range(a.size):
+        write(a, i, read(a, i) * np.float32(0.5))
+a = np.arange(40).astype(half)
+halve(a.view(np.uint16))
+print(storage.converts_half(), (2 * a == np.arange(40)).all())
+"""
+
+
+@pytest.mark.skipif(not X86, reason="chooses an x86-64 CPU without F16C")
+def test_a_cpu_that_does_not_convert_half():
+    assert run_python(HALVE, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == "False True"
+
+
+@pytest.mark.skipif(not X86, reason="reads x86-64 instructions")
+def test_machine_code(way):
+    for k in (0, 1):
+        loop = loops(way)[k]
+        reading = numba.types.void(numba.uint16[::1], numba.float32[::1])
+        writing = numba.types.void(numba.float32[::1], numba.uint16[::1])
+        compiled = numba.njit((reading, writing)[k], error_model="numpy")(loop.py_func)
+        (assembly,) = compiled.inspect_asm().values()
+        assert not re.search("extendhf|truncsfhf", assembly)
+        if way == "float16":
+            assert ("vcvtph2ps", "vcvtps2ph")[k] in assembly
+        elif way == "bfloat16" and storage.converts_half():  # a CPU with AVX2, but for the oldest
+            # 32 bits an element, in vectors
+            assert re.search((r"\sv?pslld\s", r"\sv?psrld\s")[k], assembly)
+            assert not re.search(r"\sv?p(addq|srlq)\s+[^\n]*%[xyz]mm", assembly)
+
+
+WHY_NO_PTX = no_compiler()
+
+
+@pytest.mark.skipif(bool(WHY_NO_PTX), reason=WHY_NO_PTX or "it runs")
+@pytest.mark.parametrize("way", ["bfloat16", "float16", "float16 by bits", "float32"])
+def test_ptx(way, monkeypatch):
+    """One load, one store, and nothing wide between them."""
+    import numba.cuda.dispatcher as dispatcher
+    from numba import cuda
+
+    capability = (9, 0)
+    device = SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
+    pair = PAIRS.get(way, PAIRS_NATIVE)
+    read, write = (cuda.jit(device=True)(function) for function in pair)
+
+    def kernel(a, b, s):
+        i = cuda.grid(1)
+        if i < a.size:
+            write(b, i, read(a, i) * s)
+
+    types = cuda.types
+    array = (types.float32 if way == "float32" else types.uint16)[::1]
+    ptx, _ = cuda.compile(
+        kernel,
+        types.void(array, array, types.float32),
+        device=False,
+        abi="numba",
+        cc=capability,
+        output="ptx",
+    )
+    body = re.sub(r"\b_Z\w+", "name", ptx)
+    for unwanted in (".f64", ".local", "call", ".ftz"):
+        assert unwanted not in body
+    assert body.count("ld.global") == body.count("st.global") == 1
+    assert ("cvt.rn.f16.f32" in body) == (way == "float16")
+
+
+SIMULATED = """
+import numpy as np
+from numba import cuda
+from numadam._core import half as storage
+half = np.dtype("float16")
+read, write = (cuda.jit(device=True)(f(half)) for f in (storage.reader, storage.writer))
+@cuda.jit
+def kernel(a):
+    i = cuda.grid(1)
+    if i < a.size:
+        write(a, i, read(a, i) * np.float32(0.5))
+a = np.arange(5).astype(half)
+kernel[1, 8](a.view(np.uint16))
+print(a.tolist())
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda")
+def test_in_the_cuda_simulator():
+    assert run_python(SIMULATED, NUMBA_ENABLE_CUDASIM="1") == "[0.0, 0.5, 1.0, 1.5, 2.0]"

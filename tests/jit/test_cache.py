@@ -1,0 +1,134 @@
+"""The cache on the disk: damaged, shared by processes, out of date, or not writable."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.processes import PREAMBLE, ROOT, python
+
+
+def test_unwritable_cache_still_works(tmp_path: Path) -> None:
+    """Nothing fails at import or in a step; loops are compiled in memory."""
+    blocked = tmp_path / "a-file"
+    blocked.write_text("not a folder")
+    code = "from numadam._jit.cache import directory; print(train(10)[1].t, directory())"
+    assert python(code, NUMBA_CACHE_DIR=str(blocked / "below")) == "5 None"
+
+
+DAMAGED = """
+import hashlib, os, pathlib
+from numadam._cpu import compiled as c
+from numadam._jit import loops
+
+def again():
+    loops._compiled_loops.clear(); c.validator_address.cache_clear()  # as in a new process
+    found = digest(100)
+    (step,) = loops._compiled_loops.values()
+    return found, (step.serial._cache.hit, c._callbacks[-1]._cache.hit)
+
+garbage = b"cno_such_module\\nX\\n."  # whole, but pickle can make nothing of it
+damages = [lambda old, n=n: old[:n] for n in (0, 10, 32, 500, -1)]
+damages.append(lambda old: hashlib.sha256(garbage).digest() + garbage)
+right, hits = again()
+assert hits == (True, True), hits
+for damage in damages:
+    entries = list(pathlib.Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.loop"))
+    assert len(entries) >= 2
+    for entry in entries:
+        entry.write_bytes(damage(entry.read_bytes()))
+    assert again() == (right, (False, False))
+    assert again() == (right, (True, True))
+print(right)
+"""
+
+
+def test_damaged_cache_is_compiled_again(warm: str, tmp_path: Path) -> None:
+    """In one process, which compiles quickly from the second time on, and in a new one."""
+    folder = str(shutil.copytree(warm, tmp_path / "cache"))
+    right = python(DAMAGED, NUMBA_CACHE_DIR=folder)
+    hit = "from numadam._cpu import compiled as c; print(digest(100), c._callbacks[0]._cache.hit)"
+    assert python(hit, NUMBA_CACHE_DIR=folder) == f"{right} True"
+
+
+def test_several_processes_fill_one_cache(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
+    code = PREAMBLE + "print(digest(100))"
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    outputs = {job.communicate(timeout=200)[0] for job in jobs}
+    assert all(job.returncode == 0 for job in jobs)
+    assert len(outputs) == 1
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
+    """An upgrade, or an edit of the formula's file alone, is never served from the old entry."""
+    shutil.copytree(ROOT / "numadam", tmp_path / "numadam", ignore=shutil.ignore_patterns("*.loop"))
+    code = "p, opt = train(3, 1); print(chosen(opt).serial._cache.hit, p[0])"
+
+    def run() -> list[str]:
+        return python(code, root=tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache")).split()
+
+    first, again = run(), run()
+    assert (first[0], again[0], first[1]) == ("False", "True", again[1])
+    rule = tmp_path / "numadam" / "rules" / "moments.py"
+    text = rule.read_text()
+    assert "n = s * m\n" in text
+    rule.write_text(text.replace("n = s * m\n", "n = s * m + s * m\n"))
+    changed = run()
+    assert changed[0] == "False"
+    assert changed[1] != first[1]
+    home = tmp_path / "numadam" / "_version.py"
+    home.write_text(home.read_text().replace('__version__ = "', '__version__ = "9.'))
+    assert run()[0] == "False"
+
+
+ONE_STEP = """
+import sys
+for case in sys.argv[1:]:
+    p, g = np.zeros(7), np.full(7, 2.0)
+    if case == "rmsprop":
+        na.rmsprop_update(p, g, np.ones(7), lr=1.0)
+        right = -2 / np.sqrt(0.99 + 0.04)
+    elif case == "adam":
+        na.adam_update(p, g, np.zeros(7), np.zeros(7), 1, lr=1.0)
+        right = -1.0
+    elif case == "sgd":
+        na.sgd_update(p, g, lr=1.0)
+        right = -2.0
+    else:
+        na.sgd_update(p, g, np.ones(7), lr=1.0, momentum=0.5, nesterov=case == "nesterov")
+        right = -3.25 if case == "nesterov" else -2.5
+    assert np.allclose(p, right, atol=1e-6), (case, p[0], right)
+"""
+
+
+def test_loops_of_other_processes_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    """Loops from the disk and fresh ones meet in one process in every order.
+
+    Numba names symbols by a counter of the process: without names of our own, momentum from the
+    disk was linked against plain SGD compiled here.
+    """
+    orders = [
+        "adam",
+        "rmsprop adam",
+        "momentum rmsprop adam",
+        "sgd momentum rmsprop adam",
+        "nesterov sgd momentum",
+        "adam nesterov sgd momentum rmsprop",
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
+    for order in orders:
+        done = subprocess.run(
+            [sys.executable, "-c", PREAMBLE + ONE_STEP, *order.split()],
+            env=env,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{order}: {done.stderr}"

@@ -1,0 +1,76 @@
+"""Signals and exceptions in the middle of a step leave whole steps."""
+
+import sys
+import textwrap
+
+import pytest
+
+from tests.processes import python
+
+STORM = """
+import ctypes, threading
+class Strike(Exception): pass
+def storm(work, strikes):
+    main, stop, inside = threading.get_ident(), threading.Event(), []
+    def strike():
+        while not stop.wait(0.0005):
+            if inside:  # one strike for each entry: none meets the handler below
+                inside.clear()
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(main), ctypes.py_object(Strike))
+    thread = threading.Thread(target=strike, daemon=True)
+    thread.start()
+    for _ in range(strikes):
+        try:
+            inside.append(True)
+            while True:
+                work()
+        except Strike:
+            pass
+    stop.set(); thread.join()
+"""
+
+
+@pytest.mark.parametrize("n", [50, 60_000])
+def test_asynchronous_exceptions_never_part_t_from_the_arrays(n: int, warm: str) -> None:
+    code = f"""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal({n}).astype("f4")
+    g = rng.standard_normal({n}).astype("f4")
+    p = start.copy()
+    opt = na.Adam(p)
+    storm(lambda: opt.step(g), 300)
+    q = start.copy()
+    whole = na.Adam(q)
+    for _ in range(opt.t):
+        whole.step(g)
+    same = [np.array_equal(opt.state[k], whole.state[k]) for k in "mvt"]
+    print(opt.t > 0, np.array_equal(p, q), *same)
+    """
+    out = python(STORM + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
+    assert out == "True True True True True"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no interval timer on Windows")
+def test_signal_handler_that_steps_the_same_optimiser(warm: str) -> None:
+    """A handler runs between the lines of `step`: its own step must not change the outer one."""
+    code = """
+    import signal
+    p, q = np.zeros(300, "f4"), np.zeros(300, "f4")
+    opt = na.SGD([p, q], lr=1.0)
+    inner = 0
+    def handler(*_):
+        global inner
+        inner += 1
+        opt.step([np.full(300, 1000, "f4"), np.full(300, 2000, "f4")])
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    outer = 0
+    while inner < 200:
+        opt.step([np.full(300, 1, "f4"), np.full(300, 2, "f4")])
+        outer += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    total = -(outer + 1000 * inner)
+    print(opt.t == outer + inner, set(p) == {total}, set(q) == {2 * total})
+    """
+    assert python(code, NUMBA_CACHE_DIR=warm) == "True True True"

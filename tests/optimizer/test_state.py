@@ -1,0 +1,170 @@
+"""`opt.state`: views of the moments, assigned by copy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests.bad_arrays import assert_unchanged, snapshot
+from tests.bits import DTYPES, KERNELS, RULES, assert_same_bits
+from tests.optimizer.nested import tree_of
+from tests.trees import assert_leaves, assert_same_containers, tree_leaves, tree_map
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("adam paper", ["t", "m", "v"]),
+        ("adam paper amsgrad", ["t", "m", "v", "vmax"]),
+        ("rmsprop", ["t", "v"]),
+        ("sgd", ["t"]),
+        ("sgd momentum", ["t", "m"]),
+    ],
+)
+def test_state_is_a_mapping_of_views(name, keys):
+    params = tree_of(0)
+    opt = RULES[name][0](params, 0.1)
+    assert list(opt.state) == keys
+    assert len(opt.state) == len(keys)
+    assert "x" not in opt.state
+    with pytest.raises(KeyError):
+        opt.state["x"]
+    with pytest.raises(TypeError, match="cannot be deleted"):
+        del opt.state["t"]
+    t = opt.state["t"]
+    assert (type(t), t.shape, t.dtype, int(t)) == (np.ndarray, (), np.int64, 0)
+    views = {key: opt.state[key] for key in keys if key != "t"}
+    for tree in views.values():
+        assert_same_containers(tree_map(lambda a: 0, tree), tree_map(lambda a: 0, params))
+        assert not any(a.any() for a in tree_leaves(tree))
+        assert [a.shape for a in tree_leaves(tree)] == [p.shape for p in tree_leaves(params)]
+    opt.step(tree_of(1))
+    assert int(t) == 1  # it shows the counter itself
+    for key, tree in views.items():
+        assert any(a.any() for a in tree_leaves(tree))
+        for a in tree_leaves(tree):  # and what is written into a view is the state
+            a[...] = 0.5
+        assert_leaves(opt.state[key], tree_leaves(tree))
+
+
+def test_state_lies_as_the_params_lie():
+    p = np.asfortranarray(np.ones((3, 4)))
+    opt = na.Adam(p)
+    assert opt.state["m"].flags.f_contiguous
+    turned = np.ones((2, 3, 4)).transpose(1, 2, 0)
+    assert na.Adam(turned).state["v"].strides == turned.strides
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", KERNELS)
+def test_state_is_assigned_by_copy(name, dtype):
+    make = RULES[name][0]
+    params = tree_of(0, dtype)
+    opt = make(params, 0.1)
+    for k in range(3):
+        opt.step(tree_of(10 + k, dtype))
+    saved = {key: tree_map(np.copy, value) for key, value in opt.state.items()}
+    there = tree_map(np.copy, params)
+    for k in range(2):
+        opt.step(tree_of(20 + k, dtype))
+    fresh = make(there, 0.1)
+    fresh.state = saved
+    kept = {key: tree_map(np.copy, value) for key, value in saved.items()}
+    assert fresh.t == 3
+    for k in range(2):
+        fresh.step(tree_of(20 + k, dtype))
+    assert_leaves(there, tree_leaves(params))
+    for key in saved:  # what was passed is not what moves
+        assert_leaves(saved[key], tree_leaves(kept[key]))
+        assert_leaves(fresh.state[key], tree_leaves(opt.state[key]))
+
+
+def test_state_of_another_optimiser_and_of_itself():
+    a, b = na.Adam([np.ones(3), np.ones(2)]), na.Adam([np.ones(3), np.ones(2)])
+    a.step([np.full(3, 2.0), np.full(2, 3.0)])
+    b.state = a.state
+    b.state = b.state
+    assert b.t == 1
+    assert_leaves(b.state["m"], tree_leaves(a.state["m"]))
+    a.state["m"] = a.state["v"]
+    assert_leaves(a.state["m"], tree_leaves(b.state["v"]))
+    assert a.t == 1
+    swapped = na.Adam([np.ones(2), np.ones(2)])
+    swapped.step([np.full(2, 1.0), np.full(2, 2.0)])
+    first, second = (v.copy() for v in swapped.state["v"])
+    swapped.state["v"] = swapped.state["v"][::-1]
+    assert_leaves(swapped.state["v"], [second, first])
+
+
+def test_state_takes_t_alone():
+    opt = na.Adam(np.ones(3))
+    for t in (7, np.int64(8), np.array(9), 10.0):
+        opt.state["t"] = t
+        assert opt.t == t
+    with pytest.raises(ValueError, match="read-only"):
+        opt.state["t"][...] = -1
+    assert opt.t == 10
+
+
+@pytest.mark.parametrize("t", [-1, 1.5, np.nan, np.inf, "x", None, [1, 2], 2**63, 2**70])
+def test_state_refuses_other_t(t):
+    opt = na.Adam(np.ones(3))
+    opt.step(np.ones(3))
+    before = snapshot(opt)
+    with pytest.raises((ValueError, TypeError), match=r"^state\['t'\]: "):
+        opt.state = {**opt.state, "m": np.zeros(3), "t": t}
+    assert_unchanged(before, snapshot(opt))
+
+
+def test_npz_round_trip(tmp_path):
+    p = np.linspace(0, 1, 5)
+    opt = na.Adam(p)
+    opt.step(np.ones(5))
+    np.savez(tmp_path / "state.npz", p=p, **opt.state)
+    opt.step(np.ones(5))
+    with np.load(tmp_path / "state.npz") as saved:
+        q = saved["p"]
+        again = na.Adam(q)
+        again.state = {key: saved[key] for key in again.state}
+    again.step(np.ones(5))
+    assert_same_bits(p, q)
+
+
+BAD_STATES = {
+    "missing": (lambda s: {"t": s["t"], "m": s["m"]}, ValueError, r"expected the entries .*'v'"),
+    "too much": (lambda s: {**s, "vmax": s["m"]}, ValueError, r"expected the entries .*'vmax'"),
+    "empty": (lambda s: {}, ValueError, r"^state: expected the entries"),
+    "no mapping": (lambda s: 5, (TypeError, ValueError), r"^state: "),
+    "structure": (lambda s: {**s, "v": s["v"][:1]}, ValueError, r"^state\['v'\]: .*\[1\]"),
+    "last shape": (
+        lambda s: {**s, "v": [s["v"][0], np.ones(9)]},
+        ValueError,
+        r"^state\['v'\]\[1\]: expected shape \(2,\) like params\[1\]",
+    ),
+    "last dtype": (
+        lambda s: {**s, "v": [s["v"][0], np.ones(2, np.float32)]},
+        TypeError,
+        r"^state\['v'\]\[1\]: expected float64",
+    ),
+    "list": (lambda s: {**s, "v": [s["v"][0], [1.0, 1.0]]}, (TypeError, ValueError), r"^state\["),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STATES)
+def test_bad_state_changes_nothing(case):
+    spoil, error, says = BAD_STATES[case]
+    params = [np.ones(3), np.ones(2)]
+    opt = na.Adam(params)
+    opt.step([np.ones(3), np.ones(2)])
+    before = snapshot(opt, params)
+    good = {"t": 9, "m": [np.zeros(3), np.zeros(2)], "v": [np.zeros(3), np.zeros(2)]}
+    with pytest.raises(error, match=says):
+        opt.state = spoil(good)
+    assert_unchanged(before, snapshot(opt, params))
+
+
+def test_state_setitem_of_an_unknown_name():
+    opt = na.Adam(np.ones(3))
+    with pytest.raises(KeyError, match="vmax"):
+        opt.state["vmax"] = np.ones(3)

@@ -1,0 +1,229 @@
+"""Arguments of `step`: gradients, parameters and lr of one call, and out."""
+
+from __future__ import annotations
+
+import gc
+import re
+import weakref
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests.bad_arrays import assert_unchanged, snapshot
+from tests.bits import DTYPES, KERNELS, RULES, assert_same_bits
+from tests.optimizer.nested import tree_of
+from tests.trees import assert_leaves, tree_leaves, tree_map
+
+
+def test_step_returns_nothing_and_counts():
+    opt = na.Adam(np.ones(3))
+    assert opt.t == 0
+    assert opt.step(np.ones(3)) is None
+    assert opt.t == 1
+    assert isinstance(opt.t, int)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_params_of_one_call(name):
+    """The state moves on, the optimiser's own parameters stay, nothing of the others is kept."""
+    make = RULES[name][0]
+    own, other = tree_of(0), tree_of(1)
+    expected, g1, g2, g3 = (tree_of(k) for k in (1, 2, 3, 4))
+    kept = tree_map(np.copy, own)
+    opt, twin = make(own, 0.1), make(expected, 0.1)
+    for g in (g1, g2):
+        opt.step(g, params=other)
+        twin.step(g)
+    assert_leaves(own, tree_leaves(kept))
+    assert_leaves(other, tree_leaves(expected))
+    assert opt.t == 2
+    assert opt.params is own
+    alive = [weakref.ref(a) for a in tree_leaves(other) if a.base is None]
+    del other
+    gc.collect()
+    assert all(ref() is None for ref in alive)
+    last = tree_map(np.copy, kept)
+    opt.step(g3)
+    fresh = make(last, 0.1)
+    fresh.state = {**twin.state}
+    fresh.step(g3)
+    assert_leaves(own, tree_leaves(last))
+
+
+def test_gradients_and_out_are_not_kept():
+    for count in (1, 3):
+        params = [np.ones(4) for _ in range(count)]
+        opt = na.Adam(params)
+        grads, out = ([np.ones(4) for _ in range(count)] for _ in range(2))
+        alive = [weakref.ref(a) for a in [*grads, *out]]
+        opt.step(grads)
+        opt.step(grads, out=out)
+        del grads, out
+        gc.collect()
+        assert all(ref() is None for ref in alive)
+
+
+def test_lr_of_one_call():
+    p, q = np.ones(3), np.ones(3)
+    opt, other = na.SGD(p, lr=0.5), na.SGD(q, lr=0.25)
+    opt.step(np.ones(3), lr=0.25)
+    other.step(np.ones(3))
+    assert_same_bits(p, q)
+    assert opt.lr == 0.5
+    opt.step(np.ones(3), lr=0)
+    assert_same_bits(p, q)
+    before = snapshot(opt, p)
+    for bad, error in [(-1, ValueError), (np.nan, ValueError), ("x", TypeError), ([1], TypeError)]:
+        with pytest.raises(error, match=r"^lr: expected a number"):
+            opt.step(np.ones(3), lr=bad)
+    assert_unchanged(before, snapshot(opt, p))
+
+
+def test_callable_lr_gets_the_steps_taken():
+    seen = []
+
+    def schedule(taken):
+        seen.append(taken)
+        return np.float64(1.0) / (taken + 1)
+
+    p = np.zeros(2)
+    opt = na.SGD(p, lr=schedule)
+    assert seen == []
+    for _ in range(3):
+        opt.step(np.ones(2))
+    opt.step(np.ones(2), lr=0.0)
+    opt.step(np.ones(2))
+    assert seen == [0, 1, 2, 4]
+    assert all(type(taken) is int for taken in seen)
+    assert p[0] == pytest.approx(-(1 + 1 / 2 + 1 / 3 + 1 / 5))
+    assert opt.lr is schedule
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf, "x", None, np.ones(2)])
+def test_callable_lr_that_returns_nonsense(value):
+    p = np.zeros(2)
+    opt = na.Adam(p, lr=lambda taken: value)
+    before = snapshot(opt, p)
+    with pytest.raises((ValueError, TypeError), match=r"^lr: expected a number"):
+        opt.step(np.ones(2))
+    assert_unchanged(before, snapshot(opt, p))
+
+
+def test_callable_lr_that_raises():
+    p = np.zeros(2)
+    opt = na.Adam(p, lr=lambda taken: 1 / taken)
+    before = snapshot(opt, p)
+    with pytest.raises(ZeroDivisionError):
+        opt.step(np.ones(2))
+    assert_unchanged(before, snapshot(opt, p))
+
+
+def test_lr_can_be_set():
+    p = np.zeros(2)
+    opt = na.SGD(p, lr=1.0)
+    opt.lr = 0.5
+    opt.step(np.ones(2))
+    opt.lr = lambda taken: 0.25 * taken
+    opt.step(np.ones(2))
+    assert p.tolist() == [-0.75, -0.75]
+    for bad in (-1.0, np.nan):
+        with pytest.raises(ValueError, match=r"^lr: "):
+            opt.lr = bad
+    with pytest.raises(TypeError, match=r"^lr: "):
+        opt.lr = None
+
+
+def test_step_without_gradients():
+    opt = na.Adam(np.ones(3))
+    with pytest.raises(ValueError, match=r"^grads: .*opt\.grads"):
+        opt.step()
+    assert opt.t == 0
+
+
+def test_replaced_parameter_is_refused():
+    """The optimiser would go on moving an array that the container no longer holds."""
+    nested = {"layer": [np.ones(3), np.ones(2)]}
+    flat = [np.ones(3), np.ones(2)]
+    for params, entry, name in ((nested, nested["layer"], "['layer'][1]"), (flat, flat, "[1]")):
+        opt = na.Adam(params)
+        old = entry[1]
+        entry[1] = entry[1] * 2
+        with pytest.raises(ValueError, match=rf"^params{re.escape(name)}: was replaced"):
+            opt.step(params)
+        assert opt.t == 0
+        opt.step(
+            [np.ones(3), np.ones(2)] if params is flat else {"layer": [np.ones(3), np.ones(2)]},
+            params=params,
+        )  # arrays of this call only
+        np.testing.assert_array_equal(old, np.ones(2))
+        entry[1] = old
+        with pytest.raises(ValueError, match="shares memory"):
+            opt.step(params)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", RULES)
+def test_out_is_the_direction(name, dtype):
+    """p + out is what the step would have made of p, bit for bit; p stays, m, v and t move."""
+    make = RULES[name][0]
+    params, stepped, out = tree_of(0, dtype), tree_of(0, dtype), tree_of(9, dtype)
+    opt, other = make(params, 0.1), make(stepped, 0.1)
+    for k in range(4):
+        before = tree_map(np.copy, params)
+        g = tree_of(20 + k, dtype)
+        opt.step(g, out=out)
+        other.step(g)
+        assert_leaves(params, tree_leaves(before))
+        tree_map(lambda p, o: np.add(p, o, out=p), params, out)
+        assert_leaves(params, tree_leaves(stepped))
+    assert opt.t == other.t == 4
+    for key in set(opt.state) - {"t"}:
+        assert_leaves(opt.state[key], tree_leaves(other.state[key]))
+    opt.step(tree_of(30, dtype))  # and without out it is applied again
+    other.step(tree_of(30, dtype))
+    assert_leaves(params, tree_leaves(stepped))
+
+
+def test_out_with_params_and_lr_of_one_call():
+    opt = na.SGD(np.zeros(3), lr=1.0)
+    other, out = np.full(3, 7.0), np.empty(3)
+    opt.step(np.ones(3), params=other, lr=0.5, out=out)
+    assert other.tolist() == [7] * 3
+    assert out.tolist() == [-0.5] * 3
+    assert opt.params.tolist() == [0] * 3
+
+
+def test_many_columns_of_one_matrix_are_told_apart_once():
+    """Their bounds interleave; that no element is shared is found once, not at every step."""
+    matrix = np.zeros((50, 300))
+    opt = na.SGD([matrix[:, k] for k in range(300)], lr=1.0)
+    for _ in range(20):
+        opt.step([np.full(50, float(k)) for k in range(300)])
+    np.testing.assert_array_equal(matrix, np.tile(-20.0 * np.arange(300), (50, 1)))
+
+
+def test_other_spellings_of_the_dtype_are_the_same_dtype():
+    """A view made for one step must not be looked up again at the next."""
+    spelled = np.dtype("f8").newbyteorder("<")
+    assert spelled == np.dtype("f8")
+    for dtypes in (("f8", spelled), (spelled, "f8"), (spelled, spelled)):
+        params = [np.zeros(3).view(dtype) for dtype in dtypes]
+        opt = na.SGD(params, lr=1.0)
+        for _ in range(20):
+            opt.step([np.ones(3).view(dtype) for dtype in reversed(dtypes)])
+            gc.collect()
+            litter = [np.full(3, 7.0) for _ in range(50)]
+        assert len(litter) == 50
+        for p in params:
+            np.testing.assert_array_equal(p, np.full(3, -20.0))
+
+
+def test_a_subclass_cannot_keep_the_step_from_ending():
+    class Stubborn(np.ndarray):
+        def view(self, *args, **kwargs):
+            return np.ndarray.view(self, type(self))
+
+    p = np.ones(3)
+    na.SGD(p, lr=1.0).step(np.ones(3).view(Stubborn))
+    np.testing.assert_array_equal(p, np.zeros(3))

@@ -1,0 +1,47 @@
+"""Code that runs in a process of its own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import numadam
+
+ROOT = Path(numadam.__file__).parent.parent
+
+PREAMBLE = """
+import numpy as np, numadam as na
+def train(n=100_000, steps=5, **options):
+    rng = np.random.default_rng(0)
+    p = rng.standard_normal(n).astype("f4")
+    opt = na.Adam(p, lr=0.01, **options)
+    for _ in range(steps):
+        opt.step(np.sin(p))
+    return p, opt
+def chosen(opt):
+    return opt._backend._pass
+def digest(n=100_000):
+    import hashlib
+    return hashlib.sha256(train(n)[0].tobytes()).hexdigest()
+"""
+
+
+def python(code: str, *, root: Path = ROOT, timeout: float = 120, **env: str) -> str:
+    """Run code in a fresh interpreter; its output, or its error as the test's."""
+    settings = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", **env}
+    if env.get("NUMBA_THREADING_LAYER") == "omp" and sys.platform != "linux":
+        pytest.skip("GNU OpenMP is Linux's threading layer")
+    done = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
+        env=settings,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()

@@ -1,0 +1,26 @@
+"""Importing numadam: public names, and no library that is not needed."""
+
+import pytest
+
+import numadam as na
+from tests.processes import python
+
+
+def test_import_loads_no_heavy_library() -> None:
+    code = "import sys; print([m for m in HEAVY if m in sys.modules])"
+    heavy = ["numba", "llvmlite", "cupy", "scipy", "optree", "tqdm", "matplotlib"]
+    assert python(code.replace("HEAVY", repr(heavy))) == "[]"
+
+
+def test_steps_never_import_cupy() -> None:
+    code = (
+        "train(10); import sys; print([m for m in ('cupy', 'scipy.optimize') if m in sys.modules])"
+    )
+    assert python(code) == "[]"
+
+
+def test_public_names():
+    assert set(na.__all__) >= {"Adam", "RMSprop", "SGD", "adam_update", "sgd_update"}
+    assert set(dir(na)) >= set(na.__all__)
+    with pytest.raises(AttributeError, match="AdamX"):
+        na.AdamX  # noqa: B018

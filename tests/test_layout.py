@@ -1,0 +1,39 @@
+"""The tests of a file are found by its path: tests/ has the folders of numadam/."""
+
+import ast
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "numadam"
+#: test files that may lie beside the folders
+MOST = 12
+
+
+def folders(root: Path) -> set[str]:
+    """Names of the packages in a folder; an underscore in front does not count."""
+    return {found.parent.name.removeprefix("_") for found in root.glob("*/__init__.py")}
+
+
+def test_every_package_has_a_folder_of_tests() -> None:
+    assert folders(PACKAGE) <= folders(TESTS)
+    for name in folders(PACKAGE):
+        assert list((TESTS / name).glob("test_*.py")), name
+
+
+def test_few_files_lie_beside_the_folders() -> None:
+    assert len(list(TESTS.glob("test_*.py"))) <= MOST
+
+
+def test_every_folder_is_a_package() -> None:
+    """Files of one name in two folders need it."""
+    for found in TESTS.rglob("test_*.py"):
+        assert (found.parent / "__init__.py").exists(), found
+
+
+def test_no_test_file_imports_from_another() -> None:
+    """Shared fixtures are in conftest.py, shared helpers in files of their own."""
+    for found in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(found.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                last = node.module.split(".")[-1]
+                assert not (node.module.startswith("tests") and last.startswith("test_")), found
