@@ -148,8 +148,8 @@ class Optimizer(OptimizerBase):
 
         Notes
         -----
-        Every step checks every array: type, dtype, byte order, shape and memory layout, that the
-        arrays to be written are writable, and that they overlap nothing else. A container in which
+        Checked of every array: type, dtype, byte order, shape and memory layout, that the arrays
+        to be written are writable, and that they overlap nothing else. A container in which
         an array was replaced is refused. The structure, shapes and dtype of the parameters are
         fixed when the optimiser is made.
 
