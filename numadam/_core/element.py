@@ -15,15 +15,12 @@ from typing import Any
 import numpy as np
 
 from numadam._core import plan as pl
+from numadam._core.formula import plan_element
 from numadam._core.half import reader, state_writer, writer
 from numadam._core.plan import Plan
 
 #: ``wrap(function)`` compiles it for the target, under a symbol of its own.
 Wrap = Callable[[Callable[..., Any]], Any]
-
-# The scalars `k` of a loop: those of `options.loop_scalars`, then the two steps of the clip factor,
-# of which SCALE and CLIP have the first in them, and 0
-SCALE, COUNT, CLIP, DECAY, LOST, PER_ELEMENT, LOW, HIGH, WEIGHT, SEED, FACTOR, PRE, ZERO = range(13)
 
 
 def at(a, i):
@@ -54,7 +51,7 @@ def _nothing(a, i, scalar):
 def _effective(x, y, total, low, high, limit, k):
     """The gradient from one that is unscaled already, no larger than `limit` (NaN stays)."""
     if total is not None:
-        y = (total * k[PRE] + y) / k[COUNT]
+        y = (total * k.pre + y) / k.gradients
     if limit is None:
         return y
     most, least = limit, -limit
@@ -63,9 +60,9 @@ def _effective(x, y, total, low, high, limit, k):
         # limits this takes half the time of conditions on y, behind which no bound may be read:
         # the norm's loop would not be packed
         if x <= low:
-            most = k[ZERO]
+            most = k.zero
         if x >= high:
-            least = k[ZERO]
+            least = k.zero
     if y > most:
         y = most
     if y < least:
@@ -75,7 +72,7 @@ def _effective(x, y, total, low, high, limit, k):
 
 def _shrunk(y, x, decay, k):
     """Clip by norm; L2 decay."""
-    y = y * k[FACTOR]
+    y = y * k.factor
     return y if decay is None else y + decay * x
 
 
@@ -89,7 +86,7 @@ def whole_step(x, step, rate, lost, k):
         return step if lost is None else step + lost * x
     if lost is None:
         return step * rate
-    return step * rate + (lost + rate * k[PER_ELEMENT]) * x
+    return step * rate + (lost + rate * k.per_element) * x
 
 
 def _bounded(x, low, high):
@@ -110,8 +107,8 @@ def make_gradient(plan: Plan, wrap: Wrap) -> Any:
     pick = wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
 
     def gradient(i, x, g, total, low, high, limit, k):
-        lo, hi = pick(low, i, k[LOW]), pick(high, i, k[HIGH])
-        return shape(x, read(g, i) * k[SCALE], fetch(total, i), lo, hi, limit, k)
+        lo, hi = pick(low, i, k.low), pick(high, i, k.high)
+        return shape(x, read(g, i) * k.scale, fetch(total, i), lo, hi, limit, k)
 
     return wrap(gradient)
 
@@ -155,8 +152,8 @@ def _make_prepare(plan: Plan, wrap: Wrap) -> Any:
 
     def prepare(i, p, g, total, low, high, master, k):
         x = value(i, p, master)
-        y = gradient(i, x, g, total, low, high, k[CLIP], k)
-        return x, shrunk(y, x, decay(None, i, k[DECAY]), k)
+        y = gradient(i, x, g, total, low, high, k.clip, k)
+        return x, shrunk(y, x, decay(None, i, k.decay), k)
 
     return wrap(prepare)
 
@@ -172,8 +169,8 @@ def _make_finish(plan: Plan, wrap: Wrap) -> Any:
     pick = wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
 
     def finish(i, r, x, step, p, out, average, low, high, rate, master, k):
-        step = decayed(x, step, fetch(rate, r), loses(None, i, k[LOST]), k)
-        lo, hi = pick(low, i, k[LOW]), pick(high, i, k[HIGH])
+        step = decayed(x, step, fetch(rate, r), loses(None, i, k.lost), k)
+        lo, hi = pick(low, i, k.low), pick(high, i, k.high)
         if out is None:
             new = bounded(x - step, lo, hi)
             write(p, i, new)
@@ -191,7 +188,7 @@ def _followed(average, x, k):
     """The running average after the new parameter: it stays exactly where they are equal."""
     if average is None:
         return None
-    return average + k[WEIGHT] * (x - average)
+    return average + k.weight * (x - average)
 
 
 def make_element_update(plan: Plan, wrap: Wrap) -> Any:
@@ -199,15 +196,15 @@ def make_element_update(plan: Plan, wrap: Wrap) -> Any:
     if plan.modulus:
         return _make_pair(plan, wrap)
     prepare, finish = _make_prepare(plan, wrap), _make_finish(plan, wrap)
-    element = wrap(plan.element())
+    element = plan_element(plan, wrap)
     read, write = wrap(reader(plan.state_dtype)), wrap(state_writer(plan.state_dtype))
 
     def turn(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
         x, y = prepare(i, p, g, total, low, high, master, k)
         step, a, b, c = element(x, y, y * y, read(s0, i), read(s1, i), read(s2, i), h)
-        write(s0, i, a, k[SEED])
-        write(s1, i, b, k[SEED])
-        write(s2, i, c, k[SEED])
+        write(s0, i, a, k.seed)
+        write(s1, i, b, k.seed)
+        write(s2, i, c, k.seed)
         finish(i, i, x, step, p, out, average, low, high, rate, master, k)
 
     return wrap(turn)
@@ -223,7 +220,7 @@ def _make_pair(plan: Plan, wrap: Wrap) -> Any:
     Both get the squared modulus, so that they agree on the second moment, which is kept once.
     """
     prepare, finish = _make_prepare(plan, wrap), _make_finish(plan, wrap)
-    element = wrap(plan.element())
+    element = plan_element(plan, wrap)
     read, write, skip = (
         wrap(reader(plan.state_dtype)),
         wrap(state_writer(plan.state_dtype)),
@@ -242,14 +239,14 @@ def _make_pair(plan: Plan, wrap: Wrap) -> Any:
         a0, b0, c0 = read(s0, w0 * i), read(s1, w1 * i), read(s2, w2 * i)
         a1, b1, c1 = read(s0, w0 * i + o0), read(s1, w1 * i + o1), read(s2, w2 * i + o2)
         step, a, b, c = element(x, y, square, a0, b0, c0, h)
-        write(s0, w0 * i, a, k[SEED])
-        write(s1, w1 * i, b, k[SEED])
-        write(s2, w2 * i, c, k[SEED])
+        write(s0, w0 * i, a, k.seed)
+        write(s1, w1 * i, b, k.seed)
+        write(s2, w2 * i, c, k.seed)
         finish(re, i, x, step, p, out, average, low, high, rate, master, k)
         step, a, b, c = element(u, w, square, a1, b1, c1, h)
-        write0(s0, w0 * i + o0, a, k[SEED])
-        write1(s1, w1 * i + o1, b, k[SEED])
-        write2(s2, w2 * i + o2, c, k[SEED])
+        write0(s0, w0 * i + o0, a, k.seed)
+        write1(s1, w1 * i + o1, b, k.seed)
+        write2(s2, w2 * i + o2, c, k.seed)
         finish(im, i, u, step, p, out, average, low, high, rate, master, k)
 
     return wrap(turn)
@@ -260,7 +257,7 @@ def make_add(plan: Plan, wrap: Wrap) -> Any:
     read = wrap(reader(plan.storage(pl.G)))
 
     def add(i, first, g, total, k):
-        y = read(g, i) * k[SCALE]
+        y = read(g, i) * k.scale
         total[i] = y if first else total[i] + y
 
     return wrap(add)
@@ -276,9 +273,9 @@ def make_start(plan: Plan, wrap: Wrap) -> Any:
     pick = wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
 
     def start(i, p, average, low, high, master, k):
-        lo, hi = pick(low, i, k[LOW]), pick(high, i, k[HIGH])
+        lo, hi = pick(low, i, k.low), pick(high, i, k.high)
         # x - 0 is x, but no type that may be None, of which numba-cuda makes no float32
-        x = bounded(read(p, i) - k[ZERO], lo, hi)
+        x = bounded(read(p, i) - k.zero, lo, hi)
         if lo is not None:
             write(p, i, x)
         store(average, i, x)

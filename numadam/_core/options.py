@@ -9,17 +9,39 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Container, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from numadam._core.hyper import LR, Hyper, Schedule, at_start
 from numadam._core.rule import RuleSpec
 
-# Columns of a row; the rule's own begin at RULE.
-(RATE, DECAY, LOSS_SCALE, CLIP_VALUE, CLIP_NORM, CLIP_ARRAY, EMA) = range(7)
-(LOW, HIGH, SIGN, DECAY_FREE, MARGIN, WARMUP, DEBIAS, FLUSH, RULE) = range(7, 16)
+
+class ControlRow(NamedTuple):
+    """The columns of a row that all rules share, hyperparameters first; the rule's own follow."""
+
+    lr: float  # NaN: that of the step
+    weight_decay: float
+    loss_scale: float
+    clip_value: float
+    clip_norm: float
+    clip_array_norm: float
+    ema: float
+    low: float  # scalar bounds
+    high: float
+    sign: float  # -1 with maximize
+    decay_free: float  # decoupled decay without lr
+    margin: float  # added to a norm before it divides
+    ema_warmup: float
+    ema_debias: float
+    flush: float  # whether denormal moments become 0
+
+
+#: The place of each column, by name.
+COLUMN: Any = ControlRow(*range(15))
+#: Where the rule's own columns begin.
+RULE = len(COLUMN)
 
 _POSITIVE = {"closed": True, "positive": True}
-#: The hyperparameters of every rule, in the order of their columns.
+#: The hyperparameters of every rule.
 HYPERS = (
     LR,
     Hyper("weight_decay"),
@@ -29,7 +51,7 @@ HYPERS = (
     Hyper("clip_array_norm", closed=True, positive=True),
     Hyper("ema", 0.0, 1.0),
 )
-COLUMNS = {hyper.name: column for column, hyper in enumerate(HYPERS)}
+COLUMNS = {hyper.name: getattr(COLUMN, hyper.name) for hyper in HYPERS}
 #: What an entry of `groups` may set, besides the rule's own hyperparameters and ``frozen``.
 OF_GROUPS = ("lr", "weight_decay", "clip_value")
 
@@ -253,16 +275,22 @@ def _against_capture(options: Mapping[str, Any]) -> str:
 
 def row(rule: RuleSpec, options: Mapping[str, Any], lr: Any) -> list[float]:
     """A row of the control block, open bounds and schedules at their start."""
-    values = [at_start(LR, lr)]
+    hypers = {"lr": at_start(LR, lr)}
     for hyper in HYPERS[1:]:
         value = options[hyper.name]
-        values.append(NEUTRAL[hyper.name] if value is None else at_start(hyper, value))
-    values += [-math.inf, math.inf, -1.0 if options["maximize"] else 1.0]
-    values += [0.0 if options["decay_times_lr"] else 1.0]
-    values += [1e-6 if options["like"] == "torch" else 0.0]
-    values += [float(options["ema_warmup"]), float(options["ema_debias"])]
-    values += [0.0 if options["like"] in BIT_EXACT else 1.0]
-    return [*values, *rule.control_values(options)]
+        hypers[hyper.name] = NEUTRAL[hyper.name] if value is None else at_start(hyper, value)
+    shared = ControlRow(
+        **hypers,
+        low=-math.inf,
+        high=math.inf,
+        sign=-1.0 if options["maximize"] else 1.0,
+        decay_free=0.0 if options["decay_times_lr"] else 1.0,
+        margin=1e-6 if options["like"] == "torch" else 0.0,
+        ema_warmup=float(options["ema_warmup"]),
+        ema_debias=float(options["ema_debias"]),
+        flush=0.0 if options["like"] in BIT_EXACT else 1.0,
+    )
+    return [*shared, *rule.control_values(options)]
 
 
 def column(rule: RuleSpec, name: str) -> tuple[Hyper, int]:
@@ -272,25 +300,3 @@ def column(rule: RuleSpec, name: str) -> tuple[Hyper, int]:
     names = [hyper.name for hyper in rule.hypers]
     place = names.index(name)
     return rule.hypers[place], RULE + place
-
-
-def loop_scalars(
-    row: Any, lr: float, t: float, n: float, elementwise: float
-) -> tuple[float, float, float, float, float, float, float, float, float, float]:
-    """What the loop itself needs at step t, from one row of the control block, in float64.
-
-    In this order: scale of the gradient and number of gradients in the mean, clip by value, the
-    decay, the share that it takes from the parameters, and the part of it that goes with a step
-    size per element, the bounds, the weight of the new parameters in the average, and what makes
-    this step's roundings of 16-bit moments differ from another's.
-    """
-    decay, ema = row[DECAY], row[EMA]
-    lost, per_element = decay, 0.0
-    if row[DECAY_FREE] == 0.0:
-        lost = lr * decay
-        if elementwise != 0.0:
-            lost, per_element = 0.0, lost
-    if row[WARMUP] != 0.0:
-        ema = min(ema, (1.0 + t) / (10.0 + t))
-    scale, low, high = row[SIGN] / row[LOSS_SCALE], row[LOW], row[HIGH]
-    return scale, n, row[CLIP_VALUE], decay, lost, per_element, low, high, 1.0 - ema, t % 2.0**24

@@ -1,43 +1,56 @@
-"""What a rule is: a formula on scalars, the names of its state, the scalars of one step."""
+"""Update rules: a formula on scalars, the names of its state, the scalars of one step."""
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, Generic, TypeVar, get_type_hints, overload
 
 from numadam._core.hyper import Hyper, at_start
 
-Scalars = tuple[float, ...]
+T = TypeVar("T")
+Options = Mapping[str, Any]
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, bool]:
-    return {}
+@cache
+def named(name: str, fields: tuple[str, ...]) -> Any:
+    """Class of named tuples; one for each name and fields, so that compiled code is shared."""
+    return namedtuple(name, fields)
 
 
-def _fine(options: Mapping[str, Any]) -> str:
-    return ""
+class ByOptions(Generic[T]):
+    """Field of a `RuleSpec`: set to a value or a function of the options, read as the function."""
+
+    def __init__(self, default: Callable[[Options], T]) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Callable[[Options], T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[[Options], T]: ...
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        return self._default if instance is None else instance.__dict__[self._name]
+
+    def __set__(self, instance: object, value: T | Callable[[Options], T]) -> None:
+        function = value if callable(value) else lambda options: value
+        instance.__dict__[self._name] = function
 
 
-def _no_products(options: Mapping[str, Any]) -> tuple[str, ...]:
-    return ()
-
-
-def _zeros(options: Mapping[str, Any]) -> dict[str, float]:
-    return {}
-
-
-def _parts_only(options: Mapping[str, Any]) -> None:
-    return None
-
-
-def _unchanged(c: Any, q: Any, t: float, single: float) -> Scalars:
-    return ()
+def _all_of_them(options: Options) -> tuple[str, ...]:
+    raise NotImplementedError("stands for the state of the rule until that is known")
 
 
 @dataclass(frozen=True, eq=False)
 class RuleSpec:
-    """One update rule. Adding a rule is one file that makes one of these.
+    """One update rule.
+
+    `present`, `variant`, `refuse`, `products`, `initial` and `modulus` are values, or functions
+    of the options that return one.
 
     Attributes
     ----------
@@ -45,75 +58,75 @@ class RuleSpec:
         Lower-case name of the compiled formula, e.g. ``"adam"``. Rules that differ in defaults
         alone share it, and so the compiled loop.
     state : tuple of str
-        Names of the state arrays in the order in which `formula` takes them, at most three.
+        Names of the state arrays, at most three.
     hypers : tuple of Hyper
-        Float hyperparameters; the control block holds their values in this order.
+        Float hyperparameters, which the control block holds.
     formula : callable
-        ``formula(**variant) -> element``, and
-        ``element(p, g, gg, s0, s1, s2, h) -> (step, s0, s1, s2)`` works on scalars of the
-        array's dtype: the loop then writes ``p - step``. `gg` is the square of g (of its
-        modulus, for complex numbers taken whole). An absent state array arrives as ``None`` and
-        goes back as ``None``. It is compiled for CPU and CUDA, so it holds no Python object and
-        no integer literal that meets a float.
+        ``formula(**variant) -> element``. For state ``("m", "v")`` it is
+        ``element(p, g, m, v, h) -> (step, m, v)``, on scalars of the array's dtype: the loop then
+        writes ``p - step``. With a parameter ``gg`` after g it gets the square of g (of its
+        modulus, for complex numbers taken whole). An absent state array is ``None`` there. `h`
+        are the scalars by name, with ``h.tiny`` (below it a first moment becomes 0) and
+        ``h.zero``. It is compiled for CPU and CUDA: no Python object, and no literal number,
+        which would widen float32 arithmetic to float64.
     scalars : callable
-        ``scalars(c, q, lr, t, single) -> tuple of float``: from the control block `c` and the
-        running products `q`, in float64, what the elements need at step t (1 at the first).
-        `single` is 1.0 where the arithmetic is float32, else 0.0. The loop casts them once to
-        the dtype and appends ``tiny`` (below it a first moment becomes 0) and ``zero``: together
-        they are the `h` of `element`.
+        ``scalars(c, q, lr, t, is_float32) -> Scalars``: what all elements share at step t (1 at
+        the first), computed in float64 from the hyperparameters `c` and the running products
+        `q` before the step, both by name. Scalars is a `typing.NamedTuple` of the rule, named in
+        the annotation. The loop rounds them once to the dtype.
     scalars_like, advance_like : mapping of str to callable
         Other `scalars` and `advance`, for presets whose library rounds on its way.
-    present : callable
-        ``present(options) -> tuple of str``: which of `state` these options need.
-    variant : callable
-        ``variant(options) -> dict``: keywords of `formula`, what changes the compiled code.
+    present : tuple of str
+        State arrays in use; all of them unless said otherwise.
+    variant : dict
+        Keywords of `formula`: options that change the compiled code.
     switches : tuple of str
         Options that are True or False.
     control : mapping of str to callable
-        Further entries of the control block, after the hyperparameters, each as a function of
-        the options: switches that are host scalars and so cost no second kernel.
-    refuse : callable
-        ``refuse(options) -> str``: what is wrong with these options together, or "".
+        Further entries of `c`, each a function of the options: switches that are host scalars
+        and so cost no second kernel.
+    refuse : str
+        What is wrong with these options together, or "".
     decoupled : bool
         Whether `weight_decay` shrinks the parameters (True) or is added to the gradient, unless
         the user says.
-    products : callable
-        ``products(options) -> tuple of str``: names of products over the steps (of a momentum
-        that changes, say) that are carried from step to step and saved with the state.
+    products : tuple of str
+        Products over the steps (of a momentum that changes, say) in use: the first of `Products`.
+        They are carried from step to step and saved with the state.
     advance : callable
-        ``advance(c, q, t, single) -> tuple of float``: these products with the factors of step
-        t; what goes beyond those in use is left out.
-    initial : callable
-        ``initial(options) -> dict``: state arrays that do not begin as zeros, and their value.
-    modulus : callable
-        ``modulus(options) -> tuple of str or None``: state arrays that hold a square and are real
-        where a complex number is taken whole; None where the formula uses the gradient otherwise,
-        so that it cannot be taken whole.
+        ``advance(c, q, t, is_float32) -> Products``: the products with the factors of step t.
+        Products is a `typing.NamedTuple`, named in the annotation; in `q` those that are not in
+        use are None.
+    initial : dict
+        State arrays that do not begin as zeros, and their value.
+    modulus : tuple of str or None
+        State arrays that hold a square and are real where a complex number is taken whole; None
+        where the formula uses the gradient otherwise, so that it cannot be taken whole.
     """
 
     name: str
     state: tuple[str, ...]
     hypers: tuple[Hyper, ...]
     formula: Callable[..., Callable[..., Any]]
-    scalars: Callable[[Any, Any, float, float, float], Scalars]
-    present: Callable[[Mapping[str, Any]], tuple[str, ...]]
-    variant: Callable[[Mapping[str, Any]], dict[str, bool]] = _plain
+    scalars: Callable[..., Any]
+    present: ByOptions[tuple[str, ...]] = ByOptions(_all_of_them)
+    variant: ByOptions[dict[str, bool]] = ByOptions(lambda options: {})
     switches: tuple[str, ...] = ()
-    control: Mapping[str, Callable[[Mapping[str, Any]], float]] = field(default_factory=dict)
-    refuse: Callable[[Mapping[str, Any]], str] = _fine
+    control: Mapping[str, Callable[[Options], float]] = field(default_factory=dict)
+    refuse: ByOptions[str] = ByOptions(lambda options: "")
     decoupled: bool = False
-    products: Callable[[Mapping[str, Any]], tuple[str, ...]] = _no_products
-    advance: Callable[[Any, Any, float, float], Scalars] = _unchanged
-    initial: Callable[[Mapping[str, Any]], dict[str, float]] = _zeros
-    modulus: Callable[[Mapping[str, Any]], tuple[str, ...] | None] = _parts_only
-    scalars_like: Mapping[str, Callable[[Any, Any, float, float, float], Scalars]] = field(
-        default_factory=dict
-    )
-    advance_like: Mapping[str, Callable[[Any, Any, float, float], Scalars]] = field(
-        default_factory=dict
-    )
+    products: ByOptions[tuple[str, ...]] = ByOptions(lambda options: ())
+    advance: Callable[..., Any] | None = None
+    initial: ByOptions[dict[str, float]] = ByOptions(lambda options: {})
+    modulus: ByOptions[tuple[str, ...] | None] = ByOptions(lambda options: None)
+    scalars_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    advance_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
-    def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        if self.present is _all_of_them:
+            object.__setattr__(self, "present", self.state)
+
+    def check(self, options: Options) -> dict[str, Any]:
         """Options with all of them checked, one by one and together."""
         checked = dict(options)
         for hyper in self.hypers:
@@ -126,7 +139,7 @@ class RuleSpec:
             raise ValueError(problem)
         return checked
 
-    def control_values(self, options: Mapping[str, Any]) -> tuple[float, ...]:
+    def control_values(self, options: Options) -> tuple[float, ...]:
         """The rule's part of a row of the control block, a schedule as its value at the start."""
         hypers = (at_start(hyper, options[hyper.name]) for hyper in self.hypers)
         switches = (float(entry(options)) for entry in self.control.values())
@@ -136,3 +149,24 @@ class RuleSpec:
     def width(self) -> int:
         """Length of the rule's part of a row of the control block."""
         return len(self.hypers) + len(self.control)
+
+    @cached_property
+    def hyper_type(self) -> Any:
+        """Class of `c`: hyperparameters, then the entries of `control`, as in the control block."""
+        return named("Hypers", (*(hyper.name for hyper in self.hypers), *self.control))
+
+    @cached_property
+    def product_type(self) -> Any:
+        """Class of `q`: all products that the rule can have; None where it has none."""
+        return None if self.advance is None else _returned(self.advance)
+
+    @cached_property
+    def scalar_type(self) -> Any:
+        """Class of `h`: the scalars that the rule computes, and those of every rule."""
+        own = _returned(self.scalars)
+        return named(own.__name__, (*own._fields, "tiny", "zero"))
+
+
+def _returned(function: Callable[..., Any]) -> Any:
+    """The class of named tuples that a function says it returns."""
+    return get_type_hints(function)["return"]

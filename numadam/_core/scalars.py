@@ -1,18 +1,46 @@
-"""Scalars of one step, from a row of the control block; compiled for the CPU and for CUDA."""
+"""Scalars of one step, from a row of the control block; compiled for the CPU and for CUDA.
+
+A row of scalars holds those of the rule's formula (`RuleSpec.scalar_type`), then those of the
+loop (`GroupScalars`). An array adds the two factors of its clip by norm (`LoopScalars`).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from numadam._core import options as op
 from numadam._core.plan import Plan
+from numadam._core.rule import named
 from numadam._jit.functions import cast, jit_once
 
-#: Scalars of a row that the loop itself needs (`options.loop_scalars`).
-_OWN = 10
+
+class LoopScalars(NamedTuple):
+    """The scalars `k` of a loop."""
+
+    scale: float  # of the gradient: its sign, the loss scale, and `pre` of the clip
+    gradients: float  # number of them in the mean
+    clip: float  # largest element of the gradient, times `pre`
+    decay: float  # L2 decay
+    lost: float  # share of the parameters that decoupled decay takes
+    per_element: float  # the part of it that goes with a step size per element
+    low: float  # scalar bounds
+    high: float
+    weight: float  # of the new parameters in the average
+    seed: float  # makes this step's roundings of 16-bit moments differ from another's
+    factor: float  # of the gradient, for the clip by norm: pre * factor
+    pre: float  # 1, or a power of two that keeps `factor` a normal number
+    zero: float
+
+
+#: The first of them, which all arrays of a group share.
+GroupScalars = named("GroupScalars", LoopScalars._fields[:10])
 
 
 def tiny(dtype: np.dtype[Any]) -> float:
@@ -20,30 +48,126 @@ def tiny(dtype: np.dtype[Any]) -> float:
     return float(np.finfo(dtype).smallest_normal)
 
 
+def loop_start(plan: Plan) -> int:
+    """Place of the loop's scalars in a row, behind those of the formula."""
+    return len(plan.rule.scalar_type._fields)
+
+
 def width_of(plan: Plan) -> int:
-    """Scalars of one row: the formula's, tiny and zero, and the loop's own."""
-    c, q = np.zeros(plan.rule.width), np.full(len(plan.products), 0.5)
-    c[: len(plan.rule.hypers)] = 0.5  # any values will do, with all switches off
-    return len(plan.scalars(c, q, 1.0, 1.0, single_of(plan.real))) + 2 + _OWN
+    """Scalars of one row."""
+    return loop_start(plan) + len(GroupScalars._fields)
 
 
-def single_of(real: np.dtype[Any]) -> float:
-    """1.0 where the arithmetic is float32, else 0.0."""
-    return 0.0 if real == np.float64 else 1.0
+def is_float32(real: np.dtype[Any]) -> bool:
+    """Whether the arithmetic is in float32."""
+    return bool(real == np.float32)
 
 
-def make_scalars(width: int, real: np.dtype[Any]) -> Any:
-    """``scalars(row, factors, j)``: what leaf j needs, from the scalars of its row."""
-    own_from, one = width - _OWN, real.type(1)
+def _read_in_python(kind: Any, first: int, count: int) -> Any:
+    absent = [None] * (len(kind._fields) - count)
+    return lambda row: kind(*row[first : first + count], *absent)
+
+
+def _read_compiled(kind: Any, first: int, count: int) -> Any:
+    size = len(kind._fields)
+
+    def read(typingctx: Any, row: Any) -> Any:
+        result = types.NamedUniTuple(row.dtype, size, kind)
+        if count < size:
+            members = [row.dtype] * count + [types.none] * (size - count)
+            result = types.NamedTuple(members, kind)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data = context.make_array(row)(context, builder, args[0]).data
+            places = [ir.Constant(cgutils.intp_t, first + k) for k in range(count)]
+            items = [builder.load(builder.gep(data, [place])) for place in places]
+            items += [context.get_dummy_value()] * (size - count)
+            return context.make_tuple(builder, result, items)
+
+        return result(row), codegen
+
+    return intrinsic(read)
+
+
+@functools.cache
+def reader(kind: Any, first: int, wrap: Any = jit_once, count: int | None = None) -> Any:
+    """``read(row)``: a named tuple of the numbers of a contiguous row from place `first` on.
+
+    With `count` only so many; the rest are None. `wrap` as for `make_fill_row`.
+    """
+    make = _read_compiled if wrap is jit_once else _read_in_python
+    return make(kind, first, len(kind._fields) if count is None else count)
+
+
+def loop_scalars(row, lr, t, n, elementwise):
+    """The loop's own scalars of a group at step t, in float64.
+
+    `row` is a `ControlRow`, and `n` the number of gradients in the mean.
+    """
+    decay, ema = row.weight_decay, row.ema
+    lost, per_element = decay, 0.0
+    if row.decay_free == 0.0:
+        lost = lr * decay
+        if elementwise != 0.0:
+            lost, per_element = 0.0, lost
+    if row.ema_warmup != 0.0:
+        ema = min(ema, (1.0 + t) / (10.0 + t))
+    return GroupScalars(
+        scale=row.sign / row.loss_scale,
+        gradients=n,
+        clip=row.clip_value,
+        decay=decay,
+        lost=lost,
+        per_element=per_element,
+        low=row.low,
+        high=row.high,
+        weight=1.0 - ema,
+        seed=t % 2.0**24,
+    )
+
+
+def with_clip(k, pre, factor, zero):
+    """The scalars of a loop: those of a group, and the clip factor of an array in two steps."""
+    return LoopScalars(
+        scale=k.scale * pre,
+        gradients=k.gradients,
+        clip=k.clip * pre,
+        decay=k.decay,
+        lost=k.lost,
+        per_element=k.per_element,
+        low=k.low,
+        high=k.high,
+        weight=k.weight,
+        seed=k.seed,
+        factor=factor,
+        pre=pre,
+        zero=zero,
+    )
+
+
+def make_scalars(plan: Plan) -> Any:
+    """``scalars(row, factors, j) -> h, k``: of array j, from the row of its group."""
+    read_h, read_k = reader(plan.rule.scalar_type, 0), reader(GroupScalars, loop_start(plan))
+    clipped, one = jit_once(with_clip), plan.real.type(1)
 
     def scalars(row, factors, j):
-        h = to_fixed_tuple(row, own_from)
-        own = to_fixed_tuple(row[own_from:], _OWN)
-        pre, factor = factors[0, j], factors[1, j]
-        k = (own[0] * pre, own[1], own[2] * pre) + own[3:] + (factor, pre, 0.0)
-        return cast(h, one), cast(k, one)
+        k = clipped(read_k(row), factors[0, j], factors[1, j], 0.0)
+        return cast(read_h(row), one), cast(k, one)
 
     return jit_once(scalars)
+
+
+def _products_reader(plan: Plan, wrap: Any) -> Any:
+    kind = plan.rule.product_type
+    if kind is None:
+        return wrap(_none)
+    if kind._fields[: len(plan.products)] != plan.products:
+        raise ValueError(f"{plan.rule.name}: {plan.products} are not the first of {kind._fields}.")
+    return reader(kind, 0, wrap, len(plan.products))
+
+
+def _none(row):
+    return None
 
 
 def make_fill_row(plan: Plan, wrap: Any = jit_once) -> Any:
@@ -51,17 +175,23 @@ def make_fill_row(plan: Plan, wrap: Any = jit_once) -> Any:
 
     `q` are the running products before the step, and `n` the gradients in the mean.
     """
-    scalars, own_scalars, small = wrap(plan.scalars), wrap(op.loop_scalars), tiny(plan.real)
-    single, per_element = single_of(plan.real), float(plan.elementwise)
+    scalars, own_scalars, small = wrap(plan.scalars), wrap(loop_scalars), tiny(plan.real)
+    control, products = reader(op.ControlRow, 0, wrap), _products_reader(plan, wrap)
+    hypers, size = reader(plan.rule.hyper_type, op.RULE, wrap), loop_start(plan) - 2
+    single, per_element = is_float32(plan.real), float(plan.elementwise)
+    own = len(GroupScalars._fields)
 
     def fill_row(out, row, q, lr, t, n):
-        rate = row[op.RATE] if row[op.RATE] == row[op.RATE] else lr
-        h = scalars(row[op.RULE :], q, rate, t, single) + (small * row[op.FLUSH], 0.0)
-        k = own_scalars(row, rate, t, n, per_element)
-        for i in range(len(h)):
+        shared = control(row)
+        rate = shared.lr if shared.lr == shared.lr else lr
+        h = scalars(hypers(row), products(q), rate, t, single)
+        k = own_scalars(shared, rate, t, n, per_element)
+        for i in range(size):
             out[i] = h[i]
-        for i in range(_OWN):
-            out[len(h) + i] = k[i]
+        out[size] = small * shared.flush
+        out[size + 1] = 0.0
+        for i in range(own):
+            out[size + 2 + i] = k[i]
 
     return jit_once(fill_row, forceinline=True) if wrap is jit_once else wrap(fill_row)
 
@@ -70,10 +200,11 @@ def make_advance_row(plan: Plan, wrap: Any) -> Any:
     """``advance_row(q, row, t)``: the running products after step t."""
     if not plan.products:
         return wrap(_no_products)
-    after, count, single = wrap(plan.advance), len(plan.products), single_of(plan.real)
+    after, count, single = wrap(plan.advance), len(plan.products), is_float32(plan.real)
+    hypers, products = reader(plan.rule.hyper_type, op.RULE, wrap), _products_reader(plan, wrap)
 
     def advance_row(q, row, t):
-        new = after(row[op.RULE :], q, t, single)
+        new = after(hypers(row), products(q), t, single)
         for i in range(count):
             q[i] = new[i]
 

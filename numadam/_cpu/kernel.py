@@ -15,7 +15,7 @@ from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import make_add, make_element_update
 from numadam._core.plan import Plan
-from numadam._core.scalars import make_scalars, width_of
+from numadam._core.scalars import make_scalars
 from numadam._cpu import norm_kernel as nk
 from numadam._cpu import validate as dr
 from numadam._cpu.parts import find_leaf, make_advance, make_fill, make_views
@@ -46,7 +46,7 @@ def make_run(plan: Plan, wrap: Any) -> Any:
 
 def _make_part(plan: Plan, wrap: Any) -> Any:
     """The serial work on one part of the elements: it may cross from one array into the next."""
-    run, scalars = make_run(plan, wrap), make_scalars(width_of(plan), plan.real)
+    run, scalars = make_run(plan, wrap), make_scalars(plan)
     (vp, vg, v0, v1, v2, vo, vt, va, vl, vh, vr, vm), b, c = make_views(plan)
     per_array = plan.norm == "array"
 
@@ -89,7 +89,7 @@ def _make_part(plan: Plan, wrap: Any) -> Any:
 
 def _make_sum(plan: Plan, wrap: Any) -> Any:
     """The work of a call that only adds its gradient to the sum, on one part of the elements."""
-    add, scalars = make_add(plan, wrap), make_scalars(width_of(plan), plan.real)
+    add, scalars = make_add(plan, wrap), make_scalars(plan)
     views, strides, numbers = make_views(plan)
     view_g, view_total = views[pl.G], views[pl.SUM]
     byte_g, byte_total, each = strides[pl.G], strides[pl.SUM], numbers[pl.G]

@@ -12,7 +12,7 @@ from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import make_norm_gradient
 from numadam._core.plan import Plan
-from numadam._core.scalars import make_scalars, tiny, width_of
+from numadam._core.scalars import make_scalars, tiny
 from numadam._cpu import validate as dr
 from numadam._cpu.parts import find_leaf, make_views
 
@@ -28,7 +28,7 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
     """The partial sums of some blocks of the gradients, as the rule will see them."""
     seen, ranged = make_norm_gradient(plan, wrap), plan.real == np.float64
     block = norms.make_block(seen, wrap, scaled=ranged)
-    scalars = make_scalars(width_of(plan), plan.real)
+    scalars = make_scalars(plan)
     views, _, numbers = make_views(plan)
     slot_x = pl.MASTER if plan.master else pl.P
     view_x, view_g, view_total = views[slot_x], views[pl.G], views[pl.SUM]
@@ -67,7 +67,8 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
 def make_settle(plan: Plan, wrap: Any) -> Any:
     """``settle(table, count, factors, partials, control)``: norms, clip factors, and the guard."""
     of_all, small, ranged = plan.norm == "all", tiny(plan.real), plan.real == np.float64
-    column = op.CLIP_NORM if of_all else op.CLIP_ARRAY
+    column = op.COLUMN.clip_norm if of_all else op.COLUMN.clip_array_norm
+    margin = op.COLUMN.margin
 
     def settle_one(table, j, after, factors, partials, control, place):
         """Leaves j to `after`, taken as one array, whose norm goes to `place`."""
@@ -81,7 +82,7 @@ def make_settle(plan: Plan, wrap: Any) -> Any:
                 return AGAIN
         factors[2, place] = norms.norm(total, exponent)
         row = control[0]
-        pre, factor = norms.clip_factor(total, exponent, row[column], row[op.MARGIN], small)
+        pre, factor = norms.clip_factor(total, exponent, row[column], row[margin], small)
         for i in range(j, after):
             factors[0, i], factors[1, i] = pre, factor
         return SETTLED if math.isfinite(total) else NOT_FINITE

@@ -11,7 +11,7 @@ from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
-from numadam._core.scalars import _OWN, make_advance_row, make_fill_row, width_of
+from numadam._core.scalars import loop_start, make_advance_row, make_fill_row, width_of
 from numadam._cpu import validate as dr
 from numadam._jit.functions import jit_once
 from numadam._jit.pointers import as_pointer, inner
@@ -60,7 +60,7 @@ def find_leaf(start, count, low):
 def make_fill(plan: Plan, wrap: Any) -> Any:
     """``fill(meta, lr)``: the scalars of every row for this step; returns them."""
     fill_row, wide, count = make_fill_row(plan), op.RULE + plan.rule.width, len(plan.products)
-    width = width_of(plan)
+    width, scale = width_of(plan), loop_start(plan)
 
     def fill(meta, lr):
         groups, t = meta[dr.GROUPS], float(meta[dr.STEPS] + 1)
@@ -71,7 +71,7 @@ def make_fill(plan: Plan, wrap: Any) -> Any:
         for r in range(groups):
             fill_row(rows[r], control[r], products[r], lr, t, n)
             if meta[dr.FLUSHING] != 0:
-                rows[r, width - _OWN] = 1.0
+                rows[r, scale] = 1.0
         return rows
 
     return wrap(fill)

@@ -76,7 +76,8 @@ def make_finalize_norms(plan: Plan) -> KernelSource:
     power_norm, clip_factor = plain(norms.norm), plain(norms.clip_factor)
     doubles, longs = make_array_view(np.dtype(np.float64)), make_array_view(np.dtype(np.int64))
     reals, records = make_array_view(plan.real), make_array_view(COUNTERS)
-    column = op.CLIP_ARRAY if plan.norm == "array" else op.CLIP_NORM
+    columns, of_margin = op.COLUMN, op.COLUMN.margin
+    column = columns.clip_array_norm if plan.norm == "array" else columns.clip_norm
     advance, wide, small = make_advance_all(plan), control_width(plan), tiny(plan.real)
     threads, i8 = policy.THREADS, cuda.types.int64
 
@@ -84,7 +85,7 @@ def make_finalize_norms(plan: Plan) -> KernelSource:
         control, products, counters, totals, exponents, factors, norms_at, sums, groups, t, guard
     ):
         lane, row = np.int64(cuda.threadIdx.x), doubles(control, wide)
-        limit, margin = row[column], row[op.MARGIN]
+        limit, margin = row[column], row[of_margin]
         bad, counted = cuda.shared.array(1, np.int64), records(counters, 1)[0]
         if lane == 0:
             bad[0] = 0

@@ -16,9 +16,15 @@ from numba import cuda  # here and not in a function: the simulator swaps the mo
 from numba.np.numpy_support import from_dtype
 
 from numadam._core import options as op
-from numadam._core.element import SEED, ZERO
 from numadam._core.plan import Plan
-from numadam._core.scalars import make_advance_row, make_fill_row, width_of
+from numadam._core.scalars import (
+    GroupScalars,
+    loop_start,
+    make_advance_row,
+    make_fill_row,
+    width_of,
+    with_clip,
+)
 from numadam._cuda.kernel_spec import KernelSource
 from numadam._cuda.memory import SIMULATED, make_array_view, make_load, make_opaque, plain
 from numadam._jit.functions import jit_once
@@ -81,7 +87,7 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
     reals, doubles = make_array_view(real), make_array_view(np.dtype(np.float64))
     rates, records = make_array_view(rate), make_array_view(COUNTERS)
     wide, count = control_width(plan), len(plan.products)
-    scale, size, one = width - SEED - 1, real.itemsize, real.type(1)
+    scale, size, one = loop_start(plan), real.itemsize, real.type(1)
 
     def prepare(rows, control, products, counters, groups, lr_at, lr, t, n, counts, flushing):
         counted = records(counters, 1)[0]
@@ -121,17 +127,15 @@ def make_scalars(plan: Plan, by_value: bool, wrap: Any) -> tuple[Any, Any]:
     formula, `k` the loop's own.
     """
     width, real = width_of(plan), plan.real
-    own_from, last = width - SEED - 1, SEED + 1
+    own_from, of_rule, of_group = loop_start(plan), plan.rule.scalar_type, GroupScalars
     pair, size = make_load(real, range(2)), width * real.itemsize
-    none, one = real.type(0), real.type(1)
-    assert last + 2 == ZERO
+    none, one, join = real.type(0), real.type(1), wrap(with_clip)
 
     def clipped(h, k, factors):
         pre, factor = one, one
         if factors != 0:
             pre, factor = pair(factors)
-        own_k = (k[0] * pre, k[1], k[2] * pre)
-        return h, own_k + k[3:] + (factor, pre, none)
+        return of_rule(*h), join(of_group(*k), pre, factor, none)
 
     clipped = wrap(clipped)
     if by_value:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numba import carray, float64, int64
 
-from numadam._core.element import SEED
 from numadam._core.plan import Plan
-from numadam._core.scalars import make_advance_row, make_fill_row, width_of
+from numadam._core.scalars import loop_start, make_advance_row, make_fill_row, width_of
 from numadam._cuda import launch as policy
 from numadam._cuda.compiler import compiled
 from numadam._cuda.control import DeviceControl
@@ -86,7 +85,7 @@ def _fill_or_advance(plan: Plan) -> Any:
     def make() -> Any:
         fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, jit_once)
         width, wide, count = width_of(plan), control_width(plan), len(plan.products)
-        real, scale = plan.real, width_of(plan) - SEED - 1
+        real, scale = plan.real, loop_start(plan)
 
         def call(  # type: ignore[no-untyped-def]  # Numba types it
             what, values, control, products, groups, group, lr, t, n, flushing, counts

@@ -17,8 +17,10 @@ from numadam._jit.pointers import INNER
 
 @intrinsic
 def cast(typingctx: Any, scalars: Any, like: Any) -> Any:
-    """A tuple of numbers as a tuple of the type of `like`: one rounding, in one place."""
+    """A tuple of numbers, named or not, in the type of `like`: one rounding, in one place."""
     result = types.UniTuple(like, len(scalars))
+    if isinstance(scalars, types.BaseNamedTuple):
+        result = types.NamedUniTuple(like, len(scalars), scalars.instance_class)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         items = zip(cgutils.unpack_tuple(builder, args[0]), scalars.types, strict=True)

@@ -14,7 +14,8 @@ from numadam._arrays.tree import Tree
 from numadam._backend import FunctionalStep
 from numadam._core import options as op
 from numadam._core.hyper import LR
-from numadam._core.rule import RuleSpec, Scalars
+from numadam._core.rule import RuleSpec
+from numadam._core.scalars import is_float32
 from numadam._optimizer.dispatch import backend_for
 from numadam._settings.bounds import OPEN, leaf_bounds
 from numadam._settings.settings import Settings
@@ -54,22 +55,23 @@ def _settings(
 
 
 #: Running products after so many steps, of the latest options.
-_memory: dict[Any, tuple[int, Scalars]] = {}
+_memory: dict[Any, tuple[int, tuple[float, ...]]] = {}
 _KEPT = 256
 
 
-def _products(settings: Settings, t: int) -> Scalars:
+def _products(settings: Settings, t: int) -> tuple[float, ...]:
     """The running products before step t, remembered from the call before."""
     plan = settings.plan
     if not plan.products:
         return ()
-    key = (plan, settings.control.tobytes())
+    row, key = settings.control[0, op.RULE :], (plan, settings.control.tobytes())
     done, q = _memory.pop(key, (0, (1.0,) * len(plan.products)))
     if done > t - 1:
         done, q = 0, (1.0,) * len(plan.products)
-    c, single = settings.control[0, op.RULE :], 0.0 if plan.real == np.float64 else 1.0
+    kind, single = plan.rule.product_type, is_float32(plan.real)
+    c, absent = plan.rule.hyper_type(*row), [None] * (len(kind._fields) - len(q))
     for step in range(done + 1, t):
-        q = plan.advance(c, q, float(step), single)[: len(plan.products)]
+        q = plan.advance(c, kind(*q, *absent), float(step), single)[: len(q)]
     _memory[key] = t - 1, q
     for old in list(_memory)[: max(0, len(_memory) - _KEPT)]:
         _memory.pop(old, None)

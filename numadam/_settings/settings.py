@@ -150,7 +150,7 @@ class Settings:
 
     def _control_row(self, own: Overrides, box: Pair) -> list[float]:
         values = op.row(self.rule, {**self.options, **own}, own.get("lr", math.nan))
-        values[op.LOW], values[op.HIGH] = float(box[0]), float(box[1])
+        values[op.COLUMN.low], values[op.COLUMN.high] = float(box[0]), float(box[1])
         return values
 
     def _fill_per_element(

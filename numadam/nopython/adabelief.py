@@ -7,7 +7,7 @@ from typing import Any
 from numadam.nopython.core import Array, Number, compiled, kit
 from numadam.rules.adabelief import AdaBelief
 
-_scalars, _element, _walk = kit(AdaBelief)
+_Hypers, _scalars, _element, _walk, _ = kit(AdaBelief)
 
 
 @compiled
@@ -53,7 +53,8 @@ def adabelief_scalars(
     >>> from numadam.nopython import adabelief_scalars
     >>> h = adabelief_scalars(1, lr=0.1)
     """
-    return _scalars((beta1, beta2, eps, eps_root), (), t, lr, weight_decay)
+    own = _Hypers(beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root)
+    return _scalars(own, t, lr, weight_decay)
 
 
 @compiled
@@ -87,8 +88,7 @@ def adabelief_element(
     >>> round(p, 6)
     0.9
     """
-    p, m, v, _ = _element(p, g, m, v, None, h)
-    return p, m, v
+    return _element(p, g, (m, v), h)
 
 
 @compiled
@@ -154,4 +154,4 @@ def adabelief_update(
     >>> p.round(6)
     array([0.9, 1.1])
     """
-    _walk(p, g, m, v, None, adabelief_scalars(t, lr, beta1, beta2, eps, eps_root, weight_decay))
+    _walk(p, g, (m, v), adabelief_scalars(t, lr, beta1, beta2, eps, eps_root, weight_decay))

@@ -7,7 +7,7 @@ from typing import Any
 from numadam.nopython.core import Array, Number, compiled, kit
 from numadam.rules.adagrad import Adagrad
 
-_scalars, _element, _walk = kit(Adagrad)
+_Hypers, _scalars, _element, _walk, _ = kit(Adagrad)
 
 
 @compiled
@@ -41,7 +41,8 @@ def adagrad_scalars(
     >>> from numadam.nopython import adagrad_scalars
     >>> h = adagrad_scalars(lr=0.1)
     """
-    return _scalars((eps, eps_root, 0.0), (), 1, lr, 0.0)
+    own = _Hypers(eps=eps, eps_root=eps_root, initial_accumulator=0.0)
+    return _scalars(own, 1, lr, 0.0)
 
 
 @compiled
@@ -73,8 +74,7 @@ def adagrad_element(p: Number, g: Number, v: Number, h: tuple[float, ...]) -> tu
     >>> round(p, 6)
     0.9
     """
-    p, v, _, _ = _element(p, g, v, None, None, h)
-    return p, v
+    return _element(p, g, (v,), h)
 
 
 @compiled
@@ -127,4 +127,4 @@ def adagrad_update(
     >>> p.round(6)
     array([0.9, 1.1])
     """
-    _walk(p, g, v, None, None, adagrad_scalars(lr, eps, eps_root))
+    _walk(p, g, (v,), adagrad_scalars(lr, eps, eps_root))

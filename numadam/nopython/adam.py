@@ -7,7 +7,7 @@ from typing import Any
 from numadam.nopython.core import Array, Number, compiled, kit, present
 from numadam.rules.adam import Adam
 
-_scalars, _element, _walk = kit(Adam)
+_Hypers, _scalars, _element, _walk, _ = kit(Adam)
 
 
 @compiled
@@ -50,7 +50,8 @@ def adam_scalars(
     >>> from numadam.nopython import adam_scalars
     >>> h = adam_scalars(1, lr=0.1)
     """
-    return _scalars((beta1, beta2, eps, eps_root), (), t, lr, 0.0)
+    own = _Hypers(beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root)
+    return _scalars(own, t, lr, 0.0)
 
 
 @compiled
@@ -86,8 +87,7 @@ def adam_element(
     >>> round(p, 6)
     0.9
     """
-    new, m, v, largest = _element(p, g, m, v, vmax, h)
-    return present((new, m, v, largest), (p, p, p, vmax))
+    return present(_element(p, g, (m, v, vmax), h), (p, m, v, vmax))
 
 
 @compiled
@@ -154,4 +154,4 @@ def adam_update(
     >>> p.round(6)
     array([0.9, 1.1])
     """
-    _walk(p, g, m, v, vmax, adam_scalars(t, lr, beta1, beta2, eps, eps_root))
+    _walk(p, g, (m, v, vmax), adam_scalars(t, lr, beta1, beta2, eps, eps_root))

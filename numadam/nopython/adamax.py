@@ -7,7 +7,7 @@ from typing import Any
 from numadam.nopython.core import Array, Number, compiled, kit
 from numadam.rules.adamax import AdaMax
 
-_scalars, _element, _walk = kit(AdaMax)
+_Hypers, _scalars, _element, _walk, _ = kit(AdaMax)
 
 
 @compiled
@@ -50,7 +50,8 @@ def adamax_scalars(
     >>> from numadam.nopython import adamax_scalars
     >>> h = adamax_scalars(1, lr=0.1)
     """
-    return _scalars((beta1, beta2, eps), (), t, lr, weight_decay)
+    own = _Hypers(beta1=beta1, beta2=beta2, eps=eps)
+    return _scalars(own, t, lr, weight_decay)
 
 
 @compiled
@@ -84,8 +85,7 @@ def adamax_element(
     >>> round(p, 6)
     0.9
     """
-    p, m, u, _ = _element(p, g, m, u, None, h)
-    return p, m, u
+    return _element(p, g, (m, u), h)
 
 
 @compiled
@@ -148,4 +148,4 @@ def adamax_update(
     >>> p.round(6)
     array([0.9, 1.1])
     """
-    _walk(p, g, m, u, None, adamax_scalars(t, lr, beta1, beta2, eps, weight_decay))
+    _walk(p, g, (m, u), adamax_scalars(t, lr, beta1, beta2, eps, weight_decay))

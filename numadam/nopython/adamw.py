@@ -7,7 +7,7 @@ from typing import Any
 from numadam.nopython.core import Array, Number, compiled, kit, present
 from numadam.rules.adamw import AdamW
 
-_scalars, _element, _walk = kit(AdamW)
+_Hypers, _scalars, _element, _walk, _ = kit(AdamW)
 
 
 @compiled
@@ -53,7 +53,8 @@ def adamw_scalars(
     >>> from numadam.nopython import adamw_scalars
     >>> h = adamw_scalars(1, lr=0.1)
     """
-    return _scalars((beta1, beta2, eps, eps_root), (), t, lr, weight_decay)
+    own = _Hypers(beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root)
+    return _scalars(own, t, lr, weight_decay)
 
 
 @compiled
@@ -89,8 +90,7 @@ def adamw_element(
     >>> round(p, 6)
     0.85
     """
-    new, m, v, largest = _element(p, g, m, v, vmax, h)
-    return present((new, m, v, largest), (p, p, p, vmax))
+    return present(_element(p, g, (m, v, vmax), h), (p, m, v, vmax))
 
 
 @compiled
@@ -160,4 +160,4 @@ def adamw_update(
     >>> p.round(6)
     array([0.85, 1.05])
     """
-    _walk(p, g, m, v, vmax, adamw_scalars(t, lr, weight_decay, beta1, beta2, eps, eps_root))
+    _walk(p, g, (m, v, vmax), adamw_scalars(t, lr, weight_decay, beta1, beta2, eps, eps_root))

@@ -15,12 +15,15 @@ import numpy as np
 from numba import njit
 
 from numadam._core import options as op
-from numadam._core.element import LOST, put, whole_step
-from numadam._core.rule import RuleSpec
+from numadam._core.element import put, whole_step
+from numadam._core.formula import make_element
+from numadam._core.plan import STATE_SLOTS
+from numadam._core.rule import RuleSpec, named
+from numadam._core.scalars import loop_scalars
 from numadam._jit.cache import source_stamp
 from numadam._jit.functions import jit_once
 from numadam._version import __version__
-from numadam.nopython.typed import complete, doubles, item, make_views, number_as
+from numadam.nopython.typed import complete, doubles, item, make_views, number_as, plain
 from numadam.nopython.typed import present as present
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,45 +64,63 @@ def _make_losing(wrap: Any) -> Any:
 def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
     """``scalars(own, q, t, lr, weight_decay) -> h``: all that an element needs, in float64.
 
-    `own` are the rule's hyperparameters, and `q` the running products before the step.
+    `own` are the rule's hyperparameters, and `q` the running products before the step, by name.
     """
     switches = tuple(float(entry(options)) for entry in rule.control.values())
     row = op.row(rule, options, 0.0)[: op.RULE]
-    before, after = tuple(row[: op.DECAY]), tuple(row[op.DECAY + 1 :])
-    of_rule, of_loop = wrap(rule.scalars), wrap(op.loop_scalars)
+    place = op.COLUMN.weight_decay
+    before, after = tuple(row[:place]), tuple(row[place + 1 :])
+    of_rule, of_loop = wrap(rule.scalars), wrap(loop_scalars)
+    shared, hypers = op.ControlRow, rule.hyper_type
 
     def scalars(own, q, t, lr, weight_decay):
         if t < 1:
             raise ValueError("t: expected the number of this step, 1 at the first.")
         rate, decay = np.float64(lr), np.float64(weight_decay)
-        control = (*before, decay, *after)
-        # the last: where the arithmetic is float32, which presets alone ask for
-        h = of_rule((*doubles(own), *switches), q, rate, np.float64(t), 0.0)
-        return *h, of_loop(control, rate, 1.0, 1.0, 0.0)[LOST]
+        c, row = hypers(*(plain(doubles(own)) + switches)), shared(*(before + (decay,) + after))
+        # the last: whether the arithmetic is in float32, which presets alone ask for
+        h = of_rule(c, q, rate, np.float64(t), False)
+        return plain(h) + (of_loop(row, rate, 1.0, 1.0, 0.0).lost,)
 
     return wrap(scalars)
 
 
+def _make_without_products(rule: RuleSpec, scalars: Any, wrap: Any) -> Any:
+    """``scalars(own, t, lr, weight_decay) -> h``, where no product is carried."""
+    kind = rule.product_type
+    nothing = None if kind is None else kind(*[None] * len(kind._fields))
+
+    def without(own, t, lr, weight_decay):
+        return scalars(own, nothing, t, lr, weight_decay)
+
+    return wrap(without)
+
+
 def _make_element(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> tuple[Any, Any]:
     """Two forms of one element: of a loop, with all numbers of one type, and for the user."""
-    formula, take = wrap(rule.formula(**rule.variant(options))), number_as
-    lose = _make_losing(wrap) if rule.decoupled else wrap(_plain)
+    formula, take = make_element(rule, rule.formula(**rule.variant(options)), wrap), number_as
+    lose, kind = _make_losing(wrap) if rule.decoupled else wrap(_plain), rule.scalar_type
+    size, absent = 1 + len(rule.state), (None,) * (STATE_SLOTS - len(rule.state))
 
     def inner(p, g, s0, s1, s2, h, lost):
-        step, a, b, c = formula(p, g, g * g, s0, s1, s2, h)
+        step, a, b, c = formula(p, g, g * g, s0, s1, s2, kind(*h))
         return lose(p, step, lost), a, b, c
 
     same = wrap(inner)
 
-    def element(p, g, s0, s1, s2, h):
+    def element(p, g, state, h):
+        s0, s1, s2 = state + absent
         k, lost = complete(h[:-1], p), take(h[-1], p)
-        return same(p, take(g, p), take(s0, p), take(s1, p), take(s2, p), k, lost)
+        numbers = same(p, take(g, p), take(s0, p), take(s1, p), take(s2, p), k, lost)
+        return numbers[:size]
 
     return same, wrap(element)
 
 
-def _make_walk(names: tuple[str, ...], same: Any, wrap: Any) -> Any:
-    """``walk(p, g, s0, s1, s2, h)``: over arrays, in place. Absent ones are None."""
+def _make_walk(rule: RuleSpec, same: Any, wrap: Any) -> Any:
+    """``walk(p, g, state, h)``: over arrays, in place. Absent ones are None."""
+    absent = (None,) * (STATE_SLOTS - len(rule.state))
+    names = ("p", "g", *rule.state, *[""] * len(absent))
     of_g, of_0, of_1, of_2 = (f"{name}: expected the shape of p." for name in names[1:])
     views, store = make_views(names), wrap(put)
 
@@ -109,19 +130,19 @@ def _make_walk(names: tuple[str, ...], same: Any, wrap: Any) -> Any:
         store(s1, i, b)
         store(s2, i, c)
 
-    turn = wrap(one)
+    update = wrap(one)
 
     def run(p, g, s0, s1, s2, h, lost):
         if p.ndim == 1:
             for i in range(p.size):
-                turn(i, p, g, s0, s1, s2, h, lost)
+                update(i, p, g, s0, s1, s2, h, lost)
         else:
             for index in np.ndindex(p.shape):
-                turn(index, p, g, s0, s1, s2, h, lost)
+                update(index, p, g, s0, s1, s2, h, lost)
 
     loop = wrap(run, forceinline=True)
 
-    def walk(p, g, s0, s1, s2, h):
+    def checked(p, g, s0, s1, s2, h):
         if g.shape != p.shape:
             raise ValueError(of_g)
         if s0 is not None and s0.shape != p.shape:
@@ -133,24 +154,42 @@ def _make_walk(names: tuple[str, ...], same: Any, wrap: Any) -> Any:
         x, y, a, b, c = views(p, g, s0, s1, s2)
         loop(x, y, a, b, c, complete(h[:-1], p), number_as(h[-1], p))
 
+    checked = wrap(checked)
+
+    def walk(p, g, state, h):
+        s0, s1, s2 = state + absent
+        checked(p, g, s0, s1, s2, h)  # a call: only an argument that is None prunes a branch
+
     return wrap(walk)
 
 
 class Kit(NamedTuple):
-    """The compiled parts of one rule in its default form."""
+    """The compiled parts of one rule in its default form; absent state arrays are None in them."""
 
+    #: the class of the rule's hyperparameters
+    Hypers: Any
+    #: ``scalars(hypers, t, lr, weight_decay) -> h``
     scalars: Any
+    #: ``element(p, g, state, h) -> (p, *state)``, `state` a tuple of numbers
     element: Any
+    #: ``walk(p, g, state, h)``, `state` a tuple of arrays
     walk: Any
+    #: ``scalars(hypers, products, t, lr, weight_decay) -> h``
+    scalars_with_products: Any
 
 
 def kit(cls: Any) -> Kit:
-    """The parts of the rule of an optimiser class; absent state arrays are None in them."""
+    """The parts of the rule of an optimiser class."""
     rule = cls.rule
     given = inspect.signature(cls).parameters.items()
     defaults = {name: one.default for name, one in given if one.default is not one.empty}
     options = {**op.DEFAULTS, **defaults}
-    wrap = jit_once
-    names = ("p", "g", *rule.state, *[""] * (3 - len(rule.state)))
-    same, element = _make_element(rule, options, wrap)
-    return Kit(_make_scalars(rule, options, wrap), element, _make_walk(names, same, wrap))
+    scalars = _make_scalars(rule, options, jit_once)
+    same, element = _make_element(rule, options, jit_once)
+    return Kit(
+        named("Hypers", tuple(hyper.name for hyper in rule.hypers)),
+        _make_without_products(rule, scalars, jit_once),
+        element,
+        _make_walk(rule, same, jit_once),
+        scalars,
+    )

@@ -7,7 +7,7 @@ from typing import Any
 from numadam.nopython.core import Array, Number, compiled, kit
 from numadam.rules.lion import Lion
 
-_scalars, _element, _walk = kit(Lion)
+_Hypers, _scalars, _element, _walk, _ = kit(Lion)
 
 
 @compiled
@@ -44,7 +44,8 @@ def lion_scalars(
     >>> from numadam.nopython import lion_scalars
     >>> h = lion_scalars(lr=0.1)
     """
-    return _scalars((beta1, beta2), (), 1, lr, weight_decay)
+    own = _Hypers(beta1=beta1, beta2=beta2)
+    return _scalars(own, 1, lr, weight_decay)
 
 
 @compiled
@@ -76,8 +77,7 @@ def lion_element(p: Number, g: Number, m: Number, h: tuple[float, ...]) -> tuple
     >>> round(p, 6)
     0.9
     """
-    p, m, _, _ = _element(p, g, m, None, None, h)
-    return p, m
+    return _element(p, g, (m,), h)
 
 
 @compiled
@@ -132,4 +132,4 @@ def lion_update(
     >>> p.round(6)
     array([0.9, 1.1])
     """
-    _walk(p, g, m, None, None, lion_scalars(lr, beta1, beta2, weight_decay))
+    _walk(p, g, (m,), lion_scalars(lr, beta1, beta2, weight_decay))

@@ -9,10 +9,10 @@ import numpy as np
 from numadam._jit.functions import jit_once
 from numadam.nopython.core import Array, Number, compiled, kit
 from numadam.nopython.typed import doubles
-from numadam.rules.nadam import NADAM, NAdam
+from numadam.rules.nadam import NAdam, Products, advance
 
-_scalars, _element, _walk = kit(NAdam)
-_advance = jit_once(NADAM.advance)
+_Hypers, _, _element, _walk, _scalars = kit(NAdam)
+_advance = jit_once(advance)
 
 
 @compiled
@@ -47,8 +47,9 @@ def nadam_product(
     >>> round(nadam_product(1, 1.0, momentum_decay=0.0), 6)
     0.45
     """
-    control = doubles((beta1, 0.0, 0.0, momentum_decay))
-    return _advance(control, doubles((mu_product,)), np.float64(t), 0.0)[0]
+    own = _Hypers(beta1=beta1, beta2=0.0, eps=0.0, momentum_decay=momentum_decay)
+    before = Products(mu_product=np.float64(mu_product), beta2_product=None)
+    return _advance(doubles(own), before, np.float64(t), False).mu_product
 
 
 @compiled
@@ -96,11 +97,13 @@ def nadam_scalars(
     >>> h == nadam_scalars(2)
     True
     """
-    own = (beta1, beta2, eps, momentum_decay)
+    own = _Hypers(beta1=beta1, beta2=beta2, eps=eps, momentum_decay=momentum_decay)
     if mu_product is None:
         product = _product_before(t, beta1, momentum_decay)
-        return _scalars(own, (product,), t, lr, weight_decay)
-    return _scalars(own, doubles((mu_product,)), t, lr, weight_decay)
+        before = Products(mu_product=product, beta2_product=None)
+        return _scalars(own, before, t, lr, weight_decay)
+    before = Products(mu_product=np.float64(mu_product), beta2_product=None)
+    return _scalars(own, before, t, lr, weight_decay)
 
 
 @compiled
@@ -134,8 +137,7 @@ def nadam_element(
     >>> round(p, 3)
     0.894
     """
-    p, m, v, _ = _element(p, g, m, v, None, h)
-    return p, m, v
+    return _element(p, g, (m, v), h)
 
 
 @compiled
@@ -210,9 +212,9 @@ def nadam_update(
     """
     own = (lr, beta1, beta2, eps, momentum_decay, weight_decay)
     if mu_product is None:
-        _walk(p, g, m, v, None, nadam_scalars(t, *own))
+        _walk(p, g, (m, v), nadam_scalars(t, *own))
     else:
         if mu_product.size != 1 or mu_product.itemsize != 8:
             raise ValueError("mu_product: expected an array of one float64, np.ones(1).")
-        _walk(p, g, m, v, None, nadam_scalars(t, *own, mu_product[0]))
+        _walk(p, g, (m, v), nadam_scalars(t, *own, mu_product[0]))
         mu_product[0] = nadam_product(t, mu_product[0], beta1, momentum_decay)

@@ -7,7 +7,7 @@ from typing import Any
 from numadam.nopython.core import Array, Number, compiled, kit
 from numadam.rules.radam import RAdam
 
-_scalars, _element, _walk = kit(RAdam)
+_Hypers, _scalars, _element, _walk, _ = kit(RAdam)
 
 
 @compiled
@@ -50,7 +50,8 @@ def radam_scalars(
     >>> from numadam.nopython import radam_scalars
     >>> h = radam_scalars(1, lr=0.1)
     """
-    return _scalars((beta1, beta2, eps), (), t, lr, weight_decay)
+    own = _Hypers(beta1=beta1, beta2=beta2, eps=eps)
+    return _scalars(own, t, lr, weight_decay)
 
 
 @compiled
@@ -84,8 +85,7 @@ def radam_element(
     >>> round(p, 6)
     0.9
     """
-    p, m, v, _ = _element(p, g, m, v, None, h)
-    return p, m, v
+    return _element(p, g, (m, v), h)
 
 
 @compiled
@@ -149,4 +149,4 @@ def radam_update(
     >>> p.round(6)
     array([0.9, 1.4])
     """
-    _walk(p, g, m, v, None, radam_scalars(t, lr, beta1, beta2, eps, weight_decay))
+    _walk(p, g, (m, v), radam_scalars(t, lr, beta1, beta2, eps, weight_decay))

@@ -7,7 +7,7 @@ from typing import Any
 from numadam.nopython.core import Array, Number, compiled, kit, present
 from numadam.rules.rmsprop import RMSprop
 
-_scalars, _element, _walk = kit(RMSprop)
+_Hypers, _scalars, _element, _walk, _ = kit(RMSprop)
 
 
 @compiled
@@ -47,7 +47,8 @@ def rmsprop_scalars(
     >>> from numadam.nopython import rmsprop_scalars
     >>> h = rmsprop_scalars(lr=0.1)
     """
-    return _scalars((beta2, eps, eps_root, momentum), (), 1, lr, 0.0)
+    own = _Hypers(beta2=beta2, eps=eps, eps_root=eps_root, momentum=momentum)
+    return _scalars(own, 1, lr, 0.0)
 
 
 @compiled
@@ -88,8 +89,7 @@ def rmsprop_element(
     >>> round(p, 6)
     0.8
     """
-    new, v, middle, buffer = _element(p, g, v, mean, m, h)
-    return present((new, v, middle, buffer), (p, p, mean, m))
+    return present(_element(p, g, (v, mean, m), h), (p, v, mean, m))
 
 
 @compiled
@@ -158,4 +158,4 @@ def rmsprop_update(
         raise ValueError("m: momentum needs a buffer, zeros of the shape of p.")
     if m is not None and momentum == 0.0:
         raise ValueError("momentum: with a buffer m it needs a value above 0, e.g. 0.9.")
-    _walk(p, g, v, mean, m, rmsprop_scalars(lr, beta2, eps, eps_root, momentum))
+    _walk(p, g, (v, mean, m), rmsprop_scalars(lr, beta2, eps, eps_root, momentum))

@@ -7,7 +7,7 @@ from typing import Any
 from numadam.nopython.core import Array, Number, compiled, kit, present
 from numadam.rules.sgd import SGD
 
-_scalars, _element, _walk = kit(SGD)
+_Hypers, _scalars, _element, _walk, _ = kit(SGD)
 
 
 @compiled
@@ -38,7 +38,8 @@ def sgd_scalars(
     >>> from numadam.nopython import sgd_scalars
     >>> h = sgd_scalars(lr=0.5)
     """
-    return _scalars((momentum, 0.0), (), 1, lr, 0.0)
+    own = _Hypers(momentum=momentum, dampening=0.0)
+    return _scalars(own, 1, lr, 0.0)
 
 
 @compiled
@@ -70,8 +71,7 @@ def sgd_element(p: Number, g: Number, h: tuple[float, ...], m: Number | None = N
     >>> round(p, 6)
     0.5
     """
-    new, buffer, _, _ = _element(p, g, m, None, None, h)
-    return present((new, buffer), (p, m))
+    return present(_element(p, g, (m,), h), (p, m))
 
 
 @compiled
@@ -126,4 +126,4 @@ def sgd_update(
         raise ValueError("m: momentum needs a buffer, zeros of the shape of p.")
     if m is not None and momentum == 0.0:
         raise ValueError("momentum: with a buffer m it needs a value above 0, e.g. 0.9.")
-    _walk(p, g, m, None, None, sgd_scalars(lr, momentum))
+    _walk(p, g, (m,), sgd_scalars(lr, momentum))

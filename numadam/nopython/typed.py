@@ -21,8 +21,9 @@ from numadam._jit.functions import cast
 
 
 def _tuple_as(values, like):
-    """A tuple of numbers in the type of `like`."""
-    return tuple(type(like)(value) for value in values)
+    """A tuple of numbers, named or not, in the type of `like`."""
+    numbers = [type(like)(value) for value in values]
+    return type(values)(*numbers) if hasattr(values, "_fields") else tuple(numbers)
 
 
 @overload(_tuple_as)
@@ -34,6 +35,17 @@ def _compiled_tuple_as(values, like):
 def doubles(values):
     """A tuple of numbers as float64."""
     return _tuple_as(values, 1.0)
+
+
+def _compiled_plain(typingctx: Any, values: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return args[0]  # names are in the type alone
+
+    return types.Tuple(list(values))(values), codegen
+
+
+#: A tuple of numbers without names: Numba's own ``tuple`` keeps them, and adds no named ones.
+plain = tuple if config.DISABLE_JIT else intrinsic(_compiled_plain)
 
 
 def _real(kind: Any, name: str) -> Any:

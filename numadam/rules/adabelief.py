@@ -3,47 +3,59 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack
 
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
-from numadam._core.rule import RuleSpec, Scalars
+from numadam._core.rule import RuleSpec
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, hyper
 from numadam._settings.presets import with_presets
-from numadam.rules.moments import advance, changing, powers
+from numadam.rules._moments import advance, changing, power
+
+
+class Scalars(NamedTuple):
+    """Scalars of the formula."""
+
+    beta1: float
+    alpha1: float  # 1 - beta1
+    beta2: float
+    alpha2: float
+    s: float  # the step size, with the corrections
+    e: float
+    root_e: float
 
 
 def formula() -> Callable[..., Any]:
     """M = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2)(g - m)^2 + eps_root;  as Adam."""
 
-    def element(p, g, gg, m, v, _s2, h):
-        beta1, alpha1, beta2, alpha2, s, e, root_e, tiny, zero = h
-        m = beta1 * m + alpha1 * g
-        if abs(m) < tiny:
-            m = zero
+    def element(p, g, m, v, h):
+        m = h.beta1 * m + h.alpha1 * g
+        if abs(m) < h.tiny:
+            m = h.zero
         error = g - m
-        v = beta2 * v + alpha2 * (error * error) + root_e
-        d = math.sqrt(v) + e
-        step = (s * m) / d if d != zero else zero
-        return step, m, v, _s2
+        v = h.beta2 * v + h.alpha2 * (error * error) + h.root_e
+        d = math.sqrt(v) + h.e
+        step = (h.s * m) / d if d != h.zero else h.zero
+        return step, m, v
 
     return element
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """Bias corrections as in Adam, multiplied through by sqrt(1 - beta2^t)."""
-    beta1, beta2, eps, eps_root = c[0], c[1], c[2], c[3]
-    power1, power2 = powers(c, q, t)
+    power1, power2 = power(q.beta1_product, c.beta1, t), power(q.beta2_product, c.beta2, t)
     root = math.sqrt(1.0 - power2)
-    s = lr * root / (1.0 - power1)
-    return beta1, 1.0 - beta1, beta2, 1.0 - beta2, s, eps * root, eps_root
-
-
-def present(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Always both moments."""
-    return ("m", "v")
+    return Scalars(
+        beta1=c.beta1,
+        alpha1=1.0 - c.beta1,
+        beta2=c.beta2,
+        alpha2=1.0 - c.beta2,
+        s=lr * root / (1.0 - power1),
+        e=c.eps * root,
+        root_e=c.eps_root,
+    )
 
 
 ADABELIEF = RuleSpec(
@@ -52,7 +64,6 @@ ADABELIEF = RuleSpec(
     hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS, Hyper("eps_root")),
     formula=formula,
     scalars=scalars,
-    present=present,
     decoupled=True,
     products=changing,
     advance=advance,

@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
-from numadam._core.rule import RuleSpec, Scalars
+from numadam._core.rule import RuleSpec
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
 from numadam._settings.presets import with_presets
 
 
+class Scalars(NamedTuple):
+    """Scalars of the formula."""
+
+    lr: float
+    e: float
+    root_e: float
+
+
 def formula() -> Callable[..., Any]:
     """V = v + g^2;  step = lr g / (sqrt(v + eps_root) + eps)."""
 
-    def element(p, g, gg, v, _s1, _s2, h):
-        lr, e, root_e, _tiny, zero = h
+    def element(p, g, gg, v, h):
         v = v + gg
-        d = math.sqrt(v + root_e) + e
-        step = (lr * g) / d if d != zero else zero
-        return step, v, _s1, _s2
+        d = math.sqrt(v + h.root_e) + h.e
+        step = (h.lr * g) / d if d != h.zero else h.zero
+        return step, v
 
     return element
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """The same at every step."""
-    return lr, c[0], c[1]
-
-
-def present(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Always the sum of squares."""
-    return ("v",)
+    return Scalars(lr=lr, e=c.eps, root_e=c.eps_root)
 
 
 def refuse(options: Mapping[str, Any]) -> str:
@@ -50,10 +52,9 @@ ADAGRAD = RuleSpec(
     hypers=(EPS, Hyper("eps_root"), Hyper("initial_accumulator")),
     formula=formula,
     scalars=scalars,
-    present=present,
     refuse=refuse,
     initial=lambda options: {"v": options["initial_accumulator"]},
-    modulus=lambda options: ("v",),
+    modulus=("v",),
 )
 
 

@@ -11,7 +11,8 @@ from numadam._core.rule import RuleSpec
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
 from numadam._settings.presets import with_presets
-from numadam.rules.moments import (
+from numadam.rules._moments import (
+    Powers,
     adam_formula,
     adam_scalars,
     advance,
@@ -24,7 +25,7 @@ from numadam.rules.moments import (
 
 def products(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The powers of the betas, where they are no powers: betas that change, and TensorFlow 1."""
-    return ("beta1_product", "beta2_product") if options["like"] == "tf1" else changing(options)
+    return Powers._fields if options["like"] == "tf1" else changing(options)
 
 
 def variant(options: Mapping[str, Any]) -> dict[str, bool]:
@@ -86,7 +87,7 @@ ADAM = RuleSpec(
     advance=advance,
     scalars_like={"keras": keras_scalars, "tf1": tf1_scalars},
     advance_like={"tf1": tf1_advance},
-    modulus=lambda options: ("v", "vmax"),
+    modulus=("v", "vmax"),
 )
 
 

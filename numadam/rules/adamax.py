@@ -3,61 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from numba.extending import register_jitable
 
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
-from numadam._core.rule import RuleSpec, Scalars
+from numadam._core.rule import RuleSpec
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
 from numadam._settings.presets import with_presets
-from numadam.rules.moments import f32, to_power
+from numadam.rules._moments import f32, keras_power, power
+
+
+class Scalars(NamedTuple):
+    """Scalars of the formula."""
+
+    beta1: float
+    alpha1: float  # 1 - beta1
+    beta2: float
+    s: float  # lr / (1 - beta1^t)
+    inner: float  # eps where it is added to |g|, else 0
+    outer: float  # eps where it is added to u, else 0
+
+
+class Products(NamedTuple):
+    """The product over the steps of a beta1 that changes."""
+
+    beta1_product: float | None
 
 
 def formula() -> Callable[..., Any]:
     """M = beta1 m + (1 - beta1) g;  u = max(beta2 u, |g| + inner);  step = s m / (u + outer)."""
 
-    def element(p, g, gg, m, u, _s2, h):
-        beta1, alpha1, beta2, s, inner, outer, tiny, zero = h
-        m = beta1 * m + alpha1 * g
-        if abs(m) < tiny:
-            m = zero
-        u = beta2 * u
-        size = abs(g) + inner
+    def element(p, g, m, u, h):
+        m = h.beta1 * m + h.alpha1 * g
+        if abs(m) < h.tiny:
+            m = h.zero
+        u = h.beta2 * u
+        size = abs(g) + h.inner
         if size > u:  # not where u is NaN: it stays
             u = size
         if size != size:  # a NaN comes in
             u = size
-        d = u + outer
-        step = (s * m) / d if d != zero else zero
-        return step, m, u, _s2
+        d = u + h.outer
+        step = (h.s * m) / d if d != h.zero else h.zero
+        return step, m, u
 
     return element
-
-
-# place in the control block after beta1, beta2 and eps
-NORM = 3
 
 
 @register_jitable
 def _with_eps(c, c1, lr):
     """The scalars with eps where its form has it."""
-    inner, outer = (c[2], 0.0) if c[NORM] != 0.0 else (0.0, c[2])
-    return c[0], 1.0 - c[0], c[1], lr / c1, inner, outer
+    inner, outer = (c.eps, 0.0) if c.norm != 0.0 else (0.0, c.eps)
+    return Scalars(
+        beta1=c.beta1, alpha1=1.0 - c.beta1, beta2=c.beta2, s=lr / c1, inner=inner, outer=outer
+    )
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Any:
+def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """The correction of m, and eps where its form has it."""
-    power = q[0] * c[0] if len(q) > 0 else to_power(c[0], t)
-    return _with_eps(c, 1.0 - power, lr)
+    return _with_eps(c, 1.0 - power(q.beta1_product, c.beta1, t), lr)
 
 
-def keras_scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Any:
+def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """Keras takes the power of a beta1 that was rounded to float32."""
-    power = q[0] * c[0] if len(q) > 0 else to_power(f32(c[0]), t)
-    return _with_eps(c, f32(1.0 - f32(power)) if single != 0.0 else 1.0 - power, lr)
+    power1 = keras_power(q.beta1_product, c.beta1, t)
+    return _with_eps(c, f32(1.0 - f32(power1)) if is_float32 else 1.0 - power1, lr)
 
 
 def products(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -65,14 +78,9 @@ def products(options: Mapping[str, Any]) -> tuple[str, ...]:
     return ("beta1_product",) if callable(options["beta1"]) else ()
 
 
-def advance(c: Any, q: Any, t: float, single: float) -> Scalars:
+def advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
     """The product of a beta1 that changes."""
-    return (q[0] * c[0],)
-
-
-def present(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Always the first moment and the norm."""
-    return ("m", "u")
+    return Products(q.beta1_product * c.beta1)
 
 
 def refuse(options: Mapping[str, Any]) -> str:
@@ -88,7 +96,6 @@ ADAMAX = RuleSpec(
     hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS),
     formula=formula,
     scalars=scalars,
-    present=present,
     control={"norm": lambda options: options["eps_form"] == "norm"},
     refuse=refuse,
     decoupled=True,

@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack
 
 from numadam._core.hyper import Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
-from numadam._core.rule import RuleSpec, Scalars
+from numadam._core.rule import RuleSpec
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, hyper
 from numadam._settings.presets import with_presets
 
 
+class Scalars(NamedTuple):
+    """Scalars of the formula."""
+
+    beta1: float
+    alpha1: float  # 1 - beta1
+    beta2: float
+    alpha2: float
+    lr: float
+
+
 def formula() -> Callable[..., Any]:
     """Step = lr sign(beta1 m + (1 - beta1) g);  m = beta2 m + (1 - beta2) g."""
 
-    def element(p, g, gg, m, _s1, _s2, h):
-        beta1, alpha1, beta2, alpha2, lr, tiny, zero = h
-        u = beta1 * m + alpha1 * g
-        m = beta2 * m + alpha2 * g
-        if abs(m) < tiny:
-            m = zero
+    def element(p, g, m, h):
+        u = h.beta1 * m + h.alpha1 * g
+        m = h.beta2 * m + h.alpha2 * g
+        if abs(m) < h.tiny:
+            m = h.zero
         step = u - u  # 0 where u is 0, and NaN where it is NaN
-        if u > zero:
-            step = lr
-        if u < zero:
-            step = -lr
-        return step, m, _s1, _s2
+        if u > h.zero:
+            step = h.lr
+        if u < h.zero:
+            step = -h.lr
+        return step, m
 
     return element
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """The same at every step."""
-    return c[0], 1.0 - c[0], c[1], 1.0 - c[1], lr
-
-
-def present(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Always the momentum."""
-    return ("m",)
+    return Scalars(beta1=c.beta1, alpha1=1.0 - c.beta1, beta2=c.beta2, alpha2=1.0 - c.beta2, lr=lr)
 
 
 LION = RuleSpec(
@@ -48,7 +52,6 @@ LION = RuleSpec(
     hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0)),
     formula=formula,
     scalars=scalars,
-    present=present,
     decoupled=True,
 )
 

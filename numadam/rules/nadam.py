@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from numba.extending import register_jitable
 
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
-from numadam._core.rule import RuleSpec, Scalars
+from numadam._core.rule import RuleSpec
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, hyper
 from numadam._settings.presets import with_presets
-from numadam.rules.moments import adam_formula, f32, to_power
+from numadam.rules._moments import AdamScalars, f32, keras_power, power
+
+
+class Products(NamedTuple):
+    """Products over the steps: of the momenta, and of a beta2 that changes."""
+
+    mu_product: float
+    beta2_product: float | None
 
 
 def formula() -> Callable[..., Any]:
     """Adam's moments;  step = (s m + look g) / (sqrt(v) + e)."""
-    return adam_formula(lerp=False, textbook=False, nesterov=True, vhat=False)
+
+    def element(p, g, gg, m, v, h):
+        m = h.beta1 * m + h.alpha1 * g
+        v = h.beta2 * v + h.alpha2 * gg
+        if abs(m) < h.tiny:
+            m = h.zero
+        d = math.sqrt(v) + h.e
+        n = h.s * m + h.look * g
+        step = n / d if d != h.zero else h.zero
+        return step, m, v
+
+    return element
 
 
 @register_jitable
@@ -29,41 +47,45 @@ def _mu(beta1, base, decay, t):
 
 
 @register_jitable
-def _power(beta2, c, q, t):
-    """beta2^t, or the product of a beta2 that changes."""
-    return q[1] * c[1] if len(q) > 1 else to_power(beta2, t)
-
-
-@register_jitable
-def _folded(beta1, beta2, mu, mu_next, product, power, lr, eps):
+def _folded(beta1, beta2, mu, mu_next, product, power2, lr, eps):
     """Both corrections, multiplied through by sqrt(1 - beta2^t), which the root then lacks."""
-    root = math.sqrt(1.0 - power)
-    s = lr * root * mu_next / (1.0 - product * mu_next)
-    look = lr * root * (1.0 - mu) / (1.0 - product)
-    return beta1, 1.0 - beta1, beta2, 1.0 - beta2, s, eps * root, 0.0, 1.0, 1.0, look
+    root = math.sqrt(1.0 - power2)
+    return AdamScalars(
+        beta1=beta1,
+        alpha1=1.0 - beta1,
+        beta2=beta2,
+        alpha2=1.0 - beta2,
+        s=lr * root * mu_next / (1.0 - product * mu_next),
+        e=eps * root,
+        root_e=0.0,
+        c1=1.0,
+        c2=1.0,
+        look=lr * root * (1.0 - mu) / (1.0 - product),
+    )
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Any:
+def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
     """The momenta of this step and the next, and the product up to this one."""
-    beta1, beta2, eps, decay = c[0], c[1], c[2], c[3]
-    mu, mu_next = _mu(beta1, 0.96, decay, t), _mu(beta1, 0.96, decay, t + 1.0)
-    return _folded(beta1, beta2, mu, mu_next, q[0] * mu, _power(beta2, c, q, t), lr, eps)
+    decay, power2 = c.momentum_decay, power(q.beta2_product, c.beta2, t)
+    mu, mu_next = _mu(c.beta1, 0.96, decay, t), _mu(c.beta1, 0.96, decay, t + 1.0)
+    return _folded(c.beta1, c.beta2, mu, mu_next, q.mu_product * mu, power2, lr, c.eps)
 
 
-def torch_scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Any:
+def torch_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
     """Torch carries the product in float32."""
-    beta1, beta2, eps, decay = c[0], c[1], c[2], c[3]
-    mu, mu_next = _mu(beta1, 0.96, decay, t), _mu(beta1, 0.96, decay, t + 1.0)
-    product = f32(q[0] * f32(mu))
-    return _folded(beta1, beta2, mu, mu_next, product, _power(beta2, c, q, t), lr, eps)
+    decay, power2 = c.momentum_decay, power(q.beta2_product, c.beta2, t)
+    mu, mu_next = _mu(c.beta1, 0.96, decay, t), _mu(c.beta1, 0.96, decay, t + 1.0)
+    product = f32(q.mu_product * f32(mu))
+    return _folded(c.beta1, c.beta2, mu, mu_next, product, power2, lr, c.eps)
 
 
-def keras_scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Any:
+def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
     """Keras rounds betas and base to float32, but not in the product."""
-    beta1, beta2, base, eps, decay = f32(c[0]), f32(c[1]), f32(0.96), c[2], c[3]
+    beta1, beta2, base, decay = f32(c.beta1), f32(c.beta2), f32(0.96), c.momentum_decay
     mu, mu_next = _mu(beta1, base, decay, t), _mu(beta1, base, decay, t + 1.0)
-    product = q[0] * _mu(c[0], 0.96, decay, t)
-    return _folded(beta1, beta2, mu, mu_next, product, _power(beta2, c, q, t), lr, eps)
+    product = q.mu_product * _mu(c.beta1, 0.96, decay, t)
+    power2 = keras_power(q.beta2_product, c.beta2, t)
+    return _folded(beta1, beta2, mu, mu_next, product, power2, lr, c.eps)
 
 
 def products(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -71,19 +93,16 @@ def products(options: Mapping[str, Any]) -> tuple[str, ...]:
     return ("mu_product", "beta2_product") if callable(options["beta2"]) else ("mu_product",)
 
 
-def advance(c: Any, q: Any, t: float, single: float) -> Scalars:
+def advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
     """The products with the factors of step t."""
-    return q[0] * _mu(c[0], 0.96, c[3], t), _power(c[1], c, q, t)
+    mu = _mu(c.beta1, 0.96, c.momentum_decay, t)
+    return Products(q.mu_product * mu, power(q.beta2_product, c.beta2, t))
 
 
-def torch_advance(c: Any, q: Any, t: float, single: float) -> Scalars:
+def torch_advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
     """Torch carries the product of the momenta in float32."""
-    return f32(q[0] * f32(_mu(c[0], 0.96, c[3], t))), _power(c[1], c, q, t)
-
-
-def present(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Always both moments."""
-    return ("m", "v")
+    mu = f32(_mu(c.beta1, 0.96, c.momentum_decay, t))
+    return Products(f32(q.mu_product * mu), power(q.beta2_product, c.beta2, t))
 
 
 NADAM = RuleSpec(
@@ -97,13 +116,12 @@ NADAM = RuleSpec(
     ),
     formula=formula,
     scalars=scalars,
-    present=present,
     decoupled=True,
     products=products,
     advance=advance,
     scalars_like={"torch": torch_scalars, "keras": keras_scalars},
     advance_like={"torch": torch_advance},
-    modulus=lambda options: ("v",),
+    modulus=("v",),
 )
 
 

@@ -4,60 +4,71 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
-from numadam._core.rule import RuleSpec, Scalars
+from numadam._core.rule import RuleSpec
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
 from numadam._settings.presets import with_presets
-from numadam.rules.moments import advance, changing, powers
+from numadam.rules._moments import advance, changing, power
+
+
+class Scalars(NamedTuple):
+    """Scalars of the formula."""
+
+    beta1: float
+    alpha1: float  # 1 - beta1
+    beta2: float
+    alpha2: float
+    s: float  # the step size, with corrections and rectification
+    e: float
+    plain: float  # 1 while the root is left out, else 0
 
 
 def formula() -> Callable[..., Any]:
     """Adam's moments;  step = s m / (sqrt(v) + e), or s m while `plain` is 1."""
 
-    def element(p, g, gg, m, v, _s2, h):
-        beta1, alpha1, beta2, alpha2, s, e, plain, tiny, zero = h
-        m = beta1 * m + alpha1 * g
-        v = beta2 * v + alpha2 * gg
-        if abs(m) < tiny:
-            m = zero
-        d = math.sqrt(v) + e
-        if plain != zero:  # instead of the root, not times it: v may be inf
-            d = plain
-        step = (s * m) / d if d != zero else zero
-        return step, m, v, _s2
+    def element(p, g, gg, m, v, h):
+        m = h.beta1 * m + h.alpha1 * g
+        v = h.beta2 * v + h.alpha2 * gg
+        if abs(m) < h.tiny:
+            m = h.zero
+        d = math.sqrt(v) + h.e
+        if h.plain != h.zero:  # instead of the root, not times it: v may be inf
+            d = h.plain
+        step = (h.s * m) / d if d != h.zero else h.zero
+        return step, m, v
 
     return element
 
 
 #: Above this number of gradients in effect the root is trusted (torch, optax; the paper: 4).
 THRESHOLD = 5.0
-# place in the control block after beta1, beta2 and eps
-HAT = 3
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """The step size with the rectification, and whether the root is left out."""
-    beta1, beta2, eps = c[0], c[1], c[2]
-    power1, power2 = powers(c, q, t)
+    power1, power2 = power(q.beta1_product, c.beta1, t), power(q.beta2_product, c.beta2, t)
     c1, c2 = 1.0 - power1, 1.0 - power2
-    longest = 2.0 / (1.0 - beta2) - 1.0
+    longest = 2.0 / (1.0 - c.beta2) - 1.0
     rho = longest - 2.0 * t * power2 / c2
     s, e, plain = lr / c1, 0.0, 1.0
     if rho > THRESHOLD:
         root, plain = math.sqrt(c2), 0.0
         shrink = (rho - 4.0) * (rho - 2.0) * longest
         s = s * root * math.sqrt(shrink / ((longest - 4.0) * (longest - 2.0) * rho))
-        e = eps if c[HAT] != 0.0 else eps * root
-    return beta1, 1.0 - beta1, beta2, 1.0 - beta2, s, e, plain
-
-
-def present(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Always both moments."""
-    return ("m", "v")
+        e = c.eps if c.hat != 0.0 else c.eps * root
+    return Scalars(
+        beta1=c.beta1,
+        alpha1=1.0 - c.beta1,
+        beta2=c.beta2,
+        alpha2=1.0 - c.beta2,
+        s=s,
+        e=e,
+        plain=plain,
+    )
 
 
 def refuse(options: Mapping[str, Any]) -> str:
@@ -73,13 +84,12 @@ RADAM = RuleSpec(
     hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS),
     formula=formula,
     scalars=scalars,
-    present=present,
     control={"hat": lambda options: options["eps_form"] == "hat"},
     refuse=refuse,
     decoupled=True,
     products=changing,
     advance=advance,
-    modulus=lambda options: ("v",),
+    modulus=("v",),
 )
 
 

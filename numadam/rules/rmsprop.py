@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
-from numadam._core.rule import RuleSpec, Scalars
+from numadam._core.rule import RuleSpec
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
 from numadam._settings.presets import with_presets
+
+
+class Scalars(NamedTuple):
+    """Scalars of the formula."""
+
+    beta2: float
+    alpha2: float  # 1 - beta2
+    momentum: float
+    lr: float
+    e: float
+    root_e: float
 
 
 def formula() -> Callable[..., Any]:
@@ -21,33 +32,38 @@ def formula() -> Callable[..., Any]:
     """
 
     def element(p, g, gg, v, mean, m, h):
-        beta2, alpha2, momentum, lr, e, root_e, tiny, zero = h
-        v = beta2 * v + alpha2 * gg
+        v = h.beta2 * v + h.alpha2 * gg
         u = v
         if mean is not None:
-            mean = beta2 * mean + alpha2 * g
-            if abs(mean) < tiny:
-                mean = zero
+            mean = h.beta2 * mean + h.alpha2 * g
+            if abs(mean) < h.tiny:
+                mean = h.zero
             u = v - mean * mean
-            if u < zero:  # rounding alone makes it negative; NaN stays
-                u = zero
-        d = math.sqrt(u + root_e) + e
-        n = lr * g if m is None else g
-        step = n / d if d != zero else zero
+            if u < h.zero:  # rounding alone makes it negative; NaN stays
+                u = h.zero
+        d = math.sqrt(u + h.root_e) + h.e
+        n = h.lr * g if m is None else g
+        step = n / d if d != h.zero else h.zero
         if m is not None:
-            m = momentum * m + step
-            if abs(m) < tiny:
-                m = zero
-            step = lr * m
+            m = h.momentum * m + step
+            if abs(m) < h.tiny:
+                m = h.zero
+            step = h.lr * m
         return step, v, mean, m
 
     return element
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """RMSprop has no bias correction: its scalars do not depend on t."""
-    beta2, eps, eps_root, momentum = c[0], c[1], c[2], c[3]
-    return beta2, 1.0 - beta2, momentum, lr, eps, eps_root
+    return Scalars(
+        beta2=c.beta2,
+        alpha2=1.0 - c.beta2,
+        momentum=c.momentum,
+        lr=lr,
+        e=c.eps,
+        root_e=c.eps_root,
+    )
 
 
 def present(options: Mapping[str, Any]) -> tuple[str, ...]:

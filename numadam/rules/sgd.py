@@ -3,42 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from numadam._core.hyper import Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
-from numadam._core.rule import RuleSpec, Scalars
+from numadam._core.rule import RuleSpec
 from numadam._optimizer.functional import update
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
 from numadam._settings.presets import with_presets
-from numadam.rules.moments import f32
+from numadam.rules._moments import f32
+
+
+class Scalars(NamedTuple):
+    """Scalars of the formula."""
+
+    momentum: float
+    share: float  # of the gradient in the buffer
+    lr: float
 
 
 def formula(nesterov: bool) -> Callable[..., Any]:
     """M = momentum m + share g;  step = lr m, or with Nesterov lr (g + momentum m)."""
 
-    def element(p, g, gg, m, _s1, _s2, h):
-        momentum, share, lr, tiny, zero = h
+    def element(p, g, m, h):
         if m is None:
             direction = g
         else:
-            m = momentum * m + share * g
-            if abs(m) < tiny:
-                m = zero
-            direction = g + momentum * m if nesterov else m
-        return lr * direction, m, _s1, _s2
+            m = h.momentum * m + h.share * g
+            if abs(m) < h.tiny:
+                m = h.zero
+            direction = g + h.momentum * m if nesterov else m
+        return h.lr * direction, m
 
     return element
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """The momentum, and the share of the gradient in it: all of the first one (torch)."""
-    return c[0], 1.0 if t == 1.0 else 1.0 - c[1], lr
+    return Scalars(momentum=c.momentum, share=1.0 if t == 1.0 else 1.0 - c.dampening, lr=lr)
 
 
-def keras_scalars(c: Any, q: Any, lr: float, t: float, single: float) -> Scalars:
+def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """Keras rounds the momentum to float32."""
-    return f32(c[0]), 1.0 if t == 1.0 else 1.0 - c[1], lr
+    return Scalars(momentum=f32(c.momentum), share=1.0 if t == 1.0 else 1.0 - c.dampening, lr=lr)
 
 
 def present(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -73,7 +80,7 @@ SGD_RULE = RuleSpec(
     switches=("nesterov",),
     refuse=refuse,
     scalars_like={"keras": keras_scalars},
-    modulus=lambda options: (),
+    modulus=(),
 )
 
 

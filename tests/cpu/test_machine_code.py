@@ -13,8 +13,7 @@ import pytest
 from numba import float32, float64, int64, none, types
 
 from numadam import rules
-from numadam._core import element as turn
-from numadam._core.scalars import width_of
+from numadam._core.scalars import LoopScalars
 from numadam._cpu import kernel as loops
 from numadam._jit import functions
 from tests.variants import CASES, VARIANTS, plan_of
@@ -36,7 +35,8 @@ def instructions(case: str, out: bool, real: Any) -> list[str]:
     plan = plan_of(*CASES[case], str(real))
     array = real[::1]
     slots = [array if plan.has(slot) else none for slot in (2, 3, 4)]
-    scalars = [types.UniTuple(real, n) for n in (width_of(plan) - turn.FACTOR, turn.ZERO + 1)]
+    kinds = plan.rule.scalar_type, LoopScalars
+    scalars = [types.NamedUniTuple(real, len(kind._fields), kind) for kind in kinds]
     signature = types.void(
         int64, array, array, *slots, array if out else none, *[none] * 6, *scalars
     )

@@ -273,8 +273,6 @@ def test_many_problems_in_one_kernel_step_in_float32(generation):
     import numba
     from numba import cuda
 
-    from numadam._core.element import SEED
-    from numadam._core.scalars import width_of
     from numadam._cuda.kernel_spec import step_slots
     from numadam._minimize.compiled.objective import WRITES
     from numadam._minimize.device.kernel import array_types, make_solve
@@ -285,8 +283,7 @@ def test_many_problems_in_one_kernel_step_in_float32(generation):
         return x[0] * x[0]
 
     plan, t = plan_of(CASES[0]), cuda.types
-    widths = width_of(plan) - (SEED + 1), SEED + 4
-    kernel = make_solve(plan, fun, WRITES, widths)
+    kernel = make_solve(plan, fun, WRITES)
     f4, f8, i8 = t.float32, t.float64, t.int64
     lines = [t.Array(kind, 2, "C") for kind in (f4, f4, f4, f8, i8)]
     types = t.void(

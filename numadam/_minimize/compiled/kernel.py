@@ -59,7 +59,7 @@ def _make_rows(plan: Plan, wrap: Any) -> Any:
 
 def _make_step(plan: Plan, wrap: Any) -> Any:
     """``step(meta, desk, d, at, block, first, live, begin, it)``: a block's live problems."""
-    step_rows, scalars = _make_rows(plan, wrap), make_scalars(width_of(plan), plan.real)
+    step_rows, scalars = _make_rows(plan, wrap), make_scalars(plan)
     width = width_of(plan)
 
     def step(meta, desk, d, at, block, first, live, begin, it):
@@ -73,7 +73,7 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
 
 def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
     """As `_make_step` where each problem has scalars of its own: an lr, or a clip factor."""
-    step_rows, scalars = _make_rows(plan, wrap), make_scalars(width_of(plan), plan.real)
+    step_rows, scalars = _make_rows(plan, wrap), make_scalars(plan)
     clip, own = make_clip(plan, wrap), make_own(plan, wrap) if own_lr else wrap(no_own)
     line = make_line(plan, wrap)
     views, b, _ = make_views(plan)
@@ -129,6 +129,7 @@ def _make_block(plan: Plan, own_lr: bool, wrap: Any) -> Any:
     look_all = make_look(plan, wrap)
     step = _make_step_each(plan, own_lr, wrap) if each else _make_step(plan, wrap)
     copy_words, give_up = wrap(_copy_words), wrap(_give_up)
+    low, high = op.COLUMN.low, op.COLUMN.high
     bytes_x, real, wide = plan.stride(pl.P), plan.real.type(1), op.RULE + plan.rule.width
 
     def block(b, meta, desk, args_at, begin, steps):
@@ -172,7 +173,7 @@ def _make_block(plan: Plan, own_lr: bool, wrap: Any) -> Any:
         live = of_blocks[b]
         control = carray(as_pointer(meta[dr.CONTROL]), (meta[dr.GROUPS], wide), np.float64)
         line = control[d.row]
-        ends = cast((line[op.LOW], line[op.HIGH]), real)
+        ends = cast((line[low], line[high]), real)
         rates = carray(as_pointer(desk[dk.RATES]), begin + steps + 1, np.float64)
         skip, size = first * turns * bytes_x, turns * bytes_x
         x_at, g_at = at[pl.P] + skip, at[pl.G] + skip

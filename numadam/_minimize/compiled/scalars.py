@@ -94,7 +94,8 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
         return wrap(_no_clip)
     ranged, small = plan.real == np.float64, tiny(plan.real)
     block = norms.make_block(make_norm_gradient(plan, wrap), wrap, scaled=ranged)
-    column = op.CLIP_NORM if plan.norm == "all" else op.CLIP_ARRAY
+    column = op.COLUMN.clip_norm if plan.norm == "all" else op.COLUMN.clip_array_norm
+    margin = op.COLUMN.margin
 
     def clip(row, n, x, g, low, high, k, partials, factors):
         exponent, blocks = 0, norms.blocks(n)
@@ -113,7 +114,7 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
             exponent = norms.exponent_of(total)
             if exponent == 0:
                 break
-        pre, factor = norms.clip_factor(total, exponent, row[column], row[op.MARGIN], small)
+        pre, factor = norms.clip_factor(total, exponent, row[column], row[margin], small)
         factors[0, 0], factors[1, 0] = pre, factor
 
     return wrap(clip)

@@ -10,7 +10,6 @@ from numba.core.errors import NumbaError
 
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.element import SEED
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
@@ -107,15 +106,13 @@ class DeviceBatch:
             cupy.zeros((3, self.problems)),
             cupy.zeros((2, self.problems), np.int64),
         )
-        self._ends = tuple(
-            map(plan.real.type, self._settings.control[self._row(), [op.LOW, op.HIGH]])
-        )
+        columns = [op.COLUMN.low, op.COLUMN.high]
+        self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), columns]))
         self._tolerances = tuple(map(float, vars(tolerances).values()))
-        width = width_of(plan)
-        self._width, widths = width, (width - (SEED + 1), SEED + 4)
+        self._width = width_of(plan)
         from numba import cuda
 
-        self._kernel = cuda.jit(make_solve(plan, fun, form, widths))
+        self._kernel = cuda.jit(make_solve(plan, fun, form))
         self._fill, self.done, self.first = _tabulate(plan), 0, True
         self._products = np.ones(len(plan.products))
 

@@ -19,6 +19,7 @@ from numadam._core import plan as pl
 from numadam._core.element import make_element_update
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
+from numadam._core.scalars import LoopScalars, loop_start
 from numadam._cuda.kernel_spec import device_jit, step_slots
 from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES
 from numadam._minimize.stopping import RUNNING, moved, projected, verdict
@@ -122,7 +123,7 @@ def _make_test_problem(box: str, wrap: Any) -> Any:
     return wrap(test_problem)
 
 
-def make_solve(plan: Plan, fun: Any, form: str, widths: tuple[int, int]) -> Callable[..., None]:
+def make_solve(plan: Plan, fun: Any, form: str) -> Callable[..., None]:
     """The kernel: some iterations of every problem that still runs, one problem a thread.
 
     ``solve(arrays, shaped, rows, table, counts, before, ends, tolerances, numbers, args)``: `rows`
@@ -138,7 +139,8 @@ def make_solve(plan: Plan, fun: Any, form: str, widths: tuple[int, int]) -> Call
         wrap(_CALLS[form](wrap(fun.py_func))),
         _make_test_problem(plan.bounds, wrap),
     )
-    read_h, read_k, first_k = _make_tuple(widths[0], wrap), _make_tuple(widths[1], wrap), widths[0]
+    of_rule, of_loop, first_k = plan.rule.scalar_type, LoopScalars, loop_start(plan)
+    read_h, read_k = _make_tuple(first_k, wrap), _make_tuple(len(of_loop._fields), wrap)
 
     def solve(arrays, shaped, rows, table, counts, before, ends, tolerances, numbers, args):
         problems, steps, done, at_start = numbers
@@ -150,7 +152,8 @@ def make_solve(plan: Plan, fun: Any, form: str, widths: tuple[int, int]) -> Call
             only_test = at_start != 0  # x0 is tested before the first step
             while counts[0, b] == RUNNING and (only_test or it < steps):
                 if not only_test:
-                    h, k = read_h(rows, it, 0), read_k(rows, it, first_k)
+                    h = of_rule(*read_h(rows, it, 0))
+                    k = of_loop(*read_k(rows, it, first_k))
                     for i in range(b, p.size, problems):
                         if tolerances[2] > 0.0:
                             before[i] = p[i]
