@@ -5,9 +5,13 @@ from typing import Any
 
 from numadam._jit import forks as forks  # registers what a fork needs; loads nothing
 from numadam._version import __version__
-from numadam.rules import TABLE
+from numadam.rules import CLASSES, function_name
 
-_HOMES = {name: f"numadam.rules.{file}" for file, names in TABLE.items() for name in names}
+_HOMES = {
+    name: f"numadam.rules.{file}"
+    for file, kind in CLASSES.items()
+    for name in (kind, function_name(file))
+}
 _HOMES |= {"Optimizer": "numadam._optimizer.optimizer", "Rows": "numadam._arrays.sparse"}
 _HOMES |= {
     "History": "numadam.history.history",

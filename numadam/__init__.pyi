@@ -1,3 +1,4 @@
+# Written by `python tests/generate.py`: do not edit.
 from numadam import nopython as nopython
 from numadam import schedules as schedules
 from numadam._arrays.sparse import Rows as Rows

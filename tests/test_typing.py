@@ -8,18 +8,21 @@ from pathlib import Path
 import numpy as np
 
 import numadam as na
-from tests import typing_user
+from tests import typing_rules, typing_user
 
 TEXT = Path(typing_user.__file__).read_text(encoding="utf-8")
+RULES = Path(typing_rules.__file__).read_text(encoding="utf-8")
 
 
 def test_it_uses_every_public_name():
     modules = {"nopython", "schedules"}  # tests/typing_nopython.py, and the import
-    assert set(re.findall(r"\bna\.(\w+)", TEXT)) == set(na.__all__) - modules
+    used = set(re.findall(r"\bna\.(\w+)", TEXT + RULES))
+    assert used == set(na.__all__) - modules
     assert set(re.findall(r"\bschedules\.(\w+)", TEXT)) == set(na.schedules.__all__)
 
 
 def test_it_runs():
+    typing_rules.every_rule()
     for name, x in typing_user.every_class().items():
         assert np.isfinite(x).all(), name
         assert (x != 0).any(), name

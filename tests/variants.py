@@ -10,31 +10,9 @@ from numadam import rules
 from numadam._core import options as op
 from numadam._settings.bounds import OPEN
 from numadam._settings.settings import Settings
+from tests import references
 
-VARIANTS = {
-    "Adam": [
-        {},
-        {"amsgrad": True},
-        {"amsgrad": "vhat"},
-        {"nesterov": True},
-        {"like": "numpy"},
-        {"like": "keras", "eps_form": "hat", "eps": 1e-8, "decoupled": False},
-    ],
-    "AdamW": [{}],
-    "NAdam": [{}],
-    "RAdam": [{}, {"eps_form": "paper"}],
-    "AdaMax": [{}, {"eps_form": "denominator"}],
-    "AdaBelief": [{}],
-    "Lion": [{}],
-    "RMSprop": [{}, {"centered": True}, {"momentum": 0.9}, {"centered": True, "momentum": 0.9}],
-    "Adagrad": [{}, {"initial_accumulator": 0.1, "eps": 0.0, "eps_root": 1e-7}],
-    "SGD": [
-        {},
-        {"momentum": 0.9},
-        {"momentum": 0.9, "dampening": 0.1},
-        {"momentum": 0.9, "nesterov": True},
-    ],
-}
+VARIANTS = {name: references.variants(file) for file, name in rules.CLASSES.items()}
 CASES = {
     " ".join([name, *(f"{key}={value}" for key, value in options.items())]): (name, options)
     for name, rows in VARIANTS.items()

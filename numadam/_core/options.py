@@ -59,10 +59,9 @@ OF_GROUPS = ("lr", "weight_decay", "clip_value")
 BIT_EXACT = ("keras", "tf1", "sklearn", "numpy")
 
 
-class Shared(TypedDict, total=False):
-    """Keywords that every rule takes; `numadam.Optimizer` says what each one does."""
+class SharedButDecay(TypedDict, total=False):
+    """Keywords of every rule but `weight_decay`, for a rule that declares that one itself."""
 
-    weight_decay: float | Schedule
     decoupled: bool
     decay_times_lr: bool
     maximize: bool
@@ -86,10 +85,15 @@ class Shared(TypedDict, total=False):
     capturable: bool
 
 
-class FunctionalOptions(TypedDict, total=False):
-    """Those of them that a step on the caller's own arrays takes: they need no array of ours."""
+class Shared(SharedButDecay, total=False):
+    """Keywords that every rule takes; `numadam.Optimizer` describes each."""
 
-    weight_decay: float
+    weight_decay: float | Schedule
+
+
+class FunctionalButDecay(TypedDict, total=False):
+    """Keywords of every update function but `weight_decay`: no array or counter is kept."""
+
     decoupled: bool
     decay_times_lr: bool
     maximize: bool
@@ -99,6 +103,12 @@ class FunctionalOptions(TypedDict, total=False):
     bounds: Any
     complex_form: str
     like: str | None
+
+
+class FunctionalOptions(FunctionalButDecay, total=False):
+    """Keywords that every update function takes."""
+
+    weight_decay: float
 
 
 #: None means that the option is not in use; `decoupled` then is the rule's own way.

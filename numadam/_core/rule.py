@@ -74,6 +74,8 @@ class RuleSpec:
         the first), computed in float64 from the hyperparameters `c` and the running products
         `q` before the step, both by name. Scalars is a `typing.NamedTuple` of the rule, named in
         the annotation. The loop rounds them once to the dtype.
+    presets : mapping of str to mapping
+        By library the keywords that ``like=`` gives; a library without the rule is not there.
     scalars_like, advance_like : mapping of str to callable
         Other `scalars` and `advance`, for presets whose library rounds on its way.
     present : tuple of str
@@ -119,6 +121,7 @@ class RuleSpec:
     advance: Callable[..., Any] | None = None
     initial: ByOptions[dict[str, float]] = ByOptions(lambda options: {})
     modulus: ByOptions[tuple[str, ...] | None] = ByOptions(lambda options: None)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scalars_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     advance_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 

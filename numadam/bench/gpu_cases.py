@@ -53,7 +53,7 @@ def _right(name: str, rule: str, options: Mapping[str, Any]) -> Case:
 
 
 def _right_cases() -> list[Case]:
-    cases = [_right(f"rule-{names[0].lower()}", names[0], {}) for names in rules.TABLE.values()]
+    cases = [_right(f"rule-{rule.lower()}", rule, {}) for rule in rules.CLASSES.values()]
     cases += [_right(f"rule-{name}", rule, options) for name, (rule, options) in VARIANTS.items()]
     return cases + [
         _right(name, "Adam", options) for name, options in OPTIONS.items() if name not in _LEFT_OUT

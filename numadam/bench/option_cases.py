@@ -114,9 +114,9 @@ OPTION_CASES = (
         _against_plain("Adam", OPTIONS["accumulate"], adds=True),
     ),
     *(
-        _option(f"rule-{names[0].lower()}", names[0], {}, f"a step of {names[0]} / Adam, by bytes")
-        for names in rules.TABLE.values()
-        if names[0] != "Adam"
+        _option(f"rule-{rule.lower()}", rule, {}, f"a step of {rule} / Adam, by bytes")
+        for rule in rules.CLASSES.values()
+        if rule != "Adam"
     ),
     *(
         _option(f"rule-{name}", rule, options, f"a step of {name} / Adam, by bytes")

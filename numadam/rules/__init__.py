@@ -1,28 +1,41 @@
-"""The table of rules. A rule is one file here, one line below, and its names in `__init__.pyi`."""
+"""The rules, one file each; files whose name begins with ``_`` hold what several share."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-#: file: (class, function on the caller's own arrays)
-TABLE = {
-    "adam": ("Adam", "adam_update"),
-    "adamw": ("AdamW", "adamw_update"),
-    "nadam": ("NAdam", "nadam_update"),
-    "radam": ("RAdam", "radam_update"),
-    "adamax": ("AdaMax", "adamax_update"),
-    "adabelief": ("AdaBelief", "adabelief_update"),
-    "lion": ("Lion", "lion_update"),
-    "rmsprop": ("RMSprop", "rmsprop_update"),
-    "sgd": ("SGD", "sgd_update"),
-    "adagrad": ("Adagrad", "adagrad_update"),
+#: The class in each file. Written by ``python tests/generate.py``, so that importing numadam
+#: imports no rule.
+CLASSES = {
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "radam": "RAdam",
+    "adamax": "AdaMax",
+    "adabelief": "AdaBelief",
+    "lion": "Lion",
+    "rmsprop": "RMSprop",
+    "sgd": "SGD",
+    "adagrad": "Adagrad",
 }
+
+
+def function_name(file: str) -> str:
+    """The name of a rule's function on the caller's own arrays."""
+    return f"{file}_update"
 
 
 def classes() -> dict[str, Any]:
     """Every public optimiser class by its name."""
     return {
-        name: getattr(import_module(f"{__name__}.{file}"), name)
-        for file, (name, _) in TABLE.items()
+        name: getattr(import_module(f"{__name__}.{file}"), name) for file, name in CLASSES.items()
+    }
+
+
+def functions() -> dict[str, Any]:
+    """The function on the caller's own arrays of every rule, by the name of its class."""
+    return {
+        name: getattr(import_module(f"{__name__}.{file}"), function_name(file))
+        for file, name in CLASSES.items()
     }

@@ -203,3 +203,8 @@ def tf1_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamSc
 def tf1_advance(c: Any, q: Any, t: float, is_float32: bool) -> Powers:
     """The products of the betas in float32, as TensorFlow 1 carries them."""
     return Powers(f32(q.beta1_product * f32(c.beta1)), f32(q.beta2_product * f32(c.beta2)))
+
+
+def amsgrad_by_array(values: Mapping[str, Any]) -> dict[str, Any]:
+    """AMSGrad where its array is given."""
+    return {"amsgrad": True} if values["vmax"] is not None and values["amsgrad"] is False else {}

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple, Unpack
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
-from numadam._optimizer.functional import update
+from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, hyper
-from numadam._settings.presets import with_presets
 from numadam.rules._moments import advance, changing, power
 
 
@@ -67,9 +66,13 @@ ADABELIEF = RuleSpec(
     decoupled=True,
     products=changing,
     advance=advance,
+    presets={
+        "optax": {"eps": 1e-16, "eps_root": 1e-16, "complex_form": "modulus"},
+    },
 )
 
 
+@optimizer_class
 class AdaBelief(Optimizer):
     r"""AdaBelief: long steps where the gradient is as its mean foretold, short ones elsewhere.
 
@@ -80,23 +83,15 @@ class AdaBelief(Optimizer):
 
     Parameters
     ----------
-    params : array or nesting of lists, tuples and dicts of arrays
-        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
-        `step`.
-    lr : float, callable, array, or nesting of these, default 1e-3
-        Learning rate, in units of the parameters. A callable gets the steps already taken, 0 at
-        the first. An array, or a nesting as that of `params`, sets it by element or array.
-    beta1 : float in [0, 1) or callable, default 0.9
-        Decay of the first moment `m`, the running mean of the gradient.
+    {{params}}
+    {{lr}}
+    {{beta1}}
     beta2 : float in [0, 1) or callable, default 0.999
         Decay of `v`, the running variance of the gradient about `m`.
-    eps : float or callable, default 1e-16
-        Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
+    {{eps}}
     eps_root : float or callable, default 1e-16
         Added to `v` at every step and kept in it, in units of the gradient squared.
-    **shared
-        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
-        options: see `numadam.Optimizer`.
+    {{shared}}
 
     Attributes
     ----------
@@ -127,7 +122,6 @@ class AdaBelief(Optimizer):
     rule = ADABELIEF
     beta1, beta2, eps, eps_root = hyper(), hyper(), hyper(), hyper()
 
-    @with_presets("AdaBelief")
     def __init__(
         self,
         params: Any,
@@ -138,12 +132,10 @@ class AdaBelief(Optimizer):
         eps: float | Schedule = 1e-16,
         eps_root: float | Schedule = 1e-16,
         **shared: Unpack[Shared],
-    ) -> None:
-        own = {"beta1": beta1, "beta2": beta2, "eps": eps, "eps_root": eps_root}
-        self._setup(params, lr, shared, own)
+    ) -> None: ...
 
 
-@with_presets("AdaBelief")
+@update_function(AdaBelief)
 def adabelief_update(
     p: Any,
     g: Any,
@@ -163,26 +155,19 @@ def adabelief_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
+    {{p}}
+    {{g}}
     m, v : array
         First moment and variance, zeros before the first step; modified in place.
-    t : int
-        Number of this step: 1 at the first.
+    {{t}}
     lr, beta1, beta2, eps, eps_root
         As in `AdaBelief`, but no callables.
-    out : array, optional
-        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
-    **shared
-        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
-        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+    {{out}}
+    {{shared}}
 
     Raises
     ------
-    TypeError, ValueError
-        Before anything is written: the message names the argument and says what to do.
+    {{errors}}
 
     References
     ----------
@@ -198,5 +183,3 @@ def adabelief_update(
     >>> p.round(6)
     array([0.9, 1.1])
     """
-    own = {"beta1": beta1, "beta2": beta2, "eps": eps, "eps_root": eps_root}
-    update(ADABELIEF, "adabelief_update", p, g, {"m": m, "v": v}, t, lr, out, shared, own)

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple, Unpack
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
-from numadam._optimizer.functional import update
+from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
-from numadam._settings.presets import with_presets
 
 
 class Scalars(NamedTuple):
@@ -55,9 +54,26 @@ ADAGRAD = RuleSpec(
     refuse=refuse,
     initial=lambda options: {"v": options["initial_accumulator"]},
     modulus=("v",),
+    presets={
+        "torch": {"lr": 1e-2, "eps": 1e-10},
+        "keras": {
+            "lr": 1e-3,
+            "eps": 0.0,
+            "eps_root": 1e-7,
+            "initial_accumulator": 0.10000000149011612,
+            "decoupled": True,
+        },  # it holds 0.1 in float32
+        "optax": {
+            "eps": 0.0,
+            "eps_root": 1e-7,
+            "initial_accumulator": 0.1,
+            "complex_form": "modulus",
+        },
+    },
 )
 
 
+@optimizer_class
 class Adagrad(Optimizer):
     r"""Adagrad: steps that become shorter where gradients have been large or many.
 
@@ -66,21 +82,14 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    params : array or nesting of lists, tuples and dicts of arrays
-        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
-        `step`.
-    lr : float, callable, array, or nesting of these, default 1e-2
-        Learning rate, in units of the parameters. A callable gets the steps already taken, 0 at
-        the first. An array, or a nesting as that of `params`, sets it by element or array.
-    eps : float or callable, default 1e-10
-        Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
+    {{params}}
+    {{lr}}
+    {{eps}}
     eps_root : float or callable, default 0.0
         Added under the root, in units of the gradient squared (Keras, optax).
     initial_accumulator : float, default 0.0
         What the sum of squares begins with, in units of the gradient squared.
-    **shared
-        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
-        options: see `numadam.Optimizer`.
+    {{shared}}
 
     Attributes
     ----------
@@ -111,7 +120,6 @@ class Adagrad(Optimizer):
     rule = ADAGRAD
     eps, eps_root, initial_accumulator = hyper(), hyper(), fixed()
 
-    @with_presets("Adagrad")
     def __init__(
         self,
         params: Any,
@@ -121,12 +129,10 @@ class Adagrad(Optimizer):
         eps_root: float | Schedule = 0.0,
         initial_accumulator: float = 0.0,
         **shared: Unpack[Shared],
-    ) -> None:
-        own = {"eps": eps, "eps_root": eps_root, "initial_accumulator": initial_accumulator}
-        self._setup(params, lr, shared, own)
+    ) -> None: ...
 
 
-@with_presets("Adagrad")
+@update_function(Adagrad)
 def adagrad_update(
     p: Any,
     g: Any,
@@ -142,25 +148,19 @@ def adagrad_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
+    {{p}}
+    {{g}}
     v : array
         Sum of squares of the gradient, zeros (or another start) before the first step; modified
         in place.
     lr, eps, eps_root
         As in `Adagrad`, but no callables.
-    out : array, optional
-        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
-    **shared
-        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
-        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+    {{out}}
+    {{shared}}
 
     Raises
     ------
-    TypeError, ValueError
-        Before anything is written: the message names the argument and says what to do.
+    {{errors}}
 
     References
     ----------
@@ -176,5 +176,3 @@ def adagrad_update(
     >>> p.round(6)
     array([0.9, 1.1])
     """
-    own = {"eps": eps, "eps_root": eps_root, "initial_accumulator": 0.0}
-    update(ADAGRAD, "adagrad_update", p, g, {"v": v}, 1, lr, out, shared, own)

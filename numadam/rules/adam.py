@@ -8,14 +8,14 @@ from typing import Any, Unpack
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
-from numadam._optimizer.functional import update
+from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
-from numadam._settings.presets import with_presets
 from numadam.rules._moments import (
     Powers,
     adam_formula,
     adam_scalars,
     advance,
+    amsgrad_by_array,
     changing,
     keras_scalars,
     tf1_advance,
@@ -88,9 +88,18 @@ ADAM = RuleSpec(
     scalars_like={"keras": keras_scalars, "tf1": tf1_scalars},
     advance_like={"tf1": tf1_advance},
     modulus=("v", "vmax"),
+    presets={
+        "torch": {"lr": 1e-3, "eps": 1e-8},
+        "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "decoupled": True},
+        "tf1": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"},
+        "optax": {"lr": 1e-3, "eps": 1e-8, "complex_form": "modulus"},
+        "sklearn": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"},
+        "numpy": {"lr": 1e-3, "eps": 1e-8},
+    },
 )
 
 
+@optimizer_class
 class Adam(Optimizer):
     r"""Adam: steps of about `lr`, whatever the scale of the gradient.
 
@@ -100,20 +109,13 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    params : array or nesting of lists, tuples and dicts of arrays
-        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
-        `step`.
-    lr : float, callable, array, or nesting of these, default 1e-3
-        Learning rate, in units of the parameters. A callable gets the steps already taken, 0 at
-        the first. An array, or a nesting as that of `params`, sets it by element or array.
-    beta1 : float in [0, 1) or callable, default 0.9
-        Decay of the first moment `m`, the running mean of the gradient.
+    {{params}}
+    {{lr}}
+    {{beta1}}
     beta2 : float in [0, 1) or callable, default 0.999
         Decay of the second moment `v`. 1.0 is possible with ``eps_form="hat"``.
-    eps : float or callable, default 1e-8
-        Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
-    eps_root : float or callable, default 0.0
-        Added under the root, in units of the gradient squared.
+    {{eps}}
+    {{eps_root}}
     eps_form : {"paper", "hat"}, default "paper"
         Where the eps sit: as above, or beside an uncorrected `v` (Keras, TensorFlow 1,
         scikit-learn): ``lr*sqrt(1-beta2^t)/(1-beta1^t) * m / (sqrt(v + eps_root) + eps)``.
@@ -127,9 +129,7 @@ class Adam(Optimizer):
     nesterov : bool, default False
         Look ahead along the momentum: ``beta1*m / (1-beta1^(t+1)) + (1-beta1)*g / (1-beta1^t)``
         in place of ``m / (1-beta1^t)``. `NAdam` has Dozat's schedule of beta1 besides.
-    **shared
-        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
-        options: see `numadam.Optimizer`.
+    {{shared}}
 
     Attributes
     ----------
@@ -163,7 +163,6 @@ class Adam(Optimizer):
     beta1, beta2, eps, eps_root = hyper(), hyper(), hyper(), hyper()
     eps_form, bias_correction, amsgrad, nesterov = fixed(), fixed(), fixed(), fixed()
 
-    @with_presets("Adam")
     def __init__(
         self,
         params: Any,
@@ -178,21 +177,10 @@ class Adam(Optimizer):
         amsgrad: bool | str = False,
         nesterov: bool = False,
         **shared: Unpack[Shared],
-    ) -> None:
-        own = {
-            "beta1": beta1,
-            "beta2": beta2,
-            "eps": eps,
-            "eps_root": eps_root,
-            "eps_form": eps_form,
-            "bias_correction": bias_correction,
-            "amsgrad": amsgrad,
-            "nesterov": nesterov,
-        }
-        self._setup(params, lr, shared, own)
+    ) -> None: ...
 
 
-@with_presets("Adam")
+@update_function(Adam, amsgrad_by_array)
 def adam_update(
     p: Any,
     g: Any,
@@ -217,30 +205,21 @@ def adam_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
-    m, v : array
-        First and second moment, zeros before the first step; modified in place.
-    t : int
-        Number of this step: 1 at the first.
+    {{p}}
+    {{g}}
+    {{moments}}
+    {{t}}
     lr, beta1, beta2, eps, eps_root, eps_form, bias_correction, nesterov
         As in `Adam`, but no callables.
     amsgrad : bool or {"v", "vhat", "paper"}, default False
         As in `Adam`; with `vmax` it is "v" unless said otherwise.
-    vmax : array, optional
-        Largest second moment so far, zeros before the first step: AMSGrad; modified in place.
-    out : array, optional
-        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
-    **shared
-        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
-        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+    {{vmax}}
+    {{out}}
+    {{shared}}
 
     Raises
     ------
-    TypeError, ValueError
-        Before anything is written: the message names the argument and says what to do.
+    {{errors}}
 
     References
     ----------
@@ -255,14 +234,3 @@ def adam_update(
     >>> p.round(6)
     array([0.9, 1.1, 1. ])
     """
-    own = {
-        "beta1": beta1,
-        "beta2": beta2,
-        "eps": eps,
-        "eps_root": eps_root,
-        "eps_form": eps_form,
-        "bias_correction": bias_correction,
-        "amsgrad": True if amsgrad is False and vmax is not None else amsgrad,
-        "nesterov": nesterov,
-    }
-    update(ADAM, "adam_update", p, g, {"m": m, "v": v, "vmax": vmax}, t, lr, out, shared, own)

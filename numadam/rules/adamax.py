@@ -10,9 +10,8 @@ from numba.extending import register_jitable
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
-from numadam._optimizer.functional import update
+from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
-from numadam._settings.presets import with_presets
 from numadam.rules._moments import f32, keras_power, power
 
 
@@ -102,9 +101,15 @@ ADAMAX = RuleSpec(
     products=products,
     advance=advance,
     scalars_like={"keras": keras_scalars},
+    presets={
+        "torch": {"lr": 2e-3, "eps": 1e-8, "eps_form": "norm", "decoupled": False},
+        "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "denominator"},
+        "optax": {"eps": 1e-8, "eps_form": "norm", "complex_form": "modulus"},
+    },
 )
 
 
+@optimizer_class
 class AdaMax(Optimizer):
     r"""AdaMax: the running mean of the gradient over its largest recent size.
 
@@ -114,15 +119,12 @@ class AdaMax(Optimizer):
 
     Parameters
     ----------
-    params : array or nesting of lists, tuples and dicts of arrays
-        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
-        `step`.
+    {{params}}
     lr : float, callable, array, or nesting of these, default 2e-3
         Learning rate, in units of the parameters: no step is longer than ``lr / (1-beta1^t)``. A
         callable gets the steps already taken, 0 at the first. An array, or a nesting as that of
         `params`, sets it by element or array.
-    beta1 : float in [0, 1) or callable, default 0.9
-        Decay of the first moment `m`, the running mean of the gradient.
+    {{beta1}}
     beta2 : float in [0, 1) or callable, default 0.999
         Decay of the norm `u`.
     eps : float or callable, default 1e-8
@@ -130,9 +132,7 @@ class AdaMax(Optimizer):
     eps_form : {"norm", "denominator"}, default "norm"
         Where eps sits: as above (torch, optax), or ``u = max(beta2*u, |g|)`` and ``m / (u + eps)``
         (Keras).
-    **shared
-        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
-        options: see `numadam.Optimizer`.
+    {{shared}}
 
     Attributes
     ----------
@@ -162,7 +162,6 @@ class AdaMax(Optimizer):
     rule = ADAMAX
     beta1, beta2, eps, eps_form = hyper(), hyper(), hyper(), fixed()
 
-    @with_presets("AdaMax")
     def __init__(
         self,
         params: Any,
@@ -173,12 +172,10 @@ class AdaMax(Optimizer):
         eps: float | Schedule = 1e-8,
         eps_form: str = "norm",
         **shared: Unpack[Shared],
-    ) -> None:
-        own = {"beta1": beta1, "beta2": beta2, "eps": eps, "eps_form": eps_form}
-        self._setup(params, lr, shared, own)
+    ) -> None: ...
 
 
-@with_presets("AdaMax")
+@update_function(AdaMax)
 def adamax_update(
     p: Any,
     g: Any,
@@ -198,26 +195,19 @@ def adamax_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
+    {{p}}
+    {{g}}
     m, u : array
         First moment and norm, zeros before the first step; modified in place.
-    t : int
-        Number of this step: 1 at the first.
+    {{t}}
     lr, beta1, beta2, eps, eps_form
         As in `AdaMax`, but no callables.
-    out : array, optional
-        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
-    **shared
-        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
-        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+    {{out}}
+    {{shared}}
 
     Raises
     ------
-    TypeError, ValueError
-        Before anything is written: the message names the argument and says what to do.
+    {{errors}}
 
     References
     ----------
@@ -232,5 +222,3 @@ def adamax_update(
     >>> p.round(6)
     array([0.9, 1.1, 1. ])
     """
-    own = {"beta1": beta1, "beta2": beta2, "eps": eps, "eps_form": eps_form}
-    update(ADAMAX, "adamax_update", p, g, {"m": m, "u": u}, t, lr, out, shared, own)

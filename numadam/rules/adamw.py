@@ -6,14 +6,23 @@ import dataclasses
 from typing import Any, Unpack
 
 from numadam._core.hyper import Schedule
-from numadam._core.options import FunctionalOptions, Shared
-from numadam._optimizer.functional import update
-from numadam._settings.presets import with_presets
+from numadam._core.options import FunctionalButDecay, SharedButDecay
+from numadam._optimizer.declared import optimizer_class, update_function
+from numadam.rules._moments import amsgrad_by_array
 from numadam.rules.adam import ADAM, Adam
 
-ADAMW = dataclasses.replace(ADAM, decoupled=True)
+ADAMW = dataclasses.replace(
+    ADAM,
+    decoupled=True,
+    presets={
+        "torch": {"lr": 1e-3, "eps": 1e-8, "weight_decay": 1e-2},
+        "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "weight_decay": 4e-3},
+        "optax": {"lr": 1e-3, "eps": 1e-8, "weight_decay": 1e-4, "complex_form": "modulus"},
+    },
+)
 
 
+@optimizer_class
 class AdamW(Adam):
     r"""Adam with weight decay beside the step instead of in the gradient.
 
@@ -26,12 +35,8 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params : array or nesting of lists, tuples and dicts of arrays
-        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
-        `step`.
-    lr : float, callable, array, or nesting of these, default 1e-3
-        Learning rate, in units of the parameters. A callable gets the steps already taken, 0 at
-        the first. An array, or a nesting as that of `params`, sets it by element or array.
+    {{params}}
+    {{lr}}
     weight_decay : float or callable, default 0.01
         Share of the parameters that is lost, times lr, at every step; in units of 1 / lr.
     beta1, beta2, eps, eps_root, eps_form, bias_correction, amsgrad, nesterov
@@ -66,8 +71,7 @@ class AdamW(Adam):
 
     rule = ADAMW
 
-    @with_presets("AdamW")
-    def __init__(  # type: ignore[misc]  # mypy: weight_decay is in Shared too
+    def __init__(
         self,
         params: Any,
         lr: Any = 1e-3,
@@ -81,23 +85,12 @@ class AdamW(Adam):
         bias_correction: bool = True,
         amsgrad: bool | str = False,
         nesterov: bool = False,
-        **shared: Unpack[Shared],
-    ) -> None:
-        own = {
-            "beta1": beta1,
-            "beta2": beta2,
-            "eps": eps,
-            "eps_root": eps_root,
-            "eps_form": eps_form,
-            "bias_correction": bias_correction,
-            "amsgrad": amsgrad,
-            "nesterov": nesterov,
-        }
-        self._setup(params, lr, {**shared, "weight_decay": weight_decay}, own)
+        **shared: Unpack[SharedButDecay],
+    ) -> None: ...
 
 
-@with_presets("AdamW")
-def adamw_update(  # type: ignore[misc]  # mypy: weight_decay is in Bare too
+@update_function(AdamW, amsgrad_by_array)
+def adamw_update(
     p: Any,
     g: Any,
     m: Any,
@@ -116,36 +109,27 @@ def adamw_update(  # type: ignore[misc]  # mypy: weight_decay is in Bare too
     nesterov: bool = False,
     vmax: Any = None,
     out: Any = None,
-    **shared: Unpack[FunctionalOptions],
+    **shared: Unpack[FunctionalButDecay],
 ) -> None:
     """One step of AdamW on arrays that the caller owns; formula as in `AdamW`.
 
     Parameters
     ----------
-    p : array
-        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
-    m, v : array
-        First and second moment, zeros before the first step; modified in place.
-    t : int
-        Number of this step: 1 at the first.
+    {{p}}
+    {{g}}
+    {{moments}}
+    {{t}}
     lr, weight_decay, beta1, beta2, eps, eps_root, eps_form, bias_correction, nesterov
         As in `AdamW`, but no callables.
     amsgrad : bool or {"v", "vhat", "paper"}, default False
         As in `Adam`; with `vmax` it is "v" unless said otherwise.
-    vmax : array, optional
-        Largest second moment so far, zeros before the first step: AMSGrad; modified in place.
-    out : array, optional
-        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
-    **shared
-        `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`, `clip_norm`,
-        `bounds` and `like`: see `numadam.Optimizer`.
+    {{vmax}}
+    {{out}}
+    {{shared_but_decay}}
 
     Raises
     ------
-    TypeError, ValueError
-        Before anything is written: the message names the argument and says what to do.
+    {{errors}}
 
     References
     ----------
@@ -160,15 +144,3 @@ def adamw_update(  # type: ignore[misc]  # mypy: weight_decay is in Bare too
     >>> p.round(6)
     array([0.85, 1.05])
     """
-    own = {
-        "beta1": beta1,
-        "beta2": beta2,
-        "eps": eps,
-        "eps_root": eps_root,
-        "eps_form": eps_form,
-        "bias_correction": bias_correction,
-        "amsgrad": True if amsgrad is False and vmax is not None else amsgrad,
-        "nesterov": nesterov,
-    }
-    decayed = {**shared, "weight_decay": weight_decay}
-    update(ADAMW, "adamw_update", p, g, {"m": m, "v": v, "vmax": vmax}, t, lr, out, decayed, own)

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple, Unpack
 from numadam._core.hyper import Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
-from numadam._optimizer.functional import update
+from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, hyper
-from numadam._settings.presets import with_presets
 
 
 class Scalars(NamedTuple):
@@ -53,9 +52,14 @@ LION = RuleSpec(
     formula=formula,
     scalars=scalars,
     decoupled=True,
+    presets={
+        "keras": {"lr": 1e-3, "beta2": 0.99},
+        "optax": {"beta2": 0.99, "weight_decay": 1e-3, "complex_form": "modulus"},
+    },
 )
 
 
+@optimizer_class
 class Lion(Optimizer):
     r"""Lion: every element moves by `lr`, up or down, and one state array is all it keeps.
 
@@ -76,9 +80,7 @@ class Lion(Optimizer):
         Weight of the momentum beside the gradient in the step.
     beta2 : float in [0, 1) or callable, default 0.99
         Decay of the momentum `m`.
-    **shared
-        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
-        options: see `numadam.Optimizer`.
+    {{shared}}
 
     Attributes
     ----------
@@ -107,7 +109,6 @@ class Lion(Optimizer):
     rule = LION
     beta1, beta2 = hyper(), hyper()
 
-    @with_presets("Lion")
     def __init__(
         self,
         params: Any,
@@ -116,11 +117,10 @@ class Lion(Optimizer):
         beta1: float | Schedule = 0.9,
         beta2: float | Schedule = 0.99,
         **shared: Unpack[Shared],
-    ) -> None:
-        self._setup(params, lr, shared, {"beta1": beta1, "beta2": beta2})
+    ) -> None: ...
 
 
-@with_presets("Lion")
+@update_function(Lion)
 def lion_update(
     p: Any,
     g: Any,
@@ -136,24 +136,18 @@ def lion_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
+    {{p}}
+    {{g}}
     m : array
         Momentum, zeros before the first step; modified in place.
     lr, beta1, beta2
         As in `Lion`, but no callables.
-    out : array, optional
-        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
-    **shared
-        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
-        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+    {{out}}
+    {{shared}}
 
     Raises
     ------
-    TypeError, ValueError
-        Before anything is written: the message names the argument and says what to do.
+    {{errors}}
 
     References
     ----------
@@ -168,5 +162,3 @@ def lion_update(
     >>> p.round(6)
     array([0.9, 1.1, 1. ])
     """
-    own = {"beta1": beta1, "beta2": beta2}
-    update(LION, "lion_update", p, g, {"m": m}, 1, lr, out, shared, own)

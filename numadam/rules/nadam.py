@@ -11,9 +11,8 @@ from numba.extending import register_jitable
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
-from numadam._optimizer.functional import update
+from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, hyper
-from numadam._settings.presets import with_presets
 from numadam.rules._moments import AdamScalars, f32, keras_power, power
 
 
@@ -122,9 +121,15 @@ NADAM = RuleSpec(
     scalars_like={"torch": torch_scalars, "keras": keras_scalars},
     advance_like={"torch": torch_advance},
     modulus=("v",),
+    presets={
+        "torch": {"lr": 2e-3, "eps": 1e-8, "momentum_decay": 4e-3, "decoupled": False},
+        "keras": {"lr": 1e-3, "eps": 1e-7, "momentum_decay": 1.0},
+        "optax": {"eps": 1e-8, "momentum_decay": math.inf, "complex_form": "modulus"},
+    },
 )
 
 
+@optimizer_class
 class NAdam(Optimizer):
     r"""NAdam: Adam that looks ahead along a momentum that grows.
 
@@ -137,24 +142,16 @@ class NAdam(Optimizer):
 
     Parameters
     ----------
-    params : array or nesting of lists, tuples and dicts of arrays
-        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
-        `step`.
-    lr : float, callable, array, or nesting of these, default 2e-3
-        Learning rate, in units of the parameters. A callable gets the steps already taken, 0 at
-        the first. An array, or a nesting as that of `params`, sets it by element or array.
+    {{params}}
+    {{lr}}
     beta1 : float in [0, 1) or callable, default 0.9
         Decay of the first moment `m`, and the momentum in the end.
-    beta2 : float in [0, 1) or callable, default 0.999
-        Decay of the second moment `v`.
-    eps : float or callable, default 1e-8
-        Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
+    {{beta2}}
+    {{eps}}
     momentum_decay : float in [0, inf] or callable, default 4e-3
         How fast the momentum grows from ``beta1/2`` to `beta1`: torch's 4e-3, Keras's 1.0.
         With ``numpy.inf`` it is `beta1` from the start (optax).
-    **shared
-        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
-        options: see `numadam.Optimizer`.
+    {{shared}}
 
     Attributes
     ----------
@@ -184,7 +181,6 @@ class NAdam(Optimizer):
     rule = NADAM
     beta1, beta2, eps, momentum_decay = hyper(), hyper(), hyper(), hyper()
 
-    @with_presets("NAdam")
     def __init__(
         self,
         params: Any,
@@ -195,12 +191,10 @@ class NAdam(Optimizer):
         eps: float | Schedule = 1e-8,
         momentum_decay: float | Schedule = 4e-3,
         **shared: Unpack[Shared],
-    ) -> None:
-        own = {"beta1": beta1, "beta2": beta2, "eps": eps, "momentum_decay": momentum_decay}
-        self._setup(params, lr, shared, own)
+    ) -> None: ...
 
 
-@with_presets("NAdam")
+@update_function(NAdam)
 def nadam_update(
     p: Any,
     g: Any,
@@ -220,27 +214,20 @@ def nadam_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
-    m, v : array
-        First and second moment, zeros before the first step; modified in place.
+    {{p}}
+    {{g}}
+    {{moments}}
     t : int
         Number of this step: 1 at the first. The momenta of all steps before are taken to be
         those that these options give.
     lr, beta1, beta2, eps, momentum_decay
         As in `NAdam`, but no callables.
-    out : array, optional
-        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
-    **shared
-        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
-        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+    {{out}}
+    {{shared}}
 
     Raises
     ------
-    TypeError, ValueError
-        Before anything is written: the message names the argument and says what to do.
+    {{errors}}
 
     References
     ----------
@@ -255,5 +242,3 @@ def nadam_update(
     >>> p.round(3)
     array([0.894, 1.106])
     """
-    own = {"beta1": beta1, "beta2": beta2, "eps": eps, "momentum_decay": momentum_decay}
-    update(NADAM, "nadam_update", p, g, {"m": m, "v": v}, t, lr, out, shared, own)

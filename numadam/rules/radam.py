@@ -9,9 +9,8 @@ from typing import Any, NamedTuple, Unpack
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
-from numadam._optimizer.functional import update
+from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
-from numadam._settings.presets import with_presets
 from numadam.rules._moments import advance, changing, power
 
 
@@ -90,9 +89,14 @@ RADAM = RuleSpec(
     products=changing,
     advance=advance,
     modulus=("v",),
+    presets={
+        "torch": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat", "decoupled": False},
+        "optax": {"eps": 1e-8, "eps_form": "paper", "complex_form": "modulus"},
+    },
 )
 
 
+@optimizer_class
 class RAdam(Optimizer):
     r"""RAdam: Adam with a warm-up of its own, as long as `v` rests on few gradients.
 
@@ -108,24 +112,18 @@ class RAdam(Optimizer):
 
     Parameters
     ----------
-    params : array or nesting of lists, tuples and dicts of arrays
-        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
-        `step`.
+    {{params}}
     lr : float, callable, array, or nesting of these, default 1e-3
         Learning rate, in units of the parameters; in the first steps (five with the default
         `beta2`) in those over the gradient's. A callable gets the steps already taken, 0 at the
         first. An array, or a nesting as that of `params`, sets it by element or array.
-    beta1 : float in [0, 1) or callable, default 0.9
-        Decay of the first moment `m`, the running mean of the gradient.
+    {{beta1}}
     beta2 : float in [0, 1) or callable, default 0.999
         Decay of the second moment `v`. Up to 2/3 it is never used.
-    eps : float or callable, default 1e-8
-        Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
+    {{eps}}
     eps_form : {"hat", "paper"}, default "hat"
         Where eps sits: as above (torch), or ``sqrt(v / (1-beta2^t)) + eps`` (optax).
-    **shared
-        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
-        options: see `numadam.Optimizer`.
+    {{shared}}
 
     Attributes
     ----------
@@ -155,7 +153,6 @@ class RAdam(Optimizer):
     rule = RADAM
     beta1, beta2, eps, eps_form = hyper(), hyper(), hyper(), fixed()
 
-    @with_presets("RAdam")
     def __init__(
         self,
         params: Any,
@@ -166,12 +163,10 @@ class RAdam(Optimizer):
         eps: float | Schedule = 1e-8,
         eps_form: str = "hat",
         **shared: Unpack[Shared],
-    ) -> None:
-        own = {"beta1": beta1, "beta2": beta2, "eps": eps, "eps_form": eps_form}
-        self._setup(params, lr, shared, own)
+    ) -> None: ...
 
 
-@with_presets("RAdam")
+@update_function(RAdam)
 def radam_update(
     p: Any,
     g: Any,
@@ -191,26 +186,18 @@ def radam_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
-    m, v : array
-        First and second moment, zeros before the first step; modified in place.
-    t : int
-        Number of this step: 1 at the first.
+    {{p}}
+    {{g}}
+    {{moments}}
+    {{t}}
     lr, beta1, beta2, eps, eps_form
         As in `RAdam`, but no callables.
-    out : array, optional
-        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
-    **shared
-        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
-        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+    {{out}}
+    {{shared}}
 
     Raises
     ------
-    TypeError, ValueError
-        Before anything is written: the message names the argument and says what to do.
+    {{errors}}
 
     References
     ----------
@@ -225,5 +212,3 @@ def radam_update(
     >>> p.round(6)
     array([0.9, 1.4])
     """
-    own = {"beta1": beta1, "beta2": beta2, "eps": eps, "eps_form": eps_form}
-    update(RADAM, "radam_update", p, g, {"m": m, "v": v}, t, lr, out, shared, own)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Unpack
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
-from numadam._optimizer.functional import update
+from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
-from numadam._settings.presets import with_presets
+from numadam.rules._momentum import refuse_lone_buffer
 
 
 class Scalars(NamedTuple):
@@ -86,9 +86,15 @@ RMSPROP = RuleSpec(
     present=present,
     switches=("centered",),
     modulus=modulus,
+    presets={
+        "torch": {"lr": 1e-2, "beta2": 0.99, "eps": 1e-8},
+        "keras": {"lr": 1e-3, "beta2": 0.9, "eps": 0.0, "eps_root": 1e-7, "decoupled": True},
+        "optax": {"beta2": 0.9, "eps": 0.0, "eps_root": 1e-8, "complex_form": "modulus"},
+    },
 )
 
 
+@optimizer_class
 class RMSprop(Optimizer):
     r"""RMSprop: the gradient over the root of its running mean square.
 
@@ -101,25 +107,18 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    params : array or nesting of lists, tuples and dicts of arrays
-        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
-        `step`.
-    lr : float, callable, array, or nesting of these, default 1e-2
-        Learning rate, in units of the parameters. A callable gets the steps already taken, 0 at
-        the first. An array, or a nesting as that of `params`, sets it by element or array.
+    {{params}}
+    {{lr}}
     beta2 : float in [0, 1) or callable, default 0.99
         Decay of the mean square `v` and of the mean (torch calls it alpha, Keras rho).
-    eps : float or callable, default 1e-8
-        Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
+    {{eps}}
     eps_root : float or callable, default 0.0
         Added under the root, in units of the gradient squared (Keras, optax).
     momentum : float in [0, 1) or callable, default 0.0
         Decay of the buffer `m`; 0.0 has no buffer. `lr` stays outside of it, as in torch.
     centered : bool, default False
         Divide by the standard deviation of the gradient (Graves 2013).
-    **shared
-        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
-        options: see `numadam.Optimizer`.
+    {{shared}}
 
     Attributes
     ----------
@@ -150,7 +149,6 @@ class RMSprop(Optimizer):
     rule = RMSPROP
     beta2, eps, eps_root, momentum, centered = hyper(), hyper(), hyper(), hyper(), fixed()
 
-    @with_presets("RMSprop")
     def __init__(
         self,
         params: Any,
@@ -162,12 +160,16 @@ class RMSprop(Optimizer):
         momentum: float | Schedule = 0.0,
         centered: bool = False,
         **shared: Unpack[Shared],
-    ) -> None:
-        own = {"beta2": beta2, "eps": eps, "eps_root": eps_root, "momentum": momentum}
-        self._setup(params, lr, shared, {**own, "centered": centered})
+    ) -> None: ...
 
 
-@with_presets("RMSprop")
+def _by_arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Centered where the array of the mean is given."""
+    refuse_lone_buffer(values)
+    return {"centered": values["mean"] is not None}
+
+
+@update_function(RMSprop, _by_arrays)
 def rmsprop_update(
     p: Any,
     g: Any,
@@ -187,10 +189,8 @@ def rmsprop_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
+    {{p}}
+    {{g}}
     v : array
         Mean square of the gradient, zeros before the first step; modified in place.
     lr, beta2, eps, eps_root, momentum
@@ -200,16 +200,12 @@ def rmsprop_update(
     m : array, optional
         Momentum buffer, zeros before the first step; modified in place. It is there exactly
         where `momentum` is not 0.
-    out : array, optional
-        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
-    **shared
-        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
-        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+    {{out}}
+    {{shared}}
 
     Raises
     ------
-    TypeError, ValueError
-        Before anything is written: the message names the argument and says what to do.
+    {{errors}}
 
     References
     ----------
@@ -224,12 +220,3 @@ def rmsprop_update(
     >>> p.round(6)
     array([0.8, 1.2])
     """
-    if (m is None) != (momentum == 0.0):
-        raise ValueError(
-            "m: a momentum buffer is needed where momentum is not 0, and only there; "
-            f"got momentum={momentum!r} and m {'missing' if m is None else 'given'}."
-        )
-    own = {"beta2": beta2, "eps": eps, "eps_root": eps_root, "momentum": momentum}
-    own["centered"] = mean is not None
-    state = {"v": v, "mean": mean, "m": m}
-    update(RMSPROP, "rmsprop_update", p, g, state, 1, lr, out, shared, own)

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Unpack
 from numadam._core.hyper import Hyper, Schedule
 from numadam._core.options import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
-from numadam._optimizer.functional import update
+from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
-from numadam._settings.presets import with_presets
 from numadam.rules._moments import f32
+from numadam.rules._momentum import refuse_lone_buffer
 
 
 class Scalars(NamedTuple):
@@ -81,9 +81,15 @@ SGD_RULE = RuleSpec(
     refuse=refuse,
     scalars_like={"keras": keras_scalars},
     modulus=(),
+    presets={
+        "torch": {"lr": 1e-3},
+        "keras": {"lr": 1e-2, "decoupled": True},
+        "optax": {"complex_form": "modulus"},
+    },
 )
 
 
+@optimizer_class
 class SGD(Optimizer):
     r"""Gradient descent, plain, with momentum, or with Nesterov's look ahead.
 
@@ -94,9 +100,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    params : array or nesting of lists, tuples and dicts of arrays
-        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
-        `step`.
+    {{params}}
     lr : float, callable, array, or nesting of these, default 1e-2
         Learning rate, in units of the parameters over those of the gradient. A callable gets the
         steps already taken, 0 at the first. An array, or a nesting as that of `params`, sets it
@@ -108,9 +112,7 @@ class SGD(Optimizer):
         in torch.
     nesterov : bool, default False
         Look ahead along the momentum, as torch and Keras do. Not with `dampening`.
-    **shared
-        Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
-        options: see `numadam.Optimizer`.
+    {{shared}}
 
     Attributes
     ----------
@@ -142,7 +144,6 @@ class SGD(Optimizer):
     rule = SGD_RULE
     momentum, dampening, nesterov = hyper(), hyper(), fixed()
 
-    @with_presets("SGD")
     def __init__(
         self,
         params: Any,
@@ -152,12 +153,18 @@ class SGD(Optimizer):
         dampening: float | Schedule = 0.0,
         nesterov: bool = False,
         **shared: Unpack[Shared],
-    ) -> None:
-        own = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
-        self._setup(params, lr, shared, own)
+    ) -> None: ...
 
 
-@with_presets("SGD")
+def _by_arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse arguments that do not fit each other."""
+    refuse_lone_buffer(values)
+    if values["t"] is None and values["dampening"] != 0.0:
+        raise ValueError("t: dampening needs the number of this step; 1, the first, has none.")
+    return {}
+
+
+@update_function(SGD, _by_arrays)
 def sgd_update(
     p: Any,
     g: Any,
@@ -175,10 +182,8 @@ def sgd_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, real or complex, NumPy or CuPy, any shape; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
+    {{p}}
+    {{g}}
     m : array, optional
         Momentum buffer, zeros before the first step; modified in place. It is there exactly
         where `momentum` is not 0.
@@ -186,16 +191,12 @@ def sgd_update(
         Number of this step, 1 at the first. Only `dampening` needs it.
     lr, momentum, dampening, nesterov
         As in `SGD`, but no callables.
-    out : array, optional
-        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
-    **shared
-        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
-        `clip_norm`, `bounds` and `like`: see `numadam.Optimizer`.
+    {{out}}
+    {{shared}}
 
     Raises
     ------
-    TypeError, ValueError
-        Before anything is written: the message names the argument and says what to do.
+    {{errors}}
 
     References
     ----------
@@ -210,13 +211,3 @@ def sgd_update(
     >>> p
     array([0.5, 1.5])
     """
-    if (m is None) != (momentum == 0.0):
-        raise ValueError(
-            "m: a momentum buffer is needed where momentum is not 0, and only there; "
-            f"got momentum={momentum!r} and m {'missing' if m is None else 'given'}."
-        )
-    if t is None and dampening != 0.0:
-        raise ValueError("t: dampening needs the number of this step; 1, the first, has none.")
-    own = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
-    number = 1 if t is None else t
-    update(SGD_RULE, "sgd_update", p, g, {"m": m}, number, lr, out, shared, own)

@@ -11,9 +11,9 @@ from numadam.bench import add_arguments, cli, option_cases, option_peers, proces
 from numadam.bench.cases import named
 from numadam.bench.measure import Figure
 from numadam.bench.option_cases import OPTION_CASES, OPTIONS, VARIANTS
-from numadam.rules import TABLE
+from numadam.rules import CLASSES
 
-RULES = [names[0] for names in TABLE.values()]
+RULES = list(CLASSES.values())
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -10,7 +10,7 @@ import numpy as np
 
 import numadam as na
 from numadam.rules import classes
-from tests import reference_rules as ref
+from tests import references as ref
 
 #: By class what its tests run; a class that is not here runs with its defaults.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -42,10 +42,8 @@ class Case:
 
     def reference(self, p, grads):
         """(p, state by name) after all steps, in float64."""
-        options, name = self.options, self.name.lower()
-        if name == "adamw":
-            name, options = "adam", {"decoupled": True, **options}
-        return getattr(ref, name)(p, grads, lr=0.05, **options)
+        decoupled = {"decoupled": True} if self.name == "AdamW" else {}
+        return ref.steps(self.name.lower())(p, grads, lr=0.05, **decoupled, **self.options)
 
 
 CASES = [Case(name, options) for name in classes() for options in VARIANTS.get(name, [{}])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 
 import numadam as na
 from numadam import nopython
+from numadam.rules import CLASSES
 from tests.cuda.cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR, no_compiler
 from tests.cuda.kernel_code import Code, check_arithmetic
 from tests.cuda.many_problems import own_steps
@@ -58,25 +60,14 @@ def device(monkeypatch):
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
 
 
-#: a rule's state arrays, and whether its scalars depend on the step
-RULES = {
-    "adam": ("m, v", True),
-    "adamw": ("m, v", True),
-    "nadam": ("m, v", True),
-    "radam": ("m, v", True),
-    "adamax": ("m, u", True),
-    "adabelief": ("m, v", True),
-    "lion": ("m", False),
-    "rmsprop": ("v", False),
-    "sgd": ("", False),
-    "adagrad": ("v", False),
-}
+def parameters(function):
+    return list(inspect.signature(getattr(nopython, function)).parameters)
 
 
 def kernel_of(rule, formed):
     """A kernel over one element a thread; `formed`: with the scalars formed in it."""
-    state, counted = RULES[rule]
-    names = [name for name in state.split(", ") if name]
+    names = parameters(f"{rule}_element")
+    names, counted = names[2 : names.index("h")], "t" in parameters(f"{rule}_scalars")
     h = f"{rule}_scalars({'t' if counted else ''})" if formed else "h"
     call = ", ".join(["p[i]", "g[i]", *(f"{name}[i]" for name in names), h])
     text = (
@@ -98,7 +89,7 @@ def kernel_of(rule, formed):
     )
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", CLASSES)
 def test_elements_are_calculated_in_single_precision(device, rule):
     ptx = Code(lambda: kernel_of(rule, formed=False), by_cupy=False).text
     check_arithmetic(ptx)

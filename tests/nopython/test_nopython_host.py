@@ -125,10 +125,10 @@ def test_an_upgrade_is_seen_through_the_version(tmp_path):
     before = run(tmp_path, "closed", "by_adam", root=package)
     again = run(tmp_path, "closed", root=package)
     assert (before["closed"][0], again["closed"][0]) == (0, 1)
-    rule = package / "numadam" / "rules" / "moments.py"
+    rule = package / "numadam" / "rules" / "_moments.py"
     text = rule.read_text()
-    assert "n = s * m\n" in text
-    rule.write_text(text.replace("n = s * m\n", "n = s * m + s * m\n"))
+    assert "n = h.s * m\n" in text
+    rule.write_text(text.replace("n = h.s * m\n", "n = h.s * m + h.s * m\n"))
     after = run(tmp_path, "closed", "by_adam", "fresh_adam", root=package)
     assert after["closed"][0] == 0
     assert not np.array_equal(after["closed"][1], before["closed"][1])

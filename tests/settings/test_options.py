@@ -9,7 +9,7 @@ import pytest
 
 import numadam as na
 from numadam import rules
-from tests import reference_rules
+from tests import references
 from tests.bits import assert_same_bits
 from tests.processes import python
 from tests.runs import (
@@ -239,7 +239,7 @@ def test_every_rule_gets_the_gradient_that_the_options_make(name):
     assert opt.decoupled == (name in DECOUPLED)
     for g in calls:
         opt.step(g)
-    reference = getattr(reference_rules, {"AdamW": "adam"}.get(name, name.lower()))
+    reference = references.steps(name.lower())
     seen = [np.clip(-g / 0.5, -1.2, 1.2) for g in calls]
     p, state = reference(start, seen, lr=0.03, **own)
     np.testing.assert_allclose(opt.params, p, rtol=1e-11)

@@ -9,7 +9,7 @@ import pytest
 
 import numadam as na
 from numadam import rules
-from tests import reference_rules as ref
+from tests import references as ref
 from tests.bits import assert_same_bits
 
 RULES = rules.classes()
@@ -147,7 +147,7 @@ def test_near_the_papers_in_float64(like, name):
     opt = RULES[name](p, like=like)
     for g in grads:
         opt.step(g)
-    expected, _ = ref.adam(np.linspace(-1, 1, 50), grads, lr=1e-3, **NEAR[name][like])
+    expected, _ = ref.steps("adam")(np.linspace(-1, 1, 50), grads, lr=1e-3, **NEAR[name][like])
     np.testing.assert_allclose(p, expected, rtol=1e-12, atol=1e-13)
 
 

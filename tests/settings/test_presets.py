@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 
 import numpy as np
 import pytest
 
-import numadam as na
 from numadam import rules
 from numadam._core import options as op
+from numadam._optimizer import declared
 from numadam._optimizer.base import OptimizerBase
 from numadam._settings.presets import LIKE
 
 RULES = rules.classes()
-FUNCTIONS = {name: getattr(na, f"{name.lower()}_update") for name in RULES}
+FUNCTIONS = rules.functions()
 
 # --- defaults ------------------------------------------------------------------------------------
 
@@ -81,10 +80,9 @@ def options_of(request, monkeypatch):
             if "centered" not in parameters:  # RMSprop: that is so where there is an array
                 options.pop("centered", None)
 
-            def keep(*args):
-                seen.append((args[6], *args[-2:]))
-
-            monkeypatch.setattr(sys.modules[function.__module__], "update", keep)
+            monkeypatch.setattr(
+                declared, "update", lambda *args: seen.append((args[6], *args[-2:]))
+            )
             function(*(1 if key == "t" else one for key in needed), **options)
         lr, shared, own = seen.pop()
         return op.check(rule.rule, name, shared, own) | {"lr": lr}

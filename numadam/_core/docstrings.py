@@ -1,0 +1,33 @@
+"""Texts that many docstrings share: written once, and filled in where ``{{name}}`` stands."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+_PLACEHOLDER = re.compile(r"^( *)\{\{(\w+)\}\}$", re.MULTILINE)
+
+
+def number(value: Any) -> str:
+    """A default as people write it: 1e-3 for 0.001."""
+    if not isinstance(value, float):
+        return repr(value)
+    digits, _, exponent = f"{value:.0e}".partition("e")
+    short = f"{digits}e{int(exponent)}"
+    return short if float(short) == value and len(short) < len(repr(value)) else repr(value)
+
+
+def fill(doc: str | None, texts: Mapping[str, str], defaults: Mapping[str, Any]) -> str | None:
+    """A docstring with the text for each line ``{{name}}``, ``{default}`` in it that of `name`."""
+    if doc is None:  # python -OO
+        return None
+
+    def text(match: re.Match[str]) -> str:
+        indent, name = match.groups()
+        filled = texts[name].replace("{default}", number(defaults.get(name)))
+        return textwrap.indent(filled, indent)
+
+    return _PLACEHOLDER.sub(text, inspect.cleandoc(doc))

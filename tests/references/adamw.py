@@ -1,0 +1,3 @@
+"""AdamW as its paper writes it: Adam's reference takes the decay."""
+
+from .adam import steps as steps
