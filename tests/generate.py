@@ -1,7 +1,8 @@
 """Write the files that follow from the rules: ``python tests/generate.py``, after adding one.
 
-The table in ``numadam/rules/__init__.py``, the stubs of ``numadam`` and ``numadam.nopython``, and
-``tests/typing_rules.py``, a use of each rule for mypy. A test says when one is out of date.
+The table in ``numadam/rules/__init__.py``, the stubs of ``numadam`` and ``numadam.nopython``,
+``tests/typing_rules.py``, a use of each rule for mypy, and the lists of rules in the docs. A test
+says when one is out of date.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numadam import rules
 
 PACKAGE = Path(numadam.__file__).parent
 TESTS = Path(__file__).parent
+PAGES = TESTS.parent / "docs" / "reference"
 NOTE = "# Written by `python tests/generate.py`: do not edit.\n"
 
 
@@ -121,10 +123,46 @@ def refused() -> None:
 {bad}'''
 
 
+def _front(file: str, key: str) -> str:
+    """A line of the front matter of a rule's page."""
+    text = (PAGES / "rules" / f"{file}.md").read_text(encoding="utf-8")
+    found = re.search(rf'^{key}: "(.*)"$', text, re.MULTILINE)
+    if found is None:
+        raise SystemExit(f'docs/reference/rules/{file}.md: its front matter has no {key}: "...".')
+    return found.group(1)
+
+
+def index_page(files: dict[str, str]) -> str:
+    """``docs/reference/rules/index.md`` with its table and its table of contents."""
+    text = (PAGES / "rules" / "index.md").read_text(encoding="utf-8")
+    rows = "".join(
+        f"| [{name}]({file}.md) | {_front(file, 'summary')} | {_front(file, 'state')} |\n"
+        for file, name in files.items()
+    )
+    text = re.sub(r"(?<=^\|---\|---\|---\|\n)(\|.*\n)*", rows, text, flags=re.MULTILINE)
+    contents = "".join(f"{file}\n" for file in files)
+    return re.sub(r"(?<=^:hidden:\n\n)(\w+\n)*", contents, text, flags=re.MULTILINE)
+
+
+def nopython_page(files: dict[str, str]) -> str:
+    """``docs/reference/nopython.md`` with a section for each rule."""
+    text = (PAGES / "nopython.md").read_text(encoding="utf-8")
+    sections = []
+    for file, name in files.items():
+        kinds = [f"{file}_update", f"{file}_element", f"{file}_scalars"]
+        kinds += [one for one in nopython_names(file) if one not in kinds]
+        lines = "".join(f".. autofunction:: {one}\n" for one in kinds)
+        module = ".. currentmodule:: numadam.nopython\n"
+        sections.append(f"## {name}\n\n```{{eval-rst}}\n{module}\n{lines}```\n")
+    return text.partition("## ")[0] + "\n".join(sections)
+
+
 def written() -> dict[Path, str]:
     """Every file that is written, and what it has to hold."""
     files = rule_files()
     return {
+        PAGES / "rules" / "index.md": index_page(files),
+        PAGES / "nopython.md": nopython_page(files),
         PACKAGE / "rules" / "__init__.py": table(files),
         PACKAGE / "__init__.pyi": stub(files),
         PACKAGE / "nopython" / "__init__.pyi": nopython_stub(files),

@@ -42,7 +42,7 @@ def leave_out_formula(app: Any, what: str, name: str, thing: Any, options: Any, 
 
 def check(app: Any, env: Any) -> None:
     """Warn, and so fail, about a rule without a page, and about a page with a part missing."""
-    for file, (name, _) in rules.TABLE.items():
+    for file, name in rules.CLASSES.items():
         page = f"{PAGES}/{file}"
         if page not in env.found_docs:
             logger.warning(

@@ -1,7 +1,7 @@
-"""How elements lie in memory: float64, float32, float16 and bfloat16, read and written by loops.
+"""Storage of elements: float64, float32, float16 and bfloat16, read and written by loops.
 
-A loop calculates in float32 or float64. A 16-bit array comes to it as uint16, since Numba has no
-arithmetic for these types: ``read`` makes a float32 of an element, exactly, and ``write`` rounds
+A loop computes in float32 or float64. It gets a 16-bit array as uint16, since Numba has no
+arithmetic for these types: ``read`` converts an element to float32, exactly, and ``write`` rounds
 a float32 to the nearest, ties to even. NaN stays NaN, too large becomes inf, subnormals are kept.
 
 The functions here are plain. The loop that takes them compiles them with its own wrapper
@@ -54,12 +54,12 @@ def _bfloat16(name: str) -> np.dtype[Any]:
 
 
 def as_storage(dtype: Any, name: str) -> np.dtype[Any]:
-    """The storage that a user means: ``"bfloat16"``, ``ml_dtypes.bfloat16``, ``np.float32``, ...
+    """The storage for what a user gives: ``"bfloat16"``, ``ml_dtypes.bfloat16``, ``np.float32``.
 
     Parameters
     ----------
     dtype : str, type or dtype
-        What the user gave. ml_dtypes is imported for the string ``"bfloat16"`` only.
+        The user's value. ml_dtypes is imported for the string ``"bfloat16"`` only.
     name : str
         The argument's name, for the error text.
 
@@ -87,7 +87,7 @@ def as_storage(dtype: Any, name: str) -> np.dtype[Any]:
 
 
 def memory_dtype(storage: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype under which a loop sees the memory."""
+    """The dtype of the memory in a loop: uint16 for 16-bit storages."""
     return np.dtype(np.uint16) if storage.name in ("float16", "bfloat16") else storage
 
 

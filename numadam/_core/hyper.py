@@ -47,7 +47,7 @@ class Hyper:
         return number
 
     def check_or_schedule(self, value: object) -> Any:
-        """As `check`; a callable of the steps taken stays, and is checked whenever it is asked."""
+        """As `check`; a callable is returned as it is, and its values are checked at each step."""
         return value if callable(value) else self.check(value)
 
 

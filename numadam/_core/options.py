@@ -1,7 +1,8 @@
-"""The options that all rules share: their names, ranges and defaults, and the control block.
+"""Options that all rules share: names, ranges and defaults; and the control block.
 
-A row of the control block holds the values of one group of arrays in float64: the shared ones
-first, then those of the rule. Steps read it at every call, so a value may change at any time.
+The control block has a row for each group of arrays: the values of the shared options in float64
+(`ControlRow`), then those of the rule (`RuleSpec.hyper_type`). Every step reads it, so a value may
+change at any time.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ControlRow(NamedTuple):
 
 #: The place of each column, by name.
 COLUMN: Any = ControlRow(*range(15))
-#: Where the rule's own columns begin.
+#: The first column of the rule.
 RULE = len(COLUMN)
 
 _POSITIVE = {"closed": True, "positive": True}
@@ -51,8 +52,8 @@ HYPERS = (
     Hyper("clip_array_norm", closed=True, positive=True),
     Hyper("ema", 0.0, 1.0),
 )
-COLUMNS = {hyper.name: getattr(COLUMN, hyper.name) for hyper in HYPERS}
-#: What an entry of `groups` may set, besides the rule's own hyperparameters and ``frozen``.
+HYPER_COLUMNS = {hyper.name: getattr(COLUMN, hyper.name) for hyper in HYPERS}
+#: Options that an entry of `groups` may set, besides the rule's hyperparameters and ``frozen``.
 OF_GROUPS = ("lr", "weight_decay", "clip_value")
 
 #: Libraries whose arithmetic is repeated bit for bit: they do not flush denormal moments.
@@ -150,7 +151,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "sparse": (None, "lazy", "dense"),
     "complex_form": ("parts", "modulus"),
 }
-#: What a column holds where its option is None.
+#: The value of a column where its option is None.
 NEUTRAL = {"clip_value": math.inf, "clip_norm": math.inf, "clip_array_norm": math.inf, "ema": 0.0}
 
 
@@ -204,8 +205,8 @@ def _check_hypers(hypers: Sequence[Hyper], options: dict[str, Any], names: Conta
             options[hyper.name] = hyper.check_or_schedule(options[hyper.name])
 
 
-#: What other libraries call a hyperparameter, where the name here is not near it.
-_ELSEWHERE = {
+#: Names of hyperparameters in other libraries, where they are not similar to the name here.
+_OTHER_NAMES = {
     "learning_rate": ("lr",),
     "step_size": ("lr",),
     "betas": ("beta1", "beta2"),
@@ -218,7 +219,7 @@ _ELSEWHERE = {
 def _did_you_mean(name: str, own: Mapping[str, Any]) -> str:
     import difflib
 
-    here = [f"{one}=..." for one in _ELSEWHERE.get(name, ()) if one == "lr" or one in own]
+    here = [f"{one}=..." for one in _OTHER_NAMES.get(name, ()) if one == "lr" or one in own]
     if here:
         return f"Write {', '.join(here)}."
     near = difflib.get_close_matches(name, [*DEFAULTS, *own], 1)
@@ -266,7 +267,7 @@ def _check_together(options: Mapping[str, Any]) -> None:
 
 
 def _against_capture(options: Mapping[str, Any]) -> str:
-    """What a captured step cannot do, or "": its replay asks the host for nothing."""
+    """The option that a captured step cannot have, or "": its replay never calls the host."""
     if options["accumulate"] > 1:
         return "accumulate: with capturable=True every call is the same step; use 1."
     if options["nonfinite"] == "raise":
@@ -284,7 +285,7 @@ def _against_capture(options: Mapping[str, Any]) -> str:
 
 
 def row(rule: RuleSpec, options: Mapping[str, Any], lr: Any) -> list[float]:
-    """A row of the control block, open bounds and schedules at their start."""
+    """A row of the control block, with open bounds, and schedules at their first value."""
     hypers = {"lr": at_start(LR, lr)}
     for hyper in HYPERS[1:]:
         value = options[hyper.name]
@@ -305,8 +306,8 @@ def row(rule: RuleSpec, options: Mapping[str, Any], lr: Any) -> list[float]:
 
 def column(rule: RuleSpec, name: str) -> tuple[Hyper, int]:
     """A hyperparameter, shared or the rule's own, and its column."""
-    if name in COLUMNS:
-        return HYPERS[COLUMNS[name]], COLUMNS[name]
+    if name in HYPER_COLUMNS:
+        return HYPERS[HYPER_COLUMNS[name]], HYPER_COLUMNS[name]
     names = [hyper.name for hyper in rule.hypers]
     place = names.index(name)
     return rule.hypers[place], RULE + place

@@ -1,4 +1,4 @@
-"""What a loop is compiled for: all that changes machine code, and nothing else."""
+"""Plan: all that decides the machine code of a loop, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from numadam._core.rule import RuleSpec
 #: State arrays a formula may hold: the loops carry this many, absent ones as ``None``.
 STATE_SLOTS = 3
 
-# The arrays that one leaf has in a step. Those up to OUT may be the caller's and are checked at
-# every step; the rest belong to the back end: the sum of gradients, the average, bounds and step
-# size per element, the float32 copy of 16-bit parameters.
+# Slots: the arrays that one leaf has in a step. Up to OUT they may be the caller's and are
+# validated at every step; the rest belong to the back end: the sum of gradients, the average,
+# bounds and step size per element, the float32 copy of 16-bit parameters.
 P, G, S0, S1, S2, OUT = range(6)
 CHECKED = 6
 SUM, AVERAGE, LOW, HIGH, RATE, MASTER = range(CHECKED, 12)
 SLOTS = 12
 
-#: What the back end's own arrays are called in `state`, in the order of a saved state.
+#: Names in `state` of the back end's own arrays, in the order of a saved state.
 OWN_STATE = {"accumulated": SUM, "average": AVERAGE, "master": MASTER}
 
 
@@ -32,7 +32,7 @@ def is_written(slot: int, slots: Container[int]) -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """A pass over parameters of one dtype: which arrays it has and what it does with them.
+    """The loop over parameters of one dtype: its arrays, and what it does with them.
 
     Attributes
     ----------
@@ -54,10 +54,10 @@ class Plan:
     accumulate, average, master : bool
         Whether there are these arrays.
     norm : {"", "all", "array"}
-        Whether a norm of the gradients is formed first, for a clip or the guard: of all of them
+        Norm of the gradients that is computed first, for a clip or the guard: of all of them
         together, or of each array.
     like : str
-        The preset, where it forms the scalars in a way of its own.
+        The preset, where it computes the scalars in a way of its own.
     squares : tuple of str
         State arrays that then are real.
     modulus : bool
@@ -82,7 +82,7 @@ class Plan:
     like: str = ""
 
     def __post_init__(self) -> None:
-        # looked up at every step of the functional API: hashing all fields would take 2 us
+        # a dictionary's key at every step of the functional API: hashing all fields takes 2 us
         fields = tuple(vars(self).values())
         object.__setattr__(self, "_hash", hash(fields))
 
@@ -91,7 +91,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Tells this loop from all others."""
+        """Name of the loop, different for different loops."""
         words = [self.rule.name, self.dtype.name, "+".join(self.present)]
         words += [key for key, on in self.variant if on]
         words += [self.like, "running" if self.products else ""]
@@ -118,7 +118,7 @@ class Plan:
 
     @property
     def unit(self) -> int:
-        """Turns of the loop that one element of the parameters takes."""
+        """Iterations of the loop for one element of the parameters."""
         return 1 if self.modulus else self.numbers
 
     def storage(self, slot: int) -> np.dtype[Any]:
@@ -144,12 +144,12 @@ class Plan:
         return np.dtype(f"c{2 * stored.itemsize}")
 
     def stride(self, slot: int) -> int:
-        """Bytes from one turn of the loop to the next."""
+        """Bytes from one iteration of the loop to the next."""
         pair = self.modulus and not self.whole(slot)
         return self.storage(slot).itemsize * (2 if pair else 1)
 
     def has(self, slot: int) -> bool:
-        """Whether a slot is in use in every step."""
+        """Whether every step has an array in a slot."""
         if slot in (S0, S1, S2):
             k = slot - S0
             return k < len(self.rule.state) and self.rule.state[k] in self.present
@@ -170,7 +170,7 @@ class Plan:
 
     @property
     def advance(self) -> Any:
-        """What a step does to the running products."""
+        """The rule's function for the running products after a step."""
         return self.rule.advance_like.get(self.like, self.rule.advance)
 
     def element(self) -> Any:

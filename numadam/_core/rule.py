@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, get_type_hints, overload
 
 from numadam._core.hyper import Hyper, at_start
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 Options = Mapping[str, Any]
 
 
@@ -20,23 +20,23 @@ def named(name: str, fields: tuple[str, ...]) -> Any:
     return namedtuple(name, fields)
 
 
-class ByOptions(Generic[T]):
+class ByOptions(Generic[Value]):
     """Field of a `RuleSpec`: set to a value or a function of the options, read as the function."""
 
-    def __init__(self, default: Callable[[Options], T]) -> None:
+    def __init__(self, default: Callable[[Options], Value]) -> None:
         self._default = default
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
     @overload
-    def __get__(self, instance: None, owner: type) -> Callable[[Options], T]: ...
+    def __get__(self, instance: None, owner: type) -> Callable[[Options], Value]: ...
     @overload
-    def __get__(self, instance: object, owner: type) -> Callable[[Options], T]: ...
+    def __get__(self, instance: object, owner: type) -> Callable[[Options], Value]: ...
     def __get__(self, instance: object | None, owner: type) -> Any:
         return self._default if instance is None else instance.__dict__[self._name]
 
-    def __set__(self, instance: object, value: T | Callable[[Options], T]) -> None:
+    def __set__(self, instance: object, value: Value | Callable[[Options], Value]) -> None:
         function = value if callable(value) else lambda options: value
         instance.__dict__[self._name] = function
 

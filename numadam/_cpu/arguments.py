@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.layout import Layout, aligned_zeros
-from numadam._core.norms import BLOCK
+from numadam._core.norms import NORM_BLOCK
 from numadam._core.plan import CHECKED, Plan
 from numadam._core.scalars import width_of
 from numadam._cpu import validate as dr
@@ -96,7 +96,7 @@ class KernelArguments:
 
     def _make_partials(self) -> np.ndarray:
         """One partial sum for each block of the gradient of each leaf."""
-        counts = [-(-size * self.plan.numbers // BLOCK) for size in self.layout.sizes]
+        counts = [-(-size * self.plan.numbers // NORM_BLOCK) for size in self.layout.sizes]
         self.blocks[dr.BLOCK, 1:] = np.cumsum(counts, dtype=np.int64)
         return np.zeros(sum(counts) + 1)
 

@@ -50,8 +50,8 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
             lo, hi = view_low(at[pl.LOW, j], size), view_high(at[pl.HIGH, j], size)
             last = end if end < first[j + 1] else first[j + 1]
             while b < last:
-                e = (b - first[j]) * norms.BLOCK
-                n = size - e if size - e < norms.BLOCK else norms.BLOCK
+                e = (b - first[j]) * norms.NORM_BLOCK
+                n = size - e if size - e < norms.NORM_BLOCK else norms.NORM_BLOCK
                 if n <= 0:  # a sparse gradient has fewer blocks
                     partials[b] = 0.0
                 elif ranged:

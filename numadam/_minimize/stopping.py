@@ -10,7 +10,7 @@ import numpy as np
 from numba import carray
 from numba.extending import register_jitable
 
-from numadam._core.norms import LANES, _scratch
+from numadam._core.norms import NORM_LANES, lane_memory
 
 # What `verdict` finds at an iterate; the loops add the last three.
 RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED = range(9)
@@ -107,7 +107,7 @@ def verdict(
 
 #: Numbers from which they are compared in lanes, which the compiler packs: one after another they
 #: wait for each other.
-_LANES_FROM = 4 * LANES
+_LARGEST_BY_LANES_FROM = 4 * NORM_LANES
 
 
 def projected(i, x, g, low, high, lo, hi):
@@ -138,10 +138,10 @@ def make_largest(element: Any, wrap: Any) -> Any:
 
     def largest(n, x, y, low, high, lo, hi):
         top = 0.0
-        at, left, row = np.uint64(0), np.uint64(n), np.uint64(LANES)
-        if n >= _LANES_FROM:
-            lanes = carray(_scratch(), LANES, np.float64)
-            for i in range(LANES):
+        at, left, row = np.uint64(0), np.uint64(n), np.uint64(NORM_LANES)
+        if n >= _LARGEST_BY_LANES_FROM:
+            lanes = carray(lane_memory(), NORM_LANES, np.float64)
+            for i in range(NORM_LANES):
                 lanes[i] = 0.0
             for _ in range(left // row):
                 for i in range(row):
@@ -149,7 +149,7 @@ def make_largest(element: Any, wrap: Any) -> Any:
                     lanes[i] = a if a > b or a != a else b
                 at += row
             left = left % row
-            for i in range(LANES):
+            for i in range(NORM_LANES):
                 a = lanes[i]
                 top = a if a > top or a != a else top
         for i in range(left):

@@ -29,7 +29,7 @@ def _settings(
     shared: tuple[tuple[str, Any], ...],
     own: tuple[tuple[str, Any], ...],
 ) -> Settings:
-    # kept, since the options of a caller are the same at every step, and checking them takes long
+    # cached: a caller's options are the same at every step, and checking them takes long
     for name, value in (*shared, *own):
         if name in op.DEFAULTS and name not in op.FunctionalOptions.__annotations__:
             raise TypeError(
@@ -56,7 +56,7 @@ def _settings(
 
 #: Running products after so many steps, of the latest options.
 _memory: dict[Any, tuple[int, tuple[float, ...]]] = {}
-_KEPT = 256
+_REMEMBERED = 256
 
 
 def _products(settings: Settings, t: int) -> tuple[float, ...]:
@@ -73,7 +73,7 @@ def _products(settings: Settings, t: int) -> tuple[float, ...]:
     for step in range(done + 1, t):
         q = plan.advance(c, kind(*q, *absent), float(step), single)[: len(q)]
     _memory[key] = t - 1, q
-    for old in list(_memory)[: max(0, len(_memory) - _KEPT)]:
+    for old in list(_memory)[: max(0, len(_memory) - _REMEMBERED)]:
         _memory.pop(old, None)
     return q
 

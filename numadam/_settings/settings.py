@@ -180,7 +180,7 @@ class Settings:
 
     def _find_schedules(self) -> list[Scheduled]:
         found = []
-        names = [*op.COLUMNS, *(hyper.name for hyper in self.rule.hypers)]
+        names = [*op.HYPER_COLUMNS, *(hyper.name for hyper in self.rule.hypers)]
         for group, own in enumerate(self._overrides):
             values = {**self.options, "lr": None, **own}
             for name in names:

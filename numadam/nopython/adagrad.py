@@ -16,21 +16,17 @@ def adagrad_scalars(
     eps: float = 1e-10,
     eps_root: float = 0.0,
 ) -> tuple[float, ...]:
-    """What the elements need at one step: pass it to `adagrad_element`.
+    """Scalars that all elements share at one step: the argument `h` of `adagrad_element`.
 
     Parameters
     ----------
-    lr : float, default 1e-2
-        Learning rate.
-    eps : float, default 1e-10
-        Added to the root, in units of the gradient.
-    eps_root : float, default 0.0
-        Added under the root, in units of the gradient squared.
+    {{lr}}
+    {{eps}}
+    {{eps_root}}
 
     Returns
     -------
-    tuple of float64
-        The same for all elements; they round it to the dtype of theirs.
+    {{scalars}}
 
     References
     ----------
@@ -51,8 +47,7 @@ def adagrad_element(p: Number, g: Number, v: Number, h: tuple[float, ...]) -> tu
 
     Parameters
     ----------
-    p, g : float32 or float64
-        Parameter and gradient. All is calculated in the type of `p`.
+    {{p_and_g}}
     v : float
         State of the element.
     h : tuple of float
@@ -94,19 +89,14 @@ def adagrad_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, float32 or float64, any shape and layout; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
+    {{p}}
+    {{g}}
     v : array
         Sum of squares of the gradient, zeros (or another start) before the first step; modified in
         place.
-    lr : float, default 1e-2
-        Learning rate.
-    eps : float, default 1e-10
-        Added to the root, in units of the gradient.
-    eps_root : float, default 0.0
-        Added under the root, in units of the gradient squared.
+    {{lr}}
+    {{eps}}
+    {{eps_root}}
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the compiled functions of all rules are put together from.
+"""Parts of the compiled functions of all rules.
 
 They are compiled where the user calls them: for the CPU with the user's own ``@njit`` function,
 for the GPU with the user's own kernel. The formulas are those of the rules; the loop over arrays
@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from numadam._core import options as op
+from numadam._core.docstrings import fill
 from numadam._core.element import put, whole_step
 from numadam._core.formula import make_element
 from numadam._core.plan import STATE_SLOTS
@@ -23,11 +24,12 @@ from numadam._core.scalars import loop_scalars
 from numadam._jit.cache import source_stamp
 from numadam._jit.functions import jit_once
 from numadam._version import __version__
+from numadam.nopython.texts import TEXTS
 from numadam.nopython.typed import complete, doubles, item, make_views, number_as, plain
 from numadam.nopython.typed import present as present
 
 F = TypeVar("F", bound=Callable[..., Any])
-#: What the public functions take: arrays, and single numbers.
+#: Arguments of the public functions: arrays, and single numbers.
 Array = np.ndarray[Any, Any]
 Number = float | np.floating[Any]
 
@@ -38,6 +40,8 @@ VERSION = f"{__version__}-{source_stamp('nopython')[:12]}"
 
 def compiled(function: F) -> F:
     """Compile a public function where it is called, under a symbol that no other version has."""
+    defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    function.__doc__ = fill(function.__doc__, TEXTS, defaults)
     pretty = function.__qualname__
     function.__qualname__ = f"{VERSION}.{pretty}"
     made = njit(error_model="numpy")(function)

@@ -17,23 +17,20 @@ def lion_scalars(
     beta2: float = 0.99,
     weight_decay: float = 0.0,
 ) -> tuple[float, ...]:
-    """What the elements need at one step: pass it to `lion_element`.
+    """Scalars that all elements share at one step: the argument `h` of `lion_element`.
 
     Parameters
     ----------
-    lr : float, default 1e-4
-        Learning rate.
+    {{lr}}
     beta1 : float, default 0.9
         Weight of the momentum beside the gradient in the step, in [0, 1).
     beta2 : float, default 0.99
         Decay of the momentum, in [0, 1).
-    weight_decay : float, default 0.0
-        Share of `p` that is lost, times lr, beside the step.
+    {{weight_decay}}
 
     Returns
     -------
-    tuple of float64
-        The same for all elements; they round it to the dtype of theirs.
+    {{scalars}}
 
     References
     ----------
@@ -54,8 +51,7 @@ def lion_element(p: Number, g: Number, m: Number, h: tuple[float, ...]) -> tuple
 
     Parameters
     ----------
-    p, g : float32 or float64
-        Parameter and gradient. All is calculated in the type of `p`.
+    {{p_and_g}}
     m : float
         State of the element.
     h : tuple of float
@@ -98,20 +94,16 @@ def lion_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, float32 or float64, any shape and layout; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
+    {{p}}
+    {{g}}
     m : array
         Momentum, zeros before the first step; modified in place.
-    lr : float, default 1e-4
-        Learning rate.
+    {{lr}}
     beta1 : float, default 0.9
         Weight of the momentum beside the gradient in the step, in [0, 1).
     beta2 : float, default 0.99
         Decay of the momentum, in [0, 1).
-    weight_decay : float, default 0.0
-        Share of `p` that is lost, times lr, beside the step.
+    {{weight_decay}}
 
     Raises
     ------

@@ -71,7 +71,7 @@ def nadam_scalars(
     weight_decay: float = 0.0,
     mu_product: float | None = None,
 ) -> tuple[float, ...]:
-    """What the elements need at one step: pass it to `nadam_element`.
+    """Scalars that all elements share at one step: the argument `h` of `nadam_element`.
 
     Parameters
     ----------
@@ -79,12 +79,11 @@ def nadam_scalars(
         As in `nadam_update`.
     mu_product : float, optional
         The product of the momenta before this step, 1.0 at the first: `nadam_product` carries it
-        on. Without it all of them are formed again, t - 1 powers.
+        on. Without it all of them are computed again, t - 1 powers.
 
     Returns
     -------
-    tuple of float64
-        The same for all elements; they round it to the dtype of theirs.
+    {{scalars}}
 
     References
     ----------
@@ -114,10 +113,8 @@ def nadam_element(
 
     Parameters
     ----------
-    p, g : float32 or float64
-        Parameter and gradient. All is calculated in the type of `p`.
-    m, v : float
-        State of the element.
+    {{p_and_g}}
+    {{moments_of_one}}
     h : tuple of float
         From `nadam_scalars`.
 
@@ -168,34 +165,24 @@ def nadam_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, float32 or float64, any shape and layout; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
-    m, v : array
-        First and second moment, zeros before the first step; modified in place.
-    t : int
-        Number of this step: 1 at the first.
-    lr : float, default 2e-3
-        Learning rate.
+    {{p}}
+    {{g}}
+    {{moments}}
+    {{t}}
+    {{lr}}
     beta1 : float, default 0.9
         Decay of the first moment, in [0, 1), and the momentum in the end.
-    beta2 : float, default 0.999
-        Decay of the second moment, in [0, 1).
-    eps : float, default 1e-8
-        Added to the root, in units of the gradient.
+    {{beta2}}
+    {{eps}}
     momentum_decay : float, default 4e-3
         How fast the momentum grows.
-    weight_decay : float, default 0.0
-        Share of `p` that is lost, times lr, beside the step.
+    {{weight_decay}}
     mu_product : array of one float64, optional
         The product P of the steps before, ``np.ones(1)`` before the first; modified in place.
 
     Raises
     ------
-    ValueError
-        For arrays of unlike shapes and for t below 1. Unlike dtypes are refused when it is
-        compiled. A CUDA kernel shows no such error: its thread goes no further.
+    {{errors}}
 
     References
     ----------

@@ -19,27 +19,20 @@ def radam_scalars(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> tuple[float, ...]:
-    """What the elements need at one step: pass it to `radam_element`.
+    """Scalars that all elements share at one step: the argument `h` of `radam_element`.
 
     Parameters
     ----------
-    t : int
-        Number of this step: 1 at the first.
-    lr : float, default 1e-3
-        Learning rate.
-    beta1 : float, default 0.9
-        Decay of the first moment, in [0, 1).
-    beta2 : float, default 0.999
-        Decay of the second moment, in [0, 1).
-    eps : float, default 1e-8
-        Added to the root, in units of the gradient.
-    weight_decay : float, default 0.0
-        Share of `p` that is lost, times lr, beside the step.
+    {{t}}
+    {{lr}}
+    {{beta1}}
+    {{beta2}}
+    {{eps}}
+    {{weight_decay}}
 
     Returns
     -------
-    tuple of float64
-        The same for all elements; they round it to the dtype of theirs.
+    {{scalars}}
 
     References
     ----------
@@ -62,10 +55,8 @@ def radam_element(
 
     Parameters
     ----------
-    p, g : float32 or float64
-        Parameter and gradient. All is calculated in the type of `p`.
-    m, v : float
-        State of the element.
+    {{p_and_g}}
+    {{moments_of_one}}
     h : tuple of float
         From `radam_scalars`.
 
@@ -111,30 +102,19 @@ def radam_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, float32 or float64, any shape and layout; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
-    m, v : array
-        First and second moment, zeros before the first step; modified in place.
-    t : int
-        Number of this step: 1 at the first.
-    lr : float, default 1e-3
-        Learning rate.
-    beta1 : float, default 0.9
-        Decay of the first moment, in [0, 1).
-    beta2 : float, default 0.999
-        Decay of the second moment, in [0, 1).
-    eps : float, default 1e-8
-        Added to the root, in units of the gradient.
-    weight_decay : float, default 0.0
-        Share of `p` that is lost, times lr, beside the step.
+    {{p}}
+    {{g}}
+    {{moments}}
+    {{t}}
+    {{lr}}
+    {{beta1}}
+    {{beta2}}
+    {{eps}}
+    {{weight_decay}}
 
     Raises
     ------
-    ValueError
-        For arrays of unlike shapes and for t below 1. Unlike dtypes are refused when it is
-        compiled. A CUDA kernel shows no such error: its thread goes no further.
+    {{errors}}
 
     References
     ----------

@@ -18,25 +18,21 @@ def rmsprop_scalars(
     eps_root: float = 0.0,
     momentum: float = 0.0,
 ) -> tuple[float, ...]:
-    """What the elements need at one step: pass it to `rmsprop_element`.
+    """Scalars that all elements share at one step: the argument `h` of `rmsprop_element`.
 
     Parameters
     ----------
-    lr : float, default 1e-2
-        Learning rate.
+    {{lr}}
     beta2 : float, default 0.99
         Decay of the mean square, in [0, 1).
-    eps : float, default 1e-8
-        Added to the root, in units of the gradient.
-    eps_root : float, default 0.0
-        Added under the root, in units of the gradient squared.
+    {{eps}}
+    {{eps_root}}
     momentum : float, default 0.0
         Decay of the momentum buffer, in [0, 1).
 
     Returns
     -------
-    tuple of float64
-        The same for all elements; they round it to the dtype of theirs.
+    {{scalars}}
 
     References
     ----------
@@ -64,8 +60,7 @@ def rmsprop_element(
 
     Parameters
     ----------
-    p, g : float32 or float64
-        Parameter and gradient. All is calculated in the type of `p`.
+    {{p_and_g}}
     v : float
         State of the element.
     h : tuple of float
@@ -113,20 +108,15 @@ def rmsprop_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, float32 or float64, any shape and layout; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
+    {{p}}
+    {{g}}
     v : array
         Mean square of the gradient, zeros before the first step; modified in place.
-    lr : float, default 1e-2
-        Learning rate.
+    {{lr}}
     beta2 : float, default 0.99
         Decay of the mean square, in [0, 1).
-    eps : float, default 1e-8
-        Added to the root, in units of the gradient.
-    eps_root : float, default 0.0
-        Added under the root, in units of the gradient squared.
+    {{eps}}
+    {{eps_root}}
     momentum : float, default 0.0
         Decay of the momentum buffer, in [0, 1).
     mean : array, optional

@@ -15,19 +15,17 @@ def sgd_scalars(
     lr: float = 1e-2,
     momentum: float = 0.0,
 ) -> tuple[float, ...]:
-    """What the elements need at one step: pass it to `sgd_element`.
+    """Scalars that all elements share at one step: the argument `h` of `sgd_element`.
 
     Parameters
     ----------
-    lr : float, default 1e-2
-        Learning rate.
+    {{lr}}
     momentum : float, default 0.0
         Decay of the momentum buffer, in [0, 1).
 
     Returns
     -------
-    tuple of float64
-        The same for all elements; they round it to the dtype of theirs.
+    {{scalars}}
 
     References
     ----------
@@ -48,8 +46,7 @@ def sgd_element(p: Number, g: Number, h: tuple[float, ...], m: Number | None = N
 
     Parameters
     ----------
-    p, g : float32 or float64
-        Parameter and gradient. All is calculated in the type of `p`.
+    {{p_and_g}}
     h : tuple of float
         From `sgd_scalars`.
     m : float, optional
@@ -91,15 +88,12 @@ def sgd_update(
 
     Parameters
     ----------
-    p : array
-        Parameters, float32 or float64, any shape and layout; modified in place.
-    g : array
-        Gradient, of the shape and dtype of `p`; not modified.
+    {{p}}
+    {{g}}
     m : array, optional
         Momentum buffer, zeros before the first step; there exactly where `momentum` is not 0;
         modified in place.
-    lr : float, default 1e-2
-        Learning rate.
+    {{lr}}
     momentum : float, default 0.0
         Decay of the momentum buffer, in [0, 1).
 

@@ -1,4 +1,4 @@
-"""What depends on types in compiled functions: casts, and arrays of any layout made flat.
+"""Type-dependent parts of compiled functions: casts, and flat views of arrays of any layout.
 
 Each has a Python form beside it, so that all runs as plain Python under ``NUMBA_DISABLE_JIT``, for
 a debugger. An intrinsic stands where compiled code has no other way: CUDA functions return no new
@@ -97,7 +97,7 @@ def _compiled_item(a, i):
 
 
 def _present(values, given):
-    """Those values whose place in `given` is not None; the value alone where it is one."""
+    """The values whose place in `given` is not None; the value alone where it is one."""
     left = tuple(x for x, one in zip(values, given, strict=True) if one is not None)
     return left if len(left) > 1 else left[0]
 
@@ -139,8 +139,8 @@ def _check_arrays(kinds: tuple[Any, ...], names: tuple[str, ...]) -> set[str]:
 def _view(context: Any, builder: Any, kind: Any, result: Any, array: Any) -> Any:
     """The array as type `result` has it: flat, or as it is.
 
-    Without its count of references, since no loop that counts them is packed. The caller holds the
-    array for as long as it is used here.
+    Without its reference count: a loop that counts references is not vectorised. The caller keeps
+    the array alive.
     """
     if not isinstance(kind, types.Array):
         return array

@@ -39,7 +39,7 @@ def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
 
 
 def refuse(options: Mapping[str, Any]) -> str:
-    """What is wrong with these options together."""
+    """The problem of options that contradict each other, or ""."""
     if callable(options["initial_accumulator"]):
         return "initial_accumulator: is used once, at the start, and cannot be a schedule."
     return ""

@@ -44,7 +44,7 @@ def present(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def refuse(options: Mapping[str, Any]) -> str:
-    """What is wrong with these options together."""
+    """The problem of options that contradict each other, or ""."""
     hat, amsgrad = options["eps_form"] == "hat", options["amsgrad"]
     if options["eps_form"] not in ("paper", "hat"):
         return f"eps_form: expected 'paper' or 'hat', got {options['eps_form']!r}."

@@ -83,7 +83,7 @@ def advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
 
 
 def refuse(options: Mapping[str, Any]) -> str:
-    """What is wrong with these options together."""
+    """The problem of options that contradict each other, or ""."""
     if options["eps_form"] not in ("norm", "denominator"):
         return f"eps_form: expected 'norm' or 'denominator', got {options['eps_form']!r}."
     return ""

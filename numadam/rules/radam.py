@@ -71,7 +71,7 @@ def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
 
 
 def refuse(options: Mapping[str, Any]) -> str:
-    """What is wrong with these options together."""
+    """The problem of options that contradict each other, or ""."""
     if options["eps_form"] not in ("paper", "hat"):
         return f"eps_form: expected 'paper' or 'hat', got {options['eps_form']!r}."
     return ""

@@ -59,7 +59,7 @@ def variant(options: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def refuse(options: Mapping[str, Any]) -> str:
-    """What is wrong with these options together."""
+    """The problem of options that contradict each other, or ""."""
     if options["nesterov"] and options["momentum"] == 0.0:
         return "nesterov: needs momentum > 0, e.g. momentum=0.9."
     if options["dampening"] != 0.0 and options["momentum"] == 0.0:

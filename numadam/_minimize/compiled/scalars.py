@@ -101,8 +101,8 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
         exponent, blocks = 0, norms.blocks(n)
         while True:
             for b in range(blocks):
-                e = b * norms.BLOCK
-                m = n - e if n - e < norms.BLOCK else norms.BLOCK
+                e = b * norms.NORM_BLOCK
+                m = n - e if n - e < norms.NORM_BLOCK else norms.NORM_BLOCK
                 if ranged:
                     scale = norms.power(-exponent)
                     partials[b] = block(e, m, x, g, None, low, high, (k, scale))
