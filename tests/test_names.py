@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import numadam
 import pytest
+
+import numadam
 
 PACKAGE = Path(numadam.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
