@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from numadam._core import options as op
@@ -22,65 +22,81 @@ Arguments = ParamSpec("Arguments")
 AnOptimizer = TypeVar("AnOptimizer", bound=OptimizerBase)
 
 
-class Signature:
+class Declared:
     """Signature of a constructor or an update function, read once.
 
     Attributes
     ----------
-    defaults : dict
-        Of all parameters that have one.
     own : dict
-        Those of the options of the rule.
+        Options of the rule, with their defaults.
+    named : dict
+        Defaults of the other parameters that are no options: lr, arrays, out.
     required : set of str
         Parameters without a default.
+    places : list of str
+        Parameters that may be given without their name.
     """
 
     def __init__(self, function: Callable[..., None], kind: type[OptimizerBase]) -> None:
-        parameters = inspect.signature(function).parameters
-        named = [one for one in parameters.values() if one.kind is not one.VAR_KEYWORD]
-        self.defaults = {one.name: one.default for one in named if one.default is not one.empty}
-        rest = {"self", "lr", "out", "t", *kind.rule.state, *op.DEFAULTS}
+        parameters = inspect.signature(function).parameters.values()
+        declared = [one for one in parameters if one.kind is not one.VAR_KEYWORD]
+        self.defaults = {one.name: one.default for one in declared if one.default is not one.empty}
+        self.required = {one.name for one in declared} - {*self.defaults}
+        self.places = [one.name for one in declared if one.kind is not one.KEYWORD_ONLY]
+        others = {"lr", "out", "t", *kind.rule.state}
+        self.named = {name: value for name, value in self.defaults.items() if name in others}
+        self._names = {*self.required, *self.named}
+        self._shared = {name: value for name, value in self.defaults.items() if name in op.DEFAULTS}
+        rest = {*others, *op.DEFAULTS}
         self.own = {name: value for name, value in self.defaults.items() if name not in rest}
-        self.required = {one.name for one in named if one.default is one.empty}
-        self._places = [one.name for one in named if one.kind is not one.KEYWORD_ONLY]
-        self._takes = {*parameters, *op.Shared.__annotations__}
+        self._known = {*self.defaults, *op.Shared.__annotations__}
         self._title, self._presets = kind.__name__, kind.rule.presets
 
-    def values(self, args: tuple[Any, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-        """All arguments by name, also those that defaults and the preset give.
+    def sort(
+        self, args: tuple[Any, ...], given: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """The arguments by name: those that are no options, the rule's options, the shared ones.
 
-        `args` and `given` fit the signature, which a call of the function has shown.
+        `args` and `given` fit the signature, which a call of the function has shown. What they
+        leave out is as the preset has it, else as the default.
         """
-        by_place = dict(zip(self._places, args, strict=False))
+        named, own, shared = self.named.copy(), self.own.copy(), self._shared.copy()
+        named.update(zip(self.places, args))  # noqa: B905  # as many as were given
         like = given.get("like")
-        if like is None:
-            return {**self.defaults, **by_place, **given}
-        of_library = preset(self._presets, self._title, like)
-        taken = {name: value for name, value in of_library.items() if name in self._takes}
-        return {**self.defaults, **taken, **by_place, **given}
+        if like is not None:
+            of_library = preset(self._presets, self._title, like)
+            by_place = self.places[: len(args)]
+            taken = {
+                name: value
+                for name, value in of_library.items()
+                if name in self._known and name not in by_place
+            }
+            given = {**taken, **given}
+        for name, value in given.items():
+            place = own if name in own else named if name in self._names else shared
+            place[name] = value
+        return named, own, shared
 
 
 def optimizer_class(kind: type[AnOptimizer]) -> type[AnOptimizer]:
     """Write the body of ``__init__``, and the shared texts of the docstring, of a rule's class."""
     function = vars(kind)["__init__"]
-    signature = Signature(function, kind)
+    declared = Declared(function, kind)
 
     @functools.wraps(function)
     def init(self: AnOptimizer, *args: Any, **given: Any) -> None:
         function(self, *args, **given)  # it does nothing: Python refuses what does not fit
-        values = signature.values((self, *args), given)
-        own = {name: values.pop(name) for name in signature.own}
-        del values["self"]
-        self._setup(values.pop("params"), values.pop("lr"), values, own)
+        named, own, shared = declared.sort((self, *args), given)
+        self._setup(named["params"], named["lr"], shared, own)
 
     kind.__init__ = init  # type: ignore[method-assign, assignment]  # of its signature
-    kind.__doc__ = fill(kind.__doc__, OF_CLASSES, signature.defaults)
+    kind.__doc__ = fill(kind.__doc__, OF_CLASSES, declared.defaults)
     return kind
 
 
 def update_function(
     kind: type[OptimizerBase],
-    by_arrays: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
+    by_arrays: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
 ) -> Callable[[Callable[Arguments, None]], Callable[Arguments, None]]:
     """Write the body, and the shared texts of the docstring, of a rule's step on given arrays.
 
@@ -89,29 +105,33 @@ def update_function(
     kind : type
         The rule's class: options that the function does not take are as they are there.
     by_arrays : callable, optional
-        ``by_arrays(values) -> dict``: options that follow from which arrays are given, from all
-        arguments by name. It may refuse some.
+        ``by_arrays(arguments, options)`` changes options of the rule that follow from which arrays
+        are given, and refuses some.
     """
-    rule, usual = kind.rule, Signature(inspect.unwrap(kind.__init__), kind).own
+    rule, usual = kind.rule, Declared(inspect.unwrap(kind.__init__), kind).own
 
     def wrap(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
-        signature, title = Signature(function, kind), function.__name__
-        counts = "t" in signature.required
+        declared, title = Declared(function, kind), function.__name__
+        fixed = {name: value for name, value in usual.items() if name not in declared.own}
+        places, counts = {*declared.places}, "t" in declared.required
+        least, most = len(places & declared.required), len(places)
 
         @functools.wraps(function)
         def call(*args: Arguments.args, **given: Arguments.kwargs) -> None:
-            function(*args, **given)  # it does nothing: Python refuses what does not fit
-            values = signature.values(args, given)
-            decided = by_arrays(values) if by_arrays is not None else {}
-            pop = values.pop
-            state = {name: pop(name) for name in rule.state}
-            own = {**usual, **{name: pop(name) for name in signature.own}, **decided}
-            p, g, t, lr, out = pop("p"), pop("g"), pop("t", None), pop("lr"), pop("out")
+            if not least <= len(args) <= most or not places.isdisjoint(given):
+                function(*args, **given)  # it does nothing: Python refuses what does not fit
+            named, own, shared = declared.sort(args, given)
+            if fixed:
+                own.update(fixed)
+            if by_arrays is not None:
+                by_arrays(named, own)
+            t: Any = named.get("t")
             if t is None and not counts:
                 t = 1
-            update(rule, title, p, g, state, t, lr, out, values, own)
+            p, g, lr, out = named["p"], named["g"], named["lr"], named["out"]
+            update(rule, title, p, g, named, t, lr, out, shared, own)
 
-        call.__doc__ = fill(function.__doc__, OF_FUNCTIONS, signature.defaults)
+        call.__doc__ = fill(function.__doc__, OF_FUNCTIONS, declared.defaults)
         return call
 
     return wrap

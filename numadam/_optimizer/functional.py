@@ -68,10 +68,11 @@ def _products(settings: Settings, t: int) -> tuple[float, ...]:
     done, q = _memory.pop(key, (0, (1.0,) * len(plan.products)))
     if done > t - 1:
         done, q = 0, (1.0,) * len(plan.products)
-    kind, single = plan.rule.product_type, is_float32(plan.real)
-    c, absent = plan.rule.hyper_type(*row), [None] * (len(kind._fields) - len(q))
-    for step in range(done + 1, t):
-        q = plan.advance(c, kind(*q, *absent), float(step), single)[: len(q)]
+    if done < t - 1:
+        kind, single = plan.rule.product_type, is_float32(plan.real)
+        c, absent = plan.rule.hyper_type(*row), [None] * (len(kind._fields) - len(q))
+        for step in range(done + 1, t):
+            q = plan.advance(c, kind(*q, *absent), float(step), single)[: len(q)]
     _memory[key] = t - 1, q
     for old in list(_memory)[: max(0, len(_memory) - _REMEMBERED)]:
         _memory.pop(old, None)

@@ -205,6 +205,7 @@ def tf1_advance(c: Any, q: Any, t: float, is_float32: bool) -> Powers:
     return Powers(f32(q.beta1_product * f32(c.beta1)), f32(q.beta2_product * f32(c.beta2)))
 
 
-def amsgrad_by_array(values: Mapping[str, Any]) -> dict[str, Any]:
-    """AMSGrad where its array is given."""
-    return {"amsgrad": True} if values["vmax"] is not None and values["amsgrad"] is False else {}
+def amsgrad_by_array(arguments: dict[str, Any], options: dict[str, Any]) -> None:
+    """Take AMSGrad where its array is given."""
+    if arguments["vmax"] is not None and options["amsgrad"] is False:
+        options["amsgrad"] = True

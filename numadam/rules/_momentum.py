@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 
-def refuse_lone_buffer(values: Mapping[str, Any]) -> None:
+def refuse_lone_buffer(m: Any, momentum: float) -> None:
     """Refuse a buffer `m` without momentum, and momentum without one, in an update function."""
-    m, momentum = values["m"], values["momentum"]
     if (m is None) != (momentum == 0.0):
         raise ValueError(
             "m: a momentum buffer is needed where momentum is not 0, and only there; "

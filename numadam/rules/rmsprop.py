@@ -163,10 +163,10 @@ class RMSprop(Optimizer):
     ) -> None: ...
 
 
-def _by_arrays(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Centered where the array of the mean is given."""
-    refuse_lone_buffer(values)
-    return {"centered": values["mean"] is not None}
+def _by_arrays(arguments: dict[str, Any], options: dict[str, Any]) -> None:
+    """Center where the array of the mean is given."""
+    refuse_lone_buffer(arguments["m"], options["momentum"])
+    options["centered"] = arguments["mean"] is not None
 
 
 @update_function(RMSprop, _by_arrays)

@@ -156,12 +156,11 @@ class SGD(Optimizer):
     ) -> None: ...
 
 
-def _by_arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+def _by_arrays(arguments: dict[str, Any], options: dict[str, Any]) -> None:
     """Refuse arguments that do not fit each other."""
-    refuse_lone_buffer(values)
-    if values["t"] is None and values["dampening"] != 0.0:
+    refuse_lone_buffer(arguments["m"], options["momentum"])
+    if arguments["t"] is None and options["dampening"] != 0.0:
         raise ValueError("t: dampening needs the number of this step; 1, the first, has none.")
-    return {}
 
 
 @update_function(SGD, _by_arrays)
