@@ -14,7 +14,8 @@ from numadam import rules
 from numadam._core.formula import make_element
 from numadam._core.hyper import Hyper
 from numadam._core.rule import RuleSpec
-from tests import formula_checks, generate, references
+from tests import generate, references
+from tests.rules import formula_checks
 from tests.variants import CASES, plan_of
 
 PACKAGE = Path(numadam.__file__).parent
