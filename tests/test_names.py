@@ -1,14 +1,11 @@
-"""Names and sentences that a reader meets in the package: each name means one thing."""
+"""Constants of the package: each name means one thing."""
 
 from __future__ import annotations
 
 import ast
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 import numadam
 
@@ -40,14 +37,3 @@ def test_no_constant_has_two_homes():
     assert not twice, "assigned in several files: " + "; ".join(
         f"{name} in {', '.join(found)}" for name, found in sorted(twice.items())
     )
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_a_docstring_begins_with_a_noun_or_a_verb(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
-            first = (ast.get_docstring(node) or "").split("\n")[0]
-            name = getattr(node, "name", "the module")
-            assert not re.match(r"(What|Who|Whoever|Those|Where|Whose|How)\b", first), (
-                f"{name}: {first}"
-            )
