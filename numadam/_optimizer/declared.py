@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from numadam._core import options as op
 from numadam._core.docstrings import fill
+from numadam._core.keywords import Shared
 from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.functional import update
 from numadam._optimizer.texts import OF_CLASSES, OF_FUNCTIONS
@@ -49,7 +50,7 @@ class Declared:
         self._shared = {name: value for name, value in self.defaults.items() if name in op.DEFAULTS}
         rest = {*others, *op.DEFAULTS}
         self.own = {name: value for name, value in self.defaults.items() if name not in rest}
-        self._known = {*self.defaults, *op.Shared.__annotations__}
+        self._known = {*self.defaults, *Shared.__annotations__}
         self._title, self._presets = kind.__name__, kind.rule.presets
 
     def sort(

@@ -14,6 +14,7 @@ from numadam._arrays.tree import Tree
 from numadam._backend import FunctionalStep
 from numadam._core import options as op
 from numadam._core.hyper import LR
+from numadam._core.keywords import FunctionalOptions
 from numadam._core.rule import RuleSpec
 from numadam._core.scalars import is_float32
 from numadam._optimizer.dispatch import backend_for
@@ -31,7 +32,7 @@ def _settings(
 ) -> Settings:
     # cached: a caller's options are the same at every step, and checking them takes long
     for name, value in (*shared, *own):
-        if name in op.DEFAULTS and name not in op.FunctionalOptions.__annotations__:
+        if name in op.DEFAULTS and name not in FunctionalOptions.__annotations__:
             raise TypeError(
                 f"{title}: {name} needs arrays or counters that an optimiser object owns."
             )

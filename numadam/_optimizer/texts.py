@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from numadam._core.options import DEFAULTS, FunctionalButDecay, FunctionalOptions
+from numadam._core.keywords import FunctionalButDecay, FunctionalOptions
+from numadam._core.options import DEFAULTS
 
 _INDENT = "    "
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Unpack
 
 from numadam._core.hyper import Schedule
-from numadam._core.options import FunctionalButDecay, SharedButDecay
+from numadam._core.keywords import FunctionalButDecay, SharedButDecay
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam.rules._moments import amsgrad_by_array
 from numadam.rules.adam import ADAM, Adam

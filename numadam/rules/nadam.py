@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Unpack
 from numba.extending import register_jitable
 
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.options import FunctionalOptions, Shared
+from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, hyper
