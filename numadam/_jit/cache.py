@@ -140,7 +140,8 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         if data is None:
             return None
         try:
-            loop = compiler.CompileResult._rebuild(target_context, *pickle.loads(data))
+            rebuild = compiler.CompileResult._rebuild  # noqa: SLF001  # as Numba's own cache
+            loop = rebuild(target_context, *pickle.loads(data))
         except Exception:  # of another build of Numba, whatever it raises: compiled again
             return None
         self.hit = True
@@ -150,7 +151,7 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         """Keep a compiled loop."""
         path = self._path(signature, data.codegen)
         if path is not None:
-            write(path, dumps(data._reduce()))
+            write(path, dumps(data._reduce()))  # noqa: SLF001  # as Numba's own cache
 
     @property
     def cache_path(self) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import numba
 from numba.core import config
 
+from numadam._jit import forks
 from numadam._jit.cache import LoopCache
 
 _lock = threading.RLock()  # while something is compiled; found things need no lock
@@ -84,6 +85,22 @@ class CompiledLoop:
         """The loop that Numba spreads over threads."""
         return self.choose(parallel=True)
 
+    def fork_safe(self, parallel: bool) -> Any:
+        """One of the two to be called now and later: as `current` at each call."""
+        serial = self.serial
+        if not parallel:
+            return serial
+        self.choose(parallel=True)  # compiled now, not in a step
+
+        def run(*args: Any) -> Any:
+            return self.current(parallel=True)(*args)
+
+        return run
+
+    def current(self, parallel: bool) -> Any:
+        """One of the two; the serial one where a fork lost the threads."""
+        return self.choose(parallel and not forks.serial_only)
+
     def choose(self, parallel: bool) -> Any:
         """One of the two; it refuses other argument types instead of compiling for them."""
         if parallel not in self._compiled:
@@ -98,7 +115,7 @@ class CompiledLoop:
         wrap = numba.njit(parallel=parallel, error_model="numpy", no_cfunc_wrapper=True)
         dispatcher = wrap(self._loops[parallel])
         name = f"{self._name}-{'parallel' if parallel else 'serial'}"
-        dispatcher._cache = LoopCache(name, self._package)
+        dispatcher._cache = LoopCache(name, self._package)  # noqa: SLF001  # Numba offers no other
         dispatcher.compile(self._signature)
         dispatcher.disable_compile()
         return dispatcher

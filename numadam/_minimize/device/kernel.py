@@ -21,7 +21,7 @@ from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._cuda.kernel_spec import device_jit, step_slots
 from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES
-from numadam._minimize.stopping import RUNNING, moved, projected, verdict
+from numadam._minimize.stopping import RUNNING, check_convergence, moved, projected
 
 
 def _present(a):
@@ -98,7 +98,7 @@ def _make_test_problem(box: str, wrap: Any) -> Any:
 
     `largest` is the norm of the projected gradient.
     """
-    check, steep, far = wrap(verdict), wrap(projected), wrap(moved)
+    check, steep, far = wrap(check_convergence), wrap(projected), wrap(moved)
     scalar, boxed = box == "scalar", box != ""
 
     def test_problem(b, problems, x, g, low, high, ends, before, f, f_before, later, tolerances):
