@@ -54,15 +54,8 @@ class KernelArguments:
         self.plan, self.layout, self.meta = plan, layout, meta
         self.control, self.products = control, products
         self.meta_at: int = meta.__array_interface__["data"][0]
-        axes = [
-            (*shape, *order, *[0] * (len(shape) * CHECKED))
-            for shape, order in zip(layout.shapes, layout.orders, strict=True)
-        ]
         self.leaves = leaves = np.zeros(n + 1, LEAF)
-        leaves["ndim"][:n] = [len(shape) for shape in layout.shapes]
-        leaves["place"][1:] = np.cumsum([len(entry) for entry in axes])
-        leaves["subtype"][:n] = [id(subtype) for subtype in subtypes]
-        leaves["group"][:n] = groups
+        leaves["subtype"][:n], leaves["group"][:n] = list(map(id, subtypes)), groups
         self._subtypes = list(subtypes)  # keeps their ids alive
         self.set_iterations([size * plan.unit for size in layout.sizes])
         #: for each leaf its clip factor in two steps and its norm; last the norm of all
@@ -73,7 +66,7 @@ class KernelArguments:
         self._work: list[np.ndarray] = []
         self._blocks = {
             "leaves": leaves,
-            "dims": np.array([*itertools.chain.from_iterable(axes), 0], np.int64),
+            "dims": self._make_dims(),
             "spans": self.spans,
             "order": np.zeros(len(self.spans), np.int64),
             "control": control,
@@ -90,6 +83,16 @@ class KernelArguments:
         meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
         parts = -(-int(leaves["start"][n]) // _PARTS)
         meta["part"], meta["every"] = min(max(parts, _PART_MIN), _PART_MAX), 1
+
+    def _make_dims(self) -> np.ndarray:
+        """Shape and order of axes of each leaf, and space for the strides of each checked slot."""
+        entries = [
+            (*shape, *order, *[0] * (len(shape) * CHECKED))
+            for shape, order in zip(self.layout.shapes, self.layout.orders, strict=True)
+        ]
+        self.leaves["ndim"][:-1] = [len(shape) for shape in self.layout.shapes]
+        self.leaves["place"][1:] = np.cumsum([len(entry) for entry in entries])
+        return np.array([*itertools.chain.from_iterable(entries), 0], np.int64)
 
     def set_iterations(self, counts: Sequence[int]) -> None:
         """Set how many iterations of the loop each leaf takes."""

@@ -1,7 +1,7 @@
 """Functional API for NumPy arrays.
 
-Reuses the optimiser's kernel. Each call borrows an argument block from a free list, so no two
-threads share one.
+Reuses the optimiser's kernel. Each call takes its arguments from a free list, so no two threads
+share them.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from numadam._cpu.parts import (
     make_fill,
     make_scalars_of,
     make_views,
+    part_of,
 )
 from numadam._cpu.records import META
 from numadam._jit.functions import jit_once, release_gil, take_gil
@@ -62,9 +63,10 @@ def make_run(plan: Plan, wrap: Any) -> Any:
 def _make_part(plan: Plan, wrap: Any) -> Any:
     """``part(q, meta_at)``: update the iterations of part q.
 
-    Everything is read from memory into locals before `run`: its stores might change what lies
-    behind an address, for all that the compiler knows, and one load inside the loop would stop it
-    from vectorising. `h` and `k` are tuples of scalars, the views are pointers.
+    All that `run` needs is read from memory into locals of this one function: for all that the
+    compiler knows, the stores of `run` may change what lies behind an address, and one load of it
+    inside the loop would stop the loop from vectorising. `h` and `k` are tuples of scalars, the
+    views are pointers.
     """
     width = width_of(plan)
     run, scalars = make_run(plan, wrap), make_scalars(width, plan.real)
@@ -76,10 +78,8 @@ def _make_part(plan: Plan, wrap: Any) -> Any:
     def part(q, meta_at):
         meta = record_at(meta_at, META)
         count, size, leaves, factors = meta.count, meta.part, leaves_of(meta), factors_of(meta)
-        rows, total_iterations = scalars_of(meta), leaves[count].start
-        low, end = q * size, q * size + size
-        if end > total_iterations:
-            end = total_iterations
+        rows = scalars_of(meta)
+        low, end = part_of(q, size, leaves[count].start)
         j = find_leaf(leaves.start, count, low)
         r = leaves[j].group
         h, k = scalars(rows[r], factors, j)
@@ -126,10 +126,8 @@ def _make_sum(plan: Plan, wrap: Any) -> Any:
     def add_part(q, meta_at):
         meta = record_at(meta_at, META)
         count, size, leaves, factors = meta.count, meta.part, leaves_of(meta), factors_of(meta)
-        rows, total_iterations, first = scalars_of(meta), leaves[count].start, meta.calls == 0
-        low, end = q * size, q * size + size
-        if end > total_iterations:
-            end = total_iterations
+        rows, first = scalars_of(meta), meta.calls == 0
+        low, end = part_of(q, size, leaves[count].start)
         j = find_leaf(leaves.start, count, low)
         while low < end:
             leaf, after = leaves[j], leaves[j + 1].start

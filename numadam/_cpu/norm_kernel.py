@@ -25,6 +25,7 @@ from numadam._cpu.parts import (
     make_control_of,
     make_scalars_of,
     make_views,
+    part_of,
 )
 from numadam._cpu.records import META
 from numadam._jit.pointers import as_pointer, record_at
@@ -53,9 +54,7 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
         count, leaves, factors = meta.count, leaves_of(meta), factors_of(meta)
         rows, begins = scalars_of(meta), leaves.first_block
         partials = carray(as_pointer(meta.partials), begins[count] + 1, np.float64)
-        b, end = q * CHUNK, q * CHUNK + CHUNK
-        if end > begins[count]:
-            end = begins[count]
+        b, end = part_of(q, CHUNK, begins[count])
         j = find_leaf(begins, count, b)
         while b < end:
             while b == begins[j + 1]:

@@ -69,8 +69,15 @@ def find_leaf(begins, count, i):
     return j
 
 
+@inner
+def part_of(q, size, total):
+    """Begin and end of part q where `total` is cut into parts of `size`."""
+    end = q * size + size
+    return q * size, end if end < total else total
+
+
 def make_scalars_of(width: int) -> Any:
-    """``scalars_of(meta)``: what `fill` has computed, a row for each group."""
+    """``scalars_of(meta)``: the scalars that `fill` has computed, a row for each group."""
 
     def scalars_of(meta):
         return carray(as_pointer(meta.scalars), (meta.groups, width), np.float64)

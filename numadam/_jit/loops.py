@@ -21,7 +21,7 @@ from numba.core import config
 from numadam._jit import forks
 from numadam._jit.cache import LoopCache
 
-_lock = threading.RLock()  # while something is compiled; found things need no lock
+_lock = threading.RLock()  # while something is compiled; cached loops need no lock
 _compiled_loops: dict[str, CompiledLoop] = {}
 
 
@@ -86,20 +86,16 @@ class CompiledLoop:
         return self.choose(parallel=True)
 
     def fork_safe(self, parallel: bool) -> Any:
-        """One of the two to be called now and later: as `current` at each call."""
+        """One of the two as a function: the serial one where a fork has lost the threads."""
         serial = self.serial
         if not parallel:
             return serial
-        self.choose(parallel=True)  # compiled now, not in a step
+        in_threads = self.parallel
 
         def run(*args: Any) -> Any:
-            return self.current(parallel=True)(*args)
+            return forks.safe(serial, in_threads)(*args)
 
         return run
-
-    def current(self, parallel: bool) -> Any:
-        """One of the two; the serial one where a fork lost the threads."""
-        return self.choose(parallel and not forks.serial_only)
 
     def choose(self, parallel: bool) -> Any:
         """One of the two; it refuses other argument types instead of compiling for them."""

@@ -1,4 +1,4 @@
-"""Memory by address in compiled code: loads, stores, and pointers that `carray` takes."""
+"""Memory by address in compiled code: loads, stores, records, and pointers for `carray`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from numadam._core.norms import LANES, _scratch
 # Codes of `check_convergence`; the loops add the last three.
 RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED = range(9)
 
-#: ``status`` of a result. SciPy's: 0 where a stop test held, 1 at maxiter, 99 from a callback.
+#: ``status`` of a result, as SciPy counts: 0 where a stop test held, 1 at maxiter, 99 from a callback.
 STATUS = {
     GTOL: 0,
     FTOL: 0,
@@ -42,7 +42,7 @@ MESSAGES = {
 
 @dataclass(frozen=True)
 class Tolerances:
-    """The bounds of the stop tests; 0 switches one off."""
+    """Tolerances of the stop tests; 0 switches one off."""
 
     gtol: float
     ftol: float
@@ -50,7 +50,7 @@ class Tolerances:
 
     @staticmethod
     def read(gtol: Any, ftol: Any, xtol: Any) -> Tolerances:
-        """Check what a user gave; None is 0."""
+        """Check the user's values; None is 0."""
         from numadam._core.hyper import Hyper
 
         given = {"gtol": gtol, "ftol": ftol, "xtol": xtol}

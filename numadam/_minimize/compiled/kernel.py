@@ -173,10 +173,11 @@ def _make_block(plan: Plan, own_lr: bool, wrap: Any) -> Any:
         skip = first * size
         x_at, g_at = at[pl.P] + skip, at[pl.G] + skip
         f_at, order_at = d.values + 8 * first, batch.order + 8 * first
-        starting, number = batch.at_start != 0 and begin == 0, batch.done + begin
-        it = np.int64(0)
-        while live > 0 and (starting or it < steps):
-            if not starting:
+        # -1: x0 is evaluated, and no step taken
+        it = np.int64(-1 if batch.at_start != 0 and begin == 0 else 0)
+        number = batch.done + begin
+        while live > 0 and it < steps:
+            if it >= 0:
                 if d.before != 0:
                     copy_words(d.before + skip, x_at, live * size // 4)
                 step(meta, batch, d, at, b, first, live, begin, it)
@@ -185,10 +186,9 @@ def _make_block(plan: Plan, own_lr: bool, wrap: Any) -> Any:
             if failed != 0:
                 mark_failed(batch, first, live, number)
                 break
-            lr = rates[begin + it]
+            lr = rates[begin + max(it, 0)]
             live = test_block(meta, batch, d, at, ends, tolerances, first, live, number, lr)
-            it = it if starting else it + 1
-            starting = False
+            it += 1
         of_blocks[b] = live
 
     return wrap(block)

@@ -49,7 +49,7 @@ def is_compiled(fun: Any) -> bool:
 
 
 def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
-    """How a compiled objective is called, told by its number of arguments."""
+    """Call form of a compiled objective, from its number of arguments."""
     least, most, names = _counts(fun)
     forms = [(2, WRITES, jac in (None, True)), (3, INDEXED, many and jac in (None, True))]
     forms += [(1, RETURNS, jac is True)]
@@ -75,9 +75,9 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
 
 @functools.lru_cache(_CACHED)  # reading the code takes 0.1 ms, a sixth of a short run
 def _refuse_unread(code: CodeType) -> None:
-    """Refuse an objective whose code never reads g: it cannot write into it.
+    """Refuse an objective whose code never reads g: it cannot write into g.
 
-    Its gradient would stay 0, and x0 be taken for a minimum.
+    Its gradient would stay 0, and x0 would count as a minimum.
     """
     if code.co_argcount < 2:
         return  # it takes *args
@@ -94,7 +94,7 @@ def _refuse_unread(code: CodeType) -> None:
 
 
 def _counts(fun: Any) -> tuple[int, float, list[str]]:
-    """Arguments that a function needs, those that it takes, and their names."""
+    """Number of arguments that a function needs and takes at most, and their names."""
     parameters = list(inspect.signature(fun.py_func).parameters.values())
     plain = [one for one in parameters if one.kind is not one.VAR_POSITIONAL]
     least = sum(one.default is one.empty for one in plain)
@@ -159,7 +159,7 @@ class ObjectiveAdapter:
         guard = read_only if fun._can_compile else _as_it_is  # noqa: SLF001  # Numba's
         try:
             evaluate = _evaluation(fun, form, guard, x_type, args_type)
-        except (NumbaError, AttributeError) as error:  # what Numba makes of x += 1
+        except (NumbaError, AttributeError) as error:  # the latter for x += 1
             if guard is read_only and _compiles(fun, form, x_type, args_type):
                 way = "is returned" if form == RETURNS else "goes into g"
                 raise TypeError(
@@ -178,7 +178,7 @@ class ObjectiveAdapter:
         self.address = address_of(evaluate, EVALUATE.args)
 
     def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> None:
-        """Evaluate once more from Python, to raise what it raised in compiled code."""
+        """Evaluate once more from Python, to raise the exception of the compiled call."""
         if self._form == RETURNS:
             _, given = self._fun(x, *args)
             if given.shape != x.shape:
@@ -207,12 +207,12 @@ def _compiles(fun: Any, form: str, x_type: Any, args_type: Any) -> bool:
     return True
 
 
-#: Numba's types of what is no number, where an objective forgets its `return` or a sum.
+#: Numba's types of results that are no number: a forgotten `return`, or a sum.
 _NO_NUMBER = (types.NoneType, types.Array, types.BaseTuple)
 
 
 def _last_returned(fun: Any) -> Any:
-    """Numba's type of what an objective returned when it was compiled last."""
+    """Return type of an objective as Numba compiled it last."""
     compiled = list(fun.overloads.values())
     return compiled[-1].signature.return_type if compiled else None
 

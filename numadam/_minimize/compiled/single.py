@@ -16,7 +16,7 @@ from numadam._minimize.stopping import MAXITER, RUNNING
 
 
 def _with_row(saved: Any) -> Any:
-    """A saved run of one problem as that of a batch of one."""
+    """A saved run of one problem, as one of a batch."""
     if not hasattr(saved, "items"):
         return saved
     return {key: one[None] if np.ndim(one) else one for key, one in saved.items()}
@@ -58,7 +58,7 @@ class CompiledRun:
         return {**_with_row(state), **rows}
 
     def go(self) -> OptimizeResult:
-        """Run until a test holds; an exception carries what there is."""
+        """Run until a test holds; an exception carries the result so far."""
         code = RUNNING
         try:
             code = self._loop()

@@ -13,12 +13,12 @@ from numadam._core import plan as pl
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._core.scalars import width_of
-from numadam._jit import threads
+from numadam._jit import forks, threads
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.compiled.calls import address_of
 from numadam._minimize.compiled.kernel import make_kernels
 from numadam._minimize.compiled.objective import KERNEL, ObjectiveAdapter, entry_for
-from numadam._minimize.compiled.records import BATCH, F
+from numadam._minimize.compiled.records import BATCH, F_BEST, F
 from numadam._minimize.compiled.scalars import scratch_size
 from numadam._minimize.stopping import RAISED, RUNNING, Tolerances
 from numadam._optimizer.optimizer import Optimizer
@@ -107,7 +107,8 @@ class Batch:
         self._arguments.bind(pl.P, np.array([self.x.ctypes.data]))
         self._arguments.bind(pl.G, np.array([self.gradient.ctypes.data]))
         self.values = np.zeros((4, problems))
-        self.values[:] = np.nan
+        self.values[F_BEST] = np.inf
+        self.values[:F_BEST] = np.nan
         self.codes, self.counts = np.zeros((2, problems), np.int64)
         self.order = np.arange(problems)
         self._live = np.minimum(self._lanes, problems - self._lanes * np.arange(self._blocks))
@@ -134,7 +135,7 @@ class Batch:
             self._state[name] = 0 if array is None else array.ctypes.data
 
     def _tables(self) -> dict[str, np.ndarray]:
-        """Allocate what differs from step to step."""
+        """Allocate the tables of what differs from step to step."""
         settings, plan, lr = self._settings, self.plan, self.optimizer.lr
         self._scheduled = [one for one in settings.schedules if one[0] == settings.group_of_leaf[0]]
         self._rates = np.full(_MOST + 1, lr if isinstance(lr, float) else np.nan)
@@ -151,10 +152,10 @@ class Batch:
     def _compile(self, own_lr: bool) -> None:
         plan = self.plan
         name = f"{plan.name}-{'own-lr-' if own_lr else ''}batch"
-        self._kernels = compiled_loop(name, lambda: make_kernels(plan, name, own_lr), KERNEL)
-        self._in_threads = self._blocks > 1 and threads.layer() != "workqueue"
-        _address(self._kernels.serial)
-        _address(self._kernels.current(self._in_threads))
+        kernels = compiled_loop(name, lambda: make_kernels(plan, name, own_lr), KERNEL)
+        self._serial = self._parallel = _address(kernels.serial)
+        if self._blocks > 1 and threads.layer() != "workqueue":
+            self._parallel = _address(kernels.parallel)
         self._entry = entry_for(self.args)
 
     @property
@@ -186,7 +187,7 @@ class Batch:
         steps = self._schedule(min(most, self._chunk()))
         self._set(steps=steps, done=self.done)
         start, group = time.perf_counter(), max(1, _GROUP // self._lanes)
-        kernel = _address(self._kernels.current(self._in_threads))
+        kernel = forks.safe(self._serial, self._parallel)
         for block in range(0, self._blocks, group) or (0,):
             end = min(block + group, self._blocks)
             self._set(first_block=block, end_block=end, last=end == self._blocks)
@@ -214,7 +215,7 @@ class Batch:
         return int(min(max(1, _CHUNK_SECONDS / max(self._seconds, 1e-9)), most))
 
     def _schedule(self, steps: int) -> int:
-        """Write down what differs from step to step; how many of the coming steps there are.
+        """Tabulate what differs from step to step; returns the number of steps tabulated.
 
         A schedule that raises does so when its step comes, not before.
         """
@@ -244,7 +245,7 @@ class Batch:
 
 
 def raise_again(batch: Batch) -> None:
-    """Raise what the objective raised, by calling it once more where it did."""
+    """Raise the objective's exception, by calling it once more where it raised."""
     rows = np.flatnonzero(batch.codes == RAISED)
     batch.values[F, rows] = np.nan
     batch.codes[rows] = RUNNING  # the problems that lie beside the one that raised

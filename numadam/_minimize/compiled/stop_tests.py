@@ -39,36 +39,43 @@ class BlockState(NamedTuple):
     scratch: int
 
 
+def _swap_words(i_at, j_at, count):
+    a = carray(as_pointer(i_at), count, np.uint32)
+    b = carray(as_pointer(j_at), count, np.uint32)
+    for i in range(count):
+        a[i], b[i] = b[i], a[i]
+
+
 def _make_swap(plan: Plan, wrap: Any) -> Any:
     """``swap(meta, batch, i, j)``: problems i and j change places, with all that is theirs."""
     slots = tuple(slot for slot in range(pl.SLOTS) if plan.has(slot))
     bytes_each = tuple(plan.stride(slot) for slot in slots)
-    item = plan.real.itemsize
-
-    def swap_bytes(i_at, j_at, count):
-        a = carray(as_pointer(i_at), count, np.uint32)
-        b = carray(as_pointer(j_at), count, np.uint32)
-        for i in range(count):
-            a[i], b[i] = b[i], a[i]
-
-    swap_words = wrap(swap_bytes)
+    count, item, swap_words = len(slots), plan.real.itemsize, wrap(_swap_words)
 
     def swap(meta, batch, i, j):
-        # seldom: everything is read from memory
-        at, updates, problems = leaves_of(meta)[0].address, batch.updates, batch.problems
-        for s in range(len(slots)):
-            size = updates * bytes_each[s]
-            swap_words(at[slots[s]] + i * size, at[slots[s]] + j * size, size // 4)
-        size = batch.numbers * item
-        for first in (batch.before, batch.best):
+        # seldom: everything is read from memory, and all arrays go through one call, which LLVM
+        # would otherwise copy to each place (half the machine code of a block)
+        at = leaves_of(meta)[0].address
+        for s in range(count + 10):
+            size = 8
+            if s < count:
+                first, size = at[slots[s]], batch.updates * bytes_each[s]
+            elif s < count + 4:
+                first = batch.values + 8 * (s - count) * batch.problems
+            elif s == count + 4:
+                first, size = batch.before, batch.numbers * item
+            elif s == count + 5:
+                first, size = batch.best, batch.numbers * item
+            elif s == count + 6:
+                first = batch.order
+            elif s == count + 7:
+                first = batch.codes
+            elif s == count + 8:
+                first = batch.nit
+            else:
+                first = batch.own_lr
             if first != 0:
                 swap_words(first + i * size, first + j * size, size // 4)
-        for row in range(4):
-            first = batch.values + 8 * row * problems
-            swap_words(first + 8 * i, first + 8 * j, 2)
-        for first in (batch.order, batch.codes, batch.nit, batch.own_lr):
-            if first != 0:
-                swap_words(first + 8 * i, first + 8 * j, 2)
 
     return wrap(swap)
 
