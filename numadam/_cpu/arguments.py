@@ -14,7 +14,7 @@ from numadam._core.norms import BLOCK
 from numadam._core.plan import CHECKED, Plan
 from numadam._core.scalars import width_of
 from numadam._cpu.numpy_abi import kind_of
-from numadam._cpu.records import LEAF, SPAN
+from numadam._cpu.records import CPU_LEAF, SPAN
 
 #: Elements of a parallel part, at least and at most, and the number of parts aimed at between.
 _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
@@ -54,7 +54,7 @@ class KernelArguments:
         self.plan, self.layout, self.meta = plan, layout, meta
         self.control, self.products = control, products
         self.meta_at: int = meta.__array_interface__["data"][0]
-        self.leaves = leaves = np.zeros(n + 1, LEAF)
+        self.leaves = leaves = np.zeros(n + 1, CPU_LEAF)
         leaves["subtype"][:n], leaves["group"][:n] = list(map(id, subtypes)), groups
         self._subtypes = list(subtypes)  # keeps their ids alive
         self.set_iterations([size * plan.unit for size in layout.sizes])

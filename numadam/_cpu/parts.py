@@ -12,7 +12,7 @@ from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._core.scalars import _OWN, make_advance_row, make_fill_row, width_of
-from numadam._cpu.records import LEAF, META
+from numadam._cpu.records import CPU_LEAF, META
 from numadam._jit.functions import jit_once
 from numadam._jit.pointers import as_pointer, inner, record_at
 
@@ -46,8 +46,8 @@ def make_views(plan: Plan) -> tuple[list[Any], tuple[int, ...], tuple[int, ...]]
 
 @inner
 def leaves_of(meta):
-    """The array of LEAF records."""
-    return carray(as_pointer(meta.leaves), meta.count + 1, LEAF)
+    """The array of CPU_LEAF records."""
+    return carray(as_pointer(meta.leaves), meta.count + 1, CPU_LEAF)
 
 
 @inner

@@ -4,7 +4,7 @@ A record is a NumPy dtype. Python writes ``meta["count"]``, compiled code
 ``record_at(address, META).count``, which is one load. A step gets two addresses, `META` and the
 ids of its arrays, and finds everything else from there::
 
-    META ──► leaves      LEAF[count + 1]; the last one ends the sums of `start` and `first_block`
+    META ──► leaves      CPU_LEAF[count + 1]; the last ends `start` and `first_block`
          ├─► dims        int64: of each leaf shape, order of axes, and strides of each checked slot
          ├─► spans       SPAN[spans_size], order int64[spans_size]: every range a step writes
          ├─► control     float64[groups, columns]: the control block, written by Python
@@ -61,7 +61,7 @@ META = np.dtype(
 )
 
 #: Of one parameter array.
-LEAF = np.dtype(
+CPU_LEAF = np.dtype(
     [
         ("start", NUMBER),  # first iteration of the loop over all leaves
         ("group", NUMBER),  # row of the control block

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from numadam._core.plan import CHECKED, OUT, G, P
 from numadam._cpu import numpy_abi as abi
-from numadam._cpu.records import DESCR, LEAF, META, NDARRAY, SPAN
+from numadam._cpu.records import CPU_LEAF, DESCR, META, NDARRAY, SPAN
 from numadam._jit.pointers import as_pointer, inner, load64, record_at
 
 # --- status: 0, or what + 16 * (slot + 8 * leaf) ------------------------------------------------
@@ -191,7 +191,7 @@ def validate(stage, meta_at, ids_at, grad_id, known_disjoint):
     meta = record_at(meta_at, META)
     count = meta.count
     ids = carray(as_pointer(ids_at), (CHECKED, count), np.int64)
-    leaves = carray(as_pointer(meta.leaves), count + 1, LEAF)
+    leaves = carray(as_pointer(meta.leaves), count + 1, CPU_LEAF)
     dims = carray(as_pointer(meta.dims), meta.dims_size, np.int64)
     if stage == BEFORE_STEP:
         status = _check(meta, ids, grad_id, leaves, dims, known_disjoint)

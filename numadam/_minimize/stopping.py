@@ -15,7 +15,7 @@ from numadam._core.norms import LANES, _scratch
 # Codes of `check_convergence`; the loops add the last three.
 RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED = range(9)
 
-#: ``status`` of a result, as SciPy counts: 0 where a stop test held, 1 at maxiter, 99 from a callback.
+#: ``status`` of a result. As in SciPy: 0 if a stop test held, 1 at maxiter, 99 from a callback.
 STATUS = {
     GTOL: 0,
     FTOL: 0,

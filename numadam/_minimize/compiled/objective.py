@@ -142,7 +142,7 @@ def _as_it_is(x):
     return x
 
 
-_CALLS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
+_CALL_FORMS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
 
 
 class ObjectiveAdapter:
@@ -192,7 +192,7 @@ class ObjectiveAdapter:
 
 def _evaluation(fun: Any, form: str, guard: Any, x_type: Any, args_type: Any) -> Any:
     """The compiled function that evaluates a block of problems."""
-    call = njit(_CALLS[form](fun, guard), no_cfunc_wrapper=True)
+    call = njit(_CALL_FORMS[form](fun, guard), no_cfunc_wrapper=True)
     evaluate = inner(_make_evaluate(call, x_type, args_type))
     evaluate.compile(EVALUATE)
     return evaluate
