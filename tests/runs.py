@@ -9,19 +9,18 @@ import math
 import numpy as np
 
 import numadam as na
-from numadam._cpu import validate
 from tests.reference_options import Steps
 from tests.trees import tree_leaves, tree_map
 
 
 def shorten_parts(opt, size):
     """Cut the elements into parts of this size: many parts, ends at odd places."""
-    opt._backend._table.meta[validate.PART] = size
+    opt._backend.arguments.meta["part"] = size
 
 
 def compiled_step(opt):
     """The compiled loops of an optimiser on the CPU, and the one that is chosen."""
-    return opt._backend._pass
+    return opt._backend.compiled
 
 
 def uses_parallel(opt):

@@ -28,9 +28,9 @@ def aligned_zeros(size: int, unit: int = _LINE) -> np.ndarray:
 
 
 class Layout:
-    """Where the leaves lie in a flat buffer: one after the other, large ones from a page on.
+    """Offsets of the leaves in a flat buffer: one after the other, large ones from a page on.
 
-    `phases` are the elements by which each one is shifted from there.
+    `phases` are the elements by which each leaf is shifted from there.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Layout:
     def allocate(
         head: int, layouts: Sequence[Layout], skew: int = SKEW
     ) -> tuple[np.ndarray, list[int]]:
-        """A zeroed block of `head` bytes and a buffer of each layout; where each one begins."""
+        """A zeroed block with `head` bytes and a buffer of each layout; the offset of each."""
         large = any(layout.paged for layout in layouts)
         end = max(head, skew) if large else _round_up(head, _LINE)
         firsts = []
@@ -75,6 +75,7 @@ class Layout:
             self.offsets, self.sizes, self.shapes, self.orders, strict=True
         ):
             flat = buffer[first : first + size * self.dtype.itemsize].view(self.dtype)
-            lying = flat.reshape([shape[axis] for axis in order])
-            views.append(lying.transpose(np.argsort(order)) if order else lying.reshape(shape))
+            in_memory = flat.reshape([shape[axis] for axis in order])
+            inverse = np.argsort(order)
+            views.append(in_memory.transpose(inverse) if order else in_memory.reshape(shape))
         return views

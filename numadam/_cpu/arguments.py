@@ -1,4 +1,4 @@
-"""The table of a step: where each array of each leaf lies, for the compiled loop to read."""
+"""Arguments of the compiled step: records of the leaves and of the step, filled once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from numadam._arrays.layout import Layout, aligned_zeros
 from numadam._core.norms import NORM_BLOCK
 from numadam._core.plan import CHECKED, Plan
 from numadam._core.scalars import width_of
-from numadam._cpu import validate as dr
 from numadam._cpu.numpy_abi import kind_of
+from numadam._cpu.records import CPU_LEAF, SPAN
 
-#: Elements a parallel part has at least and at most, and the number of parts aimed at between.
+#: Elements of a parallel part, at least and at most, and the number of parts aimed at between.
 _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
 
 
 class KernelArguments:
-    """The int64 blocks that a compiled step reads (see `door`), for leaves of these layouts.
+    """The memory that a compiled step reads and writes (see `records`), for given layouts.
 
     Parameters
     ----------
@@ -32,10 +32,12 @@ class KernelArguments:
         Type of each parameter, where it may be a subclass of ndarray.
     control : numpy.ndarray
         The float64 control block, one row a group.
-    meta : numpy.ndarray
-        The int64 scalars, in memory of the caller's choice.
-    rows : sequence of int, optional
-        Each leaf's row of the control block.
+    meta : numpy.void
+        A META record.
+    products : numpy.ndarray
+        The running products, one row a group.
+    groups : sequence of int, optional
+        Each leaf's group.
     """
 
     def __init__(
@@ -44,71 +46,73 @@ class KernelArguments:
         layout: Layout,
         subtypes: Sequence[type],
         control: np.ndarray,
-        meta: np.ndarray,
-        rows: Sequence[int] = (0,),
+        meta: Any,
+        products: np.ndarray,
+        groups: Sequence[int] = (0,),
     ) -> None:
         n = len(layout.shapes)
-        self.plan, self.layout, self.meta, self.control = plan, layout, meta, control
-        self.meta_at = meta.ctypes.data
-        self.blocks = np.zeros((dr.ROWS, n + 1), np.int64)
-        axes = [
-            (*shape, *order, *[0] * (len(shape) * CHECKED))
-            for shape, order in zip(layout.shapes, layout.orders, strict=True)
-        ]
-        self.dims = np.array([*itertools.chain.from_iterable(axes), 0], np.int64)
-        self.spans = np.zeros((3, (CHECKED - 1) * n + 1), np.int64)
-        self.scalars = np.zeros((len(control), width_of(plan)))
+        self.plan, self.layout, self.meta = plan, layout, meta
+        self.control, self.products = control, products
+        self.meta_at: int = meta.__array_interface__["data"][0]
+        self.leaves = leaves = np.zeros(n + 1, CPU_LEAF)
+        leaves["subtype"][:n], leaves["group"][:n] = list(map(id, subtypes)), groups
+        self._subtypes = list(subtypes)  # keeps their ids alive
+        self.set_iterations([size * plan.unit for size in layout.sizes])
         #: for each leaf its clip factor in two steps and its norm; last the norm of all
         self.factors = np.ones((3, n + 1))
         self.norms = self.factors[2]
         self.norms[:] = math.nan
+        self.spans = np.zeros((CHECKED - 1) * n + 1, SPAN)
         self._work: list[np.ndarray] = []
-        blocks = self.blocks
-        blocks[dr.ND, :n] = [len(shape) for shape in layout.shapes]
-        blocks[dr.PLACE, 1:] = np.cumsum([len(entry) for entry in axes])
-        blocks[dr.SUBTYPE, :n] = [id(subtype) for subtype in subtypes]
-        blocks[dr.ROW, :n] = rows
-        self._subtypes = list(subtypes)  # keeps their ids alive
-        self.set_iterations([size * plan.unit for size in layout.sizes])
-        total = int(blocks[dr.START, n])
-        self.partials = self._make_partials() if plan.norm else np.zeros(1)
-        meta[dr.COUNT], meta[dr.NDARRAY] = n, id(np.ndarray)
-        for slot in range(CHECKED):
-            dtype = plan.array_dtype(slot)
-            meta[dr.KIND + slot], meta[dr.ITEM + slot] = kind_of(dtype), dtype.itemsize
-        meta[dr.PART] = min(max(-(-total // _PARTS), _PART_MIN), _PART_MAX)
-        meta[dr.NDIMS], meta[dr.NSPANS] = len(self.dims), self.spans.shape[1]
-        meta[dr.GROUPS], meta[dr.EVERY] = len(control), 1
-        for place, block in (
-            (dr.TABLE, blocks),
-            (dr.DIMS, self.dims),
-            (dr.SPANS, self.spans),
-            (dr.CONTROL, control),
-            (dr.SCALARS, self.scalars),
-            (dr.FACTORS, self.factors),
-            (dr.PARTIALS, self.partials),
-        ):
-            meta[place] = block.ctypes.data
+        self._blocks = {
+            "leaves": leaves,
+            "dims": self._make_dims(),
+            "spans": self.spans,
+            "order": np.zeros(len(self.spans), np.int64),
+            "control": control,
+            "products": products,
+            "scalars": np.zeros((len(control), width_of(plan))),
+            "factors": self.factors,
+            "partials": self._make_partials() if plan.norm else np.zeros(1),
+        }
+        for name, block in self._blocks.items():
+            meta[name] = block.ctypes.data
+        meta["dims_size"], meta["spans_size"] = len(self._blocks["dims"]), len(self.spans)
+        meta["count"], meta["groups"], meta["ndarray"] = n, len(control), id(np.ndarray)
+        dtypes = [plan.array_dtype(slot) for slot in range(CHECKED)]
+        meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
+        parts = -(-int(leaves["start"][n]) // _PARTS)
+        meta["part"], meta["every"] = min(max(parts, _PART_MIN), _PART_MAX), 1
 
-    def set_iterations(self, turns: Sequence[int]) -> None:
-        """How many turns of the loop each leaf takes."""
-        self.blocks[dr.START, 1:] = np.cumsum(turns, dtype=np.int64)
+    def _make_dims(self) -> np.ndarray:
+        """Shape and order of axes of each leaf, and space for the strides of each checked slot."""
+        entries = [
+            (*shape, *order, *[0] * (len(shape) * CHECKED))
+            for shape, order in zip(self.layout.shapes, self.layout.orders, strict=True)
+        ]
+        self.leaves["ndim"][:-1] = [len(shape) for shape in self.layout.shapes]
+        self.leaves["place"][1:] = np.cumsum([len(entry) for entry in entries])
+        return np.array([*itertools.chain.from_iterable(entries), 0], np.int64)
+
+    def set_iterations(self, counts: Sequence[int]) -> None:
+        """Set how many iterations of the loop each leaf takes."""
+        self.leaves["start"][1:] = np.cumsum(counts, dtype=np.int64)
 
     def _make_partials(self) -> np.ndarray:
         """One partial sum for each block of the gradient of each leaf."""
         counts = [-(-size * self.plan.numbers // NORM_BLOCK) for size in self.layout.sizes]
-        self.blocks[dr.BLOCK, 1:] = np.cumsum(counts, dtype=np.int64)
+        self.leaves["first_block"][1:] = np.cumsum(counts, dtype=np.int64)
         return np.zeros(sum(counts) + 1)
 
-    def own(self, slot: int, where: np.ndarray) -> None:
-        """Fix the addresses of arrays that belong to the back end: steps need not look them up."""
-        self.blocks[dr.ADDRESS + slot, : len(where)] = where
+    def bind(self, slot: int, addresses: np.ndarray) -> None:
+        """Fix the addresses of arrays of the back end's own: steps need not look them up."""
+        self.leaves["address"][: len(addresses), slot] = addresses
 
     def fix_span(self, buffer: np.ndarray) -> None:
         """Count a buffer of the back end's among what every step writes."""
-        self.meta[dr.FIXED] = 1
+        self.meta["fixed"] = 1
         first = buffer.ctypes.data
-        self.spans[: dr.ORDER, 0] = (first, first + buffer.nbytes) if buffer.nbytes else (0, 0)
+        self.spans[0] = (first, first + buffer.nbytes) if buffer.nbytes else (0, 0)
 
     @property
     def work_bytes(self) -> int:
@@ -121,12 +125,12 @@ class KernelArguments:
         return self.norms[:n].tolist() if of_each else float(self.norms[n])
 
     def add_work(self, slot: int, leaf: int) -> None:
-        """Make the work array through which an array of other strides goes; it is kept."""
+        """Allocate the work array through which an array of other strides goes; it is kept."""
         size = self.layout.sizes[leaf] * self.plan.array_dtype(slot).itemsize
         self._work.append(aligned_zeros(size))
-        self.blocks[dr.WORK + slot, leaf] = self._work[-1].ctypes.data
+        self.leaves["work"][leaf, slot] = self._work[-1].ctypes.data
 
 
 def addresses(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Where the data of these arrays begin."""
+    """Addresses of the first elements of these arrays."""
     return np.array([array.ctypes.data for array in arrays], np.int64)

@@ -1,39 +1,53 @@
-"""The CPU back end: NumPy arrays through the door into the compiled step."""
+"""The CPU back end: NumPy arrays, validated and stepped by one compiled function."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from numadam._arrays.layout import SKEW, Layout
 from numadam._backend import Backend, FunctionalStep, Leaves
 from numadam._core import plan as pl
-from numadam._cpu import validate as dr
 from numadam._cpu.functional import update
 from numadam._cpu.state import CpuState
-from numadam._cpu.step import CpuStep, Named
-from numadam._jit import forks
+from numadam._cpu.step import CpuStep
+from numadam._cpu.validate import NOT_FINITE, OK
 from numadam._jit.interrupts import defer_interrupts
 from numadam._settings.settings import Settings
 
 
-class CpuBackend(CpuState, Backend):
-    """State and compiled step of NumPy parameters."""
+class CpuBackend(Backend):
+    """State and compiled step of NumPy parameters.
+
+    Attributes
+    ----------
+    memory : CpuState
+    arguments : KernelArguments
+        Of `compiled`; they point into `memory`.
+    compiled : CpuStep
+    """
+
+    home = "NumPy"
+    is_host = True
+    check_params = staticmethod(CpuState.check_params)
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
-        super().__init__(settings, params, names)
-        self._pass = CpuStep(
-            self._table,
+        self.memory = memory = CpuState(settings, params, names)
+        self.params, self.settings, self.state = memory.params, settings, memory.state
+        self.arguments, self._names = memory.arguments, memory.names
+        self.compiled = CpuStep(
+            self.arguments,
             self._title,
             self.params,
-            owned=self._named_state,
+            bound=memory.named,
             sparse=settings.options["sparse"],
         )
-        self._pass.check()
-        self.begin()
+        self.compiled.check()
+        memory.begin()
         self._one = len(params) == 1
-        self._meta_at, self._ids_at = self._table.meta_at, self._pass.ids_at
+        self._meta_at, self._ids_at = self.arguments.meta_at, self.compiled.ids_at
 
     def step(
         self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
@@ -42,52 +56,81 @@ class CpuBackend(CpuState, Backend):
 
         Returns False where the guard stopped the step.
         """
+        status = None
         if params is None and out is None and self._one:
-            # the only gradient goes by value: 2 us less than a table of ids
+            # the only gradient goes by value: 2 us less than an array of ids
             (grad,) = grads
-            run = self._pass
-            kernel = run.serial if forks.serial_only else run.kernel
-            status = kernel(self._meta_at, self._ids_at, id(grad), 0, lr)
-            if status == dr.OK:
+            status = self.compiled.kernel(self._meta_at, self._ids_at, id(grad), 0, lr)
+            if status == OK:
                 return True
-            if status == dr.NOT_FINITE:
+            if status == NOT_FINITE:
                 return False
         used = {pl.G: grads}
         if params is not None:
             used[pl.P] = params
         if out is not None:
             used[pl.OUT] = out
-        return self._pass.run(used, lr) == dr.OK
+        return self.compiled.run(used, lr, status) == OK
 
     def flush(self, lr: float) -> bool:
         """Take a step with the mean of the gradients that have been added up."""
-        table, plan = self._table, self.settings.plan
+        meta, layout = self.arguments.meta, self.arguments.layout
         # one block of zeros stands for every gradient: the sum is what counts
-        longest = max(layout for layout in self._layout.sizes) * plan.dtype.itemsize
+        longest = max(layout.sizes) * layout.dtype.itemsize
         zeros = np.zeros(longest + 64, np.uint8)
         with defer_interrupts():
             try:
-                table.own(pl.G, np.full(len(self.params), zeros.ctypes.data))
-                table.meta[dr.FLUSHING] = 1
-                return self._pass.run({}, lr) == dr.OK
+                self.arguments.bind(pl.G, np.full(len(self.params), zeros.ctypes.data))
+                meta["flushing"] = 1
+                return self.compiled.run({}, lr) == OK
             finally:
-                table.meta[dr.FLUSHING] = 0
+                meta["flushing"] = 0
 
     def drop(self) -> None:
         """Forget the gradients that have been added up."""
-        self._table.meta[dr.CALLS] = 0
+        self.arguments.meta["calls"] = 0
 
     def _title(self, slot: int, leaf: int) -> str:
         what = {pl.P: "params", pl.G: "grads", pl.OUT: "out"}[slot]
-        return what + self.names[leaf].removeprefix("params")
-
-    def _named_state(self) -> Named:
-        return [(f"state[{key!r}]", view) for key, views in self.state.items() for view in views]
+        return what + self._names[leaf].removeprefix("params")
 
     def gradients(self) -> list[np.ndarray]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""
-        block, (first,) = Layout.allocate(0, [self._layout], skew=3 * SKEW)
-        return self._layout.views(block[first:])
+        layout = self.arguments.layout
+        block, (first,) = Layout.allocate(0, [layout], skew=3 * SKEW)
+        return layout.views(block[first:])
+
+    @property
+    def t(self) -> int:
+        """Steps taken."""
+        return self.memory.t
+
+    @property
+    def counters(self) -> dict[str, np.ndarray]:
+        """By name read-only 0-d int64 arrays that show the counters themselves."""
+        return self.memory.counters
+
+    @property
+    def skipped(self) -> tuple[int, int]:
+        """Steps that the guard skipped, in all and in a row until now."""
+        return self.memory.skipped
+
+    @property
+    def grad_norm(self) -> Any:
+        """Norm of the last gradients before clipping: one number, or one an array."""
+        return self.memory.grad_norm
+
+    def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
+        """Copy counters and state arrays in, whole or not at all."""
+        self.memory.load(counters, state)
+
+    def check_arrays(self, what: str, leaves: Leaves, dtype: np.dtype | None = None) -> list[Any]:
+        """Check arrays to be copied into the leaves of `what`."""
+        return self.memory.check_arrays(what, leaves, dtype)
+
+    def state_dtype(self, name: str) -> np.dtype:
+        """The dtype of a state array."""
+        return self.memory.state_dtype(name)
 
     @classmethod
     def update(cls, call: FunctionalStep) -> None:

@@ -1,7 +1,7 @@
 """Functional API for NumPy arrays.
 
-Reuses the optimiser's kernel. Each call borrows an argument block from a free list, so no two
-threads share one.
+Reuses the optimiser's kernel. Each call takes its arguments from a free list, so no two threads
+share them.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from numadam._arrays import checks as ar
 from numadam._arrays.layout import Layout
 from numadam._backend import FunctionalStep, Leaves
 from numadam._core import plan as pl
-from numadam._cpu import validate as dr
 from numadam._cpu.arguments import KernelArguments
-from numadam._cpu.step import CpuStep, check_params
+from numadam._cpu.records import META
+from numadam._cpu.state import CpuState
+from numadam._cpu.step import CpuStep
 from numadam._settings.settings import Settings
 
-#: Idle passes by what they fit; a call takes one and puts it back, so no two share a table.
-#: Kept are those of the latest keys, without large work arrays.
-_idle: dict[Any, list[CpuStep]] = {}
+#: Free steps by what they fit. A call takes one and puts it back, so no two calls share arguments.
+#: Those of the latest keys are kept, without large work arrays.
+_free: dict[Any, list[CpuStep]] = {}
 _KEYS, _WORK_BYTES = 256, 1_000_000
 
 
 def _new_step(settings: Settings, p: Any) -> CpuStep:
     plan = settings.plan
-    check_params([p], ["p"])
+    CpuState.check_params([p], ["p"])
     layout = Layout([p.shape], [ar.memory_order(p)], plan.dtype)
-    meta = np.zeros(dr.META + len(plan.products), np.int64)
-    table = KernelArguments(plan, layout, [type(p)], settings.control.copy(), meta)
-    meta[dr.PRODUCTS] = table.meta_at + dr.META * 8
+    meta, products = np.zeros(1, META)[0], np.ones((1, len(plan.products)))
+    control = settings.control.copy()
+    arguments = KernelArguments(plan, layout, [type(p)], control, meta, products)
     names = {pl.P: "p", pl.G: "g", **dict(enumerate(plan.rule.state, pl.S0)), pl.OUT: "out"}
-    return CpuStep(table, lambda slot, leaf: names[slot])
+    return CpuStep(arguments, lambda slot, leaf: names[slot])
 
 
 def update(call: FunctionalStep) -> None:
@@ -42,22 +43,21 @@ def update(call: FunctionalStep) -> None:
     plan = settings.plan
     key = (plan, type(p), p.dtype, p.shape, p.strides)
     try:
-        run = _idle[key].pop()
+        step = _free[key].pop()
     except (KeyError, IndexError):
-        run = _new_step(settings, p)
-    table = run.table
-    table.control[:] = settings.control
-    table.meta[dr.STEPS] = t - 1
-    if products:
-        table.meta[dr.META :] = np.array(products).view(np.int64)
+        step = _new_step(settings, p)
+    arguments = step.arguments
+    arguments.control[:] = settings.control
+    arguments.meta["steps"] = t - 1
+    arguments.products[:] = products
     used: dict[int, Leaves] = {pl.P: [p], pl.G: [g]}
     for slot, name in enumerate(plan.rule.state, pl.S0):
         if name in state:
             used[slot] = [state[name]]
     if out is not None:
         used[pl.OUT] = [out]
-    run.run(used, lr)
-    if table.work_bytes <= _WORK_BYTES:
-        _idle.setdefault(key, []).append(run)
-    for old in list(_idle)[: max(0, len(_idle) - _KEYS)]:
-        _idle.pop(old, None)
+    step.run(used, lr)
+    if arguments.work_bytes <= _WORK_BYTES:
+        _free.setdefault(key, []).append(step)
+    for old in list(_free)[: max(0, len(_free) - _KEYS)]:
+        _free.pop(old, None)

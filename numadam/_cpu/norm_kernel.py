@@ -1,4 +1,8 @@
-"""Norms of the gradients on the CPU: partial sums, clip factors, and the guard."""
+"""Norms of the gradients on the CPU: partial sums, clip factors, and the guard.
+
+Each gradient is cut into blocks of `norms.NORM_BLOCK` numbers, and each block gives one partial
+sum. Blocks are numbered through all leaves: those of leaf j begin at ``leaves[j].first_block``.
+"""
 
 from __future__ import annotations
 
@@ -6,56 +10,70 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import carray
 
 from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import make_norm_gradient
 from numadam._core.plan import Plan
-from numadam._core.scalars import make_scalars, tiny
-from numadam._cpu import validate as dr
-from numadam._cpu.parts import find_leaf, make_views
+from numadam._core.scalars import make_scalars, tiny, width_of
+from numadam._cpu.parts import (
+    factors_of,
+    find_leaf,
+    leaves_of,
+    make_control_of,
+    make_scalars_of,
+    make_views,
+    part_of,
+)
+from numadam._cpu.records import META
+from numadam._jit.pointers import as_pointer, record_at
 
 #: Blocks of a norm that a thread takes at a time.
 CHUNK = 64
 
-
-#: What `settle` finds.
-SETTLED, AGAIN, NOT_FINITE = range(3)
+#: Results of `finalize_norms`: all finite; some exponents are new, so form the partial sums once
+#: more; a gradient that is not finite.
+NORMS_FINITE, NORMS_AGAIN, NORMS_NOT_FINITE = range(3)
 
 
 def make_norm(plan: Plan, wrap: Any) -> Any:
-    """The partial sums of some blocks of the gradients, as the rule will see them."""
-    seen, ranged = make_norm_gradient(plan, wrap), plan.real == np.float64
-    block = norms.make_block(seen, wrap, scaled=ranged)
-    scalars = make_scalars(plan)
+    """``norm_part(q, meta_at)``: partial sums of chunk q, of gradients as the rule sees them."""
+    gradient, ranged = make_norm_gradient(plan, wrap), plan.real == np.float64
+    block = norms.make_block(gradient, wrap, scaled=ranged)
+    width = width_of(plan)
+    scalars, scalars_of = make_scalars(plan), make_scalars_of(width)
     views, _, numbers = make_views(plan)
     slot_x = pl.MASTER if plan.master else pl.P
     view_x, view_g, view_total = views[slot_x], views[pl.G], views[pl.SUM]
     view_low, view_high, each = views[pl.LOW], views[pl.HIGH], numbers[pl.G]
 
-    def norm_part(q, table, count, rows, factors, partials):
-        start, at, first = table[dr.START], table[dr.ADDRESS :], table[dr.BLOCK]
-        b, end = q * CHUNK, q * CHUNK + CHUNK
-        if end > first[count]:
-            end = first[count]
-        j = find_leaf(first, count, b)
+    def norm_part(q, meta_at):
+        meta = record_at(meta_at, META)
+        count, leaves, factors = meta.count, leaves_of(meta), factors_of(meta)
+        rows, begins = scalars_of(meta), leaves.first_block
+        partials = carray(as_pointer(meta.partials), begins[count] + 1, np.float64)
+        b, end = part_of(q, CHUNK, begins[count])
+        j = find_leaf(begins, count, b)
         while b < end:
-            while b == first[j + 1]:
+            while b == begins[j + 1]:
                 j += 1
-            size = (start[j + 1] - start[j]) * each
-            _, k = scalars(rows[table[dr.ROW, j]], factors, j)
-            x, g = view_x(at[slot_x, j], size), view_g(at[pl.G, j], size)
-            total = view_total(at[pl.SUM, j], size)
-            lo, hi = view_low(at[pl.LOW, j], size), view_high(at[pl.HIGH, j], size)
-            last = end if end < first[j + 1] else first[j + 1]
+            leaf = leaves[j]
+            first, size = leaf.first_block, (leaves[j + 1].start - leaf.start) * each
+            _, k = scalars(rows[leaf.group], factors, j)
+            at, exponent = leaf.address, leaf.exponent
+            x, g = view_x(at[slot_x], size), view_g(at[pl.G], size)
+            total = view_total(at[pl.SUM], size)
+            lo, hi = view_low(at[pl.LOW], size), view_high(at[pl.HIGH], size)
+            last = end if end < begins[j + 1] else begins[j + 1]
             while b < last:
-                e = (b - first[j]) * norms.NORM_BLOCK
+                e = (b - first) * norms.NORM_BLOCK
                 n = size - e if size - e < norms.NORM_BLOCK else norms.NORM_BLOCK
                 if n <= 0:  # a sparse gradient has fewer blocks
                     partials[b] = 0.0
                 elif ranged:
-                    scale = norms.power(-table[dr.EXPONENT, j])
+                    scale = norms.power(-exponent)
                     partials[b] = block(e, n, x, g, total, lo, hi, (k, scale))
                 else:
                     partials[b] = block(e, n, x, g, total, lo, hi, k)
@@ -64,50 +82,62 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
     return wrap(norm_part)
 
 
-def make_settle(plan: Plan, wrap: Any) -> Any:
-    """``settle(table, count, factors, partials, control)``: norms, clip factors, and the guard."""
+def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
+    """``finalize_norms(meta_at)``: norms and clip factors from the partial sums, and a status."""
     of_all, small, ranged = plan.norm == "all", tiny(plan.real), plan.real == np.float64
     column = op.COLUMN.clip_norm if of_all else op.COLUMN.clip_array_norm
-    margin = op.COLUMN.margin
+    margin, control_of = op.COLUMN.margin, make_control_of(plan)
 
-    def settle_one(table, j, after, factors, partials, control, place):
+    def finalize(leaves, j, after, factors, partials, control, place):
         """Leaves j to `after`, taken as one array, whose norm goes to `place`."""
-        begin = table[dr.BLOCK, j]
-        total = norms.combine(partials, begin, table[dr.BLOCK, after] - begin)
-        exponent = table[dr.EXPONENT, j]
+        begin, exponent = leaves[j].first_block, leaves[j].exponent
+        total = norms.combine(partials, begin, leaves[after].first_block - begin)
         if ranged and exponent == 0:
             exponent = norms.exponent_of(total)
             if exponent != 0:
-                table[dr.EXPONENT, j:after] = exponent
-                return AGAIN
+                for i in range(j, after):
+                    leaves[i].exponent = exponent
+                return NORMS_AGAIN
         factors[2, place] = norms.norm(total, exponent)
         row = control[0]
         pre, factor = norms.clip_factor(total, exponent, row[column], row[margin], small)
         for i in range(j, after):
             factors[0, i], factors[1, i] = pre, factor
-        return SETTLED if math.isfinite(total) else NOT_FINITE
+        return NORMS_FINITE if math.isfinite(total) else NORMS_NOT_FINITE
 
-    one = wrap(settle_one)
+    one = wrap(finalize)
 
-    def settle(table, count, factors, partials, control):
+    def finalize_norms(meta_at):
+        meta = record_at(meta_at, META)
+        count, leaves, factors = meta.count, leaves_of(meta), factors_of(meta)
+        control = control_of(meta)
+        partials = carray(as_pointer(meta.partials), leaves[count].first_block + 1, np.float64)
         if of_all:
-            return one(table, 0, count, factors, partials, control, count)
-        found = SETTLED
+            return one(leaves, 0, count, factors, partials, control, count)
+        found = NORMS_FINITE
         for j in range(count):
-            verdict = one(table, j, j + 1, factors, partials, control, j)
-            found = AGAIN if AGAIN in (verdict, found) else max(found, verdict)
+            of_leaf = one(leaves, j, j + 1, factors, partials, control, j)
+            if NORMS_AGAIN in (of_leaf, found):
+                found = NORMS_AGAIN
+            else:
+                found = max(found, of_leaf)
         return found
 
-    return wrap(settle)
+    return wrap(finalize_norms)
 
 
-# apart from the step and without slices, which take long to compile
-def no_clip(count, factors):
-    for j in range(count + 1):
+# of their own and without slices, which take long to compile
+def reset_factors(meta_at):
+    """Clip factors of 1, with which the partial sums are formed."""
+    meta = record_at(meta_at, META)
+    factors = factors_of(meta)
+    for j in range(meta.count + 1):
         factors[0, j] = factors[1, j] = 1.0
 
 
-def clear(table, count, factors):
-    for j in range(count + 1):
-        factors[0, j] = factors[1, j] = 1.0
-        table[dr.EXPONENT, j] = 0
+def reset_exponents(meta_at):
+    """Exponents of 0: the first pass over the gradients scales nothing."""
+    meta = record_at(meta_at, META)
+    leaves = leaves_of(meta)
+    for j in range(meta.count + 1):
+        leaves[j].exponent = 0

@@ -1,37 +1,36 @@
-"""NumPy's array header, read in compiled code: where an array lies and how.
+"""NumPy's array headers, read in compiled code: where an array lies and how.
 
-An ``ndarray`` is a C struct whose first fields belong to NumPy's fixed ABI: data, nd,
-dimensions, strides, base, descr, flags. Reading them in compiled code checks a thousand arrays
-in 5 us; the same checks in Python take 220 us, ``a.ctypes.data`` alone 1000 us.
+An ``ndarray`` is a C struct whose first fields belong to NumPy's fixed ABI (`records.NDARRAY`).
+Reading them in compiled code checks a thousand arrays in 5 us; the same checks in Python take
+220 us, ``a.ctypes.data`` alone 1000 us.
 """
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 
-from numadam._jit.pointers import inner, load16, load32, load64, store16, store32, store64
+from numadam._cpu.records import DESCR, NDARRAY, offset_of
+from numadam._jit.pointers import (
+    inner,
+    load16,
+    load32,
+    load64,
+    record_at,
+    store16,
+    store32,
+    store64,
+)
 
-# Offsets from the object's address; the object head is longer in free-threaded Python.
-_HEAD = object.__basicsize__
-
-
-TYPE = _HEAD - 8
-
-
-DATA, NDIM, SHAPE, STRIDES, DESCR, FLAGS = (_HEAD + k for k in (0, 8, 16, 24, 40, 48))
-
-
-KIND = _HEAD + 8  # in the descr: kind, type, byteorder, flags and type_num in 8 bytes
-
-
+#: Bits of ``flags``.
 ALIGNED, WRITEABLE = 0x100, 0x400
 
 
 def kind_of(dtype: np.dtype) -> int:
     """The 8 bytes of a dtype that tell native dtypes apart, as compiled code reads them."""
-    import ctypes
-
-    return ctypes.c_int64.from_address(id(dtype) + KIND).value
+    offset = offset_of(DESCR, "kind")
+    return ctypes.c_int64.from_address(id(dtype) + offset).value
 
 
 @inner
@@ -52,10 +51,10 @@ def is_dense(shape, strides, order, nd, item):
 @inner
 def bounds(o, item):
     """Lowest address and one past the highest; (0, 0) for an array without elements."""
-    shape, strides = load64(o + SHAPE), load64(o + STRIDES)
-    low = load64(o + DATA)
+    array = record_at(o, NDARRAY)
+    shape, strides, low = array.shape, array.strides, array.data
     high = low + item
-    for k in range(load32(o + NDIM)):
+    for k in range(array.ndim):
         n, stride = load64(shape + 8 * k), load64(strides + 8 * k)
         if n == 0:
             return 0, 0

@@ -1,4 +1,4 @@
-"""Parts of the compiled step: views of arrays by address, and the scalars of every group."""
+"""Parts of the compiled step: array views by address, and the scalars of every group."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._core.scalars import loop_start, make_advance_row, make_fill_row, width_of
-from numadam._cpu import validate as dr
+from numadam._cpu.records import CPU_LEAF, META
 from numadam._jit.functions import jit_once
-from numadam._jit.pointers import as_pointer, inner
+from numadam._jit.pointers import as_pointer, inner, record_at
 
 
 def _absent(address, n):
@@ -34,7 +34,7 @@ def _view_of(memory: np.dtype[Any]) -> Any:
 def make_views(plan: Plan) -> tuple[list[Any], tuple[int, ...], tuple[int, ...]]:
     """For each slot ``view(address, n)``, which is None where the slot is not in use.
 
-    With them, for each slot: bytes from one turn of the loop to the next, and numbers in a turn.
+    With them, for each slot: bytes from one iteration to the next, and numbers in an iteration.
     """
     slots = range(pl.SLOTS)
     memory = [memory_dtype(plan.storage(slot)) for slot in slots]
@@ -45,49 +45,100 @@ def make_views(plan: Plan) -> tuple[list[Any], tuple[int, ...], tuple[int, ...]]
 
 
 @inner
-def find_leaf(start, count, low):
-    """The array that holds turn `low` of the loop: `start` is where each one begins."""
+def leaves_of(meta):
+    """The array of CPU_LEAF records."""
+    return carray(as_pointer(meta.leaves), meta.count + 1, CPU_LEAF)
+
+
+@inner
+def factors_of(meta):
+    """Clip factor in two steps and norm of each leaf."""
+    return carray(as_pointer(meta.factors), (3, meta.count + 1), np.float64)
+
+
+@inner
+def find_leaf(begins, count, i):
+    """The leaf that holds iteration (or block) i: `begins` is where each leaf's begin."""
     j, after = 0, count
     while after - j > 1:
         middle = (j + after) // 2
-        if start[middle] <= low:
+        if begins[middle] <= i:
             j = middle
         else:
             after = middle
     return j
 
 
-def make_fill(plan: Plan, wrap: Any) -> Any:
-    """``fill(meta, lr)``: the scalars of every row for this step; returns them."""
-    fill_row, wide, count = make_fill_row(plan), op.RULE + plan.rule.width, len(plan.products)
-    width, scale = width_of(plan), loop_start(plan)
+@inner
+def part_of(q, size, total):
+    """Begin and end of part q where `total` is cut into parts of `size`."""
+    end = q * size + size
+    return q * size, end if end < total else total
 
-    def fill(meta, lr):
-        groups, t = meta[dr.GROUPS], float(meta[dr.STEPS] + 1)
-        control = carray(as_pointer(meta[dr.CONTROL]), (groups, wide), np.float64)
-        rows = carray(as_pointer(meta[dr.SCALARS]), (groups, width), np.float64)
-        products = carray(as_pointer(meta[dr.PRODUCTS]), (groups, count), np.float64)
-        n = float(meta[dr.CALLS] + 1 - meta[dr.FLUSHING])
-        for r in range(groups):
+
+def make_scalars_of(width: int) -> Any:
+    """``scalars_of(meta)``: the scalars that `fill` has computed, a row for each group."""
+
+    def scalars_of(meta):
+        return carray(as_pointer(meta.scalars), (meta.groups, width), np.float64)
+
+    return jit_once(scalars_of)
+
+
+def make_control_of(plan: Plan) -> Any:
+    """``control_of(meta)``: the control block, a row for each group."""
+    wide = op.RULE + plan.rule.width
+
+    def control_of(meta):
+        return carray(as_pointer(meta.control), (meta.groups, wide), np.float64)
+
+    return jit_once(control_of)
+
+
+def make_products_of(plan: Plan) -> Any:
+    """``products_of(meta)``: the running products, a row for each group."""
+    count = len(plan.products)
+
+    def products_of(meta):
+        return carray(as_pointer(meta.products), (meta.groups, count), np.float64)
+
+    return jit_once(products_of)
+
+
+def make_fill(plan: Plan, wrap: Any) -> Any:
+    """``fill(meta_at, lr)``: the scalars of every group for this step."""
+    fill_row, width, scale = make_fill_row(plan), width_of(plan), loop_start(plan)
+    scalars_of, control_of = make_scalars_of(width), make_control_of(plan)
+    products_of = make_products_of(plan)
+
+    def fill(meta_at, lr):
+        meta = record_at(meta_at, META)
+        rows, control, products = scalars_of(meta), control_of(meta), products_of(meta)
+        t, n = float(meta.steps + 1), float(meta.calls + 1 - meta.flushing)
+        flushing = meta.flushing != 0
+        for r in range(meta.groups):
             fill_row(rows[r], control[r], products[r], lr, t, n)
-            if meta[dr.FLUSHING] != 0:
+            if flushing:  # of the gradients: their newest one is zero
                 rows[r, scale] = 1.0
-        return rows
 
     return wrap(fill)
 
 
 def make_advance(plan: Plan, wrap: Any) -> Any:
-    """``advance(meta)``: the running products of every row after a step."""
+    """``advance(meta_at)``: the running products of every group after a step."""
+    if not plan.products:
+        return wrap(_no_products)
     advance_row = make_advance_row(plan, wrap)
-    count, wide = len(plan.products), op.RULE + plan.rule.width
+    control_of, products_of = make_control_of(plan), make_products_of(plan)
 
-    def advance(meta):
-        if count > 0:
-            groups, t = meta[dr.GROUPS], float(meta[dr.STEPS] + 1)
-            control = carray(as_pointer(meta[dr.CONTROL]), (groups, wide), np.float64)
-            products = carray(as_pointer(meta[dr.PRODUCTS]), (groups, count), np.float64)
-            for r in range(groups):
-                advance_row(products[r], control[r], t)
+    def advance(meta_at):
+        meta = record_at(meta_at, META)
+        control, products, t = control_of(meta), products_of(meta), float(meta.steps + 1)
+        for r in range(meta.groups):
+            advance_row(products[r], control[r], t)
 
     return wrap(advance)
+
+
+def _no_products(meta_at):
+    return None

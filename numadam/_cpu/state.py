@@ -1,4 +1,4 @@
-"""State and table of NumPy parameters, without a step: what compiled loops read and write."""
+"""State of NumPy parameters and the arguments of their step, without a step of its own."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from numadam._arrays import checks as ar
 from numadam._arrays.layout import Layout
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._cpu import validate as dr
 from numadam._cpu.arguments import KernelArguments, addresses
-from numadam._cpu.step import check_params
+from numadam._cpu.records import META, offset_of
+from numadam._cpu.validate import SKIP
 from numadam._settings.settings import Settings
+
+#: Counters as the user calls them, and the fields of META that hold them.
+_COUNTERS = {"t": "steps", "calls": "calls", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
 
 
 class CpuState:
-    """State of NumPy parameters, and the table of where everything lies.
+    """State arrays and counters of NumPy parameters, and the arguments that point at them.
 
-    Counters, running products and state arrays lie in one block, so that a load is one copy:
-    counters at the end of the table's scalars, then the products, then each state array flat.
+    One block holds META, the running products and each state array flat. META ends in the
+    counters, so that all of the state is one piece of memory, and a load one copy.
     """
 
     home = "NumPy"
@@ -31,33 +34,31 @@ class CpuState:
         self.params, self.names, self.settings = list(params), list(names), settings
         plan = settings.plan
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
-        self._layout = Layout(shapes, orders, plan.dtype)
+        self.layout = Layout(shapes, orders, plan.dtype)
         self._slots = plan.state_slots()
         self._layouts = {
             name: Layout(shapes, orders, plan.array_dtype(slot))
             for name, slot in self._slots.items()
         }
-        head = (dr.META + len(settings.control) * len(plan.products)) * 8
-        self._block, self._first = Layout.allocate(head, list(self._layouts.values()))
-        meta = self._block[: dr.META * 8].view(np.int64)
-        products = self._block[dr.META * 8 : head].view(np.float64)
-        self.products = products.reshape(len(settings.control), -1)
+        self._head = META.itemsize + len(settings.control) * len(plan.products) * 8
+        self._block, self._first = Layout.allocate(self._head, list(self._layouts.values()))
+        self._meta, self.products = self._head_of(self._block)
         self.products[...] = 1.0
-        self._table = table = KernelArguments(
+        self.arguments = KernelArguments(
             plan,
-            self._layout,
+            self.layout,
             [type(p) for p in params],
             settings.control,
-            meta,
+            self._meta[0],
+            self.products,
             settings.group_of_leaf,
         )
-        meta[dr.PRODUCTS], meta[dr.GUARD] = products.ctypes.data, settings.guard
-        meta[dr.EVERY] = settings.options["accumulate"]
-        table.fix_span(self._block[self._first[0] if self._first else len(self._block) :])
+        self._meta["guard"], self._meta["every"] = settings.guard, settings.options["accumulate"]
+        self.arguments.fix_span(self._block[self._first[0] if self._first else len(self._block) :])
         self.state = self._views(self._block)
         for name, slot in self._slots.items():
-            table.own(slot, addresses(self.state[name]))
-        self._per_element = self._own_per_element()
+            self.arguments.bind(slot, addresses(self.state[name]))
+        self._per_element = self._bind_per_element()
 
     def begin(self) -> None:
         """Bring the parameters into their bounds, and write what is not zero at the start."""
@@ -66,8 +67,16 @@ class CpuState:
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
-        """Check type and dtype of all parameters."""
-        check_params(params, names)
+        """Check type and dtype of all parameters; the rest is for `validate`."""
+        for array, name in zip(params, names, strict=True):
+            if not ar.is_numpy(array):
+                raise TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
+        ar.common_dtype(params, names)
+
+    def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """META, in an array of one, and the running products of a block, one row a group."""
+        products = block[META.itemsize : self._head].view(np.float64)
+        return block[: META.itemsize].view(META), products.reshape(len(self.settings.control), -1)
 
     def _views(self, block: np.ndarray) -> dict[str, list[np.ndarray]]:
         """The state arrays in a block like the back end's own."""
@@ -76,15 +85,15 @@ class CpuState:
             for first, (name, layout) in zip(self._first, self._layouts.items(), strict=True)
         }
 
-    def _own_per_element(self) -> list[np.ndarray]:
+    def _bind_per_element(self) -> list[np.ndarray]:
         """Arrays of bounds and step sizes in the memory order of the parameters."""
         plan, kept = self.settings.plan, []
         for slot, values in self.settings.per_element.items():
-            layout = Layout(self._layout.shapes, self._layout.orders, plan.array_dtype(slot))
+            layout = Layout(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
             block, (first,) = Layout.allocate(0, [layout])
             views = layout.views(block[first:])
             self.fill(views, values)
-            self._table.own(slot, addresses(views))
+            self.arguments.bind(slot, addresses(views))
             kept.append(block)
         return kept
 
@@ -107,7 +116,7 @@ class CpuState:
             np.copyto(param, np.clip(param, low, high).astype(param.dtype, copy=False))
 
     def _start(self) -> None:
-        """What is not zero before the first step: copies of the parameters."""
+        """Write the state that is not zero before the first step: copies of the parameters."""
         for name in ("master", "average"):
             if name in self.state and not (
                 name == "average" and self.settings.options["ema_debias"]
@@ -119,21 +128,24 @@ class CpuState:
             views = self.state[name]
             self.fill(views, [value] * len(views))
 
+    def named(self) -> list[tuple[str, Any]]:
+        """The state arrays by what the user calls them, for messages."""
+        return [(f"state[{key!r}]", view) for key, views in self.state.items() for view in views]
+
     @property
     def t(self) -> int:
         """Steps taken."""
-        return int(self._table.meta[dr.STEPS])
+        return int(self._meta["steps"][0])
 
     @property
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only 0-d int64 arrays that show the counters themselves."""
-        places: dict[str, int] = {"t": dr.STEPS}
-        if self.settings.plan.accumulate:
-            places["calls"] = dr.CALLS
-        if self.settings.guard == dr.SKIP:
-            places |= {"skipped": dr.SKIPPED, "skipped_in_a_row": dr.IN_A_ROW}
-        meta = self._table.meta
-        found: dict[str, Any] = {name: meta[k : k + 1].reshape(()) for name, k in places.items()}
+        shown = {"t": True, "calls": self.settings.plan.accumulate}
+        guarded = self.settings.guard == SKIP
+        shown |= {"skipped": guarded, "skipped_in_a_row": guarded}
+        found: dict[str, Any] = {
+            name: self._meta[field].reshape(()) for name, field in _COUNTERS.items() if shown[name]
+        }
         for k, name in enumerate(self.settings.plan.products):
             found[name] = self.products[:, k].reshape(-1)
         for view in found.values():
@@ -143,17 +155,16 @@ class CpuState:
     @property
     def skipped(self) -> tuple[int, int]:
         """Steps that the guard skipped, in all and in a row until now."""
-        meta = self._table.meta
-        return int(meta[dr.SKIPPED]), int(meta[dr.IN_A_ROW])
+        return int(self._meta["skipped"][0]), int(self._meta["in_a_row"][0])
 
     @property
     def grad_norm(self) -> Any:
         """Norm of the last gradients before clipping: one number, or one an array."""
-        return self._table.grad_norm(self.settings.options["clip_array_norm"] is not None)
+        return self.arguments.grad_norm(self.settings.options["clip_array_norm"] is not None)
 
     def check_arrays(self, what: str, leaves: Leaves, dtype: np.dtype | None = None) -> list[Any]:
         """Check arrays to be copied into the leaves of `what`."""
-        layout, wanted = self._layout, self._layout.dtype if dtype is None else dtype
+        layout, wanted = self.layout, self.layout.dtype if dtype is None else dtype
         for leaf, shape, param in zip(leaves, layout.shapes, self.names, strict=True):
             title = what + param.removeprefix("params")
             if not ar.is_numpy(leaf):
@@ -171,19 +182,14 @@ class CpuState:
     def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
         """Copy counters and state arrays in, whole or not at all: the last line is one copy."""
         staged = self._block.copy()
-        meta = staged[: dr.META * 8].view(np.int64)
-        places = {"t": dr.STEPS, "calls": dr.CALLS, "skipped": dr.SKIPPED}
-        places["skipped_in_a_row"] = dr.IN_A_ROW
-        products = staged[dr.META * 8 :][: self.products.nbytes].view(np.float64)
+        meta, products = self._head_of(staged)
         for name, value in counters.items():
-            if name in places:
-                meta[places[name]] = value
+            if name in _COUNTERS:
+                meta[_COUNTERS[name]] = value
             else:
-                products.reshape(self.products.shape)[
-                    :, self.settings.plan.products.index(name)
-                ] = value
+                products[:, self.settings.plan.products.index(name)] = value
         for name, views in self._views(staged).items():
             for view, leaf in zip(views, state.get(name, ()), strict=name in state):
                 np.copyto(view, leaf)
-        counter = dr.STEPS * 8
-        np.copyto(self._block[counter:], staged[counter:])
+        first = offset_of(META, "steps")
+        np.copyto(self._block[first:], staged[first:])

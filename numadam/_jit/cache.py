@@ -1,8 +1,8 @@
-"""A disk cache of compiled loops that is right where Numba's own is not.
+"""Disk cache of compiled loops that is right where Numba's own is not.
 
-Numba keys an entry on the bytecode of one function: it shares one entry between a parallel loop
-and its serial twin, never finds closures again, and does not see a formula that changed in
-another file. Its index can point at another process's entry. Here each loop is one file, named
+Numba keys an entry on the bytecode of one function: it shares one entry between the serial and
+the parallel form of a loop, never finds closures again, and does not see a formula that changed
+in another file. Its index can point at another process's entry. Here each loop is one file, named
 by a hash of everything that it depends on, written whole and checked when read.
 """
 
@@ -31,7 +31,6 @@ from numadam._version import __version__
 _PACKAGE = Path(__file__).parents[1]
 _CODEGEN = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
 
-
 #: Packages whose source may be compiled into a loop, by the package that the loop is in.
 _COMPILED = ("_jit", "_core", "rules")
 _COMPILED_INTO = {
@@ -55,7 +54,7 @@ def source_stamp(package: str) -> str:
 
 @functools.cache
 def directory() -> Path | None:
-    """Where entries go: ``NUMBA_CACHE_DIR``, else beside the package, else the user's cache.
+    """Folder of the entries: ``NUMBA_CACHE_DIR``, else in the package, else the user's cache.
 
     None where none of them can be written: loops are then compiled in every process.
     """
@@ -93,7 +92,7 @@ def read(path: Path | None) -> bytes | None:
     except OSError:
         return None
     content = stored[32:]
-    # truncated or damaged: made again, and written over
+    # truncated or damaged: compiled again, and written over
     return content if hashlib.sha256(content).digest() == stored[:32] else None
 
 
@@ -140,17 +139,18 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         if data is None:
             return None
         try:
-            loop = compiler.CompileResult._rebuild(target_context, *pickle.loads(data))
-        except Exception:  # of another build of Numba, whatever it raises: compiled again
+            rebuild = compiler.CompileResult._rebuild  # noqa: SLF001  # as Numba's own cache
+            loop = rebuild(target_context, *pickle.loads(data))
+        except Exception:  # another build of Numba may raise anything: compiled again
             return None
         self.hit = True
         return loop
 
     def save_overload(self, signature: Any, data: Any) -> None:
-        """Keep a compiled loop."""
+        """Write a compiled loop to the disk."""
         path = self._path(signature, data.codegen)
         if path is not None:
-            write(path, dumps(data._reduce()))
+            write(path, dumps(data._reduce()))  # noqa: SLF001  # as Numba's own cache
 
     @property
     def cache_path(self) -> str:

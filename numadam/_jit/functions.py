@@ -32,7 +32,7 @@ def cast(typingctx: Any, scalars: Any, like: Any) -> Any:
 
 @intrinsic
 def release_gil(typingctx: Any) -> Any:
-    """Let other Python threads run; returns what `take_gil` needs."""
+    """Let other Python threads run; returns the thread state, which `take_gil` needs."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         thread = context.get_python_api(builder).save_thread()
@@ -57,7 +57,7 @@ _compiled_once: dict[Any, Any] = {}
 
 
 def _identity(x: Any) -> Any:
-    """What tells x from others in a closure: numbers by type and bits, tuples by their items."""
+    """Key of an object in a closure: numbers by type and bits, tuples by their items."""
     if isinstance(x, (bool, int, float, np.generic)):
         return type(x), repr(x)  # 1, 1.0 and True are equal, as 0.0 and -0.0 are
     if isinstance(x, (tuple, list)):
@@ -69,7 +69,7 @@ def jit_once(function: Callable[..., Any], **how: Any) -> Any:
     """Compile a function that only compiled code calls; once for all loops that it is part of.
 
     Closures of the same code over the same things are one function, whichever rule or option
-    made them. A loop has 30 parts and shares half of them with others.
+    made them. A loop has 30 such functions and shares half of them with others.
 
     The symbol has a random word in it. Numba names symbols after the qualified name and a counter
     of the process. Different closures share the first, and loops from the disk cache bring the
@@ -79,13 +79,13 @@ def jit_once(function: Callable[..., Any], **how: Any) -> Any:
     code = (function.__module__, function.__code__, function.__defaults__, tuple(how.items()))
     key = (code, tuple(map(_identity, cells)))
     if key not in _compiled_once:
-        twin = FunctionType(
+        copy = FunctionType(
             function.__code__,
             function.__globals__,
             function.__name__,
             function.__defaults__,
             function.__closure__,
         )
-        twin.__qualname__ = f"{function.__name__}-{secrets.token_hex(8)}"
-        _compiled_once.setdefault(key, njit(**INNER, **how)(twin))
+        copy.__qualname__ = f"{function.__name__}-{secrets.token_hex(8)}"
+        _compiled_once.setdefault(key, njit(**INNER, **how)(copy))
     return _compiled_once[key]

@@ -1,4 +1,4 @@
-"""Ctrl-C waits while several calls have to happen together."""
+"""Deferral of Ctrl-C while several calls have to happen together."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 
 class defer_interrupts:
-    """Hold Ctrl-C back: its handler runs when the block is done.
+    """Defer Ctrl-C: its handler runs when the block is done.
 
     Python runs signal handlers in the main thread only, so in any other there is nothing to do.
-    What this cannot hold: handlers of other signals that raise (a SIGALRM timeout, say), and
-    exceptions that C code sets in a thread from outside.
+    Handlers of other signals that raise (a SIGALRM timeout, say) and exceptions that C code sets in
+    a thread from outside are not deferred.
     """
 
     def __enter__(self) -> None:

@@ -18,9 +18,10 @@ from typing import Any
 import numba
 from numba.core import config
 
+from numadam._jit import forks
 from numadam._jit.cache import LoopCache
 
-_lock = threading.RLock()  # while something is compiled; found things need no lock
+_lock = threading.RLock()  # while something is compiled; cached loops need no lock
 _compiled_loops: dict[str, CompiledLoop] = {}
 
 
@@ -84,6 +85,18 @@ class CompiledLoop:
         """The loop that Numba spreads over threads."""
         return self.choose(parallel=True)
 
+    def fork_safe(self, parallel: bool) -> Any:
+        """One of the two as a function: the serial one where a fork has lost the threads."""
+        serial = self.serial
+        if not parallel:
+            return serial
+        in_threads = self.parallel
+
+        def run(*args: Any) -> Any:
+            return forks.safe(serial, in_threads)(*args)
+
+        return run
+
     def choose(self, parallel: bool) -> Any:
         """One of the two; it refuses other argument types instead of compiling for them."""
         if parallel not in self._compiled:
@@ -98,7 +111,7 @@ class CompiledLoop:
         wrap = numba.njit(parallel=parallel, error_model="numpy", no_cfunc_wrapper=True)
         dispatcher = wrap(self._loops[parallel])
         name = f"{self._name}-{'parallel' if parallel else 'serial'}"
-        dispatcher._cache = LoopCache(name, self._package)
+        dispatcher._cache = LoopCache(name, self._package)  # noqa: SLF001  # Numba offers no other
         dispatcher.compile(self._signature)
         dispatcher.disable_compile()
         return dispatcher

@@ -1,4 +1,4 @@
-"""Memory by address in compiled code: loads, stores, and pointers that `carray` takes."""
+"""Memory by address in compiled code: loads, stores, records, and pointers for `carray`."""
 
 from __future__ import annotations
 
@@ -50,3 +50,18 @@ def as_pointer(typingctx: Any, address: Any) -> Any:
         return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
 
     return types.voidptr(types.int64), codegen
+
+
+@intrinsic
+def record_at(typingctx: Any, address: Any, dtype: Any) -> Any:
+    """The record of a NumPy dtype at an int64 address: its fields are loaded where they are used.
+
+    It stays a pointer, also as an argument of a compiled function. Do not use it inside a
+    ``prange`` loop: pass the address and ask again.
+    """
+    record = dtype.dtype
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(record))
+
+    return record(types.int64, dtype), codegen

@@ -1,4 +1,4 @@
-"""Which threads a step may use: Numba's threading layer, seen and obeyed, never set.
+"""Threads that a step may use: Numba's threading layer is read and obeyed, never set.
 
 Numba chooses one layer for the whole process at the first parallel call: tbb, then omp, then
 workqueue. Figures behind the choices are in ``docs/benchmarks``.
@@ -14,7 +14,7 @@ from pathlib import Path
 import numba
 from numba.core import config
 
-#: Elements from which the parallel twin pays, by layer. A region costs about 1.5 us under omp and
+#: Elements from which the parallel loop pays, by layer. A region costs about 1.5 us under omp and
 #: 4 us under tbb; under workqueue 65-220 us and an abort when two threads meet: never.
 CUTOVER = {"omp": 15_000, "tbb": 60_000}
 
@@ -22,7 +22,7 @@ CUTOVER = {"omp": 15_000, "tbb": 60_000}
 def _load_tbb() -> None:
     """Load the tbb wheel's library, which Numba's own search misses in virtual environments.
 
-    Only where Numba has not chosen yet and nobody has asked for another layer.
+    Only where Numba has not chosen yet and no other layer is asked for.
     """
     if config.THREADING_LAYER in ("omp", "workqueue"):
         return
@@ -52,5 +52,5 @@ def parallel_from() -> float:
 
 
 def wants_parallel(total: int) -> bool:
-    """Whether a step over `total` elements has a parallel twin. Small ones never ask Numba."""
+    """Whether a step over `total` elements runs in parallel. Small ones never ask Numba."""
     return total >= min(CUTOVER.values()) and total >= parallel_from()

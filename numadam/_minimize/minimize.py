@@ -17,8 +17,8 @@ from numadam._minimize.arguments import (
     read_bounds,
     rule_class,
 )
-from numadam._minimize.compiled.backend import DrivenStore
-from numadam._minimize.compiled.objective import bridge_to, check_plain, form_of, is_compiled
+from numadam._minimize.compiled.backend import StateOnly
+from numadam._minimize.compiled.objective import adapter_for, check_plain, form_of, is_compiled
 from numadam._minimize.compiled.single import CompiledRun
 from numadam._minimize.compiled.state import Batch
 from numadam._minimize.objective import Objective
@@ -201,11 +201,11 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
             "the loop in Python, or numpy.atleast_1d(x0)."
         )
     form = form_of(fun, task.args, task.jac, many=False)
-    bridge = bridge_to(fun, form, x.dtype, x.ndim, task.args)
-    optimizer = make_optimizer(task.rule, x[None], task.lr, backend=DrivenStore, **task.options)
+    adapter = adapter_for(fun, form, x.dtype, x.ndim, task.args)
+    optimizer = make_optimizer(task.rule, x[None], task.lr, backend=StateOnly, **task.options)
     batch = Batch(
         optimizer,
-        bridge,
+        adapter,
         task.args,
         task.tolerances,
         track_best=task.track_best is not False,

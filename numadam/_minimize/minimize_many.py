@@ -18,9 +18,9 @@ from numadam._minimize.arguments import (
     rule_class,
 )
 from numadam._minimize.batches import run_batch
-from numadam._minimize.compiled import desk as dk
-from numadam._minimize.compiled.backend import DrivenStore
-from numadam._minimize.compiled.objective import bridge_to, form_of, is_compiled
+from numadam._minimize.compiled.backend import StateOnly
+from numadam._minimize.compiled.objective import adapter_for, form_of, is_compiled
+from numadam._minimize.compiled.records import LARGEST, F
 from numadam._minimize.compiled.state import Batch, raise_again
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.python.batch import PythonBatch
@@ -197,12 +197,12 @@ class _CompiledBatch:
     def __init__(self, task: ManyTask) -> None:
         x, args = task.x, task.args
         form = form_of(task.fun, args, task.jac, many=True)
-        bridge = bridge_to(task.fun, form, x.dtype, x.ndim - 1, args)
+        adapter = adapter_for(task.fun, form, x.dtype, x.ndim - 1, args)
         lr = task.lr if task.rates is None else 1.0
-        optimizer = make_optimizer(task.rule, x, lr, backend=DrivenStore, **task.options)
+        optimizer = make_optimizer(task.rule, x, lr, backend=StateOnly, **task.options)
         self._batch = Batch(
             refuse_observers(optimizer),
-            bridge,
+            adapter,
             args,
             task.tolerances,
             track_best=False,
@@ -238,8 +238,8 @@ class _CompiledBatch:
             evaluations,
             interrupted,
             x=batch.x,
-            fun=batch.values[dk.F].copy(),
+            fun=batch.values[F].copy(),
             jac=batch.gradient,
-            grad_norm=batch.values[dk.LARGEST].copy(),
+            grad_norm=batch.values[LARGEST].copy(),
             **arrays,
         )

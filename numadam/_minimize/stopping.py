@@ -1,4 +1,4 @@
-"""When a minimisation stops, and how that is said: the same tests in every loop."""
+"""Stop tests of a minimisation and their messages: the same in every loop."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numba.extending import register_jitable
 
 from numadam._core.norms import NORM_LANES, lane_memory
 
-# What `verdict` finds at an iterate; the loops add the last three.
+# Codes of `check_convergence`; the loops add the last three.
 RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED = range(9)
 
-#: ``status`` of a result. SciPy's: 0 where a stop test held, 1 at maxiter, 99 from a callback.
+#: ``status`` of a result. As in SciPy: 0 if a stop test held, 1 at maxiter, 99 from a callback.
 STATUS = {
     GTOL: 0,
     FTOL: 0,
@@ -42,7 +42,7 @@ MESSAGES = {
 
 @dataclass(frozen=True)
 class Tolerances:
-    """The bounds of the stop tests; 0 switches one off."""
+    """Tolerances of the stop tests; 0 switches one off."""
 
     gtol: float
     ftol: float
@@ -50,7 +50,7 @@ class Tolerances:
 
     @staticmethod
     def read(gtol: Any, ftol: Any, xtol: Any) -> Tolerances:
-        """Check what a user gave; None is 0."""
+        """Check the user's values; None is 0."""
         from numadam._core.hyper import Hyper
 
         given = {"gtol": gtol, "ftol": ftol, "xtol": xtol}
@@ -63,7 +63,7 @@ class Tolerances:
 
 
 @register_jitable
-def verdict(
+def check_convergence(
     f: float,
     f_before: float,
     largest: float,
@@ -72,7 +72,7 @@ def verdict(
     later: bool,
     tolerances: Any,
 ) -> int:
-    """What an iterate means for the run.
+    """Test one iterate.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def verdict(
     Returns
     -------
     int
-        ``RUNNING``, or which test holds.
+        ``RUNNING``, or the code of the test that holds.
     """
     gtol, ftol, xtol = tolerances
     if not math.isfinite(f):
@@ -105,9 +105,9 @@ def verdict(
     return RUNNING
 
 
-#: Numbers from which they are compared in lanes, which the compiler packs: one after another they
-#: wait for each other.
-_LARGEST_BY_LANES_FROM = 4 * NORM_LANES
+#: Numbers from which they are compared in lanes, which the compiler vectorises: one after another
+#: they wait for each other.
+_COMPARE_IN_LANES = 4 * NORM_LANES
 
 
 def projected(i, x, g, low, high, lo, hi):
@@ -123,7 +123,7 @@ def projected(i, x, g, low, high, lo, hi):
 
 
 def moved(i, x, y, low, high, lo, hi):
-    """How far element i has moved from y to x."""
+    """Distance that element i has moved from y to x."""
     return x[i] - y[i]
 
 
@@ -139,7 +139,7 @@ def make_largest(element: Any, wrap: Any) -> Any:
     def largest(n, x, y, low, high, lo, hi):
         top = 0.0
         at, left, row = np.uint64(0), np.uint64(n), np.uint64(NORM_LANES)
-        if n >= _LARGEST_BY_LANES_FROM:
+        if n >= _COMPARE_IN_LANES:
             lanes = carray(lane_memory(), NORM_LANES, np.float64)
             for i in range(NORM_LANES):
                 lanes[i] = 0.0

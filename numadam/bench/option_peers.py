@@ -11,7 +11,6 @@ import numpy as np
 import numadam
 from numadam._core import plan
 from numadam._core.parts import parts_of
-from numadam._cpu import validate
 from numadam.bench import processes
 from numadam.bench.measure import Figure, Side
 from numadam.bench.peers import _LR, _tensors, need, values
@@ -56,10 +55,10 @@ def rates(n: int) -> np.ndarray:
 def call_after(optimizer: Any, grads: Any, calls: int) -> Side:
     """The call of `step` after `calls` others whose gradients have been added up."""
     backend: Any = parts_of(optimizer).backend
-    meta = backend._table.meta
+    meta = backend.arguments.meta
 
     def step() -> None:
-        meta[validate.CALLS] = calls
+        meta["calls"] = calls
         optimizer.step(grads)
 
     return step

@@ -164,7 +164,7 @@ def many(count: int, size: int, kind: str) -> Side:
 def serially(optimizer: numadam.Adam) -> numadam.Adam:
     """Make an optimiser use its serial loop, whatever its size."""
     backend: Any = parts_of(optimizer).backend
-    run = backend._pass
+    run = backend.compiled
     run.kernel = run.serial
     return optimizer
 

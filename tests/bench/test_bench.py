@@ -183,7 +183,7 @@ def test_roofline_reads_four_streams_and_writes_three():
 def test_serial_side_never_runs_in_parallel():
     run = peers.matmuls(784, 64, serial=True)
     cells = dict(zip(run.__code__.co_freevars, run.__closure__, strict=True))
-    cpu_step = cells["optimizer"].cell_contents._backend._pass
+    cpu_step = cells["optimizer"].cell_contents._backend.compiled
     assert cpu_step.kernel is cpu_step.serial
 
 

@@ -124,7 +124,7 @@ def test_many_shapes_from_many_threads():
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(1, 700)))
-    assert len(cpu_update._idle) <= cpu_update._KEYS + 4
+    assert len(cpu_update._free) <= cpu_update._KEYS + 4
 
 
 @pytest.mark.parametrize("t", [1, np.int32(1), np.array(1), True])

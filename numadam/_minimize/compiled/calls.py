@@ -13,11 +13,9 @@ from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
-from numadam._jit.pointers import as_pointer as as_pointer
-
 
 def address_of(dispatcher: Any, signature: Any) -> int:
-    """Where the machine code of a compiled function lies; keep the dispatcher alive."""
+    """The address of a compiled function's machine code; keep the dispatcher alive."""
     compiled = dispatcher.overloads[tuple(signature)]
     name = compiled.fndesc.llvm_func_name
     return int(compiled.library.get_pointer_to_function(name))
@@ -55,18 +53,21 @@ def call7(
 
 
 @intrinsic
-def lend(typingctx: Any, args: Any) -> Any:
-    """The address of a tuple of arguments, for as long as the calling function runs."""
+def address_of_tuple(typingctx: Any, args: Any) -> Any:
+    """The address of a tuple of arguments, valid as long as the calling function runs."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        room = cgutils.alloca_once_value(builder, values[0])
-        return builder.ptrtoint(room, ir.IntType(64))
+        copy = cgutils.alloca_once_value(builder, values[0])
+        return builder.ptrtoint(copy, ir.IntType(64))
 
     return types.int64(args), codegen
 
 
 def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    """The same value with arrays that are not counted: an exception would lose the count."""
+    """The same value with arrays whose references are not counted.
+
+    An exception in the caller would lose the count.
+    """
     if isinstance(kind, types.Array):
         array = context.make_array(kind)(context, builder, value)
         array.meminfo = ir.Constant(array.meminfo.type, None)
@@ -80,11 +81,11 @@ def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return value
 
 
-def make_borrow(kind: Any) -> Any:
-    """``borrow(address)``: the tuple of this type that `lend` gave the address of."""
+def make_load_tuple(kind: Any) -> Any:
+    """``load_tuple(address)``: the tuple of this type at an address of `address_of_tuple`."""
 
     @intrinsic
-    def borrow(typingctx: Any, address: Any) -> Any:
+    def load_tuple(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             stored = context.get_value_type(kind).as_pointer()
             value = builder.load(builder.inttoptr(values[0], stored))
@@ -92,7 +93,7 @@ def make_borrow(kind: Any) -> Any:
 
         return kind(types.int64), codegen
 
-    return borrow
+    return load_tuple
 
 
 @intrinsic

@@ -1,7 +1,7 @@
-"""From the compiled loop to the user's compiled objective, and back.
+"""Adapter from the compiled minimisation to the user's compiled objective.
 
-The loop knows an objective as one address: a small function compiled for it, which unpacks the
-arguments and evaluates a block of problems. So a new objective costs no compiling of the loop.
+The kernel knows an objective as one address: a small function compiled for it, which unpacks the
+arguments and evaluates a block of problems. So a new objective costs no compiling of the kernel.
 """
 
 from __future__ import annotations
@@ -21,26 +21,25 @@ from numba.core.errors import NumbaError
 from numba.np.numpy_support import from_dtype
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from numadam._jit.pointers import inner
+from numadam._jit.pointers import as_pointer, inner
 from numadam._minimize.compiled.calls import (
     address_of,
-    as_pointer,
+    address_of_tuple,
     call3,
-    lend,
-    make_borrow,
+    make_load_tuple,
     read_only,
 )
 
 #: live, addresses of x, g, f, problem numbers, shape, arguments -> 0
 EVALUATE = int64(int64, int64, int64, int64, int64, int64, int64)
-#: addresses of meta, desk, arguments -> 0
+#: addresses of META, BATCH, arguments -> 0
 KERNEL = int64(int64, int64, int64)
 
 WRITES, INDEXED, RETURNS = "fun(x, g, *args) -> f", "fun(x, g, i, *args) -> f", "fun(x, *args)"
 
-#: The bridges used last. Each holds on to its objective, so that they cannot all be kept.
-_bridges: collections.OrderedDict[Any, Bridge] = collections.OrderedDict()
-_KEPT = 128
+#: The adapters used last. Each keeps its objective alive, so that not all of them are cached.
+_adapters: collections.OrderedDict[Any, ObjectiveAdapter] = collections.OrderedDict()
+_CACHED = 128
 _entries: dict[Any, Any] = {}
 
 
@@ -50,7 +49,7 @@ def is_compiled(fun: Any) -> bool:
 
 
 def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
-    """How a compiled objective is called, told by its number of arguments."""
+    """Call form of a compiled objective, from its number of arguments."""
     least, most, names = _counts(fun)
     forms = [(2, WRITES, jac in (None, True)), (3, INDEXED, many and jac in (None, True))]
     forms += [(1, RETURNS, jac is True)]
@@ -74,11 +73,11 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
     )
 
 
-@functools.lru_cache(_KEPT)  # reading the code takes 0.1 ms, a sixth of a short run
+@functools.lru_cache(_CACHED)  # reading the code takes 0.1 ms, a sixth of a short run
 def _refuse_unread(code: CodeType) -> None:
-    """Refuse an objective whose code never reads g: it cannot write into it.
+    """Refuse an objective whose code never reads g: it cannot write into g.
 
-    Its gradient would stay 0, and x0 be taken for a minimum.
+    Its gradient would stay 0, and x0 would count as a minimum.
     """
     if code.co_argcount < 2:
         return  # it takes *args
@@ -95,7 +94,7 @@ def _refuse_unread(code: CodeType) -> None:
 
 
 def _counts(fun: Any) -> tuple[int, float, list[str]]:
-    """Arguments that a function needs, those that it takes, and their names."""
+    """Number of arguments that a function needs and takes at most, and their names."""
     parameters = list(inspect.signature(fun.py_func).parameters.values())
     plain = [one for one in parameters if one.kind is not one.VAR_POSITIONAL]
     least = sum(one.default is one.empty for one in plain)
@@ -143,10 +142,10 @@ def _as_it_is(x):
     return x
 
 
-_FORMS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
+_CALL_FORMS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
 
 
-class Bridge:
+class ObjectiveAdapter:
     """A compiled objective for one type of x and of its arguments.
 
     Attributes
@@ -157,10 +156,10 @@ class Bridge:
 
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
         # an objective with explicit signatures would not be found for a read-only x
-        guard = read_only if fun._can_compile else _as_it_is
+        guard = read_only if fun._can_compile else _as_it_is  # noqa: SLF001  # Numba's
         try:
             evaluate = _evaluation(fun, form, guard, x_type, args_type)
-        except (NumbaError, AttributeError) as error:  # what Numba makes of x += 1
+        except (NumbaError, AttributeError) as error:  # the latter for x += 1
             if guard is read_only and _compiles(fun, form, x_type, args_type):
                 way = "is returned" if form == RETURNS else "goes into g"
                 raise TypeError(
@@ -175,11 +174,11 @@ class Bridge:
                 f"fun: does not compile as {form} for x of {x_type}, args of {args_type} and a "
                 f"number f: {str(error).strip()[:1500]}"
             ) from error
-        self._kept, self._fun, self._form = evaluate, fun, form
+        self._evaluate, self._fun, self._form = evaluate, fun, form
         self.address = address_of(evaluate, EVALUATE.args)
 
-    def again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> None:
-        """Evaluate once more from Python, to raise what it raised in compiled code."""
+    def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> None:
+        """Evaluate once more from Python, to raise the exception of the compiled call."""
         if self._form == RETURNS:
             _, given = self._fun(x, *args)
             if given.shape != x.shape:
@@ -193,7 +192,7 @@ class Bridge:
 
 def _evaluation(fun: Any, form: str, guard: Any, x_type: Any, args_type: Any) -> Any:
     """The compiled function that evaluates a block of problems."""
-    call = njit(_FORMS[form](fun, guard), no_cfunc_wrapper=True)
+    call = njit(_CALL_FORMS[form](fun, guard), no_cfunc_wrapper=True)
     evaluate = inner(_make_evaluate(call, x_type, args_type))
     evaluate.compile(EVALUATE)
     return evaluate
@@ -208,18 +207,18 @@ def _compiles(fun: Any, form: str, x_type: Any, args_type: Any) -> bool:
     return True
 
 
-#: Numba's types of what is no number, where an objective forgets its `return` or a sum.
+#: Numba's types of results that are no number: a forgotten `return`, or a sum.
 _NO_NUMBER = (types.NoneType, types.Array, types.BaseTuple)
 
 
 def _last_returned(fun: Any) -> Any:
-    """Numba's type of what an objective returned when it was compiled last."""
+    """Return type of an objective as Numba compiled it last."""
     compiled = list(fun.overloads.values())
     return compiled[-1].signature.return_type if compiled else None
 
 
 def _make_evaluate(call: Any, x_type: Any, args_type: Any) -> Any:
-    borrow, ndim = make_borrow(args_type), x_type.ndim
+    load_tuple, ndim = make_load_tuple(args_type), x_type.ndim
     dtype = np.dtype(str(x_type.dtype))
     item = dtype.itemsize
 
@@ -230,7 +229,7 @@ def _make_evaluate(call: Any, x_type: Any, args_type: Any) -> Any:
             row *= n
         fs = carray(as_pointer(f_at), live, np.float64)
         numbers = carray(as_pointer(numbers_at), live, np.int64)
-        args = borrow(args_at)
+        args = load_tuple(args_at)
         for k in range(live):
             x = carray(as_pointer(x_at + k * row), shape, dtype)
             g = carray(as_pointer(g_at + k * row), shape, dtype)
@@ -255,27 +254,27 @@ def _type_of(args: tuple[Any, ...]) -> Any:
     return typeof(args)
 
 
-def bridge_to(
+def adapter_for(
     fun: Any, form: str, dtype: np.dtype[Any], ndim: int, args: tuple[Any, ...]
-) -> Bridge:
-    """The compiled bridge to an objective."""
+) -> ObjectiveAdapter:
+    """The adapter to an objective, compiled or cached."""
     x_type = types.Array(from_dtype(dtype), ndim, "C")
     args_type = _type_of(args)
     key = (fun, form, x_type, args_type)
-    bridge = _bridges.pop(key, None) or Bridge(fun, form, x_type, args_type)
-    _bridges[key] = bridge
-    for old in list(_bridges)[: max(0, len(_bridges) - _KEPT)]:
-        _bridges.pop(old, None)
-    return bridge
+    adapter = _adapters.pop(key, None) or ObjectiveAdapter(fun, form, x_type, args_type)
+    _adapters[key] = adapter
+    for old in list(_adapters)[: max(0, len(_adapters) - _CACHED)]:
+        _adapters.pop(old, None)
+    return adapter
 
 
 def entry_for(args: tuple[Any, ...]) -> Any:
-    """``entry(args, kernel, meta_at, desk_at)``: run a loop, lending it the arguments."""
+    """``entry(args, kernel, meta_at, batch_at)``: run a kernel on arguments of this type."""
     kind = typeof(args)
     if kind not in _entries:
 
-        def entry(args, kernel, meta_at, desk_at):
-            return call3(kernel, meta_at, desk_at, lend(args))
+        def entry(args, kernel, meta_at, batch_at):
+            return call3(kernel, meta_at, batch_at, address_of_tuple(args))
 
         dispatcher = njit(nogil=True, no_cfunc_wrapper=True)(entry)
         dispatcher.compile(int64(kind, int64, int64, int64))

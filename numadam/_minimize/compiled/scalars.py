@@ -12,31 +12,30 @@ from numadam._core import options as op
 from numadam._core.element import make_norm_gradient
 from numadam._core.plan import Plan
 from numadam._core.scalars import make_advance_row, make_fill_row, tiny, width_of
-from numadam._cpu import validate as dr
+from numadam._cpu.parts import make_control_of, make_products_of
 from numadam._jit.pointers import as_pointer
-from numadam._minimize.compiled import desk as dk
 
 
 def make_tabulate(plan: Plan, wrap: Any) -> Any:
-    """``tabulate(meta, desk, begin, steps)``: the scalars of some steps, for all problems."""
+    """``tabulate(meta, batch, begin, steps)``: the scalars of some steps, for all problems."""
     fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, wrap)
-    wide, width, count = op.RULE + plan.rule.width, width_of(plan), len(plan.products)
+    control_of, products_of = make_control_of(plan), make_products_of(plan)
+    width, count = width_of(plan), len(plan.products)
 
-    def tabulate(meta, desk, begin, steps):
-        changing, t = desk[dk.COUNT], meta[dr.STEPS] + begin
-        control = carray(as_pointer(meta[dr.CONTROL]), (meta[dr.GROUPS], wide), np.float64)
-        now = carray(as_pointer(meta[dr.PRODUCTS]), (meta[dr.GROUPS], count), np.float64)
-        row, line = control[desk[dk.ROW]], desk[dk.ROW]
-        rows = carray(as_pointer(desk[dk.ROWS]), (steps, width), np.float64)
-        rates = carray(as_pointer(desk[dk.RATES]), begin + steps, np.float64)
-        products = carray(as_pointer(desk[dk.PRODUCTS]), (desk[dk.INNER] + 1, count), np.float64)
-        columns = carray(as_pointer(desk[dk.COLUMNS]), changing, np.int64)
-        values = carray(as_pointer(desk[dk.CHANGING]), (begin + steps, changing), np.float64)
+    def tabulate(meta, batch, begin, steps):
+        changing, group, t = batch.changing, batch.group, meta.steps + begin
+        most = batch.table_steps
+        row, now = control_of(meta)[group], products_of(meta)[group]
+        rows = carray(as_pointer(batch.scalars), (steps, width), np.float64)
+        rates = carray(as_pointer(batch.rates), begin + steps, np.float64)
+        products = carray(as_pointer(batch.products), (most + 1, count), np.float64)
+        columns = carray(as_pointer(batch.columns), changing, np.int64)
+        changes = carray(as_pointer(batch.changes), (begin + steps, changing), np.float64)
         for i in range(count):  # the last of the steps before, or those of the state
-            products[0, i] = products[desk[dk.INNER], i] if begin > 0 else now[line, i]
+            products[0, i] = products[most, i] if begin > 0 else now[i]
         for it in range(steps):
             for c in range(changing):
-                row[columns[c]] = values[begin + it, c]
+                row[columns[c]] = changes[begin + it, c]
             fill_row(rows[it], row, products[it], rates[begin + it], float(t + 1 + it), 1.0)
             for i in range(count):
                 products[it + 1, i] = products[it, i]
@@ -45,45 +44,50 @@ def make_tabulate(plan: Plan, wrap: Any) -> Any:
     return wrap(tabulate)
 
 
-def make_line(plan: Plan, wrap: Any) -> Any:
-    """``line(meta, desk, room, begin, it)``: the control row of a step, in a block's memory.
-
-    Schedules besides lr have changed the row itself to the last step of the table.
-    """
+def scratch_size(plan: Plan, numbers: int) -> int:
+    """Numbers of scratch of a block: control row, scalars, partial sums, two clip factors."""
     wide = op.RULE + plan.rule.width
+    return wide + width_of(plan) + int(norms.blocks(numbers)) + 2
 
-    def line(meta, desk, room, begin, it):
-        changing = desk[dk.COUNT]
-        control = carray(as_pointer(meta[dr.CONTROL]), (meta[dr.GROUPS], wide), np.float64)
-        columns = carray(as_pointer(desk[dk.COLUMNS]), changing, np.int64)
-        values = carray(as_pointer(desk[dk.CHANGING]), (desk[dk.STEPS], changing), np.float64)
-        row = room[:wide]
+
+def make_control_row(plan: Plan, wrap: Any) -> Any:
+    """``control_row(meta, batch, scratch, begin, it)``: that of a step, in a block's scratch.
+
+    Schedules besides lr have changed the control block itself to the last step of the table.
+    """
+    wide, control_of = op.RULE + plan.rule.width, make_control_of(plan)
+
+    def control_row(meta, batch, scratch, begin, it):
+        changing, group, control = batch.changing, batch.group, control_of(meta)
+        columns = carray(as_pointer(batch.columns), changing, np.int64)
+        changes = carray(as_pointer(batch.changes), (batch.steps, changing), np.float64)
+        row = scratch[:wide]
         for c in range(wide):
-            row[c] = control[desk[dk.ROW], c]
+            row[c] = control[group, c]
         for c in range(changing):
-            row[columns[c]] = values[begin + it, c]
+            row[columns[c]] = changes[begin + it, c]
         return row
 
-    return wrap(line)
+    return wrap(control_row)
 
 
-def make_own(plan: Plan, wrap: Any) -> Any:
-    """``own(...) -> scratch``: the scalars of a problem with an lr of its own."""
+def make_own_scalars(plan: Plan, wrap: Any) -> Any:
+    """``own_scalars(...) -> row``: the scalars of a problem with an lr of its own, in scratch."""
     fill_row, count = make_fill_row(plan), len(plan.products)
     wide, width = op.RULE + plan.rule.width, width_of(plan)
 
-    def own(meta, desk, room, problem, begin, it, shared):
-        lr = carray(as_pointer(desk[dk.OWN_LR]), desk[dk.PROBLEMS], np.float64)[problem]
-        products = carray(as_pointer(desk[dk.PRODUCTS]), (it + 1, count), np.float64)
-        t = float(meta[dr.STEPS] + 1 + begin + it)
-        out = room[wide : wide + width]
-        fill_row(out, room[:wide], products[it], lr, t, 1.0)
+    def own_scalars(meta, batch, scratch, problem, begin, it, shared):
+        lr = carray(as_pointer(batch.own_lr), batch.problems, np.float64)[problem]
+        products = carray(as_pointer(batch.products), (it + 1, count), np.float64)
+        t = float(meta.steps + 1 + begin + it)
+        out = scratch[wide : wide + width]
+        fill_row(out, scratch[:wide], products[it], lr, t, 1.0)
         return out
 
-    return wrap(own)
+    return wrap(own_scalars)
 
 
-def no_own(meta, desk, room, problem, begin, it, shared):
+def shared_scalars(meta, batch, scratch, problem, begin, it, shared):
     """The scalars that all problems share."""
     return shared
 
@@ -124,19 +128,19 @@ def _no_clip(row, n, x, g, low, high, k, partials, factors):
     return None
 
 
-def make_close(plan: Plan, wrap: Any) -> Any:
-    """``close(meta, desk, begin, steps)``: t and the running products after these steps."""
-    count = len(plan.products)
+def make_advance_batch(plan: Plan, wrap: Any) -> Any:
+    """``advance(meta, batch, begin, steps)``: t and the running products after these steps."""
+    count, products_of = len(plan.products), make_products_of(plan)
 
-    def close(meta, desk, begin, steps):
+    def advance(meta, batch, begin, steps):
         taken = steps
-        if desk[dk.PROBLEMS] == 1:  # it may have stopped earlier
-            taken = carray(as_pointer(desk[dk.NIT]), 1, np.int64)[0] - desk[dk.DONE] - begin
-        now = carray(as_pointer(meta[dr.PRODUCTS]), (meta[dr.GROUPS], count), np.float64)
-        after = carray(as_pointer(desk[dk.PRODUCTS]), (desk[dk.INNER] + 1, count), np.float64)
+        if batch.problems == 1:  # it may have stopped earlier
+            taken = carray(as_pointer(batch.nit), 1, np.int64)[0] - batch.done - begin
+        now = products_of(meta)[batch.group]
+        after = carray(as_pointer(batch.products), (batch.table_steps + 1, count), np.float64)
         for i in range(count):
-            now[desk[dk.ROW], i] = after[taken, i]
-        desk[dk.TAKEN] = begin + taken
-        meta[dr.STEPS] += begin + taken
+            now[i] = after[taken, i]
+        batch.taken = begin + taken
+        meta.steps += begin + taken
 
-    return wrap(close)
+    return wrap(advance)

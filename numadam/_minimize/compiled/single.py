@@ -1,4 +1,4 @@
-"""The minimisation of one compiled objective: a batch of one, served between its chunks."""
+"""The minimisation of one compiled objective: a batch of one, observed between its chunks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from numadam._minimize.compiled import desk as dk
+from numadam._core.parts import parts_of
+from numadam._minimize.compiled.records import F_BEST, LARGEST, F
 from numadam._minimize.compiled.state import Batch, raise_again
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import attach, finish, load_state, make_history, save_state
@@ -15,14 +16,14 @@ from numadam._minimize.stopping import MAXITER, RUNNING
 
 
 def _with_row(saved: Any) -> Any:
-    """A saved run of one problem as that of a batch of one."""
+    """A saved run of one problem, as one of a batch."""
     if not hasattr(saved, "items"):
         return saved
     return {key: one[None] if np.ndim(one) else one for key, one in saved.items()}
 
 
 def _without_row(saved: dict[str, Any]) -> dict[str, Any]:
-    """What `_with_row` did, undone."""
+    """The inverse of `_with_row`."""
     return {key: one[0] if np.ndim(one) else one for key, one in saved.items()}
 
 
@@ -43,21 +44,21 @@ class CompiledRun:
         if state is not None:
             best = load_state(batch.optimizer, self._shaped(state))
             if best is not None and batch.best is not None:
-                batch.best[...], batch.values[dk.F_BEST] = best
+                batch.best[...], batch.values[F_BEST] = best
         self._begin = batch.optimizer.t
         x = batch.x[0]
         observers.start(self._begin, state is not None, (x,), x.copy)
 
     def _shaped(self, state: Any) -> Any:
         """The saved run for a batch of one; running products have rows of their own already."""
-        products = set(self._batch.optimizer._backend.settings.plan.products)
+        products = set(self._batch.plan.products)
         if not hasattr(state, "items"):
             return state
         rows = {key: one for key, one in state.items() if key in products}
         return {**_with_row(state), **rows}
 
     def go(self) -> OptimizeResult:
-        """Run until a test holds; an exception carries what there is."""
+        """Run until a test holds; an exception carries the result so far."""
         code = RUNNING
         try:
             code = self._loop()
@@ -79,7 +80,7 @@ class CompiledRun:
             else:
                 code = MAXITER if batch.done >= self._maxiter else RUNNING
             if observers.wants_f:
-                f, largest = batch.values[dk.F, 0], batch.values[dk.LARGEST, 0]
+                f, largest = batch.values[F, 0], batch.values[LARGEST, 0]
                 k = self._begin + batch.done
                 told = observers.notify(
                     k, float(f), float(largest), batch.last_rate, code != RUNNING
@@ -93,14 +94,14 @@ class CompiledRun:
 
     def _result(self, code: int) -> OptimizeResult:
         batch, optimizer = self._batch, self._batch.optimizer
-        f, largest = (float(batch.values[row, 0]) for row in (dk.F, dk.LARGEST))
+        f, largest = (float(batch.values[row, 0]) for row in (F, LARGEST))
         x, tracked = batch.x[0], batch.best is not None
-        f_best = float(batch.values[dk.F_BEST, 0])
+        f_best = float(batch.values[F_BEST, 0])
         best = (batch.best[0].copy(), f_best) if batch.best is not None else (x.copy(), f)
         if tracked and not np.isfinite(f_best):
             best = (x.copy(), f)
         saved = save_state(optimizer, None)
-        products = {key: saved[key] for key in optimizer._backend.settings.plan.products}
+        products = {key: saved[key] for key in batch.plan.products}
         state = {**_without_row(saved), **products}
         if tracked:
             state |= {"x_best": best[0].copy(), "fun_best": best[1]}
@@ -117,7 +118,7 @@ class CompiledRun:
             "history": make_history(self._lines(f, largest)),
             "state": state,
         }
-        if "average" in optimizer._backend.state:
+        if "average" in parts_of(optimizer).backend.state:
             entries["averaged"] = optimizer.averaged[0]
         return finish(code, self._observers.message, **entries)
 

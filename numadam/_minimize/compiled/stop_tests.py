@@ -1,4 +1,4 @@
-"""What is looked at in a batch: stop tests, best points, history, who goes on."""
+"""Stop tests of a batch: best points, history, and which problems go on."""
 
 from __future__ import annotations
 
@@ -10,87 +10,88 @@ from numba import carray
 
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._cpu import validate as dr
-from numadam._cpu.parts import make_views
+from numadam._cpu.parts import leaves_of, make_views
 from numadam._jit.pointers import as_pointer
 from numadam._minimize import stopping as st
-from numadam._minimize.compiled import desk as dk
-from numadam._minimize.stopping import RUNNING, verdict
+from numadam._minimize.compiled.records import F_BEFORE, F_BEST, LARGEST, F
+from numadam._minimize.stopping import RUNNING, check_convergence
 
 
-class Block(NamedTuple):
-    """What a block reads of the desk, as values: memory is read again after every write."""
+class BlockState(NamedTuple):
+    """The fields of BATCH that a block reads, as values.
 
-    turns: int
+    A record lies in memory, which the compiler reads again after every store.
+    """
+
+    updates: int
     numbers: int
     problems: int
     fun: int
-    dims: int
+    shape: int
     values: int
-    code: int
+    codes: int
     nit: int
     every: int
     before: int
     best: int
-    own_lr: int
-    rows: int
+    scalars: int
     factors: int
     scratch: int
-    row: int
+
+
+def _swap_words(i_at, j_at, count):
+    a = carray(as_pointer(i_at), count, np.uint32)
+    b = carray(as_pointer(j_at), count, np.uint32)
+    for i in range(count):
+        a[i], b[i] = b[i], a[i]
 
 
 def _make_swap(plan: Plan, wrap: Any) -> Any:
-    """``swap(meta, desk, i, j)``: problems i and j change places, with all that is theirs."""
+    """``swap(meta, batch, i, j)``: problems i and j change places, with all that is theirs."""
     slots = tuple(slot for slot in range(pl.SLOTS) if plan.has(slot))
     bytes_each = tuple(plan.stride(slot) for slot in slots)
-    item = plan.real.itemsize
+    count, item, swap_words = len(slots), plan.real.itemsize, wrap(_swap_words)
 
-    def swap_bytes(i_at, j_at, count):
-        a = carray(as_pointer(i_at), count, np.uint32)
-        b = carray(as_pointer(j_at), count, np.uint32)
-        for i in range(count):
-            a[i], b[i] = b[i], a[i]
-
-    swap_words = wrap(swap_bytes)
-
-    def swap(meta, desk, i, j):
-        # seldom: everything is read from memory
-        at = carray(as_pointer(meta[dr.TABLE]), (dr.ROWS, 2), np.int64)[dr.ADDRESS :, 0]
-        turns, problems = desk[dk.TURNS], desk[dk.PROBLEMS]
-        for s in range(len(slots)):
-            size = turns * bytes_each[s]
-            swap_words(at[slots[s]] + i * size, at[slots[s]] + j * size, size // 4)
-        size = desk[dk.NUMBERS] * item
-        for place in (dk.BEFORE, dk.BEST):
-            if desk[place] != 0:
-                swap_words(desk[place] + i * size, desk[place] + j * size, size // 4)
-        for row in range(4):
-            first = desk[dk.VALUES] + 8 * row * problems
-            swap_words(first + 8 * i, first + 8 * j, 2)
-        for place in (dk.ORDER, dk.CODE, dk.NIT, dk.OWN_LR):
-            if desk[place] != 0:
-                swap_words(desk[place] + 8 * i, desk[place] + 8 * j, 2)
+    def swap(meta, batch, i, j):
+        # seldom: everything is read from memory, and all arrays go through one call, which LLVM
+        # would otherwise copy to each place (half the machine code of a block)
+        at = leaves_of(meta)[0].address
+        for s in range(count + 10):
+            size = 8
+            if s < count:
+                first, size = at[slots[s]], batch.updates * bytes_each[s]
+            elif s < count + 4:
+                first = batch.values + 8 * (s - count) * batch.problems
+            elif s == count + 4:
+                first, size = batch.before, batch.numbers * item
+            elif s == count + 5:
+                first, size = batch.best, batch.numbers * item
+            elif s == count + 6:
+                first = batch.order
+            elif s == count + 7:
+                first = batch.codes
+            elif s == count + 8:
+                first = batch.nit
+            else:
+                first = batch.own_lr
+            if first != 0:
+                swap_words(first + i * size, first + j * size, size // 4)
 
     return wrap(swap)
 
 
-def _make_keep(wrap: Any) -> Any:
-    """``keep(desk, number, f, largest, lr)``: a line of the history of the only problem."""
-
-    def keep(desk, number, f, largest, lr):
-        capacity = desk[dk.CAPACITY]
-        lines = carray(as_pointer(desk[dk.HISTORY]), (capacity, 4), np.float64)
-        kept = desk[dk.KEPT]
-        if kept < capacity:
-            lines[kept, 0], lines[kept, 1] = number, f
-            lines[kept, 2], lines[kept, 3] = largest, lr
-            desk[dk.KEPT] = kept + 1
-
-    return wrap(keep)
+def _keep(batch, number, f, largest, lr):
+    """Write a line of the history of the only problem."""
+    capacity, kept = batch.capacity, batch.kept
+    lines = carray(as_pointer(batch.history), (capacity, 4), np.float64)
+    if kept < capacity:
+        lines[kept, 0], lines[kept, 1] = number, f
+        lines[kept, 2], lines[kept, 3] = largest, lr
+        batch.kept = kept + 1
 
 
-def _make_judge(plan: Plan, wrap: Any) -> Any:
-    """``judge(d, at, ends, tolerances, row, later) -> code``: look at one problem's iterate."""
+def _make_test_problem(plan: Plan, wrap: Any) -> Any:
+    """``test_problem(d, at, ends, tolerances, row, later) -> code``: test one problem's iterate."""
     steep, far, large = (
         st.make_largest(element, wrap) for element in (st.projected, st.moved, st.itself)
     )
@@ -98,17 +99,17 @@ def _make_judge(plan: Plan, wrap: Any) -> Any:
     vx, vg, vl, vh = (views[slot] for slot in (pl.P, pl.G, pl.LOW, pl.HIGH))
     scalar_box, check, bytes_x = (
         plan.bounds == "scalar",
-        wrap(verdict, forceinline=True),
+        wrap(check_convergence, forceinline=True),
         strides[pl.P],
     )
 
-    def judge(d, at, ends, tolerances, row, later):
-        turns, n, problems = d.turns, d.numbers, d.problems
+    def test_problem(d, at, ends, tolerances, row, later):
+        n, problems = d.numbers, d.problems
         values = carray(as_pointer(d.values), (4, problems), np.float64)
-        skip = row * turns * bytes_x
+        skip = row * d.updates * bytes_x
         x, g = vx(at[pl.P] + skip, n), vg(at[pl.G] + skip, n)
         low, high = vl(at[pl.LOW] + skip, n), vh(at[pl.HIGH] + skip, n)
-        f = values[dk.F, row]
+        f = values[F, row]
         if scalar_box:
             largest = steep(n, x, g, None, None, ends[0], ends[1])
         else:
@@ -118,37 +119,37 @@ def _make_judge(plan: Plan, wrap: Any) -> Any:
             before = vx(d.before + skip, n)
             way = far(n, x, before, None, None, None, None)
             size = large(n, x, before, None, None, None, None)
-        if d.best != 0 and f < values[dk.F_BEST, row] and math.isfinite(f):
-            values[dk.F_BEST, row] = f
+        if d.best != 0 and f < values[F_BEST, row] and math.isfinite(f):
+            values[F_BEST, row] = f
             best = vx(d.best + skip, n)
             for i in range(n):
                 best[i] = x[i]
-        code = check(f, values[dk.F_BEFORE, row], largest, way, size, later, tolerances)
-        values[dk.F_BEFORE, row], values[dk.LARGEST, row] = f, largest
+        code = check(f, values[F_BEFORE, row], largest, way, size, later, tolerances)
+        values[F_BEFORE, row], values[LARGEST, row] = f, largest
         return code
 
-    return wrap(judge, forceinline=True)
+    return wrap(test_problem, forceinline=True)
 
 
-def make_look(plan: Plan, wrap: Any) -> Any:
-    """``look_all(meta, desk, d, at, ...) -> live``: look at a block, and say who goes on."""
-    judge, swap, keep = _make_judge(plan, wrap), _make_swap(plan, wrap), _make_keep(wrap)
+def make_test_block(plan: Plan, wrap: Any) -> Any:
+    """``test_block(meta, batch, d, at, ...) -> live``: test all, and move who stops to the end."""
+    test_problem, swap, keep = _make_test_problem(plan, wrap), _make_swap(plan, wrap), wrap(_keep)
 
-    def look_all(meta, desk, d, at, ends, tolerances, first, live, number, lr):
+    def test_block(meta, batch, d, at, ends, tolerances, first, live, number, lr):
         problems = d.problems
-        codes = carray(as_pointer(d.code), problems, np.int64)
+        codes = carray(as_pointer(d.codes), problems, np.int64)
         counts = carray(as_pointer(d.nit), problems, np.int64)
         for row in range(first + live - 1, first - 1, -1):
-            code = judge(d, at, ends, tolerances, row, number > 0)
+            code = test_problem(d, at, ends, tolerances, row, number > 0)
             counts[row] = number
             if d.every > 0 and (number % d.every == 0 or code != RUNNING):
                 values = carray(as_pointer(d.values), (4, problems), np.float64)
-                keep(desk, number, values[dk.F, row], values[dk.LARGEST, row], lr)
+                keep(batch, number, values[F, row], values[LARGEST, row], lr)
             if code != RUNNING:
                 codes[row] = code
                 live -= 1
                 if row != first + live:
-                    swap(meta, desk, row, first + live)
+                    swap(meta, batch, row, first + live)
         return live
 
-    return wrap(look_all, forceinline=True)
+    return wrap(test_block, forceinline=True)

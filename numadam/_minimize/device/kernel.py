@@ -22,7 +22,7 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import LoopScalars, loop_start
 from numadam._cuda.kernel_spec import device_jit, step_slots
 from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES
-from numadam._minimize.stopping import RUNNING, moved, projected, verdict
+from numadam._minimize.stopping import RUNNING, check_convergence, moved, projected
 
 
 def _present(a):
@@ -99,7 +99,7 @@ def _make_test_problem(box: str, wrap: Any) -> Any:
 
     `largest` is the norm of the projected gradient.
     """
-    check, steep, far = wrap(verdict), wrap(projected), wrap(moved)
+    check, steep, far = wrap(check_convergence), wrap(projected), wrap(moved)
     scalar, boxed = box == "scalar", box != ""
 
     def test_problem(b, problems, x, g, low, high, ends, before, f, f_before, later, tolerances):

@@ -15,7 +15,7 @@ from numadam._minimize.arguments import check_interval
 from numadam._minimize.objective import refuse_uncompiled, split_pair
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult, make_result
-from numadam._minimize.stopping import RUNNING, verdict
+from numadam._minimize.stopping import RUNNING, check_convergence
 from numadam._minimize.tasks import ManyTask
 
 _COLUMN = float64[::1]
@@ -31,7 +31,7 @@ def _test_problems(  # type: ignore[no-untyped-def]  # Numba types it
     live = 0
     for row in range(len(codes)):
         if codes[row] == RUNNING:
-            codes[row] = verdict(
+            codes[row] = check_convergence(
                 f[row],
                 f_before[row],
                 largest[row],

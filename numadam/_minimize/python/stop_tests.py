@@ -12,13 +12,12 @@ from array_api_compat import array_namespace
 from numba import boolean, carray, float64, int64
 
 from numadam._core import plan as pl
-from numadam._cpu import numpy_abi as abi
-from numadam._cpu import validate as dr
+from numadam._cpu.records import NDARRAY
 from numadam._jit.functions import cast, jit_once
 from numadam._jit.loops import compiled_loop
-from numadam._jit.pointers import as_pointer, load64
+from numadam._jit.pointers import as_pointer, record_at
 from numadam._minimize import stopping as st
-from numadam._minimize.stopping import Tolerances, verdict
+from numadam._minimize.stopping import Tolerances, check_convergence
 
 #: Address of x, object of g, address of x before, numbers, addresses of bounds, bounds, f and f
 #: before, whether there is an iterate before, address of out -> the test that holds.
@@ -31,7 +30,7 @@ _STEEPEST, _TOLERANCES = 0, 3
 
 def _make_test(name: str, real: np.dtype[Any], box: str) -> Any:
     """Run the stop tests on one array; `out` gets the numbers that they compare."""
-    wrap, one, check = jit_once, real.type(1), verdict
+    wrap, one, check = jit_once, real.type(1), check_convergence
     steep, far, large = (
         st.make_largest(element, wrap) for element in (st.projected, st.moved, st.itself)
     )
@@ -41,7 +40,7 @@ def _make_test(name: str, real: np.dtype[Any], box: str) -> Any:
     ):
         out = carray(as_pointer(out_at), 6, np.float64)
         x = carray(as_pointer(x_at), n, real)
-        g = carray(as_pointer(load64(g_object + abi.DATA)), n, real)
+        g = carray(as_pointer(record_at(g_object, NDARRAY).data), n, real)
         if box == "array":
             low, high = carray(as_pointer(low_at), n, real), carray(as_pointer(high_at), n, real)
             out[0] = steep(n, x, g, low, high, None, None)
@@ -83,12 +82,12 @@ class HostStopTests:
         self._out = np.array([0.0, 0.0, 0.0, *self._tests])
         self._out_at, self._numbers = self._out.ctypes.data, memoryview(self._out.data)
         self._call = _compiled(plan.real, plan.bounds)
-        blocks = backend._table.blocks
+        addresses = backend.arguments.leaves["address"]
         boxes = settings.leaf_boxes() if plan.bounds == "scalar" else None
         self._calls = []
         for j, leaf in enumerate(self._x):
             lo, hi = boxes[j] if boxes else (0.0, 0.0)
-            low, high = (int(blocks[dr.ADDRESS + slot, j]) for slot in (pl.LOW, pl.HIGH))
+            low, high = (int(addresses[j, slot]) for slot in (pl.LOW, pl.HIGH))
             before = self._before[j].ctypes.data if self._moves else 0
             numbers = leaf.size * plan.numbers
             bounds = numbers, low, high, float(lo), float(hi)
@@ -126,7 +125,7 @@ class HostStopTests:
             rows.append(self._out[:_TOLERANCES].tolist())
         steep, way, size = map(_largest, zip(*rows, strict=True)) if rows else (0.0, 0.0, 0.0)
         self._out[_STEEPEST] = steep
-        code = verdict(f, f_before, steep, way, size, later, self._tests)
+        code = check_convergence(f, f_before, steep, way, size, later, self._tests)
         return code
 
 
@@ -161,7 +160,7 @@ class DeviceStopTests:
                 columns[2].append(_top(xp, x))
         tops = [_largest([float(value) for value in column]) for column in columns]
         self.largest = tops[0]
-        code: int = verdict(f, f_before, *tops, later, self._tests)
+        code: int = check_convergence(f, f_before, *tops, later, self._tests)
         return code
 
 
