@@ -30,7 +30,7 @@ def _new_step(settings: Settings, p: Any) -> CpuStep:
     plan = settings.plan
     CpuState.check_params([p], ["p"])
     layout = Layout([p.shape], [ar.memory_order(p)], plan.dtype)
-    meta, products = np.zeros(1, META)[0], np.ones((1, len(plan.products)))
+    meta, products = np.zeros(1, META), np.ones((1, len(plan.products)))
     control = settings.control.copy()
     arguments = KernelArguments(plan, layout, [type(p)], control, meta, products)
     names = {pl.P: "p", pl.G: "g", **dict(enumerate(plan.rule.state, pl.S0)), pl.OUT: "out"}
@@ -48,8 +48,9 @@ def update(call: FunctionalStep) -> None:
         step = _new_step(settings, p)
     arguments = step.arguments
     arguments.control[:] = settings.control
-    arguments.meta["steps"] = t - 1
-    arguments.products[:] = products
+    arguments.meta["steps"][0] = t - 1
+    if products:
+        arguments.products[:] = products
     used: dict[int, Leaves] = {pl.P: [p], pl.G: [g]}
     for slot, name in enumerate(plan.rule.state, pl.S0):
         if name in state:

@@ -23,14 +23,15 @@ from numadam._jit.pointers import (
     store64,
 )
 
+_KIND = offset_of(DESCR, "kind")
+
 #: Bits of ``flags``.
 ALIGNED, WRITEABLE = 0x100, 0x400
 
 
 def kind_of(dtype: np.dtype) -> int:
     """The 8 bytes of a dtype that tell native dtypes apart, as compiled code reads them."""
-    offset = offset_of(DESCR, "kind")
-    return ctypes.c_int64.from_address(id(dtype) + offset).value
+    return ctypes.c_int64.from_address(id(dtype) + _KIND).value
 
 
 @inner

@@ -49,7 +49,7 @@ class CpuState:
             self.layout,
             [type(p) for p in params],
             settings.control,
-            self._meta[0],
+            self._meta,
             self.products,
             settings.group_of_leaf,
         )
@@ -76,7 +76,8 @@ class CpuState:
     def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """META, in an array of one, and the running products of a block, one row a group."""
         products = block[META.itemsize : self._head].view(np.float64)
-        return block[: META.itemsize].view(META), products.reshape(len(self.settings.control), -1)
+        meta = np.ndarray(1, META, block)
+        return meta, products.reshape(len(self.settings.control), -1)
 
     def _views(self, block: np.ndarray) -> dict[str, list[np.ndarray]]:
         """The state arrays in a block like the back end's own."""

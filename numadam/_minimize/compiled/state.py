@@ -78,8 +78,8 @@ class Batch:
         size = int(np.prod(shape, dtype=np.int64))
         self._lanes = max(1, min(_BLOCK_PROBLEMS, _SIDE_BY_SIDE // max(size, 1)))
         self._blocks = -(-self.problems // self._lanes)
-        self._state: Any = np.zeros(1, BATCH)[0]
-        self._state_at: int = self._state.__array_interface__["data"][0]
+        self._state = np.zeros(1, BATCH)
+        self._state_at = self._state.ctypes.data
         self._set(problems=self.problems, updates=size * plan.unit, numbers=size * plan.numbers)
         self._set(lanes=self._lanes, group=backend.settings.group_of_leaf[0])
         self._set(fun=adapter.address, every=history, capacity=_MOST + 2)
@@ -114,7 +114,7 @@ class Batch:
         self._live = np.minimum(self._lanes, problems - self._lanes * np.arange(self._blocks))
         self.best = self.x.copy() if track_best else None
         self._page = np.zeros((_MOST + 2 if history else 0, 4))
-        scratch = scratch_size(plan, int(self._state["numbers"]))
+        scratch = scratch_size(plan, int(self._state["numbers"][0]))
         self._arrays = {
             "shape": np.array([*shape, 0], np.int64),
             "tolerances": np.array([tolerances.gtol, tolerances.ftol, tolerances.xtol]),
@@ -166,24 +166,24 @@ class Batch:
     @property
     def first(self) -> bool:
         """Whether nothing has been evaluated yet."""
-        return bool(self._state["at_start"])
+        return bool(self._state["at_start"][0])
 
     @property
     def keeps(self) -> bool:
         """Whether a history is kept."""
-        return bool(self._state["every"])
+        return bool(self._state["every"][0])
 
     @property
     def kept(self) -> np.ndarray:
         """The lines of the history: iteration, f, gradient, lr."""
-        rest = self._page[: self._state["kept"]]
+        rest = self._page[: self._state["kept"][0]]
         return np.concatenate([*self._lines, rest]) if self._lines else rest
 
     def advance(self, most: int) -> bool:
         """Evaluate x0 or go on, for at most so many iterations; False where `fun` raised."""
         state, meta_at = self._state, self._arguments.meta_at
         if self._begin < 0:
-            self._begin = int(self._arguments.meta["steps"])
+            self._begin = int(self._arguments.meta["steps"][0])
         steps = self._schedule(min(most, self._chunk()))
         self._set(steps=steps, done=self.done)
         start, group = time.perf_counter(), max(1, _GROUP // self._lanes)
@@ -194,20 +194,20 @@ class Batch:
             self._entry(self.args, kernel, meta_at, self._state_at)
         calls = max(1, -(-self._blocks // group))
         self._seconds = (time.perf_counter() - start) / max(steps, 1) / calls
-        if state["kept"]:
-            self._lines.append(self._page[: state["kept"]].copy())
+        if kept := int(state["kept"][0]):
+            self._lines.append(self._page[:kept].copy())
             state["kept"] = 0
-        return not state["failed"]
+        return not state["failed"][0]
 
     @property
     def done(self) -> int:
         """Iterations of this run: as t says, whatever interrupted it."""
-        return int(self._arguments.meta["steps"]) - self._begin if self._begin >= 0 else 0
+        return int(self._arguments.meta["steps"][0]) - self._begin if self._begin >= 0 else 0
 
     @property
     def last_rate(self) -> float:
         """The learning rate of the last step."""
-        return float(self._rates[max(int(self._state["taken"]) - 1, 0)])
+        return float(self._rates[max(int(self._state["taken"][0]) - 1, 0)])
 
     def _chunk(self) -> int:
         """Iterations of the next call: about as many as take `_CHUNK_SECONDS`."""
@@ -219,7 +219,7 @@ class Batch:
 
         A schedule that raises does so when its step comes, not before.
         """
-        lr, t, k = self.optimizer.lr, int(self._arguments.meta["steps"]), 0
+        lr, t, k = self.optimizer.lr, int(self._arguments.meta["steps"][0]), 0
         if not callable(lr) and not self._scheduled:
             return steps
         try:
