@@ -144,6 +144,12 @@ def _make_sum(plan: Plan, wrap: Any) -> Any:
     return wrap(add_part)
 
 
+def _note_added(meta_at):
+    """Count a gradient in the sum."""
+    meta = record_at(meta_at, META)
+    meta.calls += 1
+
+
 def _note_not_finite(meta_at):
     """Count a step that the guard skips; a mean begins anew."""
     meta = record_at(meta_at, META)
@@ -174,7 +180,9 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
     norm_part = nk.make_norm(plan, wrap) if normed else part
     finalize_norms = nk.make_finalize_norms(plan, wrap) if normed else part
     reset_factors, reset_exponents = wrap(nk.reset_factors), wrap(nk.reset_exponents)
-    note_not_finite, note_taken = wrap(_note_not_finite), wrap(_note_taken)
+    # Calls, for Numba moves a parallel loop past an assignment to a field: it sees no array there.
+    note_added, note_taken = wrap(_note_added), wrap(_note_taken)
+    note_not_finite = wrap(_note_not_finite)
 
     def make_step(each: Any) -> Callable[..., Any]:
         # one function: Numba spreads a prange over threads only in what it compiles as parallel.
@@ -199,7 +207,7 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
             if accumulates and meta.calls + 1 < meta.every and meta.flushing == 0:
                 for q in each(parts):
                     add_part(int64(q), meta_at)
-                meta.calls += 1
+                note_added(meta_at)
             else:
                 if normed:
                     found = nk.NORMS_AGAIN

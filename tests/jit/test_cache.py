@@ -75,10 +75,10 @@ def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
 
     first, again = run(), run()
     assert (first[0], again[0], first[1]) == ("False", "True", again[1])
-    rule = tmp_path / "numadam" / "rules" / "moments.py"
+    rule = tmp_path / "numadam" / "rules" / "_moments.py"
     text = rule.read_text()
-    assert "n = s * m\n" in text
-    rule.write_text(text.replace("n = s * m\n", "n = s * m + s * m\n"))
+    assert "n = h.s * m\n" in text
+    rule.write_text(text.replace("n = h.s * m\n", "n = h.s * m + h.s * m\n"))
     changed = run()
     assert changed[0] == "False"
     assert changed[1] != first[1]

@@ -202,7 +202,8 @@ def make_kernels(plan: Plan, name: str, own_lr: bool) -> tuple[Kernel, Kernel]:
     """
     wrap = jit_once
     tabulate, block = make_tabulate(plan, wrap), _make_block(plan, own_lr, wrap)
-    advance, any_live = make_advance_batch(plan, wrap), wrap(_any_live)
+    # a call, for Numba may move a parallel loop past what only reads fields
+    advance, goes_on = make_advance_batch(plan, wrap), wrap(_goes_on)
 
     def make_kernel(each: Any) -> Kernel:
         def kernel(meta_at, batch_at, args_at):
@@ -217,10 +218,7 @@ def make_kernels(plan: Plan, name: str, own_lr: bool) -> tuple[Kernel, Kernel]:
                 tabulate(meta, batch, begin, steps)
                 for b in each(end - first):
                     block(first + int64(b), meta_at, batch_at, args_at, begin, steps)
-                # the last of several groups goes on, though all of its own have stopped: it
-                # brings t and the running products to where the others are
-                all_groups = batch.last != 0 and batch.problems > 1
-                going = left > steps and batch.failed == 0 and (any_live(batch) or all_groups)
+                going = goes_on(batch) and left > steps
             if batch.last != 0:
                 advance(meta, batch, begin, steps)
                 batch.at_start = 0
@@ -232,7 +230,14 @@ def make_kernels(plan: Plan, name: str, own_lr: bool) -> tuple[Kernel, Kernel]:
     return make_kernel(range), make_kernel(prange)
 
 
-def _any_live(batch):
+def _goes_on(batch):
+    """Whether a block has a problem that still runs, and none has failed."""
+    if batch.failed != 0:
+        return False
+    # the last of several groups goes on, though all of its own have stopped: it brings t and the
+    # running products to where the others are
+    if batch.last != 0 and batch.problems > 1:
+        return True
     of_blocks = carray(as_pointer(batch.live), batch.end_block, np.int64)
     live = 0
     for b in range(batch.first_block, batch.end_block):
