@@ -90,16 +90,16 @@ def _array(axes: plt.Axes, x: float, y: float, text: str, colour: str) -> None:
 
 def draw_memory() -> None:
     """Records of the compiled step on the CPU: the address of the first leads to all others."""
-    from numadam._cpu.records import LEAF, META
+    from numadam._cpu.records import CPU_LEAF, META
 
     pointers = ["leaves", "control", "scalars", "factors", "products"]
     counters = ["steps", "calls", "skipped"]
     per_leaf = ["start", "group", "address"]
     assert {*pointers, *counters} <= {*META.names}
-    assert {*per_leaf} <= {*LEAF.names}
+    assert {*per_leaf} <= {*CPU_LEAF.names}
     _, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     meta = _record(axes, 0, 6.2, "META, of an optimiser", [*pointers, "...", *counters])
-    leaf = _record(axes, 3.4, 6.2, "LEAF, of each array", [*per_leaf, "..."])
+    leaf = _record(axes, 3.4, 6.2, "CPU_LEAF, of each array", [*per_leaf, "..."])
     users, ours = "#d6efd0", "#fbe3c4"
     slots = (("parameter p", users), ("gradient g", users), ("m", ours), ("v", ours))
     for k, (text, colour) in enumerate(slots):
