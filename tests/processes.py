@@ -32,6 +32,8 @@ def digest(n=100_000):
 def python(code: str, *, root: Path = ROOT, timeout: float = 120, **env: str) -> str:
     """Run code in a fresh interpreter; its output, or its error as the test's."""
     settings = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", **env}
+    # a warning that Numba's tbb layer writes from C comes before what Python prints later
+    settings["PYTHONUNBUFFERED"] = "1"
     if env.get("NUMBA_THREADING_LAYER") == "omp" and sys.platform != "linux":
         pytest.skip("GNU OpenMP is Linux's threading layer")
     done = subprocess.run(
