@@ -171,10 +171,10 @@ def main():
         parser.error(f"--output: expected a folder that exists, got {str(args.output)!r}")
     file, picture = args.output / "history.json", args.output / "history.png"
     if not args.draw:
-        from numadam.bench import report
+        from numadam.bench import machine
 
         records = record(args)
-        table = {"machine": report.machine(), "groups": benchmarks(), "commits": records}
+        table = {"machine": machine.machine(), "groups": benchmarks(), "commits": records}
         file.write_text(json.dumps(table, indent=1) + "\n")
     table = json.loads(file.read_text())
     draw(table, picture)

@@ -96,6 +96,10 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def step_one(self, grad: Any, lr: float) -> bool:
+        """As `step`, with the gradient of the only array: the shortest way."""
+
+    @abstractmethod
     def flush(self, lr: float) -> bool:
         """As `step`, with the mean of the accumulated gradients."""
 

@@ -36,10 +36,9 @@ def _threads() -> dict[str, str]:
 
     from numadam._jit import cache, threads
 
-    cutover = threads.parallel_from()
     return {
         "threading layer": threads.layer(),
-        "parallel from": "never" if cutover == float("inf") else f"{cutover:,.0f} elements",
+        "parallel from": f"{threads.parallel_from():,} elements",
         "threads": str(numba.get_num_threads()),
         "cache folder": str(cache.directory() or "none can be written"),
     }

@@ -28,6 +28,49 @@ def digest(n=100_000):
     return hashlib.sha256(train(n)[0].tobytes()).hexdigest()
 """
 
+#: For a process that forks: ``in_child(work)`` is the text that `work` returns in a child.
+FORKED = """
+import os, sys
+def in_child(work):
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write, work().encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    status = os.waitpid(pid, 0)[1]
+    assert status == 0, f"child ended with status {status}"
+    return text
+"""
+
+#: ``storm(work, strikes)``: calls of `work` that an exception from outside ends, so many times.
+STORM = """
+import ctypes, threading
+class Strike(Exception): pass
+def storm(work, strikes):
+    main, stop, inside = threading.get_ident(), threading.Event(), []
+    def strike():
+        while not stop.wait(0.0005):
+            if inside:  # one strike for each entry: none meets the handler below
+                inside.clear()
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(main), ctypes.py_object(Strike))
+    thread = threading.Thread(target=strike, daemon=True)
+    thread.start()
+    for _ in range(strikes):
+        try:
+            inside.append(True)
+            while True:
+                work()
+        except Strike:
+            pass
+    stop.set(); thread.join()
+"""
+
 
 def python(code: str, *, root: Path = ROOT, timeout: float = 120, **env: str) -> str:
     """Run code in a fresh interpreter; its output, or its error as the test's."""

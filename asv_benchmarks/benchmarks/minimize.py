@@ -1,4 +1,4 @@
-"""minimize and minimize_many against NumPy and JAX, and what an iteration costs in Python."""
+"""minimize and minimize_many against NumPy and JAX, their overhead, and their first call."""
 
 from .common import Tracked, large
 
@@ -10,6 +10,8 @@ class Ratio(Tracked):
         "rosen-numpy",
         "rosen-jax",
         "rosen-jax-bare",
+        "rosen-jax-1000",
+        "overhead-python",
         "many-jax",
         "many-stops-jax",
         *large("many-cost"),
@@ -21,8 +23,8 @@ class Ratio(Tracked):
     track_ratio.unit = "ratio"
 
 
-class Overhead(Tracked):
-    params = ["overhead-python"]
+class FirstCall(Tracked):
+    params = ["many-first"]
 
     def track_seconds(self, name):
         return self.value()

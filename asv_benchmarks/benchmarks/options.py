@@ -20,9 +20,6 @@ class ByBytes(Tracked):
 
 class Targets(Tracked):
     params = [
-        "usual-20M",
-        "usual-1M",
-        "usual-10k",
         "idle-1M",
         "accumulate-memory",
         *large("state-bfloat16-50M", "lazy-rows"),

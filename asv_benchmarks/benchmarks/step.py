@@ -4,7 +4,15 @@ from .common import Tracked, large
 
 
 class Roofline(Tracked):
-    params = ["roofline-10M", "roofline-10M-float64", *large("roofline-50M")]
+    params = [
+        "roofline-100k",
+        "roofline-500k",
+        "roofline-1M",
+        "roofline-5M",
+        "roofline-10M",
+        "roofline-10M-float64",
+        *large("roofline-50M"),
+    ]
 
     def track_ratio(self, name):
         return self.value()

@@ -29,11 +29,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from numadam._jit.pointers import inner
+from numadam._jit.functions import linked
+from numadam._jit.pointers import array_at
 
 #: Independent running sums of a block. A loop over lanes is elementwise, so the compiler vectorises
 #: it; one running sum it may not reorder (7 times slower). With 32 lanes the loop was unrolled
@@ -163,7 +164,7 @@ def make_block(gradient: Any, wrap: Callable[[Any], Any], scaled: bool = False) 
 
     def block(first, n, p, g, acc, lo, hi, k):
         memory = lane_memory()
-        lanes = carray(memory, NORM_LANES, np.float64)
+        lanes = array_at(memory, NORM_LANES, np.float64)
         for i in range(NORM_LANES):
             lanes[i] = 0.0
         # unsigned: a signed index may count from the end, which prevents vectorising
@@ -185,7 +186,7 @@ def blocks(n):
     return (n + NORM_BLOCK - 1) // NORM_BLOCK
 
 
-@inner
+@linked
 def two_sum(a, b):
     """The rounded sum of a and b, and its rounding error, exactly (Knuth's TwoSum)."""
     total = a + b
@@ -201,8 +202,8 @@ def combine(partials, first, count):
     where one partial is infinite or the sum overflows, NaN where one is NaN.
     """
     sums, losses = (
-        carray(lane_memory(), NORM_LANES, np.float64),
-        carray(lane_memory(), NORM_LANES, np.float64),
+        array_at(lane_memory(), NORM_LANES, np.float64),
+        array_at(lane_memory(), NORM_LANES, np.float64),
     )
     at, left, row = np.uint64(first), np.uint64(count), np.uint64(NORM_LANES)
     total = lost = 0.0

@@ -42,7 +42,7 @@ class Plan:
     present : tuple of str
         State arrays in use.
     products : tuple of str
-        Running products in use.
+        Products over the steps that are carried from step to step.
     dtype : numpy.dtype
         Of the parameters, as they are stored.
     state_dtype : numpy.dtype
@@ -170,8 +170,18 @@ class Plan:
 
     @property
     def advance(self) -> Any:
-        """The rule's function for the running products after a step."""
+        """The rule's function for its own products after a step; None where it has none."""
         return self.rule.advance_like.get(self.like, self.rule.advance)
+
+    @property
+    def own_products(self) -> tuple[str, ...]:
+        """Products that `advance` forms."""
+        return self.rule.own_products(self.like)
+
+    @property
+    def power(self) -> Any:
+        """The power of the preset; None: that of `make_power`."""
+        return self.rule.power_like.get(self.like)
 
     def element(self) -> Any:
         """The rule's formula, as a plain function of scalars."""

@@ -49,8 +49,8 @@ def _all_of_them(options: Options) -> tuple[str, ...]:
 class RuleSpec:
     """One update rule.
 
-    `present`, `variant`, `refuse`, `products`, `initial` and `modulus` are values, or functions
-    of the options that return one.
+    `present`, `variant`, `refuse`, `initial` and `modulus` are values, or functions of the options
+    that return one.
 
     Attributes
     ----------
@@ -71,13 +71,14 @@ class RuleSpec:
         which would widen float32 arithmetic to float64.
     scalars : callable
         ``scalars(c, q, lr, t, is_float32) -> Scalars``: what all elements share at step t (1 at
-        the first), computed in float64 from the hyperparameters `c` and the running products
-        `q` before the step, both by name. Scalars is a `typing.NamedTuple` of the rule, named in
-        the annotation. The loop rounds them once to the dtype.
+        the first), computed in float64 from the hyperparameters `c` and the products over the
+        steps 1 to t `q`, both by name. Scalars is a `typing.NamedTuple` of the rule, named in the
+        annotation. The loop rounds them once to the dtype.
     presets : mapping of str to mapping
         By library the keywords that ``like=`` gives; a library without the rule is not there.
-    scalars_like, advance_like : mapping of str to callable
-        Other `scalars` and `advance`, for presets whose library rounds on its way.
+    scalars_like, advance_like, power_like : mapping of str to callable
+        Other `scalars` and `advance`, for presets whose library rounds on its way, and other
+        ``power(beta, t)``, for those that are equal to the last bit.
     present : tuple of str
         State arrays in use; all of them unless said otherwise.
     variant : dict
@@ -92,13 +93,14 @@ class RuleSpec:
     decoupled : bool
         Whether `weight_decay` shrinks the parameters (True) or is added to the gradient, unless
         the user says.
-    products : tuple of str
-        Products over the steps (of a momentum that changes, say) in use: the first of `Products`.
-        They are carried from step to step and saved with the state.
+    powers : tuple of str
+        Hyperparameters whose product over the steps `scalars` needs: ``("beta1",)`` gives it
+        ``q.beta1_product``. That is ``beta1**t``, computed from t, unless one of them changes from
+        step to step: then all of them are carried from step to step and saved with the state.
     advance : callable
-        ``advance(c, q, t, is_float32) -> Products``: the products with the factors of step t.
-        Products is a `typing.NamedTuple`, named in the annotation; in `q` those that are not in
-        use are None.
+        ``advance(c, q, t, is_float32) -> Products``: products of other factors (of a momentum that
+        changes, say) after step t from those before it. They are always carried. Products is a
+        `typing.NamedTuple`, named in the annotation.
     initial : dict
         State arrays that do not begin as zeros, and their value.
     modulus : tuple of str or None
@@ -117,13 +119,14 @@ class RuleSpec:
     control: Mapping[str, Callable[[Options], float]] = field(default_factory=dict)
     refuse: ByOptions[str] = ByOptions(lambda options: "")
     decoupled: bool = False
-    products: ByOptions[tuple[str, ...]] = ByOptions(lambda options: ())
+    powers: tuple[str, ...] = ()
     advance: Callable[..., Any] | None = None
     initial: ByOptions[dict[str, float]] = ByOptions(lambda options: {})
     modulus: ByOptions[tuple[str, ...] | None] = ByOptions(lambda options: None)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scalars_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     advance_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    power_like: Mapping[str, Callable[[float, float], float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.present is _all_of_them:
@@ -148,6 +151,25 @@ class RuleSpec:
         switches = (float(entry(options)) for entry in self.control.values())
         return (*hypers, *switches)
 
+    def products(self, options: Options) -> tuple[str, ...]:
+        """Products over the steps that are carried from step to step: the first of `q`."""
+        own = self.own_products(options["like"])
+        changing = any(callable(options[name]) for name in self.powers)
+        return self._products_after(own) if changing else own
+
+    def differs_like(self, like: str | None) -> bool:
+        """Whether a preset computes the scalars in a way of its own."""
+        return any(like in of for of in (self.scalars_like, self.advance_like, self.power_like))
+
+    def own_products(self, like: str | None) -> tuple[str, ...]:
+        """Products that `advance` forms, in a preset or without one."""
+        advance = self.advance_like.get(like or "", self.advance)
+        return () if advance is None else _returned(advance)._fields
+
+    def _products_after(self, own: tuple[str, ...]) -> tuple[str, ...]:
+        powers = (f"{name}_product" for name in self.powers)
+        return (*own, *(name for name in powers if name not in own))
+
     @property
     def width(self) -> int:
         """Length of the rule's part of a row of the control block."""
@@ -160,8 +182,9 @@ class RuleSpec:
 
     @cached_property
     def product_type(self) -> Any:
-        """Class of `q`: all products that the rule can have; None where it has none."""
-        return None if self.advance is None else _returned(self.advance)
+        """Class of `q`: all products of the rule; None where it has none."""
+        fields = self._products_after(self.own_products(None))
+        return named("Products", fields) if fields else None
 
     @cached_property
     def scalar_type(self) -> Any:

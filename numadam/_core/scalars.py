@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from numadam._core import options as op
 from numadam._core.plan import Plan
 from numadam._core.rule import named
-from numadam._jit.functions import cast, jit_once
+from numadam._jit.functions import cast, compiles, linked
 
 
 class LoopScalars(NamedTuple):
@@ -63,25 +63,20 @@ def is_float32(real: np.dtype[Any]) -> bool:
     return bool(real == np.float32)
 
 
-def _read_in_python(kind: Any, first: int, count: int) -> Any:
-    absent = [None] * (len(kind._fields) - count)
-    return lambda row: kind(*row[first : first + count], *absent)
+def _read_in_python(kind: Any, first: int) -> Any:
+    return lambda row: kind(*row[first : first + len(kind._fields)])
 
 
-def _read_compiled(kind: Any, first: int, count: int) -> Any:
+def _read_compiled(kind: Any, first: int) -> Any:
     size = len(kind._fields)
 
     def read(typingctx: Any, row: Any) -> Any:
         result = types.NamedUniTuple(row.dtype, size, kind)
-        if count < size:
-            members = [row.dtype] * count + [types.none] * (size - count)
-            result = types.NamedTuple(members, kind)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             data = context.make_array(row)(context, builder, args[0]).data
-            places = [ir.Constant(cgutils.intp_t, first + k) for k in range(count)]
+            places = [ir.Constant(cgutils.intp_t, first + k) for k in range(size)]
             items = [builder.load(builder.gep(data, [place])) for place in places]
-            items += [context.get_dummy_value()] * (size - count)
             return context.make_tuple(builder, result, items)
 
         return result(row), codegen
@@ -90,13 +85,12 @@ def _read_compiled(kind: Any, first: int, count: int) -> Any:
 
 
 @functools.cache
-def reader(kind: Any, first: int, wrap: Any = jit_once, count: int | None = None) -> Any:
+def reader(kind: Any, first: int, wrap: Any = linked) -> Any:
     """``read(row)``: a named tuple of the numbers of a contiguous row from place `first` on.
 
-    With `count` only so many; the rest are None. `wrap` as for `make_fill_row`.
+    `wrap` as for `make_fill_row`.
     """
-    make = _read_compiled if wrap is jit_once else _read_in_python
-    return make(kind, first, len(kind._fields) if count is None else count)
+    return (_read_compiled if compiles(wrap) else _read_in_python)(kind, first)
 
 
 def loop_scalars(row, lr, t, n, elementwise):
@@ -148,35 +142,27 @@ def with_clip(k, pre, factor, zero):
 def make_scalars(plan: Plan) -> Any:
     """``scalars(row, factors, j) -> h, k``: of array j, from the row of its group."""
     read_h, read_k = reader(plan.rule.scalar_type, 0), reader(GroupScalars, loop_start(plan))
-    clipped, one = jit_once(with_clip), plan.real.type(1)
+    clipped, one = linked(with_clip), plan.real.type(1)
 
     def scalars(row, factors, j):
         k = clipped(read_k(row), factors[0, j], factors[1, j], 0.0)
         return cast(read_h(row), one), cast(k, one)
 
-    return jit_once(scalars)
-
-
-def _products_reader(plan: Plan, wrap: Any) -> Any:
-    kind = plan.rule.product_type
-    if kind is None:
-        return wrap(_none)
-    if kind._fields[: len(plan.products)] != plan.products:
-        raise ValueError(f"{plan.rule.name}: {plan.products} are not the first of {kind._fields}.")
-    return reader(kind, 0, wrap, len(plan.products))
+    return linked(scalars)
 
 
 def _none(row):
     return None
 
 
-def make_fill_row(plan: Plan, wrap: Any = jit_once) -> Any:
+def make_fill_row(plan: Plan, wrap: Any = linked) -> Any:
     """``fill_row(out, row, q, lr, t, n)``: the scalars of step t from a row of the control block.
 
-    `q` are the running products before the step, and `n` the gradients in the mean.
+    `q` is the row of products up to the step, and `n` the gradients in the mean.
     """
     scalars, own_scalars, small = wrap(plan.scalars), wrap(loop_scalars), tiny(plan.real)
-    control, products = reader(op.ControlRow, 0, wrap), _products_reader(plan, wrap)
+    control, kind = reader(op.ControlRow, 0, wrap), plan.rule.product_type
+    products = wrap(_none) if kind is None else reader(kind, len(plan.products), wrap)
     hypers, size = reader(plan.rule.hyper_type, op.RULE, wrap), loop_start(plan) - 2
     single, per_element = is_float32(plan.real), float(plan.elementwise)
     own = len(GroupScalars._fields)
@@ -193,23 +179,4 @@ def make_fill_row(plan: Plan, wrap: Any = jit_once) -> Any:
         for i in range(own):
             out[size + 2 + i] = k[i]
 
-    return jit_once(fill_row, forceinline=True) if wrap is jit_once else wrap(fill_row)
-
-
-def make_advance_row(plan: Plan, wrap: Any) -> Any:
-    """``advance_row(q, row, t)``: the running products after step t."""
-    if not plan.products:
-        return wrap(_no_products)
-    after, count, single = wrap(plan.advance), len(plan.products), is_float32(plan.real)
-    hypers, products = reader(plan.rule.hyper_type, op.RULE, wrap), _products_reader(plan, wrap)
-
-    def advance_row(q, row, t):
-        new = after(hypers(row), products(q), t, single)
-        for i in range(count):
-            q[i] = new[i]
-
-    return wrap(advance_row)
-
-
-def _no_products(q, row, t):
-    return None
+    return wrap(fill_row, forceinline=True) if compiles(wrap) else wrap(fill_row)

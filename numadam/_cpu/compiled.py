@@ -9,34 +9,56 @@ from typing import Any
 from numba.core.ccallback import CFunc
 
 from numadam._core.plan import Plan
+from numadam._cpu import overlap, strided
 from numadam._cpu.kernel import STEP, make_steps
-from numadam._cpu.validate import BEFORE_STEP, VALIDATE, validate
+from numadam._cpu.validate import VALIDATE, validate
 from numadam._jit.cache import LoopCache
 from numadam._jit.loops import CompiledLoop, compile_lock, compiled_loop, refuse_without_jit
 
 _callbacks: list[Any] = []  # keeps the code at their addresses alive
 
 
-@functools.cache
-def validator_address() -> int:
-    """The address of the compiled validation; compiled or loaded at the first call."""
+def _address_of(name: str, function: Any, signature: Any) -> int:
+    """The address of a function for C; compiled or loaded now, and kept alive."""
     refuse_without_jit()
     with compile_lock():
-        options = {"nopython": True, "error_model": "numpy"}
-        callback: Any = CFunc(validate, (VALIDATE.args, VALIDATE.return_type), {}, options)
-        callback._cache = LoopCache("validate", "_cpu")  # noqa: SLF001  # Numba offers no other
+        options = {"nopython": True, "error_model": "numpy", "_nrt": False}
+        callback: Any = CFunc(function, (signature.args, signature.return_type), {}, options)
+        callback._cache = LoopCache(name, "_cpu")  # noqa: SLF001  # Numba offers no other
         callback.compile()
         _callbacks.append(callback)
         return int(callback.address)
 
 
+@functools.cache
+def validator_address() -> int:
+    """The address of the compiled validation; compiled or loaded at the first call."""
+    return _address_of("validate", validate, VALIDATE)
+
+
+@functools.cache
+def overlap_address() -> int:
+    """The address of the search for overlap among many arrays."""
+    return _address_of("overlap", overlap.search, overlap.SEARCH)
+
+
+@functools.cache
+def strided_address() -> int:
+    """The address of what checks and copies strided arrays."""
+    return _address_of("strided", strided.handle, strided.HANDLE)
+
+
 def validate_arrays(meta_at: int, ids_at: int, known_disjoint: int) -> int:
     """Validate arrays from Python, without a step."""
     # PYFUNCTYPE keeps the GIL: no other thread can change a header meanwhile
-    function = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)(validator_address())
-    return int(function(BEFORE_STEP, meta_at, ids_at, 0, known_disjoint))
+    function = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(validator_address())
+    return int(function(meta_at, ids_at, 0, known_disjoint))
 
 
-def compiled_step(plan: Plan) -> CompiledLoop:
-    """The compiled steps of a plan: options that do not change it share code."""
-    return compiled_loop(plan.name, lambda: make_steps(plan), STEP)
+def compiled_step(plan: Plan, out: bool = False) -> CompiledLoop:
+    """The compiled steps of a plan: options that do not change it share code.
+
+    Those with `out` are compiled separately: few ever use them, and both together take 0.3 s more.
+    """
+    name = f"{plan.name}-out" if out else plan.name
+    return compiled_loop(name, lambda: make_steps(plan, out), STEP)

@@ -14,6 +14,7 @@ from numadam._arrays import checks as ar
 from numadam._arrays.layout import Layout
 from numadam._backend import FunctionalStep, Leaves
 from numadam._core import plan as pl
+from numadam._core.products import start_products
 from numadam._cpu.arguments import KernelArguments
 from numadam._cpu.records import META
 from numadam._cpu.state import CpuState
@@ -30,7 +31,7 @@ def _new_step(settings: Settings, p: Any) -> CpuStep:
     plan = settings.plan
     CpuState.check_params([p], ["p"])
     layout = Layout([p.shape], [ar.memory_order(p)], plan.dtype)
-    meta, products = np.zeros(1, META), np.ones((1, len(plan.products)))
+    meta, products = np.zeros(1, META), start_products(plan, 1)
     control = settings.control.copy()
     arguments = KernelArguments(plan, layout, [type(p)], control, meta, products)
     names = {pl.P: "p", pl.G: "g", **dict(enumerate(plan.rule.state, pl.S0)), pl.OUT: "out"}
@@ -50,7 +51,7 @@ def update(call: FunctionalStep) -> None:
     arguments.control[:] = settings.control
     arguments.meta["steps"][0] = t - 1
     if products:
-        arguments.products[:] = products
+        arguments.products[:, : len(products)] = products
     used: dict[int, Leaves] = {pl.P: [p], pl.G: [g]}
     for slot, name in enumerate(plan.rule.state, pl.S0):
         if name in state:

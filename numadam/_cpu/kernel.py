@@ -30,13 +30,16 @@ from numadam._cpu.parts import (
     leaves_of,
     make_advance,
     make_fill,
+    make_leaf_views,
     make_scalars_of,
     make_views,
     part_of,
 )
 from numadam._cpu.records import META
-from numadam._jit.functions import jit_once, release_gil, take_gil
-from numadam._jit.pointers import load64, record_at
+from numadam._jit.functions import linked, release_gil, take_gil
+from numadam._jit.loops import PARALLEL, POOLED, SERIAL
+from numadam._jit.pointers import call_c4, call_c6, load64, record_at
+from numadam._jit.pool import make_spread
 
 #: addresses of META and ids, id of the only gradient, known_disjoint, lr -> status (see
 #: `validate`). Two addresses instead of two arrays spare a call 0.15 us.
@@ -60,8 +63,8 @@ def make_run(plan: Plan, wrap: Any) -> Any:
     return wrap(run, forceinline=True)
 
 
-def _make_part(plan: Plan, wrap: Any) -> Any:
-    """``part(q, meta_at)``: update the iterations of part q.
+def _make_part(plan: Plan, out: bool, wrap: Any) -> Any:
+    """``part(q, meta_at)``: update the iterations of part q, or write their directions to `out`.
 
     All that `run` needs is read from memory into locals of this one function: for all that the
     compiler knows, the stores of `run` may change what lies behind an address, and one load of it
@@ -71,8 +74,7 @@ def _make_part(plan: Plan, wrap: Any) -> Any:
     width = width_of(plan)
     run, scalars = make_run(plan, wrap), make_scalars(plan)
     scalars_of = make_scalars_of(width)
-    # of each slot: view by address, bytes from one iteration to the next, numbers in one
-    (vp, vg, v0, v1, v2, vo, vt, va_, vl, vh, vr, vm), b, c = make_views(plan)
+    views = make_leaf_views(plan, out)
     per_array = plan.norm == "array"
 
     def part(q, meta_at):
@@ -96,18 +98,8 @@ def _make_part(plan: Plan, wrap: Any) -> Any:
             if per_array or leaf.group != r:  # 0.1 us less for each of many arrays
                 r = leaf.group
                 h, k = scalars(rows[r], factors, j)
-            at = leaf.address
-            p, g = vp(at[0] + i * b[0], n * c[0]), vg(at[1] + e * b[1], n * c[1])
-            s0, s1 = v0(at[2] + i * b[2], n * c[2]), v1(at[3] + i * b[3], n * c[3])
-            s2, total = v2(at[4] + i * b[4], n * c[4]), vt(at[6] + i * b[6], n * c[6])
-            average, lo = va_(at[7] + i * b[7], n * c[7]), vl(at[8] + i * b[8], n * c[8])
-            hi, rate = vh(at[9] + i * b[9], n * c[9]), vr(at[10] + i * b[10], n * c[10])
-            master = vm(at[11] + i * b[11], n * c[11])
-            if at[pl.OUT] == 0:
-                run(n, p, g, s0, s1, s2, None, total, average, lo, hi, rate, master, h, k)
-            else:
-                out = vo(at[5] + i * b[5], n * c[5])
-                run(n, p, g, s0, s1, s2, out, total, average, lo, hi, rate, master, h, k)
+            p, g, s0, s1, s2, to, total, average, lo, hi, rate, master = views(leaf, i, e, n)
+            run(n, p, g, s0, s1, s2, to, total, average, lo, hi, rate, master, h, k)
             low += n
             j += low == after
 
@@ -167,14 +159,20 @@ def _note_taken(meta_at):
     meta.steps += 1
 
 
-def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The whole compiled step, serial and parallel: validation, scalars, norm, every part, t.
+def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
+    """The whole compiled step in every form: validation, scalars, norm, every part, t.
 
     An element depends on nothing but its own values and the norm, which is formed in blocks of
     fixed size, so neither the parts nor the threads change a bit.
+
+    With `out` the step writes its direction, and leaves the parameters.
     """
-    wrap = jit_once
-    part, fill, advance = _make_part(plan, wrap), make_fill(plan, wrap), make_advance(plan, wrap)
+    wrap = linked
+    part, fill, advance = (
+        _make_part(plan, out, wrap),
+        make_fill(plan, wrap),
+        make_advance(plan, wrap),
+    )
     accumulates, normed = plan.accumulate, plan.norm != ""
     add_part = _make_sum(plan, wrap) if accumulates else part
     norm_part = nk.make_norm(plan, wrap) if normed else part
@@ -184,15 +182,16 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
     note_added, note_taken = wrap(_note_added), wrap(_note_taken)
     note_not_finite = wrap(_note_not_finite)
 
-    def make_step(each: Any) -> Callable[..., Any]:
+    def make_step(form: str) -> Callable[..., Any]:
+        each, pooled = prange if form == PARALLEL else range, form == POOLED
+        bodies = (part, add_part, norm_part)
+        parts_in, sums_in, norms_in = map(make_spread, bodies) if pooled else bodies
+
         # one function: Numba spreads a prange over threads only in what it compiles as parallel.
         # Inside a prange stands an address, no record: it would be copied into each thread.
         def step(meta_at, ids_at, grad_id, known_disjoint, lr):
             meta = record_at(meta_at, META)
-            validator = meta.validator
-            status = va.call_validator(
-                validator, va.BEFORE_STEP, meta_at, ids_at, grad_id, known_disjoint
-            )
+            status = call_c4(meta.validator, meta_at, ids_at, grad_id, known_disjoint)
             if status != va.OK:
                 return status
             leaves = leaves_of(meta)
@@ -205,34 +204,41 @@ def make_steps(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
             fill(meta_at, lr)
             thread = release_gil() if total >= _RELEASE_FROM else 0
             if accumulates and meta.calls + 1 < meta.every and meta.flushing == 0:
-                for q in each(parts):
-                    add_part(int64(q), meta_at)
+                if pooled:
+                    sums_in(meta.pool, meta.threads, parts, meta_at)
+                else:
+                    for q in each(parts):
+                        add_part(int64(q), meta_at)
                 note_added(meta_at)
             else:
                 if normed:
                     found = nk.NORMS_AGAIN
                     while found == nk.NORMS_AGAIN:
                         reset_factors(meta_at)
-                        for q in each(chunks):
-                            norm_part(int64(q), meta_at)
+                        if pooled:
+                            norms_in(meta.pool, meta.threads, chunks, meta_at)
+                        else:
+                            for q in each(chunks):
+                                norm_part(int64(q), meta_at)
                         found = finalize_norms(meta_at)
                     if found == nk.NORMS_NOT_FINITE and meta.guard != va.PROPAGATE:
                         note_not_finite(meta_at)
                         status = va.NOT_FINITE
                 if status == va.OK:
-                    for q in each(parts):
-                        part(int64(q), meta_at)
+                    if pooled:
+                        parts_in(meta.pool, meta.threads, parts, meta_at)
+                    else:
+                        for q in each(parts):
+                            part(int64(q), meta_at)
                     if meta.strided != 0:
-                        va.call_validator(
-                            validator, va.AFTER_STEP, meta_at, ids_at, grad_id, known_disjoint
-                        )
+                        call_c6(meta.strided_arrays, va.AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
                     advance(meta_at)
                     note_taken(meta_at)
             if total >= _RELEASE_FROM:
                 take_gil(thread)
             return status
 
-        step.__qualname__ = f"{plan.name}.{'serial' if each is range else 'parallel'}.step"
+        step.__qualname__ = f"{plan.name}.{form}.step"
         return step
 
-    return make_step(range), make_step(prange)
+    return make_step(SERIAL), make_step(PARALLEL), make_step(POOLED)

@@ -10,7 +10,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import carray
 
 from numadam._core import norms
 from numadam._core import options as op
@@ -28,7 +27,7 @@ from numadam._cpu.parts import (
     part_of,
 )
 from numadam._cpu.records import META
-from numadam._jit.pointers import as_pointer, record_at
+from numadam._jit.pointers import array_at, record_at
 
 #: Blocks of a norm that a thread takes at a time.
 CHUNK = 64
@@ -53,7 +52,7 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
         meta = record_at(meta_at, META)
         count, leaves, factors = meta.count, leaves_of(meta), factors_of(meta)
         rows, begins = scalars_of(meta), leaves.first_block
-        partials = carray(as_pointer(meta.partials), begins[count] + 1, np.float64)
+        partials = array_at(meta.partials, begins[count] + 1, np.float64)
         b, end = part_of(q, CHUNK, begins[count])
         j = find_leaf(begins, count, b)
         while b < end:
@@ -111,7 +110,7 @@ def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
         meta = record_at(meta_at, META)
         count, leaves, factors = meta.count, leaves_of(meta), factors_of(meta)
         control = control_of(meta)
-        partials = carray(as_pointer(meta.partials), leaves[count].first_block + 1, np.float64)
+        partials = array_at(meta.partials, leaves[count].first_block + 1, np.float64)
         if of_all:
             return one(leaves, 0, count, factors, partials, control, count)
         found = NORMS_FINITE

@@ -12,8 +12,8 @@ import ctypes
 import numpy as np
 
 from numadam._cpu.records import DESCR, NDARRAY, offset_of
+from numadam._jit.functions import linked
 from numadam._jit.pointers import (
-    inner,
     load16,
     load32,
     load64,
@@ -34,22 +34,7 @@ def kind_of(dtype: np.dtype) -> int:
     return ctypes.c_int64.from_address(id(dtype) + _KIND).value
 
 
-@inner
-def is_dense(shape, strides, order, nd, item):
-    """Whether an array fills its memory in the given order of axes."""
-    expected = item
-    dense = True
-    for k in range(nd - 1, -1, -1):
-        n = load64(shape + 8 * order[k])
-        if n == 0:
-            return True
-        if n != 1:
-            dense = dense and load64(strides + 8 * order[k]) == expected
-            expected *= n
-    return dense
-
-
-@inner
+@linked
 def bounds(o, item):
     """Lowest address and one past the highest; (0, 0) for an array without elements."""
     array = record_at(o, NDARRAY)
@@ -66,7 +51,7 @@ def bounds(o, item):
     return low, high
 
 
-@inner
+@linked
 def overlaps_itself(shape, strides, nd, item):
     """Whether two elements may share bytes (windows, broadcasts): such an array is not written.
 
@@ -84,7 +69,7 @@ def overlaps_itself(shape, strides, nd, item):
     return False
 
 
-@inner
+@linked
 def copy(data, shape, order, strides, nd, item, work, into_work):
     """Copy elements of any strides to a dense array, in the given order of axes, or back."""
     rows, length, stride = 1, 1, item
@@ -105,7 +90,7 @@ def copy(data, shape, order, strides, nd, item, work, into_work):
             _copy_row(where, stride, there, item, length, item)
 
 
-@inner
+@linked
 def _copy_row(to, to_stride, of, of_stride, length, item):
     for i in range(length):
         there, here = to + to_stride * i, of + of_stride * i

@@ -6,12 +6,12 @@ ids of its arrays, and finds everything else from there::
 
     META ──► leaves      CPU_LEAF[count + 1]; the last ends `start` and `first_block`
          ├─► dims        int64: of each leaf shape, order of axes, and strides of each checked slot
-         ├─► spans       SPAN[spans_size], order int64[spans_size]: every range a step writes
+         ├─► spans       SPAN[spans_size]: the ranges a step writes; from the end those it reads
          ├─► control     float64[groups, columns]: the control block, written by Python
          ├─► scalars     float64[groups, width]: what the step computes from it
          ├─► factors     float64[3, count + 1]: clip factor in two steps, norm; last of all leaves
          ├─► partials    float64: a partial sum for each block of each gradient
-         └─► products    float64[groups, n]: running products; they follow META, then the state
+         └─► products    float64[groups, n]: see `products`; they follow META, then the state
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ META = np.dtype(
         ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `numpy_abi.kind_of`
         ("item", NUMBER, CHECKED),  # bytes of an element of each checked slot
         ("validator", POINTER),  # machine code of `validate`
+        ("pool", POINTER),  # of the threads that a pooled step runs in
+        ("threads", NUMBER),  # so many of them
+        ("overlap_search", POINTER),  # of `overlap.search`, 0 until many arrays need it
+        ("strided_arrays", POINTER),  # of `strided.handle`, 0 until an array needs it
         ("leaves", POINTER),
         ("dims", POINTER),
         ("dims_size", NUMBER),
@@ -43,6 +47,8 @@ META = np.dtype(
         ("order", POINTER),  # order of the spans at the last step, by their begin
         ("spans_size", NUMBER),
         ("fixed", NUMBER),  # spans of the back end's own memory, at the front
+        ("written", NUMBER),  # spans of this step
+        ("read", NUMBER),
         ("sorted", NUMBER),  # spans in `order`, 0 before the first step
         ("strided", NUMBER),  # arrays of this step that go through a work array
         ("control", POINTER),

@@ -11,6 +11,7 @@ from numadam._arrays import checks as ar
 from numadam._arrays.layout import Layout
 from numadam._backend import Leaves
 from numadam._core import plan as pl
+from numadam._core.products import product_width, start_products
 from numadam._cpu.arguments import KernelArguments, addresses
 from numadam._cpu.records import META, offset_of
 from numadam._cpu.validate import SKIP
@@ -40,10 +41,10 @@ class CpuState:
             name: Layout(shapes, orders, plan.array_dtype(slot))
             for name, slot in self._slots.items()
         }
-        self._head = META.itemsize + len(settings.control) * len(plan.products) * 8
+        self._head = META.itemsize + len(settings.control) * product_width(plan) * 8
         self._block, self._first = Layout.allocate(self._head, list(self._layouts.values()))
         self._meta, self.products = self._head_of(self._block)
-        self.products[...] = 1.0
+        self.products[...] = start_products(plan, len(settings.control))
         self.arguments = KernelArguments(
             plan,
             self.layout,
@@ -74,7 +75,7 @@ class CpuState:
         ar.common_dtype(params, names)
 
     def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """META, in an array of one, and the running products of a block, one row a group."""
+        """META, in an array of one, and the products of a block, one row a group."""
         products = block[META.itemsize : self._head].view(np.float64)
         meta = np.ndarray(1, META, block)
         return meta, products.reshape(len(self.settings.control), -1)

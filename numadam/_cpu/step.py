@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,9 +16,17 @@ from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as va
 from numadam._cpu.arguments import KernelArguments
-from numadam._cpu.compiled import compiled_step, validate_arrays, validator_address
+from numadam._cpu.compiled import (
+    compiled_step,
+    overlap_address,
+    strided_address,
+    validate_arrays,
+    validator_address,
+)
+from numadam._cpu.pooled import pooled
 from numadam._cpu.sparse import SparseGradients
 from numadam._jit import threads
+from numadam._jit.interrupts import defer_interrupts
 
 #: Leaves from which ids are better made one by one: 8 instead of 48 bytes each meanwhile.
 _MANY = 64
@@ -67,10 +76,30 @@ class CpuStep:
         self._pack = struct.Struct(f"{self.ids.shape[1]}q").pack_into
         self._known_disjoint: Any = None
         arguments.meta["validator"] = validator_address()
-        steps = compiled_step(arguments.plan)
-        total = sum(arguments.layout.sizes) * arguments.plan.unit
-        self.serial = steps.serial
-        self.kernel = steps.fork_safe(parallel=threads.wants_parallel(total))
+        self.serial = compiled_step(arguments.plan).fork_safe(parallel=False)
+        self.kernel = self._kernel_of(out=False)
+
+    def _bind_code(self, what: int) -> None:
+        """Compile or load what few steps need, before this one writes anything."""
+        with defer_interrupts():  # an exception while it loads code may crash LLVM
+            if what == va.NEEDS_SEARCH:
+                self.arguments.meta["overlap_search"] = overlap_address()
+            else:
+                self.arguments.meta["strided_arrays"] = strided_address()
+
+    def _kernel_of(self, out: bool) -> Any:
+        total = sum(self.arguments.layout.sizes) * self.arguments.plan.unit
+        steps, parallel = compiled_step(self.arguments.plan, out), threads.wants_parallel(total)
+        kernel = steps.fork_safe(parallel)
+        if parallel and threads.layer() == "workqueue":
+            return pooled(kernel, self.arguments.meta)
+        return kernel
+
+    @functools.cached_property
+    def _kernel_with_out(self) -> Any:
+        """The step that writes its direction to `out`: compiled when first asked for."""
+        with defer_interrupts():
+            return self._kernel_of(out=True)
 
     def run(self, used: dict[int, Leaves], lr: float, status: int | None = None) -> int:
         """Take a step over `used`, the arrays by slot; view, copy or refuse what is not valid.
@@ -78,9 +107,10 @@ class CpuStep:
         `status` is what the kernel has said of these arrays already. Returns `OK`, or
         `NOT_FINITE` where the guard stopped the step.
         """
+        kernel = self._kernel_with_out if pl.OUT in used else self.kernel
 
         def call(ids_at: int, known_disjoint: int) -> int:
-            return int(self.kernel(self.arguments.meta_at, ids_at, 0, known_disjoint, lr))
+            return int(kernel(self.arguments.meta_at, ids_at, 0, known_disjoint, lr))
 
         status = self._call_until_valid(used, call, status)
         if status in (va.OK, va.NOT_FINITE):
@@ -116,6 +146,8 @@ class CpuStep:
             if what == va.OVERLAP:
                 self._refuse_overlap(used)
                 known_disjoint = 1
+            elif what in (va.NEEDS_SEARCH, va.NEEDS_STRIDED):
+                self._bind_code(what)
             elif what == va.NEEDS_WORK:
                 self.arguments.add_work(slot, leaf)
             else:

@@ -2,7 +2,7 @@
 
 State lies on the GPU. The host counts t and computes the scalars of a step, except where the GPU
 alone knows whether a step was taken: with ``nonfinite="skip"``, and with ``capturable=True``, whose
-steps a graph replays.
+steps a graph replays. Above 300 lines, for all of it is one class over one state.
 """
 
 from __future__ import annotations
@@ -156,6 +156,10 @@ class CudaBackend(Backend):
         return norms.tolist() if self.settings.plan.norm == "array" else float(norms[0])
 
     # --- the step -----------------------------------------------------------------------------
+
+    def step_one(self, grad: Any, lr: float) -> bool:
+        """As `step`, with the gradient of the only array."""
+        return self.step((grad,), lr)
 
     def step(
         self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None

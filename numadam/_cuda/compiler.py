@@ -52,6 +52,13 @@ def registers_of(log: str) -> int:
     return int(found[1])
 
 
+def spilled(log: str) -> int:
+    """Bytes of a thread's registers that go to memory, from the assembler's log."""
+    found = re.search(r"(\d+) bytes spill stores", log)
+    assert found is not None  # it says so of each kernel
+    return int(found[1])
+
+
 def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
     """Machine code of a kernel, and the assembler's log of its registers and spills.
 
@@ -65,7 +72,7 @@ def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
         image, log = _linked(ptx, arch)
         if registers_of(log) > MOST_REGISTERS:
             dense, dense_log = _linked(ptx, arch, f"-maxrregcount={MOST_REGISTERS}")
-            return (dense, dense_log) if "0 bytes spill stores" in dense_log else (image, log)
+            return (dense, dense_log) if spilled(dense_log) == 0 else (image, log)
         return image, log
     except nvjitlink.nvJitLinkError as error:
         (major, minor), written = nvjitlink.version(), re.search(r"\.version ([\d.]+)", ptx)

@@ -108,7 +108,7 @@ def make_finalize_norms(plan: Plan) -> KernelSource:
             counted.go = 1 if taken else 0
             if taken:
                 for r in range(groups):
-                    advance(products, control, r, np.float64(t))
+                    advance(products, r)
                 counted.t = t
                 counted.skipped_in_a_row = 0
             else:

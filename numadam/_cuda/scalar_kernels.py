@@ -17,10 +17,10 @@ from numba.np.numpy_support import from_dtype
 
 from numadam._core import options as op
 from numadam._core.plan import Plan
+from numadam._core.products import make_advance_row, make_products, product_width
 from numadam._core.scalars import (
     GroupScalars,
     loop_start,
-    make_advance_row,
     make_fill_row,
     width_of,
     with_clip,
@@ -61,15 +61,14 @@ def control_width(plan: Plan) -> int:
 
 
 def make_advance_all(plan: Plan) -> Any:
-    """``advance(products, control, row, t)``: the running products of a row after step t."""
+    """``advance(products, row)``: the products of a row that are carried, after a step."""
     advance_row = make_advance_row(plan, plain if SIMULATED else jit_once)
-    doubles, wide = make_array_view(np.dtype(np.float64)), control_width(plan)
-    count = len(plan.products)
+    doubles, count = make_array_view(np.dtype(np.float64)), product_width(plan)
+    carries = bool(plan.products)
 
-    def advance(products, control, row, t):
-        if count > 0:
-            own = doubles(products + 8 * row * count, count)
-            advance_row(own, doubles(control + 8 * row * wide, wide), t)
+    def advance(products, row):
+        if carries:
+            advance_row(doubles(products + 8 * row * count, count))
 
     return cuda.jit(device=True)(_ignoring(advance))
 
@@ -82,11 +81,12 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
     is NaN what lies at `lr_at`. `n` are the gradients in the mean. With `counts`, no norm may stop
     the step, and it is counted here.
     """
-    fill_row = make_fill_row(plan, plain if SIMULATED else jit_once)
+    wrap = plain if SIMULATED else jit_once
+    fill_row, find_products = make_fill_row(plan, wrap), make_products(plan, wrap)
     advance, real, width = make_advance_all(plan), plan.real, width_of(plan)
     reals, doubles = make_array_view(real), make_array_view(np.dtype(np.float64))
     rates, records = make_array_view(rate), make_array_view(COUNTERS)
-    wide, count = control_width(plan), len(plan.products)
+    wide, count = control_width(plan), product_width(plan)
     scale, size, one = loop_start(plan), real.itemsize, real.type(1)
 
     def prepare(rows, control, products, counters, groups, lr_at, lr, t, n, counts, flushing):
@@ -99,11 +99,13 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
         for r in range(cuda.threadIdx.x, groups, cuda.blockDim.x):
             out = reals(rows + size * r * width, width)
             own = doubles(products + 8 * r * count, count)
-            fill_row(out, doubles(control + 8 * r * wide, wide), own, lr, np.float64(t), n)
+            row = doubles(control + 8 * r * wide, wide)
+            find_products(own, row, np.float64(t))
+            fill_row(out, row, own, lr, np.float64(t), n)
             if flushing != 0:  # all gradients are in the sum already
                 out[scale] = one
             if counts != 0:
-                advance(products, control, r, np.float64(t))
+                advance(products, r)
         if counts != 0 and cuda.threadIdx.x == 0:
             counted.t = t
 

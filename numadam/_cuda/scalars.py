@@ -13,7 +13,13 @@ import numpy as np
 from numba import carray, float64, int64
 
 from numadam._core.plan import Plan
-from numadam._core.scalars import loop_start, make_advance_row, make_fill_row, width_of
+from numadam._core.products import (
+    make_advance_row,
+    make_products,
+    product_width,
+    start_products,
+)
+from numadam._core.scalars import loop_start, make_fill_row, width_of
 from numadam._cuda import launch as policy
 from numadam._cuda.compiler import compiled
 from numadam._cuda.control import DeviceControl
@@ -52,8 +58,9 @@ class HostScalars:
 
     def __init__(self, plan: Plan, control: np.ndarray, group: int) -> None:
         self.values = np.zeros(width_of(plan), plan.real)
-        self._products = np.ones((len(control), max(1, len(plan.products))))
-        self._control, self.advances = control, bool(plan.products)
+        self._products = start_products(plan, len(control))
+        self._control, self._carried = control, len(plan.products)
+        self.advances = self._carried > 0
         arrays = self.values, control, self._products
         addresses = (int(array.ctypes.data) for array in arrays)
         call, given = _fill_or_advance(plan), (*addresses, len(control), group)
@@ -71,11 +78,11 @@ class HostScalars:
 
     def read_products(self) -> np.ndarray:
         """Running products of the rule, for each row of the control block."""
-        return self._products.copy()
+        return self._products[:, : self._carried].copy()
 
     def load_products(self, products: np.ndarray) -> None:
         """Replace the running products."""
-        self._products[...] = products
+        self._products[:, : self._carried] = products
 
 
 def _fill_or_advance(plan: Plan) -> Any:
@@ -84,7 +91,8 @@ def _fill_or_advance(plan: Plan) -> Any:
 
     def make() -> Any:
         fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, jit_once)
-        width, wide, count = width_of(plan), control_width(plan), len(plan.products)
+        find_products, count = make_products(plan), product_width(plan)
+        width, wide = width_of(plan), control_width(plan)
         real, scale = plan.real, loop_start(plan)
 
         def call(  # type: ignore[no-untyped-def]  # Numba types it
@@ -94,12 +102,14 @@ def _fill_or_advance(plan: Plan) -> Any:
             q = carray(as_pointer(products), (groups, count), np.float64)
             if what == _FILL:
                 out = carray(as_pointer(values), width, real)
+                for r in range(groups):
+                    find_products(q[r], rows[r], float(t))
                 fill_row(out, rows[group], q[group], lr, float(t), float(n))
                 if flushing != 0:
                     out[scale] = 1.0
             else:
                 for r in range(groups):
-                    advance_row(q[r], rows[r], float(t))
+                    advance_row(q[r])
             return 0
 
         call.__qualname__ = f"{name}.call"
@@ -135,7 +145,9 @@ class DeviceScalars:
 
         groups = control.groups
         self._control = control
-        self._products = cupy.ones((groups, max(1, len(plan.products))), np.float64)
+        start = start_products(plan, groups)
+        self._products = cupy.asarray(start) if start.size else cupy.zeros((groups, 1))
+        self._carried = len(plan.products)
         self._rows = cupy.zeros((groups, width_of(plan)), plan.real)
         self._rate = cupy.zeros((), np.float64) if rate is None else rate
         self._launch = compiled(make_prepare, device, plan, self._rate.dtype).ready()
@@ -167,11 +179,15 @@ class DeviceScalars:
         """Running products of the rule, for each row of the control block."""
         import cupy
 
-        return np.array(cupy.asnumpy(self._products))
+        return np.array(cupy.asnumpy(self._products[:, : self._carried]))
 
     def load_products(self, products: np.ndarray) -> None:
         """Replace the running products."""
-        self._products.set(products)
+        import cupy
+
+        rows = cupy.asnumpy(self._products)
+        rows[:, : self._carried] = products
+        self._products.set(rows)
 
 
 Scalars = HostScalars | DeviceScalars

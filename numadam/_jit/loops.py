@@ -4,8 +4,9 @@
 * No fastmath: it would make NaN undefined and the bits depend on the machine.
 * Every loop has a serial and a parallel form. The serial one runs for small arrays, and wherever
   threads would harm the process: after a fork under GNU OpenMP (whose child is killed at its first
-  parallel region) and under Numba's workqueue layer (which aborts the process when two threads
-  meet in it).
+  parallel region).
+* Numba's workqueue layer aborts the process when two threads meet in it. There the parallel form
+  of a loop is its pooled one, where it has one: the same parts in threads of our own.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from typing import Any
 import numba
 from numba.core import config
 
-from numadam._jit import forks
+from numadam._jit import forks, threads
 from numadam._jit.cache import LoopCache
+
+#: Forms of a loop: in one thread, spread by Numba, spread by us (see `pool`).
+SERIAL, PARALLEL, POOLED = "serial", "parallel", "pooled"
 
 _lock = threading.RLock()  # while something is compiled; cached loops need no lock
 _compiled_loops: dict[str, CompiledLoop] = {}
@@ -50,15 +54,16 @@ def refuse_without_jit() -> None:
 class CompiledLoop:
     """A compiled loop: serial, and parallel when asked for.
 
-    Both are compiled or loaded when first asked for, which optimisers do when they are made:
-    never inside a step. The functional API has no such moment and asks at its first call of a kind.
+    Both are compiled or loaded when first asked for, which optimisers do when they are made. The
+    functional API has no such moment and asks at its first call of a kind; so does a step for what
+    few steps need (`out`, strided arrays), before anything is written.
 
     Parameters
     ----------
     name : str
         Tells it from all other loops.
-    loops : (callable, callable)
-        Serial and parallel, not yet compiled.
+    loops : (callable, callable) or (callable, callable, callable)
+        Serial, parallel and, for one that steps, pooled; not yet compiled.
     signature : numba signature
     package : str
         Package of numadam that the loops are in, e.g. ``"_cpu"``.
@@ -67,13 +72,13 @@ class CompiledLoop:
     def __init__(
         self,
         name: str,
-        loops: tuple[Callable[..., Any], Callable[..., Any]],
+        loops: tuple[Callable[..., Any], ...],
         signature: Any,
         package: str,
     ) -> None:
-        self._name, self._loops, self._signature = name, loops, signature
-        self._package = package
-        self._compiled: dict[bool, Any] = {}
+        self._name, self._signature, self._package = name, signature, package
+        self._loops = dict(zip((SERIAL, PARALLEL, POOLED), loops, strict=False))
+        self._compiled: dict[str, Any] = {}
 
     @property
     def serial(self) -> Any:
@@ -82,36 +87,49 @@ class CompiledLoop:
 
     @property
     def parallel(self) -> Any:
-        """The loop that Numba spreads over threads."""
+        """The loop that is spread over threads, by Numba or by us."""
         return self.choose(parallel=True)
 
     def fork_safe(self, parallel: bool) -> Any:
-        """One of the two as a function: the serial one where a fork has lost the threads."""
-        serial = self.serial
+        """One of the two as a function: the serial one where a fork has lost the threads.
+
+        For a signature of numbers alone: see `direct`.
+        """
+        serial = self.direct(parallel=False)
         if not parallel:
             return serial
-        in_threads = self.parallel
+        in_threads = self.direct(parallel=True)
 
         def run(*args: Any) -> Any:
             return forks.safe(serial, in_threads)(*args)
 
         return run
 
+    def direct(self, parallel: bool) -> Any:
+        """One of the two without Numba's dispatch on types, which takes 0.2 to 0.3 us of a call.
+
+        Numbers are converted to the types of the signature; an array of another type would not be
+        refused.
+        """
+        return self.choose(parallel).get_overload(self._signature)
+
     def choose(self, parallel: bool) -> Any:
         """One of the two; it refuses other argument types instead of compiling for them."""
-        if parallel not in self._compiled:
+        form = SERIAL
+        if parallel:
+            form = POOLED if threads.layer() == "workqueue" else PARALLEL
+        if form not in self._compiled:
             with _lock:
-                if parallel not in self._compiled:
-                    self._compiled[parallel] = self._compile(parallel)
-        return self._compiled[parallel]
+                if form not in self._compiled:
+                    self._compiled[form] = self._compile(form)
+        return self._compiled[form]
 
-    def _compile(self, parallel: bool) -> Any:
+    def _compile(self, form: str) -> Any:
         refuse_without_jit()
         # not nogil: the step itself lets go of the GIL when all headers are read
-        wrap = numba.njit(parallel=parallel, error_model="numpy", no_cfunc_wrapper=True)
-        dispatcher = wrap(self._loops[parallel])
-        name = f"{self._name}-{'parallel' if parallel else 'serial'}"
-        dispatcher._cache = LoopCache(name, self._package)  # noqa: SLF001  # Numba offers no other
+        wrap = numba.njit(parallel=form == PARALLEL, error_model="numpy", no_cfunc_wrapper=True)
+        dispatcher = wrap(self._loops[form])
+        dispatcher._cache = LoopCache(f"{self._name}-{form}", self._package)  # noqa: SLF001  # Numba offers no other
         dispatcher.compile(self._signature)
         dispatcher.disable_compile()
         return dispatcher

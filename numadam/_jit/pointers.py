@@ -1,12 +1,16 @@
-"""Memory by address in compiled code: loads, stores, records, and pointers for `carray`."""
+"""Memory by address in compiled code: loads, stores, records, arrays, calls."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.numpy_support import from_dtype
 
 #: For functions that only compiled code calls: half the compile time, the same machine code.
 INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -65,3 +69,120 @@ def record_at(typingctx: Any, address: Any, dtype: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(record))
 
     return record(types.int64, dtype), codegen
+
+
+def make_array(context: Any, builder: Any, kind: Any, address: Any, shape: list[Any]) -> Any:
+    """A C-contiguous array at an address, which may be a pointer; nobody owns its memory."""
+    from numba.np.arrayobj import populate_array  # 30 ms, which a loop from the disk does not need
+
+    element = context.get_data_type(kind.dtype)
+    item = context.get_constant(types.intp, context.get_abi_sizeof(element))
+    strides = [item]
+    for n in shape[:0:-1]:
+        strides.insert(0, builder.mul(strides[0], n))
+    array = context.make_array(kind)(context, builder)
+    to_pointer = builder.inttoptr if isinstance(address.type, ir.IntType) else builder.bitcast
+    data = to_pointer(address, element.as_pointer())
+    populate_array(array, data, shape, strides, item, meminfo=None)
+    return array._getvalue()
+
+
+@intrinsic
+def array_at(typingctx: Any, address: Any, shape: Any, dtype: Any) -> Any:
+    """The array at an address, with a number of elements or a tuple of them.
+
+    As Numba's `carray`, which is a function of its own that is compiled for each dtype.
+    """
+    axes = shape.count if isinstance(shape, types.BaseTuple) else 1
+    kind = types.Array(dtype.dtype, axes, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        given = signature.args[1]
+        items, kinds = [args[1]], [given]
+        if isinstance(given, types.BaseTuple):
+            items, kinds = cgutils.unpack_tuple(builder, args[1]), list(given)
+        pairs = zip(items, kinds, strict=True)
+        sizes = [context.cast(builder, item, one, types.intp) for item, one in pairs]
+        return make_array(context, builder, kind, args[0], sizes)
+
+    return kind(address, shape, dtype), codegen
+
+
+@functools.cache
+def view_of(dtype: np.dtype[Any]) -> Any:
+    """``view(address, n)``: the array of n elements at an address."""
+    kind = types.Array(from_dtype(dtype), 1, "C")
+
+    def view(typingctx: Any, address: Any, n: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return make_array(context, builder, kind, args[0], [args[1]])
+
+        return kind(types.int64, types.int64), codegen
+
+    return intrinsic(view)
+
+
+@functools.cache
+def array_of(record: np.dtype[Any], field: str, dtype: np.dtype[Any], *axes: Any) -> Any:
+    """``get(r)``: the array whose address a field of a record holds.
+
+    An axis is a number, or the name of a field that has it and a number to add.
+    """
+    kind = types.Array(from_dtype(dtype), len(axes), "C")
+    offsets: Any = record.fields
+
+    def get(typingctx: Any, r: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def read(name: str) -> Any:
+                place = cgutils.pointer_add(builder, args[0], offsets[name][1])
+                return builder.load(builder.bitcast(place, cgutils.intp_t.as_pointer()))
+
+            def size(axis: Any) -> Any:
+                if isinstance(axis, int):
+                    return context.get_constant(types.intp, axis)
+                name, more = axis
+                return builder.add(read(name), context.get_constant(types.intp, more))
+
+            return make_array(context, builder, kind, read(field), list(map(size, axes)))
+
+        return kind(r), codegen
+
+    return intrinsic(get)
+
+
+@intrinsic
+def absent(typingctx: Any, address: Any, n: Any) -> Any:
+    """None, in place of a view of an array that is not there."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64), codegen
+
+
+def _make_call(count: int) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        function = ir.FunctionType(word, [word] * count).as_pointer()
+        return builder.call(builder.inttoptr(args[0], function), args[1:])
+
+    return types.int64(*[types.int64] * (count + 1)), codegen
+
+
+# written out: Numba reads the number of arguments from the signature
+@intrinsic
+def call_c1(typingctx: Any, address: Any, a: Any) -> Any:
+    """Call the C function ``int64 f(a)`` at an address."""
+    return _make_call(1)
+
+
+@intrinsic
+def call_c4(typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Call the C function ``int64 f(a, b, c, d)`` at an address."""
+    return _make_call(4)
+
+
+@intrinsic
+def call_c6(typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
+    """Call the C function ``int64 f(a, b, c, d, e, f)`` at an address."""
+    return _make_call(6)

@@ -15,8 +15,9 @@ import numba
 from numba.core import config
 
 #: Elements from which the parallel loop pays, by layer. A region costs about 1.5 us under omp and
-#: 4 us under tbb; under workqueue 65-220 us and an abort when two threads meet: never.
-CUTOVER = {"omp": 15_000, "tbb": 60_000}
+#: 4 us under tbb. Under workqueue it would cost 65-220 us, and an abort when two threads meet:
+#: there the threads are our own (see `pool`).
+CUTOVER = {"omp": 15_000, "tbb": 60_000, "workqueue": 1_000_000}
 
 
 def _load_tbb() -> None:
@@ -46,9 +47,21 @@ def layer() -> str:
     return str(numba.threading_layer())
 
 
-def parallel_from() -> float:
+def parallel_from() -> int:
     """The number of elements from which a step runs in parallel."""
-    return CUTOVER.get(layer(), float("inf"))
+    return CUTOVER[layer()]
+
+
+def count() -> int:
+    """The number of threads that Numba gives the calling thread's parallel loops.
+
+    Asked without Numba's own locks, which a fork may find taken: one of them is shared by all
+    processes.
+    """
+    from numba.np.ufunc import parallel  # 20 ms, which a small step does not need
+
+    layer()
+    return int(parallel._get_num_threads())  # noqa: SLF001  # Numba offers it with its locks only
 
 
 def wants_parallel(total: int) -> bool:

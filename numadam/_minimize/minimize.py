@@ -17,10 +17,10 @@ from numadam._minimize.arguments import (
     read_bounds,
     rule_class,
 )
-from numadam._minimize.compiled.backend import StateOnly
-from numadam._minimize.compiled.objective import adapter_for, check_plain, form_of, is_compiled
+from numadam._minimize.compiled.forms import check_plain, form_of, is_compiled
+from numadam._minimize.compiled.objective import adapter_for
+from numadam._minimize.compiled.prepared import key_for, put_back, take
 from numadam._minimize.compiled.single import CompiledRun
-from numadam._minimize.compiled.state import Batch
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.python.loop import PythonRun
@@ -28,7 +28,6 @@ from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.result import every_for
 from numadam._minimize.stopping import Tolerances
 from numadam._minimize.tasks import Task
-from numadam._optimizer.base import make_optimizer
 
 
 def minimize(
@@ -201,20 +200,13 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
             "the loop in Python, or numpy.atleast_1d(x0)."
         )
     form = form_of(fun, task.args, task.jac, many=False)
-    adapter = adapter_for(fun, form, x.dtype, x.ndim, task.args)
-    optimizer = make_optimizer(task.rule, x[None], task.lr, backend=StateOnly, **task.options)
-    batch = Batch(
-        optimizer,
-        adapter,
-        task.args,
-        task.tolerances,
-        track_best=task.track_best is not False,
-        history=task.every,
-    )
-    return CompiledRun(
-        batch,
-        Observers(task.callback, task.progress, task.maxiter, optimizer),
-        maxiter=task.maxiter,
-        check_every=task.check_every,
-        state=task.state,
-    ).go()
+    adapter = adapter_for(fun, form, x.dtype, x.ndim, task.args, rows=False)
+    key = key_for(task.rule, x, task.lr, task.options)
+    problem = take(key, task.rule, x, task.lr, task.options)
+    tracked = task.track_best is not False
+    problem.start(x, task.lr, adapter, task.args, task.tolerances, tracked, task.every)
+    observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
+    result = CompiledRun(problem, observers, task).go()
+    # after an exception it is not kept
+    put_back(key, problem)
+    return result

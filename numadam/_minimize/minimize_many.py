@@ -8,7 +8,6 @@ import numpy as np
 
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import LR, count
-from numadam._core.parts import parts_of
 from numadam._minimize.arguments import (
     check_maxiter,
     check_options,
@@ -18,16 +17,12 @@ from numadam._minimize.arguments import (
     rule_class,
 )
 from numadam._minimize.batches import run_batch
-from numadam._minimize.compiled.backend import StateOnly
-from numadam._minimize.compiled.objective import adapter_for, form_of, is_compiled
-from numadam._minimize.compiled.records import LARGEST, F
-from numadam._minimize.compiled.state import Batch, raise_again
-from numadam._minimize.observers import refuse_observers
+from numadam._minimize.compiled.forms import is_compiled
+from numadam._minimize.lanes.batch import LaneBatch
 from numadam._minimize.python.batch import PythonBatch
-from numadam._minimize.result import ManyResult, make_result
+from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import Tolerances
 from numadam._minimize.tasks import ManyTask
-from numadam._optimizer.base import make_optimizer
 
 
 def minimize_many(
@@ -58,8 +53,9 @@ def minimize_many(
         Compiled by Numba: ``fun(x, g, *args) -> f`` on one problem, which writes the gradient
         into g (it arrives as zeros), or ``fun(x, g, i, *args) -> f`` with the number of the
         problem, or with ``jac=True`` ``fun(x, *args) -> (f, gradient)``. All cores share the
-        problems; with CuPy `x0` each thread of the GPU takes one. No array can be made there:
-        with ``jac=True`` the gradient is a tuple then.
+        problems, and many small ones are vectorised side by side; one that needs a contiguous x
+        (``np.dot``) runs without that, at up to twice the time. With CuPy `x0` each thread of the
+        GPU takes a problem. No array can be made there: with ``jac=True`` the gradient is a tuple.
         In Python: on all problems at once, ``fun(X, *args)`` returns f of shape (problems,) and,
         with ``jac=True``, a gradient of the shape of X; rows that have stopped are there, but do
         not move.
@@ -88,9 +84,9 @@ def minimize_many(
     Returns
     -------
     ManyResult
-        A scipy.optimize.OptimizeResult of arrays, one entry a problem: ``x``, ``fun``, ``jac``,
-        ``nit``, ``status``, ``success``; and ``nfev``, the evaluations of all. ``best()`` is the
-        problem with the lowest f.
+        A scipy.optimize.OptimizeResult of arrays, one entry a problem: ``x``, ``fun``, ``x_best``,
+        ``fun_best``, ``jac``, ``nit``, ``status``, ``success``; and ``nfev``, the evaluations of
+        all. ``best()`` is the problem with the lowest f.
 
     Raises
     ------
@@ -142,7 +138,7 @@ def minimize_many(
         from numadam._minimize.device.batch import minimize_on_device
 
         return minimize_on_device(task)
-    return run_batch(_CompiledBatch(task), task)
+    return run_batch(LaneBatch(task), task)
 
 
 def _read_starts(x0: Any) -> Any:
@@ -189,57 +185,3 @@ def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
         return None
     values = np.asarray(to_host(lr))
     return np.array([LR.check(one) for one in values.reshape(-1)])
-
-
-class _CompiledBatch:
-    """Problems under a compiled objective on NumPy arrays: blocks of them, on all cores."""
-
-    def __init__(self, task: ManyTask) -> None:
-        x, args = task.x, task.args
-        form = form_of(task.fun, args, task.jac, many=True)
-        adapter = adapter_for(task.fun, form, x.dtype, x.ndim - 1, args)
-        lr = task.lr if task.rates is None else 1.0
-        optimizer = make_optimizer(task.rule, x, lr, backend=StateOnly, **task.options)
-        self._batch = Batch(
-            refuse_observers(optimizer),
-            adapter,
-            args,
-            task.tolerances,
-            track_best=False,
-            rates=task.rates,
-        )
-
-    @property
-    def done(self) -> int:
-        """Iterations of this run."""
-        return self._batch.done
-
-    @property
-    def live(self) -> int:
-        """Problems that have not stopped."""
-        return self._batch.live
-
-    def advance(self, most: int) -> None:
-        """Test x0 at the first call; later take at most so many iterations."""
-        if not self._batch.advance(0 if self._batch.first else most):
-            raise_again(self._batch)
-
-    def result(self, interrupted: bool) -> ManyResult:
-        """The result of all problems, in their own order."""
-        batch, arrays = self._batch, {}
-        order = np.argsort(batch.order)
-        if "average" in parts_of(batch.optimizer).backend.state:
-            arrays["averaged"] = batch.optimizer.averaged[order]
-        batch.sort()
-        evaluations = int(batch.counts.sum()) + (0 if batch.first else batch.problems)
-        return make_result(
-            batch.codes,
-            batch.counts,
-            evaluations,
-            interrupted,
-            x=batch.x,
-            fun=batch.values[F].copy(),
-            jac=batch.gradient,
-            grad_norm=batch.values[LARGEST].copy(),
-            **arrays,
-        )

@@ -42,8 +42,8 @@ def every_for(history: Any, maxiter: int) -> int:
 
 
 def make_history(lines: Any) -> dict[str, np.ndarray]:
-    """The kept lines (iteration, f, gradient, lr) as arrays by name."""
-    table = np.array(lines, dtype=np.float64).reshape(-1, 4)
+    """Copies of the kept lines (iteration, f, gradient, lr) as arrays by name."""
+    table = np.asarray(lines, dtype=np.float64).reshape(-1, 4)
     return {
         "nit": table[:, 0].astype(np.int64),
         "fun": table[:, 1].copy(),
@@ -180,7 +180,7 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
         index = int(np.argmin(np.where(np.isfinite(fun), fun, np.inf)))
         one = {
             name: self[name][index]
-            for name in ("x", "fun", "jac", "nit", "status", "success")
+            for name in ("x", "fun", "x_best", "fun_best", "jac", "nit", "status", "success")
             if name in self
         }
         return Result(index=index, **one)
@@ -226,15 +226,14 @@ def make_result(
     """The result of all problems; `codes` says which stop test held in each."""
     if not interrupted:
         codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
-    status = np.array([st.STATUS.get(code, -1) for code in range(st.RAISED + 1)])[codes]
-    counts = {
-        int(code): int(n) for code, n in zip(*np.unique(codes, return_counts=True), strict=True)
-    }
-    message = " ".join(f"{n} of {len(codes)}: {st.MESSAGES[code]}" for code, n in counts.items())
+    status = np.array([st.STATUS[code] for code in range(st.RAISED + 1)])[codes]
+    counts = np.bincount(codes, minlength=st.RAISED + 1)
+    found = [f"{n} of {len(codes)}: {st.MESSAGES[k]}" for k, n in enumerate(counts) if n > 0]
+    held = np.isin(np.arange(st.RAISED + 1), (st.GTOL, st.FTOL, st.XTOL))
     return ManyResult(
-        success=np.isin(codes, (st.GTOL, st.FTOL, st.XTOL)),
+        success=held[codes],
         status=status,
-        message=message,
+        message=" ".join(found),
         nit=nit,
         nfev=nfev,
         **arrays,

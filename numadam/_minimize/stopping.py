@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import carray
 from numba.extending import register_jitable
 
+from numadam._core.hyper import Hyper
 from numadam._core.norms import NORM_LANES, lane_memory
+from numadam._jit.pointers import array_at
 
 # Codes of `check_convergence`; the loops add the last three.
 RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED = range(9)
@@ -40,6 +41,9 @@ MESSAGES = {
 }
 
 
+_OF_TESTS = tuple(map(Hyper, ("gtol", "ftol", "xtol")))
+
+
 @dataclass(frozen=True)
 class Tolerances:
     """Tolerances of the stop tests; 0 switches one off."""
@@ -51,15 +55,8 @@ class Tolerances:
     @staticmethod
     def read(gtol: Any, ftol: Any, xtol: Any) -> Tolerances:
         """Check the user's values; None is 0."""
-        from numadam._core.hyper import Hyper
-
-        given = {"gtol": gtol, "ftol": ftol, "xtol": xtol}
-        return Tolerances(
-            **{
-                name: 0.0 if value is None else Hyper(name).check(value)
-                for name, value in given.items()
-            }
-        )
+        given = zip(_OF_TESTS, (gtol, ftol, xtol), strict=True)
+        return Tolerances(*(0.0 if value is None else one.check(value) for one, value in given))
 
 
 @register_jitable
@@ -140,7 +137,7 @@ def make_largest(element: Any, wrap: Any) -> Any:
         top = 0.0
         at, left, row = np.uint64(0), np.uint64(n), np.uint64(NORM_LANES)
         if n >= _COMPARE_IN_LANES:
-            lanes = carray(lane_memory(), NORM_LANES, np.float64)
+            lanes = array_at(lane_memory(), NORM_LANES, np.float64)
             for i in range(NORM_LANES):
                 lanes[i] = 0.0
             for _ in range(left // row):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from numadam._minimize.stopping import Tolerances
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """The arguments of `minimize`, validated."""
 
     x: Any

@@ -15,7 +15,7 @@ from numadam._backend import FunctionalStep
 from numadam._core import options as op
 from numadam._core.hyper import LR
 from numadam._core.keywords import FunctionalOptions
-from numadam._core.rule import RuleSpec
+from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import is_float32
 from numadam._optimizer.dispatch import backend_for
 from numadam._settings.bounds import OPEN, leaf_bounds
@@ -70,11 +70,11 @@ def _products(settings: Settings, t: int) -> tuple[float, ...]:
     if done > t - 1:
         done, q = 0, (1.0,) * len(plan.products)
     if done < t - 1:
-        kind, single = plan.rule.product_type, is_float32(plan.real)
-        c, absent = plan.rule.hyper_type(*row), [None] * (len(kind._fields) - len(q))
+        kind, single = named("Products", plan.products), is_float32(plan.real)
+        c = plan.rule.hyper_type(*row)
         for step in range(done + 1, t):
-            q = plan.advance(c, kind(*q, *absent), float(step), single)[: len(q)]
-    _memory[key] = t - 1, q
+            q = plan.advance(c, kind(*q), float(step), single)
+    _memory[key] = t - 1, tuple(q)
     for old in list(_memory)[: max(0, len(_memory) - _REMEMBERED)]:
         _memory.pop(old, None)
     return q

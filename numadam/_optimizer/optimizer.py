@@ -165,28 +165,36 @@ class Optimizer(OptimizerBase):
         Steps of one optimiser from several threads wait for each other.
         """
         with self._lock:
-            tree = self._tree
-            if grads is None:
-                leaves = self._own_gradients()
+            rate, one = self._settings.constant_rate, self._tree.is_leaf and grads is not None
+            if one and params is None and out is None and lr is None and rate is not None:
+                # 0.1 us less than the other way
+                went = self._backend.step_one(grads, rate)
             else:
-                leaves = (grads,) if tree.is_leaf else tree.flatten(grads, "grads")
-            if params is None and not tree.is_leaf:
-                self._refuse_replaced(self._params, self._given, "params")
-            rate = self._settings.constant_rate
-            if lr is not None or rate is None:
-                rate = self._rate(lr)
-            if params is None and out is None:
-                went = self._backend.step(leaves, rate)
-            else:
-                self._refuse_elsewhere("params" if out is None else "out")
-                went = self._backend.step(
-                    leaves,
-                    rate,
-                    None if params is None else tree.flatten(params, "params"),
-                    None if out is None else tree.flatten(out, "out"),
-                )
+                went = self._step(grads, params, lr, out)
             if not went:
                 self._not_finite()
+
+    def _step(self, grads: Any, params: Any, lr: float | None, out: Any) -> bool:
+        """Any step; False where the guard stopped it."""
+        tree = self._tree
+        if grads is None:
+            leaves = self._own_gradients()
+        else:
+            leaves = tree.flatten(grads, "grads")
+        if params is None and not tree.is_leaf:
+            self._refuse_replaced(self._params, self._given, "params")
+        rate = self._settings.constant_rate
+        if lr is not None or rate is None:
+            rate = self._rate(lr)
+        if params is None and out is None:
+            return self._backend.step(leaves, rate)
+        self._refuse_elsewhere("params" if out is None else "out")
+        return self._backend.step(
+            leaves,
+            rate,
+            None if params is None else tree.flatten(params, "params"),
+            None if out is None else tree.flatten(out, "out"),
+        )
 
     def flush(self) -> bool:
         """Take a step with the mean of the gradients that `accumulate` has added so far.

@@ -77,7 +77,11 @@ class Settings:
         dtype = np.dtype(leaves[0].dtype.type) if leaves else np.dtype(float)
         self.plan = self._plan(dtype, pairs, scalar_box, overrides)
         _check_plan(self.plan, options)
-        self._boxes: list[Pair] = [self._rounded(pair) for pair in boxes]
+        ends = np.array(OPEN, self.plan.real)
+        open_box = ends[0], ends[1]  # rounding them would take a tenth of all this
+        self._boxes: list[Pair] = [
+            open_box if pair == OPEN else self._rounded(pair) for pair in boxes
+        ]
         self.schedules = self._find_schedules()
         self.control = np.array(list(map(self._control_row, self._overrides, self._boxes)))
         self._fill_per_element(leaves, overrides, pairs)
@@ -118,7 +122,7 @@ class Settings:
             average=options["ema"] is not None,
             master=options["master"],
             norm=self._norm(),
-            like=options["like"] if options["like"] in rule.scalars_like else "",
+            like=options["like"] if rule.differs_like(options["like"]) else "",
             squares=rule.modulus(options) or (),
             modulus=dtype.kind == "c" and options["complex_form"] == "modulus",
         )

@@ -8,12 +8,22 @@ from importlib import import_module
 
 import numpy as np
 
-from numadam.bench import peers, processes
+from numadam.bench import option_peers, peers, processes
 from numadam.bench.case import Case, Prepare, pair
 from numadam.bench.cli import TABLES
 from numadam.bench.measure import Side
+from numadam.bench.minimize_cases import MINIMIZE_CASES
 
-_SIZES = {"50M": 50_000_000, "10M": 10_000_000, "1M": 1_000_000, "100k": 100_000, "1000": 1_000}
+_SIZES = {
+    "50M": 50_000_000,
+    "10M": 10_000_000,
+    "5M": 5_000_000,
+    "1M": 1_000_000,
+    "500k": 500_000,
+    "100k": 100_000,
+    "10k": 10_000,
+    "1000": 1_000,
+}
 
 
 def _steps(
@@ -63,13 +73,38 @@ def _seconds(name: str, what: str, target: float, prepare: Prepare) -> Case:
     return Case(name, what, target, prepare, unit="s")
 
 
+def _under_workqueue(size: str, target: float) -> Case:
+    """A step against torch where Numba has no threading layer that is safe."""
+    return Case(
+        f"workqueue-{size}",
+        f"a step of {size} under Numba's workqueue layer / torch fused",
+        target,
+        lambda: processes.under_layer("workqueue", f"torch-{size}"),
+        needs=_TORCH,
+    )
+
+
+def _usual(n: int) -> Prepare:
+    return pair(
+        functools.partial(option_peers.usual, n), functools.partial(option_peers.torch_usual, n)
+    )
+
+
+def _first_step(name: str, what: str, target: float, cold: bool) -> Case:
+    start = f"process start to the end of the first step of 1000 elements, {what} cache"
+    title = f"{start} / a process that imports torch and takes a fused step"
+    return Case(name, title, target, lambda: processes.first_step(cold, 1000), needs=_TORCH)
+
+
 _ONE = functools.partial(peers.step, 100_000)
 _THOUSAND = functools.partial(peers.many, 1000, 1000, "same")
 _TORCH = ("torch",)
-_TO_TORCH = {"50M": 1.0, "10M": 1.0, "1M": 0.65, "100k": 0.35, "1000": 0.06}
+_TO_TORCH = {"50M": 1.0, "10M": 1.0, "1M": 0.65, "100k": 0.35, "10k": 0.12, "1000": 0.05}
+_TO_ROOFLINE = {"50M": 1.05, "10M": 1.05, "5M": 1.05, "1M": 1.1, "500k": 1.1, "100k": 1.1}
+_USUAL = "clip by norm, AdamW and EMA of {} / torch: clip_grad_norm_, fused AdamW, lerp_"
 
 CASES = (
-    *_steps("roofline", peers.roofline, "4R3W roofline", {"50M": 1.05, "10M": 1.05}),
+    *_steps("roofline", peers.roofline, "4R3W roofline", _TO_ROOFLINE),
     Case(
         "roofline-10M-float64",
         "a step of 10M float64 / its roofline",
@@ -98,23 +133,18 @@ CASES = (
     _memory("peak", "bytes that a step has at most", 1000, _ONE),
     _memory("net-many", "the same, 1000 arrays", 0, _THOUSAND),
     _memory("peak-many", "the same, 1000 arrays", 1000, _THOUSAND),
-    _seconds(
-        "first-step-warm",
-        "process start to the end of the first step, warm cache",
-        0.6,
-        lambda: processes.first_step(cold=False),
-    ),
-    _seconds(
-        "first-step-cold-1000",
-        "the same for 1000 elements, cold cache",
-        4.0,
-        lambda: processes.first_step(cold=True, n=1000),
-    ),
+    Case("usual-20M", _USUAL.format("20M"), 0.8, _usual(20_000_000), needs=_TORCH),
+    Case("usual-1M", _USUAL.format("1M"), 0.45, _usual(1_000_000), needs=_TORCH),
+    Case("usual-10k", _USUAL.format("10k"), 0.15, _usual(10_000), needs=_TORCH),
+    _under_workqueue("10M", 1.0),
+    _under_workqueue("1M", 0.8),
+    _first_step("first-step-cold-1000", "cold", 1.3, cold=True),
+    _first_step("first-step-warm", "warm", 0.25, cold=False),
     _seconds(
         "first-step-cold-1M",
-        "the same for 1M elements: compiles the serial and the parallel loop",
+        "process start to the end of the first step of 1M elements, cold cache: the parallel loop",
         4.0,
-        lambda: processes.first_step(cold=True),
+        lambda: processes.first_step(cold=True, n=1_000_000, against_torch=False),
     ),
     _seconds(
         "import",
@@ -123,6 +153,9 @@ CASES = (
         lambda: processes.import_time,
     ),
 )
+
+#: What a change of the CPU's code is judged by.
+TARGETS = (*CASES, *MINIMIZE_CASES)
 
 
 def named(name: str) -> Case:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 LAYERS = ("tbb", "omp", "workqueue")
 #: Tables besides that of the sizes: module, name in it, and the help of their option.
 TABLES = {
-    "targets": ("cases", "CASES", "the cases that have a target"),
+    "targets": ("cases", "TARGETS", "every target of the CPU: steps, starts, minimisations"),
     "options": ("option_cases", "OPTION_CASES", "every option and rule against the plain step"),
     "minimize": ("minimize_cases", "MINIMIZE_CASES", "minimize and minimize_many"),
     "gpu": (
@@ -29,7 +28,6 @@ TABLES = {
     ),
 }
 _PAIRS, _QUICK_PAIRS = 15, 5
-_VARIABLE = "NUMBA_THREADING_LAYER"
 _PROBE = "from numadam._jit import threads; print(threads.layer())"
 
 
@@ -129,12 +127,14 @@ def _check_plot(args: argparse.Namespace, cases: list[Case] | None) -> str:
 
 
 def _run_here(args: argparse.Namespace, cases: list[Case] | None) -> dict[str, Any]:
-    from numadam.bench import report
+    from numadam.bench import machine, report
 
-    about = report.machine()
-    print(report.introduction(about), flush=True)
+    about = machine.machine()
+    print(machine.introduction(about), flush=True)
     if cases is None:
         return {"machine": about, "sizes": _run_sizes(args)}
+    if not args.gpu:
+        print(machine.compared(about), flush=True)
     print("", report.head(), sep="\n", flush=True)
     rows = []
     for case in cases:
@@ -189,19 +189,13 @@ def run_case(case: Case, quick: bool, wait: float = 0.0) -> Row:
             return best
 
 
-def _environment(layer: str) -> dict[str, str]:
-    """The environment in which Numba takes this layer."""
-    environment = {key: value for key, value in os.environ.items() if key != _VARIABLE}
-    if layer != "tbb":  # numadam itself finds the tbb wheel, but only where nobody has chosen
-        environment[_VARIABLE] = layer
-    return environment
-
-
 def _run_layers(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Run this program again under each layer; the tables of those that exist here."""
+    from numadam.bench.processes import layer_environment
+
     tables = []
     for layer in LAYERS if args.layer == "all" else (args.layer,):
-        environment = _environment(layer)
+        environment = layer_environment(layer)
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE],
             env=environment,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from numadam.bench import measure
+from numadam.bench import measure, processes
 from numadam.bench import minimize_peers as mp
 from numadam.bench.case import Case, Prepare
 from numadam.bench.measure import Figure, Side
 
-_ROSEN, _NUMPY = 500_000, 5_000
+_ROSEN, _NUMPY = 300_000, 3_000
 
 
 def _of(measuring: Callable[[int], Figure]) -> Prepare:
@@ -30,7 +30,8 @@ _JAX = ("jax", "optax")
 MINIMIZE_CASES = (
     Case(
         "rosen-numpy",
-        "compiled Rosenbrock, n=2, stop tests and best x on / a NumPy loop on the same objective",
+        "compiled Rosenbrock, n=2, 300,000 iterations, stop tests and best x on / a NumPy loop on "
+        "the same objective",
         0.015,
         _against(
             mp.compiled(_ROSEN, True),
@@ -42,28 +43,34 @@ MINIMIZE_CASES = (
     Case(
         "rosen-jax",
         "the same / JAX fori_loop with optax, which has no tests",
-        1.6,
+        0.9,
         _against(mp.compiled(_ROSEN, True), functools.partial(mp.jax_loop, _ROSEN)),
         needs=_JAX,
     ),
     Case(
         "rosen-jax-bare",
         "the same, tests off / JAX fori_loop with optax",
-        1.1,
+        0.8,
         _against(mp.compiled(_ROSEN, False), functools.partial(mp.jax_loop, _ROSEN)),
         needs=_JAX,
     ),
     Case(
+        "rosen-jax-1000",
+        "the whole call with 1000 iterations, tests on / JAX's whole call",
+        2.0,
+        _against(mp.compiled(1000, True), functools.partial(mp.jax_loop, 1000)),
+        needs=_JAX,
+    ),
+    Case(
         "overhead-python",
-        "an iteration of minimize beyond an objective in Python, n=10",
-        4e-6,
-        _of(mp.median_overhead),
-        unit="s",
+        "an iteration of minimize beyond an objective in Python, n=10 / a NumPy Adam update of it",
+        0.4,
+        _of(mp.overhead),
     ),
     Case(
         "many-jax",
         "minimize_many, 10,000 problems of n=2, 1000 iterations, no stop / jax.vmap(optax)",
-        1.0,
+        0.5,
         _against(
             mp.many(10_000, 1000),
             lambda: mp.jax_loop(1000, mp.starts(10_000)),
@@ -73,7 +80,7 @@ MINIMIZE_CASES = (
     Case(
         "many-stops-jax",
         "the same with stops after 100 to 1000 iterations / jax.vmap(optax)",
-        0.5,
+        0.35,
         _against(
             mp.many_stops(10_000),
             lambda: mp.jax_loop(1000, mp.starts(10_000)),
@@ -82,9 +89,16 @@ MINIMIZE_CASES = (
     ),
     Case(
         "many-cost",
-        "one more problem at 10^3 to 10^6 problems, 200 iterations: the dearest / the cheapest",
-        1.1,
+        "one more problem, 200 iterations: at 10^6 problems / at 10^3",
+        1.15,
         _of(mp.cost_of_one_more),
         quick=False,
+    ),
+    Case(
+        "many-first",
+        "the first minimize_many with a new objective, after the imports, warm cache",
+        0.4,
+        _of(processes.first_many),
+        unit="s",
     ),
 )

@@ -83,12 +83,6 @@ def _option(name: str, rule: str, options: Mapping[str, Any], what: str) -> Case
     return Case(f"{name}-10M", what, _TARGET, _against_plain(rule, options), needs=needs)
 
 
-def _usual(n: int) -> Prepare:
-    return pair(
-        functools.partial(option_peers.usual, n), functools.partial(option_peers.torch_usual, n)
-    )
-
-
 def _states(n: int) -> Prepare:
     def side(**options: Any) -> Side:
         return option_peers.option(n, "Adam", options)[0]
@@ -99,8 +93,6 @@ def _states(n: int) -> Prepare:
 def _rows() -> Callable[[int], Figure]:
     return functools.partial(measure.ratio, *option_peers.embedding(1_000_000, 64, 0.01))
 
-
-_USUAL = "clip by norm, AdamW and EMA of {} / torch: clip_grad_norm_, fused AdamW, lerp_"
 
 OPTION_CASES = (
     *(
@@ -122,9 +114,6 @@ OPTION_CASES = (
         _option(f"rule-{name}", rule, options, f"a step of {name} / Adam, by bytes")
         for name, (rule, options) in VARIANTS.items()
     ),
-    Case("usual-20M", _USUAL.format("20M"), 0.8, _usual(20_000_000), needs=("torch",)),
-    Case("usual-1M", _USUAL.format("1M"), 0.45, _usual(1_000_000), needs=("torch",)),
-    Case("usual-10k", _USUAL.format("10k"), 0.15, _usual(10_000), needs=("torch",)),
     Case(
         "idle-1M",
         "a step after 5000 zero gradients / one with random ones",

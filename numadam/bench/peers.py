@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -15,6 +15,7 @@ import numadam
 from numadam._core.parts import parts_of
 from numadam._jit import threads
 from numadam.bench.measure import Side
+from numadam.bench.roofline import Roofline
 
 #: How a module is called by people.
 TITLES = {"torch": "torch", "deepspeed": "DeepSpeed"}
@@ -43,23 +44,9 @@ def step(n: int, dtype: Any = np.float32) -> Side:
     return functools.partial(numadam.Adam(params, lr=_LR).step, grads)
 
 
-def _stream(p: Any, g: Any, m: Any, v: Any) -> None:
-    for i in numba.prange(p.size):
-        p[i] = p[i] + g[i]
-        m[i] = m[i] + g[i]
-        v[i] = v[i] + g[i]
-
-
-@functools.cache
-def _stream_kernel() -> Callable[..., None]:
-    threads.layer()  # numadam's choice of the layer comes first
-    return numba.njit(parallel=True, error_model="numpy")(_stream)  # type: ignore[no-any-return]  # untyped peer
-
-
 def roofline(n: int, dtype: Any = np.float32) -> Side:
-    """The memory traffic of a step and no more: 4 reads, 3 writes, one addition a stream."""
-    p, g, m, v = (values(n, dtype, seed) for seed in range(4))
-    return functools.partial(_stream_kernel(), p, g, m, v)
+    """The memory traffic of a step and no more."""
+    return Roofline(values(n, dtype), values(n, dtype, 1))
 
 
 def numpy_adam(n: int, dtype: Any = np.float32) -> Side:

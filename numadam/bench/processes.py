@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,29 @@ import numadam
 params, grads = np.zeros({n}, np.float32), np.ones({n}, np.float32)
 numadam.Adam(params).step(grads)
 """
+_TORCH_STEP = """
+import torch
+parameter = torch.zeros({n}, requires_grad=True)
+parameter.grad = torch.ones({n})
+torch.optim.Adam([parameter], fused=True).step()
+"""
+#: A minimisation whose objective no process has seen before, after all imports.
+_FIRST_MANY = """
+import time
+import numba
+import numpy as np
+from numadam import minimize_many
+
+@numba.njit
+def fun(x, g):
+    a, b = x[1] - x[0] * x[0], {new:.17g} - x[0]
+    g[0], g[1] = -400.0 * a * x[0] - 2.0 * b, 200.0 * a
+    return 100.0 * a * a + b * b
+
+start = time.monotonic()
+minimize_many(fun, np.zeros((1000, 2)), maxiter=10)
+print(time.monotonic() - start)
+"""
 _NOW = "import time; print(time.monotonic())"
 _IMPORT = """
 import time
@@ -29,6 +53,37 @@ start = time.monotonic()
 import numadam
 print(time.monotonic() - start)
 """
+_LAYER = "NUMBA_THREADING_LAYER"
+
+
+def layer_environment(layer: str) -> dict[str, str]:
+    """The environment in which Numba takes this threading layer."""
+    environment = {key: value for key, value in os.environ.items() if key != _LAYER}
+    if layer != "tbb":  # numadam itself finds the tbb wheel, but only where nobody has chosen
+        environment[_LAYER] = layer
+    return environment
+
+
+def under_layer(layer: str, name: str) -> Callable[[int], Figure]:
+    """Measure the case `name` in a process of its own that has this threading layer."""
+
+    def measure(pairs: int) -> Figure:
+        source = (
+            "from numadam.bench.cases import named; import dataclasses, json; "
+            f"print(json.dumps(dataclasses.asdict(named({name!r}).prepare()({pairs}))))"
+        )
+        return Figure(**json.loads(_output(source, layer_environment(layer))))
+
+    return measure
+
+
+def _output(source: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", source], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"a benchmark process failed: {done.stderr.strip()}")
+    return done.stdout.strip().split("\n")[-1]
 
 
 def run_python(source: str, cache: str | None = None) -> float:
@@ -36,34 +91,48 @@ def run_python(source: str, cache: str | None = None) -> float:
     environment = dict(os.environ)
     if cache is not None:
         environment["NUMBA_CACHE_DIR"] = cache
-    done = subprocess.run(
-        [sys.executable, "-c", source], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"a benchmark process failed: {done.stderr.strip()}")
-    return float(done.stdout.split()[-1])
+    return float(_output(source, environment).split()[-1])
 
 
-def _first_step(n: int, cache: str) -> float:
+def _whole(program: str, cache: str | None = None) -> float:
+    """Seconds from the start of a process to the end of its program."""
     # the monotonic clock is one for all processes of the machine
     start = time.monotonic()
-    return run_python(FIRST_STEP.format(n=n) + _NOW, cache) - start
+    return run_python(program + _NOW, cache) - start
 
 
-def first_step(cold: bool, n: int = 1_000_000) -> Callable[[int], Figure]:
-    """Seconds from process start to the end of the first step, with an empty or a full cache."""
+def first_step(cold: bool, n: int, against_torch: bool = True) -> Callable[[int], Figure]:
+    """Process start to the end of the first step / the same for torch's fused step, or seconds.
+
+    Ours has an empty or a full cache of compiled loops.
+    """
+    program, peer = FIRST_STEP.format(n=n), _TORCH_STEP.format(n=n)
 
     def measure(pairs: int) -> Figure:
+        ours, theirs = [], []
         with tempfile.TemporaryDirectory() as folder:
-            places = [str(Path(folder) / str(k)) for k in range(max(1, pairs // 5))]
-            if cold:
-                seconds = [_first_step(n, place) for place in places]
-            else:
-                _first_step(n, places[0])  # fills the cache
-                seconds = [_first_step(n, places[0]) for _ in range(pairs)]
-        return Figure(median(seconds))
+            if not cold:
+                _whole(program, folder)  # fills the cache
+            if against_torch:
+                _whole(peer)  # reads torch's files from the disk
+            for k in range(min(pairs, 3 if cold else 5)):
+                ours.append(_whole(program, str(Path(folder) / str(k)) if cold else folder))
+                if against_torch:
+                    theirs.append(_whole(peer))
+        if not against_torch:
+            return Figure(median(ours))
+        value = median(a / b for a, b in zip(ours, theirs, strict=True))
+        return Figure(value, median(ours), median(theirs))
 
     return measure
+
+
+def first_many(pairs: int) -> Figure:
+    """Seconds of the first `minimize_many` with a new objective, the loops being on the disk."""
+    seconds = [
+        run_python(_FIRST_MANY.format(new=1.0 + time.time() % 1)) for _ in range(1 + min(pairs, 5))
+    ]
+    return Figure(median(seconds[1:]))  # the first process may have filled the cache
 
 
 def import_time(pairs: int) -> Figure:

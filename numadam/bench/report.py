@@ -1,11 +1,7 @@
-"""Output of the benchmarks: the table, and the machine on which it was measured."""
+"""Output of the benchmarks: the table of cases."""
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,9 +9,7 @@ from typing import Any
 from numadam.bench.case import Case
 from numadam.bench.measure import Figure
 from numadam.bench.noise import LIMIT
-from numadam.info import cpu, gpu
 
-_GPU = ("numba-cuda", "cupy-cuda12x", "cupy-cuda13x")
 _HEADS = ("case", "ours", "theirs", "value", "target", "met", "busy", "what")
 
 
@@ -99,37 +93,3 @@ def line(entries: Sequence[str]) -> str:
 def head() -> str:
     """Return the first two lines of the table."""
     return line(_HEADS) + "\n|" + "---|" * len(_HEADS)
-
-
-def machine() -> dict[str, Any]:
-    """The machine and the versions of a table."""
-    import numba
-
-    from numadam._jit import threads
-
-    layer = threads.layer()  # first: asking for the number of threads makes Numba choose, too
-    versions = {"python": platform.python_version()}
-    for name in ("numadam", "numpy", "numba", "tbb", "torch", "deepspeed", "jax", "optax", *_GPU):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": cpu(),
-        "gpu": gpu(),
-        "cores": os.cpu_count(),
-        "threads": numba.get_num_threads(),
-        "layer": layer,
-        "system": platform.system(),
-        "versions": versions,
-    }
-
-
-def introduction(about: dict[str, Any]) -> str:
-    """Return the machine in two lines."""
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return (
-        f"{about['date']}, {about['processor']}, {about['cores']} cores, {about['system']}, "
-        f"{about['threads']} threads, layer {about['layer']}, GPU: {about['gpu']}\n{versions}"
-    )

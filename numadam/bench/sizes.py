@@ -13,7 +13,10 @@ from numadam.bench.measure import Side
 from numadam.bench.peers import Unavailable
 from numadam.bench.report import seconds
 
-SIZES = (1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
+SIZES = (
+    *(1, 10, 100, 1000, 10_000, 50_000, 100_000, 500_000),
+    *(1_000_000, 5_000_000, 10_000_000, 50_000_000),
+)
 _QUICK = 1_000_000
 #: Bytes of an element that all sides together hold and make on their way.
 _BYTES = 140
@@ -31,7 +34,7 @@ SIDES: dict[str, Callable[[int], Side]] = {
 }
 LEGEND = (
     "float32, one array. Each cell: the time of a step, and in brackets numadam's time over it.\n"
-    "roofline: the memory traffic of a step, 4 reads and 3 writes, and one addition a stream."
+    "roofline: the memory traffic of a step and one addition a stream, in its parts and threads."
 )
 
 

@@ -8,6 +8,7 @@ of any layout is here.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -19,6 +20,7 @@ from numadam._core.docstrings import fill
 from numadam._core.element import put, whole_step
 from numadam._core.formula import make_element
 from numadam._core.plan import STATE_SLOTS
+from numadam._core.powers import make_power
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import loop_scalars
 from numadam._jit.cache import source_stamp
@@ -65,11 +67,34 @@ def _make_losing(wrap: Any) -> Any:
     return wrap(losing)
 
 
-def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
-    """``scalars(own, q, t, lr, weight_decay) -> h``: all that an element needs, in float64.
+def _make_powers(places: tuple[int, ...], wrap: Any) -> Any:
+    """``powers(own, t)``: a tuple of the powers of the hyperparameters at these places."""
+    if not places:
+        return wrap(_no_powers)
+    place, power, rest = places[0], make_power(wrap), _make_powers(places[1:], wrap)
 
-    `own` are the rule's hyperparameters, and `q` the running products before the step, by name.
+    def powers(own, t):
+        beta = own[place]
+        if 0.0 <= beta <= 1.0:
+            return (power(beta, t, None, 0), *rest(own, t))
+        return (math.pow(beta, t), *rest(own, t))  # not checked here, so whatever it is
+
+    return wrap(powers)
+
+
+def _no_powers(own, t):
+    return ()
+
+
+def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
+    """``scalars(own, products, t, lr, weight_decay) -> h``: all that an element needs, in float64.
+
+    `own` are the rule's hyperparameters by name, and `products` those of its own that `advance`
+    forms, up to the step.
     """
+    names = [hyper.name for hyper in rule.hypers]
+    powers, kind = _make_powers(tuple(map(names.index, rule.powers)), wrap), rule.product_type
+    product_class = named("Products", ()) if kind is None else kind
     switches = tuple(float(entry(options)) for entry in rule.control.values())
     row = op.row(rule, options, 0.0)[: op.RULE]
     place = op.COLUMN.weight_decay
@@ -77,11 +102,12 @@ def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
     of_rule, of_loop = wrap(rule.scalars), wrap(loop_scalars)
     shared, hypers = op.ControlRow, rule.hyper_type
 
-    def scalars(own, q, t, lr, weight_decay):
+    def scalars(own, products, t, lr, weight_decay):
         if t < 1:
             raise ValueError("t: expected the number of this step, 1 at the first.")
-        rate, decay = np.float64(lr), np.float64(weight_decay)
-        c, row = hypers(*(plain(doubles(own)) + switches)), shared(*(before + (decay,) + after))
+        rate, decay, numbers = np.float64(lr), np.float64(weight_decay), plain(doubles(own))
+        c, row = hypers(*(numbers + switches)), shared(*(before + (decay,) + after))
+        q = product_class(*(products + powers(numbers, np.float64(t))))
         # the last: whether the arithmetic is in float32, which presets alone ask for
         h = of_rule(c, q, rate, np.float64(t), False)
         return plain(h) + (of_loop(row, rate, 1.0, 1.0, 0.0).lost,)
@@ -89,13 +115,11 @@ def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
     return wrap(scalars)
 
 
-def _make_without_products(rule: RuleSpec, scalars: Any, wrap: Any) -> Any:
+def _make_without_products(scalars: Any, wrap: Any) -> Any:
     """``scalars(own, t, lr, weight_decay) -> h``, where no product is carried."""
-    kind = rule.product_type
-    nothing = None if kind is None else kind(*[None] * len(kind._fields))
 
     def without(own, t, lr, weight_decay):
-        return scalars(own, nothing, t, lr, weight_decay)
+        return scalars(own, (), t, lr, weight_decay)
 
     return wrap(without)
 
@@ -192,7 +216,7 @@ def kit(cls: Any) -> Kit:
     same, element = _make_element(rule, options, jit_once)
     return Kit(
         named("Hypers", tuple(hyper.name for hyper in rule.hypers)),
-        _make_without_products(rule, scalars, jit_once),
+        _make_without_products(scalars, jit_once),
         element,
         _make_walk(rule, same, jit_once),
         scalars,

@@ -48,7 +48,7 @@ def nadam_product(
     0.45
     """
     own = _Hypers(beta1=beta1, beta2=0.0, eps=0.0, momentum_decay=momentum_decay)
-    before = Products(mu_product=np.float64(mu_product), beta2_product=None)
+    before = Products(mu_product=np.float64(mu_product))
     return _advance(doubles(own), before, np.float64(t), False).mu_product
 
 
@@ -98,11 +98,11 @@ def nadam_scalars(
     """
     own = _Hypers(beta1=beta1, beta2=beta2, eps=eps, momentum_decay=momentum_decay)
     if mu_product is None:
-        product = _product_before(t, beta1, momentum_decay)
-        before = Products(mu_product=product, beta2_product=None)
-        return _scalars(own, before, t, lr, weight_decay)
-    before = Products(mu_product=np.float64(mu_product), beta2_product=None)
-    return _scalars(own, before, t, lr, weight_decay)
+        before = _product_before(t, beta1, momentum_decay)
+        product = nadam_product(t, before, beta1, momentum_decay)
+    else:
+        product = nadam_product(t, mu_product, beta1, momentum_decay)
+    return _scalars(own, (product,), t, lr, weight_decay)
 
 
 @compiled

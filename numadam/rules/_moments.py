@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +28,8 @@ class AdamScalars(NamedTuple):
 class Powers(NamedTuple):
     """Products of the betas over the steps, where they are no powers."""
 
-    beta1_product: float | None
-    beta2_product: float | None
+    beta1_product: float
+    beta2_product: float
 
 
 def adam_formula(lerp: bool, textbook: bool, nesterov: bool, vhat: bool) -> Callable[..., Any]:
@@ -82,31 +82,18 @@ def f32(x):
     return np.float64(np.float32(x))
 
 
-def changing(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """The powers of the betas as running products, where the betas change and have no powers."""
-    return Powers._fields if callable(options["beta1"]) or callable(options["beta2"]) else ()
-
-
 @register_jitable
-def to_power(beta, t):
-    """beta^t; 0 where ``1 - beta^t`` is 1 anyway: beta^t < exp(-(1 - beta) t) < exp(-60).
+def libm_power(beta: float, t: float) -> float:
+    """beta^t as Python has it, for presets that repeat a library bit for bit.
 
-    `math.pow` takes 16 ns, and 40 where it underflows.
+    0 where ``1 - beta^t`` is 1 anyway, since beta^t < exp(-(1 - beta) t).
     """
     return 0.0 if (1.0 - beta) * t > 60.0 else math.pow(beta, t)
 
 
-@register_jitable
-def power(product, beta, t):
-    """beta^t, or the product of a beta that changes: `product` is that before step t, or None."""
-    if product is None:
-        return to_power(beta, t)
-    return product * beta
-
-
-def advance(c: Any, q: Any, t: float, is_float32: bool) -> Powers:
-    """The products of betas that change."""
-    return Powers(q.beta1_product * c.beta1, q.beta2_product * c.beta2)
+def keras_power(beta: float, t: float) -> float:
+    """Keras rounds the betas to float32."""
+    return libm_power(f32(beta), t)
 
 
 def adam_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
@@ -117,8 +104,8 @@ def adam_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamS
     """
     c1 = c2 = c1_next = 1.0
     if c.corrected != 0.0:
-        power1, power2 = power(q.beta1_product, c.beta1, t), power(q.beta2_product, c.beta2, t)
-        c1, c2, c1_next = 1.0 - power1, 1.0 - power2, 1.0 - power1 * c.beta1
+        c1, c2 = 1.0 - q.beta1_product, 1.0 - q.beta2_product
+        c1_next = 1.0 - q.beta1_product * c.beta1
     root = math.sqrt(c2)
     s, e, root_e, look = lr * root / c1, c.eps, c.eps_root, 0.0
     if c.textbook != 0.0:
@@ -166,9 +153,8 @@ def _as_keras(b1, a1, b2, a2, c1, c2, lr, e, root_e, nesterov, is_float32):
 
 
 def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
-    """Keras takes the powers of betas that were rounded to float32; 1 - beta is exact."""
-    b1, b2 = c.beta1, c.beta2
-    p1, p2 = keras_power(q.beta1_product, b1, t), keras_power(q.beta2_product, b2, t)
+    """Keras rounds the corrections where the arrays are float32; 1 - beta is exact."""
+    b1, b2, p1, p2 = c.beta1, c.beta2, q.beta1_product, q.beta2_product
     c1, c2 = 1.0 - p1, 1.0 - p2
     if is_float32:
         c1, c2 = f32(1.0 - f32(p1)), f32(1.0 - f32(p2))
@@ -178,18 +164,10 @@ def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Adam
     return _as_keras(b1, a1, b2, a2, c1, c2, lr, c.eps, c.eps_root, c.nesterov, is_float32)
 
 
-@register_jitable
-def keras_power(product, beta, t):
-    """As `power`, of a beta that was rounded to float32."""
-    if product is None:
-        return to_power(f32(beta), t)
-    return product * beta
-
-
 def tf1_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
     """TensorFlow 1 holds all hyperparameters in float32, and the powers as running products."""
     b1, b2 = f32(c.beta1), f32(c.beta2)
-    c1, c2 = 1.0 - f32(q.beta1_product * b1), 1.0 - f32(q.beta2_product * b2)
+    c1, c2 = 1.0 - q.beta1_product, 1.0 - q.beta2_product
     a1, a2 = 1.0 - b1, 1.0 - b2
     if is_float32:
         c1, c2, a1, a2 = f32(c1), f32(c2), f32(a1), f32(a2)

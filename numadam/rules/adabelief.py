@@ -11,7 +11,6 @@ from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, hyper
-from numadam.rules._moments import advance, changing, power
 
 
 class Scalars(NamedTuple):
@@ -44,14 +43,13 @@ def formula() -> Callable[..., Any]:
 
 def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """Bias corrections as in Adam, multiplied through by sqrt(1 - beta2^t)."""
-    power1, power2 = power(q.beta1_product, c.beta1, t), power(q.beta2_product, c.beta2, t)
-    root = math.sqrt(1.0 - power2)
+    root = math.sqrt(1.0 - q.beta2_product)
     return Scalars(
         beta1=c.beta1,
         alpha1=1.0 - c.beta1,
         beta2=c.beta2,
         alpha2=1.0 - c.beta2,
-        s=lr * root / (1.0 - power1),
+        s=lr * root / (1.0 - q.beta1_product),
         e=c.eps * root,
         root_e=c.eps_root,
     )
@@ -64,8 +62,7 @@ ADABELIEF = RuleSpec(
     formula=formula,
     scalars=scalars,
     decoupled=True,
-    products=changing,
-    advance=advance,
+    powers=("beta1", "beta2"),
     presets={
         "optax": {"eps": 1e-16, "eps_root": 1e-16, "complex_form": "modulus"},
     },

@@ -11,21 +11,15 @@ from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
 from numadam.rules._moments import (
-    Powers,
     adam_formula,
     adam_scalars,
-    advance,
     amsgrad_by_array,
-    changing,
+    keras_power,
     keras_scalars,
+    libm_power,
     tf1_advance,
     tf1_scalars,
 )
-
-
-def products(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """The powers of the betas, where they are no powers: betas that change, and TensorFlow 1."""
-    return Powers._fields if options["like"] == "tf1" else changing(options)
 
 
 def variant(options: Mapping[str, Any]) -> dict[str, bool]:
@@ -83,10 +77,10 @@ ADAM = RuleSpec(
         "nesterov": lambda options: options["nesterov"],
     },
     refuse=refuse,
-    products=products,
-    advance=advance,
+    powers=("beta1", "beta2"),
     scalars_like={"keras": keras_scalars, "tf1": tf1_scalars},
     advance_like={"tf1": tf1_advance},
+    power_like={"keras": keras_power, "numpy": libm_power, "sklearn": libm_power},
     modulus=("v", "vmax"),
     presets={
         "torch": {"lr": 1e-3, "eps": 1e-8},

@@ -12,7 +12,7 @@ from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
-from numadam.rules._moments import f32, keras_power, power
+from numadam.rules._moments import f32, keras_power
 
 
 class Scalars(NamedTuple):
@@ -24,12 +24,6 @@ class Scalars(NamedTuple):
     s: float  # lr / (1 - beta1^t)
     inner: float  # eps where it is added to |g|, else 0
     outer: float  # eps where it is added to u, else 0
-
-
-class Products(NamedTuple):
-    """The product over the steps of a beta1 that changes."""
-
-    beta1_product: float | None
 
 
 def formula() -> Callable[..., Any]:
@@ -63,23 +57,13 @@ def _with_eps(c, c1, lr):
 
 def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """The correction of m, and eps where its form has it."""
-    return _with_eps(c, 1.0 - power(q.beta1_product, c.beta1, t), lr)
+    return _with_eps(c, 1.0 - q.beta1_product, lr)
 
 
 def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
-    """Keras takes the power of a beta1 that was rounded to float32."""
-    power1 = keras_power(q.beta1_product, c.beta1, t)
+    """Keras rounds the correction where the arrays are float32."""
+    power1 = q.beta1_product
     return _with_eps(c, f32(1.0 - f32(power1)) if is_float32 else 1.0 - power1, lr)
-
-
-def products(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """The power of beta1, where it changes and has none."""
-    return ("beta1_product",) if callable(options["beta1"]) else ()
-
-
-def advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
-    """The product of a beta1 that changes."""
-    return Products(q.beta1_product * c.beta1)
 
 
 def refuse(options: Mapping[str, Any]) -> str:
@@ -98,9 +82,9 @@ ADAMAX = RuleSpec(
     control={"norm": lambda options: options["eps_form"] == "norm"},
     refuse=refuse,
     decoupled=True,
-    products=products,
-    advance=advance,
+    powers=("beta1",),
     scalars_like={"keras": keras_scalars},
+    power_like={"keras": keras_power},
     presets={
         "torch": {"lr": 2e-3, "eps": 1e-8, "eps_form": "norm", "decoupled": False},
         "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "denominator"},

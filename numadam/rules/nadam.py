@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
 from numba.extending import register_jitable
@@ -13,14 +13,13 @@ from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, hyper
-from numadam.rules._moments import AdamScalars, f32, keras_power, power
+from numadam.rules._moments import AdamScalars, f32, keras_power
 
 
 class Products(NamedTuple):
-    """Products over the steps: of the momenta, and of a beta2 that changes."""
+    """The product of the momenta over the steps."""
 
     mu_product: float
-    beta2_product: float | None
 
 
 def formula() -> Callable[..., Any]:
@@ -65,43 +64,26 @@ def _folded(beta1, beta2, mu, mu_next, product, power2, lr, eps):
 
 def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
     """The momenta of this step and the next, and the product up to this one."""
-    decay, power2 = c.momentum_decay, power(q.beta2_product, c.beta2, t)
+    decay = c.momentum_decay
     mu, mu_next = _mu(c.beta1, 0.96, decay, t), _mu(c.beta1, 0.96, decay, t + 1.0)
-    return _folded(c.beta1, c.beta2, mu, mu_next, q.mu_product * mu, power2, lr, c.eps)
-
-
-def torch_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
-    """Torch carries the product in float32."""
-    decay, power2 = c.momentum_decay, power(q.beta2_product, c.beta2, t)
-    mu, mu_next = _mu(c.beta1, 0.96, decay, t), _mu(c.beta1, 0.96, decay, t + 1.0)
-    product = f32(q.mu_product * f32(mu))
-    return _folded(c.beta1, c.beta2, mu, mu_next, product, power2, lr, c.eps)
+    return _folded(c.beta1, c.beta2, mu, mu_next, q.mu_product, q.beta2_product, lr, c.eps)
 
 
 def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
     """Keras rounds betas and base to float32, but not in the product."""
     beta1, beta2, base, decay = f32(c.beta1), f32(c.beta2), f32(0.96), c.momentum_decay
     mu, mu_next = _mu(beta1, base, decay, t), _mu(beta1, base, decay, t + 1.0)
-    product = q.mu_product * _mu(c.beta1, 0.96, decay, t)
-    power2 = keras_power(q.beta2_product, c.beta2, t)
-    return _folded(beta1, beta2, mu, mu_next, product, power2, lr, c.eps)
-
-
-def products(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """The momentum changes at every step: it has a product and no power."""
-    return ("mu_product", "beta2_product") if callable(options["beta2"]) else ("mu_product",)
+    return _folded(beta1, beta2, mu, mu_next, q.mu_product, q.beta2_product, lr, c.eps)
 
 
 def advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
-    """The products with the factors of step t."""
-    mu = _mu(c.beta1, 0.96, c.momentum_decay, t)
-    return Products(q.mu_product * mu, power(q.beta2_product, c.beta2, t))
+    """The momentum changes at every step: it has a product and no power."""
+    return Products(q.mu_product * _mu(c.beta1, 0.96, c.momentum_decay, t))
 
 
 def torch_advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
     """Torch carries the product of the momenta in float32."""
-    mu = f32(_mu(c.beta1, 0.96, c.momentum_decay, t))
-    return Products(f32(q.mu_product * mu), power(q.beta2_product, c.beta2, t))
+    return Products(f32(q.mu_product * f32(_mu(c.beta1, 0.96, c.momentum_decay, t))))
 
 
 NADAM = RuleSpec(
@@ -116,10 +98,11 @@ NADAM = RuleSpec(
     formula=formula,
     scalars=scalars,
     decoupled=True,
-    products=products,
+    powers=("beta2",),
     advance=advance,
-    scalars_like={"torch": torch_scalars, "keras": keras_scalars},
+    scalars_like={"keras": keras_scalars},
     advance_like={"torch": torch_advance},
+    power_like={"keras": keras_power},
     modulus=("v",),
     presets={
         "torch": {"lr": 2e-3, "eps": 1e-8, "momentum_decay": 4e-3, "decoupled": False},

@@ -11,7 +11,6 @@ from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
-from numadam.rules._moments import advance, changing, power
 
 
 class Scalars(NamedTuple):
@@ -49,10 +48,9 @@ THRESHOLD = 5.0
 
 def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     """The step size with the rectification, and whether the root is left out."""
-    power1, power2 = power(q.beta1_product, c.beta1, t), power(q.beta2_product, c.beta2, t)
-    c1, c2 = 1.0 - power1, 1.0 - power2
+    c1, c2 = 1.0 - q.beta1_product, 1.0 - q.beta2_product
     longest = 2.0 / (1.0 - c.beta2) - 1.0
-    rho = longest - 2.0 * t * power2 / c2
+    rho = longest - 2.0 * t * q.beta2_product / c2
     s, e, plain = lr / c1, 0.0, 1.0
     if rho > THRESHOLD:
         root, plain = math.sqrt(c2), 0.0
@@ -86,8 +84,7 @@ RADAM = RuleSpec(
     control={"hat": lambda options: options["eps_form"] == "hat"},
     refuse=refuse,
     decoupled=True,
-    products=changing,
-    advance=advance,
+    powers=("beta1", "beta2"),
     modulus=("v",),
     presets={
         "torch": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat", "decoupled": False},

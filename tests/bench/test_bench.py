@@ -1,13 +1,16 @@
 """The benchmarks: how they time, which cases there are, what they print. No timed assertion."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from numadam.bench import cli, noise, peers, processes, report
+from numadam._jit import threads
+from numadam.bench import cli, machine, minimize_peers, noise, peers, processes, report
 from numadam.bench.case import Case
-from numadam.bench.cases import CASES, named
+from numadam.bench.cases import CASES, TARGETS, named
 from numadam.bench.measure import Figure, ratio, repeats, rounds
 from numadam.bench.option_cases import OPTION_CASES
 
@@ -105,7 +108,7 @@ def test_three_sides_take_turns():
     assert turns == ["aa", "bb", "cc", "cc", "bb", "aa"]
 
 
-ALL = (*CASES, *OPTION_CASES)
+ALL = (*TARGETS, *OPTION_CASES)
 
 
 def test_names_are_different():
@@ -126,9 +129,17 @@ def test_unknown_case_names_the_others():
         named("x")
 
 
+#: Cases that are large, or measured in processes of their own.
+NOT_HERE = re.compile(r"-(5|10|20)M|^workqueue|^first-step")
+
+
 @pytest.mark.parametrize(
     "name",
-    [case.name for case in CASES if case.quick and case.unit == "ratio" and "10M" not in case.name],
+    [
+        case.name
+        for case in CASES
+        if case.quick and case.unit == "ratio" and not NOT_HERE.search(case.name)
+    ],
 )
 def test_both_sides_run(name):
     case = named(name)
@@ -174,9 +185,23 @@ def test_numpy_peer_is_adam():
 
 def test_roofline_reads_four_streams_and_writes_three():
     side = peers.roofline(7)
-    p, g, m, v = (a.copy() for a in side.args)
+    p, g, m, v = (a.copy() for a in side.arrays)
     side()
-    for after, before in zip(side.args, (p + g, g, m + g, v + g), strict=True):
+    for after, before in zip(side.arrays, (p + g, g, m + g, v + g), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_roofline_runs_as_the_step_does(layer, monkeypatch):
+    """In parts and threads of the same number, whatever the layer."""
+    if layer == "workqueue":
+        threads.layer()
+        monkeypatch.setattr(threads, "layer", lambda: "workqueue")
+    monkeypatch.setattr(threads, "wants_parallel", lambda total: True)
+    side = peers.roofline(100_001)
+    p, g, m, v = (a.copy() for a in side.arrays)
+    side()
+    for after, before in zip(side.arrays, (p + g, g, m + g, v + g), strict=True):
         np.testing.assert_array_equal(after, before)
 
 
@@ -195,6 +220,33 @@ def test_memory_of_a_side_that_keeps_and_one_that_does_not():
     assert transient.value == 0
     peak = processes.memory(lambda: len(bytes(10_000)), peak=True)(3)
     assert 10_000 <= peak.value < 12_000
+
+
+def test_case_under_a_layer_is_measured_in_its_own_process():
+    figure = processes.under_layer("workqueue", "numpy-1000")(1)
+    assert figure.value > 0
+    assert figure.ours > 0
+    code = "import os; print(os.environ.get('NUMBA_THREADING_LAYER', 'free'))"
+    for layer, variable in (("workqueue", "workqueue"), ("tbb", "free")):
+        environment = processes.layer_environment(layer)
+        said = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+        assert said.strip() == variable
+
+
+def test_processor_of_the_targets():
+    assert machine.compared(machine.RECORDED).endswith("a processor like this one")
+    other = {**machine.RECORDED, "model": "85", "caches": {"L2": "1024K"}}
+    said = machine.compared(other)
+    assert "met on AMD EPYC (family 25, model 17), 2 cores, L1d 32K, L2 1024K, L3 32768K" in said
+    assert "WARNING: this machine differs (model, caches)" in said
+    about = machine.machine()
+    assert machine.introduction(about).count("\n") == 1
+    assert about["processor"] in machine.introduction(about)
+
+
+def test_overhead_is_what_an_iteration_adds():
+    figure = minimize_peers.overhead(1)
+    assert figure.value == figure.ours / figure.theirs > 0
 
 
 def test_process_that_fails_says_why():

@@ -1,6 +1,5 @@
 """The recorded history over commits: what it chooses, merges, names and draws. Nothing is timed."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,16 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def load(name):
-    path = ROOT / "asv_benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"asv_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from tests.bench.scripts import ROOT, load
 
 history, driver = load("history"), load("history_driver")
 

@@ -38,7 +38,7 @@ def test_sizes_are_a_table_a_picture_and_json(two_sides, capsys, tmp_path):
     )
     assert run(options(*words)) == 0
     out = capsys.readouterr().out
-    assert re.search(r"\|      1,000 \| [0-9.]+ us +\| [0-9.]+ [um]s \([0-9.]+\)", out)
+    assert re.search(r"\|      1,000 \| [0-9.]+ [num]s +\| [0-9.]+ [num]s \([0-9.]+\)", out)
     (table,) = json.loads(file.read_text())
     assert [row["elements"] for row in table["sizes"]] == [10, 1000]
     for row in table["sizes"]:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._jit import threads
 from tests.bits import DTYPES, KERNELS, RULES, assert_same_bits, gradients, starts
 from tests.runs import shorten_parts, uses_parallel
 
@@ -60,7 +59,7 @@ def test_large_arrays_as_they_are_cut_by_default(name, thread_count):
     grads = [rng.standard_normal(n).astype(np.float32) for _ in range(2)]
     p, state = expected_of(name, start, grads)
     opt = trajectory(name, start.copy(), grads)
-    assert uses_parallel(opt) == (threads.layer() != "workqueue")
+    assert uses_parallel(opt)
     check(opt, p, state)
 
 

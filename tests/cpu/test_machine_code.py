@@ -40,8 +40,9 @@ def instructions(case: str, out: bool, real: Any) -> list[str]:
     signature = types.void(
         int64, array, array, *slots, array if out else none, *[none] * 6, *scalars
     )
-    function = loops.make_run(plan, functions.jit_once).py_func
-    compiled = numba.njit(signature, error_model="numpy", no_cpython_wrapper=True)(function)
+    function = loops.make_run(plan, functions.linked).py_func
+    how = {"error_model": "numpy", "no_cpython_wrapper": True, "_nrt": False}
+    compiled = numba.njit(signature, **how)(function)
     (text,) = compiled.inspect_asm().values()
     return re.findall(r"^\s+([a-z][a-z0-9]+)\s", text, re.MULTILINE)
 
@@ -73,6 +74,15 @@ def test_no_fma_and_no_approximation(case: str, out: bool, real: Any) -> None:
     codes = instructions(case, out, real)
     assert codes
     assert not [code for code in codes if re.match(r"v?fn?m(add|sub)|v?rsqrt|v?rcp", code)]
+
+
+def test_a_whole_step_is_packed_and_counts_no_references() -> None:
+    """The loop inside the step that runs: LLVM vectorises it there, not on its own."""
+    serial, *_ = loops.make_steps(plan_of(*CASES["Adam"], "float32"), False)
+    compiled = numba.njit(loops.STEP, error_model="numpy")(serial)
+    (text,) = compiled.inspect_asm().values()
+    assert re.search(r"\bv?sqrtps\b", text)
+    assert "NRT_incref" not in text
 
 
 def test_the_roots_are_read_from_the_formulas() -> None:

@@ -56,11 +56,11 @@ class Code:
 
     def assembled(self):
         """Registers of a thread, and bytes of its stack and its spills."""
-        from numadam._cuda.compiler import cubin_of, registers_of
+        from numadam._cuda.compiler import cubin_of, registers_of, spilled
 
         _, log = cubin_of(self._ptx, self._capability)
-        stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
-        return registers_of(log), int(stack[1]), int(stack[2])
+        stack = re.search(r"(\d+) bytes stack frame", log)
+        return registers_of(log), int(stack[1]), spilled(log)
 
     def check_registers(self, most=64):
         """At most 64 registers, so that 1024 threads fit; nothing is spilled."""

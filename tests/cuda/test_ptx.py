@@ -178,6 +178,15 @@ def test_what_follows_the_norm_is_formed_on_the_gpu():
         assert code.assembled()[1:] == (0, 0)
 
 
+def test_spills_are_read_whole():
+    """The text "120 bytes" ends like "0 bytes", for which it was taken."""
+    from numadam._cuda.compiler import spilled
+
+    log = "    {} bytes stack frame, {} bytes spill stores, {} bytes spill loads"
+    assert spilled(log.format(104, 120, 112)) == 120
+    assert spilled(log.format(0, 0, 0)) == 0
+
+
 @pytest.mark.parametrize("name", ["accumulate", "complex modulus", "bfloat16"])
 def test_sums_of_gradients(name):
     from numadam._cuda.kernel import make_sum
@@ -274,7 +283,7 @@ def test_many_problems_in_one_kernel_step_in_float32(generation):
     from numba import cuda
 
     from numadam._cuda.kernel_spec import step_slots
-    from numadam._minimize.compiled.objective import WRITES
+    from numadam._minimize.compiled.forms import WRITES
     from numadam._minimize.device.kernel import array_types, make_solve
 
     @numba.njit
@@ -290,7 +299,7 @@ def test_many_problems_in_one_kernel_step_in_float32(generation):
         array_types(plan, step_slots(plan, has_out=False)),
         t.UniTuple(lines[0], 2),
         *lines[2:],
-        t.Array(f4, 1, "C"),
+        t.UniTuple(t.Array(f4, 1, "C"), 2),
         t.UniTuple(f4, 2),
         t.UniTuple(f8, 3),
         t.UniTuple(i8, 4),

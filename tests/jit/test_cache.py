@@ -68,7 +68,11 @@ def test_several_processes_fill_one_cache(tmp_path: Path) -> None:
 def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
     """An upgrade, or an edit of the formula's file alone, is never served from the old entry."""
     shutil.copytree(ROOT / "numadam", tmp_path / "numadam", ignore=shutil.ignore_patterns("*.loop"))
-    code = "p, opt = train(3, 1); print(chosen(opt).serial._cache.hit, p[0])"
+    code = """
+        from numadam._cpu.compiled import compiled_step
+        p, opt = train(3, 1)
+        print(compiled_step(chosen(opt).arguments.plan).serial._cache.hit, p[0])
+    """
 
     def run() -> list[str]:
         return python(code, root=tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache")).split()

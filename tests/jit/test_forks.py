@@ -8,25 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PREAMBLE, ROOT, python
-
-FORKED = """
-import os, sys
-def in_child(work):
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(write, work().encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        text = pipe.read()
-    status = os.waitpid(pid, 0)[1]
-    assert status == 0, f"child ended with status {status}"
-    return text
-"""
+from tests.processes import FORKED, PREAMBLE, ROOT, python
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")

@@ -5,30 +5,7 @@ import textwrap
 
 import pytest
 
-from tests.processes import python
-
-STORM = """
-import ctypes, threading
-class Strike(Exception): pass
-def storm(work, strikes):
-    main, stop, inside = threading.get_ident(), threading.Event(), []
-    def strike():
-        while not stop.wait(0.0005):
-            if inside:  # one strike for each entry: none meets the handler below
-                inside.clear()
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(main), ctypes.py_object(Strike))
-    thread = threading.Thread(target=strike, daemon=True)
-    thread.start()
-    for _ in range(strikes):
-        try:
-            inside.append(True)
-            while True:
-                work()
-        except Strike:
-            pass
-    stop.set(); thread.join()
-"""
+from tests.processes import STORM, python
 
 
 @pytest.mark.parametrize("n", [50, 60_000])

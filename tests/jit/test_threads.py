@@ -7,22 +7,13 @@ from tests.processes import python
 
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
 def test_two_threads_step_at_once(layer: str, warm: str, expected: str) -> None:
-    """Under workqueue two threads in a parallel region abort the process: serial form there."""
+    """Under workqueue two threads in a parallel region of Numba's abort the process."""
     code = """
     from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(2) as pool:
         print(*set(pool.map(lambda _: digest(), range(8))))
     """
     assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER=layer) == expected
-
-
-def test_workqueue_takes_the_serial_form(warm: str) -> None:
-    code = """
-    run = chosen(train()[1])
-    print(run.kernel is run.serial)
-    """
-    assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER="workqueue") == "True"
-    assert python(code, NUMBA_CACHE_DIR=warm) == "False"
 
 
 def test_one_optimiser_from_several_threads(warm: str) -> None:

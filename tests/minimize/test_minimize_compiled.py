@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import numadam as na
+from tests.minimize.compared import assert_same_run
 from tests.minimize.objectives import START, loop, python_rosen, rosen
 
 
@@ -23,17 +24,6 @@ def weighted(x, g, w, scale):
 @numba.njit
 def returns_both(x):
     return np.sum(x * x), 2.0 * x
-
-
-def assert_same_run(a, b):
-    """The same numbers everywhere, except what the ways count apart."""
-    for name in ("x", "fun", "jac", "nit", "nfev", "njev", "status", "x_best", "fun_best"):
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-    for name, values in a.history.items():
-        np.testing.assert_array_equal(values, b.history[name], err_msg=name)
-    assert a.state.keys() == b.state.keys()
-    for name, value in a.state.items():
-        np.testing.assert_array_equal(value, b.state[name], err_msg=name)
 
 
 OPTIONS = [
@@ -159,11 +149,11 @@ def test_an_exception_carries_the_run():
 
 
 def test_a_new_objective_costs_no_compiling_of_the_loop(monkeypatch):
-    import numadam._minimize.compiled.state as module
+    import numadam._minimize.compiled.problem as module
 
     na.minimize(rosen, START, maxiter=3)
     made = []
-    monkeypatch.setattr(module, "make_kernels", lambda *args: made.append(args))
+    monkeypatch.setattr(module, "make_kernel", lambda *args: made.append(args))
 
     @numba.njit
     def other(x, g, k):

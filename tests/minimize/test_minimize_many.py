@@ -180,9 +180,9 @@ def test_progress_says_how_many_run(capsys):
 
 
 def test_groups_of_problems_take_equally_many_steps(monkeypatch):
-    import numadam._minimize.compiled.state as module
+    import numadam._minimize.lanes.batch as module
 
-    monkeypatch.setattr(module, "_GROUP", 64)
+    monkeypatch.setattr(module, "_CALL_PROBLEMS", 64)
 
     @numba.njit
     def fun(x, g, i):

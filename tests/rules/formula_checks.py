@@ -65,7 +65,8 @@ def _of_scalars(rule: RuleSpec) -> Iterator[str]:
         yield from _of_tuple(f"{rule.name}: {name}", function(c, q, 0.1, 1.0, True), returned)
     for name, function in {"advance": rule.advance, **rule.advance_like}.items():
         if function is not None:
-            yield from _of_tuple(f"{rule.name}: {name}", function(c, q, 1.0, True), kind)
+            after = get_type_hints(function)["return"]
+            yield from _of_tuple(f"{rule.name}: {name}", function(c, q, 1.0, True), after)
 
 
 def _of_tuple(name: str, found: Any, kind: Any) -> Iterator[str]:

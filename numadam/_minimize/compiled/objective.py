@@ -7,21 +7,17 @@ arguments and evaluates a block of problems. So a new objective costs no compili
 from __future__ import annotations
 
 import collections
-import dis
-import functools
-import inspect
-import math
-from types import CodeType
 from typing import Any
 
 import numpy as np
-from numba import carray, int64, njit, typeof, types
-from numba.core.dispatcher import Dispatcher
+from numba import carray, int64, njit, types
 from numba.core.errors import NumbaError
 from numba.np.numpy_support import from_dtype
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from numadam._jit.cache import LoopCache
 from numadam._jit.pointers import as_pointer, inner
+from numadam._minimize.compiled.argument_types import type_of_args
 from numadam._minimize.compiled.calls import (
     address_of,
     address_of_tuple,
@@ -29,87 +25,15 @@ from numadam._minimize.compiled.calls import (
     make_load_tuple,
     read_only,
 )
+from numadam._minimize.compiled.forms import INDEXED, RETURNS, WRITES
 
 #: live, addresses of x, g, f, problem numbers, shape, arguments -> 0
 EVALUATE = int64(int64, int64, int64, int64, int64, int64, int64)
-#: addresses of META, BATCH, arguments -> 0
-KERNEL = int64(int64, int64, int64)
-
-WRITES, INDEXED, RETURNS = "fun(x, g, *args) -> f", "fun(x, g, i, *args) -> f", "fun(x, *args)"
 
 #: The adapters used last. Each keeps its objective alive, so that not all of them are cached.
 _adapters: collections.OrderedDict[Any, ObjectiveAdapter] = collections.OrderedDict()
 _CACHED = 128
 _entries: dict[Any, Any] = {}
-
-
-def is_compiled(fun: Any) -> bool:
-    """Whether an objective was compiled by Numba for the CPU."""
-    return isinstance(fun, Dispatcher)
-
-
-def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
-    """Call form of a compiled objective, from its number of arguments."""
-    least, most, names = _counts(fun)
-    forms = [(2, WRITES, jac in (None, True)), (3, INDEXED, many and jac in (None, True))]
-    forms += [(1, RETURNS, jac is True)]
-    fits = [form for extra, form, ok in forms if ok and least <= len(args) + extra <= most]
-    if len(fits) == 1:
-        if fits[0] != RETURNS:
-            _refuse_unread(fun.py_func.__code__)
-        return fits[0]
-    shown = f"fun({', '.join(names)})"
-    if fits:
-        raise TypeError(
-            f"fun: {shown} with {len(args)} args could be called as {' or '.join(fits)}; write it "
-            "without defaults and *args."
-        )
-    indexed = f", {len(args) + 3} ({INDEXED})" if many else ""
-    hint = "" if jac is True or most < len(args) + 1 or many else ", or jac='2-point'"
-    raise TypeError(
-        f"fun: a compiled objective with {len(args)} args takes {len(args) + 2} arguments "
-        f"({WRITES}, which writes the gradient into g){indexed} or, with jac=True, "
-        f"{len(args) + 1} ({RETURNS} -> (f, g)){hint}; got {shown}."
-    )
-
-
-@functools.lru_cache(_CACHED)  # reading the code takes 0.1 ms, a sixth of a short run
-def _refuse_unread(code: CodeType) -> None:
-    """Refuse an objective whose code never reads g: it cannot write into g.
-
-    Its gradient would stay 0, and x0 would count as a minimum.
-    """
-    if code.co_argcount < 2:
-        return  # it takes *args
-    name = code.co_varnames[1]
-    for one in dis.get_instructions(code):
-        # newer Pythons load two names in one instruction
-        names = one.argval if isinstance(one.argval, tuple) else (one.argval,)
-        if "LOAD" in one.opname and name in names:
-            return
-    raise TypeError(
-        f"fun: never reads {name}, so it writes no gradient. Write {name}[0] = ... or "
-        f"{name}[:] = ...; {name} = ... names another array."
-    )
-
-
-def _counts(fun: Any) -> tuple[int, float, list[str]]:
-    """Number of arguments that a function needs and takes at most, and their names."""
-    parameters = list(inspect.signature(fun.py_func).parameters.values())
-    plain = [one for one in parameters if one.kind is not one.VAR_POSITIONAL]
-    least = sum(one.default is one.empty for one in plain)
-    most = float(len(plain)) if len(plain) == len(parameters) else math.inf
-    return least, most, [str(one) for one in parameters]
-
-
-def check_plain(fun: Any, args: tuple[Any, ...]) -> None:
-    """Refuse a compiled function that cannot be called as ``fun(x, *args)``."""
-    least, most, names = _counts(fun)
-    if not least <= len(args) + 1 <= most:
-        raise TypeError(
-            f"fun: with a jac of its own it takes {len(args) + 1} argument"
-            f"{'s' if args else ''} (x, *args), got fun({', '.join(names)})."
-        )
 
 
 def _writes(fun: Any, guard: Any) -> Any:
@@ -142,7 +66,7 @@ def _as_it_is(x):
     return x
 
 
-_CALL_FORMS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
+CALL_FORMS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
 
 
 class ObjectiveAdapter:
@@ -152,15 +76,17 @@ class ObjectiveAdapter:
     ----------
     address : int
         Of ``evaluate``, which the loop calls.
+    entry : callable
+        ``entry(args, kernel, meta_at, record_at)``: run a kernel on these arguments.
     """
 
-    def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
+    def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any, rows: bool = True) -> None:
         # an objective with explicit signatures would not be found for a read-only x
         guard = read_only if fun._can_compile else _as_it_is  # noqa: SLF001  # Numba's
         try:
-            evaluate = _evaluation(fun, form, guard, x_type, args_type)
+            evaluate = _evaluation(fun, form, guard, x_type, args_type, rows)
         except (NumbaError, AttributeError) as error:  # the latter for x += 1
-            if guard is read_only and _compiles(fun, form, x_type, args_type):
+            if guard is read_only and _compiles(fun, form, x_type, args_type, rows):
                 way = "is returned" if form == RETURNS else "goes into g"
                 raise TypeError(
                     "fun: writes into x, or gives it to a function that takes no read-only array. "
@@ -175,7 +101,7 @@ class ObjectiveAdapter:
                 f"number f: {str(error).strip()[:1500]}"
             ) from error
         self._evaluate, self._fun, self._form = evaluate, fun, form
-        self.address = address_of(evaluate, EVALUATE.args)
+        self.address, self.entry = address_of(evaluate, EVALUATE.args), _entry_of(args_type)
 
     def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> None:
         """Evaluate once more from Python, to raise the exception of the compiled call."""
@@ -190,18 +116,21 @@ class ObjectiveAdapter:
             self._fun(x, np.zeros_like(x), *numbers, *args)
 
 
-def _evaluation(fun: Any, form: str, guard: Any, x_type: Any, args_type: Any) -> Any:
-    """The compiled function that evaluates a block of problems."""
-    call = njit(_CALL_FORMS[form](fun, guard), no_cfunc_wrapper=True)
-    evaluate = inner(_make_evaluate(call, x_type, args_type))
+def _evaluation(fun: Any, form: str, guard: Any, x_type: Any, args_type: Any, rows: bool) -> Any:
+    """The compiled function that evaluates a block of problems, or one."""
+    if rows or form != WRITES:
+        call = njit(CALL_FORMS[form](fun, guard), no_cfunc_wrapper=True)
+        evaluate = inner(_make_evaluate(call, x_type, args_type))
+    else:
+        evaluate = inner(_make_evaluate_one(fun, guard, x_type, args_type))
     evaluate.compile(EVALUATE)
     return evaluate
 
 
-def _compiles(fun: Any, form: str, x_type: Any, args_type: Any) -> bool:
+def _compiles(fun: Any, form: str, x_type: Any, args_type: Any, rows: bool) -> bool:
     """Whether an objective would compile for an x that may be written to."""
     try:
-        _evaluation(fun, form, _as_it_is, x_type, args_type)
+        _evaluation(fun, form, _as_it_is, x_type, args_type, rows)
     except (NumbaError, AttributeError):
         return False
     return True
@@ -242,41 +171,66 @@ def _make_evaluate(call: Any, x_type: Any, args_type: Any) -> Any:
     return evaluate
 
 
-def _type_of(args: tuple[Any, ...]) -> Any:
-    for k, arg in enumerate(args):
-        try:
-            typeof(arg)
-        except ValueError as error:
-            raise TypeError(
-                f"args[{k}]: Numba has no type for {type(arg).__name__}, so a compiled fun cannot "
-                "take it. Pass numbers, arrays or tuples of them."
-            ) from error
-    return typeof(args)
+def _make_evaluate_one(fun: Any, guard: Any, x_type: Any, args_type: Any) -> Any:
+    """As `_make_evaluate`, of one problem that writes its gradient: half the compile time."""
+    load_tuple, ndim = make_load_tuple(args_type), x_type.ndim
+    dtype = np.dtype(str(x_type.dtype))
+
+    def evaluate(live, x_at, g_at, f_at, numbers_at, dims_at, args_at):
+        shape = to_fixed_tuple(carray(as_pointer(dims_at), ndim, np.int64), ndim)
+        x, g = carray(as_pointer(x_at), shape, dtype), carray(as_pointer(g_at), shape, dtype)
+        flat = carray(as_pointer(g_at), g.size, dtype)
+        for i in range(g.size):
+            flat[i] = 0  # an objective may add up its gradient
+        carray(as_pointer(f_at), 1, np.float64)[0] = fun(guard(x), g, *load_tuple(args_at))
+        return 0
+
+    return evaluate
 
 
 def adapter_for(
-    fun: Any, form: str, dtype: np.dtype[Any], ndim: int, args: tuple[Any, ...]
+    fun: Any,
+    form: str,
+    dtype: np.dtype[Any],
+    ndim: int,
+    args: tuple[Any, ...],
+    rows: bool = True,
 ) -> ObjectiveAdapter:
-    """The adapter to an objective, compiled or cached."""
-    x_type = types.Array(from_dtype(dtype), ndim, "C")
-    args_type = _type_of(args)
-    key = (fun, form, x_type, args_type)
-    adapter = _adapters.pop(key, None) or ObjectiveAdapter(fun, form, x_type, args_type)
+    """The adapter to an objective, compiled or cached; for problems in `rows`, or for one."""
+    args_type = type_of_args(args)
+    key = (fun, form, dtype, ndim, args_type, rows)
+    adapter = _adapters.pop(key, None)
+    if adapter is None:
+        x_type = types.Array(from_dtype(dtype), ndim, "C")
+        adapter = ObjectiveAdapter(fun, form, x_type, args_type, rows)
     _adapters[key] = adapter
-    for old in list(_adapters)[: max(0, len(_adapters) - _CACHED)]:
-        _adapters.pop(old, None)
+    while len(_adapters) > _CACHED:
+        _adapters.popitem(last=False)
     return adapter
 
 
 def entry_for(args: tuple[Any, ...]) -> Any:
-    """``entry(args, kernel, meta_at, batch_at)``: run a kernel on arguments of this type."""
-    kind = typeof(args)
+    """``entry(args, kernel, meta_at, record_at)``: run a kernel on arguments of this type."""
+    return _entry_of(type_of_args(args))
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a type is that of numbers, arrays of them, or tuples: its text says all of it."""
+    if type(kind) in (types.Tuple, types.UniTuple):
+        return all(map(_is_plain, kind.types))
+    number = kind.dtype if type(kind) is types.Array else kind
+    return isinstance(number, (types.Number, types.Boolean))
+
+
+def _entry_of(kind: Any) -> Any:
     if kind not in _entries:
 
-        def entry(args, kernel, meta_at, batch_at):
-            return call3(kernel, meta_at, batch_at, address_of_tuple(args))
+        def entry(args, kernel, meta_at, record_at):
+            return call3(kernel, meta_at, record_at, address_of_tuple(args))
 
-        dispatcher = njit(nogil=True, no_cfunc_wrapper=True)(entry)
+        dispatcher: Any = njit(nogil=True, no_cfunc_wrapper=True)(entry)
+        if _is_plain(kind):
+            dispatcher._cache = LoopCache("entry", "_minimize")  # noqa: SLF001  # Numba offers no other
         dispatcher.compile(int64(kind, int64, int64, int64))
         _entries[kind] = dispatcher
     return _entries[kind]

@@ -13,11 +13,12 @@ from numadam._core import plan as pl
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
-from numadam._core.scalars import make_advance_row, make_fill_row, width_of
+from numadam._core.products import make_advance_row, make_products, start_products
+from numadam._core.scalars import make_fill_row, width_of
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.batches import run_batch
-from numadam._minimize.compiled.objective import form_of
+from numadam._minimize.compiled.forms import form_of
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult, make_result
 from numadam._minimize.stopping import RUNNING
@@ -33,6 +34,7 @@ def _tabulate(plan: Plan) -> Any:
 
     def make() -> Any:
         fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, jit_once)
+        find_products = make_products(plan)
 
         def fill(  # type: ignore[no-untyped-def]  # Numba types it
             rows, values, columns, control, q, rates, t
@@ -40,8 +42,9 @@ def _tabulate(plan: Plan) -> Any:
             for it in range(len(rates)):
                 for c in range(len(columns)):
                     control[columns[c]] = values[it, c]
+                find_products(q, control, float(t + 1 + it))
                 fill_row(rows[it], control, q, rates[it], float(t + 1 + it), 1.0)
-                advance_row(q, control, float(t + 1 + it))
+                advance_row(q)
             return 0
 
         fill.__qualname__ = f"{name}.fill"
@@ -101,11 +104,14 @@ class DeviceBatch:
         self._arrays = tuple(own[slot] for slot in sorted(own))
         self._shaped = numba_view(x), numba_view(self.gradient)
         moves = tolerances.xtol > 0.0
-        self._before = numba_view(cupy.zeros(x.size if moves else 0, x.dtype))
+        self._best = x.copy()
+        before = cupy.zeros(x.size if moves else 0, x.dtype)
+        self._moves = numba_view(before), numba_view(flat_view(self._best, order))
         self.table, self.counts = (
-            cupy.zeros((3, self.problems)),
+            cupy.zeros((4, self.problems)),
             cupy.zeros((2, self.problems), np.int64),
         )
+        self.table[3] = np.inf
         columns = [op.COLUMN.low, op.COLUMN.high]
         self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), columns]))
         self._tolerances = tuple(map(float, vars(tolerances).values()))
@@ -114,7 +120,7 @@ class DeviceBatch:
 
         self._kernel = cuda.jit(make_solve(plan, fun, form))
         self._fill, self.done, self.first = _tabulate(plan), 0, True
-        self._products = np.ones(len(plan.products))
+        self._products = start_products(plan, 1)[0]
 
     def _row(self) -> int:
         return int(self._settings.group_of_leaf[0])
@@ -153,7 +159,7 @@ class DeviceBatch:
         numbers = self.problems, steps, self.done, int(self.first)
         arguments = (
             self._arrays, self._shaped, numba_view(cupy.asarray(rows)), numba_view(self.table),
-            numba_view(self.counts), self._before, self._ends, self._tolerances, numbers,
+            numba_view(self.counts), self._moves, self._ends, self._tolerances, numbers,
             self._args,
         )  # fmt: skip
         try:
@@ -183,6 +189,9 @@ class DeviceBatch:
         def rows(array: Any) -> Any:
             return cupy.ascontiguousarray(cupy.asarray(np.moveaxis(array, -1, 0)))
 
+        lost = self.table[3] == np.inf  # f was never finite: the best point is the last one
+        self._best[..., lost] = self._x[..., lost]
+        self.table[3, lost] = self.table[0, lost]
         codes, nit = self.counts.get()
         arrays = {"x": rows(self._x), "jac": rows(self.gradient)}
         if "average" in self._backend.state:
@@ -193,6 +202,8 @@ class DeviceBatch:
             int(nit.sum()) + self.problems,
             interrupted,
             fun=self.table[0].copy(),
+            x_best=rows(self._best),
+            fun_best=self.table[3].copy(),
             grad_norm=self.table[2].copy(),
             **arrays,
         )

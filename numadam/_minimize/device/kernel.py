@@ -9,6 +9,7 @@ iterations, and threads of a warp whose problems have stopped wait for the other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._core.scalars import LoopScalars, loop_start
 from numadam._cuda.kernel_spec import device_jit, step_slots
-from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES
+from numadam._minimize.compiled.forms import INDEXED, RETURNS, WRITES
 from numadam._minimize.stopping import RUNNING, check_convergence, moved, projected
 
 
@@ -126,9 +127,10 @@ def _make_test_problem(box: str, wrap: Any) -> Any:
 def make_solve(plan: Plan, fun: Any, form: str) -> Callable[..., None]:
     """The kernel: some iterations of every problem that still runs, one problem a thread.
 
-    ``solve(arrays, shaped, rows, table, counts, before, ends, tolerances, numbers, args)``: `rows`
+    ``solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args)``: `rows`
     are the scalars of the coming iterations; `table` has for each problem f, f of the iteration
-    before and the gradient's norm, and `counts` the status and the iterations. `numbers` are
+    before, the gradient's norm and the best f, and `counts` the status and the iterations. `moves`
+    are x before the step, empty where no test asks for it, and the best x. `numbers` are
     problems, steps, iterations done, and 1 where only x0 is to be tested.
     """
     wrap, used = device_jit(), step_slots(plan, has_out=False)
@@ -142,8 +144,9 @@ def make_solve(plan: Plan, fun: Any, form: str) -> Callable[..., None]:
     of_rule, of_loop, first_k = plan.rule.scalar_type, LoopScalars, loop_start(plan)
     read_h, read_k = _make_tuple(first_k, wrap), _make_tuple(len(of_loop._fields), wrap)
 
-    def solve(arrays, shaped, rows, table, counts, before, ends, tolerances, numbers, args):
+    def solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args):
         problems, steps, done, at_start = numbers
+        before, best = moves
         p, g = fp(arrays[p_]), fg(arrays[g_])
         s0, s1, s2 = f0(arrays[s0_]), f1(arrays[s1_]), f2(arrays[s2_])
         average, low, high, rate = fa(arrays[a_]), fl(arrays[l_]), fh(arrays[h_]), fr(arrays[r_])
@@ -170,6 +173,10 @@ def make_solve(plan: Plan, fun: Any, form: str) -> Callable[..., None]:
                 )  # fmt: skip
                 table[0, b], table[1, b], table[2, b] = f, f, largest
                 counts[0, b], counts[1, b] = code, done + it
+                if f < table[3, b] and math.isfinite(f):
+                    table[3, b] = f
+                    for i in range(b, p.size, problems):
+                        best[i] = p[i]
                 only_test = False
 
     return solve

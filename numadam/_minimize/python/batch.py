@@ -81,6 +81,7 @@ class PythonBatch:
         zeros = np.zeros(problems)
         self._f_before, self._moves = zeros, (zeros, zeros)
         self._f, self._g, self._largest = np.full(problems, np.nan), self._xp.zeros_like(x), zeros
+        self._best, self._f_best = x.copy(), np.full(problems, np.inf)
         self._x_before: Any = None
         self._stopped: Any = None
         self._evaluations, self.done, self.live = 0, 0, problems
@@ -142,6 +143,7 @@ class PythonBatch:
         if self._x_before is not None:
             self._moves = _host(self._top(x - self._x_before)), _host(self._top(x))
         running = self._codes == RUNNING
+        self._keep_best(running & np.isfinite(f) & (f < self._f_best), f)
         tolerances = tuple(vars(self._task.tolerances).values())
         self.live = int(
             self._test_problems(
@@ -159,8 +161,16 @@ class PythonBatch:
         if self._stopped is None or self.live < len(self._codes):
             self._kept, self._stopped = x.copy(), self._xp.asarray(self._codes != RUNNING)
 
+    def _keep_best(self, better: np.ndarray, f: np.ndarray) -> None:
+        if better.any():
+            self._f_best[better] = f[better]
+            rows = self._xp.asarray(better)
+            self._best[rows] = self._x[rows]
+
     def result(self, interrupted: bool) -> ManyResult:
         """The result of all problems as they are now."""
+        # where f was never finite, the best point is the last one
+        self._keep_best(~np.isfinite(self._f_best), _host(self._f))
         return make_result(
             self._codes,
             self._nit,
@@ -169,5 +179,7 @@ class PythonBatch:
             x=self._x,
             fun=self._f.copy(),
             jac=self._g.copy(),
+            x_best=self._best,
+            fun_best=self._f_best,
             grad_norm=self._largest,
         )

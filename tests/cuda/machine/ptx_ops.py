@@ -96,16 +96,16 @@ def _wide(t: str) -> Callable[..., Any]:
 
 
 def _high(a: Any, b: Any) -> Any:
-    """The upper half of a product of 32 bits."""
-    wide = np.dtype(f"{np.asarray(a).dtype.kind}8")
-    return (np.multiply(a, b, dtype=wide) >> wide.type(32)).astype(np.asarray(a).dtype)
+    """The upper half of a product."""
+    kind, bits = np.asarray(a).dtype, 8 * np.asarray(a).itemsize
+    return (np.multiply(a, b, dtype=object) >> bits).astype(kind)
 
 
 for _t, _w in _WIDE.items():
     _add(f"mul.wide.{_t}", _wide(_t), _w, _t, _t)
 for _t in _INTEGERS:
     _add(f"mad.lo.{_t}", lambda a, b, c: a * b + c, _t, _t, _t, _t)
-for _t in ("s32", "u32"):
+for _t in ("s32", "u32", "s64", "u64"):
     _add(f"mul.hi.{_t}", _high, _t, _t, _t)
 _add("fma.rn.f32", fma32, "f32", "f32", "f32", "f32")
 _add("fma.rn.f64", fma64, "f64", "f64", "f64", "f64")

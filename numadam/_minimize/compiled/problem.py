@@ -1,0 +1,214 @@
+"""One problem under a compiled objective: its memory, and the calls of the kernel."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from numadam._arrays.layout import aligned_zeros
+from numadam._core import norms
+from numadam._core import plan as pl
+from numadam._core.hyper import LR
+from numadam._core.parts import parts_of
+from numadam._jit.loops import compiled_loop
+from numadam._minimize.compiled.calls import KERNEL, kernel_address
+from numadam._minimize.compiled.kernel import make_kernel
+from numadam._minimize.compiled.objective import ObjectiveAdapter
+from numadam._minimize.compiled.records import SINGLE
+from numadam._minimize.compiled.schedules import StepTables
+from numadam._minimize.stopping import RAISED, Tolerances
+from numadam._optimizer.optimizer import Optimizer
+from numadam._settings.learning_rate import is_plain
+
+#: Seconds that a call of the kernel should take: so long Ctrl-C and callbacks may have to wait.
+_SECONDS_A_CALL = 0.03
+#: Iterations of a call at most: a fast objective may become slow. And at most where x0 alone has
+#: been timed, or where schedules have to be tabulated.
+_MOST_STEPS, _FEW_STEPS = 65_536, 4_096
+#: Lines of the history between two times that they are copied.
+_LINES = 4_096
+#: The place of each field of SINGLE, all of 8 bytes: an element of an array is written and read
+#: in a third of the time of a field.
+_PLACE = {name: place for place, name in enumerate(SINGLE.names or ())}
+
+
+class Problem:
+    """One problem: x, gradient and state, and all that the kernel reads and writes.
+
+    It serves several runs, one after another: `start` resets all numbers.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        On a `StateOnly` back end, over one C-ordered array.
+
+    Attributes
+    ----------
+    x, gradient, best : array
+    history : int
+        Keep every so many iterations; 0: none.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        backend: Any = parts_of(optimizer).backend
+        self.optimizer, self.backend, self.settings = optimizer, backend, backend.settings
+        self.plan = plan = self.settings.plan
+        self.x = x = backend.params[0]
+        self.gradient = aligned_zeros(x.nbytes).view(x.dtype).reshape(x.shape)
+        self.best = np.empty_like(x)
+        arguments, group = backend.arguments, self.settings.group_of_leaf[0]
+        arguments.bind(pl.P, np.array([x.ctypes.data]))
+        arguments.bind(pl.G, np.array([self.gradient.ctypes.data]))
+        self._meta, self._meta_at = arguments.meta, arguments.meta_at
+        self._f, self._tables = np.zeros(1), StepTables(self.settings, _FEW_STEPS)
+        self._page = np.empty((_LINES, 4))
+        self._control = self.settings.control.copy()
+        numbers = x.size * plan.numbers
+        #: the arrays that the kernel finds by fields of its record
+        self._arrays = {
+            "shape": np.array([*x.shape, 0], np.int64),
+            "number": np.zeros(1, np.int64),
+            "f": self._f,
+            "before": np.empty_like(x),
+            "best": self.best,
+            "rates": self._tables.rates,
+            "columns": self._tables.columns,
+            "changes": self._tables.changes,
+            "scratch": np.zeros(2 + int(norms.blocks(numbers)) if plan.norm else 0),
+            "history": self._page,
+        }
+        record = np.zeros(1, SINGLE)
+        fields = {"updates": x.size * plan.unit, "numbers": numbers, "group": group}
+        fields |= {"changing": len(self._tables.columns), "capacity": _LINES, "at_start": 1}
+        fields |= {name: array.ctypes.data for name, array in self._arrays.items()}
+        fields |= {"f_before": math.nan, "largest": math.nan, "f_best": math.inf}
+        for name, value in fields.items():
+            record[name] = value
+        self._whole, self._reals = record.view(np.int64), record.view(np.float64)
+        self._fresh, self._record_at = self._whole.copy(), record.ctypes.data
+        name = f"{plan.name}-single"
+        loops = compiled_loop(name, lambda: (make_kernel(plan, name),) * 2, KERNEL)
+        self._kernel = kernel_address(loops.serial)
+
+    def start(
+        self,
+        x0: np.ndarray,
+        lr: Any,
+        adapter: ObjectiveAdapter,
+        args: tuple[Any, ...],
+        tolerances: Tolerances,
+        track_best: bool,
+        history: int,
+    ) -> None:
+        """Begin a run at x0."""
+        settings, whole, reals = self.settings, self._whole, self._reals
+        settings.control[...] = self._control
+        if is_plain(lr):  # step sizes by element are in the back end's arrays
+            settings.set_lr(LR.check_or_schedule(lr))
+        self.backend.restart(x0)
+        self._adapter, self._args, self._seconds = adapter, args, 0.0
+        self._lines: list[np.ndarray] = []
+        self.history, self._f[0] = history, math.nan
+        self._tables.rates[0] = settings.lr if isinstance(settings.lr, float) else math.nan
+        whole[:] = self._fresh
+        whole[_PLACE["fun"]], whole[_PLACE["every"]] = adapter.address, history
+        reals[_PLACE["gtol"]], reals[_PLACE["ftol"]] = tolerances.gtol, tolerances.ftol
+        reals[_PLACE["xtol"]] = tolerances.xtol
+        if tolerances.xtol == 0.0:
+            whole[_PLACE["before"]] = 0
+        if not track_best:
+            whole[_PLACE["best"]] = 0
+        if callable(settings.lr):
+            whole[_PLACE["rate_step"]] = 1
+
+    def _int(self, field: str) -> int:
+        return int(self._whole.item(_PLACE[field]))
+
+    def _real(self, field: str) -> float:
+        return float(self._reals.item(_PLACE[field]))
+
+    def release(self) -> None:
+        """Release what the caller has passed."""
+        del self._adapter, self._args
+        self._lines = []
+        if callable(self.settings.lr):
+            self.settings.set_lr(0.0)
+
+    def set_best(self, x: Any, f: float) -> None:
+        """Take the best point of an earlier run."""
+        self.best[...], self._reals[_PLACE["f_best"]] = x, f
+
+    def advance(self, most: int) -> bool:
+        """Evaluate x0 or go on, for at most so many iterations; False where `fun` raised."""
+        # at x0 no step is taken, but its line of the history has the lr of the first
+        steps = 0 if self.at_start else min(most, self._chunk())
+        steps = self._tables.tabulate(self.settings.lr, self.backend.t, steps)
+        self._before, self._whole[_PLACE["steps"]] = self.done, steps
+        start = time.perf_counter()
+        self._adapter.entry(self._args, self._kernel, self._meta_at, self._record_at)
+        self._seconds = (time.perf_counter() - start) / max(steps, 1)
+        return self.code != RAISED
+
+    def _chunk(self) -> int:
+        """Iterations of the next call: about as many as take `_SECONDS_A_CALL`."""
+        most = min(
+            _SECONDS_A_CALL / max(self._seconds, 1e-9), _MOST_STEPS if self.done else _FEW_STEPS
+        )
+        if self.history:
+            room = _LINES - self._int("kept")
+            if room < _LINES // 2:
+                self._lines.append(self._page[: _LINES - room].copy())
+                self._whole[_PLACE["kept"]], room = 0, _LINES
+            most = min(most, (room - 2) * self.history)
+        return max(1, int(most))
+
+    @property
+    def at_start(self) -> bool:
+        """Whether nothing has been evaluated yet."""
+        return self._int("at_start") != 0
+
+    @property
+    def code(self) -> int:
+        """RUNNING, or the test that holds."""
+        return self._int("code")
+
+    @property
+    def done(self) -> int:
+        """Iterations of this run."""
+        return self._int("done")
+
+    @property
+    def f(self) -> float:
+        """The objective at x."""
+        return float(self._f.item())
+
+    @property
+    def largest(self) -> float:
+        """The largest component of the projected gradient at x."""
+        return self._real("largest")
+
+    @property
+    def f_best(self) -> float:
+        """The lowest f; infinite where it was not tracked."""
+        return self._real("f_best")
+
+    @property
+    def last_rate(self) -> float:
+        """The learning rate of the last step."""
+        taken = max(self.done - self._before - 1, 0)
+        return float(self._tables.rates[taken * self._int("rate_step")])
+
+    @property
+    def lines(self) -> np.ndarray:
+        """The history until now: iteration of this run, f, gradient, lr. To be copied."""
+        rest = self._page[: self._int("kept")]
+        return np.concatenate([*self._lines, rest]) if self._lines else rest
+
+    def raise_again(self) -> None:
+        """Raise the objective's exception, by calling it once more where it raised."""
+        self._f[0] = math.nan
+        self._adapter.call_again(self.x.copy(), 0, self._args)
+        raise RuntimeError("fun: raised an exception, but not again when it was called once more.")

@@ -1,0 +1,1 @@
+"""Many problems under one compiled objective, vectorised across the problems."""

@@ -1,0 +1,231 @@
+"""Many problems under one compiled objective: chunks of iterations without Python between them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numba
+import numpy as np
+
+from numadam._arrays.layout import aligned_zeros
+from numadam._core import plan as pl
+from numadam._core.parts import parts_of
+from numadam._core.products import product_width
+from numadam._core.scalars import width_of
+from numadam._jit import forks, threads
+from numadam._jit.loops import compiled_loop
+from numadam._minimize.compiled.calls import KERNEL, kernel_address
+from numadam._minimize.compiled.objective import entry_for
+from numadam._minimize.compiled.schedules import StepTables
+from numadam._minimize.lanes.kernel import make_kernels
+from numadam._minimize.lanes.problems import Problems, rows_of
+from numadam._minimize.lanes.records import LANES, VALUE_BEFORE, VALUE_BEST, VALUE_F, VALUE_LARGEST
+from numadam._minimize.lanes.scalars import scratch_size
+from numadam._minimize.result import ManyResult, make_result
+from numadam._minimize.stopping import RAISED, RUNNING
+from numadam._minimize.tasks import ManyTask
+
+#: Numbers of the problems that are stepped side by side: x, gradient and state of a block stay in
+#: the first cache; and packets in a block at most.
+_BLOCK_NUMBERS, _BLOCK_PACKETS = 512, 64
+#: Seconds that a call of the loop should take: so long Ctrl-C may have to wait.
+_CALL_SECONDS = 0.03
+#: Steps of a call at most, of the first one, and those whose scalars are computed at a time: after
+#: them the threads wait for each other.
+_CALL_STEPS, _FIRST_STEPS, _TABLE_ROWS = 4_096, 64, 256
+#: Problems in one call, so that many of them do not make it long.
+_CALL_PROBLEMS = 65_536
+
+
+def _block_packets(packets: int, numbers: int) -> int:
+    """Packets of `numbers` in a block: few enough for the first cache, and for all threads."""
+    fit = max(1, min(_BLOCK_PACKETS, _BLOCK_NUMBERS // max(numbers, 1)))
+    return max(1, min(fit, packets // (2 * int(numba.get_num_threads()))))
+
+
+class LaneBatch:
+    """Problems of one shape under one compiled objective on NumPy arrays, on all cores."""
+
+    def __init__(self, task: ManyTask) -> None:
+        self._task, given = task, Problems(task)
+        self._problems = problems = len(task.x)
+        self._lanes, self._adapter, self._optimizer = given.lanes, given.adapter, given.optimizer
+        backend: Any = parts_of(self._optimizer).backend
+        self._backend, self._settings = backend, backend.settings
+        self._arguments, self._plan = backend.arguments, backend.settings.plan
+        self._x, shape = backend.params[0], task.x.shape[1:]
+        size, packets = int(np.prod(shape, dtype=np.int64)), len(self._x)
+        block = self._lanes * _block_packets(packets, size * self._lanes)
+        self._blocks = -(-problems // block)
+        self._state = np.zeros(1, LANES)
+        self._state_at = self._state.ctypes.data
+        plan = self._plan
+        self._set(problems=problems, positions=packets * self._lanes, elements=size, block=block)
+        self._set(updates=size * plan.unit, numbers=size * plan.numbers)
+        self._set(group=self._settings.group_of_leaf[0], fun=self._adapter.address, at_start=1)
+        self._set(table_steps=_TABLE_ROWS)
+        self._block, self._seconds, self._begin = block, 0.0, -1
+        self._allocate(shape)
+        self._compile()
+
+    def _set(self, **fields: int) -> None:
+        for name, value in fields.items():
+            self._state[name] = value
+
+    def _allocate(self, shape: tuple[int, ...]) -> None:
+        """Allocate what the kernel reads and writes, and note the addresses."""
+        task, plan, problems = self._task, self._plan, self._problems
+        positions = int(self._state["positions"][0])
+        self._gradient = aligned_zeros(self._x.nbytes).view(self._x.dtype).reshape(self._x.shape)
+        self._arguments.bind(pl.P, np.array([self._x.ctypes.data]))
+        self._arguments.bind(pl.G, np.array([self._gradient.ctypes.data]))
+        self._values = np.full((4, positions), np.nan)
+        self._values[VALUE_BEST] = np.inf
+        self._codes, self._nit = np.zeros((2, problems), np.int64)
+        self._order = np.arange(positions)
+        self._live = np.minimum(self._block, problems - self._block * np.arange(self._blocks))
+        self._best = self._x.copy()
+        average = self._backend.state.get("average")
+        self._kept = [self._x, self._gradient, self._best, *(average or ())]
+        self._rows = [np.empty((problems, *shape), self._x.dtype) for _ in self._kept]
+        self._result = np.empty((3, problems))
+        each = task.rates is not None or plan.norm != ""  # else asking would compile something
+        self._tables = tables = StepTables(self._settings, _CALL_STEPS)
+        lr = self._optimizer.lr
+        tables.rates[:] = lr if isinstance(lr, float) else np.nan
+        self._set(changing=len(tables.columns))
+        scratch = scratch_size(plan, int(self._state["numbers"][0])) if each else 0
+        self._arrays = {
+            "shape": np.array([*shape, 0], np.int64),
+            "tolerances": np.array(list(vars(task.tolerances).values())),
+            "values": self._values,
+            "tests": np.zeros(positions, np.int64),
+            "order": self._order,
+            "codes": self._codes,
+            "nit": self._nit,
+            "result": self._result,
+            "rows": np.array([rows.ctypes.data for rows in self._rows]),
+            "live": self._live,
+            "before": np.empty_like(self._x) if task.tolerances.xtol > 0.0 else None,
+            "best": self._best,
+            "own_lr": None if task.rates is None else task.rates.copy(),
+            "scratch": np.zeros((self._blocks, scratch)),
+            "factors": np.ones((3, 1)),
+            "rates": tables.rates,
+            "columns": tables.columns,
+            "changes": tables.changes,
+            "products": np.zeros((_TABLE_ROWS + 1, product_width(plan))),
+            "scalars": np.zeros((_TABLE_ROWS, width_of(plan))),
+        }
+        for name, array in self._arrays.items():
+            self._state[name] = 0 if array is None else array.ctypes.data
+
+    def _compile(self) -> None:
+        plan, lanes, own_lr = self._plan, self._lanes, self._task.rates is not None
+        name = f"{plan.name}-{'own-lr-' if own_lr else ''}{lanes}-lanes"
+        kernels = compiled_loop(name, lambda: make_kernels(plan, lanes, own_lr, name), KERNEL)
+        self._kernels = kernels
+        self._in_threads = self._blocks > 1 and threads.layer() != "workqueue"
+        self._kernel()
+        self._entry = entry_for(self._task.args)
+
+    def _kernel(self) -> int:
+        """The address of the kernel; only the one of the two that runs is loaded."""
+        parallel = forks.safe(False, self._in_threads)
+        return kernel_address(self._kernels.choose(parallel))
+
+    @property
+    def live(self) -> int:
+        """Problems that have not stopped."""
+        return int(self._live.sum())
+
+    @property
+    def done(self) -> int:
+        """Iterations of this run: as t says, whatever interrupted it."""
+        return int(self._arguments.meta["steps"][0]) - self._begin if self._begin >= 0 else 0
+
+    def advance(self, most: int) -> None:
+        """Test x0 at the first call; later take at most so many iterations."""
+        if self._begin < 0:
+            self._begin = int(self._arguments.meta["steps"][0])
+        if self._state["at_start"][0]:
+            most = 0
+        steps = min(most, self._chunk())
+        steps = self._tables.tabulate(
+            self._optimizer.lr, int(self._arguments.meta["steps"][0]), steps
+        )
+        self._set(steps=steps, done=self.done)
+        start, blocks = time.perf_counter(), max(1, _CALL_PROBLEMS // self._block)
+        kernel = self._kernel()
+        for first in range(0, self._blocks, blocks) or (0,):
+            end = min(first + blocks, self._blocks)
+            self._set(first_block=first, end_block=end, last=end == self._blocks)
+            self._entry(self._task.args, kernel, self._arguments.meta_at, self._state_at)
+        calls = max(1, -(-self._blocks // blocks))
+        self._seconds = (time.perf_counter() - start) / max(steps, 1) / calls
+        if self._state["failed"][0]:
+            self._raise_again()
+
+    def _chunk(self) -> int:
+        """Iterations of the next call: about as many as take `_CALL_SECONDS`."""
+        most = _CALL_STEPS if self.done else _FIRST_STEPS
+        return int(min(max(1, _CALL_SECONDS / max(self._seconds, 1e-9)), most))
+
+    def _raise_again(self) -> None:
+        """Raise the objective's exception, by calling it once more where it raised."""
+        positions = self._positions()
+        positions = positions[self._codes[self._order[positions]] == RAISED]
+        self._values[VALUE_F, positions] = np.nan
+        # also the problems that lie beside the one that raised
+        self._codes[self._order[positions]] = RUNNING
+        x = rows_of(self._x, self._lanes)
+        for position in positions:
+            problem = int(self._order[position])
+            try:
+                self._adapter.call_again(x[position].copy(), problem, self._task.args)
+            except Exception as error:
+                self._codes[problem] = RAISED
+                if self._problems > 1:
+                    error.add_note(f"numadam: in problem {problem}.")
+                raise
+        raise RuntimeError("fun: raised an exception, but not again when it was called once more.")
+
+    def _positions(self) -> np.ndarray:
+        """Positions of the problems that still run."""
+        first = self._block * np.arange(self._blocks)
+        each = [one + np.arange(live) for one, live in zip(first, self._live, strict=True)]
+        return np.concatenate([*each, np.zeros(0, np.int64)]).astype(np.int64)
+
+    def result(self, interrupted: bool) -> ManyResult:
+        """The result of all problems as they are now, in their own order."""
+        values, rows = self._result, self._rows
+        if self.live == self._problems:  # none has stopped, and each is in its place
+            values = self._values[:VALUE_BEFORE, : self._problems]
+            rows = [rows_of(array, self._lanes)[: self._problems] for array in self._kept]
+        elif self.live:
+            positions = self._positions()
+            numbers = self._order[positions]
+            values[:, numbers] = self._values[:VALUE_BEFORE, positions]
+            for to, of in zip(rows, self._kept, strict=True):
+                to[numbers] = rows_of(of, self._lanes)[positions]
+        # where f was never finite, the best point is the last one
+        lost = ~np.isfinite(values[VALUE_BEST])
+        if lost.any():
+            rows[2][lost] = rows[0][lost]
+            values[VALUE_BEST, lost] = values[VALUE_F, lost]
+        arrays = {"averaged": rows[3]} if len(rows) > 3 else {}
+        first = bool(self._state["at_start"][0])
+        return make_result(
+            self._codes,
+            self._nit,
+            int(self._nit.sum()) + (0 if first else self._problems),
+            interrupted,
+            x=rows[0],
+            fun=values[VALUE_F],
+            jac=rows[1],
+            x_best=rows[2],
+            fun_best=values[VALUE_BEST],
+            grad_norm=values[VALUE_LARGEST],
+            **arrays,
+        )

@@ -1,0 +1,269 @@
+"""The compiled minimisation of many problems, vectorised across the problems.
+
+`lanes` problems make a packet. Its x, gradient and state lie as (element, lane), so that the
+element update, the stop tests and the objective run over the lanes of an element, which the
+compiler vectorises. A block is some packets, evaluated by one call, and stepped as one flat array::
+
+    block 0                                        block 1
+    | packet 0          | packet 1          | ... |  | packet ...
+    | x0 .. | x1 .. |  | x0 .. | x1 .. |        |  |
+
+Problems that run are the first ones of their block: one that stops is written to its place in the
+result, and the last one that runs takes its position, so that it costs nothing any more. Lanes
+behind them are stepped, but nobody reads them. Elements depend on nothing but their own problem,
+so neither the other problems, their order nor threads change a bit.
+
+With one lane to a packet each problem is contiguous: for large problems, which vectorise by
+themselves, for few of them, for objectives that take no strided x, and where problems have scalars
+of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import int64, prange
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from numadam._core import norms
+from numadam._core import options as op
+from numadam._core import plan as pl
+from numadam._core.plan import Plan
+from numadam._core.scalars import make_scalars, width_of
+from numadam._cpu.kernel import make_run
+from numadam._cpu.parts import leaves_of, make_control_of, make_views
+from numadam._cpu.records import META
+from numadam._jit.functions import cast, linked
+from numadam._jit.pointers import array_at, record_at
+from numadam._minimize.compiled.calls import call7
+from numadam._minimize.compiled.clip import make_clip
+from numadam._minimize.lanes.records import LANES
+from numadam._minimize.lanes.retire import make_retire_block
+from numadam._minimize.lanes.scalars import (
+    make_advance_batch,
+    make_control_row,
+    make_own_scalars,
+    make_tabulate,
+    scratch_size,
+    shared_scalars,
+)
+from numadam._minimize.lanes.stop_tests import BlockState, make_test_packet
+from numadam._minimize.stopping import RAISED
+
+Kernel = Callable[..., Any]
+
+
+def _make_update_span(plan: Plan, wrap: Any) -> Any:
+    """``update_span(at, h, k, first, n)``: n element updates from number `first` on.
+
+    `at` are the addresses of all slots, as a tuple: from memory they would be loaded again.
+    """
+    run = make_run(plan, wrap)
+    (vp, vg, v0, v1, v2, _, _, va, vl, vh, vr, _), b, c = make_views(plan)
+
+    def update_span(at, h, k, e, n):
+        p, g = vp(at[0] + e * b[0], n * c[0]), vg(at[1] + e * b[1], n * c[1])
+        s0, s1 = v0(at[2] + e * b[2], n * c[2]), v1(at[3] + e * b[3], n * c[3])
+        s2, average = v2(at[4] + e * b[4], n * c[4]), va(at[7] + e * b[7], n * c[7])
+        low, high = vl(at[8] + e * b[8], n * c[8]), vh(at[9] + e * b[9], n * c[9])
+        rate = vr(at[10] + e * b[10], n * c[10])
+        run(n, p, g, s0, s1, s2, None, None, average, low, high, rate, None, h, k)
+
+    return wrap(update_span, forceinline=True)
+
+
+def _make_step(plan: Plan, wrap: Any) -> Any:
+    """``step(meta, batch, d, at, block, first, filled, begin, it)``: a block's live packets.
+
+    `filled` are the positions from `first` on to the end of the last packet with a live problem.
+    """
+    update_span, width = _make_update_span(plan, wrap), width_of(plan)
+    scalars = make_scalars(plan)
+
+    def step(meta, batch, d, at, block, first, filled, begin, it):
+        row = array_at(d.scalars + 8 * width * it, width, np.float64)
+        factors = array_at(d.factors, (3, 1), np.float64)
+        h, k = scalars(row, factors, 0)
+        update_span(at, h, k, first * d.updates, filled * d.updates)
+
+    return wrap(step, forceinline=True)
+
+
+def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
+    """As `_make_step`, one lane to a packet, where each problem has an lr or a clip of its own."""
+    update_span, width = _make_update_span(plan, wrap), width_of(plan)
+    scalars = make_scalars(plan)
+    clip, control_row = make_clip(plan, wrap), make_control_row(plan, wrap)
+    own_scalars = make_own_scalars(plan, wrap) if own_lr else wrap(shared_scalars)
+    views, b, _ = make_views(plan)
+    vp, vg, vl, vh = (views[slot] for slot in (pl.P, pl.G, pl.LOW, pl.HIGH))
+    # what scratch holds besides the partial sums: control row and scalars before, factors after
+    wide, normed = op.RULE + plan.rule.width, plan.norm != ""
+    least = scratch_size(plan, 0)
+
+    def step(meta, batch, d, at, block, first, filled, begin, it):
+        updates, n, bytes_each = d.updates, d.numbers, d.updates * b[0]
+        length = least + norms.blocks(n)
+        scratch_at = d.scratch + 8 * block * length
+        control = array_at(scratch_at, wide, np.float64)
+        given_at = scratch_at + 8 * wide if own_lr else d.scalars + 8 * width * it
+        given = array_at(given_at, width, np.float64)
+        partials = array_at(scratch_at + 8 * (wide + width), norms.blocks(n), np.float64)
+        factors = array_at(scratch_at + 8 * (length - 2), (2, 1), np.float64)
+        control_row(control, meta, batch, begin, it)
+        for row in range(first, first + filled):
+            own_scalars(given, control, meta, batch, row, begin, it)
+            factors[0, 0] = factors[1, 0] = 1.0
+            if normed:
+                _, k = scalars(given, factors, 0)
+                x, g = vp(at[0] + row * bytes_each, n), vg(at[1] + row * bytes_each, n)
+                low, high = vl(at[8] + row * bytes_each, n), vh(at[9] + row * bytes_each, n)
+                clip(control, n, x, g, low, high, k, partials, factors)
+            h, k = scalars(given, factors, 0)
+            update_span(at, h, k, row * updates, updates)
+
+    return wrap(step, forceinline=True)
+
+
+def _copy_memory(to_at, of_at, count):
+    to = array_at(to_at, count, np.uint32)
+    of = array_at(of_at, count, np.uint32)
+    for i in range(count):
+        to[i] = of[i]
+
+
+def _count_iterations(batch, first, live, number, failed):
+    """Note how far the problems that run have come, and whether the objective raised."""
+    problems = batch.problems
+    order = array_at(batch.order, first + live, np.int64)
+    counts = array_at(batch.nit, problems, np.int64)
+    codes = array_at(batch.codes, problems, np.int64)
+    if failed:
+        batch.failed = 1
+    for position in range(first, first + live):
+        counts[order[position]] = number
+        if failed:
+            codes[order[position]] = RAISED
+
+
+def _block_state(batch):
+    return BlockState(
+        batch.updates,
+        batch.numbers,
+        batch.positions,
+        batch.fun,
+        batch.shape,
+        batch.values,
+        batch.tests,
+        batch.before,
+        batch.best,
+        batch.scalars,
+        batch.factors,
+        batch.scratch,
+    )
+
+
+def _make_block(plan: Plan, lanes: int, own_lr: bool, wrap: Any) -> Any:
+    """``block(b, meta_at, batch_at, args_at, begin, steps)``: some iterations of a block.
+
+    Long, for the loop needs what lies in memory as values, read once before it.
+    """
+    each = own_lr or plan.norm != ""
+    test_packet, control_of = make_test_packet(plan, lanes, wrap), make_control_of(plan)
+    retire_block = make_retire_block(plan, lanes, wrap)
+    step = _make_step_each(plan, own_lr, wrap) if each else _make_step(plan, wrap)
+    copy_memory, count_iterations = wrap(_copy_memory), wrap(_count_iterations)
+    block_state = wrap(_block_state, forceinline=True)
+    low, high = op.COLUMN.low, op.COLUMN.high
+    bytes_x, real, slots = plan.stride(pl.P), plan.real.type(1), pl.SLOTS
+
+    def block(b, meta_at, batch_at, args_at, begin, steps):
+        meta, batch = record_at(meta_at, META), record_at(batch_at, LANES)
+        # as tuples: what lies in memory would be read again after everything that is written
+        d, at = block_state(batch), to_fixed_tuple(leaves_of(meta)[0].address, slots)
+        tolerances = to_fixed_tuple(array_at(batch.tolerances, 3, np.float64), 3)
+        row = control_of(meta)[batch.group]
+        ends = cast((row[low], row[high]), real)
+        first = b * batch.block
+        of_blocks = array_at(batch.live, b + 1, np.int64)
+        live = of_blocks[b]
+        size = d.updates * bytes_x
+        skip = first * size
+        x_at, g_at = at[pl.P] + skip, at[pl.G] + skip
+        f_at, order_at = d.values + 8 * first, batch.order + 8 * first
+        # -1: x0 is evaluated, and no step taken
+        it = np.int64(-1 if batch.at_start != 0 and begin == 0 else 0)
+        number, failed = batch.done + begin, np.int64(0)
+        while live > 0 and it < steps:
+            filled = (live + lanes - 1) // lanes * lanes
+            if it >= 0:
+                if d.before != 0:
+                    copy_memory(d.before + skip, x_at, filled * size // 4)
+                step(meta, batch, d, at, b, first, filled, begin, it)
+                number += 1
+            failed = call7(d.fun, live, x_at, g_at, f_at, order_at, d.shape, args_at)
+            if failed != 0:
+                break
+            stopped = np.int64(0)
+            for place in range(first, first + live, lanes):
+                count = min(lanes, first + live - place)
+                stopped |= test_packet(d, at, ends, tolerances, place, count, number > 0)
+            if stopped != 0:
+                live = retire_block(meta, batch, first, live, number)
+            it += 1
+        count_iterations(batch, first, live, number, failed != 0)
+        of_blocks[b] = live
+
+    return wrap(block)
+
+
+def make_kernels(plan: Plan, lanes: int, own_lr: bool, name: str) -> tuple[Kernel, Kernel]:
+    """``kernel(meta_at, batch_at, args_at)``: some iterations of some blocks.
+
+    Serial, and parallel over blocks.
+    """
+    wrap = linked
+    tabulate, block = make_tabulate(plan, wrap), _make_block(plan, lanes, own_lr, wrap)
+    # a call, for Numba may move a parallel loop past what only reads fields
+    advance, goes_on = make_advance_batch(plan, wrap), wrap(_goes_on)
+
+    def make_kernel(each: Any) -> Kernel:
+        def kernel(meta_at, batch_at, args_at):
+            meta, batch = record_at(meta_at, META), record_at(batch_at, LANES)
+            first, end = batch.first_block, batch.end_block
+            begin = steps = np.int64(0)
+            going = True
+            while going:  # so few steps at a time that their scalars stay in the cache
+                begin += steps
+                left = batch.steps - begin
+                steps = left if left < batch.table_steps else batch.table_steps
+                tabulate(meta, batch, begin, steps)
+                for b in each(end - first):
+                    block(first + int64(b), meta_at, batch_at, args_at, begin, steps)
+                going = goes_on(batch) and left > steps
+            if batch.last != 0:
+                advance(meta, batch, begin, steps)
+                batch.at_start = 0
+            return 0
+
+        kernel.__qualname__ = f"{name}.{'serial' if each is range else 'parallel'}.kernel"
+        return kernel
+
+    return make_kernel(range), make_kernel(prange)
+
+
+def _goes_on(batch):
+    """Whether a block has a problem that still runs, and none has failed."""
+    if batch.failed != 0:
+        return False
+    # the call with the last blocks goes on, though all of its own have stopped: it brings t and the
+    # running products to where the others are
+    if batch.last != 0 and batch.problems > 1:
+        return True
+    of_blocks = array_at(batch.live, batch.end_block, np.int64)
+    live = 0
+    for b in range(batch.first_block, batch.end_block):
+        live += of_blocks[b]
+    return live > 0

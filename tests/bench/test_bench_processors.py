@@ -1,0 +1,63 @@
+"""The page with the figures of two processors: what is written into it. Nothing is timed."""
+
+import json
+
+from numadam.bench import machine, report
+from numadam.bench.case import Case
+from numadam.bench.cases import TARGETS, named
+from numadam.bench.measure import Figure
+from tests.bench.scripts import load
+
+processors = load("processors")
+ABOUT = {
+    **machine.RECORDED,
+    "processor": "P",
+    "date": "2026-01-01",
+    "system": "Linux",
+    "threads": 2,
+    "layer": "tbb",
+    "gpu": "none found",
+    "versions": {"numadam": "1"},
+}
+
+
+def rows(*of):
+    return [report.Row(*each).as_dict() for each in of]
+
+
+def test_figures_go_into_the_column_of_their_processor():
+    columns = [{"title": "Q", "about": "q", "cases": {"torch-1M": "0.9"}, "roofline": {}}]
+    warm = Figure(0.3, 0.6, 2.0)
+    found = rows(
+        (named("torch-1M"), Figure(0.5, 1.0, 2.0), "", 0.0),
+        (named("torch-10k"), Figure(0.5, 1.0, 2.0), "", 0.5),
+        (named("first-step-warm"), warm, "", 0.0),
+        (named("deepspeed-1M"), None, "not here"),
+    )
+    processors.add(columns, {"machine": ABOUT, "rows": found})
+    size = {"elements": 10_000, "ratio": {"roofline": 1.0216}}
+    processors.add(columns, {"machine": ABOUT, "sizes": [size]})
+    mine, other = columns
+    assert mine["about"].startswith("2026-01-01, P (family 25, model 17), 2 cores, L1d 32K")
+    assert mine["cases"] == {
+        "torch-1M": "0.500",
+        "torch-10k": "**0.500 ?**",
+        "first-step-warm": "**0.300 (600 ms)**",
+        "deepspeed-1M": "not taken",
+    }
+    assert mine["roofline"] == {"10000": "1.022"}
+    text = processors.page(columns)
+    assert "| torch-1M | a step of 1M / torch fused | 0.65 | 0.500 | 0.9 |" in text
+    assert "| 10,000 | 1.022 | - |" in text
+    assert all(f"| {case.name} |" in text for case in TARGETS)
+    assert other["title"] == "Q"
+
+
+def test_bytes_of_a_busy_machine_are_not_in_doubt():
+    (row,) = rows((Case("x", "what", 0.0, lambda: None, unit="B"), Figure(0.0), "", 0.9))
+    assert processors.cell(row) == "0 B"
+
+
+def test_page_is_what_the_data_say():
+    text = processors.page(json.loads(processors.DATA.read_text()))
+    assert processors.PAGE.read_text().endswith(text)

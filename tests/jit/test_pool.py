@@ -1,0 +1,213 @@
+"""Threads of our own, under the workqueue layer: forks, the end of a process, signals, callers."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tests.processes import FORKED, PREAMBLE, ROOT, STORM, python
+
+#: Large enough for the pool, with a gradient that never changes: any part that ran twice or not
+#: at all shows in the spread of m.
+LARGE = """
+from numadam._jit import pool, threads
+N = 1_000_000
+G = np.ones(N, "f4")
+def large():
+    opt = na.Adam(np.zeros(N, "f4"))
+    assert chosen(opt).kernel is not chosen(opt).serial
+    return opt
+def whole(opt):
+    twin = na.Adam(np.zeros(3, "f4"))
+    for _ in range(opt.t):
+        twin.step(G[:3])
+    return all(np.ptp(opt.state[k]) == 0 and opt.state[k][0] == twin.state[k][0] for k in "mv")
+"""
+forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+
+
+@pytest.fixture(scope="module")
+def pooled(warm: str) -> dict[str, str]:
+    """Settings of a process that steps in the pool, with its loops in the cache."""
+    settings = {"NUMBA_CACHE_DIR": warm, "NUMBA_THREADING_LAYER": "workqueue"}
+    settings["NUMBA_NUM_THREADS"] = str(max(2, os.cpu_count() or 1))
+    python(LARGE + "large().step(G)", **settings)
+    return settings
+
+
+def test_starts_at_first_use(pooled: dict[str, str]) -> None:
+    code = """
+    import threading
+    small = na.Adam(np.ones(1000, "f4"))
+    small.step(np.ones(1000, "f4"))
+    opt = large()
+    before = pool._pool
+    opt.step(G)
+    print(before, pool._pool.threads == threads.count(), threading.active_count() > 1, whole(opt))
+    """
+    assert python(LARGE + textwrap.dedent(code), **pooled) == "None True True True"
+
+
+def test_one_thread_starts_no_other(pooled: dict[str, str]) -> None:
+    code = """
+    import threading
+    opt = large()
+    opt.step(G)
+    print(threading.active_count(), whole(opt))
+    """
+    assert python(LARGE + textwrap.dedent(code), **pooled | {"NUMBA_NUM_THREADS": "1"}) == "1 True"
+
+
+def test_steps_go_on_where_no_thread_can_be_started(pooled: dict[str, str]) -> None:
+    code = """
+    import threading
+    def start(self):
+        raise RuntimeError("can't start new thread")
+    threading.Thread.start = start
+    opt = large()
+    opt.step(G)
+    print(pool._pool.threads, whole(opt))
+    """
+    assert python(LARGE + textwrap.dedent(code), **pooled) == "1 True"
+
+
+def test_threads_sleep_between_steps(pooled: dict[str, str]) -> None:
+    code = """
+    import time
+    opt = large()
+    for _ in range(20):
+        opt.step(G)
+    before = time.process_time()
+    time.sleep(0.5)
+    print(time.process_time() - before < 0.1)
+    """
+    assert python(LARGE + textwrap.dedent(code), **pooled) == "True"
+
+
+def test_many_threads_step_at_once(pooled: dict[str, str]) -> None:
+    """One has the pool, the others step alone meanwhile."""
+    code = """
+    from concurrent.futures import ThreadPoolExecutor
+    opts = [large() for _ in range(4)]
+    def work(opt):
+        for _ in range(40):
+            opt.step(G)
+        return whole(opt)
+    with ThreadPoolExecutor(4) as callers:
+        print(set(callers.map(work, opts)))
+    """
+    assert python(LARGE + textwrap.dedent(code), **pooled) == "{True}"
+
+
+@forking
+def test_child_of_a_fork_starts_its_own(pooled: dict[str, str]) -> None:
+    code = """
+    opt = large()
+    opt.step(G)
+    def child():
+        before = pool._pool
+        opt.step(G)
+        return f"{before} {pool._pool.threads == threads.count()} {opt.t} {whole(opt)}"
+    print(in_child(child), in_child(lambda: in_child(child)), whole(opt), opt.t)
+    """
+    out = python(FORKED + LARGE + textwrap.dedent(code), **pooled)
+    assert out == "None True 2 True None True 2 True True 1"
+
+
+@forking
+def test_fork_while_other_threads_use_the_pool(pooled: dict[str, str]) -> None:
+    """Also in the functional API, whose steps a fork does not wait for: its arrays are torn."""
+    code = """
+    import threading
+    opt, stop = large(), threading.Event()
+    p, m, v = np.zeros(N, "f4"), np.zeros(N, "f4"), np.zeros(N, "f4")
+    def method():
+        while not stop.is_set():
+            opt.step(G)
+    def function():
+        while not stop.is_set():
+            na.adam_update(p, G, m, v, 1)
+    callers = [threading.Thread(target=f) for f in (method, function)]
+    [t.start() for t in callers]
+    def child():
+        fresh = large()
+        for _ in range(3):
+            fresh.step(G); opt.step(G)
+        na.adam_update(p, G, m, v, 1)
+        return f"{whole(opt)} {whole(fresh)}"
+    found = {in_child(child) for _ in range(10)}
+    stop.set(); [t.join() for t in callers]
+    print(found, whole(opt))
+    """
+    assert python(FORKED + LARGE + textwrap.dedent(code), **pooled) == "{'True True'} True"
+
+
+@pytest.mark.parametrize("ends", ["", "sys.exit(0)", "1/0"])
+def test_process_ends_while_a_daemon_steps(ends: str, pooled: dict[str, str]) -> None:
+    """The end waits for no step and no thread of the pool, and does not crash."""
+    code = """
+    import sys, threading, time
+    opt = large()
+    def work():
+        while True:
+            opt.step(G)
+    for _ in range(3):
+        threading.Thread(target=work, daemon=True).start()
+    time.sleep(0.3)
+    print("end", flush=True)
+    """
+    source = PREAMBLE + LARGE + textwrap.dedent(code) + ends
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **pooled}
+    done = subprocess.run(
+        [sys.executable, "-c", source], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == (1 if ends == "1/0" else 0), done.stderr
+    assert done.stdout == "end\n"
+
+
+def test_a_step_at_exit(pooled: dict[str, str]) -> None:
+    """Python starts no thread by then: the step runs alone."""
+    code = """
+    import atexit
+    opt = large()
+    atexit.register(lambda: print(opt.step(G), opt.t, whole(opt)))
+    """
+    assert python(LARGE + textwrap.dedent(code), **pooled).endswith("1 True")
+
+
+def test_asynchronous_exceptions_leave_whole_steps(pooled: dict[str, str]) -> None:
+    code = """
+    opt = large()
+    storm(lambda: opt.step(G), 100)
+    print(opt.t > 0, whole(opt))
+    """
+    assert python(STORM + LARGE + textwrap.dedent(code), **pooled) == "True True"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no interval timer on Windows")
+def test_signal_handlers_that_step_and_raise(pooled: dict[str, str]) -> None:
+    """Also while the threads are started."""
+    code = """
+    import signal
+    class Strike(Exception): pass
+    opt, other, inside = large(), large(), []
+    def handler(*_):
+        other.step(G)
+        if inside:
+            inside.clear()
+            raise Strike
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.003)
+    for _ in range(60):
+        try:
+            inside.append(True)
+            while True:
+                opt.step(G)
+        except Strike:
+            pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(opt.t > 0, other.t > 0, whole(opt), whole(other))
+    """
+    assert python(LARGE + textwrap.dedent(code), **pooled) == "True True True True"
