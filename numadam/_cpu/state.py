@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.layout import Layout
+from numadam._arrays.layout import Layout, address_of, layout_of
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._core.products import product_width, start_products
-from numadam._cpu.arguments import KernelArguments, addresses
+from numadam._core.products import product_width
+from numadam._cpu.arguments import KernelArguments
 from numadam._cpu.records import META, offset_of
 from numadam._cpu.validate import SKIP
 from numadam._settings.settings import Settings
@@ -35,16 +35,15 @@ class CpuState:
         self.params, self.names, self.settings = list(params), list(names), settings
         plan = settings.plan
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
-        self.layout = Layout(shapes, orders, plan.dtype)
-        self._slots = plan.state_slots()
+        self.layout = layout_of(shapes, orders, plan.dtype)
         self._layouts = {
-            name: Layout(shapes, orders, plan.array_dtype(slot))
-            for name, slot in self._slots.items()
+            name: layout_of(shapes, orders, plan.array_dtype(slot))
+            for name, slot in plan.state_slots.items()
         }
         self._head = META.itemsize + len(settings.control) * product_width(plan) * 8
         self._block, self._first = Layout.allocate(self._head, list(self._layouts.values()))
         self._meta, self.products = self._head_of(self._block)
-        self.products[...] = start_products(plan, len(settings.control))
+        self.products[:, : len(plan.products)] = 1.0
         self.arguments = KernelArguments(
             plan,
             self.layout,
@@ -55,10 +54,11 @@ class CpuState:
             settings.group_of_leaf,
         )
         self._meta["guard"], self._meta["every"] = settings.guard, settings.options["accumulate"]
-        self.arguments.fix_span(self._block[self._first[0] if self._first else len(self._block) :])
         self.state = self._views(self._block)
-        for name, slot in self._slots.items():
-            self.arguments.bind(slot, addresses(self.state[name]))
+        begin, end = self.arguments.meta_at, len(self._block)
+        for first, (name, slot) in zip(self._first, plan.state_slots.items(), strict=True):
+            self.arguments.bind(slot, self._layouts[name].addresses(begin + first))
+        self.arguments.fix_span(begin + (self._first[0] if self._first else end), begin + end)
         self._per_element = self._bind_per_element()
 
     def begin(self) -> None:
@@ -91,11 +91,10 @@ class CpuState:
         """Arrays of bounds and step sizes in the memory order of the parameters."""
         plan, kept = self.settings.plan, []
         for slot, values in self.settings.per_element.items():
-            layout = Layout(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
+            layout = layout_of(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
             block, (first,) = Layout.allocate(0, [layout])
-            views = layout.views(block[first:])
-            self.fill(views, values)
-            self.arguments.bind(slot, addresses(views))
+            self.fill(layout.views(block[first:]), values)
+            self.arguments.bind(slot, layout.addresses(address_of(block) + first))
             kept.append(block)
         return kept
 
