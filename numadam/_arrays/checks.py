@@ -25,7 +25,7 @@ def is_masked(x: Any) -> bool:
 
 def is_numpy(x: Any) -> bool:
     """Whether `x` is an ndarray with NumPy's header; a proxy only claims to be one."""
-    return issubclass(type(x), np.ndarray) and not is_masked(x)
+    return type(x) is np.ndarray or (issubclass(type(x), np.ndarray) and not is_masked(x))
 
 
 def is_viewable(x: Any, dtype: np.dtype) -> bool:
@@ -103,7 +103,7 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
                 f"{name}: expected float64, float32, float16, bfloat16, complex64 or complex128, "
                 f"got {name_dtype(dtype)}. Use .astype(numpy.float64)."
             )
-        if dtype != first:
+        if dtype is not first and dtype != first:
             raise TypeError(
                 f"{name}: is {dtype}, but {names[0]} is {first}. One optimiser holds one dtype: "
                 f"convert one of them, or make a second optimiser for the {dtype} arrays."

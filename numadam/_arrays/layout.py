@@ -85,17 +85,23 @@ class Layout:
         return where, tuple(shape[axis] for axis in order), tuple(np.argsort(order).tolist())
 
     @staticmethod
-    def allocate(
-        head: int, layouts: Sequence[Layout], skew: int = SKEW
-    ) -> tuple[np.ndarray, list[int]]:
-        """A zeroed block with `head` bytes and a buffer of each layout; the offset of each."""
+    def place(head: int, layouts: Sequence[Layout], skew: int = SKEW) -> tuple[list[int], int, int]:
+        """Offsets of a buffer of each layout behind `head` bytes, their end, and an alignment."""
         large = any(layout.paged for layout in layouts)
         end = max(head, skew) if large else _round_up(head, _LINE)
         firsts = []
         for layout in layouts:
             firsts.append(end)
             end += layout.nbytes
-        return aligned_zeros(end, _PAGE if large else _LINE), firsts
+        return firsts, end, _PAGE if large else _LINE
+
+    @staticmethod
+    def allocate(
+        head: int, layouts: Sequence[Layout], skew: int = SKEW
+    ) -> tuple[np.ndarray, list[int]]:
+        """A zeroed block with `head` bytes and a buffer of each layout; the offset of each."""
+        firsts, end, unit = Layout.place(head, layouts, skew)
+        return aligned_zeros(end, unit), firsts
 
     def addresses(self, begin: int) -> list[int]:
         """The addresses of the leaves in a buffer that begins there."""
@@ -112,6 +118,13 @@ class Layout:
 
 #: Arrays up to which what follows from their layout is kept for the next optimiser.
 FEW = 64
+
+
+def few(cached: Any, layout: Layout) -> Any:
+    """A cached function for a layout of a few arrays, and the plain function for many."""
+    return cached if len(layout.shapes) <= FEW else cached.__wrapped__
+
+
 _layout_of = functools.lru_cache(maxsize=256)(Layout)
 
 

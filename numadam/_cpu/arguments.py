@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numadam._arrays.layout import FEW, Layout, address_of, aligned_zeros
+from numadam._arrays.layout import Layout, address_of, aligned_zeros, few, layout_of
 from numadam._core.norms import NORM_BLOCK
 from numadam._core.plan import CHECKED, Plan
+from numadam._core.products import product_width
 from numadam._core.scalars import width_of
 from numadam._cpu.numpy_abi import kind_of
 from numadam._cpu.records import CPU_LEAF, META, SPAN, offset_of
@@ -24,6 +25,34 @@ _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
 _PART_STEP = 64
 
 
+class StatePlaces(NamedTuple):
+    """Where META, the running products and the state arrays lie in the block of an optimiser."""
+
+    names: tuple[str, ...]
+    slots: tuple[int, ...]
+    layouts: tuple[Layout, ...]
+    firsts: tuple[int, ...]  # offsets of the state arrays
+    end: int
+    unit: int  # the block begins on a multiple of it
+    products: tuple[int, int]  # shape of the products, which follow META
+
+
+@functools.lru_cache(maxsize=256)
+def _state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
+    dtypes = map(plan.array_dtype, plan.state_slots.values())
+    layouts = tuple(layout_of(layout.shapes, layout.orders, dtype) for dtype in dtypes)
+    products = rows, product_width(plan)
+    firsts, end, unit = Layout.place(META.itemsize + 8 * math.prod(products), layouts)
+    names, slots = tuple(plan.state_slots), tuple(plan.state_slots.values())
+    return StatePlaces(names, slots, layouts, tuple(firsts), end, unit, products)
+
+
+def state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
+    """The places of the state of parameters of this layout, in so many groups."""
+    places: StatePlaces = few(_state_places, layout)(plan, layout, rows)
+    return places
+
+
 class _Template(NamedTuple):
     """The arguments that follow from plan, layout and groups; each optimiser copies them.
 
@@ -31,14 +60,17 @@ class _Template(NamedTuple):
     """
 
     meta: np.ndarray  # META in int64 words; its pointers are offsets in `memory`
-    pointers: list[int]  # the places of these words
-    memory: np.ndarray
+    pointers: np.ndarray  # the places of these words
+    memory: np.ndarray  # in int64 words; addresses in the block of the state are offsets in that
+    of_state: np.ndarray  # the places of these words
     arrays: dict[str, tuple[Any, np.dtype[Any], int]]  # shape, dtype and offset of each
     partials: int  # how many partial sums of the norm
 
 
 @functools.lru_cache(maxsize=256)
-def _template(plan: Plan, layout: Layout, groups: tuple[int, ...], rows: int) -> _Template:
+def _template(
+    plan: Plan, layout: Layout, groups: tuple[int, ...], rows: int, state: StatePlaces | None
+) -> _Template:
     n, meta = len(layout.shapes), np.zeros(1, META)
     leaves, factors = np.zeros(n + 1, CPU_LEAF), np.ones((3, n + 1))
     leaves["subtype"][:n], leaves["group"][:n] = id(np.ndarray), groups
@@ -46,10 +78,17 @@ def _template(plan: Plan, layout: Layout, groups: tuple[int, ...], rows: int) ->
     blocks = [-(-size * plan.numbers // NORM_BLOCK) for size in layout.sizes]
     leaves["first_block"][1:] = np.cumsum(blocks, dtype=np.int64)
     factors[2] = math.nan  # norms before the first step
+    spans, in_state = np.zeros(CHECKED * n + 1, SPAN), np.zeros(n + 1, CPU_LEAF)
+    if state is not None:
+        # every step writes all of the state arrays
+        meta["fixed"], spans[0] = 1, (state.firsts[0], state.end) if state.firsts else (0, 0)
+        for slot, first, of_slot in zip(state.slots, state.firsts, state.layouts, strict=True):
+            leaves["address"][:n, slot] = of_slot.addresses(first)
+            in_state["address"][:n, slot] = 1
     arrays = {
         "leaves": leaves,
+        "spans": spans,
         "dims": _make_dims(layout, leaves),
-        "spans": np.zeros(CHECKED * n + 1, SPAN),
         "order": np.zeros(CHECKED * n + 1, np.int64),
         "scalars": np.zeros((rows, width_of(plan))),
         "factors": factors,
@@ -64,18 +103,17 @@ def _template(plan: Plan, layout: Layout, groups: tuple[int, ...], rows: int) ->
     meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
     part = -(-int(leaves["start"][n]) // (_PARTS * _PART_STEP)) * _PART_STEP
     meta["part"], meta["every"] = min(max(part, _PART_MIN), _PART_MAX), 1
+    of_state = np.flatnonzero(in_state.view(np.int64))
+    if state is not None and state.firsts:
+        of_state = np.append(of_state, offsets["spans"] // 8 + np.arange(2))
     return _Template(
         meta.view(np.int64),
-        [offset_of(META, name) // 8 for name in offsets],
-        np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays.values()]),
+        np.array([offset_of(META, name) // 8 for name in offsets]),
+        np.concatenate([array.reshape(-1).view(np.int64) for array in arrays.values()]),
+        of_state,
         {name: (one.shape, one.dtype, offsets[name]) for name, one in arrays.items()},
         sum(blocks) + 1 if plan.norm else 0,
     )
-
-
-def _template_for(plan: Plan, layout: Layout, groups: Sequence[int], rows: int) -> _Template:
-    make = _template if len(layout.shapes) <= FEW else _template.__wrapped__
-    return make(plan, layout, tuple(groups), rows)
 
 
 def _make_dims(layout: Layout, leaves: np.ndarray) -> np.ndarray:
@@ -94,6 +132,7 @@ def iterations(plan: Plan, layout: Layout) -> list[int]:
     return [size * plan.unit for size in layout.sizes]
 
 
+_PLAIN = frozenset((np.ndarray,))
 _CONTROL, _PRODUCTS, _PARTIALS = (
     offset_of(META, name) // 8 for name in ("control", "products", "partials")
 )
@@ -117,6 +156,8 @@ class KernelArguments:
         The products over the steps, one row a group (see `numadam._core.products`).
     groups : sequence of int, optional
         Each leaf's group.
+    state : StatePlaces, optional
+        Of state arrays that lie behind `meta`.
     """
 
     def __init__(
@@ -128,21 +169,23 @@ class KernelArguments:
         meta: np.ndarray,
         products: np.ndarray,
         groups: Sequence[int] = (0,),
+        state: StatePlaces | None = None,
     ) -> None:
-        template = _template_for(plan, layout, groups, len(control))
+        make = few(_template, layout)
+        template = make(plan, layout, tuple(groups), len(control), state)
         self.plan, self.layout, self.meta = plan, layout, meta
         self.control, self.products = control, products
-        self.meta_at = address_of(meta)
-        self._memory = memory = template.memory.copy()
-        self._partials = np.zeros(template.partials)
-        self._arrays, first, words = template.arrays, address_of(memory), meta.view(np.int64)
+        self.meta_at = meta_at = address_of(meta)
+        self._arrays, self._memory = template.arrays, template.memory.copy()
+        self._memory[template.of_state] += meta_at
+        words = meta.view(np.int64)
         words[:] = template.meta
-        for place in template.pointers:
-            words[place] += first
+        words[template.pointers] += address_of(self._memory)
         words[_CONTROL], words[_PRODUCTS] = address_of(control), address_of(products)
-        words[_PARTIALS] = address_of(self._partials)
-        self.leaves, self.spans = self._array("leaves"), self._array("spans")
-        if any(kind is not np.ndarray for kind in subtypes):
+        if template.partials:
+            self._partials = np.zeros(template.partials)
+            words[_PARTIALS] = address_of(self._partials)
+        if not _PLAIN.issuperset(subtypes):
             self.leaves["subtype"][:-1] = list(map(id, subtypes))
             self._subtypes = list(subtypes)  # keeps their ids alive
         self._work: list[np.ndarray] = []
@@ -150,6 +193,11 @@ class KernelArguments:
     def _array(self, name: str) -> np.ndarray:
         shape, dtype, offset = self._arrays[name]
         return np.ndarray(shape, dtype, self._memory.data, offset)
+
+    @functools.cached_property
+    def leaves(self) -> np.ndarray:
+        """The records of the leaves, and one behind them."""
+        return self._array("leaves")
 
     def set_iterations(self, counts: Sequence[int]) -> None:
         """Set how many iterations of the loop each leaf takes."""
@@ -164,11 +212,6 @@ class KernelArguments:
     def bind(self, slot: int, addresses: Sequence[int] | np.ndarray) -> None:
         """Fix the addresses of arrays of the back end's own: steps need not look them up."""
         self.leaves["address"][:-1, slot] = addresses
-
-    def fix_span(self, begin: int, end: int) -> None:
-        """Count a buffer of the back end's among what every step writes."""
-        self.meta["fixed"] = 1
-        self.spans[0] = (begin, end) if begin < end else (0, 0)
 
     @property
     def work_bytes(self) -> int:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.layout import Layout, address_of, layout_of
+from numadam._arrays.layout import Layout, address_of, aligned_zeros, layout_of
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._core.products import product_width
-from numadam._cpu.arguments import KernelArguments
+from numadam._cpu.arguments import KernelArguments, state_places
 from numadam._cpu.records import META, offset_of
 from numadam._cpu.validate import SKIP
 from numadam._settings.settings import Settings
@@ -33,32 +32,26 @@ class CpuState:
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         self.params, self.names, self.settings = list(params), list(names), settings
-        plan = settings.plan
+        plan, rows = settings.plan, len(settings.control)
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
         self.layout = layout_of(shapes, orders, plan.dtype)
-        self._layouts = {
-            name: layout_of(shapes, orders, plan.array_dtype(slot))
-            for name, slot in plan.state_slots.items()
-        }
-        self._head = META.itemsize + len(settings.control) * product_width(plan) * 8
-        self._block, self._first = Layout.allocate(self._head, list(self._layouts.values()))
+        self._places = places = state_places(plan, self.layout, rows)
+        self._block = aligned_zeros(places.end, places.unit)
         self._meta, self.products = self._head_of(self._block)
-        self.products[:, : len(plan.products)] = 1.0
+        if plan.products:
+            self.products[:, : len(plan.products)] = 1.0
         self.arguments = KernelArguments(
             plan,
             self.layout,
-            [type(p) for p in params],
+            list(map(type, params)),
             settings.control,
             self._meta,
             self.products,
             settings.group_of_leaf,
+            places,
         )
         self._meta["guard"], self._meta["every"] = settings.guard, settings.options["accumulate"]
         self.state = self._views(self._block)
-        begin, end = self.arguments.meta_at, len(self._block)
-        for first, (name, slot) in zip(self._first, plan.state_slots.items(), strict=True):
-            self.arguments.bind(slot, self._layouts[name].addresses(begin + first))
-        self.arguments.fix_span(begin + (self._first[0] if self._first else end), begin + end)
         self._per_element = self._bind_per_element()
 
     def begin(self) -> None:
@@ -76,15 +69,15 @@ class CpuState:
 
     def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """META, in an array of one, and the products of a block, one row a group."""
-        products = block[META.itemsize : self._head].view(np.float64)
-        meta = np.ndarray(1, META, block)
-        return meta, products.reshape(len(self.settings.control), -1)
+        products = np.ndarray(self._places.products, np.float64, block, META.itemsize)
+        return np.ndarray(1, META, block), products
 
     def _views(self, block: np.ndarray) -> dict[str, list[np.ndarray]]:
         """The state arrays in a block like the back end's own."""
+        names, _, layouts, firsts, *_ = self._places
         return {
             name: layout.views(block[first : first + layout.nbytes])
-            for first, (name, layout) in zip(self._first, self._layouts.items(), strict=True)
+            for name, layout, first in zip(names, layouts, firsts, strict=True)
         }
 
     def _bind_per_element(self) -> list[np.ndarray]:
@@ -178,7 +171,7 @@ class CpuState:
 
     def state_dtype(self, name: str) -> np.dtype:
         """The dtype of a state array."""
-        return self._layouts[name].dtype
+        return self._places.layouts[self._places.names.index(name)].dtype
 
     def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
         """Copy counters and state arrays in, whole or not at all: the last line is one copy."""

@@ -74,10 +74,13 @@ class CpuStep:
             self.ids[pl.P] = list(map(id, self._params))
         self.ids_at = address_of(self.ids)
         self._free: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
-        self._pack = struct.Struct(f"{self.ids.shape[1]}q").pack_into
         self._known_disjoint: Any = None
         arguments.meta["validator"] = validator_address()
         self.kernel, self.serial = self._kernels(out=False)
+
+    @functools.cached_property
+    def _pack(self) -> Any:
+        return struct.Struct(f"{self.ids.shape[1]}q").pack_into
 
     def _bind_code(self, what: int) -> None:
         """Compile or load what few steps need, before this one writes anything."""
@@ -126,7 +129,10 @@ class CpuStep:
     def check(self) -> None:
         """Validate the parameters alone, without a step."""
         meta_at = self.arguments.meta_at
-        self._call_until_valid({}, lambda ids_at, known: validate_arrays(meta_at, ids_at, known))
+        if validate_arrays(meta_at, self.ids_at, 0) != va.OK:
+            self._call_until_valid(
+                {}, lambda ids_at, known: validate_arrays(meta_at, ids_at, known)
+            )
 
     def _call_until_valid(
         self,
