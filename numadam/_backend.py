@@ -120,6 +120,10 @@ class Backend(ABC):
         """Discard the accumulated gradients."""
 
     @abstractmethod
+    def reset(self) -> None:
+        """Begin anew: state, counters and products as before the first step."""
+
+    @abstractmethod
     def gradients(self) -> list[Any]:
         """Gradient buffers of the parameters' shapes in one flat buffer, owned by the back end."""
 

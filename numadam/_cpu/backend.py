@@ -95,6 +95,11 @@ class CpuBackend(Backend):
         """Forget the gradients that have been added up."""
         self.arguments.meta["calls"] = 0
 
+    def reset(self) -> None:
+        """Begin anew: state, counters and products as before the first step."""
+        with defer_interrupts():
+            self.memory.reset()
+
     def gradients(self) -> list[np.ndarray]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""
         layout = self.arguments.layout

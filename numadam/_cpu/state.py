@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from numadam._cpu.records import META, offset_of
 from numadam._cpu.validate import SKIP
 from numadam._settings.settings import Settings
 
+#: The first of the counters in META, which products and state follow.
+_COUNTERS_AT = offset_of(META, "steps")
 #: Counters as the user calls them, and the fields of META that hold them.
 _COUNTERS = {"t": "steps", "calls": "calls", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
 
@@ -38,8 +41,6 @@ class CpuState:
         self._places = places = state_places(plan, self.layout, rows)
         self._block = aligned_zeros(places.end, places.unit)
         self._meta, self.products = self._head_of(self._block)
-        if plan.products:
-            self.products[:, : len(plan.products)] = 1.0
         self.arguments = KernelArguments(
             plan,
             self.layout,
@@ -56,8 +57,18 @@ class CpuState:
 
     def begin(self) -> None:
         """Bring the parameters into their bounds, and write what is not zero at the start."""
+        carried = len(self.settings.plan.products)
+        if carried:
+            self.products[:, :carried] = 1.0
         self._project()
         self._start()
+
+    def reset(self) -> None:
+        """Begin anew: state, counters and products as before the first step."""
+        self._block[_COUNTERS_AT:] = 0  # counters, products and state lie together
+        if self.settings.plan.norm:
+            self.arguments.norms[:] = math.nan
+        self.begin()
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
@@ -175,15 +186,16 @@ class CpuState:
 
     def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
         """Copy counters and state arrays in, whole or not at all: the last line is one copy."""
-        staged = self._block.copy()
+        # counters and products lie before the arrays, which need not be copied without new ones
+        end = self._places.end if state else min(self._places.firsts, default=self._places.end)
+        staged = self._block[:end].copy()
         meta, products = self._head_of(staged)
         for name, value in counters.items():
             if name in _COUNTERS:
                 meta[_COUNTERS[name]] = value
             else:
                 products[:, self.settings.plan.products.index(name)] = value
-        for name, views in self._views(staged).items():
+        for name, views in self._views(staged).items() if state else ():
             for view, leaf in zip(views, state.get(name, ()), strict=name in state):
                 np.copyto(view, leaf)
-        first = offset_of(META, "steps")
-        np.copyto(self._block[first:], staged[first:])
+        np.copyto(self._block[_COUNTERS_AT:end], staged[_COUNTERS_AT:])

@@ -17,7 +17,7 @@ from numadam._backend import Backend, FunctionalStep, Leaves, titles
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._cuda import arrays as ca
-from numadam._cuda.launch import on_gpu, refuse_capture
+from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
 from numadam._jit.interrupts import defer_interrupts
 
 if TYPE_CHECKING:
@@ -252,6 +252,21 @@ class CudaBackend(Backend):
     def drop(self) -> None:
         """Forget the gradients that have been added up."""
         self._calls = 0
+
+    def reset(self) -> None:
+        """Begin anew: state, counters and products as before the first step."""
+        with on_gpu(self._device):
+            if is_capturing():
+                raise RuntimeError("reset: a graph is being captured; reset before that.")
+            with defer_interrupts():
+                self._memory.clear()
+                if self.settings.plan.products:
+                    self._scalars.load_products(1.0)
+                self._control.write_counters(0)
+                self._t = self._calls = 0
+                if self._norms is not None:
+                    self._norms.clear()
+                self._start()
 
     def gradients(self) -> list[Any]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""

@@ -77,6 +77,10 @@ class CudaState:
             for view in self.state[name]:
                 _fill(view, value)
 
+    def clear(self) -> None:
+        """Make all state zero."""
+        self._block[...] = 0
+
     def named(self, names: Sequence[str]) -> list[ca.Named]:
         """The state arrays by what the user calls them; `names` are the parameters'."""
         return [

@@ -19,7 +19,7 @@ from numadam._core.rule import RuleSpec
 from numadam._jit import forks
 from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
-from numadam._optimizer.state import State
+from numadam._optimizer.state import State, check_steps
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import group_overrides
 from numadam._settings.learning_rate import is_plain
@@ -95,8 +95,18 @@ class OptimizerBase:
 
     @property
     def t(self) -> int:
-        """Steps taken so far."""
+        """Steps taken so far.
+
+        May be set: bias corrections, schedules and the running products of betas that change go on
+        from there. The state arrays stay as they are.
+        """
         return self._backend.t
+
+    @t.setter
+    def t(self, steps: int) -> None:
+        steps = check_steps("t", steps)
+        with self._lock:
+            self._backend.load({"t": steps, **self._settings.products_after(steps)}, {})
 
     @property
     def skipped(self) -> int:
@@ -155,6 +165,21 @@ class OptimizerBase:
                 settings.rate_array[...] = LR.check(value)
             else:
                 settings.set_lr(LR.check_or_schedule(value))
+
+    @property
+    def current_lr(self) -> Any:
+        """The learning rate of the next step: `lr`, and of a schedule its value now.
+
+        A float, or where there is one for each array their nesting; with ``capturable=True`` the
+        array on the GPU.
+        """
+        with self._lock:
+            lr, tree = self.lr, self._tree
+            if is_plain(lr):
+                return LR.check(lr(self.t)) if callable(lr) else lr
+            rates = tree.flatten(lr, "lr")
+            now = [LR.check(rate(self.t)) if callable(rate) else rate for rate in rates]
+            return tree.merge(lr, now)
 
     @property
     def grads(self) -> Any:

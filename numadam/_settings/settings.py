@@ -16,6 +16,7 @@ from numadam._core import plan as pl
 from numadam._core.half import as_storage
 from numadam._core.hyper import LR, Hyper, at_start
 from numadam._core.plan import Plan, plan_of
+from numadam._core.products import make_advance_row, make_products, start_products
 from numadam._core.rule import RuleSpec
 from numadam._settings.bounds import OPEN, Pair, inward
 from numadam._settings.groups import Overrides
@@ -53,6 +54,11 @@ def _alike(rule: RuleSpec, frozen: Any, kind: type[Any], count: int, pair: Pair)
     leaves = [np.empty(0, kind)] * count
     options = op.check_frozen(rule, "", *frozen)
     return Settings(rule, options, leaves, [""] * count, [{}] * count, [pair] * count)
+
+
+def _interpreted(function: Any, **how: Any) -> Any:
+    """The function as it is, in the place of one that compiles it."""
+    return function
 
 
 class Settings:
@@ -259,6 +265,22 @@ class Settings:
         checked = [hyper.check(now[id(schedule)]) for _, _, hyper, schedule in self.schedules]
         for (group, column, _, _), value in zip(self.schedules, checked, strict=True):
             self.control[group, column] = value
+
+    def products_after(self, steps: int) -> dict[str, np.ndarray]:
+        """Running products after so many steps with these options, by name, one for each group."""
+        plan = self.plan
+        if not plan.products:
+            return {}
+        count, rows = len(plan.products), start_products(plan, len(self.control))
+        find, advance = make_products(plan, _interpreted), make_advance_row(plan, _interpreted)
+        for step in range(steps):
+            self.refresh(step)
+            for q, control in zip(rows, self.control, strict=True):
+                find(q, control, float(step + 1))
+                advance(q)
+            if not rows[:, :count].any():  # they stay 0
+                break
+        return {name: rows[:, k].copy() for k, name in enumerate(plan.products)}
 
     def set(self, name: str, value: Any) -> None:
         """Change a hyperparameter of all arrays whose group sets none of its own."""
