@@ -26,7 +26,7 @@ _PART_STEP = 64
 
 
 class StatePlaces(NamedTuple):
-    """Where META, the running products and the state arrays lie in the block of an optimiser."""
+    """Places of META, the running products and the state arrays in the block of an optimiser."""
 
     names: tuple[str, ...]
     slots: tuple[int, ...]
@@ -132,7 +132,6 @@ def iterations(plan: Plan, layout: Layout) -> list[int]:
     return [size * plan.unit for size in layout.sizes]
 
 
-_PLAIN = frozenset((np.ndarray,))
 _CONTROL, _PRODUCTS, _PARTIALS = (
     offset_of(META, name) // 8 for name in ("control", "products", "partials")
 )
@@ -185,7 +184,7 @@ class KernelArguments:
         if template.partials:
             self._partials = np.zeros(template.partials)
             words[_PARTIALS] = address_of(self._partials)
-        if not _PLAIN.issuperset(subtypes):
+        if subtypes.count(np.ndarray) < len(subtypes):
             self.leaves["subtype"][:-1] = list(map(id, subtypes))
             self._subtypes = list(subtypes)  # keeps their ids alive
         self._work: list[np.ndarray] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -142,7 +143,7 @@ class CpuState:
         """Steps taken."""
         return int(self._meta["steps"][0])
 
-    @property
+    @functools.cached_property
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only 0-d int64 arrays that show the counters themselves."""
         shown = {"t": True, "calls": self.settings.plan.accumulate}
