@@ -38,8 +38,6 @@ def leaf_bounds(
     TypeError, ValueError
         For a leaf without a pair, a pair without a leaf, or one that does not fit its array.
     """
-    if bounds is None:
-        return [OPEN] * len(leaves)
     asked: set[int] = set()
     pairs = []
     for path, leaf, name in zip(tree.paths(), leaves, names, strict=True):
