@@ -64,8 +64,8 @@ class Tolerances:
         if gtol is None and gtol_rel is None:
             gtol_rel = GTOL_REL
         given = zip((_GTOL, _FTOL, _XTOL, _GTOL_REL), (gtol, ftol, xtol, gtol_rel), strict=True)
-        read = [0.0 if value is None else one.check(value) for one, value in given]
-        return Tolerances(*read, norm=float(norm))
+        read = {one.name: 0.0 if value is None else one.check(value) for one, value in given}
+        return Tolerances(norm=float(norm), **read)
 
     @property
     def limits(self) -> tuple[float, float, float]:
