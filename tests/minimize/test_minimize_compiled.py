@@ -106,7 +106,6 @@ def test_callbacks_between_chunks():
     assert len(seen) == 3
 
 
-
 def test_progress_and_schedules_that_observe(capsys):
     schedule = na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=3)
     other = na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=3)
