@@ -142,11 +142,11 @@ def test_the_2_norm_of_nested_and_complex_arrays():
 def test_the_result_is_the_best_iterate(form):
     fun, jac = (rosen, None) if form == "compiled" else (python_rosen, True)
     seen = [START]
-    options = {"jac": jac, "lr": 0.5, "maxiter": 40}
+    options = {"jac": jac, "lr": 0.5, "maxiter": 30}
     res = na.minimize(fun, START, callback=lambda x: seen.append(x), **options)
     fs = [python_rosen(x)[0] for x in seen]
     best = int(np.argmin(fs))
-    assert 0 < best < 40
+    assert 0 < best < 30
     f, g = python_rosen(seen[best])
     np.testing.assert_array_equal(res.x, seen[best])
     np.testing.assert_array_equal(res.jac, g)
@@ -169,7 +169,7 @@ def test_a_gradient_array_that_fun_fills_again_is_copied():
         g[:] = 0
         return rosen(x, g), g
 
-    res = na.minimize(fun, START, jac=True, lr=0.5, maxiter=40)
+    res = na.minimize(fun, START, jac=True, lr=0.5, maxiter=30)
     assert res.fun < res.fun_last
     np.testing.assert_array_equal(res.jac, python_rosen(res.x)[1])
 
