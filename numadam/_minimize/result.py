@@ -63,8 +63,8 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
            jac: [ 5.000e-01  1.000e+00]
           nfev: 3
           njev: 3
-        x_best: [ 2.500e-01  5.000e-01]
-      fun_best: 0.3125
+        x_last: [ 2.500e-01  5.000e-01]
+      fun_last: 0.3125
      grad_norm: 1.0
        history: 3 iterations of nit, fun, grad_norm, lr
          state: to go on from nit=2: state=result.state

@@ -82,7 +82,7 @@ class Tolerances(NamedTuple):
         return self.gtol, self.ftol, self.xtol
 
     def gradient_message(self, size: float, first: float) -> str:
-        """What the gradient's test found: the norms of the gradient, here and at the start."""
+        """Message of the gradient's test; `size` and `first` are the norms here and at the start."""
         if self.gtol > 0.0 and size <= self.gtol:
             kind = "largest component" if self.norm == math.inf else "2-norm"
             return f"The {kind} of the projected gradient is at most gtol."
@@ -92,7 +92,7 @@ class Tolerances(NamedTuple):
 
 
 def stop_message(code: int, tolerances: Tolerances, size: float, first: float, eps: Any) -> str:
-    """Why a run has stopped; `size` and `first` are the norms of the last and first gradient."""
+    """The reason why a run has stopped; `size` and `first` are the norms of the last and first gradient."""
     message = tolerances.gradient_message(size, first) if code == GTOL else MESSAGES[code]
     if code in _AT_REST and isinstance(eps, float) and 0.0 < size < eps:
         message += (
