@@ -82,7 +82,7 @@ class Tolerances(NamedTuple):
         return self.gtol, self.ftol, self.xtol
 
     def gradient_message(self, size: float, first: float) -> str:
-        """Message of the gradient's test; `size` and `first` are the norms here and at the start."""
+        """Message of the gradient's test, from the norms of this gradient and of the first."""
         if self.gtol > 0.0 and size <= self.gtol:
             kind = "largest component" if self.norm == math.inf else "2-norm"
             return f"The {kind} of the projected gradient is at most gtol."
@@ -92,7 +92,7 @@ class Tolerances(NamedTuple):
 
 
 def stop_message(code: int, tolerances: Tolerances, size: float, first: float, eps: Any) -> str:
-    """The reason why a run has stopped; `size` and `first` are the norms of the last and first gradient."""
+    """The reason of a stop; `size` and `first` are norms of the last and the first gradient."""
     message = tolerances.gradient_message(size, first) if code == GTOL else MESSAGES[code]
     if code in _AT_REST and isinstance(eps, float) and 0.0 < size < eps:
         message += (
