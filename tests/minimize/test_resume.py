@@ -103,6 +103,23 @@ def test_the_first_gradient_is_that_of_the_first_run(fun):
     np.testing.assert_array_equal(moved.x_last, half.x_last)
 
 
+def test_nested_arrays_go_on():
+    def fun(x):
+        f, g = python_rosen(x["a"])
+        return f, {"a": g, "b": [2 * x["b"][0]]}
+
+    start = {"a": START, "b": [np.ones((2, 2))]}
+    options = {"jac": True, "lr": 0.3, "norm": 2}
+    whole = na.minimize(fun, start, maxiter=60, **options)
+    half = na.minimize(fun, start, maxiter=25, **options)
+    rest = na.minimize(fun, half.x, maxiter=35, state=half.state, **options)
+    for name in ("x", "jac", "x_last"):
+        np.testing.assert_array_equal(rest[name]["a"], whole[name]["a"])
+        np.testing.assert_array_equal(rest[name]["b"][0], whole[name]["b"][0])
+    assert (rest.fun, rest.grad_norm) == (whole.fun, whole.grad_norm)
+    assert rest.state["first_grad_norm"] == whole.state["first_grad_norm"]
+
+
 def test_an_x0_of_another_shape_or_dtype_is_refused():
     half = na.minimize(square, np.ones(3), jac=True, maxiter=3)
     for x0 in (np.ones(2), np.ones(3, np.float32), {"x": np.ones(3)}):

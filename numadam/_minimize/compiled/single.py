@@ -64,7 +64,7 @@ class CompiledRun:
         problem, backend, found = self._problem, self._problem.backend, self._problem.best
         f, size, first, x = problem.f, problem.size, problem.first, problem.x.copy()
         best = found or Best(x.copy(), f, problem.gradient.copy(), size)
-        saved = found and found._replace(x=found.x.copy(), jac=found.jac.copy())
+        saved = found and Best(found.x.copy(), found.fun, found.jac.copy(), found.grad_norm)
         evaluations = problem.done + (not problem.at_start)
         entries = {
             "x": best.x,

@@ -47,10 +47,10 @@ class PythonRun:
         self._x, self._keeps_x = optimizer.params, tests.xtol > 0.0
         # f is compared where it is known: inf as long as it never was
         self._tracks = task.track_best is not False
-        one = self._tree.is_leaf and self._tracks
-        #: the best iterate: memory, as long as `_lowest` is inf
-        self._best_x: Any = np.empty_like(self._x) if one else None
-        self._best_g: Any = np.empty_like(self._x) if one else None
+        one = self._tracks and self._tree.is_leaf
+        #: the best iterate: memory for it, as long as `_lowest` is inf
+        self._best_x: Any = self._x.copy() if one else None
+        self._best_g: Any = self._x.copy() if one else None
         self._lowest, self._best_size = math.inf, math.nan
         resumed = task.state is not None
         if resumed:
@@ -92,8 +92,9 @@ class PythonRun:
         wants_f, tracks, lowest, every = self._wants_f, self._tracks, self._lowest, self._every
         lr, lines, one = settings.lr, self._lines, tree.is_leaf
         changes, scheduled, observed = callable(lr), bool(settings.schedules), observers.active
-        begin, check, best_g = self._begin, self._check, self._best_g
-        x_bytes, best_bytes = self._bytes()
+        begin, check = self._begin, self._check
+        x, best_x, best_g = self._x, self._best_x, self._best_g
+        in_place = one and best_g is not None
         k, end = begin, begin + self._maxiter
         rate = LR.check(lr(k)) if changes else _plain(lr)
         f: Any = None
@@ -128,8 +129,8 @@ class PythonRun:
                             code = BAD_F
                         end_of_run = last or code != RUNNING
                     if tracks and f is not None and f < lowest and math.isfinite(f):
-                        if best_bytes is not None and g is not None:
-                            best_bytes[:], best_g[...] = x_bytes, g  # 0.3 us less than the call
+                        if in_place and g is not None:
+                            best_x[...], best_g[...] = x, g  # 0.2 us less than the call
                         else:
                             self._keep_best(g)
                         lowest, best_size = f, size
@@ -160,29 +161,25 @@ class PythonRun:
     def _copy(self) -> Any:
         return copy_tree(self._x)
 
-    def _bytes(self) -> tuple[Any, Any]:
-        """Of one NumPy array the bytes of x and of the best x, else None: fast to copy."""
-        if not (self._tree.is_leaf and self._backend.is_host) or self._best_g is None:
-            return None, None
-        x, best = (one.reshape(-1).view(np.uint8).data for one in (self._x, self._best_x))
-        return x, best
-
     def _keep_best(self, g: Any) -> None:
         """Copy x and its gradient."""
         self._best_x, self._best_g = self._copy(), _copied(g)
 
-    def _result(self, code: int) -> OptimizeResult:
-        optimizer, objective, first = self._optimizer, self._objective, self._stop_tests.first
-        f = math.nan if self._f is None else float(self._f)
+    def _found(self, f: float) -> Best | None:
+        """The best iterate, of which `f` at the last one may not have been compared yet."""
         if self._tracks and math.isfinite(f) and f < self._lowest:
             self._keep_best(self._g)
             self._lowest, self._best_size = f, self._size
-        found = self._lowest < math.inf
-        if found:
-            best = Best(self._best_x, self._lowest, self._best_g, self._best_size)
-        else:
-            best = Best(self._copy(), f, _copied(self._g), self._size)
-        saved = best._replace(x=copy_tree(best.x), jac=_copied(best.jac)) if found else None
+        if self._lowest == math.inf:
+            return None
+        return Best(self._best_x, self._lowest, self._best_g, self._best_size)
+
+    def _result(self, code: int) -> OptimizeResult:
+        optimizer, objective, first = self._optimizer, self._objective, self._stop_tests.first
+        f = math.nan if self._f is None else float(self._f)
+        found = self._found(f)
+        best = found or Best(self._copy(), f, _copied(self._g), self._size)
+        saved = found and Best(copy_tree(best.x), best.fun, _copied(best.jac), best.grad_norm)
         state = copy.deepcopy(dict(optimizer.state))
         state["t"] = int(state["t"])
         norm = self._tolerances.norm
