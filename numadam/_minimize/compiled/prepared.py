@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from numadam._core.options import freeze
 from numadam._minimize.compiled.backend import StateOnly
 from numadam._minimize.compiled.problem import Problem
 from numadam._optimizer.base import make_optimizer
@@ -16,30 +17,16 @@ from numadam._settings.learning_rate import is_plain
 _free: dict[Any, list[Problem]] = {}
 _KEPT_KEYS, _OF_A_KEY, _NUMBERS = 64, 8, 4_096
 
-_NUMBERS_AND_TEXT = (bool, int, float, str, np.float64, type(None))
-
-
-def _identity(option: Any) -> Any:
-    """A key for an option that is a number, a text or a tuple of them; TypeError for others."""
-    kind = type(option)
-    if kind is tuple:
-        return tuple(map(_identity, option))
-    if kind not in _NUMBERS_AND_TEXT:
-        raise TypeError(f"{kind}: is not compared by its value.")
-    return kind, repr(option)  # 1, 1.0 and True are equal, as 0.0 and -0.0 are
-
 
 def key_for(rule: type[Any], x: np.ndarray, lr: Any, options: dict[str, Any], norm: float) -> Any:
     """The key of a problem; None where it can serve one run only.
 
     Arrays and functions among the options may change behind their identity.
     """
-    if x.size > _NUMBERS or not is_plain(lr):
+    frozen = freeze(options)
+    if frozen is None or x.size > _NUMBERS or not is_plain(lr):
         return None
-    try:
-        return rule, norm, x.dtype, x.shape, tuple(options), _identity(tuple(options.values()))
-    except TypeError:
-        return None
+    return rule, norm, x.dtype, x.shape, frozen
 
 
 def take(

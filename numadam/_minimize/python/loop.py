@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import struct
 from typing import Any
@@ -180,7 +179,7 @@ class PythonRun:
         found = self._found(f)
         best = found or Best(self._copy(), f, _copied(self._g), self._size)
         saved = found and Best(copy_tree(best.x), best.fun, _copied(best.jac), best.grad_norm)
-        state = copy.deepcopy(dict(optimizer.state))
+        state = optimizer.state.copy()
         state["t"] = int(state["t"])
         norm = self._tolerances.norm
         entries = {

@@ -11,6 +11,7 @@ import numpy as np
 from array_api_compat import array_namespace
 from numba import float64, int64
 
+from numadam._arrays.layout import address_of
 from numadam._core import plan as pl
 from numadam._cpu.records import NDARRAY, NUMBER, POINTER
 from numadam._jit.functions import cast, linked
@@ -137,16 +138,18 @@ class HostStopTests(_Tests):
         self._before = [np.empty_like(leaf) for leaf in self._x] if tolerances.xtol > 0.0 else []
         self._call = _compiled(plan.real, plan.bounds, tolerances.norm)
         self._tested = tested = np.zeros(max(1, len(self._x)), TESTED)
-        tested["limits"], tested["first"] = tolerances.limits, first
-        tested["gtol"], tested["gtol_rel"] = tolerances.gtol, tolerances.gtol_rel
-        addresses = backend.arguments.leaves["address"]
-        boxes = settings.leaf_boxes() if plan.bounds == "scalar" else None
+        its, unknown = tolerances, (0.0, 0.0, 0.0)
+        run = its.limits, its.gtol, its.gtol_rel, first, 0, 0.0, unknown
         for j, leaf in enumerate(self._x):
-            tested["x"][j], tested["numbers"][j] = leaf.ctypes.data, leaf.size * plan.numbers
-            tested["before"][j] = self._before[j].ctypes.data if self._before else 0
-            tested["low"][j], tested["high"][j] = addresses[j, pl.LOW], addresses[j, pl.HIGH]
-            tested["lo"][j], tested["hi"][j] = boxes[j] if boxes else (0.0, 0.0)
-        self._tested_at = [tested[j:].ctypes.data for j in range(len(self._x))]
+            before = address_of(self._before[j]) if self._before else 0
+            box = 0, 0, 0.0, 0.0
+            if plan.bounds == "array":
+                box = *backend.arguments.leaves["address"][j, [pl.LOW, pl.HIGH]], 0.0, 0.0
+            elif plan.bounds == "scalar":
+                box = 0, 0, *settings.box(settings.group_of_leaf[j])
+            # a record at once: 5 us less than field by field
+            tested[j] = address_of(leaf), before, leaf.size * plan.numbers, *box, *run
+        self._tested_at = [address_of(tested[j:]) for j in range(len(self._x))]
         # its first number takes a third of the time of a NumPy scalar
         self._sizes = memoryview(tested["sizes"][0])
         self.test = self._one_array() if len(self._x) == 1 else self._several_arrays
