@@ -125,8 +125,10 @@ def test_a_minimisation_starts_from_them():
 # --- the libraries themselves ---------------------------------------------------------------------
 
 
+@pytest.mark.peers("torch")
 def test_torch_tensors():
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    import torch
+
     weight = torch.nn.Parameter(torch.ones(4, 3))
     half = torch.ones(5, dtype=torch.bfloat16)
     opt, other = na.Adam({"w": weight}, lr=0.1), na.SGD(half, lr=0.25)
@@ -141,8 +143,10 @@ def test_torch_tensors():
     assert torch.equal(twin.params["w"], weight)
 
 
+@pytest.mark.peers("jax")
 def test_jax_arrays_are_gradients_and_no_parameters():
-    jax = pytest.importorskip("jax", reason="jax is not installed")
+    import jax
+
     x = np.ones(3, np.float32)
     opt = na.SGD(x, lr=1.0)
     opt.step(jax.numpy.ones(3))

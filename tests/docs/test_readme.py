@@ -36,7 +36,14 @@ def lacking(need):
     return bool(need) and (" " in need or importlib.util.find_spec(need) is None)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def _case(page):
+    """A page; with the mark "peers" where snippets need a package that the tests may lack."""
+    needs = {need for need, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
+    marks = [pytest.mark.peers()] if any(need and " " not in need for need in needs) else []
+    return pytest.param(page, id=page.stem, marks=marks)
+
+
+@pytest.mark.parametrize("page", [_case(page) for page in PAGES])
 def test_snippets_of_the_pages_run(page, capsys):
     names = {"__name__": "__main__"}
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
