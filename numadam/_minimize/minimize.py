@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from scipy.optimize import OptimizeResult
 
 from numadam._arrays.interop import is_array, is_cupy
@@ -26,6 +27,7 @@ from numadam._minimize.observers import Observers
 from numadam._minimize.python.loop import PythonRun
 from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.result import every_for
+from numadam._minimize.saved import first_of, start_of
 from numadam._minimize.stopping import Tolerances
 from numadam._minimize.tasks import Task
 
@@ -40,9 +42,11 @@ def minimize(
     lr: Any = 0.01,
     rule: Any = "adam",
     callback: Any = None,
-    gtol: float | None = 1e-6,
+    gtol: float | None = None,
+    gtol_rel: float | None = None,
     ftol: float | None = 0.0,
     xtol: float | None = 0.0,
+    norm: float = np.inf,
     maxiter: int = 10_000,
     track_best: bool | None = None,
     check_every: int | None = None,
@@ -70,8 +74,9 @@ def minimize(
         argument, as in SciPy.
     jac : True, function, {"2-point", "3-point", "cs"} or None
         True: `fun` returns the gradient too. A function ``jac(x, *args)``: `fun` is then called
-        once at the end, unless `ftol`, `callback`, `progress`, `track_best` or a schedule that
-        observes f asks for f. Otherwise finite differences (SciPy's; None is "2-point").
+        once at the end, and where something reads f: `ftol`, ``track_best=True``, `progress`, a
+        History at its records, a callback that reads `fun`, or a schedule that observes f.
+        Otherwise finite differences (SciPy's; None is "2-point").
     bounds : sequence of (lo, hi), scipy.optimize.Bounds, (lo, hi), or nesting, optional
         As SciPy reads them, None for an open side. Two numbers hold for all elements, unless x
         has two. x never leaves the bounds, and an x0 outside is moved in first.
@@ -82,20 +87,27 @@ def minimize(
         Any rule of numadam: "adamw", "nadam", "rmsprop", "sgd", ...
     callback : function or History, optional
         ``callback(intermediate_result)`` (x, fun, nit, grad_norm, lr) or ``callback(x)`` after
-        each iteration. A true value or StopIteration ends the run with status 99. A
+        each iteration. StopIteration ends the run with status 99; what it returns means nothing.
+        f is evaluated for it where it reads `fun`, which it has to do before it returns. A
         `numadam.History` records the run.
-    gtol : float, default 1e-6
-        Stop where the largest absolute component of the projected gradient
-        ``x - clip(x - g, lo, hi)`` is at most this. 0 or None switches a test off.
+    gtol : float, optional
+        Stop where the norm of the projected gradient ``x - clip(x - g, lo, hi)`` is at most this,
+        in units of f/x. 0 switches a test off.
+    gtol_rel : float, optional
+        Stop where that norm is at most this times the first one of the run, or of the run that
+        `state` goes on from. Default: 1e-6 where `gtol` is not given, else 0.
     ftol : float, default 0
         Stop where ``|f_before - f| <= ftol * max(|f_before|, |f|, 1)``.
     xtol : float, default 0
-        Stop where ``max |x - x_before| <= xtol * max(1, max |x|)``.
+        Stop where ``norm(x - x_before) <= xtol * max(1, norm(x))``.
+    norm : numpy.inf or 2, default numpy.inf
+        The norm of gradient, move and x in these tests: largest component, or Euclidean.
     maxiter : int, default 10000
         Iterations of this call at most.
     track_best : bool, optional
-        Keep the x of the lowest f so far. Default: on where f is evaluated at every iteration
-        anyway, for example with ``jac=True``.
+        Whether the result is the iterate of the lowest f. None: of those where f is evaluated
+        anyway, which are all with ``jac=True``. True: of all. False: it is the last one; choose
+        this where f is noisy, as with batches of data.
     check_every : int, optional
         Run the stop tests, the tracking of the best x and `callback` every this many iterations.
         Default 1; 20 on a GPU, because reading f waits for the device. With a compiled `fun` the
@@ -104,7 +116,8 @@ def minimize(
     history : int or bool, optional
         Keep every so many iterations in the result's `history`; default: at most 10,000 of them.
     state : dict, optional
-        `state` of an earlier result: the run goes on from x0 = its x as if it had never stopped.
+        `state` of an earlier result: the run goes on from its `x_last` as if it had never
+        stopped. Of x0 the structure alone counts; pass ``result.x``.
     progress : bool, default False
         Show a bar with f and the gradient.
     **options
@@ -114,11 +127,12 @@ def minimize(
     Returns
     -------
     scipy.optimize.OptimizeResult
-        ``x``, ``fun``, ``jac``, ``nit``, ``nfev``, ``njev``, ``success`` (a stop test held),
+        ``x``, ``fun``, ``jac`` and ``grad_norm`` of the best iterate, ``x_last`` and ``fun_last``
+        of the last one; ``nit``, ``nfev``, ``njev``, ``success`` (a stop test held, at x_last),
         ``status`` (0; 1 at maxiter, 2 and 3 where f or gradient are not finite, 99 from the
         callback), ``message``, ``state``, ``history`` (arrays by name: nit, fun, grad_norm, lr),
-        ``x_best`` and ``fun_best`` (those of x where the best was not tracked), ``grad_norm``,
-        and ``averaged`` with `ema`.
+        and ``averaged`` with `ema`. With all tests off no gradient is formed after the last step
+        unless it comes with f, `progress` or a History shows it: `jac` of that x is then None.
 
     Raises
     ------
@@ -154,6 +168,8 @@ def minimize(
         raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
     maxiter = check_maxiter(maxiter)
     x = own_copy(x0)
+    if state is not None:
+        x = start_of(state, x)
     task = Task(
         x=x,
         args=read_args(args, is_compiled(fun)),
@@ -161,7 +177,7 @@ def minimize(
         rule=rule_class(rule),
         lr=lr,
         options={"bounds": read_bounds(bounds, x), **options},
-        tolerances=Tolerances.read(gtol, ftol, xtol),
+        tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
         maxiter=maxiter,
         track_best=track_best,
         check_every=None if check_every is None else count("check_every", check_every, 1),
@@ -185,7 +201,7 @@ def _in_python(fun: Any, task: Task) -> OptimizeResult:
     return PythonRun(
         Objective(fun, task.args, task.jac, task.x, tree, settings.leaf_boxes(), backend.is_host),
         optimizer,
-        stop_tests(backend, task.tolerances),
+        stop_tests(backend, task.tolerances, first_of(task.state, task.tolerances)),
         Observers(task.callback, task.progress, task.maxiter, optimizer),
         task,
     ).go()
@@ -201,10 +217,10 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
         )
     form = form_of(fun, task.args, task.jac, many=False)
     adapter = adapter_for(fun, form, x.dtype, x.ndim, task.args, rows=False)
-    key = key_for(task.rule, x, task.lr, task.options)
-    problem = take(key, task.rule, x, task.lr, task.options)
-    tracked = task.track_best is not False
-    problem.start(x, task.lr, adapter, task.args, task.tolerances, tracked, task.every)
+    norm = task.tolerances.norm
+    key = key_for(task.rule, x, task.lr, task.options, norm)
+    problem = take(key, task.rule, x, task.lr, task.options, norm)
+    problem.start(task, adapter)
     observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
     result = CompiledRun(problem, observers, task).go()
     # after an exception it is not kept
