@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from scipy.optimize import OptimizeResult
 
 from numadam._arrays.interop import is_array, is_cupy
@@ -40,9 +41,11 @@ def minimize(
     lr: Any = 0.01,
     rule: Any = "adam",
     callback: Any = None,
-    gtol: float | None = 1e-6,
+    gtol: float | None = None,
+    gtol_rel: float | None = None,
     ftol: float | None = 0.0,
     xtol: float | None = 0.0,
+    norm: float = np.inf,
     maxiter: int = 10_000,
     track_best: bool | None = None,
     check_every: int | None = None,
@@ -162,7 +165,7 @@ def minimize(
         rule=rule_class(rule),
         lr=lr,
         options={"bounds": read_bounds(bounds, x), **options},
-        tolerances=Tolerances.read(gtol, ftol, xtol),
+        tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
         maxiter=maxiter,
         track_best=track_best,
         check_every=None if check_every is None else count("check_every", check_every, 1),

@@ -29,34 +29,68 @@ STATUS = {
     RAISED: -1,
 }
 MESSAGES = {
-    GTOL: "The largest component of the projected gradient is at most gtol.",
+    GTOL: "The projected gradient is at most gtol, or gtol_rel times the first.",
     FTOL: "The relative change of f is at most ftol.",
     XTOL: "The relative change of x is at most xtol.",
     MAXITER: "The number of iterations has reached maxiter.",
-    BAD_F: "f is not finite at x; x_best is the best point before.",
-    BAD_G: "The gradient is not finite at x; x_best is the best point so far.",
+    BAD_F: "f is not finite at x_last; x is the best iterate before it.",
+    BAD_G: "The gradient is not finite at x_last; x is the best iterate so far.",
     CALLBACK: "The callback asked to stop.",
     RUNNING: "The run was interrupted.",
     RAISED: "fun raised an exception.",
 }
 
+#: The default of `gtol_rel`: Adam's path does not depend on the scale of f, nor may its stop.
+GTOL_REL = 1e-6
 
-_OF_TESTS = tuple(map(Hyper, ("gtol", "ftol", "xtol")))
+_GTOL, _GTOL_REL, _FTOL, _XTOL = map(Hyper, ("gtol", "gtol_rel", "ftol", "xtol"))
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """Tolerances of the stop tests; 0 switches one off."""
+    """Tolerances of the stop tests; 0 switches one off. `norm` is inf or 2."""
 
     gtol: float
     ftol: float
     xtol: float
+    gtol_rel: float
+    norm: float
 
     @staticmethod
-    def read(gtol: Any, ftol: Any, xtol: Any) -> Tolerances:
-        """Check the user's values; None is 0."""
-        given = zip(_OF_TESTS, (gtol, ftol, xtol), strict=True)
-        return Tolerances(*(0.0 if value is None else one.check(value) for one, value in given))
+    def read(gtol: Any, gtol_rel: Any, ftol: Any, xtol: Any, norm: Any) -> Tolerances:
+        """Check the user's values; None is 0, but `gtol_rel` has a default where both are None."""
+        if type(norm) not in (int, float) or norm not in (math.inf, 2):
+            raise ValueError(f"norm: expected numpy.inf or 2, got {norm!r:.80}.")
+        if gtol is None and gtol_rel is None:
+            gtol_rel = GTOL_REL
+        given = zip((_GTOL, _FTOL, _XTOL, _GTOL_REL), (gtol, ftol, xtol, gtol_rel), strict=True)
+        read = {one.name: 0.0 if value is None else one.check(value) for one, value in given}
+        return Tolerances(norm=float(norm), **read)
+
+    @property
+    def limits(self) -> tuple[float, float, float]:
+        """gtol, ftol, xtol."""
+        return self.gtol, self.ftol, self.xtol
+
+    def gradient_message(self, size: float, first: float) -> str:
+        """What the gradient's test found: the norms of the gradient, here and at the start."""
+        if 0.0 < self.gtol and size <= self.gtol:
+            kind = "largest component" if self.norm == math.inf else "2-norm"
+            return f"The {kind} of the projected gradient is at most gtol."
+        if first == 0.0:
+            return "The projected gradient is 0 at the start."
+        return f"The gradient is {size / first:.2g} of the first (gtol_rel={self.gtol_rel:g})."
+
+
+@register_jitable
+def gradient_limit(gtol: float, gtol_rel: float, first: float) -> float:
+    """Norm of the gradient at which a run stops; -1, which no norm is, where the test is off.
+
+    `first` is the norm of the first projected gradient: where it is 0, a run stops at once.
+    """
+    if gtol == 0.0 and gtol_rel == 0.0:
+        return -1.0
+    return max(gtol, gtol_rel * first)
 
 
 @register_jitable
@@ -76,24 +110,25 @@ def check_convergence(
     f, f_before : float
         The objective here and at the iterate before; 0 where it is not asked for.
     largest : float
-        Largest absolute component of the projected gradient, not finite where one of it is not.
+        Norm of the projected gradient, not finite where one component is not.
     moved, size : float
-        Largest absolute component of the last move, and of x.
+        Norm of the last move, and of x.
     later : bool
         Whether there is an iterate before.
-    tolerances : (gtol, ftol, xtol)
+    tolerances : (limit, ftol, xtol)
+        The first one from `gradient_limit`.
 
     Returns
     -------
     int
         ``RUNNING``, or the code of the test that holds.
     """
-    gtol, ftol, xtol = tolerances
+    limit, ftol, xtol = tolerances
     if not math.isfinite(f):
         return BAD_F
     if not math.isfinite(largest):
         return BAD_G
-    if gtol > 0.0 and largest <= gtol:
+    if largest <= limit:
         return GTOL
     if later and ftol > 0.0 and abs(f_before - f) <= ftol * max(abs(f), abs(f_before), 1.0):
         return FTOL
@@ -155,3 +190,27 @@ def make_largest(element: Any, wrap: Any) -> Any:
         return top
 
     return wrap(largest, forceinline=True)
+
+
+def make_norm(element: Any, wrap: Any, norm: float) -> Any:
+    """``norm(n, x, y, low, high, lo, hi)`` of all elements: `norm` is inf or 2; NaN where one is.
+
+    The 2-norm divides by the largest element, so that no square overflows or underflows. Its sum
+    is in the order of the elements, which many problems side by side can repeat.
+    """
+    largest = make_largest(element, wrap)
+    if norm == math.inf:
+        return largest
+    one = wrap(element)
+
+    def euclidean(n, x, y, low, high, lo, hi):
+        top = largest(n, x, y, low, high, lo, hi)
+        if top == 0.0 or not math.isfinite(top):
+            return top
+        total = 0.0
+        for i in range(np.uint64(n)):
+            a = np.float64(one(i, x, y, low, high, lo, hi)) / top
+            total += a * a
+        return top * math.sqrt(total)
+
+    return wrap(euclidean, forceinline=True)

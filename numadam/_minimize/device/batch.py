@@ -115,7 +115,7 @@ class DeviceBatch:
         self.table[3] = np.inf
         columns = [op.COLUMN.low, op.COLUMN.high]
         self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), columns]))
-        self._tolerances = tuple(map(float, vars(tolerances).values()))
+        self._tolerances = tolerances.limits
         self._width = width_of(plan)
         from numba import cuda
 

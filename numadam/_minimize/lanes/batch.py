@@ -98,7 +98,7 @@ class LaneBatch:
         scratch = scratch_size(plan, int(self._state["numbers"][0])) if each else 0
         self._arrays = {
             "shape": np.array([*shape, 0], np.int64),
-            "tolerances": np.array(list(vars(task.tolerances).values())),
+            "tolerances": np.array(task.tolerances.limits),
             "values": self._values,
             "tests": np.zeros(positions, np.int64),
             "order": self._order,

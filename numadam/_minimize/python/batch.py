@@ -144,7 +144,7 @@ class PythonBatch:
             self._moves = _host(self._top(x - self._x_before)), _host(self._top(x))
         running = self._codes == RUNNING
         self._keep_best(running & np.isfinite(f) & (f < self._f_best), f)
-        tolerances = tuple(vars(self._task.tolerances).values())
+        tolerances = self._task.tolerances.limits
         self.live = int(
             self._test_problems(
                 f,
