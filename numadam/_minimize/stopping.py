@@ -74,7 +74,7 @@ class Tolerances:
 
     def gradient_message(self, size: float, first: float) -> str:
         """What the gradient's test found: the norms of the gradient, here and at the start."""
-        if 0.0 < self.gtol and size <= self.gtol:
+        if self.gtol > 0.0 and size <= self.gtol:
             kind = "largest component" if self.norm == math.inf else "2-norm"
             return f"The {kind} of the projected gradient is at most gtol."
         if first == 0.0:
