@@ -28,6 +28,7 @@ from numadam._minimize.observers import Observers
 from numadam._minimize.python.loop import PythonRun
 from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.result import every_for
+from numadam._minimize.saved import first_of, start_of
 from numadam._minimize.stopping import Tolerances
 from numadam._minimize.tasks import Task
 
@@ -159,6 +160,8 @@ def minimize(
         raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
     maxiter = check_maxiter(maxiter)
     x = own_copy(x0)
+    if state is not None:
+        x = start_of(state, x)
     task = Task(
         x=x,
         args=read_args(args, is_compiled(fun)),
@@ -190,7 +193,7 @@ def _in_python(fun: Any, task: Task) -> OptimizeResult:
     return PythonRun(
         Objective(fun, task.args, task.jac, task.x, tree, settings.leaf_boxes(), backend.is_host),
         optimizer,
-        stop_tests(backend, task.tolerances),
+        stop_tests(backend, task.tolerances, first_of(task.state, task.tolerances)),
         Observers(task.callback, task.progress, task.maxiter, optimizer),
         task,
     ).go()
@@ -206,10 +209,10 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
         )
     form = form_of(fun, task.args, task.jac, many=False)
     adapter = adapter_for(fun, form, x.dtype, x.ndim, task.args, rows=False)
-    key = key_for(task.rule, x, task.lr, task.options)
-    problem = take(key, task.rule, x, task.lr, task.options)
-    tracked = task.track_best is not False
-    problem.start(x, task.lr, adapter, task.args, task.tolerances, tracked, task.every)
+    norm = task.tolerances.norm
+    key = key_for(task.rule, x, task.lr, task.options, norm)
+    problem = take(key, task.rule, x, task.lr, task.options, norm)
+    problem.start(task, adapter)
     observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
     result = CompiledRun(problem, observers, task).go()
     # after an exception it is not kept

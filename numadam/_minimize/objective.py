@@ -99,8 +99,8 @@ class Objective:
         self._numpy, self._one, self._box = on_host, tree.is_leaf, box
         self._spare: Any = None
         self.nfev = self.njev = 0
-        #: whether f costs nothing where the gradient is evaluated
-        self.together = jac is True
+        #: whether f alone costs less than f and its gradient
+        self.apart = jac is not True
         self.evaluate = self._choose(jac)
 
     def _choose(self, jac: Any) -> Callable[[bool], tuple[Any, Any]]:
@@ -117,7 +117,6 @@ class Objective:
                     f"jac: finite differences take real x, this is {self._dtype}. Let fun return "
                     "the gradient, or minimise over real and imaginary parts."
                 )
-            self.together = True
             return self._differences
         raise ValueError(
             f"jac: expected True, a function, or one of {', '.join(map(repr, _DIFFERENCES))}, "

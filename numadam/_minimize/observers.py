@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from scipy.optimize import OptimizeResult
-
 from numadam._core.parts import parts_of
+from numadam._minimize.intermediate import Intermediate
 from numadam._minimize.stopping import CALLBACK, FTOL, GTOL, MAXITER, RUNNING, XTOL
 from numadam._optimizer.optimizer import Optimizer
 from numadam.history.history import History
@@ -45,29 +45,14 @@ class ProgressBar:
         self._shown = False
 
 
-def read_callback(callback: Any) -> Callable[[OptimizeResult], Any] | None:
-    """SciPy's two protocols as one: ``callback(intermediate_result)`` and ``callback(x)``."""
-    if callback is None:
-        return None
+def takes_result(callback: Any) -> bool:
+    """Which of SciPy's two protocols: ``callback(intermediate_result)``, or ``callback(x)``."""
     if not callable(callback):
         raise TypeError(f"callback: expected a function, got {type(callback).__name__}.")
     try:
-        names = set(inspect.signature(callback).parameters)
+        return set(inspect.signature(callback).parameters) == {"intermediate_result"}
     except ValueError:  # list.append and others in C have no signature
-        names = set()
-    if names == {"intermediate_result"}:
-        return lambda result: callback(intermediate_result=result)
-    return lambda result: callback(result.x)
-
-
-def _asks_to_stop(returned: Any) -> bool:
-    try:
-        return bool(returned)
-    except ValueError:
-        raise TypeError(
-            f"callback: returned {type(returned).__name__}, which is neither true nor false; "
-            "return True to stop, or None."
-        ) from None
+        return False
 
 
 def observing_schedules(optimizer: Optimizer) -> list[Any]:
@@ -78,31 +63,56 @@ def observing_schedules(optimizer: Optimizer) -> list[Any]:
 
 
 class Observers:
-    """The observers of one run, notified of its iterates."""
+    """The observers of one run, notified of its iterates.
+
+    Attributes
+    ----------
+    active : bool
+        Whether there is any.
+    each : bool
+        Whether every iterate has to be notified; a progress bar takes those that come.
+    wants_f : bool
+        Whether f is needed at every iterate. A History asks for it where it keeps a record, a
+        callback where it reads `fun`.
+    wants_gradient : bool
+        Whether the last iterate's gradient is needed where no stop test reads it.
+    f : float or None
+        The objective at the iterate of the last notification, where it is known.
+    message : str or None
+        Why the callback has ended the run.
+    """
 
     def __init__(self, callback: Any, progress: bool, maxiter: int, optimizer: Optimizer) -> None:
-        self._callback = read_callback(callback)
-        self._schedules = observing_schedules(optimizer)
         self._history = callback if isinstance(callback, History) else None
+        self._callback, self._whole = callback, callback is not None and takes_result(callback)
+        self._schedules = observing_schedules(optimizer)
         self._bar, self._progress = ProgressBar(progress, maxiter), progress
         self._begin, self._resumed = 0, False
         self._leaves: Sequence[Any] = ()
         self._make_x: Callable[[], Any] = list
-        #: whether f is needed at every iterate
-        self.wants_f = callback is not None or progress or bool(self._schedules)
-        #: whether every iterate has to be notified
+        self._evaluate: Callable[[], Any] | None = None
         self.each = callback is not None or bool(self._schedules)
+        self.active = self.each or progress
+        self.wants_f = progress or bool(self._schedules)
+        self.wants_gradient = progress or self._history is not None
+        self.f: float | None = None
         self.message: str | None = None
 
     def start(
-        self, nit: int, resumed: bool, leaves: Sequence[Any], make_x: Callable[[], Any]
+        self,
+        nit: int,
+        resumed: bool,
+        leaves: Sequence[Any],
+        make_x: Callable[[], Any],
+        evaluate: Callable[[], Any] | None = None,
     ) -> None:
         """Begin at iteration `nit`, which a resumed run does not notify again.
 
-        `leaves` are the arrays that hold x at every iterate; `make_x` copies x.
+        `leaves` are the arrays that hold x at every iterate; `make_x` copies x; `evaluate` is for
+        iterates without f.
         """
         self._begin, self._resumed = nit, resumed
-        self._leaves, self._make_x = leaves, make_x
+        self._leaves, self._make_x, self._evaluate = leaves, make_x, evaluate
 
     def gap(self, done: int, check: int | None) -> int:
         """Iterations until the next notification; `check` is the user's `check_every`."""
@@ -112,8 +122,16 @@ class Observers:
             return 1
         return self._history.gap(self._begin + done)
 
-    def notify(self, nit: int, f: float, largest: float, rate: float, end: bool) -> int:
+    def _read_f(self) -> float:
+        """The objective at the iterate at hand, evaluated once."""
+        if self.f is None:
+            assert self._evaluate is not None
+            self.f = float(self._evaluate())
+        return self.f
+
+    def notify(self, nit: int, f: float | None, largest: float, rate: float, end: bool) -> int:
         """Notify all of an iterate; returns `CALLBACK` where the callback asks to stop."""
+        self.f = f
         if nit > self._begin or not self._resumed:
             for schedule in self._schedules:
                 schedule.observe(f)
@@ -121,19 +139,31 @@ class Observers:
             self._bar.update(nit - self._begin, f"f={f:.6g}, |g|={largest:.2g}")
         if self._history is not None:
             if end or self._history.wants(nit):
-                self._history.see(nit, f, largest, rate, self._leaves, end)
+                known = self._read_f() if end or nit % self._history.every == 0 else math.nan
+                self._history.see(nit, known, largest, rate, self._leaves, end)
             return RUNNING
         if self._callback is None or nit == self._begin:
             return RUNNING
-        result = OptimizeResult(x=self._make_x(), fun=f, nit=nit, grad_norm=largest, lr=rate)
         try:
-            if _asks_to_stop(self._callback(result)):
-                self.message = "`callback` returned a true value."
-                return CALLBACK
+            self._call(nit, largest, rate)
         except StopIteration:
             self.message = "`callback` raised `StopIteration`."
             return CALLBACK
         return RUNNING
+
+    def _call(self, nit: int, largest: float, rate: float) -> None:
+        """Call the callback; what it returns means nothing, as in SciPy's BFGS."""
+        if not self._whole:
+            self._callback(self._make_x())
+            return
+        known = {} if self.f is None else {"fun": self.f}
+        result = Intermediate(
+            self._read_f, x=self._make_x(), **known, nit=nit, grad_norm=largest, lr=rate
+        )
+        try:
+            self._callback(intermediate_result=result)
+        finally:
+            result.leave()
 
     def close(self, code: int) -> None:
         """Close the bar at the end of a run."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,8 @@ from scipy.optimize import OptimizeResult
 from numadam._arrays import formatting
 from numadam._arrays.interop import to_host
 from numadam._core.hyper import count
-from numadam._core.parts import parts_of
 from numadam._minimize import stopping as st
-from numadam._optimizer.optimizer import Optimizer
 
-#: Entries of a saved run besides the state of the optimiser.
-_BEST = ("x_best", "fun_best")
 #: Entries of a result in the order in which they are shown; others follow.
 _FIRST = ("message", "success", "status", "fun", "x", "nit", "nfev", "njev", "grad_norm")
 #: The meaning of a status, for several problems.
@@ -50,39 +45,6 @@ def make_history(lines: Any) -> dict[str, np.ndarray]:
         "grad_norm": table[:, 2].copy(),
         "lr": table[:, 3].copy(),
     }
-
-
-def save_state(optimizer: Optimizer, best: tuple[Any, float] | None) -> dict[str, Any]:
-    """Save all that a later run needs to continue as if this one had not stopped."""
-    saved = copy.deepcopy(dict(optimizer.state))
-    saved["t"] = int(saved["t"])
-    if best is not None:
-        saved |= dict(zip(_BEST, best, strict=True))
-    return saved
-
-
-def load_state(optimizer: Optimizer, saved: Any) -> tuple[Any, float] | None:
-    """Load a saved run; returns a copy of its best point, unless that violates the bounds."""
-    if not hasattr(saved, "items") or "nit" in saved:
-        hint = " Pass its `state`: state=result.state." if hasattr(saved, "items") else ""
-        raise TypeError(
-            f"state: expected the `state` of a result, got {type(saved).__name__}.{hint}"
-        )
-    optimizer.state = {key: value for key, value in saved.items() if key not in _BEST}
-    if not all(key in saved for key in _BEST) or not np.isfinite(saved["fun_best"]):
-        return None
-    best = copy.deepcopy(saved["x_best"])
-    tree, settings, backend, _ = parts_of(optimizer)
-    leaves = tree.flatten(best, "state['x_best']")
-    shapes = [leaf.shape for leaf in leaves]
-    if shapes != [leaf.shape for leaf in backend.params]:
-        raise ValueError(f"state['x_best']: expected the shapes of x0, got {shapes}.")
-    boxes = settings.leaf_boxes()  # the saved run may have had others
-    inside = boxes is None or all(
-        bool(((leaf >= low) & (leaf <= high)).all())
-        for leaf, (low, high) in zip(leaves, boxes, strict=True)
-    )
-    return (best, float(saved["fun_best"])) if inside else None
 
 
 class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import register_jitable
@@ -40,14 +39,15 @@ MESSAGES = {
     RAISED: "fun raised an exception.",
 }
 
+_AT_REST = (GTOL, FTOL, XTOL, MAXITER)
+
 #: The default of `gtol_rel`: Adam's path does not depend on the scale of f, nor may its stop.
 GTOL_REL = 1e-6
 
 _GTOL, _GTOL_REL, _FTOL, _XTOL = map(Hyper, ("gtol", "gtol_rel", "ftol", "xtol"))
 
 
-@dataclass(frozen=True)
-class Tolerances:
+class Tolerances(NamedTuple):
     """Tolerances of the stop tests; 0 switches one off. `norm` is inf or 2."""
 
     gtol: float
@@ -63,9 +63,18 @@ class Tolerances:
             raise ValueError(f"norm: expected numpy.inf or 2, got {norm!r:.80}.")
         if gtol is None and gtol_rel is None:
             gtol_rel = GTOL_REL
-        given = zip((_GTOL, _FTOL, _XTOL, _GTOL_REL), (gtol, ftol, xtol, gtol_rel), strict=True)
-        read = {one.name: 0.0 if value is None else one.check(value) for one, value in given}
-        return Tolerances(norm=float(norm), **read)
+        return Tolerances(
+            gtol=0.0 if gtol is None else _GTOL.check(gtol),
+            ftol=0.0 if ftol is None else _FTOL.check(ftol),
+            xtol=0.0 if xtol is None else _XTOL.check(xtol),
+            gtol_rel=0.0 if gtol_rel is None else _GTOL_REL.check(gtol_rel),
+            norm=float(norm),
+        )
+
+    @property
+    def any(self) -> bool:
+        """Whether there is any test."""
+        return self.gtol > 0.0 or self.gtol_rel > 0.0 or self.ftol > 0.0 or self.xtol > 0.0
 
     @property
     def limits(self) -> tuple[float, float, float]:
@@ -80,6 +89,17 @@ class Tolerances:
         if first == 0.0:
             return "The projected gradient is 0 at the start."
         return f"The gradient is {size / first:.2g} of the first (gtol_rel={self.gtol_rel:g})."
+
+
+def stop_message(code: int, tolerances: Tolerances, size: float, first: float, eps: Any) -> str:
+    """Why a run has stopped; `size` and `first` are the norms of the last and first gradient."""
+    message = tolerances.gradient_message(size, first) if code == GTOL else MESSAGES[code]
+    if code in _AT_REST and isinstance(eps, float) and 0.0 < size < eps:
+        message += (
+            f" The gradient, {size:.2g}, is below eps={eps:g}, where steps are shorter than lr: "
+            "take a smaller eps, or f in other units."
+        )
+    return message
 
 
 @register_jitable

@@ -93,7 +93,8 @@ def adam(lr, target):
     """A run of Adam that ends at `target`."""
 
     def stop(intermediate_result):
-        return intermediate_result.fun <= target
+        if intermediate_result.fun <= target:
+            raise StopIteration
 
     return lambda fun, x0: na.minimize(
         fun, x0, jac=True, lr=lr, gtol=0, maxiter=MOST, callback=stop
@@ -106,7 +107,9 @@ def noisy():
     first, lowest = whole(x0)[0], lbfgs(whole, x0).fun
     rate = na.schedules.Cosine(0.1, steps=3000)
     ends = {
-        "Adam": na.minimize(logistic(32)[0], x0, jac=True, lr=rate, gtol=0, maxiter=3000).x,
+        "Adam": na.minimize(
+            logistic(32)[0], x0, jac=True, lr=rate, gtol=0, maxiter=3000, track_best=False
+        ).x,
         "L-BFGS-B": lbfgs(logistic(32)[0], x0).x,
     }
     return {name: (whole(x)[0] - lowest) / (first - lowest) for name, x in ends.items()}

@@ -99,7 +99,7 @@ def minimize(fun, x0, setting, maxiter, target):
         return found, found.fun
     rule, lr = SETTINGS[setting]
     found = na.minimize(fun, x0, lr=lr(maxiter), rule=rule, maxiter=maxiter, callback=reached)
-    return found, found.fun_best
+    return found, found.fun
 
 
 def run(job):

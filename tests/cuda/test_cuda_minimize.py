@@ -35,12 +35,13 @@ def both(cupy, x0, fun=square, **options):
         {"lr": 0.1, "bounds": (-1, 2)},
         {"lr": 0.1, "bounds": [(0, 1), (None, -3), (2, 9)], "gtol": 0, "ftol": 1e-9},
         {"lr": na.schedules.Cosine(0.5, steps=80), "gtol": 0, "xtol": 1e-3, "maxiter": 80},
+        {"lr": 0.1, "bounds": (-1, 2), "gtol_rel": 1e-2, "xtol": 1e-9, "norm": 2},
     ],
-    ids=range(4),
+    ids=range(5),
 )
 def test_as_on_the_cpu(cupy, options):
     on_gpu, on_cpu = both(cupy, np.zeros(3), check_every=10, **options)
-    assert type(on_gpu.x) is type(on_gpu.x_best) is cupy.ndarray
+    assert type(on_gpu.x) is type(on_gpu.x_last) is cupy.ndarray
     assert (on_gpu.nit, on_gpu.status) == (on_cpu.nit, on_cpu.status)
     np.testing.assert_allclose(np.asarray(on_gpu.x), on_cpu.x, rtol=1e-12, atol=1e-12)
     assert on_gpu.fun == pytest.approx(on_cpu.fun, rel=1e-9, abs=1e-15)
@@ -69,7 +70,8 @@ def test_a_run_goes_on(cupy):
         return cupy.asarray(f), cupy.asarray(g)
 
     rest = na.minimize(fun, half.x, jac=True, maxiter=15, state=half.state, **options)
-    np.testing.assert_array_equal(np.asarray(rest.x), np.asarray(whole.x))
+    for name in ("x", "x_last", "jac"):
+        np.testing.assert_array_equal(np.asarray(rest[name]), np.asarray(whole[name]))
     assert rest.nit == 25
 
 

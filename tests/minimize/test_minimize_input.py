@@ -68,6 +68,10 @@ REFUSED = [
     ((square, np.zeros(2)), {"jac": True, "maxiter": 1.5}, TypeError, "maxiter"),
     ((square, np.zeros(2)), {"jac": True, "gtol": -1}, ValueError, "gtol"),
     ((square, np.zeros(2)), {"jac": True, "ftol": "x"}, TypeError, "ftol"),
+    ((square, np.zeros(2)), {"jac": True, "gtol_rel": -1}, ValueError, "gtol_rel"),
+    ((square, np.zeros(2)), {"jac": True, "norm": 1}, ValueError, r"norm: expected numpy.inf or 2"),
+    ((rosen, np.zeros(2)), {"norm": "2"}, ValueError, r"norm: expected numpy.inf or 2, got '2'"),
+    ((square, np.zeros(2)), {"jac": True, "norm": [2]}, ValueError, r"norm: expected"),
     ((square, np.zeros(2)), {"jac": True, "rule": "newton"}, ValueError, "rule: expected one of"),
     ((square, np.zeros(2)), {"jac": True, "callback": 3}, TypeError, "callback"),
     ((square, np.zeros(2)), {"jac": True, "state": 3}, TypeError, "state"),
@@ -157,11 +161,6 @@ def test_what_fun_may_not_return(fun, error, message):
         na.minimize(fun, x0, jac=True)
     assert caught.value.numadam_result.nit == 0
     np.testing.assert_array_equal(x0, 1)
-
-
-def test_the_array_that_a_callback_returns():
-    with pytest.raises(TypeError, match="callback: returned"):
-        na.minimize(square, np.ones(3), jac=True, callback=lambda x: x)
 
 
 @pytest.mark.parametrize("kind", [list, np.float32, np.int64, "F", "strided"])

@@ -56,7 +56,7 @@ def test_a_second_run_is_like_the_first(options, nothing_prepared):
 
 def test_a_result_keeps_its_numbers():
     first = na.minimize(rosen, START, maxiter=20, ema=0.9)
-    arrays = ("x", "jac", "x_best", "averaged")
+    arrays = ("x", "jac", "x_last", "averaged")
     kept = {name: first[name].copy() for name in arrays}
     state = {name: np.copy(one) for name, one in first.state.items()}
     lines = {name: one.copy() for name, one in first.history.items()}

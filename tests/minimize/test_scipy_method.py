@@ -20,6 +20,7 @@ def run(fun=rosen, x0=START, jac=rosen_der, **kwargs):
 def test_it_is_numadams_minimize():
     res, own = run(), na.minimize(rosen, START, jac=rosen_der, lr=0.02)
     np.testing.assert_array_equal(res.x, own.x)
+    assert (res.x_last == own.x_last).all()
     assert (res.success, res.nit, res.nfev) == (True, own.nit, own.nfev)
 
 

@@ -124,35 +124,40 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
     return wrap(step, forceinline=True)
 
 
-def _make_test(plan: Plan, wrap: Any) -> Any:
-    """``test(d, slots, ends, before, f, f_before, later) -> code, largest``: the stop tests."""
+def _make_test(plan: Plan, norm: float, wrap: Any) -> Any:
+    """``test(d, slots, ends, before, f, f_before, later) -> code, gradient's norm``."""
     steep, far, large = (
-        st.make_largest(element, wrap) for element in (st.projected, st.moved, st.itself)
+        st.make_norm(element, wrap, norm) for element in (st.projected, st.moved, st.itself)
     )
+    find_limit = wrap(st.gradient_limit)
     check, scalar_box = wrap(check_convergence, forceinline=True), plan.bounds == "scalar"
 
     def test(d, slots, ends, before, f, f_before, later):
         x, g, _, _, _, _, _, _, low, high, _, _ = slots
-        n, way, size = d.numbers, 0.0, 0.0
+        n, way, length = d.numbers, 0.0, 0.0
         if scalar_box:
-            largest = steep(n, x, g, None, None, ends[0], ends[1])
+            size = steep(n, x, g, None, None, ends[0], ends[1])
         else:
-            largest = steep(n, x, g, low, high, None, None)
+            size = steep(n, x, g, low, high, None, None)
         if d.xtol > 0.0 and later:
             way = far(n, x, before, None, None, None, None)
-            size = large(n, x, before, None, None, None, None)
-        code = check(f, f_before, largest, way, size, later, (d.gtol, d.ftol, d.xtol))
-        return code, largest
+            length = large(n, x, before, None, None, None, None)
+        if not later:
+            if d.first != d.first:
+                d.first = size
+            d.limit = find_limit(d.gtol, d.gtol_rel, d.first)
+        code = check(f, f_before, size, way, length, later, (d.limit, d.ftol, d.xtol))
+        return code, size
 
     return wrap(test, forceinline=True)
 
 
-def _keep(d, number, f, largest, lr):
+def _keep(d, number, f, size, lr):
     """Write a line of the history."""
     if d.kept < d.capacity:
         lines = array_at(d.history, (d.capacity, 4), np.float64)
         lines[d.kept, 0], lines[d.kept, 1] = number, f
-        lines[d.kept, 2], lines[d.kept, 3] = largest, lr
+        lines[d.kept, 2], lines[d.kept, 3] = size, lr
         d.kept += 1
 
 
@@ -169,13 +174,13 @@ def _change(d, control, it):
         control[columns[c]] = changes[it, c]
 
 
-def make_kernel(plan: Plan, name: str) -> Callable[..., Any]:
+def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
     """``kernel(meta_at, single_at, args_at)``: evaluate x0, or take some iterations.
 
     One function of 45 lines: what its parts return would pass through memory.
     """
     wrap, real = linked, plan.real.type(1)
-    step, test, keep = _make_step(plan, wrap), _make_test(plan, wrap), wrap(_keep)
+    step, test, keep = _make_step(plan, wrap), _make_test(plan, norm, wrap), wrap(_keep)
     copy, views, view = wrap(_copy), make_leaf_views(plan, False), make_views(plan)[0][pl.P]
     control_of, products_of = make_control_of(plan), make_products_of(plan)
     low, high, change = op.COLUMN.low, op.COLUMN.high, wrap(_change)
@@ -200,7 +205,8 @@ def make_kernel(plan: Plan, name: str) -> Callable[..., Any]:
         f_at = array_at(d.f, 1, np.float64)
         rates = array_at(d.rates, d.steps + 1, np.float64)
         n, code, number = d.numbers, RUNNING, d.done
-        x, before, best = slots[0], view(d.before, n), view(d.best, n)
+        x, g, before = slots[0], slots[1], view(d.before, n)
+        best_x, best_g = view(d.best, n), view(d.best_gradient, n)
         it = -1 if d.at_start != 0 else 0  # -1: x0 is evaluated, and no step taken
         while it < d.steps and code == RUNNING:
             if d.changing > 0 and it >= 0:
@@ -219,13 +225,14 @@ def make_kernel(plan: Plan, name: str) -> Callable[..., Any]:
                     code = RAISED
                     break
                 f = f_at[0]
-                code, largest = test(d, slots, ends, before, f, d.f_before, number > 0)
+                code, size = test(d, slots, ends, before, f, d.f_before, number > 0)
                 if d.best != 0 and f < d.f_best and math.isfinite(f):
-                    d.f_best = f
-                    copy(best, x, n)
+                    d.f_best, d.size_best = f, size
+                    copy(best_x, x, n)
+                    copy(best_g, g, n)
                 if d.every > 0 and (number % d.every == 0 or code != RUNNING):
-                    keep(d, number, f, largest, rates[max(it, 0) * d.rate_step])
-                d.f_before, d.largest = f, largest
+                    keep(d, number, f, size, rates[max(it, 0) * d.rate_step])
+                d.f_before, d.size = f, size
                 it += 1
         d.code, d.done, d.at_start = code, number, 0
         return 0

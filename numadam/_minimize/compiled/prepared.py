@@ -29,7 +29,7 @@ def _identity(option: Any) -> Any:
     return kind, repr(option)  # 1, 1.0 and True are equal, as 0.0 and -0.0 are
 
 
-def key_for(rule: type[Any], x: np.ndarray, lr: Any, options: dict[str, Any]) -> Any:
+def key_for(rule: type[Any], x: np.ndarray, lr: Any, options: dict[str, Any], norm: float) -> Any:
     """The key of a problem; None where it can serve one run only.
 
     Arrays and functions among the options may change behind their identity.
@@ -37,17 +37,19 @@ def key_for(rule: type[Any], x: np.ndarray, lr: Any, options: dict[str, Any]) ->
     if x.size > _NUMBERS or not is_plain(lr):
         return None
     try:
-        return rule, x.dtype, x.shape, tuple(options), _identity(tuple(options.values()))
+        return rule, norm, x.dtype, x.shape, tuple(options), _identity(tuple(options.values()))
     except TypeError:
         return None
 
 
-def take(key: Any, rule: type[Any], x: np.ndarray, lr: Any, options: dict[str, Any]) -> Problem:
+def take(
+    key: Any, rule: type[Any], x: np.ndarray, lr: Any, options: dict[str, Any], norm: float
+) -> Problem:
     """A problem of that key, not yet started: a free one, or a new one over x itself."""
     try:
         return _free[key].pop()
     except (KeyError, IndexError):
-        return Problem(make_optimizer(rule, x, lr, backend=StateOnly, **options))
+        return Problem(make_optimizer(rule, x, lr, backend=StateOnly, **options), norm)
 
 
 def put_back(key: Any, problem: Problem) -> None:

@@ -19,7 +19,9 @@ from numadam._minimize.compiled.kernel import make_kernel
 from numadam._minimize.compiled.objective import ObjectiveAdapter
 from numadam._minimize.compiled.records import SINGLE
 from numadam._minimize.compiled.schedules import StepTables
-from numadam._minimize.stopping import RAISED, Tolerances
+from numadam._minimize.saved import Best, first_of
+from numadam._minimize.stopping import RAISED
+from numadam._minimize.tasks import Task
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.learning_rate import is_plain
 
@@ -44,21 +46,25 @@ class Problem:
     ----------
     optimizer : Optimizer
         On a `StateOnly` back end, over one C-ordered array.
+    norm : float
+        The norm of the stop tests, inf or 2.
 
     Attributes
     ----------
-    x, gradient, best : array
+    x, gradient : array
+    best_x, best_gradient : array
+        Those of the lowest f, where it is tracked.
     history : int
         Keep every so many iterations; 0: none.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, norm: float) -> None:
         backend: Any = parts_of(optimizer).backend
         self.optimizer, self.backend, self.settings = optimizer, backend, backend.settings
         self.plan = plan = self.settings.plan
         self.x = x = backend.params[0]
         self.gradient = aligned_zeros(x.nbytes).view(x.dtype).reshape(x.shape)
-        self.best = np.empty_like(x)
+        self.best_x, self.best_gradient = np.empty_like(x), np.empty_like(x)
         arguments, group = backend.arguments, self.settings.group_of_leaf[0]
         arguments.bind(pl.P, np.array([x.ctypes.data]))
         arguments.bind(pl.G, np.array([self.gradient.ctypes.data]))
@@ -73,7 +79,8 @@ class Problem:
             "number": np.zeros(1, np.int64),
             "f": self._f,
             "before": np.empty_like(x),
-            "best": self.best,
+            "best": self.best_x,
+            "best_gradient": self.best_gradient,
             "rates": self._tables.rates,
             "columns": self._tables.columns,
             "changes": self._tables.changes,
@@ -84,42 +91,36 @@ class Problem:
         fields = {"updates": x.size * plan.unit, "numbers": numbers, "group": group}
         fields |= {"changing": len(self._tables.columns), "capacity": _LINES, "at_start": 1}
         fields |= {name: array.ctypes.data for name, array in self._arrays.items()}
-        fields |= {"f_before": math.nan, "largest": math.nan, "f_best": math.inf}
+        fields |= {"f_before": math.nan, "size": math.nan, "f_best": math.inf}
+        fields |= {"size_best": math.nan}
         for name, value in fields.items():
             record[name] = value
         self._whole, self._reals = record.view(np.int64), record.view(np.float64)
         self._fresh, self._record_at = self._whole.copy(), record.ctypes.data
-        name = f"{plan.name}-single"
-        loops = compiled_loop(name, lambda: (make_kernel(plan, name),) * 2, KERNEL)
+        name = f"{plan.name}-single" + ("" if norm == math.inf else f"-norm-{norm:g}")
+        loops = compiled_loop(name, lambda: (make_kernel(plan, norm, name),) * 2, KERNEL)
         self._kernel = kernel_address(loops.serial)
 
-    def start(
-        self,
-        x0: np.ndarray,
-        lr: Any,
-        adapter: ObjectiveAdapter,
-        args: tuple[Any, ...],
-        tolerances: Tolerances,
-        track_best: bool,
-        history: int,
-    ) -> None:
-        """Begin a run at x0."""
+    def start(self, task: Task, adapter: ObjectiveAdapter) -> None:
+        """Begin a run."""
+        lr, history, tolerances = task.lr, task.every, task.tolerances
         settings, whole, reals = self.settings, self._whole, self._reals
         settings.control[...] = self._control
         if is_plain(lr):  # step sizes by element are in the back end's arrays
             settings.set_lr(LR.check_or_schedule(lr))
-        self.backend.restart(x0)
-        self._adapter, self._args, self._seconds = adapter, args, 0.0
+        self.backend.restart(task.x)
+        self._adapter, self._args, self._seconds = adapter, task.args, 0.0
         self._lines: list[np.ndarray] = []
         self.history, self._f[0] = history, math.nan
         self._tables.rates[0] = settings.lr if isinstance(settings.lr, float) else math.nan
         whole[:] = self._fresh
         whole[_PLACE["fun"]], whole[_PLACE["every"]] = adapter.address, history
         reals[_PLACE["gtol"]], reals[_PLACE["ftol"]] = tolerances.gtol, tolerances.ftol
-        reals[_PLACE["xtol"]] = tolerances.xtol
+        reals[_PLACE["xtol"]], reals[_PLACE["gtol_rel"]] = tolerances.xtol, tolerances.gtol_rel
+        reals[_PLACE["first"]] = first_of(task.state, tolerances)
         if tolerances.xtol == 0.0:
             whole[_PLACE["before"]] = 0
-        if not track_best:
+        if task.track_best is False:
             whole[_PLACE["best"]] = 0
         if callable(settings.lr):
             whole[_PLACE["rate_step"]] = 1
@@ -137,9 +138,12 @@ class Problem:
         if callable(self.settings.lr):
             self.settings.set_lr(0.0)
 
-    def set_best(self, x: Any, f: float) -> None:
-        """Take the best point of an earlier run."""
-        self.best[...], self._reals[_PLACE["f_best"]] = x, f
+    def set_best(self, best: Best) -> None:
+        """Take the best iterate of an earlier run."""
+        self.best_x[...] = best.x
+        self.best_gradient[...] = math.nan if best.jac is None else best.jac
+        self._reals[_PLACE["f_best"]] = best.fun
+        self._reals[_PLACE["size_best"]] = best.grad_norm
 
     def advance(self, most: int) -> bool:
         """Evaluate x0 or go on, for at most so many iterations; False where `fun` raised."""
@@ -186,14 +190,23 @@ class Problem:
         return float(self._f.item())
 
     @property
-    def largest(self) -> float:
-        """The largest component of the projected gradient at x."""
-        return self._real("largest")
+    def size(self) -> float:
+        """The norm of the projected gradient at x."""
+        return self._real("size")
 
     @property
-    def f_best(self) -> float:
-        """The lowest f; infinite where it was not tracked."""
-        return self._real("f_best")
+    def first(self) -> float:
+        """The norm of the first projected gradient of the run."""
+        return self._real("first")
+
+    @property
+    def best(self) -> Best | None:
+        """The iterate of the lowest f, its arrays copied; None where it was not tracked."""
+        f = self._real("f_best")
+        if not math.isfinite(f) or self._int("best") == 0:
+            return None
+        size = self._real("size_best")
+        return Best(self.best_x.copy(), f, self.best_gradient.copy(), size)
 
     @property
     def last_rate(self) -> float:

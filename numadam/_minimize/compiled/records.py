@@ -26,10 +26,12 @@ SINGLE = np.dtype(
         ("f", POINTER),  # float64: as the objective returned it
         # the iterate
         ("f_before", REAL),  # f at the iterate tested last
-        ("largest", REAL),  # largest component of the projected gradient there
+        ("size", REAL),  # norm of the projected gradient there
         ("f_best", REAL),
+        ("size_best", REAL),
         ("before", POINTER),  # x before the step, 0 if no test asks for it
         ("best", POINTER),  # best x, 0 if it is not tracked
+        ("best_gradient", POINTER),
         # each step
         ("rates", POINTER),  # float64: lr of each step of the call
         ("rate_step", NUMBER),  # 0 if they are one number
@@ -39,6 +41,9 @@ SINGLE = np.dtype(
         ("scratch", POINTER),  # float64: clip factor in two steps, partial sums of the norm
         # stop tests and history
         ("gtol", REAL),
+        ("gtol_rel", REAL),
+        ("first", REAL),  # norm of the first projected gradient, NaN before it is known
+        ("limit", REAL),  # norm of the gradient at which the run stops
         ("ftol", REAL),
         ("xtol", REAL),
         ("history", POINTER),  # float64[capacity, 4]: iteration, f, gradient, lr

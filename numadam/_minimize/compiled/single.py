@@ -9,8 +9,9 @@ from scipy.optimize import OptimizeResult
 
 from numadam._minimize.compiled.problem import Problem
 from numadam._minimize.observers import Observers
-from numadam._minimize.result import attach, finish, load_state, make_history
-from numadam._minimize.stopping import MAXITER, RUNNING
+from numadam._minimize.result import attach, finish, make_history
+from numadam._minimize.saved import Best, load_state, save_state
+from numadam._minimize.stopping import MAXITER, RUNNING, stop_message
 from numadam._minimize.tasks import Task
 
 
@@ -19,12 +20,12 @@ class CompiledRun:
 
     def __init__(self, problem: Problem, observers: Observers, task: Task) -> None:
         self._problem, self._observers, self._maxiter = problem, observers, task.maxiter
-        self._check, self._tracked = task.check_every, task.track_best is not False
+        self._check, self._tolerances = task.check_every, task.tolerances
         resumed = task.state is not None
         if resumed:
             best = load_state(problem.optimizer, task.state)
-            if best is not None and self._tracked:
-                problem.set_best(*best)
+            if best is not None and task.track_best is not False:
+                problem.set_best(best)
         self._begin = problem.backend.t
         observers.start(self._begin, resumed, (problem.x,), problem.x.copy)
 
@@ -49,9 +50,9 @@ class CompiledRun:
             done, code = problem.done, problem.code
             if code == RUNNING and done >= self._maxiter and not problem.at_start:
                 code = MAXITER
-            if observers.wants_f:
+            if observers.active:
                 k, end = self._begin + done, code != RUNNING
-                told = observers.notify(k, problem.f, problem.largest, problem.last_rate, end)
+                told = observers.notify(k, problem.f, problem.size, problem.last_rate, end)
                 code = told if told != RUNNING else code
             if code != RUNNING:
                 return code
@@ -60,39 +61,37 @@ class CompiledRun:
                 steps = min(steps, observers.gap(done, self._check))
 
     def _result(self, code: int) -> OptimizeResult:
-        problem, backend = self._problem, self._problem.backend
-        f, largest, f_best = problem.f, problem.largest, problem.f_best
-        x, state = problem.x.copy(), backend.copies()
-        if self._tracked and math.isfinite(f_best):
-            x_best = problem.best.copy()
-        else:
-            x_best, f_best = x.copy(), f
-        if self._tracked:
-            state |= {"x_best": x_best.copy(), "fun_best": f_best}
+        problem, backend, found = self._problem, self._problem.backend, self._problem.best
+        f, size, first, x = problem.f, problem.size, problem.first, problem.x.copy()
+        best = found or Best(x.copy(), f, problem.gradient.copy(), size)
+        saved = found and found._replace(x=found.x.copy(), jac=found.jac.copy())
         evaluations = problem.done + (not problem.at_start)
         entries = {
-            "x": x,
-            "fun": f,
-            "jac": problem.gradient.copy(),
+            "x": best.x,
+            "fun": best.fun,
+            "jac": best.jac,
             "nit": backend.t,
             "nfev": evaluations,
             "njev": evaluations,
-            "x_best": x_best,
-            "fun_best": f_best,
-            "grad_norm": largest,
-            "history": self._history(f, largest),
-            "state": state,
+            "x_last": x,
+            "fun_last": f,
+            "grad_norm": best.grad_norm,
+            "history": self._history(f, size),
+            "state": save_state(backend.copies(), x.copy(), saved, first, self._tolerances.norm),
         }
         if "average" in backend.state:
             entries["averaged"] = problem.optimizer.averaged
-        return finish(code, self._observers.message, **entries)
+        message = self._observers.message or stop_message(
+            code, self._tolerances, size, first, getattr(problem.optimizer, "eps", 0.0)
+        )
+        return finish(code, message, **entries)
 
-    def _history(self, f: float, largest: float) -> dict[str, np.ndarray]:
+    def _history(self, f: float, size: float) -> dict[str, np.ndarray]:
         """The history with the last iterate; iterations count on where a run goes on."""
         problem, lines = self._problem, self._problem.lines
         seen = len(lines) > 0 and lines[-1, 0] == problem.done
         if problem.history and not seen and math.isfinite(f):
-            lines = np.vstack([lines, [problem.done, f, largest, problem.last_rate]])
+            lines = np.vstack([lines, [problem.done, f, size, problem.last_rate]])
         history = make_history(lines)
         history["nit"] += self._begin
         return history

@@ -32,61 +32,96 @@ TESTED = np.dtype(
         ("high", POINTER),
         ("lo", np.float64),  # bounds of all elements
         ("hi", np.float64),
-        ("limits", np.float64, 3),  # gtol, ftol, xtol
+        ("limits", np.float64, 3),  # as `check_convergence` takes them
+        ("gtol", np.float64),
+        ("gtol_rel", np.float64),
+        ("first", np.float64),  # norm of the first projected gradient, NaN before it is known
         ("later", NUMBER),  # 1 where there is an iterate before
         ("f_before", np.float64),
-        ("largest", np.float64, 3),  # component of the projected gradient, of the move, of x
+        ("sizes", np.float64, 3),  # norms of the projected gradient, of the move, of x
     ]
 )
 
 
-def _make_test(name: str, real: np.dtype[Any], box: str) -> Any:
+def _make_test(name: str, real: np.dtype[Any], box: str, norm: float) -> Any:
     """Run the stop tests on one array; its record gets the numbers that they compare."""
     wrap, one, check = linked, real.type(1), linked(check_convergence)
     steep, far, large = (
-        st.make_largest(element, wrap) for element in (st.projected, st.moved, st.itself)
+        st.make_norm(element, wrap, norm) for element in (st.projected, st.moved, st.itself)
     )
+    limit = linked(st.gradient_limit)
 
     def test_iterate(tested_at, g_object, f):
         its = record_at(tested_at, TESTED)
-        n, largest = its.numbers, its.largest
+        n, sizes = its.numbers, its.sizes
         x = array_at(its.x, n, real)
         g = array_at(record_at(g_object, NDARRAY).data, n, real)
         if box == "array":
             low, high = array_at(its.low, n, real), array_at(its.high, n, real)
-            largest[0] = steep(n, x, g, low, high, None, None)
+            sizes[0] = steep(n, x, g, low, high, None, None)
         elif box == "scalar":
             ends = cast((its.lo, its.hi), one)
-            largest[0] = steep(n, x, g, None, None, ends[0], ends[1])
+            sizes[0] = steep(n, x, g, None, None, ends[0], ends[1])
         else:
-            largest[0] = steep(n, x, g, None, None, None, None)
+            sizes[0] = steep(n, x, g, None, None, None, None)
         later, f_before = its.later != 0, its.f_before
         if later and its.before != 0:
             before = array_at(its.before, n, real)
-            largest[1] = far(n, x, before, None, None, None, None)
-            largest[2] = large(n, x, before, None, None, None, None)
+            sizes[1] = far(n, x, before, None, None, None, None)
+            sizes[2] = large(n, x, before, None, None, None, None)
+        if not later:
+            if its.first != its.first:
+                its.first = sizes[0]
+            its.limits[0] = limit(its.gtol, its.gtol_rel, its.first)
         its.later = 1
         its.f_before = f
         limits = its.limits[0], its.limits[1], its.limits[2]
-        return check(f, f_before, largest[0], largest[1], largest[2], later, limits)
+        return check(f, f_before, sizes[0], sizes[1], sizes[2], later, limits)
 
     test_iterate.__qualname__ = f"{name}.test_iterate"
     return test_iterate
 
 
 @functools.cache
-def _compiled(real: np.dtype[Any], box: str) -> Any:
-    name = f"stop-tests-{real.name}-{box}"
-    loop = _make_test(name, real, box)
+def _compiled(real: np.dtype[Any], box: str, norm: float) -> Any:
+    name = f"stop-tests-{real.name}-{box}-{norm:g}"
+    loop = _make_test(name, real, box, norm)
     return compiled_loop(name, lambda: (loop, loop), _ITERATE).direct(parallel=False)
 
 
-def _largest(values: Sequence[float]) -> float:
-    """The largest, or NaN where one is."""
-    return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
+def _joined(norms: Sequence[float], norm: float) -> float:
+    """The norm of several arrays from their own; NaN where one is."""
+    if any(map(math.isnan, norms)):
+        return math.nan
+    return max(norms, default=0.0) if norm == math.inf else math.hypot(*norms)
 
 
-class HostStopTests:
+class _Tests:
+    """What the tests of several arrays, and of arrays on a GPU, remember in Python."""
+
+    def __init__(self, tolerances: Tolerances, first: float) -> None:
+        self._tolerances, self._first = tolerances, first
+        self._limits, self._later, self._f_before = tolerances.limits, False, 0.0
+
+    @property
+    def first(self) -> float:
+        """Norm of the first projected gradient of the run, NaN before it is known."""
+        return self._first
+
+    def _check(self, f: float, sizes: Sequence[float]) -> int:
+        """The test that holds; `sizes` are the norms of gradient, move and x."""
+        if not self._later:
+            if math.isnan(self._first):
+                self._first = sizes[0]
+            its = self._tolerances
+            limit = st.gradient_limit(its.gtol, its.gtol_rel, self._first)
+            self._limits = (limit, its.ftol, its.xtol)
+        code: int = check_convergence(f, self._f_before, *sizes, self._later, self._limits)
+        self._later, self._f_before = True, f
+        return code
+
+
+class HostStopTests(_Tests):
     """Stop tests of NumPy parameters.
 
     Attributes
@@ -95,15 +130,15 @@ class HostStopTests:
         ``test(grads, f)``: the test that holds at the next iterate.
     """
 
-    def __init__(self, backend: Any, tolerances: Tolerances) -> None:
+    def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
+        super().__init__(tolerances, first)
         plan, settings = backend.settings.plan, backend.settings
         self._x = backend.params
         self._before = [np.empty_like(leaf) for leaf in self._x] if tolerances.xtol > 0.0 else []
-        self._limits = tolerances.gtol, tolerances.ftol, tolerances.xtol
-        self._later, self._f_before = False, 0.0
-        self._call = _compiled(plan.real, plan.bounds)
+        self._call = _compiled(plan.real, plan.bounds, tolerances.norm)
         self._tested = tested = np.zeros(max(1, len(self._x)), TESTED)
-        tested["limits"] = self._limits
+        tested["limits"], tested["first"] = tolerances.limits, first
+        tested["gtol"], tested["gtol_rel"] = tolerances.gtol, tolerances.gtol_rel
         addresses = backend.arguments.leaves["address"]
         boxes = settings.leaf_boxes() if plan.bounds == "scalar" else None
         for j, leaf in enumerate(self._x):
@@ -113,13 +148,18 @@ class HostStopTests:
             tested["lo"][j], tested["hi"][j] = boxes[j] if boxes else (0.0, 0.0)
         self._tested_at = [tested[j:].ctypes.data for j in range(len(self._x))]
         # its first number takes a third of the time of a NumPy scalar
-        self._first = memoryview(tested["largest"][0])
+        self._sizes = memoryview(tested["sizes"][0])
         self.test = self._one_array() if len(self._x) == 1 else self._several_arrays
 
     @property
-    def largest(self) -> float:
-        """Largest component of the projected gradient at the last test."""
-        return self._first[0]
+    def first(self) -> float:
+        """Norm of the first projected gradient of the run, NaN before it is known."""
+        return float(self._tested["first"][0]) if len(self._x) == 1 else self._first
+
+    @property
+    def size(self) -> float:
+        """Norm of the projected gradient at the last test."""
+        return self._sizes[0]
 
     def keep_x(self) -> None:
         """Copy x before a step."""
@@ -138,22 +178,20 @@ class HostStopTests:
     def _several_arrays(self, grads: Sequence[Any], f: float) -> int:
         for tested_at, g in zip(self._tested_at, grads, strict=True):
             self._call(tested_at, id(g), f)
-        rows = self._tested["largest"][: len(grads)].tolist()
-        tops = [_largest(column) for column in zip(*rows, strict=True)] or [0.0, 0.0, 0.0]
-        self._tested["largest"][0, 0] = tops[0]
-        code: int = check_convergence(f, self._f_before, *tops, self._later, self._limits)
-        self._later, self._f_before = True, f
-        return code
+        columns = zip(*self._tested["sizes"][: len(grads)].tolist(), strict=True)
+        sizes = [_joined(column, self._tolerances.norm) for column in columns] or [0.0, 0.0, 0.0]
+        self._tested["sizes"][0, 0] = sizes[0]
+        return self._check(f, sizes)
 
 
-class DeviceStopTests:
+class DeviceStopTests(_Tests):
     """Stop tests of CuPy parameters: a few launches, and one wait for the GPU."""
 
-    def __init__(self, backend: Any, tolerances: Tolerances) -> None:
+    def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
+        super().__init__(tolerances, first)
         self._x = backend.params
-        self._moves, self.largest = tolerances.xtol > 0.0, 0.0
-        self._limits = tolerances.gtol, tolerances.ftol, tolerances.xtol
-        self._later, self._f_before = False, 0.0
+        self._moves, self.size = tolerances.xtol > 0.0, 0.0
+        self._norm = _top if tolerances.norm == math.inf else _euclidean
         self._before: list[Any] = []
         self._boxes: Any = backend.settings.leaf_boxes() or [None] * len(self._x)
 
@@ -172,15 +210,14 @@ class DeviceStopTests:
                 low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
                 d = xp.where(d > x - low, x - low, d)
                 d = xp.where(d < x - high, x - high, d)
-            columns[0].append(_top(xp, d))
+            columns[0].append(self._norm(xp, d))
             if self._later and self._moves:
-                columns[1].append(_top(xp, x - self._before[j]))
-                columns[2].append(_top(xp, x))
-        tops = [_largest([float(value) for value in column]) for column in columns]
-        self.largest = tops[0]
-        code: int = check_convergence(f, self._f_before, *tops, self._later, self._limits)
-        self._later, self._f_before = True, f
-        return code
+                columns[1].append(self._norm(xp, x - self._before[j]))
+                columns[2].append(self._norm(xp, x))
+        norm = self._tolerances.norm
+        sizes = [_joined([float(value) for value in column], norm) for column in columns]
+        self.size = sizes[0]
+        return self._check(f, sizes)
 
 
 def _top(xp: Any, x: Any) -> Any:
@@ -190,3 +227,14 @@ def _top(xp: Any, x: Any) -> Any:
     if x.dtype.kind == "c":
         return xp.maximum(xp.max(xp.abs(x.real)), xp.max(xp.abs(x.imag)))
     return xp.max(xp.abs(x))
+
+
+def _euclidean(xp: Any, x: Any) -> Any:
+    """The 2-norm, divided by the largest element as in `stopping.make_norm`."""
+    top = _top(xp, x)
+    if x.size == 0:
+        return top
+    parts = (x.real, x.imag) if x.dtype.kind == "c" else (x,)
+    scale = xp.where(xp.isfinite(top) & (top > 0), top, xp.ones_like(top)).astype(xp.float64)
+    total = sum(xp.sum((part.astype(xp.float64) / scale) ** 2) for part in parts)
+    return xp.where(xp.isfinite(top), scale * xp.sqrt(total), top)

@@ -1,0 +1,100 @@
+"""The `state` of a result: all that a later run needs to go on as if this one had not stopped."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numadam._arrays.tree import Tree
+from numadam._core.parts import parts_of
+from numadam._minimize.stopping import Tolerances
+from numadam._optimizer.optimizer import Optimizer
+
+
+class Best(NamedTuple):
+    """The iterate of the lowest f; `jac` is None where no gradient was formed there."""
+
+    x: Any
+    fun: float
+    jac: Any
+    grad_norm: float
+
+
+#: Entries of a saved run besides those of the optimiser's state.
+_OF_THE_RUN = (*Best._fields, "x_last", "first_grad_norm", "norm")
+
+
+def save_state(
+    saved: dict[str, Any],
+    x_last: Any,
+    best: Best | None,
+    first: float,
+    norm: float,
+) -> dict[str, Any]:
+    """Add to `saved`, the state of the optimiser, what else belongs to a run.
+
+    No entry may be an array that somebody else writes to. `first` is the norm of the first
+    projected gradient, NaN where none was formed.
+    """
+    if best is not None:
+        saved["x"], saved["fun"], saved["grad_norm"] = best.x, best.fun, best.grad_norm
+        if best.jac is not None:
+            saved["jac"] = best.jac
+    saved["x_last"] = x_last
+    if math.isfinite(first):
+        saved["first_grad_norm"], saved["norm"] = first, norm
+    return saved
+
+
+def start_of(saved: Any, x0: Any) -> Any:
+    """A copy of the x that a saved run goes on from; `x0` gives the structure."""
+    if not hasattr(saved, "items") or "nit" in saved:
+        hint = " Pass its `state`: state=result.state." if hasattr(saved, "items") else ""
+        raise TypeError(
+            f"state: expected the `state` of a result, got {type(saved).__name__}.{hint}"
+        )
+    if "x_last" not in saved:
+        return x0  # the state of an optimiser
+    x = copy.deepcopy(saved["x_last"])
+    tree = Tree(x0)
+    for mine, its in zip(tree.flatten(x0, "x0"), tree.flatten(x, "state['x_last']"), strict=True):
+        if (mine.shape, mine.dtype) != (its.shape, its.dtype):
+            raise ValueError(
+                f"state['x_last']: expected the shapes and dtypes of x0, got {its.shape} "
+                f"{its.dtype} for {mine.shape} {mine.dtype}."
+            )
+    return x
+
+
+def first_of(saved: Any, tolerances: Tolerances) -> float:
+    """The norm of the first projected gradient of a saved run, NaN where there is none."""
+    if saved is None or "first_grad_norm" not in saved:
+        return math.nan
+    if saved["norm"] != tolerances.norm and tolerances.gtol_rel > 0.0:
+        raise ValueError(
+            f"norm: the saved run has the first gradient in norm={saved['norm']}, got "
+            f"norm={tolerances.norm}. Pass the same, or a gtol."
+        )
+    return float(saved["first_grad_norm"])
+
+
+def load_state(optimizer: Optimizer, saved: Any) -> Best | None:
+    """Load a saved run; returns a copy of its best iterate, unless that violates the bounds."""
+    optimizer.state = {key: value for key, value in saved.items() if key not in _OF_THE_RUN}
+    if "x" not in saved or not np.isfinite(saved["fun"]):
+        return None
+    best = Best(*(copy.deepcopy(saved.get(name)) for name in Best._fields))
+    tree, settings, backend, _ = parts_of(optimizer)
+    leaves = tree.flatten(best.x, "state['x']")
+    shapes = [leaf.shape for leaf in leaves]
+    if shapes != [leaf.shape for leaf in backend.params]:
+        raise ValueError(f"state['x']: expected the shapes of x0, got {shapes}.")
+    boxes = settings.leaf_boxes()  # the saved run may have had others
+    inside = boxes is None or all(
+        bool(((leaf >= low) & (leaf <= high)).all())
+        for leaf, (low, high) in zip(leaves, boxes, strict=True)
+    )
+    return best if inside else None
