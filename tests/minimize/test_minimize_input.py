@@ -116,7 +116,7 @@ REFUSED = [
         (square, np.zeros(2)),
         {"options": {"maxcor": 5}, "jac": True},
         TypeError,
-        "Adam: .* 'maxcor'",
+        "maxcor",
     ),
     ((square, np.zeros(2)), {"options": {"iprint": 5}}, TypeError, "iprint: .*progress=True"),
     ((square, np.zeros(2)), {"options": {"maxfun": 5}}, ValueError, "maxfun: .*maxiter="),
