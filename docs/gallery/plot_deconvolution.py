@@ -46,8 +46,8 @@ def psnr(x, truth):
 # ----------
 # The misfit is half the sum of squares, and its gradient is the error blurred once more. A search
 # that goes on for ever fits the noise. So it stops where the misfit is what the noise alone would
-# make: the callback returns True. The learning rate falls along a cosine, so that the last steps
-# are small.
+# make: the callback raises StopIteration. The learning rate falls along a cosine, so that the last
+# steps are small.
 
 
 def sharpen(seen, lens, bounds):
@@ -58,7 +58,8 @@ def sharpen(seen, lens, bounds):
         return 0.5 * float(np.vdot(off, off)), blur(off, lens)
 
     def enough(intermediate_result):
-        return intermediate_result.fun <= 0.5 * NOISE**2 * seen.size
+        if intermediate_result.fun <= 0.5 * NOISE**2 * seen.size:
+            raise StopIteration
 
     return na.minimize(
         misfit,

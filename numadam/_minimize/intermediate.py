@@ -1,4 +1,4 @@
-"""What a callback gets: an iterate whose f is evaluated where it is first read."""
+"""Iterates for callbacks, whose f is evaluated where it is first read."""
 
 from __future__ import annotations
 

@@ -76,8 +76,9 @@ def minimize(
         argument, as in SciPy.
     jac : True, function, {"2-point", "3-point", "cs"} or None
         True: `fun` returns the gradient too. A function ``jac(x, *args)``: `fun` is then called
-        once at the end, unless `ftol`, `callback`, `progress`, `track_best` or a schedule that
-        observes f asks for f. Otherwise finite differences (SciPy's; None is "2-point").
+        once at the end, and where something reads f: `ftol`, ``track_best=True``, `progress`, a
+        History at its records, a callback that reads `fun`, or a schedule that observes f.
+        Otherwise finite differences (SciPy's; None is "2-point").
     bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
         Two numbers for all elements, a pair of numbers for each, two NumPy arrays, or as SciPy
         has them; None for an open side. x never leaves the bounds, and an x0 outside is moved in
@@ -89,20 +90,27 @@ def minimize(
         Any rule of numadam: "adamw", "nadam", "rmsprop", "sgd", ...
     callback : function or History, optional
         ``callback(intermediate_result)`` (x, fun, nit, grad_norm, lr) or ``callback(x)`` after
-        each iteration. A true value or StopIteration ends the run with status 99. A
+        each iteration. StopIteration ends the run with status 99; what it returns means nothing.
+        f is evaluated for it where it reads `fun`, which it has to do before it returns. A
         `numadam.History` records the run.
-    gtol : float, default 1e-6
-        Stop where the largest absolute component of the projected gradient
-        ``x - clip(x - g, lo, hi)`` is at most this. 0 or None switches a test off.
+    gtol : float, optional
+        Stop where the norm of the projected gradient ``x - clip(x - g, lo, hi)`` is at most this,
+        in units of f/x. 0 switches a test off.
+    gtol_rel : float, optional
+        Stop where that norm is at most this times the first one of the run, or of the run that
+        `state` goes on from. Default: 1e-6 where `gtol` is not given, else 0.
     ftol : float, default 0
         Stop where ``|f_before - f| <= ftol * max(|f_before|, |f|, 1)``.
     xtol : float, default 0
-        Stop where ``max |x - x_before| <= xtol * max(1, max |x|)``.
+        Stop where ``norm(x - x_before) <= xtol * max(1, norm(x))``.
+    norm : numpy.inf or 2, default numpy.inf
+        The norm of gradient, move and x in these tests: largest component, or Euclidean.
     maxiter : int, default 10000
         Iterations of this call at most.
     track_best : bool, optional
-        Keep the x of the lowest f so far. Default: on where f is evaluated at every iteration
-        anyway, for example with ``jac=True``.
+        Whether the result is the iterate of the lowest f. None: of those where f is evaluated
+        anyway, which are all with ``jac=True``. True: of all. False: it is the last one; choose
+        this where f is noisy, as with batches of data.
     check_every : int, optional
         Run the stop tests, the tracking of the best x and `callback` every this many iterations.
         Default 1; 20 on a GPU, because reading f waits for the device. With a compiled `fun` the
@@ -111,7 +119,8 @@ def minimize(
     history : int or bool, optional
         Keep every so many iterations in the result's `history`; default: at most 10,000 of them.
     state : dict, optional
-        `state` of an earlier result: the run goes on from x0 = its x as if it had never stopped.
+        `state` of an earlier result: the run goes on from its `x_last` as if it had never
+        stopped. Of x0 the structure alone counts; pass ``result.x``.
     progress : bool, default False
         Show a bar with f and the gradient.
     **options
@@ -121,11 +130,12 @@ def minimize(
     Returns
     -------
     scipy.optimize.OptimizeResult
-        ``x``, ``fun``, ``jac``, ``nit``, ``nfev``, ``njev``, ``success`` (a stop test held),
+        ``x``, ``fun``, ``jac`` and ``grad_norm`` of the best iterate, ``x_last`` and ``fun_last``
+        of the last one; ``nit``, ``nfev``, ``njev``, ``success`` (a stop test held, at x_last),
         ``status`` (0; 1 at maxiter, 2 and 3 where f or gradient are not finite, 99 from the
         callback), ``message``, ``state``, ``history`` (arrays by name: nit, fun, grad_norm, lr),
-        ``x_best`` and ``fun_best`` (those of x where the best was not tracked), ``grad_norm``,
-        and ``averaged`` with `ema`.
+        and ``averaged`` with `ema`. With all tests off no gradient is formed after the last step
+        unless it comes with f, `progress` or a History shows it: `jac` of that x is then None.
 
     Raises
     ------

@@ -36,12 +36,12 @@ def scipy_adam(
     constraints
         Refused: Adam knows bounds only.
     tol : float, optional
-        Sets `gtol`, unless `options` has one.
+        Sets `gtol`, the largest component of the gradient, unless `options` has one.
     disp : bool, default False
         Print the outcome.
     **options
-        ``options={...}`` of SciPy: `lr`, `rule`, `gtol`, `ftol`, `xtol`, `maxiter`, `state`,
-        `progress` and the options of the rule, as in `numadam.minimize`.
+        ``options={...}`` of SciPy: `lr`, `rule`, `gtol`, `gtol_rel`, `ftol`, `xtol`, `norm`,
+        `maxiter`, `state`, `progress` and the options of the rule, as in `numadam.minimize`.
 
     Returns
     -------

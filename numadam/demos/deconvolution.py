@@ -108,9 +108,10 @@ def sharpen(
     """
     noise = 0.5 * what.noise**2 * what.seen.size
 
-    def enough(intermediate_result: Any) -> bool:
+    def enough(intermediate_result: Any) -> None:
         each_step()
-        return bool(intermediate_result.fun <= noise)
+        if intermediate_result.fun <= noise:
+            raise StopIteration
 
     return na.minimize(
         what.misfit,

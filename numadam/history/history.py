@@ -38,8 +38,8 @@ class History:
     - ``t``: steps taken, 0 at the start.
     - ``f``: the objective there, NaN where it was not given.
     - ``grad_norm``: under `record` the Euclidean norm of all gradients before any clip, of the
-      step that led there. Under `minimize` the largest component of the projected gradient at t,
-      which `gtol` is compared with.
+      step that led there. Under `minimize` the norm of the projected gradient at t that the stop
+      tests read: its largest component, or what `norm` says.
     - ``step_norm``: Euclidean norm of ``p_t - p_{t-1}``, the last step alone whatever `every` is;
       NaN where the parameters one step before were not seen.
     - ``param_norm``: Euclidean norm of the parameters.

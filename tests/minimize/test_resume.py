@@ -97,7 +97,7 @@ def test_the_first_gradient_is_that_of_the_first_run(fun):
     rest = na.minimize(fun, half.x, state=half.state, **options)
     assert (rest.nit, rest.message) == (whole.nit, whole.message)
     assert whole.state["first_grad_norm"] == abs(python_rosen(START)[1]).max()
-    with pytest.raises(ValueError, match="norm: .* first gradient in norm=inf, got norm=2"):
+    with pytest.raises(ValueError, match=r"norm: .* first gradient in norm=inf, got norm=2"):
         na.minimize(fun, half.x, state=half.state, norm=2, **options)
     moved = na.minimize(fun, half.x, state=half.state, **options, maxiter=0)
     np.testing.assert_array_equal(moved.x_last, half.x_last)

@@ -105,9 +105,8 @@ def test_the_2_norm(form):
     limit = 1e-3 * np.maximum(np.linalg.norm(path[1:], axis=1), 1)
     assert moved[-1] <= limit[-1]
     assert (moved[:-1] > limit[:-1]).all()
-    assert (
-        len(seen) != na.minimize(fun, START, gtol=0, xtol=1e-3, **{**options, "norm": np.inf}).nit
-    )
+    options["norm"] = np.inf
+    assert na.minimize(fun, START, gtol=0, xtol=1e-3, **options).nit != len(seen)
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-200, 1.0, 1e200])
@@ -143,11 +142,11 @@ def test_the_2_norm_of_nested_and_complex_arrays():
 def test_the_result_is_the_best_iterate(form):
     fun, jac = (rosen, None) if form == "compiled" else (python_rosen, True)
     seen = [START]
-    options = {"jac": jac, "lr": 0.5, "maxiter": 60}
+    options = {"jac": jac, "lr": 0.5, "maxiter": 30}
     res = na.minimize(fun, START, callback=lambda x: seen.append(x), **options)
     fs = [python_rosen(x)[0] for x in seen]
     best = int(np.argmin(fs))
-    assert 0 < best < 60
+    assert 0 < best < 30
     f, g = python_rosen(seen[best])
     np.testing.assert_array_equal(res.x, seen[best])
     np.testing.assert_array_equal(res.jac, g)
@@ -167,24 +166,12 @@ def test_a_gradient_array_that_fun_fills_again_is_copied():
     g = np.zeros(2)
 
     def fun(x):
+        g[:] = 0
         return rosen(x, g), g
 
-    def fresh(x):
-        f, its = fun(x)
-        return f, its.copy()
-
-    def zeroed(x):
-        g[:] = 0
-        return fun(x)
-
-    def plain(x):
-        g[:] = 0
-        return fresh(x)
-
-    one = na.minimize(zeroed, START, jac=True, lr=0.5, maxiter=60)
-    other = na.minimize(plain, START, jac=True, lr=0.5, maxiter=60)
-    np.testing.assert_array_equal(one.jac, other.jac)
-    np.testing.assert_array_equal(one.jac, python_rosen(one.x)[1])
+    res = na.minimize(fun, START, jac=True, lr=0.5, maxiter=30)
+    assert res.fun < res.fun_last
+    np.testing.assert_array_equal(res.jac, python_rosen(res.x)[1])
 
 
 def test_the_best_of_nested_arrays():

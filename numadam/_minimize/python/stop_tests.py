@@ -97,7 +97,7 @@ def _joined(norms: Sequence[float], norm: float) -> float:
 
 
 class _Tests:
-    """What the tests of several arrays, and of arrays on a GPU, remember in Python."""
+    """State of the stop tests that is kept in Python: of several arrays, and of a GPU's."""
 
     def __init__(self, tolerances: Tolerances, first: float) -> None:
         self._tolerances, self._first = tolerances, first
