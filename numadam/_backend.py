@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from numadam._core import plan as pl
 
 if TYPE_CHECKING:
     from numadam._settings.settings import Settings
 
 Leaves = Sequence[Any]
+
+
+def titles(names: Sequence[str]) -> Callable[[int, int], str]:
+    """``title(slot, leaf)``: what the user calls an array of a step; `names` are the parameters'.
+
+    Not a method of the back end: a step that referred to its back end would keep the memory of
+    both until Python's next search for cycles.
+    """
+    of_slots = {pl.P: "params", pl.G: "grads", pl.OUT: "out"}
+    return lambda slot, leaf: of_slots[slot] + names[leaf].removeprefix("params")
 
 
 class FunctionalStep(NamedTuple):
@@ -106,6 +118,10 @@ class Backend(ABC):
     @abstractmethod
     def drop(self) -> None:
         """Discard the accumulated gradients."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Begin anew: state, counters and products as before the first step."""
 
     @abstractmethod
     def gradients(self) -> list[Any]:

@@ -119,7 +119,7 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
                 f"{name}: expected float64, float32, float16, bfloat16, complex64 or complex128, "
                 f"got {name_dtype(dtype)}. Use .astype(numpy.float64)."
             )
-        if dtype != first:
+        if dtype is not first and dtype != first:
             raise TypeError(
                 f"{name}: is {dtype}, but {names[0]} is {first}. One optimiser holds one dtype: "
                 f"convert one of them, or make a second optimiser for the {dtype} arrays."

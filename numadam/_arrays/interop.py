@@ -58,6 +58,8 @@ def home(x: Any) -> str:
 
     That of a foreign array is the library that can view it.
     """
+    if type(x) is np.ndarray:
+        return "NumPy"
     if is_cupy(x):
         return "CuPy"
     # by type: a proxy claims to be an ndarray, but its memory cannot be read like one
@@ -133,6 +135,8 @@ def as_views(arrays: Sequence[Any], library: str, written: bool) -> list[Any]:
 
     An immutable array that is to be written stays as it is: validation then refuses it by name.
     """
+    if all(type(x) is np.ndarray for x in arrays):
+        return list(arrays)
     view = as_numpy if library == "NumPy" else as_cupy
     return [
         view(x) if _viewer(x) == library and not (written and is_immutable(x)) else x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class Plan:
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined,no-any-return]  # set when made
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Name of the loop, different for different loops."""
         words = [self.rule.name, self.dtype.name, "+".join(self.present)]
@@ -106,12 +107,12 @@ class Plan:
             words.append(f"{self.state_dtype.name}-state")
         return "-".join(filter(None, words))
 
-    @property
+    @cached_property
     def real(self) -> np.dtype[Any]:
         """The dtype of the arithmetic: float64 for float64 and complex128, else float32."""
         return np.dtype(np.float64 if self.dtype.name in ("float64", "complex128") else np.float32)
 
-    @property
+    @cached_property
     def numbers(self) -> int:
         """Real numbers in one element of the parameters."""
         return 2 if self.dtype.kind == "c" else 1
@@ -158,6 +159,7 @@ class Plan:
         per_element[HIGH] = per_element[LOW]
         return {P: True, G: True, OUT: False, **own, **per_element}[slot]
 
+    @cached_property
     def state_slots(self) -> dict[str, int]:
         """State arrays by name, in the order in which they are saved, and their slots."""
         named = {name: S0 + k for k, name in enumerate(self.rule.state) if name in self.present}
@@ -186,3 +188,7 @@ class Plan:
     def element(self) -> Any:
         """The rule's formula, as a plain function of scalars."""
         return self.rule.formula(**dict(self.variant))
+
+
+#: As `Plan`: equal arguments give one object, so that what follows from it is found by identity.
+plan_of = lru_cache(maxsize=1024)(Plan)

@@ -2,25 +2,139 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from numadam._arrays.layout import Layout, aligned_zeros
+from numadam._arrays.layout import Layout, address_of, aligned_zeros, few, layout_of
 from numadam._core.norms import NORM_BLOCK
 from numadam._core.plan import CHECKED, Plan
+from numadam._core.products import product_width
 from numadam._core.scalars import width_of
 from numadam._cpu.numpy_abi import kind_of
-from numadam._cpu.records import CPU_LEAF, SPAN
+from numadam._cpu.records import CPU_LEAF, META, SPAN, offset_of
 
 #: Elements of a parallel part, at least and at most, and the number of parts aimed at between.
 _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
 #: Parts are multiples of this, so that each begins on a cache line where its array does: 2 to 4 %
 #: less time from 50,000 to 500,000 elements.
 _PART_STEP = 64
+
+
+class StatePlaces(NamedTuple):
+    """Places of META, the running products and the state arrays in the block of an optimiser."""
+
+    names: tuple[str, ...]
+    slots: tuple[int, ...]
+    layouts: tuple[Layout, ...]
+    firsts: tuple[int, ...]  # offsets of the state arrays
+    end: int
+    unit: int  # the block begins on a multiple of it
+    products: tuple[int, int]  # shape of the products, which follow META
+
+
+@functools.lru_cache(maxsize=256)
+def _state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
+    dtypes = map(plan.array_dtype, plan.state_slots.values())
+    layouts = tuple(layout_of(layout.shapes, layout.orders, dtype) for dtype in dtypes)
+    products = rows, product_width(plan)
+    firsts, end, unit = Layout.place(META.itemsize + 8 * math.prod(products), layouts)
+    names, slots = tuple(plan.state_slots), tuple(plan.state_slots.values())
+    return StatePlaces(names, slots, layouts, tuple(firsts), end, unit, products)
+
+
+def state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
+    """The places of the state of parameters of this layout, in so many groups."""
+    places: StatePlaces = few(_state_places, layout)(plan, layout, rows)
+    return places
+
+
+class _Template(NamedTuple):
+    """The arguments that follow from plan, layout and groups; each optimiser copies them.
+
+    Filling them takes 80 us, a copy 3.
+    """
+
+    meta: np.ndarray  # META in int64 words; its pointers are offsets in `memory`
+    pointers: np.ndarray  # the places of these words
+    memory: np.ndarray  # in int64 words; addresses in the block of the state are offsets in that
+    of_state: np.ndarray  # the places of these words
+    arrays: dict[str, tuple[Any, np.dtype[Any], int]]  # shape, dtype and offset of each
+    partials: int  # how many partial sums of the norm
+
+
+@functools.lru_cache(maxsize=256)
+def _template(
+    plan: Plan, layout: Layout, groups: tuple[int, ...], rows: int, state: StatePlaces | None
+) -> _Template:
+    n, meta = len(layout.shapes), np.zeros(1, META)
+    leaves, factors = np.zeros(n + 1, CPU_LEAF), np.ones((3, n + 1))
+    leaves["subtype"][:n], leaves["group"][:n] = id(np.ndarray), groups
+    leaves["start"][1:] = np.cumsum(iterations(plan, layout), dtype=np.int64)
+    blocks = [-(-size * plan.numbers // NORM_BLOCK) for size in layout.sizes]
+    leaves["first_block"][1:] = np.cumsum(blocks, dtype=np.int64)
+    factors[2] = math.nan  # norms before the first step
+    spans, in_state = np.zeros(CHECKED * n + 1, SPAN), np.zeros(n + 1, CPU_LEAF)
+    if state is not None:
+        # every step writes all of the state arrays
+        meta["fixed"], spans[0] = 1, (state.firsts[0], state.end) if state.firsts else (0, 0)
+        for slot, first, of_slot in zip(state.slots, state.firsts, state.layouts, strict=True):
+            leaves["address"][:n, slot] = of_slot.addresses(first)
+            in_state["address"][:n, slot] = 1
+    arrays = {
+        "leaves": leaves,
+        "spans": spans,
+        "dims": _make_dims(layout, leaves),
+        "order": np.zeros(CHECKED * n + 1, np.int64),
+        "scalars": np.zeros((rows, width_of(plan))),
+        "factors": factors,
+    }
+    ends = list(itertools.accumulate(array.nbytes for array in arrays.values()))
+    offsets = dict(zip(arrays, [0, *ends], strict=False))
+    for name, offset in offsets.items():
+        meta[name] = offset
+    meta["dims_size"], meta["spans_size"] = len(arrays["dims"]), len(arrays["spans"])
+    meta["count"], meta["groups"], meta["ndarray"] = n, rows, id(np.ndarray)
+    dtypes = [plan.array_dtype(slot) for slot in range(CHECKED)]
+    meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
+    part = -(-int(leaves["start"][n]) // (_PARTS * _PART_STEP)) * _PART_STEP
+    meta["part"], meta["every"] = min(max(part, _PART_MIN), _PART_MAX), 1
+    of_state = np.flatnonzero(in_state.view(np.int64))
+    if state is not None and state.firsts:
+        of_state = np.append(of_state, offsets["spans"] // 8 + np.arange(2))
+    return _Template(
+        meta.view(np.int64),
+        np.array([offset_of(META, name) // 8 for name in offsets]),
+        np.concatenate([array.reshape(-1).view(np.int64) for array in arrays.values()]),
+        of_state,
+        {name: (one.shape, one.dtype, offsets[name]) for name, one in arrays.items()},
+        sum(blocks) + 1 if plan.norm else 0,
+    )
+
+
+def _make_dims(layout: Layout, leaves: np.ndarray) -> np.ndarray:
+    """Shape and order of axes of each leaf, and space for the strides of each checked slot."""
+    entries = [
+        (*shape, *order, *[0] * (len(shape) * CHECKED))
+        for shape, order in zip(layout.shapes, layout.orders, strict=True)
+    ]
+    leaves["ndim"][:-1] = [len(shape) for shape in layout.shapes]
+    leaves["place"][1:] = np.cumsum([len(entry) for entry in entries])
+    return np.array([*itertools.chain.from_iterable(entries), 0], np.int64)
+
+
+def iterations(plan: Plan, layout: Layout) -> list[int]:
+    """Iterations of the loop that each leaf takes."""
+    return [size * plan.unit for size in layout.sizes]
+
+
+_CONTROL, _PRODUCTS, _PARTIALS = (
+    offset_of(META, name) // 8 for name in ("control", "products", "partials")
+)
 
 
 class KernelArguments:
@@ -41,6 +155,8 @@ class KernelArguments:
         The products over the steps, one row a group (see `numadam._core.products`).
     groups : sequence of int, optional
         Each leaf's group.
+    state : StatePlaces, optional
+        Of state arrays that lie behind `meta`.
     """
 
     def __init__(
@@ -52,70 +168,49 @@ class KernelArguments:
         meta: np.ndarray,
         products: np.ndarray,
         groups: Sequence[int] = (0,),
+        state: StatePlaces | None = None,
     ) -> None:
-        n = len(layout.shapes)
+        make = few(_template, layout)
+        template = make(plan, layout, tuple(groups), len(control), state)
         self.plan, self.layout, self.meta = plan, layout, meta
         self.control, self.products = control, products
-        self.meta_at = meta.ctypes.data
-        self.leaves = leaves = np.zeros(n + 1, CPU_LEAF)
-        leaves["subtype"][:n], leaves["group"][:n] = list(map(id, subtypes)), groups
-        self._subtypes = list(subtypes)  # keeps their ids alive
-        self.set_iterations([size * plan.unit for size in layout.sizes])
-        #: for each leaf its clip factor in two steps and its norm; last the norm of all
-        self.factors = np.ones((3, n + 1))
-        self.norms = self.factors[2]
-        self.norms[:] = math.nan
-        self.spans = np.zeros(CHECKED * n + 1, SPAN)
+        self.meta_at = meta_at = address_of(meta)
+        self._arrays, self._memory = template.arrays, template.memory.copy()
+        self._memory[template.of_state] += meta_at
+        words = meta.view(np.int64)
+        words[:] = template.meta
+        words[template.pointers] += address_of(self._memory)
+        words[_CONTROL], words[_PRODUCTS] = address_of(control), address_of(products)
+        if template.partials:
+            self._partials = np.zeros(template.partials)
+            words[_PARTIALS] = address_of(self._partials)
+        if subtypes.count(np.ndarray) < len(subtypes):
+            self.leaves["subtype"][:-1] = list(map(id, subtypes))
+            self._subtypes = list(subtypes)  # keeps their ids alive
         self._work: list[np.ndarray] = []
-        self._blocks = {
-            "leaves": leaves,
-            "dims": self._make_dims(),
-            "spans": self.spans,
-            "order": np.zeros(len(self.spans), np.int64),
-            "control": control,
-            "products": products,
-            "scalars": np.zeros((len(control), width_of(plan))),
-            "factors": self.factors,
-            "partials": self._make_partials() if plan.norm else np.zeros(1),
-        }
-        for name, block in self._blocks.items():
-            meta[name] = block.ctypes.data
-        meta["dims_size"], meta["spans_size"] = len(self._blocks["dims"]), len(self.spans)
-        meta["count"], meta["groups"], meta["ndarray"] = n, len(control), id(np.ndarray)
-        dtypes = [plan.array_dtype(slot) for slot in range(CHECKED)]
-        meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
-        part = -(-int(leaves["start"][n]) // (_PARTS * _PART_STEP)) * _PART_STEP
-        meta["part"], meta["every"] = min(max(part, _PART_MIN), _PART_MAX), 1
 
-    def _make_dims(self) -> np.ndarray:
-        """Shape and order of axes of each leaf, and space for the strides of each checked slot."""
-        entries = [
-            (*shape, *order, *[0] * (len(shape) * CHECKED))
-            for shape, order in zip(self.layout.shapes, self.layout.orders, strict=True)
-        ]
-        self.leaves["ndim"][:-1] = [len(shape) for shape in self.layout.shapes]
-        self.leaves["place"][1:] = np.cumsum([len(entry) for entry in entries])
-        return np.array([*itertools.chain.from_iterable(entries), 0], np.int64)
+    def _array(self, name: str) -> np.ndarray:
+        shape, dtype, offset = self._arrays[name]
+        return np.ndarray(shape, dtype, self._memory.data, offset)
+
+    @functools.cached_property
+    def leaves(self) -> np.ndarray:
+        """The records of the leaves, and one behind them."""
+        return self._array("leaves")
 
     def set_iterations(self, counts: Sequence[int]) -> None:
         """Set how many iterations of the loop each leaf takes."""
         self.leaves["start"][1:] = np.cumsum(counts, dtype=np.int64)
 
-    def _make_partials(self) -> np.ndarray:
-        """One partial sum for each block of the gradient of each leaf."""
-        counts = [-(-size * self.plan.numbers // NORM_BLOCK) for size in self.layout.sizes]
-        self.leaves["first_block"][1:] = np.cumsum(counts, dtype=np.int64)
-        return np.zeros(sum(counts) + 1)
+    @property
+    def norms(self) -> np.ndarray:
+        """The norm of each leaf at the last step; last that of all of them."""
+        factors = self._array("factors")
+        return factors[2, :]  # behind the clip factor in two steps
 
-    def bind(self, slot: int, addresses: np.ndarray) -> None:
+    def bind(self, slot: int, addresses: Sequence[int] | np.ndarray) -> None:
         """Fix the addresses of arrays of the back end's own: steps need not look them up."""
-        self.leaves["address"][: len(addresses), slot] = addresses
-
-    def fix_span(self, buffer: np.ndarray) -> None:
-        """Count a buffer of the back end's among what every step writes."""
-        self.meta["fixed"] = 1
-        first = buffer.ctypes.data
-        self.spans[0] = (first, first + buffer.nbytes) if buffer.nbytes else (0, 0)
+        self.leaves["address"][:-1, slot] = addresses
 
     @property
     def work_bytes(self) -> int:
@@ -131,9 +226,4 @@ class KernelArguments:
         """Allocate the work array through which an array of other strides goes; it is kept."""
         size = self.layout.sizes[leaf] * self.plan.array_dtype(slot).itemsize
         self._work.append(aligned_zeros(size))
-        self.leaves["work"][leaf, slot] = self._work[-1].ctypes.data
-
-
-def addresses(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Addresses of the first elements of these arrays."""
-    return np.array([array.ctypes.data for array in arrays], np.int64)
+        self.leaves["work"][leaf, slot] = address_of(self._work[-1])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.layout import SKEW, Layout
-from numadam._backend import Backend, FunctionalStep, Leaves
+from numadam._backend import Backend, FunctionalStep, Leaves, titles
 from numadam._core import plan as pl
 from numadam._cpu.functional import update
 from numadam._cpu.state import CpuState
@@ -36,10 +36,10 @@ class CpuBackend(Backend):
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         self.memory = memory = CpuState(settings, params, names)
         self.params, self.settings, self.state = memory.params, settings, memory.state
-        self.arguments, self._names = memory.arguments, memory.names
+        self.arguments = memory.arguments
         self.compiled = CpuStep(
             self.arguments,
-            self._title,
+            titles(names),
             self.params,
             bound=memory.named,
             sparse=settings.options["sparse"],
@@ -95,9 +95,10 @@ class CpuBackend(Backend):
         """Forget the gradients that have been added up."""
         self.arguments.meta["calls"] = 0
 
-    def _title(self, slot: int, leaf: int) -> str:
-        what = {pl.P: "params", pl.G: "grads", pl.OUT: "out"}[slot]
-        return what + self._names[leaf].removeprefix("params")
+    def reset(self) -> None:
+        """Begin anew: state, counters and products as before the first step."""
+        with defer_interrupts():
+            self.memory.reset()
 
     def gradients(self) -> list[np.ndarray]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""

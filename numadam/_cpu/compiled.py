@@ -48,11 +48,15 @@ def strided_address() -> int:
     return _address_of("strided", strided.handle, strided.HANDLE)
 
 
+@functools.cache
+def _validator() -> Any:
+    # PYFUNCTYPE keeps the GIL: no other thread can change a header meanwhile
+    return ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(validator_address())
+
+
 def validate_arrays(meta_at: int, ids_at: int, known_disjoint: int) -> int:
     """Validate arrays from Python, without a step."""
-    # PYFUNCTYPE keeps the GIL: no other thread can change a header meanwhile
-    function = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(validator_address())
-    return int(function(meta_at, ids_at, 0, known_disjoint))
+    return int(_validator()(meta_at, ids_at, 0, known_disjoint))
 
 
 def compiled_step(plan: Plan, out: bool = False) -> CompiledLoop:

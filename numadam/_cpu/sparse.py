@@ -11,7 +11,7 @@ import numpy as np
 from numadam._arrays.sparse import clear, coalesce, is_sparse, scatter
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._cpu.arguments import KernelArguments
+from numadam._cpu.arguments import KernelArguments, iterations
 from numadam._jit.interrupts import defer_interrupts
 
 
@@ -88,8 +88,7 @@ class SparseGradients:
 
     def _dense_counts(self) -> list[int]:
         """Iterations of each leaf whose gradient is dense."""
-        plan = self._arguments.plan
-        return [size * plan.unit for size in self._arguments.layout.sizes]
+        return iterations(self._arguments.plan, self._arguments.layout)
 
     def _in_order(self, values: np.ndarray, leaf: int) -> np.ndarray:
         """Rows of values in the memory order of a row of the parameter."""

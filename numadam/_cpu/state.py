@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.layout import Layout
+from numadam._arrays.layout import Layout, address_of, aligned_zeros, layout_of
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._core.products import product_width, start_products
-from numadam._cpu.arguments import KernelArguments, addresses
+from numadam._cpu.arguments import KernelArguments, state_places
 from numadam._cpu.records import META, offset_of
 from numadam._cpu.validate import SKIP
 from numadam._settings.settings import Settings
 
+#: The first of the counters in META, which products and state follow.
+_COUNTERS_AT = offset_of(META, "steps")
 #: Counters as the user calls them, and the fields of META that hold them.
 _COUNTERS = {"t": "steps", "calls": "calls", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
 
@@ -33,38 +36,40 @@ class CpuState:
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         self.params, self.names, self.settings = list(params), list(names), settings
-        plan = settings.plan
+        plan, rows = settings.plan, len(settings.control)
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
-        self.layout = Layout(shapes, orders, plan.dtype)
-        self._slots = plan.state_slots()
-        self._layouts = {
-            name: Layout(shapes, orders, plan.array_dtype(slot))
-            for name, slot in self._slots.items()
-        }
-        self._head = META.itemsize + len(settings.control) * product_width(plan) * 8
-        self._block, self._first = Layout.allocate(self._head, list(self._layouts.values()))
+        self.layout = layout_of(shapes, orders, plan.dtype)
+        self._places = places = state_places(plan, self.layout, rows)
+        self._block = aligned_zeros(places.end, places.unit)
         self._meta, self.products = self._head_of(self._block)
-        self.products[...] = start_products(plan, len(settings.control))
         self.arguments = KernelArguments(
             plan,
             self.layout,
-            [type(p) for p in params],
+            list(map(type, params)),
             settings.control,
             self._meta,
             self.products,
             settings.group_of_leaf,
+            places,
         )
         self._meta["guard"], self._meta["every"] = settings.guard, settings.options["accumulate"]
-        self.arguments.fix_span(self._block[self._first[0] if self._first else len(self._block) :])
         self.state = self._views(self._block)
-        for name, slot in self._slots.items():
-            self.arguments.bind(slot, addresses(self.state[name]))
         self._per_element = self._bind_per_element()
 
     def begin(self) -> None:
         """Bring the parameters into their bounds, and write what is not zero at the start."""
+        carried = len(self.settings.plan.products)
+        if carried:
+            self.products[:, :carried] = 1.0
         self._project()
         self._start()
+
+    def reset(self) -> None:
+        """Begin anew: state, counters and products as before the first step."""
+        self._block[_COUNTERS_AT:] = 0  # counters, products and state lie together
+        if self.settings.plan.norm:
+            self.arguments.norms[:] = math.nan
+        self.begin()
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
@@ -76,26 +81,25 @@ class CpuState:
 
     def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """META, in an array of one, and the products of a block, one row a group."""
-        products = block[META.itemsize : self._head].view(np.float64)
-        meta = np.ndarray(1, META, block)
-        return meta, products.reshape(len(self.settings.control), -1)
+        products = np.ndarray(self._places.products, np.float64, block, META.itemsize)
+        return np.ndarray(1, META, block), products
 
     def _views(self, block: np.ndarray) -> dict[str, list[np.ndarray]]:
         """The state arrays in a block like the back end's own."""
+        names, _, layouts, firsts, *_ = self._places
         return {
             name: layout.views(block[first : first + layout.nbytes])
-            for first, (name, layout) in zip(self._first, self._layouts.items(), strict=True)
+            for name, layout, first in zip(names, layouts, firsts, strict=True)
         }
 
     def _bind_per_element(self) -> list[np.ndarray]:
         """Arrays of bounds and step sizes in the memory order of the parameters."""
         plan, kept = self.settings.plan, []
         for slot, values in self.settings.per_element.items():
-            layout = Layout(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
+            layout = layout_of(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
             block, (first,) = Layout.allocate(0, [layout])
-            views = layout.views(block[first:])
-            self.fill(views, values)
-            self.arguments.bind(slot, addresses(views))
+            self.fill(layout.views(block[first:]), values)
+            self.arguments.bind(slot, layout.addresses(address_of(block) + first))
             kept.append(block)
         return kept
 
@@ -139,7 +143,7 @@ class CpuState:
         """Steps taken."""
         return int(self._meta["steps"][0])
 
-    @property
+    @functools.cached_property
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only 0-d int64 arrays that show the counters themselves."""
         shown = {"t": True, "calls": self.settings.plan.accumulate}
@@ -179,19 +183,20 @@ class CpuState:
 
     def state_dtype(self, name: str) -> np.dtype:
         """The dtype of a state array."""
-        return self._layouts[name].dtype
+        return self._places.layouts[self._places.names.index(name)].dtype
 
     def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
         """Copy counters and state arrays in, whole or not at all: the last line is one copy."""
-        staged = self._block.copy()
+        # counters and products lie before the arrays, which need not be copied without new ones
+        end = self._places.end if state else min(self._places.firsts, default=self._places.end)
+        staged = self._block[:end].copy()
         meta, products = self._head_of(staged)
         for name, value in counters.items():
             if name in _COUNTERS:
                 meta[_COUNTERS[name]] = value
             else:
                 products[:, self.settings.plan.products.index(name)] = value
-        for name, views in self._views(staged).items():
+        for name, views in self._views(staged).items() if state else ():
             for view, leaf in zip(views, state.get(name, ()), strict=name in state):
                 np.copyto(view, leaf)
-        first = offset_of(META, "steps")
-        np.copyto(self._block[first:], staged[first:])
+        np.copyto(self._block[_COUNTERS_AT:end], staged[_COUNTERS_AT:])

@@ -11,6 +11,7 @@ import numpy as np
 
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import as_views
+from numadam._arrays.layout import address_of
 from numadam._arrays.sparse import is_sparse
 from numadam._backend import Leaves
 from numadam._core import plan as pl
@@ -71,13 +72,15 @@ class CpuStep:
         self.ids = np.zeros((pl.CHECKED, len(arguments.layout.shapes)), np.int64)
         if self._params:
             self.ids[pl.P] = list(map(id, self._params))
-        self.ids_at = self.ids.ctypes.data
+        self.ids_at = address_of(self.ids)
         self._free: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
-        self._pack = struct.Struct(f"{self.ids.shape[1]}q").pack_into
         self._known_disjoint: Any = None
         arguments.meta["validator"] = validator_address()
-        self.serial = compiled_step(arguments.plan).fork_safe(parallel=False)
-        self.kernel = self._kernel_of(out=False)
+        self.kernel, self.serial = self._kernels(out=False)
+
+    @functools.cached_property
+    def _pack(self) -> Any:
+        return struct.Struct(f"{self.ids.shape[1]}q").pack_into
 
     def _bind_code(self, what: int) -> None:
         """Compile or load what few steps need, before this one writes anything."""
@@ -87,19 +90,23 @@ class CpuStep:
             else:
                 self.arguments.meta["strided_arrays"] = strided_address()
 
-    def _kernel_of(self, out: bool) -> Any:
+    def _kernels(self, out: bool) -> tuple[Any, Any]:
+        """The step that this size takes, and the serial one."""
         total = sum(self.arguments.layout.sizes) * self.arguments.plan.unit
-        steps, parallel = compiled_step(self.arguments.plan, out), threads.wants_parallel(total)
-        kernel = steps.fork_safe(parallel)
-        if parallel and threads.layer() == "workqueue":
-            return pooled(kernel, self.arguments.meta)
-        return kernel
+        steps = compiled_step(self.arguments.plan, out)
+        serial = steps.fork_safe(parallel=False)
+        if not threads.wants_parallel(total):
+            return serial, serial
+        kernel = steps.fork_safe(parallel=True)
+        if threads.layer() == "workqueue":
+            kernel = pooled(kernel, self.arguments.meta)
+        return kernel, serial
 
     @functools.cached_property
     def _kernel_with_out(self) -> Any:
         """The step that writes its direction to `out`: compiled when first asked for."""
         with defer_interrupts():
-            return self._kernel_of(out=True)
+            return self._kernels(out=True)[0]
 
     def run(self, used: dict[int, Leaves], lr: float, status: int | None = None) -> int:
         """Take a step over `used`, the arrays by slot; view, copy or refuse what is not valid.
@@ -122,7 +129,10 @@ class CpuStep:
     def check(self) -> None:
         """Validate the parameters alone, without a step."""
         meta_at = self.arguments.meta_at
-        self._call_until_valid({}, lambda ids_at, known: validate_arrays(meta_at, ids_at, known))
+        if validate_arrays(meta_at, self.ids_at, 0) != va.OK:
+            self._call_until_valid(
+                {}, lambda ids_at, known: validate_arrays(meta_at, ids_at, known)
+            )
 
     def _call_until_valid(
         self,
@@ -178,7 +188,7 @@ class CpuStep:
 
     def _new_ids(self) -> tuple[np.ndarray, int]:
         ids = self.ids.copy()
-        return ids, ids.ctypes.data
+        return ids, address_of(ids)
 
     def _named(self, used: Mapping[int, Leaves]) -> tuple[Named, Named]:
         """The arrays that a step over `used` writes and reads, by what the user calls them."""

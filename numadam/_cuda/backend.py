@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays.gpu import require_bfloat16, require_gpu
-from numadam._backend import Backend, FunctionalStep, Leaves
+from numadam._backend import Backend, FunctionalStep, Leaves, titles
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._cuda import arrays as ca
-from numadam._cuda.launch import on_gpu, refuse_capture
+from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
 from numadam._jit.interrupts import defer_interrupts
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class CudaBackend(Backend):
                 settings.control,
                 settings.group_of_leaf,
                 self._device,
-                self._title,
+                titles(names),
                 outs=(False,) if without_out else (False, True),
                 sparse=options["sparse"],
                 fixed=self.params,
@@ -92,10 +92,6 @@ class CudaBackend(Backend):
         if lr.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise TypeError(f"lr: expected a 0-d array of float32 or float64, got {lr.dtype}.")
         return lr
-
-    def _title(self, slot: int, leaf: int) -> str:
-        what = {pl.P: "params", pl.G: "grads", pl.OUT: "out"}[slot]
-        return what + self.names[leaf].removeprefix("params")
 
     def _start(self) -> None:
         """Bring parameters into their bounds, and set what is not zero before the first step."""
@@ -256,6 +252,21 @@ class CudaBackend(Backend):
     def drop(self) -> None:
         """Forget the gradients that have been added up."""
         self._calls = 0
+
+    def reset(self) -> None:
+        """Begin anew: state, counters and products as before the first step."""
+        with on_gpu(self._device):
+            if is_capturing():
+                raise RuntimeError("reset: a graph is being captured; reset before that.")
+            with defer_interrupts():
+                self._memory.clear()
+                if self.settings.plan.products:
+                    self._scalars.load_products(1.0)
+                self._control.write_counters(0)
+                self._t = self._calls = 0
+                if self._norms is not None:
+                    self._norms.clear()
+                self._start()
 
     def gradients(self) -> list[Any]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""

@@ -76,6 +76,10 @@ class GradientNorms:
 
         return np.array(cupy.asnumpy(self._values))
 
+    def clear(self) -> None:
+        """Forget the last norms."""
+        self._values[...] = np.nan
+
     def factors(self, leaf: int) -> int:
         """Address of a leaf's two clip factors."""
         return self._factors_at + leaf * self._factor_bytes

@@ -80,7 +80,7 @@ class HostScalars:
         """Running products of the rule, for each row of the control block."""
         return self._products[:, : self._carried].copy()
 
-    def load_products(self, products: np.ndarray) -> None:
+    def load_products(self, products: np.ndarray | float) -> None:
         """Replace the running products."""
         self._products[:, : self._carried] = products
 
@@ -181,7 +181,7 @@ class DeviceScalars:
 
         return np.array(cupy.asnumpy(self._products[:, : self._carried]))
 
-    def load_products(self, products: np.ndarray) -> None:
+    def load_products(self, products: np.ndarray | float) -> None:
         """Replace the running products."""
         import cupy
 

@@ -43,10 +43,10 @@ class CudaState:
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
         self._phases = phases(params, orders, plan)
         self.layout = Layout(shapes, orders, plan.dtype)
-        self._layouts = {name: self._like(slot) for name, slot in plan.state_slots().items()}
+        self._layouts = {name: self._like(slot) for name, slot in plan.state_slots.items()}
         self._block = _zeros(sum(one.nbytes for one in self._layouts.values()))
         self.state = self._views(self._block)
-        self.own = {slot: self.state[name] for name, slot in plan.state_slots().items()}
+        self.own = {slot: self.state[name] for name, slot in plan.state_slots.items()}
         self._fill_per_element()
 
     def _like(self, slot: int) -> Layout:
@@ -76,6 +76,10 @@ class CudaState:
         for name, value in settings.rule.initial(settings.options).items():
             for view in self.state[name]:
                 _fill(view, value)
+
+    def clear(self) -> None:
+        """Make all state zero."""
+        self._block[...] = 0
 
     def named(self, names: Sequence[str]) -> list[ca.Named]:
         """The state arrays by what the user calls them; `names` are the parameters'."""

@@ -144,7 +144,7 @@ class Validator:
                 _flat_header(device, shape, order, self._dtypes[slot])
                 for shape, order in zip(layout.shapes, layout.orders, strict=True)
             ]
-            for slot in {pl.P, pl.G, pl.OUT, *plan.state_slots().values()}
+            for slot in {pl.P, pl.G, pl.OUT, *plan.state_slots.values()}
         }
         self._last: Validated | None = None
 

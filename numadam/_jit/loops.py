@@ -79,6 +79,7 @@ class CompiledLoop:
         self._name, self._signature, self._package = name, signature, package
         self._loops = dict(zip((SERIAL, PARALLEL, POOLED), loops, strict=False))
         self._compiled: dict[str, Any] = {}
+        self._overloads: dict[Any, Any] = {}
 
     @property
     def serial(self) -> Any:
@@ -111,7 +112,10 @@ class CompiledLoop:
         Numbers are converted to the types of the signature; an array of another type would not be
         refused.
         """
-        return self.choose(parallel).get_overload(self._signature)
+        loop = self.choose(parallel)
+        if loop not in self._overloads:  # Numba takes 6 us to find it
+            self._overloads[loop] = loop.get_overload(self._signature)
+        return self._overloads[loop]
 
     def choose(self, parallel: bool) -> Any:
         """One of the two; it refuses other argument types instead of compiling for them."""

@@ -20,26 +20,13 @@ from numadam._core.synonyms import attribute_hint
 from numadam._jit import forks
 from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
-from numadam._optimizer.state import State
+from numadam._optimizer.state import State, check_steps
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import group_overrides
 from numadam._settings.learning_rate import is_plain
-from numadam._settings.settings import Settings
+from numadam._settings.settings import Settings, settings_for
 
 Kind = TypeVar("Kind", bound="OptimizerBase")
-
-
-def _owned(option: Any) -> Any:
-    """The same containers and numbers with copies of the arrays."""
-    if type(option) is dict:
-        return {key: _owned(value) for key, value in option.items()}
-    if type(option) in (list, tuple):
-        return type(option)(map(_owned, option))
-    if hasattr(option, "__next__"):
-        return list(option)
-    if hasattr(option, "lb"):  # scipy.optimize.Bounds
-        return copy.deepcopy(option)
-    return option.copy() if isinstance(getattr(option, "size", None), int) else option
 
 
 class OptimizerBase:
@@ -47,6 +34,14 @@ class OptimizerBase:
 
     rule: ClassVar[RuleSpec]
     _lock: Any
+    _params: Any
+    _tree: Active
+    _settings: Settings
+    _backend: Backend
+    #: the objects in the containers; the back end may work on views of them
+    _given: Sequence[Any]
+    _grads: Any
+    _grad_leaves: list[Any]
     #: set by `make_optimizer`: the back end to use instead of the one for the parameters' type
     _backend_class: type[Any] | None = None
 
@@ -54,32 +49,34 @@ class OptimizerBase:
         self, params: Any, lr: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
     ) -> None:
         forks.give_lock(self)
-        # the caller may change arrays among the options later; a copy of this optimiser reads them
-        shared, own = _owned(dict(shared)), _owned(dict(own))
-        options = op.check(self.rule, type(self).__name__, shared, own)
+        options, frozen = op.read(self.rule, type(self).__name__, shared, own)
         on_device = options["capturable"] and is_plain(lr)
-        rate = LR.check_or_schedule(lr) if is_plain(lr) else _owned(lr)
+        rate = LR.check_or_schedule(lr) if is_plain(lr) else op.own_copy(lr)
         lr = lr if on_device else rate
-        self._params = params
         whole = Tree(params)
         overrides = group_overrides(self.rule, options, lr, whole)
-        self._tree = tree = Active(whole, [not one.get("frozen", False) for one in overrides])
+        tree = Active(whole, [not one.get("frozen", False) for one in overrides])
         leaves, names = tree.flatten(params, "params"), tree.names("params")
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")
         backend: type[Backend] = self._backend_class or backend_for(leaves, names)
-        #: the objects in the containers; the back end may work on views of them
-        self._given = leaves
-        leaves = as_views(leaves, backend.home, written=True)
+        given, leaves = leaves, as_views(leaves, backend.home, written=True)
         backend.check_params(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
-        settings = Settings(self.rule, options, leaves, names, tree.select(overrides), pairs)
+        of_leaves = tree.select(overrides)
+        settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs)
         if options["capturable"]:
             rate = settings.rate_array = backend.rate_array(lr, leaves)
         settings.set_lr(rate)
-        self._settings, self._backend = settings, backend(settings, leaves, names)
-        self._grads: Any = None
-        self._grad_leaves: list[Any] = []
+        vars(self).update(  # 5 us less than through `__setattr__`
+            _params=params,
+            _tree=tree,
+            _given=given,
+            _settings=settings,
+            _backend=backend(settings, leaves, names),
+            _grads=None,
+            _grad_leaves=[],
+        )
 
     def _parts(self) -> Parts:
         # made when asked for: a fork replaces the lock
@@ -114,8 +111,18 @@ class OptimizerBase:
 
     @property
     def t(self) -> int:
-        """Steps taken so far."""
+        """Steps taken so far.
+
+        May be set: bias corrections, schedules and the running products of betas that change go on
+        from there. The state arrays stay as they are.
+        """
         return self._backend.t
+
+    @t.setter
+    def t(self, steps: int) -> None:
+        steps = check_steps("t", steps)
+        with self._lock:
+            self._backend.load({"t": steps, **self._settings.products_after(steps)}, {})
 
     @property
     def skipped(self) -> int:
@@ -174,6 +181,21 @@ class OptimizerBase:
                 settings.rate_array[...] = LR.check(value)
             else:
                 settings.set_lr(LR.check_or_schedule(value))
+
+    @property
+    def current_lr(self) -> Any:
+        """The learning rate of the next step: `lr`, and of a schedule its value now.
+
+        A float, or where there is one for each array their nesting; with ``capturable=True`` the
+        array on the GPU.
+        """
+        with self._lock:
+            lr, tree = self.lr, self._tree
+            if is_plain(lr):
+                return LR.check(lr(self.t)) if callable(lr) else lr
+            rates = tree.flatten(lr, "lr")
+            now = [LR.check(rate(self.t)) if callable(rate) else rate for rate in rates]
+            return tree.merge(lr, now)
 
     @property
     def grads(self) -> Any:

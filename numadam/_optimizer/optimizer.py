@@ -221,6 +221,33 @@ class Optimizer(OptimizerBase):
         with self._lock:
             self._backend.drop()
 
+    def reset(self) -> None:
+        """Begin anew: state, counters and t are as in a new optimiser of these arrays.
+
+        The average, and the float32 copy of `master`, begin at the parameters of now. Gradients
+        that were added up are dropped. lr, the other options and `grads` stay; so do the
+        parameters, except that those outside of their bounds are moved in. To start from another
+        place, write it into the parameters first.
+
+        Schedules start again, for they are functions of t. One with a state of its own
+        (`numadam.schedules.ReduceOnPlateau`) keeps it, since other optimisers may share it: assign
+        a new one, ``opt.lr = ReduceOnPlateau(0.1)``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> x = np.array([1.0, 2.0])
+        >>> opt = na.Adam(x, lr=0.1)
+        >>> opt.step(np.array([1.0, -1.0]))
+        >>> x[...] = 5.0
+        >>> opt.reset()
+        >>> opt.t, opt.state["m"]
+        (0, array([0., 0.]))
+        """
+        with self._lock:
+            self._backend.reset()
+
     def _rate(self, lr: Any) -> float:
         """The learning rate of this step; values of other schedules go into the control block."""
         settings = self._settings

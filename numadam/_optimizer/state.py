@@ -106,14 +106,16 @@ def _counter(name: str, value: Any, now: Any) -> Any:
                 f"state[{name!r}]: expected finite numbers of shape {now.shape}, got {value!r}."
             )
         return products
+    return check_steps(f"state[{name!r}]", value, "steps" if name == "t" else "calls")
+
+
+def check_steps(name: str, value: Any, counted: str = "steps") -> int:
+    """Return a number of steps or calls as an int, or say what is wrong with it."""
     try:
         t = int(value)
-        whole = 0 <= t < 2**53 and t == value
+        whole = 0 <= t < 2**53 and bool(t == value)
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
-        steps = "steps" if name == "t" else "calls"
-        raise ValueError(
-            f"state[{name!r}]: expected a whole number of {steps} >= 0, got {value!r}."
-        )
+        raise ValueError(f"{name}: expected a whole number of {counted} >= 0, got {value!r}.")
     return t

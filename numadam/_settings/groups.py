@@ -71,6 +71,8 @@ def group_overrides(
     rule: RuleSpec, options: Mapping[str, Any], lr: Any, tree: Tree
 ) -> list[Overrides]:
     """Options that differ from array to array, checked: groups, and a step size for each."""
+    if options["groups"] is None and is_plain(lr):
+        return [{} for _ in range(tree.size)]
     overrides = leaf_overrides(options["groups"], tree.paths(), rule)
     if not is_plain(lr):
         rates = leaf_rates(lr, tree)

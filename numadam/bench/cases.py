@@ -8,7 +8,7 @@ from importlib import import_module
 
 import numpy as np
 
-from numadam.bench import option_peers, peers, processes
+from numadam.bench import making, option_peers, peers, processes
 from numadam.bench.case import Case, Prepare, pair
 from numadam.bench.cli import TABLES
 from numadam.bench.measure import Side
@@ -145,6 +145,15 @@ CASES = (
         "process start to the end of the first step of 1M elements, cold cache: the parallel loop",
         4.0,
         lambda: processes.first_step(cold=True, n=1_000_000, against_torch=False),
+    ),
+    _seconds("make-5", "a second na.Adam(x) of 5 numbers", 60e-6, making.seconds(making.another)),
+    _seconds("reset-5", "opt.reset(), 5 numbers", 5e-6, making.seconds(making.reset)),
+    _seconds("set-t-5", "opt.t = 7, 5 numbers", 10e-6, making.seconds(making.set_t)),
+    _seconds(
+        "set-state-t-5",
+        'opt.state["t"] = 7, 5 numbers',
+        10e-6,
+        making.seconds(making.set_state_t),
     ),
     _seconds(
         "import",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from numadam.bench import measure, processes
+from numadam.bench import making, measure, processes
 from numadam.bench import minimize_peers as mp
-from numadam.bench.case import Case, Prepare
+from numadam.bench.case import Case, Prepare, pair
 from numadam.bench.measure import Figure, Side
 
 _ROSEN, _NUMPY = 300_000, 3_000
@@ -66,6 +66,12 @@ MINIMIZE_CASES = (
         "an iteration of minimize beyond an objective in Python, n=10 / a NumPy Adam update of it",
         0.4,
         _of(mp.overhead),
+    ),
+    Case(
+        "short-run-5",
+        "the whole minimize of 100 iterations, objective in Python, n=5 / a NumPy loop of 100",
+        1.0,
+        pair(making.short_run, making.short_loop),
     ),
     Case(
         "many-jax",

@@ -185,3 +185,40 @@ def test_a_schedule_or_a_zero_division_does_not_stop_a_step_half_way(cupy):
     opt.step(cupy.ones(2))
     assert opt.t == 2
     assert np.isfinite(p).all()
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("name", ["w", "b"])
+def test_a_reset_optimiser_goes_on_as_a_new_one(cupy, name, capturable):
+    options = {"ema": 0.9, "nonfinite": "skip", "clip_norm": 1.0, "bounds": (-3.0, 3.0)}
+    options |= {"capturable": True} if capturable else {"accumulate": 2}
+    params = {name: cupy.ones(3)}
+    opt = na.NAdam(params, **options)
+    for k in range(3):
+        opt.step({name: cupy.full(3, 1.0 + k)})
+    opt.step({name: cupy.full(3, np.nan)})
+    params[name][...] = 5.0
+    opt.reset()
+    twins = {name: cupy.full(3, 5.0)}
+    new = na.NAdam(twins, **options)
+    np.testing.assert_array_equal(params[name], twins[name])
+    assert (opt.t, opt.skipped) == (0, 0)
+    assert np.isnan(opt.grad_norm)
+    for one in (opt, new):
+        for _ in range(2):
+            one.step({name: cupy.ones(3)})
+    for key in new.state:
+        np.testing.assert_array_equal(
+            opt.state[key] if key in opt._backend.counters else opt.state[key][name],
+            new.state[key] if key in new._backend.counters else new.state[key][name],
+        )
+    np.testing.assert_array_equal(params[name], twins[name])
+
+
+def test_a_t_that_is_set_and_the_present_learning_rate(cupy):
+    opt, other = na.NAdam(cupy.ones(3)), na.NAdam(np.ones(3))
+    opt.t = other.t = 7
+    assert opt.t == 7
+    assert opt.state["mu_product"] == other.state["mu_product"]
+    rate = na.SGD(cupy.ones(3), lr=0.5, capturable=True)
+    assert rate.current_lr is rate.lr

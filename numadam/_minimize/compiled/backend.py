@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 
 from numadam._backend import Backend, Leaves
-from numadam._core.products import start_products
-from numadam._cpu.records import META, offset_of
 from numadam._cpu.state import CpuState
 from numadam._settings.settings import Settings
-
-_COUNTERS_AT = offset_of(META, "steps")
 
 
 class StateOnly(CpuState):
@@ -23,15 +19,12 @@ class StateOnly(CpuState):
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         super().__init__(settings, params, names)
-        self._no_products = start_products(settings.plan, len(settings.control))
         self.begin()
 
     def restart(self, x: Any) -> None:
         """Begin anew at x: state, counters and products as they were at first."""
         self.params[0][...] = x
-        self._block[_COUNTERS_AT:] = 0  # counters, products and state lie together
-        self.products[...] = self._no_products
-        self.begin()
+        self.reset()
 
     def copies(self) -> dict[str, Any]:
         """Copies of counters and state of the one array, by name."""

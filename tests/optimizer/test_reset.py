@@ -1,0 +1,231 @@
+"""`opt.reset()`, `opt.t = k` and `opt.current_lr`: where an optimiser stands, and goes on from."""
+
+from __future__ import annotations
+
+import copy
+import threading
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests.runs import SINK, compiled_step, digest, tree_of
+from tests.trees import tree_leaves, tree_map
+
+
+def falling(taken):
+    return 0.9 - 0.01 * taken
+
+
+def gradients(count):
+    return [tree_of(seed) for seed in range(1, count + 1)]
+
+
+def run(opt, grads):
+    for g in grads:
+        opt.step(g)
+    return digest(opt)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        (na.Adam, SINK),
+        (na.Adam, {**SINK, "beta1": falling}),
+        (na.NAdam, {}),
+        (na.Adagrad, {"initial_accumulator": 0.5}),
+        (na.Adam, {"ema": 0.9, "ema_debias": True}),
+    ],
+)
+def test_a_reset_optimiser_goes_on_as_a_new_one(rule, options):
+    params = tree_of(0)
+    opt = rule(params, **copy.deepcopy(options))
+    run(opt, gradients(3))  # with `accumulate` one gradient is left in the sum
+    here = tree_map(np.copy, params)
+    opt.reset()
+    for one, other in zip(tree_leaves(params), tree_leaves(here), strict=True):
+        np.testing.assert_array_equal(one, other)
+    new = rule(here, **copy.deepcopy(options))
+    assert digest(opt) == digest(new)
+    assert {name: value.tolist() for name, value in opt.state.items() if name in COUNTERS} == {
+        name: value.tolist() for name, value in new.state.items() if name in COUNTERS
+    }
+    assert run(opt, gradients(4)) == run(new, gradients(4))
+
+
+COUNTERS = ("t", "calls", "skipped", "skipped_in_a_row", "beta1_product", "mu_product")
+
+
+def test_reset_forgets_counters_and_norms_and_moves_into_the_bounds():
+    x = np.zeros(5)
+    opt = na.Adam(x, bounds=(-1.0, 1.0), clip_norm=1.0, ema=0.9, nonfinite="skip")
+    opt.step(np.ones(5))
+    opt.step(np.full(5, np.nan))
+    assert (opt.t, opt.skipped) == (1, 1)
+    opt.grads[...] = 3.0
+    x[...] = 7.0
+    opt.reset()
+    assert (opt.t, opt.skipped) == (0, 0)
+    assert np.isnan(opt.grad_norm)
+    np.testing.assert_array_equal(x, 1.0)  # as in a new optimiser
+    np.testing.assert_array_equal(opt.averaged, x)
+    np.testing.assert_array_equal(opt.grads, 3.0)
+
+
+def test_schedules_begin_again_but_one_with_a_state_keeps_it():
+    opt = na.SGD(np.zeros(2), lr=na.schedules.Polynomial(1.0, steps=4, power=1.0))
+    for _ in range(3):
+        opt.step(np.ones(2))
+    assert opt.current_lr == 0.25
+    opt.reset()
+    assert opt.current_lr == 1.0
+    opt.lr = plateau = na.schedules.ReduceOnPlateau(1.0, factor=0.5, patience=0)
+    plateau.observe(1.0)
+    plateau.observe(1.0)
+    opt.reset()
+    assert opt.current_lr == 0.5
+
+
+def test_reset_waits_for_a_step_of_another_thread():
+    x = np.zeros(5)
+    opt, stop = na.Adam(x), threading.Event()
+
+    def step():
+        while not stop.is_set():
+            opt.step(np.ones(5))
+
+    other = threading.Thread(target=step)
+    other.start()
+    try:
+        for _ in range(300):
+            with opt._lock:
+                opt.reset()
+                assert opt.t == 0
+                assert not opt.state["m"].any()
+    finally:
+        stop.set()
+        other.join()
+    # all of a step or nothing: m is a function of t alone
+    np.testing.assert_allclose(opt.state["m"], 1.0 - 0.9**opt.t, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        (na.Adam, {}),
+        (na.NAdam, {}),
+        (na.Adam, {"beta1": falling, "beta2": 0.99}),
+        (na.Adam, {"beta1": falling, "groups": {"w.*": {"beta2": 0.9}}}),
+    ],
+)
+@pytest.mark.parametrize("k", [0, 1, 7])
+def test_a_t_that_is_set_is_that_of_a_run(rule, options, k):
+    """Powers and running products are those after so many steps; the arrays stay."""
+    params, twins = tree_of(0), tree_of(0)
+    opt, run_of = rule(params, **options), rule(twins, **options)
+    run(opt, gradients(2))
+    run(run_of, [tree_map(np.zeros_like, tree_of(0))] * k)
+    products = [name for name in opt.state if name.endswith("_product")]
+    opt.t = k
+    assert opt.t == run_of.t == k
+    for name in products:
+        np.testing.assert_allclose(opt.state[name], run_of.state[name], rtol=1e-14)
+    saved = dict(run_of.state)
+    for name in set(saved) - {"t", *products}:
+        saved[name] = opt.state[name]
+    run_of.state = saved
+    for one, other in zip(tree_leaves(twins), tree_leaves(params), strict=True):
+        one[...] = other
+    run(opt, gradients(2))
+    run(run_of, gradients(2))
+    for one, other in zip(tree_leaves(params), tree_leaves(twins), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-13)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, "many", None, 2**53, np.nan])
+def test_a_t_that_is_no_number_of_steps_is_refused(wrong):
+    opt = na.Adam(np.zeros(2))
+    with pytest.raises(ValueError, match="t: expected a whole number of steps >= 0"):
+        opt.t = wrong
+    with pytest.raises(ValueError, match=r"state\['t'\]: expected a whole number of steps >= 0"):
+        opt.state["t"] = wrong
+    assert opt.t == 0
+
+
+def test_current_lr():
+    cosine = na.schedules.Cosine(0.1, steps=10)
+    opt = na.SGD(np.zeros(2), lr=cosine)
+    for taken in range(3):
+        assert type(opt.current_lr) is float
+        assert opt.current_lr == cosine(taken)
+        opt.step(np.ones(2))
+    opt.lr = 0.5
+    assert opt.current_lr == 0.5
+    rates = {"a": 0.1, "b": cosine, "c": np.array([0.1, 0.2])}
+    nested = na.SGD({name: np.zeros(2) for name in "abc"}, lr=rates, groups={"a": {"frozen": True}})
+    nested.t = 4
+    now = nested.current_lr
+    assert list(now) == ["a", "b", "c"]
+    assert (now["a"], now["b"]) == (0.1, cosine(4))
+    np.testing.assert_array_equal(now["c"], rates["c"])
+    assert nested.lr["b"] is cosine
+    negative = na.SGD(np.zeros(2), lr=lambda taken: -1.0)
+    with pytest.raises(ValueError, match="lr: expected a number in"):
+        _ = negative.current_lr
+
+
+def test_what_two_optimisers_share_is_never_written():
+    """A second optimiser of the same options copies what the first has computed."""
+    x, y = np.zeros(5), np.zeros(5)
+    options = {"clip_norm": 1.0, "bounds": (-1.0, 1.0), "weight_decay": 0.1}
+    one, two = na.Adam(x, **options), na.Adam(y, **options)
+    one.clip_norm, one.weight_decay, one.beta1, one.lr = 2.0, 0.2, 0.5, 0.25
+    assert (two.clip_norm, two.weight_decay, two.beta1, two.lr) == (1.0, 0.1, 0.9, 0.001)
+    three = na.Adam(np.zeros(5), **options)
+    assert (three.clip_norm, three.beta1) == (1.0, 0.9)
+    one.step(np.ones(5))
+    assert (two.t, two.skipped, three.t) == (0, 0, 0)
+    assert not two.state["m"].any()
+    np.testing.assert_array_equal(y, 0.0)
+
+
+def test_options_that_are_equal_but_not_the_same():
+    """1, 1.0 and True are equal, and 0.0 and -0.0: they are options of their own."""
+    x = np.zeros(5)
+    assert type(na.Adam(x, clip_norm=1).clip_norm) is float
+    with pytest.raises(TypeError, match="clip_norm: expected a number, got bool"):
+        na.Adam(x, clip_norm=True)
+    with pytest.raises(TypeError, match="maximize: expected True or False, got 1"):
+        na.Adam(x, maximize=1)
+    for low in (0.0, -0.0, 0.0):
+        start = np.full(5, -1.0)
+        na.Adam(start, bounds=(low, 1.0))
+        np.testing.assert_array_equal(np.signbit(start), np.signbit(low))
+
+
+def test_arrays_among_the_options_are_read_when_an_optimiser_is_made():
+    x, low = np.zeros(5), np.full(5, -1.0)
+    opt = na.Adam(x, lr=0.5, bounds=(low, np.ones(5)))
+    low[...] = -0.1
+    other = np.zeros(5)
+    later = na.Adam(other, lr=0.5, bounds=(low, np.ones(5)))
+    for _ in range(5):
+        opt.step(np.ones(5))
+        later.step(np.ones(5))
+    np.testing.assert_array_equal(x, -1.0)
+    np.testing.assert_array_equal(other, -0.1)
+
+
+def test_an_optimiser_that_is_dropped_frees_its_memory_at_once():
+    import gc
+    import weakref
+
+    gc.disable()
+    try:
+        opt = na.Adam(np.zeros(5))
+        opt.step(np.ones(5))
+        left = weakref.ref(opt._backend), weakref.ref(compiled_step(opt))
+        del opt
+        assert [one() for one in left] == [None, None]
+    finally:
+        gc.enable()
