@@ -117,7 +117,7 @@ class Layout:
 
 
 #: Arrays up to which what follows from their layout is kept for the next optimiser.
-FEW = 64
+FEW = 128
 
 
 def few(cached: Any, layout: Layout) -> Any:

@@ -68,15 +68,19 @@ class OptimizerBase:
         if options["capturable"]:
             rate = settings.rate_array = backend.rate_array(lr, leaves)
         settings.set_lr(rate)
-        vars(self).update(  # 5 us less than through `__setattr__`
-            _params=params,
-            _tree=tree,
-            _given=given,
-            _settings=settings,
-            _backend=backend(settings, leaves, names),
-            _grads=None,
-            _grad_leaves=[],
-        )
+        attributes = {
+            "_params": params,
+            "_tree": tree,
+            "_given": given,
+            "_settings": settings,
+            "_backend": backend(settings, leaves, names),
+            "_grads": None,
+            "_grad_leaves": [],
+        }
+        # 5 us less than through our own; vars(self).update would make each step 0.08 us slower
+        put = super().__setattr__
+        for name, value in attributes.items():
+            put(name, value)
 
     def _parts(self) -> Parts:
         # made when asked for: a fork replaces the lock
