@@ -166,9 +166,13 @@ class Optimizer(OptimizerBase):
         """
         with self._lock:
             rate, one = self._settings.constant_rate, self._tree.is_leaf and grads is not None
-            if one and params is None and out is None and lr is None and rate is not None:
+            if one and lr is None and rate is not None:
                 # 0.1 us less than the other way
-                went = self._backend.step_one(grads, rate)
+                if params is None and out is None:
+                    went = self._backend.step_one(grads, rate)
+                else:
+                    self._refuse_elsewhere("params" if out is None else "out")
+                    went = self._backend.step_one(grads, rate, params, out)
             else:
                 went = self._step(grads, params, lr, out)
             if not went:
