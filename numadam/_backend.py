@@ -43,7 +43,7 @@ class FunctionalStep(NamedTuple):
     def used(self) -> dict[int, Leaves]:
         """The arrays of this step by slot: those that the options need, and `out`."""
         plan, arrays = self.settings.plan, self.arrays
-        there = [slot for slot in range(pl.OUT) if plan.has(slot)]
+        there = [pl.P, pl.G, *(slot for slot in (pl.S0, pl.S1, pl.S2) if plan.has(slot))]
         if arrays[pl.OUT] is not None:
             there.append(pl.OUT)
         return {slot: [arrays[slot]] for slot in there}

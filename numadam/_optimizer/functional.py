@@ -43,8 +43,9 @@ ByArrays = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
 def _forget_oldest(memory: dict[Any, Any]) -> None:
-    for old in list(memory)[: max(0, len(memory) - _REMEMBERED)]:
-        memory.pop(old, None)
+    if len(memory) > _REMEMBERED:
+        for old in list(memory)[: _REMEMBERED // 4]:  # many at a time: a list takes 2 us
+            memory.pop(old, None)
 
 
 def _make_settings(
@@ -71,26 +72,6 @@ def _make_settings(
     # bounds have a row of their own; there is one array, and one row is enough
     (row,) = settings.group_of_leaf
     settings.control, settings.group_of_leaf = settings.control[row : row + 1].copy(), [0]
-    return settings
-
-
-_settings: dict[Any, Settings] = {}
-
-
-def _settings_of(
-    rule: RuleSpec, title: str, dtype: np.dtype[Any], shared: dict[str, Any], own: dict[str, Any]
-) -> Settings:
-    """The checked options, remembered: checking them takes 60 us."""
-    key: Any = rule, title, dtype, identity((*shared.items(), *own.items()))
-    try:
-        settings = _settings.get(key)
-    except TypeError:  # an option that cannot be hashed, such as an array
-        settings = key = None
-    if settings is None:
-        settings = _make_settings(rule, title, dtype, shared, own)
-        if key is not None:
-            _settings[key] = settings
-            _forget_oldest(_settings)
     return settings
 
 
@@ -174,6 +155,7 @@ class UpdateFunction:
         self._by_arrays = by_arrays
         #: how to step again, the lr where none is given, and what to compare besides the key
         self._known: dict[Any, tuple[Again, float, Exact]] = {}
+        self._settings: dict[Any, tuple[Settings, float]] = {}
 
     def step(
         self, like: Any, arrays: tuple[Any, ...], absent: Any, t: Any, lr: Any, given: Any
@@ -199,47 +181,64 @@ class UpdateFunction:
         except (AttributeError, TypeError):  # an array of another library, a list as an option
             key = known = None
         if known is None:
-            return self._step(key, arrays, t, lr, given)
+            return self._step(key, arrays, absent, t, lr, given)
         again, rate, exact = known
         for name, value, kind in exact:
             if given[name] is not value and type(given[name]) is not kind:
-                return self._step(key, arrays, t, lr, given)
+                return self._step(key, arrays, absent, t, lr, given)
         if lr is not USUAL_LR:
             rate = lr if type(lr) is float and 0.0 <= lr < _INF else LR.check(lr)
         number = t if type(t) is int and 0 < t < _LAST else self._number(t)
         if not again(arrays, number, rate):
-            self._step(key, arrays, t, lr, given)
+            self._step(key, arrays, absent, t, lr, given)
         return None
 
     def _number(self, t: Any) -> int:
         """The number of this step, checked; 1 where a rule that can do without has none."""
         return 1 if t is None and not self._counts else _number_of_step(t)
 
-    def _step(
-        self, key: Any, arrays: tuple[Any, ...], t: Any, lr: Any, given: dict[str, Any]
-    ) -> None:
+    def _step(self, key: Any, arrays: Any, absent: Any, t: Any, lr: Any, given: Any) -> None:
         """Check everything, step, and remember the way for the next call under `key`."""
         p, g, *state, out = arrays
-        usual, own, shared = self._sort(given)
-        if self._by_arrays is not None:
-            self._by_arrays({**dict(zip(self._rule.state, state, strict=False)), "t": t}, own)
         # with `out` the parameters are only read, and without decay and bounds not even that
         like, name = (g, "g") if p is None and out is not None else (p, "p")
         backend = backend_for([like], [name])
         (like,) = as_views([like], backend.home, written=out is None)
         backend.check_params([like], [name])
-        settings = _settings_of(self._rule, self._title, like.dtype, shared, own)
+        settings, usual = self._settings_of(like.dtype, arrays, absent, t, given)
         if name == "g":
             _refuse_without_parameters(settings)
-        rate, number = LR.check(usual if lr is USUAL_LR else lr), self._number(t)
-        q = _products(settings, number)
-        again = backend.update(
-            FunctionalStep(settings, q, (like, g, *state, out), name, number, rate)
-        )
+        rate, number = usual if lr is USUAL_LR else LR.check(lr), self._number(t)
+        products = _products(settings, number)
+        used = like, g, *state, out
+        again = backend.update(FunctionalStep(settings, products, used, name, number, rate))
+        if again is None or key is None:
+            return
         exact = _exact(given)
-        if again is not None and key is not None and exact is not None:
-            self._known[key] = again, LR.check(usual), exact
+        if exact is not None:
+            self._known[key] = again, usual, exact
             _forget_oldest(self._known)
+
+    def _settings_of(
+        self, dtype: np.dtype[Any], arrays: Any, absent: Any, t: Any, given: dict[str, Any]
+    ) -> tuple[Settings, float]:
+        """The checked options and the usual lr, remembered: checking takes 60 us."""
+        key: Any = dtype, absent, identity(tuple(given.items()))
+        try:
+            known = self._settings.get(key)
+        except TypeError:  # an option that cannot be hashed, such as an array
+            key = known = None
+        if known is None:
+            usual, own, shared = self._sort(given)
+            if self._by_arrays is not None:
+                self._by_arrays(
+                    {**dict(zip(self._rule.state, arrays[2:-1], strict=False)), "t": t}, own
+                )
+            known = _make_settings(self._rule, self._title, dtype, shared, own), LR.check(usual)
+            if key is not None:
+                self._settings[key] = known
+                _forget_oldest(self._settings)
+        return known
 
 
 def _refuse_without_parameters(settings: Settings) -> None:
