@@ -283,3 +283,14 @@ def test_by_name():
     na.adam_update(t=1, v=v, m=m, g=g, p=p)
     na.adam_update(q, g, a, b, 1)
     assert_same_bits(p, q)
+
+
+@pytest.mark.parametrize("n", [0, 1, 6])
+def test_items_of_a_tuple_lie_where_compiled_code_reads_them(n):
+    import ctypes
+
+    from numadam._cpu.records import TUPLE_ITEMS
+
+    items = tuple(object() for _ in range(n))
+    at = id(items) + TUPLE_ITEMS
+    assert list((ctypes.c_int64 * n).from_address(at)) == list(map(id, items))

@@ -231,7 +231,7 @@ def test_a_subclass_cannot_keep_the_step_from_ending():
 
 @pytest.mark.parametrize("name", ["params", "out"])
 def test_one_array_of_the_call_that_does_not_fit_at_once(name):
-    """Strided, a subclass, and refused ones, of an optimiser with one array: the usual step's bits."""
+    """Strided, a subclass, and refused ones: the bits of the step that fits at once."""
     g = np.array([[0.5, -2.0, 3.0], [1.0, 0.0, -1.0]])
     expected, usual = np.zeros((2, 3)), np.zeros((2, 3))
     na.Adam(usual, lr=0.1).step(g, **{name: expected})
