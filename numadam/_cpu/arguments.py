@@ -12,7 +12,7 @@ import numpy as np
 
 from numadam._arrays.layout import Layout, address_of, aligned_zeros, few, layout_of
 from numadam._core.norms import NORM_BLOCK
-from numadam._core.plan import CHECKED, Plan
+from numadam._core.plan import CHECKED, S0, Plan
 from numadam._core.products import product_width
 from numadam._core.scalars import width_of
 from numadam._cpu.numpy_abi import kind_of
@@ -99,6 +99,8 @@ def _template(
         meta[name] = offset
     meta["dims_size"], meta["spans_size"] = len(arrays["dims"]), len(arrays["spans"])
     meta["count"], meta["groups"], meta["ndarray"] = n, rows, id(np.ndarray)
+    # P and G: 0 where their addresses are bound, since None is refused
+    meta["absent"][:, S0:] = id(None)
     dtypes = [plan.array_dtype(slot) for slot in range(CHECKED)]
     meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
     part = -(-int(leaves["start"][n]) // (_PARTS * _PART_STEP)) * _PART_STEP

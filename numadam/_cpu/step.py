@@ -56,6 +56,8 @@ class CpuStep:
     serial, kernel : compiled function
         The step in one thread, and the one that this size takes: ``kernel(address of META,
         address of ids, id of the only gradient, known_disjoint, lr) -> status``.
+    kernel_with_out : compiled function
+        The same where the direction goes to `out`.
     """
 
     def __init__(
@@ -69,7 +71,8 @@ class CpuStep:
         self._sparse = SparseGradients(arguments, sparse, title)
         self.arguments, self._title = arguments, title
         self._params, self._bound = list(params), bound
-        self.ids = np.zeros((pl.CHECKED, len(arguments.layout.shapes)), np.int64)
+        count = len(arguments.layout.shapes)
+        self.ids = np.repeat(arguments.meta["absent"].reshape(-1, 1), count, 1)
         if self._params:
             self.ids[pl.P] = list(map(id, self._params))
         self.ids_at = address_of(self.ids)
@@ -103,7 +106,7 @@ class CpuStep:
         return kernel, serial
 
     @functools.cached_property
-    def _kernel_with_out(self) -> Any:
+    def kernel_with_out(self) -> Any:
         """The step that writes its direction to `out`: compiled when first asked for."""
         with defer_interrupts():
             return self._kernels(out=True)[0]
@@ -114,7 +117,7 @@ class CpuStep:
         `status` is what the kernel has said of these arrays already. Returns `OK`, or
         `NOT_FINITE` where the guard stopped the step.
         """
-        kernel = self._kernel_with_out if pl.OUT in used else self.kernel
+        kernel = self.kernel_with_out if pl.OUT in used else self.kernel
 
         def call(ids_at: int, known_disjoint: int) -> int:
             return int(kernel(self.arguments.meta_at, ids_at, 0, known_disjoint, lr))

@@ -167,17 +167,22 @@ class Optimizer(OptimizerBase):
         Steps of one optimiser from several threads wait for each other.
         """
         with self._lock:
-            rate, one = self._settings.constant_rate, self._tree.is_leaf and grads is not None
-            if one and params is None and out is None and lr is None and rate is not None:
-                # 0.1 us less than the other way
-                went = self._backend.step_one(grads, rate)
-            else:
+            rate = self._settings.constant_rate
+            if not self._tree.is_leaf or grads is None:
                 went = self._step(grads, params, lr, out)
+            else:  # one array: 0.1 to 2 us less than the other way
+                if lr is not None or rate is None:
+                    rate = self._rate(lr)
+                if params is None and out is None:
+                    went = self._backend.step_one(grads, rate)
+                else:
+                    self._refuse_elsewhere("params" if out is None else "out")
+                    went = self._backend.step_one(grads, rate, params, out)
             if not went:
                 self._not_finite()
 
     def _step(self, grads: Any, params: Any, lr: float | None, out: Any) -> bool:
-        """Any step; False where the guard stopped it."""
+        """Take any step; False where the guard stopped it."""
         tree = self._tree
         if grads is None:
             leaves = self._own_gradients()
