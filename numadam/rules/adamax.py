@@ -10,9 +10,10 @@ from numba.extending import register_jitable
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
+from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
-from numadam.rules._moments import f32, keras_power
+from numadam.rules._moments import keras_power
 
 
 class Scalars(NamedTuple):
@@ -73,6 +74,7 @@ def refuse(options: Mapping[str, Any]) -> str:
     return ""
 
 
+KERAS = {"lr": 1e-3, "eps": 1e-7, "eps_form": "denominator"}
 ADAMAX = RuleSpec(
     name="adamax",
     state=("m", "u"),
@@ -87,7 +89,8 @@ ADAMAX = RuleSpec(
     power_like={"keras": keras_power},
     presets={
         "torch": {"lr": 2e-3, "eps": 1e-8, "eps_form": "norm", "decoupled": False},
-        "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "denominator"},
+        "keras": KERAS,
+        "keras-jax": KERAS,
         "optax": {"eps": 1e-8, "eps_form": "norm", "complex_form": "modulus"},
     },
 )

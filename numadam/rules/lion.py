@@ -45,6 +45,7 @@ def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     return Scalars(beta1=c.beta1, alpha1=1.0 - c.beta1, beta2=c.beta2, alpha2=1.0 - c.beta2, lr=lr)
 
 
+KERAS = {"lr": 1e-3, "beta2": 0.99}
 LION = RuleSpec(
     name="lion",
     state=("m",),
@@ -53,7 +54,8 @@ LION = RuleSpec(
     scalars=scalars,
     decoupled=True,
     presets={
-        "keras": {"lr": 1e-3, "beta2": 0.99},
+        "keras": KERAS,
+        "keras-jax": KERAS,
         "optax": {"beta2": 0.99, "weight_decay": 1e-3, "complex_form": "modulus"},
     },
 )

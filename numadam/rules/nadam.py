@@ -11,9 +11,10 @@ from numba.extending import register_jitable
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
+from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, hyper
-from numadam.rules._moments import AdamScalars, f32, keras_power
+from numadam.rules._moments import AdamScalars, keras_power
 
 
 class Products(NamedTuple):
@@ -86,6 +87,7 @@ def torch_advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
     return Products(f32(q.mu_product * f32(_mu(c.beta1, 0.96, c.momentum_decay, t))))
 
 
+KERAS = {"lr": 1e-3, "eps": 1e-7, "momentum_decay": 1.0}
 NADAM = RuleSpec(
     name="nadam",
     state=("m", "v"),
@@ -106,7 +108,8 @@ NADAM = RuleSpec(
     modulus=("v",),
     presets={
         "torch": {"lr": 2e-3, "eps": 1e-8, "momentum_decay": 4e-3, "decoupled": False},
-        "keras": {"lr": 1e-3, "eps": 1e-7, "momentum_decay": 1.0},
+        "keras": KERAS,
+        "keras-jax": KERAS,
         "optax": {"eps": 1e-8, "momentum_decay": math.inf, "complex_form": "modulus"},
     },
 )

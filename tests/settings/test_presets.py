@@ -10,9 +10,9 @@ import pytest
 
 from numadam import rules
 from numadam._core import options as op
+from numadam._core.presets import LIKE
 from numadam._optimizer import declared
 from numadam._optimizer.base import OptimizerBase
-from numadam._settings.presets import LIKE
 
 RULES = rules.classes()
 FUNCTIONS = rules.functions()
@@ -42,6 +42,8 @@ DOCUMENTED = {
         "Adagrad": {"lr": 1e-3, "eps": 0, "eps_root": 1e-7, "decoupled": True},
     },
     "tf1": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"}},
+    "qiskit": {"Adam": {"lr": 1e-3, "beta2": 0.99, "eps": 1e-8, "eps_form": "hat"}},
+    "quimb": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "paper"}},
     "optax": {
         "Adam": {"eps": 1e-8, "eps_root": 0},
         "AdamW": {"eps": 1e-8, "weight_decay": 1e-4, "decoupled": True},
@@ -57,6 +59,7 @@ DOCUMENTED = {
     "sklearn": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"}},
     "numpy": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "paper"}},
 }
+DOCUMENTED["keras-jax"] = DOCUMENTED["keras"]
 PAIRS = [(like, name) for like in LIKE for name in DOCUMENTED[like]]
 
 
