@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Library(NamedTuple):
-    """What a library does in every rule."""
+    """Habits of a library that are the same in all of its rules."""
 
     title: str
     #: Adam is repeated bit for bit, so denormal moments are not flushed
@@ -23,8 +23,8 @@ class Library(NamedTuple):
     late_average: bool = False
     #: added to a norm before it divides
     margin: float = 0.0
-    #: the preset that does the same for float32 parameters
-    in_float32: str = ""
+    #: the preset whose defaults it has, and that does the same for float32 parameters
+    variant_of: str = ""
 
 
 #: The presets; everything that lists them reads it here. optax has no default of lr.
@@ -33,7 +33,7 @@ LIKE = {
     "keras": Library(
         "Keras on TensorFlow", bit_exact=True, decay_in_float32=True, late_average=True
     ),
-    "keras-jax": Library("Keras on JAX", bit_exact=True, late_average=True, in_float32="keras"),
+    "keras-jax": Library("Keras on JAX", bit_exact=True, late_average=True, variant_of="keras"),
     "tf1": Library("AdamOptimizer of TensorFlow 1", bit_exact=True),
     "optax": Library("optax"),
     "sklearn": Library("scikit-learn", bit_exact=True),
@@ -45,7 +45,7 @@ _OWN = Library("numadam")
 
 
 def library(like: str | None) -> Library:
-    """What the library of a preset does in every rule; numadam's own way without a preset."""
+    """Habits of the library that a preset repeats; without a preset, numadam's own."""
     return LIKE[like] if like else _OWN
 
 
@@ -59,10 +59,11 @@ def preset(presets: Mapping[str, Mapping[str, Any]], title: str, like: Any) -> M
     """
     if not isinstance(like, str) or like not in LIKE:
         raise ValueError(f"like: expected one of {', '.join(map(repr, LIKE))}, got {like!r}.")
-    if like not in presets:
-        there = [name for name in LIKE if name in presets]
+    found = presets.get(like) or presets.get(LIKE[like].variant_of)
+    if found is None:
+        there = [name for name, one in LIKE.items() if {name, one.variant_of} & {*presets}]
         raise ValueError(
             f"like: {like!r} has no {title}; "
             + (f"use one of {', '.join(map(repr, there))}." if there else "leave it out.")
         )
-    return presets[like]
+    return found

@@ -134,7 +134,7 @@ class Settings:
         """The preset, where it computes scalars in a way of its own; else ""."""
         like = self.options["like"]
         if real == np.float32:
-            like = library(like).in_float32 or like
+            like = library(like).variant_of or like
         own = library(like)
         changes = (own.decay_in_float32 and decay) or (own.late_average and average)
         return like if changes or self.rule.differs_like(like) else ""

@@ -45,7 +45,7 @@ def refuse(options: Mapping[str, Any]) -> str:
     return ""
 
 
-KERAS = {"lr": 1e-3, "eps": 0.0, "eps_root": 1e-7, "decoupled": True}
+_KERAS = {"lr": 1e-3, "eps": 0.0, "eps_root": 1e-7, "decoupled": True}
 ADAGRAD = RuleSpec(
     name="adagrad",
     state=("v",),
@@ -58,8 +58,8 @@ ADAGRAD = RuleSpec(
     presets={
         "torch": {"lr": 1e-2, "eps": 1e-10},
         # TensorFlow holds the 0.1 in float32
-        "keras": {**KERAS, "initial_accumulator": 0.10000000149011612},
-        "keras-jax": {**KERAS, "initial_accumulator": 0.1},
+        "keras": {**_KERAS, "initial_accumulator": 0.10000000149011612},
+        "keras-jax": {**_KERAS, "initial_accumulator": 0.1},
         "optax": {
             "eps": 0.0,
             "eps_root": 1e-7,

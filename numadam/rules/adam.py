@@ -66,7 +66,6 @@ def refuse(options: Mapping[str, Any]) -> str:
 
 #: Presets whose powers of the betas are those of the platform's `pow`.
 LIBM = ("keras-jax", "numpy", "quimb", "sklearn", "qiskit")
-KERAS = {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "decoupled": True}
 ADAM = RuleSpec(
     name="adam",
     state=("m", "v", "vmax"),
@@ -96,8 +95,7 @@ ADAM = RuleSpec(
     modulus=lambda options: None if options["like"] == "qiskit" else ("v", "vmax"),
     presets={
         "torch": {"lr": 1e-3, "eps": 1e-8},
-        "keras": KERAS,
-        "keras-jax": KERAS,
+        "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "decoupled": True},
         "tf1": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"},
         "optax": {"lr": 1e-3, "eps": 1e-8, "complex_form": "modulus"},
         "sklearn": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"},

@@ -74,7 +74,6 @@ def refuse(options: Mapping[str, Any]) -> str:
     return ""
 
 
-KERAS = {"lr": 1e-3, "eps": 1e-7, "eps_form": "denominator"}
 ADAMAX = RuleSpec(
     name="adamax",
     state=("m", "u"),
@@ -89,8 +88,7 @@ ADAMAX = RuleSpec(
     power_like={"keras": keras_power},
     presets={
         "torch": {"lr": 2e-3, "eps": 1e-8, "eps_form": "norm", "decoupled": False},
-        "keras": KERAS,
-        "keras-jax": KERAS,
+        "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "denominator"},
         "optax": {"eps": 1e-8, "eps_form": "norm", "complex_form": "modulus"},
     },
 )

@@ -11,14 +11,12 @@ from numadam._optimizer.declared import optimizer_class, update_function
 from numadam.rules._moments import amsgrad_by_array
 from numadam.rules.adam import ADAM, Adam
 
-KERAS = {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "weight_decay": 4e-3}
 ADAMW = dataclasses.replace(
     ADAM,
     decoupled=True,
     presets={
         "torch": {"lr": 1e-3, "eps": 1e-8, "weight_decay": 1e-2},
-        "keras": KERAS,
-        "keras-jax": KERAS,
+        "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "weight_decay": 4e-3},
         "optax": {"lr": 1e-3, "eps": 1e-8, "weight_decay": 1e-4, "complex_form": "modulus"},
     },
 )

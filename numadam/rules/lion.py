@@ -45,7 +45,6 @@ def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
     return Scalars(beta1=c.beta1, alpha1=1.0 - c.beta1, beta2=c.beta2, alpha2=1.0 - c.beta2, lr=lr)
 
 
-KERAS = {"lr": 1e-3, "beta2": 0.99}
 LION = RuleSpec(
     name="lion",
     state=("m",),
@@ -54,8 +53,7 @@ LION = RuleSpec(
     scalars=scalars,
     decoupled=True,
     presets={
-        "keras": KERAS,
-        "keras-jax": KERAS,
+        "keras": {"lr": 1e-3, "beta2": 0.99},
         "optax": {"beta2": 0.99, "weight_decay": 1e-3, "complex_form": "modulus"},
     },
 )

@@ -87,7 +87,6 @@ def torch_advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
     return Products(f32(q.mu_product * f32(_mu(c.beta1, 0.96, c.momentum_decay, t))))
 
 
-KERAS = {"lr": 1e-3, "eps": 1e-7, "momentum_decay": 1.0}
 NADAM = RuleSpec(
     name="nadam",
     state=("m", "v"),
@@ -108,8 +107,7 @@ NADAM = RuleSpec(
     modulus=("v",),
     presets={
         "torch": {"lr": 2e-3, "eps": 1e-8, "momentum_decay": 4e-3, "decoupled": False},
-        "keras": KERAS,
-        "keras-jax": KERAS,
+        "keras": {"lr": 1e-3, "eps": 1e-7, "momentum_decay": 1.0},
         "optax": {"eps": 1e-8, "momentum_decay": math.inf, "complex_form": "modulus"},
     },
 )

@@ -77,7 +77,6 @@ def modulus(options: Mapping[str, Any]) -> tuple[str, ...] | None:
     return None if options["centered"] else ("v",)
 
 
-KERAS = {"lr": 1e-3, "beta2": 0.9, "eps": 0.0, "eps_root": 1e-7, "decoupled": True}
 RMSPROP = RuleSpec(
     name="rmsprop",
     state=("v", "mean", "m"),
@@ -89,8 +88,7 @@ RMSPROP = RuleSpec(
     modulus=modulus,
     presets={
         "torch": {"lr": 1e-2, "beta2": 0.99, "eps": 1e-8},
-        "keras": KERAS,
-        "keras-jax": KERAS,
+        "keras": {"lr": 1e-3, "beta2": 0.9, "eps": 0.0, "eps_root": 1e-7, "decoupled": True},
         "optax": {"beta2": 0.9, "eps": 0.0, "eps_root": 1e-8, "complex_form": "modulus"},
     },
 )

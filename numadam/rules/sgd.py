@@ -69,7 +69,6 @@ def refuse(options: Mapping[str, Any]) -> str:
     return ""
 
 
-KERAS = {"lr": 1e-2, "decoupled": True}
 SGD_RULE = RuleSpec(
     name="sgd",
     state=("m",),
@@ -84,8 +83,7 @@ SGD_RULE = RuleSpec(
     modulus=(),
     presets={
         "torch": {"lr": 1e-3},
-        "keras": KERAS,
-        "keras-jax": KERAS,
+        "keras": {"lr": 1e-2, "decoupled": True},
         "optax": {"complex_form": "modulus"},
     },
 )
