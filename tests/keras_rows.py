@@ -30,9 +30,9 @@ def keras_rows(like):
         "Adam clipvalue=0.5": Runs(adam(clip_value=0.5), float32=0.0),
         "Adam use_ema=True ema_momentum=0.9": Runs(adam(ema=0.9), float32=0.0),
         "Adam use_ema=True": Runs(adam(ema=0.99), float32=0.0),
-        "Adam gradient_accumulation_steps=4": Runs(adam(accumulate=4)),
+        "Adam gradient_accumulation_steps=4": Runs(adam(accumulate=4), float32=0.0),
         "Adam use_ema=True ema_momentum=0.9 gradient_accumulation_steps=4": Runs(
-            adam(accumulate=4, ema=0.9)
+            adam(accumulate=4, ema=0.9), float32=0.0
         ),
         "Adam loss_scale_factor=4.0": Runs(adam(loss_scale=4.0), float32=0.0),
         "AdamW weight_decay=0.1": Runs(adamw(**decay), float32=SUBTRACTED_FIRST),
