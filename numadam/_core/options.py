@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._core.hyper import LR, Hyper, at_start
+from numadam._core.presets import library
 from numadam._core.rule import RuleSpec
 from numadam._core.synonyms import option_hint
 
@@ -60,10 +61,6 @@ HYPERS = (
 HYPER_COLUMNS = {hyper.name: getattr(COLUMN, hyper.name) for hyper in HYPERS}
 #: Options that an entry of `groups` may set, besides the rule's hyperparameters and ``frozen``.
 OF_GROUPS = ("lr", "weight_decay", "clip_value")
-
-#: Libraries whose arithmetic is repeated bit for bit: they do not flush denormal moments.
-BIT_EXACT = ("keras", "tf1", "sklearn", "numpy")
-
 
 #: None means that the option is not in use; `decoupled` then is the rule's own way.
 DEFAULTS: dict[str, Any] = {
@@ -285,7 +282,7 @@ def _against_capture(options: Mapping[str, Any]) -> str:
 
 def row(rule: RuleSpec, options: Mapping[str, Any], lr: Any) -> list[float]:
     """A row of the control block, with open bounds, and schedules at their first value."""
-    hypers = {"lr": at_start(LR, lr)}
+    hypers, like = {"lr": at_start(LR, lr)}, library(options["like"])
     for hyper in HYPERS[1:]:
         value = options[hyper.name]
         hypers[hyper.name] = NEUTRAL[hyper.name] if value is None else at_start(hyper, value)
@@ -295,10 +292,10 @@ def row(rule: RuleSpec, options: Mapping[str, Any], lr: Any) -> list[float]:
         high=math.inf,
         sign=-1.0 if options["maximize"] else 1.0,
         decay_free=0.0 if options["decay_times_lr"] else 1.0,
-        margin=1e-6 if options["like"] == "torch" else 0.0,
+        margin=like.margin,
         ema_warmup=float(options["ema_warmup"]),
         ema_debias=float(options["ema_debias"]),
-        flush=0.0 if options["like"] in BIT_EXACT else 1.0,
+        flush=0.0 if like.bit_exact else 1.0,
     )
     return [*shared, *rule.control_values(options)]
 

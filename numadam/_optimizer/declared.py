@@ -15,10 +15,10 @@ from numadam._core import options as op
 from numadam._core.docstrings import fill
 from numadam._core.keywords import Shared
 from numadam._core.plan import STATE_SLOTS
+from numadam._core.presets import preset
 from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.functional import USUAL_LR, UpdateFunction
 from numadam._optimizer.texts import OF_CLASSES, OF_FUNCTIONS
-from numadam._settings.presets import preset
 
 Arguments = ParamSpec("Arguments")
 AnOptimizer = TypeVar("AnOptimizer", bound=OptimizerBase)

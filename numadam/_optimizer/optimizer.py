@@ -55,7 +55,8 @@ class Optimizer(OptimizerBase):
         points outward counts as 0, before norm and moments.
     ema : float in [0, 1) or callable, optional
         Decay of a running average of the parameters, read by `averaged`:
-        ``average += (1 - ema) * (p - average)``. It starts as the parameters.
+        ``average += (1 - ema) * (p - average)``. It starts as the parameters; with `like` a Keras,
+        as those after the first step.
     ema_warmup : bool, default False
         The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step.
     ema_debias : bool, default False
@@ -76,9 +77,10 @@ class Optimizer(OptimizerBase):
     complex_form : {"parts", "modulus"}, default "parts"
         "parts": real and imaginary part are two real parameters (torch). "modulus": one second
         moment of the gradient's modulus for both (optax).
-    like : {"torch", "keras", "tf1", "optax", "sklearn", "numpy"}, optional
-        Defaults and arithmetic of that library; keywords override them. "sklearn", "numpy",
-        "keras" and "tf1" repeat the plain rule and AMSGrad bit for bit.
+    like : str, optional
+        Defaults and arithmetic of a library; keywords override them: "torch", "keras" (on
+        TensorFlow), "keras-jax", "tf1", "optax", "sklearn", "qiskit", "numpy" or "quimb". All but
+        "torch" and "optax" repeat Adam and its AMSGrad bit for bit.
     capturable : bool, default False
         For CuPy parameters: steps may be captured in a CUDA graph and replayed. t and lr are on
         the GPU: `lr` is a 0-d CuPy array (the one that was passed, if it was one), and each replay

@@ -24,7 +24,7 @@ from numadam._core.formula import make_element
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.powers import make_power
 from numadam._core.rule import RuleSpec, named
-from numadam._core.scalars import loop_scalars
+from numadam._core.scalars import make_loop_scalars
 from numadam._jit.cache import source_stamp
 from numadam._jit.functions import jit_once
 from numadam._version import __version__
@@ -131,7 +131,7 @@ def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
     row = op.row(rule, options, 0.0)[: op.RULE]
     place = op.COLUMN.weight_decay
     before, after = tuple(row[:place]), tuple(row[place + 1 :])
-    of_rule, of_loop = wrap(rule.scalars), wrap(loop_scalars)
+    of_rule, of_loop = wrap(rule.scalars), make_loop_scalars("", wrap)
     shared, hypers = op.ControlRow, rule.hyper_type
 
     def scalars(own, products, t, lr, weight_decay):

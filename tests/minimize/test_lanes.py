@@ -103,8 +103,8 @@ def test_any_number_of_elements(n, widths):
 
 
 OPTIONS = [
-    ({"lr": 0.05, "ftol": 1e-6, "xtol": 1e-5, "gtol": 1e-3, "amsgrad": True}, 64),
-    ({"lr": 0.05, "rule": "adamw", "weight_decay": 0.01, "ema": 0.9, "gtol": 1e-2}, 64),
+    ({"lr": 0.05, "ftol": 1e-6, "xtol": 1e-5, "gtol": 1e-3, "amsgrad": True, "like": "quimb"}, 64),
+    ({"lr": 0.05, "rule": "adamw", "like": "keras", "ema": 0.9, "gtol": 1e-2}, 64),
     ({"lr": 0.05, "bounds": Bounds([-0.5] * 4, [0.3, 0.2, 1.0, 0.9]), "gtol": 1e-3}, 64),
     ({"lr": na.schedules.Cosine(0.1, steps=80), "bounds": (-0.4, 0.6), "gtol": 1e-3}, 64),
     ({"lr": 0.05, "clip_norm": 0.5, "gtol": 1e-2}, 1),

@@ -122,6 +122,8 @@ def test_functional_api_refuses_what_needs_an_object(name):
         ({"sparse": "lazy", "ema": 0.9}, "ema: sparse='lazy'"),
         ({"sparse": "lazy", "bounds": (0, 1), "clip_norm": 1.0}, "bounds: with sparse='lazy'"),
         ({"like": "jax"}, "like: expected one of"),
+        ({"like": "quimb", "eps_form": "hat"}, "eps_form: like='quimb' divides as in the paper"),
+        ({"like": "keras-jax", "eps_form": "paper"}, "eps_form: like='keras-jax' repeats the hat"),
         ({"state_dtype": "int8"}, "state_dtype: expected float64"),
         ({"state_dtype": ">f4"}, "state_dtype: expected float64"),
         ({"master": True}, "master: is for float16 and bfloat16 parameters"),
