@@ -14,7 +14,7 @@ from numadam._core.norms import NORM_BLOCK
 from numadam._core.plan import CHECKED, S0, Plan
 from numadam._core.scalars import width_of
 from numadam._cpu.numpy_abi import kind_of
-from numadam._cpu.records import CPU_LEAF, SPAN
+from numadam._cpu.records import ABSENT, CPU_LEAF, SPAN
 
 #: Elements of a parallel part, at least and at most, and the number of parts aimed at between.
 _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
@@ -82,8 +82,7 @@ class KernelArguments:
             meta[name] = block.ctypes.data
         meta["dims_size"], meta["spans_size"] = len(self._blocks["dims"]), len(self.spans)
         meta["count"], meta["groups"], meta["ndarray"] = n, len(control), id(np.ndarray)
-        # P and G: 0 where their addresses are bound, since None is refused
-        meta["absent"][:, S0:] = id(None)
+        meta["absent"][:, S0:] = id(ABSENT)
         dtypes = [plan.array_dtype(slot) for slot in range(CHECKED)]
         meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
         part = -(-int(leaves["start"][n]) // (_PARTS * _PART_STEP)) * _PART_STEP
