@@ -11,7 +11,7 @@ from numadam._arrays.layout import SKEW, Layout
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, titles
 from numadam._core import plan as pl
 from numadam._cpu.functional import update
-from numadam._cpu.records import TUPLE_ITEMS
+from numadam._cpu.records import ABSENT, TUPLE_ITEMS
 from numadam._cpu.state import CpuState
 from numadam._cpu.step import CpuStep
 from numadam._cpu.validate import NOT_FINITE, OK
@@ -57,8 +57,8 @@ class CpuBackend(Backend):
 
         Returns False where the guard stopped the step.
         """
-        if self._one:
-            return self.step_one(grads[0], lr, params and params[0], out and out[0])
+        if self._one and params is None and out is None:
+            return self.step_one(grads[0], lr)
         used = {pl.G: grads}
         if params is not None:
             used[pl.P] = params
@@ -76,7 +76,8 @@ class CpuBackend(Backend):
             status = compiled.kernel(self._meta_at, self._ids_at, id(grad), 0, lr)
         else:
             # by slot; the kernel reads the ids from the tuple: 2 us less than an array of them
-            arrays = (self.params[0] if params is None else params, None, None, None, None, out)
+            p, to = self.params[0] if params is None else params, ABSENT if out is None else out
+            arrays = (p, ABSENT, ABSENT, ABSENT, ABSENT, to)
             kernel = compiled.kernel if out is None else compiled.kernel_with_out
             status = kernel(self._meta_at, id(arrays) + TUPLE_ITEMS, id(grad), 0, lr)
         if status == OK:

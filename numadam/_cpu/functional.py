@@ -45,8 +45,8 @@ def _new_step(call: FunctionalStep) -> _Free:
     meta, products = np.zeros(1, META), start_products(plan, 1)
     control = call.settings.control.copy()
     arguments = KernelArguments(plan, layout, [type(p)], control, meta, products)
-    needed = [slot for slot in range(pl.OUT) if plan.has(slot)]
-    meta["absent"][:, needed] = 0  # None in their place is refused
+    # None stands for no array where there is none, and is refused where there has to be one
+    meta["absent"] = [0 if slot in call.used else id(None) for slot in range(pl.CHECKED)]
     compiled = CpuStep(arguments, lambda slot, leaf: names[slot])
     kernel = compiled.kernel if call.arrays[pl.OUT] is None else compiled.kernel_with_out
     return _Free(kernel, arguments.meta_at, meta["steps"].data, compiled, None)

@@ -117,6 +117,9 @@ NDARRAY = _c_struct(
     flags=(np.int32, _HEAD + 48),
 )
 
+#: Stands for no array among the arrays of a step: an object that no caller can hand over.
+ABSENT = object()
+
 #: Bytes from the begin of a tuple to its items, which are the ids of objects.
 TUPLE_ITEMS = tuple.__basicsize__
 

@@ -270,3 +270,15 @@ def test_refused_gradients_of_a_guarded_step_with_out():
     assert not out.any()
     opt.step(np.ones(3), out=out)
     np.testing.assert_allclose(out, -0.1)
+
+
+@pytest.mark.parametrize("name", ["params", "out"])
+def test_none_in_the_place_of_the_only_array(name):
+    p = [np.zeros(3)]
+    opt = na.Adam(p, lr=0.1)
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}\[0\]: expected a NumPy"):
+            opt.step([np.ones(3)], **{name: [None]})
+        assert not p[0].any()
+        opt.step([np.ones(3)], **{name: [np.zeros(3)]})
+    assert opt.t == 2
