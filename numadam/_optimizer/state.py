@@ -48,6 +48,15 @@ class State(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return len(list(iter(self)))
 
+    def copy(self) -> dict[str, Any]:
+        """Copies of all entries, of one moment: assigned to `state` later they bring it back."""
+        tree, _, backend, lock = parts_of(self._optimizer)
+        with lock:
+            saved = {name: counter.copy() for name, counter in backend.counters.items()}
+            for name, views in backend.state.items():
+                saved[name] = tree.unflatten([view.copy(order="K") for view in views])
+            return saved
+
     def update(self, saved: Mapping[str, Any], /) -> None:  # type: ignore[override]  # no pairs, no keywords
         """Take over a whole saved state."""
         if not isinstance(saved, Mapping):

@@ -94,7 +94,7 @@ def test_momentum_changes_but_not_from_or_to_zero():
         (na.Adam, "eps_form", "hat"),
         (na.Adam, "amsgrad", True),
         (na.SGD, "nesterov", True),
-        (na.Adam, "t", 3),
+        (na.Adam, "skipped", 3),
         (na.Adam, "params", np.ones(3)),
     ],
 )
