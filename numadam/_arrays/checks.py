@@ -33,6 +33,17 @@ def is_viewable(x: Any, dtype: np.dtype) -> bool:
     return is_numpy(x) and x.dtype == dtype
 
 
+def number_as_array(x: Any, dtype: np.dtype) -> np.ndarray | None:
+    """A number, of Python or NumPy, as a 0-d array of this dtype; None for anything else.
+
+    One that does not fit, complex for real, gives an array of its own dtype.
+    """
+    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (float, int, complex, np.generic)):
+        return None
+    own = np.asarray(x)
+    return own.astype(dtype) if np.can_cast(own.dtype, dtype, "same_kind") else own
+
+
 def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     """Error text for an object that is not the array that was expected, with advice."""
     kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
@@ -129,8 +140,17 @@ def shared_memory(arrays: Sequence[tuple[str, Any]], others: Sequence[tuple[str,
         near = np.flatnonzero((bounds[:, 0] < high) & (bounds[:, 1] > low))
         for j in near.tolist():
             if (others is not arrays or j < k) and np.shares_memory(array, others[j][1]):
+                other, found = others[j]
+                same = (array.ctypes.data, array.strides) == (found.ctypes.data, found.strides)
                 return (
-                    f"{others[j][0]} shares memory with {name}: a step would read what it has "
-                    f"already changed. Pass a copy of one of them."
+                    f"{other} shares memory with {name}: a step would read what it has already "
+                    f"changed. {_advice(name, other) if same else 'Pass a copy of one of them.'}"
                 )
     return ""
+
+
+def _advice(name: str, other: str) -> str:
+    """Advice where two arrays are one, as the gradient of x^2 / 2 is x."""
+    if other.startswith("grads") and name.startswith("params"):
+        return "Pass a copy, as in opt.step(x.copy())."
+    return f"Pass a copy, as in {name}.copy()."

@@ -218,10 +218,10 @@ class CpuStep:
         libraries. And numbers, which NumPy's arithmetic makes of 0-d arrays, as gradients of such.
         """
         dtype, arrays = self.arguments.plan.array_dtype(slot), used.get(slot, self._params)
-        if what == va.BAD_TYPE and slot == pl.G and self._is_number(arrays[leaf], leaf):
-            number = arrays[leaf]
-            known = None if isinstance(number, np.generic) else dtype
-            return [*arrays[:leaf], np.asarray(number, known), *arrays[leaf + 1 :]]
+        if what == va.BAD_TYPE and slot == pl.G and self.arguments.layout.shapes[leaf] == ():
+            number = ar.number_as_array(arrays[leaf], dtype)
+            if number is not None:
+                return [*arrays[:leaf], number, *arrays[leaf + 1 :]]
         if what == va.BAD_TYPE:
             views = as_views(arrays, "NumPy", pl.is_written(slot, used))
             if views[leaf] is not arrays[leaf]:
@@ -233,17 +233,12 @@ class CpuStep:
             for array in arrays
         ]
 
-    def _is_number(self, x: Any, leaf: int) -> bool:
-        """Whether `x` is a number where an array of no axes is wanted."""
-        number = isinstance(x, (np.generic, float, int)) and not isinstance(x, bool)
-        return number and self.arguments.layout.shapes[leaf] == ()
-
     def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
         name, layout, plan = self._title(slot, leaf), self.arguments.layout, self.arguments.plan
         of = self._title(pl.P, leaf)
-        if what == va.BAD_TYPE:
+        if what == va.BAD_TYPE and not ar.is_numpy(array):
             return TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
-        if what == va.BAD_DTYPE:
+        if what in (va.BAD_TYPE, va.BAD_DTYPE):  # a subclass is viewed if its dtype is right
             return TypeError(ar.bad_dtype(name, array.dtype, plan.array_dtype(slot), of))
         if what == va.READ_ONLY:
             return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")

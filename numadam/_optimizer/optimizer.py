@@ -131,7 +131,8 @@ class Optimizer(OptimizerBase):
         ----------
         grads : array or nesting of arrays, optional
             Gradients in the structure, shapes and dtype of the parameters; not modified. The
-            gradient of a 0-d NumPy array may be a number. Default: `grads` of the optimiser.
+            gradient of a 0-d NumPy array may be a number, of Python or NumPy, and is rounded.
+            Default: `grads` of the optimiser.
         params : array or nesting of arrays, optional
             Parameters to update in this call instead of the optimiser's own: same structure,
             shapes and dtype. No reference to them is kept.

@@ -70,6 +70,23 @@ def test_refused(case, place, seat):
     opt.step(grads)  # and it goes on
 
 
+class Subclass(np.ndarray):
+    """As of units or labels: its memory is NumPy's."""
+
+
+def test_a_subclass_of_another_dtype_is_refused_for_the_dtype():
+    other, opt = np.ones(3, np.float32).view(Subclass), na.Adam([np.ones(3)])
+    for call in (
+        lambda: opt.step([other]),
+        lambda: opt.step([np.ones(3)], out=[other]),
+        lambda: opt.step([np.ones(3)], params=[other]),
+        lambda: na.adam_update(np.ones(3), other, np.zeros(3), np.zeros(3), 1),
+    ):
+        with pytest.raises(TypeError, match=r"expected float64 like .*, got float32. Use"):
+            call()
+    assert opt.t == 0
+
+
 def test_lists_of_numbers_are_refused():
     for params in ([1.0, 2.0], (1, 2), {"x": 3.0}, [[1.0], [2.0]]):
         with pytest.raises(TypeError, match=r"^params\[.*the number .*numpy.array\("):
