@@ -142,7 +142,7 @@ def _minimizations(kind: Any, options: Options, x: np.ndarray) -> None:
     """Minimise from x."""
     given = {**_array_options(options, x), "rule": kind, "maxiter": 2}
     na.minimize(_square, x, jac=True, **given)
-    if x.size == _SMALL and x.dtype.name in ("float64", "float32", "complex64", "complex128"):
+    if x.size == _SMALL:
         na.minimize(_compiled_square, x, **given)  # one thread, whatever the size
 
 

@@ -106,6 +106,28 @@ def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
     assert lines[0].endswith("for this process only")
 
 
+#: And of many problems: vectorised and not, on one core and on all, compiled and in Python.
+MANY = """
+import numba
+@numba.njit
+def fun(x, g):
+    f = 0.0
+    for k in range(x.size):
+        g[k] = 2 * x[k]; f += x[k] * x[k]
+    return f
+how = dict(rule="sgd", maxiter=3, xtol=1e-3)
+for shape in ((1, 3), (2, 3), (100, 3), (5000, 3), (1, 40), (5000, 40)):
+    na.minimize_many(fun, np.full(shape, 0.5), **how)
+na.minimize_many(lambda X: ((X * X).sum(1), 2 * X), np.ones((4, 3)), jac=True, **how)
+"""
+
+
+@pytest.mark.sweep
+def test_a_later_process_compiles_nothing_for_many_problems(tmp_path: Path) -> None:
+    compile_ahead(tmp_path, "--rule", "sgd", "--many")
+    assert python(WATCHED + MANY, NUMBA_CACHE_DIR=str(tmp_path)) == ""
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -71,8 +71,8 @@ def _viewer(x: Any) -> str:
     kind = type(x)
     if isinstance(x, (np.ndarray, np.generic)) or is_cupy(x):
         return ""
-    if _library(x) == "torch" and hasattr(x, "is_cpu"):  # 1 us less than its DLPack
-        return "NumPy" if x.is_cpu else "CuPy" if x.is_cuda else ""
+    if _library(x) == "torch" and getattr(x, "is_cpu", False):  # 1 us less than by DLPack
+        return "NumPy"
     if hasattr(kind, "__dlpack_device__"):
         device = int(x.__dlpack_device__()[0])
         return {_CPU: "NumPy", _CUDA: "CuPy", _CUDA_MANAGED: "CuPy"}.get(device, "")
