@@ -39,8 +39,15 @@ def bound(backend, name, row, dtype):
     return 1e-7 if "clipnorm" in name else 1e-12
 
 
+#: TensorFlow is no peer of the CI: it brings a gigabyte.
+LIVE = [
+    "tensorflow",
+    *(pytest.param(name, marks=pytest.mark.peers("keras", name)) for name in ("jax", "torch")),
+]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", LIVE)
 def test_live_keras(backend, dtype):
     if missing(backend):
         pytest.skip(f"{missing(backend)} is not installed")
