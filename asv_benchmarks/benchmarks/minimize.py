@@ -12,6 +12,7 @@ class Ratio(Tracked):
         "rosen-jax-bare",
         "rosen-jax-1000",
         "overhead-python",
+        "calls-callback",
         "many-jax",
         "many-stops-jax",
         *large("many-cost"),
