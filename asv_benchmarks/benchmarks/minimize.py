@@ -12,10 +12,10 @@ class Ratio(Tracked):
         "rosen-jax-bare",
         "rosen-jax-1000",
         "overhead-python",
-        "calls-callback",
         "many-jax",
         "many-stops-jax",
         *large("many-cost"),
+        "calls-callback",
     ]
 
     def track_ratio(self, name):

@@ -68,12 +68,6 @@ MINIMIZE_CASES = (
         _of(mp.overhead),
     ),
     Case(
-        "calls-callback",
-        "calls of fun, 300 iterations with jac=function and callback(x) / one, for the result",
-        1.0,
-        _of(mp.calls_of_fun),
-    ),
-    Case(
         "many-jax",
         "minimize_many, 10,000 problems of n=2, 1000 iterations, no stop / jax.vmap(optax)",
         0.5,
@@ -106,5 +100,11 @@ MINIMIZE_CASES = (
         0.4,
         _of(processes.first_many),
         unit="s",
+    ),
+    Case(
+        "calls-callback",
+        "calls of fun, 300 iterations with jac=function and callback(x) / one, for the result",
+        1.0,
+        _of(mp.calls_of_fun),
     ),
 )
