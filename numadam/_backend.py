@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from numadam._settings.settings import Settings
 
 Leaves = Sequence[Any]
+#: ``again(arrays, t, lr)``: a step as one before it. False, and nothing is written, where the
+#: arrays do not fit it as they are.
+Again = Callable[[tuple[Any, ...], int, float], bool]
 
 
 def titles(names: Sequence[str]) -> Callable[[int, int], str]:
@@ -29,17 +32,31 @@ def titles(names: Sequence[str]) -> Callable[[int, int], str]:
 class FunctionalStep(NamedTuple):
     """One call of the functional API, its numbers checked; `t` is the number of the step.
 
-    `state` has the state arrays that the options need, by name; `out` may be None.
+    `arrays` are those of the slots up to `OUT`, None where there is none; `name` is what the user
+    calls the first.
     """
 
     settings: Settings
     products: Sequence[float]
-    p: Any
-    g: Any
-    state: Mapping[str, Any]
+    arrays: tuple[Any, ...]
+    name: str
     t: int
     lr: float
-    out: Any
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arrays by slot, as the user calls them."""
+        state = self.settings.rule.state
+        return (self.name, "g", *state, *[""] * (pl.STATE_SLOTS - len(state)), "out")
+
+    @property
+    def used(self) -> dict[int, Leaves]:
+        """The arrays of this step by slot: those that the options need, and `out`."""
+        plan, arrays = self.settings.plan, self.arrays
+        there = [pl.P, pl.G, *(slot for slot in (pl.S0, pl.S1, pl.S2) if plan.has(slot))]
+        if arrays[pl.OUT] is not None:
+            there.append(pl.OUT)
+        return {slot: [arrays[slot]] for slot in there}
 
 
 class Backend(ABC):
@@ -108,8 +125,8 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def step_one(self, grad: Any, lr: float) -> bool:
-        """As `step`, with the gradient of the only array: the shortest way."""
+    def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
+        """As `step`, for the only array: the shortest way."""
 
     @abstractmethod
     def flush(self, lr: float) -> bool:
@@ -143,5 +160,8 @@ class Backend(ABC):
 
     @classmethod
     @abstractmethod
-    def update(cls, call: FunctionalStep) -> None:
-        """Take a step on arrays that the caller owns."""
+    def update(cls, call: FunctionalStep) -> Again | None:
+        """Take a step on arrays that the caller owns.
+
+        Returns what takes the next such step with less work, where there is such a way.
+        """

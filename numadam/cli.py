@@ -1,4 +1,4 @@
-"""``python -m numadam demo|bench|info``. Loads numba only for the command that needs it."""
+"""``python -m numadam demo|bench|compile|info``. Loads numba only for the command that needs it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ examples:
   python -m numadam demo              learn handwritten digits, draw the loss curves
   python -m numadam demo --help       four more: lstm, deconvolution, quadratic, decays
   python -m numadam bench --help      how fast is a step on this machine?
+  python -m numadam compile --help    compile ahead, for a container image or CI
   python -m numadam info              what to put into a bug report
 """
 _DEMO = """\
@@ -51,6 +52,20 @@ examples:
 The column "busy" is what other programs took of the machine meanwhile; above 5 % measure again.
 More: docs/benchmarks/README.md
 """
+_COMPILE = """\
+Any keyword of the rules is an option: --clip-norm 1.0, --amsgrad, --like keras, --bounds=-1,1.
+"--lr array" and "--bounds array" are those with a number for each element, "--beta1 schedule" a
+callable. Values do not matter for what is compiled, but for 0 and None: another lr, another clip
+or other bounds have the same code. Groups need what their options need.
+
+examples:
+  python -m numadam compile                                     Adam in float64, all sizes
+  python -m numadam compile --rule adamw --weight-decay 0.01 --dtype float32 --clip-norm 1
+  python -m numadam compile --minimize --bounds=0,None --serial
+  python -m numadam compile --many --folder /opt/loops          NUMBA_CACHE_DIR=/opt/loops later
+
+Not compiled: your own objective, which a first call compiles, and what runs on a GPU.
+"""
 _INFO = """\
 Versions, threading layer, cache folder, CPU and GPU. Please paste the lines into a bug report.
 """
@@ -70,8 +85,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def parser(*, bench: bool = False, demo: str | None = None) -> argparse.ArgumentParser:
-    """The parser of the command line; `bench` and the `demo` of this name add their options."""
+def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line; `command` and the `demo` of this name add their options."""
     top = _Parser(
         prog="python -m numadam",
         description="Adam for plain arrays: try it, measure it, see what it runs on.",
@@ -79,7 +94,7 @@ def parser(*, bench: bool = False, demo: str | None = None) -> argparse.Argument
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = top.add_subparsers(dest="command", metavar="demo|bench|info")
+    commands = top.add_subparsers(dest="command", metavar="demo|bench|compile|info")
     _add_demos(commands, demo)
     measure = commands.add_parser(
         "bench",
@@ -88,10 +103,22 @@ def parser(*, bench: bool = False, demo: str | None = None) -> argparse.Argument
         epilog=_BENCH,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    if bench:
+    if command == "bench":
         from numadam.bench import add_arguments
 
         add_arguments(measure)
+    ahead = commands.add_parser(
+        "compile",
+        help="compile ahead: for a container image, or for CI",
+        description="Compile loops into a folder that later processes load them from.",
+        epilog=_COMPILE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if command == "compile":
+        from numadam.compile_ahead import add_arguments as add_compile_arguments
+
+        add_compile_arguments(ahead)
     commands.add_parser(
         "info",
         help="versions, threads, cache folder, CPU, GPU",
@@ -138,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 where it failed, 2 where it was misused."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        top = parser(bench=words[:1] == ["bench"], demo=_chosen_demo(words))
+        top = parser("".join(words[:1]), demo=_chosen_demo(words))
         args = top.parse_args(words)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
@@ -150,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "demo":
             return _demo(args)
+        if args.command == "compile":
+            return _compile(args)
         return _bench(args) if args.command == "bench" else _info()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -184,6 +213,15 @@ def _bench(args: argparse.Namespace) -> int:
     from numadam.bench import run
 
     return run(args)
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from numadam.compile_ahead import run
+
+    try:
+        return run(args)
+    except (TypeError, ValueError, ImportError) as error:  # an option that a rule does not take
+        return _fail("compile", error, USAGE_ERROR)
 
 
 def _info() -> int:

@@ -36,11 +36,12 @@ def _threads() -> dict[str, str]:
 
     from numadam._jit import cache, threads
 
+    read = cache.folders()
     return {
         "threading layer": threads.layer(),
         "parallel from": f"{threads.parallel_from():,} elements",
         "threads": str(numba.get_num_threads()),
-        "cache folder": str(cache.directory() or "none can be written"),
+        "cache folder": str(cache.directory() or f"{', '.join(map(str, read))}: only read"),
     }
 
 

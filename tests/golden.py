@@ -1,4 +1,4 @@
-"""Trajectories of torch, optax, Keras and TF1, recorded on one gradient sequence (see data/)."""
+"""Runs of torch, optax, TF1 and Keras, recorded on one gradient sequence (see data/)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-FILES = ("torch", "optax", "keras")
+FILES = ("torch", "optax", "keras", "keras-jax")
 #: Options that every case of one library shares; the names of cases leave them out.
 _COMMON = {
     "lr": 0.01,
@@ -24,62 +24,89 @@ _COMMON = {
 
 
 class Case(NamedTuple):
-    """One recorded run: `after[step]` are the parameters after that many steps, in float64."""
+    """One recorded run: `after[step]` are the parameters after that many steps, in float64.
+
+    `average` is that of the parameters at the end, where one was kept.
+    """
 
     name: str
     dtype: np.dtype
     params0: np.ndarray
     grads: np.ndarray
     after: dict[int, np.ndarray]
+    average: np.ndarray | None
 
 
 def _floats(values):
     return np.array([float.fromhex(value) for value in values])
 
 
+def recorded(file):
+    """A file as it is: the inputs of all cases, and what each one gave."""
+    path = Path(__file__).parent / "data" / f"{file}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def load():
     """Every recorded case of every file."""
+    return [case for file in FILES for case in cases_of(file, recorded(file))]
+
+
+def values_of(recorded, dtype):
+    """The inputs of every case: the parameters at the start, and a gradient a step."""
+    grads = np.array([_floats(row) for row in recorded["grads"]])
+    return _floats(recorded["params0"]).astype(dtype), grads.astype(dtype)
+
+
+def cases_of(file, recorded):
+    """The cases of one file."""
     cases = []
-    for file in FILES:
-        text = (Path(__file__).parent / "data" / f"{file}.json").read_text(encoding="utf-8")
-        recorded = json.loads(text)
-        params0 = _floats(recorded["params0"])
-        grads = np.array([_floats(row) for row in recorded["grads"]])
-        for case in recorded["cases"]:
-            options = [
-                f"{key}={value}"
-                for key, value in case["options"].items()
-                if _COMMON.get(key) != value
-            ]
-            dtype = np.dtype(case["dtype"])
-            cases.append(
-                Case(
-                    " ".join([file, case["optimizer"], *options]),
-                    dtype,
-                    params0.astype(dtype),
-                    grads.astype(dtype),
-                    {
-                        int(step): _floats(values)
-                        for step, values in case["after"].items()
-                        if step != "ema"  # the average at the end: not the parameters
-                    },
-                )
+    for case in recorded["cases"]:
+        options = [
+            f"{key}={value}" for key, value in case["options"].items() if _COMMON.get(key) != value
+        ]
+        dtype, after = np.dtype(case["dtype"]), dict(case["after"])
+        average = after.pop("ema", None)
+        cases.append(
+            Case(
+                " ".join([file, case["optimizer"], *options]),
+                dtype,
+                *values_of(recorded, dtype),
+                {int(step): _floats(values) for step, values in after.items()},
+                None if average is None else _floats(average),
             )
+        )
     return cases
 
 
-def averages():
-    """The recorded averages of the parameters, by dtype: (params0, grads, average at the end)."""
-    text = (Path(__file__).parent / "data" / "keras.json").read_text(encoding="utf-8")
-    recorded = json.loads(text)
-    params0 = _floats(recorded["params0"])
-    grads = np.array([_floats(row) for row in recorded["grads"]])
-    return {
-        case["dtype"]: (
-            params0.astype(case["dtype"]),
-            grads.astype(case["dtype"]),
-            _floats(case["after"]["ema"]),
-        )
-        for case in recorded["cases"]
-        if "ema" in case["after"]
-    }
+class Runs(NamedTuple):
+    """A call that repeats the case, and how far apart the two may be.
+
+    Distances are relative to the largest |p| that the element had so far: near zero a parameter
+    is a small difference of large ones. In float64 the bound is 1e-12; in float32 it is `float32`
+    units of eps, for the other order of operations. Where that is 0, both are bit for bit.
+    """
+
+    make: object
+    lr: object = 0.01
+    float32: float = 4.0
+
+
+def maker(rule):
+    """``make(**options) -> make(p, lr)``, for a table of calls."""
+    return lambda **options: lambda p, lr: rule(p, lr=lr, **options)
+
+
+def follow(case, make, lr):
+    """The largest distance from the recorded parameters, relative to the largest |p| so far."""
+    p = case.params0.copy()
+    opt = make(p, lr)
+    scale = np.abs(case.params0).astype(np.float64)
+    worst = 0.0
+    assert max(case.after) == len(case.grads) == 40
+    for taken, g in enumerate(case.grads, 1):
+        opt.step(g.copy())
+        scale = np.maximum(scale, np.abs(p))
+        if taken in case.after:
+            worst = max(worst, float(np.max(np.abs(p - case.after[taken]) / scale)))
+    return worst

@@ -84,7 +84,7 @@ def test_the_help_of_demo_lists_them_and_imports_none(capsys):
         assert f"{name} {line}" in out
 
 
-@pytest.mark.parametrize("command", ["demo", "bench", "info"])
+@pytest.mark.parametrize("command", ["demo", "bench", "compile", "info"])
 def test_every_command_has_help(command, capsys):
     assert main([command, "--help"]) == 0
     assert command in capsys.readouterr().out

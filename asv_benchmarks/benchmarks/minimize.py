@@ -16,6 +16,7 @@ class Ratio(Tracked):
         "many-jax",
         "many-stops-jax",
         *large("many-cost"),
+        "calls-callback",
     ]
 
     def track_ratio(self, name):

@@ -6,6 +6,10 @@ from .common import Tracked, large
 class Peers(Tracked):
     params = [
         "numpy-1000",
+        "bare-5",
+        "bare-like-5",
+        "bare-out-5",
+        "bare-nopython-5",
         "torch-1000",
         "torch-10k",
         "torch-100k",

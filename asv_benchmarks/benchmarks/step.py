@@ -20,6 +20,15 @@ class Roofline(Tracked):
     track_ratio.unit = "ratio"
 
 
+class WithArraysOfTheCall(Tracked):
+    params = ["step-out-5", "step-params-5"]
+
+    def track_ratio(self, name):
+        return self.value()
+
+    track_ratio.unit = "ratio"
+
+
 class BesideMatmuls(Tracked):
     params = ["matmul-50k", "matmul-1M", "matmul-4M"]
 

@@ -14,6 +14,7 @@ PACKAGES = {
     "cli": "the command line",
     "demos": "runs on real data",
     "bench": "ratios of two sides",
+    "compile_ahead": "loops compiled ahead",
     "info": "versions and machine",
     "_minimize": "loops that call your function",
     "nopython": "rules for your own compiled code",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-from numadam._arrays.interop import is_immutable
+from numadam._arrays.interop import is_immutable, units_of
 
 #: dtypes of parameters by name; bfloat16 needs ml_dtypes
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
@@ -24,13 +24,30 @@ def is_masked(x: Any) -> bool:
 
 
 def is_numpy(x: Any) -> bool:
-    """Whether `x` is an ndarray with NumPy's header; a proxy only claims to be one."""
-    return type(x) is np.ndarray or (issubclass(type(x), np.ndarray) and not is_masked(x))
+    """Whether `x` is an ndarray with NumPy's header and nothing that its numbers do not tell.
+
+    A proxy only claims to be one; a masked array has a mask besides, others a unit.
+    """
+    kind = type(x)
+    if kind is np.ndarray:
+        return True
+    return issubclass(kind, np.ndarray) and not is_masked(x) and units_of(x) is None
 
 
 def is_viewable(x: Any, dtype: np.dtype) -> bool:
     """Whether a plain array of this dtype can view the memory of `x`."""
     return is_numpy(x) and x.dtype == dtype
+
+
+def number_as_array(x: Any, dtype: np.dtype) -> np.ndarray | None:
+    """A number, of Python or NumPy, as a 0-d array of this dtype; None for anything else.
+
+    One that does not fit, complex for real, gives an array of its own dtype.
+    """
+    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (float, int, complex, np.generic)):
+        return None
+    own = np.asarray(x)
+    return own.astype(dtype) if np.can_cast(own.dtype, dtype, "same_kind") else own
 
 
 def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
@@ -46,8 +63,11 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     if isinstance(x, (numbers.Number, np.generic)):
         return (
             f"{expected}, got the number {x!r}, which cannot be updated in place. "
-            f"Use {library}.array({x}, dtype=float), and read it back with float(...)."
+            f"Use {library}.array({x}, dtype=float), and read it back with float(...). A list of "
+            f"numbers is one array: {library}.array(x, dtype=float)."
         )
+    if units_of(x) is not None:
+        return f"{expected}, got {kind}. {about_units(x)}"
     if is_masked(x):
         return f"{expected}, got a masked array: which elements count? Use x.filled(0) or x.data."
     if is_immutable(x):
@@ -62,6 +82,13 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
         return f"{expected}, got {kind}. Use x.to_numpy(copy=True)."
     use = "list(x)" if hasattr(x, "__next__") else f"{library}.asarray(x)"
     return f"{expected}, got {kind}. Use {use}."
+
+
+def about_units(x: Any) -> str:
+    """Advice for an array with a unit."""
+    plain = "x.magnitude" if hasattr(type(x), "magnitude") else "x.value"
+    unit = str(units_of(x)) or "dimensionless"
+    return f"Its unit, {unit}, would be lost: pass {plain}, all in units that fit together."
 
 
 def name_dtype(dtype: np.dtype) -> str:
@@ -129,8 +156,17 @@ def shared_memory(arrays: Sequence[tuple[str, Any]], others: Sequence[tuple[str,
         near = np.flatnonzero((bounds[:, 0] < high) & (bounds[:, 1] > low))
         for j in near.tolist():
             if (others is not arrays or j < k) and np.shares_memory(array, others[j][1]):
+                other, found = others[j]
+                same = (array.ctypes.data, array.strides) == (found.ctypes.data, found.strides)
                 return (
-                    f"{others[j][0]} shares memory with {name}: a step would read what it has "
-                    f"already changed. Pass a copy of one of them."
+                    f"{other} shares memory with {name}: a step would read what it has already "
+                    f"changed. {_advice(name, other) if same else 'Pass a copy of one of them.'}"
                 )
     return ""
+
+
+def _advice(name: str, other: str) -> str:
+    """Advice where two arrays are one, as the gradient of x^2 / 2 is x."""
+    if other.startswith("grads") and name.startswith("params"):
+        return "Pass a copy, as in opt.step(x.copy())."
+    return f"Pass a copy, as in {name}.copy()."

@@ -7,6 +7,7 @@ change at any time.
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from collections.abc import Container, Hashable, Mapping, Sequence
@@ -16,7 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._core.hyper import LR, Hyper, at_start
+from numadam._core.presets import library
 from numadam._core.rule import RuleSpec
+from numadam._core.synonyms import option_hint
 
 
 class ControlRow(NamedTuple):
@@ -58,10 +61,6 @@ HYPERS = (
 HYPER_COLUMNS = {hyper.name: getattr(COLUMN, hyper.name) for hyper in HYPERS}
 #: Options that an entry of `groups` may set, besides the rule's hyperparameters and ``frozen``.
 OF_GROUPS = ("lr", "weight_decay", "clip_value")
-
-#: Libraries whose arithmetic is repeated bit for bit: they do not flush denormal moments.
-BIT_EXACT = ("keras", "tf1", "sklearn", "numpy")
-
 
 #: None means that the option is not in use; `decoupled` then is the rule's own way.
 DEFAULTS: dict[str, Any] = {
@@ -118,7 +117,11 @@ def check(
     """
     for name in shared:
         if name not in DEFAULTS:
-            raise TypeError(f"{title}: there is no option {name!r}. {_did_you_mean(name, own)}")
+            hint = option_hint(name, {"lr", *DEFAULTS, *own})
+            raise TypeError(
+                f"{title}: there is no option {name!r}. "
+                f"{hint or 'See numadam.Optimizer for all of them.'}"
+            )
     options = {**DEFAULTS, **shared, **own}
     if options["decoupled"] is None:
         options["decoupled"] = rule.decoupled
@@ -171,6 +174,10 @@ def own_copy(option: Any) -> Any:
         return {key: own_copy(value) for key, value in option.items()}
     if type(option) in (list, tuple):
         return type(option)(map(own_copy, option))
+    if hasattr(option, "__next__"):
+        return list(option)
+    if hasattr(option, "lb"):  # scipy.optimize.Bounds
+        return copy.deepcopy(option)
     return option.copy() if isinstance(getattr(option, "size", None), int) else option
 
 
@@ -213,27 +220,6 @@ def _check_hypers(hypers: Sequence[Hyper], options: dict[str, Any], names: Conta
         unused = options[hyper.name] is None and hyper.name in NEUTRAL
         if hyper.name in names and not unused:
             options[hyper.name] = hyper.check_or_schedule(options[hyper.name])
-
-
-#: Names of hyperparameters in other libraries, where they are not similar to the name here.
-_OTHER_NAMES = {
-    "learning_rate": ("lr",),
-    "step_size": ("lr",),
-    "betas": ("beta1", "beta2"),
-    "b1": ("beta1",),
-    "b2": ("beta2",),
-    "epsilon": ("eps",),
-}
-
-
-def _did_you_mean(name: str, own: Mapping[str, Any]) -> str:
-    import difflib
-
-    here = [f"{one}=..." for one in _OTHER_NAMES.get(name, ()) if one == "lr" or one in own]
-    if here:
-        return f"Write {', '.join(here)}."
-    near = difflib.get_close_matches(name, [*DEFAULTS, *own], 1)
-    return f"Did you mean {near[0]!r}?" if near else "See numadam.Optimizer for all of them."
 
 
 def _check_counts(options: dict[str, Any]) -> None:
@@ -296,7 +282,7 @@ def _against_capture(options: Mapping[str, Any]) -> str:
 
 def row(rule: RuleSpec, options: Mapping[str, Any], lr: Any) -> list[float]:
     """A row of the control block, with open bounds, and schedules at their first value."""
-    hypers = {"lr": at_start(LR, lr)}
+    hypers, like = {"lr": at_start(LR, lr)}, library(options["like"])
     for hyper in HYPERS[1:]:
         value = options[hyper.name]
         hypers[hyper.name] = NEUTRAL[hyper.name] if value is None else at_start(hyper, value)
@@ -306,10 +292,10 @@ def row(rule: RuleSpec, options: Mapping[str, Any], lr: Any) -> list[float]:
         high=math.inf,
         sign=-1.0 if options["maximize"] else 1.0,
         decay_free=0.0 if options["decay_times_lr"] else 1.0,
-        margin=1e-6 if options["like"] == "torch" else 0.0,
+        margin=like.margin,
         ema_warmup=float(options["ema_warmup"]),
         ema_debias=float(options["ema_debias"]),
-        flush=0.0 if options["like"] in BIT_EXACT else 1.0,
+        flush=0.0 if like.bit_exact else 1.0,
     )
     return [*shared, *rule.control_values(options)]
 

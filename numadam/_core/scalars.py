@@ -13,10 +13,11 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from numadam._core import options as op
 from numadam._core.plan import Plan
+from numadam._core.presets import library
 from numadam._core.rule import named
 from numadam._jit.functions import cast, compiles, linked
 
@@ -93,31 +94,46 @@ def reader(kind: Any, first: int, wrap: Any = linked) -> Any:
     return (_read_compiled if compiles(wrap) else _read_in_python)(kind, first)
 
 
-def loop_scalars(row, lr, t, n, elementwise):
-    """The loop's own scalars of a group at step t, in float64.
+@register_jitable
+def f32(x):
+    """Round to float32, and go on in float64 (`float` of a float32 is one for Numba)."""
+    return np.float64(np.float32(x))
 
-    `row` is a `ControlRow`, and `n` the number of gradients in the mean.
+
+def make_loop_scalars(like: str, wrap: Any) -> Any:
+    """``loop_scalars(row, lr, t, n, elementwise)``: the loop's own scalars of a group at step t.
+
+    In float64. `row` is a `ControlRow`, and `n` the number of gradients in the mean.
     """
-    decay, ema = row.weight_decay, row.ema
-    lost, per_element = decay, 0.0
-    if row.decay_free == 0.0:
-        lost = lr * decay
-        if elementwise != 0.0:
-            lost, per_element = 0.0, lost
-    if row.ema_warmup != 0.0:
-        ema = min(ema, (1.0 + t) / (10.0 + t))
-    return GroupScalars(
-        scale=row.sign / row.loss_scale,
-        gradients=n,
-        clip=row.clip_value,
-        decay=decay,
-        lost=lost,
-        per_element=per_element,
-        low=row.low,
-        high=row.high,
-        weight=1.0 - ema,
-        seed=t % 2.0**24,
-    )
+    rounded, late = library(like).decay_in_float32, library(like).late_average
+
+    def loop_scalars(row, lr, t, n, elementwise):
+        decay, ema = row.weight_decay, row.ema
+        if rounded:
+            decay = f32(decay)
+        lost, per_element = decay, 0.0
+        if row.decay_free == 0.0:
+            lost = lr * decay
+            if elementwise != 0.0:
+                lost, per_element = 0.0, lost
+        if row.ema_warmup != 0.0:
+            ema = min(ema, (1.0 + t) / (10.0 + t))
+        elif late and t == 1.0 and row.ema_debias == 0.0:
+            ema = 0.0
+        return GroupScalars(
+            scale=row.sign / row.loss_scale,
+            gradients=n,
+            clip=row.clip_value,
+            decay=decay,
+            lost=lost,
+            per_element=per_element,
+            low=row.low,
+            high=row.high,
+            weight=1.0 - ema,
+            seed=t % 2.0**24,
+        )
+
+    return wrap(loop_scalars)
 
 
 def with_clip(k, pre, factor, zero):
@@ -160,7 +176,8 @@ def make_fill_row(plan: Plan, wrap: Any = linked) -> Any:
 
     `q` is the row of products up to the step, and `n` the gradients in the mean.
     """
-    scalars, own_scalars, small = wrap(plan.scalars), wrap(loop_scalars), tiny(plan.real)
+    scalars, small = wrap(plan.scalars), tiny(plan.real)
+    own_scalars = make_loop_scalars(plan.like, wrap)
     control, kind = reader(op.ControlRow, 0, wrap), plan.rule.product_type
     products = wrap(_none) if kind is None else reader(kind, len(plan.products), wrap)
     hypers, size = reader(plan.rule.hyper_type, op.RULE, wrap), loop_start(plan) - 2

@@ -12,11 +12,11 @@ import numpy as np
 
 from numadam._arrays.layout import Layout, address_of, aligned_zeros, few, layout_of
 from numadam._core.norms import NORM_BLOCK
-from numadam._core.plan import CHECKED, Plan
+from numadam._core.plan import CHECKED, S0, Plan
 from numadam._core.products import product_width
 from numadam._core.scalars import width_of
 from numadam._cpu.numpy_abi import kind_of
-from numadam._cpu.records import CPU_LEAF, META, SPAN, offset_of
+from numadam._cpu.records import ABSENT, CPU_LEAF, META, SPAN, offset_of
 
 #: Elements of a parallel part, at least and at most, and the number of parts aimed at between.
 _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
@@ -99,6 +99,7 @@ def _template(
         meta[name] = offset
     meta["dims_size"], meta["spans_size"] = len(arrays["dims"]), len(arrays["spans"])
     meta["count"], meta["groups"], meta["ndarray"] = n, rows, id(np.ndarray)
+    meta["absent"][:, S0:] = id(ABSENT)
     dtypes = [plan.array_dtype(slot) for slot in range(CHECKED)]
     meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
     part = -(-int(leaves["start"][n]) // (_PARTS * _PART_STEP)) * _PART_STEP

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.layout import SKEW, Layout
-from numadam._backend import Backend, FunctionalStep, Leaves, titles
+from numadam._backend import Again, Backend, FunctionalStep, Leaves, titles
 from numadam._core import plan as pl
 from numadam._cpu.functional import update
+from numadam._cpu.records import ABSENT, TUPLE_ITEMS
 from numadam._cpu.state import CpuState
 from numadam._cpu.step import CpuStep
 from numadam._cpu.validate import NOT_FINITE, OK
@@ -65,17 +66,27 @@ class CpuBackend(Backend):
             used[pl.OUT] = out
         return self.compiled.run(used, lr) == OK
 
-    def step_one(self, grad: Any, lr: float) -> bool:
-        """As `step`, with the gradient of the only array.
+    def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
+        """As `step`, for the only array.
 
-        It goes by value: 2 us less than an array of ids.
+        The gradient goes by value: 2 us less than an array of ids.
         """
-        status = self.compiled.kernel(self._meta_at, self._ids_at, id(grad), 0, lr)
+        compiled = self.compiled
+        if params is None and out is None:
+            status = compiled.kernel(self._meta_at, self._ids_at, id(grad), 0, lr)
+        else:
+            # by slot; the kernel reads the ids from the tuple: 2 us less than an array of them
+            p, to = self.params[0] if params is None else params, ABSENT if out is None else out
+            arrays = (p, ABSENT, ABSENT, ABSENT, ABSENT, to)
+            kernel = compiled.kernel if out is None else compiled.kernel_with_out
+            status = kernel(self._meta_at, id(arrays) + TUPLE_ITEMS, id(grad), 0, lr)
         if status == OK:
             return True
         if status == NOT_FINITE:
             return False
-        return self.compiled.run({pl.G: [grad]}, lr, status) == OK
+        used: dict[int, Leaves] = {pl.G: [grad]}
+        used |= {slot: [one] for slot, one in ((pl.P, params), (pl.OUT, out)) if one is not None}
+        return compiled.run(used, lr, status) == OK
 
     def flush(self, lr: float) -> bool:
         """Take a step with the mean of the gradients that have been added up."""
@@ -139,6 +150,6 @@ class CpuBackend(Backend):
         return self.memory.state_dtype(name)
 
     @classmethod
-    def update(cls, call: FunctionalStep) -> None:
+    def update(cls, call: FunctionalStep) -> Again:
         """Take one step on the caller's own arrays."""
-        update(call)
+        return update(call)

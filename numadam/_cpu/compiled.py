@@ -12,7 +12,7 @@ from numadam._core.plan import Plan
 from numadam._cpu import overlap, strided
 from numadam._cpu.kernel import STEP, make_steps
 from numadam._cpu.validate import VALIDATE, validate
-from numadam._jit.cache import LoopCache
+from numadam._jit.cache import compile_cached
 from numadam._jit.loops import CompiledLoop, compile_lock, compiled_loop, refuse_without_jit
 
 _callbacks: list[Any] = []  # keeps the code at their addresses alive
@@ -24,8 +24,7 @@ def _address_of(name: str, function: Any, signature: Any) -> int:
     with compile_lock():
         options = {"nopython": True, "error_model": "numpy", "_nrt": False}
         callback: Any = CFunc(function, (signature.args, signature.return_type), {}, options)
-        callback._cache = LoopCache(name, "_cpu")  # noqa: SLF001  # Numba offers no other
-        callback.compile()
+        compile_cached(callback, name, "_cpu")
         _callbacks.append(callback)
         return int(callback.address)
 

@@ -33,6 +33,7 @@ META = np.dtype(
         ("groups", NUMBER),  # groups, the rows of the control block
         ("part", NUMBER),  # iterations of the loop in one parallel part
         ("ndarray", POINTER),  # type object of numpy.ndarray
+        ("absent", POINTER, CHECKED),  # id that stands for no array, of each checked slot
         ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `numpy_abi.kind_of`
         ("item", NUMBER, CHECKED),  # bytes of an element of each checked slot
         ("validator", POINTER),  # machine code of `validate`
@@ -115,6 +116,12 @@ NDARRAY = _c_struct(
     descr=(np.int64, _HEAD + 40),  # address of the dtype object
     flags=(np.int32, _HEAD + 48),
 )
+
+#: Stands for no array among the arrays of a step: an object that no caller can hand over.
+ABSENT = object()
+
+#: Bytes from the begin of a tuple to its items, which are the ids of objects.
+TUPLE_ITEMS = tuple.__basicsize__
 
 #: NumPy's ``PyArray_Descr``: kind, type, byteorder, flags and type_num are 8 bytes together.
 DESCR = _c_struct(kind=(np.int64, _HEAD + 8))

@@ -56,6 +56,8 @@ class CpuStep:
     serial, kernel : compiled function
         The step in one thread, and the one that this size takes: ``kernel(address of META,
         address of ids, id of the only gradient, known_disjoint, lr) -> status``.
+    kernel_with_out : compiled function
+        The same where the direction goes to `out`.
     """
 
     def __init__(
@@ -69,7 +71,8 @@ class CpuStep:
         self._sparse = SparseGradients(arguments, sparse, title)
         self.arguments, self._title = arguments, title
         self._params, self._bound = list(params), bound
-        self.ids = np.zeros((pl.CHECKED, len(arguments.layout.shapes)), np.int64)
+        count = len(arguments.layout.shapes)
+        self.ids = np.repeat(arguments.meta["absent"].reshape(-1, 1), count, 1)
         if self._params:
             self.ids[pl.P] = list(map(id, self._params))
         self.ids_at = address_of(self.ids)
@@ -103,7 +106,7 @@ class CpuStep:
         return kernel, serial
 
     @functools.cached_property
-    def _kernel_with_out(self) -> Any:
+    def kernel_with_out(self) -> Any:
         """The step that writes its direction to `out`: compiled when first asked for."""
         with defer_interrupts():
             return self._kernels(out=True)[0]
@@ -114,7 +117,7 @@ class CpuStep:
         `status` is what the kernel has said of these arrays already. Returns `OK`, or
         `NOT_FINITE` where the guard stopped the step.
         """
-        kernel = self._kernel_with_out if pl.OUT in used else self.kernel
+        kernel = self.kernel_with_out if pl.OUT in used else self.kernel
 
         def call(ids_at: int, known_disjoint: int) -> int:
             return int(kernel(self.arguments.meta_at, ids_at, 0, known_disjoint, lr))
@@ -228,10 +231,10 @@ class CpuStep:
         libraries. And numbers, which NumPy's arithmetic makes of 0-d arrays, as gradients of such.
         """
         dtype, arrays = self.arguments.plan.array_dtype(slot), used.get(slot, self._params)
-        if what == va.BAD_TYPE and slot == pl.G and self._is_number(arrays[leaf], leaf):
-            number = arrays[leaf]
-            known = None if isinstance(number, np.generic) else dtype
-            return [*arrays[:leaf], np.asarray(number, known), *arrays[leaf + 1 :]]
+        if what == va.BAD_TYPE and slot == pl.G and self.arguments.layout.shapes[leaf] == ():
+            number = ar.number_as_array(arrays[leaf], dtype)
+            if number is not None:
+                return [*arrays[:leaf], number, *arrays[leaf + 1 :]]
         if what == va.BAD_TYPE:
             views = as_views(arrays, "NumPy", pl.is_written(slot, used))
             if views[leaf] is not arrays[leaf]:
@@ -243,17 +246,12 @@ class CpuStep:
             for array in arrays
         ]
 
-    def _is_number(self, x: Any, leaf: int) -> bool:
-        """Whether `x` is a number where an array of no axes is wanted."""
-        number = isinstance(x, (np.generic, float, int)) and not isinstance(x, bool)
-        return number and self.arguments.layout.shapes[leaf] == ()
-
     def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
         name, layout, plan = self._title(slot, leaf), self.arguments.layout, self.arguments.plan
         of = self._title(pl.P, leaf)
-        if what == va.BAD_TYPE:
+        if what == va.BAD_TYPE and not ar.is_numpy(array):
             return TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
-        if what == va.BAD_DTYPE:
+        if what in (va.BAD_TYPE, va.BAD_DTYPE):  # a subclass is viewed if its dtype is right
             return TypeError(ar.bad_dtype(name, array.dtype, plan.array_dtype(slot), of))
         if what == va.READ_ONLY:
             return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")

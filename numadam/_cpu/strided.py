@@ -58,7 +58,7 @@ def _move(stage, meta, ids, grad_id, only_out):
             continue
         for j in range(meta.count):
             leaf = leaves[j]
-            present = ids[slot, j] != 0 or (slot == G and grad_id != 0)
+            present = ids[slot, j] != meta.absent[slot] or (slot == G and grad_id != 0)
             work = leaf.work[slot]
             if present and work != 0 and leaf.address[slot] == work:
                 nd, place = leaf.ndim, leaf.place
@@ -81,7 +81,7 @@ def handle(stage, meta_at, ids_at, o, slot, j):
     """
     meta = record_at(meta_at, META)
     ids = array_at(ids_at, (CHECKED, meta.count), np.int64)
-    only_out = ids[OUT, 0] != 0
+    only_out = ids[OUT, 0] != meta.absent[OUT]
     if stage == CHECK:
         return _check(meta, o, slot, j, slot != G and not (slot == P and only_out))
     _move(stage, meta, ids, o, only_out)

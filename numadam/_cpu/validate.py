@@ -118,15 +118,15 @@ def _check(meta_at, ids_at, grad_id, known_disjoint):
     meta = record_at(meta_at, META)
     count, leaves = meta.count, leaves_of(meta)
     ids = array_at(ids_at, (CHECKED, count), np.int64)
-    only_out = count > 0 and ids[OUT, 0] != 0  # the parameters are then only read
+    only_out = count > 0 and ids[OUT, 0] != meta.absent[OUT]  # the parameters are then only read
     meta.strided = 0
     meta.written = meta.fixed
     meta.read = 0
     for slot in range(CHECKED):
-        written = slot != G and not (slot == P and only_out)
+        written, absent = slot != G and not (slot == P and only_out), meta.absent[slot]
         for j in range(count):
             o = grad_id if slot == G and grad_id != 0 else ids[slot, j]
-            if o == 0:
+            if o == absent:
                 continue
             what = _check_array(o, slot, leaves[j], written, meta)
             if what == NEEDS_STRIDED and meta.strided_arrays != 0:
@@ -145,10 +145,10 @@ def _check(meta_at, ids_at, grad_id, known_disjoint):
 def validate(meta_at, ids_at, grad_id, known_disjoint):
     """Check all arrays and gather the strided ones.
 
-    ``ids[slot, leaf]`` is the object address of an array: 0 where its owner has fixed the data's
-    address in the leaf, or where there is none. `grad_id` is the only gradient's, by value: no
-    signal handler can change it. `known_disjoint` says that Python has compared arrays whose
-    bounds overlap and found no shared element.
+    ``ids[slot, leaf]`` is the object address of an array: ``meta.absent[slot]`` where its owner
+    has fixed the data's address in the leaf, or where there is none. `grad_id` is the only
+    gradient's, by value: no signal handler can change it. `known_disjoint` says that Python has
+    compared arrays whose bounds overlap and found no shared element.
     """
     status = _check(meta_at, ids_at, grad_id, known_disjoint)
     meta = record_at(meta_at, META)

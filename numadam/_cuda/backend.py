@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays.gpu import require_bfloat16, require_gpu
-from numadam._backend import Backend, FunctionalStep, Leaves, titles
+from numadam._backend import Again, Backend, FunctionalStep, Leaves, titles
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._cuda import arrays as ca
@@ -153,9 +153,10 @@ class CudaBackend(Backend):
 
     # --- the step -----------------------------------------------------------------------------
 
-    def step_one(self, grad: Any, lr: float) -> bool:
-        """As `step`, with the gradient of the only array."""
-        return self.step((grad,), lr)
+    def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
+        """As `step`, for the only array."""
+        others = [None if one is None else (one,) for one in (params, out)]
+        return self.step((grad,), lr, *others)
 
     def step(
         self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
@@ -308,8 +309,9 @@ class CudaBackend(Backend):
                 self._t, self._calls = int(counted.t), calls
 
     @classmethod
-    def update(cls, call: FunctionalStep) -> None:
+    def update(cls, call: FunctionalStep) -> Again | None:
         """Take one step on the caller's own arrays; the first call for an option compiles."""
         from numadam._cuda.functional import update
 
         update(call)
+        return None

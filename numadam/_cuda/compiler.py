@@ -19,6 +19,7 @@ from numadam._arrays.gpu import INSTALL
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
 from numadam._jit import cache
+from numadam._jit.reports import reported
 
 #: Constructs a kernel's source: a plain function, and the types of its arguments.
 Maker = Callable[..., tuple[Callable[..., None], Any]]
@@ -120,8 +121,10 @@ def _image(
     if cached is not None:
         name, letters, image = cached.split(b"\n", 2)
         return image, name.decode(), letters.decode()
-    ptx, title, types = ptx_of(make, capability, plan, *more)
-    kinds, (image, _) = kinds_of(types), cubin_of(ptx, capability)
+    what = f"{plan.name} for the GPU ({make.__qualname__})"
+    with reported(what, cache.directory()):
+        ptx, title, types = ptx_of(make, capability, plan, *more)
+        kinds, (image, _) = kinds_of(types), cubin_of(ptx, capability)
     cache.write(entry, f"{title}\n{kinds}\n".encode() + image)
     return image, title, kinds
 

@@ -11,13 +11,12 @@ import numpy as np
 from numadam._arrays import checks as ar
 from numadam._arrays.gpu import require_gpu
 from numadam._arrays.layout import Layout
-from numadam._backend import FunctionalStep, Leaves
+from numadam._backend import FunctionalStep
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._cuda.step import StepParts, make_parts
 from numadam._jit.interrupts import defer_interrupts
-from numadam._settings.settings import Settings
 
 #: Serialises the calls of several threads, which share the parts of a step.
 _lock = threading.Lock()
@@ -34,6 +33,7 @@ class _Signature(NamedTuple):
     shape: tuple[int, ...]
     order: tuple[int, ...]
     has_out: bool
+    names: tuple[str, ...]  # of the arrays, by slot
     # the stream itself: it lives as long as this does, and no other gets its number meanwhile
     stream: Any
     thread: int  # where streams of several threads have one number, else 0
@@ -42,8 +42,7 @@ class _Signature(NamedTuple):
 @functools.lru_cache(maxsize=256)  # more shapes than a model has: else each call would compile
 def _parts(signature: _Signature) -> tuple[np.ndarray, StepParts]:
     """A control block of one row, and the parts of steps that read it."""
-    plan, width, device, shape, order, has_out, *_ = signature
-    names = {pl.P: "p", pl.G: "g", **dict(enumerate(plan.rule.state, pl.S0)), pl.OUT: "out"}
+    plan, width, device, shape, order, has_out, names, *_ = signature
     layout, control = Layout([shape], [order], plan.dtype), np.zeros((1, width))
 
     def title(slot: int, leaf: int) -> str:
@@ -52,33 +51,28 @@ def _parts(signature: _Signature) -> tuple[np.ndarray, StepParts]:
     return control, make_parts(plan, layout, control, [0], device, title, outs=[has_out])
 
 
-def _signature(settings: Settings, p: Any, has_out: bool) -> _Signature:
+def _signature(call: FunctionalStep) -> _Signature:
     import cupy
+
+    settings, p, has_out = call.settings, call.arrays[pl.P], call.arrays[pl.OUT] is not None
 
     stream = cupy.cuda.get_current_stream()
     # all threads call their own default stream by the same number
     thread = threading.get_ident() if stream.ptr == _PER_THREAD else 0
     width, order = settings.control.shape[1], ar.memory_order(p)
-    given = settings.plan, width, int(p.device.id), p.shape, order, has_out
+    given = settings.plan, width, int(p.device.id), p.shape, order, has_out, call.names
     return _Signature(*given, stream, thread)
 
 
 def update(call: FunctionalStep) -> None:
     """Take a step on the caller's arrays; the first call for an option compiles."""
-    settings, products, p, g, state, t, lr, out = call
+    settings, products, arrays, _, t, lr = call
     require_gpu()
-    plan = settings.plan
-    used: dict[int, Leaves] = {pl.P: [p], pl.G: [g]}
-    for slot, name in enumerate(plan.rule.state, pl.S0):
-        if name in state:
-            used[slot] = [state[name]]
-    if out is not None:
-        used[pl.OUT] = [out]
-    with on_gpu(int(p.device.id)), _lock:
+    with on_gpu(int(arrays[pl.P].device.id)), _lock:
         refuse_capture("update", "Use an optimiser made")
-        control, parts = _parts(_signature(settings, p, out is not None))
+        control, parts = _parts(_signature(call))
         scalars, norms, step = parts.scalars, parts.norms, parts.step
-        step.bind(parts.validator.validate(used))
+        step.bind(parts.validator.validate(call.used))
         parts.validator.forget()  # the caller's arrays are not kept alive
         for copy in step.copies_in:
             copy()

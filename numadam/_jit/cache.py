@@ -16,6 +16,8 @@ import secrets
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from numba.core.caching import _Cache
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
+from numadam._jit.reports import logger, reported
 from numadam._version import __version__
 
 _PACKAGE = Path(__file__).parents[1]
@@ -54,18 +57,41 @@ def source_stamp(package: str) -> str:
     return digest.hexdigest()
 
 
-@functools.cache
-def directory() -> Path | None:
-    """Folder of the entries: ``NUMBA_CACHE_DIR``, else in the package, else the user's cache.
+_chosen: list[Path] = []
 
-    None where none of them can be written: loops are then compiled in every process.
+
+@contextmanager
+def only_in(folder: Path) -> Iterator[None]:
+    """Read and write entries in this folder alone, as if `NUMBA_CACHE_DIR` named it."""
+    _chosen[:] = [folder]
+    try:
+        folders.cache_clear()
+        directory.cache_clear()
+        yield
+    finally:
+        _chosen.clear()
+        folders.cache_clear()
+        directory.cache_clear()
+
+
+@functools.cache
+def folders() -> list[Path]:
+    """Folders that may hold entries: of `NUMBA_CACHE_DIR`, else the package's and the user's.
+
+    All are read, as a container image or an administrator may have filled one that this process
+    cannot write to.
     """
     from numba.misc.appdirs import user_cache_dir
 
-    given = config.CACHE_DIR
-    places = [Path(given)] if given else [_PACKAGE, Path(user_cache_dir("numadam", False))]
-    for place in places:
-        folder = place / ("numadam" if given else "__pycache__")
+    if _chosen or config.CACHE_DIR:
+        return [Path(*_chosen or [config.CACHE_DIR]) / "numadam"]
+    return [_PACKAGE / "__pycache__", Path(user_cache_dir("numadam", False)) / "__pycache__"]
+
+
+@functools.cache
+def directory() -> Path | None:
+    """The first of `folders` that can be written; None: loops are compiled in every process."""
+    for folder in folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -75,33 +101,33 @@ def directory() -> Path | None:
     return None
 
 
-def entry(name: str, key: object, package: str) -> Path | None:
-    """The file of a loop of a package that depends on `key`; None where none can be written."""
-    folder = directory()
-    if folder is None:
-        return None
+def entry(name: str, key: object, package: str) -> str:
+    """The file name of a loop of a package that depends on `key`."""
     versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
     whole = repr((key, versions, source_stamp(package)))
-    return folder / f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:32]}.loop"
+    return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:32]}.loop"
 
 
-def read(path: Path | None) -> bytes | None:
+def read(name: str) -> bytes | None:
     """The content of an entry, or None where there is no whole one."""
-    if path is None:
-        return None
-    try:
-        stored = path.read_bytes()
-    except OSError:
-        return None
-    content = stored[32:]
-    # truncated or damaged: compiled again, and written over
-    return content if hashlib.sha256(content).digest() == stored[:32] else None
+    for folder in folders():
+        try:
+            stored = (folder / name).read_bytes()
+        except OSError:
+            continue
+        content = stored[32:]
+        # truncated or damaged: compiled again, and written over
+        if hashlib.sha256(content).digest() == stored[:32]:
+            return content
+    return None
 
 
-def write(path: Path | None, content: bytes) -> None:
-    """Write an entry under a temporary name, then move it into place."""
-    if path is None:
+def write(name: str, content: bytes) -> None:
+    """Write an entry under a temporary name, then move it into place; nothing without a folder."""
+    folder = directory()
+    if folder is None:
         return
+    path = folder / name
     temporary = path.with_name(f"{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         try:
@@ -112,24 +138,32 @@ def write(path: Path | None, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         warnings.warn(
-            f"numadam could not keep a compiled loop in {path.parent} ({error}); it will be "
+            f"numadam could not keep a compiled loop in {folder} ({error}); it will be "
             "compiled again in the next process. Set NUMBA_CACHE_DIR to a writable folder.",
             RuntimeWarning,
             stacklevel=2,
         )
 
 
-class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
-    """The cache of one compiled loop of a package, known by `name` (rule, options, dtype)."""
+def compile_cached(function: Any, name: str, package: str, *signature: Any) -> None:
+    """Compile a dispatcher or callback of a package, or load it from the disk; reported."""
+    with ExitStack() as stack:
+        function._cache = LoopCache(name, package, stack)  # noqa: SLF001  # Numba offers no other
+        function.compile(*signature)
 
-    def __init__(self, name: str, package: str) -> None:
-        self._name, self._package = name, package
+
+class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
+    """The cache of one compiled loop of a package, known by `name` (rule, options, dtype).
+
+    `compiling` is open while the loop is compiled.
+    """
+
+    def __init__(self, name: str, package: str, compiling: ExitStack) -> None:
+        self._name, self._package, self._compiling = name, package, compiling
         self._enabled = True
         self.hit = False
 
-    def _path(self, signature: Any, codegen: Any) -> Path | None:
-        if not self._enabled:
-            return None
+    def _entry(self, signature: Any, codegen: Any) -> str:
         settings = [str(getattr(config, key)) for key in _CODEGEN]
         key = (self._name, str(signature), codegen.magic_tuple(), settings)
         return entry(self._name.split("-")[0], key, self._package)
@@ -138,22 +172,28 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         """The compiled loop, or None where there is no whole entry for it."""
         # as Numba's own cache without `refresh`, which loads 0.4 s of what only compiling needs
         rtsys.initialize(target_context)
-        data = read(self._path(signature, target_context.codegen()))
-        if data is None:
-            return None
+        data = read(self._entry(signature, target_context.codegen())) if self._enabled else None
+        loop = None if data is None else self._rebuilt(target_context, data)
+        self.hit = loop is not None
+        if self.hit:
+            logger.debug("loaded %s", self._name)
+        else:
+            self._compiling.enter_context(reported(self._name, directory()))
+        return loop
+
+    @staticmethod
+    def _rebuilt(target_context: Any, data: bytes) -> Any:
         try:
             rebuild = compiler.CompileResult._rebuild  # noqa: SLF001  # as Numba's own cache
-            loop = rebuild(target_context, *pickle.loads(data))
+            return rebuild(target_context, *pickle.loads(data))
         except Exception:  # another build of Numba may raise anything: compiled again
             return None
-        self.hit = True
-        return loop
 
     def save_overload(self, signature: Any, data: Any) -> None:
         """Write a compiled loop to the disk."""
-        path = self._path(signature, data.codegen)
-        if path is not None:
-            write(path, dumps(data._reduce()))  # noqa: SLF001  # as Numba's own cache
+        if self._enabled:
+            content = dumps(data._reduce())  # noqa: SLF001  # as Numba's own cache
+            write(self._entry(signature, data.codegen), content)
 
     @property
     def cache_path(self) -> str:

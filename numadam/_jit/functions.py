@@ -57,12 +57,12 @@ def take_gil(typingctx: Any, thread: Any) -> Any:
 _compiled_once: dict[Any, Any] = {}
 
 
-def _identity(x: Any) -> Any:
-    """Key of an object in a closure: numbers by type and bits, tuples by their items."""
+def identity(x: Any) -> Any:
+    """Key of an object: numbers by type and bits, tuples by their items."""
     if isinstance(x, (bool, int, float, np.generic)):
         return type(x), repr(x)  # 1, 1.0 and True are equal, as 0.0 and -0.0 are
     if isinstance(x, (tuple, list)):
-        return type(x), tuple(map(_identity, x))
+        return type(x), tuple(map(identity, x))
     return type(x), x
 
 
@@ -78,7 +78,7 @@ def jit_once(function: Callable[..., Any], **how: Any) -> Any:
     """
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     code = (function.__module__, function.__code__, function.__defaults__, tuple(how.items()))
-    key = (code, tuple(map(_identity, cells)))
+    key = (code, tuple(map(identity, cells)))
     if key not in _compiled_once:
         copy = FunctionType(
             function.__code__,

@@ -20,7 +20,7 @@ import numba
 from numba.core import config
 
 from numadam._jit import forks, threads
-from numadam._jit.cache import LoopCache
+from numadam._jit.cache import compile_cached
 
 #: Forms of a loop: in one thread, spread by Numba, spread by us (see `pool`).
 SERIAL, PARALLEL, POOLED = "serial", "parallel", "pooled"
@@ -133,8 +133,7 @@ class CompiledLoop:
         # not nogil: the step itself lets go of the GIL when all headers are read
         wrap = numba.njit(parallel=form == PARALLEL, error_model="numpy", no_cfunc_wrapper=True)
         dispatcher = wrap(self._loops[form])
-        dispatcher._cache = LoopCache(f"{self._name}-{form}", self._package)  # noqa: SLF001  # Numba offers no other
-        dispatcher.compile(self._signature)
+        compile_cached(dispatcher, f"{self._name}-{form}", self._package, self._signature)
         dispatcher.disable_compile()
         return dispatcher
 

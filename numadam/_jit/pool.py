@@ -29,7 +29,7 @@ from numba.core import cgutils
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
-from numadam._jit.cache import LoopCache
+from numadam._jit.cache import compile_cached
 from numadam._jit.functions import jit_once
 from numadam._jit.interrupts import defer_interrupts
 from numadam._jit.loops import compile_lock
@@ -204,8 +204,7 @@ def work_at() -> int:
     with compile_lock():
         options = {"nopython": True, "error_model": "numpy"}
         callback: Any = CFunc(_work, ((int64,), types.void), {}, options)
-        callback._cache = LoopCache("pool", "_jit")  # noqa: SLF001  # Numba offers no other
-        callback.compile()
+        compile_cached(callback, "pool", "_jit")
         _callbacks.append(callback)
         return int(callback.address)
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from numadam import rules
 from numadam._arrays.checks import describe, is_masked
-from numadam._arrays.interop import as_view, is_array, is_cupy
+from numadam._arrays.interop import as_view, is_array, is_cupy, units_of
 from numadam._core.hyper import count
 from numadam._optimizer.optimizer import Optimizer
+from numadam._settings.bounds import standard_bounds
 
 #: Characters of float32, float64, complex64 and complex128; asking for a name takes 4 us.
 _DTYPES = "fdFD"
@@ -33,10 +34,12 @@ def _holds_arrays(x: Any) -> bool:
 
 def _own_array(x: Any, name: str) -> Any:
     x = as_view(x)
+    if is_masked(x) or units_of(x) is not None:
+        raise TypeError(f"{name}: {describe(x)}")
     if not is_array(x) and not _is_number(x) and not isinstance(x, (list, tuple)):
-        raise TypeError(f"{name}: {describe(x)}")
-    if is_masked(x):
-        raise TypeError(f"{name}: {describe(x)}")
+        if not hasattr(type(x), "__array__"):
+            raise TypeError(f"{name}: {describe(x)}")
+        x = np.asarray(x)  # pandas, xarray, dask: x0 is copied anyway
     try:
         own = x.copy(order="C") if is_cupy(x) else np.array(x, order="C")
     except ValueError as error:  # lists of unlike lengths
@@ -101,88 +104,9 @@ def copy_tree(tree: Any) -> Any:
     return optree.tree_map(lambda leaf: leaf.copy(), tree)
 
 
-def read_bounds(bounds: Any, x: Any, shape: tuple[int, ...] | None = None) -> Any:
-    """Convert bounds in SciPy's forms to the pair of numbers or arrays that the rules take.
-
-    Parameters
-    ----------
-    bounds : None, sequence of pairs, scipy.optimize.Bounds, (lo, hi), or nesting
-    x : array or nesting
-        The parameters.
-    shape : tuple of int, optional
-        Of one problem, where `x` holds many.
-    """
-    if bounds is None or not is_array(x):
-        return bounds
-    shape = x.shape if shape is None else shape
-    size = int(np.prod(shape, dtype=np.int64))
-    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
-        return _simple(_end(bounds.lb, -np.inf), _end(bounds.ub, np.inf))
-    try:
-        pairs = list(bounds)
-    except TypeError:
-        raise TypeError(
-            f"bounds: expected a sequence of {size} pairs (lo, hi), scipy.optimize.Bounds, or "
-            f"two numbers for all, got {bounds!r:.80}."
-        ) from None
-    if len(pairs) == 2 and all(end is None or _is_number(end) for end in pairs):
-        if size == 2:
-            raise ValueError(
-                "bounds: two numbers for an x of two could be read in two ways; write "
-                "[(lo, hi), (lo, hi)] or scipy.optimize.Bounds(lo, hi)."
-            )
-        return pairs[0], pairs[1]
-    if len(pairs) != size:
-        raise ValueError(
-            f"bounds: expected {size} pairs (lo, hi), one for each element of x, got {len(pairs)}. "
-            "scipy.optimize.Bounds(lo, hi) takes numbers and arrays."
-        )
-    ends: tuple[list[float], list[float]] = ([], [])
-    for k, pair in enumerate(pairs):
-        try:
-            lo, hi = pair
-        except (TypeError, ValueError):
-            raise ValueError(f"bounds[{k}]: expected a pair (lo, hi), got {pair!r:.80}.") from None
-        ends[0].append(-np.inf if lo is None else float(lo))
-        ends[1].append(np.inf if hi is None else float(hi))
-    return _simple(*(np.array(end).reshape(shape) for end in ends))
-
-
-def _end(end: Any, open_end: float) -> Any:
-    return np.asarray(open_end if end is None else end, dtype=np.float64)
-
-
-def _simple(lo: np.ndarray, hi: np.ndarray) -> tuple[Any, Any]:
-    """One number where a bound is the same everywhere: the loop then reads no array."""
-    if lo.size and hi.size and (lo == lo.flat[0]).all() and (hi == hi.flat[0]).all():
-        return float(lo.flat[0]), float(hi.flat[0])
-    return lo, hi
-
-
-#: Options of an optimiser that a minimisation cannot have, and what to do instead.
-_REFUSED = {
-    "maximize": "minimise -fun instead",
-    "loss_scale": "f and its gradient belong together: leave it out",
-    "accumulate": "each iteration takes one gradient; let fun form the mean",
-    "nonfinite": "a run stops at a gradient that is not finite, with status 3",
-    "max_skips": "a run stops at a gradient that is not finite, with status 3",
-    "sparse": "gradients are dense here; use the optimiser's step",
-    "master": "x is float32 or float64 here",
-    "state_dtype": "x is float32 or float64 here, and so is the state",
-}
-
-
-#: Arguments of SciPy and other libraries, and what to write instead.
-_FOREIGN_NAMES = {
-    "method": "the method is called rule='adam', 'sgd', ...",
-    "tol": "use gtol, ftol or xtol",
-    "options": "write each option as a keyword",
-    "max_iter": "write maxiter=...",
-    "steps": "write maxiter=...",
-    "disp": "progress=True shows a bar",
-    "verbose": "progress=True shows a bar",
-    "constraints": "Adam knows bounds=... only",
-}
+def read_bounds(bounds: Any, x: Any) -> Any:
+    """The bounds of one array, read once; those of a nesting as they are, for its arrays."""
+    return standard_bounds(bounds, x.shape) if is_array(x) else bounds
 
 
 #: Names of methods that are options of a rule.
@@ -210,13 +134,3 @@ def rule_class(rule: Any) -> Any:
             f"{instead and f' Write {instead}.'}"
         )
     return known[rule.lower()]
-
-
-def check_options(options: dict[str, Any]) -> None:
-    """Refuse options that a minimisation cannot honour."""
-    for name, instead in _FOREIGN_NAMES.items():
-        if name in options:
-            raise TypeError(f"{name}: there is no such argument: {instead}.")
-    for name, instead in _REFUSED.items():
-        if name in options:
-            raise ValueError(f"{name}: not for a minimisation: {instead}.")

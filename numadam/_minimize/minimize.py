@@ -12,7 +12,6 @@ from numadam._core.hyper import count
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import (
     check_maxiter,
-    check_options,
     own_copy,
     read_args,
     read_bounds,
@@ -22,6 +21,8 @@ from numadam._minimize.compiled.forms import check_plain, form_of, is_compiled
 from numadam._minimize.compiled.objective import adapter_for
 from numadam._minimize.compiled.prepared import key_for, put_back, take
 from numadam._minimize.compiled.single import CompiledRun
+from numadam._minimize.hints import with_hint
+from numadam._minimize.names import takes_names_of_scipy
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.python.loop import PythonRun
@@ -32,6 +33,7 @@ from numadam._minimize.stopping import Tolerances
 from numadam._minimize.tasks import Task
 
 
+@takes_names_of_scipy
 def minimize(
     fun: Any,
     x0: Any,
@@ -65,10 +67,11 @@ def minimize(
         ``fun(x, *args)`` returns f, a real number, or ``(f, gradient)`` with ``jac=True``. It is
         never called twice at one x. Compiled by Numba, it may also be ``fun(x, g, *args) -> f``,
         which writes the gradient into g (it arrives as zeros): then the whole minimisation runs
-        without Python.
+        without Python. A gradient of another dtype is converted to that of x.
     x0 : array, number, list of numbers, or nesting of arrays
         Start: real or complex, NumPy or CuPy, any shape. It is not modified. float32 stays
-        float32, whole numbers become float64. A compiled `fun` gets x itself, read-only.
+        float32, whole numbers become float64; pandas, xarray and dask arrays become plain ones.
+        Units are refused. A compiled `fun` gets x itself, read-only.
     args : tuple, default ()
         Further arguments of `fun` and `jac`. For `fun` in Python another object is the only
         argument, as in SciPy.
@@ -77,9 +80,10 @@ def minimize(
         once at the end, and where something reads f: `ftol`, ``track_best=True``, `progress`, a
         History at its records, a callback that reads `fun`, or a schedule that observes f.
         Otherwise finite differences (SciPy's; None is "2-point").
-    bounds : sequence of (lo, hi), scipy.optimize.Bounds, (lo, hi), or nesting, optional
-        As SciPy reads them, None for an open side. Two numbers hold for all elements, unless x
-        has two. x never leaves the bounds, and an x0 outside is moved in first.
+    bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
+        Two numbers for all elements, a pair of numbers for each, two NumPy arrays, or as SciPy
+        has them; None for an open side. x never leaves the bounds, and an x0 outside is moved in
+        first.
     lr : float, callable, array, or nesting, default 0.01
         Step size in units of x; see `numadam.schedules` for callables of the iteration. An array
         sets it by element: the scale on which each one changes.
@@ -122,7 +126,8 @@ def minimize(
         Show a bar with f and the gradient.
     **options
         Of the rule: `beta1`, `eps`, `amsgrad`, `weight_decay`, `clip_norm`, `ema`, ... (see
-        `numadam.Adam` and `numadam.Optimizer`).
+        `numadam.Adam` and `numadam.Optimizer`). SciPy's `options`, `tol` (sets `gtol`) and
+        ``disp=True`` (prints the outcome) are taken too, and its other arguments where empty.
 
     Returns
     -------
@@ -163,7 +168,6 @@ def minimize(
     >>> res.success, res.x.round(4)
     (True, array([1., 2., 3.]))
     """
-    check_options(options)
     if track_best not in (None, True, False):
         raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
     maxiter = check_maxiter(maxiter)
@@ -188,9 +192,9 @@ def minimize(
     )
     if is_compiled(fun):
         if not callable(jac) and not isinstance(jac, str):
-            return _compiled(fun, task)
+            return with_hint(_compiled(fun, task), x0, lr, state)
         check_plain(fun, task.args)
-    return _in_python(fun, task)
+    return with_hint(_in_python(fun, task), x0, lr, state)
 
 
 def _in_python(fun: Any, task: Task) -> OptimizeResult:

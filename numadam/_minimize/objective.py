@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize._numdiff import approx_derivative
 
-from numadam._arrays.checks import describe
-from numadam._arrays.interop import as_view, is_array, is_cupy
+from numadam._arrays.checks import about_units, describe
+from numadam._arrays.interop import as_view, is_array, is_cupy, units_of
 from numadam._arrays.tree import Active
 from numadam._minimize.arguments import copy_tree
 
@@ -56,6 +56,19 @@ def _fits(signature: inspect.Signature, *args: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:
+    """An array that the user returned in the dtype of x, C-ordered: the one place that converts.
+
+    A `step` refuses other dtypes, since a conversion costs a pass over memory. Here the precision
+    of x is what counts, whatever `fun` computes in.
+    """
+    if units_of(array) is not None:
+        raise TypeError(f"{name}: {describe(array)}")
+    if array.dtype.kind not in "fiub" + ("c" if dtype.kind == "c" else ""):
+        raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype}.")
+    return array.astype(dtype, order="C", copy=False)
 
 
 def split_pair(given: Any, hint: str = "") -> tuple[Any, Any]:
@@ -199,6 +212,8 @@ class Objective:
             return f.reshape(())  # read from its device when it is needed
         if f is None:
             raise TypeError("fun: returned None; is there a `return`?")
+        if units_of(f) is not None:
+            raise TypeError(f"fun: f has to be a plain number. {about_units(f)}")
         try:
             array = np.asarray(f)
         except (TypeError, ValueError):
@@ -221,7 +236,7 @@ class Objective:
         shape, dtype = self._shapes[k], self._dtype
         if type(g) is np.ndarray and g.dtype is dtype and g.shape == shape and self._numpy:
             return g if g.flags.c_contiguous else np.ascontiguousarray(g)
-        if is_array(g) and is_cupy(g) == self._numpy:
+        if units_of(g) is not None or (is_array(g) and is_cupy(g) == self._numpy):
             raise TypeError(f"{name}: {describe(g, 'NumPy' if self._numpy else 'CuPy')}")
         if not self._numpy:
             g = as_view(g)
@@ -233,9 +248,7 @@ class Objective:
             g = np.asarray(g)
         if g.shape != shape and not (g.size == self._leaves[k].size == 1):
             raise ValueError(f"{name} has shape {g.shape}, expected {shape} like x.")
-        if g.dtype.kind not in "fiub" + ("c" if dtype.kind == "c" else ""):
-            raise TypeError(f"{name} has dtype {g.dtype}, expected {dtype} like x.")
-        return g.astype(dtype, order="C", copy=False).reshape(shape)
+        return cast(g, dtype, name).reshape(shape)
 
     def _differences(self, need_f: bool) -> tuple[Any, Any]:
         flat = np.concatenate([leaf.reshape(-1) for leaf in self._leaves])

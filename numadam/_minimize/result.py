@@ -9,12 +9,17 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from numadam._arrays import formatting
-from numadam._arrays.interop import to_host
+from numadam._arrays.interop import is_array, to_host
+from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
 from numadam._minimize import stopping as st
+from numadam._minimize.tasks import ManyTask
+from numadam._optimizer.optimizer import Optimizer
 
 #: Entries of a result in the order in which they are shown; others follow.
 _FIRST = ("message", "success", "status", "fun", "x", "nit", "nfev", "njev", "grad_norm")
+#: Entries that are nested as x0 is.
+_OF_X = ("x", "x_last", "jac", "averaged")
 #: The meaning of a status, for several problems.
 _STATUS_TEXT = {
     0: "a stop test held",
@@ -23,6 +28,11 @@ _STATUS_TEXT = {
     3: "the gradient is not finite",
     -1: "interrupted",
 }
+#: Entries of a problem, in the result of the best one.
+_OF_ONE_PROBLEM = (
+    *("success", "status", "x", "fun", "jac", "grad_norm"),
+    *("x_last", "fun_last", "nit", "averaged"),
+)
 #: The longest history that is recorded by default.
 _HISTORY_LENGTH = 10_000
 
@@ -71,7 +81,7 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
     """
 
     def _brief(self) -> dict[str, Any]:
-        shown = dict(self)
+        shown = {name: _short(value) if name in _OF_X else value for name, value in self.items()}
         if "history" in self:
             kept, names = len(self.history["nit"]), ", ".join(self.history)
             shown["history"] = f"{formatting.count(kept, 'iteration')} of {names}"
@@ -92,6 +102,15 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
             for name in names
         ]
         return formatting.table("Result of numadam.minimize", rows)
+
+
+def _short(x: Any) -> Any:
+    """Shapes of nested arrays, instead of pages of numbers; one array as it is."""
+    if x is None or is_array(x):
+        return x
+    if type(x) in (dict, list, tuple):
+        return formatting.brief(x)
+    return f"{type(x).__name__} of {formatting.outline(Tree(x).flatten(x, 'x'))}"
 
 
 def finish(code: int, message: str | None = None, **entries: Any) -> Result:
@@ -140,11 +159,7 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
         if not np.isfinite(fun).any():
             raise ValueError("best: f is finite in none of the problems.")
         index = int(np.argmin(np.where(np.isfinite(fun), fun, np.inf)))
-        one = {
-            name: self[name][index]
-            for name in ("x", "fun", "x_best", "fun_best", "jac", "nit", "status", "success")
-            if name in self
-        }
+        one = {name: self[name][index] for name in _OF_ONE_PROBLEM if name in self}
         return Result(index=index, **one)
 
     def _rows(self) -> list[tuple[str, str]]:
@@ -182,20 +197,60 @@ def _spread(values: np.ndarray) -> str:
     return f"{low} to {high}, median {middle}" + (f"; {lost:,} not finite" if lost else "")
 
 
+def _gradient_texts(task: ManyTask, size: np.ndarray, first: np.ndarray) -> list[tuple[int, str]]:
+    """Counts of the problems that the gradient's test has stopped, and its messages."""
+    absolute, at_rest = size <= task.tolerances.gtol, first == 0.0
+    fell = ~absolute & ~at_rest
+    ratio = np.divide(size, first, out=np.zeros(len(size)), where=fell)
+    found = []
+    for those in (absolute, at_rest & ~absolute, fell):
+        if those.any():  # the one whose gradient fell least stands for all
+            most = int(np.argmax(np.where(those, ratio, -1.0)))
+            text = task.tolerances.gradient_message(float(size[most]), float(first[most]))
+            found.append((int(those.sum()), text))
+    return found
+
+
+def _many_message(
+    codes: np.ndarray, task: ManyTask, size: np.ndarray, first: np.ndarray, eps: Any
+) -> str:
+    found, total = [], len(codes)
+    for code in np.unique(codes):
+        those = codes == code
+        if code == st.GTOL:
+            found += _gradient_texts(task, size[those], first[those])
+        else:
+            found.append((int(those.sum()), st.MESSAGES[code]))
+    if isinstance(eps, float):
+        small = int((np.isin(codes, st.AT_REST) & (size > 0.0) & (size < eps)).sum())
+        if small:
+            found.append((small, f"The gradient is {st.below_eps(eps)}"))
+    return " ".join(f"{number} of {total}: {text}" for number, text in found)
+
+
 def make_result(
-    codes: np.ndarray, nit: np.ndarray, nfev: int, interrupted: bool = False, **arrays: Any
+    task: ManyTask,
+    optimizer: Optimizer,
+    codes: np.ndarray,
+    nit: np.ndarray,
+    nfev: int,
+    interrupted: bool,
+    norms: tuple[np.ndarray, np.ndarray],
+    **arrays: Any,
 ) -> ManyResult:
-    """The result of all problems; `codes` says which stop test held in each."""
+    """The result of all problems.
+
+    `codes` says which stop test held in each, and `norms` are those of the last and the first
+    projected gradient.
+    """
     if not interrupted:
         codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
     status = np.array([st.STATUS[code] for code in range(st.RAISED + 1)])[codes]
-    counts = np.bincount(codes, minlength=st.RAISED + 1)
-    found = [f"{n} of {len(codes)}: {st.MESSAGES[k]}" for k, n in enumerate(counts) if n > 0]
     held = np.isin(np.arange(st.RAISED + 1), (st.GTOL, st.FTOL, st.XTOL))
     return ManyResult(
         success=held[codes],
         status=status,
-        message=" ".join(found),
+        message=_many_message(codes, task, *norms, getattr(optimizer, "eps", None)),
         nit=nit,
         nfev=nfev,
         **arrays,

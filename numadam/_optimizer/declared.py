@@ -14,10 +14,11 @@ from typing import Any, ParamSpec, TypeVar
 from numadam._core import options as op
 from numadam._core.docstrings import fill
 from numadam._core.keywords import Shared
+from numadam._core.plan import STATE_SLOTS
+from numadam._core.presets import preset
 from numadam._optimizer.base import OptimizerBase
-from numadam._optimizer.functional import update
+from numadam._optimizer.functional import USUAL_LR, UpdateFunction
 from numadam._optimizer.texts import OF_CLASSES, OF_FUNCTIONS
-from numadam._settings.presets import preset
 
 Arguments = ParamSpec("Arguments")
 AnOptimizer = TypeVar("AnOptimizer", bound=OptimizerBase)
@@ -114,25 +115,41 @@ def update_function(
     def wrap(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
         declared, title = Declared(function, kind), function.__name__
         fixed = {name: value for name, value in usual.items() if name not in declared.own}
-        places, counts = {*declared.places}, "t" in declared.required
-        least, most = len(places & declared.required), len(places)
 
-        @functools.wraps(function)
-        def call(*args: Arguments.args, **given: Arguments.kwargs) -> None:
-            if not least <= len(args) <= most or not places.isdisjoint(given):
-                function(*args, **given)  # it does nothing: Python refuses what does not fit
-            named, own, shared = declared.sort(args, given)
-            if fixed:
-                own.update(fixed)
-            if by_arrays is not None:
-                by_arrays(named, own)
-            t: Any = named.get("t")
-            if t is None and not counts:
-                t = 1
-            p, g, lr, out = named["p"], named["g"], named["lr"], named["out"]
-            update(rule, title, p, g, named, t, lr, out, shared, own)
+        def sort(given: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+            named, own, shared = declared.sort((), given)
+            return named["lr"], {**own, **fixed}, shared
 
-        call.__doc__ = fill(function.__doc__, OF_FUNCTIONS, declared.defaults)
-        return call
+        step = UpdateFunction(rule, title, sort, by_arrays, "t" in declared.required).step
+        made = functools.wraps(function)(_by_slot(declared, title, rule.state, step))
+        made.__doc__ = fill(function.__doc__, OF_FUNCTIONS, declared.defaults)
+        return made
 
     return wrap
+
+
+def _by_slot(
+    declared: Declared, title: str, state: tuple[str, ...], step: Callable[..., None]
+) -> Callable[..., None]:
+    """The function of this signature: it sorts its arrays by slot, and hands on the rest.
+
+    Its source is written, as `dataclasses` writes its own: Python then binds the arguments, and
+    says what is wrong with them, in 0.1 us instead of 3.
+    """
+    text = {name: f"{name}=None" if name in declared.defaults else name for name in declared.places}
+    by_name = [f"{name}=None" for name in state if name in {*declared.defaults} - {*text}]
+    slots = [name if name in {*text, *declared.defaults} else "None" for name in state]
+    slots += ["None"] * (STATE_SLOTS - len(state))
+    optional = [name for name in (*state, "t", "out") if name in declared.defaults]
+    absent = [f"{name} is None" for name in ("p", *optional)]
+    signature = ", ".join([*text.values(), "*", "lr=lr", *by_name, "out=None"])
+    source = (
+        f"def {title}({signature}, **given):\n"
+        "    step(g if p is None else p, "
+        f"(p, g, {', '.join(slots)}, out), ({', '.join(absent)}), "
+        f"{'t' if 't' in text else '1'}, lr, given)\n"
+    )
+    names: dict[str, Any] = {"step": step, "lr": USUAL_LR}
+    exec(compile(source, f"<{title}>", "exec"), names)
+    made: Callable[..., None] = names[title]
+    return made

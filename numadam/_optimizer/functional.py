@@ -1,53 +1,67 @@
-"""The functional API: one step of a rule on arrays that the caller owns, without an object."""
+"""The functional API: one step of a rule on arrays that the caller owns, without an object.
+
+A call finds the options of an earlier one by what identifies them, and then steps at once: the
+arrays alone are checked anew, in compiled code. What is new or unusual goes the long way, which
+checks everything.
+"""
 
 from __future__ import annotations
 
-import functools
+import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from numadam._arrays.interop import as_views
-from numadam._arrays.tree import Tree
-from numadam._backend import FunctionalStep
+from numadam._backend import Again, FunctionalStep
 from numadam._core import options as op
 from numadam._core.hyper import LR
 from numadam._core.keywords import FunctionalOptions
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import is_float32
+from numadam._jit.functions import identity
 from numadam._optimizer.dispatch import backend_for
-from numadam._settings.bounds import OPEN, leaf_bounds
+from numadam._settings.bounds import OPEN, scalar_bounds
 from numadam._settings.settings import Settings
 
+#: Options, and products over the steps, of so many latest kinds of calls.
+_REMEMBERED = 256
+#: In place of an lr that was not given: a preset may have one of its own.
+USUAL_LR: Any = object()
+#: Steps from here on are not exact in float64.
+_LAST, _INF = 2**53, math.inf
 
-@functools.lru_cache(maxsize=256)
-def _settings(
-    rule: RuleSpec,
-    title: str,
-    dtype: np.dtype[Any],
-    shared: tuple[tuple[str, Any], ...],
-    own: tuple[tuple[str, Any], ...],
+#: ``sort(given)``: lr, the rule's options and the shared ones.
+Sort = Callable[[dict[str, Any]], tuple[Any, dict[str, Any], dict[str, Any]]]
+#: Name, value and type of options.
+Exact = tuple[tuple[str, Any, Any], ...]
+#: ``by_arrays(arguments, options)``, see `update_function`.
+ByArrays = Callable[[dict[str, Any], dict[str, Any]], None]
+
+
+def _forget_oldest(memory: dict[Any, Any]) -> None:
+    if len(memory) > _REMEMBERED:
+        for old in list(memory)[: _REMEMBERED // 4]:  # many at a time: a list takes 2 us
+            memory.pop(old, None)
+
+
+def _make_settings(
+    rule: RuleSpec, title: str, dtype: np.dtype[Any], shared: dict[str, Any], own: dict[str, Any]
 ) -> Settings:
-    # cached: a caller's options are the same at every step, and checking them takes long
-    for name, value in (*shared, *own):
+    for name, value in (*shared.items(), *own.items()):
         if name in op.DEFAULTS and name not in FunctionalOptions.__annotations__:
             raise TypeError(
                 f"{title}: {name} needs arrays or counters that an optimiser object owns."
             )
         if callable(value):
             raise TypeError(f"{name}: expected the number of this step, got a callable.")
-    options = op.check(rule, title, dict(shared), dict(own))
+    options = op.check(rule, title, shared, own)
     like = np.empty(0, dtype)
     pairs = [OPEN]
     if options["bounds"] is not None:
-        ends = options["bounds"] if isinstance(options["bounds"], (list, tuple)) else ()
-        if any(getattr(end, "ndim", 0) for end in ends):
-            raise ValueError(
-                f"{title}: bounds are two numbers here; arrays of them need an optimiser object."
-            )
-        pairs = leaf_bounds(options["bounds"], Tree(like), [like], ["p"])
+        pairs = [scalar_bounds(options["bounds"], like, title)]
     settings = Settings(rule, options, [like], ["p"], [{}], pairs)
     # bounds have a row of their own; there is one array, and one row is enough
     (row,) = settings.group_of_leaf
@@ -57,7 +71,6 @@ def _settings(
 
 #: Running products after so many steps, of the latest options.
 _memory: dict[Any, tuple[int, tuple[float, ...]]] = {}
-_REMEMBERED = 256
 
 
 def _products(settings: Settings, t: int) -> tuple[float, ...]:
@@ -75,42 +88,158 @@ def _products(settings: Settings, t: int) -> tuple[float, ...]:
         for step in range(done + 1, t):
             q = plan.advance(c, kind(*q), float(step), single)
     _memory[key] = t - 1, tuple(q)
-    for old in list(_memory)[: max(0, len(_memory) - _REMEMBERED)]:
-        _memory.pop(old, None)
+    _forget_oldest(_memory)
     return q
 
 
-def update(
-    rule: RuleSpec,
-    title: str,
-    p: Any,
-    g: Any,
-    state: Mapping[str, Any],
-    t: int,
-    lr: float,
-    out: Any,
-    shared: Mapping[str, Any],
-    own: Mapping[str, Any],
-) -> None:
-    """One step of `rule`: check the numbers, dispatch on the type of `p`, step.
+def _is_constant(value: Any) -> bool:
+    """Whether an option can never change while it is the same object."""
+    if type(value) is tuple:
+        return all(map(_is_constant, value))
+    kinds = (float, int, bool, str, type(None))
+    return type(value) in kinds or isinstance(value, (np.number, np.bool_))
 
-    `state` holds the caller's state arrays by name; those that the options do not need are None.
+
+def _exact(given: Mapping[str, Any]) -> Exact | None:
+    """Options for which equality is not enough; None where one may change by itself.
+
+    1, 1.0 and True are equal, but not the same option: these have to be of the same type. A tuple
+    has to be the same object.
     """
-    backend = backend_for([p], ["p"])
-    (p,) = as_views([p], backend.home, written=out is None)
-    backend.check_params([p], ["p"])
-    given = tuple(shared.items()), tuple(own.items())
-    try:
-        settings = _settings(rule, title, p.dtype, *given)
-    except TypeError:  # what cannot be hashed; or no number, and then this says so
-        settings = _settings.__wrapped__(rule, title, p.dtype, *given)
-    rate = LR.check(lr)
+    exact = []
+    for name, value in given.items():
+        if not _is_constant(value):
+            return None
+        clear = value is None or isinstance(value, str)
+        if not clear and not (isinstance(value, float) and not value.is_integer()):
+            exact.append((name, value, None if type(value) is tuple else type(value)))
+    return tuple(exact)
+
+
+def _number_of_step(t: Any) -> int:
     try:
         number = operator.index(t)
     except TypeError:
         raise TypeError(f"t: expected an int, got {type(t).__name__} ({t!r}).") from None
-    if not 1 <= number < 2**53:
+    if not 1 <= number < _LAST:
         raise ValueError(f"t: expected the number of this step, 1 at the first, got {t!r}.")
-    used = {name: state[name] for name in settings.plan.present}
-    q = _products(settings, number)
-    backend.update(FunctionalStep(settings, q, p, g, used, number, rate, out))
+    return number
+
+
+class UpdateFunction:
+    """The step of a rule on arrays that the caller owns.
+
+    Parameters
+    ----------
+    rule : RuleSpec
+    title : str
+        Name of the public function.
+    sort : callable
+        ``sort(given)``: lr, the rule's options and the shared ones of given keywords.
+    by_arrays : callable, optional
+        ``by_arrays(arguments, options)``, see `update_function`.
+    counts : bool
+        Whether every call needs t.
+    """
+
+    def __init__(
+        self, rule: RuleSpec, title: str, sort: Sort, by_arrays: ByArrays | None, counts: bool
+    ) -> None:
+        self._rule, self._title, self._sort, self._counts = rule, title, sort, counts
+        self._by_arrays = by_arrays
+        #: how to step again, the lr where none is given, and what to compare besides the key
+        self._known: dict[Any, tuple[Again, float, Exact]] = {}
+        self._settings: dict[Any, tuple[Settings, float]] = {}
+
+    def step(
+        self, like: Any, arrays: tuple[Any, ...], absent: Any, t: Any, lr: Any, given: Any
+    ) -> None:
+        """Take one step.
+
+        Parameters
+        ----------
+        like : array
+            The parameters or, where there are none, the gradient.
+        arrays : tuple of arrays
+            By slot, from `P` to `OUT`; None where there is none.
+        absent : tuple of bool
+            Whether p, each optional state array, t and out are None, as far as the rule has them.
+        t, lr
+            Number of this step, None where the rule needs none; lr, or `USUAL_LR`.
+        given : dict
+            All other keywords.
+        """
+        try:
+            key: Any = like.shape, like.strides, absent, tuple(given.items()) if given else ()
+            known = self._known.get(key)
+        except (AttributeError, TypeError):  # an array of another library, a list as an option
+            key = known = None
+        if known is None:
+            return self._step(key, arrays, absent, t, lr, given)
+        again, rate, exact = known
+        for name, value, kind in exact:
+            if given[name] is not value and type(given[name]) is not kind:
+                return self._step(key, arrays, absent, t, lr, given)
+        if lr is not USUAL_LR:
+            rate = lr if type(lr) is float and 0.0 <= lr < _INF else LR.check(lr)
+        number = t if type(t) is int and 0 < t < _LAST else self._number(t)
+        if not again(arrays, number, rate):
+            self._step(key, arrays, absent, t, lr, given)
+        return None
+
+    def _number(self, t: Any) -> int:
+        """The number of this step, checked; 1 where a rule that can do without has none."""
+        return 1 if t is None and not self._counts else _number_of_step(t)
+
+    def _step(self, key: Any, arrays: Any, absent: Any, t: Any, lr: Any, given: Any) -> None:
+        """Check everything, step, and remember the way for the next call under `key`."""
+        p, g, *state, out = arrays
+        # with `out` the parameters are only read, and without decay and bounds not even that
+        like, name = (g, "g") if p is None and out is not None else (p, "p")
+        backend = backend_for([like], [name])
+        (like,) = as_views([like], backend.home, written=out is None)
+        backend.check_params([like], [name])
+        settings, usual = self._settings_of(like.dtype, arrays, absent, t, given)
+        if name == "g":
+            _refuse_without_parameters(settings)
+        rate, number = usual if lr is USUAL_LR else LR.check(lr), self._number(t)
+        products = _products(settings, number)
+        used = like, g, *state, out
+        again = backend.update(FunctionalStep(settings, products, used, name, number, rate))
+        if again is None or key is None:
+            return
+        exact = _exact(given)
+        if exact is not None:
+            self._known[key] = again, usual, exact
+            _forget_oldest(self._known)
+
+    def _settings_of(
+        self, dtype: np.dtype[Any], arrays: Any, absent: Any, t: Any, given: dict[str, Any]
+    ) -> tuple[Settings, float]:
+        """The checked options and the usual lr, remembered: checking takes 60 us."""
+        key: Any = dtype, absent, identity(tuple(given.items()))
+        try:
+            known = self._settings.get(key)
+        except TypeError:  # an option that cannot be hashed, such as an array
+            key = known = None
+        if known is None:
+            usual, own, shared = self._sort(given)
+            if self._by_arrays is not None:
+                self._by_arrays(
+                    {**dict(zip(self._rule.state, arrays[2:-1], strict=False)), "t": t}, own
+                )
+            known = _make_settings(self._rule, self._title, dtype, shared, own), LR.check(usual)
+            if key is not None:
+                self._settings[key] = known
+                _forget_oldest(self._settings)
+        return known
+
+
+def _refuse_without_parameters(settings: Settings) -> None:
+    """Refuse options that need the parameters."""
+    plan, options = settings.plan, settings.options
+    for used, option in ((plan.decay, "weight_decay"), (plan.bounds, "bounds")):
+        if used:
+            raise ValueError(
+                f"p: {option}={options[option]!r} needs the parameters; pass them, or leave it out."
+            )

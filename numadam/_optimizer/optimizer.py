@@ -48,13 +48,15 @@ class Optimizer(OptimizerBase):
         mean is checked.
     max_skips : int, optional
         Largest number of steps skipped in a row; the next one raises FloatingPointError.
-    bounds : pair (lo, hi), or nesting of pairs, optional
-        Box for the parameters, numbers or arrays, None for an open side. Parameters outside are
-        moved to the nearest bound when the optimiser is made. Where a parameter is on a bound, a
-        gradient component that points outward counts as 0, before norm and moments.
+    bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
+        Box for the parameters: two numbers for all elements, two arrays, or a pair of numbers for
+        each element; None for an open side. Parameters outside are moved to the nearest bound
+        when the optimiser is made. Where a parameter is on a bound, a gradient component that
+        points outward counts as 0, before norm and moments.
     ema : float in [0, 1) or callable, optional
         Decay of a running average of the parameters, read by `averaged`:
-        ``average += (1 - ema) * (p - average)``. It starts as the parameters.
+        ``average += (1 - ema) * (p - average)``. It starts as the parameters; with `like` a Keras,
+        as those after the first step.
     ema_warmup : bool, default False
         The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step.
     ema_debias : bool, default False
@@ -75,9 +77,10 @@ class Optimizer(OptimizerBase):
     complex_form : {"parts", "modulus"}, default "parts"
         "parts": real and imaginary part are two real parameters (torch). "modulus": one second
         moment of the gradient's modulus for both (optax).
-    like : {"torch", "keras", "tf1", "optax", "sklearn", "numpy"}, optional
-        Defaults and arithmetic of that library; keywords override them. "sklearn", "numpy",
-        "keras" and "tf1" repeat the plain rule and AMSGrad bit for bit.
+    like : str, optional
+        Defaults and arithmetic of a library; keywords override them: "torch", "keras" (on
+        TensorFlow), "keras-jax", "tf1", "optax", "sklearn", "qiskit", "numpy" or "quimb". All but
+        "torch" and "optax" repeat Adam and its AMSGrad bit for bit.
     capturable : bool, default False
         For CuPy parameters: steps may be captured in a CUDA graph and replayed. t and lr are on
         the GPU: `lr` is a 0-d CuPy array (the one that was passed, if it was one), and each replay
@@ -130,8 +133,10 @@ class Optimizer(OptimizerBase):
         Parameters
         ----------
         grads : array or nesting of arrays, optional
-            Gradients in the structure, shapes and dtype of the parameters; not modified. The
-            gradient of a 0-d NumPy array may be a number. Default: `grads` of the optimiser.
+            Gradients in the structure, shapes and dtype of the parameters; not modified, and never
+            converted: use ``g.astype(p.dtype)`` (`numadam.minimize` does that by itself). The
+            gradient of a 0-d NumPy array may be a number, of Python or NumPy, and is rounded.
+            Default: `grads` of the optimiser.
         params : array or nesting of arrays, optional
             Parameters to update in this call instead of the optimiser's own: same structure,
             shapes and dtype. No reference to them is kept.
@@ -165,17 +170,22 @@ class Optimizer(OptimizerBase):
         Steps of one optimiser from several threads wait for each other.
         """
         with self._lock:
-            rate, one = self._settings.constant_rate, self._tree.is_leaf and grads is not None
-            if one and params is None and out is None and lr is None and rate is not None:
-                # 0.1 us less than the other way
-                went = self._backend.step_one(grads, rate)
-            else:
+            rate = self._settings.constant_rate
+            if not self._tree.is_leaf or grads is None:
                 went = self._step(grads, params, lr, out)
+            else:  # one array: 0.1 to 2 us less than the other way
+                if lr is not None or rate is None:
+                    rate = self._rate(lr)
+                if params is None and out is None:
+                    went = self._backend.step_one(grads, rate)
+                else:
+                    self._refuse_elsewhere("params" if out is None else "out")
+                    went = self._backend.step_one(grads, rate, params, out)
             if not went:
                 self._not_finite()
 
     def _step(self, grads: Any, params: Any, lr: float | None, out: Any) -> bool:
-        """Any step; False where the guard stopped it."""
+        """Take any step; False where the guard stopped it."""
         tree = self._tree
         if grads is None:
             leaves = self._own_gradients()

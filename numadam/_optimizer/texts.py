@@ -47,8 +47,9 @@ def _options(kind: type) -> str:
 #: By placeholder, for update functions.
 OF_FUNCTIONS = {
     "p": """\
-p : array
-    Parameters, real or complex, NumPy or CuPy, any shape; modified in place.""",
+p : array or None
+    Parameters, real or complex, NumPy or CuPy, any shape; modified in place. With `out` it may be
+    None: the direction depends on them only by `weight_decay` and `bounds`.""",
     "g": """\
 g : array
     Gradient, of the shape and dtype of `p`; not modified.""",

@@ -16,6 +16,7 @@ from numadam._core import plan as pl
 from numadam._core.half import as_storage
 from numadam._core.hyper import LR, Hyper, at_start
 from numadam._core.plan import Plan, plan_of
+from numadam._core.presets import library
 from numadam._core.products import make_advance_row, make_products, start_products
 from numadam._core.rule import RuleSpec
 from numadam._settings.bounds import OPEN, Pair, inward
@@ -159,6 +160,8 @@ class Settings:
         boxed = any(pair != OPEN for pair in pairs) if scalar_box else True
         real = np.dtype(np.float64 if dtype.name in ("float64", "complex128") else np.float32)
         asked = options["state_dtype"]
+        decay = kind if any(decay != 0.0 for decay in decays) else ""
+        average = options["ema"] is not None
         return plan_of(
             rule,
             tuple(sorted(rule.variant(options).items())),
@@ -166,17 +169,26 @@ class Settings:
             self._products(),
             dtype,
             real if asked is None else as_storage(asked, "state_dtype"),
-            decay=kind if any(decay != 0.0 for decay in decays) else "",
+            decay=decay,
             bounds=("scalar" if scalar_box else "array") if boxed else "",
             elementwise=any("lr" in own and not is_plain(own["lr"]) for own in overrides),
             accumulate=options["accumulate"] > 1,
-            average=options["ema"] is not None,
+            average=average,
             master=options["master"],
             norm=self._norm(),
-            like=options["like"] if rule.differs_like(options["like"]) else "",
+            like=self._like(real, decay, average),
             squares=rule.modulus(options) or (),
             modulus=dtype.kind == "c" and options["complex_form"] == "modulus",
         )
+
+    def _like(self, real: np.dtype[Any], decay: str, average: bool) -> str:
+        """The preset, where it computes scalars in a way of its own; else ""."""
+        like = self.options["like"]
+        if real == np.float32:
+            like = library(like).variant_of or like
+        own = library(like)
+        changes = (own.decay_in_float32 and decay) or (own.late_average and average)
+        return like if changes or self.rule.differs_like(like) else ""
 
     def _products(self) -> tuple[str, ...]:
         """Running products: all groups have them where one needs any."""

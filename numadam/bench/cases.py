@@ -49,6 +49,20 @@ def _steps(
     ]
 
 
+def _bare(name: str, what: str, kind: str) -> Case:
+    """A call of `adam_update` against the lines that it replaces."""
+    theirs = functools.partial(peers.numpy_adam, 5, np.float64)
+    title = f"{what} of 5 float64 / ten-line NumPy Adam"
+    return Case(name, title, 0.3, pair(functools.partial(peers.bare, 5, kind), theirs))
+
+
+def _step_with(option: str) -> Case:
+    """A step with an array of the call against one without."""
+    ours, theirs = (functools.partial(peers.step_with, 5, with_) for with_ in (option, ""))
+    title = f"a step of 5 float64 with {option}= / without"
+    return Case(f"step-{option}-5", title, 1.8, pair(ours, theirs))
+
+
 def _many(kind: str, what: str, target: float) -> Case:
     ours = functools.partial(peers.many, 1000, 1000, kind)
     theirs = functools.partial(peers.torch_fused, *[1000] * 1000)
@@ -123,6 +137,12 @@ CASES = (
         needs=("torch", "deepspeed"),
     ),
     *_steps("numpy", peers.numpy_adam, "ten-line NumPy Adam", {"1000": 0.2}),
+    _bare("bare-5", "adam_update", "plain"),
+    _bare("bare-like-5", "adam_update with like='torch'", "like"),
+    _bare("bare-out-5", "adam_update with out=", "out"),
+    _bare("bare-nopython-5", "nopython.adam_update, called from Python,", "nopython"),
+    _step_with("out"),
+    _step_with("params"),
     _many("checked", "other objects each step", 0.15),
     _many("same", "the same objects", 0.08),
     _many("grads", "opt.grads", 0.06),

@@ -107,4 +107,10 @@ MINIMIZE_CASES = (
         _of(processes.first_many),
         unit="s",
     ),
+    Case(
+        "calls-callback",
+        "calls of fun, 300 iterations with jac=function and callback(x) / one, for the result",
+        1.0,
+        _of(mp.calls_of_fun),
+    ),
 )

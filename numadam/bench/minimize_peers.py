@@ -114,6 +114,17 @@ def many_stops(problems: int) -> Side:
     )
 
 
+def calls_of_fun(pairs: int) -> Figure:
+    """Calls of fun where a callback reads x alone, counted once: they do not vary."""
+    seen: list[np.ndarray] = []
+
+    def fun(x: np.ndarray) -> float:
+        return 0.5 * float(x @ x)
+
+    result = numadam.minimize(fun, [1.0, 2.0], jac=np.copy, callback=seen.append, maxiter=300)
+    return Figure(float(result.nfev))
+
+
 def overhead(pairs: int) -> Figure:
     """An iteration of the loop in Python beyond its objective / a NumPy Adam update, n = 10."""
     g, update = np.ones(10), peers.numpy_adam(10, np.float64)

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 import numadam
+from numadam import nopython
 from numadam._core.parts import parts_of
 from numadam._jit import threads
 from numadam.bench.measure import Side
@@ -42,6 +43,50 @@ def step(n: int, dtype: Any = np.float32) -> Side:
     """One step of numadam on one array."""
     params, grads = values(n, dtype), values(n, dtype, 1)
     return functools.partial(numadam.Adam(params, lr=_LR).step, grads)
+
+
+def bare(n: int, kind: str) -> Side:
+    """One `adam_update` on float64 arrays, as a user's own class calls it.
+
+    `kind` is "plain", or what it is with: "like", "out", or "nopython" for that of compiled code.
+    """
+    p, g = values(n, np.float64), values(n, np.float64, 1)
+    m, v, out, t = np.zeros_like(p), np.zeros_like(p), np.empty_like(p), 0
+    update, compiled = numadam.adam_update, nopython.adam_update
+
+    # written out: keywords from a dictionary would take longer than a user's
+    def plain() -> None:
+        nonlocal t
+        t += 1
+        update(p, g, m, v, t, lr=_LR)
+
+    def like() -> None:
+        nonlocal t
+        t += 1
+        update(p, g, m, v, t, lr=_LR, like="torch")
+
+    def to_out() -> None:
+        nonlocal t
+        t += 1
+        update(p, g, m, v, t, lr=_LR, out=out)
+
+    def from_python() -> None:
+        nonlocal t
+        t += 1
+        compiled(p, g, m, v, t, lr=_LR)
+
+    return {"plain": plain, "like": like, "out": to_out, "nopython": from_python}[kind]
+
+
+def step_with(n: int, name: str) -> Side:
+    """One step of numadam on one float64 array, with "out", "params" or "" of the call."""
+    params, grads = values(n, np.float64), values(n, np.float64, 1)
+    optimizer, other = numadam.Adam(params, lr=_LR), params.copy()
+    return {
+        "out": lambda: optimizer.step(grads, out=other),
+        "params": lambda: optimizer.step(grads, params=other),
+        "": lambda: optimizer.step(grads),
+    }[name]
 
 
 def roofline(n: int, dtype: Any = np.float32) -> Side:

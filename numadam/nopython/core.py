@@ -10,10 +10,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numba import njit
+from numba.core.registry import CPUDispatcher
 
 from numadam._core import options as op
 from numadam._core.docstrings import fill
@@ -22,7 +24,7 @@ from numadam._core.formula import make_element
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.powers import make_power
 from numadam._core.rule import RuleSpec, named
-from numadam._core.scalars import loop_scalars
+from numadam._core.scalars import make_loop_scalars
 from numadam._jit.cache import source_stamp
 from numadam._jit.functions import jit_once
 from numadam._version import __version__
@@ -40,6 +42,29 @@ Number = float | np.floating[Any]
 VERSION = f"{__version__}-{source_stamp('nopython')[:12]}"
 
 
+class _Compiled(CPUDispatcher):  # type: ignore[misc]  # Numba has no types
+    """A compiled function that Python, too, may call without its defaults.
+
+    Numba types each default that a call leaves out anew: 60 to 200 us, and 1 us where none is.
+    """
+
+    #: by the number of arguments given by place: the defaults of all others
+    usual: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
+
+    def __call__(self, *args: Any, **given: Any) -> Any:
+        rest = self.usual.get(len(args))
+        if given and rest is not None:
+            count, rest = len(rest), {**rest, **given}
+            if len(rest) != count:  # a name that it does not have: Numba says so
+                rest = None
+        if rest is None:
+            return _call(self, *args, **given)
+        return _call(self, *args, *rest.values())
+
+
+_call = CPUDispatcher.__call__  # 0.1 us less than by `super`
+
+
 def compiled(function: F) -> F:
     """Compile a public function where it is called, under a symbol that no other version has."""
     defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
@@ -47,6 +72,13 @@ def compiled(function: F) -> F:
     pretty = function.__qualname__
     function.__qualname__ = f"{VERSION}.{pretty}"
     made = njit(error_model="numpy")(function)
+    if isinstance(made, CPUDispatcher):  # a plain function under NUMBA_DISABLE_JIT
+        made.__class__ = _Compiled
+        places = list(defaults)
+        by_place = range(
+            sum(one is inspect.Parameter.empty for one in defaults.values()), len(places)
+        )
+        made.usual = {n: {name: defaults[name] for name in places[n:]} for n in by_place}
     made.__qualname__ = pretty
     return cast(F, made)
 
@@ -99,7 +131,7 @@ def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
     row = op.row(rule, options, 0.0)[: op.RULE]
     place = op.COLUMN.weight_decay
     before, after = tuple(row[:place]), tuple(row[place + 1 :])
-    of_rule, of_loop = wrap(rule.scalars), wrap(loop_scalars)
+    of_rule, of_loop = wrap(rule.scalars), make_loop_scalars("", wrap)
     shared, hypers = op.ControlRow, rule.hyper_type
 
     def scalars(own, products, t, lr, weight_decay):

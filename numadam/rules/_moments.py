@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 from numba.extending import register_jitable
+
+from numadam._core.scalars import f32
 
 
 class AdamScalars(NamedTuple):
@@ -32,7 +33,9 @@ class Powers(NamedTuple):
     beta2_product: float
 
 
-def adam_formula(lerp: bool, textbook: bool, nesterov: bool, vhat: bool) -> Callable[..., Any]:
+def adam_formula(
+    lerp: bool, textbook: bool, lr_last: bool, g_last: bool, nesterov: bool, vhat: bool
+) -> Callable[..., Any]:
     """M = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  step = s m / (sqrt(v) + e).
 
     Parameters
@@ -41,6 +44,10 @@ def adam_formula(lerp: bool, textbook: bool, nesterov: bool, vhat: bool) -> Call
         Moments as m + (1 - beta1)(g - m): other roundings (Keras, TensorFlow 1).
     textbook : bool
         Divide by the corrections element by element (the usual NumPy expression).
+    lr_last : bool
+        In the textbook's form multiply the quotient by lr, not the numerator (quimb).
+    g_last : bool
+        The new part of v as ((1 - beta2) g) g (qiskit-algorithms).
     nesterov : bool
         The numerator looks ahead: s m + look g.
     vhat : bool
@@ -53,7 +60,7 @@ def adam_formula(lerp: bool, textbook: bool, nesterov: bool, vhat: bool) -> Call
             v = v + (gg - v) * h.alpha2
         else:
             m = h.beta1 * m + h.alpha1 * g
-            v = h.beta2 * v + h.alpha2 * gg
+            v = h.beta2 * v + ((h.alpha2 * g) * g if g_last else h.alpha2 * gg)
         if abs(m) < h.tiny:  # a denormal m would slow the CPU down for ever; NaN stays
             m = h.zero
         u = v / h.c2 if vhat else v
@@ -67,19 +74,15 @@ def adam_formula(lerp: bool, textbook: bool, nesterov: bool, vhat: bool) -> Call
         if nesterov:
             n = h.s * m + h.look * g
         elif textbook:
-            n = h.s * (m / h.c1)
+            n = m / h.c1 if lr_last else h.s * (m / h.c1)
         else:
             n = h.s * m
         step = n / d if d != h.zero else h.zero
+        if lr_last and not nesterov:
+            step = h.s * step
         return step, m, v, vmax
 
     return element
-
-
-@register_jitable
-def f32(x):
-    """Round to float32, and go on in float64 (`float` of a float32 is one for Numba)."""
-    return np.float64(np.float32(x))
 
 
 @register_jitable

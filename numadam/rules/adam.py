@@ -21,12 +21,18 @@ from numadam.rules._moments import (
     tf1_scalars,
 )
 
+#: Presets by the form of their arithmetic: the moments as TensorFlow's kernel has them, the
+#: textbook's divisions.
+LERP, TEXTBOOK = ("keras", "keras-jax", "tf1"), ("numpy", "quimb")
+
 
 def variant(options: Mapping[str, Any]) -> dict[str, bool]:
     """Which of the formula's forms these options need."""
     return {
-        "lerp": options["like"] in ("keras", "tf1"),
-        "textbook": options["like"] == "numpy",
+        "lerp": options["like"] in LERP,
+        "textbook": options["like"] in TEXTBOOK,
+        "lr_last": options["like"] == "quimb",
+        "g_last": options["like"] == "qiskit",
         "nesterov": options["nesterov"],
         "vhat": options["amsgrad"] == "vhat",
     }
@@ -46,15 +52,20 @@ def refuse(options: Mapping[str, Any]) -> str:
         return f"amsgrad: expected True, False, 'v', 'vhat' or 'paper', got {amsgrad!r}."
     if options["beta2"] == 1.0 and not hat:
         return "beta2: 1.0 is only possible with eps_form='hat'; use a number in [0, 1)."
-    if options["like"] in ("keras", "tf1") and not hat:
+    if options["like"] in LERP and not hat:
         return f"eps_form: like={options['like']!r} repeats the hat form; leave eps_form out."
     if hat and amsgrad == "vhat":
         return "amsgrad: 'vhat' corrects v first, eps_form='hat' does not: use 'v', or 'paper'."
-    if hat and options["like"] == "numpy":
-        return "eps_form: like='numpy' divides as in the paper; use like='sklearn' for 'hat'."
+    if hat and options["like"] in TEXTBOOK:
+        return (
+            f"eps_form: like={options['like']!r} divides as in the paper; use like='sklearn' for "
+            "'hat'."
+        )
     return ""
 
 
+#: Presets whose powers of the betas are those of the platform's `pow`.
+LIBM = ("keras-jax", "numpy", "quimb", "sklearn", "qiskit")
 ADAM = RuleSpec(
     name="adam",
     state=("m", "v", "vmax"),
@@ -73,22 +84,24 @@ ADAM = RuleSpec(
         "hat": lambda options: options["eps_form"] == "hat",
         "corrected": lambda options: options["bias_correction"] and options["amsgrad"] != "paper",
         "vhat": lambda options: options["amsgrad"] == "vhat",
-        "textbook": lambda options: options["like"] == "numpy",
+        "textbook": lambda options: options["like"] in TEXTBOOK,
         "nesterov": lambda options: options["nesterov"],
     },
     refuse=refuse,
     powers=("beta1", "beta2"),
-    scalars_like={"keras": keras_scalars, "tf1": tf1_scalars},
+    scalars_like={"keras": keras_scalars, "keras-jax": keras_scalars, "tf1": tf1_scalars},
     advance_like={"tf1": tf1_advance},
-    power_like={"keras": keras_power, "numpy": libm_power, "sklearn": libm_power},
-    modulus=("v", "vmax"),
+    power_like={"keras": keras_power} | dict.fromkeys(LIBM, libm_power),
+    modulus=lambda options: None if options["like"] == "qiskit" else ("v", "vmax"),
     presets={
         "torch": {"lr": 1e-3, "eps": 1e-8},
         "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "decoupled": True},
         "tf1": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"},
         "optax": {"lr": 1e-3, "eps": 1e-8, "complex_form": "modulus"},
         "sklearn": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"},
+        "qiskit": {"lr": 1e-3, "beta2": 0.99, "eps": 1e-8, "eps_form": "hat"},
         "numpy": {"lr": 1e-3, "eps": 1e-8},
+        "quimb": {"lr": 1e-3, "eps": 1e-8},
     },
 )
 

@@ -11,9 +11,10 @@ from numba.extending import register_jitable
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
+from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, hyper
-from numadam.rules._moments import AdamScalars, f32, keras_power
+from numadam.rules._moments import AdamScalars, keras_power
 
 
 class Products(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Unpack
 from numadam._core.hyper import Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
+from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer, fixed, hyper
-from numadam.rules._moments import f32
 from numadam.rules._momentum import refuse_lone_buffer
 
 

@@ -83,6 +83,25 @@ def test_overlap_is_refused(make, call, names, arrays):
         assert_unchanged(before, snapshot(opt, list(arrays)))
 
 
+def test_the_gradient_of_half_x_squared_is_a_copy_of_x():
+    """f = x^2 / 2 has the gradient x: the message says how to step with it."""
+    x = np.array([3.0, -2.0])
+    nested = {"w": x, "b": np.ones(2)}
+    opt = na.SGD(x, lr=0.5)
+    for step, name in [
+        (lambda: opt.step(x), "grads"),
+        (lambda: opt.step(x[:]), "grads"),
+        (lambda: na.SGD(nested).step({"w": x, "b": np.ones(2)}), r"grads\['w'\]"),
+    ]:
+        with pytest.raises(ValueError, match=rf"^{name} shares memory.*opt\.step\(x\.copy\(\)\)"):
+            step()
+    with pytest.raises(ValueError, match=r"^g shares memory with p.* p\.copy\(\)"):
+        na.sgd_update(x, x, lr=0.5)
+    assert opt.t == 0
+    opt.step(x.copy())
+    assert np.array_equal(x, [1.5, -1.0])
+
+
 def test_one_array_twice_is_refused_when_made():
     a = np.ones(8)
     for params in ([a, a], {"w": a, "b": a[2:4]}, [a[:5], a[4:]], [a[::2], a[2:3]], [a, a[::-1]]):

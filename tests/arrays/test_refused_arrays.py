@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,23 @@ def test_refused(case, place, seat):
     opt.step(grads)  # and it goes on
 
 
+class Subclass(np.ndarray):
+    """As of units or labels: its memory is NumPy's."""
+
+
+def test_a_subclass_of_another_dtype_is_refused_for_the_dtype():
+    other, opt = np.ones(3, np.float32).view(Subclass), na.Adam([np.ones(3)])
+    for call in (
+        lambda: opt.step([other]),
+        lambda: opt.step([np.ones(3)], out=[other]),
+        lambda: opt.step([np.ones(3)], params=[other]),
+        lambda: na.adam_update(np.ones(3), other, np.zeros(3), np.zeros(3), 1),
+    ):
+        with pytest.raises(TypeError, match=r"expected float64 like .*, got float32. Use"):
+            call()
+    assert opt.t == 0
+
+
 def test_lists_of_numbers_are_refused():
     for params in ([1.0, 2.0], (1, 2), {"x": 3.0}, [[1.0], [2.0]]):
         with pytest.raises(TypeError, match=r"^params\[.*the number .*numpy.array\("):
@@ -104,13 +123,19 @@ def test_numpy_and_cupy_together_are_refused():
 STRUCTURES = [
     ([1, 1], [1], r"without grads\[1\]"),
     ([1, 1], [1, 1, 1], r"with grads\[2\] that params do not have"),
-    ([1, 1], (1, 1), "containers"),
-    ((1, 1), [1, 1], "containers"),
-    ((1, 1), Pair(1, 1), "."),
-    (Pair(1, 1), (1, 1), "."),
+    ([1, 1], (1, 1), "grads: expected a list, got a tuple. Nest it as params are."),
+    ((1, 1), [1, 1], "grads: expected a tuple, got a list."),
+    ((1, 1), Pair(1, 1), "grads: expected a tuple, got a Pair."),
+    (Pair(1, 1), (1, 1), "grads: expected a Pair, got a tuple."),
+    ({"enc": [1], "b": 1}, {"enc": (1,), "b": 1}, r"^grads\['enc'\]: expected a list, got a tuple"),
+    ({"enc": [1], "b": 1}, {"enc": 1, "b": 1}, r"^grads\['enc'\]: expected a list, got an array"),
+    ([{"w": 1}], [{"w": [1]}], r"^grads\[0\]\['w'\]: expected an array, got a list."),
+    ([(1, [])], [(1, {})], r"^grads\[0\]\[1\]: expected a list, got a dict."),
+    ([Pair(1, [1])], [Pair(1, (1,))], r"^grads\[0\].second: expected a list, got a tuple."),
+    (OrderedDict(a=1, b=1), OrderedDict(b=1, a=1), "containers as params, in the same order"),
     ({"w": 1, "b": 1}, {"w": 1}, r"without grads\['b'\]"),
     ({"w": 1, "b": 1}, {"w": 1, "c": 1}, r"without grads\['b'\] and with grads\['c'\]"),
-    ({"w": 1, "b": 1}, [1, 1], r"\['w'\]"),
+    ({"w": 1, "b": 1}, [1, 1], "grads: expected a dict, got a list."),
     ([1, [1]], [1, 1], "."),
     ([1, 1], [1, [1]], "."),
     ({"a": {"b": 1}}, {"a": {"c": 1}}, r"\['a'\]\['b'\]"),

@@ -84,8 +84,9 @@ def test_call_that_takes_a_step_or_adds(calls, steps):
     assert optimizer.t == steps
 
 
+@pytest.mark.peers("torch")
 def test_usual_step_is_the_same_in_torch():
-    torch = pytest.importorskip("torch")
+    import torch
 
     def cells(side):
         return dict(zip(side.__code__.co_freevars, side.__closure__, strict=True))

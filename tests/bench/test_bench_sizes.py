@@ -65,8 +65,8 @@ def test_sides_that_are_not_there_say_why():
     assert found == (["numadam"], ["torch is not installed"])
 
 
+@pytest.mark.peers("optax")
 def test_sides_of_the_sizes_take_a_step_of_adam():
-    pytest.importorskip("optax")
     side = peers.optax_adam(4)
     cells = dict(zip(side.__code__.co_freevars, side.__closure__, strict=True))
     before = np.array(cells["p"].cell_contents)

@@ -2,15 +2,18 @@
 
     python tests/campaigns/compile_times.py
     python tests/campaigns/compile_times.py --elements 1000000 --least 0.05
+    python tests/campaigns/compile_times.py --combinations     # the table of the cold start
 
 Taken with Numba's own events, in a process with an empty cache. A function's seconds are without
-those of the functions that it calls.
+those of the functions that it calls. A combination has a process and an empty cache of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -53,12 +56,75 @@ class Clock(event.Listener):  # type: ignore[misc]  # Numba has no types for it
             self.seconds[self._running[-1][2].data["qualname"]][_LLVM] += whole
 
 
+#: What is called, after ``x, many = np.ones(1000), np.ones((100, 3))`` and a compiled `fun`.
+COMBINATIONS = {
+    "Adam, float64": "na.Adam(x).step(x.copy())",
+    "the same, 1,000,000 elements": "na.Adam(large).step(large.copy())",
+    "a second rule (NAdam)": "na.NAdam(x).step(x.copy()) #; na.Adam(x).step(x.copy())",
+    "AdamW, weight_decay": "na.AdamW(x).step(x.copy())",
+    "AMSGrad": "na.Adam(x, amsgrad=True).step(x.copy())",
+    "clip_norm": "na.Adam(x, clip_norm=1.0).step(x.copy())",
+    "bounds": "na.Adam(x, bounds=(0, 2)).step(x.copy())",
+    "like='keras'": "na.Adam(x, like='keras').step(x.copy())",
+    "like='torch'": "na.Adam(x, like='torch').step(x.copy())",
+    "complex128": "z = x + 0j; na.Adam(z).step(z.copy())",
+    "float32, bfloat16 state": (
+        "y = x.astype('f4'); na.Adam(y, state_dtype='bfloat16').step(y.copy())"
+    ),
+    "all of clip_norm, bounds, weight_decay, ema": (
+        "na.AdamW(x, clip_norm=1.0, bounds=(0, 2), ema=0.9).step(x.copy())"
+    ),
+    "SGD": "na.SGD(x).step(x.copy())",
+    "adam_update": "na.adam_update(x, x.copy(), 0 * x, 0 * x, 1)",
+    "strided gradient": "na.Adam(x).step(np.ones(2000)[::2]) #; na.Adam(x).step(x.copy())",
+    "out=": "na.Adam(x).step(x.copy(), out=0 * x) #; na.Adam(x).step(x.copy())",
+    "minimize, fun in Python": "na.minimize(lambda x: (x @ x, 2 * x), x, jac=True, maxiter=3)",
+    "minimize, compiled fun": "na.minimize(fun, x, maxiter=3)",
+    "minimize_many, 100 problems of 3": "na.minimize_many(fun, many, maxiter=3)",
+}
+_FRESH = """
+import time, numba, numpy as np, numadam as na
+x, many, large = np.ones(1000), np.ones((100, 3)), np.ones(1_000_000)
+@numba.njit
+def fun(x, g):
+    f = 0.0
+    for k in range(x.size):
+        g[k] = 2 * x[k]
+        f += x[k] * x[k]
+    return f
+{before}
+begin = time.process_time()
+{timed}
+print(time.process_time() - begin)
+"""
+
+
+def combinations() -> None:
+    """Print the CPU seconds of each combination with an empty cache, and with a full one."""
+    print("| first call of | compiled | from the disk |\n|---|---|---|")
+    for name, text in COMBINATIONS.items():
+        seconds = []
+        timed, _, before = text.partition(" #; ")
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(2):
+                code = _FRESH.format(before=before, timed=timed)
+                env = {**os.environ, "NUMBA_CACHE_DIR": folder}
+                command = [sys.executable, "-c", code]
+                done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+                seconds.append(float(done.stdout))
+        print(f"| {name} | {seconds[0]:.1f} s | {seconds[1]:.2f} s |", flush=True)
+
+
 def main() -> None:
     """Print a line a function, the slowest first, and their sum."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--elements", type=int, default=1000, help="of the parameter")
     parser.add_argument("--least", type=float, default=0.02, help="seconds of a function shown")
+    parser.add_argument("--combinations", action="store_true", help="a table of first calls")
     given = parser.parse_args()
+    if given.combinations:
+        combinations()
+        return
     clock = Clock()
     for kind in ("numba:run_pass", "numba:llvm_lock"):
         event.register(kind, clock)

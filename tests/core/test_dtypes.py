@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import numadam as na
+from numadam._core.presets import LIKE
 from tests.bits import assert_same_bits
 from tests.runs import digest, shorten_parts
 
@@ -239,8 +240,7 @@ def test_states_that_cannot_be_are_refused(dtype, state_dtype, says):
 # --- denormal numbers ----------------------------------------------------------------------------
 
 #: like= of each: whether a first moment below the smallest normal number becomes 0
-FLUSHED = {None: True, "torch": True, "optax": True, "sklearn": False, "numpy": False}
-FLUSHED |= {"keras": False, "tf1": False}
+FLUSHED = {like: like in (None, "torch", "optax") for like in (None, *LIKE)}
 
 
 @pytest.mark.parametrize("like", FLUSHED)

@@ -103,6 +103,7 @@ Z, HALF = np.ones(2, complex), np.ones(2, np.float16)
     ("rule", "params", "options", "says"),
     [
         ("RMSprop", Z, {"complex_form": "modulus", "centered": True}, "complex_form: rmsprop"),
+        ("Adam", Z, {"complex_form": "modulus", "like": "qiskit"}, "complex_form: adam"),
         ("Adam", Z, {"bounds": (0, 1)}, "bounds"),
         ("Adam", Z, {"master": True}, "master: is for float16 and bfloat16"),
         ("Adam", HALF, {"state_dtype": "float64"}, "state_dtype: float64 holds more"),

@@ -113,6 +113,9 @@ OPTIONS = {
         _L2 | {"groups": {"b": {"lr": 0.2, "weight_decay": 0.0, "clip_value": 0.1, "beta1": 0.5}}},
     ),
     "like torch": Option("float32", _L2 | {"like": "torch"}),
+    "like keras": Option("float64", _DECOUPLED | {"like": "keras"}, "AdamW"),
+    "like quimb": Option("float64", {"like": "quimb"}),
+    "like qiskit": Option("float32", {"like": "qiskit"}),
     "decoupled": Option("float64", _DECOUPLED | {"ema_warmup": True}, "AdamW"),
     "decay without lr": Option(
         "float64", _DECOUPLED | {"decay_times_lr": False, "ema_debias": True}, "AdamW"

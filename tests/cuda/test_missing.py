@@ -117,7 +117,8 @@ def compile_for(monkeypatch):
         monkeypatch.setattr(cuda_compile.policy, "Kernel", lambda image, name, kinds: name)
         monkeypatch.setattr(cuda_compile.cuda, "get_current_device", lambda: device)
         monkeypatch.setattr(cuda_compile, "_kernels", {})
-        monkeypatch.setattr(cache, "entry", lambda *key: None)
+        monkeypatch.setattr(cache, "read", lambda name: None)
+        monkeypatch.setattr(cache, "write", lambda name, content: None)
         return cuda_compile.compiled(make_nothing, 0, NO_PLAN)
 
     return compile_for

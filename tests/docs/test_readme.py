@@ -1,17 +1,15 @@
 """README and docs do what they say: snippets run, links lead somewhere, commands are the CI's."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.pages import BLOCK, lacking
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCK = re.compile(
-    r"^(?:<!-- needs ([a-zA-Z ]+) -->\n)?```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
-)
 CPU = [code for gpu, code in BLOCK.findall(README) if not gpu]
 GPU = [code for gpu, code in BLOCK.findall(README) if gpu]
 
@@ -31,12 +29,14 @@ DOCS = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.p
 PAGES = sorted(page for page in DOCS if BLOCK.search(page.read_text(encoding="utf-8")))
 
 
-def lacking(need):
-    """Whether a snippet's need is one that is not there: a package, or more than a package."""
-    return bool(need) and (" " in need or importlib.util.find_spec(need) is None)
+def _case(page):
+    """A page; with the mark "peers" where snippets need a package that the tests may lack."""
+    needs = {need for need, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
+    marks = [pytest.mark.peers()] if any(need and " " not in need for need in needs) else []
+    return pytest.param(page, id=page.stem, marks=marks)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+@pytest.mark.parametrize("page", [_case(page) for page in PAGES])
 def test_snippets_of_the_pages_run(page, capsys):
     names = {"__name__": "__main__"}
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from numadam._jit import cache
 from tests.processes import PREAMBLE, ROOT, python
 
 
@@ -50,6 +53,36 @@ def test_damaged_cache_is_compiled_again(warm: str, tmp_path: Path) -> None:
     right = python(DAMAGED, NUMBA_CACHE_DIR=folder)
     hit = "from numadam._cpu import compiled as c; print(digest(100), c._callbacks[0]._cache.hit)"
     assert python(hit, NUMBA_CACHE_DIR=folder) == f"{right} True"
+
+
+def test_entries_are_read_from_every_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An image is filled by root, beside the package, and used by those who may not write there."""
+    package, own = tmp_path / "package", tmp_path / "own"
+    for folder in (package, own):
+        folder.mkdir()
+    monkeypatch.setattr(cache, "folders", lambda: [package, own])
+    monkeypatch.setattr(cache, "directory", lambda: package)
+    cache.write("a.loop", b"of root")
+    monkeypatch.setattr(cache, "directory", lambda: own)
+    cache.write("b.loop", b"mine")
+    assert (cache.read("a.loop"), cache.read("b.loop")) == (b"of root", b"mine")
+    (package / "b.loop").write_bytes(b"damaged, and of others")
+    assert cache.read("b.loop") == b"mine"
+    monkeypatch.setattr(cache, "directory", lambda: None)
+    cache.write("c.loop", b"nowhere")
+    assert cache.read("c.loop") is None
+
+
+def test_a_loop_of_another_processor_is_not_loaded(warm: str) -> None:
+    code = """
+        from numadam._cpu import compiled as c
+        c.validator_address(); print(c._callbacks[0]._cache.hit)
+    """
+    assert python(code, NUMBA_CACHE_DIR=warm) == "True"
+    assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_CPU_NAME="generic") == "False"
+    assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_CPU_NAME="generic") == "True"
 
 
 def test_several_processes_fill_one_cache(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ OPTIONS = [
     {"lr": 0.02, "gtol": 0, "xtol": 1e-4, "norm": 2},
     {"lr": 0.02, "gtol_rel": 1e-2},
     {"rule": "adamw", "lr": np.array([0.01, 0.03]), "clip_norm": 1.0, "weight_decay": 0.1},
-    {"clip_value": 2.0, "ema": 0.9, "amsgrad": True, "like": "torch"},
+    {"rule": "adamw", "lr": 0.03, "like": "keras", "ema": 0.9},
+    {"clip_value": 2.0, "ema": 0.9, "amsgrad": True, "like": "quimb"},
     {"rule": "sgd", "lr": 1e-3, "momentum": 0.9, "clip_array_norm": 3.0, "bounds": [(0, 2)] * 2},
 ]
 

@@ -294,3 +294,31 @@ def test_threads_of_the_users_own():
     for _ in range(20):
         opt.step(2 * p)
     np.testing.assert_array_equal(q, p)
+
+
+def test_python_may_leave_out_defaults():
+    """Without that Numba types each of them anew at every call, which takes 100 times as long."""
+    update, before = nopython.sgd_update, set(nopython.sgd_update.signatures)
+    g = np.array([2.0, -1.0])
+    for more, by_name in (
+        ((), {"lr": 0.5}),
+        ((None, 0.5), {}),
+        ((), {"lr": 0.5, "momentum": 0.0}),
+        ((None, 0.5, 0.0), {}),
+    ):
+        p = np.ones(2)
+        update(p, g, *more, **by_name)
+        assert p.tolist() == [0.0, 1.5]
+    (signature,) = set(update.signatures) - before
+    assert not any(isinstance(one, numba.types.Omitted) for one in signature)
+
+
+@pytest.mark.parametrize("by_name", [{"rate": 0.5}, {"p": 1.0}])
+def test_python_is_told_of_other_names(by_name):
+    with pytest.raises(TypeError, match="keyword arguments unexpected"):
+        nopython.sgd_update(np.ones(2), np.ones(2), **by_name)
+
+
+def test_python_is_told_what_is_missing():
+    with pytest.raises(TypeError, match="not enough arguments"):
+        nopython.sgd_update(np.ones(2))

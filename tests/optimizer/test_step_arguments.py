@@ -227,3 +227,58 @@ def test_a_subclass_cannot_keep_the_step_from_ending():
     p = np.ones(3)
     na.SGD(p, lr=1.0).step(np.ones(3).view(Stubborn))
     np.testing.assert_array_equal(p, np.zeros(3))
+
+
+@pytest.mark.parametrize("name", ["params", "out"])
+def test_one_array_of_the_call_that_does_not_fit_at_once(name):
+    """Strided, a subclass, and refused ones: the bits of the step that fits at once."""
+    g = np.array([[0.5, -2.0, 3.0], [1.0, 0.0, -1.0]])
+    expected, usual = np.zeros((2, 3)), np.zeros((2, 3))
+    na.Adam(usual, lr=0.1).step(g, **{name: expected})
+    wide = np.zeros((2, 6))
+    for view in (wide[:, ::2], np.zeros((3, 2)).T, np.zeros((2, 3)).view(np.matrix)):
+        p = np.zeros((2, 3))
+        opt = na.Adam(p, lr=0.1)
+        opt.step(g.copy(order="F"), **{name: view})
+        assert_same_bits(np.asarray(view), expected)
+        assert not p.any()
+        assert opt.t == 1
+    assert not wide[:, 1::2].any()
+    opt = na.Adam(np.zeros((2, 3)), lr=0.1)
+    locked = np.zeros((2, 3))
+    locked.flags.writeable = False
+    for bad, says in (
+        (locked, f"^{name}: is read-only"),
+        (np.zeros((3, 2)), f"^{name}: expected shape"),
+        (np.zeros((2, 3), np.float32), f"^{name}: .*float32"),
+        (7.0, f"^{name}: expected a NumPy"),
+        (g, f"^grads shares memory with {name}"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=says):
+            opt.step(g, **{name: bad})
+    with pytest.raises(TypeError, match=r"^grads: "):
+        opt.step(7.0, **{name: np.zeros((2, 3))})
+    assert opt.t == 0
+    assert not opt.state["m"].any()
+
+
+def test_refused_gradients_of_a_guarded_step_with_out():
+    p, out = np.zeros(3), np.zeros(3)
+    opt = na.Adam(p, lr=0.1, nonfinite="raise")
+    with pytest.raises(FloatingPointError, match=r"^grads: hold NaN"):
+        opt.step(np.array([1.0, np.nan, 1.0]), out=out)
+    assert not out.any()
+    opt.step(np.ones(3), out=out)
+    np.testing.assert_allclose(out, -0.1)
+
+
+@pytest.mark.parametrize("name", ["params", "out"])
+def test_none_in_the_place_of_the_only_array(name):
+    p = [np.zeros(3)]
+    opt = na.Adam(p, lr=0.1)
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}\[0\]: expected a NumPy"):
+            opt.step([np.ones(3)], **{name: [None]})
+        assert not p[0].any()
+        opt.step([np.ones(3)], **{name: [np.zeros(3)]})
+    assert opt.t == 2

@@ -14,10 +14,13 @@ from numadam.schedules import (
 )
 from tests.schedules.cases import close, run
 
+pytestmark = pytest.mark.peers("torch")
+
 
 def of_torch(name, lr, count, momenta=None, **options):
     """The learning rates that torch's scheduler gives, step by step; beta1 goes into `momenta`."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     opt = torch.optim.Adam([torch.zeros(1)], lr=lr)
     scheduler = getattr(torch.optim.lr_scheduler, name)(opt, **options)
     rates = []
@@ -82,7 +85,8 @@ def test_one_cycle_as_torch(share):
 @pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
 @pytest.mark.parametrize(("patience", "cooldown"), [(0, 0), (0, 2), (2, 0), (3, 4)])
 def test_plateau_as_torch(mode, threshold_mode, patience, cooldown):
-    torch = pytest.importorskip("torch")
+    import torch
+
     shared = {
         "mode": mode,
         "factor": 0.6,

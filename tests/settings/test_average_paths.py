@@ -9,7 +9,7 @@ import pytest
 
 import numadam as na
 from tests.bits import assert_same_bits
-from tests.golden import averages
+from tests.golden import load
 from tests.trees import tree_leaves, tree_map
 
 RNG = np.random.default_rng(7)
@@ -87,20 +87,52 @@ def test_only_steps_move_it():
     assert_average(opt, expected(history, lambda t: 0.8))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_recorded_average_of_keras(dtype):
-    """It begins as the parameters after the first step: that is a schedule.
+RECORDED = {(case.name, case.dtype.name): case for case in load() if case.average is not None}
+KERAS = pytest.mark.parametrize("like", ["keras", "keras-jax"])
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+@KERAS
+@DTYPES
+@pytest.mark.parametrize(("name", "ema"), [("", 0.99), (" ema_momentum=0.9", 0.9)])
+def test_recorded_average_of_keras(name, ema, like, dtype):
+    """It begins as the parameters after the first step; a warm-up that is asked for overrides it.
 
     Begun before the first step, the average is ema^40 (p0 - p1) away at the end.
     """
-    start, grads, recorded = averages()[dtype]
-    exact = na.Adam(start.copy(), lr=0.01, like="keras", ema=lambda taken: 0.9 if taken else 0.0)
-    usual = na.Adam(start.copy(), lr=0.01, like="keras", ema=0.9)
-    for t, g in enumerate(grads):
-        exact.step(g)
-        usual.step(g)
+    case = RECORDED[f"{like} Adam use_ema=True{name}", dtype]
+    start = case.params0
+    exact = na.Adam(start.copy(), lr=0.01, like=like, ema=ema)
+    always = na.Adam(start.copy(), lr=0.01, like=like, ema=lambda taken: ema)
+    warm = na.Adam(start.copy(), lr=0.01, like=like, ema=ema, ema_warmup=True)
+    usual = na.Adam(start.copy(), lr=0.01, eps=1e-7, eps_form="hat", ema=ema)
+    for t, g in enumerate(case.grads):
+        for opt in (exact, always, warm, usual):
+            opt.step(g)
         if t == 0:
-            moved = start.astype(float) - exact.params
+            moved = start.astype(float) - usual.params
+            assert np.abs(exact.averaged - exact.params).max() <= np.finfo(dtype).eps
+            assert np.all(warm.averaged[moved != 0] != warm.params[moved != 0])
     rounding = 4 * np.finfo(dtype).eps * np.abs(start).max()
-    assert np.abs(exact.averaged - recorded).max() < rounding
-    assert np.abs(usual.averaged - recorded - 0.9**40 * moved).max() < rounding
+    assert np.abs(exact.averaged - case.average).max() < rounding
+    assert_same_bits(always.averaged, exact.averaged)
+    scalars = 1e-5 * 0.01 * len(case.grads)  # float32 powers, along the whole path
+    assert np.abs(usual.averaged - case.average - ema**40 * moved).max() < rounding + scalars
+
+
+@KERAS
+@DTYPES
+def test_average_of_keras_moves_at_calls_that_add_up(like, dtype):
+    """So it stays different: here only steps move it. The parameters are the same."""
+    case = RECORDED[
+        f"{like} Adam use_ema=True ema_momentum=0.9 gradient_accumulation_steps=4", dtype
+    ]
+    opt = na.Adam(case.params0.copy(), lr=0.01, like=like, accumulate=4, ema=0.9)
+    theirs = case.params0.astype(float)
+    for call, g in enumerate(case.grads):
+        opt.step(g)
+        keep = 0.9 if call >= 4 else 0.0
+        theirs = keep * theirs + (1 - keep) * opt.params
+    rounding = 8 * np.finfo(dtype).eps * np.abs(case.params0).max()
+    assert np.abs(theirs - case.average).max() < rounding
+    assert np.abs(opt.averaged - case.average).max() > 1e-3

@@ -15,8 +15,9 @@ from numba.core.errors import NumbaError
 from numba.np.numpy_support import from_dtype
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from numadam._jit.cache import LoopCache
+from numadam._jit.cache import compile_cached
 from numadam._jit.pointers import as_pointer, inner
+from numadam._jit.reports import reported
 from numadam._minimize.compiled.argument_types import type_of_args
 from numadam._minimize.compiled.calls import (
     address_of,
@@ -123,7 +124,8 @@ def _evaluation(fun: Any, form: str, guard: Any, x_type: Any, args_type: Any, ro
         evaluate = inner(_make_evaluate(call, x_type, args_type))
     else:
         evaluate = inner(_make_evaluate_one(fun, guard, x_type, args_type))
-    evaluate.compile(EVALUATE)
+    with reported(f"the objective {fun.__name__}", None):
+        evaluate.compile(EVALUATE)
     return evaluate
 
 
@@ -229,8 +231,10 @@ def _entry_of(kind: Any) -> Any:
             return call3(kernel, meta_at, record_at, address_of_tuple(args))
 
         dispatcher: Any = njit(nogil=True, no_cfunc_wrapper=True)(entry)
+        signature = int64(kind, int64, int64, int64)
         if _is_plain(kind):
-            dispatcher._cache = LoopCache("entry", "_minimize")  # noqa: SLF001  # Numba offers no other
-        dispatcher.compile(int64(kind, int64, int64, int64))
+            compile_cached(dispatcher, "entry", "_minimize", signature)
+        else:
+            dispatcher.compile(signature)
         _entries[kind] = dispatcher
     return _entries[kind]

@@ -59,6 +59,7 @@ class Problem:
     """
 
     def __init__(self, optimizer: Optimizer, norm: float) -> None:
+        self.eps = getattr(optimizer, "eps", 0.0)  # asking takes 0.7 us
         backend: Any = parts_of(optimizer).backend
         self.optimizer, self.backend, self.settings = optimizer, backend, backend.settings
         self.plan = plan = self.settings.plan
@@ -202,11 +203,10 @@ class Problem:
     @property
     def best(self) -> Best | None:
         """The iterate of the lowest f, its arrays copied; None where it was not tracked."""
-        f = self._real("f_best")
-        if not math.isfinite(f) or self._int("best") == 0:
+        f = self._real("f_best")  # infinite where it was not tracked
+        if f == math.inf:
             return None
-        size = self._real("size_best")
-        return Best(self.best_x.copy(), f, self.best_gradient.copy(), size)
+        return Best(self.best_x.copy(), f, self.best_gradient.copy(), self._real("size_best"))
 
     @property
     def last_rate(self) -> float:

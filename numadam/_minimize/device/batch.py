@@ -23,6 +23,7 @@ from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult, make_result
 from numadam._minimize.stopping import RUNNING
 from numadam._minimize.tasks import ManyTask
+from numadam._settings.bounds import Box
 
 #: Iterations of a launch; the host waits once for each.
 _STEPS = 128
@@ -82,16 +83,15 @@ def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
 class DeviceBatch:
     """Problems of one shape under one objective that is compiled for the GPU."""
 
-    def __init__(
-        self, fun: Any, form: str, x: Any, args: tuple[Any, ...], optimizer: Any, tolerances: Any
-    ) -> None:
+    def __init__(self, task: ManyTask, form: str, x: Any, optimizer: Any) -> None:
         import cupy
 
         from numadam._cuda.arrays import flat_view
         from numadam._cuda.launch import numba_view
         from numadam._minimize.device.kernel import make_solve
 
-        self.optimizer, self._x, self._args = optimizer, x, _on_device(args)
+        self._task, self.optimizer, self._x = task, optimizer, x
+        self._args, tolerances = _on_device(task.args), task.tolerances
         backend: Any = parts_of(optimizer).backend
         self._backend, self._settings = backend, backend.settings
         self._plan = plan = backend.settings.plan
@@ -104,21 +104,21 @@ class DeviceBatch:
         self._arrays = tuple(own[slot] for slot in sorted(own))
         self._shaped = numba_view(x), numba_view(self.gradient)
         moves = tolerances.xtol > 0.0
-        self._best = x.copy()
+        self._best, self._best_g = x.copy(), cupy.zeros(x.shape, x.dtype)
         before = cupy.zeros(x.size if moves else 0, x.dtype)
-        self._moves = numba_view(before), numba_view(flat_view(self._best, order))
+        kept = (numba_view(flat_view(one, order)) for one in (self._best, self._best_g))
+        self._moves = numba_view(before), *kept
         self.table, self.counts = (
-            cupy.zeros((4, self.problems)),
+            cupy.full((6, self.problems), np.nan),
             cupy.zeros((2, self.problems), np.int64),
         )
-        self.table[3] = np.inf
         columns = [op.COLUMN.low, op.COLUMN.high]
         self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), columns]))
-        self._tolerances = tolerances.limits
+        self._tolerances = *tolerances.limits, tolerances.gtol_rel
         self._width = width_of(plan)
         from numba import cuda
 
-        self._kernel = cuda.jit(make_solve(plan, fun, form))
+        self._kernel = cuda.jit(make_solve(plan, task.fun, form, tolerances.norm))
         self._fill, self.done, self.first = _tabulate(plan), 0, True
         self._products = start_products(plan, 1)[0]
 
@@ -189,22 +189,21 @@ class DeviceBatch:
         def rows(array: Any) -> Any:
             return cupy.ascontiguousarray(cupy.asarray(np.moveaxis(array, -1, 0)))
 
-        lost = self.table[3] == np.inf  # f was never finite: the best point is the last one
-        self._best[..., lost] = self._x[..., lost]
-        self.table[3, lost] = self.table[0, lost]
         codes, nit = self.counts.get()
-        arrays = {"x": rows(self._x), "jac": rows(self.gradient)}
+        arrays = {"x": rows(self._best), "jac": rows(self._best_g), "x_last": rows(self._x)}
         if "average" in self._backend.state:
             arrays["averaged"] = rows(self.optimizer.averaged)
         return make_result(
+            self._task,
+            self.optimizer,
             codes,
             nit,
-            int(nit.sum()) + self.problems,
+            int(nit.sum()) + (0 if self.first else self.problems),
             interrupted,
-            fun=self.table[0].copy(),
-            x_best=rows(self._best),
-            fun_best=self.table[3].copy(),
-            grad_norm=self.table[2].copy(),
+            (self.table[4].get(), self.table[5].get()),
+            fun=self.table[2].copy(),
+            grad_norm=self.table[3].copy(),
+            fun_last=self.table[0].copy(),
             **arrays,
         )
 
@@ -223,7 +222,7 @@ def minimize_on_device(task: ManyTask) -> ManyResult:
         beside = cupy.ascontiguousarray(cupy.asarray(np.moveaxis(x, 0, -1)))
         bounds = task.options["bounds"]
         if bounds is not None:
-            bounds = tuple(_side_by_side(end, x) for end in bounds)
+            bounds = Box(*(_side_by_side(end, x) for end in bounds))
         lr = task.lr
         if rates is not None:
             lr = rates.reshape(*[1] * (x.ndim - 1), -1)
@@ -234,5 +233,5 @@ def minimize_on_device(task: ManyTask) -> ManyResult:
             raise ValueError(
                 "clip_norm: not offered for compiled problems on a GPU; clip_value is."
             )
-        batch = DeviceBatch(task.fun, form, beside, task.args, optimizer, task.tolerances)
+        batch = DeviceBatch(task, form, beside, optimizer)
         return run_batch(batch, task)

@@ -23,6 +23,7 @@ from numba.np.numpy_support import from_dtype
 
 from numadam._jit.loops import compile_lock
 from numadam._jit.pointers import as_pointer, inner
+from numadam._jit.reports import reported
 from numadam._minimize.compiled.argument_types import type_of_args
 from numadam._minimize.compiled.calls import address_of, make_load_tuple, read_only
 from numadam._minimize.compiled.forms import INDEXED, RETURNS, WRITES
@@ -185,7 +186,7 @@ class LaneAdapter(ObjectiveAdapter):
         if form == RETURNS:
             called = njit(CALL_FORMS[form](fun, read_only), no_cfunc_wrapper=True, forceinline=True)
         evaluate = inner(_make_evaluate(called, form, x_type, args_type, shape, lanes))
-        with warnings.catch_warnings():
+        with reported(f"the objective {fun.__name__}", None), warnings.catch_warnings():
             # np.dot and its like would copy x at each call: contiguous problems are faster
             warnings.simplefilter("error", NumbaPerformanceWarning)
             evaluate.compile(EVALUATE)

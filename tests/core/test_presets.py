@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from numadam import rules
 from numadam._core import options as op
+from numadam._core.presets import LIKE
 from numadam._optimizer import declared
 from numadam._optimizer.base import OptimizerBase
-from numadam._settings.presets import LIKE
+from numadam._optimizer.optimizer import Optimizer
 
 RULES = rules.classes()
 FUNCTIONS = rules.functions()
@@ -42,6 +45,8 @@ DOCUMENTED = {
         "Adagrad": {"lr": 1e-3, "eps": 0, "eps_root": 1e-7, "decoupled": True},
     },
     "tf1": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"}},
+    "qiskit": {"Adam": {"lr": 1e-3, "beta2": 0.99, "eps": 1e-8, "eps_form": "hat"}},
+    "quimb": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "paper"}},
     "optax": {
         "Adam": {"eps": 1e-8, "eps_root": 0},
         "AdamW": {"eps": 1e-8, "weight_decay": 1e-4, "decoupled": True},
@@ -57,6 +62,18 @@ DOCUMENTED = {
     "sklearn": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"}},
     "numpy": {"Adam": {"lr": 1e-3, "eps": 1e-8, "eps_form": "paper"}},
 }
+DOCUMENTED["keras-jax"] = DOCUMENTED["keras"]
+
+
+def test_lists_of_presets_are_whole():
+    """The docstring, and the first column of the table in the docs."""
+    (choices,) = re.findall(r"    like : str, optional\n(.*?)All but", Optimizer.__doc__, re.DOTALL)
+    assert tuple(re.findall(r'"([\w-]+)"', choices)) == tuple(LIKE)
+    page = Path(__file__).parents[2] / "docs" / "explanation" / "other-libraries.md"
+    rows = re.findall(r'^\| `"([\w-]+)"` \|.*\|$', page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted([*LIKE, "vhat", "paper"])  # two are AMSGrad's
+
+
 PAIRS = [(like, name) for like in LIKE for name in DOCUMENTED[like]]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import numadam as na
 from numadam import rules
+from numadam._core.presets import LIKE
 from tests import references as ref
 from tests.bits import assert_same_bits
 
@@ -37,17 +38,18 @@ F32 = np.float32
 
 
 def classic(like, t, lr, b1, b2, eps, cast):
-    """scikit-learn and the textbook: everything in float64 and rounded once."""
+    """NumPy codes: everything in float64 and rounded once."""
     c1, c2 = 1.0 - b1**t, 1.0 - b2**t
-    s = lr if like == "numpy" else lr * math.sqrt(c2) / c1
+    s = lr if like in ("numpy", "quimb") else lr * math.sqrt(c2) / c1
     return [cast(x) for x in (1.0 - b1, 1.0 - b2, c1, c2, s, eps)]
 
 
 def tensorflow(like, t, lr, b1, b2, eps, cast):
-    """Keras 3 on TensorFlow, and TF1: which of it is in float32 (a1, a2, c1, c2, alpha, eps)."""
-    if like == "keras":
+    """Keras 3 and TF1: which of it is in float32 (a1, a2, c1, c2, alpha, eps)."""
+    if like != "tf1":
+        held = cast if like == "keras-jax" else F32
         a1, a2 = cast(1.0 - b1), cast(1.0 - b2)
-        c1, c2 = (cast(1) - cast(math.pow(float(F32(b)), t)) for b in (b1, b2))
+        c1, c2 = (cast(1) - cast(math.pow(float(held(b)), t)) for b in (b1, b2))
     else:
         lr, b1, b2, eps = F32(lr), F32(b1), F32(b2), F32(eps)
         a1, a2 = cast(1) - cast(b1), cast(1) - cast(b2)
@@ -59,17 +61,20 @@ def emulated(like, p, grads, amsgrad, lr, b1=0.9, b2=0.999, eps=1e-8):
     """The NumPy expression of each library: (p, m, v, vmax) after every step."""
     cast = p.dtype.type
     m, v, vmax = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
-    form = tensorflow if like in ("keras", "tf1") else classic
+    form = tensorflow if like in ("keras", "keras-jax", "tf1") else classic
     for t, g in enumerate(grads, 1):
         a1, a2, c1, c2, s, e = form(like, t, lr, b1, b2, eps, cast)
         if form is tensorflow:
             m, v = m + (g - m) * a1, v + (g * g - v) * a2
         else:
-            m, v = cast(b1) * m + a1 * g, cast(b2) * v + a2 * (g * g)
+            m, v = cast(b1) * m + a1 * g, cast(b2) * v
+            v = v + (a2 * g * g if like == "qiskit" else a2 * (g * g))
         vmax = np.maximum(vmax, v)
         u = vmax if amsgrad else v
         if like == "numpy":
             p = p - (s * (m / c1)) / (np.sqrt(u / c2) + e)
+        elif like == "quimb":
+            p = p - s * ((m / c1) / (np.sqrt(u / c2) + e))
         else:
             p = p - (m * s) / (np.sqrt(u) + e)
         yield p, m, v, vmax
@@ -77,18 +82,19 @@ def emulated(like, p, grads, amsgrad, lr, b1=0.9, b2=0.999, eps=1e-8):
 
 @pytest.mark.parametrize("amsgrad", [False, True], ids=["plain", "amsgrad"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("like", ["sklearn", "numpy", "keras", "tf1"])
+@pytest.mark.parametrize("like", [like for like, one in LIKE.items() if one.bit_exact])
 def test_bits_of_the_library(like, dtype, amsgrad):
     grads = gradients(dtype)
     start = np.random.default_rng(0).standard_normal(64).astype(dtype)
-    opt = na.Adam(start.copy(), lr=0.01, like=like, amsgrad=amsgrad)
+    given = {"lr": 0.01, "beta2": 0.999, "like": like}
+    opt = na.Adam(start.copy(), amsgrad=amsgrad, **given)
     p, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
     vmax = {"vmax": np.zeros_like(start)} if amsgrad else {}
-    eps = 1e-7 if like == "keras" else 1e-8
+    eps = 1e-7 if like.startswith("keras") else 1e-8
     tiny, denormal = np.finfo(dtype).smallest_normal, 0
     for t, expected in enumerate(emulated(like, start, grads, amsgrad, 0.01, eps=eps), 1):
         opt.step(grads[t - 1])
-        na.adam_update(p, grads[t - 1], m, v, t, lr=0.01, like=like, **vmax)
+        na.adam_update(p, grads[t - 1], m, v, t, **given, **vmax)
         got = [opt.params, opt.state["m"], opt.state["v"]]
         for one, bare, other in zip(got, (p, m, v), expected, strict=False):
             assert_same_bits(one, other, f"step {t}")
@@ -162,10 +168,12 @@ LIVE = {
 }
 
 
+@pytest.mark.peers("torch")
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("name", LIVE)
 def test_near_torch_itself(name, foreach):
-    torch = pytest.importorskip("torch")
+    import torch
+
     rule, theirs, ours, dtype, ulps = LIVE[name]
     rng = np.random.default_rng(4)
     start, *grads = rng.standard_normal((61, 200, 2)).view(complex)[..., 0]

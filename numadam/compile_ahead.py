@@ -1,0 +1,253 @@
+"""Compile loops ahead, into a folder that other processes read: ``python -m numadam compile``.
+
+Each loop is compiled by a short run of what a user calls, on small arrays. So this file knows
+nothing of how loops are put together, and compiles exactly what a later process asks for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+import numadam as na
+from numadam._arrays.checks import DTYPES
+from numadam._core.half import STORAGES, as_storage
+from numadam._core.keywords import Shared
+from numadam._cpu.compiled import overlap_address
+from numadam._jit import cache, reports, threads
+from numadam._minimize.arguments import rule_class
+from numadam.rules import CLASSES, classes
+
+#: Of a rule's keywords those that no option of the command sets: groups share the loop of the
+#: options that they set.
+_NOT_OFFERED = {"self", "params", "groups", "shared", "capturable"}
+#: Words for values that cannot be written on a command line.
+_ARRAY, _SCHEDULE = "array", "schedule"
+#: Elements of a small array.
+_SMALL = 3
+#: Problems and elements of one, vectorised across the problems and not; on one core, and on all.
+_ON_ONE_CORE = (24, 3), (1, 20)
+_ON_ALL_CORES = (2_000, 3), (24, 20)
+
+Options = dict[str, Any]
+
+
+def _value(text: str) -> Any:
+    """A value from the command line: a number, a tuple, None, True, or a word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def keywords() -> list[str]:
+    """Keywords of all rules that the command takes, sorted."""
+    named = {name for kind in classes().values() for name in inspect.signature(kind).parameters}
+    return sorted((named | {*Shared.__annotations__}) - _NOT_OFFERED)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to a parser."""
+    rules, dtypes = [*CLASSES, "all"], [*DTYPES, "all"]
+    parser.add_argument("--rule", nargs="+", default=["adam"], choices=rules, help="default: adam")
+    parser.add_argument(
+        "--dtype", nargs="+", default=["float64"], choices=dtypes, help="default: float64"
+    )
+    for name, text in {
+        "out": "steps with out=, too",
+        "minimize": "minimize, with fun in Python and compiled",
+        "many": "minimize_many, with a compiled fun",
+        "serial": "nothing in threads: for arrays below 15,000 elements",
+    }.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    parser.add_argument(
+        "--folder", type=Path, help="to be given as NUMBA_CACHE_DIR later; default: as ever"
+    )
+    for name in keywords():
+        spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        parser.add_argument(
+            *spellings,
+            dest=f"option_{name}",
+            nargs="?",
+            const=True,
+            default=argparse.SUPPRESS,
+            type=_value,
+            help=argparse.SUPPRESS,  # 40 of them: the page of the rule describes each
+        )
+
+
+def _array_options(options: Options, x: np.ndarray) -> Options:
+    """Options with arrays in the place of the word "array", for parameters x."""
+    given = dict(options)
+    if given.get("bounds") == _ARRAY:
+        given["bounds"] = np.zeros(x.shape), np.ones(x.shape)
+    if given.get("lr") == _ARRAY:
+        given["lr"] = np.full(x.shape, 0.01)
+    return given
+
+
+def _constant(value: Any) -> Callable[[int], Any]:
+    return lambda t: value
+
+
+def _scheduled(kind: Any, options: Options) -> Options:
+    """Options with a schedule in the place of the word "schedule"."""
+    usual = {one.name: one.default for one in inspect.signature(kind).parameters.values()}
+    for name in [name for name, value in options.items() if value == _SCHEDULE]:
+        if not isinstance(usual.get(name), float):
+            raise ValueError(f"{name}: give a number; a schedule of it has the same code.")
+        options = {**options, name: _constant(usual[name])}
+    return options
+
+
+def _steps(kind: Any, options: Options, x: np.ndarray, out: bool) -> None:
+    """Steps of an optimiser over x."""
+    optimizer = kind(x, **_array_options(options, x))
+    optimizer.step(np.ones_like(x))
+    optimizer.step(np.ones((x.size, 2), x.dtype)[:, 0])  # strided
+    if out:
+        optimizer.step(np.ones_like(x), out=np.empty_like(x))
+
+
+def _square(x: Any) -> tuple[float, Any]:
+    return float(np.sum(np.abs(x) ** 2)), 2 * x
+
+
+def _squares(x: Any) -> tuple[Any, Any]:
+    return np.sum(np.abs(x) ** 2, axis=1), 2 * x
+
+
+@numba.njit  # type: ignore[untyped-decorator]  # Numba has no types for it
+def _compiled_square(x: Any, g: Any) -> float:
+    f = 0.0
+    for k in range(x.size):
+        g[k] = 2 * x[k]
+        f += abs(x[k]) ** 2
+    return f
+
+
+def _minimizations(kind: Any, options: Options, x: np.ndarray) -> None:
+    """Minimise from x."""
+    given = {**_array_options(options, x), "rule": kind, "maxiter": 2}
+    na.minimize(_square, x, jac=True, **given)
+    if x.size == _SMALL:
+        na.minimize(_compiled_square, x, **given)  # one thread, whatever the size
+
+
+def _many_minimizations(kind: Any, options: Options, dtype: Any, shapes: Any) -> None:
+    """Minimise many problems, with a compiled fun, and with one in Python where it may be."""
+    refused = any(options.get(name) is not None for name in ("ema", "clip_norm", "clip_array_norm"))
+    if not refused and options.get("nonfinite", "propagate") == "propagate":
+        x = np.full(shapes[0], 0.5, dtype)
+        given = _array_options(options, x[0])
+        na.minimize_many(_squares, x, jac=True, rule=kind, maxiter=2, **given)
+    for shape in shapes:
+        given = _array_options(options, np.ones(shape[1]))
+        if options.get("lr") == _ARRAY:
+            given["lr"] = np.full(shape[0], 0.01)
+        x = np.full(shape, 0.5, dtype)
+        na.minimize_many(_compiled_square, x, rule=kind, maxiter=2, **given)
+
+
+def _runs(args: argparse.Namespace, options: Options) -> Iterator[Callable[[], None]]:
+    """The runs that compile what was asked for."""
+    rules = CLASSES if "all" in args.rule else args.rule
+    dtypes = DTYPES if "all" in args.dtype else args.dtype
+    sizes = [_SMALL] if args.serial else [_SMALL, threads.parallel_from()]
+    shapes = _ON_ONE_CORE if args.serial else _ON_ONE_CORE + _ON_ALL_CORES
+    for rule in rules:
+        kind = rule_class(rule)
+        given = _scheduled(kind, options)
+        for name in dtypes:
+            dtype = as_storage(name, "dtype") if name in STORAGES else np.dtype(name)
+            for size in sizes:
+                x = np.full(size, 0.5, dtype)
+                yield lambda kind=kind, given=given, x=x: _steps(kind, given, x, args.out)  # type: ignore[misc]
+                if args.minimize:
+                    yield lambda kind=kind, given=given, x=x: _minimizations(kind, given, x)  # type: ignore[misc]
+            if args.many:
+                yield lambda kind=kind, given=given, dtype=dtype: _many_minimizations(  # type: ignore[misc]
+                    kind, given, dtype, shapes
+                )
+
+
+class _Lines(logging.Handler):
+    """Prints what is compiled, and counts it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compiled = self.loaded = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one message of the logger `numadam`."""
+        text = record.getMessage()
+        if record.levelno < logging.INFO:
+            self.loaded += 1
+        elif "the objective" not in text:
+            self.compiled += 1
+            print(text.partition(", kept")[0], flush=True)
+
+
+@contextmanager
+def _printed() -> Iterator[_Lines]:
+    """Print what is compiled inside."""
+    lines, logger, patience = _Lines(), reports.logger, reports.PATIENCE
+    level = logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.DEBUG)
+    reports.PATIENCE = threading.TIMEOUT_MAX  # a terminal gets these lines
+    try:
+        yield lines
+    finally:
+        reports.PATIENCE = patience
+        logger.setLevel(level)
+        logger.removeHandler(lines)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile what was asked for; 0 where all of it is in the folder."""
+    chosen = nullcontext() if args.folder is None else cache.only_in(args.folder.absolute())
+    given = {
+        name.removeprefix("option_"): value
+        for name, value in vars(args).items()
+        if name.startswith("option_")
+    }
+    begin = time.perf_counter()
+    with chosen, _printed() as lines:
+        folder = cache.directory()
+        if folder is None:
+            raise OSError(f"{cache.folders()[-1]}: cannot be written; name a --folder.")
+        overlap_address()
+        for one in _runs(args, given):
+            one()
+    sizes = [path.stat().st_size for path in folder.glob("*.loop")]
+    print(
+        f"{lines.compiled} compiled in {time.perf_counter() - begin:.0f} s, {lines.loaded} loaded: "
+        f"{folder} holds {len(sizes)} loops, {sum(sizes) / 1e6:.1f} MB.\n"
+        f"They are for {_needed()}."
+    )
+    if args.folder is not None:
+        print(f"Where the program runs, set NUMBA_CACHE_DIR={args.folder.absolute()}")
+    return 0
+
+
+def _needed() -> str:
+    """Versions and processor that have to be the same where the loops are used."""
+    import llvmlite.binding
+
+    processor = numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()
+    versions = [f"numadam {na.__version__}", f"Python {sys.version.split()[0]}"]
+    versions += [f"{one.__name__} {one.__version__}" for one in (numba, llvmlite, np)]
+    return f"{', '.join(versions)}, processor {processor}, threading layer {threads.layer()}"
