@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.layout import Layout
+from numadam._arrays.layout import layout_of
 from numadam._backend import Again, FunctionalStep
 from numadam._core import plan as pl
 from numadam._core.products import start_products
@@ -41,7 +41,7 @@ class _Free(NamedTuple):
 def _new_step(call: FunctionalStep) -> _Free:
     plan, p, names = call.settings.plan, call.arrays[pl.P], call.names
     CpuState.check_params([p], [call.name])
-    layout = Layout([p.shape], [ar.memory_order(p)], plan.dtype)
+    layout = layout_of([p.shape], [ar.memory_order(p)], plan.dtype)
     meta, products = np.zeros(1, META), start_products(plan, 1)
     control = call.settings.control.copy()
     arguments = KernelArguments(plan, layout, [type(p)], control, meta, products)
