@@ -7,6 +7,7 @@ A group has a row of numbers for them, in memory that keeps from step to step::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,29 @@ def make_advance_row(plan: Plan, wrap: Any) -> Any:
             q[i] = q[carried + i]
 
     return wrap(advance_row)
+
+
+def _interpreted(function: Any, **how: Any) -> Any:
+    """The function as it is, in the place of one that compiles it."""
+    return function
+
+
+def products_after(
+    plan: Plan, steps: int, control: np.ndarray, refresh: Callable[[int], None]
+) -> np.ndarray:
+    """Rows of products after so many steps; `refresh` brings a step's numbers into `control`."""
+    rows = start_products(plan, len(control))
+    if not plan.products:
+        return rows
+    find, advance = make_products(plan, _interpreted), make_advance_row(plan, _interpreted)
+    for step in range(steps):
+        refresh(step)
+        for q, row in zip(rows, control, strict=True):
+            find(q, row, float(step + 1))
+            advance(q)
+        if not rows[:, : len(plan.products)].any():  # they stay 0
+            break
+    return rows
 
 
 def _nothing(q, row, t):

@@ -1,4 +1,7 @@
-"""Base of all optimisers: parameters, options, state, gradient buffers, copies; no step."""
+"""Base of all optimisers: parameters, options, state, gradient buffers, copies; no step.
+
+Above 300 lines, for all of it is one class over one state.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from numadam._arrays import formatting
 from numadam._arrays.interop import as_views
 from numadam._arrays.tree import Active, Tree, same_objects
 from numadam._backend import Backend
-from numadam._core import options as op
+from numadam._core.frozen import own_copy, read
 from numadam._core.hyper import LR
 from numadam._core.parts import Parts
 from numadam._core.parts import parts_of as parts_of  # re-exported
@@ -22,10 +25,11 @@ from numadam._jit import forks
 from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
 from numadam._optimizer.state import State, check_steps
+from numadam._settings.alike import settings_for
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import group_overrides
 from numadam._settings.learning_rate import is_plain
-from numadam._settings.settings import Settings, settings_for
+from numadam._settings.settings import Settings
 
 Kind = TypeVar("Kind", bound="OptimizerBase")
 
@@ -69,9 +73,9 @@ class OptimizerBase:
         self, params: Any, lr: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
     ) -> None:
         forks.give_lock(self)
-        options, frozen = op.read(self.rule, type(self).__name__, shared, own)
+        options, frozen = read(self.rule, type(self).__name__, shared, own)
         on_device = options["capturable"] and is_plain(lr)
-        rate = LR.check_or_schedule(lr) if is_plain(lr) else op.own_copy(lr)
+        rate = LR.check_or_schedule(lr) if is_plain(lr) else own_copy(lr)
         lr = lr if on_device else rate
         whole = Tree(params)
         overrides = group_overrides(self.rule, options, lr, whole)

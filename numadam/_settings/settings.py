@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from numadam._arrays.layout import FEW
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.half import as_storage
 from numadam._core.hyper import LR, Hyper, at_start
 from numadam._core.plan import Plan, plan_of
 from numadam._core.presets import library
-from numadam._core.products import make_advance_row, make_products, start_products
+from numadam._core.products import products_after
 from numadam._core.rule import RuleSpec
 from numadam._settings.bounds import OPEN, Pair, inward
 from numadam._settings.groups import Overrides
 from numadam._settings.learning_rate import check_rate, is_plain
+from numadam._settings.plan_checks import check_plan
 
 #: A group, the column and hyperparameter that change in it, and the callable that says how.
 Scheduled = tuple[int, int, Hyper, Callable[[int], float]]
@@ -29,42 +28,9 @@ Scheduled = tuple[int, int, Hyper, Callable[[int], float]]
 _GUARDS = {"propagate": 0, "raise": 1, "skip": 2}
 
 
-def settings_for(
-    rule: RuleSpec,
-    options: dict[str, Any],
-    frozen: Hashable | None,
-    leaves: Sequence[Any],
-    names: Sequence[str],
-    overrides: Sequence[Overrides],
-    pairs: Sequence[Pair],
-) -> Settings:
-    """As `Settings`. Those of options that make a key are computed once: that takes 80 us.
-
-    `frozen` is that key, None where there is none; see `numadam._core.options.freeze`.
-    """
-    if frozen is not None and 0 < len(leaves) <= FEW and not any(overrides):
-        pair, count = pairs[0], len(leaves)
-        if _is_scalar(pairs) and pairs.count(pair) == count:
-            return _alike(rule, frozen, leaves[0].dtype.type, count, pair).copy()
-    return Settings(rule, options, leaves, names, overrides, pairs)
-
-
-def _is_scalar(pairs: Sequence[Pair]) -> bool:
+def are_numbers(pairs: Sequence[Pair]) -> bool:
     """Whether all bounds are numbers, and none is an array."""
     return all(isinstance(end, float) for pair in pairs for end in pair)
-
-
-@functools.lru_cache(maxsize=256)
-def _alike(rule: RuleSpec, frozen: Any, kind: type[Any], count: int, pair: Pair) -> Settings:
-    """Settings of arrays that have no options of their own."""
-    leaves = [np.empty(0, kind)] * count
-    options = op.check_frozen(rule, "", *frozen)
-    return Settings(rule, options, leaves, [""] * count, [{}] * count, [pair] * count)
-
-
-def _interpreted(function: Any, **how: Any) -> Any:
-    """The function as it is, in the place of one that compiles it."""
-    return function
 
 
 class Settings:
@@ -109,7 +75,7 @@ class Settings:
         self.group_of_leaf: list[int] = []
         boxes: list[Pair] = [OPEN]
         self.per_element: dict[int, list[Any]] = {}
-        scalar_box = _is_scalar(pairs)
+        scalar_box = are_numbers(pairs)
         for own, pair in zip(overrides, pairs, strict=True):
             own = {key: value for key, value in own.items() if key != "frozen"}
             if "lr" in own and not is_plain(own["lr"]):
@@ -118,7 +84,7 @@ class Settings:
             self.group_of_leaf.append(self._group_for(own, box, boxes))
         dtype = np.dtype(leaves[0].dtype.type) if leaves else np.dtype(float)
         self.plan = self._plan(dtype, pairs, scalar_box, overrides)
-        _check_plan(self.plan, options)
+        check_plan(self.plan, options)
         ends = np.array(OPEN, self.plan.real)
         open_box = ends[0], ends[1]  # rounding them would take a tenth of all this
         self._boxes: list[Pair] = [
@@ -289,19 +255,8 @@ class Settings:
 
     def products_after(self, steps: int) -> dict[str, np.ndarray]:
         """Running products after so many steps with these options, by name, one for each group."""
-        plan = self.plan
-        if not plan.products:
-            return {}
-        count, rows = len(plan.products), start_products(plan, len(self.control))
-        find, advance = make_products(plan, _interpreted), make_advance_row(plan, _interpreted)
-        for step in range(steps):
-            self.refresh(step)
-            for q, control in zip(rows, self.control, strict=True):
-                find(q, control, float(step + 1))
-                advance(q)
-            if not rows[:, :count].any():  # they stay 0
-                break
-        return {name: rows[:, k].copy() for k, name in enumerate(plan.products)}
+        rows = products_after(self.plan, steps, self.control, self.refresh)
+        return {name: rows[:, k].copy() for k, name in enumerate(self.plan.products)}
 
     def set(self, name: str, value: Any) -> None:
         """Change a hyperparameter of all arrays whose group sets none of its own."""
@@ -329,39 +284,3 @@ class Settings:
         asked = tuple(options[name] is None for name in ("clip_norm", "clip_array_norm", "ema"))
         decays = self.plan.decay != "" or options["weight_decay"] != 0.0
         return rule.present(options), rule.products(options), rule.variant(options), asked, decays
-
-
-def _check_plan(plan: Plan, options: Mapping[str, Any]) -> None:
-    """Refuse options that do not fit the dtype of the parameters, or each other."""
-    problem = ""
-    if plan.state_dtype.itemsize > plan.real.itemsize:
-        problem = (
-            f"state_dtype: {plan.state_dtype} holds more digits than the arithmetic, which is "
-            f"{plan.real} for {plan.dtype} parameters; leave it out."
-        )
-    elif plan.numbers == 2 and plan.state_dtype.itemsize == 2:
-        problem = (
-            f"state_dtype: there are no complex numbers of {plan.state_dtype} parts for the state "
-            f"of {plan.dtype} parameters; leave it out."
-        )
-    elif plan.state_dtype.name == "float16":
-        problem = (
-            "state_dtype: squares of gradients below 2e-4 are 0 in float16, and steps then too "
-            "long without end; use 'bfloat16'."
-        )
-    elif plan.master and plan.dtype.itemsize != 2:
-        problem = (
-            f"master: is for float16 and bfloat16 parameters, these are {plan.dtype}; leave it out."
-        )
-    elif plan.modulus and plan.rule.modulus(options) is None:
-        problem = (
-            f"complex_form: {plan.rule.name} with these options uses the gradient otherwise than "
-            "by its square, so complex numbers cannot be taken whole; use 'parts'."
-        )
-    elif options["sparse"] == "lazy" and plan.bounds and plan.norm:
-        problem = (
-            "bounds: with sparse='lazy' the norm would need them row by row; use sparse='dense', "
-            "or leave out clip_norm, clip_array_norm and nonfinite."
-        )
-    if problem:
-        raise ValueError(problem)

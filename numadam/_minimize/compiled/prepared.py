@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from numadam._core.options import freeze
+from numadam._core.frozen import freeze
 from numadam._minimize.compiled.backend import StateOnly
 from numadam._minimize.compiled.problem import Problem
 from numadam._optimizer.base import make_optimizer
