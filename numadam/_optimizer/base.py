@@ -260,7 +260,8 @@ class OptimizerBase:
         """State arrays and t: reading returns views, assignment copies.
 
         ``opt.state["m"]`` is the first moment in the structure of the parameters;
-        ``opt.state = saved`` checks all of `saved` and then copies it.
+        ``opt.state = saved`` checks all of `saved` and then copies it, and
+        ``saved = opt.state.copy()`` has copies of all of one moment.
         """
         return State(self)
 

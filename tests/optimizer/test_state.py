@@ -168,3 +168,29 @@ def test_state_setitem_of_an_unknown_name():
     opt = na.Adam(np.ones(3))
     with pytest.raises(KeyError, match="vmax"):
         opt.state["vmax"] = np.ones(3)
+
+
+def test_a_copy_of_the_state_brings_it_back():
+    """It shares no memory, and lies as the parameters do."""
+    params = {"f": np.asfortranarray(np.ones((3, 4))), "c": np.ones(5)}
+    opt = na.NAdam(params, accumulate=2)
+    grads = {name: np.full_like(p, 2.0) for name, p in params.items()}
+    for _ in range(3):
+        opt.step(grads)
+    saved = opt.state.copy()
+    assert list(saved) == list(opt.state)
+    for name, value in saved.items():
+        for one, other in zip(tree_leaves(value), tree_leaves(opt.state[name]), strict=True):
+            assert_same_bits(one, other)
+            assert not np.shares_memory(one, other)
+            assert one.strides == other.strides
+    start = {name: p.copy() for name, p in params.items()}
+    ends = []
+    for _ in range(2):
+        for name, p in params.items():
+            p[...] = start[name]
+        opt.state = saved
+        for _ in range(3):
+            opt.step(grads)
+        ends.append([p.copy() for p in params.values()])
+    assert_leaves(ends[0], ends[1])
