@@ -1,92 +1,145 @@
-"""Public codes with numadam in the place of their own Adam."""
+"""Public codes on numadam: the sections of the page on drop-ins, and the tests of those codes.
+
+What is not installed is skipped: ``pip install -e ".[test,dropins]"`` brings all.
+"""
 
 from __future__ import annotations
 
-import warnings
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-import numadam as na
+from tests import dropins
+from tests.pages import lacking
+
+#: Sections whose own Adam is replaced, and the largest difference from the package's own result.
+REPLACED = {
+    "scikit-learn": 0.0,
+    # with lr = 1 a last digit of float32 scalars grows to 3e-3 in 10 iterations
+    "PaCMAP": 1e-4,
+    "pyribs": 0.0,
+    "quimb": 0.0,
+    "ODL": 0.0,
+    "PyVBMC": 0.0,
+    "PennyLane": 0.0,
+}
+#: Sections that call `scipy_adam`, and the largest difference from another method's minimum.
+CALLERS = {"basinhopping": 1e-5, "lmfit": 1e-5, "iminuit": 1e-4}
+
+pytestmark = pytest.mark.timeout(600)  # PaCMAP compiles for half a minute
 
 
-def _sklearn_adam():
-    stochastic = pytest.importorskip("sklearn.neural_network._stochastic_optimizers")
-
-    class AdamOptimizer(stochastic.BaseOptimizer):
-        """scikit-learn's Adam, on numadam."""
-
-        def __init__(
-            self, params, learning_rate_init=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-8
-        ):
-            super().__init__(learning_rate_init)
-            self.options = {"beta1": beta_1, "beta2": beta_2, "eps": epsilon, "like": "sklearn"}
-            self.t = 0
-            self.ms = [np.zeros_like(param) for param in params]
-            self.vs = [np.zeros_like(param) for param in params]
-
-        def update_params(self, params, grads):
-            self.t += 1
-            lr = self.learning_rate_init
-            for p, g, m, v in zip(params, grads, self.ms, self.vs, strict=True):
-                na.adam_update(p, g, m, v, self.t, lr=lr, **self.options)
-
-    return AdamOptimizer
+def names_of(title):
+    """Run a section of the page; skip where its package is missing."""
+    for module in dropins.needed(title):
+        if lacking(module):
+            pytest.skip(f'needs {module}: pip install -e ".[dropins]"')
+    return dropins.run(title)
 
 
-def _sklearn_tests():
+@pytest.mark.parametrize(("title", "within"), (REPLACED | CALLERS).items())
+def test_the_result_is_the_packages_own(title, within, capsys):
+    assert names_of(title)["difference"] <= within
+
+
+def test_the_table_has_every_replaced_adam():
+    text = dropins.PAGE.read_text(encoding="utf-8")
+    rows = text.partition("| package |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [row.split("]")[0].removeprefix("| [") for row in rows] == list(REPLACED)
+
+
+def test_scikit_learns_own_tests(monkeypatch, capsys):
     module = pytest.importorskip("sklearn.neural_network.tests.test_stochastic_optimizers")
-    return module, [name for name in vars(module) if name.startswith("test_")]
+    monkeypatch.setattr(module, "AdamOptimizer", names_of("scikit-learn")["AdamOptimizer"])
+    tests = [test for name, test in vars(module).items() if name.startswith("test_")]
+    assert len(tests) == 6
+    for test in tests:
+        test()
 
 
-def test_scikit_learns_own_tests(monkeypatch):
-    module, names = _sklearn_tests()
-    assert len(names) == 6
-    monkeypatch.setattr(module, "AdamOptimizer", _sklearn_adam())
-    for name in names:
-        getattr(module, name)()
+def test_pennylanes_own_tests(monkeypatch, capsys):
+    names = names_of("PennyLane")
+    path = Path(names["qml"].__file__).parents[1] / "tests" / "optimize" / "test_adam.py"
+    if not path.exists():
+        pytest.skip("this release of PennyLane comes without its tests")
+    spec = importlib.util.spec_from_file_location("pennylane_test_adam", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "AdamOptimizer", names["AdamOptimizer"])
+    cases, tol = module.TestAdamOptimizer(), 1e-3
+    (table,) = cases.test_apply_grad.pytestmark
+    for grad, args in table.args[1]:
+        cases.test_apply_grad(grad, args, tol)
+    (table,) = cases.test_adam_optimizer_univar.pytestmark
+    for x_start in table.args[1]:
+        cases.test_adam_optimizer_univar(x_start, tol)
+    cases.test_adam_optimizer_multivar(tol)
+    cases.test_adam_optimizer_properties()
 
 
-def test_scikit_learn_ends_in_the_same_weights(monkeypatch):
-    perceptron = pytest.importorskip("sklearn.neural_network._multilayer_perceptron")
-    from sklearn.datasets import load_digits
+@pytest.mark.parametrize(
+    "name", ["l2_squared", "l2_squared_scaled", "rosenbrock", "quadratic_form"]
+)
+def test_odls_own_tests(name, monkeypatch, capsys):
+    names = names_of("ODL")
+    from odl.test.solvers.smooth import smooth_test
 
-    x, y = load_digits(return_X_y=True)
-
-    def train():
-        network = perceptron.MLPClassifier((32,), max_iter=20, random_state=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # 20 iterations are not meant to converge
-            network.fit(x, y)
-        return [*network.coefs_, *network.intercepts_]
-
-    theirs = train()
-    monkeypatch.setattr(perceptron, "AdamOptimizer", _sklearn_adam())
-    ours = train()
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(a, b, strict=True)
+    functional = smooth_test.functional.__wrapped__(SimpleNamespace(param=name))
+    theirs, ours = functional.domain.one(), functional.domain.one()
+    names["odl"].solvers.adam(functional, theirs, maxiter=100, learning_rate=0.5)
+    names["adam"](functional, ours, maxiter=100, learning_rate=0.5)
+    np.testing.assert_array_equal(ours.data, theirs.data, strict=True)
+    monkeypatch.setattr(names["odl"].solvers, "adam", names["adam"])
+    smooth_test.test_adam(functional)
 
 
-def test_pacmap_ends_in_the_same_embedding(monkeypatch):
-    pacmap = pytest.importorskip("pacmap.pacmap", reason='needs pip install "numadam[dropins]"')
-    from sklearn.datasets import load_digits
+def test_pyvbmc_ends_in_the_same_posterior(monkeypatch, capsys):
+    minimize = names_of("PyVBMC")["minimize_adam"]
+    from pyvbmc import VBMC
+    from pyvbmc.vbmc import variational_optimization
 
-    x = load_digits().data[:500].astype(np.float32)
+    calls = []
 
-    def update(Y, grad, m, v, beta1, beta2, lr, itr):
-        # Its gradient has one row more than Y: the loss. As TensorFlow 1 it writes moments as
-        # m + (1 - beta)(g - m) and holds betas in float32. With lr = 1 a last digit of the scalars
-        # grows to 3e-3 in 10 iterations.
-        betas = {"beta1": beta1, "beta2": beta2}
-        na.adam_update(Y, grad[: len(Y)], m, v, itr + 1, lr=lr, eps=1e-7, like="tf1", **betas)
+    def counted(*args, **options):
+        calls.append(args)
+        return minimize(*args, **options)
 
-    def embed():
-        return pacmap.PaCMAP(n_components=2, num_iters=(10, 0, 0), random_state=0).fit_transform(x)
+    def posterior():
+        ends = np.full((1, 2), 2.0)
+        options = {"max_fun_evals": 20, "display": "off"}
+        vbmc = VBMC(
+            lambda x: -np.sum(x**2) / 2, np.zeros((1, 2)), None, None, -ends, ends, options, seed=0
+        )
+        return vbmc.optimize()[0].mu
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that a seed was set
-        theirs = embed()
-        monkeypatch.setattr(pacmap, "update_embedding_adam", update)
-        ours = embed()
-    assert ours.shape == (500, 2)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+    theirs = posterior()
+    monkeypatch.setattr(variational_optimization, "minimize_adam", counted)
+    ours = posterior()
+    assert calls
+    np.testing.assert_array_equal(ours, theirs, strict=True)
+
+
+def test_pyribs_resets_as_its_evolution_strategy_does(monkeypatch, capsys):
+    """OpenAI-ES makes its Adam with a number of elements, and resets it to x0."""
+    names = names_of("pyribs")
+    from ribs.emitters.opt import _openai_es
+
+    def means():
+        strategy = _openai_es.OpenAIEvolutionStrategy(
+            sigma0=0.1, solution_dim=10, batch_size=20, seed=1, lr=0.05, l2_coeff=0.01
+        )
+        strategy.reset(np.full(10, 0.1))
+        for _ in range(30):
+            x = strategy.ask()
+            f = -np.sum(x**2, axis=1)
+            strategy.tell(np.argsort(-f), f[:, None], 10)
+        return strategy.adam_opt.theta.copy()
+
+    theirs = means()
+    monkeypatch.setattr(_openai_es, "AdamOpt", names["AdamOpt"])
+    ours = means()
+    assert np.max(np.abs(ours - 0.1)) > 0.01
+    np.testing.assert_array_equal(ours, theirs, strict=True)

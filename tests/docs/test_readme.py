@@ -1,17 +1,15 @@
 """README and docs do what they say: snippets run, links lead somewhere, commands are the CI's."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.pages import BLOCK, lacking
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCK = re.compile(
-    r"^(?:<!-- needs ([a-zA-Z ]+) -->\n)?```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
-)
 CPU = [code for gpu, code in BLOCK.findall(README) if not gpu]
 GPU = [code for gpu, code in BLOCK.findall(README) if gpu]
 
@@ -29,11 +27,6 @@ def test_snippets_run(capsys):
 
 DOCS = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
 PAGES = sorted(page for page in DOCS if BLOCK.search(page.read_text(encoding="utf-8")))
-
-
-def lacking(need):
-    """Whether a snippet's need is one that is not there: a package, or more than a package."""
-    return bool(need) and (" " in need or importlib.util.find_spec(need) is None)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
