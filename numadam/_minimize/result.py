@@ -23,6 +23,11 @@ _STATUS_TEXT = {
     3: "the gradient is not finite",
     -1: "interrupted",
 }
+#: Entries of a problem, in the result of the best one.
+_OF_ONE_PROBLEM = (
+    *("success", "status", "x", "fun", "jac", "grad_norm"),
+    *("x_last", "fun_last", "nit", "averaged"),
+)
 #: The longest history that is recorded by default.
 _HISTORY_LENGTH = 10_000
 
@@ -140,11 +145,7 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
         if not np.isfinite(fun).any():
             raise ValueError("best: f is finite in none of the problems.")
         index = int(np.argmin(np.where(np.isfinite(fun), fun, np.inf)))
-        one = {
-            name: self[name][index]
-            for name in ("x", "fun", "x_best", "fun_best", "jac", "nit", "status", "success")
-            if name in self
-        }
+        one = {name: self[name][index] for name in _OF_ONE_PROBLEM if name in self}
         return Result(index=index, **one)
 
     def _rows(self) -> list[tuple[str, str]]:

@@ -48,8 +48,9 @@ def both(cupy, fun, x0, *args, **options):
 def assert_alike(on_gpu, on_cpu, **close):
     np.testing.assert_allclose(np.asarray(on_gpu.x), on_cpu.x, **close)
     np.testing.assert_allclose(np.asarray(on_gpu.fun), on_cpu.fun, **close)
-    np.testing.assert_allclose(np.asarray(on_gpu.x_best), on_cpu.x_best, **close)
-    np.testing.assert_allclose(np.asarray(on_gpu.fun_best), on_cpu.fun_best, **close)
+    for name in ("jac", "grad_norm", "x_last", "fun_last"):
+        # the gradient near a minimum is a difference of large numbers
+        np.testing.assert_allclose(np.asarray(on_gpu[name]), on_cpu[name], atol=1e-9, **close)
     np.testing.assert_array_equal(on_gpu.nit, on_cpu.nit)
     np.testing.assert_array_equal(on_gpu.status, on_cpu.status)
 

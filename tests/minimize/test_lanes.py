@@ -19,6 +19,7 @@ from tests.minimize.objectives import rosen
 from tests.processes import FORKED, python
 
 RNG = np.random.default_rng(1)
+FIELDS = ("x", "fun", "jac", "grad_norm", "x_last", "fun_last", "nit", "status")
 
 
 @numba.njit
@@ -80,7 +81,7 @@ def assert_alone(fun, x0, rows, **options):
     many = na.minimize_many(fun, x0, **options)
     for k in rows:
         one = na.minimize(fun, x0[k], **options)
-        for name in ("x", "fun", "x_best", "fun_best", "jac", "nit", "status", "grad_norm"):
+        for name in FIELDS:
             np.testing.assert_array_equal(many[name][k], one[name], err_msg=f"{name} of {k}")
         if "ema" in options:
             np.testing.assert_array_equal(many.averaged[k], one.averaged)
@@ -168,13 +169,15 @@ def test_best_is_kept_where_f_rises_again():
         return x[0] * x[0] if i != 3 else np.nan
 
     res = na.minimize_many(fun, np.linspace(0.05, 1.0, 30)[:, None], lr=0.3, maxiter=40)
-    assert (res.fun_best <= res.fun)[np.arange(30) != 3].all()
-    assert (res.fun_best < res.fun).any()
-    np.testing.assert_array_equal(
-        res.x_best[:, 0] ** 2, np.where(np.isnan(res.fun), res.x_best[:, 0] ** 2, res.fun_best)
-    )
-    assert np.isnan(res.fun_best[3])
-    assert res.x_best[3] == res.x[3]
+    others = np.arange(30) != 3
+    assert (res.fun <= res.fun_last)[others].all()
+    assert (res.fun < res.fun_last).any()
+    np.testing.assert_array_equal(res.x[others, 0] ** 2, res.fun[others])
+    np.testing.assert_array_equal(res.x_last[others, 0] ** 2, res.fun_last[others])
+    np.testing.assert_array_equal(res.jac, 2 * res.x)
+    np.testing.assert_array_equal(res.grad_norm, abs(2 * res.x[:, 0]))
+    assert np.isnan([res.fun[3], res.fun_last[3]]).all()
+    assert res.x[3] == res.x_last[3]
 
 
 def test_an_objective_that_raises_is_not_called_for_stopped_problems():
@@ -216,6 +219,7 @@ def test_an_interrupt_comes_between_calls_and_carries_the_result():
     assert taken > 10
     assert (so_far.nit == taken).all()
     one = na.minimize(rosen, x0[7], gtol=0, maxiter=taken, lr=1e-9, history=False)
+    np.testing.assert_array_equal(so_far.x_last[7], one.x_last)
     np.testing.assert_array_equal(so_far.x[7], one.x)
 
 

@@ -104,21 +104,21 @@ class DeviceBatch:
         self._arrays = tuple(own[slot] for slot in sorted(own))
         self._shaped = numba_view(x), numba_view(self.gradient)
         moves = tolerances.xtol > 0.0
-        self._best = x.copy()
+        self._best, self._best_g = x.copy(), cupy.zeros(x.shape, x.dtype)
         before = cupy.zeros(x.size if moves else 0, x.dtype)
-        self._moves = numba_view(before), numba_view(flat_view(self._best, order))
+        kept = (numba_view(flat_view(one, order)) for one in (self._best, self._best_g))
+        self._moves = numba_view(before), *kept
         self.table, self.counts = (
-            cupy.zeros((4, self.problems)),
+            cupy.full((5, self.problems), np.nan),
             cupy.zeros((2, self.problems), np.int64),
         )
-        self.table[3] = np.inf
         columns = [op.COLUMN.low, op.COLUMN.high]
         self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), columns]))
-        self._tolerances = tolerances.limits
+        self._tolerances = *tolerances.limits, tolerances.gtol_rel
         self._width = width_of(plan)
         from numba import cuda
 
-        self._kernel = cuda.jit(make_solve(plan, fun, form))
+        self._kernel = cuda.jit(make_solve(plan, fun, form, tolerances.norm))
         self._fill, self.done, self.first = _tabulate(plan), 0, True
         self._products = start_products(plan, 1)[0]
 
@@ -189,22 +189,18 @@ class DeviceBatch:
         def rows(array: Any) -> Any:
             return cupy.ascontiguousarray(cupy.asarray(np.moveaxis(array, -1, 0)))
 
-        lost = self.table[3] == np.inf  # f was never finite: the best point is the last one
-        self._best[..., lost] = self._x[..., lost]
-        self.table[3, lost] = self.table[0, lost]
         codes, nit = self.counts.get()
-        arrays = {"x": rows(self._x), "jac": rows(self.gradient)}
+        arrays = {"x": rows(self._best), "jac": rows(self._best_g), "x_last": rows(self._x)}
         if "average" in self._backend.state:
             arrays["averaged"] = rows(self.optimizer.averaged)
         return make_result(
             codes,
             nit,
-            int(nit.sum()) + self.problems,
+            int(nit.sum()) + (0 if self.first else self.problems),
             interrupted,
-            fun=self.table[0].copy(),
-            x_best=rows(self._best),
-            fun_best=self.table[3].copy(),
-            grad_norm=self.table[2].copy(),
+            fun=self.table[2].copy(),
+            grad_norm=self.table[3].copy(),
+            fun_last=self.table[0].copy(),
             **arrays,
         )
 

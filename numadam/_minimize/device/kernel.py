@@ -23,7 +23,14 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import LoopScalars, loop_start
 from numadam._cuda.kernel_spec import device_jit, step_slots
 from numadam._minimize.compiled.forms import INDEXED, RETURNS, WRITES
-from numadam._minimize.stopping import RUNNING, check_convergence, moved, projected
+from numadam._minimize.stopping import (
+    RUNNING,
+    check_convergence,
+    gradient_limit,
+    itself,
+    moved,
+    projected,
+)
 
 
 def _present(a):
@@ -95,43 +102,62 @@ def _make_tuple(count: int, wrap: Any) -> Any:
     return read
 
 
-def _make_test_problem(box: str, wrap: Any) -> Any:
-    """``test_problem(...) -> code, largest``: the stop tests at the iterate of problem b.
+def _make_norm(element: Any, norm: float, wrap: Any) -> Any:
+    """``norm(b, problems, x, y, low, high, lo, hi)`` of problem b, as `stopping.make_norm`."""
+    one, euclidean = wrap(element), norm != math.inf
 
-    `largest` is the norm of the projected gradient.
-    """
-    check, steep, far = wrap(check_convergence), wrap(projected), wrap(moved)
-    scalar, boxed = box == "scalar", box != ""
-
-    def test_problem(b, problems, x, g, low, high, ends, before, f, f_before, later, tolerances):
-        largest = way = size = 0.0
+    def norm_of(b, problems, x, y, low, high, lo, hi):
+        top = total = 0.0
         for i in range(b, x.size, problems):
-            if scalar:
-                d = steep(i, x, g, None, None, ends[0], ends[1])
-            elif boxed:
-                d = steep(i, x, g, low, high, None, None)
-            else:
-                d = g[i]
-            a = abs(float(d))
-            largest = a if a > largest or a != a else largest
-            if tolerances[2] > 0.0 and later:
-                a = abs(float(far(i, x, before, None, None, None, None)))
-                way = a if a > way or a != a else way
-                a = abs(float(x[i]))
-                size = a if a > size or a != a else size
-        return check(f, f_before, largest, way, size, later, tolerances), largest
+            a = abs(float(one(i, x, y, low, high, lo, hi)))
+            top = a if a > top or a != a else top
+        if not euclidean or top == 0.0 or not math.isfinite(top):
+            return top
+        for i in range(b, x.size, problems):
+            a = float(one(i, x, y, low, high, lo, hi)) / top
+            total += a * a
+        return top * math.sqrt(total)
+
+    return wrap(norm_of)
+
+
+def _make_test_problem(box: str, norm: float, wrap: Any) -> Any:
+    """``test_problem(...) -> code, limit, steep``: the stop tests at the iterate of problem b.
+
+    `steep` is the norm of the projected gradient, and `limit` the one at which the problem stops.
+    """
+    check, limit_of = wrap(check_convergence), wrap(gradient_limit)
+    steep_of, far, large = (_make_norm(one, norm, wrap) for one in (projected, moved, itself))
+    scalar = box == "scalar"
+
+    def test_problem(
+        b, problems, x, g, low, high, ends, before, f, f_before, later, limit, tolerances
+    ):
+        gtol, ftol, xtol, gtol_rel = tolerances
+        way = size = 0.0
+        if scalar:
+            steep = steep_of(b, problems, x, g, None, None, ends[0], ends[1])
+        else:
+            steep = steep_of(b, problems, x, g, low, high, None, None)
+        if not later:
+            limit = limit_of(gtol, gtol_rel, steep)
+        if xtol > 0.0 and later:
+            way = far(b, problems, x, before, None, None, None, None)
+            size = large(b, problems, x, before, None, None, None, None)
+        return check(f, f_before, steep, way, size, later, (limit, ftol, xtol)), limit, steep
 
     return wrap(test_problem)
 
 
-def make_solve(plan: Plan, fun: Any, form: str) -> Callable[..., None]:
+def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., None]:
     """The kernel: some iterations of every problem that still runs, one problem a thread.
 
     ``solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args)``: `rows`
     are the scalars of the coming iterations; `table` has for each problem f, f of the iteration
-    before, the gradient's norm and the best f, and `counts` the status and the iterations. `moves`
-    are x before the step, empty where no test asks for it, and the best x. `numbers` are
-    problems, steps, iterations done, and 1 where only x0 is to be tested.
+    before, the best f, the gradient's norm there, and the norm at which it stops; `counts` the
+    status and the iterations. `moves` are x before the step, empty where no test asks for it, and
+    the best x and its gradient. `numbers` are problems, steps, iterations done, and 1 where only
+    x0 is to be tested.
     """
     wrap, used = device_jit(), step_slots(plan, has_out=False)
     update, places = make_element_update(plan, wrap), pickers(wrap, used, range(pl.SLOTS))
@@ -139,14 +165,14 @@ def make_solve(plan: Plan, fun: Any, form: str) -> Callable[..., None]:
     (fa, a_), (fl, l_), (fh, h_), (fr, r_) = places[7:11]
     call, test_problem = (
         wrap(_CALLS[form](wrap(fun.py_func))),
-        _make_test_problem(plan.bounds, wrap),
+        _make_test_problem(plan.bounds, norm, wrap),
     )
     of_rule, of_loop, first_k = plan.rule.scalar_type, LoopScalars, loop_start(plan)
     read_h, read_k = _make_tuple(first_k, wrap), _make_tuple(len(of_loop._fields), wrap)
 
     def solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args):
         problems, steps, done, at_start = numbers
-        before, best = moves
+        before, best, best_g = moves
         p, g = fp(arrays[p_]), fg(arrays[g_])
         s0, s1, s2 = f0(arrays[s0_]), f1(arrays[s1_]), f2(arrays[s2_])
         average, low, high, rate = fa(arrays[a_]), fl(arrays[l_]), fh(arrays[h_]), fr(arrays[r_])
@@ -158,7 +184,7 @@ def make_solve(plan: Plan, fun: Any, form: str) -> Callable[..., None]:
                     h = of_rule(*read_h(rows, it, 0))
                     k = of_loop(*read_k(rows, it, first_k))
                     for i in range(b, p.size, problems):
-                        if tolerances[2] > 0.0:
+                        if tolerances[2] > 0.0:  # xtol
                             before[i] = p[i]
                         update(
                             i, p, g, s0, s1, s2, None, None, average, low, high, rate, None, h, k
@@ -167,16 +193,17 @@ def make_solve(plan: Plan, fun: Any, form: str) -> Callable[..., None]:
                 for i in range(b, p.size, problems):
                     g[i] = 0
                 f = float(call(shaped[0][..., b], shaped[1][..., b], b, args))
-                code, largest = test_problem(
-                    b, problems, p, g, low, high, ends, before, f, table[1, b], done + it > 0,
-                    tolerances,
+                later = done + it > 0
+                code, limit, steep = test_problem(
+                    b, problems, p, g, low, high, ends, before, f, table[1, b], later,
+                    table[4, b], tolerances,
                 )  # fmt: skip
-                table[0, b], table[1, b], table[2, b] = f, f, largest
+                table[0, b], table[1, b], table[4, b] = f, f, limit
                 counts[0, b], counts[1, b] = code, done + it
-                if f < table[3, b] and math.isfinite(f):
-                    table[3, b] = f
+                if not later or (f < table[2, b] and math.isfinite(f)):
+                    table[2, b], table[3, b] = f, steep
                     for i in range(b, p.size, problems):
-                        best[i] = p[i]
+                        best[i], best_g[i] = p[i], g[i]
                 only_test = False
 
     return solve

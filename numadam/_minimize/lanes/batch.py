@@ -20,7 +20,14 @@ from numadam._minimize.compiled.objective import entry_for
 from numadam._minimize.compiled.schedules import StepTables
 from numadam._minimize.lanes.kernel import make_kernels
 from numadam._minimize.lanes.problems import Problems, rows_of
-from numadam._minimize.lanes.records import LANES, VALUE_BEFORE, VALUE_BEST, VALUE_F, VALUE_LARGEST
+from numadam._minimize.lanes.records import (
+    LANES,
+    RESULTS,
+    VALUE_BEST,
+    VALUE_BEST_NORM,
+    VALUE_F,
+    VALUES,
+)
 from numadam._minimize.lanes.scalars import scratch_size
 from numadam._minimize.result import ManyResult, make_result
 from numadam._minimize.stopping import RAISED, RUNNING
@@ -76,20 +83,20 @@ class LaneBatch:
     def _allocate(self, shape: tuple[int, ...]) -> None:
         """Allocate what the kernel reads and writes, and note the addresses."""
         task, plan, problems = self._task, self._plan, self._problems
+        tolerances = task.tolerances
         positions = int(self._state["positions"][0])
         self._gradient = aligned_zeros(self._x.nbytes).view(self._x.dtype).reshape(self._x.shape)
         self._arguments.bind(pl.P, np.array([self._x.ctypes.data]))
         self._arguments.bind(pl.G, np.array([self._gradient.ctypes.data]))
-        self._values = np.full((4, positions), np.nan)
-        self._values[VALUE_BEST] = np.inf
+        self._values = np.full((VALUES, positions), np.nan)
         self._codes, self._nit = np.zeros((2, problems), np.int64)
         self._order = np.arange(positions)
         self._live = np.minimum(self._block, problems - self._block * np.arange(self._blocks))
-        self._best = self._x.copy()
+        best, best_g = self._x.copy(), np.zeros_like(self._x)
         average = self._backend.state.get("average")
-        self._kept = [self._x, self._gradient, self._best, *(average or ())]
+        self._kept = [self._x, best, best_g, *(average or ())]
         self._rows = [np.empty((problems, *shape), self._x.dtype) for _ in self._kept]
-        self._result = np.empty((3, problems))
+        self._result = np.empty((RESULTS, problems))
         each = task.rates is not None or plan.norm != ""  # else asking would compile something
         self._tables = tables = StepTables(self._settings, _CALL_STEPS)
         lr = self._optimizer.lr
@@ -98,7 +105,7 @@ class LaneBatch:
         scratch = scratch_size(plan, int(self._state["numbers"][0])) if each else 0
         self._arrays = {
             "shape": np.array([*shape, 0], np.int64),
-            "tolerances": np.array(task.tolerances.limits),
+            "tolerances": np.array([*tolerances.limits, tolerances.gtol_rel]),
             "values": self._values,
             "tests": np.zeros(positions, np.int64),
             "order": self._order,
@@ -107,8 +114,9 @@ class LaneBatch:
             "result": self._result,
             "rows": np.array([rows.ctypes.data for rows in self._rows]),
             "live": self._live,
-            "before": np.empty_like(self._x) if task.tolerances.xtol > 0.0 else None,
-            "best": self._best,
+            "before": np.empty_like(self._x) if tolerances.xtol > 0.0 else None,
+            "best": best,
+            "best_g": best_g,
             "own_lr": None if task.rates is None else task.rates.copy(),
             "scratch": np.zeros((self._blocks, scratch)),
             "factors": np.ones((3, 1)),
@@ -123,8 +131,10 @@ class LaneBatch:
 
     def _compile(self) -> None:
         plan, lanes, own_lr = self._plan, self._lanes, self._task.rates is not None
-        name = f"{plan.name}-{'own-lr-' if own_lr else ''}{lanes}-lanes"
-        kernels = compiled_loop(name, lambda: make_kernels(plan, lanes, own_lr, name), KERNEL)
+        norm = self._task.tolerances.norm
+        forms = f"{'own-lr-' if own_lr else ''}{'2-norm-' if norm == 2 else ''}"
+        name = f"{plan.name}-{forms}{lanes}-lanes"
+        kernels = compiled_loop(name, lambda: make_kernels(plan, lanes, own_lr, norm, name), KERNEL)
         self._kernels = kernels
         self._in_threads = self._blocks > 1 and threads.layer() != "workqueue"
         self._kernel()
@@ -201,19 +211,14 @@ class LaneBatch:
         """The result of all problems as they are now, in their own order."""
         values, rows = self._result, self._rows
         if self.live == self._problems:  # none has stopped, and each is in its place
-            values = self._values[:VALUE_BEFORE, : self._problems]
+            values = self._values[:RESULTS, : self._problems]
             rows = [rows_of(array, self._lanes)[: self._problems] for array in self._kept]
         elif self.live:
             positions = self._positions()
             numbers = self._order[positions]
-            values[:, numbers] = self._values[:VALUE_BEFORE, positions]
+            values[:, numbers] = self._values[:RESULTS, positions]
             for to, of in zip(rows, self._kept, strict=True):
                 to[numbers] = rows_of(of, self._lanes)[positions]
-        # where f was never finite, the best point is the last one
-        lost = ~np.isfinite(values[VALUE_BEST])
-        if lost.any():
-            rows[2][lost] = rows[0][lost]
-            values[VALUE_BEST, lost] = values[VALUE_F, lost]
         arrays = {"averaged": rows[3]} if len(rows) > 3 else {}
         first = bool(self._state["at_start"][0])
         return make_result(
@@ -221,11 +226,11 @@ class LaneBatch:
             self._nit,
             int(self._nit.sum()) + (0 if first else self._problems),
             interrupted,
-            x=rows[0],
-            fun=values[VALUE_F],
-            jac=rows[1],
-            x_best=rows[2],
-            fun_best=values[VALUE_BEST],
-            grad_norm=values[VALUE_LARGEST],
+            x=rows[1],
+            fun=values[VALUE_BEST],
+            jac=rows[2],
+            grad_norm=values[VALUE_BEST_NORM],
+            x_last=rows[0],
+            fun_last=values[VALUE_F],
             **arrays,
         )

@@ -159,19 +159,20 @@ def _block_state(batch):
         batch.tests,
         batch.before,
         batch.best,
+        batch.best_g,
         batch.scalars,
         batch.factors,
         batch.scratch,
     )
 
 
-def _make_block(plan: Plan, lanes: int, own_lr: bool, wrap: Any) -> Any:
+def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) -> Any:
     """``block(b, meta_at, batch_at, args_at, begin, steps)``: some iterations of a block.
 
     Long, for the loop needs what lies in memory as values, read once before it.
     """
     each = own_lr or plan.norm != ""
-    test_packet, control_of = make_test_packet(plan, lanes, wrap), make_control_of(plan)
+    test_packet, control_of = make_test_packet(plan, lanes, norm, wrap), make_control_of(plan)
     retire_block = make_retire_block(plan, lanes, wrap)
     step = _make_step_each(plan, own_lr, wrap) if each else _make_step(plan, wrap)
     copy_memory, count_iterations = wrap(_copy_memory), wrap(_count_iterations)
@@ -183,7 +184,7 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, wrap: Any) -> Any:
         meta, batch = record_at(meta_at, META), record_at(batch_at, LANES)
         # as tuples: what lies in memory would be read again after everything that is written
         d, at = block_state(batch), to_fixed_tuple(leaves_of(meta)[0].address, slots)
-        tolerances = to_fixed_tuple(array_at(batch.tolerances, 3, np.float64), 3)
+        tolerances = to_fixed_tuple(array_at(batch.tolerances, 4, np.float64), 4)
         row = control_of(meta)[batch.group]
         ends = cast((row[low], row[high]), real)
         first = b * batch.block
@@ -219,13 +220,15 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, wrap: Any) -> Any:
     return wrap(block)
 
 
-def make_kernels(plan: Plan, lanes: int, own_lr: bool, name: str) -> tuple[Kernel, Kernel]:
+def make_kernels(
+    plan: Plan, lanes: int, own_lr: bool, norm: float, name: str
+) -> tuple[Kernel, Kernel]:
     """``kernel(meta_at, batch_at, args_at)``: some iterations of some blocks.
 
     Serial, and parallel over blocks.
     """
     wrap = linked
-    tabulate, block = make_tabulate(plan, wrap), _make_block(plan, lanes, own_lr, wrap)
+    tabulate, block = make_tabulate(plan, wrap), _make_block(plan, lanes, own_lr, norm, wrap)
     # a call, for Numba may move a parallel loop past what only reads fields
     advance, goes_on = make_advance_batch(plan, wrap), wrap(_goes_on)
 

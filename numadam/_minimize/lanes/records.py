@@ -31,17 +31,18 @@ LANES = np.dtype(
         ("fun", POINTER),  # machine code of `evaluate`
         ("shape", POINTER),  # int64: shape of one problem
         # each position
-        ("values", POINTER),  # float64[4, positions], see VALUE
+        ("values", POINTER),  # float64[VALUES, positions], see VALUE
         ("tests", POINTER),  # int64[positions]: RUNNING, or the test that holds
         ("order", POINTER),  # int64[positions]: number of the problem
         ("own_lr", POINTER),  # float64[positions], 0 if they share a learning rate
         ("before", POINTER),  # x before the step, 0 if no test asks for it
         ("best", POINTER),  # best x
+        ("best_g", POINTER),  # its gradient
         # each problem, by its number; written when it stops
         ("codes", POINTER),  # int64[problems]: RUNNING, or the test that holds
         ("nit", POINTER),  # int64[problems]: iterations taken; of running ones at each call
-        ("result", POINTER),  # float64[3, problems]: the first three of VALUE
-        ("rows", POINTER),  # int64[4]: addresses of the final x, gradient, best x, average
+        ("result", POINTER),  # float64[RESULTS, problems]: the first ones of VALUE
+        ("rows", POINTER),  # int64[4]: addresses of the last x, best x, its gradient, average
         # each block
         ("live", POINTER),  # int64[blocks]: problems that still run; they are the first ones
         ("scratch", POINTER),  # float64[blocks, ...]: see `make_own_scalars`
@@ -53,9 +54,11 @@ LANES = np.dtype(
         ("scalars", POINTER),  # float64[table_steps, width]
         ("products", POINTER),  # float64[table_steps + 1, n]: of each step, see `_core.products`
         ("factors", POINTER),  # float64[3, 1]: clip factors that change nothing
-        ("tolerances", POINTER),  # float64[3]: gtol, ftol, xtol
+        ("tolerances", POINTER),  # float64[4]: gtol, ftol, xtol, gtol_rel
     ]
 )
 
-#: Rows of `values`: f, largest component of the projected gradient, best f, f before the step.
-VALUE_F, VALUE_LARGEST, VALUE_BEST, VALUE_BEFORE = range(4)
+#: Rows of `values`: f; the best f, and the norm of the projected gradient there; that norm at x,
+#: and at which the problem stops; f before the step. The first ones are results.
+VALUE_F, VALUE_BEST, VALUE_BEST_NORM, VALUE_NORM, VALUE_LIMIT, VALUE_BEFORE = range(6)
+VALUES, RESULTS = 6, 3

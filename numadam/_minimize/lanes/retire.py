@@ -10,7 +10,7 @@ from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._cpu.parts import leaves_of
 from numadam._jit.pointers import array_at
-from numadam._minimize.lanes.records import VALUE_BEFORE
+from numadam._minimize.lanes.records import RESULTS, VALUES
 from numadam._minimize.stopping import RUNNING
 
 
@@ -26,13 +26,13 @@ def _copy_words(to_at, to_step, of_at, of_step, count, words):
 def _move_values(batch, problem, position, last, number):
     """Write the result of a problem that stops, and move the last one, as far as numbers go."""
     positions, problems = batch.positions, batch.problems
-    values = array_at(batch.values, (4, positions), np.float64)
-    result = array_at(batch.result, (3, problems), np.float64)
+    values = array_at(batch.values, (VALUES, positions), np.float64)
+    result = array_at(batch.result, (RESULTS, problems), np.float64)
     tests = array_at(batch.tests, positions, np.int64)
     array_at(batch.codes, problems, np.int64)[problem] = tests[position]
     array_at(batch.nit, problems, np.int64)[problem] = number
-    for row in range(4):
-        if row < VALUE_BEFORE:
+    for row in range(VALUES):
+        if row < RESULTS:
             result[row, problem] = values[row, position]
         values[row, position] = values[row, last]
     if batch.own_lr != 0:
@@ -48,7 +48,7 @@ def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
     """
     slots = tuple(slot for slot in range(pl.SLOTS) if plan.has(slot))
     item = tuple(plan.stride(slot) * plan.unit // 4 for slot in slots)
-    kept = tuple({pl.P: 0, pl.G: 1, pl.AVERAGE: 3}.get(slot, -1) for slot in slots)
+    kept = tuple({pl.P: 0, pl.AVERAGE: 3}.get(slot, -1) for slot in slots)
     item_x, copy, count = item[0], wrap(_copy_words), len(slots)
     move_values = wrap(_move_values)
 
@@ -60,10 +60,12 @@ def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
         rows = array_at(batch.rows, 4, np.int64)
         here = position // lanes * n * lanes + position % lanes
         there = last // lanes * n * lanes + last % lanes
-        for s in range(count + 1):
-            words, row, first = item_x, 2, batch.best
+        for s in range(count + 2):
+            words, row, first = item_x, s - count + 1, batch.best
             if s < count:
                 words, row, first = item[s], kept[s], at[slots[s]]
+            elif s > count:
+                first = batch.best_g
             step, mine, other = words * lanes, first + 4 * words * here, first + 4 * words * there
             if row >= 0:
                 copy(rows[row] + 4 * words * n * problem, words, mine, step, n, words)

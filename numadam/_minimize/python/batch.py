@@ -7,38 +7,37 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 from numba import boolean, float64, int64
+from numba.core.types import UniTuple
 
-from numadam._arrays.interop import is_cupy, to_host
+from numadam._arrays.interop import to_host
 from numadam._core.parts import parts_of
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.arguments import check_interval
-from numadam._minimize.objective import refuse_uncompiled, split_pair
 from numadam._minimize.observers import refuse_observers
+from numadam._minimize.python.rows import RowObjective
 from numadam._minimize.result import ManyResult, make_result
-from numadam._minimize.stopping import RUNNING, check_convergence
+from numadam._minimize.stopping import RUNNING, check_convergence, gradient_limit
 from numadam._minimize.tasks import ManyTask
 
-_COLUMN = float64[::1]
-_TESTS = int64(
-    _COLUMN, _COLUMN, _COLUMN, _COLUMN, _COLUMN, boolean, float64, float64, float64, int64[::1]
-)
+_COLUMN, _NUMBER = float64[::1], float64
+#: f, f before, norms of gradient, move and x, whether there is an iterate before; the effective
+#: limit of the gradient's norm; gtol, gtol_rel, ftol, xtol; the codes.
+_TESTS = int64(*[_COLUMN] * 5, boolean, _COLUMN, UniTuple(_NUMBER, 4), int64[::1])
 
 
 def _test_problems(  # type: ignore[no-untyped-def]  # Numba types it
-    f, f_before, largest, moved, size, later, gtol, ftol, xtol, codes
+    f, f_before, steep, moved, size, later, limits, tolerances, codes
 ):
     """Write into `codes` the test that holds in each running problem; how many go on."""
+    gtol, gtol_rel, ftol, xtol = tolerances
     live = 0
     for row in range(len(codes)):
         if codes[row] == RUNNING:
+            if not later:
+                limits[row] = gradient_limit(gtol, gtol_rel, steep[row])
+            limit = limits[row], ftol, xtol
             codes[row] = check_convergence(
-                f[row],
-                f_before[row],
-                largest[row],
-                moved[row],
-                size[row],
-                later,
-                (gtol, ftol, xtol),
+                f[row], f_before[row], steep[row], moved[row], size[row], later, limit
             )
             live += codes[row] == RUNNING
     return live
@@ -48,43 +47,54 @@ def _host(x: Any) -> np.ndarray:
     return np.array(to_host(x), dtype=np.float64)  # a copy: fun may write to its own again
 
 
+def _norms(xp: Any, x: Any, norm: float) -> np.ndarray:
+    """The norm of each row, with the bits of `stopping.make_norm` on NumPy arrays."""
+    if x.size == 0:
+        return np.zeros(len(x))
+    if x.dtype.kind == "c":
+        x = xp.ascontiguousarray(x).view(x.real.dtype)
+    a = xp.abs(x).reshape(len(x), -1).astype(np.float64, copy=False)
+    top = a.max(axis=1)
+    if norm == np.inf:
+        return _host(top)
+    scaled = (top > 0.0) & (top < np.inf)  # False for NaN
+    with np.errstate(over="ignore"):
+        a = a / xp.where(scaled, top, 1.0)[:, None]
+        total = xp.cumsum(a * a, axis=1)[:, -1]  # in the order of the elements, unlike sum
+        return _host(xp.where(scaled, top * xp.sqrt(total), top))
+
+
 class PythonBatch:
     """All problems in one array, one a row; a row that has stopped stays as it is."""
 
     def __init__(self, task: ManyTask) -> None:
-        x, jac = task.x, task.jac
+        x = task.x
         lr = task.lr if task.rates is None else task.rates.reshape(-1, *[1] * (x.ndim - 1))
         self._optimizer = refuse_observers(task.rule(x, lr, **task.options))
-        refuse_uncompiled(task.fun, task.args, 0)
+        self._objective = RowObjective(task.fun, task.args, task.jac, x)
         _, settings, backend, _ = parts_of(self._optimizer)
         if settings.options["ema"] is not None:
             raise ValueError("ema: the average of a row that has stopped would go on; compile fun.")
-        if jac is not True and not callable(jac):
-            raise ValueError(
-                "jac: an objective in Python needs True (fun returns f and gradient) or a "
-                f"function, got {jac!r}."
-            )
         if settings.plan.norm:
             raise ValueError(
                 "clip_norm: would mix the problems of an objective in Python; compile fun with "
                 "Numba, or clip_value."
             )
-        self._task, self._x, self._xp = task, x, array_namespace(x)
+        self._x, self._xp, self._tolerances = x, array_namespace(x), task.tolerances
         self._check = check_interval(task.check_every, backend.is_host)
-        self._on_host = backend.is_host
         boxes = settings.leaf_boxes()
         self._box = None if boxes is None else boxes[0]
         problems = len(x)
         self._codes, self._nit = np.zeros((2, problems), np.int64)
         loops = (_test_problems, _test_problems)
         self._test_problems = compiled_loop("problems", lambda: loops, _TESTS).serial
-        zeros = np.zeros(problems)
-        self._f_before, self._moves = zeros, (zeros, zeros)
-        self._f, self._g, self._largest = np.full(problems, np.nan), self._xp.zeros_like(x), zeros
-        self._best, self._f_best = x.copy(), np.full(problems, np.inf)
+        self._moves = np.zeros(problems), np.zeros(problems)
+        self._limits, self._f_last, self._f_best, self._steep_best = np.full((4, problems), np.nan)
+        self._best, self._best_g = x.copy(), self._xp.zeros_like(x)
+        self._f: Any = None
         self._x_before: Any = None
         self._stopped: Any = None
-        self._evaluations, self.done, self.live = 0, 0, problems
+        self.done, self.live = 0, problems
 
     def advance(self, most: int) -> None:
         """Test x0 at the first call; later take steps until the next test, at most `most`."""
@@ -92,94 +102,78 @@ class PythonBatch:
             self._evaluate()
             self._test()
             return
-        x = self._x
         for _ in range(min(most, self._check - self.done % self._check)):
-            self._x_before = x.copy() if self._task.tolerances.xtol > 0.0 else None
+            self._x_before = self._x.copy() if self._tolerances.xtol > 0.0 else None
+            self._f = None
             self._optimizer.step(self._g)
             self._nit[self._codes == RUNNING] = self.done + 1
-            if self.live < len(self._codes):
-                x[self._stopped] = self._kept[self._stopped]
+            self._restore()
             self.done += 1
             self._evaluate()
         self._test()
 
     def _evaluate(self) -> None:
-        task, x = self._task, self._x
-        given = task.fun(x.copy(), *task.args)
-        self._evaluations += 1
-        if task.jac is True:
-            f, g = split_pair(given)
-        else:
-            f, g = given, task.jac(x.copy(), *task.args)
-        for name, array, shape in (("f", f, x.shape[:1]), ("gradient", g, x.shape)):
-            if getattr(array, "shape", None) != shape:
-                raise ValueError(
-                    f"fun: {name} has to be an array of shape {shape}, got "
-                    f"{getattr(array, 'shape', type(array).__name__)}."
-                )
-            if is_cupy(array) == self._on_host:
-                raise TypeError(f"fun: {name} and x0 have to be arrays of one library.")
-        if g.dtype.kind == "c" and x.dtype.kind != "c":
-            raise TypeError(f"fun: its gradient has dtype {g.dtype}, expected {x.dtype}.")
-        self._f, self._g = f, g.astype(x.dtype, copy=False)
+        self._f, self._g = self._objective.evaluate(self._codes == RUNNING)
 
-    def _top(self, x: Any) -> Any:
-        """The largest absolute element of each row."""
-        if x.dtype.kind == "c":
-            return self._xp.maximum(self._top(x.real), self._top(x.imag))
-        size = x[0].size if len(x) else 0
-        if size == 0:
-            return self._xp.zeros(len(x))
-        return self._xp.abs(x).reshape(len(x), size).max(axis=1)
+    def _restore(self) -> None:
+        """Bring rows that have stopped back to where they were."""
+        if self.live < len(self._codes):
+            self._x[self._stopped] = self._kept[self._stopped]
 
     def _test(self) -> None:
-        """Run the stop tests of all rows."""
-        xp, x, d = self._xp, self._x, self._g
+        """Run the stop tests of all rows that run."""
+        xp, x, d, first = self._xp, self._x, self._g, self._stopped is None
         if self._box is not None:
             low, high = (xp.asarray(end, dtype=x.dtype) for end in self._box)
             d = xp.where(d > x - low, x - low, d)
             d = xp.where(d < x - high, x - high, d)
-        self._largest, f = _host(self._top(d)), _host(self._f)
+        its = self._tolerances
+        norm, f, running = its.norm, _host(self._f), self._codes == RUNNING
+        steep = _norms(xp, d, norm)
         if self._x_before is not None:
-            self._moves = _host(self._top(x - self._x_before)), _host(self._top(x))
-        running = self._codes == RUNNING
-        self._keep_best(running & np.isfinite(f) & (f < self._f_best), f)
-        tolerances = self._task.tolerances.limits
+            self._moves = _norms(xp, x - self._x_before, norm), _norms(xp, x, norm)
+        self._keep_best(running & (first | np.isfinite(f) & (f < self._f_best)), f, steep)
         self.live = int(
             self._test_problems(
                 f,
-                self._f_before,
-                self._largest,
+                self._f_last,
+                steep,
                 *self._moves,
-                self.done > 0,
-                *tolerances,
+                not first,
+                self._limits,
+                (its.gtol, its.gtol_rel, its.ftol, its.xtol),
                 self._codes,
             )
         )
-        self._f_before = f
+        self._f_last = np.where(running, f, self._f_last)
         self._nit[running] = self.done
-        if self._stopped is None or self.live < len(self._codes):
-            self._kept, self._stopped = x.copy(), self._xp.asarray(self._codes != RUNNING)
+        if first or self.live < len(self._codes):
+            self._kept, self._stopped = x.copy(), xp.asarray(self._codes != RUNNING)
 
-    def _keep_best(self, better: np.ndarray, f: np.ndarray) -> None:
+    def _keep_best(self, better: np.ndarray, f: np.ndarray, steep: np.ndarray) -> None:
+        """Keep the rows at which f is lower than before: x, f, gradient and its norm."""
         if better.any():
-            self._f_best[better] = f[better]
+            self._f_best[better], self._steep_best[better] = f[better], steep[better]
             rows = self._xp.asarray(better)
-            self._best[rows] = self._x[rows]
+            self._best[rows], self._best_g[rows] = self._x[rows], self._g[rows]
 
     def result(self, interrupted: bool) -> ManyResult:
         """The result of all problems as they are now."""
-        # where f was never finite, the best point is the last one
-        self._keep_best(~np.isfinite(self._f_best), _host(self._f))
+        self._restore()
+        f = np.nan if self._f is None else _host(self._f)  # None: not evaluated at x
+        fun, fun_last, grad_norm = map(
+            self._xp.asarray,
+            (self._f_best, np.where(self._codes == RUNNING, f, self._f_last), self._steep_best),
+        )
         return make_result(
             self._codes,
             self._nit,
-            self._evaluations * len(self._codes),
+            self._objective.evaluations,
             interrupted,
-            x=self._x,
-            fun=self._f.copy(),
-            jac=self._g.copy(),
-            x_best=self._best,
-            fun_best=self._f_best,
-            grad_norm=self._largest,
+            x=self._best,
+            fun=fun,
+            jac=self._best_g,
+            grad_norm=grad_norm,
+            x_last=self._x,
+            fun_last=fun_last,
         )

@@ -1,0 +1,95 @@
+"""An objective in Python on many problems: called on all rows, or on those that still run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from numadam._arrays.interop import is_cupy
+from numadam._minimize.objective import refuse_uncompiled, split_pair
+
+
+def takes_rows(fun: Any, args: tuple[Any, ...]) -> bool:
+    """Whether `fun` can be called with ``rows=rows``: it has `rows` by name or ``**kwargs``.
+
+    Not where the caller has bound `rows` already, nor where a wrapper with ``**kwargs`` passes all
+    on to a function that has none.
+    """
+    if isinstance(fun, functools.partial) and "rows" in fun.keywords:
+        return False
+    try:
+        signature = inspect.signature(fun, follow_wrapped=False)
+        signature.bind_partial(None, *args, rows=None)
+    except (TypeError, ValueError):  # the last for functions in C that have no signature
+        return False
+    inside = getattr(fun, "__wrapped__", None)
+    return "rows" in signature.parameters or inside is None or takes_rows(inside, args)
+
+
+class RowObjective:
+    """Evaluate f and gradient of the rows that run, and check what comes back.
+
+    Attributes
+    ----------
+    evaluations : int
+        Evaluations of f so far, one a row.
+    """
+
+    def __init__(self, fun: Any, args: tuple[Any, ...], jac: Any, x: Any) -> None:
+        self._fun_by_rows = takes_rows(fun, args)
+        if not self._fun_by_rows:
+            refuse_uncompiled(fun, args, 0)
+        if jac is not True and not callable(jac):
+            raise ValueError(
+                "jac: an objective in Python needs True (fun returns f and gradient) or a "
+                f"function, got {jac!r}."
+            )
+        self._fun, self._args, self._jac, self._x = fun, args, jac, x
+        self._xp, self._on_host = array_namespace(x), not is_cupy(x)
+        self._jac_by_rows = jac is not True and takes_rows(jac, args)
+        self.evaluations = 0
+
+    def evaluate(self, running: np.ndarray) -> tuple[Any, Any]:
+        """Evaluate f and gradient at x: of all rows, but zeros where stopped ones were left out."""
+        # None: all of them
+        rows = None if running.all() else self._xp.asarray(np.flatnonzero(running))
+        given, of_f = self._call(self._fun, self._fun_by_rows, rows)
+        self.evaluations += len(running) if of_f is None else len(of_f)
+        if self._jac is True:
+            (f, g), of_g = split_pair(given), of_f
+        else:
+            f, (g, of_g) = given, self._call(self._jac, self._jac_by_rows, rows)
+        x = self._x
+        f = self._whole("f", f, of_f, (), np.dtype(np.float64))
+        return f, self._whole("gradient", g, of_g, x.shape[1:], x.dtype)
+
+    def _call(self, function: Any, by_rows: bool, rows: Any) -> tuple[Any, Any]:
+        """Call one of the user's functions; returns the rows that it got as well, None for all."""
+        if not by_rows:
+            return function(self._x.copy(), *self._args), None
+        if rows is None:
+            numbers = self._xp.arange(len(self._x), dtype=np.int64)
+            return function(self._x.copy(), *self._args, rows=numbers), None
+        return function(self._x[rows], *self._args, rows=rows.copy()), rows
+
+    def _whole(self, name: str, given: Any, rows: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Check an array of the user's, and bring it to all rows."""
+        count = len(self._x) if rows is None else len(rows)
+        if getattr(given, "shape", None) != (count, *shape):
+            raise ValueError(
+                f"fun: {name} has to be an array of shape {(count, *shape)}, one entry for each "
+                f"row of X, got {getattr(given, 'shape', type(given).__name__)}."
+            )
+        if is_cupy(given) == self._on_host:
+            raise TypeError(f"fun: {name} and x0 have to be arrays of one library.")
+        if given.dtype.kind == "c" and dtype.kind != "c":
+            raise TypeError(f"fun: {name} has dtype {given.dtype}, expected {dtype}.")
+        if rows is None:
+            return given.astype(dtype, copy=False)
+        whole = self._xp.zeros((len(self._x), *shape), dtype=dtype)
+        whole[rows] = given
+        return whole
