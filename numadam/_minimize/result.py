@@ -12,6 +12,8 @@ from numadam._arrays import formatting
 from numadam._arrays.interop import to_host
 from numadam._core.hyper import count
 from numadam._minimize import stopping as st
+from numadam._minimize.tasks import ManyTask
+from numadam._optimizer.optimizer import Optimizer
 
 #: Entries of a result in the order in which they are shown; others follow.
 _FIRST = ("message", "success", "status", "fun", "x", "nit", "nfev", "njev", "grad_norm")
@@ -183,20 +185,60 @@ def _spread(values: np.ndarray) -> str:
     return f"{low} to {high}, median {middle}" + (f"; {lost:,} not finite" if lost else "")
 
 
+def _gradient_texts(task: ManyTask, size: np.ndarray, first: np.ndarray) -> list[tuple[int, str]]:
+    """How many problems the gradient's test has stopped, by its kind; norms as in `make_result`."""
+    absolute, at_rest = size <= task.tolerances.gtol, first == 0.0
+    fell = ~absolute & ~at_rest
+    ratio = np.divide(size, first, out=np.zeros(len(size)), where=fell)
+    found = []
+    for those in (absolute, at_rest & ~absolute, fell):
+        if those.any():  # the one whose gradient fell least stands for all
+            most = int(np.argmax(np.where(those, ratio, -1.0)))
+            text = task.tolerances.gradient_message(float(size[most]), float(first[most]))
+            found.append((int(those.sum()), text))
+    return found
+
+
+def _many_message(
+    codes: np.ndarray, task: ManyTask, size: np.ndarray, first: np.ndarray, eps: Any
+) -> str:
+    found, total = [], len(codes)
+    for code in np.unique(codes):
+        those = codes == code
+        if code == st.GTOL:
+            found += _gradient_texts(task, size[those], first[those])
+        else:
+            found.append((int(those.sum()), st.MESSAGES[code]))
+    if isinstance(eps, float):
+        small = int((np.isin(codes, st.AT_REST) & (size > 0.0) & (size < eps)).sum())
+        if small:
+            found.append((small, f"The gradient is {st.below_eps(eps)}"))
+    return " ".join(f"{number} of {total}: {text}" for number, text in found)
+
+
 def make_result(
-    codes: np.ndarray, nit: np.ndarray, nfev: int, interrupted: bool = False, **arrays: Any
+    task: ManyTask,
+    optimizer: Optimizer,
+    codes: np.ndarray,
+    nit: np.ndarray,
+    nfev: int,
+    interrupted: bool,
+    norms: tuple[np.ndarray, np.ndarray],
+    **arrays: Any,
 ) -> ManyResult:
-    """The result of all problems; `codes` says which stop test held in each."""
+    """The result of all problems.
+
+    `codes` says which stop test held in each, and `norms` are those of the last and the first
+    projected gradient.
+    """
     if not interrupted:
         codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
     status = np.array([st.STATUS[code] for code in range(st.RAISED + 1)])[codes]
-    counts = np.bincount(codes, minlength=st.RAISED + 1)
-    found = [f"{n} of {len(codes)}: {st.MESSAGES[k]}" for k, n in enumerate(counts) if n > 0]
     held = np.isin(np.arange(st.RAISED + 1), (st.GTOL, st.FTOL, st.XTOL))
     return ManyResult(
         success=held[codes],
         status=status,
-        message=" ".join(found),
+        message=_many_message(codes, task, *norms, getattr(optimizer, "eps", None)),
         nit=nit,
         nfev=nfev,
         **arrays,

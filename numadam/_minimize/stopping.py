@@ -39,7 +39,7 @@ MESSAGES = {
     RAISED: "fun raised an exception.",
 }
 
-_AT_REST = (GTOL, FTOL, XTOL, MAXITER)
+AT_REST = (GTOL, FTOL, XTOL, MAXITER)
 
 #: The default of `gtol_rel`: Adam's path does not depend on the scale of f, nor may its stop.
 GTOL_REL = 1e-6
@@ -94,12 +94,17 @@ class Tolerances(NamedTuple):
 def stop_message(code: int, tolerances: Tolerances, size: float, first: float, eps: Any) -> str:
     """The reason of a stop; `size` and `first` are norms of the last and the first gradient."""
     message = tolerances.gradient_message(size, first) if code == GTOL else MESSAGES[code]
-    if code in _AT_REST and isinstance(eps, float) and 0.0 < size < eps:
-        message += (
-            f" The gradient, {size:.2g}, is below eps={eps:g}, where steps are shorter than lr: "
-            "take a smaller eps, or f in other units."
-        )
+    if code in AT_REST and isinstance(eps, float) and 0.0 < size < eps:
+        message += f" The gradient, {size:.2g}, is {below_eps(eps)}"
     return message
+
+
+def below_eps(eps: float) -> str:
+    """The consequence of a gradient below eps, as the end of a sentence."""
+    return (
+        f"below eps={eps:g}, where steps are shorter than lr: take a smaller eps, or f in other "
+        "units."
+    )
 
 
 @register_jitable

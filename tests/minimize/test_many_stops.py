@@ -116,3 +116,20 @@ def test_a_first_gradient_of_zero_is_a_success_and_gtol_0_switches_off():
     res = na.minimize_many(bowl, x0, (np.ones(30),), maxiter=7, gtol=0)
     assert (res.nit == 7).all()
     assert not res.success.any()
+
+
+def test_the_message_says_how_the_gradients_fell():
+    x0 = np.tile(STARTS[0], (30, 1))
+    x0[:4] = 0.0
+    scale = np.ones(30)
+    scale[4:9] = 1e-5
+    res = na.minimize_many(bowl, x0, (scale,), gtol=1e-4, gtol_rel=1e-2, lr=0.02)
+    fell = res.grad_norm[9:].max() / (np.arange(1, 4) * STARTS[0]).max()
+    assert (
+        "9 of 30: The largest component of the projected gradient is at most gtol." in res.message
+    )
+    assert f"21 of 30: The gradient is {fell:.2g} of the first (gtol_rel=0.01)." in res.message
+    res = na.minimize_many(bowl, x0, (scale * 1e-6,), maxiter=5, eps=1e-8)
+    assert "4 of 30: The projected gradient is 0 at the start." in res.message
+    assert "26 of 30: The number of iterations" in res.message
+    assert "5 of 30: The gradient is below eps=1e-08, where steps are shorter" in res.message

@@ -82,16 +82,15 @@ def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
 class DeviceBatch:
     """Problems of one shape under one objective that is compiled for the GPU."""
 
-    def __init__(
-        self, fun: Any, form: str, x: Any, args: tuple[Any, ...], optimizer: Any, tolerances: Any
-    ) -> None:
+    def __init__(self, task: ManyTask, form: str, x: Any, optimizer: Any) -> None:
         import cupy
 
         from numadam._cuda.arrays import flat_view
         from numadam._cuda.launch import numba_view
         from numadam._minimize.device.kernel import make_solve
 
-        self.optimizer, self._x, self._args = optimizer, x, _on_device(args)
+        self._task, self.optimizer, self._x = task, optimizer, x
+        self._args, tolerances = _on_device(task.args), task.tolerances
         backend: Any = parts_of(optimizer).backend
         self._backend, self._settings = backend, backend.settings
         self._plan = plan = backend.settings.plan
@@ -109,7 +108,7 @@ class DeviceBatch:
         kept = (numba_view(flat_view(one, order)) for one in (self._best, self._best_g))
         self._moves = numba_view(before), *kept
         self.table, self.counts = (
-            cupy.full((5, self.problems), np.nan),
+            cupy.full((6, self.problems), np.nan),
             cupy.zeros((2, self.problems), np.int64),
         )
         columns = [op.COLUMN.low, op.COLUMN.high]
@@ -118,7 +117,7 @@ class DeviceBatch:
         self._width = width_of(plan)
         from numba import cuda
 
-        self._kernel = cuda.jit(make_solve(plan, fun, form, tolerances.norm))
+        self._kernel = cuda.jit(make_solve(plan, task.fun, form, tolerances.norm))
         self._fill, self.done, self.first = _tabulate(plan), 0, True
         self._products = start_products(plan, 1)[0]
 
@@ -194,10 +193,13 @@ class DeviceBatch:
         if "average" in self._backend.state:
             arrays["averaged"] = rows(self.optimizer.averaged)
         return make_result(
+            self._task,
+            self.optimizer,
             codes,
             nit,
             int(nit.sum()) + (0 if self.first else self.problems),
             interrupted,
+            (self.table[4].get(), self.table[5].get()),
             fun=self.table[2].copy(),
             grad_norm=self.table[3].copy(),
             fun_last=self.table[0].copy(),
@@ -230,5 +232,5 @@ def minimize_on_device(task: ManyTask) -> ManyResult:
             raise ValueError(
                 "clip_norm: not offered for compiled problems on a GPU; clip_value is."
             )
-        batch = DeviceBatch(task.fun, form, beside, task.args, optimizer, task.tolerances)
+        batch = DeviceBatch(task, form, beside, optimizer)
         return run_batch(batch, task)

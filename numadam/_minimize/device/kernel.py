@@ -122,16 +122,16 @@ def _make_norm(element: Any, norm: float, wrap: Any) -> Any:
 
 
 def _make_test_problem(box: str, norm: float, wrap: Any) -> Any:
-    """``test_problem(...) -> code, limit, steep``: the stop tests at the iterate of problem b.
+    """``test_problem(...) -> code, steep``: the stop tests at the iterate of problem b.
 
-    `steep` is the norm of the projected gradient, and `limit` the one at which the problem stops.
+    `steep` is the norm of the projected gradient, and `first` that at the start.
     """
     check, limit_of = wrap(check_convergence), wrap(gradient_limit)
     steep_of, far, large = (_make_norm(one, norm, wrap) for one in (projected, moved, itself))
     scalar = box == "scalar"
 
     def test_problem(
-        b, problems, x, g, low, high, ends, before, f, f_before, later, limit, tolerances
+        b, problems, x, g, low, high, ends, before, f, f_before, first, later, tolerances
     ):
         gtol, ftol, xtol, gtol_rel = tolerances
         way = size = 0.0
@@ -139,12 +139,11 @@ def _make_test_problem(box: str, norm: float, wrap: Any) -> Any:
             steep = steep_of(b, problems, x, g, None, None, ends[0], ends[1])
         else:
             steep = steep_of(b, problems, x, g, low, high, None, None)
-        if not later:
-            limit = limit_of(gtol, gtol_rel, steep)
+        limit = limit_of(gtol, gtol_rel, first if later else steep)
         if xtol > 0.0 and later:
             way = far(b, problems, x, before, None, None, None, None)
             size = large(b, problems, x, before, None, None, None, None)
-        return check(f, f_before, steep, way, size, later, (limit, ftol, xtol)), limit, steep
+        return check(f, f_before, steep, way, size, later, (limit, ftol, xtol)), steep
 
     return wrap(test_problem)
 
@@ -154,10 +153,10 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
 
     ``solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args)``: `rows`
     are the scalars of the coming iterations; `table` has for each problem f, f of the iteration
-    before, the best f, the gradient's norm there, and the norm at which it stops; `counts` the
-    status and the iterations. `moves` are x before the step, empty where no test asks for it, and
-    the best x and its gradient. `numbers` are problems, steps, iterations done, and 1 where only
-    x0 is to be tested.
+    before, the best f, the gradient's norm there, at x and at the start; `counts` the status and
+    the iterations. `moves` are x before the step, empty where no test asks for it, and the best x
+    and its gradient. `numbers` are problems, steps, iterations done, and 1 where only x0 is to be
+    tested.
     """
     wrap, used = device_jit(), step_slots(plan, has_out=False)
     update, places = make_element_update(plan, wrap), pickers(wrap, used, range(pl.SLOTS))
@@ -194,11 +193,13 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
                     g[i] = 0
                 f = float(call(shaped[0][..., b], shaped[1][..., b], b, args))
                 later = done + it > 0
-                code, limit, steep = test_problem(
-                    b, problems, p, g, low, high, ends, before, f, table[1, b], later,
-                    table[4, b], tolerances,
+                code, steep = test_problem(
+                    b, problems, p, g, low, high, ends, before, f, table[1, b],
+                    table[5, b], later, tolerances,
                 )  # fmt: skip
-                table[0, b], table[1, b], table[4, b] = f, f, limit
+                table[0, b], table[1, b], table[4, b] = f, f, steep
+                if not later:
+                    table[5, b] = steep
                 counts[0, b], counts[1, b] = code, done + it
                 if not later or (f < table[2, b] and math.isfinite(f)):
                     table[2, b], table[3, b] = f, steep

@@ -26,6 +26,8 @@ from numadam._minimize.lanes.records import (
     VALUE_BEST,
     VALUE_BEST_NORM,
     VALUE_F,
+    VALUE_FIRST,
+    VALUE_NORM,
     VALUES,
 )
 from numadam._minimize.lanes.scalars import scratch_size
@@ -222,10 +224,13 @@ class LaneBatch:
         arrays = {"averaged": rows[3]} if len(rows) > 3 else {}
         first = bool(self._state["at_start"][0])
         return make_result(
+            self._task,
+            self._optimizer,
             self._codes,
             self._nit,
             int(self._nit.sum()) + (0 if first else self._problems),
             interrupted,
+            (values[VALUE_NORM], values[VALUE_FIRST]),
             x=rows[1],
             fun=values[VALUE_BEST],
             jac=rows[2],

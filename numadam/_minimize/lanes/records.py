@@ -59,6 +59,6 @@ LANES = np.dtype(
 )
 
 #: Rows of `values`: f; the best f, and the norm of the projected gradient there; that norm at x,
-#: and at which the problem stops; f before the step. The first ones are results.
-VALUE_F, VALUE_BEST, VALUE_BEST_NORM, VALUE_NORM, VALUE_LIMIT, VALUE_BEFORE = range(6)
-VALUES, RESULTS = 6, 3
+#: at the start, and where the problem stops; f before the step. The first ones are results.
+VALUE_F, VALUE_BEST, VALUE_BEST_NORM, VALUE_NORM, VALUE_FIRST, VALUE_LIMIT, VALUE_BEFORE = range(7)
+VALUES, RESULTS = 7, 5

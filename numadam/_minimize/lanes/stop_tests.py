@@ -19,6 +19,7 @@ from numadam._minimize.lanes.records import (
     VALUE_BEST,
     VALUE_BEST_NORM,
     VALUE_F,
+    VALUE_FIRST,
     VALUE_LIMIT,
     VALUE_NORM,
 )
@@ -206,8 +207,9 @@ def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
         else:
             steep(norms, n, x, g, low, high, None, None)
         if not later:
+            first_norm = array_at(column + rows * VALUE_FIRST, lanes, np.float64)
             for j in range(lanes):
-                limit[j] = limit_of(gtol, gtol_rel, norms[j])
+                first_norm[j], limit[j] = norms[j], limit_of(gtol, gtol_rel, norms[j])
         keep_best(n, x, g, best, best_g, f, norms, f_best, norm_best, not later)
         if ftol == 0.0 and xtol == 0.0:
             return gradient_tests(count, tests, f, norms, limit)

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
-from numba import boolean, float64, int64
-from numba.core.types import UniTuple
+from numba import boolean, float64, int64, types
 
 from numadam._arrays.interop import to_host
 from numadam._core.parts import parts_of
@@ -19,25 +18,23 @@ from numadam._minimize.result import ManyResult, make_result
 from numadam._minimize.stopping import RUNNING, check_convergence, gradient_limit
 from numadam._minimize.tasks import ManyTask
 
-_COLUMN, _NUMBER = float64[::1], float64
-#: f, f before, norms of gradient, move and x, whether there is an iterate before; the effective
-#: limit of the gradient's norm; gtol, gtol_rel, ftol, xtol; the codes.
-_TESTS = int64(*[_COLUMN] * 5, boolean, _COLUMN, UniTuple(_NUMBER, 4), int64[::1])
+_COLUMN = float64[::1]
+#: f, f before; norms of gradient, move, x and the first gradient; whether there is an iterate
+#: before; gtol, gtol_rel, ftol, xtol; the codes.
+_TESTS = int64(*[_COLUMN] * 6, boolean, types.UniTuple(float64, 4), int64[::1])
 
 
 def _test_problems(  # type: ignore[no-untyped-def]  # Numba types it
-    f, f_before, steep, moved, size, later, limits, tolerances, codes
+    f, f_before, steep, moved, size, first, later, tolerances, codes
 ):
     """Write into `codes` the test that holds in each running problem; how many go on."""
     gtol, gtol_rel, ftol, xtol = tolerances
     live = 0
     for row in range(len(codes)):
         if codes[row] == RUNNING:
-            if not later:
-                limits[row] = gradient_limit(gtol, gtol_rel, steep[row])
-            limit = limits[row], ftol, xtol
+            limits = gradient_limit(gtol, gtol_rel, first[row]), ftol, xtol
             codes[row] = check_convergence(
-                f[row], f_before[row], steep[row], moved[row], size[row], later, limit
+                f[row], f_before[row], steep[row], moved[row], size[row], later, limits
             )
             live += codes[row] == RUNNING
     return live
@@ -80,7 +77,7 @@ class PythonBatch:
                 "clip_norm: would mix the problems of an objective in Python; compile fun with "
                 "Numba, or clip_value."
             )
-        self._x, self._xp, self._tolerances = x, array_namespace(x), task.tolerances
+        self._task, self._x, self._xp = task, x, array_namespace(x)
         self._check = check_interval(task.check_every, backend.is_host)
         boxes = settings.leaf_boxes()
         self._box = None if boxes is None else boxes[0]
@@ -89,7 +86,8 @@ class PythonBatch:
         loops = (_test_problems, _test_problems)
         self._test_problems = compiled_loop("problems", lambda: loops, _TESTS).serial
         self._moves = np.zeros(problems), np.zeros(problems)
-        self._limits, self._f_last, self._f_best, self._steep_best = np.full((4, problems), np.nan)
+        self._f_last, self._f_best, self._steep_best = np.full((3, problems), np.nan)
+        self._steep_first, self._steep_last = np.full((2, problems), np.nan)
         self._best, self._best_g = x.copy(), self._xp.zeros_like(x)
         self._f: Any = None
         self._x_before: Any = None
@@ -103,7 +101,7 @@ class PythonBatch:
             self._test()
             return
         for _ in range(min(most, self._check - self.done % self._check)):
-            self._x_before = self._x.copy() if self._tolerances.xtol > 0.0 else None
+            self._x_before = self._x.copy() if self._task.tolerances.xtol > 0.0 else None
             self._f = None
             self._optimizer.step(self._g)
             self._nit[self._codes == RUNNING] = self.done + 1
@@ -127,9 +125,11 @@ class PythonBatch:
             low, high = (xp.asarray(end, dtype=x.dtype) for end in self._box)
             d = xp.where(d > x - low, x - low, d)
             d = xp.where(d < x - high, x - high, d)
-        its = self._tolerances
+        its = self._task.tolerances
         norm, f, running = its.norm, _host(self._f), self._codes == RUNNING
         steep = _norms(xp, d, norm)
+        if first:
+            self._steep_first = steep
         if self._x_before is not None:
             self._moves = _norms(xp, x - self._x_before, norm), _norms(xp, x, norm)
         self._keep_best(running & (first | np.isfinite(f) & (f < self._f_best)), f, steep)
@@ -139,13 +139,14 @@ class PythonBatch:
                 self._f_last,
                 steep,
                 *self._moves,
+                self._steep_first,
                 not first,
-                self._limits,
                 (its.gtol, its.gtol_rel, its.ftol, its.xtol),
                 self._codes,
             )
         )
         self._f_last = np.where(running, f, self._f_last)
+        self._steep_last = np.where(running, steep, self._steep_last)
         self._nit[running] = self.done
         if first or self.live < len(self._codes):
             self._kept, self._stopped = x.copy(), xp.asarray(self._codes != RUNNING)
@@ -166,10 +167,13 @@ class PythonBatch:
             (self._f_best, np.where(self._codes == RUNNING, f, self._f_last), self._steep_best),
         )
         return make_result(
+            self._task,
+            self._optimizer,
             self._codes,
             self._nit,
             self._objective.evaluations,
             interrupted,
+            (self._steep_last, self._steep_first),
             x=self._best,
             fun=fun,
             jac=self._best_g,
