@@ -46,8 +46,8 @@ def minimize_many(
 ) -> ManyResult:
     """Minimise many independent functions at once: a fit of every pixel, many starts, many lr.
 
-    Each problem stops by itself, and costs nothing from then on. The results are those of
-    `numadam.minimize` on each problem alone, whatever the others do.
+    Each problem stops by itself. The results are those of `numadam.minimize` on each problem
+    alone, whatever the others do.
 
     Parameters
     ----------
@@ -59,22 +59,27 @@ def minimize_many(
         (``np.dot``) runs without that, at up to twice the time. With CuPy `x0` each thread of the
         GPU takes a problem. No array can be made there: with ``jac=True`` the gradient is a tuple.
         In Python: on all problems at once, ``fun(X, *args)`` returns f of shape (problems,) and,
-        with ``jac=True``, a gradient of the shape of X; rows that have stopped are there, but do
-        not move.
+        with ``jac=True``, a gradient of the shape of X. A problem that has stopped does not move,
+        but is evaluated until the last one stops. A `fun` that takes `rows`, by name or by
+        ``**kwargs``, is called as ``fun(X[rows], *args, rows=rows)`` instead, with the numbers of
+        those that run (int64), and returns as many f and gradients.
     x0 : array of shape (problems, ...)
         Starts, one problem a row; not modified.
     args : tuple, default ()
         Further arguments of `fun`.
     jac : True or function, optional
-        As above; a function ``jac(X, *args)`` beside a `fun` in Python.
+        As above; a function ``jac(X, *args)`` beside a `fun` in Python, which may take `rows` too.
     bounds : sequence of (lo, hi), scipy.optimize.Bounds, (lo, hi), optional
         As in `minimize`, for the elements of one problem; arrays in Bounds may have all of them.
     lr : float, callable, or array, default 0.01
         An array of shape (problems,) gives each problem its own: to try many at once. One that
         broadcasts to `x0`, such as (1, n) for rows of n, sets it by element as well. A schedule
         holds for all problems.
-    rule, gtol, ftol, xtol, maxiter
+    rule, maxiter
         As in `minimize`.
+    gtol, gtol_rel, ftol, xtol, norm
+        The stop tests of `minimize`, for each problem by itself: `gtol_rel` (default 1e-6 where
+        `gtol` is not given) is relative to its own first gradient.
     check_every : int, optional
         Run the stop tests of an objective in Python every this many iterations: default 1, on a
         GPU 20.
@@ -86,9 +91,10 @@ def minimize_many(
     Returns
     -------
     ManyResult
-        A scipy.optimize.OptimizeResult of arrays, one entry a problem: ``x``, ``fun``, ``x_best``,
-        ``fun_best``, ``jac``, ``nit``, ``status``, ``success``; and ``nfev``, the evaluations of
-        all. ``best()`` is the problem with the lowest f.
+        A scipy.optimize.OptimizeResult of arrays, one entry a problem: ``x``, ``fun``, ``jac`` and
+        ``grad_norm`` of its best iterate, ``x_last`` and ``fun_last`` of the last one, ``nit``,
+        ``status``, ``success``, and ``averaged`` with `ema`. ``nfev`` are the evaluations of all,
+        ``message`` counts why they stopped. ``best()`` is the problem with the lowest f.
 
     Raises
     ------
