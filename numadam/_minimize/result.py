@@ -186,7 +186,7 @@ def _spread(values: np.ndarray) -> str:
 
 
 def _gradient_texts(task: ManyTask, size: np.ndarray, first: np.ndarray) -> list[tuple[int, str]]:
-    """How many problems the gradient's test has stopped, by its kind; norms as in `make_result`."""
+    """Counts of the problems that the gradient's test has stopped, and its messages."""
     absolute, at_rest = size <= task.tolerances.gtol, first == 0.0
     fell = ~absolute & ~at_rest
     ratio = np.divide(size, first, out=np.zeros(len(size)), where=fell)

@@ -17,6 +17,14 @@ def test_each_problem_has_its_own_stop(cupy):
     assert_alike(on_gpu, on_cpu, rtol=1e-12)
 
 
+def test_relative_stops_in_the_2_norm(cupy):
+    options = {"gtol_rel": 1e-2, "norm": 2, "xtol": 1e-9, "lr": 0.02, "maxiter": 300}
+    on_gpu, on_cpu = both(cupy, rosen, STARTS * np.arange(1, 6)[:, None], **options)
+    assert len(set(on_cpu.nit)) > 2
+    assert_alike(on_gpu, on_cpu, rtol=1e-12)
+    assert on_gpu.message == on_cpu.message
+
+
 def test_data_by_index_float32_and_a_shared_schedule(cupy):
     targets = np.arange(10, dtype=np.float32).reshape(5, 2)
     options = {"lr": na.schedules.Cosine(0.5, steps=60), "maxiter": 60, "rule": "nadam"}

@@ -101,6 +101,28 @@ def test_rows_on_the_device(cupy):
     np.testing.assert_allclose(np.asarray(on_gpu.x), on_cpu.x, rtol=1e-12)
 
 
+def test_only_rows_that_run_are_evaluated_on_the_device(cupy):
+    scale, seen = np.array([0.1, 1.0, 10.0]), []
+
+    def fun(x, rows):
+        assert type(x) is cupy.ndarray
+        assert rows.dtype == np.int64
+        seen.append(len(rows))
+        a, x = scale[np.asarray(rows)], np.asarray(x)
+        return cupy.asarray(a * np.sum(x * x, axis=1)), cupy.asarray(2 * a[:, None] * x)
+
+    def on_host(x, rows):
+        return scale[rows] * np.sum(x * x, axis=1), 2 * scale[rows, None] * x
+
+    options = {"jac": True, "lr": 0.1, "check_every": 5, "gtol": 1e-2, "norm": 2}
+    on_gpu = na.minimize_many(fun, cupy.ones((3, 2)), **options)
+    on_cpu = na.minimize_many(on_host, np.ones((3, 2)), **options)
+    assert on_gpu.nfev == on_cpu.nfev == sum(seen) == (on_cpu.nit + 1).sum()
+    assert set(seen) > {1, 3}
+    for name in ("x", "fun", "jac", "grad_norm", "x_last", "fun_last"):
+        np.testing.assert_allclose(np.asarray(on_gpu[name]), on_cpu[name], rtol=1e-12)
+
+
 @pytest.mark.parametrize("check_every", [1, 20])
 def test_a_history_of_cupy_arrays(cupy, check_every):
     gpu, cpu = na.History(), na.History(check_every)

@@ -50,6 +50,7 @@ class RowObjective:
             )
         self._fun, self._args, self._jac, self._x = fun, args, jac, x
         self._xp, self._on_host = array_namespace(x), not is_cupy(x)
+        self._of_f = self._xp.zeros(len(x), dtype=np.float64)
         self._jac_by_rows = jac is not True and takes_rows(jac, args)
         self.evaluations = 0
 
@@ -60,12 +61,11 @@ class RowObjective:
         given, of_f = self._call(self._fun, self._fun_by_rows, rows)
         self.evaluations += len(running) if of_f is None else len(of_f)
         if self._jac is True:
-            (f, g), of_g = split_pair(given), of_f
+            (f, g), of_g, name = split_pair(given), of_f, "fun: its gradient"
         else:
-            f, (g, of_g) = given, self._call(self._jac, self._jac_by_rows, rows)
-        x = self._x
-        f = self._whole("f", f, of_f, (), np.dtype(np.float64))
-        return f, self._whole("gradient", g, of_g, x.shape[1:], x.dtype)
+            f, name = given, "jac: the gradient"
+            g, of_g = self._call(self._jac, self._jac_by_rows, rows)
+        return self._whole("fun: f", f, of_f, self._of_f), self._whole(name, g, of_g, self._x)
 
     def _call(self, function: Any, by_rows: bool, rows: Any) -> tuple[Any, Any]:
         """Call one of the user's functions; returns the rows that it got as well, None for all."""
@@ -76,20 +76,20 @@ class RowObjective:
             return function(self._x.copy(), *self._args, rows=numbers), None
         return function(self._x[rows], *self._args, rows=rows.copy()), rows
 
-    def _whole(self, name: str, given: Any, rows: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Check an array of the user's, and bring it to all rows."""
-        count = len(self._x) if rows is None else len(rows)
-        if getattr(given, "shape", None) != (count, *shape):
+    def _whole(self, name: str, given: Any, rows: Any, like: Any) -> Any:
+        """Check an array of the user's, and bring it to the rows and the dtype of another one."""
+        shape, dtype = (len(like) if rows is None else len(rows), *like.shape[1:]), like.dtype
+        if getattr(given, "shape", None) != shape:
             raise ValueError(
-                f"fun: {name} has to be an array of shape {(count, *shape)}, one entry for each "
+                f"{name} has to be an array of shape {shape}, one entry for each "
                 f"row of X, got {getattr(given, 'shape', type(given).__name__)}."
             )
         if is_cupy(given) == self._on_host:
-            raise TypeError(f"fun: {name} and x0 have to be arrays of one library.")
+            raise TypeError(f"{name} and x0 have to be arrays of one library.")
         if given.dtype.kind == "c" and dtype.kind != "c":
-            raise TypeError(f"fun: {name} has dtype {given.dtype}, expected {dtype}.")
+            raise TypeError(f"{name} has dtype {given.dtype}, expected {dtype}.")
         if rows is None:
             return given.astype(dtype, copy=False)
-        whole = self._xp.zeros((len(self._x), *shape), dtype=dtype)
+        whole = self._xp.zeros_like(like)
         whole[rows] = given
         return whole
