@@ -91,49 +91,59 @@ class PythonBatch:
         self._best, self._best_g = x.copy(), self._xp.zeros_like(x)
         self._f: Any = None
         self._x_before: Any = None
-        self._stopped: Any = None
+        self._running, self._started = np.ones(problems, bool), False
         self.done, self.live = 0, problems
 
     def advance(self, most: int) -> None:
         """Test x0 at the first call; later take steps until the next test, at most `most`."""
-        if self._stopped is None:
-            self._evaluate()
-            self._test()
-            return
-        for _ in range(min(most, self._check - self.done % self._check)):
-            self._x_before = self._x.copy() if self._task.tolerances.xtol > 0.0 else None
-            self._f = None
-            self._optimizer.step(self._g)
-            self._nit[self._codes == RUNNING] = self.done + 1
-            self._restore()
-            self.done += 1
+        if self._started:
+            for _ in range(min(most, self._check - self.done % self._check)):
+                self._x_before = self._x.copy() if self._task.tolerances.xtol > 0.0 else None
+                self._f = None
+                self._optimizer.step(self._g)
+                self._restore()
+                self.done += 1
+                self._nit[self._running] = self.done
+                self._evaluate()
+        else:
             self._evaluate()
         self._test()
+        self._started = True
 
     def _evaluate(self) -> None:
-        self._f, self._g = self._objective.evaluate(self._codes == RUNNING)
+        self._f, self._g = self._objective.evaluate(self._running)
 
     def _restore(self) -> None:
         """Bring rows that have stopped back to where they were."""
-        if self.live < len(self._codes):
-            self._x[self._stopped] = self._kept[self._stopped]
+        if not self._running.all():
+            self._copy(self._x, self._kept, ~self._running)
+
+    def _copy(self, to: Any, of: Any, rows: np.ndarray) -> None:
+        """Copy some rows."""
+        if rows.all():
+            to[...] = of  # 30 times faster
+        elif rows.any():
+            where = self._xp.asarray(rows).reshape(-1, *[1] * (to.ndim - 1))
+            self._xp.copyto(to, of, where=where)
 
     def _test(self) -> None:
         """Run the stop tests of all rows that run."""
-        xp, x, d, first = self._xp, self._x, self._g, self._stopped is None
+        xp, x, d, first = self._xp, self._x, self._g, not self._started
         if self._box is not None:
             low, high = (xp.asarray(end, dtype=x.dtype) for end in self._box)
             d = xp.where(d > x - low, x - low, d)
             d = xp.where(d < x - high, x - high, d)
-        its = self._task.tolerances
-        norm, f, running = its.norm, _host(self._f), self._codes == RUNNING
-        steep = _norms(xp, d, norm)
+        its, running, f = self._task.tolerances, self._running, _host(self._f)
+        steep = _norms(xp, d, its.norm)
         if first:
             self._steep_first = steep
         if self._x_before is not None:
-            self._moves = _norms(xp, x - self._x_before, norm), _norms(xp, x, norm)
+            self._moves = (
+                _norms(xp, x - self._x_before, its.norm),
+                _norms(xp, x, its.norm),
+            )
         self._keep_best(running & (first | np.isfinite(f) & (f < self._f_best)), f, steep)
-        self.live = int(
+        live = int(
             self._test_problems(
                 f,
                 self._f_last,
@@ -145,18 +155,18 @@ class PythonBatch:
                 self._codes,
             )
         )
-        self._f_last = np.where(running, f, self._f_last)
-        self._steep_last = np.where(running, steep, self._steep_last)
-        self._nit[running] = self.done
-        if first or self.live < len(self._codes):
-            self._kept, self._stopped = x.copy(), xp.asarray(self._codes != RUNNING)
+        np.copyto(self._f_last, f, where=running)
+        np.copyto(self._steep_last, steep, where=running)
+        if live < running.sum():
+            self._kept, self._running = x.copy(), self._codes == RUNNING
+        self.live = live
 
     def _keep_best(self, better: np.ndarray, f: np.ndarray, steep: np.ndarray) -> None:
         """Keep the rows at which f is lower than before: x, f, gradient and its norm."""
-        if better.any():
-            self._f_best[better], self._steep_best[better] = f[better], steep[better]
-            rows = self._xp.asarray(better)
-            self._best[rows], self._best_g[rows] = self._x[rows], self._g[rows]
+        np.copyto(self._f_best, f, where=better)
+        np.copyto(self._steep_best, steep, where=better)
+        self._copy(self._best, self._x, better)
+        self._copy(self._best_g, self._g, better)
 
     def result(self, interrupted: bool) -> ManyResult:
         """The result of all problems as they are now."""
@@ -164,7 +174,7 @@ class PythonBatch:
         f = np.nan if self._f is None else _host(self._f)  # None: not evaluated at x
         fun, fun_last, grad_norm = map(
             self._xp.asarray,
-            (self._f_best, np.where(self._codes == RUNNING, f, self._f_last), self._steep_best),
+            (self._f_best, np.where(self._running, f, self._f_last), self._steep_best),
         )
         return make_result(
             self._task,
