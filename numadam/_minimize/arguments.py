@@ -13,6 +13,7 @@ from numadam._arrays.checks import describe, is_masked
 from numadam._arrays.interop import as_view, is_array, is_cupy
 from numadam._core.hyper import count
 from numadam._optimizer.optimizer import Optimizer
+from numadam._settings.bounds import standard_bounds
 
 #: Characters of float32, float64, complex64 and complex128; asking for a name takes 4 us.
 _DTYPES = "fdFD"
@@ -101,62 +102,9 @@ def copy_tree(tree: Any) -> Any:
     return optree.tree_map(lambda leaf: leaf.copy(), tree)
 
 
-def read_bounds(bounds: Any, x: Any, shape: tuple[int, ...] | None = None) -> Any:
-    """Convert bounds in SciPy's forms to the pair of numbers or arrays that the rules take.
-
-    Parameters
-    ----------
-    bounds : None, sequence of pairs, scipy.optimize.Bounds, (lo, hi), or nesting
-    x : array or nesting
-        The parameters.
-    shape : tuple of int, optional
-        Of one problem, where `x` holds many.
-    """
-    if bounds is None or not is_array(x):
-        return bounds
-    shape = x.shape if shape is None else shape
-    size = int(np.prod(shape, dtype=np.int64))
-    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
-        return _simple(_end(bounds.lb, -np.inf), _end(bounds.ub, np.inf))
-    try:
-        pairs = list(bounds)
-    except TypeError:
-        raise TypeError(
-            f"bounds: expected a sequence of {size} pairs (lo, hi), scipy.optimize.Bounds, or "
-            f"two numbers for all, got {bounds!r:.80}."
-        ) from None
-    if len(pairs) == 2 and all(end is None or _is_number(end) for end in pairs):
-        if size == 2:
-            raise ValueError(
-                "bounds: two numbers for an x of two could be read in two ways; write "
-                "[(lo, hi), (lo, hi)] or scipy.optimize.Bounds(lo, hi)."
-            )
-        return pairs[0], pairs[1]
-    if len(pairs) != size:
-        raise ValueError(
-            f"bounds: expected {size} pairs (lo, hi), one for each element of x, got {len(pairs)}. "
-            "scipy.optimize.Bounds(lo, hi) takes numbers and arrays."
-        )
-    ends: tuple[list[float], list[float]] = ([], [])
-    for k, pair in enumerate(pairs):
-        try:
-            lo, hi = pair
-        except (TypeError, ValueError):
-            raise ValueError(f"bounds[{k}]: expected a pair (lo, hi), got {pair!r:.80}.") from None
-        ends[0].append(-np.inf if lo is None else float(lo))
-        ends[1].append(np.inf if hi is None else float(hi))
-    return _simple(*(np.array(end).reshape(shape) for end in ends))
-
-
-def _end(end: Any, open_end: float) -> Any:
-    return np.asarray(open_end if end is None else end, dtype=np.float64)
-
-
-def _simple(lo: np.ndarray, hi: np.ndarray) -> tuple[Any, Any]:
-    """One number where a bound is the same everywhere: the loop then reads no array."""
-    if lo.size and hi.size and (lo == lo.flat[0]).all() and (hi == hi.flat[0]).all():
-        return float(lo.flat[0]), float(hi.flat[0])
-    return lo, hi
+def read_bounds(bounds: Any, x: Any) -> Any:
+    """The bounds of one array, read once; those of a nesting as they are, for its arrays."""
+    return standard_bounds(bounds, x.shape) if is_array(x) else bounds
 
 
 #: Options of an optimiser that a minimisation cannot have, and what to do instead.

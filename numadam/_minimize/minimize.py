@@ -77,9 +77,10 @@ def minimize(
         once at the end, and where something reads f: `ftol`, ``track_best=True``, `progress`, a
         History at its records, a callback that reads `fun`, or a schedule that observes f.
         Otherwise finite differences (SciPy's; None is "2-point").
-    bounds : sequence of (lo, hi), scipy.optimize.Bounds, (lo, hi), or nesting, optional
-        As SciPy reads them, None for an open side. Two numbers hold for all elements, unless x
-        has two. x never leaves the bounds, and an x0 outside is moved in first.
+    bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
+        Two numbers for all elements, a pair of numbers for each, two NumPy arrays, or as SciPy
+        has them; None for an open side. x never leaves the bounds, and an x0 outside is moved in
+        first.
     lr : float, callable, array, or nesting, default 0.01
         Step size in units of x; see `numadam.schedules` for callables of the iteration. An array
         sets it by element: the scale on which each one changes.

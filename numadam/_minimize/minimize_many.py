@@ -13,7 +13,6 @@ from numadam._minimize.arguments import (
     check_options,
     own_copy,
     read_args,
-    read_bounds,
     rule_class,
 )
 from numadam._minimize.batches import run_batch
@@ -23,6 +22,7 @@ from numadam._minimize.python.batch import PythonBatch
 from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import Tolerances
 from numadam._minimize.tasks import ManyTask
+from numadam._settings.bounds import standard_bounds
 
 
 def minimize_many(
@@ -69,8 +69,9 @@ def minimize_many(
         Further arguments of `fun`.
     jac : True or function, optional
         As above; a function ``jac(X, *args)`` beside a `fun` in Python, which may take `rows` too.
-    bounds : sequence of (lo, hi), scipy.optimize.Bounds, (lo, hi), optional
-        As in `minimize`, for the elements of one problem; arrays in Bounds may have all of them.
+    bounds : (lo, hi), sequence of (lo, hi), or scipy.optimize.Bounds, optional
+        As in `minimize`, for the elements of one problem; arrays of low and high may have those
+        of all problems.
     lr : float, callable, or array, default 0.01
         An array of shape (problems,) gives each problem its own: to try many at once. One that
         broadcasts to `x0`, such as (1, n) for rows of n, sets it by element as well. A schedule
@@ -122,7 +123,7 @@ def minimize_many(
     if options.get("ema_debias"):
         raise ValueError("ema_debias: problems stop at different iterations; use ema_warmup.")
     x, compiled = _read_starts(x0), is_compiled(fun)
-    limits = read_bounds(bounds, x, x.shape[1:])
+    limits = standard_bounds(bounds, x.shape[1:])
     rates = _own_rates(lr, x)
     task = ManyTask(
         fun=fun,

@@ -34,6 +34,10 @@ def _owned(option: Any) -> Any:
         return {key: _owned(value) for key, value in option.items()}
     if type(option) in (list, tuple):
         return type(option)(map(_owned, option))
+    if hasattr(option, "__next__"):
+        return list(option)
+    if hasattr(option, "lb"):  # scipy.optimize.Bounds
+        return copy.deepcopy(option)
     return option.copy() if isinstance(getattr(option, "size", None), int) else option
 
 

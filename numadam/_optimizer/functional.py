@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.interop import as_views
-from numadam._arrays.tree import Tree
 from numadam._backend import FunctionalStep
 from numadam._core import options as op
 from numadam._core.hyper import LR
@@ -18,7 +17,7 @@ from numadam._core.keywords import FunctionalOptions
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import is_float32
 from numadam._optimizer.dispatch import backend_for
-from numadam._settings.bounds import OPEN, leaf_bounds
+from numadam._settings.bounds import OPEN, scalar_bounds
 from numadam._settings.settings import Settings
 
 
@@ -42,12 +41,7 @@ def _settings(
     like = np.empty(0, dtype)
     pairs = [OPEN]
     if options["bounds"] is not None:
-        ends = options["bounds"] if isinstance(options["bounds"], (list, tuple)) else ()
-        if any(getattr(end, "ndim", 0) for end in ends):
-            raise ValueError(
-                f"{title}: bounds are two numbers here; arrays of them need an optimiser object."
-            )
-        pairs = leaf_bounds(options["bounds"], Tree(like), [like], ["p"])
+        pairs = [scalar_bounds(options["bounds"], like, title)]
     settings = Settings(rule, options, [like], ["p"], [{}], pairs)
     # bounds have a row of their own; there is one array, and one row is enough
     (row,) = settings.group_of_leaf

@@ -48,10 +48,11 @@ class Optimizer(OptimizerBase):
         mean is checked.
     max_skips : int, optional
         Largest number of steps skipped in a row; the next one raises FloatingPointError.
-    bounds : pair (lo, hi), or nesting of pairs, optional
-        Box for the parameters, numbers or arrays, None for an open side. Parameters outside are
-        moved to the nearest bound when the optimiser is made. Where a parameter is on a bound, a
-        gradient component that points outward counts as 0, before norm and moments.
+    bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
+        Box for the parameters: two numbers for all elements, two arrays, or a pair of numbers for
+        each element; None for an open side. Parameters outside are moved to the nearest bound
+        when the optimiser is made. Where a parameter is on a bound, a gradient component that
+        points outward counts as 0, before norm and moments.
     ema : float in [0, 1) or callable, optional
         Decay of a running average of the parameters, read by `averaged`:
         ``average += (1 - ema) * (p - average)``. It starts as the parameters.

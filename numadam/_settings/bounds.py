@@ -1,21 +1,32 @@
-"""Box bounds: validated, and rounded into the dtype of the parameters."""
+"""Box bounds: one grammar for classes and functions, checks, rounding into the parameters' dtype.
+
+The bounds of one array are a pair (lo, hi) of numbers or arrays, a pair of numbers for each
+element, as in SciPy, or `scipy.optimize.Bounds`.
+"""
 
 from __future__ import annotations
 
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from numadam._arrays.interop import to_host
+from numadam._arrays.interop import as_view, to_host
 from numadam._arrays.tree import Active, Tree
 
-#: Lower and upper bound of one array, each a float or an array.
+#: Lower and upper bound of one array, each a float or a float64 array.
 Pair = tuple[Any, Any]
 OPEN: Pair = (-math.inf, math.inf)
+
+
+class Box(NamedTuple):
+    """Bounds of one array, read already: a pair that cannot be taken for two pairs."""
+
+    lb: Any
+    ub: Any
 
 
 def _is_end(x: Any) -> bool:
@@ -23,7 +34,10 @@ def _is_end(x: Any) -> bool:
 
 
 def _is_pair(x: Any) -> bool:
-    return isinstance(x, (tuple, list)) and len(x) == 2 and all(map(_is_end, x))
+    """Whether `x` is lower and upper bound of a whole array, or of all arrays in a container."""
+    if isinstance(x, (tuple, list)):
+        return len(x) == 2 and all(map(_is_end, x))
+    return getattr(x, "shape", None) == (2,) or (hasattr(x, "lb") and hasattr(x, "ub"))
 
 
 def leaf_bounds(
@@ -36,16 +50,16 @@ def leaf_bounds(
     Raises
     ------
     TypeError, ValueError
-        For a leaf without a pair, a pair without a leaf, or one that does not fit its array.
+        For a leaf without bounds, bounds without a leaf, or some that do not fit their array.
     """
-    asked: set[int] = set()
+    if bounds is None:
+        return [OPEN] * len(leaves)
     pairs = []
     for path, leaf, name in zip(tree.paths(), leaves, names, strict=True):
         node, title = bounds, "bounds"
         for key in path:
             if node is None or _is_pair(node):
                 break
-            asked.add(id(node))
             try:
                 node = node[key]
             except (KeyError, IndexError, TypeError):
@@ -54,19 +68,43 @@ def leaf_bounds(
                     "one pair (lo, hi) for all; None leaves a side open."
                 ) from None
             title += f"[{key!r}]"
-        pairs.append(_read_pair(node, leaf, title, name))
-    _refuse_unused(bounds, tree, asked)
+        pair = _read(node, leaf.shape, title, name)
+        _check(pair, leaf, title, name)
+        pairs.append(pair)
+    _refuse_unused(bounds, tree)
     return pairs
 
 
-def _refuse_unused(bounds: Any, tree: Tree | Active, asked: set[int]) -> None:
+def standard_bounds(bounds: Any, shape: tuple[int, ...]) -> Pair | None:
+    """The bounds of one array of this shape, in a form that reads the same for any other shape."""
+    if bounds is None:
+        return None
+    pair = _read(bounds, shape, "bounds", "x")
+    return pair if all(isinstance(end, float) for end in pair) else Box(*pair)
+
+
+def scalar_bounds(bounds: Any, leaf: Any, title: str) -> Pair:
+    """Two numbers for all elements, for a function that owns no array of bounds."""
+    if not isinstance(bounds, (list, tuple)) or not _is_pair(bounds):
+        raise TypeError(
+            f"bounds: expected a pair (lo, hi) of numbers, got {bounds!r:.80}. Pairs for each "
+            "element and scipy.optimize.Bounds need an optimiser object."
+        )
+    if any(getattr(end, "ndim", 0) for end in bounds):
+        raise ValueError(
+            f"{title}: bounds are two numbers here; arrays of them need an optimiser object."
+        )
+    pair = _read(bounds, leaf.shape, "bounds", "p")
+    _check(pair, leaf, "bounds", "p")
+    return pair
+
+
+def _refuse_unused(bounds: Any, tree: Tree | Active) -> None:
     """Refuse an entry that belongs to no array."""
-    if bounds is None or _is_pair(bounds):
-        return
     paths = tree.paths()
 
     def walk(node: Any, at: tuple[Any, ...], title: str) -> None:
-        if node is None or _is_pair(node):
+        if node is None or _is_pair(node) or at in paths:
             return
         entries = node.items() if isinstance(node, Mapping) else enumerate(node)
         for key, entry in entries:
@@ -78,23 +116,97 @@ def _refuse_unused(bounds: Any, tree: Tree | Active, asked: set[int]) -> None:
     walk(bounds, (), "bounds")
 
 
-def _read_pair(pair: Any, leaf: Any, title: str, name: str) -> Pair:
-    if pair is None:
+def _read(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> Pair:
+    """Lower and upper bound of one array: floats, or float64 arrays on the host."""
+    if bounds is None:
         return OPEN
-    if not _is_pair(pair):
-        raise TypeError(
-            f"{title}: expected a pair (lo, hi) of numbers or arrays for {name}, got {pair!r:.80}. "
-            "None leaves a side open."
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        lo = _read_end(bounds.lb, -math.inf, f"{title}.lb")
+        return _simplest(lo, _read_end(bounds.ub, math.inf, f"{title}.ub"))
+    if not _is_pair(bounds):
+        return _read_pairs(bounds, shape, title, name)
+    if math.prod(shape) == 2 and all(getattr(end, "shape", ()) == (2,) for end in bounds):
+        raise ValueError(
+            f"{title}: two arrays of two numbers for the two elements of {name} could be low and "
+            "high, or a pair for each element. Write scipy.optimize.Bounds(lo, hi) for low and "
+            "high, [(lo, hi), (lo, hi)] for a pair for each."
         )
+    return (
+        _read_end(bounds[0], -math.inf, f"{title}[0]"),
+        _read_end(bounds[1], math.inf, f"{title}[1]"),
+    )
+
+
+def _read_pairs(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> Pair:
+    """Bounds that are given as a pair of numbers for each element, in C order."""
+    size, pairs = math.prod(shape), to_host(bounds)
+    if getattr(pairs, "shape", None) in ((size, 2), (*shape, 2)):
+        pairs = pairs.reshape(-1, 2).tolist()
+    elif hasattr(pairs, "__next__"):
+        pairs = list(pairs)
+    if not isinstance(pairs, (list, tuple)) and not hasattr(pairs, "shape"):
+        raise TypeError(
+            f"{title}: expected a pair (lo, hi) of numbers or arrays for {name}, a pair of numbers "
+            f"for each element, or scipy.optimize.Bounds, got {bounds!r:.80}. None leaves a side "
+            "open."
+        )
+    if not isinstance(pairs, (list, tuple)) or len(pairs) != size:
+        got = len(pairs) if isinstance(pairs, (list, tuple)) else f"shape {pairs.shape}"
+        raise ValueError(
+            f"{title}: expected {size} pairs (lo, hi), one for each element of {name}, got {got}. "
+            "Two numbers (lo, hi) hold for all; low and high of every element are two NumPy "
+            "arrays (lo, hi), or scipy.optimize.Bounds(lo, hi)."
+        )
+    lo, hi = np.full(size, -math.inf), np.full(size, math.inf)
+    for k, pair in enumerate(pairs):
+        if not _is_pair(pair) or any(getattr(end, "ndim", 0) for end in pair):
+            raise ValueError(
+                f"{title}[{k}]: expected a pair (lo, hi) of numbers, got {pair!r:.80}."
+            )
+        lo[k] = _read_end(pair[0], -math.inf, f"{title}[{k}][0]")
+        hi[k] = _read_end(pair[1], math.inf, f"{title}[{k}][1]")
+    return _simplest(lo.reshape(shape), hi.reshape(shape))
+
+
+def _simplest(lo: Any, hi: Any) -> Pair:
+    """Two floats where both bounds are the same everywhere: the loop then reads no array."""
+    ends = []
+    for end in (lo, hi):
+        if isinstance(end, np.ndarray):
+            if not end.size or (end != end.flat[0]).any():
+                return lo, hi
+            end = float(end.flat[0])
+        ends.append(end)
+    return ends[0], ends[1]
+
+
+def _read_end(end: Any, open_end: float, title: str) -> Any:
+    """One bound as a float or a float64 array on the host; NaN is refused."""
+    if end is None:
+        return open_end
+    # on the host: bounds are rounded once, and CuPy cannot for every dtype
+    values = as_numbers(np, to_host(as_view(end)), title)
+    if np.isnan(values).any():
+        raise ValueError(f"{title}: is NaN. Use None or an infinite number where it is open.")
+    return float(values) if values.ndim == 0 else values
+
+
+def _check(pair: Pair, leaf: Any, title: str, name: str) -> None:
+    """Refuse bounds that do not fit their array."""
     if np.dtype(leaf.dtype).kind == "c":
         raise ValueError(f"bounds: complex numbers have no order, and {name} is {leaf.dtype}.")
-    lo, hi = (
-        _read_end(end, open_end, leaf, f"{title}[{side}]", name)
-        for side, (end, open_end) in enumerate(zip(pair, OPEN, strict=True))
-    )
-    if bool((lo > hi).any()) if hasattr(lo > hi, "any") else lo > hi:
-        raise ValueError(f"{title}: lo is above hi somewhere: {pair!r:.80}.")
-    return lo, hi
+    for side, end in enumerate(pair):
+        if isinstance(end, np.ndarray) and not fits(end, leaf):
+            raise ValueError(
+                f"{title}[{side}]: expected a number, or an array that broadcasts to shape "
+                f"{leaf.shape} of {name}, got shape {end.shape}."
+            )
+    crossed = np.greater(*pair)
+    if crossed.any():
+        at = tuple(np.argwhere(np.broadcast_to(crossed, leaf.shape))[0].tolist())
+        lo, hi = (float(np.broadcast_to(end, leaf.shape)[at]) for end in pair)
+        where = f"element {list(at)} of {name}" if at else name
+        raise ValueError(f"{title}: lo is above hi of {where}: {lo} > {hi}.")
 
 
 def fits(values: Any, leaf: Any) -> bool:
@@ -111,25 +223,6 @@ def as_numbers(xp: Any, x: Any, title: str) -> Any:
     if given.dtype.kind in "cSU":
         raise TypeError(f"{title}: expected real numbers, got {given.dtype}.")
     return given.astype(xp.float64)
-
-
-def _read_end(end: Any, open_end: float, leaf: Any, title: str, name: str) -> Any:
-    """One bound as a float or float64 array, NaN refused, in the library of the parameter."""
-    if end is None:
-        return open_end
-    xp = array_namespace(leaf)
-    values = as_numbers(xp, end, title)
-    if bool(xp.any(xp.isnan(values))):
-        raise ValueError(f"{title}: is NaN. Use None or an infinite number where it is open.")
-    if not fits(values, leaf):
-        raise ValueError(
-            f"{title}: expected a number, or an array that broadcasts to shape {leaf.shape} of "
-            f"{name}, got shape {values.shape}."
-        )
-    if values.ndim == 0:
-        return float(values)
-    # bounds are rounded once: on the host, since CuPy cannot for every dtype
-    return to_host(values)
 
 
 def inward(end: Any, dtype: np.dtype[Any], other: float, real: np.dtype[Any]) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import Bounds
 
 import numadam as na
 from numadam._settings import bounds as bd
@@ -51,6 +52,18 @@ def test_bounds_may_be_nested_as_the_parameters_are():
     assert boxed({"w": [None, (rows, rows + 1)], "b": None}) == ([-3, 0, -3], [3, 2, -3])
 
 
+def test_bounds_of_each_kind_inside_a_nesting():
+    kinds = {"w": [[(0, k + 1) for k in range(7)], Bounds(0, 1)], "b": [(0, 5)]}
+    assert boxed(kinds) == ([0, 0, 0], [3, 1, 0])
+    assert (
+        boxed(Bounds(-1, 2))
+        == boxed(np.array([-1, 2]))
+        == boxed({"w": Bounds(-1, 2), "b": (-1, 2)})
+    )
+    assert na.minimize(lambda x: (0.0, x), [np.ones(2), np.ones(1)], jac=True, maxiter=0,
+                       bounds=[(2, 3), Bounds(4, 5)]).x[1] == 4  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("bounds", "error", "says"),
     [
@@ -58,7 +71,7 @@ def test_bounds_may_be_nested_as_the_parameters_are():
         ((0, 1, 2), ValueError, "bounds: has no entry 'b' for params['b']"),
         ((math.inf, None), ValueError, "bounds: no finite float64 lies between"),
         ((None, np.array(-math.inf)), ValueError, "bounds: no finite float64 lies between"),
-        ((1.0, 0.0), ValueError, "bounds: lo is above hi somewhere"),
+        ((1.0, 0.0), ValueError, "bounds: lo is above hi of params['b']: 1.0 > 0.0."),
         ((math.nan, 1.0), ValueError, "bounds[0]: is NaN"),
         ((0.0, np.array([1.0, np.nan])), ValueError, "bounds[1]: is NaN"),
         ({"w": [(0, 1), (0, 1)]}, ValueError, "bounds: has no entry 'b'"),
@@ -250,7 +263,7 @@ def test_any_box_against_the_reference(pairs, seed):
     hi = np.array([INF if hi is None else hi for _, hi in pairs])
     lo, hi = np.where(lo == INF, 0.0, lo), np.where(hi == -INF, 0.0, hi)
     start, *calls = rng.integers(-4, 5, (8, n)) / 4  # often exactly on a bound
-    opt = na.Adam(start.copy(), **neutral(start, bounds=(lo, hi), maximize=True))
+    opt = na.Adam(start.copy(), **neutral(start, bounds=Bounds(lo, hi), maximize=True))
     ref = Steps([start], lr=0.1, bounds=[(lo, hi)], maximize=True)
     for g in calls:
         for _ in range(2):

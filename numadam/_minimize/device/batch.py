@@ -23,6 +23,7 @@ from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult, make_result
 from numadam._minimize.stopping import RUNNING
 from numadam._minimize.tasks import ManyTask
+from numadam._settings.bounds import Box
 
 #: Iterations of a launch; the host waits once for each.
 _STEPS = 128
@@ -221,7 +222,7 @@ def minimize_on_device(task: ManyTask) -> ManyResult:
         beside = cupy.ascontiguousarray(cupy.asarray(np.moveaxis(x, 0, -1)))
         bounds = task.options["bounds"]
         if bounds is not None:
-            bounds = tuple(_side_by_side(end, x) for end in bounds)
+            bounds = Box(*(_side_by_side(end, x) for end in bounds))
         lr = task.lr
         if rates is not None:
             lr = rates.reshape(*[1] * (x.ndim - 1), -1)

@@ -14,7 +14,7 @@ from numadam._minimize.observers import refuse_observers
 from numadam._minimize.tasks import ManyTask
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.bounds import fits
+from numadam._settings.bounds import Box, fits
 
 #: Real numbers of one element in a packet. With 16 or 32 the compiler unrolls a loop over them
 #: instead of vectorising it.
@@ -52,8 +52,7 @@ def _spread(values: Any, x: np.ndarray, lanes: int) -> Any:
 
 def _per_element(task: ManyTask) -> list[Any]:
     """Arrays of step sizes and bounds."""
-    bounds = task.options["bounds"]
-    ends = bounds if isinstance(bounds, (tuple, list)) else ()
+    ends = task.options["bounds"] or ()
     return [one for one in (task.lr, *ends) if np.ndim(one) > 0]
 
 
@@ -104,7 +103,7 @@ def _make_optimizer(task: ManyTask, lanes: int) -> Optimizer:
     if lanes > 1:
         lr = _spread(lr, x, lanes)
         if bounds is not None:
-            bounds = tuple(_spread(end, x, lanes) for end in bounds)
+            bounds = Box(*(_spread(end, x, lanes) for end in bounds))
     options = {**task.options, "bounds": bounds}
     optimizer: Optimizer = make_optimizer(
         task.rule, to_lanes(x, lanes), lr, backend=StateOnly, **options
