@@ -22,6 +22,7 @@ from numadam._minimize.compiled.forms import check_plain, form_of, is_compiled
 from numadam._minimize.compiled.objective import adapter_for
 from numadam._minimize.compiled.prepared import key_for, put_back, take
 from numadam._minimize.compiled.single import CompiledRun
+from numadam._minimize.hints import with_hint
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.python.loop import PythonRun
@@ -189,9 +190,9 @@ def minimize(
     )
     if is_compiled(fun):
         if not callable(jac) and not isinstance(jac, str):
-            return _compiled(fun, task)
+            return with_hint(_compiled(fun, task), x0, lr, state)
         check_plain(fun, task.args)
-    return _in_python(fun, task)
+    return with_hint(_in_python(fun, task), x0, lr, state)
 
 
 def _in_python(fun: Any, task: Task) -> OptimizeResult:

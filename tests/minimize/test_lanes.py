@@ -158,7 +158,7 @@ def test_errors_name_the_shapes_of_the_user():
     with pytest.raises(ValueError, match=r"broadcasts to shape \(70, 2\)"):
         na.minimize_many(rosen, starts(70, 2), bounds=Bounds(low, low + 1))
     low = np.arange(140.0).reshape(70, 2)
-    with pytest.raises(ValueError, match=r"\(array\(\[\[ +0., +1.\]"):  # lo is above hi
+    with pytest.raises(ValueError, match=r"lo is above hi of element \[0, 0\] of params"):
         na.minimize_many(rosen, starts(70, 2), bounds=Bounds(low, low - 1))
 
 
