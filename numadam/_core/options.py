@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from numadam._core.hyper import LR, Hyper, at_start
 from numadam._core.rule import RuleSpec
+from numadam._core.synonyms import option_hint
 
 
 class ControlRow(NamedTuple):
@@ -115,7 +116,11 @@ def check(
     """
     for name in shared:
         if name not in DEFAULTS:
-            raise TypeError(f"{title}: there is no option {name!r}. {_did_you_mean(name, own)}")
+            hint = option_hint(name, {"lr", *DEFAULTS, *own})
+            raise TypeError(
+                f"{title}: there is no option {name!r}. "
+                f"{hint or 'See numadam.Optimizer for all of them.'}"
+            )
     options = {**DEFAULTS, **shared, **own}
     if options["decoupled"] is None:
         options["decoupled"] = rule.decoupled
@@ -151,27 +156,6 @@ def _check_hypers(hypers: Sequence[Hyper], options: dict[str, Any], names: Conta
         unused = options[hyper.name] is None and hyper.name in NEUTRAL
         if hyper.name in names and not unused:
             options[hyper.name] = hyper.check_or_schedule(options[hyper.name])
-
-
-#: Names of hyperparameters in other libraries, where they are not similar to the name here.
-_OTHER_NAMES = {
-    "learning_rate": ("lr",),
-    "step_size": ("lr",),
-    "betas": ("beta1", "beta2"),
-    "b1": ("beta1",),
-    "b2": ("beta2",),
-    "epsilon": ("eps",),
-}
-
-
-def _did_you_mean(name: str, own: Mapping[str, Any]) -> str:
-    import difflib
-
-    here = [f"{one}=..." for one in _OTHER_NAMES.get(name, ()) if one == "lr" or one in own]
-    if here:
-        return f"Write {', '.join(here)}."
-    near = difflib.get_close_matches(name, [*DEFAULTS, *own], 1)
-    return f"Did you mean {near[0]!r}?" if near else "See numadam.Optimizer for all of them."
 
 
 def _check_counts(options: dict[str, Any]) -> None:

@@ -107,32 +107,6 @@ def read_bounds(bounds: Any, x: Any) -> Any:
     return standard_bounds(bounds, x.shape) if is_array(x) else bounds
 
 
-#: Options of an optimiser that a minimisation cannot have, and what to do instead.
-_REFUSED = {
-    "maximize": "minimise -fun instead",
-    "loss_scale": "f and its gradient belong together: leave it out",
-    "accumulate": "each iteration takes one gradient; let fun form the mean",
-    "nonfinite": "a run stops at a gradient that is not finite, with status 3",
-    "max_skips": "a run stops at a gradient that is not finite, with status 3",
-    "sparse": "gradients are dense here; use the optimiser's step",
-    "master": "x is float32 or float64 here",
-    "state_dtype": "x is float32 or float64 here, and so is the state",
-}
-
-
-#: Arguments of SciPy and other libraries, and what to write instead.
-_FOREIGN_NAMES = {
-    "method": "the method is called rule='adam', 'sgd', ...",
-    "tol": "use gtol, ftol or xtol",
-    "options": "write each option as a keyword",
-    "max_iter": "write maxiter=...",
-    "steps": "write maxiter=...",
-    "disp": "progress=True shows a bar",
-    "verbose": "progress=True shows a bar",
-    "constraints": "Adam knows bounds=... only",
-}
-
-
 #: Names of methods that are options of a rule.
 _VARIANTS = {
     "amsgrad": "rule='adam', amsgrad=True",
@@ -158,13 +132,3 @@ def rule_class(rule: Any) -> Any:
             f"{instead and f' Write {instead}.'}"
         )
     return known[rule.lower()]
-
-
-def check_options(options: dict[str, Any]) -> None:
-    """Refuse options that a minimisation cannot honour."""
-    for name, instead in _FOREIGN_NAMES.items():
-        if name in options:
-            raise TypeError(f"{name}: there is no such argument: {instead}.")
-    for name, instead in _REFUSED.items():
-        if name in options:
-            raise ValueError(f"{name}: not for a minimisation: {instead}.")

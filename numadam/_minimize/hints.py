@@ -91,7 +91,7 @@ def _goes_straight(result: OptimizeResult, x0: Any, lr: Any) -> bool:
 
     Adam's step has the length lr where the gradient stays the same.
     """
-    tree = Tree(result.get("x_last", result.x))
+    tree = Tree(result.x_last)
     steps: Any = result.nit
     if callable(lr):
         if len(result.history["nit"]) < _FEW:
@@ -100,7 +100,7 @@ def _goes_straight(result: OptimizeResult, x0: Any, lr: Any) -> bool:
     elif not is_plain(lr) and not (tree.is_leaf and hasattr(lr, "dtype")):
         return False
     moved = straight = 0
-    begins, ends = tree.flatten(x0, "x0"), tree.flatten(result.get("x_last", result.x), "x")
+    begins, ends = tree.flatten(x0, "x0"), tree.flatten(result.x_last, "x")
     for begin, end in zip(begins, ends, strict=True):
         every = max(1, end.size // _SAMPLE)
         whole = lr if is_plain(lr) else _sample(np.broadcast_to(to_host(lr), end.shape), every)

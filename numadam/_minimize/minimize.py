@@ -12,7 +12,6 @@ from numadam._core.hyper import count
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import (
     check_maxiter,
-    check_options,
     own_copy,
     read_args,
     read_bounds,
@@ -23,6 +22,7 @@ from numadam._minimize.compiled.objective import adapter_for
 from numadam._minimize.compiled.prepared import key_for, put_back, take
 from numadam._minimize.compiled.single import CompiledRun
 from numadam._minimize.hints import with_hint
+from numadam._minimize.names import takes_names_of_scipy
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.python.loop import PythonRun
@@ -33,6 +33,7 @@ from numadam._minimize.stopping import Tolerances
 from numadam._minimize.tasks import Task
 
 
+@takes_names_of_scipy
 def minimize(
     fun: Any,
     x0: Any,
@@ -165,7 +166,6 @@ def minimize(
     >>> res.success, res.x.round(4)
     (True, array([1., 2., 3.]))
     """
-    check_options(options)
     if track_best not in (None, True, False):
         raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
     maxiter = check_maxiter(maxiter)

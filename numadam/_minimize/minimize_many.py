@@ -10,7 +10,6 @@ from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import LR, count
 from numadam._minimize.arguments import (
     check_maxiter,
-    check_options,
     own_copy,
     read_args,
     rule_class,
@@ -18,6 +17,7 @@ from numadam._minimize.arguments import (
 from numadam._minimize.batches import run_batch
 from numadam._minimize.compiled.forms import is_compiled
 from numadam._minimize.lanes.batch import LaneBatch
+from numadam._minimize.names import takes_names_of_scipy
 from numadam._minimize.python.batch import PythonBatch
 from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import Tolerances
@@ -25,6 +25,7 @@ from numadam._minimize.tasks import ManyTask
 from numadam._settings.bounds import standard_bounds
 
 
+@takes_names_of_scipy
 def minimize_many(
     fun: Any,
     x0: Any,
@@ -119,7 +120,6 @@ def minimize_many(
     (array([1., 2., 3.]), True)
     """
     _refuse_single(options)
-    check_options(options)
     if options.get("ema_debias"):
         raise ValueError("ema_debias: problems stop at different iterations; use ema_warmup.")
     x, compiled = _read_starts(x0), is_compiled(fun)

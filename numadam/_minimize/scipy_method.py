@@ -73,22 +73,12 @@ def scipy_adam(
     >>> res.success, res.x.round(3)
     (True, array([1., 1.]))
     """
-    if constraints is not None and len(_as_list(constraints)):
-        raise ValueError("constraints: Adam knows bounds only; use a method of SciPy for others.")
     for name, given in (("hess", hess), ("hessp", hessp)):
         if given is not None:
             warnings.warn(f"scipy_adam does not use {name}.", RuntimeWarning, stacklevel=2)
-    if tol is not None:
-        options.setdefault("gtol", tol)
+    options |= {"constraints": constraints, "tol": tol, "disp": disp}
     fun, jac = _unwrapped(fun, jac)
-    result = minimize(fun, x0, args, jac=jac, bounds=bounds, callback=callback, **options)
-    if disp:
-        print(f"{result.message}\n  f: {result.fun}\n  iterations: {result.nit}")
-    return result
-
-
-def _as_list(constraints: Any) -> list[Any]:
-    return list(constraints) if isinstance(constraints, (list, tuple)) else [constraints]
+    return minimize(fun, x0, args, jac=jac, bounds=bounds, callback=callback, **options)
 
 
 def _unwrapped(fun: Any, jac: Any) -> tuple[Any, Any]:

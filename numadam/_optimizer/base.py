@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
 from numadam._arrays.interop import as_views
@@ -16,6 +16,7 @@ from numadam._core.hyper import LR
 from numadam._core.parts import Parts
 from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
+from numadam._core.synonyms import attribute_hint
 from numadam._jit import forks
 from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
@@ -88,8 +89,23 @@ class OptimizerBase:
         """Refuse an attribute that the class does not have: it would be ignored."""
         known = name.startswith("_") or hasattr(type(self), name)
         if not known and type(self).__module__.startswith("numadam."):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set.")
+            hint = self._attribute_hint(name)
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set.{hint}")
         super().__setattr__(name, value)
+
+    if not TYPE_CHECKING:  # a type checker knows the attributes
+
+        def __getattr__(self, name: str) -> Any:
+            """Refuse a name of another library, and say what it is called here."""
+            if name.startswith("_") or hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # raises again, as a property did
+            hint = self._attribute_hint(name)
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.{hint}")
+
+    @classmethod
+    def _attribute_hint(cls, name: str) -> str:
+        hint = attribute_hint(name, [one for one in dir(cls) if not one.startswith("_")])
+        return hint and f" {hint}"
 
     @property
     def params(self) -> Any:

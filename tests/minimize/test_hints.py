@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from scipy.optimize import rosen as rosenbrock
@@ -15,6 +17,7 @@ SLOW = "Most elements of x moved one way, by the full lr in nearly every iterati
 RISING = "f rose in 100% of the iterations, from 45 to"
 ABOVE = "f stayed above its first value"
 CIRCLES = "In the second half of the run neither f nor the gradient fell"
+HINTS = re.compile(f"{SLOW}|f rose in|{ABOVE}|{CIRCLES}")
 
 
 def bowl(x):
@@ -117,12 +120,12 @@ GOOD = [
 
 @pytest.mark.parametrize(("fun", "x0", "options"), GOOD, ids=range(len(GOOD)))
 def test_a_good_run_says_nothing(fun, x0, options):
-    assert message(fun, x0, **options) == ""
+    assert not HINTS.search(message(fun, x0, **options))
 
 
 def test_a_compiled_objective_says_it_too():
     assert message(rosen, START, jac=None, lr=1e-5).startswith(SLOW)
-    assert message(rosen, START, jac=None, lr=0.01) == ""
+    assert not HINTS.search(message(rosen, START, jac=None, lr=0.01))
 
 
 def test_a_resumed_run_is_not_measured_from_x0():

@@ -21,8 +21,10 @@ RULES = rules.classes()
 def test_unknown_options_are_refused_with_a_guess(name):
     for wrong, guess in {
         "weight_decoy": "Did you mean 'weight_decay'?",
-        "clipnorm": "Did you mean 'clip_norm'?",
-        "clip_grad_norm": "Did you mean 'clip_",
+        "clipnorm": "Write clip_array_norm=...",
+        "clip_grad_norm": "Write clip_norm=...",
+        "clip_norms": "Did you mean 'clip_norm'?",
+        "norm": "See numadam.Optimizer",
         "maximise": "Did you mean 'maximize'?",
         "group": "Did you mean 'groups'?",
         "learning_rate": "Write lr=...",
@@ -41,7 +43,7 @@ def test_unknown_options_are_refused_with_a_guess(name):
         ("epsilon", "Write eps=...."),
         ("betas", "Write beta1=..., beta2=...."),
         ("b2", "Write beta2=...."),
-        ("beta_1", "Did you mean 'beta1'?"),
+        ("beta_1", "Write beta1=...."),
     ],
 )
 def test_names_of_other_libraries_are_led_to_ours_where_the_rule_has_them(wrong, advice):

@@ -1,0 +1,115 @@
+"""Names of torch, optax, Keras and SciPy, and what is written here instead."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Collection, Iterable
+
+#: Similarity from which a name is taken for a misspelt one.
+_SIMILAR = 0.8
+
+#: Options of optimisers: the names here, of which those are shown that the rule has; or an advice.
+_OPTIONS: dict[str, tuple[str, ...] | str] = {
+    **dict.fromkeys(("learning_rate", "step_size", "stepsize", "eta", "init_lr"), ("lr",)),
+    **dict.fromkeys(("lr_schedule", "schedule", "scheduler"), ("lr",)),
+    "momentum": ("beta1",),
+    "alpha": "Write lr=... for a step size, beta2=... for the decay of v.",
+    "betas": ("beta1", "beta2"),
+    **dict.fromkeys(("b1", "beta_1"), ("beta1",)),
+    **dict.fromkeys(("b2", "beta_2", "rho", "decay_rate"), ("beta2",)),
+    **dict.fromkeys(("epsilon", "eps_hat"), ("eps",)),
+    **dict.fromkeys(("max_norm", "max_grad_norm", "grad_clip", "gradient_clip"), ("clip_norm",)),
+    **dict.fromkeys(("clip_grad_norm", "global_clipnorm", "clip_global_norm"), ("clip_norm",)),
+    **dict.fromkeys(("clipnorm", "clip_by_norm"), ("clip_array_norm",)),
+    **dict.fromkeys(("clipvalue", "clip_grad_value", "max_delta"), ("clip_value",)),
+    **dict.fromkeys(("wd", "l2"), ("weight_decay",)),
+    **dict.fromkeys(("use_ema", "ema_momentum", "ema_decay", "polyak"), ("ema",)),
+    **dict.fromkeys(("every_k_schedule", "gradient_accumulation_steps"), ("accumulate",)),
+    **dict.fromkeys(("param_groups", "mask"), ("groups",)),
+    **dict.fromkeys(("mu_dtype", "moment_dtype"), ("state_dtype",)),
+    "init_scale": ("loss_scale",),
+    "initial_accumulator_value": ("initial_accumulator",),
+    "constraints": ("bounds",),
+    **dict.fromkeys(
+        ("foreach", "fused", "differentiable", "jit_compile"),
+        "Leave it out: a step is always one compiled pass over all arrays.",
+    ),
+}
+
+#: Arguments of `minimize`.
+_OF_RUNS: dict[str, str] = {
+    **dict.fromkeys(("max_iter", "maxiters", "max_iters", "niter", "n_iter"), "write maxiter=..."),
+    **dict.fromkeys(("num_iters", "iterations", "steps", "n_steps"), "write maxiter=..."),
+    **dict.fromkeys(("num_steps", "nsteps", "max_steps", "epochs"), "write maxiter=..."),
+    **dict.fromkeys(("max_nfev", "max_eval", "maxeval"), "write maxiter=..."),
+    **dict.fromkeys(("optimizer", "algorithm"), "it is called rule='adam', 'sgd', ..."),
+    **dict.fromkeys(
+        ("grad", "gradient", "jacobian", "fprime", "value_and_grad"),
+        "write jac=function, or jac=True where fun returns (f, gradient)",
+    ),
+    **dict.fromkeys(("atol", "rtol", "abstol", "tolerance"), "use gtol, ftol or xtol"),
+    "xrtol": "write xtol=...",
+    **dict.fromkeys(("verbose", "iprint", "show_progress"), "progress=True shows a bar"),
+    "return_all": "the result has a history; callback=History(...) keeps more",
+    "finite_diff_rel_step": "differences choose their own step; jac='3-point' is more exact",
+    **dict.fromkeys(("init", "start", "init_params", "y0"), "the start is the second argument, x0"),
+    "full_output": "a result has all of it",
+}
+
+#: Attributes of optimisers.
+_ATTRIBUTES: dict[str, str] = {
+    "zero_grad": "Leave it out: gradients are passed to step(grads), and none is kept.",
+    "param_groups": (
+        "Options of their own for some arrays are groups=... when the optimiser is made; opt.lr "
+        "and others are attributes."
+    ),
+    "add_param_group": "Make a new optimiser over all arrays.",
+    "state_dict": "Write copy.deepcopy(dict(opt.state)), or pickle the optimiser.",
+    "load_state_dict": "Write opt.state = saved.",
+    **dict.fromkeys(("update", "apply", "apply_gradients"), "Write opt.step(grads)."),
+    "minimize": "numadam.minimize(fun, x0) is a function of its own.",
+    "init": "The optimiser has its state when it is made: opt.state.",
+    "iterations": "Write opt.t.",
+    "get_config": "Options are attributes; repr(opt) shows those that are not defaults.",
+    **dict.fromkeys(("variables", "get_weights"), "Write opt.state."),
+    "set_weights": "Write opt.state = saved.",
+    "parameters": "Write opt.params.",
+    "get_last_lr": "Write opt.lr.",
+}
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    """The name that `name` is probably meant to be, or ""."""
+    near = difflib.get_close_matches(name, sorted({*names}), 1, _SIMILAR)
+    return near[0] if near else ""
+
+
+def option_hint(name: str, names: Collection[str]) -> str:
+    """Advice for an unknown option of a rule that has those of `names`, or ""."""
+    known = _OPTIONS.get(name, ())
+    if isinstance(known, str):
+        return known
+    here = [f"{one}=..." for one in known if one in names]
+    if here:
+        return f"Write {', '.join(here)}."
+    near = _near(name, names)
+    return f"Did you mean {near!r}?" if near else ""
+
+
+@functools.cache
+def run_hint(name: str, names: tuple[str, ...]) -> str:
+    """Advice for an unknown argument of `minimize`, which has `names`, or ""."""
+    near = _near(name, names)
+    return _OF_RUNS.get(name, near and f"did you mean {near!r}?")
+
+
+def attribute_hint(name: str, names: Iterable[str]) -> str:
+    """Advice for an unknown attribute of an optimiser, which has `names`, or ""."""
+    if name in _ATTRIBUTES:
+        return _ATTRIBUTES[name]
+    here = [f"opt.{one}" for one in _OPTIONS.get(name, ()) if one in {*names}]
+    near = _near(name, names)
+    if here and not isinstance(_OPTIONS[name], str):
+        return f"Write {', '.join(here)}."
+    return f"Did you mean {near!r}?" if near else ""

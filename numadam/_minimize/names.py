@@ -1,0 +1,108 @@
+"""Names of arguments of a minimisation: SciPy's are translated, those of others refused."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from numadam._core.options import DEFAULTS
+from numadam._core.synonyms import run_hint
+from numadam._minimize.arguments import rule_class
+from numadam._minimize.result import ManyResult
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
+
+#: Options of an optimiser that a minimisation cannot have, and what to do instead.
+_REFUSED = {
+    "maximize": "minimise -fun instead",
+    "loss_scale": "f and its gradient belong together: leave it out",
+    "accumulate": "each iteration takes one gradient; let fun form the mean",
+    "nonfinite": "a run stops at a gradient that is not finite, with status 3",
+    "max_skips": "a run stops at a gradient that is not finite, with status 3",
+    "sparse": "gradients are dense here; use the optimiser's step",
+    "master": "x is float32 or float64 here",
+    "state_dtype": "x is float32 or float64 here, and so is the state",
+}
+
+#: Arguments of SciPy that are accepted where they are empty, and why they are refused otherwise.
+_EMPTY = {
+    "method": "the method is called rule='adam', 'sgd', ...",
+    "constraints": "Adam knows bounds=... only; use a method of SciPy for others",
+    "hess": "Adam takes no second derivatives: leave it out",
+    "hessp": "Adam takes no second derivatives: leave it out",
+    "maxfun": "write maxiter=...; an iteration is one evaluation where fun gives the gradient, "
+    "and n + 1 with 2-point differences",
+}
+_EMPTY |= {"maxfev": _EMPTY["maxfun"]}
+
+
+def takes_names_of_scipy(
+    function: Callable[Arguments, Returned],
+) -> Callable[Arguments, Returned]:
+    """Decorator of `minimize`: `options`, `tol`, `disp` and empty arguments as SciPy has them."""
+    parameters = inspect.signature(function).parameters.values()
+    names = tuple(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)
+    known = dict.fromkeys(names).keys()
+
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        if given.keys() <= known:
+            return function(*args, **given)
+        given = _translated(given)
+        shows = given.pop("disp", False)
+        _refuse_foreign(given, names)
+        result: Any = function(*args, **given)
+        if shows:
+            print(_summary(result))
+        return result
+
+    return call
+
+
+def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of SciPy's users as those of numadam."""
+    inner, given = given.get("options"), {**given}
+    given.pop("options", None)
+    if inner is not None and not isinstance(inner, Mapping):
+        raise TypeError(f"options: expected a dict of keywords, got {type(inner).__name__}.")
+    for name, value in (inner or {}).items():
+        if name in given:
+            raise TypeError(f"{name}: is given as a keyword and in options; leave one out.")
+        given[name] = value
+    for name, instead in _EMPTY.items():
+        empty = name in given and (given[name] is None or _is_nothing(given[name]))
+        if name in given and not empty:
+            raise ValueError(f"{name}: is not for numadam: {instead}.")
+        given.pop(name, None)
+    tol = given.pop("tol", None)
+    if tol is not None and given.get("gtol") is None:
+        given["gtol"] = tol
+    return given
+
+
+def _is_nothing(x: Any) -> bool:
+    return isinstance(x, (list, tuple, dict)) and not x
+
+
+def _refuse_foreign(given: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Refuse what is no argument of a minimisation, where its name says what was meant."""
+    for name, instead in _REFUSED.items():
+        if name in given:
+            raise ValueError(f"{name}: not for a minimisation: {instead}.")
+    for name in given:
+        if name in names or name in DEFAULTS:
+            continue
+        hint = run_hint(name, names)
+        # an option of the rule may have such a name
+        if hint and name not in inspect.signature(rule_class(given.get("rule", "adam"))).parameters:
+            raise TypeError(f"{name}: there is no such argument: {hint}.")
+
+
+def _summary(result: Any) -> str:
+    """Outcome of one run in three lines; of many, their counts."""
+    if isinstance(result, ManyResult):
+        return repr(result)
+    return f"{result.message}\n  f: {result.fun}\n  iterations: {result.nit}"

@@ -1,0 +1,101 @@
+"""Names of other libraries: the answer names what exists here, and nothing far is guessed."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+
+import numadam as na
+from numadam import rules
+from numadam._core import synonyms
+from numadam._core.options import DEFAULTS
+
+KINDS = rules.classes().values()
+OPTIONS = {"lr", *DEFAULTS}.union(*(inspect.signature(kind).parameters for kind in KINDS))
+ARGUMENTS = {
+    name for run in (na.minimize, na.minimize_many) for name in inspect.signature(run).parameters
+}
+
+
+def test_tables_lead_to_what_exists_and_shadow_nothing():
+    for name, instead in synonyms._OPTIONS.items():
+        assert name not in OPTIONS or name == "momentum", name
+        assert isinstance(instead, str) or OPTIONS.issuperset(instead), name
+    assert ARGUMENTS.isdisjoint(synonyms._OF_RUNS)
+    assert not any(hasattr(na.Adam, name) for name in synonyms._ATTRIBUTES)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("learning_rate", "Write lr=..."),
+        ("stepsize", "Write lr=..."),
+        ("alpha", "Write lr=..."),
+        ("betas", "Write beta1=..., beta2=..."),
+        ("epsilon", "Write eps=..."),
+        ("max_norm", "Write clip_norm=..."),
+        ("grad_clip", "Write clip_norm=..."),
+        ("clipnorm", "Write clip_array_norm=..."),
+        ("clipvalue", "Write clip_value=..."),
+        ("ema_momentum", "Write ema=..."),
+        ("param_groups", "Write groups=..."),
+        ("fused", "Leave it out"),
+        ("weight_decoy", "Did you mean 'weight_decay'?"),
+        ("clip", "See numadam.Optimizer"),
+        ("decay", "See numadam.Optimizer"),
+    ],
+)
+def test_options_of_other_libraries(name, advice):
+    with pytest.raises(TypeError) as of_class:
+        na.Adam(np.ones(2), **{name: 0.9})
+    with pytest.raises(TypeError) as of_function:
+        na.adam_update(*np.ones((4, 2)), 1, **{name: 0.9})
+    with pytest.raises(TypeError) as of_run:
+        na.minimize(lambda x: (x @ x, 2 * x), np.ones(2), jac=True, **{name: 0.9})
+    for caught in (of_class, of_function, of_run):
+        assert f"there is no option {name!r}. {advice}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["n_steps", "max_iter", "num_iters", "epochs", "steps"])
+def test_arguments_of_other_loops(name):
+    with pytest.raises(TypeError, match=f"^{name}: there is no such argument: write maxiter=..."):
+        na.minimize(lambda x: x @ x, np.ones(2), **{name: 5})
+
+
+ATTRIBUTES = {
+    "zero_grad": "Leave it out: gradients are passed to step",
+    "param_groups": "groups=... when the optimiser is made; opt.lr",
+    "state_dict": "opt.state",
+    "load_state_dict": "Write opt.state = saved.",
+    "learning_rate": "Write opt.lr.",
+    "betas": "Write opt.beta1, opt.beta2.",
+    "apply_gradients": "Write opt.step(grads).",
+    "stepp": "Did you mean 'step'?",
+}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_attributes_of_other_libraries(name):
+    opt = na.Adam(np.ones(2))
+    with pytest.raises(AttributeError) as caught:
+        getattr(opt, name)
+    assert str(caught.value).startswith(f"Adam has no attribute {name!r}. ")
+    assert ATTRIBUTES[name] in str(caught.value)
+    with pytest.raises(AttributeError, match="to set"):
+        setattr(opt, name, 1.0)
+
+
+def test_other_attributes_are_missed_as_everywhere():
+    opt = na.Adam(np.ones(2))
+    for name in ("__array__", "_hidden", "completely_other"):
+        assert not hasattr(opt, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'completely_other'\.$"):
+        _ = opt.completely_other
+    with pytest.raises(AttributeError, match="there is no average"):  # a property's own error
+        _ = opt.averaged
+    for same in (copy.copy(opt), copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        assert same.lr == opt.lr
