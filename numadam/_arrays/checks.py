@@ -46,7 +46,8 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     if isinstance(x, (numbers.Number, np.generic)):
         return (
             f"{expected}, got the number {x!r}, which cannot be updated in place. "
-            f"Use {library}.array({x}, dtype=float), and read it back with float(...)."
+            f"Use {library}.array({x}, dtype=float), and read it back with float(...). A list of "
+            f"numbers is one array: {library}.array(x, dtype=float)."
         )
     if is_masked(x):
         return f"{expected}, got a masked array: which elements count? Use x.filled(0) or x.data."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -113,28 +114,12 @@ class Tree:
         return [f"{name}[{key!r}]" for key in self._keys]
 
     def _difference(self, tree: Any, name: str) -> str:
-        other = Tree(tree)
-        if other.is_leaf != self.is_leaf:
-            wanted = f"a {self._type.__name__} of arrays, nested as params are"
-            return f"{name}: expected {wanted}, got {type(tree).__module__}.{type(tree).__name__}."
-        wanted_names, got_names = self.names(name), other.names(name)
-        missing = _without(wanted_names, got_names)
-        extra = _without(got_names, wanted_names)
-        if not missing and not extra:
-            return (
-                f"{name}: expected the same containers as params, in the same order; params are "
-                f"{self._outline()}, this is {other._outline()}."
-            )
-        parts = []
-        if missing:
-            parts.append(f"without {_some(missing)}")
-        if extra:
-            parts.append(f"with {_some(extra)} that params do not have")
-        return f"{name}: expected the structure of params, got one {' and '.join(parts)}."
+        """Error text: the first place where the containers are others than those of params."""
+        import optree
 
-    def _outline(self) -> str:
-        text = str(self._spec).removeprefix("PyTreeSpec(") if self._spec else self._type.__name__
-        return text if len(text) < 80 else f"a nested {self._type.__name__}"
+        spec = self._spec or optree.tree_structure(self.unflatten([0] * self.size))
+        same = f"{name}: expected the same containers as params, in the same order."
+        return _first_difference(spec, tree, name) or same
 
 
 class Active:
@@ -180,11 +165,54 @@ class Active:
         return self.select(self._tree.names(name))
 
 
+def _first_difference(spec: Any, tree: Any, name: str) -> str:
+    """Error text for the first container in `tree` that is not as `spec` has it, or ""."""
+    import optree
+
+    is_leaf = optree.tree_is_leaf(tree, none_is_leaf=True)
+    if is_leaf and spec.is_leaf():
+        return ""
+    if is_leaf or type(tree) is not spec.type:
+        expected = "an array" if spec.is_leaf() else _with_article(spec.type)
+        return f"{name}: expected {expected}, got {_kind(tree)}. Nest it as params are."
+    children, _, entries, _ = optree.tree_flatten_one_level(tree, none_is_leaf=True)
+    wanted, titles = spec.entries(), _titles(spec, name)
+    missing = [title for entry, title in zip(wanted, titles, strict=True) if entry not in entries]
+    extra = [f"{name}[{entry!r}]" for entry in entries if entry not in wanted]
+    parts = [f"without {_some(missing)}"] if missing else []
+    parts += [f"with {_some(extra)} that params do not have"] if extra else []
+    if parts:
+        return f"{name}: expected the structure of params, got one {' and '.join(parts)}."
+    here = dict(zip(entries, children, strict=True))
+    below = (
+        _first_difference(child, here[entry], title)
+        for child, entry, title in zip(spec.children(), wanted, titles, strict=True)
+    )
+    return next(filter(None, below), "")
+
+
+def _titles(spec: Any, name: str) -> list[str]:
+    """Expressions for the entries of a container: ``grads['w']``, ``grads.w``."""
+    titles, accessors = [], iter(spec.accessors())
+    for entry, child in zip(spec.entries(), spec.children(), strict=True):
+        leaves = [next(accessors) for _ in range(child.num_leaves)]
+        titles.append(leaves[0][0].codify(name) if leaves else f"{name}[{entry!r}]")
+    return titles
+
+
+def _kind(x: Any) -> str:
+    """Short name of what was given: "an array", "a tuple", "None", "the number 3.0"."""
+    if x is None:
+        return "None"
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        return "an array" if x.shape else "a number"
+    return f"the number {x!r}" if isinstance(x, numbers.Number) else _with_article(type(x))
+
+
+def _with_article(kind: type) -> str:
+    return f"a{'n' if kind.__name__[0] in 'AEIOaeio' else ''} {kind.__name__}"
+
+
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-def _without(names: list[str], others: list[str]) -> list[str]:
-    known = set(others)
-    return [name for name in names if name not in known]

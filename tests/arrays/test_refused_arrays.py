@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 
@@ -104,13 +106,19 @@ def test_numpy_and_cupy_together_are_refused():
 STRUCTURES = [
     ([1, 1], [1], r"without grads\[1\]"),
     ([1, 1], [1, 1, 1], r"with grads\[2\] that params do not have"),
-    ([1, 1], (1, 1), "containers"),
-    ((1, 1), [1, 1], "containers"),
-    ((1, 1), Pair(1, 1), "."),
-    (Pair(1, 1), (1, 1), "."),
+    ([1, 1], (1, 1), "grads: expected a list, got a tuple. Nest it as params are."),
+    ((1, 1), [1, 1], "grads: expected a tuple, got a list."),
+    ((1, 1), Pair(1, 1), "grads: expected a tuple, got a Pair."),
+    (Pair(1, 1), (1, 1), "grads: expected a Pair, got a tuple."),
+    ({"enc": [1], "b": 1}, {"enc": (1,), "b": 1}, r"^grads\['enc'\]: expected a list, got a tuple"),
+    ({"enc": [1], "b": 1}, {"enc": 1, "b": 1}, r"^grads\['enc'\]: expected a list, got an array"),
+    ([{"w": 1}], [{"w": [1]}], r"^grads\[0\]\['w'\]: expected an array, got a list."),
+    ([(1, [])], [(1, {})], r"^grads\[0\]\[1\]: expected a list, got a dict."),
+    ([Pair(1, [1])], [Pair(1, (1,))], r"^grads\[0\].second: expected a list, got a tuple."),
+    (OrderedDict(a=1, b=1), OrderedDict(b=1, a=1), "containers as params, in the same order"),
     ({"w": 1, "b": 1}, {"w": 1}, r"without grads\['b'\]"),
     ({"w": 1, "b": 1}, {"w": 1, "c": 1}, r"without grads\['b'\] and with grads\['c'\]"),
-    ({"w": 1, "b": 1}, [1, 1], r"\['w'\]"),
+    ({"w": 1, "b": 1}, [1, 1], "grads: expected a dict, got a list."),
     ([1, [1]], [1, 1], "."),
     ([1, 1], [1, [1]], "."),
     ({"a": {"b": 1}}, {"a": {"c": 1}}, r"\['a'\]\['b'\]"),
