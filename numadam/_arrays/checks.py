@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-from numadam._arrays.interop import is_immutable
+from numadam._arrays.interop import is_immutable, units_of
 
 #: dtypes of parameters by name; bfloat16 needs ml_dtypes
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
@@ -24,8 +24,14 @@ def is_masked(x: Any) -> bool:
 
 
 def is_numpy(x: Any) -> bool:
-    """Whether `x` is an ndarray with NumPy's header; a proxy only claims to be one."""
-    return issubclass(type(x), np.ndarray) and not is_masked(x)
+    """Whether `x` is an ndarray with NumPy's header and nothing that its numbers do not tell.
+
+    A proxy only claims to be one; a masked array has a mask besides, others a unit.
+    """
+    kind = type(x)
+    if kind is np.ndarray:
+        return True
+    return issubclass(kind, np.ndarray) and not is_masked(x) and units_of(x) is None
 
 
 def is_viewable(x: Any, dtype: np.dtype) -> bool:
@@ -49,6 +55,8 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
             f"Use {library}.array({x}, dtype=float), and read it back with float(...). A list of "
             f"numbers is one array: {library}.array(x, dtype=float)."
         )
+    if units_of(x) is not None:
+        return f"{expected}, got {kind}. {about_units(x)}"
     if is_masked(x):
         return f"{expected}, got a masked array: which elements count? Use x.filled(0) or x.data."
     if is_immutable(x):
@@ -63,6 +71,13 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
         return f"{expected}, got {kind}. Use x.to_numpy(copy=True)."
     use = "list(x)" if hasattr(x, "__next__") else f"{library}.asarray(x)"
     return f"{expected}, got {kind}. Use {use}."
+
+
+def about_units(x: Any) -> str:
+    """Advice for an array with a unit."""
+    plain = "x.magnitude" if hasattr(type(x), "magnitude") else "x.value"
+    unit = str(units_of(x)) or "dimensionless"
+    return f"Its unit, {unit}, would be lost: pass {plain}, all in units that fit together."
 
 
 def name_dtype(dtype: np.dtype) -> str:

@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_cupy_array as is_cupy
 
-__all__ = ["as_cupy", "as_numpy", "as_view", "as_views", "home", "is_array", "is_cupy", "to_host"]
+__all__ = [
+    "as_cupy",
+    "as_numpy",
+    "as_view",
+    "as_views",
+    "home",
+    "is_array",
+    "is_cupy",
+    "to_host",
+    "units_of",
+]
 
 #: Libraries whose arrays may never be written, whatever their memory allows.
 _IMMUTABLE = ("jax", "jaxlib", "tensorflow")
@@ -24,6 +34,18 @@ _CPU, _CUDA, _CUDA_MANAGED = 1, 2, 13  # of DLPack
 def is_array(x: Any) -> bool:
     """Whether an object is NumPy's or CuPy's array; importing neither."""
     return isinstance(x, np.ndarray) or is_cupy(x)
+
+
+def units_of(x: Any) -> Any:
+    """The unit of an array of astropy, pint, unyt or the like; None where there is none.
+
+    Labelled arrays may have one among their notes; it says nothing about their arithmetic.
+    """
+    owner = x if isinstance(x, np.ndarray) else type(x)
+    for name in ("unit", "units"):
+        if getattr(owner, name, None) is not None:
+            return getattr(x, name)
+    return None
 
 
 def to_host(x: Any) -> Any:
@@ -52,7 +74,7 @@ def _viewer(x: Any) -> str:
         return {_CPU: "NumPy", _CUDA: "CuPy", _CUDA_MANAGED: "CuPy"}.get(device, "")
     if hasattr(kind, "__cuda_array_interface__"):
         return "CuPy"
-    return "NumPy" if hasattr(x, "__array_interface__") else ""
+    return "NumPy" if hasattr(x, "__array_interface__") and units_of(x) is None else ""
 
 
 def is_immutable(x: Any) -> bool:

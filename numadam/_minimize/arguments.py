@@ -10,7 +10,7 @@ import numpy as np
 
 from numadam import rules
 from numadam._arrays.checks import describe, is_masked
-from numadam._arrays.interop import as_view, is_array, is_cupy
+from numadam._arrays.interop import as_view, is_array, is_cupy, units_of
 from numadam._core.hyper import count
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.bounds import standard_bounds
@@ -34,10 +34,12 @@ def _holds_arrays(x: Any) -> bool:
 
 def _own_array(x: Any, name: str) -> Any:
     x = as_view(x)
+    if is_masked(x) or units_of(x) is not None:
+        raise TypeError(f"{name}: {describe(x)}")
     if not is_array(x) and not _is_number(x) and not isinstance(x, (list, tuple)):
-        raise TypeError(f"{name}: {describe(x)}")
-    if is_masked(x):
-        raise TypeError(f"{name}: {describe(x)}")
+        if not hasattr(type(x), "__array__"):
+            raise TypeError(f"{name}: {describe(x)}")
+        x = np.asarray(x)  # pandas, xarray, dask: x0 is copied anyway
     try:
         own = x.copy(order="C") if is_cupy(x) else np.array(x, order="C")
     except ValueError as error:  # lists of unlike lengths

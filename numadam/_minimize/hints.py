@@ -102,6 +102,8 @@ def _goes_straight(result: OptimizeResult, x0: Any, lr: Any) -> bool:
     moved = straight = 0
     begins, ends = tree.flatten(x0, "x0"), tree.flatten(result.x_last, "x")
     for begin, end in zip(begins, ends, strict=True):
+        if hasattr(begin, "compute"):  # dask would do all of its work again
+            return False
         every = max(1, end.size // _SAMPLE)
         whole = lr if is_plain(lr) else _sample(np.broadcast_to(to_host(lr), end.shape), every)
         way = _sample(end, every) - _sample(as_view(begin), every)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize._numdiff import approx_derivative
 
-from numadam._arrays.checks import describe
-from numadam._arrays.interop import as_view, is_array, is_cupy
+from numadam._arrays.checks import about_units, describe
+from numadam._arrays.interop import as_view, is_array, is_cupy, units_of
 from numadam._arrays.tree import Active
 from numadam._minimize.arguments import copy_tree
 
@@ -188,6 +188,8 @@ class Objective:
             return f.reshape(())  # read from its device when it is needed
         if f is None:
             raise TypeError("fun: returned None; is there a `return`?")
+        if units_of(f) is not None:
+            raise TypeError(f"fun: f has to be a plain number. {about_units(f)}")
         try:
             array = np.asarray(f)
         except (TypeError, ValueError):
@@ -210,7 +212,7 @@ class Objective:
         shape, dtype = self._shapes[k], self._dtype
         if type(g) is np.ndarray and g.dtype is dtype and g.shape == shape and self._numpy:
             return g if g.flags.c_contiguous else np.ascontiguousarray(g)
-        if is_array(g) and is_cupy(g) == self._numpy:
+        if units_of(g) is not None or (is_array(g) and is_cupy(g) == self._numpy):
             raise TypeError(f"{name}: {describe(g, 'NumPy' if self._numpy else 'CuPy')}")
         if not self._numpy:
             g = as_view(g)

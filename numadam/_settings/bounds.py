@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import array_namespace
 
-from numadam._arrays.interop import as_view, to_host
+from numadam._arrays.checks import about_units
+from numadam._arrays.interop import as_view, to_host, units_of
 from numadam._arrays.tree import Active, Tree
 
 #: Lower and upper bound of one array, each a float or a float64 array.
@@ -218,7 +219,9 @@ def fits(values: Any, leaf: Any) -> bool:
 
 
 def as_numbers(xp: Any, x: Any, title: str) -> Any:
-    """Convert to a float64 array; refuse complex numbers and text."""
+    """Convert to a float64 array; refuse complex numbers, text and units."""
+    if units_of(x) is not None:
+        raise TypeError(f"{title}: expected real numbers. {about_units(x)}")
     given = xp.asarray(x)
     if given.dtype.kind in "cSU":
         raise TypeError(f"{title}: expected real numbers, got {given.dtype}.")
