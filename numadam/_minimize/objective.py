@@ -47,6 +47,19 @@ def _fits(signature: inspect.Signature, *args: Any) -> bool:
     return True
 
 
+def cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:
+    """An array that the user returned in the dtype of x, C-ordered: the one place that converts.
+
+    A `step` refuses other dtypes, since a conversion costs a pass over memory. Here the precision
+    of x is what counts, whatever `fun` computes in.
+    """
+    if units_of(array) is not None:
+        raise TypeError(f"{name}: {describe(array)}")
+    if array.dtype.kind not in "fiub" + ("c" if dtype.kind == "c" else ""):
+        raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype}.")
+    return array.astype(dtype, order="C", copy=False)
+
+
 def split_pair(given: Any, hint: str = "") -> tuple[Any, Any]:
     """The f and gradient that `fun` returned with ``jac=True``."""
     try:
@@ -224,9 +237,7 @@ class Objective:
             g = np.asarray(g)
         if g.shape != shape and not (g.size == self._leaves[k].size == 1):
             raise ValueError(f"{name} has shape {g.shape}, expected {shape} like x.")
-        if g.dtype.kind not in "fiub" + ("c" if dtype.kind == "c" else ""):
-            raise TypeError(f"{name} has dtype {g.dtype}, expected {dtype} like x.")
-        return g.astype(dtype, order="C", copy=False).reshape(shape)
+        return cast(g, dtype, name).reshape(shape)
 
     def _differences(self, need_f: bool) -> tuple[Any, Any]:
         flat = np.concatenate([leaf.reshape(-1) for leaf in self._leaves])

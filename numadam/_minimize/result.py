@@ -9,7 +9,8 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from numadam._arrays import formatting
-from numadam._arrays.interop import to_host
+from numadam._arrays.interop import is_array, to_host
+from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
 from numadam._minimize import stopping as st
 from numadam._minimize.tasks import ManyTask
@@ -17,6 +18,8 @@ from numadam._optimizer.optimizer import Optimizer
 
 #: Entries of a result in the order in which they are shown; others follow.
 _FIRST = ("message", "success", "status", "fun", "x", "nit", "nfev", "njev", "grad_norm")
+#: Entries that are nested as x0 is.
+_OF_X = ("x", "x_last", "jac", "averaged")
 #: The meaning of a status, for several problems.
 _STATUS_TEXT = {
     0: "a stop test held",
@@ -78,7 +81,7 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
     """
 
     def _brief(self) -> dict[str, Any]:
-        shown = dict(self)
+        shown = {name: _short(value) if name in _OF_X else value for name, value in self.items()}
         if "history" in self:
             kept, names = len(self.history["nit"]), ", ".join(self.history)
             shown["history"] = f"{formatting.count(kept, 'iteration')} of {names}"
@@ -99,6 +102,15 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
             for name in names
         ]
         return formatting.table("Result of numadam.minimize", rows)
+
+
+def _short(x: Any) -> Any:
+    """Shapes of nested arrays, instead of pages of numbers; one array as it is."""
+    if x is None or is_array(x):
+        return x
+    if type(x) in (dict, list, tuple):
+        return formatting.brief(x)
+    return f"{type(x).__name__} of {formatting.outline(Tree(x).flatten(x, 'x'))}"
 
 
 def finish(code: int, message: str | None = None, **entries: Any) -> Result:

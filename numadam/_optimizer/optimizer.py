@@ -131,7 +131,8 @@ class Optimizer(OptimizerBase):
         Parameters
         ----------
         grads : array or nesting of arrays, optional
-            Gradients in the structure, shapes and dtype of the parameters; not modified. The
+            Gradients in the structure, shapes and dtype of the parameters; not modified, and never
+            converted: use ``g.astype(p.dtype)`` (`numadam.minimize` does that by itself). The
             gradient of a 0-d NumPy array may be a number. Default: `grads` of the optimiser.
         params : array or nesting of arrays, optional
             Parameters to update in this call instead of the optimiser's own: same structure,

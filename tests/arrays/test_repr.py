@@ -3,12 +3,14 @@
 import pickle
 import re
 from html.parser import HTMLParser
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import numadam as na
 from numadam._arrays import formatting
+from tests.trees import tree_map
 
 
 class Cells(HTMLParser):
@@ -130,13 +132,27 @@ def test_a_result_is_short_and_still_scipys():
     np.testing.assert_array_equal(again.x, res.x)
 
 
-def test_a_result_of_nested_arrays():
-    def fun(p):
-        return np.sum(p["a"] ** 2), {"a": 2 * p["a"]}
+class Layer(NamedTuple):
+    w: np.ndarray
+    b: np.ndarray
 
-    res = na.minimize(fun, {"a": np.ones(100)}, jac=True, maxiter=2)
-    assert cells(res)["x"] == ["{'a': float64 array of shape (100,)}"]
-    assert "'a'" in repr(res) or "a:" in repr(res)
+
+@pytest.mark.parametrize(
+    ("x0", "shown"),
+    [
+        (
+            {"w": np.ones((300, 40)), "b": [np.ones(2)]},
+            "{'w': float64 array of shape (300, 40), 'b': [array([1., 1.])]}",
+        ),
+        (Layer(np.ones((300, 40)), np.ones(40)), "Layer of 2 arrays, 12,040 float64, cpu"),
+    ],
+    ids=["dict", "named tuple"],
+)
+def test_a_result_of_nested_arrays_shows_their_shapes(x0, shown):
+    res = na.minimize(lambda x: (0.0, tree_map(np.zeros_like, x)), x0, jac=True, maxiter=0)
+    assert cells(res)["x"] == [shown]
+    for name in ("x", "x_last", "jac"):
+        assert f"{name}: {shown.replace('1.', '0.') if name == 'jac' else shown}" in repr(res)
 
 
 def test_many_results_are_counts():

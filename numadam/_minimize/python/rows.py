@@ -10,7 +10,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from numadam._arrays.interop import is_cupy
-from numadam._minimize.objective import refuse_uncompiled, split_pair
+from numadam._minimize.objective import cast, refuse_uncompiled, split_pair
 
 
 def takes_rows(fun: Any, args: tuple[Any, ...]) -> bool:
@@ -86,10 +86,9 @@ class RowObjective:
             )
         if is_cupy(given) == self._on_host:
             raise TypeError(f"{name} and x0 have to be arrays of one library.")
-        if given.dtype.kind == "c" and dtype.kind != "c":
-            raise TypeError(f"{name} has dtype {given.dtype}, expected {dtype}.")
+        given = cast(given, dtype, name)
         if rows is None:
-            return given.astype(dtype, copy=False)
+            return given
         whole = self._xp.zeros_like(like)
         whole[rows] = given
         return whole
