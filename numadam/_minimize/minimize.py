@@ -70,7 +70,8 @@ def minimize(
         without Python. A gradient of another dtype is converted to that of x.
     x0 : array, number, list of numbers, or nesting of arrays
         Start: real or complex, NumPy or CuPy, any shape. It is not modified. float32 stays
-        float32, whole numbers become float64. A compiled `fun` gets x itself, read-only.
+        float32, whole numbers become float64; pandas, xarray and dask arrays become plain ones.
+        Units are refused. A compiled `fun` gets x itself, read-only.
     args : tuple, default ()
         Further arguments of `fun` and `jac`. For `fun` in Python another object is the only
         argument, as in SciPy.
@@ -125,7 +126,8 @@ def minimize(
         Show a bar with f and the gradient.
     **options
         Of the rule: `beta1`, `eps`, `amsgrad`, `weight_decay`, `clip_norm`, `ema`, ... (see
-        `numadam.Adam` and `numadam.Optimizer`).
+        `numadam.Adam` and `numadam.Optimizer`). SciPy's `options`, `tol` (sets `gtol`) and
+        ``disp=True`` (prints the outcome) are taken too, and its other arguments where empty.
 
     Returns
     -------
