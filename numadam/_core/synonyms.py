@@ -79,6 +79,10 @@ _ATTRIBUTES: dict[str, str] = {
 }
 
 
+#: Names that are no attributes of optimisers, but may be looked for.
+FOREIGN_ATTRIBUTES = (*_ATTRIBUTES, *_OPTIONS)
+
+
 def _near(name: str, names: Iterable[str]) -> str:
     """The name that `name` is probably meant to be, or ""."""
     near = difflib.get_close_matches(name, sorted({*names}), 1, _SIMILAR)
@@ -104,11 +108,11 @@ def run_hint(name: str, names: tuple[str, ...]) -> str:
     return _OF_RUNS.get(name, near and f"did you mean {near!r}?")
 
 
-def attribute_hint(name: str, names: Iterable[str]) -> str:
+def attribute_hint(name: str, names: Collection[str]) -> str:
     """Advice for an unknown attribute of an optimiser, which has `names`, or ""."""
     if name in _ATTRIBUTES:
         return _ATTRIBUTES[name]
-    here = [f"opt.{one}" for one in _OPTIONS.get(name, ()) if one in {*names}]
+    here = [f"opt.{one}" for one in _OPTIONS.get(name, ()) if one in names]
     near = _near(name, names)
     if here and not isinstance(_OPTIONS[name], str):
         return f"Write {', '.join(here)}."

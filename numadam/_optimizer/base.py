@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
 from numadam._arrays.interop import as_views
@@ -16,10 +16,10 @@ from numadam._core.hyper import LR
 from numadam._core.parts import Parts
 from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
-from numadam._core.synonyms import attribute_hint
 from numadam._jit import forks
 from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
+from numadam._optimizer.foreign import missing, own_names, with_foreign_names
 from numadam._optimizer.state import State
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import group_overrides
@@ -42,6 +42,7 @@ def _owned(option: Any) -> Any:
     return option.copy() if isinstance(getattr(option, "size", None), int) else option
 
 
+@with_foreign_names
 class OptimizerBase:
     """Everything of an optimiser but its steps."""
 
@@ -85,27 +86,16 @@ class OptimizerBase:
         # made when asked for: a fork replaces the lock
         return Parts(self._tree, self._settings, self._backend, self._lock)
 
+    def __dir__(self) -> list[str]:
+        """Attributes, without those that only say what they are called here."""
+        return own_names(type(self), super().__dir__())
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse an attribute that the class does not have: it would be ignored."""
         known = name.startswith("_") or hasattr(type(self), name)
         if not known and type(self).__module__.startswith("numadam."):
-            hint = self._attribute_hint(name)
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set.{hint}")
+            raise AttributeError(missing(type(self), name, " to set"))
         super().__setattr__(name, value)
-
-    if not TYPE_CHECKING:  # a type checker knows the attributes
-
-        def __getattr__(self, name: str) -> Any:
-            """Refuse a name of another library, and say what it is called here."""
-            if name.startswith("_") or hasattr(type(self), name):
-                return object.__getattribute__(self, name)  # raises again, as a property did
-            hint = self._attribute_hint(name)
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.{hint}")
-
-    @classmethod
-    def _attribute_hint(cls, name: str) -> str:
-        hint = attribute_hint(name, [one for one in dir(cls) if not one.startswith("_")])
-        return hint and f" {hint}"
 
     @property
     def params(self) -> Any:

@@ -74,7 +74,6 @@ ATTRIBUTES = {
     "learning_rate": "Write opt.lr.",
     "betas": "Write opt.beta1, opt.beta2.",
     "apply_gradients": "Write opt.step(grads).",
-    "stepp": "Did you mean 'step'?",
 }
 
 
@@ -93,9 +92,27 @@ def test_other_attributes_are_missed_as_everywhere():
     opt = na.Adam(np.ones(2))
     for name in ("__array__", "_hidden", "completely_other"):
         assert not hasattr(opt, name)
-    with pytest.raises(AttributeError, match=r"no attribute 'completely_other'\.$"):
-        _ = opt.completely_other
+        assert name not in dir(opt)
+    assert {"step", "beta1", "state"} <= {*dir(opt)}
+    assert {"zero_grad", "betas"}.isdisjoint(dir(opt))
+    assert not hasattr(na.Adam, "zero_grad")
+    with pytest.raises(AttributeError, match=r"'clip_norms' to set. Did you mean 'clip_norm'\?$"):
+        opt.clip_norms = 1.0
+    assert na.SGD(np.ones(2), momentum=0.5).momentum == 0.5  # of other rules a foreign name
     with pytest.raises(AttributeError, match="there is no average"):  # a property's own error
         _ = opt.averaged
+
+
+def test_a_class_of_the_users_may_have_such_attributes():
+    class Own(na.SGD):
+        alpha = 2.0
+
+        def zero_grad(self):
+            return self.alpha
+
+    opt = Own(np.ones(2))
+    opt.iterations = 3
+    assert (opt.zero_grad(), opt.iterations) == (2.0, 3)
+    opt = na.Adam(np.ones(2))
     for same in (copy.copy(opt), copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
         assert same.lr == opt.lr
