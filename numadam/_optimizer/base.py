@@ -6,9 +6,8 @@ Above 300 lines, for all of it is one class over one state.
 from __future__ import annotations
 
 import copy
-import inspect
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
@@ -20,10 +19,10 @@ from numadam._core.hyper import LR
 from numadam._core.parts import Parts
 from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
-from numadam._core.synonyms import FOREIGN_ATTRIBUTES, attribute_hint
 from numadam._jit import forks
 from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
+from numadam._optimizer.foreign import missing, own_names, with_foreign_names
 from numadam._optimizer.state import State, check_steps
 from numadam._settings.alike import settings_for
 from numadam._settings.bounds import leaf_bounds
@@ -34,25 +33,7 @@ from numadam._settings.settings import Settings
 Kind = TypeVar("Kind", bound="OptimizerBase")
 
 
-def _own_names(kind: type, names: Iterable[str]) -> list[str]:
-    """Names without those that optimisers of other libraries have."""
-    return [n for n in names if not isinstance(inspect.getattr_static(kind, n, None), _Foreign)]
-
-
-class _Foreign:
-    """Attribute that optimisers of another library have: missing here, with the name of ours.
-
-    Not `__getattr__`: with it every attribute is found more slowly, which a step feels (0.1 us).
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        hint = attribute_hint(self._name, _own_names(owner, dir(owner)))
-        raise AttributeError(f"{owner.__name__} has no attribute {self._name!r}. {hint}".rstrip())
-
-
+@with_foreign_names
 class OptimizerBase:
     """Everything of an optimiser but its steps."""
 
@@ -112,16 +93,13 @@ class OptimizerBase:
 
     def __dir__(self) -> list[str]:
         """Attributes, without those that only say what they are called here."""
-        return _own_names(type(self), super().__dir__())
+        return own_names(type(self), super().__dir__())
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse an attribute that the class does not have: it would be ignored."""
         known = name.startswith("_") or hasattr(type(self), name)
         if not known and type(self).__module__.startswith("numadam."):
-            hint = attribute_hint(name, _own_names(type(self), dir(type(self))))
-            raise AttributeError(
-                f"{type(self).__name__} has no attribute {name!r} to set. {hint}".rstrip()
-            )
+            raise AttributeError(missing(type(self), name, " to set"))
         super().__setattr__(name, value)
 
     @property
@@ -334,10 +312,6 @@ class OptimizerBase:
             ("state", f"{names} ({size})"),
         ]
         return formatting.table(type(self).__name__, rows)
-
-
-for _name in FOREIGN_ATTRIBUTES:
-    setattr(OptimizerBase, _name, _Foreign(_name))
 
 
 def make_optimizer(

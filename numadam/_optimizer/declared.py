@@ -145,8 +145,7 @@ def _by_slot(
     signature = ", ".join([*text.values(), "*", "lr=lr", *by_name, "out=None"])
     source = (
         f"def {title}({signature}, **given):\n"
-        "    step(g if p is None else p, "
-        f"(p, g, {', '.join(slots)}, out), ({', '.join(absent)}), "
+        f"    step((g if p is None else p, g, {', '.join(slots)}, out), ({', '.join(absent)}), "
         f"{'t' if 't' in text else '1'}, lr, given)\n"
     )
     names: dict[str, Any] = {"step": step, "lr": USUAL_LR}

@@ -92,10 +92,10 @@ def _products(settings: Settings, t: int) -> tuple[float, ...]:
     return q
 
 
-def _is_constant(value: Any) -> bool:
-    """Whether an option can never change while it is the same object."""
-    if type(value) is tuple:
-        return all(map(_is_constant, value))
+def _is_constant(value: Any, containers: tuple[type, ...] = (tuple,)) -> bool:
+    """Whether an option can never change by itself, apart from what these containers hold."""
+    if type(value) in containers:
+        return all(_is_constant(one, containers) for one in value)
     kinds = (float, int, bool, str, type(None))
     return type(value) in kinds or isinstance(value, (np.number, np.bool_))
 
@@ -151,17 +151,14 @@ class UpdateFunction:
         self._known: dict[Any, tuple[Again, float, Exact]] = {}
         self._settings: dict[Any, tuple[Settings, float]] = {}
 
-    def step(
-        self, like: Any, arrays: tuple[Any, ...], absent: Any, t: Any, lr: Any, given: Any
-    ) -> None:
+    def step(self, arrays: Any, absent: Any, t: Any, lr: Any, given: Any) -> None:
         """Take one step.
 
         Parameters
         ----------
-        like : array
-            The parameters or, where there are none, the gradient.
         arrays : tuple of arrays
-            By slot, from `P` to `OUT`; None where there is none.
+            By slot, from `P` to `OUT`; None where there is none. In place of absent parameters the
+            gradient: with `out` they are only read, and without decay and bounds not even that.
         absent : tuple of bool
             Whether p, each optional state array, t and out are None, as far as the rule has them.
         t, lr
@@ -169,6 +166,7 @@ class UpdateFunction:
         given : dict
             All other keywords.
         """
+        like = arrays[0]
         try:
             key: Any = like.shape, like.strides, absent, tuple(given.items()) if given else ()
             known = self._known.get(key)
@@ -193,18 +191,20 @@ class UpdateFunction:
 
     def _step(self, key: Any, arrays: Any, absent: Any, t: Any, lr: Any, given: Any) -> None:
         """Check everything, step, and remember the way for the next call under `key`."""
-        p, g, *state, out = arrays
-        # with `out` the parameters are only read, and without decay and bounds not even that
-        like, name = (g, "g") if p is None and out is not None else (p, "p")
+        like, *others = arrays
+        without, out = absent[0], arrays[-1]
+        name = "g" if without and out is not None else "p"
+        if without and out is None:
+            like = None  # which is refused
         backend = backend_for([like], [name])
         (like,) = as_views([like], backend.home, written=out is None)
         backend.check_params([like], [name])
         settings, usual = self._settings_of(like.dtype, arrays, absent, t, given)
-        if name == "g":
+        if without:
             _refuse_without_parameters(settings)
         rate, number = usual if lr is USUAL_LR else LR.check(lr), self._number(t)
         products = _products(settings, number)
-        used = like, g, *state, out
+        used = like, *others
         again = backend.update(FunctionalStep(settings, products, used, name, number, rate))
         if again is None or key is None:
             return
@@ -217,19 +217,18 @@ class UpdateFunction:
         self, dtype: np.dtype[Any], arrays: Any, absent: Any, t: Any, given: dict[str, Any]
     ) -> tuple[Settings, float]:
         """The checked options and the usual lr, remembered: checking takes 60 us."""
-        key: Any = dtype, absent, identity(tuple(given.items()))
-        try:
-            known = self._settings.get(key)
-        except TypeError:  # an option that cannot be hashed, such as an array
-            key = known = None
+        items = tuple(given.items())
+        # what a list holds now is in the key; what an array or any other object holds is not
+        constant = _is_constant(items, (tuple, list))
+        key = (dtype, absent, identity(items)) if constant else None
+        known = self._settings.get(key)
         if known is None:
             usual, own, shared = self._sort(given)
             if self._by_arrays is not None:
-                self._by_arrays(
-                    {**dict(zip(self._rule.state, arrays[2:-1], strict=False)), "t": t}, own
-                )
+                state = dict(zip(self._rule.state, arrays[2:-1], strict=False))
+                self._by_arrays({**state, "t": t}, own)
             known = _make_settings(self._rule, self._title, dtype, shared, own), LR.check(usual)
-            if key is not None:
+            if constant:
                 self._settings[key] = known
                 _forget_oldest(self._settings)
         return known

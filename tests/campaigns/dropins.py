@@ -29,7 +29,7 @@ from tests import dropins
 #: Two sides that do the same steps, ours first.
 Pair = tuple[Side, Side]
 Names = dict[str, Any]
-SMALL, LARGE, ROUNDS = 10, 1_000_000, 7
+SMALL, LARGE, ROUNDS = 10, 1_000_000, 15
 
 
 def gradient(n: int) -> Any:

@@ -57,6 +57,19 @@ def test_functional_updates_take_the_shared_options(cupy, options):
     np.testing.assert_array_equal(p, twin)
 
 
+def test_functional_updates_without_the_parameters(cupy):
+    g, out, expected = cupy.asarray(np.array([3.0, -4.0])), cupy.zeros(2), cupy.zeros(2)
+    m, v, other_m, other_v = (cupy.zeros(2) for _ in range(4))
+    for t in (1, 2):
+        na.adam_update(None, g, m, v, t, out=out)
+        na.adam_update(cupy.ones(2), g, other_m, other_v, t, out=expected)
+        np.testing.assert_array_equal(out, expected)
+    with pytest.raises(ValueError, match=r"^p: weight_decay=0\.1 needs the parameters"):
+        na.adam_update(None, g, m, v, 3, out=out, weight_decay=0.1)
+    with pytest.raises(ValueError, match=r"^m: expected shape \(2,\) like g, got"):
+        na.adam_update(None, g, cupy.zeros(3), v, 3, out=out)
+
+
 def test_functional_updates_of_complex_and_short_numbers(cupy):
     p, g = cupy.zeros(3, np.complex64), cupy.asarray(np.array([1, 1j, 3 - 4j], np.complex64))
     m, v = cupy.zeros(3, np.complex64), cupy.zeros(3, np.float32)

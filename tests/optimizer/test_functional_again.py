@@ -175,6 +175,46 @@ def test_an_option_that_changes_by_itself(options):
         assert_same_bits(p, q)
 
 
+class Changing:
+    """A number that changes by itself, as tensors of other libraries may; it can be hashed."""
+
+    value = 0.25
+
+    def __float__(self):
+        return self.value
+
+
+def test_a_number_of_another_kind_is_read_at_every_call():
+    p, g, m, v = usual()
+    q, _, a, b = usual()
+    beta1 = Changing()
+    for t, beta1.value in enumerate((0.25, 0.5, 0.75), 1):
+        na.adam_update(p, g, m, v, t, lr=0.5, beta1=beta1)
+        na.adam_update(q, g, a, b, t, lr=0.5, beta1=beta1.value)
+        assert_same_bits(p, q)
+
+
+def test_later_calls_take_the_short_way(monkeypatch):
+    """With p=None, too, for strided arrays, and for each of several shapes in turn."""
+    import numadam._optimizer.functional as functional
+
+    calls = []
+    for n in (3, 4):
+        _, g, m, v = (np.ones(n) for _ in range(4))
+        wide = np.ones(2 * n)[::2]
+        calls.append(lambda t, g=g, m=m, v=v: na.adam_update(None, g, m, v, t, out=np.ones(g.size)))
+        calls.append(lambda t, g=g, m=m, v=v, p=wide: na.adam_update(p, g, m, v, t, like="torch"))
+        calls.append(lambda t, g=g, m=m, v=v: na.nadam_update(np.ones(g.size), g, m, v, t))
+        calls.append(lambda t, g=g, m=m: na.sgd_update(np.ones(g.size), g, m, momentum=0.5))
+    for t in (1, 2):
+        for one in calls:
+            one(t)
+    monkeypatch.setattr(functional.UpdateFunction, "_step", None)  # the long way
+    for t in (3, 4, 4, 5):
+        for one in calls:
+            one(t)
+
+
 def test_options_and_rates_that_change_at_every_call():
     """Numbers of a schedule: right, and what is remembered stays bounded."""
     import numadam._optimizer.functional as functional

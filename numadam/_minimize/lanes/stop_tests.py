@@ -47,19 +47,9 @@ class BlockState(NamedTuple):
     scratch: int
 
 
-def _make_norm(element: Any, lanes: int, numbers: int, norm: float, wrap: Any) -> Any:
-    """``norms(out, n, x, y, low, high, lo, hi)``: of each lane the norm of ``element``.
-
-    NaN where one element is. `n` are the real numbers of one problem.
-    """
-    if lanes == 1:
-        of_one = st.make_norm(element, wrap, norm)
-
-        def norm_of_one(out, n, x, y, low, high, lo, hi):
-            out[0] = of_one(n, x, y, low, high, lo, hi)
-
-        return wrap(norm_of_one, forceinline=True)
-    one, wide = wrap(element), lanes * numbers
+def _make_largest(one: Any, lanes: int, numbers: int, wrap: Any) -> Any:
+    """``largest(out, n, x, y, low, high, lo, hi)``: of each lane the largest ``|one|``."""
+    wide = lanes * numbers
 
     def largest(out, n, x, y, low, high, lo, hi):
         tops = array_at(lane_memory(), wide, np.float64)
@@ -79,12 +69,28 @@ def _make_norm(element: Any, lanes: int, numbers: int, norm: float, wrap: Any) -
                 top = a if a > top or a != a else top
             out[j] = top
 
-    found = wrap(largest, forceinline=True)
+    return wrap(largest, forceinline=True)
+
+
+def _make_norm(element: Any, lanes: int, numbers: int, norm: float, wrap: Any) -> Any:
+    """``norms(out, n, x, y, low, high, lo, hi)``: of each lane the norm of ``element``.
+
+    NaN where one element is. `n` are the real numbers of one problem.
+    """
+    if lanes == 1:
+        of_one = st.make_norm(element, wrap, norm)
+
+        def norm_of_one(out, n, x, y, low, high, lo, hi):
+            out[0] = of_one(n, x, y, low, high, lo, hi)
+
+        return wrap(norm_of_one, forceinline=True)
+    one = wrap(element)
+    largest = _make_largest(one, lanes, numbers, wrap)
     if norm == math.inf:
-        return found
+        return largest
 
     def euclidean(out, n, x, y, low, high, lo, hi):
-        found(out, n, x, y, low, high, lo, hi)
+        largest(out, n, x, y, low, high, lo, hi)
         totals = array_at(lane_memory(), lanes, np.float64)
         scales = array_at(lane_memory(), lanes, np.float64)
         for j in range(lanes):  # as `stopping.make_norm`, in the same order
