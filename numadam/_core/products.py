@@ -107,8 +107,6 @@ def products_after(
 ) -> np.ndarray:
     """Rows of products after so many steps; `refresh` brings a step's numbers into `control`."""
     rows = start_products(plan, len(control))
-    if not plan.products:
-        return rows
     find, advance = make_products(plan, _interpreted), make_advance_row(plan, _interpreted)
     for step in range(steps):
         refresh(step)

@@ -255,6 +255,8 @@ class Settings:
 
     def products_after(self, steps: int) -> dict[str, np.ndarray]:
         """Running products after so many steps with these options, by name, one for each group."""
+        if not self.plan.products:
+            return {}
         rows = products_after(self.plan, steps, self.control, self.refresh)
         return {name: rows[:, k].copy() for k, name in enumerate(self.plan.products)}
 
