@@ -13,8 +13,8 @@ import pytest
 from numadam import rules
 from numadam._core import options as op
 from numadam._core.presets import LIKE
-from numadam._optimizer import declared
 from numadam._optimizer.base import OptimizerBase
+from numadam._optimizer.functional import UpdateFunction
 from numadam._optimizer.optimizer import Optimizer
 
 RULES = rules.classes()
@@ -77,32 +77,41 @@ def test_lists_of_presets_are_whole():
 PAIRS = [(like, name) for like in LIKE for name in DOCUMENTED[like]]
 
 
+class Found(Exception):
+    """The options of a function, which ends there."""
+
+
 @pytest.fixture(params=["class", "function"])
 def options_of(request, monkeypatch):
     """``options_of(name, ...)``: the options that a class or a function comes to; none is made."""
     seen = []
-    # what both hand on ends with lr, ..., shared, own
-    monkeypatch.setattr(OptimizerBase, "_setup", lambda *args: seen.append((args[2], *args[-2:])))
+
+    def settings_of(self, dtype, arrays, absent, t, given):
+        seen.append(self._sort(given))
+        raise Found
+
+    # what it hands on ends with lr, shared, own
+    monkeypatch.setattr(
+        OptimizerBase, "_setup", lambda *args: seen.append((args[2], args[-1], args[-2]))
+    )
+    monkeypatch.setattr(UpdateFunction, "_settings_of", settings_of)
 
     def find(name, *lr, **options):
-        rule, one = RULES[name], np.ones(2)
+        rule = RULES[name]
         if request.param == "class":
-            rule(one, *lr, **options)
+            rule(np.ones(2), *lr, **options)
+            rate, own, shared = seen.pop()
         else:
-            function = FUNCTIONS[name]
+            function, one = FUNCTIONS[name], np.ones((1, 2, 1, 1))  # no other test has these
             parameters = inspect.signature(function).parameters
             needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind < 2]
-            if lr:  # here it is by name only
-                options["lr"] = lr[0]
             if "centered" not in parameters:  # RMSprop: that is so where there is an array
                 options.pop("centered", None)
-
-            monkeypatch.setattr(
-                declared, "update", lambda *args: seen.append((args[6], *args[-2:]))
-            )
-            function(*(1 if key == "t" else one for key in needed), **options)
-        lr, shared, own = seen.pop()
-        return op.check(rule.rule, name, shared, own) | {"lr": lr}
+            with pytest.raises(Found):
+                function(*(1 if key == "t" else one for key in needed), **options)
+            usual, own, shared = seen.pop()
+            rate = options.get("lr", lr[0] if lr else usual)  # here it is by name only
+        return op.check(rule.rule, name, shared, own) | {"lr": rate}
 
     return find
 
