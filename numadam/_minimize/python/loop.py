@@ -25,7 +25,7 @@ from numadam._optimizer.optimizer import Optimizer
 #: A line of the history: a list of tuples would take 0.3 us a line, most of it at the end.
 _pack_line = struct.Struct("=4d").pack
 #: Bytes of a gradient from which copying it takes longer than asking whether it needs to be.
-_LARGE = 65_536
+_LARGE_GRADIENT = 65_536
 
 
 class PythonRun:
@@ -99,7 +99,7 @@ class PythonRun:
         x, best_x, best_g = self._x, self._best_x, self._best_g
         in_place = one and best_g is not None
         buffer, count = best_g, sys.getrefcount
-        large = in_place and best_g.nbytes > _LARGE
+        large = in_place and best_g.nbytes > _LARGE_GRADIENT
         g: Any = np.empty(0)
         grads: Any = (g,)
         alone = count(g)  # of a gradient that nobody else has
