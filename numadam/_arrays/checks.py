@@ -91,6 +91,12 @@ def about_units(x: Any) -> str:
     return f"Its unit, {unit}, would be lost: pass {plain}, all in units that fit together."
 
 
+def refuse_units(x: Any, title: str) -> None:
+    """Refuse numbers with a unit, as options."""
+    if units_of(x) is not None:
+        raise TypeError(f"{title}: expected real numbers. {about_units(x)}")
+
+
 def name_dtype(dtype: np.dtype) -> str:
     """Name of a dtype, with its byte order where that is not the machine's."""
     return dtype.name if dtype.isnative else f"{dtype.name} of foreign byte order ({dtype.str})"
@@ -98,10 +104,9 @@ def name_dtype(dtype: np.dtype) -> str:
 
 def bad_dtype(name: str, dtype: np.dtype, wanted: np.dtype, of: str) -> str:
     """Error text for an array whose dtype is not that of the parameters."""
-    return (
-        f"{name}: expected {name_dtype(wanted)} like {of}, got {name_dtype(dtype)}. "
-        f"Use .astype(numpy.{wanted.name})."
-    )
+    real_part = dtype.kind == "c" and wanted.kind != "c"
+    use = "x.real, if that is what you mean" if real_part else f".astype(numpy.{wanted.name})"
+    return f"{name}: expected {name_dtype(wanted)} like {of}, got {name_dtype(dtype)}. Use {use}."
 
 
 def bad_shape(name: str, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> str:

@@ -39,22 +39,26 @@ _OPTIONS: dict[str, tuple[str, ...] | str] = {
 
 #: Arguments of `minimize`.
 _OF_RUNS: dict[str, str] = {
-    **dict.fromkeys(("max_iter", "maxiters", "max_iters", "niter", "n_iter"), "write maxiter=..."),
-    **dict.fromkeys(("num_iters", "iterations", "steps", "n_steps"), "write maxiter=..."),
-    **dict.fromkeys(("num_steps", "nsteps", "max_steps", "epochs"), "write maxiter=..."),
-    **dict.fromkeys(("max_nfev", "max_eval", "maxeval"), "write maxiter=..."),
-    **dict.fromkeys(("optimizer", "algorithm"), "it is called rule='adam', 'sgd', ..."),
+    **dict.fromkeys(("max_iter", "maxiters", "max_iters", "niter", "n_iter"), "Write maxiter=...."),
+    **dict.fromkeys(("num_iters", "iterations", "steps", "n_steps"), "Write maxiter=...."),
+    **dict.fromkeys(("num_steps", "nsteps", "max_steps", "epochs"), "Write maxiter=...."),
+    **dict.fromkeys(("max_nfev", "max_eval", "maxeval"), "Write maxiter=...."),
+    **dict.fromkeys(("optimizer", "algorithm"), "Write rule='adam', rule='sgd' and so on."),
     **dict.fromkeys(
         ("grad", "gradient", "jacobian", "fprime", "value_and_grad"),
-        "write jac=function, or jac=True where fun returns (f, gradient)",
+        "Write jac=function, or jac=True where fun returns (f, gradient).",
     ),
-    **dict.fromkeys(("atol", "rtol", "abstol", "tolerance"), "use gtol, ftol or xtol"),
-    "xrtol": "write xtol=...",
-    **dict.fromkeys(("verbose", "iprint", "show_progress"), "progress=True shows a bar"),
-    "return_all": "the result has a history; callback=History(...) keeps more",
-    "finite_diff_rel_step": "differences choose their own step; jac='3-point' is more exact",
-    **dict.fromkeys(("init", "start", "init_params", "y0"), "the start is the second argument, x0"),
-    "full_output": "a result has all of it",
+    **dict.fromkeys(
+        ("atol", "rtol", "abstol", "tolerance"), "Write gtol=..., ftol=... or xtol=...."
+    ),
+    "xrtol": "Write xtol=....",
+    **dict.fromkeys(("verbose", "iprint", "show_progress"), "Write progress=True for a bar."),
+    "return_all": "The result has a history; callback=History(...) keeps more.",
+    "finite_diff_rel_step": "Differences choose their own step; jac='3-point' is more exact.",
+    **dict.fromkeys(
+        ("init", "start", "init_params", "y0"), "The start is the second argument, x0."
+    ),
+    "full_output": "The result has all of it.",
 }
 
 #: Attributes of optimisers.
@@ -65,7 +69,7 @@ _ATTRIBUTES: dict[str, str] = {
         "and others are attributes."
     ),
     "add_param_group": "Make a new optimiser over all arrays.",
-    "state_dict": "Write copy.deepcopy(dict(opt.state)), or pickle the optimiser.",
+    "state_dict": "Write opt.state.copy(), or pickle the optimiser.",
     "load_state_dict": "Write opt.state = saved.",
     **dict.fromkeys(("update", "apply", "apply_gradients"), "Write opt.step(grads)."),
     "minimize": "numadam.minimize(fun, x0) is a function of its own.",
@@ -75,7 +79,7 @@ _ATTRIBUTES: dict[str, str] = {
     **dict.fromkeys(("variables", "get_weights"), "Write opt.state."),
     "set_weights": "Write opt.state = saved.",
     "parameters": "Write opt.params.",
-    "get_last_lr": "Write opt.lr.",
+    "get_last_lr": "Write opt.current_lr.",
 }
 
 
@@ -84,9 +88,9 @@ FOREIGN_ATTRIBUTES = (*_ATTRIBUTES, *_OPTIONS)
 
 
 def _near(name: str, names: Iterable[str]) -> str:
-    """The name that `name` is probably meant to be, or ""."""
+    """The question for the name that `name` is probably meant to be, or ""."""
     near = difflib.get_close_matches(name, sorted({*names}), 1, _SIMILAR)
-    return near[0] if near else ""
+    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 def option_hint(name: str, names: Collection[str]) -> str:
@@ -97,15 +101,13 @@ def option_hint(name: str, names: Collection[str]) -> str:
     here = [f"{one}=..." for one in known if one in names]
     if here:
         return f"Write {', '.join(here)}."
-    near = _near(name, names)
-    return f"Did you mean {near!r}?" if near else ""
+    return _near(name, names)
 
 
 @functools.cache
 def run_hint(name: str, names: tuple[str, ...]) -> str:
     """Advice for an unknown argument of `minimize`, which has `names`, or ""."""
-    near = _near(name, names)
-    return _OF_RUNS.get(name, near and f"did you mean {near!r}?")
+    return _OF_RUNS.get(name) or _near(name, names)
 
 
 def attribute_hint(name: str, names: Collection[str]) -> str:
@@ -113,7 +115,6 @@ def attribute_hint(name: str, names: Collection[str]) -> str:
     if name in _ATTRIBUTES:
         return _ATTRIBUTES[name]
     here = [f"opt.{one}" for one in _OPTIONS.get(name, ()) if one in names]
-    near = _near(name, names)
     if here and not isinstance(_OPTIONS[name], str):
         return f"Write {', '.join(here)}."
-    return f"Did you mean {near!r}?" if near else ""
+    return _near(name, names)

@@ -29,11 +29,11 @@ _REFUSED = {
 
 #: Arguments of SciPy that are accepted where they are empty, and why they are refused otherwise.
 _EMPTY = {
-    "method": "the method is called rule='adam', 'sgd', ...",
-    "constraints": "Adam knows bounds=... only; use a method of SciPy for others",
-    "hess": "Adam takes no second derivatives: leave it out",
-    "hessp": "Adam takes no second derivatives: leave it out",
-    "maxfun": "write maxiter=...; an iteration is one evaluation where fun gives the gradient, "
+    "method": "Write rule='adam', rule='sgd' and so on",
+    "constraints": "Adam takes bounds=... alone; SciPy has methods for others",
+    "hess": "Adam takes no second derivatives. Leave it out",
+    "hessp": "Adam takes no second derivatives. Leave it out",
+    "maxfun": "Write maxiter=...; an iteration is one evaluation where fun gives the gradient, "
     "and n + 1 with 2-point differences",
 }
 _EMPTY |= {"maxfev": _EMPTY["maxfun"]}
@@ -75,7 +75,7 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, instead in _EMPTY.items():
         empty = name in given and (given[name] is None or _is_nothing(given[name]))
         if name in given and not empty:
-            raise ValueError(f"{name}: is not for numadam: {instead}.")
+            raise ValueError(f"{name}: not supported. {instead}.")
         given.pop(name, None)
     tol = given.pop("tol", None)
     if tol is not None and given.get("gtol") is None:
@@ -98,7 +98,7 @@ def _refuse_foreign(given: Mapping[str, Any], names: tuple[str, ...]) -> None:
         hint = run_hint(name, names)
         # an option of the rule may have such a name
         if hint and name not in inspect.signature(rule_class(given.get("rule", "adam"))).parameters:
-            raise TypeError(f"{name}: there is no such argument: {hint}.")
+            raise TypeError(f"{name}: there is no such argument. {hint}")
 
 
 def _summary(result: Any) -> str:

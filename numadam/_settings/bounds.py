@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import array_namespace
 
-from numadam._arrays.checks import about_units
-from numadam._arrays.interop import as_view, to_host, units_of
+from numadam._arrays.checks import refuse_units
+from numadam._arrays.interop import as_view, to_host
 from numadam._arrays.tree import Active, Tree
 
 #: Lower and upper bound of one array, each a float or a float64 array.
@@ -140,6 +140,7 @@ def _read(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> Pair:
 
 def _read_pairs(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> Pair:
     """Bounds that are given as a pair of numbers for each element, in C order."""
+    refuse_units(bounds, title)
     size, pairs = math.prod(shape), to_host(bounds)
     if getattr(pairs, "shape", None) in ((size, 2), (*shape, 2)):
         pairs = pairs.reshape(-1, 2).tolist()
@@ -222,8 +223,7 @@ def fits(values: Any, leaf: Any) -> bool:
 
 def as_numbers(xp: Any, x: Any, title: str) -> Any:
     """Convert to a float64 array; refuse complex numbers, text and units."""
-    if units_of(x) is not None:
-        raise TypeError(f"{title}: expected real numbers. {about_units(x)}")
+    refuse_units(x, title)
     given = xp.asarray(x)
     if given.dtype.kind in "cSU":
         raise TypeError(f"{title}: expected real numbers, got {given.dtype}.")

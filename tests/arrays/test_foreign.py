@@ -95,6 +95,8 @@ def test_what_is_wrong_with_them_is_said_as_of_any_array():
         opt.step(Exported(np.ones(4)))
     with pytest.raises(TypeError, match="grads: expected float64 like params, got float32"):
         opt.step(Exported(np.ones(3, np.float32)))
+    with pytest.raises(TypeError, match=r"got complex128. Use x.real, if that is what you mean.$"):
+        opt.step(np.ones(3, complex))
     with pytest.raises(TypeError, match=r"grads: expected a NumPy array, got .*OnGpu"):
         opt.step(OnGpu(np.ones(3)))
     p = np.ones(3)

@@ -62,14 +62,15 @@ def test_options_of_other_libraries(name, advice):
 
 @pytest.mark.parametrize("name", ["n_steps", "max_iter", "num_iters", "epochs", "steps"])
 def test_arguments_of_other_loops(name):
-    with pytest.raises(TypeError, match=f"^{name}: there is no such argument: write maxiter=..."):
+    with pytest.raises(TypeError, match=f"^{name}: there is no such argument. Write maxiter=..."):
         na.minimize(lambda x: x @ x, np.ones(2), **{name: 5})
 
 
 ATTRIBUTES = {
     "zero_grad": "Leave it out: gradients are passed to step",
     "param_groups": "groups=... when the optimiser is made; opt.lr",
-    "state_dict": "opt.state",
+    "state_dict": "Write opt.state.copy(), or pickle",
+    "get_last_lr": "Write opt.current_lr.",
     "load_state_dict": "Write opt.state = saved.",
     "learning_rate": "Write opt.lr.",
     "betas": "Write opt.beta1, opt.beta2.",

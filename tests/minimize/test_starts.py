@@ -144,6 +144,7 @@ def test_units_are_refused_and_never_dropped(kind, says):
         r"params\['w'\]: ": lambda: na.SGD({"w": v}),
         r"g: ": lambda: na.sgd_update(x, v),
         r"bounds\[0\]: ": lambda: na.SGD(x, bounds=(v, None)),
+        r"bounds: ": lambda: na.SGD(x, bounds=kind([[0.0, 1.0], [0.0, 2.0]])),
         r"x0: ": lambda: na.minimize(bowl, v, jac=True),
         r"x0\['w'\]: ": lambda: na.minimize(bowl, {"w": v}, jac=True),
         r"fun: its gradient: ": lambda: na.minimize(lambda x: (0.0, v), x, jac=True),
@@ -154,6 +155,8 @@ def test_units_are_refused_and_never_dropped(kind, says):
             call()
     with pytest.raises(TypeError, match=r"^lr: expected a number"):
         na.SGD(x, lr=v)
+    with pytest.raises(TypeError, match=r"^lr: expected"):
+        na.minimize_many(bowl, np.ones((2, 3)), jac=True, lr=v)
     np.testing.assert_array_equal(x, 1.0)
 
 
