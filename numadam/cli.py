@@ -165,10 +165,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 where it failed, 2 where it was misused."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        top = parser("".join(words[:1]), demo=_chosen_demo(words))
-        args = top.parse_args(words)
+        return _run(words)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
+    except KeyboardInterrupt:  # also in the seconds of the imports
+        return INTERRUPTED
+
+
+def _run(words: list[str]) -> int:
+    top = parser("".join(words[:1]), demo=_chosen_demo(words))
+    args = top.parse_args(words)
     if args.version:
         return _version()
     if args.command is None:
@@ -180,8 +186,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "compile":
             return _compile(args)
         return _bench(args) if args.command == "bench" else _info()
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except (OSError, RuntimeError) as error:  # a folder that cannot be written, a setting of Numba
         return _fail(args.command, error, FAILED)
 

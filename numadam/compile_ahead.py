@@ -52,6 +52,13 @@ def _value(text: str) -> Any:
         return text
 
 
+def _folder(text: str) -> Path:
+    """A folder from the command line; an empty word is a variable that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder, got an empty word")
+    return Path(text)
+
+
 def keywords() -> list[str]:
     """Keywords of all rules that the command takes, sorted."""
     named = {name for kind in classes().values() for name in inspect.signature(kind).parameters}
@@ -67,13 +74,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, text in {
         "out": "steps with out=, too",
-        "minimize": "minimize, with fun in Python and compiled",
-        "many": "minimize_many, with a compiled fun",
+        "minimize": "minimize, with a compiled fun and one in Python",
+        "many": "minimize_many, with a compiled fun and one in Python",
         "serial": "nothing in threads: for arrays below 15,000 elements",
     }.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_argument(
-        "--folder", type=Path, help="to be given as NUMBA_CACHE_DIR later; default: as ever"
+        "--norm", choices=["inf", "2"], default="inf", help="of --minimize and --many; default: inf"
+    )
+    parser.add_argument(
+        "--folder",
+        type=_folder,
+        help="to be given as NUMBA_CACHE_DIR later; default: where numadam caches loops",
     )
     for name in keywords():
         spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
@@ -138,27 +150,28 @@ def _compiled_square(x: Any, g: Any) -> float:
     return f
 
 
-def _minimizations(kind: Any, options: Options, x: np.ndarray) -> None:
+def _minimizations(kind: Any, options: Options, x: np.ndarray, norm: float) -> None:
     """Minimise from x."""
-    given = {**_array_options(options, x), "rule": kind, "maxiter": 2}
+    given = {**_array_options(options, x), "rule": kind, "maxiter": 2, "norm": norm}
     na.minimize(_square, x, jac=True, **given)
     if x.size == _SMALL:
         na.minimize(_compiled_square, x, **given)  # one thread, whatever the size
 
 
-def _many_minimizations(kind: Any, options: Options, dtype: Any, shapes: Any) -> None:
+def _many_minimizations(kind: Any, options: Options, dtype: Any, shapes: Any, norm: float) -> None:
     """Minimise many problems, with a compiled fun, and with one in Python where it may be."""
+    run = {"rule": kind, "maxiter": 2, "norm": norm}
     refused = any(options.get(name) is not None for name in ("ema", "clip_norm", "clip_array_norm"))
     if not refused and options.get("nonfinite", "propagate") == "propagate":
         x = np.full(shapes[0], 0.5, dtype)
         given = _array_options(options, x[0])
-        na.minimize_many(_squares, x, jac=True, rule=kind, maxiter=2, **given)
+        na.minimize_many(_squares, x, jac=True, **run, **given)
     for shape in shapes:
         given = _array_options(options, np.ones(shape[1]))
         if options.get("lr") == _ARRAY:
             given["lr"] = np.full(shape[0], 0.01)
         x = np.full(shape, 0.5, dtype)
-        na.minimize_many(_compiled_square, x, rule=kind, maxiter=2, **given)
+        na.minimize_many(_compiled_square, x, **run, **given)
 
 
 def _runs(args: argparse.Namespace, options: Options) -> Iterator[Callable[[], None]]:
@@ -167,6 +180,11 @@ def _runs(args: argparse.Namespace, options: Options) -> Iterator[Callable[[], N
     dtypes = DTYPES if "all" in args.dtype else args.dtype
     sizes = [_SMALL] if args.serial else [_SMALL, threads.parallel_from()]
     shapes = _ON_ONE_CORE if args.serial else _ON_ONE_CORE + _ON_ALL_CORES
+    norm = float(args.norm)
+    if norm == 2 and not (args.minimize or args.many):
+        raise ValueError(
+            "norm: only --minimize and --many have stop tests; add one, or leave it out."
+        )
     for rule in rules:
         kind = rule_class(rule)
         given = _scheduled(kind, options)
@@ -176,10 +194,10 @@ def _runs(args: argparse.Namespace, options: Options) -> Iterator[Callable[[], N
                 x = np.full(size, 0.5, dtype)
                 yield lambda kind=kind, given=given, x=x: _steps(kind, given, x, args.out)  # type: ignore[misc]
                 if args.minimize:
-                    yield lambda kind=kind, given=given, x=x: _minimizations(kind, given, x)  # type: ignore[misc]
+                    yield lambda kind=kind, given=given, x=x: _minimizations(kind, given, x, norm)  # type: ignore[misc]
             if args.many:
                 yield lambda kind=kind, given=given, dtype=dtype: _many_minimizations(  # type: ignore[misc]
-                    kind, given, dtype, shapes
+                    kind, given, dtype, shapes, norm
                 )
 
 
@@ -228,7 +246,8 @@ def run(args: argparse.Namespace) -> int:
     with chosen, _printed() as lines:
         folder = cache.directory()
         if folder is None:
-            raise OSError(f"{cache.folders()[-1]}: cannot be written; name a --folder.")
+            advice = "." if args.folder else "; name a --folder, or set NUMBA_CACHE_DIR."
+            raise OSError(f"{args.folder or cache.folders()[-1]}: cannot be written{advice}")
         overlap_address()
         for one in _runs(args, given):
             one()

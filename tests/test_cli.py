@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 import pytest
 
 import numadam
+from numadam import cli
 from numadam.cli import main
 from numadam.demos import DEMOS
 
@@ -142,9 +143,11 @@ def test_a_failure_is_one_sentence(monkeypatch, capsys, tmp_path):
 def test_interrupting_is_no_error_report(monkeypatch, capsys):
     from numadam.demos import quadratic
 
-    def interrupt(**options):
+    def interrupt(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(quadratic, "main", interrupt)
     assert main(["demo", "quadratic"]) == 130
+    monkeypatch.setattr(cli, "parser", interrupt)  # while Numba is imported
+    assert main(["compile"]) == 130
     assert not capsys.readouterr().err

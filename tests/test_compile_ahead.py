@@ -106,6 +106,13 @@ def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
     assert lines[0].endswith("for this process only")
 
 
+@pytest.mark.sweep
+def test_a_norm_of_its_own_is_compiled_too(tmp_path: Path) -> None:
+    compile_ahead(tmp_path, "--rule", "sgd", "--bounds", "0,1", "--minimize", "--norm", "2")
+    uses = USES.replace("maxiter=3", "maxiter=3, norm=2").replace(", out=np.empty(n)", "")
+    assert python(WATCHED + uses, NUMBA_CACHE_DIR=str(tmp_path)) == ""
+
+
 #: And of many problems: vectorised and not, on one core and on all, compiled and in Python.
 MANY = """
 import numba
@@ -140,6 +147,8 @@ def test_a_later_process_compiles_nothing_for_many_problems(tmp_path: Path) -> N
         (["--like", "caffe"], "like: "),
         (["--eps-form", "schedule"], "eps_form: "),
         (["--minimize", "--maximize"], "maximize: not for a minimisation"),
+        (["--norm", "2"], "norm: only --minimize and --many"),
+        (["--folder", ""], "--folder: expected a folder, got an empty word"),
     ],
 )
 def test_misuse_is_one_sentence(words, says, capsys):
@@ -160,7 +169,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     before = cache.directory()
     assert main(["compile", "--folder", str(tmp_path / "file")]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert f"{tmp_path / 'file'}: cannot be written.\n" in capsys.readouterr().err
     assert cache.directory() == before
 
 
