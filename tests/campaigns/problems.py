@@ -98,7 +98,9 @@ def minimize(fun, x0, setting, maxiter, target):
         found = optimize.minimize(fun, x0, method="L-BFGS-B", callback=reached, options=options)
         return found, found.fun
     rule, lr = SETTINGS[setting]
-    found = na.minimize(fun, x0, lr=lr(maxiter), rule=rule, maxiter=maxiter, callback=reached)
+    found = na.minimize(
+        fun, x0, gtol=1e-6, lr=lr(maxiter), rule=rule, maxiter=maxiter, callback=reached
+    )
     return found, found.fun
 
 
