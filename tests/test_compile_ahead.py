@@ -32,9 +32,19 @@ from numadam._jit.cache import directory
 assert directory() is None
 """
 
+#: An objective that Numba compiles.
+FUN = """
+import numba
+@numba.njit
+def fun(x, g):
+    f = 0.0
+    for k in range(x.size):
+        g[k] = 2 * x[k]; f += x[k] * x[k]
+    return f
+"""
+
 #: Everything that a small optimiser is asked to do.
 USES = """
-import numba
 for n in (3, 100_000):
     x = np.full(n, 0.5)
     opt = na.SGD(x, lr=0.1, bounds=(0, 1))
@@ -47,12 +57,6 @@ na.sgd_update(np.full(3, 0.5), np.ones(3), bounds=(0, 1))
 how = dict(rule="sgd", bounds=(0, 1), maxiter=3)
 na.minimize(lambda x: (x @ x, 2 * x), np.full(3, 0.5), jac=True, callback=na.History(), **how)
 na.minimize(lambda x: x @ x, np.full(3, 0.5), ftol=1e-3, xtol=1e-3, **how)
-@numba.njit
-def fun(x, g):
-    f = 0.0
-    for k in range(x.size):
-        g[k] = 2 * x[k]; f += x[k] * x[k]
-    return f
 na.minimize(fun, np.full(5, 0.5), **how)
 """
 
@@ -96,7 +100,7 @@ def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
     assert "processor" in needed
     assert advice.endswith(f"NUMBA_CACHE_DIR={tmp_path}")
     assert not (tmp_path / "unused").exists()
-    assert python(WATCHED + USES, NUMBA_CACHE_DIR=str(tmp_path)) == ""
+    assert python(WATCHED + FUN + USES, NUMBA_CACHE_DIR=str(tmp_path)) == ""
     again, _ = compile_ahead(tmp_path, "--rule", "sgd", "--out", "--bounds", "0,1")
     assert again.startswith("0 compiled in ")
     other = "p = np.ones(3); na.SGD(p, lr=1.0).step(np.full(3, 0.25)); print(p)"
@@ -110,18 +114,11 @@ def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
 def test_a_norm_of_its_own_is_compiled_too(tmp_path: Path) -> None:
     compile_ahead(tmp_path, "--rule", "sgd", "--bounds", "0,1", "--minimize", "--norm", "2")
     uses = USES.replace("maxiter=3", "maxiter=3, norm=2").replace(", out=np.empty(n)", "")
-    assert python(WATCHED + uses, NUMBA_CACHE_DIR=str(tmp_path)) == ""
+    assert python(WATCHED + FUN + uses, NUMBA_CACHE_DIR=str(tmp_path)) == ""
 
 
 #: And of many problems: vectorised and not, on one core and on all, compiled and in Python.
 MANY = """
-import numba
-@numba.njit
-def fun(x, g):
-    f = 0.0
-    for k in range(x.size):
-        g[k] = 2 * x[k]; f += x[k] * x[k]
-    return f
 how = dict(rule="sgd", maxiter=3, xtol=1e-3)
 for shape in ((1, 3), (2, 3), (100, 3), (5000, 3), (1, 40), (5000, 40)):
     na.minimize_many(fun, np.full(shape, 0.5), **how)
@@ -132,7 +129,7 @@ na.minimize_many(lambda X: ((X * X).sum(1), 2 * X), np.ones((4, 3)), jac=True, *
 @pytest.mark.sweep
 def test_a_later_process_compiles_nothing_for_many_problems(tmp_path: Path) -> None:
     compile_ahead(tmp_path, "--rule", "sgd", "--many")
-    assert python(WATCHED + MANY, NUMBA_CACHE_DIR=str(tmp_path)) == ""
+    assert python(WATCHED + FUN + MANY, NUMBA_CACHE_DIR=str(tmp_path)) == ""
 
 
 @pytest.mark.parametrize(
