@@ -74,6 +74,10 @@ Versions, threading layer, cache folder, CPU and GPU. Please paste the lines int
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence, of the command that they concern."""
 
+    def __init__(self, **options: Any) -> None:
+        # descriptions and examples are shown line by line, as they are written
+        super().__init__(**options, formatter_class=argparse.RawDescriptionHelpFormatter)
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse; a command refuses by itself what it does not know."""
         known, rest = super().parse_known_args(args, namespace)
@@ -91,7 +95,6 @@ def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentPa
         prog="python -m numadam",
         description="Adam for plain arrays: try it, measure it, see what it runs on.",
         epilog=_TOP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(dest="command", metavar="demo|bench|compile|info")
@@ -101,7 +104,6 @@ def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentPa
         help="measure the speed of a step on this machine",
         description="Measure the speed of a step: ratios of two sides, timed in turns.",
         epilog=_BENCH,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if command == "bench":
         from numadam.bench import add_arguments
@@ -112,7 +114,6 @@ def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentPa
         help="compile ahead: for a container image, or for CI",
         description="Compile loops into a folder that later processes load them from.",
         epilog=_COMPILE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     if command == "compile":
@@ -134,7 +135,6 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
         help="learn handwritten digits, forecast a heartbeat, sharpen a photograph, ...",
         description="See numadam at work. Without a name: mlp.",
         epilog=_DEMO,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = demo.add_subparsers(dest="which", metavar="NAME", required=True)
     for name, line in DEMOS.items():
@@ -147,7 +147,6 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
             help=line,
             description=module.__doc__,
             epilog=module.EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(one)
 
