@@ -91,7 +91,7 @@ def minimize(
         Any rule of numadam: "adamw", "nadam", "rmsprop", "sgd", ...
     callback : function or History, optional
         ``callback(intermediate_result)`` (x, fun, nit, grad_norm, lr) or ``callback(x)`` after
-        each iteration. StopIteration ends the run with status 99; what it returns means nothing.
+        each iteration. StopIteration ends the run with status 99; the return value is ignored.
         f is evaluated for it where it reads `fun`, which it has to do before it returns. A
         `numadam.History` records the run.
     gtol : float, optional
