@@ -65,7 +65,7 @@ _ATTRIBUTES: dict[str, str] = {
         "and others are attributes."
     ),
     "add_param_group": "Make a new optimiser over all arrays.",
-    "state_dict": "Write copy.deepcopy(dict(opt.state)), or pickle the optimiser.",
+    "state_dict": "Write opt.state.copy(), or pickle the optimiser.",
     "load_state_dict": "Write opt.state = saved.",
     **dict.fromkeys(("update", "apply", "apply_gradients"), "Write opt.step(grads)."),
     "minimize": "numadam.minimize(fun, x0) is a function of its own.",
@@ -75,7 +75,7 @@ _ATTRIBUTES: dict[str, str] = {
     **dict.fromkeys(("variables", "get_weights"), "Write opt.state."),
     "set_weights": "Write opt.state = saved.",
     "parameters": "Write opt.params.",
-    "get_last_lr": "Write opt.lr.",
+    "get_last_lr": "Write opt.current_lr.",
 }
 
 
