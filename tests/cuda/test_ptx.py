@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from types import SimpleNamespace
 
@@ -292,16 +293,16 @@ def test_many_problems_in_one_kernel_step_in_float32(generation):
         return x[0] * x[0]
 
     plan, t = plan_of(CASES[0]), cuda.types
-    kernel = make_solve(plan, fun, WRITES)
+    kernel = make_solve(plan, fun, WRITES, math.inf)
     f4, f8, i8 = t.float32, t.float64, t.int64
     lines = [t.Array(kind, 2, "C") for kind in (f4, f4, f4, f8, i8)]
     types = t.void(
         array_types(plan, step_slots(plan, has_out=False)),
         t.UniTuple(lines[0], 2),
         *lines[2:],
-        t.UniTuple(t.Array(f4, 1, "C"), 2),
+        t.UniTuple(t.Array(f4, 1, "C"), 3),
         t.UniTuple(f4, 2),
-        t.UniTuple(f8, 3),
+        t.UniTuple(f8, 4),
         t.UniTuple(i8, 4),
         t.Tuple(()),
     )

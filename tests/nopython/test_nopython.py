@@ -299,16 +299,16 @@ def test_threads_of_the_users_own():
 def test_python_may_leave_out_defaults():
     """Without that Numba types each of them anew at every call, which takes 100 times as long."""
     update, before = nopython.sgd_update, set(nopython.sgd_update.signatures)
-    g = np.array([2.0, -1.0])
+    g = np.array([[[2.0, -1.0]]])  # of three axes: no other test has compiled for them
     for more, by_name in (
         ((), {"lr": 0.5}),
         ((None, 0.5), {}),
         ((), {"lr": 0.5, "momentum": 0.0}),
         ((None, 0.5, 0.0), {}),
     ):
-        p = np.ones(2)
+        p = np.ones((1, 1, 2))
         update(p, g, *more, **by_name)
-        assert p.tolist() == [0.0, 1.5]
+        assert p.tolist() == [[[0.0, 1.5]]]
     (signature,) = set(update.signatures) - before
     assert not any(isinstance(one, numba.types.Omitted) for one in signature)
 
