@@ -158,10 +158,10 @@ def as_views(
         return list(arrays)
     views = list(arrays)
     for k, x in enumerate(arrays):
-        if _viewer(x) == library and not (written and is_immutable(x)):
-            try:
+        try:
+            if _viewer(x) == library and not (written and is_immutable(x)):
                 views[k] = as_numpy(x) if library == "NumPy" else as_cupy(x)
-            except (BufferError, RuntimeError, TypeError, ValueError) as error:
-                error.add_note(f"This is about {name(k)}.")
-                raise
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            error.add_note(f"This is about {name(k)}.")  # its library's own words
+            raise
     return views
