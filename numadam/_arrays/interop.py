@@ -8,7 +8,7 @@ of these libraries is imported: an object says by itself where its memory is.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,15 +146,22 @@ def as_view(x: Any) -> Any:
     return as_numpy(x) if library == "NumPy" else as_cupy(x)
 
 
-def as_views(arrays: Sequence[Any], library: str, written: bool) -> list[Any]:
+def as_views(
+    arrays: Sequence[Any], library: str, written: bool, name: Callable[[int], str]
+) -> list[Any]:
     """Arrays, those that are foreign and can be viewed by this library as its views.
 
     An immutable array that is to be written stays as it is: validation then refuses it by name.
+    ``name(k)`` is what the user calls one of the arrays.
     """
     if all(type(x) is np.ndarray for x in arrays):
         return list(arrays)
-    view = as_numpy if library == "NumPy" else as_cupy
-    return [
-        view(x) if _viewer(x) == library and not (written and is_immutable(x)) else x
-        for x in arrays
-    ]
+    views = list(arrays)
+    for k, x in enumerate(arrays):
+        try:
+            if _viewer(x) == library and not (written and is_immutable(x)):
+                views[k] = as_numpy(x) if library == "NumPy" else as_cupy(x)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            error.add_note(f"This is about {name(k)}.")  # its library's own words
+            raise
+    return views

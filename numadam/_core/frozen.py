@@ -44,8 +44,10 @@ def _kinds(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 def own_copy(option: Any) -> Any:
     """The same containers and numbers with copies of the arrays."""
-    if type(option) is dict:
-        return {key: own_copy(value) for key, value in option.items()}
+    if isinstance(option, dict):
+        clone = copy.copy(option)  # of its class
+        clone.update({key: own_copy(value) for key, value in option.items()})
+        return clone
     if type(option) in (list, tuple):
         return type(option)(map(own_copy, option))
     if hasattr(option, "__next__"):

@@ -29,7 +29,8 @@ class Hyper:
         """Return `value` as a float, or say what is wrong with it."""
         kind = type(value).__name__
         try:
-            if isinstance(value, (str, bytes, bool)):
+            code = getattr(getattr(value, "dtype", None), "kind", "f")  # of NumPy's numbers
+            if isinstance(value, (str, bytes, bool)) or code in "bcSU":
                 raise TypeError(f"{kind} is not taken for a number")
             number = float(value)  # type: ignore[arg-type]  # raises for what is none
         except OverflowError:

@@ -71,12 +71,8 @@ class _Template(NamedTuple):
 def _template(
     plan: Plan, layout: Layout, groups: tuple[int, ...], rows: int, state: StatePlaces | None
 ) -> _Template:
-    n, meta = len(layout.shapes), np.zeros(1, META)
-    leaves, factors = np.zeros(n + 1, CPU_LEAF), np.ones((3, n + 1))
-    leaves["subtype"][:n], leaves["group"][:n] = id(np.ndarray), groups
-    leaves["start"][1:] = np.cumsum(iterations(plan, layout), dtype=np.int64)
-    blocks = [-(-size * plan.numbers // NORM_BLOCK) for size in layout.sizes]
-    leaves["first_block"][1:] = np.cumsum(blocks, dtype=np.int64)
+    n, meta, factors = len(layout.shapes), np.zeros(1, META), np.ones((3, len(layout.shapes) + 1))
+    leaves = _make_leaves(plan, layout, groups)
     factors[2] = math.nan  # norms before the first step
     spans, in_state = np.zeros(CHECKED * n + 1, SPAN), np.zeros(n + 1, CPU_LEAF)
     if state is not None:
@@ -113,8 +109,19 @@ def _template(
         np.concatenate([array.reshape(-1).view(np.int64) for array in arrays.values()]),
         of_state,
         {name: (one.shape, one.dtype, offsets[name]) for name, one in arrays.items()},
-        sum(blocks) + 1 if plan.norm else 0,
+        int(leaves["first_block"][n]) + 1 if plan.norm else 0,
     )
+
+
+def _make_leaves(plan: Plan, layout: Layout, groups: tuple[int, ...]) -> np.ndarray:
+    """The records of the leaves without addresses and dims, and one behind them."""
+    n = len(layout.shapes)
+    leaves = np.zeros(n + 1, CPU_LEAF)
+    leaves["subtype"][:n], leaves["group"][:n] = id(np.ndarray), groups
+    leaves["start"][1:] = np.cumsum(iterations(plan, layout), dtype=np.int64)
+    blocks = [-(-size * plan.numbers // NORM_BLOCK) for size in layout.sizes]
+    leaves["first_block"][1:] = np.cumsum(blocks, dtype=np.int64)
+    return leaves
 
 
 def _make_dims(layout: Layout, leaves: np.ndarray) -> np.ndarray:

@@ -108,6 +108,7 @@ class CpuBackend(Backend):
 
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step."""
+        self.compiled.check()
         with defer_interrupts():
             self.memory.reset()
 

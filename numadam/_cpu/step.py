@@ -236,7 +236,8 @@ class CpuStep:
             if number is not None:
                 return [*arrays[:leaf], number, *arrays[leaf + 1 :]]
         if what == va.BAD_TYPE:
-            views = as_views(arrays, "NumPy", pl.is_written(slot, used))
+            title = functools.partial(self._title, slot)
+            views = as_views(arrays, "NumPy", pl.is_written(slot, used), title)
             if views[leaf] is not arrays[leaf]:
                 return views
         if what not in (va.BAD_TYPE, va.BAD_DTYPE) or not ar.is_viewable(arrays[leaf], dtype):

@@ -259,6 +259,7 @@ class CudaBackend(Backend):
         with on_gpu(self._device):
             if is_capturing():
                 raise RuntimeError("reset: a graph is being captured; reset before that.")
+            self._validator.validate({pl.P: self.params})
             with defer_interrupts():
                 self._memory.clear()
                 if self.settings.plan.products:

@@ -7,6 +7,7 @@ again whose arrays have changed. A refused step empties the cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import ref
 
@@ -197,7 +198,7 @@ class Validator:
         are_cupy = self._are_cupy(used[slot])
         if not are_cupy and not rows:
             # new views at each step: the owner of such an object may put other memory into it
-            used[slot] = as_views(used[slot], "CuPy", written)
+            used[slot] = as_views(used[slot], "CuPy", written, partial(self._title, slot))
             are_cupy = self._are_cupy(used[slot])
         arrays, strided = used[slot], {}
         headers = [_header(array) for array in arrays] if are_cupy else None

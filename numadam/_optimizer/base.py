@@ -65,7 +65,7 @@ class OptimizerBase:
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")
         backend: type[Backend] = self._backend_class or backend_for(leaves, names)
-        given, leaves = leaves, as_views(leaves, backend.home, written=True)
+        given, leaves = leaves, as_views(leaves, backend.home, True, names.__getitem__)
         backend.check_params(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
         of_leaves = tree.select(overrides)

@@ -197,7 +197,7 @@ class UpdateFunction:
         if without and out is None:
             like = None  # which is refused
         backend = backend_for([like], [name])
-        (like,) = as_views([like], backend.home, written=out is None)
+        (like,) = as_views([like], backend.home, out is None, lambda k: name)
         backend.check_params([like], [name])
         settings, usual = self._settings_of(like.dtype, arrays, absent, t, given)
         if without:

@@ -1,4 +1,7 @@
-"""Base class of all rules: the shared options, and `step`."""
+"""Base class of all rules: the shared options, and `step`.
+
+Above 300 lines, since half of them are the text that users read: what each option and `step` do.
+"""
 
 from __future__ import annotations
 

@@ -207,8 +207,9 @@ def _check(pair: Pair, leaf: Any, title: str, name: str) -> None:
             )
     crossed = np.greater(*pair)
     if crossed.any():
-        at = tuple(np.argwhere(np.broadcast_to(crossed, leaf.shape))[0].tolist())
-        lo, hi = (float(np.broadcast_to(end, leaf.shape)[at]) for end in pair)
+        shape = leaf.shape if math.prod(leaf.shape) else crossed.shape  # where there are elements
+        at = tuple(np.argwhere(np.broadcast_to(crossed, shape))[0].tolist())
+        lo, hi = (float(np.broadcast_to(end, shape)[at]) for end in pair)
         where = f"element {list(at)} of {name}" if at else name
         raise ValueError(f"{title}: lo is above hi of {where}: {lo} > {hi}.")
 

@@ -105,6 +105,29 @@ def test_what_is_wrong_with_them_is_said_as_of_any_array():
     assert opt.t == 0
 
 
+class Deleted(Exported):
+    def __dlpack__(self, **how):
+        raise BufferError("deleted")
+
+
+class Nowhere(Exported):
+    def __dlpack_device__(self):
+        raise BufferError("deleted")
+
+
+def test_where_their_library_gives_no_view_its_error_says_which_array():
+    opt, x = na.SGD({"a": np.ones(3)}), np.ones(3)
+    for name, step in {
+        "grads['a']": lambda: opt.step({"a": Nowhere(x)}),
+        "params['b']": lambda: na.SGD({"b": Deleted(x)}),
+        "m": lambda: na.adam_update(x, np.ones(3), Deleted(np.zeros(3)), np.zeros(3), 1),
+        "p": lambda: na.adam_update(Deleted(x), np.ones(3), np.zeros(3), np.zeros(3), 1),
+    }.items():
+        with pytest.raises(BufferError, match="deleted") as caught:
+            step()
+        assert caught.value.__notes__ == [f"This is about {name}."]
+
+
 def test_where_they_lie_decides_the_device():
     assert foreign.home(Exported(np.ones(1))) == "NumPy"
     assert foreign.home(OnGpu(np.ones(1))) == "CuPy"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 
 import numadam as na
+from tests.bits import assert_same_bits
 from tests.runs import SINK, compiled_step, digest, tree_of
 from tests.trees import tree_leaves, tree_map
 
@@ -229,3 +231,35 @@ def test_an_optimiser_that_is_dropped_frees_its_memory_at_once():
         assert [one() for one in left] == [None, None]
     finally:
         gc.enable()
+
+
+def read_only(x):
+    x.flags.writeable = False
+
+
+def resized(x):
+    x.resize(3, refcheck=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [(read_only, "^params: is read-only"), (resized, "^params: .* shape")]
+)
+def test_reset_of_parameters_that_no_longer_fit_changes_nothing(change, says):
+    x = np.zeros(5)
+    opt = na.Adam(x, bounds=(-1.0, 1.0), ema=0.9)
+    opt.step(np.ones(5))
+    saved = opt.state.copy()
+    change(x)
+    with pytest.raises(ValueError, match=says):
+        opt.reset()
+    for name, value in saved.items():
+        assert_same_bits(opt.state[name], value)
+
+
+def test_mappings_of_options_are_copied():
+    """Also those that are no plain dicts."""
+    groups = OrderedDict(a=OrderedDict(lr=0.1))
+    opt = na.Adam({"a": np.zeros(3)}, groups=groups)
+    groups["a"]["lr"] = 5.0
+    assert opt.groups == {"a": {"lr": 0.1}}
+    assert type(copy.deepcopy(opt).groups) is OrderedDict

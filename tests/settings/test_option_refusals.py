@@ -237,3 +237,22 @@ def test_each_hyperparameter_is_checked_once(monkeypatch):
     checked.clear()
     opt.beta1 = 0.8
     assert checked == ["beta1"]
+
+
+@pytest.mark.parametrize("value", [np.complex128(0.5), np.array(0.5 + 1j), np.bool_(True)])
+@pytest.mark.parametrize("name", ["lr", "beta1", "eps"])
+def test_numbers_of_numpy_that_are_not_real_are_refused_as_those_of_python(name, value):
+    with pytest.raises(TypeError, match=f"^{name}: expected a number"):
+        na.Adam(np.ones(2), **{name: value})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda b: na.Adam(np.ones(0), bounds=b),
+        lambda b: na.adam_update(*np.ones((4, 2)), 1, bounds=b),
+    ],
+)
+def test_crossed_bounds_without_an_element(make):
+    with pytest.raises(ValueError, match=r"^bounds: lo is above hi of p.*: 0\.0 > -1\.0"):
+        make((0, -1))
