@@ -103,6 +103,18 @@ def test_the_first_gradient_is_that_of_the_first_run(fun):
     np.testing.assert_array_equal(moved.x_last, half.x_last)
 
 
+@pytest.mark.parametrize("fun", [rosen, python_rosen], ids=["compiled", "python"])
+def test_the_first_gradient_is_saved_in_the_norm_that_it_has(fun):
+    run = {"jac": None if fun is rosen else True, "lr": 0.02, "maxiter": 3}
+    largest = na.minimize(fun, START, **run)
+    with pytest.raises(ValueError, match=r"norm: the saved run has .* in norm=inf"):
+        na.minimize(fun, START, norm=2, state=largest.state, **run)
+    euclidean = na.minimize(fun, START, norm=2, gtol=1e-9, state=largest.state, **run)
+    gradient = python_rosen(largest.x_last)[1]
+    assert euclidean.state["norm"] == 2
+    assert euclidean.state["first_grad_norm"] == pytest.approx(np.linalg.norm(gradient))
+
+
 def test_nested_arrays_go_on():
     def fun(x):
         f, g = python_rosen(x["a"])
