@@ -75,10 +75,10 @@ def _hint(result: OptimizeResult, x0: Any, lr: Any, resumed: bool) -> str:
             "the gradient."
         )
     if not _falls_throughout(f) and not _falls(history["lr"]) and _circles(result):
+        falling = "falls further" if callable(lr) else "falls, such as schedules.Cosine"
         return (
             "In the second half of the run neither f nor the gradient fell: x circles at a "
-            "distance of about lr, or the gradient is noisy. Try a smaller lr, or one that falls, "
-            "such as schedules.Cosine."
+            f"distance of about lr, or the gradient is noisy. Try a smaller lr, or one that {falling}."
         )
     return ""
 

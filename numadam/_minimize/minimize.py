@@ -121,8 +121,9 @@ def minimize(
         Keep every so many iterations in the result's `history`; default: at most 10,000 of them.
     state : dict, optional
         `state` of an earlier result: the run goes on from its `x_last` as if it had never
-        stopped. Of x0 the structure alone counts; pass ``result.x``. Its best iterate counts on:
-        for another `fun` or other `args` remove it before, ``del state["x"]``.
+        stopped. Of x0 the structure alone counts; pass ``result.x``. Its best iterate
+        and its first gradient count on: for another `fun` or other `args` delete its entries "x"
+        and "first_grad_norm".
     progress : bool, default False
         Show a bar with f and the gradient.
     **options

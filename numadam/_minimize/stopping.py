@@ -59,7 +59,8 @@ class Tolerances(NamedTuple):
     @staticmethod
     def read(gtol: Any, gtol_rel: Any, ftol: Any, xtol: Any, norm: Any) -> Tolerances:
         """Check the user's values; None is 0, but `gtol_rel` has a default where both are None."""
-        if type(norm) not in (int, float) or norm not in (math.inf, 2):
+        number = type(norm) in (int, float) or isinstance(norm, (np.floating, np.integer))
+        if not number or norm not in (math.inf, 2):
             raise ValueError(f"norm: expected numpy.inf or 2, got {norm!r:.80}.")
         if gtol is None and gtol_rel is None:
             gtol_rel = GTOL_REL

@@ -116,6 +116,11 @@ def test_the_2_norm_neither_overflows_nor_underflows(size):
     assert res.grad_norm == pytest.approx(5 * size, rel=1e-14)
 
 
+def test_the_norm_may_be_a_number_of_numpys():
+    for norm in (np.int64(2), np.float64(2)):
+        assert na.minimize(python_rosen, START, jac=True, norm=norm, maxiter=0).state["norm"] == 2
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_the_2_norm_of_what_is_not_finite(bad):
     res = na.minimize(lambda x: (0.0, np.array([1.0, bad])), np.ones(2), jac=True, norm=2)
