@@ -5,6 +5,7 @@ Everything here was evaluated by the run. It is read once, after the last iterat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,8 @@ def _hint(result: OptimizeResult, x0: Any, lr: Any, resumed: bool) -> str:
         falling = "falls further" if callable(lr) else "falls, such as schedules.Cosine"
         return (
             "In the second half of the run neither f nor the gradient fell: x circles at a "
-            f"distance of about lr, or the gradient is noisy. Try a smaller lr, or one that {falling}."
+            "distance of about lr, or the gradient is noisy. Try a smaller lr, or one that "
+            f"{falling}."
         )
     return ""
 
@@ -119,8 +121,7 @@ def _goes_straight(result: OptimizeResult, x0: Any, lr: Any) -> bool:
     elif not plain and not (is_array(x) and hasattr(lr, "dtype")):
         return False
     straight, lengths = 0, []
-    begins, ends = ((x0,), (x,)) if is_array(x) else (Tree(x).flatten(y, "x0") for y in (x0, x))
-    for begin, end in zip(begins, ends, strict=True):
+    for begin, end in [(x0, x)] if is_array(x) else _pairs(x0, x):
         if hasattr(begin, "compute"):  # dask would do all of its work again
             return False
         every = end.size // _SAMPLE or 1
@@ -135,6 +136,12 @@ def _goes_straight(result: OptimizeResult, x0: Any, lr: Any) -> bool:
                 far &= (length <= _FULL_LENGTH[1] * at_most) & (length > 0)
                 straight += int(np.count_nonzero(far))
     return straight > 0 and 2 * straight > sum(map(np.count_nonzero, lengths))
+
+
+def _pairs(x0: Any, x: Any) -> Iterable[tuple[Any, Any]]:
+    """The arrays of x0 with those of x."""
+    tree = Tree(x)
+    return zip(tree.flatten(x0, "x0"), tree.flatten(x, "x"), strict=True)
 
 
 def _sample(x: Any, every: int) -> np.ndarray:
