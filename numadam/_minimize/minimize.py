@@ -185,7 +185,7 @@ def minimize(
         options={"bounds": read_bounds(bounds, x), **options},
         tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
         maxiter=maxiter,
-        track_best=track_best,
+        track_best=None if track_best is None else bool(track_best),
         check_every=None if check_every is None else count("check_every", check_every, 1),
         every=every_for(history, maxiter),
         state=state,

@@ -167,6 +167,15 @@ def test_the_result_is_the_best_iterate(form):
     assert np.isfinite(res.x_last).all()
 
 
+@forms
+@pytest.mark.parametrize("off", [0, np.False_])
+def test_another_false_is_false(form, off):
+    fun, jac = (rosen, None) if form == "compiled" else (python_rosen, True)
+    res = na.minimize(fun, START, jac=jac, lr=1.0, maxiter=5, track_best=off)
+    np.testing.assert_array_equal(res.x, res.x_last)
+    assert res.fun == res.fun_last
+
+
 def test_a_gradient_array_that_fun_fills_again_is_copied():
     g = np.zeros(2)
 
