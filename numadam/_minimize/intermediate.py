@@ -60,7 +60,8 @@ class Intermediate(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy is a plain OptimizeResult."""
-        return OptimizeResult(self).__reduce_ex__(protocol)
+        self.complete()
+        return OptimizeResult, (dict(self),)
 
 
 def _completed(name: str) -> Callable[..., Any]:

@@ -121,7 +121,9 @@ def minimize(
         Keep every so many iterations in the result's `history`; default: at most 10,000 of them.
     state : dict, optional
         `state` of an earlier result: the run goes on from its `x_last` as if it had never
-        stopped. Of x0 the structure alone counts; pass ``result.x``.
+        stopped. Of x0 the structure alone counts; pass ``result.x``. Its best iterate
+        and its first gradient count on: for another `fun` or other `args` delete its entries "x"
+        and "first_grad_norm".
     progress : bool, default False
         Show a bar with f and the gradient.
     **options
@@ -183,7 +185,7 @@ def minimize(
         options={"bounds": read_bounds(bounds, x), **options},
         tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
         maxiter=maxiter,
-        track_best=track_best,
+        track_best=None if track_best is None else bool(track_best),
         check_every=None if check_every is None else count("check_every", check_every, 1),
         every=every_for(history, maxiter),
         state=state,

@@ -69,6 +69,8 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
     if inner is not None and not isinstance(inner, Mapping):
         raise TypeError(f"options: expected a dict of keywords, got {type(inner).__name__}.")
     for name, value in (inner or {}).items():
+        if not isinstance(name, str):
+            raise TypeError(f"options: its keys are names of arguments, got {name!r:.80}.")
         if name in given:
             raise TypeError(f"{name}: is given as a keyword and in options; leave one out.")
         given[name] = value

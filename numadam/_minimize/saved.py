@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from numadam._arrays.tree import Tree
 from numadam._core.parts import parts_of
@@ -60,20 +59,28 @@ def start_of(saved: Any, x0: Any) -> Any:
         return x0  # the state of an optimiser
     x = copy.deepcopy(saved["x_last"])
     tree = Tree(x0)
-    for mine, its in zip(tree.flatten(x0, "x0"), tree.flatten(x, "state['x_last']"), strict=True):
-        if (mine.shape, mine.dtype) != (its.shape, its.dtype):
-            raise ValueError(
-                f"state['x_last']: expected the shapes and dtypes of x0, got {its.shape} "
-                f"{its.dtype} for {mine.shape} {mine.dtype}."
-            )
+    _check_alike("x_last", tree.flatten(x, "state['x_last']"), tree.flatten(x0, "x0"))
     return x
+
+
+def _check_alike(name: str, saved: Sequence[Any], leaves: Sequence[Any]) -> None:
+    """Refuse saved arrays of other shapes or dtypes than those of x0, `leaves`."""
+    for its, mine in zip(saved, leaves, strict=True):
+        got = getattr(its, "shape", type(its).__name__), getattr(its, "dtype", "")
+        if got != (mine.shape, mine.dtype):
+            raise ValueError(
+                f"state[{name!r}]: expected the shapes and dtypes of x0, got {got[0]} {got[1]} "
+                f"for {mine.shape} {mine.dtype}."
+            )
 
 
 def first_of(saved: Any, tolerances: Tolerances) -> float:
     """The norm of the first projected gradient of a saved run, NaN where there is none."""
     if saved is None or "first_grad_norm" not in saved:
         return math.nan
-    if saved["norm"] != tolerances.norm and tolerances.gtol_rel > 0.0:
+    if saved["norm"] != tolerances.norm:
+        if tolerances.gtol_rel == 0.0:
+            return math.nan  # nothing asks for it; it is saved anew in the other norm
         raise ValueError(
             f"norm: the saved run has the first gradient in norm={saved['norm']}, got "
             f"norm={tolerances.norm}. Pass the same, or a gtol."
@@ -84,14 +91,18 @@ def first_of(saved: Any, tolerances: Tolerances) -> float:
 def load_state(optimizer: Optimizer, saved: Any) -> Best | None:
     """Load a saved run; returns a copy of its best iterate, unless that violates the bounds."""
     optimizer.state = {key: value for key, value in saved.items() if key not in _OF_THE_RUN}
-    if "x" not in saved or not np.isfinite(saved["fun"]):
+    if "x" not in saved:
         return None
-    best = Best(*(copy.deepcopy(saved.get(name)) for name in Best._fields))
+    # files of arrays hold numbers as arrays
+    fun, size = float(saved["fun"]), float(saved["grad_norm"])
+    best = Best(copy.deepcopy(saved["x"]), fun, copy.deepcopy(saved.get("jac")), size)
     tree, settings, backend, _ = parts_of(optimizer)
     leaves = tree.flatten(best.x, "state['x']")
-    shapes = [leaf.shape for leaf in leaves]
-    if shapes != [leaf.shape for leaf in backend.params]:
-        raise ValueError(f"state['x']: expected the shapes of x0, got {shapes}.")
+    _check_alike("x", leaves, backend.params)
+    if best.jac is not None:
+        _check_alike("jac", tree.flatten(best.jac, "state['jac']"), backend.params)
+    if not math.isfinite(best.fun):
+        return None
     boxes = settings.leaf_boxes()  # the saved run may have had others
     inside = boxes is None or all(
         bool(((leaf >= low) & (leaf <= high)).all())

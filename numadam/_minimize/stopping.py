@@ -32,8 +32,8 @@ MESSAGES = {
     FTOL: "The relative change of f is at most ftol.",
     XTOL: "The relative change of x is at most xtol.",
     MAXITER: "The number of iterations has reached maxiter.",
-    BAD_F: "f is not finite at x_last; x is the best iterate before it.",
-    BAD_G: "The gradient is not finite at x_last; x is the best iterate so far.",
+    BAD_F: "f is not finite at x_last.",
+    BAD_G: "The gradient is not finite at x_last.",
     CALLBACK: "The callback asked to stop.",
     RUNNING: "The run was interrupted.",
     RAISED: "fun raised an exception.",
@@ -59,7 +59,8 @@ class Tolerances(NamedTuple):
     @staticmethod
     def read(gtol: Any, gtol_rel: Any, ftol: Any, xtol: Any, norm: Any) -> Tolerances:
         """Check the user's values; None is 0, but `gtol_rel` has a default where both are None."""
-        if type(norm) not in (int, float) or norm not in (math.inf, 2):
+        number = type(norm) in (int, float) or isinstance(norm, (np.floating, np.integer))
+        if not number or norm not in (math.inf, 2):
             raise ValueError(f"norm: expected numpy.inf or 2, got {norm!r:.80}.")
         if gtol is None and gtol_rel is None:
             gtol_rel = GTOL_REL
@@ -91,9 +92,17 @@ class Tolerances(NamedTuple):
         return f"The gradient is {size / first:.2g} of the first (gtol_rel={self.gtol_rel:g})."
 
 
-def stop_message(code: int, tolerances: Tolerances, size: float, first: float, eps: Any) -> str:
-    """The reason of a stop; `size` and `first` are norms of the last and the first gradient."""
+def stop_message(
+    code: int, tolerances: Tolerances, size: float, first: float, eps: Any, tracked: bool
+) -> str:
+    """The reason of a stop.
+
+    `size` and `first` are norms of the last and the first gradient; `tracked` says whether the
+    result is the best iterate.
+    """
     message = tolerances.gradient_message(size, first) if code == GTOL else MESSAGES[code]
+    if tracked and code in (BAD_F, BAD_G):
+        message += " x is the best iterate until then."
     if code in AT_REST and isinstance(eps, float) and 0.0 < size < eps:
         message += f" The gradient, {size:.2g}, is {below_eps(eps)}"
     return message

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
-from scipy.optimize import rosen, rosen_der
+from scipy.optimize import OptimizeResult, rosen, rosen_der
 
 import numadam as na
 from tests.minimize.objectives import START, Counted, loop, python_rosen
@@ -98,6 +99,19 @@ def test_f_that_was_not_read_is_refused_later():
         assert "grad_norm" in repr(one)
 
 
+def test_an_iterate_is_pickled_with_its_f():
+    seen = []
+
+    def callback(intermediate_result):
+        seen.append(pickle.loads(pickle.dumps(intermediate_result)))
+        seen.append(intermediate_result)
+
+    na.minimize(rosen, START, jac=rosen_der, maxiter=1, gtol=0, callback=callback)
+    for one in (seen[0], pickle.loads(pickle.dumps(seen[1]))):
+        assert type(one) is OptimizeResult
+        assert one.fun == rosen(one.x)
+
+
 def test_an_exception_of_fun_comes_through_a_callback():
     def fun(x):
         raise KeyError("no such mesh")
@@ -115,6 +129,19 @@ def test_an_f_that_is_read_and_not_finite_ends_the_run():
 
     res = na.minimize(lambda x: np.nan, START, jac=rosen_der, callback=callback)
     assert (res.nit, res.status, res.nfev) == (4, 2, 1)
+
+
+@pytest.mark.parametrize("wrong_from", [0, 2])
+def test_a_best_iterate_is_spoken_of_where_there_is_one(wrong_from):
+    calls = []
+
+    def fun(x):
+        calls.append(x)
+        return np.nan if len(calls) > wrong_from else float(x @ x), 2 * x
+
+    res = na.minimize(fun, np.ones(2), jac=True, maxiter=5)
+    says = " x is the best iterate until then." if wrong_from else ""
+    assert res.message == "f is not finite at x_last." + says
 
 
 def test_a_history_asks_where_it_keeps_a_record():

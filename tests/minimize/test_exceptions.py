@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import numadam as na
+from numadam._minimize.python.batch import PythonBatch
 from tests.minimize.objectives import START, python_rosen, rosen, square
 
 
@@ -135,3 +136,26 @@ def test_ctrl_c_carries_the_run():
     with pytest.raises(KeyboardInterrupt) as caught:
         na.minimize(square, np.ones(2), jac=True, lr=0.1, callback=callback)
     assert caught.value.numadam_result.nit > 3
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_interrupt_while_the_best_rows_are_kept_tears_nothing(monkeypatch, at):
+    """Of large arrays each copy takes so long that Ctrl-C often waits for its end."""
+    copy, copies = PythonBatch._copy, []
+
+    def interrupted(self, to, of, rows):
+        copy(self, to, of, rows)
+        copies.append(to)
+        if len(copies) == 6 + at:  # after x, or x and gradient, of the fourth iterate
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PythonBatch, "_copy", interrupted)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        na.minimize_many(
+            lambda X: (np.sum(X**2, 1), 2 * X), np.array([[3.0, 4.0], [5.0, 6.0]]), jac=True, lr=0.1
+        )
+    res = raised.value.numadam_result
+    np.testing.assert_array_equal(res.fun, np.sum(res.x**2, 1))
+    np.testing.assert_array_equal(res.jac, 2 * res.x)
+    np.testing.assert_array_equal(res.grad_norm, np.abs(res.jac).max(1))
+    np.testing.assert_array_equal(res.fun_last, np.sum(res.x_last**2, 1))

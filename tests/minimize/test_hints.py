@@ -123,6 +123,11 @@ def test_a_good_run_says_nothing(fun, x0, options):
     assert not HINTS.search(message(fun, x0, **options))
 
 
+def test_a_schedule_is_not_advised_to_who_has_one():
+    early = na.schedules.Cosine(0.1, steps=5000)
+    assert message(Noisy(), FIVE, lr=early).endswith("or one that falls further.")
+
+
 def test_a_compiled_objective_says_it_too():
     assert message(rosen, START, jac=None, lr=1e-5).startswith(SLOW)
     assert not HINTS.search(message(rosen, START, jac=None, lr=0.01))

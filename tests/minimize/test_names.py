@@ -29,6 +29,11 @@ def test_tol_is_gtol_unless_gtol_is_given():
     assert norm(tol=1e-2, options={"gtol": 1e-4}) == norm(gtol=1e-4) <= 1e-4
 
 
+def test_options_by_something_else_than_names():
+    with pytest.raises(TypeError, match=r"options: its keys are names of arguments, got 3"):
+        na.minimize(python_rosen, START, jac=True, options={3: 4})
+
+
 @pytest.mark.parametrize("many", [False, True])
 def test_disp_prints_the_outcome(capsys, many):
     run = na.minimize_many if many else na.minimize

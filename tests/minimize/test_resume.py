@@ -103,6 +103,46 @@ def test_the_first_gradient_is_that_of_the_first_run(fun):
     np.testing.assert_array_equal(moved.x_last, half.x_last)
 
 
+@pytest.mark.parametrize("fun", [rosen, python_rosen], ids=["compiled", "python"])
+def test_the_first_gradient_is_saved_in_the_norm_that_it_has(fun):
+    run = {"jac": None if fun is rosen else True, "lr": 0.02, "maxiter": 3}
+    largest = na.minimize(fun, START, **run)
+    with pytest.raises(ValueError, match=r"norm: the saved run has .* in norm=inf"):
+        na.minimize(fun, START, norm=2, state=largest.state, **run)
+    euclidean = na.minimize(fun, START, norm=2, gtol=1e-9, state=largest.state, **run)
+    gradient = python_rosen(largest.x_last)[1]
+    assert euclidean.state["norm"] == 2
+    assert euclidean.state["first_grad_norm"] == pytest.approx(np.linalg.norm(gradient))
+
+
+@pytest.mark.parametrize("fun", [rosen, python_rosen], ids=["compiled", "python"])
+def test_a_state_from_a_file_goes_on(fun, tmp_path):
+    run = {"jac": None if fun is rosen else True, "lr": 1.0}
+    state = na.minimize(fun, START, maxiter=5, **run).state  # lr is too large: x0 is the best
+    np.savez(tmp_path / "state.npz", **state)
+    with np.load(tmp_path / "state.npz") as loaded:
+        res = na.minimize(fun, START, maxiter=1, state=dict(loaded), **run)
+    whole = na.minimize(fun, START, maxiter=6, **run)
+    assert (type(res.fun), res.fun, res.grad_norm) == (float, whole.fun, whole.grad_norm)
+    np.testing.assert_array_equal(res.x, whole.x)
+
+
+@pytest.mark.parametrize("name", ["x", "jac", "x_last"])
+@pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros(2, int), [1.0, 2.0]], ids=range(3))
+def test_saved_arrays_of_another_kind_are_refused(name, wrong):
+    state = na.minimize(python_rosen, START, jac=True, maxiter=3).state
+    with pytest.raises(ValueError, match=rf"state\['{name}'\]: expected the shapes and dtypes"):
+        na.minimize(python_rosen, START, jac=True, maxiter=3, state={**state, name: wrong})
+
+
+def test_a_new_objective_has_a_best_iterate_of_its_own():
+    state = na.minimize(square, START, (0.0,), jac=True, maxiter=30).state
+    run = {"jac": True, "maxiter": 30, "state": state}
+    del state["x"], state["first_grad_norm"]
+    res = na.minimize(square, START, (9.0,), **run)
+    assert res.fun == square(res.x, 9.0)[0]
+
+
 def test_nested_arrays_go_on():
     def fun(x):
         f, g = python_rosen(x["a"])

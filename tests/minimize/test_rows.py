@@ -110,3 +110,15 @@ def test_rows_are_the_users_to_keep_and_results_have_their_shape():
 
     with pytest.raises(ValueError, match=r"fun: f has to be an array of shape \(1,\), one entry"):
         na.minimize_many(wrong, np.ones((1, 2)), jac=True)
+
+
+def test_a_wrapper_that_passes_rows_on_is_told_what_they_are():
+    def fun(X):
+        return np.sum(X**2, axis=1), 2 * X
+
+    def wrapper(*args, **kwargs):
+        return fun(*args, **kwargs)
+
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'rows'") as raised:
+        na.minimize_many(wrapper, np.ones((3, 2)), jac=True)
+    assert any("gets rows=..., the numbers of the" in note for note in raised.value.__notes__)

@@ -116,6 +116,11 @@ def test_the_2_norm_neither_overflows_nor_underflows(size):
     assert res.grad_norm == pytest.approx(5 * size, rel=1e-14)
 
 
+def test_the_norm_may_be_a_number_of_numpys():
+    for norm in (np.int64(2), np.float64(2)):
+        assert na.minimize(python_rosen, START, jac=True, norm=norm, maxiter=0).state["norm"] == 2
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_the_2_norm_of_what_is_not_finite(bad):
     res = na.minimize(lambda x: (0.0, np.array([1.0, bad])), np.ones(2), jac=True, norm=2)
@@ -160,6 +165,15 @@ def test_the_result_is_the_best_iterate(form):
     res.x[:] = res.jac[:] = np.nan  # its own arrays
     assert np.isfinite(res.state["x"]).all()
     assert np.isfinite(res.x_last).all()
+
+
+@forms
+@pytest.mark.parametrize("off", [0, np.False_])
+def test_another_false_is_false(form, off):
+    fun, jac = (rosen, None) if form == "compiled" else (python_rosen, True)
+    res = na.minimize(fun, START, jac=jac, lr=1.0, maxiter=5, track_best=off)
+    np.testing.assert_array_equal(res.x, res.x_last)
+    assert res.fun == res.fun_last
 
 
 def test_a_gradient_array_that_fun_fills_again_is_copied():

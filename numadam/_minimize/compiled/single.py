@@ -82,7 +82,7 @@ class CompiledRun:
         if "average" in backend.state:
             entries["averaged"] = problem.optimizer.averaged
         message = self._observers.message or stop_message(
-            code, self._tolerances, size, first, problem.eps
+            code, self._tolerances, size, first, problem.eps, found is not None
         )
         return finish(code, message, **entries)
 

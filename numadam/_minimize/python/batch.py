@@ -89,6 +89,8 @@ class PythonBatch:
         self._f_last, self._f_best, self._steep_best = np.full((3, problems), np.nan)
         self._steep_first, self._steep_last = np.full((2, problems), np.nan)
         self._best, self._best_g = x.copy(), self._xp.zeros_like(x)
+        #: what is being kept, for an interrupt between the arrays
+        self._keeping: tuple[np.ndarray, Any, np.ndarray] | None = None
         self._f: Any = None
         self._x_before: Any = None
         self._running, self._started = np.ones(problems, bool), False
@@ -163,13 +165,17 @@ class PythonBatch:
 
     def _keep_best(self, better: np.ndarray, f: np.ndarray, steep: np.ndarray) -> None:
         """Keep the rows at which f is lower than before: x, f, gradient and its norm."""
+        self._keeping = better, f, steep
         np.copyto(self._f_best, f, where=better)
         np.copyto(self._steep_best, steep, where=better)
         self._copy(self._best, self._x, better)
         self._copy(self._best_g, self._g, better)
+        self._keeping = None
 
     def result(self, interrupted: bool) -> ManyResult:
         """The result of all problems as they are now."""
+        if self._keeping is not None:
+            self._keep_best(*self._keeping)
         self._restore()
         f = np.nan if self._f is None else _host(self._f)  # None: not evaluated at x
         fun, fun_last, grad_norm = map(

@@ -208,7 +208,12 @@ class PythonRun:
         if "average" in self._backend.state:
             entries["averaged"] = optimizer.averaged
         message = self._observers.message or stop_message(
-            code, self._tolerances, self._size, first, getattr(optimizer, "eps", 0.0)
+            code,
+            self._tolerances,
+            self._size,
+            first,
+            getattr(optimizer, "eps", 0.0),
+            found is not None,
         )
         return finish(code, message, **entries)
 

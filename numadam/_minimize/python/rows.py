@@ -71,10 +71,17 @@ class RowObjective:
         """Call one of the user's functions; returns the rows that it got as well, None for all."""
         if not by_rows:
             return function(self._x.copy(), *self._args), None
-        if rows is None:
-            numbers = self._xp.arange(len(self._x), dtype=np.int64)
-            return function(self._x.copy(), *self._args, rows=numbers), None
-        return function(self._x[rows], *self._args, rows=rows.copy()), rows
+        numbers = self._xp.arange(len(self._x), dtype=np.int64) if rows is None else rows.copy()
+        x = self._x.copy() if rows is None else self._x[rows]
+        try:
+            return function(x, *self._args, rows=numbers), rows
+        except TypeError as error:
+            if "'rows'" in str(error):  # a wrapper with **kwargs, of a function without
+                error.add_note(
+                    "numadam: a fun or jac that takes **kwargs gets rows=..., the numbers of the "
+                    "rows of X. Leave it out when you call others, or take X and args alone."
+                )
+            raise
 
     def _whole(self, name: str, given: Any, rows: Any, like: Any) -> Any:
         """Check an array of the user's, and bring it to the rows and the dtype of another one."""
