@@ -19,6 +19,7 @@ import ctypes
 import functools
 import os
 import threading
+from _thread import start_new_thread
 from typing import Any
 
 import numba
@@ -251,10 +252,11 @@ class _Pool:
             record["pool"], record["number"] = self.address, k
             record["lock"] = record["lock"] or _new_lock()
             where = self.address + _JOB_BYTES + k * _THREAD_BYTES
-            # a daemon, so that the end of the interpreter does not wait for it
-            thread = threading.Thread(target=run, args=(where,), name=f"numadam-{k}", daemon=True)
+            # No `threading.Thread`: its `start` waits until the thread runs Python code, for ever
+            # where an exception ends that code. One that is set in the caller from outside can:
+            # until a new thread runs, Python takes its state for the caller's.
             try:
-                thread.start()
+                start_new_thread(run, (where,))
             except RuntimeError:  # too many, or the interpreter ends: those that run are enough
                 return
             self.threads = k + 2
