@@ -6,27 +6,15 @@ import ctypes
 import functools
 from typing import Any
 
-from numba.core.ccallback import CFunc
-
 from numadam._core.plan import Plan
 from numadam._cpu import overlap, strided
 from numadam._cpu.kernel import STEP, make_steps
 from numadam._cpu.validate import VALIDATE, validate
-from numadam._jit.cache import compile_cached
-from numadam._jit.loops import CompiledLoop, compile_lock, compiled_loop, refuse_without_jit
-
-_callbacks: list[Any] = []  # keeps the code at their addresses alive
+from numadam._jit.loops import CompiledLoop, callback_address, compiled_loop
 
 
 def _address_of(name: str, function: Any, signature: Any) -> int:
-    """The address of a function for C; compiled or loaded now, and kept alive."""
-    refuse_without_jit()
-    with compile_lock():
-        options = {"nopython": True, "error_model": "numpy", "_nrt": False}
-        callback: Any = CFunc(function, (signature.args, signature.return_type), {}, options)
-        compile_cached(callback, name, "_cpu")
-        _callbacks.append(callback)
-        return int(callback.address)
+    return callback_address(function, signature, name, "_cpu", _nrt=False)
 
 
 @functools.cache

@@ -38,7 +38,7 @@ class _LinkedLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba has no type
         self._raise_if_finalized()
         for library in dict.fromkeys(self._linking_libraries):
             self._reload_init.update(library._reload_init)  # noqa: SLF001  # as Numba's own
-            code = library._get_module_for_linking()  # noqa: SLF001
+            code = library._get_module_for_linking()  # noqa: SLF001  # Numba has no other
             self._final_module.link_in(code, preserve=True)
         self._finalized = True
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numba
 from numba.core import config
+from numba.core.ccallback import CFunc
 
 from numadam._jit import forks, threads
 from numadam._jit.cache import compile_cached
@@ -26,6 +27,7 @@ from numadam._jit.cache import compile_cached
 SERIAL, PARALLEL, POOLED = "serial", "parallel", "pooled"
 
 _lock = threading.RLock()  # while something is compiled; cached loops need no lock
+_callbacks: list[Any] = []  # keeps the code at their addresses alive
 _compiled_loops: dict[str, CompiledLoop] = {}
 
 
@@ -49,6 +51,19 @@ def refuse_without_jit() -> None:
             "NUMBA_DISABLE_JIT is set, but numadam's loops exist only compiled: unset it, or set "
             "it only for the process that you debug."
         )
+
+
+def callback_address(
+    function: Callable[..., Any], signature: Any, name: str, package: str, **options: bool
+) -> int:
+    """The address of a function for C; compiled or loaded now, and kept alive."""
+    refuse_without_jit()
+    with compile_lock():
+        how = {"nopython": True, "error_model": "numpy", **options}
+        callback: Any = CFunc(function, (signature.args, signature.return_type), {}, how)
+        compile_cached(callback, name, package)
+        _callbacks.append(callback)
+        return int(callback.address)
 
 
 class CompiledLoop:

@@ -27,13 +27,11 @@ import numpy as np
 from llvmlite import ir
 from numba import int64, types
 from numba.core import cgutils
-from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
-from numadam._jit.cache import compile_cached
 from numadam._jit.functions import jit_once
 from numadam._jit.interrupts import defer_interrupts
-from numadam._jit.loops import compile_lock
+from numadam._jit.loops import callback_address
 from numadam._jit.pointers import inner, record_at
 
 _NUMBER, _CACHE_LINE = np.dtype(np.int64), 64
@@ -196,18 +194,10 @@ def make_spread(body: Any) -> Any:
     return jit_once(spread)
 
 
-_callbacks: list[Any] = []  # keeps the code at their addresses alive
-
-
 @functools.cache
 def work_at() -> int:
     """The address of what a thread runs; compiled or loaded at the first call."""
-    with compile_lock():
-        options = {"nopython": True, "error_model": "numpy"}
-        callback: Any = CFunc(_work, ((int64,), types.void), {}, options)
-        compile_cached(callback, "pool", "_jit")
-        _callbacks.append(callback)
-        return int(callback.address)
+    return callback_address(_work, types.void(int64), "pool", "_jit")
 
 
 # of their own: those of `ctypes.pythonapi` are everybody's, with the types that another has set

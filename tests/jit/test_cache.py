@@ -29,7 +29,7 @@ def again():
     loops._compiled_loops.clear(); c.validator_address.cache_clear()  # as in a new process
     found = digest(100)
     (step,) = loops._compiled_loops.values()
-    return found, (step.serial._cache.hit, c._callbacks[-1]._cache.hit)
+    return found, (step.serial._cache.hit, loops._callbacks[-1]._cache.hit)
 
 garbage = b"cno_such_module\\nX\\n."  # whole, but pickle can make nothing of it
 damages = [lambda old, n=n: old[:n] for n in (0, 10, 32, 500, -1)]
@@ -51,7 +51,7 @@ def test_damaged_cache_is_compiled_again(warm: str, tmp_path: Path) -> None:
     """In one process, which compiles quickly from the second time on, and in a new one."""
     folder = str(shutil.copytree(warm, tmp_path / "cache"))
     right = python(DAMAGED, NUMBA_CACHE_DIR=folder)
-    hit = "from numadam._cpu import compiled as c; print(digest(100), c._callbacks[0]._cache.hit)"
+    hit = "from numadam._jit import loops; print(digest(100), loops._callbacks[0]._cache.hit)"
     assert python(hit, NUMBA_CACHE_DIR=folder) == f"{right} True"
 
 
@@ -78,7 +78,8 @@ def test_entries_are_read_from_every_folder(
 def test_a_loop_of_another_processor_is_not_loaded(warm: str) -> None:
     code = """
         from numadam._cpu import compiled as c
-        c.validator_address(); print(c._callbacks[0]._cache.hit)
+        from numadam._jit import loops
+        c.validator_address(); print(loops._callbacks[0]._cache.hit)
     """
     assert python(code, NUMBA_CACHE_DIR=warm) == "True"
     assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_CPU_NAME="generic") == "False"
