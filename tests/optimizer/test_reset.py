@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections import OrderedDict
 
 import numpy as np
 import pytest
 
 import numadam as na
 from tests.bits import assert_same_bits
-from tests.runs import SINK, compiled_step, digest, tree_of
+from tests.runs import SINK, digest, tree_of
 from tests.trees import tree_leaves, tree_map
+
+COUNTERS = ("t", "calls", "skipped", "skipped_in_a_row", "beta1_product", "mu_product")
 
 
 def falling(taken):
@@ -53,9 +54,6 @@ def test_a_reset_optimiser_goes_on_as_a_new_one(rule, options):
         name: value.tolist() for name, value in new.state.items() if name in COUNTERS
     }
     assert run(opt, gradients(4)) == run(new, gradients(4))
-
-
-COUNTERS = ("t", "calls", "skipped", "skipped_in_a_row", "beta1_product", "mu_product")
 
 
 def test_reset_forgets_counters_and_norms_and_moves_into_the_bounds():
@@ -176,63 +174,6 @@ def test_current_lr():
         _ = negative.current_lr
 
 
-def test_what_two_optimisers_share_is_never_written():
-    """A second optimiser of the same options copies what the first has computed."""
-    x, y = np.zeros(5), np.zeros(5)
-    options = {"clip_norm": 1.0, "bounds": (-1.0, 1.0), "weight_decay": 0.1}
-    one, two = na.Adam(x, **options), na.Adam(y, **options)
-    one.clip_norm, one.weight_decay, one.beta1, one.lr = 2.0, 0.2, 0.5, 0.25
-    assert (two.clip_norm, two.weight_decay, two.beta1, two.lr) == (1.0, 0.1, 0.9, 0.001)
-    three = na.Adam(np.zeros(5), **options)
-    assert (three.clip_norm, three.beta1) == (1.0, 0.9)
-    one.step(np.ones(5))
-    assert (two.t, two.skipped, three.t) == (0, 0, 0)
-    assert not two.state["m"].any()
-    np.testing.assert_array_equal(y, 0.0)
-
-
-def test_options_that_are_equal_but_not_the_same():
-    """1, 1.0 and True are equal, and 0.0 and -0.0: they are options of their own."""
-    x = np.zeros(5)
-    assert type(na.Adam(x, clip_norm=1).clip_norm) is float
-    with pytest.raises(TypeError, match="clip_norm: expected a number, got bool"):
-        na.Adam(x, clip_norm=True)
-    with pytest.raises(TypeError, match="maximize: expected True or False, got 1"):
-        na.Adam(x, maximize=1)
-    for low in (0.0, -0.0, 0.0):
-        start = np.full(5, -1.0)
-        na.Adam(start, bounds=(low, 1.0))
-        np.testing.assert_array_equal(np.signbit(start), np.signbit(low))
-
-
-def test_arrays_among_the_options_are_read_when_an_optimiser_is_made():
-    x, low = np.zeros(5), np.full(5, -1.0)
-    opt = na.Adam(x, lr=0.5, bounds=(low, np.ones(5)))
-    low[...] = -0.1
-    other = np.zeros(5)
-    later = na.Adam(other, lr=0.5, bounds=(low, np.ones(5)))
-    for _ in range(5):
-        opt.step(np.ones(5))
-        later.step(np.ones(5))
-    np.testing.assert_array_equal(x, -1.0)
-    np.testing.assert_array_equal(other, -0.1)
-
-
-def test_an_optimiser_that_is_dropped_frees_its_memory_at_once():
-    import gc
-    import weakref
-
-    gc.disable()
-    try:
-        opt = na.Adam(np.zeros(5))
-        opt.step(np.ones(5))
-        left = weakref.ref(opt._backend), weakref.ref(compiled_step(opt))
-        del opt
-        assert [one() for one in left] == [None, None]
-    finally:
-        gc.enable()
-
-
 def read_only(x):
     x.flags.writeable = False
 
@@ -254,12 +195,3 @@ def test_reset_of_parameters_that_no_longer_fit_changes_nothing(change, says):
         opt.reset()
     for name, value in saved.items():
         assert_same_bits(opt.state[name], value)
-
-
-def test_mappings_of_options_are_copied():
-    """Also those that are no plain dicts."""
-    groups = OrderedDict(a=OrderedDict(lr=0.1))
-    opt = na.Adam({"a": np.zeros(3)}, groups=groups)
-    groups["a"]["lr"] = 5.0
-    assert opt.groups == {"a": {"lr": 0.1}}
-    assert type(copy.deepcopy(opt).groups) is OrderedDict
