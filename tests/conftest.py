@@ -16,6 +16,8 @@ pytest.register_assert_rewrite(
     "tests.cuda.cuda_cases",
     "tests.cuda.kernel_code",
     "tests.cuda.machine.machine_kernels",
+    "tests.golden",
+    "tests.minimize.compared",
     "tests.processes",
     "tests.runs",
     "tests.trees",
@@ -29,7 +31,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if missing and os.environ.get("NUMADAM_PEERS"):
             pytest.fail(f"NUMADAM_PEERS is set, and {missing[0]} is not installed", pytrace=False)
         if missing:
-            pytest.skip(f'{missing[0]} is not installed: pip install "numadam[peers]"')
+            pytest.skip(f'{missing[0]} is not installed: pip install -e ".[peers]"')
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,7 +1,6 @@
 """``python -m numadam compile``: what it compiles no later process compiles, and misuse."""
 
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -63,6 +62,7 @@ na.minimize(fun, np.full(5, 0.5), **how)
 
 def compile_ahead(folder: Path, *words: str) -> tuple[str, str]:
     """Run the command under a terminal; its output, and what the terminal was told."""
+    pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
     mine, its = pty.openpty()
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
     env["NUMBA_CACHE_DIR"] = str(folder / "unused")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import time
 from pathlib import Path
@@ -203,9 +204,15 @@ def least_time(call, make, rounds=20, calls=20):
     return least / calls
 
 
-@pytest.mark.parametrize("library", ["jax.numpy", "torch"])
+@pytest.mark.parametrize(
+    "library",
+    [
+        pytest.param("jax.numpy", marks=pytest.mark.peers("jax")),
+        pytest.param("torch", marks=pytest.mark.peers("torch")),
+    ],
+)
 def test_the_view_is_the_memory_and_takes_less_than_dlpack(library):
-    xp = pytest.importorskip(library, reason=f"{library} is not installed")
+    xp = importlib.import_module(library)
     a = xp.ones(1000, dtype=xp.float32) + 1
     view = foreign.as_view(a)
     at = a.data_ptr() if library == "torch" else a.unsafe_buffer_pointer()
@@ -215,10 +222,11 @@ def test_the_view_is_the_memory_and_takes_less_than_dlpack(library):
     assert ours < 1.2 * dlpack  # both ask where the memory is; through DLPack 1.5 to 2.6
 
 
+@pytest.mark.peers("jax")
 def test_jax_gradients_of_16_bits():
-    jnp = pytest.importorskip("jax.numpy", reason="jax is not installed")
-    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
-    p = np.ones(3, bfloat16)
+    import jax.numpy as jnp
+
+    p = np.ones(3, jnp.bfloat16)
     na.SGD(p, lr=1.0).step(jnp.full(3, 0.5, jnp.bfloat16))
     assert (p == 0.5).all()
 

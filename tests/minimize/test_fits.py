@@ -9,6 +9,7 @@ from scipy.optimize import least_squares
 
 import numadam as na
 from numadam.schedules import Cosine
+from tests.minimize.compared import assert_same_run
 from tests.minimize.nist import ALL, CHWIRUT2, DANWOOD, MISRA1A
 
 #: The same for all: steps of 2 % of the start at first. A shorter memory than Adam's own (0.99
@@ -170,13 +171,7 @@ def test_both_loops_take_the_same_steps(data, start):
         strict=True,
     )
     for one, other in pairs:
-        assert one.state.keys() == other.state.keys()
-        for name in ("x", "jac", "fun", "x_last", "fun_last", "grad_norm", "nit", "nfev", "njev"):
-            np.testing.assert_array_equal(one[name], other[name], name)
-        for name in one.state:
-            np.testing.assert_array_equal(one.state[name], other.state[name], name)
-        for name in ("nit", "fun", "grad_norm"):
-            np.testing.assert_array_equal(one.history[name], other.history[name], name)
+        assert_same_run(one, other)
 
 
 @starts

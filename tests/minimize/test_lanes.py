@@ -15,11 +15,11 @@ from scipy.optimize import Bounds
 
 import numadam as na
 from numadam._minimize.lanes import problems
+from tests.minimize.compared import assert_alone
 from tests.minimize.objectives import rosen
 from tests.processes import FORKED, python
 
 RNG = np.random.default_rng(1)
-FIELDS = ("x", "fun", "jac", "grad_norm", "x_last", "fun_last", "nit", "status")
 
 
 @numba.njit
@@ -76,13 +76,12 @@ def widths(monkeypatch):
     return seen
 
 
-def assert_alone(fun, x0, rows, **options):
+def assert_some_alone(fun, x0, rows, **options):
     """Some problems of a run have the bits of runs of their own."""
     many = na.minimize_many(fun, x0, **options)
     for k in rows:
         one = na.minimize(fun, x0[k], **options)
-        for name in FIELDS:
-            np.testing.assert_array_equal(many[name][k], one[name], err_msg=f"{name} of {k}")
+        assert_alone(many, k, one)
         if "ema" in options:
             np.testing.assert_array_equal(many.averaged[k], one.averaged)
     return many
@@ -91,14 +90,14 @@ def assert_alone(fun, x0, rows, **options):
 @pytest.mark.parametrize("count", [1, 23, 24, 63, 64, 65, 200])
 def test_any_number_of_problems(count, widths):
     rows = sorted({0, count // 2, max(0, count - 2), count - 1})
-    res = assert_alone(rosen, starts(count, 2), rows, lr=0.05, gtol=1e-1, maxiter=300)
+    res = assert_some_alone(rosen, starts(count, 2), rows, lr=0.05, gtol=1e-1, maxiter=300)
     assert res.x.shape == (count, 2)
     assert widths == [64 if count >= 24 else 1]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13, 16, 17, 40])
 def test_any_number_of_elements(n, widths):
-    assert_alone(chain, starts(70, n), (0, 33, 69), lr=0.05, gtol=1e-2, maxiter=200)
+    assert_some_alone(chain, starts(70, n), (0, 33, 69), lr=0.05, gtol=1e-2, maxiter=200)
     assert widths == [64 if n <= 16 else 1]
 
 
@@ -116,14 +115,14 @@ OPTIONS = [
 @pytest.mark.parametrize(("options", "lanes"), OPTIONS, ids=range(len(OPTIONS)))
 def test_options(options, lanes, dtype, widths):
     options = {"maxiter": 150, **options}
-    assert_alone(chain, starts(130, 4, dtype), (0, 63, 64, 100, 129), **options)
+    assert_some_alone(chain, starts(130, 4, dtype), (0, 63, 64, 100, 129), **options)
     assert widths == [lanes]
 
 
 @pytest.mark.parametrize("form", ["parts", "modulus"])
 def test_complex_problems(form, widths):
     options = {"lr": 0.05, "gtol": 1e-2, "xtol": 1e-4, "maxiter": 300, "complex_form": form}
-    assert_alone(complex_bowl, starts(70, 3, np.complex128), (0, 31, 32, 69), **options)
+    assert_some_alone(complex_bowl, starts(70, 3, np.complex128), (0, 31, 32, 69), **options)
     assert widths == [32]
 
 
@@ -131,7 +130,7 @@ def test_complex_problems(form, widths):
 def test_objectives_that_need_a_contiguous_x(fun, widths):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert_alone(fun, starts(70, 3), (0, 69), lr=0.05, gtol=1e-2, maxiter=200)
+        assert_some_alone(fun, starts(70, 3), (0, 69), lr=0.05, gtol=1e-2, maxiter=200)
     assert widths == [1]
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import numadam as na
+from tests.minimize.compared import assert_alone, assert_same_problems
 
 RNG = np.random.default_rng(5)
-FIELDS = ("x", "fun", "jac", "grad_norm", "x_last", "fun_last", "nit", "status")
 STARTS = RNG.uniform(0.2, 1.0, (40, 3))
 #: powers of 2 change no digit
 SCALES = 2.0 ** np.arange(-60, 60, 3)
@@ -71,8 +71,7 @@ def test_each_problem_stops_at_its_own_gradient(options, relative, absolute, nor
     options = {"lr": 0.02, "eps": 1e-30, **options}
     res = na.minimize_many(rows, STARTS, jac=True, **options)
     compiled = na.minimize_many(bowl, STARTS, (scale,), **options)
-    for name in FIELDS:
-        np.testing.assert_array_equal(res[name], compiled[name], err_msg=name)
+    assert_same_problems(res, compiled)
     assert res.success.all()
     assert len(set(res.nit.tolist())) > 3
     for k, seen in enumerate(rows.seen):
@@ -97,8 +96,7 @@ def test_the_2_norm_has_the_bits_of_one_problem(x0, fun):
             return fun(x, g, k, scale)
 
         one = na.minimize(numba.njit(alone), x0[k], **options)
-        for name in FIELDS:
-            np.testing.assert_array_equal(res[name][k], one[name], err_msg=name)
+        assert_alone(res, k, one)
         size = np.sqrt(np.sum(abs(res.jac[k] / scale[k]) ** 2)) * scale[k]
         np.testing.assert_allclose(res.grad_norm[k], size, rtol=1e-14)
     for steep in (1e-200, 1e200):  # squares underflow and overflow

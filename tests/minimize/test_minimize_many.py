@@ -8,6 +8,7 @@ import pytest
 from scipy.optimize import Bounds
 
 import numadam as na
+from tests.minimize.compared import assert_alone, assert_same_problems
 from tests.minimize.objectives import rosen
 
 RNG = np.random.default_rng(0)
@@ -50,9 +51,7 @@ def test_alone_or_in_a_batch(options):
     assert res.x.shape == STARTS.shape
     for k in (0, 1, 63, 64, 149):
         one = na.minimize(rosen, STARTS[k], **options)
-        assert (res.nit[k], res.status[k]) == (one.nit, one.status)
-        for name in ("x", "fun", "jac", "grad_norm", "x_last", "fun_last"):
-            np.testing.assert_array_equal(res[name][k], one[name])
+        assert_alone(res, k, one)
         if "ema" in options:
             np.testing.assert_array_equal(res.averaged[k], one.averaged)
     assert res.nfev == (res.nit + 1).sum()
@@ -102,8 +101,7 @@ def test_an_lr_for_each_problem_chooses_one():
 def test_rows_in_python_are_frozen_where_they_stop():
     res = na.minimize_many(all_at_once, STARTS[:20], jac=True, lr=0.02, gtol=1e-2, xtol=1e-9)
     compiled = na.minimize_many(rosen, STARTS[:20], lr=0.02, gtol=1e-2, xtol=1e-9)
-    for name in ("x", "fun", "jac", "x_last", "fun_last", "nit", "status", "grad_norm"):
-        np.testing.assert_array_equal(res[name], compiled[name])
+    assert_same_problems(res, compiled)
     assert len(set(res.nit.tolist())) > 5
 
 

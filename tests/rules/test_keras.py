@@ -22,11 +22,6 @@ ROOT = Path(__file__).parents[2]
 BACKENDS = {"tensorflow": "keras", "jax": "keras-jax", "torch": "keras-jax"}
 
 
-def missing(backend):
-    """The package that is not installed, or ""."""
-    return next((name for name in ("keras", backend) if not importlib.util.find_spec(name)), "")
-
-
 def bound(backend, name, row, dtype):
     """Largest distance, relative to the largest |p| so far."""
     eps = float(np.finfo(dtype).eps)
@@ -40,8 +35,12 @@ def bound(backend, name, row, dtype):
 
 
 #: TensorFlow is no peer of the CI: it brings a gigabyte.
+needs_tensorflow = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("keras", "tensorflow"))),
+    reason="needs Keras and TensorFlow: pip install keras tensorflow-cpu",
+)
 LIVE = [
-    "tensorflow",
+    pytest.param("tensorflow", marks=needs_tensorflow),
     *(pytest.param(name, marks=pytest.mark.peers("keras", name)) for name in ("jax", "torch")),
 ]
 
@@ -50,8 +49,6 @@ LIVE = [
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.sweep), "float64"])
 @pytest.mark.parametrize("backend", LIVE)
 def test_live_keras(backend, dtype):
-    if missing(backend):
-        pytest.skip(f"{missing(backend)} is not installed")
     command = [sys.executable, "-m", "tests.keras_runs", backend, dtype]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
