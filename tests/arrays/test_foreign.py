@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pickle
-import time
 from pathlib import Path
 
 import numpy as np
@@ -192,18 +191,6 @@ def test_jax_arrays_are_gradients_and_no_parameters():
         na.adam_update(p, jax.numpy.ones(3), m, v, 2)
 
 
-def least_time(call, make, rounds=20, calls=20):
-    """Seconds of a call on an object that is new at each call, as gradients are."""
-    least = np.inf
-    for _ in range(rounds):
-        objects = [make(k) for k in range(calls)]
-        start = time.perf_counter()
-        for one in objects:
-            call(one)
-        least = min(least, time.perf_counter() - start)
-    return least / calls
-
-
 @pytest.mark.parametrize(
     "library",
     [
@@ -211,15 +198,19 @@ def least_time(call, make, rounds=20, calls=20):
         pytest.param("torch", marks=pytest.mark.peers("torch")),
     ],
 )
-def test_the_view_is_the_memory_and_takes_less_than_dlpack(library):
+def test_the_view_is_the_memory_and_needs_no_dlpack(library, monkeypatch):
+    """DLPack takes 1.5 to 2.6 times as long as the library's own view."""
+
+    def refuse(array):
+        raise AssertionError("went through DLPack")
+
+    monkeypatch.setattr(np, "from_dlpack", refuse)
     xp = importlib.import_module(library)
     a = xp.ones(1000, dtype=xp.float32) + 1
     view = foreign.as_view(a)
     at = a.data_ptr() if library == "torch" else a.unsafe_buffer_pointer()
     assert (view.ctypes.data, view.shape, view.dtype) == (at, (1000,), np.float32)
     assert view.flags.writeable == (library == "torch")
-    ours, dlpack = (least_time(call, lambda k: a + k) for call in (foreign.as_view, np.from_dlpack))
-    assert ours < 1.2 * dlpack  # both ask where the memory is; through DLPack 1.5 to 2.6
 
 
 @pytest.mark.peers("jax")
