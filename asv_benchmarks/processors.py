@@ -62,7 +62,7 @@ def page(columns):
     """Both tables, and what the columns are."""
     titles = [one["title"] for one in columns]
     cases = [
-        [case.name, case.what, f"{case.target:g}{'' if case.unit == 'ratio' else ' ' + case.unit}"]
+        [case.name, case.what, report.target(case)]
         + [one["cases"].get(case.name, "-") for one in columns]
         for case in TARGETS
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
 import logging
 import sys
@@ -96,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             const=True,
             default=argparse.SUPPRESS,
             type=_value,
-            help=argparse.SUPPRESS,  # 40 of them: the page of the rule describes each
+            help=argparse.SUPPRESS,  # some 30: the page of the rule describes each
         )
 
 
@@ -162,7 +163,7 @@ def _many_minimizations(kind: Any, options: Options, dtype: Any, shapes: Any, no
     """Minimise many problems, with a compiled fun, and with one in Python where it may be."""
     run = {"rule": kind, "maxiter": 2, "norm": norm}
     refused = any(options.get(name) is not None for name in ("ema", "clip_norm", "clip_array_norm"))
-    if not refused and options.get("nonfinite", "propagate") == "propagate":
+    if not refused:
         x = np.full(shapes[0], 0.5, dtype)
         given = _array_options(options, x[0])
         na.minimize_many(_squares, x, jac=True, **run, **given)
@@ -192,13 +193,11 @@ def _runs(args: argparse.Namespace, options: Options) -> Iterator[Callable[[], N
             dtype = as_storage(name, "dtype") if name in STORAGES else np.dtype(name)
             for size in sizes:
                 x = np.full(size, 0.5, dtype)
-                yield lambda kind=kind, given=given, x=x: _steps(kind, given, x, args.out)  # type: ignore[misc]
+                yield functools.partial(_steps, kind, given, x, args.out)
                 if args.minimize:
-                    yield lambda kind=kind, given=given, x=x: _minimizations(kind, given, x, norm)  # type: ignore[misc]
+                    yield functools.partial(_minimizations, kind, given, x, norm)
             if args.many:
-                yield lambda kind=kind, given=given, dtype=dtype: _many_minimizations(  # type: ignore[misc]
-                    kind, given, dtype, shapes, norm
-                )
+                yield functools.partial(_many_minimizations, kind, given, dtype, shapes, norm)
 
 
 class _Lines(logging.Handler):
@@ -248,7 +247,7 @@ def run(args: argparse.Namespace) -> int:
         if folder is None:
             advice = "." if args.folder else "; name a --folder, or set NUMBA_CACHE_DIR."
             raise OSError(f"{args.folder or cache.folders()[-1]}: cannot be written{advice}")
-        overlap_address()
+        overlap_address()  # no run below has enough arrays to need it
         for one in _runs(args, given):
             one()
     sizes = [path.stat().st_size for path in folder.glob("*.loop")]

@@ -19,7 +19,7 @@ _LINE = 64  # bytes of a cache line: every array of ours begins on one
 # each other: measured 13 to 25 % less time at 100,000 to 1,000,000 elements.
 _PAGE, SKEW, _LARGE = 4_096, 1_024, 65_536
 
-# Bytes of a huge page of Linux, which gives one only where it is asked to: 5 to 11 % less time for
+# Bytes of a huge page of Linux, which gives one only where it is asked to: 2 to 11 % less time for
 # a step of 300,000 to 1,000,000 elements. The processor knows the places of 1,500 to 3,000 pages at
 # a time, and 1,000,000 elements and their state lie on 4,000 small ones.
 _HUGE, _MADV_HUGEPAGE = 2_097_152, 14

@@ -24,7 +24,7 @@ _PACKAGES = (
     "cupy-cuda12x",
     "cupy-cuda13x",
 )
-#: The processor on which the targets of the CPU's cases were met.
+#: The processor on which the targets of the CPU's cases were met; a machine is compared in these.
 RECORDED = {
     "processor": "AMD EPYC",
     "family": "25",
@@ -32,8 +32,6 @@ RECORDED = {
     "cores": 2,
     "caches": {"L1d": "32K", "L2": "1024K", "L3": "32768K"},
 }
-#: What says that a processor is another: names in the order of the output.
-_COMPARED = ("processor", "family", "model", "cores", "caches")
 
 
 def machine() -> dict[str, Any]:
@@ -112,10 +110,10 @@ def introduction(about: dict[str, Any]) -> str:
 def compared(about: dict[str, Any]) -> str:
     """Say on which processor the targets were met, and warn where this one is another."""
     text = f"targets: met on {_words(RECORDED)}"
-    others = [name for name in _COMPARED if about.get(name) != RECORDED[name]]
+    others = [name for name, value in RECORDED.items() if about.get(name) != value]
     if not others:
         return f"{text}: a processor like this one"
     return (
-        f"{text}.\nWARNING: this machine differs ({', '.join(others)}): ratios may be others here, "
+        f"{text}.\nWARNING: this machine differs ({', '.join(others)}): ratios may differ, "
         "most of all in the caches (10k to 5M elements), of starts, and of minimize_many."
     )

@@ -60,12 +60,16 @@ def quantity(value: float, unit: str) -> str:
     return seconds(value) if unit == "s" else f"{value:.0f} B"
 
 
+def target(case: Case) -> str:
+    """The target of a case, with its unit."""
+    return f"{case.target:g}" if case.unit == "ratio" else quantity(case.target, case.unit)
+
+
 def cells(row: Row) -> tuple[str, ...]:
     """One line of the table."""
     case, figure = row.case, row.figure
-    target = f"{case.target:g}{'' if case.unit == 'ratio' else ' ' + case.unit}"
     if figure is None:
-        return (case.name, "-", "-", "-", target, "-", "-", f"skipped: {row.skipped}")
+        return (case.name, "-", "-", "-", target(case), "-", "-", f"skipped: {row.skipped}")
     value = quantity(figure.value, case.unit)
     doubt = row.busy is not None and row.busy > LIMIT and case.unit != "B"
     met = ("yes" if row.met else "NO") + ("?" if doubt else "")
@@ -76,7 +80,7 @@ def cells(row: Row) -> tuple[str, ...]:
         seconds(figure.ours),
         seconds(figure.theirs),
         value,
-        target,
+        target(case),
         met,
         busy,
         case.what + by,
