@@ -121,7 +121,6 @@ class LaneBatch:
             "best_g": best_g,
             "own_lr": None if task.rates is None else task.rates.copy(),
             "scratch": np.zeros((self._blocks, scratch)),
-            "factors": np.ones((3, 1)),
             "rates": tables.rates,
             "columns": tables.columns,
             "changes": tables.changes,
