@@ -156,13 +156,16 @@ def with_clip(k, pre, factor, zero):
 
 
 def make_scalars(plan: Plan) -> Any:
-    """``scalars(row, factors, j) -> h, k``: of array j, from the row of its group."""
+    """``scalars(row, pre, factor) -> h, k``: of an array, from the row of its group.
+
+    `pre` and `factor` are its clip factor in two steps. Where both are the constant 1, the compiler
+    drops the two multiplications.
+    """
     read_h, read_k = reader(plan.rule.scalar_type, 0), reader(GroupScalars, loop_start(plan))
     clipped, one = linked(with_clip), plan.real.type(1)
 
-    def scalars(row, factors, j):
-        k = clipped(read_k(row), factors[0, j], factors[1, j], 0.0)
-        return cast(read_h(row), one), cast(k, one)
+    def scalars(row, pre, factor):
+        return cast(read_h(row), one), cast(clipped(read_k(row), pre, factor, 0.0), one)
 
     return linked(scalars)
 

@@ -84,7 +84,7 @@ def _make_part(plan: Plan, out: bool, wrap: Any) -> Any:
         low, end = part_of(q, size, leaves[count].start)
         j = find_leaf(leaves.start, count, low)
         r = leaves[j].group
-        h, k = scalars(rows[r], factors, j)
+        h, k = scalars(rows[r], factors[0, j], factors[1, j])
         while low < end:
             leaf, after = leaves[j], leaves[j + 1].start
             n = (end if end < after else after) - low
@@ -97,7 +97,7 @@ def _make_part(plan: Plan, out: bool, wrap: Any) -> Any:
                 i = load64(leaf.rows + 8 * (e // length)) * length + inside
             if per_array or leaf.group != r:  # 0.1 us less for each of many arrays
                 r = leaf.group
-                h, k = scalars(rows[r], factors, j)
+                h, k = scalars(rows[r], factors[0, j], factors[1, j])
             p, g, s0, s1, s2, to, total, average, lo, hi, rate, master = views(leaf, i, e, n)
             run(n, p, g, s0, s1, s2, to, total, average, lo, hi, rate, master, h, k)
             low += n
@@ -125,7 +125,7 @@ def _make_sum(plan: Plan, wrap: Any) -> Any:
             leaf, after = leaves[j], leaves[j + 1].start
             n = (end if end < after else after) - low
             e = low - leaf.start
-            _, k = scalars(rows[leaf.group], factors, j)
+            _, k = scalars(rows[leaf.group], factors[0, j], factors[1, j])
             g = view_g(leaf.address[pl.G] + e * byte_g, n * each)
             total = view_total(leaf.address[pl.SUM] + e * byte_total, n * each)
             for i in range(n * each):

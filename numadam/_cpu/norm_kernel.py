@@ -60,7 +60,7 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
                 j += 1
             leaf = leaves[j]
             first, size = leaf.first_block, (leaves[j + 1].start - leaf.start) * each
-            _, k = scalars(rows[leaf.group], factors, j)
+            _, k = scalars(rows[leaf.group], factors[0, j], factors[1, j])
             at, exponent = leaf.address, leaf.exponent
             x, g = view_x(at[slot_x], size), view_g(at[pl.G], size)
             total = view_total(at[pl.SUM], size)

@@ -18,7 +18,7 @@ from numadam._settings.learning_rate import is_plain
 
 #: Iterations, or lines of the history, below which a run is too short to say anything.
 _FEW = 20
-#: Elements of an array that are looked at.
+#: Elements of an array that are compared.
 _SAMPLE = 10_000
 #: Share of iterations in which f has to rise.
 _RISING = 2 / 3

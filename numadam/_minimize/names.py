@@ -45,7 +45,7 @@ def takes_names_of_scipy(
     """Decorator of `minimize`: `options`, `tol`, `disp` and empty arguments as SciPy has them."""
     parameters = inspect.signature(function).parameters.values()
     names = tuple(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)
-    known = dict.fromkeys(names).keys()
+    known = frozenset(names)
 
     @functools.wraps(function)
     def call(*args: Any, **given: Any) -> Any:
@@ -75,10 +75,9 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
             raise TypeError(f"{name}: is given as a keyword and in options; leave one out.")
         given[name] = value
     for name, instead in _EMPTY.items():
-        empty = name in given and (given[name] is None or _is_nothing(given[name]))
-        if name in given and not empty:
+        value = given.pop(name, None)
+        if value is not None and not _is_nothing(value):
             raise ValueError(f"{name}: not supported. {instead}.")
-        given.pop(name, None)
     tol = given.pop("tol", None)
     if tol is not None and given.get("gtol") is None:
         given["gtol"] = tol

@@ -14,7 +14,7 @@ from numadam._core.scalars import tiny
 
 
 def make_clip(plan: Plan, wrap: Any) -> Any:
-    """``clip(row, n, x, g, low, high, k, partials, factors)``: a problem's clip factor."""
+    """``clip(row, n, x, g, low, high, k, partials) -> pre, factor``: of a problem's gradient."""
     if not plan.norm:
         return wrap(_no_clip)
     ranged, small = plan.real == np.float64, tiny(plan.real)
@@ -22,7 +22,7 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
     column = op.COLUMN.clip_norm if plan.norm == "all" else op.COLUMN.clip_array_norm
     margin = op.COLUMN.margin
 
-    def clip(row, n, x, g, low, high, k, partials, factors):
+    def clip(row, n, x, g, low, high, k, partials):
         exponent, blocks = 0, norms.blocks(n)
         while True:
             for b in range(blocks):
@@ -39,11 +39,10 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
             exponent = norms.exponent_of(total)
             if exponent == 0:
                 break
-        pre, factor = norms.clip_factor(total, exponent, row[column], row[margin], small)
-        factors[0, 0], factors[1, 0] = pre, factor
+        return norms.clip_factor(total, exponent, row[column], row[margin], small)
 
     return wrap(clip)
 
 
-def _no_clip(row, n, x, g, low, high, k, partials, factors):
-    return None
+def _no_clip(row, n, x, g, low, high, k, partials):
+    return 1.0, 1.0

@@ -6,7 +6,7 @@ arguments and evaluates a block of problems. So a new objective costs no compili
 
 from __future__ import annotations
 
-import collections
+import functools
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,10 @@ from numadam._minimize.compiled.forms import INDEXED, RETURNS, WRITES
 #: live, addresses of x, g, f, problem numbers, shape, arguments -> 0
 EVALUATE = int64(int64, int64, int64, int64, int64, int64, int64)
 
-#: The adapters used last. Each keeps its objective alive, so that not all of them are cached.
-_adapters: collections.OrderedDict[Any, ObjectiveAdapter] = collections.OrderedDict()
-_CACHED = 128
+#: Adapters that are cached: each keeps its objective alive.
+ADAPTERS = 128
+#: Message of an exception in compiled code that `call_again` did not raise.
+RAISED_ONCE = "fun: raised an exception, but not again when it was called once more."
 _entries: dict[Any, Any] = {}
 
 
@@ -199,16 +200,15 @@ def adapter_for(
     rows: bool = True,
 ) -> ObjectiveAdapter:
     """The adapter to an objective, compiled or cached; for problems in `rows`, or for one."""
-    args_type = type_of_args(args)
-    key = (fun, form, dtype, ndim, args_type, rows)
-    adapter = _adapters.pop(key, None)
-    if adapter is None:
-        x_type = types.Array(from_dtype(dtype), ndim, "C")
-        adapter = ObjectiveAdapter(fun, form, x_type, args_type, rows)
-    _adapters[key] = adapter
-    while len(_adapters) > _CACHED:
-        _adapters.popitem(last=False)
-    return adapter
+    return _adapter(fun, form, dtype, ndim, type_of_args(args), rows)
+
+
+@functools.lru_cache(ADAPTERS)
+def _adapter(
+    fun: Any, form: str, dtype: np.dtype[Any], ndim: int, args_type: Any, rows: bool
+) -> ObjectiveAdapter:
+    x_type = types.Array(from_dtype(dtype), ndim, "C")
+    return ObjectiveAdapter(fun, form, x_type, args_type, rows)
 
 
 def entry_for(args: tuple[Any, ...]) -> Any:

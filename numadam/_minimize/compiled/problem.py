@@ -16,7 +16,7 @@ from numadam._core.parts import parts_of
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.compiled.calls import KERNEL, kernel_address
 from numadam._minimize.compiled.kernel import make_kernel
-from numadam._minimize.compiled.objective import ObjectiveAdapter
+from numadam._minimize.compiled.objective import RAISED_ONCE, ObjectiveAdapter
 from numadam._minimize.compiled.records import SINGLE
 from numadam._minimize.compiled.schedules import StepTables
 from numadam._minimize.saved import Best, first_of
@@ -85,7 +85,7 @@ class Problem:
             "rates": self._tables.rates,
             "columns": self._tables.columns,
             "changes": self._tables.changes,
-            "scratch": np.zeros(2 + int(norms.blocks(numbers)) if plan.norm else 0),
+            "partials": np.zeros(int(norms.blocks(numbers)) if plan.norm else 0),
             "history": self._page,
         }
         record = np.zeros(1, SINGLE)
@@ -224,4 +224,4 @@ class Problem:
         """Raise the objective's exception, by calling it once more where it raised."""
         self._f[0] = math.nan
         self._adapter.call_again(self.x.copy(), 0, self._args)
-        raise RuntimeError("fun: raised an exception, but not again when it was called once more.")
+        raise RuntimeError(RAISED_ONCE)

@@ -38,7 +38,7 @@ SINGLE = np.dtype(
         ("columns", POINTER),  # int64[changing]: columns of the control block with a schedule
         ("changes", POINTER),  # float64[steps, changing]: what they hold at each step
         ("changing", NUMBER),
-        ("scratch", POINTER),  # float64: clip factor in two steps, partial sums of the norm
+        ("partials", POINTER),  # float64: partial sums of the gradient's norm
         # stop tests and history
         ("gtol", REAL),
         ("gtol_rel", REAL),

@@ -16,7 +16,7 @@ from numadam._core.scalars import width_of
 from numadam._jit import forks, threads
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.compiled.calls import KERNEL, kernel_address
-from numadam._minimize.compiled.objective import entry_for
+from numadam._minimize.compiled.objective import RAISED_ONCE, entry_for
 from numadam._minimize.compiled.schedules import StepTables
 from numadam._minimize.lanes.kernel import make_kernels
 from numadam._minimize.lanes.problems import Problems, rows_of
@@ -121,7 +121,6 @@ class LaneBatch:
             "best_g": best_g,
             "own_lr": None if task.rates is None else task.rates.copy(),
             "scratch": np.zeros((self._blocks, scratch)),
-            "factors": np.ones((3, 1)),
             "rates": tables.rates,
             "columns": tables.columns,
             "changes": tables.changes,
@@ -201,7 +200,7 @@ class LaneBatch:
                 if self._problems > 1:
                     error.add_note(f"numadam: in problem {problem}.")
                 raise
-        raise RuntimeError("fun: raised an exception, but not again when it was called once more.")
+        raise RuntimeError(RAISED_ONCE)
 
     def _positions(self) -> np.ndarray:
         """Positions of the problems that still run."""

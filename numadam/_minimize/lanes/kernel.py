@@ -84,8 +84,7 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
 
     def step(meta, batch, d, at, block, first, filled, begin, it):
         row = array_at(d.scalars + 8 * width * it, width, np.float64)
-        factors = array_at(d.factors, (3, 1), np.float64)
-        h, k = scalars(row, factors, 0)
+        h, k = scalars(row, 1.0, 1.0)
         update_span(at, h, k, first * d.updates, filled * d.updates)
 
     return wrap(step, forceinline=True)
@@ -99,29 +98,26 @@ def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
     own_scalars = make_own_scalars(plan, wrap) if own_lr else wrap(shared_scalars)
     views, b, _ = make_views(plan)
     vp, vg, vl, vh = (views[slot] for slot in (pl.P, pl.G, pl.LOW, pl.HIGH))
-    # what scratch holds besides the partial sums: control row and scalars before, factors after
     wide, normed = op.RULE + plan.rule.width, plan.norm != ""
-    least = scratch_size(plan, 0)
+    least = scratch_size(plan, 0)  # control row and scalars, before the partial sums
 
     def step(meta, batch, d, at, block, first, filled, begin, it):
         updates, n, bytes_each = d.updates, d.numbers, d.updates * b[0]
-        length = least + norms.blocks(n)
-        scratch_at = d.scratch + 8 * block * length
+        scratch_at = d.scratch + 8 * block * (least + norms.blocks(n))
         control = array_at(scratch_at, wide, np.float64)
         given_at = scratch_at + 8 * wide if own_lr else d.scalars + 8 * width * it
         given = array_at(given_at, width, np.float64)
-        partials = array_at(scratch_at + 8 * (wide + width), norms.blocks(n), np.float64)
-        factors = array_at(scratch_at + 8 * (length - 2), (2, 1), np.float64)
+        partials = array_at(scratch_at + 8 * least, norms.blocks(n), np.float64)
         control_row(control, meta, batch, begin, it)
         for row in range(first, first + filled):
             own_scalars(given, control, meta, batch, row, begin, it)
-            factors[0, 0] = factors[1, 0] = 1.0
+            pre = factor = 1.0
             if normed:
-                _, k = scalars(given, factors, 0)
+                _, k = scalars(given, 1.0, 1.0)
                 x, g = vp(at[0] + row * bytes_each, n), vg(at[1] + row * bytes_each, n)
                 low, high = vl(at[8] + row * bytes_each, n), vh(at[9] + row * bytes_each, n)
-                clip(control, n, x, g, low, high, k, partials, factors)
-            h, k = scalars(given, factors, 0)
+                pre, factor = clip(control, n, x, g, low, high, k, partials)
+            h, k = scalars(given, pre, factor)
             update_span(at, h, k, row * updates, updates)
 
     return wrap(step, forceinline=True)
@@ -161,7 +157,6 @@ def _block_state(batch):
         batch.best,
         batch.best_g,
         batch.scalars,
-        batch.factors,
         batch.scratch,
     )
 

@@ -8,7 +8,7 @@ the loops of a small objective over its own elements are unrolled first: 4 to 7 
 
 from __future__ import annotations
 
-import collections
+import functools
 import warnings
 from typing import Any
 
@@ -27,11 +27,7 @@ from numadam._jit.reports import reported
 from numadam._minimize.compiled.argument_types import type_of_args
 from numadam._minimize.compiled.calls import address_of, make_load_tuple, read_only
 from numadam._minimize.compiled.forms import INDEXED, RETURNS, WRITES
-from numadam._minimize.compiled.objective import CALL_FORMS, EVALUATE, ObjectiveAdapter
-
-#: The adapters used last, None for objectives that take no strided x.
-_lane_adapters: collections.OrderedDict[Any, LaneAdapter | None] = collections.OrderedDict()
-_LANE_ADAPTERS = 128
+from numadam._minimize.compiled.objective import ADAPTERS, CALL_FORMS, EVALUATE, ObjectiveAdapter
 
 
 def _make_view(x_type: Any, shape: tuple[int, ...], lanes: int) -> Any:
@@ -208,18 +204,16 @@ def lane_adapter_for(
     """
     if not fun._can_compile:  # noqa: SLF001  # Numba's
         return None
+    return _lane_adapter(fun, form, dtype, shape, type_of_args(args), lanes)
+
+
+@functools.lru_cache(ADAPTERS)
+def _lane_adapter(
+    fun: Any, form: str, dtype: np.dtype[Any], shape: tuple[int, ...], args_type: Any, lanes: int
+) -> LaneAdapter | None:
     x_type = types.Array(from_dtype(dtype), len(shape), "A")
-    args_type = type_of_args(args)
-    key = (fun, form, x_type, args_type, shape)
-    if key in _lane_adapters:
-        adapter = _lane_adapters.pop(key)
-    else:
-        try:
-            with compile_lock():
-                adapter = LaneAdapter(fun, form, x_type, args_type, shape, lanes)
-        except (NumbaError, NumbaPerformanceWarning, AttributeError):  # the last for x += 1
-            adapter = None
-    _lane_adapters[key] = adapter
-    for old in list(_lane_adapters)[: max(0, len(_lane_adapters) - _LANE_ADAPTERS)]:
-        _lane_adapters.pop(old, None)
-    return adapter
+    try:
+        with compile_lock():
+            return LaneAdapter(fun, form, x_type, args_type, shape, lanes)
+    except (NumbaError, NumbaPerformanceWarning, AttributeError):  # the last for x += 1
+        return None

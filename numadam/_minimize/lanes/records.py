@@ -53,7 +53,6 @@ LANES = np.dtype(
         ("changing", NUMBER),
         ("scalars", POINTER),  # float64[table_steps, width]
         ("products", POINTER),  # float64[table_steps + 1, n]: of each step, see `_core.products`
-        ("factors", POINTER),  # float64[3, 1]: clip factors that change nothing
         ("tolerances", POINTER),  # float64[4]: gtol, ftol, xtol, gtol_rel
     ]
 )

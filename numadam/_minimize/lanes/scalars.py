@@ -45,9 +45,8 @@ def make_tabulate(plan: Plan, wrap: Any) -> Any:
 
 
 def scratch_size(plan: Plan, numbers: int) -> int:
-    """Numbers of scratch of a block: control row, scalars, partial sums, two clip factors."""
-    wide = op.RULE + plan.rule.width
-    return wide + width_of(plan) + int(norms.blocks(numbers)) + 2
+    """Numbers of scratch of a block: control row, scalars, partial sums."""
+    return op.RULE + plan.rule.width + width_of(plan) + int(norms.blocks(numbers))
 
 
 def make_control_row(plan: Plan, wrap: Any) -> Any:

@@ -43,7 +43,6 @@ class BlockState(NamedTuple):
     best: int
     best_g: int
     scalars: int
-    factors: int
     scratch: int
 
 

@@ -14,6 +14,7 @@ from numadam._jit.loops import compiled_loop
 from numadam._minimize.arguments import check_interval
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.python.rows import RowObjective
+from numadam._minimize.python.stop_tests import projected
 from numadam._minimize.result import ManyResult, make_result
 from numadam._minimize.stopping import RUNNING, check_convergence, gradient_limit
 from numadam._minimize.tasks import ManyTask
@@ -130,13 +131,9 @@ class PythonBatch:
 
     def _test(self) -> None:
         """Run the stop tests of all rows that run."""
-        xp, x, d, first = self._xp, self._x, self._g, not self._started
-        if self._box is not None:
-            low, high = (xp.asarray(end, dtype=x.dtype) for end in self._box)
-            d = xp.where(d > x - low, x - low, d)
-            d = xp.where(d < x - high, x - high, d)
+        xp, x, first = self._xp, self._x, not self._started
         its, running, f = self._task.tolerances, self._running, _host(self._f)
-        steep = _norms(xp, d, its.norm)
+        steep = _norms(xp, projected(xp, x, self._g, self._box), its.norm)
         if first:
             self._steep_first = steep
         if self._x_before is not None:

@@ -208,12 +208,7 @@ class DeviceStopTests(_Tests):
         columns: list[list[Any]] = [[], [], []]
         for j, (x, g, box) in enumerate(zip(self._x, grads, self._boxes, strict=True)):
             xp = array_namespace(x)
-            d = g
-            if box is not None:
-                low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
-                d = xp.where(d > x - low, x - low, d)
-                d = xp.where(d < x - high, x - high, d)
-            columns[0].append(self._norm(xp, d))
+            columns[0].append(self._norm(xp, projected(xp, x, g, box)))
             if self._later and self._moves:
                 columns[1].append(self._norm(xp, x - self._before[j]))
                 columns[2].append(self._norm(xp, x))
@@ -221,6 +216,15 @@ class DeviceStopTests(_Tests):
         sizes = [_joined([float(value) for value in column], norm) for column in columns]
         self.size = sizes[0]
         return self._check(f, sizes)
+
+
+def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:
+    """The projected gradient of an array, as `stopping.projected`; `box` is None or its bounds."""
+    if box is None:
+        return g
+    low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
+    d = xp.where(g > x - low, x - low, g)
+    return xp.where(d < x - high, x - high, d)
 
 
 def _top(xp: Any, x: Any) -> Any:
