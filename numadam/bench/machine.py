@@ -24,7 +24,7 @@ _PACKAGES = (
     "cupy-cuda12x",
     "cupy-cuda13x",
 )
-#: The processor on which the targets of the CPU's cases were met; a machine is compared in these.
+#: The processor on which the targets of the CPU's cases were set; a machine is compared in these.
 RECORDED = {
     "processor": "AMD EPYC",
     "family": "25",
@@ -108,8 +108,8 @@ def introduction(about: dict[str, Any]) -> str:
 
 
 def compared(about: dict[str, Any]) -> str:
-    """Say on which processor the targets were met, and warn where this one is another."""
-    text = f"targets: met on {_words(RECORDED)}"
+    """Say on which processor the targets were set, and warn where this one is another."""
+    text = f"targets: set on {_words(RECORDED)}"
     others = [name for name, value in RECORDED.items() if about.get(name) != value]
     if not others:
         return f"{text}: a processor like this one"

@@ -237,7 +237,7 @@ def test_processor_of_the_targets():
     assert machine.compared(machine.RECORDED).endswith("a processor like this one")
     other = {**machine.RECORDED, "model": "85", "caches": {"L2": "1024K"}}
     said = machine.compared(other)
-    assert "met on AMD EPYC (family 25, model 17), 2 cores, L1d 32K, L2 1024K, L3 32768K" in said
+    assert "set on AMD EPYC (family 25, model 17), 2 cores, L1d 32K, L2 1024K, L3 32768K" in said
     assert "WARNING: this machine differs (model, caches)" in said
     about = machine.machine()
     assert machine.introduction(about).count("\n") == 1

@@ -46,7 +46,7 @@ class StepTables:
                     self.rates[k] = LR.check(lr(t + k))
                 for place, (_, hyper, one) in enumerate(self._scheduled):
                     self.changes[k, place] = hyper.check(one(t + k))
-        except Exception:
+        except Exception:  # a user's function may raise anything
             if k == 0 and steps > 0:
                 raise
             return k

@@ -73,9 +73,12 @@ class PythonBatch:
         _, settings, backend, _ = parts_of(self._optimizer)
         if settings.options["ema"] is not None:
             raise ValueError("ema: the average of a row that has stopped would go on; compile fun.")
-        if settings.plan.norm:
+        clips = (
+            one for one in ("clip_norm", "clip_array_norm") if settings.options[one] is not None
+        )
+        if (clip := next(clips, None)) is not None:
             raise ValueError(
-                "clip_norm: would mix the problems of an objective in Python; compile fun with "
+                f"{clip}: would mix the problems of an objective in Python; compile fun with "
                 "Numba, or clip_value."
             )
         self._task, self._x, self._xp = task, x, array_namespace(x)
