@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._arrays.interop import to_host
-from numadam._checkpoint.container import CheckpointError, Container, read, write
+from numadam._checkpoint.container import Container, read, write
+from numadam._checkpoint.errors import CheckpointError
 from numadam._checkpoint.options import equal, options_from_json, options_to_json
 from numadam._checkpoint.schedules import plateaus_in
 from numadam._checkpoint.tree import Structure, laid_out, rebuild, values_in
@@ -22,10 +23,10 @@ from numadam._jit.interrupts import defer_interrupts
 from numadam._optimizer.base import Kind, OptimizerBase
 from numadam._optimizer.defaults import default_options
 from numadam._optimizer.state import check_state
-from numadam.schedules.plateau import ReduceOnPlateau
 from numadam._settings.learning_rate import is_plain
 from numadam._settings.settings import Settings
 from numadam._version import __version__
+from numadam.schedules.plateau import ReduceOnPlateau
 
 KIND = "optimizer"
 
@@ -146,9 +147,7 @@ def _content(optimizer: OptimizerBase) -> Container:
     """All that goes on, as it is now; on the CPU the arrays themselves."""
     parts, kind = parts_of(optimizer), type(optimizer)
     structure = Structure(optimizer.params)
-    arrays = {
-        name: parts.backend.to_host(one) for name, one in _named(parts, structure).items()
-    }
+    arrays = {name: parts.backend.to_host(one) for name, one in _named(parts, structure).items()}
     own = kind.__module__.startswith("numadam.")
     meta = {
         "numadam": __version__,
@@ -241,7 +240,7 @@ def _fit(optimizer: OptimizerBase, content: Container) -> _Fit:
     named, names = _named(parts, structure), _active_names(parts, structure)
     settings, rate, plateaus = _fit_settings(optimizer, content)
     _check_arrays(named, content.arrays)
-    counters, state = check_state(optimizer, _state_entries(parts, names, content))
+    counters, state = check_state(parts, _state_entries(parts, names, content))
     return _Fit(
         counters,
         state,
@@ -324,7 +323,7 @@ class _Plateaus:
         return now
 
 
-def _options_of(kind: type[OptimizerBase], content: Container) -> tuple[Any, dict[str, Any]]:
+def _options_of(kind: Any, content: Container) -> tuple[Any, dict[str, Any]]:
     """Learning rate and options of a file; an option that is newer than it has its default."""
     lr, options = options_from_json(content.meta, content.arrays)
     usual = default_options(kind)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def load(path: str | os.PathLike[Any], *, xp: Any = np) -> Optimizer:
-    """Make an optimiser from a file that `Optimizer.save` wrote; its steps go on with the same bits.
+    """Make an optimiser from a file that `Optimizer.save` wrote; it goes on with the same bits.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = np) -> Optimizer:
     >>> opt.save(path)
     >>> later = na.load(path)
     >>> later
-    AdamW(lr=Cosine(start=0.1, steps=100, end=0.0, restart_mult=0), t=1; 2 float64, cpu)
+    AdamW(lr=Cosine(start=0.1, steps=100, end=0.0, restart_mult=0), t=1; 1 array, 2 float64, cpu)
     >>> later.step(2 * later.params)
     >>> opt.step(2 * x)
     >>> np.array_equal(later.params, x)
