@@ -196,7 +196,7 @@ def _check_arrays(named: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
 
 
 def _state_entries(parts: Parts, names: list[str], content: Container) -> dict[str, Any]:
-    """What the file has for `Optimizer.state`."""
+    """Entries of the file for `Optimizer.state`."""
     arrays = {
         state: parts.tree.unflatten(
             parts.backend.from_host([content.arrays[_of_state(state, name)] for name in names])
