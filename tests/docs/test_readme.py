@@ -37,7 +37,8 @@ def _case(page):
 
 
 @pytest.mark.parametrize("page", [_case(page) for page in PAGES])
-def test_snippets_of_the_pages_run(page, capsys):
+def test_snippets_of_the_pages_run(page, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     names = {"__name__": "__main__"}
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
     run = [code for need, code in blocks if not lacking(need)]
