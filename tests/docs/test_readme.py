@@ -14,7 +14,8 @@ CPU = [code for gpu, code in BLOCK.findall(README) if not gpu]
 GPU = [code for gpu, code in BLOCK.findall(README) if gpu]
 
 
-def test_snippets_run(capsys):
+def test_snippets_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     names = {}
     for code in CPU:
         exec(compile(code, "README.md", "exec"), names)
