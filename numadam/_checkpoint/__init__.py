@@ -1,1 +1,1 @@
-"""Checkpoints: files that survive."""
+"""Checkpoints: files that a run goes on from. No pickle, no code."""
