@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import signal
+import sys
 import threading
 from collections import namedtuple
 
@@ -363,19 +363,58 @@ def test_a_structure_nested_without_end_is_refused(path, depth):
 # --- one moment ----------------------------------------------------------------------------------
 
 
-def test_ctrl_c_within_a_load_comes_after_all_of_it(path, monkeypatch):
-    opt, other = trained(steps=5), trained(steps=1)
-    opt.save(path)
-    load = other._backend.load
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt, also where a shell has started the tests without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
-    def interrupted(*args):
-        os.kill(os.getpid(), signal.SIGINT)
-        load(*args)
 
-    monkeypatch.setattr(other._backend, "load", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        other.load(path)
-    assert digest(other) == digest(opt)
+def test_ctrl_c_anywhere_in_a_load_leaves_all_or_nothing(path, ctrl_c):
+    """A signal at every fifth line that a load runs."""
+    plateau = na.schedules.ReduceOnPlateau(0.1)
+    frozen = {"ids": {"frozen": True}}
+
+    def make(steps):
+        params = {"w": np.ones(3), "b": np.ones(2), "ids": np.full(2, steps)}
+        opt = na.Adam(params, lr=plateau if steps == 1 else copy.copy(plateau), groups=frozen)
+        for _ in range(steps):
+            opt.step({key: np.ones_like(p) for key, p in params.items()})
+        return opt
+
+    def everything():
+        return digest(opt), repr(opt), plateau.value
+
+    new, opt, old = make(5), make(1), path.with_name("old")
+    new.lr.set_state(value=0.01, best=1.0, waited=0, cooling=0)
+    new.beta1, new.eps = 0.5, 1e-3
+    new.save(path)
+    opt.save(old)
+    opt.load(path)
+    wholes = {True: everything()}
+    opt.load(old)
+    wholes[False] = everything()
+    assert wholes[True] != wholes[False]
+    found, strike, lines = set(), 0, [0]
+
+    def trace(frame, event, arg):
+        lines[0] += event == "line"
+        if event == "line" and lines[0] == strike:
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    while lines[0] >= strike:
+        opt.load(old)
+        strike, lines[0] = strike + 5, 0
+        sys.settrace(trace)
+        try:
+            opt.load(path)
+        except KeyboardInterrupt:
+            found.add(everything())
+        finally:
+            sys.settrace(None)
+    assert found == {*wholes.values()}
 
 
 def test_a_file_is_of_one_moment_while_another_thread_steps(path):
