@@ -372,7 +372,7 @@ def ctrl_c():
 
 
 def test_ctrl_c_anywhere_in_a_load_leaves_all_or_nothing(path, ctrl_c):
-    """A signal at every fifth line that a load runs."""
+    """A signal at every eleventh line that a load runs."""
     plateau = na.schedules.ReduceOnPlateau(0.1)
     frozen = {"ids": {"frozen": True}}
 
@@ -406,7 +406,7 @@ def test_ctrl_c_anywhere_in_a_load_leaves_all_or_nothing(path, ctrl_c):
 
     while lines[0] >= strike:
         opt.load(old)
-        strike, lines[0] = strike + 5, 0
+        strike, lines[0] = strike + 11, 0
         sys.settrace(trace)
         try:
             opt.load(path)
