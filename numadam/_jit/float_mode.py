@@ -5,7 +5,7 @@ numbers count as zero. A library built with ``-ffast-math`` sets flush-to-zero i
 loads it, ``torch.set_flush_denormal`` on request, and new threads inherit it. So without this, bits
 would depend on what else is loaded, and on the thread. On other processors the mode is left alone.
 
-A library that finds the default mode, as nearly all do, pays 1 ns; one that does not, 20 ns.
+A call costs 0.3 ns where the mode is the default one, as nearly always, and 70 ns where it is not.
 """
 
 from __future__ import annotations
