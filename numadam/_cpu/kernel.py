@@ -36,6 +36,7 @@ from numadam._cpu.parts import (
     part_of,
 )
 from numadam._cpu.records import META
+from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import linked, release_gil, take_gil
 from numadam._jit.loops import PARALLEL, POOLED, SERIAL
 from numadam._jit.pointers import call_c4, call_c6, load64, record_at
@@ -159,6 +160,15 @@ def _note_taken(meta_at):
     meta.steps += 1
 
 
+def _make_spread(body: Any) -> Any:
+    """``body(q, meta_at)`` over the threads of our own; they take a function, no intrinsic."""
+
+    def one(q, meta_at):
+        body(q, meta_at)
+
+    return make_spread(linked(one))
+
+
 def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
     """The whole compiled step in every form: validation, scalars, norm, every part, t.
 
@@ -167,16 +177,13 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 
     With `out` the step writes its direction, and leaves the parameters.
     """
-    wrap = linked
-    part, fill, advance = (
-        _make_part(plan, out, wrap),
-        make_fill(plan, wrap),
-        make_advance(plan, wrap),
-    )
+    wrap, exact = linked, in_default_mode
+    part, fill = exact(_make_part(plan, out, wrap)), exact(make_fill(plan, wrap))
+    advance = exact(make_advance(plan, wrap))
     accumulates, normed = plan.accumulate, plan.norm != ""
-    add_part = _make_sum(plan, wrap) if accumulates else part
-    norm_part = nk.make_norm(plan, wrap) if normed else part
-    finalize_norms = nk.make_finalize_norms(plan, wrap) if normed else part
+    add_part = exact(_make_sum(plan, wrap)) if accumulates else part
+    norm_part = exact(nk.make_norm(plan, wrap)) if normed else part
+    finalize_norms = exact(nk.make_finalize_norms(plan, wrap)) if normed else part
     reset_factors, reset_exponents = wrap(nk.reset_factors), wrap(nk.reset_exponents)
     # Calls, for Numba moves a parallel loop past an assignment to a field: it sees no array there.
     note_added, note_taken = wrap(_note_added), wrap(_note_taken)
@@ -185,7 +192,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
     def make_step(form: str) -> Callable[..., Any]:
         each, pooled = prange if form == PARALLEL else range, form == POOLED
         bodies = (part, add_part, norm_part)
-        parts_in, sums_in, norms_in = map(make_spread, bodies) if pooled else bodies
+        parts_in, sums_in, norms_in = map(_make_spread, bodies) if pooled else bodies
 
         # one function: Numba spreads a prange over threads only in what it compiles as parallel.
         # Inside a prange stands an address, no record: it would be copied into each thread.

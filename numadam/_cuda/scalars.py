@@ -24,6 +24,7 @@ from numadam._cuda import launch as policy
 from numadam._cuda.compiler import compiled
 from numadam._cuda.control import DeviceControl
 from numadam._cuda.scalar_kernels import control_width, make_prepare
+from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import as_pointer
@@ -112,8 +113,15 @@ def _fill_or_advance(plan: Plan) -> Any:
                     advance_row(q[r])
             return 0
 
-        call.__qualname__ = f"{name}.call"
-        return call, call
+        exact = in_default_mode(jit_once(call))
+
+        def exact_call(  # type: ignore[no-untyped-def]  # Numba types it
+            what, values, control, products, groups, group, lr, t, n, flushing, counts
+        ):
+            return exact(what, values, control, products, groups, group, lr, t, n, flushing, counts)
+
+        exact_call.__qualname__ = f"{name}.call"
+        return exact_call, exact_call
 
     i8 = int64
     signature = int64(i8, i8, i8, i8, i8, i8, float64, i8, i8, i8, i8)

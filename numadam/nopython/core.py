@@ -26,6 +26,7 @@ from numadam._core.powers import make_power
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import make_loop_scalars
 from numadam._jit.cache import source_stamp
+from numadam._jit.float_mode import DEFAULT, UNCHANGED, mode_setter
 from numadam._jit.functions import jit_once
 from numadam._version import __version__
 from numadam.nopython.texts import TEXTS
@@ -57,9 +58,15 @@ class _Compiled(CPUDispatcher):  # type: ignore[misc]  # Numba has no types
             count, rest = len(rest), {**rest, **given}
             if len(rest) != count:  # a name that it does not have: Numba says so
                 rest = None
-        if rest is None:
-            return _call(self, *args, **given)
-        return _call(self, *args, *rest.values())
+        set_mode = mode_setter()
+        before = set_mode(DEFAULT)
+        try:
+            if rest is None:
+                return _call(self, *args, **given)
+            return _call(self, *args, *rest.values())
+        finally:
+            if before != UNCHANGED:
+                set_mode(before)
 
 
 _call = CPUDispatcher.__call__  # 0.1 us less than by `super`

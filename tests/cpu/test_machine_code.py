@@ -11,6 +11,7 @@ from typing import Any
 
 import numba
 import pytest
+from llvmlite import binding
 from numba import float32, float64, int64, none, types
 
 from numadam._core.scalars import LoopScalars
@@ -30,8 +31,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @functools.cache
-def instructions(case: str, out: bool, real: Any) -> list[str]:
-    """Mnemonics of the compiled loop of a rule over arrays of this type."""
+def compiled(case: str, out: bool, real: Any) -> Any:
+    """The compiled loop of a rule over arrays of this type."""
     plan = plan_of(*CASES[case], str(real))
     array = real[::1]
     slots = [array if plan.has(slot) else none for slot in (2, 3, 4)]
@@ -42,9 +43,31 @@ def instructions(case: str, out: bool, real: Any) -> list[str]:
     )
     function = loops.make_run(plan, functions.linked).py_func
     how = {"error_model": "numpy", "no_cpython_wrapper": True, "_nrt": False}
-    compiled = numba.njit(signature, **how)(function)
-    (text,) = compiled.inspect_asm().values()
-    return re.findall(r"^\s+([a-z][a-z0-9]+)\s", text, re.MULTILINE)
+    return numba.njit(signature, **how)(function)
+
+
+def mnemonics(assembly: str) -> list[str]:
+    return re.findall(r"^\s+([a-z][a-z0-9]+)\s", assembly, re.MULTILINE)
+
+
+@functools.cache
+def instructions(case: str, out: bool, real: Any) -> list[str]:
+    """Mnemonics of the compiled loop, on the processor at hand."""
+    (text,) = compiled(case, out, real).inspect_asm().values()
+    return mnemonics(text)
+
+
+def for_aarch64(code: str) -> list[str]:
+    """Mnemonics that LLVM makes of its intermediate code for another processor."""
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    try:
+        target = binding.Target.from_triple("aarch64-unknown-linux-gnu")
+    except RuntimeError:
+        pytest.skip("this LLVM makes no code for aarch64")
+    code = re.sub("^target .*", "", code, flags=re.MULTILINE)
+    machine = target.create_target_machine(opt=3)
+    return mnemonics(machine.emit_assembly(binding.parse_assembly(code)))
 
 
 def arithmetic(codes: list[str], ending: str) -> set[str]:
@@ -74,6 +97,23 @@ def test_no_fma_and_no_approximation(case: str, out: bool, real: Any) -> None:
     codes = instructions(case, out, real)
     assert codes
     assert not [code for code in codes if re.match(r"v?fn?m(add|sub)|v?rsqrt|v?rcp", code)]
+
+
+@pytest.mark.parametrize("real", [float32, float64], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_no_fma_on_aarch64(case: str, real: Any) -> None:
+    """There every processor has it, and some compilers use it unasked."""
+    (code,) = compiled(case, False, real).inspect_llvm().values()
+    codes = for_aarch64(code)
+    assert {"fmul", "fadd", "fsub", "fdiv", "fsqrt", "fcmp"} & set(codes)
+    assert not [one for one in codes if re.match(r"fn?m(add|sub)|fml[as]|bfm", one)]
+
+
+def test_aarch64_may_fuse_where_it_is_allowed() -> None:
+    """The check above can fail."""
+    code = numba.njit(float64(float64, float64), fastmath={"contract"})(lambda a, b: a * b + a)
+    (text,) = code.inspect_llvm().values()
+    assert "fmadd" in for_aarch64(text)
 
 
 def test_a_whole_step_is_packed_and_counts_no_references() -> None:

@@ -15,6 +15,7 @@ from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
 from numadam._core.products import make_advance_row, make_products, start_products
 from numadam._core.scalars import make_fill_row, width_of
+from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.batches import run_batch
@@ -48,8 +49,15 @@ def _tabulate(plan: Plan) -> Any:
                 advance_row(q)
             return 0
 
-        fill.__qualname__ = f"{name}.fill"
-        return fill, fill
+        exact = in_default_mode(jit_once(fill))
+
+        def exact_fill(  # type: ignore[no-untyped-def]  # Numba types it
+            rows, values, columns, control, q, rates, t
+        ):
+            return exact(rows, values, columns, control, q, rates, t)
+
+        exact_fill.__qualname__ = f"{name}.fill"
+        return exact_fill, exact_fill
 
     row, rows = float64[::1], float64[:, ::1]
     signature = int64(rows, rows, int64[::1], row, row, row, int64)

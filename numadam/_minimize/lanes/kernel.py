@@ -35,6 +35,7 @@ from numadam._core.scalars import make_scalars, width_of
 from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import leaves_of, make_control_of, make_views
 from numadam._cpu.records import META
+from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import cast, linked
 from numadam._jit.pointers import array_at, record_at
 from numadam._minimize.compiled.calls import call7
@@ -223,9 +224,10 @@ def make_kernels(
     Serial, and parallel over blocks.
     """
     wrap = linked
-    tabulate, block = make_tabulate(plan, wrap), _make_block(plan, lanes, own_lr, norm, wrap)
+    tabulate = in_default_mode(make_tabulate(plan, wrap))
+    block = in_default_mode(_make_block(plan, lanes, own_lr, norm, wrap))
     # a call, for Numba may move a parallel loop past what only reads fields
-    advance, goes_on = make_advance_batch(plan, wrap), wrap(_goes_on)
+    advance, goes_on = in_default_mode(make_advance_batch(plan, wrap)), wrap(_goes_on)
 
     def make_kernel(each: Any) -> Kernel:
         def kernel(meta_at, batch_at, args_at):

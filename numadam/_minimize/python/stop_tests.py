@@ -14,6 +14,7 @@ from numba import float64, int64
 from numadam._arrays.layout import address_of
 from numadam._core import plan as pl
 from numadam._cpu.records import NDARRAY, NUMBER, POINTER
+from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import cast, linked
 from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import array_at, record_at
@@ -79,8 +80,13 @@ def _make_test(name: str, real: np.dtype[Any], box: str, norm: float) -> Any:
         limits = its.limits[0], its.limits[1], its.limits[2]
         return check(f, f_before, sizes[0], sizes[1], sizes[2], later, limits)
 
-    test_iterate.__qualname__ = f"{name}.test_iterate"
-    return test_iterate
+    exact = in_default_mode(wrap(test_iterate))
+
+    def exact_test(tested_at, g_object, f):
+        return exact(tested_at, g_object, f)
+
+    exact_test.__qualname__ = f"{name}.test_iterate"
+    return exact_test
 
 
 @functools.cache

@@ -1,0 +1,85 @@
+"""The same bits on every processor, system and Python: recorded ones, and those of other settings.
+
+`.ci/run pythons` compares the recorded bits on each Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from numba.core.registry import cpu_target
+
+from numadam._core.plan import Plan
+from numadam._cpu.compiled import compiled_step
+from numadam._cpu.kernel import STEP
+from numadam._jit import cache
+from tests.faults import platform_bits as runs
+from tests.processes import python
+from tests.variants import VARIANTS, plan_of
+
+RECORDED: dict[str, str] = json.loads(runs.RECORDED.read_text())
+IMPORT = "\nfrom tests.faults.platform_bits import *\nimport numba.core.registry as registry"
+#: Functions that a system's library has and IEEE 754 does not define to the last bit.
+LIBM = rb"[\0_](pow|exp|exp2|exp10|expm1|log|log2|log10|log1p|sin|cos|tan|tanh|cbrt|hypot)f?\0"
+#: A processor without AVX and FMA; code for a debugger, for which Numba warns of what it lacks.
+OTHERS = {
+    "generic": {"NUMBA_CPU_NAME": "generic"},
+    "debug": {"NUMBA_OPT": "0", "NUMBA_DEBUGINFO": "1", "PYTHONWARNINGS": "ignore"},
+}
+#: few cases, for these processes compile all anew
+FEW = {"generic": ["Adam float32", "Adam float64", "minimize"], "debug": ["Adam float32"]}
+
+
+def test_all_cases_are_recorded() -> None:
+    assert list(RECORDED) == [*runs.CASES, "minimize", "minimize_many"]
+
+
+@pytest.mark.parametrize("case", RECORDED)
+def test_recorded_bits(case: str) -> None:
+    assert runs.digest_of(case) == RECORDED[case]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_other_code_has_the_same_bits(other: str, tmp_path: Path) -> None:
+    """Also where one process saves a run and the other goes on, in both directions."""
+    half, case = runs.STEPS // 2, "Adam float32"
+    runs.save(runs.advance(case, runs.optimizer(case), 0, half), tmp_path / "here")
+    code = f"""
+folder, half, case = Path({str(tmp_path)!r}), {half}, {case!r}
+save(advance(case, optimizer(case), 0, half), folder / "there")
+print(registry.cpu_target.target_context.codegen().magic_tuple())
+print(digest(advance(case, load(folder / "here"), half, STEPS)))
+print(digests({FEW[other]}))
+"""
+    machine, resumed, found = python(
+        IMPORT + code, NUMBA_CACHE_DIR=str(tmp_path / "cache"), **OTHERS[other]
+    ).splitlines()
+    if other == "generic":
+        assert "generic" in machine
+        assert "avx" not in machine
+    assert ast.literal_eval(found) == {name: RECORDED[name] for name in FEW[other]}
+    assert resumed == RECORDED[case]
+    there = runs.advance(case, runs.load(tmp_path / "there"), half, runs.STEPS)
+    assert runs.digest(there) == RECORDED[case]
+
+
+def from_libm(plan: Plan) -> set[str]:
+    """Functions of the system's mathematical library that a compiled step calls."""
+    step = compiled_step(plan).serial
+    code = cache.read(step._cache._entry(STEP, cpu_target.target_context.codegen()))
+    assert code, "no folder for the cache"
+    return {name.decode() for name in re.findall(LIBM, code)}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_step_calls_nothing_of_libm(name: str) -> None:
+    """But for the momentum of NAdam, 0.96**(t * momentum_decay)."""
+    assert from_libm(plan_of(name, {}, "float64")) == ({"pow"} if name == "NAdam" else set())
+
+
+def test_presets_that_repeat_a_library_take_its_power() -> None:
+    assert from_libm(plan_of("Adam", {"like": "numpy"}, "float64")) == {"pow"}
