@@ -16,11 +16,19 @@ from numadam._arrays.interop import is_immutable, units_of
 #: dtypes of parameters by name; bfloat16 needs ml_dtypes
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
 
+#: The end of a text on masked arrays.
+ABOUT_MASK = "got a masked array: which elements count? Use x.filled(0) or x.data."
+
 
 def is_masked(x: Any) -> bool:
-    """Whether `x` is a masked array, without importing numpy.ma."""
+    """Whether `x` is a masked array, or a list that holds one, without importing numpy.ma."""
     masked = sys.modules.get("numpy.ma")
-    return masked is not None and isinstance(x, masked.MaskedArray)
+    if masked is None:
+        return False
+    if isinstance(x, (list, tuple)):
+        kinds = (list, tuple, masked.MaskedArray)  # most of the others are numbers
+        return any(isinstance(one, kinds) and is_masked(one) for one in x)
+    return isinstance(x, masked.MaskedArray)
 
 
 def is_numpy(x: Any) -> bool:
@@ -69,7 +77,7 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     if units_of(x) is not None:
         return f"{expected}, got {kind}. {about_units(x)}"
     if is_masked(x):
-        return f"{expected}, got a masked array: which elements count? Use x.filled(0) or x.data."
+        return f"{expected}, {ABOUT_MASK}"
     if is_immutable(x):
         return f"{expected}, got {kind}, which is read-only. Use {library}.array(x)."
     if kind.startswith("torch."):
@@ -91,10 +99,12 @@ def about_units(x: Any) -> str:
     return f"Its unit, {unit}, would be lost: pass {plain}, all in units that fit together."
 
 
-def refuse_units(x: Any, title: str) -> None:
-    """Refuse numbers with a unit, as options."""
+def refuse_more_than_numbers(x: Any, title: str, expected: str = "expected real numbers") -> None:
+    """Refuse numbers with a unit or a mask, where a plain array or a number will do."""
+    if is_masked(x):
+        raise TypeError(f"{title}: {expected}, {ABOUT_MASK}")
     if units_of(x) is not None:
-        raise TypeError(f"{title}: expected real numbers. {about_units(x)}")
+        raise TypeError(f"{title}: {expected}. {about_units(x)}")
 
 
 def name_dtype(dtype: np.dtype) -> str:

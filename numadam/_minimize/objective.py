@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize._numdiff import approx_derivative
 
-from numadam._arrays.checks import about_units, describe
+from numadam._arrays.checks import describe, is_masked, refuse_more_than_numbers
 from numadam._arrays.interop import as_view, is_array, is_cupy, units_of
 from numadam._arrays.tree import Active
 from numadam._minimize.arguments import copy_tree
@@ -65,7 +65,7 @@ def cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:
     A `step` refuses other dtypes, since a conversion costs a pass over memory. Here the precision
     of x is what counts, whatever `fun` computes in.
     """
-    if units_of(array) is not None:
+    if is_masked(array) or units_of(array) is not None:
         raise TypeError(f"{name}: {describe(array)}")
     if array.dtype.kind not in "fiub" + ("c" if dtype.kind == "c" else ""):
         raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype}.")
@@ -191,8 +191,7 @@ class Objective:
             return f.reshape(())  # read from its device when it is needed
         if f is None:
             raise TypeError("fun: returned None; is there a `return`?")
-        if units_of(f) is not None:
-            raise TypeError(f"fun: f has to be a plain number. {about_units(f)}")
+        refuse_more_than_numbers(f, "fun", "f has to be a plain number")
         try:
             array = np.asarray(f)
         except (TypeError, ValueError):
@@ -215,7 +214,8 @@ class Objective:
         shape, dtype = self._shapes[k], self._dtype
         if type(g) is np.ndarray and g.dtype is dtype and g.shape == shape and self._numpy:
             return g if g.flags.c_contiguous else np.ascontiguousarray(g)
-        if units_of(g) is not None or (is_array(g) and is_cupy(g) == self._numpy):
+        lost = is_masked(g) or units_of(g) is not None
+        if lost or (is_array(g) and is_cupy(g) == self._numpy):
             raise TypeError(f"{name}: {describe(g, 'NumPy' if self._numpy else 'CuPy')}")
         if not self._numpy:
             g = as_view(g)
@@ -257,7 +257,10 @@ class Objective:
         """Evaluate f at a flat x of any dtype: 'cs' is complex."""
         self.nfev += 1
         f = self._fun(self._tree.merge(self._x, self._shaped(flat.copy())), *self._args)
-        return f if flat.dtype.kind == "c" else float(self._number(f))
+        if flat.dtype.kind == "c":
+            refuse_more_than_numbers(f, "fun", "f has to be a plain number")
+            return f
+        return float(self._number(f))
 
     def _flat_box(self) -> tuple[Any, Any]:
         if self._box is None:
