@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import numbers
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.exceptions import TooHardError
 from numpy.lib.array_utils import byte_bounds
 
 from numadam._arrays.interop import is_immutable, units_of
@@ -16,6 +18,10 @@ from numadam._arrays.interop import is_immutable, units_of
 #: dtypes of parameters by name; bfloat16 needs ml_dtypes
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
 
+#: Candidates that NumPy tries for a shared element, of which views of one array need about one;
+#: and elements of an array up to which they are compared one by one where it found no answer.
+MOST_WORK: Any = 10_000  # NumPy's stubs know -1 and 0
+MOST_ELEMENTS = 1_048_576
 #: The end of a text on masked arrays.
 ABOUT_MASK = "got a masked array: which elements count? Use x.filled(0) or x.data."
 
@@ -170,14 +176,50 @@ def shared_memory(arrays: Sequence[tuple[str, Any]], others: Sequence[tuple[str,
         low, high = byte_bounds(array)
         near = np.flatnonzero((bounds[:, 0] < high) & (bounds[:, 1] > low))
         for j in near.tolist():
-            if (others is not arrays or j < k) and np.shares_memory(array, others[j][1]):
-                other, found = others[j]
+            if others is arrays and j >= k:
+                continue
+            other, found = others[j]
+            shares = _share_memory(array, found)
+            if shares is None:
+                return (
+                    f"{other} may share memory with {name}: too many of their elements lie "
+                    "between one another to tell. Pass a copy of one of them."
+                )
+            if shares:
                 same = (array.ctypes.data, array.strides) == (found.ctypes.data, found.strides)
                 return (
                     f"{other} shares memory with {name}: a step would read what it has already "
                     f"changed. {_advice(name, other) if same else 'Pass a copy of one of them.'}"
                 )
     return ""
+
+
+def _share_memory(one: Any, other: Any) -> bool | None:
+    """Whether two arrays share a byte; None where that is not known after a second.
+
+    NumPy's search is exponential in the number of axes, and signals wait for it.
+    """
+    try:
+        return np.shares_memory(one, other, max_work=MOST_WORK)
+    except TooHardError:
+        first, second = _element_addresses(one), _element_addresses(other)
+    if first is None or second is None:
+        return None
+    after = np.searchsorted(first, second)  # for each of `second` the one of `first` behind it
+    reach = np.append(first, np.iinfo(np.int64).max) - other.itemsize
+    ends = np.append(np.iinfo(np.int64).min, first + one.itemsize)
+    return bool(np.any((reach[after] < second) | (ends[after] > second)))
+
+
+def _element_addresses(array: Any) -> np.ndarray | None:
+    """Addresses of the elements of an array, sorted; None where there are very many."""
+    axes = [(n, stride) for n, stride in zip(array.shape, array.strides, strict=True) if stride]
+    if math.prod(n for n, _ in axes) > MOST_ELEMENTS:
+        return None
+    found = np.array([array.ctypes.data], np.int64)
+    for n, stride in axes:
+        found = np.add.outer(found, stride * np.arange(n)).reshape(-1)
+    return np.sort(found)
 
 
 def _advice(name: str, other: str) -> str:
