@@ -13,11 +13,13 @@ import numpy as np
 from numpy.exceptions import TooHardError
 from numpy.lib.array_utils import byte_bounds
 
-from numadam._arrays.interop import is_immutable, units_of
+from numadam._arrays.interop import is_immutable, to_host, units_of
 
 #: dtypes of parameters by name; bfloat16 needs ml_dtypes
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
 
+#: Elements of a piece of an array that is looked through: they stay in the cache.
+_PIECE = 65_536
 #: Candidates that NumPy tries for a shared element, of which views of one array need about one;
 #: and elements of an array up to which they are compared one by one where it found no answer.
 MOST_WORK: Any = 10_000  # NumPy's stubs know -1 and 0
@@ -75,10 +77,11 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     if x is None:
         return f"{expected}, got None. Every leaf needs one: pass zeros where there is nothing."
     if isinstance(x, (numbers.Number, np.generic)):
+        kind = "complex" if isinstance(x, (complex, np.complexfloating)) else "float"
         return (
             f"{expected}, got the number {x!r}, which cannot be updated in place. "
-            f"Use {library}.array({x}, dtype=float), and read it back with float(...). A list of "
-            f"numbers is one array: {library}.array(x, dtype=float)."
+            f"Use {library}.array({x}, dtype={kind}), and read it back with {kind}(...). A list of "
+            f"numbers is one array: {library}.array(x, dtype={kind})."
         )
     if units_of(x) is not None:
         return f"{expected}, got {kind}. {about_units(x)}"
@@ -157,6 +160,51 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
                 f"convert one of them, or make a second optimiser for the {dtype} arrays."
             )
     return first
+
+
+def overlaps_itself(array: Any) -> bool:
+    """Whether two elements may share bytes: a stride does not reach over all shorter axes."""
+    if array.flags.c_contiguous or array.flags.f_contiguous:
+        return False
+    axes = [(abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n != 1]
+    reach = array.dtype.itemsize
+    for stride, n in sorted(axes):
+        if stride < reach:
+            return True
+        reach += (n - 1) * stride
+    return False
+
+
+def same_memory(name: str) -> str:
+    """Error text for an array to be written that `overlaps_itself`."""
+    return (
+        f"{name}: several of its elements lie on the same memory (a broadcast or sliding view). "
+        "Pass a copy."
+    )
+
+
+def refuse_negative(arrays: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse state that is a sum of squares and has a number below 0; NaN and inf may be loaded."""
+    for array, name in zip(arrays, names, strict=True):
+        if has_negative(array):
+            raise ValueError(
+                f"{name}: expected numbers >= 0, as it holds squares of gradients; got some below "
+                "0, whose root would be NaN. Was it saved under another name?"
+            )
+
+
+def has_negative(array: Any) -> bool:
+    """Whether a number is below 0, in either part of complex ones; one pass, a small copy."""
+    array = to_host(array)
+    parts = (array.real, array.imag) if array.dtype.kind == "c" else (array,)
+    with np.errstate(invalid="ignore"):  # of NaN in 16 bits
+        return any(
+            bool(np.any(np.less(piece, 0)))
+            for part in parts
+            for piece in np.nditer(
+                part, flags=("external_loop", "buffered", "zerosize_ok"), buffersize=_PIECE
+            )
+        )
 
 
 def memory_order(array: Any) -> tuple[int, ...]:

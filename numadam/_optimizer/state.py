@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays import formatting
+from numadam._arrays.checks import refuse_negative
 from numadam._core.parts import parts_of
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class State(MutableMapping[str, Any]):
         self._load(saved)
 
     def _load(self, entries: Mapping[str, Any]) -> None:
-        tree, _, backend, lock = parts_of(self._optimizer)
+        tree, settings, backend, lock = parts_of(self._optimizer)
         with lock:
             known = backend.counters
             counters, arrays = {}, {}
@@ -83,6 +84,8 @@ class State(MutableMapping[str, Any]):
                     title = f"state[{name!r}]"
                     leaves, dtype = tree.flatten(value, title), backend.state_dtype(name)
                     arrays[name] = backend.check_arrays(title, leaves, dtype)
+                    if name in settings.rule.nonnegative:
+                        refuse_negative(arrays[name], tree.names(title))
             backend.load(counters, arrays)
 
     def __repr__(self) -> str:
