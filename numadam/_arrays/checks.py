@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import functools
+import math
 import numbers
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.exceptions import TooHardError
 from numpy.lib.array_utils import byte_bounds
 
-from numadam._arrays.interop import is_immutable, units_of
+from numadam._arrays.interop import is_immutable, to_host, units_of
 
 #: dtypes of parameters by name; bfloat16 needs ml_dtypes
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
 
+#: Elements of a piece of an array that is looked through: they stay in the cache.
+_PIECE = 65_536
+#: Candidates that NumPy tries for a shared element, of which views of one array need about one;
+#: and elements of an array up to which they are compared one by one where it found no answer.
+MOST_WORK: Any = 10_000  # NumPy's stubs know -1 and 0
+MOST_ELEMENTS = 1_048_576
+#: The end of a text on masked arrays.
+ABOUT_MASK = "got a masked array: which elements count? Use x.filled(0) or x.data."
+
 
 def is_masked(x: Any) -> bool:
-    """Whether `x` is a masked array, without importing numpy.ma."""
+    """Whether `x` is a masked array, or a list that holds one, without importing numpy.ma."""
     masked = sys.modules.get("numpy.ma")
-    return masked is not None and isinstance(x, masked.MaskedArray)
+    if masked is None:
+        return False
+    if isinstance(x, (list, tuple)):
+        kinds = (list, tuple, masked.MaskedArray)  # most of the others are numbers
+        return any(isinstance(one, kinds) and is_masked(one) for one in x)
+    return isinstance(x, masked.MaskedArray)
 
 
 def is_numpy(x: Any) -> bool:
@@ -61,15 +77,16 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     if x is None:
         return f"{expected}, got None. Every leaf needs one: pass zeros where there is nothing."
     if isinstance(x, (numbers.Number, np.generic)):
+        kind = "complex" if isinstance(x, (complex, np.complexfloating)) else "float"
         return (
             f"{expected}, got the number {x!r}, which cannot be updated in place. "
-            f"Use {library}.array({x}, dtype=float), and read it back with float(...). A list of "
-            f"numbers is one array: {library}.array(x, dtype=float)."
+            f"Use {library}.array({x}, dtype={kind}), and read it back with {kind}(...). A list of "
+            f"numbers is one array: {library}.array(x, dtype={kind})."
         )
     if units_of(x) is not None:
         return f"{expected}, got {kind}. {about_units(x)}"
     if is_masked(x):
-        return f"{expected}, got a masked array: which elements count? Use x.filled(0) or x.data."
+        return f"{expected}, {ABOUT_MASK}"
     if is_immutable(x):
         return f"{expected}, got {kind}, which is read-only. Use {library}.array(x)."
     if kind.startswith("torch."):
@@ -91,10 +108,12 @@ def about_units(x: Any) -> str:
     return f"Its unit, {unit}, would be lost: pass {plain}, all in units that fit together."
 
 
-def refuse_units(x: Any, title: str) -> None:
-    """Refuse numbers with a unit, as options."""
+def refuse_more_than_numbers(x: Any, title: str, expected: str = "expected real numbers") -> None:
+    """Refuse numbers with a unit or a mask, where a plain array or a number will do."""
+    if is_masked(x):
+        raise TypeError(f"{title}: {expected}, {ABOUT_MASK}")
     if units_of(x) is not None:
-        raise TypeError(f"{title}: expected real numbers. {about_units(x)}")
+        raise TypeError(f"{title}: {expected}. {about_units(x)}")
 
 
 def name_dtype(dtype: np.dtype) -> str:
@@ -143,6 +162,51 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
     return first
 
 
+def overlaps_itself(array: Any) -> bool:
+    """Whether two elements may share bytes: a stride does not reach over all shorter axes."""
+    if array.flags.c_contiguous or array.flags.f_contiguous:
+        return False
+    axes = [(abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n != 1]
+    reach = array.dtype.itemsize
+    for stride, n in sorted(axes):
+        if stride < reach:
+            return True
+        reach += (n - 1) * stride
+    return False
+
+
+def same_memory(name: str) -> str:
+    """Error text for an array to be written that `overlaps_itself`."""
+    return (
+        f"{name}: several of its elements lie on the same memory (a broadcast or sliding view). "
+        "Pass a copy."
+    )
+
+
+def refuse_negative(arrays: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse state that is a sum of squares and has a number below 0; NaN and inf may be loaded."""
+    for array, name in zip(arrays, names, strict=True):
+        if has_negative(array):
+            raise ValueError(
+                f"{name}: expected numbers >= 0, as it holds squares of gradients; got some below "
+                "0, whose root would be NaN. Was it saved under another name?"
+            )
+
+
+def has_negative(array: Any) -> bool:
+    """Whether a number is below 0, in either part of complex ones; one pass, a small copy."""
+    array = to_host(array)
+    parts = (array.real, array.imag) if array.dtype.kind == "c" else (array,)
+    with np.errstate(invalid="ignore"):  # of NaN in 16 bits
+        return any(
+            bool(np.any(np.less(piece, 0)))
+            for part in parts
+            for piece in np.nditer(
+                part, flags=("external_loop", "buffered", "zerosize_ok"), buffersize=_PIECE
+            )
+        )
+
+
 def memory_order(array: Any) -> tuple[int, ...]:
     """The axes from the longest stride to the shortest: the order of the elements in memory."""
     if array.flags.c_contiguous:
@@ -160,14 +224,50 @@ def shared_memory(arrays: Sequence[tuple[str, Any]], others: Sequence[tuple[str,
         low, high = byte_bounds(array)
         near = np.flatnonzero((bounds[:, 0] < high) & (bounds[:, 1] > low))
         for j in near.tolist():
-            if (others is not arrays or j < k) and np.shares_memory(array, others[j][1]):
-                other, found = others[j]
+            if others is arrays and j >= k:
+                continue
+            other, found = others[j]
+            shares = _share_memory(array, found)
+            if shares is None:
+                return (
+                    f"{other} may share memory with {name}: too many of their elements lie "
+                    "between one another to tell. Pass a copy of one of them."
+                )
+            if shares:
                 same = (array.ctypes.data, array.strides) == (found.ctypes.data, found.strides)
                 return (
                     f"{other} shares memory with {name}: a step would read what it has already "
                     f"changed. {_advice(name, other) if same else 'Pass a copy of one of them.'}"
                 )
     return ""
+
+
+def _share_memory(one: Any, other: Any) -> bool | None:
+    """Whether two arrays share a byte; None where that is not known after a second.
+
+    NumPy's search is exponential in the number of axes, and signals wait for it.
+    """
+    try:
+        return np.shares_memory(one, other, max_work=MOST_WORK)
+    except TooHardError:
+        first, second = _element_addresses(one), _element_addresses(other)
+    if first is None or second is None:
+        return None
+    after = np.searchsorted(first, second)  # for each of `second` the one of `first` behind it
+    reach = np.append(first, np.iinfo(np.int64).max) - other.itemsize
+    ends = np.append(np.iinfo(np.int64).min, first + one.itemsize)
+    return bool(np.any((reach[after] < second) | (ends[after] > second)))
+
+
+def _element_addresses(array: Any) -> np.ndarray | None:
+    """Addresses of the elements of an array, sorted; None where there are very many."""
+    axes = [(n, stride) for n, stride in zip(array.shape, array.strides, strict=True) if stride]
+    if math.prod(n for n, _ in axes) > MOST_ELEMENTS:
+        return None
+    found = np.array([array.ctypes.data], np.int64)
+    for n, stride in axes:
+        found = np.add.outer(found, stride * np.arange(n)).reshape(-1)
+    return np.sort(found)
 
 
 def _advice(name: str, other: str) -> str:

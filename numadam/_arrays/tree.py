@@ -69,23 +69,32 @@ class Tree:
         ------
         ValueError
             Where the structure is another; the message says which leaves are missing or extra.
+            And where it changes meanwhile.
         """
         if self.kind == "leaf":
             return (tree,)
-        if type(tree) is self._type and self.kind != "nested":
-            if self.kind != "dict":
-                leaves = tuple(tree)  # another thread may change the list meanwhile
-                if len(leaves) == self.size:
-                    return leaves
-            elif tree.keys() == self._key_set:
-                return [tree[key] for key in self._keys]
-        if self.kind == "nested":
-            import optree
+        try:
+            if type(tree) is self._type and self.kind != "nested":
+                if self.kind != "dict":
+                    leaves = tuple(tree)  # another thread may change the list meanwhile
+                    if len(leaves) == self.size:
+                        return leaves
+                elif tree.keys() == self._key_set:
+                    return [tree[key] for key in self._keys]
+            if self.kind == "nested":
+                import optree
 
-            nested, spec = optree.tree_flatten(tree, none_is_leaf=True)
-            if spec == self._spec:
-                return nested
-        raise ValueError(self._difference(tree, name))
+                nested, spec = optree.tree_flatten(tree, none_is_leaf=True)
+                if spec == self._spec:
+                    return nested
+            problem = self._difference(tree, name)
+        except (IndexError, KeyError, RuntimeError) as error:
+            problem = (
+                f"{name}: its containers changed while they were read. Pass some that no other "
+                "thread changes meanwhile."
+            )
+            raise ValueError(problem) from error
+        raise ValueError(problem)
 
     def unflatten(self, leaves: Sequence[Any]) -> Any:
         """A tree of this structure with these leaves."""

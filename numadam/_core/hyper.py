@@ -63,8 +63,8 @@ LR = Hyper("lr")
 EPS = Hyper("eps")
 
 
-def count(name: str, value: object, least: int) -> int:
-    """Return `value` as an int of at least `least`, or say what is wrong with it."""
+def count(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Return `value` as an int of at least `least` and at most `most`, or say what is wrong."""
     try:
         if isinstance(value, bool):
             raise TypeError("bool is not taken for a number")
@@ -72,6 +72,7 @@ def count(name: str, value: object, least: int) -> int:
     except TypeError as error:
         kind = type(value).__name__
         raise TypeError(f"{name}: expected a whole number, got {kind} ({value!r}).") from error
-    if count < least:
-        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+    if count < least or (most is not None and count > most):
+        end = f"{'' if most is None else f' and at most {most}'}, got {value!r}."
+        raise ValueError(f"{name}: expected a whole number of at least {least}{end}")
     return count

@@ -8,11 +8,10 @@ change at any time.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from numadam._core.hyper import LR, Hyper, at_start
+from numadam._core.hyper import LR, Hyper, at_start, count
 from numadam._core.presets import library
 from numadam._core.rule import RuleSpec
 from numadam._core.synonyms import option_hint
@@ -157,14 +156,8 @@ def _check_hypers(hypers: Sequence[Hyper], options: dict[str, Any], names: Conta
 
 def _check_counts(options: dict[str, Any]) -> None:
     for name in ("accumulate", "max_skips"):
-        value = options[name]
-        if value is None and name == "max_skips":
-            continue
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"{name}: expected an int, got {type(value).__name__} ({value!r}).")
-        options[name] = operator.index(value)
-        if not 1 <= value < 2**31:
-            raise ValueError(f"{name}: expected at least 1, got {value!r}.")
+        if options[name] is not None or name == "accumulate":
+            options[name] = count(name, options[name], 1, 2**31 - 1)
 
 
 def _check_together(options: Mapping[str, Any]) -> None:

@@ -166,6 +166,11 @@ class Plan:
         return named | {name: slot for name, slot in OWN_STATE.items() if self.has(slot)}
 
     @property
+    def state_nbytes(self) -> int:
+        """Bytes of the state of one element of the parameters."""
+        return sum(self.array_dtype(slot).itemsize for slot in self.state_slots.values())
+
+    @property
     def scalars(self) -> Any:
         """The rule's scalars of one step."""
         return self.rule.scalars_like.get(self.like, self.rule.scalars)

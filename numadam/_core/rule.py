@@ -101,6 +101,8 @@ class RuleSpec:
         ``advance(c, q, t, is_float32) -> Products``: products of other factors (of a momentum that
         changes, say) after step t from those before it. They are always carried. Products is a
         `typing.NamedTuple`, named in the annotation.
+    nonnegative : tuple of str
+        State arrays that hold sums or maxima of squares or moduli; below 0 their root is NaN.
     initial : dict
         State arrays that do not begin as zeros, and their value.
     modulus : tuple of str or None
@@ -121,6 +123,7 @@ class RuleSpec:
     decoupled: bool = False
     powers: tuple[str, ...] = ()
     advance: Callable[..., Any] | None = None
+    nonnegative: tuple[str, ...] = ()
     initial: ByOptions[dict[str, float]] = ByOptions(lambda options: {})
     modulus: ByOptions[tuple[str, ...] | None] = ByOptions(lambda options: None)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

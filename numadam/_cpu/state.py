@@ -73,11 +73,14 @@ class CpuState:
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
-        """Check type and dtype of all parameters; the rest is for `validate`."""
+        """Check all that memory for the state hangs on; the rest is for `validate`."""
         for array, name in zip(params, names, strict=True):
             if not ar.is_numpy(array):
                 raise TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
         ar.common_dtype(params, names)
+        for array, name in zip(params, names, strict=True):
+            if ar.overlaps_itself(array):  # its size is not that of its memory
+                raise ValueError(ar.same_memory(name))
 
     def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """META, in an array of one, and the products of a block, one row a group."""
@@ -169,17 +172,21 @@ class CpuState:
         return self.arguments.grad_norm(self.settings.options["clip_array_norm"] is not None)
 
     def check_arrays(self, what: str, leaves: Leaves, dtype: np.dtype | None = None) -> list[Any]:
-        """Check arrays to be copied into the leaves of `what`."""
+        """Check arrays to be copied into the leaves of `what`; numbers where it is 0-d."""
         layout, wanted = self.layout, self.layout.dtype if dtype is None else dtype
+        checked = []
         for leaf, shape, param in zip(leaves, layout.shapes, self.names, strict=True):
             title = what + param.removeprefix("params")
+            number = ar.number_as_array(leaf, wanted) if shape == () else None
+            leaf = leaf if number is None else number
             if not ar.is_numpy(leaf):
                 raise TypeError(f"{title}: {ar.describe(leaf, 'NumPy')}")
             if leaf.dtype != wanted:
                 raise TypeError(ar.bad_dtype(title, leaf.dtype, wanted, param))
             if leaf.shape != shape:
                 raise ValueError(ar.bad_shape(title, leaf.shape, shape, param))
-        return list(leaves)
+            checked.append(leaf)
+        return checked
 
     def state_dtype(self, name: str) -> np.dtype:
         """The dtype of a state array."""

@@ -258,7 +258,4 @@ class CpuStep:
             return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
         if what == va.BAD_SHAPE:
             return ValueError(ar.bad_shape(name, array.shape, layout.shapes[leaf], of))
-        return ValueError(
-            f"{name}: several of its elements lie on the same memory (a broadcast or sliding "
-            "view). Pass a copy."
-        )
+        return ValueError(ar.same_memory(name))

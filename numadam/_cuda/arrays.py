@@ -22,7 +22,7 @@ Span = tuple[int, int]
 
 
 def check_params(params: Sequence[Any], names: Sequence[str]) -> int:
-    """Check type, dtype and device of parameters, the rest is `check_array`; return the device."""
+    """Check all that memory for the state hangs on; return the device."""
     import cupy
 
     for array, name in zip(params, names, strict=True):
@@ -32,6 +32,8 @@ def check_params(params: Sequence[Any], names: Sequence[str]) -> int:
     device = int(params[0].device.id)
     for array, name in zip(params, names, strict=True):
         check_device(array, name, device, names[0])
+        if ar.overlaps_itself(array):  # its size is not that of its memory
+            raise ValueError(ar.same_memory(name))
     return device
 
 
@@ -58,11 +60,8 @@ def check_array(
     if array.shape != shape:
         raise ValueError(ar.bad_shape(name, array.shape, shape, of))
     check_device(array, name, device, of)
-    if written and overlaps_itself(array):
-        raise ValueError(
-            f"{name}: several of its elements lie on the same memory (a broadcast or sliding "
-            "view). Pass a copy."
-        )
+    if written and ar.overlaps_itself(array):
+        raise ValueError(ar.same_memory(name))
 
 
 def fits(
@@ -76,21 +75,8 @@ def fits(
         and array.shape == shape
         and array.dtype == dtype
         and array.device.id == device
-        and not (written and overlaps_itself(array))
+        and not (written and ar.overlaps_itself(array))
     )
-
-
-def overlaps_itself(array: Any) -> bool:
-    """Whether two elements may share bytes: a stride does not reach over all shorter axes."""
-    if array.flags.c_contiguous or array.flags.f_contiguous:
-        return False
-    axes = [(abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n != 1]
-    reach = array.dtype.itemsize
-    for stride, n in sorted(axes):
-        if stride < reach:
-            return True
-        reach += (n - 1) * stride
-    return False
 
 
 def span(array: Any) -> Span:

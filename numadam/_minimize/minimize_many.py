@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from numadam._arrays.checks import refuse_units
+from numadam._arrays.checks import refuse_more_than_numbers
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import LR, count
 from numadam._minimize.arguments import (
@@ -193,6 +193,6 @@ def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
                 f"of x; use shape {(problems, *[1] * (x.ndim - 1))} or {(1, *x.shape[1:])}."
             )
         return None
-    refuse_units(lr, "lr")
+    refuse_more_than_numbers(lr, "lr")
     values = np.asarray(to_host(lr))
     return np.array([LR.check(one) for one in values.reshape(-1)])

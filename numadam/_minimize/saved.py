@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from numadam._arrays.checks import describe, is_masked
 from numadam._arrays.tree import Tree
 from numadam._core.parts import parts_of
 from numadam._minimize.stopping import Tolerances
@@ -66,6 +67,8 @@ def start_of(saved: Any, x0: Any) -> Any:
 def _check_alike(name: str, saved: Sequence[Any], leaves: Sequence[Any]) -> None:
     """Refuse saved arrays of other shapes or dtypes than those of x0, `leaves`."""
     for its, mine in zip(saved, leaves, strict=True):
+        if is_masked(its):
+            raise TypeError(f"state[{name!r}]: {describe(its)}")
         got = getattr(its, "shape", type(its).__name__), getattr(its, "dtype", "")
         if got != (mine.shape, mine.dtype):
             raise ValueError(

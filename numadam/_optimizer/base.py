@@ -73,12 +73,20 @@ class OptimizerBase:
         if options["capturable"]:
             rate = settings.rate_array = backend.rate_array(lr, leaves)
         settings.set_lr(rate)
+        try:
+            made = backend(settings, leaves, names)
+        except MemoryError as error:
+            size = formatting.nbytes(settings.plan.state_nbytes * sum(leaf.size for leaf in leaves))
+            raise MemoryError(
+                f"params: {type(self).__name__} with these options needs {size} for its state, and "
+                f"there is not so much memory. SGD needs none. ({error})"
+            ) from error
         attributes = {
             "_params": params,
             "_tree": tree,
             "_given": given,
             "_settings": settings,
-            "_backend": backend(settings, leaves, names),
+            "_backend": made,
             "_grads": None,
             "_grad_leaves": [],
         }

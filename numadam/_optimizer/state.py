@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays import formatting
+from numadam._arrays.checks import refuse_negative
 from numadam._core.parts import Parts, parts_of
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def _checked(
             title = f"state[{name!r}]"
             leaves, dtype = parts.tree.flatten(value, title), parts.backend.state_dtype(name)
             arrays[name] = parts.backend.check_arrays(title, leaves, dtype)
+            if name in parts.settings.rule.nonnegative:
+                refuse_negative(arrays[name], parts.tree.names(title))
     return counters, arrays
 
 

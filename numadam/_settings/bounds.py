@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import array_namespace
 
-from numadam._arrays.checks import refuse_units
+from numadam._arrays.checks import refuse_more_than_numbers
 from numadam._arrays.interop import as_view, to_host
 from numadam._arrays.tree import Active, Tree
 
@@ -140,7 +140,7 @@ def _read(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> Pair:
 
 def _read_pairs(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> Pair:
     """Bounds that are given as a pair of numbers for each element, in C order."""
-    refuse_units(bounds, title)
+    refuse_more_than_numbers(bounds, title)
     size, pairs = math.prod(shape), to_host(bounds)
     if getattr(pairs, "shape", None) in ((size, 2), (*shape, 2)):
         pairs = pairs.reshape(-1, 2).tolist()
@@ -223,8 +223,8 @@ def fits(values: Any, leaf: Any) -> bool:
 
 
 def as_numbers(xp: Any, x: Any, title: str) -> Any:
-    """Convert to a float64 array; refuse complex numbers, text and units."""
-    refuse_units(x, title)
+    """Convert to a float64 array; refuse complex numbers, text, units and masks."""
+    refuse_more_than_numbers(x, title)
     given = xp.asarray(x)
     if given.dtype.kind in "cSU":
         raise TypeError(f"{title}: expected real numbers, got {given.dtype}.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
+from numadam._arrays.checks import refuse_more_than_numbers
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import LR
 from numadam._settings.bounds import as_numbers, fits
@@ -20,6 +21,7 @@ def is_plain(lr: Any) -> bool:
 def check_rate(lr: Any, leaf: Any, name: str) -> Any:
     """A step size per element: finite, not negative, and of a shape that fits."""
     xp = array_namespace(leaf)
+    refuse_more_than_numbers(lr, "lr", "expected a number or an array")
     try:
         values = as_numbers(xp, lr, "lr")
     except (TypeError, ValueError) as error:

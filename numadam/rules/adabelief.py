@@ -58,6 +58,7 @@ def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
 ADABELIEF = RuleSpec(
     name="adabelief",
     state=("m", "v"),
+    nonnegative=("v",),
     hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS, Hyper("eps_root")),
     formula=formula,
     scalars=scalars,

@@ -49,6 +49,7 @@ _KERAS = {"lr": 1e-3, "eps": 0.0, "eps_root": 1e-7, "decoupled": True}
 ADAGRAD = RuleSpec(
     name="adagrad",
     state=("v",),
+    nonnegative=("v",),
     hypers=(EPS, Hyper("eps_root"), Hyper("initial_accumulator")),
     formula=formula,
     scalars=scalars,

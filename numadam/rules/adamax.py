@@ -77,6 +77,7 @@ def refuse(options: Mapping[str, Any]) -> str:
 ADAMAX = RuleSpec(
     name="adamax",
     state=("m", "u"),
+    nonnegative=("u",),
     hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS),
     formula=formula,
     scalars=scalars,

@@ -90,6 +90,7 @@ def torch_advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
 NADAM = RuleSpec(
     name="nadam",
     state=("m", "v"),
+    nonnegative=("v",),
     hypers=(
         Hyper("beta1", 0.0, 1.0),
         Hyper("beta2", 0.0, 1.0),

@@ -78,6 +78,7 @@ def refuse(options: Mapping[str, Any]) -> str:
 RADAM = RuleSpec(
     name="radam",
     state=("m", "v"),
+    nonnegative=("v",),
     hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS),
     formula=formula,
     scalars=scalars,

@@ -80,6 +80,7 @@ def modulus(options: Mapping[str, Any]) -> tuple[str, ...] | None:
 RMSPROP = RuleSpec(
     name="rmsprop",
     state=("v", "mean", "m"),
+    nonnegative=("v",),
     hypers=(Hyper("beta2", 0.0, 1.0), EPS, Hyper("eps_root"), Hyper("momentum", 0.0, 1.0)),
     formula=formula,
     scalars=scalars,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
 import pytest
+from numpy.exceptions import TooHardError
 
 import numadam as na
+from numadam._arrays import checks
 from tests.bad_arrays import assert_unchanged, snapshot
 from tests.bits import assert_same_bits
 from tests.trees import assert_leaves
@@ -134,6 +137,39 @@ def test_interleaved_arrays_that_share_no_element_are_right():
     for k in range(3):
         assert_same_bits(mixed[k::3], copies[k])
     assert out.size == 12
+
+
+def places(strides):
+    """Of the elements of an array of shape (2, 2, ...), from its first."""
+    return {sum(some) for some in itertools.product(*((0, stride) for stride in strides))}
+
+
+@pytest.mark.parametrize(("begin", "shared"), [(6800, 1), (6801, 0)])
+def test_strides_that_numpy_searches_long_are_decided(begin, shared, monkeypatch):
+    """Its search may take seconds, which Ctrl-C does not end: the elements are compared then."""
+    of_p = (828, 1822, 4009, 8819, 19403, 42689, 93914, 206611, 454545, 999999)
+    of_g = (22692, 297871, 378526, 496706, 77254, 87739, 647210, 107883, 65602, 395317)
+    assert len(places(of_p) & {begin + at for at in places(of_g)}) == shared
+    memory, view = np.zeros(2_600_000), np.lib.stride_tricks.as_strided
+    p = view(memory, (2,) * 10, [8 * stride for stride in of_p])
+    g = view(memory[begin:], (2,) * 10, [8 * stride for stride in of_g])
+    for one, other in [(p, g), (g, p)]:
+        with pytest.raises(TooHardError):
+            np.shares_memory(one, other, max_work=checks.MOST_WORK)
+        found = checks.shared_memory([("p", one)], [("g", other)])
+        assert found.startswith("g shares memory with p: ") == bool(shared)
+    reverse = checks.shared_memory([("p", p[::-1])], [("g", g[::-1, ::-1])])
+    assert bool(reverse) == bool(shared)
+    opt = na.SGD(p)
+    if shared:
+        with pytest.raises(ValueError, match=r"^grads shares memory with params"):
+            opt.step(g)
+    else:
+        opt.step(g)
+    monkeypatch.setattr(checks, "MOST_ELEMENTS", 1023)
+    with pytest.raises(ValueError, match=r"^grads may share memory with params: .* Pass a copy"):
+        opt.step(g)
+    assert opt.t == 1 - shared
 
 
 def test_empty_arrays_share_nothing():

@@ -156,6 +156,70 @@ def test_other_structures_are_refused(params, grads, says, place):
     assert_unchanged(before, snapshot(opt, params))
 
 
+def test_elements_on_one_memory_are_refused_before_memory_is_taken(monkeypatch):
+    """Its state would be 128 GiB; and a state that does not fit is told in a sentence."""
+    huge = np.lib.stride_tricks.as_strided(np.ones(1), (2**33,), (0,))
+    windows = np.lib.stride_tricks.as_strided(np.ones(4), (2**16, 2**17), (8, 0))
+
+    def refuse(*args, **options):
+        raise MemoryError("Unable to allocate 32. GB")
+
+    monkeypatch.setattr("numadam._cpu.state.aligned_zeros", refuse)
+    for params, name in [(huge, "params"), ([np.ones(2), windows], r"params\[1\]")]:
+        with pytest.raises(ValueError, match=rf"^{name}: several of its elements .* Pass a copy"):
+            na.Adam(params)
+    with pytest.raises(MemoryError, match=r"^params: Adam with these options needs 128 B for its"):
+        na.Adam([np.ones(6), np.ones(2)])
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(2, "float"), (2.5, "float"), (1j, "complex"), (np.complex64(1j), "complex")],
+)
+def test_a_number_is_told_the_array_that_it_would_be(number, kind):
+    says = (
+        rf"^params: .*, dtype={kind}\), and read it back with {kind}\(\.\.\.\).*x, dtype={kind}\)"
+    )
+    with pytest.raises(TypeError, match=says):
+        na.Adam(number)
+
+
+class Key(str):
+    """Changes a container when optree sorts the keys of another, as a second thread may."""
+
+    __slots__ = ("run",)
+    __hash__ = str.__hash__
+
+    def __lt__(self, other):
+        self.run()
+        return str.__lt__(self, other)
+
+
+@pytest.mark.parametrize("error", [IndexError, KeyError, RuntimeError])
+@pytest.mark.parametrize("place", ["grads", "params", "out"])
+def test_containers_that_change_while_they_are_read_are_refused(place, error):
+    def made():
+        return [{Key("a"): np.ones(3), Key("b"): np.ones(3)}, np.ones(3), np.ones(3)]
+
+    def change():
+        if error is not IndexError:
+            raise error
+        tree.pop()
+
+    params, tree, fit = made(), made(), made()
+    for one in (params, tree, fit):
+        for key in one[0]:
+            key.run = list
+    opt = na.Adam(params)
+    before = snapshot(opt, params)
+    for key in tree[0]:
+        key.run = change
+    with pytest.raises(ValueError, match=rf"^{place}: its containers changed while") as caught:
+        use(opt, place, tree, fit)
+    assert isinstance(caught.value.__cause__, error)
+    assert_unchanged(before, snapshot(opt, params))
+
+
 def test_a_dict_may_come_in_another_order():
     params = {"w": np.zeros(2), "b": np.zeros(2)}
     na.SGD(params, lr=1.0).step({"b": np.full(2, 1.0), "w": np.full(2, 2.0)})

@@ -32,6 +32,30 @@ def test_other_arrays_in_the_same_place_are_looked_at(cupy):
     np.testing.assert_array_equal(p, before - turned)
 
 
+def test_no_memory_is_taken_for_elements_on_one_memory(cupy, monkeypatch):
+    huge = np.lib.stride_tricks.as_strided(cupy.ones(1), (2**33,), (0,), subok=True)
+    with pytest.raises(ValueError, match=r"^params\[1\]: several of its elements .* Pass a copy"):
+        na.Adam([cupy.ones(2), huge])
+
+    def refuse(size):
+        raise MemoryError("out of memory to allocate")
+
+    monkeypatch.setattr("numadam._cuda.state._zeros", refuse)
+    with pytest.raises(MemoryError, match=r"^params: Adam .* needs 160 B .*out of memory to alloc"):
+        na.Adam([cupy.ones(8), cupy.ones(2)])
+
+
+def test_squares_below_zero_are_refused(cupy):
+    opt = na.Adam({"w": cupy.ones(3)})
+    for bad in ([0.0, np.nan, -1.0], [-np.inf, 1.0, 1.0]):
+        with pytest.raises(ValueError, match=r"^state\['v'\]\['w'\]: expected numbers >= 0"):
+            opt.state["v"] = {"w": cupy.asarray(np.array(bad))}
+    assert not opt.state["v"]["w"].any()
+    for fine in ([0.0, np.nan, np.inf], [-0.0, 1.0, 2.0]):
+        opt.state["v"] = {"w": cupy.asarray(np.array(fine))}
+        np.testing.assert_array_equal(cupy.asnumpy(opt.state["v"]["w"]), fine)
+
+
 def test_after_a_refused_step_all_arrays_are_looked_at(cupy, monkeypatch):
     p, g = cupy.zeros(3), cupy.ones(3)
     opt = na.SGD(p, lr=1.0)

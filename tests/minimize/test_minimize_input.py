@@ -163,6 +163,54 @@ def test_what_fun_may_not_return(fun, error, message):
     np.testing.assert_array_equal(x0, 1)
 
 
+def masked(x):
+    return np.ma.array(x, mask=np.arange(np.size(x)).reshape(np.shape(x)) == 0)
+
+
+def ones_of(x):
+    return [masked(row) for row in x]
+
+
+def resumed(x):
+    state = na.minimize(square, x, jac=True, maxiter=2).state
+    na.minimize(square, x, jac=True, maxiter=4, state={**state, "x": masked(x)})
+
+
+MASKED = {
+    "f": lambda x: na.minimize(lambda x: (np.ma.masked, 2 * x), x, jac=True),
+    "f without a mask": lambda x: na.minimize(lambda x: (np.ma.array(1.0), x), x, jac=True),
+    "f apart": lambda x: na.minimize(lambda x: masked([1.0]), x, jac=lambda x: x, ftol=0.1),
+    "f of differences": lambda x: na.minimize(lambda x: masked([1.0]), x),
+    "f of complex": lambda x: na.minimize(lambda x: masked([x.sum()]), x, jac="cs"),
+    "g": lambda x: na.minimize(lambda x: (1.0, masked(x)), x, jac=True),
+    "rows of g": lambda x: na.minimize(lambda x: (1.0, ones_of(x)), x[None], jac=True),
+    "numbers of g": lambda x: na.minimize(lambda x: (1.0, [np.ma.masked, 1, 1]), x, jac=True),
+    "g apart": lambda x: na.minimize(lambda x: 1.0, x, jac=masked),
+    "g of a dict": lambda x: na.minimize(
+        lambda x: (1.0, {"a": masked(x["a"])}), {"a": x}, jac=True
+    ),
+    "x0": lambda x: na.minimize(square, masked(x), jac=True),
+    "rows of x0": lambda x: na.minimize(square, ones_of(x[None]), jac=True),
+    "compiled x0": lambda x: na.minimize(rosen, masked(x)),
+    "saved x": resumed,
+    "f of many": lambda x: na.minimize_many(lambda x: (masked([1.0]), x), x[None], jac=True),
+    "g of many": lambda x: na.minimize_many(lambda x: (np.ones(1), masked(x)), x[None], jac=True),
+    "x0 of many": lambda x: na.minimize_many(rosen, masked(x[None])),
+    "lr of many": lambda x: na.minimize_many(rosen, x[None], lr=masked([0.1])),
+    "lr": lambda x: na.minimize(square, x, jac=True, lr=masked(x)),
+    "bounds": lambda x: na.minimize(square, x, jac=True, bounds=(masked(x), None)),
+    "pairs of bounds": lambda x: na.minimize(square, x, jac=True, bounds=masked([[0, 2]] * 3)),
+    "an end": lambda x: na.minimize(square, x, jac=True, bounds=[(0, np.ma.masked)] * 3),
+}
+
+
+@pytest.mark.parametrize("what", MASKED)
+def test_numbers_under_a_mask_are_refused(what):
+    """As by a step: which elements count is not known."""
+    with pytest.raises(TypeError, match=r"masked array: which elements count\? Use x.filled\(0\)"):
+        MASKED[what](np.ones(3))
+
+
 @pytest.mark.parametrize("kind", [list, np.float32, np.int64, "F", "strided"])
 def test_gradients_of_other_kinds_are_taken(kind):
     def fun(x):

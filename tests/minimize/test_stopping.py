@@ -188,17 +188,16 @@ def test_a_gradient_array_that_fun_fills_again_is_copied():
     np.testing.assert_array_equal(res.jac, python_rosen(res.x)[1])
 
 
-@pytest.mark.parametrize("how", ["fresh", "buffer", "view", "kept"])
-def test_a_large_gradient_is_copied_where_somebody_else_has_it(how):
-    n, kept, places = 20_000, [], []
+@pytest.mark.parametrize("how", ["buffer", "view", "kept"])
+def test_the_best_gradient_is_a_copy(how):
+    n, kept = 20_000, []
     buffer = np.zeros(n)
 
     def fun(x):
         g = 2 * (x - 1)
-        places.append(g.ctypes.data)
         if how == "kept":
             kept.append(g)
-        elif how != "fresh":
+        else:
             buffer[:] = g
             g = buffer if how == "buffer" else buffer[:]
         return float((x - 1) @ (x - 1)), g
@@ -211,7 +210,6 @@ def test_a_large_gradient_is_copied_where_somebody_else_has_it(how):
     buffer[:] = np.nan
     np.testing.assert_array_equal(res.jac, 2 * (res.x - 1))
     np.testing.assert_array_equal(res.state["jac"], res.jac)
-    assert (res.jac.ctypes.data in places) == (how == "fresh")
 
 
 def test_the_best_of_nested_arrays():

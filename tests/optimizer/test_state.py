@@ -48,6 +48,79 @@ def test_state_is_a_mapping_of_views(name, keys):
         assert_leaves(opt.state[key], tree_leaves(tree))
 
 
+SQUARES = [
+    (na.Adam, {}, "v"),
+    (na.Adam, {"amsgrad": True}, "vmax"),
+    (na.AdamW, {}, "v"),
+    (na.NAdam, {}, "v"),
+    (na.RAdam, {}, "v"),
+    (na.AdaMax, {}, "u"),
+    (na.AdaBelief, {}, "v"),
+    (na.Adagrad, {}, "v"),
+    (na.RMSprop, {"centered": True, "momentum": 0.9}, "v"),
+]
+
+
+@pytest.mark.parametrize(("rule", "options", "name"), SQUARES)
+def test_squares_below_zero_are_refused_and_all_else_is_loaded(rule, options, name):
+    opt = rule({"w": np.ones((2, 3)), "b": np.ones(())}, **options)
+    opt.step({"w": np.ones((2, 3)), "b": np.ones(())})
+    for bad in (-1e-300, -np.inf):
+        saved = opt.state.copy()
+        before = snapshot(opt)
+        saved["t"], saved[name]["w"][1, 2] = 7, bad
+        with pytest.raises(ValueError, match=rf"^state\['{name}'\]\['w'\]: expected numbers >= 0"):
+            opt.state = saved
+        with pytest.raises(ValueError, match=rf"^state\['{name}'\]\['w'\]: expected numbers >= 0"):
+            opt.state[name] = saved[name]
+        assert_unchanged(before, snapshot(opt))
+    # a run with NaN or inf may be saved and gone on with; other moments have any sign
+    for key in set(opt.state) - {"t"} - set(opt.state.keys() - rule.rule.state):
+        for odd in (np.nan, np.inf, -0.0, -1.0):
+            if odd == -1.0 and key in rule.rule.nonnegative:
+                continue
+            saved = opt.state.copy()
+            saved[key]["w"][1, 2] = odd
+            opt.state = saved
+            assert_leaves(opt.state[key], tree_leaves(saved[key]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_numbers_are_the_state_and_gradient_of_one_number(dtype):
+    """NumPy's arithmetic makes numbers of 0-d arrays."""
+    opt = na.Adam({"a": np.ones((), dtype), "b": np.ones(1, dtype)})
+    opt.step({"a": 3.0, "b": np.ones(1, dtype)})
+    m = opt.state["m"]["a"].copy()
+    opt.state["m"] = {"a": opt.state["m"]["a"] * 0.5, "b": opt.state["m"]["b"]}
+    assert opt.state["m"]["a"] == m * 0.5
+    number = 2j if dtype == "complex128" else 2.0
+    opt.grads = {"a": number, "b": np.ones(1, dtype)}
+    assert opt.grads["a"] == number
+    for bad, says in ((True, "number True"), ("x", "got str"), (2.0, r"\['b'\]: .*number 2.0")):
+        with pytest.raises(TypeError, match=says):
+            opt.grads = {"a": 1.0 if bad == 2.0 else bad, "b": bad}
+    if dtype == "float32":
+        with pytest.raises(TypeError, match=r"grads\['a'\]: expected float32.* x\.real"):
+            opt.grads = {"a": 1j, "b": np.ones(1, dtype)}
+
+
+def test_squares_of_every_kind_are_looked_through():
+    for dtype in ("float32", "bfloat16", "complex128"):
+        of_params = "float32" if dtype == "bfloat16" else dtype
+        opt = na.Adam(
+            np.ones(70_000, of_params), state_dtype="bfloat16" if dtype == "bfloat16" else None
+        )
+        for below in (-1.0, -1j) if "c" in dtype else (-1.0,):
+            v = np.full_like(opt.state["v"], np.nan)
+            v[-1] = below
+            with pytest.raises(ValueError, match=r"^state\['v'\]: expected numbers >= 0"):
+                opt.state["v"] = v
+    opt = na.Adam(np.asfortranarray(np.ones((3, 4))), state_dtype="float32")
+    with pytest.raises(ValueError, match=r"^state\['v'\]: expected numbers >= 0"):
+        opt.state["v"] = -np.ones((3, 4), np.float32)
+    assert not opt.state["v"].any()
+
+
 def test_state_lies_as_the_params_lie():
     p = np.asfortranarray(np.ones((3, 4)))
     opt = na.Adam(p)

@@ -87,6 +87,9 @@ def test_functional_api_refuses_what_needs_an_object(name):
         BARE[name](bounds=3.0)
 
 
+COUNT = "expected a whole number of at least 1 and at most 2147483647, got"
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -106,10 +109,13 @@ def test_functional_api_refuses_what_needs_an_object(name):
         ({"nonfinite": "ignore"}, "nonfinite: expected 'propagate' or 'raise' or 'skip'"),
         ({"sparse": True}, "sparse: expected None or 'lazy' or 'dense'"),
         ({"complex_form": "real"}, "complex_form: expected 'parts' or 'modulus'"),
-        ({"accumulate": 0}, "accumulate: expected at least 1"),
-        ({"accumulate": 2.0}, "accumulate: expected an int"),
-        ({"accumulate": True}, "accumulate: expected an int"),
-        ({"max_skips": 0, "nonfinite": "skip"}, "max_skips: expected at least 1"),
+        ({"accumulate": 0}, f"accumulate: {COUNT} 0."),
+        ({"accumulate": 2**31}, f"accumulate: {COUNT} 2147483648."),
+        ({"accumulate": None}, "accumulate: expected a whole number, got NoneType"),
+        ({"accumulate": 2.0}, "accumulate: expected a whole number, got float (2.0)"),
+        ({"accumulate": True}, "accumulate: expected a whole number, got bool"),
+        ({"max_skips": 0, "nonfinite": "skip"}, f"max_skips: {COUNT} 0."),
+        ({"max_skips": 2**31, "nonfinite": "skip"}, f"max_skips: {COUNT} 2147483648."),
         ({"max_skips": 2}, "max_skips: needs nonfinite='skip'"),
         ({"max_skips": 2, "nonfinite": "raise"}, "max_skips: needs nonfinite='skip'"),
         ({"clip_norm": 1, "clip_array_norm": 1}, "clip_array_norm: clips each array by itself"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-import sys
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,6 @@ from numadam._optimizer.optimizer import Optimizer
 
 #: A line of the history: a list of tuples would take 0.3 us a line, most of it at the end.
 _pack_line = struct.Struct("=4d").pack
-#: Bytes of a gradient from which copying it takes longer than asking whether it needs to be.
-_LARGE_GRADIENT = 65_536
 
 
 class PythonRun:
@@ -97,15 +94,11 @@ class PythonRun:
         begin, check = self._begin, self._check
         x, best_x, best_g = self._x, self._best_x, self._best_g
         in_place = one and best_g is not None
-        buffer, count = best_g, sys.getrefcount
-        large = in_place and best_g.nbytes > _LARGE_GRADIENT
-        g: Any = np.empty(0)
-        grads: Any = (g,)
-        alone = count(g)  # of a gradient that nobody else has
+        grads: Any = ()
         k, end = begin, begin + self._maxiter
         rate = LR.check(lr(k)) if changes else _plain(lr)
         f: Any = None
-        g = None
+        g: Any = None
         size, best_size, nan = math.nan, self._best_size, math.nan
         try:
             while True:
@@ -138,11 +131,7 @@ class PythonRun:
                     if tracks and f is not None and f < lowest and math.isfinite(f):
                         if in_place and g is not None:
                             best_x[...] = x
-                            if large and count(g) == alone and g.flags.owndata:
-                                best_g = g  # nobody else can write to it
-                            else:
-                                buffer[...] = g
-                                best_g = buffer
+                            best_g[...] = g
                         else:
                             best_x, best_g = self._copy(), _copied(g)
                         lowest, best_size = f, size
