@@ -1,24 +1,28 @@
-"""Sums of squares for the norms and the finite check: deterministic, and safe in range.
+"""Sums of squares for norms and the finite check, which do not depend on any order.
 
-Two levels, in float64. An array is cut into blocks of ``NORM_BLOCK`` elements; the sum of squares
-of a block is a partial. Inside a block, element i is added to lane ``i % NORM_LANES``, and the
-lanes are then added pairwise (`_fold`). The partials are added in their order with compensation
-(`combine`). A partial depends on its elements alone, so the split into parts, the threads and the
-threading layer change no bit.
+A plain sum depends on its order, and with it the norm would depend on memory layout, parts and
+threads. So the squares are added exactly, as integers on a fixed grid (the idea of Demmel and
+Nguyen, "Parallel Reproducible Summation", 2015). With an `exponent` e, the digits of a sum are two
+integers, high in units of 2**(2e - 36), low of 2**(2e - 82)::
 
-Error: an element passes at most 9 roundings inside a block, 3 in its lane (4 rows) and 6 in the
-fold of 64 lanes, and the compensated sum over blocks adds less than one: the norm is within 4 ulp
-of ``sqrt(math.fsum(x * x))`` for any input.
+    sum of squares = (high + low * 2**-46) * 2**(2e - 36),   0 <= low < 2**46
 
-Range: squares of float32 and shorter types neither overflow nor underflow in float64. Squares of
-float64 can, so a total outside the safe range is computed again from scaled elements::
+Each square is rounded once, to the last of these digits. What follows is exact, so it does not
+matter how the numbers are cut into blocks, and in which order blocks, arrays and processes are
+added (`block`, `combine`). The exponent is the smallest multiple of 8 with which the sum is below
+half of what `high` holds: it depends on the numbers alone, too. It is not known before the pass, so
+a pass takes the exponent of the last one, and `next_exponent` says whether to repeat it::
 
-    total = combine(partials, first, count)   # of block(..., k)
-    e = exponent_of(total)                    # 0: the total is accurate
-    if e != 0:                                # seldom: a second pass over the elements
-        total = combine(partials, first, count)   # of scaled(..., (k, power(-e)))
+    high, low, large = combine(partials, first, count)   # of block(..., unit(e, ranged))
+    e = next_exponent(high, low, large, e, ranged)       # the same: done
+    norm(total_of(high, low, large), forget(e))          # sqrt(total) * 2**e
 
-Then ``norm == sqrt(total) * 2**e``, and a total that is not finite means an element that is not.
+Error: the norm is within 1 ulp of ``sqrt(math.fsum(x * x))``, up to 2**29 numbers, whatever they
+are: a square of float64 is rounded by half an ulp, then to 2**-82 of 2**2e, while the sum is at
+least 2**(2e - 1).
+
+Range: float64 numbers are scaled by a power of two before they are squared, so that nothing
+overflows, and nothing that counts underflows. Squares of float32 need no scale in float64.
 """
 
 from __future__ import annotations
@@ -33,29 +37,31 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from numadam._jit.functions import linked
 from numadam._jit.pointers import array_at
 
 #: Independent running sums of a block. A loop over lanes is elementwise, so the compiler vectorises
-#: it; one running sum it may not reorder (7 times slower). With 32 lanes the loop was unrolled
-#: instead of vectorised: 3 times slower.
+#: it; one running sum it may not reorder (7 times slower). With 16 lanes the loop was unrolled
+#: instead of vectorised: 4 times slower.
 NORM_LANES = 64
 
-#: Elements of one partial: 4 rows of lanes. 16 rows are a quarter faster within the cache, but then
-#: an element passes 21 roundings and the norm is off by up to 7 ulp.
-NORM_BLOCK = 4 * NORM_LANES
+#: Elements of one block: 64 rows of lanes, as many as the low digits of a lane have room for.
+NORM_BLOCK = 64 * NORM_LANES
 
-#: Partials from which `combine` uses lanes too: each addition to one running sum takes 4 cycles.
-_BY_LANES_FROM = 16 * NORM_LANES
+# A lane begins with `start` = 2**(2e + 16), and adding a square to it rounds to 2**-52 of that: the
+# high digits. What is lost in rounding is known exactly (Dekker's FastTwoSum), and rounded to
+# 2**-98 of `start` in the same way: the low digits.
+_HIGH, _LOW = 36, 46  # digits of `high` after the point, where 2**2e is 1; digits of `low`
+_TOP = 16  # start / 2**2e is 2**_TOP
+_FULL = 2 ** (_HIGH + _TOP - 1)  # a sum of high digits from which the exponent is too small
+_MIDDLE = 1.5 * 2.0**-_LOW  # times `start`: to it the low digits are added
+_FLOAT64_TOP = -48  # log2 of `start` for float64, whose numbers are scaled instead
 
-# A total in [_LOWEST, _HIGHEST] has lost no digit that counts: squares below 2**-1022 are denormal,
-# above 2**1024 infinite, and the margins allow for the number of elements. Scaling by 2**600 brings
-# every float64 total back into it.
-_SHIFT = 600
-_LOWEST, _HIGHEST = 2.0**-900, 2.0**1000
-_UP, _DOWN = 2.0**_SHIFT, 2.0**-_SHIFT
-
-_VECTOR = 8  # elements of the vectors in `_fold`: a register of AVX-512, two of AVX2
+# Exponents: multiples of _STEP. An odd one says that the one below is known to be too small.
+_STEP = 8
+_JUMP = 512
+_LEAST = -1040, -112  # of float64 and float32: the square of the smallest number is a whole unit
+_MOST = 1040  # of float64: no scaled number has a square that overflows
+_DOUBTFUL = 1 + 2.0**-20  # what rounding at another exponent may change, with a margin
 
 #: For functions that compiled code calls, and Python too (`grad_norm`, tests).
 _both = njit(error_model="numpy", no_cfunc_wrapper=True)
@@ -79,69 +85,72 @@ def lane_memory(typingctx: Any) -> Any:
 
 
 @intrinsic
-def _fold(typingctx: Any, memory: Any) -> Any:
-    """Pairwise sum of the lanes: the second half is added to the first, until one is left.
-
-    Written with vector types: the compiler would unroll so short a loop before vectorising it. The
-    order of additions is fixed, whatever vectors the machine has.
-    """
-    index = ir.IntType(32)
-
-    def half(builder: Any, vector: Any, first: int, width: int) -> Any:
-        mask = ir.Constant(ir.VectorType(index, width), [index(first + k) for k in range(width)])
-        return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+def _bits(typingctx: Any, x: Any) -> Any:
+    """The bits of a float64 as int64, in which neighbouring numbers are neighbours."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.VectorType(ir.DoubleType(), _VECTOR)
-        base = builder.bitcast(args[0], kind.as_pointer())
-        vectors = []
-        for k in range(NORM_LANES // _VECTOR):
-            vectors.append(builder.load(builder.gep(base, [index(k)])))
-            vectors[-1].align = 64
-        while len(vectors) > 1:
-            middle = len(vectors) // 2
-            pairs = zip(vectors[:middle], vectors[middle:], strict=True)
-            vectors = [builder.fadd(a, b) for a, b in pairs]
-        (vector,), width = vectors, _VECTOR
-        while width > 1:
-            width //= 2
-            low, high = half(builder, vector, 0, width), half(builder, vector, width, width)
-            vector = builder.fadd(low, high)
-        return builder.extract_element(vector, index(0))
+        return builder.bitcast(args[0], ir.IntType(64))
 
-    return types.float64(types.voidptr), codegen
+    return types.int64(types.float64), codegen
 
 
 @intrinsic
-def _add_square(typingctx: Any, total: Any, x: Any) -> Any:
-    """``total + x * x`` in float64.
-
-    The square of a float32 is exact in float64 (24 + 24 digits of 53), so a fused multiply-add has
-    the same bits as two instructions; the compiler may contract (15 % faster). Squares of float64
-    round, so there it may not: bits would depend on the machine.
-    """
+def _number(typingctx: Any, bits: Any) -> Any:
+    """The float64 of these bits."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        so_far, value = args
-        if signature.args[1] != types.float32:
-            return builder.fadd(so_far, builder.fmul(value, value))
-        value = builder.fpext(value, ir.DoubleType())
-        square = builder.fmul(value, value, flags=("contract",))
-        return builder.fadd(so_far, square, flags=("contract",))
+        return builder.bitcast(args[0], ir.DoubleType())
 
-    return types.float64(types.float64, x), codegen
+    return types.float64(types.int64), codegen
 
 
-def _make_value(gradient: Any, scaled: bool) -> Any:
+@intrinsic
+def _add_square(typingctx: Any, high: Any, low: Any, x: Any, middle: Any) -> Any:
+    """``high + x * x``, and `low` with what this sum has lost by rounding, to the low digits.
+
+    Of float64: `low` is an integer, to which the bits of ``middle + lost`` are added. Rounding a
+    lane of floats could depend on the order where `lost` is half a unit exactly.
+
+    Of float32: `low` holds the bits of a lane of floats that begins with `middle` (one operation
+    less: 10 % of the pass). Here nothing is half a unit: an odd integer times 2**q has the square
+    of an odd integer times 2**2q, and half a unit is an odd power of two. Its square is exact in
+    float64 (24 + 24 digits of 53), so a fused multiply-add has the same bits as two instructions.
+    Squares of float64 round, so they are not fused: bits would depend on the machine.
+    """
+    double, word = ir.DoubleType(), ir.IntType(64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        high, low, value, middle = args
+        if signature.args[2] == types.float32:
+            value, three = builder.fpext(value, double), ir.FunctionType(double, [double] * 3)
+            fused = builder.module.declare_intrinsic("llvm.fmuladd", [double], three)
+            total = builder.call(fused, [value, value, high])
+            lost = builder.call(fused, [value, value, builder.fsub(high, total)])
+            low = builder.bitcast(builder.fadd(builder.bitcast(low, double), lost), word)
+        else:
+            square = builder.fmul(value, value)
+            total = builder.fadd(high, square)
+            lost = builder.fsub(square, builder.fsub(total, high))
+            low = builder.add(low, builder.bitcast(builder.fadd(middle, lost), word))
+        return context.make_tuple(builder, signature.return_type, [total, low])
+
+    result = types.Tuple([types.float64, types.int64])
+    return result(types.float64, types.int64, x, types.float64), codegen
+
+
+def _make_value(gradient: Any, ranged: bool) -> Any:
     # arguments are spelled out: with *arrays, a loop over four of them was not vectorised
-    def times(i, p, g, acc, lo, hi, k):
-        return np.float64(gradient(i, p, g, acc, lo, hi, k[0])) * k[1]
+    def times(i, p, g, acc, lo, hi, k, scale):
+        return np.float64(gradient(i, p, g, acc, lo, hi, k)) * scale
 
-    return times if scaled else gradient
+    def plain(i, p, g, acc, lo, hi, k, scale):
+        return gradient(i, p, g, acc, lo, hi, k)
+
+    return times if ranged else plain
 
 
-def make_block(gradient: Any, wrap: Callable[[Any], Any], scaled: bool = False) -> Any:
-    """Make the function that computes the partial of one block of elements.
+def make_block(gradient: Any, wrap: Callable[[Any], Any], ranged: bool) -> Any:
+    """Make the function that adds up the squares of one block of elements.
 
     Parameters
     ----------
@@ -150,110 +159,139 @@ def make_block(gradient: Any, wrap: Callable[[Any], Any], scaled: bool = False) 
         loop is vectorised only if all loads come before any condition.
     wrap : callable
         Compiles a function, as `jit_once` does.
-    scaled : bool
-        Whether the block is for the second pass.
+    ranged : bool
+        Whether the elements are float64.
 
     Returns
     -------
     compiled function
-        ``block(first, n, p, g, acc, lo, hi, k) -> float64``: the sum of the squares of `n`
-        elements from `first` on, n <= NORM_BLOCK. Absent arrays are None. If scaled, it takes
-        ``(k, scale)`` for k, and the elements times scale.
+        ``block(first, n, p, g, acc, lo, hi, k, unit, partials, b)``: the digits of the sum of the
+        squares of `n` elements from `first` on, n <= NORM_BLOCK, become partial sum `b`. Absent
+        arrays are None.
     """
-    value = wrap(_make_value(gradient, True)) if scaled else gradient
+    value = wrap(_make_value(gradient, ranged))
 
-    def block(first, n, p, g, acc, lo, hi, k):
-        memory = lane_memory()
-        lanes = array_at(memory, NORM_LANES, np.float64)
+    def block(first, n, p, g, acc, lo, hi, k, unit, partials, b):
+        start, scale = (2.0**_FLOAT64_TOP, unit) if ranged else (unit, 1.0)
+        middle = start * _MIDDLE
+        # of a lane of integers each square brings the bits of `middle`, one of floats begins so
+        begin, times = (0, n) if ranged else (_bits(middle), NORM_LANES)
+        sums = array_at(lane_memory(), NORM_LANES, np.float64)
+        rests = array_at(lane_memory(), NORM_LANES, np.int64)
         for i in range(NORM_LANES):
-            lanes[i] = 0.0
+            sums[i], rests[i] = start, begin
         # unsigned: a signed index may count from the end, which prevents vectorising
         at, left, row = np.uint64(first), np.uint64(n), np.uint64(NORM_LANES)
         for _ in range(left // row):
             for i in range(row):
-                lanes[i] = _add_square(lanes[i], value(at + i, p, g, acc, lo, hi, k))
+                x = value(at + i, p, g, acc, lo, hi, k, scale)
+                sums[i], rests[i] = _add_square(sums[i], rests[i], x, middle)
             at += row
         for i in range(left % row):
-            lanes[i] = _add_square(lanes[i], value(at + i, p, g, acc, lo, hi, k))
-        return _fold(memory)
+            x = value(at + i, p, g, acc, lo, hi, k, scale)
+            sums[i], rests[i] = _add_square(sums[i], rests[i], x, middle)
+        high = low = outside = 0
+        for i in range(NORM_LANES):
+            digits = _bits(sums[i]) - _bits(start)
+            high, low, outside = high + digits, low + rests[i], outside | digits >> 52
+        low -= times * _bits(middle)
+        partials[2 * b], partials[2 * b + 1] = high + (low >> _LOW), low & (2**_LOW - 1)
+        if outside != 0:  # a lane has left its binade, or is not finite
+            large = 0.0
+            for i in range(NORM_LANES):
+                large += (sums[i] - start) / start
+            partials[2 * b], partials[2 * b + 1] = -1, _bits(large)
 
     return wrap(block)
 
 
 @_both
 def blocks(n):
-    """Number of blocks, and so of partials, of an array of n elements."""
+    """Number of blocks of an array of n elements; each has a partial sum of two int64."""
     return (n + NORM_BLOCK - 1) // NORM_BLOCK
 
 
-@linked
-def two_sum(a, b):
-    """The rounded sum of a and b, and its rounding error, exactly (Knuth's TwoSum)."""
-    total = a + b
-    of_b = total - a
-    return total, (a - (total - of_b)) + (b - of_b)
+@_both
+def words(n):
+    """Number of int64 of the partial sums of an array of n elements, and of one exponent."""
+    return 2 * blocks(n) + 1
 
 
 @_both
 def combine(partials, first, count):
-    """The compensated sum of `count` partials from `first` on: about one rounding, however many.
+    """The sum of `count` partial sums from `first` on, as ``(high, low, large)``.
 
-    The errors of all additions are summed in `lost` and added at the end (Kahan-Babuska). Infinity
-    where one partial is infinite or the sum overflows, NaN where one is NaN.
+    `large` is 0 where the exponent is large enough; otherwise about the sum, in units of `start`,
+    and not finite where a number is not.
     """
-    sums, losses = (
-        array_at(lane_memory(), NORM_LANES, np.float64),
-        array_at(lane_memory(), NORM_LANES, np.float64),
-    )
-    at, left, row = np.uint64(first), np.uint64(count), np.uint64(NORM_LANES)
-    total = lost = 0.0
-    if count >= _BY_LANES_FROM:
-        for i in range(NORM_LANES):
-            sums[i] = losses[i] = 0.0
-        for _ in range(left // row):
-            for i in range(row):
-                sums[i], loss = two_sum(sums[i], partials[at + i])
-                losses[i] += loss
-            at += row
-        left = left % row
-        for i in range(row):
-            total, loss = two_sum(total, sums[i])
-            lost += loss + losses[i]
-    for i in range(left):
-        total, loss = two_sum(total, partials[at + i])
-        lost += loss
-    # for an infinite total `lost` is NaN, from inf - inf
-    return total if math.isnan(lost) else total + lost
+    high, low, large = 0, 0, 0.0
+    for b in range(first, first + count):
+        more, rest = partials[2 * b], partials[2 * b + 1]
+        if more < 0:
+            large += _number(rest)
+        else:
+            low += rest
+            high += more + (low >> _LOW)
+            low &= 2**_LOW - 1
+        if high >= _FULL:
+            large += high * 2.0 ** (-_HIGH - _TOP)
+            high = 0
+    return high, low, large
 
 
 @_both
-def exponent_of(total):
-    """The exponent by which float64 elements have to be scaled for a second pass, or 0 for none.
-
-    Squares below 2**-1022 lose digits and above 2**1024 are infinite. Outside 2**-900..2**1000
-    that may matter, so there the elements are squared again times ``power(-exponent)``: then none
-    overflows, and none that matters is lost. A zero total needs it too: squares below 2**-1075
-    vanish.
-    """
-    if total < _LOWEST:
-        return -_SHIFT
-    return (
-        0 if total <= _HIGHEST else _SHIFT
-    )  # also for NaN: it may come from squares that overflow
+def total_of(high, low, large):
+    """The sum of squares as a float64, divided by ``2**2e``: one rounding, at the last exponent."""
+    if large != 0.0:
+        return large * 2.0**_TOP
+    return (high + low * 2.0**-_LOW) * 2.0**-_HIGH
 
 
 @_both
-def power(exponent):
-    """``2.0**exponent``, for what `exponent_of` returns and its negative."""
-    if exponent == 0:
-        return 1.0
-    return _UP if exponent > 0 else _DOWN
+def next_exponent(high, low, large, exponent, ranged):
+    """The exponent for the next pass, or the same one where this sum is the result.
+
+    The smallest one that is large enough. Where the sum is too small to be sure of that, the
+    exponent below is tried, and an odd exponent notes that it was: see `forget`.
+    """
+    least, known = _LEAST[0] if ranged else _LEAST[1], exponent & 1
+    even = exponent - known
+    if large != 0.0:
+        if math.isnan(large) or (large == math.inf and not (ranged and even < _MOST)):
+            return exponent
+        if large == math.inf:  # squares overflow
+            return min(even + _JUMP, _MOST)
+        # steps with which the sum is below a half
+        steps = (math.frexp(large)[1] + 2 * _STEP) // (2 * _STEP)
+        return even + 1 + _STEP if steps <= 1 else even + steps * _STEP
+    total = total_of(high, low, large)
+    if known or even == least or total >= 0.5 * _DOUBTFUL:
+        return exponent
+    if total == 0.0:
+        return max(even - _JUMP, least)
+    steps = (_TOP - 1 - math.frexp(total)[1]) // (2 * _STEP)
+    return max(even - max(steps, 1) * _STEP, least)
+
+
+@_both
+def forget(exponent):
+    """The exponent with which to begin on other numbers."""
+    return exponent & ~1
+
+
+@_both
+def unit(exponent, ranged):
+    """What `block` takes for an exponent: scale of float64 numbers, first value of float32 sums."""
+    even = forget(exponent)
+    if ranged:
+        return math.ldexp(1.0, -even - (_TOP - _FLOAT64_TOP) // 2)
+    return math.ldexp(1.0, 2 * even + _TOP)
 
 
 @_both
 def norm(total, exponent):
     """The norm: infinite where it is beyond float64, though the elements are finite."""
-    return math.sqrt(total) * power(exponent)
+    return math.ldexp(math.sqrt(total), exponent)
 
 
 @_both
@@ -265,8 +303,8 @@ def clip_factor(total, exponent, limit, margin, tiny):
     two, which is exact. An infinite limit clips nothing. The factor is NaN where the norm is not
     finite: no gradient becomes 0 in silence.
 
-    `total` and `exponent` are from `combine` and `exponent_of` (0 for float32 and shorter), the
-    limit is at least 0, and the margin 1e-6 as in torch, or 0.
+    The norm is ``sqrt(total) * 2**exponent``, the limit is at least 0, and the margin 1e-6 as in
+    torch, or 0.
     """
     if limit == math.inf:
         return 1.0, 1.0
@@ -277,7 +315,7 @@ def clip_factor(total, exponent, limit, margin, tiny):
     if limit == 0.0:
         return 1.0, 0.0
     # norm and quotient may be outside of float64's range: divide mantissas, subtract exponents
-    below, down = math.frexp(math.sqrt(total) + margin * power(-exponent))
+    below, down = math.frexp(math.sqrt(total) + math.ldexp(margin, -exponent))
     above, up = math.frexp(limit)
     quotient, shift = above / below, up - down - exponent
     if shift > 0 or (shift == 0 and quotient >= 1.0):

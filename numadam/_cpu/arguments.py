@@ -64,7 +64,7 @@ class _Template(NamedTuple):
     memory: np.ndarray  # in int64 words; addresses in the block of the state are offsets in that
     of_state: np.ndarray  # the places of these words
     arrays: dict[str, tuple[Any, np.dtype[Any], int]]  # shape, dtype and offset of each
-    partials: int  # how many partial sums of the norm
+    partials: int  # words of the partial sums of the norm
 
 
 @functools.lru_cache(maxsize=256)
@@ -109,7 +109,7 @@ def _template(
         np.concatenate([array.reshape(-1).view(np.int64) for array in arrays.values()]),
         of_state,
         {name: (one.shape, one.dtype, offsets[name]) for name, one in arrays.items()},
-        int(leaves["first_block"][n]) + 1 if plan.norm else 0,
+        2 * int(leaves["first_block"][n]) if plan.norm else 0,
     )
 
 
@@ -190,7 +190,7 @@ class KernelArguments:
         words[template.pointers] += address_of(self._memory)
         words[_CONTROL], words[_PRODUCTS] = address_of(control), address_of(products)
         if template.partials:
-            self._partials = np.zeros(template.partials)
+            self._partials = np.zeros(template.partials, np.int64)
             words[_PARTIALS] = address_of(self._partials)
         if subtypes.count(np.ndarray) < len(subtypes):
             self.leaves["subtype"][:-1] = list(map(id, subtypes))

@@ -1,7 +1,8 @@
 """Norms of the gradients on the CPU: partial sums, clip factors, and the guard.
 
 Each gradient is cut into blocks of `norms.NORM_BLOCK` numbers, and each block gives one partial
-sum. Blocks are numbered through all leaves: those of leaf j begin at ``leaves[j].first_block``.
+sum. Blocks are numbered through all leaves: those of leaf j begin at ``leaves[j].first_block``. The
+exponents of a step are those with which the next one begins: a second pass is seldom needed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from numadam._cpu.records import META
 from numadam._jit.pointers import array_at, record_at
 
 #: Blocks of a norm that a thread takes at a time.
-CHUNK = 64
+CHUNK = 4
 
 #: Results of `finalize_norms`: all finite; some exponents are new, so form the partial sums once
 #: more; a gradient that is not finite.
@@ -40,7 +41,7 @@ NORMS_FINITE, NORMS_AGAIN, NORMS_NOT_FINITE = range(3)
 def make_norm(plan: Plan, wrap: Any) -> Any:
     """``norm_part(q, meta_at)``: partial sums of chunk q, of gradients as the rule sees them."""
     gradient, ranged = make_norm_gradient(plan, wrap), plan.real == np.float64
-    block = norms.make_block(gradient, wrap, scaled=ranged)
+    block = norms.make_block(gradient, wrap, ranged)
     width = width_of(plan)
     scalars, scalars_of = make_scalars(plan), make_scalars_of(width)
     views, _, numbers = make_views(plan)
@@ -52,7 +53,7 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
         meta = record_at(meta_at, META)
         count, leaves, factors = meta.count, leaves_of(meta), factors_of(meta)
         rows, begins = scalars_of(meta), leaves.first_block
-        partials = array_at(meta.partials, begins[count] + 1, np.float64)
+        partials = array_at(meta.partials, 2 * begins[count], np.int64)
         b, end = part_of(q, CHUNK, begins[count])
         j = find_leaf(begins, count, b)
         while b < end:
@@ -61,7 +62,7 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
             leaf = leaves[j]
             first, size = leaf.first_block, (leaves[j + 1].start - leaf.start) * each
             _, k = scalars(rows[leaf.group], factors[0, j], factors[1, j])
-            at, exponent = leaf.address, leaf.exponent
+            at, unit = leaf.address, norms.unit(leaf.exponent, ranged)
             x, g = view_x(at[slot_x], size), view_g(at[pl.G], size)
             total = view_total(at[pl.SUM], size)
             lo, hi = view_low(at[pl.LOW], size), view_high(at[pl.HIGH], size)
@@ -70,12 +71,9 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
                 e = (b - first) * norms.NORM_BLOCK
                 n = size - e if size - e < norms.NORM_BLOCK else norms.NORM_BLOCK
                 if n <= 0:  # a sparse gradient has fewer blocks
-                    partials[b] = 0.0
-                elif ranged:
-                    scale = norms.power(-exponent)
-                    partials[b] = block(e, n, x, g, total, lo, hi, (k, scale))
+                    partials[2 * b] = partials[2 * b + 1] = 0
                 else:
-                    partials[b] = block(e, n, x, g, total, lo, hi, k)
+                    block(e, n, x, g, total, lo, hi, k, unit, partials, b)
                 b += 1
 
     return wrap(norm_part)
@@ -89,14 +87,15 @@ def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
 
     def finalize(leaves, j, after, factors, partials, control, place):
         """Leaves j to `after`, taken as one array, whose norm goes to `place`."""
-        begin, exponent = leaves[j].first_block, leaves[j].exponent
-        total = norms.combine(partials, begin, leaves[after].first_block - begin)
-        if ranged and exponent == 0:
-            exponent = norms.exponent_of(total)
-            if exponent != 0:
-                for i in range(j, after):
-                    leaves[i].exponent = exponent
-                return NORMS_AGAIN
+        begin, tried = leaves[j].first_block, leaves[j].exponent
+        count = leaves[after].first_block - begin
+        high, low, large = norms.combine(partials, begin, count)
+        exponent = norms.next_exponent(high, low, large, tried, ranged)
+        if exponent != tried:
+            for i in range(j, after):
+                leaves[i].exponent = exponent
+            return NORMS_AGAIN
+        total, exponent = norms.total_of(high, low, large), norms.forget(exponent)
         factors[2, place] = norms.norm(total, exponent)
         row = control[0]
         pre, factor = norms.clip_factor(total, exponent, row[column], row[margin], small)
@@ -110,7 +109,7 @@ def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
         meta = record_at(meta_at, META)
         count, leaves, factors = meta.count, leaves_of(meta), factors_of(meta)
         control = control_of(meta)
-        partials = array_at(meta.partials, leaves[count].first_block + 1, np.float64)
+        partials = array_at(meta.partials, 2 * leaves[count].first_block, np.int64)
         if of_all:
             return one(leaves, 0, count, factors, partials, control, count)
         found = NORMS_FINITE
@@ -135,8 +134,8 @@ def reset_factors(meta_at):
 
 
 def reset_exponents(meta_at):
-    """Exponents of 0: the first pass over the gradients scales nothing."""
+    """The exponents of the last step, with which the first pass over the gradients begins."""
     meta = record_at(meta_at, META)
     leaves = leaves_of(meta)
     for j in range(meta.count + 1):
-        leaves[j].exponent = 0
+        leaves[j].exponent = norms.forget(leaves[j].exponent)

@@ -10,7 +10,7 @@ ids of its arrays, and finds everything else from there::
          ├─► control     float64[groups, columns]: the control block, written by Python
          ├─► scalars     float64[groups, width]: what the step computes from it
          ├─► factors     float64[3, count + 1]: clip factor in two steps, norm; last of all leaves
-         ├─► partials    float64: a partial sum for each block of each gradient
+         ├─► partials    int64[blocks, 2]: a partial sum for each block of each gradient
          └─► products    float64[groups, n]: see `products`; they follow META, then the state
 """
 
@@ -78,7 +78,7 @@ CPU_LEAF = np.dtype(
         ("rows", POINTER),  # row numbers of a sparse gradient, 0 where it is dense
         ("width", NUMBER),  # iterations in one of these rows
         ("first_block", NUMBER),  # first partial sum of the norm
-        ("exponent", NUMBER),  # of two: what elements are scaled by, so that squares stay in range
+        ("exponent", NUMBER),  # of the sum of squares, see `norms`
         ("address", POINTER, SLOTS),  # of each slot's array, as the loop reads or writes it
         ("work", POINTER, CHECKED),  # dense copy of a strided array, 0 where there is none
         ("source", POINTER, CHECKED),  # the strided array itself

@@ -18,7 +18,17 @@ from numadam._core.scalars import tiny
 from numadam._cuda import launch as policy
 from numadam._cuda.kernel_spec import KernelSource
 from numadam._cuda.memory import make_array_view, plain
+from numadam._cuda.norms import exponent_of
 from numadam._cuda.scalar_kernels import COUNTERS, control_width, make_advance_all
+from numadam._jit.functions import linked
+
+
+@linked
+def two_sum(a, b):
+    """The rounded sum of a and b, and its rounding error, exactly (Knuth's TwoSum)."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)
 
 
 def make_combine(plan: Plan) -> KernelSource:
@@ -27,7 +37,7 @@ def make_combine(plan: Plan) -> KernelSource:
     `firsts` says where the partial sums of each begin, and last where they end. Every addition is
     an error-free transformation: what it loses is added up beside it.
     """
-    two_sum, exponent_of = plain(norms.two_sum), plain(norms.exponent_of)
+    add, exponent = plain(two_sum), plain(exponent_of)
     doubles, longs = make_array_view(np.dtype(np.float64)), make_array_view(np.dtype(np.int64))
     threads, both, i8 = policy.THREADS, 2 * policy.THREADS, cuda.types.int64
     scales = plan.real == np.float64
@@ -41,14 +51,14 @@ def make_combine(plan: Plan) -> KernelSource:
         sums = cuda.shared.array(both, np.float64)  # of each thread, then what these have lost
         numbers, total, lost = doubles(partials, ends[1]), 0.0, 0.0
         for i in range(ends[0] + lane, ends[1], threads):
-            total, loss = two_sum(total, numbers[i])
+            total, loss = add(total, numbers[i])
             lost += loss
         sums[lane], sums[threads + lane] = total, lost
         half = threads // 2
         cuda.syncthreads()
         while half > 0:
             if lane < half:
-                total, loss = two_sum(sums[lane], sums[lane + half])
+                total, loss = add(sums[lane], sums[lane + half])
                 sums[lane] = total
                 sums[threads + lane] += sums[threads + lane + half] + loss
             cuda.syncthreads()
@@ -59,7 +69,7 @@ def make_combine(plan: Plan) -> KernelSource:
             total = total if math.isnan(lost) else total + lost
             doubles(totals + 8 * which, 1)[0] = total
             if scaled == 0:
-                of_total[0] = exponent_of(total) if scales else 0
+                of_total[0] = exponent(total) if scales else 0
 
     return combine, cuda.types.void(*[i8] * 5)
 

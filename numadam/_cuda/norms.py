@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from numba import cuda  # here and not in a function: the simulator swaps the module's global
 
-from numadam._core import norms
 from numadam._core import plan as pl
 from numadam._core.element import make_norm_gradient
 from numadam._core.plan import Plan
@@ -42,6 +41,34 @@ from numadam._cuda.scalar_kernels import (
     make_scalars,
     scalars_type,
 )
+from numadam._jit.functions import linked
+
+# A total in [_LOWEST, _HIGHEST] has lost no digit that counts: squares below 2**-1022 are denormal,
+# above 2**1024 infinite, and the margins allow for the number of elements. Scaling by 2**600 brings
+# every float64 total back into it.
+_SHIFT = 600
+_LOWEST, _HIGHEST = 2.0**-900, 2.0**1000
+
+
+@linked
+def exponent_of(total):
+    """The exponent by which float64 elements have to be scaled for a second pass, or 0 for none.
+
+    A zero total needs it too: squares below 2**-1075 vanish. So does NaN: it may come from squares
+    that overflow.
+    """
+    if total < _LOWEST:
+        return -_SHIFT
+    return 0 if total <= _HIGHEST else _SHIFT
+
+
+@linked
+def power(exponent):
+    """``2.0**exponent``, for what `exponent_of` returns and its negative."""
+    if exponent == 0:
+        return 1.0
+    return 2.0**_SHIFT if exponent > 0 else 2.0**-_SHIFT
+
 
 if SIMULATED:
 
@@ -142,7 +169,7 @@ def _make_add_part(plan: Plan, by_value: bool, wrap: Any) -> Any:
     """
     whole, single = _make_squares(plan, wrap)
     scalars, read = make_scalars(plan, by_value, wrap)
-    width, fold, power = norm_iterations(plan), wrap(_fold), plain(norms.power)
+    width, fold, scale_of = norm_iterations(plan), wrap(_fold), plain(power)
     threads, part = policy.THREADS, part_size()
     rounds = policy.SUMMED_PER_THREAD // width
     doubles = make_array_view(np.dtype(np.float64))
@@ -150,7 +177,7 @@ def _make_add_part(plan: Plan, by_value: bool, wrap: Any) -> Any:
     def add_part(a, block, first, size, tiled, rows, row, partials, exponent, scaled):
         if scaled != 0 and exponent == 0:
             return
-        scale = power(-exponent) if scaled != 0 else 1.0
+        scale = scale_of(-exponent) if scaled != 0 else 1.0
         _, k = read(scalars(rows, 0, row))
         lane, added = np.int64(cuda.threadIdx.x), 0.0
         begin = (block - first) * part

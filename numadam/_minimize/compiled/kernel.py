@@ -71,7 +71,7 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
         pre = factor = 1.0
         if normed:
             n = d.numbers
-            partials = array_at(d.partials, norms.blocks(n), np.float64)
+            partials = array_at(d.partials, norms.words(n), np.int64)
             x, g, _, _, _, _, _, _, low, high, _, _ = slots
             _, k = scalars(own, 1.0, 1.0)
             pre, factor = clip(row, n, x, g, low, high, k, partials)

@@ -85,7 +85,7 @@ class Problem:
             "rates": self._tables.rates,
             "columns": self._tables.columns,
             "changes": self._tables.changes,
-            "partials": np.zeros(int(norms.blocks(numbers)) if plan.norm else 0),
+            "partials": np.zeros(int(norms.words(numbers)) if plan.norm else 0, np.int64),
             "history": self._page,
         }
         record = np.zeros(1, SINGLE)

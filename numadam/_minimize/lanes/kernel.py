@@ -100,15 +100,15 @@ def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
     views, b, _ = make_views(plan)
     vp, vg, vl, vh = (views[slot] for slot in (pl.P, pl.G, pl.LOW, pl.HIGH))
     wide, normed = op.RULE + plan.rule.width, plan.norm != ""
-    least = scratch_size(plan, 0)  # control row and scalars, before the partial sums
+    least = scratch_size(plan, 0) - int(norms.words(0))  # without the partial sums
 
     def step(meta, batch, d, at, block, first, filled, begin, it):
         updates, n, bytes_each = d.updates, d.numbers, d.updates * b[0]
-        scratch_at = d.scratch + 8 * block * (least + norms.blocks(n))
+        scratch_at = d.scratch + 8 * block * (least + norms.words(n))
         control = array_at(scratch_at, wide, np.float64)
         given_at = scratch_at + 8 * wide if own_lr else d.scalars + 8 * width * it
         given = array_at(given_at, width, np.float64)
-        partials = array_at(scratch_at + 8 * least, norms.blocks(n), np.float64)
+        partials = array_at(scratch_at + 8 * least, norms.words(n), np.int64)
         control_row(control, meta, batch, begin, it)
         for row in range(first, first + filled):
             own_scalars(given, control, meta, batch, row, begin, it)

@@ -46,7 +46,7 @@ def make_tabulate(plan: Plan, wrap: Any) -> Any:
 
 def scratch_size(plan: Plan, numbers: int) -> int:
     """Numbers of scratch of a block: control row, scalars, partial sums."""
-    return op.RULE + plan.rule.width + width_of(plan) + int(norms.blocks(numbers))
+    return op.RULE + plan.rule.width + width_of(plan) + int(norms.words(numbers))
 
 
 def make_control_row(plan: Plan, wrap: Any) -> Any:
