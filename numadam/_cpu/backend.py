@@ -109,8 +109,7 @@ class CpuBackend(Backend):
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step."""
         self.compiled.check()
-        with defer_interrupts():
-            self.memory.reset()
+        self.memory.reset()
 
     def gradients(self) -> list[np.ndarray]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""

@@ -98,12 +98,13 @@ class CudaBackend(Backend):
         settings, plan, step = self.settings, self.settings.plan, self._step
         averages = plan.average and not settings.options["ema_debias"]
         self._bind({pl.P: self.params})
-        if plan.bounds or plan.master or averages:
-            self._scalars.prepare(0.0, 1, 1, 0, 0)
-            step.begin(averages)
-            for copy in step.copies_back if plan.bounds else ():
-                copy()
-        self._memory.begin()
+        with defer_interrupts():
+            if plan.bounds or plan.master or averages:
+                self._scalars.prepare(0.0, 1, 1, 0, 0)
+                step.begin(averages)
+                for copy in step.copies_back if plan.bounds else ():
+                    copy()
+            self._memory.begin()
 
     # --- counters -----------------------------------------------------------------------------
 

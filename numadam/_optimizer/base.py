@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
@@ -20,6 +21,7 @@ from numadam._core.parts import Parts
 from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
 from numadam._jit import forks
+from numadam._jit.interrupts import at_once, defer_interrupts
 from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
 from numadam._optimizer.foreign import missing, own_names, with_foreign_names
@@ -214,8 +216,9 @@ class OptimizerBase:
         staged = [leaf.copy() for leaf in leaves]  # an entry may be a view of another's buffer
         with self._lock:
             self._refuse_replaced(self.grads, self._grad_leaves, "opt.grads")
-            for leaf, buffer in zip(staged, self._grad_leaves, strict=True):
-                buffer[...] = leaf
+            pairs = zip(self._grad_leaves, staged, strict=True)
+            with defer_interrupts():  # CuPy's assignments are not in C alone
+                at_once([partial(operator.setitem, to, ..., leaf) for to, leaf in pairs])
 
     def _own_gradients(self) -> Sequence[Any]:
         if self._grads is None:
