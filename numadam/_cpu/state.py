@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,10 +12,10 @@ import numpy as np
 from numadam._arrays import checks as ar
 from numadam._arrays.layout import Layout, address_of, aligned_zeros, layout_of
 from numadam._backend import Leaves
-from numadam._core import plan as pl
 from numadam._cpu.arguments import KernelArguments, state_places
 from numadam._cpu.records import META, offset_of
 from numadam._cpu.validate import SKIP
+from numadam._jit.forks import cached_property
 from numadam._jit.interrupts import assign, at_once
 from numadam._settings.settings import Settings
 
@@ -77,10 +76,21 @@ class CpuState:
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step, or nothing."""
         # counters, products and state lie together
-        writes = [partial(assign, self._block[_COUNTERS_AT:], ..., 0)]
+        writes: Writes = [partial(assign, self._block[_COUNTERS_AT:], ..., 0)]
         if self.settings.plan.norm:
             writes.append(partial(assign, self.arguments.norms, ..., math.nan))
         at_once([*writes, *self._starts()])
+
+    def keep(self) -> tuple[Writes, Writes]:
+        """Writes into new memory for all of the state and the parameters, and writes back."""
+        block = aligned_zeros(self._places.end, self._places.unit)
+        buffer, (first,) = Layout.allocate(0, [self.layout])
+        pairs = [(self._block[_COUNTERS_AT:], block[_COUNTERS_AT:])]
+        pairs += zip(self.params, self.layout.views(buffer[first:]), strict=True)
+        if self.settings.plan.norm:
+            pairs.append((self.arguments.norms, self.arguments.norms.copy()))
+        save: Writes = [partial(assign, kept, ..., own) for own, kept in pairs]
+        return save, [partial(assign, own, ..., kept) for own, kept in pairs]
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
@@ -122,7 +132,8 @@ class CpuState:
     def _projections(self) -> Writes:
         """Writes that bring parameters from outside of their bounds to the nearest bound."""
         settings, plan = self.settings, self.settings.plan
-        boxes, writes = settings.leaf_boxes() if plan.bounds else None, []
+        boxes = settings.leaf_boxes() if plan.bounds else None
+        writes: Writes = []
         for param, (low, high) in zip(self.params, boxes or (), strict=boxes is not None):
             inside = np.clip(param, low, high).astype(param.dtype, copy=False)
             if (inside != param).any():  # also where there is NaN: written as it is
@@ -152,7 +163,7 @@ class CpuState:
         """Steps taken."""
         return int(self._meta["steps"][0])
 
-    @functools.cached_property
+    @cached_property
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only 0-d int64 arrays that show the counters themselves."""
         shown = {"t": True, "calls": self.settings.plan.accumulate}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
 
 # what `signal.signal` and `signal.getsignal` call: their enums take 4 of the 15 us of a GPU step
 from _signal import getsignal, signal  # type: ignore[import-not-found]
+from collections import deque
+from collections.abc import Callable, Iterable
 from signal import SIGINT
 from typing import Any
 

@@ -235,8 +235,8 @@ class Settings:
             rate = math.nan  # the step reads the array
         elif not is_plain(lr):
             rate = 0.0  # the step reads the step size of each array
-        constant = self._constant(rate, self.schedules)
-        at_once([self._put("lr", lr), self._put("_rate", rate), self._put("constant_rate", constant)])
+        new = {"lr": lr, "_rate": rate, "constant_rate": self._constant(rate, self.schedules)}
+        at_once([self._put(name, value) for name, value in new.items()])
 
     def _put(self, name: str, value: Any) -> Callable[[], None]:
         """Setting an attribute, for `at_once`."""
