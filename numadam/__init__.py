@@ -28,6 +28,7 @@ __all__ = ["__version__", *_HOMES, *_MODULES]
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``import numadam`` loads no numba."""
+    forks.check_imports()
     if name in _MODULES:
         return import_module(f"numadam.{name}")
     if name not in _HOMES:

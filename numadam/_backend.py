@@ -59,6 +59,13 @@ class FunctionalStep(NamedTuple):
         return {slot: [arrays[slot]] for slot in there}
 
 
+class Kept(NamedTuple):
+    """Memory of a snapshot: `save` copies everything into it, `load` back; whole or not at all."""
+
+    save: Callable[[], None]
+    load: Callable[[], None]
+
+
 class Backend(ABC):
     """State and step of one set of parameter arrays on one device.
 
@@ -139,6 +146,10 @@ class Backend(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step."""
+
+    @abstractmethod
+    def keep(self) -> Kept:
+        """New memory for a snapshot of parameters, state, counters and norms."""
 
     @abstractmethod
     def gradients(self) -> list[Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from numadam._core.rule import RuleSpec
+from numadam._jit.forks import cached_property
 
 #: State arrays a formula may hold: the loops carry this many, absent ones as ``None``.
 STATE_SLOTS = 3

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, Generic, TypeVar, get_type_hints, overload
 
 from numadam._core.hyper import Hyper, at_start
+from numadam._jit.forks import cached_property
 
 Value = TypeVar("Value")
 Options = Mapping[str, Any]

@@ -17,6 +17,7 @@ from numadam._core.products import product_width
 from numadam._core.scalars import width_of
 from numadam._cpu.numpy_abi import kind_of
 from numadam._cpu.records import ABSENT, CPU_LEAF, META, SPAN, offset_of
+from numadam._jit.forks import cached_property
 
 #: Elements of a parallel part, at least and at most, and the number of parts aimed at between.
 _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
@@ -201,7 +202,7 @@ class KernelArguments:
         shape, dtype, offset = self._arrays[name]
         return np.ndarray(shape, dtype, self._memory.data, offset)
 
-    @functools.cached_property
+    @cached_property
     def leaves(self) -> np.ndarray:
         """The records of the leaves, and one behind them."""
         return self._array("leaves")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from numadam._arrays.layout import SKEW, Layout
-from numadam._backend import Again, Backend, FunctionalStep, Leaves, titles
+from numadam._backend import Again, Backend, FunctionalStep, Kept, Leaves, titles
 from numadam._core import plan as pl
 from numadam._cpu.functional import update
 from numadam._cpu.records import ABSENT, TUPLE_ITEMS
-from numadam._cpu.state import CpuState
+from numadam._cpu.state import CpuState, Writes
 from numadam._cpu.step import CpuStep
 from numadam._cpu.validate import NOT_FINITE, OK
-from numadam._jit.interrupts import defer_interrupts
+from numadam._jit.interrupts import at_once, defer_interrupts
 from numadam._settings.settings import Settings
 
 
@@ -109,8 +109,19 @@ class CpuBackend(Backend):
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step."""
         self.check()
-        with defer_interrupts():
-            self.memory.reset()
+        self.memory.reset()
+
+    def keep(self) -> Kept:
+        """New memory for a snapshot of parameters, state, counters and norms."""
+
+        def copies(writes: Writes) -> Callable[[], None]:
+            def copy() -> None:
+                self.check()  # an array may have been resized since
+                at_once(writes)
+
+            return copy
+
+        return Kept(*map(copies, self.memory.keep()))
 
     def gradients(self) -> list[np.ndarray]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,29 @@ import numpy as np
 from numadam._arrays import checks as ar
 from numadam._arrays.layout import Layout, address_of, aligned_zeros, layout_of
 from numadam._backend import Leaves
-from numadam._core import plan as pl
 from numadam._cpu.arguments import KernelArguments, state_places
 from numadam._cpu.records import META, offset_of
 from numadam._cpu.validate import SKIP
+from numadam._jit.forks import cached_property
+from numadam._jit.interrupts import assign, at_once
 from numadam._settings.settings import Settings
 
 #: The first of the counters in META, which products and state follow.
 _COUNTERS_AT = offset_of(META, "steps")
 #: Counters as the user calls them, and the fields of META that hold them.
 _COUNTERS = {"t": "steps", "calls": "calls", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
+
+
+#: Assignments to arrays, for `at_once`.
+Writes = list[Callable[[], None]]
+
+
+def _fills(views: Leaves, values: Leaves) -> Writes:
+    """Assignments of a number or array to each view, to both parts of a complex number."""
+    return [
+        partial(assign, view, ..., value * (1 + 1j) if view.dtype.kind == "c" else value)
+        for view, value in zip(views, values, strict=True)
+    ]
 
 
 class CpuState:
@@ -58,18 +71,26 @@ class CpuState:
 
     def begin(self) -> None:
         """Bring the parameters into their bounds, and write what is not zero at the start."""
-        carried = len(self.settings.plan.products)
-        if carried:
-            self.products[:, :carried] = 1.0
-        self._project()
-        self._start()
+        at_once(self._starts())
 
     def reset(self) -> None:
-        """Begin anew: state, counters and products as before the first step."""
-        self._block[_COUNTERS_AT:] = 0  # counters, products and state lie together
+        """Begin anew: state, counters and products as before the first step, or nothing."""
+        # counters, products and state lie together
+        writes: Writes = [partial(assign, self._block[_COUNTERS_AT:], ..., 0)]
         if self.settings.plan.norm:
-            self.arguments.norms[:] = math.nan
-        self.begin()
+            writes.append(partial(assign, self.arguments.norms, ..., math.nan))
+        at_once([*writes, *self._starts()])
+
+    def keep(self) -> tuple[Writes, Writes]:
+        """Writes into new memory for all of the state and the parameters, and writes back."""
+        block = aligned_zeros(self._places.end, self._places.unit)
+        buffer, (first,) = Layout.allocate(0, [self.layout])
+        pairs = [(self._block[_COUNTERS_AT:], block[_COUNTERS_AT:])]
+        pairs += zip(self.params, self.layout.views(buffer[first:]), strict=True)
+        if self.settings.plan.norm:
+            pairs.append((self.arguments.norms, self.arguments.norms.copy()))
+        save: Writes = [partial(assign, kept, ..., own) for own, kept in pairs]
+        return save, [partial(assign, own, ..., kept) for own, kept in pairs]
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
@@ -109,33 +130,32 @@ class CpuState:
     @staticmethod
     def fill(views: Leaves, values: Leaves) -> None:
         """Write a step size or bound into an array, for both parts of a complex number."""
-        for view, value in zip(views, values, strict=True):
-            view[...] = value * (1 + 1j) if view.dtype.kind == "c" else value
+        at_once(_fills(views, values))
 
-    def _project(self) -> None:
-        """Bring parameters from outside of their bounds to the nearest bound."""
+    def _projections(self) -> Writes:
+        """Writes that bring parameters from outside of their bounds to the nearest bound."""
         settings, plan = self.settings, self.settings.plan
-        if not plan.bounds:
-            return
-        for k, param in enumerate(self.params):
-            if plan.bounds == "scalar":
-                low, high = settings.box(settings.group_of_leaf[k])
-            else:
-                low, high = (settings.per_element[slot][k] for slot in (pl.LOW, pl.HIGH))
-            np.copyto(param, np.clip(param, low, high).astype(param.dtype, copy=False))
+        boxes = settings.leaf_boxes() if plan.bounds else None
+        writes: Writes = []
+        for param, (low, high) in zip(self.params, boxes or (), strict=boxes is not None):
+            inside = np.clip(param, low, high).astype(param.dtype, copy=False)
+            if (inside != param).any():  # also where there is NaN: written as it is
+                writes.append(partial(assign, param, ..., inside))
+        return writes
 
-    def _start(self) -> None:
-        """Write the state that is not zero before the first step: copies of the parameters."""
+    def _starts(self) -> Writes:
+        """All writes that follow those of zeros when an optimiser begins."""
+        settings, writes = self.settings, self._projections()
+        if carried := len(settings.plan.products):
+            writes.append(partial(assign, self.products, (..., slice(carried)), 1.0))
         for name in ("master", "average"):
-            if name in self.state and not (
-                name == "average" and self.settings.options["ema_debias"]
-            ):
-                for view, param in zip(self.state[name], self.params, strict=True):
-                    np.copyto(view, param.astype(view.dtype, copy=False))
-        initial = self.settings.rule.initial(self.settings.options)
-        for name, value in initial.items():
-            views = self.state[name]
-            self.fill(views, [value] * len(views))
+            debiased = name == "average" and settings.options["ema_debias"]
+            if name in self.state and not debiased:  # copies of the parameters
+                pairs = zip(self.state[name], self.params, strict=True)
+                writes += [partial(assign, view, ..., param) for view, param in pairs]
+        for name, value in settings.rule.initial(settings.options).items():
+            writes += _fills(self.state[name], [value] * len(self.params))
+        return writes
 
     def named(self) -> list[tuple[str, Any]]:
         """The state arrays by what the user calls them, for messages."""
@@ -146,7 +166,7 @@ class CpuState:
         """Steps taken."""
         return int(self._meta["steps"][0])
 
-    @functools.cached_property
+    @cached_property
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only 0-d int64 arrays that show the counters themselves."""
         shown = {"t": True, "calls": self.settings.plan.accumulate}

@@ -27,6 +27,7 @@ from numadam._cpu.compiled import (
 from numadam._cpu.pooled import pooled
 from numadam._cpu.sparse import SparseGradients
 from numadam._jit import threads
+from numadam._jit.forks import cached_property
 from numadam._jit.interrupts import defer_interrupts
 
 #: Leaves from which ids are better made one by one: 8 instead of 48 bytes each meanwhile.
@@ -81,7 +82,7 @@ class CpuStep:
         arguments.meta["validator"] = validator_address()
         self.kernel, self.serial = self._kernels(out=False)
 
-    @functools.cached_property
+    @cached_property
     def _pack(self) -> Any:
         return struct.Struct(f"{self.ids.shape[1]}q").pack_into
 
@@ -105,7 +106,7 @@ class CpuStep:
             kernel = pooled(kernel, self.arguments.meta)
         return kernel, serial
 
-    @functools.cached_property
+    @cached_property
     def kernel_with_out(self) -> Any:
         """The step that writes its direction to `out`: compiled when first asked for."""
         with defer_interrupts():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays.gpu import require_bfloat16, require_gpu
-from numadam._backend import Again, Backend, FunctionalStep, Leaves, titles
+from numadam._backend import Again, Backend, FunctionalStep, Kept, Leaves, titles
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._cuda import arrays as ca
@@ -98,12 +98,13 @@ class CudaBackend(Backend):
         settings, plan, step = self.settings, self.settings.plan, self._step
         averages = plan.average and not settings.options["ema_debias"]
         self._bind({pl.P: self.params})
-        if plan.bounds or plan.master or averages:
-            self._scalars.prepare(0.0, 1, 1, 0, 0)
-            step.begin(averages)
-            for copy in step.copies_back if plan.bounds else ():
-                copy()
-        self._memory.begin()
+        with defer_interrupts():
+            if plan.bounds or plan.master or averages:
+                self._scalars.prepare(0.0, 1, 1, 0, 0)
+                step.begin(averages)
+                for copy in step.copies_back if plan.bounds else ():
+                    copy()
+            self._memory.begin()
 
     # --- counters -----------------------------------------------------------------------------
 
@@ -269,6 +270,37 @@ class CudaBackend(Backend):
                 if self._norms is not None:
                     self._norms.clear()
                 self._start()
+
+    def keep(self) -> Kept:
+        """New memory for a snapshot of parameters, state, counters and norms."""
+        parts = [self._memory, self._control, self._scalars, *filter(None, [self._norms])]
+        own = [
+            *map(ca.in_memory, self.params),
+            *(array for part in parts for array in part.arrays()),
+        ]
+        with on_gpu(self._device):
+            kept = [array.copy() for array in own]
+        counted = self._t, self._calls
+
+        def copy(sources: Leaves, targets: Leaves) -> None:
+            if is_capturing():
+                raise RuntimeError("snapshot: a graph is being captured; do it before that.")
+            self._validator.validate({pl.P: self.params})
+            for source, target in zip(sources, targets, strict=True):
+                target[...] = source
+
+        def save() -> None:
+            nonlocal counted
+            with on_gpu(self._device), defer_interrupts():
+                copy(own, kept)
+                counted = self._t, self._calls
+
+        def load() -> None:
+            with on_gpu(self._device), defer_interrupts():
+                copy(kept, own)
+                self._t, self._calls = counted
+
+        return Kept(save, load)
 
     def gradients(self) -> list[Any]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""

@@ -52,6 +52,10 @@ class DeviceControl:
         """Replace the counters."""
         self._counters.set(np.array(counters, COUNTERS).reshape(1).view(np.int64))
 
+    def arrays(self) -> list[Any]:
+        """What a snapshot has to keep: the counters."""
+        return [self._counters]
+
     def are_finite(self) -> bool:
         """Whether the last gradients were finite: the host waits for the GPU."""
         return bool(self.read_counters().finite)

@@ -76,6 +76,10 @@ class GradientNorms:
 
         return np.array(cupy.asnumpy(self._values))
 
+    def arrays(self) -> list[Any]:
+        """What a snapshot has to keep: the last norms."""
+        return [self._values]
+
     def clear(self) -> None:
         """Forget the last norms."""
         self._values[...] = np.nan

@@ -81,6 +81,10 @@ class HostScalars:
         """Running products of the rule, for each row of the control block."""
         return self._products[:, : self._carried].copy()
 
+    def arrays(self) -> list[Any]:
+        """What a snapshot has to keep: the running products."""
+        return [self._products]
+
     def load_products(self, products: np.ndarray | float) -> None:
         """Replace the running products."""
         self._products[:, : self._carried] = products
@@ -188,6 +192,10 @@ class DeviceScalars:
         import cupy
 
         return np.array(cupy.asnumpy(self._products[:, : self._carried]))
+
+    def arrays(self) -> list[Any]:
+        """What a snapshot has to keep: the running products."""
+        return [self._products]
 
     def load_products(self, products: np.ndarray | float) -> None:
         """Replace the running products."""

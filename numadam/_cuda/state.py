@@ -77,6 +77,10 @@ class CudaState:
             for view in self.state[name]:
                 _fill(view, value)
 
+    def arrays(self) -> list[Any]:
+        """What a snapshot has to keep: the block of all state."""
+        return [self._block]
+
     def clear(self) -> None:
         """Make all state zero."""
         self._block[...] = 0

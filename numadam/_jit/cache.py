@@ -8,16 +8,18 @@ by a hash of everything that it depends on, written whole and checked when read.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import pickle
+import re
 import secrets
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def source_stamp(package: str) -> str:
 _chosen: list[Path] = []
 
 
-@contextmanager
+@contextlib.contextmanager
 def only_in(folder: Path) -> Iterator[None]:
     """Read and write entries in this folder alone, as if `NUMBA_CACHE_DIR` named it."""
     _chosen[:] = [folder]
@@ -122,11 +124,27 @@ def read(name: str) -> bytes | None:
     return None
 
 
+#: Seconds after which a temporary file has no writer any more; one writes for less than one.
+_LEFT_OVER = 3600.0
+_TEMPORARY = re.compile(r"-[0-9a-f]{32}-\d+-[0-9a-f]{8}[.]tmp$")
+
+
+@functools.cache
+def remove_left_over(folder: Path) -> None:
+    """Remove temporary files of writers that were killed: by age, for they may be other hosts'."""
+    with contextlib.suppress(OSError):  # another process removes them, too
+        for path in folder.glob("*.tmp"):
+            old = path.stat().st_mtime < time.time() - _LEFT_OVER
+            if old and _TEMPORARY.search(path.name):
+                path.unlink()
+
+
 def write(name: str, content: bytes) -> None:
     """Write an entry under a temporary name, then move it into place; nothing without a folder."""
     folder = directory()
     if folder is None:
         return
+    remove_left_over(folder)
     path = folder / name
     temporary = path.with_name(f"{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -147,7 +165,7 @@ def write(name: str, content: bytes) -> None:
 
 def compile_cached(function: Any, name: str, package: str, *signature: Any) -> None:
     """Compile a dispatcher or callback of a package, or load it from the disk; reported."""
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         function._cache = LoopCache(name, package, stack)  # noqa: SLF001  # Numba offers no other
         function.compile(*signature)
 
@@ -158,7 +176,7 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
     `compiling` is open while the loop is compiled.
     """
 
-    def __init__(self, name: str, package: str, compiling: ExitStack) -> None:
+    def __init__(self, name: str, package: str, compiling: contextlib.ExitStack) -> None:
         self._name, self._package, self._compiling = name, package, compiling
         self._enabled = True
         self.hit = False

@@ -2,6 +2,9 @@
 
 Registered by ``import numadam`` itself, so that it holds also where other code forks before the
 first optimiser is made. Imports neither numba nor numpy.
+
+A fork copies the forking thread alone. What another thread is in the middle of stays so for ever
+in the child, so a fork waits, a bounded time, until no other thread compiles and none steps.
 """
 
 from __future__ import annotations
@@ -12,7 +15,11 @@ import sys
 import threading
 import time
 import weakref
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from importlib import _bootstrap
+from typing import Any, Generic, TypeVar, overload
+
+Kind = TypeVar("Kind")
 
 #: Set in a forked child where Numba's threads are lost: only serial loops are safe there. Under
 #: GNU OpenMP the child's first parallel region kills it; tbb cannot shut down for a fork while
@@ -23,16 +30,83 @@ serial_only = False
 #: may itself wait for the forking thread, in a schedule of the user's.
 _PATIENCE = 1.0
 
-# A plain dict: its single operations cannot be interrupted, and so need no lock of their own.
-_locks: dict[int, tuple[weakref.ref[Any], Any]] = {}
+#: Seconds it waits for what other threads compile or load: a loop takes 0.1 to 5 s.
+_COMPILE_PATIENCE = 10.0
+
+#: Locks of Numba and LLVM: a module, and attributes from there.
+_LOCKS = (
+    "numba.core.compiler_lock global_compiler_lock _lock",
+    "numba.core.registry CPUTarget _toplevel_target_context _lock",
+    "numba.core.registry CPUTarget _toplevel_typing_context _lock",
+    "numba.np.ufunc.parallel _backend_init_thread_lock",
+    "llvmlite.binding.ffi lib _lock _lock",
+)
+
+_compiling = threading.RLock()
+#: Set in a child that was forked in the middle of it: Numba and LLVM stay half changed.
+_compile_cut_off = _import_cut_off = False
+
+# Plain dicts: their single operations cannot be interrupted, and so need no lock of their own. No
+# weak set either: its callbacks are Python code, in which an interrupt would be lost.
+_locks: dict[weakref.ref[Any], None] = {}
+_purge_at = 64
 _fork = threading.local()  # shared by the hooks of one fork, which run in one thread
 
 
 def give_lock(owner: Any) -> None:
     """Give `owner` a ``_lock`` for its steps that is free in every forked child."""
-    lock = owner._lock = threading.RLock()  # noqa: SLF001  # this module makes and renews it
-    key = id(owner)
-    _locks[key] = weakref.ref(owner, lambda _: _locks.pop(key, None)), lock
+    global _purge_at
+    lock = owner._lock = threading.RLock()  # noqa: SLF001  # this module makes and frees it
+    _locks[weakref.ref(lock)] = None
+    if len(_locks) >= _purge_at:
+        for ref in list(_locks):
+            if ref() is None:
+                _locks.pop(ref, None)
+        _purge_at = 64 + 2 * len(_locks)
+
+
+def compile_lock() -> Any:
+    """The lock to hold while something is compiled, or loaded, or Numba is imported.
+
+    Raises
+    ------
+    RuntimeError
+        In a child that was forked while another thread did so, after the fork has waited in vain.
+    """
+    if _compile_cut_off:
+        raise _error("compile or load a loop", "compiling")
+    return _compiling
+
+
+def check_imports() -> None:
+    """Raise where a fork has cut off an import of Numba, for which another would wait for ever."""
+    if _import_cut_off:
+        raise _error("be imported", "importing Numba")
+
+
+def _error(what: str, other: str) -> RuntimeError:
+    return RuntimeError(
+        f"numadam cannot {what} in this process: it was forked while another thread was {other}, "
+        f"and that took longer than {_COMPILE_PATIENCE:g} s. Fork when nothing is being compiled, "
+        "take a step of each kind before the fork, or start processes by 'spawn' or 'forkserver'."
+    )
+
+
+class cached_property(Generic[Kind]):
+    """As `functools.cached_property`, whose lock of Python 3.11 a child may find held for ever."""
+
+    def __init__(self, compute: Callable[[Any], Kind]) -> None:
+        self._compute, self._name, self.__doc__ = compute, compute.__name__, compute.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> cached_property[Kind]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Kind: ...
+    def __get__(self, instance: Any, owner: type) -> cached_property[Kind] | Kind:
+        if instance is None:
+            return self
+        value = instance.__dict__[self._name] = self._compute(instance)
+        return value
 
 
 def safe(serial: Any, parallel: Any) -> Any:
@@ -40,25 +114,97 @@ def safe(serial: Any, parallel: Any) -> Any:
     return serial if serial_only else parallel
 
 
+def _compiler_locks() -> Iterator[Any]:
+    """Our lock and those of Numba and LLVM, as far as they are imported; LLVM's is the last.
+
+    They are Python's own. LLVM's is held in each call into it, so that whoever holds it finds no
+    other thread in its midst.
+    """
+    yield _compiling
+    for place in _LOCKS:
+        name, *path = place.split()
+        # not imported, or a version that has no such lock
+        with contextlib.suppress(KeyError, AttributeError):
+            found: Any = sys.modules[name]
+            for one in path:  # of a class itself `getattr` would call the property
+                found = vars(found)[one] if isinstance(found, type) else getattr(found, one)
+            yield found
+
+
+def _importing() -> bool:
+    """Whether another thread imports Numba or numadam, and what they import."""
+    # Python offers no other way
+    module_locks = _bootstrap._module_locks  # type: ignore[attr-defined]  # noqa: SLF001
+    locks = [ref() for ref in list(module_locks.values())]
+    return any(
+        lock.name.partition(".")[0] in ("numadam", "numba", "llvmlite")
+        for lock in locks
+        if lock is not None and lock.owner not in (None, threading.get_ident())
+    )
+
+
+def _acquire_all(locks: Sequence[Any], deadline: float) -> bool:
+    """Acquire all of these locks or none: others take them in another order."""
+    blocked = 0
+    while locks[blocked].acquire(timeout=max(0.0, deadline - time.monotonic())):
+        taken = [blocked]
+        for k, lock in enumerate(locks):
+            if k != blocked:
+                if not lock.acquire(blocking=False):
+                    break
+                taken.append(k)
+        if len(taken) == len(locks):
+            return True
+        _release([locks[one] for one in taken])
+        blocked = k  # wait for that one first
+    return False
+
+
+def _acquire_steps(deadline: float) -> list[Any]:
+    """The locks of all optimisers that can be had until then."""
+    locks = [lock for ref in list(_locks) if (lock := ref()) is not None]
+    return [one for one in locks if one.acquire(timeout=max(0.0, deadline - time.monotonic()))]
+
+
 def _before() -> None:
     _fork.threads = threading.active_count()
-    _fork.acquired = acquired = []
-    deadline = time.monotonic() + _PATIENCE
-    for _, lock in list(_locks.values()):
-        if lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            acquired.append(lock)
+    deadline = time.monotonic() + _COMPILE_PATIENCE
+    while True:
+        importing, locks = _importing(), list(_compiler_locks())
+        compiling = importing or not _acquire_all(locks, deadline)
+        if not compiling:
+            acquired = [*locks, *_acquire_steps(time.monotonic() + _PATIENCE)]
+            if not (importing := _importing()):  # none has begun meanwhile
+                break
+            _release(acquired)
+        if time.monotonic() >= deadline:
+            # a call into LLVM is short
+            acquired = locks[-1:] if locks[-1].acquire(timeout=_PATIENCE) else []
+            acquired += _acquire_steps(time.monotonic() + _PATIENCE)
+            break
+        time.sleep(0.001)
+    _fork.importing, _fork.compiling = importing, compiling or importing
+    _fork.compiler, _fork.acquired = locks, acquired
 
 
-def _in_parent() -> None:
-    for lock in _fork.acquired:
+def _release(locks: Sequence[Any]) -> None:
+    for lock in locks:
         lock.release()
 
 
+def _in_parent() -> None:
+    _release(_fork.acquired)
+
+
 def _in_child() -> None:
-    global serial_only
-    for ref, _ in list(_locks.values()):
-        if (owner := ref()) is not None:
-            give_lock(owner)  # another thread may have held the old one
+    global serial_only, _compile_cut_off, _import_cut_off
+    _compile_cut_off = _compile_cut_off or _fork.compiling
+    _import_cut_off = _import_cut_off or _fork.importing
+    acquired = set(map(id, _fork.acquired))
+    for lock in (*_fork.compiler, *(ref() for ref in list(_locks))):
+        if lock is not None and id(lock) not in acquired:
+            lock._at_fork_reinit()  # noqa: SLF001  # as CPython renews its own: its thread is not here
+    _release(_fork.acquired)
     layer = None
     with contextlib.suppress(AttributeError, ValueError):  # not imported, or none chosen yet
         layer = sys.modules["numba"].threading_layer() if "numba" in sys.modules else None

@@ -1,13 +1,32 @@
-"""Deferral of Ctrl-C while several calls have to happen together."""
+"""Several calls that have to happen together: Ctrl-C comes before all of them, or after."""
 
 from __future__ import annotations
 
+import operator
 import threading
 
 # what `signal.signal` and `signal.getsignal` call: their enums take 4 of the 15 us of a GPU step
 from _signal import getsignal, signal  # type: ignore[import-not-found]
+from collections import deque
+from collections.abc import Callable, Iterable
 from signal import SIGINT
 from typing import Any
+
+import numpy as np
+
+
+def at_once(calls: Iterable[Callable[[], Any]]) -> None:
+    """Call C functions with no bytecode between them: no exception from outside comes there.
+
+    Signal handlers, and exceptions that another thread sets in this one, run between bytecodes
+    alone. Whatever the calls need is bound before: `functools.partial` of C functions, with no
+    method or descriptor that is written in Python.
+    """
+    deque(map(operator.call, list(calls)), maxlen=0)
+
+
+#: ``partial(assign, array, ..., values)`` for `at_once`; `numpy.copyto` has a part in Python.
+assign = np.ndarray.__setitem__
 
 
 class defer_interrupts:

@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,27 +20,13 @@ from numba.core.ccallback import CFunc
 
 from numadam._jit import forks, threads
 from numadam._jit.cache import compile_cached
+from numadam._jit.forks import compile_lock
 
 #: Forms of a loop: in one thread, spread by Numba, spread by us (see `pool`).
 SERIAL, PARALLEL, POOLED = "serial", "parallel", "pooled"
 
-_lock = threading.RLock()  # while something is compiled; cached loops need no lock
 _callbacks: list[Any] = []  # keeps the code at their addresses alive
 _compiled_loops: dict[str, CompiledLoop] = {}
-
-
-def compile_lock() -> Any:
-    """The lock to hold while something is compiled; a forked child has one of its own."""
-    return _lock
-
-
-def _in_child() -> None:
-    global _lock
-    _lock = threading.RLock()  # another thread may have been compiling when it forked
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
 
 
 def refuse_without_jit() -> None:
@@ -138,7 +122,7 @@ class CompiledLoop:
         if parallel:
             form = POOLED if threads.layer() == "workqueue" else PARALLEL
         if form not in self._compiled:
-            with _lock:
+            with compile_lock():
                 if form not in self._compiled:
                     self._compiled[form] = self._compile(form)
         return self._compiled[form]
@@ -156,7 +140,7 @@ class CompiledLoop:
 def compiled_loop(name: str, make: Callable[[], Any], signature: Any) -> CompiledLoop:
     """The compiled loop of that name; `make` is asked for its source where it is new."""
     if name not in _compiled_loops:
-        with _lock:
+        with compile_lock():
             package = make.__module__.split(".")[1]  # of numadam.package.module
             _compiled_loops.setdefault(name, CompiledLoop(name, make(), signature, package))
     return _compiled_loops[name]

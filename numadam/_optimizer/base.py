@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
@@ -20,6 +21,7 @@ from numadam._core.parts import Parts
 from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
 from numadam._jit import forks
+from numadam._jit.interrupts import at_once, defer_interrupts
 from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
 from numadam._optimizer.foreign import missing, own_names, with_foreign_names
@@ -96,7 +98,6 @@ class OptimizerBase:
             put(name, value)
 
     def _parts(self) -> Parts:
-        # made when asked for: a fork replaces the lock
         return Parts(self._tree, self._settings, self._backend, self._lock)
 
     def __dir__(self) -> list[str]:
@@ -222,8 +223,9 @@ class OptimizerBase:
         staged = [leaf.copy() for leaf in leaves]  # an entry may be a view of another's buffer
         with self._lock:
             self._refuse_replaced(self.grads, self._grad_leaves, "opt.grads")
-            for leaf, buffer in zip(staged, self._grad_leaves, strict=True):
-                buffer[...] = leaf
+            pairs = zip(self._grad_leaves, staged, strict=True)
+            with defer_interrupts():  # CuPy's assignments are not in C alone
+                at_once([partial(operator.setitem, to, ..., leaf) for to, leaf in pairs])
 
     def _own_gradients(self) -> Sequence[Any]:
         if self._grads is None:
@@ -260,18 +262,32 @@ class OptimizerBase:
         self.state.update(saved)
 
     def __getstate__(self) -> dict[str, Any]:
+        """All of one moment.
+
+        Pickle reads `params` themselves later, when they may have taken further steps, or has read
+        them before. So there are copies of their values, which a load writes into them: an array
+        that is pickled beside the optimiser is afterwards still the one that it changes.
+        """
         with self._lock:
-            backend, settings = self._backend, self._settings
-            return {
-                "params": self._params,
-                "lr": settings.lr,
-                "options": dict(settings.options),
-                "decays": settings.plan.decay != "",
-                "counters": {name: value.copy() for name, value in backend.counters.items()},
-                "state": {
-                    name: [view.copy() for view in views] for name, views in backend.state.items()
-                },
-            }
+            saved = self._saved()
+            saved["counters"] = {name: value.copy() for name, value in saved["counters"].items()}
+            saved["values"] = [value.copy() for value in saved["values"]]
+            state = saved["state"].items()
+            saved["state"] = {name: [view.copy() for view in views] for name, views in state}
+            return saved
+
+    def _saved(self) -> dict[str, Any]:
+        """All that makes an optimiser again: its own arrays."""
+        backend, settings = self._backend, self._settings
+        return {
+            "params": self._params,
+            "values": backend.params,
+            "lr": settings.lr,
+            "options": dict(settings.options),
+            "decays": settings.plan.decay != "",
+            "counters": backend.counters,
+            "state": backend.state,
+        }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         options = saved["options"]
@@ -281,14 +297,26 @@ class OptimizerBase:
         self._setup(saved["params"], saved["lr"], {}, made)
         if paused:
             self._settings.set("weight_decay", options["weight_decay"])
+        for param, values in zip(self._backend.params, saved["values"], strict=True):
+            param[...] = values
         self._backend.load(saved["counters"], saved["state"])
+
+    def __copy__(self) -> Self:
+        """An optimiser of the same parameters, with a state of its own."""
+        with self._lock:
+            clone = type(self).__new__(type(self))
+            clone.__setstate__(self._saved())
+        return clone
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy parameters, state and t as of one moment, whatever other threads do."""
         with self._lock:
             clone = type(self).__new__(type(self))
             memo[id(self)] = clone
-            clone.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+            saved = self._saved()
+            for name in ("params", "lr", "options"):
+                saved[name] = copy.deepcopy(saved[name], memo)
+            clone.__setstate__(saved)
         return clone
 
     def _changed_options(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numadam._arrays.checks import describe
 from numadam._arrays.interop import home
+from numadam._jit.forks import compile_lock
 
 if TYPE_CHECKING:
     from numadam._backend import Backend
@@ -37,10 +38,11 @@ def backend_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Backend]:
 
 @functools.cache
 def _backend(library: str) -> type[Backend]:
-    if library == "CuPy":
-        from numadam._cuda.backend import CudaBackend
+    with compile_lock():  # these import Numba
+        if library == "CuPy":
+            from numadam._cuda.backend import CudaBackend
 
-        return CudaBackend
-    from numadam._cpu.backend import CpuBackend
+            return CudaBackend
+        from numadam._cpu.backend import CpuBackend
 
-    return CpuBackend
+        return CpuBackend

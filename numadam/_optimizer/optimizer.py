@@ -10,6 +10,7 @@ from typing import Any
 from numadam._core.hyper import LR
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.checkpoint import Checkpointed
+from numadam._optimizer.snapshot import Snapshot, checked
 from numadam._settings.learning_rate import is_plain
 
 __all__ = ["Optimizer", "fixed", "hyper"]
@@ -258,6 +259,89 @@ class Optimizer(Checkpointed):
         """
         with self._lock:
             self._backend.reset()
+
+    def snapshot(self, out: Snapshot | None = None) -> Snapshot:
+        """Copy parameters, state, t and counters of this moment, for `restore`.
+
+        For line searches and epochs that fail. Steps of other threads wait, and Ctrl-C comes
+        before the copy or after it.
+
+        Parameters
+        ----------
+        out : snapshot, optional
+            A snapshot of this optimiser to overwrite: then nothing is allocated.
+
+        Returns
+        -------
+        snapshot
+            `out`, or a new one with the memory of parameters and state once more.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where `out` is no snapshot, or one of another optimiser.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> x = np.array([1.0, 2.0])
+        >>> opt = na.Adam(x, lr=0.1)
+        >>> snap = opt.snapshot()
+        >>> opt.step(np.array([1.0, -1.0]))
+        >>> opt.restore(snap)
+        >>> opt.t, x
+        (0, array([1., 2.]))
+        """
+        with self._lock:
+            self._refuse_replaced(self._params, self._given, "params")
+            if out is None:
+                taken = Snapshot(self._backend)
+            else:
+                taken = checked(out, "out", self._backend)
+            taken.take()
+            return taken
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Roll parameters, state, t and counters back to a snapshot; all of it or nothing.
+
+        State includes moments, averages, float32 copies, gradients that were added up, the numbers
+        of skipped steps and `grad_norm`. Nothing is allocated, and a snapshot can be restored any
+        number of times.
+
+        lr, hyperparameters and `grads` stay as they are now, so that a line search may try the
+        same step with half of lr. Schedules go back with t, but one with a state of its own
+        (`numadam.schedules.ReduceOnPlateau`) keeps it: copy that with `copy.deepcopy`.
+
+        Parameters
+        ----------
+        snapshot : snapshot
+            From `snapshot` of this optimiser.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where it is no snapshot, or one of another optimiser (a copy is another one), or an
+            array of the parameters no longer fits. Then nothing is changed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> x = np.array([3.0])
+        >>> opt = na.SGD(x, lr=4.0)
+        >>> snap, before = opt.snapshot(), x[0] ** 2
+        >>> opt.step(2 * x)
+        >>> while x[0] ** 2 >= before:
+        ...     opt.restore(snap)
+        ...     opt.lr /= 2
+        ...     opt.step(2 * x)
+        >>> opt.t, opt.lr, x
+        (1, 0.5, array([0.]))
+        """
+        with self._lock:
+            self._refuse_replaced(self._params, self._given, "params")
+            checked(snapshot, "snapshot", self._backend).give()
 
     def _rate(self, lr: Any) -> float:
         """The learning rate of this step; values of other schedules go into the control block."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numadam._core.plan import Plan, plan_of
 from numadam._core.presets import library
 from numadam._core.products import products_after
 from numadam._core.rule import RuleSpec
+from numadam._jit.interrupts import assign, at_once
 from numadam._settings.bounds import OPEN, Pair, inward
 from numadam._settings.groups import Overrides
 from numadam._settings.learning_rate import check_rate, is_plain
@@ -113,7 +115,7 @@ class Settings:
         self._boxes: list[Pair] = [
             open_box if pair == OPEN else self._rounded(pair) for pair in boxes
         ]
-        self.schedules = self._find_schedules()
+        self.schedules = self._find_schedules(options)
         self.control = np.array(list(map(self._control_row, self._overrides, self._boxes)))
         self._fill_per_element(leaves, overrides, pairs)
 
@@ -232,11 +234,11 @@ class Settings:
         """The bounds of the arrays of one group."""
         return self._boxes[group]
 
-    def _find_schedules(self) -> list[Scheduled]:
+    def _find_schedules(self, options: Mapping[str, Any]) -> list[Scheduled]:
         found = []
         names = [*op.HYPER_COLUMNS, *(hyper.name for hyper in self.rule.hypers)]
         for group, own in enumerate(self._overrides):
-            values = {**self.options, "lr": None, **own}
+            values = {**options, "lr": None, **own}
             for name in names:
                 if callable(values[name]):
                     hyper, column = op.column(self.rule, name)
@@ -245,17 +247,22 @@ class Settings:
 
     def set_lr(self, lr: Any) -> None:
         """Take another learning rate, which has been checked."""
-        self.lr = lr
-        self._find_constants()
-
-    def _find_constants(self) -> None:
-        self._rate = self.lr
+        rate = lr
         if self.rate_array is not None:
-            self._rate = math.nan  # the step reads the array
-        elif not is_plain(self.lr):
-            self._rate = 0.0  # the step reads the step size of each array
-        constant = not self.schedules and not callable(self._rate)
-        self.constant_rate = self._rate if constant else None
+            rate = math.nan  # the step reads the array
+        elif not is_plain(lr):
+            rate = 0.0  # the step reads the step size of each array
+        new = {"lr": lr, "_rate": rate, "constant_rate": self._constant(rate, self.schedules)}
+        at_once([self._put(name, value) for name, value in new.items()])
+
+    def _put(self, name: str, value: Any) -> Callable[[], None]:
+        """Setting an attribute, for `at_once`."""
+        return partial(object.__setattr__, self, name, value)
+
+    @staticmethod
+    def _constant(rate: Any, schedules: Sequence[Scheduled]) -> float | None:
+        """The learning rate of every step; None where a schedule has to be called."""
+        return None if schedules or callable(rate) else rate
 
     def rate(self, t: int) -> float:
         """The learning rate of the step after t; `refresh` included."""
@@ -292,20 +299,23 @@ class Settings:
                 f"{name}: {value!r} instead of {self.options[name]!r} needs another step: make a "
                 "new optimiser."
             )
-        self.options = options
-        self.schedules = self._find_schedules()
-        self._find_constants()
-        now = options[name]
+        now, schedules = options[name], self._find_schedules(options)
         start = op.NEUTRAL[name] if now is None else at_start(hyper, now)
-        for group, own in enumerate(self._overrides):
-            if name not in own:
-                self.control[group, column] = start
+        rows = [group for group, own in enumerate(self._overrides) if name not in own]
+        at_once(
+            [
+                self._put("options", options),
+                self._put("schedules", schedules),
+                self._put("constant_rate", self._constant(self._rate, schedules)),
+                partial(assign, self.control, (rows, column), start),
+            ]
+        )
 
     def take(self, other: Settings) -> None:
         """Take over hyperparameters, schedules and lr of a `copy` that was changed."""
-        for name in ("options", "schedules", "lr", "_rate", "constant_rate"):
-            setattr(self, name, getattr(other, name))
-        self.control[...] = other.control
+        names = ("options", "schedules", "lr", "_rate", "constant_rate")
+        writes = [self._put(name, getattr(other, name)) for name in names]
+        at_once([*writes, partial(assign, self.control, ..., other.control)])
 
     def _structure(self, options: Mapping[str, Any]) -> tuple[Any, ...]:
         """All that options decide about the compiled loop and the state arrays."""

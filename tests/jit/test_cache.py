@@ -75,6 +75,22 @@ def test_entries_are_read_from_every_folder(
     assert cache.read("c.loop") is None
 
 
+def test_temporary_files_of_killed_writers_are_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cache, "folders", lambda: [tmp_path])
+    monkeypatch.setattr(cache, "directory", lambda: tmp_path)
+    ours = f"adam-{'0' * 32}"
+    dead, alive = tmp_path / f"{ours}-17-0123abcd.tmp", tmp_path / f"{ours}-18-0123abcd.tmp"
+    foreign = tmp_path / "notes.tmp"
+    for path in (dead, alive, foreign):
+        path.write_bytes(b"half")
+    for path in (dead, foreign):
+        os.utime(path, (0, 0))
+    cache.write("a.loop", b"whole")
+    assert {path.name for path in tmp_path.iterdir()} == {alive.name, foreign.name, "a.loop"}
+
+
 def test_a_loop_of_another_processor_is_not_loaded(warm: str) -> None:
     code = """
         from numadam._cpu import compiled as c

@@ -1,5 +1,6 @@
 """Reports of compiling: on the logger `numadam`, and on a terminal where it takes long."""
 
+import _thread
 import io
 import logging
 import threading
@@ -58,10 +59,32 @@ def test_a_terminal_gets_one_line_while_it_waits(terminal):
 
 def test_a_terminal_is_not_told_what_takes_less(terminal, monkeypatch):
     monkeypatch.setattr(reports, "PATIENCE", 60.0)
+    threads = _thread._count()
     with reported("a loop", None):
         pass
     assert not terminal.getvalue()
-    assert not [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
+    end = time.monotonic() + 30
+    while _thread._count() > threads:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_a_thread_that_an_exception_ends_at_its_start_is_not_waited_for(terminal, monkeypatch):
+    """One that is set in the caller from outside may meet the new thread instead."""
+
+    def ended_at_once(function, args):
+        return 0
+
+    monkeypatch.setattr(threading, "_start_new_thread", ended_at_once)
+    monkeypatch.setattr(reports, "start_new_thread", ended_at_once)
+    done = threading.Event()
+
+    def work():
+        with reported("a loop", None):
+            done.set()
+
+    _thread.start_new_thread(work, ())
+    assert done.wait(30)
 
 
 def test_no_terminal_no_line(monkeypatch):

@@ -16,6 +16,7 @@ from numba.np.numpy_support import from_dtype
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numadam._jit.cache import compile_cached
+from numadam._jit.forks import compile_lock
 from numadam._jit.pointers import as_pointer, inner
 from numadam._jit.reports import reported
 from numadam._minimize.compiled.argument_types import type_of_args
@@ -125,7 +126,7 @@ def _evaluation(fun: Any, form: str, guard: Any, x_type: Any, args_type: Any, ro
         evaluate = inner(_make_evaluate(call, x_type, args_type))
     else:
         evaluate = inner(_make_evaluate_one(fun, guard, x_type, args_type))
-    with reported(f"the objective {fun.__name__}", None):
+    with compile_lock(), reported(f"the objective {fun.__name__}", None):
         evaluate.compile(EVALUATE)
     return evaluate
 
@@ -232,9 +233,10 @@ def _entry_of(kind: Any) -> Any:
 
         dispatcher: Any = njit(nogil=True, no_cfunc_wrapper=True)(entry)
         signature = int64(kind, int64, int64, int64)
-        if _is_plain(kind):
-            compile_cached(dispatcher, "entry", "_minimize", signature)
-        else:
-            dispatcher.compile(signature)
+        with compile_lock():
+            if _is_plain(kind):
+                compile_cached(dispatcher, "entry", "_minimize", signature)
+            else:
+                dispatcher.compile(signature)
         _entries[kind] = dispatcher
     return _entries[kind]

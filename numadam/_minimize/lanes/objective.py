@@ -21,7 +21,7 @@ from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from numadam._jit.loops import compile_lock
+from numadam._jit.forks import compile_lock
 from numadam._jit.pointers import as_pointer, inner
 from numadam._jit.reports import reported
 from numadam._minimize.compiled.argument_types import type_of_args

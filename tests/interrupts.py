@@ -1,0 +1,80 @@
+"""Exceptions from outside, raised before every bytecode of numadam that some work runs."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numadam
+
+_PACKAGE = str(Path(numadam.__file__).parent)
+
+
+class Strike(Exception):
+    """Stands for KeyboardInterrupt, or for what another thread sets in this one."""
+
+
+def _raise() -> None:
+    raise Strike
+
+
+def _struck_at(k: int, work: Callable[[], Any], inside: str, strike: Callable[[], None]) -> bool:
+    """Call `work` with a strike before its k-th bytecode; False where it has fewer."""
+    left = k
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(_PACKAGE + inside):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left < 0:
+                sys.settrace(None)
+                strike()
+        return trace
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        work()
+    except (Strike, KeyboardInterrupt):
+        return True
+    finally:
+        sys.settrace(before)
+    return left < 0
+
+
+def strike_everywhere(
+    make: Callable[[], Any],
+    work: Callable[[Any], Any],
+    check: Callable[[Any], None],
+    *,
+    inside: str = "",
+    strike: Callable[[], None] = _raise,
+) -> int:
+    """Repeat ``work(make())`` with a strike at every bytecode in turn; `check` what it leaves.
+
+    Parameters
+    ----------
+    inside : str
+        Folder or file of numadam, such as ``"/_cpu"``, whose bytecodes count.
+    strike : callable
+        What happens there; a signal that is deferred does not end the work.
+
+    Returns
+    -------
+    int
+        How many bytecodes there were.
+    """
+    for k in itertools.count():
+        thing = make()
+        struck = _struck_at(k, lambda thing=thing: work(thing), inside, strike)
+        check(thing)
+        if not struck:
+            return k
+    raise AssertionError

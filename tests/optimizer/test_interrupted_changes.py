@@ -1,0 +1,153 @@
+"""Ctrl-C or an exception from outside in a change of an optimiser: all of it or nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import numadam as na
+from numadam._core import options as op
+from tests.bits import assert_same_bits
+from tests.interrupts import strike_everywhere
+
+
+def settled(t):
+    return 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("clip_value", 2.0), ("beta1", 0.5), ("weight_decay", settled)]
+)
+def test_a_hyperparameter_is_that_of_the_steps(name, value):
+    opt = na.Adam(np.zeros(3), clip_value=1.0, weight_decay=0.125, groups={"": {"eps": 1e-3}})
+    settings, before = opt._settings, getattr(opt, name)
+    _, column = op.column(na.Adam.rule, name)
+    old = settings.control[:, column].copy()
+    new = 0.25 if callable(value) else value
+    seen = set()
+
+    def make():
+        setattr(opt, name, before)
+        return opt
+
+    def check(opt):
+        settings.refresh(0)
+        changed = getattr(opt, name) == value
+        np.testing.assert_array_equal(settings.control[:, column], new if changed else old)
+        assert bool(settings.schedules) == (changed and callable(value))
+        assert (settings.constant_rate is None) == (changed and callable(value))
+        seen.add(changed)
+
+    def work(opt):
+        setattr(opt, name, value)
+
+    assert strike_everywhere(make, work, check, inside="/_settings/settings.py") > 50
+    assert seen == {False, True}
+
+
+def test_a_learning_rate_is_that_of_the_steps():
+    opt, seen = na.SGD(np.zeros(3), lr=1.0), set()
+
+    def make():
+        opt.lr = 1.0
+        return opt
+
+    def check(opt):
+        changed = opt.lr is settled
+        assert opt._settings.rate(0) == (0.25 if changed else 1.0)
+        assert opt._settings.constant_rate == (None if changed else 1.0)
+        seen.add(changed)
+
+    def work(opt):
+        opt.lr = settled
+
+    assert strike_everywhere(make, work, check, inside="/_settings/settings.py") > 20
+    assert seen == {False, True}
+
+
+def test_gradient_buffers_take_all_arrays_or_none():
+    opt, seen = na.SGD([np.zeros(3), np.zeros((2, 2)), np.zeros(())]), set()
+    new = [np.ones(3), np.ones((2, 2)), np.ones(())]
+
+    def make():
+        opt.grads = [np.zeros_like(one) for one in new]
+        return opt
+
+    def check(opt):
+        values = {number for leaf in opt.grads for number in leaf.ravel().tolist()}
+        assert len(values) == 1
+        seen.update(values)
+
+    def work(opt):
+        opt.grads = new
+
+    assert strike_everywhere(make, work, check, inside="/_optimizer/base.py") > 20
+    assert seen == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (np.full(4, -1.0), np.full(4, 1.0))])
+def test_a_constructor_moves_all_arrays_into_the_box_or_none(bounds):
+    outside = [np.full(4, 3.0), np.array([3.0, np.nan, 0.5, -3.0]), np.zeros(4), np.full(4, -7.0)]
+    moved = [np.clip(one, -1.0, 1.0) for one in outside]
+    bounds = bounds if isinstance(bounds[0], float) else [bounds] * 4
+    seen = set()
+
+    def check(params):
+        first = params[0][0]
+        for one, whole in zip(params, outside if first == 3.0 else moved, strict=True):
+            assert_same_bits(one, whole)
+        seen.add(float(first))
+
+    strike_everywhere(
+        lambda: [one.copy() for one in outside],
+        lambda params: na.SGD(params, bounds=bounds),
+        check,
+        inside="/_cpu/state.py",
+    )
+    assert seen == {1.0, 3.0}
+
+
+def content(opt):
+    backend = opt._backend
+    arrays = [*opt.params, *(leaf for leaves in backend.state.values() for leaf in leaves)]
+    return b"".join(one.tobytes() for one in [*arrays, *backend.counters.values()])
+
+
+ALL_STATE = {
+    "bounds": (-1.0, 1.0),
+    "ema": 0.9,
+    "amsgrad": True,
+    "accumulate": 2,
+    "nonfinite": "skip",
+    "beta1": lambda t: 0.9 - 0.01 * t,
+}
+
+
+@pytest.mark.parametrize("way", ["reset", "state", "t"])
+def test_reset_and_loads_happen_whole_or_not_at_all(way):
+    opt = na.Adam([np.zeros(3), np.zeros((2, 2))], **ALL_STATE)
+    new_state, block = opt.state.copy(), opt._backend.memory._block
+    for k in range(3):
+        opt.step([np.full(3, k + 1.0), np.full((2, 2), -1.0)])
+    saved, seen = block.copy(), []
+    work = {
+        "reset": opt.reset,
+        "state": lambda: setattr(opt, "state", new_state),
+        "t": lambda: setattr(opt, "t", 7),
+    }[way]
+
+    def make():
+        block[...] = saved
+        for p in opt.params:
+            p[...] = 9.0
+
+    def note(_):
+        seen.append(content(opt))
+
+    make()
+    note(None)
+    work()
+    note(None)
+    assert strike_everywhere(make, lambda _: work(), note, inside="/_cpu/state.py") > 20
+    assert set(seen) == set(seen[:2])
+    assert seen[2] == seen[0]
