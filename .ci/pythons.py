@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 #: Tests that pytest-run-parallel runs in so many threads at once.
-THREADS, CONCURRENT = 8, ["tests/faults", "tests/optimizer", "tests/minimize/test_minimize.py"]
+THREADS, CONCURRENT = 8, ["tests/faults/test_concurrent.py", "tests/optimizer"]
 
 
 def listed() -> list[str]:

@@ -13,7 +13,6 @@ import numadam
 import numadam as na
 from numadam._arrays import interop as foreign
 
-
 #: NumPy before 2.3 views them read-only: they may be gradients then, and parameters are refused
 writable_views = pytest.mark.skipif(
     np.lib.NumpyVersion(np.__version__) < "2.3.0", reason="DLPack views are read-only in this NumPy"

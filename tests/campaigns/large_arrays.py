@@ -2,9 +2,9 @@
 
     python tests/campaigns/large_arrays.py
 
-The gradient is 0 but for some elements round 2^31 - 1, 2^31, 2^31 + 1 and at both ends; its pages of
-zeros take no memory. Exactly those elements move, in the serial and in the parallel loop, with a
-norm formed and without.
+The gradient is 0 but for some elements round 2^31 - 1, 2^31, 2^31 + 1 and at both ends, and
+pages of zeros take no memory. Exactly those elements move, in the serial and in the parallel loop,
+with a norm formed and without.
 """
 
 from __future__ import annotations

@@ -179,9 +179,10 @@ class Life(RuleBasedStateMachine):
         grads = self.gradients(seed)
         grads["w"][1][seed % 5] = value  # no bounds there, which would take an infinite one
         before = digest_of_run(self.opt)
+        if not self.model.calls:
+            self.opt.step(grads)
         with pytest.raises(FloatingPointError):
-            for _ in range(2):
-                self.opt.step(grads)
+            self.opt.step(grads)
         assert digest_of_run(self.opt) == before
         self.discard()
 

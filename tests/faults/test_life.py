@@ -13,11 +13,11 @@ from tests.faults.life import Life
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_any_order_of_calls():
-    """The long run of this, with a seed: python tests/campaigns/life.py."""
+    """The long run of this, with a seed: python -m tests.campaigns.life."""
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=40,
+            max_examples=80,
             stateful_step_count=25,
             deadline=None,
             database=None,
