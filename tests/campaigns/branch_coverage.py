@@ -5,7 +5,7 @@
 
 About two hours on two cores: the tracer makes compiling three times slower. Compiled code runs
 where Python sees it: that of CUDA in Numba's simulator, that of `numadam.nopython` under
-NUMBA_DISABLE_JIT. What exists only compiled is left out; `[tool.coverage.report]` in
+NUMBA_DISABLE_JIT, in processes that its tests start. What exists only compiled is left out; `[tool.coverage.report]` in
 pyproject.toml says why, for each.
 """
 
@@ -30,7 +30,6 @@ def parts() -> list[tuple[list[str], dict[str, str]]]:
     ]
     found.append((["numadam"], {}))  # examples of the docstrings
     found.append((["tests/cuda"], {"NUMBA_ENABLE_CUDASIM": "1"}))
-    found.append((["tests/nopython"], {"NUMBA_DISABLE_JIT": "1"}))
     return found
 
 
