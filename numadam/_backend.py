@@ -149,6 +149,18 @@ class Backend(ABC):
         """Load checked counters and state arrays by one copy: all of them or none."""
 
     @abstractmethod
+    def check(self) -> None:
+        """Check the parameters as they are now: they can be written, and overlap nothing."""
+
+    @abstractmethod
+    def write(self, params: Leaves) -> None:
+        """Write checked arrays into the parameters."""
+
+    @abstractmethod
+    def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
+        """Arrays of the host on the device of the parameters."""
+
+    @abstractmethod
     def check_arrays(
         self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
     ) -> list[Any]:

@@ -275,6 +275,26 @@ class CudaBackend(Backend):
         with on_gpu(self._device):
             return self._memory.gradients()
 
+    def check(self) -> None:
+        """Check the parameters as they are now: they can be written, and overlap nothing."""
+        with on_gpu(self._device):
+            if is_capturing():
+                raise RuntimeError("load: a graph is being captured; load before that.")
+            self._validator.validate({pl.P: self.params})
+
+    def write(self, params: Leaves) -> None:
+        """Write checked arrays into the parameters."""
+        with on_gpu(self._device):
+            for param, new in zip(self.params, params, strict=True):
+                ca.in_memory(param)[...] = ca.in_memory(new)
+
+    def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
+        """Arrays of the host on the GPU of the parameters."""
+        import cupy
+
+        with on_gpu(self._device):
+            return [cupy.asarray(ca.in_memory(one)).view(one.dtype) for one in arrays]
+
     def check_arrays(
         self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
     ) -> list[Any]:

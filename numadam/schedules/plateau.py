@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass, field
 
-from numadam._core.hyper import Hyper
+from numadam._core.hyper import Hyper, count
 from numadam.schedules.base import Scheduled
 
 _F = Hyper("f", -math.inf, math.inf, closed=True)  # refuses nothing but NaN
@@ -91,6 +91,33 @@ class ReduceOnPlateau(Scheduled):
                 f"end: expected a number of at most start={self.start:g}, got {self.end:g}."
             )
         self._become(self.start, math.inf if self.mode == "min" else -math.inf, 0, 0)
+
+    def set_state(self, *, value: float, best: float, waited: int, cooling: int) -> None:
+        """Set the whole state, as one that was saved had it.
+
+        Parameters
+        ----------
+        value : float in [0, inf)
+            What a call returns from now on.
+        best : float
+            The best f so far; infinite before the first.
+        waited, cooling : int
+            Observations without improvement in a row, and those left of the cooldown.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where one is out of range; then nothing is changed.
+
+        Examples
+        --------
+        >>> schedule = ReduceOnPlateau(0.1)
+        >>> schedule.set_state(value=0.01, best=2.0, waited=3, cooling=0)
+        >>> schedule(0)
+        0.01
+        """
+        value, best = Hyper("value").check(value), Hyper("best", -math.inf, closed=True).check(best)
+        self._become(value, best, count("waited", waited, 0), count("cooling", cooling, 0))
 
     def _become(self, value: float, best: float, waited: int, cooling: int) -> None:
         """Set the whole state in one call: an interrupt leaves the old one or the new one."""

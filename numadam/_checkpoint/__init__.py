@@ -1,0 +1,1 @@
+"""Checkpoints: files that a run goes on from. No pickle, no code."""

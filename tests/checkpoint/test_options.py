@@ -1,0 +1,156 @@
+"""Options, step sizes and schedules as JSON and back."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import Bounds
+
+from numadam import schedules
+from numadam._checkpoint.options import equal, options_from_json, options_to_json
+
+NUMBERS = st.floats(0, 1e300) | st.integers(0, 10**6)
+SCHEDULES = st.one_of(
+    st.builds(schedules.Constant, NUMBERS),
+    st.builds(schedules.Cosine, NUMBERS, st.integers(1, 50), end=NUMBERS),
+    st.builds(schedules.OneCycle, NUMBERS, st.integers(5, 50), warmup=st.none() | st.just(2)),
+)
+PIECES = st.builds(
+    lambda pieces: schedules.Piecewise(pieces, [7 * (k + 1) for k in range(len(pieces) - 1)]),
+    st.lists(NUMBERS | SCHEDULES, min_size=1, max_size=4),
+)
+KEYS = st.text(max_size=3) | st.integers(-3, 3)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text() | SCHEDULES | PIECES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(KEYS, inner, max_size=3)
+        | st.dictionaries(KEYS, inner, max_size=3).map(OrderedDict)
+    ),
+    max_leaves=8,
+)
+
+
+def through_json(lr, options):
+    arrays = {}
+    saved = json.loads(json.dumps(options_to_json(lr, options, arrays)))
+    return options_from_json(saved, arrays)
+
+
+def types_of(value):
+    if isinstance(value, dict):
+        return type(value), [(key, types_of(one)) for key, one in value.items()]
+    if isinstance(value, (list, tuple)):
+        return type(value), [types_of(one) for one in value]
+    return type(value)
+
+
+@given(VALUES, st.dictionaries(st.text(max_size=3), VALUES, max_size=3))
+def test_every_value_comes_back_as_it_was(lr, options):
+    back = through_json(lr, options)
+    assert back == (lr, options)
+    assert types_of(back[1]) == types_of(options)
+    assert equal(back, (lr, options))
+
+
+def test_arrays_and_bounds_come_back_in_float64():
+    low, rate = np.array([0, 1], np.int32), np.array([[1e-3], [1.0]], np.float32)
+    options = {
+        "bounds": {"w": (low, np.array(2.0)), "b": Bounds(low, np.inf), "c": np.float32(1)},
+        "state_dtype": np.float16,
+    }
+    arrays = {}
+    saved = options_to_json([rate, 0.1], options, arrays)
+    assert list(arrays) == ["options/lr/0", *(f"options/bounds/{k}" for k in range(3))]
+    lr, back = options_from_json(saved, arrays)
+    assert np.array_equal(lr[0], rate)
+    assert lr[0].dtype == np.float64
+    assert lr[1] == 0.1
+    assert back["bounds"]["w"][1] == 2.0
+    assert back["state_dtype"] == "float16"
+    assert np.array_equal(back["bounds"]["b"].lb, low)
+    assert np.all(back["bounds"]["b"].ub == np.inf)
+    assert equal(back, options)
+    assert equal(options, back)
+    for other in ((low + 1, 2.0), (low, 3.0), (0.0, 2.0)):
+        assert not equal(back, {**options, "bounds": {**options["bounds"], "w": other}})
+
+
+def test_a_schedule_used_twice_is_one_object_again_and_goes_on():
+    plateau = schedules.ReduceOnPlateau(0.1, factor=0.5, patience=1, cooldown=3)
+    for f in (3.0, 2.0, 2.0, 2.0, 1.0):
+        plateau.observe(f)
+    lr, options = through_json([plateau, 0.5], {"groups": {"w": {"lr": plateau}}})
+    assert lr[0] == plateau
+    assert lr[0] is options["groups"]["w"]["lr"]
+    assert lr[0] is not plateau
+    for _ in range(6):
+        lr[0].observe(1.0), plateau.observe(1.0)
+        assert lr[0] == plateau
+    plateau.observe(0.0)
+    assert lr[0] != plateau
+    assert equal(lr[0], plateau)
+    assert not equal(plateau, schedules.ReduceOnPlateau(0.2, factor=0.5, patience=1, cooldown=3))
+
+
+class Mine(schedules.Constant):
+    """A schedule of a user: its class may compute anything."""
+
+
+@pytest.mark.parametrize(
+    ("lr", "options", "message"),
+    [
+        (lambda t: 0.1, {}, "lr: a function of the user's cannot be saved .*<lambda>.*opt.step"),
+        (Mine(0.1), {}, "lr: a function .*Mine"),
+        ([0.1, {"w": abs}], {}, r"lr\[1\]\['w'\]: a function .*abs.* numadam.schedules\.$"),
+        (schedules.Piecewise([0.1, abs], [5]), {}, r"lr.values\[1\]: a function"),
+        (0.1, {"groups": {"w": {"beta1": abs}}}, r"groups\['w'\]\['beta1'\]: a function"),
+        (0.1, {"bounds": {(1, 2): (0, 1)}}, r"bounds: the key \(1, 2\) cannot"),
+        (0.1, {"bounds": [{1.5}]}, r"bounds\[0\]: a set cannot be saved. Use numbers"),
+        (0.1, {"bounds": np.array([1j])}, "bounds: expected real numbers"),
+    ],
+)
+def test_what_cannot_be_saved_is_named(lr, options, message):
+    with pytest.raises(TypeError, match=message):
+        options_to_json(lr, options, {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schedules": [["Cosine", {"start": 0.1}]]},
+        {"schedules": [["Scheduled", {}]]},
+        {"schedules": [["Constant", {"value": -1.0}]]},
+        {"schedules": [["Constant", [1.0]]]},
+        {"schedules": [["Piecewise", {"values": [{"schedule": 0}], "boundaries": []}]]},
+        {"schedules": 3},
+        {"lr": {"schedule": 0}},
+        {"lr": {"array": "p/w"}},
+        {"lr": {"array": []}},
+        {"lr": {"set": []}},
+        {"lr": {"tuple": [], "dict": []}},
+        {"lr": {}},
+        {"lr": {"dict": [[[], 1]]}},
+        {"lr": {"bounds": [1, 2, 3]}},
+        {"options": []},
+    ],
+)
+def test_json_of_others_is_refused(change):
+    with pytest.raises((TypeError, ValueError, LookupError, AttributeError)):
+        options_from_json({"lr": 0.1, "options": {}, "schedules": [], **change}, {})
+
+
+def test_state_of_a_plateau_is_checked():
+    plateau = schedules.ReduceOnPlateau(0.1)
+    before = repr(plateau)
+    good = {"value": 0.01, "best": 2.0, "waited": 1, "cooling": 0}
+    for name, bad in {"value": -1.0, "best": np.nan, "waited": -1, "cooling": 0.5}.items():
+        with pytest.raises((TypeError, ValueError), match=name):
+            plateau.set_state(**{**good, name: bad})
+    assert repr(plateau) == before
