@@ -5,8 +5,8 @@
 
 About two hours on two cores: the tracer makes compiling three times slower. Compiled code runs
 where Python sees it: that of CUDA in Numba's simulator, that of `numadam.nopython` under
-NUMBA_DISABLE_JIT, in processes that its tests start. What exists only compiled is left out; `[tool.coverage.report]` in
-pyproject.toml says why, for each.
+NUMBA_DISABLE_JIT, in processes that its tests start. What exists only compiled is left out;
+`[tool.coverage.report]` in pyproject.toml says why.
 """
 
 from __future__ import annotations

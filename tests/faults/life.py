@@ -11,7 +11,9 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,7 +92,12 @@ class Life(RuleBasedStateMachine):
         reference = reference_of(self.params, **copy.deepcopy(options))
         self.model = Model(reference.p, **reference._options)
         self.opt = na.Adam(self.params, **options)
-        self.saved = None
+        self.saved = self.file = None
+        self.folder = tempfile.TemporaryDirectory()
+
+    def teardown(self):
+        if hasattr(self, "folder"):
+            self.folder.cleanup()
 
     # --- steps -----------------------------------------------------------------------------------
 
@@ -239,6 +246,37 @@ class Life(RuleBasedStateMachine):
         before = snapshot(self.opt, self.params)
         with pytest.raises(ValueError, match="expected shape"):
             self.opt.state[name] = value
+        assert_unchanged(before, snapshot(self.opt, self.params))
+
+    # --- files -----------------------------------------------------------------------------------
+
+    @rule()
+    def save(self):
+        self.opt.save(Path(self.folder.name) / "run.safetensors")
+        self.file = copy.deepcopy(self.model)
+
+    @precondition(lambda self: self.file is not None)
+    @rule(new=st.booleans())
+    def load(self, new):
+        path = Path(self.folder.name) / "run.safetensors"
+        if new:
+            self.opt = na.load(path)
+            self.params = self.opt.params
+        else:
+            self.opt.load(path)
+        self.model = copy.deepcopy(self.file)
+
+    @precondition(lambda self: self.file is not None)
+    @rule(place=st.integers(0, 10**6), flipped=st.integers(1, 255))
+    def refused_load(self, place, flipped):
+        """One changed byte, anywhere in the file."""
+        content = bytearray((Path(self.folder.name) / "run.safetensors").read_bytes())
+        content[place % len(content)] ^= flipped
+        path = Path(self.folder.name) / "damaged.safetensors"
+        path.write_bytes(content)
+        before = snapshot(self.opt, self.params)
+        with pytest.raises(na.CheckpointError):
+            self.opt.load(path)
         assert_unchanged(before, snapshot(self.opt, self.params))
 
     # --- copies ----------------------------------------------------------------------------------
