@@ -92,7 +92,7 @@ class Life(RuleBasedStateMachine):
         reference = reference_of(self.params, **copy.deepcopy(options))
         self.model = Model(reference.p, **reference._options)
         self.opt = na.Adam(self.params, **options)
-        self.saved = self.file = None
+        self.saved = self.file = self.snap = None
         self.folder = tempfile.TemporaryDirectory()
 
     def teardown(self):
@@ -248,6 +248,20 @@ class Life(RuleBasedStateMachine):
             self.opt.state[name] = value
         assert_unchanged(before, snapshot(self.opt, self.params))
 
+    @precondition(lambda self: hasattr(self.opt, "snapshot"))
+    @rule()
+    def snapshot(self):
+        taken = self.opt.snapshot(*([] if self.snap is None else [self.snap[0]]))
+        self.snap = taken, copy.deepcopy(self.model.p), self.model.state()
+
+    @precondition(lambda self: self.snap is not None)
+    @rule()
+    def restore(self):
+        taken, p, state = self.snap
+        self.opt.restore(taken)
+        self.model.p = copy.deepcopy(p)
+        self.model.load(state)
+
     # --- files -----------------------------------------------------------------------------------
 
     @rule()
@@ -260,7 +274,7 @@ class Life(RuleBasedStateMachine):
     def load(self, new):
         path = Path(self.folder.name) / "run.safetensors"
         if new:
-            self.opt = na.load(path)
+            self.opt, self.snap = na.load(path), None  # a snapshot is of one optimiser
             self.params = self.opt.params
         else:
             self.opt.load(path)
@@ -284,7 +298,7 @@ class Life(RuleBasedStateMachine):
     @rule(how=st.sampled_from(sorted(COPIES)), seed=seeds)
     def go_on_with_a_copy(self, how, seed):
         """Steps of the one that is left do not reach the copy."""
-        left, self.opt = self.opt, COPIES[how](self.opt)
+        left, self.opt, self.snap = self.opt, COPIES[how](self.opt), None
         assert repr(self.opt) == repr(left)
         assert digest(self.opt) == digest(left)
         self.params = self.opt.params
