@@ -1,7 +1,16 @@
 """Adam for plain arrays: one fused pass over memory per step, on NumPy and CuPy arrays."""
 
+import sys
 from importlib import import_module
 from typing import Any
+
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    # reading an array's header and using its address is not one operation there
+    raise ImportError(
+        "numadam does not support Python without the global interpreter lock: another thread could "
+        "resize or free an array in the middle of a step. Start Python with PYTHON_GIL=1 or "
+        "-X gil=1, or use a build that has the lock."
+    )
 
 from numadam._jit import forks as forks  # registers what a fork needs; loads nothing
 from numadam._version import __version__

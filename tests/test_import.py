@@ -1,5 +1,8 @@
 """Importing numadam: public names, and no library that is not needed."""
 
+import runpy
+import sys
+
 import pytest
 
 import numadam as na
@@ -24,3 +27,12 @@ def test_public_names():
     assert set(dir(na)) >= set(na.__all__)
     with pytest.raises(AttributeError, match="AdamX"):
         na.AdamX  # noqa: B018
+
+
+def test_a_python_without_the_interpreter_lock_is_refused(monkeypatch):
+    """Free-threaded builds: with PYTHON_GIL=1 they have it."""
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    with pytest.raises(ImportError, match=r"^numadam does not support .* PYTHON_GIL=1"):
+        runpy.run_path(na.__file__)
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True)
+    assert runpy.run_path(na.__file__)["__version__"] == na.__version__

@@ -70,7 +70,8 @@ def test_the_wheel_of_the_sdist_is_that_of_the_tree(built: Path) -> None:
 
 def test_the_sdist_can_be_tested_and_holds_no_stray_file(built: Path) -> None:
     files = sdist_files(built)
-    papers = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE"}
+    papers = {path.name for path in (*ROOT.glob("*.md"), ROOT / "CITATION.cff", ROOT / "LICENSE")}
+    assert "SECURITY.md" in papers
     assert papers | sources(".py", ".pyi", ".typed") <= files
     assert {"tests/test_package.py", "tests/data/torch.json", "docs/README.md"} <= files
     tops = {name.split("/")[0] for name in files}

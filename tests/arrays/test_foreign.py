@@ -13,6 +13,11 @@ import numadam
 import numadam as na
 from numadam._arrays import interop as foreign
 
+#: NumPy before 2.3 views them read-only: they may be gradients then, and parameters are refused
+writable_views = pytest.mark.skipif(
+    np.lib.NumpyVersion(np.__version__) < "2.3.0", reason="DLPack views are read-only in this NumPy"
+)
+
 
 class Exported:
     """An array that another library would hold: it says where it lies, by DLPack."""
@@ -47,7 +52,7 @@ class OnGpu(Exported):
         return (2, 0)
 
 
-@pytest.mark.parametrize("kind", [Exported, Interface])
+@pytest.mark.parametrize("kind", [pytest.param(Exported, marks=writable_views), Interface])
 def test_their_memory_is_updated_in_place(kind):
     p, twin = np.ones(4), np.ones(4)
     g = np.array([1.0, -2.0, 3.0, 0.0])
@@ -63,7 +68,7 @@ def test_their_memory_is_updated_in_place(kind):
     np.testing.assert_array_equal(out, wanted)
 
 
-@pytest.mark.parametrize("kind", [Exported, Interface])
+@pytest.mark.parametrize("kind", [pytest.param(Exported, marks=writable_views), Interface])
 def test_in_containers_and_beside_arrays(kind):
     a, b = np.ones(3), np.ones(2)
     params = {"a": kind(a), "b": b}
@@ -76,6 +81,7 @@ def test_in_containers_and_beside_arrays(kind):
         opt.step({"a": np.ones(3), "b": np.ones(2)})
 
 
+@writable_views
 def test_the_functional_api_takes_them():
     p, g, m, v = np.ones(3), np.ones(3), np.zeros(3), np.zeros(3)
     na.adam_update(Exported(p), Exported(g), Exported(m), Exported(v), 1, lr=0.1)

@@ -1,5 +1,6 @@
 """Optimisers, states, results and schedules as they are shown in a terminal and in a notebook."""
 
+import math
 import pickle
 import re
 from html.parser import HTMLParser
@@ -184,7 +185,7 @@ def test_many_results_of_nothing():
         ((1.0,), "(1.0,)"),
         (list(range(9)), "[0, 1, 2, 3, ...]"),
         ({"a": 1}, "{'a': 1}"),
-        (np.sin, "sin"),
+        (math.sin, "sin"),
         (paraboloid, "paraboloid"),
         (object(), "<object object>"),
         ("<b>", "'<b>'"),

@@ -33,3 +33,9 @@ def test_a_replaced_array_is_refused_among_many():
     with pytest.raises(ValueError, match=r"w70.*was replaced by another object"):
         opt.step(grads)
     assert opt.t == 1
+
+
+def test_nothing_in_the_place_of_a_container_is_called_so():
+    opt = na.SGD({"w": [np.zeros(2)]})
+    with pytest.raises(ValueError, match=r"^grads\['w'\]: expected a list, got None"):
+        opt.step({"w": None})

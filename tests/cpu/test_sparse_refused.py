@@ -113,3 +113,12 @@ def test_rows_that_share_memory_with_what_is_written():
     opt = na.Adam(np.arange(12.0).reshape(4, 3), 0.1, sparse="dense")
     opt.step(Rows(np.array([1, 2]), opt.params[:2]))
     np.testing.assert_allclose(opt.params[1:3], [[3, 3.9, 4.9], [5.9, 6.9, 7.9]], rtol=1e-7)
+
+
+def test_rows_of_the_parameters_themselves_are_refused_where_they_are_read_in_place():
+    p = np.ones((6, 2))
+    opt = na.SGD(p, lr=1.0, sparse="lazy")
+    with pytest.raises(ValueError, match="grads shares memory with params"):
+        opt.step(Rows(np.array([0, 3]), p[:2]))
+    assert opt.t == 0
+    assert np.all(p == 1)

@@ -1,5 +1,7 @@
 """Pictures of a history."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -37,3 +39,18 @@ def test_a_picture_of_its_own_leaves_out_what_is_unknown():
         plt.close(axes[0].figure)
     finally:
         plt.switch_backend(before)
+
+
+def test_three_pictures_leave_no_empty_place_and_none_needs_matplotlib_before(monkeypatch):
+    pytest.importorskip("matplotlib")
+    import matplotlib.pyplot as plt
+
+    history, _ = recorded(10, lr=0.1)
+    names = ["f", "lr", "grad_norm"]
+    axes = history.plot(names)
+    assert [ax.get_ylabel() for ax in axes] == names
+    assert len(axes[0].figure.axes) == 3
+    plt.close(axes[0].figure)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"^plot: needs matplotlib: pip install matplotlib"):
+        history.plot(names)

@@ -159,3 +159,14 @@ def test_an_interrupt_while_the_best_rows_are_kept_tears_nothing(monkeypatch, at
     np.testing.assert_array_equal(res.jac, 2 * res.x)
     np.testing.assert_array_equal(res.grad_norm, np.abs(res.jac).max(1))
     np.testing.assert_array_equal(res.fun_last, np.sum(res.x_last**2, 1))
+
+
+def test_a_gradient_that_was_forgotten_is_named():
+    with pytest.raises(TypeError, match=r"^jac: the gradient is None"):
+        na.minimize(lambda x: 1.0, np.zeros(2), jac=lambda x: None)
+
+
+def test_a_callback_that_python_knows_no_signature_of():
+    seen = set()
+    na.minimize(lambda x: (x @ x, 2 * x), np.ones(1), jac=True, maxiter=3, callback=seen.update)
+    assert len(seen) == 3

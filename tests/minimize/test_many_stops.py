@@ -131,3 +131,14 @@ def test_the_message_says_how_the_gradients_fell():
     assert "4 of 30: The projected gradient is 0 at the start." in res.message
     assert "26 of 30: The number of iterations" in res.message
     assert "5 of 30: The gradient is below eps=1e-08, where steps are shorter" in res.message
+
+
+def test_problems_without_a_number_and_without_elements():
+    lost = na.minimize_many(
+        lambda x: np.full(len(x), np.nan), np.zeros((2, 2)), jac=lambda x: np.ones_like(x)
+    )
+    assert "fun: none is finite" in repr(lost)
+    assert not lost.success.any()
+    empty = na.minimize_many(lambda x: (x.sum(axis=1), x), np.zeros((3, 0)), jac=True, norm=2)
+    assert empty.success.all()
+    assert empty.grad_norm.tolist() == [0, 0, 0]

@@ -267,3 +267,15 @@ def test_a_copy_of_the_state_brings_it_back():
             opt.step(grads)
         ends.append([p.copy() for p in params.values()])
     assert_leaves(ends[0], ends[1])
+
+
+@pytest.mark.parametrize("value", [[np.nan], [np.inf], [1.0, 1.0], 1.0])
+def test_products_of_betas_that_cannot_be_are_refused(value):
+    opt = na.Adam(np.ones(3), beta1=lambda taken: 0.9)
+    opt.step(np.ones(3))
+    before = snapshot(opt, opt.params)
+    with pytest.raises(
+        ValueError, match=r"beta1_product'\]: expected finite numbers of shape \(1,\)"
+    ):
+        opt.state["beta1_product"] = value
+    assert_unchanged(before, snapshot(opt, opt.params))

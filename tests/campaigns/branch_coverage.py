@@ -1,0 +1,69 @@
+"""Branch coverage of the package: every folder of the tests in a process of its own, combined.
+
+    pip install -e ".[test,coverage]"
+    python tests/campaigns/branch_coverage.py
+
+About two hours on two cores: the tracer makes compiling three times slower. Compiled code runs
+where Python sees it: that of CUDA in Numba's simulator, that of `numadam.nopython` under
+NUMBA_DISABLE_JIT, in processes that its tests start. What exists only compiled is left out;
+`[tool.coverage.report]` in pyproject.toml says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def parts() -> list[tuple[list[str], dict[str, str]]]:
+    """Tests of each process, and its environment beside the usual."""
+    tests = ROOT / "tests"
+    folders = sorted(path.parent for path in tests.glob("*/__init__.py"))
+    files = sorted(tests.glob("test_*.py"))
+    found: list[tuple[list[str], dict[str, str]]] = [
+        ([str(path.relative_to(ROOT))], {}) for path in [*folders, *files]
+    ]
+    found.append((["numadam"], {}))  # examples of the docstrings
+    found.append((["tests/cuda"], {"NUMBA_ENABLE_CUDASIM": "1"}))
+    return found
+
+
+def traced(tests: list[str], extra: dict[str, str]) -> bool:
+    """Run tests under the tracer; whether all passed."""
+    # a folder without tests for this environment (exit 5) is no failure
+    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", "-n0", "-q", *tests]
+    name = " ".join([*(f"{key}={value}" for key, value in extra.items()), *tests])
+    print(f"=== {name}", flush=True)
+    # the tracer slows tests with a time limit of their own
+    done = subprocess.run([*command, "--timeout=1800"], cwd=ROOT, env={**os.environ, **extra})
+    return done.returncode in (0, 5)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", metavar="TEXT", help="parts with this text in their tests")
+    parser.add_argument("--keep", action="store_true", help="add to the data of the last run")
+    chosen = parser.parse_args()
+    tool = [sys.executable, "-m", "coverage"]
+    if not chosen.keep:
+        subprocess.run([*tool, "erase"], cwd=ROOT, check=True)
+    failed = [
+        tests
+        for tests, extra in parts()
+        if (chosen.only or "") in " ".join(tests) and not traced(tests, extra)
+    ]
+    append = ["--append"] if chosen.keep else []
+    subprocess.run([*tool, "combine", "-q", *append], cwd=ROOT, check=False)
+    report = subprocess.run([*tool, "report"], cwd=ROOT)
+    if failed:
+        print("failed under the tracer:", *(name for tests in failed for name in tests))
+    return int(bool(failed)) or report.returncode
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

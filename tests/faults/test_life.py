@@ -1,0 +1,26 @@
+"""Any calls of an optimiser in any order, against a plain model."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.faults.life import Life
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_any_order_of_calls():
+    """The long run of this, with a seed: python -m tests.campaigns.life."""
+    run_state_machine_as_test(
+        Life,
+        settings=settings(
+            max_examples=80,
+            stateful_step_count=25,
+            deadline=None,
+            database=None,
+            derandomize=True,
+        ),
+    )
