@@ -17,6 +17,7 @@ from numadam._minimize.arguments import (
     read_bounds,
     rule_class,
 )
+from numadam._minimize.checkpoint import Checkpoint, Moment, read_checkpoint
 from numadam._minimize.compiled.forms import check_plain, form_of, is_compiled
 from numadam._minimize.compiled.objective import adapter_for
 from numadam._minimize.compiled.prepared import key_for, put_back, take
@@ -54,6 +55,8 @@ def minimize(
     check_every: int | None = None,
     history: int | bool | None = None,
     state: Any = None,
+    checkpoint: Any = None,
+    checkpoint_every: int | None = None,
     progress: bool = False,
     **options: Any,
 ) -> OptimizeResult:
@@ -173,9 +176,17 @@ def minimize(
     if track_best not in (None, True, False):
         raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
     maxiter = check_maxiter(maxiter)
+    file = read_checkpoint(checkpoint, checkpoint_every, "minimize")
     x = own_copy(x0)
     if state is not None:
         x = start_of(state, x)
+    if file is not None:
+        file.define(x, state is not None, **_own(fun, jac, track_best, check_every))
+        if state is not None and file.exists:
+            raise ValueError(
+                f"state: the run goes on from the file that is there, {file.path!r}. Leave out "
+                "`state`, or pass another path."
+            )
     task = Task(
         x=x,
         args=read_args(args, is_compiled(fun)),
@@ -191,12 +202,32 @@ def minimize(
         state=state,
         callback=callback,
         progress=progress,
+        checkpoint=file,
     )
     if is_compiled(fun):
         if not callable(jac) and not isinstance(jac, str):
             return with_hint(_compiled(fun, task), x0, lr, state)
         check_plain(fun, task.args)
     return with_hint(_in_python(fun, task), x0, lr, state)
+
+
+def _own(fun: Any, jac: Any, track_best: Any, check_every: Any) -> dict[str, Any]:
+    """Arguments that define a run, as a file has them; fun itself cannot be compared."""
+    return {
+        "fun": "compiled" if is_compiled(fun) else "in Python",
+        "jac": "function" if callable(jac) else jac,
+        "track_best": track_best,
+        "check_every": check_every,
+    }
+
+
+def _saved_run(task: Task, optimizer: Any) -> Moment | None:
+    """The run that the file of a task holds, if there is one."""
+    if task.checkpoint is None:
+        return None
+    options = parts_of(optimizer).settings.options
+    task.checkpoint.define_rule(task.rule, optimizer.lr, options, task.tolerances)
+    return task.checkpoint.load()
 
 
 def _in_python(fun: Any, task: Task) -> OptimizeResult:
@@ -210,6 +241,7 @@ def _in_python(fun: Any, task: Task) -> OptimizeResult:
         stop_tests(backend, task.tolerances, first_of(task.state, task.tolerances)),
         Observers(task.callback, task.progress, task.maxiter, optimizer),
         task,
+        _saved_run(task, optimizer),
     ).go()
 
 
@@ -228,7 +260,7 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
     problem = take(key, task.rule, x, task.lr, task.options, norm)
     problem.start(task, adapter)
     observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
-    result = CompiledRun(problem, observers, task).go()
+    result = CompiledRun(problem, observers, task, _saved_run(task, problem.optimizer)).go()
     # after an exception it is not kept
     put_back(key, problem)
     return result
