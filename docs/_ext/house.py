@@ -23,6 +23,7 @@ PACKAGES = {
     "_cpu": "NumPy: one compiled call a step",
     "_cuda": "CuPy: one launch a step",
     "_backend": "the contract of a back end",
+    "_checkpoint": "files that survive",
     "history": "records of a run",
     "schedules": "values that change",
     "_settings": "options to plan and numbers",

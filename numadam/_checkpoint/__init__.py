@@ -1,1 +1,1 @@
-"""Files that a run goes on from: no pickle, no code."""
+"""Checkpoints: files that survive."""

@@ -1,0 +1,192 @@
+"""A checkpoint as a file: what it holds, and how it is written and read."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import zlib
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from numadam._checkpoint import storage
+from numadam._checkpoint.errors import CheckpointError
+from numadam._checkpoint.header import (
+    LONGEST,
+    LONGEST_META,
+    Entry,
+    Header,
+    crc32_text,
+    fill,
+    name_fault,
+    read_header,
+    render,
+)
+from numadam._checkpoint.replace import replacing
+
+
+class Container(NamedTuple):
+    """Content of a file.
+
+    Attributes
+    ----------
+    kind : str
+        Of what it is the state: "optimizer", "minimize", "minimize_many".
+    meta : dict
+        None, bool, int, float (inf and nan, too), str, and lists and dicts of them. Keys are
+        strings. Floats come back to the last bit.
+    arrays : dict of str to NumPy arrays
+        By plain names such as "p/w", in any memory layout. Those of `read` are new, contiguous in
+        C order, and nobody else's.
+    """
+
+    kind: str
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def write(path: str | os.PathLike[Any], content: Container) -> None:
+    """Write a file as a whole: at any moment its path has the old or the new one, complete.
+
+    All of it is checked before anything is written. Arrays are written as they are at the time:
+    who may change them meanwhile has to be kept from it by the caller.
+
+    Raises
+    ------
+    TypeError
+        `meta` or `arrays` has something that a file cannot hold.
+    ValueError
+        A name cannot be that of an array in a file, or a header becomes too long.
+    OSError
+        From the system, with a note on what has become of the old file.
+    """
+    arrays = content.arrays
+    entries = [_entry(name, array) for name, array in arrays.items()]
+    header = Header(content.kind, _meta_text(content.meta), entries)
+    head = render(header)
+    if len(head) > LONGEST:
+        raise ValueError(f"arrays: {len(arrays):,} names are too many for one file.")
+    with replacing(path) as file:
+        file.seek(len(head))
+        sums = {
+            entry.name: _write_array(file, arrays[entry.name]) for entry in header.in_file_order
+        }
+        file.seek(0)
+        summed = [entry._replace(crc32=sums[entry.name]) for entry in entries]
+        _write_all(file, memoryview(render(header._replace(entries=summed))))
+
+
+def read(path: str | os.PathLike[Any], kind: str) -> Container:
+    """Read and check a file that `write` has written.
+
+    The header is checked before memory is taken for arrays, and never more than the file has.
+
+    Raises
+    ------
+    CheckpointError
+        It is no such file, of another kind or a newer version, or damaged.
+    OSError
+        It does not exist or cannot be read.
+    """
+    file_name = os.fsdecode(path)
+    found = Path(file_name).stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise CheckpointError(f"{file_name}: no regular file.")
+    with Path(file_name).open("rb", buffering=0) as file:
+        return read_open(file, os.fstat(file.fileno()).st_size, file_name, kind)
+
+
+def read_open(file: IO[bytes], size: int, name: str, kind: str) -> Container:
+    """The same for an open file of so many bytes; `name` is for error messages."""
+    header = read_header(file, size, name)
+    if header.kind != kind:
+        raise CheckpointError(
+            f"{name}: was saved by {_SAVED_BY.get(header.kind, header.kind)}, not by "
+            f"{_SAVED_BY.get(kind, kind)}."
+        )
+    try:
+        meta = json.loads(header.meta)
+    except (ValueError, RecursionError) as error:  # checksums do not say who has made them
+        raise CheckpointError(f"{name}: forged header: {error}.") from error
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"{name}: forged header: its key meta is no object of JSON.")
+    arrays = {entry.name: _read_array(file, entry, name) for entry in header.in_file_order}
+    return Container(kind, meta, {entry.name: arrays[entry.name] for entry in header.entries})
+
+
+_SAVED_BY = {
+    "optimizer": "an optimiser",
+    "minimize": "numadam.minimize",
+    "minimize_many": "numadam.minimize_many",
+}
+
+
+def _entry(name: str, array: Any) -> Entry:
+    if not isinstance(name, str):
+        raise TypeError(f"arrays: expected names of type str, got {name!r}.")
+    fault = name_fault(name)
+    if fault:
+        raise ValueError(f"arrays: the name {name!r} {fault}; a file cannot hold it.")
+    code, is_complex = storage.code_of(array, name)
+    return Entry(name, code, (*array.shape, 2) if is_complex else array.shape, is_complex)
+
+
+def _meta_text(meta: dict[str, Any]) -> str:
+    _check_json(meta, "meta")
+    text = json.dumps(meta, separators=(",", ":"))
+    if len(text) > LONGEST_META:
+        raise ValueError(f"meta: {len(text):,} bytes are too many; long lists belong into arrays.")
+    return text
+
+
+def _check_json(value: Any, where: str) -> None:
+    """Refuse what would come back as something else."""
+    if value is None or type(value) in (bool, int, float, str):
+        return
+    if type(value) is dict:
+        for key, one in value.items():
+            if type(key) is not str:
+                raise TypeError(f"{where}: expected keys of type str, got {key!r}.")
+            _check_json(one, f"{where}[{key!r}]")
+    elif type(value) is list:
+        for i, one in enumerate(value):
+            _check_json(one, f"{where}[{i}]")
+    else:
+        raise TypeError(f"{where}: {type(value).__name__} is no type of JSON.")
+
+
+def _write_all(file: IO[bytes], content: memoryview) -> None:
+    while content:
+        count = file.write(content)
+        content = content[count:]
+
+
+def _write_array(file: IO[bytes], array: np.ndarray) -> str:
+    """Write the data of an array; its checksum."""
+    crc = 0
+    for chunk in storage.chunks(array):
+        crc = zlib.crc32(chunk, crc)
+        _write_all(file, chunk)
+    return crc32_text(crc)
+
+
+def _read_array(file: IO[bytes], entry: Entry, path: str) -> np.ndarray:
+    try:
+        array = storage.new_array(entry.code, entry.shape, entry.is_complex)
+    except ValueError as error:  # more axes than this NumPy has
+        raise CheckpointError(f"{path}: {entry.name!r}: {error}.") from error
+    crc = 0
+    for chunk in storage.as_bytes(array):
+        fill(file, chunk, path)
+        crc = zlib.crc32(chunk.data, crc)
+    if crc32_text(crc) != entry.crc32:
+        raise CheckpointError(
+            f"{path}: damaged: the checksum of {entry.name!r} is wrong. Use another copy of the "
+            "file."
+        )
+    if entry.code == "BOOL" and any((chunk > 1).any() for chunk in storage.as_bytes(array)):
+        raise CheckpointError(f"{path}: {entry.name!r} is bool, but not of zeros and ones.")
+    storage.to_native(array)
+    return array

@@ -1,0 +1,256 @@
+"""Header of a checkpoint: what safetensors says of arrays, and what numadam adds.
+
+The text of a header follows from its content alone: the reader writes what it has read again, and
+takes nothing else. So offsets have no gaps and no overlaps, no key comes twice, and a number has
+one spelling. It is parsed from left to right without building what it may claim to hold.
+
+The first characters are the same in every version: format, version and the header's checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import IO, Any, NamedTuple
+
+from numadam._checkpoint.errors import CheckpointError
+from numadam._checkpoint.storage import COMPLEX, ITEMSIZES
+
+#: Version of the format that is written, and the newest that is read.
+VERSION = 1
+#: The most that the safetensors library reads, too.
+LONGEST = 100_000_000
+#: Bytes of `meta` as JSON: what is longer belongs into arrays.
+LONGEST_META = 1 << 24
+_LENGTH = 8  # bytes in front of the header, which say how long it is
+_BEGINNING = 100  # bytes that hold what `_BEGIN` matches
+_ALIGNMENT = 64
+_LARGEST = 2**63 - 1
+#: Value of the key "complex:NAME".
+_AXIS = "last axis is real, imaginary"
+
+_BEGIN = re.compile(
+    rb'\{"__metadata__":\{"format":"numadam","version":"([1-9]\d{0,8})",'
+    rb'"header_crc32":"([0-9a-f]{8})",'
+)
+_KIND_OF = re.compile(r'"kind":"(\w{1,32})","meta":(?=")')
+_SUM = re.compile(r':"([0-9a-f]{8})"')
+_IS_AXIS = re.compile(f':"{_AXIS}"')
+_COMMA = re.compile(',(?=")')
+_METADATA_END, _END = re.compile("}"), re.compile(r"} *\Z")
+_ENTRY = re.compile(
+    r':\{"dtype":"(\w{1,8})","shape":\[((?:\d{1,19}(?:,\d{1,19}){0,63})?)\],'
+    r'"data_offsets":\[\d{1,19},\d{1,19}\]\}'
+)
+_BAD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class Entry(NamedTuple):
+    """An array as the file holds it; `crc32` is 8 hexadecimal digits."""
+
+    name: str
+    code: str
+    shape: tuple[int, ...]
+    is_complex: bool
+    crc32: str = "0" * 8
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return prod(self.shape) * ITEMSIZES[self.code]
+
+
+class Header(NamedTuple):
+    """Content of a header."""
+
+    kind: str
+    meta: str  # JSON
+    entries: Sequence[Entry]
+
+    @property
+    def in_file_order(self) -> list[Entry]:
+        """The arrays as their data lie: wide dtypes first, so that each is aligned."""
+        return sorted(self.entries, key=lambda entry: -ITEMSIZES[entry.code])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all data."""
+        return sum(entry.nbytes for entry in self.entries)
+
+
+def name_fault(name: str) -> str:
+    """Why a name cannot be that of an array in a file; "" where it can."""
+    if not name or name == "__metadata__":
+        return "is reserved"
+    if _BAD.search(name):
+        return "has a control character"
+    if ".." in name.split("/"):
+        return "has the part '..'"
+    return ""
+
+
+def render(header: Header) -> bytes:
+    """The first bytes of a file: length, text, spaces up to the data, and its own checksum."""
+    text = "".join(_pieces(header)).encode("ascii")
+    text += b" " * (-(_LENGTH + len(text)) % _ALIGNMENT)
+    return _sealed(len(text).to_bytes(_LENGTH, "little") + text)
+
+
+def crc32_text(crc: int) -> str:
+    """A checksum as it stands in the file."""
+    return f"{crc:08x}"
+
+
+def _sealed(head: bytes | bytearray) -> bytes:
+    """The same with its checksum, which is computed with zeros in its place."""
+    begin = _BEGIN.match(head, _LENGTH)
+    assert begin is not None  # the caller has found or written it
+    at, end = begin.span(2)
+    zeroed = b"".join([head[:at], b"0" * 8, head[end:]])
+    return b"".join([head[:at], crc32_text(zlib.crc32(zeroed)).encode(), head[end:]])
+
+
+def _pieces(header: Header) -> Iterator[str]:
+    yield f'{{"__metadata__":{{"format":"numadam","version":"{VERSION}",'
+    yield f'"header_crc32":"{"0" * 8}","kind":"{header.kind}","meta":{json.dumps(header.meta)}'
+    for entry in header.entries:
+        yield f',{json.dumps("crc32:" + entry.name)}:"{entry.crc32}"'
+    for entry in header.entries:
+        if entry.is_complex:
+            yield f',{json.dumps("complex:" + entry.name)}:"{_AXIS}"'
+    yield "}"
+    offsets, at = {}, 0
+    for entry in header.in_file_order:
+        offsets[entry.name] = at
+        at += entry.nbytes
+    for entry in header.entries:
+        begin, shape = offsets[entry.name], ",".join(map(str, entry.shape))
+        yield f',{json.dumps(entry.name)}:{{"dtype":"{entry.code}","shape":[{shape}],'
+        yield f'"data_offsets":[{begin},{begin + entry.nbytes}]}}'
+    yield "}"
+
+
+def read_header(file: IO[bytes], size: int, path: str) -> Header:
+    """Read and check the header of an open file of so many bytes.
+
+    Raises
+    ------
+    CheckpointError
+        The file is none that numadam wrote, or not whole.
+    """
+    length = int.from_bytes(file.read(_LENGTH), "little")
+    if _BEGIN.match(file.read(_BEGINNING)) is None or length > LONGEST:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of numadam, or damaged in its first bytes."
+        )
+    if _LENGTH + length > size:
+        raise CheckpointError(f"{path}: not whole: the file ends inside its header.")
+    file.seek(0)
+    head = bytearray(_LENGTH + length)
+    fill(file, head, path)
+    begin = _BEGIN.match(head, _LENGTH)
+    if begin is None or _sealed(head) != head:
+        raise CheckpointError(
+            f"{path}: damaged: the checksum of the header is wrong. Use another copy of the file."
+        )
+    if int(begin[1]) > VERSION:
+        raise CheckpointError(
+            f"{path}: has version {int(begin[1])} of the format, and this numadam reads up to "
+            f"{VERSION}: upgrade numadam."
+        )
+    try:
+        header = _parse(head[_LENGTH:].decode("ascii"), begin.end() - _LENGTH)
+        if render(header) != head:
+            raise ValueError("not spelled as numadam writes it")
+    except ValueError as error:  # of JSON and ASCII, too
+        raise CheckpointError(f"{path}: damaged or forged header: {error}.") from error
+    if header.nbytes != size - len(head):
+        raise CheckpointError(
+            f"{path}: not whole: its arrays have {header.nbytes} bytes, the file has "
+            f"{size - len(head)} for them."
+        )
+    return header
+
+
+def fill(file: IO[bytes], buffer: Any, path: str) -> None:
+    """Read as many bytes as the buffer has."""
+    rest = memoryview(buffer)
+    while rest:
+        count = file.readinto(rest)  # type: ignore[attr-defined]  # files and BytesIO have it
+        if not count:
+            raise CheckpointError(f"{path}: not whole: it became shorter while it was read.")
+        rest = rest[count:]
+
+
+class _Text:
+    """A text that is read from left to right."""
+
+    def __init__(self, text: str, at: int) -> None:
+        self._text, self._at = text, at
+
+    def match(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        """Take what follows and is like this; ValueError where it is not."""
+        found = pattern.match(self._text, self._at)
+        if found is None:
+            raise ValueError(f"not as numadam writes it, at character {self._at}")
+        self._at = found.end()
+        return found
+
+    def follows(self, text: str) -> bool:
+        """Whether this follows."""
+        return self._text.startswith(text, self._at)
+
+    def string(self) -> str:
+        """A string of JSON; the caller has seen its quotation mark."""
+        found, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
+        return str(found)
+
+
+def _parse(text: str, at: int) -> Header:
+    """Content of a header by its text; the caller compares it with what the text should be.
+
+    Raises
+    ------
+    ValueError
+        The text is none that numadam writes, or it asks for arrays that cannot be.
+    """
+    rest = _Text(text, at)
+    kind = rest.match(_KIND_OF)[1]
+    meta = rest.string()
+    sums: list[str] = []
+    while rest.follows(',"crc32:'):
+        rest.match(_COMMA)
+        rest.string()
+        sums.append(rest.match(_SUM)[1])
+    are_complex = set()
+    while rest.follows(',"complex:'):
+        rest.match(_COMMA)
+        are_complex.add(rest.string().removeprefix("complex:"))
+        rest.match(_IS_AXIS)
+    rest.match(_METADATA_END)
+    entries: dict[str, Entry] = {}
+    for crc32 in sums:
+        rest.match(_COMMA)
+        name = rest.string()
+        info = rest.match(_ENTRY)
+        shape = tuple(map(int, info[2].split(","))) if info[2] else ()
+        entries[name] = Entry(name, info[1], shape, name in are_complex, crc32)
+        _check(entries[name])
+    rest.match(_END)
+    return Header(kind, meta, list(entries.values()))
+
+
+def _check(entry: Entry) -> None:
+    name, code, shape = entry.name, entry.code, entry.shape
+    fault = name_fault(name)
+    if fault:
+        raise ValueError(f"the name {name[:80]!r} {fault}")
+    if code not in ITEMSIZES:
+        raise ValueError(f"{name[:80]!r} has the unknown dtype {code}")
+    if entry.is_complex and (code not in COMPLEX or shape[-1:] != (2,)):
+        raise ValueError(f"{name[:80]!r} is complex, but not two floats an element")
+    if prod(n for n in shape if n) * ITEMSIZES[code] > _LARGEST:
+        raise ValueError(f"{name[:80]!r} has the shape {shape}, larger than any array")

@@ -1,0 +1,171 @@
+"""Replacement of a file as a whole: whatever happens, its path has the old or the new one.
+
+The new content goes to a temporary file beside it, to the disk, and only then under the name. A
+temporary file is locked while its writer lives. So the next writer knows those that a killed one
+has left, in another container or on another host, too, where a process number means nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
+
+try:
+    fcntl: Any = import_module("fcntl")
+except ImportError:  # Windows: it removes no file that is open, which is as good as a lock
+    fcntl = None
+
+#: Bytes of a name that a temporary name repeats; file systems take 255 in all.
+_LONGEST_NAME = 200
+#: Seconds after which a temporary file is a leftover, where no lock says so.
+_OLD = 3600
+#: End of a temporary name: process, random digits.
+_OWNER = re.compile(r"\d+-[0-9a-f]{8}\.tmp")
+#: Errors of systems that have no fsync of a folder, as PostgreSQL knows them.
+_NO_SYNC = (errno.EACCES, errno.EBADF, errno.EINVAL)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[Any]) -> Iterator[IO[bytes]]:
+    """A new file for writing, which takes the place of `path` at the end of the block.
+
+    Then it is on the disk. It has the permissions of the file that it replaces, or those that
+    `open` gives a new one. A symbolic link stays: the file that it points to is replaced.
+
+    Raises
+    ------
+    OSError
+        As all other exceptions, with a note on what has become of the old and the new file.
+    """
+    target = Path(os.path.realpath(os.fsdecode(path)))
+    mode = _check_target(target)
+    _remove_leftovers(target)
+    made: list[Path] = []
+    replaced = False
+    try:
+        with _created(target, made) as file:
+            yield file
+            if mode is not None and mode != stat.S_IMODE(os.fstat(file.fileno()).st_mode):
+                made[-1].chmod(mode)
+            os.fsync(file.fileno())
+            if fcntl is None:
+                file.close()  # Windows moves no file that is open
+            made[-1].replace(target)
+            replaced = True
+        _sync_folder(target.parent)
+    except BaseException as error:
+        for temporary in made:
+            with suppress(OSError):  # that of the work is the one to show
+                temporary.unlink()
+        error.add_note(_note(target, mode, replaced))
+        raise
+
+
+def _note(target: Path, mode: int | None, replaced: bool) -> str:
+    if replaced:
+        return f"{target} is the new file, complete; after a power cut it may be the old one."
+    old = "does not exist" if mode is None else "is as it was"
+    return f"{target} was not saved: it {old}, and nothing is left of the new file."
+
+
+def _check_target(target: Path) -> int | None:
+    """Permissions of the file to be replaced; None where there is none.
+
+    Raises
+    ------
+    OSError
+        It is a folder, a device or the like, or may not be written.
+    """
+    try:
+        found = target.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(found):
+        code, text = errno.EISDIR, "is a folder: give the name of a file in it"
+    elif not stat.S_ISREG(found):
+        code, text = errno.EINVAL, "is no regular file"
+    elif not os.access(target, os.W_OK):
+        code, text = errno.EACCES, "is write-protected"
+    else:
+        return stat.S_IMODE(found)
+    raise OSError(code, text, str(target))
+
+
+def _stem(target: Path) -> str:
+    """Beginning of the names of temporary files of a target."""
+    name = os.fsencode(target.name)
+    return f".{target.name if len(name) <= _LONGEST_NAME else f'{zlib.crc32(name):08x}'}."
+
+
+@contextmanager
+def _created(target: Path, made: list[Path]) -> Iterator[IO[bytes]]:
+    """A new, locked temporary file; its path comes into `made` before it exists."""
+    while True:
+        name = f"{_stem(target)}{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        made.append(target.with_name(name))
+        with made[-1].open("xb", buffering=0) as file:
+            # another writer may have found and removed it before it was locked
+            if _lock(file) is not False and os.fstat(file.fileno()).st_nlink:
+                yield file
+                return
+
+
+def _lock(file: IO[bytes]) -> bool | None:
+    """Lock a file until it is closed.
+
+    False: another process or thread has locked it. None: there are no locks here.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems
+        return None
+    return True
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary files of this target whose writer was killed."""
+    stem = _stem(target)
+    with suppress(PermissionError):  # a folder that may be written, but not listed
+        for found in os.scandir(target.parent):
+            if found.name.startswith(stem) and _OWNER.fullmatch(found.name, len(stem)):
+                _remove_leftover(Path(found.path))
+
+
+def _remove_leftover(path: Path) -> None:
+    with suppress(OSError):  # another writer was faster, or it is another user's file
+        with path.open("r+b") as file:
+            locked = _lock(file)
+            if locked:
+                path.unlink()
+        if locked is None and time.time() - path.stat().st_mtime > _OLD:
+            path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the new name to the disk; Windows does without."""
+    if os.name != "posix":
+        return
+    fd = -1
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        if fd >= 0:
+            os.close(fd)
