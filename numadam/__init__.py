@@ -13,7 +13,7 @@ _HOMES = {
     for name in (kind, function_name(file))
 }
 _HOMES |= {"Optimizer": "numadam._optimizer.optimizer", "Rows": "numadam._arrays.sparse"}
-_HOMES |= {"CheckpointError": "numadam._checkpoint.errors"}
+_HOMES |= {"CheckpointError": "numadam._checkpoint.errors", "load": "numadam.rules._load"}
 _HOMES |= {
     "History": "numadam.history.history",
     "minimize": "numadam._minimize.minimize",

@@ -149,6 +149,23 @@ class Backend(ABC):
         """Load checked counters and state arrays by one copy: all of them or none."""
 
     @abstractmethod
+    def check(self) -> None:
+        """Check the parameters as they are now: they can be written, and overlap nothing."""
+
+    @abstractmethod
+    def write(self, params: Leaves) -> None:
+        """Write checked arrays into the parameters."""
+
+    @staticmethod
+    @abstractmethod
+    def to_host(array: Any) -> np.ndarray:
+        """The numbers of an array in the host's memory, without a copy where they are there."""
+
+    @abstractmethod
+    def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
+        """Arrays of the host on the device of the parameters."""
+
+    @abstractmethod
     def check_arrays(
         self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
     ) -> list[Any]:

@@ -82,8 +82,10 @@ class _Encoder:
     def encode(self, value: Any, title: str) -> Any:
         """The value as JSON; `title` is what the user calls it."""
         value = _plain(value)
-        if value is None or isinstance(value, (bool, str)):
+        if value is None or isinstance(value, bool):
             return value
+        if isinstance(value, str):
+            return "".join(value)  # of its own type, and not of a subclass
         if isinstance(value, numbers.Integral):
             return int(value)
         if isinstance(value, numbers.Real):

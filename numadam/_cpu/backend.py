@@ -108,7 +108,7 @@ class CpuBackend(Backend):
 
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step."""
-        self.compiled.check()
+        self.check()
         with defer_interrupts():
             self.memory.reset()
 
@@ -141,6 +141,24 @@ class CpuBackend(Backend):
     def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
         """Copy counters and state arrays in, whole or not at all."""
         self.memory.load(counters, state)
+
+    def check(self) -> None:
+        """Check the parameters as they are now: they can be written, and overlap nothing."""
+        self.compiled.check()
+
+    def write(self, params: Leaves) -> None:
+        """Write checked arrays into the parameters."""
+        for param, new in zip(self.params, params, strict=True):
+            param[...] = new
+
+    @staticmethod
+    def to_host(array: Any) -> np.ndarray:
+        """The array itself."""
+        return np.asarray(array)
+
+    def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
+        """The arrays themselves."""
+        return list(arrays)
 
     def check_arrays(self, what: str, leaves: Leaves, dtype: np.dtype | None = None) -> list[Any]:
         """Check arrays to be copied into the leaves of `what`."""

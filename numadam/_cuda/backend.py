@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays.gpu import require_bfloat16, require_gpu
+from numadam._arrays.interop import to_host
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, titles
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
@@ -274,6 +275,32 @@ class CudaBackend(Backend):
         """Gradient buffers of the parameters' shapes in one flat buffer."""
         with on_gpu(self._device):
             return self._memory.gradients()
+
+    def check(self) -> None:
+        """Check the parameters as they are now: they can be written, and overlap nothing."""
+        with on_gpu(self._device):
+            if is_capturing():
+                raise RuntimeError("load: a graph is being captured; load before that.")
+            self._validator.validate({pl.P: self.params})
+
+    def write(self, params: Leaves) -> None:
+        """Write checked arrays into the parameters."""
+        with on_gpu(self._device):
+            for param, new in zip(self.params, params, strict=True):
+                ca.in_memory(param)[...] = ca.in_memory(new)
+
+    @staticmethod
+    def to_host(array: Any) -> np.ndarray:
+        """The numbers of an array in the host's memory, for which the host waits."""
+        host: np.ndarray = np.asarray(to_host(ca.in_memory(array)))
+        return host.view(array.dtype)
+
+    def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
+        """Arrays of the host on the GPU of the parameters."""
+        import cupy
+
+        with on_gpu(self._device):
+            return [cupy.asarray(ca.in_memory(one)).view(one.dtype) for one in arrays]
 
     def check_arrays(
         self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None

@@ -6,6 +6,7 @@ import os
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +16,10 @@ from numadam._arrays.tree import Tree
 from numadam._checkpoint.container import CheckpointError, Container, read, write
 from numadam._checkpoint.options import equal, options_from_json, options_to_json
 from numadam._checkpoint.schedules import plateaus_in
+from numadam._core.frozen import own_copy
 from numadam._core.hyper import count
 from numadam._core.parts import parts_of
+from numadam._minimize.compiled.forms import is_compiled
 from numadam._minimize.stopping import Tolerances
 from numadam._optimizer.optimizer import Optimizer
 
@@ -24,7 +27,7 @@ from numadam._optimizer.optimizer import Optimizer
 #: run that writing takes at most.
 _SECONDS, _SHARE = 10.0, 0.05
 #: More iterations than a run has.
-_NEVER = 2**62
+NEVER = 2**62
 _START = "the values of x0"
 
 
@@ -34,7 +37,7 @@ class Moment(NamedTuple):
     Arrays of a nesting are numbered: ``x/0``, ``x/1``. One array has no number: ``x``.
     """
 
-    path: str
+    path: Path
     numbers: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
@@ -124,13 +127,14 @@ class Checkpoint:
 
     Attributes
     ----------
-    path : str
+    path : Path
     """
 
     def __init__(self, path: Any, every: Any, kind: str) -> None:
         if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
             raise TypeError(f"checkpoint: expected the path of a file, got {type(path).__name__}.")
-        self.path, self._kind = os.fspath(path), kind
+        # absolute: fun may change the folder
+        self.path, self._kind = Path(path).absolute(), kind
         _check_place(self.path)
         self._every = None if every is None else count("checkpoint_every", every, 1)
         self._next = self._every or 0
@@ -142,25 +146,31 @@ class Checkpoint:
     @property
     def exists(self) -> bool:
         """Whether there is a run to go on from."""
-        return os.path.exists(self.path)
+        return self.path.exists()
 
-    def define(self, x: Any, goes_on: bool, **entries: Any) -> None:
+    def define(self, x: Any, fun: Any, jac: Any, goes_on: bool = False, **entries: Any) -> None:
         """Set what defines the run besides the rule: the start, and arguments by name.
 
-        `goes_on` says that the run begins with the `state` of another one, and x0 means nothing.
+        Of functions only the kind can be compared. `goes_on` says that the run begins with the
+        `state` of another one, so that x0 means nothing.
         """
         tree = Tree(x)
         leaves = tree.flatten(x, "x0")
         pairs = zip(tree.names("x0"), leaves, strict=True)
-        arrays = [f"{name}: {leaf.dtype} {leaf.shape} of {home(leaf)}" for name, leaf in pairs]
-        self._run = {"x0": arrays, _START: None if goes_on else _crc(leaves), **entries}
+        self._run = {
+            "x0": [f"{name}: {leaf.dtype} {leaf.shape} of {home(leaf)}" for name, leaf in pairs],
+            _START: None if goes_on else _crc(leaves),
+            "fun": "compiled" if is_compiled(fun) else "in Python",
+            "jac": "function" if callable(jac) else jac,
+            **entries,
+        }
 
     def define_rule(
         self, rule: type[Any], lr: Any, options: Mapping[str, Any], tolerances: Tolerances
     ) -> None:
         """Set rule, learning rate, options and stop tests."""
         self._run |= {"rule": rule.__name__, **tolerances._asdict()}
-        self._lr, self._options = lr, dict(options)
+        self._lr, self._options = own_copy(lr), own_copy(dict(options))
 
     def load(self) -> Moment | None:
         """The run at its last write, None where there is no file.
@@ -199,7 +209,7 @@ class Checkpoint:
         else:
             text = f"{name}: the run has {its!r:.200}, got {mine!r:.200}"
         raise CheckpointError(
-            f"{text} (checkpoint={self.path!r}). Pass the same to go on with that run, or another "
+            f"{text} (checkpoint={str(self.path)!r}). Pass the same to go on with that run, or another "
             "path, or delete the file, to start a new one."
         )
 
@@ -219,7 +229,7 @@ class Checkpoint:
 
     def gap(self, done: int) -> int:
         """Iterations until `due` has to be asked again."""
-        return _NEVER if self._every is None else max(1, self._next - done)
+        return NEVER if self._every is None else max(1, self._next - done)
 
     def write(self, done: int, numbers: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         """Write the run as it is, so many iterations after its start."""
@@ -235,7 +245,7 @@ class Checkpoint:
         try:
             self.write(*moment)
         except OSError as failed:
-            error.add_note(f"numadam: {self.path!r} could not be written: {failed}")
+            error.add_note(f"numadam: {str(self.path)!r} could not be written: {failed}")
 
 
 def read_checkpoint(path: Any, every: Any, kind: str) -> Checkpoint | None:
@@ -247,15 +257,15 @@ def read_checkpoint(path: Any, every: Any, kind: str) -> Checkpoint | None:
     return Checkpoint(path, every, kind)
 
 
-def _check_place(path: str) -> None:
+def _check_place(path: Path) -> None:
     """Refuse a path that could not be written to, before a run of hours finds out."""
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"checkpoint: there is no folder {folder!r}; make it first.")
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"checkpoint: {path!r} is a folder; name a file in it.")
+    folder = path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"checkpoint: there is no folder {str(folder)!r}; make it first.")
+    if path.is_dir():
+        raise IsADirectoryError(f"checkpoint: {str(path)!r} is a folder; name a file in it.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"checkpoint: no file can be written to the folder {folder!r}.")
+        raise PermissionError(f"checkpoint: the folder {str(folder)!r} cannot be written to.")
 
 
 def _crc(leaves: Sequence[Any]) -> int:

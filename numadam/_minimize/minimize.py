@@ -17,7 +17,7 @@ from numadam._minimize.arguments import (
     read_bounds,
     rule_class,
 )
-from numadam._minimize.checkpoint import Checkpoint, Moment, read_checkpoint
+from numadam._minimize.checkpoint import Moment, read_checkpoint
 from numadam._minimize.compiled.forms import check_plain, form_of, is_compiled
 from numadam._minimize.compiled.objective import adapter_for
 from numadam._minimize.compiled.prepared import key_for, put_back, take
@@ -181,10 +181,11 @@ def minimize(
     if state is not None:
         x = start_of(state, x)
     if file is not None:
-        file.define(x, state is not None, **_own(fun, jac, track_best, check_every))
+        own = {"track_best": track_best, "check_every": check_every}
+        file.define(x, fun, jac, goes_on=state is not None, **own)
         if state is not None and file.exists:
             raise ValueError(
-                f"state: the run goes on from the file that is there, {file.path!r}. Leave out "
+                f"state: the run goes on from the file that is there, {str(file.path)!r}. Leave out "
                 "`state`, or pass another path."
             )
     task = Task(
@@ -209,16 +210,6 @@ def minimize(
             return with_hint(_compiled(fun, task), x0, lr, state)
         check_plain(fun, task.args)
     return with_hint(_in_python(fun, task), x0, lr, state)
-
-
-def _own(fun: Any, jac: Any, track_best: Any, check_every: Any) -> dict[str, Any]:
-    """Arguments that define a run, as a file has them; fun itself cannot be compared."""
-    return {
-        "fun": "compiled" if is_compiled(fun) else "in Python",
-        "jac": "function" if callable(jac) else jac,
-        "track_best": track_best,
-        "check_every": check_every,
-    }
 
 
 def _saved_run(task: Task, optimizer: Any) -> Moment | None:

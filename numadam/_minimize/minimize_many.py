@@ -16,6 +16,7 @@ from numadam._minimize.arguments import (
     rule_class,
 )
 from numadam._minimize.batches import run_batch
+from numadam._minimize.checkpoint import read_checkpoint
 from numadam._minimize.compiled.forms import is_compiled
 from numadam._minimize.lanes.batch import LaneBatch
 from numadam._minimize.names import takes_names_of_scipy
@@ -43,6 +44,8 @@ def minimize_many(
     norm: float = np.inf,
     maxiter: int = 10_000,
     check_every: int | None = None,
+    checkpoint: Any = None,
+    checkpoint_every: int | None = None,
     progress: bool = False,
     **options: Any,
 ) -> ManyResult:
@@ -123,6 +126,7 @@ def minimize_many(
     _refuse_single(options)
     if options.get("ema_debias"):
         raise ValueError("ema_debias: problems stop at different iterations; use ema_warmup.")
+    file = read_checkpoint(checkpoint, checkpoint_every, "minimize_many")
     x, compiled = _read_starts(x0), is_compiled(fun)
     limits = standard_bounds(bounds, x.shape[1:])
     rates = _own_rates(lr, x)
@@ -141,7 +145,10 @@ def minimize_many(
         check_every=None
         if check_every is None or compiled
         else count("check_every", check_every, 1),
+        checkpoint=file,
     )
+    if file is not None:
+        file.define(x, fun, jac, check_every=task.check_every)
     if not compiled:
         return run_batch(PythonBatch(task), task)
     if is_cupy(x):

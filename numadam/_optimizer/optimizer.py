@@ -9,13 +9,13 @@ from typing import Any
 
 from numadam._core.hyper import LR
 from numadam._optimizer.attributes import fixed, hyper
-from numadam._optimizer.base import OptimizerBase
+from numadam._optimizer.checkpoint import Checkpointed
 from numadam._settings.learning_rate import is_plain
 
 __all__ = ["Optimizer", "fixed", "hyper"]
 
 
-class Optimizer(OptimizerBase):
+class Optimizer(Checkpointed):
     r"""Base class of all rules. Use a subclass: `Adam`, `AdamW`, `RMSprop`, `SGD`, ...
 
     An optimiser keeps references to the parameter arrays and changes them in place. Every rule

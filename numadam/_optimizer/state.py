@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays import formatting
-from numadam._core.parts import parts_of
+from numadam._core.parts import Parts, parts_of
 
 if TYPE_CHECKING:
     from numadam._optimizer.base import OptimizerBase
@@ -63,27 +63,14 @@ class State(MutableMapping[str, Any]):
             raise TypeError(
                 f"state: expected a mapping such as opt.state, got {type(saved).__name__}."
             )
-        if set(saved) != set(self):
-            raise ValueError(
-                f"state: expected the entries {sorted(self)}, got {sorted(saved)}. Was it saved "
-                "by an optimiser of another kind or with other options?"
-            )
-        self._load(saved)
+        parts = parts_of(self._optimizer)
+        with parts.lock:
+            parts.backend.load(*check_state(parts, saved))
 
     def _load(self, entries: Mapping[str, Any]) -> None:
-        tree, _, backend, lock = parts_of(self._optimizer)
-        with lock:
-            known = backend.counters
-            counters, arrays = {}, {}
-            for name, value in entries.items():
-                if name in known:
-                    counters[name] = _counter(name, value, known[name])
-            for name, value in entries.items():
-                if name not in known:
-                    title = f"state[{name!r}]"
-                    leaves, dtype = tree.flatten(value, title), backend.state_dtype(name)
-                    arrays[name] = backend.check_arrays(title, leaves, dtype)
-            backend.load(counters, arrays)
+        parts = parts_of(self._optimizer)
+        with parts.lock:
+            parts.backend.load(*_checked(parts, entries))
 
     def __repr__(self) -> str:
         """The steps taken and the names of the arrays.
@@ -104,6 +91,34 @@ class State(MutableMapping[str, Any]):
         counters = [(name, str(value.tolist())) for name, value in backend.counters.items()]
         arrays = [(name, formatting.outline(leaves)) for name, leaves in backend.state.items()]
         return formatting.table(f"State of {type(self._optimizer).__name__}", [*counters, *arrays])
+
+
+def check_state(
+    parts: Parts, saved: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Check all entries of a saved state; counters and arrays for the back end to load."""
+    known = {*parts.backend.counters, *parts.backend.state}
+    if set(saved) != known:
+        raise ValueError(
+            f"state: expected the entries {sorted(known)}, got {sorted(saved)}. Was it saved "
+            "by an optimiser of another kind or with other options?"
+        )
+    return _checked(parts, saved)
+
+
+def _checked(
+    parts: Parts, entries: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    known, counters, arrays = parts.backend.counters, {}, {}
+    for name, value in entries.items():
+        if name in known:
+            counters[name] = _counter(name, value, known[name])
+    for name, value in entries.items():
+        if name not in known:
+            title = f"state[{name!r}]"
+            leaves, dtype = parts.tree.flatten(value, title), parts.backend.state_dtype(name)
+            arrays[name] = parts.backend.check_arrays(title, leaves, dtype)
+    return counters, arrays
 
 
 def _counter(name: str, value: Any, now: Any) -> Any:

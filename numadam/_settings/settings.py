@@ -280,6 +280,12 @@ class Settings:
             if name not in own:
                 self.control[group, column] = start
 
+    def take(self, other: Settings) -> None:
+        """Take over hyperparameters, schedules and lr of a `copy` that was changed."""
+        for name in ("options", "schedules", "lr", "_rate", "constant_rate"):
+            setattr(self, name, getattr(other, name))
+        self.control[...] = other.control
+
     def _structure(self, options: Mapping[str, Any]) -> tuple[Any, ...]:
         """All that options decide about the compiled loop and the state arrays."""
         rule = self.rule

@@ -230,9 +230,13 @@ class Problem:
         """Numbers and arrays for a file: at an iterate that has been tested, or is new."""
         tested = not self.at_start and self.code != RAISED
         numbers = {
-            **{"tested": tested, "f": self.f, "grad_norm": self.size},
-            **{"lowest": self._real("f_best"), "best_grad_norm": self._real("size_best")},
-            **{"first_grad_norm": self.first, "f_before": self._real("f_before")},
+            "tested": tested,
+            "f": self.f,
+            "grad_norm": self.size,
+            "lowest": self._real("f_best"),
+            "best_grad_norm": self._real("size_best"),
+            "first_grad_norm": self.first,
+            "f_before": self._real("f_before"),
             "lr": self.last_rate,
         }
         arrays = {"x": self.x, "history": self.lines}

@@ -34,9 +34,7 @@ class CompiledRun:
         self._begin = last = problem.backend.t
         if saved is not None:
             problem.restore(saved)
-            self._begin, self._resumed, self._code = map(
-                saved.number, ("begin", "resumed", "code")
-            )
+            self._begin, self._resumed, self._code = map(saved.number, ("begin", "resumed", "code"))
             # the last iteration that the observers have seen
             last = max(self._begin, problem.backend.t - problem.at_start)
         known = self._resumed or last > self._begin

@@ -121,15 +121,15 @@ class PythonRun:
 
         One long function with locals: methods and attributes would take 1 us of an iteration.
         """
-        tests, observers = self._stop_tests, self._observers
-        tree, settings = self._tree, self._settings
-        evaluate, test, backend = self._objective.evaluate, tests.test, self._backend
+        tests, observers, file = self._stop_tests, self._observers, self._file
+        objective, tree, settings = self._objective, self._tree, self._settings
+        evaluate, test, backend = objective.evaluate, tests.test, self._backend
         step, step_one = backend.step, backend.step_one
         wants_f, tracks, lowest, every = self._wants_f, self._tracks, self._lowest, self._every
         lr, lines, one = settings.lr, self._lines, tree.is_leaf
         changes, scheduled, observed = callable(lr), bool(settings.schedules), observers.active
         begin, check = self._begin, self._check
-        file, counted = self._file, None
+        counted: tuple[int, int] | None = None
         x, best_x, best_g = self._x, self._best_x, self._best_g
         in_place = one and best_g is not None
         buffer, count = best_g, sys.getrefcount
@@ -171,7 +171,7 @@ class PythonRun:
                 if file is not None:
                     counted = objective.nfev, objective.njev
                 if last and self._unseen:
-                    f, size = float(self._objective.value()), math.nan
+                    f, size = float(objective.value()), math.nan
                     counted = None
                     code = RUNNING if math.isfinite(f) else BAD_F
                 else:
@@ -180,7 +180,7 @@ class PythonRun:
                     grads = (g,) if one else tree.flatten(g, "jac")
                     if testing:
                         if f is None and last:
-                            f = self._objective.value()
+                            f = objective.value()
                         if f is not None:
                             f = float(f)
                         code = test(grads, f or 0.0)
@@ -240,11 +240,20 @@ class PythonRun:
             self._found(f)
         nfev, njev = counted or (objective.nfev, objective.njev)
         numbers = {
-            **{"begin": self._begin, "resumed": self._resumed, "code": code},
-            **{"tested": counted is None, "f": f, "grad_norm": self._size, "lr": self._rate},
-            **{"lowest": self._lowest, "best_grad_norm": self._best_size},
-            **{"nfev": nfev, "njev": njev, "first_grad_norm": tests.first},
-            **{"f_before": tests.f_before, "later": tests.later},
+            "begin": self._begin,
+            "resumed": self._resumed,
+            "code": code,
+            "tested": counted is None,
+            "f": f,
+            "grad_norm": self._size,
+            "lr": self._rate,
+            "lowest": self._lowest,
+            "best_grad_norm": self._best_size,
+            "nfev": nfev,
+            "njev": njev,
+            "first_grad_norm": tests.first,
+            "f_before": tests.f_before,
+            "later": tests.later,
         }
         arrays = {
             **by_name("x", self._backend.params),

@@ -192,7 +192,7 @@ class HostStopTests(_Tests):
 
     @property
     def before(self) -> Sequence[Any]:
-        """x before the last step, where a test asks for it."""
+        """X before the last step, where a test asks for it."""
         return self._before
 
     def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
@@ -240,7 +240,7 @@ class DeviceStopTests(_Tests):
 
     @property
     def before(self) -> Sequence[Any]:
-        """x before the last step, where a test asks for it."""
+        """X before the last step, where a test asks for it."""
         return self._before
 
     def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:

@@ -1,0 +1,369 @@
+"""Optimisers in files: what a checkpoint holds, and how it comes into an optimiser."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numadam._arrays.interop import to_host
+from numadam._checkpoint.container import Container, read, write
+from numadam._checkpoint.errors import CheckpointError
+from numadam._checkpoint.options import equal, options_from_json, options_to_json
+from numadam._checkpoint.schedules import plateaus_in
+from numadam._checkpoint.tree import Structure, laid_out, rebuild, values_in
+from numadam._core import options as op
+from numadam._core.half import memory_dtype
+from numadam._core.hyper import LR
+from numadam._core.parts import Parts, parts_of
+from numadam._jit.interrupts import defer_interrupts
+from numadam._optimizer.base import Kind, OptimizerBase
+from numadam._optimizer.defaults import default_options
+from numadam._optimizer.state import check_state
+from numadam._settings.learning_rate import is_plain
+from numadam._settings.settings import Settings
+from numadam._version import __version__
+from numadam.schedules.plateau import ReduceOnPlateau
+
+KIND = "optimizer"
+
+
+class Checkpointed(OptimizerBase):
+    """An optimiser with `save` and `load`."""
+
+    def save(self, path: str | os.PathLike[Any]) -> None:
+        """Write parameters, state, counters and all options to a file, of one moment.
+
+        The file is safetensors, with plain names (``p/w``, ``m/w``), a format version and a
+        checksum of every array. It is written beside `path` and then renamed: a crash or a full
+        disk leaves the old file. `numadam.load` makes a new optimiser of it, `load` brings it into
+        one that is there; both go on with the same bits.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file; one that is there is replaced.
+
+        Raises
+        ------
+        TypeError
+            Where an option holds a function of the user's: schedules of `numadam.schedules` can
+            be saved. No file is touched then.
+        OSError
+            Where the file cannot be written.
+
+        Notes
+        -----
+        Steps of other threads wait until the file is complete. To step meanwhile, save a copy:
+        ``threading.Thread(target=copy.deepcopy(opt).save, args=(path,)).start()``.
+        Frozen arrays are in the file, `grads` are not.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> opt = na.Adam({"w": np.ones(2)}, lr=0.1)
+        >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
+        >>> opt.save(path)
+        >>> opt.step({"w": np.ones(2)})
+        >>> opt.load(path)
+        >>> opt.t, opt.params["w"]
+        (0, array([1., 1.]))
+        """
+        with self._lock:
+            self._refuse_new_params()
+            write(path, _content(self))
+
+    def load(self, path: str | os.PathLike[Any]) -> None:
+        """Take over all of a file that `save` wrote; parameters are written in place.
+
+        Everything is checked first: then all of it is taken over, or nothing. Names, shapes and
+        dtypes of the arrays must be those of the file, and so must the rule and the options that
+        are fixed when an optimiser is made. lr and the hyperparameters become those of the file. A
+        `numadam.schedules.ReduceOnPlateau` stays the same object and gets the state of the file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file. One of a CPU can be loaded on a GPU, and the other way round.
+
+        Raises
+        ------
+        numadam.CheckpointError
+            Where the file is damaged, or does not fit this optimiser; the message says what.
+        OSError
+            Where it cannot be read.
+
+        See Also
+        --------
+        numadam.load : a new optimiser from the file alone.
+
+        Examples
+        --------
+        See `save`.
+        """
+        content = read(path, KIND)
+        with self._lock:
+            self._refuse_new_params()
+            self._backend.check()
+            with about_file(path):
+                found = _fit(self, content)
+            parts = self._parts()
+            with defer_interrupts():
+                parts.backend.load(found.counters, found.state)  # the last that may fail
+                parts.backend.write(found.params)
+                for old, new in found.frozen:
+                    old[...] = new
+                parts.settings.take(found.settings)
+                if found.rate is not None:
+                    parts.settings.rate_array[...] = found.rate
+                for here, saved in found.plateaus:
+                    vars(here).update(vars(saved))
+
+    def _refuse_new_params(self) -> None:
+        if not self._tree.is_leaf:
+            self._refuse_replaced(self._params, self._given, "params")
+
+
+@contextmanager
+def about_file(path: Any) -> Iterator[None]:
+    """Errors of what a file holds, as `CheckpointError` with its path."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{os.fsdecode(path)}: {error}") from error
+    except (LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise CheckpointError(
+            f"{os.fsdecode(path)}: holds what numadam does not write ({error!r})."
+        ) from error
+
+
+def _content(optimizer: OptimizerBase) -> Container:
+    """All that goes on, as it is now; on the CPU the arrays themselves."""
+    parts, kind = parts_of(optimizer), type(optimizer)
+    structure = Structure(optimizer.params)
+    arrays = {name: parts.backend.to_host(one) for name, one in _named(parts, structure).items()}
+    own = kind.__module__.startswith("numadam.")
+    meta = {
+        "numadam": __version__,
+        "class": kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}",
+        "rule": kind.rule.name,
+        "params": structure.json,
+        "decays": parts.settings.plan.decay != "",
+        "counters": {name: one.tolist() for name, one in parts.backend.counters.items()},
+        **options_to_json(parts.settings.lr, parts.settings.options, arrays),
+    }
+    return Container(KIND, meta, arrays)
+
+
+def _named(parts: Parts, structure: Structure) -> dict[str, Any]:
+    """The arrays by their names in a file: parameters, frozen ones too, and state."""
+    names = _active_names(parts, structure)
+    found = {**structure.leaves, **dict(zip(names, parts.backend.params, strict=True))}
+    for state, views in parts.backend.state.items():
+        found |= {_of_state(state, name): view for name, view in zip(names, views, strict=True)}
+    return found
+
+
+def _active_names(parts: Parts, structure: Structure) -> list[str]:
+    return [structure.names[tuple(path)] for path in parts.tree.paths()]
+
+
+def _of_state(state: str, name: str) -> str:
+    """The name of a state array of the parameter ``p/w``: ``m/w``."""
+    return state + name.removeprefix("p")
+
+
+def _check_arrays(named: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Compare names, shapes and dtypes of a file with those of an optimiser."""
+    for name in named.keys() - arrays.keys():
+        raise ValueError(f"{name}: is not in the file.")
+    for name in arrays.keys() - named.keys():
+        if not name.startswith("options/"):
+            raise ValueError(f"{name}: is in the file, but the optimiser has no such array.")
+    for name, here in named.items():
+        there = arrays[name]
+        if (there.shape, there.dtype) != (here.shape, here.dtype):
+            raise ValueError(
+                f"{name}: is {there.dtype} of shape {there.shape} in the file, {here.dtype} of "
+                f"shape {here.shape} in the optimiser."
+            )
+
+
+def _state_entries(parts: Parts, names: list[str], content: Container) -> dict[str, Any]:
+    """What the file has for `Optimizer.state`."""
+    arrays = {
+        state: parts.tree.unflatten(
+            parts.backend.from_host([content.arrays[_of_state(state, name)] for name in names])
+        )
+        for state in parts.backend.state
+    }
+    return {**content.meta["counters"], **arrays}
+
+
+class _Fit(NamedTuple):
+    """All that a load writes, checked."""
+
+    counters: Mapping[str, Any]
+    state: Mapping[str, Any]
+    params: list[Any]
+    frozen: list[tuple[Any, Any]]
+    settings: Settings
+    rate: float | None  # for the array on the GPU
+    plateaus: list[tuple[ReduceOnPlateau, ReduceOnPlateau]]
+
+
+def _fit(optimizer: OptimizerBase, content: Container) -> _Fit:
+    """Check everything in a file against an optimiser.
+
+    Raises
+    ------
+    TypeError, ValueError, LookupError, AttributeError
+        Where something does not fit.
+    """
+    parts, meta = parts_of(optimizer), content.meta
+    if meta["rule"] != optimizer.rule.name:
+        raise ValueError(
+            f"was saved by {meta['class']}, and this optimiser is {type(optimizer).__name__}. "
+            "Make one of that class, or use numadam.load."
+        )
+    structure = Structure(optimizer.params)
+    values = dict(values_in(structure.json))
+    for name, value in values_in(meta["params"]):
+        if name in values and repr(values[name]) != repr(value):
+            raise ValueError(f"{name}: is {value!r} in the file, {values[name]!r} in params.")
+    named, names = _named(parts, structure), _active_names(parts, structure)
+    settings, rate, plateaus = _fit_settings(optimizer, content)
+    _check_arrays(named, content.arrays)
+    counters, state = check_state(parts, _state_entries(parts, names, content))
+    return _Fit(
+        counters,
+        state,
+        parts.backend.from_host([content.arrays[name] for name in names]),
+        list(_fit_frozen(structure.leaves.keys() - {*names}, named, content, parts)),
+        settings,
+        rate,
+        plateaus,
+    )
+
+
+def _fit_frozen(
+    names: set[str], named: Mapping[str, Any], content: Container, parts: Parts
+) -> Iterator[tuple[Any, Any]]:
+    """Frozen arrays that differ from the file, and what comes into them."""
+    for name in names:
+        here, there = named[name], content.arrays[name]
+        if to_host(here).tobytes() == there.tobytes():
+            continue
+        on_host = isinstance(here, (np.ndarray, np.generic))
+        if on_host and not here.flags.writeable:
+            raise ValueError(f"{name}: is frozen, read-only, and has other values in the file.")
+        yield here, there if on_host else parts.backend.from_host([there])[0]
+
+
+def _fit_settings(optimizer: OptimizerBase, content: Container) -> tuple[Settings, Any, Any]:
+    """Settings with the hyperparameters of a file, lr for the GPU, and schedules that go on."""
+    settings = parts_of(optimizer).settings
+    lr, options = _options_of(type(optimizer), content)
+    changing = {*op.HYPER_COLUMNS, *(hyper.name for hyper in settings.rule.hypers)}
+    changed, plateaus = settings.copy(), _Plateaus()
+    for name, now in settings.options.items():
+        new = plateaus.match(now, options[name], name)
+        if new is now or name == "capturable":  # which is about the device
+            continue
+        if name not in changing:
+            raise ValueError(
+                f"{name}: is {options[name]!r} in the file, {now!r} here, and cannot be changed. "
+                "Make the optimiser with the options of the file, or use numadam.load."
+            )
+        changed.set(name, new)
+    if content.meta["decays"] != (settings.plan.decay != ""):
+        raise ValueError(
+            "weight_decay: only one of the two optimisers, that of the file and this one, was made "
+            "with a decay. Make this one with the options of the file, or use numadam.load."
+        )
+    rate = plateaus.match(settings.lr, lr, "lr")
+    if rate is settings.lr:
+        return changed, None, plateaus.pairs
+    if not is_plain(settings.lr) or not is_plain(lr):
+        raise ValueError(
+            "lr: step sizes of their own for arrays are fixed when the optimiser is made. Make it "
+            "with those of the file, or use numadam.load."
+        )
+    if settings.rate_array is not None:
+        return changed, LR.check(lr), plateaus.pairs
+    changed.set_lr(LR.check_or_schedule(rate))
+    return changed, None, plateaus.pairs
+
+
+class _Plateaus:
+    """Schedules with a state that stay and get the state of a file: users hold them."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[ReduceOnPlateau, ReduceOnPlateau]] = []
+
+    def match(self, now: Any, saved: Any, title: str) -> Any:
+        """`now` where it says what the file says, else what the file has."""
+        one_kind = isinstance(now, ReduceOnPlateau) and isinstance(saved, ReduceOnPlateau)
+        if not one_kind and not equal(now, saved):
+            return saved
+        for pair in zip(plateaus_in(now), plateaus_in(saved), strict=True):
+            known = next((new for old, new in self.pairs if old is pair[0]), pair[1])
+            if known is not pair[1]:
+                raise ValueError(
+                    f"{title}: one ReduceOnPlateau of this optimiser is two in the file. Make "
+                    "the optimiser with as many, or use numadam.load."
+                )
+            self.pairs.append(pair)
+        return now
+
+
+def _options_of(kind: Any, content: Container) -> tuple[Any, dict[str, Any]]:
+    """Learning rate and options of a file; an option that is newer than it has its default."""
+    lr, options = options_from_json(content.meta, content.arrays)
+    usual = default_options(kind)
+    if unknown := options.keys() - usual.keys():
+        raise ValueError(f"{min(unknown)}: is no option of {kind.__name__} in this numadam.")
+    return lr, {name: options.get(name, usual[name]) for name in usual if name != "lr"}
+
+
+def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
+    """An optimiser of this class with new arrays of `xp`, NumPy or CuPy, that goes on.
+
+    Raises
+    ------
+    TypeError, ValueError, LookupError, AttributeError
+        Where the content is none of such an optimiser.
+    """
+    if content.meta["rule"] != kind.rule.name:
+        raise ValueError(f"the rule of {kind.__name__} is {kind.rule.name}.")
+    lr, options = _options_of(kind, content)
+    if xp is np:
+        options["capturable"] = False  # for steps on a GPU
+
+    def take(name: str, axes: Any) -> Any:
+        array = content.arrays[name]
+        if xp is not np:
+            array = xp.asarray(array.view(memory_dtype(array.dtype))).view(array.dtype)
+        return laid_out(array, axes, xp)
+
+    optimizer = kind.__new__(kind)
+    optimizer.__setstate__(
+        {
+            "params": rebuild(content.meta["params"], take),
+            "lr": lr,
+            "options": options,
+            "decays": content.meta["decays"],
+            "counters": {},
+            "state": {},
+        }
+    )
+    parts, structure = parts_of(optimizer), Structure(optimizer.params)
+    _check_arrays(_named(parts, structure), content.arrays)
+    optimizer.state = _state_entries(parts, _active_names(parts, structure), content)
+    return optimizer

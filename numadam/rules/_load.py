@@ -1,0 +1,76 @@
+"""`numadam.load`: an optimiser from a file alone."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from numadam._checkpoint.container import read
+from numadam._optimizer.checkpoint import KIND, about_file, new_optimizer
+from numadam.rules import classes
+
+if TYPE_CHECKING:
+    from numadam._optimizer.optimizer import Optimizer
+
+
+def load(path: str | os.PathLike[Any], *, xp: Any = np) -> Optimizer:
+    """Make an optimiser from a file that `Optimizer.save` wrote; it goes on with the same bits.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file, of a CPU or a GPU.
+    xp : module, default numpy
+        Library of the new arrays: ``xp=cupy`` puts them on the current GPU.
+
+    Returns
+    -------
+    Optimizer
+        Of the class that was saved, with rule, options, state and counters. Its arrays are new:
+        ``opt.params``, in dicts, lists and tuples as they were.
+
+    Raises
+    ------
+    CheckpointError
+        Where the file is damaged or newer than this numadam; or where its class, or a container of
+        its parameters, is not numadam's or Python's own: then make the optimiser, and call
+        ``opt.load(path)``.
+    OSError
+        Where it cannot be read.
+
+    See Also
+    --------
+    Optimizer.load : a file into an optimiser that is there, and its arrays.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> x = np.array([3.0, -2.0])
+    >>> opt = na.AdamW(x, lr=na.schedules.Cosine(0.1, steps=100))
+    >>> opt.step(2 * x)
+    >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
+    >>> opt.save(path)
+    >>> later = na.load(path)
+    >>> later
+    AdamW(lr=Cosine(start=0.1, steps=100, end=0.0, restart_mult=0), t=1; 1 array, 2 float64, cpu)
+    >>> later.step(2 * later.params)
+    >>> opt.step(2 * x)
+    >>> np.array_equal(later.params, x)
+    True
+    """
+    if getattr(xp, "__name__", None) not in ("numpy", "cupy"):
+        raise TypeError(f"xp: expected the module numpy or cupy, got {xp!r}.")
+    content = read(path, KIND)
+    with about_file(path):
+        kind = classes().get(content.meta["class"])
+        if kind is None:
+            raise ValueError(
+                f"was saved by {content.meta['class']}, which is not in numadam. Make the "
+                "optimiser and call opt.load(path)."
+            )
+        return new_optimizer(kind, content, xp)
