@@ -1,5 +1,1 @@
-<<<<<<< HEAD
-"""Checkpoints: files that survive."""
-=======
 """Checkpoints: files that a run goes on from. No pickle, no code."""
->>>>>>> i16-k6

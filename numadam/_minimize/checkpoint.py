@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._arrays.interop import home, is_cupy, to_host
-from numadam._arrays.tree import Tree
-from numadam._checkpoint.container import CheckpointError, Container, read, write
+from numadam._arrays.tree import Active, Tree
+from numadam._checkpoint.container import Container, read, write
+from numadam._checkpoint.errors import CheckpointError
 from numadam._checkpoint.options import equal, options_from_json, options_to_json
-from numadam._checkpoint.schedules import plateaus_in
+from numadam._checkpoint.schedules import arguments_of, fields_of, plateaus_in
+from numadam._checkpoint.tree import Structure
 from numadam._core.frozen import own_copy
 from numadam._core.hyper import count
 from numadam._core.parts import parts_of
@@ -34,7 +36,8 @@ _START = "the values of x0"
 class Moment(NamedTuple):
     """A run at one moment: its numbers and its arrays, by name.
 
-    Arrays of a nesting are numbered: ``x/0``, ``x/1``. One array has no number: ``x``.
+    One array of the shape of x0 is ``gradient``, those of a nesting ``gradient/layers/0/w``:
+    `keys` are what follows the name.
     """
 
     path: Path
@@ -57,11 +60,11 @@ class Moment(NamedTuple):
             )
         return array
 
-    def leaves(self, name: str, like: Sequence[Any]) -> list[Any]:
+    def leaves(self, name: str, like: Sequence[Any], keys: Sequence[str] = ("",)) -> list[Any]:
         """Saved arrays with the shapes and dtypes of `like`, and of its library."""
         return [
-            _beside(self.array(key, leaf.shape, leaf.dtype), leaf)
-            for key, leaf in zip(_keys(name, len(like)), like, strict=True)
+            _beside(self.array(name + key, leaf.shape, leaf.dtype), leaf)
+            for key, leaf in zip(keys, like, strict=True)
         ]
 
     def table(self, name: str, columns: int) -> np.ndarray:
@@ -69,13 +72,15 @@ class Moment(NamedTuple):
         rows = self.arrays[name].size // columns if name in self.arrays else 0
         return self.array(name, (rows, columns), np.float64)
 
-    def has(self, name: str) -> bool:
+    def has(self, name: str, keys: Sequence[str] = ("",)) -> bool:
         """Whether there are arrays of this name."""
-        return name in self.arrays or f"{name}/0" in self.arrays
+        return all(name + key in self.arrays for key in keys)
 
 
-def _keys(name: str, count: int) -> list[str]:
-    return [name] if count == 1 else [f"{name}/{j}" for j in range(count)]
+def keys_of(x: Any, tree: Active) -> list[str]:
+    """The ends of the names of the arrays of a nesting: "" for one array alone."""
+    names = Structure(x).names
+    return [names[path].removeprefix("p") for path in tree.paths()]
 
 
 def _beside(array: np.ndarray, leaf: Any) -> Any:
@@ -87,22 +92,22 @@ def _beside(array: np.ndarray, leaf: Any) -> Any:
     return cupy.asarray(array)
 
 
-def by_name(name: str, leaves: Sequence[Any]) -> dict[str, np.ndarray]:
+def by_name(name: str, leaves: Sequence[Any], keys: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays as `Moment.leaves` finds them: NumPy's own, not copied, and copies of CuPy's."""
-    keys = _keys(name, len(leaves))
-    return {key: np.asarray(to_host(leaf)) for key, leaf in zip(keys, leaves, strict=True)}
+    pairs = zip(keys, leaves, strict=True)
+    return {name + key: np.asarray(to_host(leaf)) for key, leaf in pairs}
 
 
-def state_arrays(optimizer: Optimizer) -> dict[str, np.ndarray]:
+def state_arrays(optimizer: Optimizer, keys: Sequence[str] = ("",)) -> dict[str, np.ndarray]:
     """Counters and state of an optimiser by name; those of NumPy are not copied."""
     backend = parts_of(optimizer).backend
     found = {f"state/{name}": np.asarray(value) for name, value in backend.counters.items()}
     for name, views in backend.state.items():
-        found |= by_name(f"state/{name}", views)
+        found |= by_name(f"state/{name}", views, keys)
     return found
 
 
-def load_state_arrays(optimizer: Optimizer, moment: Moment) -> None:
+def load_state_arrays(optimizer: Optimizer, moment: Moment, keys: Sequence[str] = ("",)) -> None:
     """Load what `state_arrays` has saved."""
     tree, _, backend, _ = parts_of(optimizer)
     saved: dict[str, Any] = {
@@ -110,7 +115,7 @@ def load_state_arrays(optimizer: Optimizer, moment: Moment) -> None:
         for name, value in backend.counters.items()
     }
     for name, views in backend.state.items():
-        saved[name] = tree.unflatten(moment.leaves(f"state/{name}", views))
+        saved[name] = tree.unflatten(moment.leaves(f"state/{name}", views, keys))
     optimizer.state = saved
 
 
@@ -199,7 +204,8 @@ class Checkpoint:
                 self._refuse(name, its_options.get(name), options.get(name))
         of_file = plateaus_in(list(its_options.values()))
         for mine, its in zip(plateaus_in(list(options.values())), of_file, strict=True):
-            mine.set_state(**its.state)
+            state = fields_of(its).items() - arguments_of(its).items()
+            mine.set_state(**dict(state))
         self._plan_next(moment.number("done"))
         return moment
 
@@ -209,8 +215,8 @@ class Checkpoint:
         else:
             text = f"{name}: the run has {its!r:.200}, got {mine!r:.200}"
         raise CheckpointError(
-            f"{text} (checkpoint={str(self.path)!r}). Pass the same to go on with that run, or another "
-            "path, or delete the file, to start a new one."
+            f"{text} (checkpoint={str(self.path)!r}). Pass the same to go on with that run, or "
+            "another path, or delete the file, to start a new one."
         )
 
     def _rule(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -272,5 +278,7 @@ def _crc(leaves: Sequence[Any]) -> int:
     """A checksum of the numbers of arrays."""
     found = 0
     for leaf in leaves:
-        found = zlib.crc32(np.ascontiguousarray(to_host(leaf)).reshape(-1).view(np.uint8), found)
+        found = zlib.crc32(
+            np.ascontiguousarray(to_host(leaf)).reshape(-1).view(np.uint8).data, found
+        )
     return found

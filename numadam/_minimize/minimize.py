@@ -185,8 +185,8 @@ def minimize(
         file.define(x, fun, jac, goes_on=state is not None, **own)
         if state is not None and file.exists:
             raise ValueError(
-                f"state: the run goes on from the file that is there, {str(file.path)!r}. Leave out "
-                "`state`, or pass another path."
+                f"state: the run goes on from the file that is there, {str(file.path)!r}. Leave "
+                "out `state`, or pass another path."
             )
     task = Task(
         x=x,

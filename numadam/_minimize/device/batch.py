@@ -155,8 +155,12 @@ class DeviceBatch:
         state = {f"state/{name}": views[0] for name, views in self._backend.state.items()}
         names = ("f", "f_before", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
         return {
-            **{"x": self._x, "gradient": self.gradient, "best_x": self._best},
-            **{"best_gradient": self._best_g, "codes": self.counts[0], "nit": self.counts[1]},
+            "x": self._x,
+            "gradient": self.gradient,
+            "best_x": self._best,
+            "best_gradient": self._best_g,
+            "codes": self.counts[0],
+            "nit": self.counts[1],
             **dict(zip(names, self.table, strict=True)),
             **state,
         }

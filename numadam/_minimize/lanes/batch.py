@@ -282,8 +282,8 @@ class LaneBatch:
         into += [(array, moving[name]) for name, array in self._moving().items()]
         for array, rows in into:
             array[...] = to_lanes(rows[of], lanes)
-        for (array,) in self._backend.per_element.values():  # bounds and step sizes
-            array[...] = to_lanes(rows_of(array, lanes)[self._order], lanes)
+        for (per_element,) in self._backend.per_element.values():  # bounds and step sizes
+            per_element[...] = to_lanes(rows_of(per_element, lanes)[self._order], lanes)
         for array, rows in zip(self._rows, kept, strict=True):
             array[...] = rows
         for k, name in enumerate(_VALUES):

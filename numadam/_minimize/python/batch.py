@@ -124,10 +124,17 @@ class PythonBatch:
     def _by_name(self) -> dict[str, Any]:
         """Arrays of a file by name, besides the state: of problems, or with an entry a problem."""
         return {
-            **{"x": self._x, "gradient": self._g, "best_x": self._best},
-            **{"best_gradient": self._best_g, "codes": self._codes, "nit": self._nit},
-            **{"f": self._f_last, "lowest": self._f_best, "best_grad_norm": self._steep_best},
-            **{"grad_norm": self._steep_last, "first_grad_norm": self._steep_first},
+            "x": self._x,
+            "gradient": self._g,
+            "best_x": self._best,
+            "best_gradient": self._best_g,
+            "codes": self._codes,
+            "nit": self._nit,
+            "f": self._f_last,
+            "lowest": self._f_best,
+            "best_grad_norm": self._steep_best,
+            "grad_norm": self._steep_last,
+            "first_grad_norm": self._steep_first,
         }
 
     def moment(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -13,7 +13,7 @@ from scipy.optimize import OptimizeResult
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import check_interval, copy_tree
-from numadam._minimize.checkpoint import Moment, by_name, load_state_arrays, state_arrays
+from numadam._minimize.checkpoint import Moment, by_name, keys_of, load_state_arrays, state_arrays
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import attach, finish, make_history
@@ -235,6 +235,7 @@ class PythonRun:
         Or of one that is not evaluated, where that has raised.
         """
         objective, tests, counted = self._objective, self._stop_tests, self._counted
+        keys = keys_of(self._x, self._tree)
         f = None if self._f is None else float(self._f)
         if f is not None:
             self._found(f)
@@ -256,8 +257,8 @@ class PythonRun:
             "later": tests.later,
         }
         arrays = {
-            **by_name("x", self._backend.params),
-            **state_arrays(self._optimizer),
+            **by_name("x", self._backend.params, keys),
+            **state_arrays(self._optimizer, keys),
             "history": np.frombuffer(self._lines).reshape(-1, 4).copy(),
         }
         trees = {"gradient": self._g}
@@ -265,30 +266,32 @@ class PythonRun:
             trees |= {"best_x": self._best_x, "best_gradient": self._best_g}
         for name, tree in trees.items():
             if tree is not None:
-                arrays |= by_name(name, self._tree.flatten(tree, name))
-        if counted is not None:
-            arrays |= by_name("before", tests.before)
+                arrays |= by_name(name, self._tree.flatten(tree, name), keys)
+        if counted is not None and tests.before:
+            arrays |= by_name("before", tests.before, keys)
         return self._optimizer.t - self._begin, numbers, arrays
 
     def _restore(self, saved: Moment) -> int:
         """Go on from a file; returns the last iteration that the observers have seen."""
         params, objective, number = self._backend.params, self._objective, saved.number
+        keys = keys_of(self._x, self._tree)
         self._begin, self._resumed, self._code = map(number, ("begin", "resumed", "code"))
         self._tested, self._f, self._size = map(number, ("tested", "f", "grad_norm"))
         self._rate, self._lowest = number("lr"), number("lowest")
         self._best_size, objective.nfev = number("best_grad_norm"), number("nfev")
         objective.njev, first = number("njev"), number("first_grad_norm")
         trees = {
-            name: self._tree.unflatten(saved.leaves(name, params)) if saved.has(name) else None
+            name: self._tree.unflatten(saved.leaves(name, params, keys))
             for name in ("gradient", "best_x", "best_gradient")
+            if saved.has(name, keys)
         }
-        self._g = trees["gradient"]
+        self._g = trees.get("gradient")
         if self._lowest < math.inf:
-            self._best_x, self._best_g = trees["best_x"], trees["best_gradient"]
-        before = saved.leaves("before", params) if saved.has("before") else []
+            self._best_x, self._best_g = trees.get("best_x"), trees.get("best_gradient")
+        before = saved.leaves("before", params, keys) if saved.has("before", keys) else []
         self._stop_tests.restore(first, number("f_before"), number("later"), before)
-        x = saved.leaves("x", params)
-        load_state_arrays(self._optimizer, saved)
+        x = saved.leaves("x", params, keys)
+        load_state_arrays(self._optimizer, saved, keys)
         for leaf, value in zip(params, x, strict=True):
             leaf[...] = value
         t, lines = self._optimizer.t, saved.table("history", 4)
