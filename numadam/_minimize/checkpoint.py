@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numadam._arrays.interop import home, is_cupy, to_host
+from numadam._arrays import formatting
+from numadam._arrays.interop import home, is_array, is_cupy, to_host
 from numadam._arrays.tree import Active, Tree
 from numadam._checkpoint.container import Container, read, write
 from numadam._checkpoint.errors import CheckpointError
@@ -210,10 +211,10 @@ class Checkpoint:
         return moment
 
     def _refuse(self, name: str, its: Any, mine: Any) -> None:
-        if name == _START:
-            text = "x0: the run began at other numbers"
+        if name == _START or (its := _shown(its)) == (mine := _shown(mine)):
+            text = f"{'x0' if name == _START else name}: the run has other numbers"
         else:
-            text = f"{name}: the run has {its!r:.200}, got {mine!r:.200}"
+            text = f"{name}: the run has {its}, got {mine}"
         raise CheckpointError(
             f"{text} (checkpoint={str(self.path)!r}). Pass the same to go on with that run, or "
             "another path, or delete the file, to start a new one."
@@ -261,6 +262,11 @@ def read_checkpoint(path: Any, every: Any, kind: str) -> Checkpoint | None:
             raise ValueError("checkpoint_every: goes with checkpoint=path, which was not given.")
         return None
     return Checkpoint(path, every, kind)
+
+
+def _shown(value: Any) -> str:
+    """A value in an error text: long arrays by their type."""
+    return formatting.brief(value) if is_array(value) else f"{value!r:.200}"
 
 
 def _check_place(path: Path) -> None:

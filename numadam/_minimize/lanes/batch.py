@@ -272,8 +272,8 @@ class LaneBatch:
         self._backend.load(counters, {})
         self._codes[...], self._nit[...] = codes, nit
         running = codes == RUNNING
-        for b, first in enumerate(range(0, problems, self._block)):
-            numbers = np.arange(first, min(first + self._block, problems))
+        for b in range(self._blocks):
+            numbers = np.arange(b * self._block, min((b + 1) * self._block, problems))
             those = running[numbers]
             self._order[numbers] = np.concatenate([numbers[those], numbers[~those]])
             self._live[b] = int(those.sum())
