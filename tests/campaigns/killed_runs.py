@@ -97,7 +97,7 @@ def kill(name: str, kills: int, rng: np.random.Generator) -> tuple[int, int]:
                     most = seconds
             assert_same(run(**options), whole)
             runs += 1
-        assert os.listdir(folder) == ["a.run"], "temporary files are left"
+        assert list(path.parent.iterdir()) == [path], "temporary files are left"
     return killed, runs
 
 

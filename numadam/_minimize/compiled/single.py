@@ -25,33 +25,32 @@ class CompiledRun:
     ) -> None:
         self._problem, self._observers, self._maxiter = problem, observers, task.maxiter
         self._check, self._tolerances = task.check_every, task.tolerances
-        self._file, self._code = task.checkpoint, RUNNING
+        self._file = task.checkpoint
+        #: that of a file at which nothing has been added yet
+        self._code: int | None = None
         self._resumed = task.state is not None
         if self._resumed:
             best = load_state(problem.optimizer, task.state)
             if best is not None and task.track_best is not False:
                 problem.set_best(best)
         self._begin = last = problem.backend.t
+        known = self._resumed
         if saved is not None:
             problem.restore(saved)
             self._begin, self._resumed, self._code = map(saved.number, ("begin", "resumed", "code"))
             # the last iteration that the observers have seen
             last = max(self._begin, problem.backend.t - problem.at_start)
-        known = self._resumed or last > self._begin
+            known = self._resumed or last > self._begin
         observers.start(last, known, (problem.x,), problem.x.copy, first=self._begin)
 
     def go(self) -> OptimizeResult:
         """Run until a test holds; an exception carries the result so far."""
         problem, observers = self._problem, self._observers
-        code = before = self._code
+        code = RUNNING
         try:
-            if code == CALLBACK:
-                code = observers.ask(problem.backend.t, problem.size, problem.last_rate)
-            over = problem.done >= self._maxiter and not problem.at_start
-            if code in (RUNNING, MAXITER):
-                code = MAXITER if over else self._loop()
-                if not over or code != before:
-                    self._save(code)
+            code = self._loop(0) if self._code is None else self._go_on(self._code)
+            if code != self._code and self._file is not None:
+                self._save(code)
         except BaseException as error:
             # else an observer may have seen this iterate, or not
             whole = problem.code == RAISED or (problem.code == RUNNING and not observers.each)
@@ -62,6 +61,20 @@ class CompiledRun:
         finally:
             observers.close(code)
         return self._result(code)
+
+    def _go_on(self, code: int) -> int:
+        """Go on from a file, unless that run has ended and no more iterations are asked for."""
+        problem = self._problem
+        if code == CALLBACK:
+            code = self._observers.ask(problem.backend.t, problem.size, problem.last_rate)
+        if code not in (RUNNING, MAXITER):
+            return code
+        if problem.at_start:
+            return self._loop(0)
+        if problem.done >= self._maxiter:
+            return MAXITER
+        self._code = None
+        return self._loop(self._steps())
 
     def _save(self, code: int) -> None:
         if self._file is not None:
@@ -74,9 +87,8 @@ class CompiledRun:
         numbers |= {"begin": self._begin, "resumed": self._resumed, "code": code}
         return problem.done, numbers, {**arrays, **state_arrays(problem.optimizer)}
 
-    def _loop(self) -> int:
+    def _loop(self, steps: int) -> int:
         problem, observers, file = self._problem, self._observers, self._file
-        steps = 0 if problem.at_start else self._steps()
         while True:
             if not problem.advance(steps):
                 problem.raise_again()

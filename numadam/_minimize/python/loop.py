@@ -129,7 +129,7 @@ class PythonRun:
         lr, lines, one = settings.lr, self._lines, tree.is_leaf
         changes, scheduled, observed = callable(lr), bool(settings.schedules), observers.active
         begin, check = self._begin, self._check
-        counted: tuple[int, int] | None = None
+        counted = objective.nfev, objective.njev
         x, best_x, best_g = self._x, self._best_x, self._best_g
         in_place = one and best_g is not None
         buffer, count = best_g, sys.getrefcount
@@ -143,14 +143,23 @@ class PythonRun:
         if rate is None:
             rate = LR.check(lr(k)) if changes else _plain(lr)
         f: Any = None
-        g, ready = self._g, self._g is not None
+        g = grads = None
         size, best_size, nan = math.nan, self._best_size, math.nan
-        if ready:  # the iterate of a file, which has been tested
-            f, size = self._f, self._size
+        testing = False
+        if self._g is not None:  # the iterate of a file, which has been tested
+            f, g, size, self._g = self._f, self._g, self._size, None
             grads = (g,) if one else tree.flatten(g, "jac")
         try:
             while True:
-                if ready:
+                if grads is not None:
+                    if file is not None:
+                        counted = objective.nfev, objective.njev
+                        if testing and file.due(k - begin):
+                            self._f, self._g, self._size, self._rate = f, g, size, rate
+                            self._best_x, self._best_g = best_x, best_g
+                            self._lowest, self._best_size = lowest, best_size
+                            self._save(RUNNING)
+                            self._g = None  # nobody else refers to the gradient
                     if self._keeps_x and ((k + 1 - begin) % check == 0 or k + 1 == end):
                         tests.keep_x()
                     if changes:
@@ -165,18 +174,19 @@ class PythonRun:
                     else:
                         step(grads, rate)
                     k += 1
-                ready = True
                 last = k == end
                 testing = check == 1 or last or (k - begin) % check == 0
-                if file is not None:
-                    counted = objective.nfev, objective.njev
-                if last and self._unseen:
-                    f, size = float(objective.value()), math.nan
-                    counted = None
+                try:
+                    if last and self._unseen:
+                        f = float(objective.value())
+                    else:
+                        f, g = evaluate(wants_f and testing)
+                except BaseException:
+                    self._counted = counted
+                    raise
+                if g is None:
                     code = RUNNING if math.isfinite(f) else BAD_F
                 else:
-                    f, g = evaluate(wants_f and testing)
-                    counted = None
                     grads = (g,) if one else tree.flatten(g, "jac")
                     if testing:
                         if f is None and last:
@@ -213,17 +223,10 @@ class PythonRun:
                         return code
                 if last:
                     return MAXITER
-                if file is not None and testing and file.due(k - begin):
-                    self._f, self._g, self._size, self._rate = f, g, size, rate
-                    self._best_x, self._best_g = best_x, best_g
-                    self._lowest, self._best_size = lowest, best_size
-                    self._save(RUNNING)
-                    self._g = None  # nobody else refers to the gradient
         finally:
             self._f, self._g, self._size, self._rate = f, g, size, rate
             self._best_x, self._best_g = best_x, best_g
             self._lowest, self._best_size = lowest, best_size
-            self._counted = counted
 
     def _save(self, code: int) -> None:
         if self._file is not None:
