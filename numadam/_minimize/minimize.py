@@ -110,7 +110,7 @@ def minimize(
     norm : numpy.inf or 2, default numpy.inf
         The norm of gradient, move and x in these tests: largest component, or Euclidean.
     maxiter : int, default 10000
-        Iterations of this call at most.
+        Iterations of this call at most; with `checkpoint`, those of the whole run.
     track_best : bool, optional
         Whether the result is the iterate of the lowest f. None: of those where f is evaluated
         anyway, which are all with ``jac=True``. True: of all. False: it is the last one; choose
@@ -127,6 +127,15 @@ def minimize(
         stopped. Of x0 the structure alone counts; pass ``result.x``. Its best iterate
         and its first gradient count on: for another `fun` or other `args` delete its entries "x"
         and "first_grad_norm".
+    checkpoint : str or path, optional
+        File of the run. Where it is there the run goes on from it, else it starts at x0; the same
+        call again, after a kill or a crash, ends with the same bits as a run in one piece. It has
+        to be of the same run: x0, rule, options, schedules and stop tests are compared. `fun` and
+        `args` cannot be, nor may one be random. Functions as schedules are refused.
+    checkpoint_every : int, optional
+        Write the file every this many iterations. Default: by time, every 10 s or less often, so
+        that writing takes at most 5 % of it. It is written at the end as well, and where `fun`
+        raises or Ctrl-C ends the run.
     progress : bool, default False
         Show a bar with f and the gradient.
     **options
@@ -149,6 +158,10 @@ def minimize(
     TypeError, ValueError
         The message names the argument, says what it is and what to do. An exception from `fun`
         carries the result so far in its attribute ``numadam_result``; Ctrl-C too.
+    CheckpointError
+        The file is damaged, or of another run. Nothing has been evaluated, and the file stays.
+    OSError
+        The file cannot be written or read.
 
     Notes
     -----

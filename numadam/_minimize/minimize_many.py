@@ -89,6 +89,9 @@ def minimize_many(
     check_every : int, optional
         Run the stop tests of an objective in Python every this many iterations: default 1, on a
         GPU 20.
+    checkpoint, checkpoint_every
+        As in `minimize`, with all problems in one file. It is written between two calls of the
+        compiled loop, or of an objective in Python; after an exception the last file stays.
     progress : bool, default False
         Show a bar of the iterations, and how many problems still run.
     **options
@@ -106,6 +109,8 @@ def minimize_many(
     ------
     TypeError, ValueError
         The message names the argument, says what it is and what to do.
+    CheckpointError, OSError
+        As in `minimize`.
 
     References
     ----------
