@@ -8,6 +8,7 @@ from numadam._minimize.minimize_many import minimize_many as minimize_many
 from numadam._minimize.scipy_method import scipy_adam as scipy_adam
 from numadam._optimizer.optimizer import Optimizer as Optimizer
 from numadam.history.history import History as History
+from numadam.rules._load import load as load
 from numadam.rules.adabelief import AdaBelief as AdaBelief
 from numadam.rules.adabelief import adabelief_update as adabelief_update
 from numadam.rules.adagrad import Adagrad as Adagrad

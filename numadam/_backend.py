@@ -156,11 +156,6 @@ class Backend(ABC):
     def write(self, params: Leaves) -> None:
         """Write checked arrays into the parameters."""
 
-    @staticmethod
-    @abstractmethod
-    def to_host(array: Any) -> np.ndarray:
-        """The numbers of an array in the host's memory, without a copy where they are there."""
-
     @abstractmethod
     def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
         """Arrays of the host on the device of the parameters."""

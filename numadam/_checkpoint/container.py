@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -25,6 +26,13 @@ from numadam._checkpoint.header import (
     render,
 )
 from numadam._checkpoint.replace import replacing
+
+#: Kinds of files, and what has saved them.
+_SAVED_BY = {
+    "optimizer": "an optimiser",
+    "minimize": "numadam.minimize",
+    "minimize_many": "numadam.minimize_many",
+}
 
 
 class Container(NamedTuple):
@@ -62,6 +70,8 @@ def write(path: str | os.PathLike[Any], content: Container) -> None:
     OSError
         From the system, with a note on what has become of the old file.
     """
+    if content.kind not in _SAVED_BY:
+        raise ValueError(f"kind: expected one of {', '.join(_SAVED_BY)}, got {content.kind!r}.")
     arrays = content.arrays
     entries = [_entry(name, array) for name, array in arrays.items()]
     header = Header(content.kind, _meta_text(content.meta), entries)
@@ -70,9 +80,8 @@ def write(path: str | os.PathLike[Any], content: Container) -> None:
         raise ValueError(f"arrays: {len(arrays):,} names are too many for one file.")
     with replacing(path) as file:
         file.seek(len(head))
-        sums = {
-            entry.name: _write_array(file, arrays[entry.name]) for entry in header.in_file_order
-        }
+        buffer = np.empty(storage.CHUNK_BYTES, np.uint8)
+        sums = {e.name: _write_array(file, arrays[e.name], buffer) for e in header.in_file_order}
         file.seek(0)
         summed = [entry._replace(crc32=sums[entry.name]) for entry in entries]
         _write_all(file, memoryview(render(header._replace(entries=summed))))
@@ -107,6 +116,8 @@ def read_open(file: IO[bytes], size: int, name: str, kind: str) -> Container:
             f"{_SAVED_BY.get(kind, kind)}."
         )
     try:
+        if len(header.meta) > LONGEST_META:
+            raise ValueError(f"its key meta has {len(header.meta):,} characters")
         meta = json.loads(header.meta)
     except (ValueError, RecursionError) as error:  # checksums do not say who has made them
         raise CheckpointError(f"{name}: forged header: {error}.") from error
@@ -114,13 +125,6 @@ def read_open(file: IO[bytes], size: int, name: str, kind: str) -> Container:
         raise CheckpointError(f"{name}: forged header: its key meta is no object of JSON.")
     arrays = {entry.name: _read_array(file, entry, name) for entry in header.in_file_order}
     return Container(kind, meta, {entry.name: arrays[entry.name] for entry in header.entries})
-
-
-_SAVED_BY = {
-    "optimizer": "an optimiser",
-    "minimize": "numadam.minimize",
-    "minimize_many": "numadam.minimize_many",
-}
 
 
 def _entry(name: str, array: Any) -> Entry:
@@ -159,14 +163,16 @@ def _check_json(value: Any, where: str) -> None:
 
 def _write_all(file: IO[bytes], content: memoryview) -> None:
     while content:
-        count = file.write(content)
+        count = file.write(content)  # fewer where the disk is nearly full
+        if not count:
+            raise OSError(errno.EIO, "the system wrote nothing")
         content = content[count:]
 
 
-def _write_array(file: IO[bytes], array: np.ndarray) -> str:
+def _write_array(file: IO[bytes], array: np.ndarray, buffer: np.ndarray) -> str:
     """Write the data of an array; its checksum."""
     crc = 0
-    for chunk in storage.chunks(array):
+    for chunk in storage.chunks(array, buffer):
         crc = zlib.crc32(chunk, crc)
         _write_all(file, chunk)
     return crc32_text(crc)

@@ -45,6 +45,7 @@ _ENTRY = re.compile(
     r':\{"dtype":"(\w{1,8})","shape":\[((?:\d{1,19}(?:,\d{1,19}){0,63})?)\],'
     r'"data_offsets":\[\d{1,19},\d{1,19}\]\}'
 )
+_JSON = json.JSONDecoder()
 _BAD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -205,7 +206,7 @@ class _Text:
 
     def string(self) -> str:
         """A string of JSON; the caller has seen its quotation mark."""
-        found, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
+        found, self._at = _JSON.raw_decode(self._text, self._at)
         return str(found)
 
 

@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -49,31 +50,30 @@ def replacing(path: str | os.PathLike[Any]) -> Iterator[IO[bytes]]:
     """
     target = Path(os.path.realpath(os.fsdecode(path)))
     mode = _check_target(target)
-    _remove_leftovers(target)
     made: list[Path] = []
-    replaced = False
+    new: os.stat_result | None = None
     try:
-        with _created(target, made) as file:
+        _remove_leftovers(target)
+        with _created(target, mode, made) as file:
+            new = os.fstat(file.fileno())
             yield file
-            if mode is not None and mode != stat.S_IMODE(os.fstat(file.fileno()).st_mode):
-                made[-1].chmod(mode)
-            os.fsync(file.fileno())
+            _sync(file.fileno())
             if fcntl is None:
                 file.close()  # Windows moves no file that is open
             made[-1].replace(target)
-            replaced = True
         _sync_folder(target.parent)
     except BaseException as error:
         for temporary in made:
-            with suppress(OSError):  # that of the work is the one to show
+            with suppress(OSError):  # the first error is the one to show
                 temporary.unlink()
-        error.add_note(_note(target, mode, replaced))
+        error.add_note(_note(target, mode, new))
         raise
 
 
-def _note(target: Path, mode: int | None, replaced: bool) -> str:
-    if replaced:
-        return f"{target} is the new file, complete; after a power cut it may be the old one."
+def _note(target: Path, mode: int | None, new: os.stat_result | None) -> str:
+    with suppress(OSError):
+        if new is not None and os.path.samestat(target.stat(), new):
+            return f"{target} is the new file, complete; after a power cut it may be the old one."
     old = "does not exist" if mode is None else "is as it was"
     return f"{target} was not saved: it {old}, and nothing is left of the new file."
 
@@ -97,7 +97,7 @@ def _check_target(target: Path) -> int | None:
     elif not os.access(target, os.W_OK):
         code, text = errno.EACCES, "is write-protected"
     else:
-        return stat.S_IMODE(found)
+        return found & 0o777
     raise OSError(code, text, str(target))
 
 
@@ -108,14 +108,17 @@ def _stem(target: Path) -> str:
 
 
 @contextmanager
-def _created(target: Path, made: list[Path]) -> Iterator[IO[bytes]]:
+def _created(target: Path, mode: int | None, made: list[Path]) -> Iterator[IO[bytes]]:
     """A new, locked temporary file; its path comes into `made` before it exists."""
+    opener = partial(os.open, mode=0o666 if mode is None else 0o600)
     while True:
         name = f"{_stem(target)}{os.getpid()}-{secrets.token_hex(4)}.tmp"
         made.append(target.with_name(name))
-        with made[-1].open("xb", buffering=0) as file:
+        with open(made[-1], "xb", buffering=0, opener=opener) as file:  # opener
             # another writer may have found and removed it before it was locked
-            if _lock(file) is not False and os.fstat(file.fileno()).st_nlink:
+            if _lock(file) is not False and made[-1].exists():
+                if mode is not None:
+                    made[-1].chmod(mode)
                 yield file
                 return
 
@@ -140,9 +143,9 @@ def _remove_leftovers(target: Path) -> None:
     """Remove temporary files of this target whose writer was killed."""
     stem = _stem(target)
     with suppress(PermissionError):  # a folder that may be written, but not listed
-        for found in os.scandir(target.parent):
-            if found.name.startswith(stem) and _OWNER.fullmatch(found.name, len(stem)):
-                _remove_leftover(Path(found.path))
+        for name in os.listdir(target.parent):  # noqa: PTH208  # thousands of files: no objects
+            if name.startswith(stem) and _OWNER.fullmatch(name, len(stem)):
+                _remove_leftover(target.with_name(name))
 
 
 def _remove_leftover(path: Path) -> None:
@@ -153,6 +156,17 @@ def _remove_leftover(path: Path) -> None:
                 path.unlink()
         if locked is None and time.time() - path.stat().st_mtime > _OLD:
             path.unlink()
+
+
+def _sync(fd: int) -> None:
+    """Bring the content of a file to the disk."""
+    # macOS: fsync leaves it in the disk's own cache
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        with suppress(OSError):  # a network disk, which has no such call
+            fcntl.fcntl(fd, full)
+            return
+    os.fsync(fd)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -58,19 +58,19 @@ def code_of(array: Any, name: str) -> tuple[str, bool]:
 
 def _little(array: np.ndarray) -> tuple[np.ndarray, np.dtype[Any]]:
     """An array as a dtype that NumPy itself knows, and that dtype in the order of the file."""
+    array = np.asarray(array)  # of a subclass reshape may be another function
     if array.dtype.name == "bfloat16":
         array = array.view(np.uint16)
     return array, array.dtype.newbyteorder("<")
 
 
-def chunks(array: np.ndarray) -> Iterator[memoryview]:
-    """The bytes of an array in C order and little-endian, `CHUNK_BYTES` at most at a time.
+def chunks(array: np.ndarray, buffer: np.ndarray) -> Iterator[memoryview]:
+    """The bytes of an array in C order and little-endian, in a buffer of `CHUNK_BYTES` bytes.
 
-    All in one buffer, which the next chunk overwrites. It is a copy, so that the checksum is that
-    of the bytes written, whoever changes the array meanwhile.
+    They are copied, so that a checksum is that of the bytes that are written then, whoever
+    changes the array meanwhile.
     """
     array, dtype = _little(array)
-    buffer = np.empty(CHUNK_BYTES, np.uint8)
     if array.flags.c_contiguous and array.dtype == dtype:
         parts: Any = _slices(array.reshape(-1).view(np.uint8), CHUNK_BYTES)
     else:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.checks import memory_order
-from numadam._arrays.interop import as_view, is_array
+from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
 from numadam._checkpoint.options import CONTAINERS
+from numadam._core.half import memory_dtype
 
 #: Types of leaves that are values of JSON.
 _VALUES = (type(None), bool, int, float, str)
@@ -79,8 +80,8 @@ def _one_level(node: Any, title: str) -> tuple[Sequence[Any], Sequence[Any], Seq
 
     if optree.tree_is_leaf(node, none_is_leaf=True):
         raise TypeError(
-            f"{title}: a {type(node).__qualname__} cannot be saved, only arrays, numbers, texts "
-            "and None."
+            f"{title}: only arrays, numbers, texts and None can be saved, and this is of type "
+            f"{type(node).__qualname__}."
         )
     children, _, entries, _ = optree.tree_flatten_one_level(node, none_is_leaf=True)
     fields = getattr(type(node), "_fields", None)  # of a named tuple
@@ -136,6 +137,14 @@ def values_in(node: Any, name: str = "p") -> Iterator[tuple[str, Any]]:
     elif kind != "array":
         for key, child in _children(kind, content):
             yield from values_in(child, f"{name}/{_token(key, name)}")
+
+
+def host_array(array: Any) -> np.ndarray:
+    """The numbers of an array in the host's memory: itself where it is there, else a copy."""
+    if not is_cupy(array):
+        return np.asarray(array)
+    copied: np.ndarray = to_host(array.view(memory_dtype(array.dtype)))  # CuPy may lack bfloat16
+    return copied.view(array.dtype)
 
 
 def laid_out(array: Any, axes: Any, xp: Any) -> Any:

@@ -69,15 +69,15 @@ _ATTRIBUTES: dict[str, str] = {
         "and others are attributes."
     ),
     "add_param_group": "Make a new optimiser over all arrays.",
-    "state_dict": "Write opt.state.copy(), or pickle the optimiser.",
-    "load_state_dict": "Write opt.state = saved.",
+    "state_dict": "Write opt.save(path), or opt.state.copy() in memory.",
+    "load_state_dict": "Write opt.load(path), or opt.state = saved.",
     **dict.fromkeys(("update", "apply", "apply_gradients"), "Write opt.step(grads)."),
     "minimize": "numadam.minimize(fun, x0) is a function of its own.",
     "init": "The optimiser has its state when it is made: opt.state.",
     "iterations": "Write opt.t.",
     "get_config": "Options are attributes; repr(opt) shows those that are not defaults.",
     **dict.fromkeys(("variables", "get_weights"), "Write opt.state."),
-    "set_weights": "Write opt.state = saved.",
+    "set_weights": "Write opt.load(path), or opt.state = saved.",
     "parameters": "Write opt.params.",
     "get_last_lr": "Write opt.current_lr.",
 }

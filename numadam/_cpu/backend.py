@@ -151,11 +151,6 @@ class CpuBackend(Backend):
         for param, new in zip(self.params, params, strict=True):
             param[...] = new
 
-    @staticmethod
-    def to_host(array: Any) -> np.ndarray:
-        """The array itself."""
-        return np.asarray(array)
-
     def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
         """The arrays themselves."""
         return list(arrays)

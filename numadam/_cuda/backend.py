@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays.gpu import require_bfloat16, require_gpu
-from numadam._arrays.interop import to_host
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, titles
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
@@ -288,12 +287,6 @@ class CudaBackend(Backend):
         with on_gpu(self._device):
             for param, new in zip(self.params, params, strict=True):
                 ca.in_memory(param)[...] = ca.in_memory(new)
-
-    @staticmethod
-    def to_host(array: Any) -> np.ndarray:
-        """The numbers of an array in the host's memory, for which the host waits."""
-        host: np.ndarray = np.asarray(to_host(ca.in_memory(array)))
-        return host.view(array.dtype)
 
     def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
         """Arrays of the host on the GPU of the parameters."""

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numadam._arrays.interop import to_host
+from numadam._arrays.interop import is_cupy
 from numadam._checkpoint.container import Container, read, write
 from numadam._checkpoint.errors import CheckpointError
 from numadam._checkpoint.options import equal, options_from_json, options_to_json
 from numadam._checkpoint.schedules import plateaus_in
-from numadam._checkpoint.tree import Structure, laid_out, rebuild, values_in
+from numadam._checkpoint.tree import Structure, host_array, laid_out, rebuild, values_in
 from numadam._core import options as op
 from numadam._core.half import memory_dtype
 from numadam._core.hyper import LR
@@ -147,7 +147,7 @@ def _content(optimizer: OptimizerBase) -> Container:
     """All that goes on, as it is now; on the CPU the arrays themselves."""
     parts, kind = parts_of(optimizer), type(optimizer)
     structure = Structure(optimizer.params)
-    arrays = {name: parts.backend.to_host(one) for name, one in _named(parts, structure).items()}
+    arrays = {name: host_array(one) for name, one in _named(parts, structure).items()}
     own = kind.__module__.startswith("numadam.")
     meta = {
         "numadam": __version__,
@@ -196,7 +196,7 @@ def _check_arrays(named: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
 
 
 def _state_entries(parts: Parts, names: list[str], content: Container) -> dict[str, Any]:
-    """What the file has for `Optimizer.state`."""
+    """Entries of the file for `Optimizer.state`."""
     arrays = {
         state: parts.tree.unflatten(
             parts.backend.from_host([content.arrays[_of_state(state, name)] for name in names])
@@ -258,12 +258,14 @@ def _fit_frozen(
     """Frozen arrays that differ from the file, and what comes into them."""
     for name in names:
         here, there = named[name], content.arrays[name]
-        if to_host(here).tobytes() == there.tobytes():
+        if host_array(here).tobytes() == there.tobytes():
             continue
-        on_host = isinstance(here, (np.ndarray, np.generic))
-        if on_host and not here.flags.writeable:
+        if is_cupy(here):
+            yield here, parts.backend.from_host([there])[0]
+        elif here.flags.writeable:
+            yield here, there
+        else:
             raise ValueError(f"{name}: is frozen, read-only, and has other values in the file.")
-        yield here, there if on_host else parts.backend.from_host([there])[0]
 
 
 def _fit_settings(optimizer: OptimizerBase, content: Container) -> tuple[Settings, Any, Any]:

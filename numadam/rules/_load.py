@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = np) -> Optimizer:
     >>> np.array_equal(later.params, x)
     True
     """
-    if getattr(xp, "__name__", None) not in ("numpy", "cupy"):
+    if xp is not np and xp is not sys.modules.get("cupy"):
         raise TypeError(f"xp: expected the module numpy or cupy, got {xp!r}.")
     content = read(path, KIND)
     with about_file(path):

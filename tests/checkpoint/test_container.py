@@ -1,15 +1,206 @@
 """What is written is what is read, here and by the safetensors library."""
 
+import math
+
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
+from safetensors import safe_open
 
+import numadam as na
+from numadam._checkpoint import container
 from numadam._checkpoint.container import Container, read, write
+from tests.checkpoint.files import REALS, image, layouts, read_bytes, same, small, some
+from tests.processes import python
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+DTYPES = [*map(np.dtype, REALS), BFLOAT16, np.dtype("complex64"), np.dtype("complex128")]
 
 
-def test_round_trip(tmp_path):
-    write(tmp_path / "a", Container("optimizer", {"lr": 0.1}, {"p/w": np.arange(3.0)}))
-    found = read(tmp_path / "a", "optimizer")
-    assert found.meta == {"lr": 0.1}
-    assert found.arrays["p/w"].tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="saved by an optimiser"):
-        read(tmp_path / "a", "minimize")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_round_trip_of_every_layout(tmp_path, dtype):
+    arrays = layouts(dtype)
+    write(tmp_path / "a", Container("optimizer", {}, arrays))
+    found = read(tmp_path / "a", "optimizer").arrays
+    assert same(found, arrays)
+    for array in found.values():
+        assert type(array) is np.ndarray
+        assert array.flags.c_contiguous
+        assert array.flags.owndata
+        assert array.flags.writeable
+        assert array.flags.aligned
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_safetensors_library_reads_the_same(tmp_path, dtype):
+    arrays = layouts(dtype)
+    write(tmp_path / "a", Container("optimizer", {}, arrays))
+    framework = "pt" if dtype == BFLOAT16 else "np"
+    if framework == "pt":
+        pytest.importorskip("torch")
+    with safe_open(tmp_path / "a", framework) as file:
+        assert sorted(file.keys()) == sorted(arrays)
+        for name, array in arrays.items():
+            expected = np.ascontiguousarray(array).reshape(array.shape)
+            if dtype.kind == "c":
+                parts = [np.asarray(expected.real), np.asarray(expected.imag)]
+                expected = np.stack(parts, axis=-1)
+            found = file.get_tensor(name)
+            if framework == "pt":
+                import torch
+
+                found, expected = found.view(torch.int16).numpy(), expected.view("i2")
+            assert found.dtype == expected.dtype
+            assert found.shape == expected.shape
+            assert found.tobytes() == expected.tobytes()
+
+
+def test_library_gets_the_metadata(tmp_path):
+    write(tmp_path / "a", small())
+    with safe_open(tmp_path / "a", "np") as file:
+        found = file.metadata()
+    assert found["format"] == "numadam"
+    assert found["version"] == "1"
+    assert found["kind"] == "optimizer"
+    assert found["meta"] == '{"lr":0.001,"beta":[0.9,Infinity]}'
+    assert len(found["crc32:m/ä"]) == 8
+    assert "complex:m/ä" in found
+
+
+def test_a_file_of_the_library_is_refused(tmp_path):
+    safetensors.numpy.save_file({"p/w": np.ones(3)}, tmp_path / "a")
+    with pytest.raises(na.CheckpointError, match="a: not a checkpoint of numadam"):
+        read(tmp_path / "a", "optimizer")
+    metadata = {"format": "numadam", "version": "1", "kind": "optimizer", "meta": "{}"}
+    safetensors.numpy.save_file({"p/w": np.ones(3)}, tmp_path / "a", metadata)
+    with pytest.raises(na.CheckpointError, match="a: not a checkpoint of numadam"):
+        read(tmp_path / "a", "optimizer")
+
+
+def test_data_are_aligned(tmp_path):
+    """A library that maps the file gets arrays at multiples of their element size."""
+    content = image(tmp_path / "a", small())
+    assert content[8 + int.from_bytes(content[:8], "little") - 1 :][:1] in b" }"
+    assert (8 + int.from_bytes(content[:8], "little")) % 64 == 0
+    assert content.index(small_bytes := np.array(7).tobytes()) % len(small_bytes) == 0
+
+
+META = {
+    "none": None,
+    "numbers": [0, -1, 10**40, 0.1, 5e-324, -0.0, 1.7976931348623157e308, math.inf, -math.inf],
+    "bools": [True, False],
+    "texts": {"": 'ä \U0001f600 \x00 \ud800 \\ "', "a/b": []},
+    "nested": [[[{}]]],
+}
+
+
+def test_meta_comes_back_exactly(tmp_path):
+    write(tmp_path / "a", Container("minimize", META, {}))
+    found = read(tmp_path / "a", "minimize")
+    assert repr(found.meta) == repr(META)
+    assert found.arrays == {}
+    write(tmp_path / "a", Container("minimize", {"x": math.nan}, {}))
+    assert math.isnan(read(tmp_path / "a", "minimize").meta["x"])
+
+
+@pytest.mark.parametrize(
+    ("meta", "where"),
+    [
+        ({"a": (1, 2)}, r"meta\['a'\]: tuple"),
+        ({"a": [0, {1: 2}]}, r"meta\['a'\]\[1\]: expected keys of type str, got 1"),
+        ({"a": np.float64(1)}, r"meta\['a'\]: float64"),
+        ({"a": len}, r"meta\['a'\]: builtin"),
+    ],
+)
+def test_what_json_would_change_is_refused(tmp_path, meta, where):
+    with pytest.raises(TypeError, match=where):
+        write(tmp_path / "a", Container("optimizer", meta, {}))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "text"),
+    [
+        ({"a": np.array([None])}, TypeError, r"arrays\['a'\]: expected a NumPy array of float64"),
+        ({"a": np.ones(3, np.longdouble)}, TypeError, r"arrays\['a'\].*got"),
+        ({"a": [1.0]}, TypeError, r"got \[1.0\]"),
+        ({3: np.ones(1)}, TypeError, "names of type str, got 3"),
+        ({"": np.ones(1)}, ValueError, "the name '' is reserved"),
+        ({"__metadata__": np.ones(1)}, ValueError, "is reserved"),
+        ({"a\n": np.ones(1)}, ValueError, "has a control character"),
+        ({"a\udc80": np.ones(1)}, ValueError, "has a control character"),
+        ({"a/../b": np.ones(1)}, ValueError, "has the part '..'"),
+    ],
+)
+def test_arrays_that_a_file_cannot_hold_are_refused(tmp_path, arrays, error, text):
+    with pytest.raises(error, match=text):
+        write(tmp_path / "a", Container("optimizer", {}, {"first": np.ones(2), **arrays}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_long_headers_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"meta: 16,777,2.. bytes are too many"):
+        write(tmp_path / "a", Container("optimizer", {"a": "x" * (1 << 24)}, {}))
+    monkeypatch.setattr(container, "LONGEST", 500)
+    with pytest.raises(ValueError, match="6 names are too many"):
+        write(tmp_path / "a", small())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kinds(tmp_path):
+    with pytest.raises(ValueError, match=r"expected one of optimizer, minimize.*got 'x'"):
+        write(tmp_path / "a", Container("x", {}, {}))
+    write(tmp_path / "a", Container("optimizer", {}, {}))
+    text = "a: was saved by an optimiser, not by numadam.minimize_many"
+    with pytest.raises(na.CheckpointError, match=text):
+        read(tmp_path / "a", "minimize_many")
+
+
+def test_other_byte_orders(tmp_path, monkeypatch):
+    """Arrays of the other order are saved; the reader of such a machine turns them."""
+    array = some("float32", 5)
+    little = image(tmp_path / "a", Container("optimizer", {}, {"a": array}))
+    swapped = array.astype(array.dtype.newbyteorder())
+    assert image(tmp_path / "a", Container("optimizer", {}, {"a": swapped})) == little
+    monkeypatch.setattr("sys.byteorder", "big")
+    assert read_bytes(little).arrays["a"].tobytes() == swapped.tobytes()
+
+
+def test_chunks(tmp_path, monkeypatch):
+    """Arrays of more than one chunk, in every layout."""
+    monkeypatch.setattr("numadam._checkpoint.storage.CHUNK_BYTES", 64)
+    arrays = {f"{dtype}/{name}": a for dtype in DTYPES for name, a in layouts(dtype).items()}
+    write(tmp_path / "a", Container("optimizer", {}, arrays))
+    assert same(read(tmp_path / "a", "optimizer").arrays, arrays)
+
+
+def test_an_array_that_changes_meanwhile_gives_a_whole_file(tmp_path, monkeypatch):
+    array = np.zeros(1000)
+    crc32 = container.zlib.crc32
+
+    def change(content, crc=0):
+        array[...] += 1
+        return crc32(content, crc)
+
+    monkeypatch.setattr(container.zlib, "crc32", change)
+    write(tmp_path / "a", Container("optimizer", {}, {"a": array}))
+    monkeypatch.undo()
+    assert len({*read(tmp_path / "a", "optimizer").arrays["a"]}) == 1
+
+
+def test_many_arrays(tmp_path):
+    arrays = {f"p/{i}": np.full(i % 3, i, ("f8", "f4", "?")[i % 3]) for i in range(5000)}
+    write(tmp_path / "a", Container("optimizer", {}, arrays))
+    assert same(read(tmp_path / "a", "optimizer").arrays, arrays)
+
+
+def test_files_of_real_arrays_load_no_numba(tmp_path):
+    code = f"""
+    import sys
+    from numadam._checkpoint.container import Container, read, write
+    write({str(tmp_path / "a")!r}, Container("optimizer", {{}}, {{"a": np.ones(3)}}))
+    read({str(tmp_path / "a")!r}, "optimizer")
+    print([name for name in ("numba", "cupy", "ml_dtypes", "safetensors") if name in sys.modules])
+    """
+    assert python(code) == "[]"

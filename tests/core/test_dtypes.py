@@ -13,6 +13,7 @@ import numadam as na
 from numadam._core.presets import LIKE
 from tests.bits import assert_same_bits
 from tests.runs import digest, shorten_parts
+from tests.saved import loaded
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 F16 = np.dtype(np.float16)
@@ -102,9 +103,9 @@ def test_master_resumes_with_the_same_bits():
     opt = na.Adam(start, lr=1e-3, master=True)
     for g in calls[:4]:
         opt.step(g)
-    twins = [pickle.loads(pickle.dumps(opt)), copy.deepcopy(opt)]
+    twins = [pickle.loads(pickle.dumps(opt)), copy.deepcopy(opt), loaded(opt)]
     twins.append(na.Adam(opt.params.copy(), lr=1e-3, master=True))
-    twins[2].state = copy.deepcopy(dict(opt.state))
+    twins[3].state = copy.deepcopy(dict(opt.state))
     for g in calls[4:]:
         for one in (opt, *twins):
             one.step(g)
@@ -213,8 +214,8 @@ def test_bfloat16_state_has_the_same_bits_wherever_it_lies(form):
         joined = np.concatenate(pieces.state[name])
         np.testing.assert_array_equal(joined.view("u2"), one.state[name].view("u2"))
     if form == "parallel":
-        again = pickle.loads(pickle.dumps(one))
-        assert digest(again) == digest(one)
+        for again in (pickle.loads(pickle.dumps(one)), loaded(one)):
+            assert digest(again) == digest(one)
 
 
 @pytest.mark.parametrize(

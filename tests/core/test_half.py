@@ -15,6 +15,7 @@ from tests.bits import assert_same_bits
 from tests.core.half_arrays import BFLOAT16, half, numbers, strided
 from tests.reference_options import Steps
 from tests.runs import assert_follows
+from tests.saved import load_into, loaded
 from tests.trees import tree_leaves
 
 PAPER = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_form": "paper"}
@@ -73,7 +74,7 @@ def test_all_options_with_a_float32_copy(dtype):
 
 
 @half
-@pytest.mark.parametrize("way", ["pickle", "deepcopy", "state"])
+@pytest.mark.parametrize("way", ["pickle", "deepcopy", "state", "na.load", "opt.load"])
 def test_resumed_while_gradients_are_added_up(dtype, way):
     opt = na.Adam(tree_of(0, dtype), master=True, **OPTIONS)
     for k in range(1, 6):
@@ -81,6 +82,10 @@ def test_resumed_while_gradients_are_added_up(dtype, way):
     if way == "state":
         twin = na.Adam(copy.deepcopy(opt.params), master=True, **OPTIONS)
         twin.state = opt.state
+    elif way == "na.load":
+        twin = loaded(opt)
+    elif way == "opt.load":
+        twin = load_into(na.Adam(tree_of(7, dtype), master=True, **OPTIONS), opt)
     else:
         twin = copy.deepcopy(opt) if way == "deepcopy" else pickle.loads(pickle.dumps(opt))
     for k in range(6, 10):

@@ -69,9 +69,9 @@ def test_arguments_of_other_loops(name):
 ATTRIBUTES = {
     "zero_grad": "Leave it out: gradients are passed to step",
     "param_groups": "groups=... when the optimiser is made; opt.lr",
-    "state_dict": "Write opt.state.copy(), or pickle",
+    "state_dict": "Write opt.save(path), or opt.state.copy()",
     "get_last_lr": "Write opt.current_lr.",
-    "load_state_dict": "Write opt.state = saved.",
+    "load_state_dict": "Write opt.load(path), or opt.state = saved.",
     "learning_rate": "Write opt.lr.",
     "betas": "Write opt.beta1, opt.beta2.",
     "apply_gradients": "Write opt.step(grads).",

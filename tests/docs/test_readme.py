@@ -14,7 +14,8 @@ CPU = [code for gpu, code in BLOCK.findall(README) if not gpu]
 GPU = [code for gpu, code in BLOCK.findall(README) if gpu]
 
 
-def test_snippets_run(capsys):
+def test_snippets_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     names = {}
     for code in CPU:
         exec(compile(code, "README.md", "exec"), names)
@@ -37,7 +38,8 @@ def _case(page):
 
 
 @pytest.mark.parametrize("page", [_case(page) for page in PAGES])
-def test_snippets_of_the_pages_run(page, capsys):
+def test_snippets_of_the_pages_run(page, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     names = {"__name__": "__main__"}
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
     run = [code for need, code in blocks if not lacking(need)]

@@ -10,6 +10,9 @@ import pytest
 
 from numadam import rules
 from tests import references
+from tests.bits import assert_same_bits
+from tests.runs import digest
+from tests.saved import load_into, loaded
 from tests.variants import CASES, VARIANTS
 
 CLASSES = rules.classes()
@@ -137,11 +140,15 @@ def test_goes_on_bit_for_bit(case):
     other = pickle.loads(pickle.dumps(opt))
     fresh = CLASSES[name](p.copy(), lr=0.01, **options)
     fresh.state = dict(opt.state)
+    into = load_into(CLASSES[name](np.ones_like(p), lr=0.5, **options), opt)
+    others = [other, fresh, loaded(opt), into]
     for g in grads[5:12]:
-        for one in (opt, other, fresh):
+        for one in (opt, *others):
             one.step(g)
-    np.testing.assert_array_equal(other.params, p)
-    np.testing.assert_array_equal(fresh.params, p)
+    for one in others:
+        assert_same_bits(one.params, p)
+        assert digest(one) == digest(opt)
+        assert repr(one) == repr(opt)
 
 
 @pytest.mark.parametrize("name", CLASSES)

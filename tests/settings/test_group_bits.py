@@ -11,6 +11,7 @@ import pytest
 import numadam as na
 from tests import references as ref
 from tests.bits import assert_same_bits
+from tests.saved import loaded
 from tests.trees import tree_leaves, tree_map
 
 
@@ -145,7 +146,9 @@ def test_lr_of_one_call_is_for_arrays_without_their_own():
     assert nested.t == 0
 
 
-@pytest.mark.parametrize("way", [lambda opt: pickle.loads(pickle.dumps(opt)), copy.deepcopy])
+@pytest.mark.parametrize(
+    "way", [lambda opt: pickle.loads(pickle.dumps(opt)), copy.deepcopy, loaded]
+)
 def test_resumed_with_the_same_bits(way):
     groups = {"head": {"lr": np.array([0.1, 0.2, 0.3, 0.0])}, "emb": {"frozen": True}}
     groups["layers.0"] = {"beta1": 0.5, "weight_decay": na.schedules.Exponential(0.1, factor=0.5)}

@@ -11,6 +11,7 @@ import pytest
 import numadam as na
 from tests.bits import assert_same_bits
 from tests.reference_options import Steps
+from tests.saved import loaded
 from tests.trees import Pair, tree_leaves, tree_map
 
 
@@ -264,7 +265,7 @@ def test_frozen_arrays_may_be_of_another_dtype_and_replaced():
 def test_copies_of_an_optimiser_with_frozen_arrays():
     groups = {"emb": {"frozen": True}, "*.bias": {"lr": 0.01}}
     opt = train(na.Adam(network(), lr=0.1, groups=groups))
-    for twin in (pickle.loads(pickle.dumps(opt)), copy.deepcopy(opt)):
+    for twin in (pickle.loads(pickle.dumps(opt)), copy.deepcopy(opt), loaded(opt)):
         assert_same_bits(twin.params["emb"], network()["emb"])
         train(twin, range(7, 10))
         expected = train(copy.deepcopy(opt), range(7, 10))

@@ -13,6 +13,7 @@ import numadam as na
 from tests.bits import assert_same_bits
 from tests.reference_options import Steps
 from tests.runs import SINK, assert_follows, digest, neutral, tree_of
+from tests.saved import load_into, loaded
 from tests.trees import assert_same_containers, tree_map
 
 # --- schedules -----------------------------------------------------------------------------------
@@ -198,19 +199,15 @@ def test_options_are_those_of_the_moment_the_optimiser_was_made():
 # --- resumed -------------------------------------------------------------------------------------
 
 
-def beta_of(taken):
-    return 0.9 - 0.05 * taken
-
-
 RESUMED = {
     "all together": SINK,
-    "running products": {"beta1": beta_of, "beta2": 0.99},
+    "running products": {"beta1": na.schedules.Polynomial(0.9, steps=18), "beta2": 0.99},
     "debiased": {**SINK, "ema_debias": True},
     "changed afterwards": {**SINK, "then": {"clip_norm": 0.1, "ema": 0.5, "weight_decay": 0.5}},
 }
 
 
-@pytest.mark.parametrize("way", ["pickle", "deepcopy", "state"])
+@pytest.mark.parametrize("way", ["pickle", "deepcopy", "state", "na.load", "opt.load"])
 @pytest.mark.parametrize("name", RESUMED)
 def test_resumed_with_the_same_bits(name, way):
     """In the middle of a mean, with a skipped step behind."""
@@ -226,6 +223,10 @@ def test_resumed_with_the_same_bits(name, way):
         twin = pickle.loads(pickle.dumps(opt))
     elif way == "deepcopy":
         twin = copy.deepcopy(opt)
+    elif way == "na.load":
+        twin = loaded(opt)
+    elif way == "opt.load":
+        twin = load_into(na.Adam(tree_of(9), **copy.deepcopy(options)), opt)
     else:
         twin = na.Adam(tree_map(np.copy, opt.params), **copy.deepcopy(options))
         for key, value in then.items():

@@ -1,0 +1,110 @@
+"""Contents for checkpoints, and files in memory."""
+
+import io
+import json
+import math
+import zlib
+
+import ml_dtypes
+import numpy as np
+
+from numadam._checkpoint import container
+from numadam._checkpoint.container import Container
+
+RNG = np.random.default_rng(5)
+REALS = ("float64", "float32", "float16", "int64", "int32", "int16", "int8")
+REALS += ("uint64", "uint32", "uint16", "uint8", "bool")
+
+
+def some(dtype, *shape):
+    """An array of random bits, with NaNs and infinities among them; bools of 0 and 1."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    high = 2 if dtype.kind == "b" else 256
+    return np.frombuffer(RNG.integers(0, high, size, np.uint8).tobytes(), dtype).reshape(shape)
+
+
+def layouts(dtype):
+    """Arrays of a dtype in every layout, by name."""
+    a = some(dtype, 6, 8)
+    return {
+        "c": a,
+        "f": np.asfortranarray(a),
+        "strided": a[::2, 1::3],
+        "reversed": a[::-1, ::-1],
+        "transposed": some(dtype, 2, 3, 4).transpose(1, 2, 0),
+        "unaligned": np.frombuffer(b"x" + a.tobytes(), dtype, offset=1).reshape(a.shape),
+        "repeated": np.broadcast_to(some(dtype, 3, 1), (3, 4)),
+        "0-d": some(dtype, 1).reshape(()),
+        "empty": some(dtype, 0, 3),
+        "matrix": a.view(np.matrix),
+    }
+
+
+def small():
+    """Content whose file is small, with every kind of entry."""
+    arrays = {
+        "p/w": some("float32", 3, 2),
+        "m/ä": some("complex64", 2),
+        "v/w": some(ml_dtypes.bfloat16, 3),
+        "t": np.array(7),
+        "flag": np.array([True, False]),
+        "none": some("float64", 0, 4),
+    }
+    return Container("optimizer", {"lr": 1e-3, "beta": [0.9, math.inf]}, arrays)
+
+
+def image(path, content):
+    """Bytes of a file with this content."""
+    container.write(path, content)
+    return path.read_bytes()
+
+
+def read_bytes(content, kind="optimizer"):
+    """Container of a file in memory."""
+    return container.read_open(io.BytesIO(content), len(content), "a.file", kind)
+
+
+def same(a, b):
+    """Whether two dicts have the same arrays to the bit, in the same order."""
+    return [(k, x.dtype, x.shape, x.tobytes()) for k, x in a.items()] == [
+        (k, x.dtype, x.shape, x.tobytes()) for k, x in b.items()
+    ]
+
+
+def sealed(text, data=b""):
+    """A file with this header, whose checksum is right if there is a place for it."""
+    if isinstance(text, str):
+        text = text.encode()
+    head = len(text).to_bytes(8, "little") + text
+    at = head.find(b'"header_crc32":"') + 16
+    if at > 16:
+        blank = head[:at] + b"0" * 8 + head[at + 8 :]
+        head = blank[:at] + crc32(blank).encode() + blank[at + 8 :]
+    return head + data
+
+
+def crc32(data):
+    """A checksum as it stands in a header."""
+    return f"{zlib.crc32(data):08x}"
+
+
+def header_text(tensors, meta="{}", sums=None, data=b"", extra="", version="1"):
+    """Text of a header with these tensors, spelled as numadam does, however wrong they are.
+
+    `tensors` are triples: a name as it stands in the JSON, the value as JSON, and the checksum.
+    """
+    crcs = "".join(f',"crc32:{name}":"{crc}"' for name, _, crc in tensors)
+    rest = "".join(f',"{name}":{value}' for name, value, _ in tensors)
+    text = (
+        f'{{"__metadata__":{{"format":"numadam","version":"{version}","header_crc32":"00000000",'
+        f'"kind":"optimizer","meta":{json.dumps(meta)}{crcs}{extra}}}{rest}}}'
+    )
+    return text + " " * (-(8 + len(text)) % 64)
+
+
+def entry(dtype, shape, begin, end):
+    """Value of a tensor in a header."""
+    return json.dumps(
+        {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}, separators=(",", ":")
+    )

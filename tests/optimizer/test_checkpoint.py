@@ -1,0 +1,455 @@
+"""`opt.save`, `opt.load` and `numadam.load`: what they take over, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import threading
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import Bounds
+
+import numadam as na
+from numadam import CheckpointError
+from numadam._checkpoint.container import read, write
+from tests.processes import python
+from tests.runs import SINK, digest, tree_of
+from tests.saved import load_into, loaded
+from tests.trees import relaxed
+
+Pair = namedtuple("Pair", "weight bias")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.safetensors"
+
+
+def falling(taken):
+    return 0.1 / (taken + 1)
+
+
+def trained(params=None, steps=3, **options):
+    """An optimiser after some steps; every array of the parameters is its own gradient."""
+    if params is None:
+        params = {"w": np.linspace(1, 2, 6), "b": np.ones(2)}
+    opt = na.Adam(params, **options)
+    for _ in range(steps):
+        opt.step({key: p.copy() for key, p in opt.params.items()})
+    return opt
+
+
+# --- what is taken over --------------------------------------------------------------------------
+
+
+def test_a_file_is_plain_safetensors(path):
+    library = pytest.importorskip("safetensors.numpy")
+    opt = trained()
+    opt.save(path)
+    arrays = library.load_file(path)
+    assert sorted(arrays) == ["m/b", "m/w", "p/b", "p/w", "v/b", "v/w"]
+    for key in ("w", "b"):
+        np.testing.assert_array_equal(arrays[f"p/{key}"], opt.params[key])
+        np.testing.assert_array_equal(arrays[f"v/{key}"], opt.state["v"][key])
+
+
+def test_every_option_is_in_the_file(path):
+    opt = trained()
+    opt.save(path)
+    meta = read(path, "optimizer").meta
+    assert meta["options"].keys() == opt._settings.options.keys()
+    assert meta["counters"] == {"t": 3}
+
+
+def test_an_option_of_the_future_has_its_default(path):
+    """A file is older than an option that numadam has now."""
+    opt = trained()
+    opt.save(path)
+    content = read(path, "optimizer")
+    del content.meta["options"]["ema_warmup"]
+    write(path, content)
+    assert digest(na.load(path)) == digest(opt)
+
+
+def test_changed_hyperparameters_come_along():
+    opt = trained(clip_norm=np.inf, lr=na.schedules.Constant(0.5))
+    opt.clip_norm, opt.beta1, opt.lr = 0.1, 0.5, na.schedules.Step(0.1, steps=2)
+    others = [loaded(opt), load_into(trained(clip_norm=3.0, lr=falling), opt)]
+    assert {repr(other) for other in others} == {repr(opt)}
+    for one in (opt, *others):
+        one.step({"w": np.ones(6), "b": np.ones(2)})
+    assert {digest(other) for other in others} == {digest(opt)}
+
+
+def test_a_decay_that_is_zero_now():
+    opt = trained(weight_decay=0.5)
+    opt.weight_decay = 0.0
+    other = load_into(trained(weight_decay=0.25), opt)
+    for one in (loaded(opt), other):
+        assert one.weight_decay == 0.0
+        one.weight_decay = 0.5
+
+
+def test_parameters_are_written_in_place_and_those_of_the_file_are_new():
+    opt, other = trained(), trained(steps=1)
+    w = other.params["w"]
+    load_into(other, opt)
+    assert other.params["w"] is w
+    np.testing.assert_array_equal(w, opt.params["w"])
+    assert not np.shares_memory(loaded(opt).params["w"], w)
+
+
+def test_a_plateau_stays_the_object_that_the_user_holds():
+    saved = na.schedules.ReduceOnPlateau(0.1, factor=0.5, patience=1)
+    opt = trained(lr=saved, beta1=saved)
+    for f in (3.0, 2.0, 2.0, 2.0, 1.0):
+        saved.observe(f)
+    mine = na.schedules.ReduceOnPlateau(0.3, factor=0.9, patience=1)
+    other = load_into(trained(lr=mine, beta1=mine), opt)
+    assert other.lr is other.beta1 is mine
+    assert mine == saved
+    new = loaded(opt)
+    assert new.lr is new.beta1
+    assert new.lr == saved
+    assert new.lr is not saved
+    apart = trained(lr=na.schedules.ReduceOnPlateau(0.1), beta1=na.schedules.ReduceOnPlateau(0.1))
+    assert load_into(apart, opt).lr == saved
+    with pytest.raises(CheckpointError, match="one ReduceOnPlateau of this optimiser is two"):
+        load_into(other, trained(lr=apart.lr, beta1=copy.copy(apart.lr)))
+
+
+def test_a_plateau_in_a_group_goes_on():
+    def make(start=0.1):
+        plateau = na.schedules.ReduceOnPlateau(start, patience=0)
+        return plateau, trained(groups={"w": {"lr": plateau}})
+
+    (saved, opt), (mine, other) = make(), make()
+    saved.observe(1.0)
+    saved.observe(1.0)
+    assert load_into(other, opt).groups["w"]["lr"] is mine
+    assert mine == saved
+    assert mine.value == pytest.approx(0.01)
+    with pytest.raises(CheckpointError, match=r"groups: is .* in the file, .* cannot be changed"):
+        load_into(make(0.2)[1], opt)
+
+
+def test_frozen_leaves_of_every_kind(path):
+    def params():
+        table = np.arange(6, dtype=np.int32).reshape(2, 3)
+        return {"w": np.ones(6), "ids": table, "none": None, "count": 3, "b": np.ones(2)}
+
+    frozen = {name: {"frozen": True} for name in ("ids", "none", "count")}
+    opt = na.Adam(params(), groups=frozen)
+    opt.step({"w": np.ones(6), "b": np.ones(2), "ids": 0, "none": 0, "count": 0})
+    opt.save(path)
+    new = na.load(path)
+    assert list(new.params) == list(opt.params)
+    assert (new.params["count"], new.params["none"]) == (3, None)
+    np.testing.assert_array_equal(new.params["ids"], opt.params["ids"])
+    assert new.params["ids"].dtype == np.int32
+    here = params()
+    here["ids"][...] = 0
+    other = na.Adam(here, groups=frozen)
+    other.load(path)
+    np.testing.assert_array_equal(here["ids"], opt.params["ids"])
+    here["ids"].flags.writeable = False
+    other.load(path)  # it has these values
+    fixed = params()
+    fixed["ids"][0, 0] = 7
+    fixed["ids"].flags.writeable = False
+    with pytest.raises(CheckpointError, match="p/ids: is frozen, read-only, and has other"):
+        na.Adam(fixed, groups=frozen).load(path)
+    with pytest.raises(CheckpointError, match="p/count: is 3 in the file, 4 in params"):
+        na.Adam(params() | {"count": 4}, groups=frozen).load(path)
+
+
+def test_containers_of_the_user_are_loaded_into_and_not_made(path):
+    opt = na.Adam({"x": Pair(np.ones(3), np.zeros(2))})
+    opt.step({"x": Pair(np.ones(3), np.ones(2))})
+    opt.save(path)
+    assert "m/x/weight" in read(path, "optimizer").arrays
+    with pytest.raises(CheckpointError, match=r"p/x: is in a .*Pair, .* call its `load`"):
+        na.load(path)
+    other = na.Adam({"x": Pair(np.ones(3), np.zeros(2))}, lr=0.5)
+    other.load(path)
+    assert digest(other) == digest(opt)
+
+
+class Mine(na.Adam):
+    """A class of a user."""
+
+
+def test_a_class_of_the_user_is_loaded_into_and_not_made(path):
+    opt = Mine(np.ones(3))
+    opt.step(np.ones(3))
+    opt.save(path)
+    message = r"saved by .*\.Mine, which is not in numadam\. .*opt\.load"
+    with pytest.raises(CheckpointError, match=message):
+        na.load(path)
+    other = Mine(np.zeros(3))
+    other.load(path)
+    assert digest(other) == digest(opt)
+
+
+def test_memory_order_comes_back():
+    opt = na.Adam({"f": np.asfortranarray(np.ones((3, 4))), "c": np.ones((3, 4))})
+    new = loaded(opt).params
+    assert new["f"].flags.f_contiguous
+    assert new["c"].flags.c_contiguous
+
+
+def test_complex_parameters_and_bounds_of_scipy():
+    start = np.exp(1j * np.arange(5.0))
+    opt = na.Adam(start.copy(), complex_form="modulus")
+    opt.step(start * 1j)
+    new = loaded(opt)
+    assert digest(new) == digest(opt)
+    assert new.state["v"].dtype == np.float64
+    low = np.zeros(3)
+    boxed = na.Adam(np.ones(3), bounds=Bounds(low, 2.0))
+    assert np.array_equal(loaded(boxed).bounds.lb, low)
+    assert load_into(na.Adam(np.ones(3), bounds=(low, np.full(3, 2.0))), boxed).t == 0
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+FITS = {"params": {"w": np.ones(6), "b": np.ones(2)}, "kind": na.Adam}
+OTHERS = {
+    "rule": ({"kind": na.SGD}, r"was saved by Adam, and this optimiser is SGD"),
+    "defaults": ({"kind": na.AdamW}, r"decoupled: is False in the file, True here"),
+    "names": ({"params": {"w": np.ones(6), "c": np.ones(2)}}, r"(/b: is in the file|/c: is not)"),
+    "fewer": ({"params": {"w": np.ones(6)}}, r"/b: is in the file, but the optimiser has no"),
+    "one": ({"params": np.ones(6)}, r"/[bw]: is in|[pmv]: is not in the file"),
+    "shape": (
+        {"params": {"w": np.ones((6, 1)), "b": np.ones(2)}},
+        r"p/w: is float64 of shape \(6,\) in the file, float64 of shape \(6, 1\) in the optimiser",
+    ),
+    "dtype": ({"params": {"w": np.ones(6, "f4"), "b": np.ones(2, "f4")}}, "p/w: is float64 of"),
+    "option": ({"nonfinite": "skip"}, "nonfinite: is 'propagate' in the file, 'skip' here"),
+    "sum": ({"accumulate": 2}, "accumulate: is 1 in the file, 2 here"),
+    "state": ({"amsgrad": True}, "amsgrad: is False in the file"),
+    "bounds": ({"bounds": (0.0, 1.0)}, "bounds: is None in the file"),
+    "average": ({"ema": 0.9}, "ema: None instead of 0.9 needs another step"),
+    "decay": ({"weight_decay": 0.1}, "weight_decay: only one of the two optimisers"),
+    "product": ({"beta1": falling}, "beta1: 0.9 instead of .* needs another step"),
+    "rates": ({"lr": {"w": 0.1, "b": 0.1}}, "lr: step sizes of their own"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_another_optimiser_is_refused_and_unchanged(path, case):
+    options = copy.deepcopy({**FITS, **OTHERS[case][0]})
+    trained().save(path)
+    opt = options.pop("kind")(options.pop("params"), **options)
+    before = digest(opt), repr(opt)
+    with pytest.raises(CheckpointError, match=OTHERS[case][1]) as caught:
+        opt.load(path)
+    assert str(path) in str(caught.value)
+    assert (digest(opt), repr(opt)) == before
+
+
+def test_functions_are_refused_before_the_file_is_touched(path):
+    trained().save(path)
+    before = path.read_bytes()
+    for options in ({"lr": falling}, {"groups": {"w": {"lr": falling}}}):
+        with pytest.raises(TypeError, match=r"^(lr|groups\['w'\]\['lr'\]): a function .*falling"):
+            trained(**options).save(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_arrays_that_were_replaced_or_cannot_be_written(path):
+    opt = trained()
+    opt.save(path)
+    before = digest(opt)
+    w = opt.params["w"]
+    w.flags.writeable = False
+    with pytest.raises(ValueError, match=r"params\['w'\]: .*read-only"):
+        opt.load(path)
+    w.flags.writeable = True
+    opt.params["w"] = w.copy()
+    for act in (opt.load, opt.save):
+        with pytest.raises(ValueError, match=r"params\['w'\]: was replaced"):
+            act(path)
+    opt.params["w"] = w
+    assert digest(opt) == before
+
+
+def test_other_libraries_are_refused():
+    with pytest.raises(TypeError, match="xp: expected the module numpy or cupy, got <module 'json"):
+        na.load("x", xp=json)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["dict", "list", "tuple", "array", "value", "schedule", "bounds", "x"]),
+            inner,
+            max_size=2,
+        )
+    ),
+    max_leaves=4,
+)
+
+
+def places(node, at=()):
+    """Every place in nested JSON."""
+    yield at
+    if isinstance(node, (dict, list)):
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from places(child, (*at, key))
+
+
+def changed(node, at, value):
+    if not at:
+        return value
+    node = copy.copy(node)
+    node[at[0]] = changed(node[at[0]], at[1:], value)
+    return node
+
+
+@pytest.fixture(scope="module")
+def forged(tmp_path_factory):
+    """A path, an optimiser, and the content of its file."""
+    path = tmp_path_factory.mktemp("forged") / "run.safetensors"
+    opt = trained(lr=na.schedules.ReduceOnPlateau(0.1), clip_norm=1.0, groups={"b": {"eps": 1e-3}})
+    opt.save(path)
+    return path, opt, read(path, "optimizer")
+
+
+@settings(relaxed, max_examples=100)
+@given(data=st.data())
+def test_whatever_a_file_says_it_is_loaded_whole_or_refused(forged, data):
+    """Metadata of a stranger, with a right checksum: no other error, and nothing half done."""
+    path, opt, content = forged
+    meta = content.meta
+    for _ in range(data.draw(st.integers(1, 2))):
+        at = data.draw(st.sampled_from([at for at in places(meta) if at]))
+        meta = changed(meta, at, data.draw(JSON))
+    write(path, content._replace(meta=meta))
+    before = digest(opt), repr(opt)
+    try:
+        opt.load(path)
+    except CheckpointError:
+        assert (digest(opt), repr(opt)) == before
+    try:
+        new = na.load(path)
+    except CheckpointError:
+        return
+    assert new.t == meta["counters"]["t"]
+
+
+@pytest.mark.parametrize("depth", [200, 300, 400])
+def test_a_structure_nested_without_end_is_refused(path, depth):
+    trained().save(path)
+    content = read(path, "optimizer")
+    content.meta["params"] = deep = {"list": []}
+    for _ in range(depth):
+        deep["list"].append({"list": []})
+        deep = deep["list"][0]
+    write(path, content)
+    with pytest.raises(CheckpointError):
+        na.load(path)
+
+
+# --- one moment ----------------------------------------------------------------------------------
+
+
+def test_ctrl_c_within_a_load_comes_after_all_of_it(path, monkeypatch):
+    opt, other = trained(steps=5), trained(steps=1)
+    opt.save(path)
+    load = other._backend.load
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        load(*args)
+
+    monkeypatch.setattr(other._backend, "load", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        other.load(path)
+    assert digest(other) == digest(opt)
+
+
+def test_a_file_is_of_one_moment_while_another_thread_steps(path):
+    x = np.zeros(20_000)
+    opt, stop, seen = na.SGD(x, lr=1.0), threading.Event(), []
+
+    def step():
+        while not stop.is_set():
+            opt.step(np.ones(20_000))
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    try:
+        for _ in range(20):
+            opt.save(path)
+            new = na.load(path)
+            seen.append((new.t, np.unique(new.params).tolist()))
+    finally:
+        stop.set()
+        thread.join()
+    assert all(values == [-t] for t, values in seen)
+
+
+def test_a_load_is_whole_while_another_thread_steps(path):
+    x = np.zeros(20_000)
+    opt, stop = na.SGD(x, lr=1.0), threading.Event()
+    opt.save(path)
+
+    def load():
+        while not stop.is_set():
+            opt.load(path)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        for _ in range(200):
+            opt.step(np.ones(20_000))
+            with opt._lock:
+                assert np.unique(x).tolist() == [-opt.t]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_other_threads_and_layers_go_on_with_the_same_bits(path):
+    """Loops of several threads, in a process with one, or with another layer."""
+    code = f"""
+        opt = na.load({str(path)!r})
+        for k in range(3):
+            opt.step(np.cos(opt.params * k))
+        import hashlib
+        print(opt.t, hashlib.sha256(opt.params.tobytes()).hexdigest())
+    """
+    rng = np.random.default_rng(0)
+    opt = na.Adam(rng.standard_normal(100_000).astype("f4"), lr=0.01)
+    for _ in range(3):
+        opt.step(np.sin(opt.params))
+    opt.save(path)
+    found = {
+        python(code, NUMBA_NUM_THREADS=threads, NUMBA_THREADING_LAYER=layer)
+        for threads, layer in (("1", "workqueue"), ("2", "workqueue"), ("2", "omp"))
+    }
+    assert len(found) == 1
+    assert found.pop().startswith("6 ")
+
+
+def test_everything_at_once_in_the_middle_of_a_mean(path):
+    options = {**copy.deepcopy(SINK), "beta1": na.schedules.Polynomial(0.9, steps=30, end=0.5)}
+    opt = na.Adam(tree_of(0), **copy.deepcopy(options))
+    for k in range(5):
+        opt.step(tree_of(k))
+    opt.save(path)
+    first = path.read_bytes()
+    for twin in (na.load(path), load_into(na.Adam(tree_of(8), **options), opt)):
+        twin.save(path)
+        # loaded arrays are contiguous, those of the optimiser may be strided: the bytes are equal
+        assert path.read_bytes() == first
