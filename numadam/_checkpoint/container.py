@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -25,7 +24,7 @@ from numadam._checkpoint.header import (
     read_header,
     render,
 )
-from numadam._checkpoint.replace import replacing
+from numadam._checkpoint.replace import NewFile, replacing
 
 #: Kinds of files, and what has saved them.
 _SAVED_BY = {
@@ -84,7 +83,7 @@ def write(path: str | os.PathLike[Any], content: Container) -> None:
         sums = {e.name: _write_array(file, arrays[e.name], buffer) for e in header.in_file_order}
         file.seek(0)
         summed = [entry._replace(crc32=sums[entry.name]) for entry in entries]
-        _write_all(file, memoryview(render(header._replace(entries=summed))))
+        file.write(memoryview(render(header._replace(entries=summed))))
 
 
 def read(path: str | os.PathLike[Any], kind: str) -> Container:
@@ -161,20 +160,12 @@ def _check_json(value: Any, where: str) -> None:
         raise TypeError(f"{where}: {type(value).__name__} is no type of JSON.")
 
 
-def _write_all(file: IO[bytes], content: memoryview) -> None:
-    while content:
-        count = file.write(content)  # fewer where the disk is nearly full
-        if not count:
-            raise OSError(errno.EIO, "the system wrote nothing")
-        content = content[count:]
-
-
-def _write_array(file: IO[bytes], array: np.ndarray, buffer: np.ndarray) -> str:
+def _write_array(file: NewFile, array: np.ndarray, buffer: np.ndarray) -> str:
     """Write the data of an array; its checksum."""
     crc = 0
     for chunk in storage.chunks(array, buffer):
         crc = zlib.crc32(chunk, crc)
-        _write_all(file, chunk)
+        file.write(chunk)
     return crc32_text(crc)
 
 

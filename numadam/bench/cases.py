@@ -8,7 +8,7 @@ from importlib import import_module
 
 import numpy as np
 
-from numadam.bench import making, option_peers, peers, processes
+from numadam.bench import making, option_peers, peers, processes, saving
 from numadam.bench.case import Case, Prepare, pair
 from numadam.bench.cli import TABLES
 from numadam.bench.measure import Side
@@ -98,6 +98,13 @@ def _under_workqueue(size: str, target: float) -> Case:
     )
 
 
+def _save(size: str, n: int, memory: float = 0.0) -> Case:
+    """A checkpoint against the disk; 1 / 0.7 is the target."""
+    title = f"a checkpoint of {size} parameters and two states / writing the bytes, and fsync"
+    sides = functools.partial(saving.save, n), functools.partial(saving.plain, n)
+    return Case(f"save-{size}", title, 1.43, pair(*sides), memory=memory, quick=not memory)
+
+
 def _usual(n: int) -> Prepare:
     return pair(
         functools.partial(option_peers.usual, n), functools.partial(option_peers.torch_usual, n)
@@ -156,6 +163,8 @@ CASES = (
     Case("usual-20M", _USUAL.format("20M"), 0.8, _usual(20_000_000), needs=_TORCH),
     Case("usual-1M", _USUAL.format("1M"), 0.45, _usual(1_000_000), needs=_TORCH),
     Case("usual-10k", _USUAL.format("10k"), 0.15, _usual(10_000), needs=_TORCH),
+    _save("1M", 1_000_000),
+    _save("100M", 100_000_000, memory=8.0),
     _under_workqueue("10M", 1.0),
     _under_workqueue("1M", 0.8),
     _first_step("first-step-cold-1000", "cold", 1.3, cold=True),
