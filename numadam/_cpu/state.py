@@ -67,7 +67,7 @@ class CpuState:
         )
         self._meta["guard"], self._meta["every"] = settings.guard, settings.options["accumulate"]
         self.state = self._views(self._block)
-        self._per_element = self._bind_per_element()
+        self.per_element = self._bind_per_element()
 
     def begin(self) -> None:
         """Bring the parameters into their bounds, and write what is not zero at the start."""
@@ -116,15 +116,15 @@ class CpuState:
             for name, layout, first in zip(names, layouts, firsts, strict=True)
         }
 
-    def _bind_per_element(self) -> list[np.ndarray]:
-        """Arrays of bounds and step sizes in the memory order of the parameters."""
-        plan, kept = self.settings.plan, []
+    def _bind_per_element(self) -> dict[int, list[np.ndarray]]:
+        """Arrays of bounds and step sizes by slot, in the memory order of the parameters."""
+        plan, kept = self.settings.plan, {}
         for slot, values in self.settings.per_element.items():
             layout = layout_of(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
             block, (first,) = Layout.allocate(0, [layout])
-            self.fill(layout.views(block[first:]), values)
+            kept[slot] = layout.views(block[first:])
+            self.fill(kept[slot], values)
             self.arguments.bind(slot, layout.addresses(address_of(block) + first))
-            kept.append(block)
         return kept
 
     @staticmethod

@@ -17,6 +17,7 @@ from numadam._minimize.arguments import (
     read_bounds,
     rule_class,
 )
+from numadam._minimize.checkpoint import Moment, read_checkpoint
 from numadam._minimize.compiled.forms import check_plain, form_of, is_compiled
 from numadam._minimize.compiled.objective import adapter_for
 from numadam._minimize.compiled.prepared import key_for, put_back, take
@@ -54,6 +55,8 @@ def minimize(
     check_every: int | None = None,
     history: int | bool | None = None,
     state: Any = None,
+    checkpoint: Any = None,
+    checkpoint_every: int | None = None,
     progress: bool = False,
     **options: Any,
 ) -> OptimizeResult:
@@ -107,7 +110,7 @@ def minimize(
     norm : numpy.inf or 2, default numpy.inf
         The norm of gradient, move and x in these tests: largest component, or Euclidean.
     maxiter : int, default 10000
-        Iterations of this call at most.
+        Iterations of this call at most; with `checkpoint`, those of the whole run.
     track_best : bool, optional
         Whether the result is the iterate of the lowest f. None: of those where f is evaluated
         anyway, which are all with ``jac=True``. True: of all. False: it is the last one; choose
@@ -124,6 +127,15 @@ def minimize(
         stopped. Of x0 the structure alone counts; pass ``result.x``. Its best iterate
         and its first gradient count on: for another `fun` or other `args` delete its entries "x"
         and "first_grad_norm".
+    checkpoint : str or path, optional
+        File of the run. Where it is there the run goes on from it, else it starts at x0; the same
+        call again, after a kill or a crash, ends with the same bits as a run in one piece. It has
+        to be of the same run: x0, rule, options, schedules and stop tests are compared. `fun` and
+        `args` cannot be, nor may one be random. Functions as schedules are refused.
+    checkpoint_every : int, optional
+        Write the file every this many iterations. Default: by time, every 10 s or less often, so
+        that writing takes at most 5 % of it. It is written at the end as well, and where `fun`
+        raises or Ctrl-C ends the run.
     progress : bool, default False
         Show a bar with f and the gradient.
     **options
@@ -146,6 +158,10 @@ def minimize(
     TypeError, ValueError
         The message names the argument, says what it is and what to do. An exception from `fun`
         carries the result so far in its attribute ``numadam_result``; Ctrl-C too.
+    CheckpointError
+        The file is damaged, or of another run. Nothing has been evaluated, and the file stays.
+    OSError
+        The file cannot be written or read.
 
     Notes
     -----
@@ -173,9 +189,18 @@ def minimize(
     if track_best not in (None, True, False):
         raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
     maxiter = check_maxiter(maxiter)
+    file = read_checkpoint(checkpoint, checkpoint_every, "minimize")
     x = own_copy(x0)
     if state is not None:
         x = start_of(state, x)
+    if file is not None:
+        own = {"track_best": track_best, "check_every": check_every}
+        file.define(x, fun, jac, goes_on=state is not None, **own)
+        if state is not None and file.exists:
+            raise ValueError(
+                f"state: the run goes on from the file that is there, {str(file.path)!r}. Leave "
+                "out `state`, or pass another path."
+            )
     task = Task(
         x=x,
         args=read_args(args, is_compiled(fun)),
@@ -191,12 +216,22 @@ def minimize(
         state=state,
         callback=callback,
         progress=progress,
+        checkpoint=file,
     )
     if is_compiled(fun):
         if not callable(jac) and not isinstance(jac, str):
             return with_hint(_compiled(fun, task), x0, lr, state)
         check_plain(fun, task.args)
     return with_hint(_in_python(fun, task), x0, lr, state)
+
+
+def _saved_run(task: Task, optimizer: Any) -> Moment | None:
+    """The run that the file of a task holds, if there is one."""
+    if task.checkpoint is None:
+        return None
+    options = parts_of(optimizer).settings.options
+    task.checkpoint.define_rule(task.rule, optimizer.lr, options, task.tolerances)
+    return task.checkpoint.load()
 
 
 def _in_python(fun: Any, task: Task) -> OptimizeResult:
@@ -210,6 +245,7 @@ def _in_python(fun: Any, task: Task) -> OptimizeResult:
         stop_tests(backend, task.tolerances, first_of(task.state, task.tolerances)),
         Observers(task.callback, task.progress, task.maxiter, optimizer),
         task,
+        _saved_run(task, optimizer),
     ).go()
 
 
@@ -228,7 +264,7 @@ def _compiled(fun: Any, task: Task) -> OptimizeResult:
     problem = take(key, task.rule, x, task.lr, task.options, norm)
     problem.start(task, adapter)
     observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
-    result = CompiledRun(problem, observers, task).go()
+    result = CompiledRun(problem, observers, task, _saved_run(task, problem.optimizer)).go()
     # after an exception it is not kept
     put_back(key, problem)
     return result

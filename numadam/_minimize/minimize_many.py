@@ -16,6 +16,7 @@ from numadam._minimize.arguments import (
     rule_class,
 )
 from numadam._minimize.batches import run_batch
+from numadam._minimize.checkpoint import read_checkpoint
 from numadam._minimize.compiled.forms import is_compiled
 from numadam._minimize.lanes.batch import LaneBatch
 from numadam._minimize.names import takes_names_of_scipy
@@ -43,6 +44,8 @@ def minimize_many(
     norm: float = np.inf,
     maxiter: int = 10_000,
     check_every: int | None = None,
+    checkpoint: Any = None,
+    checkpoint_every: int | None = None,
     progress: bool = False,
     **options: Any,
 ) -> ManyResult:
@@ -86,6 +89,9 @@ def minimize_many(
     check_every : int, optional
         Run the stop tests of an objective in Python every this many iterations: default 1, on a
         GPU 20.
+    checkpoint, checkpoint_every
+        As in `minimize`, with all problems in one file. It is written between two calls of the
+        compiled loop, or of an objective in Python; after an exception the last file stays.
     progress : bool, default False
         Show a bar of the iterations, and how many problems still run.
     **options
@@ -103,6 +109,8 @@ def minimize_many(
     ------
     TypeError, ValueError
         The message names the argument, says what it is and what to do.
+    CheckpointError, OSError
+        As in `minimize`.
 
     References
     ----------
@@ -123,6 +131,7 @@ def minimize_many(
     _refuse_single(options)
     if options.get("ema_debias"):
         raise ValueError("ema_debias: problems stop at different iterations; use ema_warmup.")
+    file = read_checkpoint(checkpoint, checkpoint_every, "minimize_many")
     x, compiled = _read_starts(x0), is_compiled(fun)
     limits = standard_bounds(bounds, x.shape[1:])
     rates = _own_rates(lr, x)
@@ -141,7 +150,10 @@ def minimize_many(
         check_every=None
         if check_every is None or compiled
         else count("check_every", check_every, 1),
+        checkpoint=file,
     )
+    if file is not None:
+        file.define(x, fun, jac, check_every=task.check_every)
     if not compiled:
         return run_batch(PythonBatch(task), task)
     if is_cupy(x):

@@ -87,7 +87,7 @@ class Observers:
         self._callback, self._whole = callback, callback is not None and takes_result(callback)
         self._schedules = observing_schedules(optimizer)
         self._bar, self._progress = ProgressBar(progress, maxiter), progress
-        self._begin, self._resumed = 0, False
+        self._first, self._begin, self._resumed = 0, 0, False
         self._leaves: Sequence[Any] = ()
         self._make_x: Callable[[], Any] = list
         self._evaluate: Callable[[], Any] | None = None
@@ -105,13 +105,15 @@ class Observers:
         leaves: Sequence[Any],
         make_x: Callable[[], Any],
         evaluate: Callable[[], Any] | None = None,
+        first: int | None = None,
     ) -> None:
         """Begin at iteration `nit`, which a resumed run does not notify again.
 
         `leaves` are the arrays that hold x at every iterate; `make_x` copies x; `evaluate` is for
-        iterates without f.
+        iterates without f. `first` is the first iteration of a run that goes on from a file.
         """
         self._begin, self._resumed = nit, resumed
+        self._first = nit if first is None else first
         self._leaves, self._make_x, self._evaluate = leaves, make_x, evaluate
 
     def gap(self, done: int, check: int | None) -> int:
@@ -120,7 +122,7 @@ class Observers:
             return check - done % check
         if self._history is None or self._schedules:
             return 1
-        return self._history.gap(self._begin + done)
+        return self._history.gap(self._first + done)
 
     def _read_f(self) -> float:
         """The objective at the iterate at hand, evaluated once."""
@@ -136,13 +138,17 @@ class Observers:
             for schedule in self._schedules:
                 schedule.observe(f)
         if self._progress:
-            self._bar.update(nit - self._begin, f"f={f:.6g}, |g|={largest:.2g}")
+            self._bar.update(nit - self._first, f"f={f:.6g}, |g|={largest:.2g}")
         if self._history is not None:
             if end or self._history.wants(nit):
                 known = self._read_f() if end or nit % self._history.every == 0 else math.nan
                 self._history.see(nit, known, largest, rate, self._leaves, end)
             return RUNNING
-        if self._callback is None or nit == self._begin:
+        return RUNNING if nit == self._begin else self.ask(nit, largest, rate)
+
+    def ask(self, nit: int, largest: float, rate: float) -> int:
+        """Call a callback that is a function; returns `CALLBACK` where it asks to stop."""
+        if self._callback is None or self._history is not None:
             return RUNNING
         try:
             self._call(nit, largest, rate)

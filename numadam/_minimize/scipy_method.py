@@ -41,7 +41,8 @@ def scipy_adam(
         Print the outcome.
     **options
         ``options={...}`` of SciPy: `lr`, `rule`, `gtol`, `gtol_rel`, `ftol`, `xtol`, `norm`,
-        `maxiter`, `state`, `progress` and the options of the rule, as in `numadam.minimize`.
+        `maxiter`, `state`, `checkpoint`, `progress` and the options of the rule, as in
+        `numadam.minimize`.
 
     Returns
     -------

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numadam._minimize.checkpoint import Checkpoint
 from numadam._minimize.stopping import Tolerances
 
 
@@ -27,6 +28,7 @@ class Task(NamedTuple):
     state: Any
     callback: Any
     progress: bool
+    checkpoint: Checkpoint | None
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,4 @@ class ManyTask:
     maxiter: int
     check_every: int | None
     progress: bool
+    checkpoint: Checkpoint | None

@@ -13,14 +13,16 @@ from numadam._core import norms
 from numadam._core import plan as pl
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
+from numadam._jit.interrupts import defer_interrupts
 from numadam._jit.loops import compiled_loop
+from numadam._minimize.checkpoint import Moment, load_state_arrays
 from numadam._minimize.compiled.calls import KERNEL, kernel_address
 from numadam._minimize.compiled.kernel import make_kernel
 from numadam._minimize.compiled.objective import RAISED_ONCE, ObjectiveAdapter
 from numadam._minimize.compiled.records import SINGLE
 from numadam._minimize.compiled.schedules import StepTables
 from numadam._minimize.saved import Best, first_of
-from numadam._minimize.stopping import RAISED
+from numadam._minimize.stopping import RAISED, gradient_limit
 from numadam._minimize.tasks import Task
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.learning_rate import is_plain
@@ -111,6 +113,7 @@ class Problem:
             settings.set_lr(LR.check_or_schedule(lr))
         self.backend.restart(task.x)
         self._adapter, self._args, self._seconds = adapter, task.args, 0.0
+        self._before = 0
         self._lines: list[np.ndarray] = []
         self.history, self._f[0] = history, math.nan
         self._tables.rates[0] = settings.lr if isinstance(settings.lr, float) else math.nan
@@ -150,7 +153,9 @@ class Problem:
         """Evaluate x0 or go on, for at most so many iterations; False where `fun` raised."""
         # at x0 no step is taken, but its line of the history has the lr of the first
         steps = 0 if self.at_start else min(most, self._chunk())
-        steps = self._tables.tabulate(self.settings.lr, self.backend.t, steps)
+        # an iterate of a file that is not yet evaluated has the lr of the step that led to it
+        late = self.at_start and self.done > 0
+        steps = self._tables.tabulate(self.settings.lr, self.backend.t - late, steps)
         self._before, self._whole[_PLACE["steps"]] = self.done, steps
         start = time.perf_counter()
         self._adapter.entry(self._args, self._kernel, self._meta_at, self._record_at)
@@ -165,8 +170,9 @@ class Problem:
         if self.history:
             room = _LINES - self._int("kept")
             if room < _LINES // 2:
-                self._lines.append(self._page[: _LINES - room].copy())
-                self._whole[_PLACE["kept"]], room = 0, _LINES
+                with defer_interrupts():  # a file may be written after Ctrl-C
+                    self._lines.append(self._page[: _LINES - room].copy())
+                    self._whole[_PLACE["kept"]], room = 0, _LINES
             most = min(most, (room - 2) * self.history)
         return max(1, int(most))
 
@@ -219,6 +225,58 @@ class Problem:
         """The history until now: iteration of this run, f, gradient, lr. To be copied."""
         rest = self._page[: self._int("kept")]
         return np.concatenate([*self._lines, rest]) if self._lines else rest
+
+    def moment(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Numbers and arrays for a file: at an iterate that has been tested, or is new."""
+        tested = not self.at_start and self.code != RAISED
+        numbers = {
+            "tested": tested,
+            "f": self.f,
+            "grad_norm": self.size,
+            "lowest": self._real("f_best"),
+            "best_grad_norm": self._real("size_best"),
+            "first_grad_norm": self.first,
+            "f_before": self._real("f_before"),
+            "lr": self.last_rate,
+        }
+        arrays = {"x": self.x, "history": self.lines}
+        if tested:
+            arrays["gradient"] = self.gradient
+        elif self._int("before"):
+            arrays["before"] = self._arrays["before"]
+        if numbers["lowest"] < math.inf:
+            arrays |= {"best_x": self.best_x, "best_gradient": self.best_gradient}
+        return numbers, arrays
+
+    def restore(self, saved: Moment) -> None:
+        """Go on from a file."""
+        number, tested = saved.number, saved.number("tested")
+        found = {
+            name: saved.array(name, array.shape, array.dtype)
+            for name, array in self._saved_arrays()
+            if saved.has(name)
+        }
+        lines = saved.table("history", 4)
+        load_state_arrays(self.optimizer, saved)
+        for name, array in self._saved_arrays():
+            if name in found:
+                array[...] = found[name]
+        self._lines, self._f[0] = [lines], number("f")
+        self._tables.rates[0], self._before = number("lr"), number("done")
+        self._seconds = _SECONDS_A_CALL  # unknown: one iteration to begin with
+        whole, reals, first = self._whole, self._reals, number("first_grad_norm")
+        whole[_PLACE["done"]], whole[_PLACE["at_start"]] = number("done"), not tested
+        reals[_PLACE["f_before"]], reals[_PLACE["size"]] = number("f_before"), number("grad_norm")
+        reals[_PLACE["f_best"]] = number("lowest")
+        reals[_PLACE["size_best"]], reals[_PLACE["first"]] = number("best_grad_norm"), first
+        limits = (self._real("gtol"), self._real("gtol_rel"), first)
+        reals[_PLACE["limit"]] = gradient_limit(*limits)
+
+    def _saved_arrays(self) -> list[tuple[str, np.ndarray]]:
+        """Arrays of a file by name, besides state and history."""
+        names = {"x": self.x, "gradient": self.gradient, "best_x": self.best_x}
+        names |= {"best_gradient": self.best_gradient, "before": self._arrays["before"]}
+        return list(names.items())
 
     def raise_again(self) -> None:
         """Raise the objective's exception, by calling it once more where it raised."""

@@ -3,47 +3,92 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy.optimize import OptimizeResult
 
+from numadam._minimize.checkpoint import Moment, state_arrays
 from numadam._minimize.compiled.problem import Problem
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import attach, finish, make_history
 from numadam._minimize.saved import Best, load_state, save_state
-from numadam._minimize.stopping import MAXITER, RUNNING, stop_message
+from numadam._minimize.stopping import CALLBACK, MAXITER, RAISED, RUNNING, stop_message
 from numadam._minimize.tasks import Task
 
 
 class CompiledRun:
     """One run of a problem that has been started."""
 
-    def __init__(self, problem: Problem, observers: Observers, task: Task) -> None:
+    def __init__(
+        self, problem: Problem, observers: Observers, task: Task, saved: Moment | None = None
+    ) -> None:
         self._problem, self._observers, self._maxiter = problem, observers, task.maxiter
         self._check, self._tolerances = task.check_every, task.tolerances
-        resumed = task.state is not None
-        if resumed:
+        self._file = task.checkpoint
+        #: that of a file at which nothing has been added yet
+        self._code: int | None = None
+        self._resumed = task.state is not None
+        if self._resumed:
             best = load_state(problem.optimizer, task.state)
             if best is not None and task.track_best is not False:
                 problem.set_best(best)
-        self._begin = problem.backend.t
-        observers.start(self._begin, resumed, (problem.x,), problem.x.copy)
+        self._begin = last = problem.backend.t
+        known = self._resumed
+        if saved is not None:
+            problem.restore(saved)
+            self._begin, self._resumed, self._code = map(saved.number, ("begin", "resumed", "code"))
+            # the last iteration that the observers have seen
+            last = max(self._begin, problem.backend.t - problem.at_start)
+            known = self._resumed or last > self._begin
+        observers.start(last, known, (problem.x,), problem.x.copy, first=self._begin)
 
     def go(self) -> OptimizeResult:
         """Run until a test holds; an exception carries the result so far."""
+        problem, observers = self._problem, self._observers
         code = RUNNING
         try:
-            code = self._loop()
+            code = self._loop(0) if self._code is None else self._go_on(self._code)
+            if code != self._code and self._file is not None:
+                self._save(code)
         except BaseException as error:
+            # else an observer may have seen this iterate, or not
+            whole = problem.code == RAISED or (problem.code == RUNNING and not observers.each)
+            if self._file is not None and whole:
+                self._file.write_after(error, *self._moment(RUNNING))
             attach(error, self._result(RUNNING))
             raise
         finally:
-            self._observers.close(code)
+            observers.close(code)
         return self._result(code)
 
-    def _loop(self) -> int:
-        problem, observers = self._problem, self._observers
-        steps = 0
+    def _go_on(self, code: int) -> int:
+        """Go on from a file, unless that run has ended and no more iterations are asked for."""
+        problem = self._problem
+        if code == CALLBACK:
+            code = self._observers.ask(problem.backend.t, problem.size, problem.last_rate)
+        if code not in (RUNNING, MAXITER):
+            return code
+        if problem.at_start:
+            return self._loop(0)
+        if problem.done >= self._maxiter:
+            return MAXITER
+        self._code = None
+        return self._loop(self._steps())
+
+    def _save(self, code: int) -> None:
+        if self._file is not None:
+            self._file.write(*self._moment(code))
+
+    def _moment(self, code: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Iterations done, numbers and arrays of the run."""
+        problem = self._problem
+        numbers, arrays = problem.moment()
+        numbers |= {"begin": self._begin, "resumed": self._resumed, "code": code}
+        return problem.done, numbers, {**arrays, **state_arrays(problem.optimizer)}
+
+    def _loop(self, steps: int) -> int:
+        problem, observers, file = self._problem, self._observers, self._file
         while True:
             if not problem.advance(steps):
                 problem.raise_again()
@@ -56,9 +101,17 @@ class CompiledRun:
                 code = told if told != RUNNING else code
             if code != RUNNING:
                 return code
-            steps = self._maxiter - done
-            if observers.each:
-                steps = min(steps, observers.gap(done, self._check))
+            if file is not None and file.due(done):
+                self._save(RUNNING)
+            steps = self._steps()
+
+    def _steps(self) -> int:
+        """Iterations until the run ends, an observer is to be told, or the file is due."""
+        done = self._problem.done
+        steps = self._maxiter - done
+        if self._observers.each:
+            steps = min(steps, self._observers.gap(done, self._check))
+        return steps if self._file is None else min(steps, self._file.gap(done))
 
     def _result(self, code: int) -> OptimizeResult:
         problem, backend, found = self._problem, self._problem.backend, self._problem.best

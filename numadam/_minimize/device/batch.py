@@ -8,6 +8,7 @@ import numpy as np
 from numba import float64, int64
 from numba.core.errors import NumbaError
 
+from numadam._arrays.interop import to_host
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.hyper import LR
@@ -19,6 +20,7 @@ from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.batches import run_batch
+from numadam._minimize.checkpoint import Moment
 from numadam._minimize.compiled.forms import form_of
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult, make_result
@@ -127,7 +129,7 @@ class DeviceBatch:
         from numba import cuda
 
         self._kernel = cuda.jit(make_solve(plan, task.fun, form, tolerances.norm))
-        self._fill, self.done, self.first = _tabulate(plan), 0, True
+        self._fill, self.done, self.first, self.whole = _tabulate(plan), 0, True, False
         self._products = start_products(plan, 1)[0]
 
     def _row(self) -> int:
@@ -156,13 +158,49 @@ class DeviceBatch:
         with np.errstate(over="ignore"):
             return whole.astype(self._plan.real)
 
-    def advance(self, most: int) -> None:
-        """Test x0 at the first call; later take at most so many iterations."""
+    def _by_name(self) -> dict[str, Any]:
+        """Arrays of a file by name; the last axis is that of the problems."""
+        state = {f"state/{name}": views[0] for name, views in self._backend.state.items()}
+        names = ("f", "f_before", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
+        return {
+            "x": self._x,
+            "gradient": self.gradient,
+            "best_x": self._best,
+            "best_gradient": self._best_g,
+            "codes": self.counts[0],
+            "nit": self.counts[1],
+            **dict(zip(names, self.table, strict=True)),
+            **state,
+        }
+
+    def moment(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Numbers and arrays for a file: the first axis is that of the problems."""
+        found = {name: to_host(array) for name, array in self._by_name().items()}
+        arrays = {name: np.moveaxis(array, -1, 0) for name, array in found.items()}
+        return {}, {**arrays, "products": self._products}
+
+    def restore(self, saved: Moment) -> None:
+        """Go on from a file."""
+        import cupy
+
+        own, done = self._by_name(), saved.number("done")
+        found = {
+            name: saved.array(name, (self.problems, *array.shape[:-1]), array.dtype)
+            for name, array in own.items()
+        }
+        self._products[...] = saved.array("products", self._products.shape, np.float64)
+        for name, array in own.items():
+            array[...] = cupy.asarray(np.ascontiguousarray(np.moveaxis(found[name], 0, -1)))
+        self._backend.count(done - self.done)
+        self.done, self.first, self.whole = done, False, True
+
+    def advance(self, most: int, gap: int) -> None:
+        """Test x0 at the first call; later take at most so many iterations, `gap` or less."""
         import cupy
 
         from numadam._cuda.launch import launch, numba_view
 
-        steps = 0 if self.first else min(most, _STEPS)
+        self.whole, steps = False, 0 if self.first else min(most, gap, _STEPS)
         rows = self._rows(steps) if steps else np.zeros((1, self._width + 3), self._plan.real)
         numbers = self.problems, steps, self.done, int(self.first)
         arguments = (
@@ -189,6 +227,7 @@ class DeviceBatch:
         self.first = False
         self.done += steps
         self._backend.count(steps)
+        self.whole = True
 
     def result(self, interrupted: bool) -> ManyResult:
         """The result of all problems as they are now."""

@@ -15,24 +15,27 @@ from numadam._core.products import product_width
 from numadam._core.scalars import width_of
 from numadam._jit import forks, threads
 from numadam._jit.loops import compiled_loop
+from numadam._minimize.checkpoint import Moment
 from numadam._minimize.compiled.calls import KERNEL, kernel_address
 from numadam._minimize.compiled.objective import RAISED_ONCE, entry_for
 from numadam._minimize.compiled.schedules import StepTables
 from numadam._minimize.lanes.kernel import make_kernels
-from numadam._minimize.lanes.problems import Problems, rows_of
+from numadam._minimize.lanes.problems import Problems, rows_of, to_lanes
 from numadam._minimize.lanes.records import (
     LANES,
     RESULTS,
+    VALUE_BEFORE,
     VALUE_BEST,
     VALUE_BEST_NORM,
     VALUE_F,
     VALUE_FIRST,
+    VALUE_LIMIT,
     VALUE_NORM,
     VALUES,
 )
 from numadam._minimize.lanes.scalars import scratch_size
 from numadam._minimize.result import ManyResult, make_result
-from numadam._minimize.stopping import RAISED, RUNNING
+from numadam._minimize.stopping import RAISED, RUNNING, gradient_limit
 from numadam._minimize.tasks import ManyTask
 
 #: Numbers of the problems that are stepped side by side: x, gradient and state of a block stay in
@@ -43,6 +46,8 @@ _CALL_SECONDS = 0.03
 #: Steps of a call at most, of the first one, and those whose scalars are computed at a time: after
 #: them the threads wait for each other.
 _CALL_STEPS, _FIRST_STEPS, _TABLE_ROWS = 4_096, 64, 256
+#: The first rows of `values`, as a file has them.
+_VALUES = ("f", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
 #: Problems in one call, so that many of them do not make it long.
 _CALL_PROBLEMS = 65_536
 
@@ -59,8 +64,8 @@ class LaneBatch:
     def __init__(self, task: ManyTask) -> None:
         self._task, given = task, Problems(task)
         self._problems = problems = len(task.x)
-        self._lanes, self._adapter, self._optimizer = given.lanes, given.adapter, given.optimizer
-        backend: Any = parts_of(self._optimizer).backend
+        self._lanes, self._adapter, self.optimizer = given.lanes, given.adapter, given.optimizer
+        backend: Any = parts_of(self.optimizer).backend
         self._backend, self._settings = backend, backend.settings
         self._arguments, self._plan = backend.arguments, backend.settings.plan
         self._x, shape = backend.params[0], task.x.shape[1:]
@@ -101,7 +106,7 @@ class LaneBatch:
         self._result = np.empty((RESULTS, problems))
         each = task.rates is not None or plan.norm != ""  # else asking would compile something
         self._tables = tables = StepTables(self._settings, _CALL_STEPS)
-        lr = self._optimizer.lr
+        lr = self.optimizer.lr
         tables.rates[:] = lr if isinstance(lr, float) else np.nan
         self._set(changing=len(tables.columns))
         scratch = scratch_size(plan, int(self._state["numbers"][0])) if each else 0
@@ -156,17 +161,23 @@ class LaneBatch:
         """Iterations of this run: as t says, whatever interrupted it."""
         return int(self._arguments.meta["steps"][0]) - self._begin if self._begin >= 0 else 0
 
-    def advance(self, most: int) -> None:
-        """Test x0 at the first call; later take at most so many iterations."""
+    @property
+    def whole(self) -> bool:
+        """Whether all problems that run are at one iterate that has been tested."""
+        state = self._state[0]
+        return not state["at_start"] and not state["failed"] and state["taken"] >= 0
+
+    def advance(self, most: int, gap: int) -> None:
+        """Test x0 at the first call; later take at most so many iterations, `gap` or less."""
         if self._begin < 0:
             self._begin = int(self._arguments.meta["steps"][0])
         if self._state["at_start"][0]:
             most = 0
-        steps = min(most, self._chunk())
+        steps = min(most, gap, self._chunk())
         steps = self._tables.tabulate(
-            self._optimizer.lr, int(self._arguments.meta["steps"][0]), steps
+            self.optimizer.lr, int(self._arguments.meta["steps"][0]), steps
         )
-        self._set(steps=steps, done=self.done)
+        self._set(steps=steps, done=self.done, taken=-1)  # until the last blocks are done
         start, blocks = time.perf_counter(), max(1, _CALL_PROBLEMS // self._block)
         kernel = self._kernel()
         for first in range(0, self._blocks, blocks) or (0,):
@@ -208,8 +219,8 @@ class LaneBatch:
         each = [one + np.arange(live) for one, live in zip(first, self._live, strict=True)]
         return np.concatenate([*each, np.zeros(0, np.int64)]).astype(np.int64)
 
-    def result(self, interrupted: bool) -> ManyResult:
-        """The result of all problems as they are now, in their own order."""
+    def _collected(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Values and rows of all problems as they are now, in their own order."""
         values, rows = self._result, self._rows
         if self.live == self._problems:  # none has stopped, and each is in its place
             values = self._values[:RESULTS, : self._problems]
@@ -220,11 +231,80 @@ class LaneBatch:
             values[:, numbers] = self._values[:RESULTS, positions]
             for to, of in zip(rows, self._kept, strict=True):
                 to[numbers] = rows_of(of, self._lanes)[positions]
+        return values, rows
+
+    def _moving(self) -> dict[str, np.ndarray]:
+        """Arrays of a file that only running problems need: gradient and state, in their layout."""
+        state = {f"state/{name}": views[0] for name, views in self._backend.state.items()}
+        return {"gradient": self._gradient, **state}
+
+    def moment(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Numbers and arrays for a file: by the number of the problem, whatever the layout."""
+        (values, rows), positions = self._collected(), self._positions()
+        numbers = self._order[positions]
+        arrays: dict[str, Any] = dict(zip(("x", "best_x", "best_gradient"), rows, strict=False))
+        arrays |= zip(_VALUES, values, strict=True)
+        arrays |= {"codes": self._codes, "nit": self._nit, "f_before": np.zeros(self._problems)}
+        arrays["f_before"][numbers] = self._values[VALUE_BEFORE, positions]
+        for name, array in self._moving().items():
+            of = rows_of(array, self._lanes)
+            arrays[name] = np.zeros((self._problems, *of.shape[1:]), of.dtype)
+            arrays[name][numbers] = of[positions]
+        if len(rows) > 3:  # those of problems that have stopped too
+            arrays["state/average"] = rows[3]
+        counters = self._backend.counters.items()
+        return {}, {**arrays, **{f"state/{name}": np.asarray(one) for name, one in counters}}
+
+    def restore(self, saved: Moment) -> None:
+        """Go on from a file: running problems become the first ones of their blocks."""
+        problems, shape, lanes = self._problems, self._rows[0].shape, self._lanes
+        each = {name: saved.array(name, (problems,), np.float64) for name in (*_VALUES, "f_before")}
+        codes, nit = (saved.array(name, (problems,), np.int64) for name in ("codes", "nit"))
+        names = ("x", "best_x", "best_gradient", "state/average")[: len(self._rows)]
+        kept = [saved.array(name, shape, self._x.dtype) for name in names]
+        moving = {
+            name: saved.array(name, shape, array.dtype) for name, array in self._moving().items()
+        }
+        counters = {
+            name: saved.array(f"state/{name}", one.shape, one.dtype)
+            for name, one in self._backend.counters.items()
+        }
+        self._backend.load(counters, {})
+        self._codes[...], self._nit[...] = codes, nit
+        running = codes == RUNNING
+        for b in range(self._blocks):
+            numbers = np.arange(b * self._block, min((b + 1) * self._block, problems))
+            those = running[numbers]
+            self._order[numbers] = np.concatenate([numbers[those], numbers[~those]])
+            self._live[b] = int(those.sum())
+        of = np.minimum(self._order, problems - 1)  # lanes that are not in use have the last
+        into = [*zip(self._kept, kept, strict=True)]
+        into += [(array, moving[name]) for name, array in self._moving().items()]
+        for array, rows in into:
+            array[...] = to_lanes(rows[of], lanes)
+        for (per_element,) in self._backend.per_element.values():  # bounds and step sizes
+            per_element[...] = to_lanes(rows_of(per_element, lanes)[self._order], lanes)
+        for array, rows in zip(self._rows, kept, strict=True):
+            array[...] = rows
+        for k, name in enumerate(_VALUES):
+            self._values[k], self._result[k] = each[name][of], each[name]
+        self._values[VALUE_BEFORE] = each["f_before"][of]
+        its, first = self._task.tolerances, each[_VALUES[VALUE_FIRST]]
+        limits = [gradient_limit(its.gtol, its.gtol_rel, one) for one in first]
+        self._values[VALUE_LIMIT] = np.array(limits)[of]
+        if self._task.rates is not None:
+            self._arrays["own_lr"][...] = self._task.rates[of]
+        self._set(at_start=0)
+        self._begin, self._seconds = self._backend.t - saved.number("done"), _CALL_SECONDS
+
+    def result(self, interrupted: bool) -> ManyResult:
+        """The result of all problems as they are now, in their own order."""
+        values, rows = self._collected()
         arrays = {"averaged": rows[3]} if len(rows) > 3 else {}
         first = bool(self._state["at_start"][0])
         return make_result(
             self._task,
-            self._optimizer,
+            self.optimizer,
             self._codes,
             self._nit,
             int(self._nit.sum()) + (0 if first else self._problems),

@@ -12,6 +12,7 @@ from numadam._arrays.interop import to_host
 from numadam._core.parts import parts_of
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.arguments import check_interval
+from numadam._minimize.checkpoint import Moment, load_state_arrays, state_arrays
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.python.rows import RowObjective
 from numadam._minimize.python.stop_tests import projected
@@ -68,9 +69,9 @@ class PythonBatch:
     def __init__(self, task: ManyTask) -> None:
         x = task.x
         lr = task.lr if task.rates is None else task.rates.reshape(-1, *[1] * (x.ndim - 1))
-        self._optimizer = refuse_observers(task.rule(x, lr, **task.options))
+        self.optimizer = refuse_observers(task.rule(x, lr, **task.options))
         self._objective = RowObjective(task.fun, task.args, task.jac, x)
-        _, settings, backend, _ = parts_of(self._optimizer)
+        _, settings, backend, _ = parts_of(self.optimizer)
         if settings.options["ema"] is not None:
             raise ValueError("ema: the average of a row that has stopped would go on; compile fun.")
         clips = (
@@ -98,15 +99,19 @@ class PythonBatch:
         self._f: Any = None
         self._x_before: Any = None
         self._running, self._started = np.ones(problems, bool), False
-        self.done, self.live = 0, problems
+        self.done, self.live, self.whole = 0, problems, False
 
-    def advance(self, most: int) -> None:
-        """Test x0 at the first call; later take steps until the next test, at most `most`."""
+    def advance(self, most: int, gap: int) -> None:
+        """Test x0 at the first call; later take steps until the next test, at most `most`.
+
+        Where a file is due earlier it waits for the test.
+        """
+        self.whole = False
         if self._started:
             for _ in range(min(most, self._check - self.done % self._check)):
                 self._x_before = self._x.copy() if self._task.tolerances.xtol > 0.0 else None
                 self._f = None
-                self._optimizer.step(self._g)
+                self.optimizer.step(self._g)
                 self._restore()
                 self.done += 1
                 self._nit[self._running] = self.done
@@ -114,7 +119,42 @@ class PythonBatch:
         else:
             self._evaluate()
         self._test()
-        self._started = True
+        self._started = self.whole = True
+
+    def _by_name(self) -> dict[str, Any]:
+        """Arrays of a file by name, besides the state: of problems, or with an entry a problem."""
+        return {
+            "x": self._x,
+            "gradient": self._g,
+            "best_x": self._best,
+            "best_gradient": self._best_g,
+            "codes": self._codes,
+            "nit": self._nit,
+            "f": self._f_last,
+            "lowest": self._f_best,
+            "best_grad_norm": self._steep_best,
+            "grad_norm": self._steep_last,
+            "first_grad_norm": self._steep_first,
+        }
+
+    def moment(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Numbers and arrays for a file."""
+        arrays = {name: to_host(array) for name, array in self._by_name().items()}
+        return {"nfev": self._objective.evaluations}, {**arrays, **state_arrays(self.optimizer)}
+
+    def restore(self, saved: Moment) -> None:
+        """Go on from a file."""
+        done, self._g = saved.number("done"), self._xp.empty_like(self._x)
+        own = self._by_name()
+        found = {name: saved.leaves(name, [array])[0] for name, array in own.items()}
+        load_state_arrays(self.optimizer, saved)
+        for name, array in own.items():
+            array[...] = found[name]
+        self._objective.evaluations = saved.number("nfev")
+        self._kept, self._running = self._x.copy(), self._codes == RUNNING
+        self._f = self._xp.asarray(self._f_last)
+        self.done, self.live = done, int(self._running.sum())
+        self._started = self.whole = True
 
     def _evaluate(self) -> None:
         self._f, self._g = self._objective.evaluate(self._running)
@@ -184,7 +224,7 @@ class PythonBatch:
         )
         return make_result(
             self._task,
-            self._optimizer,
+            self.optimizer,
             self._codes,
             self._nit,
             self._objective.evaluations,

@@ -12,11 +12,12 @@ from scipy.optimize import OptimizeResult
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import check_interval, copy_tree
+from numadam._minimize.checkpoint import Moment, by_name, keys_of, load_state_arrays, state_arrays
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import attach, finish, make_history
 from numadam._minimize.saved import Best, load_state, save_state
-from numadam._minimize.stopping import BAD_F, MAXITER, RUNNING, stop_message
+from numadam._minimize.stopping import BAD_F, CALLBACK, MAXITER, RUNNING, stop_message
 from numadam._minimize.tasks import Task
 from numadam._optimizer.optimizer import Optimizer
 
@@ -34,6 +35,7 @@ class PythonRun:
         stop_tests: Any,
         observers: Observers,
         task: Task,
+        saved: Moment | None = None,
     ) -> None:
         self._objective, self._optimizer, self._stop_tests = objective, optimizer, stop_tests
         self._observers, self._maxiter, self._every = observers, task.maxiter, task.every
@@ -56,63 +58,131 @@ class PythonRun:
             best = load_state(optimizer, task.state)
             if best is not None and self._tracks:
                 self._best_x, self._lowest, self._best_g, self._best_size = best
-        self._begin = optimizer.t
-        observers.start(self._begin, resumed, self._backend.params, self._copy, objective.value)
+        self._begin, self._resumed = optimizer.t, resumed
         self._f: Any = None
         self._g: Any = None
         self._size = math.nan  # norm of the projected gradient at x
+        self._rate: float | None = None  # lr of the step to x
         #: of each iteration to keep four numbers: nit, f, gradient, lr
         self._lines = bytearray()
+        self._code, self._file = RUNNING, task.checkpoint
+        #: evaluations before x, where that at x has raised
+        self._counted: tuple[int, int] | None = None
+        self._tested = False
+        last = self._begin
+        if saved is not None:
+            last = self._restore(saved)
+        known = self._resumed or last > self._begin
+        leaves, value = self._backend.params, objective.value
+        observers.start(last, known, leaves, self._copy, value, self._begin)
 
     def go(self) -> OptimizeResult:
         """Run until a stop test holds; an exception carries the result so far."""
-        code = RUNNING
+        code = before = self._code
         try:
-            code = self._loop()
+            if code == CALLBACK:
+                code = self._ask_again()
+            goes_on = code in (RUNNING, MAXITER) and not self._is_over()
+            if goes_on:
+                code = self._loop()
+            elif code == RUNNING:
+                code = MAXITER
             if self._f is None:
                 self._f = float(self._objective.value())
                 code = code if math.isfinite(self._f) else BAD_F
+            if goes_on or code != before:
+                self._save(code)
         except BaseException as error:
+            if self._file is not None and self._counted is not None:
+                self._file.write_after(error, *self._moment(RUNNING))
             attach(error, self._result(RUNNING))
             raise
         finally:
             self._observers.close(code)
         return self._result(code)
 
+    def _is_over(self) -> bool:
+        """Whether the run of a file has all iterations that are asked for."""
+        return self._tested and self._optimizer.t >= self._begin + self._maxiter
+
+    def _ask_again(self) -> int:
+        """Ask the callback that has ended the run of a file whether it still does."""
+        observers = self._observers
+        observers.f = self._f
+        code = observers.ask(self._optimizer.t, self._size, self._rate or math.nan)
+        self._f = observers.f
+        return code
+
     def _loop(self) -> int:
         """Evaluate, test, step; returns the test that holds.
 
         One long function with locals: methods and attributes would take 1 us of an iteration.
         """
-        tests, observers = self._stop_tests, self._observers
-        tree, settings = self._tree, self._settings
-        evaluate, test, backend = self._objective.evaluate, tests.test, self._backend
+        tests, observers, file = self._stop_tests, self._observers, self._file
+        objective, tree, settings = self._objective, self._tree, self._settings
+        evaluate, test, backend = objective.evaluate, tests.test, self._backend
         step, step_one = backend.step, backend.step_one
         wants_f, tracks, lowest, every = self._wants_f, self._tracks, self._lowest, self._every
         lr, lines, one = settings.lr, self._lines, tree.is_leaf
         changes, scheduled, observed = callable(lr), bool(settings.schedules), observers.active
         begin, check = self._begin, self._check
+        counted = objective.nfev, objective.njev
         x, best_x, best_g = self._x, self._best_x, self._best_g
         in_place = one and best_g is not None
-        grads: Any = ()
-        k, end = begin, begin + self._maxiter
-        rate = LR.check(lr(k)) if changes else _plain(lr)
+        grads: Any = None
+        k = self._optimizer.t
+        end = max(begin + self._maxiter, k)
+        rate = self._rate
+        if rate is None:
+            rate = LR.check(lr(k)) if changes else _plain(lr)
         f: Any = None
         g: Any = None
         size, best_size, nan = math.nan, self._best_size, math.nan
+        testing = False
+        if self._g is not None:  # the iterate of a file, which has been tested
+            f, g, size, self._g = self._f, self._g, self._size, None
+            grads = (g,) if one else tree.flatten(g, "jac")
         try:
             while True:
+                if grads is not None:
+                    if file is not None:
+                        counted = objective.nfev, objective.njev
+                        if testing and file.due(k - begin):
+                            self._f, self._g, self._size, self._rate = f, g, size, rate
+                            self._best_x, self._best_g = best_x, best_g
+                            self._lowest, self._best_size = lowest, best_size
+                            self._save(RUNNING)
+                    if self._keeps_x and ((k + 1 - begin) % check == 0 or k + 1 == end):
+                        tests.keep_x()
+                    if changes:
+                        rate = LR.check(lr(k))
+                    if scheduled:
+                        settings.refresh(k)
+                    f = g = None
+                    size = nan
+                    # not optimizer.step, 0.4 us more: no other thread has this optimiser
+                    if one:
+                        step_one(grads[0], rate)
+                    else:
+                        step(grads, rate)
+                    k += 1
                 last = k == end
                 testing = check == 1 or last or (k - begin) % check == 0
-                if last and self._unseen:
-                    f, size = float(self._objective.value()), math.nan
+                try:
+                    if last and self._unseen:
+                        f = float(objective.value())
+                    else:
+                        f, g = evaluate(wants_f and testing)
+                except BaseException:
+                    self._counted = counted
+                    raise
+                if g is None:
                     code = RUNNING if math.isfinite(f) else BAD_F
                 else:
-                    f, g = evaluate(wants_f and testing)
                     grads = (g,) if one else tree.flatten(g, "jac")
                     if testing:
                         if f is None and last:
-                            f = self._objective.value()
+                            f = objective.value()
                         if f is not None:
                             f = float(f)
                         code = test(grads, f or 0.0)
@@ -141,24 +211,85 @@ class PythonRun:
                         return code
                 if last:
                     return MAXITER
-                if self._keeps_x and ((k + 1 - begin) % check == 0 or k + 1 == end):
-                    tests.keep_x()
-                if changes:
-                    rate = LR.check(lr(k))
-                if scheduled:
-                    settings.refresh(k)
-                f = g = None
-                size = nan
-                # not optimizer.step, 0.4 us more: no other thread has this optimiser
-                if one:
-                    step_one(grads[0], rate)
-                else:
-                    step(grads, rate)
-                k += 1
         finally:
-            self._f, self._g, self._size = f, g, size
+            self._f, self._g, self._size, self._rate = f, g, size, rate
             self._best_x, self._best_g = best_x, best_g
             self._lowest, self._best_size = lowest, best_size
+
+    def _save(self, code: int) -> None:
+        if self._file is not None:
+            self._file.write(*self._moment(code))
+
+    def _moment(self, code: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Iterations done, numbers and arrays of the run at an iterate that has been tested.
+
+        Or of one that is not evaluated, where that has raised.
+        """
+        objective, tests, counted = self._objective, self._stop_tests, self._counted
+        keys = keys_of(self._x, self._tree)
+        f = None if self._f is None else float(self._f)
+        if f is not None:
+            self._found(f)
+        nfev, njev = counted or (objective.nfev, objective.njev)
+        numbers = {
+            "begin": self._begin,
+            "resumed": self._resumed,
+            "code": code,
+            "tested": counted is None,
+            "f": f,
+            "grad_norm": self._size,
+            "lr": self._rate,
+            "lowest": self._lowest,
+            "best_grad_norm": self._best_size,
+            "nfev": nfev,
+            "njev": njev,
+            "first_grad_norm": tests.first,
+            "f_before": tests.f_before,
+            "later": tests.later,
+        }
+        arrays = {
+            **by_name("x", self._backend.params, keys),
+            **state_arrays(self._optimizer, keys),
+            "history": np.frombuffer(self._lines).reshape(-1, 4).copy(),
+        }
+        trees = {"gradient": self._g}
+        if self._lowest < math.inf:
+            trees |= {"best_x": self._best_x, "best_gradient": self._best_g}
+        for name, tree in trees.items():
+            if tree is not None:
+                arrays |= by_name(name, self._tree.flatten(tree, name), keys)
+        if counted is not None and tests.before:
+            arrays |= by_name("before", tests.before, keys)
+        return self._optimizer.t - self._begin, numbers, arrays
+
+    def _restore(self, saved: Moment) -> int:
+        """Go on from a file; returns the last iteration that the observers have seen."""
+        params, objective, number = self._backend.params, self._objective, saved.number
+        keys = keys_of(self._x, self._tree)
+        self._begin, self._resumed, self._code = map(number, ("begin", "resumed", "code"))
+        self._tested, self._f, self._size = map(number, ("tested", "f", "grad_norm"))
+        self._rate, self._lowest = number("lr"), number("lowest")
+        self._best_size, objective.nfev = number("best_grad_norm"), number("nfev")
+        objective.njev, first = number("njev"), number("first_grad_norm")
+        trees = {
+            name: self._tree.unflatten(saved.leaves(name, params, keys))
+            for name in ("gradient", "best_x", "best_gradient")
+            if saved.has(name, keys)
+        }
+        self._g = trees.get("gradient")
+        if self._lowest < math.inf:
+            self._best_x, self._best_g = trees.get("best_x"), trees.get("best_gradient")
+        before = saved.leaves("before", params, keys) if saved.has("before", keys) else []
+        self._stop_tests.restore(first, number("f_before"), number("later"), before)
+        x = saved.leaves("x", params, keys)
+        load_state_arrays(self._optimizer, saved, keys)
+        for leaf, value in zip(params, x, strict=True):
+            leaf[...] = value
+        t, lines = self._optimizer.t, saved.table("history", 4)
+        if self._g is None:  # this iterate comes again
+            lines = lines[lines[:, 0] < t]
+        self._lines += lines.tobytes()
+        return t if self._tested else max(t - 1, self._begin)
 
     def _copy(self) -> Any:
         return copy_tree(self._x)

@@ -115,6 +115,22 @@ class _Tests:
         """Norm of the first projected gradient of the run, NaN before it is known."""
         return self._first
 
+    @property
+    def f_before(self) -> float:
+        """The objective at the last test."""
+        return self._f_before
+
+    @property
+    def later(self) -> bool:
+        """Whether an iterate has been tested."""
+        return self._later
+
+    def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
+        """Go on from a file; `before` is x before the last step, where that is still asked for."""
+        self._first, self._f_before, self._later = first, f_before, later
+        its = self._tolerances
+        self._limits = (st.gradient_limit(its.gtol, its.gtol_rel, first), its.ftol, its.xtol)
+
     def _check(self, f: float, sizes: Sequence[float]) -> int:
         """The test that holds; `sizes` are the norms of gradient, move and x."""
         if not self._later:
@@ -166,9 +182,33 @@ class HostStopTests(_Tests):
         return float(self._tested["first"][0]) if len(self._x) == 1 else self._first
 
     @property
+    def f_before(self) -> float:
+        """The objective at the last test."""
+        return float(self._tested["f_before"][0]) if len(self._x) == 1 else self._f_before
+
+    @property
+    def later(self) -> bool:
+        """Whether an iterate has been tested."""
+        return bool(self._tested["later"][0]) if len(self._x) == 1 else self._later
+
+    @property
     def size(self) -> float:
         """Norm of the projected gradient at the last test."""
         return self._sizes[0]
+
+    @property
+    def before(self) -> Sequence[Any]:
+        """X before the last step, where a test asks for it."""
+        return self._before
+
+    def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
+        """Go on from a file; `before` is x before the last step, where that is still asked for."""
+        super().restore(first, f_before, later, before)
+        tested = self._tested
+        tested["first"], tested["f_before"], tested["later"] = first, f_before, later
+        tested["limits"][:, 0] = self._limits[0]
+        for own, saved in zip(self._before if before else (), before, strict=True):
+            own[...] = saved
 
     def keep_x(self) -> None:
         """Copy x before a step."""
@@ -203,6 +243,16 @@ class DeviceStopTests(_Tests):
         self._norm = _top if tolerances.norm == math.inf else _euclidean
         self._before: list[Any] = []
         self._boxes: Any = backend.settings.leaf_boxes() or [None] * len(self._x)
+
+    @property
+    def before(self) -> Sequence[Any]:
+        """X before the last step, where a test asks for it."""
+        return self._before
+
+    def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
+        """Go on from a file; `before` is x before the last step, where that is still asked for."""
+        super().restore(first, f_before, later, before)
+        self._before = list(before)
 
     def keep_x(self) -> None:
         """Copy x before a step."""

@@ -1,0 +1,290 @@
+"""The file of a run: when it is written, and what is compared before a run goes on from it."""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numadam._arrays import formatting
+from numadam._arrays.interop import home, is_array, is_cupy, to_host
+from numadam._arrays.tree import Active, Tree
+from numadam._checkpoint.container import Container, read, write
+from numadam._checkpoint.errors import CheckpointError
+from numadam._checkpoint.options import equal, options_from_json, options_to_json
+from numadam._checkpoint.schedules import arguments_of, fields_of, plateaus_in
+from numadam._checkpoint.tree import Structure
+from numadam._core.frozen import own_copy
+from numadam._core.hyper import count
+from numadam._core.parts import parts_of
+from numadam._minimize.compiled.forms import is_compiled
+from numadam._minimize.stopping import Tolerances
+from numadam._optimizer.optimizer import Optimizer
+
+#: Without `checkpoint_every`: seconds from one write to the next, and the share of the time of a
+#: run that writing takes at most.
+_SECONDS, _SHARE = 10.0, 0.05
+#: More iterations than a run has.
+NEVER = 2**62
+_START = "the values of x0"
+
+
+class Moment(NamedTuple):
+    """A run at one moment: its numbers and its arrays, by name.
+
+    One array of the shape of x0 is ``gradient``, those of a nesting ``gradient/layers/0/w``:
+    `keys` are what follows the name.
+    """
+
+    path: Path
+    numbers: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    def number(self, name: str) -> Any:
+        """A saved number, text or None."""
+        if name not in self.numbers:
+            raise CheckpointError(f"{self.path}: has no {name!r}, so it is no whole run.")
+        return self.numbers[name]
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """A saved array, which has to have this shape and dtype."""
+        array = self.arrays.get(name)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            got = "none" if array is None else f"{array.dtype} {array.shape}"
+            raise CheckpointError(
+                f"{self.path}: {name}: expected an array of {np.dtype(dtype)} {shape}, got {got}."
+            )
+        return array
+
+    def leaves(self, name: str, like: Sequence[Any], keys: Sequence[str] = ("",)) -> list[Any]:
+        """Saved arrays with the shapes and dtypes of `like`, and of its library."""
+        return [
+            _beside(self.array(name + key, leaf.shape, leaf.dtype), leaf)
+            for key, leaf in zip(keys, like, strict=True)
+        ]
+
+    def table(self, name: str, columns: int) -> np.ndarray:
+        """A saved table of float64 with so many columns and any number of rows."""
+        rows = self.arrays[name].size // columns if name in self.arrays else 0
+        return self.array(name, (rows, columns), np.float64)
+
+    def has(self, name: str, keys: Sequence[str] = ("",)) -> bool:
+        """Whether there are arrays of this name."""
+        return all(name + key in self.arrays for key in keys)
+
+
+def keys_of(x: Any, tree: Active) -> list[str]:
+    """The ends of the names of the arrays of a nesting: "" for one array alone."""
+    names = Structure(x).names
+    return [names[path].removeprefix("p") for path in tree.paths()]
+
+
+def _beside(array: np.ndarray, leaf: Any) -> Any:
+    """The array in the library of `leaf`."""
+    if not is_cupy(leaf):
+        return array
+    import cupy
+
+    return cupy.asarray(array)
+
+
+def by_name(name: str, leaves: Sequence[Any], keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays as `Moment.leaves` finds them: NumPy's own, not copied, and copies of CuPy's."""
+    pairs = zip(keys, leaves, strict=True)
+    return {name + key: np.asarray(to_host(leaf)) for key, leaf in pairs}
+
+
+def state_arrays(optimizer: Optimizer, keys: Sequence[str] = ("",)) -> dict[str, np.ndarray]:
+    """Counters and state of an optimiser by name; those of NumPy are not copied."""
+    backend = parts_of(optimizer).backend
+    found = {f"state/{name}": np.asarray(value) for name, value in backend.counters.items()}
+    for name, views in backend.state.items():
+        found |= by_name(f"state/{name}", views, keys)
+    return found
+
+
+def load_state_arrays(optimizer: Optimizer, moment: Moment, keys: Sequence[str] = ("",)) -> None:
+    """Load what `state_arrays` has saved."""
+    tree, _, backend, _ = parts_of(optimizer)
+    saved: dict[str, Any] = {
+        name: moment.array(f"state/{name}", value.shape, value.dtype)
+        for name, value in backend.counters.items()
+    }
+    for name, views in backend.state.items():
+        saved[name] = tree.unflatten(moment.leaves(f"state/{name}", views, keys))
+    optimizer.state = saved
+
+
+class Checkpoint:
+    """The file that a run is saved to and goes on from.
+
+    Parameters
+    ----------
+    path : str or path
+    every : int or None
+        Iterations from one write to the next; None: by time.
+    kind : {"minimize", "minimize_many"}
+        The function that writes it.
+
+    Attributes
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Any, every: Any, kind: str) -> None:
+        if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
+            raise TypeError(f"checkpoint: expected the path of a file, got {type(path).__name__}.")
+        # absolute: fun may change the folder
+        self.path, self._kind = Path(path).absolute(), kind
+        _check_place(self.path)
+        self._every = None if every is None else count("checkpoint_every", every, 1)
+        self._next = self._every or 0
+        self._run: dict[str, Any] = {}
+        self._lr: Any = None
+        self._options: dict[str, Any] = {}
+        self._written, self._seconds = time.monotonic(), 0.0
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run to go on from."""
+        return self.path.exists()
+
+    def define(self, x: Any, fun: Any, jac: Any, goes_on: bool = False, **entries: Any) -> None:
+        """Set what defines the run besides the rule: the start, and arguments by name.
+
+        Of functions only the kind can be compared. `goes_on` says that the run begins with the
+        `state` of another one, so that x0 means nothing.
+        """
+        tree = Tree(x)
+        leaves = tree.flatten(x, "x0")
+        pairs = zip(tree.names("x0"), leaves, strict=True)
+        self._run = {
+            "x0": [f"{name}: {leaf.dtype} {leaf.shape} of {home(leaf)}" for name, leaf in pairs],
+            _START: None if goes_on else _crc(leaves),
+            "fun": "compiled" if is_compiled(fun) else "in Python",
+            "jac": "function" if callable(jac) else jac,
+            **entries,
+        }
+
+    def define_rule(
+        self, rule: type[Any], lr: Any, options: Mapping[str, Any], tolerances: Tolerances
+    ) -> None:
+        """Set rule, learning rate, options and stop tests."""
+        self._run |= {"rule": rule.__name__, **tolerances._asdict()}
+        self._lr, self._options = own_copy(lr), own_copy(dict(options))
+
+    def load(self) -> Moment | None:
+        """The run at its last write, None where there is no file.
+
+        Refused where the file is of another run. Schedules with a state get that of the file.
+        """
+        self._rule({})  # refuses functions before anything is evaluated
+        if not self.exists:
+            return None
+        saved = read(self.path, self._kind)
+        moment = Moment(self.path, saved.meta.get("at", {}), saved.arrays)
+        theirs = saved.meta.get("run", {})
+        for name in {**self._run, **theirs}:
+            its, mine = theirs.get(name), self._run.get(name)
+            if name == _START and its is None:
+                continue  # it began with the state of another run
+            if its != mine and not (its != its and mine != mine):
+                self._refuse(name, its, mine)
+        try:
+            lr, options = options_from_json(saved.meta["rule"], saved.arrays)
+        except (TypeError, ValueError, LookupError) as error:
+            raise CheckpointError(f"{self.path}: its options cannot be read: {error}") from error
+        its_options, options = {"lr": lr, **options}, {"lr": self._lr, **self._options}
+        for name in {**options, **its_options}:
+            if not equal(its_options.get(name), options.get(name)):
+                self._refuse(name, its_options.get(name), options.get(name))
+        of_file = plateaus_in(list(its_options.values()))
+        for mine, its in zip(plateaus_in(list(options.values())), of_file, strict=True):
+            state = fields_of(its).items() - arguments_of(its).items()
+            mine.set_state(**dict(state))
+        self._plan_next(moment.number("done"))
+        return moment
+
+    def _refuse(self, name: str, its: Any, mine: Any) -> None:
+        if name == _START or (its := _shown(its)) == (mine := _shown(mine)):
+            text = f"{'x0' if name == _START else name}: the run has other numbers"
+        else:
+            text = f"{name}: the run has {its}, got {mine}"
+        raise CheckpointError(
+            f"{text} (checkpoint={str(self.path)!r}). Pass the same to go on with that run, or "
+            "another path, or delete the file, to start a new one."
+        )
+
+    def _rule(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        return options_to_json(self._lr, self._options, arrays)
+
+    def _plan_next(self, done: int) -> None:
+        if self._every is not None:
+            self._next = (done // self._every + 1) * self._every
+
+    def due(self, done: int) -> bool:
+        """Whether the file has to be written, so many iterations into the run."""
+        if self._every is not None:
+            return done >= self._next
+        wait = max(_SECONDS, self._seconds / _SHARE)
+        return time.monotonic() - self._written >= wait
+
+    def gap(self, done: int) -> int:
+        """Iterations until `due` has to be asked again."""
+        return NEVER if self._every is None else max(1, self._next - done)
+
+    def write(self, done: int, numbers: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+        """Write the run as it is, so many iterations after its start."""
+        begin, extra = time.monotonic(), dict[str, np.ndarray]()
+        meta = {"run": self._run, "rule": self._rule(extra), "at": {"done": done, **numbers}}
+        write(self.path, Container(self._kind, meta, {**arrays, **extra}))
+        self._written = time.monotonic()
+        self._seconds = self._written - begin
+        self._plan_next(done)
+
+    def write_after(self, error: BaseException, *moment: Any) -> None:
+        """Write the run that an exception has ended; a file that fails is a note on it."""
+        try:
+            self.write(*moment)
+        except OSError as failed:
+            error.add_note(f"numadam: {str(self.path)!r} could not be written: {failed}")
+
+
+def read_checkpoint(path: Any, every: Any, kind: str) -> Checkpoint | None:
+    """The arguments `checkpoint` and `checkpoint_every`, validated; None where there is none."""
+    if path is None:
+        if every is not None:
+            raise ValueError("checkpoint_every: goes with checkpoint=path, which was not given.")
+        return None
+    return Checkpoint(path, every, kind)
+
+
+def _shown(value: Any) -> str:
+    """A value in an error text: long arrays by their type."""
+    return formatting.brief(value) if is_array(value) else f"{value!r:.200}"
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a path that could not be written to, before a run of hours finds out."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"checkpoint: there is no folder {str(folder)!r}; make it first.")
+    if path.is_dir():
+        raise IsADirectoryError(f"checkpoint: {str(path)!r} is a folder; name a file in it.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"checkpoint: the folder {str(folder)!r} cannot be written to.")
+
+
+def _crc(leaves: Sequence[Any]) -> int:
+    """A checksum of the numbers of arrays."""
+    found = 0
+    for leaf in leaves:
+        found = zlib.crc32(
+            np.ascontiguousarray(to_host(leaf)).reshape(-1).view(np.uint8).data, found
+        )
+    return found
