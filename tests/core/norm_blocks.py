@@ -92,6 +92,24 @@ fill_parallel = {real: _make_fill_parallel(real) for real in REALS}
 one_block_of_all = {real: _make_one_block(block_of_all[real]) for real in REALS}
 
 
+@numba.njit(error_model="numpy")
+def combine(partials, first, count):
+    return norms.combine(partials, first, count)
+
+
+@numba.njit(error_model="numpy")
+def unit(exponent, ranged):
+    return norms.unit(exponent, ranged)
+
+
+@numba.njit(error_model="numpy")
+def result_of(partials, exponent, ranged):
+    """Total, exponent, and that of the next pass."""
+    high, low, large = norms.combine(partials, 0, len(partials) // 2)
+    after = norms.next_exponent(high, low, large, exponent, ranged)
+    return norms.total_of(high, low, large), norms.forget(exponent), after
+
+
 def ranged(g):
     return g.dtype == np.float64
 
@@ -100,7 +118,7 @@ def partials_of(g, exponent):
     """Digits of the sum of each block, (high, low)."""
     partials = np.full((norms.blocks(g.size), 2), -7)
     real = g.dtype.type
-    fill[real](g, (real(1),), norms.unit(exponent, ranged(g)), partials.reshape(-1))
+    fill[real](g, (real(1),), unit(exponent, ranged(g)), partials.reshape(-1))
     return partials
 
 
@@ -108,10 +126,10 @@ def search(parts, exponent=0):
     """(total, exponent, passes) as a step forms them, of one array or of many."""
     for passes in range(1, 9):
         partials = np.concatenate([partials_of(g, exponent) for g in parts])
-        digits = norms.combine(partials.reshape(-1), 0, len(partials))
-        tried, exponent = exponent, norms.next_exponent(*digits, exponent, ranged(parts[0]))
-        if exponent == tried:
-            return norms.total_of(*digits), norms.forget(exponent), passes
+        total, even, after = result_of(partials.reshape(-1), exponent, ranged(parts[0]))
+        if after == exponent:
+            return total, even, passes
+        exponent = after
     raise AssertionError("the exponent is not found")
 
 

@@ -34,6 +34,7 @@ from tests.core.norm_blocks import (
     partials_of,
     total_of,
 )
+from tests.core.norm_blocks import unit as norm_unit
 
 # ------------------------------------------------------------------------------------- accuracy
 
@@ -156,7 +157,7 @@ def test_bits_do_not_depend_on_parts_threads_and_place(real):
             there = moved[shift : shift + g.size]
             there[:] = g
             partials = np.full_like(expected, -7)
-            unit = norms.unit(8, real is np.float64)
+            unit = norm_unit(8, real is np.float64)
             fill_parallel[real](there, (real(1),), unit, partials.reshape(-1), size)
             np.testing.assert_array_equal(partials, expected)
     finally:
@@ -169,7 +170,7 @@ def test_a_gradient_of_all_arrays(real):
     k = (real(0.3), real(0))
     x = g * k[0] + acc
     x = np.where(((p <= lo) & (x > 0)) | ((p >= hi) & (x < 0)), real(0), x)
-    got, unit = np.full(2, -7), norms.unit(0, real is np.float64)
+    got, unit = np.full(2, -7), norm_unit(0, real is np.float64)
     for first, n in [(0, 700), (256, 444), (512, 188), (300, 5), (700, 0)]:
         one_block_of_all[real](first, n, p, g, acc, lo, hi, k, unit, got)
         assert tuple(got) == digits_by_fractions(x[first : first + n], 0)
