@@ -195,7 +195,7 @@ def has_negative(array: Any) -> bool:
     """Whether a number is below 0, in either part of complex ones; NaN is not."""
     array = to_host(array)
     if array.dtype.kind == "c":
-        return has_negative(array.real) or has_negative(array.imag)
+        array = array.ravel(order="K").view(array.real.dtype)
     if array.dtype.itemsize == 2:  # by their bits: ten times faster
         bits, infinite = array.view(np.uint16), np.full(1, -np.inf, array.dtype).view(np.uint16)
         return bool(np.any((bits > 0x8000) & (bits <= infinite)))
