@@ -18,8 +18,6 @@ from numadam._arrays.interop import is_immutable, to_host, units_of
 #: dtypes of parameters by name; bfloat16 needs ml_dtypes
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
 
-#: Elements of a piece of an array that is looked through: they stay in the cache.
-_PIECE = 65_536
 #: Candidates that NumPy tries for a shared element, of which views of one array need about one;
 #: and elements of an array up to which they are compared one by one where it found no answer.
 MOST_WORK: Any = 10_000  # NumPy's stubs know -1 and 0
@@ -194,17 +192,14 @@ def refuse_negative(arrays: Sequence[Any], names: Sequence[str]) -> None:
 
 
 def has_negative(array: Any) -> bool:
-    """Whether a number is below 0, in either part of complex ones; one pass, a small copy."""
+    """Whether a number is below 0, in either part of complex ones; NaN is not."""
     array = to_host(array)
-    parts = (array.real, array.imag) if array.dtype.kind == "c" else (array,)
-    with np.errstate(invalid="ignore"):  # of NaN in 16 bits
-        return any(
-            bool(np.any(np.less(piece, 0)))
-            for part in parts
-            for piece in np.nditer(
-                part, flags=("external_loop", "buffered", "zerosize_ok"), buffersize=_PIECE
-            )
-        )
+    if array.dtype.kind == "c":
+        array = array.ravel(order="K").view(array.real.dtype)
+    if array.dtype.itemsize == 2:  # by their bits: ten times faster
+        bits, infinite = array.view(np.uint16), np.full(1, -np.inf, array.dtype).view(np.uint16)
+        return bool(np.any((bits > 0x8000) & (bits <= infinite)))
+    return bool(np.fmin.reduce(array, axis=None, initial=0.0) < 0.0)
 
 
 def memory_order(array: Any) -> tuple[int, ...]:

@@ -253,7 +253,8 @@ class OptimizerBase:
 
         ``opt.state["m"]`` is the first moment in the structure of the parameters;
         ``opt.state = saved`` checks all of `saved` and then copies it, and
-        ``saved = opt.state.copy()`` has copies of all of one moment.
+        ``saved = opt.state.copy()`` has copies of all of one moment. Squares below 0 are refused;
+        NaN and infinite numbers are taken, as a run that went wrong may be looked into.
         """
         return State(self)
 
