@@ -345,6 +345,7 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path):
     for name in (*keep, LEFT, locked):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / folder).mkdir()
+    os.utime(tmp_path / locked, (0, 0))  # how old it is says nothing
     with (tmp_path / locked).open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         write(tmp_path / "a", state(1))
