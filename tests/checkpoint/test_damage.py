@@ -114,6 +114,9 @@ HOSTILE = {
     "giant offset": header_text(forged(end=2**64)),
     "giant shape": header_text(forged(shape=(2**62,), end=2**65)),
     "giant but one axis is 0": header_text(forged(shape=(0, 2**61), end=0, crc="00000000")),
+    "larger than an integer of C": header_text(
+        forged(shape=(0, 10**19 - 1), end=0, crc="00000000")
+    ),
     "product overflows to 16": header_text(forged(shape=(2**32, 2**32, 2))),
     "giant integer": header_text([W]).replace("[2]", f"[{'9' * 5000}]"),
     "float shape": header_text(forged(shape=(2.0,))),
