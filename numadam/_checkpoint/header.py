@@ -40,7 +40,7 @@ _KIND_OF = re.compile(r'"kind":"(\w{1,32})","meta":(?=")')
 _SUM = re.compile(r':"([0-9a-f]{8})"')
 _IS_AXIS = re.compile(f':"{_AXIS}"')
 _COMMA = re.compile(',(?=")')
-_METADATA_END, _END = re.compile("}"), re.compile(r"} *\Z")
+_METADATA_END = re.compile("}")
 _ENTRY = re.compile(
     r':\{"dtype":"(\w{1,8})","shape":\[((?:\d{1,19}(?:,\d{1,19}){0,63})?)\],'
     r'"data_offsets":\[\d{1,19},\d{1,19}\]\}'
@@ -211,7 +211,7 @@ class _Text:
 
 
 def _parse(text: str, at: int) -> Header:
-    """Content of a header by its text; the caller compares it with what the text should be.
+    """Content of a header by its text, which the caller compares with `render` of that content.
 
     Raises
     ------
@@ -240,7 +240,6 @@ def _parse(text: str, at: int) -> Header:
         shape = tuple(map(int, info[2].split(","))) if info[2] else ()
         entries[name] = Entry(name, info[1], shape, name in are_complex, crc32)
         _check(entries[name])
-    rest.match(_END)
     return Header(kind, meta, list(entries.values()))
 
 

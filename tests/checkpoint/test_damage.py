@@ -114,6 +114,9 @@ HOSTILE = {
     "giant offset": header_text(forged(end=2**64)),
     "giant shape": header_text(forged(shape=(2**62,), end=2**65)),
     "giant but one axis is 0": header_text(forged(shape=(0, 2**61), end=0, crc="00000000")),
+    "larger than an integer of C": header_text(
+        forged(shape=(0, 10**19 - 1), end=0, crc="00000000")
+    ),
     "product overflows to 16": header_text(forged(shape=(2**32, 2**32, 2))),
     "giant integer": header_text([W]).replace("[2]", f"[{'9' * 5000}]"),
     "float shape": header_text(forged(shape=(2.0,))),
@@ -179,6 +182,12 @@ def test_bools_of_other_bytes_are_refused():
 
     assert read_bytes(file(b"\0\1")).arrays["w"].tolist() == [False, True]
     refused(file(b"\1\2"), "'w' is bool, but not of zeros and ones")
+
+
+def test_a_long_meta_is_not_parsed(monkeypatch):
+    monkeypatch.setattr(container, "LONGEST_META", 10)
+    assert read_bytes(sealed(header_text([W], meta='{"a": 123}'), bytes(16))).meta == {"a": 123}
+    refused(sealed(header_text([W], meta='{"a": 1234}'), bytes(16)), "its key meta has 11 char")
 
 
 def test_shapes_that_numpy_cannot_make_are_refused(monkeypatch):

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from numadam._checkpoint import replace
 from numadam._checkpoint.container import Container, read, write
 from numadam._checkpoint.replace import replacing
 from tests.checkpoint.faults import Disk
-from tests.processes import python
+from tests.processes import STORM, python
 
 fcntl = pytest.importorskip("fcntl", reason="permissions and locks of POSIX")
 
@@ -153,6 +154,8 @@ def test_the_disk_starts_early(tmp_path, monkeypatch):
         for size in (60, 60, 300, 60):
             file.write(memoryview(bytes(size)))
     assert parts == [(0, 120, 2), (120, 300, 2)]
+    with (tmp_path / "a").open("r+b") as file:
+        assert start(file.fileno(), 2**40, 2**40, 2) == 0
     monkeypatch.setattr(replace, "_sync_file_range", lambda: None)
     write(tmp_path / "a", state(1))
     assert number(tmp_path / "a") == 1
@@ -343,6 +346,7 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path):
     for name in (*keep, LEFT, locked):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / folder).mkdir()
+    os.utime(tmp_path / locked, (0, 0))  # how old it is says nothing
     with (tmp_path / locked).open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         write(tmp_path / "a", state(1))
@@ -455,3 +459,27 @@ def test_full_sync_of_macos(tmp_path, monkeypatch):
     mac.fcntl = fail(OSError(errno.ENOTSUP, "a network disk"))
     write(tmp_path / "a", state(2))
     assert kinds == [stat.S_IFDIR, stat.S_IFREG, stat.S_IFDIR]
+
+
+def test_exceptions_from_outside(tmp_path):
+    """At any moment of a save: the file is the last that was complete or the one that was saved."""
+    code = f"""
+    import os
+    from pathlib import Path
+    from numadam._checkpoint.container import Container, read, write
+    path, begun, done = Path({str(tmp_path)!r}) / "a", 0, 0
+    def save():
+        global begun, done
+        begun += 1
+        write(path, Container("minimize", {{"k": begun}}, {{"a": np.full(2000, float(begun))}}))
+        done = begun
+    save()
+    for _ in range(60):
+        storm(save, 1)
+        found = read(path, "minimize")
+        assert (found.arrays["a"] == found.meta["k"]).all()
+        assert done <= found.meta["k"] <= begun
+        assert os.listdir(path.parent) == ["a"]
+    print(begun > 60)
+    """
+    assert python(STORM + textwrap.dedent(code)) == "True"
