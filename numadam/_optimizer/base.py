@@ -265,14 +265,17 @@ class OptimizerBase:
                 },
             }
 
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        options = saved["options"]
+    def _setup_again(self, params: Any, lr: Any, options: dict[str, Any], decays: bool) -> None:
+        """As `_setup`, with all options of an optimiser that was made with a decay or without."""
         # weight_decay is 0 now but was not at first: the step that has a decay is needed
-        paused = saved["decays"] and options["weight_decay"] == 0.0
+        paused = decays and options["weight_decay"] == 0.0
         made = {**options, "weight_decay": 1.0} if paused else options
-        self._setup(saved["params"], saved["lr"], {}, made)
+        self._setup(params, lr, {}, made)
         if paused:
             self._settings.set("weight_decay", options["weight_decay"])
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self._setup_again(saved["params"], saved["lr"], saved["options"], saved["decays"])
         self._backend.load(saved["counters"], saved["state"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
