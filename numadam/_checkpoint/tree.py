@@ -21,7 +21,6 @@ from numadam._core.half import memory_dtype
 
 #: Types of leaves that are values of JSON.
 _VALUES = (type(None), bool, int, float, str)
-_OTHER = "other:"
 
 
 class Structure:
@@ -56,7 +55,7 @@ class Structure:
             if is_array(view) or isinstance(view, np.generic):
                 self.names[path], self.leaves[name] = name, view
                 return {"array": list(memory_order(view))}
-            kind = f"{_OTHER}{type(node).__module__}.{type(node).__qualname__}"
+            kind = f"{type(node).__module__}.{type(node).__qualname__}"  # with a dot, unlike ours
         entries, keys, children = _one_level(node, title)
         titles = [f"{title}[{key!r}]" for key in keys]
         names = [f"{name}/{_token(key, title)}" for key in keys]
@@ -113,7 +112,7 @@ def rebuild(node: Any, take: Callable[[str, Any], Any], name: str = "p") -> Any:
         return content
     if kind not in CONTAINERS:
         raise ValueError(
-            f"{name}: is in a {kind.removeprefix(_OTHER)}, which numadam cannot make. Make the "
+            f"{name}: is in a {kind}, which numadam cannot make. Make the "
             "optimiser and call its `load`."
         )
     children = [

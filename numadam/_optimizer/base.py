@@ -290,16 +290,18 @@ class OptimizerBase:
             "state": backend.state,
         }
 
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        options = saved["options"]
+    def _setup_again(self, params: Any, lr: Any, options: dict[str, Any], decays: bool) -> None:
+        """As `_setup`, with all options of an optimiser that was made with a decay or without."""
         # weight_decay is 0 now but was not at first: the step that has a decay is needed
-        paused = saved["decays"] and options["weight_decay"] == 0.0
+        paused = decays and options["weight_decay"] == 0.0
         made = {**options, "weight_decay": 1.0} if paused else options
-        self._setup(saved["params"], saved["lr"], {}, made)
+        self._setup(params, lr, {}, made)
         if paused:
             self._settings.set("weight_decay", options["weight_decay"])
-        for param, values in zip(self._backend.params, saved["values"], strict=True):
-            param[...] = values
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self._setup_again(saved["params"], saved["lr"], saved["options"], saved["decays"])
+        self._backend.write(saved["values"])
         self._backend.load(saved["counters"], saved["state"])
 
     def __copy__(self) -> Self:

@@ -370,16 +370,8 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
         return laid_out(array, axes, xp)
 
     optimizer = kind.__new__(kind)
-    optimizer.__setstate__(
-        {
-            "params": rebuild(content.meta["params"], take),
-            "lr": lr,
-            "options": options,
-            "decays": content.meta["decays"],
-            "counters": {},
-            "state": {},
-        }
-    )
+    params = rebuild(content.meta["params"], take)
+    optimizer._setup_again(params, lr, options, content.meta["decays"])  # noqa: SLF001  # a new one
     parts, structure = parts_of(optimizer), Structure(optimizer.params)
     _check_arrays(_named(parts, structure), content.arrays)
     names = _active_names(parts, structure)
