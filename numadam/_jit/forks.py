@@ -10,6 +10,7 @@ in the child, so a fork waits, a bounded time, until no other thread compiles an
 from __future__ import annotations
 
 import contextlib
+import logging as logging  # its hook at a fork must be registered before ours: see there
 import os
 import sys
 import threading
@@ -211,5 +212,7 @@ def _in_child() -> None:
     serial_only = serial_only or layer == "omp" or (layer == "tbb" and _fork.threads > 1)
 
 
+# The hook registered last runs first. That of `logging` holds the lock of all handlers, for which a
+# thread that compiles may wait.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
