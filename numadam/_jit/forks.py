@@ -31,8 +31,9 @@ serial_only = False
 #: may itself wait for the forking thread, in a schedule of the user's.
 _PATIENCE = 1.0
 
-#: Seconds it waits for what other threads compile or load: a loop takes 0.1 to 5 s.
-_COMPILE_PATIENCE = 10.0
+#: Seconds it waits for what other threads compile or load: a loop takes 0.1 to 5 s, and 15 on a
+#: machine that is busy.
+_COMPILE_PATIENCE = 30.0
 
 #: Locks of Numba and LLVM: a module, and attributes from there.
 _LOCKS = (
