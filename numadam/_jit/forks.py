@@ -10,6 +10,7 @@ in the child, so a fork waits, a bounded time, until no other thread compiles an
 from __future__ import annotations
 
 import contextlib
+import logging as logging  # its hook at a fork must be registered before ours: see there
 import os
 import sys
 import threading
@@ -30,8 +31,9 @@ serial_only = False
 #: may itself wait for the forking thread, in a schedule of the user's.
 _PATIENCE = 1.0
 
-#: Seconds it waits for what other threads compile or load: a loop takes 0.1 to 5 s.
-_COMPILE_PATIENCE = 10.0
+#: Seconds it waits for what other threads compile or load: a loop takes 0.1 to 5 s, and 15 on a
+#: machine that is busy.
+_COMPILE_PATIENCE = 30.0
 
 #: Locks of Numba and LLVM: a module, and attributes from there.
 _LOCKS = (
@@ -211,5 +213,7 @@ def _in_child() -> None:
     serial_only = serial_only or layer == "omp" or (layer == "tbb" and _fork.threads > 1)
 
 
+# The hook registered last runs first. That of `logging` holds the lock of all handlers, for which a
+# thread that compiles may wait.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -111,6 +111,22 @@ def _usual(n: int) -> Prepare:
     )
 
 
+def _snapshots(targets: Mapping[str, float]) -> list[Case]:
+    """Snapshots into kept memory against a plain copy; `targets` by size."""
+    return [
+        Case(
+            f"snapshot-{size}",
+            f"opt.snapshot(out=snap) of {size} / numpy.copyto of p, m and v",
+            target,
+            pair(functools.partial(making.snapshot, n), functools.partial(making.copies, n)),
+            memory=4.0 if n == _SIZES["50M"] else 0.0,
+            quick=n != _SIZES["50M"],
+        )
+        for size, target in targets.items()
+        for n in [_SIZES[size]]
+    ]
+
+
 def _first_step(name: str, what: str, target: float, cold: bool) -> Case:
     start = f"process start to the end of the first step of 1000 elements, {what} cache"
     title = f"{start} / a process that imports torch and takes a fused step"
@@ -177,6 +193,7 @@ CASES = (
     ),
     _seconds("make-5", "a second na.Adam(x) of 5 numbers", 60e-6, making.seconds(making.another)),
     _seconds("reset-5", "opt.reset(), 5 numbers", 5e-6, making.seconds(making.reset)),
+    *_snapshots({"50M": 1.1, "1M": 1.1}),
     _seconds("set-t-5", "opt.t = 7, 5 numbers", 10e-6, making.seconds(making.set_t)),
     _seconds(
         "set-state-t-5",

@@ -41,6 +41,31 @@ def reset() -> Side:
     return numadam.Adam(np.zeros(_N)).reset
 
 
+def snapshot(n: int) -> Side:
+    """Copy an optimiser into a snapshot that is there."""
+    opt = _with_state(n)
+    return functools.partial(opt.snapshot, out=opt.snapshot())
+
+
+def copies(n: int) -> Side:
+    """Copy what a snapshot holds, array by array."""
+    opt = _with_state(n)
+    arrays = [opt.params, opt.state["m"], opt.state["v"]]
+    kept = list(map(np.ones_like, arrays))
+
+    def copy() -> None:
+        for to, array in zip(kept, arrays, strict=True):
+            np.copyto(to, array)
+
+    return copy
+
+
+def _with_state(n: int) -> numadam.Adam:
+    opt = numadam.Adam(np.ones(n, np.float32))
+    opt.step(np.ones(n, np.float32))
+    return opt
+
+
 def set_t() -> Side:
     """An optimiser as after so many steps."""
     optimizer = numadam.Adam(np.zeros(_N))

@@ -55,6 +55,7 @@ COMPILES = {
 @pytest.mark.parametrize("what", COMPILES)
 def test_a_fork_waits_for_what_another_thread_compiles(what: str, warm: str) -> None:
     code = """
+    forks._COMPILE_PATIENCE = 100.0
     thread = threading.Thread(target=compiling); thread.start()
     found = []
     while thread.is_alive():
@@ -106,11 +107,10 @@ def test_a_child_forked_in_the_middle_of_a_long_import_says_so(warm: str) -> Non
     code = """
     import sys
     forks._COMPILE_PATIENCE = 0.2
-    class Slow:
-        def find_spec(self, name, path, target=None):
-            if name == "numba.core.typing":
-                ready.set(); release.wait()
-    sys.meta_path.insert(0, Slow())
+    def slow(event, details):
+        if event == "import" and details[0] == "numba.core.typing":
+            ready.set(); release.wait()
+    sys.addaudithook(slow)
     threading.Thread(target=child, daemon=True).start()
     ready.wait()
     print(in_child(lambda: refused(child)))

@@ -96,9 +96,9 @@ def test_what_is_no_snapshot_of_this_optimiser_is_refused():
     before, theirs = opt.params.copy(), other.snapshot()
     for clone in (opt, copy.deepcopy(opt), copy.copy(opt)):
         for call in (clone.restore, clone.snapshot):
-            with pytest.raises(ValueError, match="(snapshot|out): is a snapshot of another"):
+            with pytest.raises(ValueError, match=r"(snapshot|out): is a snapshot of another"):
                 call(theirs)
-            with pytest.raises(TypeError, match="(snapshot|out): expected a snapshot, from"):
+            with pytest.raises(TypeError, match=r"(snapshot|out): expected a snapshot, from"):
                 call({"t": 0})
     with pytest.raises(ValueError, match="snapshot: is a snapshot of another optimiser"):
         copy.copy(opt).restore(opt.snapshot())
