@@ -18,8 +18,19 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-#: Tests that pytest-run-parallel runs in so many threads at once.
-THREADS, CONCURRENT = 8, ["tests/faults/test_concurrent.py", "tests/optimizer"]
+#: Tests that pytest-run-parallel runs in so many threads at once; none shares arrays with itself.
+THREADS, CONCURRENT = (
+    8,
+    [
+        "tests/faults/test_concurrent.py",
+        "tests/minimize/test_minimize.py",
+        "tests/optimizer/test_copies.py",
+        "tests/optimizer/test_functional.py",
+        "tests/optimizer/test_reset.py",
+        "tests/optimizer/test_state.py",
+        "tests/optimizer/test_step_arguments.py",
+    ],
+)
 
 
 def listed() -> list[str]:
