@@ -61,7 +61,9 @@ def tests_pass(python: str, folder: Path, resolution: str, tests: list[str]) -> 
         [inside, "-m", "pytest", *tests],
     ]
     if not tests and resolution == "highest":
-        commands.append([inside, "-m", "pytest", f"--parallel-threads={THREADS}", *CONCURRENT])
+        commands.append(
+            [inside, "-m", "pytest", "-n0", f"--parallel-threads={THREADS}", *CONCURRENT]
+        )
     # the cache has none of the loops of other versions, and gets none
     env = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "loops")}
     return all(subprocess.run(words, cwd=ROOT, env=env).returncode == 0 for words in commands)
