@@ -18,8 +18,19 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-#: Tests that pytest-run-parallel runs in so many threads at once.
-THREADS, CONCURRENT = 8, ["tests/faults/test_concurrent.py", "tests/optimizer"]
+#: Tests that pytest-run-parallel runs in so many threads at once; none shares arrays with itself.
+THREADS, CONCURRENT = (
+    8,
+    [
+        "tests/faults/test_concurrent.py",
+        "tests/minimize/test_minimize.py",
+        "tests/optimizer/test_copies.py",
+        "tests/optimizer/test_functional.py",
+        "tests/optimizer/test_reset.py",
+        "tests/optimizer/test_state.py",
+        "tests/optimizer/test_step_arguments.py",
+    ],
+)
 
 
 def listed() -> list[str]:
@@ -50,7 +61,9 @@ def tests_pass(python: str, folder: Path, resolution: str, tests: list[str]) -> 
         [inside, "-m", "pytest", *tests],
     ]
     if not tests and resolution == "highest":
-        commands.append([inside, "-m", "pytest", f"--parallel-threads={THREADS}", *CONCURRENT])
+        commands.append(
+            [inside, "-m", "pytest", "-n0", f"--parallel-threads={THREADS}", *CONCURRENT]
+        )
     # the cache has none of the loops of other versions, and gets none
     env = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "loops")}
     return all(subprocess.run(words, cwd=ROOT, env=env).returncode == 0 for words in commands)
