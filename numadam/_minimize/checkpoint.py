@@ -31,7 +31,7 @@ from numadam._optimizer.optimizer import Optimizer
 _SECONDS, _SHARE = 10.0, 0.05
 #: More iterations than a run has.
 NEVER = 2**62
-_START = "the values of x0"
+_X0_VALUES = "the values of x0"
 
 
 class Moment(NamedTuple):
@@ -175,7 +175,7 @@ class Checkpoint:
         pairs = zip(tree.names("x0"), leaves, strict=True)
         self._run = {
             "x0": [f"{name}: {leaf.dtype} {leaf.shape} of {home(leaf)}" for name, leaf in pairs],
-            _START: None if goes_on else _crc(leaves),
+            _X0_VALUES: None if goes_on else _crc(leaves),
             "fun": "compiled" if is_compiled(fun) else "in Python",
             "jac": "function" if callable(jac) else jac,
             "rule": rule.__name__,
@@ -190,7 +190,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: does not say which run it is of.")
         for name in {**self._run, **theirs}:
             its, mine = theirs.get(name), self._run.get(name)
-            if its != mine and not (name == _START and its is None):  # None: it began elsewhere
+            if its != mine and not (name == _X0_VALUES and its is None):  # None: it began elsewhere
                 self._refuse(name, its, mine)
 
     def load(self, lr: Any, options: Mapping[str, Any]) -> Moment | None:
@@ -226,8 +226,8 @@ class Checkpoint:
         return Moment(self.path, numbers, found.arrays)
 
     def _refuse(self, name: str, its: Any, mine: Any) -> None:
-        if name == _START or (its := _shown(its)) == (mine := _shown(mine)):
-            text = f"{'x0' if name == _START else name}: the run has other numbers"
+        if name == _X0_VALUES or (its := _shown(its)) == (mine := _shown(mine)):
+            text = f"{'x0' if name == _X0_VALUES else name}: the run has other numbers"
         else:
             text = f"{name}: the run has {its}, got {mine}"
         raise CheckpointError(
