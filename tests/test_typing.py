@@ -21,13 +21,14 @@ def test_it_uses_every_public_name():
     assert set(re.findall(r"\bschedules\.(\w+)", TEXT)) == set(na.schedules.__all__)
 
 
-def test_it_runs():
+def test_it_runs(tmp_path):
     typing_rules.every_rule()
     for name, x in typing_user.every_class().items():
         assert np.isfinite(x).all(), name
         assert (x != 0).any(), name
     assert all((array != 1).all() for array in typing_user.several_arrays().values())
     assert all(np.isfinite(array).all() for array in typing_user.on_own_arrays())
+    assert typing_user.in_a_file(tmp_path) == (1, 1)
     assert typing_user.rows_of_an_embedding().sum() == -16.0
     assert min(typing_user.every_schedule()) >= 0
     assert len(typing_user.watched()["f"]) == 2

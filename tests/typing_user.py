@@ -6,6 +6,7 @@ It uses every public class, function and schedule once, as a user would.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -75,6 +76,20 @@ def several_arrays() -> dict[str, NDArray[np.float32]]:
     opt.state["t"] = saved["t"]
     opt.lr = 0.5
     return params
+
+
+def in_a_file(folder: Path) -> tuple[int, int]:
+    opt = na.Adam(np.ones(3))
+    opt.step(np.ones(3))
+    opt.save(folder / "run.safetensors")
+    opt.load(str(folder / "run.safetensors"))
+    later: na.Optimizer = na.load(folder / "run.safetensors", xp=np)
+    try:
+        na.SGD(np.ones(3)).load(folder / "run.safetensors")
+    except na.CheckpointError as error:
+        text: str = str(error)
+        assert "SGD" in text
+    return later.t, opt.t
 
 
 def on_own_arrays() -> list[Array]:

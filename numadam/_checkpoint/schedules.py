@@ -48,17 +48,18 @@ def plateaus_in(value: Any) -> Iterator[ReduceOnPlateau]:
 def from_fields(name: str, saved: dict[str, Any]) -> Any:
     """The schedule with these arguments and this state; both are checked.
 
+    An argument that the file is too old to have gets its default.
+
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, LookupError
         Where there is no such schedule, or a field is missing, unknown or out of range.
     """
     if name not in KINDS:
         raise ValueError(f"there is no schedule {name!r} in numadam.schedules.")
     fields = dataclasses.fields(KINDS[name])
-    if {field.name for field in fields} != saved.keys():
-        raise ValueError(f"{name}: expected {[one.name for one in fields]}, got {[*saved]}.")
-    made = KINDS[name](**{field.name: saved[field.name] for field in fields if field.init})
+    state = [field.name for field in fields if not field.init]
+    made = KINDS[name](**{key: value for key, value in saved.items() if key not in state})
     if isinstance(made, ReduceOnPlateau):
-        made.set_state(**{field.name: saved[field.name] for field in fields if not field.init})
+        made.set_state(**{key: saved[key] for key in state})
     return made

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numadam._arrays.formatting import brief
 from numadam._arrays.interop import is_cupy
 from numadam._checkpoint.container import Container, read, write
 from numadam._checkpoint.errors import CheckpointError
@@ -155,6 +156,7 @@ def _content(optimizer: OptimizerBase) -> Container:
         "rule": kind.rule.name,
         "params": structure.json,
         "decays": parts.settings.plan.decay != "",
+        "group_of": _groups(parts, structure),
         "counters": {name: one.tolist() for name, one in parts.backend.counters.items()},
         **options_to_json(parts.settings.lr, parts.settings.options, arrays),
     }
@@ -172,6 +174,14 @@ def _named(parts: Parts, structure: Structure) -> dict[str, Any]:
 
 def _active_names(parts: Parts, structure: Structure) -> list[str]:
     return [structure.names[tuple(path)] for path in parts.tree.paths()]
+
+
+def _groups(parts: Parts, structure: Structure) -> dict[str, int]:
+    """The group of each array, where groups have running products of their own."""
+    settings = parts.settings
+    if not settings.plan.products or len(settings.control) == 1:
+        return {}
+    return dict(zip(_active_names(parts, structure), settings.group_of_leaf, strict=True))
 
 
 def _of_state(state: str, name: str) -> str:
@@ -240,6 +250,11 @@ def _fit(optimizer: OptimizerBase, content: Container) -> _Fit:
     named, names = _named(parts, structure), _active_names(parts, structure)
     settings, rate, plateaus = _fit_settings(optimizer, content)
     _check_arrays(named, content.arrays)
+    if meta["group_of"] != _groups(parts, structure):
+        raise ValueError(
+            "groups: running products lie group by group, and the parameters come in another "
+            "order here. Make the optimiser with that of the file, or use numadam.load."
+        )
     counters, state = check_state(parts, _state_entries(parts, names, content))
     return _Fit(
         counters,
@@ -255,16 +270,14 @@ def _fit(optimizer: OptimizerBase, content: Container) -> _Fit:
 def _fit_frozen(
     names: set[str], named: Mapping[str, Any], content: Container, parts: Parts
 ) -> Iterator[tuple[Any, Any]]:
-    """Frozen arrays that differ from the file, and what comes into them."""
+    """Frozen arrays, and what comes into them; those that are read-only have to be right."""
     for name in names:
         here, there = named[name], content.arrays[name]
-        if host_array(here).tobytes() == there.tobytes():
-            continue
         if is_cupy(here):
             yield here, parts.backend.from_host([there])[0]
         elif here.flags.writeable:
             yield here, there
-        else:
+        elif here.tobytes() != there.tobytes():
             raise ValueError(f"{name}: is frozen, read-only, and has other values in the file.")
 
 
@@ -280,8 +293,8 @@ def _fit_settings(optimizer: OptimizerBase, content: Container) -> tuple[Setting
             continue
         if name not in changing:
             raise ValueError(
-                f"{name}: is {options[name]!r} in the file, {now!r} here, and cannot be changed. "
-                "Make the optimiser with the options of the file, or use numadam.load."
+                f"{name}: is {brief(options[name])} in the file, {brief(now)} here, and cannot be "
+                "changed. Make the optimiser with the options of the file, or use numadam.load."
             )
         changed.set(name, new)
     if content.meta["decays"] != (settings.plan.decay != ""):
@@ -350,7 +363,9 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
 
     def take(name: str, axes: Any) -> Any:
         array = content.arrays[name]
-        if xp is not np:
+        if xp is np and options["bounds"] is not None:
+            array = array.copy()  # the constructor moves it into the bounds
+        elif xp is not np:
             array = xp.asarray(array.view(memory_dtype(array.dtype))).view(array.dtype)
         return laid_out(array, axes, xp)
 
@@ -367,5 +382,8 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
     )
     parts, structure = parts_of(optimizer), Structure(optimizer.params)
     _check_arrays(_named(parts, structure), content.arrays)
-    optimizer.state = _state_entries(parts, _active_names(parts, structure), content)
+    names = _active_names(parts, structure)
+    optimizer.state = _state_entries(parts, names, content)
+    if options["bounds"] is not None:
+        parts.backend.write(parts.backend.from_host([content.arrays[name] for name in names]))
     return optimizer

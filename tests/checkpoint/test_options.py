@@ -126,6 +126,8 @@ def test_what_cannot_be_saved_is_named(lr, options, message):
     [
         {"schedules": [["Cosine", {"start": 0.1}]]},
         {"schedules": [["Scheduled", {}]]},
+        {"schedules": [["Constant", {"value": 1.0, "more": 1.0}]]},
+        {"schedules": [["ReduceOnPlateau", {"start": 1.0}]]},
         {"schedules": [["Constant", {"value": -1.0}]]},
         {"schedules": [["Constant", [1.0]]]},
         {"schedules": [["Piecewise", {"values": [{"schedule": 0}], "boundaries": []}]]},
@@ -144,6 +146,12 @@ def test_what_cannot_be_saved_is_named(lr, options, message):
 def test_json_of_others_is_refused(change):
     with pytest.raises((TypeError, ValueError, LookupError, AttributeError)):
         options_from_json({"lr": 0.1, "options": {}, "schedules": [], **change}, {})
+
+
+def test_an_argument_of_the_future_has_its_default():
+    step = ["Step", {"start": 1, "steps": 3}]
+    saved = {"lr": {"schedule": 0}, "options": {}, "schedules": [step]}
+    assert options_from_json(saved, {})[0] == schedules.Step(1.0, steps=3)
 
 
 def test_state_of_a_plateau_is_checked():

@@ -9,6 +9,7 @@ import pytest
 
 import numadam as na
 from tests.cuda.cuda_cases import as_dtype
+from tests.saved import load_into, loaded
 
 pytestmark = pytest.mark.gpu
 
@@ -59,17 +60,20 @@ def test_every_short_number_is_read_and_written_as_on_the_cpu(cp, dtype):
 
 
 def test_large_lr_bounds_and_state_of_short_numbers(cp):
-    """Operations on bfloat16 that CuPy itself has to have: views, copies, and pickling."""
+    """Operations on bfloat16 that CuPy itself has to have: views, copies, pickling, files."""
     import pickle
 
     p = cp.ones(5, np.float32)
-    opt = na.Adam(p, state_dtype="bfloat16", bounds=(0.0, 2.0))
+    options = {"state_dtype": "bfloat16", "bounds": (0.0, 2.0)}
+    opt = na.Adam(p, **options)
     opt.step(cp.ones(5, np.float32))
     twin = pickle.loads(pickle.dumps(opt))
     opt.state = dict(twin.state)
-    for each in (opt, twin):
+    new, into = loaded(opt, xp=cp), na.Adam(cp.zeros_like(p), **options)
+    load_into(into, loaded(opt))  # by way of the CPU
+    for each in (opt, twin, new, into):
         each.step(cp.ones(5, np.float32))
-    assert bool((twin.params == p).all())
+    assert all(bool((each.params == p).all()) for each in (twin, new, into))
 
 
 def test_more_elements_than_threads(cp):
@@ -121,12 +125,13 @@ def test_many_arrays_state_and_pickle(cp):
     grads = {"w": cp.ones((3, 4)), "b": [cp.ones(4), cp.ones(())]}
     opt = na.Adam(params, amsgrad=True)
     opt.step(grads)
-    twin = pickle.loads(pickle.dumps(opt))
+    twins = [pickle.loads(pickle.dumps(opt)), loaded(opt, xp=cp)]
     opt.step(grads)
-    twin.step(grads)
-    assert twin.t == 2
-    assert bool((twin.params["w"] == params["w"]).all())
-    assert bool((twin.state["vmax"]["b"][0] == opt.state["vmax"]["b"][0]).all())
+    for twin in twins:
+        twin.step(grads)
+        assert twin.t == 2
+        assert bool((twin.params["w"] == params["w"]).all())
+        assert bool((twin.state["vmax"]["b"][0] == opt.state["vmax"]["b"][0]).all())
 
 
 def test_arrays_of_many_sizes_and_alignments_get_the_numbers_of_each_alone(cp):
