@@ -152,9 +152,13 @@ def test_kinds(tmp_path):
     with pytest.raises(ValueError, match=r"expected one of optimizer, minimize.*got 'x'"):
         write(tmp_path / "a", Container("x", {}, {}))
     write(tmp_path / "a", Container("optimizer", {}, {}))
-    text = "a: was saved by an optimiser, not by numadam.minimize_many"
+    text = r"a: was saved by an optimiser, not by numadam\.minimize_many\."
     with pytest.raises(na.CheckpointError, match=text):
         read(tmp_path / "a", "minimize_many")
+    write(tmp_path / "a", Container("minimize", {}, {}))
+    text = r"a: was saved by numadam\.minimize, not by an optimiser\."
+    with pytest.raises(na.CheckpointError, match=text):
+        read(tmp_path / "a", "optimizer")
 
 
 def test_other_byte_orders(tmp_path, monkeypatch):

@@ -181,6 +181,12 @@ def test_bools_of_other_bytes_are_refused():
     refused(file(b"\1\2"), "'w' is bool, but not of zeros and ones")
 
 
+def test_a_long_meta_is_not_parsed(monkeypatch):
+    monkeypatch.setattr(container, "LONGEST_META", 10)
+    assert read_bytes(sealed(header_text([W], meta='{"a": 123}'), bytes(16))).meta == {"a": 123}
+    refused(sealed(header_text([W], meta='{"a": 1234}'), bytes(16)), "its key meta has 11 char")
+
+
 def test_shapes_that_numpy_cannot_make_are_refused(monkeypatch):
     def too_many(*args):
         raise ValueError("maximum supported dimension for an ndarray is 32")

@@ -153,6 +153,8 @@ def test_the_disk_starts_early(tmp_path, monkeypatch):
         for size in (60, 60, 300, 60):
             file.write(memoryview(bytes(size)))
     assert parts == [(0, 120, 2), (120, 300, 2)]
+    with (tmp_path / "a").open("r+b") as file:
+        assert start(file.fileno(), 2**40, 2**40, 2) == 0
     monkeypatch.setattr(replace, "_sync_file_range", lambda: None)
     write(tmp_path / "a", state(1))
     assert number(tmp_path / "a") == 1
