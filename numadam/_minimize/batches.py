@@ -52,8 +52,7 @@ def run_batch(batch: Batch, task: ManyTask) -> ManyResult:
     if file is not None:
         # bounds as the user gave them: those of the optimiser are laid out as its x
         options = {**parts_of(batch.optimizer).settings.options, "bounds": task.options["bounds"]}
-        file.define_rule(task.rule, task.lr, options, task.tolerances)
-        saved = file.load()
+        saved = file.load(task.lr, options)
         if saved is not None:
             batch.restore(saved)
             over = batch.live == 0 or batch.done >= task.maxiter

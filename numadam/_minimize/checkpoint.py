@@ -31,7 +31,7 @@ from numadam._optimizer.optimizer import Optimizer
 _SECONDS, _SHARE = 10.0, 0.05
 #: More iterations than a run has.
 NEVER = 2**62
-_START = "the values of x0"
+_X0_VALUES = "the values of x0"
 
 
 class Moment(NamedTuple):
@@ -145,6 +145,7 @@ class Checkpoint:
         self._every = None if every is None else count("checkpoint_every", every, 1)
         self._next = self._every or 0
         self._run: dict[str, Any] = {}
+        self._found: Container | None = None
         self._lr: Any = None
         self._options: dict[str, Any] = {}
         self._written, self._seconds = time.monotonic(), 0.0
@@ -154,8 +155,17 @@ class Checkpoint:
         """Whether there is a run to go on from."""
         return self.path.exists()
 
-    def define(self, x: Any, fun: Any, jac: Any, goes_on: bool = False, **entries: Any) -> None:
-        """Set what defines the run besides the rule: the start, and arguments by name.
+    def define(
+        self,
+        x: Any,
+        fun: Any,
+        jac: Any,
+        rule: type[Any],
+        tolerances: Tolerances,
+        goes_on: bool = False,
+        **entries: Any,
+    ) -> None:
+        """Set what defines the run besides `lr` and options, and compare it with the file.
 
         Of functions only the kind can be compared. `goes_on` says that the run begins with the
         `state` of another one, so that x0 means nothing.
@@ -165,54 +175,59 @@ class Checkpoint:
         pairs = zip(tree.names("x0"), leaves, strict=True)
         self._run = {
             "x0": [f"{name}: {leaf.dtype} {leaf.shape} of {home(leaf)}" for name, leaf in pairs],
-            _START: None if goes_on else _crc(leaves),
+            _X0_VALUES: None if goes_on else _crc(leaves),
             "fun": "compiled" if is_compiled(fun) else "in Python",
             "jac": "function" if callable(jac) else jac,
+            "rule": rule.__name__,
+            **tolerances._asdict(),
             **entries,
         }
-
-    def define_rule(
-        self, rule: type[Any], lr: Any, options: Mapping[str, Any], tolerances: Tolerances
-    ) -> None:
-        """Set rule, learning rate, options and stop tests."""
-        self._run |= {"rule": rule.__name__, **tolerances._asdict()}
-        self._lr, self._options = own_copy(lr), own_copy(dict(options))
-
-    def load(self) -> Moment | None:
-        """The run at its last write, None where there is no file.
-
-        Refused where the file is of another run. Schedules with a state get that of the file.
-        """
-        self._rule({})  # refuses functions before anything is evaluated
         if not self.exists:
-            return None
-        saved = read(self.path, self._kind)
-        moment = Moment(self.path, saved.meta.get("at", {}), saved.arrays)
-        theirs = saved.meta.get("run", {})
+            return
+        self._found = found = read(self.path, self._kind)
+        theirs = found.meta.get("run")
+        if not isinstance(theirs, dict):
+            raise CheckpointError(f"{self.path}: does not say which run it is of.")
         for name in {**self._run, **theirs}:
             its, mine = theirs.get(name), self._run.get(name)
-            if name == _START and its is None:
-                continue  # it began with the state of another run
-            if its != mine and not (its != its and mine != mine):
+            if its != mine and not (name == _X0_VALUES and its is None):  # None: it began elsewhere
                 self._refuse(name, its, mine)
+
+    def load(self, lr: Any, options: Mapping[str, Any]) -> Moment | None:
+        """The run at its last write, None where there is no file.
+
+        Refused where the file has other options. Schedules with a state get that of the file.
+        """
+        self._lr, self._options = own_copy(lr), own_copy(dict(options))
+        self._rule({})  # refuses functions before anything is evaluated
+        found, self._found = self._found, None
+        if found is None:
+            return None
         try:
-            lr, options = options_from_json(saved.meta["rule"], saved.arrays)
+            its_lr, options = options_from_json(found.meta["rule"], found.arrays)
         except (TypeError, ValueError, LookupError) as error:
             raise CheckpointError(f"{self.path}: its options cannot be read: {error}") from error
-        its_options, options = {"lr": lr, **options}, {"lr": self._lr, **self._options}
-        for name in {**options, **its_options}:
-            if not equal(its_options.get(name), options.get(name)):
-                self._refuse(name, its_options.get(name), options.get(name))
-        of_file = plateaus_in(list(its_options.values()))
-        for mine, its in zip(plateaus_in(list(options.values())), of_file, strict=True):
+        theirs, own = {"lr": its_lr, **options}, {"lr": self._lr, **self._options}
+        for name in {**own, **theirs}:
+            if not equal(theirs.get(name), own.get(name)):
+                self._refuse(name, theirs.get(name), own.get(name))
+        of_file = plateaus_in(list(theirs.values()))
+        for mine, its in zip(plateaus_in(list(own.values())), of_file, strict=True):
             state = fields_of(its).items() - arguments_of(its).items()
             mine.set_state(**dict(state))
-        self._plan_next(moment.number("done"))
-        return moment
+        numbers = found.meta.get("at")
+        if (
+            not isinstance(numbers, dict)
+            or not isinstance(numbers.get("done"), int)
+            or not all(one is None or isinstance(one, (int, float)) for one in numbers.values())
+        ):
+            raise CheckpointError(f"{self.path}: does not say how far the run has come.")
+        self._plan_next(numbers["done"])
+        return Moment(self.path, numbers, found.arrays)
 
     def _refuse(self, name: str, its: Any, mine: Any) -> None:
-        if name == _START or (its := _shown(its)) == (mine := _shown(mine)):
-            text = f"{'x0' if name == _START else name}: the run has other numbers"
+        if name == _X0_VALUES or (its := _shown(its)) == (mine := _shown(mine)):
+            text = f"{'x0' if name == _X0_VALUES else name}: the run has other numbers"
         else:
             text = f"{name}: the run has {its}, got {mine}"
         raise CheckpointError(

@@ -17,7 +17,7 @@ from numadam._minimize.arguments import (
     read_bounds,
     rule_class,
 )
-from numadam._minimize.checkpoint import Moment, read_checkpoint
+from numadam._minimize.checkpoint import Checkpoint, Moment, read_checkpoint
 from numadam._minimize.compiled.forms import check_plain, form_of, is_compiled
 from numadam._minimize.compiled.objective import adapter_for
 from numadam._minimize.compiled.prepared import key_for, put_back, take
@@ -193,14 +193,6 @@ def minimize(
     x = own_copy(x0)
     if state is not None:
         x = start_of(state, x)
-    if file is not None:
-        own = {"track_best": track_best, "check_every": check_every}
-        file.define(x, fun, jac, goes_on=state is not None, **own)
-        if state is not None and file.exists:
-            raise ValueError(
-                f"state: the run goes on from the file that is there, {str(file.path)!r}. Leave "
-                "out `state`, or pass another path."
-            )
     task = Task(
         x=x,
         args=read_args(args, is_compiled(fun)),
@@ -218,6 +210,8 @@ def minimize(
         progress=progress,
         checkpoint=file,
     )
+    if file is not None:
+        _define(file, fun, task)
     if is_compiled(fun):
         if not callable(jac) and not isinstance(jac, str):
             return with_hint(_compiled(fun, task), x0, lr, state)
@@ -225,13 +219,23 @@ def minimize(
     return with_hint(_in_python(fun, task), x0, lr, state)
 
 
+def _define(file: Checkpoint, fun: Any, task: Task) -> None:
+    """Note what defines a run, and compare it with its file."""
+    goes_on = task.state is not None
+    if goes_on and file.exists:
+        raise ValueError(
+            f"state: the run goes on from the file that is there, {str(file.path)!r}. Leave out "
+            "`state`, or pass another path."
+        )
+    own = {"track_best": task.track_best, "check_every": task.check_every}
+    file.define(task.x, fun, task.jac, task.rule, task.tolerances, goes_on, **own)
+
+
 def _saved_run(task: Task, optimizer: Any) -> Moment | None:
     """The run that the file of a task holds, if there is one."""
     if task.checkpoint is None:
         return None
-    options = parts_of(optimizer).settings.options
-    task.checkpoint.define_rule(task.rule, optimizer.lr, options, task.tolerances)
-    return task.checkpoint.load()
+    return task.checkpoint.load(optimizer.lr, parts_of(optimizer).settings.options)
 
 
 def _in_python(fun: Any, task: Task) -> OptimizeResult:

@@ -153,7 +153,7 @@ def minimize_many(
         checkpoint=file,
     )
     if file is not None:
-        file.define(x, fun, jac, check_every=task.check_every)
+        file.define(x, fun, jac, task.rule, task.tolerances, check_every=task.check_every)
     if not compiled:
         return run_batch(PythonBatch(task), task)
     if is_cupy(x):

@@ -9,7 +9,7 @@ import numadam as na
 from tests.cuda.many_problems import STARTS, rosen
 from tests.minimize.interrupted import Cut, cut_at
 
-OPTIONS = {"lr": 0.05, "xtol": 1e-9, "maxiter": 30, "ema": 0.9}
+OPTIONS = {"lr": 0.05, "xtol": 1e-9, "maxiter": 20, "ema": 0.9}
 
 
 def equal(a, b, names):
@@ -18,10 +18,10 @@ def equal(a, b, names):
 
 
 def test_problems_on_a_gpu_go_on(cupy, tmp_path):
-    options = {"lr": na.schedules.Cosine(0.1, steps=90), "gtol": 30.0, "rule": "nadam"}
-    whole = na.minimize_many(rosen, cupy.asarray(STARTS), maxiter=60, **options)
+    options = {"lr": na.schedules.Cosine(0.1, steps=90), "gtol": 20.0, "rule": "nadam"}
+    whole = na.minimize_many(rosen, cupy.asarray(STARTS), maxiter=24, **options)
     run = {"checkpoint": tmp_path / "a.run", "checkpoint_every": 7, **options}
-    for maxiter in (0, 5, 33, 60, 60):
+    for maxiter in (0, 5, 17, 24, 24):
         res = na.minimize_many(rosen, cupy.asarray(STARTS), maxiter=maxiter, **run)
     assert type(res.x) is cupy.ndarray
     assert len(set(whole.nit)) > 2
@@ -40,7 +40,7 @@ def test_one_problem_on_a_gpu_goes_on(cupy, tmp_path, check_every):
     start, options = cupy.asarray(np.array([3.0, -2.0])), {**OPTIONS, "check_every": check_every}
     whole = na.minimize(fun, start, jac=True, **options)
     run = {"checkpoint": tmp_path / "a.run", "checkpoint_every": 7, **options}
-    for call in (0, 9, 12, 5):
+    for call in (0, 9, 3):
         with pytest.raises(Cut):
             na.minimize(cut_at(fun, call), start, jac=True, **run)
     res = na.minimize(fun, start, jac=True, **run)

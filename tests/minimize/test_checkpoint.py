@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
 
 import numadam as na
-from tests.minimize.compared import assert_same_run
+from numadam._checkpoint.header import VERSION
+from tests.minimize import version_files
+from tests.minimize.compared import assert_same_problems, assert_same_run
 from tests.minimize.interrupted import Cut, compiled_run, cut_at, pieces
 from tests.minimize.objectives import START, python_rosen, rosen, square
 
@@ -95,7 +98,7 @@ def test_cut_anywhere_the_run_is_that_of_one_piece(run, name, tmp_path):
         options = own(OPTIONS[name])
         return run(call, maxiter=23, checkpoint=checkpoint, checkpoint_every=5, **options)
 
-    for call in (0, 1, 2, 9, 20):
+    for call in (0, 1, 9, 20):
         path = tmp_path / f"{call}.run"
         assert_all_same(pieces(path, piece, [call]), whole)
         # whose file is there already, at once: nothing is evaluated
@@ -282,3 +285,17 @@ def test_files_are_written_as_often_as_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "_SHARE", np.inf)
     na.minimize(python_rosen, START, jac=True, **run)
     assert written == [*range(20), 20]
+
+
+@pytest.mark.parametrize("version", range(1, VERSION + 1))
+@pytest.mark.parametrize("name", version_files.RUNS)
+def test_files_of_every_version_go_on(name, version, tmp_path):
+    run, _ = version_files.RUNS[name]
+    path = tmp_path / "a.run"
+    shutil.copy(version_files.path_of(name, version), path)
+    res, whole = run(checkpoint=path), run()
+    if name == "many":
+        assert 0 < (whole.nit < 500).sum() < 30
+        assert_same_problems(res, whole)
+    else:
+        assert_all_same(res, whole)

@@ -47,7 +47,7 @@ _CALL_SECONDS = 0.03
 #: them the threads wait for each other.
 _CALL_STEPS, _FIRST_STEPS, _TABLE_ROWS = 4_096, 64, 256
 #: The first rows of `values`, as a file has them.
-_VALUES = ("f", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
+_VALUE_NAMES = ("f", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
 #: Problems in one call, so that many of them do not make it long.
 _CALL_PROBLEMS = 65_536
 
@@ -243,7 +243,7 @@ class LaneBatch:
         (values, rows), positions = self._collected(), self._positions()
         numbers = self._order[positions]
         arrays: dict[str, Any] = dict(zip(("x", "best_x", "best_gradient"), rows, strict=False))
-        arrays |= zip(_VALUES, values, strict=True)
+        arrays |= zip(_VALUE_NAMES, values, strict=True)
         arrays |= {"codes": self._codes, "nit": self._nit, "f_before": np.zeros(self._problems)}
         arrays["f_before"][numbers] = self._values[VALUE_BEFORE, positions]
         for name, array in self._moving().items():
@@ -258,7 +258,9 @@ class LaneBatch:
     def restore(self, saved: Moment) -> None:
         """Go on from a file: running problems become the first ones of their blocks."""
         problems, shape, lanes = self._problems, self._rows[0].shape, self._lanes
-        each = {name: saved.array(name, (problems,), np.float64) for name in (*_VALUES, "f_before")}
+        each = {
+            name: saved.array(name, (problems,), np.float64) for name in (*_VALUE_NAMES, "f_before")
+        }
         codes, nit = (saved.array(name, (problems,), np.int64) for name in ("codes", "nit"))
         names = ("x", "best_x", "best_gradient", "state/average")[: len(self._rows)]
         kept = [saved.array(name, shape, self._x.dtype) for name in names]
@@ -286,10 +288,10 @@ class LaneBatch:
             per_element[...] = to_lanes(rows_of(per_element, lanes)[self._order], lanes)
         for array, rows in zip(self._rows, kept, strict=True):
             array[...] = rows
-        for k, name in enumerate(_VALUES):
+        for k, name in enumerate(_VALUE_NAMES):
             self._values[k], self._result[k] = each[name][of], each[name]
         self._values[VALUE_BEFORE] = each["f_before"][of]
-        its, first = self._task.tolerances, each[_VALUES[VALUE_FIRST]]
+        its, first = self._task.tolerances, each[_VALUE_NAMES[VALUE_FIRST]]
         limits = [gradient_limit(its.gtol, its.gtol_rel, one) for one in first]
         self._values[VALUE_LIMIT] = np.array(limits)[of]
         if self._task.rates is not None:
