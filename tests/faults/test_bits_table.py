@@ -6,6 +6,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 PAGE = (TESTS.parent / "docs" / "explanation" / "bits.md").read_text(encoding="utf-8")
+NAMED = r"`([\w/]+\.py)::(\w+)`"
 SECTION = PAGE.split("\n## ")[1]
 #: lines of its table: what changes, but for, tests
 ROWS = [line.strip("|").split("|") for line in re.findall(r"^\|.*", SECTION, re.MULTILINE)]
@@ -24,11 +25,11 @@ def test_each_line_names_tests_that_exist() -> None:
     assert len(lines) > 20
     for line in lines:
         assert len(line) == 3, line
-        named = re.findall(r"`([\w/]+\.py)::(\w+)`", line[-1])
+        named = re.findall(NAMED, line[-1])
         assert named, line
         assert line[-1].count("`") == 2 * len(named), line
-        for path, name in named:
-            assert name in functions(TESTS / path), f"{path}::{name}"
+    for path, name in re.findall(NAMED, PAGE):
+        assert name in functions(TESTS / path), f"{path}::{name}"
 
 
 def test_links_inside_of_the_page_have_a_heading() -> None:
