@@ -20,7 +20,7 @@ from numadam._checkpoint.options import CONTAINERS
 from numadam._core.half import memory_dtype
 
 #: Types of leaves that are values of JSON.
-_VALUES = (type(None), bool, int, float, str)
+_JSON_LEAVES = (type(None), bool, int, float, str)
 
 
 class Structure:
@@ -47,7 +47,7 @@ class Structure:
         self.json = self._node(params, (), "p", "params")
 
     def _node(self, node: Any, path: tuple[Any, ...], name: str, title: str) -> Any:
-        if type(node) in _VALUES:
+        if type(node) in _JSON_LEAVES:
             return {"value": node}
         kind = type(node).__name__
         if CONTAINERS.get(kind) is not type(node):
