@@ -27,23 +27,24 @@ overflows, and nothing that counts underflows. Squares of float32 need no scale 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
+from numadam._core.norm_lanes import (
+    LOW_DIGITS,
+    NORM_LANES,
+    add_square,
+    begin_lanes,
+    bits_of,
+    fold_lanes,
+    lane_memory,
+    number_of,
+)
 from numadam._jit.functions import linked
-
-#: Independent running sums of a block. A loop over lanes is elementwise, so the compiler vectorises
-#: it; one running sum it may not reorder (7 times slower). With 16 lanes the loop was unrolled
-#: instead of vectorised: 4 times slower.
-NORM_LANES = 64
 
 #: Elements of one block: 64 rows of lanes, as many as the low digits of a lane have room for.
 NORM_BLOCK = 64 * NORM_LANES
@@ -53,9 +54,9 @@ NORM_BLOCK = 64 * NORM_LANES
 # 2**-98 of `start` in the same way: the low digits.
 _START_AT = 16  # log2 of `start`, where 2**2e is 1
 _START_AT_FLOAT64 = -48  # the same for float64, whose numbers are scaled instead
-_HIGH, _LOW = 36, 46  # digits of `high` after the point, where 2**2e is 1; digits of `low`
+_HIGH = 36  # digits of `high` after the point, where 2**2e is 1
 _TOO_LARGE = 2 ** (_HIGH + _START_AT - 1)  # high digits with which the exponent is too small
-_MIDDLE = 1.5 * 2.0**-_LOW  # times `start`: to it the low digits are added
+_MIDDLE = 1.5 * 2.0**-LOW_DIGITS  # times `start`: to it the low digits are added
 
 # Exponents are multiples of 8. An odd one says that the one below is known to be too small.
 _EIGHT = 8
@@ -65,167 +66,8 @@ _JUMP = 512
 _LEAST_FLOAT64, _LEAST_FLOAT32, _MOST_FLOAT64 = -1040, -112, 1040
 _DOUBTFUL = 1 + 2.0**-20  # what rounding at another exponent may change, with a margin
 
-_VECTOR = 8  # elements of the vectors of lanes: a register of AVX-512, two of AVX2
-_DOUBLE, _WORD = ir.DoubleType(), ir.IntType(64)
-
 #: For functions that compiled code calls, and Python too (`grad_norm`, tests).
 _both = njit(error_model="numpy", no_cfunc_wrapper=True)
-
-
-@intrinsic
-def lane_memory(typingctx: Any) -> Any:
-    """Memory for one row of lanes, on the stack: an array would be allocated at every call.
-
-    Aligned to a cache line and not initialised.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        # not cgutils.alloca_once, which writes zeros there first
-        with builder.goto_entry_block():
-            memory = builder.alloca(ir.ArrayType(ir.DoubleType(), NORM_LANES))
-            memory.align = 64
-        return builder.bitcast(memory, cgutils.voidptr_t)
-
-    return types.voidptr(), codegen
-
-
-def _words_in(builder: Any, memory: Any, kind: Any) -> list[Any]:
-    """Places of a row of lanes, as vectors of this kind."""
-    base = builder.bitcast(memory, ir.VectorType(kind, _VECTOR).as_pointer())
-    return [builder.gep(base, [ir.IntType(32)(i)]) for i in range(NORM_LANES // _VECTOR)]
-
-
-def _in_each(builder: Any, value: Any) -> Any:
-    """A vector that holds a number in each place."""
-    kind = ir.VectorType(value.type, _VECTOR)
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), _VECTOR), [0] * _VECTOR)
-    return builder.shuffle_vector(first, first, mask)
-
-
-# Loops of Numba over lanes do the same as the next two, but took 0.3 s to compile.
-
-
-@intrinsic
-def _begin(typingctx: Any, sums: Any, rests: Any, start: Any, low: Any) -> Any:
-    """First values of the lanes of a block."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        for memory, value in (args[::2], args[1::2]):
-            each = _in_each(builder, value)
-            for place in _words_in(builder, memory, _DOUBLE):
-                builder.store(each, place).align = 64
-        return context.get_dummy_value()
-
-    kinds = types.voidptr, types.voidptr, types.float64, types.float64
-    return types.void(*kinds), codegen
-
-
-@intrinsic
-def _fold(typingctx: Any, sums: Any, rests: Any, start: Any, middle: Any, times: Any) -> Any:
-    """Digits ``(high, low, large)`` of the lanes of a block, as `combine` returns them.
-
-    `times` is how often the lanes of low digits hold `middle`.
-    """
-    lists = types.Tuple([types.int64, types.int64, types.float64])
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        sums, rests, start, middle, times = args
-
-        def load(memory: Any, kind: Any) -> list[Any]:
-            vectors = [builder.load(place) for place in _words_in(builder, memory, kind)]
-            for vector in vectors:
-                vector.align = 64
-            return vectors
-
-        def total(vectors: list[Any], add: Any) -> Any:
-            numbers = [functools.reduce(add, vectors)]
-            return functools.reduce(
-                add, [builder.extract_element(*numbers, ir.IntType(32)(i)) for i in range(_VECTOR)]
-            )
-
-        of_start, of_middle = (builder.bitcast(value, _WORD) for value in (start, middle))
-        first = _in_each(builder, of_start)
-        # neighbouring floats have neighbouring bits
-        digits = [builder.sub(word, first) for word in load(sums, _WORD)]
-        digits_of_word = _in_each(builder, _WORD(52))
-        high = total(digits, builder.add)
-        low = builder.sub(total(load(rests, _WORD), builder.add), builder.mul(times, of_middle))
-        outside = total([builder.ashr(word, digits_of_word) for word in digits], builder.or_)
-        each = _in_each(builder, start)
-        about = total([builder.fsub(lane, each) for lane in load(sums, _DOUBLE)], builder.fadd)
-        # a lane has left its binade, or is not finite
-        is_large = builder.icmp_signed("!=", outside, _WORD(0))
-        large = builder.select(is_large, builder.fdiv(about, start), _DOUBLE(0.0))
-        high = builder.add(high, builder.ashr(low, _WORD(_LOW)))
-        low = builder.and_(low, _WORD(2**_LOW - 1))
-        return context.make_tuple(builder, lists, [high, low, large])
-
-    kinds = types.voidptr, types.voidptr, types.float64, types.float64, types.int64
-    return lists(*kinds), codegen
-
-
-@intrinsic
-def _bits(typingctx: Any, x: Any) -> Any:
-    """The bits of a float64 as int64."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _WORD)
-
-    return types.int64(types.float64), codegen
-
-
-@intrinsic
-def _number(typingctx: Any, bits: Any) -> Any:
-    """The float64 of these bits."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _DOUBLE)
-
-    return types.float64(types.int64), codegen
-
-
-@intrinsic
-def _add_square(typingctx: Any, sums: Any, rests: Any, i: Any, x: Any, middle: Any) -> Any:
-    """``x * x`` to the high digits of lane i, and what this sum loses by rounding to the low ones.
-
-    Of float64: a lane of low digits is an integer, to which the bits of ``middle + lost`` are
-    added. Rounding a lane of floats could depend on the order where `lost` is half a unit exactly.
-
-    Of float32: a lane of low digits is a float that begins with `middle` (one operation less: 10 %
-    of the pass). Here nothing is half a unit: an odd integer times 2**q has the square of an odd
-    integer times 2**2q, and half a unit is an odd power of two. Its square is exact in float64 (24
-    + 24 digits of 53), so a fused multiply-add has the same bits as two instructions. Squares of
-    float64 round, so they are not fused: bits would depend on the machine.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        sums, rests, i, value, middle = args
-
-        def lane(memory: Any, kind: Any) -> Any:
-            return builder.gep(builder.bitcast(memory, kind.as_pointer()), [i])
-
-        of_high, of_low = lane(sums, _DOUBLE), lane(rests, _WORD)
-        high = builder.load(of_high)
-        if signature.args[3] == types.float32:
-            of_low = lane(rests, _DOUBLE)
-            value, three = builder.fpext(value, _DOUBLE), ir.FunctionType(_DOUBLE, [_DOUBLE] * 3)
-            fused = builder.module.declare_intrinsic("llvm.fmuladd", [_DOUBLE], three)
-            total = builder.call(fused, [value, value, high])
-            lost = builder.call(fused, [value, value, builder.fsub(high, total)])
-            low = builder.fadd(builder.load(of_low), lost)
-        else:
-            square = builder.fmul(value, value)
-            total = builder.fadd(high, square)
-            lost = builder.fsub(square, builder.fsub(total, high))
-            low = builder.bitcast(builder.fadd(middle, lost), _WORD)
-            low = builder.add(builder.load(of_low), low)
-        builder.store(total, of_high)
-        builder.store(low, of_low)
-        return context.get_dummy_value()
-
-    kinds = types.voidptr, types.voidptr, types.uint64, x, types.float64
-    return types.void(*kinds), codegen
 
 
 def _make_value(gradient: Any, ranged: bool) -> Any:
@@ -264,20 +106,20 @@ def make_block(gradient: Any, wrap: Callable[[Any], Any], ranged: bool) -> Any:
     def block(first, n, p, g, acc, lo, hi, k, unit, partials, b):
         start, scale = (2.0**_START_AT_FLOAT64, unit) if ranged else (unit, 1.0)
         sums, rests, middle = lane_memory(), lane_memory(), start * _MIDDLE
-        _begin(sums, rests, start, 0.0 if ranged else middle)
+        begin_lanes(sums, rests, start, 0.0 if ranged else middle)
         # unsigned: a signed index may count from the end, which prevents vectorising
         at, left, row = np.uint64(first), np.uint64(n), np.uint64(NORM_LANES)
         for _ in range(left // row):
             for i in range(row):
                 x = value(at + i, p, g, acc, lo, hi, k, scale)
-                _add_square(sums, rests, i, x, middle)
+                add_square(sums, rests, i, x, middle)
             at += row
         for i in range(left % row):
             x = value(at + i, p, g, acc, lo, hi, k, scale)
-            _add_square(sums, rests, i, x, middle)
-        high, low, large = _fold(sums, rests, start, middle, n if ranged else NORM_LANES)
+            add_square(sums, rests, i, x, middle)
+        high, low, large = fold_lanes(sums, rests, start, middle, n if ranged else NORM_LANES)
         if large != 0.0:
-            high, low = -1, _bits(large)
+            high, low = -1, bits_of(large)
         partials[2 * b], partials[2 * b + 1] = high, low
 
     return wrap(block)
@@ -310,11 +152,11 @@ def combine(partials, first, count):
     for b in range(first, first + count):
         more, rest = partials[2 * b], partials[2 * b + 1]
         if more < 0:
-            large += _number(rest)
+            large += number_of(rest)
         else:
             low += rest
-            high += more + (low >> _LOW)
-            low &= 2**_LOW - 1
+            high += more + (low >> LOW_DIGITS)
+            low &= 2**LOW_DIGITS - 1
         if high >= _TOO_LARGE:
             large += high * 2.0 ** (-_HIGH - _START_AT)
             high = 0
@@ -326,7 +168,7 @@ def total_of(high, low, large):
     """The sum of squares as a float64, divided by ``2**2e``: one rounding, at the last exponent."""
     if large != 0.0:
         return large * 2.0**_START_AT
-    return (high + low * 2.0**-_LOW) * 2.0**-_HIGH
+    return (high + low * 2.0**-LOW_DIGITS) * 2.0**-_HIGH
 
 
 @linked

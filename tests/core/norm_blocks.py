@@ -11,9 +11,10 @@ from hypothesis import settings
 from numba import prange
 
 from numadam._core import norms
+from numadam._core.norm_lanes import NORM_LANES
 from numadam._jit.pointers import inner
 
-BLOCK, LANES = norms.NORM_BLOCK, norms.NORM_LANES
+BLOCK, LANES = norms.NORM_BLOCK, NORM_LANES
 REALS = [np.float32, np.float64]
 TINY = {real: float(np.finfo(real).smallest_normal) for real in REALS}
 #: sizes around the ends of rows and blocks

@@ -18,6 +18,7 @@ import numpy as np
 from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
+from numadam._core.norm_lanes import NORM_LANES, lane_memory
 from numadam._core.plan import Plan
 from numadam._core.products import make_advance_row, make_products
 from numadam._core.scalars import LoopScalars, make_fill_row, make_scalars, width_of
@@ -143,7 +144,7 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
     control_of, products_of = make_control_of(plan), make_products_of(plan)
     low, high, change = op.COLUMN.low, op.COLUMN.high, wrap(_change)
     wide, width = op.RULE + plan.rule.width, width_of(plan)
-    if max(wide, width) > norms.NORM_LANES:
+    if max(wide, width) > NORM_LANES:
         raise ValueError(f"{plan.rule.name}: has more scalars than fit into a row of lanes.")
 
     def kernel(meta_at, single_at, args_at):
@@ -157,8 +158,8 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
         # on the stack of this function, where the compiler holds them in registers, and computes
         # once in a call what no step changes: 7 % of an iteration
         row, own = (
-            array_at(norms.lane_memory(), wide, np.float64),
-            array_at(norms.lane_memory(), width, np.float64),
+            array_at(lane_memory(), wide, np.float64),
+            array_at(lane_memory(), width, np.float64),
         )
         f_at = array_at(d.f, 1, np.float64)
         rates = array_at(d.rates, d.steps + 1, np.float64)
