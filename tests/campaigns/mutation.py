@@ -31,6 +31,8 @@ from typing import NamedTuple
 
 import coverage
 
+from numadam._jit import cache
+
 ROOT = Path(__file__).parents[2]
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", ".*", "_build", "auto_gallery", "*.loop")
 _SWAPS: dict[type, type] = {
@@ -155,6 +157,14 @@ def run(tree: Path, *command: str, most: float | None = None) -> tuple[int, str]
 PYTEST = ("-m", "pytest", "-n0", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0")
 
 
+def _link(of: str | Path, to: str | Path) -> None:
+    """The same file under another name, or a copy of it on another disk."""
+    try:
+        os.link(of, to)
+    except OSError:
+        shutil.copy2(of, to)
+
+
 def prepare(tree: Path, tests: list[str]) -> tuple[coverage.CoverageData, float]:
     """Copy the checkout and fill its cache; which tests run each line, and their seconds."""
     for folder in ("numadam", "tests", "docs"):
@@ -162,10 +172,13 @@ def prepare(tree: Path, tests: list[str]) -> tuple[coverage.CoverageData, float]
     for path in (*ROOT.glob("*.md"), ROOT / "pyproject.toml"):
         shutil.copy2(path, tree)
     # a mistake in a file that loops depend on would have all of them compiled again
-    cache = tree / "numadam" / "_jit" / "cache.py"
-    cache.write_text(
-        cache.read_text() + "\n\ndef source_stamp(package: str) -> str:\n    return ''\n"
-    )
+    path = tree / "numadam" / "_jit" / "cache.py"
+    stamps = {name: cache.source_stamp(name) for name in cache._COMPILED_INTO}
+    path.write_text(f"{path.read_text()}\n\nsource_stamp = {stamps!r}.__getitem__\n")
+    (tree / "cache" / "numadam").mkdir(parents=True)
+    for folder in cache.folders():
+        for entry in folder.glob("*.loop"):
+            _link(entry, tree / "cache" / "numadam" / entry.name)
     (tree / ".coveragerc").write_text("[run]\ndynamic_context = test_function\nsource = numadam\n")
     for command in (PYTEST, ("-m", "coverage", "run", *PYTEST)):
         begin = time.monotonic()
@@ -201,7 +214,7 @@ def is_noticed(mutant: Mutant, pristine: Path, tests: list[str], most: float) ->
     """Whether a test fails, or runs too long, in a copy of the tree with the mistake."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        shutil.copytree(pristine, tree, copy_function=os.link)
+        shutil.copytree(pristine, tree, copy_function=_link)
         (tree / mutant.path).unlink()
         (tree / mutant.path).write_text(mutant.source)
         return run(tree, *PYTEST, *tests, most=most)[0] != 0
