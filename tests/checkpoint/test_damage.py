@@ -176,6 +176,11 @@ def test_hostile_headers_are_refused(name):
         refused(sealed(text, data))
 
 
+def test_the_largest_shape():
+    largest = [("w", entry("U8", [0, 2**63 - 1], 0, 0), "00000000")]
+    assert read_bytes(sealed(header_text(largest))).arrays["w"].shape == (0, 2**63 - 1)
+
+
 def test_bools_of_other_bytes_are_refused():
     def file(data):
         return sealed(header_text([("w", entry("BOOL", [2], 0, 2), crc32(data))]), data)
