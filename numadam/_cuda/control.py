@@ -53,7 +53,7 @@ class DeviceControl:
         self._counters.set(np.array(counters, COUNTERS).reshape(1).view(np.int64))
 
     def arrays(self) -> list[Any]:
-        """What a snapshot has to keep: the counters."""
+        """Arrays that a snapshot copies: the counters."""
         return [self._counters]
 
     def are_finite(self) -> bool:

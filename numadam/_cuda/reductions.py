@@ -77,7 +77,7 @@ class GradientNorms:
         return np.array(cupy.asnumpy(self._values))
 
     def arrays(self) -> list[Any]:
-        """What a snapshot has to keep: the last norms."""
+        """Arrays that a snapshot copies: the last norms."""
         return [self._values]
 
     def clear(self) -> None:

@@ -82,7 +82,7 @@ class HostScalars:
         return self._products[:, : self._carried].copy()
 
     def arrays(self) -> list[Any]:
-        """What a snapshot has to keep: the running products."""
+        """Arrays that a snapshot copies: the running products."""
         return [self._products]
 
     def load_products(self, products: np.ndarray | float) -> None:
@@ -194,7 +194,7 @@ class DeviceScalars:
         return np.array(cupy.asnumpy(self._products[:, : self._carried]))
 
     def arrays(self) -> list[Any]:
-        """What a snapshot has to keep: the running products."""
+        """Arrays that a snapshot copies: the running products."""
         return [self._products]
 
     def load_products(self, products: np.ndarray | float) -> None:

@@ -78,7 +78,7 @@ class CudaState:
                 _fill(view, value)
 
     def arrays(self) -> list[Any]:
-        """What a snapshot has to keep: the block of all state."""
+        """Arrays that a snapshot copies: the block of all state."""
         return [self._block]
 
     def clear(self) -> None:
