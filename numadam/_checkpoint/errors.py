@@ -11,13 +11,12 @@ class CheckpointError(ValueError):
     --------
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from numadam import CheckpointError
-    >>> from numadam._checkpoint.container import read
+    >>> import numadam as na
     >>> file = Path(tempfile.mkdtemp()) / "run.safetensors"
     >>> _ = file.write_bytes(b"something else")
     >>> try:
-    ...     read(file, "optimizer")
-    ... except CheckpointError as error:
+    ...     na.load(file)
+    ... except na.CheckpointError as error:
     ...     print(str(error).partition(": ")[2])
     not a checkpoint of numadam, or damaged in its first bytes.
     """

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,8 @@ CASES |= {
     "Adam float32 state bfloat16": ("Adam", "float32", {"state_dtype": "bfloat16"}),
     "Adam float16": ("Adam", "float16", {}),
     "Adam complex128": ("Adam", "complex128", {}),
+    "Adam float32 clip_norm": ("Adam", "float32", {"clip_norm": 1.0}),
+    "Adam float64 clip_norm": ("Adam", "float64", {"clip_norm": 1.0}),
 }
 
 
@@ -79,16 +80,6 @@ def advance(case: str, opt: Any, begin: int, end: int) -> Any:
     for g in numbers(CASES[case][1])[1 + begin : 1 + end]:
         opt.step(g)
     return opt
-
-
-def save(opt: Any, path: Path) -> None:
-    """Write what goes on elsewhere."""
-    path.write_bytes(pickle.dumps(opt))
-
-
-def load(path: Path) -> Any:
-    """Read it there."""
-    return pickle.loads(path.read_bytes())
 
 
 def _hash(*arrays: Any) -> str:
