@@ -29,6 +29,7 @@ def test_in_range(hyper, value):
     assert type(checked) is float
     assert checked == value
     assert hyper.check_or_schedule(value) == value
+    assert hyper.check_or_schedule(len) is len
     assert at_start(hyper, lambda steps: value if steps == 0 else -1.0) == value
 
 
@@ -56,7 +57,11 @@ def test_in_range(hyper, value):
     ],
 )
 def test_out_of_range(hyper, value, error, says):
-    for check in (hyper.check, lambda one: at_start(hyper, lambda steps: one)):
+    for check in (
+        hyper.check,
+        hyper.check_or_schedule,
+        lambda one: at_start(hyper, lambda steps: one),
+    ):
         with pytest.raises(error, match="^" + re.escape(says)):
             check(value)
 

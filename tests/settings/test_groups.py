@@ -273,3 +273,11 @@ def test_copies_of_an_optimiser_with_frozen_arrays():
     saved = copy.deepcopy(dict(opt.state))
     assert saved["m"]["emb"] is None
     opt.state = saved
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (6, ""), (7, ", ...")])
+def test_a_pattern_that_fits_no_array_is_told_six_paths(count, more):
+    known = ", ".join(f"'a.{k}'" for k in range(min(count, 6)))
+    with pytest.raises(ValueError, match="fits no array") as caught:
+        na.SGD({"a": [np.ones(1) for _ in range(count)]}, groups={"b": {"lr": 1.0}})
+    assert str(caught.value) == f"groups['b']: fits no array; their paths are {known}{more}."
