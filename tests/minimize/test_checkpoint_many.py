@@ -132,8 +132,9 @@ def test_an_interrupt_between_the_calls_writes_the_file(tmp_path):
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     path, run = tmp_path / "a.run", {"gtol": 0, "lr": 1e-9}
+    na.minimize_many(rosen, STARTS, maxiter=1, **run)  # compiled before the interrupt comes
     try:
-        timer = threading.Timer(0.1, _thread.interrupt_main)
+        timer = threading.Timer(0.3, _thread.interrupt_main)
         timer.start()
         with pytest.raises(KeyboardInterrupt) as caught:
             na.minimize_many(rosen, STARTS, maxiter=10**9, checkpoint=path, **run)
