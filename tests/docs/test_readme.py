@@ -23,6 +23,7 @@ def test_snippets_run(capsys, tmp_path, monkeypatch):
     np.testing.assert_allclose(names["x"], [1, 2, 3], atol=0.02)
     np.testing.assert_allclose(names["box"], [1, 2, 2], atol=0.02)
     assert names["opt"].t == 1
+    assert names["later"].t == 1
     assert not np.array_equal(names["p"], np.ones(5))
 
 
