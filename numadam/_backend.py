@@ -59,11 +59,11 @@ class FunctionalStep(NamedTuple):
         return {slot: [arrays[slot]] for slot in there}
 
 
-class Kept(NamedTuple):
-    """Memory of a snapshot: `save` copies everything into it, `load` back; whole or not at all."""
+class SnapshotBuffer(NamedTuple):
+    """Memory of a snapshot: `save` copies all into it, `restore` back; whole or not at all."""
 
     save: Callable[[], None]
-    load: Callable[[], None]
+    restore: Callable[[], None]
 
 
 class Backend(ABC):
@@ -148,7 +148,7 @@ class Backend(ABC):
         """Begin anew: state, counters and products as before the first step."""
 
     @abstractmethod
-    def keep(self) -> Kept:
+    def snapshot_buffer(self) -> SnapshotBuffer:
         """New memory for a snapshot of parameters, state, counters and norms."""
 
     @abstractmethod

@@ -97,8 +97,8 @@ def _token(key: Any, title: str) -> str:
     return str(key).replace("~", "~0").replace("/", "~1")
 
 
-def rebuild(node: Any, take: Callable[[str, Any], Any], name: str = "p") -> Any:
-    """The nesting of a `Structure.json`; ``take(name, axes)`` is one of its arrays.
+def rebuild(node: Any, make_array: Callable[[str, Any], Any], name: str = "p") -> Any:
+    """The nesting of a `Structure.json`; ``make_array(name, axes)`` is one of its arrays.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def rebuild(node: Any, take: Callable[[str, Any], Any], name: str = "p") -> Any:
     """
     ((kind, content),) = node.items()
     if kind == "array":
-        return take(name, content)
+        return make_array(name, content)
     if kind == "value":
         return content
     if kind not in CONTAINERS:
@@ -116,7 +116,7 @@ def rebuild(node: Any, take: Callable[[str, Any], Any], name: str = "p") -> Any:
             "optimiser and call its `load`."
         )
     children = [
-        (key, rebuild(child, take, f"{name}/{_token(key, name)}"))
+        (key, rebuild(child, make_array, f"{name}/{_token(key, name)}"))
         for key, child in _children(kind, content)
     ]
     return CONTAINERS[kind](

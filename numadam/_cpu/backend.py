@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.layout import SKEW, Layout
-from numadam._backend import Again, Backend, FunctionalStep, Kept, Leaves, titles
+from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._cpu.functional import update
 from numadam._cpu.records import ABSENT, TUPLE_ITEMS
@@ -111,7 +111,7 @@ class CpuBackend(Backend):
         self.check()
         self.memory.reset()
 
-    def keep(self) -> Kept:
+    def snapshot_buffer(self) -> SnapshotBuffer:
         """New memory for a snapshot of parameters, state, counters and norms."""
 
         def copies(writes: Writes) -> Callable[[], None]:
@@ -121,7 +121,7 @@ class CpuBackend(Backend):
 
             return copy
 
-        return Kept(*map(copies, self.memory.keep()))
+        return SnapshotBuffer(*map(copies, self.memory.snapshot_writes()))
 
     def gradients(self) -> list[np.ndarray]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""

@@ -81,7 +81,7 @@ class CpuState:
             writes.append(partial(assign, self.arguments.norms, ..., math.nan))
         at_once([*writes, *self._starts()])
 
-    def keep(self) -> tuple[Writes, Writes]:
+    def snapshot_writes(self) -> tuple[Writes, Writes]:
         """Writes into new memory for all of the state and the parameters, and writes back."""
         block = aligned_zeros(self._places.end, self._places.unit)
         buffer, (first,) = Layout.allocate(0, [self.layout])
@@ -89,8 +89,8 @@ class CpuState:
         pairs += zip(self.params, self.layout.views(buffer[first:]), strict=True)
         if self.settings.plan.norm:
             pairs.append((self.arguments.norms, self.arguments.norms.copy()))
-        save: Writes = [partial(assign, kept, ..., own) for own, kept in pairs]
-        return save, [partial(assign, own, ..., kept) for own, kept in pairs]
+        save: Writes = [partial(assign, copied, ..., own) for own, copied in pairs]
+        return save, [partial(assign, own, ..., copied) for own, copied in pairs]
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays.gpu import require_bfloat16, require_gpu
-from numadam._backend import Again, Backend, FunctionalStep, Kept, Leaves, titles
+from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._cuda import arrays as ca
@@ -271,7 +271,7 @@ class CudaBackend(Backend):
                     self._norms.clear()
                 self._start()
 
-    def keep(self) -> Kept:
+    def snapshot_buffer(self) -> SnapshotBuffer:
         """New memory for a snapshot of parameters, state, counters and norms."""
         parts = [self._memory, self._control, self._scalars, *filter(None, [self._norms])]
         own = [
@@ -279,7 +279,7 @@ class CudaBackend(Backend):
             *(array for part in parts for array in part.arrays()),
         ]
         with on_gpu(self._device):
-            kept = [array.copy() for array in own]
+            copied = [array.copy() for array in own]
         counted = self._t, self._calls
 
         def copy(sources: Leaves, targets: Leaves) -> None:
@@ -292,15 +292,15 @@ class CudaBackend(Backend):
         def save() -> None:
             nonlocal counted
             with on_gpu(self._device), defer_interrupts():
-                copy(own, kept)
+                copy(own, copied)
                 counted = self._t, self._calls
 
-        def load() -> None:
+        def restore() -> None:
             with on_gpu(self._device), defer_interrupts():
-                copy(kept, own)
+                copy(copied, own)
                 self._t, self._calls = counted
 
-        return Kept(save, load)
+        return SnapshotBuffer(save, restore)
 
     def gradients(self) -> list[Any]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from numadam._core.parts import parts_of
-from numadam._minimize.checkpoint import NEVER, Moment
+from numadam._minimize.checkpoint import NEVER, RunState
 from numadam._minimize.observers import ProgressBar
 from numadam._minimize.result import ManyResult, attach
 from numadam._minimize.tasks import ManyTask
@@ -36,10 +36,10 @@ class Batch(Protocol):
         The file of the run is due after `gap` iterations, or at the next test after them.
         """
 
-    def moment(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numbers and arrays for a file; those of problems have their number as first axis."""
 
-    def restore(self, saved: Moment) -> None:
+    def restore(self, saved: RunState) -> None:
         """Go on from a file."""
 
     def result(self, interrupted: bool) -> ManyResult:
@@ -63,10 +63,10 @@ def run_batch(batch: Batch, task: ManyTask) -> ManyResult:
             bar.update(batch.done, f"{live} running")
             over = live == 0 or batch.done >= task.maxiter
             if file is not None and (over or file.due(batch.done)):
-                file.write(batch.done, *batch.moment())
+                file.write(batch.done, *batch.run_state())
     except BaseException as error:
         if file is not None and batch.whole:
-            file.write_after(error, batch.done, *batch.moment())
+            file.write_after(error, batch.done, *batch.run_state())
         attach(error, batch.result(interrupted=True))
         raise
     finally:

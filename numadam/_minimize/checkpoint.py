@@ -34,8 +34,8 @@ NEVER = 2**62
 _X0_VALUES = "the values of x0"
 
 
-class Moment(NamedTuple):
-    """A run at one moment: its numbers and its arrays, by name.
+class RunState(NamedTuple):
+    """A run as a file has it: its numbers and its arrays, by name.
 
     One array of the shape of x0 is ``gradient``, those of a nesting ``gradient/layers/0/w``:
     `keys` are what follows the name.
@@ -94,7 +94,7 @@ def _beside(array: np.ndarray, leaf: Any) -> Any:
 
 
 def by_name(name: str, leaves: Sequence[Any], keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Arrays as `Moment.leaves` finds them: NumPy's own, not copied, and copies of CuPy's."""
+    """Arrays as `RunState.leaves` finds them: NumPy's own, not copied, and copies of CuPy's."""
     pairs = zip(keys, leaves, strict=True)
     return {name + key: np.asarray(to_host(leaf)) for key, leaf in pairs}
 
@@ -108,15 +108,15 @@ def state_arrays(optimizer: Optimizer, keys: Sequence[str] = ("",)) -> dict[str,
     return found
 
 
-def load_state_arrays(optimizer: Optimizer, moment: Moment, keys: Sequence[str] = ("",)) -> None:
+def load_state_arrays(optimizer: Optimizer, run: RunState, keys: Sequence[str] = ("",)) -> None:
     """Load what `state_arrays` has saved."""
     tree, _, backend, _ = parts_of(optimizer)
     saved: dict[str, Any] = {
-        name: moment.array(f"state/{name}", value.shape, value.dtype)
+        name: run.array(f"state/{name}", value.shape, value.dtype)
         for name, value in backend.counters.items()
     }
     for name, views in backend.state.items():
-        saved[name] = tree.unflatten(moment.leaves(f"state/{name}", views, keys))
+        saved[name] = tree.unflatten(run.leaves(f"state/{name}", views, keys))
     optimizer.state = saved
 
 
@@ -193,7 +193,7 @@ class Checkpoint:
             if its != mine and not (name == _X0_VALUES and its is None):  # None: it began elsewhere
                 self._refuse(name, its, mine)
 
-    def load(self, lr: Any, options: Mapping[str, Any]) -> Moment | None:
+    def load(self, lr: Any, options: Mapping[str, Any]) -> RunState | None:
         """The run at its last write, None where there is no file.
 
         Refused where the file has other options. Schedules with a state get that of the file.
@@ -223,7 +223,7 @@ class Checkpoint:
         ):
             raise CheckpointError(f"{self.path}: does not say how far the run has come.")
         self._plan_next(numbers["done"])
-        return Moment(self.path, numbers, found.arrays)
+        return RunState(self.path, numbers, found.arrays)
 
     def _refuse(self, name: str, its: Any, mine: Any) -> None:
         if name == _X0_VALUES or (its := _shown(its)) == (mine := _shown(mine)):
@@ -262,10 +262,10 @@ class Checkpoint:
         self._seconds = self._written - begin
         self._plan_next(done)
 
-    def write_after(self, error: BaseException, *moment: Any) -> None:
+    def write_after(self, error: BaseException, *run_state: Any) -> None:
         """Write the run that an exception has ended; a file that fails is a note on it."""
         try:
-            self.write(*moment)
+            self.write(*run_state)
         except OSError as failed:
             error.add_note(f"numadam: {str(self.path)!r} could not be written: {failed}")
 

@@ -17,7 +17,7 @@ from numadam._minimize.arguments import (
     read_bounds,
     rule_class,
 )
-from numadam._minimize.checkpoint import Checkpoint, Moment, read_checkpoint
+from numadam._minimize.checkpoint import Checkpoint, RunState, read_checkpoint
 from numadam._minimize.compiled.forms import check_plain, form_of, is_compiled
 from numadam._minimize.compiled.objective import adapter_for
 from numadam._minimize.compiled.prepared import key_for, put_back, take
@@ -231,7 +231,7 @@ def _define(file: Checkpoint, fun: Any, task: Task) -> None:
     file.define(task.x, fun, task.jac, task.rule, task.tolerances, goes_on, **own)
 
 
-def _saved_run(task: Task, optimizer: Any) -> Moment | None:
+def _saved_run(task: Task, optimizer: Any) -> RunState | None:
     """The run that the file of a task holds, if there is one."""
     if task.checkpoint is None:
         return None

@@ -120,7 +120,7 @@ class Checkpointed(OptimizerBase):
                 parts.backend.write(found.params)
                 for old, new in found.frozen:
                     old[...] = new
-                parts.settings.take(found.settings)
+                parts.settings.update_from(found.settings)
                 if found.rate is not None:
                     parts.settings.rate_array[...] = found.rate
                 for here, saved in found.plateaus:
@@ -361,7 +361,7 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
     if xp is np:
         options["capturable"] = False  # for steps on a GPU
 
-    def take(name: str, axes: Any) -> Any:
+    def make_array(name: str, axes: Any) -> Any:
         array = content.arrays[name]
         if xp is np and options["bounds"] is not None:
             array = array.copy()  # the constructor moves it into the bounds
@@ -370,7 +370,7 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
         return laid_out(array, axes, xp)
 
     optimizer = kind.__new__(kind)
-    params = rebuild(content.meta["params"], take)
+    params = rebuild(content.meta["params"], make_array)
     optimizer._setup_again(params, lr, options, content.meta["decays"])  # noqa: SLF001  # a new one
     parts, structure = parts_of(optimizer), Structure(optimizer.params)
     _check_arrays(_named(parts, structure), content.arrays)

@@ -296,11 +296,11 @@ class Optimizer(Checkpointed):
         with self._lock:
             self._refuse_replaced(self._params, self._given, "params")
             if out is None:
-                taken = Snapshot(self._backend)
+                snapshot = Snapshot(self._backend)
             else:
-                taken = checked(out, "out", self._backend)
-            taken.take()
-            return taken
+                snapshot = checked(out, "out", self._backend)
+            snapshot.save()
+            return snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
         """Roll parameters, state, t and counters back to a snapshot; all of it or nothing.
@@ -341,7 +341,7 @@ class Optimizer(Checkpointed):
         """
         with self._lock:
             self._refuse_replaced(self._params, self._given, "params")
-            checked(snapshot, "snapshot", self._backend).give()
+            checked(snapshot, "snapshot", self._backend).restore()
 
     def _rate(self, lr: Any) -> float:
         """The learning rate of this step; values of other schedules go into the control block."""

@@ -1,4 +1,4 @@
-"""Snapshot of an optimiser: its place in memory, to which it can be rolled back."""
+"""Snapshot of an optimiser: a copy in memory, to which it can be rolled back."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ class Snapshot:
     """Parameters, state and counters of one optimiser, as `Optimizer.snapshot` has copied them."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend, self._kept = backend, backend.keep()
+        self._backend, self._buffer = backend, backend.snapshot_buffer()
 
-    def take(self) -> None:
+    def save(self) -> None:
         """Copy all of the optimiser into this snapshot."""
-        self._kept.save()
+        self._buffer.save()
 
-    def give(self) -> None:
+    def restore(self) -> None:
         """Copy all of this snapshot into the optimiser."""
-        self._kept.load()
+        self._buffer.restore()
 
     def check(self, name: str, backend: Backend) -> None:
         """Refuse it for another optimiser than that which it was made of."""

@@ -253,10 +253,10 @@ class Settings:
         elif not is_plain(lr):
             rate = 0.0  # the step reads the step size of each array
         new = {"lr": lr, "_rate": rate, "constant_rate": self._constant(rate, self.schedules)}
-        at_once([self._put(name, value) for name, value in new.items()])
+        at_once([self._setter(name, value) for name, value in new.items()])
 
-    def _put(self, name: str, value: Any) -> Callable[[], None]:
-        """Setting an attribute, for `at_once`."""
+    def _setter(self, name: str, value: Any) -> Callable[[], None]:
+        """Assignment to an attribute, for `at_once`."""
         return partial(object.__setattr__, self, name, value)
 
     @staticmethod
@@ -304,17 +304,17 @@ class Settings:
         rows = [group for group, own in enumerate(self._overrides) if name not in own]
         at_once(
             [
-                self._put("options", options),
-                self._put("schedules", schedules),
-                self._put("constant_rate", self._constant(self._rate, schedules)),
+                self._setter("options", options),
+                self._setter("schedules", schedules),
+                self._setter("constant_rate", self._constant(self._rate, schedules)),
                 partial(assign, self.control, (rows, column), start),
             ]
         )
 
-    def take(self, other: Settings) -> None:
+    def update_from(self, other: Settings) -> None:
         """Take over hyperparameters, schedules and lr of a `copy` that was changed."""
         names = ("options", "schedules", "lr", "_rate", "constant_rate")
-        writes = [self._put(name, getattr(other, name)) for name in names]
+        writes = [self._setter(name, getattr(other, name)) for name in names]
         at_once([*writes, partial(assign, self.control, ..., other.control)])
 
     def _structure(self, options: Mapping[str, Any]) -> tuple[Any, ...]:

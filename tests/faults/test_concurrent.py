@@ -37,7 +37,7 @@ def whole(saved):
     return bool(np.all(m == m[0])) and abs(m[0] - (1 - 0.9 ** int(saved["t"]))) < 1e-9
 
 
-def test_steps_of_one_optimiser_and_pictures_of_it():
+def test_steps_of_one_optimiser_and_copies_of_it():
     size, each = 5000, 60
     p, g = np.zeros(size), np.ones(size)
     opt = na.Adam(p, lr=0.01)

@@ -15,7 +15,7 @@ from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._jit.interrupts import defer_interrupts
 from numadam._jit.loops import compiled_loop
-from numadam._minimize.checkpoint import Moment, load_state_arrays
+from numadam._minimize.checkpoint import RunState, load_state_arrays
 from numadam._minimize.compiled.calls import KERNEL, kernel_address
 from numadam._minimize.compiled.kernel import make_kernel
 from numadam._minimize.compiled.objective import RAISED_ONCE, ObjectiveAdapter
@@ -226,7 +226,7 @@ class Problem:
         rest = self._page[: self._int("kept")]
         return np.concatenate([*self._lines, rest]) if self._lines else rest
 
-    def moment(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numbers and arrays for a file: at an iterate that has been tested, or is new."""
         tested = not self.at_start and self.code != RAISED
         numbers = {
@@ -248,7 +248,7 @@ class Problem:
             arrays |= {"best_x": self.best_x, "best_gradient": self.best_gradient}
         return numbers, arrays
 
-    def restore(self, saved: Moment) -> None:
+    def restore(self, saved: RunState) -> None:
         """Go on from a file."""
         number, tested = saved.number, saved.number("tested")
         found = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from numadam._minimize.checkpoint import Moment, state_arrays
+from numadam._minimize.checkpoint import RunState, state_arrays
 from numadam._minimize.compiled.problem import Problem
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import attach, finish, make_history
@@ -21,7 +21,7 @@ class CompiledRun:
     """One run of a problem that has been started."""
 
     def __init__(
-        self, problem: Problem, observers: Observers, task: Task, saved: Moment | None = None
+        self, problem: Problem, observers: Observers, task: Task, saved: RunState | None = None
     ) -> None:
         self._problem, self._observers, self._maxiter = problem, observers, task.maxiter
         self._check, self._tolerances = task.check_every, task.tolerances
@@ -55,7 +55,7 @@ class CompiledRun:
             # else an observer may have seen this iterate, or not
             whole = problem.code == RAISED or (problem.code == RUNNING and not observers.each)
             if self._file is not None and whole:
-                self._file.write_after(error, *self._moment(RUNNING))
+                self._file.write_after(error, *self._run_state(RUNNING))
             attach(error, self._result(RUNNING))
             raise
         finally:
@@ -78,12 +78,12 @@ class CompiledRun:
 
     def _save(self, code: int) -> None:
         if self._file is not None:
-            self._file.write(*self._moment(code))
+            self._file.write(*self._run_state(code))
 
-    def _moment(self, code: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    def _run_state(self, code: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
         """Iterations done, numbers and arrays of the run."""
         problem = self._problem
-        numbers, arrays = problem.moment()
+        numbers, arrays = problem.run_state()
         numbers |= {"begin": self._begin, "resumed": self._resumed, "code": code}
         return problem.done, numbers, {**arrays, **state_arrays(problem.optimizer)}
 

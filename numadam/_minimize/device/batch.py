@@ -20,7 +20,7 @@ from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.batches import run_batch
-from numadam._minimize.checkpoint import Moment
+from numadam._minimize.checkpoint import RunState
 from numadam._minimize.compiled.forms import form_of
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult, make_result
@@ -173,13 +173,13 @@ class DeviceBatch:
             **state,
         }
 
-    def moment(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numbers and arrays for a file: the first axis is that of the problems."""
         found = {name: to_host(array) for name, array in self._by_name().items()}
         arrays = {name: np.moveaxis(array, -1, 0) for name, array in found.items()}
         return {}, {**arrays, "products": self._products}
 
-    def restore(self, saved: Moment) -> None:
+    def restore(self, saved: RunState) -> None:
         """Go on from a file."""
         import cupy
 

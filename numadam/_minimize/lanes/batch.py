@@ -15,7 +15,7 @@ from numadam._core.products import product_width
 from numadam._core.scalars import width_of
 from numadam._jit import forks, threads
 from numadam._jit.loops import compiled_loop
-from numadam._minimize.checkpoint import Moment
+from numadam._minimize.checkpoint import RunState
 from numadam._minimize.compiled.calls import KERNEL, kernel_address
 from numadam._minimize.compiled.objective import RAISED_ONCE, entry_for
 from numadam._minimize.compiled.schedules import StepTables
@@ -238,7 +238,7 @@ class LaneBatch:
         state = {f"state/{name}": views[0] for name, views in self._backend.state.items()}
         return {"gradient": self._gradient, **state}
 
-    def moment(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numbers and arrays for a file: by the number of the problem, whatever the layout."""
         (values, rows), positions = self._collected(), self._positions()
         numbers = self._order[positions]
@@ -255,7 +255,7 @@ class LaneBatch:
         counters = self._backend.counters.items()
         return {}, {**arrays, **{f"state/{name}": np.asarray(one) for name, one in counters}}
 
-    def restore(self, saved: Moment) -> None:
+    def restore(self, saved: RunState) -> None:
         """Go on from a file: running problems become the first ones of their blocks."""
         problems, shape, lanes = self._problems, self._rows[0].shape, self._lanes
         each = {

@@ -12,7 +12,7 @@ from numadam._arrays.interop import to_host
 from numadam._core.parts import parts_of
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.arguments import check_interval
-from numadam._minimize.checkpoint import Moment, load_state_arrays, state_arrays
+from numadam._minimize.checkpoint import RunState, load_state_arrays, state_arrays
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.python.rows import RowObjective
 from numadam._minimize.python.stop_tests import projected
@@ -137,12 +137,12 @@ class PythonBatch:
             "first_grad_norm": self._steep_first,
         }
 
-    def moment(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numbers and arrays for a file."""
         arrays = {name: to_host(array) for name, array in self._by_name().items()}
         return {"nfev": self._objective.evaluations}, {**arrays, **state_arrays(self.optimizer)}
 
-    def restore(self, saved: Moment) -> None:
+    def restore(self, saved: RunState) -> None:
         """Go on from a file."""
         done, self._g = saved.number("done"), self._xp.empty_like(self._x)
         own = self._by_name()

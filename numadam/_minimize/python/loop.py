@@ -12,7 +12,7 @@ from scipy.optimize import OptimizeResult
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import check_interval, copy_tree
-from numadam._minimize.checkpoint import Moment, by_name, keys_of, load_state_arrays, state_arrays
+from numadam._minimize.checkpoint import RunState, by_name, keys_of, load_state_arrays, state_arrays
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import attach, finish, make_history
@@ -35,7 +35,7 @@ class PythonRun:
         stop_tests: Any,
         observers: Observers,
         task: Task,
-        saved: Moment | None = None,
+        saved: RunState | None = None,
     ) -> None:
         self._objective, self._optimizer, self._stop_tests = objective, optimizer, stop_tests
         self._observers, self._maxiter, self._every = observers, task.maxiter, task.every
@@ -94,7 +94,7 @@ class PythonRun:
                 self._save(code)
         except BaseException as error:
             if self._file is not None and self._counted is not None:
-                self._file.write_after(error, *self._moment(RUNNING))
+                self._file.write_after(error, *self._run_state(RUNNING))
             attach(error, self._result(RUNNING))
             raise
         finally:
@@ -218,9 +218,9 @@ class PythonRun:
 
     def _save(self, code: int) -> None:
         if self._file is not None:
-            self._file.write(*self._moment(code))
+            self._file.write(*self._run_state(code))
 
-    def _moment(self, code: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    def _run_state(self, code: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
         """Iterations done, numbers and arrays of the run at an iterate that has been tested.
 
         Or of one that is not evaluated, where that has raised.
@@ -262,7 +262,7 @@ class PythonRun:
             arrays |= by_name("before", tests.before, keys)
         return self._optimizer.t - self._begin, numbers, arrays
 
-    def _restore(self, saved: Moment) -> int:
+    def _restore(self, saved: RunState) -> int:
         """Go on from a file; returns the last iteration that the observers have seen."""
         params, objective, number = self._backend.params, self._objective, saved.number
         keys = keys_of(self._x, self._tree)

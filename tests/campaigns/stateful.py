@@ -1,6 +1,6 @@
-"""Any calls of an optimiser in any order, for as long as one likes: `tests/faults/life.py`.
+"""Any calls of an optimiser in any order, for as long as one likes: `tests/faults/stateful.py`.
 
-    python -m tests.campaigns.life --seed 1 --minutes 10
+    python -m tests.campaigns.stateful --seed 1 --minutes 10
 
 A failure is shrunk to the shortest calls that show it, and printed with its seed.
 """
@@ -13,7 +13,7 @@ import time
 from hypothesis import seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.faults.life import Life
+from tests.faults.stateful import AnyCalls
 
 EXAMPLES, STEPS = 200, 60
 
@@ -26,10 +26,10 @@ def main() -> None:
     number, end = chosen.seed, time.monotonic() + 60 * chosen.minutes
     how = settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, database=None)
     while time.monotonic() < end:
-        print(f"seed {number}: {EXAMPLES} lives of up to {STEPS} calls", flush=True)
-        run_state_machine_as_test(seed(number)(Life), settings=how)
+        print(f"seed {number}: {EXAMPLES} runs of up to {STEPS} calls", flush=True)
+        run_state_machine_as_test(seed(number)(AnyCalls), settings=how)
         number += 1
-    print(f"{(number - chosen.seed) * EXAMPLES} lives, nothing found")
+    print(f"{(number - chosen.seed) * EXAMPLES} runs, nothing found")
 
 
 if __name__ == "__main__":

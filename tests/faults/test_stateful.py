@@ -8,14 +8,14 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.faults.life import Life
+from tests.faults.stateful import AnyCalls
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_any_order_of_calls():
-    """The long run of this, with a seed: python -m tests.campaigns.life."""
+    """The long run of this, with a seed: python -m tests.campaigns.stateful."""
     run_state_machine_as_test(
-        Life,
+        AnyCalls,
         settings=settings(
             max_examples=80,
             stateful_step_count=25,

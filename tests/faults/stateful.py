@@ -1,4 +1,4 @@
-"""Life of an optimiser as a Hypothesis machine: any calls in any order, beside a plain model.
+"""A Hypothesis state machine: any calls of an optimiser in any order, beside a plain model.
 
 The model is `tests.reference_options.Steps`, NumPy in float64. Two compiled combinations: `PLAIN`,
 Adam with its defaults, and `FULL`, with everything that wraps a step. After each call the
@@ -81,7 +81,7 @@ class Model(Steps):
         self.m, self.v, self.average, self.t, self.calls = copy.deepcopy(state)
 
 
-class Life(RuleBasedStateMachine):
+class AnyCalls(RuleBasedStateMachine):
     """Calls of one optimiser."""
 
     @initialize(seed=seeds, full=st.booleans())
@@ -248,10 +248,9 @@ class Life(RuleBasedStateMachine):
             self.opt.state[name] = value
         assert_unchanged(before, snapshot(self.opt, self.params))
 
-    @precondition(lambda self: hasattr(self.opt, "snapshot"))
     @rule()
     def snapshot(self):
-        taken = self.opt.snapshot(*([] if self.snap is None else [self.snap[0]]))
+        taken = self.opt.snapshot(None if self.snap is None else self.snap[0])
         self.snap = taken, copy.deepcopy(self.model.p), self.model.state()
 
     @precondition(lambda self: self.snap is not None)
