@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from numadam._optimizer.optimizer import Optimizer
 
 
-def load(path: str | os.PathLike[Any], *, xp: Any = np) -> Optimizer:
+def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     """Make an optimiser from a file that `Optimizer.save` wrote; it goes on with the same bits.
 
     Parameters
     ----------
     path : str or path-like
         The file, of a CPU or a GPU.
-    xp : module, default numpy
-        Library of the new arrays: ``xp=cupy`` puts them on the current GPU.
+    xp : module, optional
+        Library of the new arrays: NumPy, or with ``xp=cupy`` CuPy on the current GPU.
 
     Returns
     -------
@@ -64,6 +64,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = np) -> Optimizer:
     >>> np.array_equal(later.params, x)
     True
     """
+    xp = np if xp is None else xp
     if xp is not np and xp is not sys.modules.get("cupy"):
         raise TypeError(f"xp: expected the module numpy or cupy, got {xp!r}.")
     content = read(path, KIND)

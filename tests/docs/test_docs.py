@@ -31,6 +31,13 @@ def test_docstring_is_whole(name):
     assert not list(missing_parameters(NAMES[name]))
 
 
+def test_defaults_can_be_read():
+    """A default that is an object would show itself with an address or a path of the machine."""
+    made = NAMES.keys() - {"numadam.CheckpointError"}  # which users catch alone
+    shown = {name: str(inspect.signature(NAMES[name])) for name in made}
+    assert [name for name, text in shown.items() if " at 0x" in text or "<module" in text] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_example_is_found_by_the_doctests(name):
     """`python -m pytest` runs what doctest's finder sees in the modules of numadam."""
