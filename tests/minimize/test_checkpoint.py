@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import numadam as na
+from numadam._checkpoint.container import read
 from numadam._checkpoint.header import VERSION
 from tests.minimize import version_files
 from tests.minimize.compared import assert_same_problems, assert_same_run
@@ -174,6 +175,7 @@ def test_an_interrupt_writes_the_file(tmp_path):
     finally:
         signal.signal(signal.SIGINT, before)
     nit = caught.value.numadam_result.nit
+    assert read(path, "minimize").meta["at"]["done"] == nit
     res = na.minimize(rosen, START, maxiter=nit + 10, checkpoint=path, **run)
     whole = na.minimize(rosen, START, maxiter=nit + 10, **run)
     np.testing.assert_array_equal(res.x, whole.x)

@@ -8,6 +8,7 @@ import pytest
 from scipy.optimize import Bounds
 
 import numadam as na
+from numadam._checkpoint.container import read
 from numadam._minimize.lanes import batch
 from tests.minimize.compared import assert_same_problems
 from tests.minimize.interrupted import Cut, cut_at
@@ -64,8 +65,10 @@ def test_any_pieces_are_the_run_in_one(fun, name, tmp_path):
         res = na.minimize_many(fun, starts, maxiter=maxiter, **run)
         assert res.nit.max() <= maxiter
     assert_same(res, whole)
+    file = run["checkpoint"].stat().st_ino
     again = na.minimize_many(fun, starts, maxiter=600, **run)
     assert_same(again, whole)
+    assert run["checkpoint"].stat().st_ino == file  # read, and not written again
 
 
 def test_another_number_of_threads_goes_on(tmp_path, monkeypatch):
@@ -87,7 +90,8 @@ def test_what_raises_leaves_the_file_before(tmp_path):
                 cut_at(all_at_once, call), STARTS[:5], checkpoint=path, checkpoint_every=8,
                 **options,
             )  # fmt: skip
-    assert_same(na.minimize_many(all_at_once, STARTS[:5], checkpoint=path, **options), whole)
+    rest = cut_at(all_at_once, 20)  # too few calls for a run from its start
+    assert_same(na.minimize_many(rest, STARTS[:5], checkpoint=path, **options), whole)
 
 
 def test_a_compiled_objective_that_raises_leaves_the_file_before(tmp_path):
@@ -141,5 +145,6 @@ def test_an_interrupt_between_the_calls_writes_the_file(tmp_path):
     finally:
         signal.signal(signal.SIGINT, before)
     nit = int(caught.value.numadam_result.nit[0])
+    assert read(path, "minimize_many").meta["at"]["done"] == nit
     res = na.minimize_many(rosen, STARTS, maxiter=nit + 10, checkpoint=path, **run)
     assert_same(res, na.minimize_many(rosen, STARTS, maxiter=nit + 10, **run))
