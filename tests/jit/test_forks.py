@@ -5,9 +5,11 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from numadam._jit import forks
 from tests.processes import FORKED, PREAMBLE, ROOT, python
 
 
@@ -135,3 +137,18 @@ def test_threads_that_fork_at_once(warm: str) -> None:
     """
     out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
     assert out.splitlines()[-1] == "{1}"
+
+
+def test_locks_of_dropped_optimisers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By no callback of a weak reference: it is Python code, in which Ctrl-C would be lost."""
+    monkeypatch.setattr(forks, "_locks", {})
+    monkeypatch.setattr(forks, "_purge_at", 64)
+    owners = [SimpleNamespace() for _ in range(10)]
+    for owner in owners:
+        forks.give_lock(owner)
+    for _ in range(1000):
+        forks.give_lock(SimpleNamespace())
+    assert len(forks._locks) < 100
+    assert not any(ref.__callback__ for ref in forks._locks)
+    locks = [ref() for ref in forks._locks]
+    assert all(any(owner._lock is lock for lock in locks) for owner in owners)
