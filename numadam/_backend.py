@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -156,16 +156,18 @@ class Backend(ABC):
         """Gradient buffers of the parameters' shapes in one flat buffer, owned by the back end."""
 
     @abstractmethod
-    def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
-        """Load checked counters and state arrays by one copy: all of them or none."""
+    def load(
+        self,
+        counters: Mapping[str, Any],
+        state: Mapping[str, Leaves],
+        params: Leaves | None = None,
+        others: Iterable[Callable[[], Any]] = (),
+    ) -> None:
+        """Load checked counters, state arrays and parameters, make other writes: all at once."""
 
     @abstractmethod
     def check(self) -> None:
         """Check the parameters as they are now: they can be written, and overlap nothing."""
-
-    @abstractmethod
-    def write(self, params: Leaves) -> None:
-        """Write checked arrays into the parameters."""
 
     @abstractmethod
     def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:

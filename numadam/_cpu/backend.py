@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuf
 from numadam._core import plan as pl
 from numadam._cpu.functional import update
 from numadam._cpu.records import ABSENT, TUPLE_ITEMS
-from numadam._cpu.state import CpuState, Writes
+from numadam._cpu.state import CpuState
 from numadam._cpu.step import CpuStep
 from numadam._cpu.validate import NOT_FINITE, OK
-from numadam._jit.interrupts import at_once, defer_interrupts
+from numadam._jit.interrupts import Writes, assign, at_once, defer_interrupts
 from numadam._settings.settings import Settings
 
 
@@ -149,18 +150,23 @@ class CpuBackend(Backend):
         """Norm of the last gradients before clipping: one number, or one an array."""
         return self.memory.grad_norm
 
-    def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
-        """Copy counters and state arrays in, whole or not at all."""
-        self.memory.load(counters, state)
+    def load(
+        self,
+        counters: Mapping[str, Any],
+        state: Mapping[str, Leaves],
+        params: Leaves | None = None,
+        others: Iterable[Callable[[], Any]] = (),
+    ) -> None:
+        """Load counters, state arrays and parameters, and make other writes, all at once."""
+        writes = self.memory.loads(counters, state)
+        if params is not None:
+            pairs = zip(self.params, params, strict=True)
+            writes += [partial(assign, param, ..., new) for param, new in pairs]
+        at_once([*writes, *others])
 
     def check(self) -> None:
         """Check the parameters as they are now: they can be written, and overlap nothing."""
         self.compiled.check()
-
-    def write(self, params: Leaves) -> None:
-        """Write checked arrays into the parameters."""
-        for param, new in zip(self.params, params, strict=True):
-            param[...] = new
 
     def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
         """The arrays themselves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,17 +16,13 @@ from numadam._cpu.arguments import KernelArguments, state_places
 from numadam._cpu.records import META, offset_of
 from numadam._cpu.validate import SKIP
 from numadam._jit.forks import cached_property
-from numadam._jit.interrupts import assign, at_once
+from numadam._jit.interrupts import Writes, assign, at_once
 from numadam._settings.settings import Settings
 
 #: The first of the counters in META, which products and state follow.
 _COUNTERS_AT = offset_of(META, "steps")
 #: Counters as the user calls them, and the fields of META that hold them.
 _COUNTERS = {"t": "steps", "calls": "calls", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
-
-
-#: Assignments to arrays, for `at_once`.
-Writes = list[Callable[[], None]]
 
 
 def _fills(views: Leaves, values: Leaves) -> Writes:
@@ -212,8 +208,8 @@ class CpuState:
         """The dtype of a state array."""
         return self._places.layouts[self._places.names.index(name)].dtype
 
-    def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
-        """Copy counters and state arrays in, whole or not at all: the last line is one copy."""
+    def loads(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> Writes:
+        """The one copy that brings counters and state arrays in."""
         # counters and products lie before the arrays, which need not be copied without new ones
         end = self._places.end if state else min(self._places.firsts, default=self._places.end)
         staged = self._block[:end].copy()
@@ -226,4 +222,4 @@ class CpuState:
         for name, views in self._views(staged).items() if state else ():
             for view, leaf in zip(views, state.get(name, ()), strict=name in state):
                 np.copyto(view, leaf)
-        np.copyto(self._block[_COUNTERS_AT:end], staged[_COUNTERS_AT:])
+        return [partial(assign, self._block[_COUNTERS_AT:end], ..., staged[_COUNTERS_AT:])]

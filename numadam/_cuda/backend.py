@@ -7,7 +7,7 @@ steps a graph replays. Above 300 lines, for all of it is one class over one stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._cuda import arrays as ca
 from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
-from numadam._jit.interrupts import defer_interrupts
+from numadam._jit.interrupts import at_once, defer_interrupts
 
 if TYPE_CHECKING:
     from numadam._settings.settings import Settings
@@ -314,12 +314,6 @@ class CudaBackend(Backend):
                 raise RuntimeError("load: a graph is being captured; load before that.")
             self._validator.validate({pl.P: self.params})
 
-    def write(self, params: Leaves) -> None:
-        """Write checked arrays into the parameters."""
-        with on_gpu(self._device):
-            for param, new in zip(self.params, params, strict=True):
-                ca.in_memory(param)[...] = ca.in_memory(new)
-
     def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
         """Arrays of the host on the GPU of the parameters."""
         import cupy
@@ -342,8 +336,14 @@ class CudaBackend(Backend):
         """The dtype of a state array."""
         return self._memory.state_dtype(name)
 
-    def load(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> None:
-        """Copy counters and state arrays in, whole or not at all: the block is one copy."""
+    def load(
+        self,
+        counters: Mapping[str, Any],
+        state: Mapping[str, Leaves],
+        params: Leaves | None = None,
+        others: Iterable[Callable[[], Any]] = (),
+    ) -> None:
+        """Load counters, state arrays and parameters, and make other writes; Ctrl-C waits."""
         with on_gpu(self._device):
             products, counted = self._scalars.read_products(), self._control.read_counters()
         counted.t = self.t
@@ -360,6 +360,9 @@ class CudaBackend(Backend):
                 self._control.write_counters(counted)
                 self._scalars.load_products(products)
                 self._t, self._calls = int(counted.t), calls
+                for param, new in zip(self.params, params or (), strict=params is not None):
+                    ca.in_memory(param)[...] = ca.in_memory(new)
+                at_once(others)
 
     @classmethod
     def update(cls, call: FunctionalStep) -> Again | None:

@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+#: Calls for `at_once`.
+Writes = list[Callable[[], Any]]
+
 
 def at_once(calls: Iterable[Callable[[], Any]]) -> None:
     """Call C functions with no bytecode between them: no exception from outside comes there.

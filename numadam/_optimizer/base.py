@@ -301,8 +301,7 @@ class OptimizerBase:
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self._setup_again(saved["params"], saved["lr"], saved["options"], saved["decays"])
-        self._backend.write(saved["values"])
-        self._backend.load(saved["counters"], saved["state"])
+        self._backend.load(saved["counters"], saved["state"], saved["values"])
 
     def __copy__(self) -> Self:
         """An optimiser of the same parameters, with a state of its own."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +22,11 @@ from numadam._core import options as op
 from numadam._core.half import memory_dtype
 from numadam._core.hyper import LR
 from numadam._core.parts import Parts, parts_of
-from numadam._jit.interrupts import defer_interrupts
+from numadam._jit.interrupts import Writes, assign
 from numadam._optimizer.base import Kind, OptimizerBase
 from numadam._optimizer.defaults import default_options
 from numadam._optimizer.state import check_state
 from numadam._settings.learning_rate import is_plain
-from numadam._settings.settings import Settings
 from numadam._version import __version__
 from numadam.schedules.plateau import ReduceOnPlateau
 
@@ -114,17 +115,7 @@ class Checkpointed(OptimizerBase):
             self._backend.check()
             with about_file(path):
                 found = _fit(self, content)
-            parts = self._parts()
-            with defer_interrupts():
-                parts.backend.load(found.counters, found.state)  # the last that may fail
-                parts.backend.write(found.params)
-                for old, new in found.frozen:
-                    old[...] = new
-                parts.settings.update_from(found.settings)
-                if found.rate is not None:
-                    parts.settings.rate_array[...] = found.rate
-                for here, saved in found.plateaus:
-                    vars(here).update(vars(saved))
+            self._backend.load(*found)
 
     def _refuse_new_params(self) -> None:
         if not self._tree.is_leaf:
@@ -217,15 +208,12 @@ def _state_entries(parts: Parts, names: list[str], content: Container) -> dict[s
 
 
 class _Fit(NamedTuple):
-    """All that a load writes, checked."""
+    """All that a load writes, checked: arguments of `Backend.load`."""
 
     counters: Mapping[str, Any]
     state: Mapping[str, Any]
     params: list[Any]
-    frozen: list[tuple[Any, Any]]
-    settings: Settings
-    rate: float | None  # for the array on the GPU
-    plateaus: list[tuple[ReduceOnPlateau, ReduceOnPlateau]]
+    others: Writes  # frozen arrays, hyperparameters, schedules
 
 
 def _fit(optimizer: OptimizerBase, content: Container) -> _Fit:
@@ -248,41 +236,35 @@ def _fit(optimizer: OptimizerBase, content: Container) -> _Fit:
         if name in values and repr(values[name]) != repr(value):
             raise ValueError(f"{name}: is {value!r} in the file, {values[name]!r} in params.")
     named, names = _named(parts, structure), _active_names(parts, structure)
-    settings, rate, plateaus = _fit_settings(optimizer, content)
+    others = _fit_settings(optimizer, content)
     _check_arrays(named, content.arrays)
     if meta["group_of"] != _groups(parts, structure):
         raise ValueError(
             "groups: running products lie group by group, and the parameters come in another "
             "order here. Make the optimiser with that of the file, or use numadam.load."
         )
+    others += _fit_frozen(structure.leaves.keys() - {*names}, named, content, parts)
     counters, state = check_state(parts, _state_entries(parts, names, content))
-    return _Fit(
-        counters,
-        state,
-        parts.backend.from_host([content.arrays[name] for name in names]),
-        list(_fit_frozen(structure.leaves.keys() - {*names}, named, content, parts)),
-        settings,
-        rate,
-        plateaus,
-    )
+    params = parts.backend.from_host([content.arrays[name] for name in names])
+    return _Fit(counters, state, params, others)
 
 
 def _fit_frozen(
     names: set[str], named: Mapping[str, Any], content: Container, parts: Parts
-) -> Iterator[tuple[Any, Any]]:
-    """Frozen arrays, and what comes into them; those that are read-only have to be right."""
+) -> Iterator[Callable[[], Any]]:
+    """Writes of frozen arrays; those that are read-only have to be right."""
     for name in names:
         here, there = named[name], content.arrays[name]
         if is_cupy(here):
-            yield here, parts.backend.from_host([there])[0]
+            yield partial(operator.setitem, here, ..., parts.backend.from_host([there])[0])
         elif here.flags.writeable:
-            yield here, there
+            yield partial(assign, here, ..., there)
         elif here.tobytes() != there.tobytes():
             raise ValueError(f"{name}: is frozen, read-only, and has other values in the file.")
 
 
-def _fit_settings(optimizer: OptimizerBase, content: Container) -> tuple[Settings, Any, Any]:
-    """Settings with the hyperparameters of a file, lr for the GPU, and schedules that go on."""
+def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
+    """Writes that take over hyperparameters, lr, and the state of schedules."""
     settings = parts_of(optimizer).settings
     lr, options = _options_of(type(optimizer), content)
     changing = {*op.HYPER_COLUMNS, *(hyper.name for hyper in settings.rule.hypers)}
@@ -302,18 +284,19 @@ def _fit_settings(optimizer: OptimizerBase, content: Container) -> tuple[Setting
             "weight_decay: only one of the two optimisers, that of the file and this one, was made "
             "with a decay. Make this one with the options of the file, or use numadam.load."
         )
-    rate = plateaus.match(settings.lr, lr, "lr")
-    if rate is settings.lr:
-        return changed, None, plateaus.pairs
-    if not is_plain(settings.lr) or not is_plain(lr):
+    rate, on_gpu = plateaus.match(settings.lr, lr, "lr"), settings.rate_array
+    same = rate is settings.lr
+    if not same and not (is_plain(settings.lr) and is_plain(lr)):
         raise ValueError(
             "lr: step sizes of their own for arrays are fixed when the optimiser is made. Make it "
             "with those of the file, or use numadam.load."
         )
-    if settings.rate_array is not None:
-        return changed, LR.check(lr), plateaus.pairs
-    changed.set_lr(LR.check_or_schedule(rate))
-    return changed, None, plateaus.pairs
+    if not same and on_gpu is None:
+        changed.set_lr(LR.check_or_schedule(rate))
+    writes: Writes = [partial(vars(old).update, vars(new)) for old, new in plateaus.pairs]
+    if not same and on_gpu is not None:
+        writes.append(partial(operator.setitem, on_gpu, ..., LR.check(lr)))
+    return [*settings.writes_from(changed), *writes]
 
 
 class _Plateaus:
@@ -375,7 +358,10 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
     parts, structure = parts_of(optimizer), Structure(optimizer.params)
     _check_arrays(_named(parts, structure), content.arrays)
     names = _active_names(parts, structure)
-    optimizer.state = _state_entries(parts, names, content)
-    if options["bounds"] is not None:
-        parts.backend.write(parts.backend.from_host([content.arrays[name] for name in names]))
+    moved = options["bounds"] is not None  # by the constructor
+    values = [content.arrays[name] for name in names]
+    parts.backend.load(
+        *check_state(parts, _state_entries(parts, names, content)),
+        parts.backend.from_host(values) if moved else None,
+    )
     return optimizer

@@ -18,7 +18,7 @@ from numadam._core.plan import Plan, plan_of
 from numadam._core.presets import library
 from numadam._core.products import products_after
 from numadam._core.rule import RuleSpec
-from numadam._jit.interrupts import assign, at_once
+from numadam._jit.interrupts import Writes, assign, at_once
 from numadam._settings.bounds import OPEN, Pair, inward
 from numadam._settings.groups import Overrides
 from numadam._settings.learning_rate import check_rate, is_plain
@@ -311,11 +311,11 @@ class Settings:
             ]
         )
 
-    def update_from(self, other: Settings) -> None:
-        """Take over hyperparameters, schedules and lr of a `copy` that was changed."""
+    def writes_from(self, other: Settings) -> Writes:
+        """Writes that take over hyperparameters, schedules and lr of a `copy` that was changed."""
         names = ("options", "schedules", "lr", "_rate", "constant_rate")
         writes = [self._setter(name, getattr(other, name)) for name in names]
-        at_once([*writes, partial(assign, self.control, ..., other.control)])
+        return [*writes, partial(assign, self.control, ..., other.control)]
 
     def _structure(self, options: Mapping[str, Any]) -> tuple[Any, ...]:
         """All that options decide about the compiled loop and the state arrays."""

@@ -53,10 +53,11 @@ def test_a_restored_run_goes_on_as_the_one_that_never_left(cupy, case):
 
 
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize("way", ["restore", "snapshot", "grads"])
-def test_ctrl_c_comes_before_or_after(cupy, way):
+@pytest.mark.parametrize("way", ["restore", "snapshot", "grads", "load"])
+def test_ctrl_c_comes_before_or_after(cupy, way, tmp_path):
     opt = na.SGD(arrays(cupy, 0), lr=0.1, momentum=0.5)
     first, zeros = opt.snapshot(), arrays(cupy, 0)
+    opt.save(tmp_path / "first")
     for leaf in zeros.values():
         leaf[...] = 0
     opt.step(arrays(cupy, 1))
@@ -71,6 +72,8 @@ def test_ctrl_c_comes_before_or_after(cupy, way):
     def work(_):
         if way == "grads":
             opt.grads = arrays(cupy, 5)
+        elif way == "load":
+            opt.load(tmp_path / "first")
         else:
             opt.restore(first) if way == "restore" else opt.snapshot(out=snap)
 
