@@ -135,3 +135,23 @@ def test_threads_that_fork_at_once(warm: str) -> None:
     """
     out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
     assert out.splitlines()[-1] == "{1}"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_fork_takes_the_locks_of_logging_last(warm: str) -> None:
+    """Its lock is free while a fork waits for a thread that compiles, and may want to log."""
+    code = """
+    import logging, threading
+    from numadam._jit import forks, reports
+    free, wait = [], forks._wait
+    def spy():
+        def log():
+            free.append(lock.acquire(blocking=False) and not lock.release())
+        lock = logging._lock
+        thread = threading.Thread(target=log); thread.start(); thread.join()
+        wait()
+    forks._wait = spy
+    print(in_child(lambda: "x"), free)
+    """
+    out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
+    assert out == "x [True]"
