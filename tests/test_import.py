@@ -1,6 +1,7 @@
 """Importing numadam: public names, and no library that is not needed."""
 
 import runpy
+import subprocess
 import sys
 
 import pytest
@@ -13,6 +14,15 @@ def test_import_loads_no_heavy_library() -> None:
     code = "import sys; print([m for m in HEAVY if m in sys.modules])"
     heavy = ["numba", "llvmlite", "cupy", "scipy", "optree", "tqdm", "matplotlib"]
     assert python(code.replace("HEAVY", repr(heavy))) == "[]"
+
+
+def test_import_loads_little() -> None:
+    """Counted from what the interpreter loads by itself."""
+    code = "import sys; b = set(sys.modules); import numadam; print(*sorted(set(sys.modules) - b))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "numadam" in loaded, done.stderr
+    assert not loaded & {"numpy", "json", "hashlib", "logging", "signal", "tempfile"}
 
 
 def test_steps_never_import_cupy() -> None:

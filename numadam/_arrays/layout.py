@@ -25,6 +25,10 @@ _PAGE, SKEW, _LARGE = 4_096, 1_024, 65_536
 _HUGE, _MADV_HUGEPAGE = 2_097_152, 14
 
 
+#: ``partial(assign, array, ..., values)`` for `at_once`; `numpy.copyto` has a part in Python.
+assign = np.ndarray.__setitem__
+
+
 def _round_up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 

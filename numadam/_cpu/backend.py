@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from numadam._arrays.layout import SKEW, Layout
+from numadam._arrays.layout import SKEW, Layout, assign
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._cpu.functional import update
@@ -16,7 +16,7 @@ from numadam._cpu.records import ABSENT, TUPLE_ITEMS
 from numadam._cpu.state import CpuState
 from numadam._cpu.step import CpuStep
 from numadam._cpu.validate import NOT_FINITE, OK
-from numadam._jit.interrupts import Writes, assign, at_once, defer_interrupts
+from numadam._jit.interrupts import Writes, at_once, defer_interrupts
 from numadam._settings.settings import Settings
 
 

@@ -9,16 +9,19 @@ in the child, so a fork waits, a bounded time, until no other thread compiles an
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` takes longer to import
 import contextlib
-import logging as logging  # its hook at a fork must be registered before ours: see there
 import os
 import sys
 import threading
 import time
 import weakref
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator, Sequence
 from importlib import _bootstrap
 from typing import Any, Generic, TypeVar, overload
+
+from numadam._jit.interrupts import defer_interrupts
 
 Kind = TypeVar("Kind")
 
@@ -32,8 +35,9 @@ serial_only = False
 _PATIENCE = 1.0
 
 #: Seconds it waits for what other threads compile or load: a loop takes 0.1 to 5 s, and 15 on a
-#: machine that is busy.
+#: machine that is busy. Ctrl-C ends this wait within `_TURN` seconds.
 _COMPILE_PATIENCE = 30.0
+_TURN = 0.1
 
 #: Locks of Numba and LLVM: a module, and attributes from there.
 _LOCKS = (
@@ -52,7 +56,21 @@ _compile_cut_off = _import_cut_off = False
 # weak set either: its callbacks are Python code, in which an interrupt would be lost.
 _locks: dict[weakref.ref[Any], None] = {}
 _purge_at = 64
-_fork = threading.local()  # shared by the hooks of one fork, which run in one thread
+
+
+class _Fork(threading.local):
+    """State that the hooks of one fork share: they run in one thread."""
+
+    def __init__(self) -> None:
+        self.under_way = False
+        self.threads = 1
+        self.importing = self.compiling = False
+        self.interrupts = defer_interrupts()
+        self.compiler: Sequence[Any] = ()
+        self.acquired: list[Any] = []
+
+
+_fork = _Fork()
 
 
 def give_lock(owner: Any) -> None:
@@ -89,8 +107,9 @@ def check_imports() -> None:
 def _error(what: str, other: str) -> RuntimeError:
     return RuntimeError(
         f"numadam cannot {what} in this process: it was forked while another thread was {other}, "
-        f"and that took longer than {_COMPILE_PATIENCE:g} s. Fork when nothing is being compiled, "
-        "take a step of each kind before the fork, or start processes by 'spawn' or 'forkserver'."
+        f"and a fork waits {_COMPILE_PATIENCE:g} s for that, or until Ctrl-C. Fork when nothing is "
+        "being compiled, take a step of each kind before the fork, or start processes by 'spawn' "
+        "or 'forkserver'."
     )
 
 
@@ -145,75 +164,113 @@ def _importing() -> bool:
     )
 
 
+def _acquire(lock: Any, deadline: float = 0.0) -> bool:
+    acquired: bool = lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+    if acquired:
+        _fork.acquired.append(lock)
+    return acquired
+
+
 def _acquire_all(locks: Sequence[Any], deadline: float) -> bool:
     """Acquire all of these locks or none: others take them in another order."""
-    blocked = 0
-    while locks[blocked].acquire(timeout=max(0.0, deadline - time.monotonic())):
-        taken = [blocked]
-        for k, lock in enumerate(locks):
-            if k != blocked:
-                if not lock.acquire(blocking=False):
-                    break
-                taken.append(k)
-        if len(taken) == len(locks):
+    first = locks[0]
+    while _acquire(first, deadline):
+        taken = next((one for one in locks if one is not first and not _acquire(one)), None)
+        if taken is None:
             return True
-        _release([locks[one] for one in taken])
-        blocked = k  # wait for that one first
+        _release_all()
+        first = taken  # wait for that one first
     return False
 
 
-def _acquire_steps(deadline: float) -> list[Any]:
-    """The locks of all optimisers that can be had until then."""
-    locks = [lock for ref in list(_locks) if (lock := ref()) is not None]
-    return [one for one in locks if one.acquire(timeout=max(0.0, deadline - time.monotonic()))]
+def _acquire_steps() -> None:
+    """Acquire the locks of all optimisers that can be had in a while."""
+    deadline = time.monotonic() + _PATIENCE
+    for ref in list(_locks):
+        if (lock := ref()) is not None:
+            _acquire(lock, deadline)
+
+
+def _release_all() -> None:
+    while _fork.acquired:
+        _fork.acquired.pop().release()
 
 
 def _before() -> None:
-    _fork.threads = threading.active_count()
+    if _fork.under_way:  # registered more than once
+        return
+    # Python prints what a hook raises, and forks: whatever comes here, the other hooks need these.
+    _fork.acquired, _fork.compiler = [], list(_compiler_locks())
+    _fork.threads, _fork.importing, _fork.compiling = threading.active_count(), False, True
+    _fork.interrupts = defer_interrupts()
+    _fork.under_way = True
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_fork.interrupts)
+        _wait()
+        stack.pop_all()  # deferred until after the fork
+
+
+def _wait() -> None:
+    """Wait until no other thread compiles or steps, so long as there is patience."""
     deadline = time.monotonic() + _COMPILE_PATIENCE
     while True:
-        importing, locks = _importing(), list(_compiler_locks())
-        compiling = importing or not _acquire_all(locks, deadline)
-        if not compiling:
-            acquired = [*locks, *_acquire_steps(time.monotonic() + _PATIENCE)]
+        _fork.importing, _fork.compiler = _importing(), list(_compiler_locks())
+        turn = min(deadline, time.monotonic() + _TURN)
+        if not _fork.importing and _acquire_all(_fork.compiler, turn):
+            _acquire_steps()
             if not (importing := _importing()):  # none has begun meanwhile
-                break
-            _release(acquired)
-        if time.monotonic() >= deadline:
-            # a call into LLVM is short
-            acquired = locks[-1:] if locks[-1].acquire(timeout=_PATIENCE) else []
-            acquired += _acquire_steps(time.monotonic() + _PATIENCE)
-            break
+                _fork.compiling = False
+                return
+            _fork.importing = importing
+            _release_all()
+        if time.monotonic() >= deadline or _fork.interrupts.caught:
+            _acquire(_fork.compiler[-1], time.monotonic() + _PATIENCE)  # a call into LLVM is short
+            _acquire_steps()
+            return
         time.sleep(0.001)
-    _fork.importing, _fork.compiling = importing, compiling or importing
-    _fork.compiler, _fork.acquired = locks, acquired
 
 
-def _release(locks: Sequence[Any]) -> None:
-    for lock in locks:
-        lock.release()
+def _interrupt_soon() -> None:
+    """Send Ctrl-C to the main thread when the hook is done, which would lose its exception."""
+    time.sleep(0.01)
+    _signal.pthread_kill(threading.main_thread().ident, _signal.SIGINT)
 
 
 def _in_parent() -> None:
-    _release(_fork.acquired)
+    if _fork.under_way:
+        _fork.under_way = False
+        _release_all()
+        if _fork.interrupts.end():
+            start_new_thread(_interrupt_soon, ())
 
 
 def _in_child() -> None:
     global serial_only, _compile_cut_off, _import_cut_off
+    if not _fork.under_way:
+        return
+    _fork.under_way = False
+    _fork.interrupts.end()  # Ctrl-C before the fork was for the parent
     _compile_cut_off = _compile_cut_off or _fork.compiling
     _import_cut_off = _import_cut_off or _fork.importing
     acquired = set(map(id, _fork.acquired))
     for lock in (*_fork.compiler, *(ref() for ref in list(_locks))):
         if lock is not None and id(lock) not in acquired:
             lock._at_fork_reinit()  # noqa: SLF001  # as CPython renews its own: its thread is not here
-    _release(_fork.acquired)
+    _release_all()
     layer = None
     with contextlib.suppress(AttributeError, ValueError):  # not imported, or none chosen yet
         layer = sys.modules["numba"].threading_layer() if "numba" in sys.modules else None
     serial_only = serial_only or layer == "omp" or (layer == "tbb" and _fork.threads > 1)
 
 
-# The hook registered last runs first. That of `logging` holds the lock of all handlers, for which a
-# thread that compiles may wait.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+def register() -> None:
+    """Register the hooks, which work once a fork however often they are registered.
+
+    The one registered last runs first. That of `logging` takes a lock for which a thread that
+    compiles may wait: so register again after its import, which would double the time of ours.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+
+
+register()

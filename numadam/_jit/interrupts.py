@@ -6,13 +6,10 @@ import operator
 import threading
 
 # what `signal.signal` and `signal.getsignal` call: their enums take 4 of the 15 us of a GPU step
-from _signal import getsignal, signal  # type: ignore[import-not-found]
+from _signal import SIGINT, getsignal, signal  # type: ignore[import-not-found]
 from collections import deque
 from collections.abc import Callable, Iterable
-from signal import SIGINT
 from typing import Any
-
-import numpy as np
 
 #: Calls for `at_once`.
 Writes = list[Callable[[], Any]]
@@ -28,10 +25,6 @@ def at_once(calls: Iterable[Callable[[], Any]]) -> None:
     deque(map(operator.call, list(calls)), maxlen=0)
 
 
-#: ``partial(assign, array, ..., values)`` for `at_once`; `numpy.copyto` has a part in Python.
-assign = np.ndarray.__setitem__
-
-
 class defer_interrupts:
     """Defer Ctrl-C: its handler runs when the block is done.
 
@@ -40,18 +33,24 @@ class defer_interrupts:
     a thread from outside are not deferred.
     """
 
-    def __enter__(self) -> None:
-        self._caught: list[Any] = []
+    def __init__(self) -> None:
+        self.caught: list[Any] = []
         self._handler: Any = None
+
+    def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
         handler = getsignal(SIGINT)
         if callable(handler):  # not ignored, nor the system's own, which run no Python code
-            signal(SIGINT, lambda *args: self._caught.append(args))
+            signal(SIGINT, lambda *args: self.caught.append(args))
             self._handler = handler
 
     def __exit__(self, *error: object) -> None:
+        if self.end():
+            self._handler(*self.caught[-1])
+
+    def end(self) -> bool:
+        """Put the handler back; whether it has to be called."""
         if self._handler is not None:
             signal(SIGINT, self._handler)
-            if self._caught:
-                self._handler(*self._caught[-1])
+        return bool(self.caught)

@@ -13,6 +13,7 @@ import numpy as np
 
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import is_cupy
+from numadam._arrays.layout import assign
 from numadam._checkpoint.container import Container, read, write
 from numadam._checkpoint.errors import CheckpointError
 from numadam._checkpoint.options import equal, options_from_json, options_to_json
@@ -22,7 +23,7 @@ from numadam._core import options as op
 from numadam._core.half import memory_dtype
 from numadam._core.hyper import LR
 from numadam._core.parts import Parts, parts_of
-from numadam._jit.interrupts import Writes, assign
+from numadam._jit.interrupts import Writes
 from numadam._optimizer.base import Kind, OptimizerBase
 from numadam._optimizer.defaults import default_options
 from numadam._optimizer.state import check_state

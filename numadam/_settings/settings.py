@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from numadam._arrays.layout import assign
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.half import as_storage
@@ -18,7 +19,7 @@ from numadam._core.plan import Plan, plan_of
 from numadam._core.presets import library
 from numadam._core.products import products_after
 from numadam._core.rule import RuleSpec
-from numadam._jit.interrupts import Writes, assign, at_once
+from numadam._jit.interrupts import Writes, at_once
 from numadam._settings.bounds import OPEN, Pair, inward
 from numadam._settings.groups import Overrides
 from numadam._settings.learning_rate import check_rate, is_plain

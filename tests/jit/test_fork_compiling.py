@@ -93,6 +93,29 @@ def test_a_child_forked_in_the_middle_of_a_long_compile_says_so(whose: str, warm
     assert after == "free free"
 
 
+def test_ctrl_c_ends_the_wait_and_comes_after_the_fork(warm: str) -> None:
+    """Python prints what a hook raises, and goes on: Ctrl-C would be lost, and locks kept."""
+    code = """
+    import os, signal
+    hold(forks.compile_lock())
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    handler, start = signal.getsignal(signal.SIGINT), time.monotonic()
+    def same_handler():
+        return str(signal.getsignal(signal.SIGINT) is handler)
+    try:
+        print(in_child(lambda: f"{same_handler()} {refused(child)}"))
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print(time.monotonic() - start < 25, same_handler())
+    release.set()
+    print(free(), in_child(free))
+    """
+    code = FORKED + BACKGROUND + textwrap.dedent(code)
+    *child, parent, after = python(code, NUMBA_CACHE_DIR=warm).splitlines()
+    assert all(line.startswith("True numadam cannot compile") for line in child)
+    assert (parent, after) == ("True True", "free free")
+
+
 def test_every_lock_of_numba_and_llvm_is_found() -> None:
     """Their names are private ones."""
     code = """

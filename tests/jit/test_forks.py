@@ -152,3 +152,23 @@ def test_locks_of_dropped_optimisers_are_forgotten(monkeypatch: pytest.MonkeyPat
     assert not any(ref.__callback__ for ref in forks._locks)
     locks = [ref() for ref in forks._locks]
     assert all(any(owner._lock is lock for lock in locks) for owner in owners)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_fork_takes_the_locks_of_logging_last(warm: str) -> None:
+    """Its lock is free while a fork waits for a thread that compiles, and may want to log."""
+    code = """
+    import logging, threading
+    from numadam._jit import forks, reports
+    free, wait = [], forks._wait
+    def spy():
+        def log():
+            free.append(lock.acquire(blocking=False) and not lock.release())
+        lock = logging._lock
+        thread = threading.Thread(target=log); thread.start(); thread.join()
+        wait()
+    forks._wait = spy
+    print(in_child(lambda: "x"), free)
+    """
+    out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
+    assert out == "x [True]"
