@@ -1,8 +1,9 @@
 """The tests on other Pythons and other versions of the dependencies: bash .ci/run pythons.
 
 On the oldest Python that pyproject.toml lists with the oldest versions that it names; on every
-newer one with the newest versions, there also some tests in eight threads each. A Python that is
-not on this machine is named in a line.
+newer one with the newest versions, there also some tests in eight threads each; on the newest also
+without the packages for CUDA, which hold NumPy back. A Python that is not on this machine is named
+in a line.
 
     python .ci/pythons.py SCRATCH [TESTS...]
 """
@@ -51,13 +52,13 @@ def interpreter(version: str) -> str | None:
     return None
 
 
-def tests_pass(python: str, folder: Path, resolution: str, tests: list[str]) -> bool:
-    """Install into a new environment, and run the tests there."""
+def tests_pass(python: str, folder: Path, resolution: str, extra: str, tests: list[str]) -> bool:
+    """Install with an extra into a new environment, and run the tests there."""
     inside = str(folder / "bin" / "python")
     install = ["uv", "pip", "install", "-q", "--python", inside, "--resolution", resolution]
     commands = [
         [python, "-m", "venv", str(folder)],
-        [*install, "-e", ".[test,threads]"],
+        [*install, "-e", f".[{extra},threads]"],
         [inside, "-m", "pytest", *tests],
     ]
     if not tests and resolution == "highest":
@@ -73,14 +74,18 @@ def main() -> int:
     """Run all that are listed; 1 where one of them fails."""
     scratch, tests = Path(sys.argv[1]), sys.argv[2:]
     floor, *newer = listed()
+    found = [version for version in newer if interpreter(version)]
+    runs = [(floor, "lowest-direct", "test"), *((one, "highest", "test") for one in newer)]
+    runs += [(one, "highest", "test-cpu") for one in found[-1:]]
     failed = False
-    for version, resolution in [(floor, "lowest-direct"), *((one, "highest") for one in newer)]:
+    for version, resolution, extra in runs:
         python = interpreter(version)
         verdict = "NOT RUN: no such Python here"
         if python is not None:
-            passed = tests_pass(python, scratch / f"python{version}", resolution, tests)
+            folder = scratch / f"python{version}-{extra}"
+            passed = tests_pass(python, folder, resolution, extra, tests)
             verdict, failed = "passed" if passed else "FAILED", failed or not passed
-        print(f"=== Python {version}, {resolution} versions: {verdict}", flush=True)
+        print(f"=== Python {version}, {resolution} versions, {extra}: {verdict}", flush=True)
     return int(failed)
 
 

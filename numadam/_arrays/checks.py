@@ -181,6 +181,13 @@ def same_memory(name: str) -> str:
     )
 
 
+def refuse_same_memory(arrays: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse arrays that need state of their size, which is not that of their memory."""
+    for array, name in zip(arrays, names, strict=True):
+        if overlaps_itself(array):
+            raise ValueError(same_memory(name))
+
+
 def refuse_negative(arrays: Sequence[Any], names: Sequence[str]) -> None:
     """Refuse state that is a sum of squares and has a number below 0; NaN and inf may be loaded."""
     for array, name in zip(arrays, names, strict=True):

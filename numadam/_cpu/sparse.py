@@ -42,11 +42,6 @@ class SparseGradients:
         """Within this block the sparse gradients of `used` are what the step reads."""
         found = [k for k, grad in enumerate(used.get(pl.G, ())) if is_sparse(grad)]
         parts = {leaf: self._coalesced(used[pl.G][leaf], leaf) for leaf in found}
-        if found and self._how == "lazy" and pl.OUT in used:
-            raise ValueError(
-                "out: sparse='lazy' visits some rows only, and the direction of the others would "
-                "be left as it was. Use sparse='dense'."
-            )
         with defer_interrupts():  # no other step may begin meanwhile
             try:
                 if self._how == "lazy":

@@ -90,14 +90,11 @@ class CpuState:
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
-        """Check all that memory for the state hangs on; the rest is for `validate`."""
+        """Check type and dtype of all parameters; the rest is for `validate`."""
         for array, name in zip(params, names, strict=True):
             if not ar.is_numpy(array):
                 raise TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
         ar.common_dtype(params, names)
-        for array, name in zip(params, names, strict=True):
-            if ar.overlaps_itself(array):  # its size is not that of its memory
-                raise ValueError(ar.same_memory(name))
 
     def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """META, in an array of one, and the products of a block, one row a group."""

@@ -73,7 +73,7 @@ class CudaBackend(Backend):
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
-        """Check all that memory for the state hangs on, and that the parameters lie on one GPU."""
+        """Check type and dtype of all parameters, and that they lie on one GPU."""
         ca.check_params(params, names)
         require_gpu()
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from numba import config, cuda
 
 from numadam._arrays.gpu import INSTALL
@@ -160,6 +161,12 @@ def _explained(device: int) -> Iterator[None]:
         raise RuntimeError(
             f"numba-cuda cannot use GPU {device}, and CuPy can ({' '.join(str(error).split())}): "
             "check the driver with `nvidia-smi`."
+        ) from error
+    except AttributeError as error:  # of np.row_stack, where NumPy is 2.5 and numba-cuda 0.30
+        if error.obj is not np:
+            raise
+        raise ImportError(
+            f"numba-cuda does not work with NumPy {np.__version__} ({error}): {INSTALL}."
         ) from error
 
 

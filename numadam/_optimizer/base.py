@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
+from numadam._arrays.checks import refuse_same_memory
 from numadam._arrays.interop import as_views
 from numadam._arrays.tree import Active, Tree, same_objects
 from numadam._backend import Backend
@@ -69,6 +70,7 @@ class OptimizerBase:
         backend: type[Backend] = self._backend_class or backend_for(leaves, names)
         given, leaves = leaves, as_views(leaves, backend.home, True, names.__getitem__)
         backend.check_params(leaves, names)
+        refuse_same_memory(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
         of_leaves = tree.select(overrides)
         settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs)

@@ -122,3 +122,19 @@ def test_rows_of_the_parameters_themselves_are_refused_where_they_are_read_in_pl
         opt.step(Rows(np.array([0, 3]), p[:2]))
     assert opt.t == 0
     assert np.all(p == 1)
+
+
+@pytest.mark.parametrize("share", ["values", "out"])
+def test_rows_in_memory_that_is_written_and_a_direction_of_some_rows(share):
+    p = np.ones((4, 3))
+    opt = na.SGD(p, lr=0.5, sparse="lazy")
+    if share == "values":
+        with pytest.raises(ValueError, match=r"^(grads|params).*share"):
+            opt.step(Rows(np.array([1]), p[2:3]))
+    else:
+        with pytest.raises(
+            ValueError, match=r"^out: sparse='lazy' gives a direction in some rows only"
+        ):
+            opt.step(Rows(np.array([1]), np.ones((1, 3))), out=np.zeros((4, 3)))
+    assert opt.t == 0
+    assert (p == 1.0).all()

@@ -150,6 +150,20 @@ def test_what_the_compiler_lacks_is_named_with_what_installs_it(monkeypatch, com
 
 
 @NEEDS_COMPILER
+def test_a_numpy_that_is_too_new_for_numba_cuda_is_named_with_what_installs_both(
+    monkeypatch, compile_for
+):
+    from numadam._cuda import compiler as cuda_compile
+
+    monkeypatch.setattr(cuda_compile, "ptx_of", lambda *arguments: np.gone)
+    with pytest.raises(ImportError, match=rf"NumPy \d+.*'gone'{INSTALL}"):
+        compile_for(9, 0)
+    monkeypatch.setattr(cuda_compile, "ptx_of", lambda *arguments: NO_PLAN.gone)
+    with pytest.raises(AttributeError, match="NoPlan"):  # a mistake of another kind
+        compile_for(9, 0)
+
+
+@NEEDS_COMPILER
 def test_a_gpu_that_numba_cuda_does_not_find(monkeypatch, compile_for):
     from numba.cuda.cudadrv.error import CudaSupportError
 

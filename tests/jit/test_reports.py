@@ -75,7 +75,10 @@ def test_a_thread_that_an_exception_ends_at_its_start_is_not_waited_for(terminal
     def ended_at_once(function, args):
         return 0
 
-    monkeypatch.setattr(threading, "_start_new_thread", ended_at_once)
+    def start(thread):
+        raise AssertionError("a Thread waits for ever for one that has ended")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
     monkeypatch.setattr(reports, "start_new_thread", ended_at_once)
     done = threading.Event()
 

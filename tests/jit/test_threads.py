@@ -64,7 +64,9 @@ def test_thread_count_is_obeyed(warm: str) -> None:
 def test_lists_and_headers_that_another_thread_changes(warm: str) -> None:
     """Lists and headers are read under the GIL and kept alive: no crash, no mixed gradients."""
     code = """
-    import threading, time
+    import threading, time, warnings
+    # NumPy 2.5 says so where a shape is set: another thread may do it all the same
+    warnings.filterwarnings("ignore", "Setting the shape", DeprecationWarning)
     n, rows = 1_000_000, 300_000
     opt, wide = na.SGD([np.zeros(n)], lr=1.0), np.zeros((rows, 4))[:, :2]
     strided = na.SGD(wide, lr=1.0)

@@ -497,3 +497,16 @@ def test_everything_at_once_in_the_middle_of_a_mean(path):
         twin.save(path)
         # loaded arrays are contiguous, those of the optimiser may be strided: the bytes are equal
         assert path.read_bytes() == first
+
+
+def test_an_option_that_this_version_does_not_have_is_refused(path):
+    opt = trained()
+    opt.save(path)
+    content = read(path, "optimizer")
+    content.meta["options"]["foresight"] = 0.5
+    write(path, content)
+    before = digest(opt)
+    for load in (na.load, opt.load):
+        with pytest.raises(CheckpointError, match=r"foresight: is no option of Adam in this"):
+            load(path)
+    assert digest(opt) == before
