@@ -127,7 +127,7 @@ def test_a_callback_is_asked_again_where_it_ended_the_run(fun, tmp_path):
     def until(last):
         def callback(intermediate_result):
             seen.append(intermediate_result.nit)
-            if intermediate_result.nit == last:
+            if intermediate_result.nit == last and intermediate_result.fun > 0.0:
                 raise StopIteration
 
         return callback

@@ -66,6 +66,7 @@ class CompiledRun:
         """Go on from a file, unless that run has ended and no more iterations are asked for."""
         problem = self._problem
         if code == CALLBACK:
+            self._observers.f = problem.f
             code = self._observers.ask(problem.backend.t, problem.size, problem.last_rate)
         if code not in (RUNNING, MAXITER):
             return code
