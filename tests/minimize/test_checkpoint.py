@@ -250,11 +250,25 @@ def test_arguments_that_cannot_be_are_refused(tmp_path):
         run(checkpoint_every=3)
     with pytest.raises(ValueError, match=r"checkpoint_every: expected .* at least 1"):
         run(checkpoint=tmp_path / "a", checkpoint_every=0)
-    with pytest.raises(FileNotFoundError, match=r"checkpoint: there is no folder"):
-        run(checkpoint=tmp_path / "none" / "a")
-    with pytest.raises(IsADirectoryError, match=r"checkpoint: .* is a folder"):
-        run(checkpoint=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_takes_no_file_is_refused_before_anything_is_evaluated(tmp_path):
+    link, folder = tmp_path / "link", tmp_path / "folder"
+    link.symlink_to(tmp_path / "none" / "a")
+    folder.mkdir()
+    places = [
+        (tmp_path / "none" / "a", FileNotFoundError, r"checkpoint: there is no folder"),
+        (link, FileNotFoundError, r"checkpoint: there is no folder"),
+        (folder, IsADirectoryError, r"checkpoint: is a folder"),
+        ("/dev/null", OSError, r"checkpoint: is no regular file"),
+        ("/proc/a", OSError, r"checkpoint: "),  # may be written, but takes no new files
+        ("a\0b", ValueError, r"null byte"),
+    ]
+    for place, kind, text in places:
+        with pytest.raises(kind, match=text):
+            na.minimize(cut_at(python_rosen, 0), START, jac=True, checkpoint=place)
+    assert sorted(tmp_path.iterdir()) == [folder, link]
 
 
 def test_a_folder_that_fun_leaves_is_that_of_the_start(tmp_path, monkeypatch):
