@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import shutil
 
 import numpy as np
@@ -141,6 +142,30 @@ def test_a_callback_is_asked_again_where_it_ended_the_run(fun, tmp_path):
     whole = na.minimize(fun, START, **run)
     np.testing.assert_array_equal(res.x, whole.x)
     assert res.nfev == whole.nfev
+
+
+def test_observers_see_what_check_every_says_whatever_ends_a_call(tmp_path, monkeypatch):
+    """A file that is due, a slow objective, an iterate at which fun raised: none of them counts."""
+    from numadam._minimize.compiled import problem
+
+    def run(call, seen, **more):
+        lr = na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=1)
+        options = {"lr": lr, "maxiter": 23, "check_every": 5, "gtol": 0}
+        return compiled_run(
+            call, callback=lambda intermediate_result: seen.append(intermediate_result.nit),
+            **options, **more,
+        )  # fmt: skip
+
+    whole = run(None, seen := [])
+    assert seen == [5, 10, 15, 20, 23]
+    seen.clear()
+    assert_same_run(pieces(tmp_path / "a", functools.partial(run, seen=seen), [8, 9]), whole)
+    assert seen == [5, 10, 15, 20, 23]
+    seen.clear()
+    monkeypatch.setattr(problem, "_SECONDS_A_CALL", 0.0)
+    often = run(None, seen, checkpoint=tmp_path / "b", checkpoint_every=2)
+    assert_same_run(often, whole)
+    assert seen == [5, 10, 15, 20, 23]
 
 
 def test_a_run_from_a_state_has_a_file_of_its_own(tmp_path):
