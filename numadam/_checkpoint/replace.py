@@ -114,6 +114,24 @@ def replacing(path: str | os.PathLike[Any]) -> Iterator[NewFile]:
         raise
 
 
+def check_writable(path: str | os.PathLike[Any]) -> None:
+    """Refuse a path that `replacing` could not write to: a temporary file is made and removed.
+
+    Raises
+    ------
+    OSError
+        Of folders, devices, write protection. Permissions alone do not tell.
+    """
+    target = Path(os.path.realpath(os.fsdecode(path)))
+    made: list[Path] = []
+    try:
+        with _created(target, _check_target(target), made):
+            pass
+    finally:
+        for temporary in made:
+            temporary.unlink(missing_ok=True)
+
+
 def _note(target: Path, mode: int | None, new: os.stat_result | None) -> str:
     with suppress(OSError):
         if new is not None and os.path.samestat(target.stat(), new):

@@ -17,6 +17,7 @@ from numadam._arrays.tree import Active, Tree
 from numadam._checkpoint.container import Container, read, write
 from numadam._checkpoint.errors import CheckpointError
 from numadam._checkpoint.options import equal, options_from_json, options_to_json
+from numadam._checkpoint.replace import check_writable
 from numadam._checkpoint.schedules import arguments_of, fields_of, plateaus_in
 from numadam._checkpoint.tree import Structure
 from numadam._core.frozen import own_copy
@@ -285,14 +286,15 @@ def _shown(value: Any) -> str:
 
 
 def _check_place(path: Path) -> None:
-    """Refuse a path that could not be written to, before a run of hours finds out."""
-    folder = path.parent
+    """Refuse a path that cannot be written to, before a run of hours finds out."""
+    folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise FileNotFoundError(f"checkpoint: there is no folder {str(folder)!r}; make it first.")
-    if path.is_dir():
-        raise IsADirectoryError(f"checkpoint: {str(path)!r} is a folder; name a file in it.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"checkpoint: the folder {str(folder)!r} cannot be written to.")
+    try:
+        check_writable(path)
+    except OSError as error:
+        text = f"checkpoint: {error.strerror}"
+        raise OSError(error.errno, text, str(path)) from error
 
 
 def _crc(leaves: Sequence[Any]) -> int:

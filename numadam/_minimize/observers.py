@@ -124,6 +124,10 @@ class Observers:
             return 1
         return self._history.gap(self._first + done)
 
+    def sees(self, done: int, check: int | None) -> bool:
+        """Whether an iterate, so many iterations into the run, is one to be notified."""
+        return not self.each or check is None or done % check == 0
+
     def _read_f(self) -> float:
         """The objective at the iterate at hand, evaluated once."""
         if self.f is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import shutil
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_a_callback_is_asked_again_where_it_ended_the_run(fun, tmp_path):
     def until(last):
         def callback(intermediate_result):
             seen.append(intermediate_result.nit)
-            if intermediate_result.nit == last:
+            if intermediate_result.nit == last and intermediate_result.fun > 0.0:
                 raise StopIteration
 
         return callback
@@ -142,6 +143,30 @@ def test_a_callback_is_asked_again_where_it_ended_the_run(fun, tmp_path):
     whole = na.minimize(fun, START, **run)
     np.testing.assert_array_equal(res.x, whole.x)
     assert res.nfev == whole.nfev
+
+
+def test_observers_see_what_check_every_says_whatever_ends_a_call(tmp_path, monkeypatch):
+    """A file that is due, a slow objective, an iterate at which fun raised: none of them counts."""
+    from numadam._minimize.compiled import problem
+
+    def run(call, seen, **more):
+        lr = na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=1)
+        options = {"lr": lr, "maxiter": 23, "check_every": 5, "gtol": 0}
+        return compiled_run(
+            call, callback=lambda intermediate_result: seen.append(intermediate_result.nit),
+            **options, **more,
+        )  # fmt: skip
+
+    whole = run(None, seen := [])
+    assert seen == [5, 10, 15, 20, 23]
+    seen.clear()
+    assert_same_run(pieces(tmp_path / "a", functools.partial(run, seen=seen), [8, 9]), whole)
+    assert seen == [5, 10, 15, 20, 23]
+    seen.clear()
+    monkeypatch.setattr(problem, "_SECONDS_A_CALL", 0.0)
+    often = run(None, seen, checkpoint=tmp_path / "b", checkpoint_every=2)
+    assert_same_run(often, whole)
+    assert seen == [5, 10, 15, 20, 23]
 
 
 def test_a_run_from_a_state_has_a_file_of_its_own(tmp_path):
@@ -252,11 +277,25 @@ def test_arguments_that_cannot_be_are_refused(tmp_path):
         run(checkpoint_every=3)
     with pytest.raises(ValueError, match=r"checkpoint_every: expected .* at least 1"):
         run(checkpoint=tmp_path / "a", checkpoint_every=0)
-    with pytest.raises(FileNotFoundError, match=r"checkpoint: there is no folder"):
-        run(checkpoint=tmp_path / "none" / "a")
-    with pytest.raises(IsADirectoryError, match=r"checkpoint: .* is a folder"):
-        run(checkpoint=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_takes_no_file_is_refused_before_anything_is_evaluated(tmp_path):
+    link, folder = tmp_path / "link", tmp_path / "folder"
+    link.symlink_to(tmp_path / "none" / "a")
+    folder.mkdir()
+    places = [
+        (tmp_path / "none" / "a", FileNotFoundError, r"checkpoint: there is no folder"),
+        (link, FileNotFoundError, r"checkpoint: there is no folder"),
+        (folder, IsADirectoryError, r"checkpoint: is a folder"),
+        ("/dev/null", OSError, r"checkpoint: is no regular file"),
+        ("/proc/a", OSError, r"checkpoint: "),  # may be written, but takes no new files
+        ("a\0b", ValueError, r"null byte"),
+    ]
+    for place, kind, text in places:
+        with pytest.raises(kind, match=text):
+            na.minimize(cut_at(python_rosen, 0), START, jac=True, checkpoint=place)
+    assert sorted(tmp_path.iterdir()) == [folder, link]
 
 
 def test_a_folder_that_fun_leaves_is_that_of_the_start(tmp_path, monkeypatch):

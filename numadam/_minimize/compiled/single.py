@@ -66,6 +66,7 @@ class CompiledRun:
         """Go on from a file, unless that run has ended and no more iterations are asked for."""
         problem = self._problem
         if code == CALLBACK:
+            self._observers.f = problem.f
             code = self._observers.ask(problem.backend.t, problem.size, problem.last_rate)
         if code not in (RUNNING, MAXITER):
             return code
@@ -95,8 +96,10 @@ class CompiledRun:
             done, code = problem.done, problem.code
             if code == RUNNING and done >= self._maxiter and not problem.at_start:
                 code = MAXITER
-            if observers.active:
-                k, end = self._begin + done, code != RUNNING
+            end = code != RUNNING
+            # a call may have ended elsewhere: by time, or where the file was due
+            if observers.active and (end or observers.sees(done, self._check)):
+                k = self._begin + done
                 told = observers.notify(k, problem.f, problem.size, problem.last_rate, end)
                 code = told if told != RUNNING else code
             if code != RUNNING:
