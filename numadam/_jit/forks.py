@@ -48,6 +48,9 @@ _LOCKS = (
     "llvmlite.binding.ffi lib _lock _lock",
 )
 
+#: What Numba imports, also in the middle of a call and outside of its lock: see `_importing`.
+_IMPORTED = sys.stdlib_module_names | {"numadam", "numba", "llvmlite", "numpy", "scipy"}
+
 _compiling = threading.RLock()
 #: Set in a child that was forked in the middle of it: Numba and LLVM stay half changed.
 _compile_cut_off = _import_cut_off = False
@@ -153,12 +156,12 @@ def _compiler_locks() -> Iterator[Any]:
 
 
 def _importing() -> bool:
-    """Whether another thread imports Numba or numadam, and what they import."""
+    """Whether another thread imports what a child may import, which would wait for ever."""
     # Python offers no other way
     module_locks = _bootstrap._module_locks  # type: ignore[attr-defined]  # noqa: SLF001
     locks = [ref() for ref in list(module_locks.values())]
     return any(
-        lock.name.partition(".")[0] in ("numadam", "numba", "llvmlite")
+        lock.name.partition(".")[0] in _IMPORTED
         for lock in locks
         if lock is not None and lock.owner not in (None, threading.get_ident())
     )

@@ -126,15 +126,26 @@ def test_every_lock_of_numba_and_llvm_is_found() -> None:
     assert python(code) == "6"
 
 
-def test_a_child_forked_in_the_middle_of_a_long_import_says_so(warm: str) -> None:
-    code = """
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("child", "numba.core.typing"),
+        ("lambda: np.ma", "numpy.ma.core"),  # Numba imports it before it takes its lock
+        ("lambda: __import__('concurrent.futures')", "concurrent.futures._base"),
+    ],
+)
+def test_a_child_forked_in_the_middle_of_a_long_import_says_so(
+    first: str, then: str, warm: str
+) -> None:
+    """Numba's own modules, and what it imports itself."""
+    code = f"""
     import sys
     forks._COMPILE_PATIENCE = 0.2
     def slow(event, details):
-        if event == "import" and details[0] == "numba.core.typing":
+        if event == "import" and details[0] == "{then}":
             ready.set(); release.wait()
     sys.addaudithook(slow)
-    threading.Thread(target=child, daemon=True).start()
+    threading.Thread(target={first}, daemon=True).start()
     ready.wait()
     print(in_child(lambda: refused(child)))
     release.set()
