@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from numadam._arrays.layout import SKEW, Layout, assign
+from numadam._arrays.layout import SKEW, Layout
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._cpu.functional import update
@@ -158,11 +157,7 @@ class CpuBackend(Backend):
         others: Iterable[Callable[[], Any]] = (),
     ) -> None:
         """Load counters, state arrays and parameters, and make other writes, all at once."""
-        writes = self.memory.loads(counters, state)
-        if params is not None:
-            pairs = zip(self.params, params, strict=True)
-            writes += [partial(assign, param, ..., new) for param, new in pairs]
-        at_once([*writes, *others])
+        self.memory.load(counters, state, params, others)
 
     def check(self) -> None:
         """Check the parameters as they are now: they can be written, and overlap nothing."""

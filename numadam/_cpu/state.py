@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -205,8 +205,14 @@ class CpuState:
         """The dtype of a state array."""
         return self._places.layouts[self._places.names.index(name)].dtype
 
-    def loads(self, counters: Mapping[str, Any], state: Mapping[str, Leaves]) -> Writes:
-        """The one copy that brings counters and state arrays in."""
+    def load(
+        self,
+        counters: Mapping[str, Any],
+        state: Mapping[str, Leaves],
+        params: Leaves | None = None,
+        others: Iterable[Callable[[], Any]] = (),
+    ) -> None:
+        """Load counters, state arrays and parameters, and make other writes, all at once."""
         # counters and products lie before the arrays, which need not be copied without new ones
         end = self._places.end if state else min(self._places.firsts, default=self._places.end)
         staged = self._block[:end].copy()
@@ -219,4 +225,7 @@ class CpuState:
         for name, views in self._views(staged).items() if state else ():
             for view, leaf in zip(views, state.get(name, ()), strict=name in state):
                 np.copyto(view, leaf)
-        return [partial(assign, self._block[_COUNTERS_AT:end], ..., staged[_COUNTERS_AT:])]
+        pairs = [(self._block[_COUNTERS_AT:end], staged[_COUNTERS_AT:])]
+        if params is not None:
+            pairs += zip(self.params, params, strict=True)
+        at_once([*(partial(assign, own, ..., new) for own, new in pairs), *others])

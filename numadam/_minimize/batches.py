@@ -65,9 +65,9 @@ def run_batch(batch: Batch, task: ManyTask) -> ManyResult:
             if file is not None and (over or file.due(batch.done)):
                 file.write(batch.done, *batch.run_state())
     except BaseException as error:
+        attach(error, batch.result(interrupted=True))
         if file is not None and batch.whole:
             file.write_after(error, batch.done, *batch.run_state())
-        attach(error, batch.result(interrupted=True))
         raise
     finally:
         bar.close(over)

@@ -212,10 +212,6 @@ class Checkpoint:
         for name in {**own, **theirs}:
             if not equal(theirs.get(name), own.get(name)):
                 self._refuse(name, theirs.get(name), own.get(name))
-        of_file = plateaus_in(list(theirs.values()))
-        for mine, its in zip(plateaus_in(list(own.values())), of_file, strict=True):
-            state = fields_of(its).items() - arguments_of(its).items()
-            mine.set_state(**dict(state))
         numbers = found.meta.get("at")
         if (
             not isinstance(numbers, dict)
@@ -223,6 +219,10 @@ class Checkpoint:
             or not all(one is None or isinstance(one, (int, float)) for one in numbers.values())
         ):
             raise CheckpointError(f"{self.path}: does not say how far the run has come.")
+        of_file = plateaus_in(list(theirs.values()))
+        for mine, its in zip(plateaus_in(list(own.values())), of_file, strict=True):
+            state = fields_of(its).items() - arguments_of(its).items()
+            mine.set_state(**dict(state))
         self._plan_next(numbers["done"])
         return RunState(self.path, numbers, found.arrays)
 

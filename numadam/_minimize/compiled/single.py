@@ -52,11 +52,11 @@ class CompiledRun:
             if code != self._code and self._file is not None:
                 self._save(code)
         except BaseException as error:
+            attach(error, self._result(RUNNING))
             # else an observer may have seen this iterate, or not
             whole = problem.code == RAISED or (problem.code == RUNNING and not observers.each)
             if self._file is not None and whole:
                 self._file.write_after(error, *self._run_state(RUNNING))
-            attach(error, self._result(RUNNING))
             raise
         finally:
             observers.close(code)

@@ -93,9 +93,9 @@ class PythonRun:
             if goes_on or code != before:
                 self._save(code)
         except BaseException as error:
+            attach(error, self._result(RUNNING))
             if self._file is not None and self._counted is not None:
                 self._file.write_after(error, *self._run_state(RUNNING))
-            attach(error, self._result(RUNNING))
             raise
         finally:
             self._observers.close(code)
