@@ -188,8 +188,8 @@ def _first_difference(spec: Any, tree: Any, name: str) -> str:
     wanted, titles = spec.entries(), _titles(spec, name)
     missing = [title for entry, title in zip(wanted, titles, strict=True) if entry not in entries]
     extra = [f"{name}[{entry!r}]" for entry in entries if entry not in wanted]
-    parts = [f"without {_some(missing)}"] if missing else []
-    parts += [f"with {_some(extra)} that params do not have"] if extra else []
+    parts = [f"without {some(missing)}"] if missing else []
+    parts += [f"with {some(extra)} that params do not have"] if extra else []
     if parts:
         return f"{name}: expected the structure of params, got one {' and '.join(parts)}."
     here = dict(zip(entries, children, strict=True))
@@ -222,6 +222,7 @@ def _with_article(kind: type) -> str:
     return f"a{'n' if kind.__name__[0] in 'AEIOaeio' else ''} {kind.__name__}"
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -87,7 +87,7 @@ def name_fault(name: str) -> str:
     if not name or name == "__metadata__":
         return "is reserved"
     if _BAD.search(name):
-        return "has a control character"
+        return "has a control character or half of a character"
     if ".." in name.split("/"):
         return "has the part '..'"
     return ""

@@ -16,6 +16,7 @@ import numpy as np
 
 from numadam._arrays.checks import memory_order
 from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
+from numadam._checkpoint.header import name_fault
 from numadam._checkpoint.options import CONTAINERS
 from numadam._core.half import memory_dtype
 
@@ -94,7 +95,11 @@ def _token(key: Any, title: str) -> str:
     """A key as a part of a JSON Pointer."""
     if type(key) not in (str, int):
         raise TypeError(f"{title}: the key {key!r} cannot be saved, only str and int.")
-    return str(key).replace("~", "~0").replace("/", "~1")
+    token = str(key).replace("~", "~0").replace("/", "~1")
+    fault = name_fault(f"p/{token}")
+    if fault:
+        raise TypeError(f"{title}: the key {key!r} cannot be saved: as a name it {fault}.")
+    return token
 
 
 def rebuild(node: Any, make_array: Callable[[str, Any], Any], name: str = "p") -> Any:

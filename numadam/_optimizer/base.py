@@ -308,8 +308,10 @@ class OptimizerBase:
     def __copy__(self) -> Self:
         """An optimiser of the same parameters, with a state of its own."""
         with self._lock:
-            clone = type(self).__new__(type(self))
-            clone.__setstate__(self._saved())
+            clone, saved = type(self).__new__(type(self)), self._saved()
+            # a new optimiser moves parameters into their bounds
+            saved["values"] = [value.copy() for value in saved["values"]]
+            clone.__setstate__(saved)
         return clone
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

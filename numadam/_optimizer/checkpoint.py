@@ -14,6 +14,7 @@ import numpy as np
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import is_cupy
 from numadam._arrays.layout import assign
+from numadam._arrays.tree import some
 from numadam._checkpoint.container import Container, read, write
 from numadam._checkpoint.errors import CheckpointError
 from numadam._checkpoint.options import equal, options_from_json, options_to_json
@@ -183,11 +184,17 @@ def _of_state(state: str, name: str) -> str:
 
 def _check_arrays(named: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Compare names, shapes and dtypes of a file with those of an optimiser."""
-    for name in named.keys() - arrays.keys():
-        raise ValueError(f"{name}: is not in the file.")
-    for name in arrays.keys() - named.keys():
-        if not name.startswith("options/"):
-            raise ValueError(f"{name}: is in the file, but the optimiser has no such array.")
+    saved = [name for name in arrays if not name.startswith("options/")]
+    for kind in ("p", ""):  # parameters first: the names of the state follow from theirs
+        own, its = (
+            sorted(name for name in names if not kind or name.partition("/")[0] == kind)
+            for names in (named, saved)
+        )
+        if own != its:
+            raise ValueError(
+                f"{'params' if kind else 'state'}: the optimiser has the arrays {some(own)}, the "
+                f"file {some(its)}. Nest params as in the file, or use numadam.load."
+            )
     for name, here in named.items():
         there = arrays[name]
         if (there.shape, there.dtype) != (here.shape, here.dtype):

@@ -297,8 +297,8 @@ class Settings:
             raise ValueError("ema: ema_debias divides by 1 - ema^t, so ema cannot change.")
         if self._structure(options) != self._structure(self.options):
             raise ValueError(
-                f"{name}: {value!r} instead of {self.options[name]!r} needs another step: make a "
-                "new optimiser."
+                f"{name}: cannot change from {self.options[name]!r} to {value!r}: the compiled "
+                "step would be another one. Make a new optimiser."
             )
         now, schedules = options[name], self._find_schedules(options)
         start = op.NEUTRAL[name] if now is None else at_start(hyper, now)

@@ -151,3 +151,13 @@ def test_options_and_hyperparameters_survive():
     opt.step(np.full(3, 0.1))
     again.step(np.full(3, 0.1))
     assert_same_bits(again.params, opt.params)
+
+
+def test_a_copy_leaves_parameters_outside_of_their_bounds():
+    """As a load does: only a new optimiser moves them."""
+    x = np.ones(3)
+    opt = na.Adam(x, bounds=(0.0, 2.0))
+    x[:] = 5.0
+    copied = copy.copy(opt)
+    assert copied.params is x
+    assert (x == 5.0).all()

@@ -162,7 +162,7 @@ def test_changes_that_need_another_step_are_refused():
         "ema": 0.9,
         "beta1": lambda taken: 0.9,
     }.items():
-        with pytest.raises(ValueError, match=f"^{name}: .* needs another step"):
+        with pytest.raises(ValueError, match=f"^{name}: cannot change from .* to "):
             setattr(opt, name, value)
     for name, value in {"weight_decay": -1.0, "loss_scale": 0, "eps": math.nan}.items():
         with pytest.raises(ValueError, match=f"^{name}: expected a number"):
@@ -275,5 +275,5 @@ def test_a_copy_keeps_a_decay_that_is_set_to_zero_for_a_while(kind, again):
         twin.step(np.ones(3))
         np.testing.assert_array_equal(twin.params, opt.params)
     without = again(kind(np.ones(3), weight_decay=0.0))
-    with pytest.raises(ValueError, match=r"weight_decay: 0\.1 instead of 0\.0 needs another"):
+    with pytest.raises(ValueError, match=r"weight_decay: cannot change from 0\.0 to 0\.1"):
         without.weight_decay = 0.1
