@@ -1,12 +1,15 @@
-"""Arguments of a minimisation as they are read: starts of any kind, numbers at their ends, rules."""
+"""Arguments of a minimisation as they are read: starts, numbers at their ends, rules."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 
 import numadam as na
 from numadam._minimize import arguments
+from numadam._minimize.stopping import GTOL_REL, Tolerances
 from tests.trees import Pair
 
 
@@ -51,12 +54,14 @@ def test_numbers_and_rules_are_read():
     assert arguments.check_maxiter(0) == 0
     assert arguments.check_maxiter(2**53 - 1) == 2**53 - 1
     for maxiter in (-1, 2**53):
-        with pytest.raises(ValueError, match="^maxiter: "):
+        with pytest.raises(ValueError, match=r"^maxiter: "):
             arguments.check_maxiter(maxiter)
     assert [arguments.check_interval(None, host) for host in (True, False)] == [1, 20]
     assert arguments.check_interval(7, False) == 7
     assert arguments.read_args([1], compiled=False) == ([1],)
     assert arguments.read_args((1, 2), compiled=True) == (1, 2)
+    with pytest.raises(TypeError, match=r"^args: expected a tuple, got a list"):
+        arguments.read_args([1], compiled=True)
     assert arguments.rule_class(na.AdamW) is na.AdamW
     assert arguments.rule_class("adamW") is na.AdamW
     for rule, says in [
@@ -68,3 +73,22 @@ def test_numbers_and_rules_are_read():
     ]:
         with pytest.raises(ValueError, match=says):
             arguments.rule_class(rule)
+
+
+def test_tolerances_are_read():
+    """Each alone is a test, however small; None and 0 are none."""
+    off = {"gtol": 0.0, "gtol_rel": 0.0, "ftol": None, "xtol": None, "norm": math.inf}
+    assert Tolerances.read(**off) == (0.0, 0.0, 0.0, 0.0, math.inf)
+    assert Tolerances.read(**off).any is False
+    assert Tolerances.read(None, None, None, None, 2) == (0.0, 0.0, 0.0, GTOL_REL, 2.0)
+    assert Tolerances.read(0.5, None, None, None, 2).gtol_rel == 0.0
+    for name in ("gtol", "gtol_rel", "ftol", "xtol"):
+        found = Tolerances.read(**{**off, name: 0.5})
+        assert found == Tolerances(**{**off, "ftol": 0.0, "xtol": 0.0, name: 0.5})
+        assert found.any is True
+        with pytest.raises(ValueError, match=rf"^{name}: expected a number"):
+            Tolerances.read(**{**off, name: -1.0})
+    for norm in (1, -2, True, "2", None, [2], math.nan):
+        with pytest.raises(ValueError, match=r"^norm: expected numpy.inf or 2, got"):
+            Tolerances.read(**{**off, "norm": norm})
+    assert "at most gtol" in Tolerances(0.5, 0.0, 0.0, 0.0, 2.0).gradient_message(0.5, 1.0)
