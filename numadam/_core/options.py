@@ -42,7 +42,6 @@ COLUMN: Any = ControlRow(*range(15))
 #: The first column of the rule.
 RULE = len(COLUMN)
 
-_POSITIVE = {"closed": True, "positive": True}
 #: The hyperparameters of every rule.
 HYPERS = (
     LR,

@@ -2,12 +2,14 @@
 
 python tests/campaigns/mutation.py FILES --tests PATHS: comparisons, numbers, texts, `and`, `or`,
 `not`, conditions, signs and exceptions are changed, statements deleted, and the tests run for each.
-`--sample N --seed S` takes N of the mistakes. FILE::NAME means one class or function. Prints those
-that no test noticed, and the score. Needs coverage, which says which tests run a line and so are
-run for it; with `--all-tests` all are, for lines that run in processes which a test starts.
+`--sample N --seed S` takes N of the mistakes of each file. FILE::NAME means one class or function.
+Prints those that no test noticed, and the score.
 
-All runs are in copies of the tree, with a cache of compiled loops that no mistake can change; a
-loop that has its entry there is not compiled again, so mistakes in compiled functions are not seen.
+A mistake in a function is tried in a fork of a process that has imported all (`in_place.py`), by
+the tests that run its lines. Others, and with `--all-tests` all, for lines that run in processes
+which a test starts, are tried by all tests, each in a copy of the tree. The cache of compiled loops
+is a copy; a loop that has its entry there is not compiled again, so mistakes in compiled functions
+are not seen.
 """
 
 from __future__ import annotations
@@ -15,21 +17,19 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
-import functools
+import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
-
-import coverage
+from typing import Any, NamedTuple
 
 from numadam._jit import cache
 
@@ -42,6 +42,7 @@ _SWAPS: dict[type, type] = {
     ast.Div: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.Mult, ast.Pow: ast.Mult,
 }  # fmt: skip
 _ERRORS = {"TypeError": "ValueError"}  # any other becomes a TypeError
+_ALIAS = re.compile("_?[A-Z][a-z]")
 _DELETED = (ast.Expr, ast.Assign, ast.AugAssign, ast.Raise, ast.Delete, ast.Continue, ast.Break)
 #: of a run: so many times the time of the tests without a mistake, and seconds besides
 _SLOWER, _GRACE = 5, 30
@@ -54,6 +55,18 @@ class Mutant(NamedTuple):
     line: int
     end: int
     source: str
+
+
+def _is_none(value: ast.AST | None) -> bool:
+    return value is None or (isinstance(value, ast.Constant) and value.value is None)
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    """Whether only a type checker reads it: an alias such as `Pair = ...`, or an import for it."""
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) == "TYPE_CHECKING"
+    names = [one.id for one in getattr(node, "targets", ()) if isinstance(one, ast.Name)]
+    return any(_ALIAS.match(name) for name in names)
 
 
 def changes(node: ast.AST) -> Iterator[str]:
@@ -83,15 +96,16 @@ def changes(node: ast.AST) -> Iterator[str]:
         kind = ast.unparse(node.exc.func)
         other = ast.Call(ast.Name(_ERRORS.get(kind, "TypeError")), node.exc.args, [])
         yield with_fields(exc=other)
-    elif isinstance(node, ast.Return) and node.value is not None:
+    elif isinstance(node, ast.Return) and not _is_none(node.value):
         yield "return None"
     if isinstance(node, _DELETED):
         yield "pass"
 
 
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes that may be changed: no docstring, no annotation, no part of an f-string."""
-    if isinstance(tree, ast.JoinedStr):  # before Python 3.12 its parts have no places
+    """All nodes that may be changed: no docstring, no type, no part of an f-string."""
+    # before Python 3.12 the parts of an f-string have no places
+    if isinstance(tree, ast.JoinedStr) or _is_for_types(tree):
         return
     yield tree
     for name, value in ast.iter_fields(tree):
@@ -165,8 +179,8 @@ def _link(of: str | Path, to: str | Path) -> None:
         shutil.copy2(of, to)
 
 
-def prepare(tree: Path, tests: list[str]) -> tuple[coverage.CoverageData, float]:
-    """Copy the checkout and fill its cache; which tests run each line, and their seconds."""
+def prepare(tree: Path) -> None:
+    """Copy the checkout and its cache."""
     for folder in ("numadam", "tests", "docs"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=_NOT_COPIED)
     for path in (*ROOT.glob("*.md"), ROOT / "pyproject.toml"):
@@ -179,35 +193,6 @@ def prepare(tree: Path, tests: list[str]) -> tuple[coverage.CoverageData, float]
     for folder in cache.folders():
         for entry in folder.glob("*.loop"):
             _link(entry, tree / "cache" / "numadam" / entry.name)
-    (tree / ".coveragerc").write_text("[run]\ndynamic_context = test_function\nsource = numadam\n")
-    for command in (PYTEST, ("-m", "coverage", "run", *PYTEST)):
-        begin = time.monotonic()
-        status, said = run(tree, *command, *tests)
-        if status:
-            raise SystemExit(f"The tests fail without a mistake:\n{said}")
-    data = coverage.CoverageData(str(tree / ".coverage"))
-    data.read()
-    return data, time.monotonic() - begin
-
-
-def tests_of(mutant: Mutant, lines: dict[int, list[str]], tests: list[str]) -> list[str]:
-    """The tests that run the lines of a mistake; all where a line runs at import, or in none."""
-    names = {name for k in range(mutant.line, mutant.end + 1) for name in lines.get(k, ())}
-    chosen = set()
-    for name in names:
-        module, _, function = name.rpartition(".")
-        path = module.replace(".", "/") + ".py"
-        if not is_test(path, function):
-            return tests
-        chosen.add(f"{path}::{function}")
-    return sorted(chosen) or tests
-
-
-@functools.cache
-def is_test(path: str, function: str) -> bool:
-    """Whether pytest finds a test of this name: coverage takes any function that is called so."""
-    file = ROOT / path
-    return file.name.startswith("test_") and f"\ndef {function}(" in file.read_text()
 
 
 def is_noticed(mutant: Mutant, pristine: Path, tests: list[str], most: float) -> bool:
@@ -220,6 +205,26 @@ def is_noticed(mutant: Mutant, pristine: Path, tests: list[str], most: float) ->
         return run(tree, *PYTEST, *tests, most=most)[0] != 0
 
 
+def in_place(tree: Path, todo: list[Mutant], tests: list[str]) -> list[bool | None]:
+    """What the tests notice of mistakes in one file; None for one that is not in a function."""
+    work = tree / "mutants.json"
+    module = ".".join(todo[0].path.with_suffix("").parts)
+    asked = [(one.line, one.end, one.source) for one in todo]
+    work.write_text(json.dumps({"module": module, "mutants": asked}))
+    said = run(tree, *PYTEST, "-p", "tests.campaigns.in_place", *tests)[1]
+    noticed: Any = json.loads(work.read_text())
+    if not isinstance(noticed, list):
+        raise SystemExit(f"The tests fail without a mistake:\n{said[-3000:]}")
+    return noticed
+
+
+def report(mutant: Mutant) -> None:
+    """Print a mistake that no test noticed."""
+    old = (ROOT / mutant.path).read_text().splitlines()
+    diff = difflib.unified_diff(old, mutant.source.splitlines(), lineterm="", n=0)
+    print(f"{mutant.path}:{mutant.line}", *list(diff)[3:], sep="\n", flush=True)
+
+
 def main() -> None:
     """Run the campaign."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -230,33 +235,30 @@ def main() -> None:
     parser.add_argument("--all-tests", action="store_true")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
-    todo = [one for target in given.files for one in mutants(target)]
-    if given.sample is not None and given.sample < len(todo):
-        todo = random.Random(given.seed).sample(todo, given.sample)
-    with tempfile.TemporaryDirectory() as folder:
+    known = tried = 0
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
         tree = Path(folder) / "tree"
-        data, seconds = prepare(tree, given.tests)
-        lines = {str(one.path): data.contexts_by_lineno(str(tree / one.path)) for one in todo}
-        most = _SLOWER * seconds + _GRACE
-
-        def judge(mutant: Mutant) -> bool:
-            covers = {} if given.all_tests else lines[str(mutant.path)]
-            chosen = tests_of(mutant, covers, given.tests)
-            noticed = is_noticed(mutant, tree, chosen, most)
-            if not noticed:
-                old = (ROOT / mutant.path).read_text().splitlines()
-                diff = difflib.unified_diff(old, mutant.source.splitlines(), lineterm="", n=0)
-                print(f"{mutant.path}:{mutant.line}", *list(diff)[3:], sep="\n", flush=True)
-            return noticed
-
-        with ThreadPoolExecutor(given.jobs) as pool:
-            noticed = list(pool.map(judge, todo))
-    score = defaultdict(Counter)
-    for mutant, known in zip(todo, noticed, strict=True):
-        score[str(mutant.path)][known] += 1
-        score["all"][known] += 1
-    for name, counts in score.items():
-        print(f"{name}: {counts[True]} of {counts.total()}, {counts[True] / counts.total():.1%}")
+        prepare(tree)
+        for target in given.files:
+            todo = mutants(target)
+            if given.sample is not None and given.sample < len(todo):
+                todo = random.Random(given.seed).sample(todo, given.sample)
+            begin = time.monotonic()
+            found: list[bool | None] = [None] * len(todo)
+            if not given.all_tests:
+                found = in_place(tree, todo, given.tests)
+            elif status := run(tree, *PYTEST, *given.tests)[0]:
+                raise SystemExit(f"The tests fail without a mistake: {status}")
+            most = _SLOWER * (time.monotonic() - begin) + _GRACE
+            rest = [one for one, was in zip(todo, found, strict=True) if was is None]
+            judged = pool.map(lambda one, most=most: is_noticed(one, tree, given.tests, most), rest)
+            found = [next(judged) if was is None else was for was in found]
+            for one, was in zip(todo, found, strict=True):
+                if not was:
+                    report(one)
+            known, tried = known + sum(map(bool, found)), tried + len(found)
+            print(f"{target}: {sum(map(bool, found))} of {len(found)}", flush=True)
+    print(f"all: {known} of {tried}, {known / tried:.1%}")
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ NO_BOX = [
     (Bounds(0, np.nan), (2,), "bounds.ub: is NaN"),
     ([(0, 1), (3, 2)], (2,), r"lo is above hi of element .*1\] of .*: 3.0 > 2.0"),
     ({"a": (0, 1)}, (2,), "expected a pair"),
+    ((np.ma.ones(3), None), (3,), r"bounds\[0\]: .* masked array"),
 ]  # fmt: skip
 
 
@@ -105,6 +106,16 @@ def test_update_functions_take_two_numbers():
     p, m, v = np.full(2, 9.0), np.zeros(2), np.zeros(2)
     na.adam_update(p, np.ones(2), m, v, 1, bounds=[None, np.float64(2)])
     assert (p == 2).all()
-    for bounds in ([(0, 1), (0, 1)], Bounds(0, 1), (0, "1")):
-        with pytest.raises(TypeError, match=r"^bounds: expected a pair \(lo, hi\) of numbers"):
+    for bounds, says in [
+        ([(0, 1), (0, 1)], r"expected a pair \(lo, hi\) of numbers"),
+        (Bounds(0, 1), r"expected a pair \(lo, hi\) of numbers"),
+        ((0, "1"), r"expected a pair \(lo, hi\) of numbers"),
+        ((np.zeros(2), 1), "bounds are two numbers here; arrays of them need"),
+        ((0, np.array([1.0])), "bounds are two numbers here; arrays of them need"),
+        ((3, 2), "lo is above hi of p: 3.0 > 2.0"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=rf"^\w+: {says}"):
             na.adam_update(p, np.ones(2), m, v, 2, bounds=bounds)
+    with pytest.raises(ValueError, match=r"^bounds\[1\]: is NaN"):
+        na.adam_update(p, np.ones(2), m, v, 2, bounds=(0, math.nan))
+    assert (p == 2).all()
