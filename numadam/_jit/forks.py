@@ -199,9 +199,21 @@ def _release_all() -> None:
         _fork.acquired.pop().release()
 
 
+@contextlib.contextmanager
+def _logging_free() -> Iterator[None]:
+    """Release the lock of `logging`: its hook may have run first, and who compiles may log."""
+    lock: Any = getattr(sys.modules.get("logging"), "_lock", None)
+    held = lock is not None and lock._is_owned()  # noqa: SLF001  # by its hook, in this thread
+    if held:
+        lock.release()
+    try:
+        yield
+    finally:
+        if held:
+            lock.acquire()
+
+
 def _before() -> None:
-    if _fork.under_way:  # registered more than once
-        return
     # Python prints what a hook raises, and forks: whatever comes here, the other hooks need these.
     _fork.acquired, _fork.compiler = [], list(_compiler_locks())
     _fork.threads, _fork.importing, _fork.compiling = threading.active_count(), False, True
@@ -209,7 +221,8 @@ def _before() -> None:
     _fork.under_way = True
     with contextlib.ExitStack() as stack:
         stack.enter_context(_fork.interrupts)
-        _wait()
+        with _logging_free():
+            _wait()
         stack.pop_all()  # deferred until after the fork
 
 
@@ -266,14 +279,5 @@ def _in_child() -> None:
     serial_only = serial_only or layer == "omp" or (layer == "tbb" and _fork.threads > 1)
 
 
-def register() -> None:
-    """Register the hooks, which work once a fork however often they are registered.
-
-    The one registered last runs first. That of `logging` takes a lock for which a thread that
-    compiles may wait: so register again after its import, which would double the time of ours.
-    """
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
-
-
-register()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

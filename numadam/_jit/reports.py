@@ -15,10 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from numadam._jit import forks
-
-forks.register()  # after `logging`: see there
-
 #: INFO: what was compiled; DEBUG: what was loaded from the disk, too.
 logger = logging.getLogger("numadam")
 logger.addHandler(logging.NullHandler())

@@ -155,8 +155,8 @@ def test_locks_of_dropped_optimisers_are_forgotten(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
-def test_a_fork_takes_the_locks_of_logging_last(warm: str) -> None:
-    """Its lock is free while a fork waits for a thread that compiles, and may want to log."""
+def test_the_lock_of_logging_is_free_while_a_fork_waits(warm: str) -> None:
+    """A thread that compiles may want to log; the hook of `logging` takes its lock before ours."""
     code = """
     import logging, threading
     from numadam._jit import forks, reports
