@@ -38,7 +38,7 @@ SINGLE = np.dtype(
         ("columns", POINTER),  # int64[changing]: columns of the control block with a schedule
         ("changes", POINTER),  # float64[steps, changing]: what they hold at each step
         ("changing", NUMBER),
-        ("partials", POINTER),  # float64: partial sums of the gradient's norm
+        ("partials", POINTER),  # int64: partial sums of the gradient's norm, and its exponent
         # stop tests and history
         ("gtol", REAL),
         ("gtol_rel", REAL),
