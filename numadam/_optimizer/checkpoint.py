@@ -33,6 +33,8 @@ from numadam._version import __version__
 from numadam.schedules.plateau import ReduceOnPlateau
 
 KIND = "optimizer"
+#: Options about the device and the processes of a run: a load keeps its own.
+_OF_PROCESS = ("capturable", "comm")
 
 
 class Checkpointed(OptimizerBase):
@@ -158,7 +160,7 @@ def content_of(optimizer: OptimizerBase, lr: Any, options: Mapping[str, Any]) ->
         "decays": parts.settings.plan.decay != "",
         "group_of": _groups(parts, structure),
         "counters": {name: one.tolist() for name, one in parts.backend.counters.items()},
-        **options_to_json(lr, options, arrays),
+        **options_to_json(lr, {k: v for k, v in options.items() if k != "comm"}, arrays),
     }
     return Container(KIND, meta, arrays)
 
@@ -287,7 +289,7 @@ def _fit_settings(
     changed, plateaus = settings.copy(), _Plateaus()
     for name, now in settings.options.items():
         new = plateaus.match(now, options[name], name)
-        if new is now or name == "capturable":  # which is about the device
+        if new is now or name in _OF_PROCESS:
             continue
         if name not in changing:
             raise ValueError(

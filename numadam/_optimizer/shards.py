@@ -74,8 +74,8 @@ def save(
 
     own, arrays = on_all(ranks, what, look)
     rows = ranks.gather(np.array([arrays, bool(own.owned)], np.int64))
-    as_arrays, masks = rows.any(axis=0)
-    together.save(path, ranks, lambda: _part(optimizer, own, bool(as_arrays), bool(masks)))
+    as_arrays, masks = np.any(rows, axis=0).tolist()
+    together.save(path, ranks, lambda: _part(optimizer, own, as_arrays, masks))
 
 
 def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) -> Part:
