@@ -41,6 +41,8 @@ class Held(NamedTuple):
     Attributes
     ----------
     cuts : dict of str to Cut
+    params : object
+        The nesting of the whole parameters, as `Structure.json`.
     owned : dict of str to bool array
         False at ghost cells; only of arrays that have some.
     frozen : dict of str to array
@@ -48,6 +50,7 @@ class Held(NamedTuple):
     """
 
     cuts: Mapping[str, Cut]
+    params: Any
     owned: Mapping[str, np.ndarray] = {}
     frozen: Mapping[str, np.ndarray] = {}
 
@@ -96,7 +99,7 @@ def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) ->
         shape = held.cuts[name].shape
         arrays[OWNED + name] = np.broadcast_to(True if mask is None else mask, shape)
         cut_of[OWNED + name] = name
-    meta = {**content.meta, "params": _in_c_order(content.meta["params"])}
+    meta = {**content.meta, "params": _in_c_order(held.params)}
     return Part(KIND, meta, arrays, cut_of, dict(held.cuts))
 
 
@@ -300,7 +303,7 @@ def _blocks(optimizer: OptimizerBase, owned: Any, offset: Any, ranks: int) -> He
         mask = _at(owned, path)
         if mask is not None:
             masks[name] = np.asarray(to_host(mask))
-    return Held(cuts, masks)
+    return Held(cuts, structure.json, masks)
 
 
 def _at(nest: Any, path: Sequence[Any]) -> Any:
@@ -323,3 +326,33 @@ def _checked_offset(offset: Any, axes: int, name: str) -> tuple[int, ...]:
             f"element in the whole array, got {offset!r:.80}."
         )
     return tuple(map(int, offset))
+
+
+def of_slices(
+    params: Any,
+    paths: Sequence[tuple[Any, ...]],
+    parts: Sequence[tuple[int, int]],
+    frozen: Sequence[bool],
+    saver: bool | None = None,
+) -> Held:
+    """What a rank holds whose optimiser has flat slices of whole parameters, in their nesting.
+
+    Parameters
+    ----------
+    params : array or nesting of arrays
+        The whole ones.
+    paths, parts, frozen : sequences
+        For each array its path in the nesting; its elements here, low to before high, in C order;
+        and whether no rank steps it, so that all have it whole.
+    saver : bool or None
+        In a save, whether this is the rank that saves frozen arrays; None in a load.
+    """
+    structure, cuts, whole = Structure(params), dict[str, Cut](), dict[str, np.ndarray]()
+    for path, (first, end), still in zip(paths, parts, frozen, strict=True):
+        name = structure.names[tuple(path)]
+        leaf, low, high = structure.leaves[name], first, end
+        if still:
+            low, high = 0, 0 if saver is False else leaf.size
+            whole[name] = np.asarray(leaf).reshape(-1)[:high]
+        cuts[name] = Cut((low,), (high - low,), True, leaf.shape)
+    return Held(cuts, structure.json, frozen=whole)
