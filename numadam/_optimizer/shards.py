@@ -32,8 +32,6 @@ from numadam._optimizer.checkpoint import KIND, Fit, content_of, fit
 from numadam._settings.bounds import Box, leaf_bounds
 from numadam._settings.learning_rate import is_plain
 
-_BOUNDS, _RATES = "options/bounds/", "options/lr/"
-
 
 class Held(NamedTuple):
     """What a rank holds of whole parameters, by name of array (``p/w``).
@@ -73,7 +71,8 @@ def save(
 
     def look() -> tuple[Held, bool]:
         check()
-        return held(), any(is_array(end) for pair in _pairs(parts) for end in pair)
+        bounds = parts.settings.options["bounds"]
+        return held(), any(is_array(end) for pair in _pairs(parts, bounds) for end in pair)
 
     own, arrays = on_all(ranks, what, look)
     rows = ranks.gather(np.array([arrays, bool(own.owned)], np.int64))
@@ -120,15 +119,13 @@ def _in_c_order(node: Any) -> Any:
     return {kind: [[key, _in_c_order(child)] for key, child in content]}
 
 
-def _pairs(parts: Parts) -> list[Any]:
+def _pairs(parts: Parts, bounds: Any) -> list[Any]:
     """The bounds of each parameter of a rank."""
-    names = parts.tree.names("params")
-    return leaf_bounds(parts.settings.options["bounds"], parts.tree, parts.backend.params, names)
+    return leaf_bounds(bounds, parts.tree, parts.backend.params, parts.tree.names("params"))
 
 
-def _rates(parts: Parts) -> list[Any]:
+def _rates(parts: Parts, lr: Any) -> list[Any]:
     """The step size of each parameter of a rank, of lr as a nesting."""
-    lr = parts.settings.lr
     return [lr] if parts.tree.is_leaf else list(parts.tree.flatten(lr, "lr"))
 
 
@@ -139,16 +136,29 @@ def _cut_options(parts: Parts, as_arrays: bool) -> tuple[Any, dict[str, Any]]:
     if options["bounds"] is not None:
         boxes = [
             Box(*(_spread(end, leaf) if as_arrays else end for end in pair))
-            for pair, leaf in zip(_pairs(parts), leaves, strict=True)
+            for pair, leaf in zip(_pairs(parts, options["bounds"]), leaves, strict=True)
         ]
-        options["bounds"] = parts.tree.unflatten(boxes)
+        options["bounds"] = _nest(parts.tree.paths(), boxes)
     if not is_plain(lr):
         rates = [
             one if is_plain(one) else _spread(one, leaf)
-            for one, leaf in zip(_rates(parts), leaves, strict=True)
+            for one, leaf in zip(_rates(parts, lr), leaves, strict=True)
         ]
-        lr = parts.tree.merge(lr, rates)
+        lr = rates[0] if parts.tree.is_leaf else parts.tree.merge(lr, rates)
     return lr, options
+
+
+def _nest(paths: Sequence[Sequence[Any]], values: Sequence[Any]) -> Any:
+    """Values in dicts by the keys that lead to their arrays; bounds of frozen ones are refused."""
+    if not all(paths):
+        return values[0]
+    nest: dict[Any, Any] = {}
+    for path, value in zip(paths, values, strict=True):
+        node = nest
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = value
+    return nest
 
 
 def _spread(value: Any, leaf: Any) -> np.ndarray:
@@ -225,22 +235,30 @@ def _wanted(index: Index, held: Held) -> dict[str, Cut]:
 
 
 def _own_forms(parts: Parts, content: Container) -> tuple[Any, dict[str, Any]]:
-    """Lr and options of a file; where its numbers for each element are ours, ours as they are."""
+    """Lr and options of a file; bounds and step sizes that say what ours say as ours are."""
     lr, options = options_from_json(content.meta, content.arrays)
-    as_arrays = any(name.startswith(_BOUNDS) for name in content.arrays)
-    own_lr, own = _cut_options(parts, as_arrays)
-    if own["bounds"] is not None and equal(own["bounds"], options.get("bounds")):
-        options["bounds"] = parts.settings.options["bounds"]
+    own_lr, own, leaves = parts.settings.lr, parts.settings.options, parts.backend.params
+    if own["bounds"] is not None and options.get("bounds") is not None:
+        pairs = zip(_pairs(parts, own["bounds"]), _pairs(parts, options["bounds"]), strict=True)
+        if all(
+            np.array_equal(_spread(one, leaf), _spread(other, leaf))
+            for leaf, ends in zip(leaves, pairs, strict=True)
+            for one, other in zip(*ends, strict=True)
+        ):
+            options["bounds"] = own["bounds"]
     if not is_plain(own_lr) and not is_plain(lr):
-        pairs = zip(
-            _rates(parts),
-            parts.tree.flatten(own_lr, "lr"),
-            parts.tree.flatten(lr, "lr"),
-            strict=True,
-        )
-        rates = [now if is_array(its) and equal(mine, its) else its for now, mine, its in pairs]
-        lr = parts.tree.merge(lr, rates)
+        rates = [
+            now if _is_same_rate(now, its, leaf) else its
+            for now, its, leaf in zip(_rates(parts, own_lr), _rates(parts, lr), leaves, strict=True)
+        ]
+        lr = rates[0] if parts.tree.is_leaf else parts.tree.merge(lr, rates)
     return lr, options
+
+
+def _is_same_rate(one: Any, other: Any, leaf: Any) -> bool:
+    if is_plain(one) or is_plain(other):
+        return equal(one, other)
+    return np.array_equal(_spread(one, leaf), _spread(other, leaf))
 
 
 def read_whole(path: str | os.PathLike[Any]) -> Container:

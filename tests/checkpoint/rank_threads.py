@@ -66,7 +66,7 @@ class ThreadRanks:
 
 
 def on_ranks(size, work):
-    """Results of ``work(ranks)`` on so many ranks; the first error of their own, if there is one."""
+    """Results of ``work(ranks)`` on so many ranks; the first own error, if there is one."""
     found = Group(size).run(work)
     for one in sorted(found, key=lambda one: isinstance(one, RankError)):
         if isinstance(one, Exception):
