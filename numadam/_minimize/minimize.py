@@ -26,8 +26,9 @@ from numadam._minimize.hints import with_hint
 from numadam._minimize.names import takes_names_of_scipy
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
+from numadam._minimize.python.device_tests import DeviceStopTests
 from numadam._minimize.python.loop import PythonRun
-from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
+from numadam._minimize.python.stop_tests import HostStopTests
 from numadam._minimize.result import every_for
 from numadam._minimize.saved import first_of, start_of
 from numadam._minimize.stopping import Tolerances
