@@ -73,4 +73,4 @@ if __name__ == "__main__":
     res = invert(np.array(whole[cuts[comm.rank] : cuts[comm.rank + 1]]), comm)
     np.save(folder / f"{comm.rank}-of-{comm.size}.npy", res.x[1:-1])
     if comm.rank == 0:
-        print(f"{comm.size} ranks: {res.nit} iterations, f = {res.fun:.6f}")
+        print(f"ranks: {comm.size}, iterations: {res.nit}, f: {res.fun:.6f}")

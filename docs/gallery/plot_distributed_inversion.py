@@ -34,7 +34,7 @@ seen = later(truth) + NOISE * np.random.default_rng(0).standard_normal(truth.sha
 folder = Path(tempfile.mkdtemp())
 np.save(folder / "seen.npy", seen)
 found = {}
-for ranks in (1, 2, 3):
+for ranks in (1, 2):
     command = ["mpiexec", "-n", str(ranks), sys.executable, "-m", "mpi4py"]
     done = subprocess.run(
         [*command, "heat_inversion.py", str(folder)], check=True, capture_output=True, text=True
@@ -87,15 +87,12 @@ plt.show()
 # --------------------------
 # A step of Adam looks at one number at a time, and so does this flow of heat. The cut changes the
 # order in which f is added, and nothing else.
-for ranks in (2, 3):
-    difference = abs(found[ranks] - found[1]).max()
-    print(f"{ranks} ranks and one process: largest difference {difference:.1e}")
-    assert difference < 1e-12
+difference = abs(found[2] - found[1]).max()
+print(f"two ranks and one process: largest difference {difference:.1e}")
+assert difference < 1e-12
 
-error = np.sqrt(np.mean((found[2] - truth) ** 2))
-print(
-    f"error of what is seen {np.sqrt(np.mean((seen - truth) ** 2)):.3f}, of the result {error:.3f}"
-)
+for name, plate in {"seen": seen, "found": found[2]}.items():
+    print(f"{name}: error {np.sqrt(np.mean((plate - truth) ** 2)):.3f}")
 
 # %%
 # Take away: write the exchange of ghost cells as for your solver, give each rank its block, and
