@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,11 @@ def on_all_ranks(comm: Any) -> Iterator[Decomposition]:
     block = decomposition(comm)
     with all_or_none(ranks_in(block)):
         yield block
+
+
+def sums_over(comm: Decomposition) -> Callable[[tuple[int, ...]], list[int]]:
+    """``add(counts)``: the sums of counts over all ranks. Collective."""
+    return lambda counts: ranks_in(comm).gather(np.array(counts, np.int64)).sum(axis=0).tolist()
 
 
 def minimize_on_ranks(fun: Any, task: Task, comm: Decomposition) -> OptimizeResult:
