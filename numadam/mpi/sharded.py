@@ -17,6 +17,7 @@ Between steps a rank that writes shared parameters writes them for its neighbour
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ from numadam._mpi.replicas import (
     together,
 )
 from numadam._mpi.slices import frozen_leaves, refuse, sliced_bounds, sliced_rates
+from numadam._optimizer import shards
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.learning_rate import is_plain
@@ -311,6 +313,9 @@ class Sharded:
                 f"Sharded: a step was cut short by {self._broken}, and the parameters are a mixture"
                 " of two steps. Make a new optimiser from the last checkpoint."
             )
+        self._refuse_replaced()
+
+    def _refuse_replaced(self) -> None:
         now = self._tree.flatten(self._params, "params")
         for leaf, known, name in zip(now, self._leaves, self._tree.names("params"), strict=True):
             if leaf is not known:
@@ -360,6 +365,60 @@ class Sharded:
         except BaseException as error:
             self._broken = described(error)
             raise
+
+    def save(self, path: str | os.PathLike[Any]) -> None:
+        """Write parameters, state, counters and options into a folder, of one moment. Collective.
+
+        Each rank writes its part. The folder has the checkpoint that was there or the new one,
+        complete on all ranks, whatever happens; any number of ranks loads it, `numadam.load` too.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder, the same on all ranks, on a file system that they share; it is made where
+            there is none.
+
+        Raises
+        ------
+        TypeError
+            Where an option holds a function of the user's.
+        OSError
+            Where a rank cannot write; on the other ranks `RankError`.
+        """
+        shard, place = self._shard, self._nodes
+        with parts_of(shard).lock:
+            first = place.node == place.place == 0
+            shards.save(shard, path, self._ranks, lambda: self._held(first), self._refuse_unusable)
+
+    def load(self, path: str | os.PathLike[Any]) -> None:
+        """Take over all of a folder that `save` wrote, on any number of ranks. Collective.
+
+        Everything is checked on all ranks first: then all of it is taken over, or nothing.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder; one of `Optimizer.save` with `comm`, too, where it has offsets.
+
+        Raises
+        ------
+        numadam.CheckpointError
+            Where a file is damaged, or does not fit; on other ranks maybe `RankError`.
+        OSError
+            Where it cannot be read.
+        """
+        shard = self._shard
+        with defer_interrupts(), parts_of(shard).lock:
+            shards.load(shard, path, self._ranks, self._held, self._refuse_replaced)
+            self._pass_on()
+            self._barrier()
+            self._broken = ""
+
+    def _held(self, saver: bool | None = None) -> shards.Held:
+        """What checkpoints need to know of this rank's part."""
+        parts, ends = self._cut.parts(self._begin, self._end), self._cut.offsets
+        still = [leaf.size > 0 and ends[k] == ends[k + 1] for k, leaf in enumerate(self._leaves)]
+        return shards.of_slices(self._params, self._tree.paths(), parts, still, saver)
 
     def check_equal(self) -> None:
         """Compare the parameters of all ranks bit by bit (by sums over their bits). Collective.
