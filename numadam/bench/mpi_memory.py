@@ -81,7 +81,11 @@ class Counting(MPI.Intracomm):
         super().Send(buf, dest, tag)
 
     def Iallgather(self, sendbuf: Any, recvbuf: Any) -> MPI.Request:
-        self._count(sendbuf, self.size - 1)
+        if sendbuf is MPI.IN_PLACE:  # this rank's words are in its row
+            Counting.sent += (self.size - 1) * _bytes(recvbuf) // self.size
+            Counting.messages += self.size - 1
+        else:
+            self._count(sendbuf, self.size - 1)
         return super().Iallgather(sendbuf, recvbuf)
 
     def Split(self, color: int = 0, key: int = 0) -> MPI.Intracomm:

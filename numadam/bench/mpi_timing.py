@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import json
@@ -41,17 +42,23 @@ class Timed(Protocol):
 
 
 class Together:
-    """A side that all ranks run at once; its time is that of the slowest rank."""
+    """A side that all ranks run at once; its time is that of the slowest rank.
 
-    def __init__(self, comm: MPI.Intracomm, call: Side) -> None:
+    With `asleep`, ranks that are done sleep: where there are more ranks than cores, one that waits
+    in MPI would take the core of one that works.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, call: Side, asleep: bool = False) -> None:
         self._comm, self.call = comm, call
+        self._meet = functools.partial(sleep_until_all, comm) if asleep else comm.Barrier
 
     def seconds(self, count: int) -> float:
-        self._comm.Barrier()
+        self._meet()
         start = time.perf_counter()
         for _ in itertools.repeat(None, count):
             self.call()
         own = time.perf_counter() - start
+        self._meet()
         return float(max(self._comm.allgather(own)))
 
 

@@ -1,0 +1,210 @@
+"""A model of a step on many ranks: how long it takes, and what memory it needs.
+
+The time is the larger of what a node's memory and what its network must move, or their sum where
+the cores copy the messages themselves; to that come the messages one by one, and their latency.
+Nothing is fitted: every number in `Machine` is measured by itself, or cited.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: Bytes of a float32, and of what a step moves for one parameter: it reads 4 arrays, writes 3.
+ITEM = 4
+STEP = 7 * ITEM
+#: Bytes that a rank tells the others where a norm is asked for, and those in all up to which MPICH
+#: gathers in log2(N) rounds (MPIR_CVAR_ALLGATHER_SHORT_MSG_SIZE); above, it takes a ring.
+WORDS, SHORT = 40, 81_920
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Many equal nodes.
+
+    Attributes
+    ----------
+    cores : int
+        Ranks of a node that run at the same time; more ranks wait for each other.
+    memory : float
+        Bytes a second that all ranks of a node together read and write.
+    rank_memory : float
+        The same for one rank alone.
+    network : float
+        Bytes a second that a node sends while it receives as many, into a buffer in the cache.
+    stored : float
+        The same, into an array in memory.
+    latency : float
+        Seconds from one rank to another.
+    message : float
+        Seconds of work of a rank for one message sent and one received.
+    capacity : float
+        Bytes of a node's memory.
+    overlap : bool
+        Whether messages travel while the cores step: a network card moves them. Within a node the
+        cores copy them.
+    """
+
+    cores: int
+    memory: float
+    rank_memory: float
+    network: float
+    stored: float
+    latency: float
+    message: float
+    capacity: float
+    overlap: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Parameters, ranks, ranks on each node, and elements of a bucket of `Sharded`."""
+
+    parameters: float
+    ranks: int
+    each: int
+    bucket: float = 2**20
+
+    @property
+    def nodes(self) -> float:
+        """Nodes; a part of one where there are fewer ranks than a node has."""
+        return max(1.0, self.ranks / self.each)
+
+
+#: Seconds of a step on a machine in a layout.
+Time = Callable[[Machine, Layout], float]
+
+
+def _moved(machine: Machine, layout: Layout, a_node: float) -> float:
+    """Seconds in which the ranks of a node read and write so many bytes."""
+    ranks = min(layout.ranks, layout.each)
+    share = min(ranks, machine.cores) * machine.rank_memory
+    return a_node / min(machine.memory, share)
+
+
+def _crowd(machine: Machine, layout: Layout) -> float:
+    """How many ranks share a core."""
+    return max(1.0, min(layout.ranks, layout.each) / machine.cores)
+
+
+def gather(machine: Machine, layout: Layout) -> float:
+    """Seconds of one Allgather of the norm's words, as MPICH does it."""
+    n, each = layout.ranks, min(layout.ranks, layout.each)
+    if n == 1:
+        return 0.0
+    rounds = math.ceil(math.log2(n)) if n * WORDS < SHORT else n - 1
+    received = each * max(0.0, n - each) * WORDS / machine.network
+    return rounds * machine.latency + received
+
+
+def distributed(machine: Machine, layout: Layout) -> float:
+    """Mode 1: each rank steps its part. No traffic."""
+    return _moved(machine, layout, STEP * layout.parameters / layout.nodes)
+
+
+def clipped(machine: Machine, layout: Layout) -> float:
+    """Mode 1 with a norm: the gradient is read once more, the ranks exchange a few words."""
+    norm = _moved(machine, layout, ITEM * layout.parameters / layout.nodes)
+    return distributed(machine, layout) + norm + gather(machine, layout)
+
+
+def shared(machine: Machine, layout: Layout) -> float:
+    """Mode 2: a step on one node that reads the gradient of every rank; two meetings."""
+    each = min(layout.ranks, layout.each)
+    bytes_ = STEP + ITEM * (each - 1)
+    return _moved(machine, layout, bytes_ * layout.parameters) + 2 * machine.latency
+
+
+def _traffic(machine: Machine, sent: float) -> float:
+    """Seconds in which a node sends and receives so many bytes of gradients, then of parameters."""
+    return sent / machine.network + sent / machine.stored
+
+
+def _rounds(layout: Layout, piece: float, partners: int) -> float:
+    """Rounds in which a rank sends its pieces, a bucket spread over its partners."""
+    return max(1.0, math.ceil(piece / max(1.0, layout.bucket / partners)))
+
+
+def _together(
+    machine: Machine, layout: Layout, memory: float, network: float, work: float
+) -> float:
+    """A step whose traffic overlaps, or not; `work` is that of the messages one by one."""
+    crowd = _crowd(machine, layout)
+    if machine.overlap:
+        return max(memory + work, network) + 2 * machine.latency
+    return memory + crowd * (network + work) + 2 * machine.latency
+
+
+def sharded(machine: Machine, layout: Layout) -> float:
+    """Mode 3: every rank has all parameters and a share of the state."""
+    n, each, p = layout.ranks, min(layout.ranks, layout.each), layout.parameters
+    if n == 1:
+        return distributed(machine, layout)
+    sent = ITEM * p * (n - 1) / n
+    # a card writes into memory what cores write as they copy, which their messages' speed contains
+    extra = each * 3 * sent if machine.overlap else 0.0
+    memory = _moved(machine, layout, each * STEP * p / n + extra)
+    lanes = each if machine.overlap else 1
+    work = 2 * (n - 1) * _rounds(layout, p / n, n - 1) * machine.message
+    return _together(machine, layout, memory, lanes * _traffic(machine, sent), work)
+
+
+def combined(machine: Machine, layout: Layout) -> float:
+    """Modes 3 and 2: parameters once a node, the state cut over all nodes."""
+    each, nodes, p = min(layout.ranks, layout.each), round(layout.nodes), layout.parameters
+    if nodes == 1:
+        return shared(machine, layout)
+    sent = ITEM * p * (nodes - 1) / nodes
+    summed = ITEM * p * (each + 1 if each > 1 else 0)  # read from each rank, write the sum
+    memory = _moved(machine, layout, summed + STEP * p / nodes + 3 * sent)
+    work = 2 * (nodes - 1) * _rounds(layout, p / layout.ranks, nodes - 1) * machine.message
+    return _together(machine, layout, memory, _traffic(machine, sent), work)
+
+
+def replicated(machine: Machine, layout: Layout) -> float:
+    """Plain data parallel: an Allreduce at the lower limit of its traffic, then every rank steps.
+
+    Nothing overlaps: the step comes after the Allreduce. Nodes add up within themselves first.
+    """
+    each, nodes, p = min(layout.ranks, layout.each), layout.nodes, layout.parameters
+    step = _moved(machine, layout, each * STEP * p)
+    partners = nodes if machine.overlap else float(layout.ranks)
+    sent = ITEM * p * (partners - 1) / partners
+    rounds = 2 * math.ceil(math.log2(max(layout.ranks, 1)))
+    crowd = 1.0 if machine.overlap else _crowd(machine, layout)
+    return step + crowd * _traffic(machine, sent) + rounds * machine.latency
+
+
+#: The modes by name, in the order of the page.
+TIMES: dict[str, Time] = {
+    "mode 1": distributed,
+    "mode 1, clip_norm": clipped,
+    "mode 2": shared,
+    "mode 3": sharded,
+    "modes 3 + 2": combined,
+    "replicated": replicated,
+}
+
+
+def bytes_of_node(mode: str, layout: Layout) -> float:
+    """Bytes of parameters, gradients and state on a node; buckets come to that."""
+    each, nodes, n = min(layout.ranks, layout.each), layout.nodes, layout.ranks
+    per_parameter = {
+        "mode 1": 16 / nodes,
+        "mode 1, clip_norm": 16 / nodes,
+        "mode 2": 12 + 4 * each,
+        "mode 3": each * (8 + 8 / n),
+        "modes 3 + 2": 4 + 4 * each + 8 / nodes,
+        "replicated": 16 * each,
+    }
+    return per_parameter[mode] * layout.parameters
+
+
+def runs(mode: str, machine: Machine, layout: Layout) -> bool:
+    """Whether a mode can run: it fits into the memory, and mode 2 is on one node."""
+    if mode == "mode 2" and layout.ranks > layout.each:
+        return False
+    if mode in ("mode 2", "modes 3 + 2") and layout.each == 1:
+        return False
+    return bytes_of_node(mode, layout) <= machine.capacity
