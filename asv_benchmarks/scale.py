@@ -25,7 +25,7 @@ _PARAMETERS, _PAIRS, _RANKS = 20_000_000, 7, (1, 2, 3, 4)
 #: Ranks a node of the cluster, parameters and ranks of the tables.
 EACH = 4
 _SIZES = (1e8, 1e9, 1e10, 1e11, 1e12)
-_MANY = (4, 32, 256, 2048, 16_384, 100_000)
+_MANY = (4, 40, 400, 4_000, 40_000, 100_000)
 _LINES = {
     "mode 1": ("#2a7f3f", "-"),
     "mode 1, clip_norm": ("#2a7f3f", "--"),
@@ -60,6 +60,7 @@ def here(measured):
         network=half / two["exchange"],
         stored=half / two["exchange stored"],
         latency=two["gather"],
+        call=two["call"],
         message=two["small messages"] / 256,
         capacity=machine_memory() * 2**30,
         overlap=False,
@@ -68,12 +69,14 @@ def here(measured):
 
 def cluster(data, measured):
     """The cluster: its constants are cited, but for the work of a message, measured here."""
+    this = here(measured)
     cited = {name: row["value"] for name, row in data["cluster"].items()}
     return Machine(
         cores=EACH,
         rank_memory=cited["memory"] / EACH,
         stored=cited["network"],
-        message=here(measured).message,
+        message=this.message,
+        call=this.call,
         overlap=True,
         **cited,
     )
@@ -114,6 +117,7 @@ def constants(data, measured):
         ("messages into the cache", this.network, "B/s", "1 MiB each way at once, 2 ranks"),
         ("messages into memory", this.stored, "B/s", "the same, into a large array"),
         ("latency", this.latency, "s", f"an Iallgather of {scale_model.WORDS} bytes, 2 ranks"),
+        ("a call", this.call, "s", "a step of 16 numbers"),
         ("work of a message", this.message, "s", "Isend and Irecv from Python, 256 at a time"),
     ]
     rows += [[f"here: {name}", f"{value:.3g} {unit}", how] for name, value, unit, how in own]
@@ -133,8 +137,7 @@ def power(value):
 
 
 def layout(parameters, ranks):
-    """On the cluster: buckets grow with the partners, 256 KiB for each."""
-    return Layout(parameters, ranks, EACH, bucket=max(2**20, 2**16 * ranks))
+    return Layout(parameters, ranks, EACH)
 
 
 def times(machine_):

@@ -37,6 +37,8 @@ class Machine:
         The same, into an array in memory.
     latency : float
         Seconds from one rank to another.
+    call : float
+        Seconds of a step of a few numbers.
     message : float
         Seconds of work of a rank for one message sent and one received.
     capacity : float
@@ -52,6 +54,7 @@ class Machine:
     network: float
     stored: float
     latency: float
+    call: float
     message: float
     capacity: float
     overlap: bool
@@ -59,12 +62,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Layout:
-    """Parameters, ranks, ranks on each node, and elements of a bucket of `Sharded`."""
+    """Parameters, ranks, ranks on each node, and elements of a message of `Sharded`.
+
+    A bucket is cut among the other ranks: `bucket_bytes` is 4 `message` times their number.
+    """
 
     parameters: float
     ranks: int
     each: int
-    bucket: float = 2**20
+    message: float = 2**16
 
     @property
     def nodes(self) -> float:
@@ -80,7 +86,7 @@ def _moved(machine: Machine, layout: Layout, a_node: float) -> float:
     """Seconds in which the ranks of a node read and write so many bytes."""
     ranks = min(layout.ranks, layout.each)
     share = min(ranks, machine.cores) * machine.rank_memory
-    return a_node / min(machine.memory, share)
+    return machine.call + a_node / min(machine.memory, share)
 
 
 def _crowd(machine: Machine, layout: Layout) -> float:
@@ -88,12 +94,12 @@ def _crowd(machine: Machine, layout: Layout) -> float:
     return max(1.0, min(layout.ranks, layout.each) / machine.cores)
 
 
-def gather(machine: Machine, layout: Layout) -> float:
-    """Seconds of one Allgather of the norm's words, as MPICH does it."""
+def gather(machine: Machine, layout: Layout, ring: bool = True) -> float:
+    """Seconds of one Allgather of the norm's words, as MPICH does it, or never in a ring."""
     n, each = layout.ranks, min(layout.ranks, layout.each)
     if n == 1:
         return 0.0
-    rounds = math.ceil(math.log2(n)) if n * WORDS < SHORT else n - 1
+    rounds = n - 1 if ring and n * WORDS >= SHORT else math.ceil(math.log2(n))
     received = each * max(0.0, n - each) * WORDS / machine.network
     return rounds * machine.latency + received
 
@@ -121,33 +127,33 @@ def _traffic(machine: Machine, sent: float) -> float:
     return sent / machine.network + sent / machine.stored
 
 
-def _rounds(layout: Layout, piece: float, partners: int) -> float:
-    """Rounds in which a rank sends its pieces, a bucket spread over its partners."""
-    return max(1.0, math.ceil(piece / max(1.0, layout.bucket / partners)))
+def _messages(machine: Machine, layout: Layout, piece: float, partners: int) -> float:
+    """Seconds of work on the messages one by one: gradients out, parameters out."""
+    return 2 * partners * max(1.0, math.ceil(piece / layout.message)) * machine.message
 
 
 def _together(
     machine: Machine, layout: Layout, memory: float, network: float, work: float
 ) -> float:
     """A step whose traffic overlaps, or not; `work` is that of the messages one by one."""
-    crowd = _crowd(machine, layout)
     if machine.overlap:
         return max(memory + work, network) + 2 * machine.latency
-    return memory + crowd * (network + work) + 2 * machine.latency
+    return memory + _crowd(machine, layout) * (network + work) + 2 * machine.latency
 
 
 def sharded(machine: Machine, layout: Layout) -> float:
     """Mode 3: every rank has all parameters and a share of the state."""
     n, each, p = layout.ranks, min(layout.ranks, layout.each), layout.parameters
-    if n == 1:
-        return distributed(machine, layout)
-    sent = ITEM * p * (n - 1) / n
-    # a card writes into memory what cores write as they copy, which their messages' speed contains
-    extra = each * 3 * sent if machine.overlap else 0.0
-    memory = _moved(machine, layout, each * STEP * p / n + extra)
-    lanes = each if machine.overlap else 1
-    work = 2 * (n - 1) * _rounds(layout, p / n, n - 1) * machine.message
-    return _together(machine, layout, memory, lanes * _traffic(machine, sent), work)
+    step, work = STEP * p / n, _messages(machine, layout, p / n, n - 1)
+    if not machine.overlap:  # the speed of messages is that within the node, measured
+        sent = ITEM * p * (n - 1) / n
+        memory = _moved(machine, layout, each * step)
+        return _together(machine, layout, memory, _traffic(machine, sent), work)
+    # the card reads gradients, writes those that come in and the parameters; within a node
+    # gradients and parameters are copied twice, through memory that is shared
+    out, within = ITEM * p * (n - each) / n, ITEM * p * (each - 1) / n
+    memory = _moved(machine, layout, each * (step + 3 * out + 2 * 4 * within))
+    return _together(machine, layout, memory, _traffic(machine, each * out), work)
 
 
 def combined(machine: Machine, layout: Layout) -> float:
@@ -158,22 +164,23 @@ def combined(machine: Machine, layout: Layout) -> float:
     sent = ITEM * p * (nodes - 1) / nodes
     summed = ITEM * p * (each + 1 if each > 1 else 0)  # read from each rank, write the sum
     memory = _moved(machine, layout, summed + STEP * p / nodes + 3 * sent)
-    work = 2 * (nodes - 1) * _rounds(layout, p / layout.ranks, nodes - 1) * machine.message
+    work = _messages(machine, layout, p / layout.ranks, nodes - 1)
     return _together(machine, layout, memory, _traffic(machine, sent), work)
 
 
 def replicated(machine: Machine, layout: Layout) -> float:
     """Plain data parallel: an Allreduce at the lower limit of its traffic, then every rank steps.
 
-    Nothing overlaps: the step comes after the Allreduce. Nodes add up within themselves first.
+    Nothing overlaps: the step comes after the Allreduce. On a cluster the ranks of a node add up
+    among themselves first.
     """
-    each, nodes, p = min(layout.ranks, layout.each), layout.nodes, layout.parameters
-    step = _moved(machine, layout, each * STEP * p)
-    partners = nodes if machine.overlap else float(layout.ranks)
+    each, n, p = min(layout.ranks, layout.each), layout.ranks, layout.parameters
+    partners = layout.nodes if machine.overlap else n
     sent = ITEM * p * (partners - 1) / partners
-    rounds = 2 * math.ceil(math.log2(max(layout.ranks, 1)))
+    summed = 2 * ITEM * p * each if machine.overlap and each > 1 else 0.0
+    step = _moved(machine, layout, each * STEP * p + summed)
     crowd = 1.0 if machine.overlap else _crowd(machine, layout)
-    return step + crowd * _traffic(machine, sent) + rounds * machine.latency
+    return step + crowd * _traffic(machine, sent) + 2 * math.ceil(math.log2(n)) * machine.latency
 
 
 #: The modes by name, in the order of the page.

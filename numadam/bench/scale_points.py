@@ -23,6 +23,8 @@ from numadam.bench.scale_model import WORDS
 
 #: Elements of a message, and small messages that are on their way together.
 _MESSAGE, _MANY = 1 << 18, 256
+#: Parameters of a rank whose step is all call.
+_FEW = 16
 
 
 def _exchange(comm: MPI.Intracomm, n: int, stored: bool) -> Side:
@@ -66,6 +68,7 @@ def _constants(comm: MPI.Intracomm, n: int) -> dict[str, Side]:
         "exchange stored": _exchange(comm, n // 2, True),
         "small messages": _small_messages(comm),
         "gather": _gather(comm),
+        "call": mpi_sides.independent(comm, 2 * _FEW),
     }
 
 
