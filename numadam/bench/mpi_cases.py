@@ -86,5 +86,7 @@ MPI_CASES = (
     _case("mode3-floor", "Sharded's step of 20M / copying as many bytes, both ranks", 1.5),
     _case("mode3-torch-20x1M", f"Sharded, 20 arrays of 1M / {_ZERO}", 0.3, "torch"),
     _case("mode3-torch-20M", f"Sharded, one array of 20M / {_ZERO}", 0.3, "torch"),
-    _case("mode3-memory", "what a rank holds beyond parameters and gradient / 8 P/N bytes", 1.05),
+    _case(
+        "mode3-memory", "parameters, gradient, moments, buckets of a rank / (8 + 8/N) P bytes", 1.05
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -20,17 +21,25 @@ def resident() -> int:
     raise RuntimeError("/proc/self/smaps_rollup: has no line Pss.")
 
 
+def _give_back() -> None:
+    """Give freed memory back to the system, as far as the C library can."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def growth(comm: MPI.Intracomm, make: Callable[[], Any]) -> list[int]:
     """Bytes by which each rank has grown once `make` has made what it returns. Collective.
 
     Pages that ranks share count a k-th on each, so that the sum is that of the node.
     """
-    gc.collect()
+    _give_back()
     comm.Barrier()
     before = resident()
     comm.Barrier()
     made = make()
-    gc.collect()
+    _give_back()
     comm.Barrier()  # every rank has touched its pages
     grown = resident() - before
     comm.Barrier()

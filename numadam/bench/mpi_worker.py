@@ -14,14 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 from mpi4py import MPI
 
-import numadam
 from numadam.bench import mpi_memory, mpi_sides
 from numadam.bench.measure import Figure, Side
 from numadam.bench.mpi_timing import Elsewhere, Timed, Together, middle, rounds
-from numadam.bench.peers import values
 
 #: Parameters of the cases, bytes of one, and the steps after which all pages are touched.
 _N, _ITEM, _STEPS = 20_000_000, 4, 3
@@ -58,21 +55,10 @@ def _shared_memory(comm: MPI.Intracomm, pairs: int, file: Path) -> Figure:
 
 
 def _sharded_memory(comm: MPI.Intracomm, pairs: int, file: Path) -> Figure:
-    """What a rank holds beyond its parameters and its gradient: 8 P / N bytes."""
-    make = functools.partial(_with_state, comm)
-    make(1000)
-    params, grads = values(_N), values(_N, seed=1)
-    grown = mpi_memory.growth(comm, lambda: make(_N, params, grads))
-    return _of_formula(max(grown), 8 * _N / comm.size, "a rank")
-
-
-def _with_state(
-    comm: MPI.Intracomm, n: int, params: np.ndarray | None = None, grads: np.ndarray | None = None
-) -> Side:
-    if params is None or grads is None:
-        params, grads = values(n), values(n, seed=1)
-    opt = numadam.mpi.Sharded(numadam.Adam, params, comm, lr=1e-3)
-    return _stepped(functools.partial(opt.step, grads))
+    """What a rank holds in all: (8 + 8/N) P bytes, and buckets whose size does not grow with P."""
+    _stepped(mpi_sides.sharded(comm, [1000]))
+    grown = mpi_memory.growth(comm, lambda: _stepped(mpi_sides.sharded(comm, [_N])))
+    return _of_formula(max(grown), (8 + 8 / comm.size) * _N, "a rank")
 
 
 def _distributed_memory(comm: MPI.Intracomm, pairs: int, file: Path) -> Figure:
