@@ -10,12 +10,13 @@ model itself is numadam/bench/scale_model.py.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
-from numadam.bench import machine, mpi_cases, report, scale_model
-from numadam.bench.case import machine_memory
+from numadam.bench import machine, mpi_cases, noise, report, scale_model
 from numadam.bench.scale_model import ITEM, STEP, TIMES, Layout, Machine
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
@@ -39,13 +40,15 @@ _LINES = {
 def measure():
     """Seconds of every mode on 1 to 4 ranks of this machine."""
     words = [str(_PARAMETERS), str(_PAIRS)]
-    points = {}
+    points, load = {}, noise.Load()
     for ranks in _RANKS:
         text = mpi_cases.run_ranks("numadam.bench.scale_points", words, ranks)
         points[str(ranks)] = json.loads(text)
         print(ranks, {name: report.seconds(value) for name, value in points[str(ranks)].items()})
     about = machine.introduction(machine.machine()).replace("\n", ", ")
-    return {"about": about, "parameters": _PARAMETERS, "cores": os.cpu_count(), "points": points}
+    about += f". Other programs used {load.busy() or 0.0:.0%} of the machine"
+    size = {"parameters": _PARAMETERS, "cores": os.cpu_count()}
+    return {"about": about, **size, "points": points}
 
 
 def here(measured):
@@ -62,7 +65,7 @@ def here(measured):
         latency=two["gather"],
         call=two["call"],
         message=two["small messages"] / 256,
-        capacity=machine_memory() * 2**30,
+        capacity=math.inf,
         overlap=False,
     )
 
@@ -107,10 +110,8 @@ def checked(measured):
 
 def constants(data, measured):
     this = here(measured)
-    rows = [
-        [name, f"{row['value']:.4g} {row['unit']}", row["source"]]
-        for name, row in data["cluster"].items()
-    ]
+    cited = data["cluster"].items()
+    rows = [[name, shown(row["value"], row["unit"]), row["source"]] for name, row in cited]
     own = [
         ("memory, all ranks", this.memory, "B/s", "a step of each rank alone, 2 ranks"),
         ("memory, one rank", this.rank_memory, "B/s", "a step, 1 rank"),
@@ -120,7 +121,7 @@ def constants(data, measured):
         ("a call", this.call, "s", "a step of 16 numbers"),
         ("work of a message", this.message, "s", "Isend and Irecv from Python, 256 at a time"),
     ]
-    rows += [[f"here: {name}", f"{value:.3g} {unit}", how] for name, value, unit, how in own]
+    rows += [[f"here: {name}", shown(value, unit), how] for name, value, unit, how in own]
     return table(["constant", "value", "from"], rows)
 
 
@@ -130,6 +131,10 @@ def amount(value):
         if value >= scale:
             return f"{value / scale:.3g} {unit}"
     return f"{value / 1e3:.3g} kB"
+
+
+def shown(value, unit):
+    return report.seconds(value) if unit == "s" else amount(value) + unit[1:]
 
 
 def power(value):
@@ -146,13 +151,11 @@ def times(machine_):
     for parameters in _SIZES:
         rows = []
         for name, time in TIMES.items():
-            cells = [
-                report.seconds(time(machine_, one))
-                if scale_model.runs(name, machine_, one)
-                else "-"
-                for one in (layout(parameters, ranks) for ranks in _MANY)
-            ]
-            if any(cell != "-" for cell in cells):
+            points = [layout(parameters, ranks) for ranks in _MANY]
+            fits = [scale_model.runs(name, machine_, one) for one in points]
+            seconds = [report.seconds(time(machine_, one)) for one in points]
+            if any(fits):
+                cells = [s if fit else "-" for s, fit in zip(seconds, fits, strict=True)]
                 rows.append([name, *cells])
         heads = [f"P = {power(parameters)}", *(f"N = {ranks:,}" for ranks in _MANY)]
         parts.append(table(heads, rows))
@@ -170,14 +173,48 @@ def memory(machine_):
     return table(heads, rows)
 
 
-def turn(condition, low, high):
-    """The value from which on a condition holds, or None; on a scale of factors."""
-    if condition(low) or not condition(high):
-        return None
-    while high / low > 1.01:
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if condition(middle) else (middle, high)
-    return high
+def exchanges(machine_):
+    """The norm's exchange in mode 1, and the block whose step takes as long."""
+    rows = []
+    for ranks in _MANY[1:]:
+        row = [f"{ranks:,}"]
+        for ring in (True, False):
+            seconds = scale_model.gather(machine_, layout(1.0, ranks), ring)
+            block = seconds * machine_.memory / STEP / EACH
+            row += [report.seconds(seconds), f"{block:,.0f}"]
+        rows.append(row)
+    heads = ["N", "as MPICH chooses", "parameters a rank", "never in a ring", "parameters a rank"]
+    return table(heads, rows)
+
+
+def shared_cost(machine_):
+    """A step in a node's memory over a step of one process, by ranks of the node."""
+    counts, alone = (1, 2, 4, 16, 64, 176), STEP
+    ratios = [f"{(STEP + ITEM * (k - 1)) / alone:.2f}" for k in counts]
+    bytes_ = [f"{scale_model.bytes_of_node('mode 2', Layout(1.0, k, k)):.0f}" for k in counts]
+    heads = ["ranks of the node", *map(str, counts)]
+    return table(heads, [["time / one process", *ratios], ["bytes a parameter", *bytes_]])
+
+
+def stretches(machine_):
+    """Modes 3 + 2 over one node's own step, and from how many nodes on messages count."""
+    rows = []
+    for parameters in _SIZES[:3]:
+        alone = scale_model.distributed(machine_, layout(parameters, EACH))
+        many = scale_model.combined(machine_, layout(parameters, 400))
+        free = dataclasses.replace(machine_, message=0.0)
+        costly = (
+            nodes
+            for nodes in (round(2 * 1.1**k) for k in range(140))
+            for one in [layout(parameters, nodes * EACH)]
+            if scale_model.combined(machine_, one) > 1.5 * scale_model.combined(free, one)
+        )
+        found = next(costly, None)
+        nodes = "-" if found is None else f"{float(f'{found:.1g}'):,.0f}"
+        row = [power(parameters), report.seconds(alone), report.seconds(many)]
+        rows.append([*row, f"{many / alone:.1f}", nodes])
+    heads = ["P", "step of one node", "100 nodes", "ratio", "nodes from which messages cost half"]
+    return table(heads, rows)
 
 
 def draw(machine_):
@@ -190,7 +227,8 @@ def draw(machine_):
     panels = figure.subplots(1, 3, sharey=True)
     ranks = sorted({round(4 * 1.15**k) // 4 * 4 for k in range(73)} | {4, 100_000})
     ranks = [n for n in ranks if 4 <= n <= 100_000]
-    for ax, parameters in zip(panels, (1e8, 1e10, 1e12), strict=True):
+    sizes = ((1e8, "100 million"), (1e10, "10 billion"), (1e12, "a trillion"))
+    for ax, (parameters, words) in zip(panels, sizes, strict=True):
         for name, (colour, style) in _LINES.items():
             found = [
                 (n, TIMES[name](machine_, layout(parameters, n)))
@@ -204,11 +242,7 @@ def draw(machine_):
         ax.set_yscale("log")
         ax.set_xlim(3, 1.4e5)
         ax.set_xlabel(f"ranks, {EACH} a node")
-        ax.set_title(
-            f"{parameters:,.0f} parameters".replace(",000,000,000,000", " trillion")
-            .replace(",000,000,000", " billion")
-            .replace(",000,000", " million")
-        )
+        ax.set_title(f"{words} parameters")
         ax.grid(alpha=0.3)
     panels[0].set_ylabel("seconds a step (model)")
     panels[0].legend(fontsize="small", loc="lower left")
@@ -218,23 +252,28 @@ def draw(machine_):
 def page(data):
     measured = data["measured"]
     machine_ = cluster(data, measured)
-    return (
-        "\n\n".join(
-            [
-                "## The model and this machine",
-                f"{measured['parameters']:,} float32 parameters. {measured['about']}.",
-                checked(measured),
-                "## Constants",
-                constants(data, measured),
-                f"## Step times, {EACH} ranks a node",
-                "`-`: does not fit into a node's memory, or mode 2 beyond one node.",
-                times(machine_),
-                "## Memory of a node",
-                memory(machine_),
-            ]
-        )
-        + "\n"
-    )
+    parts = [
+        "## Where a mode stops paying",
+        "**Mode 1 with a norm**: one exchange of the ranks, and how many parameters a rank needs "
+        "so that its step takes as long.",
+        exchanges(machine_),
+        "**Mode 2**: a step reads the gradient of every rank.",
+        shared_cost(machine_),
+        f"**Modes 3 + 2**: the network against the step, {EACH} ranks a node.",
+        stretches(machine_),
+        "## The model against this machine",
+        f"{measured['parameters']:,} float32 parameters in one array; medians of {_PAIRS} turns. "
+        f"{measured['about']}. ",
+        checked(measured),
+        "## Constants",
+        constants(data, measured),
+        f"## Step times by the model, {EACH} ranks a node",
+        "`-`: does not fit into a node's memory, or mode 2 on more than one node.",
+        times(machine_),
+        "## Memory of a node by the formulas",
+        memory(machine_),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def main():

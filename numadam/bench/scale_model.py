@@ -14,9 +14,10 @@ from dataclasses import dataclass
 #: Bytes of a float32, and of what a step moves for one parameter: it reads 4 arrays, writes 3.
 ITEM = 4
 STEP = 7 * ITEM
-#: Bytes that a rank tells the others where a norm is asked for, and those in all up to which MPICH
-#: gathers in log2(N) rounds (MPIR_CVAR_ALLGATHER_SHORT_MSG_SIZE); above, it takes a ring.
-WORDS, SHORT = 40, 81_920
+#: Bytes that a rank tells the others where a norm is asked for, and those in all from which on
+#: MPICH gathers in a ring instead of log2(N) rounds: MPIR_CVAR_ALLGATHER_SHORT_MSG_SIZE, and where
+#: N is a power of two MPIR_CVAR_ALLGATHER_LONG_MSG_SIZE.
+WORDS, SHORT, LONG = 40, 81_920, 524_288
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def gather(machine: Machine, layout: Layout, ring: bool = True) -> float:
     n, each = layout.ranks, min(layout.ranks, layout.each)
     if n == 1:
         return 0.0
-    rounds = n - 1 if ring and n * WORDS >= SHORT else math.ceil(math.log2(n))
+    most = SHORT if n & (n - 1) else LONG
+    rounds = n - 1 if ring and n * WORDS >= most else math.ceil(math.log2(n))
     received = each * max(0.0, n - each) * WORDS / machine.network
     return rounds * machine.latency + received
 

@@ -156,6 +156,7 @@ def test_model_of_messages_and_latency():
     late = replace(MACHINE, latency=1.0)
     assert scale_model.gather(late, Layout(1, 1000, 1000)) == 10.0
     assert scale_model.gather(late, Layout(1, 3000, 3000)) == 2999.0  # MPICH's ring
+    assert scale_model.gather(late, Layout(1, 4096, 4096)) == 12.0
     assert scale_model.gather(late, Layout(1, 3000, 3000), ring=False) == 12.0
 
 
@@ -175,11 +176,6 @@ def test_mode_runs_where_it_fits():
     assert scale_model.runs("mode 2", MACHINE, Layout(1, 2, 2))
     assert not scale_model.runs("mode 2", MACHINE, Layout(1, 4, 2))
     assert not scale_model.runs("modes 3 + 2", MACHINE, Layout(1, 4, 1))
-
-
-def test_turning_point_is_found():
-    assert scale.turn(lambda x: x > 1000, 1, 1e6) == pytest.approx(1000, rel=0.02)
-    assert scale.turn(lambda x: False, 1, 10) is None
 
 
 def test_page_is_what_the_data_say():
