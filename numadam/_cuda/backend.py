@@ -41,6 +41,12 @@ class CudaBackend(Backend):
         for slot, name in ((pl.P, "params"), (pl.S0, "state_dtype")):
             if plan.storage(slot).name == "bfloat16":
                 require_bfloat16(name)
+        if options["capturable"] and settings.exchange is not None and plan.norm:
+            raise ValueError(
+                "capturable: with comm, the host brings the norms of all ranks together, which a "
+                "graph does not replay. Leave out capturable, or clip_norm, clip_array_norm and "
+                "nonfinite."
+            )
         self._t = self._calls = 0
         self._capturable, self._accumulate = options["capturable"], options["accumulate"]
         self._reports_skips = options["max_skips"] is not None
@@ -62,6 +68,7 @@ class CudaBackend(Backend):
                 fixed=self.params,
                 counts_on_device=self._counts_on_device,
                 rate=settings.rate_array if self._capturable else None,
+                exchange=settings.exchange,
             )
             self._arguments, self._control = parts.arguments, parts.control
             self._scalars, self._norms = parts.scalars, parts.norms

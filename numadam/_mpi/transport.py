@@ -49,9 +49,8 @@ def _start(comm: Any, sends: Sequence[Message], receives: Sequence[Message]) -> 
 
 
 def _finish(requests: list[Any]) -> None:
-    from mpi4py import MPI
-
-    MPI.Request.Waitall(requests)
+    for request in requests:
+        request.Wait()
 
 
 class Host:
