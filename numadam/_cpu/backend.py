@@ -44,8 +44,10 @@ class CpuBackend(Backend):
             self.params,
             bound=memory.named,
             sparse=settings.options["sparse"],
+            exchange=settings.exchange,
         )
         self.compiled.check()
+        settings.agree()
         memory.begin()
         self._one = len(params) == 1
         self._meta_at, self._ids_at = self.arguments.meta_at, self.compiled.ids_at

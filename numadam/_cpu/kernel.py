@@ -228,7 +228,9 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
                             for q in each(chunks):
                                 norm_part(int64(q), meta_at)
                         found = finalize_norms(meta_at)
-                    if found == nk.NORMS_NOT_FINITE and meta.guard != va.PROPAGATE:
+                    if found == nk.NORMS_REFUSED:
+                        status = va.EXCHANGE_FAILED
+                    elif found == nk.NORMS_NOT_FINITE and meta.guard != va.PROPAGATE:
                         note_not_finite(meta_at)
                         status = va.NOT_FINITE
                 if status == va.OK:

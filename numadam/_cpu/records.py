@@ -11,6 +11,7 @@ ids of its arrays, and finds everything else from there::
          ├─► scalars     float64[groups, width]: what the step computes from it
          ├─► factors     float64[3, count + 1]: clip factor in two steps, norm; last of all leaves
          ├─► partials    int64[blocks, 2]: a partial sum for each block of each gradient
+         ├─► sums        SUM[ranks, norms]: of the partial sums of each process, for each norm
          └─► products    float64[groups, n]: see `products`; they follow META, then the state
 """
 
@@ -56,6 +57,11 @@ META = np.dtype(
         ("scalars", POINTER),
         ("factors", POINTER),
         ("partials", POINTER),
+        ("sums", POINTER),
+        ("norms", NUMBER),  # norms of a step: none, one, or one a leaf
+        ("ranks", NUMBER),  # processes whose sums are added, and which of them this one is
+        ("rank", NUMBER),
+        ("exchange", POINTER),  # fetches the sums of the others, 0 where there are none
         ("products", POINTER),
         ("every", NUMBER),  # gradients in a mean
         ("flushing", NUMBER),  # 1 where a mean is cut short
@@ -84,6 +90,9 @@ CPU_LEAF = np.dtype(
         ("source", POINTER, CHECKED),  # the strided array itself
     ]
 )
+
+#: Of the squares of a gradient in one process: the two words of a partial sum (see `norms`).
+SUM = np.dtype([("high", NUMBER), ("low", NUMBER), ("exponent", NUMBER)])
 
 #: Bytes of an array that a step writes: from `low` to before `high`; both 0 where it is empty.
 SPAN = np.dtype([("low", POINTER), ("high", POINTER)])

@@ -92,17 +92,19 @@ class Ranks:
 
         Collective: all ranks know already which of them failed.
         """
-        rows = np.zeros((self.size, _MESSAGE), np.uint8)
-        if error is not None:
-            text = described(error).encode()[:_MESSAGE]
-            rows[self.rank, : len(text)] = np.frombuffer(text, np.uint8)
-        if not self.share(rows, None if error is None else PATIENCE) and error is not None:
-            self.abort(f"{what}: the other ranks did not come. {described(error)}")
+        texts = self.texts("" if error is None else described(error))
         if error is not None:
             raise error
         first = int(np.flatnonzero(failed)[0])
-        text = rows[first].tobytes().rstrip(b"\0").decode(errors="ignore")
-        raise RankError(f"{what}: rank {first} of {self.size} failed. {text}")
+        raise RankError(f"{what}: rank {first} of {self.size} failed. {texts[first]}")
+
+    def texts(self, text: str) -> list[str]:
+        """The text of every rank; a long one is cut. Collective."""
+        rows = np.zeros((self.size, _MESSAGE), np.uint8)
+        words = text.encode()[:_MESSAGE]
+        rows[self.rank, : len(words)] = np.frombuffer(words, np.uint8)
+        self.share(rows)
+        return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
 
     def abort(self, message: str) -> NoReturn:
         """End the program on all ranks with one message: there is no other way any more."""

@@ -33,6 +33,8 @@ from numadam._version import __version__
 from numadam.schedules.plateau import ReduceOnPlateau
 
 KIND = "optimizer"
+#: Options about the device and the processes of a run: a load keeps its own.
+_OF_PROCESS = ("capturable", "comm")
 
 
 class Checkpointed(OptimizerBase):
@@ -142,6 +144,7 @@ def _content(optimizer: OptimizerBase) -> Container:
     parts, kind = parts_of(optimizer), type(optimizer)
     structure = Structure(optimizer.params)
     arrays = {name: host_array(one) for name, one in _named(parts, structure).items()}
+    options = {name: one for name, one in parts.settings.options.items() if name != "comm"}
     own = kind.__module__.startswith("numadam.")
     meta = {
         "numadam": __version__,
@@ -151,7 +154,7 @@ def _content(optimizer: OptimizerBase) -> Container:
         "decays": parts.settings.plan.decay != "",
         "group_of": _groups(parts, structure),
         "counters": {name: one.tolist() for name, one in parts.backend.counters.items()},
-        **options_to_json(parts.settings.lr, parts.settings.options, arrays),
+        **options_to_json(parts.settings.lr, options, arrays),
     }
     return Container(KIND, meta, arrays)
 
@@ -279,7 +282,7 @@ def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
     changed, plateaus = settings.copy(), _Plateaus()
     for name, now in settings.options.items():
         new = plateaus.match(now, options[name], name)
-        if new is now or name == "capturable":  # which is about the device
+        if new is now or name in _OF_PROCESS:
             continue
         if name not in changing:
             raise ValueError(
