@@ -236,13 +236,25 @@ class CudaBackend(Backend):
 
     def _take(self, lr: float, n: int, flushing: int = 0) -> bool:
         """Take the step itself, with n gradients, over arrays that have been validated."""
+        exchange = self.settings.exchange
+        if exchange is None:
+            return self._take_here(lr, n, flushing)
+        exchange.begin()
+        try:
+            return self._take_here(lr, n, flushing)
+        except BaseException as error:
+            exchange.end(error)
+            raise
+
+    def _take_here(self, lr: float, n: int, flushing: int) -> bool:
+        """As `_take`; other ranks hear nothing of an error."""
         scalars, norms, step = self._scalars, self._norms, self._step
         t = 0 if self._counts_on_device else self._t + 1
         # all that changes arrays or counters, and nothing that may be refused
         with defer_interrupts():
             scalars.prepare(lr, t, n, flushing, int(norms is None))
             if norms is not None:
-                norms.compute(t, self.settings.guard)
+                norms.compute(t, self.settings.guard, (self._t, self._calls, flushing))
                 if self.settings.guard == _RAISE and not self._control.are_finite():
                     return False
             for launch in step.launches:

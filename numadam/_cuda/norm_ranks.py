@@ -17,26 +17,47 @@ from typing import Any
 import numpy as np
 
 from numadam._backend import Exchange
+from numadam._core import options as op
+
+#: Numbers that are the same on all ranks, before a row of the control block: t, calls, flushing.
+_COUNTERS = 3
+#: Bounds are a rank's own.
+_LOCAL = [_COUNTERS + op.COLUMN.low, _COUNTERS + op.COLUMN.high]
 
 
-def exchange_totals(exchange: Exchange, totals: Any) -> None:
-    """Put the totals of all ranks in the place of this rank's. Collective.
+class RankTotals:
+    """Puts the totals of all ranks in the place of those of this rank.
 
     Parameters
     ----------
     exchange : Exchange
     totals : cupy.ndarray of int64
         On the GPU: a row with the bits of the totals, and a row with their exponents.
+    control : numpy.ndarray
+        The control block on the host.
     """
-    import cupy
 
-    words = np.array(cupy.asnumpy(totals)).reshape(-1)
-    rows = exchange.gather(words)
-    totals.set(add_ranks(rows.reshape(len(rows), 2, -1)))
+    def __init__(self, exchange: Exchange, totals: Any, control: np.ndarray) -> None:
+        self._exchange, self._totals, self._control = exchange, totals, control
+        self._same = np.zeros(_COUNTERS + control.shape[1])
+        exchange.words = totals.size
+
+    def add_up(self, counted: tuple[int, int, int]) -> None:
+        """Wait for the GPU, exchange, and write back. Collective.
+
+        `counted` are t, the gradients added up before, and whether they are flushed.
+        """
+        import cupy
+
+        same = self._same
+        same[:_COUNTERS], same[_COUNTERS:] = counted, self._control[0]
+        same[_LOCAL] = 0.0
+        rows = self._exchange.gather(np.array(cupy.asnumpy(self._totals)).reshape(-1), same)
+        self._totals.set(add_ranks(rows.reshape(len(rows), *self._totals.shape)))
 
 
 def add_ranks(rows: np.ndarray) -> np.ndarray:
-    """Totals over all ranks, as `exchange_totals` has those of one.
+    """Totals over all ranks, as `RankTotals` has those of one.
 
     Parameters
     ----------

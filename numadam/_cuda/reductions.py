@@ -13,7 +13,7 @@ from numadam._cuda.arguments import KernelArguments
 from numadam._cuda.compiler import compiled
 from numadam._cuda.control import DeviceControl
 from numadam._cuda.memory import offset_of
-from numadam._cuda.norm_ranks import exchange_totals
+from numadam._cuda.norm_ranks import RankTotals
 from numadam._cuda.norm_totals import make_combine, make_finalize_norms
 from numadam._cuda.norms import make_sums, norm_slots
 from numadam._cuda.scalar_kernels import COUNTERS
@@ -54,7 +54,6 @@ class GradientNorms:
         import cupy
 
         self._arguments, self._control, self._scalars = arguments, control, scalars
-        self._exchange = exchange
         by_array = plan.norm == "array"
         count = len(arguments.groups) if by_array else 1
         firsts = arguments.first_parts if by_array else [0, arguments.parts]
@@ -71,6 +70,9 @@ class GradientNorms:
         self._exponents_at = self._totals_at + 8 * count
         self._factors_at, self._norms_at = _address(self._factors), _address(self._values)
         self._partials_at, self._firsts_at = _address(self._partials), _address(self._firsts)
+        self._of_ranks = None
+        if exchange is not None:
+            self._of_ranks = RankTotals(exchange, self._totals, control.host)
         self.go = control.counters_address + offset_of(COUNTERS, "go")
         sums = compiled(make_sums, device, plan, scalars.values is not None, arguments.many)
         self._sums = sums.ready(scalars.values)
@@ -95,11 +97,11 @@ class GradientNorms:
         """Address of a leaf's two clip factors."""
         return self._factors_at + leaf * self._factor_bytes
 
-    def compute(self, t: int, guard: int) -> None:
+    def compute(self, t: int, guard: int, counted: tuple[int, int, int] = (0, 0, 0)) -> None:
         """Compute norms and clip factors, and decide whether the step is taken.
 
         A step that is taken is counted, as number `t` or where that is 0 as the next one.
-        Collective where there are several ranks.
+        Collective where there are several ranks; `counted` are what they have counted on the host.
         """
         control, scalars, count = self._control, self._scalars, len(self._values)
         control.upload()
@@ -107,8 +109,8 @@ class GradientNorms:
             self._add_up(scaled)
             totals = self._totals_at, self._exponents_at, scaled
             self._combine(count, policy.THREADS, (self._partials_at, self._firsts_at, *totals))
-        if self._exchange is not None:
-            exchange_totals(self._exchange, self._totals)
+        if self._of_ranks is not None:
+            self._of_ranks.add_up(counted)
         begin = control.address, scalars.products_address, control.counters_address
         arrays = self._totals_at, self._exponents_at, self._factors_at, self._norms_at
         end = count, scalars.products_groups, t, guard

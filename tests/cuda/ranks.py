@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from numadam._mpi.ranks import Ranks
+
 #: Seconds after which a rank that waits for others fails.
 PATIENCE = 120
 
@@ -37,8 +39,8 @@ class Meeting:
             assert time.monotonic() < end, "the others did not come"
 
 
-class Ranks:
-    """One rank: as `numadam._mpi.ranks.Ranks`, and as `numadam._backend.Exchange`."""
+class FakeRanks(Ranks):
+    """One rank."""
 
     def __init__(self, meeting, rank):
         self._meeting, self.rank, self.size = meeting, rank, meeting.size
@@ -46,18 +48,22 @@ class Ranks:
 
     def gather(self, words):
         """The words of all ranks, once they have all come."""
-        assert words.dtype in (np.int64, np.float64)
-        meeting = self._meeting
-        rows = meeting.rows[meeting.calls[self.rank]]
-        meeting.calls[self.rank] += 1
-        rows[self.rank] = np.array(words)
-        meeting.until(lambda: len(rows) == self.size)
-        return np.array([rows[rank] for rank in range(self.size)])
+        rows = np.empty((self.size, len(words)), words.dtype)
+        rows[self.rank] = words
+        self.share(rows)
+        return rows
 
-    def agree(self, error, what):
-        """Raise the own error, or that of another rank."""
-        if self.gather(np.array([error is not None], np.int64)).any():
-            raise error or RuntimeError(f"{what}: another rank failed")
+    def share(self, rows, patience=None):
+        """As `gather`, in place."""
+        meeting = self._meeting
+        all_rows = meeting.rows[meeting.calls[self.rank]]
+        meeting.calls[self.rank] += 1
+        all_rows[self.rank] = rows[self.rank].copy()
+        meeting.until(lambda: len(all_rows) == self.size)
+        for rank, row in all_rows.items():
+            assert (row.shape, row.dtype) == (rows.shape[1:], rows.dtype)
+            rows[rank] = row
+        return True
 
 
 class Comm:
@@ -111,13 +117,13 @@ def _bytes(message):
 
 
 def on_ranks(size, work):
-    """Results of ``work(rank)`` with the `Ranks` of each rank, and their meeting."""
+    """Results of ``work(ranks)`` with the `FakeRanks` of each, and their meeting."""
     meeting = Meeting(size)
 
     def one(rank):
         with meeting.turn:
             try:
-                return work(Ranks(meeting, rank))
+                return work(FakeRanks(meeting, rank))
             except BaseException:
                 meeting.failed = True
                 raise

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 import numadam as na
+from numadam._mpi import decomposition
 from tests.cuda.ranks import on_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy's scalars
+
+
+@pytest.fixture(autouse=True)
+def _any_comm(monkeypatch):
+    """The option `comm` takes ranks that are threads."""
+    monkeypatch.setattr(decomposition, "ranks_of", lambda comm: comm)
+
 
 #: Bound of a norm, whatever the numbers are (`numadam._cuda.norms`).
 ULP = 8
@@ -69,9 +77,7 @@ def run(cupy, params, grads, size, **options):
 
     def work(ranks):
         mine = blocks(cupy, params, size, ranks.rank)
-        opt = na.AdamW(mine, lr=0.1, weight_decay=0.1, **options)
-        if opt._backend._norms is not None:
-            opt._backend._norms._exchange = ranks
+        opt = na.AdamW(mine, lr=0.1, weight_decay=0.1, comm=ranks, **options)
         norms = []
         for g in grads:
             try:
@@ -101,14 +107,13 @@ def arrays(seed, dtype, sizes=(1.0, 1.0)):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_norms_are_those_of_the_whole_arrays(cupy, dtype, clip, size):
     params, grads = arrays(0, dtype), [arrays(seed, dtype) for seed in (1, 2)]
-    ranks, meeting = run(cupy, params, grads, size, **{clip: 0.5})
+    ranks, _ = run(cupy, params, grads, size, **{clip: 0.5})
     (whole,), _ = run_whole(cupy, params, grads, **{clip: 0.5})
     for norms, g in zip(ranks[0][1], grads, strict=True):
         exact = [np.sum(a.astype(np.longdouble) ** 2) for a in g]
         exact = [sum(exact)] if clip == "clip_norm" else exact
         wanted = np.sqrt(np.array(exact, np.longdouble)).astype(float)
         assert np.all(np.abs(norms - wanted) <= ULP * np.spacing(wanted))
-    assert meeting.calls == [2] * size
     for rank in ranks:
         assert rank[1] == ranks[0][1]  # the same bits
         assert rank[2] == 2
@@ -159,20 +164,110 @@ def test_the_guard_is_that_of_all_ranks(cupy, guard, bad):
             np.testing.assert_array_equal(p, before)
 
 
-def test_a_rank_that_another_one_has_stopped_writes_nothing(cupy):
-    class Stopped:
-        rank, size = 0, 2
+STATE = {"clip_norm": 1.0, "nonfinite": "skip", "accumulate": 2, "ema": 0.9}
 
-        def gather(self, words):
-            raise na.mpi.RankError("grads: rank 1 of 2 failed.")
 
-    p = cupy.asarray(np.arange(4.0))
-    opt = na.Adam(p, clip_norm=1.0, nonfinite="skip", accumulate=2)
-    opt.step(cupy.asarray(np.ones(4)))
-    opt._backend._norms._exchange = Stopped()
-    before = {name: np.array(value) for name, value in opt.state.items()}
-    with pytest.raises(na.mpi.RankError, match="rank 1 of 2"):
+def everything(opt):
+    return {name: np.array(value) for name, value in opt.state.items()} | {
+        "p": np.array(opt.params)
+    }
+
+
+@pytest.mark.parametrize("options", [{"clip_norm": 1.0}, STATE], ids=["one", "sum"])
+def test_a_refusal_on_one_rank_leaves_all_as_they_were(cupy, options):
+    count = options.get("accumulate", 1)
+
+    def work(ranks):
+        opt = na.Adam(cupy.asarray(np.arange(4.0)), comm=ranks, **options)
+        good, bad = cupy.asarray(np.ones(4)), cupy.asarray(np.ones(5))
+        for _ in range(count - 1):
+            opt.step(good)
+        before = everything(opt)
+        kind, text = (
+            (ValueError, "shape") if ranks.rank else (na.mpi.RankError, "rank 1 of 2.*shape")
+        )
+        with pytest.raises(kind, match=text):
+            opt.step(bad if ranks.rank else good)
+        for name, value in everything(opt).items():
+            np.testing.assert_array_equal(value, before[name], err_msg=name)
+        opt.step(good)
+        assert opt.t == 1
+        return opt.grad_norm
+
+    norms, _ = on_ranks(2, work)
+    np.testing.assert_allclose(norms, np.sqrt(8.0), rtol=1e-15)
+
+
+def test_a_refusal_where_nothing_is_exchanged_stays_there(cupy):
+    def work(ranks):
+        p = cupy.asarray(np.arange(4.0))
+        opt = na.Adam(p, comm=ranks)
+        made = ranks._meeting.calls[ranks.rank]
+        if ranks.rank:
+            with pytest.raises(ValueError, match="shape"):
+                opt.step(cupy.asarray(np.ones(5)))
         opt.step(cupy.asarray(np.ones(4)))
-    for name, value in opt.state.items():
-        np.testing.assert_array_equal(value, before[name])
-    np.testing.assert_array_equal(p, np.arange(4.0))
+        assert ranks._meeting.calls[ranks.rank] == made
+        return opt.t
+
+    assert on_ranks(2, work)[0] == [1, 1]
+
+
+def test_ranks_that_are_not_at_the_same_step_are_told(cupy):
+    def work(ranks):
+        opt = na.Adam(cupy.asarray(np.arange(4.0)), comm=ranks, clip_norm=1.0)
+        if ranks.rank:
+            opt.state = {**opt.state, "t": 3}
+        with pytest.raises(na.mpi.RankError, match="t: is 0 on rank 0 and 3 on rank 1"):
+            opt.step(cupy.asarray(np.ones(4)))
+        assert opt.t == 3 * ranks.rank
+
+    on_ranks(2, work)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+@pytest.mark.parametrize("more", [{}, {"accumulate": 2, "bounds": (-9.0, 9.0)}])
+def test_ghost_cells_do_not_count(cupy, dtype, more):
+    """Two blocks with a ghost cell each, which holds a NaN gradient; the first norm is (3, 4)."""
+    if "complex" in dtype:
+        more = {key: value for key, value in more.items() if key != "bounds"}
+
+    def work(ranks):
+        owned = np.array([True, True, False] if ranks.rank == 0 else [False, True, True])
+        g = np.array([3, 0, np.nan] if ranks.rank == 0 else [np.inf, 4, 0], dtype)
+        p = cupy.asarray(np.ones(3, dtype))
+        comm = na.mpi.Decomposition(ranks, owned)
+        opt = na.SGD(p, lr=0.5, comm=comm, clip_norm=2.5, nonfinite="raise", **more)
+        for _ in range(more.get("accumulate", 1)):
+            opt.step(cupy.asarray(g))
+        assert opt.t == 1
+        assert opt.grad_norm == 5.0
+        return np.array(p)
+
+    (left, right), _ = on_ranks(2, work)
+    np.testing.assert_allclose(left[:2], [1 - 0.75, 1], rtol=1e-6)
+    np.testing.assert_allclose(right[1:], [0, 1], atol=1e-6)
+    assert np.isnan(left[2])  # stepped as all others are
+
+
+def test_a_captured_norm_of_ranks_is_refused(cupy):
+    def work(ranks):
+        with pytest.raises(ValueError, match=r"capturable: with comm.*Leave out capturable, or"):
+            na.Adam(cupy.zeros(3), comm=ranks, capturable=True, clip_norm=1.0)
+        na.Adam(cupy.zeros(3), comm=ranks, capturable=True).step(cupy.zeros(3))
+
+    on_ranks(2, work)
+
+
+def test_a_real_communicator_of_one_rank(cupy):
+    mpi = pytest.importorskip("mpi4py.MPI", reason="mpi4py is not installed")
+    from numadam._mpi import ranks
+
+    decomposition.ranks_of = ranks.ranks_of  # the fixture takes it back
+    g = cupy.asarray(np.array([3.0, 4.0]))
+    one, two = cupy.zeros(2), cupy.zeros(2)
+    opt = na.Adam(one, comm=mpi.COMM_SELF, clip_norm=1.0)
+    opt.step(g)
+    na.Adam(two, clip_norm=1.0).step(g)
+    np.testing.assert_array_equal(one, two)
+    assert opt.grad_norm == 5.0
