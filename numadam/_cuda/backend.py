@@ -75,7 +75,7 @@ class CudaBackend(Backend):
             self._sparse, self._validator, self._step = parts.sparse, parts.validator, parts.step
             for slot, views in self.own.items():
                 self._step.bind_own(slot, views)
-            settings.agree()
+            settings.agree(self.home)
             self._start()
             self._validator.protect(self._memory.named(self.names))
 

@@ -271,3 +271,13 @@ def test_a_real_communicator_of_one_rank(cupy):
     na.Adam(two, clip_norm=1.0).step(g)
     np.testing.assert_array_equal(one, two)
     assert opt.grad_norm == 5.0
+
+
+def test_ranks_with_arrays_of_two_libraries_are_refused(cupy):
+    def work(ranks):
+        p = cupy.zeros(3) if ranks.rank else np.zeros(3)
+        text = "params: is 1 NumPy arrays on rank 0 and 1 CuPy arrays on rank 1"
+        with pytest.raises(na.mpi.RankError, match=text):
+            na.Adam(p, comm=ranks, clip_norm=1.0)
+
+    on_ranks(2, work)
