@@ -13,6 +13,7 @@ import os
 import socket
 import warnings
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -26,6 +27,9 @@ _CUDA = 0
 #: Variables that switch it on in libraries that have no function to ask, by what their version
 #: text contains. With the first, MPI does not start where it was built without CUDA.
 _VARIABLES = {"CRAY MPICH": "MPICH_GPU_SUPPORT_ENABLED", "MVAPICH2": "MV2_USE_CUDA"}
+
+#: Transports that were made before, by what each rank asked for and could do.
+_known: WeakKeyDictionary[Ranks, dict[bytes, Transport]] = WeakKeyDictionary()
 
 
 def check_asked(asked: Any) -> str:
@@ -49,7 +53,14 @@ def device_transport(ranks: Ranks, asked: str, device: int) -> Transport:
     Raises, on all ranks, where what was asked for cannot be. The current GPU is `device`.
     """
     able = np.array([ASKED.index(asked), _of_mpi(ranks.comm), has_nccl(), _identity(device)])
-    found = decide(ranks.gather(able))
+    table = ranks.gather(able)
+    known = _known.setdefault(ranks, {})
+    if table.tobytes() not in known:  # the same on all ranks
+        known[table.tobytes()] = _make(ranks, decide(table))
+    return known[table.tobytes()]
+
+
+def _make(ranks: Ranks, found: str) -> Transport:
     if found == "nccl":
         return Nccl(_nccl_communicator(ranks))
     return CudaAware(ranks.comm) if found == "mpi" else Staged(ranks.comm)

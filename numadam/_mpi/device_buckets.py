@@ -35,15 +35,15 @@ class DeviceBuckets:
     dtype : numpy.dtype
     bucket : int
         Elements that a rank receives in a round, about.
-    factor : float
-        By which sums are multiplied.
+    divisor : int
+        By which sums are divided.
     """
 
     def __init__(
-        self, transport: Transport, cut: Cut, rank: int, dtype: Any, bucket: int, factor: float
+        self, transport: Transport, cut: Cut, rank: int, dtype: Any, bucket: int, divisor: int
     ) -> None:
         self._transport, self._cut, self._rank, self._dtype = transport, cut, rank, dtype
-        self._factor = factor
+        self._divisor = divisor
         self._pieces = [cut.piece(node, 0) for node in range(cut.nodes)]
         # nobody sends to the same rank first
         self._others = [(rank + k) % cut.nodes for k in range(1, cut.nodes)]
@@ -144,8 +144,9 @@ class DeviceBuckets:
             out[...] = own
         for k, part in enumerate(parts[1:], 1):
             cupy.add(parts[0] if k == 1 else out, part, out=out)
-        if self._factor != 1.0:
-            cupy.multiply(out, out.dtype.type(self._factor), out=out)
+        if self._divisor != 1:  # real numbers: a complex division is another one
+            numbers = out.view(out.dtype.char.lower()) if out.dtype.kind == "c" else out
+            cupy.divide(numbers, numbers.dtype.type(self._divisor), out=numbers)
 
     # --- ranges of the flat index -----------------------------------------------------------------
 

@@ -123,7 +123,7 @@ def _of_numpy(name):
     return function
 
 
-add, multiply, concatenate = map(_of_numpy, ("add", "multiply", "concatenate"))
+add, divide, concatenate = map(_of_numpy, ("add", "divide", "concatenate"))
 argsort, cumsum, flatnonzero, ascontiguousarray = map(
     _of_numpy, ("argsort", "cumsum", "flatnonzero", "ascontiguousarray")
 )
