@@ -103,7 +103,9 @@ class OnDevice:
         return self._nested
 
     def sources(self, grads: Any) -> list[Any]:
-        """The gradients of this rank, checked and flat; frozen arrays have empty ones. None: `buffers`.
+        """The gradients of this rank, checked and flat; of frozen arrays they are empty.
+
+        None stands for those in `buffers`.
 
         Raises
         ------
