@@ -49,7 +49,7 @@ class CpuBackend(Backend):
             exchange=settings.exchange,
         )
         self.compiled.check()
-        settings.agree()
+        settings.agree(self.home)
         memory.begin()
         self._one = len(params) == 1
         self._meta_at, self._ids_at = self.arguments.meta_at, self.compiled.ids_at
