@@ -1,91 +1,72 @@
-"""A problem cut into blocks, one for each rank, beside the same problem in one process."""
+"""Problems in blocks: each rank has its part of x, and a reference has the whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import copy
 
 import numpy as np
-import optree
 
-import numadam as na
-
-
-def edges(n: int, ranks: int, seed: int) -> list[int]:
-    """Where blocks begin and end; with seed 0 all but the last one are empty."""
-    if seed == 0:
-        return [0] * ranks + [n]
-    inner = np.random.default_rng(seed).integers(0, n + 1, ranks - 1)
-    return [0, *np.sort(inner).tolist(), n]
+from numadam import minimize
 
 
-def cutter(comm: Any, seed: int) -> Callable[[Any], Any]:
-    """``cut(tree)``: this rank's block of every array, along the first axis."""
-
-    def block(whole: Any) -> Any:
-        at = edges(len(whole), comm.size, seed)
-        return whole[at[comm.rank] : at[comm.rank + 1]]
-
-    return lambda tree: optree.tree_map(block, tree)
+def cut(comm, n, empty=False):
+    """The slice of `n` elements that this rank owns: unequal parts, or none on the last rank."""
+    ranks = comm.size - 1 if empty and comm.size > 1 else comm.size
+    ends = [round(n * (k / ranks) ** 1.3) for k in range(ranks + 1)] + [n]
+    return slice(ends[comm.rank], ends[comm.rank + 1])
 
 
-def random_tree(like: Any, dtype: Any, seed: int, spread: float = 0.0) -> Any:
-    """Arrays of these shapes, of many magnitudes where `spread` is not 0."""
-    rng = np.random.default_rng(seed)
+class Chain:
+    """Elements drawn to their targets and to their neighbours, with a curvature of their own.
 
-    def one(shape: tuple[int, ...]) -> np.ndarray:
-        x = rng.standard_normal(shape) * np.exp(spread * rng.standard_normal(shape))
-        if np.dtype(dtype).kind == "c":
-            x = x + 1j * rng.standard_normal(shape)
-        return x.astype(dtype)
-
-    return optree.tree_map(one, like, is_leaf=lambda x: isinstance(x, tuple))
-
-
-def same_bits(tree: Any, other: Any) -> bool:
-    """Whether the arrays of both are equal bit for bit."""
-    pairs = zip(optree.tree_leaves(tree), optree.tree_leaves(other), strict=True)
-    return all((a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes()) for a, b in pairs)
-
-
-class Twins:
-    """The whole problem in this process, and this rank's block of it.
-
-    Parameters
-    ----------
-    kind : type
-        Class of optimiser.
-    options : callable
-        ``options(cut)``: the options, with all arrays in them cut.
+    ``whole(x)`` is f and gradient of all elements; ``block(comm)`` the same function of a block,
+    with the same bits, since each rank sees all of x.
     """
 
-    def __init__(
-        self,
-        comm: Any,
-        params: Any,
-        options: Callable[[Callable[[Any], Any]], dict[str, Any]],
-        kind: Any = na.Adam,
-        seed: int = 1,
-    ) -> None:
-        self.cut = cutter(comm, seed)
-        self.params = optree.tree_map(np.array, params)
-        self.block = optree.tree_map(np.array, self.cut(params))
-        self.whole = kind(self.params, **options(lambda tree: tree))
-        self.mine = kind(self.block, comm=comm, **options(self.cut))
+    def __init__(self, n=23, dtype=np.float64, coupling=0.5):
+        rng = np.random.default_rng(5)
+        self.target = rng.uniform(0.5, 2.0, n).astype(dtype)
+        self.weight = rng.uniform(0.2, 3.0, n).astype(dtype)
+        self.coupling, self.n, self.start = coupling, n, np.zeros(n, dtype)
 
-    def step(self, grads: Any, **more: Any) -> None:
-        """One step of both."""
-        self.whole.step(grads, **more)
-        self.mine.step(self.cut(grads), **more)
+    def whole(self, x):
+        away = x - self.target
+        jumps = np.diff(x)
+        pull = np.zeros_like(x)
+        pull[1:] += jumps
+        pull[:-1] -= jumps
+        f = float(np.sum(self.weight * away**2) + self.coupling * np.sum(jumps**2))
+        return f, 2 * (self.weight * away + x.dtype.type(self.coupling) * pull)
 
-    def check(self) -> None:
-        """Compare all of both, bit for bit."""
-        whole, mine = self.whole, self.mine
-        assert same_bits(self.cut(self.params), self.block)
-        assert list(whole.state) == list(mine.state)
-        for name, value in whole.state.items():
-            counter = isinstance(value, np.ndarray) and value.ndim == 0
-            assert same_bits(value if counter else self.cut(value), mine.state[name]), name
-        assert (whole.t, whole.skipped) == (mine.t, mine.skipped)
-        if whole.clip_norm is not None or whole.clip_array_norm is not None:
-            np.testing.assert_array_equal(whole.grad_norm, mine.grad_norm)
+    def block(self, comm, part):
+        def fun(x):
+            f, g = self.whole(np.concatenate(comm.allgather(x)))
+            return f, g[part]
+
+        return fun
+
+
+def run_both(comm, problem, empty=False, **options):
+    """The block's result, that of one process, and the slice that one has of the other."""
+    part = cut(comm, problem.n, empty)
+    # a schedule may have a state of its own
+    alone = minimize(problem.whole, problem.start, jac=True, **copy.deepcopy(options))
+    fun, x0 = problem.block(comm, part), problem.start[part]
+    return minimize(fun, x0, jac=True, comm=comm, **options), alone, part
+
+
+def assert_same_run(found, alone, part):
+    """A block of the run of one process: to the bit."""
+    for name in ("x", "x_last", "jac"):
+        np.testing.assert_array_equal(found[name], alone[name][part], err_msg=name)
+    for name in ("nit", "nfev", "njev", "status", "message", "fun", "fun_last", "grad_norm"):
+        assert found[name] == alone[name], name
+    for name, values in alone.history.items():
+        np.testing.assert_array_equal(found.history[name], values, err_msg=name)
+
+
+def assert_alike(comm, result):
+    """All but the blocks is the same on all ranks."""
+    names = ("nit", "status", "message", "fun", "fun_last", "grad_norm")
+    mine = [repr(result[name]) for name in names], result.history["fun"].tobytes()
+    assert comm.allgather(mine) == [mine] * comm.size

@@ -11,7 +11,7 @@ import pytest
 from mpi4py import MPI
 
 import numadam as na
-from tests.mpi.blocks import Twins, cutter, random_tree, same_bits
+from tests.mpi.twins import Twins, cutter, random_tree, same_bits
 
 NESTED = {"w": (40, 3), "layers": [(17,), (600, 2)]}
 FLAT = {"x": (1500,)}

@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 import numadam as na
 from numadam._mpi.ranks import ranks_of
-from tests.mpi.blocks import same_bits
+from tests.mpi.twins import same_bits
 
 RankError = na.mpi.RankError
 
