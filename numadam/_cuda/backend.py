@@ -37,11 +37,6 @@ class CudaBackend(Backend):
         from numadam._cuda.step import make_parts
 
         self.params, self.names, self.settings = list(params), list(names), settings
-        if settings.exchange is not None:
-            raise ValueError(
-                "comm: norms of CuPy arrays on several ranks are not formed; leave out clip_norm, "
-                "clip_array_norm and nonfinite."
-            )
         self._device, plan, options = int(params[0].device.id), settings.plan, settings.options
         for slot, name in ((pl.P, "params"), (pl.S0, "state_dtype")):
             if plan.storage(slot).name == "bfloat16":
