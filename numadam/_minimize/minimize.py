@@ -240,11 +240,9 @@ def minimize(
         if block is not None:
             check_for_ranks(task, compiled)
     if block is not None:
-        from numadam._minimize.ranks.run import minimize_on_ranks
+        from numadam._minimize.ranks.run import minimize_on_ranks, sums_over
 
-        # of one block, the way from x0 says nothing of the others
-        found = minimize_on_ranks(fun, task, block)
-        return with_hint(found, x0, lr, found.state)
+        return with_hint(minimize_on_ranks(fun, task, block), x0, lr, state, sums_over(block))
     return with_hint((run_compiled if compiled else run_in_python)(fun, task), x0, lr, state)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from numadam._mpi.decomposition import Decomposition, decomposition
 from numadam._mpi.decomposition import ranks as ranks_in
 from numadam._mpi.errors import RankError
 from numadam._optimizer.optimizer import Optimizer
+from numadam._settings.owned import leaf_masks
 
 
 class RankRun(PythonRun):
@@ -34,7 +35,7 @@ class RankRun(PythonRun):
         objective, stop_tests, observers = parts
         super().__init__(objective, optimizer, stop_tests, observers, task)
         self._meetings, self._pace = meetings, pace
-        self._exchange = self._settings.exchange if self._settings.plan.norm else None
+        self._exchange = self._settings.exchange
         pace.begin, pace.check = self._begin, self._check
         pace.end = max(self._begin + task.maxiter, optimizer.t)
         if pace.last == "schedule":
@@ -74,7 +75,8 @@ class RankRun(PythonRun):
             if isinstance(error, RankError) or self._meetings.over:
                 raise
             if self._exchange is not None and self._pace.steps_next():
-                self._exchange.refuse(error)
+                self._exchange.refuse(error)  # unless the step has told them
+                raise
             self._meetings.refuse(error)
 
 
@@ -84,6 +86,11 @@ def on_all_ranks(comm: Any) -> Iterator[Decomposition]:
     block = decomposition(comm)
     with all_or_none(ranks_in(block)):
         yield block
+
+
+def sums_over(comm: Decomposition) -> Callable[[tuple[int, ...]], list[int]]:
+    """``add(counts)``: the sums of counts over all ranks. Collective."""
+    return lambda counts: ranks_in(comm).gather(np.array(counts, np.int64)).sum(axis=0).tolist()
 
 
 def minimize_on_ranks(fun: Any, task: Task, comm: Decomposition) -> OptimizeResult:
@@ -98,7 +105,7 @@ def minimize_on_ranks(fun: Any, task: Task, comm: Decomposition) -> OptimizeResu
         local = Objective(fun, task.args, task.jac, task.x, tree, boxes, backend.is_host)
         observers = RankObservers(meetings, pace, task.callback, shows, task.maxiter, optimizer)
         first = first_of(task.state, tolerances)
-        owned = None if comm.owned is None else tree.flatten(comm.owned, "owned")
+        owned = _masks(comm, optimizer)
         kind = HostStopTests if backend.is_host else DeviceStopTests
         tests = RankStopTests(kind(backend, tolerances, first, owned), tolerances, first)
     own = observers.each, observers.wants_f, observers.wants_gradient, _asks_user(settings)
@@ -110,6 +117,15 @@ def minimize_on_ranks(fun: Any, task: Task, comm: Decomposition) -> OptimizeResu
         run = RankRun(meetings, pace, optimizer, task, objective, tests, observers)
     run.agree(task)
     return run.go()
+
+
+def _masks(comm: Decomposition, optimizer: Optimizer) -> list[Any] | None:
+    """Whether each element counts, where ghost cells do not."""
+    if comm.owned is None:
+        return None
+    tree, _, backend, _ = parts_of(optimizer)
+    masks = leaf_masks(comm.owned, tree, backend.params, tree.names("params"))
+    return masks if backend.is_host else backend.from_host(masks)
 
 
 def _asks_user(settings: Any) -> bool:
