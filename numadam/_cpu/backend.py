@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from numadam._arrays.layout import SKEW, Layout
+from numadam._arrays.layout import SKEW, Layout, address_of
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._cpu.functional import update
@@ -103,6 +103,26 @@ class CpuBackend(Backend):
                 return self.compiled.run({}, lr) == OK
             finally:
                 meta["flushing"] = 0
+
+    def cut_parts(self, elements: int) -> None:
+        """Set the elements of one part, in which `step_parts` counts; no bit depends on them."""
+        self.arguments.meta["part"] = elements * self.arguments.plan.unit
+
+    def step_parts(self, before: int, after: int, grad: np.ndarray, lr: float) -> None:
+        """Step the parts between the first `before` and the last `after`; the last ones advance t.
+
+        `grad` is the gradient of these parts, flat. No norm, guard or sum has to be formed.
+        """
+        arguments, plan = self.arguments, self.arguments.plan
+        meta, starts = arguments.meta, arguments.leaves["start"][:-1]
+        first = before * int(meta["part"][0])
+        # where each leaf's gradient would begin: the parts read no element outside of `grad`
+        arguments.bind(pl.G, address_of(grad) + (starts - first) * plan.stride(pl.G))
+        meta["before"], meta["after"] = before, after
+        try:
+            self.compiled.run({}, lr)
+        finally:
+            meta["before"] = meta["after"] = 0
 
     def drop(self) -> None:
         """Forget the gradients that have been added up."""

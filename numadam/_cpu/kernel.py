@@ -9,6 +9,9 @@ next: a thousand small arrays are a few parts, one large array is many::
 
     leaves   |    0    |0|    2         |  3  |
     parts    |  0  |  1  |  2  |  3  |  4  |
+
+A call takes all parts, or a window of them: those after ``meta.before`` and before the last
+``meta.after``. The windows of one step are called in order, and the last one advances t.
 """
 
 from __future__ import annotations
@@ -82,7 +85,7 @@ def _make_part(plan: Plan, out: bool, wrap: Any) -> Any:
         meta = record_at(meta_at, META)
         count, size, leaves, factors = meta.count, meta.part, leaves_of(meta), factors_of(meta)
         rows = scalars_of(meta)
-        low, end = part_of(q, size, leaves[count].start)
+        low, end = part_of(q + meta.before, size, leaves[count].start)
         j = find_leaf(leaves.start, count, low)
         r = leaves[j].group
         h, k = scalars(rows[r], factors[0, j], factors[1, j])
@@ -205,6 +208,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             total, size = leaves[meta.count].start, meta.part
             blocks = leaves[meta.count].first_block
             parts, chunks = (total + size - 1) // size, (blocks + nk.CHUNK - 1) // nk.CHUNK
+            window = parts - meta.before - meta.after
             if normed:
                 reset_factors(meta_at)
                 reset_exponents(meta_at)
@@ -235,14 +239,15 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
                         status = va.NOT_FINITE
                 if status == va.OK:
                     if pooled:
-                        parts_in(meta.pool, meta.threads, parts, meta_at)
+                        parts_in(meta.pool, meta.threads, window, meta_at)
                     else:
-                        for q in each(parts):
+                        for q in each(window):
                             part(int64(q), meta_at)
                     if meta.strided != 0:
                         call_c6(meta.strided_arrays, va.AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
-                    advance(meta_at)
-                    note_taken(meta_at)
+                    if meta.after == 0:  # else other calls do the rest of this step
+                        advance(meta_at)
+                        note_taken(meta_at)
             if total >= _RELEASE_FROM:
                 take_gil(thread)
             return status

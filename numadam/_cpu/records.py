@@ -33,6 +33,8 @@ META = np.dtype(
         ("count", NUMBER),  # leaves
         ("groups", NUMBER),  # groups, the rows of the control block
         ("part", NUMBER),  # iterations of the loop in one parallel part
+        ("before", NUMBER),  # parts that calls before this one have stepped
+        ("after", NUMBER),  # parts that are left to later calls
         ("ndarray", POINTER),  # type object of numpy.ndarray
         ("absent", POINTER, CHECKED),  # id that stands for no array, of each checked slot
         ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `numpy_abi.kind_of`

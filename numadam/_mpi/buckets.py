@@ -1,0 +1,186 @@
+"""Exchange between nodes, a bucket at a time: sums of gradients in, parameters out.
+
+Every rank sends each other rank of its number (one a node) what that rank steps, and adds up what
+it receives, in the order of the nodes: there is no reduction by MPI, whose order is not fixed. All
+pieces are cut into as many rounds, so that one bucket is on its way while another is stepped, and
+the memory for what is received does not grow with the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from mpi4py import MPI
+
+from numadam._mpi.cut import Cut
+from numadam._mpi.flat import Flat, Spare
+from numadam._mpi.nodes import Nodes
+
+#: Rounds of gradients on their way while one is stepped, and the tags of both kinds of messages.
+_AHEAD = 2
+_GRADIENT, _PARAMETER = 1, 2
+
+
+class Buckets:
+    """Rounds of one cut between nodes.
+
+    Parameters
+    ----------
+    nodes : Nodes
+    cut : Cut
+    dtype : numpy.dtype
+    bucket : int
+        Elements that a rank receives in a round, about.
+    window : int
+        Elements that are summed up and stepped at a time, in the cache; a bucket holds a whole
+        number of them.
+    divisor : int
+        By which sums are divided.
+
+    Attributes
+    ----------
+    rounds : int
+    """
+
+    def __init__(
+        self, nodes: Nodes, cut: Cut, dtype: np.dtype, bucket: int, window: int, divisor: int
+    ) -> None:
+        self._nodes, self._cut, self._window = nodes, cut, window
+        self._divisor = divisor
+        longest = max(cut.longest(), 1)
+        # to and from each of the other nodes
+        size = longest if nodes.count == 1 else bucket // (nodes.count - 1)
+        self._size = -(-min(size, longest) // window) * window
+        self.rounds = -(-longest // self._size)
+        # nobody sends to the same node first
+        self._others = [(nodes.node + k) % nodes.count for k in range(1, nodes.count)]
+        self._sources: Sequence[Flat] = ()
+        self._sum, self._own = Spare(window, dtype), Spare(window, dtype)
+        self._in = self._spares(dtype)  # gradients that come in
+        self._out = self._spares(dtype)  # those that go out, where they are no view
+        self._new = self._spares(dtype)  # parameters that come in, where they are for many arrays
+        self._old = [Spare(self._size, dtype) for _ in range(_AHEAD)]  # those that go out
+        self._arrived: list[dict[int, np.ndarray]] = [{} for _ in range(_AHEAD)]
+        self._waits: list[list[MPI.Request]] = [[] for _ in range(_AHEAD)]
+        self._sends: list[list[MPI.Request]] = [[] for _ in range(_AHEAD)]
+        self._spread: list[list[MPI.Request]] = [[] for _ in range(_AHEAD)]
+        self._late: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(_AHEAD)]
+
+    def _spares(self, dtype: np.dtype) -> list[dict[int, Spare]]:
+        return [{node: Spare(self._size, dtype) for node in self._others} for _ in range(_AHEAD)]
+
+    def _range(self, node: int, k: int) -> tuple[int, int]:
+        """What a node's rank of this number steps in round k; maybe empty."""
+        begin, end = self._cut.piece(node, self._nodes.place)
+        low = min(begin + k * self._size, end)
+        return low, min(low + self._size, end)
+
+    def begin(self, sources: Sequence[Flat]) -> None:
+        """Begin to send the gradients of this node's ranks, in their order, and to receive others.
+
+        Collective. `sources` are read until the last round was summed up.
+        """
+        self._sources = sources
+        for k in range(min(_AHEAD, self.rounds)):
+            self._post(k)
+
+    def sums(self, k: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Begin and summed gradient of each window of round k; a sum is valid until the next."""
+        low, high = self._range(self._nodes.node, k)
+        MPI.Request.Waitall(self._waits[k % _AHEAD])
+        arrived = self._arrived[k % _AHEAD]
+        for first in range(low, high, self._window):
+            yield first, self._total(first, min(first + self._window, high), low, arrived)
+        MPI.Request.Waitall(self._sends[k % _AHEAD])
+        if k + _AHEAD < self.rounds:
+            self._post(k + _AHEAD)
+
+    def _post(self, k: int) -> None:
+        """Begin to receive and to send round k."""
+        at, comm, arrived = k % _AHEAD, self._nodes.across, {}
+        low, high = self._range(self._nodes.node, k)
+        waits, sends = [], []
+        if high > low:
+            for node in self._others:
+                arrived[node] = self._in[at][node].of(high - low)
+                waits.append(comm.Irecv(_raw(arrived[node]), node, _GRADIENT))
+        for node in self._others:
+            low, high = self._range(node, k)
+            if high > low:
+                values = self._of_node(low, high, self._out[at][node])
+                sends.append(comm.Isend(_raw(values), node, _GRADIENT))
+        self._waits[at], self._sends[at], self._arrived[at] = waits, sends, arrived
+
+    def _of_node(self, low: int, high: int, spare: Spare) -> np.ndarray:
+        """The sum of the gradients of this node's ranks, in a range."""
+        if len(self._sources) == 1:
+            return self._sources[0].read(low, high, spare)
+        parts = [source.read(low, high, spare) for source in self._sources]  # all of them views
+        return _added(parts, spare.of(high - low))
+
+    def _total(
+        self, first: int, last: int, begin: int, arrived: dict[int, np.ndarray]
+    ) -> np.ndarray:
+        """The sum of a window over all nodes, in their order; what has come begins at `begin`."""
+        own, out = self._of_node(first, last, self._own), self._sum.of(last - first)
+        come = {node: one[first - begin : last - begin] for node, one in arrived.items()}
+        come[self._nodes.node] = own
+        total = _added([come[node] for node in range(self._nodes.count)], out)
+        return total if self._divisor == 1 else _divided(total, self._divisor, out)
+
+    def spread(self, k: int, params: Flat) -> None:
+        """Begin to send this rank's parameters of round k, and to receive the others'. Collective.
+
+        They are there after `settle`.
+        """
+        at, comm = k % _AHEAD, self._nodes.across
+        self._settle(at, params)
+        requests = self._spread[at]
+        for node in self._others:
+            low, high = self._range(node, k)
+            if high > low:
+                to = params.view(low, high)
+                if to is None:
+                    to = self._new[at][node].of(high - low)
+                    self._late[at].append((low, to))
+                requests.append(comm.Irecv(_raw(to), node, _PARAMETER))
+        low, high = self._range(self._nodes.node, k)
+        if high > low and self._others:
+            values = _raw(params.read(low, high, self._old[at]))
+            requests += [comm.Isend(values, node, _PARAMETER) for node in self._others]
+
+    def settle(self, params: Flat) -> None:
+        """Wait until all parameters are there, and those of this rank are on their way."""
+        for k in range(_AHEAD):
+            self._settle((self.rounds + k) % _AHEAD, params)
+
+    def _settle(self, at: int, params: Flat) -> None:
+        MPI.Request.Waitall(self._spread[at])
+        for begin, values in self._late[at]:
+            params.write(begin, values)
+        self._spread[at], self._late[at] = [], []
+
+
+def _raw(values: np.ndarray) -> list[object]:
+    """An array as bytes, for dtypes that MPI does not know."""
+    return [values.view(np.uint8), MPI.BYTE]
+
+
+def _added(parts: Sequence[np.ndarray], out: np.ndarray) -> np.ndarray:
+    """The sum of arrays, one after the other."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = np.add(total, part, out=out)
+    return total
+
+
+def _divided(total: np.ndarray, divisor: int, out: np.ndarray) -> np.ndarray:
+    """The quotient; by a power of two as a product, which has the same bits and is faster."""
+    real = np.dtype(total.dtype.char.lower()) if total.dtype.kind == "c" else total.dtype
+    numbers, to = total.view(real), out.view(real)
+    if divisor & (divisor - 1) == 0:
+        np.multiply(numbers, real.type(1 / divisor), out=to)
+    else:
+        np.divide(numbers, real.type(divisor), out=to)
+    return out
