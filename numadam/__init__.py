@@ -30,7 +30,7 @@ _HOMES |= {
     "scipy_adam": "numadam._minimize.scipy_method",
 }
 
-_MODULES = ("nopython", "schedules")
+_MODULES = ("mpi", "nopython", "schedules")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 

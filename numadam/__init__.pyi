@@ -1,4 +1,5 @@
 # Written by `python tests/generate.py`: do not edit.
+from numadam import mpi as mpi
 from numadam import nopython as nopython
 from numadam import schedules as schedules
 from numadam._arrays.sparse import Rows as Rows

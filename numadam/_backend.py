@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -57,6 +57,37 @@ class FunctionalStep(NamedTuple):
         if arrays[pl.OUT] is not None:
             there.append(pl.OUT)
         return {slot: [arrays[slot]] for slot in there}
+
+
+class Exchange(Protocol):
+    """The exchange of one optimiser with the same one in other processes, at steps with a norm.
+
+    Attributes
+    ----------
+    rank, size : int
+        This process, and how many there are.
+    words : int
+        Words that each passes to `gather`; set by the back end.
+    """
+
+    rank: int
+    size: int
+    words: int
+
+    def gather(self, words: np.ndarray, same: np.ndarray) -> np.ndarray:
+        """The words of every process, a row for each; an error where one refuses the step.
+
+        `same` are numbers in float64 that have to be those of all others.
+        """
+
+    def begin(self) -> None:
+        """Begin a step."""
+
+    def end(self, error: BaseException) -> None:
+        """Note the error with which a step ended."""
+
+    def refuse(self, error: BaseException) -> None:
+        """Tell the others of an error that keeps this process from `gather`, and raise it."""
 
 
 class SnapshotBuffer(NamedTuple):
@@ -134,6 +165,11 @@ class Backend(ABC):
     @abstractmethod
     def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
         """As `step`, for the only array: the shortest way."""
+
+    @property
+    def calls(self) -> int:
+        """Gradients that have been added up since the last step."""
+        return int(self.counters["calls"]) if self.settings.plan.accumulate else 0
 
     @abstractmethod
     def flush(self, lr: float) -> bool:

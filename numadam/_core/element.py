@@ -119,22 +119,32 @@ def make_gradient(plan: Plan, wrap: Wrap) -> Any:
     return wrap(gradient)
 
 
+def _counted(y, own, k):
+    """The gradient where it counts: a choice, for NaN times 0 is NaN."""
+    if own is None:
+        return y
+    return y if own != k.zero else k.zero
+
+
 def make_norm_gradient(plan: Plan, wrap: Wrap) -> Any:
-    """``gradient(i, x, g, total, low, high, k)``: the gradient whose norm is taken.
+    """``gradient(i, x, g, total, low, high, owned, k)``: the gradient whose norm is taken.
 
     `x` are the parameters, or their float32 copy where there is one.
     """
     gradient, no_limit = make_gradient(plan, wrap), plan.real.type(np.inf)
+    fetch, counted = wrap(at), wrap(_counted)
     if not plan.bounds:
 
-        def unbounded(i, x, g, total, low, high, k):
-            return gradient(i, None, g, total, low, high, None, k)
+        def unbounded(i, x, g, total, low, high, owned, k):
+            own = fetch(owned, i)
+            return counted(gradient(i, None, g, total, low, high, None, k), own, k)
 
         return wrap(unbounded)
     value = wrap(at if plan.master else reader(plan.storage(pl.P)))
 
-    def bounded(i, x, g, total, low, high, k):
-        return gradient(i, value(x, i), g, total, low, high, no_limit, k)
+    def bounded(i, x, g, total, low, high, owned, k):
+        own = fetch(owned, i)
+        return counted(gradient(i, value(x, i), g, total, low, high, no_limit, k), own, k)
 
     return wrap(bounded)
 

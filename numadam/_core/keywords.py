@@ -32,6 +32,7 @@ class SharedButDecay(TypedDict, total=False):
     complex_form: str
     like: str | None
     capturable: bool
+    comm: Any
 
 
 class Shared(SharedButDecay, total=False):

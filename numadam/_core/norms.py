@@ -72,11 +72,11 @@ _both = njit(error_model="numpy", no_cfunc_wrapper=True)
 
 def _make_value(gradient: Any, ranged: bool) -> Any:
     # arguments are spelled out: with *arrays, a loop over four of them was not vectorised
-    def times(i, p, g, acc, lo, hi, k, scale):
-        return np.float64(gradient(i, p, g, acc, lo, hi, k)) * scale
+    def times(i, p, g, acc, lo, hi, own, k, scale):
+        return np.float64(gradient(i, p, g, acc, lo, hi, own, k)) * scale
 
-    def plain(i, p, g, acc, lo, hi, k, scale):
-        return gradient(i, p, g, acc, lo, hi, k)
+    def plain(i, p, g, acc, lo, hi, own, k, scale):
+        return gradient(i, p, g, acc, lo, hi, own, k)
 
     return times if ranged else plain
 
@@ -87,8 +87,8 @@ def make_block(gradient: Any, wrap: Callable[[Any], Any], ranged: bool) -> Any:
     Parameters
     ----------
     gradient : compiled function
-        ``gradient(i, p, g, acc, lo, hi, k)``: element i as the step uses it; i is a uint64. The
-        loop is vectorised only if all loads come before any condition.
+        ``gradient(i, p, g, acc, lo, hi, own, k)``: element i as the step uses it; i is a uint64.
+        The loop is vectorised only if all loads come before any condition.
     wrap : callable
         Compiles a function, as `jit_once` does.
     ranged : bool
@@ -97,13 +97,13 @@ def make_block(gradient: Any, wrap: Callable[[Any], Any], ranged: bool) -> Any:
     Returns
     -------
     compiled function
-        ``block(first, n, p, g, acc, lo, hi, k, unit, partials, b)``: the digits of the sum of the
-        squares of `n` elements from `first` on, n <= NORM_BLOCK, become partial sum `b`. Absent
-        arrays are None.
+        ``block(first, n, p, g, acc, lo, hi, own, k, unit, partials, b)``: the digits of the sum of
+        the squares of `n` elements from `first` on, n <= NORM_BLOCK, become partial sum `b`.
+        Absent arrays are None.
     """
     value = wrap(_make_value(gradient, ranged))
 
-    def block(first, n, p, g, acc, lo, hi, k, unit, partials, b):
+    def block(first, n, p, g, acc, lo, hi, own, k, unit, partials, b):
         start, scale = (2.0**_START_AT_FLOAT64, unit) if ranged else (unit, 1.0)
         sums, rests, middle = lane_memory(), lane_memory(), start * _MIDDLE
         begin_lanes(sums, rests, start, 0.0 if ranged else middle)
@@ -111,11 +111,11 @@ def make_block(gradient: Any, wrap: Callable[[Any], Any], ranged: bool) -> Any:
         at, left, row = np.uint64(first), np.uint64(n), np.uint64(NORM_LANES)
         for _ in range(left // row):
             for i in range(row):
-                x = value(at + i, p, g, acc, lo, hi, k, scale)
+                x = value(at + i, p, g, acc, lo, hi, own, k, scale)
                 add_square(sums, rests, i, x, middle)
             at += row
         for i in range(left % row):
-            x = value(at + i, p, g, acc, lo, hi, k, scale)
+            x = value(at + i, p, g, acc, lo, hi, own, k, scale)
             add_square(sums, rests, i, x, middle)
         high, low, large = fold_lanes(sums, rests, start, middle, n if ranged else NORM_LANES)
         if large != 0.0:
@@ -142,6 +142,21 @@ def words(n):
 
 
 @linked
+def add_sum(high, low, large, more, rest):
+    """A sum as of `combine`, with the two words of one more partial sum."""
+    if more < 0:
+        large += number_of(rest)
+    else:
+        low += rest
+        high += more + (low >> LOW_DIGITS)
+        low &= 2**LOW_DIGITS - 1
+    if high >= _TOO_LARGE:
+        large += high * 2.0 ** (-_HIGH - _START_AT)
+        high = 0
+    return high, low, large
+
+
+@linked
 def combine(partials, first, count):
     """The sum of `count` partial sums from `first` on, as ``(high, low, large)``.
 
@@ -150,17 +165,14 @@ def combine(partials, first, count):
     """
     high, low, large = 0, 0, 0.0
     for b in range(first, first + count):
-        more, rest = partials[2 * b], partials[2 * b + 1]
-        if more < 0:
-            large += number_of(rest)
-        else:
-            low += rest
-            high += more + (low >> LOW_DIGITS)
-            low &= 2**LOW_DIGITS - 1
-        if high >= _TOO_LARGE:
-            large += high * 2.0 ** (-_HIGH - _START_AT)
-            high = 0
+        high, low, large = add_sum(high, low, large, partials[2 * b], partials[2 * b + 1])
     return high, low, large
+
+
+@linked
+def words_of(high, low, large):
+    """A sum in the two words of a partial sum, for `add_sum` in another thread or process."""
+    return (high, low) if large == 0.0 else (-1, bits_of(large))
 
 
 @linked

@@ -80,6 +80,7 @@ DEFAULTS: dict[str, Any] = {
     "complex_form": "parts",
     "like": None,
     "capturable": False,
+    "comm": None,
 }
 _SWITCHES = (
     "decoupled",

@@ -17,11 +17,13 @@ STATE_SLOTS = 3
 
 # Slots: the arrays that one leaf has in a step. Up to OUT they may be the caller's and are
 # validated at every step; the rest belong to the back end: the sum of gradients, the average,
-# bounds and step size per element, the float32 copy of 16-bit parameters.
+# bounds and step size per element, the float32 copy of 16-bit parameters. Up to STEPPED an element
+# update reads them; the norm alone reads OWNED, which is not 0 where an element counts in it.
 P, G, S0, S1, S2, OUT = range(6)
 CHECKED = 6
 SUM, AVERAGE, LOW, HIGH, RATE, MASTER = range(CHECKED, 12)
-SLOTS = 12
+STEPPED = OWNED = 12
+SLOTS = 13
 
 #: Names in `state` of the back end's own arrays, in the order of a saved state.
 OWN_STATE = {"accumulated": SUM, "average": AVERAGE, "master": MASTER}
@@ -58,6 +60,8 @@ class Plan:
     norm : {"", "all", "array"}
         Norm of the gradients that is computed first, for a clip or the guard: of all of them
         together, or of each array.
+    owned : bool
+        Whether a mask says which elements count in it.
     like : str
         The preset, where it computes the scalars in a way of its own.
     squares : tuple of str
@@ -82,6 +86,7 @@ class Plan:
     modulus: bool = False
     squares: tuple[str, ...] = ()
     like: str = ""
+    owned: bool = False
 
     def __post_init__(self) -> None:
         # a dictionary's key at every step of the functional API: hashing all fields takes 2 us
@@ -101,7 +106,7 @@ class Plan:
         words += [f"norm-of-{self.norm}" if self.norm else ""]
         words += [
             key
-            for key in ("elementwise", "accumulate", "average", "master", "modulus")
+            for key in ("elementwise", "accumulate", "average", "master", "modulus", "owned")
             if getattr(self, key)
         ]
         if self.state_dtype != self.real:
@@ -156,7 +161,7 @@ class Plan:
             k = slot - S0
             return k < len(self.rule.state) and self.rule.state[k] in self.present
         own = {SUM: self.accumulate, AVERAGE: self.average, MASTER: self.master}
-        per_element = {LOW: self.bounds == "array", RATE: self.elementwise}
+        per_element = {LOW: self.bounds == "array", RATE: self.elementwise, OWNED: self.owned}
         per_element[HIGH] = per_element[LOW]
         return {P: True, G: True, OUT: False, **own, **per_element}[slot]
 

@@ -27,15 +27,18 @@ from numadam._cpu.parts import (
     make_views,
     part_of,
 )
-from numadam._cpu.records import META
-from numadam._jit.pointers import array_at, record_at
+from numadam._cpu.records import META, SUM
+from numadam._jit.pointers import array_at, array_of, call_c1, record_at
 
 #: Blocks of a norm that a thread takes at a time.
 CHUNK = 4
 
 #: Results of `finalize_norms`: all finite; some exponents are new, so form the partial sums once
-#: more; a gradient that is not finite.
-NORMS_FINITE, NORMS_AGAIN, NORMS_NOT_FINITE = range(3)
+#: more; a gradient that is not finite; no step, as the exchange with other processes failed.
+NORMS_FINITE, NORMS_AGAIN, NORMS_NOT_FINITE, NORMS_REFUSED = range(4)
+
+#: ``sums_of(meta)``: the sums of each process.
+sums_of = array_of(META, "sums", SUM, ("ranks", 0), ("norms", 0))
 
 
 def make_norm(plan: Plan, wrap: Any) -> Any:
@@ -48,6 +51,7 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
     slot_x = pl.MASTER if plan.master else pl.P
     view_x, view_g, view_total = views[slot_x], views[pl.G], views[pl.SUM]
     view_low, view_high, each = views[pl.LOW], views[pl.HIGH], numbers[pl.G]
+    view_own = views[pl.OWNED]
 
     def norm_part(q, meta_at):
         meta = record_at(meta_at, META)
@@ -66,6 +70,7 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
             x, g = view_x(at[slot_x], size), view_g(at[pl.G], size)
             total = view_total(at[pl.SUM], size)
             lo, hi = view_low(at[pl.LOW], size), view_high(at[pl.HIGH], size)
+            own = view_own(at[pl.OWNED], size)
             last = end if end < begins[j + 1] else begins[j + 1]
             while b < last:
                 e = (b - first) * norms.NORM_BLOCK
@@ -73,24 +78,43 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
                 if n <= 0:  # a sparse gradient has fewer blocks
                     partials[2 * b] = partials[2 * b + 1] = 0
                 else:
-                    block(e, n, x, g, total, lo, hi, k, unit, partials, b)
+                    block(e, n, x, g, total, lo, hi, own, k, unit, partials, b)
                 b += 1
 
     return wrap(norm_part)
 
 
-def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
-    """``finalize_norms(meta_at)``: norms and clip factors from the partial sums, and a status."""
+def _make_put_sum(wrap: Any) -> Any:
+    """``put_sum(leaves, j, after, partials, place)``: of leaves j to `after`, in this process."""
+
+    def put_sum(leaves, j, after, partials, place):
+        begin = leaves[j].first_block
+        high, low, large = norms.combine(partials, begin, leaves[after].first_block - begin)
+        place.high, place.low = norms.words_of(high, low, large)
+        place.exponent = leaves[j].exponent
+
+    return wrap(put_sum)
+
+
+def _make_settle(plan: Plan, wrap: Any) -> Any:
+    """``settle(leaves, j, after, factors, sums, n, control, place)``: a norm, and its factors.
+
+    Leaves j to `after` are taken as one array; the sums of all processes are added.
+    """
     of_all, small, ranged = plan.norm == "all", tiny(plan.real), plan.real == np.float64
     column = op.COLUMN.clip_norm if of_all else op.COLUMN.clip_array_norm
-    margin, control_of = op.COLUMN.margin, make_control_of(plan)
+    margin = op.COLUMN.margin
 
-    def finalize(leaves, j, after, factors, partials, control, place):
-        """Leaves j to `after`, taken as one array, whose norm goes to `place`."""
-        begin, tried = leaves[j].first_block, leaves[j].exponent
-        count = leaves[after].first_block - begin
-        high, low, large = norms.combine(partials, begin, count)
-        exponent = norms.next_exponent(high, low, large, tried, ranged)
+    def settle(leaves, j, after, factors, sums, n, control, place):
+        high, low, large = 0, 0, 0.0
+        tried = most = sums[0, n].exponent
+        for rank in range(len(sums)):
+            one = sums[rank, n]
+            high, low, large = norms.add_sum(high, low, large, one.high, one.low)
+            tried, most = min(tried, one.exponent), max(most, one.exponent)
+        exponent = most  # sums of unlike units cannot be added: all take the largest
+        if tried == most:
+            exponent = norms.next_exponent(high, low, large, tried, ranged)
         if exponent != tried:
             for i in range(j, after):
                 leaves[i].exponent = exponent
@@ -103,18 +127,31 @@ def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
             factors[0, i], factors[1, i] = pre, factor
         return NORMS_FINITE if math.isfinite(total) else NORMS_NOT_FINITE
 
-    one = wrap(finalize)
+    return wrap(settle)
+
+
+def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
+    """``finalize_norms(meta_at)``: norms and clip factors from the partial sums, and a status.
+
+    One process and many go the same way: with more than one, a call fetches the sums of the others.
+    """
+    of_all, control_of = plan.norm == "all", make_control_of(plan)
+    put_sum, settle = _make_put_sum(wrap), _make_settle(plan, wrap)
 
     def finalize_norms(meta_at):
         meta = record_at(meta_at, META)
         count, leaves, factors = meta.count, leaves_of(meta), factors_of(meta)
-        control = control_of(meta)
+        control, sums, rank = control_of(meta), sums_of(meta), meta.rank
         partials = array_at(meta.partials, 2 * leaves[count].first_block, np.int64)
+        for n in range(meta.norms):
+            put_sum(leaves, 0 if of_all else n, count if of_all else n + 1, partials, sums[rank, n])
+        if meta.exchange != 0 and call_c1(meta.exchange, meta_at) != 0:
+            return NORMS_REFUSED
         if of_all:
-            return one(leaves, 0, count, factors, partials, control, count)
+            return settle(leaves, 0, count, factors, sums, 0, control, count)
         found = NORMS_FINITE
         for j in range(count):
-            of_leaf = one(leaves, j, j + 1, factors, partials, control, j)
+            of_leaf = settle(leaves, j, j + 1, factors, sums, j, control, j)
             if NORMS_AGAIN in (of_leaf, found):
                 found = NORMS_AGAIN
             else:

@@ -37,12 +37,13 @@ def make_views(plan: Plan) -> tuple[list[Any], tuple[int, ...], tuple[int, ...]]
 
 
 def make_leaf_views(plan: Plan, out: bool) -> Any:
-    """``views(leaf, i, e, n)``: of all slots of a leaf, n iterations from number i on, or None.
+    """``views(leaf, i, e, n)``: of all slots of an update, n iterations from number i on, or None.
 
     `e` is the iteration of the gradient. With `out` for a step that writes the direction.
     """
-    there = [plan.has(slot) or (slot == pl.OUT and out) for slot in range(pl.SLOTS)]
-    memory = [memory_dtype(plan.storage(slot)) for slot in range(pl.SLOTS)]
+    slots = range(pl.STEPPED)
+    there = [plan.has(slot) or (slot == pl.OUT and out) for slot in slots]
+    memory = [memory_dtype(plan.storage(slot)) for slot in slots]
     kinds = [
         types.Array(from_dtype(one), 1, "C") if used else types.none
         for one, used in zip(memory, there, strict=True)
@@ -65,7 +66,7 @@ def make_leaf_views(plan: Plan, out: bool) -> Any:
                 return make_array(context, builder, kinds[slot], address, [numbers])
 
             result = signature.return_type
-            return context.make_tuple(builder, result, list(map(view, range(pl.SLOTS))))
+            return context.make_tuple(builder, result, list(map(view, slots)))
 
         return types.Tuple(kinds)(leaf, types.int64, types.int64, types.int64), codegen
 

@@ -11,6 +11,7 @@ ids of its arrays, and finds everything else from there::
          ├─► scalars     float64[groups, width]: what the step computes from it
          ├─► factors     float64[3, count + 1]: clip factor in two steps, norm; last of all leaves
          ├─► partials    int64[blocks, 2]: a partial sum for each block of each gradient
+         ├─► sums        SUM[ranks, norms]: of the partial sums of each process, for each norm
          └─► products    float64[groups, n]: see `products`; they follow META, then the state
 """
 
@@ -32,6 +33,10 @@ META = np.dtype(
         ("count", NUMBER),  # leaves
         ("groups", NUMBER),  # groups, the rows of the control block
         ("part", NUMBER),  # iterations of the loop in one parallel part
+        ("before", NUMBER),  # parts that calls before this one have stepped
+        ("after", NUMBER),  # parts that are left to later calls
+        ("adder", POINTER),  # of what sums up gradients of several ranks, 0 where there is one
+        ("adding", POINTER),  # ADDING
         ("ndarray", POINTER),  # type object of numpy.ndarray
         ("absent", POINTER, CHECKED),  # id that stands for no array, of each checked slot
         ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `numpy_abi.kind_of`
@@ -56,6 +61,11 @@ META = np.dtype(
         ("scalars", POINTER),
         ("factors", POINTER),
         ("partials", POINTER),
+        ("sums", POINTER),
+        ("norms", NUMBER),  # norms of a step: none, one, or one a leaf
+        ("ranks", NUMBER),  # processes whose sums are added, and which of them this one is
+        ("rank", NUMBER),
+        ("exchange", POINTER),  # fetches the sums of the others, 0 where there are none
         ("products", POINTER),
         ("every", NUMBER),  # gradients in a mean
         ("flushing", NUMBER),  # 1 where a mean is cut short
@@ -82,6 +92,21 @@ CPU_LEAF = np.dtype(
         ("address", POINTER, SLOTS),  # of each slot's array, as the loop reads or writes it
         ("work", POINTER, CHECKED),  # dense copy of a strided array, 0 where there is none
         ("source", POINTER, CHECKED),  # the strided array itself
+    ]
+)
+
+#: Of the squares of a gradient in one process: the two words of a partial sum (see `norms`).
+SUM = np.dtype([("high", NUMBER), ("low", NUMBER), ("exponent", NUMBER)])
+
+#: Gradients of several ranks, of which a step takes the sum (see `adding`).
+ADDING = np.dtype(
+    [
+        ("first", NUMBER),  # number of the step at which each of them begins
+        ("before", NUMBER),  # how many come before those of this node
+        ("own", NUMBER),  # of this node, 0 where the leaves have them
+        ("after", NUMBER),
+        ("sources", POINTER),  # their addresses, in this order
+        ("divisor", np.float64),  # of the sum
     ]
 )
 

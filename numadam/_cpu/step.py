@@ -13,7 +13,7 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import as_views
 from numadam._arrays.layout import address_of
 from numadam._arrays.sparse import is_sparse
-from numadam._backend import Leaves
+from numadam._backend import Exchange, Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as va
 from numadam._cpu.arguments import KernelArguments
@@ -24,6 +24,7 @@ from numadam._cpu.compiled import (
     validate_arrays,
     validator_address,
 )
+from numadam._cpu.exchange import KernelExchange
 from numadam._cpu.pooled import pooled
 from numadam._cpu.sparse import SparseGradients
 from numadam._jit import threads
@@ -51,6 +52,8 @@ class CpuStep:
         The named arrays whose addresses are bound, for the overlap message.
     sparse : {None, "lazy", "dense"}
         Treatment of gradients that touch a few rows.
+    exchange : Exchange, optional
+        With the other processes whose gradients count in a norm.
 
     Attributes
     ----------
@@ -68,6 +71,7 @@ class CpuStep:
         params: Sequence[Any] = (),
         bound: Callable[[], Named] = list,
         sparse: str | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         self._sparse = SparseGradients(arguments, sparse, title)
         self.arguments, self._title = arguments, title
@@ -79,6 +83,7 @@ class CpuStep:
         self.ids_at = address_of(self.ids)
         self._free: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
         self._known_disjoint: Any = None
+        self._exchange = None if exchange is None else KernelExchange(exchange, arguments)
         arguments.meta["validator"] = validator_address()
         self.kernel, self.serial = self._kernels(out=False)
 
@@ -98,12 +103,13 @@ class CpuStep:
         """The step that this size takes, and the serial one."""
         total = sum(self.arguments.layout.sizes) * self.arguments.plan.unit
         steps = compiled_step(self.arguments.plan, out)
-        serial = steps.fork_safe(parallel=False)
-        if not threads.wants_parallel(total):
-            return serial, serial
-        kernel = steps.fork_safe(parallel=True)
-        if threads.layer() == "workqueue":
-            kernel = pooled(kernel, self.arguments.meta)
+        kernel = serial = steps.fork_safe(parallel=False)
+        if threads.wants_parallel(total):
+            kernel = steps.fork_safe(parallel=True)
+            if threads.layer() == "workqueue":
+                kernel = pooled(kernel, self.arguments.meta)
+        if self._exchange is not None:
+            kernel, serial = map(self._exchange.wrap, (kernel, serial))
         return kernel, serial
 
     @cached_property

@@ -28,6 +28,8 @@ OK, BAD_TYPE, BAD_DTYPE, READ_ONLY, BAD_SHAPE, NEEDS_WORK, SELF_OVERLAP, OVERLAP
 NOT_FINITE = 8
 #: `meta.overlap_search` or `meta.strided_arrays` has to be set first
 NEEDS_SEARCH, NEEDS_STRIDED = 9, 10
+#: from the step: its exchange with other processes failed
+EXCHANGE_FAILED = 11
 
 #: policies of a guard
 PROPAGATE, RAISE, SKIP = range(3)

@@ -92,9 +92,9 @@ def _make_visit(one: Pass, count: int, many: bool, read: Any, wrap: Any) -> Any:
     opaque = make_opaque()
     update = one.element
     # the place of each slot's address among those of the pass; any for an absent array
-    order = [one.slots.index(s) if s in one.slots else 0 for s in range(pl.SLOTS)]
-    r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11 = reads
-    w0, _, w2, w3, w4, w5, w6, w7, _, _, _, w11 = writes
+    order = [one.slots.index(s) if s in one.slots else 0 for s in range(pl.STEPPED)]
+    r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11 = reads[: pl.STEPPED]
+    w0, _, w2, w3, w4, w5, w6, w7, _, _, _, w11 = writes[: pl.STEPPED]
     a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11 = order
 
     def element(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars):

@@ -38,7 +38,7 @@ LEAF = np.dtype(
 #: Fields that a kernel over one leaf gets as arguments.
 WORK_FIELDS = "head", "tiles", "items", "group"
 
-_READ_ONLY = {pl.G, pl.LOW, pl.HIGH, pl.RATE}
+_READ_ONLY = {pl.G, pl.LOW, pl.HIGH, pl.RATE, pl.OWNED}
 
 
 def make_load_addresses(slots: Sequence[int]) -> Any:
@@ -49,7 +49,7 @@ def make_load_addresses(slots: Sequence[int]) -> Any:
 
 def step_slots(plan: Plan, has_out: bool) -> tuple[int, ...]:
     """The arrays of a step, in the order in which its kernel takes them."""
-    return tuple(s for s in range(pl.SLOTS) if (has_out if s == pl.OUT else plan.has(s)))
+    return tuple(s for s in range(pl.STEPPED) if (has_out if s == pl.OUT else plan.has(s)))
 
 
 def start_slots(plan: Plan, averages: bool) -> tuple[int, ...]:

@@ -88,7 +88,8 @@ def norm_slots(plan: Plan) -> tuple[int, ...]:
     slots = [pl.G, pl.SUM] if plan.accumulate else [pl.G]
     if plan.bounds:
         slots.append(pl.MASTER if plan.master else pl.P)
-    return *slots, *((pl.LOW, pl.HIGH) if plan.bounds == "array" else ())
+    slots += [pl.LOW, pl.HIGH] if plan.bounds == "array" else []
+    return *slots, *((pl.OWNED,) if plan.owned else ())
 
 
 def part_size() -> int:
@@ -112,34 +113,34 @@ def _make_squares(plan: Plan, wrap: Any) -> tuple[Any, Any]:
     # every number by itself: parts of complex ones are numbers here
     numbers = Pass(dataclasses.replace(plan, modulus=False), slots, slots, (), None)
     of_x = pl.MASTER if plan.master else pl.P
-    order = (of_x, pl.G, pl.SUM, pl.LOW, pl.HIGH)
-    ax, ag, at, al, ah = (slots.index(slot) if slot in slots else 0 for slot in order)
+    order = (of_x, pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.OWNED)
+    ax, ag, at, al, ah, ao = (slots.index(slot) if slot in slots else 0 for slot in order)
 
     def make(count):
         reads, _ = make_tile_access(numbers, count, wrap)
-        rx, rg, rt, rl, rh = (reads[slot] for slot in order)
+        rx, rg, rt, rl, rh, ro = (reads[slot] for slot in order)
 
-        def one(e, x, g, total, low, high, scale, k):
-            y = np.float64(gradient(e, x, g, total, low, high, k))
+        def one(e, x, g, total, low, high, own, scale, k):
+            y = np.float64(gradient(e, x, g, total, low, high, own, k))
             return square(y * scale) if scales else y * y
 
         one = wrap(one)
 
         def squares(a, i, added, scale, k):
             x, g, total = rx(a[ax], i), rg(a[ag], i), rt(a[at], i)
-            low, high = rl(a[al], i), rh(a[ah], i)
+            low, high, own = rl(a[al], i), rh(a[ah], i), ro(a[ao], i)
             # unrolled by hand, as the pass is: tiles stay in registers
-            added += one(0, x, g, total, low, high, scale, k)
+            added += one(0, x, g, total, low, high, own, scale, k)
             if count > 1:
-                added += one(1, x, g, total, low, high, scale, k)
+                added += one(1, x, g, total, low, high, own, scale, k)
             if count > 2:
-                added += one(2, x, g, total, low, high, scale, k)
-                added += one(3, x, g, total, low, high, scale, k)
+                added += one(2, x, g, total, low, high, own, scale, k)
+                added += one(3, x, g, total, low, high, own, scale, k)
             if count > 4:
-                added += one(4, x, g, total, low, high, scale, k)
-                added += one(5, x, g, total, low, high, scale, k)
-                added += one(6, x, g, total, low, high, scale, k)
-                added += one(7, x, g, total, low, high, scale, k)
+                added += one(4, x, g, total, low, high, own, scale, k)
+                added += one(5, x, g, total, low, high, own, scale, k)
+                added += one(6, x, g, total, low, high, own, scale, k)
+                added += one(7, x, g, total, low, high, own, scale, k)
             return added
 
         return wrap(squares)

@@ -9,7 +9,7 @@ import copy
 import operator
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
 from numadam._arrays.checks import refuse_same_memory
@@ -31,7 +31,11 @@ from numadam._settings.alike import settings_for
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import group_overrides
 from numadam._settings.learning_rate import is_plain
+from numadam._settings.owned import leaf_masks
 from numadam._settings.settings import Settings
+
+if TYPE_CHECKING:
+    from numadam._mpi.construction import Construction
 
 Kind = TypeVar("Kind", bound="OptimizerBase")
 
@@ -56,6 +60,34 @@ class OptimizerBase:
     def _setup(
         self, params: Any, lr: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
     ) -> None:
+        comm = shared.get("comm", own.get("comm"))
+        if comm is None:
+            self._make(params, lr, shared, own, None)
+            return
+        from numadam._mpi.construction import Construction
+        from numadam._mpi.decomposition import decomposition
+
+        where = {"comm": decomposition(comm)}
+        made = Construction(where["comm"], type(self).__name__)
+        if "comm" in own:
+            own = {**own, **where}
+        else:
+            shared = {**shared, **where}
+        try:
+            self._make(params, lr, shared, own, made)
+        except BaseException as error:
+            made.fail(error)
+            raise
+
+    def _make(
+        self,
+        params: Any,
+        lr: Any,
+        shared: Mapping[str, Any],
+        own: Mapping[str, Any],
+        made: Construction | None,
+    ) -> None:
+        """Set all up; `made` is what all ranks make together."""
         forks.give_lock(self)
         options, frozen = read(self.rule, type(self).__name__, shared, own)
         on_device = options["capturable"] and is_plain(lr)
@@ -73,24 +105,30 @@ class OptimizerBase:
         refuse_same_memory(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
         of_leaves = tree.select(overrides)
-        settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs)
+        comm = options["comm"]
+        masks: Sequence[Any] = ()
+        if comm is not None and comm.owned is not None:
+            masks = leaf_masks(comm.owned, tree, leaves, names)
+        settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs, masks)
         if options["capturable"]:
             rate = settings.rate_array = backend.rate_array(lr, leaves)
         settings.set_lr(rate)
+        if made is not None:
+            made.join(settings, names)
         try:
-            made = backend(settings, leaves, names)
+            of_device = backend(settings, leaves, names)
         except MemoryError as error:
             size = formatting.nbytes(settings.plan.state_nbytes * sum(leaf.size for leaf in leaves))
             raise MemoryError(
                 f"params: {type(self).__name__} with these options needs {size} for its state, and "
-                f"there is not so much memory. SGD needs none. ({error})"
+                f"there is not so much memory. na.SGD(params) needs none. ({error})"
             ) from error
         attributes = {
             "_params": params,
             "_tree": tree,
             "_given": given,
             "_settings": settings,
-            "_backend": made,
+            "_backend": of_device,
             "_grads": None,
             "_grad_leaves": [],
         }

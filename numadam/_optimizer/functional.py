@@ -50,6 +50,11 @@ def _forget_oldest(memory: dict[Any, Any]) -> None:
 def _make_settings(
     rule: RuleSpec, title: str, dtype: np.dtype[Any], shared: dict[str, Any], own: dict[str, Any]
 ) -> Settings:
+    if shared.get("comm") is not None:
+        raise TypeError(
+            f"comm: {title} steps the arrays of this process alone. Make an optimiser, "
+            "such as na.Adam(params, comm=comm)."
+        )
     for name, value in (*shared.items(), *own.items()):
         if name in op.DEFAULTS and name not in FunctionalOptions.__annotations__:
             raise TypeError(

@@ -89,6 +89,11 @@ class Optimizer(Checkpointed):
         For CuPy parameters: steps may be captured in a CUDA graph and replayed. t and lr are on
         the GPU: `lr` is a 0-d CuPy array (the one that was passed, if it was one), and each replay
         reads it again. Take one step before the capture.
+    comm : mpi4py.MPI.Intracomm or numadam.mpi.Decomposition, optional
+        The parameters are this rank's block of a larger problem: `clip_norm`, `clip_array_norm` and
+        `nonfinite` are those of all blocks. Every rank makes the optimiser and takes each step,
+        with the same structure, dtypes and options; shapes may differ, blocks may be empty. Ranks
+        communicate only where one of these three options is used.
 
     Notes
     -----
@@ -120,6 +125,7 @@ class Optimizer(Checkpointed):
     nonfinite, max_skips, bounds, groups = fixed(), fixed(), fixed(), fixed()
     ema_warmup, ema_debias, sparse, like = fixed(), fixed(), fixed(), fixed()
     state_dtype, master, complex_form, capturable = fixed(), fixed(), fixed(), fixed()
+    comm = fixed()
 
     def step(
         self,
@@ -154,6 +160,8 @@ class Optimizer(Checkpointed):
         ------
         TypeError, ValueError
             Before anything is written; the message names the array and says what to do.
+        numadam.mpi.RankError
+            With `comm` and a norm, where another rank refuses the step: nothing is written on any.
 
         Notes
         -----
@@ -174,17 +182,21 @@ class Optimizer(Checkpointed):
         Steps of one optimiser from several threads wait for each other.
         """
         with self._lock:
-            rate = self._settings.constant_rate
-            if not self._tree.is_leaf or grads is None:
-                went = self._step(grads, params, lr, out)
-            else:  # one array: 0.1 to 2 us less than the other way
-                if lr is not None or rate is None:
-                    rate = self._rate(lr)
-                if params is None and out is None:
-                    went = self._backend.step_one(grads, rate)
-                else:
-                    self._refuse_elsewhere("params" if out is None else "out")
-                    went = self._backend.step_one(grads, rate, params, out)
+            try:
+                rate = self._settings.constant_rate
+                if not self._tree.is_leaf or grads is None:
+                    went = self._step(grads, params, lr, out)
+                else:  # one array: 0.1 to 2 us less than the other way
+                    if lr is not None or rate is None:
+                        rate = self._rate(lr)
+                    if params is None and out is None:
+                        went = self._backend.step_one(grads, rate)
+                    else:
+                        self._refuse_elsewhere("params" if out is None else "out")
+                        went = self._backend.step_one(grads, rate, params, out)
+            except BaseException as error:
+                self._tell_others(error, flush=False)
+                raise
             if not went:
                 self._not_finite()
 
@@ -222,9 +234,14 @@ class Optimizer(Checkpointed):
                 )
             if not int(self._backend.counters["calls"]):
                 return False
-            if not self._tree.is_leaf:
-                self._refuse_replaced(self._params, self._given, "params")
-            if not self._backend.flush(self._rate(None)):
+            try:
+                if not self._tree.is_leaf:
+                    self._refuse_replaced(self._params, self._given, "params")
+                went = self._backend.flush(self._rate(None))
+            except BaseException as error:
+                self._tell_others(error, flush=True)
+                raise
+            if not went:
                 self._not_finite()
             return True
 
@@ -342,6 +359,14 @@ class Optimizer(Checkpointed):
         with self._lock:
             self._refuse_replaced(self._params, self._given, "params")
             checked(snapshot, "snapshot", self._backend).restore()
+
+    def _tell_others(self, error: BaseException, flush: bool) -> None:
+        """Tell other ranks of an error, where they wait for this rank in the same step."""
+        settings = self._settings
+        if settings.exchange is None:
+            return
+        if flush or self._backend.calls + 1 >= settings.options["accumulate"]:
+            settings.exchange.refuse(error)
 
     def _rate(self, lr: Any) -> float:
         """The learning rate of this step; values of other schedules go into the control block."""

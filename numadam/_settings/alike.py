@@ -24,6 +24,7 @@ def settings_for(
     names: Sequence[str],
     overrides: Sequence[Overrides],
     pairs: Sequence[Pair],
+    masks: Sequence[np.ndarray] = (),
 ) -> Settings:
     """As `Settings`. Those of options that make a key are computed once: that takes 80 us.
 
@@ -33,7 +34,7 @@ def settings_for(
         pair, count = pairs[0], len(leaves)
         if are_numbers(pairs) and pairs.count(pair) == count:
             return _alike(rule, frozen, leaves[0].dtype.type, count, pair).copy()
-    return Settings(rule, options, leaves, names, overrides, pairs)
+    return Settings(rule, options, leaves, names, overrides, pairs, masks)
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,11 +1,14 @@
-"""Options of one optimiser as its back end needs them: plan, control block, arrays."""
+"""Options of one optimiser as its back end needs them: plan, control block, arrays.
+
+Above 300 lines, for nearly all of it is one class over one state.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -24,6 +27,9 @@ from numadam._settings.bounds import OPEN, Pair, inward
 from numadam._settings.groups import Overrides
 from numadam._settings.learning_rate import check_rate, is_plain
 from numadam._settings.plan_checks import check_plan
+
+if TYPE_CHECKING:
+    from numadam._backend import Exchange
 
 #: A group, the column and hyperparameter that change in it, and the callable that says how.
 Scheduled = tuple[int, int, Hyper, Callable[[int], float]]
@@ -56,6 +62,10 @@ class Settings:
         Policy for gradients that are not finite: 0 propagate, 1 raise, 2 skip.
     rate_array : array or None
         The 0-d array on the GPU that holds lr, with capturable=True.
+    exchange : Exchange or None
+        With the other processes that own parts of the same arrays, where a norm needs them.
+    together : callable or None
+        Called once, when all has been checked: raises where it failed in another process.
     lr : float, callable, array or nesting
         As the user sees it; set by `set_lr`.
     constant_rate : float or None
@@ -70,6 +80,7 @@ class Settings:
         "_rate",
         "constant_rate",
         "control",
+        "exchange",
         "group_of_leaf",
         "guard",
         "lr",
@@ -79,6 +90,7 @@ class Settings:
         "rate_array",
         "rule",
         "schedules",
+        "together",
     )
     lr: Any
     constant_rate: float | None
@@ -92,9 +104,12 @@ class Settings:
         names: Sequence[str],
         overrides: Sequence[Overrides],
         pairs: Sequence[Pair],
+        masks: Sequence[np.ndarray] = (),
     ) -> None:
         self.rule, self.options, self._names = rule, options, list(names)
         self.rate_array: Any = None
+        self.exchange: Exchange | None = None
+        self.together: Callable[[str], None] | None = None
         self.lr = self._rate = self.constant_rate = None  # until `set_lr`
         self.guard = _GUARDS[options["nonfinite"]]
         self._overrides: list[Overrides] = [{}]
@@ -109,7 +124,7 @@ class Settings:
             box = pair if scalar_box else OPEN
             self.group_of_leaf.append(self._group_for(own, box, boxes))
         dtype = np.dtype(leaves[0].dtype.type) if leaves else np.dtype(float)
-        self.plan = self._plan(dtype, pairs, scalar_box, overrides)
+        self.plan = self._plan(dtype, pairs, scalar_box, overrides, bool(masks))
         check_plan(self.plan, options)
         ends = np.array(OPEN, self.plan.real)
         open_box = ends[0], ends[1]  # rounding them would take a tenth of all this
@@ -119,6 +134,8 @@ class Settings:
         self.schedules = self._find_schedules(options)
         self.control = np.array(list(map(self._control_row, self._overrides, self._boxes)))
         self._fill_per_element(leaves, overrides, pairs)
+        if self.plan.owned:
+            self.per_element[pl.OWNED] = list(masks)
 
     def copy(self) -> Settings:
         """Settings with a control block of their own; all else is never modified in place."""
@@ -143,8 +160,9 @@ class Settings:
         pairs: Sequence[Pair],
         scalar_box: bool,
         overrides: Sequence[Overrides],
+        masked: bool,
     ) -> Plan:
-        options, rule = self.options, self.rule
+        options, rule, norm = self.options, self.rule, self._norm()
         decays = [own.get("weight_decay", options["weight_decay"]) for own in self._overrides]
         kind = "decoupled" if options["decoupled"] else "l2"
         boxed = any(pair != OPEN for pair in pairs) if scalar_box else True
@@ -165,7 +183,8 @@ class Settings:
             accumulate=options["accumulate"] > 1,
             average=average,
             master=options["master"],
-            norm=self._norm(),
+            norm=norm,
+            owned=masked and norm != "",
             like=self._like(real, decay, average),
             squares=rule.modulus(options) or (),
             modulus=dtype.kind == "c" and options["complex_form"] == "modulus",
@@ -245,6 +264,15 @@ class Settings:
                     hyper, column = op.column(self.rule, name)
                     found.append((group, column, hyper, values[name]))
         return found
+
+    def agree(self, home: str) -> None:
+        """Go on, where all processes of the same arrays do; called before the first write.
+
+        `home` is the library of the arrays here.
+        """
+        together, self.together = self.together, None
+        if together is not None:
+            together(home)
 
     def set_lr(self, lr: Any) -> None:
         """Take another learning rate, which has been checked."""

@@ -159,7 +159,7 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     tested.
     """
     wrap, used = device_jit(), step_slots(plan, has_out=False)
-    update, places = make_element_update(plan, wrap), pickers(wrap, used, range(pl.SLOTS))
+    update, places = make_element_update(plan, wrap), pickers(wrap, used, range(pl.STEPPED))
     (fp, p_), (fg, g_), (f0, s0_), (f1, s1_), (f2, s2_) = places[:5]
     (fa, a_), (fl, l_), (fh, h_), (fr, r_) = places[7:11]
     call, test_problem = (

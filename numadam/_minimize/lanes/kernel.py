@@ -174,7 +174,7 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
     copy_memory, count_iterations = wrap(_copy_memory), wrap(_count_iterations)
     block_state = wrap(_block_state, forceinline=True)
     low, high = op.COLUMN.low, op.COLUMN.high
-    bytes_x, real, slots = plan.stride(pl.P), plan.real.type(1), pl.SLOTS
+    bytes_x, real, slots = plan.stride(pl.P), plan.real.type(1), pl.STEPPED
 
     def block(b, meta_at, batch_at, args_at, begin, steps):
         meta, batch = record_at(meta_at, META), record_at(batch_at, LANES)

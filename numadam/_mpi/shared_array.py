@@ -1,0 +1,88 @@
+"""`numadam.mpi.shared_array`: one array for all ranks of a node."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from mpi4py import MPI
+
+from numadam._mpi.cut import share
+from numadam._mpi.ranks import Ranks, ranks_of
+from numadam._mpi.windows import Window
+
+#: The ranks of this node, of each communicator.
+_nodes: WeakKeyDictionary[Ranks, Any] = WeakKeyDictionary()
+
+
+def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> np.ndarray:
+    """Make an array of zeros that all ranks of `comm` on one machine share.
+
+    What one rank writes the others read, as soon as both have passed a barrier. Passed to
+    `Sharded`, such arrays exist once on each machine, and each rank steps a part of them in place.
+
+    Collective: all ranks of `comm` call it, with the same shape and dtype.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        Its ranks on one machine share an array; with several machines each has its own.
+    shape : int or sequence of int
+    dtype : dtype, default float
+
+    Returns
+    -------
+    numpy.ndarray
+        A plain array in C order. Copies and pickles of it are private. Its memory is freed when
+        all ranks have dropped it, at the next call for the same communicator or at exit.
+
+    Raises
+    ------
+    TypeError
+        Where `comm` is no communicator of mpi4py, or the dtype holds objects.
+    RankError
+        Where another rank failed.
+
+    Notes
+    -----
+    The sum of the parameters' memory is limited by that of shared memory (on Linux
+    ``/dev/shm``), which containers often set to 64 MB: start them with more
+    (``docker run --shm-size=8g``).
+
+    One array, filled by one rank::
+
+        comm = MPI.COMM_WORLD
+        x = na.mpi.shared_array(comm, (1000, 1000), np.float32)
+        if comm.rank == 0:
+            x[...] = start
+        comm.Barrier()
+        opt = na.mpi.Sharded(na.Adam, x, comm, lr=1e-3)
+    """
+    ranks, error = ranks_of(comm), None
+    try:
+        wanted = tuple(map(operator.index, [shape] if np.ndim(shape) == 0 else shape))  # type: ignore[list-item, arg-type]
+        kind = np.dtype(dtype)
+        if kind.hasobject:
+            raise TypeError("dtype: objects cannot be shared; use a dtype of numbers.")
+        if min(wanted, default=0) < 0:
+            raise ValueError(f"shape: expected lengths >= 0, got {wanted}.")
+    except Exception as caught:
+        error = caught
+    ranks.agree(error, "numadam.mpi.shared_array")
+    local = _nodes.get(ranks)
+    if local is None:
+        local = _nodes[ranks] = ranks.comm.Split_type(MPI.COMM_TYPE_SHARED, ranks.rank)
+    nbytes = math.prod(wanted) * kind.itemsize
+    window = Window(local, nbytes if local.rank == 0 else 0)
+    memory = window.segment(0, nbytes)
+    # each rank touches the part that it will step, which then lies near its processor
+    low, high = share(0, nbytes, local.rank, local.size)
+    memory[low:high] = 0
+    window.sync()
+    local.Barrier()
+    window.sync()
+    return memory.view(kind).reshape(wanted)

@@ -1,0 +1,91 @@
+"""Options of whole arrays as options of a rank's slices of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from numadam._arrays.tree import Tree
+from numadam._core.rule import RuleSpec
+from numadam._settings.bounds import leaf_bounds
+from numadam._settings.groups import leaf_overrides
+from numadam._settings.learning_rate import check_rate, is_plain, leaf_rates
+
+#: For each array its elements in a slice: low to before high, in C order.
+Parts = Sequence[tuple[int, int]]
+
+
+def frozen_leaves(groups: Any, tree: Tree, rule: RuleSpec) -> list[bool]:
+    """Which arrays the groups freeze; step sizes per element in a group are refused."""
+    found = leaf_overrides(groups, tree.paths(), rule)
+    for own in found:
+        if not is_plain(own.get("lr", 0.0)):
+            raise ValueError(
+                "groups: an lr of arrays is for a whole array, of which a rank steps a part. Pass "
+                "lr as a nesting like params instead."
+            )
+    return [bool(own.get("frozen", False)) for own in found]
+
+
+def sliced_rates(lr: Any, tree: Tree, leaves: Sequence[Any], parts: Parts) -> Any:
+    """The learning rates of the slices: numbers and schedules as they are."""
+    if is_plain(lr):
+        return lr
+    rates, names = leaf_rates(lr, tree), tree.names("params")
+    return tree.unflatten(
+        [
+            one if is_plain(one) else _slice(check_rate(one, leaf, name), leaf, part)
+            for one, leaf, name, part in zip(rates, leaves, names, parts, strict=True)
+        ]
+    )
+
+
+def sliced_bounds(bounds: Any, tree: Tree, leaves: Sequence[Any], parts: Parts) -> Any:
+    """The bounds of the slices, in dicts by the keys of the nesting."""
+    if bounds is None:
+        return None
+    names = tree.names("params")
+    pairs = leaf_bounds(bounds, tree, leaves, names)
+    sliced = [
+        _Box(*(end if isinstance(end, float) else _slice(end, leaf, part) for end in pair))
+        for pair, leaf, part in zip(pairs, leaves, parts, strict=True)
+    ]
+    if tree.is_leaf:
+        return sliced[0]
+    nest: dict[Any, Any] = {}
+    for path, box in zip(tree.paths(), sliced, strict=True):
+        node = nest
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = box
+    return nest
+
+
+class _Box:
+    """Lower and upper bound of one array, as `scipy.optimize.Bounds` has them."""
+
+    def __init__(self, lb: Any, ub: Any) -> None:
+        self.lb, self.ub = lb, ub
+
+
+def _slice(values: Any, leaf: Any, part: tuple[int, int]) -> np.ndarray:
+    low, high = part
+    whole = np.broadcast_to(values, leaf.shape)
+    # without a copy of all of it: a broadcast array has no flat view
+    sliced: np.ndarray = whole.flat[low:high]
+    return sliced
+
+
+def refuse(options: Mapping[str, Any]) -> None:
+    """Refuse options that a rank cannot follow in its slices."""
+    if options.get("sparse") is not None:
+        raise ValueError(
+            "sparse: the gradients of all ranks are added up densely here. Leave it out, and pass "
+            "dense gradients."
+        )
+    if options.get("capturable", False):
+        raise ValueError("capturable: a step that communicates cannot be captured; leave it out.")
+    if options.get("comm") is not None:
+        raise ValueError("comm: is the third argument here: Sharded(kind, params, comm).")

@@ -1,0 +1,27 @@
+"""Optimisers on the ranks of an MPI program: blocks of one problem, or shared work on one array.
+
+mpi4py itself is imported only where a communicator comes in.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from numadam._mpi.decomposition import Decomposition
+from numadam._mpi.errors import RankError
+
+__all__ = ["Decomposition", "RankError", "Sharded", "shared_array"]
+
+_HOMES = {"Sharded": "numadam.mpi.sharded", "shared_array": "numadam._mpi.shared_array"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs mpi4py when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'numadam.mpi' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
