@@ -44,6 +44,7 @@ examples:
   python -m numadam bench --options                 what an option costs, and every rule
   python -m numadam bench --minimize                minimize and minimize_many
   python -m numadam bench --gpu                     on the GPU: right, and how fast
+  python -m numadam bench --mpi                     two ranks of MPI
   python -m numadam bench --case torch-1M           one case of these; an unknown name lists all
   python -m numadam bench --layer all               under each threading layer of Numba
   python -m numadam bench --wait 10                 wait for other programs to leave the cores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import shutil
 import subprocess
@@ -9,12 +10,28 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-_OPTIONAL = ("numba-cuda", "cupy", "cupy-cuda12x", "cupy-cuda13x", "tbb", "mlxtend", "matplotlib")
+_OPTIONAL = (
+    "numba-cuda",
+    "cupy",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "tbb",
+    "mpi4py",
+    "mlxtend",
+    "matplotlib",
+)
+#: Prints the library that mpi4py has loaded. MPI may be asked for its version before it starts.
+_LIBRARY = """
+import mpi4py
+mpi4py.rc.initialize = False
+from mpi4py import MPI
+print(MPI.Get_library_version())
+"""
 
 
 def facts() -> dict[str, str]:
     """Names and values for a bug report."""
-    return {**_versions(), **_threads(), "CPU": cpu(), "GPU": gpu()}
+    return {**_versions(), **_threads(), **_mpi(), "CPU": cpu(), "GPU": gpu()}
 
 
 def _versions() -> dict[str, str]:
@@ -43,6 +60,27 @@ def _threads() -> dict[str, str]:
         "threads": str(numba.get_num_threads()),
         "cache folder": str(cache.directory() or f"{', '.join(map(str, read))}: only read"),
     }
+
+
+def _mpi() -> dict[str, str]:
+    """The MPI library, where mpi4py is installed; asked in a process of its own.
+
+    A library that does not load can end its process, and mpi4py's setting that keeps MPI from
+    starting would stay with this one.
+    """
+    if importlib.util.find_spec("mpi4py") is None:
+        return {}
+    command = [sys.executable, "-c", _LIBRARY]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().split("\n")[-1]
+        return {"MPI library": f"does not load: {said}" if said else "does not load"}
+    except (OSError, subprocess.SubprocessError):
+        return {"MPI library": "gives no answer"}
+    # MPICH writes a line on each of its compilers, too
+    lines = [" ".join(line.split()) for line in done.stdout.strip("\0\n ").splitlines()]
+    return {"MPI library": lines[0] if lines else "gives no answer"}
 
 
 def cpu() -> str:

@@ -20,6 +20,7 @@ from numadam._checkpoint.header import (
     Header,
     crc32_text,
     fill,
+    header_sum,
     name_fault,
     read_header,
     render,
@@ -31,6 +32,8 @@ _SAVED_BY = {
     "optimizer": "an optimiser",
     "minimize": "numadam.minimize",
     "minimize_many": "numadam.minimize_many",
+    "shard": "one rank of several, whose folder is what to load",
+    "index": "several ranks, whose folder is what to load",
 }
 
 
@@ -40,7 +43,8 @@ class Container(NamedTuple):
     Attributes
     ----------
     kind : str
-        Of what it is the state: "optimizer", "minimize", "minimize_many".
+        Of what it is the state: "optimizer", "minimize", "minimize_many"; "shard" and "index" are
+        files of a folder (`folder.py`).
     meta : dict
         None, bool, int, float (inf and nan, too), str, and lists and dicts of them. Keys are
         strings. Floats come back to the last bit.
@@ -69,21 +73,40 @@ def write(path: str | os.PathLike[Any], content: Container) -> None:
     OSError
         From the system, with a note on what has become of the old file.
     """
+    planned = _planned(content)
+    with replacing(path) as file:
+        _write_planned(file, content.arrays, *planned)
+
+
+def write_new(file: NewFile, content: Container) -> tuple[int, str]:
+    """Write to a new file that is open; its bytes, and the checksum that its header has."""
+    return _write_planned(file, content.arrays, *_planned(content))
+
+
+def _planned(content: Container) -> tuple[Header, int]:
+    """The header of a content without checksums, and its length; all that is written is checked."""
     if content.kind not in _SAVED_BY:
         raise ValueError(f"kind: expected one of {', '.join(_SAVED_BY)}, got {content.kind!r}.")
     arrays = content.arrays
     entries = [_entry(name, array) for name, array in arrays.items()]
     header = Header(content.kind, _meta_text(content.meta), entries)
-    head = render(header)
-    if len(head) > LONGEST:
+    length = len(render(header))
+    if length > LONGEST:
         raise ValueError(f"arrays: {len(arrays):,} names are too many for one file.")
-    with replacing(path) as file:
-        file.seek(len(head))
-        buffer = np.empty(storage.CHUNK_BYTES, np.uint8)
-        sums = {e.name: _write_array(file, arrays[e.name], buffer) for e in header.in_file_order}
-        file.seek(0)
-        summed = [entry._replace(crc32=sums[entry.name]) for entry in entries]
-        file.write(memoryview(render(header._replace(entries=summed))))
+    return header, length
+
+
+def _write_planned(
+    file: NewFile, arrays: dict[str, np.ndarray], header: Header, length: int
+) -> tuple[int, str]:
+    file.seek(length)
+    buffer = np.empty(storage.CHUNK_BYTES, np.uint8)
+    sums = {e.name: _write_array(file, arrays[e.name], buffer) for e in header.in_file_order}
+    file.seek(0)
+    summed = [entry._replace(crc32=sums[entry.name]) for entry in header.entries]
+    head = render(header._replace(entries=summed))
+    file.write(memoryview(head))
+    return length + header.nbytes, header_sum(head)
 
 
 def read(path: str | os.PathLike[Any], kind: str) -> Container:
@@ -108,22 +131,54 @@ def read(path: str | os.PathLike[Any], kind: str) -> Container:
 
 def read_open(file: IO[bytes], size: int, name: str, kind: str) -> Container:
     """The same for an open file of so many bytes; `name` is for error messages."""
-    header = read_header(file, size, name)
-    if header.kind != kind:
-        raise CheckpointError(
-            f"{name}: was saved by {_SAVED_BY.get(header.kind, header.kind)}, not by "
-            f"{_SAVED_BY.get(kind, kind)}."
-        )
-    try:
-        if len(header.meta) > LONGEST_META:
-            raise ValueError(f"its key meta has {len(header.meta):,} characters")
-        meta = json.loads(header.meta)
-    except (ValueError, RecursionError) as error:  # checksums do not say who has made them
-        raise CheckpointError(f"{name}: forged header: {error}.") from error
-    if not isinstance(meta, dict):
-        raise CheckpointError(f"{name}: forged header: its key meta is no object of JSON.")
-    arrays = {entry.name: _read_array(file, entry, name) for entry in header.in_file_order}
-    return Container(kind, meta, {entry.name: arrays[entry.name] for entry in header.entries})
+    reader = Reader(file, size, name, kind)
+    arrays = {entry.name: reader.next_array(entry) for entry in reader.header.in_file_order}
+    return Container(kind, reader.meta, {e.name: arrays[e.name] for e in reader.header.entries})
+
+
+class Reader:
+    """An open file of so many bytes whose header has been read and checked.
+
+    Attributes
+    ----------
+    header : Header
+    crc32 : str
+        Checksum of the header, which has those of the arrays.
+    meta : dict
+    """
+
+    def __init__(self, file: IO[bytes], size: int, name: str, kind: str) -> None:
+        self.header, self.crc32 = read_header(file, size, name)
+        self._file, self._name = file, name
+        if self.header.kind != kind:
+            raise CheckpointError(
+                f"{name}: was saved by {_SAVED_BY.get(self.header.kind, self.header.kind)}, not by "
+                f"{_SAVED_BY.get(kind, kind)}."
+            )
+        try:
+            if len(self.header.meta) > LONGEST_META:
+                raise ValueError(f"its key meta has {len(self.header.meta):,} characters")
+            meta = json.loads(self.header.meta)
+        except (ValueError, RecursionError) as error:  # checksums do not say who has made them
+            raise CheckpointError(f"{name}: forged header: {error}.") from error
+        if not isinstance(meta, dict):
+            raise CheckpointError(f"{name}: forged header: its key meta is no object of JSON.")
+        self.meta: dict[str, Any] = meta
+        self._first = size - self.header.nbytes  # byte of the data
+
+    def array(self, name: str) -> np.ndarray:
+        """The array of this name, checked."""
+        at = self._first
+        for entry in self.header.in_file_order:
+            if entry.name == name:
+                self._file.seek(at)
+                return self.next_array(entry)
+            at += entry.nbytes
+        raise CheckpointError(f"{self._name}: has no array {name!r}.")
+
+    def next_array(self, entry: Entry) -> np.ndarray:
+        """The array whose data come next in the file, checked."""
+        return _read_array(self._file, entry, self._name)
 
 
 def _entry(name: str, array: Any) -> Entry:

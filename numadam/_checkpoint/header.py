@@ -105,6 +105,13 @@ def crc32_text(crc: int) -> str:
     return f"{crc:08x}"
 
 
+def header_sum(head: bytes | bytearray) -> str:
+    """The checksum that stands in a header."""
+    begin = _BEGIN.match(head, _LENGTH)
+    assert begin is not None  # the caller has rendered or read it
+    return begin[2].decode()
+
+
 def _sealed(head: bytes | bytearray) -> bytes:
     """The same with its checksum, which is computed with zeros in its place."""
     begin = _BEGIN.match(head, _LENGTH)
@@ -134,8 +141,8 @@ def _pieces(header: Header) -> Iterator[str]:
     yield "}"
 
 
-def read_header(file: IO[bytes], size: int, path: str) -> Header:
-    """Read and check the header of an open file of so many bytes.
+def read_header(file: IO[bytes], size: int, path: str) -> tuple[Header, str]:
+    """Read and check the header of an open file of so many bytes; with its checksum.
 
     Raises
     ------
@@ -173,7 +180,7 @@ def read_header(file: IO[bytes], size: int, path: str) -> Header:
             f"{path}: not whole: its arrays have {header.nbytes} bytes, the file has "
             f"{size - len(head)} for them."
         )
-    return header
+    return header, header_sum(head)
 
 
 def fill(file: IO[bytes], buffer: Any, path: str) -> None:

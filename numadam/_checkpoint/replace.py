@@ -101,11 +101,11 @@ def replacing(path: str | os.PathLike[Any]) -> Iterator[NewFile]:
         with _created(target, mode, made) as file:
             new = os.fstat(file.fileno())
             yield NewFile(file)
-            _sync(file.fileno())
+            sync(file.fileno())
             if fcntl is None:
                 file.close()  # Windows moves no file that is open
             made[-1].replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except BaseException as error:
         for temporary in made:
             with suppress(OSError):  # the first error is the one to show
@@ -178,14 +178,14 @@ def _created(target: Path, mode: int | None, made: list[Path]) -> Iterator[IO[by
         made.append(target.with_name(name))
         with open(made[-1], "xb", buffering=0, opener=opener) as file:  # opener
             # another writer may have found and removed it before it was locked
-            if _lock(file) is not False and made[-1].exists():
+            if lock(file) is not False and made[-1].exists():
                 if mode is not None:
                     made[-1].chmod(mode)
                 yield file
                 return
 
 
-def _lock(file: IO[bytes]) -> bool | None:
+def lock(file: IO[bytes]) -> bool | None:
     """Lock a file until it is closed.
 
     False: another process or thread has locked it. None: there are no locks here.
@@ -213,14 +213,19 @@ def _remove_leftovers(target: Path) -> None:
 def _remove_leftover(path: Path) -> None:
     with suppress(OSError):  # another writer was faster, or it is another user's file
         with path.open("r+b") as file:
-            locked = _lock(file)
+            locked = lock(file)
             if locked:
                 path.unlink()
-        if locked is None and time.time() - path.stat().st_mtime > _OLD:
+        if locked is None and is_old(path):
             path.unlink()
 
 
-def _sync(fd: int) -> None:
+def is_old(path: Path) -> bool:
+    """Whether a file was last written long ago: a leftover, where no lock says so."""
+    return time.time() - path.stat().st_mtime > _OLD
+
+
+def sync(fd: int) -> None:
     """Bring the content of a file to the disk."""
     # macOS: fsync leaves it in the disk's own cache
     full = getattr(fcntl, "F_FULLFSYNC", None)
@@ -231,7 +236,7 @@ def _sync(fd: int) -> None:
     os.fsync(fd)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring the new name to the disk; Windows does without."""
     if os.name != "posix":
         return

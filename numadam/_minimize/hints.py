@@ -5,7 +5,7 @@ Everything here was evaluated by the run. It is read once, after the last iterat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
 from numadam._arrays.tree import Tree
 from numadam._minimize.stopping import MAXITER, STATUS
 from numadam._settings.learning_rate import is_plain
+
+Add = Callable[[tuple[int, int]], Iterable[int]]
 
 #: Iterations, or lines of the history, below which a run is too short to say anything.
 _FEW = 20
@@ -30,7 +32,9 @@ _CHANCE = 0.25
 _ARRIVED = 1e-6
 
 
-def with_hint(result: OptimizeResult, x0: Any, lr: Any, state: Any) -> OptimizeResult:
+def with_hint(
+    result: OptimizeResult, x0: Any, lr: Any, state: Any, add: Add | None = None
+) -> OptimizeResult:
     """The result of a run; its message says what kept it from a minimum, where that shows.
 
     Parameters
@@ -38,15 +42,17 @@ def with_hint(result: OptimizeResult, x0: Any, lr: Any, state: Any) -> OptimizeR
     result : OptimizeResult
     x0, lr, state
         As the user gave them to `numadam.minimize`.
+    add : callable, optional
+        ``add(counts)``: the sums of these counts over all processes, where x is a block of each.
     """
     if result["status"] == STATUS[MAXITER]:
-        hint = _hint(result, x0, lr, state is not None)
+        hint = _hint(result, x0, lr, state is not None, add)
         if hint:
             result.message += f" {hint}"
     return result
 
 
-def _hint(result: OptimizeResult, x0: Any, lr: Any, resumed: bool) -> str:
+def _hint(result: OptimizeResult, x0: Any, lr: Any, resumed: bool, add: Add | None) -> str:
     """A sentence, or "" where nothing shows; x0 is not the start of a run that was resumed.
 
     A good run passes few tests, each of a few NumPy calls: 1000 compiled iterations take 80 us.
@@ -63,7 +69,7 @@ def _hint(result: OptimizeResult, x0: Any, lr: Any, resumed: bool) -> str:
                 f"f rose in {rising:.0%} of the iterations, from {f[0]:.4g} to {f[-1]:.4g}: check "
                 "the sign of the gradient, or try a smaller lr."
             )
-    if not resumed and result["nit"] >= _FEW and _goes_straight(result, x0, lr):
+    if not resumed and result["nit"] >= _FEW and _goes_straight(result, x0, lr, add):
         return (
             "Most elements of x moved one way, by the full lr in nearly every iteration: try a "
             "larger lr, or more iterations."
@@ -107,23 +113,30 @@ def _eps_of(result: OptimizeResult) -> float:
     return float(np.finfo(Tree(result.x).flatten(result.x, "x")[0].dtype).eps)
 
 
-def _goes_straight(result: OptimizeResult, x0: Any, lr: Any) -> bool:
+def _goes_straight(result: OptimizeResult, x0: Any, lr: Any, add: Add | None) -> bool:
     """Whether most elements that moved are as far from x0 as steps of full length can bring them.
 
     Adam's step has the length lr where the gradient stays the same.
     """
+    counts = _straight_and_moved(result, x0, lr)
+    straight, moved = counts if add is None else add(counts)
+    return straight > 0 and 2 * straight > moved
+
+
+def _straight_and_moved(result: OptimizeResult, x0: Any, lr: Any) -> tuple[int, int]:
+    """Elements that went straight, and those that moved; none where that cannot be told."""
     x, steps = result["x_last"], result["nit"]
     plain = type(lr) is float or is_plain(lr)
     if plain and callable(lr):
         if len(result.history["nit"]) < _FEW:
-            return False
+            return 0, 0
         steps, lr = float(np.diff(result.history["nit"]) @ result.history["lr"][1:]), 1.0
     elif not plain and not (is_array(x) and hasattr(lr, "dtype")):
-        return False
+        return 0, 0
     straight, lengths = 0, []
     for begin, end in [(x0, x)] if is_array(x) else _pairs(x0, x):
         if hasattr(begin, "compute"):  # dask would do all of its work again
-            return False
+            return 0, 0
         every = end.size // _SAMPLE or 1
         whole = lr if plain else _sample(np.broadcast_to(to_host(lr), end.shape), every)
         way, at_most = _sample(end, every) - _sample(begin, every), whole * steps
@@ -135,7 +148,7 @@ def _goes_straight(result: OptimizeResult, x0: Any, lr: Any) -> bool:
             if np.count_nonzero(far):
                 far &= (length <= _FULL_LENGTH[1] * at_most) & (length > 0)
                 straight += int(np.count_nonzero(far))
-    return straight > 0 and 2 * straight > sum(map(np.count_nonzero, lengths))
+    return straight, sum(map(int, map(np.count_nonzero, lengths)))
 
 
 def _pairs(x0: Any, x: Any) -> Iterable[tuple[Any, Any]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from numadam._arrays.interop import is_array, is_cupy
 from numadam._core.hyper import count
-from numadam._core.parts import parts_of
 from numadam._minimize.arguments import (
     check_maxiter,
     own_copy,
@@ -17,21 +16,21 @@ from numadam._minimize.arguments import (
     read_bounds,
     rule_class,
 )
-from numadam._minimize.checkpoint import Checkpoint, RunState, read_checkpoint
-from numadam._minimize.compiled.forms import check_plain, form_of, is_compiled
-from numadam._minimize.compiled.objective import adapter_for
-from numadam._minimize.compiled.prepared import key_for, put_back, take
-from numadam._minimize.compiled.single import CompiledRun
+from numadam._minimize.checkpoint import read_checkpoint
+from numadam._minimize.compiled.forms import check_plain, is_compiled
 from numadam._minimize.hints import with_hint
 from numadam._minimize.names import takes_names_of_scipy
-from numadam._minimize.objective import Objective
-from numadam._minimize.observers import Observers
-from numadam._minimize.python.loop import PythonRun
-from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.result import every_for
-from numadam._minimize.saved import first_of, start_of
+from numadam._minimize.runs import check_for_ranks, define, run_compiled, run_in_python
+from numadam._minimize.saved import start_of
 from numadam._minimize.stopping import Tolerances
 from numadam._minimize.tasks import Task
+
+if TYPE_CHECKING:
+    from numadam._mpi.decomposition import Decomposition
+
+#: The context of one process.
+_ALONE: AbstractContextManager[None] = nullcontext()
 
 
 @takes_names_of_scipy
@@ -58,6 +57,8 @@ def minimize(
     checkpoint: Any = None,
     checkpoint_every: int | None = None,
     progress: bool = False,
+    comm: Any = None,
+    f: str = "global",
     **options: Any,
 ) -> OptimizeResult:
     r"""Minimise a function of arrays by Adam or another rule, as `scipy.optimize.minimize` does.
@@ -137,7 +138,15 @@ def minimize(
         that writing takes at most 5 % of it. It is written at the end as well, and where `fun`
         raises or Ctrl-C ends the run.
     progress : bool, default False
-        Show a bar with f and the gradient.
+        Show a bar with f and the gradient; with `comm` on rank 0.
+    comm : communicator of mpi4py, or numadam.mpi.Decomposition, optional
+        Minimise over blocks: x0 is that of this rank, and so are the x and the gradient of `fun`,
+        which may communicate by itself. Collective: all ranks pass the same arguments, and stop
+        at the same iterate; `x`, `jac` and `state` of the result are the block's, all else that
+        of the whole. See Notes.
+    f : {"global", "local"}, optional
+        With `comm`: `fun` returns the whole f on every rank ("global", the default; that of rank 0
+        counts), or its share, which are added in the order of ranks.
     **options
         Of the rule: `beta1`, `eps`, `amsgrad`, `weight_decay`, `clip_norm`, `ema`, ... (see
         `numadam.Adam` and `numadam.Optimizer`). SciPy's `options`, `tol` (sets `gtol`) and
@@ -163,6 +172,9 @@ def minimize(
     OSError
         The file cannot be written or read.
 
+    RankError
+        With `comm`: another rank failed.
+
     Notes
     -----
     Stopping at maxiter is not a failure; it only means that no tolerance was met. With a constant
@@ -171,6 +183,14 @@ def minimize(
 
     The gradient of a complex x is ``df/dRe(x) + 1j * df/dIm(x)``, the direction of steepest
     ascent. JAX returns its conjugate.
+
+    With `comm`, norms and stops are those of the whole x; ghost cells of a `Decomposition` do not
+    count in them. Ranks meet once at each tested iterate, and once more for callbacks, which are
+    called on each rank that has one, with f. Where `fun`, `jac`, `callback` or a schedule raises on
+    one rank, that is raised there, and `RankError` on the others, with `numadam_result`; at
+    iterations that `check_every` does not test, they go on until the next one that is. Where they
+    cannot come, since they wait for that rank in `fun`, the program ends after 5 s, or three times
+    the longest iteration. Finite differences, a compiled `fun` and `checkpoint` are refused.
 
     References
     ----------
@@ -186,89 +206,59 @@ def minimize(
     >>> res.success, res.x.round(4)
     (True, array([1., 2., 3.]))
     """
-    if track_best not in (None, True, False):
-        raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
-    maxiter = check_maxiter(maxiter)
-    file = read_checkpoint(checkpoint, checkpoint_every, "minimize")
-    x = own_copy(x0)
-    if state is not None:
-        x = start_of(state, x)
-    task = Task(
-        x=x,
-        args=read_args(args, is_compiled(fun)),
-        jac=jac,
-        rule=rule_class(rule),
-        lr=lr,
-        options={"bounds": read_bounds(bounds, x), **options},
-        tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
-        maxiter=maxiter,
-        track_best=None if track_best is None else bool(track_best),
-        check_every=None if check_every is None else count("check_every", check_every, 1),
-        every=every_for(history, maxiter),
-        state=state,
-        callback=callback,
-        progress=progress,
-        checkpoint=file,
-    )
-    if file is not None:
-        _define(file, fun, task)
-    if is_compiled(fun):
-        if not callable(jac) and not isinstance(jac, str):
-            return with_hint(_compiled(fun, task), x0, lr, state)
-        check_plain(fun, task.args)
-    return with_hint(_in_python(fun, task), x0, lr, state)
-
-
-def _define(file: Checkpoint, fun: Any, task: Task) -> None:
-    """Note what defines a run, and compare it with its file."""
-    goes_on = task.state is not None
-    if goes_on and file.exists:
-        raise ValueError(
-            f"state: the run goes on from the file that is there, {str(file.path)!r}. Leave out "
-            "`state`, or pass another path."
+    with _on_all_ranks(comm) as block:
+        if track_best not in (None, True, False):
+            raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
+        maxiter = check_maxiter(maxiter)
+        file = read_checkpoint(checkpoint, checkpoint_every, "minimize")
+        x = own_copy(x0)
+        if state is not None:
+            x = start_of(state, x)
+        task = Task(
+            x=x,
+            args=read_args(args, is_compiled(fun)),
+            jac=jac,
+            rule=rule_class(rule),
+            lr=lr,
+            options={"bounds": read_bounds(bounds, x), **options},
+            tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
+            maxiter=maxiter,
+            track_best=None if track_best is None else bool(track_best),
+            check_every=None if check_every is None else count("check_every", check_every, 1),
+            every=every_for(history, maxiter),
+            state=state,
+            callback=callback,
+            progress=progress,
+            checkpoint=file,
+            shares=_has_shares(f, block),
         )
-    own = {"track_best": task.track_best, "check_every": task.check_every}
-    file.define(task.x, fun, task.jac, task.rule, task.tolerances, goes_on, **own)
+        if file is not None:
+            define(file, fun, task)
+        compiled = is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
+        if is_compiled(fun) and not compiled:
+            check_plain(fun, task.args)
+        if block is not None:
+            check_for_ranks(task, compiled)
+    if block is not None:
+        from numadam._minimize.ranks.run import minimize_on_ranks, sums_over
+
+        return with_hint(minimize_on_ranks(fun, task, block), x0, lr, state, sums_over(block))
+    return with_hint((run_compiled if compiled else run_in_python)(fun, task), x0, lr, state)
 
 
-def _saved_run(task: Task, optimizer: Any) -> RunState | None:
-    """The run that the file of a task holds, if there is one."""
-    if task.checkpoint is None:
-        return None
-    return task.checkpoint.load(optimizer.lr, parts_of(optimizer).settings.options)
+def _on_all_ranks(comm: Any) -> AbstractContextManager[Decomposition | None]:
+    """The block of this rank; an exception in the context is one on all ranks."""
+    if comm is None:
+        return _ALONE
+    from numadam._minimize.ranks.run import on_all_ranks
+
+    return on_all_ranks(comm)
 
 
-def _in_python(fun: Any, task: Task) -> OptimizeResult:
-    """An objective in Python, on NumPy or CuPy arrays."""
-    optimizer = task.rule(task.x, task.lr, **task.options)
-    tree, settings, backend, _ = parts_of(optimizer)
-    stop_tests = HostStopTests if backend.is_host else DeviceStopTests
-    return PythonRun(
-        Objective(fun, task.args, task.jac, task.x, tree, settings.leaf_boxes(), backend.is_host),
-        optimizer,
-        stop_tests(backend, task.tolerances, first_of(task.state, task.tolerances)),
-        Observers(task.callback, task.progress, task.maxiter, optimizer),
-        task,
-        _saved_run(task, optimizer),
-    ).go()
-
-
-def _compiled(fun: Any, task: Task) -> OptimizeResult:
-    """A compiled objective: no Python between the iterations."""
-    x = task.x
-    if not is_array(x) or is_cupy(x) or x.ndim == 0:
-        raise TypeError(
-            "x0: a compiled fun takes one NumPy array of at least one axis. Pass fun.py_func for "
-            "the loop in Python, or numpy.atleast_1d(x0)."
-        )
-    form = form_of(fun, task.args, task.jac, many=False)
-    adapter = adapter_for(fun, form, x.dtype, x.ndim, task.args, rows=False)
-    norm = task.tolerances.norm
-    key = key_for(task.rule, x, task.lr, task.options, norm)
-    problem = take(key, task.rule, x, task.lr, task.options, norm)
-    problem.start(task, adapter)
-    observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
-    result = CompiledRun(problem, observers, task, _saved_run(task, problem.optimizer)).go()
-    # after an exception it is not kept
-    put_back(key, problem)
-    return result
+def _has_shares(f: Any, block: Any) -> bool:
+    """The argument `f`: whether `fun` returns a share of f on each rank."""
+    if f not in ("global", "local"):
+        raise ValueError(f"f: expected 'global' or 'local', got {f!r:.80}.")
+    if f == "local" and block is None:
+        raise ValueError("f: 'local' goes with comm=..., which was not given.")
+    return bool(f == "local")

@@ -27,6 +27,13 @@ _REFUSED = {
     "state_dtype": "x is float32 or float64 here, and so is the state",
 }
 
+#: Arguments of `minimize` that many problems cannot have.
+_OF_ONE_PROBLEM = {
+    "comm": "problems are independent: give each rank some of them, such as x0[comm.rank::"
+    "comm.size], and gather the results",
+    "f": "each problem has an f of its own",
+}
+
 #: Arguments of SciPy that are accepted where they are empty, and why they are refused otherwise.
 _EMPTY = {
     "method": "Write rule='adam', rule='sgd' and so on",
@@ -55,7 +62,7 @@ def takes_names_of_scipy(
         shows = given.pop("disp", False)
         _refuse_foreign(given, names)
         result: Any = function(*args, **given)
-        if shows:
+        if shows and _is_first(given.get("comm")):
             print(_summary(result))
         return result
 
@@ -90,8 +97,8 @@ def _is_nothing(x: Any) -> bool:
 
 def _refuse_foreign(given: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Refuse what is no argument of a minimisation, where its name says what was meant."""
-    for name, instead in _REFUSED.items():
-        if name in given:
+    for name, instead in (_REFUSED | _OF_ONE_PROBLEM).items():
+        if name in given and name not in names:
             raise ValueError(f"{name}: not for a minimisation: {instead}.")
     for name in given:
         if name in names or name in DEFAULTS:
@@ -100,6 +107,11 @@ def _refuse_foreign(given: Mapping[str, Any], names: tuple[str, ...]) -> None:
         # an option of the rule may have such a name
         if hint and name not in inspect.signature(rule_class(given.get("rule", "adam"))).parameters:
             raise TypeError(f"{name}: there is no such argument. {hint}")
+
+
+def _is_first(comm: Any) -> bool:
+    """Whether this process is the one that prints."""
+    return comm is None or comm.rank == 0
 
 
 def _summary(result: Any) -> str:

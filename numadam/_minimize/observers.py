@@ -13,6 +13,9 @@ from numadam._minimize.stopping import CALLBACK, FTOL, GTOL, MAXITER, RUNNING, X
 from numadam._optimizer.optimizer import Optimizer
 from numadam.history.history import History
 
+#: Message of a run that its callback has ended.
+STOPPED = "`callback` raised `StopIteration`."
+
 
 class ProgressBar:
     """A bar of the iterations, drawn at the first `update`; none where it is not `shown`.
@@ -157,7 +160,7 @@ class Observers:
         try:
             self._call(nit, largest, rate)
         except StopIteration:
-            self.message = "`callback` raised `StopIteration`."
+            self.message = STOPPED
             return CALLBACK
         return RUNNING
 

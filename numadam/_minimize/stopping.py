@@ -198,6 +198,16 @@ def itself(i, x, y, low, high, lo, hi):
     return x[i]
 
 
+def make_owned(element: Any, wrap: Any) -> Any:
+    """`element` where a mask holds, and 0 elsewhere; its x is (x, mask)."""
+    one = wrap(element)
+
+    def owned(i, x, y, low, high, lo, hi):
+        return np.float64(one(i, x[0], y, low, high, lo, hi)) if x[1][i] else 0.0
+
+    return owned
+
+
 def make_largest(element: Any, wrap: Any) -> Any:
     """``largest(n, x, y, low, high, lo, hi)``: the largest ``|element|``, NaN where one is."""
     one = wrap(element)

@@ -12,7 +12,10 @@ from numadam._minimize.stopping import Tolerances
 
 
 class Task(NamedTuple):
-    """The arguments of `minimize`, validated."""
+    """The arguments of `minimize`, validated.
+
+    `shares` says whether each of several processes has a share of f.
+    """
 
     x: Any
     args: tuple[Any, ...]
@@ -29,6 +32,7 @@ class Task(NamedTuple):
     callback: Any
     progress: bool
     checkpoint: Checkpoint | None
+    shares: bool
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
-"""Optimisers in files: what a checkpoint holds, and how it comes into an optimiser."""
+"""Optimisers in files: what a checkpoint holds, and how it comes into an optimiser.
+
+Above 300 lines, so that what is written stands beside what compares and what reads it: an entry of
+the file is in all three.
+"""
 
 from __future__ import annotations
 
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +20,7 @@ from numadam._arrays.interop import is_cupy
 from numadam._arrays.layout import assign
 from numadam._arrays.tree import some
 from numadam._checkpoint.container import Container, read, write
-from numadam._checkpoint.errors import CheckpointError
+from numadam._checkpoint.errors import about_file
 from numadam._checkpoint.options import equal, options_from_json, options_to_json
 from numadam._checkpoint.schedules import plateaus_in
 from numadam._checkpoint.tree import Structure, host_array, laid_out, rebuild, values_in
@@ -81,9 +85,16 @@ class Checkpointed(OptimizerBase):
         >>> opt.t, opt.params["w"]
         (0, array([1., 1.]))
         """
+        settings = parts_of(self).settings
+        comm = settings.options.get("comm")
         with self._lock:
-            self._refuse_new_params()
-            write(path, _content(self))
+            if comm is None:
+                self._refuse_new_params()
+                write(path, content_of(self, settings.lr, settings.options))
+                return
+            from numadam._optimizer import shards
+
+            shards.save(self, path, *shards.of_blocks(self, comm), self._refuse_new_params)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
         """Take over all of a file that `save` wrote; parameters are written in place.
@@ -92,6 +103,8 @@ class Checkpointed(OptimizerBase):
         dtypes of the arrays must be those of the file, and so must the rule and the options that
         are fixed when an optimiser is made. lr and the hyperparameters become those of the file. A
         `numadam.schedules.ReduceOnPlateau` stays the same object and gets the state of the file.
+        A list, a tuple and a dict with the keys 0, 1, ... give arrays the same names, so that the
+        file of one of them can be loaded into another.
 
         Parameters
         ----------
@@ -113,38 +126,37 @@ class Checkpointed(OptimizerBase):
         --------
         See `save`.
         """
+        comm = parts_of(self).settings.options.get("comm")
+        if comm is not None or Path(os.fsdecode(path)).is_dir():
+            from numadam._optimizer import shards
+
+            with self._lock:
+                shards.load(self, path, *shards.of_blocks(self, comm), self._refuse_unusable)
+            return
         content = read(path, KIND)
         with self._lock:
-            self._refuse_new_params()
-            self._backend.check()
+            self._refuse_unusable()
             with about_file(path):
-                found = _fit(self, content)
+                found = fit(self, content, *options_from_json(content.meta, content.arrays))
             self._backend.load(*found)
+
+    def _refuse_unusable(self) -> None:
+        self._refuse_new_params()
+        self._backend.check()
 
     def _refuse_new_params(self) -> None:
         if not self._tree.is_leaf:
             self._refuse_replaced(self._params, self._given, "params")
 
 
-@contextmanager
-def about_file(path: Any) -> Iterator[None]:
-    """Errors of what a file holds, as `CheckpointError` with its path."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{os.fsdecode(path)}: {error}") from error
-    except (LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise CheckpointError(
-            f"{os.fsdecode(path)}: holds what numadam does not write ({error!r})."
-        ) from error
+def content_of(optimizer: OptimizerBase, lr: Any, options: Mapping[str, Any]) -> Container:
+    """All that goes on, as it is now, with lr and options in this form.
 
-
-def _content(optimizer: OptimizerBase) -> Container:
-    """All that goes on, as it is now; on the CPU the arrays themselves."""
+    On the CPU the arrays themselves.
+    """
     parts, kind = parts_of(optimizer), type(optimizer)
     structure = Structure(optimizer.params)
-    arrays = {name: host_array(one) for name, one in _named(parts, structure).items()}
-    options = {name: one for name, one in parts.settings.options.items() if name != "comm"}
+    arrays = {name: host_array(one) for name, one in named_arrays(parts, structure).items()}
     own = kind.__module__.startswith("numadam.")
     meta = {
         "numadam": __version__,
@@ -154,21 +166,21 @@ def _content(optimizer: OptimizerBase) -> Container:
         "decays": parts.settings.plan.decay != "",
         "group_of": _groups(parts, structure),
         "counters": {name: one.tolist() for name, one in parts.backend.counters.items()},
-        **options_to_json(parts.settings.lr, options, arrays),
+        **options_to_json(lr, {k: v for k, v in options.items() if k != "comm"}, arrays),
     }
     return Container(KIND, meta, arrays)
 
 
-def _named(parts: Parts, structure: Structure) -> dict[str, Any]:
+def named_arrays(parts: Parts, structure: Structure) -> dict[str, Any]:
     """The arrays by their names in a file: parameters, frozen ones too, and state."""
-    names = _active_names(parts, structure)
+    names = active_names(parts, structure)
     found = {**structure.leaves, **dict(zip(names, parts.backend.params, strict=True))}
     for state, views in parts.backend.state.items():
         found |= {_of_state(state, name): view for name, view in zip(names, views, strict=True)}
     return found
 
 
-def _active_names(parts: Parts, structure: Structure) -> list[str]:
+def active_names(parts: Parts, structure: Structure) -> list[str]:
     return [structure.names[tuple(path)] for path in parts.tree.paths()]
 
 
@@ -177,7 +189,7 @@ def _groups(parts: Parts, structure: Structure) -> dict[str, int]:
     settings = parts.settings
     if not settings.plan.products or len(settings.control) == 1:
         return {}
-    return dict(zip(_active_names(parts, structure), settings.group_of_leaf, strict=True))
+    return dict(zip(active_names(parts, structure), settings.group_of_leaf, strict=True))
 
 
 def _of_state(state: str, name: str) -> str:
@@ -218,7 +230,7 @@ def _state_entries(parts: Parts, names: list[str], content: Container) -> dict[s
     return {**content.meta["counters"], **arrays}
 
 
-class _Fit(NamedTuple):
+class Fit(NamedTuple):
     """All that a load writes, checked: arguments of `Backend.load`."""
 
     counters: Mapping[str, Any]
@@ -227,8 +239,8 @@ class _Fit(NamedTuple):
     others: Writes  # frozen arrays, hyperparameters, schedules
 
 
-def _fit(optimizer: OptimizerBase, content: Container) -> _Fit:
-    """Check everything in a file against an optimiser.
+def fit(optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[str, Any]) -> Fit:
+    """Check everything in a file, with its lr and options, against an optimiser.
 
     Raises
     ------
@@ -246,8 +258,8 @@ def _fit(optimizer: OptimizerBase, content: Container) -> _Fit:
     for name, value in values_in(meta["params"]):
         if name in values and repr(values[name]) != repr(value):
             raise ValueError(f"{name}: is {value!r} in the file, {values[name]!r} in params.")
-    named, names = _named(parts, structure), _active_names(parts, structure)
-    others = _fit_settings(optimizer, content)
+    named, names = named_arrays(parts, structure), active_names(parts, structure)
+    others = _fit_settings(optimizer, content, lr, _complete(type(optimizer), options))
     _check_arrays(named, content.arrays)
     if meta["group_of"] != _groups(parts, structure):
         raise ValueError(
@@ -257,7 +269,7 @@ def _fit(optimizer: OptimizerBase, content: Container) -> _Fit:
     others += _fit_frozen(structure.leaves.keys() - {*names}, named, content, parts)
     counters, state = check_state(parts, _state_entries(parts, names, content))
     params = parts.backend.from_host([content.arrays[name] for name in names])
-    return _Fit(counters, state, params, others)
+    return Fit(counters, state, params, others)
 
 
 def _fit_frozen(
@@ -274,10 +286,11 @@ def _fit_frozen(
             raise ValueError(f"{name}: is frozen, read-only, and has other values in the file.")
 
 
-def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
+def _fit_settings(
+    optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[str, Any]
+) -> Writes:
     """Writes that take over hyperparameters, lr, and the state of schedules."""
     settings = parts_of(optimizer).settings
-    lr, options = _options_of(type(optimizer), content)
     changing = {*op.HYPER_COLUMNS, *(hyper.name for hyper in settings.rule.hypers)}
     changed, plateaus = settings.copy(), _Plateaus()
     for name, now in settings.options.items():
@@ -332,13 +345,12 @@ class _Plateaus:
         return now
 
 
-def _options_of(kind: Any, content: Container) -> tuple[Any, dict[str, Any]]:
-    """Learning rate and options of a file; an option that is newer than it has its default."""
-    lr, options = options_from_json(content.meta, content.arrays)
+def _complete(kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a class; one that is newer than the file has its default."""
     usual = default_options(kind)
     if unknown := options.keys() - usual.keys():
         raise ValueError(f"{min(unknown)}: is no option of {kind.__name__} in this numadam.")
-    return lr, {name: options.get(name, usual[name]) for name in usual if name != "lr"}
+    return {name: options.get(name, usual[name]) for name in usual if name != "lr"}
 
 
 def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
@@ -351,7 +363,8 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
     """
     if content.meta["rule"] != kind.rule.name:
         raise ValueError(f"the rule of {kind.__name__} is {kind.rule.name}.")
-    lr, options = _options_of(kind, content)
+    lr, its = options_from_json(content.meta, content.arrays)
+    options = _complete(kind, its)
     if xp is np:
         options["capturable"] = False  # for steps on a GPU
 
@@ -367,8 +380,8 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
     params = rebuild(content.meta["params"], make_array)
     optimizer._setup_again(params, lr, options, content.meta["decays"])  # noqa: SLF001  # a new one
     parts, structure = parts_of(optimizer), Structure(optimizer.params)
-    _check_arrays(_named(parts, structure), content.arrays)
-    names = _active_names(parts, structure)
+    _check_arrays(named_arrays(parts, structure), content.arrays)
+    names = active_names(parts, structure)
     moved = options["bounds"] is not None  # by the constructor
     values = [content.arrays[name] for name in names]
     parts.backend.load(

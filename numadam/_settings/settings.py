@@ -1,4 +1,7 @@
-"""Options of one optimiser as its back end needs them: plan, control block, arrays."""
+"""Options of one optimiser as its back end needs them: plan, control block, arrays.
+
+Above 300 lines, for nearly all of it is one class over one state.
+"""
 
 from __future__ import annotations
 

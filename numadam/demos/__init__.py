@@ -15,9 +15,9 @@ DEMOS = {
 
 
 class MissingExtra(ImportError):
-    """A package of the extra ``demo`` is not installed."""
+    """A package of the extra ``demo``, or of another one, is not installed."""
 
-    def __init__(self, package: str | None) -> None:
+    def __init__(self, package: str | None, extra: str = "demo") -> None:
         super().__init__(
-            f'The demo needs {package}, which is not installed: pip install "numadam[demo]"'
+            f'The demo needs {package}, which is not installed: pip install "numadam[{extra}]"'
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from numadam.demos import common
+from numadam.demos import common, team
 from numadam.demos.network import (
     LOSSES,
     Digits,
@@ -24,6 +24,7 @@ from numadam.demos.network import (
     steps_at_most,
     train,
 )
+from numadam.demos.team import ALONE, Team
 
 EXAMPLES = """\
 examples:
@@ -33,6 +34,7 @@ examples:
   python -m numadam demo mlp --bounds -0.2 0.2               parameters held in a box
   python -m numadam demo mlp --epochs 50 --stop-accuracy 0.93   stop when good enough
   python -m numadam demo mlp --max-steps 100                 or after so many steps
+  mpiexec -n 2 python -m numadam demo mlp --mpi              on two processes, half a batch each
 """
 
 
@@ -56,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("MIN", "MAX"),
         help="hold all parameters in [MIN, MAX] (default: off)",
+    )
+    parser.add_argument(
+        "--mpi",
+        action="store_true",
+        help="each process that mpiexec has started takes a part of every batch",
     )
 
 
@@ -96,24 +103,20 @@ def main(
     *,
     validation: int = 1000,
     bounds: list[float] | tuple[float, float] | None = None,
+    mpi: bool = False,
     **options: Any,
 ) -> Result:
     """Train with a progress bar, print the results of each epoch, and draw the curves.
 
-    `options` are those of `Training`.
+    `options` are those of `Training`. With `mpi` all ranks call it, and rank 0 prints and draws.
     """
-    how = Training(bounds=_box(bounds), **options)
-    if how.stop_accuracy is not None and how.stop_accuracy > 1:
-        raise ValueError(
-            f"stop-accuracy: expected a share of 1, as 0.93, got {how.stop_accuracy:g}."
-        )
-    fig = common.figure(output, 1, 2, (9, 3.8))
-    data = load(validation=validation)
-    print(
-        f"{len(data.y)} digits to train on, {len(data.y_val)} to validate; the first run on a "
-        "machine compiles the loops and keeps them."
-    )
-    result = _watched(data, how)
+    ranks = team.ranks() if mpi else ALONE
+    how, fig, data = ranks.agree(lambda: _prepared(output, validation, bounds, options))
+    with ranks.together():
+        if ranks.rank:
+            return train(data, how, team=ranks)
+        _greet(data, ranks, mpi)
+        result = _watched(data, how, ranks)
     print(
         f"{len(result.batch_losses)} steps in {result.seconds:.2f} s, stopped: {result.stopped}\n"
         f"without training, by the nearest mean image: accuracy {nearest_mean(data):.3f}\n"
@@ -122,6 +125,30 @@ def main(
     plot(fig, result, how)
     common.save(fig, output)
     return result
+
+
+def _prepared(
+    output: str | os.PathLike[str], validation: int, bounds: Any, options: dict[str, Any]
+) -> tuple[Training, Any, Digits]:
+    """All that may be refused: settings, an empty picture, data."""
+    how = Training(bounds=_box(bounds), **options)
+    if how.stop_accuracy is not None and how.stop_accuracy > 1:
+        raise ValueError(
+            f"stop-accuracy: expected a share of 1, as 0.93, got {how.stop_accuracy:g}."
+        )
+    return how, common.figure(output, 1, 2, (9, 3.8)), load(validation=validation)
+
+
+def _greet(data: Digits, ranks: Team, mpi: bool) -> None:
+    """Say what is about to happen."""
+    print(
+        f"{len(data.y)} digits to train on, {len(data.y_val)} to validate; the first run on a "
+        "machine compiles the loops and keeps them."
+    )
+    if ranks.size > 1:
+        print(f"{ranks.size} ranks: each has its part of every batch, and of Adam's state.")
+    elif mpi:
+        print("1 rank, which does it all; for two: mpiexec -n 2 python -m numadam demo mlp --mpi")
 
 
 def _box(bounds: Any) -> tuple[float, float] | None:
@@ -133,7 +160,7 @@ def _box(bounds: Any) -> tuple[float, float] | None:
     return low, high
 
 
-def _watched(data: Digits, how: Training) -> Result:
+def _watched(data: Digits, how: Training, ranks: Team) -> Result:
     """Train, with a bar and a line an epoch."""
     with common.bar(steps_at_most(data, how)) as bar:
 
@@ -143,4 +170,4 @@ def _watched(data: Digits, how: Training) -> Result:
                 f"{epoch.val_loss:.3f}  accuracy {epoch.accuracy:.3f}"
             )
 
-        return train(data, how, each_batch=bar.update, each_epoch=tell)
+        return train(data, how, team=ranks, each_batch=bar.update, each_epoch=tell)

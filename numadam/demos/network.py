@@ -14,6 +14,7 @@ import numpy as np
 
 import numadam as na
 from numadam.demos import MissingExtra, common
+from numadam.demos.team import ALONE, Team
 
 Array = np.ndarray[Any, Any]
 Params = dict[str, Array]
@@ -106,36 +107,44 @@ def forward(params: Params, x: Array) -> tuple[Array, Array]:
     return hidden, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-def cross_entropy(log_p: Array, y: Array) -> tuple[float, Array]:
-    """Mean negative log-likelihood of the labels, and its gradient by the logits."""
+def cross_entropy(log_p: Array, y: Array, count: int) -> tuple[float, Array]:
+    """Negative log-likelihood of the labels, a share of `count`, and its gradient by the logits."""
     rows = np.arange(len(y))
     slope = np.exp(log_p)
     slope[rows, y] -= 1
-    return -float(log_p[rows, y].mean()), slope / len(y)
+    return -float(log_p[rows, y].sum()) / count, slope / count
 
 
-def squared_error(log_p: Array, y: Array) -> tuple[float, Array]:
-    """Squared distance of the probabilities from (0, .., 1, .., 0), its mean, and its gradient."""
+def squared_error(log_p: Array, y: Array, count: int) -> tuple[float, Array]:
+    """Squared distance of the probabilities from (0, .., 1, .., 0): a share, and its gradient."""
     p = np.exp(log_p)
     off = p.copy()
     off[np.arange(len(y)), y] -= 1
-    by_p = 2 * off / len(y)
+    by_p = 2 * off / count
     slope = p * (by_p - (p * by_p).sum(axis=1, keepdims=True))
-    return float((off**2).sum(axis=1).mean()), slope
+    return float((off**2).sum()) / count, slope
 
 
-LOSSES: dict[str, Callable[[Array, Array], tuple[float, Array]]] = {
+LOSSES: dict[str, Callable[[Array, Array, int], tuple[float, Array]]] = {
     "cross-entropy": cross_entropy,
     "mse": squared_error,
 }
 
 
 def backward(
-    params: Params, x: Array, y: Array, grads: Params, loss: str = "cross-entropy"
+    params: Params,
+    x: Array,
+    y: Array,
+    grads: Params,
+    loss: str = "cross-entropy",
+    count: int | None = None,
 ) -> float:
-    """Write the gradients of the loss into `grads`; return the loss."""
+    """Write the gradients of the loss into `grads`; return the loss.
+
+    Of a batch of `count` images these may be some: loss and gradients are then their share.
+    """
     hidden, log_p = forward(params, x)
-    value, d_logits = LOSSES[loss](log_p, y)
+    value, d_logits = LOSSES[loss](log_p, y, len(y) if count is None else count)
     d_hidden = (d_logits @ params["w2"].T) * (hidden > 0)
     np.matmul(hidden.T, d_logits, out=grads["w2"])
     np.matmul(x.T, d_hidden, out=grads["w1"])
@@ -146,14 +155,14 @@ def backward(
 
 def shift(x: Array, rng: np.random.Generator) -> Array:
     """The images of a batch, moved by at most one pixel: the network shall not learn positions."""
-    images = x.reshape(-1, 28, 28)
+    images = x.reshape(len(x), 28, 28)
     return np.roll(images, tuple(rng.integers(-1, 2, size=2)), axis=(1, 2)).reshape(x.shape)
 
 
 def validate(params: Params, data: Digits, loss: str) -> tuple[float, float]:
     """Loss, and the share of correct answers, on the digits set apart."""
     _, log_p = forward(params, data.x_val)
-    value, _ = LOSSES[loss](log_p, data.y_val)
+    value, _ = LOSSES[loss](log_p, data.y_val, len(data.y_val))
     return value, float(np.mean(log_p.argmax(axis=1) == data.y_val))
 
 
@@ -175,6 +184,7 @@ def train(
     data: Digits,
     how: Training = Training(),
     *,
+    team: Team = ALONE,
     each_batch: Callable[[], object] = lambda: None,
     each_epoch: Callable[[Epoch], object] = lambda epoch: None,
 ) -> Result:
@@ -186,28 +196,34 @@ def train(
     how : Training
         Sizes, loss, options of the optimiser and where to stop. The learning rate falls from
         `lr` to 0 along a cosine; `l2` is added to the gradient as ``l2 * p``.
+    team : Team
+        Processes that take a part of every batch each.
     each_batch, each_epoch : callable
         Called after each step, and with the `Epoch` after each epoch: to show progress.
     """
-    rng = np.random.default_rng(how.seed)
+    rng = np.random.default_rng(how.seed)  # the same numbers on all ranks
     params = init(rng, (data.x.shape[1], how.hidden, 10))
     total = steps_at_most(data, how)
     schedule = na.schedules.Cosine(how.lr, steps=total)
-    opt = na.Adam(params, lr=schedule, weight_decay=how.l2, bounds=how.bounds)
+    opt = team.adam(params, lr=schedule, weight_decay=how.l2, bounds=how.bounds)
     losses: list[float] = []
     history: list[Epoch] = []
     start, stopped = time.perf_counter(), ""
     with common.one_blas_thread():
         while not stopped:
-            first = len(losses)
-            batches = np.array_split(rng.permutation(len(data.y)), steps_per_epoch(data, how.batch))
-            for rows in batches[: total - first]:
+            order = rng.permutation(len(data.y))
+            batches = np.array_split(order, steps_per_epoch(data, how.batch))
+            shares = []
+            for batch in batches[: total - len(losses)]:
+                rows = team.part(batch)
                 x = shift(data.x[rows], rng)
-                losses.append(backward(params, x, data.y[rows], opt.grads, how.loss))
+                shares.append(backward(params, x, data.y[rows], opt.grads, how.loss, len(batch)))
                 opt.step()
                 each_batch()
-            loss = float(np.mean(losses[first:]))
-            history.append(Epoch(len(history) + 1, loss, *validate(params, data, how.loss)))
+            losses += team.sums(shares)
+            loss = float(np.mean(losses[-len(shares) :]))
+            checked = team.of_first(validate(params, data, how.loss))
+            history.append(Epoch(len(history) + 1, loss, *checked))
             each_epoch(history[-1])
             stopped = _reason(history[-1], how) or (f"{total} steps" if opt.t == total else "")
     return Result(params, losses, history, time.perf_counter() - start, stopped)

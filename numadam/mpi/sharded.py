@@ -17,6 +17,7 @@ Between steps a rank that writes shared parameters writes them for its neighbour
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,9 +27,11 @@ import numpy as np
 
 from numadam._arrays import formatting
 from numadam._arrays.interop import home, is_cupy
+from numadam._arrays.layout import address_of
 from numadam._arrays.tree import Active, Tree
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
+from numadam._cpu.adding import Adding
 from numadam._jit.interrupts import defer_interrupts
 from numadam._mpi.buckets import Buckets
 from numadam._mpi.choose import check_asked
@@ -46,6 +49,7 @@ from numadam._mpi.replicas import (
     together,
 )
 from numadam._mpi.slices import frozen_leaves, refuse, sliced_bounds, sliced_rates
+from numadam._optimizer import shards
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.learning_rate import is_plain
@@ -53,8 +57,8 @@ from numadam._settings.learning_rate import is_plain
 if TYPE_CHECKING:
     from numadam._mpi.on_device import OnDevice
 
-#: Elements of one part of the step, and of the parts that are summed up and stepped at a time.
-_PART, _WINDOW = 16_384, 262_144
+#: Elements of one part of the step, of which a bucket holds a whole number.
+_PART = 16_384
 _MOST_BYTES = 2**30
 _WHAT = "Sharded"
 
@@ -178,7 +182,7 @@ class Sharded:
                 given["lr"] = sliced_rates(lr, tree, leaves, parts)
             if options.get("bounds") is not None:
                 given["bounds"] = sliced_bounds(options["bounds"], tree, leaves, parts)
-            return kind(tree.unflatten(slices), **given)
+            return kind(tree.unflatten(slices), comm=comm, **given)
 
         self._shard = together(ranks, _WHAT, make)
         self._ranks, self._nodes, self._reduce, self._broken = ranks, nodes, reduce, ""
@@ -211,15 +215,18 @@ class Sharded:
         active, nodes = Active(self._tree, moving), self._nodes
         self._gradients = Gradients(nodes, self._cut, active, active.select(self._leaves))
         dtype, cut = self._leaves[0].dtype, self._cut
-        self._begin, self._end = cut.piece(self._nodes.node, self._nodes.place)
-        self._part = min(_PART, max(-(-cut.longest() // STEP) * STEP, STEP))
-        self._window = self._part * (_WINDOW // _PART)
-        backend.cut_parts(self._part)  # type: ignore[attr-defined]  # TODO: of CpuBackend
         divisor = self._ranks.size if self._reduce == "mean" else 1
+        self._begin, self._end = cut.piece(self._nodes.node, self._nodes.place)
+        self._parts = cut.parts(self._begin, self._end)
+        self._part = min(_PART, max(-(-cut.longest() // STEP) * STEP, STEP))
+        backend.cut_parts(self._part)
+        self._adding, self._numbers = Adding(divisor), settings.plan.numbers
         bucket = bucket_bytes // dtype.itemsize
-        self._buckets = Buckets(self._nodes, cut, dtype, bucket, self._window, divisor)
+        self._buckets = Buckets(self._nodes, cut, dtype, bucket, self._part, divisor)
         #: whether sums are needed whole before the step, for a norm or for further sums
-        self._at_once = settings.plan.norm != "" or settings.plan.accumulate
+        self._at_once = (
+            settings.plan.norm != "" or settings.plan.accumulate or self._ranks.size == 1
+        )
 
     def step(self, grads: Any = None, *, lr: float | None = None) -> None:
         """Add up the gradients of all ranks and take one step. Collective.
@@ -262,7 +269,7 @@ class Sharded:
                 elif self._at_once:
                     self._step_at_once(sources, lr)
                 else:
-                    self._step_in_windows(sources, rate)
+                    self._step_in_rounds(sources, rate)
                 self._barrier()
 
     def _step_on_device(self, device: OnDevice, sources: Sequence[Any], lr: float | None) -> None:
@@ -274,33 +281,44 @@ class Sharded:
             if self._shard.t != t:
                 self._pass_on()
 
-    def _step_in_windows(self, sources: Sequence[Flat], rate: float) -> None:
-        """Step each window while its sum is in the cache, and the next bucket is on its way."""
-        backend, part, buckets = parts_of(self._shard).backend, self._part, self._buckets
-        parts, each = -(-(self._end - self._begin) // part), self._window // part
+    def _step_in_rounds(self, sources: Sequence[Flat], rate: float) -> None:
+        """Step each bucket while the next one is on its way; sums are formed as they are needed."""
+        backend, buckets, parts = parts_of(self._shard).backend, self._buckets, self._parts
+        shared = self._nodes.each > 1
+        own = [] if shared else sources[0].leaves(parts)
+        grads = np.array([*map(address_of, own)] if own else [0] * len(parts), np.int64)
+        count, node = -(-(self._end - self._begin) // self._part), self._nodes.node
         buckets.begin(sources)
         for k in range(buckets.rounds):
-            for first, grad in buckets.sums(k):
-                before = (first - self._begin) // part
-                backend.step_parts(before, max(parts - before - each, 0), grad, rate)  # type: ignore[attr-defined]
+            low, high, arrived = buckets.arrived(k)
+            if high > low or (k == 0 and count == 0):  # t advances where there is nothing, too
+                before = (low - self._begin) // self._part
+                after = max(count + (self._begin - high) // self._part, 0)
+                come = [arrived.get(other) for other in range(self._nodes.count)]
+                here = [one.view(low, high) for one in sources] if shared else []
+                self._adding.set(
+                    (low - self._begin) * self._numbers, come[:node], here, come[node + 1 :]
+                )
+                backend.step_parts(before, after, grads, self._adding, rate)
+            buckets.done(k)
             buckets.spread(k, self._flat)
-        if parts == 0:  # t advances all the same
-            backend.step_parts(0, 0, np.empty(0, self._leaves[0].dtype), rate)  # type: ignore[attr-defined]
         buckets.settle(self._flat)
 
     def _step_at_once(self, sources: Sequence[Flat], lr: float | None) -> None:
         """Form all sums, then step: a norm is needed before the first element."""
-        if self._sum is None:
-            self._sum = np.empty(self._end - self._begin, self._leaves[0].dtype)
-        buckets = self._buckets
-        buckets.begin(sources)
-        for k in range(buckets.rounds):
-            for first, grad in buckets.sums(k):
-                at = first - self._begin
-                self._sum[at : at + len(grad)] = grad
+        if self._ranks.size == 1:
+            grads = self._tree.unflatten(sources[0].leaves(self._parts))
+        else:
+            if self._sum is None:
+                self._sum = np.empty(self._end - self._begin, self._leaves[0].dtype)
+            self._buckets.begin(sources)
+            for k in range(self._buckets.rounds):
+                self._buckets.add_up(k, self._sum)
+                self._buckets.done(k)
+            grads = self._shard_views(self._sum)
         t = self._shard.t
         try:
-            self._shard.step(self._shard_views(self._sum), lr=lr)
+            self._shard.step(grads, lr=lr)
         finally:
             if self._shard.t != t:
                 self._pass_on()
@@ -308,7 +326,7 @@ class Sharded:
     def _shard_views(self, values: np.ndarray) -> Any:
         """Parts of a flat array as the arrays of the shard, in their nesting."""
         views, at = [], 0
-        for low, high in self._cut.parts(self._begin, self._end):
+        for low, high in self._parts:
             views.append(values[at : at + high - low])
             at += high - low
         return self._tree.unflatten(views)
@@ -335,6 +353,9 @@ class Sharded:
                 f"Sharded: a step was cut short by {self._broken}, and the parameters are a mixture"
                 " of two steps. Make a new optimiser from the last checkpoint."
             )
+        self._refuse_replaced()
+
+    def _refuse_replaced(self) -> None:
         now = self._tree.flatten(self._params, "params")
         for leaf, known, name in zip(now, self._leaves, self._tree.names("params"), strict=True):
             if leaf is not known:
@@ -384,6 +405,60 @@ class Sharded:
         except BaseException as error:
             self._broken = described(error)
             raise
+
+    def save(self, path: str | os.PathLike[Any]) -> None:
+        """Write parameters, state, counters and options into a folder, of one moment. Collective.
+
+        Each rank writes its part. The folder has the checkpoint that was there or the new one,
+        complete on all ranks, whatever happens; any number of ranks loads it, `numadam.load` too.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder, the same on all ranks, on a file system that they share; it is made where
+            there is none.
+
+        Raises
+        ------
+        TypeError
+            Where an option holds a function of the user's.
+        OSError
+            Where a rank cannot write; on the other ranks `RankError`.
+        """
+        shard, place = self._shard, self._nodes
+        with parts_of(shard).lock:
+            first = place.node == place.place == 0
+            shards.save(shard, path, self._ranks, lambda: self._held(first), self._refuse_unusable)
+
+    def load(self, path: str | os.PathLike[Any]) -> None:
+        """Take over all of a folder that `save` wrote, on any number of ranks. Collective.
+
+        Everything is checked on all ranks first: then all of it is taken over, or nothing.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder; one of `Optimizer.save` with `comm`, too, where it has offsets.
+
+        Raises
+        ------
+        numadam.CheckpointError
+            Where a file is damaged, or does not fit; on other ranks maybe `RankError`.
+        OSError
+            Where it cannot be read.
+        """
+        shard = self._shard
+        with defer_interrupts(), parts_of(shard).lock:
+            shards.load(shard, path, self._ranks, self._held, self._refuse_replaced)
+            self._pass_on()
+            self._barrier()
+            self._broken = ""
+
+    def _held(self, saver: bool | None = None) -> shards.Held:
+        """What checkpoints need to know of this rank's part."""
+        parts, ends = self._cut.parts(self._begin, self._end), self._cut.offsets
+        still = [leaf.size > 0 and ends[k] == ends[k + 1] for k, leaf in enumerate(self._leaves)]
+        return shards.of_slices(self._params, self._tree.paths(), parts, still, saver)
 
     def check_equal(self) -> None:
         """Compare the parameters of all ranks bit by bit (by sums over their bits). Collective.

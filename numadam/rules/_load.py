@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numadam._checkpoint.container import read
-from numadam._optimizer.checkpoint import KIND, about_file, new_optimizer
+from numadam._checkpoint.errors import about_file
+from numadam._optimizer.checkpoint import KIND, new_optimizer
 from numadam.rules import classes
 
 if TYPE_CHECKING:
@@ -67,7 +69,12 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     xp = np if xp is None else xp
     if xp is not np and xp is not sys.modules.get("cupy"):
         raise TypeError(f"xp: expected the module numpy or cupy, got {xp!r}.")
-    content = read(path, KIND)
+    if Path(os.fsdecode(path)).is_dir():
+        from numadam._optimizer.shards import read_whole
+
+        content = read_whole(path)
+    else:
+        content = read(path, KIND)
     with about_file(path):
         kind = classes().get(content.meta["class"])
         if kind is None:

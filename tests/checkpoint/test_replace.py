@@ -397,7 +397,7 @@ def test_windows_moves_no_file_that_is_open(tmp_path, monkeypatch):
 
 def test_a_temporary_file_that_another_writer_took_for_a_leftover(tmp_path, monkeypatch):
     """It is found between its creation and its lock; then there is another one."""
-    lock, seen = replace._lock, []
+    lock, seen = replace.lock, []
 
     def slow(file):
         seen.append(Path(file.name))
@@ -405,7 +405,7 @@ def test_a_temporary_file_that_another_writer_took_for_a_leftover(tmp_path, monk
             seen[0].unlink()  # the other has locked and removed it, and has let it go
         return len(seen) != 2 and lock(file)  # the other still has the second
 
-    monkeypatch.setattr(replace, "_lock", slow)
+    monkeypatch.setattr(replace, "lock", slow)
     write(tmp_path / "a", state(1))
     assert len({*seen}) == 3
     assert number(tmp_path / "a") == 1
@@ -435,7 +435,7 @@ def test_folders_that_have_no_fsync(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "name", "nt")
         kinds = synced(patch)
-        replace._sync_folder(tmp_path)
+        replace.sync_folder(tmp_path)
         assert kinds == []
     synced(monkeypatch, OSError(errno.EIO, "Input/output error"))
     with pytest.raises(OSError, match="Input/output") as found:

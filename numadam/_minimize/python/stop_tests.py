@@ -1,4 +1,4 @@
-"""Stop tests of the loop in Python: one compiled call on the CPU, a few launches on a GPU."""
+"""Stop tests of the loop in Python: their state, and one compiled call on the CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 from numba import float64, int64
 
 from numadam._arrays.layout import address_of
@@ -32,6 +31,7 @@ TESTED = np.dtype(
         ("numbers", NUMBER),  # real numbers of x
         ("low", POINTER),  # bounds of each element
         ("high", POINTER),
+        ("owned", POINTER),  # whether each number counts, 0 where all do
         ("lo", np.float64),  # bounds of all elements
         ("hi", np.float64),
         ("limits", np.float64, 3),  # as `check_convergence` takes them
@@ -45,32 +45,37 @@ TESTED = np.dtype(
 )
 
 
-def _make_test(name: str, real: np.dtype[Any], box: str, norm: float) -> Any:
+def _make_test(name: str, real: np.dtype[Any], box: str, norm: float, masked: bool) -> Any:
     """Run the stop tests on one array; its record gets the numbers that they compare."""
     wrap, one, check = linked, real.type(1), linked(check_convergence)
-    steep, far, large = (
-        st.make_norm(element, wrap, norm) for element in (st.projected, st.moved, st.itself)
-    )
+    elements = [st.projected, st.moved, st.itself]
+    if masked:
+        elements = [st.make_owned(element, wrap) for element in elements]
+    steep, far, large = (st.make_norm(element, wrap, norm) for element in elements)
     limit = linked(st.gradient_limit)
 
     def test_iterate(tested_at, g_object, f):
         its = record_at(tested_at, TESTED)
         n, sizes = its.numbers, its.sizes
         x = array_at(its.x, n, real)
+        if masked:
+            at = x, array_at(its.owned, n, np.bool_)
+        else:
+            at = x
         g = array_at(record_at(g_object, NDARRAY).data, n, real)
         if box == "array":
             low, high = array_at(its.low, n, real), array_at(its.high, n, real)
-            sizes[0] = steep(n, x, g, low, high, None, None)
+            sizes[0] = steep(n, at, g, low, high, None, None)
         elif box == "scalar":
             ends = cast((its.lo, its.hi), one)
-            sizes[0] = steep(n, x, g, None, None, ends[0], ends[1])
+            sizes[0] = steep(n, at, g, None, None, ends[0], ends[1])
         else:
-            sizes[0] = steep(n, x, g, None, None, None, None)
+            sizes[0] = steep(n, at, g, None, None, None, None)
         later, f_before = its.later != 0, its.f_before
         if later and its.before != 0:
             before = array_at(its.before, n, real)
-            sizes[1] = far(n, x, before, None, None, None, None)
-            sizes[2] = large(n, x, before, None, None, None, None)
+            sizes[1] = far(n, at, before, None, None, None, None)
+            sizes[2] = large(n, at, before, None, None, None, None)
         if not later:
             if its.first != its.first:
                 its.first = sizes[0]
@@ -90,21 +95,21 @@ def _make_test(name: str, real: np.dtype[Any], box: str, norm: float) -> Any:
 
 
 @functools.cache
-def _compiled(real: np.dtype[Any], box: str, norm: float) -> Any:
-    name = f"stop-tests-{real.name}-{box}-{norm:g}"
-    loop = _make_test(name, real, box, norm)
+def _compiled(real: np.dtype[Any], box: str, norm: float, masked: bool = False) -> Any:
+    name = f"stop-tests-{real.name}-{box}-{norm:g}{'-owned' * masked}"
+    loop = _make_test(name, real, box, norm, masked)
     return compiled_loop(name, lambda: (loop, loop), _ITERATE).direct(parallel=False)
 
 
-def _joined(norms: Sequence[float], norm: float) -> float:
-    """The norm of several arrays from their own; NaN where one is."""
+def joined(norms: Sequence[float], norm: float) -> float:
+    """The norm of several arrays, or blocks of one, from their own; NaN where one is."""
     if any(map(math.isnan, norms)):
         return math.nan
     return max(norms, default=0.0) if norm == math.inf else math.hypot(*norms)
 
 
-class _Tests:
-    """State of the stop tests that is kept in Python: of several arrays, and of a GPU's."""
+class StopTests:
+    """State of the stop tests that is kept in Python: of several arrays, a GPU's, several ranks."""
 
     def __init__(self, tolerances: Tolerances, first: float) -> None:
         self._tolerances, self._first = tolerances, first
@@ -144,7 +149,7 @@ class _Tests:
         return code
 
 
-class HostStopTests(_Tests):
+class HostStopTests(StopTests):
     """Stop tests of NumPy parameters.
 
     Attributes
@@ -153,22 +158,32 @@ class HostStopTests(_Tests):
         ``test(grads, f)``: the test that holds at the next iterate.
     """
 
-    def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
+    def __init__(
+        self,
+        backend: Any,
+        tolerances: Tolerances,
+        first: float,
+        owned: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        """`owned`: masks of the arrays; False where an element does not count."""
         super().__init__(tolerances, first)
         plan, settings = backend.settings.plan, backend.settings
         self._x = backend.params
         self._before = [np.empty_like(leaf) for leaf in self._x] if tolerances.xtol > 0.0 else []
-        self._call = _compiled(plan.real, plan.bounds, tolerances.norm)
+        self._call = _compiled(plan.real, plan.bounds, tolerances.norm, owned is not None)
+        # one entry for each real number
+        self._owned = [np.repeat(mask.reshape(-1), plan.numbers) for mask in owned or ()]
         self._tested = tested = np.zeros(max(1, len(self._x)), TESTED)
         its, unknown = tolerances, (0.0, 0.0, 0.0)
         run = its.limits, its.gtol, its.gtol_rel, first, 0, 0.0, unknown
         for j, leaf in enumerate(self._x):
             before = address_of(self._before[j]) if self._before else 0
-            box = 0, 0, 0.0, 0.0
+            mask = address_of(self._owned[j]) if self._owned else 0
+            box = 0, 0, mask, 0.0, 0.0
             if plan.bounds == "array":
-                box = *backend.arguments.leaves["address"][j, [pl.LOW, pl.HIGH]], 0.0, 0.0
+                box = *backend.arguments.leaves["address"][j, [pl.LOW, pl.HIGH]], mask, 0.0, 0.0
             elif plan.bounds == "scalar":
-                box = 0, 0, *settings.box(settings.group_of_leaf[j])
+                box = 0, 0, mask, *settings.box(settings.group_of_leaf[j])
             # a record at once: 5 us less than field by field
             tested[j] = address_of(leaf), before, leaf.size * plan.numbers, *box, *run
         self._tested_at = [address_of(tested[j:]) for j in range(len(self._x))]
@@ -224,80 +239,14 @@ class HostStopTests(_Tests):
 
         return test
 
-    def _several_arrays(self, grads: Sequence[Any], f: float) -> int:
+    def measure(self, grads: Sequence[Any]) -> list[float]:
+        """Norms of the projected gradient, of the last move, and of x."""
         for tested_at, g in zip(self._tested_at, grads, strict=True):
-            self._call(tested_at, id(g), f)
+            self._call(tested_at, id(g), 0.0)
         columns = zip(*self._tested["sizes"][: len(grads)].tolist(), strict=True)
-        sizes = [_joined(column, self._tolerances.norm) for column in columns] or [0.0, 0.0, 0.0]
+        return [joined(column, self._tolerances.norm) for column in columns] or [0.0, 0.0, 0.0]
+
+    def _several_arrays(self, grads: Sequence[Any], f: float) -> int:
+        sizes = self.measure(grads)
         self._tested["sizes"][0, 0] = sizes[0]
         return self._check(f, sizes)
-
-
-class DeviceStopTests(_Tests):
-    """Stop tests of CuPy parameters: a few launches, and one wait for the GPU."""
-
-    def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
-        super().__init__(tolerances, first)
-        self._x = backend.params
-        self._moves, self.size = tolerances.xtol > 0.0, 0.0
-        self._norm = _top if tolerances.norm == math.inf else _euclidean
-        self._before: list[Any] = []
-        self._boxes: Any = backend.settings.leaf_boxes() or [None] * len(self._x)
-
-    @property
-    def before(self) -> Sequence[Any]:
-        """X before the last step, where a test asks for it."""
-        return self._before
-
-    def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
-        """Go on from a file; `before` is x before the last step, where that is still asked for."""
-        super().restore(first, f_before, later, before)
-        self._before = list(before)
-
-    def keep_x(self) -> None:
-        """Copy x before a step."""
-        if self._moves:
-            self._before = [leaf.copy() for leaf in self._x]
-
-    def test(self, grads: Sequence[Any], f: float) -> int:
-        """Return the test that holds at the next iterate."""
-        columns: list[list[Any]] = [[], [], []]
-        for j, (x, g, box) in enumerate(zip(self._x, grads, self._boxes, strict=True)):
-            xp = array_namespace(x)
-            columns[0].append(self._norm(xp, projected(xp, x, g, box)))
-            if self._later and self._moves:
-                columns[1].append(self._norm(xp, x - self._before[j]))
-                columns[2].append(self._norm(xp, x))
-        norm = self._tolerances.norm
-        sizes = [_joined([float(value) for value in column], norm) for column in columns]
-        self.size = sizes[0]
-        return self._check(f, sizes)
-
-
-def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:
-    """The projected gradient of an array, as `stopping.projected`; `box` is None or its bounds."""
-    if box is None:
-        return g
-    low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
-    d = xp.where(g > x - low, x - low, g)
-    return xp.where(d < x - high, x - high, d)
-
-
-def _top(xp: Any, x: Any) -> Any:
-    """The largest absolute real or imaginary part; NaN stays."""
-    if x.size == 0:
-        return 0.0
-    if x.dtype.kind == "c":
-        return xp.maximum(xp.max(xp.abs(x.real)), xp.max(xp.abs(x.imag)))
-    return xp.max(xp.abs(x))
-
-
-def _euclidean(xp: Any, x: Any) -> Any:
-    """The 2-norm, divided by the largest element as in `stopping.make_norm`."""
-    top = _top(xp, x)
-    if x.size == 0:
-        return top
-    parts = (x.real, x.imag) if x.dtype.kind == "c" else (x,)
-    scale = xp.where(xp.isfinite(top) & (top > 0), top, xp.ones_like(top)).astype(xp.float64)
-    total = sum(xp.sum((part.astype(xp.float64) / scale) ** 2) for part in parts)
-    return xp.where(xp.isfinite(top), scale * xp.sqrt(total), top)

@@ -1,0 +1,1 @@
+"""Minimisation by several processes: each has its block of x, and all decide alike."""

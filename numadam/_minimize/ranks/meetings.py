@@ -1,0 +1,127 @@
+"""Meetings of the ranks in a run: what they exchange, and how one that fails tells the others.
+
+The loop is that of one process. Its objective, stop tests and observers meet the other ranks:
+
+- once at each tested iterate: f and the norms of the blocks;
+- once more there, where any rank has a callback or a schedule that observes f;
+- once before each step, where a function of the user's is a schedule.
+
+Each such meeting is one gather of as many numbers, the first of which is not 0 where a rank
+refuses it. So a rank that fails refuses its next meeting, and need not know which one it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+
+from numadam._mpi.ranks import PATIENCE, Ranks, described
+
+#: Numbers of a meeting behind the word that refuses it: f, and the three norms.
+_NUMBERS = 4
+#: Times the longest wait of a run that a rank which failed waits for the others.
+_WAITS = 3.0
+
+
+class Meetings:
+    """The meetings of the ranks in one run.
+
+    Attributes
+    ----------
+    ranks : Ranks
+    over : bool
+        Whether a rank has failed, and all know.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks, self.over = ranks, False
+        self._rows = np.zeros((ranks.size, 1 + _NUMBERS))
+        self._last, self._longest = time.monotonic(), 0.0
+
+    def gather(self, *numbers: float) -> list[list[float]]:
+        """The numbers of every rank, a row for each, behind a 0. Collective.
+
+        Raises
+        ------
+        RankError
+            Where another rank refuses.
+        """
+        own = self._rows[self.ranks.rank]
+        own[0] = 0.0
+        own[1 : 1 + len(numbers)] = numbers
+        self.ranks.share(self._rows)
+        now = time.monotonic()
+        self._last, self._longest = now, max(self._longest, now - self._last)
+        rows: list[list[float]] = self._rows.tolist()
+        for row in rows:
+            if row[0]:
+                self.over = True
+                self.ranks.tell(None, self._rows[:, 0] != 0.0, "minimize")
+        return rows
+
+    def refuse(self, error: BaseException) -> NoReturn:
+        """Raise an error here, and `RankError` on the ranks at their next meeting. Collective.
+
+        Where they do not come, e.g. since they wait for this rank in a communication of the
+        user's, the whole program is ended: after 5 s, and not before a few times the longest
+        iteration has passed.
+        """
+        if self.over:
+            raise error
+        self.over = True
+        # new memory: Ctrl-C may have left a gather of the other that is still under way
+        rows = np.zeros_like(self._rows)
+        rows[self.ranks.rank, 0] = 1.0
+        if not self.ranks.share(rows, max(PATIENCE, _WAITS * self._longest)):
+            self.ranks.abort(f"minimize: the other ranks did not come. {described(error)}")
+        self.ranks.tell(error, rows[:, 0] != 0.0, "minimize")
+
+
+class Pace:
+    """The iterations of a run, and which meeting or step of the ranks comes next.
+
+    Attributes
+    ----------
+    begin, end, check : int
+        First and last iteration, and iterations from one test to the next.
+    last : {"test", "notify", "schedule"}
+        The last meeting before a step.
+    started : bool
+        Whether the first iterate has been evaluated.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self.begin, self.end, self.check = 0, 0, 1
+        self.last, self.started = "test", False
+        self._ready = -1
+
+    def tests(self) -> bool:
+        """Whether the iterate at hand is tested."""
+        k, check = self._optimizer.t, self.check
+        return check == 1 or k == self.end or (k - self.begin) % check == 0
+
+    def begins(self, meeting: str) -> None:
+        """Note that the ranks are at this meeting of the iterate at hand."""
+        if meeting == self.last:
+            self._ready = self._optimizer.t
+
+    def steps_next(self) -> bool:
+        """Whether the next that the ranks do together is a step, and no meeting."""
+        meets = self.last == "schedule" or self.tests()
+        return not meets or self._ready == self._optimizer.t
+
+
+@contextlib.contextmanager
+def all_or_none(ranks: Ranks) -> Iterator[None]:
+    """Raise an exception of the block on its rank, and `RankError` on all others. Collective."""
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as raised:
+        error = raised
+    ranks.agree(error, "minimize")

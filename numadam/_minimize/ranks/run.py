@@ -1,0 +1,139 @@
+"""One minimisation by several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from scipy.optimize import OptimizeResult
+
+from numadam._core.parts import parts_of
+from numadam._minimize.objective import Objective
+from numadam._minimize.python.device_tests import DeviceStopTests
+from numadam._minimize.python.loop import PythonRun
+from numadam._minimize.python.stop_tests import HostStopTests
+from numadam._minimize.ranks.meetings import Meetings, Pace, all_or_none
+from numadam._minimize.ranks.parts import RankObjective, RankObservers, RankSchedules, RankStopTests
+from numadam._minimize.saved import first_of
+from numadam._minimize.tasks import Task
+from numadam._mpi.decomposition import Decomposition, decomposition
+from numadam._mpi.decomposition import ranks as ranks_in
+from numadam._mpi.errors import RankError
+from numadam._optimizer.optimizer import Optimizer
+from numadam._settings.owned import leaf_masks
+
+
+class RankRun(PythonRun):
+    """One minimisation by several processes."""
+
+    def __init__(
+        self, meetings: Meetings, pace: Pace, optimizer: Optimizer, task: Task, *parts: Any
+    ) -> None:
+        objective, stop_tests, observers = parts
+        super().__init__(objective, optimizer, stop_tests, observers, task)
+        self._meetings, self._pace = meetings, pace
+        self._exchange = self._settings.exchange
+        pace.begin, pace.check = self._begin, self._check
+        pace.end = max(self._begin + task.maxiter, optimizer.t)
+        if pace.last == "schedule":
+            self._settings: Any = RankSchedules(self._settings, meetings, pace)
+
+    def agree(self, task: Task) -> None:
+        """Refuse a run that is not the same on all ranks. Collective."""
+        lr = self._optimizer.lr
+        values = {
+            **task.tolerances._asdict(),
+            "f": task.shares,
+            "jac": self._objective.apart,
+            "lr": lr if isinstance(lr, float) else math.nan,
+            "maxiter": task.maxiter,
+            "check_every": self._check,
+            "track_best": math.nan if task.track_best is None else task.track_best,
+            "history": self._every,
+            "state": self._resumed,
+            "state: the iteration": self._begin,
+            "state: first_grad_norm": self._stop_tests.first,
+        }
+        rows = self._meetings.ranks.gather(np.array([*values.values(), self._lowest], np.float64))
+        for name, column in zip(values, rows.T, strict=False):
+            unlike = np.flatnonzero(column.view(np.int64) != column[:1].view(np.int64))
+            if len(unlike):
+                raise ValueError(
+                    f"{name}: is {column[0]:g} on rank 0 and {column[unlike[0]]:g} on rank "
+                    f"{unlike[0]}. Pass the same on all ranks."
+                )
+        if math.inf in rows[:, -1]:  # a block of the best iterate before violates the bounds
+            self._lowest = math.inf
+
+    def _loop(self) -> int:
+        try:
+            return super()._loop()
+        except BaseException as error:
+            if isinstance(error, RankError) or self._meetings.over:
+                raise
+            if self._exchange is not None and self._pace.steps_next():
+                self._exchange.refuse(error)  # unless the step has told them
+                raise
+            self._meetings.refuse(error)
+
+
+@contextlib.contextmanager
+def on_all_ranks(comm: Any) -> Iterator[Decomposition]:
+    """The block of this rank; an exception in the context is one on all ranks. Collective."""
+    block = decomposition(comm)
+    with all_or_none(ranks_in(block)):
+        yield block
+
+
+def sums_over(comm: Decomposition) -> Callable[[tuple[int, ...]], list[int]]:
+    """``add(counts)``: the sums of counts over all ranks. Collective."""
+    return lambda counts: ranks_in(comm).gather(np.array(counts, np.int64)).sum(axis=0).tolist()
+
+
+def minimize_on_ranks(fun: Any, task: Task, comm: Decomposition) -> OptimizeResult:
+    """An objective in Python of which each rank has a block of x. Collective."""
+    tolerances = task.tolerances
+    optimizer = task.rule(task.x, task.lr, comm=comm, **task.options)
+    tree, settings, backend, _ = parts_of(optimizer)
+    ranks = ranks_in(comm)
+    meetings, pace = Meetings(ranks), Pace(optimizer)
+    with all_or_none(ranks):
+        boxes, shows = settings.leaf_boxes(), task.progress and ranks.rank == 0
+        local = Objective(fun, task.args, task.jac, task.x, tree, boxes, backend.is_host)
+        observers = RankObservers(meetings, pace, task.callback, shows, task.maxiter, optimizer)
+        first = first_of(task.state, tolerances)
+        owned = _masks(comm, optimizer)
+        kind = HostStopTests if backend.is_host else DeviceStopTests
+        tests = RankStopTests(kind(backend, tolerances, first, owned), tolerances, first)
+    own = observers.each, observers.wants_f, observers.wants_gradient, _asks_user(settings)
+    each, wants_f, wants_gradient, asks = ranks.gather(np.array(own, np.int64)).max(axis=0).tolist()
+    observers.join(each, wants_f, wants_gradient)
+    pace.last = "schedule" if asks else "notify" if each else "test"
+    with all_or_none(ranks):
+        objective = RankObjective(local, tree, task.shares, tests, meetings, pace)
+        run = RankRun(meetings, pace, optimizer, task, objective, tests, observers)
+    run.agree(task)
+    return run.go()
+
+
+def _masks(comm: Decomposition, optimizer: Optimizer) -> list[Any] | None:
+    """Whether each element counts, where ghost cells do not."""
+    if comm.owned is None:
+        return None
+    tree, _, backend, _ = parts_of(optimizer)
+    masks = leaf_masks(comm.owned, tree, backend.params, tree.names("params"))
+    return masks if backend.is_host else backend.from_host(masks)
+
+
+def _asks_user(settings: Any) -> bool:
+    """Whether any schedule is a function of the user's, which may fail on one rank alone."""
+    schedules = [settings.lr, *(one[3] for one in settings.schedules)]
+    return not all(map(_is_ours, filter(callable, schedules)))
+
+
+def _is_ours(schedule: Any) -> bool:
+    pieces = filter(callable, getattr(schedule, "values", ()))
+    return type(schedule).__module__.startswith("numadam.") and all(map(_is_ours, pieces))

@@ -1,0 +1,181 @@
+"""Fixtures of the tests on several ranks, and how they fail.
+
+    mpiexec -n 2 python -m mpi4py -m pytest -n0 tests/mpi
+
+Every rank runs the same tests in the same order. The ranks agree on the outcome of each: what
+fails on one fails on all, and rank 0 alone prints. A failure that leaves the other ranks inside a
+collective call ends the run after a few seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+import numadam
+
+ROOT = Path(numadam.__file__).parents[1]
+#: seconds: that a rank which failed waits for the others, and that a test may take
+PATIENCE, LIMIT = 5.0, 120
+FAILED = "failed"
+
+try:
+    from mpi4py import MPI
+
+    ABSENT = ""
+except ImportError:
+    ABSENT = 'mpi4py is not installed: pip install -e ".[test-mpi]"'
+except RuntimeError as error:  # no library of MPI
+    ABSENT = f"mpi4py finds no MPI: {error}"
+
+
+class Absent(pytest.Module):
+    """A file whose tests need MPI, where there is none."""
+
+    def collect(self) -> Any:
+        pytest.skip(ABSENT, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> Any:
+    """Skip files without importing them; one sentence then stands for all of them."""
+    return Absent.from_parent(parent, path=module_path) if ABSENT else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs more ranks; end a test that is stuck in a call of MPI."""
+    for item in items:
+        if ABSENT or Path(__file__).parent not in item.path.parents:
+            continue
+        item.add_marker(pytest.mark.timeout(LIMIT, method="thread"), append=False)
+        for mark in item.iter_markers("ranks"):
+            if MPI.COMM_WORLD.size < mark.args[0]:
+                item.add_marker(pytest.mark.skip(f"needs {mark.args[0]} ranks: mpiexec -n"))
+
+
+# --- one outcome on all ranks -------------------------------------------------------------------
+
+
+class Silent:
+    """A reporter that prints what keeps this rank from running tests, and nothing else."""
+
+    def __init__(self, writer: Any) -> None:
+        self._tw = writer  # pytest-timeout writes to it
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            last = report.longreprtext.strip().splitlines()[-1]
+            self._tw.line(f"rank {MPI.COMM_WORLD.rank}: {report.nodeid}: {last}")
+
+    def pytest_internalerror(self, excrepr: Any) -> None:
+        self._tw.line(f"rank {MPI.COMM_WORLD.rank}: {excrepr}")
+
+
+class Together:
+    """Give each test the worst outcome that it has on any rank, and all their messages."""
+
+    def __init__(self) -> None:
+        self.comm = MPI.COMM_WORLD.Dup()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
+        report = yield
+        mine = (report.outcome, report.longreprtext, item.nodeid)
+        every = self.gather(mine, patient=report.outcome != FAILED)
+        if every is None:
+            self.abort(f"{item.nodeid}\n{report.longreprtext}")
+        ids, outcomes = {one[2] for one in every}, {one[0] for one in every}
+        if len(ids) > 1:
+            self.abort(f"the ranks run different tests: {sorted(ids)}")
+        if FAILED in outcomes or len(outcomes) > 1:
+            report.outcome, report.longrepr = FAILED, _told(every)
+        return report
+
+    def gather(self, mine: Any, patient: bool) -> list[Any] | None:
+        """What each rank says; None where this rank failed and the others do not come."""
+        end = time.monotonic() + PATIENCE
+        here = self.comm.Ibarrier()
+        while not here.Test():
+            if not patient and time.monotonic() > end:
+                return None
+            time.sleep(1e-3)
+        return self.comm.allgather(mine)
+
+    def abort(self, text: str) -> NoReturn:
+        """End all ranks: some are inside a call of MPI and would wait for ever."""
+        rank = self.comm.rank
+        sys.__stderr__.write(f"\n=== rank {rank}, alone, and so all ranks end: {text}\n")
+        sys.__stderr__.flush()
+        self.comm.Abort(1)
+        raise SystemExit(1)
+
+    def pytest_unconfigure(self) -> None:
+        """Wait until rank 0 has printed: a rank that ends with an error ends all."""
+        self.gather(None, patient=False)
+
+
+def _told(every: list[Any]) -> str:
+    """Outcomes of all ranks, the failures first, and each message once."""
+    said: dict[str, list[str]] = {}
+    for rank, (outcome, text, _) in enumerate(every):
+        said.setdefault(f"{outcome}\n{text}", []).append(str(rank))
+    first = sorted(said.items(), key=lambda item: not item[0].startswith(FAILED))
+    return "\n".join(f"rank {', '.join(ranks)}: {text}" for text, ranks in first)
+
+
+@pytest.hookimpl(trylast=True)  # the reporter is there
+def pytest_configure(config: pytest.Config) -> None:
+    """Let several ranks agree, and rank 0 alone print."""
+    if ABSENT or MPI.COMM_WORLD.size == 1:
+        return
+    if getattr(config.option, "numprocesses", 0):
+        raise pytest.UsageError("several ranks: add -n0, each rank is one process")
+    config.pluginmanager.register(Together(), "together")
+    if MPI.COMM_WORLD.rank:
+        reporter = config.pluginmanager.unregister(name="terminalreporter")
+        config.pluginmanager.register(Silent(reporter._tw), "terminalreporter")
+
+
+# --- fixtures -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def comm() -> Any:
+    """All ranks of this run."""
+    return MPI.COMM_WORLD
+
+
+@pytest.fixture
+def shared_path(comm: Any, tmp_path: Path) -> Path:
+    """An empty folder, the same one on all ranks."""
+    return Path(comm.bcast(str(tmp_path)))
+
+
+@pytest.fixture
+def mpiexec() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``mpiexec(ranks, *words)``: a program on ranks of its own; `python -m mpi4py` runs it."""
+    found = shutil.which("mpiexec", path=sysconfig.get_path("scripts")) or shutil.which("mpiexec")
+    if found is None:
+        pytest.skip("there is no mpiexec: pip install mpich")
+    if MPI.COMM_WORLD.size > 1:
+        pytest.skip("starts ranks of its own: runs where there is one rank")
+    # what mpiexec or a start without it left in the environment would join the ranks of this run
+    foreign = ("PMI", "HYDRA", "MPI_LOCAL", "MPIEXEC", "OMPI_", "PRTE", "PMIX")
+    env = {key: text for key, text in os.environ.items() if not key.startswith(foreign)}
+    env["PYTHONPATH"] = str(ROOT)
+
+    def start(ranks: int, *words: Any, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+        command = [found, "-n", str(ranks), sys.executable, "-m", "mpi4py", *map(str, words)]
+        return subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    return start
