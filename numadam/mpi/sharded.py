@@ -187,7 +187,8 @@ class Sharded:
         self._shard = together(ranks, _WHAT, make)
         self._ranks, self._nodes, self._reduce, self._broken = ranks, nodes, reduce, ""
         self._params, self._leaves, self._tree, self._cut = params, leaves, tree, cut
-        self._flat = Flat(cut, flat)
+        self._begin, self._end = cut.piece(nodes.node, nodes.place)
+        self._parts, self._flat = parts, Flat(cut, flat)
         self._gradients: Gradients | OnDevice
         self._sum: np.ndarray | None = None
         self._device: OnDevice | None = None
@@ -216,8 +217,6 @@ class Sharded:
         self._gradients = Gradients(nodes, self._cut, active, active.select(self._leaves))
         dtype, cut = self._leaves[0].dtype, self._cut
         divisor = self._ranks.size if self._reduce == "mean" else 1
-        self._begin, self._end = cut.piece(self._nodes.node, self._nodes.place)
-        self._parts = cut.parts(self._begin, self._end)
         self._part = min(_PART, max(-(-cut.longest() // STEP) * STEP, STEP))
         backend.cut_parts(self._part)
         self._adding, self._numbers = Adding(divisor), settings.plan.numbers

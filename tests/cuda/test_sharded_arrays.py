@@ -135,3 +135,87 @@ def test_a_way_that_is_not_there(cupy):
             na.mpi.Sharded(na.SGD, cupy.ones(3), ranks, transport="nccl")
 
     on_ranks(2, work)
+
+
+@pytest.mark.parametrize("clip", ["clip_norm", "clip_array_norm"])
+def test_norms_are_those_of_the_sums(cupy, clip):
+    options = {"lr": 0.1, clip: 0.5, "accumulate": 2}
+    start = draw(0, "float64")
+    grads = [[draw(10 * step + rank, "float64") for rank in range(3)] for step in (1, 2)]
+
+    def work(ranks):
+        params = on_gpu(cupy, start)
+        opt = na.mpi.Sharded(na.AdamW, params, ranks, **options)
+        for of_ranks in grads:
+            opt.step(on_gpu(cupy, of_ranks[ranks.rank]))
+        assert opt.t == 1
+        return opt.grad_norm, {name: np.array(one) for name, one in params.items()}
+
+    ranks, _ = on_ranks(3, work)
+    params = {name: np.array(one) for name, one in start.items()}
+    opt = na.AdamW(params, **options)
+    for of_ranks in grads:
+        opt.step({name: sum(one[name] for one in of_ranks) for name in SHAPES})
+    for norm, found in ranks:
+        assert norm == ranks[0][0]  # the same bits
+        np.testing.assert_allclose(norm, opt.grad_norm, rtol=8 * 2.0**-52)
+        for name, one in found.items():
+            np.testing.assert_array_equal(one, ranks[0][1][name])
+            np.testing.assert_allclose(one, params[name], rtol=1e-12)
+
+
+def test_a_gradient_that_is_not_finite_stops_all_ranks(cupy):
+    start = draw(0, "float32")
+
+    def work(ranks):
+        params = on_gpu(cupy, start)
+        opt = na.mpi.Sharded(na.SGD, params, ranks, lr=0.5, nonfinite="raise")
+        grads = on_gpu(cupy, draw(1, "float32"))
+        grads["last"][0, 0] = np.nan if ranks.rank == 1 else 1.0
+        with pytest.raises(FloatingPointError):
+            opt.step(grads)
+        for name, one in params.items():
+            np.testing.assert_array_equal(one, start[name])
+        grads["last"][0, 0] = 1.0
+        opt.step(grads)
+        assert opt.t == 1
+
+    on_ranks(2, work)
+
+
+def test_a_folder_is_read_by_other_ranks_on_the_gpu_and_on_the_host(cupy, monkeypatch, tmp_path):
+    options = {"lr": 0.1, "groups": {"still": {"frozen": True}}}
+    start, grads = draw(0, "float32"), draw(1, "float32")
+
+    def save(ranks):
+        params = on_gpu(cupy, start)
+        opt = na.mpi.Sharded(na.AdamW, params, ranks, **options)
+        opt.step(on_gpu(cupy, grads))
+        opt.save(tmp_path / "run")
+        opt.step(on_gpu(cupy, grads))
+        return {name: np.array(one) for name, one in params.items()}
+
+    def strict(self, key, value):
+        """CuPy takes no NumPy array into its own."""
+        assert type(value) is not np.ndarray or value.ndim == 0
+        set_item(self, key, value)
+
+    def load(ranks):
+        params = on_gpu(cupy, {name: np.zeros_like(one) for name, one in start.items()})
+        opt = na.mpi.Sharded(na.AdamW, params, ranks, **options)
+        with monkeypatch.context() as patched:
+            patched.setattr(cupy.ndarray, "__setitem__", strict)
+            opt.load(tmp_path / "run")
+        assert opt.t == 1
+        opt.step({name: cupy.asarray(2 / np.float32(ranks.size) * g) for name, g in grads.items()})
+        return {name: np.array(one) for name, one in params.items()}
+
+    set_item = cupy.ndarray.__setitem__
+    (wanted, _), _ = on_ranks(2, save)
+    for size in (1, 2, 4):
+        for found in on_ranks(size, load)[0]:
+            for name, one in found.items():
+                np.testing.assert_array_equal(one, wanted[name], err_msg=name)
+    opt = na.load(tmp_path / "run")
+    assert type(opt.params["w"]) is np.ndarray
+    assert opt.t == 1
