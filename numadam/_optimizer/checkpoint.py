@@ -55,7 +55,8 @@ class Checkpointed(OptimizerBase):
         Parameters
         ----------
         path : str or path-like
-            The file; one that is there is replaced.
+            The file; one that is there is replaced. With `comm` a folder, the same on all ranks, on
+            a file system that they share; it is made where there is none.
 
         Raises
         ------
@@ -63,10 +64,14 @@ class Checkpointed(OptimizerBase):
             Where an option holds a function of the user's: schedules of `numadam.schedules` can
             be saved. No file is touched then.
         OSError
-            Where the file cannot be written.
+            Where the file cannot be written; with `comm` `numadam.mpi.RankError` on the other
+            ranks, and the folder keeps the checkpoint that it had.
 
         Notes
         -----
+        With `comm` collective: each rank writes its block, then the whole folder is the new
+        checkpoint at once. Any number of ranks loads it, where blocks have an `offset`.
+
         Steps of other threads wait until the file is complete. To step meanwhile, save a copy:
         ``threading.Thread(target=copy.deepcopy(opt).save, args=(path,)).start()``.
         Frozen arrays are in the file, `grads` are not.
@@ -109,7 +114,8 @@ class Checkpointed(OptimizerBase):
         Parameters
         ----------
         path : str or path-like
-            The file. One of a CPU can be loaded on a GPU, and the other way round.
+            The file. One of a CPU can be loaded on a GPU, and the other way round. Or a folder of
+            several ranks, by any number of ranks; with `comm` collective: on all ranks or none.
 
         Raises
         ------
