@@ -97,9 +97,9 @@ class Checkpointed(OptimizerBase):
                 self._refuse_new_params()
                 write(path, content_of(self, settings.lr, settings.options))
                 return
-            from numadam._optimizer import shards
+            from numadam._optimizer import held, shards
 
-            shards.save(self, path, *shards.of_blocks(self, comm), self._refuse_new_params)
+            shards.save(self, path, *held.of_blocks(self, comm), self._refuse_new_params)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
         """Take over all of a file that `save` wrote; parameters are written in place.
@@ -134,10 +134,10 @@ class Checkpointed(OptimizerBase):
         """
         comm = parts_of(self).settings.options.get("comm")
         if comm is not None or Path(os.fsdecode(path)).is_dir():
-            from numadam._optimizer import shards
+            from numadam._optimizer import held, shards
 
             with self._lock:
-                shards.load(self, path, *shards.of_blocks(self, comm), self._refuse_unusable)
+                shards.load(self, path, *held.of_blocks(self, comm), self._refuse_unusable)
             return
         content = read(path, KIND)
         with self._lock:
