@@ -142,7 +142,7 @@ class Checkpoint:
             raise TypeError(f"checkpoint: expected the path of a file, got {type(path).__name__}.")
         # absolute: fun may change the folder
         self.path, self._kind = Path(path).absolute(), kind
-        _check_place(self.path)
+        self._check_place()
         self._every = None if every is None else count("checkpoint_every", every, 1)
         self._next = self._every or 0
         self._run: dict[str, Any] = {}
@@ -155,6 +155,28 @@ class Checkpoint:
     def exists(self) -> bool:
         """Whether there is a run to go on from."""
         return self.path.exists()
+
+    def _check_place(self) -> None:
+        """Refuse a path that cannot be written to, before a run of hours finds out."""
+        folder = Path(os.path.realpath(self.path)).parent
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"checkpoint: there is no folder {str(folder)!r}; make it first."
+            )
+        try:
+            self._check_writable()
+        except OSError as error:
+            text = f"checkpoint: {error.strerror}"
+            raise OSError(error.errno, text, str(self.path)) from error
+
+    def _check_writable(self) -> None:
+        check_writable(self.path)
+
+    def _read(self) -> Container:
+        return read(self.path, self._kind)
+
+    def _put(self, content: Container) -> None:
+        write(self.path, content)
 
     def define(
         self,
@@ -185,7 +207,7 @@ class Checkpoint:
         }
         if not self.exists:
             return
-        self._found = found = read(self.path, self._kind)
+        self._found = found = self._read()
         theirs = found.meta.get("run")
         if not isinstance(theirs, dict):
             raise CheckpointError(f"{self.path}: does not say which run it is of.")
@@ -258,7 +280,7 @@ class Checkpoint:
         """Write the run as it is, so many iterations after its start."""
         begin, extra = time.monotonic(), dict[str, np.ndarray]()
         meta = {"run": self._run, "rule": self._rule(extra), "at": {"done": done, **numbers}}
-        write(self.path, Container(self._kind, meta, {**arrays, **extra}))
+        self._put(Container(self._kind, meta, {**arrays, **extra}))
         self._written = time.monotonic()
         self._seconds = self._written - begin
         self._plan_next(done)
@@ -283,18 +305,6 @@ def read_checkpoint(path: Any, every: Any, kind: str) -> Checkpoint | None:
 def _shown(value: Any) -> str:
     """A value in an error text: long arrays by their type."""
     return formatting.brief(value) if is_array(value) else f"{value!r:.200}"
-
-
-def _check_place(path: Path) -> None:
-    """Refuse a path that cannot be written to, before a run of hours finds out."""
-    folder = Path(os.path.realpath(path)).parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"checkpoint: there is no folder {str(folder)!r}; make it first.")
-    try:
-        check_writable(path)
-    except OSError as error:
-        text = f"checkpoint: {error.strerror}"
-        raise OSError(error.errno, text, str(path)) from error
 
 
 def _crc(leaves: Sequence[Any]) -> int:
