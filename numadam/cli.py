@@ -44,6 +44,7 @@ examples:
   python -m numadam bench --options                 what an option costs, and every rule
   python -m numadam bench --minimize                minimize and minimize_many
   python -m numadam bench --gpu                     on the GPU: right, and how fast
+  python -m numadam bench --mpi                     two ranks of MPI
   python -m numadam bench --case torch-1M           one case of these; an unknown name lists all
   python -m numadam bench --layer all               under each threading layer of Numba
   python -m numadam bench --wait 10                 wait for other programs to leave the cores
@@ -67,7 +68,7 @@ examples:
 Not compiled: your own objective, which a first call compiles, and what runs on a GPU.
 """
 _INFO = """\
-Versions, threading layer, cache folder, CPU and GPU. Please paste the lines into a bug report.
+Versions, threading layer, cache folder, CPU, GPU and MPI. Please paste the lines into a bug report.
 """
 
 
@@ -122,7 +123,7 @@ def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentPa
         add_compile_arguments(ahead)
     commands.add_parser(
         "info",
-        help="versions, threads, cache folder, CPU, GPU",
+        help="versions, threads, cache folder, CPU, GPU, MPI",
         description=_INFO,
     )
     return top

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import shutil
 import subprocess
@@ -9,12 +10,21 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-_OPTIONAL = ("numba-cuda", "cupy", "cupy-cuda12x", "cupy-cuda13x", "tbb", "mlxtend", "matplotlib")
+_OPTIONAL = (
+    "numba-cuda",
+    "cupy",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "tbb",
+    "mpi4py",
+    "mlxtend",
+    "matplotlib",
+)
 
 
 def facts() -> dict[str, str]:
     """Names and values for a bug report."""
-    return {**_versions(), **_threads(), "CPU": cpu(), "GPU": gpu()}
+    return {**_versions(), **_threads(), **_mpi(), "CPU": cpu(), "GPU": gpu()}
 
 
 def _versions() -> dict[str, str]:
@@ -43,6 +53,15 @@ def _threads() -> dict[str, str]:
         "threads": str(numba.get_num_threads()),
         "cache folder": str(cache.directory() or f"{', '.join(map(str, read))}: only read"),
     }
+
+
+def _mpi() -> dict[str, str]:
+    """The MPI that mpi4py finds, where it is installed, and the way of CuPy arrays."""
+    if importlib.util.find_spec("mpi4py") is None:
+        return {}
+    from numadam._mpi.describe import describe
+
+    return {"MPI": describe()}
 
 
 def cpu() -> str:

@@ -27,10 +27,12 @@ CONTAINERS: dict[str, Callable[[Any], Any]] = {
     "dict": dict,
     "OrderedDict": OrderedDict,
 }
+#: What an optimiser offers who has a function as lr.
+_INSTEAD = ", or a number and opt.step(g, lr=f(opt.t))"
 
 
 def options_to_json(
-    lr: Any, options: Mapping[str, Any], arrays: dict[str, np.ndarray]
+    lr: Any, options: Mapping[str, Any], arrays: dict[str, np.ndarray], instead: str = _INSTEAD
 ) -> dict[str, Any]:
     """Learning rate and options as JSON: `lr`, `options` and `schedules`.
 
@@ -43,12 +45,15 @@ def options_to_json(
         Bounds and step sizes per element are added to it, in float64, by name
         (``"options/bounds/0"``).
 
+    instead : str
+        What else there is for a function as lr, at the end of the sentence that refuses it.
+
     Raises
     ------
     TypeError
         For a function, and for an object of an unknown type; the message names the option.
     """
-    encoder = _Encoder(arrays)
+    encoder = _Encoder(arrays, instead)
     rate = encoder.encode(lr, "lr")
     values = {name: encoder.encode(value, name) for name, value in options.items()}
     return {"lr": rate, "options": values, "schedules": encoder.schedules}
@@ -74,9 +79,9 @@ def options_from_json(
 
 
 class _Encoder:
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+    def __init__(self, arrays: dict[str, np.ndarray], instead: str) -> None:
         self.schedules: list[Any] = []
-        self._arrays = arrays
+        self._arrays, self._instead = arrays, instead
         self._known: dict[int, int] = {}  # place in `schedules` by identity
 
     def encode(self, value: Any, title: str) -> Any:
@@ -102,7 +107,7 @@ class _Encoder:
     def _schedule(self, value: Any, title: str) -> int:
         if not schedules.is_known(value):
             name = getattr(value, "__qualname__", type(value).__qualname__)
-            instead = ", or a number and opt.step(g, lr=f(opt.t))" if title == "lr" else ""
+            instead = self._instead if title == "lr" else ""
             raise TypeError(
                 f"{title}: a function of the user's cannot be saved ({name}). Use a schedule of "
                 f"numadam.schedules{instead}."

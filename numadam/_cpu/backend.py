@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from numadam._arrays.layout import SKEW, Layout, address_of
+from numadam._arrays.layout import SKEW, Layout
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
+from numadam._cpu.adding import Adding
+from numadam._cpu.compiled import adder_address
 from numadam._cpu.functional import update
 from numadam._cpu.records import ABSENT, TUPLE_ITEMS
 from numadam._cpu.state import CpuState
@@ -47,7 +49,7 @@ class CpuBackend(Backend):
             exchange=settings.exchange,
         )
         self.compiled.check()
-        settings.agree()
+        settings.agree(self.home)
         memory.begin()
         self._one = len(params) == 1
         self._meta_at, self._ids_at = self.arguments.meta_at, self.compiled.ids_at
@@ -108,21 +110,22 @@ class CpuBackend(Backend):
         """Set the elements of one part, in which `step_parts` counts; no bit depends on them."""
         self.arguments.meta["part"] = elements * self.arguments.plan.unit
 
-    def step_parts(self, before: int, after: int, grad: np.ndarray, lr: float) -> None:
+    def step_parts(
+        self, before: int, after: int, grads: np.ndarray, adding: Adding, lr: float
+    ) -> None:
         """Step the parts between the first `before` and the last `after`; the last ones advance t.
 
-        `grad` is the gradient of these parts, flat. No norm, guard or sum has to be formed.
+        The gradient is what `adding` says; `grads` are the addresses of this rank's own, for each
+        leaf. They have been checked. For steps without norm, guard and accumulation.
         """
-        arguments, plan = self.arguments, self.arguments.plan
-        meta, starts = arguments.meta, arguments.leaves["start"][:-1]
-        first = before * int(meta["part"][0])
-        # where each leaf's gradient would begin: the parts read no element outside of `grad`
-        arguments.bind(pl.G, address_of(grad) + (starts - first) * plan.stride(pl.G))
-        meta["before"], meta["after"] = before, after
+        arguments, meta = self.arguments, self.arguments.meta
+        arguments.bind(pl.G, grads)
+        meta["before"], meta["after"], meta["adding"] = before, after, adding.address
+        meta["adder"] = adder_address(arguments.plan.real)
         try:
             self.compiled.run({}, lr)
         finally:
-            meta["before"] = meta["after"] = 0
+            meta["before"] = meta["after"] = meta["adder"] = 0
 
     def drop(self) -> None:
         """Forget the gradients that have been added up."""

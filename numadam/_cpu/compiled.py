@@ -6,8 +6,10 @@ import ctypes
 import functools
 from typing import Any
 
+import numpy as np
+
 from numadam._core.plan import Plan
-from numadam._cpu import overlap, strided
+from numadam._cpu import adding, overlap, strided
 from numadam._cpu.kernel import STEP, make_steps
 from numadam._cpu.validate import VALIDATE, validate
 from numadam._jit.loops import CompiledLoop, callback_address, compiled_loop
@@ -33,6 +35,12 @@ def overlap_address() -> int:
 def strided_address() -> int:
     """The address of what checks and copies strided arrays."""
     return _address_of("strided", strided.handle, strided.HANDLE)
+
+
+@functools.cache
+def adder_address(dtype: np.dtype[Any]) -> int:
+    """The address of what sums up gradients of several ranks, of real numbers of this dtype."""
+    return _address_of(f"add-{dtype.name}", adding.make_adder(dtype), adding.ADD)
 
 
 @functools.cache

@@ -35,6 +35,8 @@ META = np.dtype(
         ("part", NUMBER),  # iterations of the loop in one parallel part
         ("before", NUMBER),  # parts that calls before this one have stepped
         ("after", NUMBER),  # parts that are left to later calls
+        ("adder", POINTER),  # of what sums up gradients of several ranks, 0 where there is one
+        ("adding", POINTER),  # ADDING
         ("ndarray", POINTER),  # type object of numpy.ndarray
         ("absent", POINTER, CHECKED),  # id that stands for no array, of each checked slot
         ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `numpy_abi.kind_of`
@@ -95,6 +97,18 @@ CPU_LEAF = np.dtype(
 
 #: Of the squares of a gradient in one process: the two words of a partial sum (see `norms`).
 SUM = np.dtype([("high", NUMBER), ("low", NUMBER), ("exponent", NUMBER)])
+
+#: Gradients of several ranks, of which a step takes the sum (see `adding`).
+ADDING = np.dtype(
+    [
+        ("first", NUMBER),  # number of the step at which each of them begins
+        ("before", NUMBER),  # how many come before those of this node
+        ("own", NUMBER),  # of this node, 0 where the leaves have them
+        ("after", NUMBER),
+        ("sources", POINTER),  # their addresses, in this order
+        ("divisor", np.float64),  # of the sum
+    ]
+)
 
 #: Bytes of an array that a step writes: from `low` to before `high`; both 0 where it is empty.
 SPAN = np.dtype([("low", POINTER), ("high", POINTER)])

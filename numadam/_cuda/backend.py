@@ -41,6 +41,12 @@ class CudaBackend(Backend):
         for slot, name in ((pl.P, "params"), (pl.S0, "state_dtype")):
             if plan.storage(slot).name == "bfloat16":
                 require_bfloat16(name)
+        if options["capturable"] and settings.exchange is not None and plan.norm:
+            raise ValueError(
+                "capturable: with comm, the host brings the norms of all ranks together, which a "
+                "graph does not replay. Leave out capturable, or clip_norm, clip_array_norm and "
+                "nonfinite."
+            )
         self._t = self._calls = 0
         self._capturable, self._accumulate = options["capturable"], options["accumulate"]
         self._reports_skips = options["max_skips"] is not None
@@ -62,13 +68,14 @@ class CudaBackend(Backend):
                 fixed=self.params,
                 counts_on_device=self._counts_on_device,
                 rate=settings.rate_array if self._capturable else None,
+                exchange=settings.exchange,
             )
             self._arguments, self._control = parts.arguments, parts.control
             self._scalars, self._norms = parts.scalars, parts.norms
             self._sparse, self._validator, self._step = parts.sparse, parts.validator, parts.step
             for slot, views in self.own.items():
                 self._step.bind_own(slot, views)
-            settings.agree()
+            settings.agree(self.home)
             self._start()
             self._validator.protect(self._memory.named(self.names))
 
@@ -229,13 +236,25 @@ class CudaBackend(Backend):
 
     def _take(self, lr: float, n: int, flushing: int = 0) -> bool:
         """Take the step itself, with n gradients, over arrays that have been validated."""
+        exchange = self.settings.exchange
+        if exchange is None:
+            return self._take_here(lr, n, flushing)
+        exchange.begin()
+        try:
+            return self._take_here(lr, n, flushing)
+        except BaseException as error:
+            exchange.end(error)
+            raise
+
+    def _take_here(self, lr: float, n: int, flushing: int) -> bool:
+        """As `_take`; other ranks hear nothing of an error."""
         scalars, norms, step = self._scalars, self._norms, self._step
         t = 0 if self._counts_on_device else self._t + 1
         # all that changes arrays or counters, and nothing that may be refused
         with defer_interrupts():
             scalars.prepare(lr, t, n, flushing, int(norms is None))
             if norms is not None:
-                norms.compute(t, self.settings.guard)
+                norms.compute(t, self.settings.guard, (self._t, self._calls, flushing))
                 if self.settings.guard == _RAISE and not self._control.are_finite():
                     return False
             for launch in step.launches:

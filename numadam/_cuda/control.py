@@ -25,12 +25,14 @@ class DeviceControl:
     groups : int
         Rows of the control block.
     address, counters_address : int
+    host : numpy.ndarray
+        The control block on the host.
     """
 
     def __init__(self, control: np.ndarray) -> None:
         import cupy
 
-        self._host, self.groups = control, len(control)
+        self.host, self.groups = control, len(control)
         self._block = cupy.zeros(control.shape, np.float64)
         # CuPy has no records: they are int64 there
         self._counters = cupy.zeros(COUNTERS.itemsize // 8, np.int64)
@@ -40,7 +42,7 @@ class DeviceControl:
 
     def upload(self) -> None:
         """Bring the control block up to date, if an option has changed."""
-        self._upload(self._host)
+        self._upload(self.host)
 
     def read_counters(self) -> Any:
         """The counters as they are now, a record: the host waits for the GPU."""

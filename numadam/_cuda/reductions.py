@@ -1,4 +1,4 @@
-"""Norms of the gradients, reduced on the GPU without a wait of the host."""
+"""Norms of the gradients, reduced on the GPU; the host waits only for those of several ranks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from numadam._backend import Exchange
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
 from numadam._cuda.arguments import KernelArguments
 from numadam._cuda.compiler import compiled
 from numadam._cuda.control import DeviceControl
 from numadam._cuda.memory import offset_of
+from numadam._cuda.norm_ranks import RankTotals
 from numadam._cuda.norm_totals import make_combine, make_finalize_norms
 from numadam._cuda.norms import make_sums, norm_slots
 from numadam._cuda.scalar_kernels import COUNTERS
@@ -31,6 +33,8 @@ class GradientNorms:
     scalars : HostScalars or DeviceScalars
     device : int
         Number of the GPU.
+    exchange : Exchange, optional
+        Where the norms are those of the arrays of all ranks: how these exchange words.
 
     Attributes
     ----------
@@ -45,6 +49,7 @@ class GradientNorms:
         control: DeviceControl,
         scalars: Scalars,
         device: int,
+        exchange: Exchange | None = None,
     ) -> None:
         import cupy
 
@@ -58,12 +63,16 @@ class GradientNorms:
         self._slots = norm_slots(plan)
         self._values = cupy.full(count, np.nan, np.float64)
         self._factors = cupy.ones((count, 2), plan.real)
-        self._totals, self._exponents = cupy.zeros(count, np.float64), cupy.zeros(count, np.int64)
+        self._totals = cupy.zeros((2, count), np.int64)  # the bits of the totals; their exponents
         self._partials = cupy.zeros(max(1, arguments.parts), np.float64)
         self._firsts = cupy.asarray(np.array(firsts, np.int64))
-        self._totals_at, self._exponents_at = _address(self._totals), _address(self._exponents)
+        self._totals_at = _address(self._totals)
+        self._exponents_at = self._totals_at + 8 * count
         self._factors_at, self._norms_at = _address(self._factors), _address(self._values)
         self._partials_at, self._firsts_at = _address(self._partials), _address(self._firsts)
+        self._of_ranks = None
+        if exchange is not None:
+            self._of_ranks = RankTotals(exchange, self._totals, control.host)
         self.go = control.counters_address + offset_of(COUNTERS, "go")
         sums = compiled(make_sums, device, plan, scalars.values is not None, arguments.many)
         self._sums = sums.ready(scalars.values)
@@ -88,10 +97,11 @@ class GradientNorms:
         """Address of a leaf's two clip factors."""
         return self._factors_at + leaf * self._factor_bytes
 
-    def compute(self, t: int, guard: int) -> None:
+    def compute(self, t: int, guard: int, counted: tuple[int, int, int] = (0, 0, 0)) -> None:
         """Compute norms and clip factors, and decide whether the step is taken.
 
         A step that is taken is counted, as number `t` or where that is 0 as the next one.
+        Collective where there are several ranks; `counted` are what they have counted on the host.
         """
         control, scalars, count = self._control, self._scalars, len(self._values)
         control.upload()
@@ -99,6 +109,8 @@ class GradientNorms:
             self._add_up(scaled)
             totals = self._totals_at, self._exponents_at, scaled
             self._combine(count, policy.THREADS, (self._partials_at, self._firsts_at, *totals))
+        if self._of_ranks is not None:
+            self._of_ranks.add_up(counted)
         begin = control.address, scalars.products_address, control.counters_address
         arrays = self._totals_at, self._exponents_at, self._factors_at, self._norms_at
         end = count, scalars.products_groups, t, guard

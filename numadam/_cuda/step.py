@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._arrays.layout import Layout
-from numadam._backend import Leaves
+from numadam._backend import Exchange, Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
@@ -215,12 +215,14 @@ def make_parts(
     fixed: Leaves = (),
     counts_on_device: bool = False,
     rate: Any = None,
+    exchange: Exchange | None = None,
 ) -> StepParts:
     """Construct what takes part in a step, and compile its kernels.
 
     `control` is the control block, read anew at each step, and `groups` the row of each leaf.
     `counts_on_device`: the GPU alone knows t. `rate`: a 0-d array on the GPU from which each step
-    reads lr. The rest is as of `CudaStep`, `SparseGradients` and `Validator`.
+    reads lr. `exchange`: of the ranks whose norms are one. The rest is as of `CudaStep`,
+    `SparseGradients` and `Validator`.
     """
     arguments, on_device = KernelArguments(plan, layout, groups), DeviceControl(control)
     by_value = len(set(groups)) == 1 and not counts_on_device
@@ -229,7 +231,8 @@ def make_parts(
         if by_value
         else DeviceScalars(plan, on_device, device, rate)
     )
-    norms = GradientNorms(plan, arguments, on_device, scalars, device) if plan.norm else None
+    reduced = plan, arguments, on_device, scalars, device, exchange
+    norms = GradientNorms(*reduced) if plan.norm else None
     of_sparse = SparseGradients(plan, layout, device, sparse, title)
     validator = Validator(plan, layout, device, title, of_sparse, fixed)
     lazy = sparse == "lazy"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from numadam._arrays import formatting
-from numadam._arrays.interop import home, is_array, is_cupy, to_host
+from numadam._arrays.formatting import brief
+from numadam._arrays.interop import home, is_cupy, to_host
 from numadam._arrays.tree import Active, Tree
 from numadam._checkpoint.container import Container, read, write
 from numadam._checkpoint.errors import CheckpointError
@@ -23,6 +22,7 @@ from numadam._checkpoint.tree import Structure
 from numadam._core.frozen import own_copy
 from numadam._core.hyper import count
 from numadam._core.parts import parts_of
+from numadam._minimize.arguments import checksum
 from numadam._minimize.compiled.forms import is_compiled
 from numadam._minimize.stopping import Tolerances
 from numadam._optimizer.optimizer import Optimizer
@@ -147,8 +147,7 @@ class Checkpoint:
         self._next = self._every or 0
         self._run: dict[str, Any] = {}
         self._found: Container | None = None
-        self._lr: Any = None
-        self._options: dict[str, Any] = {}
+        self._given: tuple[Any, dict[str, Any]] = None, {}
         self._written, self._seconds = time.monotonic(), 0.0
 
     @property
@@ -198,7 +197,7 @@ class Checkpoint:
         pairs = zip(tree.names("x0"), leaves, strict=True)
         self._run = {
             "x0": [f"{name}: {leaf.dtype} {leaf.shape} of {home(leaf)}" for name, leaf in pairs],
-            _X0_VALUES: None if goes_on else _crc(leaves),
+            _X0_VALUES: None if goes_on else checksum(leaves),
             "fun": "compiled" if is_compiled(fun) else "in Python",
             "jac": "function" if callable(jac) else jac,
             "rule": rule.__name__,
@@ -221,7 +220,7 @@ class Checkpoint:
 
         Refused where the file has other options. Schedules with a state get that of the file.
         """
-        self._lr, self._options = own_copy(lr), own_copy(dict(options))
+        self._given = own_copy(lr), own_copy(dict(options))
         self._rule({})  # refuses functions before anything is evaluated
         found, self._found = self._found, None
         if found is None:
@@ -230,7 +229,7 @@ class Checkpoint:
             its_lr, options = options_from_json(found.meta["rule"], found.arrays)
         except (TypeError, ValueError, LookupError) as error:
             raise CheckpointError(f"{self.path}: its options cannot be read: {error}") from error
-        theirs, own = {"lr": its_lr, **options}, {"lr": self._lr, **self._options}
+        theirs, own = {"lr": its_lr, **options}, {"lr": self._given[0], **self._given[1]}
         for name in {**own, **theirs}:
             if not equal(theirs.get(name), own.get(name)):
                 self._refuse(name, theirs.get(name), own.get(name))
@@ -249,7 +248,7 @@ class Checkpoint:
         return RunState(self.path, numbers, found.arrays)
 
     def _refuse(self, name: str, its: Any, mine: Any) -> None:
-        if name == _X0_VALUES or (its := _shown(its)) == (mine := _shown(mine)):
+        if name == _X0_VALUES or (its := brief(its)) == (mine := brief(mine)):
             text = f"{'x0' if name == _X0_VALUES else name}: the run has other numbers"
         else:
             text = f"{name}: the run has {its}, got {mine}"
@@ -259,7 +258,7 @@ class Checkpoint:
         )
 
     def _rule(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-        return options_to_json(self._lr, self._options, arrays)
+        return options_to_json(*self._given, arrays, ", or run without checkpoint")
 
     def _plan_next(self, done: int) -> None:
         if self._every is not None:
@@ -300,18 +299,3 @@ def read_checkpoint(path: Any, every: Any, kind: str) -> Checkpoint | None:
             raise ValueError("checkpoint_every: goes with checkpoint=path, which was not given.")
         return None
     return Checkpoint(path, every, kind)
-
-
-def _shown(value: Any) -> str:
-    """A value in an error text: long arrays by their type."""
-    return formatting.brief(value) if is_array(value) else f"{value!r:.200}"
-
-
-def _crc(leaves: Sequence[Any]) -> int:
-    """A checksum of the numbers of arrays."""
-    found = 0
-    for leaf in leaves:
-        found = zlib.crc32(
-            np.ascontiguousarray(to_host(leaf)).reshape(-1).view(np.uint8).data, found
-        )
-    return found

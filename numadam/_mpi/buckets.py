@@ -8,7 +8,7 @@ the memory for what is received does not grow with the parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from mpi4py import MPI
@@ -17,6 +17,8 @@ from numadam._mpi.cut import Cut
 from numadam._mpi.flat import Flat, Spare
 from numadam._mpi.nodes import Nodes
 
+#: Elements that are summed up at a time where sums are kept, in the cache.
+_WINDOW = 65_536
 #: Rounds of gradients on their way while one is stepped, and the tags of both kinds of messages.
 _AHEAD = 2
 _GRADIENT, _PARAMETER = 1, 2
@@ -32,9 +34,8 @@ class Buckets:
     dtype : numpy.dtype
     bucket : int
         Elements that a rank receives in a round, about.
-    window : int
-        Elements that are summed up and stepped at a time, in the cache; a bucket holds a whole
-        number of them.
+    part : int
+        Elements of which a bucket holds a whole number.
     divisor : int
         By which sums are divided.
 
@@ -44,19 +45,19 @@ class Buckets:
     """
 
     def __init__(
-        self, nodes: Nodes, cut: Cut, dtype: np.dtype, bucket: int, window: int, divisor: int
+        self, nodes: Nodes, cut: Cut, dtype: np.dtype, bucket: int, part: int, divisor: int
     ) -> None:
-        self._nodes, self._cut, self._window = nodes, cut, window
+        self._nodes, self._cut = nodes, cut
         self._divisor = divisor
         longest = max(cut.longest(), 1)
         # to and from each of the other nodes
         size = longest if nodes.count == 1 else bucket // (nodes.count - 1)
-        self._size = -(-min(size, longest) // window) * window
+        self._size = -(-min(size, longest) // part) * part
         self.rounds = -(-longest // self._size)
         # nobody sends to the same node first
         self._others = [(nodes.node + k) % nodes.count for k in range(1, nodes.count)]
         self._sources: Sequence[Flat] = ()
-        self._sum, self._own = Spare(window, dtype), Spare(window, dtype)
+        self._own = Spare(_WINDOW, dtype)
         self._in = self._spares(dtype)  # gradients that come in
         self._out = self._spares(dtype)  # those that go out, where they are no view
         self._new = self._spares(dtype)  # parameters that come in, where they are for many arrays
@@ -85,16 +86,29 @@ class Buckets:
         for k in range(min(_AHEAD, self.rounds)):
             self._post(k)
 
-    def sums(self, k: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Begin and summed gradient of each window of round k; a sum is valid until the next."""
-        low, high = self._range(self._nodes.node, k)
+    def arrived(self, k: int) -> tuple[int, int, dict[int, np.ndarray]]:
+        """Begin and end of round k of this rank's piece, and its gradients from other nodes."""
         MPI.Request.Waitall(self._waits[k % _AHEAD])
-        arrived = self._arrived[k % _AHEAD]
-        for first in range(low, high, self._window):
-            yield first, self._total(first, min(first + self._window, high), low, arrived)
+        return *self._range(self._nodes.node, k), self._arrived[k % _AHEAD]
+
+    def done(self, k: int) -> None:
+        """Go on, when the gradients of round k have been used."""
         MPI.Request.Waitall(self._sends[k % _AHEAD])
         if k + _AHEAD < self.rounds:
             self._post(k + _AHEAD)
+
+    def add_up(self, k: int, out: np.ndarray) -> None:
+        """Write the sums of round k; `out` is for all of this rank's piece."""
+        low, high, arrived = self.arrived(k)
+        begin, _ = self._cut.piece(self._nodes.node, self._nodes.place)
+        for first in range(low, high, _WINDOW):
+            last = min(first + _WINDOW, high)
+            come = {node: one[first - low : last - low] for node, one in arrived.items()}
+            come[self._nodes.node] = self._of_node(first, last, self._own)
+            total = out[first - begin : last - begin]
+            _add([come[node] for node in range(self._nodes.count)], total)
+            if self._divisor != 1:
+                _divide(total, self._divisor)
 
     def _post(self, k: int) -> None:
         """Begin to receive and to send round k."""
@@ -117,17 +131,9 @@ class Buckets:
         if len(self._sources) == 1:
             return self._sources[0].read(low, high, spare)
         parts = [source.read(low, high, spare) for source in self._sources]  # all of them views
-        return _added(parts, spare.of(high - low))
-
-    def _total(
-        self, first: int, last: int, begin: int, arrived: dict[int, np.ndarray]
-    ) -> np.ndarray:
-        """The sum of a window over all nodes, in their order; what has come begins at `begin`."""
-        own, out = self._of_node(first, last, self._own), self._sum.of(last - first)
-        come = {node: one[first - begin : last - begin] for node, one in arrived.items()}
-        come[self._nodes.node] = own
-        total = _added([come[node] for node in range(self._nodes.count)], out)
-        return total if self._divisor == 1 else _divided(total, self._divisor, out)
+        out = spare.of(high - low)
+        _add(parts, out)
+        return out
 
     def spread(self, k: int, params: Flat) -> None:
         """Begin to send this rank's parameters of round k, and to receive the others'. Collective.
@@ -167,20 +173,17 @@ def _raw(values: np.ndarray) -> list[object]:
     return [values.view(np.uint8), MPI.BYTE]
 
 
-def _added(parts: Sequence[np.ndarray], out: np.ndarray) -> np.ndarray:
-    """The sum of arrays, one after the other."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = np.add(total, part, out=out)
-    return total
-
-
-def _divided(total: np.ndarray, divisor: int, out: np.ndarray) -> np.ndarray:
-    """The quotient; by a power of two as a product, which has the same bits and is faster."""
-    real = np.dtype(total.dtype.char.lower()) if total.dtype.kind == "c" else total.dtype
-    numbers, to = total.view(real), out.view(real)
-    if divisor & (divisor - 1) == 0:
-        np.multiply(numbers, real.type(1 / divisor), out=to)
+def _add(parts: Sequence[np.ndarray], out: np.ndarray) -> None:
+    """Write the sum of arrays, formed in their order."""
+    if len(parts) == 1:
+        out[...] = parts[0]
     else:
-        np.divide(numbers, real.type(divisor), out=to)
-    return out
+        np.add(parts[0], parts[1], out=out)
+    for part in parts[2:]:
+        np.add(out, part, out=out)
+
+
+def _divide(numbers: np.ndarray, divisor: int) -> None:
+    real = np.dtype(numbers.dtype.char.lower()) if numbers.dtype.kind == "c" else numbers.dtype
+    numbers = numbers.view(real)
+    np.divide(numbers, real.type(divisor), out=numbers)

@@ -38,13 +38,13 @@ class Construction:
             columns = [*op.ControlRow._fields, *(hyper.name for hyper in settings.rule.hypers)]
             columns += [f"control[{k}]" for k in range(len(columns), settings.control.shape[1])]
             settings.exchange = StepExchange(self._ranks, ["t", "calls", "flush", *columns])
-        settings.together = lambda: self._agree(settings, names)
+        settings.together = lambda home: self._agree(settings, names, home)
 
-    def _agree(self, settings: Settings, names: Sequence[str]) -> None:
+    def _agree(self, settings: Settings, names: Sequence[str], home: str) -> None:
         """Go on where all ranks have come so far, with the same of everything. Collective."""
         self._agreed = True
         self._ranks.agree(None, self._what)
-        self._compare(dict(_of_arrays(settings, names)))
+        self._compare(dict(_of_arrays(settings, names, home)))
         self._compare(dict(_of_options(settings)))
 
     def fail(self, error: BaseException) -> None:
@@ -72,14 +72,14 @@ def _digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
 
 
-def _of_arrays(settings: Settings, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What decides how many words ranks exchange, as texts by name: as many for every rule."""
+def _of_arrays(settings: Settings, names: Sequence[str], home: str) -> Iterator[tuple[str, str]]:
+    """Rule and arrays as texts by name: as many for every optimiser."""
     yield "rule", settings.rule.name
-    yield "params", f"{len(names)} arrays"
+    yield "library of params", home
+    yield "number of arrays", str(len(names))
     yield "names of params", ", ".join(names)
     yield "dtype", settings.plan.dtype.name
     yield "options", ", ".join(settings.options)
-    yield "norm", f"of {settings.plan.norm or 'none'}"
 
 
 def _of_options(settings: Settings) -> Iterator[tuple[str, str]]:

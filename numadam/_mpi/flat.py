@@ -34,6 +34,13 @@ class Flat:
             return None
         return self._leaves[first.leaf][first.low : first.high]
 
+    def leaves(self, parts: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """For each array some of its elements, low to before high, as a view."""
+        if not self._whole:
+            return [one[low:high] for one, (low, high) in zip(self._leaves, parts, strict=True)]
+        pairs = zip(self._cut.offsets, parts)  # noqa: B905  # the last offset is the end
+        return [self._leaves[at + low : at + high] for at, (low, high) in pairs]  # type: ignore[misc]
+
     def read(self, begin: int, end: int, spare: Spare) -> np.ndarray:
         """A range, as a view or gathered in spare memory."""
         view = self.view(begin, end)

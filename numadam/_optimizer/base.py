@@ -121,7 +121,7 @@ class OptimizerBase:
             size = formatting.nbytes(settings.plan.state_nbytes * sum(leaf.size for leaf in leaves))
             raise MemoryError(
                 f"params: {type(self).__name__} with these options needs {size} for its state, and "
-                f"there is not so much memory. SGD needs none. ({error})"
+                f"there is not so much memory. na.SGD(params) needs none. ({error})"
             ) from error
         attributes = {
             "_params": params,

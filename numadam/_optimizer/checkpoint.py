@@ -1,4 +1,8 @@
-"""Optimisers in files: what a checkpoint holds, and how it comes into an optimiser."""
+"""Optimisers in files: what a checkpoint holds, and how it comes into an optimiser.
+
+Above 300 lines, so that what is written stands beside what compares and what reads it: an entry of
+the file is in all three.
+"""
 
 from __future__ import annotations
 
@@ -99,6 +103,8 @@ class Checkpointed(OptimizerBase):
         dtypes of the arrays must be those of the file, and so must the rule and the options that
         are fixed when an optimiser is made. lr and the hyperparameters become those of the file. A
         `numadam.schedules.ReduceOnPlateau` stays the same object and gets the state of the file.
+        A list, a tuple and a dict with the keys 0, 1, ... give arrays the same names, so that the
+        file of one of them can be loaded into another.
 
         Parameters
         ----------

@@ -1,4 +1,7 @@
-"""Options of one optimiser as its back end needs them: plan, control block, arrays."""
+"""Options of one optimiser as its back end needs them: plan, control block, arrays.
+
+Above 300 lines, for nearly all of it is one class over one state.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +109,7 @@ class Settings:
         self.rule, self.options, self._names = rule, options, list(names)
         self.rate_array: Any = None
         self.exchange: Exchange | None = None
-        self.together: Callable[[], None] | None = None
+        self.together: Callable[[str], None] | None = None
         self.lr = self._rate = self.constant_rate = None  # until `set_lr`
         self.guard = _GUARDS[options["nonfinite"]]
         self._overrides: list[Overrides] = [{}]
@@ -262,11 +265,14 @@ class Settings:
                     found.append((group, column, hyper, values[name]))
         return found
 
-    def agree(self) -> None:
-        """Go on, where all processes of the same arrays do; called before the first write."""
+    def agree(self, home: str) -> None:
+        """Go on, where all processes of the same arrays do; called before the first write.
+
+        `home` is the library of the arrays here.
+        """
         together, self.together = self.together, None
         if together is not None:
-            together()
+            together(home)
 
     def set_lr(self, lr: Any) -> None:
         """Take another learning rate, which has been checked."""

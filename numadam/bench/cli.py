@@ -26,6 +26,7 @@ TABLES = {
         "GPU_CASES",
         "every rule and option on the GPU, against the CPU and against peers",
     ),
+    "mpi": ("mpi_cases", "MPI_CASES", "two ranks: memory, traffic, and time against torch"),
 }
 _PAIRS, _QUICK_PAIRS = 15, 5
 _PROBE = "from numadam._jit import threads; print(threads.layer())"
@@ -86,6 +87,12 @@ def run(args: argparse.Namespace) -> int:
     if problem:
         print(problem, file=sys.stderr)
         return 2
+    if args.mpi:
+        from numadam.bench import mpi_cases
+
+        if problem := mpi_cases.missing():
+            print(f"--mpi: {problem}", file=sys.stderr)
+            return 1
     tables = _run_layers(args) if args.layer else [_run_here(args, cases)]
     if args.plot and tables:
         from numadam.bench import sizes_plot
@@ -119,7 +126,7 @@ def _check_plot(args: argparse.Namespace, cases: list[Case] | None) -> str:
     if cases is not None:
         return (
             "--plot: draws the table of sizes; leave out --targets, --options, --minimize, --gpu, "
-            "--case."
+            "--mpi, --case."
         )
     from numadam.bench import sizes_plot
 

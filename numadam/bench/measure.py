@@ -32,12 +32,15 @@ class Figure:
         Seconds per call, where two sides were timed.
     expected : float
         The value is the ratio of these times divided by this.
+    note : str
+        What the figure alone does not say.
     """
 
     value: float
     ours: float | None = None
     theirs: float | None = None
     expected: float = 1.0
+    note: str = ""
 
 
 def repeats(side: Side, sample: float = SAMPLE, clock: Callable[[], float] | None = None) -> int:

@@ -75,6 +75,7 @@ def cells(row: Row) -> tuple[str, ...]:
     met = ("yes" if row.met else "NO") + ("?" if doubt else "")
     busy = "-" if row.busy is None else f"{row.busy:.0%}"
     by = "" if figure.expected == 1.0 else f" ({figure.expected:.3g} of its {case.by})"
+    note = f" ({figure.note})" if figure.note else ""
     return (
         case.name,
         seconds(figure.ours),
@@ -83,7 +84,7 @@ def cells(row: Row) -> tuple[str, ...]:
         target(case),
         met,
         busy,
-        case.what + by,
+        case.what + by + note,
     )
 
 

@@ -21,16 +21,20 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from numadam._arrays import formatting
+from numadam._arrays.interop import home, is_cupy
+from numadam._arrays.layout import address_of
 from numadam._arrays.tree import Active, Tree
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
+from numadam._cpu.adding import Adding
 from numadam._jit.interrupts import defer_interrupts
 from numadam._mpi.buckets import Buckets
+from numadam._mpi.choose import check_asked
 from numadam._mpi.cut import STEP, Cut
 from numadam._mpi.errors import RankError
 from numadam._mpi.flat import Flat
@@ -50,8 +54,11 @@ from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.learning_rate import is_plain
 
-#: Elements of one part of the step, and of the parts that are summed up and stepped at a time.
-_PART, _WINDOW = 16_384, 262_144
+if TYPE_CHECKING:
+    from numadam._mpi.on_device import OnDevice
+
+#: Elements of one part of the step, of which a bucket holds a whole number.
+_PART = 16_384
 _MOST_BYTES = 2**30
 _WHAT = "Sharded"
 
@@ -75,8 +82,8 @@ class Sharded:
     kind : class
         Of the optimiser: `Adam`, `AdamW`, `SGD`, ...
     params : array or nesting of arrays
-        NumPy arrays in C order with the same values on all ranks; changed in place. All of them
-        plain arrays, or all made by `shared_array`, then on as many ranks on each machine.
+        NumPy or CuPy arrays in C order with the same values on all ranks; changed in place. All of
+        them plain arrays, or all made by `shared_array`, then on as many ranks on each machine.
     comm : mpi4py.MPI.Intracomm
         Never used itself, but a private duplicate of it.
     lr : float, callable, array or nesting, optional
@@ -86,6 +93,9 @@ class Sharded:
     bucket_bytes : int, default 8 MiB
         Bytes of gradients that a rank receives at a time from other machines, while it steps
         those before.
+    transport : {"auto", "mpi", "nccl", "host"}, default "auto"
+        How CuPy arrays go between ranks: through an MPI that takes the memory of a GPU, NCCL, or
+        the memory of the host. "auto" takes the first of these that every rank has.
     **options
         Those of `kind`, the same on all ranks. `clip_norm`, `clip_array_norm` and `nonfinite` are
         of the summed gradients. `sparse`, `capturable` and `comm` are refused.
@@ -138,6 +148,7 @@ class Sharded:
         lr: Any = None,
         reduce: str = "sum",
         bucket_bytes: int = 8 * 2**20,
+        transport: str = "auto",
         **options: Any,
     ) -> None:
         ranks = ranks_of(comm)
@@ -147,19 +158,21 @@ class Sharded:
             tree = Tree(params)
             leaves = list(tree.flatten(params, "params"))
             check_leaves(leaves, tree.names("params"))
+            check_asked(transport, home(leaves[0]))
             return tree, leaves, frozen_leaves(options.get("groups"), tree, kind.rule)
 
         tree, leaves, frozen = together(ranks, _WHAT, check)
         names, shapes = tree.names("params"), [leaf.shape for leaf in leaves]
         about = (kind.__name__, reduce, bucket_bytes, tree.paths(), shapes, leaves[0].dtype.name)
-        check_same(ranks, (*about, frozen), "Sharded: class, params or options")
+        more = (frozen, home(leaves[0]), transport)
+        check_same(ranks, (*about, *more), "Sharded: class, params or options")
         window = together(ranks, _WHAT, lambda: common_window(leaves, names))
         nodes = nodes_of(ranks, window)
         if nodes.count > 1:
             check_values(ranks, leaves, names)
         sizes = [0 if still else leaf.size for leaf, still in zip(leaves, frozen, strict=True)]
         cut = Cut(sizes, nodes.count, nodes.each)
-        flat = [np.ndarray.view(leaf, np.ndarray).reshape(-1) for leaf in leaves]
+        flat = [_plain(leaf).reshape(-1) for leaf in leaves]
         parts = cut.parts(*cut.piece(nodes.node, nodes.place))
         slices = [leaf[low:high] for leaf, (low, high) in zip(flat, parts, strict=True)]
 
@@ -169,33 +182,50 @@ class Sharded:
                 given["lr"] = sliced_rates(lr, tree, leaves, parts)
             if options.get("bounds") is not None:
                 given["bounds"] = sliced_bounds(options["bounds"], tree, leaves, parts)
-            return kind(tree.unflatten(slices), **given)
+            return kind(tree.unflatten(slices), comm=comm, **given)
 
         self._shard = together(ranks, _WHAT, make)
         self._ranks, self._nodes, self._reduce, self._broken = ranks, nodes, reduce, ""
         self._params, self._leaves, self._tree, self._cut = params, leaves, tree, cut
-        active = Active(tree, [not still for still in frozen])
-        self._flat = Flat(cut, flat)
-        self._gradients = Gradients(nodes, cut, active, active.select(leaves))
+        self._begin, self._end = cut.piece(nodes.node, nodes.place)
+        self._parts, self._flat = parts, Flat(cut, flat)
+        self._gradients: Gradients | OnDevice
         self._sum: np.ndarray | None = None
-        self._prepare(bucket_bytes)
+        self._device: OnDevice | None = None
+        moving = [not still for still in frozen]
+        if is_cupy(leaves[0]):
+            self._prepare_device(bucket_bytes, moving, transport)
+        else:
+            self._prepare(bucket_bytes, moving)
         if options.get("bounds") is not None:  # the shard has moved parameters into them
             self._pass_on()
         self._barrier()
 
-    def _prepare(self, bucket_bytes: int) -> None:
+    def _prepare_device(self, bucket_bytes: int, moving: list[bool], transport: str) -> None:
+        """Choose how CuPy arrays go between ranks."""
+        from numadam._mpi.on_device import OnDevice
+
+        divisor = self._ranks.size if self._reduce == "mean" else 1
+        bucket, leaves = bucket_bytes // self._leaves[0].dtype.itemsize, self._leaves
+        about = self._ranks, self._cut, self._tree, leaves, moving
+        self._gradients = self._device = OnDevice(*about, transport, bucket, divisor)
+
+    def _prepare(self, bucket_bytes: int, moving: list[bool]) -> None:
         """Cut the step into parts and rounds."""
         _, settings, backend, _ = parts_of(self._shard)
+        active, nodes = Active(self._tree, moving), self._nodes
+        self._gradients = Gradients(nodes, self._cut, active, active.select(self._leaves))
         dtype, cut = self._leaves[0].dtype, self._cut
-        self._begin, self._end = cut.piece(self._nodes.node, self._nodes.place)
-        self._part = min(_PART, max(-(-cut.longest() // STEP) * STEP, STEP))
-        self._window = self._part * (_WINDOW // _PART)
-        backend.cut_parts(self._part)  # type: ignore[attr-defined]  # TODO: of CpuBackend
         divisor = self._ranks.size if self._reduce == "mean" else 1
+        self._part = min(_PART, max(-(-cut.longest() // STEP) * STEP, STEP))
+        backend.cut_parts(self._part)
+        self._adding, self._numbers = Adding(divisor), settings.plan.numbers
         bucket = bucket_bytes // dtype.itemsize
-        self._buckets = Buckets(self._nodes, cut, dtype, bucket, self._window, divisor)
+        self._buckets = Buckets(self._nodes, cut, dtype, bucket, self._part, divisor)
         #: whether sums are needed whole before the step, for a norm or for further sums
-        self._at_once = settings.plan.norm != "" or settings.plan.accumulate
+        self._at_once = (
+            settings.plan.norm != "" or settings.plan.accumulate or self._ranks.size == 1
+        )
 
     def step(self, grads: Any = None, *, lr: float | None = None) -> None:
         """Add up the gradients of all ranks and take one step. Collective.
@@ -225,7 +255,7 @@ class Sharded:
         """
         shard = parts_of(self._shard)
         with defer_interrupts(), shard.lock:
-            error, sources, rate = None, [], 0.0
+            error, sources, rate = None, list[Any](), 0.0
             try:
                 self._refuse_unusable()
                 sources, rate = self._gradients.sources(grads), self._rate(lr)
@@ -233,39 +263,61 @@ class Sharded:
                 error = caught
             self._agree(error, rate)
             with self._noting_breaks():
-                if self._at_once:
+                if self._device is not None:
+                    self._step_on_device(self._device, sources, lr)
+                elif self._at_once:
                     self._step_at_once(sources, lr)
                 else:
-                    self._step_in_windows(sources, rate)
+                    self._step_in_rounds(sources, rate)
                 self._barrier()
 
-    def _step_in_windows(self, sources: Sequence[Flat], rate: float) -> None:
-        """Step each window while its sum is in the cache, and the next bucket is on its way."""
-        backend, part, buckets = parts_of(self._shard).backend, self._part, self._buckets
-        parts, each = -(-(self._end - self._begin) // part), self._window // part
+    def _step_on_device(self, device: OnDevice, sources: Sequence[Any], lr: float | None) -> None:
+        """Form all sums, then step, then pass on: a GPU has no cache in which sums could stay."""
+        sums, t = device.total(sources), self._shard.t
+        try:
+            self._shard.step(self._tree.unflatten(sums), lr=lr)
+        finally:
+            if self._shard.t != t:
+                self._pass_on()
+
+    def _step_in_rounds(self, sources: Sequence[Flat], rate: float) -> None:
+        """Step each bucket while the next one is on its way; sums are formed as they are needed."""
+        backend, buckets, parts = parts_of(self._shard).backend, self._buckets, self._parts
+        shared = self._nodes.each > 1
+        own = [] if shared else sources[0].leaves(parts)
+        grads = np.array([*map(address_of, own)] if own else [0] * len(parts), np.int64)
+        count, node = -(-(self._end - self._begin) // self._part), self._nodes.node
         buckets.begin(sources)
         for k in range(buckets.rounds):
-            for first, grad in buckets.sums(k):
-                before = (first - self._begin) // part
-                backend.step_parts(before, max(parts - before - each, 0), grad, rate)  # type: ignore[attr-defined]
+            low, high, arrived = buckets.arrived(k)
+            if high > low or (k == 0 and count == 0):  # t advances where there is nothing, too
+                before = (low - self._begin) // self._part
+                after = max(count + (self._begin - high) // self._part, 0)
+                come = [arrived.get(other) for other in range(self._nodes.count)]
+                here = [one.view(low, high) for one in sources] if shared else []
+                self._adding.set(
+                    (low - self._begin) * self._numbers, come[:node], here, come[node + 1 :]
+                )
+                backend.step_parts(before, after, grads, self._adding, rate)
+            buckets.done(k)
             buckets.spread(k, self._flat)
-        if parts == 0:  # t advances all the same
-            backend.step_parts(0, 0, np.empty(0, self._leaves[0].dtype), rate)  # type: ignore[attr-defined]
         buckets.settle(self._flat)
 
     def _step_at_once(self, sources: Sequence[Flat], lr: float | None) -> None:
         """Form all sums, then step: a norm is needed before the first element."""
-        if self._sum is None:
-            self._sum = np.empty(self._end - self._begin, self._leaves[0].dtype)
-        buckets = self._buckets
-        buckets.begin(sources)
-        for k in range(buckets.rounds):
-            for first, grad in buckets.sums(k):
-                at = first - self._begin
-                self._sum[at : at + len(grad)] = grad
+        if self._ranks.size == 1:
+            grads = self._tree.unflatten(sources[0].leaves(self._parts))
+        else:
+            if self._sum is None:
+                self._sum = np.empty(self._end - self._begin, self._leaves[0].dtype)
+            self._buckets.begin(sources)
+            for k in range(self._buckets.rounds):
+                self._buckets.add_up(k, self._sum)
+                self._buckets.done(k)
+            grads = self._shard_views(self._sum)
         t = self._shard.t
         try:
-            self._shard.step(self._shard_views(self._sum), lr=lr)
+            self._shard.step(grads, lr=lr)
         finally:
             if self._shard.t != t:
                 self._pass_on()
@@ -273,13 +325,16 @@ class Sharded:
     def _shard_views(self, values: np.ndarray) -> Any:
         """Parts of a flat array as the arrays of the shard, in their nesting."""
         views, at = [], 0
-        for low, high in self._cut.parts(self._begin, self._end):
+        for low, high in self._parts:
             views.append(values[at : at + high - low])
             at += high - low
         return self._tree.unflatten(views)
 
     def _pass_on(self) -> None:
         """Give this rank's part of the parameters to the other nodes, and take theirs."""
+        if self._device is not None:
+            self._device.spread()
+            return
         for k in range(self._buckets.rounds):
             self._buckets.spread(k, self._flat)
         self._buckets.settle(self._flat)
@@ -505,6 +560,11 @@ class Sharded:
         return self._ranks.size
 
     @property
+    def transport(self) -> str:
+        """How arrays go between ranks: "mpi"; of CuPy arrays also "nccl" or "host"."""
+        return "mpi" if self._device is None else self._device.transport
+
+    @property
     def nodes(self) -> int:
         """Machines with parameters of their own: the number of ranks with plain arrays."""
         return self._nodes.count
@@ -546,6 +606,11 @@ class Sharded:
             f"Sharded({own}); rank {self.rank} of {self.ranks}, {self._nodes.count} x "
             f"{self._nodes.each}, t={self.t}; {formatting.outline(self._leaves)})"
         )
+
+
+def _plain(leaf: Any) -> Any:
+    """An array without its subclass."""
+    return leaf if is_cupy(leaf) else np.ndarray.view(leaf, np.ndarray)
 
 
 def _is_option(kind: type[Any], name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 
 import numpy as np
@@ -82,6 +83,18 @@ def test_arrays_and_bounds_come_back_in_float64():
         assert not equal(back, {**options, "bounds": {**options["bounds"], "w": other}})
 
 
+def test_what_is_of_another_kind_says_something_else():
+    both = Bounds(0, 1)
+    others = [(0, 1), [0, 1], {"w": 0}, 0.5, None, np.ones(2), Bounds(0, 2), Bounds(2, 1)]
+    for other in others:
+        assert not equal(both, other)
+        assert not equal(other, both)
+    for other in (0.5, [1], None, np.ones(2)):
+        assert not equal({"w": 1}, other)
+        assert not equal(other, {"w": 1})
+    assert equal(both, Bounds(0.0, np.ones(())))
+
+
 def test_a_schedule_used_twice_is_one_object_again_and_goes_on():
     plateau = schedules.ReduceOnPlateau(0.1, factor=0.5, patience=1, cooldown=3)
     for f in (3.0, 2.0, 2.0, 2.0, 1.0):
@@ -121,6 +134,12 @@ def test_what_cannot_be_saved_is_named(lr, options, message):
         options_to_json(lr, options, {})
 
 
+def test_what_there_is_for_a_function_as_lr_is_said_by_the_caller():
+    for options, end in (({}, " schedule of numadam.schedules, or else."), ({"x": abs}, "les.")):
+        with pytest.raises(TypeError, match=f"{re.escape(end)}$"):
+            options_to_json(0.1 if options else abs, options, {}, ", or else")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -146,6 +165,11 @@ def test_what_cannot_be_saved_is_named(lr, options, message):
 def test_json_of_others_is_refused(change):
     with pytest.raises((TypeError, ValueError, LookupError, AttributeError)):
         options_from_json({"lr": 0.1, "options": {}, "schedules": [], **change}, {})
+
+
+def test_a_schedule_that_there_is_not_is_named():
+    with pytest.raises(ValueError, match=r"^there is no schedule 'Scheduled' in numadam"):
+        options_from_json({"schedules": [["Scheduled", {}]], "lr": 0.1, "options": {}}, {})
 
 
 def test_an_argument_of_the_future_has_its_default():

@@ -115,6 +115,15 @@ def test_containers_of_others_have_names_and_are_not_made(tree):
         rebuild(found.json, lambda name, axes: None)
 
 
+def test_a_container_of_the_user_may_have_the_name_of_one_of_ours():
+    for name in ("list", "tuple", "dict", "value", "array"):
+        tree = namedtuple(name, "weight")(np.ones(1))
+        (kind,) = Structure(tree).json
+        assert kind == f"{__name__}.{name}"
+        with pytest.raises(ValueError, match="which numadam cannot make"):
+            rebuild(Structure(tree).json, lambda name, axes: None)
+
+
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
 def test_order_in_memory_comes_back(axes):
     values = np.arange(24.0).reshape(2, 3, 4)

@@ -46,13 +46,17 @@ class ndarray(numpy.ndarray):
     def device(self):
         return SimpleNamespace(id=self.gpu)
 
-    def get(self):
-        return numpy.array(self)
+    def get(self, stream=None, out=None, blocking=True):
+        if out is None:
+            return numpy.array(self)
+        assert type(out) is numpy.ndarray
+        out[...] = self
+        return out
 
     def set(self, values, stream=None):
         assert values.shape == self.shape
         assert values.dtype == self.dtype
-        self[...] = values
+        self.view(numpy.ndarray)[...] = values
 
 
 ndarray.__module__ = "cupy"
@@ -69,7 +73,7 @@ def asarray(a, dtype=None, order=None):
     order = sorted(range(given.ndim), key=lambda axis: -abs(given.strides[axis]))
     room = zeros([given.shape[axis] for axis in order], given.dtype)
     made = room.transpose(numpy.argsort(order)) if order else room.reshape(given.shape)
-    made[...] = given
+    made.view(numpy.ndarray)[...] = given
     return made
 
 
@@ -119,6 +123,7 @@ def _of_numpy(name):
     return function
 
 
+add, divide, concatenate = map(_of_numpy, ("add", "divide", "concatenate"))
 argsort, cumsum, flatnonzero, ascontiguousarray = map(
     _of_numpy, ("argsort", "cumsum", "flatnonzero", "ascontiguousarray")
 )
@@ -144,6 +149,7 @@ class _Event:
 
     def record(self, stream):
         self.recorded += 1
+        stream.log.append("record")
 
     def synchronize(self):
         assert self.recorded
@@ -153,16 +159,31 @@ class _Stream:
     ptr = 0
     capturing = False
 
+    def __init__(self, non_blocking=False):
+        self.log = []  # of what synchronises
+
     def is_capturing(self):
         return self.capturing
+
+    def synchronize(self):
+        self.log.append("synchronize")
+
+    def wait_event(self, event):
+        assert event.recorded
+        self.log.append("wait")
 
 
 stream = _Stream()
 cuda = SimpleNamespace(
     Device=_Device,
     Event=_Event,
+    Stream=_Stream,
     get_current_stream=lambda: stream,
-    runtime=SimpleNamespace(getDevice=lambda: 0, getDeviceCount=lambda: 1),
+    runtime=SimpleNamespace(
+        getDevice=lambda: 0,
+        getDeviceCount=lambda: 1,
+        deviceGetPCIBusId=lambda device: f"0000:{device:02x}:00.0",
+    ),
 )
 
 

@@ -280,6 +280,17 @@ def test_arguments_that_cannot_be_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_function_as_lr_is_refused_with_what_a_run_can_do(tmp_path):
+    def falling(taken):
+        return 0.1 / (taken + 1)
+
+    says = r"^lr: a function .*falling\)\. Use a schedule of .*, or run without checkpoint\.$"
+    for call, x0 in ((na.minimize, START), (na.minimize_many, np.array([START] * 2))):
+        with pytest.raises(TypeError, match=says):
+            call(rosen, x0, lr=falling, checkpoint=tmp_path / "a.run")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_place_that_takes_no_file_is_refused_before_anything_is_evaluated(tmp_path):
     link, folder = tmp_path / "link", tmp_path / "folder"
     link.symlink_to(tmp_path / "none" / "a")

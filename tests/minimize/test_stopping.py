@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import numadam as na
+from numadam._minimize.stopping import Tolerances
 from tests.minimize.objectives import START, python_rosen, rosen, square
 
 
@@ -114,6 +115,39 @@ def test_the_2_norm_neither_overflows_nor_underflows(size):
     res = na.minimize(lambda x: (0.0, size * x), np.array([3.0, 4.0]), jac=True, norm=2, maxiter=0)
     assert res.status == 1
     assert res.grad_norm == pytest.approx(5 * size, rel=1e-14)
+
+
+def test_each_tolerance_switches_its_test_on():
+    assert not Tolerances.read(0, 0, 0, 0, 2).any
+    assert not Tolerances.read(0, None, None, None, np.inf).any
+    for k in range(4):
+        given = [None] * 4
+        given[0] = given[1] = 0
+        given[k] = 1e-300
+        found = Tolerances.read(*given, 2)
+        assert found.any
+        assert (found.gtol, found.gtol_rel, found.ftol, found.xtol)[k] == 1e-300
+        assert sum(found.limits) + found.gtol_rel == 1e-300
+    default = Tolerances.read(None, None, 0, 0, np.inf)
+    assert (default.gtol, default.gtol_rel, default.norm) == (0.0, 1e-6, np.inf)
+    for bad in (1, "2", None, True, [2], 2.5, np.nan):
+        with pytest.raises(ValueError, match=r"^norm: expected numpy.inf or 2, got "):
+            Tolerances.read(0, 0, 0, 0, bad)
+
+
+def test_which_limit_of_the_gradient_held_is_said():
+    both = Tolerances.read(0.5, 0.25, None, None, np.inf)
+    largest = "The largest component of the projected gradient is at most gtol."
+    assert both.gradient_message(0.5, 2.0) == largest
+    assert both.gradient_message(0.25, 2.0) == largest
+    assert both._replace(norm=2.0).gradient_message(0.5, 2.0) == largest.replace(
+        "largest component", "2-norm"
+    )
+    of_first = "The gradient is 0.2 of the first (gtol_rel=0.25)."
+    assert both.gradient_message(0.6, 3.0) == of_first
+    relative = both._replace(gtol=0.0)
+    assert relative.gradient_message(0.2, 1.0) == of_first
+    assert relative.gradient_message(0.0, 0.0) == "The projected gradient is 0 at the start."
 
 
 def test_the_norm_may_be_a_number_of_numpys():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 
 import numpy as np
 import pytest
@@ -125,6 +125,23 @@ def test_a_plateau_stays_the_object_that_the_user_holds():
         load_into(other, trained(lr=apart.lr, beta1=copy.copy(apart.lr)))
 
 
+def test_a_plateau_in_another_schedule_goes_on():
+    def make(start):
+        plateau = na.schedules.ReduceOnPlateau(start, patience=0)
+        return plateau, trained(lr=na.schedules.Piecewise([plateau, 0.1], [50]))
+
+    saved, opt = make(0.3)
+    saved.observe(1.0), saved.observe(1.0)
+    mine, other = make(0.3)
+    lr = other.lr
+    load_into(other, opt)
+    assert other.lr is lr
+    assert mine == saved
+    for one in (opt, other):
+        one.step({key: p.copy() for key, p in one.params.items()})
+    assert digest(other) == digest(opt)
+
+
 def test_a_plateau_in_a_group_goes_on():
     def make(start=0.1):
         plateau = na.schedules.ReduceOnPlateau(start, patience=0)
@@ -180,6 +197,29 @@ def test_containers_of_the_user_are_loaded_into_and_not_made(path):
     other = na.Adam({"x": Pair(np.ones(3), np.zeros(2))}, lr=0.5)
     other.load(path)
     assert digest(other) == digest(opt)
+
+
+def test_containers_that_give_the_same_names_are_taken_for_each_other(path):
+    a, b, c = np.ones(3), np.zeros(2), np.ones(())
+    nestings = [
+        [a, (b, c)],
+        (a, [b, c]),
+        {1: (b, c), 0: a},
+        OrderedDict([("0", a), ("1", {"1": c, "0": b})]),
+    ]
+    for params in nestings:
+        opt = na.Adam(copy.deepcopy(params))
+        opt.step(copy.deepcopy(params))
+        opt.save(path)
+        for like in nestings:
+            other = na.Adam(copy.deepcopy(like), lr=0.5)
+            other.load(path)
+            other.save(path.parent / "again")
+            again, first = (read(one, "optimizer") for one in (path.parent / "again", path))
+            assert sorted(again.arrays) == sorted(first.arrays)
+            for name, array in first.arrays.items():
+                np.testing.assert_array_equal(again.arrays[name], array)
+            assert type(other.params) is type(like)
 
 
 class Mine(na.Adam):
@@ -372,6 +412,29 @@ def test_whatever_a_file_says_it_is_loaded_whole_or_refused(forged, data):
     except CheckpointError:
         return
     assert new.t == meta["counters"]["t"]
+
+
+def test_what_a_file_lacks_is_said(path):
+    opt = trained()
+    opt.save(path)
+    content = read(path, "optimizer")
+    assert content.meta["numadam"] == na.__version__
+    before = digest(opt)
+
+    def refused(says, **changes):
+        write(path, content._replace(**changes))
+        for load in (na.load, opt.load):
+            with pytest.raises(CheckpointError, match=says):
+                load(path)
+        assert digest(opt) == before
+
+    fewer = {name: array for name, array in content.arrays.items() if name != "v/w"}
+    refused("state: the optimiser has .* and 3 more, the file .* and 2 more. Nest", arrays=fewer)
+    more = {**content.arrays, "u/w": np.ones(6)}
+    refused("state: the optimiser has .* and 3 more, the file .* and 4 more. Nest", arrays=more)
+    named = {**content.meta, "schedules": [["Falling", {}]]}
+    refused("there is no schedule 'Falling' in", meta=named)
+    refused("rule of Adam is adam|was saved by Adam, and", meta={**content.meta, "rule": "sgd"})
 
 
 @pytest.mark.parametrize("depth", [200, 300, 400])

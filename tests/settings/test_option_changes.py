@@ -170,6 +170,10 @@ def test_changes_that_need_another_step_are_refused():
     for name in ("maximize", "accumulate", "bounds", "groups", "nonfinite", "decoupled", "like"):
         with pytest.raises(AttributeError, match=f"^{name}: cannot be changed"):
             setattr(opt, name, getattr(opt, name))
+    with pytest.raises(ValueError, match=r"^beta2: 1\.0 is only possible with eps_form='hat'"):
+        opt.beta2 = 1.0
+    with pytest.raises(ValueError, match=r"^clip_array_norm: clips each array by itself"):
+        na.Adam(np.ones(2), clip_array_norm=1.0).clip_norm = 1.0
     averaging = na.Adam(np.ones(2), ema=0.9, ema_debias=True)
     averaging.ema = 0.9
     with pytest.raises(ValueError, match=r"^ema: ema_debias divides"):

@@ -1,4 +1,7 @@
-"""Minimisation of one objective in Python: evaluate, run the stop tests, step."""
+"""Minimisation of one objective in Python: evaluate, run the stop tests, step.
+
+Above 300 lines, for all of it is one class over one state.
+"""
 
 from __future__ import annotations
 
