@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from numadam._arrays.interop import as_views
-from numadam._arrays.tree import Active, same_objects
+from numadam._arrays.tree import Active, Tree, same_objects
 from numadam._cuda import arrays as ca
 from numadam._cuda.launch import on_gpu
 from numadam._mpi.choose import device_transport
@@ -46,8 +46,7 @@ class OnDevice:
     ranks : Ranks
     cut : Cut
         Of as many nodes as ranks.
-    tree : Active
-        Structure of the parameters without frozen arrays.
+    tree : Tree
     leaves : sequence of arrays
         All parameters, of which those that are not `moving` are frozen.
     moving : sequence of bool
@@ -68,15 +67,15 @@ class OnDevice:
         self,
         ranks: Ranks,
         cut: Cut,
-        tree: Active,
+        tree: Tree,
         leaves: Sequence[Any],
         moving: Sequence[bool],
         asked: str,
         bucket: int,
         divisor: int,
     ) -> None:
-        self._tree, self._moving = tree, moving
-        self._titles, self._of = tree.names("grads"), tree.names("params")
+        self._tree, self._moving = Active(tree, moving), moving
+        self._titles, self._of = self._tree.names("grads"), self._tree.names("params")
         self._leaves = [one for one, moves in zip(leaves, moving, strict=True) if moves]
         self._dtype, self._gpu = leaves[0].dtype, int(leaves[0].device.id)
         self._params = [leaf.reshape(-1) for leaf in leaves]
@@ -152,6 +151,9 @@ class OnDevice:
                 f"was there. Write into that: {leaf}[...] = x."
             )
         return self._views
+
+    def sync(self) -> None:
+        """Do nothing: no memory is shared."""
 
     def total(self, sources: Sequence[Any]) -> list[Any]:
         """The sums over all ranks of what this rank steps, for each array. Collective."""

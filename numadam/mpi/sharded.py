@@ -21,11 +21,12 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from numadam._arrays import formatting
+from numadam._arrays.interop import home, is_cupy
 from numadam._arrays.layout import address_of
 from numadam._arrays.tree import Active, Tree
 from numadam._core.hyper import LR
@@ -33,6 +34,7 @@ from numadam._core.parts import parts_of
 from numadam._cpu.adding import Adding
 from numadam._jit.interrupts import defer_interrupts
 from numadam._mpi.buckets import Buckets
+from numadam._mpi.choose import check_asked
 from numadam._mpi.cut import STEP, Cut
 from numadam._mpi.errors import RankError
 from numadam._mpi.flat import Flat
@@ -51,6 +53,9 @@ from numadam._optimizer import shards
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.learning_rate import is_plain
+
+if TYPE_CHECKING:
+    from numadam._mpi.on_device import OnDevice
 
 #: Elements of one part of the step, of which a bucket holds a whole number.
 _PART = 16_384
@@ -77,8 +82,8 @@ class Sharded:
     kind : class
         Of the optimiser: `Adam`, `AdamW`, `SGD`, ...
     params : array or nesting of arrays
-        NumPy arrays in C order with the same values on all ranks; changed in place. All of them
-        plain arrays, or all made by `shared_array`, then on as many ranks on each machine.
+        NumPy or CuPy arrays in C order with the same values on all ranks; changed in place. All of
+        them plain arrays, or all made by `shared_array`, then on as many ranks on each machine.
     comm : mpi4py.MPI.Intracomm
         Never used itself, but a private duplicate of it.
     lr : float, callable, array or nesting, optional
@@ -88,6 +93,9 @@ class Sharded:
     bucket_bytes : int, default 8 MiB
         Bytes of gradients that a rank receives at a time from other machines, while it steps
         those before.
+    transport : {"auto", "mpi", "nccl", "host"}, default "auto"
+        How CuPy arrays go between ranks: through an MPI that takes the memory of a GPU, NCCL, or
+        the memory of the host. "auto" takes the first of these that every rank has.
     **options
         Those of `kind`, the same on all ranks. `clip_norm`, `clip_array_norm` and `nonfinite` are
         of the summed gradients. `sparse`, `capturable` and `comm` are refused.
@@ -140,6 +148,7 @@ class Sharded:
         lr: Any = None,
         reduce: str = "sum",
         bucket_bytes: int = 8 * 2**20,
+        transport: str = "auto",
         **options: Any,
     ) -> None:
         ranks = ranks_of(comm)
@@ -149,19 +158,21 @@ class Sharded:
             tree = Tree(params)
             leaves = list(tree.flatten(params, "params"))
             check_leaves(leaves, tree.names("params"))
+            check_asked(transport, home(leaves[0]))
             return tree, leaves, frozen_leaves(options.get("groups"), tree, kind.rule)
 
         tree, leaves, frozen = together(ranks, _WHAT, check)
         names, shapes = tree.names("params"), [leaf.shape for leaf in leaves]
         about = (kind.__name__, reduce, bucket_bytes, tree.paths(), shapes, leaves[0].dtype.name)
-        check_same(ranks, (*about, frozen), "Sharded: class, params or options")
+        more = (frozen, home(leaves[0]), transport)
+        check_same(ranks, (*about, *more), "Sharded: class, params or options")
         window = together(ranks, _WHAT, lambda: common_window(leaves, names))
         nodes = nodes_of(ranks, window)
         if nodes.count > 1:
             check_values(ranks, leaves, names)
         sizes = [0 if still else leaf.size for leaf, still in zip(leaves, frozen, strict=True)]
         cut = Cut(sizes, nodes.count, nodes.each)
-        flat = [np.ndarray.view(leaf, np.ndarray).reshape(-1) for leaf in leaves]
+        flat = [_plain(leaf).reshape(-1) for leaf in leaves]
         parts = cut.parts(*cut.piece(nodes.node, nodes.place))
         slices = [leaf[low:high] for leaf, (low, high) in zip(flat, parts, strict=True)]
 
@@ -176,22 +187,36 @@ class Sharded:
         self._shard = together(ranks, _WHAT, make)
         self._ranks, self._nodes, self._reduce, self._broken = ranks, nodes, reduce, ""
         self._params, self._leaves, self._tree, self._cut = params, leaves, tree, cut
-        active = Active(tree, [not still for still in frozen])
-        self._flat = Flat(cut, flat)
-        self._gradients = Gradients(nodes, cut, active, active.select(leaves))
+        self._begin, self._end = cut.piece(nodes.node, nodes.place)
+        self._parts, self._flat = parts, Flat(cut, flat)
+        self._gradients: Gradients | OnDevice
         self._sum: np.ndarray | None = None
-        self._prepare(bucket_bytes)
+        self._device: OnDevice | None = None
+        moving = [not still for still in frozen]
+        if is_cupy(leaves[0]):
+            self._prepare_device(bucket_bytes, moving, transport)
+        else:
+            self._prepare(bucket_bytes, moving)
         if options.get("bounds") is not None:  # the shard has moved parameters into them
             self._pass_on()
         self._barrier()
 
-    def _prepare(self, bucket_bytes: int) -> None:
+    def _prepare_device(self, bucket_bytes: int, moving: list[bool], transport: str) -> None:
+        """Choose how CuPy arrays go between ranks."""
+        from numadam._mpi.on_device import OnDevice
+
+        divisor = self._ranks.size if self._reduce == "mean" else 1
+        bucket, leaves = bucket_bytes // self._leaves[0].dtype.itemsize, self._leaves
+        about = self._ranks, self._cut, self._tree, leaves, moving
+        self._gradients = self._device = OnDevice(*about, transport, bucket, divisor)
+
+    def _prepare(self, bucket_bytes: int, moving: list[bool]) -> None:
         """Cut the step into parts and rounds."""
         _, settings, backend, _ = parts_of(self._shard)
+        active, nodes = Active(self._tree, moving), self._nodes
+        self._gradients = Gradients(nodes, self._cut, active, active.select(self._leaves))
         dtype, cut = self._leaves[0].dtype, self._cut
         divisor = self._ranks.size if self._reduce == "mean" else 1
-        self._begin, self._end = cut.piece(self._nodes.node, self._nodes.place)
-        self._parts = cut.parts(self._begin, self._end)
         self._part = min(_PART, max(-(-cut.longest() // STEP) * STEP, STEP))
         backend.cut_parts(self._part)
         self._adding, self._numbers = Adding(divisor), settings.plan.numbers
@@ -230,7 +255,7 @@ class Sharded:
         """
         shard = parts_of(self._shard)
         with defer_interrupts(), shard.lock:
-            error, sources, rate = None, [], 0.0
+            error, sources, rate = None, list[Any](), 0.0
             try:
                 self._refuse_unusable()
                 sources, rate = self._gradients.sources(grads), self._rate(lr)
@@ -238,11 +263,22 @@ class Sharded:
                 error = caught
             self._agree(error, rate)
             with self._noting_breaks():
-                if self._at_once:
+                if self._device is not None:
+                    self._step_on_device(self._device, sources, lr)
+                elif self._at_once:
                     self._step_at_once(sources, lr)
                 else:
                     self._step_in_rounds(sources, rate)
                 self._barrier()
+
+    def _step_on_device(self, device: OnDevice, sources: Sequence[Any], lr: float | None) -> None:
+        """Form all sums, then step, then pass on: a GPU has no cache in which sums could stay."""
+        sums, t = device.total(sources), self._shard.t
+        try:
+            self._shard.step(self._tree.unflatten(sums), lr=lr)
+        finally:
+            if self._shard.t != t:
+                self._pass_on()
 
     def _step_in_rounds(self, sources: Sequence[Flat], rate: float) -> None:
         """Step each bucket while the next one is on its way; sums are formed as they are needed."""
@@ -296,6 +332,9 @@ class Sharded:
 
     def _pass_on(self) -> None:
         """Give this rank's part of the parameters to the other nodes, and take theirs."""
+        if self._device is not None:
+            self._device.spread()
+            return
         for k in range(self._buckets.rounds):
             self._buckets.spread(k, self._flat)
         self._buckets.settle(self._flat)
@@ -521,6 +560,11 @@ class Sharded:
         return self._ranks.size
 
     @property
+    def transport(self) -> str:
+        """How arrays go between ranks: "mpi"; of CuPy arrays also "nccl" or "host"."""
+        return "mpi" if self._device is None else self._device.transport
+
+    @property
     def nodes(self) -> int:
         """Machines with parameters of their own: the number of ranks with plain arrays."""
         return self._nodes.count
@@ -562,6 +606,11 @@ class Sharded:
             f"Sharded({own}); rank {self.rank} of {self.ranks}, {self._nodes.count} x "
             f"{self._nodes.each}, t={self.t}; {formatting.outline(self._leaves)})"
         )
+
+
+def _plain(leaf: Any) -> Any:
+    """An array without its subclass."""
+    return leaf if is_cupy(leaf) else np.ndarray.view(leaf, np.ndarray)
 
 
 def _is_option(kind: type[Any], name: str) -> bool:

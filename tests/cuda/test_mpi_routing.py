@@ -150,7 +150,7 @@ def test_a_group_of_nccl_is_closed_after_an_error(stand_in, stream, nccl, monkey
     assert not nccl.open
 
 
-@pytest.mark.parametrize("kind", [tr.Host, tr.CudaAware, tr.Staged])
+@pytest.mark.parametrize("kind", [tr.CudaAware, tr.Staged])
 def test_empty_pieces_are_not_sent(stand_in, stream, kind):
     kind(Logged(stream.log)).begin([(0, stand_in.zeros(0))], [(0, stand_in.zeros(0))]).wait()
     assert not [entry for entry in stream.log if entry != "synchronize"]
@@ -213,14 +213,13 @@ def test_unlike_wishes_are_refused():
 @pytest.mark.parametrize("asked", ["MPI", None, 3])
 def test_other_names_are_refused(asked):
     with pytest.raises(ValueError, match="expected 'auto', 'mpi', 'nccl' or 'host', got"):
-        ch.check_asked(asked)
+        ch.check_asked(asked, "CuPy")
 
 
 def test_numpy_arrays_go_through_mpi():
-    ranks = SimpleNamespace(comm=MPI.COMM_SELF)
-    assert isinstance(ch.host_transport(ranks, "auto"), tr.Host)
+    ch.check_asked("mpi", "NumPy")
     with pytest.raises(ValueError, match="'nccl' is for CuPy arrays"):
-        ch.host_transport(ranks, "nccl")
+        ch.check_asked("nccl", "NumPy")
 
 
 @pytest.mark.parametrize("as_tuple", [False, True])
