@@ -73,13 +73,13 @@ def _digest(text: str) -> int:
 
 
 def _of_arrays(settings: Settings, names: Sequence[str], home: str) -> Iterator[tuple[str, str]]:
-    """What decides how many words ranks exchange, as texts by name: as many for every rule."""
+    """Rule and arrays as texts by name: as many for every optimiser."""
     yield "rule", settings.rule.name
-    yield "params", f"{len(names)} {home} arrays"
+    yield "library of params", home
+    yield "number of arrays", str(len(names))
     yield "names of params", ", ".join(names)
     yield "dtype", settings.plan.dtype.name
     yield "options", ", ".join(settings.options)
-    yield "norm", f"of {settings.plan.norm or 'none'}"
 
 
 def _of_options(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -146,17 +146,17 @@ def ranks_of(comm: Any) -> Ranks:
 
     Raises
     ------
-    TypeError
-        Where it is no intracommunicator of mpi4py.
+    TypeError, ValueError
+        Where it is no intracommunicator of mpi4py, or COMM_NULL.
     """
     module = sys.modules.get("mpi4py.MPI")  # whoever has a communicator has loaded it
+    if module is not None and isinstance(comm, module.Comm) and comm == module.COMM_NULL:
+        raise ValueError("comm: is COMM_NULL: this process is not in it. Leave it out here.")
     if module is None or not isinstance(comm, module.Intracomm):
         raise TypeError(
             "comm: expected a communicator of mpi4py, such as MPI.COMM_WORLD, or a "
             f"numadam.mpi.Decomposition, got {type(comm).__name__}."
         )
-    if comm == module.COMM_NULL:
-        raise ValueError("comm: is COMM_NULL: this process is not in it. Leave it out here.")
     key = _attribute(module)
     known: dict[type[Any], Ranks] | None = comm.Get_attr(key)
     if known is None:
