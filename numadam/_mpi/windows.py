@@ -33,7 +33,7 @@ class _Entry:
 _open: dict[int, list[_Entry]] = {}
 
 
-def _free_unused(local: MPI.Comm) -> None:
+def _free_unused(local: MPI.Intracomm) -> None:
     """Collective: free the windows that no rank uses any more."""
     entries = _open.setdefault(MPI._addressof(local), [])  # noqa: SLF001  # its public way
     used = np.array([entry.used for entry in entries], np.int8)
@@ -60,7 +60,7 @@ class Window:
     local : mpi4py communicator
     """
 
-    def __init__(self, local: MPI.Comm, nbytes: int) -> None:
+    def __init__(self, local: MPI.Intracomm, nbytes: int) -> None:
         _free_unused(local)
         self.local = local
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
@@ -89,9 +89,8 @@ class _Segment:
 
     def __init__(self, window: Window, memory: MPI.buffer, nbytes: int) -> None:
         self.window = window
-        address = memory.address if nbytes else 0
         self.__array_interface__ = {
-            "data": (address, False),
+            "data": (memory.address, False),
             "shape": (nbytes,),
             "typestr": "|u1",
             "version": 3,

@@ -159,11 +159,14 @@ class Sharded:
         nodes = nodes_of(ranks, window)
         if nodes.count > 1:
             check_values(ranks, leaves, names)
-        sizes = [0 if still else leaf.size for leaf, still in zip(leaves, frozen, strict=True)]
-        cut = Cut(sizes, nodes.count, nodes.each)
+        active = Active(tree, [not still for still in frozen])
+        cut = Cut([leaf.size for leaf in active.select(leaves)], nodes.count, nodes.each)
         flat = [np.ndarray.view(leaf, np.ndarray).reshape(-1) for leaf in leaves]
-        parts = cut.parts(*cut.piece(nodes.node, nodes.place))
+        own = iter(cut.parts(*cut.piece(nodes.node, nodes.place)))
+        parts = [(0, 0) if still else next(own) for still in frozen]
         slices = [leaf[low:high] for leaf, (low, high) in zip(flat, parts, strict=True)]
+
+        constructor: Any = kind  # a rule's
 
         def make() -> Optimizer:
             given = dict(options)
@@ -171,13 +174,13 @@ class Sharded:
                 given["lr"] = sliced_rates(lr, tree, leaves, parts)
             if options.get("bounds") is not None:
                 given["bounds"] = sliced_bounds(options["bounds"], tree, leaves, parts)
-            return kind(tree.unflatten(slices), comm=comm, **given)
+            made: Optimizer = constructor(tree.unflatten(slices), comm=comm, **given)
+            return made
 
         self._shard = together(ranks, _WHAT, make)
         self._ranks, self._nodes, self._reduce, self._broken = ranks, nodes, reduce, ""
         self._params, self._leaves, self._tree, self._cut = params, leaves, tree, cut
-        active = Active(tree, [not still for still in frozen])
-        self._flat = Flat(cut, flat)
+        self._active, self._flat = active, Flat(cut, list(active.select(flat)))
         self._gradients = Gradients(nodes, cut, active, active.select(leaves))
         self._sum: np.ndarray | None = None
         self._prepare(bucket_bytes)
@@ -187,7 +190,8 @@ class Sharded:
 
     def _prepare(self, bucket_bytes: int) -> None:
         """Cut the step into parts and rounds."""
-        _, settings, backend, _ = parts_of(self._shard)
+        settings = parts_of(self._shard).settings
+        backend: Any = parts_of(self._shard).backend
         dtype, cut = self._leaves[0].dtype, self._cut
         divisor = self._ranks.size if self._reduce == "mean" else 1
         self._begin, self._end = cut.piece(self._nodes.node, self._nodes.place)
@@ -197,10 +201,10 @@ class Sharded:
         self._adding, self._numbers = Adding(divisor), settings.plan.numbers
         bucket = bucket_bytes // dtype.itemsize
         self._buckets = Buckets(self._nodes, cut, dtype, bucket, self._part, divisor)
-        #: whether sums are needed whole before the step, for a norm or for further sums
-        self._at_once = (
-            settings.plan.norm != "" or settings.plan.accumulate or self._ranks.size == 1
-        )
+        # a norm is formed before the first element; sums of 16 bits are formed in float32
+        plan = settings.plan
+        late = plan.norm == "" and not plan.accumulate and dtype.itemsize > 2
+        self._at_once = self._ranks.size == 1 or not late
 
     def step(self, grads: Any = None, *, lr: float | None = None) -> None:
         """Add up the gradients of all ranks and take one step. Collective.
@@ -246,7 +250,8 @@ class Sharded:
 
     def _step_in_rounds(self, sources: Sequence[Flat], rate: float) -> None:
         """Step each bucket while the next one is on its way; sums are formed as they are needed."""
-        backend, buckets, parts = parts_of(self._shard).backend, self._buckets, self._parts
+        buckets, parts = self._buckets, self._parts
+        backend: Any = parts_of(self._shard).backend
         shared = self._nodes.each > 1
         own = [] if shared else sources[0].leaves(parts)
         grads = np.array([*map(address_of, own)] if own else [0] * len(parts), np.int64)
@@ -255,22 +260,22 @@ class Sharded:
         for k in range(buckets.rounds):
             low, high, arrived = buckets.arrived(k)
             if high > low or (k == 0 and count == 0):  # t advances where there is nothing, too
-                before = (low - self._begin) // self._part
-                after = max(count + (self._begin - high) // self._part, 0)
-                come = [arrived.get(other) for other in range(self._nodes.count)]
-                here = [one.view(low, high) for one in sources] if shared else []
-                self._adding.set(
-                    (low - self._begin) * self._numbers, come[:node], here, come[node + 1 :]
-                )
-                backend.step_parts(before, after, grads, self._adding, rate)
+                done = (low - self._begin) // self._part
+                left = max(count + (self._begin - high) // self._part, 0)
+                here = [one.read(low, high, None) for one in sources] if shared else []
+                first = (low - self._begin) * self._numbers
+                before = [arrived[other] for other in sorted(arrived) if other < node]
+                after = [arrived[other] for other in sorted(arrived) if other > node]
+                self._adding.set(first, before, here, after)
+                backend.step_parts(done, left, grads, self._adding, rate)
             buckets.done(k)
             buckets.spread(k, self._flat)
         buckets.settle(self._flat)
 
     def _step_at_once(self, sources: Sequence[Flat], lr: float | None) -> None:
-        """Form all sums, then step: a norm is needed before the first element."""
+        """Form all sums, then step as in one process."""
         if self._ranks.size == 1:
-            grads = self._tree.unflatten(sources[0].leaves(self._parts))
+            grads = self._active.unflatten(sources[0].leaves(self._parts))
         else:
             if self._sum is None:
                 self._sum = np.empty(self._end - self._begin, self._leaves[0].dtype)
@@ -292,7 +297,7 @@ class Sharded:
         for low, high in self._parts:
             views.append(values[at : at + high - low])
             at += high - low
-        return self._tree.unflatten(views)
+        return self._active.unflatten(views)
 
     def _pass_on(self) -> None:
         """Give this rank's part of the parameters to the other nodes, and take theirs."""
@@ -557,9 +562,10 @@ class Sharded:
 
     def __repr__(self) -> str:
         """The shard's class and options, the ranks, t, and all parameters."""
-        own = repr(self._shard).partition(", t=")[0]
+        # of which the last option is comm
+        own = repr(self._shard).partition("comm=")[0].removesuffix(", ") + ")"
         return (
-            f"Sharded({own}); rank {self.rank} of {self.ranks}, {self._nodes.count} x "
+            f"Sharded({own}, rank {self.rank} of {self.ranks}, {self._nodes.count} x "
             f"{self._nodes.each}, t={self.t}; {formatting.outline(self._leaves)})"
         )
 
