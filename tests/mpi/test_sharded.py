@@ -522,7 +522,7 @@ def test_messages_are_the_least_that_is_needed(comm):
 def test_a_step_that_breaks_is_noted(comm, monkeypatch):
     opt = na.mpi.Sharded(na.Adam, np.ones(1000), comm, clip_norm=1.0)
 
-    def broken(*_):
+    def broken(*_, **__):
         raise MPI.Exception(MPI.ERR_INTERN)
 
     with monkeypatch.context() as patch:
