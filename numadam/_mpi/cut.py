@@ -42,7 +42,7 @@ class Cut:
     Parameters
     ----------
     sizes : sequence of int
-        Elements of each array; 0 where it is frozen.
+        Elements of each array that is not frozen.
     nodes, local : int
         Number of nodes, and of ranks on each.
 
