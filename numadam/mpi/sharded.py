@@ -40,7 +40,7 @@ from numadam._mpi.errors import RankError
 from numadam._mpi.flat import Flat
 from numadam._mpi.gradients import Gradients
 from numadam._mpi.nodes import nodes_of
-from numadam._mpi.ranks import PATIENCE, described, ranks_of
+from numadam._mpi.ranks import LEFT_ALONE, described, ranks_of
 from numadam._mpi.replicas import (
     check_leaves,
     check_same,
@@ -380,7 +380,7 @@ class Sharded:
         rows = np.zeros((ranks.size, 3), np.int64)
         rows[ranks.rank] = error is not None, t, zlib.crc32(numbers.tobytes())
         self._gradients.sync()
-        came = ranks.share(rows, None if error is None else PATIENCE)
+        came = ranks.share(rows, None if error is None else LEFT_ALONE)
         self._gradients.sync()
         if not came and error is not None:
             ranks.abort(f"step: the other ranks did not come. {described(error)}")

@@ -77,6 +77,18 @@ def test_every_byte_matters(memory):
     assert na.load(path).t == 0
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_masks_of_ghost_cells_are_checked(tmp_path, ranks):
+    """By ranks that need them, and by those that do not."""
+    path = tmp_path / "run"
+    save(path, 2, ghosts=1)
+    damaged = bytearray(shard(path, 1).read_bytes())
+    damaged[-1] ^= 1
+    shard(path, 1).write_bytes(damaged)
+    with pytest.raises(na.CheckpointError, match="checksum of 'owned/p/b' is wrong"):
+        on_ranks(ranks, lambda ranks: Block(ranks, ghosts=1).load(path))
+
+
 def test_cut_and_lengthened_files(path):
     for name in (INDEX, shard(path, 0).name, shard(path, 1).name):
         whole = (path / name).read_bytes()

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from numadam._mpi.ranks import PATIENCE, Ranks, described
+from numadam._mpi.ranks import LEFT_ALONE, Ranks, described
 
 #: Numbers of a meeting behind the word that refuses it: f, three norms, whether to save.
 _NUMBERS = 5
@@ -78,7 +78,7 @@ class Meetings:
         # new memory: Ctrl-C may have left a gather of the other that is still under way
         rows = np.zeros_like(self._rows)
         rows[self.ranks.rank, 0] = 1.0
-        if not self.ranks.share(rows, max(PATIENCE, _WAITS * self._longest)):
+        if not self.ranks.share(rows, max(LEFT_ALONE, _WAITS * self._longest)):
             self.ranks.abort(f"minimize: the other ranks did not come. {described(error)}")
         self.ranks.tell(error, rows[:, 0] != 0.0, "minimize")
 
