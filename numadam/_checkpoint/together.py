@@ -1,6 +1,6 @@
 """Saves and loads of several ranks at once: all of it on all ranks, or nothing on any.
 
-`Ranks` is what this needs of a communicator, which it does not know. Every function is collective.
+Every function is collective.
 """
 
 from __future__ import annotations
@@ -12,46 +12,17 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from numadam._checkpoint import folder as files
 from numadam._checkpoint import storage
 from numadam._checkpoint.assemble import assemble
+from numadam._checkpoint.collective import Ranks, on_all
 from numadam._checkpoint.errors import CheckpointError, about_file
 from numadam._checkpoint.index import Cuts, Index, Saved, current_generation, read_index
 from numadam._checkpoint.regions import Cut
-
-Result = TypeVar("Result")
-
-
-class Ranks(Protocol):
-    """The ranks that save or load together."""
-
-    rank: int
-    size: int
-
-    def gather(self, words: np.ndarray) -> np.ndarray:
-        """The words of all ranks, a row for each."""
-
-    def agree(self, error: BaseException | None, what: str) -> None:
-        """Raise on all ranks where one has an error."""
-
-
-class Alone:
-    """The ranks of a process that saves or loads by itself."""
-
-    rank, size = 0, 1
-
-    def gather(self, words: np.ndarray) -> np.ndarray:
-        """The words, in a row."""
-        return words[None]
-
-    def agree(self, error: BaseException | None, what: str) -> None:
-        """Raise the error."""
-        if error is not None:
-            raise error
 
 
 class Part(NamedTuple):
@@ -76,25 +47,6 @@ class Part(NamedTuple):
     arrays: dict[str, np.ndarray]
     cut_of: dict[str, str]
     cuts: dict[str, Cut]
-
-
-def on_all(ranks: Ranks, what: str, work: Callable[[], Result]) -> Result:
-    """The result of some work of this rank, which takes what time it takes; it works on all ranks.
-
-    Raises
-    ------
-    Exception
-        Its own error on the rank that has one, and the error of `Ranks.agree` on the others.
-    """
-    error, result = None, None
-    try:
-        result = work()
-    except BaseException as caught:  # an interrupt, too, ends all of them
-        error = caught
-    # a rank that has failed waits here for those that work on; in `agree` it would not
-    ranks.gather(np.zeros(1, np.int64))
-    ranks.agree(error, what)
-    return result  # type: ignore[return-value]  # there is one where there is no error
 
 
 def save(path: str | os.PathLike[Any], ranks: Ranks, make: Callable[[], Part]) -> None:

@@ -55,7 +55,8 @@ class Checkpointed(OptimizerBase):
         Parameters
         ----------
         path : str or path-like
-            The file; one that is there is replaced.
+            The file; one that is there is replaced. With `comm` a folder, the same on all ranks, on
+            a file system that they share; it is made where there is none.
 
         Raises
         ------
@@ -63,10 +64,14 @@ class Checkpointed(OptimizerBase):
             Where an option holds a function of the user's: schedules of `numadam.schedules` can
             be saved. No file is touched then.
         OSError
-            Where the file cannot be written.
+            Where the file cannot be written; with `comm` `numadam.mpi.RankError` on the other
+            ranks, and the folder keeps the checkpoint that it had.
 
         Notes
         -----
+        With `comm` collective: each rank writes its block, then the whole folder is the new
+        checkpoint at once. Any number of ranks loads it, where blocks have an `offset`.
+
         Steps of other threads wait until the file is complete. To step meanwhile, save a copy:
         ``threading.Thread(target=copy.deepcopy(opt).save, args=(path,)).start()``.
         Frozen arrays are in the file, `grads` are not.
@@ -92,9 +97,9 @@ class Checkpointed(OptimizerBase):
                 self._refuse_new_params()
                 write(path, content_of(self, settings.lr, settings.options))
                 return
-            from numadam._optimizer import shards
+            from numadam._optimizer import held, shards
 
-            shards.save(self, path, *shards.of_blocks(self, comm), self._refuse_new_params)
+            shards.save(self, path, *held.of_blocks(self, comm), self._refuse_new_params)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
         """Take over all of a file that `save` wrote; parameters are written in place.
@@ -109,7 +114,8 @@ class Checkpointed(OptimizerBase):
         Parameters
         ----------
         path : str or path-like
-            The file. One of a CPU can be loaded on a GPU, and the other way round.
+            The file. One of a CPU can be loaded on a GPU, and the other way round. Or a folder of
+            several ranks, by any number of ranks; with `comm` collective: on all ranks or none.
 
         Raises
         ------
@@ -128,10 +134,10 @@ class Checkpointed(OptimizerBase):
         """
         comm = parts_of(self).settings.options.get("comm")
         if comm is not None or Path(os.fsdecode(path)).is_dir():
-            from numadam._optimizer import shards
+            from numadam._optimizer import held, shards
 
             with self._lock:
-                shards.load(self, path, *shards.of_blocks(self, comm), self._refuse_unusable)
+                shards.load(self, path, *held.of_blocks(self, comm), self._refuse_unusable)
             return
         content = read(path, KIND)
         with self._lock:

@@ -7,50 +7,30 @@ All else has to be the same on all ranks.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from numadam._arrays.interop import is_array, to_host
+from numadam._arrays.interop import to_host
 from numadam._arrays.layout import assign
 from numadam._checkpoint import storage, together
 from numadam._checkpoint.assemble import OWNED, assemble
+from numadam._checkpoint.collective import Ranks, on_all
 from numadam._checkpoint.container import Container
 from numadam._checkpoint.errors import CheckpointError, about_file
 from numadam._checkpoint.folder import Shards
 from numadam._checkpoint.index import Index, read_index
-from numadam._checkpoint.options import equal, options_from_json
 from numadam._checkpoint.regions import Cut, whole_cut
-from numadam._checkpoint.together import Alone, Part, Ranks, on_all
+from numadam._checkpoint.together import Part
 from numadam._checkpoint.tree import Structure
-from numadam._core.parts import Parts, parts_of
+from numadam._core.parts import parts_of
 from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.checkpoint import KIND, Fit, content_of, fit
-from numadam._settings.bounds import Box, leaf_bounds
-from numadam._settings.learning_rate import is_plain
-
-
-class Held(NamedTuple):
-    """What a rank holds of whole parameters, by name of array (``p/w``).
-
-    Attributes
-    ----------
-    cuts : dict of str to Cut
-    params : object
-        The nesting of the whole parameters, as `Structure.json`.
-    owned : dict of str to bool array
-        False at ghost cells; only of arrays that have some.
-    frozen : dict of str to array
-        Frozen parameters that a rank has whole, while its optimiser has nothing of them.
-    """
-
-    cuts: Mapping[str, Cut]
-    params: Any
-    owned: Mapping[str, np.ndarray] = {}
-    frozen: Mapping[str, Any] = {}
+from numadam._optimizer.cut_options import cut_options, cuts_of_options, has_arrays, own_forms
+from numadam._optimizer.held import Held
 
 
 def save(
@@ -71,8 +51,7 @@ def save(
 
     def look() -> tuple[Held, bool]:
         check()
-        bounds = parts.settings.options["bounds"]
-        return held(), any(is_array(end) for pair in _pairs(parts, bounds) for end in pair)
+        return held(), has_arrays(parts)
 
     own, arrays = on_all(ranks, what, look)
     rows = ranks.gather(np.array([arrays, bool(own.owned)], np.int64))
@@ -83,11 +62,11 @@ def save(
 def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) -> Part:
     """All that a rank saves."""
     parts, structure = parts_of(optimizer), Structure(optimizer.params)
-    lr, options = _cut_options(parts, as_arrays)
+    lr, options = cut_options(parts, as_arrays)
     content = content_of(optimizer, lr, options)
     arrays = {**content.arrays, **{name: to_host(one) for name, one in held.frozen.items()}}
     cut_of = {name: _param_of(name) for name in arrays if not name.startswith("options/")}
-    cut_of |= _cuts_of_options(content, parts, structure)
+    cut_of |= cuts_of_options(content, parts, structure)
     if lost := sorted(name for name in arrays if name not in cut_of):
         raise TypeError(
             f"{lost[0].split('/')[1]}: numbers for each element cannot be saved by several ranks "
@@ -119,70 +98,6 @@ def _in_c_order(node: Any) -> Any:
     return {kind: [[key, _in_c_order(child)] for key, child in content]}
 
 
-def _pairs(parts: Parts, bounds: Any) -> list[Any]:
-    """The bounds of each parameter of a rank."""
-    return leaf_bounds(bounds, parts.tree, parts.backend.params, parts.tree.names("params"))
-
-
-def _rates(parts: Parts, lr: Any) -> list[Any]:
-    """The step size of each parameter of a rank, of lr as a nesting."""
-    return [lr] if parts.tree.is_leaf else list(parts.tree.flatten(lr, "lr"))
-
-
-def _cut_options(parts: Parts, as_arrays: bool) -> tuple[Any, dict[str, Any]]:
-    """Lr and options in a form that any part of the arrays has: bounds nested as params are."""
-    lr, options = parts.settings.lr, dict(parts.settings.options)
-    leaves = parts.backend.params
-    if options["bounds"] is not None:
-        boxes = [
-            Box(*(_spread(end, leaf) if as_arrays else end for end in pair))
-            for pair, leaf in zip(_pairs(parts, options["bounds"]), leaves, strict=True)
-        ]
-        options["bounds"] = _nest(parts.tree.paths(), boxes)
-    if not is_plain(lr):
-        rates = [
-            one if is_plain(one) else _spread(one, leaf)
-            for one, leaf in zip(_rates(parts, lr), leaves, strict=True)
-        ]
-        lr = rates[0] if parts.tree.is_leaf else parts.tree.merge(lr, rates)
-    return lr, options
-
-
-def _nest(paths: Sequence[Sequence[Any]], values: Sequence[Any]) -> Any:
-    """Values in dicts by the keys that lead to their arrays; bounds of frozen ones are refused."""
-    if not all(paths):
-        return values[0]
-    nest: dict[Any, Any] = {}
-    for path, value in zip(paths, values, strict=True):
-        node = nest
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = value
-    return nest
-
-
-def _spread(value: Any, leaf: Any) -> np.ndarray:
-    """A number for each element of an array."""
-    return np.broadcast_to(np.asarray(to_host(value), np.float64), leaf.shape)
-
-
-def _cuts_of_options(content: Container, parts: Parts, structure: Structure) -> dict[str, str]:
-    """By the names of arrays of options the parameters whose cuts they share."""
-    names: dict[str, Any] = {name: name for name in content.arrays}
-    lr, options = options_from_json(content.meta, names)
-    found: dict[str, str] = {}
-    for path in parts.tree.paths():
-        name = structure.names[tuple(path)]
-        for node in (lr, options["bounds"]):
-            if node is None or (is_plain(node) and not isinstance(node, str)):
-                continue
-            for key in path:
-                node = node[key]
-            ends = node if isinstance(node, Box) else [node]
-            found |= {end: name for end in ends if isinstance(end, str)}
-    return found
-
-
 def load(
     optimizer: OptimizerBase,
     path: str | os.PathLike[Any],
@@ -210,7 +125,7 @@ def load(
         with about_file(path):
             frozen = {name: arrays[name] for name in own.frozen}
             content = Container(KIND, index.meta, arrays | {n: a[:0] for n, a in frozen.items()})
-            found = fit(optimizer, content, *_own_forms(parts, content))
+            found = fit(optimizer, content, *own_forms(parts, content))
             new = parts.backend.from_host(list(frozen.values()))
             targets = zip(frozen, new, strict=True)
             more = [partial(assign, own.frozen[name], ..., one) for name, one in targets]
@@ -234,33 +149,6 @@ def _wanted(index: Index, held: Held) -> dict[str, Cut]:
         for name, (_, _, cut) in index.arrays.items()
         if not name.startswith(OWNED)
     }
-
-
-def _own_forms(parts: Parts, content: Container) -> tuple[Any, dict[str, Any]]:
-    """Lr and options of a file; bounds and step sizes that say what ours say as ours are."""
-    lr, options = options_from_json(content.meta, content.arrays)
-    own_lr, own, leaves = parts.settings.lr, parts.settings.options, parts.backend.params
-    if own["bounds"] is not None and options.get("bounds") is not None:
-        pairs = zip(_pairs(parts, own["bounds"]), _pairs(parts, options["bounds"]), strict=True)
-        if all(
-            np.array_equal(_spread(one, leaf), _spread(other, leaf))
-            for leaf, ends in zip(leaves, pairs, strict=True)
-            for one, other in zip(*ends, strict=True)
-        ):
-            options["bounds"] = own["bounds"]
-    if not is_plain(own_lr) and not is_plain(lr):
-        rates = [
-            now if _is_same_rate(now, its, leaf) else its
-            for now, its, leaf in zip(_rates(parts, own_lr), _rates(parts, lr), leaves, strict=True)
-        ]
-        lr = rates[0] if parts.tree.is_leaf else parts.tree.merge(lr, rates)
-    return lr, options
-
-
-def _is_same_rate(one: Any, other: Any, leaf: Any) -> bool:
-    if is_plain(one) or is_plain(other):
-        return equal(one, other)
-    return np.array_equal(_spread(one, leaf), _spread(other, leaf))
 
 
 def read_whole(path: str | os.PathLike[Any]) -> Container:
@@ -293,86 +181,3 @@ def read_whole(path: str | os.PathLike[Any]) -> Container:
     if size > int(index.nbytes.sum()):
         raise CheckpointError(f"{name_of_path}: its whole arrays are larger than its files.")
     return Container(KIND, index.meta, assemble(path, index, wanted))
-
-
-def of_blocks(optimizer: OptimizerBase, comm: Any) -> tuple[Ranks, Callable[[], Held]]:
-    """The ranks whose parameters are blocks of whole ones, and what this rank holds.
-
-    Parameters
-    ----------
-    comm : numadam.mpi.Decomposition or None
-        None: this process alone has all.
-    """
-    if comm is None:
-        return Alone(), lambda: _blocks(optimizer, None, None, 1)
-    from numadam._mpi.decomposition import ranks
-
-    return ranks(comm), lambda: _blocks(optimizer, comm.owned, comm.offset, comm.ranks)
-
-
-def _blocks(optimizer: OptimizerBase, owned: Any, offset: Any, ranks: int) -> Held:
-    """What a rank holds, by the mask of owned cells and the place of its blocks."""
-    structure = Structure(optimizer.params)
-    cuts, masks = dict[str, Cut](), dict[str, np.ndarray]()
-    for path, name in structure.names.items():
-        shape = structure.leaves[name].shape
-        begin = (0,) * len(shape) if offset is None and ranks == 1 else _at(offset, path)
-        if begin is not None:
-            begin = _checked_offset(begin, len(shape), name)
-        cuts[name] = Cut(begin, shape)
-        mask = _at(owned, path)
-        if mask is not None:
-            masks[name] = np.asarray(to_host(mask))
-    return Held(cuts, structure.json, masks)
-
-
-def _at(nest: Any, path: Sequence[Any]) -> Any:
-    """What stands for an array in a nesting, or in the place of a container that it lies in."""
-    for key in path:
-        if nest is None or is_array(nest) or _is_offset(nest):
-            break
-        nest = nest[key]
-    return nest
-
-
-def _is_offset(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and all(hasattr(n, "__index__") for n in value)
-
-
-def _checked_offset(offset: Any, axes: int, name: str) -> tuple[int, ...]:
-    if not _is_offset(offset) or len(offset) != axes or min(map(int, offset), default=0) < 0:
-        raise ValueError(
-            f"offset: expected {axes} whole numbers >= 0 for {name}, the place of its first "
-            f"element in the whole array, got {offset!r:.80}."
-        )
-    return tuple(map(int, offset))
-
-
-def of_slices(
-    params: Any,
-    paths: Sequence[tuple[Any, ...]],
-    parts: Sequence[tuple[int, int]],
-    frozen: Sequence[bool],
-    saver: bool | None = None,
-) -> Held:
-    """What a rank holds whose optimiser has flat slices of whole parameters, in their nesting.
-
-    Parameters
-    ----------
-    params : array or nesting of arrays
-        The whole ones.
-    paths, parts, frozen : sequences
-        For each array its path in the nesting; its elements here, low to before high, in C order;
-        and whether no rank steps it, so that all have it whole.
-    saver : bool or None
-        In a save, whether this is the rank that saves frozen arrays; None in a load.
-    """
-    structure, cuts, whole = Structure(params), dict[str, Cut](), dict[str, Any]()
-    for path, (first, end), still in zip(paths, parts, frozen, strict=True):
-        name = structure.names[tuple(path)]
-        leaf, low, high = structure.leaves[name], first, end
-        if still:
-            low, high = 0, 0 if saver is False else leaf.size
-            whole[name] = leaf.reshape(-1)[:high]
-        cuts[name] = Cut((low,), (high - low,), True, leaf.shape)
-    return Held(cuts, structure.json, frozen=whole)

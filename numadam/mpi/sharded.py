@@ -49,7 +49,7 @@ from numadam._mpi.replicas import (
     together,
 )
 from numadam._mpi.slices import frozen_leaves, refuse, sliced_bounds, sliced_rates
-from numadam._optimizer import shards
+from numadam._optimizer import held, shards
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.learning_rate import is_plain
@@ -460,10 +460,10 @@ class Sharded:
             self._barrier()
             self._broken = ""
 
-    def _held(self, saver: bool | None = None) -> shards.Held:
+    def _held(self, saver: bool | None = None) -> held.Held:
         """What checkpoints need to know of this rank's part."""
         paths = self._tree.paths()
-        return shards.of_slices(self._params, paths, self._slices, self._frozen, saver)
+        return held.of_slices(self._params, paths, self._slices, self._frozen, saver)
 
     def check_equal(self) -> None:
         """Compare the parameters of all ranks bit by bit (by sums over their bits). Collective.

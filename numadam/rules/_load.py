@@ -24,7 +24,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     Parameters
     ----------
     path : str or path-like
-        The file, of a CPU or a GPU.
+        The file, of a CPU or a GPU; or a folder of several ranks, whose parts become whole arrays.
     xp : module, optional
         Library of the new arrays: NumPy, or with ``xp=cupy`` CuPy on the current GPU.
 
@@ -39,7 +39,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     CheckpointError
         Where the file is damaged or newer than this numadam; or where its class, or a container of
         its parameters, is not numadam's or Python's own: then make the optimiser, and call
-        ``opt.load(path)``.
+        ``opt.load(path)``. Or where the ranks of a folder did not say where their blocks lie.
     OSError
         Where it cannot be read.
 

@@ -30,6 +30,7 @@ import numpy as np
 
 from numadam._checkpoint import together
 from numadam._checkpoint.assemble import assemble
+from numadam._checkpoint.collective import Alone
 from numadam._checkpoint.index import current_generation, read_index
 from numadam._checkpoint.regions import Cut, whole_cut
 
@@ -124,7 +125,7 @@ class Result(NamedTuple):
 def campaign(folder: Path, kills: int, ranks: int = 2, seed: int = 0) -> Result:
     """Kill so many times; AssertionError or CheckpointError at the first folder that is wrong."""
     chance, path, told = random.Random(seed), folder / "run", folder / "told"
-    alone = together.Alone()
+    alone = Alone()
     together.save(path, alone, lambda: state(alone, 0))
     k = middle = new = states = 0
     for _ in range(kills):

@@ -183,12 +183,12 @@ def test_a_rank_that_fails_while_others_write(comm, shared_path, kind, monkeypat
     run.opt.save(path)
     comm.Barrier()
     old = content(path)
-    monkeypatch.setattr(ranks_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(ranks_module, "PATIENCE", 1.0)
 
     def write(self, *args):
         if comm.rank == comm.size - 1:
             raise OSError(28, "No space left on device")
-        time.sleep(0.3)
+        time.sleep(1.3)
         return true_write(self, *args)
 
     true_write = files.NewShard.write
