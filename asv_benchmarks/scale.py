@@ -24,6 +24,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 DATA, PAGE, PICTURE = (DOCS / f"scale.{kind}" for kind in ("json", "md", "png"))
 _BEGIN = "<!-- written by asv_benchmarks/scale.py from here on -->"
 _PARAMETERS, _PAIRS, _RANKS = 20_000_000, 7, (1, 2, 3, 4)
+#: Elements of an exchange in scale_points.py, which needs MPI, and its small messages.
+_EXCHANGED, _SMALL = 1 << 20, 256
 #: Ranks a node of the cluster, parameters and ranks of the tables.
 EACH = 4
 _SIZES = (1e8, 1e9, 1e10, 1e11, 1e12)
@@ -57,16 +59,16 @@ def here(measured):
     """This machine, from what one or two ranks did alone."""
     n, points = measured["parameters"], measured["points"]
     one, two = points["1"], points["2"]
-    half = ITEM * n / 2
+    sent = ITEM * _EXCHANGED
     return Machine(
         cores=measured["cores"],
         memory=STEP * n / two["alone"],
         rank_memory=STEP * n / one["alone"],
-        network=half / two["exchange"],
-        stored=half / two["exchange stored"],
+        network=sent / two["exchange"],
+        stored=sent / two["exchange stored"],
         latency=two["gather"],
         call=two["call"],
-        message=two["small messages"] / 256,
+        message=two["small messages"] / _SMALL,
         capacity=math.inf,
         overlap=False,
     )
