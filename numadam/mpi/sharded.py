@@ -205,6 +205,8 @@ class Sharded:
         plan = settings.plan
         late = plan.norm == "" and not plan.accumulate and dtype.itemsize > 2
         self._at_once = self._ranks.size == 1 or not late
+        if not self._at_once:
+            backend.compile_sums(self._ranks.size == 2 and divisor == 1)
 
     def step(self, grads: Any = None, *, lr: float | None = None) -> None:
         """Add up the gradients of all ranks and take one step. Collective.
@@ -259,7 +261,7 @@ class Sharded:
         buckets.begin(sources)
         for k in range(buckets.rounds):
             low, high, arrived = buckets.arrived(k)
-            if high > low or (k == 0 and count == 0):  # t advances where there is nothing, too
+            if high > low:
                 done = (low - self._begin) // self._part
                 left = max(count + (self._begin - high) // self._part, 0)
                 here = [one.read(low, high, None) for one in sources] if shared else []
@@ -270,6 +272,8 @@ class Sharded:
                 backend.step_parts(done, left, grads, self._adding, rate)
             buckets.done(k)
             buckets.spread(k, self._flat)
+        if count == 0:  # t advances where there is nothing to step, too
+            backend.step(self._flat.leaves(parts), rate)
         buckets.settle(self._flat)
 
     def _step_at_once(self, sources: Sequence[Flat], lr: float | None) -> None:
