@@ -85,8 +85,8 @@ class Sharded:
         As in `kind`.
     reduce : {"sum", "mean"}, default "sum"
         What counts of the gradients of all ranks.
-    bucket_bytes : int, default 8 MiB
-        Bytes of gradients that a rank receives at a time from other machines, while it steps
+    bucket_bytes : int, default 2 MiB
+        Bytes of gradients that a rank receives at a time from all other machines, while it steps
         those before.
     **options
         Those of `kind`, the same on all ranks. `clip_norm`, `clip_array_norm` and `nonfinite` are
@@ -139,7 +139,7 @@ class Sharded:
         *,
         lr: Any = None,
         reduce: str = "sum",
-        bucket_bytes: int = 8 * 2**20,
+        bucket_bytes: int = 2 * 2**20,
         **options: Any,
     ) -> None:
         ranks = ranks_of(comm)
@@ -197,7 +197,6 @@ class Sharded:
         self._begin, self._end = cut.piece(self._nodes.node, self._nodes.place)
         self._parts = cut.parts(self._begin, self._end)
         self._part = min(_PART, max(-(-cut.longest() // STEP) * STEP, STEP))
-        backend.cut_parts(self._part)
         self._adding, self._numbers = Adding(divisor), settings.plan.numbers
         bucket = bucket_bytes // dtype.itemsize
         self._buckets = Buckets(self._nodes, cut, dtype, bucket, self._part, divisor)
@@ -206,6 +205,7 @@ class Sharded:
         late = plan.norm == "" and not plan.accumulate and dtype.itemsize > 2
         self._at_once = self._ranks.size == 1 or not late
         if not self._at_once:
+            backend.cut_parts(self._part)
             backend.compile_sums(self._ranks.size == 2 and divisor == 1)
 
     def step(self, grads: Any = None, *, lr: float | None = None) -> None:
@@ -305,6 +305,8 @@ class Sharded:
 
     def _pass_on(self) -> None:
         """Give this rank's part of the parameters to the other nodes, and take theirs."""
+        if self._nodes.count == 1:
+            return
         for k in range(self._buckets.rounds):
             self._buckets.spread(k, self._flat)
         self._buckets.settle(self._flat)
@@ -345,6 +347,10 @@ class Sharded:
 
     def _agree(self, error: BaseException | None, rate: float) -> None:
         """Go on where all ranks can; the first barrier of a step."""
+        if self._ranks.size == 1:
+            if error is not None:
+                raise error
+            return
         ranks, t = self._ranks, self._shard.t
         numbers = np.append(parts_of(self._shard).settings.control[0], rate)
         rows = np.zeros((ranks.size, 3), np.int64)
