@@ -33,7 +33,7 @@ from numadam._core.parts import parts_of
 from numadam._cpu.adding import Adding
 from numadam._jit.interrupts import defer_interrupts
 from numadam._mpi.buckets import Buckets
-from numadam._mpi.cut import STEP, Cut
+from numadam._mpi.cut import GRAIN, Cut
 from numadam._mpi.errors import RankError
 from numadam._mpi.flat import Flat
 from numadam._mpi.gradients import Gradients
@@ -55,7 +55,7 @@ from numadam._settings.learning_rate import is_plain
 #: Elements of one part of the step, of which a bucket holds a whole number.
 _PART = 16_384
 _MOST_BYTES = 2**30
-_WHAT = "Sharded"
+_MAKING = "Sharded"
 
 
 class Sharded:
@@ -151,11 +151,11 @@ class Sharded:
             check_leaves(leaves, tree.names("params"))
             return tree, leaves, frozen_leaves(options.get("groups"), tree, kind.rule)
 
-        tree, leaves, frozen = together(ranks, _WHAT, check)
+        tree, leaves, frozen = together(ranks, _MAKING, check)
         names, shapes = tree.names("params"), [leaf.shape for leaf in leaves]
         about = (kind.__name__, reduce, bucket_bytes, tree.paths(), shapes, leaves[0].dtype.name)
         check_same(ranks, (*about, frozen), "Sharded: class, params or options")
-        window = together(ranks, _WHAT, lambda: common_window(leaves, names))
+        window = together(ranks, _MAKING, lambda: common_window(leaves, names))
         nodes = nodes_of(ranks, window)
         if nodes.count > 1:
             check_values(ranks, leaves, names)
@@ -177,7 +177,7 @@ class Sharded:
             made: Optimizer = constructor(tree.unflatten(slices), comm=comm, **given)
             return made
 
-        self._shard = together(ranks, _WHAT, make)
+        self._shard = together(ranks, _MAKING, make)
         self._ranks, self._nodes, self._reduce, self._broken = ranks, nodes, reduce, ""
         self._params, self._leaves, self._tree, self._cut = params, leaves, tree, cut
         self._active, self._flat = active, Flat(cut, list(active.select(flat)))
@@ -196,7 +196,7 @@ class Sharded:
         divisor = self._ranks.size if self._reduce == "mean" else 1
         self._begin, self._end = cut.piece(self._nodes.node, self._nodes.place)
         self._parts = cut.parts(self._begin, self._end)
-        self._part = min(_PART, max(-(-cut.longest() // STEP) * STEP, STEP))
+        self._part = min(_PART, max(-(-cut.longest() // GRAIN) * GRAIN, GRAIN))
         self._adding, self._numbers = Adding(divisor), settings.plan.numbers
         bucket = bucket_bytes // dtype.itemsize
         self._buckets = Buckets(self._nodes, cut, dtype, bucket, self._part, divisor)
