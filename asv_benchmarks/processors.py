@@ -39,7 +39,9 @@ def cell(row):
 def add(columns, table):
     """Write the figures of one run into the column of its processor."""
     about = table["machine"]
-    title = about["processor"]
+    title = about["processor"]  # with its family: the name says little
+    if "family" in about:
+        title += f", family {about['family']}"
     column = next((one for one in columns if one["title"] == title), None)
     if column is None:
         column = {"title": title, "cases": {}, "roofline": {}}

@@ -68,7 +68,7 @@ examples:
 Not compiled: your own objective, which a first call compiles, and what runs on a GPU.
 """
 _INFO = """\
-Versions, threading layer, cache folder, CPU and GPU. Please paste the lines into a bug report.
+Versions, threading layer, cache folder, CPU, GPU and MPI. Please paste the lines into a bug report.
 """
 
 
@@ -123,7 +123,7 @@ def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentPa
         add_compile_arguments(ahead)
     commands.add_parser(
         "info",
-        help="versions, threads, cache folder, CPU, GPU",
+        help="versions, threads, cache folder, CPU, GPU, MPI",
         description=_INFO,
     )
     return top

@@ -20,13 +20,6 @@ _OPTIONAL = (
     "mlxtend",
     "matplotlib",
 )
-#: Prints the library that mpi4py has loaded. MPI may be asked for its version before it starts.
-_LIBRARY = """
-import mpi4py
-mpi4py.rc.initialize = False
-from mpi4py import MPI
-print(MPI.Get_library_version())
-"""
 
 
 def facts() -> dict[str, str]:
@@ -63,24 +56,12 @@ def _threads() -> dict[str, str]:
 
 
 def _mpi() -> dict[str, str]:
-    """The MPI library, where mpi4py is installed; asked in a process of its own.
-
-    A library that does not load can end its process, and mpi4py's setting that keeps MPI from
-    starting would stay with this one.
-    """
+    """The MPI that mpi4py finds, where it is installed, and the way of CuPy arrays."""
     if importlib.util.find_spec("mpi4py") is None:
         return {}
-    command = [sys.executable, "-c", _LIBRARY]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().split("\n")[-1]
-        return {"MPI library": f"does not load: {said}" if said else "does not load"}
-    except (OSError, subprocess.SubprocessError):
-        return {"MPI library": "gives no answer"}
-    # MPICH writes a line on each of its compilers, too
-    lines = [" ".join(line.split()) for line in done.stdout.strip("\0\n ").splitlines()]
-    return {"MPI library": lines[0] if lines else "gives no answer"}
+    from numadam._mpi.describe import describe
+
+    return {"MPI": describe()}
 
 
 def cpu() -> str:

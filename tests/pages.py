@@ -7,7 +7,7 @@ import re
 
 #: A block, and before it what it needs beyond the tests: a package, or words such as "a GPU".
 BLOCK = re.compile(
-    r"^(?:<!-- needs ([a-zA-Z ]+) -->\n)?```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- needs ([\w ]+) -->\n)?```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
 

@@ -54,6 +54,25 @@ def test_info_names_what_a_bug_report_needs():
     assert not err
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_info_names_the_mpi_of_mpi4py(monkeypatch, there):
+    """In a line of its own, and none where there is no mpi4py."""
+    from numadam import info
+    from numadam._mpi import describe
+
+    monkeypatch.setattr(describe, "describe", lambda: "MPICH 5")
+    monkeypatch.setattr(info.importlib.util, "find_spec", lambda name: there or None)
+    assert info.facts().get("MPI") == ("MPICH 5" if there else None)
+
+
+def test_info_does_not_start_mpi():
+    code = "import sys; from numadam import info; info.facts(); print('mpi4py' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "False\n"
+
+
 def test_quadratic(tmp_path):
     path = tmp_path / "x.png"
     out, err = run("demo", "quadratic", "--output", str(path))

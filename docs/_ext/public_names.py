@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import numadam
 from numadam import nopython, schedules
 
 HOMES = {"numadam": numadam, "numadam.schedules": schedules, "numadam.nopython": nopython}
+if importlib.util.find_spec("mpi4py"):  # without it there are the names, and nothing behind them
+    HOMES["numadam.mpi"] = numadam.mpi
 #: A line of a numpydoc section "Parameters": names, then a type.
 _PARAMETER = re.compile(r"^(\S.*?)(?: : .*)?$", re.MULTILINE)
 
@@ -25,9 +28,15 @@ def public_names() -> dict[str, Any]:
     }
 
 
+def is_of_ranks(thing: Any) -> bool:
+    """Whether its example is a program for several ranks, which no doctest could try."""
+    return thing.__module__.startswith(("numadam.mpi", "numadam._mpi"))
+
+
 def lacks_example(thing: Any) -> bool:
-    """Whether the docstring shows nothing that a doctest could try."""
-    return ">>> " not in (inspect.getdoc(thing) or "")
+    """Whether the docstring shows nothing that a doctest could try, or several ranks."""
+    shown = "comm = MPI.COMM_WORLD\n" if is_of_ranks(thing) else ">>> "
+    return shown not in (inspect.getdoc(thing) or "")
 
 
 def missing_parameters(thing: Any) -> Iterator[str]:

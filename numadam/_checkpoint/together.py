@@ -252,7 +252,9 @@ def load(
 
     def read() -> dict[str, np.ndarray]:
         with files.Shards(path, index).open(ranks.rank) as shard:
-            return {one: shard.array(one) for one in parts}
+            # all of them: what is not wanted is checked
+            found = {one: shard.array(one) for one in shard.names}
+        return {one: found[one] for one in parts}
 
     return index, on_all(ranks, what, read)
 

@@ -11,7 +11,7 @@ ids of its arrays, and finds everything else from there::
          ├─► scalars     float64[groups, width]: what the step computes from it
          ├─► factors     float64[3, count + 1]: clip factor in two steps, norm; last of all leaves
          ├─► partials    int64[blocks, 2]: a partial sum for each block of each gradient
-         ├─► sums        SUM[ranks, norms]: of the partial sums of each process, for each norm
+         ├─► sums        NORM_SUM[ranks, norms]: of the partial sums of each process, for each norm
          └─► products    float64[groups, n]: see `products`; they follow META, then the state
 """
 
@@ -97,7 +97,7 @@ CPU_LEAF = np.dtype(
 )
 
 #: Of the squares of a gradient in one process: the two words of a partial sum (see `norms`).
-SUM = np.dtype([("high", NUMBER), ("low", NUMBER), ("exponent", NUMBER)])
+NORM_SUM = np.dtype([("high", NUMBER), ("low", NUMBER), ("exponent", NUMBER)])
 
 #: Gradients of several ranks, of which a step takes the sum (see `adding`).
 ADDING = np.dtype(

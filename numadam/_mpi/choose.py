@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from numadam._mpi.ranks import Ranks
-from numadam._mpi.transport import CudaAware, Host, Nccl, Staged, Transport
+from numadam._mpi.transport import CudaAware, Nccl, Staged, Transport
 
 #: What a user may ask for.
 ASKED = ("auto", "mpi", "nccl", "host")
@@ -32,19 +32,15 @@ _VARIABLES = {"CRAY MPICH": "MPICH_GPU_SUPPORT_ENABLED", "MVAPICH2": "MV2_USE_CU
 _known: WeakKeyDictionary[Ranks, dict[bytes, Transport]] = WeakKeyDictionary()
 
 
-def check_asked(asked: Any) -> str:
-    """The option `transport`, checked."""
+def check_asked(asked: Any, home: str) -> None:
+    """Check the option `transport`, for arrays of a library."""
     if not isinstance(asked, str) or asked not in ASKED:
         names = ", ".join(map(repr, ASKED[:-1]))
         raise ValueError(f"transport: expected {names} or {ASKED[-1]!r}, got {asked!r}.")
-    return asked
-
-
-def host_transport(ranks: Ranks, asked: str) -> Transport:
-    """The transport of NumPy arrays, which is MPI."""
-    if asked == "nccl":
-        raise ValueError("transport: 'nccl' is for CuPy arrays, and params are NumPy's. Leave it.")
-    return Host(ranks.comm)
+    if home == "NumPy" and asked not in ("auto", "mpi"):
+        raise ValueError(
+            f"transport: {asked!r} is for CuPy arrays; NumPy's go through MPI. Leave it out."
+        )
 
 
 def device_transport(ranks: Ranks, asked: str, device: int) -> Transport:

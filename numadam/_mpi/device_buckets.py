@@ -140,13 +140,19 @@ class DeviceBuckets:
         out = self._sum[low - begin : high - begin]
         own = self._read(grads, low, high, ("own", 0, self._rank))
         parts = [arrived.get(rank, own) for rank in range(self._cut.nodes)]
+        total = out
+        if len(parts) > 1 and out.dtype.itemsize == 2:  # 16 bits are added up in float32
+            total = cupy.empty(out.shape, np.float32)
+            parts = [part.astype(np.float32) for part in parts]
         if len(parts) == 1:
-            out[...] = own
+            total[...] = own
         for k, part in enumerate(parts[1:], 1):
-            cupy.add(parts[0] if k == 1 else out, part, out=out)
+            cupy.add(parts[0] if k == 1 else total, part, out=total)
         if self._divisor != 1:  # real numbers: a complex division is another one
-            numbers = out.view(out.dtype.char.lower()) if out.dtype.kind == "c" else out
+            numbers = total.view(total.dtype.char.lower()) if total.dtype.kind == "c" else total
             cupy.divide(numbers, numbers.dtype.type(self._divisor), out=numbers)
+        if total is not out:
+            out[...] = total
 
     # --- ranges of the flat index -----------------------------------------------------------------
 

@@ -49,8 +49,7 @@ class OnDevice:
     tree : Active
         Structure of the parameters without frozen arrays.
     leaves : sequence of arrays
-        All parameters, of which those that are not `moving` are frozen.
-    moving : sequence of bool
+        The parameters that are not frozen.
     asked : str
         The option `transport`.
     bucket : int
@@ -70,14 +69,12 @@ class OnDevice:
         cut: Cut,
         tree: Active,
         leaves: Sequence[Any],
-        moving: Sequence[bool],
         asked: str,
         bucket: int,
         divisor: int,
     ) -> None:
-        self._tree, self._moving = tree, moving
+        self._tree, self._leaves = tree, list(leaves)
         self._titles, self._of = tree.names("grads"), tree.names("params")
-        self._leaves = [one for one, moves in zip(leaves, moving, strict=True) if moves]
         self._dtype, self._gpu = leaves[0].dtype, int(leaves[0].device.id)
         self._params = [leaf.reshape(-1) for leaf in leaves]
         self._views: list[Any] = []
@@ -103,9 +100,7 @@ class OnDevice:
         return self._nested
 
     def sources(self, grads: Any) -> list[Any]:
-        """The gradients of this rank, checked and flat; of frozen arrays they are empty.
-
-        None stands for those in `buffers`.
+        """The gradients of this rank, checked and flat; None: those in `buffers`.
 
         Raises
         ------
@@ -114,11 +109,7 @@ class OnDevice:
         """
         leaves = self._own() if grads is None else self._checked(self._tree.flatten(grads, "grads"))
         with on_gpu(self._gpu):
-            found = iter([self._flat(leaf) for leaf in leaves])
-        return [
-            next(found) if moves else param[:0]
-            for param, moves in zip(self._params, self._moving, strict=True)
-        ]
+            return [self._flat(leaf) for leaf in leaves]
 
     def _flat(self, leaf: Any) -> Any:
         """An array as one axis, in C order: a copy of one that lies otherwise."""
@@ -152,6 +143,9 @@ class OnDevice:
                 f"was there. Write into that: {leaf}[...] = x."
             )
         return self._views
+
+    def sync(self) -> None:
+        """Do nothing: no memory is shared."""
 
     def total(self, sources: Sequence[Any]) -> list[Any]:
         """The sums over all ranks of what this rank steps, for each array. Collective."""

@@ -15,7 +15,7 @@ import numpy as np
 from numadam._mpi.errors import RankError
 
 #: Seconds that a failed rank waits for the others, before it ends the whole program.
-PATIENCE = 5.0
+LEFT_ALONE = 5.0
 #: Seconds between two looks at whether they have come.
 _LOOK = 0.001
 #: Bytes of a message to the other ranks; a longer one is cut.
@@ -81,7 +81,7 @@ class Ranks:
         """
         rows = np.zeros((self.size, 1), np.int64)
         rows[self.rank] = error is not None
-        patience = None if error is None else PATIENCE
+        patience = None if error is None else LEFT_ALONE
         if not self.share(rows, patience) and error is not None:
             self.abort(f"{what}: the other ranks did not come. {described(error)}")
         if rows.any():
@@ -146,17 +146,17 @@ def ranks_of(comm: Any) -> Ranks:
 
     Raises
     ------
-    TypeError
-        Where it is no intracommunicator of mpi4py.
+    TypeError, ValueError
+        Where it is no intracommunicator of mpi4py, or COMM_NULL.
     """
     module = sys.modules.get("mpi4py.MPI")  # whoever has a communicator has loaded it
+    if module is not None and isinstance(comm, module.Comm) and comm == module.COMM_NULL:
+        raise ValueError("comm: is COMM_NULL: this process is not in it. Leave it out here.")
     if module is None or not isinstance(comm, module.Intracomm):
         raise TypeError(
             "comm: expected a communicator of mpi4py, such as MPI.COMM_WORLD, or a "
             f"numadam.mpi.Decomposition, got {type(comm).__name__}."
         )
-    if comm == module.COMM_NULL:
-        raise ValueError("comm: is COMM_NULL: this process is not in it. Leave it out here.")
     key = _attribute(module)
     known: dict[type[Any], Ranks] | None = comm.Get_attr(key)
     if known is None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from numadam._arrays import checks as ar
+from numadam._arrays.interop import is_cupy, to_host
 from numadam._mpi.errors import RankError
 from numadam._mpi.ranks import Ranks
 from numadam._mpi.windows import Window, window_of
@@ -35,6 +36,11 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
     TypeError, ValueError
         With the name of the array.
     """
+    if leaves and is_cupy(leaves[0]):
+        from numadam._mpi.on_device import check_device_leaves
+
+        check_device_leaves(leaves, names)
+        return
     for leaf, name in zip(leaves, names, strict=True):
         if not ar.is_numpy(leaf):
             raise TypeError(f"{name}: {ar.describe(leaf, 'NumPy')}")
@@ -82,7 +88,7 @@ def check_same(ranks: Ranks, about: tuple[Any, ...], what: str) -> None:
         )
 
 
-def check_values(ranks: Ranks, leaves: Sequence[np.ndarray], names: Sequence[str]) -> None:
+def check_values(ranks: Ranks, leaves: Sequence[Any], names: Sequence[str]) -> None:
     """Refuse arrays whose bits differ between ranks, on all of them. Collective."""
     words = np.array([_digest(leaf) for leaf in leaves], np.int64).reshape(-1)
     rows = ranks.gather(words)
@@ -96,9 +102,9 @@ def check_values(ranks: Ranks, leaves: Sequence[np.ndarray], names: Sequence[str
         )
 
 
-def _digest(leaf: np.ndarray) -> tuple[int, int]:
+def _digest(leaf: Any) -> tuple[int, int]:
     """Two sums over the bits of an array, at the speed of memory: no cryptographic hash."""
-    raw = leaf.reshape(-1).view(np.uint8)
+    raw = to_host(leaf).reshape(-1).view(np.uint8)
     whole = raw[: len(raw) // 8 * 8].view(np.uint64)
     rest = int.from_bytes(raw[len(whole) * 8 :].tobytes(), "little")
     exclusive = int(np.bitwise_xor.reduce(whole)) ^ rest

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from numadam._arrays.interop import is_cupy
 from numadam._arrays.tree import Tree
 from numadam._core.rule import RuleSpec
 from numadam._settings.bounds import leaf_bounds
@@ -70,8 +71,12 @@ class _Box:
         self.lb, self.ub = lb, ub
 
 
-def _slice(values: Any, leaf: Any, part: tuple[int, int]) -> np.ndarray:
+def _slice(values: Any, leaf: Any, part: tuple[int, int]) -> Any:
     low, high = part
+    if is_cupy(values):
+        import cupy
+
+        return cupy.broadcast_to(values, leaf.shape).reshape(-1)[low:high].copy()
     whole = np.broadcast_to(values, leaf.shape)
     # without a copy of all of it: a broadcast array has no flat view
     sliced: np.ndarray = whole.flat[low:high]

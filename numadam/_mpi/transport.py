@@ -1,12 +1,12 @@
-"""Transports of arrays between ranks: through MPI, NCCL, or the memory of the host.
+"""Transports of CuPy arrays between ranks: through MPI, NCCL, or the memory of the host.
 
 A transport sends and receives pieces, arrays with one axis and contiguous, and never computes:
 sums of pieces are formed where they arrive, in the order of the ranks. It is chosen once
-(`choose.choose`). Messages are bytes, so any dtype goes, and any number of elements.
+(`choose`). Messages are bytes, so any dtype goes, and any number of elements.
 
 `begin` returns at once where it can. `wait` of what it returns comes before the pieces received
-are read, and before those sent are written again. On a GPU both are meant in the order of CuPy's
-current stream, which the host waits for only where MPI needs it to.
+are read, and before those sent are written again. Both are meant in the order of CuPy's current
+stream, which the host waits for only where MPI needs it to.
 """
 
 from __future__ import annotations
@@ -51,26 +51,6 @@ def _start(comm: Any, sends: Sequence[Message], receives: Sequence[Message]) -> 
 def _finish(requests: list[Any]) -> None:
     for request in requests:
         request.Wait()
-
-
-class Host:
-    """NumPy arrays through MPI.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        A communicator of the library's own.
-    """
-
-    name = "mpi"
-
-    def __init__(self, comm: Any) -> None:
-        self._comm = comm
-
-    def begin(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
-        """Start the messages."""
-        requests = _start(self._comm, _bytes(sends), _bytes(receives))
-        return Pending(lambda: _finish(requests))
 
 
 class CudaAware:

@@ -50,7 +50,7 @@ class Held(NamedTuple):
     cuts: Mapping[str, Cut]
     params: Any
     owned: Mapping[str, np.ndarray] = {}
-    frozen: Mapping[str, np.ndarray] = {}
+    frozen: Mapping[str, Any] = {}
 
 
 def save(
@@ -85,7 +85,7 @@ def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) ->
     parts, structure = parts_of(optimizer), Structure(optimizer.params)
     lr, options = _cut_options(parts, as_arrays)
     content = content_of(optimizer, lr, options)
-    arrays = {**content.arrays, **held.frozen}
+    arrays = {**content.arrays, **{name: to_host(one) for name, one in held.frozen.items()}}
     cut_of = {name: _param_of(name) for name in arrays if not name.startswith("options/")}
     cut_of |= _cuts_of_options(content, parts, structure)
     if lost := sorted(name for name in arrays if name not in cut_of):
@@ -211,7 +211,9 @@ def load(
             frozen = {name: arrays[name] for name in own.frozen}
             content = Container(KIND, index.meta, arrays | {n: a[:0] for n, a in frozen.items()})
             found = fit(optimizer, content, *_own_forms(parts, content))
-            more = [partial(assign, own.frozen[name], ..., one) for name, one in frozen.items()]
+            new = parts.backend.from_host(list(frozen.values()))
+            targets = zip(frozen, new, strict=True)
+            more = [partial(assign, own.frozen[name], ..., one) for name, one in targets]
             return found._replace(others=[*found.others, *more])
 
     found = on_all(ranks, what, fitted)
@@ -365,12 +367,12 @@ def of_slices(
     saver : bool or None
         In a save, whether this is the rank that saves frozen arrays; None in a load.
     """
-    structure, cuts, whole = Structure(params), dict[str, Cut](), dict[str, np.ndarray]()
+    structure, cuts, whole = Structure(params), dict[str, Cut](), dict[str, Any]()
     for path, (first, end), still in zip(paths, parts, frozen, strict=True):
         name = structure.names[tuple(path)]
         leaf, low, high = structure.leaves[name], first, end
         if still:
             low, high = 0, 0 if saver is False else leaf.size
-            whole[name] = np.asarray(leaf).reshape(-1)[:high]
+            whole[name] = leaf.reshape(-1)[:high]
         cuts[name] = Cut((low,), (high - low,), True, leaf.shape)
     return Held(cuts, structure.json, frozen=whole)

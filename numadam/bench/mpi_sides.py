@@ -48,7 +48,8 @@ def shared(comm: MPI.Intracomm, n: int) -> Side:
     comm.Barrier()
     opt = numadam.mpi.Sharded(numadam.Adam, params, comm, lr=_LR)
     opt.grads[:] = values(n, seed=100 + comm.rank)
-    return opt.step
+    step: Side = opt.step
+    return step
 
 
 def sharded(comm: MPI.Intracomm, sizes: Sequence[int], **options: Any) -> Side:

@@ -21,11 +21,12 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from numadam._arrays import formatting
+from numadam._arrays.interop import home, is_cupy
 from numadam._arrays.layout import address_of
 from numadam._arrays.tree import Active, Tree
 from numadam._core.hyper import LR
@@ -33,12 +34,13 @@ from numadam._core.parts import parts_of
 from numadam._cpu.adding import Adding
 from numadam._jit.interrupts import defer_interrupts
 from numadam._mpi.buckets import Buckets
+from numadam._mpi.choose import check_asked
 from numadam._mpi.cut import GRAIN, Cut
 from numadam._mpi.errors import RankError
 from numadam._mpi.flat import Flat
 from numadam._mpi.gradients import Gradients
 from numadam._mpi.nodes import nodes_of
-from numadam._mpi.ranks import PATIENCE, described, ranks_of
+from numadam._mpi.ranks import LEFT_ALONE, described, ranks_of
 from numadam._mpi.replicas import (
     check_leaves,
     check_same,
@@ -51,6 +53,9 @@ from numadam._optimizer import shards
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.learning_rate import is_plain
+
+if TYPE_CHECKING:
+    from numadam._mpi.on_device import OnDevice
 
 #: Elements of one part of the step, of which a bucket holds a whole number.
 _PART = 16_384
@@ -77,8 +82,8 @@ class Sharded:
     kind : class
         Of the optimiser: `Adam`, `AdamW`, `SGD`, ...
     params : array or nesting of arrays
-        NumPy arrays in C order with the same values on all ranks; changed in place. All of them
-        plain arrays, or all made by `shared_array`, then on as many ranks on each machine.
+        NumPy or CuPy arrays in C order with the same values on all ranks; changed in place. All of
+        them plain arrays, or all made by `shared_array`, then on as many ranks on each machine.
     comm : mpi4py.MPI.Intracomm
         Never used itself, but a private duplicate of it.
     lr : float, callable, array or nesting, optional
@@ -88,6 +93,9 @@ class Sharded:
     bucket_bytes : int, default 2 MiB
         Bytes of gradients that a rank receives at a time from all other machines, while it steps
         those before.
+    transport : {"auto", "mpi", "nccl", "host"}, default "auto"
+        How CuPy arrays go between ranks: through an MPI that takes the memory of a GPU, NCCL, or
+        the memory of the host. "auto" takes the first of these that every rank has.
     **options
         Those of `kind`, the same on all ranks. `clip_norm`, `clip_array_norm` and `nonfinite` are
         of the summed gradients. `sparse`, `capturable` and `comm` are refused.
@@ -140,6 +148,7 @@ class Sharded:
         lr: Any = None,
         reduce: str = "sum",
         bucket_bytes: int = 2 * 2**20,
+        transport: str = "auto",
         **options: Any,
     ) -> None:
         ranks = ranks_of(comm)
@@ -149,19 +158,21 @@ class Sharded:
             tree = Tree(params)
             leaves = list(tree.flatten(params, "params"))
             check_leaves(leaves, tree.names("params"))
+            check_asked(transport, home(leaves[0]))
             return tree, leaves, frozen_leaves(options.get("groups"), tree, kind.rule)
 
         tree, leaves, frozen = together(ranks, _MAKING, check)
         names, shapes = tree.names("params"), [leaf.shape for leaf in leaves]
         about = (kind.__name__, reduce, bucket_bytes, tree.paths(), shapes, leaves[0].dtype.name)
-        check_same(ranks, (*about, frozen), "Sharded: class, params or options")
+        more = (frozen, home(leaves[0]), transport)
+        check_same(ranks, (*about, *more), "Sharded: class, params or options")
         window = together(ranks, _MAKING, lambda: common_window(leaves, names))
         nodes = nodes_of(ranks, window)
         if nodes.count > 1:
             check_values(ranks, leaves, names)
         active = Active(tree, [not still for still in frozen])
         cut = Cut([leaf.size for leaf in active.select(leaves)], nodes.count, nodes.each)
-        flat = [np.ndarray.view(leaf, np.ndarray).reshape(-1) for leaf in leaves]
+        flat = [_plain(leaf).reshape(-1) for leaf in leaves]
         own = iter(cut.parts(*cut.piece(nodes.node, nodes.place)))
         parts = [(0, 0) if still else next(own) for still in frozen]
         slices = [leaf[low:high] for leaf, (low, high) in zip(flat, parts, strict=True)]
@@ -180,22 +191,38 @@ class Sharded:
         self._shard = together(ranks, _MAKING, make)
         self._ranks, self._nodes, self._reduce, self._broken = ranks, nodes, reduce, ""
         self._params, self._leaves, self._tree, self._cut = params, leaves, tree, cut
+        self._begin, self._end = cut.piece(nodes.node, nodes.place)
+        self._parts = cut.parts(self._begin, self._end)
+        self._slices, self._frozen = parts, frozen
         self._active, self._flat = active, Flat(cut, list(active.select(flat)))
-        self._gradients = Gradients(nodes, cut, active, active.select(leaves))
+        self._gradients: Gradients | OnDevice
         self._sum: np.ndarray | None = None
-        self._prepare(bucket_bytes)
+        self._device: OnDevice | None = None
+        if is_cupy(leaves[0]):
+            self._prepare_device(bucket_bytes, transport)
+        else:
+            self._prepare(bucket_bytes)
         if options.get("bounds") is not None:  # the shard has moved parameters into them
             self._pass_on()
         self._barrier()
+
+    def _prepare_device(self, bucket_bytes: int, transport: str) -> None:
+        """Choose how CuPy arrays go between ranks."""
+        from numadam._mpi.on_device import OnDevice
+
+        divisor = self._ranks.size if self._reduce == "mean" else 1
+        bucket, active = bucket_bytes // self._leaves[0].dtype.itemsize, self._active
+        about = self._ranks, self._cut, active, active.select(self._leaves)
+        self._gradients = self._device = OnDevice(*about, transport, bucket, divisor)
 
     def _prepare(self, bucket_bytes: int) -> None:
         """Cut the step into parts and rounds."""
         settings = parts_of(self._shard).settings
         backend: Any = parts_of(self._shard).backend
+        active, nodes = self._active, self._nodes
+        self._gradients = Gradients(nodes, self._cut, active, active.select(self._leaves))
         dtype, cut = self._leaves[0].dtype, self._cut
         divisor = self._ranks.size if self._reduce == "mean" else 1
-        self._begin, self._end = cut.piece(self._nodes.node, self._nodes.place)
-        self._parts = cut.parts(self._begin, self._end)
         self._part = min(_PART, max(-(-cut.longest() // GRAIN) * GRAIN, GRAIN))
         self._adding, self._numbers = Adding(divisor), settings.plan.numbers
         bucket = bucket_bytes // dtype.itemsize
@@ -236,7 +263,7 @@ class Sharded:
         """
         shard = parts_of(self._shard)
         with defer_interrupts(), shard.lock:
-            error, sources, rate = None, [], 0.0
+            error, sources, rate = None, list[Any](), 0.0
             try:
                 self._refuse_unusable()
                 sources, rate = self._gradients.sources(grads), self._rate(lr)
@@ -244,11 +271,22 @@ class Sharded:
                 error = caught
             self._agree(error, rate)
             with self._noting_breaks():
-                if self._at_once:
+                if self._device is not None:
+                    self._step_on_device(self._device, sources, lr)
+                elif self._at_once:
                     self._step_at_once(sources, lr)
                 else:
                     self._step_in_rounds(sources, rate)
                 self._barrier()
+
+    def _step_on_device(self, device: OnDevice, sources: Sequence[Any], lr: float | None) -> None:
+        """Form all sums, then step, then pass on: a GPU has no cache in which sums could stay."""
+        sums, t = device.total(sources), self._shard.t
+        try:
+            self._shard.step(self._active.unflatten(sums), lr=lr)
+        finally:
+            if self._shard.t != t:
+                self._pass_on()
 
     def _step_in_rounds(self, sources: Sequence[Flat], rate: float) -> None:
         """Step each bucket while the next one is on its way; sums are formed as they are needed."""
@@ -305,6 +343,9 @@ class Sharded:
 
     def _pass_on(self) -> None:
         """Give this rank's part of the parameters to the other nodes, and take theirs."""
+        if self._device is not None:
+            self._device.spread()
+            return
         if self._nodes.count == 1:
             return
         for k in range(self._buckets.rounds):
@@ -356,7 +397,7 @@ class Sharded:
         rows = np.zeros((ranks.size, 3), np.int64)
         rows[ranks.rank] = error is not None, t, zlib.crc32(numbers.tobytes())
         self._gradients.sync()
-        came = ranks.share(rows, None if error is None else PATIENCE)
+        came = ranks.share(rows, None if error is None else LEFT_ALONE)
         self._gradients.sync()
         if not came and error is not None:
             ranks.abort(f"step: the other ranks did not come. {described(error)}")
@@ -431,9 +472,8 @@ class Sharded:
 
     def _held(self, saver: bool | None = None) -> shards.Held:
         """What checkpoints need to know of this rank's part."""
-        parts, ends = self._cut.parts(self._begin, self._end), self._cut.offsets
-        still = [leaf.size > 0 and ends[k] == ends[k + 1] for k, leaf in enumerate(self._leaves)]
-        return shards.of_slices(self._params, self._tree.paths(), parts, still, saver)
+        paths = self._tree.paths()
+        return shards.of_slices(self._params, paths, self._slices, self._frozen, saver)
 
     def check_equal(self) -> None:
         """Compare the parameters of all ranks bit by bit (by sums over their bits). Collective.
@@ -536,6 +576,11 @@ class Sharded:
         return self._ranks.size
 
     @property
+    def transport(self) -> str:
+        """How arrays go between ranks: "mpi"; of CuPy arrays also "nccl" or "host"."""
+        return "mpi" if self._device is None else self._device.transport
+
+    @property
     def nodes(self) -> int:
         """Machines with parameters of their own: the number of ranks with plain arrays."""
         return self._nodes.count
@@ -578,6 +623,11 @@ class Sharded:
             f"Sharded({own}, rank {self.rank} of {self.ranks}, {self._nodes.count} x "
             f"{self._nodes.each}, t={self.t}; {formatting.outline(self._leaves)})"
         )
+
+
+def _plain(leaf: Any) -> Any:
+    """An array without its subclass."""
+    return leaf if is_cupy(leaf) else np.ndarray.view(leaf, np.ndarray)
 
 
 def _is_option(kind: type[Any], name: str) -> bool:

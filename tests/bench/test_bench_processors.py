@@ -50,7 +50,9 @@ def test_figures_go_into_the_column_of_their_processor():
     assert "| torch-1M | a step of 1M / torch fused | 0.65 | 0.500 | 0.9 |" in text
     assert "| 10,000 | 1.022 | - |" in text
     assert all(f"| {case.name} |" in text for case in TARGETS)
-    assert other["title"] == "Q"
+    assert (mine["title"], other["title"]) == ("P, family 25", "Q")
+    processors.add(columns, {"machine": {**ABOUT, "family": "26"}, "rows": found})
+    assert [one["title"] for one in columns] == ["P, family 26", "P, family 25", "Q"]
 
 
 def test_bytes_of_a_busy_machine_are_not_in_doubt():

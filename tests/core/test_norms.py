@@ -189,7 +189,7 @@ def test_a_gradient_of_all_arrays(real):
 def test_blocks_are_packed_and_round_as_written_without_allocation(real):
     array, none, size = real[::1], numba.none, numba.int64
     k, words = numba.types.UniTuple(real, 2), numba.int64[::1]
-    arrays, absent = (array,) * 5, (array, array, none, none, none)
+    arrays, absent = (array,) * 6, (array, array, none, none, none, none)
     kind = np.float64 if real == numba.float64 else np.float32
     for function, others in [(block[kind], absent), (block_of_all[kind], arrays)]:
         compiled = inner(function.py_func)

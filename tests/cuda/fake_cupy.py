@@ -56,7 +56,7 @@ class ndarray(numpy.ndarray):
     def set(self, values, stream=None):
         assert values.shape == self.shape
         assert values.dtype == self.dtype
-        self[...] = values
+        self.view(numpy.ndarray)[...] = values
 
 
 ndarray.__module__ = "cupy"
@@ -73,7 +73,7 @@ def asarray(a, dtype=None, order=None):
     order = sorted(range(given.ndim), key=lambda axis: -abs(given.strides[axis]))
     room = zeros([given.shape[axis] for axis in order], given.dtype)
     made = room.transpose(numpy.argsort(order)) if order else room.reshape(given.shape)
-    made[...] = given
+    made.view(numpy.ndarray)[...] = given
     return made
 
 

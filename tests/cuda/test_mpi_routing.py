@@ -150,7 +150,7 @@ def test_a_group_of_nccl_is_closed_after_an_error(stand_in, stream, nccl, monkey
     assert not nccl.open
 
 
-@pytest.mark.parametrize("kind", [tr.Host, tr.CudaAware, tr.Staged])
+@pytest.mark.parametrize("kind", [tr.CudaAware, tr.Staged])
 def test_empty_pieces_are_not_sent(stand_in, stream, kind):
     kind(Logged(stream.log)).begin([(0, stand_in.zeros(0))], [(0, stand_in.zeros(0))]).wait()
     assert not [entry for entry in stream.log if entry != "synchronize"]
@@ -213,14 +213,13 @@ def test_unlike_wishes_are_refused():
 @pytest.mark.parametrize("asked", ["MPI", None, 3])
 def test_other_names_are_refused(asked):
     with pytest.raises(ValueError, match="expected 'auto', 'mpi', 'nccl' or 'host', got"):
-        ch.check_asked(asked)
+        ch.check_asked(asked, "CuPy")
 
 
 def test_numpy_arrays_go_through_mpi():
-    ranks = SimpleNamespace(comm=MPI.COMM_SELF)
-    assert isinstance(ch.host_transport(ranks, "auto"), tr.Host)
+    ch.check_asked("mpi", "NumPy")
     with pytest.raises(ValueError, match="'nccl' is for CuPy arrays"):
-        ch.host_transport(ranks, "nccl")
+        ch.check_asked("nccl", "NumPy")
 
 
 @pytest.mark.parametrize("as_tuple", [False, True])
@@ -382,3 +381,17 @@ def test_a_rank_passes_on_twice_its_share(stand_in):
     on_ranks(size, work)
     for log in logs.values():
         assert sum(entry[2] for entry in log if entry[0] == "Isend") == 2 * 3 / 4 * 6400 * 4
+
+
+def test_half_precision_is_added_up_in_float32(stand_in):
+    cut, ones = Cut([64], 3, 1), [2048.0, 1.0, 1.0]  # in float16 2048 + 1 is 2048
+
+    def work(ranks):
+        way = tr.CudaAware(ranks.comm)
+        buckets = DeviceBuckets(way, cut, ranks.rank, np.dtype("f2"), 64, 1)
+        sums = buckets.total([stand_in.full(64, ones[ranks.rank], np.float16)])
+        return np.array(sums[0])
+
+    ranks, _ = on_ranks(3, work)
+    assert ranks[0].dtype == np.float16
+    np.testing.assert_array_equal(np.concatenate(ranks), np.full(64, 2050.0))

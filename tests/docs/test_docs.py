@@ -14,7 +14,12 @@ from numadam._optimizer.optimizer import Optimizer
 
 DOCS = Path(__file__).parents[2] / "docs"
 sys.path.append(str(DOCS / "_ext"))
-from public_names import lacks_example, missing_parameters, public_names  # noqa: E402  (in _ext)
+from public_names import (  # noqa: E402  (in _ext)
+    is_of_ranks,
+    lacks_example,
+    missing_parameters,
+    public_names,
+)
 
 NAMES = public_names()
 
@@ -33,12 +38,13 @@ def test_docstring_is_whole(name):
 
 def test_defaults_can_be_read():
     """A default that is an object would show itself with an address or a path of the machine."""
-    made = NAMES.keys() - {"numadam.CheckpointError"}  # which users catch alone
+    # which users catch alone
+    made = NAMES.keys() - {"numadam.CheckpointError", "numadam.mpi.RankError"}
     shown = {name: str(inspect.signature(NAMES[name])) for name in made}
     assert [name for name, text in shown.items() if " at 0x" in text or "<module" in text] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not is_of_ranks(NAMES[name])])
 def test_example_is_found_by_the_doctests(name):
     """`python -m pytest` runs what doctest's finder sees in the modules of numadam."""
     thing = NAMES[name]

@@ -1,0 +1,173 @@
+"""Saves of several ranks of which one is killed: the folder has a complete checkpoint of all.
+
+    python tests/campaigns/killed_folders.py                    # 200 kills of one of 2 ranks
+    python tests/campaigns/killed_folders.py --kills 1000 --ranks 3 --folder /dev/shm
+
+The ranks of an MPI program save states without a pause, and rank 0 tells each that is complete.
+kill -9 ends one rank, mostly in the middle of a save, and MPI ends the others. Then the folder is
+read: all parts have to be of one state, and of none before the last that was told. The next save,
+of another number of ranks, has to remove what the killed one left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numadam._checkpoint import together
+from numadam._checkpoint.assemble import assemble
+from numadam._checkpoint.index import current_generation, read_index
+from numadam._checkpoint.regions import Cut, whole_cut
+
+#: Elements of the arrays of a state.
+_SIZES = (3, 1000, 150_000)
+#: Longest time until a kill: some states.
+_SECONDS = 0.1
+_ROOT = Path(__file__).parents[2]
+
+
+def state(ranks: Any, k: int) -> together.Part:
+    """A rank's part of state k: all numbers are k, in cuts that move from state to state."""
+    arrays, cuts = {}, {}
+    for i, n in enumerate(_SIZES):
+        share = [n * (r + k % 3) // (ranks.size + k % 3) for r in range(ranks.size)] + [n]
+        low, high = (0 if ranks.rank == 0 else share[ranks.rank]), share[ranks.rank + 1]
+        arrays[f"p/{i}"] = np.full(high - low, float(k))
+        cuts[f"p/{i}"] = Cut((low,), (high - low,), True, (n,))
+    return together.Part("minimize", {"k": k}, arrays, {name: name for name in arrays}, cuts)
+
+
+def check(path: Path) -> int:
+    """The number of the state in a folder; an error where it is not complete, or a mixture."""
+    index = read_index(path, "minimize")
+    found = assemble(path, index, {f"p/{i}": whole_cut((n,)) for i, n in enumerate(_SIZES)})
+    for name, array in found.items():
+        if not (array == index.meta["k"]).all():
+            raise AssertionError(f"{name} of state {index.meta['k']} has {np.unique(array)}")
+    k: int = index.meta["k"]
+    return k
+
+
+def save_until_killed(path: Path, told: Path, k: int, victim: int, seconds: float) -> None:
+    """Save state k and all that follow, on all ranks, until the victim is killed."""
+    from mpi4py import MPI
+
+    from numadam._mpi.ranks import ranks_of
+
+    ranks = ranks_of(MPI.COMM_WORLD)
+    ranks.gather(np.zeros(1, np.int64))
+    if ranks.rank == victim:
+
+        def kill() -> None:
+            time.sleep(seconds)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=kill, daemon=True).start()
+    while True:
+        number = k
+        together.save(path, ranks, lambda number=number: state(ranks, number))
+        if ranks.rank == 0:
+            told.write_text(str(k))
+        k += 1
+
+
+def start(ranks: int, *words: Any) -> str:
+    """Run this file on so many ranks until it is killed; what it printed."""
+    found = shutil.which("mpiexec", path=sysconfig.get_path("scripts")) or shutil.which("mpiexec")
+    if found is None:
+        raise RuntimeError("there is no mpiexec: pip install mpich")
+    command = [found, "-n", str(ranks), sys.executable, "-m", "mpi4py", __file__]
+    done = subprocess.run(
+        [*command, "--saves", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode == 0 or "Traceback" in done.stderr:
+        raise AssertionError(f"a save failed: {done.stderr}")
+    return done.stdout
+
+
+class Result(NamedTuple):
+    """Kills, and how many of them left files: they were in the middle of a save."""
+
+    kills: int
+    in_the_middle: int
+    new: int
+    states: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills:,} kills of one rank, {self.in_the_middle:,} of them in the middle of a "
+            f"save, {self.new:,} after the index but before anybody knew, over {self.states:,} "
+            f"states: {self.kills:,} of {self.kills:,} folders complete, all ranks of one state, "
+            "none older than the last save told."
+        )
+
+
+def campaign(folder: Path, kills: int, ranks: int = 2, seed: int = 0) -> Result:
+    """Kill so many times; AssertionError or CheckpointError at the first folder that is wrong."""
+    chance, path, told = random.Random(seed), folder / "run", folder / "told"
+    alone = together.Alone()
+    together.save(path, alone, lambda: state(alone, 0))
+    k = middle = new = states = 0
+    for _ in range(kills):
+        told.write_text(str(k))
+        victim, seconds = chance.randrange(ranks), chance.random() * _SECONDS
+        start(ranks, path, told, k + 1, victim, seconds)
+        found, last = check(path), int(told.read_text() or k)
+        if not last <= found <= last + 1:
+            raise AssertionError(f"state {found} in the folder, {last} was complete before")
+        middle += bool(leftovers(path))
+        new += found > last
+        states += found - k
+        k = found + 1
+        together.save(path, alone, lambda number=k: state(alone, number))
+        if check(path) != k or leftovers(path):
+            raise AssertionError(f"left by a killed save and the next: {leftovers(path)}")
+    return Result(kills, middle, new, states)
+
+
+def leftovers(path: Path) -> list[str]:
+    """Files that the index does not name."""
+    generation = current_generation(path)
+    names = [one.name for one in path.iterdir() if one.name != "index.safetensors"]
+    return [name for name in names if not name.startswith(f"{generation}-")]
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Run the campaign and print its figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="where to save; default: temporary files")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--saves", nargs=5, help=argparse.SUPPRESS)  # of a rank
+    given = parser.parse_args(arguments if arguments is None else [*arguments])
+    if given.saves:
+        path, told, k, victim, seconds = given.saves
+        save_until_killed(Path(path), Path(told), int(k), int(victim), float(seconds))
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        begin = time.perf_counter()
+        print(campaign(Path(folder), given.kills, given.ranks, given.seed))
+        print(f"{time.perf_counter() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A problem cut into blocks, one for each rank, beside the same problem in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optree
+
+import numadam as na
+
+
+def edges(n: int, ranks: int, seed: int) -> list[int]:
+    """Where blocks begin and end; with seed 0 all but the last one are empty."""
+    if seed == 0:
+        return [0] * ranks + [n]
+    inner = np.random.default_rng(seed).integers(0, n + 1, ranks - 1)
+    return [0, *np.sort(inner).tolist(), n]
+
+
+def cutter(comm: Any, seed: int) -> Callable[[Any], Any]:
+    """``cut(tree)``: this rank's block of every array, along the first axis."""
+
+    def block(whole: Any) -> Any:
+        at = edges(len(whole), comm.size, seed)
+        return whole[at[comm.rank] : at[comm.rank + 1]]
+
+    return lambda tree: optree.tree_map(block, tree)
+
+
+def random_tree(like: Any, dtype: Any, seed: int, spread: float = 0.0) -> Any:
+    """Arrays of these shapes, of many magnitudes where `spread` is not 0."""
+    rng = np.random.default_rng(seed)
+
+    def one(shape: tuple[int, ...]) -> np.ndarray:
+        x = rng.standard_normal(shape) * np.exp(spread * rng.standard_normal(shape))
+        if np.dtype(dtype).kind == "c":
+            x = x + 1j * rng.standard_normal(shape)
+        return x.astype(dtype)
+
+    return optree.tree_map(one, like, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def same_bits(tree: Any, other: Any) -> bool:
+    """Whether the arrays of both are equal bit for bit."""
+    pairs = zip(optree.tree_leaves(tree), optree.tree_leaves(other), strict=True)
+    return all((a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes()) for a, b in pairs)
+
+
+class Twins:
+    """The whole problem in this process, and this rank's block of it.
+
+    Parameters
+    ----------
+    kind : type
+        Class of optimiser.
+    options : callable
+        ``options(cut)``: the options, with all arrays in them cut.
+    """
+
+    def __init__(
+        self,
+        comm: Any,
+        params: Any,
+        options: Callable[[Callable[[Any], Any]], dict[str, Any]],
+        kind: Any = na.Adam,
+        seed: int = 1,
+    ) -> None:
+        self.cut = cutter(comm, seed)
+        self.params = optree.tree_map(np.array, params)
+        self.block = optree.tree_map(np.array, self.cut(params))
+        self.whole = kind(self.params, **options(lambda tree: tree))
+        self.mine = kind(self.block, comm=comm, **options(self.cut))
+
+    def step(self, grads: Any, **more: Any) -> None:
+        """One step of both."""
+        self.whole.step(grads, **more)
+        self.mine.step(self.cut(grads), **more)
+
+    def check(self) -> None:
+        """Compare all of both, bit for bit."""
+        whole, mine = self.whole, self.mine
+        assert same_bits(self.cut(self.params), self.block)
+        assert list(whole.state) == list(mine.state)
+        for name, value in whole.state.items():
+            counter = isinstance(value, np.ndarray) and value.ndim == 0
+            assert same_bits(value if counter else self.cut(value), mine.state[name]), name
+        assert (whole.t, whole.skipped) == (mine.t, mine.skipped)
+        if whole.clip_norm is not None or whole.clip_array_norm is not None:
+            np.testing.assert_array_equal(whole.grad_norm, mine.grad_norm)
