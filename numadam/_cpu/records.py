@@ -35,7 +35,7 @@ META = np.dtype(
         ("part", NUMBER),  # iterations of the loop in one parallel part
         ("before", NUMBER),  # parts that calls before this one have stepped
         ("after", NUMBER),  # parts that are left to later calls
-        ("adder", POINTER),  # of what sums up gradients of several ranks, 0 where there is one
+        ("adder", POINTER),  # of what sums up gradients of several ranks, for a plan with `summed`
         ("adding", POINTER),  # ADDING
         ("ndarray", POINTER),  # type object of numpy.ndarray
         ("absent", POINTER, CHECKED),  # id that stands for no array, of each checked slot
@@ -90,6 +90,7 @@ CPU_LEAF = np.dtype(
         ("first_block", NUMBER),  # first partial sum of the norm
         ("exponent", NUMBER),  # of the sum of squares, see `norms`
         ("address", POINTER, SLOTS),  # of each slot's array, as the loop reads or writes it
+        ("other", POINTER),  # of the second of two gradients, of which a step takes the sum
         ("work", POINTER, CHECKED),  # dense copy of a strided array, 0 where there is none
         ("source", POINTER, CHECKED),  # the strided array itself
     ]

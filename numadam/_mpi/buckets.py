@@ -21,7 +21,7 @@ from numadam._mpi.nodes import Nodes
 _WINDOW = 65_536
 #: Rounds of gradients on their way while one is stepped, and the tags of both kinds of messages.
 _AHEAD = 2
-_GRADIENT, _PARAMETER = 1, 2
+_SUMMAND, _RESULT = 1, 2
 
 
 class Buckets:
@@ -119,12 +119,12 @@ class Buckets:
         if high > low:
             for node in self._others:
                 arrived[node] = self._in[at][node].of(high - low)
-                waits.append(comm.Irecv(_raw(arrived[node]), node, _GRADIENT))
+                waits.append(comm.Irecv(_raw(arrived[node]), node, _SUMMAND))
         for node in self._others:
             low, high = self._range(node, k)
             if high > low:
                 values = self._of_node(low, high, self._out[at][node])
-                sends.append(comm.Isend(_raw(values), node, _GRADIENT))
+                sends.append(comm.Isend(_raw(values), node, _SUMMAND))
         self._waits[at], self._sends[at], self._arrived[at] = waits, sends, arrived
 
     def _of_node(self, low: int, high: int, spare: Spare) -> np.ndarray:
@@ -151,11 +151,11 @@ class Buckets:
                 if to is None:
                     to = self._new[at][node].of(high - low)
                     self._late[at].append((low, to))
-                requests.append(comm.Irecv(_raw(to), node, _PARAMETER))
+                requests.append(comm.Irecv(_raw(to), node, _RESULT))
         low, high = self._range(self._nodes.node, k)
         if high > low and self._others:
             values = _raw(params.read(low, high, self._old[at]))
-            requests += [comm.Isend(values, node, _PARAMETER) for node in self._others]
+            requests += [comm.Isend(values, node, _RESULT) for node in self._others]
 
     def settle(self, params: Flat) -> None:
         """Wait until all parameters are there, and those of this rank are on their way."""

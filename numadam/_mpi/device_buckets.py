@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from numadam._mpi.cut import STEP, Cut
+from numadam._mpi.cut import GRAIN, Cut
 from numadam._mpi.transport import Message, Pending, Transport
 
 #: Rounds on their way at a time; each has memory of its own.
@@ -49,7 +49,7 @@ class DeviceBuckets:
         self._others = [(rank + k) % cut.nodes for k in range(1, cut.nodes)]
         longest = max(cut.longest(), 1)
         size = min(bucket // max(len(self._others), 1), longest)
-        self._size = max(-(-size // STEP) * STEP, STEP)
+        self._size = max(-(-size // GRAIN) * GRAIN, GRAIN)
         if not self._others:
             self._size = longest
         self.rounds = -(-longest // self._size)

@@ -17,7 +17,7 @@ from mpi4py import MPI
 
 #: Bytes of a page, and of a cache line. Segments of different ranks lie on different pages; a rank
 #: that is alone may get memory that begins anywhere.
-_PAGE, _LINE = 4_096, 64
+_MAPPED, _ALIGNED = 4_096, 64
 
 
 class _Entry:
@@ -66,7 +66,7 @@ class Window:
         self.local = local
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
         # a multiple of a page: neighbouring segments share no cache line
-        size = -(-(nbytes + _LINE) // _PAGE) * _PAGE
+        size = -(-(nbytes + _ALIGNED) // _MAPPED) * _MAPPED
         entry = _Entry(MPI.Win.Allocate_shared(size, 1, info, local))
         info.Free()
         self._window, self._nbytes = entry.window, nbytes
@@ -91,7 +91,7 @@ class _Segment:
     def __init__(self, window: Window, memory: MPI.buffer, nbytes: int) -> None:
         self.window = window
         # memory of several ranks is mapped by pages, so that this is the same place for all
-        first = -(-memory.address // _LINE) * _LINE
+        first = -(-memory.address // _ALIGNED) * _ALIGNED
         self.__array_interface__ = {
             "data": (first, False),
             "shape": (nbytes,),

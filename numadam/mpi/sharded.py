@@ -35,7 +35,7 @@ from numadam._cpu.adding import Adding
 from numadam._jit.interrupts import defer_interrupts
 from numadam._mpi.buckets import Buckets
 from numadam._mpi.choose import check_asked
-from numadam._mpi.cut import STEP, Cut
+from numadam._mpi.cut import GRAIN, Cut
 from numadam._mpi.errors import RankError
 from numadam._mpi.flat import Flat
 from numadam._mpi.gradients import Gradients
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 #: Elements of one part of the step, of which a bucket holds a whole number.
 _PART = 16_384
 _MOST_BYTES = 2**30
-_WHAT = "Sharded"
+_MAKING = "Sharded"
 
 
 class Sharded:
@@ -90,8 +90,8 @@ class Sharded:
         As in `kind`.
     reduce : {"sum", "mean"}, default "sum"
         What counts of the gradients of all ranks.
-    bucket_bytes : int, default 8 MiB
-        Bytes of gradients that a rank receives at a time from other machines, while it steps
+    bucket_bytes : int, default 2 MiB
+        Bytes of gradients that a rank receives at a time from all other machines, while it steps
         those before.
     transport : {"auto", "mpi", "nccl", "host"}, default "auto"
         How CuPy arrays go between ranks: through an MPI that takes the memory of a GPU, NCCL, or
@@ -147,7 +147,7 @@ class Sharded:
         *,
         lr: Any = None,
         reduce: str = "sum",
-        bucket_bytes: int = 8 * 2**20,
+        bucket_bytes: int = 2 * 2**20,
         transport: str = "auto",
         **options: Any,
     ) -> None:
@@ -161,12 +161,12 @@ class Sharded:
             check_asked(transport, home(leaves[0]))
             return tree, leaves, frozen_leaves(options.get("groups"), tree, kind.rule)
 
-        tree, leaves, frozen = together(ranks, _WHAT, check)
+        tree, leaves, frozen = together(ranks, _MAKING, check)
         names, shapes = tree.names("params"), [leaf.shape for leaf in leaves]
         about = (kind.__name__, reduce, bucket_bytes, tree.paths(), shapes, leaves[0].dtype.name)
         more = (frozen, home(leaves[0]), transport)
         check_same(ranks, (*about, *more), "Sharded: class, params or options")
-        window = together(ranks, _WHAT, lambda: common_window(leaves, names))
+        window = together(ranks, _MAKING, lambda: common_window(leaves, names))
         nodes = nodes_of(ranks, window)
         if nodes.count > 1:
             check_values(ranks, leaves, names)
@@ -188,7 +188,7 @@ class Sharded:
             made: Optimizer = constructor(tree.unflatten(slices), comm=comm, **given)
             return made
 
-        self._shard = together(ranks, _WHAT, make)
+        self._shard = together(ranks, _MAKING, make)
         self._ranks, self._nodes, self._reduce, self._broken = ranks, nodes, reduce, ""
         self._params, self._leaves, self._tree, self._cut = params, leaves, tree, cut
         self._begin, self._end = cut.piece(nodes.node, nodes.place)
@@ -223,8 +223,7 @@ class Sharded:
         self._gradients = Gradients(nodes, self._cut, active, active.select(self._leaves))
         dtype, cut = self._leaves[0].dtype, self._cut
         divisor = self._ranks.size if self._reduce == "mean" else 1
-        self._part = min(_PART, max(-(-cut.longest() // STEP) * STEP, STEP))
-        backend.cut_parts(self._part)
+        self._part = min(_PART, max(-(-cut.longest() // GRAIN) * GRAIN, GRAIN))
         self._adding, self._numbers = Adding(divisor), settings.plan.numbers
         bucket = bucket_bytes // dtype.itemsize
         self._buckets = Buckets(self._nodes, cut, dtype, bucket, self._part, divisor)
@@ -232,6 +231,9 @@ class Sharded:
         plan = settings.plan
         late = plan.norm == "" and not plan.accumulate and dtype.itemsize > 2
         self._at_once = self._ranks.size == 1 or not late
+        if not self._at_once:
+            backend.cut_parts(self._part)
+            backend.compile_sums(self._ranks.size == 2 and divisor == 1)
 
     def step(self, grads: Any = None, *, lr: float | None = None) -> None:
         """Add up the gradients of all ranks and take one step. Collective.
@@ -297,7 +299,7 @@ class Sharded:
         buckets.begin(sources)
         for k in range(buckets.rounds):
             low, high, arrived = buckets.arrived(k)
-            if high > low or (k == 0 and count == 0):  # t advances where there is nothing, too
+            if high > low:
                 done = (low - self._begin) // self._part
                 left = max(count + (self._begin - high) // self._part, 0)
                 here = [one.read(low, high, None) for one in sources] if shared else []
@@ -308,6 +310,8 @@ class Sharded:
                 backend.step_parts(done, left, grads, self._adding, rate)
             buckets.done(k)
             buckets.spread(k, self._flat)
+        if count == 0:  # t advances where there is nothing to step, too
+            backend.step(self._flat.leaves(parts), rate)
         buckets.settle(self._flat)
 
     def _step_at_once(self, sources: Sequence[Flat], lr: float | None) -> None:
@@ -341,6 +345,8 @@ class Sharded:
         """Give this rank's part of the parameters to the other nodes, and take theirs."""
         if self._device is not None:
             self._device.spread()
+            return
+        if self._nodes.count == 1:
             return
         for k in range(self._buckets.rounds):
             self._buckets.spread(k, self._flat)
@@ -382,6 +388,10 @@ class Sharded:
 
     def _agree(self, error: BaseException | None, rate: float) -> None:
         """Go on where all ranks can; the first barrier of a step."""
+        if self._ranks.size == 1:
+            if error is not None:
+                raise error
+            return
         ranks, t = self._ranks, self._shard.t
         numbers = np.append(parts_of(self._shard).settings.control[0], rate)
         rows = np.zeros((ranks.size, 3), np.int64)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from numadam._mpi.cut import STEP, Cut, Run, share
+from numadam._mpi.cut import GRAIN, Cut, Run, share
 
 SIZES = [[], [0], [1], [63], [64], [65], [1000], [0, 5, 0, 700, 1, 0], [7] * 300, [0, 0, 128, 0]]
 RANKS = [(1, 1), (1, 4), (4, 1), (2, 2), (3, 2), (2, 3), (7, 5)]
@@ -19,7 +19,7 @@ def test_the_pieces_cover_every_element_once(sizes, nodes, local):
     for j, m in itertools.product(range(local), range(nodes)):
         begin, end = cut.piece(m, j)
         assert begin == at <= end
-        assert begin % STEP == 0 or begin == cut.end
+        assert begin % GRAIN == 0 or begin == cut.end
         at = end
     assert at == cut.end == sum(sizes)
 
@@ -28,7 +28,7 @@ def test_pieces_differ_by_a_few_steps_at_most():
     cut = Cut([20_000_000, 3, 500], 7, 5)
     lengths = [end - begin for begin, end in itertools.starmap(cut.piece, np.ndindex(7, 5))]
     assert max(lengths) == cut.longest()
-    assert max(lengths) - min(lengths) <= 3 * STEP
+    assert max(lengths) - min(lengths) <= 3 * GRAIN
 
 
 def test_one_array_is_cut_like_many():
