@@ -52,6 +52,6 @@ def on_all(ranks: Ranks, what: str, work: Callable[[], Result]) -> Result:
     except BaseException as caught:  # an interrupt, too, ends all of them
         error = caught
     # a rank that has failed waits here for those that work on; in `agree` it would not
-    ranks.gather(np.zeros(1, np.int64))
-    ranks.agree(error, what)
+    if ranks.gather(np.array([error is not None], np.int64)).any():
+        ranks.agree(error, what)
     return result  # type: ignore[return-value]  # there is one where there is no error
