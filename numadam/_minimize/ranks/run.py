@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from numadam._checkpoint.together import on_all
+from numadam._checkpoint.collective import on_all
 from numadam._core.parts import parts_of
 from numadam._minimize.checkpoint import read_checkpoint
 from numadam._minimize.objective import Objective
