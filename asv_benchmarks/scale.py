@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 from numadam.bench import machine, mpi_cases, noise, report, scale_model
@@ -23,6 +24,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 DATA, PAGE, PICTURE = (DOCS / f"scale.{kind}" for kind in ("json", "md", "png"))
 _BEGIN = "<!-- written by asv_benchmarks/scale.py from here on -->"
 _PARAMETERS, _PAIRS, _RANKS = 20_000_000, 7, (1, 2, 3, 4)
+#: Elements of an exchange in scale_points.py, which needs MPI, and its small messages.
+_EXCHANGED, _SMALL = 1 << 20, 256
 #: Ranks a node of the cluster, parameters and ranks of the tables.
 EACH = 4
 _SIZES = (1e8, 1e9, 1e10, 1e11, 1e12)
@@ -37,11 +40,12 @@ _LINES = {
 }
 
 
-def measure():
-    """Seconds of every mode on 1 to 4 ranks of this machine."""
+def measure(wait):
+    """Seconds of every mode on 1 to 4 ranks of this machine, each begun when others leave it."""
     words = [str(_PARAMETERS), str(_PAIRS)]
     points, load = {}, noise.Load()
     for ranks in _RANKS:
+        noise.wait_until_quiet(time.monotonic() + wait)
         text = mpi_cases.run_ranks("numadam.bench.scale_points", words, ranks)
         points[str(ranks)] = json.loads(text)
         print(ranks, {name: report.seconds(value) for name, value in points[str(ranks)].items()})
@@ -55,16 +59,16 @@ def here(measured):
     """This machine, from what one or two ranks did alone."""
     n, points = measured["parameters"], measured["points"]
     one, two = points["1"], points["2"]
-    half = ITEM * n / 2
+    sent = ITEM * _EXCHANGED
     return Machine(
         cores=measured["cores"],
         memory=STEP * n / two["alone"],
         rank_memory=STEP * n / one["alone"],
-        network=half / two["exchange"],
-        stored=half / two["exchange stored"],
+        network=sent / two["exchange"],
+        stored=sent / two["exchange stored"],
         latency=two["gather"],
         call=two["call"],
-        message=two["small messages"] / 256,
+        message=two["small messages"] / _SMALL,
         capacity=math.inf,
         overlap=False,
     )
@@ -94,14 +98,14 @@ def checked(measured):
     """Model over measured, for every mode and number of ranks."""
     this, n = here(measured), measured["parameters"]
     rows = []
-    for name, time in TIMES.items():
+    for name, seconds_of in TIMES.items():
         row = [name]
         for ranks in _RANKS:
             found = measured["points"][str(ranks)].get(name)
             if found is None:
                 row.append("-")
                 continue
-            model = time(this, Layout(n, ranks, ranks))
+            model = seconds_of(this, Layout(n, ranks, ranks))
             row.append(f"{report.seconds(model)} / {report.seconds(found)} = {model / found:.2f}")
         if any(cell != "-" for cell in row[1:]):
             rows.append(row)
@@ -150,10 +154,10 @@ def times(machine_):
     parts = []
     for parameters in _SIZES:
         rows = []
-        for name, time in TIMES.items():
+        for name, seconds_of in TIMES.items():
             points = [layout(parameters, ranks) for ranks in _MANY]
             fits = [scale_model.runs(name, machine_, one) for one in points]
-            seconds = [report.seconds(time(machine_, one)) for one in points]
+            seconds = [report.seconds(seconds_of(machine_, one)) for one in points]
             if any(fits):
                 cells = [s if fit else "-" for s, fit in zip(seconds, fits, strict=True)]
                 rows.append([name, *cells])
@@ -244,8 +248,9 @@ def draw(machine_):
         ax.set_xlabel(f"ranks, {EACH} a node")
         ax.set_title(f"{words} parameters")
         ax.grid(alpha=0.3)
+    panels[1].text(3e3, 1.5e-3, "MPICH's ring", color=_LINES["mode 1"][0])
     panels[0].set_ylabel("seconds a step (model)")
-    panels[0].legend(fontsize="small", loc="lower left")
+    panels[2].legend(loc="lower left")
     figure.savefig(PICTURE, dpi=130)
 
 
@@ -263,7 +268,7 @@ def page(data):
         stretches(machine_),
         "## The model against this machine",
         f"{measured['parameters']:,} float32 parameters in one array; medians of {_PAIRS} turns. "
-        f"{measured['about']}. ",
+        f"{measured['about']}.",
         checked(measured),
         "## Constants",
         constants(data, measured),
@@ -279,9 +284,11 @@ def page(data):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--measure", action="store_true", help="take the points of this machine")
+    parser.add_argument("--wait", type=float, default=60.0, help="for others to leave it, seconds")
     data = json.loads(DATA.read_text())
-    if parser.parse_args().measure:
-        data["measured"] = measure()
+    args = parser.parse_args()
+    if args.measure:
+        data["measured"] = measure(args.wait)
         DATA.write_text(json.dumps(data, indent=1) + "\n")
     text = PAGE.read_text()
     PAGE.write_text(text[: text.index(_BEGIN)] + f"{_BEGIN}\n\n{page(data)}")

@@ -32,6 +32,12 @@ def test_steps_never_import_cupy() -> None:
     assert python(code) == "[]"
 
 
+def test_only_a_communicator_loads_what_ranks_need() -> None:
+    code = "train(10); import sys; print([m for m in sys.modules if '_mpi' in m or 'mpi4' in m])"
+    assert python(code) == "[]"
+    assert python("import sys; na.mpi.RankError; print('mpi4py' in sys.modules)") == "False"
+
+
 def test_public_names():
     assert set(na.__all__) >= {"Adam", "RMSprop", "SGD", "adam_update", "sgd_update"}
     assert set(dir(na)) >= set(na.__all__)

@@ -53,6 +53,11 @@ def _nothing(a, i, scalar):
     return None
 
 
+def _read_both(g, i):
+    one, other = g
+    return one[i] + other[i]
+
+
 def _effective(x, y, total, low, high, limit, k):
     """Mean, bounds' mask and clip by value of the unscaled gradient `y` (NaN stays)."""
     if total is not None:
@@ -109,7 +114,8 @@ def make_gradient(plan: Plan, wrap: Wrap) -> Any:
 
     `x` is its parameter, which decides whether a bound is active, and `limit` clips by value.
     """
-    read, fetch, shape = wrap(reader(plan.storage(pl.G))), wrap(at), wrap(_effective)
+    read = wrap(_read_both if plan.summed == "pair" else reader(plan.storage(pl.G)))
+    fetch, shape = wrap(at), wrap(_effective)
     pick = wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
 
     def gradient(i, x, g, total, low, high, limit, k):

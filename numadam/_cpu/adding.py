@@ -114,6 +114,7 @@ class Adding:
     def __init__(self, divisor: int) -> None:
         self._record = np.zeros(1, ADDING)
         self._record["divisor"] = divisor
+        self._sources: list[np.ndarray] = []
         self._addresses = np.zeros(1, np.int64)
 
     @property
@@ -133,7 +134,27 @@ class Adding:
         `own` is empty where this node has one rank, whose gradients the leaves are bound to. The
         arrays are flat, have to live until the step is done, and are those of real numbers.
         """
-        self._addresses = np.array([*map(address_of, (*before, *own, *after)), 0], np.int64)
+        self._sources = [*before, *own, *after]
+        self._addresses = np.array([*map(address_of, self._sources), 0], np.int64)
         record = self._record
         record["before"], record["own"], record["after"] = len(before), len(own), len(after)
         record["first"], record["sources"] = first, address_of(self._addresses)
+
+    def pair(
+        self, grads: np.ndarray, starts: np.ndarray, stride: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """The addresses of each leaf's gradients, where they are two and their sum is taken.
+
+        A loop reads two arrays faster than a sum in blocks. `starts` are the leaves' first
+        iterations, `stride` the bytes between two.
+        """
+        record = self._record[0]
+        leafwise = record["own"] == 0
+        if len(self._sources) + leafwise != 2 or record["divisor"] != 1.0:
+            return None
+        item = self._sources[0].real.itemsize
+        begins = starts * stride - int(record["first"]) * item
+        flat = [address + begins for address in self._addresses[:-1]]
+        if leafwise:
+            flat.insert(int(record["before"]), grads)
+        return flat[0], flat[1]

@@ -16,7 +16,7 @@ from numadam._core.plan import CHECKED, S0, Plan
 from numadam._core.products import product_width
 from numadam._core.scalars import width_of
 from numadam._cpu.numpy_abi import kind_of
-from numadam._cpu.records import ABSENT, CPU_LEAF, META, SPAN, SUM, offset_of
+from numadam._cpu.records import ABSENT, CPU_LEAF, META, NORM_SUM, SPAN, offset_of
 from numadam._jit.forks import cached_property
 
 #: Elements of a parallel part, at least and at most, and the number of parts aimed at between.
@@ -94,7 +94,7 @@ def _template(
         "order": np.zeros(CHECKED * n + 1, np.int64),
         "scalars": np.zeros((rows, width_of(plan))),
         "factors": factors,
-        "sums": np.zeros((ranks, norms_of(plan, n)), SUM),
+        "sums": np.zeros((ranks, norms_of(plan, n)), NORM_SUM),
     }
     ends = list(itertools.accumulate(array.nbytes for array in arrays.values()))
     offsets = dict(zip(arrays, [0, *ends], strict=False))

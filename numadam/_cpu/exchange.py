@@ -6,19 +6,13 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from numadam._backend import Exchange
-from numadam._core import options as op
 from numadam._cpu.arguments import KernelArguments
 from numadam._jit.interrupts import defer_interrupts
+from numadam._settings.same import same_numbers
 
 # takes the GIL, which a large step has let go
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
-#: Numbers that are the same on all ranks, before a row of the control block: t, calls, flushing.
-_COUNTERS = 3
-#: Bounds are a rank's own.
-_LOCAL = [_COUNTERS + op.COLUMN.low, _COUNTERS + op.COLUMN.high]
 
 
 class KernelExchange:
@@ -61,13 +55,11 @@ def _make_fetch(
 ) -> Callable[[int], int]:
     """``fetch(meta_at)``: fill in the sums of the others; 1 where that failed, see `caught`."""
     meta, control, sums = arguments.meta, arguments.control, arguments.sums
-    same = np.zeros(_COUNTERS + control.shape[1])
 
     def fetch(meta_at: int) -> int:
         try:
-            same[:_COUNTERS] = meta["steps"][0], meta["calls"][0], meta["flushing"][0]
-            same[_COUNTERS:] = control[0]
-            same[_LOCAL] = 0.0
+            counted = meta["steps"][0], meta["calls"][0], meta["flushing"][0]
+            same = same_numbers(counted, control)
             sums[...] = exchange.gather(sums[exchange.rank], same)
         except BaseException as error:  # an exception cannot pass through compiled code
             caught.append(error)

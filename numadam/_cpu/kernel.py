@@ -82,7 +82,7 @@ def _make_part(plan: Plan, out: bool, wrap: Any) -> Any:
     views = make_leaf_views(plan, out)
     per_array = plan.norm == "array"
     byte_g, each = plan.stride(pl.G), plan.stride(pl.G) // plan.storage(pl.G).itemsize
-    block = BLOCK // byte_g
+    block, summed = BLOCK // byte_g, plan.summed == "blocks"
 
     def part(q, meta_at):
         meta = record_at(meta_at, META)
@@ -105,7 +105,7 @@ def _make_part(plan: Plan, out: bool, wrap: Any) -> Any:
             if per_array or leaf.group != r:  # 0.1 us less for each of many arrays
                 r = leaf.group
                 h, k = scalars(rows[r], factors[0, j], factors[1, j])
-            if meta.adder != 0:  # a sum of gradients: it takes the place of the leaf's own
+            if summed:  # a sum of gradients: it takes the place of the leaf's own
                 n = n if n < block else block
                 own = leaf.address[pl.G] + e * byte_g
                 place = block_memory()

@@ -27,7 +27,7 @@ from numadam._cpu.parts import (
     make_views,
     part_of,
 )
-from numadam._cpu.records import META, SUM
+from numadam._cpu.records import META, NORM_SUM
 from numadam._jit.pointers import array_at, array_of, call_c1, record_at
 
 #: Blocks of a norm that a thread takes at a time.
@@ -38,7 +38,7 @@ CHUNK = 4
 NORMS_FINITE, NORMS_AGAIN, NORMS_NOT_FINITE, NORMS_REFUSED = range(4)
 
 #: ``sums_of(meta)``: the sums of each process.
-sums_of = array_of(META, "sums", SUM, ("ranks", 0), ("norms", 0))
+sums_of = array_of(META, "sums", NORM_SUM, ("ranks", 0), ("norms", 0))
 
 
 def make_norm(plan: Plan, wrap: Any) -> Any:

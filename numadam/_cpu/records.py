@@ -11,7 +11,7 @@ ids of its arrays, and finds everything else from there::
          ├─► scalars     float64[groups, width]: what the step computes from it
          ├─► factors     float64[3, count + 1]: clip factor in two steps, norm; last of all leaves
          ├─► partials    int64[blocks, 2]: a partial sum for each block of each gradient
-         ├─► sums        SUM[ranks, norms]: of the partial sums of each process, for each norm
+         ├─► sums        NORM_SUM[ranks, norms]: of the partial sums of each process, for each norm
          └─► products    float64[groups, n]: see `products`; they follow META, then the state
 """
 
@@ -35,7 +35,7 @@ META = np.dtype(
         ("part", NUMBER),  # iterations of the loop in one parallel part
         ("before", NUMBER),  # parts that calls before this one have stepped
         ("after", NUMBER),  # parts that are left to later calls
-        ("adder", POINTER),  # of what sums up gradients of several ranks, 0 where there is one
+        ("adder", POINTER),  # of what sums up gradients of several ranks, for a plan with `summed`
         ("adding", POINTER),  # ADDING
         ("ndarray", POINTER),  # type object of numpy.ndarray
         ("absent", POINTER, CHECKED),  # id that stands for no array, of each checked slot
@@ -90,13 +90,14 @@ CPU_LEAF = np.dtype(
         ("first_block", NUMBER),  # first partial sum of the norm
         ("exponent", NUMBER),  # of the sum of squares, see `norms`
         ("address", POINTER, SLOTS),  # of each slot's array, as the loop reads or writes it
+        ("other", POINTER),  # of the second of two gradients, of which a step takes the sum
         ("work", POINTER, CHECKED),  # dense copy of a strided array, 0 where there is none
         ("source", POINTER, CHECKED),  # the strided array itself
     ]
 )
 
 #: Of the squares of a gradient in one process: the two words of a partial sum (see `norms`).
-SUM = np.dtype([("high", NUMBER), ("low", NUMBER), ("exponent", NUMBER)])
+NORM_SUM = np.dtype([("high", NUMBER), ("low", NUMBER), ("exponent", NUMBER)])
 
 #: Gradients of several ranks, of which a step takes the sum (see `adding`).
 ADDING = np.dtype(

@@ -17,12 +17,7 @@ from typing import Any
 import numpy as np
 
 from numadam._backend import Exchange
-from numadam._core import options as op
-
-#: Numbers that are the same on all ranks, before a row of the control block: t, calls, flushing.
-_COUNTERS = 3
-#: Bounds are a rank's own.
-_LOCAL = [_COUNTERS + op.COLUMN.low, _COUNTERS + op.COLUMN.high]
+from numadam._settings.same import same_numbers
 
 
 class RankTotals:
@@ -39,7 +34,6 @@ class RankTotals:
 
     def __init__(self, exchange: Exchange, totals: Any, control: np.ndarray) -> None:
         self._exchange, self._totals, self._control = exchange, totals, control
-        self._same = np.zeros(_COUNTERS + control.shape[1])
         exchange.words = totals.size
 
     def add_up(self, counted: tuple[int, int, int]) -> None:
@@ -49,9 +43,7 @@ class RankTotals:
         """
         import cupy
 
-        same = self._same
-        same[:_COUNTERS], same[_COUNTERS:] = counted, self._control[0]
-        same[_LOCAL] = 0.0
+        same = same_numbers(counted, self._control)
         rows = self._exchange.gather(np.array(cupy.asnumpy(self._totals)).reshape(-1), same)
         self._totals.set(add_ranks(rows.reshape(len(rows), *self._totals.shape)))
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import numbers
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from numadam import rules
 from numadam._arrays.checks import describe, is_masked
-from numadam._arrays.interop import as_view, is_array, is_cupy, units_of
+from numadam._arrays.interop import as_view, is_array, is_cupy, to_host, units_of
 from numadam._core.hyper import count
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.bounds import standard_bounds
@@ -99,6 +101,15 @@ def copy_tree(tree: Any) -> Any:
     import optree
 
     return optree.tree_map(lambda leaf: leaf.copy(), tree)
+
+
+def checksum(leaves: Sequence[Any]) -> int:
+    """A checksum of the numbers of arrays, such as those of x0."""
+    found = 0
+    for leaf in leaves:
+        numbers = np.ascontiguousarray(to_host(leaf)).reshape(-1).view(np.uint8)
+        found = zlib.crc32(numbers.data, found)
+    return found
 
 
 def read_bounds(bounds: Any, x: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from numadam._checkpoint.tree import Structure
 from numadam._core.frozen import own_copy
 from numadam._core.hyper import count
 from numadam._core.parts import parts_of
+from numadam._minimize.arguments import checksum
 from numadam._minimize.compiled.forms import is_compiled
 from numadam._minimize.stopping import Tolerances
 from numadam._optimizer.optimizer import Optimizer
@@ -142,7 +142,7 @@ class Checkpoint:
             raise TypeError(f"checkpoint: expected the path of a file, got {type(path).__name__}.")
         # absolute: fun may change the folder
         self.path, self._kind = Path(path).absolute(), kind
-        _check_place(self.path)
+        self._check_place()
         self._every = None if every is None else count("checkpoint_every", every, 1)
         self._next = self._every or 0
         self._run: dict[str, Any] = {}
@@ -154,6 +154,28 @@ class Checkpoint:
     def exists(self) -> bool:
         """Whether there is a run to go on from."""
         return self.path.exists()
+
+    def _check_place(self) -> None:
+        """Refuse a path that cannot be written to, before a run of hours finds out."""
+        folder = Path(os.path.realpath(self.path)).parent
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"checkpoint: there is no folder {str(folder)!r}; make it first."
+            )
+        try:
+            self._check_writable()
+        except OSError as error:
+            text = f"checkpoint: {error.strerror}"
+            raise OSError(error.errno, text, str(self.path)) from error
+
+    def _check_writable(self) -> None:
+        check_writable(self.path)
+
+    def _read(self) -> Container:
+        return read(self.path, self._kind)
+
+    def _put(self, content: Container) -> None:
+        write(self.path, content)
 
     def define(
         self,
@@ -175,7 +197,7 @@ class Checkpoint:
         pairs = zip(tree.names("x0"), leaves, strict=True)
         self._run = {
             "x0": [f"{name}: {leaf.dtype} {leaf.shape} of {home(leaf)}" for name, leaf in pairs],
-            _X0_VALUES: None if goes_on else _crc(leaves),
+            _X0_VALUES: None if goes_on else checksum(leaves),
             "fun": "compiled" if is_compiled(fun) else "in Python",
             "jac": "function" if callable(jac) else jac,
             "rule": rule.__name__,
@@ -184,7 +206,7 @@ class Checkpoint:
         }
         if not self.exists:
             return
-        self._found = found = read(self.path, self._kind)
+        self._found = found = self._read()
         theirs = found.meta.get("run")
         if not isinstance(theirs, dict):
             raise CheckpointError(f"{self.path}: does not say which run it is of.")
@@ -257,7 +279,7 @@ class Checkpoint:
         """Write the run as it is, so many iterations after its start."""
         begin, extra = time.monotonic(), dict[str, np.ndarray]()
         meta = {"run": self._run, "rule": self._rule(extra), "at": {"done": done, **numbers}}
-        write(self.path, Container(self._kind, meta, {**arrays, **extra}))
+        self._put(Container(self._kind, meta, {**arrays, **extra}))
         self._written = time.monotonic()
         self._seconds = self._written - begin
         self._plan_next(done)
@@ -277,24 +299,3 @@ def read_checkpoint(path: Any, every: Any, kind: str) -> Checkpoint | None:
             raise ValueError("checkpoint_every: goes with checkpoint=path, which was not given.")
         return None
     return Checkpoint(path, every, kind)
-
-
-def _check_place(path: Path) -> None:
-    """Refuse a path that cannot be written to, before a run of hours finds out."""
-    folder = Path(os.path.realpath(path)).parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"checkpoint: there is no folder {str(folder)!r}; make it first.")
-    try:
-        check_writable(path)
-    except OSError as error:
-        text = f"checkpoint: {error.strerror}"
-        raise OSError(error.errno, text, str(path)) from error
-
-
-def _crc(leaves: Sequence[Any]) -> int:
-    """A checksum of the numbers of arrays."""
-    found = 0
-    for leaf in leaves:
-        numbers = np.ascontiguousarray(to_host(leaf)).reshape(-1).view(np.uint8)
-        found = zlib.crc32(numbers.data, found)
-    return found

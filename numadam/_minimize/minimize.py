@@ -132,7 +132,8 @@ def minimize(
         File of the run. Where it is there the run goes on from it, else it starts at x0; the same
         call again, after a kill or a crash, ends with the same bits as a run in one piece. It has
         to be of the same run: x0, rule, options, schedules and stop tests are compared. `fun` and
-        `args` cannot be, nor may one be random. Functions as schedules are refused.
+        `args` cannot be, nor may one be random. Functions as schedules are refused. With `comm` a
+        folder, in which each rank has a file; as many ranks go on from it.
     checkpoint_every : int, optional
         Write the file every this many iterations. Default: by time, every 10 s or less often, so
         that writing takes at most 5 % of it. It is written at the end as well, and where `fun`
@@ -190,7 +191,7 @@ def minimize(
     one rank, that is raised there, and `RankError` on the others, with `numadam_result`; at
     iterations that `check_every` does not test, they go on until the next one that is. Where they
     cannot come, since they wait for that rank in `fun`, the program ends after 5 s, or three times
-    the longest iteration. Finite differences, a compiled `fun` and `checkpoint` are refused.
+    the longest iteration. Finite differences and a compiled `fun` are refused.
 
     References
     ----------
@@ -210,7 +211,9 @@ def minimize(
         if track_best not in (None, True, False):
             raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
         maxiter = check_maxiter(maxiter)
-        file = read_checkpoint(checkpoint, checkpoint_every, "minimize")
+        file = None
+        if block is None:
+            file = read_checkpoint(checkpoint, checkpoint_every, "minimize")
         x = own_copy(x0)
         if state is not None:
             x = start_of(state, x)
@@ -242,7 +245,8 @@ def minimize(
     if block is not None:
         from numadam._minimize.ranks.run import minimize_on_ranks, sums_over
 
-        return with_hint(minimize_on_ranks(fun, task, block), x0, lr, state, sums_over(block))
+        found = minimize_on_ranks(fun, task, block, checkpoint, checkpoint_every)
+        return with_hint(found, x0, lr, state, sums_over(block))
     return with_hint((run_compiled if compiled else run_in_python)(fun, task), x0, lr, state)
 
 

@@ -34,11 +34,13 @@ def define(file: Checkpoint, fun: Any, task: Task) -> None:
     file.define(task.x, fun, task.jac, task.rule, task.tolerances, goes_on, **own)
 
 
-def _saved_run(task: Task, optimizer: Any) -> RunState | None:
+def saved_run(task: Task, optimizer: Any) -> RunState | None:
     """The run that the file of a task holds, if there is one."""
     if task.checkpoint is None:
         return None
-    return task.checkpoint.load(optimizer.lr, parts_of(optimizer).settings.options)
+    options = parts_of(optimizer).settings.options
+    own = {name: value for name, value in options.items() if name != "comm"}
+    return task.checkpoint.load(optimizer.lr, own)
 
 
 def run_in_python(fun: Any, task: Task) -> OptimizeResult:
@@ -52,7 +54,7 @@ def run_in_python(fun: Any, task: Task) -> OptimizeResult:
         stop_tests(backend, task.tolerances, first_of(task.state, task.tolerances)),
         Observers(task.callback, task.progress, task.maxiter, optimizer),
         task,
-        _saved_run(task, optimizer),
+        saved_run(task, optimizer),
     ).go()
 
 
@@ -71,7 +73,7 @@ def run_compiled(fun: Any, task: Task) -> OptimizeResult:
     problem = take(key, task.rule, x, task.lr, task.options, norm)
     problem.start(task, adapter)
     observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
-    result = CompiledRun(problem, observers, task, _saved_run(task, problem.optimizer)).go()
+    result = CompiledRun(problem, observers, task, saved_run(task, problem.optimizer)).go()
     # after an exception it is not kept
     put_back(key, problem)
     return result
@@ -89,8 +91,4 @@ def check_for_ranks(task: Task, compiled: bool) -> None:
             "jac: finite differences would call fun once for each number of a block, and blocks "
             "differ in length. Let fun return the gradient of its block (jac=True), or pass a "
             "function."
-        )
-    if task.checkpoint is not None:
-        raise ValueError(
-            "checkpoint: not with comm. Save result.state of each rank, and go on with state=."
         )

@@ -21,7 +21,7 @@ from numadam._mpi.nodes import Nodes
 _WINDOW = 65_536
 #: Rounds of gradients on their way while one is stepped, and the tags of both kinds of messages.
 _AHEAD = 2
-_GRADIENT, _PARAMETER = 1, 2
+_SUMMAND, _RESULT = 1, 2
 
 
 class Buckets:
@@ -104,11 +104,12 @@ class Buckets:
         for first in range(low, high, _WINDOW):
             last = min(first + _WINDOW, high)
             come = {node: one[first - low : last - low] for node, one in arrived.items()}
-            come[self._nodes.node] = self._of_node(first, last, self._own)
-            total = out[first - begin : last - begin]
-            _add([come[node] for node in range(self._nodes.count)], total)
-            if self._divisor != 1:
-                _divide(total, self._divisor)
+            if self._nodes.count == 1:
+                parts = [source.read(first, last, self._own) for source in self._sources]
+            else:
+                come[self._nodes.node] = self._of_node(first, last, self._own)
+                parts = [come[node] for node in range(self._nodes.count)]
+            _add(parts, out[first - begin : last - begin], self._divisor)
 
     def _post(self, k: int) -> None:
         """Begin to receive and to send round k."""
@@ -118,12 +119,12 @@ class Buckets:
         if high > low:
             for node in self._others:
                 arrived[node] = self._in[at][node].of(high - low)
-                waits.append(comm.Irecv(_raw(arrived[node]), node, _GRADIENT))
+                waits.append(comm.Irecv(_raw(arrived[node]), node, _SUMMAND))
         for node in self._others:
             low, high = self._range(node, k)
             if high > low:
                 values = self._of_node(low, high, self._out[at][node])
-                sends.append(comm.Isend(_raw(values), node, _GRADIENT))
+                sends.append(comm.Isend(_raw(values), node, _SUMMAND))
         self._waits[at], self._sends[at], self._arrived[at] = waits, sends, arrived
 
     def _of_node(self, low: int, high: int, spare: Spare) -> np.ndarray:
@@ -150,11 +151,11 @@ class Buckets:
                 if to is None:
                     to = self._new[at][node].of(high - low)
                     self._late[at].append((low, to))
-                requests.append(comm.Irecv(_raw(to), node, _PARAMETER))
+                requests.append(comm.Irecv(_raw(to), node, _RESULT))
         low, high = self._range(self._nodes.node, k)
         if high > low and self._others:
             values = _raw(params.read(low, high, self._old[at]))
-            requests += [comm.Isend(values, node, _PARAMETER) for node in self._others]
+            requests += [comm.Isend(values, node, _RESULT) for node in self._others]
 
     def settle(self, params: Flat) -> None:
         """Wait until all parameters are there, and those of this rank are on their way."""
@@ -173,17 +174,19 @@ def _raw(values: np.ndarray) -> list[object]:
     return [values.view(np.uint8), MPI.BYTE]
 
 
-def _add(parts: Sequence[np.ndarray], out: np.ndarray) -> None:
-    """Write the sum of arrays, formed in their order."""
+def _add(parts: Sequence[np.ndarray], out: np.ndarray, divisor: int = 1) -> None:
+    """Write the sum of arrays, formed in their order, and divided; of 16 bits in float32."""
+    total = out
+    if len(parts) > 1 and out.dtype.itemsize == 2:
+        total, parts = np.empty(out.shape, np.float32), [one.astype(np.float32) for one in parts]
     if len(parts) == 1:
-        out[...] = parts[0]
+        total[...] = parts[0]
     else:
-        np.add(parts[0], parts[1], out=out)
+        np.add(parts[0], parts[1], out=total)
     for part in parts[2:]:
-        np.add(out, part, out=out)
-
-
-def _divide(numbers: np.ndarray, divisor: int) -> None:
-    real = np.dtype(numbers.dtype.char.lower()) if numbers.dtype.kind == "c" else numbers.dtype
-    numbers = numbers.view(real)
-    np.divide(numbers, real.type(divisor), out=numbers)
+        np.add(total, part, out=total)
+    if divisor != 1:
+        numbers = total.view(total.real.dtype)
+        np.divide(numbers, numbers.dtype.type(divisor), out=numbers)
+    if total is not out:
+        out[...] = total

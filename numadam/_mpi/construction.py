@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from numadam._core import options as op
 from numadam._mpi.decomposition import Decomposition, ranks
 from numadam._mpi.errors import RankError
 from numadam._mpi.exchange import StepExchange
+from numadam._settings.same import names_of_same
 from numadam._settings.settings import Settings
 
 #: Options that belong to the block of a rank, as its parameters do.
-_LOCAL = ("bounds", "comm")
+_OF_BLOCK = ("bounds", "comm")
 
 
 class Construction:
@@ -35,9 +35,7 @@ class Construction:
     def join(self, settings: Settings, names: Sequence[str]) -> None:
         """Give the settings what they need to work with those of the other ranks."""
         if settings.plan.norm:
-            columns = [*op.ControlRow._fields, *(hyper.name for hyper in settings.rule.hypers)]
-            columns += [f"control[{k}]" for k in range(len(columns), settings.control.shape[1])]
-            settings.exchange = StepExchange(self._ranks, ["t", "calls", "flush", *columns])
+            settings.exchange = StepExchange(self._ranks, names_of_same(settings.rule))
         settings.together = lambda home: self._agree(settings, names, home)
 
     def _agree(self, settings: Settings, names: Sequence[str], home: str) -> None:
@@ -85,7 +83,7 @@ def _of_arrays(settings: Settings, names: Sequence[str], home: str) -> Iterator[
 def _of_options(settings: Settings) -> Iterator[tuple[str, str]]:
     """Learning rate and options as texts by name."""
     for name, value in {"lr": settings.lr, **settings.options}.items():
-        if name not in _LOCAL:
+        if name not in _OF_BLOCK:
             yield name, _described(value)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 #: Cuts are at multiples of so many elements: the begin of a cache line, where the array's is.
-STEP = 64
+GRAIN = 64
 
 
 class Run(NamedTuple):
@@ -30,9 +30,9 @@ class Run(NamedTuple):
 
 
 def share(begin: int, end: int, number: int, of: int) -> tuple[int, int]:
-    """The share of one of several in a range that begins on a multiple of `STEP`; maybe empty."""
-    blocks = -(-(end - begin) // STEP)
-    low, high = (min(begin + blocks * k // of * STEP, end) for k in (number, number + 1))
+    """The share of one of several in a range that begins on a multiple of `GRAIN`; maybe empty."""
+    blocks = -(-(end - begin) // GRAIN)
+    low, high = (min(begin + blocks * k // of * GRAIN, end) for k in (number, number + 1))
     return low, high
 
 
@@ -42,7 +42,7 @@ class Cut:
     Parameters
     ----------
     sizes : sequence of int
-        Elements of each array; 0 where it is frozen.
+        Elements of each array that is not frozen.
     nodes, local : int
         Number of nodes, and of ranks on each.
 

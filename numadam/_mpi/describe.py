@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 #: Names of the variables by which a launcher tells a process its rank begin with these.
-_LAUNCHERS = ("PMI", "OMPI_COMM", "OMPI_UNIVERSE", "PRTE", "HYDI", "HYDRA", "MPI_LOCAL", "SLURM_")
+_LAUNCHERS = ("PMI", "PRTE", "OMPI_COMM", "OMPI_UNIVERSE", "HYD", "MPIEXEC", "MPI_LOCAL", "SLURM_")
 #: Seconds for the start of MPI.
 _PATIENCE = 30
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from numadam._mpi.cut import STEP, Cut
+from numadam._mpi.cut import GRAIN, Cut
 from numadam._mpi.transport import Message, Pending, Transport
 
 #: Rounds on their way at a time; each has memory of its own.
@@ -49,7 +49,7 @@ class DeviceBuckets:
         self._others = [(rank + k) % cut.nodes for k in range(1, cut.nodes)]
         longest = max(cut.longest(), 1)
         size = min(bucket // max(len(self._others), 1), longest)
-        self._size = max(-(-size // STEP) * STEP, STEP)
+        self._size = max(-(-size // GRAIN) * GRAIN, GRAIN)
         if not self._others:
             self._size = longest
         self.rounds = -(-longest // self._size)
@@ -140,13 +140,19 @@ class DeviceBuckets:
         out = self._sum[low - begin : high - begin]
         own = self._read(grads, low, high, ("own", 0, self._rank))
         parts = [arrived.get(rank, own) for rank in range(self._cut.nodes)]
+        total = out
+        if len(parts) > 1 and out.dtype.itemsize == 2:  # 16 bits are added up in float32
+            total = cupy.empty(out.shape, np.float32)
+            parts = [part.astype(np.float32) for part in parts]
         if len(parts) == 1:
-            out[...] = own
+            total[...] = own
         for k, part in enumerate(parts[1:], 1):
-            cupy.add(parts[0] if k == 1 else out, part, out=out)
+            cupy.add(parts[0] if k == 1 else total, part, out=total)
         if self._divisor != 1:  # real numbers: a complex division is another one
-            numbers = out.view(out.dtype.char.lower()) if out.dtype.kind == "c" else out
+            numbers = total.view(total.dtype.char.lower()) if total.dtype.kind == "c" else total
             cupy.divide(numbers, numbers.dtype.type(self._divisor), out=numbers)
+        if total is not out:
+            out[...] = total
 
     # --- ranges of the flat index -----------------------------------------------------------------
 

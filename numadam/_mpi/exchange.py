@@ -9,11 +9,11 @@ from typing import NoReturn
 import numpy as np
 
 from numadam._mpi.errors import RankError
-from numadam._mpi.ranks import PATIENCE, Ranks, described
+from numadam._mpi.ranks import LEFT_ALONE, Ranks, described
 
-_WHAT = "step"
+_WHILE = "step"
 #: Words before those of the caller: whether a rank refuses the step, and a digest of `same`.
-_HEAD = 2
+_OWN_WORDS = 2
 
 
 class StepExchange:
@@ -56,14 +56,14 @@ class StepExchange:
         rows = self._rows()
         digest = hashlib.blake2b(same.tobytes(), digest_size=8).digest()
         rows[self.rank, 1] = np.frombuffer(digest, np.int64)[0]
-        rows[self.rank, _HEAD:] = words
+        rows[self.rank, _OWN_WORDS:] = words
         self._ranks.share(rows)
         self._met = True
         if rows[:, 0].any():
-            self._ranks.tell(None, rows[:, 0] != 0, _WHAT)
+            self._ranks.tell(None, rows[:, 0] != 0, _WHILE)
         if (rows[:, 1] != rows[0, 1]).any():
             self._differ(same)
-        return rows[:, _HEAD:]
+        return rows[:, _OWN_WORDS:]
 
     def begin(self) -> None:
         """Begin a step: no words have been exchanged in it."""
@@ -83,12 +83,12 @@ class StepExchange:
             return
         rows = self._rows()
         rows[self.rank, 0] = 1
-        if not self._ranks.share(rows, PATIENCE):
-            self._ranks.abort(f"{_WHAT}: the other ranks did not come. {described(error)}")
-        self._ranks.tell(error, rows[:, 0] != 0, _WHAT)
+        if not self._ranks.share(rows, LEFT_ALONE):
+            self._ranks.abort(f"{_WHILE}: the other ranks did not come. {described(error)}")
+        self._ranks.tell(error, rows[:, 0] != 0, _WHILE)
 
     def _rows(self) -> np.ndarray:
-        return np.zeros((self.size, _HEAD + self.words), np.int64)
+        return np.zeros((self.size, _OWN_WORDS + self.words), np.int64)
 
     def _differ(self, same: np.ndarray) -> NoReturn:
         """Raise on all ranks: the first number that is not the same everywhere."""

@@ -41,11 +41,12 @@ class Flat:
         pairs = zip(self._cut.offsets, parts)  # noqa: B905  # the last offset is the end
         return [self._leaves[at + low : at + high] for at, (low, high) in pairs]  # type: ignore[misc]
 
-    def read(self, begin: int, end: int, spare: Spare) -> np.ndarray:
-        """A range, as a view or gathered in spare memory."""
+    def read(self, begin: int, end: int, spare: Spare | None) -> np.ndarray:
+        """A range, as a view or gathered in spare memory; one array needs none."""
         view = self.view(begin, end)
         if view is not None:
             return view
+        assert spare is not None
         runs = self._cut.runs(begin, end)
         out = spare.of(end - begin)
         np.concatenate([self._leaves[leaf][low:high] for leaf, low, high in runs], out=out)

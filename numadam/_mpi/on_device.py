@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from numadam._arrays.interop import as_views
-from numadam._arrays.tree import Active, Tree, same_objects
+from numadam._arrays.tree import Active, same_objects
 from numadam._cuda import arrays as ca
 from numadam._cuda.launch import on_gpu
 from numadam._mpi.choose import device_transport
@@ -46,10 +46,10 @@ class OnDevice:
     ranks : Ranks
     cut : Cut
         Of as many nodes as ranks.
-    tree : Tree
+    tree : Active
+        Structure of the parameters without frozen arrays.
     leaves : sequence of arrays
-        All parameters, of which those that are not `moving` are frozen.
-    moving : sequence of bool
+        The parameters that are not frozen.
     asked : str
         The option `transport`.
     bucket : int
@@ -67,16 +67,14 @@ class OnDevice:
         self,
         ranks: Ranks,
         cut: Cut,
-        tree: Tree,
+        tree: Active,
         leaves: Sequence[Any],
-        moving: Sequence[bool],
         asked: str,
         bucket: int,
         divisor: int,
     ) -> None:
-        self._tree, self._moving = Active(tree, moving), moving
-        self._titles, self._of = self._tree.names("grads"), self._tree.names("params")
-        self._leaves = [one for one, moves in zip(leaves, moving, strict=True) if moves]
+        self._tree, self._leaves = tree, list(leaves)
+        self._titles, self._of = tree.names("grads"), tree.names("params")
         self._dtype, self._gpu = leaves[0].dtype, int(leaves[0].device.id)
         self._params = [leaf.reshape(-1) for leaf in leaves]
         self._views: list[Any] = []
@@ -102,9 +100,7 @@ class OnDevice:
         return self._nested
 
     def sources(self, grads: Any) -> list[Any]:
-        """The gradients of this rank, checked and flat; of frozen arrays they are empty.
-
-        None stands for those in `buffers`.
+        """The gradients of this rank, checked and flat; None: those in `buffers`.
 
         Raises
         ------
@@ -113,11 +109,7 @@ class OnDevice:
         """
         leaves = self._own() if grads is None else self._checked(self._tree.flatten(grads, "grads"))
         with on_gpu(self._gpu):
-            found = iter([self._flat(leaf) for leaf in leaves])
-        return [
-            next(found) if moves else param[:0]
-            for param, moves in zip(self._params, self._moving, strict=True)
-        ]
+            return [self._flat(leaf) for leaf in leaves]
 
     def _flat(self, leaf: Any) -> Any:
         """An array as one axis, in C order: a copy of one that lies otherwise."""

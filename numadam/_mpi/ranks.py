@@ -15,7 +15,7 @@ import numpy as np
 from numadam._mpi.errors import RankError
 
 #: Seconds that a failed rank waits for the others, before it ends the whole program.
-PATIENCE = 5.0
+LEFT_ALONE = 5.0
 #: Seconds between two looks at whether they have come.
 _LOOK = 0.001
 #: Bytes of a message to the other ranks; a longer one is cut.
@@ -81,7 +81,7 @@ class Ranks:
         """
         rows = np.zeros((self.size, 1), np.int64)
         rows[self.rank] = error is not None
-        patience = None if error is None else PATIENCE
+        patience = None if error is None else LEFT_ALONE
         if not self.share(rows, patience) and error is not None:
             self.abort(f"{what}: the other ranks did not come. {described(error)}")
         if rows.any():

@@ -36,7 +36,7 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
     TypeError, ValueError
         With the name of the array.
     """
-    if is_cupy(leaves[0]):
+    if leaves and is_cupy(leaves[0]):
         from numadam._mpi.on_device import check_device_leaves
 
         check_device_leaves(leaves, names)

@@ -64,7 +64,7 @@ def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> n
     """
     ranks, error = ranks_of(comm), None
     try:
-        wanted = tuple(map(operator.index, [shape] if np.ndim(shape) == 0 else shape))  # type: ignore[list-item, arg-type]
+        wanted = tuple(map(operator.index, [shape] if np.ndim(shape) == 0 else shape))  # type: ignore[arg-type]
         kind = np.dtype(dtype)
         if kind.hasobject:
             raise TypeError("dtype: objects cannot be shared; use a dtype of numbers.")
@@ -85,4 +85,5 @@ def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> n
     window.sync()
     local.Barrier()
     window.sync()
-    return memory.view(kind).reshape(wanted)
+    array: np.ndarray = memory.view(kind).reshape(wanted)
+    return array

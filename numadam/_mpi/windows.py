@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-#: Bytes of a page; segments of different ranks lie on different ones.
-_PAGE = 4_096
+#: Bytes of a page, and of a cache line. Segments of different ranks lie on different pages; a rank
+#: that is alone may get memory that begins anywhere.
+_MAPPED, _ALIGNED = 4_096, 64
 
 
 class _Entry:
@@ -33,7 +34,7 @@ class _Entry:
 _open: dict[int, list[_Entry]] = {}
 
 
-def _free_unused(local: MPI.Comm) -> None:
+def _free_unused(local: MPI.Intracomm) -> None:
     """Collective: free the windows that no rank uses any more."""
     entries = _open.setdefault(MPI._addressof(local), [])  # noqa: SLF001  # its public way
     used = np.array([entry.used for entry in entries], np.int8)
@@ -60,12 +61,12 @@ class Window:
     local : mpi4py communicator
     """
 
-    def __init__(self, local: MPI.Comm, nbytes: int) -> None:
+    def __init__(self, local: MPI.Intracomm, nbytes: int) -> None:
         _free_unused(local)
         self.local = local
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
         # a multiple of a page: neighbouring segments share no cache line
-        size = -(-max(nbytes, 1) // _PAGE) * _PAGE
+        size = -(-(nbytes + _ALIGNED) // _MAPPED) * _MAPPED
         entry = _Entry(MPI.Win.Allocate_shared(size, 1, info, local))
         info.Free()
         self._window, self._nbytes = entry.window, nbytes
@@ -89,9 +90,10 @@ class _Segment:
 
     def __init__(self, window: Window, memory: MPI.buffer, nbytes: int) -> None:
         self.window = window
-        address = memory.address if nbytes else 0
+        # memory of several ranks is mapped by pages, so that this is the same place for all
+        first = -(-memory.address // _ALIGNED) * _ALIGNED
         self.__array_interface__ = {
-            "data": (address, False),
+            "data": (first, False),
             "shape": (nbytes,),
             "typestr": "|u1",
             "version": 3,

@@ -40,5 +40,10 @@ def check_plan(plan: Plan, options: Mapping[str, Any]) -> None:
             "bounds: with sparse='lazy' the norm would need them row by row; use sparse='dense', "
             "or leave out clip_norm, clip_array_norm and nonfinite."
         )
+    elif options["sparse"] == "lazy" and plan.owned:
+        problem = (
+            "owned: with sparse='lazy' the norm would need the mask row by row; use "
+            "sparse='dense', or leave out owned."
+        )
     if problem:
         raise ValueError(problem)

@@ -23,6 +23,9 @@ _PACKAGES = (
     "numba-cuda",
     "cupy-cuda12x",
     "cupy-cuda13x",
+    "mpi4py",
+    "mpich",
+    "openmpi",
 )
 #: The processor on which the targets of the CPU's cases were set; a machine is compared in these.
 RECORDED = {

@@ -34,9 +34,13 @@ def _milliseconds(times: list[float]) -> str:
 
 
 def _distributed(comm: MPI.Intracomm, pairs: int, file: Path, **options: Any) -> Figure:
-    ours = Together(comm, mpi_sides.distributed(comm, _N, **options))
-    theirs = Together(comm, mpi_sides.independent(comm, _N, **options))
-    return _against(comm, ours, theirs, pairs)
+    """Each side twice, as a palindrome: where its arrays lie makes some percent."""
+    ours, theirs = mpi_sides.distributed, mpi_sides.independent
+    order = (ours, theirs, theirs, ours)
+    sides = [Together(comm, side(comm, _N, **options)) for side in order]
+    a, b, c, d = rounds(comm, sides, pairs)
+    mine, other = ([sum(both) / 2 for both in zip(*two, strict=True)] for two in ((a, d), (b, c)))
+    return Figure(middle(mine, other), median(mine), median(other))
 
 
 def _shared(comm: MPI.Intracomm, pairs: int, file: Path) -> Figure:

@@ -11,14 +11,14 @@ from numadam._mpi.errors import RankError
 
 __all__ = ["Decomposition", "RankError", "Sharded", "shared_array"]
 
-_HOMES = {"Sharded": "numadam.mpi.sharded", "shared_array": "numadam._mpi.shared_array"}
+_LAZY = {"Sharded": "numadam.mpi.sharded", "shared_array": "numadam._mpi.shared_array"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs mpi4py when it is first used."""
-    if name not in _HOMES:
+    if name not in _LAZY:
         raise AttributeError(f"module 'numadam.mpi' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_LAZY[name]), name)
     globals()[name] = value
     return value
 

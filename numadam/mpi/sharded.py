@@ -35,12 +35,12 @@ from numadam._cpu.adding import Adding
 from numadam._jit.interrupts import defer_interrupts
 from numadam._mpi.buckets import Buckets
 from numadam._mpi.choose import check_asked
-from numadam._mpi.cut import STEP, Cut
+from numadam._mpi.cut import GRAIN, Cut
 from numadam._mpi.errors import RankError
 from numadam._mpi.flat import Flat
 from numadam._mpi.gradients import Gradients
 from numadam._mpi.nodes import nodes_of
-from numadam._mpi.ranks import PATIENCE, described, ranks_of
+from numadam._mpi.ranks import LEFT_ALONE, described, ranks_of
 from numadam._mpi.replicas import (
     check_leaves,
     check_same,
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 #: Elements of one part of the step, of which a bucket holds a whole number.
 _PART = 16_384
 _MOST_BYTES = 2**30
-_WHAT = "Sharded"
+_MAKING = "Sharded"
 
 
 class Sharded:
@@ -90,8 +90,8 @@ class Sharded:
         As in `kind`.
     reduce : {"sum", "mean"}, default "sum"
         What counts of the gradients of all ranks.
-    bucket_bytes : int, default 8 MiB
-        Bytes of gradients that a rank receives at a time from other machines, while it steps
+    bucket_bytes : int, default 2 MiB
+        Bytes of gradients that a rank receives at a time from all other machines, while it steps
         those before.
     transport : {"auto", "mpi", "nccl", "host"}, default "auto"
         How CuPy arrays go between ranks: through an MPI that takes the memory of a GPU, NCCL, or
@@ -147,7 +147,7 @@ class Sharded:
         *,
         lr: Any = None,
         reduce: str = "sum",
-        bucket_bytes: int = 8 * 2**20,
+        bucket_bytes: int = 2 * 2**20,
         transport: str = "auto",
         **options: Any,
     ) -> None:
@@ -161,20 +161,23 @@ class Sharded:
             check_asked(transport, home(leaves[0]))
             return tree, leaves, frozen_leaves(options.get("groups"), tree, kind.rule)
 
-        tree, leaves, frozen = together(ranks, _WHAT, check)
+        tree, leaves, frozen = together(ranks, _MAKING, check)
         names, shapes = tree.names("params"), [leaf.shape for leaf in leaves]
         about = (kind.__name__, reduce, bucket_bytes, tree.paths(), shapes, leaves[0].dtype.name)
         more = (frozen, home(leaves[0]), transport)
         check_same(ranks, (*about, *more), "Sharded: class, params or options")
-        window = together(ranks, _WHAT, lambda: common_window(leaves, names))
+        window = together(ranks, _MAKING, lambda: common_window(leaves, names))
         nodes = nodes_of(ranks, window)
         if nodes.count > 1:
             check_values(ranks, leaves, names)
-        sizes = [0 if still else leaf.size for leaf, still in zip(leaves, frozen, strict=True)]
-        cut = Cut(sizes, nodes.count, nodes.each)
+        active = Active(tree, [not still for still in frozen])
+        cut = Cut([leaf.size for leaf in active.select(leaves)], nodes.count, nodes.each)
         flat = [_plain(leaf).reshape(-1) for leaf in leaves]
-        parts = cut.parts(*cut.piece(nodes.node, nodes.place))
+        own = iter(cut.parts(*cut.piece(nodes.node, nodes.place)))
+        parts = [(0, 0) if still else next(own) for still in frozen]
         slices = [leaf[low:high] for leaf, (low, high) in zip(flat, parts, strict=True)]
+
+        constructor: Any = kind  # a rule's
 
         def make() -> Optimizer:
             given = dict(options)
@@ -182,50 +185,55 @@ class Sharded:
                 given["lr"] = sliced_rates(lr, tree, leaves, parts)
             if options.get("bounds") is not None:
                 given["bounds"] = sliced_bounds(options["bounds"], tree, leaves, parts)
-            return kind(tree.unflatten(slices), comm=comm, **given)
+            made: Optimizer = constructor(tree.unflatten(slices), comm=comm, **given)
+            return made
 
-        self._shard = together(ranks, _WHAT, make)
+        self._shard = together(ranks, _MAKING, make)
         self._ranks, self._nodes, self._reduce, self._broken = ranks, nodes, reduce, ""
         self._params, self._leaves, self._tree, self._cut = params, leaves, tree, cut
         self._begin, self._end = cut.piece(nodes.node, nodes.place)
-        self._parts, self._flat = parts, Flat(cut, flat)
+        self._parts = cut.parts(self._begin, self._end)
+        self._slices, self._frozen = parts, frozen
+        self._active, self._flat = active, Flat(cut, list(active.select(flat)))
         self._gradients: Gradients | OnDevice
         self._sum: np.ndarray | None = None
         self._device: OnDevice | None = None
-        moving = [not still for still in frozen]
         if is_cupy(leaves[0]):
-            self._prepare_device(bucket_bytes, moving, transport)
+            self._prepare_device(bucket_bytes, transport)
         else:
-            self._prepare(bucket_bytes, moving)
+            self._prepare(bucket_bytes)
         if options.get("bounds") is not None:  # the shard has moved parameters into them
             self._pass_on()
         self._barrier()
 
-    def _prepare_device(self, bucket_bytes: int, moving: list[bool], transport: str) -> None:
+    def _prepare_device(self, bucket_bytes: int, transport: str) -> None:
         """Choose how CuPy arrays go between ranks."""
         from numadam._mpi.on_device import OnDevice
 
         divisor = self._ranks.size if self._reduce == "mean" else 1
-        bucket, leaves = bucket_bytes // self._leaves[0].dtype.itemsize, self._leaves
-        about = self._ranks, self._cut, self._tree, leaves, moving
+        bucket, active = bucket_bytes // self._leaves[0].dtype.itemsize, self._active
+        about = self._ranks, self._cut, active, active.select(self._leaves)
         self._gradients = self._device = OnDevice(*about, transport, bucket, divisor)
 
-    def _prepare(self, bucket_bytes: int, moving: list[bool]) -> None:
+    def _prepare(self, bucket_bytes: int) -> None:
         """Cut the step into parts and rounds."""
-        _, settings, backend, _ = parts_of(self._shard)
-        active, nodes = Active(self._tree, moving), self._nodes
+        settings = parts_of(self._shard).settings
+        backend: Any = parts_of(self._shard).backend
+        active, nodes = self._active, self._nodes
         self._gradients = Gradients(nodes, self._cut, active, active.select(self._leaves))
         dtype, cut = self._leaves[0].dtype, self._cut
         divisor = self._ranks.size if self._reduce == "mean" else 1
-        self._part = min(_PART, max(-(-cut.longest() // STEP) * STEP, STEP))
-        backend.cut_parts(self._part)
+        self._part = min(_PART, max(-(-cut.longest() // GRAIN) * GRAIN, GRAIN))
         self._adding, self._numbers = Adding(divisor), settings.plan.numbers
         bucket = bucket_bytes // dtype.itemsize
         self._buckets = Buckets(self._nodes, cut, dtype, bucket, self._part, divisor)
-        #: whether sums are needed whole before the step, for a norm or for further sums
-        self._at_once = (
-            settings.plan.norm != "" or settings.plan.accumulate or self._ranks.size == 1
-        )
+        # a norm is formed before the first element; sums of 16 bits are formed in float32
+        plan = settings.plan
+        late = plan.norm == "" and not plan.accumulate and dtype.itemsize > 2
+        self._at_once = self._ranks.size == 1 or not late
+        if not self._at_once:
+            backend.cut_parts(self._part)
+            backend.compile_sums(self._ranks.size == 2 and divisor == 1)
 
     def step(self, grads: Any = None, *, lr: float | None = None) -> None:
         """Add up the gradients of all ranks and take one step. Collective.
@@ -275,14 +283,15 @@ class Sharded:
         """Form all sums, then step, then pass on: a GPU has no cache in which sums could stay."""
         sums, t = device.total(sources), self._shard.t
         try:
-            self._shard.step(self._tree.unflatten(sums), lr=lr)
+            self._shard.step(self._active.unflatten(sums), lr=lr)
         finally:
             if self._shard.t != t:
                 self._pass_on()
 
     def _step_in_rounds(self, sources: Sequence[Flat], rate: float) -> None:
         """Step each bucket while the next one is on its way; sums are formed as they are needed."""
-        backend, buckets, parts = parts_of(self._shard).backend, self._buckets, self._parts
+        buckets, parts = self._buckets, self._parts
+        backend: Any = parts_of(self._shard).backend
         shared = self._nodes.each > 1
         own = [] if shared else sources[0].leaves(parts)
         grads = np.array([*map(address_of, own)] if own else [0] * len(parts), np.int64)
@@ -290,23 +299,25 @@ class Sharded:
         buckets.begin(sources)
         for k in range(buckets.rounds):
             low, high, arrived = buckets.arrived(k)
-            if high > low or (k == 0 and count == 0):  # t advances where there is nothing, too
-                before = (low - self._begin) // self._part
-                after = max(count + (self._begin - high) // self._part, 0)
-                come = [arrived.get(other) for other in range(self._nodes.count)]
-                here = [one.view(low, high) for one in sources] if shared else []
-                self._adding.set(
-                    (low - self._begin) * self._numbers, come[:node], here, come[node + 1 :]
-                )
-                backend.step_parts(before, after, grads, self._adding, rate)
+            if high > low:
+                done = (low - self._begin) // self._part
+                left = max(count + (self._begin - high) // self._part, 0)
+                here = [one.read(low, high, None) for one in sources] if shared else []
+                first = (low - self._begin) * self._numbers
+                before = [arrived[other] for other in sorted(arrived) if other < node]
+                after = [arrived[other] for other in sorted(arrived) if other > node]
+                self._adding.set(first, before, here, after)
+                backend.step_parts(done, left, grads, self._adding, rate)
             buckets.done(k)
             buckets.spread(k, self._flat)
+        if count == 0:  # t advances where there is nothing to step, too
+            backend.step(self._flat.leaves(parts), rate)
         buckets.settle(self._flat)
 
     def _step_at_once(self, sources: Sequence[Flat], lr: float | None) -> None:
-        """Form all sums, then step: a norm is needed before the first element."""
+        """Form all sums, then step as in one process."""
         if self._ranks.size == 1:
-            grads = self._tree.unflatten(sources[0].leaves(self._parts))
+            grads = self._active.unflatten(sources[0].leaves(self._parts))
         else:
             if self._sum is None:
                 self._sum = np.empty(self._end - self._begin, self._leaves[0].dtype)
@@ -328,12 +339,14 @@ class Sharded:
         for low, high in self._parts:
             views.append(values[at : at + high - low])
             at += high - low
-        return self._tree.unflatten(views)
+        return self._active.unflatten(views)
 
     def _pass_on(self) -> None:
         """Give this rank's part of the parameters to the other nodes, and take theirs."""
         if self._device is not None:
             self._device.spread()
+            return
+        if self._nodes.count == 1:
             return
         for k in range(self._buckets.rounds):
             self._buckets.spread(k, self._flat)
@@ -375,12 +388,16 @@ class Sharded:
 
     def _agree(self, error: BaseException | None, rate: float) -> None:
         """Go on where all ranks can; the first barrier of a step."""
+        if self._ranks.size == 1:
+            if error is not None:
+                raise error
+            return
         ranks, t = self._ranks, self._shard.t
         numbers = np.append(parts_of(self._shard).settings.control[0], rate)
         rows = np.zeros((ranks.size, 3), np.int64)
         rows[ranks.rank] = error is not None, t, zlib.crc32(numbers.tobytes())
         self._gradients.sync()
-        came = ranks.share(rows, None if error is None else PATIENCE)
+        came = ranks.share(rows, None if error is None else LEFT_ALONE)
         self._gradients.sync()
         if not came and error is not None:
             ranks.abort(f"step: the other ranks did not come. {described(error)}")
@@ -455,9 +472,8 @@ class Sharded:
 
     def _held(self, saver: bool | None = None) -> held.Held:
         """What checkpoints need to know of this rank's part."""
-        parts, ends = self._cut.parts(self._begin, self._end), self._cut.offsets
-        still = [leaf.size > 0 and ends[k] == ends[k + 1] for k, leaf in enumerate(self._leaves)]
-        return held.of_slices(self._params, self._tree.paths(), parts, still, saver)
+        paths = self._tree.paths()
+        return held.of_slices(self._params, paths, self._slices, self._frozen, saver)
 
     def check_equal(self) -> None:
         """Compare the parameters of all ranks bit by bit (by sums over their bits). Collective.
@@ -601,9 +617,10 @@ class Sharded:
 
     def __repr__(self) -> str:
         """The shard's class and options, the ranks, t, and all parameters."""
-        own = repr(self._shard).partition(", t=")[0]
+        # of which the last option is comm
+        own = repr(self._shard).partition("comm=")[0].removesuffix(", ") + ")"
         return (
-            f"Sharded({own}); rank {self.rank} of {self.ranks}, {self._nodes.count} x "
+            f"Sharded({own}, rank {self.rank} of {self.ranks}, {self._nodes.count} x "
             f"{self._nodes.each}, t={self.t}; {formatting.outline(self._leaves)})"
         )
 

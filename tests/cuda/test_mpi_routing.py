@@ -381,3 +381,17 @@ def test_a_rank_passes_on_twice_its_share(stand_in):
     on_ranks(size, work)
     for log in logs.values():
         assert sum(entry[2] for entry in log if entry[0] == "Isend") == 2 * 3 / 4 * 6400 * 4
+
+
+def test_half_precision_is_added_up_in_float32(stand_in):
+    cut, ones = Cut([64], 3, 1), [2048.0, 1.0, 1.0]  # in float16 2048 + 1 is 2048
+
+    def work(ranks):
+        way = tr.CudaAware(ranks.comm)
+        buckets = DeviceBuckets(way, cut, ranks.rank, np.dtype("f2"), 64, 1)
+        sums = buckets.total([stand_in.full(64, ones[ranks.rank], np.float16)])
+        return np.array(sums[0])
+
+    ranks, _ = on_ranks(3, work)
+    assert ranks[0].dtype == np.float16
+    np.testing.assert_array_equal(np.concatenate(ranks), np.full(64, 2050.0))

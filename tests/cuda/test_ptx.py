@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from types import SimpleNamespace
@@ -143,11 +144,12 @@ def test_options(name):
         check_tiles(ptx, len(slots) - plan.master, len(set(slots) - read_only))
 
 
+@pytest.mark.parametrize("owned", [False, True], ids=["", "owned"])
 @pytest.mark.parametrize("name", ["l2", "accumulate", "by element", "bfloat16 master"])
-def test_norms_are_summed_in_double_precision(name):
+def test_norms_are_summed_in_double_precision(name, owned):
     from numadam._cuda.norms import make_sums, norm_slots
 
-    plan = plan_of(OPTIONS[name])
+    plan = dataclasses.replace(plan_of(OPTIONS[name]), owned=owned)
     code = Code(make_sums, plan, True, True)
     ptx = code.text
     check_common(ptx)

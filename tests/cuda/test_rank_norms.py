@@ -250,6 +250,19 @@ def test_ghost_cells_do_not_count(cupy, dtype, more):
     assert np.isnan(left[2])  # stepped as all others are
 
 
+@pytest.mark.parametrize("library", ["NumPy", "CuPy"])
+def test_ghost_cells_of_sparse_gradients_are_refused(cupy, library):
+    """The norm reads the rows of a gradient, where the mask has those of the array."""
+
+    def work(ranks):
+        p = cupy.zeros((4, 2)) if library == "CuPy" else np.zeros((4, 2))
+        comm = na.mpi.Decomposition(ranks, np.ones((4, 2), bool))
+        with pytest.raises(ValueError, match=r"owned: with sparse='lazy' .*sparse='dense'"):
+            na.SGD(p, comm=comm, sparse="lazy", clip_norm=1.0)
+
+    on_ranks(1, work)
+
+
 def test_a_captured_norm_of_ranks_is_refused(cupy):
     def work(ranks):
         with pytest.raises(ValueError, match=r"capturable: with comm.*Leave out capturable, or"):

@@ -62,7 +62,7 @@ def _make_update_span(plan: Plan, wrap: Any) -> Any:
     `at` are the addresses of all slots, as a tuple: from memory they would be loaded again.
     """
     run = make_run(plan, wrap)
-    (vp, vg, v0, v1, v2, _, _, va, vl, vh, vr, _), b, c = make_views(plan)
+    (vp, vg, v0, v1, v2, _, _, va, vl, vh, vr, *_), b, c = make_views(plan)
 
     def update_span(at, h, k, e, n):
         p, g = vp(at[0] + e * b[0], n * c[0]), vg(at[1] + e * b[1], n * c[1])

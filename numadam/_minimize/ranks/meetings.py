@@ -2,7 +2,7 @@
 
 The loop is that of one process. Its objective, stop tests and observers meet the other ranks:
 
-- once at each tested iterate: f and the norms of the blocks;
+- once at each tested iterate: f, the norms of the blocks, and whether rank 0 wants to save;
 - once more there, where any rank has a callback or a schedule that observes f;
 - once before each step, where a function of the user's is a schedule.
 
@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from numadam._mpi.ranks import PATIENCE, Ranks, described
+from numadam._mpi.ranks import LEFT_ALONE, Ranks, described
 
-#: Numbers of a meeting behind the word that refuses it: f, and the three norms.
-_NUMBERS = 4
+#: Numbers of a meeting behind the word that refuses it: f, three norms, whether to save.
+_NUMBERS = 5
 #: Times the longest wait of a run that a rank which failed waits for the others.
 _WAITS = 3.0
 
@@ -35,10 +35,12 @@ class Meetings:
     ranks : Ranks
     over : bool
         Whether a rank has failed, and all know.
+    evaluates : bool
+        Whether the ranks evaluate f or gradient and have not met since.
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        self.ranks, self.over = ranks, False
+        self.ranks, self.over, self.evaluates = ranks, False, False
         self._rows = np.zeros((ranks.size, 1 + _NUMBERS))
         self._last, self._longest = time.monotonic(), 0.0
 
@@ -76,7 +78,7 @@ class Meetings:
         # new memory: Ctrl-C may have left a gather of the other that is still under way
         rows = np.zeros_like(self._rows)
         rows[self.ranks.rank, 0] = 1.0
-        if not self.ranks.share(rows, max(PATIENCE, _WAITS * self._longest)):
+        if not self.ranks.share(rows, max(LEFT_ALONE, _WAITS * self._longest)):
             self.ranks.abort(f"minimize: the other ranks did not come. {described(error)}")
         self.ranks.tell(error, rows[:, 0] != 0.0, "minimize")
 
@@ -100,10 +102,19 @@ class Pace:
         self.last, self.started = "test", False
         self._ready = -1
 
+    @property
+    def done(self) -> int:
+        """Iterations since the first."""
+        return int(self._optimizer.t - self.begin)
+
     def tests(self) -> bool:
         """Whether the iterate at hand is tested."""
         k, check = self._optimizer.t, self.check
         return check == 1 or k == self.end or (k - self.begin) % check == 0
+
+    def goes_on(self) -> None:
+        """Note that the iterate at hand is that of a file, which has been tested."""
+        self.started, self._ready = True, -1 if self.last == "schedule" else self._optimizer.t
 
     def begins(self, meeting: str) -> None:
         """Note that the ranks are at this meeting of the iterate at hand."""

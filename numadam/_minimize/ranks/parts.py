@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from numadam._arrays.tree import Active
@@ -12,6 +13,7 @@ from numadam._minimize.objective import Objective
 from numadam._minimize.observers import STOPPED, Observers
 from numadam._minimize.python.device_tests import DeviceStopTests
 from numadam._minimize.python.stop_tests import HostStopTests, StopTests, joined
+from numadam._minimize.ranks.checkpoint import RankCheckpoint
 from numadam._minimize.ranks.meetings import Meetings, Pace
 from numadam._minimize.stopping import CALLBACK, RUNNING, Tolerances
 
@@ -71,8 +73,9 @@ class RankObjective:
         tests: RankStopTests,
         meetings: Meetings,
         pace: Pace,
+        file: RankCheckpoint | None = None,
     ) -> None:
-        self._local, self._shares = local, shares
+        self._local, self._shares, self._file = local, shares, file
         self._tests, self._meetings, self._pace = tests, meetings, pace
         self._tree, self._largest = tree, 0.0
         self.apart = local.apart
@@ -97,29 +100,40 @@ class RankObjective:
 
     def evaluate(self, need_f: bool) -> tuple[float | None, Any]:
         """F of all ranks, or None where it is not asked for, and the gradient of this one."""
-        tests, self._pace.started = self._pace.tests(), True
-        try:
+        pace, file = self._pace, self._file
+        pace.started = True
+        if not pace.tests():
+            return None, self._local.evaluate(need_f)[1]
+        with self._evaluation():
             f, g = self._local.evaluate(need_f)
-            if not tests:
-                return None, g
             own = math.nan if f is None else float(f)
             sizes = self._tests.measure(self._tree.flatten(g, "jac"))
-        except BaseException as error:
-            if tests:
-                self._meetings.refuse(error)
-            raise
-        self._pace.begins("test")
-        rows = self._meetings.gather(own, *sizes)
+            due = file is not None and file.due_here(pace.done)
+        pace.begins("test")
+        rows = self._meetings.gather(own, *sizes, due)
         self._tests.join(rows)
-        return None if f is None else self._joined(rows), g
+        if file is not None:
+            file.is_due = bool(rows[0][5])
+        f = None if f is None else self._joined(rows)
+        self._meetings.evaluates = False
+        return f, g
 
     def value(self) -> float:
         """F of all ranks alone. Collective."""
-        try:
+        with self._evaluation():
             own = float(self._local.value())
+        f = self._joined(self._meetings.gather(own))
+        self._meetings.evaluates = False
+        return f
+
+    @contextlib.contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """An evaluation behind which the ranks meet."""
+        self._meetings.evaluates = True
+        try:
+            yield
         except BaseException as error:
             self._meetings.refuse(error)
-        return self._joined(self._meetings.gather(own))
 
     def _joined(self, rows: Sequence[Sequence[float]]) -> float:
         """The sum of all shares in the order of ranks; or f of rank 0, where all have the whole."""
@@ -176,6 +190,10 @@ class RankObservers(Observers):
         except BaseException as error:
             self._meetings.refuse(error)
         self._pace.begins("notify")
+        return self.together(code)
+
+    def together(self, code: int) -> int:
+        """`CALLBACK` where the answer of any rank is that. Collective."""
         if all(row[1] == RUNNING for row in self._meetings.gather(code)):
             return RUNNING
         self.message = STOPPED

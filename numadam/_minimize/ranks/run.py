@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
+from numadam._checkpoint.collective import on_all
 from numadam._core.parts import parts_of
+from numadam._minimize.checkpoint import read_checkpoint
 from numadam._minimize.objective import Objective
 from numadam._minimize.python.device_tests import DeviceStopTests
 from numadam._minimize.python.loop import PythonRun
 from numadam._minimize.python.stop_tests import HostStopTests
+from numadam._minimize.ranks.checkpoint import RankCheckpoint
 from numadam._minimize.ranks.meetings import Meetings, Pace, all_or_none
 from numadam._minimize.ranks.parts import RankObjective, RankObservers, RankSchedules, RankStopTests
+from numadam._minimize.runs import define, saved_run
 from numadam._minimize.saved import first_of
 from numadam._minimize.tasks import Task
 from numadam._mpi.decomposition import Decomposition, decomposition
@@ -32,14 +36,17 @@ class RankRun(PythonRun):
     def __init__(
         self, meetings: Meetings, pace: Pace, optimizer: Optimizer, task: Task, *parts: Any
     ) -> None:
-        objective, stop_tests, observers = parts
-        super().__init__(objective, optimizer, stop_tests, observers, task)
+        objective, stop_tests, observers, saved = parts
+        super().__init__(objective, optimizer, stop_tests, observers, task, saved)
         self._meetings, self._pace = meetings, pace
+        self._answers: Callable[[int], int] = observers.together
         self._exchange = self._settings.exchange
         pace.begin, pace.check = self._begin, self._check
         pace.end = max(self._begin + task.maxiter, optimizer.t)
         if pace.last == "schedule":
             self._settings: Any = RankSchedules(self._settings, meetings, pace)
+        if self._g is not None:
+            pace.goes_on()
 
     def agree(self, task: Task) -> None:
         """Refuse a run that is not the same on all ranks. Collective."""
@@ -68,10 +75,31 @@ class RankRun(PythonRun):
         if math.inf in rows[:, -1]:  # a block of the best iterate before violates the bounds
             self._lowest = math.inf
 
+    def _ask_again(self) -> int:
+        """Ask the callbacks that have ended the run of a file whether they still do."""
+        try:
+            code = super()._ask_again()
+        except BaseException as error:
+            self._meetings.refuse(error)
+        self._observers.message = None
+        return self._answers(code)
+
+    def _save(self, code: int) -> None:
+        if self._file is None:
+            return
+        try:
+            state = on_all(self._meetings.ranks, "minimize", lambda: self._run_state(code))
+        except BaseException:
+            self._meetings.over = True  # all ranks know
+            raise
+        self._file.write(*state)
+
     def _loop(self) -> int:
         try:
             return super()._loop()
         except BaseException as error:
+            if not self._meetings.evaluates:
+                self._counted = None  # not all ranks are at an iterate to be evaluated again
             if isinstance(error, RankError) or self._meetings.over:
                 raise
             if self._exchange is not None and self._pace.steps_next():
@@ -93,14 +121,19 @@ def sums_over(comm: Decomposition) -> Callable[[tuple[int, ...]], list[int]]:
     return lambda counts: ranks_in(comm).gather(np.array(counts, np.int64)).sum(axis=0).tolist()
 
 
-def minimize_on_ranks(fun: Any, task: Task, comm: Decomposition) -> OptimizeResult:
+def minimize_on_ranks(
+    fun: Any, task: Task, comm: Decomposition, checkpoint: Any, checkpoint_every: Any
+) -> OptimizeResult:
     """An objective in Python of which each rank has a block of x. Collective."""
-    tolerances = task.tolerances
+    ranks, tolerances = ranks_in(comm), task.tolerances
+    meetings = Meetings(ranks)
+    file = _folder(checkpoint, checkpoint_every, meetings, fun, task)
+    task = task._replace(checkpoint=file)
     optimizer = task.rule(task.x, task.lr, comm=comm, **task.options)
     tree, settings, backend, _ = parts_of(optimizer)
-    ranks = ranks_in(comm)
-    meetings, pace = Meetings(ranks), Pace(optimizer)
+    pace = Pace(optimizer)
     with all_or_none(ranks):
+        saved = saved_run(task, optimizer)
         boxes, shows = settings.leaf_boxes(), task.progress and ranks.rank == 0
         local = Objective(fun, task.args, task.jac, task.x, tree, boxes, backend.is_host)
         observers = RankObservers(meetings, pace, task.callback, shows, task.maxiter, optimizer)
@@ -113,10 +146,28 @@ def minimize_on_ranks(fun: Any, task: Task, comm: Decomposition) -> OptimizeResu
     observers.join(each, wants_f, wants_gradient)
     pace.last = "schedule" if asks else "notify" if each else "test"
     with all_or_none(ranks):
-        objective = RankObjective(local, tree, task.shares, tests, meetings, pace)
-        run = RankRun(meetings, pace, optimizer, task, objective, tests, observers)
+        objective = RankObjective(local, tree, task.shares, tests, meetings, pace, file)
+        run = RankRun(meetings, pace, optimizer, task, objective, tests, observers, saved)
     run.agree(task)
     return run.go()
+
+
+def _folder(
+    path: Any, every: Any, meetings: Meetings, fun: Any, task: Task
+) -> RankCheckpoint | None:
+    """The arguments `checkpoint` and `checkpoint_every`, and the run that is there. Collective."""
+    ranks = meetings.ranks
+    with all_or_none(ranks):
+        read_checkpoint(None, every if path is None else None, "minimize")
+        made = None if path is None else RankCheckpoint(path, every, meetings)
+    given = ranks.gather(np.array([path is not None], np.int64))[:, 0]
+    if given.min() != given.max():
+        raise ValueError("checkpoint: is given on some ranks only. Pass the same on all ranks.")
+    if made is not None:
+        made.agree()
+        with all_or_none(ranks):
+            define(made, fun, task)
+    return made
 
 
 def _masks(comm: Decomposition, optimizer: Optimizer) -> list[Any] | None:

@@ -195,6 +195,25 @@ def test_groups_count_one_step_together(machine):
         np.testing.assert_array_equal(params[key], twins[key])
 
 
+@pytest.mark.parametrize("count", few([1, 3], ["3"]))
+def test_ghost_cells_do_not_count_in_norms(machine, count):
+    mpi = pytest.importorskip("mpi4py.MPI", reason="mpi4py is not installed")
+    random = np.random.default_rng(0)
+    owned = [random.random(67 + k) < 0.7 for k in range(count)]
+    grads = [random.standard_normal(mask.size).astype(np.float32) for mask in owned]
+    squares = sum(np.sum(g[mask].astype(float) ** 2) for g, mask in zip(grads, owned, strict=True))
+    for g, mask in zip(grads, owned, strict=True):
+        g[~mask] = np.nan
+    opt = na.SGD(
+        [machine.ones(mask.size, np.float32) for mask in owned],
+        comm=na.mpi.Decomposition(mpi.COMM_SELF, owned),
+        clip_norm=1.0,
+        nonfinite="raise",
+    )
+    opt.step([machine.asarray(g) for g in grads])
+    np.testing.assert_allclose(opt.grad_norm, np.sqrt(squares), rtol=8 * 2.0**-52)
+
+
 @sweep
 def test_any_array_may_stop_a_step_of_many_norms(machine):
     p = [machine.ones(n, np.float32) for n in (7, 300, 9)]
