@@ -247,3 +247,13 @@ def test_one_rank_is_killed_in_the_middle_of_saves(comm, tmp_path):
         pytest.skip("starts ranks of its own: runs where there is one rank")
     result = killed_folders.campaign(tmp_path, 4, seed=1)
     assert result.kills == 4
+
+
+def test_a_file_of_one_process_is_no_folder(comm, shared_path):
+    path = shared_path / "one.safetensors"
+    if comm.rank == 0:
+        na.SGD(np.zeros(3)).save(path)
+    comm.Barrier()
+    opt = na.SGD(np.zeros(3), comm=comm)
+    with pytest.raises(NotADirectoryError, match=r"is a file of one process.*numadam\.load"):
+        opt.load(path)
