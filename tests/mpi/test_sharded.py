@@ -137,7 +137,7 @@ def check_state(opt, whole):
     """The parts of all ranks are the state of one process."""
     for name in whole._backend.state:
         theirs = np.concatenate([one.reshape(-1) for one in leaves(whole.state[name])])
-        begin, end = opt._begin, opt._end
+        begin, end = opt._place.begin, opt._place.end
         ours = np.concatenate([one.reshape(-1) for one in leaves(opt.state[name])])
         assert ours.tobytes() == theirs[begin:end].tobytes()
 
@@ -184,7 +184,7 @@ def test_average(nodes):
     opt, whole = check(na.Adam, nodes, SHAPES["few"], ema=0.9, amsgrad=True, weight_decay=0.1)
     parts = np.concatenate([one.reshape(-1) for one in leaves(opt.averaged)])
     wanted = np.concatenate([one.reshape(-1) for one in leaves(whole.averaged)])
-    assert np.array_equal(parts, wanted[opt._begin : opt._end])
+    assert np.array_equal(parts, wanted[opt._place.begin : opt._place.end])
 
 
 def test_bounds_and_rates_of_elements(nodes):
@@ -531,7 +531,7 @@ def test_a_step_that_breaks_is_noted(comm, monkeypatch):
         raise MPI.Exception(MPI.ERR_INTERN)
 
     with monkeypatch.context() as patch:
-        patch.setattr(opt._buckets, "begin", broken)
+        patch.setattr(opt._steps._buckets, "begin", broken)
         patch.setattr(opt._shard, "step", broken) if comm.size == 1 else None
         with pytest.raises(MPI.Exception):
             opt.step(np.ones(1000))
