@@ -113,6 +113,43 @@ def test_a_step_that_one_rank_refuses_is_taken_nowhere(comm, call, first):
     assert same_bits(opt.params, twin.params)
 
 
+class Unsaid(Exception):
+    """An error without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+STRANGE = {
+    "path that is no UTF-8": (OSError("caf\udce9"), "OSError: caf\\udce9"),
+    "no text": (Unsaid(), "Unsaid: its text raised RuntimeError"),
+    "long text": (ValueError("long" * 1000), "ValueError: longlong"),
+}
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("case", STRANGE)
+def test_an_error_reaches_the_others_whatever_its_text(comm, case):
+    error, says = STRANGE[case]
+    opt = make(comm)
+
+    def schedule(t: int) -> float:
+        raise error
+
+    opt.lr = schedule if comm.rank == 0 else 1e-3
+    with pytest.raises(type(error) if comm.rank == 0 else RankError) as caught:
+        opt.step(grads())
+    if comm.rank:
+        assert says in str(caught.value)
+
+
+@pytest.mark.ranks(2)
+def test_a_name_with_surrogates_on_one_rank_is_refused_on_all(comm):
+    name = "caf\udce9" if comm.rank else "cafe"
+    with pytest.raises(RankError, match="names of params"):
+        na.Adam({name: np.ones(2)}, comm=comm)
+
+
 @pytest.mark.ranks(3)
 def test_two_ranks_refuse_at_once(comm):
     opt = make(comm)
