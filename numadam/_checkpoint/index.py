@@ -154,6 +154,11 @@ def read_index(path: str | os.PathLike[Any], kind: str) -> Index:
         It does not exist or cannot be read.
     """
     place = Path(os.fsdecode(path)) / INDEX
+    if place.parent.is_file():
+        raise NotADirectoryError(
+            f"{place.parent}: is a file, and several ranks load a folder. If one process has saved "
+            "it, numadam.load(path) reads it."
+        )
     if not place.exists() and place.parent.is_dir():
         raise FileNotFoundError(f"{place}: there is no index, and so no complete checkpoint.")
     content = read(place, "index")

@@ -231,6 +231,23 @@ def test_a_damaged_shard_changes_no_rank(comm, shared_path, kind):
 
 
 @pytest.mark.ranks(2)
+@pytest.mark.parametrize("call", ["save", "load"])
+def test_a_path_that_one_rank_cannot_have_is_refused_on_all(comm, shared_path, call):
+    opt, sinner = Blocks(comm).opt, comm.rank == comm.size - 1
+    opt.save(shared_path / "run")
+    for wrong, error, says in ((3, TypeError, "expected str"), ("", ValueError, "path: is empty")):
+        with pytest.raises(error if sinner else na.mpi.RankError, match=says):
+            getattr(opt, call)(wrong if sinner else shared_path / "run")
+
+
+def test_a_file_of_one_process_is_refused_where_ranks_load(comm, shared_path):
+    if comm.rank == 0:
+        whole_run(1).save(shared_path / "one")
+    comm.Barrier()
+    with pytest.raises(NotADirectoryError, match=r"one: is a file, .* numadam\.load\(path\)"):
+        Blocks(comm).opt.load(shared_path / "one")
+
+
 def test_ranks_that_differ_save_nothing(comm, shared_path):
     run = Blocks(comm)
     if comm.rank == 1:

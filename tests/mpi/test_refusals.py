@@ -150,6 +150,22 @@ def test_a_name_with_surrogates_on_one_rank_is_refused_on_all(comm):
         na.Adam({name: np.ones(2)}, comm=comm)
 
 
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("how", ["set", "passed", "schedule"])
+def test_a_learning_rate_of_one_rank_alone_is_refused(comm, how):
+    opt, other = make(comm, lr=0.5), comm.rank == 1
+    before, passed = copy.deepcopy(opt.params), {}
+    if how == "passed":
+        passed = {"lr": 0.25 if other else 0.5}
+    elif other:
+        opt.lr = 0.25 if how == "set" else lambda t: 0.25
+    with pytest.raises(RankError, match="lr: is 0.5 on rank 0 and 0.25 on rank 1 in the same step"):
+        opt.step(grads(), **passed)
+    assert same_bits(before, opt.params)
+    opt.lr = 0.5
+    opt.step(grads())
+
+
 @pytest.mark.ranks(3)
 def test_two_ranks_refuse_at_once(comm):
     opt = make(comm)
