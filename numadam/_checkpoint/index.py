@@ -156,8 +156,9 @@ def read_index(path: str | os.PathLike[Any], kind: str) -> Index:
     place = Path(os.fsdecode(path)) / INDEX
     if place.parent.is_file():
         raise NotADirectoryError(
-            f"{place.parent}: is a file, and several ranks load a folder. If one process has saved "
-            "it, numadam.load(path) reads it."
+            f"{place.parent}: is a file of one process, and several ranks load a folder. Read it "
+            "with numadam.load(path) on each rank, and write its part of params and state into "
+            "opt.params and opt.state."
         )
     if not place.exists() and place.parent.is_dir():
         raise FileNotFoundError(f"{place}: there is no index, and so no complete checkpoint.")

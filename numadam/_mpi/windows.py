@@ -30,13 +30,14 @@ class _Entry:
         self.used = False
 
 
-#: Windows that are not freed, by the handle of their communicator, in the order of their making.
+#: Windows that are not freed, by the Fortran handle of their communicator, in the order of their
+#: making. An address would be that of a Python object, and so of another communicator later.
 _open: dict[int, list[_Entry]] = {}
 
 
 def _free_unused(local: MPI.Intracomm) -> None:
     """Collective: free the windows that no rank uses any more."""
-    entries = _open.setdefault(MPI._addressof(local), [])  # noqa: SLF001  # its public way
+    entries = _open.setdefault(local.py2f(), [])
     used = np.array([entry.used for entry in entries], np.int8)
     local.Allreduce(MPI.IN_PLACE, used, MPI.MAX)
     for entry, still in zip(list(entries), used, strict=True):
@@ -72,7 +73,7 @@ class Window:
         self._window, self._nbytes = entry.window, nbytes
         # one epoch from now to the end: loads and stores are all that is done in it
         entry.window.Lock_all(MPI.MODE_NOCHECK)
-        _open[MPI._addressof(local)].append(entry)  # noqa: SLF001
+        _open[local.py2f()].append(entry)
         weakref.finalize(self, entry.drop).atexit = False
 
     def segment(self, rank: int, nbytes: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from numadam._arrays.interop import to_host
 from numadam._arrays.layout import assign
 from numadam._checkpoint import storage, together
-from numadam._checkpoint.assemble import OWNED, assemble
+from numadam._checkpoint.assemble import MASKS, assemble
 from numadam._checkpoint.collective import Ranks, on_all
 from numadam._checkpoint.container import Container
 from numadam._checkpoint.errors import CheckpointError, about_file
@@ -82,8 +82,8 @@ def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) ->
     for name in held.cuts if masks else ():
         mask = held.owned.get(name)
         shape = held.cuts[name].shape
-        arrays[OWNED + name] = np.broadcast_to(True if mask is None else mask, shape)
-        cut_of[OWNED + name] = name
+        arrays[MASKS + name] = np.broadcast_to(True if mask is None else mask, shape)
+        cut_of[MASKS + name] = name
     meta = {**content.meta, "params": _in_c_order(held.params)}
     return Part(KIND, meta, arrays, cut_of, dict(held.cuts))
 
@@ -155,7 +155,7 @@ def _wanted(index: Index, held: Held) -> dict[str, Cut]:
     return {
         name: held.cuts[cut]
         for name, (_, _, cut) in index.arrays.items()
-        if not name.startswith(OWNED)
+        if not name.startswith(MASKS)
     }
 
 
@@ -179,7 +179,7 @@ def read_whole(path: str | os.PathLike[Any]) -> Container:
     wanted = {
         name: whole_cut(index.cuts[cut].whole or ())
         for name, (_, _, cut) in index.arrays.items()
-        if cut and not name.startswith(OWNED)
+        if cut and not name.startswith(MASKS)
     }
     size = sum(
         prod(part.shape) * storage.ITEMSIZES[index.arrays[name].code]

@@ -184,7 +184,7 @@ class Sharded:
             if lr is not None:
                 given["lr"] = sliced_rates(lr, tree, leaves, parts)
             if options.get("bounds") is not None:
-                given["bounds"] = sliced_bounds(options["bounds"], tree, leaves, parts)
+                given["bounds"] = sliced_bounds(options["bounds"], tree, leaves, parts, frozen)
             made: Optimizer = constructor(tree.unflatten(slices), comm=comm, **given)
             return made
 

@@ -159,7 +159,8 @@ def test_a_learning_rate_of_one_rank_alone_is_refused(comm, how):
         passed = {"lr": 0.25 if other else 0.5}
     elif other:
         opt.lr = 0.25 if how == "set" else lambda t: 0.25
-    with pytest.raises(RankError, match=r"lr: is 0\.5 on rank 0 and 0\.25 on rank 1 in the same step"):
+    says = r"lr: is 0\.5 on rank 0 and 0\.25 on rank 1 in the same step"
+    with pytest.raises(RankError, match=says):
         opt.step(grads(), **passed)
     assert same_bits(before, opt.params)
     opt.lr = 0.5

@@ -58,7 +58,7 @@ def test_views_keep_the_memory(comm):
 def test_memory_is_freed_when_all_ranks_have_dropped_it(comm):
     keep = na.mpi.shared_array(comm, 5)
     local = windows.window_of(keep).local
-    entries = windows._open[MPI._addressof(local)]
+    entries = windows._open[local.py2f()]
     before = len(entries)
     arrays = [na.mpi.shared_array(comm, 5) for _ in range(3)]
     assert len(entries) == before + 3
@@ -93,3 +93,17 @@ def test_the_window_of_an_array(comm):
     x = na.mpi.shared_array(comm, (4, 5))
     assert windows.window_of(x) is windows.window_of(x[1:, 2:].T)
     assert windows.window_of(np.zeros(3)) is None
+
+
+def test_arrays_of_communicators_that_are_freed(comm):
+    """Arrays of a communicator that is gone are not taken for those of another one."""
+    for turn in range(20):
+        part = comm.Split((comm.rank + turn) % 2, comm.rank)
+        array = na.mpi.shared_array(part, 5)
+        part.Barrier()
+        assert not array.any()
+        part.Barrier()
+        array[part.rank % 5] = comm.rank
+        del array
+        part.Free()
+    assert na.mpi.shared_array(comm, 3).tolist() == [0.0, 0.0, 0.0]
