@@ -31,11 +31,11 @@ class KernelExchange:
         arguments.meta["rank"] = exchange.rank
 
     def wrap(self, kernel: Callable[..., Any]) -> Callable[..., int]:
-        """A kernel as a function like it."""
+        """A kernel, whose last argument is lr, as a function like it."""
         exchange, caught = self._exchange, self._caught
 
         def run(*args: Any) -> int:
-            exchange.begin()
+            exchange.begin(args[-1])
             try:
                 with defer_interrupts():
                     status = int(kernel(*args))

@@ -113,6 +113,60 @@ def test_a_step_that_one_rank_refuses_is_taken_nowhere(comm, call, first):
     assert same_bits(opt.params, twin.params)
 
 
+class Unsaid(Exception):
+    """An error without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+STRANGE = {
+    "path that is no UTF-8": (OSError("caf\udce9"), "OSError: caf\\udce9"),
+    "no text": (Unsaid(), "Unsaid: its text raised RuntimeError"),
+    "long text": (ValueError("long" * 1000), "ValueError: longlong"),
+}
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("case", STRANGE)
+def test_an_error_reaches_the_others_whatever_its_text(comm, case):
+    error, says = STRANGE[case]
+    opt = make(comm)
+
+    def schedule(t: int) -> float:
+        raise error
+
+    opt.lr = schedule if comm.rank == 0 else 1e-3
+    with pytest.raises(type(error) if comm.rank == 0 else RankError) as caught:
+        opt.step(grads())
+    if comm.rank:
+        assert says in str(caught.value)
+
+
+@pytest.mark.ranks(2)
+def test_a_name_with_surrogates_on_one_rank_is_refused_on_all(comm):
+    name = "caf\udce9" if comm.rank else "cafe"
+    with pytest.raises(RankError, match="names of params"):
+        na.Adam({name: np.ones(2)}, comm=comm)
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("how", ["set", "passed", "schedule"])
+def test_a_learning_rate_of_one_rank_alone_is_refused(comm, how):
+    opt, other = make(comm, lr=0.5), comm.rank == 1
+    before, passed = copy.deepcopy(opt.params), {}
+    if how == "passed":
+        passed = {"lr": 0.25 if other else 0.5}
+    elif other:
+        opt.lr = 0.25 if how == "set" else lambda t: 0.25
+    says = r"lr: is 0\.5 on rank 0 and 0\.25 on rank 1 in the same step"
+    with pytest.raises(RankError, match=says):
+        opt.step(grads(), **passed)
+    assert same_bits(before, opt.params)
+    opt.lr = 0.5
+    opt.step(grads())
+
+
 @pytest.mark.ranks(3)
 def test_two_ranks_refuse_at_once(comm):
     opt = make(comm)
