@@ -86,7 +86,7 @@ def _differ(what: str, rows: np.ndarray, rank: int) -> NoReturn:
     _, its_t, its_calls, _ = rows[rank].tolist()
     if calls != its_calls and t == its_t:
         raise RankError(
-            f"{what}: rank {rank} has added up {its_calls} gradients so far, rank 0 has {calls}. "
+            f"{what}: rank {rank} has added up {its_calls} gradients so far, rank 0 {calls}. "
             "Call discard on all ranks alike."
         )
     raise RankError(

@@ -147,7 +147,8 @@ class HostSteps:
 
     def barrier(self) -> None:
         """Wait until the ranks of this node have written their parts, and see them."""
-        if self._place.nodes.each > 1:
+        local = self._place.nodes.local
+        if local is not None:
             self.sync()
-            self._place.nodes.local.Barrier()
+            local.comm.Barrier()
             self.sync()

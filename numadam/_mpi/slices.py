@@ -67,6 +67,9 @@ class _Box:
     def __init__(self, lb: Any, ub: Any) -> None:
         self.lb, self.ub = lb, ub
 
+    def __repr__(self) -> str:
+        return f"({self.lb!r}, {self.ub!r})"
+
 
 def _slice(values: Any, leaf: Any, part: tuple[int, int]) -> Any:
     low, high = part

@@ -15,7 +15,10 @@ class Forwarding:
 
     def __getattr__(self, name: str) -> Any:
         """Hyperparameters and options of the optimiser's class."""
-        if not name.startswith("_") and _is_option(type(self._shard), name):
+        if not name.startswith("_") and (
+            # a property that has raised AttributeError raises it again
+            hasattr(type(self), name) or _is_option(type(self._shard), name)
+        ):
             return getattr(self._shard, name)
         raise AttributeError(f"Sharded has no attribute {name!r}. {_about(name)}")
 

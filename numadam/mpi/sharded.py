@@ -143,7 +143,9 @@ class Sharded(Forwarding):
 
         self._shard = together(self._ranks, _MAKING, make)
         divisor = self._ranks.size if reduce == "mean" else 1
-        self._steps = self._stepping(bucket_bytes, divisor, transport)
+        self._steps = together(
+            self._ranks, _MAKING, lambda: self._stepping(bucket_bytes, divisor, transport)
+        )
         if options.get("bounds") is not None:  # the shard has moved parameters into them
             self._steps.spread()
         self._steps.barrier()
@@ -369,6 +371,10 @@ class Sharded(Forwarding):
     def state(self) -> Any:
         """State arrays and t of this rank's part: reading returns views, assignment copies."""
         return self._shard.state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self._shard.state = value
 
     @property
     def averaged(self) -> Any:
