@@ -308,6 +308,22 @@ def test_what_is_no_communicator(comm):
 
 
 @pytest.mark.parametrize(
+    ("offset", "says"),
+    [
+        ((0,), r"expected 2 whole numbers >= 0 for p/w, .* got \(0,\)"),
+        ({"w": (0, -1), "b": (0,)}, r".* p/w, .* got \(0, -1\)"),
+        ({"w": (0, 0), "b": (0.5,)}, r"expected 1 .* p/b, .* got \(0\.5,\)"),
+        ({"w": (0, 0)}, "has nothing for p/b"),
+        (7, "has nothing for p/w"),
+    ],
+)
+def test_offsets_that_do_not_go_with_the_parameters(comm, offset, says):
+    """Refused when the optimiser is made, not at the first save."""
+    with pytest.raises(ValueError, match="^offset: " + says):
+        make(na.mpi.Decomposition(comm, offset=offset))
+
+
+@pytest.mark.parametrize(
     ("owned", "error", "says"),
     [
         (np.ones(3), TypeError, "owned: expected an array of bool, .* got float64 array"),
