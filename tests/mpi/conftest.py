@@ -182,10 +182,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def patient_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that has failed waits for others that still compile what it has not begun."""
     from numadam._minimize.ranks import meetings
-    from numadam._mpi import exchange, ranks
-    from numadam.mpi import sharded
+    from numadam._mpi import agreement, exchange, ranks
 
-    for module in (meetings, exchange, ranks, sharded):
+    for module in (agreement, exchange, meetings, ranks):
         monkeypatch.setattr(module, "LEFT_ALONE", COMPILING)
 
 
