@@ -32,6 +32,8 @@ ROOT = Path(numadam.__file__).parents[1]
 PATIENCE, LIMIT, COMPILING = 20.0, 120, 60.0
 PASSED, FAILED = "passed", "failed"
 
+# more ranks than cores: those of MPICH that wait sleep instead of taking turns in a loop
+os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
 try:
     from mpi4py import MPI
 
@@ -149,7 +151,7 @@ def _told(every: list[Any]) -> str:
 
 
 @pytest.hookimpl(specname="pytest_configure", tryfirst=True)  # before it is read
-def own_folder(config: pytest.Config) -> None:
+def pytest_own_folder(config: pytest.Config) -> None:
     """Give each rank a folder of its own for `tmp_path`.
 
     Several processes that remove old folders of pytest's at once meet files that are gone.
