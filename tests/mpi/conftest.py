@@ -56,6 +56,13 @@ def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> Any:
     return Absent.from_parent(parent, path=module_path) if ABSENT else None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file() -> Iterator[None]:
+    """Leave out the docstrings of such files, which would have to be imported."""
+    found = yield
+    return [one for one in found if isinstance(one, Absent)] if ABSENT else found
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs more ranks; end a test that is stuck in a call of MPI."""
     for item in items:
