@@ -212,3 +212,8 @@ def test_a_killed_rank(mpiexec, tmp_path):
     found = mpiexec(2, script, tmp_path / "run").stdout.split()
     assert (found[0], found[2]) == (whole[0], whole[2])
     assert int(whole[1]) == 41
+
+
+def test_an_empty_name_is_not_the_current_folder(comm):
+    with pytest.raises(ValueError, match="checkpoint: is empty"):
+        na.minimize(lambda x: (x @ x, 2 * x), np.ones(3), jac=True, comm=comm, checkpoint="")
