@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -37,6 +38,17 @@ class Ranks:
 
     def __init__(self, comm: Any) -> None:
         self.comm, self.rank, self.size = comm, int(comm.rank), int(comm.size)
+        self._closing: list[Callable[[], None]] = []
+
+    def on_close(self, close: Callable[[], None]) -> None:
+        """Call this, on all ranks, before the communicator is freed."""
+        self._closing.append(close)
+
+    def close(self) -> None:
+        """Free the communicator, and what was made of it. Collective."""
+        for close in self._closing:
+            close()
+        self.comm.Free()
 
     def gather(self, words: np.ndarray) -> np.ndarray:
         """The words of every rank, a row for each. Collective: all ranks pass as many.
@@ -187,7 +199,7 @@ def _attribute(module: Any) -> int:
             if comm in (module.COMM_WORLD, module.COMM_SELF):
                 return
             for ranks in known.values():
-                ranks.comm.Free()
+                ranks.close()
 
         _key = module.Comm.Create_keyval(delete_fn=free)
     return _key

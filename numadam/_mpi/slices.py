@@ -43,13 +43,9 @@ def sliced_rates(lr: Any, tree: Tree, leaves: Sequence[Any], parts: Parts) -> An
     )
 
 
-def sliced_bounds(
-    bounds: Any, tree: Tree, leaves: Sequence[Any], parts: Parts, frozen: Sequence[bool]
-) -> Any:
+def sliced_bounds(bounds: Any, tree: Active, leaves: Sequence[Any], parts: Parts) -> Any:
     """The bounds of the slices, in dicts by the keys of the nesting; frozen arrays have none."""
-    active = Active(tree, [not still for still in frozen])
-    leaves, parts = active.select(leaves), active.select(parts)
-    pairs = leaf_bounds(bounds, active, leaves, active.names("params"))
+    pairs = leaf_bounds(bounds, tree, leaves, tree.names("params"))
     sliced = [
         _Box(*(end if isinstance(end, float) else _slice(end, leaf, part) for end in pair))
         for pair, leaf, part in zip(pairs, leaves, parts, strict=True)
@@ -57,7 +53,7 @@ def sliced_bounds(
     if tree.is_leaf:
         return sliced[0]
     nest: dict[Any, Any] = {}
-    for path, box in zip(active.paths(), sliced, strict=True):
+    for path, box in zip(tree.paths(), sliced, strict=True):
         node = nest
         for key in path[:-1]:
             node = node.setdefault(key, {})
@@ -70,6 +66,9 @@ class _Box:
 
     def __init__(self, lb: Any, ub: Any) -> None:
         self.lb, self.ub = lb, ub
+
+    def __repr__(self) -> str:
+        return f"({self.lb!r}, {self.ub!r})"
 
 
 def _slice(values: Any, leaf: Any, part: tuple[int, int]) -> Any:
