@@ -210,19 +210,12 @@ def test_a_killed_rank(mpiexec, tmp_path):
     whole = na.minimize(fun, np.arange(1.0, 9.0), jac=True, maxiter=40, gtol_rel=0.0)
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
-    whole = mpiexec(2, script, tmp_path / "whole").stdout.split()
-    for call in (7, 15):
-        assert mpiexec(2, script, tmp_path / "run", call).returncode != 0
-    found = mpiexec(2, script, tmp_path / "run").stdout.split()
-    assert (found[0], found[2]) == (whole[0], whole[2])
-    assert int(whole[1]) == 41
+    assert mpiexec(2, script, tmp_path / "run", 15).returncode != 0
+    nit, nfev, value = mpiexec(2, script, tmp_path / "run").stdout.split()
+    assert (int(nit), value) == (whole.nit, whole.fun.hex())
+    assert int(nfev) == whole.nfev == 41
 
 
 def test_an_empty_name_is_not_the_current_folder(comm):
     with pytest.raises(ValueError, match="checkpoint: is empty"):
         na.minimize(lambda x: (x @ x, 2 * x), np.ones(3), jac=True, comm=comm, checkpoint="")
-
-    assert mpiexec(2, script, tmp_path / "run", 15).returncode != 0
-    nit, nfev, value = mpiexec(2, script, tmp_path / "run").stdout.split()
-    assert (int(nit), value) == (whole.nit, whole.fun.hex())
-    assert int(nfev) == whole.nfev == 41
