@@ -102,7 +102,7 @@ def _removed_if_failed(shard: files.NewShard) -> Iterator[None]:
 
 def _alike(part: Part) -> dict[str, Any]:
     """What has to be the same on all ranks, by what a message calls it."""
-    found = {f"meta of {name}": one for name, one in part.meta.items() if name != "options"}
+    found = {name: one for name, one in part.meta.items() if name != "options"}
     found |= {f"option {name}": one for name, one in part.meta.get("options", {}).items()}
     found["names and dtypes of the arrays"] = [[n, *_saved(n, part)] for n in part.arrays]
     found["numbers of axes"] = [
@@ -132,7 +132,7 @@ def _same_everywhere(ranks: Ranks, texts: Mapping[str, str]) -> str:
         name = names[int(np.flatnonzero(unlike)[0])] if unlike.any() else "class or options"
         other = int(np.flatnonzero(rows[:, 1] != rows[0, 1])[0])
         raise ValueError(
-            f"save: {name} differ between rank 0 and rank {other}. Make the optimisers alike on "
+            f"save: not the same on rank 0 and rank {other}: {name}. Make the optimisers alike on "
             "all ranks."
         )
     return f"{int(rows[0, 0]):016x}"

@@ -244,7 +244,7 @@ def test_ranks_that_differ_save_nothing(comm, shared_path):
     run = Blocks(comm)
     if comm.rank == 1:
         run.opt.lr = 0.2
-    with pytest.raises(ValueError, match="lr differ between rank 0 and rank 1"):
+    with pytest.raises(ValueError, match="save: not the same on rank 0 and rank 1: lr"):
         run.opt.save(shared_path / "run")
     comm.Barrier()
     assert not (shared_path / "run").exists()

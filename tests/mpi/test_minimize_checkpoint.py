@@ -9,6 +9,7 @@ import pytest
 
 import numadam as na
 from numadam._checkpoint import replace
+from numadam._minimize.ranks.checkpoint import RankCheckpoint
 from tests.mpi.blocks import Chain, assert_alike, assert_same_run, cut
 
 OPTIONS = {
@@ -84,9 +85,9 @@ def test_a_larger_maxiter_goes_on_and_the_clock_is_that_of_rank_0(comm, shared_p
     written = []
     monkeypatch.setattr(checkpoint, "_SECONDS", 0.0 if comm.rank == 0 else 1e9)
     monkeypatch.setattr(checkpoint, "_SHARE", 1e9)
-    put = na._minimize.ranks.checkpoint.RankCheckpoint._put
+    put = RankCheckpoint._put
     monkeypatch.setattr(
-        na._minimize.ranks.checkpoint.RankCheckpoint,
+        RankCheckpoint,
         "_put",
         lambda self, content: (written.append(None), put(self, content)),
     )
@@ -214,3 +215,8 @@ def test_a_killed_rank(mpiexec, tmp_path):
     nit, nfev, value = mpiexec(2, script, tmp_path / "run").stdout.split()
     assert (int(nit), value) == (whole.nit, whole.fun.hex())
     assert int(nfev) == whole.nfev == 41
+
+
+def test_an_empty_name_is_not_the_current_folder(comm):
+    with pytest.raises(ValueError, match="checkpoint: is empty"):
+        na.minimize(lambda x: (x @ x, 2 * x), np.ones(3), jac=True, comm=comm, checkpoint="")

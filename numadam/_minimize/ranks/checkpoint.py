@@ -36,6 +36,8 @@ class RankCheckpoint(Checkpoint):
 
     def __init__(self, path: Any, every: Any, meetings: Meetings) -> None:
         self._meetings, self.is_due = meetings, False
+        if path in ("", b""):  # would be the current folder
+            raise ValueError("checkpoint: is empty. Give the name of a folder.")
         super().__init__(path, every, "minimize")
         self._exists = (self.path / INDEX).exists()
 
