@@ -22,7 +22,7 @@ from numadam._checkpoint.regions import Cut, Piece, common, pieces, ranks_that_m
 #: What is known of an element: nothing, from a ghost cell, from its owner.
 _NONE, _GHOST, _OWNED = np.arange(3, dtype=np.uint8)
 #: Begin of the names of the masks of owned cells; the name of the cut follows.
-OWNED = "owned/"
+MASKS = "owned/"
 
 
 class _Spot(NamedTuple):
@@ -65,7 +65,7 @@ class _Group:
         self.cuts, self.names, self._cut = index.cuts[cut], names, cut
         assert self.cuts.whole is not None  # who calls has asked
         self.pieces = pieces(part, self.cuts.whole)
-        self._mask = OWNED + cut if OWNED + cut in index.arrays else ""
+        self._mask = MASKS + cut if MASKS + cut in index.arrays else ""
         self._known = np.zeros(prod(part.shape), np.uint8)
         self.arrays: dict[str, np.ndarray] = {}
         for name in names:

@@ -43,11 +43,11 @@ class KernelExchange:
         meta["ranks"], meta["sums"] = exchange.size, address_of(sums)
 
     def wrap(self, kernel: Callable[..., Any]) -> Callable[..., int]:
-        """A kernel as a function like it."""
+        """A kernel, whose last argument is lr, as a function like it."""
         exchange, caught = self._exchange, self._caught
 
         def run(*args: Any) -> int:
-            exchange.begin()
+            exchange.begin(args[-1])
             try:
                 with defer_interrupts():
                     status = int(kernel(*args))

@@ -28,7 +28,7 @@ _REFUSED = {
 }
 
 #: Arguments of `minimize` that many problems cannot have.
-_OF_ONE_PROBLEM = {
+_ONLY_OF_ONE = {
     "comm": "problems are independent: give each rank some of them, such as x0[comm.rank::"
     "comm.size], and gather the results",
     "f": "each problem has an f of its own",
@@ -97,7 +97,7 @@ def _is_nothing(x: Any) -> bool:
 
 def _refuse_foreign(given: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Refuse what is no argument of a minimisation, where its name says what was meant."""
-    for name, instead in (_REFUSED | _OF_ONE_PROBLEM).items():
+    for name, instead in (_REFUSED | _ONLY_OF_ONE).items():
         if name in given and name not in names:
             raise ValueError(f"{name}: not for a minimisation: {instead}.")
     for name in given:

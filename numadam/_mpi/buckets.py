@@ -13,14 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 from mpi4py import MPI
 
-from numadam._mpi.cut import Cut
+from numadam._mpi.cut import AHEAD, Cut
 from numadam._mpi.flat import Flat, Spare
 from numadam._mpi.nodes import Nodes
 
 #: Elements that are summed up at a time where sums are kept, in the cache.
 _WINDOW = 65_536
-#: Rounds of gradients on their way while one is stepped, and the tags of both kinds of messages.
-_AHEAD = 2
+#: Tags of both kinds of messages.
 _SUMMAND, _RESULT = 1, 2
 
 
@@ -61,15 +60,15 @@ class Buckets:
         self._in = self._spares(dtype)  # gradients that come in
         self._out = self._spares(dtype)  # those that go out, where they are no view
         self._new = self._spares(dtype)  # parameters that come in, where they are for many arrays
-        self._old = [Spare(self._size, dtype) for _ in range(_AHEAD)]  # those that go out
-        self._arrived: list[dict[int, np.ndarray]] = [{} for _ in range(_AHEAD)]
-        self._waits: list[list[MPI.Request]] = [[] for _ in range(_AHEAD)]
-        self._sends: list[list[MPI.Request]] = [[] for _ in range(_AHEAD)]
-        self._spread: list[list[MPI.Request]] = [[] for _ in range(_AHEAD)]
-        self._late: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(_AHEAD)]
+        self._old = [Spare(self._size, dtype) for _ in range(AHEAD)]  # those that go out
+        self._arrived: list[dict[int, np.ndarray]] = [{} for _ in range(AHEAD)]
+        self._waits: list[list[MPI.Request]] = [[] for _ in range(AHEAD)]
+        self._sends: list[list[MPI.Request]] = [[] for _ in range(AHEAD)]
+        self._spread: list[list[MPI.Request]] = [[] for _ in range(AHEAD)]
+        self._late: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(AHEAD)]
 
     def _spares(self, dtype: np.dtype) -> list[dict[int, Spare]]:
-        return [{node: Spare(self._size, dtype) for node in self._others} for _ in range(_AHEAD)]
+        return [{node: Spare(self._size, dtype) for node in self._others} for _ in range(AHEAD)]
 
     def _range(self, node: int, k: int) -> tuple[int, int]:
         """What a node's rank of this number steps in round k; maybe empty."""
@@ -83,19 +82,19 @@ class Buckets:
         Collective. `sources` are read until the last round was summed up.
         """
         self._sources = sources
-        for k in range(min(_AHEAD, self.rounds)):
+        for k in range(min(AHEAD, self.rounds)):
             self._post(k)
 
     def arrived(self, k: int) -> tuple[int, int, dict[int, np.ndarray]]:
         """Begin and end of round k of this rank's piece, and its gradients from other nodes."""
-        MPI.Request.Waitall(self._waits[k % _AHEAD])
-        return *self._range(self._nodes.node, k), self._arrived[k % _AHEAD]
+        MPI.Request.Waitall(self._waits[k % AHEAD])
+        return *self._range(self._nodes.node, k), self._arrived[k % AHEAD]
 
     def done(self, k: int) -> None:
         """Go on, when the gradients of round k have been used."""
-        MPI.Request.Waitall(self._sends[k % _AHEAD])
-        if k + _AHEAD < self.rounds:
-            self._post(k + _AHEAD)
+        MPI.Request.Waitall(self._sends[k % AHEAD])
+        if k + AHEAD < self.rounds:
+            self._post(k + AHEAD)
 
     def add_up(self, k: int, out: np.ndarray) -> None:
         """Write the sums of round k; `out` is for all of this rank's piece."""
@@ -113,7 +112,7 @@ class Buckets:
 
     def _post(self, k: int) -> None:
         """Begin to receive and to send round k."""
-        at, comm, arrived = k % _AHEAD, self._nodes.across, {}
+        at, comm, arrived = k % AHEAD, self._nodes.across, {}
         low, high = self._range(self._nodes.node, k)
         waits, sends = [], []
         if high > low:
@@ -141,7 +140,7 @@ class Buckets:
 
         They are there after `settle`.
         """
-        at, comm = k % _AHEAD, self._nodes.across
+        at, comm = k % AHEAD, self._nodes.across
         self._settle(at, params)
         requests = self._spread[at]
         for node in self._others:
@@ -159,8 +158,8 @@ class Buckets:
 
     def settle(self, params: Flat) -> None:
         """Wait until all parameters are there, and those of this rank are on their way."""
-        for k in range(_AHEAD):
-            self._settle((self.rounds + k) % _AHEAD, params)
+        for k in range(AHEAD):
+            self._settle((self.rounds + k) % AHEAD, params)
 
     def _settle(self, at: int, params: Flat) -> None:
         MPI.Request.Waitall(self._spread[at])

@@ -23,7 +23,7 @@ from numadam._mpi.transport import CudaAware, Nccl, Staged, Transport
 #: What a user may ask for.
 ASKED = ("auto", "mpi", "nccl", "host")
 #: `MPIX_GPU_SUPPORT_CUDA` of MPICH and HPE Cray MPI.
-_CUDA = 0
+_CUDA_SUPPORT = 0
 #: Variables that switch it on in libraries that have no function to ask, by what their version
 #: text contains. With the first, MPI does not start where it was built without CUDA.
 _VARIABLES = {"CRAY MPICH": "MPICH_GPU_SUPPORT_ENABLED", "MVAPICH2": "MV2_USE_CUDA"}
@@ -166,7 +166,7 @@ def _ask(library: Any) -> bool | None:
         except AttributeError:
             return None
     found = ctypes.c_int(0)
-    return query(ctypes.c_int(_CUDA), ctypes.byref(found)) == 0 and bool(found.value)
+    return query(ctypes.c_int(_CUDA_SUPPORT), ctypes.byref(found)) == 0 and bool(found.value)
 
 
 def _of_mpi(comm: Any) -> int:

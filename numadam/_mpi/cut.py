@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 #: Cuts are at multiples of so many elements: the begin of a cache line, where the array's is.
 GRAIN = 64
+#: Rounds on their way while one is stepped; each has memory of its own.
+AHEAD = 2
 
 
 class Run(NamedTuple):

@@ -10,7 +10,7 @@ import sys
 #: Names of the variables by which a launcher tells a process its rank begin with these.
 _LAUNCHERS = ("PMI", "PRTE", "OMPI_COMM", "OMPI_UNIVERSE", "HYD", "MPIEXEC", "MPI_LOCAL", "SLURM_")
 #: Seconds for the start of MPI.
-_PATIENCE = 30
+_START_SECONDS = 30
 
 
 def describe() -> str:
@@ -25,7 +25,7 @@ def describe() -> str:
     command = [sys.executable, "-m", "numadam._mpi.describe"]
     try:
         done = subprocess.run(
-            command, env=alone, capture_output=True, text=True, timeout=_PATIENCE, check=True
+            command, env=alone, capture_output=True, text=True, timeout=_START_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return "mpi4py is installed, but its MPI does not start here as a single process"

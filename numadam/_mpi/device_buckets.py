@@ -13,11 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from numadam._mpi.cut import GRAIN, Cut
+from numadam._mpi.cut import AHEAD, GRAIN, Cut
 from numadam._mpi.transport import Message, Pending, Transport
-
-#: Rounds on their way at a time; each has memory of its own.
-_AHEAD = 2
 
 
 class DeviceBuckets:
@@ -92,13 +89,13 @@ class DeviceBuckets:
 
     def _each(self, post: Callable[[int], tuple[Pending, Any]]) -> Iterator[tuple[int, Any]]:
         """Begin all rounds, a few ahead of the one that is given out once it has arrived."""
-        begun = [post(k) for k in range(min(_AHEAD, self.rounds))]
+        begun = [post(k) for k in range(min(AHEAD, self.rounds))]
         for k in range(self.rounds):
             pending, arrived = begun.pop(0)
             pending.wait()
             yield k, arrived
-            if k + _AHEAD < self.rounds:
-                begun.append(post(k + _AHEAD))
+            if k + AHEAD < self.rounds:
+                begun.append(post(k + AHEAD))
 
     def _range(self, rank: int, k: int) -> tuple[int, int]:
         """What a rank steps in round k; maybe empty."""
@@ -185,7 +182,7 @@ class DeviceBuckets:
         """Memory of a round, of which there are as many as are on their way."""
         import cupy
 
-        key = what, k % _AHEAD, rank
+        key = what, k % AHEAD, rank
         if size and key not in self._spares:
             self._spares[key] = cupy.empty(self._size, self._dtype)
         return self._spares[key][:size] if size else np.empty(0, self._dtype)

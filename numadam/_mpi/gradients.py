@@ -14,7 +14,7 @@ from numadam._arrays.tree import Active, same_objects
 from numadam._mpi.cut import Cut
 from numadam._mpi.flat import Flat
 from numadam._mpi.nodes import Nodes
-from numadam._mpi.windows import Window
+from numadam._mpi.windows import Window, zero
 
 #: Bytes by which gradients begin behind the start of a page, as in `CpuBackend.gradients`.
 _SKEW = 3 * SKEW
@@ -41,10 +41,10 @@ class Gradients:
         self._nested: Any = None
         self._window: Window | None = None
         nbytes = cut.end * self._dtype.itemsize
-        if nodes.each > 1:
+        if nodes.local is not None:
             self._window = Window(nodes.local, nbytes + _SKEW)
             segments = [self._window.segment(k, nbytes + _SKEW) for k in range(nodes.each)]
-            segments[nodes.place][:] = 0
+            zero(segments[nodes.place])
             flats = [segment[_SKEW:].view(self._dtype) for segment in segments]
             self._sources = [Flat(cut, one) for one in flats]
             self._own = flats[nodes.place]

@@ -10,7 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 from numadam._mpi.ranks import Ranks
-from numadam._mpi.windows import Window
+from numadam._mpi.windows import Local, Window
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,17 @@ class Nodes:
 
     Attributes
     ----------
-    local, across : mpi4py communicators
-        The ranks of this node, and those of this number on every node, by node.
+    local : Local or None
+        The ranks of this node, where they are several.
+    across : mpi4py communicator
+        The ranks of this number on every node, by node.
     node, place : int
         Number of this node, and of this rank on it.
     count, each : int
         Number of nodes, and of ranks on each.
     """
 
-    local: Any
+    local: Local | None
     across: Any
     node: int
     place: int
@@ -52,8 +54,9 @@ def nodes_of(ranks: Ranks, window: Window | None) -> Nodes:
     # each rank's node, named by its first rank, and what is wrong with it
     first, problem = ranks.rank, 0
     if window is not None:
-        group, whole = window.local.Get_group(), ranks.comm.Get_group()
+        group, whole = window.local.group, ranks.comm.Get_group()
         numbers = MPI.Group.Translate_ranks(group, list(range(group.size)), whole)
+        whole.Free()
         problem = int(MPI.UNDEFINED in numbers)
         first = min(numbers)
     rows = ranks.gather(np.array([first, problem, window is None], np.int64))
@@ -80,6 +83,9 @@ def _split(ranks: Ranks, leaders: list[int], firsts: list[int]) -> Nodes:
     node, place = leaders.index(firsts[me]), firsts[:me].count(firsts[me])
     each = len(firsts) // len(leaders)
     # a communicator that is not needed would cost memory on each of many ranks
-    local = comm.Split(node, me) if each > 1 else MPI.COMM_SELF
-    across = comm if each == 1 else comm.Split(place, node)
+    if each == 1:
+        return Nodes(None, comm, node, place, len(leaders), each)
+    local, across = Local(comm.Split(node, me)), comm.Split(place, node)
+    ranks.on_close(local.close)
+    ranks.on_close(across.Free)
     return Nodes(local, across, node, place, len(leaders), each)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -37,6 +38,17 @@ class Ranks:
 
     def __init__(self, comm: Any) -> None:
         self.comm, self.rank, self.size = comm, int(comm.rank), int(comm.size)
+        self._closing: list[Callable[[], None]] = []
+
+    def on_close(self, close: Callable[[], None]) -> None:
+        """Call this, on all ranks, before the communicator is freed."""
+        self._closing.append(close)
+
+    def close(self) -> None:
+        """Free the communicator, and what was made of it. Collective."""
+        for close in self._closing:
+            close()
+        self.comm.Free()
 
     def gather(self, words: np.ndarray) -> np.ndarray:
         """The words of every rank, a row for each. Collective: all ranks pass as many.
@@ -101,7 +113,8 @@ class Ranks:
     def texts(self, text: str) -> list[str]:
         """The text of every rank; a long one is cut. Collective."""
         rows = np.zeros((self.size, _MESSAGE), np.uint8)
-        words = text.encode()[:_MESSAGE]
+        # a path that is no UTF-8 has surrogates: an error here would leave the others waiting
+        words = text.encode(errors="backslashreplace")[:_MESSAGE]
         rows[self.rank, : len(words)] = np.frombuffer(words, np.uint8)
         self.share(rows)
         return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
@@ -134,8 +147,11 @@ class Ranks:
 
 
 def described(error: BaseException) -> str:
-    """An error as a message to other ranks."""
-    text = str(error)
+    """An error as a message to other ranks, which wait for it whatever it is."""
+    try:
+        text = str(error)
+    except Exception as unsaid:
+        text = f"its text raised {type(unsaid).__name__}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -183,7 +199,7 @@ def _attribute(module: Any) -> int:
             if comm in (module.COMM_WORLD, module.COMM_SELF):
                 return
             for ranks in known.values():
-                ranks.comm.Free()
+                ranks.close()
 
         _key = module.Comm.Create_keyval(delete_fn=free)
     return _key

@@ -69,7 +69,7 @@ def common_window(leaves: Sequence[Any], names: Sequence[str]) -> Window | None:
                 f"{alone}: is a plain array, but {other} is shared by the ranks of this machine. "
                 "Make all of them with numadam.mpi.shared_array, or none."
             )
-        if window is not None and first is not None and window.local != first.local:
+        if window is not None and first is not None and window.local is not first.local:
             raise ValueError(
                 f"{name}: is shared by other ranks than {names[0]}. Make all of them with the same "
                 "communicator."

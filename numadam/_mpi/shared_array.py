@@ -13,10 +13,12 @@ from mpi4py import MPI
 
 from numadam._mpi.cut import share
 from numadam._mpi.ranks import Ranks, ranks_of
-from numadam._mpi.windows import Window
+from numadam._mpi.replicas import check_same, together
+from numadam._mpi.windows import Local, Window, zero
 
 #: The ranks of this node, of each communicator.
-_nodes: WeakKeyDictionary[Ranks, Any] = WeakKeyDictionary()
+_nodes: WeakKeyDictionary[Ranks, Local] = WeakKeyDictionary()
+_MAKING = "numadam.mpi.shared_array"
 
 
 def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> np.ndarray:
@@ -38,14 +40,17 @@ def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> n
     -------
     numpy.ndarray
         A plain array in C order. Copies and pickles of it are private. Its memory is freed when
-        all ranks have dropped it, at the next call for the same communicator or at exit.
+        all ranks have dropped it: at the next call for the same communicator, when that is freed,
+        or at exit.
 
     Raises
     ------
     TypeError
         Where `comm` is no communicator of mpi4py, or the dtype holds objects.
+    MemoryError
+        Where shared memory has no room (known on Linux 5.14 and newer).
     RankError
-        Where another rank failed.
+        Where another rank failed, or passed another shape or dtype.
 
     Notes
     -----
@@ -62,28 +67,45 @@ def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> n
         comm.Barrier()
         opt = na.mpi.Sharded(na.Adam, x, comm, lr=1e-3)
     """
-    ranks, error = ranks_of(comm), None
-    try:
-        wanted = tuple(map(operator.index, [shape] if np.ndim(shape) == 0 else shape))  # type: ignore[arg-type]
-        kind = np.dtype(dtype)
-        if kind.hasobject:
-            raise TypeError("dtype: objects cannot be shared; use a dtype of numbers.")
-        if min(wanted, default=0) < 0:
-            raise ValueError(f"shape: expected lengths >= 0, got {wanted}.")
-    except Exception as caught:
-        error = caught
-    ranks.agree(error, "numadam.mpi.shared_array")
+    ranks = ranks_of(comm)
+    wanted, kind = together(ranks, _MAKING, lambda: (_lengths(shape), _numbers(dtype)))
+    check_same(ranks, (wanted, kind.str, kind.descr), f"{_MAKING}: shape or dtype")
     local = _nodes.get(ranks)
     if local is None:
-        local = _nodes[ranks] = ranks.comm.Split_type(MPI.COMM_TYPE_SHARED, ranks.rank)
+        local = Local(ranks.comm.Split_type(MPI.COMM_TYPE_SHARED, ranks.rank))
+        _nodes[ranks] = local
+        ranks.on_close(local.close)
     nbytes = math.prod(wanted) * kind.itemsize
-    window = Window(local, nbytes if local.rank == 0 else 0)
-    memory = window.segment(0, nbytes)
-    # each rank touches the part that it will step, which then lies near its processor
-    low, high = share(0, nbytes, local.rank, local.size)
-    memory[low:high] = 0
-    window.sync()
-    local.Barrier()
+    window, memory = together(ranks, _MAKING, lambda: _zeros(local, nbytes))
     window.sync()
     array: np.ndarray = memory.view(kind).reshape(wanted)
     return array
+
+
+def _zeros(local: Local, nbytes: int) -> tuple[Window, np.ndarray]:
+    """Memory of all ranks of a node. Collective; a barrier has to follow."""
+    place, size = local.comm.rank, local.comm.size
+    window = Window(local, nbytes if place == 0 else 0)
+    memory = window.segment(0, nbytes)
+    # each rank touches the part that it will step, which then lies near its processor
+    low, high = share(0, nbytes, place, size)
+    zero(memory[low:high])
+    window.sync()
+    return window, memory
+
+
+def _lengths(shape: Any) -> tuple[int, ...]:
+    try:
+        wanted = tuple(map(operator.index, [shape] if np.ndim(shape) == 0 else shape))
+    except TypeError:
+        raise TypeError(f"shape: expected whole numbers, got {shape!r:.80}.") from None
+    if min(wanted, default=0) < 0:
+        raise ValueError(f"shape: expected lengths >= 0, got {wanted}.")
+    return wanted
+
+
+def _numbers(dtype: Any) -> np.dtype:
+    kind: np.dtype = np.dtype(dtype)
+    if kind.hasobject:
+        raise TypeError("dtype: objects cannot be shared; use a dtype of numbers.")
+    return kind

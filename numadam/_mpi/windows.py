@@ -9,6 +9,10 @@ wait for ever for one that raised.
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import mmap
+import sys
 import weakref
 from typing import Any
 
@@ -30,20 +34,41 @@ class _Entry:
         self.used = False
 
 
-#: Windows that are not freed, by the handle of their communicator, in the order of their making.
-_open: dict[int, list[_Entry]] = {}
+class Local:
+    """Ranks that share memory, and their windows. Each knows the same, in the same order.
 
+    Parameters
+    ----------
+    comm : mpi4py communicator
+        One of the library's own, which `close` frees.
 
-def _free_unused(local: MPI.Intracomm) -> None:
-    """Collective: free the windows that no rank uses any more."""
-    entries = _open.setdefault(MPI._addressof(local), [])  # noqa: SLF001  # its public way
-    used = np.array([entry.used for entry in entries], np.int8)
-    local.Allreduce(MPI.IN_PLACE, used, MPI.MAX)
-    for entry, still in zip(list(entries), used, strict=True):
-        if not still:
-            entry.window.Unlock_all()
-            entry.window.Free()
-            entries.remove(entry)
+    Attributes
+    ----------
+    comm : mpi4py communicator
+    group : mpi4py group
+        Its ranks, also when it is closed.
+    entries : list
+        Windows that are not freed.
+    """
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self.comm, self.group = comm, comm.Get_group()
+        self.entries: list[_Entry] = []
+
+    def free_unused(self) -> None:
+        """Free the windows that no rank uses any more. Collective."""
+        used = np.array([entry.used for entry in self.entries], np.int8)
+        self.comm.Allreduce(MPI.IN_PLACE, used, MPI.MAX)
+        for entry, still in zip(list(self.entries), used, strict=True):
+            if not still:
+                entry.window.Unlock_all()
+                entry.window.Free()
+                self.entries.remove(entry)
+
+    def close(self) -> None:
+        """Free what can be, and the communicator. Collective; windows in use stay for ever."""
+        self.free_unused()
+        self.comm.Free()
 
 
 class Window:
@@ -51,28 +76,27 @@ class Window:
 
     Parameters
     ----------
-    local : mpi4py communicator
-        Of ranks that share memory; it has to live as long as the process.
+    local : Local
     nbytes : int
         Bytes of this rank's own segment.
 
     Attributes
     ----------
-    local : mpi4py communicator
+    local : Local
     """
 
-    def __init__(self, local: MPI.Intracomm, nbytes: int) -> None:
-        _free_unused(local)
+    def __init__(self, local: Local, nbytes: int) -> None:
+        local.free_unused()
         self.local = local
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
         # a multiple of a page: neighbouring segments share no cache line
         size = -(-(nbytes + _ALIGNED) // _MAPPED) * _MAPPED
-        entry = _Entry(MPI.Win.Allocate_shared(size, 1, info, local))
+        entry = _Entry(MPI.Win.Allocate_shared(size, 1, info, local.comm))
         info.Free()
         self._window, self._nbytes = entry.window, nbytes
         # one epoch from now to the end: loads and stores are all that is done in it
         entry.window.Lock_all(MPI.MODE_NOCHECK)
-        _open[MPI._addressof(local)].append(entry)  # noqa: SLF001
+        local.entries.append(entry)
         weakref.finalize(self, entry.drop).atexit = False
 
     def segment(self, rank: int, nbytes: int) -> np.ndarray:
@@ -83,6 +107,34 @@ class Window:
     def sync(self) -> None:
         """Make own stores visible to the others, and theirs to this rank: a memory fence."""
         self._window.Sync()
+
+
+#: `MADV_POPULATE_WRITE` of Linux 5.14.
+_POPULATE = 23
+
+
+def zero(memory: np.ndarray) -> None:
+    """Write zeros into shared memory, where the machine has room for them.
+
+    A store to a page that cannot be had ends the process by a signal, so the pages are asked for
+    before; an older kernel does not know how.
+
+    Raises
+    ------
+    MemoryError
+        Where shared memory is full.
+    """
+    if sys.platform == "linux" and memory.size:
+        begin = memory.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+        size = memory.ctypes.data + memory.size - begin
+        libc = ctypes.CDLL(None, use_errno=True)
+        failed = libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(size), _POPULATE)
+        if failed and ctypes.get_errno() in (errno.EFAULT, errno.ENOMEM):
+            raise MemoryError(
+                f"shared memory: there is no room for {memory.size} bytes more. Containers often "
+                "limit it to 64 MB: start them with more, e.g. docker run --shm-size=8g."
+            )
+    memory[:] = 0
 
 
 class _Segment:

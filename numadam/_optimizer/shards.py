@@ -17,7 +17,7 @@ import numpy as np
 from numadam._arrays.interop import to_host
 from numadam._arrays.layout import assign
 from numadam._checkpoint import storage, together
-from numadam._checkpoint.assemble import OWNED, assemble
+from numadam._checkpoint.assemble import MASKS, assemble
 from numadam._checkpoint.collective import Ranks, on_all
 from numadam._checkpoint.container import Container
 from numadam._checkpoint.errors import CheckpointError, about_file
@@ -47,16 +47,23 @@ def save(
     held, check : callable
         What this rank holds; and what refuses to save. Their errors reach all ranks.
     """
-    parts, what = parts_of(optimizer), f"saving {os.fsdecode(path)}"
+    parts = parts_of(optimizer)
 
     def look() -> tuple[Held, bool]:
+        _check_name(path)
         check()
         return held(), has_arrays(parts)
 
-    own, arrays = on_all(ranks, what, look)
+    own, arrays = on_all(ranks, "save", look)
     rows = ranks.gather(np.array([arrays, bool(own.owned)], np.int64))
     as_arrays, masks = np.any(rows, axis=0).tolist()
     together.save(path, ranks, lambda: _part(optimizer, own, as_arrays, masks))
+
+
+def _check_name(path: str | os.PathLike[Any]) -> None:
+    """Refuse what is no name, and the empty one, which would be the current folder."""
+    if not os.fsdecode(path):
+        raise ValueError("path: is empty. Give the name of a folder.")
 
 
 def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) -> Part:
@@ -75,8 +82,8 @@ def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) ->
     for name in held.cuts if masks else ():
         mask = held.owned.get(name)
         shape = held.cuts[name].shape
-        arrays[OWNED + name] = np.broadcast_to(True if mask is None else mask, shape)
-        cut_of[OWNED + name] = name
+        arrays[MASKS + name] = np.broadcast_to(True if mask is None else mask, shape)
+        cut_of[MASKS + name] = name
     meta = {**content.meta, "params": _in_c_order(held.params)}
     return Part(KIND, meta, arrays, cut_of, dict(held.cuts))
 
@@ -112,13 +119,14 @@ def load(
     held, check : callable
         As in `save`.
     """
-    parts, what = parts_of(optimizer), f"loading {os.fsdecode(path)}"
+    parts = parts_of(optimizer)
 
     def look() -> Held:
+        _check_name(path)
         check()
         return held()
 
-    own = on_all(ranks, what, look)
+    own, what = on_all(ranks, "load", look), f"loading {os.fsdecode(path)}"
     index, arrays = together.load(path, ranks, KIND, lambda index: _wanted(index, own))
 
     def fitted() -> Fit:
@@ -147,7 +155,7 @@ def _wanted(index: Index, held: Held) -> dict[str, Cut]:
     return {
         name: held.cuts[cut]
         for name, (_, _, cut) in index.arrays.items()
-        if not name.startswith(OWNED)
+        if not name.startswith(MASKS)
     }
 
 
@@ -171,7 +179,7 @@ def read_whole(path: str | os.PathLike[Any]) -> Container:
     wanted = {
         name: whole_cut(index.cuts[cut].whole or ())
         for name, (_, _, cut) in index.arrays.items()
-        if cut and not name.startswith(OWNED)
+        if cut and not name.startswith(MASKS)
     }
     size = sum(
         prod(part.shape) * storage.ITEMSIZES[index.arrays[name].code]

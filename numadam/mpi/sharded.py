@@ -1,69 +1,40 @@
 """`numadam.mpi.Sharded`: parameters that all ranks hold, with a state that is shared out.
 
-Who may touch what, and when. Within a node p and the gradient windows are shared memory, and a
-rank reads the windows of its neighbours; between nodes all goes through messages:
-
-1. Before a step each rank writes its own gradient, and nobody else reads it.
-2. A step begins with an exchange of a few words among all ranks. It tells whether all of them can
-   go on, and it is the barrier: when it is done, all gradients are written. A rank that refuses its
-   arguments says so here, and nobody writes anything.
-3. Each rank reads the gradients of its piece from all ranks, and writes p, m, v of its piece. Its
-   piece of p goes out to the same piece of p on the other nodes.
-4. A barrier of the node ends the step: p is complete on this node, and no one reads the gradients
-   any more. Now each rank may read p, and overwrite its own gradient.
-
-Between steps a rank that writes shared parameters writes them for its neighbours, too.
+What a step does is in `_mpi/agreement.py`, `_mpi/placement.py`, `_mpi/host_steps.py` and
+`_mpi/device_steps.py`; here is what users see. More than 300 lines, most of which they read.
 """
 
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from numadam._arrays import formatting
-from numadam._arrays.interop import home, is_cupy
-from numadam._arrays.layout import address_of
-from numadam._arrays.tree import Active, Tree
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
-from numadam._cpu.adding import Adding
 from numadam._jit.interrupts import defer_interrupts
-from numadam._mpi.buckets import Buckets
+from numadam._mpi.agreement import agree
 from numadam._mpi.choose import check_asked
-from numadam._mpi.cut import GRAIN, Cut
-from numadam._mpi.errors import RankError
-from numadam._mpi.flat import Flat
-from numadam._mpi.gradients import Gradients
-from numadam._mpi.nodes import nodes_of
-from numadam._mpi.ranks import LEFT_ALONE, described, ranks_of
-from numadam._mpi.replicas import (
-    check_leaves,
-    check_same,
-    check_values,
-    common_window,
-    together,
-)
-from numadam._mpi.slices import frozen_leaves, refuse, sliced_bounds, sliced_rates
+from numadam._mpi.host_steps import HostSteps
+from numadam._mpi.placement import Placement, Whole
+from numadam._mpi.ranks import described, ranks_of
+from numadam._mpi.replicas import check_same, check_values, together
+from numadam._mpi.slices import refuse
 from numadam._optimizer import held, shards
-from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.learning_rate import is_plain
+from numadam.mpi.forwarding import Forwarding
 
 if TYPE_CHECKING:
-    from numadam._mpi.on_device import OnDevice
+    from numadam._mpi.device_steps import DeviceSteps
 
-#: Elements of one part of the step, of which a bucket holds a whole number.
-_PART = 16_384
 _MOST_BYTES = 2**30
 _MAKING = "Sharded"
 
 
-class Sharded:
+class Sharded(Forwarding):
     r"""Parameters that every rank holds, stepped by all of them together: each its part.
 
     .. math:: g = \sum_{r=0}^{N-1} g_r, \qquad p = \text{step of } kind(p, g)
@@ -151,89 +122,42 @@ class Sharded:
         transport: str = "auto",
         **options: Any,
     ) -> None:
-        ranks = ranks_of(comm)
+        self._ranks, self._broken = ranks_of(comm), ""
 
-        def check() -> tuple[Tree, list[Any], list[bool]]:
+        def check() -> Whole:
             _check_arguments(kind, reduce, bucket_bytes, options)
-            tree = Tree(params)
-            leaves = list(tree.flatten(params, "params"))
-            check_leaves(leaves, tree.names("params"))
-            check_asked(transport, home(leaves[0]))
-            return tree, leaves, frozen_leaves(options.get("groups"), tree, kind.rule)
+            whole = Whole(params, options.get("groups"), kind.rule)
+            check_asked(transport, whole.home)
+            return whole
 
-        tree, leaves, frozen = together(ranks, _MAKING, check)
-        names, shapes = tree.names("params"), [leaf.shape for leaf in leaves]
-        about = (kind.__name__, reduce, bucket_bytes, tree.paths(), shapes, leaves[0].dtype.name)
-        more = (frozen, home(leaves[0]), transport)
-        check_same(ranks, (*about, *more), "Sharded: class, params or options")
-        window = together(ranks, _MAKING, lambda: common_window(leaves, names))
-        nodes = nodes_of(ranks, window)
-        if nodes.count > 1:
-            check_values(ranks, leaves, names)
-        active = Active(tree, [not still for still in frozen])
-        cut = Cut([leaf.size for leaf in active.select(leaves)], nodes.count, nodes.each)
-        flat = [_plain(leaf).reshape(-1) for leaf in leaves]
-        own = iter(cut.parts(*cut.piece(nodes.node, nodes.place)))
-        parts = [(0, 0) if still else next(own) for still in frozen]
-        slices = [leaf[low:high] for leaf, (low, high) in zip(flat, parts, strict=True)]
-
-        constructor: Any = kind  # a rule's
+        whole = together(self._ranks, _MAKING, check)
+        about = (kind.__name__, reduce, bucket_bytes, transport, *whole.about())
+        check_same(self._ranks, about, "Sharded: class, params or options")
+        self._place = Placement(self._ranks, whole, _MAKING)
 
         def make() -> Optimizer:
-            given = dict(options)
-            if lr is not None:
-                given["lr"] = sliced_rates(lr, tree, leaves, parts)
-            if options.get("bounds") is not None:
-                given["bounds"] = sliced_bounds(options["bounds"], tree, leaves, parts)
-            made: Optimizer = constructor(tree.unflatten(slices), comm=comm, **given)
+            constructor: Any = kind  # a rule's
+            given = self._place.options(lr, options)
+            made: Optimizer = constructor(self._place.own(), comm=comm, **given)
             return made
 
-        self._shard = together(ranks, _MAKING, make)
-        self._ranks, self._nodes, self._reduce, self._broken = ranks, nodes, reduce, ""
-        self._params, self._leaves, self._tree, self._cut = params, leaves, tree, cut
-        self._begin, self._end = cut.piece(nodes.node, nodes.place)
-        self._parts = cut.parts(self._begin, self._end)
-        self._slices, self._frozen = parts, frozen
-        self._active, self._flat = active, Flat(cut, list(active.select(flat)))
-        self._gradients: Gradients | OnDevice
-        self._sum: np.ndarray | None = None
-        self._device: OnDevice | None = None
-        if is_cupy(leaves[0]):
-            self._prepare_device(bucket_bytes, transport)
-        else:
-            self._prepare(bucket_bytes)
+        self._shard = together(self._ranks, _MAKING, make)
+        divisor = self._ranks.size if reduce == "mean" else 1
+        self._steps = together(
+            self._ranks, _MAKING, lambda: self._stepping(bucket_bytes, divisor, transport)
+        )
         if options.get("bounds") is not None:  # the shard has moved parameters into them
-            self._pass_on()
-        self._barrier()
+            self._steps.spread()
+        self._steps.barrier()
 
-    def _prepare_device(self, bucket_bytes: int, transport: str) -> None:
-        """Choose how CuPy arrays go between ranks."""
-        from numadam._mpi.on_device import OnDevice
+    def _stepping(self, bucket_bytes: int, divisor: int, transport: str) -> HostSteps | DeviceSteps:
+        """What takes steps of these arrays, on all ranks."""
+        about = self._place, self._shard, bucket_bytes, divisor
+        if self._place.whole.home == "NumPy":
+            return HostSteps(*about)
+        from numadam._mpi.device_steps import DeviceSteps
 
-        divisor = self._ranks.size if self._reduce == "mean" else 1
-        bucket, active = bucket_bytes // self._leaves[0].dtype.itemsize, self._active
-        about = self._ranks, self._cut, active, active.select(self._leaves)
-        self._gradients = self._device = OnDevice(*about, transport, bucket, divisor)
-
-    def _prepare(self, bucket_bytes: int) -> None:
-        """Cut the step into parts and rounds."""
-        settings = parts_of(self._shard).settings
-        backend: Any = parts_of(self._shard).backend
-        active, nodes = self._active, self._nodes
-        self._gradients = Gradients(nodes, self._cut, active, active.select(self._leaves))
-        dtype, cut = self._leaves[0].dtype, self._cut
-        divisor = self._ranks.size if self._reduce == "mean" else 1
-        self._part = min(_PART, max(-(-cut.longest() // GRAIN) * GRAIN, GRAIN))
-        self._adding, self._numbers = Adding(divisor), settings.plan.numbers
-        bucket = bucket_bytes // dtype.itemsize
-        self._buckets = Buckets(self._nodes, cut, dtype, bucket, self._part, divisor)
-        # a norm is formed before the first element; sums of 16 bits are formed in float32
-        plan = settings.plan
-        late = plan.norm == "" and not plan.accumulate and dtype.itemsize > 2
-        self._at_once = self._ranks.size == 1 or not late
-        if not self._at_once:
-            backend.cut_parts(self._part)
-            backend.compile_sums(self._ranks.size == 2 and divisor == 1)
+        return DeviceSteps(*about, transport)
 
     def step(self, grads: Any = None, *, lr: float | None = None) -> None:
         """Add up the gradients of all ranks and take one step. Collective.
@@ -261,103 +185,17 @@ class Sharded:
         When it returns, `params` are complete, and the gradients may be overwritten. Ctrl-C waits
         for the end of the step.
         """
-        shard = parts_of(self._shard)
-        with defer_interrupts(), shard.lock:
+        with defer_interrupts(), parts_of(self._shard).lock:
             error, sources, rate = None, list[Any](), 0.0
             try:
                 self._refuse_unusable()
-                sources, rate = self._gradients.sources(grads), self._rate(lr)
-            except Exception as caught:
+                sources, rate = self._steps.sources(grads), self._rate(lr)
+            except BaseException as caught:
                 error = caught
-            self._agree(error, rate)
+            self._agree("step", error, rate)
             with self._noting_breaks():
-                if self._device is not None:
-                    self._step_on_device(self._device, sources, lr)
-                elif self._at_once:
-                    self._step_at_once(sources, lr)
-                else:
-                    self._step_in_rounds(sources, rate)
-                self._barrier()
-
-    def _step_on_device(self, device: OnDevice, sources: Sequence[Any], lr: float | None) -> None:
-        """Form all sums, then step, then pass on: a GPU has no cache in which sums could stay."""
-        sums, t = device.total(sources), self._shard.t
-        try:
-            self._shard.step(self._active.unflatten(sums), lr=lr)
-        finally:
-            if self._shard.t != t:
-                self._pass_on()
-
-    def _step_in_rounds(self, sources: Sequence[Flat], rate: float) -> None:
-        """Step each bucket while the next one is on its way; sums are formed as they are needed."""
-        buckets, parts = self._buckets, self._parts
-        backend: Any = parts_of(self._shard).backend
-        shared = self._nodes.each > 1
-        own = [] if shared else sources[0].leaves(parts)
-        grads = np.array([*map(address_of, own)] if own else [0] * len(parts), np.int64)
-        count, node = -(-(self._end - self._begin) // self._part), self._nodes.node
-        buckets.begin(sources)
-        for k in range(buckets.rounds):
-            low, high, arrived = buckets.arrived(k)
-            if high > low:
-                done = (low - self._begin) // self._part
-                left = max(count + (self._begin - high) // self._part, 0)
-                here = [one.read(low, high, None) for one in sources] if shared else []
-                first = (low - self._begin) * self._numbers
-                before = [arrived[other] for other in sorted(arrived) if other < node]
-                after = [arrived[other] for other in sorted(arrived) if other > node]
-                self._adding.set(first, before, here, after)
-                backend.step_parts(done, left, grads, self._adding, rate)
-            buckets.done(k)
-            buckets.spread(k, self._flat)
-        if count == 0:  # t advances where there is nothing to step, too
-            backend.step(self._flat.leaves(parts), rate)
-        buckets.settle(self._flat)
-
-    def _step_at_once(self, sources: Sequence[Flat], lr: float | None) -> None:
-        """Form all sums, then step as in one process."""
-        if self._ranks.size == 1:
-            grads = self._active.unflatten(sources[0].leaves(self._parts))
-        else:
-            if self._sum is None:
-                self._sum = np.empty(self._end - self._begin, self._leaves[0].dtype)
-            self._buckets.begin(sources)
-            for k in range(self._buckets.rounds):
-                self._buckets.add_up(k, self._sum)
-                self._buckets.done(k)
-            grads = self._shard_views(self._sum)
-        t = self._shard.t
-        try:
-            self._shard.step(grads, lr=lr)
-        finally:
-            if self._shard.t != t:
-                self._pass_on()
-
-    def _shard_views(self, values: np.ndarray) -> Any:
-        """Parts of a flat array as the arrays of the shard, in their nesting."""
-        views, at = [], 0
-        for low, high in self._parts:
-            views.append(values[at : at + high - low])
-            at += high - low
-        return self._active.unflatten(views)
-
-    def _pass_on(self) -> None:
-        """Give this rank's part of the parameters to the other nodes, and take theirs."""
-        if self._device is not None:
-            self._device.spread()
-            return
-        if self._nodes.count == 1:
-            return
-        for k in range(self._buckets.rounds):
-            self._buckets.spread(k, self._flat)
-        self._buckets.settle(self._flat)
-
-    def _barrier(self) -> None:
-        """Wait until the ranks of this node have written their parts, and see them."""
-        if self._nodes.each > 1:
-            self._gradients.sync()
-            self._nodes.local.Barrier()
-            self._gradients.sync()
+                self._steps.step(sources, rate, lr)
+                self._steps.barrier()
 
     def _refuse_unusable(self) -> None:
         if self._broken:
@@ -365,16 +203,7 @@ class Sharded:
                 f"Sharded: a step was cut short by {self._broken}, and the parameters are a mixture"
                 " of two steps. Make a new optimiser from the last checkpoint."
             )
-        self._refuse_replaced()
-
-    def _refuse_replaced(self) -> None:
-        now = self._tree.flatten(self._params, "params")
-        for leaf, known, name in zip(now, self._leaves, self._tree.names("params"), strict=True):
-            if leaf is not known:
-                raise ValueError(
-                    f"{name}: was replaced by another object, but the optimiser holds the array "
-                    f"that was there. Write into that: {name}[...] = x."
-                )
+        self._place.whole.refuse_replaced()
 
     def _rate(self, lr: float | None) -> float:
         """The learning rate of this step; values of other schedules go into the control block."""
@@ -386,30 +215,9 @@ class Sharded:
             raise ValueError("lr: this optimiser has a step size for each array; leave it out.")
         return LR.check(lr)
 
-    def _agree(self, error: BaseException | None, rate: float) -> None:
-        """Go on where all ranks can; the first barrier of a step."""
-        if self._ranks.size == 1:
-            if error is not None:
-                raise error
-            return
-        ranks, t = self._ranks, self._shard.t
-        numbers = np.append(parts_of(self._shard).settings.control[0], rate)
-        rows = np.zeros((ranks.size, 3), np.int64)
-        rows[ranks.rank] = error is not None, t, zlib.crc32(numbers.tobytes())
-        self._gradients.sync()
-        came = ranks.share(rows, None if error is None else LEFT_ALONE)
-        self._gradients.sync()
-        if not came and error is not None:
-            ranks.abort(f"step: the other ranks did not come. {described(error)}")
-        if rows[:, 0].any():
-            ranks.tell(error, rows[:, 0] != 0, "step")
-        unlike = np.flatnonzero((rows != rows[0]).any(1))
-        if len(unlike):
-            raise RankError(
-                f"step: t, lr or a hyperparameter of rank {unlike[0]} is not that of rank 0 (t is "
-                f"{rows[unlike[0], 1]} and {rows[0, 1]}). Set them on all ranks alike, and make "
-                "schedules functions of t alone."
-            )
+    def _agree(self, what: str, error: BaseException | None = None, rate: float = 0.0) -> None:
+        """Go on where all ranks can; the first barrier of what is collective."""
+        agree(self._ranks, parts_of(self._shard), what, error, rate, self._steps.sync)
 
     @contextmanager
     def _noting_breaks(self) -> Iterator[None]:
@@ -441,9 +249,9 @@ class Sharded:
         OSError
             Where a rank cannot write; on the other ranks `RankError`.
         """
-        shard, place = self._shard, self._nodes
+        shard, nodes = self._shard, self._place.nodes
         with parts_of(shard).lock:
-            first = place.node == place.place == 0
+            first = nodes.node == nodes.place == 0
             shards.save(shard, path, self._ranks, lambda: self._held(first), self._refuse_unusable)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
@@ -465,15 +273,16 @@ class Sharded:
         """
         shard = self._shard
         with defer_interrupts(), parts_of(shard).lock:
-            shards.load(shard, path, self._ranks, self._held, self._refuse_replaced)
-            self._pass_on()
-            self._barrier()
+            shards.load(shard, path, self._ranks, self._held, self._place.whole.refuse_replaced)
+            self._steps.spread()
+            self._steps.barrier()
             self._broken = ""
 
     def _held(self, saver: bool | None = None) -> held.Held:
         """What checkpoints need to know of this rank's part."""
-        paths = self._tree.paths()
-        return held.of_slices(self._params, paths, self._slices, self._frozen, saver)
+        whole = self._place.whole
+        about = whole.params, whole.tree.paths(), self._place.slices, whole.frozen
+        return held.of_slices(*about, saver)
 
     def check_equal(self) -> None:
         """Compare the parameters of all ranks bit by bit (by sums over their bits). Collective.
@@ -483,18 +292,35 @@ class Sharded:
         RankError
             On all ranks, with the name of the first array that differs.
         """
-        check_values(self._ranks, self._leaves, self._tree.names("params"))
+        check_values(self._ranks, self._place.whole.leaves, self._place.whole.names)
 
     def flush(self) -> bool:
         """Take a step with the mean of the gradients that `accumulate` has added. Collective.
 
         Returns whether there were any.
+
+        Raises
+        ------
+        ValueError, RankError, FloatingPointError
+            As `step`, before anything is written; without `accumulate`, too.
         """
-        with defer_interrupts():
-            went = self._shard.flush()
-            if went:
-                self._pass_on()
-            self._barrier()
+        parts, error, rate = parts_of(self._shard), None, 0.0
+        if not parts.settings.plan.accumulate:
+            return self._shard.flush()  # refuses, as on all ranks
+        with defer_interrupts(), parts.lock:
+            try:
+                self._refuse_unusable()
+                parts.backend.check()
+                rate = self._rate(None)
+            except BaseException as caught:
+                error = caught
+            self._agree("flush", error, rate)
+            t = self.t
+            with self._noting_breaks():
+                went = self._shard.flush()
+                if self.t != t:
+                    self._steps.spread()
+                self._steps.barrier()
         return went
 
     def discard(self) -> None:
@@ -502,11 +328,25 @@ class Sharded:
         self._shard.discard()
 
     def reset(self) -> None:
-        """Begin anew, as `reset` of the optimiser's class. Collective."""
-        with defer_interrupts():
-            self._shard.reset()
-            self._pass_on()
-            self._barrier()
+        """Begin anew, as `reset` of the optimiser's class. Collective.
+
+        Raises
+        ------
+        ValueError, RankError
+            Where a container of the parameters was changed on a rank; then nothing is written.
+        """
+        parts, error = parts_of(self._shard), None
+        with defer_interrupts(), parts.lock:
+            try:
+                self._refuse_unusable()
+                parts.backend.check()
+            except Exception as caught:
+                error = caught
+            self._agree("reset", error)
+            with self._noting_breaks():
+                self._shard.reset()
+                self._steps.spread()
+                self._steps.barrier()
 
     @property
     def shard(self) -> Optimizer:
@@ -516,7 +356,7 @@ class Sharded:
     @property
     def params(self) -> Any:
         """The parameters, as they were passed: the arrays themselves."""
-        return self._params
+        return self._place.whole.params
 
     @property
     def grads(self) -> Any:
@@ -525,12 +365,16 @@ class Sharded:
         Write into them (``opt.grads["w"][...] = g``) and call `step` without an argument. They
         start as zeros, in one flat buffer; with shared parameters the neighbours read them there.
         """
-        return self._gradients.buffers
+        return self._steps.buffers
 
     @property
     def state(self) -> Any:
         """State arrays and t of this rank's part: reading returns views, assignment copies."""
         return self._shard.state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self._shard.state = value
 
     @property
     def averaged(self) -> Any:
@@ -578,65 +422,22 @@ class Sharded:
     @property
     def transport(self) -> str:
         """How arrays go between ranks: "mpi"; of CuPy arrays also "nccl" or "host"."""
-        return "mpi" if self._device is None else self._device.transport
+        return self._steps.transport
 
     @property
     def nodes(self) -> int:
         """Machines with parameters of their own: the number of ranks with plain arrays."""
-        return self._nodes.count
-
-    def __getattr__(self, name: str) -> Any:
-        """Hyperparameters and options of the optimiser's class."""
-        if not name.startswith("_") and _is_option(type(self._shard), name):
-            return getattr(self._shard, name)
-        raise AttributeError(f"Sharded has no attribute {name!r}. {_about(name)}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_") or hasattr(type(self), name):
-            super().__setattr__(name, value)
-        elif _is_option(type(self._shard), name):
-            setattr(self._shard, name, value)
-        else:
-            raise AttributeError(f"Sharded has no attribute {name!r} to set. {_about(name)}")
-
-    def __dir__(self) -> list[str]:
-        kind = type(self._shard)
-        return [*super().__dir__(), *(name for name in dir(kind) if _is_option(kind, name))]
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "Sharded: its parts lie on several ranks, so it cannot be copied or pickled on one. "
-            "Write a checkpoint, opt.save(folder), or copy opt.params and opt.state on every rank."
-        )
-
-    def __copy__(self) -> NoReturn:
-        self.__reduce__()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        self.__reduce__()
+        return self._place.nodes.count
 
     def __repr__(self) -> str:
         """The shard's class and options, the ranks, t, and all parameters."""
         # of which the last option is comm
         own = repr(self._shard).partition("comm=")[0].removesuffix(", ") + ")"
+        nodes, leaves = self._place.nodes, self._place.whole.leaves
         return (
-            f"Sharded({own}, rank {self.rank} of {self.ranks}, {self._nodes.count} x "
-            f"{self._nodes.each}, t={self.t}; {formatting.outline(self._leaves)})"
+            f"Sharded({own}, rank {self.rank} of {self.ranks}, {nodes.count} x {nodes.each}, "
+            f"t={self.t}; {formatting.outline(leaves)})"
         )
-
-
-def _plain(leaf: Any) -> Any:
-    """An array without its subclass."""
-    return leaf if is_cupy(leaf) else np.ndarray.view(leaf, np.ndarray)
-
-
-def _is_option(kind: type[Any], name: str) -> bool:
-    """Whether a class has a hyperparameter or option of this name."""
-    return isinstance(getattr(kind, name, None), (fixed, hyper))
-
-
-def _about(name: str) -> str:
-    return f"This rank's part of the optimiser is opt.shard: is opt.shard.{name} what you need?"
 
 
 def _check_arguments(kind: Any, reduce: Any, bucket_bytes: Any, options: dict[str, Any]) -> None:

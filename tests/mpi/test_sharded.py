@@ -137,7 +137,7 @@ def check_state(opt, whole):
     """The parts of all ranks are the state of one process."""
     for name in whole._backend.state:
         theirs = np.concatenate([one.reshape(-1) for one in leaves(whole.state[name])])
-        begin, end = opt._begin, opt._end
+        begin, end = opt._place.begin, opt._place.end
         ours = np.concatenate([one.reshape(-1) for one in leaves(opt.state[name])])
         assert ours.tobytes() == theirs[begin:end].tobytes()
 
@@ -184,7 +184,7 @@ def test_average(nodes):
     opt, whole = check(na.Adam, nodes, SHAPES["few"], ema=0.9, amsgrad=True, weight_decay=0.1)
     parts = np.concatenate([one.reshape(-1) for one in leaves(opt.averaged)])
     wanted = np.concatenate([one.reshape(-1) for one in leaves(whole.averaged)])
-    assert np.array_equal(parts, wanted[opt._begin : opt._end])
+    assert np.array_equal(parts, wanted[opt._place.begin : opt._place.end])
 
 
 def test_bounds_and_rates_of_elements(nodes):
@@ -201,6 +201,11 @@ def test_bounds_and_rates_of_elements(nodes):
 
 def test_bounds_of_one_pair_move_the_parameters_in(nodes):
     check(na.Adam, nodes, SHAPES["few"], bounds=(-0.25, 0.5), lr=0.01)
+
+
+def test_bounds_where_an_array_is_frozen(nodes):
+    groups = {"a.b": {"frozen": True}}
+    check(na.SGD, nodes, SHAPES["nested"], bounds=(-0.25, 0.5), groups=groups, lr=0.1)
 
 
 def test_two_elements_with_bounds_of_their_own(nodes):
@@ -268,6 +273,78 @@ def test_reset(nodes):
     assert opt.t == 0
     assert not any(one.any() for one in leaves(opt.state["m"]))
     assert opt.reset() is None
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("what", ["flush", "reset"])
+def test_what_one_rank_cannot_do_none_does(nodes, what):
+    params = [nodes.params((300,), np.float32), nodes.params((20,), np.float32)]
+    opt = na.mpi.Sharded(na.Adam, params, nodes.comm, accumulate=2)
+    opt.step([np.ones(300, np.float32), np.ones(20, np.float32)])
+    before, kept = opt.state.copy(), params[0]
+    if nodes.comm.rank == 1:
+        params[0] = params[0].copy()
+    own = ValueError if nodes.comm.rank == 1 else na.mpi.RankError
+    with pytest.raises(own, match=r"params\[0\]: was replaced"):
+        getattr(opt, what)()
+    params[0] = kept
+    assert opt.t == 0
+    assert opt.state["m"][0].tobytes() == before["m"][0].tobytes()
+    getattr(opt, what)()
+    assert opt.t == (what == "flush")
+    opt.check_equal()
+
+
+@pytest.mark.ranks(2)
+def test_gradients_dropped_on_one_rank_are_noticed(comm):
+    opt = na.mpi.Sharded(na.Adam, np.ones(300), comm, accumulate=3)
+    opt.step(np.ones(300))
+    if comm.rank == 1:
+        opt.discard()
+    with pytest.raises(na.mpi.RankError, match="rank 1 has added up 0 gradients so far, rank 0 1"):
+        opt.step(np.ones(300))
+    opt.discard()
+    opt.step(np.ones(300))
+    assert opt.flush()
+
+
+@pytest.mark.ranks(2)
+def test_a_schedule_of_a_group_that_differs_is_noticed(comm):
+    groups = {"1": {"lr": lambda t: 0.1 + 0.1 * comm.rank}}
+    opt = na.mpi.Sharded(na.Adam, [np.ones(5), np.ones(7)], comm, groups=groups)
+    with pytest.raises(na.mpi.RankError, match="t, lr or a hyperparameter of rank 1"):
+        opt.step([np.ones(5), np.ones(7)])
+
+
+def test_an_exit_in_a_schedule_reaches_all_ranks(comm):
+    def leave(t):
+        raise SystemExit(3) if comm.rank == 0 else AssertionError
+
+    opt = na.mpi.Sharded(na.SGD, np.ones(5), comm)
+    if comm.rank == 0:
+        opt.lr = leave
+    with pytest.raises(SystemExit if comm.rank == 0 else na.mpi.RankError):
+        opt.step(np.ones(5))
+
+
+def test_attributes_that_need_an_option_say_so(comm):
+    opt = na.mpi.Sharded(na.Adam, np.ones(5), comm)
+    for name in ("grad_norm", "averaged"):
+        with pytest.raises(AttributeError) as alone:
+            getattr(opt.shard, name)
+        with pytest.raises(AttributeError) as caught:
+            getattr(opt, name)
+        assert str(caught.value) == str(alone.value)
+
+
+def test_state_may_be_set(comm):
+    opt = na.mpi.Sharded(na.Adam, np.ones(300), comm)
+    opt.step(np.ones(300))
+    kept = opt.state.copy()
+    opt.reset()
+    opt.state = kept
+    assert opt.t == 1
+    assert opt.state["m"].tobytes() == kept["m"].tobytes()
 
 
 def test_a_guard_skips_and_raises_on_all_ranks(nodes):
@@ -526,7 +603,7 @@ def test_a_step_that_breaks_is_noted(comm, monkeypatch):
         raise MPI.Exception(MPI.ERR_INTERN)
 
     with monkeypatch.context() as patch:
-        patch.setattr(opt._buckets, "begin", broken)
+        patch.setattr(opt._steps._buckets, "begin", broken)
         patch.setattr(opt._shard, "step", broken) if comm.size == 1 else None
         with pytest.raises(MPI.Exception):
             opt.step(np.ones(1000))

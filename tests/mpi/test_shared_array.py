@@ -1,8 +1,11 @@
 """One array for all ranks of a node."""
 
 import copy
+import ctypes
+import errno
 import gc
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -58,7 +61,7 @@ def test_views_keep_the_memory(comm):
 def test_memory_is_freed_when_all_ranks_have_dropped_it(comm):
     keep = na.mpi.shared_array(comm, 5)
     local = windows.window_of(keep).local
-    entries = windows._open[MPI._addressof(local)]
+    entries = local.entries
     before = len(entries)
     arrays = [na.mpi.shared_array(comm, 5) for _ in range(3)]
     assert len(entries) == before + 3
@@ -93,3 +96,72 @@ def test_the_window_of_an_array(comm):
     x = na.mpi.shared_array(comm, (4, 5))
     assert windows.window_of(x) is windows.window_of(x[1:, 2:].T)
     assert windows.window_of(np.zeros(3)) is None
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("what", ["shape", "dtype"])
+def test_another_shape_or_dtype_on_one_rank_is_refused(comm, what):
+    first = comm.rank == 0
+    shape = (5, 4) if what == "shape" and first else (4, 5)
+    dtype = "f4" if what == "dtype" and first else "f8"
+    with pytest.raises(na.mpi.RankError, match="shape or dtype differ between rank 0 and rank 1"):
+        na.mpi.shared_array(comm, shape, dtype)
+
+
+def test_communicators_that_come_and_go(comm):
+    """Their windows are freed with them; a later one, in the same memory, knows none of them."""
+    kept = []
+    for k in range(60):
+        part = comm.Split(0, comm.rank)
+        x = na.mpi.shared_array(part, 100)
+        opt = na.mpi.Sharded(na.SGD, x, part, lr=1.0)
+        opt.step(np.ones(100))
+        assert (x == -comm.size).all()
+        if k % (comm.rank + 2) == 0:  # dropped later, and on each rank at another time
+            kept.append(x)
+        local = windows.window_of(x).local
+        del x, opt
+        part.Free()
+        assert not local.comm
+    assert all((x == -comm.size).all() for x in kept)
+
+
+def test_an_array_outlives_its_communicator(comm):
+    part = comm.Dup()
+    x = na.mpi.shared_array(part, 100)
+    part.Free()
+    opt = na.mpi.Sharded(na.SGD, x, comm, lr=1.0)
+    opt.step(np.ones(100))
+    assert (x == -comm.size).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for pages")
+def test_no_room_on_one_rank_raises_on_all(comm, monkeypatch):
+    def full(name, **_):
+        class Library:
+            @staticmethod
+            def madvise(*_):
+                ctypes.set_errno(errno.EFAULT)
+                return -1
+
+        return Library
+
+    last = comm.rank == comm.size - 1
+    if last:
+        monkeypatch.setattr(windows.ctypes, "CDLL", full)
+    with pytest.raises(MemoryError if last else na.mpi.RankError, match="there is no room"):
+        na.mpi.shared_array(comm, 100_000)
+
+
+def test_arrays_of_communicators_that_are_freed(comm):
+    """Arrays of a communicator that is gone are not taken for those of another one."""
+    for turn in range(20):
+        part = comm.Split((comm.rank + turn) % 2, comm.rank)
+        array = na.mpi.shared_array(part, 5)
+        part.Barrier()
+        assert not array.any()
+        part.Barrier()
+        array[part.rank % 5] = comm.rank
+        del array
+        part.Free()
+    assert na.mpi.shared_array(comm, 3).tolist() == [0.0, 0.0, 0.0]

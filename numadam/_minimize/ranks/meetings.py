@@ -22,7 +22,7 @@ import numpy as np
 from numadam._mpi.ranks import LEFT_ALONE, Ranks, described
 
 #: Numbers of a meeting behind the word that refuses it: f, three norms, whether to save.
-_NUMBERS = 5
+_SHARED_NUMBERS = 5
 #: Times the longest wait of a run that a rank which failed waits for the others.
 _WAITS = 3.0
 
@@ -41,7 +41,7 @@ class Meetings:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.over, self.evaluates = ranks, False, False
-        self._rows = np.zeros((ranks.size, 1 + _NUMBERS))
+        self._rows = np.zeros((ranks.size, 1 + _SHARED_NUMBERS))
         self._last, self._longest = time.monotonic(), 0.0
 
     def gather(self, *numbers: float) -> list[list[float]]:
