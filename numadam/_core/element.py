@@ -130,29 +130,36 @@ def _counted(y, own, k):
     return y if own != k.zero else k.zero
 
 
-def _all_count(y, own, k):
-    return y
-
-
 def make_norm_gradient(plan: Plan, wrap: Wrap) -> Any:
     """``gradient(i, x, g, total, low, high, owned, k)``: the gradient whose norm is taken.
 
     `x` are the parameters, or their float32 copy where there is one.
     """
+    every = _make_every_gradient(plan, wrap)
+    if not plan.owned:
+        return every
+    counted = wrap(_counted)
+
+    def gradient(i, x, g, total, low, high, owned, k):
+        own = owned[i]
+        return counted(every(i, x, g, total, low, high, None, k), own, k)
+
+    return wrap(gradient)
+
+
+def _make_every_gradient(plan: Plan, wrap: Wrap) -> Any:
+    """As `make_norm_gradient`, where every element counts."""
     gradient, no_limit = make_gradient(plan, wrap), plan.real.type(np.inf)
-    fetch, counted = wrap(at), wrap(_counted if plan.owned else _all_count)
     if not plan.bounds:
 
         def unbounded(i, x, g, total, low, high, owned, k):
-            own = fetch(owned, i)
-            return counted(gradient(i, None, g, total, low, high, None, k), own, k)
+            return gradient(i, None, g, total, low, high, None, k)
 
         return wrap(unbounded)
     value = wrap(at if plan.master else reader(plan.storage(pl.P)))
 
     def bounded(i, x, g, total, low, high, owned, k):
-        own = fetch(owned, i)
-        return counted(gradient(i, value(x, i), g, total, low, high, no_limit, k), own, k)
+        return gradient(i, value(x, i), g, total, low, high, no_limit, k)
 
     return wrap(bounded)
 
