@@ -135,6 +135,10 @@ class Sharded(Forwarding):
         check_same(self._ranks, about, "Sharded: class, params or options")
         self._place = Placement(self._ranks, whole, _MAKING)
 
+        bounds = options.get("bounds")
+        arrays = together(self._ranks, _MAKING, lambda: self._place.about_elements(lr, bounds))
+        check_same(self._ranks, arrays, "Sharded: lr or bounds")
+
         def make() -> Optimizer:
             constructor: Any = kind  # a rule's
             given = self._place.options(lr, options)
@@ -146,7 +150,7 @@ class Sharded(Forwarding):
         self._steps = together(
             self._ranks, _MAKING, lambda: self._stepping(bucket_bytes, divisor, transport)
         )
-        if options.get("bounds") is not None:  # the shard has moved parameters into them
+        if bounds is not None:  # the shard has moved parameters into them
             self._steps.spread()
         self._steps.barrier()
 
