@@ -80,8 +80,8 @@ class Exchange(Protocol):
         `same` are numbers in float64 that have to be those of all others.
         """
 
-    def begin(self) -> None:
-        """Begin a step."""
+    def begin(self, lr: float) -> None:
+        """Begin a step with this learning rate, which has to be that of all others."""
 
     def end(self, error: BaseException) -> None:
         """Note the error with which a step ended."""

@@ -154,6 +154,12 @@ def read_index(path: str | os.PathLike[Any], kind: str) -> Index:
         It does not exist or cannot be read.
     """
     place = Path(os.fsdecode(path)) / INDEX
+    if place.parent.is_file():
+        raise NotADirectoryError(
+            f"{place.parent}: is a file of one process, and several ranks load a folder. Read it "
+            "with numadam.load(path) on each rank, and write its part of params and state into "
+            "opt.params and opt.state."
+        )
     if not place.exists() and place.parent.is_dir():
         raise FileNotFoundError(f"{place}: there is no index, and so no complete checkpoint.")
     content = read(place, "index")

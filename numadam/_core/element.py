@@ -127,9 +127,11 @@ def make_gradient(plan: Plan, wrap: Wrap) -> Any:
 
 def _counted(y, own, k):
     """The gradient where it counts: a choice, for NaN times 0 is NaN."""
-    if own is None:
-        return y
     return y if own != k.zero else k.zero
+
+
+def _all_count(y, own, k):
+    return y
 
 
 def make_norm_gradient(plan: Plan, wrap: Wrap) -> Any:
@@ -138,7 +140,7 @@ def make_norm_gradient(plan: Plan, wrap: Wrap) -> Any:
     `x` are the parameters, or their float32 copy where there is one.
     """
     gradient, no_limit = make_gradient(plan, wrap), plan.real.type(np.inf)
-    fetch, counted = wrap(at), wrap(_counted)
+    fetch, counted = wrap(at), wrap(_counted if plan.owned else _all_count)
     if not plan.bounds:
 
         def unbounded(i, x, g, total, low, high, owned, k):

@@ -142,21 +142,6 @@ def words(n):
 
 
 @linked
-def add_sum(high, low, large, more, rest):
-    """A sum as of `combine`, with the two words of one more partial sum."""
-    if more < 0:
-        large += number_of(rest)
-    else:
-        low += rest
-        high += more + (low >> LOW_DIGITS)
-        low &= 2**LOW_DIGITS - 1
-    if high >= _TOO_LARGE:
-        large += high * 2.0 ** (-_HIGH - _START_AT)
-        high = 0
-    return high, low, large
-
-
-@linked
 def combine(partials, first, count):
     """The sum of `count` partial sums from `first` on, as ``(high, low, large)``.
 
@@ -165,13 +150,22 @@ def combine(partials, first, count):
     """
     high, low, large = 0, 0, 0.0
     for b in range(first, first + count):
-        high, low, large = add_sum(high, low, large, partials[2 * b], partials[2 * b + 1])
+        more, rest = partials[2 * b], partials[2 * b + 1]
+        if more < 0:
+            large += number_of(rest)
+        else:
+            low += rest
+            high += more + (low >> LOW_DIGITS)
+            low &= 2**LOW_DIGITS - 1
+        if high >= _TOO_LARGE:
+            large += high * 2.0 ** (-_HIGH - _START_AT)
+            high = 0
     return high, low, large
 
 
 @linked
 def words_of(high, low, large):
-    """A sum in the two words of a partial sum, for `add_sum` in another thread or process."""
+    """A sum in the two words of a partial sum, for `combine` in another process."""
     return (high, low) if large == 0.0 else (-1, bits_of(large))
 
 

@@ -16,7 +16,7 @@ from numadam._core.plan import CHECKED, S0, Plan
 from numadam._core.products import product_width
 from numadam._core.scalars import width_of
 from numadam._cpu.numpy_abi import kind_of
-from numadam._cpu.records import ABSENT, CPU_LEAF, META, NORM_SUM, SPAN, offset_of
+from numadam._cpu.records import ABSENT, CPU_LEAF, META, SPAN, offset_of
 from numadam._jit.forks import cached_property
 
 #: Elements of a parallel part, at least and at most, and the number of parts aimed at between.
@@ -70,12 +70,7 @@ class _Template(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _template(
-    plan: Plan,
-    layout: Layout,
-    groups: tuple[int, ...],
-    rows: int,
-    state: StatePlaces | None,
-    ranks: int,
+    plan: Plan, layout: Layout, groups: tuple[int, ...], rows: int, state: StatePlaces | None
 ) -> _Template:
     n, meta, factors = len(layout.shapes), np.zeros(1, META), np.ones((3, len(layout.shapes) + 1))
     leaves = _make_leaves(plan, layout, groups)
@@ -94,7 +89,6 @@ def _template(
         "order": np.zeros(CHECKED * n + 1, np.int64),
         "scalars": np.zeros((rows, width_of(plan))),
         "factors": factors,
-        "sums": np.zeros((ranks, norms_of(plan, n)), NORM_SUM),
     }
     ends = list(itertools.accumulate(array.nbytes for array in arrays.values()))
     offsets = dict(zip(arrays, [0, *ends], strict=False))
@@ -102,7 +96,6 @@ def _template(
         meta[name] = offset
     meta["dims_size"], meta["spans_size"] = len(arrays["dims"]), len(arrays["spans"])
     meta["count"], meta["groups"], meta["ndarray"] = n, rows, id(np.ndarray)
-    meta["norms"], meta["ranks"] = norms_of(plan, n), ranks
     meta["absent"][:, S0:] = id(ABSENT)
     dtypes = [plan.array_dtype(slot) for slot in range(CHECKED)]
     meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
@@ -119,11 +112,6 @@ def _template(
         {name: (one.shape, one.dtype, offsets[name]) for name, one in arrays.items()},
         2 * int(leaves["first_block"][n]) if plan.norm else 0,
     )
-
-
-def norms_of(plan: Plan, leaves: int) -> int:
-    """The norms of a step: none, one of all leaves, or one of each."""
-    return {"": 0, "all": 1, "array": leaves}[plan.norm]
 
 
 def _make_leaves(plan: Plan, layout: Layout, groups: tuple[int, ...]) -> np.ndarray:
@@ -178,8 +166,6 @@ class KernelArguments:
         Each leaf's group.
     state : StatePlaces, optional
         Of state arrays that lie behind `meta`.
-    ranks : int
-        Processes whose sums of squares are added.
     """
 
     def __init__(
@@ -192,10 +178,9 @@ class KernelArguments:
         products: np.ndarray,
         groups: Sequence[int] = (0,),
         state: StatePlaces | None = None,
-        ranks: int = 1,
     ) -> None:
         make = few(_template, layout)
-        template = make(plan, layout, tuple(groups), len(control), state, ranks)
+        template = make(plan, layout, tuple(groups), len(control), state)
         self.plan, self.layout, self.meta = plan, layout, meta
         self.control, self.products = control, products
         self.meta_at = meta_at = address_of(meta)
@@ -221,12 +206,6 @@ class KernelArguments:
     def leaves(self) -> np.ndarray:
         """The records of the leaves, and one behind them."""
         return self._array("leaves")
-
-    @cached_property
-    def sums(self) -> np.ndarray:
-        """The sums of squares of each process, as int64 words, a row for each."""
-        records = self._array("sums")
-        return records.view(np.int64).reshape(len(records), -1)
 
     def set_iterations(self, counts: Sequence[int]) -> None:
         """Set how many iterations of the loop each leaf takes."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from numadam._core.plan import Plan
-from numadam._cpu import adding, overlap, strided
+from numadam._cpu import adding, norm_kernel, overlap, strided
 from numadam._cpu.kernel import STEP, make_steps
 from numadam._cpu.validate import VALIDATE, validate
 from numadam._jit.loops import CompiledLoop, callback_address, compiled_loop
@@ -41,6 +41,12 @@ def strided_address() -> int:
 def adder_address(dtype: np.dtype[Any]) -> int:
     """The address of what sums up gradients of several ranks, of real numbers of this dtype."""
     return _address_of(f"add-{dtype.name}", adding.make_adder(dtype), adding.ADD)
+
+
+@functools.cache
+def sum_up_address() -> int:
+    """The address of what sums up the norms of this process for the others."""
+    return _address_of("sum_up", norm_kernel.sum_up, norm_kernel.SUM_UP)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import int64
 
 from numadam._core import norms
 from numadam._core import options as op
@@ -28,7 +29,7 @@ from numadam._cpu.parts import (
     part_of,
 )
 from numadam._cpu.records import META, NORM_SUM
-from numadam._jit.pointers import array_at, array_of, call_c1, record_at
+from numadam._jit.pointers import array_at, call_c1, record_at
 
 #: Blocks of a norm that a thread takes at a time.
 CHUNK = 4
@@ -37,8 +38,8 @@ CHUNK = 4
 #: more; a gradient that is not finite; no step, as the exchange with other processes failed.
 NORMS_FINITE, NORMS_AGAIN, NORMS_NOT_FINITE, NORMS_REFUSED = range(4)
 
-#: ``sums_of(meta)``: the sums of each process.
-sums_of = array_of(META, "sums", NORM_SUM, ("ranks", 0), ("norms", 0))
+#: address of META, address of NORM_SUM[norms], norms -> 0
+SUM_UP = int64(int64, int64, int64)
 
 
 def make_norm(plan: Plan, wrap: Any) -> Any:
@@ -84,37 +85,39 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
     return wrap(norm_part)
 
 
-def _make_put_sum(wrap: Any) -> Any:
-    """``put_sum(leaves, j, after, partials, place)``: of leaves j to `after`, in this process."""
+def sum_up(meta_at, norms_at, count):
+    """The sum of each of `count` norms in this process, as a NORM_SUM each, for the others.
 
-    def put_sum(leaves, j, after, partials, place):
-        begin = leaves[j].first_block
-        high, low, large = norms.combine(partials, begin, leaves[after].first_block - begin)
-        place.high, place.low = norms.words_of(high, low, large)
-        place.exponent = leaves[j].exponent
+    A C function of its own: only what has an exchange compiles it.
+    """
+    meta = record_at(meta_at, META)
+    leaves, sums = leaves_of(meta), array_at(norms_at, count, NORM_SUM)
+    partials = array_at(meta.partials, 2 * leaves[meta.count].first_block, np.int64)
+    for n in range(count):
+        begin, after = leaves[n].first_block, n + 1 if count > 1 else meta.count
+        sum_of = norms.combine(partials, begin, leaves[after].first_block - begin)
+        sums[n].high, sums[n].low = norms.words_of(*sum_of)
+        sums[n].exponent = leaves[n].exponent
+    return 0
 
-    return wrap(put_sum)
 
+def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
+    """``finalize_norms(meta_at)``: norms and clip factors from the partial sums, and a status.
 
-def _make_settle(plan: Plan, wrap: Any) -> Any:
-    """``settle(leaves, j, after, factors, sums, n, control, place)``: a norm, and its factors.
-
-    Leaves j to `after` are taken as one array; the sums of all processes are added.
+    With other processes, a call puts one sum of each process in the place of the partial sums.
     """
     of_all, small, ranged = plan.norm == "all", tiny(plan.real), plan.real == np.float64
     column = op.COLUMN.clip_norm if of_all else op.COLUMN.clip_array_norm
-    margin = op.COLUMN.margin
+    margin, control_of = op.COLUMN.margin, make_control_of(plan)
 
-    def settle(leaves, j, after, factors, sums, n, control, place):
-        high, low, large = 0, 0, 0.0
-        tried = most = sums[0, n].exponent
-        for rank in range(len(sums)):
-            one = sums[rank, n]
-            high, low, large = norms.add_sum(high, low, large, one.high, one.low)
-            tried, most = min(tried, one.exponent), max(most, one.exponent)
-        exponent = most  # sums of unlike units cannot be added: all take the largest
-        if tried == most:
-            exponent = norms.next_exponent(high, low, large, tried, ranged)
+    def finalize(leaves, j, after, factors, sums, ranks, control, place):
+        """Leaves j to `after`, taken as one array, whose norm goes to `place`."""
+        begin, tried = leaves[j].first_block, leaves[j].exponent
+        count = leaves[after].first_block - begin
+        if ranks != 0:
+            begin, count = j * ranks, ranks
+        high, low, large = norms.combine(sums, begin, count)
+        exponent = norms.next_exponent(high, low, large, tried, ranged)
         if exponent != tried:
             for i in range(j, after):
                 leaves[i].exponent = exponent
@@ -127,31 +130,24 @@ def _make_settle(plan: Plan, wrap: Any) -> Any:
             factors[0, i], factors[1, i] = pre, factor
         return NORMS_FINITE if math.isfinite(total) else NORMS_NOT_FINITE
 
-    return wrap(settle)
-
-
-def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
-    """``finalize_norms(meta_at)``: norms and clip factors from the partial sums, and a status.
-
-    One process and many go the same way: with more than one, a call fetches the sums of the others.
-    """
-    of_all, control_of = plan.norm == "all", make_control_of(plan)
-    put_sum, settle = _make_put_sum(wrap), _make_settle(plan, wrap)
+    one = wrap(finalize)
 
     def finalize_norms(meta_at):
         meta = record_at(meta_at, META)
         count, leaves, factors = meta.count, leaves_of(meta), factors_of(meta)
-        control, sums, rank = control_of(meta), sums_of(meta), meta.rank
-        partials = array_at(meta.partials, 2 * leaves[count].first_block, np.int64)
-        for n in range(meta.norms):
-            put_sum(leaves, 0 if of_all else n, count if of_all else n + 1, partials, sums[rank, n])
-        if meta.exchange != 0 and call_c1(meta.exchange, meta_at) != 0:
-            return NORMS_REFUSED
+        control, ranks = control_of(meta), 0
+        sums = array_at(meta.partials, 2 * leaves[count].first_block, np.int64)
+        if meta.exchange != 0:
+            found = call_c1(meta.exchange, meta_at)
+            if found != NORMS_FINITE:
+                return found
+            ranks = meta.ranks
+            sums = array_at(meta.sums, 2 * ranks * (1 if of_all else count), np.int64)
         if of_all:
-            return settle(leaves, 0, count, factors, sums, 0, control, count)
+            return one(leaves, 0, count, factors, sums, ranks, control, count)
         found = NORMS_FINITE
         for j in range(count):
-            of_leaf = settle(leaves, j, j + 1, factors, sums, j, control, j)
+            of_leaf = one(leaves, j, j + 1, factors, sums, ranks, control, j)
             if NORMS_AGAIN in (of_leaf, found):
                 found = NORMS_AGAIN
             else:

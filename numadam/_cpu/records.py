@@ -11,7 +11,7 @@ ids of its arrays, and finds everything else from there::
          ├─► scalars     float64[groups, width]: what the step computes from it
          ├─► factors     float64[3, count + 1]: clip factor in two steps, norm; last of all leaves
          ├─► partials    int64[blocks, 2]: a partial sum for each block of each gradient
-         ├─► sums        NORM_SUM[ranks, norms]: of the partial sums of each process, for each norm
+         ├─► sums        int64[norms, ranks, 2]: in their place, a sum of each process for each norm
          └─► products    float64[groups, n]: see `products`; they follow META, then the state
 """
 
@@ -62,10 +62,8 @@ META = np.dtype(
         ("factors", POINTER),
         ("partials", POINTER),
         ("sums", POINTER),
-        ("norms", NUMBER),  # norms of a step: none, one, or one a leaf
-        ("ranks", NUMBER),  # processes whose sums are added, and which of them this one is
-        ("rank", NUMBER),
-        ("exchange", POINTER),  # fetches the sums of the others, 0 where there are none
+        ("ranks", NUMBER),  # processes whose sums are added
+        ("exchange", POINTER),  # fetches the sums of all processes, 0 where there is one alone
         ("products", POINTER),
         ("every", NUMBER),  # gradients in a mean
         ("flushing", NUMBER),  # 1 where a mean is cut short

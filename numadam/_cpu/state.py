@@ -60,7 +60,6 @@ class CpuState:
             self.products,
             settings.group_of_leaf,
             places,
-            1 if settings.exchange is None else settings.exchange.size,
         )
         self._meta["guard"], self._meta["every"] = settings.guard, settings.options["accumulate"]
         self.state = self._views(self._block)

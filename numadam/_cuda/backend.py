@@ -239,7 +239,7 @@ class CudaBackend(Backend):
         exchange = self.settings.exchange
         if exchange is None:
             return self._take_here(lr, n, flushing)
-        exchange.begin()
+        exchange.begin(lr)
         try:
             return self._take_here(lr, n, flushing)
         except BaseException as error:

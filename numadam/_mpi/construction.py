@@ -67,7 +67,8 @@ class Construction:
 
 
 def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+    data = text.encode(errors="backslashreplace")  # a name may have surrogates
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), signed=True)
 
 
 def _of_arrays(settings: Settings, names: Sequence[str], home: str) -> Iterator[tuple[str, str]]:

@@ -33,9 +33,9 @@ class StepExchange:
     """
 
     def __init__(self, ranks: Ranks, names: Sequence[str]) -> None:
-        self._ranks, self._names = ranks, list(names)
+        self._ranks, self._names = ranks, ["lr", *names]
         self.rank, self.size, self.words = ranks.rank, ranks.size, 0
-        self._met = False
+        self._met, self._rate = False, 0.0
         self._known: BaseException | None = None
 
     def gather(self, words: np.ndarray, same: np.ndarray) -> np.ndarray:
@@ -54,6 +54,7 @@ class StepExchange:
             Where another rank refuses the step, or has other numbers.
         """
         rows = self._rows()
+        same = np.array([self._rate, *same])
         digest = hashlib.blake2b(same.tobytes(), digest_size=8).digest()
         rows[self.rank, 1] = np.frombuffer(digest, np.int64)[0]
         rows[self.rank, _OWN_WORDS:] = words
@@ -65,9 +66,9 @@ class StepExchange:
             self._differ(same)
         return rows[:, _OWN_WORDS:]
 
-    def begin(self) -> None:
-        """Begin a step: no words have been exchanged in it."""
-        self._met, self._known = False, None
+    def begin(self, lr: float) -> None:
+        """Begin a step: no words have been exchanged in it. All ranks pass the same lr."""
+        self._met, self._known, self._rate = False, None, lr
 
     def end(self, error: BaseException) -> None:
         """Note how a step ended: of an error after its exchange the others need not know."""

@@ -135,7 +135,7 @@ class Placement:
         if lr is not None:
             given["lr"] = sliced_rates(lr, tree, leaves, self.slices)
         if options.get("bounds") is not None:
-            given["bounds"] = sliced_bounds(options["bounds"], tree, leaves, self.slices)
+            given["bounds"] = sliced_bounds(options["bounds"], self.active, self.leaves, self.parts)
         return given
 
     def about_elements(self, lr: Any, bounds: Any) -> tuple[Any, ...]:

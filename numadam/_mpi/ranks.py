@@ -113,7 +113,8 @@ class Ranks:
     def texts(self, text: str) -> list[str]:
         """The text of every rank; a long one is cut. Collective."""
         rows = np.zeros((self.size, _MESSAGE), np.uint8)
-        words = text.encode()[:_MESSAGE]
+        # a path that is no UTF-8 has surrogates: an error here would leave the others waiting
+        words = text.encode(errors="backslashreplace")[:_MESSAGE]
         rows[self.rank, : len(words)] = np.frombuffer(words, np.uint8)
         self.share(rows)
         return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
@@ -146,8 +147,11 @@ class Ranks:
 
 
 def described(error: BaseException) -> str:
-    """An error as a message to other ranks."""
-    text = str(error)
+    """An error as a message to other ranks, which wait for it whatever it is."""
+    try:
+        text = str(error)
+    except Exception as unsaid:
+        text = f"its text raised {type(unsaid).__name__}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

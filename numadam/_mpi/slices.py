@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.interop import is_cupy
-from numadam._arrays.tree import Tree
+from numadam._arrays.tree import Active, Tree
 from numadam._core.rule import RuleSpec
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import leaf_overrides
@@ -43,12 +43,9 @@ def sliced_rates(lr: Any, tree: Tree, leaves: Sequence[Any], parts: Parts) -> An
     )
 
 
-def sliced_bounds(bounds: Any, tree: Tree, leaves: Sequence[Any], parts: Parts) -> Any:
-    """The bounds of the slices, in dicts by the keys of the nesting."""
-    if bounds is None:
-        return None
-    names = tree.names("params")
-    pairs = leaf_bounds(bounds, tree, leaves, names)
+def sliced_bounds(bounds: Any, tree: Active, leaves: Sequence[Any], parts: Parts) -> Any:
+    """The bounds of the slices, in dicts by the keys of the nesting; frozen arrays have none."""
+    pairs = leaf_bounds(bounds, tree, leaves, tree.names("params"))
     sliced = [
         _Box(*(end if isinstance(end, float) else _slice(end, leaf, part) for end in pair))
         for pair, leaf, part in zip(pairs, leaves, parts, strict=True)

@@ -109,6 +109,10 @@ class OptimizerBase:
         masks: Sequence[Any] = ()
         if comm is not None and comm.owned is not None:
             masks = leaf_masks(comm.owned, tree, leaves, names)
+        if comm is not None and comm.offset is not None:
+            from numadam._optimizer.held import check_offset
+
+            check_offset(comm.offset, params)
         settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs, masks)
         if options["capturable"]:
             rate = settings.rate_array = backend.rate_array(lr, leaves)

@@ -49,6 +49,23 @@ def of_blocks(optimizer: OptimizerBase, comm: Any) -> tuple[Ranks, Callable[[], 
     return ranks(comm), lambda: _blocks(optimizer, comm.owned, comm.offset, comm.ranks)
 
 
+def check_offset(offset: Any, params: Any) -> None:
+    """Refuse places of blocks that do not go with the parameters: else a save would, hours later.
+
+    Raises
+    ------
+    ValueError
+    """
+    structure = Structure(params)
+    for path, name in structure.names.items():
+        try:
+            begin = _at(offset, path)
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"offset: has nothing for {name}. Nest it like params.") from error
+        if begin is not None:
+            _checked_offset(begin, structure.leaves[name].ndim, name)
+
+
 def _blocks(optimizer: OptimizerBase, owned: Any, offset: Any, ranks: int) -> Held:
     """What a rank holds, by the mask of owned cells and the place of its blocks."""
     structure = Structure(optimizer.params)

@@ -47,16 +47,23 @@ def save(
     held, check : callable
         What this rank holds; and what refuses to save. Their errors reach all ranks.
     """
-    parts, what = parts_of(optimizer), f"saving {os.fsdecode(path)}"
+    parts = parts_of(optimizer)
 
     def look() -> tuple[Held, bool]:
+        _check_name(path)
         check()
         return held(), has_arrays(parts)
 
-    own, arrays = on_all(ranks, what, look)
+    own, arrays = on_all(ranks, "save", look)
     rows = ranks.gather(np.array([arrays, bool(own.owned)], np.int64))
     as_arrays, masks = np.any(rows, axis=0).tolist()
     together.save(path, ranks, lambda: _part(optimizer, own, as_arrays, masks))
+
+
+def _check_name(path: str | os.PathLike[Any]) -> None:
+    """Refuse what is no name, and the empty one, which would be the current folder."""
+    if not os.fsdecode(path):
+        raise ValueError("path: is empty. Give the name of a folder.")
 
 
 def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) -> Part:
@@ -112,13 +119,14 @@ def load(
     held, check : callable
         As in `save`.
     """
-    parts, what = parts_of(optimizer), f"loading {os.fsdecode(path)}"
+    parts = parts_of(optimizer)
 
     def look() -> Held:
+        _check_name(path)
         check()
         return held()
 
-    own = on_all(ranks, what, look)
+    own, what = on_all(ranks, "load", look), f"loading {os.fsdecode(path)}"
     index, arrays = together.load(path, ranks, KIND, lambda index: _wanted(index, own))
 
     def fitted() -> Fit:

@@ -14,19 +14,23 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 
 import numadam
 
 ROOT = Path(numadam.__file__).parents[1]
-#: seconds: that a rank which failed waits for the others, and that a test may take
-PATIENCE, LIMIT = 5.0, 120
-FAILED = "failed"
+#: seconds: that a rank which failed waits for the others, that a test may take, and that ranks
+#: of numadam wait for those that compile on a busy machine
+PATIENCE, LIMIT, COMPILING = 20.0, 120, 60.0
+PASSED, FAILED = "passed", "failed"
 
 try:
     from mpi4py import MPI
@@ -88,10 +92,14 @@ class Together:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
         report = yield
-        mine = (report.outcome, report.longreprtext, item.nodeid)
-        every = self.gather(mine, patient=report.outcome != FAILED)
-        if every is None:
+        # most phases pass everywhere: a few bytes, not the texts
+        words = [report.outcome != PASSED, zlib.crc32(item.nodeid.encode())]
+        alike = self.exchange(words, PATIENCE if report.outcome == FAILED else None)
+        if alike is None:
             self.abort(f"{item.nodeid}\n{report.longreprtext}")
+        if alike and report.outcome == PASSED:
+            return report
+        every = self.comm.allgather((report.outcome, report.longreprtext, item.nodeid))
         ids, outcomes = {one[2] for one in every}, {one[0] for one in every}
         if len(ids) > 1:
             self.abort(f"the ranks run different tests: {sorted(ids)}")
@@ -99,15 +107,17 @@ class Together:
             report.outcome, report.longrepr = FAILED, _told(every)
         return report
 
-    def gather(self, mine: Any, patient: bool) -> list[Any] | None:
-        """What each rank says; None where this rank failed and the others do not come."""
-        end = time.monotonic() + PATIENCE
-        here = self.comm.Ibarrier()
-        while not here.Test():
-            if not patient and time.monotonic() > end:
+    def exchange(self, words: list[int], patience: float | None = None) -> bool | None:
+        """Whether all ranks have these words; None where they have not come in time."""
+        rows = np.empty((self.comm.size, len(words)), np.int64)
+        request = self.comm.Iallgather(np.array(words, np.int64), rows)
+        begin = time.monotonic()
+        while not request.Test():
+            waited = time.monotonic() - begin
+            if patience is not None and waited > patience:
                 return None
-            time.sleep(1e-3)
-        return self.comm.allgather(mine)
+            time.sleep(0 if waited < 1e-3 else 1e-3)  # a core has several ranks
+        return bool((rows == rows[0]).all())
 
     def abort(self, text: str) -> NoReturn:
         """End all ranks: some are inside a call of MPI and would wait for ever."""
@@ -117,9 +127,16 @@ class Together:
         self.comm.Abort(1)
         raise SystemExit(1)
 
-    def pytest_unconfigure(self) -> None:
-        """Wait until rank 0 has printed: a rank that ends with an error ends all."""
-        self.gather(None, patient=False)
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """Wait until rank 0 has printed: a rank that ends with an error ends all.
+
+        A rank that did not wait would leave the others here for ever. Those that end otherwise
+        than through here do so with an error.
+        """
+        sys.stdout.flush()
+        if self.exchange([0], LIMIT) is None:
+            self.abort("the others do not end")
+        shutil.rmtree(config.option.basetemp, ignore_errors=True)
 
 
 def _told(every: list[Any]) -> str:
@@ -129,6 +146,20 @@ def _told(every: list[Any]) -> str:
         said.setdefault(f"{outcome}\n{text}", []).append(str(rank))
     first = sorted(said.items(), key=lambda item: not item[0].startswith(FAILED))
     return "\n".join(f"rank {', '.join(ranks)}: {text}" for text, ranks in first)
+
+
+@pytest.hookimpl(specname="pytest_configure", tryfirst=True)  # before it is read
+def own_folder(config: pytest.Config) -> None:
+    """Give each rank a folder of its own for `tmp_path`.
+
+    Several processes that remove old folders of pytest's at once meet files that are gone.
+    """
+    if ABSENT or MPI.COMM_WORLD.size == 1:
+        return
+    rank, given = MPI.COMM_WORLD.rank, config.option.basetemp
+    config.option.basetemp = (
+        f"{given}-{rank}" if given else tempfile.mkdtemp(prefix=f"rank-{rank}-")
+    )
 
 
 @pytest.hookimpl(trylast=True)  # the reporter is there
@@ -145,6 +176,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # --- fixtures -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def patient_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that has failed waits for others that still compile what it has not begun."""
+    from numadam._minimize.ranks import meetings
+    from numadam._mpi import agreement, exchange, ranks
+
+    for module in (agreement, exchange, meetings, ranks):
+        monkeypatch.setattr(module, "LEFT_ALONE", COMPILING)
 
 
 @pytest.fixture
@@ -171,6 +212,7 @@ def mpiexec() -> Callable[..., subprocess.CompletedProcess[str]]:
     foreign = ("PMI", "HYDRA", "MPI_LOCAL", "MPIEXEC", "OMPI_", "PRTE", "PMIX")
     env = {key: text for key, text in os.environ.items() if not key.startswith(foreign)}
     env["PYTHONPATH"] = str(ROOT)
+    env.setdefault("OMP_NUM_THREADS", "1")  # of BLAS; the ranks share the cores
 
     def start(ranks: int, *words: Any, timeout: float = 90) -> subprocess.CompletedProcess[str]:
         command = [found, "-n", str(ranks), sys.executable, "-m", "mpi4py", *map(str, words)]

@@ -231,6 +231,15 @@ def test_a_damaged_shard_changes_no_rank(comm, shared_path, kind):
 
 
 @pytest.mark.ranks(2)
+@pytest.mark.parametrize("call", ["save", "load"])
+def test_a_path_that_one_rank_cannot_have_is_refused_on_all(comm, shared_path, call):
+    opt, sinner = Blocks(comm).opt, comm.rank == comm.size - 1
+    opt.save(shared_path / "run")
+    for wrong, error, says in ((3, TypeError, "expected str"), ("", ValueError, "path: is empty")):
+        with pytest.raises(error if sinner else na.mpi.RankError, match=says):
+            getattr(opt, call)(wrong if sinner else shared_path / "run")
+
+
 def test_ranks_that_differ_save_nothing(comm, shared_path):
     run = Blocks(comm)
     if comm.rank == 1:
@@ -247,3 +256,13 @@ def test_one_rank_is_killed_in_the_middle_of_saves(comm, tmp_path):
         pytest.skip("starts ranks of its own: runs where there is one rank")
     result = killed_folders.campaign(tmp_path, 4, seed=1)
     assert result.kills == 4
+
+
+def test_a_file_of_one_process_is_no_folder(comm, shared_path):
+    path = shared_path / "one.safetensors"
+    if comm.rank == 0:
+        na.SGD(np.zeros(3)).save(path)
+    comm.Barrier()
+    opt = na.SGD(np.zeros(3), comm=comm)
+    with pytest.raises(NotADirectoryError, match=r"is a file of one process.*numadam\.load"):
+        opt.load(path)

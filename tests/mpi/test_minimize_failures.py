@@ -191,6 +191,9 @@ import time
 import numpy as np
 from mpi4py import MPI
 import numadam as na
+from numadam._mpi import ranks
+
+ranks.LEFT_ALONE = 1.0  # before it is read
 
 comm = MPI.COMM_WORLD
 calls = []
@@ -214,3 +217,18 @@ def test_ranks_that_wait_in_fun_are_ended(mpiexec, tmp_path):
     assert len(told) == 1
     assert "rank 1 of 2" in told[0]
     assert "ZeroDivisionError: no such thing" in told[0]
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        ("f", ("global", "local"), "f: is 'global' on rank 0 and 'local' on rank 1"),
+        ("track_best", (None, False), "track_best: is None on rank 0 and False on rank 1"),
+        ("maxiter", (3, 4), "maxiter: is 3 on rank 0 and 4 on rank 1"),
+    ],
+)
+def test_arguments_that_differ_are_shown_as_they_were_passed(comm, name, values, says):
+    options = {"f": "local", "maxiter": 5, name: values[comm.rank > 0]}
+    with pytest.raises(ValueError, match=says):
+        na.minimize(lambda x: (x @ x, 2 * x), np.ones(3), jac=True, comm=comm, **options)

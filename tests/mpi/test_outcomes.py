@@ -29,6 +29,10 @@ def test_goes_on(shared_path, comm):
     assert comm.allgather(str(shared_path)) == [str(shared_path)] * comm.size
 """
 ALONE = """
+from tests.mpi import conftest
+
+conftest.PATIENCE = 1.0
+
 def test_leaves_the_others(comm):
     if comm.rank == 1:
         raise ValueError("gone")

@@ -113,6 +113,60 @@ def test_a_step_that_one_rank_refuses_is_taken_nowhere(comm, call, first):
     assert same_bits(opt.params, twin.params)
 
 
+class Unsaid(Exception):
+    """An error without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+STRANGE = {
+    "path that is no UTF-8": (OSError("caf\udce9"), "OSError: caf\\udce9"),
+    "no text": (Unsaid(), "Unsaid: its text raised RuntimeError"),
+    "long text": (ValueError("long" * 1000), "ValueError: longlong"),
+}
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("case", STRANGE)
+def test_an_error_reaches_the_others_whatever_its_text(comm, case):
+    error, says = STRANGE[case]
+    opt = make(comm)
+
+    def schedule(t: int) -> float:
+        raise error
+
+    opt.lr = schedule if comm.rank == 0 else 1e-3
+    with pytest.raises(type(error) if comm.rank == 0 else RankError) as caught:
+        opt.step(grads())
+    if comm.rank:
+        assert says in str(caught.value)
+
+
+@pytest.mark.ranks(2)
+def test_a_name_with_surrogates_on_one_rank_is_refused_on_all(comm):
+    name = "caf\udce9" if comm.rank else "cafe"
+    with pytest.raises(RankError, match="names of params"):
+        na.Adam({name: np.ones(2)}, comm=comm)
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("how", ["set", "passed", "schedule"])
+def test_a_learning_rate_of_one_rank_alone_is_refused(comm, how):
+    opt, other = make(comm, lr=0.5), comm.rank == 1
+    before, passed = copy.deepcopy(opt.params), {}
+    if how == "passed":
+        passed = {"lr": 0.25 if other else 0.5}
+    elif other:
+        opt.lr = 0.25 if how == "set" else lambda t: 0.25
+    says = r"lr: is 0\.5 on rank 0 and 0\.25 on rank 1 in the same step"
+    with pytest.raises(RankError, match=says):
+        opt.step(grads(), **passed)
+    assert same_bits(before, opt.params)
+    opt.lr = 0.5
+    opt.step(grads())
+
+
 @pytest.mark.ranks(3)
 def test_two_ranks_refuse_at_once(comm):
     opt = make(comm)
@@ -254,6 +308,22 @@ def test_what_is_no_communicator(comm):
 
 
 @pytest.mark.parametrize(
+    ("offset", "says"),
+    [
+        ((0,), r"expected 2 whole numbers >= 0 for p/w, .* got \(0,\)"),
+        ({"w": (0, -1), "b": (0,)}, r".* p/w, .* got \(0, -1\)"),
+        ({"w": (0, 0), "b": (0.5,)}, r"expected 1 .* p/b, .* got \(0\.5,\)"),
+        ({"w": (0, 0)}, "has nothing for p/b"),
+        (7, "has nothing for p/w"),
+    ],
+)
+def test_offsets_that_do_not_go_with_the_parameters(comm, offset, says):
+    """Refused when the optimiser is made, not at the first save."""
+    with pytest.raises(ValueError, match="^offset: " + says):
+        make(na.mpi.Decomposition(comm, offset=offset))
+
+
+@pytest.mark.parametrize(
     ("owned", "error", "says"),
     [
         (np.ones(3), TypeError, "owned: expected an array of bool, .* got float64 array"),
@@ -286,6 +356,9 @@ import time
 import numpy as np
 from mpi4py import MPI
 import numadam as na
+from numadam._mpi import ranks
+
+ranks.LEFT_ALONE = 1.0  # before it is read
 
 comm = MPI.COMM_WORLD
 opt = na.Adam(np.ones(3), comm=comm, clip_norm=1.0)

@@ -203,6 +203,11 @@ def test_bounds_of_one_pair_move_the_parameters_in(nodes):
     check(na.Adam, nodes, SHAPES["few"], bounds=(-0.25, 0.5), lr=0.01)
 
 
+def test_bounds_where_an_array_is_frozen(nodes):
+    groups = {"a.b": {"frozen": True}}
+    check(na.SGD, nodes, SHAPES["nested"], bounds=(-0.25, 0.5), groups=groups, lr=0.1)
+
+
 def test_two_elements_with_bounds_of_their_own(nodes):
     low = np.array([-0.5, 0.1])
     for bounds in ([(-0.5, None), (0.1, 2.0)], [(-0.5, 1.0), (0.1, 1.0)]):

@@ -151,3 +151,17 @@ def test_no_room_on_one_rank_raises_on_all(comm, monkeypatch):
         monkeypatch.setattr(windows.ctypes, "CDLL", full)
     with pytest.raises(MemoryError if last else na.mpi.RankError, match="there is no room"):
         na.mpi.shared_array(comm, 100_000)
+
+
+def test_arrays_of_communicators_that_are_freed(comm):
+    """Arrays of a communicator that is gone are not taken for those of another one."""
+    for turn in range(20):
+        part = comm.Split((comm.rank + turn) % 2, comm.rank)
+        array = na.mpi.shared_array(part, 5)
+        part.Barrier()
+        assert not array.any()
+        part.Barrier()
+        array[part.rank % 5] = comm.rank
+        del array
+        part.Free()
+    assert na.mpi.shared_array(comm, 3).tolist() == [0.0, 0.0, 0.0]

@@ -29,6 +29,14 @@ from numadam._mpi.errors import RankError
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.owned import leaf_masks
 
+#: What the user has passed where ranks compare 0 or 1.
+_PASSED = {
+    "f": ("'global'", "'local'"),
+    "jac": ("True", "a function"),
+    "track_best": ("False", "True"),
+    "state": ("not given", "given"),
+}
+
 
 class RankRun(PythonRun):
     """One minimisation by several processes."""
@@ -68,9 +76,10 @@ class RankRun(PythonRun):
         for name, column in zip(values, rows.T, strict=False):
             unlike = np.flatnonzero(column.view(np.int64) != column[:1].view(np.int64))
             if len(unlike):
+                one, other = (_shown(name, column[rank]) for rank in (0, unlike[0]))
                 raise ValueError(
-                    f"{name}: is {column[0]:g} on rank 0 and {column[unlike[0]]:g} on rank "
-                    f"{unlike[0]}. Pass the same on all ranks."
+                    f"{name}: is {one} on rank 0 and {other} on rank {unlike[0]}. Pass the same on "
+                    "all ranks."
                 )
         if math.inf in rows[:, -1]:  # a block of the best iterate before violates the bounds
             self._lowest = math.inf
@@ -106,6 +115,13 @@ class RankRun(PythonRun):
                 self._exchange.refuse(error)  # unless the step has told them
                 raise
             self._meetings.refuse(error)
+
+
+def _shown(name: str, number: float) -> str:
+    """A number that ranks have compared, as the user has passed it."""
+    if name not in _PASSED:
+        return f"{number:g}"
+    return "None" if math.isnan(number) else _PASSED[name][int(number)]
 
 
 @contextlib.contextmanager
