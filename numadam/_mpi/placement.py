@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from numadam._arrays.interop import home, is_cupy
+from numadam._arrays.interop import home, is_cupy, to_host
 from numadam._arrays.tree import Active, Tree, same_objects
 from numadam._core.rule import RuleSpec
 from numadam._mpi.cut import Cut
 from numadam._mpi.flat import Flat
 from numadam._mpi.nodes import nodes_of
 from numadam._mpi.ranks import Ranks
-from numadam._mpi.replicas import check_leaves, check_values, common_window, together
-from numadam._mpi.slices import frozen_leaves, sliced_bounds, sliced_rates
+from numadam._mpi.replicas import check_leaves, check_values, common_window, digest, together
+from numadam._mpi.slices import frozen_leaves, of_elements, sliced_bounds, sliced_rates
 
 
 class Whole:
@@ -137,6 +137,12 @@ class Placement:
         if options.get("bounds") is not None:
             given["bounds"] = sliced_bounds(options["bounds"], self.active, self.leaves, self.parts)
         return given
+
+    def about_elements(self, lr: Any, bounds: Any) -> tuple[Any, ...]:
+        """What has to be the same on all ranks of options that differ from element to element."""
+        lr = 0.0 if lr is None else lr
+        arrays = of_elements(lr, bounds, self.whole.tree, self.whole.leaves)
+        return tuple(digest(np.asarray(to_host(one))) for one in arrays)
 
     def views(self, values: Any) -> Any:
         """A flat array of this rank's part as arrays, in the nesting of the parameters."""

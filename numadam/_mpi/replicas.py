@@ -79,8 +79,8 @@ def common_window(leaves: Sequence[Any], names: Sequence[str]) -> Window | None:
 
 def check_same(ranks: Ranks, about: tuple[Any, ...], what: str) -> None:
     """Refuse arguments that differ between ranks, on all of them. Collective."""
-    digest = zlib.crc32(repr(about).encode())
-    rows = ranks.gather(np.array([digest], np.int64))
+    word = zlib.crc32(repr(about).encode())
+    rows = ranks.gather(np.array([word], np.int64))
     if (rows != rows[0]).any():
         other = int(np.flatnonzero(rows[:, 0] != rows[0, 0])[0])
         raise RankError(
@@ -90,7 +90,7 @@ def check_same(ranks: Ranks, about: tuple[Any, ...], what: str) -> None:
 
 def check_values(ranks: Ranks, leaves: Sequence[Any], names: Sequence[str]) -> None:
     """Refuse arrays whose bits differ between ranks, on all of them. Collective."""
-    words = np.array([_digest(leaf) for leaf in leaves], np.int64).reshape(-1)
+    words = np.array([digest(leaf) for leaf in leaves], np.int64).reshape(-1)
     rows = ranks.gather(words)
     unlike = np.argwhere(rows != rows[0])
     if len(unlike):
@@ -102,7 +102,7 @@ def check_values(ranks: Ranks, leaves: Sequence[Any], names: Sequence[str]) -> N
         )
 
 
-def _digest(leaf: Any) -> tuple[int, int]:
+def digest(leaf: Any) -> tuple[int, int]:
     """Two sums over the bits of an array, at the speed of memory: no cryptographic hash."""
     raw = to_host(leaf).reshape(-1).view(np.uint8)
     whole = raw[: len(raw) // 8 * 8].view(np.uint64)

@@ -18,7 +18,7 @@ from numadam._mpi.windows import Local, Window, zero
 
 #: The ranks of this node, of each communicator.
 _nodes: WeakKeyDictionary[Ranks, Local] = WeakKeyDictionary()
-_MAKING = "numadam.mpi.shared_array"
+_MAKING_ARRAY = "numadam.mpi.shared_array"
 
 
 def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> np.ndarray:
@@ -68,15 +68,15 @@ def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> n
         opt = na.mpi.Sharded(na.Adam, x, comm, lr=1e-3)
     """
     ranks = ranks_of(comm)
-    wanted, kind = together(ranks, _MAKING, lambda: (_lengths(shape), _numbers(dtype)))
-    check_same(ranks, (wanted, kind.str, kind.descr), f"{_MAKING}: shape or dtype")
+    wanted, kind = together(ranks, _MAKING_ARRAY, lambda: (_lengths(shape), _numbers(dtype)))
+    check_same(ranks, (wanted, kind.str, kind.descr), f"{_MAKING_ARRAY}: shape or dtype")
     local = _nodes.get(ranks)
     if local is None:
         local = Local(ranks.comm.Split_type(MPI.COMM_TYPE_SHARED, ranks.rank))
         _nodes[ranks] = local
         ranks.on_close(local.close)
     nbytes = math.prod(wanted) * kind.itemsize
-    window, memory = together(ranks, _MAKING, lambda: _zeros(local, nbytes))
+    window, memory = together(ranks, _MAKING_ARRAY, lambda: _zeros(local, nbytes))
     window.sync()
     array: np.ndarray = memory.view(kind).reshape(wanted)
     return array

@@ -71,6 +71,16 @@ class _Box:
         return f"({self.lb!r}, {self.ub!r})"
 
 
+def of_elements(lr: Any, bounds: Any, tree: Tree, leaves: Sequence[Any]) -> list[Any]:
+    """The arrays in learning rates and bounds, whole."""
+    rates = [] if is_plain(lr) else leaf_rates(lr, tree)
+    found = [one for one in rates if not is_plain(one)]
+    if bounds is not None:
+        pairs = leaf_bounds(bounds, tree, leaves, tree.names("params"))
+        found += [end for pair in pairs for end in pair if not isinstance(end, float)]
+    return found
+
+
 def _slice(values: Any, leaf: Any, part: tuple[int, int]) -> Any:
     low, high = part
     if is_cupy(values):

@@ -135,13 +135,7 @@ class Sharded(Forwarding):
         check_same(self._ranks, about, "Sharded: class, params or options")
         self._place = Placement(self._ranks, whole, _MAKING)
 
-        def make() -> Optimizer:
-            constructor: Any = kind  # a rule's
-            given = self._place.options(lr, options)
-            made: Optimizer = constructor(self._place.own(), comm=comm, **given)
-            return made
-
-        self._shard = together(self._ranks, _MAKING, make)
+        self._shard = self._part(kind, comm, lr, options)
         divisor = self._ranks.size if reduce == "mean" else 1
         self._steps = together(
             self._ranks, _MAKING, lambda: self._stepping(bucket_bytes, divisor, transport)
@@ -149,6 +143,19 @@ class Sharded(Forwarding):
         if options.get("bounds") is not None:  # the shard has moved parameters into them
             self._steps.spread()
         self._steps.barrier()
+
+    def _part(self, kind: Any, comm: Any, lr: Any, options: dict[str, Any]) -> Optimizer:
+        """The optimiser of this rank's part, with its part of the options. Collective."""
+        bounds = options.get("bounds")
+        arrays = together(self._ranks, _MAKING, lambda: self._place.about_elements(lr, bounds))
+        check_same(self._ranks, arrays, "Sharded: lr or bounds")
+
+        def make() -> Optimizer:
+            given = self._place.options(lr, options)
+            made: Optimizer = kind(self._place.own(), comm=comm, **given)
+            return made
+
+        return together(self._ranks, _MAKING, make)
 
     def _stepping(self, bucket_bytes: int, divisor: int, transport: str) -> HostSteps | DeviceSteps:
         """What takes steps of these arrays, on all ranks."""

@@ -476,6 +476,16 @@ def test_another_lr_on_one_rank_is_refused(comm, name):
     opt.step(np.ones(300))
 
 
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("name", ["lr", "bounds"])
+def test_other_options_of_elements_on_one_rank_are_refused(comm, name):
+    values = np.linspace(0.1, 1, 300)
+    values[7] += comm.rank == 1
+    given = {name: values if name == "lr" else (values - 5, None)}
+    with pytest.raises(na.mpi.RankError, match="Sharded: lr or bounds differ between rank 0 and"):
+        na.mpi.Sharded(na.Adam, np.zeros(300), comm, **given)
+
+
 def test_lr_of_one_step(nodes):
     x = nodes.params((300,), np.float32)
     opt = na.mpi.Sharded(na.SGD, x, nodes.comm, lr=5.0)
