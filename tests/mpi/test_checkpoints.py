@@ -191,7 +191,7 @@ def test_a_rank_that_fails_while_others_write(comm, shared_path, kind, monkeypat
     run.opt.save(path)
     comm.Barrier()
     old = content(path)
-    monkeypatch.setattr(ranks_module, "PATIENCE", 1.0)
+    monkeypatch.setattr(ranks_module, "LEFT_ALONE", 1.0)
 
     def write(self, *args):
         if comm.rank == comm.size - 1:
