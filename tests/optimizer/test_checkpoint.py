@@ -64,7 +64,8 @@ def test_every_option_is_in_the_file(path):
     opt = trained()
     opt.save(path)
     meta = read(path, "optimizer").meta
-    assert meta["options"].keys() == opt._settings.options.keys()
+    # which communicator there is, is no matter of the file
+    assert {*meta["options"], "comm"} == opt._settings.options.keys()
     assert meta["counters"] == {"t": 3}
 
 
