@@ -1,4 +1,4 @@
-"""How long a step takes on many ranks: docs/benchmarks/scale.md, its tables and its picture.
+"""Time of a step on many ranks: docs/benchmarks/scale.md, its tables and its picture.
 
     python asv_benchmarks/scale.py --measure     # the points of this machine, 1 to 4 ranks: minutes
     python asv_benchmarks/scale.py               # the page and the picture, from scale.json

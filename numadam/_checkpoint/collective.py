@@ -1,4 +1,4 @@
-"""What saves and loads of several ranks need of a communicator, which they do not know."""
+"""Protocol of a communicator, as far as saves and loads of several ranks need it."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Saved(NamedTuple):
 
 
 class Cuts(NamedTuple):
-    """Where the parts of all ranks lie in one whole array.
+    """Places of the parts of all ranks in one whole array.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Cuts(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What the index of a folder says.
+    """Content of the index of a folder.
 
     Attributes
     ----------

@@ -26,7 +26,7 @@ from numadam._checkpoint.regions import Cut
 
 
 class Part(NamedTuple):
-    """What one rank saves.
+    """Content of one rank's shard.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ def _removed_if_failed(shard: files.NewShard) -> Iterator[None]:
 
 
 def _alike(part: Part) -> dict[str, Any]:
-    """What has to be the same on all ranks, by what a message calls it."""
+    """Values that have to be the same on all ranks, by what a message calls them."""
     found = {name: one for name, one in part.meta.items() if name != "options"}
     found |= {f"option {name}": one for name, one in part.meta.get("options", {}).items()}
     found["names and dtypes of the arrays"] = [[n, *_saved(n, part)] for n in part.arrays]

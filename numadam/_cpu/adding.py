@@ -103,7 +103,7 @@ def make_adder(dtype: np.dtype) -> Callable[..., int]:
 
 
 class Adding:
-    """What a step adds up: the addresses of gradients, for compiled code.
+    """Addresses of the gradients that a step adds up, for compiled code.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ _SUM_UP = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 3)
 
 
 class KernelExchange:
-    """What brings the sums of other processes into the step of these arguments.
+    """Callback that brings the sums of other processes into the step of these arguments.
 
     `wrap` makes a kernel raise what happened in that call, and lets Ctrl-C wait for the end of the
     step: ranks stay in step.

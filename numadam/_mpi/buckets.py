@@ -71,7 +71,7 @@ class Buckets:
         return [{node: Spare(self._size, dtype) for node in self._others} for _ in range(AHEAD)]
 
     def _range(self, node: int, k: int) -> tuple[int, int]:
-        """What a node's rank of this number steps in round k; maybe empty."""
+        """Range that a node's rank of this number steps in round k; maybe empty."""
         begin, end = self._cut.piece(node, self._nodes.place)
         low = min(begin + k * self._size, end)
         return low, min(low + self._size, end)

@@ -98,7 +98,7 @@ class DeviceBuckets:
                 begun.append(post(k + AHEAD))
 
     def _range(self, rank: int, k: int) -> tuple[int, int]:
-        """What a rank steps in round k; maybe empty."""
+        """Range that a rank steps in round k; maybe empty."""
         begin, end = self._pieces[rank]
         low = min(begin + k * self._size, end)
         return low, min(low + self._size, end)

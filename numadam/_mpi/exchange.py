@@ -1,4 +1,4 @@
-"""What ranks exchange in a step that forms a norm: sums of squares, and refusals."""
+"""Exchange of ranks in a step that forms a norm: sums of squares, and refusals."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _PART = 16_384
 
 
 class HostSteps:
-    """What all ranks do in a step, after they have agreed on it. Collective to make.
+    """Work of all ranks in a step, after they have agreed on it. Collective to make.
 
     Parameters
     ----------

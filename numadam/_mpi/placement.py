@@ -53,7 +53,7 @@ class Whole:
         return home(self.leaves[0])
 
     def about(self) -> tuple[Any, ...]:
-        """What has to be the same on all ranks."""
+        """Values that have to be the same on all ranks."""
         shapes, dtype = [leaf.shape for leaf in self.leaves], self.leaves[0].dtype.name
         return self.tree.paths(), shapes, dtype, self.frozen, self.home
 
@@ -139,7 +139,7 @@ class Placement:
         return given
 
     def about_elements(self, lr: Any, bounds: Any) -> tuple[Any, ...]:
-        """What has to be the same on all ranks of options that differ from element to element."""
+        """Options that differ from element to element, as far as they are the same on all ranks."""
         lr = 0.0 if lr is None else lr
         arrays = of_elements(lr, bounds, self.whole.tree, self.whole.leaves)
         return tuple(digest(np.asarray(to_host(one))) for one in arrays)

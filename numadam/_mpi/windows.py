@@ -138,7 +138,7 @@ def zero(memory: np.ndarray) -> None:
 
 
 class _Segment:
-    """What NumPy takes for the owner of a segment's memory."""
+    """Owner of a segment's memory, as NumPy sees it."""
 
     def __init__(self, window: Window, memory: MPI.buffer, nbytes: int) -> None:
         self.window = window

@@ -1,4 +1,4 @@
-"""What a rank holds of whole parameters: blocks of them, or slices of their elements."""
+"""Parts of whole parameters that a rank holds: blocks of them, or slices of their elements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numadam._optimizer.base import OptimizerBase
 
 
 class Held(NamedTuple):
-    """What a rank holds of whole parameters, by name of array (``p/w``).
+    """Parts of whole parameters that a rank holds, by name of array (``p/w``).
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ def check_offset(offset: Any, params: Any) -> None:
 
 
 def _blocks(optimizer: OptimizerBase, owned: Any, offset: Any, ranks: int) -> Held:
-    """What a rank holds, by the mask of owned cells and the place of its blocks."""
+    """Parts that a rank holds, by the mask of owned cells and the place of its blocks."""
     structure = Structure(optimizer.params)
     cuts, masks = dict[str, Cut](), dict[str, np.ndarray]()
     for path, name in structure.names.items():
@@ -83,7 +83,7 @@ def _blocks(optimizer: OptimizerBase, owned: Any, offset: Any, ranks: int) -> He
 
 
 def _at(nest: Any, path: Sequence[Any]) -> Any:
-    """What stands for an array in a nesting, or in the place of a container that it lies in."""
+    """Entry for an array in a nesting, or for a container that it lies in."""
     for key in path:
         if nest is None or is_array(nest) or _is_offset(nest):
             break
@@ -111,7 +111,7 @@ def of_slices(
     frozen: Sequence[bool],
     saver: bool | None = None,
 ) -> Held:
-    """What a rank holds whose optimiser has flat slices of whole parameters, in their nesting.
+    """Parts of a rank whose optimiser has flat slices of whole parameters, in their nesting.
 
     Parameters
     ----------

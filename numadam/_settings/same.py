@@ -24,5 +24,5 @@ def same_numbers(counted: Sequence[int], control: np.ndarray) -> np.ndarray:
 
 
 def names_of_same(rule: RuleSpec) -> list[str]:
-    """What the user calls each of these numbers."""
+    """Names of these numbers, as the user calls them."""
     return [*_COUNTED, *op.ControlRow._fields, *rule.hyper_type._fields]

@@ -97,7 +97,7 @@ def end_torch() -> None:
 
 
 def torch_zero(sizes: Sequence[int], seed: int) -> tuple[Side, Side]:
-    """What `DistributedDataParallel` does with gradients, and a step of ZeroRedundancyOptimizer.
+    """Sum gradients as `DistributedDataParallel` does, and step ZeroRedundancyOptimizer.
 
     Each is what is fastest there: gradients are views of DDP's buckets, all buckets are on the way
     at once; parameters are views of ZeRO's buckets; Adam is fused.

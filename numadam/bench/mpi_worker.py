@@ -1,4 +1,4 @@
-"""What each rank of a case on MPI runs; rank 0 writes the figure.
+"""Program of each rank of a case on MPI; rank 0 writes the figure.
 
 mpiexec -n 2 python -m numadam.bench.mpi_worker CASE PAIRS FILE
 """
@@ -59,14 +59,14 @@ def _shared_memory(comm: MPI.Intracomm, pairs: int, file: Path) -> Figure:
 
 
 def _sharded_memory(comm: MPI.Intracomm, pairs: int, file: Path) -> Figure:
-    """What a rank holds in all: (8 + 8/N) P bytes, and buckets whose size does not grow with P."""
+    """Bytes of a rank in all: (8 + 8/N) P, and buckets whose size does not grow with P."""
     _stepped(mpi_sides.sharded(comm, [1000]))
     grown = mpi_memory.growth(comm, lambda: _stepped(mpi_sides.sharded(comm, [_N])))
     return _of_formula(max(grown), (8 + 8 / comm.size) * _N, "a rank")
 
 
 def _distributed_memory(comm: MPI.Intracomm, pairs: int, file: Path) -> Figure:
-    """What a rank holds in all: 16 P / N bytes."""
+    """Bytes of a rank in all: 16 P / N."""
     _stepped(mpi_sides.distributed(comm, 1000))
     grown = mpi_memory.growth(comm, lambda: _stepped(mpi_sides.distributed(comm, _N)))
     return _of_formula(max(grown), 16 * _N / comm.size, "a rank")

@@ -91,7 +91,7 @@ def _moved(machine: Machine, layout: Layout, a_node: float) -> float:
 
 
 def _crowd(machine: Machine, layout: Layout) -> float:
-    """How many ranks share a core."""
+    """Ranks that share a core."""
     return max(1.0, min(layout.ranks, layout.each) / machine.cores)
 
 

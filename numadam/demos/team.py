@@ -40,7 +40,7 @@ class Team:
         return [sum(numbers) for numbers in zip(*parts, strict=True)]
 
     def of_first(self, value: Any) -> Any:
-        """What rank 0 says: a decision that follows is then the same on all ranks."""
+        """The value of rank 0: a decision that follows is then the same on all ranks."""
         return value if self.comm is None else self.comm.bcast(value)
 
     def agree(self, work: Callable[[], Any]) -> Any:

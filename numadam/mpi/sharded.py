@@ -158,7 +158,7 @@ class Sharded(Forwarding):
         return together(self._ranks, _MAKING, make)
 
     def _stepping(self, bucket_bytes: int, divisor: int, transport: str) -> HostSteps | DeviceSteps:
-        """What takes steps of these arrays, on all ranks."""
+        """The steps of these arrays, on all ranks."""
         about = self._place, self._shard, bucket_bytes, divisor
         if self._place.whole.home == "NumPy":
             return HostSteps(*about)
@@ -286,7 +286,7 @@ class Sharded(Forwarding):
             self._broken = ""
 
     def _held(self, saver: bool | None = None) -> held.Held:
-        """What checkpoints need to know of this rank's part."""
+        """This rank's part, as checkpoints need to know it."""
         whole = self._place.whole
         about = whole.params, whole.tree.paths(), self._place.slices, whole.frozen
         return held.of_slices(*about, saver)
@@ -428,7 +428,7 @@ class Sharded(Forwarding):
 
     @property
     def transport(self) -> str:
-        """How arrays go between ranks: "mpi"; of CuPy arrays also "nccl" or "host"."""
+        """Way of arrays between ranks: "mpi"; of CuPy arrays also "nccl" or "host"."""
         return self._steps.transport
 
     @property
