@@ -286,7 +286,7 @@ class Sharded(Forwarding):
             self._broken = ""
 
     def _held(self, saver: bool | None = None) -> held.Held:
-        """This rank's part, as checkpoints need to know it."""
+        """Part of this rank, as checkpoints need to know it."""
         whole = self._place.whole
         about = whole.params, whole.tree.paths(), self._place.slices, whole.frozen
         return held.of_slices(*about, saver)
