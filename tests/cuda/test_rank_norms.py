@@ -289,7 +289,7 @@ def test_a_real_communicator_of_one_rank(cupy):
 def test_ranks_with_arrays_of_two_libraries_are_refused(cupy):
     def work(ranks):
         p = cupy.zeros(3) if ranks.rank else np.zeros(3)
-        text = "params: is 1 NumPy arrays on rank 0 and 1 CuPy arrays on rank 1"
+        text = "library of params: is NumPy on rank 0 and CuPy on rank 1"
         with pytest.raises(na.mpi.RankError, match=text):
             na.Adam(p, comm=ranks, clip_norm=1.0)
 

@@ -35,7 +35,7 @@ def lay(cupy, a, layout):
         return cupy.asarray(a, order="F")
     if layout == "strided":
         big = cupy.zeros((2 * a.shape[0], 3 * a.shape[1]), a.dtype)
-        big[::2, ::3] = a
+        big[::2, ::3] = cupy.asarray(a)
         return big[::2, ::3]
     if layout == "reversed":
         return cupy.asarray(a[::-1])[::-1]
