@@ -240,6 +240,7 @@ def test_a_path_that_one_rank_cannot_have_is_refused_on_all(comm, shared_path, c
             getattr(opt, call)(wrong if sinner else shared_path / "run")
 
 
+@pytest.mark.ranks(2)
 def test_ranks_that_differ_save_nothing(comm, shared_path):
     run = Blocks(comm)
     if comm.rank == 1:
