@@ -24,6 +24,11 @@ MOST_WORK: Any = 10_000  # NumPy's stubs know -1 and 0
 MOST_ELEMENTS = 1_048_576
 #: The end of a text on masked arrays.
 ABOUT_MASK = "got a masked array: which elements count? Use x.filled(0) or x.data."
+#: The text for a step without gradients.
+NO_GRADIENTS = (
+    "grads: none were passed, and opt.grads was never filled. Call opt.step(grads), or write into "
+    "opt.grads first."
+)
 
 
 def is_masked(x: Any) -> bool:

@@ -30,6 +30,15 @@ def _addresses(objects: tuple[Any, ...]) -> bytes:
     return ctypes.string_at(id(objects) + tuple.__basicsize__, nbytes)
 
 
+def replaced(names: Sequence[str], now: Sequence[Any], leaves: Sequence[Any]) -> ValueError:
+    """The error for a container in which an array of `leaves` was replaced by another object."""
+    name = names[list(map(operator.is_, now, leaves)).index(False)]
+    return ValueError(
+        f"{name}: was replaced by another object, but the optimiser holds the array that was there."
+        f" Write into that: {name}[...] = x."
+    )
+
+
 class Tree:
     """The structure of `params`: the order of its leaves, and their names.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import as_views
 from numadam._arrays.layout import SKEW, address_of, aligned_zeros
-from numadam._arrays.tree import Active, same_objects
+from numadam._arrays.tree import Active, replaced, same_objects
 from numadam._mpi.cut import Cut
 from numadam._mpi.flat import Flat
 from numadam._mpi.nodes import Nodes
@@ -140,15 +140,7 @@ class Gradients:
 
     def _refuse_replaced(self) -> None:
         if self._nested is None:
-            raise ValueError(
-                "grads: none were passed, and opt.grads was never filled. Call opt.step(grads), "
-                "or write into opt.grads first."
-            )
+            raise ValueError(ar.NO_GRADIENTS)
         now = self._tree.flatten(self._nested, "opt.grads")
         if not same_objects(now, self._views):
-            same = [one is other for one, other in zip(now, self._views, strict=True)]
-            leaf = self._tree.names("opt.grads")[same.index(False)]
-            raise ValueError(
-                f"{leaf}: was replaced by another object, but the optimiser holds the array that "
-                f"was there. Write into that: {leaf}[...] = x."
-            )
+            raise replaced(self._tree.names("opt.grads"), now, self._views)

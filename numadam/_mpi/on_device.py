@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from numadam._arrays.checks import NO_GRADIENTS
 from numadam._arrays.interop import as_views
-from numadam._arrays.tree import Active, same_objects
+from numadam._arrays.tree import Active, replaced, same_objects
 from numadam._cuda import arrays as ca
 from numadam._cuda.launch import on_gpu
 from numadam._mpi.choose import device_transport
@@ -130,18 +131,10 @@ class OnDevice:
     def _own(self) -> list[Any]:
         """The buffers, which are still those that were given out."""
         if self._nested is None:
-            raise ValueError(
-                "grads: none were passed, and opt.grads was never filled. Call opt.step(grads), "
-                "or write into opt.grads first."
-            )
+            raise ValueError(NO_GRADIENTS)
         now = self._tree.flatten(self._nested, "opt.grads")
         if not same_objects(now, self._views):
-            same = [one is other for one, other in zip(now, self._views, strict=True)]
-            leaf = self._tree.names("opt.grads")[same.index(False)]
-            raise ValueError(
-                f"{leaf}: was replaced by another object, but the optimiser holds the array that "
-                f"was there. Write into that: {leaf}[...] = x."
-            )
+            raise replaced(self._tree.names("opt.grads"), now, self._views)
         return self._views
 
     def sync(self) -> None:

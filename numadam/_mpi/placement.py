@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.interop import home, is_cupy, to_host
-from numadam._arrays.tree import Active, Tree, same_objects
+from numadam._arrays.tree import Active, Tree, replaced, same_objects
 from numadam._core.rule import RuleSpec
 from numadam._mpi.cut import Cut
 from numadam._mpi.flat import Flat
@@ -62,12 +62,7 @@ class Whole:
         now = self.tree.flatten(self.params, "params")
         if same_objects(now, self.leaves):
             return
-        pairs = zip(now, self.leaves, self.names, strict=True)
-        name = next(name for leaf, known, name in pairs if leaf is not known)
-        raise ValueError(
-            f"{name}: was replaced by another object, but the optimiser holds the array "
-            f"that was there. Write into that: {name}[...] = x."
-        )
+        raise replaced(self.names, now, self.leaves)
 
 
 class Placement:

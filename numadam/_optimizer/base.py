@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
-from numadam._arrays.checks import refuse_same_memory
+from numadam._arrays.checks import NO_GRADIENTS, refuse_same_memory
 from numadam._arrays.interop import as_views
-from numadam._arrays.tree import Active, Tree, same_objects
+from numadam._arrays.tree import Active, Tree, replaced, same_objects
 from numadam._backend import Backend
 from numadam._core.frozen import own_copy, read
 from numadam._core.hyper import LR
@@ -273,10 +273,7 @@ class OptimizerBase:
 
     def _own_gradients(self) -> Sequence[Any]:
         if self._grads is None:
-            raise ValueError(
-                "grads: none were passed, and opt.grads was never filled. Call opt.step(grads), "
-                "or write into opt.grads first."
-            )
+            raise ValueError(NO_GRADIENTS)
         self._refuse_replaced(self._grads, self._grad_leaves, "opt.grads")
         return self._grad_leaves
 
@@ -284,12 +281,7 @@ class OptimizerBase:
         """Refuse a container in which an array was replaced by another object."""
         now = self._tree.flatten(tree, name)
         if not same_objects(now, leaves):
-            same = list(map(operator.is_, now, leaves))
-            leaf = self._tree.names(name)[same.index(False)]
-            raise ValueError(
-                f"{leaf}: was replaced by another object, but the optimiser holds the array that "
-                f"was there. Write into that: {leaf}[...] = x."
-            )
+            raise replaced(self._tree.names(name), now, leaves)
 
     @property
     def state(self) -> State:
