@@ -39,12 +39,15 @@ def pooled(warm: str) -> dict[str, str]:
 
 def test_starts_at_first_use(pooled: dict[str, str]) -> None:
     code = """
-    import _thread
+    import _thread, time
     small = na.Adam(np.ones(1000, "f4"))
     small.step(np.ones(1000, "f4"))
     opt = large()
     before = pool._pool
     opt.step(G)
+    until = time.monotonic() + 60  # a step waits for no thread, and a busy system starts it late
+    while not _thread._count() and time.monotonic() < until:
+        time.sleep(0.01)
     print(before, pool._pool.threads == threads.count(), _thread._count() > 0, whole(opt))
     """
     assert python(LARGE + textwrap.dedent(code), **pooled) == "None True True True"
