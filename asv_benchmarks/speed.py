@@ -116,8 +116,13 @@ def _peers(row):
     return sorted(sides, key=lambda name: row["seconds"][name])
 
 
+def _busy(data):
+    """The largest share of the machine that others used; None where it was not watched."""
+    return max((row["busy"] for row in data["sizes"] if row["busy"] is not None), default=None)
+
+
 def caption(data):
-    """One or two sentences: which machine, and the times at the sizes that are named."""
+    """A few sentences: the machine, the times at the sizes that are named, and a warning."""
     about, rows = data["machine"], {row["elements"]: row for row in data["sizes"]}
     text = "One step of Adam on float32 parameters in one array"
     text += f" ({about['processor']}, {about['threads']} threads, {about['date']})."
@@ -125,6 +130,9 @@ def caption(data):
         sides = _peers(rows[n])
         times = [f"{name} {report.seconds(rows[n]['seconds'][name])}" for name in sides]
         text += f" {n:,} parameters: {', '.join(times)}."
+    busy = _busy(data) or 0.0
+    if busy > noise.LIMIT:
+        text += f" Provisional: other programs used up to {busy:.0%} of the machine."
     return text
 
 
@@ -136,8 +144,8 @@ def findings(data):
     others = f", except at {_listed(others)} parameters" if slower else ""
     last, versions = rows[-1], about["versions"]
     memory = last["seconds"][MEMORY]
-    known = [row["busy"] for row in rows if row["busy"] is not None]
-    used = f"used at most {max(known):.0%} of the machine" if known else "were not watched"
+    busy = _busy(data)
+    used = "were not watched" if busy is None else f"used at most {busy:.0%} of the machine"
     named = [f"{name} {versions[name]}" for name in ("numpy", "torch", "optax") if name in versions]
     return (
         f"numadam's step is the fastest of these at every size{others}. At {last['elements']:,} "
@@ -161,9 +169,9 @@ def draw(data, path):
     from matplotlib.ticker import FuncFormatter
 
     settings = {"svg.fonttype": "none", "svg.hashsalt": "speed", "font.size": 10}
-    settings |= {"font.family": "Helvetica, Arial, sans-serif"}
+    settings |= {"font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"]}  # the viewer's first
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(5.8, 4.1), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(5.8, 4.5), layout="constrained", facecolor="white")
         FigureCanvasSVG(figure)
         ax = figure.subplots()
         rows = data["sizes"]
@@ -178,7 +186,7 @@ def draw(data, path):
         ax.minorticks_off()
         ax.grid(color="#dddddd", lw=0.7)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, loc="upper left", fontsize=9)
+        figure.legend(frameon=False, loc="outside lower center", ncols=2)
         about = {"Date": None, "Title": "Time of a step of Adam", "Description": digest(data)}
         figure.savefig(path, metadata=about)
 
