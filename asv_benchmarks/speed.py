@@ -143,15 +143,15 @@ def findings(data):
     others = [f"{row['elements']:,} ({_peers(row)[0]})" for row in slower]
     others = f", except at {_listed(others)} parameters" if slower else ""
     last, versions = rows[-1], about["versions"]
-    memory = last["seconds"][MEMORY]
+    n, memory = last["elements"], last["seconds"][MEMORY]
     busy = _busy(data)
     used = "were not watched" if busy is None else f"used at most {busy:.0%} of the machine"
     named = [f"{name} {versions[name]}" for name in ("numpy", "torch", "optax") if name in versions]
     return (
-        f"numadam's step is the fastest of these at every size{others}. At {last['elements']:,} "
-        f"parameters it takes {last['seconds'][OURS] / memory:.2f} of the time of the memory traffic "
-        f"alone: 4 arrays read and 3 written, at {_BYTES * last['elements'] / memory / 1e9:.3g} GB/s "
-        f"here. The sides took turns, each point is the median of {_ROUNDS}, and other programs "
+        f"numadam's step is the fastest of these at every size{others}. At {n:,} parameters "
+        f"it takes {last['seconds'][OURS] / memory:.2f} of the time of the memory traffic alone: 4 "
+        f"arrays read and 3 written, at {_BYTES * n / memory / 1e9:.3g} GB/s here. The "
+        f"sides took turns, each point is the median of {_ROUNDS}, and other programs "
         f"{used} ({', '.join(named)})."
     )
 
