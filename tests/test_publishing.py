@@ -117,7 +117,7 @@ def test_stages_and_extras_that_workflows_name_exist() -> None:
     runs = "\n".join(step.get("run", "") for _, step in STEPS)
     assert set(re.findall(r"\.ci/run (\S+)", runs)) <= known
     assert "bash .ci/run pythons" in runs
-    extras = re.findall(r"\.\[(.+?)\]", runs)
+    extras = re.findall(r'-e "\.\[(.+?)\]"', runs)
     assert extras
     assert {one for some in extras for one in some.split(",")} <= set(
         PROJECT["optional-dependencies"]
