@@ -9,20 +9,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numba import cuda  # in the module: the simulator swaps its global for the time of a launch
 
 import numadam as na
 from numadam import nopython
 from numadam.rules import CLASSES
-from tests.cuda.cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR, no_compiler
 from tests.cuda.kernel_code import Code, check_arithmetic
 from tests.cuda.many_problems import own_steps
 
-# in the module: the simulator swaps its global for the time of a launch
-cuda = pytest.importorskip("numba.cuda")
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "own-solver.md"
 
 
-@pytest.mark.skipif(not SIMULATOR or not HAS_NUMBA_CUDA, reason="needs the simulator")
+@pytest.mark.simulator
 def test_the_kernel_of_the_page():
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (code,) = (block for block in blocks if "cuda.jit" in block)
@@ -39,7 +37,7 @@ def test_the_kernel_of_the_page():
     np.testing.assert_array_equal(names["found"], x)
 
 
-@pytest.mark.skipif(not SIMULATOR or not HAS_NUMBA_CUDA, reason="needs the simulator")
+@pytest.mark.simulator
 def test_updates_of_local_arrays_in_a_kernel():
     p = np.random.default_rng(3).standard_normal((5, 4))
     q = p.copy()
@@ -52,8 +50,6 @@ def test_updates_of_local_arrays_in_a_kernel():
 
 @pytest.fixture
 def device(monkeypatch):
-    if why_not := no_compiler():
-        pytest.skip(why_not)
     import numba.cuda.dispatcher as dispatcher
 
     device = SimpleNamespace(compute_capability=(9, 0))
