@@ -124,7 +124,7 @@ def test_every_command_has_help(command, capsys):
         (["demo", "mlp", "--bounds", "1"], "expected 2 arguments"),
         (["demo", "mlp", "--loss", "hinge"], "invalid choice: 'hinge'"),
         (["demo", "mlp", "--l2", "-1"], "expected a number above 0, got '-1'"),
-        (["demo", "mlp", "--validation", "5000"], "expected 1 to 4999 digits, got 5000"),
+        (["demo", "mlp", "--validation", "1797"], "expected 1 to 1796 digits, got 1797"),
         (["demo", "mlp", "--stop-accuracy", "95"], "a share of 1, as 0.93, got 95"),
         (["demo", "lstm", "--clip-norm", "nan"], "expected a number above 0, got 'nan'"),
         (["demo", "lstm", "--seed", "-1"], "whole number of at least 0, got '-1'"),

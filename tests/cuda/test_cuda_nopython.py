@@ -85,6 +85,7 @@ def kernel_of(rule, formed):
     )
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("rule", CLASSES)
 def test_elements_are_calculated_in_single_precision(device, rule):
     ptx = Code(lambda: kernel_of(rule, formed=False), by_cupy=False).text
@@ -94,6 +95,7 @@ def test_elements_are_calculated_in_single_precision(device, rule):
     assert doubles <= {"setp.eq.f64", "setp.neu.f64"}
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("rule", ["adam", "radam", "lion"])
 def test_scalars_are_formed_in_double_precision(device, rule):
     ptx = Code(lambda: kernel_of(rule, formed=True), by_cupy=False).text
@@ -101,6 +103,7 @@ def test_scalars_are_formed_in_double_precision(device, rule):
     assert ".f64" in ptx or rule == "lion"
 
 
+@pytest.mark.cuda
 def test_updates_of_arrays_in_a_kernel(device):
     """Local arrays, rows of any layout: they need no memory that the host manages."""
     from numba import types
