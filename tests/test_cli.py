@@ -30,7 +30,7 @@ def test_importing_the_command_line_loads_no_numba():
 
 def test_help_shows_examples():
     out, err = run("--help")
-    assert "python -m numadam demo --help" in out
+    assert "python -m numadam demo --list" in out
     assert not err
 
 
@@ -102,6 +102,12 @@ def test_the_help_of_demo_lists_them_and_imports_none(capsys):
     out = " ".join(capsys.readouterr().out.split())
     for name, line in DEMOS.items():
         assert f"{name} {line}" in out
+
+
+def test_demos_are_listed_a_line_each(capsys):
+    assert main(["demo", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=1) for line in lines] == [list(row) for row in DEMOS.items()]
 
 
 @pytest.mark.parametrize("command", ["demo", "bench", "compile", "info"])

@@ -66,6 +66,13 @@ def test_the_tests_alone_bring_no_cuda():
     assert not [need for need in NEEDED["test"] if re.search("cuda|cupy|numadam", need)]
 
 
+def test_no_index_is_advised_that_has_no_numadam():
+    places = [*(ROOT / "numadam").rglob("*.py"), ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for path in places:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"pip install [^\n`&]*\bnumadam\b", text), path
+
+
 def test_the_command_installs_from_the_checkout():
     assert _version.install_command("demo") == f'pip install -e "{ROOT}[demo]"'
 

@@ -7,6 +7,7 @@ of it are known. The true lifetimes are a photograph, so that one sees what the 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -60,12 +61,18 @@ def misfit(x: Array, g: Array, i: int, t: Array, samples: Array) -> float:
     return f
 
 
-def fit(what: Decays, *, iterations: int = 1000, progress: bool = False) -> Any:
-    """Fit all decays, in so many iterations at most; the result of `numadam.minimize_many`."""
+@functools.cache
+def objective() -> Any:
+    """`misfit`, compiled once."""
     import numba
 
+    return numba.njit(misfit)
+
+
+def fit(what: Decays, *, iterations: int = 1000, progress: bool = False) -> Any:
+    """Fit all decays, in so many iterations at most; the result of `numadam.minimize_many`."""
     return na.minimize_many(
-        numba.njit(misfit),
+        objective(),
         np.tile([1.0, 0.7], (len(what.samples), 1)),
         (what.t, what.samples),
         bounds=[(0, None), (1 / LONGEST, None)],

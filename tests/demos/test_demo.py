@@ -1,14 +1,18 @@
 """The demos learn, draw, and say in one sentence what they miss."""
 
+import ast
+import re
 import sys
 
 import numpy as np
 import pytest
 
+from numadam._version import install_command
 from numadam.cli import main
 from numadam.demos import MissingExtra, decays, deconvolution, lstm, mlp, network, quadratic
 from numadam.demos.digits import read
 from numadam.demos.network import Digits, Training
+from tests.processes import python
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +148,7 @@ def test_the_command_reaches_97_percent_and_draws(tmp_path, capsys):
 )
 def test_a_missing_extra_is_one_sentence(demo, module, package, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtra, match=r'pip install "numadam\[demo\]"'):
+    with pytest.raises(MissingExtra, match=re.escape(install_command("demo"))):
         demo.main(tmp_path / "x.png")
     name = demo.__name__.split(".")[-1]
     assert main(["demo", name, "--output", str(tmp_path / "x.png")]) == 2
@@ -153,12 +157,53 @@ def test_a_missing_extra_is_one_sentence(demo, module, package, monkeypatch, cap
     assert package in errors
 
 
+WATCHED = """
+import sys, time
+from numba.core import event
+from numadam.cli import main
+log, clock = [], time.perf_counter
+class Compiling(event.Listener):
+    def on_start(self, event):
+        log.append("compile")
+    def on_end(self, event):
+        pass
+def watched():
+    if sys._getframe(1).f_globals["__name__"].startswith("numadam.demos"):
+        log.append("clock")
+    return clock()
+event.register("numba:compile", Compiling())
+time.perf_counter = watched
+assert main(WORDS) == 0
+print(log)
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["mlp", "--epochs", "1"],
+        ["decays", "--side", "32"],
+        pytest.param(["lstm", "--steps", "2"], marks=pytest.mark.sweep),
+        pytest.param(["deconvolution", "--steps", "2"], marks=pytest.mark.sweep),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_a_demo_times_is_compiled(words, tmp_path):
+    """Nothing is compiled between two looks at the clock, in a folder without compiled loops."""
+    words = ["demo", *words, "--output", str(tmp_path / "x.png")]
+    out = python(f"WORDS = {words}" + WATCHED, NUMBA_CACHE_DIR=str(tmp_path), timeout=250)
+    log = ast.literal_eval(out.splitlines()[-1])
+    begin, *_, end = (k for k, what in enumerate(log) if what == "clock")
+    assert "compile" in log[:begin]
+    assert "compile" not in log[begin:end]
+
+
 def test_without_mpi4py_a_demo_on_ranks_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     assert main(["demo", "mlp", "--mpi"]) == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
-    assert errors.endswith('needs mpi4py, which is not installed: pip install "numadam[mpi]"\n')
+    assert errors.endswith(f"needs mpi4py, which is not installed: {install_command('mpi')}\n")
 
 
 def test_the_quadratic_reaches_its_minimum():
