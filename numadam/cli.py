@@ -17,7 +17,7 @@ INTERRUPTED = 130
 _TOP = """\
 examples:
   python -m numadam demo              learn handwritten digits, draw the loss curves
-  python -m numadam demo --help       four more: lstm, deconvolution, quadratic, decays
+  python -m numadam demo --list       four more: lstm, deconvolution, quadratic, decays
   python -m numadam bench --help      how fast is a step on this machine?
   python -m numadam compile --help    compile ahead, for a container image or CI
   python -m numadam info              what to put into a bug report
@@ -25,11 +25,13 @@ examples:
 _DEMO = """\
 examples:
   python -m numadam demo                       learn handwritten digits, a few seconds
+  python -m numadam demo --list                the names of all demos
   python -m numadam demo --output curves.png   where the picture goes
   python -m numadam demo lstm                  another one
   python -m numadam demo mlp --help            options of one demo, with examples
 
-Each draws a picture and prints figures. All data come with packages: pip install "numadam[demo]"
+Each draws a picture and prints figures. Loops are compiled before training is timed. All data come
+with numadam and the packages of its extra "demo".
 """
 _BENCH = """\
 How long does a step take here? The first table has arrays of 1 to 50 million elements, against
@@ -50,7 +52,8 @@ examples:
   python -m numadam bench --wait 10                 wait for other programs to leave the cores
   python -m numadam bench --json figures.json       the figures, for a script
 
-The column "busy" is what other programs took of the machine meanwhile; above 5 % measure again.
+The column "busy" is what other programs took of the machine meanwhile; above 5 % measure again. A
+busy machine is also named in a sentence on stderr.
 More: docs/benchmarks/README.md
 """
 _COMPILE = """\
@@ -70,6 +73,15 @@ Not compiled: your own objective, which a first call compiles, and what runs on 
 _INFO = """\
 Versions, threading layer, cache folder, CPU, GPU and MPI. Please paste the lines into a bug report.
 """
+
+
+class _ListDemos(argparse.Action):
+    """``demo --list``: a line for each demo, and the end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+        for name, line in DEMOS.items():
+            print(f"{name:14} {line}")
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -137,6 +149,13 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
         description="See numadam at work. Without a name: mlp.",
         epilog=_DEMO,
     )
+    demo.add_argument(
+        "--list",
+        action=_ListDemos,
+        nargs=0,
+        dest=argparse.SUPPRESS,
+        help="print the names of all demos and exit",
+    )
     names = demo.add_subparsers(dest="which", metavar="NAME", required=True)
     for name, line in DEMOS.items():
         if name != chosen:
@@ -154,7 +173,7 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
 
 def _chosen_demo(words: list[str]) -> str | None:
     """The demo that the words ask for; options without a name are those of mlp."""
-    if words[:1] != ["demo"] or words[1:2] in (["-h"], ["--help"]):
+    if words[:1] != ["demo"] or words[1:2] in (["-h"], ["--help"], ["--list"]):
         return None
     if len(words) == 1 or words[1].startswith("-"):
         words.insert(1, "mlp")

@@ -19,7 +19,7 @@ from numadam.demos import deconvolution
 # %%
 # What was there and what was seen
 # --------------------------------
-# Two real images: a photograph that PyWavelets ships, and a page of digits from MNIST.
+# Two real images: a photograph that PyWavelets ships, and a page of handwritten digits.
 RADIUS, NOISE = 5, 0.002
 truths = {"photograph": deconvolution.photograph(), "handwriting": deconvolution.handwriting()}
 
