@@ -26,6 +26,7 @@ extensions = [
     # of our own, in _ext
     "command_help",
     "complete",
+    "gallery_pages",
     "rule_pages",
 ]
 exclude_patterns = ["_build", "README.md", "gallery"]
@@ -54,6 +55,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"[/\\]plot_",
     "ignore_pattern": r"(^|[/\\])(?!plot_)[^/\\]*\.py$",  # modules beside the examples
     "abort_on_example_error": True,
+    "capture_repr": (),  # no <... object at 0x...> below a block
     "show_memory": False,
     "write_computation_times": False,
     "min_reported_time": 1,
