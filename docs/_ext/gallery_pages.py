@@ -10,14 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sphinx.errors import ExtensionError
-from sphinx_gallery.py_source_parser import extract_file_config
-
 PICTURE = re.compile(
     r"^\.\. image-sg:: (?P<path>\S+)\n   :alt: (?P<alt>.*)\n(   :.*\n)*", re.MULTILINE
 )
 #: Title and first paragraph; then the caption.
-TOP = re.compile(r"(?P<idea>\n===+\n\n(?:.+\n)+)\n(?P<caption>(?:.+\n)+)")
+TOP = re.compile(r"(?P<idea>\n===+\n\n(?:.+\n)+)\n(?P<caption>(?!\.\. )(?:.+\n)+)")
 LEFT_BEHIND = "*The picture is at the top of this page.*\n"
 
 
@@ -28,10 +25,10 @@ def result_first(text: str, name: str, number: int) -> str:
         return text
     for path, picture in pictures.items():
         if picture["alt"] == name.replace("_", " "):
-            raise ExtensionError(f"{path} has no text: give its axes a title.")
+            raise ValueError(f"{path} has no text: give its axes a title.")
     result = pictures.get(f"/auto_gallery/images/sphx_glr_{name}_{number:03d}.png")
     if result is None or not TOP.search(text, 0, result.start()):
-        raise ExtensionError(f"{name}: expected two paragraphs and picture {number}, alone.")
+        raise ValueError(f"{name}: expected two paragraphs, and picture {number} alone.")
     head = text[: result.start()] + LEFT_BEHIND + text[result.end() :]
     return TOP.sub(lambda top: top["idea"] + _figure(result, top["caption"]), head, count=1)
 
@@ -44,6 +41,8 @@ def _figure(picture: re.Match[str], caption: str) -> str:
 
 def move_result(app: Any, page: str, source: list[str]) -> None:
     """Move the picture on a page of a program, when Sphinx reads it."""
+    from sphinx_gallery.py_source_parser import extract_file_config
+
     name = page.rpartition("/")[2]
     if page.startswith("auto_gallery/plot_"):
         script = (Path(app.srcdir) / "gallery" / f"{name}.py").read_text(encoding="utf-8")

@@ -68,8 +68,8 @@ def fit(c, speeds):
 
 
 best = fit(CONCENTRATION, SPEED[None]).best()
-V, K = best.x * UNITS
-print(f"V = {V:.1f} counts/min^2, K = {K:.4f} ppm, success: {best.success}")
+v, k = best.x * UNITS
+print(f"V = {v:.1f} counts/min^2, K = {k:.4f} ppm: {best.message}")
 
 # %%
 # From slopes to errors
@@ -104,20 +104,20 @@ def covariance(c, v, k, noise):
 
 n, p = SPEED.size, 2
 s = np.sqrt(2 * best.fun / (n - p))
-C = covariance(CONCENTRATION, V, K, s)
-error = np.sqrt(np.diag(C))
+cov = covariance(CONCENTRATION, v, k, s)
+error = np.sqrt(np.diag(cov))
 
-peer, peer_C = curve_fit(model, CONCENTRATION, SPEED, p0=[100.0, 0.1])
-peer_error = np.sqrt(np.diag(peer_C))
+peer, peer_cov = curve_fit(model, CONCENTRATION, SPEED, p0=[100.0, 0.1])
+peer_error = np.sqrt(np.diag(peer_cov))
 book = [6.947, 0.008281]
 print("                  V       error   K         error")
 for name, x, e in [
-    ("numadam", (V, K), error),
+    ("numadam", (v, k), error),
     ("curve_fit", peer, peer_error),
     ("Bates and Watts", (212.7, 0.06412), book),
 ]:
     print(f"{name:16} {x[0]:7.2f} {e[0]:7.3f}   {x[1]:.5f} {e[1]:.6f}")
-print(f"correlation of V and K: {C[0, 1] / error.prod():.2f}")
+print(f"correlation of V and K: {cov[0, 1] / error.prod():.2f}")
 
 # %%
 # The result is ``V ± error``. An interval that holds the true value with a
@@ -126,22 +126,22 @@ print(f"correlation of V and K: {C[0, 1] / error.prod():.2f}")
 # covariance carries over to whatever is calculated from the parameters,
 # here to the curve.
 wide = student.ppf(0.975, n - p)
-for name, x, e in zip(["V", "K"], [V, K], error, strict=True):
+for name, x, e in zip(["V", "K"], [v, k], error, strict=True):
     print(f"{name} between {x - wide * e:.4g} and {x + wide * e:.4g}")
 
 c = np.linspace(0, 1.15, 200)
-J = jacobian(c, V, K)
-band = wide * np.sqrt(np.sum(J @ C * J, axis=1))
+slopes = jacobian(c, v, k)
+band = wide * np.sqrt(np.sum(slopes @ cov * slopes, axis=1))
 
 fig, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
 axes.fill_between(
-    c, model(c, V, K) - band, model(c, V, K) + band, color="#c6dbef"
+    c, model(c, v, k) - band, model(c, v, k) + band, color="#c6dbef"
 )
-axes.plot(c, model(c, V, K), color="#2171b5", label="fit, 95 % band")
+axes.plot(c, model(c, v, k), color="#2171b5", label="fit, 95 % band")
 axes.plot(CONCENTRATION, SPEED, "o", color="#d94801", label="measured")
 axes.set(
-    title=f"V = {V:.0f} ± {error[0]:.0f} counts/min², "
-    f"K = {K:.3f} ± {error[1]:.3f} ppm",
+    title=f"V = {v:.0f} ± {error[0]:.0f} counts/min², "
+    f"K = {k:.3f} ± {error[1]:.3f} ppm",
     xlabel="concentration of the substrate (ppm)",
     ylabel="speed of the reaction (counts/min²)",
 )
@@ -198,7 +198,7 @@ rng = np.random.default_rng(0)
 def repeat(c, experiments=4000):
     """V and K of fits to simulated experiments."""
     noise = s * rng.standard_normal((experiments, c.size))
-    res = fit(c, model(c, V, K) + noise)
+    res = fit(c, model(c, v, k) + noise)
     assert res.success.all()
     return res.x * UNITS
 
@@ -209,7 +209,7 @@ designs = {
 }
 clouds = {name: repeat(c) for name, c in designs.items()}
 for name, cloud in clouds.items():
-    by_formula = covariance(designs[name], V, K, s)
+    by_formula = covariance(designs[name], v, k, s)
     print(name)
     for i, what in enumerate(["V", "K"]):
         low, high = np.quantile(cloud[:, i], [0.025, 0.975])
@@ -228,12 +228,12 @@ circle = np.sqrt(-2 * np.log(0.05)) * np.stack(
 )
 fig, panels = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained")
 for axes, (name, cloud) in zip(panels, clouds.items(), strict=True):
-    root = np.linalg.cholesky(covariance(designs[name], V, K, s))
-    away = np.linalg.solve(root, (cloud - [V, K]).T)
+    root = np.linalg.cholesky(covariance(designs[name], v, k, s))
+    away = np.linalg.solve(root, (cloud - [v, k]).T)
     inside = np.mean(np.sum(away**2, axis=0) < -2 * np.log(0.05))
     axes.plot(*cloud.T, ".", ms=2, color="#6baed6", rasterized=True)
-    axes.plot(*(root @ circle + [[V], [K]]), color="#d94801")
-    axes.plot(V, K, "+", ms=10, color="k")
+    axes.plot(*(root @ circle + [[v], [k]]), color="#d94801")
+    axes.plot(v, k, "+", ms=10, color="k")
     axes.set(xlabel="V (counts/min²)", ylabel="K (ppm)")
     axes.set_title(f"{name}: {inside:.0%} inside the ellipse", fontsize=11)
     axes.set(xlim=(None, np.quantile(cloud[:, 0], 0.995)))

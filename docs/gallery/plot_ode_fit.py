@@ -138,8 +138,9 @@ def jacobian(x):
     return by_year(x)[:, 1:].transpose(0, 2, 1).reshape(-1, 6)
 
 
-J = jacobian(res.x)
-covariance = res.fun / (LOGS.size - 6) * np.linalg.inv(J.T @ J)
+slopes = jacobian(res.x)
+variance = res.fun / (LOGS.size - 6)
+covariance = variance * np.linalg.inv(slopes.T @ slopes)
 error = np.sqrt(np.diag(covariance))
 for name, x, e in zip(NAMES, res.x, error, strict=True):
     print(f"{name:8} {np.exp(x):8.4f}   +- {100 * e:.0f} %")

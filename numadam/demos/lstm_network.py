@@ -66,8 +66,11 @@ def forward(params: Params, x: Array) -> Trace:
 
 
 def backward(
-    params: Params, trace: Trace, error: Array, grads: Params
-) -> None:  # at most 76 columns: a page of the gallery prints it
+    params: Params,
+    trace: Trace,
+    error: Array,
+    grads: Params,
+) -> None:
     """Write into `grads` the gradients of a loss.
 
     `error` is its derivative by the outputs.
