@@ -249,7 +249,7 @@ plt.show()
 # When the formula holds
 # ----------------------
 # - **The fit has arrived.** The formula is for a minimum. Let the learning
-#   rate fall, and look at ``success`` and ``grad_norm``. A parameter on a
+#   rate fall, and check ``success`` and ``grad_norm``. A parameter on a
 #   bound has no error of this kind: leave it out of :math:`J`.
 # - **The model is right**, and the noise of the measurements is independent
 #   and of equal size. If they have errors of their own, divide each
@@ -258,7 +258,7 @@ plt.show()
 #   cloud is bent, it is not. Another parameter, such as a logarithm, can
 #   help.
 # - **The data determine all parameters.** Otherwise :math:`J^\mathrm{T} J`
-#   has no inverse, or one with huge errors: look at the correlations.
+#   has no inverse, or one with huge errors: check the correlations.
 #
 # Nothing of this comes from Adam. Its average of squared gradients is no
 # curvature, and says nothing about errors.

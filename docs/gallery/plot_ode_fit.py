@@ -160,6 +160,7 @@ axes.set(
     xlabel="year",
     ylabel="furs (thousands a year)",
     xticks=range(1900, 1921, 4),
+    ylim=(0, 100),
 )
 axes.legend(frameon=False, ncols=2)
 plt.show()

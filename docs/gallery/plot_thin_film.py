@@ -9,8 +9,8 @@ easy to calculate, so the answer can be searched for. There are many local
 minima, so the search begins at two hundred random designs at once.
 
 Reflectance in percent over the wavelength: bare glass, the usual single
-layer, and the best design of eight layers. Grey: the wavelengths that the
-search looks at.
+layer, and the best design of eight layers. Grey: the wavelengths of the
+search.
 """
 
 import matplotlib.pyplot as plt

@@ -98,12 +98,14 @@ LEVELS = 10.0 ** np.arange(-1, 4)
 fig, axes = plt.subplots(figsize=(6.5, 5), layout="constrained")
 axes.contour(x, y, f, levels=LEVELS, colors="0.75", linewidths=0.8)
 for color, (rule, k) in zip(COLORS, best.items(), strict=True):
+    style = {"color": color, "label": rule, "zorder": 2 + k / 100}
     points = trials[rule][k][0].T
-    axes.plot(*points, ".-", color=color, ms=4, lw=1, label=rule)
-axes.plot(-1.5, 1.8, "o", color="k", mfc="w", label="start")
-axes.plot(1, 1, "*", color="k", ms=11, label="minimum")
+    axes.plot(*points, ".-", ms=4, lw=1, **style)
+style = {"color": "k", "ls": "", "zorder": 3}
+axes.plot(-1.5, 1.8, marker="o", mfc="w", label="start", **style)
+axes.plot(1, 1, marker="*", ms=11, label="minimum", **style)
 axes.set(title="Paths on Rosenbrock's function", xlabel="x", ylabel="y")
-axes.legend(loc="upper center", frameon=False, fontsize=9)
+axes.legend(loc="upper right", fontsize=9)
 plt.show()
 
 # %%
