@@ -252,8 +252,9 @@ plt.show()
 #   rate fall, and check ``success`` and ``grad_norm``. A parameter on a
 #   bound has no error of this kind: leave it out of :math:`J`.
 # - **The model is right**, and the noise of the measurements is independent
-#   and of equal size. If they have errors of their own, divide each
-#   residual, and its row of :math:`J`, by its error.
+#   and of equal size. If they have known errors of their own, divide each
+#   residual, and its row of :math:`J`, by its error, and take
+#   :math:`s = 1`.
 # - **The model is nearly straight** over the width of the errors. If the
 #   cloud is bent, it is not. Another parameter, such as a logarithm, can
 #   help.
