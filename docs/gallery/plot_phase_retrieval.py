@@ -9,7 +9,7 @@ be searched for. It is a complex array, and numadam takes complex arrays as
 they are.
 
 Modulus of the object, searched for from random noise: on the left half by
-alternating projections, the classic method, on the right half by Adam, both
+Adam, on the right half by alternating projections, the classic method, both
 after 200 iterations.
 """
 
@@ -142,12 +142,12 @@ print(f"{'the truth':29} error 0.000, f = {misfit(truth)[0]:.1f}")
 # The picture
 # -----------
 found, stuck = (x for x, _ in list(runs.values())[:2])
-half = np.where(np.arange(N) < N // 2, abs(stuck), abs(found))
+half = np.where(np.arange(N) < N // 2, abs(found), abs(stuck))
 
 fig, axes = plt.subplots(figsize=(5, 4), layout="constrained")
 image = axes.imshow(half, cmap="gray", vmin=0, vmax=1)
 axes.axvline(N // 2 - 0.5, color="#E69F00", lw=1)
-axes.set_title("Alternating projections | Adam")
+axes.set_title("Adam | alternating projections")
 axes.set_axis_off()
 fig.colorbar(image, label="modulus", shrink=0.9)
 plt.show()
