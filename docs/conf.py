@@ -25,6 +25,7 @@ extensions = [
     "command_help",
     "complete",
     "form",
+    "gallery_pages",
     "mathml",
     "rule_pages",
 ]
@@ -50,6 +51,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"[/\\]plot_",
     "ignore_pattern": r"(^|[/\\])(?!plot_)[^/\\]*\.py$",  # modules beside the examples
     "abort_on_example_error": True,
+    "capture_repr": (),  # no <... object at 0x...> below a block
     "show_memory": False,
     "write_computation_times": False,
     "min_reported_time": 1,
