@@ -42,7 +42,8 @@ numpydoc_xref_param_type = False
 default_role = "public"  # of _ext/complete.py: a link for a public name
 
 # The pictures of the rules, drawn by _ext/valley.py.
-plot_include_source = plot_html_show_formats = plot_html_show_source_link = False
+plot_include_source = False
+plot_html_show_formats = plot_html_show_source_link = False
 plot_formats = ["svg"]
 
 sphinx_gallery_conf = {
