@@ -105,8 +105,8 @@ class RAdam(Optimizer):
             r = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
                 {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
         p &= p - lr \, \frac{m}{1 - \beta_1^t} \cdot
-            \frac{r \sqrt{1 - \beta_2^t}}{\sqrt{v} + eps} \quad \text{where} \quad \rho_t > 5 \\
-        p &= p - lr \, \frac{m}{1 - \beta_1^t} \quad \text{before}
+            \frac{r \sqrt{1 - \beta_2^t}}{\sqrt{v} + eps} \quad \text{if} \quad \rho_t > 5 \\
+        p &= p - lr \, \frac{m}{1 - \beta_1^t} \quad \text{otherwise}
 
     Parameters
     ----------

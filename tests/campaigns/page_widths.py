@@ -25,6 +25,7 @@ from pathlib import Path
 WIDTHS = (1280, 390)
 HARNESS = """<!doctype html><body><script>
 const wide = (element) => element.scrollWidth > element.clientWidth + 1;
+const words = (element) => element.textContent.trim().replace(/\\s+/g, " ").slice(0, 50);
 const load = (url, width) => new Promise((done) => {
   const frame = document.createElement("iframe");
   frame.style = `border: 0; width: ${width}px; height: 900px`;
@@ -40,11 +41,11 @@ const load = (url, width) => new Promise((done) => {
     const row = {page, width, blocks: 0, cut: [], other: []};
     for (const block of inside.querySelectorAll("article pre")) {
       row.blocks++;
-      if (wide(block)) row.cut.push(block.textContent.trim().split("\\n")[0].slice(0, 60));
+      if (wide(block)) row.cut.push(words(block));
     }
     const boxes = "article div.math, article .pst-scrollable-table-container";
     for (const box of inside.querySelectorAll(boxes))
-      if (wide(box)) row.other.push(box.className + ": " + box.textContent.trim().slice(0, 40));
+      if (wide(box)) row.other.push(`${box.className}: ${words(box)}`);
     if (wide(inside.documentElement)) row.other.push("the page itself");
     rows.push(row);
     frame.remove();
