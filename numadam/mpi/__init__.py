@@ -1,6 +1,6 @@
 """Optimisers on the ranks of an MPI program: blocks of one problem, or shared work on one array.
 
-mpi4py itself is imported only where a communicator comes in.
+mpi4py itself is imported only when a communicator is passed.
 """
 
 from importlib import import_module

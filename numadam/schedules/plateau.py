@@ -13,13 +13,13 @@ _F = Hyper("f", -math.inf, math.inf, closed=True)  # refuses nothing but NaN
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Scheduled):
-    r"""Multiplied by `factor` when f, which `observe` is given, has stopped improving.
+    r"""Multiplied by `factor` when f, passed to `observe`, no longer improves.
 
-    With ``mode="min"`` f counts as an improvement where
+    With ``mode="min"`` f counts as an improvement if
 
     .. math:: f < best - threshold \cdot |best| \quad (rel), \qquad f < best - threshold \quad (abs)
 
-    It ignores t and has a state, so each run needs an object of its own (``copy.deepcopy``).
+    It ignores t and has its own state, so each run needs a separate object (``copy.deepcopy``).
 
     Parameters
     ----------
@@ -30,9 +30,9 @@ class ReduceOnPlateau(Scheduled):
     patience : int, default 10
         Observations in a row without improvement before a reduction.
     threshold : float in [0, inf), default 1e-4
-        Least improvement that counts: a share of the best, or in units of f.
+        Smallest improvement that counts.
     threshold_mode : {"rel", "abs"}, default "rel"
-        Whether `threshold` is a share of the best or in units of f.
+        Whether `threshold` is relative to the best f, or absolute, in units of f.
     cooldown : int, default 0
         Observations after a reduction that are not counted.
     end : float in [0, inf), default 0.0
@@ -43,7 +43,7 @@ class ReduceOnPlateau(Scheduled):
     Attributes
     ----------
     value : float
-        What a call returns now.
+        Present value.
     best : float
         The best f so far.
     waited, cooling : int
