@@ -1,21 +1,24 @@
 """Write the files that follow from the rules: ``python tests/generate.py``, after adding one.
 
-The table in ``numadam/rules/__init__.py``, the stubs of ``numadam`` and ``numadam.nopython``,
-``tests/typing_rules.py``, a use of each rule for mypy, and the lists of rules in the docs. A test
-says when one is out of date.
+The table in ``numadam/rules/__init__.py``, the stubs of ``numadam`` and ``numadam.nopython``, the
+types of the keywords of `minimize`, ``tests/typing_rules.py``, a use of each rule for mypy, and the
+lists of rules in the docs. A test says when one is out of date.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numadam
 from numadam import rules
+from numadam._core import choices
+from numadam._minimize.names import not_for_many, not_for_one
 
 PACKAGE = Path(numadam.__file__).parent
 TESTS = Path(__file__).parent
@@ -73,6 +76,69 @@ def nopython_stub(files: dict[str, str]) -> str:
     """``numadam/nopython/__init__.pyi``."""
     homes = {name: f"numadam.nopython.{file}" for file in files for name in nopython_names(file)}
     return f"{NOTE}{_imports(homes | {'VERSION': 'numadam.nopython.core'})}\n__all__: list[str]\n"
+
+
+def _shared_types() -> dict[str, str]:
+    """The type of each option that all rules share, as it is written there."""
+    tree = ast.parse((PACKAGE / "_core" / "keywords.py").read_text(encoding="utf-8"))
+    return {
+        ast.unparse(node.target): ast.unparse(node.annotation)
+        for kind in tree.body
+        if isinstance(kind, ast.ClassDef) and kind.name.startswith("Shared")
+        for node in kind.body
+        if isinstance(node, ast.AnnAssign)
+    }
+
+
+def option_types(files: dict[str, str]) -> dict[str, str]:
+    """The type of every option, those that all rules share first."""
+    types = _shared_types()
+    for file, kind in files.items():
+        cls = getattr(import_module(f"numadam.rules.{file}"), kind)
+        for one in inspect.signature(cls).parameters.values():
+            if one.kind is one.KEYWORD_ONLY:
+                known = types.setdefault(one.name, one.annotation)
+                missing = [part for part in one.annotation.split(" | ") if part not in known]
+                types[one.name] = " | ".join([known, *missing])
+    return types
+
+
+def run_keywords(files: dict[str, str]) -> str:
+    """``numadam/_minimize/keywords.py``."""
+    types = option_types(files)
+    of_one = {name: types[name] for name in types if name not in not_for_one()}
+    of_many = {name: of_one[name] for name in of_one if name not in not_for_many()}
+    used = {name for text in of_one.values() for name in re.findall(r"\w+", text)}
+    texts = ", ".join(sorted(name for name in used if get_args(getattr(choices, name, None))))
+    rule_names = "".join(f'    "{kind.lower()}",\n' for kind in files.values())
+
+    def fields(those: dict[str, str]) -> str:
+        return "".join(f"    {name}: {text}\n" for name, text in those.items())
+
+    return f'''{NOTE}"""Options of rules as keywords of `minimize` and `minimize_many`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from numadam._core.choices import {texts}
+from numadam._core.hyper import Schedule
+from numadam._minimize.names import OfSciPy
+
+RuleName = Literal[
+{rule_names}]
+
+
+class ManyOptions(OfSciPy, total=False):
+    """Keywords of `minimize_many`."""
+
+{fields(of_many)}
+
+class Options(ManyOptions, total=False):
+    """Keywords of `minimize`."""
+
+{fields({name: of_one[name] for name in of_one if name not in of_many})}'''
 
 
 def _options(function: Any) -> str:
@@ -166,6 +232,7 @@ def written() -> dict[Path, str]:
         PACKAGE / "rules" / "__init__.py": table(files),
         PACKAGE / "__init__.pyi": stub(files),
         PACKAGE / "nopython" / "__init__.pyi": nopython_stub(files),
+        PACKAGE / "_minimize" / "keywords.py": run_keywords(files),
         TESTS / "typing_rules.py": uses(files),
     }
 

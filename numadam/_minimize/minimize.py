@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
+from numadam._core import choices
 from numadam._core.hyper import count
 from numadam._minimize.arguments import (
     check_maxiter,
@@ -20,14 +20,22 @@ from numadam._minimize.checkpoint import read_checkpoint
 from numadam._minimize.compiled.forms import check_plain, is_compiled
 from numadam._minimize.hints import with_hint
 from numadam._minimize.names import takes_names_of_scipy
-from numadam._minimize.result import every_for
+from numadam._minimize.result import Result, every_for
 from numadam._minimize.runs import check_for_ranks, define, run_compiled, run_in_python
 from numadam._minimize.saved import start_of
 from numadam._minimize.stopping import Tolerances
 from numadam._minimize.tasks import Task
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import ArrayLike
+
+    from numadam._core.annotations import Bounds, Nested, Rate
+    from numadam._minimize.keywords import Options, RuleName
     from numadam._mpi.decomposition import Decomposition
+    from numadam._optimizer.optimizer import Optimizer
 
 #: The context of one process.
 _ALONE: AbstractContextManager[None] = nullcontext()
@@ -35,15 +43,15 @@ _ALONE: AbstractContextManager[None] = nullcontext()
 
 @takes_names_of_scipy
 def minimize(
-    fun: Any,
-    x0: Any,
+    fun: Callable[..., Any],
+    x0: ArrayLike | Nested | Any,
     args: Any = (),
     *,
-    jac: Any = None,
-    bounds: Any = None,
-    lr: Any = 0.01,
-    rule: Any = "adam",
-    callback: Any = None,
+    jac: bool | choices.Differences | Callable[..., Any] | None = None,
+    bounds: Bounds | None = None,
+    lr: Rate = 0.01,
+    rule: RuleName | type[Optimizer] = "adam",
+    callback: Callable[..., object] | None = None,
     gtol: float | None = None,
     gtol_rel: float | None = None,
     ftol: float | None = 0.0,
@@ -53,14 +61,14 @@ def minimize(
     track_best: bool | None = None,
     check_every: int | None = None,
     history: int | bool | None = None,
-    state: Any = None,
-    checkpoint: Any = None,
+    state: Mapping[str, Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     progress: bool = False,
     comm: Any = None,
-    f: str = "global",
-    **options: Any,
-) -> OptimizeResult:
+    f: choices.PartOfF = "global",
+    **options: Unpack[Options],
+) -> Result:
     r"""Minimise a function of arrays by Adam or another rule, as `scipy.optimize.minimize` does.
 
     .. math:: \min_x f(x) \quad \text{subject to} \quad lo \le x \le hi
@@ -261,8 +269,7 @@ def _on_all_ranks(comm: Any) -> AbstractContextManager[Decomposition | None]:
 
 def _has_shares(f: Any, block: Any) -> bool:
     """The argument `f`: whether `fun` returns a share of f on each rank."""
-    if f not in ("global", "local"):
-        raise ValueError(f"f: expected 'global' or 'local', got {f!r:.80}.")
+    choices.check("f", f, choices.PartOfF)
     if f == "local" and block is None:
         raise ValueError("f: 'local' goes with comm=..., which was not given.")
     return bool(f == "local")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import OptimizeResult
@@ -13,8 +13,12 @@ from numadam._arrays.interop import is_array, to_host
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
 from numadam._minimize import stopping as st
+from numadam._minimize.entries import entry
 from numadam._minimize.tasks import ManyTask
 from numadam._optimizer.optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 #: Entries of a result in the order in which they are shown; others follow.
 _FIRST = ("message", "success", "status", "fun", "x", "nit", "nfev", "njev", "grad_norm")
@@ -58,7 +62,9 @@ def make_history(lines: Any) -> dict[str, np.ndarray]:
 
 
 class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
-    """The result of one problem, in SciPy's form; shows a summary of history and state.
+    """Result of `minimize`: SciPy's `OptimizeResult`, a dict whose entries are attributes.
+
+    It shows a summary of history and state.
 
     Examples
     --------
@@ -79,6 +85,70 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
        history: 3 iterations of nit, fun, grad_norm, lr
          state: to go on from nit=2: state=result.state
     """
+
+    @entry
+    def x(self) -> Any:
+        """Best iterate, nested as `x0`."""
+
+    @entry
+    def fun(self) -> float:
+        """Value of f at `x`."""
+
+    @entry
+    def jac(self) -> Any:
+        """Gradient at `x`; None where none was formed there."""
+
+    @entry
+    def grad_norm(self) -> float:
+        """Norm of the projected gradient at `x`, by the argument `norm`."""
+
+    @entry
+    def success(self) -> bool:
+        """Whether a stop test held, at `x_last`."""
+
+    @entry
+    def status(self) -> int:
+        """0: a stop test held; 1: maxiter; 2: f, 3: gradient not finite; 99: callback."""
+
+    @entry
+    def message(self) -> str:
+        """Why the run ended, and what may help."""
+
+    @entry
+    def nit(self) -> int:
+        """Iterations, with those of the runs that this one goes on from."""
+
+    @entry
+    def nfev(self) -> int:
+        """Evaluations of f."""
+
+    @entry
+    def njev(self) -> int:
+        """Evaluations of the gradient."""
+
+    @entry
+    def x_last(self) -> Any:
+        """Last iterate, nested as `x0`."""
+
+    @entry
+    def fun_last(self) -> float:
+        """Value of f at `x_last`; NaN where it was not evaluated."""
+
+    @entry
+    def history(self) -> dict[str, NDArray[Any]]:
+        """Arrays by name: nit, fun, grad_norm, lr."""
+
+    @entry
+    def state(self) -> dict[str, Any]:
+        """All that `minimize` needs to go on: pass it as `state`."""
+
+    @entry
+    def averaged(self) -> Any:
+        """Running average of x; with the option `ema` only."""
+
+    @entry
+    def index(self) -> int:
+        """Number of the problem; of `ManyResult.best` only."""
 
     def _brief(self) -> dict[str, Any]:
         shown = {name: _short(value) if name in _OF_X else value for name, value in self.items()}
@@ -135,7 +205,10 @@ def attach(error: BaseException, result: OptimizeResult) -> None:
 
 
 class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
-    """The results of many problems: arrays with an entry a problem, shown as counts and ranges.
+    """Result of `minimize_many`: SciPy's `OptimizeResult`, of arrays with an element a problem.
+
+    It shows counts and ranges. Arrays are CuPy arrays where x0 was one, but for `success`,
+    `status` and `nit`.
 
     Examples
     --------
@@ -152,6 +225,57 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
           nit: 1 to 1, median 1
          nfev: 100
     """
+
+    @entry
+    def x(self) -> Any:
+        """Best iterate of each problem, of the shape of `x0`."""
+
+    @entry
+    def fun(self) -> Any:
+        """Value of f at `x`."""
+
+    @entry
+    def jac(self) -> Any:
+        """Gradient at `x`."""
+
+    @entry
+    def grad_norm(self) -> Any:
+        """Norm of the projected gradient at `x`."""
+
+    @entry
+    def success(self) -> NDArray[np.bool_]:
+        """Whether a stop test held."""
+
+    @entry
+    def status(self) -> NDArray[np.int64]:
+        """As of `Result`; -1: interrupted."""
+
+    @entry
+    def message(self) -> str:
+        """Counts of the problems by why they ended."""
+
+    @entry
+    def nit(self) -> Any:
+        """Iterations of each problem."""
+
+    @entry
+    def nfev(self) -> int:
+        """Evaluations of f, of all problems together."""
+
+    @entry
+    def x_last(self) -> Any:
+        """Last iterates."""
+
+    @entry
+    def fun_last(self) -> Any:
+        """Value of f at `x_last`."""
+
+    @entry
+    def averaged(self) -> Any:
+        """Running averages of x; with the option `ema` only."""
+
+    def __dir__(self) -> list[str]:
+        return [*self, "best"]
 
     def best(self) -> Result:
         """The problem with the lowest finite f, as a result of its own with its `index`."""

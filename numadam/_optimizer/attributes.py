@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, overload
 
+from numadam._core.hyper import Schedule
 from numadam._core.parts import parts_of
 from numadam._optimizer.base import OptimizerBase
 
@@ -21,7 +22,7 @@ class hyper:
     def __get__(self, instance: OptimizerBase | None, owner: type) -> Any:
         return self if instance is None else parts_of(instance).settings.options[self._name]
 
-    def __set__(self, instance: OptimizerBase, value: Any) -> None:
+    def __set__(self, instance: OptimizerBase, value: float | Schedule | None) -> None:
         parts = parts_of(instance)
         with parts.lock:
             parts.settings.set(self._name, value)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from numadam._arrays import formatting
+from numadam._core import choices
+from numadam._core.annotations import Rate
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._jit.interrupts import defer_interrupts
@@ -116,10 +118,10 @@ class Sharded(Forwarding):
         params: Any,
         comm: Any,
         *,
-        lr: Any = None,
-        reduce: str = "sum",
+        lr: Rate | None = None,
+        reduce: choices.Reduce = "sum",
         bucket_bytes: int = 2 * 2**20,
-        transport: str = "auto",
+        transport: choices.Transport = "auto",
         **options: Any,
     ) -> None:
         self._ranks, self._broken = ranks_of(comm), ""
@@ -450,8 +452,7 @@ class Sharded(Forwarding):
 def _check_arguments(kind: Any, reduce: Any, bucket_bytes: Any, options: dict[str, Any]) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
         raise TypeError(f"kind: expected a class such as numadam.Adam, got {kind!r:.80}.")
-    if reduce not in ("sum", "mean"):
-        raise ValueError(f"reduce: expected 'sum' or 'mean', got {reduce!r}.")
+    choices.check("reduce", reduce, choices.Reduce)
     whole = isinstance(bucket_bytes, int) and not isinstance(bucket_bytes, bool)
     if not whole or not 1 <= bucket_bytes <= _MOST_BYTES:
         raise ValueError(
