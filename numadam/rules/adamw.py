@@ -43,9 +43,7 @@ class AdamW(Adam):
         Share of the parameters that is lost, times lr, at every step; in units of 1 / lr.
     beta1, beta2, eps, eps_root, eps_form, bias_correction, amsgrad, nesterov
         As in `Adam`.
-    **shared
-        Options of every rule, such as `decay_times_lr`, `clip_norm`, `bounds` and `like`. Further
-        options: see `numadam.Optimizer`.
+    {{shared}}
 
     Attributes
     ----------

@@ -1,0 +1,147 @@
+"""Programs of README, pages and docstrings, checked for types as a user's editor does.
+
+``python -m tests.typing_pages mypy basedpyright`` writes one program for each page, and one for the
+examples of each public docstring, and runs these checkers on them. What a checker reports, it
+names by page.
+"""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numadam
+from tests.pages import BLOCK
+
+ROOT = Path(numadam.__file__).parents[1]
+sys.path.append(str(ROOT / "docs" / "_ext"))
+from public_names import public_names  # noqa: E402  (in _ext)
+
+#: Of the checkers, as of a user who has set nothing but that functions without types are read.
+#: What other packages say about themselves is not looked for: they need not be there.
+MYPY = """
+[mypy]
+check_untyped_defs = True
+allow_redefinition = True
+ignore_missing_imports = True
+disable_error_code = no-redef
+[mypy-numadam.*]
+ignore_errors = True
+[mypy-torch.*,jax.*,matplotlib.*,sklearn.*,cupy.*,mpi4py.*]
+follow_imports = skip
+"""
+PYRIGHT = {
+    "typeCheckingMode": "standard",
+    "extraPaths": [str(ROOT)],
+    "reportMissingImports": "none",
+    "reportMissingModuleSource": "none",
+    "reportRedeclaration": "none",  # a page defines one name in several examples
+    "reportPossiblyUnbound": "none",  # loops of examples have at least one turn
+}
+#: Reports that are not about numadam's types: types that the checkers infer from the source of
+#: other packages, and our attribute of the user's own exceptions, which no type can have.
+OTHERS = re.compile(
+    "|".join(
+        [
+            r'"?numadam_result"?',
+            r"of \"_Intrinsic\"|parameter \"ndim\"|is not subscriptable|annotation for \"i\"",  # Numba
+            r"LinearOperator|named \"seed\"|\(targets: Unknown",  # SciPy
+            r"type of \"accumulation\"|object \| Any|involving Union|class \"tuple\[Series",  # of drop-ins
+        ]
+    )
+)
+
+
+def of_pages() -> Iterator[tuple[str, str]]:
+    """The programs of README and pages: name, and the blocks of one in their order.
+
+    A page whose blocks can be copied one by one, since each imports what it needs, has several.
+    """
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
+    for page in [ROOT / "README.md", *sorted(pages)]:
+        blocks = [code for _, code in BLOCK.findall(page.read_text(encoding="utf-8"))]
+        name = page.relative_to(ROOT).with_suffix("").as_posix()
+        if len(blocks) > 1 and all("import numadam" in code for code in blocks):
+            yield from ((f"{name}-{k}", code) for k, code in enumerate(blocks, 1))
+        elif blocks:
+            yield name, "\n".join(blocks)
+
+
+def of_docstrings() -> Iterator[tuple[str, str]]:
+    """The examples of each public name and of its methods: name, and program."""
+    for thing in public_names().values():
+        for test in doctest.DocTestFinder().find(thing):
+            if test.examples:
+                home = thing.__module__
+                imported = f"from {home} import {thing.__name__}  # as in its module\n"
+                name = f"{home}.{test.name}"
+                yield name, imported + "".join(one.source for one in test.examples)
+
+
+def write(folder: Path) -> int:
+    """Write all programs into a folder; returns how many there are."""
+    found = dict([*of_pages(), *of_docstrings()])
+    for name, code in found.items():
+        path = folder / f"{name.replace('/', '_').replace('.', '_').replace('-', '_')}.py"
+        path.write_text(code, encoding="utf-8")
+    return len(found)
+
+
+def mypy(folder: Path) -> list[str]:
+    """Errors of mypy in a folder of programs."""
+    (folder / "mypy.ini").write_text(MYPY, encoding="utf-8")
+    files = sorted(path.name for path in folder.glob("*.py"))
+    done = _run(folder, ["-m", "mypy", "--no-error-summary", *files])
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"mypy: {done.stdout}{done.stderr}")
+    return [line for line in done.stdout.splitlines() if ": error: " in line]
+
+
+def basedpyright(folder: Path) -> list[str]:
+    """Errors of basedpyright in a folder of programs."""
+    (folder / "pyrightconfig.json").write_text(json.dumps(PYRIGHT), encoding="utf-8")
+    options = ["--outputjson", "--level", "error", "--pythonpath", sys.executable]
+    done = _run(folder, ["-m", "basedpyright", *options])
+    report = json.loads(done.stdout)
+    if report["summary"]["filesAnalyzed"] < len([*folder.glob("*.py")]):
+        raise SystemExit(f"basedpyright left programs out: {report['summary']}")
+    return [
+        f"{Path(one['file']).name}:{one['range']['start']['line'] + 1}: {one['message']}"
+        for one in report["generalDiagnostics"]
+        if one["severity"] == "error"
+    ]
+
+
+def _run(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
+    scope = {**os.environ, "MYPYPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *words], cwd=folder, env=scope, capture_output=True, text=True, check=False
+    )
+
+
+CHECKERS = {"mypy": mypy, "basedpyright": basedpyright}
+
+
+def main(names: list[str]) -> int:
+    """Check all programs with each of the named checkers; returns how many errors there are."""
+    errors = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        count = write(folder)
+        for name in names:
+            found = [line for line in CHECKERS[name](folder) if not OTHERS.search(line)]
+            errors += len(found)
+            print(*found, sep="\n" if found else "")
+            print(f"{name}: {count} programs, {len(found)} errors")
+    return errors
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or [*CHECKERS]) > 0)
