@@ -104,9 +104,9 @@ class RAdam(Optimizer):
             \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \qquad
             r = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
                 {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
-        p &= p - lr \, \frac{m}{1 - \beta_1^t}
-            \begin{cases} r \sqrt{1 - \beta_2^t} / (\sqrt{v} + eps) & \rho_t > 5 \\
-                1 & \text{else} \end{cases}
+        p &= p - lr \, \frac{m}{1 - \beta_1^t} \cdot
+            \frac{r \sqrt{1 - \beta_2^t}}{\sqrt{v} + eps} \quad \text{where} \quad \rho_t > 5 \\
+        p &= p - lr \, \frac{m}{1 - \beta_1^t} \quad \text{before}
 
     Parameters
     ----------
