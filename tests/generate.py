@@ -166,10 +166,11 @@ def uses(files: dict[str, str]) -> str:
     """``tests/typing_rules.py``."""
     calls = [call for file, kind in files.items() for call in _uses(file, kind)]
     good = "".join(f"    {begin}{options}\n" for begin, options in calls)
-    bad = "".join(f"    {begin}, unknown=1)  # type: ignore[call-arg]\n" for begin, _ in calls)
+    ignored = "# type: ignore[call-arg]  # pyright: ignore[reportCallIssue]"
+    bad = "".join(f"    {begin}, unknown=1)  {ignored}\n" for begin, _ in calls)
     return f'''{NOTE}# fmt: off
 # ruff: noqa: E501
-"""Every rule as mypy sees it: tests/test_typing.py runs it."""
+"""Every rule as mypy and pyright see it: tests/test_typing.py runs it."""
 
 from __future__ import annotations
 
@@ -185,7 +186,7 @@ def every_rule() -> None:
 {good}
 
 def refused() -> None:
-    """An option that no rule has: mypy sees it, or an ignore is one too many."""
+    """An option that no rule has: they see it, or an ignore is one too many."""
 {bad}'''
 
 

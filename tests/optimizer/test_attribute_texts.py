@@ -20,6 +20,7 @@ def test_every_option_has_its_text_as_an_attribute(name):
     kind = getattr(na, name)
     options = {n: one for n, one in vars(kind).items() if isinstance(one, (hyper, fixed))}
     texts = parameters(kind.__doc__)
+    assert options
     for option, one in options.items():
         assert one.__doc__ == "\n".join(texts[option]), option
 
