@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numadam
@@ -21,7 +22,7 @@ from tests.pages import BLOCK
 
 ROOT = Path(numadam.__file__).parents[1]
 sys.path.append(str(ROOT / "docs" / "_ext"))
-from public_names import public_names  # noqa: E402  (in _ext)
+public_names = import_module("public_names").public_names
 
 #: Of the checkers, as of a user who has set nothing but that functions without types are read.
 #: What other packages say about themselves is not looked for: they need not be there.

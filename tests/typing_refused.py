@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Calls that ``mypy --strict`` and pyright refuse, each with its error; they fail when run, too.
 
 A checker that takes one finds an ignore too many, which is an error of both. tests/test_typing.py
@@ -34,7 +33,7 @@ def set_beta1() -> None:
     na.Adam(x).beta1 = "fast"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-CALLS: list[Callable[[], object]] = [
+CALLS: tuple[Callable[[], object], ...] = (
     set_lr,
     set_beta1,
     lambda: na.Adam(x, lr="fast"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -65,4 +64,4 @@ CALLS: list[Callable[[], object]] = [
     lambda: na.minimize_many(bowls, rows, jac=True, history=True),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     lambda: na.schedules.ReduceOnPlateau(0.1, mode="least"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.schedules.ReduceOnPlateau(0.1, threshold_mode="ratio"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-]
+)
