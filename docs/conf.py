@@ -26,6 +26,7 @@ extensions = [
     "complete",
     "form",
     "mathml",
+    "result_entries",
     "rule_pages",
 ]
 exclude_patterns = ["_build", "README.md", "gallery"]

@@ -10,7 +10,10 @@ import pytest
 
 import numadam
 from numadam._core import choices
+from numadam._core.keywords import Shared
+from numadam._core.options import DEFAULTS
 from numadam._core.presets import LIKE
+from numadam._optimizer.attributes import fixed, hyper
 
 PACKAGE = Path(numadam.__file__).parent
 #: The second is written by tests/generate.py, from the names of the rules.
@@ -19,6 +22,12 @@ HOMES = {"_core/choices.py", "_minimize/keywords.py"}
 
 def test_every_library_has_its_habits_and_its_name():
     assert tuple(LIKE) == get_args(choices.Like)
+
+
+def test_every_option_has_a_type_and_is_an_attribute():
+    assert Shared.__annotations__.keys() == DEFAULTS.keys()
+    kinds = {name: type(vars(numadam.Optimizer).get(name)) for name in DEFAULTS}
+    assert [name for name, kind in kinds.items() if kind not in (hyper, fixed)] == []
 
 
 def test_choices_are_written_in_one_file():
