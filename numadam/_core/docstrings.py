@@ -12,14 +12,14 @@ from typing import Any
 _PLACEHOLDER = re.compile(r"^( *)\{\{(\w+)\}\}$", re.MULTILINE)
 _PARAMETERS = re.compile(r"^Parameters\n-+\n(.*?)(?=^\S[^\n]*\n---|\Z)", re.M | re.S)
 #: An entry of that section: name, type, text.
-_ENTRY = re.compile(r"^(\w+) : (.*)\n((?: .*\n|\n)*)", re.MULTILINE)
+_DESCRIBED = re.compile(r"^(\w+) : (.*)\n((?: .*\n|\n)*)", re.MULTILINE)
 
 
 @functools.cache
 def parameters(doc: str | None) -> dict[str, tuple[str, str]]:
     """Type and text of each parameter that a docstring describes by itself."""
     section = _PARAMETERS.search(inspect.cleandoc(doc or "") + "\n")
-    found = _ENTRY.findall(section.group(1)) if section else []
+    found = _DESCRIBED.findall(section.group(1)) if section else []
     return {name: (kind, textwrap.dedent(text).strip()) for name, kind, text in found}
 
 

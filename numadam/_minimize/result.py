@@ -70,7 +70,9 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
     Examples
     --------
     >>> import numadam as na
-    >>> na.minimize(lambda x: (x @ x, 2 * x), [1.0, 2.0], jac=True, rule="sgd", lr=0.25, maxiter=2)
+    >>> def fun(x):
+    ...     return x @ x, 2 * x
+    >>> na.minimize(fun, [1.0, 2.0], jac=True, rule="sgd", lr=0.25, maxiter=2)
        message: The number of iterations has reached maxiter.
        success: False
         status: 1
