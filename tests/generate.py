@@ -1,8 +1,8 @@
 """Write the files that follow from the rules: ``python tests/generate.py``, after adding one.
 
 The table in ``numadam/rules/__init__.py``, the stubs of ``numadam`` and ``numadam.nopython``, the
-types of the keywords of `minimize`, ``tests/typing_rules.py``, a use of each rule for mypy, and the
-lists of rules in the docs. A test says when one is out of date.
+types of the keywords of `minimize` and `Sharded`, ``tests/typing_rules.py``, a use of each rule for
+mypy, and the lists of rules in the docs. A test says when one is out of date.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numadam
 from numadam import rules
 from numadam._core import choices
 from numadam._minimize.names import not_for_many, not_for_one
+from numadam._mpi.slices import REFUSED
 
 PACKAGE = Path(numadam.__file__).parent
 TESTS = Path(__file__).parent
@@ -97,10 +98,21 @@ def option_types(files: dict[str, str]) -> dict[str, str]:
         cls = getattr(import_module(f"numadam.rules.{file}"), kind)
         for one in inspect.signature(cls).parameters.values():
             if one.kind is one.KEYWORD_ONLY:
-                known = types.setdefault(one.name, one.annotation)
+                known = types.get(one.name, one.annotation).split(" | ")
                 missing = [part for part in one.annotation.split(" | ") if part not in known]
-                types[one.name] = " | ".join([known, *missing])
+                types[one.name] = " | ".join([*known, *missing])
     return types
+
+
+def _choices_in(types: dict[str, str]) -> str:
+    """The names of choices in types, as an import lists them: a line each."""
+    used = {name for text in types.values() for name in re.findall(r"\w+", text)}
+    names = sorted(name for name in used if get_args(getattr(choices, name, None)))
+    return "(\n" + "".join(f"    {name},\n" for name in names) + ")"
+
+
+def _fields(types: dict[str, str]) -> str:
+    return "".join(f"    {name}: {text}\n" for name, text in types.items())
 
 
 def run_keywords(files: dict[str, str]) -> str:
@@ -108,13 +120,7 @@ def run_keywords(files: dict[str, str]) -> str:
     types = option_types(files)
     of_one = {name: types[name] for name in types if name not in not_for_one()}
     of_many = {name: of_one[name] for name in of_one if name not in not_for_many()}
-    used = {name for text in of_one.values() for name in re.findall(r"\w+", text)}
-    texts = ", ".join(sorted(name for name in used if get_args(getattr(choices, name, None))))
     rule_names = "".join(f'    "{kind.lower()}",\n' for kind in files.values())
-
-    def fields(those: dict[str, str]) -> str:
-        return "".join(f"    {name}: {text}\n" for name, text in those.items())
-
     return f'''{NOTE}"""Options of rules as keywords of `minimize` and `minimize_many`."""
 
 from __future__ import annotations
@@ -122,7 +128,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from numadam._core.choices import {texts}
+from numadam._core.choices import {_choices_in(of_one)}
 from numadam._core.hyper import Schedule
 from numadam._minimize.names import OfSciPy
 
@@ -133,12 +139,37 @@ RuleName = Literal[
 class ManyOptions(OfSciPy, total=False):
     """Keywords of `minimize_many`."""
 
-{fields(of_many)}
+{_fields(of_many)}
 
 class Options(ManyOptions, total=False):
     """Keywords of `minimize`."""
 
-{fields({name: of_one[name] for name in of_one if name not in of_many})}'''
+{_fields({name: of_one[name] for name in of_one if name not in of_many})}'''
+
+
+def sharded_keywords(files: dict[str, str]) -> str:
+    """``numadam/mpi/keywords.py``."""
+    every = option_types(files)
+    types = {name: every[name] for name in every if name not in REFUSED}
+    return f'''{NOTE}"""Options of rules as keywords of `Sharded`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from numadam._core.annotations import Bounds
+from numadam._core.choices import {_choices_in(types)}
+from numadam._core.hyper import Schedule
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Options(TypedDict, total=False):
+    """Keywords of `Sharded`."""
+
+{_fields(types)}'''
 
 
 def _options(function: Any) -> str:
@@ -234,6 +265,7 @@ def written() -> dict[Path, str]:
         PACKAGE / "__init__.pyi": stub(files),
         PACKAGE / "nopython" / "__init__.pyi": nopython_stub(files),
         PACKAGE / "_minimize" / "keywords.py": run_keywords(files),
+        PACKAGE / "mpi" / "keywords.py": sharded_keywords(files),
         TESTS / "typing_rules.py": uses(files),
     }
 

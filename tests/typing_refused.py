@@ -7,6 +7,7 @@ runs them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,14 @@ def set_lr() -> None:
 
 def set_beta1() -> None:
     na.Adam(x).beta1 = "fast"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def shard(comm: Any) -> None:
+    """Not run: it needs ranks."""
+    na.mpi.Sharded(na.Adam, x, comm, reduce="max")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    na.mpi.Sharded(na.Adam, x, comm, transport="tcp")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    na.mpi.Sharded(na.Adam, x, comm, nonfinite="skp")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    na.mpi.Sharded(na.Adam, x, comm, sparse="lazy")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 CALLS: tuple[Callable[[], object], ...] = (

@@ -6,7 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from numadam._core.choices import AMSGrad, ComplexForm, EpsForm, EpsFormOfMax, Like
+from numadam._core.choices import (
+    AMSGrad,
+    ComplexForm,
+    EpsForm,
+    EpsFormOfMax,
+    Like,
+)
 from numadam._core.hyper import Schedule
 from numadam._minimize.names import OfSciPy
 

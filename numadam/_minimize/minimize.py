@@ -73,6 +73,17 @@ def minimize(
 
     .. math:: \min_x f(x) \quad \text{subject to} \quad lo \le x \le hi
 
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> def fun(x, target):
+    ...     return np.sum((x - target) ** 2), 2 * (x - target)
+    >>> target = np.array([1.0, 2.0, 3.0])
+    >>> res = na.minimize(fun, np.zeros(3), (target,), jac=True, lr=0.1)
+    >>> res.success, res.x.round(4)
+    (True, array([1., 2., 3.]))
+
     Parameters
     ----------
     fun : function
@@ -208,17 +219,6 @@ def minimize(
     References
     ----------
     Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> def fun(x, target):
-    ...     return np.sum((x - target) ** 2), 2 * (x - target)
-    >>> target = np.array([1.0, 2.0, 3.0])
-    >>> res = na.minimize(fun, np.zeros(3), (target,), jac=True, lr=0.1)
-    >>> res.success, res.x.round(4)
-    (True, array([1., 2., 3.]))
     """
     with _on_all_ranks(comm) as block:
         if track_best not in (None, True, False):

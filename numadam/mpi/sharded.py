@@ -7,9 +7,9 @@ What a step does is in `_mpi/agreement.py`, `_mpi/placement.py`, `_mpi/host_step
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from numadam._arrays import formatting
 from numadam._core import choices
@@ -31,6 +31,7 @@ from numadam.mpi.forwarding import Forwarding
 
 if TYPE_CHECKING:
     from numadam._mpi.device_steps import DeviceSteps
+    from numadam.mpi.keywords import Options
 
 _MOST_BYTES = 2**30
 _MAKING = "Sharded"
@@ -122,7 +123,7 @@ class Sharded(Forwarding):
         reduce: choices.Reduce = "sum",
         bucket_bytes: int = 2 * 2**20,
         transport: choices.Transport = "auto",
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         self._ranks, self._broken = ranks_of(comm), ""
 
@@ -146,7 +147,7 @@ class Sharded(Forwarding):
             self._steps.spread()
         self._steps.barrier()
 
-    def _part(self, kind: Any, comm: Any, lr: Any, options: dict[str, Any]) -> Optimizer:
+    def _part(self, kind: Any, comm: Any, lr: Any, options: Mapping[str, Any]) -> Optimizer:
         """The optimiser of this rank's part, with its part of the options. Collective."""
         bounds = options.get("bounds")
         arrays = together(self._ranks, _MAKING, lambda: self._place.about_elements(lr, bounds))
@@ -449,7 +450,7 @@ class Sharded(Forwarding):
         )
 
 
-def _check_arguments(kind: Any, reduce: Any, bucket_bytes: Any, options: dict[str, Any]) -> None:
+def _check_arguments(kind: Any, reduce: Any, bucket_bytes: Any, options: Mapping[str, Any]) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
         raise TypeError(f"kind: expected a class such as numadam.Adam, got {kind!r:.80}.")
     choices.check("reduce", reduce, choices.Reduce)
