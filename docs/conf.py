@@ -25,6 +25,7 @@ extensions = [
     "command_help",
     "complete",
     "form",
+    "gallery_pages",
     "mathml",
     "result_entries",
     "rule_pages",
@@ -42,7 +43,8 @@ numpydoc_xref_param_type = False
 default_role = "public"  # of _ext/complete.py: a link for a public name
 
 # The pictures of the rules, drawn by _ext/valley.py.
-plot_include_source = plot_html_show_formats = plot_html_show_source_link = False
+plot_include_source = False
+plot_html_show_formats = plot_html_show_source_link = False
 plot_formats = ["svg"]
 
 sphinx_gallery_conf = {
@@ -51,6 +53,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"[/\\]plot_",
     "ignore_pattern": r"(^|[/\\])(?!plot_)[^/\\]*\.py$",  # modules beside the examples
     "abort_on_example_error": True,
+    "capture_repr": (),  # no <... object at 0x...> below a block
     "show_memory": False,
     "write_computation_times": False,
     "min_reported_time": 1,

@@ -22,7 +22,7 @@ class CommandHelp(SphinxDirective):
         command = [sys.executable, "-m", "numadam", *self.arguments, "--help"]
         settings = {
             **os.environ,
-            "COLUMNS": str(COLUMNS + 2),
+            "COLUMNS": str(COLUMNS + 2),  # argparse leaves two free
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
         done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)

@@ -141,10 +141,12 @@ def backward(
 ) -> float:
     """Write the gradients of the loss into `grads`; return the loss.
 
-    Of a batch of `count` images these may be some: loss and gradients are then their share.
+    With `count` the images are a part of a batch of so many, and loss and
+    gradients are their share.
     """
     hidden, log_p = forward(params, x)
-    value, d_logits = LOSSES[loss](log_p, y, len(y) if count is None else count)
+    total = len(y) if count is None else count
+    value, d_logits = LOSSES[loss](log_p, y, total)
     d_hidden = (d_logits @ params["w2"].T) * (hidden > 0)
     np.matmul(hidden.T, d_logits, out=grads["w2"])
     np.matmul(x.T, d_hidden, out=grads["w1"])

@@ -26,7 +26,7 @@ ADAMW = dataclasses.replace(
 
 @optimizer_class
 class AdamW(Adam):
-    r"""Adam with weight decay beside the step instead of in the gradient.
+    r"""AdamW: Adam with decoupled weight decay, the usual choice for neural networks.
 
     .. math::
         p = p - lr \left( \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + eps}

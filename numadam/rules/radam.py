@@ -96,7 +96,7 @@ RADAM = RuleSpec(
 
 @optimizer_class
 class RAdam(Optimizer):
-    r"""RAdam: Adam with a warm-up of its own, as long as `v` rests on few gradients.
+    r"""RAdam: Adam with built-in warm-up, for runs whose first steps go astray.
 
     .. math::
         m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) g^2 \\
