@@ -28,6 +28,8 @@ _HOMES |= {
     "minimize": "numadam._minimize.minimize",
     "minimize_many": "numadam._minimize.minimize_many",
     "scipy_adam": "numadam._minimize.scipy_method",
+    "Result": "numadam._minimize.result",
+    "ManyResult": "numadam._minimize.result",
 }
 
 _MODULES = ("mpi", "nopython", "schedules")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from scipy.optimize import OptimizeResult
-
 from numadam._arrays.interop import is_array, is_cupy
 from numadam._core.parts import parts_of
 from numadam._minimize.checkpoint import Checkpoint, RunState
@@ -18,6 +16,7 @@ from numadam._minimize.observers import Observers
 from numadam._minimize.python.device_tests import DeviceStopTests
 from numadam._minimize.python.loop import PythonRun
 from numadam._minimize.python.stop_tests import HostStopTests
+from numadam._minimize.result import Result
 from numadam._minimize.saved import first_of
 from numadam._minimize.tasks import Task
 
@@ -43,7 +42,7 @@ def saved_run(task: Task, optimizer: Any) -> RunState | None:
     return task.checkpoint.load(optimizer.lr, own)
 
 
-def run_in_python(fun: Any, task: Task) -> OptimizeResult:
+def run_in_python(fun: Any, task: Task) -> Result:
     """An objective in Python, on NumPy or CuPy arrays."""
     optimizer = task.rule(task.x, task.lr, **task.options)
     tree, settings, backend, _ = parts_of(optimizer)
@@ -58,7 +57,7 @@ def run_in_python(fun: Any, task: Task) -> OptimizeResult:
     ).go()
 
 
-def run_compiled(fun: Any, task: Task) -> OptimizeResult:
+def run_compiled(fun: Any, task: Task) -> Result:
     """A compiled objective: no Python between the iterations."""
     x = task.x
     if not is_array(x) or is_cupy(x) or x.ndim == 0:
