@@ -60,16 +60,17 @@ def fit(c, speeds):
         misfit,
         np.ones((len(speeds), 2)),
         (c, speeds),
-        lr=na.schedules.Cosine(0.1, steps=2000),
+        lr=na.schedules.Cosine(0.1, steps=5000),
         beta2=0.99,
         bounds=(0, None),
-        maxiter=2000,
+        maxiter=5000,
     )
 
 
 best = fit(CONCENTRATION, SPEED[None]).best()
 v, k = best.x * UNITS
-print(f"V = {v:.1f} counts/min^2, K = {k:.4f} ppm: {best.message}")
+print(f"V = {v:.1f} counts/min^2, K = {k:.4f} ppm")
+assert best.success
 
 # %%
 # From slopes to errors
@@ -199,7 +200,7 @@ def repeat(c, experiments=4000):
     """V and K of fits to simulated experiments."""
     noise = s * rng.standard_normal((experiments, c.size))
     res = fit(c, model(c, v, k) + noise)
-    assert res.success.all()
+    print(f"{res.success.sum()} of {experiments} fits have converged")
     return res.x * UNITS
 
 
