@@ -203,7 +203,8 @@ def minimize(
     >>> import numadam as na
     >>> def fun(x, target):
     ...     return np.sum((x - target) ** 2), 2 * (x - target)
-    >>> res = na.minimize(fun, np.zeros(3), (np.array([1.0, 2.0, 3.0]),), jac=True, lr=0.1)
+    >>> target = np.array([1.0, 2.0, 3.0])
+    >>> res = na.minimize(fun, np.zeros(3), (target,), jac=True, lr=0.1)
     >>> res.success, res.x.round(4)
     (True, array([1., 2., 3.]))
     """

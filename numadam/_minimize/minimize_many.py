@@ -124,7 +124,8 @@ def minimize_many(
     ... def fun(x, g, i, targets):  # problem i has its own data
     ...     g[0] = 2 * (x[0] - targets[i])
     ...     return (x[0] - targets[i]) ** 2
-    >>> res = na.minimize_many(fun, np.zeros((3, 1)), (np.array([1.0, 2.0, 3.0]),), lr=0.1)
+    >>> targets = np.array([1.0, 2.0, 3.0])
+    >>> res = na.minimize_many(fun, np.zeros((3, 1)), (targets,), lr=0.1)
     >>> res.x[:, 0].round(4), bool(res.success.all())
     (array([1., 2., 3.]), True)
     """

@@ -111,7 +111,8 @@ class Optimizer(Checkpointed):
     >>> import numpy as np
     >>> import numadam as na
     >>> params = {"w": np.ones((2, 2)), "b": np.zeros(2)}
-    >>> opt = na.Adam(params, lr=na.schedules.Cosine(0.1, steps=100), clip_value=1.0)
+    >>> lr = na.schedules.Cosine(0.1, steps=100)
+    >>> opt = na.Adam(params, lr=lr, clip_value=1.0)
     >>> opt.step({"w": np.full((2, 2), 5.0), "b": np.zeros(2)})
     >>> opt.t, params["w"].round(3).tolist()
     (1, [[0.9, 0.9], [0.9, 0.9]])

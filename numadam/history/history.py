@@ -261,7 +261,9 @@ class History:
         --------
         >>> import numadam as na
         >>> history = na.History()
-        >>> res = na.minimize(lambda x: (x @ x, 2 * x), [3.0, -2.0], jac=True, callback=history)
+        >>> def fun(x):
+        ...     return x @ x, 2 * x
+        >>> res = na.minimize(fun, [3.0, -2.0], jac=True, callback=history)
         >>> axes = history.plot(["f", "lr"])
         >>> axes[0].get_ylabel(), axes[0].get_yscale()
         ('f', 'log')

@@ -72,7 +72,7 @@ ADABELIEF = RuleSpec(
 
 @optimizer_class
 class AdaBelief(Optimizer):
-    r"""AdaBelief: long steps where the gradient is as its mean foretold, short ones elsewhere.
+    r"""AdaBelief: Adam with longer steps where successive gradients agree.
 
     .. math::
         m &= \beta_1 m + (1 - \beta_1) g, \qquad

@@ -73,7 +73,7 @@ ADAGRAD = RuleSpec(
 
 @optimizer_class
 class Adagrad(Optimizer):
-    r"""Adagrad: steps that become shorter where gradients have been large or many.
+    r"""Adagrad: steps that shrink as gradients add up, for sparse features.
 
     .. math::
         v = v + g^2, \qquad p = p - lr \, \frac{g}{\sqrt{v + eps_{root}} + eps}

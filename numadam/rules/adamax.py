@@ -97,7 +97,7 @@ ADAMAX = RuleSpec(
 
 @optimizer_class
 class AdaMax(Optimizer):
-    r"""AdaMax: the running mean of the gradient over its largest recent size.
+    r"""AdaMax: Adam scaled by the largest recent gradient, for a few huge gradients among many.
 
     .. math::
         m &= \beta_1 m + (1 - \beta_1) g, \qquad u = \max(\beta_2 u, |g| + eps) \\

@@ -24,7 +24,7 @@ ADAMW = dataclasses.replace(
 
 @optimizer_class
 class AdamW(Adam):
-    r"""Adam with weight decay beside the step instead of in the gradient.
+    r"""AdamW: Adam with decoupled weight decay, the usual choice for neural networks.
 
     .. math::
         p = p - lr \left( \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + eps}
@@ -140,7 +140,8 @@ def adamw_update(
     >>> import numpy as np
     >>> import numadam as na
     >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
-    >>> na.adamw_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1, weight_decay=0.5)
+    >>> g = np.array([1.0, -1.0])
+    >>> na.adamw_update(p, g, m, v, 1, lr=0.1, weight_decay=0.5)
     >>> p.round(6)
     array([0.85, 1.05])
     """

@@ -61,7 +61,7 @@ LION = RuleSpec(
 
 @optimizer_class
 class Lion(Optimizer):
-    r"""Lion: every element moves by `lr`, up or down, and one state array is all it keeps.
+    r"""Lion: steps of length `lr` by the sign of the momentum, with half the state of Adam.
 
     .. math::
         p = p - lr \, \mathrm{sign}(\beta_1 m + (1 - \beta_1) g), \qquad

@@ -116,7 +116,7 @@ NADAM = RuleSpec(
 
 @optimizer_class
 class NAdam(Optimizer):
-    r"""NAdam: Adam that looks ahead along a momentum that grows.
+    r"""NAdam: Adam with Nesterov momentum, whose beta1 grows over the first steps.
 
     .. math::
         \mu_t &= \beta_1 (1 - 0.96^{t \, momentum\_decay} / 2), \qquad

@@ -96,7 +96,7 @@ RADAM = RuleSpec(
 
 @optimizer_class
 class RAdam(Optimizer):
-    r"""RAdam: Adam with a warm-up of its own, as long as `v` rests on few gradients.
+    r"""RAdam: Adam with built-in warm-up, for runs whose first steps go astray.
 
     .. math::
         m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) g^2 \\
@@ -104,9 +104,9 @@ class RAdam(Optimizer):
             \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \qquad
             r = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
                 {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
-        p &= p - lr \, \frac{m}{1 - \beta_1^t}
-            \begin{cases} r \sqrt{1 - \beta_2^t} / (\sqrt{v} + eps) & \rho_t > 5 \\
-                1 & \text{else} \end{cases}
+        p &= p - lr \, \frac{m}{1 - \beta_1^t} \cdot
+            \frac{r \sqrt{1 - \beta_2^t}}{\sqrt{v} + eps} \quad \text{where} \quad \rho_t > 5 \\
+        p &= p - lr \, \frac{m}{1 - \beta_1^t} \quad \text{before}
 
     Parameters
     ----------

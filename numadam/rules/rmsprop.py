@@ -97,7 +97,7 @@ RMSPROP = RuleSpec(
 
 @optimizer_class
 class RMSprop(Optimizer):
-    r"""RMSprop: the gradient over the root of its running mean square.
+    r"""RMSprop: the gradient divided by the root of its running mean square.
 
     .. math::
         v = \beta_2 v + (1 - \beta_2) g^2, \qquad

@@ -91,7 +91,7 @@ SGD_RULE = RuleSpec(
 
 @optimizer_class
 class SGD(Optimizer):
-    r"""Gradient descent, plain, with momentum, or with Nesterov's look ahead.
+    r"""SGD: gradient descent, plain, with momentum, or with Nesterov momentum.
 
     .. math::
         m = momentum \cdot m + (1 - dampening) \, g, \qquad p = p - lr \cdot m

@@ -32,6 +32,10 @@ class Tensor:
         return (2, 0)
 
 
+class NoArray:
+    """Stands for CuPy's class of arrays."""
+
+
 @pytest.mark.parametrize(
     ("module", "package"),
     [("cupy", "CuPy"), ("numba_cuda", "numba-cuda"), ("cuda.bindings", "cuda-bindings")],
@@ -42,7 +46,7 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, module, p
         if name == module:
             monkeypatch.delitem(sys.modules, name)
     for name in there:
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(ndarray=NoArray))
 
     def find(name):
         if "." in name:  # as Python does where the package around it is missing

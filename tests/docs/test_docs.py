@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -81,3 +82,15 @@ def test_every_shared_option_is_documented():
 def test_every_rule_has_a_page():
     pages = {page.stem for page in (DOCS / "reference" / "rules").glob("*.md")}
     assert pages == {*rules.CLASSES, "index"}
+
+
+def test_chart_names_rules_that_exist_and_its_page_links_them():
+    chart = (DOCS / "images" / "which-rule.svg").read_text(encoding="utf-8")
+    page = (DOCS / "how-to" / "which-rule.md").read_text(encoding="utf-8")
+    files = {name: file for file, name in rules.CLASSES.items()}
+    answers = " ".join(re.findall(r'class="rule">([^<]+)<', chart))
+    named = set(re.findall(r"\b[A-Z]\w*", answers)) - {"L", "BFGS"}
+    assert len(named) >= 8
+    assert named <= files.keys()
+    for name in named:
+        assert f"[{name}](../reference/rules/{files[name]}.md)" in page, name

@@ -17,9 +17,9 @@ from numadam.demos import lstm_network, network
 GALLERY = Path(__file__).parents[2] / "docs" / "gallery"
 SCRIPTS = sorted(GALLERY.glob("plot_*.py"))
 sys.path.append(str(GALLERY.parent / "_ext"))
-from gallery_pages import LEFT_BEHIND, result_first  # noqa: E402  (in _ext)
+from form import wide_lines  # noqa: E402  (in _ext)
+from gallery_pages import LEFT_BEHIND, result_first  # noqa: E402
 
-COLUMNS = 76  # a page shows no more without scrolling
 NETWORK = {"urllib", "requests", "http", "ftplib", "socket", "pooch", "aiohttp", "httpx"}
 #: Pictures and plots: no formula needs them, and not every place of the tests has them.
 PICTURES = {"matplotlib", "skimage"}
@@ -80,13 +80,12 @@ def test_a_script_is_a_page_and_takes_nothing_from_the_network(script):
 
 @pytest.mark.parametrize("script", sorted(GALLERY.glob("*.py")), ids=lambda script: script.stem)
 def test_no_line_is_cut_off(script):
-    lines = script.read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if len(line) > COLUMNS] == []
+    assert wide_lines(script.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("function", [network.backward, lstm_network.backward])
 def test_no_line_of_a_printed_function_is_cut_off(function):
-    assert [line for line in inspect.getsource(function).split("\n") if len(line) > COLUMNS] == []
+    assert wide_lines(inspect.getsource(function)) == []
 
 
 def page(alt="A title"):
