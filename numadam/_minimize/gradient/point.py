@@ -25,7 +25,7 @@ from numadam._optimizer.dispatch import backend_for
 from numadam._settings.bounds import inward, leaf_bounds
 
 #: Names of the parts of a complex number.
-_PARTS = ".real", ".imag"
+_COMPLEX_PARTS = ".real", ".imag"
 
 
 class Point:
@@ -107,7 +107,7 @@ class Point:
         """Name of an element: ``x0['w'][3, 2]``, ``x0[5].imag``."""
         leaf = self.leaf_of(place)
         inside = place - int(self.ends[leaf - 1] if leaf else 0)
-        part = _PARTS[inside % 2] if self._complex else ""
+        part = _COMPLEX_PARTS[inside % 2] if self._complex else ""
         inside //= 2 if self._complex else 1
         at = ", ".join(map(str, np.unravel_index(inside, self._leaves[leaf].shape)))
         return f"{self._names[leaf]}{f'[{at}]' if at else ''}{part}"

@@ -17,9 +17,9 @@ _ALLOWED = 1e-4
 #: Elements up to which all are checked; above, so many at random, and so many directions.
 _ALL, _SOME, _DIRECTIONS = 100, 40, 10
 #: Size of an element that is nearly 0, relative to the others of its array.
-_LEAST = 0.1
+_SMALLEST = 0.1
 #: Part of the largest slope that counts as nothing, where one is small.
-_SMALL = 1e-3
+_NEGLIGIBLE = 1e-3
 #: Repeated calls of `fun` at x0, which tell whether it is random.
 _REPEATS = 2
 
@@ -187,7 +187,7 @@ class Prober:
 
     def _is_sharp(self, slope: Slope, formula: float) -> bool:
         """Whether no other step could tell more."""
-        size = max(abs(formula), abs(slope.value), _SMALL * self._steepest)
+        size = max(abs(formula), abs(slope.value), _NEGLIGIBLE * self._steepest)
         return SAFETY * slope.error <= self.tolerance * size
 
     def _tries(self, probe: Probe) -> tuple[list[float], int]:
@@ -213,7 +213,7 @@ class Prober:
         sizes = []
         for part in parts:
             typical = float(np.sqrt(np.mean(part**2))) if part.size else 0.0
-            sizes.append(np.maximum(part, _LEAST * typical) if typical else np.ones_like(part))
+            sizes.append(np.maximum(part, _SMALLEST * typical) if typical else np.ones_like(part))
         return np.concatenate(sizes)
 
     def _along_element(self, place: int) -> Probe:
