@@ -70,9 +70,9 @@ def check_grad(
 
     Notes
     -----
-    A difference is formed with two step sizes, from which its error is estimated: 4 to 5 calls of
+    A difference is formed with two step sizes, from which its error is estimated: 4 calls of
     `fun` an element. Where they do not agree, or differ from the gradient, longer and shorter
-    steps are tried, at most 24 calls. A gradient is called wrong where it differs by more than
+    steps are tried, at most 28 calls. A gradient is called wrong where it differs by more than
     `tolerance` and 4 estimated errors, at two step sizes. Where f has a kink, any number between
     both slopes is right.
 
@@ -106,7 +106,9 @@ def check_grad(
         return _outcome(point, [], allowed, "unclear", f"Cannot tell: fun is {prober.f} at x0.")
     findings = [prober.judge(probe) for probe in prober.probes(*asked)]
     if not findings:
-        raise ValueError("bounds: fix all of x0, so there is nothing to check.")
+        raise ValueError(
+            "x0: has no number that the bounds leave free, so there is nothing to check."
+        )
     if any(one.wrong for one in findings):
         hint = Explanation(point, prober.g, allowed).of(findings)
         return _outcome(point, findings, allowed, "wrong", _told_wrong(point, findings, hint))
