@@ -72,7 +72,7 @@ def check_grad(
     -----
     A difference is formed with two step sizes, from which its error is estimated: 4 calls of
     `fun` an element. Where they do not agree, or differ from the gradient, longer and shorter
-    steps are tried, at most 28 calls. A gradient is called wrong where it differs by more than
+    steps are tried, at most 32 calls. A gradient is called wrong where it differs by more than
     `tolerance` and 4 estimated errors, at two step sizes. Where f has a kink, any number between
     both slopes is right.
 

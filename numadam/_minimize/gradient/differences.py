@@ -14,8 +14,10 @@ _MULTIPLES = (1.0, 8.0, 1 / 32, 64.0, 1 / 1024, 1 / 32_768)
 _LONGEST = 0.1
 #: Estimated errors that a slope may be away.
 SAFETY = 4.0
-#: Part of a slope, or of the difference of two, above which its error is too large to tell.
+#: Part of a slope above which its error is too large to tell.
 LOOSE = 0.1
+#: Part of the gap to a formula that the error may be where the slope refutes it.
+_OF_GAP = 0.25
 #: Error that the fourth difference stands for where f is noisy, times the step.
 _OF_FOURTH = 0.2
 #: Rounding errors of f in a slope, times the step.
@@ -54,7 +56,7 @@ class Slope(NamedTuple):
 
     def rejects(self, slope: float, tolerance: float) -> bool:
         """Whether it is good enough to say that a slope by formula is another."""
-        sharp = SAFETY * self.error <= LOOSE * abs(slope - self.value)
+        sharp = SAFETY * self.error <= _OF_GAP * abs(slope - self.value)
         return sharp and not self.agrees(slope, tolerance)
 
     def confirms(self, slope: float, tolerance: float) -> bool:

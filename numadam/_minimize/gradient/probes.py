@@ -193,12 +193,12 @@ class Prober:
     def _tries(self, probe: Probe) -> tuple[list[float], int]:
         """The steps, with the one first that served last in this array; and the array."""
         if probe.element is None:
-            leaf, shortest = -1, self._steps[:0]
+            leaf, shortest = -1, []
         else:
             leaf, place = self._point.leaf_of(probe.element), probe.element
             # an element that is far smaller than others may want far shorter steps
             own = abs(self._point.x[place]) / self._scale[place]
-            shortest = [self._steps[0] * own] if 0.0 < own < 1.0 else []
+            shortest = [step * own for step in self._steps[:2]] if 0.0 < own < 1.0 else []
         first = self._served.get(leaf, self._steps[0])
         return [first, *shortest, *(step for step in self._steps if step != first)], leaf
 
