@@ -25,6 +25,7 @@ _HOMES |= {"Optimizer": "numadam._optimizer.optimizer", "Rows": "numadam._arrays
 _HOMES |= {"CheckpointError": "numadam._checkpoint.errors", "load": "numadam.rules._load"}
 _HOMES |= {
     "History": "numadam.history.history",
+    "check_grad": "numadam._minimize.gradient.check",
     "minimize": "numadam._minimize.minimize",
     "minimize_many": "numadam._minimize.minimize_many",
     "scipy_adam": "numadam._minimize.scipy_method",

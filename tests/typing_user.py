@@ -138,6 +138,7 @@ def minimised() -> dict[str, Array]:
         assert intermediate_result.fun >= 0
 
     start = np.zeros(3)
+    assert na.check_grad(bowl, start, jac=True).ok
     found: na.Result = na.minimize(bowl, start, jac=True, bounds=(0, None), lr=0.1, callback=watch)
     compiled = na.minimize(compiled_bowl, start, lr=0.1, maxiter=500)
     many: na.ManyResult = na.minimize_many(compiled_bowl, np.zeros((4, 3)), lr=0.1)

@@ -65,7 +65,7 @@ def _hint(result: Result, x0: Any, lr: Any, resumed: bool, add: Add | None) -> s
         if rising >= _RISING:
             return (
                 f"f rose in {rising:.0%} of the iterations, from {f[0]:.4g} to {f[-1]:.4g}: check "
-                "the sign of the gradient, or try a smaller lr."
+                "the sign of the gradient (numadam.check_grad), or try a smaller lr."
             )
     if not resumed and result["nit"] >= _FEW and _goes_straight(result, x0, lr, add):
         return (
@@ -77,7 +77,7 @@ def _hint(result: Result, x0: Any, lr: Any, resumed: bool, add: Add | None) -> s
     if above and (f[-quarter:] > f[0]).all():
         return (
             f"f stayed above its first value, {f[0]:.4g}, to the end: try a smaller lr, and check "
-            "the gradient."
+            "the gradient (numadam.check_grad)."
         )
     if not _falls_throughout(f) and not _falls(history["lr"]) and _circles(result):
         falling = "falls further" if callable(lr) else "falls, such as schedules.Cosine"
