@@ -191,7 +191,9 @@ def test_an_objective_of_explicit_signatures_is_not_kept() -> None:
     assert digest(fun) is None
 
 
-@pytest.mark.parametrize("body", ["getattr(np, 'e')", "print(x[0])", "undefined", "len(x, undefined)"])
+@pytest.mark.parametrize(
+    "body", ["getattr(np, 'e')", "print(x[0])", "undefined", "len(x, undefined)"]
+)
 def test_names_that_are_not_in_the_code_are_not_kept(body: str) -> None:
     source = f"import numba, numpy as np\n@numba.njit\ndef fun(x, g):\n  return {body}"
     assert digest(made(source)) is None
