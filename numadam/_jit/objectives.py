@@ -224,7 +224,9 @@ class _Reader:
         kinds = (type, BuiltinFunctionType, FunctionType, np.ufunc, type(np.sum))
         name = getattr(x, "__name__", None)
         home = "numpy" if isinstance(x, np.ufunc) else getattr(x, "__module__", None)
-        if not isinstance(x, kinds) or name in self._refused or not isinstance(home, str):
+        if not isinstance(x, kinds) or not isinstance(home, str) or not isinstance(name, str):
+            raise _Unknown
+        if name in self._refused:
             raise _Unknown
         if home.partition(".")[0] not in _KNOWN or vars(sys.modules[home]).get(name) is not x:
             raise _Unknown

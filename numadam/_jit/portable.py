@@ -1,7 +1,7 @@
 """Machine code that another process may run, and its cache: loops with a user's function inside.
 
-Code holds addresses of this process where it calls a function of ctypes or reads a large array. They
-are found in LLVM's intermediate code, and such code is not kept.
+Code holds addresses of this process where it calls a function of ctypes or reads a large array.
+They are found in LLVM's intermediate code, and such code is not kept.
 
 All functions but the outermost become internal to the code, and the environments that they raise
 exceptions from get names of their own. Numba's names count the functions of a process, so the

@@ -12,7 +12,6 @@ import pytest
 from numadam._jit import cache
 from tests.processes import PREAMBLE, ROOT, python
 
-
 UNKEPT = """
 import os, warnings, importlib
 with warnings.catch_warnings(record=True) as told:
