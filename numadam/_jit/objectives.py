@@ -29,11 +29,11 @@ from numadam._jit.extensions import extended_names
 
 #: Packages whose functions are told by their names, since the versions are in every key.
 _KNOWN = ("builtins", "cmath", "math", "numba", "numpy")
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...))
+_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
 #: Bytes of an array that becomes part of the code; of larger ones Numba keeps the address.
-_MOST_BYTES = 1_000_000
+_CONSTANT_BYTES = 1_000_000
 #: Functions by which code may read names that its bytecode does not have, or that Python runs.
-_REFUSED = frozenset({"getattr", "hasattr", "globals", "locals", "eval", "exec", "print", "input"})
+_NOT_READ = frozenset({"getattr", "hasattr", "globals", "locals", "eval", "exec", "print", "input"})
 #: Settings of Numba that change no code.
 _WITHOUT_EFFECT = {"CACHE_DIR", "COLOR_SCHEME", "HTML", "NUMBA_NUM_THREADS", "SHOW_HELP"}
 _WITHOUT_EFFECT |= {"NUMBA_DEFAULT_NUM_THREADS", "CACHE_LOCATOR_CLASSES", "FUNCTION_CACHE_SIZE"}
@@ -82,7 +82,7 @@ class _Reader:
 
     def __init__(self, extended: frozenset[str]) -> None:
         self.digest = hashlib.sha256()
-        self._refused = _REFUSED | extended
+        self._refused = _NOT_READ | extended
         self._copies: dict[int, tuple[int, Any]] = {}
         self._names: frozenset[str] = frozenset()
 
@@ -150,7 +150,7 @@ class _Reader:
             return tuple(map(self.value, x))
         if type(x) is np.ndarray:
             return self._array(x)
-        if type(x) in _PLAIN or _is_number(x) or isinstance(x, np.dtype):
+        if type(x) in _CONSTANTS or _is_number(x) or isinstance(x, np.dtype):
             self._plain(x)
         else:
             self._named(x)
@@ -160,7 +160,7 @@ class _Reader:
         """Constants of a code, and what else cannot change."""
         kind = type(x)
         self.add(kind.__name__)
-        if kind in _PLAIN:
+        if kind in _CONSTANTS:
             self.add(repr(x))
         elif kind is tuple:
             self.add(len(x))
@@ -168,7 +168,7 @@ class _Reader:
                 self._plain(one)
         elif kind is frozenset:
             self.add(*sorted(map(repr, x)))
-            if not all(type(one) in _PLAIN for one in x):
+            if not all(type(one) in _CONSTANTS for one in x):
                 raise _Unknown
         elif kind is CodeType:
             self._code(x)
@@ -190,7 +190,7 @@ class _Reader:
     def _array(self, x: np.ndarray) -> np.ndarray:
         flags = x.flags
         whole = flags.c_contiguous or flags.f_contiguous
-        if x.dtype.kind not in "biufc" or x.nbytes > _MOST_BYTES or not whole:
+        if x.dtype.kind not in "biufc" or x.nbytes > _CONSTANT_BYTES or not whole:
             raise _Unknown
         copy = x.copy(order="K")
         self.add("array", x.dtype.str, x.shape, flags.c_contiguous, flags.f_contiguous)

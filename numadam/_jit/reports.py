@@ -111,7 +111,6 @@ class CacheWarning(RuntimeWarning):
 
 
 _warned = False
-_PACKAGE = str(Path(__file__).parents[1])
 
 
 def warn_once(reason: str) -> None:
@@ -119,7 +118,8 @@ def warn_once(reason: str) -> None:
     global _warned
     if _warned:
         return
-    ours = tuple(f"{one}{os.sep}" for one in (_PACKAGE, *sys.modules["numba"].__path__))
+    packages = (Path(__file__).parents[1], *sys.modules["numba"].__path__)
+    ours = tuple(f"{one}{os.sep}" for one in packages)
     _warned, level, frame = True, 1, sys._getframe()  # noqa: SLF001  # as `warnings` itself
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
         level, frame = level + 1, frame.f_back
