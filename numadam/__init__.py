@@ -23,6 +23,7 @@ _HOMES = {
 }
 _HOMES |= {"Optimizer": "numadam._optimizer.optimizer", "Rows": "numadam._arrays.sparse"}
 _HOMES |= {"CheckpointError": "numadam._checkpoint.errors", "load": "numadam.rules._load"}
+_HOMES["CacheWarning"] = "numadam._jit.reports"
 _HOMES |= {
     "History": "numadam.history.history",
     "check_grad": "numadam._minimize.gradient.check",
