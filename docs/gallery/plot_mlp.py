@@ -166,9 +166,7 @@ fig, panels = plt.subplots(
 for axes, (name, (params, run)) in zip(panels, kinds.items(), strict=True):
     # pixels that are empty in every image move nothing, and are left out
     weights = params["w1"][digits.x.any(axis=0)].ravel()
-    axes.hist(
-        weights, np.linspace(-1, 1, 121), color="#2171b5", log=True
-    )
+    axes.hist(weights, np.linspace(-1, 1, 121), color="#2171b5", log=True)
     accuracy, gap = 100 * run[-1, 2], run[-1, 1] - run[-1, 0]
     axes.set_title(f"{name}\n{accuracy:.1f} %, gap {gap:.3f}", fontsize=10)
     axes.set_xlabel("weight of the first layer")
