@@ -27,6 +27,7 @@ extensions = [
     "form",
     "gallery_pages",
     "mathml",
+    "result_entries",
     "rule_pages",
 ]
 exclude_patterns = ["_build", "README.md", "gallery"]

@@ -23,11 +23,15 @@ _HOMES = {
 }
 _HOMES |= {"Optimizer": "numadam._optimizer.optimizer", "Rows": "numadam._arrays.sparse"}
 _HOMES |= {"CheckpointError": "numadam._checkpoint.errors", "load": "numadam.rules._load"}
+_HOMES["CacheWarning"] = "numadam._jit.reports"
 _HOMES |= {
     "History": "numadam.history.history",
+    "check_grad": "numadam._minimize.gradient.check",
     "minimize": "numadam._minimize.minimize",
     "minimize_many": "numadam._minimize.minimize_many",
     "scipy_adam": "numadam._minimize.scipy_method",
+    "Result": "numadam._minimize.result",
+    "ManyResult": "numadam._minimize.result",
 }
 
 _MODULES = ("mpi", "nopython", "schedules")

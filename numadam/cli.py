@@ -17,7 +17,7 @@ INTERRUPTED = 130
 _TOP = """\
 examples:
   python -m numadam demo            learn handwritten digits, with a picture
-  python -m numadam demo --help     lstm, deconvolution, quadratic, decays
+  python -m numadam demo --list     four more: lstm, deconvolution, ...
   python -m numadam bench --help    the speed of a step on this machine
   python -m numadam compile --help  compile ahead, for an image or CI
   python -m numadam info            what to put into a bug report
@@ -25,12 +25,13 @@ examples:
 _DEMO = """\
 examples:
   python -m numadam demo                      learn handwritten digits
+  python -m numadam demo --list               the names of all demos
   python -m numadam demo --output curves.png  where the picture goes
   python -m numadam demo lstm                 another one
   python -m numadam demo mlp --help           options of one demo
 
-Each draws a picture and prints figures. All data come with packages:
-pip install "numadam[demo]"
+Each draws a picture and prints figures. Loops are compiled before
+training is timed. All data come with numadam and its extra "demo".
 """
 _BENCH = """\
 The first table has arrays of 1 to 50 million elements. Each step is timed
@@ -53,7 +54,8 @@ examples:
   python -m numadam bench --json figures.json    the figures, for a script
 
 The column "busy" shows how much of the machine other programs used
-meanwhile. Above 5 %, measure again.
+meanwhile. Above 5 %, measure again. A busy machine is also named in a
+sentence on stderr.
 More: docs/benchmarks/README.md
 """
 _COMPILE = """\

@@ -72,7 +72,9 @@ def storm(work, strikes):
 """
 
 
-def python(code: str, *, root: Path = ROOT, timeout: float = 120, **env: str) -> str:
+def python(
+    code: str, *, root: Path = ROOT, cwd: Path | None = None, timeout: float = 120, **env: str
+) -> str:
     """Run code in a fresh interpreter; its output, or its error as the test's."""
     settings = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", **env}
     # a warning that Numba's tbb layer writes from C comes before what Python prints later
@@ -82,7 +84,7 @@ def python(code: str, *, root: Path = ROOT, timeout: float = 120, **env: str) ->
     done = subprocess.run(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
         env=settings,
-        cwd=root,
+        cwd=cwd or root,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -59,6 +59,10 @@ def sources(*suffixes: str) -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in found if path.suffix in suffixes}
 
 
+SHIPPED = sources(".py", ".pyi", ".typed", ".npz", ".txt")
+OF_DIGITS = "licenses/numadam/demos/digits-LICENSE.txt"
+
+
 def metadata(files: dict[str, bytes]) -> Message:
     return message_from_bytes(files[f"{NAME}.dist-info/METADATA"])
 
@@ -66,8 +70,8 @@ def metadata(files: dict[str, bytes]) -> Message:
 def test_the_wheel_is_the_package_and_nothing_else(built: Path) -> None:
     files = set(wheel_files(built))
     notes = {name for name in files if name.startswith(f"{NAME}.dist-info/")}
-    assert files - notes == sources(".py", ".pyi", ".typed")
-    expected = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
+    assert files - notes == SHIPPED
+    expected = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE", OF_DIGITS)
     assert notes == {f"{NAME}.dist-info/{name}" for name in expected}
     assert {"numadam/py.typed", "numadam/__init__.pyi", "numadam/demos/mlp.py"} <= files
 
@@ -98,7 +102,7 @@ def test_the_sdist_can_be_tested_and_holds_no_stray_file(built: Path) -> None:
     files = sdist_files(built)
     papers = {path.name for path in (*ROOT.glob("*.md"), ROOT / "CITATION.cff", ROOT / "LICENSE")}
     assert "SECURITY.md" in papers
-    assert papers | sources(".py", ".pyi", ".typed") <= files
+    assert papers | SHIPPED <= files
     assert {"tests/test_package.py", "tests/data/torch.json", "docs/README.md"} <= files
     tops = {name.split("/")[0] for name in files}
     folders = {"numadam", "tests", "docs", "asv_benchmarks", "recipe"}
@@ -111,8 +115,9 @@ def test_metadata(built: Path) -> None:
     files = wheel_files(built)
     about = metadata(files)
     assert (about["Name"], about["Version"]) == ("numadam", numadam.__version__)
-    assert about["License-Expression"] == "BSD-3-Clause"
+    assert about["License-Expression"] == "BSD-3-Clause AND CC-BY-4.0"
     assert files[f"{NAME}.dist-info/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
+    assert b"CC BY 4.0" in files[f"{NAME}.dist-info/{OF_DIGITS}"]
     assert about["Description-Content-Type"] == "text/markdown"
     classifiers = about.get_all("Classifier", [])
     assert "Typing :: Typed" in classifiers

@@ -192,7 +192,7 @@ for name, f, simulations in [
 ]:
     right = np.sum(np.array(f) < 1.001 * res.fun)
     print(
-        f"{name:13} reaches the best fit from {right} of 30 starts,"
+        f"{name:13} best fit from {right} of 30 starts,"
         f" {simulations / 30:4.0f} simulations for each"
     )
 

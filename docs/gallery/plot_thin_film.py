@@ -107,7 +107,8 @@ res = na.minimize_many(
     gtol=0,
 )
 best = res.best()
-print("best design (nm), from the air to the glass:", best.x.round(1))
+print("best design (nm), from the air to the glass:")
+print(best.x.round(1))
 
 # %%
 # The best one

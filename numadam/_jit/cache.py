@@ -18,7 +18,6 @@ import secrets
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from numba.core.caching import _Cache
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
-from numadam._jit.reports import logger, reported
+from numadam._jit.reports import Compiling, logger, reported, warn_once
 from numadam._version import __version__
 
 _PACKAGE = Path(__file__).parents[1]
@@ -52,6 +51,9 @@ _COMPILED_INTO = {
 def source_stamp(package: str) -> str:
     """A hash of the version and of all source that may be compiled into a loop of a package."""
     digest = hashlib.sha256(__version__.encode())
+    if not _PACKAGE.is_dir():  # imported from a zip file: all of it is the source
+        archive = next(one for one in _PACKAGE.parents if one.is_file())
+        return hashlib.sha256(digest.digest() + archive.read_bytes()).hexdigest()
     folders = _COMPILED_INTO[package]
     for path in sorted(path for name in folders for path in (_PACKAGE / name).rglob("*.py")):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode())
@@ -87,19 +89,26 @@ def folders() -> list[Path]:
 
     if _chosen or config.CACHE_DIR:
         return [Path(*_chosen or [config.CACHE_DIR]) / "numadam"]
-    return [_PACKAGE / "__pycache__", Path(user_cache_dir("numadam", False)) / "__pycache__"]
+    found = [_PACKAGE / "__pycache__", Path(user_cache_dir("numadam", False)) / "__pycache__"]
+    # without a home it is "~/.cache" in whatever folder the program runs in
+    return [one for one in found if one.is_absolute()]
+
+
+#: Folders that cannot be written, each with the reason.
+_refused: list[str] = []
 
 
 @functools.cache
 def directory() -> Path | None:
     """The first of `folders` that can be written; None: loops are compiled in every process."""
+    _refused.clear()
     for folder in folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder
-        except OSError:
-            continue
+        except OSError as error:
+            _refused.append(f"{folder}: {error.strerror}")
     return None
 
 
@@ -139,11 +148,12 @@ def remove_left_over(folder: Path) -> None:
                 path.unlink()
 
 
-def write(name: str, content: bytes) -> None:
-    """Write an entry under a temporary name, then move it into place; nothing without a folder."""
+def write(name: str, content: bytes) -> bool:
+    """Write an entry under a temporary name, then move it into place; False if it is not kept."""
     folder = directory()
     if folder is None:
-        return
+        warn_once(f"no folder can be written ({'; '.join(_refused)})")
+        return False
     remove_left_over(folder)
     path = folder / name
     temporary = path.with_name(f"{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -155,12 +165,9 @@ def write(name: str, content: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        warnings.warn(
-            f"numadam could not keep a compiled loop in {folder} ({error}); it will be "
-            "compiled again in the next process. Set NUMBA_CACHE_DIR to a writable folder.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        warn_once(f"{folder} could not be written to ({error.strerror})")
+        return False
+    return True
 
 
 def compile_cached(function: Any, name: str, package: str, *signature: Any) -> None:
@@ -173,11 +180,16 @@ def compile_cached(function: Any, name: str, package: str, *signature: Any) -> N
 class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
     """The cache of one compiled loop of a package, known by `name` (rule, options, dtype).
 
-    `compiling` is open while the loop is compiled.
+    `compiling` is open while the loop is compiled; `shown` is its name for people.
     """
 
-    def __init__(self, name: str, package: str, compiling: contextlib.ExitStack) -> None:
+    _report: Compiling
+
+    def __init__(
+        self, name: str, package: str, compiling: contextlib.ExitStack, shown: str = ""
+    ) -> None:
         self._name, self._package, self._compiling = name, package, compiling
+        self._shown = shown or name
         self._enabled = True
         self.hit = False
 
@@ -194,24 +206,35 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         loop = None if data is None else self._rebuilt(target_context, data)
         self.hit = loop is not None
         if self.hit:
-            logger.debug("loaded %s", self._name)
+            logger.debug("loaded %s", self._shown)
         else:
-            self._compiling.enter_context(reported(self._name, directory()))
+            self._report = self._compiling.enter_context(reported(self._shown, directory()))
         return loop
 
-    @staticmethod
-    def _rebuilt(target_context: Any, data: bytes) -> Any:
+    def _rebuilt(self, target_context: Any, data: bytes) -> Any:
         try:
+            parts = pickle.loads(data)
             rebuild = compiler.CompileResult._rebuild  # noqa: SLF001  # as Numba's own cache
-            return rebuild(target_context, *pickle.loads(data))
+            return rebuild(target_context, *parts) if self._usable(parts) else None
         except Exception:  # another build of Numba may raise anything: compiled again
             return None
 
     def save_overload(self, signature: Any, data: Any) -> None:
         """Write a compiled loop to the disk."""
         if self._enabled:
-            content = dumps(data._reduce())  # noqa: SLF001  # as Numba's own cache
-            write(self._entry(signature, data.codegen), content)
+            content = dumps(self._parts(data))
+            if not write(self._entry(signature, data.codegen), content):
+                self._report.folder = None
+
+    @staticmethod
+    def _parts(data: Any) -> Any:
+        """The parts of a compiled loop that an entry holds."""
+        return data._reduce()  # noqa: SLF001  # as Numba's own cache
+
+    @staticmethod
+    def _usable(parts: Any) -> bool:
+        """Whether the parts of an entry can be put together in this process."""
+        return True
 
     @property
     def cache_path(self) -> str:

@@ -39,8 +39,9 @@ _PATIENCE = 1.0
 _COMPILE_PATIENCE = 30.0
 _TURN = 0.1
 
-#: Locks of Numba and LLVM: a module, and attributes from there.
+#: Locks of Numba, LLVM and our lines on a terminal: a module, and attributes from there.
 _LOCKS = (
+    "numadam._jit.reports _printing",
     "numba.core.compiler_lock global_compiler_lock _lock",
     "numba.core.registry CPUTarget _toplevel_target_context _lock",
     "numba.core.registry CPUTarget _toplevel_typing_context _lock",

@@ -1,34 +1,60 @@
-"""Reports of what is compiled: on the logger `numadam`, and on a terminal where it takes long.
+"""Reports of what is compiled: on the logger `numadam`, and where somebody waits for it.
 
-A terminal gets one line: it begins after `PATIENCE` seconds and ends with the time that it took.
-``logging.getLogger("numadam").setLevel("WARNING")`` silences both.
+A terminal or a notebook gets one line: it begins after `PATIENCE` seconds and ends with the time
+that it took. ``logging.getLogger("numadam").setLevel("WARNING")`` silences both.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sys
 import threading
 import time
+import warnings
 from _thread import start_new_thread
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 #: INFO: what was compiled; DEBUG: what was loaded from the disk, too.
 logger = logging.getLogger("numadam")
 logger.addHandler(logging.NullHandler())
 
-#: Seconds of compiling after which a terminal is told.
-PATIENCE = 2.0
+#: Seconds of compiling after which somebody who waits is told.
+PATIENCE = 1.0
+
+#: "1": the line is written to any stderr, a batch log, too; "0": never; else to a terminal or
+#: a notebook.
+VARIABLE = "NUMADAM_COMPILE_LINE"
+
+#: A fork waits for it, see `forks`: a line that is being written has the lock of stderr.
+_printing = threading.Lock()
+_DTYPE = re.compile(r"(.+?)-((?:bfloat|complex|float)\d+)\b.*")
 
 
-class _TerminalLine:
-    """One line on the terminal, from `PATIENCE` seconds on."""
+@dataclass
+class Compiling:
+    """What is being compiled, and the folder that keeps it; None: this process only."""
 
-    def __init__(self, what: str) -> None:
-        self._what, self._begun, self._ended = what, False, False
-        self._printing, self._over = threading.Lock(), threading.Lock()
+    what: str
+    folder: Path | None
+
+
+def _say(words: str, end: str = "") -> None:
+    # closed, a terminal that is gone, or an object of the user's: nobody to tell
+    with suppress(Exception):
+        print(words, end=end, file=sys.stderr, flush=True)
+
+
+class _Line:
+    """One line on stderr, from `PATIENCE` seconds on."""
+
+    def __init__(self, words: str) -> None:
+        self._words, self._begun, self._ended = words, False, False
+        self._over = threading.Lock()
         self._over.acquire()
         # no `threading.Timer`: its start may wait for ever, see `pool`
         with suppress(RuntimeError):  # too many threads: no line
@@ -37,37 +63,90 @@ class _TerminalLine:
     def _wait(self) -> None:
         if self._over.acquire(timeout=PATIENCE):
             return
-        with self._printing:
+        with _printing:
             if not self._ended:
                 self._begun = True
-                print(f"numadam: compiling {self._what} ... ", end="", file=sys.stderr, flush=True)
+                _say(self._words)
 
     def end(self, words: str) -> None:
         """Say no more, or end the line."""
-        with self._printing:
+        with _printing:
             self._ended = True
+            if self._begun:
+                _say(words, end="\n")
         self._over.release()
-        if self._begun:
-            print(words, file=sys.stderr, flush=True)
+
+
+def _somebody_waits() -> bool:
+    """Whether somebody watches who has not silenced the logger."""
+    asked = os.environ.get(VARIABLE, "")
+    if asked not in ("", "0", "1"):
+        raise ValueError(f"{VARIABLE}: expected 0 or 1, got {asked!r}.")
+    if asked == "0" or logger.level > logging.INFO:
+        return False
+    return asked == "1" or _in_notebook() or _on_terminal()
 
 
 def _on_terminal() -> bool:
-    """Whether somebody watches who has not silenced the logger."""
-    stream = sys.stderr  # None without a console
-    return logger.level <= logging.INFO and stream is not None and stream.isatty()
+    # None without a console, closed, or an object of the user's
+    with suppress(Exception):
+        return bool(sys.stderr.isatty())
+    return False
+
+
+def _in_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+def _words(compiling: Compiling) -> str:
+    """The beginning of the line: ``adam-float64-m+v-serial`` is ``adam for float64``."""
+    what = _DTYPE.sub(r"\1 for \2", compiling.what)
+    once = ", once, kept on disk" if compiling.folder else ""
+    return f"numadam: compiling {what}{once} ... "
+
+
+class CacheWarning(RuntimeWarning):
+    """Compiled loops are not kept on the disk: each process compiles them anew."""
+
+
+_warned = False
+
+
+def warn_once(reason: str) -> None:
+    """Warn, once in a process, that loops are not kept, in the line of the user's that asked."""
+    global _warned
+    if _warned:
+        return
+    packages = (Path(__file__).parents[1], *sys.modules["numba"].__path__)
+    ours = tuple(f"{one}{os.sep}" for one in packages)
+    _warned, level, frame = True, 1, sys._getframe()  # noqa: SLF001  # as `warnings` itself
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"numadam keeps no compiled loops: {reason}. Each process compiles them again, which takes "
+        "seconds. Set NUMBA_CACHE_DIR to a folder that can be written.",
+        CacheWarning,
+        stacklevel=level,
+    )
 
 
 @contextmanager
-def reported(what: str, folder: Path | None) -> Iterator[None]:
-    """Report the compiling that runs inside, which is kept in a folder or for this process."""
-    line, start, took = None, time.perf_counter(), "stopped"
-    where = "for this process only" if folder is None else f"kept in {folder}"
+def reported(what: str, folder: Path | None) -> Iterator[Compiling]:
+    """Report the compiling that runs inside, which is to be kept in a folder, or not.
+
+    Where it turns out that it cannot be kept, the block sets `folder` to None.
+    """
+    compiling = Compiling(what, folder)
+    line = _Line(_words(compiling)) if _somebody_waits() else None
+    start, took = time.perf_counter(), "stopped"
     try:
-        if _on_terminal():
-            line = _TerminalLine(what)
-        yield
-        took = f"{time.perf_counter() - start:.1f} s, {where}"
-        logger.info("compiled %s in %s", what, took)
+        yield compiling
+        took = f"{time.perf_counter() - start:.1f} s"
+        only = "for this process only"
+        where = only if compiling.folder is None else f"kept in {compiling.folder}"
+        logger.info("compiled %s in %s, %s", what, took, where)
+        took = took if compiling.folder else f"{took}, {only}"
     finally:
         if line is not None:
             line.end(took)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass, field
 
+from numadam._core import choices
 from numadam._core.hyper import Hyper, count
 from numadam.schedules.base import Scheduled
 
@@ -68,10 +69,10 @@ class ReduceOnPlateau(Scheduled):
     factor: float = 0.1
     patience: int = 10
     threshold: float = 1e-4
-    threshold_mode: str = "rel"
+    threshold_mode: choices.ThresholdMode = "rel"
     cooldown: int = 0
     end: float = 0.0
-    mode: str = "min"
+    mode: choices.PlateauMode = "min"
     value: float = field(init=False)
     best: float = field(init=False)
     waited: int = field(init=False)
@@ -82,10 +83,8 @@ class ReduceOnPlateau(Scheduled):
     def __post_init__(self) -> None:
         numbers = (Hyper("start"), Hyper("factor", 0.0, 1.0), Hyper("threshold"), Hyper("end"))
         self._check(numbers, {"patience": 0, "cooldown": 0})
-        for name, known in (("threshold_mode", ("rel", "abs")), ("mode", ("min", "max"))):
-            if getattr(self, name) not in known:
-                got = getattr(self, name)
-                raise ValueError(f"{name}: expected {known[0]!r} or {known[1]!r}, got {got!r}.")
+        choices.check("threshold_mode", self.threshold_mode, choices.ThresholdMode)
+        choices.check("mode", self.mode, choices.PlateauMode)
         if self.end > self.start:
             raise ValueError(
                 f"end: expected a number of at most start={self.start:g}, got {self.end:g}."

@@ -3,6 +3,7 @@
     python tests/campaigns/compile_times.py
     python tests/campaigns/compile_times.py --elements 1000000 --least 0.05
     python tests/campaigns/compile_times.py --combinations     # the table of the cold start
+    python tests/campaigns/compile_times.py --combinations --only minimize
 
 Taken with Numba's own events, in a process with an empty cache. A function's seconds are without
 those of the functions that it calls. A combination has a process and an empty cache of its own.
@@ -81,6 +82,7 @@ COMBINATIONS = {
     "out=": "na.Adam(x).step(x.copy(), out=0 * x)",
     "minimize, fun in Python": "na.minimize(lambda x: (x @ x, 2 * x), x, jac=True, maxiter=3)",
     "minimize, compiled fun": "na.minimize(fun, x, maxiter=3)",
+    "minimize, compiled fun of (f, g)": "na.minimize(both, x, jac=True, maxiter=3)",
     "minimize_many, 100 problems of 3": "na.minimize_many(fun, many, maxiter=3)",
 }
 #: Those that are timed after an ordinary step: what they add to it.
@@ -95,17 +97,26 @@ def fun(x, g):
         g[k] = 2 * x[k]
         f += x[k] * x[k]
     return f
+@numba.njit
+def both(x):
+    return np.sum(x * x), 2 * x
 {before}
 begin = time.process_time()
 {timed}
-print(time.process_time() - begin)
+end = time.process_time()
+print(end - begin, end)
 """
 
 
-def combinations() -> None:
-    """Print the CPU seconds of each combination with an empty cache, and with a full one."""
+def combinations(only: str) -> None:
+    """Print the CPU seconds of each combination with an empty cache, and with a full one.
+
+    User and system time of all threads; in brackets those of the whole process, with imports.
+    """
     print("| first call of | compiled | from the disk |\n|---|---|---|")
     for name, timed in COMBINATIONS.items():
+        if only not in name:
+            continue
         seconds, before = [], _ADAM if name in _AFTER_A_STEP else ""
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(2):
@@ -113,8 +124,12 @@ def combinations() -> None:
                 env = {**os.environ, "NUMBA_CACHE_DIR": folder}
                 command = [sys.executable, "-c", code]
                 done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-                seconds.append(float(done.stdout))
-        print(f"| {name} | {seconds[0]:.1f} s | {seconds[1]:.2f} s |", flush=True)
+                seconds += map(float, done.stdout.split())
+        cold, cold_all, warm, warm_all = seconds
+        print(
+            f"| {name} | {cold:.1f} s ({cold_all:.1f}) | {warm:.2f} s ({warm_all:.2f}) |",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -123,9 +138,10 @@ def main() -> None:
     parser.add_argument("--elements", type=int, default=1000, help="of the parameter")
     parser.add_argument("--least", type=float, default=0.02, help="seconds of a function shown")
     parser.add_argument("--combinations", action="store_true", help="a table of first calls")
+    parser.add_argument("--only", default="", help="combinations whose name has this text")
     given = parser.parse_args()
     if given.combinations:
-        combinations()
+        combinations(given.only)
         return
     clock = Clock()
     for kind in ("numba:run_pass", "numba:llvm_lock"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import extras
 from tests.pages import BLOCK, lacking
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,9 @@ def test_links_of_the_pages_exist():
 
 @pytest.mark.gpu
 def test_gpu_snippets_run():
-    cupy = pytest.importorskip("cupy")
+    extras.require("cuda", "cupy")
+    import cupy
+
     if not cupy.cuda.is_available():
         pytest.skip("no CUDA GPU")
     names = {}

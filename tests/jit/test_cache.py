@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,68 @@ import pytest
 from numadam._jit import cache
 from tests.processes import PREAMBLE, ROOT, python
 
+UNKEPT = """
+import os, warnings, importlib
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    p = np.ones(10)
+    opt = na.Adam(p)  # compiles
+    opt.step(p.copy())
+    opt.step(np.ones(20)[::2])
+    na.minimize(lambda x: (x @ x, 2 * x), p, jac=True, maxiter=1)
+(told,) = told
+assert told.category is na.CacheWarning
+print(told.filename, opt.t, told.message, sep="|")
+"""
 
-def test_unwritable_cache_still_works(tmp_path: Path) -> None:
+
+def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
     """Nothing fails at import or in a step; loops are compiled in memory."""
     blocked = tmp_path / "a-file"
     blocked.write_text("not a folder")
-    code = "from numadam._jit.cache import directory; print(train(10)[1].t, directory())"
-    assert python(code, NUMBA_CACHE_DIR=str(blocked / "below")) == "5 None"
+    folder = blocked / "below"
+    file, t, text = python(UNKEPT, NUMBA_CACHE_DIR=str(folder)).split("|")
+    assert (file, t) == ("<string>", "2")  # the user's file: that of `python -c`
+    assert f"{folder / 'numadam'}: Not a directory" in text
+    assert "Set NUMBA_CACHE_DIR" in text
+
+
+def test_a_zip_file_and_no_home(tmp_path: Path) -> None:
+    """Every folder that was tried is named; the source in the file is that of the stamp."""
+    home = tmp_path / "home"
+    home.write_text("not a folder")
+    archive = Path(shutil.make_archive(str(tmp_path / "all"), "zip", ROOT, "numadam"))
+    env = {"NUMBA_CACHE_DIR": "", "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    _, _, text = python(UNKEPT, root=archive, cwd=tmp_path, **env).split("|")
+    assert f"{archive / 'numadam' / '__pycache__'}: Not a directory" in text
+    assert f"{home / 'cache' / 'numadam' / '__pycache__'}: Not a directory" in text
+    code = "from numadam._jit.cache import source_stamp; print(source_stamp('_cpu'))"
+    before = python(code, root=archive, cwd=tmp_path)
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("numadam/_core/new.py", "")
+    assert python(code, root=archive, cwd=tmp_path) != before
+
+
+def test_a_home_that_nobody_knows_is_no_folder_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python leaves the ~ where neither HOME nor the user's entry says more."""
+    monkeypatch.setattr("numba.misc.appdirs.user_cache_dir", lambda *_: "~/.cache/numadam")
+    monkeypatch.setattr(cache.config, "CACHE_DIR", "")
+    assert cache.folders.__wrapped__() == [cache._PACKAGE / "__pycache__"]
+
+
+def test_a_process_that_compiles_nothing_is_not_warned(warm: str) -> None:
+    """A read-only image that was filled before: nothing is missing."""
+    python(
+        """
+        import pathlib, tempfile
+        from numadam._jit import cache
+        def refuse(*_, **__): raise PermissionError(13, "Permission denied")
+        tempfile.TemporaryFile = refuse
+        train(10)
+        assert cache.directory() is None
+        """,
+        NUMBA_CACHE_DIR=warm,
+    )
 
 
 DAMAGED = """

@@ -17,7 +17,9 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numadam._jit.cache import compile_cached
 from numadam._jit.forks import compile_lock
+from numadam._jit.objectives import snapshot
 from numadam._jit.pointers import as_pointer, inner
+from numadam._jit.portable import compile_portable, portable
 from numadam._jit.reports import reported
 from numadam._minimize.compiled.argument_types import type_of_args
 from numadam._minimize.compiled.calls import (
@@ -86,8 +88,9 @@ class ObjectiveAdapter:
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any, rows: bool = True) -> None:
         # an objective with explicit signatures would not be found for a read-only x
         guard = read_only if fun._can_compile else _as_it_is  # noqa: SLF001  # Numba's
+        fun, digest = kept_form(fun, args_type)
         try:
-            evaluate = _evaluation(fun, form, guard, x_type, args_type, rows)
+            evaluate = _evaluation(fun, digest, form, guard, x_type, args_type, rows)
         except (NumbaError, AttributeError) as error:  # the latter for x += 1
             if guard is read_only and _compiles(fun, form, x_type, args_type, rows):
                 way = "is returned" if form == RETURNS else "goes into g"
@@ -119,22 +122,46 @@ class ObjectiveAdapter:
             self._fun(x, np.zeros_like(x), *numbers, *args)
 
 
-def _evaluation(fun: Any, form: str, guard: Any, x_type: Any, args_type: Any, rows: bool) -> Any:
+def kept_form(fun: Any, args_type: Any) -> tuple[Any, str | None]:
+    """A snapshot of an objective and its digest; itself and None where its code is not kept."""
+    return (_is_plain(args_type) and snapshot(fun)) or (fun, None)
+
+
+def compile_evaluation(evaluate: Any, fun: Any, digest: str | None, *kind: object) -> Any:
+    """The compiled function that evaluates an objective: from the disk where it is kept.
+
+    `kind` is what it depends on besides the objective.
+    """
+    what = f"the objective {fun.__name__}"
+    with compile_lock():
+        if digest is None:
+            function = inner(evaluate)
+            with reported(what, None):
+                function.compile(EVALUATE)
+        else:
+            function = portable(evaluate)
+            name = f"{digest}-{'-'.join(map(str, kind))}"
+            compile_portable(function, what, name, "_minimize", EVALUATE)
+    return function
+
+
+def _evaluation(
+    fun: Any, digest: str | None, form: str, guard: Any, x_type: Any, args_type: Any, rows: bool
+) -> Any:
     """The compiled function that evaluates a block of problems, or one."""
     if rows or form != WRITES:
         call = njit(CALL_FORMS[form](fun, guard), no_cfunc_wrapper=True)
-        evaluate = inner(_make_evaluate(call, x_type, args_type))
+        evaluate = _make_evaluate(call, x_type, args_type)
     else:
-        evaluate = inner(_make_evaluate_one(fun, guard, x_type, args_type))
-    with compile_lock(), reported(f"the objective {fun.__name__}", None):
-        evaluate.compile(EVALUATE)
-    return evaluate
+        evaluate = _make_evaluate_one(fun, guard, x_type, args_type)
+    kind = form, x_type, args_type, rows
+    return compile_evaluation(evaluate, fun, digest, *kind)
 
 
 def _compiles(fun: Any, form: str, x_type: Any, args_type: Any, rows: bool) -> bool:
     """Whether an objective would compile for an x that may be written to."""
     try:
-        _evaluation(fun, form, _as_it_is, x_type, args_type, rows)
+        _evaluation(fun, None, form, _as_it_is, x_type, args_type, rows)
     except (NumbaError, AttributeError):
         return False
     return True

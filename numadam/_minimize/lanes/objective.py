@@ -22,12 +22,18 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
 from numadam._jit.forks import compile_lock
-from numadam._jit.pointers import as_pointer, inner
-from numadam._jit.reports import reported
+from numadam._jit.pointers import as_pointer
 from numadam._minimize.compiled.argument_types import type_of_args
 from numadam._minimize.compiled.calls import address_of, make_load_tuple, read_only
 from numadam._minimize.compiled.forms import INDEXED, RETURNS, WRITES
-from numadam._minimize.compiled.objective import ADAPTERS, CALL_FORMS, EVALUATE, ObjectiveAdapter
+from numadam._minimize.compiled.objective import (
+    ADAPTERS,
+    CALL_FORMS,
+    EVALUATE,
+    ObjectiveAdapter,
+    compile_evaluation,
+    kept_form,
+)
 
 
 def _make_view(x_type: Any, shape: tuple[int, ...], lanes: int) -> Any:
@@ -178,14 +184,16 @@ class LaneAdapter(ObjectiveAdapter):
     def __init__(
         self, fun: Any, form: str, x_type: Any, args_type: Any, shape: tuple[int, ...], lanes: int
     ) -> None:
+        fun, digest = kept_form(fun, args_type)
         called = _inlined(fun)
         if form == RETURNS:
             called = njit(CALL_FORMS[form](fun, read_only), no_cfunc_wrapper=True, forceinline=True)
-        evaluate = inner(_make_evaluate(called, form, x_type, args_type, shape, lanes))
-        with reported(f"the objective {fun.__name__}", None), warnings.catch_warnings():
+        evaluate = _make_evaluate(called, form, x_type, args_type, shape, lanes)
+        with warnings.catch_warnings():
             # np.dot and its like would copy x at each call: contiguous problems are faster
             warnings.simplefilter("error", NumbaPerformanceWarning)
-            evaluate.compile(EVALUATE)
+            kind = form, x_type, args_type, shape, lanes
+            evaluate = compile_evaluation(evaluate, fun, digest, *kind)
         self._evaluate, self._fun, self._form = evaluate, fun, form
         self.address = address_of(evaluate, EVALUATE.args)
 

@@ -1,0 +1,250 @@
+"""Snapshots of a user's compiled functions, whose machine code may be kept on the disk.
+
+Numba reads what a function refers to (globals, closures, other compiled functions) when it is
+compiled, so its code belongs to the values of that moment. A snapshot is a copy of the function
+over copies of these values, with a digest of all of them: equal digests mean equal code. It shares
+no compiled function with the original, whose values may have been others.
+
+Where any of it cannot be told (a class, a function of ctypes, a large array, an extension of Numba
+that the function may use), there is no snapshot.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import hashlib
+import sys
+from collections.abc import Iterable
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.core import config, entrypoints
+from numba.core.compiler import Compiler
+from numba.core.registry import CPUDispatcher
+
+from numadam._jit.extensions import extended_names
+
+#: Packages whose functions are told by their names, since the versions are in every key.
+_KNOWN = ("builtins", "cmath", "math", "numba", "numpy")
+_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
+#: Bytes of an array that becomes part of the code; of larger ones Numba keeps the address.
+_CONSTANT_BYTES = 1_000_000
+#: Functions by which code may read names that its bytecode does not have, or that Python runs.
+_NOT_READ = frozenset({"getattr", "hasattr", "globals", "locals", "eval", "exec", "print", "input"})
+#: Settings of Numba that change no code.
+_WITHOUT_EFFECT = {"CACHE_DIR", "COLOR_SCHEME", "HTML", "NUMBA_NUM_THREADS", "SHOW_HELP"}
+_WITHOUT_EFFECT |= {"NUMBA_DEFAULT_NUM_THREADS", "CACHE_LOCATOR_CLASSES", "FUNCTION_CACHE_SIZE"}
+#: Copies by digest: what is compiled for one adapter serves the next.
+_snapshots: dict[str, Any] = {}
+_MOST_SNAPSHOTS = 128
+
+
+class _Unknown(Exception):
+    """Something that the code depends on cannot be told."""
+
+
+def snapshot(function: Any) -> tuple[Any, str] | None:
+    """A copy of a compiled function, and the digest of what it is made of; None: unknown."""
+    entrypoints.init_all()  # extensions are loaded when something is compiled
+    extended = extended_names()
+    if extended is None:
+        return None
+    reader = _Reader(extended)
+    try:
+        copy = reader.dispatcher(function)
+    except Exception:  # objects of the user's may raise anything: not kept
+        return None
+    reader.add("settings", *_settings())
+    digest = reader.digest.hexdigest()
+    if len(_snapshots) >= _MOST_SNAPSHOTS:
+        _snapshots.clear()
+    return _snapshots.setdefault(digest, copy), digest
+
+
+def _settings() -> list[str]:
+    names = sorted(name for name in vars(config) if name.isupper())
+    return [f"{name}={getattr(config, name)}" for name in names if name not in _WITHOUT_EFFECT]
+
+
+def _codes(code: CodeType) -> Iterable[CodeType]:
+    """A code and those of the functions defined inside it."""
+    yield code
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from _codes(one)
+
+
+class _Reader:
+    """Reads all that a function refers to: copies it, and adds it to the digest."""
+
+    def __init__(self, extended: frozenset[str]) -> None:
+        self.digest = hashlib.sha256()
+        self._refused = _NOT_READ | extended
+        self._copies: dict[int, tuple[int, Any]] = {}
+        self._names: frozenset[str] = frozenset()
+
+    def add(self, *words: object) -> None:
+        """Add texts or bytes to the digest, each with its length."""
+        for one in words:
+            data = one if isinstance(one, bytes) else str(one).encode(errors="surrogatepass")
+            self.digest.update(b"%d:" % len(data) + data)
+
+    def dispatcher(self, function: Any) -> Any:
+        """A function compiled by Numba; a second time, the same copy."""
+        if id(function) in self._copies:
+            number, copy = self._copies[id(function)]
+            self.add("again", number)
+            return copy
+        python, pipeline = function.py_func, function._compiler.pipeline_class  # noqa: SLF001
+        options = function.targetoptions
+        if type(function) is not CPUDispatcher or pipeline is not Compiler or function.locals:
+            raise _Unknown
+        if type(python) is not FunctionType or options.get("parallel"):
+            raise _Unknown
+        if not function._can_compile:  # noqa: SLF001  # for explicit signatures: it converts
+            raise _Unknown
+        self.add("function", python.__name__)
+        for name in sorted(options):
+            self.add(name)
+            self._option(options[name])
+        code, values = python.__code__, {"__name__": python.__globals__.get("__name__")}
+        cells = tuple(CellType() for _ in python.__closure__ or ())
+        copied = FunctionType(code, values, python.__name__, python.__defaults__, cells)
+        copied.__kwdefaults__, copied.__qualname__ = python.__kwdefaults__, python.__qualname__
+        copied.__module__ = python.__module__
+        copy = CPUDispatcher(copied, {}, options, Compiler)
+        self._copies[id(function)] = len(self._copies), copy
+        self._body(python, copied, values)
+        return copy
+
+    def _body(self, python: FunctionType, copied: FunctionType, values: dict[str, Any]) -> None:
+        """Defaults, code, closure and globals of a function; the last two are copied."""
+        outer, codes = self._names, list(_codes(python.__code__))
+        self._names = frozenset(name for code in codes for name in code.co_names)
+        if self._names & self._refused:
+            raise _Unknown
+        self._plain(python.__defaults__)
+        self._plain(tuple(sorted((python.__kwdefaults__ or {}).items())))
+        self._plain(python.__code__)
+        for mine, theirs in zip(copied.__closure__ or (), python.__closure__ or (), strict=True):
+            mine.cell_contents = self.value(theirs.cell_contents)
+        for name in sorted(set(_globals(codes))):
+            self.add("global", name)
+            if name in python.__globals__:
+                values[name] = self.value(python.__globals__[name])
+            else:
+                self._named(vars(builtins)[name])
+        self._names = outer
+
+    def value(self, x: Any) -> Any:
+        """A global, or what a closure holds."""
+        if isinstance(x, CPUDispatcher):
+            return self.dispatcher(x)
+        if isinstance(x, ModuleType):
+            return self._module(x)
+        if type(x) is tuple:
+            self.add("tuple", len(x))
+            return tuple(map(self.value, x))
+        if type(x) is np.ndarray:
+            return self._array(x)
+        if type(x) in _CONSTANTS or _is_number(x) or isinstance(x, np.dtype):
+            self._plain(x)
+        else:
+            self._named(x)
+        return x
+
+    def _plain(self, x: Any) -> None:
+        """Constants of a code, and what else cannot change."""
+        kind = type(x)
+        self.add(kind.__name__)
+        if kind in _CONSTANTS:
+            self.add(repr(x))
+        elif kind is tuple:
+            self.add(len(x))
+            for one in x:
+                self._plain(one)
+        elif kind is frozenset:
+            self.add(*sorted(map(repr, x)))
+            if not all(type(one) in _CONSTANTS for one in x):
+                raise _Unknown
+        elif kind is CodeType:
+            self._code(x)
+        elif _is_number(x):
+            self.add(x.dtype.str, x.tobytes())
+        elif isinstance(x, np.dtype) and x.kind in "biufc":
+            self.add(x.str)
+        else:
+            raise _Unknown
+
+    def _code(self, code: CodeType) -> None:
+        """All that the code does; not its file and lines."""
+        self.add(code.co_code, code.co_exceptiontable, code.co_flags, code.co_argcount)
+        self.add(code.co_posonlyargcount, code.co_kwonlyargcount)
+        for names in (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars):
+            self._plain(names)
+        self._plain(code.co_consts)
+
+    def _array(self, x: np.ndarray) -> np.ndarray:
+        flags = x.flags
+        whole = flags.c_contiguous or flags.f_contiguous
+        if x.dtype.kind not in "biufc" or x.nbytes > _CONSTANT_BYTES or not whole:
+            raise _Unknown
+        copy = x.copy(order="K")
+        self.add("array", x.dtype.str, x.shape, flags.c_contiguous, flags.f_contiguous)
+        self.add(flags.writeable, flags.aligned, copy.tobytes(order="A"))
+        copy.flags.writeable = flags.writeable
+        return copy
+
+    def _module(self, x: ModuleType) -> ModuleType:
+        """A module: one that is known, or those of its values that the code may read."""
+        self.add("module", x.__name__)
+        known = x.__name__.partition(".")[0] in _KNOWN and sys.modules.get(x.__name__) is x
+        if known:
+            for name in sorted(self._names & vars(x).keys()):
+                if type(vars(x)[name]) in (float, int, np.ndarray, CPUDispatcher, tuple):
+                    self.add(name)
+                    self.value(vars(x)[name])
+            return x
+        if type(x) is not ModuleType or "__getattr__" in vars(x):
+            raise _Unknown
+        copy = ModuleType(x.__name__)
+        for name in sorted(self._names & vars(x).keys()):
+            self.add(name)
+            setattr(copy, name, self.value(vars(x)[name]))
+        return copy
+
+    def _named(self, x: Any) -> None:
+        """A function or type of a package that is known; a type of Numba's numbers."""
+        if isinstance(x, (types.Number, types.Boolean)):
+            self.add("type", x)
+            return
+        kinds = (type, BuiltinFunctionType, FunctionType, np.ufunc, type(np.sum))
+        name = getattr(x, "__name__", None)
+        home = "numpy" if isinstance(x, np.ufunc) else getattr(x, "__module__", None)
+        if not isinstance(x, kinds) or not isinstance(home, str) or not isinstance(name, str):
+            raise _Unknown
+        if name in self._refused:
+            raise _Unknown
+        if home.partition(".")[0] not in _KNOWN or vars(sys.modules[home]).get(name) is not x:
+            raise _Unknown
+        self.add("named", home, name)
+
+    def _option(self, x: Any) -> None:
+        """An option of `numba.njit`."""
+        if isinstance(x, (set, frozenset)):
+            x = frozenset(x)
+        self._plain(x)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (np.number, np.bool_)) and type(x).__module__ == "numpy"
+
+
+def _globals(codes: Iterable[CodeType]) -> Iterable[str]:
+    for code in codes:
+        for one in dis.get_instructions(code):
+            if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                yield one.argval

@@ -1,0 +1,242 @@
+"""Digests of compiled objectives: equal where the code is, and none where nobody can tell."""
+
+from __future__ import annotations
+
+import dis
+import types
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from numba.core import config
+
+from numadam._jit import objectives
+from tests.processes import python
+
+SOURCE = '''
+import math, numba, numpy as np, constants
+G = 2.0
+TABLE = np.array([1.0, 2.0])
+
+@numba.njit
+def deep(a, power=2):
+    return a ** power + 0.5
+
+@numba.njit
+def helper(a):
+    return deep(a) * math.pi
+
+def make(scale):
+    @numba.njit(fastmath=False)
+    def fun(x, g):
+        """Its documentation."""
+        inner = lambda a, b=3.0: a * b + constants.SHIFT
+        g[0] = 2 * x[0] * G + TABLE[1]
+        return helper(x[0]) * scale + np.sum(x) * inner(x[1]) + constants.half(x[0])
+    return fun
+
+fun = make(1.5)
+'''
+
+
+@pytest.fixture(autouse=True)
+def constants(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module of the user's."""
+    module = types.ModuleType("constants")
+    exec("import numba\nSHIFT = 1\n@numba.njit\ndef half(a): return a / 2", module.__dict__)
+    monkeypatch.setitem(__import__("sys").modules, "constants", module)
+    return module
+
+
+def made(source: str = SOURCE, file: str = "<stdin>", name: str = "__main__") -> Any:
+    """The objective `fun` of a text."""
+    values: dict[str, Any] = {"__name__": name}
+    exec(compile(source, file, "exec"), values)
+    return values["fun"]
+
+
+def digest(fun: Any) -> str | None:
+    found = objectives.snapshot(fun)
+    return None if found is None else found[1]
+
+
+def test_the_same_text_has_the_same_digest() -> None:
+    """In a module, in `__main__`, or in a cell that was moved."""
+    first = digest(made())
+    assert first is not None
+    assert digest(made("\n\n" + SOURCE, "<ipython-input-7-0a>", "elsewhere")) == first
+    assert digest(made()) == first
+
+
+CHANGES = [
+    ("G = 2.0", "G = 2.5"),
+    ("G = 2.0", "G = 2"),
+    ("G = 2.0", "G = np.float32(2.0)"),
+    ("np.array([1.0, 2.0])", "np.array([1.0, 2.5])"),
+    ("np.array([1.0, 2.0])", "np.array([1.0, 2.0], 'f4')"),
+    ("np.array([1.0, 2.0])", "np.array([[1.0, 2.0]])"),
+    ("np.array([1.0, 2.0])", "(1.0, 2.0)"),
+    ("power=2", "power=3"),
+    ("power=2", "power=2.0"),
+    ("+ 0.5", "+ -0.0"),
+    ("+ 0.5", "+ 0.0"),
+    ("make(1.5)", "make(1.25)"),
+    ("b=3.0", "b=4.0"),
+    ("2 * x[0]", "3 * x[0]"),
+    ("2 * x[0]", "2.0 * x[0]"),
+    ("np.sum(x)", "np.min(x)"),
+    ("math.pi", "math.e"),
+    ("fastmath=False", "fastmath=True"),
+    ("fastmath=False", "fastmath={'nnan'}"),
+    ("fastmath=False", "error_model='numpy'"),
+    ("fastmath=False", "boundscheck=True"),
+    ("@numba.njit\ndef deep", "@numba.njit(error_model='numpy')\ndef deep"),
+    ("helper(x[0])", "deep(x[0])"),
+    ("* math.pi", "* math.pi + deep(a)"),
+]
+
+
+def test_each_change_has_a_digest_of_its_own() -> None:
+    seen = {digest(made())}
+    for old, new in CHANGES:
+        assert old in SOURCE, old
+        found = digest(made(SOURCE.replace(old, new)))
+        assert found is not None, (old, new)
+        assert found not in seen, (old, new)
+        seen.add(found)
+
+
+def test_values_of_other_modules_and_settings_count(
+    constants: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fun = made()
+    first = digest(fun)
+    monkeypatch.setattr(constants, "SHIFT", 2)
+    assert digest(fun) not in (None, first)
+    monkeypatch.setattr(constants, "SHIFT", 1)
+    monkeypatch.setattr(constants, "unread", object(), raising=False)
+    assert digest(fun) == first
+    half = constants.half
+    exec("@numba.njit\ndef half(a): return a / 3", constants.__dict__)
+    assert digest(fun) not in (None, first)
+    constants.half = half
+    monkeypatch.setattr(config, "LOOP_VECTORIZE", 1 - config.LOOP_VECTORIZE)
+    assert digest(fun) not in (None, first)
+    monkeypatch.undo()
+
+
+def test_values_are_those_of_now_and_stay() -> None:
+    """Also where Numba has compiled the function for others, and where they change later."""
+    fun = made()
+    assert fun(np.ones(2), np.zeros(2)) == fun.py_func(np.ones(2), np.zeros(2))
+    first = digest(fun)
+    fun.py_func.__globals__["G"] = 7.0
+    fun.py_func.__globals__["TABLE"][1] = 5.0
+    copy, changed = objectives.snapshot(fun) or (None, None)
+    assert changed not in (None, first)
+    fun.py_func.__globals__["G"] = 9.0
+    fun.py_func.__globals__["TABLE"][1] = 9.0
+    g = np.zeros(2)
+    copy(np.ones(2), g)
+    assert g[0] == 2 * 7.0 + 5.0
+
+
+def test_functions_that_call_each_other_are_read_once() -> None:
+    source = """
+import numba
+@numba.njit
+def fun(x, g):
+    return other(x[0]) + x[0]
+@numba.njit
+def other(a):
+    return a if a < 0 else fun([a - 1.0], 0)
+"""
+    first = digest(made(source))
+    assert first is not None
+    assert digest(made(source)) == first
+    assert digest(made(source.replace("a < 0", "a < 1"))) not in (None, first)
+
+
+UNKNOWN = {
+    "a function of ctypes": "ctypes.CDLL(None).abs",
+    "a large array": "np.zeros(200_000)",
+    "an array of objects": "np.array([None])",
+    "an array with gaps": "np.arange(10.0)[::2]",
+    "a function in Python": "lambda a: a",
+    "an instance": "object()",
+    "a list": "[1.0]",
+    "a dictionary": "{1: 2}",
+    "a class": "type('A', (), {})",
+    "an enumeration": "__import__('enum').IntEnum('E', 'a b').a",
+    "a ufunc of the user's": "np.frompyfunc(abs, 1, 1)",
+    "a vectorised function": "numba.vectorize(lambda a: a + 1)",
+    "explicit signatures": "numba.njit('float64(float64)')(lambda a: a)",
+    "a callback": "numba.cfunc('float64(float64)')(lambda a: a)",
+    "a function in threads": "numba.njit(parallel=True)(lambda a: a)",
+    "a choice of inlining": "numba.njit(inline=lambda *_: True)(lambda a: a)",
+    "a module that makes its names": "__import__('numadam')",
+}
+
+
+@pytest.mark.parametrize("value", UNKNOWN.values(), ids=UNKNOWN)
+def test_what_cannot_be_told_is_not_kept(value: str) -> None:
+    source = "import ctypes, numba, numpy as np\nG = {}\n@numba.njit\ndef fun(x, g):\n  G; return 1"
+    assert digest(made(source.format("1.0"))) is not None
+    assert digest(made(source.format(value))) is None
+
+
+def test_an_objective_of_explicit_signatures_is_not_kept() -> None:
+    fun = numba.njit("float64(float64[:], float64[:])")(lambda x, g: 1.0)
+    assert digest(fun) is None
+
+
+@pytest.mark.parametrize(
+    "body", ["getattr(np, 'e')", "print(x[0])", "undefined", "len(x, undefined)"]
+)
+def test_names_that_are_not_in_the_code_are_not_kept(body: str) -> None:
+    source = f"import numba, numpy as np\n@numba.njit\ndef fun(x, g):\n  return {body}"
+    assert digest(made(source)) is None
+
+
+def test_extensions_of_numba_are_not_kept() -> None:
+    """Another source says how the function is compiled: one of NumPy, a method, an operator."""
+    found = python("""
+        import operator, numba
+        from numba import types
+        from numba.extending import overload, overload_method, register_jitable
+        from numadam._jit.objectives import snapshot
+
+        @numba.njit
+        def traces(x, g): return np.trace(x)
+        @numba.njit
+        def sums(x, g): return x.sum()
+        @numba.njit
+        def plain(x, g): return x[0]
+
+        def kept():
+            print(*(int(snapshot(one) is not None) for one in (traces, sums, plain)))
+
+        @register_jitable
+        def own(a): return a
+        kept()
+        @overload(np.trace)
+        def trace(a): return lambda a: 7.0
+        kept()
+        @overload_method(types.Array, "sum")
+        def sum(a): return lambda a: 7.0
+        kept()
+        @overload(operator.add)
+        def add(a, b): return None
+        kept()
+    """)
+    assert found.split("\n") == ["1 1 1", "0 1 1", "0 0 1", "0 0 0"]
+
+
+def test_every_instruction_that_reads_a_global_is_known() -> None:
+    """Names that are looked up in another way would not be read."""
+    names = [one for one in dis.opname if "GLOBAL" in one and one.startswith("LOAD")]
+    # the last is that of class bodies and annotations, which Numba does not compile
+    known = {"LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
+    # those that specialise it are not in `co_code`
+    assert all(one in known or one.startswith("LOAD_GLOBAL_") for one in names)

@@ -1,0 +1,368 @@
+"""Compiled objectives on the disk: a second process loads them, and never a stale or broken one."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+import numadam as na
+from numadam._jit import cache, objectives, portable, reports
+from numadam._minimize.compiled import objective
+from numadam._minimize.compiled.forms import WRITES
+from numadam._minimize.lanes import objective as lanes_objective
+from tests.processes import ROOT, python
+
+PAIR = """
+import sys
+import numba
+from numba.core import event
+from numadam._minimize.compiled import objective
+
+compiled = []
+class Compiles(event.Listener):
+    def on_start(self, found):
+        compiled.append(found.data["dispatcher"].py_func.__name__)
+    def on_end(self, found):
+        pass
+event.register("numba:compile", Compiles())
+
+@numba.njit
+def square(a):
+    return a * a
+
+def make(scale):
+    @numba.njit
+    def fun(x):
+        return scale * square(x[0] - 3.0), x - 3.0
+    return fun
+
+fun = make(SCALE)
+if "minimize" in sys.argv:
+    print(na.minimize(fun, np.zeros(1), jac=True, lr=0.1, maxiter=50).fun)
+else:
+    objective.adapter_for(fun, objective.RETURNS, np.dtype(float), 1, (), rows=False)
+print("fun" in compiled, len(compiled))
+"""
+
+
+def script(scale: str = "0.5") -> str:
+    return PAIR.replace("SCALE", scale)
+
+
+def is_compiled(folder: Path, scale: str = "0.5", **environment: str) -> bool:
+    """Whether a new process compiles the pair form; if not, it compiles nothing at all."""
+    environment["NUMBA_CACHE_DIR"] = str(folder)
+    compiled, functions = python(script(scale), timeout=300, **environment).split()
+    assert compiled == ("False" if functions == "0" else "True")
+    return compiled == "True"
+
+
+def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+    assert is_compiled(tmp_path)
+    assert not is_compiled(tmp_path)
+    assert is_compiled(tmp_path, "0.25")
+    assert is_compiled(tmp_path, NUMBA_CPU_NAME="generic")
+    assert not is_compiled(tmp_path)
+
+
+def test_a_whole_minimisation_of_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+    code = "import sys; sys.argv.append('minimize')\n" + script()
+    first, again = (python(code, NUMBA_CACHE_DIR=str(tmp_path)).split() for _ in range(2))
+    assert again == [first[0], "False", "0"]
+
+
+def test_processes_that_compile_one_objective_at_once(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
+    text = "import numpy as np, numadam as na\n" + script()
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", text], env=env, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for job in jobs:
+        job.communicate(timeout=300)
+    assert [job.returncode for job in jobs] == [0, 0, 0]
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert len(entries(tmp_path)) == 1
+    assert not is_compiled(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which objectives are kept; loops are read from the others, too."""
+    others = cache.folders()
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "folders", lambda: [tmp_path, *others])
+        patch.setattr(cache, "directory", lambda: tmp_path)
+        yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """As in a new process."""
+    objectives._snapshots.clear()
+    objective._adapter.cache_clear()
+    lanes_objective._lane_adapter.cache_clear()
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("objective-*.loop"))
+
+
+def adapter(fun: Any) -> Any:
+    return objective.adapter_for(fun, WRITES, np.dtype(float), 1, (), rows=False)
+
+
+def loaded(found: Any) -> bool:
+    return bool(found._evaluate._cache.hit)
+
+
+def minimum(fun: Any, start: Any = (0.0, 0.0), **options: Any) -> list[float]:
+    found: Any = na.minimize(fun, np.array(start), lr=0.1, maxiter=20, **options)
+    return list(found.x)
+
+
+def bowl(center: float) -> Any:
+    @numba.njit
+    def fun(x, g):
+        for i in range(x.size):
+            g[i] = x[i] - center
+        return 0.5 * np.sum((x - center) ** 2)
+
+    return fun
+
+
+def test_a_damaged_entry_is_compiled_again(folder: Path) -> None:
+    right = minimum(bowl(2.0))
+    (entry,) = entries(folder)
+    whole = entry.read_bytes()
+    garbage = b"cno_such_module\nX\n."
+    damages = [whole[:n] for n in (0, 31, 500, -1)] + [whole[:99] + b"x" + whole[100:]]
+    damages.append(hashlib.sha256(garbage).digest() + garbage)
+    for damaged in damages:
+        entry.write_bytes(damaged)
+        forget()
+        assert not loaded(adapter(bowl(2.0)))
+        assert minimum(bowl(2.0)) == right
+        forget()
+        assert loaded(adapter(bowl(2.0)))
+        assert minimum(bowl(2.0)) == right
+
+
+def test_an_entry_that_calls_what_is_not_here_is_compiled_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLVM would end the process."""
+    fun = numba.njit(lambda x, g: math.erf(x[0]))
+    assert not loaded(adapter(fun))
+    known = portable.binding.address_of_symbol
+    forget()
+    monkeypatch.setattr(
+        portable.binding, "address_of_symbol", lambda name: None if name == "erf" else known(name)
+    )
+    assert not loaded(adapter(fun))
+    monkeypatch.undo()
+    forget()
+    assert loaded(adapter(fun))
+
+
+def test_a_full_disk_and_an_interrupt_are_not_remembered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reports, "_warned", False)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.warns(na.CacheWarning, match="No space left"):
+        right = minimum(bowl(3.0))
+    monkeypatch.undo()
+    assert not list(folder.rglob("*.*"))
+    forget()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(portable._PortableLibrary, "_optimize_final_module", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        minimum(bowl(3.0))
+    monkeypatch.undo()
+    assert not entries(folder)
+    forget()
+    assert minimum(bowl(3.0)) == right
+    assert entries(folder)
+
+
+def test_values_that_change_after_a_compile_are_heeded(folder: Path) -> None:
+    """Numba's own code of the callee has the old value; it does not get into the new entry."""
+    values: dict[str, Any] = {"numba": numba, "__name__": "__main__", "G": 1.0}
+    exec("@numba.njit\ndef get(a): return G * a\n", values)
+    text = "@numba.njit\ndef fun(x, g):\n g[0] = x[0] - get(1.0)\n return g[0] ** 2"
+    exec(text, values)
+    values["get"](1.0)
+    values["G"] = 2.0
+    end = minimum(values["fun"], (1.9,), gtol=0.0)
+    forget()
+    again = {**values}
+    exec("@numba.njit\ndef get(a): return G * a\n" + text, again)
+    assert loaded(adapter(again["fun"]))
+    assert minimum(again["fun"], (1.9,), gtol=0.0) == end
+    forget()
+    again["G"] = 1.0
+    assert not loaded(adapter(again["fun"]))
+    assert end[0] > 1.9 > minimum(again["fun"], (1.9,), gtol=0.0)[0]
+
+
+def test_functions_of_two_processes_with_one_name_are_not_mixed_up(folder: Path) -> None:
+    """No name of an inner function leaves the code of its objective."""
+    text = """
+@numba.njit
+def step(a, n):
+    for k in range(n):
+        a = np.sqrt(a * a + VALUE) if a > 0.5 else np.cos(a) * np.exp(a) + VALUE
+    return a
+
+@numba.njit
+def fun(x, g):
+    g[0] = x[0]
+    f = 0.0
+    for n in range(3):
+        f += step(x[0], n) + step(x[0] + f, 2 * n) * step(f, n) + step(f - x[0], n + 1)
+    return f
+"""
+
+    def made(value: float) -> Any:
+        values = {"numba": numba, "np": np, "__name__": "m", "VALUE": value}
+        exec(text, values)
+        return values["fun"]
+
+    right, shown = {}, []
+    for value in (0.25, 0.75):
+        fun = made(value)
+        right[value] = na.minimize(fun, np.ones(1), maxiter=0).fun
+        module = adapter(fun)._evaluate.overloads.popitem()[1].library._final_module
+        outside = [one for one in module.functions if not one.is_declaration]
+        outside = [one.name for one in outside if one.linkage.name != "internal"]
+        assert len(outside) == 1, outside
+        assert "evaluate" in outside[0]
+        assert outside[0] not in shown
+        shown += outside
+        forget()
+    assert right[0.25] != right[0.75]
+    for value in (0.75, 0.25):
+        fun = made(value)
+        assert loaded(adapter(fun))
+        assert na.minimize(fun, np.ones(1), maxiter=0).fun == right[value]
+        assert fun(np.ones(1), np.zeros(1)) == right[value]
+
+
+def test_an_objective_from_the_disk_raises(folder: Path) -> None:
+    @numba.njit
+    def fun(x, g):
+        g[0] = -1.0
+        if x[0] > 0.5:
+            raise ValueError("too far")
+        return -x[0]
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="too far") as caught:
+            na.minimize(fun, np.zeros(1), lr=0.1, maxiter=20)
+        assert caught.value.numadam_result.nit == 6  # type: ignore[attr-defined]
+        forget()
+    assert loaded(adapter(fun))
+
+
+def test_an_exception_with_values_comes_from_the_disk(folder: Path) -> None:
+    """Numbers in an exception, and NumPy's words on shapes, come through an object of a process."""
+
+    @numba.njit
+    def fun(x, g):
+        g[0] = -1.0
+        if x[0] > 0.5:
+            raise ValueError(x[0])
+        return -x[0]
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"0\.59"):
+            na.minimize(fun, np.zeros(1), lr=0.1, maxiter=20)
+        forget()
+    assert loaded(adapter(fun))
+
+    @numba.njit
+    def shapes(x, g, other):
+        g[:] = x + other
+        return 1.0
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="broadcast"):
+            na.minimize(shapes, np.zeros(3), (np.zeros(2),), maxiter=20)
+        forget()
+    assert len(entries(folder)) == 2
+
+
+def test_an_objective_with_an_address_is_not_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Were such a function overlooked when the objective is read, its code tells."""
+    absolute = ctypes.CDLL(None).abs
+    absolute.restype, absolute.argtypes = ctypes.c_int, [ctypes.c_int]
+
+    @numba.njit
+    def fun(x, g):
+        g[0] = x[0]
+        return absolute(-3) + 0.5 * x[0] ** 2
+
+    monkeypatch.setattr(objectives._Reader, "_named", lambda *_: None)
+    with caplog.at_level("INFO", "numadam"):
+        assert na.minimize(fun, np.ones(1), maxiter=0).fun == 3.5
+    (line,) = [one.getMessage() for one in caplog.records if "objective" in one.getMessage()]
+    assert line.endswith("for this process only")
+    assert not entries(folder)
+
+
+def test_every_form_and_type_is_kept_by_itself(folder: Path) -> None:
+    @numba.njit
+    def writes(x, g, a):
+        g[:] = 2 * (x - a)
+        return np.sum((x - a) ** 2)
+
+    @numba.njit
+    def indexed(x, g, i, a):
+        g[:] = 2 * (x - a - i)
+        return np.sum((x - a - i) ** 2)
+
+    @numba.njit
+    def returns(x, a):
+        return np.sum((x - a) ** 2), 2 * (x - a)
+
+    x, many = np.zeros(3), np.zeros((40, 3))
+
+    def results() -> list[Any]:
+        return [
+            na.minimize(writes, x, (1.0,), maxiter=9).x,
+            na.minimize(writes, x, (np.ones(3),), maxiter=9).x,
+            na.minimize(writes, x.reshape(1, 3), (1.0,), maxiter=9).x,
+            na.minimize(returns, x, (1.0,), jac=True, maxiter=9).x,
+            na.minimize_many(writes, many, (1.0,), maxiter=9).x,
+            na.minimize_many(indexed, many, (1.0,), maxiter=9).x,
+            na.minimize_many(returns, many[:5], (1.0,), jac=True, maxiter=9).x,
+            na.minimize_many(returns, many, (1.0,), jac=True, maxiter=9).x,
+        ]
+
+    first, kept = results(), len(entries(folder))
+    assert kept == len(first)
+    forget()
+    stamps = {one: one.stat().st_mtime_ns for one in entries(folder)}
+    for one, other in zip(first, results(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {one: one.stat().st_mtime_ns for one in entries(folder)} == stamps
