@@ -225,7 +225,8 @@ def test_citation_has_version_and_date_of_the_changelog() -> None:
     citation = load(ROOT / "CITATION.cff")
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert str(citation["version"]) == numadam.__version__
-    assert citation["license"] == PROJECT["license"]
+    # of the program; the rest of the package's are of data
+    assert citation["license"] == PROJECT["license"].partition(" AND ")[0]
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     dates = dict(re.findall(r"^## \[(.+?)\] - (\S+)$", changes, re.MULTILINE))
     # before its release a version has no date
@@ -262,6 +263,7 @@ def test_the_recipe_says_what_pyproject_says() -> None:
     assert made["build"]["python"]["entry_points"] == commands
     assert made["about"]["summary"] == PROJECT["description"]
     assert made["about"]["license"] == PROJECT["license"]
+    assert made["about"]["license_file"] == PROJECT["license-files"]
     assert made["source"]["path"] == f"../dist/numadam-{numadam.__version__}.tar.gz"
 
 
