@@ -52,6 +52,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"[/\\]plot_",
     "ignore_pattern": r"(^|[/\\])(?!plot_)[^/\\]*\.py$",  # modules beside the examples
+    "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
     "capture_repr": (),  # no <... object at 0x...> below a block
     "show_memory": False,

@@ -57,7 +57,7 @@ def psnr(x, truth):
 # blurred once more:
 #
 # .. math::
-#    f(x) = \tfrac12 \| B x - y \|^2, \qquad
+#    f(x) = \frac{1}{2} \| B x - y \|^2, \qquad
 #    \nabla f(x) = B\,(B x - y)
 #
 # A search without an end would fit the noise. So it stops where the misfit

@@ -88,7 +88,7 @@ back = min(backs, key=error)
 # variation, rounded off at 0:
 #
 # .. math::
-#    f(x) = \tfrac12 \| A x - y \|^2
+#    f(x) = \frac{1}{2} \| A x - y \|^2
 #    + \mathrm{smooth} \sum_{\mathrm{pixels}}
 #    \sqrt{(\Delta_1 x)^2 + (\Delta_2 x)^2 + 10^{-4}}
 #
