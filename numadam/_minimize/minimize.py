@@ -227,7 +227,7 @@ def minimize(
     """
     searched = None
     if isinstance(lr, str):
-        given = {"jac": jac, "bounds": bounds, "rule": rule, "norm": norm, **options}
+        given: dict[str, Any] = {"jac": jac, "bounds": bounds, "rule": rule, "norm": norm, **options}
         trial = functools.partial(minimize, fun, x0, args, **given)
         apart = {"state": state, "checkpoint": checkpoint, "comm": comm}
         searched = find_rate(lr, trial, check_maxiter(maxiter), **apart)
@@ -276,7 +276,7 @@ def minimize(
     if searched is not None:
         result.nfev += searched.nfev
         result.njev += searched.njev
-        result.lr = lr
+        result.lr = searched.lr
     return with_hint(result, x0, lr, state)
 
 
