@@ -227,7 +227,13 @@ def minimize(
     """
     searched = None
     if isinstance(lr, str):
-        given: dict[str, Any] = {"jac": jac, "bounds": bounds, "rule": rule, "norm": norm, **options}
+        given: dict[str, Any] = {
+            "jac": jac,
+            "bounds": bounds,
+            "rule": rule,
+            "norm": norm,
+            **options,
+        }
         trial = functools.partial(minimize, fun, x0, args, **given)
         apart = {"state": state, "checkpoint": checkpoint, "comm": comm}
         searched = find_rate(lr, trial, check_maxiter(maxiter), **apart)

@@ -183,12 +183,12 @@ def test_large_x_costs_a_bounded_number_of_calls():
     assert na.check_grad(square, x0, jac=True, elements=0, directions=3).checked == 3
 
 
-def test_seed_chooses():
+def test_rng_chooses():
     x0 = np.ones(1000)
 
-    def worst(seed):
+    def worst(rng):
         fun = Counted(square)
-        na.check_grad(fun, x0, jac=True, elements=3, directions=0, seed=seed)
+        na.check_grad(fun, x0, jac=True, elements=3, directions=0, rng=rng)
         moved = [np.flatnonzero(x != 1.0) for x in fun.seen]
         return {int(places[0]) for places in moved if len(places) == 1}
 
@@ -254,6 +254,14 @@ def test_refusals():
         na.check_grad(rosenbrock, rosen_der, START)
     with pytest.raises(ValueError, match="elements: 0, and no directions"):
         na.check_grad(valley, START, jac=True, elements=0)
+    with pytest.raises(
+        TypeError, match="rng: expected a seed or a numpy.random.Generator, got 'a'"
+    ):
+        na.check_grad(square, np.ones(2), jac=True, rng="a")
+    with pytest.raises(
+        ValueError, match="rng: expected a seed or a numpy.random.Generator, got -1"
+    ):
+        na.check_grad(square, np.ones(2), jac=True, rng=-1)
     with pytest.raises(ValueError, match="tolerance: expected a positive number, got 0"):
         na.check_grad(valley, START, jac=True, tolerance=0)
     with pytest.raises((TypeError, ValueError), match=r"^elements"):

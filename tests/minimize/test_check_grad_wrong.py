@@ -147,7 +147,7 @@ def test_noise_is_never_called_a_wrong_gradient(seed, size):
         noise = np.random.default_rng([seed, zlib.crc32(x.tobytes())]).standard_normal()
         return square(x)[0] + size * noise, square(x)[1]
 
-    check = na.check_grad(fun, np.array([1.0, -2.0, 0.5]), jac=True, seed=seed)
+    check = na.check_grad(fun, np.array([1.0, -2.0, 0.5]), jac=True, rng=seed)
     assert check.status == "unclear"
     assert "fun is noisy, or not smooth" in check.message
 

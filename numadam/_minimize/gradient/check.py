@@ -34,7 +34,7 @@ def check_grad(
     bounds: Bounds | None = None,
     elements: int | None = None,
     directions: int | None = None,
-    seed: int = 0,
+    rng: int | np.random.Generator | None = 0,
     tolerance: float | None = None,
 ) -> GradientCheck:
     r"""Compare the gradient that `minimize` would get with central differences of `fun`.
@@ -54,8 +54,9 @@ def check_grad(
     directions : int, optional
         Random directions in which all elements move. Default: 10 where not all elements are
         checked, else 0.
-    seed : int, default 0
-        Of the elements and directions that are chosen.
+    rng : int, numpy.random.Generator or None, default 0
+        Seed, or generator, of the elements and directions that are chosen; None: other ones at
+        each call.
     tolerance : float, optional
         Relative error that is allowed. Default: 1e-4 in float64, 5e-3 where x0 or f
         is in float32.
@@ -107,7 +108,7 @@ def check_grad(
     if tolerance is not None and not 0.0 < tolerance < math.inf:
         raise ValueError(f"tolerance: expected a positive number, got {tolerance!r}.")
     point = Point(fun, x0, args, jac, bounds)
-    prober = Prober(point, tolerance, np.random.default_rng(seed))
+    prober = Prober(point, tolerance, _generator(rng))
     allowed = prober.tolerance
     if not math.isfinite(prober.f):
         return _outcome(point, [], allowed, "unclear", f"Cannot tell: fun is {prober.f} at x0.")
@@ -129,6 +130,15 @@ def check_grad(
 
 def _numbers(elements: Any, directions: Any) -> list[tuple[str, Any]]:
     return [("elements", elements), ("directions", directions)]
+
+
+def _generator(rng: int | np.random.Generator | None) -> np.random.Generator:
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"rng: expected a seed or a numpy.random.Generator, got {rng!r:.80}."
+        ) from error
 
 
 def _refuse_without_gradient(fun: Any, x0: Any, jac: Any) -> None:

@@ -15,7 +15,7 @@ from numadam._minimize.gradient.point import Point
 #: Relative error of a gradient that is allowed by default; the cube root of eps in float32.
 _ALLOWED = 1e-4
 #: Elements up to which all are checked; above, so many at random, and so many directions.
-_ALL, _SOME, _DIRECTIONS = 100, 40, 10
+_ALL_UP_TO, _SOME, _DIRECTIONS = 100, 40, 10
 #: Size of an element that is nearly 0, relative to the others of its array.
 _SMALLEST = 0.1
 #: Part of the largest slope that counts as nothing, where one is small.
@@ -123,7 +123,7 @@ class Prober:
         """The elements and random directions to check; elements that bounds fix are left out."""
         free = np.flatnonzero(self._point.low < self._point.high)
         if elements is None:
-            elements = len(free) if len(free) <= _ALL else _SOME
+            elements = len(free) if len(free) <= _ALL_UP_TO else _SOME
         whole = elements >= len(free)
         if directions is None:
             directions = 0 if whole else _DIRECTIONS
