@@ -38,8 +38,12 @@ def test_docstring_is_whole(name):
 
 def test_defaults_can_be_read():
     """A default that is an object would show itself with an address or a path of the machine."""
-    # which users catch alone
-    made = NAMES.keys() - {"numadam.CheckpointError", "numadam.mpi.RankError"}
+    # those that users make: no exceptions
+    made = [
+        name
+        for name, one in NAMES.items()
+        if not (isinstance(one, type) and issubclass(one, BaseException))
+    ]
     shown = {name: str(inspect.signature(NAMES[name])) for name in made}
     assert [name for name, text in shown.items() if " at 0x" in text or "<module" in text] == []
 
