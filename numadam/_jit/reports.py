@@ -107,7 +107,17 @@ def _words(compiling: Compiling) -> str:
 
 
 class CacheWarning(RuntimeWarning):
-    """Compiled loops are not kept on the disk: each process compiles them anew."""
+    """Compiled loops cannot be kept on the disk: each process compiles them anew.
+
+    Warned of once in a process, when the first loop is compiled. The message names the folders
+    that were tried.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import numadam as na
+    >>> warnings.simplefilter("ignore", na.CacheWarning)  # that is as it should be here
+    """
 
 
 _warned = False

@@ -227,14 +227,8 @@ def minimize(
     """
     searched = None
     if isinstance(lr, str):
-        given: dict[str, Any] = {
-            "jac": jac,
-            "bounds": bounds,
-            "rule": rule,
-            "norm": norm,
-            **options,
-        }
-        trial = functools.partial(minimize, fun, x0, args, **given)
+        given: dict[str, Any] = {"bounds": bounds, "rule": rule, "norm": norm, **options}
+        trial = functools.partial(minimize, fun, x0, args, jac=jac, **given)
         apart = {"state": state, "checkpoint": checkpoint, "comm": comm}
         searched = find_rate(lr, trial, check_maxiter(maxiter), **apart)
         lr, maxiter = searched.lr, searched.maxiter

@@ -255,11 +255,11 @@ def test_refusals():
     with pytest.raises(ValueError, match="elements: 0, and no directions"):
         na.check_grad(valley, START, jac=True, elements=0)
     with pytest.raises(
-        TypeError, match="rng: expected a seed or a numpy.random.Generator, got 'a'"
+        TypeError, match=r"rng: expected a seed or a numpy\.random\.Generator, got 'a'"
     ):
         na.check_grad(square, np.ones(2), jac=True, rng="a")
     with pytest.raises(
-        ValueError, match="rng: expected a seed or a numpy.random.Generator, got -1"
+        ValueError, match=r"rng: expected a seed or a numpy\.random\.Generator, got -1"
     ):
         na.check_grad(square, np.ones(2), jac=True, rng=-1)
     with pytest.raises(ValueError, match="tolerance: expected a positive number, got 0"):
