@@ -107,7 +107,15 @@ def _words(compiling: Compiling) -> str:
 
 
 class CacheWarning(RuntimeWarning):
-    """Compiled loops are not kept on the disk: each process compiles them anew."""
+    """Compiled loops are not cached on disk: each process compiles them again.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import numadam as na
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", na.CacheWarning)  # and then the first step
+    """
 
 
 _warned = False
