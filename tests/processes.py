@@ -73,7 +73,7 @@ def storm(work, strikes):
 
 
 def python(
-    code: str, *, root: Path = ROOT, cwd: Path | None = None, timeout: float = 120, **env: str
+    code: str, *, root: Path = ROOT, cwd: Path | None = None, timeout: float = 300, **env: str
 ) -> str:
     """Run code in a fresh interpreter; its output, or its error as the test's."""
     settings = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", **env}

@@ -68,6 +68,8 @@ CALLS: tuple[Callable[[], object], ...] = (
     lambda: na.minimize(bowl, x, jac=True, bounds="positive"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.minimize(bowl, x, jac="4-point"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.minimize(bowl, x, jac=True, method="BFGS"),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    lambda: na.check_grad(bowl, x, jac="4-point"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.check_grad(bowl, x, jac=True, bounds="positive"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.minimize_many(bowls, rows, jac=True, rule="adamx"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.minimize_many(bowls, rows, jac=True, ema_debias=True),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     lambda: na.minimize_many(bowls, rows, jac=True, history=True),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -20,6 +20,8 @@ AMSGrad = Literal["v", "vhat", "paper"]
 
 #: Finite differences in place of a gradient.
 Differences = Literal["2-point", "3-point", "cs"]
+#: A learning rate that is searched for.
+RateSearch = Literal["auto"]
 #: Whether an objective on several ranks returns all of f, or this rank's share.
 PartOfF = Literal["global", "local"]
 

@@ -37,7 +37,7 @@ _DTYPE = re.compile(r"(.+?)-((?:bfloat|complex|float)\d+)\b.*")
 
 @dataclass
 class Compiling:
-    """What is being compiled, and the folder that keeps it; None: this process only."""
+    """Code that is being compiled, and the folder that keeps it; None: this process only."""
 
     what: str
     folder: Path | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -20,6 +21,7 @@ from numadam._minimize.checkpoint import read_checkpoint
 from numadam._minimize.compiled.forms import check_plain, is_compiled
 from numadam._minimize.hints import with_hint
 from numadam._minimize.names import takes_names_of_scipy
+from numadam._minimize.rate_search import find_rate
 from numadam._minimize.result import Result, every_for
 from numadam._minimize.runs import check_for_ranks, define, run_compiled, run_in_python
 from numadam._minimize.saved import start_of
@@ -49,7 +51,7 @@ def minimize(
     *,
     jac: bool | choices.Differences | Callable[..., Any] | None = None,
     bounds: Bounds | None = None,
-    lr: Rate = 0.01,
+    lr: Rate | choices.RateSearch = 0.01,
     rule: RuleName | type[Optimizer] = "adam",
     callback: Callable[..., object] | None = None,
     gtol: float | None = None,
@@ -107,9 +109,12 @@ def minimize(
         Two numbers for all elements, a pair of numbers for each, two NumPy arrays, or as SciPy
         has them; None for an open side. x never leaves the bounds, and an x0 outside is moved in
         first.
-    lr : float, callable, array, or nesting, default 0.01
+    lr : float, callable, array, nesting, or "auto", default 0.01
         Step size in units of x, 0.01 for every rule (see Notes); `numadam.schedules` has callables
-        of the iteration. An array sets it by element: the scale on which each one changes.
+        of the iteration. An array sets it by element: the scale on which each one changes. "auto"
+        tries nine rates from 0.001 to 10 for ten iterations each, from x0, and goes on with that of
+        the lowest f, the `lr` of the result. The trials count in `maxiter`, `nfev` and `njev`. For
+        an f without noise.
     rule : str or class, default "adam"
         Any rule of numadam: "adamw", "nadam", "rmsprop", "sgd", ...
     callback : function or History, optional
@@ -220,6 +225,13 @@ def minimize(
     ----------
     Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
     """
+    searched = None
+    if isinstance(lr, str):
+        given: dict[str, Any] = {"jac": jac, "bounds": bounds, "rule": rule, "norm": norm, **options}
+        trial = functools.partial(minimize, fun, x0, args, **given)
+        apart = {"state": state, "checkpoint": checkpoint, "comm": comm}
+        searched = find_rate(lr, trial, check_maxiter(maxiter), **apart)
+        lr, maxiter = searched.lr, searched.maxiter
     with _on_all_ranks(comm) as block:
         if track_best not in (None, True, False):
             raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
@@ -260,7 +272,12 @@ def minimize(
 
         found = minimize_on_ranks(fun, task, block, checkpoint, checkpoint_every)
         return with_hint(found, x0, lr, state, sums_over(block))
-    return with_hint((run_compiled if compiled else run_in_python)(fun, task), x0, lr, state)
+    result = (run_compiled if compiled else run_in_python)(fun, task)
+    if searched is not None:
+        result.nfev += searched.nfev
+        result.njev += searched.njev
+        result.lr = searched.lr
+    return with_hint(result, x0, lr, state)
 
 
 def _on_all_ranks(comm: Any) -> AbstractContextManager[Decomposition | None]:

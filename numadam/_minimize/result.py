@@ -150,6 +150,10 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
         """Running average of x; with the option `ema` only."""
 
     @entry
+    def lr(self) -> float:
+        """Learning rate that was found; with ``lr="auto"`` only."""
+
+    @entry
     def index(self) -> int:
         """Number of the problem; of `ManyResult.best` only."""
 

@@ -63,7 +63,7 @@ def script(scale: str = "0.5") -> str:
 def is_compiled(folder: Path, scale: str = "0.5", **environment: str) -> bool:
     """Whether a new process compiles the pair form; if not, it compiles nothing at all."""
     environment["NUMBA_CACHE_DIR"] = str(folder)
-    compiled, functions = python(script(scale), timeout=300, **environment).split()
+    compiled, functions = python(script(scale), **environment).split()
     assert compiled == ("False" if functions == "0" else "True")
     return compiled == "True"
 

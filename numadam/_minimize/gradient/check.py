@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,14 +17,21 @@ from numadam._minimize.gradient.point import Point
 from numadam._minimize.gradient.probes import Finding, Prober
 from numadam._minimize.gradient.result import GradientCheck
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
+
+    from numadam._core.annotations import Bounds, Nested
+
 
 def check_grad(
-    fun: Any,
-    x0: Any,
+    fun: Callable[..., Any],
+    x0: ArrayLike | Nested | Any,
     args: Any = (),
     *,
-    jac: Any = None,
-    bounds: Any = None,
+    jac: bool | Callable[..., Any] | None = None,
+    bounds: Bounds | None = None,
     elements: int | None = None,
     directions: int | None = None,
     seed: int = 0,
