@@ -82,6 +82,15 @@ lines into a bug report.
 """
 
 
+class _ListDemos(argparse.Action):
+    """``demo --list``: a line for each demo, and the end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+        for name, line in DEMOS.items():
+            print(f"{name:14} {line}")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence, of the command that they concern."""
 
@@ -149,6 +158,13 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
         description="See numadam at work. Without a name: mlp.",
         epilog=_DEMO,
     )
+    demo.add_argument(
+        "--list",
+        action=_ListDemos,
+        nargs=0,
+        dest=argparse.SUPPRESS,
+        help="print the names of all demos and exit",
+    )
     names = demo.add_subparsers(dest="which", metavar="NAME", required=True)
     for name, line in DEMOS.items():
         if name != chosen:
@@ -166,7 +182,7 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
 
 def _chosen_demo(words: list[str]) -> str | None:
     """The demo that the words ask for; options without a name are those of mlp."""
-    if words[:1] != ["demo"] or words[1:2] in (["-h"], ["--help"]):
+    if words[:1] != ["demo"] or words[1:2] in (["-h"], ["--help"], ["--list"]):
         return None
     if len(words) == 1 or words[1].startswith("-"):
         words.insert(1, "mlp")

@@ -95,9 +95,9 @@ def check_grad(
     >>> def fun(x):
     ...     return np.sum((x - 3) ** 2), x - 3  # should be 2 * (x - 3)
     >>> check = na.check_grad(fun, np.zeros(2), jac=True)
-    >>> check
-    The gradient is wrong in 2 of 2 elements: it is 0.5000 times what differences of fun
-    give. Worst: x0[0] is -3 by formula, -6 by differences.
+    >>> check  # doctest: +NORMALIZE_WHITESPACE
+    The gradient is wrong in 2 of 2 elements: it is 0.5000 times what
+    differences of fun give. Worst: x0[0] is -3 by formula, -6 by differences.
     >>> check.ok, check.worst
     (False, 'x0[0]')
     """
