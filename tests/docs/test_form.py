@@ -1,5 +1,7 @@
 """Form of the pages: docs/_ext/form.py, and the columns of code in all Markdown pages."""
 
+import doctest
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 sys.path.append(str(DOCS / "_ext"))
 from form import COLUMNS, from_elsewhere, wide_lines  # noqa: E402  (in _ext)
+from public_names import public_names  # noqa: E402
 
 PAGES = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts]
 PAGES += [DOCS.parent / name for name in ("CHANGELOG.md", "CONTRIBUTING.md")]
@@ -21,6 +24,18 @@ def test_code_fits_the_page(page):
     blocks = FENCED.findall(page.read_text(encoding="utf-8"))
     code = [content for _, language, content in blocks if not language.startswith("{")]
     assert [line for content in code for line in wide_lines(content)] == []
+
+
+@pytest.mark.parametrize(("name", "thing"), public_names().items())
+def test_examples_fit_the_page(name, thing):
+    things = [thing, *vars(thing).values()] if inspect.isclass(thing) else [thing]
+    texts = [inspect.cleandoc(text) for one in things if isinstance(text := one.__doc__, str)]
+    examples = [example for text in texts for example in doctest.DocTestParser().get_examples(text)]
+    # none where the example is a program for several ranks; tests/docs/test_docs.py asks for one
+    # a line of the source has a prompt of four characters before it
+    shown = [f">>> {line}" for one in examples for line in one.source.splitlines()]
+    shown += [line for one in examples for line in one.want.splitlines()]
+    assert [line for line in shown if wide_lines(line)] == []
 
 
 def test_lines_are_counted_one_by_one():
