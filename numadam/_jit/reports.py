@@ -116,7 +116,7 @@ class CacheWarning(RuntimeWarning):
     --------
     >>> import warnings
     >>> import numadam as na
-    >>> warnings.simplefilter("ignore", na.CacheWarning)  # that is as it should be here
+    >>> warnings.simplefilter("ignore", na.CacheWarning)
     """
 
 
