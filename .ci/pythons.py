@@ -1,9 +1,9 @@
 """The tests on other Pythons and other versions of the dependencies: bash .ci/run pythons.
 
 On the oldest Python that pyproject.toml lists with the oldest versions that it names; on every
-newer one with the newest versions, there also some tests in eight threads each; on the newest also
-without the packages for CUDA, which hold NumPy back. A Python that is not on this machine is named
-in a line.
+newer one with the newest versions, there also some tests in eight threads each; on the oldest and
+the newest also without the packages for CUDA, which allow fewer versions of NumPy. A Python that is
+not on this machine is named in a line.
 
     python .ci/pythons.py SCRATCH [TESTS...]
 """
@@ -75,8 +75,9 @@ def main() -> int:
     scratch, tests = Path(sys.argv[1]), sys.argv[2:]
     floor, *newer = listed()
     found = [version for version in newer if interpreter(version)]
-    runs = [(floor, "lowest-direct", "test"), *((one, "highest", "test") for one in newer)]
-    runs += [(one, "highest", "test-cpu") for one in found[-1:]]
+    runs = [(floor, "lowest-direct", extra) for extra in ("test", "test-cuda")]
+    runs += [(one, "highest", "test-cuda") for one in newer]
+    runs += [(one, "highest", "test") for one in found[-1:]]
     failed = False
     for version, resolution, extra in runs:
         python = interpreter(version)

@@ -1,6 +1,5 @@
 """How Sphinx builds the documentation: python -m sphinx -W -b html docs docs/_build/html."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -17,7 +16,6 @@ version = release = numadam.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "numpydoc",
     "sphinx_copybutton",
     "sphinx_design",
@@ -26,12 +24,16 @@ extensions = [
     # of our own, in _ext
     "command_help",
     "complete",
+    "form",
+    "gallery_pages",
+    "mathml",
+    "result_entries",
     "rule_pages",
 ]
 exclude_patterns = ["_build", "README.md", "gallery"]
 nitpicky = True
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -40,12 +42,9 @@ numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 default_role = "public"  # of _ext/complete.py: a link for a public name
 
-# Another copy of MathJax, for a machine without the network.
-if "NUMADAM_MATHJAX" in os.environ:
-    mathjax_path = os.environ["NUMADAM_MATHJAX"]
-
 # The pictures of the rules, drawn by _ext/valley.py.
-plot_include_source = plot_html_show_formats = plot_html_show_source_link = False
+plot_include_source = False
+plot_html_show_formats = plot_html_show_source_link = False
 plot_formats = ["svg"]
 
 sphinx_gallery_conf = {
@@ -53,7 +52,9 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"[/\\]plot_",
     "ignore_pattern": r"(^|[/\\])(?!plot_)[^/\\]*\.py$",  # modules beside the examples
+    "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
+    "capture_repr": (),  # no <... object at 0x...> below a block
     "show_memory": False,
     "write_computation_times": False,
     "min_reported_time": 1,

@@ -26,9 +26,12 @@ _HOMES |= {"CheckpointError": "numadam._checkpoint.errors", "load": "numadam.rul
 _HOMES["CacheWarning"] = "numadam._jit.reports"
 _HOMES |= {
     "History": "numadam.history.history",
+    "check_grad": "numadam._minimize.gradient.check",
     "minimize": "numadam._minimize.minimize",
     "minimize_many": "numadam._minimize.minimize_many",
     "scipy_adam": "numadam._minimize.scipy_method",
+    "Result": "numadam._minimize.result",
+    "ManyResult": "numadam._minimize.result",
 }
 
 _MODULES = ("mpi", "nopython", "schedules")

@@ -16,60 +16,79 @@ INTERRUPTED = 130
 
 _TOP = """\
 examples:
-  python -m numadam demo              learn handwritten digits, draw the loss curves
-  python -m numadam demo --help       four more: lstm, deconvolution, quadratic, decays
-  python -m numadam bench --help      how fast is a step on this machine?
-  python -m numadam compile --help    compile ahead, for a container image or CI
-  python -m numadam info              what to put into a bug report
+  python -m numadam demo            learn handwritten digits, with a picture
+  python -m numadam demo --list     four more: lstm, deconvolution, ...
+  python -m numadam bench --help    the speed of a step on this machine
+  python -m numadam compile --help  compile ahead, for an image or CI
+  python -m numadam info            what to put into a bug report
 """
 _DEMO = """\
 examples:
-  python -m numadam demo                       learn handwritten digits, a few seconds
-  python -m numadam demo --output curves.png   where the picture goes
-  python -m numadam demo lstm                  another one
-  python -m numadam demo mlp --help            options of one demo, with examples
+  python -m numadam demo                      learn handwritten digits
+  python -m numadam demo --list               the names of all demos
+  python -m numadam demo --output curves.png  where the picture goes
+  python -m numadam demo lstm                 another one
+  python -m numadam demo mlp --help           options of one demo
 
-Each draws a picture and prints figures. All data come with packages: pip install "numadam[demo]"
+Each draws a picture and prints figures. Loops are compiled before
+training is timed. All data come with numadam and its extra "demo".
 """
 _BENCH = """\
-How long does a step take here? The first table has arrays of 1 to 50 million elements, against
-the memory traffic of a step (the roofline), NumPy, and torch and optax where they are installed.
-All sides take turns, and only their ratios count: seconds change from minute to minute.
+The first table has arrays of 1 to 50 million elements. Each step is timed
+against the memory traffic of a step (the roofline), NumPy, and torch and
+optax if they are installed. The sides take turns, so compare the ratios:
+seconds change from minute to minute.
 
 examples:
-  python -m numadam bench --quick                   up to 1 million elements, half a minute
-  python -m numadam bench --plot steps.png          all sizes, and a picture of them
-  python -m numadam bench --size 5e4 --size 2e6     your own sizes
-  python -m numadam bench --targets                 cases that have a target (ours / theirs)
-  python -m numadam bench --options                 what an option costs, and every rule
-  python -m numadam bench --minimize                minimize and minimize_many
-  python -m numadam bench --gpu                     on the GPU: right, and how fast
-  python -m numadam bench --mpi                     two ranks of MPI
-  python -m numadam bench --case torch-1M           one case of these; an unknown name lists all
-  python -m numadam bench --layer all               under each threading layer of Numba
-  python -m numadam bench --wait 10                 wait for other programs to leave the cores
-  python -m numadam bench --json figures.json       the figures, for a script
+  python -m numadam bench --quick                up to 1M elements, fast
+  python -m numadam bench --plot steps.png       all sizes, with a picture
+  python -m numadam bench --size 5e4 --size 2e6  your own sizes
+  python -m numadam bench --targets              cases that have a target
+  python -m numadam bench --options              cost of options; every rule
+  python -m numadam bench --minimize             minimize and minimize_many
+  python -m numadam bench --gpu                  on the GPU: right, how fast
+  python -m numadam bench --mpi                  two ranks of MPI
+  python -m numadam bench --case torch-1M        a wrong name lists all
+  python -m numadam bench --layer all            each threading layer
+  python -m numadam bench --wait 10              wait for a quiet machine
+  python -m numadam bench --json figures.json    the figures, for a script
 
-The column "busy" is what other programs took of the machine meanwhile; above 5 % measure again.
+The column "busy" shows how much of the machine other programs used
+meanwhile. Above 5 %, measure again. A busy machine is also named in a
+sentence on stderr.
 More: docs/benchmarks/README.md
 """
 _COMPILE = """\
-Any keyword of the rules is an option: --clip-norm 1.0, --amsgrad, --like keras, --bounds=-1,1.
-"--lr array" and "--bounds array" are those with a number for each element, "--beta1 schedule" a
-callable. Values do not matter for what is compiled, but for 0 and None: another lr, another clip
-or other bounds have the same code. Groups need what their options need.
+Any keyword of the rules is an option: --clip-norm 1.0, --amsgrad,
+--like keras, --bounds=-1,1. "--lr array" and "--bounds array" stand for a
+number for each element, "--beta1 schedule" for a callable. The compiled
+code is the same for other values of lr, clips and bounds; only 0 and None
+change it. Groups need what their options need.
 
 examples:
-  python -m numadam compile                                     Adam in float64, all sizes
-  python -m numadam compile --rule adamw --weight-decay 0.01 --dtype float32 --clip-norm 1
+  python -m numadam compile                   Adam in float64, all sizes
   python -m numadam compile --minimize --bounds=0,None --serial
-  python -m numadam compile --many --folder /opt/loops          NUMBA_CACHE_DIR=/opt/loops later
+  python -m numadam compile --rule adamw --weight-decay 0.01 \\
+      --dtype float32 --clip-norm 1
+  python -m numadam compile --many --folder /opt/loops
+      with NUMBA_CACHE_DIR=/opt/loops later
 
-Not compiled: your own objective, which a first call compiles, and what runs on a GPU.
+Not compiled: your own objective, which the first call compiles, and
+anything that runs on a GPU.
 """
 _INFO = """\
-Versions, threading layer, cache folder, CPU, GPU and MPI. Please paste the lines into a bug report.
+Versions, threading layer, cache folder, CPU, GPU and MPI. Please paste the
+lines into a bug report.
 """
+
+
+class _ListDemos(argparse.Action):
+    """``demo --list``: a line for each demo, and the end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+        for name, line in DEMOS.items():
+            print(f"{name:14} {line}")
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,6 +124,7 @@ def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentPa
         help="measure the speed of a step on this machine",
         description="Measure the speed of a step: ratios of two sides, timed in turns.",
         epilog=_BENCH,
+        usage="%(prog)s [options]",
     )
     if command == "bench":
         from numadam.bench import add_arguments
@@ -115,6 +135,7 @@ def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentPa
         help="compile ahead: for a container image, or for CI",
         description="Compile loops into a folder that later processes load them from.",
         epilog=_COMPILE,
+        usage="%(prog)s [options]",
         allow_abbrev=False,
     )
     if command == "compile":
@@ -137,6 +158,13 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
         description="See numadam at work. Without a name: mlp.",
         epilog=_DEMO,
     )
+    demo.add_argument(
+        "--list",
+        action=_ListDemos,
+        nargs=0,
+        dest=argparse.SUPPRESS,
+        help="print the names of all demos and exit",
+    )
     names = demo.add_subparsers(dest="which", metavar="NAME", required=True)
     for name, line in DEMOS.items():
         if name != chosen:
@@ -154,7 +182,7 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
 
 def _chosen_demo(words: list[str]) -> str | None:
     """The demo that the words ask for; options without a name are those of mlp."""
-    if words[:1] != ["demo"] or words[1:2] in (["-h"], ["--help"]):
+    if words[:1] != ["demo"] or words[1:2] in (["-h"], ["--help"], ["--list"]):
         return None
     if len(words) == 1 or words[1].startswith("-"):
         words.insert(1, "mlp")

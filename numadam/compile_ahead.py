@@ -69,10 +69,11 @@ def keywords() -> list[str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to a parser."""
     rules, dtypes = [*CLASSES, "all"], [*DTYPES, "all"]
-    parser.add_argument("--rule", nargs="+", default=["adam"], choices=rules, help="default: adam")
-    parser.add_argument(
-        "--dtype", nargs="+", default=["float64"], choices=dtypes, help="default: float64"
-    )
+    for name, usual, known in (("rule", "adam", rules), ("dtype", "float64", dtypes)):
+        text = f"one or more of {', '.join(known)}; default: {usual}"
+        parser.add_argument(
+            f"--{name}", nargs="+", metavar="NAME", default=[usual], choices=known, help=text
+        )
     for name, text in {
         "out": "steps with out=, too",
         "minimize": "minimize, with a compiled fun and one in Python",

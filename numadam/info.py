@@ -17,7 +17,6 @@ _OPTIONAL = (
     "cupy-cuda13x",
     "tbb",
     "mpi4py",
-    "mlxtend",
     "matplotlib",
 )
 

@@ -26,7 +26,8 @@ def foreign(a):
 
 
 def on_cupy(a):
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    import cupy
+
     memory = cupy.cuda.UnownedMemory(a.ctypes.data, a.nbytes, a, 0)
     return cupy.ndarray(a.shape, a.dtype, cupy.cuda.MemoryPointer(memory, 0))
 
@@ -79,6 +80,12 @@ BAD = {
     ),
     "cupy": (on_cupy, TypeError, "(?i)cupy", LATER),
 }
+
+
+def cases(rows):
+    """Rows that begin with a case, as parameters of a test; a CuPy array needs its package."""
+    of_cupy = pytest.mark.cuda("cupy")
+    return [pytest.param(*row, marks=[of_cupy] if row[0] == "cupy" else []) for row in rows]
 
 
 def snapshot(opt, *trees):

@@ -1,11 +1,11 @@
 """Fixtures of all tests."""
 
 import gc
-import importlib.util
-import os
 import signal
 
 import pytest
+
+from tests import extras
 
 # an assert of a helper then says what it compared, as those of the tests do
 pytest.register_assert_rewrite(
@@ -25,13 +25,10 @@ pytest.register_assert_rewrite(
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test whose peer is not installed; in the CI's stage for them it fails."""
-    for mark in item.iter_markers("peers"):
-        missing = [name for name in mark.args if importlib.util.find_spec(name) is None]
-        if missing and os.environ.get("NUMADAM_PEERS"):
-            pytest.fail(f"NUMADAM_PEERS is set, and {missing[0]} is not installed", pytrace=False)
-        if missing:
-            pytest.skip(f'{missing[0]} is not installed: pip install -e ".[peers]"')
+    """Skip a test whose extra is not installed; in the CI's stage for it the test fails."""
+    for mark in item.iter_markers():
+        if mark.name in extras.EXTRAS:
+            extras.require(mark.name, *mark.args)
 
 
 @pytest.fixture(autouse=True, scope="module")

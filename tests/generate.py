@@ -1,21 +1,25 @@
 """Write the files that follow from the rules: ``python tests/generate.py``, after adding one.
 
-The table in ``numadam/rules/__init__.py``, the stubs of ``numadam`` and ``numadam.nopython``,
-``tests/typing_rules.py``, a use of each rule for mypy, and the lists of rules in the docs. A test
-says when one is out of date.
+The table in ``numadam/rules/__init__.py``, the stubs of ``numadam`` and ``numadam.nopython``, the
+types of the keywords of `minimize` and `Sharded`, ``tests/typing_rules.py``, a use of each rule for
+mypy, and the lists of rules in the docs. A test says when one is out of date.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numadam
 from numadam import rules
+from numadam._core import choices
+from numadam._minimize.names import not_for_many, not_for_one
+from numadam._mpi.slices import REFUSED
 
 PACKAGE = Path(numadam.__file__).parent
 TESTS = Path(__file__).parent
@@ -75,6 +79,99 @@ def nopython_stub(files: dict[str, str]) -> str:
     return f"{NOTE}{_imports(homes | {'VERSION': 'numadam.nopython.core'})}\n__all__: list[str]\n"
 
 
+def _shared_types() -> dict[str, str]:
+    """The type of each option that all rules share, as it is written there."""
+    tree = ast.parse((PACKAGE / "_core" / "keywords.py").read_text(encoding="utf-8"))
+    return {
+        ast.unparse(node.target): ast.unparse(node.annotation)
+        for kind in tree.body
+        if isinstance(kind, ast.ClassDef) and kind.name.startswith("Shared")
+        for node in kind.body
+        if isinstance(node, ast.AnnAssign)
+    }
+
+
+def option_types(files: dict[str, str]) -> dict[str, str]:
+    """The type of every option, those that all rules share first."""
+    types = _shared_types()
+    for file, kind in files.items():
+        cls = getattr(import_module(f"numadam.rules.{file}"), kind)
+        for one in inspect.signature(cls).parameters.values():
+            if one.kind is one.KEYWORD_ONLY:
+                known = types.get(one.name, one.annotation).split(" | ")
+                missing = [part for part in one.annotation.split(" | ") if part not in known]
+                types[one.name] = " | ".join([*known, *missing])
+    return types
+
+
+def _choices_in(types: dict[str, str]) -> str:
+    """The names of choices in types, as an import lists them: a line each."""
+    used = {name for text in types.values() for name in re.findall(r"\w+", text)}
+    names = sorted(name for name in used if get_args(getattr(choices, name, None)))
+    return "(\n" + "".join(f"    {name},\n" for name in names) + ")"
+
+
+def _fields(types: dict[str, str]) -> str:
+    return "".join(f"    {name}: {text}\n" for name, text in types.items())
+
+
+def run_keywords(files: dict[str, str]) -> str:
+    """``numadam/_minimize/keywords.py``."""
+    types = option_types(files)
+    of_one = {name: types[name] for name in types if name not in not_for_one()}
+    of_many = {name: of_one[name] for name in of_one if name not in not_for_many()}
+    rule_names = "".join(f'    "{kind.lower()}",\n' for kind in files.values())
+    return f'''{NOTE}"""Options of rules as keywords of `minimize` and `minimize_many`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from numadam._core.choices import {_choices_in(of_one)}
+from numadam._core.hyper import Schedule
+from numadam._minimize.names import OfSciPy
+
+RuleName = Literal[
+{rule_names}]
+
+
+class ManyOptions(OfSciPy, total=False):
+    """Keywords of `minimize_many`."""
+
+{_fields(of_many)}
+
+class Options(ManyOptions, total=False):
+    """Keywords of `minimize`."""
+
+{_fields({name: of_one[name] for name in of_one if name not in of_many})}'''
+
+
+def sharded_keywords(files: dict[str, str]) -> str:
+    """``numadam/mpi/keywords.py``."""
+    every = option_types(files)
+    types = {name: every[name] for name in every if name not in REFUSED}
+    return f'''{NOTE}"""Options of rules as keywords of `Sharded`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from numadam._core.annotations import Bounds
+from numadam._core.choices import {_choices_in(types)}
+from numadam._core.hyper import Schedule
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Options(TypedDict, total=False):
+    """Keywords of `Sharded`."""
+
+{_fields(types)}'''
+
+
 def _options(function: Any) -> str:
     """The keywords of a signature, with their defaults."""
     named = inspect.signature(function).parameters.values()
@@ -100,10 +197,11 @@ def uses(files: dict[str, str]) -> str:
     """``tests/typing_rules.py``."""
     calls = [call for file, kind in files.items() for call in _uses(file, kind)]
     good = "".join(f"    {begin}{options}\n" for begin, options in calls)
-    bad = "".join(f"    {begin}, unknown=1)  # type: ignore[call-arg]\n" for begin, _ in calls)
+    ignored = "# type: ignore[call-arg]  # pyright: ignore[reportCallIssue]"
+    bad = "".join(f"    {begin}, unknown=1)  {ignored}\n" for begin, _ in calls)
     return f'''{NOTE}# fmt: off
 # ruff: noqa: E501
-"""Every rule as mypy sees it: tests/test_typing.py runs it."""
+"""Every rule as mypy and pyright see it: tests/test_typing.py runs it."""
 
 from __future__ import annotations
 
@@ -119,7 +217,7 @@ def every_rule() -> None:
 {good}
 
 def refused() -> None:
-    """An option that no rule has: mypy sees it, or an ignore is one too many."""
+    """An option that no rule has: they see it, or an ignore is one too many."""
 {bad}'''
 
 
@@ -166,6 +264,8 @@ def written() -> dict[Path, str]:
         PACKAGE / "rules" / "__init__.py": table(files),
         PACKAGE / "__init__.pyi": stub(files),
         PACKAGE / "nopython" / "__init__.pyi": nopython_stub(files),
+        PACKAGE / "_minimize" / "keywords.py": run_keywords(files),
+        PACKAGE / "mpi" / "keywords.py": sharded_keywords(files),
         TESTS / "typing_rules.py": uses(files),
     }
 

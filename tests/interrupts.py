@@ -39,6 +39,8 @@ def _struck_at(k: int, work: Callable[[], Any], inside: str, strike: Callable[[]
         return trace
 
     before = sys.gettrace()
+    # Python 3.12 traces bytecodes only where a frame has asked for it before settrace
+    sys._getframe().f_trace_opcodes = True
     try:
         sys.settrace(trace)
         work()

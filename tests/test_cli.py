@@ -30,7 +30,7 @@ def test_importing_the_command_line_loads_no_numba():
 
 def test_help_shows_examples():
     out, err = run("--help")
-    assert "python -m numadam demo --help" in out
+    assert "python -m numadam demo --list" in out
     assert not err
 
 
@@ -104,6 +104,12 @@ def test_the_help_of_demo_lists_them_and_imports_none(capsys):
         assert f"{name} {line}" in out
 
 
+def test_demos_are_listed_a_line_each(capsys):
+    assert main(["demo", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=1) for line in lines] == [list(row) for row in DEMOS.items()]
+
+
 @pytest.mark.parametrize("command", ["demo", "bench", "compile", "info"])
 def test_every_command_has_help(command, capsys):
     assert main([command, "--help"]) == 0
@@ -124,7 +130,7 @@ def test_every_command_has_help(command, capsys):
         (["demo", "mlp", "--bounds", "1"], "expected 2 arguments"),
         (["demo", "mlp", "--loss", "hinge"], "invalid choice: 'hinge'"),
         (["demo", "mlp", "--l2", "-1"], "expected a number above 0, got '-1'"),
-        (["demo", "mlp", "--validation", "5000"], "expected 1 to 4999 digits, got 5000"),
+        (["demo", "mlp", "--validation", "1797"], "expected 1 to 1796 digits, got 1797"),
         (["demo", "mlp", "--stop-accuracy", "95"], "a share of 1, as 0.93, got 95"),
         (["demo", "lstm", "--clip-norm", "nan"], "expected a number above 0, got 'nan'"),
         (["demo", "lstm", "--seed", "-1"], "whole number of at least 0, got '-1'"),

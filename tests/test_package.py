@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import calendar
+import hashlib
 import os
 import re
 import tarfile
@@ -45,10 +47,20 @@ def sdist_files(folder: Path) -> set[str]:
         return {m.name.removeprefix(f"{NAME}/") for m in sdist.getmembers() if m.isfile()}
 
 
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the distributions in a folder."""
+    files = (*folder.glob("*.tar.gz"), *folder.glob("*.whl"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def sources(*suffixes: str) -> set[str]:
     """Files of the package in this checkout, from the checkout on."""
     found = (ROOT / "numadam").rglob("*")
     return {path.relative_to(ROOT).as_posix() for path in found if path.suffix in suffixes}
+
+
+SHIPPED = sources(".py", ".pyi", ".typed", ".npz", ".txt")
+OF_DIGITS = "licenses/numadam/demos/digits-LICENSE.txt"
 
 
 def metadata(files: dict[str, bytes]) -> Message:
@@ -58,8 +70,8 @@ def metadata(files: dict[str, bytes]) -> Message:
 def test_the_wheel_is_the_package_and_nothing_else(built: Path) -> None:
     files = set(wheel_files(built))
     notes = {name for name in files if name.startswith(f"{NAME}.dist-info/")}
-    assert files - notes == sources(".py", ".pyi", ".typed")
-    expected = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
+    assert files - notes == SHIPPED
+    expected = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE", OF_DIGITS)
     assert notes == {f"{NAME}.dist-info/{name}" for name in expected}
     assert {"numadam/py.typed", "numadam/__init__.pyi", "numadam/demos/mlp.py"} <= files
 
@@ -68,14 +80,32 @@ def test_the_wheel_of_the_sdist_is_that_of_the_tree(built: Path) -> None:
     assert wheel_files(built) == wheel_files(built / "direct")
 
 
+def test_a_second_build_gives_the_same_bytes(built: Path) -> None:
+    """`again` was built of the unpacked sdist: another folder, other dates and other rights."""
+    first = digests(built)
+    assert set(first) == {f"{NAME}.tar.gz", f"{NAME}-py3-none-any.whl"}
+    assert digests(built / "again") == first
+
+
+def test_files_are_dated_by_the_commit(built: Path) -> None:
+    """SOURCE_DATE_EPOCH reaches both; a ZIP counts in steps of two seconds."""
+    then = int(os.environ["SOURCE_DATE_EPOCH"])
+    with tarfile.open(built / f"{NAME}.tar.gz") as sdist:
+        assert {member.mtime for member in sdist.getmembers()} == {then}
+    (path,) = built.glob("*.whl")
+    with zipfile.ZipFile(path) as wheel:
+        (date,) = {info.date_time for info in wheel.infolist()}
+    assert 0 <= then - calendar.timegm(date) < 2
+
+
 def test_the_sdist_can_be_tested_and_holds_no_stray_file(built: Path) -> None:
     files = sdist_files(built)
     papers = {path.name for path in (*ROOT.glob("*.md"), ROOT / "CITATION.cff", ROOT / "LICENSE")}
     assert "SECURITY.md" in papers
-    assert papers | sources(".py", ".pyi", ".typed") <= files
+    assert papers | SHIPPED <= files
     assert {"tests/test_package.py", "tests/data/torch.json", "docs/README.md"} <= files
     tops = {name.split("/")[0] for name in files}
-    folders = {"numadam", "tests", "docs", "asv_benchmarks"}
+    folders = {"numadam", "tests", "docs", "asv_benchmarks", "recipe"}
     assert tops == papers | folders | {"pyproject.toml", "PKG-INFO", ".gitignore"}
     kinds = {Path(name).suffix for name in files if "/" in name}
     assert not kinds & {".loop", ".pyc", ".nbi", ".nbc", ".so", ".log"}
@@ -85,8 +115,9 @@ def test_metadata(built: Path) -> None:
     files = wheel_files(built)
     about = metadata(files)
     assert (about["Name"], about["Version"]) == ("numadam", numadam.__version__)
-    assert about["License-Expression"] == "BSD-3-Clause"
+    assert about["License-Expression"] == "BSD-3-Clause AND CC-BY-4.0"
     assert files[f"{NAME}.dist-info/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
+    assert b"CC BY 4.0" in files[f"{NAME}.dist-info/{OF_DIGITS}"]
     assert about["Description-Content-Type"] == "text/markdown"
     classifiers = about.get_all("Classifier", [])
     assert "Typing :: Typed" in classifiers

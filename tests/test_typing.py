@@ -1,4 +1,4 @@
-"""The user's script that mypy checks: it runs too, and leaves no public name out."""
+"""Programs that mypy and pyright check: they run too, and leave no public name out."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import numadam as na
-from tests import typing_rules, typing_user
+from tests import typing_pages, typing_refused, typing_rules, typing_user
+from tests.pages import BLOCK
 
+ROOT = Path(na.__file__).parents[1]
+PAGES = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
+PAGES.append(ROOT / "README.md")
 TEXT = Path(typing_user.__file__).read_text(encoding="utf-8")
 RULES = Path(typing_rules.__file__).read_text(encoding="utf-8")
 
@@ -20,6 +25,30 @@ def test_it_uses_every_public_name():
     used = set(re.findall(r"\bna\.(\w+)", TEXT + RULES))
     assert used == set(na.__all__) - modules
     assert set(re.findall(r"\bschedules\.(\w+)", TEXT)) == set(na.schedules.__all__)
+
+
+@pytest.mark.parametrize("call", typing_refused.CALLS, ids=range(len(typing_refused.CALLS)))
+def test_a_call_that_checkers_refuse_fails(call):
+    with pytest.raises((TypeError, ValueError)):
+        call()
+
+
+def test_pages_and_docstrings_give_programs(tmp_path):
+    count = typing_pages.write(tmp_path)
+    files = {path.stem: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.py")}
+    assert len(files) == count > 80  # no two of one name
+    for name, code in files.items():
+        compile(code, name, "exec")
+    blocks = [code for page in PAGES for _, code in BLOCK.findall(page.read_text(encoding="utf-8"))]
+    assert len(blocks) > 80
+    assert all(any(code in program for program in files.values()) for code in blocks)
+
+
+def test_reports_that_are_left_out_are_of_their_page():
+    line = 'docs_how_to_minimize_1.py:24: error: "RuntimeError" has no attribute "numadam_result"'
+    assert typing_pages.is_of_others(line)
+    assert not typing_pages.is_of_others(line.replace("minimize", "bounds"))
+    assert not typing_pages.is_of_others(line.replace("numadam_result", "numadam_results"[:7]))
 
 
 def test_it_runs(tmp_path):

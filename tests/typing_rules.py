@@ -1,7 +1,7 @@
 # Written by `python tests/generate.py`: do not edit.
 # fmt: off
 # ruff: noqa: E501
-"""Every rule as mypy sees it: tests/test_typing.py runs it."""
+"""Every rule as mypy and pyright see it: tests/test_typing.py runs it."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def every_rule() -> None:
 
 
 def refused() -> None:
-    """An option that no rule has: mypy sees it, or an ignore is one too many."""
-    na.Adam(x, unknown=1)  # type: ignore[call-arg]
-    na.adam_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]
-    na.AdamW(x, unknown=1)  # type: ignore[call-arg]
-    na.adamw_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]
-    na.NAdam(x, unknown=1)  # type: ignore[call-arg]
-    na.nadam_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]
-    na.RAdam(x, unknown=1)  # type: ignore[call-arg]
-    na.radam_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]
-    na.AdaMax(x, unknown=1)  # type: ignore[call-arg]
-    na.adamax_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]
-    na.AdaBelief(x, unknown=1)  # type: ignore[call-arg]
-    na.adabelief_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]
-    na.Lion(x, unknown=1)  # type: ignore[call-arg]
-    na.lion_update(x, g, np.zeros(3), unknown=1)  # type: ignore[call-arg]
-    na.RMSprop(x, unknown=1)  # type: ignore[call-arg]
-    na.rmsprop_update(x, g, np.zeros(3), unknown=1)  # type: ignore[call-arg]
-    na.SGD(x, unknown=1)  # type: ignore[call-arg]
-    na.sgd_update(x, g, unknown=1)  # type: ignore[call-arg]
-    na.Adagrad(x, unknown=1)  # type: ignore[call-arg]
-    na.adagrad_update(x, g, np.zeros(3), unknown=1)  # type: ignore[call-arg]
+    """An option that no rule has: they see it, or an ignore is one too many."""
+    na.Adam(x, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.adam_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.AdamW(x, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.adamw_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.NAdam(x, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.nadam_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.RAdam(x, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.radam_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.AdaMax(x, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.adamax_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.AdaBelief(x, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.adabelief_update(x, g, np.zeros(3), np.zeros(3), 1, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.Lion(x, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.lion_update(x, g, np.zeros(3), unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.RMSprop(x, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.rmsprop_update(x, g, np.zeros(3), unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.SGD(x, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.sgd_update(x, g, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.Adagrad(x, unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    na.adagrad_update(x, g, np.zeros(3), unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

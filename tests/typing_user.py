@@ -138,9 +138,15 @@ def minimised() -> dict[str, Array]:
         assert intermediate_result.fun >= 0
 
     start = np.zeros(3)
-    found = na.minimize(bowl, start, jac=True, bounds=(0, None), lr=0.1, callback=watch)
+    assert na.check_grad(bowl, start, jac=True).ok
+    found: na.Result = na.minimize(bowl, start, jac=True, bounds=(0, None), lr=0.1, callback=watch)
     compiled = na.minimize(compiled_bowl, start, lr=0.1, maxiter=500)
-    many = na.minimize_many(compiled_bowl, np.zeros((4, 3)), lr=0.1)
+    many: na.ManyResult = na.minimize_many(compiled_bowl, np.zeros((4, 3)), lr=0.1)
+    lowest: float = found.fun
+    stopped: NDArray[np.bool_] = many.success
+    assert found.message
+    assert found.history["fun"].min() >= lowest
+    assert stopped.all()
     by_scipy = scipy.optimize.minimize(
         bowl, start, jac=True, method=na.scipy_adam, options={"lr": 0.1}
     )

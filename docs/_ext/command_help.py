@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from docutils import nodes
+from form import COLUMNS
 from sphinx.util.docutils import SphinxDirective
 
 
@@ -19,7 +20,11 @@ class CommandHelp(SphinxDirective):
     def run(self) -> list[Any]:
         """Ask the command, in a process of its own."""
         command = [sys.executable, "-m", "numadam", *self.arguments, "--help"]
-        settings = {**os.environ, "COLUMNS": "80", "PYTHONPATH": os.pathsep.join(sys.path)}
+        settings = {
+            **os.environ,
+            "COLUMNS": str(COLUMNS + 2),  # argparse leaves two free
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
         done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
         if done.returncode:
             raise self.error(f"{' '.join(command[1:])} failed: {done.stderr}")

@@ -29,3 +29,4 @@ def draw() -> None:
             axis.plot([schedule(t) for t in range(STEPS + 1)])
             axis.set_title(type(schedule).__name__, fontsize="medium")
         figure.supxlabel("steps taken")
+        figure.supylabel("value")

@@ -33,6 +33,11 @@ def is_of_ranks(thing: Any) -> bool:
     return thing.__module__.startswith(("numadam.mpi", "numadam._mpi"))
 
 
+def is_made_by_users(thing: Any) -> bool:
+    """Whether users call it: errors they catch, and results they get."""
+    return not (isinstance(thing, type) and issubclass(thing, (BaseException, dict)))
+
+
 def lacks_example(thing: Any) -> bool:
     """Whether the docstring shows nothing that a doctest could try, or several ranks."""
     shown = "comm = MPI.COMM_WORLD\n" if is_of_ranks(thing) else ">>> "
@@ -41,8 +46,8 @@ def lacks_example(thing: Any) -> bool:
 
 def missing_parameters(thing: Any) -> Iterator[str]:
     """Parameters of the signature that the docstring does not name."""
-    if isinstance(thing, type) and issubclass(thing, BaseException):
-        return  # users catch it, and make none
+    if not is_made_by_users(thing):
+        return
     text = inspect.getdoc(thing) or ""
     section = re.search(r"^Parameters\n-+\n(.*?)(?=^\S+\n-{3,}$|\Z)", text, re.M | re.S)
     lines = _PARAMETER.findall(section.group(1)) if section else []

@@ -1,4 +1,4 @@
-"""The pictures on the page of each rule: its way down one and the same valley."""
+"""The pictures on the page of each rule: its path on one Rosenbrock function, and f."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RATES = np.geomspace(1e-3, 0.2, 31)
 
 
 def height(x: Any, y: Any) -> Any:
-    """Rosenbrock's valley, a little less steep; the lowest point is (1, 1)."""
+    """A Rosenbrock function with 20 in place of 100; the minimum is at (1, 1)."""
     return (1 - x) ** 2 + 20 * (y - x**2) ** 2
 
 
@@ -58,6 +58,6 @@ def draw(rule: str, **options: Any) -> None:
         down.plot(*points.T, ".-", color=colour, linewidth=1, markersize=3)
         over.semilogy(height(*points.T), color=colour, label=text)
     down.plot(1, 1, "*", color="C1", markersize=12)
-    down.set(title="the way down", xlim=(-1.8, 1.6), ylim=(-0.6, 2.2))
-    over.set(title="height", xlabel="step", ylim=(1e-12, 50))
+    down.set(title="path", xlabel="x", ylabel="y", xlim=(-1.8, 1.6), ylim=(-0.6, 2.2))
+    over.set(title="f(x, y)", xlabel="step", ylim=(1e-12, 50))
     over.legend(frameon=False)

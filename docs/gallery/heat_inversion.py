@@ -1,4 +1,7 @@
-"""Where was the plate hot? Run as: mpiexec -n 2 python -m mpi4py heat_inversion.py FOLDER."""
+"""Find where a plate was hot, on the ranks of MPI.
+
+mpiexec -n 2 python -m mpi4py heat_inversion.py FOLDER
+"""
 
 import sys
 from pathlib import Path
@@ -8,12 +11,12 @@ from mpi4py import MPI
 
 import numadam as na
 
-SHARE, STEPS = 0.2, 20  # heat to each neighbour in a step of time, as a share; steps
+SHARE, STEPS = 0.2, 20  # share of heat to each neighbour in a step; steps
 NOISE = 0.01
 
 
 def exchange(u, comm):
-    """Fill the ghost rows: with the neighbours' rows, and with our own at the rim of the plate."""
+    """Fill the ghost rows from the neighbours; our own rows at the rim."""
     u[0], u[-1] = u[1], u[-2]
     above = comm.rank - 1 if comm.rank else MPI.PROC_NULL
     below = comm.rank + 1 if comm.rank + 1 < comm.size else MPI.PROC_NULL
@@ -26,29 +29,32 @@ def flow(u, comm):
     for _ in range(STEPS):
         exchange(u, comm)
         wide = np.pad(u, ((0, 0), (1, 1)), "edge")
-        u[1:-1] += SHARE * (u[:-2] + u[2:] + wide[1:-1, :-2] + wide[1:-1, 2:] - 4 * u[1:-1])
+        around = u[:-2] + u[2:] + wide[1:-1, :-2] + wide[1:-1, 2:]
+        u[1:-1] += SHARE * (around - 4 * u[1:-1])
 
 
 def misfit(x, seen, comm):
-    """This rank's share of half the sum of squares, and the gradient of the whole."""
+    """Share of half the sum of squares; gradient of the whole sum."""
     error = x.copy()
     flow(error, comm)
     error[1:-1] -= seen
     share = 0.5 * np.sum(error[1:-1] ** 2)
-    flow(error, comm)  # as much flows from a to b as from b to a: the adjoint is the flow itself
+    # as much flows from a to b as from b to a: the flow is its own adjoint
+    flow(error, comm)
     exchange(error, comm)
     return share, error
 
 
 def invert(seen, comm):
-    """The rows of this rank, as they were before, from those that are seen now."""
+    """The rows of this rank as they were, from those that are seen."""
     pixels = comm.allreduce(seen.size)
     x = np.zeros((len(seen) + 2, seen.shape[1]))
     owned = np.ones(x.shape, bool)
     owned[[0, -1]] = False
 
     def enough(intermediate_result):
-        if intermediate_result.fun <= 0.5 * NOISE**2 * pixels:  # all the rest is noise
+        # what is left is noise
+        if intermediate_result.fun <= 0.5 * NOISE**2 * pixels:
             raise StopIteration
 
     return na.minimize(
@@ -70,7 +76,10 @@ if __name__ == "__main__":
     comm, folder = MPI.COMM_WORLD, Path(sys.argv[1])
     whole = np.load(folder / "seen.npy", mmap_mode="r")
     cuts = [len(whole) * rank // comm.size for rank in range(comm.size + 1)]
-    res = invert(np.array(whole[cuts[comm.rank] : cuts[comm.rank + 1]]), comm)
+    mine = whole[cuts[comm.rank] : cuts[comm.rank + 1]]
+    res = invert(np.array(mine), comm)
     np.save(folder / f"{comm.rank}-of-{comm.size}.npy", res.x[1:-1])
     if comm.rank == 0:
-        print(f"ranks: {comm.size}, iterations: {res.nit}, f: {res.fun:.6f}")
+        print(
+            f"ranks: {comm.size}, iterations: {res.nit}, f: {res.fun:.6f}"
+        )

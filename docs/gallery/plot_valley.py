@@ -2,9 +2,14 @@
 Five rules in one valley
 ========================
 
-Rosenbrock's function is a bent valley: steep walls, and a floor that hardly falls. A rule whose
-steps are long enough for the floor is thrown from wall to wall. Its path shows what it does with
-a gradient, and what it remembers of the earlier ones.
+Rosenbrock's function is a bent valley with steep walls and a nearly flat
+floor. A step that is long enough for the floor bounces between the walls.
+The path of a rule shows what it does with a gradient, and what it keeps of
+earlier ones.
+
+Paths of five rules from the same start to the minimum, each with the best
+of 25 learning rates. x and y have no units; f grows tenfold from one grey
+line to the next.
 """
 
 import matplotlib.pyplot as plt
@@ -20,14 +25,15 @@ COLORS = ["#009E73", "#E69F00", "#0072B2", "#D55E00", "#CC79A7"]
 def rosenbrock(x):
     """f and its gradient; the minimum is 0 at (1, 1)."""
     a, b = x[1] - x[0] ** 2, 1 - x[0]
-    return 100 * a**2 + b**2, np.array([-400 * a * x[0] - 2 * b, 200 * a])
+    f = 100 * a**2 + b**2
+    return f, np.array([-400 * a * x[0] - 2 * b, 200 * a])
 
 
 # %%
 # One loop for all rules
 # ----------------------
-# Every rule is a class with the same ``step``, so one loop runs them all. A path ends early where
-# it leaves the picture.
+# Every rule is a class with the same ``step``, so one loop runs them all. A
+# path ends early where it leaves the picture.
 RULES = {
     "SGD, momentum 0.9": lambda x, lr: na.SGD(x, lr, momentum=0.9),
     "RMSprop": na.RMSprop,
@@ -51,60 +57,95 @@ def path(rule, lr):
 
 
 # %%
-# The best learning rate of each
-# ------------------------------
-# All rules at one learning rate would be no comparison: a step of SGD is lr times the gradient, a
-# step of the others is about lr itself. So each rule tries 25 of them. The best one has the lowest
-# f over its last 100 steps, on average: a single low point may be luck.
+# The best learning rate of each rule
+# -----------------------------------
+# One learning rate for all rules would be no fair comparison: a step of SGD
+# is lr times the gradient, a step of the others is about lr. So each rule
+# tries 25 of them. The best one has the lowest mean of f over the last 100
+# steps.
 trials = {rule: [path(rule, lr) for lr in LRS] for rule in RULES}
 
 
 def end(trial):
-    """How low f is at the end; a path that left the picture has none."""
+    """Mean f at the end of a path; NaN if it left the picture."""
     return trial[1][-100:].mean() if len(trial[1]) == STEPS else np.nan
 
 
-best = {rule: int(np.nanargmin([end(trial) for trial in trials[rule]])) for rule in RULES}
+best = {
+    rule: int(np.nanargmin([end(trial) for trial in trials[rule]]))
+    for rule in RULES
+}
 for rule, k in best.items():
-    print(f"{rule:18} lr {LRS[k]:.1e}   f at the end {end(trials[rule][k]):.0e}")
+    f = end(trials[rule][k])
+    print(f"{rule:18} lr {LRS[k]:.1e}   f at the end {f:.0e}")
 
 # %%
 # The paths
 # ---------
-# SGD swings across the valley and rolls along it: momentum adds up what stays the same. RMSprop
-# divides a gradient by the mean size of the last ones, Lion keeps only a sign. So their steps have
-# the size of lr to the end: they need a small one, creep, and do not come to rest. Adam averages
-# before it divides. What alternates between the walls cancels, and its lr may be a hundred times
-# as large. AMSGrad never forgets the steepest wall, and behaves as Adam with a smaller lr.
+# - **SGD** with momentum swings across the valley and moves along it:
+#   momentum adds up the part of the gradient that does not change.
+# - **RMSprop** divides a gradient by the typical size of the last ones,
+#   **Lion** keeps only the sign. Their steps have the length lr to the end,
+#   so they need a small lr, move slowly, and do not come to rest.
+# - **Adam** averages gradients before it divides. What alternates between
+#   the walls cancels, and lr may be a hundred times as large.
+# - **AMSGrad** keeps the largest mean square of the gradients seen so far,
+#   so its steps stay small after one steep region.
 x, y = np.meshgrid(np.linspace(-2, 2, 300), np.linspace(-1, 3, 300))
 f = rosenbrock(np.stack([x, y]))[0]
-fig, axes = plt.subplots(2, 3, figsize=(10, 6.8), sharex=True, sharey=True, layout="constrained")
-for color, (rule, k), axis in zip(COLORS, best.items(), axes.flat[:5], strict=True):
-    axis.contour(x, y, f, levels=10.0 ** np.arange(-1, 4), colors="0.75", linewidths=0.8)
-    axis.plot(*trials[rule][k][0].T, ".-", color=color, ms=4, lw=1)
-    (start,) = axis.plot(-1.5, 1.8, "o", color="k", mfc="w")
-    (minimum,) = axis.plot(1, 1, "*", color="k", ms=11)
-    axis.set_title(f"{rule}, lr = {LRS[k]:.2g}", fontsize=11)
-axes[1, 2].legend([start, minimum], ["start", "minimum"], loc="center", frameon=False)
-axes[1, 2].set_title("f grows tenfold from line to line", y=0.3, fontsize=10, color="0.4")
-axes[1, 2].set_axis_off()
+LEVELS = 10.0 ** np.arange(-1, 4)
+
+fig, axes = plt.subplots(figsize=(6.5, 5), layout="constrained")
+axes.contour(x, y, f, levels=LEVELS, colors="0.75", linewidths=0.8)
+for color, (rule, k) in zip(COLORS, best.items(), strict=True):
+    style = {"color": color, "label": rule, "zorder": 2 + k / 100}
+    points = trials[rule][k][0].T
+    axes.plot(*points, ".-", ms=4, lw=1, **style)
+style = {"color": "k", "ls": "", "zorder": 3}
+axes.plot(-1.5, 1.8, marker="o", mfc="w", label="start", **style)
+axes.plot(1, 1, marker="*", ms=11, label="minimum", **style)
+axes.set(title="Paths on Rosenbrock's function", xlabel="x", ylabel="y")
+axes.legend(loc="upper right", fontsize=9)
+plt.show()
+
+# %%
+# The same, one rule in each panel.
+fig, panels = plt.subplots(
+    1, 5, figsize=(11, 3), sharex=True, sharey=True, layout="constrained"
+)
+for color, (rule, k), axes in zip(
+    COLORS, best.items(), panels, strict=True
+):
+    axes.contour(x, y, f, levels=LEVELS, colors="0.75", linewidths=0.8)
+    axes.plot(*trials[rule][k][0].T, ".-", color=color, ms=4, lw=1)
+    axes.plot(-1.5, 1.8, "o", color="k", mfc="w")
+    axes.plot(1, 1, "*", color="k", ms=11)
+    axes.set_title(f"{rule}\nlr = {LRS[k]:.2g}", fontsize=10)
 fig.supxlabel("x")
 fig.supylabel("y")
+plt.show()
 
 # %%
 # f along the way
 # ---------------
-# Left: each rule at its best learning rate. Right: how much that choice matters. Where a curve
-# ends on the right, the rule was thrown out of the picture.
-fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+# Left: each rule at its best learning rate. Right: how much that choice
+# matters. A curve on the right ends where the rule left the picture.
+fig, (left, right) = plt.subplots(
+    1, 2, figsize=(10, 4), layout="constrained"
+)
 for color, (rule, k) in zip(COLORS, best.items(), strict=True):
     left.semilogy(trials[rule][k][1], color=color, label=rule)
-    right.loglog(LRS, [end(trial) for trial in trials[rule]], ".-", color=color)
-left.set(xlabel="iteration", ylabel="f")
-right.set(xlabel="learning rate", ylabel="f, mean of the last 100 iterations")
+    ends = [end(trial) for trial in trials[rule]]
+    right.loglog(LRS, ends, ".-", color=color)
+left.set(title="best lr of each rule", xlabel="iteration", ylabel="f")
+right.set(
+    title="all learning rates",
+    xlabel="learning rate (units of x)",
+    ylabel="f, mean of the last 100 iterations",
+)
 left.legend(frameon=False)
 plt.show()
 
 # %%
-# Take away: compare rules only at the best learning rate of each, and look at how narrow the low
-# part of the curve is before you trust the lowest point.
+# Take away: compare rules only at the best learning rate of each, and check
+# how wide the low part of the curve is before you trust the lowest point.

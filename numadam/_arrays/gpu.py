@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-#: The command that installs all that numadam needs on a GPU.
-INSTALL = 'pip install "numadam[cuda13]", or "numadam[cuda12]" for CUDA 12'
+from numadam._version import install_command
+
+
+def install_for_gpu() -> str:
+    """The commands that install all that numadam needs on a GPU."""
+    return f"{install_command('cuda13')}, or for CUDA 12 {install_command('cuda12')}"
 
 
 def _is_missing(module: str) -> bool:
@@ -25,7 +29,8 @@ def require_packages() -> None:
     for module, package in modules.items():
         if _is_missing(module):
             raise ImportError(
-                f"Arrays on a GPU need the {package} package, which is not installed: {INSTALL}."
+                f"Arrays on a GPU need the {package} package, which is not installed: "
+                f"{install_for_gpu()}."
             )
 
 
@@ -43,7 +48,7 @@ def require_gpu() -> None:
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise RuntimeError(
             f"CuPy finds no usable GPU ({error}). Check the driver with `nvidia-smi`, and "
-            f"that the packages are those for its version of CUDA: {INSTALL}."
+            f"that the packages are those for its version of CUDA: {install_for_gpu()}."
         ) from error
     if count == 0:
         raise RuntimeError("CuPy finds no GPU: check the driver with `nvidia-smi`.")
@@ -55,5 +60,6 @@ def require_bfloat16(name: str) -> None:
 
     if int(cupy.__version__.split(".")[0]) < 14:
         raise ImportError(
-            f"{name}: bfloat16 on a GPU needs CuPy 14, and this is {cupy.__version__}: {INSTALL}."
+            f"{name}: bfloat16 on a GPU needs CuPy 14, and this is {cupy.__version__}: "
+            f"{install_for_gpu()}."
         )

@@ -48,7 +48,7 @@ class Rows:
     --------
     >>> import numpy as np
     >>> from numadam._arrays.sparse import Rows
-    >>> Rows(np.array([7, 2, 7]), np.ones((3, 4)))  # row 7 gets twos, row 2 ones
+    >>> Rows(np.array([7, 2, 7]), np.ones((3, 4)))  # row 7 gets twos
     Rows(3 rows, values of shape (3, 4), float64)
     """
 

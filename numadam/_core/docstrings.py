@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import textwrap
@@ -9,6 +10,22 @@ from collections.abc import Mapping
 from typing import Any
 
 _PLACEHOLDER = re.compile(r"^( *)\{\{(\w+)\}\}$", re.MULTILINE)
+_PARAMETERS = re.compile(r"^Parameters\n-+\n(.*?)(?=^\S[^\n]*\n---|\Z)", re.M | re.S)
+#: An entry of that section: name, type, text.
+_DESCRIBED = re.compile(r"^(\w+) : (.*)\n((?: .*\n|\n)*)", re.MULTILINE)
+
+
+@functools.cache
+def parameters(doc: str | None) -> dict[str, tuple[str, str]]:
+    """Type and text of each parameter that a docstring describes by itself."""
+    section = _PARAMETERS.search(inspect.cleandoc(doc or "") + "\n")
+    found = _DESCRIBED.findall(section.group(1)) if section else []
+    return {name: (kind, textwrap.dedent(text).strip()) for name, kind, text in found}
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, on one line."""
+    return re.split(r"(?<=[.])\s", text.replace("\n", " "), maxsplit=1)[0]
 
 
 def number(value: Any) -> str:

@@ -66,7 +66,7 @@ EPS = Hyper("eps")
 def count(name: str, value: object, least: int, most: int | None = None) -> int:
     """Return `value` as an int of at least `least` and at most `most`, or say what is wrong."""
     try:
-        if isinstance(value, bool):
+        if type(value).__name__ == "bool":  # NumPy's too, which NumPy 2.0 takes for an index
             raise TypeError("bool is not taken for a number")
         count = operator.index(value)  # type: ignore[arg-type]  # raises for what is none
     except TypeError as error:

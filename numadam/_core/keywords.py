@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from numadam._core.annotations import Bounds
+from numadam._core.choices import ComplexForm, Like, Nonfinite, Sparse, StateDtype
 from numadam._core.hyper import Schedule
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class SharedButDecay(TypedDict, total=False):
@@ -19,18 +24,18 @@ class SharedButDecay(TypedDict, total=False):
     clip_norm: float | Schedule | None
     clip_array_norm: float | Schedule | None
     accumulate: int
-    nonfinite: str
+    nonfinite: Nonfinite
     max_skips: int | None
-    bounds: Any
+    bounds: Bounds | None
     ema: float | Schedule | None
     ema_warmup: bool
     ema_debias: bool
     groups: Mapping[str, Mapping[str, Any]] | None
-    sparse: str | None
-    state_dtype: Any
+    sparse: Sparse | None
+    state_dtype: StateDtype | type[Any] | np.dtype[Any] | None
     master: bool
-    complex_form: str
-    like: str | None
+    complex_form: ComplexForm
+    like: Like | None
     capturable: bool
     comm: Any
 
@@ -50,9 +55,9 @@ class FunctionalButDecay(TypedDict, total=False):
     loss_scale: float
     clip_value: float | None
     clip_norm: float | None
-    bounds: Any
-    complex_form: str
-    like: str | None
+    bounds: Bounds | None
+    complex_form: ComplexForm
+    like: Like | None
 
 
 class FunctionalOptions(FunctionalButDecay, total=False):

@@ -11,6 +11,7 @@ import math
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from numadam._core import choices
 from numadam._core.hyper import LR, Hyper, at_start, count
 from numadam._core.presets import library
 from numadam._core.rule import RuleSpec
@@ -91,10 +92,11 @@ _SWITCHES = (
     "master",
     "capturable",
 )
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "nonfinite": ("propagate", "raise", "skip"),
-    "sparse": (None, "lazy", "dense"),
-    "complex_form": ("parts", "modulus"),
+#: Each with the values that it may have besides its texts.
+_CHOICES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "nonfinite": (choices.Nonfinite, ()),
+    "sparse": (choices.Sparse, (None,)),
+    "complex_form": (choices.ComplexForm, ()),
 }
 #: The value of a column where its option is None.
 NEUTRAL = {"clip_value": math.inf, "clip_norm": math.inf, "clip_array_norm": math.inf, "ema": 0.0}
@@ -124,10 +126,8 @@ def check(
     for name in _SWITCHES:
         if not isinstance(options[name], bool):
             raise TypeError(f"{name}: expected True or False, got {options[name]!r}.")
-    for name, choices in _CHOICES.items():
-        if options[name] not in choices:
-            expected = " or ".join(map(repr, choices))
-            raise ValueError(f"{name}: expected {expected}, got {options[name]!r}.")
+    for name, (texts, also) in _CHOICES.items():
+        choices.check(name, options[name], texts, also)
     _check_counts(options)
     _check_together(options)
     return rule.check(options)

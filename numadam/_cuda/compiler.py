@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numba import config, cuda
 
-from numadam._arrays.gpu import INSTALL
+from numadam._arrays.gpu import install_for_gpu
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
 from numadam._jit import cache
 from numadam._jit.reports import reported
+from numadam._version import install_command
 
 #: Constructs a kernel's source: a plain function, and the types of its arguments.
 Maker = Callable[..., tuple[Callable[..., None], Any]]
@@ -150,12 +151,12 @@ def _explained(device: int) -> Iterator[None]:
     except (DynamicLibNotFoundError, NvvmSupportError) as error:
         what = str(error).partition("\n")[0]
         raise ImportError(
-            f"numba-cuda lacks a part of its compiler ({what}): {INSTALL}."
+            f"numba-cuda lacks a part of its compiler ({what}): {install_for_gpu()}."
         ) from error
     except CCSupportError as error:
         raise RuntimeError(
             f"numba-cuda does not compile for GPU {device} ({error}). CUDA 12 knows GPUs from "
-            'compute capability 5.0 on: in a fresh environment, pip install "numadam[cuda12]".'
+            f"compute capability 5.0 on: in a fresh environment, {install_command('cuda12')}."
         ) from error
     except CudaSupportError as error:
         raise RuntimeError(
@@ -166,7 +167,7 @@ def _explained(device: int) -> Iterator[None]:
         if error.obj is not np:
             raise
         raise ImportError(
-            f"numba-cuda does not work with NumPy {np.__version__} ({error}): {INSTALL}."
+            f"numba-cuda does not work with NumPy {np.__version__} ({error}): {install_for_gpu()}."
         ) from error
 
 

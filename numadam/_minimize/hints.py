@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
 from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
 from numadam._arrays.tree import Tree
+from numadam._minimize.result import Result
 from numadam._minimize.stopping import MAXITER, STATUS
 from numadam._settings.learning_rate import is_plain
 
@@ -32,14 +32,12 @@ _CHANCE = 0.25
 _ARRIVED = 1e-6
 
 
-def with_hint(
-    result: OptimizeResult, x0: Any, lr: Any, state: Any, add: Add | None = None
-) -> OptimizeResult:
+def with_hint(result: Result, x0: Any, lr: Any, state: Any, add: Add | None = None) -> Result:
     """The result of a run; its message says what kept it from a minimum, where that shows.
 
     Parameters
     ----------
-    result : OptimizeResult
+    result : Result
     x0, lr, state
         As the user gave them to `numadam.minimize`.
     add : callable, optional
@@ -52,7 +50,7 @@ def with_hint(
     return result
 
 
-def _hint(result: OptimizeResult, x0: Any, lr: Any, resumed: bool, add: Add | None) -> str:
+def _hint(result: Result, x0: Any, lr: Any, resumed: bool, add: Add | None) -> str:
     """A sentence, or "" where nothing shows; x0 is not the start of a run that was resumed.
 
     A good run passes few tests, each of a few NumPy calls: 1000 compiled iterations take 80 us.
@@ -67,7 +65,7 @@ def _hint(result: OptimizeResult, x0: Any, lr: Any, resumed: bool, add: Add | No
         if rising >= _RISING:
             return (
                 f"f rose in {rising:.0%} of the iterations, from {f[0]:.4g} to {f[-1]:.4g}: check "
-                "the sign of the gradient, or try a smaller lr."
+                "the sign of the gradient (numadam.check_grad), or try a smaller lr."
             )
     if not resumed and result["nit"] >= _FEW and _goes_straight(result, x0, lr, add):
         return (
@@ -79,7 +77,7 @@ def _hint(result: OptimizeResult, x0: Any, lr: Any, resumed: bool, add: Add | No
     if above and (f[-quarter:] > f[0]).all():
         return (
             f"f stayed above its first value, {f[0]:.4g}, to the end: try a smaller lr, and check "
-            "the gradient."
+            "the gradient (numadam.check_grad)."
         )
     if not _falls_throughout(f) and not _falls(history["lr"]) and _circles(result):
         falling = "falls further" if callable(lr) else "falls, such as schedules.Cosine"
@@ -108,12 +106,12 @@ def _falls(lr: np.ndarray) -> bool:
     return bool(lr[late:].mean() <= lr[half:late].mean() / 2)
 
 
-def _eps_of(result: OptimizeResult) -> float:
+def _eps_of(result: Result) -> float:
     """Relative distance of two numbers of the dtype of x."""
     return float(np.finfo(Tree(result.x).flatten(result.x, "x")[0].dtype).eps)
 
 
-def _goes_straight(result: OptimizeResult, x0: Any, lr: Any, add: Add | None) -> bool:
+def _goes_straight(result: Result, x0: Any, lr: Any, add: Add | None) -> bool:
     """Whether most elements that moved are as far from x0 as steps of full length can bring them.
 
     Adam's step has the length lr where the gradient stays the same.
@@ -123,7 +121,7 @@ def _goes_straight(result: OptimizeResult, x0: Any, lr: Any, add: Add | None) ->
     return straight > 0 and 2 * straight > moved
 
 
-def _straight_and_moved(result: OptimizeResult, x0: Any, lr: Any) -> tuple[int, int]:
+def _straight_and_moved(result: Result, x0: Any, lr: Any) -> tuple[int, int]:
     """Elements that went straight, and those that moved; none where that cannot be told."""
     x, steps = result["x_last"], result["nit"]
     plain = type(lr) is float or is_plain(lr)
@@ -167,7 +165,7 @@ def _sample(x: Any, every: int) -> np.ndarray:
     return np.asarray(x).flat[::every]
 
 
-def _circles(result: OptimizeResult) -> bool:
+def _circles(result: Result) -> bool:
     """Whether neither f nor gradient fell from the third quarter to the last, while x moved."""
     f, gradient, eps = result.history["fun"], result.history["grad_norm"], _eps_of(result)
     half, late = len(f) // 2, 3 * len(f) // 4

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
+from numadam._core import choices
 from numadam._core.hyper import count
 from numadam._minimize.arguments import (
     check_maxiter,
@@ -20,14 +21,23 @@ from numadam._minimize.checkpoint import read_checkpoint
 from numadam._minimize.compiled.forms import check_plain, is_compiled
 from numadam._minimize.hints import with_hint
 from numadam._minimize.names import takes_names_of_scipy
-from numadam._minimize.result import every_for
+from numadam._minimize.rate_search import find_rate
+from numadam._minimize.result import Result, every_for
 from numadam._minimize.runs import check_for_ranks, define, run_compiled, run_in_python
 from numadam._minimize.saved import start_of
 from numadam._minimize.stopping import Tolerances
 from numadam._minimize.tasks import Task
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import ArrayLike
+
+    from numadam._core.annotations import Bounds, Nested, Rate
+    from numadam._minimize.keywords import Options, RuleName
     from numadam._mpi.decomposition import Decomposition
+    from numadam._optimizer.optimizer import Optimizer
 
 #: The context of one process.
 _ALONE: AbstractContextManager[None] = nullcontext()
@@ -35,15 +45,15 @@ _ALONE: AbstractContextManager[None] = nullcontext()
 
 @takes_names_of_scipy
 def minimize(
-    fun: Any,
-    x0: Any,
+    fun: Callable[..., Any],
+    x0: ArrayLike | Nested | Any,
     args: Any = (),
     *,
-    jac: Any = None,
-    bounds: Any = None,
-    lr: Any = 0.01,
-    rule: Any = "adam",
-    callback: Any = None,
+    jac: bool | choices.Differences | Callable[..., Any] | None = None,
+    bounds: Bounds | None = None,
+    lr: Rate | choices.RateSearch = 0.01,
+    rule: RuleName | type[Optimizer] = "adam",
+    callback: Callable[..., object] | None = None,
     gtol: float | None = None,
     gtol_rel: float | None = None,
     ftol: float | None = 0.0,
@@ -53,17 +63,28 @@ def minimize(
     track_best: bool | None = None,
     check_every: int | None = None,
     history: int | bool | None = None,
-    state: Any = None,
-    checkpoint: Any = None,
+    state: Mapping[str, Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     progress: bool = False,
     comm: Any = None,
-    f: str = "global",
-    **options: Any,
-) -> OptimizeResult:
+    f: choices.PartOfF = "global",
+    **options: Unpack[Options],
+) -> Result:
     r"""Minimise a function of arrays by Adam or another rule, as `scipy.optimize.minimize` does.
 
     .. math:: \min_x f(x) \quad \text{subject to} \quad lo \le x \le hi
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> def fun(x, target):
+    ...     return np.sum((x - target) ** 2), 2 * (x - target)
+    >>> target = np.array([1.0, 2.0, 3.0])
+    >>> res = na.minimize(fun, np.zeros(3), (target,), jac=True, lr=0.1)
+    >>> res.success, res.x.round(4)
+    (True, array([1., 2., 3.]))
 
     Parameters
     ----------
@@ -88,9 +109,12 @@ def minimize(
         Two numbers for all elements, a pair of numbers for each, two NumPy arrays, or as SciPy
         has them; None for an open side. x never leaves the bounds, and an x0 outside is moved in
         first.
-    lr : float, callable, array, or nesting, default 0.01
-        Step size in units of x; see `numadam.schedules` for callables of the iteration. An array
-        sets it by element: the scale on which each one changes.
+    lr : float, callable, array, nesting, or "auto", default 0.01
+        Step size in units of x, 0.01 for every rule (see Notes); `numadam.schedules` has callables
+        of the iteration. An array sets it by element: the scale on which each one changes. "auto"
+        tries nine rates from 0.001 to 10 for ten iterations each, from x0, and goes on with that of
+        the lowest f, the `lr` of the result. The trials count in `maxiter`, `nfev` and `njev`. For
+        an f without noise.
     rule : str or class, default "adam"
         Any rule of numadam: "adamw", "nadam", "rmsprop", "sgd", ...
     callback : function or History, optional
@@ -155,13 +179,14 @@ def minimize(
 
     Returns
     -------
-    scipy.optimize.OptimizeResult
-        ``x``, ``fun``, ``jac`` and ``grad_norm`` of the best iterate, ``x_last`` and ``fun_last``
-        of the last one; ``nit``, ``nfev``, ``njev``, ``success`` (a stop test held, at x_last),
-        ``status`` (0; 1 at maxiter, 2 and 3 where f or gradient are not finite, 99 from the
-        callback), ``message``, ``state``, ``history`` (arrays by name: nit, fun, grad_norm, lr),
-        and ``averaged`` with `ema`. With all tests off no gradient is formed after the last step
-        unless it comes with f, `progress` or a History shows it: `jac` of that x is then None.
+    Result
+        A `scipy.optimize.OptimizeResult`: ``x``, ``fun``, ``jac`` and ``grad_norm`` of the best
+        iterate, ``x_last`` and ``fun_last`` of the last one; ``nit``, ``nfev``, ``njev``,
+        ``success`` (a stop test held, at x_last), ``status`` (0; 1 at maxiter, 2 and 3 where f or
+        gradient are not finite, 99 from the callback), ``message``, ``state``, ``history`` (arrays
+        by name: nit, fun, grad_norm, lr), and ``averaged`` with `ema`. With all tests off no
+        gradient is formed after the last step unless it comes with f, `progress` or a History shows
+        it: `jac` of that x is then None.
 
     Raises
     ------
@@ -182,6 +207,9 @@ def minimize(
     lr Adam keeps moving by about lr. For tight tolerances pass a decaying rate such as
     `numadam.schedules.Cosine`.
 
+    The default of lr is not that of the rule's class, which is made for networks and many more
+    steps: in 10,000 iterations 0.01 reaches 100 units of x, and Adam's 0.001 reaches 10.
+
     The gradient of a complex x is ``df/dRe(x) + 1j * df/dIm(x)``, the direction of steepest
     ascent. JAX returns its conjugate.
 
@@ -196,17 +224,14 @@ def minimize(
     References
     ----------
     Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> def fun(x, target):
-    ...     return np.sum((x - target) ** 2), 2 * (x - target)
-    >>> res = na.minimize(fun, np.zeros(3), (np.array([1.0, 2.0, 3.0]),), jac=True, lr=0.1)
-    >>> res.success, res.x.round(4)
-    (True, array([1., 2., 3.]))
     """
+    searched = None
+    if isinstance(lr, str):
+        given: dict[str, Any] = {"bounds": bounds, "rule": rule, "norm": norm, **options}
+        trial = functools.partial(minimize, fun, x0, args, jac=jac, **given)
+        apart = {"state": state, "checkpoint": checkpoint, "comm": comm}
+        searched = find_rate(lr, trial, check_maxiter(maxiter), **apart)
+        lr, maxiter = searched.lr, searched.maxiter
     with _on_all_ranks(comm) as block:
         if track_best not in (None, True, False):
             raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
@@ -247,7 +272,12 @@ def minimize(
 
         found = minimize_on_ranks(fun, task, block, checkpoint, checkpoint_every)
         return with_hint(found, x0, lr, state, sums_over(block))
-    return with_hint((run_compiled if compiled else run_in_python)(fun, task), x0, lr, state)
+    result = (run_compiled if compiled else run_in_python)(fun, task)
+    if searched is not None:
+        result.nfev += searched.nfev
+        result.njev += searched.njev
+        result.lr = searched.lr
+    return with_hint(result, x0, lr, state)
 
 
 def _on_all_ranks(comm: Any) -> AbstractContextManager[Decomposition | None]:
@@ -261,8 +291,7 @@ def _on_all_ranks(comm: Any) -> AbstractContextManager[Decomposition | None]:
 
 def _has_shares(f: Any, block: Any) -> bool:
     """The argument `f`: whether `fun` returns a share of f on each rank."""
-    if f not in ("global", "local"):
-        raise ValueError(f"f: expected 'global' or 'local', got {f!r:.80}.")
+    choices.check("f", f, choices.PartOfF)
     if f == "local" and block is None:
         raise ValueError("f: 'local' goes with comm=..., which was not given.")
     return bool(f == "local")

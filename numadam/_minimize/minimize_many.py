@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -19,24 +19,34 @@ from numadam._minimize.batches import run_batch
 from numadam._minimize.checkpoint import read_checkpoint
 from numadam._minimize.compiled.forms import is_compiled
 from numadam._minimize.lanes.batch import LaneBatch
-from numadam._minimize.names import takes_names_of_scipy
+from numadam._minimize.names import NOT_OF_MANY, takes_names_of_scipy
 from numadam._minimize.python.batch import PythonBatch
 from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import Tolerances
 from numadam._minimize.tasks import ManyTask
 from numadam._settings.bounds import standard_bounds
 
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import ArrayLike
+
+    from numadam._core.annotations import Array, Bounds, Rate
+    from numadam._minimize.keywords import ManyOptions, RuleName
+    from numadam._optimizer.optimizer import Optimizer
+
 
 @takes_names_of_scipy
 def minimize_many(
-    fun: Any,
-    x0: Any,
+    fun: Callable[..., Any],
+    x0: ArrayLike | Array,
     args: Any = (),
     *,
-    jac: Any = None,
-    bounds: Any = None,
-    lr: Any = 0.01,
-    rule: Any = "adam",
+    jac: bool | Callable[..., Any] | None = None,
+    bounds: Bounds | None = None,
+    lr: Rate = 0.01,
+    rule: RuleName | type[Optimizer] = "adam",
     gtol: float | None = None,
     gtol_rel: float | None = None,
     ftol: float | None = 0.0,
@@ -44,10 +54,10 @@ def minimize_many(
     norm: float = np.inf,
     maxiter: int = 10_000,
     check_every: int | None = None,
-    checkpoint: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     progress: bool = False,
-    **options: Any,
+    **options: Unpack[ManyOptions],
 ) -> ManyResult:
     """Minimise many independent functions at once: a fit of every pixel, many starts, many lr.
 
@@ -124,13 +134,12 @@ def minimize_many(
     ... def fun(x, g, i, targets):  # problem i has its own data
     ...     g[0] = 2 * (x[0] - targets[i])
     ...     return (x[0] - targets[i]) ** 2
-    >>> res = na.minimize_many(fun, np.zeros((3, 1)), (np.array([1.0, 2.0, 3.0]),), lr=0.1)
+    >>> targets = np.array([1.0, 2.0, 3.0])
+    >>> res = na.minimize_many(fun, np.zeros((3, 1)), (targets,), lr=0.1)
     >>> res.x[:, 0].round(4), bool(res.success.all())
     (array([1., 2., 3.]), True)
     """
     _refuse_single(options)
-    if options.get("ema_debias"):
-        raise ValueError("ema_debias: problems stop at different iterations; use ema_warmup.")
     file = read_checkpoint(checkpoint, checkpoint_every, "minimize_many")
     x, compiled = _read_starts(x0), is_compiled(fun)
     limits = standard_bounds(bounds, x.shape[1:])
@@ -173,8 +182,11 @@ def _read_starts(x0: Any) -> Any:
     return x
 
 
-def _refuse_single(options: dict[str, Any]) -> None:
+def _refuse_single(options: Mapping[str, Any]) -> None:
     """Refuse options that only the minimisation of one problem has."""
+    for name, instead in NOT_OF_MANY.items():
+        if options.get(name):
+            raise ValueError(f"{name}: {instead}.")
     for name in ("callback", "history", "state", "track_best"):
         if name in options:
             raise TypeError(

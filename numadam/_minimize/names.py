@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
 from numadam._core.options import DEFAULTS
 from numadam._core.synonyms import run_hint
@@ -44,6 +44,26 @@ _EMPTY = {
     "and n + 1 with 2-point differences",
 }
 _EMPTY |= {"maxfev": _EMPTY["maxfun"]}
+#: Options that many problems cannot have, and why.
+NOT_OF_MANY = {"ema_debias": "problems stop at different iterations; use ema_warmup"}
+
+
+class OfSciPy(TypedDict, total=False):
+    """Keywords of SciPy that are translated."""
+
+    options: Mapping[str, Any]
+    tol: float | None
+    disp: bool
+
+
+def not_for_one() -> set[str]:
+    """Options of optimisers that are no further keywords of `minimize`; two are arguments of it."""
+    return {*_REFUSED, "bounds", "comm"}
+
+
+def not_for_many() -> set[str]:
+    """Options of optimisers that are no further keywords of `minimize_many`."""
+    return {*not_for_one(), *NOT_OF_MANY}
 
 
 def takes_names_of_scipy(

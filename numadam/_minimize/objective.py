@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from scipy.optimize._numdiff import approx_derivative
@@ -14,10 +14,11 @@ from scipy.optimize._numdiff import approx_derivative
 from numadam._arrays.checks import describe, is_masked, refuse_more_than_numbers
 from numadam._arrays.interop import as_view, is_array, is_cupy, units_of
 from numadam._arrays.tree import Active
+from numadam._core import choices
 from numadam._minimize.arguments import copy_tree
 from numadam._minimize.copies import make_copier
 
-_DIFFERENCES = ("2-point", "3-point", "cs")
+_DIFFERENCES = get_args(choices.Differences)
 _GRADIENT = "fun: its gradient"
 
 

@@ -1,9 +1,12 @@
-"""Results of a minimisation."""
+"""Results of a minimisation.
+
+Above 300 lines, a third of which are names, types and texts of entries for users.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import OptimizeResult
@@ -13,8 +16,10 @@ from numadam._arrays.interop import is_array, to_host
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
 from numadam._minimize import stopping as st
-from numadam._minimize.tasks import ManyTask
-from numadam._optimizer.optimizer import Optimizer
+from numadam._minimize.entries import entry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 #: Entries of a result in the order in which they are shown; others follow.
 _FIRST = ("message", "success", "status", "fun", "x", "nit", "nfev", "njev", "grad_norm")
@@ -58,12 +63,16 @@ def make_history(lines: Any) -> dict[str, np.ndarray]:
 
 
 class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
-    """The result of one problem, in SciPy's form; shows a summary of history and state.
+    """Result of `minimize`: SciPy's `OptimizeResult`, a dict whose entries are attributes.
+
+    It shows a summary of history and state.
 
     Examples
     --------
     >>> import numadam as na
-    >>> na.minimize(lambda x: (x @ x, 2 * x), [1.0, 2.0], jac=True, rule="sgd", lr=0.25, maxiter=2)
+    >>> def fun(x):
+    ...     return x @ x, 2 * x
+    >>> na.minimize(fun, [1.0, 2.0], jac=True, rule="sgd", lr=0.25, maxiter=2)
        message: The number of iterations has reached maxiter.
        success: False
         status: 1
@@ -79,6 +88,74 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
        history: 3 iterations of nit, fun, grad_norm, lr
          state: to go on from nit=2: state=result.state
     """
+
+    @entry
+    def x(self) -> Any:
+        """Best iterate, nested as `x0`."""
+
+    @entry
+    def fun(self) -> float:
+        """Value of f at `x`."""
+
+    @entry
+    def jac(self) -> Any:
+        """Gradient at `x`; None where none was formed there."""
+
+    @entry
+    def grad_norm(self) -> float:
+        """Norm of the projected gradient at `x`, by the argument `norm`."""
+
+    @entry
+    def success(self) -> bool:
+        """Whether a stop test held, at `x_last`."""
+
+    @entry
+    def status(self) -> int:
+        """0: a stop test held; 1: maxiter; 2: f, 3: gradient not finite; 99: callback."""
+
+    @entry
+    def message(self) -> str:
+        """Why the run ended, and what may help."""
+
+    @entry
+    def nit(self) -> int:
+        """Iterations, with those of the runs that this one goes on from."""
+
+    @entry
+    def nfev(self) -> int:
+        """Evaluations of f."""
+
+    @entry
+    def njev(self) -> int:
+        """Evaluations of the gradient."""
+
+    @entry
+    def x_last(self) -> Any:
+        """Last iterate, nested as `x0`."""
+
+    @entry
+    def fun_last(self) -> float:
+        """Value of f at `x_last`; NaN where it was not evaluated."""
+
+    @entry
+    def history(self) -> dict[str, NDArray[Any]]:
+        """Arrays by name: nit, fun, grad_norm, lr."""
+
+    @entry
+    def state(self) -> dict[str, Any]:
+        """All that `minimize` needs to go on: pass it as `state`."""
+
+    @entry
+    def averaged(self) -> Any:
+        """Running average of x; with the option `ema` only."""
+
+    @entry
+    def lr(self) -> float:
+        """Learning rate that was found; with ``lr="auto"`` only."""
+
+    @entry
+    def index(self) -> int:
+        """Number of the problem; of `ManyResult.best` only."""
 
     def _brief(self) -> dict[str, Any]:
         shown = {name: _short(value) if name in _OF_X else value for name, value in self.items()}
@@ -135,7 +212,10 @@ def attach(error: BaseException, result: OptimizeResult) -> None:
 
 
 class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
-    """The results of many problems: arrays with an entry a problem, shown as counts and ranges.
+    """Result of `minimize_many`: SciPy's `OptimizeResult`, of arrays with an element a problem.
+
+    It shows counts and ranges. Arrays are CuPy arrays where x0 was one, but for `success`,
+    `status` and `nit`.
 
     Examples
     --------
@@ -152,6 +232,57 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
           nit: 1 to 1, median 1
          nfev: 100
     """
+
+    @entry
+    def x(self) -> Any:
+        """Best iterate of each problem, of the shape of `x0`."""
+
+    @entry
+    def fun(self) -> Any:
+        """Value of f at `x`."""
+
+    @entry
+    def jac(self) -> Any:
+        """Gradient at `x`."""
+
+    @entry
+    def grad_norm(self) -> Any:
+        """Norm of the projected gradient at `x`."""
+
+    @entry
+    def success(self) -> NDArray[np.bool_]:
+        """Whether a stop test held."""
+
+    @entry
+    def status(self) -> NDArray[np.int64]:
+        """As of `Result`; -1: interrupted."""
+
+    @entry
+    def message(self) -> str:
+        """Counts of the problems by why they ended."""
+
+    @entry
+    def nit(self) -> Any:
+        """Iterations of each problem."""
+
+    @entry
+    def nfev(self) -> int:
+        """Evaluations of f, of all problems together."""
+
+    @entry
+    def x_last(self) -> Any:
+        """Last iterates."""
+
+    @entry
+    def fun_last(self) -> Any:
+        """Value of f at `x_last`."""
+
+    @entry
+    def averaged(self) -> Any:
+        """Running averages of x; with the option `ema` only."""
+
+    def __dir__(self) -> list[str]:
+        return [*self, "best"]
 
     def best(self) -> Result:
         """The problem with the lowest finite f, as a result of its own with its `index`."""
@@ -195,63 +326,3 @@ def _spread(values: np.ndarray) -> str:
     low, middle, high = map(formatting.number, (finite.min(), np.median(finite), finite.max()))
     lost = len(values) - len(finite)
     return f"{low} to {high}, median {middle}" + (f"; {lost:,} not finite" if lost else "")
-
-
-def _gradient_texts(task: ManyTask, size: np.ndarray, first: np.ndarray) -> list[tuple[int, str]]:
-    """Counts of the problems that the gradient's test has stopped, and its messages."""
-    absolute, at_rest = size <= task.tolerances.gtol, first == 0.0
-    fell = ~absolute & ~at_rest
-    ratio = np.divide(size, first, out=np.zeros(len(size)), where=fell)
-    found = []
-    for those in (absolute, at_rest & ~absolute, fell):
-        if those.any():  # the one whose gradient fell least stands for all
-            most = int(np.argmax(np.where(those, ratio, -1.0)))
-            text = task.tolerances.gradient_message(float(size[most]), float(first[most]))
-            found.append((int(those.sum()), text))
-    return found
-
-
-def _many_message(
-    codes: np.ndarray, task: ManyTask, size: np.ndarray, first: np.ndarray, eps: Any
-) -> str:
-    found, total = [], len(codes)
-    for code in np.unique(codes):
-        those = codes == code
-        if code == st.GTOL:
-            found += _gradient_texts(task, size[those], first[those])
-        else:
-            found.append((int(those.sum()), st.MESSAGES[code]))
-    if isinstance(eps, float):
-        small = int((np.isin(codes, st.AT_REST) & (size > 0.0) & (size < eps)).sum())
-        if small:
-            found.append((small, f"The gradient is {st.below_eps(eps)}"))
-    return " ".join(f"{number} of {total}: {text}" for number, text in found)
-
-
-def make_result(
-    task: ManyTask,
-    optimizer: Optimizer,
-    codes: np.ndarray,
-    nit: np.ndarray,
-    nfev: int,
-    interrupted: bool,
-    norms: tuple[np.ndarray, np.ndarray],
-    **arrays: Any,
-) -> ManyResult:
-    """The result of all problems.
-
-    `codes` says which stop test held in each, and `norms` are those of the last and the first
-    projected gradient.
-    """
-    if not interrupted:
-        codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
-    status = np.array([st.STATUS[code] for code in range(st.RAISED + 1)])[codes]
-    held = np.isin(np.arange(st.RAISED + 1), (st.GTOL, st.FTOL, st.XTOL))
-    return ManyResult(
-        success=held[codes],
-        status=status,
-        message=_many_message(codes, task, *norms, getattr(optimizer, "eps", None)),
-        nit=nit,
-        nfev=nfev,
-        **arrays,
-    )

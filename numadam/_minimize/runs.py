@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from scipy.optimize import OptimizeResult
-
-from numadam._arrays.interop import is_array, is_cupy
 from numadam._core.parts import parts_of
 from numadam._minimize.checkpoint import Checkpoint, RunState
-from numadam._minimize.compiled.forms import form_of
+from numadam._minimize.compiled.forms import check_for_compiled, form_of
 from numadam._minimize.compiled.objective import adapter_for
 from numadam._minimize.compiled.prepared import key_for, put_back, take
 from numadam._minimize.compiled.single import CompiledRun
@@ -18,6 +15,7 @@ from numadam._minimize.observers import Observers
 from numadam._minimize.python.device_tests import DeviceStopTests
 from numadam._minimize.python.loop import PythonRun
 from numadam._minimize.python.stop_tests import HostStopTests
+from numadam._minimize.result import Result
 from numadam._minimize.saved import first_of
 from numadam._minimize.tasks import Task
 
@@ -43,7 +41,7 @@ def saved_run(task: Task, optimizer: Any) -> RunState | None:
     return task.checkpoint.load(optimizer.lr, own)
 
 
-def run_in_python(fun: Any, task: Task) -> OptimizeResult:
+def run_in_python(fun: Any, task: Task) -> Result:
     """An objective in Python, on NumPy or CuPy arrays."""
     optimizer = task.rule(task.x, task.lr, **task.options)
     tree, settings, backend, _ = parts_of(optimizer)
@@ -58,14 +56,10 @@ def run_in_python(fun: Any, task: Task) -> OptimizeResult:
     ).go()
 
 
-def run_compiled(fun: Any, task: Task) -> OptimizeResult:
+def run_compiled(fun: Any, task: Task) -> Result:
     """A compiled objective: no Python between the iterations."""
     x = task.x
-    if not is_array(x) or is_cupy(x) or x.ndim == 0:
-        raise TypeError(
-            "x0: a compiled fun takes one NumPy array of at least one axis. Pass fun.py_func for "
-            "the loop in Python, or numpy.atleast_1d(x0)."
-        )
+    check_for_compiled(x)
     form = form_of(fun, task.args, task.jac, many=False)
     adapter = adapter_for(fun, form, x.dtype, x.ndim, task.args, rows=False)
     norm = task.tolerances.norm

@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from scipy.optimize import OptimizeResult
-
 from numadam._minimize.minimize import minimize
+from numadam._minimize.result import Result
 
 
 def scipy_adam(
@@ -24,7 +23,7 @@ def scipy_adam(
     tol: float | None = None,
     disp: bool = False,
     **options: Any,
-) -> OptimizeResult:
+) -> Result:
     """Adam as a method of SciPy: ``scipy.optimize.minimize(..., method=numadam.scipy_adam)``.
 
     Parameters

@@ -117,21 +117,23 @@ class Buckets:
         waits, sends = [], []
         if high > low:
             for node in self._others:
-                arrived[node] = self._in[at][node].of(high - low)
-                waits.append(comm.Irecv(_raw(arrived[node]), node, _SUMMAND))
+                arrived[node] = come = self._in[at][node].of(high - low)
+                for first, last in self._cut.messages(low, high):
+                    part = _raw(come[first - low : last - low])
+                    waits.append(comm.Irecv(part, node, _SUMMAND))
         for node in self._others:
             low, high = self._range(node, k)
-            if high > low:
-                values = self._of_node(low, high, self._out[at][node])
+            for first, last in self._cut.messages(low, high):
+                values = self._of_node(first, last, self._out[at][node], first - low)
                 sends.append(comm.Isend(_raw(values), node, _SUMMAND))
         self._waits[at], self._sends[at], self._arrived[at] = waits, sends, arrived
 
-    def _of_node(self, low: int, high: int, spare: Spare) -> np.ndarray:
-        """The sum of the gradients of this node's ranks, in a range."""
+    def _of_node(self, low: int, high: int, spare: Spare, at: int = 0) -> np.ndarray:
+        """The sum of the gradients of this node's ranks, in a range; a copy lies from `at` on."""
         if len(self._sources) == 1:
-            return self._sources[0].read(low, high, spare)
+            return self._sources[0].read(low, high, spare, at)
         parts = [source.read(low, high, spare) for source in self._sources]  # all of them views
-        out = spare.of(high - low)
+        out = spare.of(high - low, at)
         _add(parts, out)
         return out
 
@@ -145,15 +147,17 @@ class Buckets:
         requests = self._spread[at]
         for node in self._others:
             low, high = self._range(node, k)
-            if high > low:
-                to = params.view(low, high)
+            for first, last in self._cut.messages(low, high):
+                to = params.view(first, last)
                 if to is None:
-                    to = self._new[at][node].of(high - low)
-                    self._late[at].append((low, to))
+                    to = self._new[at][node].of(last - first, first - low)
+                    self._late[at].append((first, to))
                 requests.append(comm.Irecv(_raw(to), node, _RESULT))
+        if not self._others:
+            return
         low, high = self._range(self._nodes.node, k)
-        if high > low and self._others:
-            values = _raw(params.read(low, high, self._old[at]))
+        for first, last in self._cut.messages(low, high):
+            values = _raw(params.read(first, last, self._old[at], first - low))
             requests += [comm.Isend(values, node, _RESULT) for node in self._others]
 
     def settle(self, params: Flat) -> None:

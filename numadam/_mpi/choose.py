@@ -12,16 +12,17 @@ import hashlib
 import os
 import socket
 import warnings
-from typing import Any
+from typing import Any, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from numadam._core import choices
 from numadam._mpi.ranks import Ranks
 from numadam._mpi.transport import CudaAware, Nccl, Staged, Transport
 
 #: What a user may ask for.
-ASKED = ("auto", "mpi", "nccl", "host")
+ASKED: tuple[str, ...] = get_args(choices.Transport)
 #: `MPIX_GPU_SUPPORT_CUDA` of MPICH and HPE Cray MPI.
 _CUDA_SUPPORT = 0
 #: Variables that switch it on in libraries that have no function to ask, by what their version
@@ -34,9 +35,7 @@ _known: WeakKeyDictionary[Ranks, dict[bytes, Transport]] = WeakKeyDictionary()
 
 def check_asked(asked: Any, home: str) -> None:
     """Check the option `transport`, for arrays of a library."""
-    if not isinstance(asked, str) or asked not in ASKED:
-        names = ", ".join(map(repr, ASKED[:-1]))
-        raise ValueError(f"transport: expected {names} or {ASKED[-1]!r}, got {asked!r}.")
+    choices.check("transport", asked, choices.Transport)
     if home == "NumPy" and asked not in ("auto", "mpi"):
         raise ValueError(
             f"transport: {asked!r} is for CuPy arrays; NumPy's go through MPI. Leave it out."

@@ -41,14 +41,14 @@ class Flat:
         pairs = zip(self._cut.offsets, parts)  # noqa: B905  # the last offset is the end
         return [self._leaves[at + low : at + high] for at, (low, high) in pairs]  # type: ignore[misc]
 
-    def read(self, begin: int, end: int, spare: Spare | None) -> np.ndarray:
-        """A range, as a view or gathered in spare memory; one array needs none."""
+    def read(self, begin: int, end: int, spare: Spare | None, at: int = 0) -> np.ndarray:
+        """A range, as a view or gathered in spare memory from `at` on; one array needs none."""
         view = self.view(begin, end)
         if view is not None:
             return view
         assert spare is not None
         runs = self._cut.runs(begin, end)
-        out = spare.of(end - begin)
+        out = spare.of(end - begin, at)
         np.concatenate([self._leaves[leaf][low:high] for leaf, low, high in runs], out=out)
         return out
 
@@ -67,8 +67,8 @@ class Spare:
         self._size, self._dtype = size, dtype
         self._memory: np.ndarray | None = None
 
-    def of(self, size: int) -> np.ndarray:
-        """The first elements of it."""
+    def of(self, size: int, at: int = 0) -> np.ndarray:
+        """So many elements of it, from `at` on."""
         if self._memory is None:
             self._memory = np.empty(self._size, self._dtype)
-        return self._memory[:size]
+        return self._memory[at : at + size]

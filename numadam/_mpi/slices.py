@@ -17,6 +17,14 @@ from numadam._settings.learning_rate import check_rate, is_plain, leaf_rates
 #: For each array its elements in a slice: low to before high, in C order.
 Parts = Sequence[tuple[int, int]]
 
+#: Options that a rank cannot follow in its slices, and why.
+REFUSED = {
+    "sparse": "the gradients of all ranks are added up densely here. Leave it out, and pass dense "
+    "gradients.",
+    "capturable": "a step that communicates cannot be captured; leave it out.",
+    "comm": "is the third argument here: Sharded(kind, params, comm).",
+}
+
 
 def frozen_leaves(groups: Any, tree: Tree, rule: RuleSpec) -> list[bool]:
     """Which arrays the groups freeze; step sizes per element in a group are refused."""
@@ -95,12 +103,6 @@ def _slice(values: Any, leaf: Any, part: tuple[int, int]) -> Any:
 
 def refuse(options: Mapping[str, Any]) -> None:
     """Refuse options that a rank cannot follow in its slices."""
-    if options.get("sparse") is not None:
-        raise ValueError(
-            "sparse: the gradients of all ranks are added up densely here. Leave it out, and pass "
-            "dense gradients."
-        )
-    if options.get("capturable", False):
-        raise ValueError("capturable: a step that communicates cannot be captured; leave it out.")
-    if options.get("comm") is not None:
-        raise ValueError("comm: is the third argument here: Sharded(kind, params, comm).")
+    for name, problem in REFUSED.items():
+        if options.get(name) not in (None, False):
+            raise ValueError(f"{name}: {problem}")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
+from numadam._core.docstrings import parameters
+from numadam._core.hyper import Schedule
 from numadam._core.parts import parts_of
 from numadam._optimizer.base import OptimizerBase
+
+Kind = TypeVar("Kind", bound=type)
 
 
 class hyper:
@@ -21,7 +25,7 @@ class hyper:
     def __get__(self, instance: OptimizerBase | None, owner: type) -> Any:
         return self if instance is None else parts_of(instance).settings.options[self._name]
 
-    def __set__(self, instance: OptimizerBase, value: Any) -> None:
+    def __set__(self, instance: OptimizerBase, value: float | Schedule | None) -> None:
         parts = parts_of(instance)
         with parts.lock:
             parts.settings.set(self._name, value)
@@ -38,3 +42,12 @@ class fixed:
 
     def __set__(self, instance: Any, value: object) -> None:
         raise AttributeError(f"{self._name}: cannot be changed: make a new optimiser instead.")
+
+
+def described(kind: Kind) -> Kind:
+    """Decorator of a class: its options get the text of its docstring, for `help`."""
+    texts = parameters(kind.__doc__)
+    for name, option in vars(kind).items():
+        if isinstance(option, (hyper, fixed)) and name in texts:
+            option.__doc__ = "\n".join(texts[name])
+    return kind

@@ -16,8 +16,9 @@ from numadam._arrays.checks import NO_GRADIENTS, refuse_same_memory
 from numadam._arrays.interop import as_views
 from numadam._arrays.tree import Active, Tree, replaced, same_objects
 from numadam._backend import Backend
+from numadam._core.annotations import Array
 from numadam._core.frozen import own_copy, read
-from numadam._core.hyper import LR
+from numadam._core.hyper import LR, Schedule
 from numadam._core.parts import Parts
 from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
@@ -221,7 +222,7 @@ class OptimizerBase:
         return self._settings.lr
 
     @lr.setter
-    def lr(self, value: Any) -> None:
+    def lr(self, value: float | Schedule | Array) -> None:
         settings = self._settings
         if not is_plain(settings.lr) or not is_plain(value):
             raise AttributeError(

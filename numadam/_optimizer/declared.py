@@ -16,9 +16,11 @@ from numadam._core.docstrings import fill
 from numadam._core.keywords import Shared
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.presets import preset
+from numadam._optimizer.attributes import described
 from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.functional import USUAL_LR, UpdateFunction
-from numadam._optimizer.texts import OF_CLASSES, OF_FUNCTIONS
+from numadam._optimizer.optimizer import Optimizer
+from numadam._optimizer.texts import OF_CLASSES, OF_FUNCTIONS, shared
 
 Arguments = ParamSpec("Arguments")
 AnOptimizer = TypeVar("AnOptimizer", bound=OptimizerBase)
@@ -92,8 +94,9 @@ def optimizer_class(kind: type[AnOptimizer]) -> type[AnOptimizer]:
         self._setup(named["params"], named["lr"], shared, own)
 
     kind.__init__ = init  # type: ignore[method-assign, assignment]  # of its signature
-    kind.__doc__ = fill(kind.__doc__, OF_CLASSES, declared.defaults)
-    return kind
+    texts = {**OF_CLASSES, "shared": shared(Optimizer.__doc__, declared.defaults)}
+    kind.__doc__ = fill(kind.__doc__, texts, declared.defaults)
+    return described(kind)
 
 
 def update_function(

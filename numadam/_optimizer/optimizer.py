@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from numadam._core.hyper import LR
-from numadam._optimizer.attributes import fixed, hyper
+from numadam._optimizer.attributes import described, fixed, hyper
 from numadam._optimizer.checkpoint import Checkpointed
 from numadam._optimizer.snapshot import Snapshot, checked
 from numadam._settings.learning_rate import is_plain
@@ -16,6 +16,7 @@ from numadam._settings.learning_rate import is_plain
 __all__ = ["Optimizer", "fixed", "hyper"]
 
 
+@described
 class Optimizer(Checkpointed):
     r"""Base class of all rules. Use a subclass: `Adam`, `AdamW`, `RMSprop`, `SGD`, ...
 
@@ -29,8 +30,9 @@ class Optimizer(Checkpointed):
     weight_decay : float or callable, default 0.0 (AdamW: 0.01)
         Strength of the decay of the parameters towards 0.
     decoupled : bool
-        True: each step subtracts ``lr * weight_decay * p``, too (default of AdamW, NAdam, RAdam,
-        AdaMax, AdaBelief, Lion). False: L2, ``weight_decay * p`` is added to the gradient.
+        Subtract ``lr * weight_decay * p`` beside the step (False: L2 decay). True is the default of
+        AdamW, NAdam, RAdam, AdaMax, AdaBelief and Lion. L2 adds ``weight_decay * p`` to the
+        gradient.
     decay_times_lr : bool, default True
         False: the decoupled decay is ``weight_decay * p``, without lr.
     maximize : bool, default False
@@ -44,8 +46,8 @@ class Optimizer(Checkpointed):
     clip_array_norm : float or callable, optional
         As `clip_norm`, for each array by itself.
     accumulate : int, default 1
-        Take a step at every `accumulate`-th call only, with the mean of the gradients since the
-        last; `flush` takes it earlier, `discard` drops the gradients. t counts steps.
+        Take a step at every `accumulate`-th call only. Its gradient is the mean of those since the
+        last step; `flush` takes it earlier, `discard` drops the gradients. t counts steps.
     nonfinite : {"propagate", "raise", "skip"}, default "propagate"
         Policy for non-finite gradients. "propagate": use them. "raise": raise FloatingPointError
         and change nothing. "skip": skip the step and increment `skipped`. With `accumulate` the
@@ -53,12 +55,12 @@ class Optimizer(Checkpointed):
     max_skips : int, optional
         Largest number of steps skipped in a row; the next one raises FloatingPointError.
     bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
-        Box for the parameters: two numbers for all elements, two arrays, or a pair of numbers for
+        Box for the parameters. Two numbers for all elements, two arrays, or a pair of numbers for
         each element; None for an open side. Parameters outside are moved to the nearest bound
         when the optimiser is made. Where a parameter is on a bound, a gradient component that
         points outward counts as 0, before norm and moments.
     ema : float in [0, 1) or callable, optional
-        Decay of a running average of the parameters, read by `averaged`:
+        Decay of a running average of the parameters, read by `averaged`. Each step does
         ``average += (1 - ema) * (p - average)``. It starts as the parameters; with `like` a Keras,
         as those after the first step.
     ema_warmup : bool, default False
@@ -66,9 +68,9 @@ class Optimizer(Checkpointed):
     ema_debias : bool, default False
         The average starts as 0 and is divided by ``1 - ema^t`` when read.
     groups : mapping of str to mapping, optional
-        Options of their own for some arrays: ``{"*.bias": {"weight_decay": 0}, "head": {"lr":
-        1e-4}, "emb": {"frozen": True}}``. Patterns (of `fnmatch`) match the dotted path of the
-        array in its nesting, or of a container. A later one overrides an earlier one.
+        Options of their own for some arrays. An example: ``{"*.bias": {"weight_decay": 0}, "head":
+        {"lr": 1e-4}, "emb": {"frozen": True}}``. Patterns (of `fnmatch`) match the dotted path of
+        the array in its nesting, or of a container. A later one overrides an earlier one.
     sparse : {"lazy", "dense"}, optional
         Accept gradients of a few rows (`numadam.Rows`, CSR matrices). "lazy": only these rows of
         parameters and state change; "dense": the result is that of the dense gradient.
@@ -79,18 +81,18 @@ class Optimizer(Checkpointed):
     master : bool, default False
         Keep a float32 copy of float16 or bfloat16 parameters, so that small steps add up.
     complex_form : {"parts", "modulus"}, default "parts"
-        "parts": real and imaginary part are two real parameters (torch). "modulus": one second
-        moment of the gradient's modulus for both (optax).
+        Second moment of complex parameters. "parts": real and imaginary part are two real
+        parameters (torch). "modulus": one second moment of the gradient's modulus for both (optax).
     like : str, optional
-        Defaults and arithmetic of a library; keywords override them: "torch", "keras" (on
-        TensorFlow), "keras-jax", "tf1", "optax", "sklearn", "qiskit", "numpy" or "quimb". All but
-        "torch" and "optax" repeat Adam and its AMSGrad bit for bit.
+        Defaults and arithmetic of another library; keywords override them. One of "torch", "keras"
+        (on TensorFlow), "keras-jax", "tf1", "optax", "sklearn", "qiskit", "numpy" or "quimb". All
+        but "torch" and "optax" repeat Adam and its AMSGrad bit for bit.
     capturable : bool, default False
-        For CuPy parameters: steps may be captured in a CUDA graph and replayed. t and lr are on
+        Steps may be captured in a CUDA graph and replayed, for CuPy parameters. t and lr are on
         the GPU: `lr` is a 0-d CuPy array (the one that was passed, if it was one), and each replay
         reads it again. Take one step before the capture.
     comm : mpi4py.MPI.Intracomm or numadam.mpi.Decomposition, optional
-        The parameters are this rank's block of a larger problem: `clip_norm`, `clip_array_norm` and
+        The parameters are this rank's block of a larger problem. `clip_norm`, `clip_array_norm` and
         `nonfinite` are those of all blocks. Every rank makes the optimiser and takes each step,
         with the same structure, dtypes and options; shapes may differ, blocks may be empty. Ranks
         communicate only where one of these three options is used.
@@ -111,7 +113,8 @@ class Optimizer(Checkpointed):
     >>> import numpy as np
     >>> import numadam as na
     >>> params = {"w": np.ones((2, 2)), "b": np.zeros(2)}
-    >>> opt = na.Adam(params, lr=na.schedules.Cosine(0.1, steps=100), clip_value=1.0)
+    >>> lr = na.schedules.Cosine(0.1, steps=100)
+    >>> opt = na.Adam(params, lr=lr, clip_value=1.0)
     >>> opt.step({"w": np.full((2, 2), 5.0), "b": np.zeros(2)})
     >>> opt.t, params["w"].round(3).tolist()
     (1, [[0.9, 0.9], [0.9, 0.9]])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Container
 
+from numadam._core.docstrings import first_sentence, parameters
 from numadam._core.keywords import FunctionalButDecay, FunctionalOptions
 from numadam._core.options import DEFAULTS
 
 _INDENT = "    "
+_SHARED = "Options of every rule. `numadam.Optimizer` says more about each:"
 
 #: By placeholder, for classes.
 OF_CLASSES = {
@@ -31,11 +34,20 @@ eps : float or callable, default {default}
     "eps_root": """\
 eps_root : float or callable, default {default}
     Added under the root, in units of the gradient squared.""",
-    "shared": """\
-**shared
-    Options of every rule, such as `weight_decay`, `clip_norm`, `bounds` and `like`. Further
-    options: see `numadam.Optimizer`.""",
 }
+
+
+def shared(doc: str | None, declared: Container[str]) -> str:
+    """A line for each option of a docstring, that of `Optimizer`, which a rule has not `declared`.
+
+    It is the first sentence on the option.
+    """
+    lines = (
+        f"    - `{name}`: {first_sentence(text)}"
+        for name, (_, text) in parameters(doc).items()
+        if name not in declared
+    )
+    return "\n".join(["**shared", f"{_INDENT}{_SHARED}", "", *lines])
 
 
 def _options(kind: type) -> str:

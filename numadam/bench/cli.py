@@ -83,16 +83,12 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    problem = _check_plot(args, cases)
-    if problem:
+    if problem := _check_plot(args, cases) or _check_json(args.json):
         print(problem, file=sys.stderr)
         return 2
-    if args.mpi:
-        from numadam.bench import mpi_cases
-
-        if problem := mpi_cases.missing():
-            print(f"--mpi: {problem}", file=sys.stderr)
-            return 1
+    if problem := _missing(args):
+        print(problem, file=sys.stderr)
+        return 1
     tables = _run_layers(args) if args.layer else [_run_here(args, cases)]
     if args.plot and tables:
         from numadam.bench import sizes_plot
@@ -120,6 +116,30 @@ def _cases(args: argparse.Namespace) -> list[Case] | None:
     return None
 
 
+def _missing(args: argparse.Namespace) -> str:
+    """Why no case of a table can run here, or ""."""
+    for name, module in (("mpi", "mpi_cases"), ("gpu", "gpu_peers")):
+        if getattr(args, name):
+            reason = import_module(f"numadam.bench.{module}").missing()
+            return f"--{name}: {reason}" if reason else ""
+    return ""
+
+
+def _check_json(path: Path | None) -> str:
+    """Why the figures cannot be written there, or "": asked before minutes of measuring."""
+    if path is None:
+        return ""
+    is_new = not path.exists()
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        return f"--json: cannot write {path}: {error.strerror}."
+    if is_new:
+        path.unlink()
+    return ""
+
+
 def _check_plot(args: argparse.Namespace, cases: list[Case] | None) -> str:
     if args.plot is None:
         return ""
@@ -134,20 +154,31 @@ def _check_plot(args: argparse.Namespace, cases: list[Case] | None) -> str:
 
 
 def _run_here(args: argparse.Namespace, cases: list[Case] | None) -> dict[str, Any]:
-    from numadam.bench import machine, report
+    from numadam.bench import machine, noise
 
     about = machine.machine()
     print(machine.introduction(about), flush=True)
-    if cases is None:
-        return {"machine": about, "sizes": _run_sizes(args)}
-    if not args.gpu:
+    if cases is not None and not args.gpu:
         print(machine.compared(about), flush=True)
+    warning = noise.busy_now()
+    if warning:
+        print(warning, file=sys.stderr, flush=True)
+    kind, rows = ("sizes", _run_sizes(args)) if cases is None else ("rows", _run_cases(args, cases))
+    if not warning and (warning := noise.busy_meanwhile(row["busy"] for row in rows)):
+        print(warning, file=sys.stderr, flush=True)
+    return {"machine": about, kind: rows}
+
+
+def _run_cases(args: argparse.Namespace, cases: list[Case]) -> list[dict[str, Any]]:
+    """Measure the cases and print the table line by line."""
+    from numadam.bench import report
+
     print("", report.head(), sep="\n", flush=True)
     rows = []
     for case in cases:
         rows.append(run_case(case, args.quick, args.wait))
         print(report.line(report.cells(rows[-1])), flush=True)
-    return {"machine": about, "rows": [row.as_dict() for row in rows]}
+    return [row.as_dict() for row in rows]
 
 
 def _run_sizes(args: argparse.Namespace) -> list[dict[str, Any]]:

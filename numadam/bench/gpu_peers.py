@@ -36,6 +36,15 @@ def need_gpu() -> Any:
     return cupy
 
 
+def missing() -> str:
+    """Why no case can run here, or ""."""
+    try:
+        need_gpu()
+    except Unavailable as reason:
+        return str(reason)
+    return ""
+
+
 def need_memory(nbytes: float) -> None:
     """Refuse where the card has less free memory."""
     free, _ = need_gpu().cuda.runtime.memGetInfo()

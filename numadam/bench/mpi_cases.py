@@ -24,7 +24,7 @@ def mpiexec() -> str:
     beside = Path(sys.executable).parent
     found = shutil.which("mpiexec", path=os.fspath(beside)) or shutil.which("mpiexec")
     if found is None:
-        raise Unavailable('mpiexec is not installed: pip install "numadam[mpi]" mpich')
+        raise Unavailable("mpiexec is not installed: pip install mpich")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 #: Share of the machine from which a figure is in doubt. Peers that spin (OpenMP) then lose most,
@@ -40,6 +41,32 @@ class Load:
         others = (machine - self._machine) - (_own_seconds() - self._own)
         whole = (time.monotonic() - self._wall) * (os.cpu_count() or 1)
         return min(1.0, max(0.0, others / whole)) if whole > 0 else None
+
+
+def busy_now() -> str:
+    """A sentence where other programs want the cores, or ""."""
+    cores = os.cpu_count() or 1
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows
+        return ""
+    if load <= cores / 2:
+        return ""
+    return (
+        f"The machine is busy: a load of {load:.1f} on {cores} cores in the last minute. Figures "
+        "will be in doubt; --wait SECONDS waits for quiet."
+    )
+
+
+def busy_meanwhile(shares: Iterable[float | None]) -> str:
+    """A sentence where others used the machine during a measurement, or ""."""
+    most = max((share or 0.0 for share in shares), default=0.0)
+    if most <= LIMIT:
+        return ""
+    return (
+        f"The machine was busy: other programs used up to {most:.0%} of it. Figures in such rows "
+        "are in doubt; --wait SECONDS waits for quiet."
+    )
 
 
 def wait_until_quiet(end: float, nap: float = 0.5) -> None:

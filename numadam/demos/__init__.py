@@ -4,6 +4,8 @@ A demo is a module of its name, with ``add_arguments(parser)`` for its own optio
 for the end of its help, and ``main(**options)``. Here stands only what the list of them shows.
 """
 
+from numadam._version import install_command
+
 #: Name of each module, and what the help says of it.
 DEMOS = {
     "mlp": "a small network learns handwritten digits",
@@ -19,5 +21,5 @@ class MissingExtra(ImportError):
 
     def __init__(self, package: str | None, extra: str = "demo") -> None:
         super().__init__(
-            f'The demo needs {package}, which is not installed: pip install "numadam[{extra}]"'
+            f"The demo needs {package}, which is not installed: {install_command(extra)}"
         )

@@ -7,6 +7,7 @@ of it are known. The true lifetimes are a photograph, so that one sees what the 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -60,18 +61,24 @@ def misfit(x: Array, g: Array, i: int, t: Array, samples: Array) -> float:
     return f
 
 
-def fit(what: Decays, *, progress: bool = False) -> Any:
-    """Fit all decays; return the result of `numadam.minimize_many`."""
+@functools.cache
+def objective() -> Any:
+    """`misfit`, compiled once."""
     import numba
 
+    return numba.njit(misfit)
+
+
+def fit(what: Decays, *, iterations: int = 1000, progress: bool = False) -> Any:
+    """Fit all decays, in so many iterations at most; the result of `numadam.minimize_many`."""
     return na.minimize_many(
-        numba.njit(misfit),
+        objective(),
         np.tile([1.0, 0.7], (len(what.samples), 1)),
         (what.t, what.samples),
         bounds=[(0, None), (1 / LONGEST, None)],
         lr=0.02,
         gtol=1e-4,
-        maxiter=1000,
+        maxiter=iterations,
         progress=progress,
     )
 
@@ -137,7 +144,7 @@ def main(
     """Fit the decays, print the figures and draw the maps; return the rmse of the lifetimes."""
     fig = common.figure(output, 1, 4, (15, 3.8))
     what = simulate(side, noise, seed)
-    fit(Decays(what.t, what.samples[:1], what.lifetimes[:1, :1]))  # compiles the objective
+    fit(what, iterations=1)  # compiles what is timed below
     start = time.perf_counter()
     res = fit(what, progress=sys.stderr.isatty())
     seconds = time.perf_counter() - start

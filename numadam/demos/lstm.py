@@ -100,7 +100,8 @@ def train(
     """
     rng = np.random.default_rng(seed)
     params = init(rng, cells, start)
-    opt = na.Adam(params, lr=na.schedules.Cosine(lr, steps=steps), clip_norm=clip_norm)
+    schedule = na.schedules.Cosine(lr, steps=steps)
+    opt = common.compiled(lambda arrays: na.Adam(arrays, lr=schedule, clip_norm=clip_norm), params)
     u = series.differences[: series.learnt - 1]
     losses, norms, begin = [], [], time.perf_counter()
     with common.one_blas_thread():

@@ -65,11 +65,19 @@ def forward(params: Params, x: Array) -> Trace:
     return Trace(joined, gates, cells, hidden[1:], hidden[1:] @ params["v"] + params["d"])
 
 
-def backward(params: Params, trace: Trace, error: Array, grads: Params) -> None:
-    """Write into `grads` the gradients of a loss whose derivative by the outputs is `error`."""
+def backward(
+    params: Params,
+    trace: Trace,
+    error: Array,
+    grads: Params,
+) -> None:
+    """Write into `grads` the gradients of a loss.
+
+    `error` is its derivative by the outputs.
+    """
     w, v, n = params["w"], params["v"], params["v"].size
     dz = np.empty_like(trace.gates)
-    dh = dc = np.zeros_like(trace.hidden[0])  # what later moments say about h_t and c_t
+    dh = dc = np.zeros_like(trace.hidden[0])  # derivatives by h_t and c_t
     for t in reversed(range(len(error))):
         i, f, o, g = np.split(trace.gates[t], 4, axis=1)
         tanh_c = np.tanh(trace.cells[t + 1])

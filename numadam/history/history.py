@@ -17,9 +17,9 @@ from numadam.history.records import SHOWN, Records, as_number
 
 
 class History:
-    r"""A record of a run: f, norms and learning rate at every so many steps.
+    r"""A record of a run: f, norms and learning rate every few steps.
 
-    It is a callback of `minimize`, and has `record` to be called after a `step` of your own:
+    It works as a callback of `minimize`. In your own loop call `record` after each `step`:
 
     .. math:: \text{ratio} = \frac{\|p_t - p_{t-1}\|}{\|p_t\|}
 
@@ -36,19 +36,19 @@ class History:
     Columns, all float64 but t:
 
     - ``t``: steps taken, 0 at the start.
-    - ``f``: the objective there, NaN where it was not given.
+    - ``f``: the objective there, NaN if it was not passed.
     - ``grad_norm``: under `record` the Euclidean norm of all gradients before any clip, of the
       step that led there. Under `minimize` the norm of the projected gradient at t that the stop
-      tests read: its largest component, or what `norm` says.
-    - ``step_norm``: Euclidean norm of ``p_t - p_{t-1}``, the last step alone whatever `every` is;
-      NaN where the parameters one step before were not seen.
+      tests use: its largest component, or the norm that `norm` selects.
+    - ``step_norm``: Euclidean norm of ``p_t - p_{t-1}``, the last single step whatever `every` is;
+      NaN if the parameters one step before are not known.
     - ``param_norm``: Euclidean norm of the parameters.
     - ``ratio``: ``step_norm / param_norm``. About 1e-3 is usual in training; far above it
-      a run is restless, far below it hardly moves.
-    - ``lr``: the learning rate of the step that led there, NaN where it is an array.
+      a run is unstable, far below it the parameters hardly change.
+    - ``lr``: the learning rate of the step that led there, NaN if it is an array.
 
-    A history follows one run. Where t goes back (a new run, or an earlier state loaded), the
-    records from there on are dropped. It can be pickled, and does not change a bit of the run.
+    A history belongs to one run. If t decreases (a new run, or an earlier state loaded), the
+    records from that t on are dropped. It can be pickled, and does not change the run.
 
     References
     ----------
@@ -261,7 +261,9 @@ class History:
         --------
         >>> import numadam as na
         >>> history = na.History()
-        >>> res = na.minimize(lambda x: (x @ x, 2 * x), [3.0, -2.0], jac=True, callback=history)
+        >>> def fun(x):
+        ...     return x @ x, 2 * x
+        >>> res = na.minimize(fun, [3.0, -2.0], jac=True, callback=history)
         >>> axes = history.plot(["f", "lr"])
         >>> axes[0].get_ylabel(), axes[0].get_yscale()
         ('f', 'log')

@@ -1,13 +1,17 @@
 """Optimisers on the ranks of an MPI program: blocks of one problem, or shared work on one array.
 
-mpi4py itself is imported only where a communicator comes in.
+mpi4py itself is imported only when a communicator is passed.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numadam._mpi.decomposition import Decomposition
 from numadam._mpi.errors import RankError
+
+if TYPE_CHECKING:
+    from numadam._mpi.shared_array import shared_array as shared_array
+    from numadam.mpi.sharded import Sharded as Sharded
 
 __all__ = ["Decomposition", "RankError", "Sharded", "shared_array"]
 

@@ -7,11 +7,13 @@ What a step does is in `_mpi/agreement.py`, `_mpi/placement.py`, `_mpi/host_step
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from numadam._arrays import formatting
+from numadam._core import choices
+from numadam._core.annotations import Rate
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._jit.interrupts import defer_interrupts
@@ -29,6 +31,7 @@ from numadam.mpi.forwarding import Forwarding
 
 if TYPE_CHECKING:
     from numadam._mpi.device_steps import DeviceSteps
+    from numadam.mpi.keywords import Options
 
 _MOST_BYTES = 2**30
 _MAKING = "Sharded"
@@ -116,11 +119,11 @@ class Sharded(Forwarding):
         params: Any,
         comm: Any,
         *,
-        lr: Any = None,
-        reduce: str = "sum",
+        lr: Rate | None = None,
+        reduce: choices.Reduce = "sum",
         bucket_bytes: int = 2 * 2**20,
-        transport: str = "auto",
-        **options: Any,
+        transport: choices.Transport = "auto",
+        **options: Unpack[Options],
     ) -> None:
         self._ranks, self._broken = ranks_of(comm), ""
 
@@ -144,7 +147,7 @@ class Sharded(Forwarding):
             self._steps.spread()
         self._steps.barrier()
 
-    def _part(self, kind: Any, comm: Any, lr: Any, options: dict[str, Any]) -> Optimizer:
+    def _part(self, kind: Any, comm: Any, lr: Any, options: Mapping[str, Any]) -> Optimizer:
         """The optimiser of this rank's part, with its part of the options. Collective."""
         bounds = options.get("bounds")
         arrays = together(self._ranks, _MAKING, lambda: self._place.about_elements(lr, bounds))
@@ -447,11 +450,10 @@ class Sharded(Forwarding):
         )
 
 
-def _check_arguments(kind: Any, reduce: Any, bucket_bytes: Any, options: dict[str, Any]) -> None:
+def _check_arguments(kind: Any, reduce: Any, bucket_bytes: Any, options: Mapping[str, Any]) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
         raise TypeError(f"kind: expected a class such as numadam.Adam, got {kind!r:.80}.")
-    if reduce not in ("sum", "mean"):
-        raise ValueError(f"reduce: expected 'sum' or 'mean', got {reduce!r}.")
+    choices.check("reduce", reduce, choices.Reduce)
     whole = isinstance(bucket_bytes, int) and not isinstance(bucket_bytes, bool)
     if not whole or not 1 <= bucket_bytes <= _MOST_BYTES:
         raise ValueError(

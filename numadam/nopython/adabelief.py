@@ -76,7 +76,8 @@ def adabelief_element(
     Examples
     --------
     >>> from numadam.nopython import adabelief_element, adabelief_scalars
-    >>> p, m, v = adabelief_element(1.0, 1.0, 0.0, 0.0, adabelief_scalars(1, lr=0.09))
+    >>> h = adabelief_scalars(1, lr=0.09)
+    >>> p, m, v = adabelief_element(1.0, 1.0, 0.0, 0.0, h)
     >>> round(p, 6)
     0.9
     """

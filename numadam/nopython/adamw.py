@@ -76,7 +76,8 @@ def adamw_element(
     Examples
     --------
     >>> from numadam.nopython import adamw_element, adamw_scalars
-    >>> p, m, v = adamw_element(1.0, 1.0, 0.0, 0.0, adamw_scalars(1, lr=0.1, weight_decay=0.5))
+    >>> h = adamw_scalars(1, lr=0.1, weight_decay=0.5)
+    >>> p, m, v = adamw_element(1.0, 1.0, 0.0, 0.0, h)
     >>> round(p, 6)
     0.85
     """
@@ -103,7 +104,8 @@ def adamw_update(
     ::
 
         m = beta1*m + (1-beta1)*g;  v = beta2*v + (1-beta2)*g**2
-        p = p - lr * (m/(1-beta1**t) / (sqrt(v/(1-beta2**t) + eps_root) + eps) + weight_decay*p)
+        step = m/(1-beta1**t) / (sqrt(v/(1-beta2**t) + eps_root) + eps)
+        p = p - lr * (step + weight_decay*p)
 
     Parameters
     ----------
@@ -134,7 +136,8 @@ def adamw_update(
     >>> import numpy as np
     >>> from numadam.nopython import adamw_update
     >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
-    >>> adamw_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1, weight_decay=0.5)
+    >>> g = np.array([1.0, -1.0])
+    >>> adamw_update(p, g, m, v, 1, lr=0.1, weight_decay=0.5)
     >>> p.round(6)
     array([0.85, 1.05])
     """

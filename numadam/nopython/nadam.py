@@ -158,7 +158,8 @@ def nadam_update(
 
         mu_t = beta1 * (1 - 0.96**(t*momentum_decay) / 2);  P_t = mu_1 * ... * mu_t
         m = beta1*m + (1-beta1)*g;  v = beta2*v + (1-beta2)*g**2
-        p = p - lr * (mu_next*m/(1-P_next) + (1-mu_t)*g/(1-P_t)) / (sqrt(v/(1-beta2**t)) + eps)
+        mean = mu_next*m/(1-P_next) + (1-mu_t)*g/(1-P_t)
+        p = p - lr * mean / (sqrt(v/(1-beta2**t)) + eps)
 
     P is no power, so it has to be carried from step to step: give `mu_product`. Without it each
     step forms all momenta again, t - 1 powers, about 15 ns each.

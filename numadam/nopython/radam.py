@@ -98,7 +98,9 @@ def radam_update(
 
         m = beta1*m + (1-beta1)*g;  v = beta2*v + (1-beta2)*g**2
         p = p - lr * m/(1-beta1**t) * r*sqrt(1-beta2**t) / (sqrt(v) + eps)
-        with the rectification r of `numadam.RAdam`, and without the root in the first steps.
+        p = p - lr * m/(1-beta1**t)    in the first steps
+
+    The rectification r is that of `numadam.RAdam`.
 
     Parameters
     ----------

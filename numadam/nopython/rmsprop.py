@@ -80,7 +80,8 @@ def rmsprop_element(
     Examples
     --------
     >>> from numadam.nopython import rmsprop_element, rmsprop_scalars
-    >>> p, v = rmsprop_element(1.0, 1.0, 0.0, rmsprop_scalars(lr=0.1, beta2=0.75))
+    >>> h = rmsprop_scalars(lr=0.1, beta2=0.75)
+    >>> p, v = rmsprop_element(1.0, 1.0, 0.0, h)
     >>> round(p, 6)
     0.8
     """

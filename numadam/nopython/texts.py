@@ -33,18 +33,18 @@ eps_root : float, default {default}
     Added under the root, in units of the gradient squared.""",
     "weight_decay": """\
 weight_decay : float, default {default}
-    Share of `p` that is lost, times lr, beside the step.""",
+    Share of `p` that each step subtracts, times lr.""",
     "errors": """\
 ValueError
-    For arrays of unlike shapes and for t below 1. Unlike dtypes are refused when it is
-    compiled. A CUDA kernel shows no such error: its thread goes no further.""",
+    For arrays of different shapes and for t below 1. Different dtypes are a compile error.
+    A CUDA kernel shows no such error: its thread ends.""",
     "p_and_g": """\
 p, g : float32 or float64
-    Parameter and gradient. All is calculated in the type of `p`.""",
+    Parameter and gradient. The computation is in the type of `p`.""",
     "moments_of_one": """\
 m, v : float
     State of the element.""",
     "scalars": """\
 tuple of float64
-    The same for all elements; they round it to the dtype of theirs.""",
+    The same for all elements, which round them to their dtype.""",
 }

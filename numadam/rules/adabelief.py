@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
+from numadam._core.annotations import Rate
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
@@ -72,7 +73,7 @@ ADABELIEF = RuleSpec(
 
 @optimizer_class
 class AdaBelief(Optimizer):
-    r"""AdaBelief: long steps where the gradient is as its mean foretold, short ones elsewhere.
+    r"""AdaBelief: Adam with longer steps where successive gradients agree.
 
     .. math::
         m &= \beta_1 m + (1 - \beta_1) g, \qquad
@@ -123,7 +124,7 @@ class AdaBelief(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: Any = 1e-3,
+        lr: Rate = 1e-3,
         *,
         beta1: float | Schedule = 0.9,
         beta2: float | Schedule = 0.999,

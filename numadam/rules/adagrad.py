@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Unpack
 
+from numadam._core.annotations import Rate
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
@@ -73,7 +74,7 @@ ADAGRAD = RuleSpec(
 
 @optimizer_class
 class Adagrad(Optimizer):
-    r"""Adagrad: steps that become shorter where gradients have been large or many.
+    r"""Adagrad: steps that shrink as gradients add up, for sparse features.
 
     .. math::
         v = v + g^2, \qquad p = p - lr \, \frac{g}{\sqrt{v + eps_{root}} + eps}
@@ -121,7 +122,7 @@ class Adagrad(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: Any = 1e-2,
+        lr: Rate = 1e-2,
         *,
         eps: float | Schedule = 1e-10,
         eps_root: float | Schedule = 0.0,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+from numadam._core.annotations import Rate
+from numadam._core.choices import AMSGrad, EpsForm, mismatch
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
@@ -46,10 +48,10 @@ def present(options: Mapping[str, Any]) -> tuple[str, ...]:
 def refuse(options: Mapping[str, Any]) -> str:
     """The problem of options that contradict each other, or ""."""
     hat, amsgrad = options["eps_form"] == "hat", options["amsgrad"]
-    if options["eps_form"] not in ("paper", "hat"):
-        return f"eps_form: expected 'paper' or 'hat', got {options['eps_form']!r}."
-    if not any(amsgrad is flag for flag in (True, False)) and amsgrad not in ("v", "vhat", "paper"):
-        return f"amsgrad: expected True, False, 'v', 'vhat' or 'paper', got {amsgrad!r}."
+    problem = mismatch("eps_form", options["eps_form"], EpsForm)
+    problem = problem or mismatch("amsgrad", amsgrad, AMSGrad, (True, False))
+    if problem:
+        return problem
     if options["beta2"] == 1.0 and not hat:
         return "beta2: 1.0 is only possible with eps_form='hat'; use a number in [0, 1)."
     if options["like"] in LERP and not hat:
@@ -174,15 +176,15 @@ class Adam(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: Any = 1e-3,
+        lr: Rate = 1e-3,
         *,
         beta1: float | Schedule = 0.9,
         beta2: float | Schedule = 0.999,
         eps: float | Schedule = 1e-8,
         eps_root: float | Schedule = 0.0,
-        eps_form: str = "paper",
+        eps_form: EpsForm = "paper",
         bias_correction: bool = True,
-        amsgrad: bool | str = False,
+        amsgrad: bool | AMSGrad = False,
         nesterov: bool = False,
         **shared: Unpack[Shared],
     ) -> None: ...
@@ -201,9 +203,9 @@ def adam_update(
     beta2: float = 0.999,
     eps: float = 1e-8,
     eps_root: float = 0.0,
-    eps_form: str = "paper",
+    eps_form: EpsForm = "paper",
     bias_correction: bool = True,
-    amsgrad: bool | str = False,
+    amsgrad: bool | AMSGrad = False,
     nesterov: bool = False,
     vmax: Any = None,
     out: Any = None,

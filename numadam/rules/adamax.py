@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Unpack
 
 from numba.extending import register_jitable
 
+from numadam._core.annotations import Rate
+from numadam._core.choices import EpsFormOfMax, mismatch
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
@@ -69,9 +71,7 @@ def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scal
 
 def refuse(options: Mapping[str, Any]) -> str:
     """The problem of options that contradict each other, or ""."""
-    if options["eps_form"] not in ("norm", "denominator"):
-        return f"eps_form: expected 'norm' or 'denominator', got {options['eps_form']!r}."
-    return ""
+    return mismatch("eps_form", options["eps_form"], EpsFormOfMax)
 
 
 ADAMAX = RuleSpec(
@@ -97,7 +97,7 @@ ADAMAX = RuleSpec(
 
 @optimizer_class
 class AdaMax(Optimizer):
-    r"""AdaMax: the running mean of the gradient over its largest recent size.
+    r"""AdaMax: Adam scaled by the largest recent gradient, for a few huge gradients among many.
 
     .. math::
         m &= \beta_1 m + (1 - \beta_1) g, \qquad u = \max(\beta_2 u, |g| + eps) \\
@@ -151,12 +151,12 @@ class AdaMax(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: Any = 2e-3,
+        lr: Rate = 2e-3,
         *,
         beta1: float | Schedule = 0.9,
         beta2: float | Schedule = 0.999,
         eps: float | Schedule = 1e-8,
-        eps_form: str = "norm",
+        eps_form: EpsFormOfMax = "norm",
         **shared: Unpack[Shared],
     ) -> None: ...
 
@@ -173,7 +173,7 @@ def adamax_update(
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
-    eps_form: str = "norm",
+    eps_form: EpsFormOfMax = "norm",
     out: Any = None,
     **shared: Unpack[FunctionalOptions],
 ) -> None:

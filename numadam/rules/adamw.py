@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Unpack
 
+from numadam._core.annotations import Rate
+from numadam._core.choices import AMSGrad, EpsForm
 from numadam._core.hyper import Schedule
 from numadam._core.keywords import FunctionalButDecay, SharedButDecay
 from numadam._optimizer.declared import optimizer_class, update_function
@@ -24,7 +26,7 @@ ADAMW = dataclasses.replace(
 
 @optimizer_class
 class AdamW(Adam):
-    r"""Adam with weight decay beside the step instead of in the gradient.
+    r"""AdamW: Adam with decoupled weight decay, the usual choice for neural networks.
 
     .. math::
         p = p - lr \left( \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + eps}
@@ -41,9 +43,7 @@ class AdamW(Adam):
         Share of the parameters that is lost, times lr, at every step; in units of 1 / lr.
     beta1, beta2, eps, eps_root, eps_form, bias_correction, amsgrad, nesterov
         As in `Adam`.
-    **shared
-        Options of every rule, such as `decay_times_lr`, `clip_norm`, `bounds` and `like`. Further
-        options: see `numadam.Optimizer`.
+    {{shared}}
 
     Attributes
     ----------
@@ -74,16 +74,16 @@ class AdamW(Adam):
     def __init__(
         self,
         params: Any,
-        lr: Any = 1e-3,
+        lr: Rate = 1e-3,
         *,
         weight_decay: float | Schedule = 0.01,
         beta1: float | Schedule = 0.9,
         beta2: float | Schedule = 0.999,
         eps: float | Schedule = 1e-8,
         eps_root: float | Schedule = 0.0,
-        eps_form: str = "paper",
+        eps_form: EpsForm = "paper",
         bias_correction: bool = True,
-        amsgrad: bool | str = False,
+        amsgrad: bool | AMSGrad = False,
         nesterov: bool = False,
         **shared: Unpack[SharedButDecay],
     ) -> None: ...
@@ -103,9 +103,9 @@ def adamw_update(
     beta2: float = 0.999,
     eps: float = 1e-8,
     eps_root: float = 0.0,
-    eps_form: str = "paper",
+    eps_form: EpsForm = "paper",
     bias_correction: bool = True,
-    amsgrad: bool | str = False,
+    amsgrad: bool | AMSGrad = False,
     nesterov: bool = False,
     vmax: Any = None,
     out: Any = None,
@@ -140,7 +140,8 @@ def adamw_update(
     >>> import numpy as np
     >>> import numadam as na
     >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
-    >>> na.adamw_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1, weight_decay=0.5)
+    >>> g = np.array([1.0, -1.0])
+    >>> na.adamw_update(p, g, m, v, 1, lr=0.1, weight_decay=0.5)
     >>> p.round(6)
     array([0.85, 1.05])
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
+from numadam._core.annotations import Rate
 from numadam._core.hyper import Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
@@ -61,7 +62,7 @@ LION = RuleSpec(
 
 @optimizer_class
 class Lion(Optimizer):
-    r"""Lion: every element moves by `lr`, up or down, and one state array is all it keeps.
+    r"""Lion: steps of length `lr` by the sign of the momentum, with half the state of Adam.
 
     .. math::
         p = p - lr \, \mathrm{sign}(\beta_1 m + (1 - \beta_1) g), \qquad
@@ -112,7 +113,7 @@ class Lion(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: Any = 1e-4,
+        lr: Rate = 1e-4,
         *,
         beta1: float | Schedule = 0.9,
         beta2: float | Schedule = 0.99,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Unpack
 
 from numba.extending import register_jitable
 
+from numadam._core.annotations import Rate
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
@@ -116,7 +117,7 @@ NADAM = RuleSpec(
 
 @optimizer_class
 class NAdam(Optimizer):
-    r"""NAdam: Adam that looks ahead along a momentum that grows.
+    r"""NAdam: Adam with Nesterov momentum, whose beta1 grows over the first steps.
 
     .. math::
         \mu_t &= \beta_1 (1 - 0.96^{t \, momentum\_decay} / 2), \qquad
@@ -169,7 +170,7 @@ class NAdam(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: Any = 2e-3,
+        lr: Rate = 2e-3,
         *,
         beta1: float | Schedule = 0.9,
         beta2: float | Schedule = 0.999,

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Unpack
 
+from numadam._core.annotations import Rate
+from numadam._core.choices import EpsForm, mismatch
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
@@ -70,9 +72,7 @@ def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
 
 def refuse(options: Mapping[str, Any]) -> str:
     """The problem of options that contradict each other, or ""."""
-    if options["eps_form"] not in ("paper", "hat"):
-        return f"eps_form: expected 'paper' or 'hat', got {options['eps_form']!r}."
-    return ""
+    return mismatch("eps_form", options["eps_form"], EpsForm)
 
 
 RADAM = RuleSpec(
@@ -96,7 +96,7 @@ RADAM = RuleSpec(
 
 @optimizer_class
 class RAdam(Optimizer):
-    r"""RAdam: Adam with a warm-up of its own, as long as `v` rests on few gradients.
+    r"""RAdam: Adam with built-in warm-up, for runs whose first steps go astray.
 
     .. math::
         m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) g^2 \\
@@ -104,9 +104,9 @@ class RAdam(Optimizer):
             \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \qquad
             r = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
                 {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
-        p &= p - lr \, \frac{m}{1 - \beta_1^t}
-            \begin{cases} r \sqrt{1 - \beta_2^t} / (\sqrt{v} + eps) & \rho_t > 5 \\
-                1 & \text{else} \end{cases}
+        p &= p - lr \, \frac{m}{1 - \beta_1^t} \cdot
+            \frac{r \sqrt{1 - \beta_2^t}}{\sqrt{v} + eps} \quad \text{if} \quad \rho_t > 5 \\
+        p &= p - lr \, \frac{m}{1 - \beta_1^t} \quad \text{otherwise}
 
     Parameters
     ----------
@@ -154,12 +154,12 @@ class RAdam(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: Any = 1e-3,
+        lr: Rate = 1e-3,
         *,
         beta1: float | Schedule = 0.9,
         beta2: float | Schedule = 0.999,
         eps: float | Schedule = 1e-8,
-        eps_form: str = "hat",
+        eps_form: EpsForm = "hat",
         **shared: Unpack[Shared],
     ) -> None: ...
 
@@ -176,7 +176,7 @@ def radam_update(
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
-    eps_form: str = "hat",
+    eps_form: EpsForm = "hat",
     out: Any = None,
     **shared: Unpack[FunctionalOptions],
 ) -> None:

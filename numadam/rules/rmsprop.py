@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Unpack
 
+from numadam._core.annotations import Rate
 from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
@@ -97,7 +98,7 @@ RMSPROP = RuleSpec(
 
 @optimizer_class
 class RMSprop(Optimizer):
-    r"""RMSprop: the gradient over the root of its running mean square.
+    r"""RMSprop: the gradient divided by the root of its running mean square.
 
     .. math::
         v = \beta_2 v + (1 - \beta_2) g^2, \qquad
@@ -153,7 +154,7 @@ class RMSprop(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: Any = 1e-2,
+        lr: Rate = 1e-2,
         *,
         beta2: float | Schedule = 0.99,
         eps: float | Schedule = 1e-8,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Unpack
 
+from numadam._core.annotations import Rate
 from numadam._core.hyper import Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
@@ -91,7 +92,7 @@ SGD_RULE = RuleSpec(
 
 @optimizer_class
 class SGD(Optimizer):
-    r"""Gradient descent, plain, with momentum, or with Nesterov's look ahead.
+    r"""SGD: gradient descent, plain, with momentum, or with Nesterov momentum.
 
     .. math::
         m = momentum \cdot m + (1 - dampening) \, g, \qquad p = p - lr \cdot m
@@ -147,7 +148,7 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: Any = 1e-2,
+        lr: Rate = 1e-2,
         *,
         momentum: float | Schedule = 0.0,
         dampening: float | Schedule = 0.0,

@@ -1,12 +1,12 @@
 """Schedules: the learning rate, or any hyperparameter, as a function of the steps taken.
 
-A schedule is a callable: ``schedule(t)`` is the value for the step that follows t steps, so t is 0
-at the first. Any ``f(t) -> float`` will do; these are the usual ones. They are plain float64 Python
-and load neither NumPy nor Numba. `start`, `peak`, `end` and the numbers in `values` are in units of
-the hyperparameter; `steps`, `warmup` and `boundaries` count steps. Past its end a schedule stays at
-its last value. The first two arguments may go without a name where they have no default:
-``Cosine(0.1, 100)``. Arguments are checked when a schedule is made: a TypeError or ValueError names
-the argument, what it got and what is expected. All can be pickled, copied and compared.
+A schedule is a callable: ``schedule(t)`` is the value for the step after t steps, so t is 0 at the
+first step. Any function ``f(t) -> float`` works as a schedule; these are the usual ones. They
+compute in float64 and load neither NumPy nor Numba. `start`, `peak`, `end` and the numbers in
+`values` are in units of the hyperparameter; `steps`, `warmup` and `boundaries` count steps. After
+its end a schedule keeps its last value. The first two arguments may be positional if they have no
+default: ``Cosine(0.1, 100)``. Arguments are checked by the constructor: a TypeError or ValueError
+names the argument, what it got and what is expected. Schedules can be pickled, copied and compared.
 """
 
 from numadam.schedules.cycles import Cosine, OneCycle, WarmupCosine

@@ -21,10 +21,10 @@ class Cosine(Scheduled):
     steps : int
         Steps until `end`, in the first cycle.
     end : float in [0, inf), default 0.0
-        Value from then on. It may be above `start`.
+        Value after these steps. It may be above `start`.
     restart_mult : int, default 0
-        0: one cycle. Else every cycle is followed by one that is this many times as long: where
-        one would reach `end`, the next begins at `start`.
+        0: one cycle. Otherwise each cycle is followed by one that is this many times as long and
+        begins at `start`, at the step at which the cycle before would reach `end`.
 
     References
     ----------
@@ -69,7 +69,7 @@ class WarmupCosine(Scheduled):
     peak : float in [0, inf)
         Value after the warm-up.
     steps : int
-        Steps until `end`, those of the warm-up among them.
+        Steps until `end`, including the warm-up.
     warmup : int
         Steps of the warm-up, fewer than `steps`; 0 for none.
     start : float in [0, inf), default 0.0
@@ -110,17 +110,17 @@ class WarmupCosine(Scheduled):
 class OneCycle(Scheduled):
     """Half a cosine up to `peak` in `warmup` steps, then half a cosine down to `end`.
 
-    The formula of each half is that of `Cosine`. A cycle of the other sign, as beta1 gets beside
-    such a learning rate, is ``OneCycle(0.85, steps=steps, start=0.95, end=0.95)``.
+    The formula of each half is that of `Cosine`. The matching schedule for beta1, which decreases
+    first, is ``OneCycle(0.85, steps=steps, start=0.95, end=0.95)``.
 
     Parameters
     ----------
     peak : float in [0, inf)
         Value after the warm-up.
     steps : int
-        Steps until `end`, those of the warm-up among them.
+        Steps until `end`, including the warm-up.
     warmup : int, optional
-        Steps of the warm-up, fewer than `steps`; by default three tenths of them, rounded down.
+        Steps of the warm-up, fewer than `steps`; by default ``0.3 * steps``, rounded down.
     start : float in [0, inf), optional
         Value at the first step, by default ``peak / 25``.
     end : float in [0, inf), optional

@@ -34,7 +34,7 @@ class Constant(Scheduled):
 
 @dataclass(frozen=True)
 class Step(Scheduled):
-    r"""Stairs: multiplied by `factor` after every `steps` steps.
+    r"""Constant for `steps` steps, then multiplied by `factor`, again and again.
 
     .. math:: start \cdot factor^{\lfloor t / steps \rfloor}
 
@@ -43,9 +43,9 @@ class Step(Scheduled):
     start : float in [0, inf)
         Value at the first step.
     steps : int
-        Steps on each stair.
+        Steps between two reductions.
     factor : float in [0, 1], default 0.1
-        From one stair to the next.
+        Of each reduction.
 
     References
     ----------
@@ -73,7 +73,7 @@ class Step(Scheduled):
 
 @dataclass(frozen=True)
 class Exponential(Scheduled):
-    r"""Multiplied by `factor` over every `steps` steps, smoothly, until it reaches `end`.
+    r"""Exponential: multiplied by `factor` in every `steps` steps, smoothly, until `end`.
 
     .. math:: start \cdot factor^{t / steps}
 
@@ -82,11 +82,11 @@ class Exponential(Scheduled):
     start : float in [0, inf)
         Value at the first step.
     factor : float in [0, inf)
-        Over `steps` steps. Above 1 the values grow, and `start` is above 0.
+        In `steps` steps. Above 1 the values grow, and `start` has to be above 0.
     steps : int, default 1
         Steps in which the value is multiplied by `factor` once.
     end : float in [0, inf), default 0.0
-        Never passed: at most `start`, or at least that where the values grow.
+        Limit of the values: at most `start`, or at least `start` if the values grow.
 
     References
     ----------

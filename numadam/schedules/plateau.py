@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass, field
 
+from numadam._core import choices
 from numadam._core.hyper import Hyper, count
 from numadam.schedules.base import Scheduled
 
@@ -13,13 +14,13 @@ _F = Hyper("f", -math.inf, math.inf, closed=True)  # refuses nothing but NaN
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Scheduled):
-    r"""Multiplied by `factor` when f, which `observe` is given, has stopped improving.
+    r"""Multiplied by `factor` when f, passed to `observe`, no longer improves.
 
-    With ``mode="min"`` f counts as an improvement where
+    With ``mode="min"`` f counts as an improvement if
 
     .. math:: f < best - threshold \cdot |best| \quad (rel), \qquad f < best - threshold \quad (abs)
 
-    It ignores t and has a state, so each run needs an object of its own (``copy.deepcopy``).
+    It ignores t and has its own state, so each run needs a separate object (``copy.deepcopy``).
 
     Parameters
     ----------
@@ -30,9 +31,9 @@ class ReduceOnPlateau(Scheduled):
     patience : int, default 10
         Observations in a row without improvement before a reduction.
     threshold : float in [0, inf), default 1e-4
-        Least improvement that counts: a share of the best, or in units of f.
+        Smallest improvement that counts.
     threshold_mode : {"rel", "abs"}, default "rel"
-        Whether `threshold` is a share of the best or in units of f.
+        Whether `threshold` is relative to the best f, or absolute, in units of f.
     cooldown : int, default 0
         Observations after a reduction that are not counted.
     end : float in [0, inf), default 0.0
@@ -43,7 +44,7 @@ class ReduceOnPlateau(Scheduled):
     Attributes
     ----------
     value : float
-        What a call returns now.
+        Present value.
     best : float
         The best f so far.
     waited, cooling : int
@@ -68,10 +69,10 @@ class ReduceOnPlateau(Scheduled):
     factor: float = 0.1
     patience: int = 10
     threshold: float = 1e-4
-    threshold_mode: str = "rel"
+    threshold_mode: choices.ThresholdMode = "rel"
     cooldown: int = 0
     end: float = 0.0
-    mode: str = "min"
+    mode: choices.PlateauMode = "min"
     value: float = field(init=False)
     best: float = field(init=False)
     waited: int = field(init=False)
@@ -82,10 +83,8 @@ class ReduceOnPlateau(Scheduled):
     def __post_init__(self) -> None:
         numbers = (Hyper("start"), Hyper("factor", 0.0, 1.0), Hyper("threshold"), Hyper("end"))
         self._check(numbers, {"patience": 0, "cooldown": 0})
-        for name, known in (("threshold_mode", ("rel", "abs")), ("mode", ("min", "max"))):
-            if getattr(self, name) not in known:
-                got = getattr(self, name)
-                raise ValueError(f"{name}: expected {known[0]!r} or {known[1]!r}, got {got!r}.")
+        choices.check("threshold_mode", self.threshold_mode, choices.ThresholdMode)
+        choices.check("mode", self.mode, choices.PlateauMode)
         if self.end > self.start:
             raise ValueError(
                 f"end: expected a number of at most start={self.start:g}, got {self.end:g}."

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.bad_arrays import BAD, assert_unchanged, matches, on_cupy, snapshot
+from tests.bad_arrays import BAD, assert_unchanged, cases, matches, on_cupy, snapshot
 from tests.trees import Pair, tree_map
 
 #: where the bad array sits: (container of two leaves, name of the second)
@@ -55,7 +55,7 @@ def test_refused_when_made(case, place, seat):
     matches(str(caught.value), "params" + suffix, says)
 
 
-@pytest.mark.parametrize(("case", "place", "seat"), [row for row in ROWS if row[1] != "make"])
+@pytest.mark.parametrize(("case", "place", "seat"), cases(row for row in ROWS if row[1] != "make"))
 def test_refused(case, place, seat):
     """Named, described, with advice; and nothing is written, also by the good arrays before."""
     spoil, error, says, _ = BAD[case]

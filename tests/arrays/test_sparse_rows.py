@@ -167,15 +167,18 @@ assert not is_sparse(object())
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.cuda("cupy")
 def test_cupy_has_every_function():
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    import cupy
+
     used = set(re.findall(r"\bxp\.(\w+)", Path(sparse.__file__).read_text()))
     assert {"argsort", "flatnonzero"} < used
     assert [name for name in used if not hasattr(cupy, name)] == []
 
 
+@pytest.mark.cuda("cupy")
 def test_arrays_of_two_libraries():
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    import cupy
 
     def on_gpu(a):
         memory = cupy.cuda.UnownedMemory(a.ctypes.data, a.nbytes, a, device_id=0)

@@ -14,9 +14,9 @@ from numadam.bench.case import Case
 from numadam.bench.cases import named
 from numadam.bench.mpi_cases import MPI_CASES
 from numadam.bench.scale_model import Layout, Machine
+from tests import extras
 from tests.bench.scripts import ROOT, load
 
-needs_mpi = pytest.mark.skipif(bool(mpi_cases.missing()), reason=mpi_cases.missing())
 scale = load("scale")
 
 
@@ -27,7 +27,13 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def answers():
+def mpiexec():
+    if why := mpi_cases.missing():
+        extras.stop("mpi", why)
+
+
+@pytest.fixture(scope="module")
+def answers(mpiexec):
     """What two ranks have found."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
@@ -40,21 +46,21 @@ def answers():
             os.environ["PYTHONPATH"] = before
 
 
-@needs_mpi
+@pytest.mark.mpi
 def test_every_case_of_the_table_has_what_the_ranks_run(answers):
     assert sorted(case.name for case in MPI_CASES) == answers["cases"]
     for case in MPI_CASES:
         assert named(case.name) is case
 
 
-@needs_mpi
+@pytest.mark.mpi
 def test_counting_communicator_counts_bytes_and_messages(answers):
     refused = "Allreduce: is not counted yet. Count it in mpi_memory.py."
     each = [[80, 1], [80, 1], [40, 1], [48, 2], refused]
     assert answers["counted"] == [each, each]
 
 
-@needs_mpi
+@pytest.mark.mpi
 def test_growth_counts_what_ranks_share_once(answers):
     own, shared, whole = answers["grown"]
     assert own == pytest.approx([16e6, 16e6], rel=0.03)
@@ -62,13 +68,13 @@ def test_growth_counts_what_ranks_share_once(answers):
     assert whole > 10_000_000
 
 
-@needs_mpi
+@pytest.mark.mpi
 def test_times_of_all_sides_are_the_same_on_all_ranks(answers):
     assert answers["timed"] == [True, True, [3, 3, 3], 0.5]
 
 
-@needs_mpi
-def test_run_of_ranks_that_fails_says_why():
+@pytest.mark.mpi
+def test_run_of_ranks_that_fails_says_why(mpiexec):
     with pytest.raises(RuntimeError, match=r"(?s)a case on 1 ranks failed: .*KeyError: 'no-case'"):
         # the lines of several ranks may come in one another
         mpi_cases.run_ranks("numadam.bench.mpi_worker", ["no-case", "1"], ranks=1)

@@ -1,6 +1,5 @@
 """Instructions that loops on 16-bit numbers become: on x86-64, on a CPU without F16C, as PTX."""
 
-import importlib.util
 import re
 from types import SimpleNamespace
 
@@ -9,7 +8,6 @@ import pytest
 
 from numadam._core import half as storage
 from tests.core.conversions import PAIRS, X86, loops, run_python
-from tests.cuda.cuda_compiler import no_compiler
 
 PAIRS_NATIVE = (storage._read_native, storage._write_native)
 
@@ -50,10 +48,7 @@ def test_machine_code(way):
             assert not re.search(r"\sv?p(addq|srlq)\s+[^\n]*%[xyz]mm", assembly)
 
 
-WHY_NO_PTX = no_compiler()
-
-
-@pytest.mark.skipif(bool(WHY_NO_PTX), reason=WHY_NO_PTX or "it runs")
+@pytest.mark.cuda
 @pytest.mark.parametrize("way", ["bfloat16", "float16", "float16 by bits", "float32"])
 def test_ptx(way, monkeypatch):
     """One load, one store, and nothing wide between them."""
@@ -105,6 +100,6 @@ print(a.tolist())
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda")
+@pytest.mark.cuda("numba_cuda")
 def test_in_the_cuda_simulator():
     assert run_python(SIMULATED, NUMBA_ENABLE_CUDASIM="1") == "[0.0, 0.5, 1.0, 1.5, 2.0]"

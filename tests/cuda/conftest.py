@@ -8,7 +8,19 @@ import threading
 import numpy as np
 import pytest
 
-from tests.cuda.cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR, no_compiler
+#: Fixtures that need an extra, and the mark that their tests get.
+FIXTURES = {
+    "cupy": pytest.mark.simulator,
+    "machine": pytest.mark.cuda,
+    "real_cupy": pytest.mark.cuda("cupy"),
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for name in FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(FIXTURES[name])
 
 
 def _run_block(manager, grid_point, *args):
@@ -84,8 +96,6 @@ def stand_in(monkeypatch):
 @pytest.fixture
 def cupy(monkeypatch, request):
     """The stand-in for CuPy, with launches of a few threads: each is a Python thread."""
-    if not SIMULATOR or not HAS_NUMBA_CUDA:
-        pytest.skip("needs numba-cuda and its simulator: NUMBA_ENABLE_CUDASIM=1")
     from numba import cuda
 
     import numadam._cuda.launch as policy
@@ -104,8 +114,6 @@ def cupy(monkeypatch, request):
 @pytest.fixture
 def machine(stand_in, monkeypatch):
     """The stand-in for CuPy, with compiled kernels in the PTX machine."""
-    if why_not := no_compiler():
-        pytest.skip(why_not)
     from tests.cuda.machine import machine_kernels
 
     machine_kernels.install(monkeypatch)

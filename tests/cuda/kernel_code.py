@@ -10,7 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import pytest
+from numadam._version import install_command
+from tests import extras
 
 #: How a parameter is declared: what CuPy makes of an int, and of a float.
 WIDTHS = {"int64": "u64", "float64": "f64", "float32": "f32"}
@@ -79,7 +80,7 @@ def disassembler():
 def disassembled(image):
     found = disassembler()
     if found is None:
-        pytest.skip("nvdisasm is missing: pip install nvidia-cuda-nvdisasm")
+        extras.stop("cuda", f"nvdisasm is not installed: {install_command('test-cuda')}")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(image)
         file.flush()

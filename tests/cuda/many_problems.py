@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-import pytest
+from numba import cuda  # in the module: the simulator swaps its global for the time of a launch
 
 import numadam as na
 from numadam import nopython
-
-# in the module: the simulator swaps its global for the time of a launch
-cuda = pytest.importorskip("numba.cuda")
 
 
 @numba.njit

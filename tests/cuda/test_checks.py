@@ -185,9 +185,9 @@ def test_a_step_over_known_arrays_crosses_five_modules(cupy, monkeypatch):
     }
 
 
+@pytest.mark.cuda("cupy")
 def test_a_launch_writes_its_numbers_where_cupy_looks():
     """Without a GPU: the launch itself stands for CuPy's."""
-    pytest.importorskip("cupy.cuda.function", reason="CuPy is not installed")
     from numadam._cuda.launch import Launch
 
     given = []

@@ -8,7 +8,6 @@ import pytest
 from numadam.bench import gpu_cases, gpu_peers
 from numadam.bench.cli import run_case
 from numadam.bench.peers import Unavailable
-from tests.cuda.cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy's scalars
 
@@ -62,8 +61,7 @@ def test_without_a_gpu_each_case_says_so():
         assert "GPU" in row.skipped or "not installed" in row.skipped
 
 
-@pytest.mark.skipif(SIMULATOR, reason="the CUDA simulator is on: it compiles nothing")
-@pytest.mark.skipif(not HAS_NUMBA_CUDA, reason="numba-cuda is not installed")
+@pytest.mark.cuda
 def test_the_code_of_a_step_is_counted():
     from numadam.bench import ptx
 

@@ -9,20 +9,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numba import cuda  # in the module: the simulator swaps its global for the time of a launch
 
 import numadam as na
 from numadam import nopython
 from numadam.rules import CLASSES
-from tests.cuda.cuda_compiler import HAS_NUMBA_CUDA, SIMULATOR, no_compiler
 from tests.cuda.kernel_code import Code, check_arithmetic
 from tests.cuda.many_problems import own_steps
 
-# in the module: the simulator swaps its global for the time of a launch
-cuda = pytest.importorskip("numba.cuda")
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "own-solver.md"
 
 
-@pytest.mark.skipif(not SIMULATOR or not HAS_NUMBA_CUDA, reason="needs the simulator")
+@pytest.mark.simulator
 def test_the_kernel_of_the_page():
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (code,) = (block for block in blocks if "cuda.jit" in block)
@@ -39,7 +37,7 @@ def test_the_kernel_of_the_page():
     np.testing.assert_array_equal(names["found"], x)
 
 
-@pytest.mark.skipif(not SIMULATOR or not HAS_NUMBA_CUDA, reason="needs the simulator")
+@pytest.mark.simulator
 def test_updates_of_local_arrays_in_a_kernel():
     p = np.random.default_rng(3).standard_normal((5, 4))
     q = p.copy()
@@ -52,8 +50,6 @@ def test_updates_of_local_arrays_in_a_kernel():
 
 @pytest.fixture
 def device(monkeypatch):
-    if why_not := no_compiler():
-        pytest.skip(why_not)
     import numba.cuda.dispatcher as dispatcher
 
     device = SimpleNamespace(compute_capability=(9, 0))
@@ -89,6 +85,7 @@ def kernel_of(rule, formed):
     )
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("rule", CLASSES)
 def test_elements_are_calculated_in_single_precision(device, rule):
     ptx = Code(lambda: kernel_of(rule, formed=False), by_cupy=False).text
@@ -98,6 +95,7 @@ def test_elements_are_calculated_in_single_precision(device, rule):
     assert doubles <= {"setp.eq.f64", "setp.neu.f64"}
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("rule", ["adam", "radam", "lion"])
 def test_scalars_are_formed_in_double_precision(device, rule):
     ptx = Code(lambda: kernel_of(rule, formed=True), by_cupy=False).text
@@ -105,6 +103,7 @@ def test_scalars_are_formed_in_double_precision(device, rule):
     assert ".f64" in ptx or rule == "lion"
 
 
+@pytest.mark.cuda
 def test_updates_of_arrays_in_a_kernel(device):
     """Local arrays, rows of any layout: they need no memory that the host manages."""
     from numba import types

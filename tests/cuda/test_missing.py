@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+import re
 import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -12,12 +12,9 @@ import numpy as np
 import pytest
 
 import numadam as na
+from numadam._version import install_command
 
-NEEDS_COMPILER = pytest.mark.skipif(
-    os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" or importlib.util.find_spec("numba_cuda") is None,
-    reason="needs numba-cuda, and the simulator compiles nothing",
-)
-INSTALL = r'.*pip install "numadam\[cuda13\]"'
+INSTALL = f".*{re.escape(install_command('cuda13'))}"
 
 
 class Tensor:
@@ -32,6 +29,10 @@ class Tensor:
         return (2, 0)
 
 
+class NoArray:
+    """Stands for CuPy's class of arrays."""
+
+
 @pytest.mark.parametrize(
     ("module", "package"),
     [("cupy", "CuPy"), ("numba_cuda", "numba-cuda"), ("cuda.bindings", "cuda-bindings")],
@@ -42,7 +43,7 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, module, p
         if name == module:
             monkeypatch.delitem(sys.modules, name)
     for name in there:
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(ndarray=NoArray))
 
     def find(name):
         if "." in name:  # as Python does where the package around it is missing
@@ -59,7 +60,14 @@ def test_what_is_no_cupy_array_is_told_how_to_become_one():
     for x in ([1.0, 2.0], 3.0, range(3), np.ones(3)):
         assert "cupy." in describe(x, "CuPy")
         assert "numpy.asarray" not in describe(x, "CuPy")
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+
+
+@pytest.mark.peers("torch")
+def test_a_tensor_on_the_cpu_is_told_how_to_reach_the_gpu():
+    import torch
+
+    from numadam._arrays.checks import describe
+
     assert describe(torch.ones(3), "CuPy").endswith("Use x.cuda().")
 
 
@@ -76,9 +84,11 @@ def test_norms_of_a_history_need_no_cublas(stand_in, monkeypatch):
     assert norm_of([stand_in.full(4, 1e30j, np.complex64)]) == pytest.approx(2e30)
 
 
-@NEEDS_COMPILER
+@pytest.mark.cuda
+@pytest.mark.cuda("cupy")
 def test_a_tensor_where_there_is_no_driver():
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    import cupy
+
     try:
         if cupy.cuda.runtime.getDeviceCount():
             pytest.skip("there is a GPU")
@@ -131,7 +141,7 @@ def raiser(error):
     return function
 
 
-@NEEDS_COMPILER
+@pytest.mark.cuda
 def test_what_the_compiler_lacks_is_named_with_what_installs_it(monkeypatch, compile_for):
     from cuda.bindings import nvjitlink
     from cuda.pathfinder import DynamicLibNotFoundError
@@ -149,7 +159,7 @@ def test_what_the_compiler_lacks_is_named_with_what_installs_it(monkeypatch, com
         compile_for(9, 0)
 
 
-@NEEDS_COMPILER
+@pytest.mark.cuda
 def test_a_numpy_that_is_too_new_for_numba_cuda_is_named_with_what_installs_both(
     monkeypatch, compile_for
 ):
@@ -163,7 +173,7 @@ def test_a_numpy_that_is_too_new_for_numba_cuda_is_named_with_what_installs_both
         compile_for(9, 0)
 
 
-@NEEDS_COMPILER
+@pytest.mark.cuda
 def test_a_gpu_that_numba_cuda_does_not_find(monkeypatch, compile_for):
     from numba.cuda.cudadrv.error import CudaSupportError
 
@@ -178,15 +188,15 @@ def test_a_gpu_that_numba_cuda_does_not_find(monkeypatch, compile_for):
     assert "\n" not in str(caught.value)
 
 
-@NEEDS_COMPILER
+@pytest.mark.cuda
 def test_a_gpu_that_is_too_old_or_too_new_for_the_compiler(compile_for):
-    with pytest.raises(RuntimeError, match=r"3\.5 is not supported.*numadam\[cuda12\]"):
+    with pytest.raises(RuntimeError, match=r"3\.5 is not supported.*\[cuda12\]"):
         compile_for(3, 5)
     with pytest.raises(RuntimeError, match=r"compute capability 99\.0.*pip install --upgrade"):
         compile_for(99, 0)
 
 
-@NEEDS_COMPILER
+@pytest.mark.cuda
 def test_a_linker_that_is_older_than_the_compiler():
     from cuda.bindings import nvjitlink
 

@@ -10,14 +10,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests import extras
 from tests.cuda.ranks import on_ranks
 
-MPI = pytest.importorskip("mpi4py.MPI", reason="mpi4py is not installed")
+extras.require("mpi")
+
+from mpi4py import MPI  # noqa: E402
 
 from numadam._mpi import choose as ch  # noqa: E402
 from numadam._mpi import transport as tr  # noqa: E402
 from numadam._mpi.cut import Cut  # noqa: E402
 from numadam._mpi.device_buckets import DeviceBuckets  # noqa: E402
+
+pytestmark = pytest.mark.mpi
 
 
 class FakeNccl:

@@ -13,11 +13,9 @@ import pytest
 import numadam as na
 from numadam._core import plan as pl
 from tests.cuda.cuda_cases import CASES, OPTIONS, Case, as_dtype
-from tests.cuda.cuda_compiler import no_compiler
 from tests.cuda.kernel_code import Code, check_arithmetic, check_common, check_tiles, operations
 
-WHY_NOT = no_compiler()
-pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "it runs")
+pytestmark = pytest.mark.cuda
 
 
 class NoEngine:

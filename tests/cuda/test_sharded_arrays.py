@@ -9,7 +9,7 @@ import numadam as na
 from numadam._mpi import decomposition
 from tests.cuda.ranks import on_ranks
 
-pytest.importorskip("mpi4py.MPI", reason="mpi4py is not installed")
+pytestmark = pytest.mark.mpi
 
 
 @pytest.fixture(autouse=True)

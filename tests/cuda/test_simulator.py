@@ -254,7 +254,7 @@ def test_without_numba_cuda_the_error_says_what_to_install(cupy, monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "numba_cuda", raising=False)
-    with pytest.raises(ImportError, match=r'numba-cuda .* pip install "numadam\[cuda13\]"'):
+    with pytest.raises(ImportError, match=r"numba-cuda .* pip install .*\[cuda13\]"):
         na.Adam(cupy.zeros(3))
 
 

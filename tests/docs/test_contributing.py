@@ -37,7 +37,7 @@ def test_four_files_make_a_rule(tmp_path):
     for path, _, content in FILES:
         (tmp_path / path).write_text(content, encoding="utf-8")
     scope = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    for line in COMMANDS.splitlines():
+    for line in COMMANDS.replace("\\\n", "").splitlines():
         _, *words = shlex.split(line)
         done = subprocess.run(
             [sys.executable, *words],

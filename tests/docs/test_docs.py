@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from numadam._optimizer.optimizer import Optimizer
 DOCS = Path(__file__).parents[2] / "docs"
 sys.path.append(str(DOCS / "_ext"))
 from public_names import (  # noqa: E402  (in _ext)
+    is_made_by_users,
     is_of_ranks,
     lacks_example,
     missing_parameters,
@@ -38,13 +40,9 @@ def test_docstring_is_whole(name):
 
 def test_defaults_can_be_read():
     """A default that is an object would show itself with an address or a path of the machine."""
-    # those that users make: no exceptions
-    made = [
-        name
-        for name, one in NAMES.items()
-        if not (isinstance(one, type) and issubclass(one, BaseException))
-    ]
-    shown = {name: str(inspect.signature(NAMES[name])) for name in made}
+    made = {name: thing for name, thing in NAMES.items() if is_made_by_users(thing)}
+    assert {"numadam.Adam", "numadam.minimize"} <= made.keys()
+    shown = {name: str(inspect.signature(thing)) for name, thing in made.items()}
     assert [name for name, text in shown.items() if " at 0x" in text or "<module" in text] == []
 
 
@@ -85,3 +83,15 @@ def test_every_shared_option_is_documented():
 def test_every_rule_has_a_page():
     pages = {page.stem for page in (DOCS / "reference" / "rules").glob("*.md")}
     assert pages == {*rules.CLASSES, "index"}
+
+
+def test_chart_names_rules_that_exist_and_its_page_links_them():
+    chart = (DOCS / "images" / "which-rule.svg").read_text(encoding="utf-8")
+    page = (DOCS / "how-to" / "which-rule.md").read_text(encoding="utf-8")
+    files = {name: file for file, name in rules.CLASSES.items()}
+    answers = " ".join(re.findall(r'class="rule">([^<]+)<', chart))
+    named = set(re.findall(r"\b[A-Z]\w*", answers)) - {"L", "BFGS"}
+    assert len(named) >= 8
+    assert named <= files.keys()
+    for name in named:
+        assert f"[{name}](../reference/rules/{files[name]}.md)" in page, name

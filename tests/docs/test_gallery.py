@@ -1,14 +1,25 @@
 """The scripts of docs/gallery: what the docs build, which runs them, does not see."""
 
 import ast
+import inspect
+import sys
+import types
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
+from scipy.optimize import curve_fit
+
+from numadam.demos import lstm_network, network
 
 GALLERY = Path(__file__).parents[2] / "docs" / "gallery"
 SCRIPTS = sorted(GALLERY.glob("plot_*.py"))
+sys.path.append(str(GALLERY.parent / "_ext"))
+from form import wide_lines  # noqa: E402  (in _ext)
+from gallery_pages import LEFT_BEHIND, result_first  # noqa: E402
+
 NETWORK = {"urllib", "requests", "http", "ftplib", "socket", "pooch", "aiohttp", "httpx"}
 #: Pictures and plots: no formula needs them, and not every place of the tests has them.
 PICTURES = {"matplotlib", "skimage"}
@@ -24,19 +35,21 @@ def modules(tree):
 
 
 def formulas(name):
-    """The functions and CONSTANTS of a script as a dict: nothing else of it runs or compiles."""
+    """The definitions and CONSTANTS of a script as a dict: nothing else of it runs or compiles."""
     tree = ast.parse((GALLERY / f"plot_{name}.py").read_text(encoding="utf-8"))
     kept = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
             node.decorator_list = []
             kept.append(node)
+        elif isinstance(node, ast.ClassDef):
+            kept.append(node)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             kept += [node] * (not PICTURES & set(modules(node)))
         elif isinstance(node, ast.Assign):
             kept += [node] * all(ast.unparse(target).isupper() for target in node.targets)
     tree.body = kept
-    names = {}
+    names = {"__name__": f"plot_{name}"}
     exec(compile(tree, name, "exec"), names)
     return names
 
@@ -58,11 +71,52 @@ def check_in_place(fun, x, *args):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_script_is_a_page_and_takes_nothing_from_the_network(script):
     tree = ast.parse(script.read_text(encoding="utf-8"))
-    title, line, blank, text = ast.get_docstring(tree).split("\n", 3)
-    assert line == "=" * len(title)
-    assert blank == ""
-    assert text.rstrip().endswith(".")
+    title, idea, caption = ast.get_docstring(tree).split("\n\n")
+    assert title.split("\n")[1] == "=" * len(title.split("\n")[0])
+    assert idea.endswith(".")
+    assert caption.endswith(".")
     assert not NETWORK & set(modules(tree))
+
+
+@pytest.mark.parametrize("script", sorted(GALLERY.glob("*.py")), ids=lambda script: script.stem)
+def test_no_line_is_cut_off(script):
+    assert wide_lines(script.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("function", [network.backward, lstm_network.backward])
+def test_no_line_of_a_printed_function_is_cut_off(function):
+    assert wide_lines(inspect.getsource(function)) == []
+
+
+def page(alt="A title"):
+    """A page as sphinx-gallery writes it: its second block draws."""
+    picture = "/auto_gallery/images/sphx_glr_plot_x_001.png"
+    drawn = f".. image-sg:: {picture}\n   :alt: {alt}\n   :srcset: {picture}\n   :class: one\n"
+    head = ".. _label:\n\n\nTitle\n=====\n\nIdea,\nmore.\n\nCaption\nof it.\n\n.. GENERATED\n\n"
+    return head + "Code\n\n" + drawn + "\nText\n"
+
+
+def test_the_result_moves_to_the_first_paragraph():
+    before, _ = page().split("Caption\nof it.\n")
+    moved = result_first(page(), "plot_x", 1)
+    picture = "\n.. figure:: /auto_gallery/images/sphx_glr_plot_x_001.png\n   :alt: A title\n"
+    assert moved.startswith(before.removesuffix("\n") + picture + "\n   Caption of it.\n\n.. GEN")
+    assert moved.endswith("Code\n\n" + LEFT_BEHIND + "\nText\n")
+    without = page().replace(".. image-sg::", "..")
+    assert result_first(without, "plot_x", 1) == without
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "message"),
+    [
+        (page("plot x"), 1, "no text"),
+        (page(), 2, "picture 2 alone"),
+        (page().replace("Caption\nof it.\n\n", ""), 1, "two paragraphs"),
+    ],
+)
+def test_a_page_without_result_or_text_is_refused(text, number, message):
+    with pytest.raises(ValueError, match=message):
+        result_first(text, "plot_x", number)
 
 
 def test_there_are_scripts():
@@ -139,3 +193,47 @@ def test_phase_retrieval_gradient_of_both_parts():
     numbers = differences(lambda parts: misfit(parts[0] + 1j * parts[1])[0], parts)
     g = misfit(parts[0] + 1j * parts[1])[1]
     np.testing.assert_allclose([g.real, g.imag], numbers, rtol=1e-6, atol=1e-8)
+
+
+def test_errors_of_parameters_are_those_of_curve_fit_of_the_book_and_of_simulations():
+    names = formulas("errors")
+    c, speeds = names["CONCENTRATION"], names["SPEED"]
+    check_in_place(names["misfit"], np.array([1.5, 0.8]), 0, c, speeds[None])
+    names["misfit"] = numba.njit(names["misfit"])
+    best = names["fit"](c, speeds[None]).best()
+    v, k = best.x * names["UNITS"]
+    noise = np.sqrt(2 * best.fun / 10)
+    covariance = names["covariance"](c, v, k, noise)
+    error = np.sqrt(np.diag(covariance))
+    peer, peer_covariance = curve_fit(names["model"], c, speeds, p0=[100.0, 0.1])
+    np.testing.assert_allclose([v, k], peer, rtol=1e-5)
+    np.testing.assert_allclose(covariance, peer_covariance, rtol=1e-3)
+    np.testing.assert_allclose(error, [6.947, 0.008281], rtol=1e-3)
+    samples = names["model"](c, v, k) + noise * np.random.default_rng(1).standard_normal((4000, 12))
+    simulated = names["fit"](c, samples)
+    assert simulated.success.all()
+    np.testing.assert_allclose((simulated.x * names["UNITS"]).std(axis=0), error, rtol=0.05)
+    hessian = names["hessian"](lambda x: np.array([4 * x[0] ** 3, x[0] * 0 + x[1]]), np.ones(2))
+    np.testing.assert_allclose(hessian, [[12, 0], [0, 1]], atol=1e-6)
+
+
+def test_estimator_is_one_of_scikit_learn_and_finds_mean_and_scatter(monkeypatch):
+    checks = pytest.importorskip("sklearn.utils.estimator_checks", reason="needs scikit-learn")
+    names = formulas("estimator")
+    module = types.ModuleType("plot_estimator")  # that of the class: scikit-learn pickles it
+    vars(module).update(names)
+    monkeypatch.setitem(sys.modules, "plot_estimator", module)
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2000, 2)), rng.standard_normal((2, 3))
+    objective = names["negative_log_likelihood"]
+    y = rng.standard_normal(2000)
+    numbers = differences(lambda w: objective(w, x, y, 0.3)[0], w)
+    np.testing.assert_allclose(objective(w, x, y, 0.3)[1], numbers, rtol=1e-6, atol=1e-9)
+    mean, scatter = 3 + 2 * x[:, 0], np.exp(0.5 * x[:, 1])
+    model = names["ScatterRegressor"](alpha=0.0).fit(x, mean + scatter * y)
+    found, width = model.predict(x, return_std=True)
+    np.testing.assert_allclose(found, mean, atol=0.2)
+    np.testing.assert_allclose(width, scatter, rtol=0.2)
+    done = checks.check_estimator(names["ScatterRegressor"](), on_skip=None)
+    assert {check["status"] for check in done} <= {"passed", "skipped"}
+    assert len([check for check in done if check["status"] == "passed"]) > 40

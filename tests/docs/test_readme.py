@@ -6,21 +6,36 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import extras
 from tests.pages import BLOCK, lacking
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CPU = [code for gpu, code in BLOCK.findall(README) if not gpu]
-GPU = [code for gpu, code in BLOCK.findall(README) if gpu]
+OPTIONS = (ROOT / "docs" / "how-to" / "options.md").read_text(encoding="utf-8")
+CPU = [code for gpu, code in BLOCK.findall(OPTIONS) if not gpu]
+GPU = [code for gpu, code in BLOCK.findall(OPTIONS) if gpu]
 
 
-def test_snippets_run(capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_first_snippets_find_the_minimum(page, capsys):
+    names = {}
+    blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    for _, code in blocks:
+        assert len([line for line in code.splitlines() if line]) <= 6
+        exec(compile(code, page, "exec"), names)
+    assert len(blocks) == 2
+    np.testing.assert_allclose(names["x"], [1, 2, 3], atol=0.02)
+    np.testing.assert_array_equal(names["res"].x, 2.5)
+    assert f"# {names['res'].x} True" in blocks[1][1]
+    assert capsys.readouterr().out == f"{names['res'].x} True\n"
+
+
+def test_options_do_what_they_say(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some write files
     names = {}
     for code in CPU:
-        exec(compile(code, "README.md", "exec"), names)
-    assert len(CPU) >= 6
-    np.testing.assert_allclose(names["x"], [1, 2, 3], atol=0.02)
+        exec(compile(code, "options.md", "exec"), names)
+    assert len(CPU) >= 9
     np.testing.assert_allclose(names["box"], [1, 2, 2], atol=0.02)
     assert names["opt"].t == 1
     assert names["later"].t == 1
@@ -60,12 +75,14 @@ def test_links_of_the_pages_exist():
 
 @pytest.mark.gpu
 def test_gpu_snippets_run():
-    cupy = pytest.importorskip("cupy")
+    extras.require("cuda", "cupy")
+    import cupy
+
     if not cupy.cuda.is_available():
         pytest.skip("no CUDA GPU")
     names = {}
     for code in [CPU[0], *GPU]:
-        exec(compile(code, "README.md", "exec"), names)
+        exec(compile(code, "options.md", "exec"), names)
     assert GPU
     assert float(names["x"].max()) < 0
 
@@ -76,7 +93,7 @@ def test_the_error_message_is_a_real_one():
     opt = na.Adam({"w": np.ones((4, 3))})
     with pytest.raises(ValueError, match="grads") as caught:
         opt.step({"w": np.ones((3, 4))})
-    assert f"ValueError: {caught.value}" in README
+    assert f"ValueError: {caught.value}" in " ".join(README.split())
 
 
 def test_commands_are_those_of_the_ci():

@@ -21,12 +21,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import numadam as na
+from tests import extras
 from tests.bad_arrays import BAD, assert_unchanged, snapshot
 from tests.bits import assert_same_bits
 from tests.reference_options import Steps
 from tests.runs import SINK, assert_follows, digest, reference_of, tree_of
 from tests.trees import LAYOUTS, lay, tree_leaves, tree_map
 
+#: gradients that are refused; a CuPy array where CuPy is installed
+REFUSED = sorted(name for name, bad in BAD.items() if "grads" in bad[3])
+if extras.lacking("cuda", "cupy"):
+    REFUSED.remove("cupy")
 PLAIN = {"lr": 0.05}
 #: of the compiled combination of `SINK`
 FULL = {**SINK, "loss_scale": 1.0, "clip_value": None, "clip_norm": 1e5, "nonfinite": "raise"}
@@ -160,11 +165,9 @@ class AnyCalls(RuleBasedStateMachine):
 
     # --- refusals --------------------------------------------------------------------------------
 
-    @rule(case=st.sampled_from(sorted(name for name, bad in BAD.items() if "grads" in bad[3])))
+    @rule(case=st.sampled_from(REFUSED))
     def refused_step(self, case):
         bad = BAD[case][0]
-        if case == "cupy":
-            pytest.importorskip("cupy")
         grads = self.gradients(1)
         before = snapshot(self.opt, self.params)
         grads["w"][1] = bad(np.ones(4))  # where the type is right the shape is not

@@ -97,6 +97,11 @@ def test_a_run_that_got_stuck_says_how(fun, x0, options, says):
     assert message(fun, x0, **options).startswith(says)
 
 
+def test_a_message_names_the_check_of_the_gradient():
+    assert "(numadam.check_grad)" in message(wrong_sign, FIVE, lr=0.01)
+    assert "(numadam.check_grad)" in message(valley, START, lr=100.0)
+
+
 GOOD = [
     (bowl, FIVE, {"lr": 0.01}),
     (bowl, FIVE, {"lr": 0.1}),

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 
 import numadam
+from tests import extras
 
 ROOT = Path(numadam.__file__).parents[1]
 #: seconds: that a rank which failed waits for the others, that a test may take, and that ranks
@@ -34,21 +35,19 @@ PASSED, FAILED = "passed", "failed"
 
 # more ranks than cores: those of MPICH that wait sleep instead of taking turns in a loop
 os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
-try:
-    from mpi4py import MPI
-
-    ABSENT = ""
-except ImportError:
-    ABSENT = 'mpi4py is not installed: pip install -e ".[test-mpi]"'
-except RuntimeError as error:  # no library of MPI
-    ABSENT = f"mpi4py finds no MPI: {error}"
+ABSENT = extras.lacking("mpi")
+if not ABSENT:
+    try:
+        from mpi4py import MPI
+    except RuntimeError as error:  # no library of MPI
+        ABSENT = f"mpi4py finds no MPI: {error}"
 
 
 class Absent(pytest.Module):
     """A file whose tests need MPI, where there is none."""
 
     def collect(self) -> Any:
-        pytest.skip(ABSENT, allow_module_level=True)
+        extras.stop("mpi", ABSENT)
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> Any:
@@ -63,11 +62,13 @@ def pytest_collect_file() -> Iterator[None]:
     return [one for one in found if isinstance(one, Absent)] if ABSENT else found
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs more ranks; end a test that is stuck in a call of MPI."""
     for item in items:
         if ABSENT or Path(__file__).parent not in item.path.parents:
             continue
+        item.add_marker(pytest.mark.mpi)
         item.add_marker(pytest.mark.timeout(LIMIT, method="thread"), append=False)
         for mark in item.iter_markers("ranks"):
             if MPI.COMM_WORLD.size < mark.args[0]:
@@ -214,7 +215,7 @@ def mpiexec() -> Callable[..., subprocess.CompletedProcess[str]]:
     """``mpiexec(ranks, *words)``: a program on ranks of its own; `python -m mpi4py` runs it."""
     found = shutil.which("mpiexec", path=sysconfig.get_path("scripts")) or shutil.which("mpiexec")
     if found is None:
-        pytest.skip("there is no mpiexec: pip install mpich")
+        extras.stop("mpi", "there is no mpiexec: pip install mpich")
     if MPI.COMM_WORLD.size > 1:
         pytest.skip("starts ranks of its own: runs where there is one rank")
     # what mpiexec or a start without it left in the environment would join the ranks of this run

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from numadam._mpi.cut import GRAIN, Cut, Run, share
+from numadam._mpi.cut import GRAIN, LONG, Cut, Run, share
 
 SIZES = [[], [0], [1], [63], [64], [65], [1000], [0, 5, 0, 700, 1, 0], [7] * 300, [0, 0, 128, 0]]
 RANKS = [(1, 1), (1, 4), (4, 1), (2, 2), (3, 2), (2, 3), (7, 5)]
@@ -64,3 +64,12 @@ def test_the_runs_of_a_range_are_its_elements(sizes):
 def test_a_share_of_nothing():
     assert share(0, 0, 0, 3) == (0, 0)
     assert share(128, 128, 2, 3) == (128, 128)
+
+
+def test_long_parts_of_arrays_are_messages_of_their_own():
+    cut = Cut([5, LONG, 2 * LONG, 3, 0, LONG - 1, LONG + 1, 0], 2, 2)
+    ends = list(itertools.accumulate([5, LONG, 2 * LONG, 3 + 0 + LONG - 1, LONG + 1], initial=0))
+    assert cut.messages(0, cut.end) == list(itertools.pairwise(ends))
+    # the rest of a long array may be short
+    assert cut.messages(LONG, ends[3] + 1)[0] == (LONG, LONG + 5)
+    assert cut.messages(7, 7) == []

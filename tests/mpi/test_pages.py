@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pages import BLOCK, lacking
+from tests.pages import BLOCK
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 
@@ -40,11 +40,10 @@ def test_the_page_on_ranks(comm, capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.ranks(2)
+@pytest.mark.mpi("numba_mpi")
 def test_a_solver_compiled_with_its_exchange(comm, capsys):
     if comm.size > 2:
         pytest.skip("compiles for seconds: on two ranks only")
-    if lacking("numba_mpi"):
-        pytest.skip('numba-mpi is not installed: pip install -e ".[test-mpi]"')
     fitted = run("own-solver.md", "numba_mpi")["fitted"]
     np.testing.assert_allclose(fitted, [3, 0.7], atol=1e-4)
     for other in comm.allgather(fitted):

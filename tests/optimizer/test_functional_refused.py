@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.bad_arrays import BAD, matches
+from tests.bad_arrays import BAD, cases, matches
 from tests.bits import assert_same_bits
 
 
@@ -27,7 +27,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("case", "name"), ROWS)
+@pytest.mark.parametrize(("case", "name"), cases(ROWS))
 def test_refused(case, name):
     """The argument is named, and nothing is written."""
     spoil, error, says, _ = BAD[case]

@@ -94,7 +94,8 @@ def test_classes_and_functions_refuse_the_same(bounds, shape, says):
 
 def test_bounds_that_the_caller_changes_later():
     """A copy of the optimiser reads them again; an iterator gives them only once."""
-    box = Bounds([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
+    box = Bounds(0, 1)
+    box.lb, box.ub = np.zeros(3), np.ones(3)  # SciPy's own may be views that are not to be written
     for bounds in (box, zip(box.lb, box.ub, strict=True)):
         opt = na.Adam(np.ones(3), bounds=bounds)
         box.ub[:] = 0.5

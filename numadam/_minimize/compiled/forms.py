@@ -11,12 +11,23 @@ from typing import Any
 
 from numba.core.dispatcher import Dispatcher
 
+from numadam._arrays.interop import is_array, is_cupy
+
 WRITES, INDEXED, RETURNS = "fun(x, g, *args) -> f", "fun(x, g, i, *args) -> f", "fun(x, *args)"
 
 
 def is_compiled(fun: Any) -> bool:
     """Whether an objective was compiled by Numba for the CPU."""
     return isinstance(fun, Dispatcher)
+
+
+def check_for_compiled(x: Any) -> None:
+    """Refuse an x that a compiled objective cannot get."""
+    if not is_array(x) or is_cupy(x) or x.ndim == 0:
+        raise TypeError(
+            "x0: a compiled fun takes one NumPy array of at least one axis. Pass fun.py_func for "
+            "the loop in Python, or numpy.atleast_1d(x0)."
+        )
 
 
 def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:

@@ -6,12 +6,11 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
 from numadam._minimize.checkpoint import RunState, state_arrays
 from numadam._minimize.compiled.problem import Problem
 from numadam._minimize.observers import Observers
-from numadam._minimize.result import attach, finish, make_history
+from numadam._minimize.result import Result, attach, finish, make_history
 from numadam._minimize.saved import Best, load_state, save_state
 from numadam._minimize.stopping import CALLBACK, MAXITER, RAISED, RUNNING, stop_message
 from numadam._minimize.tasks import Task
@@ -43,7 +42,7 @@ class CompiledRun:
             known = self._resumed or last > self._begin
         observers.start(last, known, (problem.x,), problem.x.copy, first=self._begin)
 
-    def go(self) -> OptimizeResult:
+    def go(self) -> Result:
         """Run until a test holds; an exception carries the result so far."""
         problem, observers = self._problem, self._observers
         code = RUNNING
@@ -116,7 +115,7 @@ class CompiledRun:
             steps = min(steps, self._observers.gap(done, self._check))
         return steps if self._file is None else min(steps, self._file.gap(done))
 
-    def _result(self, code: int) -> OptimizeResult:
+    def _result(self, code: int) -> Result:
         problem, backend, found = self._problem, self._problem.backend, self._problem.best
         f, size, first, x = problem.f, problem.size, problem.first, problem.x.copy()
         best = found or Best(x.copy(), f, problem.gradient.copy(), size)

@@ -23,7 +23,8 @@ from numadam._minimize.batches import run_batch
 from numadam._minimize.checkpoint import RunState
 from numadam._minimize.compiled.forms import form_of
 from numadam._minimize.observers import refuse_observers
-from numadam._minimize.result import ManyResult, make_result
+from numadam._minimize.outcomes import make_result
+from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import RUNNING
 from numadam._minimize.tasks import ManyTask
 from numadam._settings.bounds import Box

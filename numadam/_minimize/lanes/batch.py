@@ -37,7 +37,8 @@ from numadam._minimize.lanes.records import (
     VALUES,
 )
 from numadam._minimize.lanes.scalars import scratch_size
-from numadam._minimize.result import ManyResult, make_result
+from numadam._minimize.outcomes import make_result
+from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import RAISED, RUNNING, gradient_limit
 from numadam._minimize.tasks import ManyTask
 

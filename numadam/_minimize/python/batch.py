@@ -14,9 +14,10 @@ from numadam._jit.loops import compiled_loop
 from numadam._minimize.arguments import check_interval
 from numadam._minimize.checkpoint import RunState, load_state_arrays, state_arrays
 from numadam._minimize.observers import refuse_observers
+from numadam._minimize.outcomes import make_result
 from numadam._minimize.python.device_tests import projected
 from numadam._minimize.python.rows import RowObjective
-from numadam._minimize.result import ManyResult, make_result
+from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import RUNNING, check_convergence, gradient_limit
 from numadam._minimize.tasks import ManyTask
 

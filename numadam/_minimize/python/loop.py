@@ -10,7 +10,6 @@ import struct
 from typing import Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
@@ -18,7 +17,7 @@ from numadam._minimize.arguments import check_interval, copy_tree
 from numadam._minimize.checkpoint import RunState, by_name, keys_of, load_state_arrays, state_arrays
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
-from numadam._minimize.result import attach, finish, make_history
+from numadam._minimize.result import Result, attach, finish, make_history
 from numadam._minimize.saved import Best, load_state, save_state
 from numadam._minimize.stopping import BAD_F, CALLBACK, MAXITER, RUNNING, stop_message
 from numadam._minimize.tasks import Task
@@ -79,7 +78,7 @@ class PythonRun:
         leaves, value = self._backend.params, objective.value
         observers.start(last, known, leaves, self._copy, value, self._begin)
 
-    def go(self) -> OptimizeResult:
+    def go(self) -> Result:
         """Run until a stop test holds; an exception carries the result so far."""
         code = before = self._code
         try:
@@ -306,7 +305,7 @@ class PythonRun:
             return None
         return Best(self._best_x, self._lowest, self._best_g, self._best_size)
 
-    def _result(self, code: int) -> OptimizeResult:
+    def _result(self, code: int) -> Result:
         optimizer, objective, first = self._optimizer, self._objective, self._stop_tests.first
         f = math.nan if self._f is None else float(self._f)
         found = self._found(f)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
 from numadam._checkpoint.collective import on_all
 from numadam._core.parts import parts_of
@@ -20,6 +19,7 @@ from numadam._minimize.python.stop_tests import HostStopTests
 from numadam._minimize.ranks.checkpoint import RankCheckpoint
 from numadam._minimize.ranks.meetings import Meetings, Pace, all_or_none
 from numadam._minimize.ranks.parts import RankObjective, RankObservers, RankSchedules, RankStopTests
+from numadam._minimize.result import Result
 from numadam._minimize.runs import define, saved_run
 from numadam._minimize.saved import first_of
 from numadam._minimize.tasks import Task
@@ -139,7 +139,7 @@ def sums_over(comm: Decomposition) -> Callable[[tuple[int, ...]], list[int]]:
 
 def minimize_on_ranks(
     fun: Any, task: Task, comm: Decomposition, checkpoint: Any, checkpoint_every: Any
-) -> OptimizeResult:
+) -> Result:
     """An objective in Python of which each rank has a block of x. Collective."""
     ranks, tolerances = ranks_in(comm), task.tolerances
     meetings = Meetings(ranks)

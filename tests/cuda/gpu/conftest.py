@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
+
+from tests import extras
 
 
 def _why_not():
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        return "the CUDA simulator is on"
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    extras.require("cuda")
+    extras.require("cuda", "cupy")
+    import cupy
+
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:

@@ -13,7 +13,6 @@ import numadam as na
 from tests.cuda.machine import machine_kernels
 from tests.cuda.many_problems import STARTS, assert_alike, both, own_steps, pair, parabola, rosen
 
-cuda = pytest.importorskip("numba.cuda")
 sweep = pytest.mark.sweep
 
 

@@ -1,0 +1,42 @@
+"""Entries of a result as documented attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, Self, TypeVar, overload
+
+Value = TypeVar("Value")
+
+
+class entry(Generic[Value]):
+    """Decorator: an entry of a result as an attribute, with the type and text of a method.
+
+    The method is never called: it says name, type and meaning, for `help` and for completion.
+    """
+
+    def __init__(self, method: Callable[[Any], Value]) -> None:
+        self.__doc__ = method.__doc__
+        self._name = method.__name__
+        self.type = str(method.__annotations__["return"])
+
+    @overload
+    def __get__(self, result: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, result: dict[str, Any], owner: type) -> Value: ...
+    def __get__(self, result: dict[str, Any] | None, owner: type) -> Any:
+        if result is None:
+            return self
+        try:
+            return result[self._name]
+        except KeyError:
+            raise AttributeError(
+                f"{self._name}: this result has none; it has {', '.join(result)}."
+            ) from None
+
+    def __set__(self, result: dict[str, Any], value: Value) -> None:
+        result[self._name] = value
+
+
+def entries(kind: type) -> dict[str, entry[Any]]:
+    """The entries that a class of results declares, in their order."""
+    return {name: one for name, one in vars(kind).items() if isinstance(one, entry)}

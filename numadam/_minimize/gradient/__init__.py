@@ -1,0 +1,1 @@
+"""Check of a gradient: the user's formula beside differences of `fun`."""

@@ -1,0 +1,249 @@
+"""`check_grad`: the user's gradient beside differences of `fun`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from numadam._arrays import formatting
+from numadam._arrays.tree import some
+from numadam._core.hyper import count
+from numadam._minimize.compiled.forms import is_compiled
+from numadam._minimize.gradient.differences import LOOSE, SAFETY
+from numadam._minimize.gradient.explain import Explanation
+from numadam._minimize.gradient.point import Point
+from numadam._minimize.gradient.probes import Finding, Prober
+from numadam._minimize.gradient.result import GradientCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
+
+    from numadam._core.annotations import Bounds, Nested
+
+
+def check_grad(
+    fun: Callable[..., Any],
+    x0: ArrayLike | Nested | Any,
+    args: Any = (),
+    *,
+    jac: bool | Callable[..., Any] | None = None,
+    bounds: Bounds | None = None,
+    elements: int | None = None,
+    directions: int | None = None,
+    rng: int | np.random.Generator | None = 0,
+    tolerance: float | None = None,
+) -> GradientCheck:
+    r"""Compare the gradient that `minimize` would get with central differences of `fun`.
+
+    .. math:: \frac{f(x + h d) - f(x - h d)}{2 h} \approx g \cdot d
+
+    Parameters
+    ----------
+    fun, x0, args, jac, bounds
+        As in `minimize`: a function in Python with ``jac=True`` or a `jac` of its own, or one
+        compiled by Numba; arrays of any shape, nested, complex, on a GPU. x0 is not modified, and
+        an x0 outside of the bounds is moved in. No step leaves the bounds: beside one, differences
+        are one-sided. Numbers that bounds fix are not checked.
+    elements : int, optional
+        Elements of x0 to check, at random where there are more. The real and the imaginary part
+        of a complex number are two. Default: all of 100 at most, else 40.
+    directions : int, optional
+        Random directions in which all elements move. Default: 10 where not all elements are
+        checked, else 0.
+    rng : int, numpy.random.Generator or None, default 0
+        Seed, or generator, of the elements and directions that are chosen; None: other ones at
+        each call.
+    tolerance : float, optional
+        Relative error that is allowed. Default: 1e-4 in float64, 5e-3 where x0 or f
+        is in float32.
+
+    Returns
+    -------
+    GradientCheck
+        ``ok``, which ``if`` and ``assert`` read; ``message``, one or two sentences that are shown;
+        ``status``: "right", "wrong", or "unclear" where differences cannot tell, because fun is
+        noisy, has a kink, or is flat at x0; ``worst``, the name of the worst element, with
+        ``value`` by formula, ``difference`` and its estimated error ``difference_error``;
+        ``max_error`` beside ``tolerance``; ``wrong``, the names of wrong elements; ``checked``,
+        ``nfev``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the argument, says what it is and what to do.
+
+    Notes
+    -----
+    A difference is formed with two step sizes, from which its error is estimated: 4 calls of
+    `fun` an element. Where they do not agree, or differ from the gradient, longer and shorter
+    steps are tried, at most 32 calls. A gradient is called wrong where it differs by more than
+    `tolerance` and 4 estimated errors, at two step sizes. Where f has a kink, any number between
+    both slopes is right.
+
+    References
+    ----------
+    Nocedal and Wright, "Numerical Optimization", 2nd ed., Springer 2006, section 8.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> def fun(x):
+    ...     return np.sum((x - 3) ** 2), x - 3  # should be 2 * (x - 3)
+    >>> check = na.check_grad(fun, np.zeros(2), jac=True)
+    >>> check  # doctest: +NORMALIZE_WHITESPACE
+    The gradient is wrong in 2 of 2 elements: it is 0.5000 times what
+    differences of fun give. Worst: x0[0] is -3 by formula, -6 by differences.
+    >>> check.ok, check.worst
+    (False, 'x0[0]')
+    """
+    _refuse_without_gradient(fun, x0, jac)
+    asked = [None if n is None else count(name, n, 0) for name, n in _numbers(elements, directions)]
+    if asked[0] == 0 and not asked[1]:
+        raise ValueError("elements: 0, and no directions, so there is nothing to check.")
+    if tolerance is not None and not 0.0 < tolerance < math.inf:
+        raise ValueError(f"tolerance: expected a positive number, got {tolerance!r}.")
+    point = Point(fun, x0, args, jac, bounds)
+    prober = Prober(point, tolerance, _generator(rng))
+    allowed = prober.tolerance
+    if not math.isfinite(prober.f):
+        return _outcome(point, [], allowed, "unclear", f"Cannot tell: fun is {prober.f} at x0.")
+    findings = [prober.judge(probe) for probe in prober.probes(*asked)]
+    if not findings:
+        raise ValueError(
+            "x0: has no number that the bounds leave free, so there is nothing to check."
+        )
+    if any(one.wrong for one in findings):
+        hint = Explanation(point, prober.g, allowed).of(findings)
+        return _outcome(point, findings, allowed, "wrong", _told_wrong(point, findings, hint))
+    largest = max(one.size for one in findings)
+    doubts = any(one.doubt for one in findings)
+    if doubts or 2 * sum(one.resolved(largest) for one in findings) < len(findings):
+        text = _told_unclear(findings, largest, prober.is_random)
+        return _outcome(point, findings, allowed, "unclear", text)
+    return _outcome(point, findings, allowed, "right", _told_right(findings, largest))
+
+
+def _numbers(elements: Any, directions: Any) -> list[tuple[str, Any]]:
+    return [("elements", elements), ("directions", directions)]
+
+
+def _generator(rng: int | np.random.Generator | None) -> np.random.Generator:
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"rng: expected a seed or a numpy.random.Generator, got {rng!r:.80}."
+        ) from error
+
+
+def _refuse_without_gradient(fun: Any, x0: Any, jac: Any) -> None:
+    if callable(x0):
+        raise TypeError(
+            "x0: got a function. SciPy's order is check_grad(fun, grad, x0); here write "
+            "check_grad(fun, x0, jac=grad)."
+        )
+    if not callable(jac) and jac is not True and not (is_compiled(fun) and jac is None):
+        raise TypeError(
+            f"jac: expected True, where fun returns (f, gradient), or the function of the gradient,"
+            f" got {jac!r:.80}: there is no gradient to check."
+        )
+
+
+def _outcome(
+    point: Point, findings: list[Finding], allowed: float, status: str, message: str
+) -> GradientCheck:
+    worst = max(findings, key=_order, default=None)
+    slope = None if worst is None else worst.slope
+    unit = 1.0 if worst is None else _unit(worst)
+    return GradientCheck(
+        ok=status == "right",
+        status=status,
+        message=message,
+        max_error=worst.excess if worst else math.nan,
+        tolerance=allowed,
+        worst=worst.probe.name if worst else "",
+        value=worst.formula / unit if worst else math.nan,
+        difference=slope.value / unit if slope else math.nan,
+        difference_error=slope.error / abs(unit) if slope else math.nan,
+        wrong=tuple(one.probe.name for one in findings if one.wrong),
+        checked=len(findings),
+        nfev=point.nfev,
+    )
+
+
+def _order(one: Finding) -> tuple[bool, float, float]:
+    """Order of findings, the worst last."""
+    return one.wrong, one.excess, one.slope.error / one.size if one.slope and one.size else 0.0
+
+
+def _unit(one: Finding) -> float:
+    """The length of a direction: slopes are shown for one of length 1."""
+    d = one.probe.d
+    return float(d[0]) if one.probe.element is not None else float(np.linalg.norm(d))
+
+
+def _told_wrong(point: Point, findings: list[Finding], hint: str) -> str:
+    wrong = [one for one in findings if one.wrong]
+    worst = max(wrong, key=_order)
+    elements = [one for one in wrong if one.probe.element is not None]
+    total = sum(one.probe.element is not None for one in findings)
+    if elements:
+        where = f"{len(elements)} of {formatting.count(total, 'element')}"
+        if total < len(point.x):
+            where += f" that were checked, of {len(point.x):,}"
+    else:
+        where = f"{len(wrong)} of {formatting.count(len(findings) - total, 'random direction')}"
+    named = f" ({some([one.probe.name for one in elements])})" if 0 < len(elements) < total else ""
+    told = f"The gradient is wrong in {where}{named}"
+    unit, slope = _unit(worst), worst.slope
+    last = f"{worst.probe.name} is {worst.formula / unit:.6g} by formula"
+    if slope is not None:
+        last += f", {slope.value / unit:.6g} by differences"
+    return f"{told}{f': {hint}' if hint else ''}. Worst: {last}."
+
+
+def _told_right(findings: list[Finding], largest: float) -> str:
+    elements = sum(one.probe.element is not None for one in findings)
+    rest = len(findings) - elements
+    parts = [formatting.count(elements, "element")] if elements else []
+    parts += [formatting.count(rest, "random direction")] if rest else []
+    good = [
+        SAFETY * one.slope.error / max(one.size, LOOSE * largest)
+        for one in findings
+        if one.slope is not None and one.resolved(largest)
+    ]
+    text = f"The gradient is right in {' and '.join(parts)}: it agrees with differences, whose "
+    text += f"relative error is {max(good):.1g} at most."
+    kinks = sum(one.kink for one in findings)
+    return text + (f" fun has a kink in {kinks} of them." if kinks else "")
+
+
+def _told_unclear(findings: list[Finding], largest: float, is_random: bool) -> str:
+    slopes = [one.slope for one in findings if one.slope is not None]
+    if not slopes:
+        return "Cannot tell: fun is not finite around x0."
+    error = SAFETY * float(np.median([slope.error for slope in slopes]))
+    if is_random:
+        return (
+            "Cannot tell: fun is random. It gives another f when it is called again at x0. Fix its "
+            "seed, or its batch."
+        )
+    if 2 * sum(one.kink for one in findings) >= len(findings):
+        return "Cannot tell: fun has a kink at x0. Take another x0."
+    rounding = SAFETY * float(np.median([slope.rounding for slope in slopes]))
+    if largest <= error <= SAFETY * rounding:
+        return (
+            "Cannot tell: the gradient is 0 at x0, or too small for differences to see. Take "
+            "another x0."
+        )
+    doubts = [one.probe.name for one in findings if one.doubt]
+    where = f" in {some(doubts)}" if doubts else ""
+    return (
+        f"Cannot tell: fun is noisy, or not smooth{where}. Differences of it are good to "
+        f"{error / largest:.1g} of the largest slope only."
+    )

@@ -1,0 +1,135 @@
+"""Words for a wrong gradient: what it is in terms of the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from numadam._minimize.gradient.differences import SAFETY
+from numadam._minimize.gradient.point import Point
+from numadam._minimize.gradient.probes import Finding
+
+#: A gradient of one array, rearranged.
+Rearranged = Callable[[np.ndarray], np.ndarray]
+
+
+def _same(g: np.ndarray) -> np.ndarray:
+    return g
+
+
+def _conjugate(g: np.ndarray) -> np.ndarray:
+    return g.conj()
+
+
+def _transpose(g: np.ndarray) -> np.ndarray:
+    return g.T if g.ndim == 2 and g.shape[0] == g.shape[1] else g
+
+
+def _by_columns(g: np.ndarray) -> np.ndarray:
+    return g.reshape(-1).reshape(g.shape, order="F")
+
+
+def _from_columns(g: np.ndarray) -> np.ndarray:
+    return g.reshape(-1, order="F").reshape(g.shape)
+
+
+def _adjoint(g: np.ndarray) -> np.ndarray:
+    return _transpose(g).conj()
+
+
+#: Words for a gradient that is right once it is rearranged.
+_ARRANGEMENTS: tuple[tuple[str, Rearranged], ...] = (
+    ("", _same),
+    ("the conjugate", _conjugate),
+    ("transposed", _transpose),
+    ("in Fortran order, column by column", _by_columns),
+    ("in Fortran order, column by column", _from_columns),
+    ("the conjugate, transposed", _adjoint),
+)
+
+
+class Explanation:
+    """Search for what a wrong gradient and the right one have in common.
+
+    Parameters
+    ----------
+    point : Point
+    g : array
+        The gradient, one vector as `point.x`.
+    tolerance : float
+        Relative error that counts as none.
+    """
+
+    def __init__(self, point: Point, g: np.ndarray, tolerance: float) -> None:
+        self._point, self._tolerance = point, tolerance
+        self._g = np.where(np.isfinite(g), g, 0.0)
+
+    def of(self, findings: Sequence[Finding]) -> str:
+        """Words for all findings, for those of one array, or for the wrong ones; or ""."""
+        told = [one for one in findings if one.slope is not None and not one.kink]
+        for where, some in self._parts(told):
+            wrong = [one for one in some if one.wrong]
+            if wrong and (text := self._whole(some)):
+                return f"{where}it {text}"
+        return ""
+
+    def _parts(self, told: list[Finding]) -> Iterator[tuple[str, list[Finding]]]:
+        yield "", told
+        by_leaf: dict[int, list[Finding]] = {}
+        for one in told:
+            if one.probe.element is not None:
+                by_leaf.setdefault(self._point.leaf_of(one.probe.element), []).append(one)
+        if len(self._point.ends) > 1:
+            for leaf, some in by_leaf.items():
+                yield f"in {self._point.leaf_name(leaf)} ", some
+        wrong = [one for one in told if one.wrong and one.probe.element is not None]
+        if 1 < len(wrong) < len(told):
+            yield "in these ", wrong
+
+    def _whole(self, some: list[Finding]) -> str:
+        slopes = np.array([one.slope.value for one in some if one.slope])
+        errors = np.array([one.slope.error for one in some if one.slope])
+        for words, rearranged in _ARRANGEMENTS:
+            given = self._along(self._rearranged(rearranged), some)
+            if not given.any():
+                if not words and slopes.any():
+                    return "is 0, where fun changes"
+                continue
+            ratio = float(given @ slopes / (given @ given))
+            if ratio and self._alike(ratio * given, slopes, errors):
+                return _times(words, 1 / ratio, self._tolerance)
+        x = self._along(self._point.x, some)
+        given = self._along(self._g, some)
+        if len(some) > 2 and x.any():
+            factor = float(x @ (slopes - given) / (x @ x))
+            if self._alike(given + factor * x, slopes, errors):
+                return f"lacks {factor:.4g} * x, such as that of a penalty on x"
+        return ""
+
+    def _rearranged(self, rearranged: Rearranged) -> np.ndarray:
+        parts = [
+            np.ascontiguousarray(rearranged(part)).reshape(-1).view(np.float64)
+            for part in self._point.arrays(self._g)
+        ]
+        return np.concatenate(parts)
+
+    @staticmethod
+    def _along(g: np.ndarray, some: list[Finding]) -> np.ndarray:
+        """The slopes of a gradient in the directions of findings."""
+        return np.array([float(g[one.probe.places] @ one.probe.d) for one in some])
+
+    def _alike(self, one: np.ndarray, other: np.ndarray, errors: np.ndarray) -> bool:
+        allowed = self._tolerance * np.maximum(abs(one), abs(other)) + SAFETY * errors
+        return bool((abs(one - other) <= allowed).all())
+
+
+def _times(words: str, factor: float, tolerance: float) -> str:
+    """``is transposed, and 2.000 times as large``."""
+    if abs(factor + 1) <= 10 * tolerance:
+        return f"is {words}, and has the wrong sign" if words else "has the wrong sign"
+    if not words:
+        return f"is {factor:#.4g} times what differences of fun give"
+    if abs(factor - 1) <= 10 * tolerance:
+        return f"is {words}"
+    return f"is {words}, and {factor:#.4g} times as large"

@@ -1,0 +1,239 @@
+"""Directions along which a gradient is checked: elements of x, and random directions."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numadam._minimize.gradient.differences import LOOSE, SAFETY, Slope, slopes, steps
+from numadam._minimize.gradient.point import Point
+
+#: Relative error of a gradient that is allowed by default; the cube root of eps in float32.
+_ALLOWED = 1e-4
+#: Elements up to which all are checked; above, so many at random, and so many directions.
+_ALL_UP_TO, _SOME, _DIRECTIONS = 100, 40, 10
+#: Size of an element that is nearly 0, relative to the others of its array.
+_SMALLEST = 0.1
+#: Part of the largest slope that counts as nothing, where one is small.
+_NEGLIGIBLE = 1e-3
+#: Repeated calls of `fun` at x0, which tell whether it is random.
+_REPEATS = 2
+
+
+class Probe(NamedTuple):
+    """A direction: ``x + t * d`` at the elements `places`; `name` is that of an element."""
+
+    places: Any
+    d: np.ndarray
+    central: bool
+    name: str
+    element: int | None
+
+
+class Finding(NamedTuple):
+    """A probe with its slope by formula and by differences.
+
+    They differ where it is `wrong`, and perhaps where it is in `doubt`: differences are too bad to
+    tell. `kink`: f has a kink, and the formula is between the slopes on both sides.
+    """
+
+    probe: Probe
+    formula: float
+    slope: Slope | None
+    wrong: bool = False
+    doubt: bool = False
+    kink: bool = False
+
+    @property
+    def size(self) -> float:
+        """The larger of both slopes."""
+        return max(abs(self.formula), abs(self.slope.value) if self.slope else 0.0)
+
+    def resolved(self, largest: float) -> bool:
+        """Whether the differences are good enough to tell, beside the largest slope."""
+        if self.slope is None or self.kink or self.doubt or largest == 0.0:
+            return False
+        return SAFETY * self.slope.error <= LOOSE * max(self.size, LOOSE * largest)
+
+    @property
+    def excess(self) -> float:
+        """Relative error of the formula that the errors of the differences do not explain."""
+        if not np.isfinite(self.formula):
+            return np.inf
+        if self.slope is None or self.kink or self.size == 0.0:
+            return 0.0
+        away = abs(self.formula - self.slope.value) - SAFETY * self.slope.error
+        return max(0.0, away) / self.size
+
+
+class Prober:
+    """Checks of one gradient, one direction after another.
+
+    Parameters
+    ----------
+    point : Point
+    tolerance : float, optional
+        Relative error of the gradient that is allowed.
+    rng : numpy.random.Generator
+
+    Attributes
+    ----------
+    f, g
+        The objective and its gradient at x0.
+    eps : float
+        Relative error of f by rounding alone.
+    tolerance : float
+    """
+
+    def __init__(self, point: Point, tolerance: float | None, rng: np.random.Generator) -> None:
+        self._point, self._rng = point, rng
+        self.f, self.g = point.at_start()
+        self._scale = self._sizes()
+        self.eps = self._precision()
+        self.tolerance = tolerance or max(_ALLOWED, self.eps ** (1 / 3))
+        self._steps = steps(self.eps)
+        self._jitter = max(abs(point.value(point.x) - self.f) for _ in range(_REPEATS))
+        with np.errstate(invalid="ignore", over="ignore"):
+            steep = abs(self.g * self._scale)
+        self._steepest = float(np.max(steep[np.isfinite(steep)], initial=0.0))
+        #: the step that served last, in each array of x
+        self._served: dict[int, float] = {}
+
+    def _precision(self) -> float:
+        """Eps of the dtype in which f is computed: fun may narrow x to float32."""
+        point, narrow = self._point, float(np.finfo(np.float32).eps)
+        if point.eps >= narrow:
+            return point.eps
+        near = point.x + self._scale * point.eps ** (1 / 3)
+        values = self.f, point.value(np.clip(near, point.low, point.high))
+        with np.errstate(over="ignore"):
+            exact = all(math.isfinite(f) and float(np.float32(f)) == f for f in values)
+        return narrow if exact else point.eps
+
+    @property
+    def is_random(self) -> bool:
+        """Whether f was another number when it was evaluated again."""
+        return self._jitter > 0.0
+
+    def probes(self, elements: int | None, directions: int | None) -> list[Probe]:
+        """The elements and random directions to check; elements that bounds fix are left out."""
+        free = np.flatnonzero(self._point.low < self._point.high)
+        if elements is None:
+            elements = len(free) if len(free) <= _ALL_UP_TO else _SOME
+        whole = elements >= len(free)
+        if directions is None:
+            directions = 0 if whole else _DIRECTIONS
+        chosen = free if whole else np.sort(self._rng.choice(free, elements, replace=False))
+        found = [self._along_element(int(place)) for place in chosen]
+        return found + [self._at_random(free, number) for number in range(1, directions + 1)]
+
+    def judge(self, probe: Probe) -> Finding:
+        """Compare the gradient with differences along one direction."""
+        x, g = self._point.x, self.g[probe.places]
+        with np.errstate(invalid="ignore", over="ignore"):
+            formula = float(np.dot(g, probe.d))
+            near = float(abs(x[probe.places]) @ np.where(np.isfinite(g), abs(g), 0.0))
+        if not np.isfinite(formula):
+            return Finding(probe, formula, None, wrong=True)
+        seen, leaf = self._measure(probe, formula, near)
+        if not seen:
+            return Finding(probe, formula, None, doubt=True)
+        best = min(seen, key=lambda slope: slope.error)
+        shortest = min(seen, key=lambda slope: slope.step)
+        agrees = best.agrees(formula, self.tolerance)
+        if shortest.same_kink(seen) and not (agrees and self._is_sharp(best, formula)):
+            inside = shortest.spans(formula)
+            return Finding(probe, formula, shortest, wrong=not inside, kink=inside)
+        if (pair := self._refuted(seen, formula)) is not None:
+            return Finding(probe, formula, pair, wrong=True)
+        confirming = [one for one in seen if one.confirms(formula, self.tolerance)]
+        if confirming and not agrees:  # a shorter step saw the digits of f, and not its slope
+            best = min(confirming, key=lambda slope: slope.error)
+        if best.step in self._steps:
+            self._served[leaf] = best.step
+        return Finding(probe, formula, best, doubt=not best.agrees(formula, self.tolerance))
+
+    def _measure(self, probe: Probe, formula: float, near: float) -> tuple[list[Slope], int]:
+        """Slopes until one is sharp, or two refute the formula; and the number of the array."""
+        eps, (tries, leaf) = self.eps, self._tries(probe)
+        noise = eps * (abs(self.f) + near) + SAFETY * self._jitter
+        seen: list[Slope] = []
+        flat: list[Slope] = []
+        along = functools.partial(self._value, probe)
+        for slope in slopes(along, self.f, noise, eps, probe.central, tries):
+            agrees = slope.agrees(formula, self.tolerance)
+            # f may be rounded so coarsely that a longer step alone changes it
+            (flat if slope.flat and not agrees else seen).append(slope)
+            if agrees and self._is_sharp(slope, formula):
+                break
+            if self._refuted(seen, formula) is not None:
+                break
+        return seen or flat, leaf
+
+    def _refuted(self, seen: list[Slope], formula: float) -> Slope | None:
+        """A slope that differs from the formula, where another one says the same."""
+        against = [one for one in seen if one.rejects(formula, self.tolerance)]
+        sure = [one.error for one in seen if one.confirms(formula, self.tolerance)]
+        for one, other in itertools.combinations(against, 2):
+            allowed = LOOSE * abs(formula - one.value) + SAFETY * (one.error + other.error)
+            same = abs(one.value - other.value) <= allowed
+            if same and max(one.error, other.error) < min(sure, default=np.inf):
+                return min(one, other, key=lambda slope: slope.error)
+        return None
+
+    def _is_sharp(self, slope: Slope, formula: float) -> bool:
+        """Whether no other step could tell more."""
+        size = max(abs(formula), abs(slope.value), _NEGLIGIBLE * self._steepest)
+        return SAFETY * slope.error <= self.tolerance * size
+
+    def _tries(self, probe: Probe) -> tuple[list[float], int]:
+        """The steps, with the one first that served last in this array; and the array."""
+        if probe.element is None:
+            leaf, shortest = -1, []
+        else:
+            leaf, place = self._point.leaf_of(probe.element), probe.element
+            # an element that is far smaller than others may want far shorter steps
+            own = abs(self._point.x[place]) / self._scale[place]
+            shortest = [step * own for step in self._steps[:2]] if 0.0 < own < 1.0 else []
+        first = self._served.get(leaf, self._steps[0])
+        return [first, *shortest, *(step for step in self._steps if step != first)], leaf
+
+    def _value(self, probe: Probe, t: float) -> float:
+        x = self._point.x.copy()
+        x[probe.places] += t * probe.d
+        return self._point.value(np.clip(x, self._point.low, self._point.high))
+
+    def _sizes(self) -> np.ndarray:
+        """Size of each element: its own, where it is not far below those of its array."""
+        parts = np.split(abs(self._point.x), self._point.ends[:-1])
+        sizes = []
+        for part in parts:
+            typical = float(np.sqrt(np.mean(part**2))) if part.size else 0.0
+            sizes.append(np.maximum(part, _SMALLEST * typical) if typical else np.ones_like(part))
+        return np.concatenate(sizes)
+
+    def _along_element(self, place: int) -> Probe:
+        places = np.array([place])
+        d, central = self._inside(places, self._scale[places])
+        return Probe(places, d, central, self._point.name(place), place)
+
+    def _at_random(self, free: np.ndarray, number: int) -> Probe:
+        """A direction in which all elements move, each by its own size."""
+        signs = self._rng.choice([-1.0, 1.0], len(free)) * self._rng.uniform(0.5, 1.0, len(free))
+        d, central = self._inside(free, signs * self._scale[free])
+        return Probe(free, d, central, f"random direction {number}", None)
+
+    def _inside(self, places: Any, d: np.ndarray) -> tuple[np.ndarray, bool]:
+        """A direction that stays in the box, and whether it does so on both sides of x0."""
+        below = self._point.x[places] - self._point.low[places]
+        above = self._point.high[places] - self._point.x[places]
+        reach = max(self._steps) * abs(d)
+        tight = np.minimum(below, above) < reach
+        if not tight.any():
+            return d, True
+        longest = np.minimum(abs(d), np.maximum(below, above) / max(self._steps))
+        return np.where(tight, np.where(above >= below, longest, -longest), d), False

@@ -1,0 +1,278 @@
+"""check_grad: right gradients are accepted, whatever x0 and fun are; nothing is changed."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import optree
+import pytest
+from scipy.optimize import rosen as rosenbrock
+from scipy.optimize import rosen_der
+
+import numadam as na
+from numadam._minimize.gradient import differences
+from tests.minimize.gradients import RIGHT, logarithms, units, valley, waves
+from tests.minimize.objectives import START, Counted, rosen, square
+
+NARROW = {"f": np.dtype("f4"), "c": np.dtype("c8")}
+
+
+def narrow(x0):
+    return optree.tree_map(lambda leaf: leaf.astype(NARROW[leaf.dtype.kind]), x0)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_right_gradients_are_accepted(name, dtype):
+    fun, x0 = RIGHT[name]
+    x0 = x0 if dtype == "float64" else narrow(x0)
+    check = na.check_grad(fun, x0, jac=True)
+    assert check.ok, check
+    assert (check.status, check.wrong) == ("right", ())
+    assert check
+    assert check.max_error <= check.tolerance
+    assert check.message.startswith("The gradient is right in ")
+
+
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_factor_is_found_in_each(name, dtype):
+    fun, x0 = RIGHT[name]
+    x0 = x0 if dtype == "float64" else narrow(x0)
+
+    def doubled(x):
+        f, g = fun(x)
+        return f, optree.tree_map(lambda leaf: 2 * leaf, g)
+
+    check = na.check_grad(doubled, x0, jac=True)
+    assert check.status == "wrong"
+    assert "it is 2.00" in check.message or "it is 1.99" in check.message
+
+
+def test_fields_of_the_result():
+    check = na.check_grad(lambda x: (square(x)[0], 1.5 * square(x)[1]), np.arange(3.0), jac=True)
+    assert not check
+    assert check.worst in ("x0[1]", "x0[2]")
+    assert check.value == pytest.approx(1.5 * check.difference)
+    assert 0 < check.difference_error < 1e-6
+    assert check.max_error == pytest.approx(1 / 3, rel=1e-4)
+    assert check.tolerance == 1e-4
+    assert check.wrong == ("x0[1]", "x0[2]")  # at 0 both are 0
+    assert check.checked == 3
+    assert repr(check).replace("\n", " ") == check.message
+
+
+def test_tolerance_decides():
+    def slightly(x):
+        return square(x)[0], 1.001 * square(x)[1]
+
+    assert na.check_grad(slightly, np.arange(1.0, 4.0), jac=True).status == "wrong"
+    assert na.check_grad(slightly, np.arange(1.0, 4.0), jac=True, tolerance=0.01).ok
+
+
+def test_x0_stays_and_calls_are_counted():
+    x0 = {"w": np.arange(4.0), "b": np.ones((2, 2))}
+    before = optree.tree_map(np.copy, x0)
+    calls = []
+
+    def greedy(x):
+        calls.append(1)
+        f = float(np.sum(x["w"] ** 2) + np.sum(x["b"] ** 3))
+        g = {"w": 2 * x["w"], "b": 3 * x["b"] ** 2}
+        x["w"][:] = np.nan  # of a copy
+        return f, g
+
+    check = na.check_grad(greedy, x0, jac=True)
+    assert check.ok
+    assert check.nfev == len(calls)
+    for name, array in before.items():
+        np.testing.assert_array_equal(x0[name], array)
+
+
+def test_a_gradient_of_its_own():
+    assert na.check_grad(rosenbrock, START, jac=rosen_der).ok
+    check = na.check_grad(rosenbrock, START, jac=lambda x: -rosen_der(x))
+    assert "it has the wrong sign" in check.message
+
+
+def test_args_and_list_and_whole_numbers():
+    assert na.check_grad(square, [3, 4, 5], (np.array([1.0, 2.0, 3.0]),), jac=True).ok
+    assert na.check_grad(square, [3, 4, 5], 2.0, jac=True).ok
+
+
+@numba.njit
+def pair(x, a):
+    return a * np.sum(x**3), 3 * a * x**2
+
+
+@numba.njit
+def wrong_rosen(x, g):
+    f = rosen(x, g)
+    g[1] *= -1.0
+    return f
+
+
+@numba.njit
+def numbered(x, g, i, data):
+    g[:] = 2 * (x - data[i])
+    return np.sum((x - data[i]) ** 2)
+
+
+@numba.njit
+def height(x):
+    return np.sum(x**2)
+
+
+@numba.njit("f8(f8[::1], f8[::1])")
+def signed(x, g):
+    g[0] = 2 * x[0]
+    return x[0] ** 2
+
+
+def test_compiled_objectives_in_each_form():
+    assert na.check_grad(rosen, START).ok
+    assert na.check_grad(rosen, START, jac=True).ok
+    assert na.check_grad(pair, np.ones(3), (2.0,), jac=True).ok
+    assert na.check_grad(pair, np.ones((2, 2)), (2.0,), jac=True).ok
+    assert na.check_grad(height, np.ones(3), jac=lambda x: 2 * x).ok
+    assert na.check_grad(signed, np.ones(1)).ok
+    # of many problems: one of them
+    assert na.check_grad(numbered, np.zeros(2), (1, np.arange(6.0).reshape(3, 2))).ok
+    assert na.check_grad(rosen, START.astype("f4")).ok
+    check = na.check_grad(wrong_rosen, START)
+    assert check.wrong == ("x0[1]",)
+
+
+@pytest.mark.parametrize("x0", [[0.0, 0.5, 2.0], [1e-9, 1.0, 1.0 + 1e-7], [-1.0, 0.5, 3.0]])
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+def test_no_step_leaves_the_bounds(x0, dtype):
+    seen = Counted(lambda x: (float(np.sum(x * x * x + x)), 3 * x * x + 1))
+    check = na.check_grad(seen, np.array(x0, dtype), jac=True, bounds=(0.0, 2.0))
+    assert check.ok, check
+    seen = np.array(seen.seen)
+    assert seen.min() >= 0.0
+    assert seen.max() <= 2.0
+
+
+def test_directions_stay_in_the_bounds_too():
+    seen = Counted(lambda x: (float(np.sum(x * x * x + x)), 3 * x * x + 1))
+    x0 = np.tile([0.0, 1.0, 2.0, 0.5], 50)
+    box = [(0.0, 2.0)] * 199 + [(0.5, 0.5)]
+    check = na.check_grad(seen, x0, jac=True, bounds=box, elements=5, directions=5)
+    assert check.ok, check
+    assert check.checked == 10
+    assert np.min(seen.seen) >= 0.0
+    assert np.max(seen.seen) <= 2.0
+    assert (np.array(seen.seen)[:, -1] == 0.5).all()
+
+
+def test_a_function_that_ends_at_0():
+    with np.errstate(all="ignore"):
+        check = na.check_grad(logarithms, np.array([1e-8, 1.0]), jac=True)
+    assert check.ok, check
+    assert na.check_grad(logarithms, np.array([1e-8, 1.0]), jac=True, bounds=(1e-8, None)).ok
+
+
+def test_large_x_costs_a_bounded_number_of_calls():
+    x0 = np.linspace(-1, 1, 30_000).reshape(100, 300)
+    check = na.check_grad(square, x0, jac=True)
+    assert check.ok
+    assert check.checked == 50
+    assert check.nfev < 400
+    assert na.check_grad(square, x0, jac=True, elements=7, directions=0).checked == 7
+    assert na.check_grad(square, x0, jac=True, elements=0, directions=3).checked == 3
+
+
+def test_rng_chooses():
+    x0 = np.ones(1000)
+
+    def worst(rng):
+        fun = Counted(square)
+        na.check_grad(fun, x0, jac=True, elements=3, directions=0, rng=rng)
+        moved = [np.flatnonzero(x != 1.0) for x in fun.seen]
+        return {int(places[0]) for places in moved if len(places) == 1}
+
+    assert len(worst(0)) == 3
+    assert worst(0) == worst(0) != worst(1)
+
+
+def test_directions_see_what_elements_miss():
+    def one_wrong(x):
+        f, g = square(x)
+        g[777] += 100.0
+        return f, g
+
+    x0 = np.ones(1000)
+    check = na.check_grad(one_wrong, x0, jac=True, elements=3)
+    assert check.status == "wrong"
+    assert check.wrong[0].startswith("random direction")
+    assert "wrong in 10 of 10 random directions" in check.message
+
+
+def test_small_scales_and_large_offsets():
+    assert na.check_grad(units, [2e-6 + 1e-7, 300.0], jac=True).ok
+
+    def near_zero(x):  # changes over 1e-6, and x0 does not say so
+        return float(np.sum(np.cos(1e6 * x))), -1e6 * np.sin(1e6 * x)
+
+    assert na.check_grad(near_zero, np.zeros(2) + 1e-6 / 3, jac=True).ok
+    check = na.check_grad(
+        lambda x: (near_zero(x)[0], 1.1 * near_zero(x)[1]), [1e-6, 2e-6], jac=True
+    )
+    assert check.status == "wrong"
+
+    def offset(x):
+        return square(x, 1e6 + 1)
+
+    assert na.check_grad(offset, np.full(3, 1e6), jac=True).ok
+
+
+def test_each_step_is_tried_where_none_is_good():
+    rng = np.random.default_rng(0)
+    check = na.check_grad(lambda x: (float(rng.standard_normal()), x), np.ones(1), jac=True)
+    assert check.nfev == 4 + 4 * len(differences.steps(np.finfo(float).eps))
+
+
+@numba.njit
+def writes_into_x(x, g):
+    x[0] = 0.0
+    g[0] = 1.0
+    return x[0]
+
+
+def test_a_compiled_objective_that_does_not_compile():
+    with pytest.raises(TypeError, match="fun: writes into x"):
+        na.check_grad(writes_into_x, START)
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="there is no gradient to check"):
+        na.check_grad(rosenbrock, START)
+    with pytest.raises(TypeError, match="got '2-point': there is no gradient"):
+        na.check_grad(rosenbrock, START, jac="2-point")
+    with pytest.raises(TypeError, match=r"write check_grad\(fun, x0, jac=grad\)"):
+        na.check_grad(rosenbrock, rosen_der, START)
+    with pytest.raises(ValueError, match="elements: 0, and no directions"):
+        na.check_grad(valley, START, jac=True, elements=0)
+    with pytest.raises(
+        TypeError, match=r"rng: expected a seed or a numpy\.random\.Generator, got 'a'"
+    ):
+        na.check_grad(square, np.ones(2), jac=True, rng="a")
+    with pytest.raises(
+        ValueError, match=r"rng: expected a seed or a numpy\.random\.Generator, got -1"
+    ):
+        na.check_grad(square, np.ones(2), jac=True, rng=-1)
+    with pytest.raises(ValueError, match="tolerance: expected a positive number, got 0"):
+        na.check_grad(valley, START, jac=True, tolerance=0)
+    with pytest.raises((TypeError, ValueError), match=r"^elements"):
+        na.check_grad(valley, START, jac=True, elements=-1)
+    with pytest.raises(ValueError, match="x0: has no number that the bounds leave free"):
+        na.check_grad(valley, START, jac=True, bounds=(1, 1))
+    with pytest.raises(ValueError, match=r"fun: its gradient has shape \(3,\), expected \(2,\)"):
+        na.check_grad(lambda x: (0.0, np.zeros(3)), START, jac=True)
+    with pytest.raises(TypeError, match="a compiled fun takes one NumPy array"):
+        na.check_grad(rosen, {"a": START})
+    with pytest.raises(TypeError, match="Pass jac=True if fun returns"):
+        na.check_grad(valley, START, jac=rosen_der)
+    with pytest.raises(TypeError, match="One optimiser holds one dtype"):
+        na.check_grad(waves, [np.zeros(2), np.zeros(2, "f4")], jac=True)

@@ -1,0 +1,84 @@
+"""``lr="auto"``: a rate is found from x0, its cost is counted, and the run is that of the rate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import numadam as na
+from numadam._minimize.rate_search import RATES
+from tests.minimize.objectives import START, Counted, python_rosen, rosen, square
+
+
+def far(x):
+    return square(x, 1e3)
+
+
+def near(x):
+    return square(x, 0.002)
+
+
+def test_the_rate_fits_the_way():
+    assert na.minimize(far, np.zeros(3), jac=True, lr="auto", maxiter=100).lr == 10
+    assert na.minimize(near, np.zeros(3), jac=True, lr="auto", maxiter=300).lr == RATES[0]
+
+
+def test_the_run_is_that_of_the_rate_and_the_search_is_counted():
+    fun = Counted(far)
+    found = na.minimize(fun, np.zeros(3), jac=True, lr="auto", maxiter=200, gtol=0)
+    alone = na.minimize(far, np.zeros(3), jac=True, lr=found.lr, maxiter=110, gtol=0)
+    np.testing.assert_array_equal(found.x, alone.x)
+    assert found.nit == alone.nit == 110
+    assert found.nfev == found.njev == len(fun.seen) == 9 * 11 + 111
+    assert "lr" not in alone
+
+
+def test_compiled_and_with_a_jac_of_its_own():
+    options = {"lr": "auto", "maxiter": 3000}
+    compiled = na.minimize(rosen, START, **options)
+    plain = na.minimize(python_rosen, START, jac=True, **options)
+    apart = na.minimize(
+        lambda x: python_rosen(x)[0], START, jac=lambda x: python_rosen(x)[1], **options
+    )
+    np.testing.assert_array_equal(compiled.x, plain.x)
+    assert compiled.lr == plain.lr == apart.lr
+    assert compiled.fun < na.minimize(rosen, START, maxiter=3000).fun
+
+
+def test_few_iterations_are_halved():
+    fun = Counted(far)
+    found = na.minimize(fun, np.zeros(2), jac=True, lr="auto", maxiter=40, gtol=0)
+    assert found.nit == 40 - 9 * 2
+    assert len(fun.seen) == found.nfev == 9 * 3 + 23
+
+
+def test_bounds_and_rule_hold_in_the_search():
+    fun = Counted(far)
+    found = na.minimize(
+        fun, np.zeros(2), jac=True, lr="auto", bounds=(0, 5), rule="lion", maxiter=200
+    )
+    assert np.max(fun.seen) <= 5
+    assert found.success
+    np.testing.assert_array_equal(found.x, [5, 5])
+
+
+def test_rates_that_leave_the_domain_are_not_taken():
+    def logarithm(x):
+        with np.errstate(all="ignore"):
+            return float(np.sum(x - 1e-2 * np.log(x))), 1 - 1e-2 / x
+
+    found = na.minimize(logarithm, np.ones(2), jac=True, lr="auto", maxiter=500)
+    assert np.isfinite(found.fun)
+    assert found.lr < 1
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="or 'auto', got 'fast'"):
+        na.minimize(far, START, jac=True, lr="fast")
+    half = na.minimize(far, START, jac=True, maxiter=5)
+    with pytest.raises(ValueError, match="lr: 'auto' does not go with state"):
+        na.minimize(far, START, jac=True, lr="auto", state=half.state)
+    with pytest.raises(ValueError, match="does not go with checkpoint"):
+        na.minimize(far, START, jac=True, lr="auto", checkpoint="run")
+    with pytest.raises(ValueError, match="needs a maxiter of 18 at least, got 17"):
+        na.minimize(far, START, jac=True, lr="auto", maxiter=17)

@@ -1,0 +1,103 @@
+"""The classes of results: SciPy's, with documented attributes."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import pydoc
+from typing import get_args
+
+import numpy as np
+import pytest
+from scipy.optimize import OptimizeResult
+
+import numadam as na
+from numadam import rules
+from numadam._minimize.entries import entries
+from numadam._minimize.keywords import ManyOptions, Options, RuleName
+
+
+def bowl(x):
+    return float(x @ x), 2 * x
+
+
+def bowls(x):
+    return (x * x).sum(axis=1), 2 * x
+
+
+def one(**options):
+    return na.minimize(bowl, np.ones(2), jac=True, maxiter=3, **options)
+
+
+def many(**options):
+    return na.minimize_many(bowls, np.ones((4, 2)), jac=True, maxiter=3, **options)
+
+
+def test_every_entry_is_declared_and_every_declared_one_is_there():
+    assert one(ema=0.9).keys() | {"index"} == entries(na.Result).keys()
+    assert many().keys() | {"averaged"} == entries(na.ManyResult).keys()
+    assert many().best().keys() <= entries(na.Result).keys()
+
+
+@pytest.mark.parametrize("make", [one, many])
+def test_an_entry_is_an_attribute_and_both_change_together(make):
+    result = make()
+    assert isinstance(result, OptimizeResult)
+    for name in result:
+        assert getattr(result, name) is result[name]
+    result.message = "new"
+    assert result["message"] == "new"
+    result["nfev"] = 7
+    assert result.nfev == 7
+    del result.nfev
+    assert "nfev" not in result
+
+
+@pytest.mark.parametrize("make", [one, many])
+def test_a_missing_entry_says_what_there_is(make):
+    result = make()
+    assert not hasattr(result, "averaged")
+    with pytest.raises(AttributeError, match="averaged"):
+        _ = result.averaged
+
+
+@pytest.mark.parametrize("make", [one, many])
+def test_copies_and_pickles_are_of_the_class(make):
+    result = make()
+    for other in (copy.copy(result), copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert type(other) is type(result)
+        assert repr(other) == repr(result)
+        np.testing.assert_array_equal(other.x, result.x)
+    assert type(copy.copy(result)) is {one: na.Result, many: na.ManyResult}[make]
+
+
+def test_completion_shows_entries_and_no_methods_of_dict():
+    assert dir(one()) == sorted(one())
+    assert dir(many()) == sorted([*many(), "best"])
+
+
+@pytest.mark.parametrize("kind", [na.Result, na.ManyResult])
+def test_every_entry_has_a_text_in_help_and_a_type(kind):
+    text = pydoc.render_doc(kind, renderer=pydoc.plaintext)
+    for name, declared in entries(kind).items():
+        assert inspect.getdoc(declared) in text, name
+        assert declared.type not in ("", "None"), name
+
+
+def test_names_of_rules_in_the_signature_are_those_that_are_taken():
+    assert get_args(RuleName) == tuple(name.lower() for name in rules.classes())
+
+
+@pytest.mark.parametrize("kind", [Options, ManyOptions])
+def test_keywords_in_the_signature_are_no_arguments_besides(kind):
+    function = na.minimize if kind is Options else na.minimize_many
+    arguments = inspect.signature(function).parameters
+    named = {one.name for one in arguments.values() if one.kind is not one.VAR_KEYWORD}
+    assert not named & kind.__annotations__.keys()
+
+
+def test_many_problems_take_the_options_of_their_signature():
+    assert {"ema_debias"} == Options.__annotations__.keys() - ManyOptions.__annotations__.keys()
+    with pytest.raises(ValueError, match=r"^ema_debias: problems stop at different iterations"):
+        many(ema=0.9, ema_debias=True)

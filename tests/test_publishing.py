@@ -1,0 +1,300 @@
+"""Files for a release and for the host: workflows, templates, recipe, citation."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import numadam
+
+ROOT = Path(numadam.__file__).parents[1]
+GITHUB = ROOT / ".github"
+if not GITHUB.exists():
+    pytest.skip(".github is not in the sdist: needs a checkout", allow_module_level=True)
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+FILES = sorted((GITHUB / "workflows").iterdir())
+#: permissions of jobs that need more than to read the checkout
+RIGHTS = {
+    ("nightly.yml", "report"): {"issues": "write"},
+    ("release.yml", "publish"): {"id-token": "write", "attestations": "write"},
+}
+#: names of packages that conda-forge calls otherwise: none so far
+CONDA_NAMES: dict[str, str] = {}
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+WORKFLOWS = {path.name: load(path) for path in FILES}
+JOBS = [(file, name, job) for file, flow in WORKFLOWS.items() for name, job in flow["jobs"].items()]
+STEPS = [(file, step) for file, _, job in JOBS for step in job["steps"]]
+
+
+def triggers(file: str) -> dict[str, Any]:
+    return WORKFLOWS[file][True]  # YAML reads the key `on` as a truth value
+
+
+def script(file: str, name: str) -> str:
+    """The shell script of a step."""
+    (found,) = (step["run"] for home, step in STEPS if home == file and step.get("name") == name)
+    return found
+
+
+def bash(code: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as the host does: it ends at the first error."""
+    path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", code],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+    )
+
+
+def stages(variable: str) -> list[str]:
+    """Names of the stages in one of the lists of .ci/run."""
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (rows,) = re.findall(rf"^{variable}='\n(.*?)'$", text, re.MULTILINE | re.DOTALL)
+    return [row.split()[0] for row in rows.splitlines()]
+
+
+def test_workflows_are_those_that_are_described() -> None:
+    assert set(WORKFLOWS) == {"ci.yml", "nightly.yml", "release.yml"}
+
+
+def test_every_action_is_pinned_to_one_commit() -> None:
+    pins: dict[str, set[str]] = {}
+    for path in FILES:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if "uses:" in line:
+                found = re.fullmatch(
+                    r" *-? ?uses: ([\w.-]+/[\w.-]+)@([0-9a-f]{40} # v\d+\.\d+\.\d+)", line
+                )
+                assert found, f"{path.name}: {line.strip()}"
+                pins.setdefault(found[1], set()).add(found[2])
+    assert "actions/checkout" in pins
+    assert {name: pin for name, pin in pins.items() if len(pin) > 1} == {}
+
+
+@pytest.mark.parametrize(("file", "name", "job"), JOBS)
+def test_a_job_may_do_what_it_needs_and_no_more(file: str, name: str, job: Any) -> None:
+    assert WORKFLOWS[file]["permissions"] == {}
+    assert job["permissions"] == RIGHTS.get((file, name), {"contents": "read"})
+    assert job["timeout-minutes"] <= 360  # the host's own limit
+    assert "concurrency" in WORKFLOWS[file]
+
+
+def test_no_job_reads_a_secret_or_keeps_the_key_of_the_checkout() -> None:
+    for path in FILES:
+        assert "secrets." not in path.read_text(encoding="utf-8")
+    for file, step in STEPS:
+        assert "${{" not in step.get("run", ""), f"{file}: text of others would be run as code"
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"] == {"persist-credentials": False}
+
+
+def test_every_stage_has_a_job() -> None:
+    jobs = WORKFLOWS["ci.yml"]["jobs"]
+    assert ["tests", *jobs["stages"]["strategy"]["matrix"]["stage"]] == stages("STAGES")
+    assert set(triggers("ci.yml")) == {"pull_request", "push", "workflow_dispatch"}
+
+
+def test_stages_and_extras_that_workflows_name_exist() -> None:
+    runs = "\n".join(step.get("run", "") for _, step in STEPS)
+    named = set(re.findall(r"\.ci/run (\S+)", runs))
+    assert set(stages("MORE")) < named <= {*stages("STAGES"), *stages("MORE"), '"$STAGE"'}
+    extras = re.findall(r'-e "\.\[(.+?)\]"', runs)
+    assert extras
+    assert {one for some in extras for one in some.split(",")} <= set(
+        PROJECT["optional-dependencies"]
+    )
+
+
+def test_every_python_of_the_classifiers_is_tested() -> None:
+    listed = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+    assert listed[0] == PROJECT["requires-python"].removeprefix(">=")
+    jobs = WORKFLOWS["ci.yml"]["jobs"]
+    assert jobs["tests"]["strategy"]["matrix"]["python"] == listed
+    (setup,) = (
+        step["with"]["python-version"]
+        for step in WORKFLOWS["nightly.yml"]["jobs"]["pythons"]["steps"]
+        if "python-version" in step.get("with", {})
+    )
+    assert sorted(setup.split()) == listed
+
+
+def test_a_tag_builds_tests_attests_and_publishes() -> None:
+    assert triggers("release.yml") == {"push": {"tags": ["v*"]}}
+    jobs = WORKFLOWS["release.yml"]["jobs"]
+    assert [(name, job.get("needs")) for name, job in jobs.items()] == [
+        ("build", None),
+        ("test", "build"),
+        ("publish", "test"),
+    ]
+    publish = jobs["publish"]
+    assert publish["environment"] == "pypi"
+    assert [step["uses"].partition("@")[0] for step in publish["steps"]] == [
+        "actions/download-artifact",
+        "actions/attest",
+        "pypa/gh-action-pypi-publish",
+    ]
+    assert "with" not in publish["steps"][-1]  # no password: the identity of the run
+
+
+def test_a_tag_that_is_not_the_version_publishes_nothing(tmp_path: Path) -> None:
+    check = script("release.yml", "The tag is the version, and the changelog has it")
+    changes = tmp_path / "CHANGELOG.md"
+    tag = f"v{numadam.__version__}"
+    changes.write_text("## [Unreleased]\n", encoding="utf-8")
+    assert bash(check, tmp_path, GITHUB_REF_NAME=tag).returncode == 1
+    changes.write_text(f"## [{numadam.__version__}] - 2026-01-31\n", encoding="utf-8")
+    assert bash(check, tmp_path, GITHUB_REF_NAME=tag).returncode == 0
+    assert bash(check, tmp_path, GITHUB_REF_NAME="v0.0.1").returncode == 1
+
+
+def test_files_that_were_not_tested_are_not_published(tmp_path: Path) -> None:
+    compare = script("release.yml", "The files to publish are those that were tested")
+    for folder in ("dist", "tested"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.whl").write_text("the same")
+    assert bash(compare, tmp_path).returncode == 0
+    (tmp_path / "dist" / "one.whl").write_text("another")
+    assert bash(compare, tmp_path).returncode == 1
+
+
+@pytest.mark.parametrize(("open_issue", "verb"), [("", "create"), ("7", "comment 7")])
+def test_a_failed_week_is_reported_once(tmp_path: Path, open_issue: str, verb: str) -> None:
+    report = WORKFLOWS["nightly.yml"]["jobs"]["report"]
+    assert set(report["needs"]) == set(WORKFLOWS["nightly.yml"]["jobs"]) - {"report"}
+    gh = tmp_path / "gh"
+    gh.write_text(f'#!/bin/sh\necho "$@" >> calls\n[ "$2" = list ] && echo "{open_issue}" || :\n')
+    gh.chmod(0o755)
+    code = script("nightly.yml", "Open an issue, or comment on the open one")
+    done = bash(code, tmp_path, TITLE="The title", RUN="the run")
+    assert done.returncode == 0, done.stderr
+    search, call = (tmp_path / "calls").read_text().splitlines()
+    assert 'in:title "The title"' in search
+    assert call.startswith(f"issue {verb} ")
+    assert call.endswith(": the run")
+
+
+def test_new_versions_of_actions_come_together() -> None:
+    (updates,) = load(GITHUB / "dependabot.yml")["updates"]
+    assert updates["package-ecosystem"] == "github-actions"
+    assert updates["groups"] == {"actions": {"patterns": ["*"]}}
+
+
+def fields(form: Any) -> Iterator[tuple[str, str]]:
+    """Identity and label of what a form asks for."""
+    for field in form["body"]:
+        if field["type"] != "markdown":
+            yield field["id"], field["attributes"]["label"]
+
+
+def test_forms_for_issues() -> None:
+    folder = GITHUB / "ISSUE_TEMPLATE"
+    forms = {path.stem: load(path) for path in folder.glob("*.yml") if path.stem != "config"}
+    assert set(forms) == {"bug", "feature", "question"}
+    for form in forms.values():
+        assert form["name"]
+        assert form["description"]
+        asked = list(fields(form))
+        assert len({name for name, _ in asked}) == len(asked) > 0
+    assert "python -m numadam info" in dict(fields(forms["bug"]))["info"]
+    assert "SECURITY.md" in str(forms["bug"]["body"][0])
+    request = (GITHUB / "pull_request_template.md").read_text(encoding="utf-8")
+    assert "bash .ci/run" in request
+    for name in re.findall(r"\w+\.md", request):
+        assert (ROOT / name).exists()
+
+
+def test_citation_has_version_and_date_of_the_changelog() -> None:
+    citation = load(ROOT / "CITATION.cff")
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert str(citation["version"]) == numadam.__version__
+    # of the program; the rest of the package's are of data
+    assert citation["license"] == PROJECT["license"].partition(" AND ")[0]
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    dates = dict(re.findall(r"^## \[(.+?)\] - (\S+)$", changes, re.MULTILINE))
+    # before its release a version has no date
+    date = citation.get("date-released")
+    assert dates.get(numadam.__version__) == (None if date is None else str(date))
+
+
+def recipe() -> dict[str, Any]:
+    """The recipe, with its own names put in."""
+    text = (ROOT / "recipe" / "recipe.yaml").read_text(encoding="utf-8")
+    for name, value in yaml.safe_load(text)["context"].items():
+        text = text.replace(f"${{{{ {name} }}}}", value)
+    return yaml.safe_load(text)
+
+
+def conda(requirement: str) -> str:
+    """A requirement of pyproject.toml as conda writes it; without its marker."""
+    name, least = re.fullmatch(r"([\w-]+)(>=[\d.]+)", requirement.partition(";")[0]).groups()
+    return f"{CONDA_NAMES.get(name, name)} {least}"
+
+
+def test_the_recipe_says_what_pyproject_says() -> None:
+    made = recipe()
+    assert made["package"] == {"name": PROJECT["name"], "version": numadam.__version__}
+    needs = made["requirements"]
+    optional = [one for one in PROJECT["dependencies"] if ";" in one]  # not on every machine
+    always = [one for one in PROJECT["dependencies"] if ";" not in one]
+    python = PROJECT["requires-python"]
+    assert needs["run"] == [f"python {python}", *map(conda, always)]
+    assert needs["run_constraints"] == [conda(one) for one in optional]
+    assert f"python {python.removeprefix('>=')}.*" in needs["host"]
+    assert set(PYPROJECT["build-system"]["requires"]) <= set(needs["host"])
+    commands = [f"{name} = {home}" for name, home in PROJECT["scripts"].items()]
+    assert made["build"]["python"]["entry_points"] == commands
+    assert made["about"]["summary"] == PROJECT["description"]
+    assert made["about"]["license"] == PROJECT["license"]
+    assert made["about"]["license_file"] == PROJECT["license-files"]
+    assert made["source"]["path"] == f"../dist/numadam-{numadam.__version__}.tar.gz"
+
+
+def test_the_recipe_renders() -> None:
+    """By rattler-build's own reader, which also checks every field and every requirement."""
+    build = pytest.importorskip("rattler_build", reason="needs the extra `package`")
+    (made,) = build.Stage0Recipe.from_file(ROOT / "recipe" / "recipe.yaml").render()
+    shown = made.recipe.to_dict()
+    for section in ("package", "requirements"):
+        assert shown[section] == recipe()[section]
+    assert shown["build"]["noarch"] == "python"
+
+
+def test_random_numbers_have_one_name() -> None:
+    """SPEC 7: an argument for random numbers is called rng."""
+    sys.path.append(str(ROOT / "docs" / "_ext"))
+    from public_names import is_made_by_users, public_names  # in docs/_ext
+
+    names = public_names()
+    made = {name for name, one in names.items() if is_made_by_users(one)}
+    assert len(made) > 60
+    for name in made:
+        found = set(inspect.signature(names[name]).parameters)
+        assert not found & {"seed", "random_state", "generator"}, name
+
+
+def test_the_page_of_specs_names_files_that_exist() -> None:
+    page = (ROOT / "docs" / "explanation" / "specs.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\.?[\w-]+/)*[\w-]+\.(?:py|pyi|yml|yaml|toml|md))`", page))
+    assert {".github/workflows/release.yml", "tests/test_publishing.py"} <= named
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    assert PROJECT["requires-python"].removeprefix(">=") in page
+    for one in PROJECT["dependencies"][:3]:
+        assert one.replace(">=", " ") in page, one

@@ -1,0 +1,78 @@
+"""Calls that ``mypy --strict`` and pyright refuse, each with its error; they fail when run, too.
+
+A checker that takes one finds an ignore too many, which is an error of both. tests/test_typing.py
+runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import numadam as na
+
+Array = NDArray[np.float64]
+x, rows = np.ones(3), np.ones((2, 3))
+
+
+def bowl(x: Array) -> tuple[float, Array]:
+    return float(x @ x), 2 * x
+
+
+def bowls(x: Array) -> tuple[Array, Array]:
+    return np.sum(x * x, axis=1), 2 * x
+
+
+def set_lr() -> None:
+    na.Adam(x).lr = "fast"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def set_beta1() -> None:
+    na.Adam(x).beta1 = "fast"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def shard(comm: Any) -> None:
+    """Not run: it needs ranks."""
+    na.mpi.Sharded(na.Adam, x, comm, reduce="max")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    na.mpi.Sharded(na.Adam, x, comm, transport="tcp")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    na.mpi.Sharded(na.Adam, x, comm, nonfinite="skp")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    na.mpi.Sharded(na.Adam, x, comm, sparse="lazy")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+CALLS: tuple[Callable[[], object], ...] = (
+    set_lr,
+    set_beta1,
+    lambda: na.Adam(x, lr="fast"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.Adam(x, betta2=0.9),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    lambda: na.Adam(x, eps_form="norm"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.Adam(x, amsgrad="max"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.Adam(x, nonfinite="skp"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.Adam(x, like="pytorch"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.Adam(x, sparse="rows"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.Adam(x, complex_form="both"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.Adam(x, state_dtype="half"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.Adam(x, bounds="positive"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.AdaMax(x, eps_form="hat"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.RAdam(x, eps_form="norm"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.sgd_update(x, x, like="pytorch"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.minimize(bowl, x, jac=True, lr="fast"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.minimize(bowl, x, jac=True, betta2=0.9),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    lambda: na.minimize(bowl, x, jac=True, rule="adamx"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.minimize(bowl, x, jac=True, nonfinite="skip"),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    lambda: na.minimize(bowl, x, jac=True, eps_form="norms"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.minimize(bowl, x, jac=True, ema="slow"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.minimize(bowl, x, jac=True, f="loc"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.minimize(bowl, x, jac=True, bounds="positive"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.minimize(bowl, x, jac="4-point"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.minimize(bowl, x, jac=True, method="BFGS"),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    lambda: na.check_grad(bowl, x, jac="4-point"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.check_grad(bowl, x, jac=True, bounds="positive"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.minimize_many(bowls, rows, jac=True, rule="adamx"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.minimize_many(bowls, rows, jac=True, ema_debias=True),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    lambda: na.minimize_many(bowls, rows, jac=True, history=True),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    lambda: na.schedules.ReduceOnPlateau(0.1, mode="least"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.schedules.ReduceOnPlateau(0.1, threshold_mode="ratio"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+)
