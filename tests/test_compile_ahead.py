@@ -13,7 +13,7 @@ from tests.processes import ROOT, python
 
 #: Prints what is compiled, and refuses to write below the folder of the loops, even to root.
 WATCHED = """
-import logging, os, sys
+import logging, os, sys, warnings
 class Print(logging.Handler):
     def emit(self, record):
         if "the objective" not in record.getMessage():
@@ -29,6 +29,7 @@ def refuse(event, args):
 sys.addaudithook(refuse)
 from numadam._jit.cache import directory
 assert directory() is None
+warnings.simplefilter("ignore", na.CacheWarning)
 """
 
 #: An objective that Numba compiles.
@@ -96,7 +97,7 @@ def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
     files = list((tmp_path / "numadam").glob("*.loop"))
     assert summary.startswith(f"{len(lines)} compiled in ")
     assert f"{tmp_path}/numadam holds {len(files)} loops" in summary
-    assert len(files) == len(lines) >= 8
+    assert len(files) == len(lines) + 1 >= 9  # with the objective that a run needs
     assert "processor" in needed
     assert advice.endswith(f"NUMBA_CACHE_DIR={tmp_path}")
     assert not (tmp_path / "unused").exists()

@@ -5,6 +5,7 @@ It uses every public class, function and schedule once, as a user would.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,12 @@ def several_arrays() -> dict[str, NDArray[np.float32]]:
     opt.state["t"] = saved["t"]
     opt.lr = 0.5
     return params
+
+
+def quiet_where_nothing_is_kept() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", na.CacheWarning)
+        na.Adam(np.ones(3)).step(np.ones(3))
 
 
 def in_a_file(folder: Path) -> tuple[int, int]:

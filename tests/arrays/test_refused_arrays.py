@@ -110,6 +110,7 @@ def test_several_dtypes_in_one_optimiser_are_refused():
         na.Adam(params)
 
 
+@pytest.mark.cuda("cupy")
 def test_numpy_and_cupy_together_are_refused():
     array = np.ones(4)
     for params in ([np.ones(4), on_cupy(array)], [on_cupy(array), np.ones(4)]):

@@ -68,7 +68,7 @@ DOCUMENTED["keras-jax"] = DOCUMENTED["keras"]
 def test_lists_of_presets_are_whole():
     """The docstring, and the first column of the table in the docs."""
     text = inspect.getdoc(Optimizer)
-    (choices,) = re.findall(r"like : str, optional\n(.*?)All but", text, re.DOTALL)
+    (choices,) = re.findall(r"like : str, optional\n(.*?)All\s+but", text, re.DOTALL)
     assert tuple(re.findall(r'"([\w-]+)"', choices)) == tuple(LIKE)
     page = Path(__file__).parents[2] / "docs" / "explanation" / "other-libraries.md"
     rows = re.findall(r'^\| `"([\w-]+)"` \|.*\|$', page.read_text(encoding="utf-8"), re.MULTILINE)

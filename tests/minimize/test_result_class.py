@@ -27,7 +27,7 @@ def bowls(x):
 
 
 def one(**options):
-    return na.minimize(bowl, np.ones(2), jac=True, maxiter=3, **options)
+    return na.minimize(bowl, np.ones(2), jac=True, **{"maxiter": 3, **options})
 
 
 def many(**options):
@@ -35,7 +35,8 @@ def many(**options):
 
 
 def test_every_entry_is_declared_and_every_declared_one_is_there():
-    assert one(ema=0.9).keys() | {"index"} == entries(na.Result).keys()
+    found = one(ema=0.9, lr="auto", maxiter=20)
+    assert found.keys() | {"index"} == entries(na.Result).keys()
     assert many().keys() | {"averaged"} == entries(na.ManyResult).keys()
     assert many().best().keys() <= entries(na.Result).keys()
 
