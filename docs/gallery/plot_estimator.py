@@ -111,7 +111,7 @@ passed = [check["status"] for check in checks].count("passed")
 print(f"{passed} of {len(checks)} checks passed")
 for check in checks:
     if check["status"] != "passed":
-        print(f"{check['status']}: {check['exception']}")
+        print(f"{check['status']}: {check['check_name']}")
 
 # %%
 # In a pipeline and a search
