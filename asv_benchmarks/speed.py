@@ -1,6 +1,6 @@
 """Time of a step of Adam over its size, beside its peers: speed.json, speed.svg and the captions.
 
-    python asv_benchmarks/speed.py --wait 60     # measure, three minutes; then draw and write
+    python asv_benchmarks/speed.py --wait 60     # measure, a minute or two; then draw and write
     python asv_benchmarks/speed.py --draw        # draw and write from docs/benchmarks/speed.json
 
 The pages keep no figure of their own: text between the two marks is written from the file.
