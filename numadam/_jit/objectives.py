@@ -29,6 +29,7 @@ from numadam._jit.extensions import extended_names
 
 #: Packages whose functions are told by their names, since the versions are in every key.
 _KNOWN = ("builtins", "cmath", "math", "numba", "numpy")
+_FUNCTIONS = (type, BuiltinFunctionType, FunctionType, np.ufunc, type(np.sum))
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
 #: Bytes of an array that becomes part of the code; of larger ones Numba keeps the address.
 _CONSTANT_BYTES = 1_000_000
@@ -54,7 +55,7 @@ def snapshot(function: Any) -> tuple[Any, str] | None:
         return None
     reader = _Reader(extended)
     try:
-        copy = reader.dispatcher(function)
+        copy = reader.read(function)
     except Exception:  # objects of the user's may raise anything: not kept
         return None
     reader.add("settings", *_settings())
@@ -84,13 +85,22 @@ class _Reader:
         self.digest = hashlib.sha256()
         self._refused = _NOT_READ | extended
         self._copies: dict[int, tuple[int, Any]] = {}
-        self._names: frozenset[str] = frozenset()
+        #: By id: a module, its copy, and those of its names that have been read.
+        self._modules: dict[int, tuple[ModuleType, ModuleType, set[str]]] = {}
+        self._names: set[str] = set()
 
     def add(self, *words: object) -> None:
         """Add texts or bytes to the digest, each with its length."""
         for one in words:
             data = one if isinstance(one, bytes) else str(one).encode(errors="surrogatepass")
             self.digest.update(b"%d:" % len(data) + data)
+
+    def read(self, function: Any) -> Any:
+        """A copy of a function, over copies of all that it and its callees refer to."""
+        copy = self.dispatcher(function)
+        while self._attributes():  # they may be functions, which read others
+            pass
+        return copy
 
     def dispatcher(self, function: Any) -> Any:
         """A function compiled by Numba; a second time, the same copy."""
@@ -122,8 +132,8 @@ class _Reader:
 
     def _body(self, python: FunctionType, copied: FunctionType, values: dict[str, Any]) -> None:
         """Defaults, code, closure and globals of a function; the last two are copied."""
-        outer, codes = self._names, list(_codes(python.__code__))
-        self._names = frozenset(name for code in codes for name in code.co_names)
+        codes = list(_codes(python.__code__))
+        self._names.update(name for code in codes for name in code.co_names)
         if self._names & self._refused:
             raise _Unknown
         self._plain(python.__defaults__)
@@ -137,7 +147,6 @@ class _Reader:
                 values[name] = self.value(python.__globals__[name])
             else:
                 self._named(vars(builtins)[name])
-        self._names = outer
 
     def value(self, x: Any) -> Any:
         """A global, or what a closure holds."""
@@ -160,7 +169,9 @@ class _Reader:
         """Constants of a code, and what else cannot change."""
         kind = type(x)
         self.add(kind.__name__)
-        if kind in _CONSTANTS:
+        if kind in (float, complex):  # the texts of all NaNs are the same
+            self.add(np.array(x).tobytes())
+        elif kind in _CONSTANTS:
             self.add(repr(x))
         elif kind is tuple:
             self.add(len(x))
@@ -199,36 +210,58 @@ class _Reader:
         return copy
 
     def _module(self, x: ModuleType) -> ModuleType:
-        """A module: one that is known, or those of its values that the code may read."""
+        """A module: itself if it is known, else a copy; `_attributes` reads it."""
         self.add("module", x.__name__)
-        known = x.__name__.partition(".")[0] in _KNOWN and sys.modules.get(x.__name__) is x
-        if known:
-            for name in sorted(self._names & vars(x).keys()):
-                if type(vars(x)[name]) in (float, int, np.ndarray, CPUDispatcher, tuple):
-                    self.add(name)
-                    self.value(vars(x)[name])
-            return x
-        if type(x) is not ModuleType or "__getattr__" in vars(x):
-            raise _Unknown
-        copy = ModuleType(x.__name__)
-        for name in sorted(self._names & vars(x).keys()):
-            self.add(name)
-            setattr(copy, name, self.value(vars(x)[name]))
-        return copy
+        if id(x) not in self._modules:
+            known = _is_known(x.__name__) and sys.modules.get(x.__name__) is x
+            if not known and (type(x) is not ModuleType or "__getattr__" in vars(x)):
+                raise _Unknown
+            self._modules[id(x)] = x, x if known else ModuleType(x.__name__), set()
+        return self._modules[id(x)][1]
+
+    def _attributes(self) -> bool:
+        """Read what the code may read of modules; whether there was more since the last time.
+
+        Modules may be given to other functions, so the names of all functions count.
+        """
+        more = False
+        for number, (module, copy, done) in enumerate(list(self._modules.values())):
+            for name in sorted((self._names & vars(module).keys()) - done):
+                self.add("attribute", number, name)
+                value = vars(module)[name]
+                if copy is module:
+                    self._attribute(value)
+                else:
+                    setattr(copy, name, self.value(value))
+                done.add(name)
+                more = True
+        return more
+
+    def _attribute(self, x: Any) -> None:
+        """An attribute of a known module, which may have been replaced."""
+        if isinstance(x, ModuleType):
+            self._module(x)
+        elif type(x) is np.ndarray:
+            self._array(x)
+        elif type(x) is tuple or type(x) in _CONSTANTS or _is_number(x):
+            self._plain(x)
+        elif isinstance(x, types.Type):
+            self._named(x)
+        else:
+            name, home = getattr(x, "__name__", None), _home(x)
+            if not isinstance(name, str) or not _is_known(home):
+                raise _Unknown
+            self.add("named", home, name)
 
     def _named(self, x: Any) -> None:
         """A function or type of a package that is known; a type of Numba's numbers."""
         if isinstance(x, (types.Number, types.Boolean)):
             self.add("type", x)
             return
-        kinds = (type, BuiltinFunctionType, FunctionType, np.ufunc, type(np.sum))
-        name = getattr(x, "__name__", None)
-        home = "numpy" if isinstance(x, np.ufunc) else getattr(x, "__module__", None)
-        if not isinstance(x, kinds) or not isinstance(home, str) or not isinstance(name, str):
+        name, home = getattr(x, "__name__", None), _home(x)
+        if not isinstance(x, _FUNCTIONS) or not isinstance(name, str) or name in self._refused:
             raise _Unknown
-        if name in self._refused:
-            raise _Unknown
-        if home.partition(".")[0] not in _KNOWN or vars(sys.modules[home]).get(name) is not x:
+        if not _is_known(home) or vars(sys.modules[home]).get(name) is not x:
             raise _Unknown
         self.add("named", home, name)
 
@@ -237,6 +270,16 @@ class _Reader:
         if isinstance(x, (set, frozenset)):
             x = frozenset(x)
         self._plain(x)
+
+
+def _is_known(module: str) -> bool:
+    return module.partition(".")[0] in _KNOWN
+
+
+def _home(x: Any) -> str:
+    """The module of a function or type; "": unknown."""
+    home = "numpy" if isinstance(x, np.ufunc) else getattr(x, "__module__", None)
+    return home if isinstance(home, str) else ""
 
 
 def _is_number(x: Any) -> bool:

@@ -24,6 +24,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.environment import Environment, lookup_environment
+from numba.core.registry import cpu_target
 
 from numadam._jit.cache import LoopCache
 from numadam._jit.pointers import INNER
@@ -129,9 +130,10 @@ def portable(function: Any) -> Any:
 
 
 def _complete(code: bytes) -> bool:
-    """Whether all that code calls is in this process; LLVM would end the process otherwise."""
-    functions = binding.parse_bitcode(code).functions
-    outside = {one.name for one in functions if one.is_declaration}
+    """Whether all that code refers to is in this process; LLVM would end the process otherwise."""
+    module = binding.parse_bitcode(code)
+    named = [*module.functions, *module.global_variables]
+    outside = {one.name for one in named if one.is_declaration}
     return all(
         name.startswith("llvm.") or binding.address_of_symbol(name) is not None for name in outside
     )
@@ -143,6 +145,9 @@ class _PortableCache(LoopCache):
     @staticmethod
     def _usable(parts: Any) -> bool:
         _, _, (_, code) = parts[0]  # of the library: name, kind, machine code and LLVM's
+        if _complete(code):
+            return True
+        cpu_target.target_context.refresh()  # modules of Numba that only compiling loads
         return _complete(code)
 
     def save_overload(self, signature: Any, data: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import math
 import types
 from typing import Any
 
@@ -156,6 +157,83 @@ def other(a):
     assert first is not None
     assert digest(made(source)) == first
     assert digest(made(source.replace("a < 0", "a < 1"))) not in (None, first)
+
+
+def test_modules_that_import_each_other(constants: types.ModuleType) -> None:
+    constants.again = constants
+    source = "import numba, constants\n@numba.njit\ndef fun(x, g): return constants.again.SHIFT"
+    first = digest(made(source))
+    assert first is not None
+    constants.SHIFT = 2
+    assert digest(made(source)) not in (None, first)
+
+
+PASSED = """
+import numba, constants
+@numba.njit
+def read(module): return module.SHIFT
+@numba.njit
+def same(): return constants
+@numba.njit
+def fun(x, g): return read(constants) + 10 * same().SHIFT + x[0]
+"""
+
+
+def test_a_module_may_be_given_to_another_function(constants: types.ModuleType) -> None:
+    first, key = objectives.snapshot(made(PASSED)) or (None, None)
+    constants.SHIFT = 2
+    second, changed = objectives.snapshot(made(PASSED)) or (None, None)
+    assert len({key, changed, None}) == 3
+    assert [one(np.zeros(1), np.zeros(1)) for one in (first, second)] == [11.0, 22.0]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "other", "kept"),
+    [
+        (np, "sum", np.prod, True),
+        (np.linalg, "norm", np.linalg.det, True),
+        (np.random, "rand", np.random.randn, True),
+        (math, "sin", math.cos, True),
+        (np, "flag", True, True),
+        (np, "text", "abc", True),
+        (np, "own", numba.njit(lambda a: a), False),
+        (np, "python", made, False),
+    ],
+)
+def test_names_of_numpy_that_others_have_replaced(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, other: Any, kept: bool
+) -> None:
+    source = f"""
+import math, numba, numpy as np
+@numba.njit
+def fun(x, g): return {owner.__name__.replace("numpy", "np")}.{name}
+"""
+    first = digest(made(source))
+    assert first is not None
+    monkeypatch.setattr(owner, name, other, raising=False)
+    found = digest(made(source))
+    assert found != first
+    assert (found is not None) == kept
+
+
+def test_the_sign_of_nan_counts() -> None:
+    """It is the only thing by which two NaNs differ in a result."""
+    source = (
+        "import math, numba\nG = math.copysign(math.nan, 1)\n@numba.njit\ndef fun(x, g): return G"
+    )
+    assert digest(made(source)) not in (None, digest(made(source.replace("1)", "-1)"))))
+
+
+def test_blocks_that_python_runs_are_not_kept() -> None:
+    source = """
+import numba
+@numba.njit
+def fun(x, g):
+    with numba.objmode(y="float64"):
+        y = 1.0
+    return y
+"""
+    assert digest(made(source)) is None
 
 
 UNKNOWN = {

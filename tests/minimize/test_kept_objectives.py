@@ -97,6 +97,13 @@ def test_processes_that_compile_one_objective_at_once(tmp_path: Path) -> None:
     assert not is_compiled(tmp_path)
 
 
+def test_what_only_the_compiler_loads_is_loaded(tmp_path: Path) -> None:
+    """The keys of Python's hashes are variables of a module; LLVM would end the process."""
+    code = script().replace("square(x[0] - 3.0)", "{'a': square(x[0] - 3.0)}['a']")
+    found = [python(code, NUMBA_CACHE_DIR=str(tmp_path)).split()[0] for _ in range(2)]
+    assert found == ["True", "False"]
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder in which objectives are kept; loops are read from the others, too."""
