@@ -148,6 +148,17 @@ def remove_left_over(folder: Path) -> None:
                 path.unlink()
 
 
+def remove_oldest(prefix: str, most: int) -> None:
+    """Remove the entries of a kind that were written first, where there are more than `most`."""
+    folder = directory()
+    if folder is None:
+        return
+    with contextlib.suppress(OSError):  # another process removes them, too
+        found = sorted(folder.glob(f"{prefix}-*.loop"), key=lambda path: path.stat().st_mtime)
+        for path in found[: max(0, len(found) - most)]:
+            path.unlink(missing_ok=True)
+
+
 def write(name: str, content: bytes) -> bool:
     """Write an entry under a temporary name, then move it into place; False if it is not kept."""
     folder = directory()

@@ -26,12 +26,15 @@ from numba.core.compiler_machinery import register_pass
 from numba.core.environment import Environment, lookup_environment
 from numba.core.registry import cpu_target
 
-from numadam._jit.cache import LoopCache
+from numadam._jit.cache import LoopCache, remove_oldest
 from numadam._jit.pointers import INNER
 
 #: Addresses as numbers, globals that hold them, functions that call themselves.
 _BOUND = re.compile(r"inttoptr \(?i64 [1-9-]|numba\.dynamic\.globals|\.numba\.unresolved\$")
 _ENVIRONMENT = "_ZN08NumbaEnv"
+#: Begin of the names of the entries; so many are kept, 20 to 200 kB each: an objective that is
+#: defined anew around each set of data makes one each time.
+_PREFIX, _MOST_ENTRIES = "objective", 500
 
 
 def _is_constant(x: Any) -> bool:
@@ -154,6 +157,7 @@ class _PortableCache(LoopCache):
         """Write it to the disk where another process may run it."""
         if data.library.portable and not data.lifted:
             super().save_overload(signature, data)
+            remove_oldest(_PREFIX, _MOST_ENTRIES)
         else:
             self._report.folder = None
 
@@ -161,6 +165,6 @@ class _PortableCache(LoopCache):
 def compile_portable(function: Any, what: str, digest: str, package: str, signature: Any) -> None:
     """Compile a `portable` function, or load it from the disk; reported as `what`."""
     with contextlib.ExitStack() as stack:
-        cache = _PortableCache(f"objective-{digest}", package, stack, what)
+        cache = _PortableCache(f"{_PREFIX}-{digest}", package, stack, what)
         function._cache = cache  # noqa: SLF001  # Numba offers no other
         function.compile(signature)

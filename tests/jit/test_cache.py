@@ -155,6 +155,20 @@ def test_temporary_files_of_killed_writers_are_removed(
     assert {path.name for path in tmp_path.iterdir()} == {alive.name, foreign.name, "a.loop"}
 
 
+def test_the_oldest_entries_of_a_kind_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cache, "directory", lambda: tmp_path)
+    names = [f"{kind}-{k}.loop" for k in range(5) for kind in ("objective", "adam")]
+    for age, name in enumerate(reversed(names)):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (age, age))
+    cache.remove_oldest("objective", 5)
+    assert len(list(tmp_path.iterdir())) == 10
+    cache.remove_oldest("objective", 2)
+    left = {path.name for path in tmp_path.glob("objective*")}
+    assert left == {"objective-0.loop", "objective-1.loop"}
+    assert len(list(tmp_path.glob("adam*"))) == 5
+
+
 def test_a_loop_of_another_processor_is_not_loaded(warm: str) -> None:
     code = """
         from numadam._cpu import compiled as c
