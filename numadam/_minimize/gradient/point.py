@@ -28,8 +28,8 @@ from numadam._settings.bounds import inward, leaf_bounds
 _COMPLEX_PARTS = ".real", ".imag"
 #: Note on an exception of `fun` that x0 itself does not raise.
 _BESIDE = (
-    "numadam: check_grad calls fun beside x0, up to 10 % away. Where fun cannot be evaluated there, "
-    "take another x0 or pass bounds, which no call leaves."
+    "numadam: check_grad calls fun beside x0, up to 10 % away. Where fun cannot be evaluated "
+    "there, take another x0 or pass bounds, which no call leaves."
 )
 
 
