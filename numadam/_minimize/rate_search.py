@@ -63,7 +63,8 @@ def find_rate(run: Callable[..., Any], maxiter: int) -> Found:
     """
     length = min(_TRIAL, maxiter // (2 * len(RATES)))
     options = {"maxiter": length, "gtol": 0.0, "track_best": True, "history": False}
-    heights, nfev, njev = [], 0, 0
+    heights: list[float] = []
+    nfev = njev = 0
     for rate in RATES:
         height = math.inf
         try:

@@ -172,7 +172,7 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
         raise missing(self, name)
 
     def __repr__(self) -> str:
-        return repr(OptimizeResult(self._brief())) if self else "Result()"
+        return repr(OptimizeResult(self._brief())) if len(self.keys()) else "Result()"
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""

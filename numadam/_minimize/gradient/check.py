@@ -135,7 +135,7 @@ def _numbers(elements: Any, directions: Any) -> list[tuple[str, Any]]:
 
 
 def _positive(name: str, given: Any) -> float:
-    if not isinstance(given, numbers.Real) or not 0.0 < given < math.inf:
+    if not isinstance(given, numbers.Real) or not 0.0 < float(given) < math.inf:
         raise ValueError(f"{name}: expected a positive number, got {given!r:.80}.")
     return float(given)
 
