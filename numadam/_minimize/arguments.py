@@ -89,6 +89,8 @@ def own_copy(x0: Any) -> Any:
     import optree
 
     nested: Any = x0
+    if not optree.tree_leaves(nested, none_is_leaf=True):
+        raise ValueError("x0: holds no array, there is nothing to minimise.")
     return optree.tree_map_with_accessor(
         lambda accessor, leaf: _own_array(leaf, accessor.codify("x0")), nested, none_is_leaf=True
     )

@@ -29,12 +29,16 @@ class entry(Generic[Value]):
         try:
             return result[self._name]
         except KeyError:
-            raise AttributeError(
-                f"{self._name}: this result has none; it has {', '.join(result)}."
-            ) from None
+            raise missing(result, self._name) from None
 
     def __set__(self, result: dict[str, Any], value: Value) -> None:
         result[self._name] = value
+
+
+def missing(result: dict[str, Any], name: str) -> AttributeError:
+    """The error at an attribute that a result has not; Python adds the nearest name."""
+    text = f"{name}: this result has none; it has {', '.join(result)}."
+    return AttributeError(text, name=name, obj=result)
 
 
 def entries(kind: type) -> dict[str, entry[Any]]:

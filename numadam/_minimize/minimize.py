@@ -21,7 +21,8 @@ from numadam._minimize.checkpoint import read_checkpoint
 from numadam._minimize.compiled.forms import check_plain, is_compiled
 from numadam._minimize.hints import with_hint
 from numadam._minimize.names import takes_names_of_scipy
-from numadam._minimize.rate_search import find_rate
+from numadam._minimize.observers import takes_result
+from numadam._minimize.rate_search import check_search, find_rate
 from numadam._minimize.result import Result, every_for
 from numadam._minimize.runs import check_for_ranks, define, run_compiled, run_in_python
 from numadam._minimize.saved import start_of
@@ -113,8 +114,9 @@ def minimize(
         Step size in units of x, 0.01 for every rule (see Notes); `numadam.schedules` has callables
         of the iteration. An array sets it by element: the scale on which each one changes. "auto"
         tries nine rates from 0.001 to 10 for ten iterations each, from x0, and goes on with that of
-        the lowest f, the `lr` of the result. The trials count in `maxiter`, `nfev` and `njev`. For
-        an f without noise.
+        the lowest f, the `lr` of the result. Rates at which f is not finite, or `fun` raises, are
+        not taken. The trials count in `maxiter`, `nfev` and `njev`, and call no `callback`. For an
+        f without noise.
     rule : str or class, default "adam"
         Any rule of numadam: "adamw", "nadam", "rmsprop", "sgd", ...
     callback : function or History, optional
@@ -227,11 +229,8 @@ def minimize(
     """
     searched = None
     if isinstance(lr, str):
-        given: dict[str, Any] = {"bounds": bounds, "rule": rule, "norm": norm, **options}
-        trial = functools.partial(minimize, fun, x0, args, jac=jac, **given)
         apart = {"state": state, "checkpoint": checkpoint, "comm": comm}
-        searched = find_rate(lr, trial, check_maxiter(maxiter), **apart)
-        lr, maxiter = searched.lr, searched.maxiter
+        check_search(lr, check_maxiter(maxiter), **apart)
     with _on_all_ranks(comm) as block:
         if track_best not in (None, True, False):
             raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
@@ -272,6 +271,14 @@ def minimize(
 
         found = minimize_on_ranks(fun, task, block, checkpoint, checkpoint_every)
         return with_hint(found, x0, lr, state, sums_over(block))
+    if isinstance(lr, str):
+        if callback is not None:
+            takes_result(callback)  # before the search, it refuses what cannot be called
+        given: dict[str, Any] = {"bounds": bounds, "rule": rule, "norm": norm, **options}
+        trial = functools.partial(minimize, fun, x0, args, jac=jac, **given)
+        searched = find_rate(trial, maxiter)
+        lr, maxiter = searched.lr, searched.maxiter
+        task = task._replace(lr=lr, maxiter=maxiter, every=every_for(history, maxiter))
     result = (run_compiled if compiled else run_in_python)(fun, task)
     if searched is not None:
         result.nfev += searched.nfev

@@ -197,6 +197,11 @@ def _refuse_single(options: Mapping[str, Any]) -> None:
 
 def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
     """Learning rates of the problems, where `lr` has one for each; else None."""
+    if isinstance(lr, str):
+        raise TypeError(
+            f"lr: expected a number, a schedule or an array, got {lr!r:.80}. A search, lr='auto', "
+            "is for one problem: find a rate with minimize."
+        )
     for k, one in enumerate(lr if isinstance(lr, (list, tuple)) else ()):
         if callable(one):
             raise TypeError(

@@ -11,6 +11,9 @@ RATES = (1e-3, 10**-2.5, 1e-2, 10**-1.5, 0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
 #: Iterations of a trial; with fewer iterations in all, half of them are for the trials.
 _TRIAL = 10
 
+#: Status of a trial in which f or the gradient became infinite or NaN.
+_LOST = 2, 3
+
 
 class Found(NamedTuple):
     """The rate, the iterations that are left, and the calls that it took."""
@@ -21,15 +24,13 @@ class Found(NamedTuple):
     njev: int
 
 
-def find_rate(lr: str, run: Callable[..., Any], maxiter: int, **refused: Any) -> Found:
-    """The rate with the lowest f after a few iterations from x0; the smallest of equal ones.
+def check_search(lr: str, maxiter: int, **refused: Any) -> None:
+    """Refuse a search that cannot be made, before anything is evaluated.
 
     Parameters
     ----------
     lr : str
         "auto".
-    run : callable
-        ``run(lr=..., maxiter=..., ...)``: minimise from x0.
     maxiter : int
         Iterations of search and run together.
     **refused
@@ -40,18 +41,50 @@ def find_rate(lr: str, run: Callable[..., Any], maxiter: int, **refused: Any) ->
     for name, given in refused.items():
         if given is not None:
             raise ValueError(f"lr: 'auto' does not go with {name}. Pass the rate itself.")
-    length = min(_TRIAL, maxiter // (2 * len(RATES)))
-    if length == 0:
+    if maxiter < 2 * len(RATES):
         raise ValueError(
             f"lr: 'auto' tries {len(RATES)} rates, and needs a maxiter of {2 * len(RATES)} at "
             f"least, got {maxiter}."
         )
+
+
+def find_rate(run: Callable[..., Any], maxiter: int) -> Found:
+    """The rate with the lowest f after a few iterations from x0; the smallest of equal ones.
+
+    Rates at which f or the gradient are not finite are not taken, nor those at which `fun` raises,
+    but for the first one, which is small: what it raises is no matter of the rate.
+
+    Parameters
+    ----------
+    run : callable
+        ``run(lr=..., maxiter=..., ...)``: minimise from x0.
+    maxiter : int
+        Iterations of search and run together.
+    """
+    length = min(_TRIAL, maxiter // (2 * len(RATES)))
     options = {"maxiter": length, "gtol": 0.0, "track_best": True, "history": False}
-    trials = [run(lr=rate, **options) for rate in RATES]
-    heights = [one.fun if math.isfinite(one.fun) else math.inf for one in trials]
-    return Found(
-        RATES[heights.index(min(heights))],
-        maxiter - length * len(RATES),
-        sum(one.nfev for one in trials),
-        sum(one.njev for one in trials),
-    )
+    heights: list[float] = []
+    nfev = njev = 0
+    for rate in RATES:
+        height = math.inf
+        try:
+            trial = run(lr=rate, **options)
+            if trial.status not in _LOST and math.isfinite(trial.fun):
+                height = trial.fun
+        except BaseException as error:
+            trial = getattr(error, "numadam_result", None)
+            if not heights or trial is None or not isinstance(error, Exception):
+                _name_trial(error, rate)
+                raise
+        heights.append(height)
+        nfev += trial.nfev
+        njev += trial.njev
+    best = RATES[heights.index(min(heights))]
+    return Found(best, maxiter - length * len(RATES), nfev, njev)
+
+
+def _name_trial(error: BaseException, rate: float) -> None:
+    """Say on an exception that it ended a trial."""
+    if hasattr(error, "numadam_result"):
+        error.numadam_result.lr = rate
+        error.add_note(f"numadam: lr='auto' was trying lr={rate:.4g}.")

@@ -16,7 +16,7 @@ from numadam._arrays.interop import is_array, to_host
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
 from numadam._minimize import stopping as st
-from numadam._minimize.entries import entry
+from numadam._minimize.entries import entry, missing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +38,8 @@ _OF_ONE_PROBLEM = (
     *("success", "status", "x", "fun", "jac", "grad_norm"),
     *("x_last", "fun_last", "nit", "averaged"),
 )
+#: Arrays that the summary of many problems is made of.
+_SHOWN_OF_MANY = "x", "nit", "success", "status"
 #: The longest history that is recorded by default.
 _HISTORY_LENGTH = 10_000
 
@@ -166,8 +168,11 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
             shown["state"] = f"to go on from nit={self.nit}: state=result.state"
         return shown
 
+    def __getattr__(self, name: str) -> Any:
+        raise missing(self, name)
+
     def __repr__(self) -> str:
-        return repr(OptimizeResult(self._brief()))
+        return repr(OptimizeResult(self._brief())) if len(self.keys()) else "Result()"
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
@@ -187,6 +192,8 @@ def _short(x: Any) -> Any:
         return x
     if type(x) in (dict, list, tuple):
         return formatting.brief(x)
+    if Tree(x).is_leaf:  # a number that the user has put there
+        return x
     return f"{type(x).__name__} of {formatting.outline(Tree(x).flatten(x, 'x'))}"
 
 
@@ -281,6 +288,9 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
     def averaged(self) -> Any:
         """Running averages of x; with the option `ema` only."""
 
+    def __getattr__(self, name: str) -> Any:
+        raise missing(self, name)
+
     def __dir__(self) -> list[str]:
         return [*self, "best"]
 
@@ -295,6 +305,8 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
 
     def _rows(self) -> list[tuple[str, str]]:
         """Counts and ranges over all problems."""
+        if not all(is_array(self.get(name)) for name in _SHOWN_OF_MANY):  # changed by the user
+            return [(name, formatting.brief(value)) for name, value in self.items()]
         count, outline = len(self.nit), formatting.outline([self.x])
         rows = [("problems", f"{count:,}, x of shape {self.x.shape}: {outline}")]
         rows.append(("success", f"{int(np.sum(self.success)):,} of {count:,}"))
@@ -305,13 +317,13 @@ class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
         for name in ("fun", "grad_norm", "nit"):
             if name in self and count:
                 rows.append((name, _spread(np.asarray(to_host(self[name])))))
-        rows.append(("nfev", f"{self.nfev:,}"))
+        rows += [("nfev", f"{self.nfev:,}")] if "nfev" in self else []
         return rows
 
     def __repr__(self) -> str:
         rows = self._rows()
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:>{width}}: {text}" for name, text in rows)
+        width = max((len(name) for name, _ in rows), default=0)
+        return "\n".join(f"{name:>{width}}: {text}" for name, text in rows) or "ManyResult()"
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""

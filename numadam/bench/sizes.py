@@ -33,7 +33,8 @@ SIDES: dict[str, Callable[[int], Side]] = {
     "DeepSpeed": peers.deepspeed_adam,
 }
 LEGEND = (
-    "float32, one array. Each cell: the time of a step, and in brackets numadam's time over it.\n"
+    "float32, one array. Each cell: median time of a step; in brackets numadam's time / this time\n"
+    "(below 1: numadam is faster).\n"
     "roofline: the memory traffic of a step and one addition a stream, in its parts and threads."
 )
 
@@ -62,7 +63,7 @@ def available(sides: Mapping[str, Callable[[int], Side]] = SIDES) -> tuple[list[
             reasons.append(str(reason))
         else:
             found.append(name)
-    return found, reasons
+    return found, list(dict.fromkeys(reasons))  # two sides may lack the same package
 
 
 def sizes_for(quick: bool, asked: Sequence[int] | None) -> tuple[list[int], list[str]]:

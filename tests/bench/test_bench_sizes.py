@@ -61,7 +61,7 @@ def test_sides_that_are_not_there_say_why():
     def missing(n):
         raise peers.Unavailable("torch is not installed")
 
-    found = sizes.available({"numadam": peers.step, "torch": missing})
+    found = sizes.available({"numadam": peers.step, "torch": missing, "DeepSpeed": missing})
     assert found == (["numadam"], ["torch is not installed"])
 
 
@@ -101,10 +101,17 @@ def test_pictures_that_cannot_be_are_refused_first(words, said, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["--size", "few"], ["--size", "0.5"], ["--size", "1", "--options"]]
+    "words",
+    [
+        ["--size", "few"],
+        ["--size", "0.5"],
+        ["--size", "1", "--options"],
+        ["--wait", "-1"],
+        ["--wait", "inf"],
+    ],
 )
-def test_misuse_of_sizes(words, capsys):
+def test_misuse_of_numbers(words, capsys):
     with pytest.raises(SystemExit) as stop:
         options(*words)
     assert stop.value.code == 2
-    assert "--size" in capsys.readouterr().err
+    assert words[0] in capsys.readouterr().err

@@ -264,6 +264,10 @@ def test_refusals():
         na.check_grad(square, np.ones(2), jac=True, rng=-1)
     with pytest.raises(ValueError, match="tolerance: expected a positive number, got 0"):
         na.check_grad(valley, START, jac=True, tolerance=0)
+    with pytest.raises(ValueError, match="tolerance: expected a positive number, got 'a'"):
+        na.check_grad(valley, START, jac=True, tolerance="a")
+    with pytest.raises(ValueError, match="x0: holds no array"):
+        na.check_grad(valley, {}, jac=True)
     with pytest.raises((TypeError, ValueError), match=r"^elements"):
         na.check_grad(valley, START, jac=True, elements=-1)
     with pytest.raises(ValueError, match="x0: has no number that the bounds leave free"):

@@ -12,6 +12,8 @@ import numadam as na
 from tests.minimize.gradients import RIGHT, amplitudes, decays, network, valley, waves
 from tests.minimize.objectives import square
 
+SCALES = np.array([1.0, 1e6, 1e12])
+
 
 def changed(fun, change):
     """`fun` with a gradient that is changed."""
@@ -230,3 +232,73 @@ def test_stairs(slope):
     """The gradient of a count is 0 nearly everywhere, and of no use."""
     check = na.check_grad(lambda x: (float(np.floor(3 * x).sum()), slope + 0 * x), [1.5], jac=True)
     assert not check.ok
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-9, 1e-12, 1e-15])
+def test_x_at_0_that_changes_on_a_short_scale(scale):
+    """As a capacitance in farads: nothing but f says how long a step may be."""
+
+    def fun(x):
+        return float(np.sum(np.sin(x / scale))), np.cos(x / scale) / scale
+
+    assert na.check_grad(fun, np.zeros(3), jac=True).ok
+    check = na.check_grad(changed(fun, lambda g, x: 2 * g), np.zeros(3), jac=True)
+    assert "it is 2.000 times" in check.message
+
+
+def test_a_scale_below_all_steps_is_not_called_wrong():
+    def fun(x):
+        return float(np.sum(np.sin(1e10 * x))), 1e10 * np.cos(1e10 * x)
+
+    for seed in range(10):
+        x0 = np.random.default_rng(seed).standard_normal(5)
+        assert na.check_grad(fun, x0, jac=True).status == "unclear"
+
+
+def test_a_slope_that_is_too_small_to_tell_is_named():
+    weights = np.array([1e8, 1.0, 1e-4])
+
+    def fun(x):
+        return float(weights @ x**2), 2 * weights * x * [1, 1, 2]
+
+    check = na.check_grad(fun, np.ones(3), jac=True)
+    assert check.ok
+    assert check.message.startswith("The gradient is right in 2 elements")
+    assert "cannot tell for x0[2], where the slope is too small beside f" in check.message
+
+
+def test_a_penalty_is_no_word_for_one_wrong_element():
+    def fun(x):
+        return float(np.sum(np.sin(x / SCALES))), np.cos(x / SCALES) / SCALES * [1, 1, 2]
+
+    check = na.check_grad(fun, SCALES, jac=True)
+    assert check.wrong == ("x0[2]",)
+    assert "penalty" not in check.message
+
+
+def test_an_edge_beside_x0_is_named():
+    def fun(x):
+        return (np.nan if x[1] > 2 else float(x @ x)), 2 * x
+
+    x0 = np.array([1.0, 2.0, 3.0])
+    check = na.check_grad(fun, x0, jac=True)
+    assert check.message.startswith("Cannot tell: fun is not finite near x0, where x0[1] is ")
+    assert na.check_grad(fun, x0, jac=True, bounds=(None, 2)).ok
+
+    def raising(x):
+        if x[1] > 2:
+            raise ValueError("too far")
+        return float(x @ x), 2 * x
+
+    with pytest.raises(ValueError, match="too far") as caught:
+        na.check_grad(raising, x0, jac=True)
+    assert "check_grad calls fun beside x0" in caught.value.__notes__[0]
+    assert "bounds" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match="too far") as caught:
+        na.check_grad(raising, 3 * x0, jac=True)
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_an_x0_that_is_not_finite_is_named():
+    check = na.check_grad(square, np.array([1.0, np.nan]), jac=True)
+    assert check.message == "Cannot tell: x0[1] is nan."

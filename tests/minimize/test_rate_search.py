@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 
@@ -72,6 +73,76 @@ def test_rates_that_leave_the_domain_are_not_taken():
     assert found.lr < 1
 
 
+def test_a_rate_that_ends_beyond_an_edge_is_not_taken():
+    def ramp(x):  # lower is better, up to an edge
+        return (np.nan if np.any(x > 9.5) else -float(np.sum(x))), -np.ones_like(x)
+
+    found = na.minimize(ramp, np.zeros(3), jac=True, lr="auto", maxiter=180)
+    assert found.lr == 10**-0.5  # with 1.0 and above the tenth step is beyond
+
+
+@numba.njit
+def compiled_edge(x, g):
+    f = 0.0
+    for i in range(x.size):
+        if abs(x[i]) > 5:
+            raise ValueError("no convergence")
+        f += (x[i] - 3) ** 2
+        g[i] = 2 * (x[i] - 3)
+    return f
+
+
+def edge(x):
+    g = np.zeros_like(x)
+    return compiled_edge.py_func(x, g), g
+
+
+def test_a_rate_at_which_fun_raises_is_not_taken():
+    calls = Counted(edge)
+    found = na.minimize(calls, np.zeros(3), jac=True, lr="auto", maxiter=400)
+    assert found.success
+    assert found.nfev == len(calls.seen)
+    compiled = na.minimize(compiled_edge, np.zeros(3), lr="auto", maxiter=400)
+    assert (compiled.lr, compiled.nfev) == (found.lr, found.nfev)
+
+
+@pytest.mark.parametrize(("kind", "call"), [(ValueError, 1), (KeyboardInterrupt, 30)])
+def test_what_ends_a_search_names_the_trial(kind, call):
+    calls = []
+
+    def fun(x):
+        calls.append(x)
+        if len(calls) == call:
+            raise kind("no mesh")
+        return far(x)
+
+    with pytest.raises(kind) as caught:
+        na.minimize(fun, np.zeros(2), jac=True, lr="auto")
+    trial = RATES[(call - 1) // 11]
+    assert caught.value.numadam_result.lr == trial
+    assert f"lr='auto' was trying lr={trial:.4g}" in caught.value.__notes__[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("track_best", "yes"), ("check_every", 0), ("gtol", "a"), ("callback", 3), ("history", "a")],
+)
+def test_wrong_arguments_are_refused_before_the_search(name, value):
+    def fun(x):
+        raise AssertionError("evaluated")
+
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+        na.minimize(fun, np.zeros(2), jac=True, lr="auto", **{name: value})
+
+
+def test_callbacks_are_called_in_the_run_alone():
+    seen = []
+    found = na.minimize(
+        far, np.zeros(2), jac=True, lr="auto", maxiter=200, callback=lambda x: seen.append(x)
+    )
+    assert len(seen) == found.nit
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="or 'auto', got 'fast'"):
         na.minimize(far, START, jac=True, lr="fast")
@@ -82,3 +153,5 @@ def test_refusals():
         na.minimize(far, START, jac=True, lr="auto", checkpoint="run")
     with pytest.raises(ValueError, match="needs a maxiter of 18 at least, got 17"):
         na.minimize(far, START, jac=True, lr="auto", maxiter=17)
+    with pytest.raises(TypeError, match="is for one problem: find a rate with minimize"):
+        na.minimize_many(lambda x: (x, x), np.ones((4, 2)), jac=True, lr="auto")

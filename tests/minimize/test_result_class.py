@@ -102,3 +102,27 @@ def test_many_problems_take_the_options_of_their_signature():
     assert {"ema_debias"} == Options.__annotations__.keys() - ManyOptions.__annotations__.keys()
     with pytest.raises(ValueError, match=r"^ema_debias: problems stop at different iterations"):
         many(ema=0.9, ema_debias=True)
+
+
+@pytest.mark.parametrize("make", [one, many])
+def test_a_changed_result_is_still_shown(make):
+    result = make()
+    result.x = 3
+    assert "3" in repr(result)
+    del result["x"]
+    result.note = "by hand"
+    for text in (repr(result), result._repr_html_()):
+        assert "by hand" in text
+    assert repr(type(result)()) == f"{type(result).__name__}()"
+    assert "<table" in type(result)()._repr_html_()
+
+
+@pytest.mark.parametrize("make", [one, many])
+def test_a_wrong_name_says_what_there_is(make):
+    result = make()
+    for name in ("lr", "nitt"):
+        with pytest.raises(AttributeError, match=f"^{name}: this result has none; it has") as error:
+            getattr(result, name)
+        assert (error.value.name, error.value.obj) == (name, result)
+    assert getattr(result, "lr", 5) == 5
+    assert not hasattr(result, "__array_interface__")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def check_grad(
     -----
     A difference is formed with two step sizes, from which its error is estimated: 4 calls of
     `fun` an element. Where they do not agree, or differ from the gradient, longer and shorter
-    steps are tried, at most 32 calls. A gradient is called wrong where it differs by more than
+    steps are tried, at most 44 calls. A gradient is called wrong where it differs by more than
     `tolerance` and 4 estimated errors, at two step sizes. Where f has a kink, any number between
     both slopes is right.
 
@@ -105,13 +106,13 @@ def check_grad(
     asked = [None if n is None else count(name, n, 0) for name, n in _numbers(elements, directions)]
     if asked[0] == 0 and not asked[1]:
         raise ValueError("elements: 0, and no directions, so there is nothing to check.")
-    if tolerance is not None and not 0.0 < tolerance < math.inf:
-        raise ValueError(f"tolerance: expected a positive number, got {tolerance!r}.")
+    if tolerance is not None:
+        tolerance = _positive("tolerance", tolerance)
     point = Point(fun, x0, args, jac, bounds)
     prober = Prober(point, tolerance, _generator(rng))
     allowed = prober.tolerance
     if not math.isfinite(prober.f):
-        return _outcome(point, [], allowed, "unclear", f"Cannot tell: fun is {prober.f} at x0.")
+        return _outcome(point, [], allowed, "unclear", _told_not_finite(point, prober.f))
     findings = [prober.judge(probe) for probe in prober.probes(*asked)]
     if not findings:
         raise ValueError(
@@ -121,8 +122,9 @@ def check_grad(
         hint = Explanation(point, prober.g, allowed).of(findings)
         return _outcome(point, findings, allowed, "wrong", _told_wrong(point, findings, hint))
     largest = max(one.size for one in findings)
-    doubts = any(one.doubt for one in findings)
-    if doubts or 2 * sum(one.resolved(largest) for one in findings) < len(findings):
+    resolved = sum(one.resolved(largest) for one in findings)
+    doubts = any(one.doubt for one in findings) or all(one.hidden for one in findings)
+    if doubts or 2 * resolved < len(findings):
         text = _told_unclear(findings, largest, prober.is_random)
         return _outcome(point, findings, allowed, "unclear", text)
     return _outcome(point, findings, allowed, "right", _told_right(findings, largest))
@@ -130,6 +132,12 @@ def check_grad(
 
 def _numbers(elements: Any, directions: Any) -> list[tuple[str, Any]]:
     return [("elements", elements), ("directions", directions)]
+
+
+def _positive(name: str, given: Any) -> float:
+    if not isinstance(given, numbers.Real) or not 0.0 < float(given) < math.inf:
+        raise ValueError(f"{name}: expected a positive number, got {given!r:.80}.")
+    return float(given)
 
 
 def _generator(rng: int | np.random.Generator | None) -> np.random.Generator:
@@ -208,19 +216,33 @@ def _told_wrong(point: Point, findings: list[Finding], hint: str) -> str:
 
 
 def _told_right(findings: list[Finding], largest: float) -> str:
-    elements = sum(one.probe.element is not None for one in findings)
-    rest = len(findings) - elements
+    hidden = [one.probe.name for one in findings if one.hidden]
+    seen = [one for one in findings if not one.hidden]
+    elements = sum(one.probe.element is not None for one in seen)
+    rest = len(seen) - elements
     parts = [formatting.count(elements, "element")] if elements else []
     parts += [formatting.count(rest, "random direction")] if rest else []
     good = [
         SAFETY * one.slope.error / max(one.size, LOOSE * largest)
-        for one in findings
+        for one in seen
         if one.slope is not None and one.resolved(largest)
     ]
     text = f"The gradient is right in {' and '.join(parts)}: it agrees with differences, whose "
     text += f"relative error is {max(good):.1g} at most."
-    kinks = sum(one.kink for one in findings)
-    return text + (f" fun has a kink in {kinks} of them." if kinks else "")
+    kinks = sum(one.kink for one in seen)
+    text += f" fun has a kink in {kinks} of them." if kinks else ""
+    return text + (
+        f" Differences cannot tell for {some(hidden)}, where the slope is too small beside f."
+        if hidden
+        else ""
+    )
+
+
+def _told_not_finite(point: Point, f: float) -> str:
+    lost = np.flatnonzero(~np.isfinite(point.x))
+    if len(lost):
+        return f"Cannot tell: {point.name(int(lost[0]))} is {point.x[lost[0]]}."
+    return f"Cannot tell: fun is {f} at x0."
 
 
 def _told_unclear(findings: list[Finding], largest: float, is_random: bool) -> str:
@@ -240,6 +262,12 @@ def _told_unclear(findings: list[Finding], largest: float, is_random: bool) -> s
         return (
             "Cannot tell: the gradient is 0 at x0, or too small for differences to see. Take "
             "another x0."
+        )
+    lost = [one.probe.name for one in findings if one.slope is None]
+    if lost:
+        return (
+            f"Cannot tell: fun is not finite near x0, where {some(lost)} is larger or smaller. "
+            "Take another x0, or pass bounds within which fun is finite."
         )
     doubts = [one.probe.name for one in findings if one.doubt]
     where = f" in {some(doubts)}" if doubts else ""

@@ -22,6 +22,9 @@ _OF_GAP = 0.25
 _OF_FOURTH = 0.2
 #: Rounding errors of f in a slope, times the step.
 _CENTRAL, _ONE_SIDED = 2.0, 8.0
+#: Power of the step as which the error falls at least where f is smooth: 3, and 2 where its slope
+#: has a kink.
+_FALL = 1.5
 #: Ratio of the jumps of the slope with two steps, at a kink. Where f is smooth, that is the ratio
 #: of the steps.
 _KINK = 0.75
@@ -58,6 +61,23 @@ class Slope(NamedTuple):
         """Whether it is good enough to say that a slope by formula is another."""
         sharp = SAFETY * self.error <= _OF_GAP * abs(slope - self.value)
         return sharp and not self.agrees(slope, tolerance)
+
+    def settled(self, others: Sequence[Slope]) -> bool:
+        """Whether f is smooth at this step, as far as its rounding lets see.
+
+        Else it changes as much within a short step as within a long one: on a scale that is
+        shorter still, where its slope may be any.
+        """
+        if SAFETY * self.error <= max(abs(self.value), SAFETY**2 * self.rounding):
+            return True
+        longer = [one for one in others if one.step > self.step]
+        falls = [self.moves <= one.moves * (self.step / one.step) ** _FALL for one in longer]
+        return bool(falls) and all(falls)
+
+    @property
+    def moves(self) -> float:
+        """Change of f within the step that the slope does not explain."""
+        return self.step * self.error
 
     def confirms(self, slope: float, tolerance: float) -> bool:
         """Whether it is good enough to say that a slope by formula is right."""

@@ -101,7 +101,7 @@ class Explanation:
                 return _times(words, 1 / ratio, self._tolerance)
         x = self._along(self._point.x, some)
         given = self._along(self._g, some)
-        if len(some) > 2 and x.any():
+        if len(some) > 2 and sum(one.wrong for one in some) > 1 and x.any():
             factor = float(x @ (slopes - given) / (x @ x))
             if self._alike(given + factor * x, slopes, errors):
                 return f"lacks {factor:.4g} * x, such as that of a penalty on x"

@@ -26,6 +26,11 @@ from numadam._settings.bounds import inward, leaf_bounds
 
 #: Names of the parts of a complex number.
 _COMPLEX_PARTS = ".real", ".imag"
+#: Note on an exception of `fun` that x0 itself does not raise.
+_BESIDE = (
+    "numadam: check_grad calls fun beside x0, up to 10 % away. Where fun cannot be evaluated "
+    "there, take another x0 or pass bounds, which no call leaves."
+)
 
 
 class Point:
@@ -81,7 +86,11 @@ class Point:
         """F at another x."""
         self._write(x)
         apart = self._objective.apart
-        return float(self._objective.value() if apart else self._objective.evaluate(True)[0])
+        try:
+            return float(self._objective.value() if apart else self._objective.evaluate(True)[0])
+        except Exception as error:
+            error.add_note(_BESIDE)
+            raise
 
     @property
     def nfev(self) -> int:

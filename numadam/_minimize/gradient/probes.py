@@ -20,6 +20,10 @@ _ALL_UP_TO, _SOME, _DIRECTIONS = 100, 40, 10
 _SMALLEST = 0.1
 #: Part of the largest slope that counts as nothing, where one is small.
 _NEGLIGIBLE = 1e-3
+#: Steps beside 0, as multiples of the first one, where no number tells the scale of x.
+_AT_ZERO = (1e-3, 1e-6, 1e-9, 1e-12, 1e-15)
+#: Ratio of two steps that have no wave in common.
+_APART = 30.0
 #: Repeated calls of `fun` at x0, which tell whether it is random.
 _REPEATS = 2
 
@@ -52,6 +56,13 @@ class Finding(NamedTuple):
     def size(self) -> float:
         """The larger of both slopes."""
         return max(abs(self.formula), abs(self.slope.value) if self.slope else 0.0)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the slope is too small beside f for the differences to tell it from others."""
+        if not self.formula or self.slope is None or self.kink:
+            return False
+        return SAFETY * self.slope.error > LOOSE * self.size
 
     def resolved(self, largest: float) -> bool:
         """Whether the differences are good enough to tell, beside the largest slope."""
@@ -96,6 +107,7 @@ class Prober:
         self.eps = self._precision()
         self.tolerance = tolerance or max(_ALLOWED, self.eps ** (1 / 3))
         self._steps = steps(self.eps)
+        self._at_zero = [step * self._steps[0] for step in _AT_ZERO]
         self._jitter = max(abs(point.value(point.x) - self.f) for _ in range(_REPEATS))
         with np.errstate(invalid="ignore", over="ignore"):
             steep = abs(self.g * self._scale)
@@ -153,7 +165,7 @@ class Prober:
         confirming = [one for one in seen if one.confirms(formula, self.tolerance)]
         if confirming and not agrees:  # a shorter step saw the digits of f, and not its slope
             best = min(confirming, key=lambda slope: slope.error)
-        if best.step in self._steps:
+        if best.step in (*self._steps, *self._at_zero):
             self._served[leaf] = best.step
         return Finding(probe, formula, best, doubt=not best.agrees(formula, self.tolerance))
 
@@ -176,12 +188,17 @@ class Prober:
 
     def _refuted(self, seen: list[Slope], formula: float) -> Slope | None:
         """A slope that differs from the formula, where another one says the same."""
-        against = [one for one in seen if one.rejects(formula, self.tolerance)]
+        against = [
+            one for one in seen if one.rejects(formula, self.tolerance) and one.settled(seen)
+        ]
         sure = [one.error for one in seen if one.confirms(formula, self.tolerance)]
         for one, other in itertools.combinations(against, 2):
-            allowed = LOOSE * abs(formula - one.value) + SAFETY * (one.error + other.error)
+            size = max(abs(one.value), abs(other.value))
+            allowed = LOOSE * size + SAFETY * (one.error + other.error)
             same = abs(one.value - other.value) <= allowed
-            if same and max(one.error, other.error) < min(sure, default=np.inf):
+            # far below the formula it may be that of waves which both steps jump over
+            low = size < LOOSE * abs(formula) and not _far_apart(one.step, other.step)
+            if same and not low and max(one.error, other.error) < min(sure, default=np.inf):
                 return min(one, other, key=lambda slope: slope.error)
         return None
 
@@ -193,14 +210,22 @@ class Prober:
     def _tries(self, probe: Probe) -> tuple[list[float], int]:
         """The steps, with the one first that served last in this array; and the array."""
         if probe.element is None:
-            leaf, shortest = -1, []
+            leaf, more = -1, []
         else:
             leaf, place = self._point.leaf_of(probe.element), probe.element
             # an element that is far smaller than others may want far shorter steps
             own = abs(self._point.x[place]) / self._scale[place]
-            shortest = [step * own for step in self._steps[:2]] if 0.0 < own < 1.0 else []
+            more = [step * own for step in self._steps[:2]] if 0.0 < own < 1.0 else []
         first = self._served.get(leaf, self._steps[0])
-        return [first, *shortest, *(step for step in self._steps if step != first)], leaf
+        last = self._at_zero if self._is_zero(probe) else []
+        return [first, *more, *(step for step in (*self._steps, *last) if step != first)], leaf
+
+    def _is_zero(self, probe: Probe) -> bool:
+        """Whether all arrays that the probe moves are 0."""
+        if probe.element is None:
+            return not self._point.x.any()
+        leaf = self._point.leaf_of(probe.element)
+        return not np.split(self._point.x, self._point.ends[:-1])[leaf].any()
 
     def _value(self, probe: Probe, t: float) -> float:
         x = self._point.x.copy()
@@ -237,3 +262,8 @@ class Prober:
             return d, True
         longest = np.minimum(abs(d), np.maximum(below, above) / max(self._steps))
         return np.where(tight, np.where(above >= below, longest, -longest), d), False
+
+
+def _far_apart(step: float, other: float) -> bool:
+    low, high = sorted((step, other))
+    return _APART * low <= high
