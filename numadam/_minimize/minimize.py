@@ -93,7 +93,8 @@ def minimize(
         ``fun(x, *args)`` returns f, a real number, or ``(f, gradient)`` with ``jac=True``. It is
         never called twice at one x, but for the trials of ``lr="auto"``. Compiled by Numba, it may
         also be ``fun(x, g, *args) -> f``, which writes the gradient into g (it arrives as zeros):
-        then the whole minimisation runs without Python. A gradient of another dtype is converted to that of x.
+        then the whole minimisation runs without Python. A gradient of another dtype is converted to
+        that of x.
     x0 : array, number, list of numbers, or nesting of arrays
         Start: real or complex, NumPy or CuPy, any shape. It is not modified. float32 stays
         float32, whole numbers become float64; pandas, xarray and dask arrays become plain ones.
