@@ -171,7 +171,8 @@ def _run_here(args: argparse.Namespace, cases: list[Case] | None) -> dict[str, A
     print(machine.introduction(about), flush=True)
     if cases is not None and not args.gpu:
         print(machine.compared(about), flush=True)
-    warning = noise.busy_now()
+    # with --wait each case waits; its share of others is said at the end
+    warning = "" if args.wait else noise.busy_now()
     if warning:
         print(warning, file=sys.stderr, flush=True)
     kind, rows = ("sizes", _run_sizes(args)) if cases is None else ("rows", _run_cases(args, cases))

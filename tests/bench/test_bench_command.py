@@ -55,12 +55,12 @@ def test_command_says_where_it_cannot_write_before_it_measures(capsys, tmp_path)
 def one_case(monkeypatch):
     """Runs a case that takes no time, while others use this share of the machine."""
 
-    def run_it(load, share):
+    def run_it(load, share, *words):
         monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load), raising=False)
         monkeypatch.setattr(os, "cpu_count", lambda: 8)
         monkeypatch.setattr(noise.Load, "busy", lambda self: share)
         case = Case("x", "what", 1.0, lambda: lambda pairs: Figure(1.0))
-        cli._run_here(options("--quick"), [case])
+        cli._run_here(options("--quick", *words), [case])
 
     return run_it
 
@@ -79,6 +79,11 @@ def test_busy_machine_is_named_in_one_sentence(one_case, capsys, load, share, sa
     err = capsys.readouterr().err
     assert err.startswith(said)
     assert err.count("\n") == bool(said)
+
+
+def test_a_busy_start_is_not_named_to_who_waits(one_case, capsys):
+    one_case(4.1, 0.0, "--wait", "1e-3")
+    assert capsys.readouterr().err == ""
 
 
 def test_table_of_the_gpu_needs_one(capsys, monkeypatch):
