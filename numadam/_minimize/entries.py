@@ -25,7 +25,7 @@ class entry(Generic[Value]):
     def __init__(self, method: Callable[[Any], Value]) -> None:
         self.__doc__ = method.__doc__
         self._name = method.__name__
-        self.type = str(method.__annotations__["return"])
+        self.type: str = str(method.__annotations__["return"])
 
     @overload
     def __get__(self, result: None, owner: type) -> Self: ...
