@@ -39,7 +39,7 @@ class AdamW(Adam):
     ----------
     {{params}}
     {{lr}}
-    weight_decay : float or callable, default 0.01
+    weight_decay : float >= 0 or callable, default 0.01
         Share of the parameters that is lost, times lr, at every step; in units of 1 / lr.
     beta1, beta2, eps, eps_root, eps_form, bias_correction, amsgrad, nesterov
         As in `Adam`.

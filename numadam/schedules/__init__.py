@@ -25,3 +25,7 @@ __all__ = [
     "Step",
     "WarmupCosine",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
