@@ -29,8 +29,11 @@ from numadam._jit.extensions import extended_names, home_of
 
 #: Packages whose functions are told by their names, since the versions are in every key.
 _KNOWN = ("builtins", "cmath", "math", "numba", "numpy")
-_FUNCTIONS = (type, BuiltinFunctionType, FunctionType, np.ufunc, type(np.sum))
-_FUNCTIONS += (type(np.random.rand.__func__),)  # of Cython
+_IN_CYTHON: Any = np.random.rand
+_FUNCTIONS = (
+    *(type, BuiltinFunctionType, FunctionType, np.ufunc),
+    *(type(np.sum), type(_IN_CYTHON.__func__)),
+)
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
 #: Bytes of an array that becomes part of the code; of larger ones Numba keeps the address.
 _CONSTANT_BYTES = 1_000_000

@@ -96,7 +96,8 @@ def test_every_way_is_seen_whatever_its_module_is_called(way: str) -> None:
         code = {IMPORTS + way!r}
         for names in ({{}}, {{"__name__": "user"}}, {{"__name__": "numba.user"}}):
             registries = [one for one in gc.get_objects() if type(one).__name__ == "Registry"]
-            sizes = [(x, len(x)) for one in registries for x in vars(one).values() if type(x) is list]
+            lists = [x for one in registries for x in vars(one).values() if type(x) is list]
+            sizes = [(x, len(x)) for x in lists]
             exec(code, names)
             print(int(snapshot(traces) is not None))
             for values, size in sizes:
