@@ -114,6 +114,8 @@ class _Reader:
             return copy
         python, pipeline = function.py_func, function._compiler.pipeline_class  # noqa: SLF001
         options = function.targetoptions
+        if not self._copies:  # as loops call it, also where Python does: its callees inherit this
+            options = {"error_model": "numpy", **options}
         if type(function) is not CPUDispatcher or pipeline is not Compiler or function.locals:
             raise _Unknown
         if type(python) is not FunctionType or options.get("parallel"):

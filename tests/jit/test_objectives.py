@@ -144,6 +144,28 @@ def test_values_are_those_of_now_and_stay() -> None:
     assert g[0] == 2 * 7.0 + 5.0
 
 
+def test_a_division_by_zero_is_that_of_the_loop() -> None:
+    """Numba gives a caller's model to those that it calls, and keeps what it compiled first.
+
+    Called from Python, to raise an exception again, a copy would decide for loops compiled later.
+    """
+    source = """
+import numba
+@numba.njit
+def inverse(a): return 1.0 / a
+@numba.njit
+def fun(x, g): return inverse(x[0])
+"""
+    copy, _ = objectives.snapshot(made(source)) or (None, None)
+    assert copy(np.zeros(1), np.zeros(1)) == math.inf
+    copy, _ = objectives.snapshot(made(source.replace("njit", "njit(error_model='python')"))) or (
+        None,
+        None,
+    )
+    with pytest.raises(ZeroDivisionError):
+        copy(np.zeros(1), np.zeros(1))
+
+
 def test_functions_that_call_each_other_are_read_once() -> None:
     source = """
 import numba
