@@ -34,8 +34,10 @@ from numadam._jit.reports import Compiling, logger, reported, warn_once
 from numadam._version import __version__
 
 _PACKAGE = Path(__file__).parents[1]
-_CODEGEN = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
-_CODEGEN += ("USING_SVML",)  # Intel's functions, in a library that may be gone later
+_CODEGEN = (
+    *("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE"),
+    "USING_SVML",  # Intel's functions, in a library that may be gone later
+)
 
 #: Packages whose source may be compiled into a loop, by the package that the loop is in.
 _COMPILED = ("_jit", "_core", "rules")
@@ -209,6 +211,7 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
     """
 
     _report: Compiling
+    _logger = logger
 
     def __init__(
         self, name: str, package: str, compiling: contextlib.ExitStack, shown: str = ""
@@ -231,9 +234,10 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         loop = None if data is None else self._rebuilt(target_context, data)
         self.hit = loop is not None
         if self.hit:
-            logger.debug("loaded %s", self._shown)
+            self._logger.debug("loaded %s", self._shown)
         else:
-            self._report = self._compiling.enter_context(reported(self._shown, directory()))
+            report = reported(self._shown, directory(), self._logger)
+            self._report = self._compiling.enter_context(report)
         return loop
 
     def _rebuilt(self, target_context: Any, data: bytes) -> Any:
