@@ -211,8 +211,8 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take one message of the logger `numadam`."""
         text = record.getMessage()
-        if "the objective" in text:
-            return  # our own, of a run that needs one
+        if record.name != reports.logger.name:
+            return  # our own objective, of a run that needs one
         if record.levelno < logging.INFO:
             self.loaded += 1
         else:
