@@ -94,6 +94,7 @@ def plot(fig: Any, result: Result, how: Training) -> None:
     for axes in fig.axes:
         common.tidy(axes)
         axes.set_xlim(0, len(epochs) + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     left.grid(alpha=0.25, which="both")
     fig.suptitle(f"1797 digits, a 64-{how.hidden}-10 network, NumPy gradients, numadam.Adam")
 

@@ -19,7 +19,9 @@ class ReduceOnPlateau(Scheduled):
 
     With ``mode="min"`` f counts as an improvement if
 
-    .. math:: f < best - threshold \cdot |best| \quad (rel), \qquad f < best - threshold \quad (abs)
+    .. math::
+        f &< best - threshold \cdot |best| \quad (rel) \\
+        f &< best - threshold \quad (abs)
 
     It ignores t and has its own state, so each run needs a separate object (``copy.deepcopy``).
 
