@@ -69,7 +69,7 @@ def figure(
     """
     path = Path(output)
     if path.suffix != ".png" or not path.resolve().parent.is_dir():
-        raise ValueError(f"output: expected NAME.png in a folder that exists, got {str(path)!r}.")
+        raise ValueError(f"--output: expected NAME.png in a folder that exists, got {str(path)!r}.")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

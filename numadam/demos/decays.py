@@ -40,7 +40,7 @@ class Decays(NamedTuple):
 def simulate(side: int = 256, noise: float = 0.03, seed: int = 0) -> Decays:
     """Decays with lifetimes of 0.5 to 4 ns, amplitude 1 and noise of this standard deviation."""
     if 512 % side:
-        raise ValueError(f"side: expected a divisor of 512, got {side}.")
+        raise ValueError(f"--side: expected a divisor of 512, got {side}.")
     blocks = common.pywt_data().camera().reshape(side, 512 // side, side, 512 // side)
     lifetimes = 0.5 + 3.5 * blocks.mean(axis=(1, 3)) / 255
     t = np.linspace(0.1, 10, 32)

@@ -80,7 +80,7 @@ def scene(truth: Array, radius: float = 5.0, noise: float = 0.002, seed: int = 0
     from scipy import fft
 
     if radius > min(truth.shape) / 4:
-        raise ValueError(f"radius: expected at most a quarter of the image, got {radius:g}.")
+        raise ValueError(f"--radius: expected at most a quarter of the image, got {radius:g}.")
     sides = [np.minimum(np.arange(n), n - np.arange(n)) for n in truth.shape]
     disk = np.clip(radius + 0.5 - np.hypot(sides[0][:, None], sides[1]), 0, 1)
     lens = fft.rfft2(disk / disk.sum()).real.astype(np.float32)  # symmetric: real factors

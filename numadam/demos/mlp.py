@@ -134,7 +134,7 @@ def _prepared(
     how = Training(bounds=_box(bounds), **options)
     if how.stop_accuracy is not None and how.stop_accuracy > 1:
         raise ValueError(
-            f"stop-accuracy: expected a share of 1, as 0.93, got {how.stop_accuracy:g}."
+            f"--stop-accuracy: expected a share of 1, as 0.93, got {how.stop_accuracy:g}."
         )
     return how, common.figure(output, 1, 2, (9, 3.8)), load(validation=validation)
 
@@ -156,7 +156,7 @@ def _box(bounds: Any) -> tuple[float, float] | None:
         return None
     low, high = bounds
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"bounds: expected finite MIN < MAX, got {low:g} and {high:g}.")
+        raise ValueError(f"--bounds: expected finite MIN < MAX, got {low:g} and {high:g}.")
     return low, high
 
 
