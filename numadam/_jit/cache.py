@@ -98,20 +98,20 @@ def folders() -> list[Path]:
 
 
 #: Folders that cannot be written, each with the reason.
-_refused: list[str] = []
+refused: list[str] = []
 
 
 @functools.cache
 def directory() -> Path | None:
     """The first of `folders` that can be written; None: loops are compiled in every process."""
-    _refused.clear()
+    refused.clear()
     for folder in folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder
         except OSError as error:
-            _refused.append(f"{folder}: {error.strerror}")
+            refused.append(f"{folder}: {error.strerror}")
     return None
 
 
@@ -178,7 +178,7 @@ def write(name: str, content: bytes) -> bool:
     """Write an entry under a temporary name, then move it into place; False if it is not kept."""
     folder = directory()
     if folder is None:
-        warn_once(f"no folder can be written ({'; '.join(_refused)})")
+        warn_once(f"no folder can be written ({'; '.join(refused)})")
         return False
     remove_left_over(folder)
     path = folder / name
