@@ -29,6 +29,8 @@ class GradientCheck:
         The gradient there by formula, by differences, and the estimated error of these.
     wrong : tuple of str
         Names of the elements and directions where the gradient is wrong.
+    unclear : tuple of str
+        Names of those for which differences cannot tell.
     checked : int
         Elements and directions that were compared.
     nfev : int
@@ -45,6 +47,7 @@ class GradientCheck:
     difference: float
     difference_error: float
     wrong: tuple[str, ...]
+    unclear: tuple[str, ...]
     checked: int
     nfev: int
 
