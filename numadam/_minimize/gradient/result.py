@@ -67,6 +67,10 @@ class GradientCheck(OptimizeResult, metaclass=Listed):  # type: ignore[misc]  # 
         """Names of the elements and directions where the gradient is wrong."""
 
     @entry
+    def unclear(self) -> tuple[str, ...]:
+        """Names of those for which differences cannot tell."""
+
+    @entry
     def checked(self) -> int:
         """Elements and directions that were compared."""
 
