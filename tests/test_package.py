@@ -114,6 +114,7 @@ def test_the_sdist_can_be_tested_and_holds_no_stray_file(built: Path) -> None:
 def test_metadata(built: Path) -> None:
     files = wheel_files(built)
     about = metadata(files)
+    assert about["Metadata-Version"] == "2.4"  # not what the newest hatchling writes
     assert (about["Name"], about["Version"]) == ("numadam", numadam.__version__)
     assert about["License-Expression"] == "BSD-3-Clause AND CC-BY-4.0"
     assert files[f"{NAME}.dist-info/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
@@ -143,7 +144,7 @@ def test_one_version_everywhere() -> None:
     heads = re.findall(r"^## \[(.+?)\](.*)$", changes, re.MULTILINE)
     assert heads[0] == ("Unreleased", "")
     for version, date in heads[1:]:
-        assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+        assert re.fullmatch(r"\d+\.\d+\.\d+(rc\d+)?", version)
         assert re.fullmatch(r" - \d{4}-\d\d-\d\d", date)
     kinds = set(re.findall(r"^### (.+)$", changes, re.MULTILINE))
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
