@@ -41,10 +41,12 @@ def _versions() -> dict[str, str]:
 
 
 def _threads() -> dict[str, str]:
-    import numba
+    try:  # an install that does not work is what a bug report is about
+        import numba
 
-    from numadam._jit import cache, threads
-
+        from numadam._jit import cache, threads
+    except ImportError as error:
+        return {"threads": f"unknown, as Numba does not import: {error}"}
     read = cache.folders()
     return {
         "threading layer": threads.layer(),

@@ -54,6 +54,16 @@ def test_info_names_what_a_bug_report_needs():
     assert not err
 
 
+def test_info_says_why_numba_does_not_import(monkeypatch):
+    """A NumPy that Numba does not know yet, say: what the report is about."""
+    from numadam import info
+
+    monkeypatch.setitem(sys.modules, "numba", None)
+    facts = info.facts()
+    assert facts["threads"].startswith("unknown, as Numba does not import: ")
+    assert {"numpy", "numba", "CPU", "GPU"} <= set(facts)
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_info_names_the_mpi_of_mpi4py(monkeypatch, there):
     """In a line of its own, and none where there is no mpi4py."""
