@@ -131,7 +131,12 @@ def test_metadata(built: Path) -> None:
 
 def test_links_are_complete_and_known_to_package_indexes(built: Path) -> None:
     """The project has no public address yet; those that it gets have to be whole."""
-    for entry in metadata(wheel_files(built)).get_all("Project-URL", []):
+    about = metadata(wheel_files(built))
+    entries = about.get_all("Project-URL", [])
+    if entries:  # an index shows README.md without the files beside it
+        readme = about.get_payload()
+        assert re.findall(r"\]\((?!https://)([^)]+)\)", readme) == []
+    for entry in entries:
         label, url = entry.split(", ", 1)
         assert label in LABELS
         assert re.fullmatch(r"https://[\w.-]+\.\w+(/\S*)?", url), entry
