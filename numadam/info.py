@@ -33,7 +33,7 @@ _VARIABLES = ("NUMBA_", "NUMADAM_", "OMP_", "KMP_", "GOMP_", "OPENBLAS_", "MKL_"
 
 def facts() -> dict[str, str]:
     """Names and values for a bug report."""
-    machine = {"CPU": f"{cpu()}, {llvm_cpu()}, {_cores()}", "GPU": gpu()}
+    machine = {"CPU": f"{cpu()}, {_cores()}", "GPU": gpu()}
     return {**_versions(), **_threads(), **_mpi(), **machine, "environment": _environment()}
 
 
@@ -53,15 +53,18 @@ def _versions() -> dict[str, str]:
 
 
 def _threads() -> dict[str, str]:
-    import numba
+    try:  # an install that does not work is what a bug report is about
+        import numba
 
-    from numadam._jit import cache, threads
-
+        from numadam._jit import cache, threads
+    except ImportError as error:
+        return {"threads": f"unknown, as Numba does not import: {error}"}
     folder = cache.directory()
     return {
         "threading layer": threads.layer(),
         "parallel from": f"{threads.parallel_from():,} elements",
         "threads": str(numba.get_num_threads()),
+        "compiled for": llvm_cpu(),
         "cache folder": str(folder or f"cannot be written: {'; '.join(cache.refused)}"),
     }
 

@@ -65,7 +65,7 @@ def test_info_names_what_changes_the_compiled_code(monkeypatch):
     facts = info.facts()
     assert "NUMBA_BOUNDSCHECK=0" in facts["environment"]
     assert "HOME_OF_NOBODY" not in facts["environment"]
-    assert info.llvm_cpu() in facts["CPU"]
+    assert info.llvm_cpu() == facts["compiled for"]
     assert Path(facts["installed in"]) == Path(numadam.__file__).parents[1]
     if shutil.which("git") and (Path(facts["installed in"]) / ".git").exists():
         assert re.match("[0-9a-f]{7}", facts["commit"])
@@ -77,6 +77,14 @@ def test_info_says_why_nothing_is_cached(tmp_path):
     with cache.only_in(folder):
         line = info.facts()["cache folder"]
     assert line == f"cannot be written: {folder / 'numadam'}: Not a directory"
+
+
+def test_info_says_why_numba_does_not_import(monkeypatch):
+    """A NumPy that Numba does not know yet, say: what the report is about."""
+    monkeypatch.setitem(sys.modules, "numba", None)
+    facts = info.facts()
+    assert facts["threads"].startswith("unknown, as Numba does not import: ")
+    assert {"numpy", "numba", "CPU", "GPU"} <= set(facts)
 
 
 @pytest.mark.parametrize("there", [True, False])

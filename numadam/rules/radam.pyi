@@ -15,8 +15,8 @@ class RAdam(Optimizer):
     .. math::
         m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) g^2 \\
         \rho_\infty &= \frac{2}{1 - \beta_2} - 1, \qquad
-            \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \qquad
-            r = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
+            \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t} \\
+        r &= \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
                 {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
         p &= p - lr \, \frac{m}{1 - \beta_1^t} \cdot
             \frac{r \sqrt{1 - \beta_2^t}}{\sqrt{v} + eps} \quad \text{if} \quad \rho_t > 5 \\
