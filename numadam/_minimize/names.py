@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, TypeVar, cast
 
+from numadam._core.hyper import Hyper
 from numadam._core.options import DEFAULTS
 from numadam._core.synonyms import run_hint
 from numadam._minimize.arguments import rule_class
@@ -35,7 +36,8 @@ _ONLY_OF_ONE = {
 
 #: Arguments of SciPy that are accepted where they are empty, and why they are refused otherwise.
 _EMPTY = {
-    "method": "Write rule='adam', rule='sgd' and so on",
+    "method": "Write rule='adam', rule='sgd' and so on. Methods of SciPy, such as 'L-BFGS-B', are "
+    "those of scipy.optimize.minimize",
     "constraints": "Adam takes bounds=... alone; SciPy has methods for others",
     "hess": "Adam takes no second derivatives. Leave it out",
     "hessp": "Adam takes no second derivatives. Leave it out",
@@ -45,6 +47,8 @@ _EMPTY = {
 _EMPTY |= {"maxfev": _EMPTY["maxfun"]}
 #: Options that many problems cannot have, and why.
 NOT_OF_MANY = {"ema_debias": "problems stop at different iterations; use ema_warmup"}
+
+_TOL = Hyper("tol")
 
 
 class OfSciPy(TypedDict, total=False):
@@ -104,7 +108,7 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name}: not supported. {instead}.")
     tol = given.pop("tol", None)
     if tol is not None and given.get("gtol") is None:
-        given["gtol"] = tol
+        given["gtol"] = _TOL.check(tol)
     return given
 
 

@@ -122,16 +122,23 @@ present: Any = _present if config.DISABLE_JIT else intrinsic(_compiled_present)
 
 def _check_arrays(kinds: tuple[Any, ...], names: tuple[str, ...]) -> set[str]:
     """The layouts of these arrays, given as Numba's types; refuses what does not fit `p`."""
+    if not isinstance(kinds[0], types.Array):
+        raise TypingError(
+            f"p: expected an array, got {kinds[0]}. For one number there is the function whose "
+            "name ends in _element."
+        )
     real, axes = _real(kinds[0], "p"), kinds[0].ndim
     layouts = set()
     for kind, name in zip(kinds, names, strict=True):
         if isinstance(kind, (types.NoneType, types.Omitted)):
             continue
-        expected = f"{name}: expected an array of {real} with {axes} axes, as p is, got"
+        expected = f"{name}: expected an array of {real} with ndim={axes}, as p is, got"
         if not isinstance(kind, types.Array):
             raise TypingError(f"{expected} {kind}.")
         if (kind.dtype, kind.ndim) != (real, axes):
-            raise TypingError(f"{expected} one of {kind.dtype} with {kind.ndim}.")
+            raise TypingError(f"{expected} one of {kind.dtype} with ndim={kind.ndim}.")
+        if name != "g" and not kind.mutable:
+            raise TypingError(f"{name}: is read-only, and a step writes into it. Pass a copy.")
         layouts.add(kind.layout)
     return layouts
 

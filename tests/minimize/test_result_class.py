@@ -6,7 +6,7 @@ import copy
 import inspect
 import pickle
 import pydoc
-from typing import get_args
+from typing import get_args, get_overloads, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from scipy.optimize import OptimizeResult
 import numadam as na
 from numadam import rules
 from numadam._core.choices import GradientStatus
-from numadam._minimize.entries import entries
+from numadam._minimize.entries import entries, entry
 from numadam._minimize.keywords import ManyOptions, Options, RuleName
 
 
@@ -62,6 +62,26 @@ def test_a_missing_entry_says_what_there_is(make):
     assert not hasattr(result, "averaged")
     with pytest.raises(AttributeError, match="averaged"):
         _ = result.averaged
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "says"),
+    [
+        (one, "hess_inv", "second derivatives"),
+        (one, "lr", 'lr="auto"'),
+        (many, "state", "checkpoint=path"),
+        (many, "averaged", "ema="),
+    ],
+)
+def test_a_missing_entry_that_others_have_says_what_to_do(make, name, says):
+    with pytest.raises(AttributeError, match=f"{name}: this result has none.*{says}"):
+        getattr(make(), name)
+
+
+def test_checkers_take_attributes_of_results_that_are_no_dict_to_them():
+    # scipy-stubs declares OptimizeResult without dict
+    owners = [get_type_hints(one)["result"] for one in get_overloads(entry.__get__)]
+    assert owners == [type(None), object]
 
 
 @pytest.mark.parametrize("make", [one, many])

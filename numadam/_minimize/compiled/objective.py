@@ -7,6 +7,7 @@ arguments and evaluates a block of problems. So a new objective costs no compili
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ class ObjectiveAdapter:
                 ) from error
             raise TypeError(
                 f"fun: does not compile as {form} for x of {x_type}, args of {args_type} and a "
-                f"number f: {str(error).strip()[:1500]}"
+                f"number f. {_advice(fun, form, args_type)}Numba: {str(error).strip()[:1500]}"
             ) from error
         self._evaluate, self._fun, self._form = evaluate, fun, form
         self.address, self.entry = address_of(evaluate, EVALUATE.args), _entry_of(args_type)
@@ -120,6 +121,16 @@ class ObjectiveAdapter:
         else:
             numbers = (number,) if self._form == INDEXED else ()
             self._fun(x, np.zeros_like(x), *numbers, *args)
+
+
+def _advice(fun: Any, form: str, args_type: Any) -> str:
+    """Sentences on the likely reasons why an objective does not compile."""
+    found = f"It is {fun.__name__}{inspect.signature(fun.py_func)}. "
+    if any(isinstance(kind, (types.List, types.ListType)) for kind in args_type):
+        found += "Pass numpy.array(...) in args in place of a list. "
+    if form == RETURNS and not isinstance(_last_returned(fun), types.BaseTuple):
+        found += "With jac=True it has to return (f, gradient). "
+    return found
 
 
 def kept_form(fun: Any, args_type: Any) -> tuple[Any, str | None]:

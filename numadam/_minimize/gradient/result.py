@@ -85,4 +85,4 @@ class GradientCheck(OptimizeResult, metaclass=Listed):  # type: ignore[misc]  # 
         return self.ok
 
     def __repr__(self) -> str:
-        return textwrap.fill(self.message, 88, break_long_words=False, break_on_hyphens=False)
+        return textwrap.fill(self.message, 76, break_long_words=False, break_on_hyphens=False)
