@@ -50,15 +50,15 @@ class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]
 
     @entry
     def worst(self) -> str:
-        """Element or random direction where it is: ``x0['w'][3, 2]``."""
+        """Element or random direction of `max_error`: ``x0['w'][3, 2]``."""
 
     @entry
     def value(self) -> float:
-        """The gradient there, by formula."""
+        """The gradient in `worst`, by formula."""
 
     @entry
     def difference(self) -> float:
-        """The gradient there, by differences."""
+        """The gradient in `worst`, by differences."""
 
     @entry
     def difference_error(self) -> float:
