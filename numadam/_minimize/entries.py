@@ -8,7 +8,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 Value = TypeVar("Value")
 
 
-class Listed(type):
+class ResultType(type):
     """Type of a result; completion lists the names of its class too, here without a dict's."""
 
     def __dir__(cls) -> list[str]:

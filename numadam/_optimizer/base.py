@@ -26,7 +26,7 @@ from numadam._jit import forks
 from numadam._jit.interrupts import at_once, defer_interrupts
 from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
-from numadam._optimizer.foreign import Listed, missing, own_names, with_foreign_names
+from numadam._optimizer.foreign import OptimizerType, missing, own_names, with_foreign_names
 from numadam._optimizer.state import State, check_steps
 from numadam._settings.alike import settings_for
 from numadam._settings.bounds import leaf_bounds
@@ -42,7 +42,7 @@ Kind = TypeVar("Kind", bound="OptimizerBase")
 
 
 @with_foreign_names
-class OptimizerBase(metaclass=Listed):
+class OptimizerBase(metaclass=OptimizerType):
     """Everything of an optimiser but its steps."""
 
     rule: ClassVar[RuleSpec]

@@ -25,8 +25,11 @@ class _Foreign:
         raise AttributeError(missing(owner, self._name))
 
 
-class Listed(ABCMeta):
-    """Type of a class that users complete, without foreign names; it goes with abstract classes."""
+class OptimizerType(ABCMeta):
+    """Type of optimiser classes: `dir` without foreign names, as completion asks it too.
+
+    A class may be abstract besides.
+    """
 
     def __dir__(cls) -> list[str]:
         return own_names(cls, super().__dir__())

@@ -8,10 +8,10 @@ from typing import Any
 from scipy.optimize import OptimizeResult
 
 from numadam._core.choices import GradientStatus
-from numadam._minimize.entries import Listed, entry, missing
+from numadam._minimize.entries import ResultType, entry, missing
 
 
-class GradientCheck(OptimizeResult, metaclass=Listed):  # type: ignore[misc]  # SciPy has no types
+class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # SciPy has no types
     """Result of `check_grad`: shown as its message, true where `ok` is.
 
     SciPy's `OptimizeResult`, a dict whose entries are attributes. `max_error` is the largest
@@ -21,7 +21,9 @@ class GradientCheck(OptimizeResult, metaclass=Listed):  # type: ignore[misc]  # 
     --------
     >>> import numpy as np
     >>> import numadam as na
-    >>> check = na.check_grad(lambda x: (np.sum(x**2), 2 * x), np.ones(3), jac=True)
+    >>> def fun(x):
+    ...     return np.sum(x**2), 2 * x
+    >>> check = na.check_grad(fun, np.ones(3), jac=True)
     >>> bool(check), check.status, check.checked
     (True, 'right', 3)
     """
@@ -48,15 +50,15 @@ class GradientCheck(OptimizeResult, metaclass=Listed):  # type: ignore[misc]  # 
 
     @entry
     def worst(self) -> str:
-        """Element or random direction where it is: ``x0['w'][3, 2]``."""
+        """Element or random direction of `max_error`: ``x0['w'][3, 2]``."""
 
     @entry
     def value(self) -> float:
-        """The gradient there, by formula."""
+        """The gradient in `worst`, by formula."""
 
     @entry
     def difference(self) -> float:
-        """The gradient there, by differences."""
+        """The gradient in `worst`, by differences."""
 
     @entry
     def difference_error(self) -> float:
