@@ -6,16 +6,8 @@ import contextlib
 import io
 import os
 import sys
-
-# `signal` takes longer to import, and until then Ctrl-C would be a traceback
-from _signal import (  # type: ignore[import-not-found]
-    SIG_IGN,
-    SIGINT,
-    default_int_handler,
-    getsignal,
-    signal,
-)
 from collections.abc import Callable
+from signal import SIG_IGN, SIGINT, default_int_handler, getsignal, signal
 from typing import Any, NoReturn
 
 FAILED = 1
