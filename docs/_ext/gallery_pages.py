@@ -50,7 +50,17 @@ def move_result(app: Any, page: str, source: list[str]) -> None:
         source[0] = result_first(source[0], name, number)
 
 
+#: A link to a program, as it works in the folder of the pages too.
+PROGRAM = re.compile(r"\]\(((?:\.\./)*)gallery/(plot_\w+)\.py\)")
+
+
+def link_pages(app: Any, page: str, source: list[str]) -> None:
+    """Let links to programs lead to their pages."""
+    source[0] = PROGRAM.sub(r"](\1auto_gallery/\2.rst)", source[0])
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Take part in the build."""
     app.connect("source-read", move_result)
+    app.connect("source-read", link_pages)
     return {"parallel_read_safe": True}

@@ -78,7 +78,7 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     if wanted == "CuPy" and isinstance(x, np.ndarray):
         return f"{expected}, got {kind}. One call works on one device: use cupy.asarray(x)."
     if x is None:
-        return f"{expected}, got None. Every leaf needs one: pass zeros where there is nothing."
+        return f"{expected}, got None. Pass an array of zeros where there is nothing."
     if isinstance(x, (numbers.Number, np.generic)):
         kind = "complex" if isinstance(x, (complex, np.complexfloating)) else "float"
         return (
@@ -92,6 +92,12 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
         return f"{expected}, {ABOUT_MASK}"
     if is_immutable(x):
         return f"{expected}, got {kind}, which is read-only. Use {library}.array(x)."
+    if hasattr(x, "named_parameters"):  # a network of torch
+        return f"{expected}, got {kind}. Use dict(x.named_parameters()), or list(x.parameters())."
+    if isinstance(x, (str, bytes)):
+        return f"{expected}, got {kind} ({x!r:.40}). Pass an array of numbers."
+    if callable(x) and not hasattr(x, "__array__"):
+        return f"{expected}, got {kind}. Are two arguments the wrong way round?"
     if kind.startswith("torch."):
         where = f" on {x.device}" if hasattr(x, "device") else ""
         use = "x.cuda()" if wanted == "CuPy" else "x.detach().cpu().numpy() for the host's memory"
@@ -133,10 +139,10 @@ def bad_dtype(name: str, dtype: np.dtype, wanted: np.dtype, of: str) -> str:
 
 def bad_shape(name: str, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> str:
     """Error text for an array whose shape is not that of its parameter."""
-    return (
-        f"{name}: expected shape {wanted} like {of}, got {shape}. Use .reshape, or "
-        "numpy.broadcast_to where every element has the same gradient."
-    )
+    use = f"pass one that was made for {of}"
+    if name.startswith("g"):  # grads of an optimiser, g of a function
+        use = "numpy.broadcast_to where every element has the same gradient"
+    return f"{name}: expected shape {wanted} like {of}, got {shape}. Use .reshape, or {use}."
 
 
 @functools.cache

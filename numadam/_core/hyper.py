@@ -71,7 +71,9 @@ def count(name: str, value: object, least: int, most: int | None = None) -> int:
         count = operator.index(value)  # type: ignore[arg-type]  # raises for what is none
     except TypeError as error:
         kind = type(value).__name__
-        raise TypeError(f"{name}: expected a whole number, got {kind} ({value!r}).") from error
+        whole = isinstance(value, float) and value.is_integer()
+        use = f" Write {int(value)}." if whole else ""  # type: ignore[call-overload]  # a float
+        raise TypeError(f"{name}: expected a whole number, got {kind} ({value!r}).{use}") from error
     if count < least or (most is not None and count > most):
         end = f"{'' if most is None else f' and at most {most}'}, got {value!r}."
         raise ValueError(f"{name}: expected a whole number of at least {least}{end}")

@@ -26,7 +26,8 @@ _OPTIONS: dict[str, tuple[str, ...] | str] = {
     **dict.fromkeys(("wd", "l2"), ("weight_decay",)),
     **dict.fromkeys(("use_ema", "ema_momentum", "ema_decay", "polyak"), ("ema",)),
     **dict.fromkeys(("every_k_schedule", "gradient_accumulation_steps"), ("accumulate",)),
-    **dict.fromkeys(("param_groups", "mask"), ("groups",)),
+    **dict.fromkeys(("accumulation_steps", "accumulate_grad_batches"), ("accumulate",)),
+    **dict.fromkeys(("param_groups", "mask", "no_decay"), ("groups",)),
     **dict.fromkeys(("mu_dtype", "moment_dtype"), ("state_dtype",)),
     "init_scale": ("loss_scale",),
     "initial_accumulator_value": ("initial_accumulator",),
@@ -39,19 +40,19 @@ _OPTIONS: dict[str, tuple[str, ...] | str] = {
 
 #: Arguments of `minimize`.
 _OF_RUNS: dict[str, str] = {
-    **dict.fromkeys(("max_iter", "maxiters", "max_iters", "niter", "n_iter"), "Write maxiter=...."),
-    **dict.fromkeys(("num_iters", "iterations", "steps", "n_steps"), "Write maxiter=...."),
-    **dict.fromkeys(("num_steps", "nsteps", "max_steps", "epochs"), "Write maxiter=...."),
-    **dict.fromkeys(("max_nfev", "max_eval", "maxeval"), "Write maxiter=...."),
+    **dict.fromkeys(("max_iter", "maxiters", "max_iters", "niter", "n_iter"), "Write maxiter=..."),
+    **dict.fromkeys(("num_iters", "iterations", "steps", "n_steps"), "Write maxiter=..."),
+    **dict.fromkeys(("num_steps", "nsteps", "max_steps", "epochs"), "Write maxiter=..."),
+    **dict.fromkeys(("max_nfev", "max_eval", "maxeval"), "Write maxiter=..."),
     **dict.fromkeys(("optimizer", "algorithm"), "Write rule='adam', rule='sgd' and so on."),
     **dict.fromkeys(
         ("grad", "gradient", "jacobian", "fprime", "value_and_grad"),
         "Write jac=function, or jac=True where fun returns (f, gradient).",
     ),
     **dict.fromkeys(
-        ("atol", "rtol", "abstol", "tolerance"), "Write gtol=..., ftol=... or xtol=...."
+        ("atol", "rtol", "abstol", "tolerance"), "Write gtol=..., ftol=... or xtol=..."
     ),
-    "xrtol": "Write xtol=....",
+    "xrtol": "Write xtol=...",
     **dict.fromkeys(("verbose", "iprint", "show_progress"), "Write progress=True for a bar."),
     "return_all": "The result has a history; callback=History(...) keeps more.",
     "finite_diff_rel_step": "Differences choose their own step; jac='3-point' is more exact.",
@@ -82,6 +83,23 @@ _ATTRIBUTES: dict[str, str] = {
     "get_last_lr": "Write opt.current_lr.",
 }
 
+#: Schedules of torch, optax and Keras.
+_SCHEDULES: dict[str, str] = {
+    **dict.fromkeys(("CosineAnnealingLR", "cosine_decay_schedule", "CosineDecay"), "Cosine"),
+    "CosineAnnealingWarmRestarts": "Cosine, with restart_mult=1",
+    "warmup_cosine_decay_schedule": "WarmupCosine",
+    "get_cosine_schedule_with_warmup": "WarmupCosine",
+    **dict.fromkeys(("ExponentialLR", "exponential_decay", "ExponentialDecay"), "Exponential"),
+    "StepLR": "Step",
+    **dict.fromkeys(("MultiStepLR", "SequentialLR", "PiecewiseConstantDecay"), "Piecewise"),
+    **dict.fromkeys(("piecewise_constant_schedule", "join_schedules"), "Piecewise"),
+    **dict.fromkeys(("LinearLR", "PolynomialLR", "linear_schedule"), "Polynomial"),
+    **dict.fromkeys(("polynomial_schedule", "PolynomialDecay"), "Polynomial"),
+    **dict.fromkeys(("OneCycleLR", "cosine_onecycle_schedule"), "OneCycle"),
+    **dict.fromkeys(("ConstantLR", "constant_schedule"), "Constant"),
+    "LambdaLR": "the function itself, lr=lambda t: ...",
+}
+
 
 #: Names that are no attributes of optimisers, but may be looked for.
 FOREIGN_ATTRIBUTES = (*_ATTRIBUTES, *_OPTIONS)
@@ -100,7 +118,7 @@ def option_hint(name: str, names: Collection[str]) -> str:
         return known
     here = [f"{one}=..." for one in known if one in names]
     if here:
-        return f"Write {', '.join(here)}."
+        return f"Write {', '.join(here)}"
     return _near(name, names)
 
 
@@ -118,3 +136,8 @@ def attribute_hint(name: str, names: Collection[str]) -> str:
     if here and not isinstance(_OPTIONS[name], str):
         return f"Write {', '.join(here)}."
     return _near(name, names)
+
+
+def schedule_hint(name: str) -> str:
+    """Advice for a name that is no schedule, after a space, or ""."""
+    return f" Use {_SCHEDULES[name]}." if name in _SCHEDULES else ""

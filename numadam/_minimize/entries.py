@@ -8,6 +8,14 @@ from typing import Any, Generic, Self, TypeVar, overload
 Value = TypeVar("Value")
 
 
+class Listed(type):
+    """Type of a result; completion lists the names of its class too, here without a dict's."""
+
+    def __dir__(cls) -> list[str]:
+        hidden = {name for name in dir(dict) if not name.startswith("_")}
+        return [name for name in super().__dir__() if name not in hidden]
+
+
 class entry(Generic[Value]):
     """Decorator: an entry of a result as an attribute, with the type and text of a method.
 
@@ -17,13 +25,14 @@ class entry(Generic[Value]):
     def __init__(self, method: Callable[[Any], Value]) -> None:
         self.__doc__ = method.__doc__
         self._name = method.__name__
-        self.type = str(method.__annotations__["return"])
+        self.type: str = str(method.__annotations__["return"])
 
+    # `object`: a result is a dict, but not for those who have scipy-stubs installed
     @overload
     def __get__(self, result: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, result: dict[str, Any], owner: type) -> Value: ...
-    def __get__(self, result: dict[str, Any] | None, owner: type) -> Any:
+    def __get__(self, result: object, owner: type) -> Value: ...
+    def __get__(self, result: Any, owner: type) -> Any:
         if result is None:
             return self
         try:
@@ -31,13 +40,26 @@ class entry(Generic[Value]):
         except KeyError:
             raise missing(result, self._name) from None
 
-    def __set__(self, result: dict[str, Any], value: Value) -> None:
+    def __set__(self, result: Any, value: Value) -> None:
         result[self._name] = value
+
+
+#: Entries of results of SciPy, and of `minimize` alone: what to do without.
+_WITHOUT = {
+    **dict.fromkeys(
+        ("hess_inv", "hess", "nhev"),
+        " Adam forms no second derivatives: for the errors of a fit form them once, at x.",
+    ),
+    "state": " A run of many problems goes on from a file: pass checkpoint=path.",
+    "history": " minimize records one problem, and minimize_many none.",
+    "lr": ' Only lr="auto" puts the rate that it found there.',
+    "averaged": " Pass ema=0.999 for an average.",
+}
 
 
 def missing(result: dict[str, Any], name: str) -> AttributeError:
     """The error at an attribute that a result has not; Python adds the nearest name."""
-    text = f"{name}: this result has none; it has {', '.join(result)}."
+    text = f"{name}: this result has none; it has {', '.join(result)}.{_WITHOUT.get(name, '')}"
     return AttributeError(text, name=name, obj=result)
 
 

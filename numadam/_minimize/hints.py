@@ -13,7 +13,7 @@ import numpy as np
 from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
 from numadam._arrays.tree import Tree
 from numadam._minimize.result import Result
-from numadam._minimize.stopping import MAXITER, STATUS
+from numadam._minimize.stopping import BAD_F, BAD_G, MAXITER, STATUS
 from numadam._settings.learning_rate import is_plain
 
 Add = Callable[[tuple[int, int]], Iterable[int]]
@@ -43,6 +43,8 @@ def with_hint(result: Result, x0: Any, lr: Any, state: Any, add: Add | None = No
     add : callable, optional
         ``add(counts)``: the sums of these counts over all processes, where x is a block of each.
     """
+    if result["status"] in (STATUS[BAD_F], STATUS[BAD_G]) and result["nit"] == 0:
+        result.message += f" It is the start, x0{_not_finite(x0) if state is None else ''}."
     if result["status"] == STATUS[MAXITER]:
         hint = _hint(result, x0, lr, state is not None, add)
         if hint:
@@ -50,11 +52,20 @@ def with_hint(result: Result, x0: Any, lr: Any, state: Any, add: Add | None = No
     return result
 
 
+def _not_finite(x0: Any) -> str:
+    """A clause on a start with NaN or infinite numbers, or ""."""
+    leaves = Tree(x0).flatten(x0, "x0")
+    whole = all(np.isfinite(to_host(as_view(leaf))).all() for leaf in leaves)
+    return "" if whole else ", which holds NaN or infinite numbers"
+
+
 def _hint(result: Result, x0: Any, lr: Any, resumed: bool, add: Add | None) -> str:
     """A sentence, or "" where nothing shows; x0 is not the start of a run that was resumed.
 
     A good run passes few tests, each of a few NumPy calls: 1000 compiled iterations take 80 us.
     """
+    if is_plain(lr) and not callable(lr) and lr == 0.0:
+        return "lr is 0: x did not move."
     history = result["history"]
     f = history["fun"]
     lines = len(f)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 
+from numadam._core.hyper import Hyper
 from numadam._core.options import DEFAULTS
 from numadam._core.synonyms import run_hint
 from numadam._minimize.arguments import rule_class
 from numadam._minimize.result import ManyResult
 
-Arguments = ParamSpec("Arguments")
-Returned = TypeVar("Returned")
+Run = TypeVar("Run", bound=Callable[..., Any])
 
 #: Options of an optimiser that a minimisation cannot have, and what to do instead.
 _REFUSED = {
@@ -36,7 +36,8 @@ _ONLY_OF_ONE = {
 
 #: Arguments of SciPy that are accepted where they are empty, and why they are refused otherwise.
 _EMPTY = {
-    "method": "Write rule='adam', rule='sgd' and so on",
+    "method": "Write rule='adam', rule='sgd' and so on. Methods of SciPy, such as 'L-BFGS-B', are "
+    "those of scipy.optimize.minimize",
     "constraints": "Adam takes bounds=... alone; SciPy has methods for others",
     "hess": "Adam takes no second derivatives. Leave it out",
     "hessp": "Adam takes no second derivatives. Leave it out",
@@ -46,6 +47,8 @@ _EMPTY = {
 _EMPTY |= {"maxfev": _EMPTY["maxfun"]}
 #: Options that many problems cannot have, and why.
 NOT_OF_MANY = {"ema_debias": "problems stop at different iterations; use ema_warmup"}
+
+_TOL = Hyper("tol")
 
 
 class OfSciPy(TypedDict, total=False):
@@ -66,9 +69,7 @@ def not_for_many() -> set[str]:
     return {*not_for_one(), *NOT_OF_MANY}
 
 
-def takes_names_of_scipy(
-    function: Callable[Arguments, Returned],
-) -> Callable[Arguments, Returned]:
+def takes_names_of_scipy(function: Run) -> Run:
     """Decorator of `minimize`: `options`, `tol`, `disp` and empty arguments as SciPy has them."""
     parameters = inspect.signature(function).parameters.values()
     names = tuple(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)
@@ -86,7 +87,7 @@ def takes_names_of_scipy(
             print(_summary(result))
         return result
 
-    return call
+    return cast(Run, call)
 
 
 def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name}: not supported. {instead}.")
     tol = given.pop("tol", None)
     if tol is not None and given.get("gtol") is None:
-        given["gtol"] = tol
+        given["gtol"] = _TOL.check(tol)
     return given
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, get_args
@@ -85,7 +86,9 @@ def split_pair(given: Any, hint: str = "") -> tuple[Any, Any]:
 
 
 def _both_of(given: Any) -> tuple[Any, Any]:
-    return split_pair(given, " Pass jac=function where the gradient is formed apart.")
+    return split_pair(
+        given, " If fun returns f alone, pass jac=function, which returns the gradient."
+    )
 
 
 class Objective:
@@ -201,6 +204,8 @@ class Objective:
             of = f" of shape {f.shape} and dtype {f.dtype}" if hasattr(f, "dtype") else ""
             both = isinstance(f, tuple) and len(f) == 2 and self._jac is not True
             hint = " Pass jac=True if fun returns (f, gradient)." if both else ""
+            if self._jac is True and array.size > 1:
+                hint = " With jac=True fun returns (f, gradient), in this order."
             raise TypeError(f"fun: f has to be one real number, got {type(f).__name__}{of}.{hint}")
         return float(array.reshape(()))
 
@@ -223,11 +228,17 @@ class Objective:
             if not is_array(g):
                 raise TypeError(f"{name}: {describe(g, 'CuPy')}")
         elif g is None:
-            raise TypeError(f"{name} is None.")
+            raise TypeError(f"{name} is None; is there a `return`?")
+        elif type(g) is tuple and len(g) == 2 and np.ndim(g[0]) == 0 < np.ndim(g[1]):
+            raise TypeError(
+                f"{name}: got a pair of a number and an array. Where one function returns "
+                "(f, gradient), pass it as fun, with jac=True."
+            )
         else:
             g = np.asarray(g)
         if g.shape != shape and not (g.size == self._leaves[k].size == 1):
-            raise ValueError(f"{name} has shape {g.shape}, expected {shape} like x.")
+            same = " Use .reshape(x.shape)." if g.size == math.prod(shape) else ""
+            raise ValueError(f"{name} has shape {g.shape}, expected {shape} like x.{same}")
         return cast(g, dtype, name).reshape(shape)
 
     def _differences(self, need_f: bool) -> tuple[Any, Any]:

@@ -53,9 +53,20 @@ def takes_result(callback: Any) -> bool:
     if not callable(callback):
         raise TypeError(f"callback: expected a function, got {type(callback).__name__}.")
     try:
-        return set(inspect.signature(callback).parameters) == {"intermediate_result"}
+        signature = inspect.signature(callback)
     except ValueError:  # list.append and others in C have no signature
         return False
+    if set(signature.parameters) == {"intermediate_result"}:
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        name = getattr(callback, "__name__", "callback")
+        raise TypeError(
+            f"callback: is called as callback(x) or callback(intermediate_result=...), got "
+            f"{name}{signature}. The latter has x, fun, nit, grad_norm and lr."
+        ) from None
+    return False
 
 
 def observing_schedules(optimizer: Optimizer) -> list[Any]:

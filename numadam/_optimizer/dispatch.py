@@ -13,6 +13,12 @@ from numadam._jit.forks import compile_lock
 if TYPE_CHECKING:
     from numadam._backend import Backend
 
+#: Advice for torch's list of groups, {"params": [...], "lr": ...}, each of which looks nested.
+_OF_TORCH = (
+    " Groups of torch are written otherwise: pass all arrays in one dict, and options of some of "
+    "them as groups={'bias': {'weight_decay': 0.0}}."
+)
+
 
 def backend_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Backend]:
     """Return the back end for these arrays: NumPy's on the CPU, CuPy's on their GPU.
@@ -27,7 +33,8 @@ def backend_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Backend]:
     homes = list(map(home, arrays))
     for array, name, library in zip(arrays, names, homes, strict=True):
         if not library:
-            raise TypeError(f"{name}: {describe(array)}")
+            of_torch = _OF_TORCH if "['params']" in "".join(names) else ""
+            raise TypeError(f"{name}: {describe(array)}{of_torch}")
         if library != homes[0]:
             raise TypeError(
                 f"{name}: is a {library} array, but {names[0]} is a {homes[0]} array. One "

@@ -61,7 +61,9 @@ def leaf_overrides(groups: Any, paths: Sequence[Sequence[Any]], rule: RuleSpec) 
         if not hits:
             known = ", ".join(repr(dotted(path)) for path in paths[:6])
             known += ", ..." if len(paths) > 6 else ""
-            raise ValueError(f"groups[{pattern!r}]: fits no array; their paths are {known}.")
+            short = pattern.removeprefix("*.")
+            use = f" Write {short!r}." if any(_matches(path, short) for path in paths) else ""
+            raise ValueError(f"groups[{pattern!r}]: fits no array; their paths are {known}.{use}")
         for k in hits:
             found[k].update(options)
     return found

@@ -19,3 +19,7 @@ for _file in CLASSES:
     _public = [name for name in _functions if name.startswith(f"{_file}_")]
     globals().update({name: _functions[name] for name in _public})
     __all__ += _public
+
+
+def __dir__() -> list[str]:
+    return __all__

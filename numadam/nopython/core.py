@@ -25,6 +25,7 @@ from numadam._core.plan import STATE_SLOTS
 from numadam._core.powers import make_power
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import make_loop_scalars
+from numadam._core.synonyms import option_hint
 from numadam._jit.cache import source_stamp
 from numadam._jit.float_mode import DEFAULT, UNCHANGED, mode_setter
 from numadam._jit.functions import jit_once
@@ -56,8 +57,9 @@ class _Compiled(CPUDispatcher):  # type: ignore[misc]  # Numba has no types
         rest = self.usual.get(len(args))
         if given and rest is not None:
             count, rest = len(rest), {**rest, **given}
-            if len(rest) != count:  # a name that it does not have: Numba says so
-                rest = None
+            if len(rest) != count:
+                self._refuse_unknown(given)
+                rest = None  # an argument that is given twice: Numba says so
         set_mode = mode_setter()
         before = set_mode(DEFAULT)
         try:
@@ -67,6 +69,13 @@ class _Compiled(CPUDispatcher):  # type: ignore[misc]  # Numba has no types
         finally:
             if before != UNCHANGED:
                 set_mode(before)
+
+    def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
+        names = inspect.signature(self.py_func).parameters
+        for name in given:
+            if name not in names:
+                hint = option_hint(name, names) or f"It has {', '.join(names)}."
+                raise TypeError(f"{self.__name__}: there is no argument {name!r}. {hint}")
 
 
 _call = CPUDispatcher.__call__  # 0.1 us less than by `super`
@@ -210,6 +219,7 @@ def _make_walk(rule: RuleSpec, same: Any, wrap: Any) -> Any:
     loop = wrap(run, forceinline=True)
 
     def checked(p, g, s0, s1, s2, h):
+        x, y, a, b, c = views(p, g, s0, s1, s2)  # first: it refuses what is no array
         if g.shape != p.shape:
             raise ValueError(of_g)
         if s0 is not None and s0.shape != p.shape:
@@ -218,7 +228,6 @@ def _make_walk(rule: RuleSpec, same: Any, wrap: Any) -> Any:
             raise ValueError(of_1)
         if s2 is not None and s2.shape != p.shape:
             raise ValueError(of_2)
-        x, y, a, b, c = views(p, g, s0, s1, s2)
         loop(x, y, a, b, c, complete(h[:-1], p), number_as(h[-1], p))
 
     checked = wrap(checked)

@@ -9,6 +9,9 @@ default: ``Cosine(0.1, 100)``. Arguments are checked by the constructor: a TypeE
 names the argument, what it got and what is expected. Schedules can be pickled, copied and compared.
 """
 
+from typing import TYPE_CHECKING
+
+from numadam._core.synonyms import schedule_hint
 from numadam.schedules.cycles import Cosine, OneCycle, WarmupCosine
 from numadam.schedules.decays import Constant, Exponential, Polynomial, Step
 from numadam.schedules.pieces import Piecewise
@@ -25,3 +28,13 @@ __all__ = [
     "Step",
     "WarmupCosine",
 ]
+
+
+if not TYPE_CHECKING:  # else checkers would take any name
+
+    def __getattr__(name: str) -> object:
+        raise AttributeError(f"numadam.schedules has no {name!r}.{schedule_hint(name)}", name=name)
+
+
+def __dir__() -> list[str]:
+    return __all__

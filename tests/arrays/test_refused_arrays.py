@@ -231,3 +231,22 @@ def test_a_dict_may_come_in_another_order():
     na.SGD(params, lr=1.0).step({"b": np.full(2, 1.0), "w": np.full(2, 2.0)})
     assert params["w"].tolist() == [-2, -2]
     assert params["b"].tolist() == [-1, -1]
+
+
+def test_networks_and_groups_of_torch_are_led_to_ours():
+    class Network:
+        def named_parameters(self):
+            return []
+
+    with pytest.raises(TypeError, match=r"params: .*Use dict\(x.named_parameters\(\)\)"):
+        na.Adam(Network())
+    with pytest.raises(TypeError, match=r"Groups of torch are written otherwise.*groups="):
+        na.AdamW([{"params": [np.ones(2)], "weight_decay": 0.1}])
+
+
+def test_only_gradients_are_advised_to_be_broadcast():
+    x = np.ones((3, 3))
+    with pytest.raises(ValueError, match=r"^g: .*broadcast_to"):
+        na.adam_update(x[0], np.ones(2), x[1], x[2], 1)
+    with pytest.raises(ValueError, match=r"^m: .*made for p\.$"):
+        na.adam_update(x[0], np.ones(3), np.ones(2), x[2], 1)

@@ -26,6 +26,9 @@ def test_tables_lead_to_what_exists_and_shadow_nothing():
         assert name not in OPTIONS or name == "momentum", name
         assert isinstance(instead, str) or OPTIONS.issuperset(instead), name
     assert ARGUMENTS.isdisjoint(synonyms._OF_RUNS)
+    for name, instead in synonyms._SCHEDULES.items():
+        assert name not in na.schedules.__all__
+        assert instead.split(",")[0] in (*na.schedules.__all__, "the function itself"), name
     assert not any(hasattr(na.Adam, name) for name in synonyms._ATTRIBUTES)
 
 
@@ -43,6 +46,7 @@ def test_tables_lead_to_what_exists_and_shadow_nothing():
         ("clipvalue", "Write clip_value=..."),
         ("ema_momentum", "Write ema=..."),
         ("param_groups", "Write groups=..."),
+        ("accumulation_steps", "Write accumulate=..."),
         ("fused", "Leave it out"),
         ("weight_decoy", "Did you mean 'weight_decay'?"),
         ("clip", "See numadam.Optimizer"),
@@ -117,3 +121,15 @@ def test_a_class_of_the_users_may_have_such_attributes():
     opt = na.Adam(np.ones(2))
     for same in (copy.copy(opt), copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
         assert same.lr == opt.lr
+
+
+def test_schedules_of_other_libraries():
+    with pytest.raises(AttributeError, match=r"has no 'CosineAnnealingLR'. Use Cosine.$"):
+        _ = na.schedules.CosineAnnealingLR
+    with pytest.raises(AttributeError, match=r"has no 'Cosinus'.$"):
+        _ = na.schedules.Cosinus
+
+
+def test_completion_of_modules_shows_their_public_names():
+    for module in (na.schedules, na.nopython):
+        assert dir(module) == sorted(module.__all__)

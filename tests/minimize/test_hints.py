@@ -143,6 +143,17 @@ def test_a_resumed_run_is_not_measured_from_x0():
     assert message(bowl, FIVE, lr=1e-3, state=half.state, maxiter=100) == ""
 
 
+def test_a_start_that_is_not_finite_is_named():
+    at_nan = na.minimize(bowl, [1.0, np.nan], jac=True).message
+    assert at_nan.endswith("the start, x0, which holds NaN or infinite numbers.")
+    nested = na.minimize(lambda x: (np.inf, x), {"a": np.ones(2)}, jac=True).message
+    assert nested.endswith("It is the start, x0.")
+
+
+def test_a_learning_rate_of_0_is_named():
+    assert "lr is 0" in na.minimize(bowl, FIVE, jac=True, lr=0.0, maxiter=30).message
+
+
 def test_other_ends_have_their_message_alone():
     res = na.minimize(bowl, FIVE, jac=True, lr=0.1)
     assert res.success

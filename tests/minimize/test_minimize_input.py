@@ -57,6 +57,21 @@ def not_compiled_either(x, g, i, data):
     return 0.0
 
 
+def height(x):
+    return square(x)[0]
+
+
+@numba.njit
+def height_alone(x):
+    return x[0] ** 2
+
+
+@numba.njit
+def reads_a_list(x, g, data):
+    g[0] = x[0] - data[0, 0]
+    return g[0] ** 2
+
+
 REFUSED = [
     ((3, np.zeros(2)), {}, TypeError, "fun: expected a function"),
     ((square, "abc"), {}, TypeError, "x0"),
@@ -107,7 +122,7 @@ REFUSED = [
     ((names_g_anew, np.ones(2)), {}, TypeError, r"never reads g.*g\[:\] = "),
     ((lambda x, a: 1.0, np.zeros(2)), {}, TypeError, "x and 0 args.*Pass the rest in args"),
     ((square, np.zeros(2)), {"method": "adam"}, ValueError, "method: .*rule="),
-    ((square, np.zeros(2)), {"tol": -1e-3, "jac": True}, ValueError, "gtol: expected a number in"),
+    ((square, np.zeros(2)), {"tol": -1e-3, "jac": True}, ValueError, "^tol: expected a number in"),
     ((square, np.zeros(2)), {"max_iter": 5}, TypeError, "max_iter: .*maxiter="),
     ((square, np.zeros(2)), {"maxitr": 5}, TypeError, "argument. Did you mean 'maxiter'\\?$"),
     ((square, np.zeros(2)), {"options": {"lr": 5}, "lr": 4}, TypeError, "lr: is given as a keyw"),
@@ -131,6 +146,20 @@ REFUSED = [
     ((square, np.ones(3)), {"jac": True, "track_best": "no"}, TypeError, "track_best"),
     ((square, np.ma.ones(3)), {"jac": True}, TypeError, "masked"),
     ((rosen, START), {"jac": lambda x: x}, TypeError, "takes 1 argument"),
+    ((square, np.ones(3)), {"method": "L-BFGS-B"}, ValueError, "scipy.optimize.minimize"),
+    ((np.ones(3), square), {"jac": True}, TypeError, "x0: .*the wrong way round"),
+    ((square, np.ones(3)), {"jac": True, "maxiter": 1e3}, TypeError, "maxiter: .* Write 1000"),
+    ((height, np.ones(3)), {"jac": square}, TypeError, "a number and an array.*jac=True"),
+    ((height, np.ones(3)), {"jac": lambda x: x[:, None]}, ValueError, r"\(3, 1\).*Use .reshape"),
+    ((height, np.ones(3)), {"jac": lambda x: None}, TypeError, "jac: .* is None.* `return`"),
+    (
+        (square, np.ones(3)),
+        {"jac": True, "callback": lambda x, f: None},
+        TypeError,
+        r"callback: .*callback\(x\).*got <lambda>\(x, f\)",
+    ),
+    ((reads_a_list, np.ones(1), ([[1.0]],)), {}, TypeError, r"reads_a_list\(x, g, data\).*array"),
+    ((height_alone, np.ones(1)), {"jac": True}, TypeError, r"has to return \(f, gradient\)"),
 ]
 
 
@@ -145,6 +174,7 @@ RETURNED = [
     (lambda x: 3.0, TypeError, "jac=True it has to return"),
     (lambda x: (None, x), TypeError, "returned None"),
     (lambda x: (x, x), TypeError, "one real number"),
+    (lambda x: (x, 1.0), TypeError, "one real number.*in this order"),
     (lambda x: (1j, x), TypeError, "one real number"),
     (lambda x: ("f", x), TypeError, "one real number"),
     (lambda x: (1.0, x[:1]), ValueError, r"shape \(1,\), expected \(2,\)"),

@@ -227,6 +227,15 @@ def test_wrong_arrays_are_named():
     np.testing.assert_array_equal(p, np.ones(3))
     with pytest.raises(TypingError, match=r"g: expected an array of float64 .* float32"):
         nopython.adam_update(p, np.ones(3, np.float32), m, v, 1)
+    with pytest.raises(TypingError, match=r"p: expected an array, got float64.* _element"):
+        nopython.adam_update(1.0, 1.0, 0.0, 0.0, 1)
+    fixed = np.zeros(3)
+    fixed.setflags(write=False)
+    with pytest.raises(TypingError, match="m: is read-only"):
+        nopython.adam_update(p, np.ones(3), fixed, v, 1)
+    nopython.adam_update(p, fixed, m, v, 1)
+    with pytest.raises(TypeError, match=r"adam_update: .*'learning_rate'. Write lr="):
+        nopython.adam_update(p, np.ones(3), m, v, 1, learning_rate=0.1)
     with pytest.raises(TypingError, match="p: expected float32 or float64, got int64"):
         nopython.adam_element(1, 1.0, 0.0, 0.0, nopython.adam_scalars(1))
 

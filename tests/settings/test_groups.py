@@ -178,6 +178,7 @@ def test_patterns_are_for_the_dotted_path_or_a_container(pattern, hits):
     [
         ({"heads": {"lr": 1.0}}, ValueError, "groups['heads']: fits no array; their paths are '"),
         ({"": {"lr": 1.0}}, ValueError, "groups['']: fits no array"),
+        ({"*.head": {"lr": 1.0}}, ValueError, "groups['*.head']: fits no array; their paths are"),
         ({"Head": {"lr": 1.0}}, ValueError, "groups['Head']: fits no array"),
         (
             {"head": {"learning_rate": 1.0}},
@@ -281,3 +282,8 @@ def test_a_pattern_that_fits_no_array_is_told_six_paths(count, more):
     with pytest.raises(ValueError, match="fits no array") as caught:
         na.SGD({"a": [np.ones(1) for _ in range(count)]}, groups={"b": {"lr": 1.0}})
     assert str(caught.value) == f"groups['b']: fits no array; their paths are {known}{more}."
+
+
+def test_a_pattern_for_an_array_in_a_container_is_corrected():
+    with pytest.raises(ValueError, match=r"'w', 'bias'. Write 'bias'.$"):
+        na.SGD({"w": np.ones(1), "bias": np.ones(1)}, groups={"*.bias": {"lr": 1.0}})

@@ -40,10 +40,10 @@ def test_unknown_options_are_refused_with_a_guess(name):
 @pytest.mark.parametrize(
     ("wrong", "advice"),
     [
-        ("epsilon", "Write eps=...."),
-        ("betas", "Write beta1=..., beta2=...."),
-        ("b2", "Write beta2=...."),
-        ("beta_1", "Write beta1=...."),
+        ("epsilon", "Write eps=..."),
+        ("betas", "Write beta1=..., beta2=..."),
+        ("b2", "Write beta2=..."),
+        ("beta_1", "Write beta1=..."),
     ],
 )
 def test_names_of_other_libraries_are_led_to_ours_where_the_rule_has_them(wrong, advice):

@@ -7,6 +7,7 @@ arguments and evaluates a block of problems. So a new objective costs no compili
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from numadam._jit.forks import compile_lock
 from numadam._jit.objectives import snapshot
 from numadam._jit.pointers import as_pointer, inner
 from numadam._jit.portable import compile_portable, portable
-from numadam._jit.reports import reported
+from numadam._jit.reports import objective_logger, reported
 from numadam._minimize.compiled.argument_types import type_of_args
 from numadam._minimize.compiled.calls import (
     address_of,
@@ -104,7 +105,7 @@ class ObjectiveAdapter:
                 ) from error
             raise TypeError(
                 f"fun: does not compile as {form} for x of {x_type}, args of {args_type} and a "
-                f"number f: {str(error).strip()[:1500]}"
+                f"number f. {_advice(fun, form, args_type)}Numba: {str(error).strip()[:1500]}"
             ) from error
         self._evaluate, self._fun, self._form = evaluate, fun, form
         self.address, self.entry = address_of(evaluate, EVALUATE.args), _entry_of(args_type)
@@ -122,6 +123,16 @@ class ObjectiveAdapter:
             self._fun(x, np.zeros_like(x), *numbers, *args)
 
 
+def _advice(fun: Any, form: str, args_type: Any) -> str:
+    """Sentences on the likely reasons why an objective does not compile."""
+    found = f"It is {fun.__name__}{inspect.signature(fun.py_func)}. "
+    if any(isinstance(kind, (types.List, types.ListType)) for kind in args_type):
+        found += "Pass numpy.array(...) in args in place of a list. "
+    if form == RETURNS and not isinstance(_last_returned(fun), types.BaseTuple):
+        found += "With jac=True it has to return (f, gradient). "
+    return found
+
+
 def kept_form(fun: Any, args_type: Any) -> tuple[Any, str | None]:
     """A snapshot of an objective and its digest; itself and None where its code is not kept."""
     return (_is_plain(args_type) and snapshot(fun)) or (fun, None)
@@ -136,7 +147,7 @@ def compile_evaluation(evaluate: Any, fun: Any, digest: str | None, *kind: objec
     with compile_lock():
         if digest is None:
             function = inner(evaluate)
-            with reported(what, None):
+            with reported(what, None, objective_logger):
                 function.compile(EVALUATE)
         else:
             function = portable(evaluate)

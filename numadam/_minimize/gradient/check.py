@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from numadam._core.annotations import Bounds, Nested
+    from numadam._core.choices import GradientStatus
 
 
 def check_grad(
@@ -66,12 +67,9 @@ def check_grad(
     Returns
     -------
     GradientCheck
-        ``ok``, which ``if`` and ``assert`` read; ``message``, one or two sentences that are shown;
-        ``status``: "right", "wrong", or "unclear" where differences cannot tell, because fun is
-        noisy, has a kink, or is flat at x0; ``worst``, the name of the worst element, with
-        ``value`` by formula, ``difference`` and its estimated error ``difference_error``;
-        ``max_error`` beside ``tolerance``; ``wrong`` and ``unclear``, the names of elements that
-        are wrong, and of those for which differences cannot tell; ``checked``, ``nfev``.
+        Shown as one or two sentences; true in ``if`` and ``assert`` where the gradient is right.
+        Its `status` is "right", "wrong", or "unclear" where differences cannot tell, because fun
+        is noisy, has a kink, or is flat at x0.
 
     Raises
     ------
@@ -169,7 +167,11 @@ def _refuse_without_gradient(fun: Any, x0: Any, jac: Any) -> None:
 
 
 def _outcome(
-    point: Point, findings: list[Finding], allowed: float, status: str, message: str
+    point: Point,
+    findings: list[Finding],
+    allowed: float,
+    status: GradientStatus,
+    message: str,
 ) -> GradientCheck:
     worst = max(findings, key=_order, default=None)
     slope = None if worst is None else worst.slope
