@@ -17,7 +17,7 @@ DECADES = 12
 _TRIAL = 10
 
 #: Part of the fall of f by which f(x0) may differ between trials.
-_CHANCE = 0.1
+_LUCK = 0.1
 #: Status of a trial in which f or the gradient became infinite or NaN.
 _LOST = 2, 3
 
@@ -158,7 +158,7 @@ class _Search:
     def _doubt(self) -> str:
         """A sentence where f is so random that the lowest one may be so by chance."""
         low, high = min(self._starts, default=0.0), max(self._starts, default=0.0)
-        if low == high or high - low < _CHANCE * (high - self._heights[self.best]):
+        if low == high or high - low < _LUCK * (high - self._heights[self.best]):
             return ""
         return (
             " The rate that lr='auto' took may be one of chance: in its trials f(x0) was "
