@@ -283,11 +283,8 @@ def minimize(
         lr, maxiter = searched.lr, searched.maxiter
         task = task._replace(lr=lr, maxiter=maxiter, every=every_for(history, maxiter))
     result = (run_compiled if compiled else run_in_python)(fun, task)
-    if searched is not None:
-        result.nfev += searched.nfev
-        result.njev += searched.njev
-        result.lr = searched.lr
-    return with_hint(result, x0, lr, state)
+    result = with_hint(result, x0, lr, state)
+    return result if searched is None else searched.written_into(result)
 
 
 def _on_all_ranks(comm: Any) -> AbstractContextManager[Decomposition | None]:

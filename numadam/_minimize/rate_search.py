@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from numadam._minimize.result import Result
+
 #: The rates that are tried, two in a decade.
 RATES = (1e-3, 10**-2.5, 1e-2, 10**-1.5, 0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
 #: Decades that are tried beyond them, where the lowest f is at an end.
@@ -14,17 +16,28 @@ DECADES = 12
 #: Iterations of a trial; with fewer iterations in all, half of them are for the trials.
 _TRIAL = 10
 
+#: Part of the fall of f by which f(x0) may differ between trials.
+_LUCK = 0.1
 #: Status of a trial in which f or the gradient became infinite or NaN.
 _LOST = 2, 3
 
 
 class Found(NamedTuple):
-    """The rate, the iterations that are left, and the calls that it took."""
+    """The rate, the iterations that are left, the calls that it took, and a doubt or ""."""
 
     lr: float
     maxiter: int
     nfev: int
     njev: int
+    doubt: str
+
+    def written_into(self, result: Result) -> Result:
+        """The result of the run, with the rate and the calls of the search."""
+        result.nfev += self.nfev
+        result.njev += self.njev
+        result.lr = self.lr
+        result.message += self.doubt
+        return result
 
 
 def check_search(lr: str, maxiter: int, **refused: Any) -> None:
@@ -104,6 +117,7 @@ class _Search:
         self._maxiter, self._nfev, self._njev = maxiter, 0, 0
         self._error: Exception | None = None
         self._heights: dict[float, float] = {}
+        self._starts: list[float] = []  # f at x0, evaluated by each trial
 
     @property
     def best(self) -> float:
@@ -115,15 +129,16 @@ class _Search:
         if not self._left:
             return
         height = math.inf
-        options = {"maxiter": self._length, "gtol": 0.0, "track_best": True, "history": False}
+        options = {"maxiter": self._length, "gtol": 0.0, "track_best": True, "history": 1}
         try:
             trial = self._run(lr=rate, **options)
             if trial.status not in _LOST and math.isfinite(trial.fun):
                 height = trial.fun
+                self._starts.append(float(trial.history["fun"][0]))
         except BaseException as error:
             trial = getattr(error, "numadam_result", None)
+            _name_trial(error, rate)
             if trial is None or not trial.nit or not isinstance(error, Exception):
-                _name_trial(error, rate)
                 raise
             self._error = error
         self._heights[rate] = height
@@ -138,7 +153,17 @@ class _Search:
         """The outcome; where `fun` raised and no rate is left, that is raised."""
         if self._error is not None and not math.isfinite(self._heights[self.best]):
             raise self._error
-        return Found(self.best, self._maxiter, self._nfev, self._njev)
+        return Found(self.best, self._maxiter, self._nfev, self._njev, self._doubt())
+
+    def _doubt(self) -> str:
+        """A sentence where f is so random that the lowest one may be so by chance."""
+        low, high = min(self._starts, default=0.0), max(self._starts, default=0.0)
+        if low == high or high - low < _LUCK * (high - self._heights[self.best]):
+            return ""
+        return (
+            " The rate that lr='auto' took may be one of chance: in its trials f(x0) was "
+            f"{low:.4g} to {high:.4g}."
+        )
 
 
 def _name_trial(error: BaseException, rate: float) -> None:

@@ -108,6 +108,23 @@ def test_a_gradient_of_the_call_before():
     assert na.check_grad(lambda x: float(x @ x), np.ones(2), jac=lambda x: 2 * x).ok
 
 
+def test_a_jac_that_uses_the_x_of_the_last_fun():
+    """SciPy always calls fun before jac; `minimize` does where f is read."""
+
+    class Model:
+        def fun(self, x):
+            self.x = x
+            return float(x @ x)
+
+        def jac(self, x):
+            return 2 * self.x
+
+    model = Model()
+    check = na.check_grad(model.fun, np.array([1.0, 2.0, 3.0]), jac=model.jac)
+    assert check.status == "wrong"
+    assert "called again at x0, without fun before it, it is another one" in check.message
+
+
 def test_an_f_that_is_far_larger_than_it_changes():
     def fun(x):
         return 1e8 + float(np.sum(np.sin(x))), np.cos(x)

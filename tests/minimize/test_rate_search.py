@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 import pytest
+import scipy.optimize
 
 import numadam as na
 from numadam._minimize.rate_search import RATES
@@ -149,8 +150,9 @@ def test_an_exception_at_all_rates_is_raised():
             raise ValueError("no mesh")
         return far(x)
 
-    with pytest.raises(ValueError, match="no mesh"):
+    with pytest.raises(ValueError, match="no mesh") as caught:
         na.minimize(fun, np.zeros(2), jac=True, lr="auto")
+    assert "lr='auto' was trying lr=" in caught.value.__notes__[-1]
 
 
 def test_schedules_that_observe_are_new_in_the_run():
@@ -223,6 +225,39 @@ def test_callbacks_are_called_in_the_run_alone():
         far, np.zeros(2), jac=True, lr="auto", maxiter=200, callback=lambda x: seen.append(x)
     )
     assert len(seen) == found.nit
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 1.0])
+def test_a_choice_by_chance_is_told(noise):
+    rng = np.random.default_rng(0)
+
+    def fun(x):
+        f, g = square(x, 0.1)
+        return f + noise * rng.standard_normal(), g
+
+    found = na.minimize(fun, np.zeros(3), jac=True, lr="auto", maxiter=200)
+    assert ("may be one of chance: in its trials f(x0) was" in found.message) == (noise == 1.0)
+
+
+def test_scipy_passes_it_on():
+    options = {"lr": "auto", "maxiter": 300}
+    given = {"method": na.scipy_adam, "options": options, "jac": True}
+    found = scipy.optimize.minimize(middle, np.zeros(2), **given)
+    assert found.success
+    assert found.lr == na.minimize(middle, np.zeros(2), jac=True, **options).lr
+
+
+@pytest.mark.parametrize("kind", ["float32", "complex128", "nested"])
+def test_each_kind_of_x(kind):
+    x0 = {"a": np.zeros(2)} if kind == "nested" else np.zeros(2, kind)
+
+    def fun(x):
+        d = (x["a"] if kind == "nested" else x) - 3
+        return float(np.sum(abs(d) ** 2)), {"a": 2 * d} if kind == "nested" else 2 * d
+
+    found = na.minimize(fun, x0, jac=True, lr="auto", maxiter=500)
+    assert found.success
+    assert 0.1 < found.lr < 10
 
 
 def test_refusals():

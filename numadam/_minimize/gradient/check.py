@@ -13,7 +13,7 @@ from numadam._arrays.tree import some
 from numadam._core.hyper import count
 from numadam._minimize.compiled.forms import is_compiled
 from numadam._minimize.gradient.differences import LOOSE, SAFETY
-from numadam._minimize.gradient.explain import Explanation
+from numadam._minimize.gradient.explain import Explanation, told_again
 from numadam._minimize.gradient.finding import Finding
 from numadam._minimize.gradient.point import Point
 from numadam._minimize.gradient.probes import Prober
@@ -120,7 +120,7 @@ def check_grad(
             "x0: has no number that the bounds leave free, so there is nothing to check."
         )
     if (factor := prober.again()) != 1.0:
-        return _outcome(point, findings, allowed, "wrong", _told_again(factor))
+        return _outcome(point, findings, allowed, "wrong", told_again(point, factor))
     if any(one.wrong for one in findings):
         hint = Explanation(point, prober.g, allowed).of(findings)
         return _outcome(point, findings, allowed, "wrong", _told_wrong(point, findings, hint))
@@ -216,20 +216,12 @@ def _told_wrong(point: Point, findings: list[Finding], hint: str) -> str:
     else:
         where = f"{len(wrong)} of {formatting.count(len(findings) - total, 'random direction')}"
     named = f" ({some([one.probe.name for one in elements])})" if 0 < len(elements) < total else ""
-    told = f"The gradient is wrong in {where}{named}"
     unit, slope = _unit(worst), worst.slope
     last = f"{worst.probe.name} is {worst.formula / unit:.6g} by formula"
     if slope is not None:
         last += f", {slope.value / unit:.6g} by differences"
-    return f"{told}{f': {hint}' if hint else ''}. Worst: {last}."
-
-
-def _told_again(factor: float) -> str:
-    other = "another one" if math.isnan(factor) else f"{factor:.4g} times the first one"
-    return (
-        f"The gradient is wrong: called again at x0, it is {other}. It may be added to an array "
-        "that is kept between calls, or belong to an earlier x."
-    )
+    told = f": {hint}" if hint else ""
+    return f"The gradient is wrong in {where}{named}{told}. Worst: {last}."
 
 
 def _told_right(findings: list[Finding], largest: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -178,3 +179,13 @@ def _times(words: str, factor: float, tolerance: float) -> str:
     if abs(factor - 1) <= 10 * tolerance:
         return f"is {words}"
     return f"is {words}, and {factor:#.4g} times as large"
+
+
+def told_again(point: Point, factor: float) -> str:
+    """Message where the gradient is `factor` times the first one when it is evaluated again."""
+    other = "another one" if math.isnan(factor) else f"{factor:.4g} times the first one"
+    alone = ", without fun before it" if point.has_jac else ""
+    return (
+        f"The gradient is wrong: called again at x0{alone}, it is {other}. It may be added to an "
+        "array that is kept between calls, or belong to an earlier x."
+    )

@@ -82,6 +82,16 @@ class Point:
         f, g = self._objective.evaluate(True)
         return float(f), self._flat(self._tree.flatten(g, "jac"))
 
+    def gradient(self) -> np.ndarray:
+        """The gradient at x0, without f where it has a function of its own, as in `minimize`."""
+        self._write(self.x)
+        return self._flat(self._tree.flatten(self._objective.evaluate(False)[1], "jac"))
+
+    @property
+    def has_jac(self) -> bool:
+        """Whether the gradient has a function of its own."""
+        return self._objective.apart
+
     def value(self, x: np.ndarray) -> float:
         """F at another x; infinite or NaN where its arithmetic fails, as `math.exp` of 1000."""
         self._write(x)

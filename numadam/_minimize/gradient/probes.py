@@ -61,6 +61,7 @@ class Prober:
         self._point, self._rng = point, rng
         self.f, self.g = point.at_start()
         self._scale = self._sizes()
+        self._near = self._beside()
         self.eps = self._precision()
         self.tolerance = tolerance or max(_ALLOWED, self.eps ** (1 / 3))
         self._steps, self._long = steps(self.eps), long_steps(self.eps)
@@ -72,15 +73,21 @@ class Prober:
         #: the step that served last, in each array of x
         self._served: dict[int, float] = {}
 
+    def _beside(self) -> np.ndarray:
+        """An x where all elements have moved by the first step."""
+        point = self._point
+        sizes = abs(point.x) if point.x.any() else self._scale
+        with np.errstate(over="ignore"):
+            near = point.x + sizes * point.eps ** (1 / 3)
+        return np.asarray(np.clip(near, point.low, point.high))
+
     def _precision(self) -> float:
         """Eps of the dtype in which f is computed: fun may narrow x to float32."""
         point, narrow = self._point, float(np.finfo(np.float32).eps)
         if point.eps >= narrow:
             return point.eps
-        sizes = abs(point.x) if point.x.any() else self._scale
+        values = self.f, point.value(self._near)
         with np.errstate(over="ignore"):
-            near = point.x + sizes * point.eps ** (1 / 3)
-            values = self.f, point.value(np.clip(near, point.low, point.high))
             exact = all(math.isfinite(f) and float(np.float32(f)) == f for f in values)
         return narrow if exact else point.eps
 
@@ -93,13 +100,15 @@ class Prober:
         """Ratio of the gradient, evaluated again, to the first one; NaN where there is none."""
         if self.is_random:
             return 1.0
-        again, top = self._point.at_start()[1], float(np.max(abs(self.g), initial=0.0))
+        self._point.value(self._near)  # the last x is another one
+        again, top = self._point.gradient(), float(np.max(abs(self.g), initial=0.0))
         allowed = {"rtol": 0.0, "atol": self.eps**0.5 * top, "equal_nan": True}
         if not math.isfinite(top) or np.allclose(again, self.g, **allowed):
             return 1.0
         unit = self.g / top if top else self.g
         factor = float(unit @ again / (unit @ unit)) / top if top else math.nan
-        return factor if np.allclose(again, factor * self.g, **allowed) else math.nan
+        multiple = abs(factor - 1.0) > LOOSE and np.allclose(again, factor * self.g, **allowed)
+        return factor if multiple else math.nan
 
     def probes(self, elements: int | None, directions: int | None) -> list[Probe]:
         """The elements and random directions to check; elements that bounds fix are left out."""
