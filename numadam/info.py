@@ -57,11 +57,17 @@ def _threads() -> dict[str, str]:
 
     from numadam._jit import cache, threads
 
+    try:
+        found = {
+            "threading layer": threads.layer(),
+            "parallel from": f"{threads.parallel_from():,} elements",
+            "threads": str(numba.get_num_threads()),
+        }
+    except ValueError as error:
+        found = {"threading layer": f"none: {error}"}
     folder = cache.directory()
     return {
-        "threading layer": threads.layer(),
-        "parallel from": f"{threads.parallel_from():,} elements",
-        "threads": str(numba.get_num_threads()),
+        **found,
         "cache folder": str(folder or f"cannot be written: {'; '.join(cache.refused)}"),
     }
 
