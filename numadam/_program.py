@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from numadam._jit.interrupts import outside_llvmlite
+
 FAILED = 1
 #: As a shell counts processes that SIGINT and SIGPIPE have ended.
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -33,7 +35,8 @@ def run(command: Callable[[], int], name: str = "") -> int:
     code = FAILED
     try:
         _print_any_letter()
-        code = command()
+        with outside_llvmlite():
+            code = command()
         code = _flush(name) or code
         if not caught:
             signal(SIGINT, SIG_IGN)  # Python's last moments have no handler
