@@ -1,4 +1,4 @@
-"""A command as a process: Ctrl-C, an output that is closed, letters that it cannot print."""
+"""A command as a process: Ctrl-C, outputs that are closed or full, letters that they lack."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from signal import SIG_IGN, SIGINT, default_int_handler, getsignal, signal
 from typing import Any, NoReturn
+
+from numadam._jit.interrupts import outside_llvmlite
 
 FAILED = 1
 #: As a shell counts processes that SIGINT and SIGPIPE have ended.
@@ -24,18 +27,19 @@ def run(command: Callable[[], int], name: str = "") -> int:
     code = FAILED
     try:
         _print_any_letter()
-        code = command()
+        with outside_llvmlite():
+            code = command()
         code = _flush(name) or code
         if not caught:
             signal(SIGINT, SIG_IGN)  # Python's last moments have no handler
     except BrokenPipeError:
-        _discard_output()
         code = PIPE_CLOSED
     except BaseException:
         if not caught:  # or it is what another library has made of Ctrl-C
             raise
     if caught:
         _stop(name)
+    _discard_unwritten()
     return code
 
 
@@ -86,13 +90,30 @@ def _flush(name: str) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:  # a full disk
-        _discard_output()
-        print(f"{name}: error: cannot write the output: {error.strerror}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"{name}: error: cannot write the output: {error.strerror}", file=sys.stderr)
         return FAILED
     return 0
 
 
-def _discard_output() -> None:
-    """Lose what is not written yet: Python would try again at its end, and print the error."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _discard_unwritten() -> None:
+    """Lose what cannot be written: Python would try again at its end, and print the error."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def write_error(path: Path) -> str:
+    """Why a file cannot be written, or "": asked before minutes of work. It stays as it is."""
+    is_new = not path.exists()
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        return error.strerror or str(error)
+    if is_new:
+        path.unlink()
+    return ""

@@ -11,6 +11,7 @@ import ast
 import functools
 import inspect
 import logging
+import shlex
 import sys
 import threading
 import time
@@ -211,7 +212,7 @@ class _Lines(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.compiled = self.loaded = 0
+        self.compiled = self.loaded = self.lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take one message of the logger `numadam`."""
@@ -221,8 +222,10 @@ class _Lines(logging.Handler):
         if record.levelno < logging.INFO:
             self.loaded += 1
         else:
+            shown, kept, _ = text.partition(", kept in")
             self.compiled += 1
-            print(text.partition(", kept")[0], flush=True)
+            self.lost += not kept
+            print(shown, flush=True)
 
 
 @contextmanager
@@ -253,11 +256,13 @@ def run(args: argparse.Namespace) -> int:
     with chosen, _printed() as lines:
         folder = cache.directory()
         if folder is None:
-            advice = "." if args.folder else "; name a --folder, or set NUMBA_CACHE_DIR."
-            raise OSError(f"{args.folder or cache.folders()[-1]}: cannot be written{advice}")
-        overlap_address()  # no run below has enough arrays to need it
-        for one in _runs(args, given):
+            advice = "" if args.folder else ". Name a --folder, or set NUMBA_CACHE_DIR"
+            raise OSError(f"cannot write the loops: {'; '.join(cache.refused)}{advice}")
+        for one in list(_runs(args, given)):
             one()
+        overlap_address()  # no run has enough arrays to need it
+    if lines.lost:  # the disk is full: a warning has said so
+        raise OSError(f"{lines.lost} of {lines.compiled} loops could not be written to {folder}")
     sizes = [path.stat().st_size for path in folder.glob("*.loop")]
     print(
         f"{lines.compiled} compiled in {time.perf_counter() - begin:.0f} s, {lines.loaded} loaded: "
@@ -265,7 +270,8 @@ def run(args: argparse.Namespace) -> int:
         f"They are for {_needed()}."
     )
     if args.folder is not None:
-        print(f"Where the program runs, set NUMBA_CACHE_DIR={args.folder.absolute()}")
+        quoted = shlex.quote(str(args.folder.absolute()))
+        print(f"Where the program runs, set NUMBA_CACHE_DIR={quoted}")
     return 0
 
 

@@ -69,11 +69,17 @@ def _threads() -> dict[str, str]:
         from numadam._jit import cache, threads
     except ImportError as error:
         return {"threads": f"unknown, as Numba does not import: {error}"}
+    try:
+        found = {
+            "threading layer": threads.layer(),
+            "parallel from": f"{threads.parallel_from():,} elements",
+            "threads": str(numba.get_num_threads()),
+        }
+    except ValueError as error:
+        found = {"threading layer": f"none: {error}"}
     folder = cache.directory()
     return {
-        "threading layer": threads.layer(),
-        "parallel from": f"{threads.parallel_from():,} elements",
-        "threads": str(numba.get_num_threads()),
+        **found,
         "compiled for": llvm_cpu(),
         "cache folder": str(folder or f"cannot be written: {'; '.join(cache.refused)}"),
     }

@@ -1,5 +1,6 @@
 """The command line: what it answers, and that its errors are one sentence."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -87,6 +88,22 @@ def test_info_says_why_numba_does_not_import(monkeypatch):
     assert {"numpy", "numba", "CPU", "GPU"} <= set(facts)
 
 
+def test_a_layer_that_numba_does_not_know_is_one_sentence():
+    """`info` shows it, since that is what is to be reported."""
+    command = [sys.executable, "-m", "numadam"]
+    env = {**os.environ, "NUMBA_THREADING_LAYER": "foo"}
+    shown, refused = (
+        subprocess.run(
+            command + words, env=env, capture_output=True, text=True, timeout=240, check=False
+        )
+        for words in (["info"], ["bench", "--size", "1"])
+    )
+    assert re.search("threading layer +none: .*'foo'", shown.stdout)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert refused.stderr.startswith("python -m numadam bench: error: NUMBA_THREADING_LAYER: ")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_info_names_the_mpi_of_mpi4py(monkeypatch, there):
     """In a line of its own, and none where there is no mpi4py."""
@@ -172,7 +189,7 @@ def test_help_fits_the_terminal(words, columns, monkeypatch, capsys):
         (["demo", "cubic"], "invalid choice: 'cubic'"),
         (["demo", "--epochs", "0"], "whole number of at least 1, got '0'"),
         (["demo", "--epochs", "few"], "got 'few'"),
-        (["demo", "--output", "no/such/folder/x.png"], "--output: expected NAME.png"),
+        (["demo", "--output", "no/such/x.png"], "--output: cannot write no/such/x.png: No such"),
         (["demo", "--output", "curves.jpg"], "--output: expected NAME.png"),
         (["demo", "quadratic", "--epochs", "1"], "demo quadratic: error: unrecognized"),
         (["demo", "--epochs", "2", "lstm"], "demo mlp: error: unrecognized arguments: lstm"),

@@ -167,8 +167,27 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     before = cache.directory()
     assert main(["compile", "--folder", str(tmp_path / "file")]) == 1
-    assert f"{tmp_path / 'file'}: cannot be written.\n" in capsys.readouterr().err
+    folder = tmp_path / "file" / "numadam"
+    assert f"cannot write the loops: {folder}: Not a directory\n" in capsys.readouterr().err
     assert cache.directory() == before
+
+
+def test_a_full_disk_is_a_failure(tmp_path):
+    """No image is built without its loops as if all were well; a warning says why."""
+    code = """
+    import sys, warnings
+    from numadam._jit import cache
+    from numadam.cli import main
+    def full(*args):
+        raise OSError(28, "No space left on device")
+    cache.Path.replace = full
+    warnings.simplefilter("always")
+    sys.stderr = sys.stdout
+    print("exit code", main(["compile", "--serial", "--folder", sys.argv[0]]))
+    """
+    out = python(code.replace("sys.argv[0]", repr(str(tmp_path))))
+    assert "could not be written to (No space left on device)" in out
+    assert re.search(r"error: (\d+) of \1 loops could not be written to .*\nexit code 1$", out)
 
 
 def test_every_keyword_of_every_rule_is_an_option():

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import _bootstrap
 from typing import Any, Generic, TypeVar, overload
 
-from numadam._jit.interrupts import defer_interrupts
+from numadam._jit.interrupts import defer_interrupts, outside_llvmlite
 
 Kind = TypeVar("Kind")
 
@@ -89,8 +89,11 @@ def give_lock(owner: Any) -> None:
         _purge_at = 64 + 2 * len(_locks)
 
 
-def compile_lock() -> Any:
-    """The lock to hold while something is compiled, or loaded, or Numba is imported.
+@contextlib.contextmanager
+def compile_lock() -> Iterator[None]:
+    """Hold the lock of all that is compiled, or loaded, or imported with Numba.
+
+    Ctrl-C waits for calls of llvmlite.
 
     Raises
     ------
@@ -99,7 +102,8 @@ def compile_lock() -> Any:
     """
     if _compile_cut_off:
         raise _error("compile or load a loop", "compiling")
-    return _compiling
+    with _compiling, outside_llvmlite():
+        yield
 
 
 def check_imports() -> None:

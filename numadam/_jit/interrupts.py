@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import operator
 import threading
+import time
 
 # what `signal.signal` and `signal.getsignal` call: their enums take 4 of the 15 us of a GPU step
 from _signal import SIGINT, getsignal, signal  # type: ignore[import-not-found]
+from _thread import interrupt_main, start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
+
+#: Seconds after which Ctrl-C that came in the middle of llvmlite is tried again.
+_RETRY = 0.01
 
 #: Calls for `at_once`.
 Writes = list[Callable[[], Any]]
@@ -54,3 +59,44 @@ class defer_interrupts:
         if self._handler is not None:
             signal(SIGINT, self._handler)
         return bool(self.caught)
+
+
+class outside_llvmlite:
+    """Let Ctrl-C wait, inside the block, while llvmlite itself runs; compiling goes on meanwhile.
+
+    llvmlite hands objects over to LLVM in one call and notes it in the next. An exception between
+    the two makes it free an object that LLVM frees, too: the process crashes.
+    """
+
+    def __init__(self) -> None:
+        self._handler: Any = None
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            handler = getsignal(SIGINT)
+            if callable(handler):
+                self._handler = handler
+                signal(SIGINT, self._interrupt)
+
+    def __exit__(self, *error: object) -> None:
+        if self._handler is not None:
+            signal(SIGINT, self._handler)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        if _in_llvmlite(frame):
+            start_new_thread(_interrupt_again, ())
+        else:
+            self._handler(number, frame)
+
+
+def _in_llvmlite(frame: Any) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("llvmlite.binding"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _interrupt_again() -> None:
+    time.sleep(_RETRY)
+    interrupt_main()

@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numadam._program import PIPE_CLOSED, write_error
+
 if TYPE_CHECKING:
     from numadam.bench.case import Case
     from numadam.bench.report import Row
@@ -145,6 +147,11 @@ def _cases(args: argparse.Namespace) -> list[Case] | None:
 
 def _missing(args: argparse.Namespace) -> str:
     """Why no case of a table can run here, or ""."""
+    if args.size:
+        from numadam.bench.sizes import sizes_for
+
+        fitting, lost = sizes_for(args.quick, args.size)
+        return "" if fitting else f"--size: {'; '.join(lost)}"
     for name, module in (("mpi", "mpi_cases"), ("gpu", "gpu_peers")):
         if getattr(args, name):
             reason = import_module(f"numadam.bench.{module}").missing()
@@ -153,18 +160,9 @@ def _missing(args: argparse.Namespace) -> str:
 
 
 def _check_json(path: Path | None) -> str:
-    """Why the figures cannot be written there, or "": asked before minutes of measuring."""
-    if path is None:
-        return ""
-    is_new = not path.exists()
-    try:
-        with path.open("a"):
-            pass
-    except OSError as error:
-        return f"--json: cannot write {path}: {error.strerror}."
-    if is_new:
-        path.unlink()
-    return ""
+    """Why the figures cannot be written there, or ""."""
+    reason = "" if path is None else write_error(path)
+    return f"--json: cannot write {path}: {reason}." if reason else ""
 
 
 def _check_plot(args: argparse.Namespace, cases: list[Case] | None) -> str:
@@ -183,7 +181,10 @@ def _check_plot(args: argparse.Namespace, cases: list[Case] | None) -> str:
 def _run_here(args: argparse.Namespace, cases: list[Case] | None) -> dict[str, Any]:
     from numadam.bench import machine, noise
 
-    about = machine.machine()
+    try:
+        about = machine.machine()
+    except ValueError as error:  # there is no such layer, or not here
+        raise RuntimeError(f"NUMBA_THREADING_LAYER: {error}") from error
     print(machine.introduction(about), flush=True)
     if cases is not None and not args.gpu:
         print(machine.compared(about), flush=True)
@@ -290,6 +291,10 @@ def _run_child(args: argparse.Namespace, environment: dict[str, str]) -> dict[st
             command += [
                 word for one in getattr(args, name) or () for word in (f"--{name}", str(one))
             ]
-        subprocess.run(command, env=environment, check=True)
+        code = subprocess.run(command, env=environment, check=False).returncode
+        if code == PIPE_CLOSED:
+            raise BrokenPipeError
+        if code:
+            raise RuntimeError(f"the process of this layer has failed, with exit code {code}")
         table: dict[str, Any] = json.loads(file.read_text())[0]
     return table

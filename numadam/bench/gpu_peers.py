@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import numadam
+from numadam._arrays.gpu import install_for_gpu
 from numadam.bench import measure
 from numadam.bench.case import Prepare
 from numadam.bench.measure import Figure, Side
@@ -24,7 +25,10 @@ _QUEUE = 200
 
 def need_gpu() -> Any:
     """CuPy, where it finds a GPU."""
-    need("cupy", "numba_cuda")
+    try:
+        need("cupy", "numba_cuda")
+    except Unavailable as reason:
+        raise Unavailable(f"{reason}: {install_for_gpu()}") from None
     import cupy
 
     try:

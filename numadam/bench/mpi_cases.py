@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from numadam._version import install_command
 from numadam.bench.case import Case
 from numadam.bench.measure import Figure
 from numadam.bench.peers import Unavailable
@@ -34,6 +35,9 @@ def missing() -> str:
 
     try:
         need("mpi4py")
+    except Unavailable as reason:
+        return f"{reason}: {install_command('mpi')}"
+    try:
         mpiexec()
     except Unavailable as reason:
         return str(reason)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from numadam._program import write_error
 from numadam.bench.sizes import OURS, ROOFLINE
 
 _SUFFIXES = (".png", ".svg", ".pdf")
@@ -19,9 +20,8 @@ def check(path: Path) -> str:
         return "--plot: needs matplotlib: pip install matplotlib"
     if path.suffix not in _SUFFIXES:
         return f"--plot: expected a file such as steps.png (or .svg, .pdf), got {str(path)!r}."
-    if not path.absolute().parent.is_dir():
-        return f"--plot: expected a folder that exists, got {str(path.parent)!r}."
-    return ""
+    reason = write_error(path)
+    return f"--plot: cannot write {path}: {reason}." if reason else ""
 
 
 def draw(tables: Sequence[dict[str, Any]], path: Path) -> None:

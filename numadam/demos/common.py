@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from numadam._program import write_error
 from numadam.demos import MissingExtra
 
 
@@ -68,8 +69,10 @@ def figure(
     Called before the work begins: what cannot be drawn or written is told then.
     """
     path = Path(output)
-    if path.suffix != ".png" or not path.resolve().parent.is_dir():
-        raise ValueError(f"--output: expected NAME.png in a folder that exists, got {str(path)!r}.")
+    if path.suffix != ".png":
+        raise ValueError(f"--output: expected NAME.png, got {str(path)!r}.")
+    if reason := write_error(path):
+        raise ValueError(f"--output: cannot write {path}: {reason}.")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -96,7 +99,10 @@ def image(axes: Any, pixels: Any, title: str, **how: Any) -> Any:
 
 def save(fig: Any, output: str | os.PathLike[str]) -> None:
     """Write the picture and print its path."""
-    fig.savefig(output, dpi=150)
+    try:
+        fig.savefig(output, dpi=150)
+    except OSError as error:
+        raise OSError(f"--output: cannot write {output}: {error.strerror}.") from error
     print(f"picture: {Path(output).resolve()}")
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import subprocess
 
 import pytest
 
@@ -49,6 +50,17 @@ def test_command_says_where_it_cannot_write_before_it_measures(capsys, tmp_path)
     file.write_text("[]")
     assert cli._check_json(file) == ""
     assert file.read_text() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "said"), [(141, BrokenPipeError, None), (3, RuntimeError, "exit code 3")]
+)
+def test_a_layer_whose_process_ends_is_no_traceback(code, error, said, monkeypatch):
+    """It has said why itself; `| head` closes the output of both."""
+    done = subprocess.CompletedProcess([], code, stdout="omp")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
+    with pytest.raises(error, match=said):
+        run(options("--layer", "omp", "--size", "1"))
 
 
 @pytest.fixture

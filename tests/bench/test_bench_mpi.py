@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from numadam._version import install_command
 from numadam.bench import cli, mpi_cases, scale_model
 from numadam.bench.case import Case
 from numadam.bench.cases import named
@@ -90,7 +91,7 @@ def test_table_needs_mpiexec(monkeypatch, capsys):
 def test_table_needs_mpi4py(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.run(table()) == 1
-    assert capsys.readouterr().err == "--mpi: mpi4py is not installed\n"
+    assert capsys.readouterr().err == f"--mpi: mpi4py is not installed: {install_command('mpi')}\n"
     assert named("mpi-mode1-20M").missing() == "mpi4py is not installed"
 
 

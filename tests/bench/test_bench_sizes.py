@@ -84,12 +84,17 @@ def test_picture_of_two_layers(tmp_path):
     assert "<svg" in path.read_text()
 
 
+def test_sizes_that_do_not_fit_are_refused(capsys):
+    assert run(options("--size", "1e12")) == 1
+    assert capsys.readouterr().err == "--size: 1,000,000,000,000 elements need 1.3e+05 GiB\n"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--options", "--plot", "x.png"], "--plot: draws the table of sizes"),
         (["--plot", "x.jpeg"], "--plot: expected a file such as steps.png"),
-        (["--plot", "no/such/folder/x.png"], "--plot: expected a folder that exists"),
+        (["--plot", "no/such/x.png"], "--plot: cannot write no/such/x.png: No such file"),
     ],
 )
 def test_pictures_that_cannot_be_are_refused_first(words, said, capsys):

@@ -228,7 +228,7 @@ def test_fits_beat_the_logarithms_and_draw(tmp_path, capsys):
     path = tmp_path / "x.png"
     assert main(["demo", "decays", "--side", "32", "--output", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("1024 fits")
+    assert lines[0].startswith("1,024 fits")
     assert lines[1] == "converged: 100.00 %"
     quick, fitted = (float(line.split()[-2]) for line in lines[2:4])
     assert fitted < 0.3 * quick
