@@ -38,6 +38,7 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say more
+autodoc_preserve_defaults = True  # dtype=float, not <class 'float'>
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 default_role = "public"  # of _ext/complete.py: a link for a public name

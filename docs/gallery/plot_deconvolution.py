@@ -5,7 +5,7 @@ A photograph out of focus, and pixels that are never negative
 A lens out of focus turns each point into a disk, and the camera adds noise.
 `minimize` searches for the picture that, blurred again, comes nearest to
 the photograph: a quarter of a million unknowns. Light is never negative,
-and ``bounds=(0, None)`` says so. On black paper that helps a lot.
+and ``bounds=(0, None)`` says so. Where a page is black, that helps a lot.
 
 A part of a page of handwriting, brightness from 0 (black) to 1 (white):
 left half as photographed, right half as found.

@@ -166,7 +166,7 @@ right.set(
     xlabel="largest learning rate (units of x)",
     ylabel="f at the end, above its minimum",
 )
-left.legend(frameon=False, loc=(0.02, 0.22))
+fig.legend(frameon=False, loc="outside lower center", ncols=3)
 plt.show()
 
 # %%
@@ -179,7 +179,8 @@ plt.show()
 #
 # Right: the cosine allows larger learning rates, and the warm-up much
 # larger ones, since its short first steps leave the peaks inside the data.
-# Both also need larger ones: on average they are at half of it.
+# Both also need a larger lr: averaged over a run, it is half of the
+# largest value.
 #
 # Take away: sweep lr over some decades in one call, take one from the
 # middle of the good range, and let a cosine bring it down to 0.

@@ -175,7 +175,7 @@ for axes, (name, (params, run)) in zip(panels, kinds.items(), strict=True):
     axes.set_xlabel("weight of the first layer")
     largest = abs(weights).max()
     print(f"{name:24} largest weight {largest:.3f}, {accuracy:.1f} %")
-panels[0].set_ylabel("weights")
+panels[0].set_ylabel("number of weights")
 plt.show()
 
 # %%

@@ -153,7 +153,7 @@ fig.colorbar(image, label="modulus", shrink=0.9)
 plt.show()
 
 # %%
-# Modulus and phase.
+# Modulus (above) and phase (below).
 pictures = {
     "truth": truth,
     "Adam, from noise": found,

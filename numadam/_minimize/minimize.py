@@ -99,8 +99,8 @@ def minimize(
         float32, whole numbers become float64; pandas, xarray and dask arrays become plain ones.
         Units are refused. A compiled `fun` gets x itself, read-only.
     args : tuple, default ()
-        Further arguments of `fun` and `jac`. For `fun` in Python another object is the only
-        argument, as in SciPy.
+        Further arguments of `fun` and `jac`. For a `fun` in Python, an object that is no tuple is
+        the only further argument, as in SciPy.
     jac : True, function, {"2-point", "3-point", "cs"} or None
         True: `fun` returns the gradient too. A function ``jac(x, *args)``: `fun` is then called
         once at the end, and where something reads f: `ftol`, ``track_best=True``, `progress`, a
@@ -140,27 +140,28 @@ def minimize(
     maxiter : int, default 10000
         Iterations of this call at most; with `checkpoint`, those of the whole run.
     track_best : bool, optional
-        Whether the result is the iterate of the lowest f. None: of those where f is evaluated
-        anyway, which are all with ``jac=True``. True: of all. False: it is the last one; choose
-        this where f is noisy, as with batches of data.
+        True: the result is the iterate with the lowest f, and f is evaluated at every iterate.
+        False: it is the last iterate; choose this if f is noisy, as with batches of data. None:
+        the lowest f among iterates where f is evaluated anyway; with ``jac=True`` these are all.
     check_every : int, optional
         Run the stop tests, the tracking of the best x and `callback` every this many iterations.
         Default 1; 20 on a GPU, because reading f waits for the device. With a compiled `fun` the
         stop tests always run at every iteration and this sets only how often `callback` is
-        called; a History that is thinned by its own `every` needs none there.
+        called. A History has its own `every`.
     history : int or bool, optional
-        Keep every so many iterations in the result's `history`; default: at most 10,000 of them.
+        Iterations from one record of the result's `history` to the next. None or True: as few as
+        give at most 10,000 records. False: no records.
     state : dict, optional
         `state` of an earlier result: the run goes on from its `x_last` as if it had never
-        stopped. Of x0 the structure alone counts; pass ``result.x``. Its best iterate
-        and its first gradient count on: for another `fun` or other `args` delete its entries "x"
-        and "first_grad_norm".
+        stopped. x0 only gives the structure; pass ``result.x``. The best iterate and the size of
+        the first gradient are kept. If `fun` or `args` have changed, delete the entries "x" and
+        "first_grad_norm".
     checkpoint : str or path, optional
-        File of the run. Where it is there the run goes on from it, else it starts at x0; the same
-        call again, after a kill or a crash, ends with the same bits as a run in one piece. It has
-        to be of the same run: x0, rule, options, schedules and stop tests are compared. `fun` and
-        `args` cannot be, nor may one be random. Functions as schedules are refused. With `comm` a
-        folder, in which each rank has a file; as many ranks go on from it.
+        File of the run. If it exists the run continues from it, otherwise it starts at x0: the same
+        call again, after a kill or a crash, ends with the same bits as an uninterrupted run. The
+        file has to be of the same run: x0, rule, options, schedules and stop tests are compared;
+        `fun` and `args` cannot be, and must not be random. Your own functions as schedules are
+        refused. With `comm` a folder with a file of each rank; as many ranks have to continue.
     checkpoint_every : int, optional
         Write the file every this many iterations. Default: by time, every 10 s or less often, so
         that writing takes at most 5 % of it. It is written at the end as well, and where `fun`

@@ -60,8 +60,8 @@ class Optimizer(SharedAttributes, Checkpointed):
         points outward counts as 0, before norm and moments.
     ema : float in [0, 1) or callable, optional
         Decay of a running average of the parameters, read by `averaged`. Each step does
-        ``average += (1 - ema) * (p - average)``. It starts as the parameters; with `like` a Keras,
-        as those after the first step.
+        ``average += (1 - ema) * (p - average)``. It starts as the parameters; with
+        ``like="keras"`` and "keras-jax" as those after the first step.
     ema_warmup : bool, default False
         The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step.
     ema_debias : bool, default False
@@ -159,18 +159,17 @@ class Optimizer(SharedAttributes, Checkpointed):
 
         Notes
         -----
-        Checked of every array: type, dtype, byte order, shape and memory layout, that the arrays
-        to be written are writable, and that they overlap nothing else. A container in which
-        an array was replaced is refused. The structure, shapes and dtype of the parameters are
-        fixed when the optimiser is made.
+        A step checks type, dtype, byte order, shape and memory layout of every array. Arrays to be
+        written must be writable and overlap no other. A container in which an array was replaced
+        is refused. The structure, shapes and dtype of the parameters are fixed when the optimiser
+        is made.
 
-        NumPy arrays are checked at every step, and nothing seen at an earlier one is trusted: an
-        array changed behind the optimiser's back (``setflags``, ``resize``, ``a.shape = ...``)
-        is checked as it is now. CuPy arrays are not checked again while nothing can have changed:
-        the optimiser's own parameters; fewer than 16 other arrays whose address, shape, strides
-        and dtype are those of the last step; 16 or more that are the same objects as at the last
-        step. Their elements may change at any time, but between steps assign to no ``a.shape``:
-        it is not noticed (``a.reshape(...)`` makes a new object). After a refused step all arrays
+        NumPy arrays are checked at every step as they are then, also after ``setflags``, ``resize``
+        or ``a.shape = ...``. CuPy arrays are not checked again if nothing can have changed: the
+        optimiser's own parameters; fewer than 16 other arrays with the address, shape, strides
+        and dtype of the last step; 16 or more that are the same objects as at the last step. Their
+        elements may change at any time, but do not assign to their ``a.shape`` between steps: that
+        is not noticed (``a.reshape(...)`` makes a new object). After a refused step all arrays
         are checked.
 
         Steps of one optimiser from several threads wait for each other.
