@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numba.core import imputils
 from numba.core.registry import cpu_target
+from numba.core.rewrites import rewrite_registry
 from numba.core.typing import templates
 
 #: Stands for every function: where operators have been extended, or where it cannot be told.
@@ -33,9 +34,10 @@ def extended_names() -> frozenset[str] | None:
             (imputils.builtin_registry, cpu_target.target_context),
         )
     ]
+    rewrites = tuple(one for kind in rewrite_registry.rewrites.values() for one in kind)
     sizes = [len(x) for one in typed | lowered for x in vars(one).values() if type(x) is list]
     names = _names(frozenset(typed), frozenset(lowered), sum(sizes))
-    return None if _ALL in names else names
+    return None if _ALL in names or not all(map(_is_own_class, rewrites)) else names
 
 
 @functools.lru_cache(1)  # registries only grow

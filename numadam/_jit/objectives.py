@@ -54,11 +54,8 @@ class _Unknown(Exception):
 def snapshot(function: Any) -> tuple[Any, str] | None:
     """A copy of a compiled function, and the digest of what it is made of; None: unknown."""
     entrypoints.init_all()  # extensions are loaded when something is compiled
-    extended = extended_names()
-    if extended is None:
-        return None
-    reader = _Reader(extended)
     try:
+        reader = _Reader(extended_names())
         copy = reader.read(function)
     except Exception:  # objects of the user's may raise anything: not kept
         return None
@@ -85,7 +82,9 @@ def _codes(code: CodeType) -> Iterable[CodeType]:
 class _Reader:
     """Reads all that a function refers to: copies it, and adds it to the digest."""
 
-    def __init__(self, extended: frozenset[str]) -> None:
+    def __init__(self, extended: frozenset[str] | None) -> None:
+        if extended is None:
+            raise _Unknown
         self.digest = hashlib.sha256()
         self._refused = _NOT_READ | extended
         self._copies: dict[int, tuple[int, Any]] = {}
@@ -125,7 +124,8 @@ class _Reader:
         self.add("function", python.__name__)
         for name in sorted(options):
             self.add(name)
-            self._option(options[name])
+            value = options[name]  # `fastmath` may be a set
+            self._plain(frozenset(value) if isinstance(value, set) else value)
         code, values = python.__code__, {"__name__": python.__globals__.get("__name__")}
         cells = tuple(CellType() for _ in python.__closure__ or ())
         copied = FunctionType(code, values, python.__name__, python.__defaults__, cells)
@@ -273,12 +273,6 @@ class _Reader:
             raise _Unknown
         self.add("named", home, name)
         return home, name
-
-    def _option(self, x: Any) -> None:
-        """An option of `numba.njit`."""
-        if isinstance(x, (set, frozenset)):
-            x = frozenset(x)
-        self._plain(x)
 
 
 def _is_known(module: str) -> bool:

@@ -65,6 +65,23 @@ cpu_target.target_context.install_registry(registry)
 @lower_cast(float64, float32)
 def f(context, builder, old, new, value): return value
 """,
+    "a function with an empty cell": """
+def make():
+    def f(a): return lambda a: 7.0 if other else 8.0
+    overload(np.trace)(f)
+    other = 1
+    del other
+make()
+""",
+    "a class that raises": """
+class Raises(type):
+    def __getattribute__(cls, name): raise RuntimeError
+builtin_registry.functions.append(Raises("R", (), {}))
+""",
+    "a rewrite": """
+@register_rewrite("before-inference")
+class R(Rewrite): pass
+""",
     "an attribute": """
 @lower_getattr(Array, "trace")
 def f(context, builder, kind, value): return value
@@ -75,8 +92,9 @@ import numpy as np
 from numba import float32, float64
 from numba.core.imputils import Registry
 from numba.core.registry import cpu_target
+from numba.core.rewrites import Rewrite, register_rewrite
 from numba.core.typing import signature
-from numba.core.typing.templates import ConcreteTemplate, infer_global
+from numba.core.typing.templates import ConcreteTemplate, builtin_registry, infer_global
 from numba.extending import *
 from numba.extending import lower_builtin, lower_cast, lower_getattr, overload, type_callable
 from numba.types import Array, Function
@@ -88,7 +106,7 @@ def test_every_way_is_seen_whatever_its_module_is_called(way: str) -> None:
     """The name is that of Numba's, of a user's, or none: what `exec` runs may have any."""
     found = python(f"""
         import gc, numba
-        from numadam._jit import extensions
+        from numba.core.rewrites import rewrite_registry
         from numadam._jit.objectives import snapshot
         @numba.njit
         def traces(x, g): return np.trace(x)
@@ -97,6 +115,7 @@ def test_every_way_is_seen_whatever_its_module_is_called(way: str) -> None:
         for names in ({{}}, {{"__name__": "user"}}, {{"__name__": "numba.user"}}):
             registries = [one for one in gc.get_objects() if type(one).__name__ == "Registry"]
             lists = [x for one in registries for x in vars(one).values() if type(x) is list]
+            lists += rewrite_registry.rewrites.values()
             sizes = [(x, len(x)) for x in lists]
             exec(code, names)
             print(int(snapshot(traces) is not None))
