@@ -217,12 +217,12 @@ class _Reader:
 
     def _module(self, x: ModuleType) -> ModuleType:
         """A module: itself if it is known, else a copy; `_attributes` reads it."""
-        self.add("module", x.__name__)
         if id(x) not in self._modules:
             known = _is_known(x.__name__) and sys.modules.get(x.__name__) is x
             if not known and (type(x) is not ModuleType or "__getattr__" in vars(x)):
                 raise _Unknown
             self._modules[id(x)] = x, x if known else ModuleType(x.__name__), set()
+        self.add("module", x.__name__, list(self._modules).index(id(x)))  # names may be the same
         return self._modules[id(x)][1]
 
     def _attributes(self) -> bool:
