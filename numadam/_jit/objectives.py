@@ -262,7 +262,7 @@ class _Reader:
             self.add("type", x)
             return
         home, name = self._known_name(x)
-        if name in self._refused or vars(sys.modules[home]).get(name) is not x:
+        if vars(sys.modules[home]).get(name) is not x:
             raise _Unknown
 
     def _known_name(self, x: Any) -> tuple[str, str]:
@@ -270,6 +270,8 @@ class _Reader:
         x = getattr(x, "__func__", x)  # those of `np.random` are methods
         home, name = _home(x), getattr(x, "__name__", None)
         if not isinstance(x, _FUNCTIONS) or not isinstance(name, str) or not _is_known(home):
+            raise _Unknown
+        if name in self._refused:
             raise _Unknown
         self.add("named", home, name)
         return home, name
