@@ -25,7 +25,7 @@ from numba.core import config, entrypoints
 from numba.core.compiler import Compiler
 from numba.core.registry import CPUDispatcher
 
-from numadam._jit.extensions import extended_names, home_of
+from numadam._jit.extensions import home_of, is_extended
 
 #: Packages whose functions are told by their names, since the versions are in every key.
 _KNOWN = ("builtins", "cmath", "math", "numba", "numpy")
@@ -54,10 +54,12 @@ class _Unknown(Exception):
 def snapshot(function: Any) -> tuple[Any, str] | None:
     """A copy of a compiled function, and the digest of what it is made of; None: unknown."""
     entrypoints.init_all()  # extensions are loaded when something is compiled
+    reader = _Reader()
     try:
-        reader = _Reader(extended_names())
-        copy = reader.read(function)
+        copy = None if is_extended() else reader.read(function)
     except Exception:  # objects of the user's may raise anything: not kept
+        copy = None
+    if copy is None:
         return None
     reader.add("settings", *_settings())
     digest = reader.digest.hexdigest()
@@ -82,11 +84,8 @@ def _codes(code: CodeType) -> Iterable[CodeType]:
 class _Reader:
     """Reads all that a function refers to: copies it, and adds it to the digest."""
 
-    def __init__(self, extended: frozenset[str] | None) -> None:
-        if extended is None:
-            raise _Unknown
+    def __init__(self) -> None:
         self.digest = hashlib.sha256()
-        self._refused = _NOT_READ | extended
         self._copies: dict[int, tuple[int, Any]] = {}
         #: By id: a module, its copy, and those of its names that have been read.
         self._modules: dict[int, tuple[ModuleType, ModuleType, set[str]]] = {}
@@ -140,7 +139,7 @@ class _Reader:
         """Defaults, code, closure and globals of a function; the last two are copied."""
         codes = list(_codes(python.__code__))
         self._names.update(name for code in codes for name in code.co_names)
-        if self._names & self._refused:
+        if self._names & _NOT_READ:
             raise _Unknown
         self._plain(python.__defaults__)
         self._plain(tuple(sorted((python.__kwdefaults__ or {}).items())))
@@ -271,7 +270,7 @@ class _Reader:
         home, name = _home(x), getattr(x, "__name__", None)
         if not isinstance(x, _FUNCTIONS) or not isinstance(name, str) or not _is_known(home):
             raise _Unknown
-        if name in self._refused:
+        if name in _NOT_READ:
             raise _Unknown
         self.add("named", home, name)
         return home, name

@@ -273,14 +273,6 @@ def test_a_replacement_is_not_known_by_the_name_that_it_took(
         assert digest(made(source)) is None
 
 
-@pytest.mark.parametrize("way", ["np.abs(x[0])", "np.absolute(x[0])", "size(x[0])"])
-def test_an_extended_function_has_several_names(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    source = f"import numba, numpy as np\nsize = np.abs\n@numba.njit\ndef fun(x, g): return {way}"
-    assert digest(made(source)) is not None
-    monkeypatch.setattr(objectives, "extended_names", lambda: frozenset({"absolute"}))
-    assert digest(made(source)) is None
-
-
 def test_the_sign_of_nan_counts() -> None:
     """It is the only thing by which two NaNs differ in a result."""
     source = (
