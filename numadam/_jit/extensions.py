@@ -1,7 +1,8 @@
 """Functions whose compiled form comes from elsewhere than Numba: `numba.extending`.
 
 Another package, or the user's own, may say how Numba types or compiles ``numpy.trace`` or an
-addition. Code with such a function in it depends on source that nobody names.
+addition. Code with such a function in it depends on source that nobody names, and any function may
+have it in it: those of Numba call each other.
 
 Numba's own functions are told by the module that they live in. The name of their module may be
 anything: a copied one, or none in code that `exec` has run.
@@ -17,15 +18,15 @@ from typing import Any
 import numpy as np
 from numba.core import imputils
 from numba.core.registry import cpu_target
+from numba.core.rewrites import rewrite_registry
 from numba.core.typing import templates
 
-#: Stands for every function: where operators have been extended, or where it cannot be told.
-_ALL = "*"
-_NAMED = ("builtins", "cmath", "math", "numpy")
+#: Packages whose functions and types Numba's own functions may use; "": of an operator, say.
+_USED = ("builtins", "cmath", "math", "numpy", "_operator", "operator", "numba", "")
 
 
-def extended_names() -> frozenset[str] | None:
-    """Names of functions, methods and attributes that others have extended; None: any."""
+def is_extended() -> bool:
+    """Whether others have extended what any function may use, directly or inside Numba's own."""
     typed, lowered = [
         {default, *context._registries}  # noqa: SLF001  # installed ones; Numba has no other
         for default, context in (
@@ -33,24 +34,26 @@ def extended_names() -> frozenset[str] | None:
             (imputils.builtin_registry, cpu_target.target_context),
         )
     ]
+    rewrites = [one for kind in rewrite_registry.rewrites.values() for one in kind]
     sizes = [len(x) for one in typed | lowered for x in vars(one).values() if type(x) is list]
-    names = _names(frozenset(typed), frozenset(lowered), sum(sizes))
-    return None if _ALL in names else names
+    found = _are_extended(frozenset(typed), frozenset(lowered), sum(sizes))
+    return found or not all(map(_is_own_class, rewrites))
 
 
 @functools.lru_cache(1)  # registries only grow
-def _names(typed: frozenset[Any], lowered: frozenset[Any], _: int) -> frozenset[str]:
+def _are_extended(typed: frozenset[Any], lowered: frozenset[Any], _: int) -> bool:
     known, implemented = [], []
     for one in typed:
         known += [*one.functions, *one.attributes]
         for _, kind in one.globals:
             known += getattr(kind, "templates", ())
     for one in lowered:
-        implemented += [(impl, key, None, kinds) for impl, key, kinds in one.functions]
-        implemented += [(impl, "", key, kinds) for impl, key, kinds in one.getattrs + one.setattrs]
-        implemented += [(impl, "", None, kinds) for impl, kinds in one.casts + one.constants]
-    names = [*map(_of_template, known), *(_of_implementation(*one) for one in implemented)]
-    return frozenset(filter(None, names))
+        implemented += [(impl, (key, *kinds)) for impl, key, kinds in one.functions]
+        implemented += [(impl, kinds) for impl, _, kinds in one.getattrs + one.setattrs]
+        implemented += one.casts + one.constants
+    return any(
+        not all(map(_is_own_class, one.__mro__)) and _is_used(one.key) for one in known
+    ) or any(not _is_own(one) and all(map(_is_used, of)) for one, of in implemented)
 
 
 def _root(x: Any) -> str:
@@ -86,24 +89,8 @@ def _is_own_class(one: type) -> bool:
     return known and all(_is_own(x) for x in inside if type(x) is FunctionType)
 
 
-def _of_template(template: Any) -> str | None:
-    """The name that a template extends; None: Numba's own, or one of nobody else's function."""
-    if all(map(_is_own_class, template.__mro__)):
-        return None
-    return _extended(template.key, getattr(template, "_attr", None))
-
-
-def _of_implementation(function: Any, key: Any, attribute: str | None, kinds: Any) -> str | None:
-    """The name whose implementation a function is; None as above, and for types of their own."""
-    classes = [one if isinstance(one, type) else type(one) for one in kinds]
-    if _is_own(function) or any(_root(one) != "numba" for one in classes):
-        return None
-    return _extended(key, attribute)
-
-
-def _extended(key: Any, attribute: str | None) -> str | None:
-    if isinstance(key, np.ufunc) or _root(key) in _NAMED:
-        return str(key.__name__)
-    if not isinstance(key, str) and _root(key) not in ("_operator", "operator", "numba", ""):
-        return None  # a function or type of their own
-    return _ALL if attribute is None else str(attribute)
+def _is_used(key: Any) -> bool:
+    """Whether code may use a function or type that it does not name."""
+    if isinstance(key, np.ufunc):  # SciPy's has no module, either
+        return vars(np).get(key.__name__) is key
+    return isinstance(key, str) or _root(key) in _USED

@@ -25,7 +25,7 @@ from numba.core import config, entrypoints
 from numba.core.compiler import Compiler
 from numba.core.registry import CPUDispatcher
 
-from numadam._jit.extensions import extended_names, home_of
+from numadam._jit.extensions import home_of, is_extended
 
 #: Packages whose functions are told by their names, since the versions are in every key.
 _KNOWN = ("builtins", "cmath", "math", "numba", "numpy")
@@ -54,13 +54,12 @@ class _Unknown(Exception):
 def snapshot(function: Any) -> tuple[Any, str] | None:
     """A copy of a compiled function, and the digest of what it is made of; None: unknown."""
     entrypoints.init_all()  # extensions are loaded when something is compiled
-    extended = extended_names()
-    if extended is None:
-        return None
-    reader = _Reader(extended)
+    reader = _Reader()
     try:
-        copy = reader.read(function)
+        copy = None if is_extended() else reader.read(function)
     except Exception:  # objects of the user's may raise anything: not kept
+        copy = None
+    if copy is None:
         return None
     reader.add("settings", *_settings())
     digest = reader.digest.hexdigest()
@@ -85,9 +84,8 @@ def _codes(code: CodeType) -> Iterable[CodeType]:
 class _Reader:
     """Reads all that a function refers to: copies it, and adds it to the digest."""
 
-    def __init__(self, extended: frozenset[str]) -> None:
+    def __init__(self) -> None:
         self.digest = hashlib.sha256()
-        self._refused = _NOT_READ | extended
         self._copies: dict[int, tuple[int, Any]] = {}
         #: By id: a module, its copy, and those of its names that have been read.
         self._modules: dict[int, tuple[ModuleType, ModuleType, set[str]]] = {}
@@ -125,7 +123,8 @@ class _Reader:
         self.add("function", python.__name__)
         for name in sorted(options):
             self.add(name)
-            self._option(options[name])
+            value = options[name]  # `fastmath` may be a set
+            self._plain(frozenset(value) if isinstance(value, set) else value)
         code, values = python.__code__, {"__name__": python.__globals__.get("__name__")}
         cells = tuple(CellType() for _ in python.__closure__ or ())
         copied = FunctionType(code, values, python.__name__, python.__defaults__, cells)
@@ -140,7 +139,7 @@ class _Reader:
         """Defaults, code, closure and globals of a function; the last two are copied."""
         codes = list(_codes(python.__code__))
         self._names.update(name for code in codes for name in code.co_names)
-        if self._names & self._refused:
+        if self._names & _NOT_READ:
             raise _Unknown
         self._plain(python.__defaults__)
         self._plain(tuple(sorted((python.__kwdefaults__ or {}).items())))
@@ -217,12 +216,12 @@ class _Reader:
 
     def _module(self, x: ModuleType) -> ModuleType:
         """A module: itself if it is known, else a copy; `_attributes` reads it."""
-        self.add("module", x.__name__)
         if id(x) not in self._modules:
             known = _is_known(x.__name__) and sys.modules.get(x.__name__) is x
             if not known and (type(x) is not ModuleType or "__getattr__" in vars(x)):
                 raise _Unknown
             self._modules[id(x)] = x, x if known else ModuleType(x.__name__), set()
+        self.add("module", x.__name__, list(self._modules).index(id(x)))  # names may be the same
         return self._modules[id(x)][1]
 
     def _attributes(self) -> bool:
@@ -262,7 +261,7 @@ class _Reader:
             self.add("type", x)
             return
         home, name = self._known_name(x)
-        if name in self._refused or vars(sys.modules[home]).get(name) is not x:
+        if vars(sys.modules[home]).get(name) is not x:
             raise _Unknown
 
     def _known_name(self, x: Any) -> tuple[str, str]:
@@ -271,14 +270,10 @@ class _Reader:
         home, name = _home(x), getattr(x, "__name__", None)
         if not isinstance(x, _FUNCTIONS) or not isinstance(name, str) or not _is_known(home):
             raise _Unknown
+        if name in _NOT_READ:
+            raise _Unknown
         self.add("named", home, name)
         return home, name
-
-    def _option(self, x: Any) -> None:
-        """An option of `numba.njit`."""
-        if isinstance(x, (set, frozenset)):
-            x = frozenset(x)
-        self._plain(x)
 
 
 def _is_known(module: str) -> bool:

@@ -191,6 +191,20 @@ def test_modules_that_import_each_other(constants: types.ModuleType) -> None:
     assert digest(made(source)) not in (None, first)
 
 
+def test_modules_of_one_name_are_two() -> None:
+    """Two files may be loaded under one name."""
+    first, second = types.ModuleType("config"), types.ModuleType("config")
+    exec("G = 1.0", first.__dict__)
+    exec("G = 2.0", second.__dict__)
+    source = "import numba\n@numba.njit\ndef fun(x, g): return a.G + 10 * b.G + 100 * c.G"
+    functions = [made(source), made(source)]
+    for fun, c in zip(functions, (first, second), strict=True):
+        fun.py_func.__globals__.update(a=first, b=second, c=c)
+    found = [digest(fun) for fun in functions]
+    assert None not in found
+    assert found[0] != found[1]
+
+
 PASSED = """
 import numba, constants
 @numba.njit
