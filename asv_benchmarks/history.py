@@ -129,7 +129,7 @@ def draw(table, path):
 
     records, groups = table["commits"], table["groups"]
     by = {what: [name for name in groups if groups[name] == what] for what in groups.values()}
-    figure = Figure(figsize=(11, 8), layout="constrained")
+    figure = Figure(figsize=(9, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     places = range(len(records))
     for ax, (what, names) in zip(figure.subplots(2, 2).ravel(), by.items(), strict=False):
@@ -139,12 +139,13 @@ def draw(table, path):
         ax.set_yscale("log")
         for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
             axis(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "125" else "")
-        ax.tick_params(axis="y", which="both", labelsize=7)
+        ax.tick_params(axis="y", which="both", labelsize=8)
         ax.set_xlim(-0.5, len(records) - 0.5)
-        ax.set_title(f"time / {what}")
-        ax.set_xticks(places, [one["commit"][:7] for one in records], rotation=60, fontsize=7)
+        ax.set_ylabel(f"time / {what}")
+        ax.set_xticks(places, [one["commit"][:7] for one in records], rotation=60, fontsize=8)
         ax.grid(alpha=0.3, which="both")
-        ax.legend(fontsize=7)
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3}  # of its panel
+        ax.legend(fontsize=8, frameon=False, **above)
     about = table["machine"]
     when = f"{records[0]['date']} to {records[-1]['date']}"
     title = f"{len(records)} commits, {when}; {about['processor']}, {about['threads']} threads, "
@@ -153,6 +154,7 @@ def draw(table, path):
     if busy > BUSY:
         title += f"\nIN DOUBT: other programs used up to {busy:.0%} of the machine"
     figure.suptitle(title, fontsize=10)
+    figure.supxlabel("commit, the newest on the right", fontsize=10)
     figure.savefig(path, dpi=130)
 
 

@@ -226,7 +226,7 @@ def draw(machine_):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3, sharey=True)
     ranks = sorted({round(4 * 1.15**k) // 4 * 4 for k in range(73)} | {4, 100_000})

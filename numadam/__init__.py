@@ -27,6 +27,7 @@ _HOMES["CacheWarning"] = "numadam._jit.reports"
 _HOMES |= {
     "History": "numadam.history.history",
     "check_grad": "numadam._minimize.gradient.check",
+    "GradientCheck": "numadam._minimize.gradient.result",
     "minimize": "numadam._minimize.minimize",
     "minimize_many": "numadam._minimize.minimize_many",
     "scipy_adam": "numadam._minimize.scipy_method",

@@ -6,6 +6,7 @@ from numadam._arrays.sparse import Rows as Rows
 from numadam._checkpoint.errors import CheckpointError as CheckpointError
 from numadam._jit.reports import CacheWarning as CacheWarning
 from numadam._minimize.gradient.check import check_grad as check_grad
+from numadam._minimize.gradient.result import GradientCheck as GradientCheck
 from numadam._minimize.minimize import minimize as minimize
 from numadam._minimize.minimize_many import minimize_many as minimize_many
 from numadam._minimize.result import ManyResult as ManyResult

@@ -2,7 +2,14 @@
 
 import sys
 
-from numadam.cli import main
+from numadam._program import run
+
+
+def _main() -> int:
+    from numadam.cli import main  # Ctrl-C in these milliseconds is in `run`
+
+    return main(sys.argv[1:])
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(_main, "python -m numadam"))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
+from numadam import _program
+from numadam._program import FAILED, INTERRUPTED
 from numadam.demos import DEMOS
 
-FAILED = 1
 USAGE_ERROR = 2
-INTERRUPTED = 130
+_NOT_OF_A_DEMO = ("command", "which", "version", "list")
 
 _TOP = """\
 examples:
@@ -82,28 +85,43 @@ lines into a bug report.
 """
 
 
-class _ListDemos(argparse.Action):
-    """``demo --list``: a line for each demo, and the end."""
+class _Help(argparse.HelpFormatter):
+    """Help that fills the terminal's width; examples stay line by line, as they are written."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
-        for name, line in DEMOS.items():
-            print(f"{name:14} {line}")
-        parser.exit()
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = text.strip().replace("``", "`").split("\n\n")
+        return "\n\n".join(
+            part if part.startswith("examples:") else textwrap.fill(part, width) for part in parts
+        )
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """A question for the known words that a misspelt one may stand for, or ""."""
+    spellings = [one for one in known if "_" not in one]
+    close = difflib.get_close_matches(word.partition("=")[0], spellings, n=2, cutoff=0.7)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence, of the command that they concern."""
 
     def __init__(self, **options: Any) -> None:
-        # descriptions and examples are shown line by line, as they are written
-        super().__init__(**options, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options, formatter_class=_Help)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse; a command refuses by itself what it does not know."""
         known, rest = super().parse_known_args(args, namespace)
         if rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
+            meant = _meant(rest[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(rest)}{meant}")
         return known, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += _meant(str(value), map(str, action.choices or ()))
+            raise
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -117,7 +135,9 @@ def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentPa
         epilog=_TOP,
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = top.add_subparsers(dest="command", metavar="demo|bench|compile|info")
+    commands = top.add_subparsers(
+        dest="command", title="commands", metavar="demo|bench|compile|info"
+    )
     _add_demos(commands, demo)
     measure = commands.add_parser(
         "bench",
@@ -158,14 +178,8 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
         description="See numadam at work. Without a name: mlp.",
         epilog=_DEMO,
     )
-    demo.add_argument(
-        "--list",
-        action=_ListDemos,
-        nargs=0,
-        dest=argparse.SUPPRESS,
-        help="print the names of all demos and exit",
-    )
-    names = demo.add_subparsers(dest="which", metavar="NAME", required=True)
+    demo.add_argument("--list", action="store_true", help="print the names of all demos and exit")
+    names = demo.add_subparsers(dest="which", title="demos", metavar="NAME")
     for name, line in DEMOS.items():
         if name != chosen:
             names.add_parser(name, help=line)
@@ -190,10 +204,14 @@ def _chosen_demo(words: list[str]) -> str | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0, 1 where it failed, 2 where it was misused."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; return its exit code: 0, 1 where it failed, 2 where it was misused.
+
+    Without `argv` it is this process's own, as that of the console script: see `_program`.
+    """
+    if argv is None:
+        return _program.run(lambda: main(sys.argv[1:]), "numadam")
     try:
-        return _run(words)
+        return _run(list(argv))
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
     except KeyboardInterrupt:  # also in the seconds of the imports
@@ -214,6 +232,8 @@ def _run(words: list[str]) -> int:
         if args.command == "compile":
             return _compile(args)
         return _bench(args) if args.command == "bench" else _info()
+    except BrokenPipeError:  # `| head`: no error of ours
+        raise
     except (OSError, RuntimeError) as error:  # a folder that cannot be written, a setting of Numba
         return _fail(args.command, error, FAILED)
 
@@ -230,10 +250,21 @@ def _version() -> int:
     return 0
 
 
+def _list_demos(name: str | None) -> int:
+    """Print a line for each demo."""
+    if name is not None:
+        return _fail("demo", f"--list: leave out {name}", USAGE_ERROR)
+    for one, line in DEMOS.items():
+        print(f"{one:14} {line}")
+    return 0
+
+
 def _demo(args: argparse.Namespace) -> int:
     from numadam.demos import MissingExtra
 
-    given = {k: v for k, v in vars(args).items() if k not in ("command", "which", "version")}
+    if args.list:
+        return _list_demos(args.which)
+    given = {k: v for k, v in vars(args).items() if k not in _NOT_OF_A_DEMO}
     try:
         import_module(f"numadam.demos.{args.which}").main(**given)
     except (MissingExtra, ValueError) as error:

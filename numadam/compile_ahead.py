@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import numba
 import numpy as np
 
@@ -29,6 +30,7 @@ from numadam._core.keywords import Shared
 from numadam._cpu.compiled import overlap_address
 from numadam._jit import cache, reports, threads
 from numadam._minimize.arguments import rule_class
+from numadam.info import llvm_cpu
 from numadam.rules import CLASSES, classes
 
 #: Of a rule's keywords those that no option of the command sets: groups share the loop of the
@@ -70,24 +72,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to a parser."""
     rules, dtypes = [*CLASSES, "all"], [*DTYPES, "all"]
     for name, usual, known in (("rule", "adam", rules), ("dtype", "float64", dtypes)):
-        text = f"one or more of {', '.join(known)}; default: {usual}"
+        text = f"one or more of {', '.join(known)} (default: {usual})"
         parser.add_argument(
             f"--{name}", nargs="+", metavar="NAME", default=[usual], choices=known, help=text
         )
     for name, text in {
-        "out": "steps with out=, too",
-        "minimize": "minimize, with a compiled fun and one in Python",
-        "many": "minimize_many, with a compiled fun and one in Python",
-        "serial": "nothing in threads: for arrays below 15,000 elements",
+        "out": "also steps with out=",
+        "minimize": "also minimize, with a compiled fun and one in Python",
+        "many": "also minimize_many, with a compiled fun and one in Python",
+        "serial": "only loops of one thread: for arrays below 15,000 elements",
     }.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_argument(
-        "--norm", choices=["inf", "2"], default="inf", help="of --minimize and --many; default: inf"
+        "--norm",
+        choices=["inf", "2"],
+        default="inf",
+        help="norm of their stop test on the gradient (default: inf)",
     )
     parser.add_argument(
         "--folder",
         type=_folder,
-        help="to be given as NUMBA_CACHE_DIR later; default: where numadam caches loops",
+        help="write there, and set NUMBA_CACHE_DIR to it later (default: numadam's own cache)",
     )
     for name in keywords():
         spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
@@ -211,8 +216,8 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take one message of the logger `numadam`."""
         text = record.getMessage()
-        if "the objective" in text:
-            return  # our own, of a run that needs one
+        if record.name != reports.logger.name:
+            return  # our own objective, of a run that needs one
         if record.levelno < logging.INFO:
             self.loaded += 1
         else:
@@ -266,9 +271,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _needed() -> str:
     """Versions and processor that have to be the same where the loops are used."""
-    import llvmlite.binding
-
-    processor = numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()
     versions = [f"numadam {na.__version__}", f"Python {sys.version.split()[0]}"]
     versions += [f"{one.__name__} {one.__version__}" for one in (numba, llvmlite, np)]
-    return f"{', '.join(versions)}, processor {processor}, threading layer {threads.layer()}"
+    return f"{', '.join(versions)}, processor {llvm_cpu()}, threading layer {threads.layer()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -12,24 +13,45 @@ from pathlib import Path
 
 _OPTIONAL = (
     "numba-cuda",
+    "cuda-bindings",
+    "nvidia-nvvm",
+    "nvidia-cuda-nvrtc",
     "cupy",
     "cupy-cuda12x",
     "cupy-cuda13x",
     "tbb",
     "mpi4py",
+    "torch",
+    "jax",
     "matplotlib",
+)
+_ROOT = Path(__file__).parents[1]
+#: Beginnings of the names of variables that change what is compiled, on how many threads it runs,
+#: or which GPU is there.
+_VARIABLES_REPORTED = (
+    "NUMBA_",
+    "NUMADAM_",
+    "OMP_",
+    "KMP_",
+    "GOMP_",
+    "OPENBLAS_",
+    "MKL_",
+    "CUDA_",
+    "CUPY_",
 )
 
 
 def facts() -> dict[str, str]:
     """Names and values for a bug report."""
-    return {**_versions(), **_threads(), **_mpi(), "CPU": cpu(), "GPU": gpu()}
+    machine = {"CPU": f"{cpu()}, {_cores()}", "GPU": gpu()}
+    return {**_versions(), **_threads(), **_mpi(), **machine, "environment": _environment()}
 
 
 def _versions() -> dict[str, str]:
     from numadam import __version__
 
-    found = {"numadam": __version__, "Python": sys.version.split()[0]}
+    found = {"numadam": __version__, **_commit(), "installed in": str(_ROOT)}
+    found["Python"] = sys.version.split()[0]
     found["platform"] = platform.platform()
     for name in ("numpy", "numba", "llvmlite", "scipy", *_OPTIONAL):
         try:  # the metadata only: importing CuPy would start the GPU
@@ -41,17 +63,57 @@ def _versions() -> dict[str, str]:
 
 
 def _threads() -> dict[str, str]:
-    import numba
+    try:  # an install that does not work is what a bug report is about
+        import numba
 
-    from numadam._jit import cache, threads
-
-    read = cache.folders()
+        from numadam._jit import cache, threads
+    except ImportError as error:
+        return {"threads": f"unknown, as Numba does not import: {error}"}
+    folder = cache.directory()
     return {
         "threading layer": threads.layer(),
         "parallel from": f"{threads.parallel_from():,} elements",
         "threads": str(numba.get_num_threads()),
-        "cache folder": str(cache.directory() or f"{', '.join(map(str, read))}: only read"),
+        "compiled for": llvm_cpu(),
+        "cache folder": str(folder or f"cannot be written: {'; '.join(cache.refused)}"),
     }
+
+
+def _commit() -> dict[str, str]:
+    """The commit of a checkout, where git tells it: there are many of one version."""
+    if not (_ROOT / ".git").exists():
+        return {}
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty=, changed", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": done.stdout.strip()}
+
+
+def _environment() -> str:
+    """Variables that numadam's dependencies read."""
+    found = [
+        f"{name}={value}"
+        for name, value in os.environ.items()
+        if name.startswith(_VARIABLES_REPORTED)
+    ]
+    return ", ".join(sorted(found)) or "none set"
+
+
+def _cores() -> str:
+    """Cores of the machine, and how many of them this process may use."""
+    cores = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return f"{cores} cores" if usable == cores else f"{usable} of {cores} cores"
+
+
+def llvm_cpu() -> str:
+    """LLVM's name of the processor that loops are compiled for."""
+    import llvmlite.binding
+    import numba
+
+    return str(numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name())
 
 
 def _mpi() -> dict[str, str]:

@@ -1,25 +1,24 @@
 """Write the files that follow from the rules: ``python tests/generate.py``, after adding one.
 
-The table in ``numadam/rules/__init__.py``, the stubs of ``numadam`` and ``numadam.nopython``, the
-types of the keywords of `minimize` and `Sharded`, ``tests/typing_rules.py``, a use of each rule for
-mypy, and the lists of rules in the docs. A test says when one is out of date.
+The table in ``numadam/rules/__init__.py``, the stubs of ``numadam``, of rules and of
+``numadam.nopython``, types and texts of keywords and of the attributes that all rules share,
+``tests/typing_rules.py``, a use of each rule for mypy, and the lists of rules in the docs. A test
+says when one is out of date.
 """
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numadam
 from numadam import rules
-from numadam._core import choices
-from numadam._minimize.names import not_for_many, not_for_one
-from numadam._mpi.slices import REFUSED
+from tests import keywords
+from tests.stubs import shared_attributes, stub
 
 PACKAGE = Path(numadam.__file__).parent
 TESTS = Path(__file__).parent
@@ -53,7 +52,7 @@ def _imports(homes: dict[str, str]) -> str:
     return "".join(f"from {home} import {name} as {name}\n" for name, home in order)
 
 
-def stub(files: dict[str, str]) -> str:
+def package_stub(files: dict[str, str]) -> str:
     """``numadam/__init__.pyi``."""
     of_rules = {*rules.CLASSES.values(), *map(rules.function_name, rules.CLASSES)}
     things = {name: getattr(numadam, name) for name in {*numadam.__all__} - of_rules}
@@ -77,99 +76,6 @@ def nopython_stub(files: dict[str, str]) -> str:
     """``numadam/nopython/__init__.pyi``."""
     homes = {name: f"numadam.nopython.{file}" for file in files for name in nopython_names(file)}
     return f"{NOTE}{_imports(homes | {'VERSION': 'numadam.nopython.core'})}\n__all__: list[str]\n"
-
-
-def _shared_types() -> dict[str, str]:
-    """The type of each option that all rules share, as it is written there."""
-    tree = ast.parse((PACKAGE / "_core" / "keywords.py").read_text(encoding="utf-8"))
-    return {
-        ast.unparse(node.target): ast.unparse(node.annotation)
-        for kind in tree.body
-        if isinstance(kind, ast.ClassDef) and kind.name.startswith("Shared")
-        for node in kind.body
-        if isinstance(node, ast.AnnAssign)
-    }
-
-
-def option_types(files: dict[str, str]) -> dict[str, str]:
-    """The type of every option, those that all rules share first."""
-    types = _shared_types()
-    for file, kind in files.items():
-        cls = getattr(import_module(f"numadam.rules.{file}"), kind)
-        for one in inspect.signature(cls).parameters.values():
-            if one.kind is one.KEYWORD_ONLY:
-                known = types.get(one.name, one.annotation).split(" | ")
-                missing = [part for part in one.annotation.split(" | ") if part not in known]
-                types[one.name] = " | ".join([*known, *missing])
-    return types
-
-
-def _choices_in(types: dict[str, str]) -> str:
-    """The names of choices in types, as an import lists them: a line each."""
-    used = {name for text in types.values() for name in re.findall(r"\w+", text)}
-    names = sorted(name for name in used if get_args(getattr(choices, name, None)))
-    return "(\n" + "".join(f"    {name},\n" for name in names) + ")"
-
-
-def _fields(types: dict[str, str]) -> str:
-    return "".join(f"    {name}: {text}\n" for name, text in types.items())
-
-
-def run_keywords(files: dict[str, str]) -> str:
-    """``numadam/_minimize/keywords.py``."""
-    types = option_types(files)
-    of_one = {name: types[name] for name in types if name not in not_for_one()}
-    of_many = {name: of_one[name] for name in of_one if name not in not_for_many()}
-    rule_names = "".join(f'    "{kind.lower()}",\n' for kind in files.values())
-    return f'''{NOTE}"""Options of rules as keywords of `minimize` and `minimize_many`."""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any, Literal
-
-from numadam._core.choices import {_choices_in(of_one)}
-from numadam._core.hyper import Schedule
-from numadam._minimize.names import OfSciPy
-
-RuleName = Literal[
-{rule_names}]
-
-
-class ManyOptions(OfSciPy, total=False):
-    """Keywords of `minimize_many`."""
-
-{_fields(of_many)}
-
-class Options(ManyOptions, total=False):
-    """Keywords of `minimize`."""
-
-{_fields({name: of_one[name] for name in of_one if name not in of_many})}'''
-
-
-def sharded_keywords(files: dict[str, str]) -> str:
-    """``numadam/mpi/keywords.py``."""
-    every = option_types(files)
-    types = {name: every[name] for name in every if name not in REFUSED}
-    return f'''{NOTE}"""Options of rules as keywords of `Sharded`."""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
-
-from numadam._core.annotations import Bounds
-from numadam._core.choices import {_choices_in(types)}
-from numadam._core.hyper import Schedule
-
-if TYPE_CHECKING:
-    import numpy as np
-
-
-class Options(TypedDict, total=False):
-    """Keywords of `Sharded`."""
-
-{_fields(types)}'''
 
 
 def _options(function: Any) -> str:
@@ -258,14 +164,21 @@ def nopython_page(files: dict[str, str]) -> str:
 def written() -> dict[Path, str]:
     """Every file that is written, and what it has to hold."""
     files = rule_files()
+    kinds = {
+        kind: getattr(import_module(f"numadam.rules.{file}"), kind) for file, kind in files.items()
+    }
+    stubs = [PACKAGE / home / f"{file}.py" for home in ("rules", "nopython") for file in files]
     return {
         PAGES / "rules" / "index.md": index_page(files),
         PAGES / "nopython.md": nopython_page(files),
         PACKAGE / "rules" / "__init__.py": table(files),
-        PACKAGE / "__init__.pyi": stub(files),
+        PACKAGE / "__init__.pyi": package_stub(files),
         PACKAGE / "nopython" / "__init__.pyi": nopython_stub(files),
-        PACKAGE / "_minimize" / "keywords.py": run_keywords(files),
-        PACKAGE / "mpi" / "keywords.py": sharded_keywords(files),
+        **{path.with_suffix(".pyi"): NOTE + stub(path) for path in stubs},
+        PACKAGE / "_optimizer" / "shared.py": NOTE + shared_attributes(),
+        PACKAGE / "_core" / "keywords.py": NOTE + keywords.of_rules(),
+        PACKAGE / "_minimize" / "keywords.py": NOTE + keywords.of_runs(kinds),
+        PACKAGE / "mpi" / "keywords.py": NOTE + keywords.of_sharded(kinds),
         TESTS / "typing_rules.py": uses(files),
     }
 

@@ -1,13 +1,17 @@
 """The command line: what it answers, and that its errors are one sentence."""
 
+import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
 import numadam
-from numadam import cli
+from numadam import cli, info
+from numadam._jit import cache
 from numadam.cli import main
 from numadam.demos import DEMOS
 
@@ -54,10 +58,38 @@ def test_info_names_what_a_bug_report_needs():
     assert not err
 
 
+def test_info_names_what_changes_the_compiled_code(monkeypatch):
+    """A checkout's commit, the processor of LLVM, and variables."""
+    monkeypatch.setenv("NUMBA_BOUNDSCHECK", "0")
+    monkeypatch.setenv("HOME_OF_NOBODY", "1")
+    facts = info.facts()
+    assert "NUMBA_BOUNDSCHECK=0" in facts["environment"]
+    assert "HOME_OF_NOBODY" not in facts["environment"]
+    assert info.llvm_cpu() == facts["compiled for"]
+    assert Path(facts["installed in"]) == Path(numadam.__file__).parents[1]
+    if shutil.which("git") and (Path(facts["installed in"]) / ".git").exists():
+        assert re.match("[0-9a-f]{7}", facts["commit"])
+
+
+def test_info_says_why_nothing_is_cached(tmp_path):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "cache"
+    with cache.only_in(folder):
+        line = info.facts()["cache folder"]
+    assert line == f"cannot be written: {folder / 'numadam'}: Not a directory"
+
+
+def test_info_says_why_numba_does_not_import(monkeypatch):
+    """A NumPy that Numba does not know yet, say: what the report is about."""
+    monkeypatch.setitem(sys.modules, "numba", None)
+    facts = info.facts()
+    assert facts["threads"].startswith("unknown, as Numba does not import: ")
+    assert {"numpy", "numba", "CPU", "GPU"} <= set(facts)
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_info_names_the_mpi_of_mpi4py(monkeypatch, there):
     """In a line of its own, and none where there is no mpi4py."""
-    from numadam import info
     from numadam._mpi import describe
 
     monkeypatch.setattr(describe, "describe", lambda: "MPICH 5")
@@ -116,14 +148,32 @@ def test_every_command_has_help(command, capsys):
     assert command in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize(
+    "words", [[], ["demo"], ["bench"], ["compile"], ["info"], *(["demo", name] for name in DEMOS)]
+)
+def test_help_fits_the_terminal(words, columns, monkeypatch, capsys):
+    """But for the examples, which are lines to be copied."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main([*words, "--help"]) == 0
+    text, _, rest = capsys.readouterr().out.partition("examples:")
+    examples, _, end = rest.partition("\n\n")
+    assert max(map(len, examples.splitlines()), default=0) < 80
+    lines = text.splitlines() + end.splitlines()
+    if columns < 80:  # argparse breaks no list of choices
+        lines = [line for line in lines if not line.startswith((" ", "usage:"))]
+    assert max(map(len, lines)) < columns, max(lines, key=len)
+    assert "``" not in text
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["demo", "cubic"], "invalid choice: 'cubic'"),
         (["demo", "--epochs", "0"], "whole number of at least 1, got '0'"),
         (["demo", "--epochs", "few"], "got 'few'"),
-        (["demo", "--output", "no/such/folder/x.png"], "a folder that exists"),
-        (["demo", "--output", "curves.jpg"], "NAME.png"),
+        (["demo", "--output", "no/such/folder/x.png"], "--output: expected NAME.png"),
+        (["demo", "--output", "curves.jpg"], "--output: expected NAME.png"),
         (["demo", "quadratic", "--epochs", "1"], "demo quadratic: error: unrecognized"),
         (["demo", "--epochs", "2", "lstm"], "demo mlp: error: unrecognized arguments: lstm"),
         (["demo", "mlp", "--bounds", "1", "-1"], "bounds: expected finite MIN < MAX"),
@@ -137,6 +187,10 @@ def test_every_command_has_help(command, capsys):
         (["demo", "deconvolution", "--radius", "500"], "at most a quarter of the image, got 500"),
         (["demo", "decays", "--side", "100"], "expected a divisor of 512, got 100"),
         (["dance"], "invalid choice: 'dance'"),
+        (["dmeo"], "did you mean demo?"),
+        (["compile", "--clipnorm", "1"], "did you mean --clip-norm or"),
+        (["demo", "--list", "extra"], "invalid choice: 'extra'"),
+        (["demo", "--list", "lstm"], "--list: leave out lstm"),
         (["info", "--loud"], "unrecognized arguments: --loud"),
     ],
 )

@@ -16,7 +16,7 @@ WATCHED = """
 import logging, os, sys, warnings
 class Print(logging.Handler):
     def emit(self, record):
-        if "the objective" not in record.getMessage():
+        if record.name == "numadam":  # not "numadam.objective"
             print(record.getMessage())
 logging.getLogger("numadam").addHandler(Print())
 logging.getLogger("numadam").setLevel("INFO")

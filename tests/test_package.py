@@ -103,9 +103,9 @@ def test_the_sdist_can_be_tested_and_holds_no_stray_file(built: Path) -> None:
     papers = {path.name for path in (*ROOT.glob("*.md"), ROOT / "CITATION.cff", ROOT / "LICENSE")}
     assert "SECURITY.md" in papers
     assert papers | SHIPPED <= files
-    assert {"tests/test_package.py", "tests/data/torch.json", "docs/README.md"} <= files
+    assert {".ci/run", "tests/test_package.py", "tests/data/torch.json", "docs/README.md"} <= files
     tops = {name.split("/")[0] for name in files}
-    folders = {"numadam", "tests", "docs", "asv_benchmarks", "recipe"}
+    folders = {"numadam", "tests", "docs", "asv_benchmarks", "recipe", ".ci"}
     assert tops == papers | folders | {"pyproject.toml", "PKG-INFO", ".gitignore"}
     kinds = {Path(name).suffix for name in files if "/" in name}
     assert not kinds & {".loop", ".pyc", ".nbi", ".nbc", ".so", ".log"}
@@ -114,6 +114,7 @@ def test_the_sdist_can_be_tested_and_holds_no_stray_file(built: Path) -> None:
 def test_metadata(built: Path) -> None:
     files = wheel_files(built)
     about = metadata(files)
+    assert about["Metadata-Version"] == "2.4"  # not what the newest hatchling writes
     assert (about["Name"], about["Version"]) == ("numadam", numadam.__version__)
     assert about["License-Expression"] == "BSD-3-Clause AND CC-BY-4.0"
     assert files[f"{NAME}.dist-info/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
@@ -130,7 +131,12 @@ def test_metadata(built: Path) -> None:
 
 def test_links_are_complete_and_known_to_package_indexes(built: Path) -> None:
     """The project has no public address yet; those that it gets have to be whole."""
-    for entry in metadata(wheel_files(built)).get_all("Project-URL", []):
+    about = metadata(wheel_files(built))
+    entries = about.get_all("Project-URL", [])
+    if entries:  # an index shows README.md without the files beside it
+        readme = about.get_payload()
+        assert re.findall(r"\]\((?!https://)([^)]+)\)", readme) == []
+    for entry in entries:
         label, url = entry.split(", ", 1)
         assert label in LABELS
         assert re.fullmatch(r"https://[\w.-]+\.\w+(/\S*)?", url), entry
@@ -143,7 +149,7 @@ def test_one_version_everywhere() -> None:
     heads = re.findall(r"^## \[(.+?)\](.*)$", changes, re.MULTILINE)
     assert heads[0] == ("Unreleased", "")
     for version, date in heads[1:]:
-        assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+        assert re.fullmatch(r"\d+\.\d+\.\d+(rc\d+)?", version)
         assert re.fullmatch(r" - \d{4}-\d\d-\d\d", date)
     kinds = set(re.findall(r"^### (.+)$", changes, re.MULTILINE))
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

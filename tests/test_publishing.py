@@ -26,6 +26,7 @@ PROJECT = PYPROJECT["project"]
 FILES = sorted((GITHUB / "workflows").iterdir())
 #: permissions of jobs that need more than to read the checkout
 RIGHTS = {
+    ("ci.yml", "passed"): {},
     ("nightly.yml", "report"): {"issues": "write"},
     ("release.yml", "publish"): {"id-token": "write", "attestations": "write"},
 }
@@ -112,6 +113,24 @@ def test_every_stage_has_a_job() -> None:
     assert set(triggers("ci.yml")) == {"pull_request", "push", "workflow_dispatch"}
 
 
+def test_one_check_stands_for_all_of_ci(tmp_path: Path) -> None:
+    jobs = WORKFLOWS["ci.yml"]["jobs"]
+    passed = jobs["passed"]
+    assert set(passed["needs"]) == set(jobs) - {"passed"}
+    assert passed["if"] == "always()"  # where it is skipped, the host lets a change in
+    check = script("ci.yml", "Every job has passed")
+    assert bash(check, tmp_path, RESULTS="success success").returncode == 0
+    for results in ("success failure", "cancelled success", "success skipped", "success", ""):
+        assert bash(check, tmp_path, RESULTS=results).returncode == 1, results
+
+
+def test_no_run_of_main_or_of_a_release_is_cancelled_by_the_next() -> None:
+    concurrency = {file: flow["concurrency"] for file, flow in WORKFLOWS.items()}
+    assert "pull_request.number || github.run_id" in concurrency["ci.yml"]["group"]
+    for file in ("nightly.yml", "release.yml"):
+        assert concurrency[file]["cancel-in-progress"] is False
+
+
 def test_stages_and_extras_that_workflows_name_exist() -> None:
     runs = "\n".join(step.get("run", "") for _, step in STEPS)
     named = set(re.findall(r"\.ci/run (\S+)", runs))
@@ -159,10 +178,32 @@ def test_a_tag_that_is_not_the_version_publishes_nothing(tmp_path: Path) -> None
     changes = tmp_path / "CHANGELOG.md"
     tag = f"v{numadam.__version__}"
     changes.write_text("## [Unreleased]\n", encoding="utf-8")
-    assert bash(check, tmp_path, GITHUB_REF_NAME=tag).returncode == 1
+    done = bash(check, tmp_path, GITHUB_REF_NAME=tag)
+    assert (done.returncode, "no heading" in done.stdout) == (1, True)
     changes.write_text(f"## [{numadam.__version__}] - 2026-01-31\n", encoding="utf-8")
     assert bash(check, tmp_path, GITHUB_REF_NAME=tag).returncode == 0
-    assert bash(check, tmp_path, GITHUB_REF_NAME="v0.0.1").returncode == 1
+    done = bash(check, tmp_path, GITHUB_REF_NAME="v0.0.1")
+    assert (done.returncode, "The tag is v0.0.1" in done.stdout) == (1, True)
+
+
+def test_a_commit_that_is_not_on_main_publishes_nothing(tmp_path: Path) -> None:
+    check = script("release.yml", "The commit is on main")
+    setup = """
+    export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
+    commit() { git -c user.name=A -c user.email=a@example.org commit -q --allow-empty -m "$1"; }
+    git init -q -b main origin && cd origin
+    commit first && git tag early && commit second
+    git switch -q -c aside && commit third && git tag aside
+    for tag in early aside; do # as the host checks out: one commit, without a branch
+        git init -q "../$tag" && cd "../$tag" && git remote add origin "file://$PWD/../origin"
+        git fetch -q --depth=1 origin "refs/tags/$tag" && git checkout -q --detach FETCH_HEAD
+    done
+    """
+    done = bash(setup, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert bash(check, tmp_path / "early").returncode == 0
+    done = bash(check, tmp_path / "aside")
+    assert (done.returncode, "not on main" in done.stdout) == (1, True)
 
 
 def test_files_that_were_not_tested_are_not_published(tmp_path: Path) -> None:
@@ -179,6 +220,8 @@ def test_files_that_were_not_tested_are_not_published(tmp_path: Path) -> None:
 def test_a_failed_week_is_reported_once(tmp_path: Path, open_issue: str, verb: str) -> None:
     report = WORKFLOWS["nightly.yml"]["jobs"]["report"]
     assert set(report["needs"]) == set(WORKFLOWS["nightly.yml"]["jobs"]) - {"report"}
+    for result in ("failure", "cancelled"):  # the host's word where time runs out
+        assert f"contains(needs.*.result, '{result}')" in report["if"]
     gh = tmp_path / "gh"
     gh.write_text(f'#!/bin/sh\necho "$@" >> calls\n[ "$2" = list ] && echo "{open_issue}" || :\n')
     gh.chmod(0o755)
@@ -258,7 +301,7 @@ def test_the_recipe_says_what_pyproject_says() -> None:
     assert needs["run"] == [f"python {python}", *map(conda, always)]
     assert needs["run_constraints"] == [conda(one) for one in optional]
     assert f"python {python.removeprefix('>=')}.*" in needs["host"]
-    assert set(PYPROJECT["build-system"]["requires"]) <= set(needs["host"])
+    assert set(map(conda, PYPROJECT["build-system"]["requires"])) <= set(needs["host"])
     commands = [f"{name} = {home}" for name, home in PROJECT["scripts"].items()]
     assert made["build"]["python"]["entry_points"] == commands
     assert made["about"]["summary"] == PROJECT["description"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numba
 import numpy as np
@@ -145,7 +146,10 @@ def minimised() -> dict[str, Array]:
         assert intermediate_result.fun >= 0
 
     start = np.zeros(3)
-    assert na.check_grad(bowl, start, jac=True).ok
+    check: na.GradientCheck = na.check_grad(bowl, start, jac=True)
+    status: Literal["right", "wrong", "unclear"] = check.status
+    assert check.ok
+    assert status == "right"
     found: na.Result = na.minimize(bowl, start, jac=True, bounds=(0, None), lr=0.1, callback=watch)
     compiled = na.minimize(compiled_bowl, start, lr=0.1, maxiter=500)
     many: na.ManyResult = na.minimize_many(compiled_bowl, np.zeros((4, 3)), lr=0.1)

@@ -1,8 +1,9 @@
-"""Checks of form: code of 76 columns at most, and nothing that a page loads from another host."""
+"""Checks of form: code of 76 columns at most, no picture twice, nothing from another host."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ def wide_lines(code: str) -> list[str]:
     return [line for line in code.splitlines() if len(line) > COLUMNS]
 
 
+def repeated(uris: list[str]) -> list[str]:
+    """Entries that a list has more than once."""
+    return sorted(uri for uri, count in Counter(uris).items() if count > 1)
+
+
 def check_columns(app: Any, env: Any) -> None:
     """Warn, and so fail, about every line of code that is too wide; output of programs too."""
     from sphinx.util import logging  # here: the tests read this file without Sphinx
@@ -41,6 +47,21 @@ def check_columns(app: Any, env: Any) -> None:
                     logging.getLogger(__name__).warning(
                         text, len(line), COLUMNS, line.strip(), location=place
                     )
+
+
+def check_pictures(app: Any, env: Any) -> None:
+    """Warn, and so fail, about a picture that a page shows twice.
+
+    Two plot directives of a Markdown page write one file, unless they have a :filename-prefix:.
+    """
+    from sphinx.util import logging
+
+    for page in sorted(env.found_docs):
+        images = [
+            node["uri"] for node in env.get_doctree(page).findall() if node.tagname == "image"
+        ]
+        for uri in repeated(images):
+            logging.getLogger(__name__).warning("%s is shown twice.", uri, location=page)
 
 
 def check_hosts(app: Any, exception: Exception | None) -> None:
@@ -58,7 +79,8 @@ def check_hosts(app: Any, exception: Exception | None) -> None:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Check the code when all is read, and the pages when all is written."""
+    """Check code and pictures when all is read, and the pages when all is written."""
     app.connect("env-check-consistency", check_columns)
+    app.connect("env-check-consistency", check_pictures)
     app.connect("build-finished", check_hosts)
     return {"parallel_read_safe": True}

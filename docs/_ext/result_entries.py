@@ -19,7 +19,7 @@ class ResultEntries(SphinxDirective):
         """Make a table in Markdown, and parse it."""
         rows = ["| entry | type | meaning |", "|---|---|---|"]
         for name, one in entries(getattr(numadam, self.arguments[0])).items():
-            kind = "" if one.type == "Any" else f"`{one.type}`"
+            kind = "array" if one.type == "Any" else f"`{one.type}`"
             rows.append(f"| `{name}` | {kind} | {one.__doc__} |")
         return self.parse_text_to_nodes("\n".join(rows))
 

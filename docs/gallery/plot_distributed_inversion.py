@@ -62,7 +62,7 @@ axes.axvline(columns // 2 - 0.5, color="w", lw=1)
 axes.axhline(rows // 2 - 0.5, color="#56B4E9", ls="--", lw=1.5)
 axes.set_title("Seen | found by two ranks")
 axes.set_axis_off()
-fig.colorbar(image, label="temperature", shrink=0.8)
+fig.colorbar(image, label="temperature (pen = 1)", shrink=0.8)
 plt.show()
 
 # %%
@@ -77,7 +77,7 @@ warm = left.imshow(truth, **HEAT)
 off = right.imshow(rest, cmap="RdBu", vmin=-4, vmax=4)
 left.set_title("written")
 right.set_title("left over")
-fig.colorbar(warm, ax=left, label="temperature")
+fig.colorbar(warm, ax=left, label="temperature (pen = 1)")
 fig.colorbar(off, ax=right, label="standard deviations of the noise")
 for axes in (left, right):
     axes.set_axis_off()

@@ -34,7 +34,7 @@ import numadam as na
 # .. math::
 #    y \sim \mathcal{N}(\mu, \sigma^2), \qquad
 #    \mu = x \cdot a + a_0, \qquad
-#    \log \sigma = x \cdot b + b_0
+#    \log\,\sigma = x \cdot b + b_0
 #
 # The fit minimises the negative log-likelihood of the data, and a penalty:
 # half of ``alpha`` times the squares of :math:`a` and :math:`b`.

@@ -142,7 +142,7 @@ def fit(schedule):
 
 
 fig, (left, middle, right) = plt.subplots(
-    1, 3, figsize=(12, 4), layout="constrained"
+    1, 3, figsize=(10, 3.6), layout="constrained"
 )
 COLORS = ["#E69F00", "#0072B2", "#009E73"]
 for color, (name, schedule) in zip(COLORS, SCHEDULES.items(), strict=True):

@@ -102,7 +102,6 @@ runs = {
     name: train(start, clip) for name, (start, clip, _) in kinds.items()
 }
 
-# %%
 # sphinx_gallery_thumbnail_number = 2
 fig, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for name, (_, _, norms) in runs.items():
@@ -126,6 +125,7 @@ axes.set(
     title="Training loss",
     xlabel="step",
     ylabel="mean square error (scaled)",
+    ylim=(None, 30),
 )
 axes.legend(frameon=False)
 plt.show()

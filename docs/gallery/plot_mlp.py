@@ -99,6 +99,7 @@ for (name, run), colour in zip(runs.items(), COLOURS, strict=True):
 axes.set(
     title="Handwritten digits",
     xlabel="epoch",
+    xticks=range(0, 21, 5),
     ylabel="validation accuracy (%)",
 )
 axes.legend(frameon=False)
@@ -115,6 +116,7 @@ for (name, run), colour in zip(runs.items(), COLOURS, strict=True):
 axes.set(
     title="Training (dashed) and validation",
     xlabel="epoch",
+    xticks=range(0, 21, 5),
     ylabel="cross-entropy (nats a digit)",
 )
 axes.legend(frameon=False)
@@ -140,6 +142,7 @@ for (loss, run), colour in zip(
 axes.set(
     title="Two losses, 64-128-10",
     xlabel="epoch",
+    xticks=range(0, 21, 5),
     ylabel="validation accuracy (%)",
 )
 axes.legend(frameon=False)
@@ -196,7 +199,12 @@ _, log_p = network.forward(params, digits.x_val)
 guess = log_p.argmax(axis=1)
 wrong = np.flatnonzero(guess != digits.y_val)
 
-fig, grid = plt.subplots(2, 12, figsize=(9, 2.1), layout="constrained")
+columns = -(-len(wrong) // 2)
+fig, grid = plt.subplots(
+    2, columns, figsize=(0.75 * columns, 2.3), layout="constrained"
+)
+for axes in grid.flat[len(wrong) :]:
+    axes.set_axis_off()
 for axes, k in zip(grid.flat, wrong, strict=False):
     show(axes, digits.x_val[k], f"{digits.y_val[k]}, read {guess[k]}")
 fig.suptitle("Digits that are read wrongly")

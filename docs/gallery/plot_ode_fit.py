@@ -43,8 +43,8 @@ H = 0.1  # years, a step of the integration
 #    \frac{\mathrm{d}l}{\mathrm{d}t} = (d\,h - c)\,l
 #
 # The six unknowns are the four rates and both numbers in 1900. All are
-# positive, so x holds their logarithms. The state is :math:`\log h` and
-# :math:`\log l`. Its derivatives by x are integrated together with it, so
+# positive, so x holds their logarithms. The state is :math:`\log\,h` and
+# :math:`\log\,l`. Its derivatives by x are integrated together with it, so
 # the gradient is exact for these steps.
 
 

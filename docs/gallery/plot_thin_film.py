@@ -27,8 +27,8 @@ import numadam as na
 # incidence, with the phase :math:`\varphi = 2 \pi n d / \lambda`:
 #
 # .. math::
-#    E' = E \cos\varphi + \frac{\mathrm{i}}{n} H \sin\varphi, \qquad
-#    H' = \mathrm{i} n E \sin\varphi + H \cos\varphi
+#    E' = E \,\cos\,\varphi + \frac{\mathrm{i}}{n} H \,\sin\,\varphi, \qquad
+#    H' = \mathrm{i} n E \,\sin\,\varphi + H \,\cos\,\varphi
 #
 # A forward sweep stores the fields behind each layer. A backward sweep
 # carries the derivative of the reflectance by them (the adjoint method). So

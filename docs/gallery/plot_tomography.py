@@ -136,7 +136,7 @@ image = axes.imshow(half, **GREY)
 axes.axvline(N // 2 - 0.5, color="#E69F00", lw=1)
 axes.set_title("Filtered back projection | Adam")
 axes.set_axis_off()
-fig.colorbar(image, label="absorption", extend="max", shrink=0.9)
+fig.colorbar(image, label="absorption per length", extend="max", shrink=0.9)
 plt.show()
 
 # %%
@@ -147,12 +147,14 @@ pictures = {
     "Adam, x >= 0": positive,
     "Adam, x >= 0, smooth": even,
 }
-fig, panels = plt.subplots(1, 4, figsize=(12, 3.5), layout="constrained")
+fig, panels = plt.subplots(1, 4, figsize=(9.5, 2.9), layout="constrained")
 for axes, (name, picture) in zip(panels, pictures.items(), strict=True):
     image = axes.imshow(picture, **GREY)
     label = f"error {error(picture):.0%}" if picture is not truth else ""
     axes.set(title=name, xlabel=label, xticks=[], yticks=[])
-fig.colorbar(image, ax=panels, label="absorption", extend="max", pad=0.01)
+fig.colorbar(
+    image, ax=panels, label="absorption per length", extend="max", pad=0.01
+)
 plt.show()
 
 # %%
@@ -177,7 +179,7 @@ for color, picture in zip(COLORS, pictures.values(), strict=True):
 right.set(
     title="the middle row",
     xlabel="column (pixels)",
-    ylabel="absorption",
+    ylabel="absorption per length",
     ylim=(-0.02, 0.6),
 )
 plt.show()

@@ -56,8 +56,8 @@ class Rows:
 
     def __init__(self, indices: Any, values: Any) -> None:
         _check_rows(indices, values, "")
-        self.indices = indices
-        self.values = values
+        self.indices: Any = indices
+        self.values: Any = values
 
     def __repr__(self) -> str:
         values = self.values

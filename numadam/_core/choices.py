@@ -28,6 +28,9 @@ PartOfF = Literal["global", "local"]
 Reduce = Literal["sum", "mean"]
 Transport = Literal["auto", "mpi", "nccl", "host"]
 
+#: Outcome of `check_grad`.
+GradientStatus = Literal["right", "wrong", "unclear"]
+
 PlateauMode = Literal["min", "max"]
 ThresholdMode = Literal["rel", "abs"]
 

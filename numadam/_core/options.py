@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numadam._core import choices
-from numadam._core.hyper import LR, Hyper, at_start, count
+from numadam._core.annotations import Bounds
+from numadam._core.choices import ComplexForm, Like, Nonfinite, Sparse, StateDtype
+from numadam._core.hyper import LR, Hyper, Schedule, at_start, count
 from numadam._core.presets import library
 from numadam._core.rule import RuleSpec
 from numadam._core.synonyms import option_hint
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class ControlRow(NamedTuple):
@@ -57,46 +62,51 @@ HYPER_COLUMNS = {hyper.name: getattr(COLUMN, hyper.name) for hyper in HYPERS}
 #: Options that an entry of `groups` may set, besides the rule's hyperparameters and ``frozen``.
 OF_GROUPS = ("lr", "weight_decay", "clip_value")
 
-#: None means that the option is not in use; `decoupled` then is the rule's own way.
-DEFAULTS: dict[str, Any] = {
-    "weight_decay": 0.0,
-    "decoupled": None,
-    "decay_times_lr": True,
-    "maximize": False,
-    "loss_scale": 1.0,
-    "clip_value": None,
-    "clip_norm": None,
-    "clip_array_norm": None,
-    "accumulate": 1,
-    "nonfinite": "propagate",
-    "max_skips": None,
-    "bounds": None,
-    "ema": None,
-    "ema_warmup": False,
-    "ema_debias": False,
-    "groups": None,
-    "sparse": None,
-    "state_dtype": None,
-    "master": False,
-    "complex_form": "parts",
-    "like": None,
-    "capturable": False,
-    "comm": None,
-}
-_SWITCHES = (
-    "decoupled",
-    "decay_times_lr",
-    "maximize",
-    "ema_warmup",
-    "ema_debias",
-    "master",
-    "capturable",
+
+class SharedOptions(NamedTuple):
+    """Options of every rule: name, type, default.
+
+    None means that the option is not in use; `decoupled` then is the rule's own way. Signatures,
+    attributes and their texts follow (``python tests/generate.py``).
+    """
+
+    weight_decay: float | Schedule = 0.0
+    decoupled: bool | None = None
+    decay_times_lr: bool = True
+    maximize: bool = False
+    loss_scale: float | Schedule = 1.0
+    clip_value: float | Schedule | None = None
+    clip_norm: float | Schedule | None = None
+    clip_array_norm: float | Schedule | None = None
+    accumulate: int = 1
+    nonfinite: Nonfinite = "propagate"
+    max_skips: int | None = None
+    bounds: Bounds | None = None
+    ema: float | Schedule | None = None
+    ema_warmup: bool = False
+    ema_debias: bool = False
+    groups: Mapping[str, Mapping[str, Any]] | None = None
+    sparse: Sparse | None = None
+    state_dtype: StateDtype | type[Any] | np.dtype[Any] | None = None
+    master: bool = False
+    complex_form: ComplexForm = "parts"
+    like: Like | None = None
+    capturable: bool = False
+    comm: Any = None
+
+
+DEFAULTS: dict[str, Any] = SharedOptions._field_defaults
+#: Options that every update function takes, which keeps no array and no counter.
+OF_UPDATES = (
+    *("weight_decay", "decoupled", "decay_times_lr", "maximize", "loss_scale"),
+    *("clip_value", "clip_norm", "bounds", "complex_form", "like"),
 )
+_SWITCHES = ("decoupled", *(name for name, value in DEFAULTS.items() if isinstance(value, bool)))
 #: Each with the values that it may have besides its texts.
 _CHOICES: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "nonfinite": (choices.Nonfinite, ()),
-    "sparse": (choices.Sparse, (None,)),
-    "complex_form": (choices.ComplexForm, ()),
+    "nonfinite": (Nonfinite, ()),
+    "sparse": (Sparse, (None,)),
+    "complex_form": (ComplexForm, ()),
 }
 #: The value of a column where its option is None.
 NEUTRAL = {"clip_value": math.inf, "clip_norm": math.inf, "clip_array_norm": math.inf, "ema": 0.0}

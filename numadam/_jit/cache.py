@@ -34,7 +34,10 @@ from numadam._jit.reports import Compiling, logger, reported, warn_once
 from numadam._version import __version__
 
 _PACKAGE = Path(__file__).parents[1]
-_CODEGEN = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
+_CODEGEN = (
+    *("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE"),
+    "USING_SVML",  # Intel's functions, in a library that may be gone later
+)
 
 #: Packages whose source may be compiled into a loop, by the package that the loop is in.
 _COMPILED = ("_jit", "_core", "rules")
@@ -95,20 +98,20 @@ def folders() -> list[Path]:
 
 
 #: Folders that cannot be written, each with the reason.
-_refused: list[str] = []
+refused: list[str] = []
 
 
 @functools.cache
 def directory() -> Path | None:
     """The first of `folders` that can be written; None: loops are compiled in every process."""
-    _refused.clear()
+    refused.clear()
     for folder in folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder
         except OSError as error:
-            _refused.append(f"{folder}: {error.strerror}")
+            refused.append(f"{folder}: {error.strerror}")
     return None
 
 
@@ -119,6 +122,11 @@ def entry(name: str, key: object, package: str) -> str:
     return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:32]}.loop"
 
 
+def signed(name: str, content: bytes) -> bytes:
+    """All bytes of the file of an entry: a hash of its name and content, and the content."""
+    return hashlib.sha256(name.encode() + content).digest() + content
+
+
 def read(name: str) -> bytes | None:
     """The content of an entry, or None where there is no whole one."""
     for folder in folders():
@@ -126,10 +134,9 @@ def read(name: str) -> bytes | None:
             stored = (folder / name).read_bytes()
         except OSError:
             continue
-        content = stored[32:]
-        # truncated or damaged: compiled again, and written over
-        if hashlib.sha256(content).digest() == stored[:32]:
-            return content
+        # truncated, damaged, or another's file: compiled again, and written over
+        if signed(name, stored[32:]) == stored:
+            return stored[32:]
     return None
 
 
@@ -149,12 +156,20 @@ def remove_left_over(folder: Path) -> None:
 
 
 def remove_oldest(prefix: str, most: int) -> None:
-    """Remove the entries of a kind that were written first, where there are more than `most`."""
-    folder = directory()
+    """Remove the entries of a kind that were written first, where there are more than `most`.
+
+    Those of a clock that was ahead go first: they would outlast all that come now.
+    """
+    folder, now = directory(), time.time() + _LEFT_OVER
     if folder is None:
         return
+
+    def written(path: Path) -> float:
+        then = path.stat().st_mtime
+        return then if then < now else 0.0
+
     with contextlib.suppress(OSError):  # another process removes them, too
-        found = sorted(folder.glob(f"{prefix}-*.loop"), key=lambda path: path.stat().st_mtime)
+        found = sorted(folder.glob(f"{prefix}-*.loop"), key=written)
         for path in found[: max(0, len(found) - most)]:
             path.unlink(missing_ok=True)
 
@@ -163,15 +178,16 @@ def write(name: str, content: bytes) -> bool:
     """Write an entry under a temporary name, then move it into place; False if it is not kept."""
     folder = directory()
     if folder is None:
-        warn_once(f"no folder can be written ({'; '.join(_refused)})")
+        warn_once(f"no folder can be written ({'; '.join(refused)})")
         return False
     remove_left_over(folder)
     path = folder / name
     temporary = path.with_name(f"{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         try:
+            folder.mkdir(parents=True, exist_ok=True)  # somebody may have emptied the cache
             with temporary.open("xb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
+                file.write(signed(name, content))
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -195,6 +211,7 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
     """
 
     _report: Compiling
+    _logger = logger
 
     def __init__(
         self, name: str, package: str, compiling: contextlib.ExitStack, shown: str = ""
@@ -217,9 +234,10 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         loop = None if data is None else self._rebuilt(target_context, data)
         self.hit = loop is not None
         if self.hit:
-            logger.debug("loaded %s", self._shown)
+            self._logger.debug("loaded %s", self._shown)
         else:
-            self._report = self._compiling.enter_context(reported(self._shown, directory()))
+            report = reported(self._shown, directory(), self._logger)
+            self._report = self._compiling.enter_context(report)
         return loop
 
     def _rebuilt(self, target_context: Any, data: bytes) -> Any:

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.core import typed_passes
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_machinery import register_pass
+
+from numadam._jit.compilers import compiler_into
 
 
 class _NoEngine:
@@ -52,18 +51,6 @@ class _LinkedLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba has no type
         return _NoEngine
 
 
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _LinkedLowering(typed_passes.NativeLowering):  # type: ignore[misc]  # untyped, too
-    """Numba's lowering, into a library that is only linked."""
-
-    _name = "linked_lowering"
-
-    def run_pass(self, state: Any) -> bool:
-        codegen, name = state.targetctx.codegen(), state.func_id.func_qualname
-        state.library = _LinkedLibrary(codegen, name)
-        return bool(super().run_pass(state))
-
-
 #: Passes for what our inner functions have none of: `with` blocks, closures, comprehensions,
 #: array expressions, loops over tuples of several types.
 _UNUSED = {
@@ -80,16 +67,5 @@ _UNUSED = {
     "DumpParforDiagnostics",
 }
 
-
-class LinkedCompiler(CompilerBase):  # type: ignore[misc]  # untyped, too
-    """Numba's compiler for functions that only compiled code calls: ``pipeline_class`` of njit."""
-
-    def define_pipelines(self) -> list[Any]:
-        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        passes.passes = [
-            (_LinkedLowering if one is typed_passes.NativeLowering else one, why)
-            for one, why in passes.passes
-            if one.__name__ not in _UNUSED
-        ]
-        passes.finalize()
-        return [passes]
+#: Numba's compiler for functions that only compiled code calls: ``pipeline_class`` of njit.
+LinkedCompiler = compiler_into(_LinkedLibrary, _UNUSED)

@@ -25,11 +25,15 @@ from numba.core import config, entrypoints
 from numba.core.compiler import Compiler
 from numba.core.registry import CPUDispatcher
 
-from numadam._jit.extensions import extended_names
+from numadam._jit.extensions import extended_names, home_of
 
 #: Packages whose functions are told by their names, since the versions are in every key.
 _KNOWN = ("builtins", "cmath", "math", "numba", "numpy")
-_FUNCTIONS = (type, BuiltinFunctionType, FunctionType, np.ufunc, type(np.sum))
+_IN_CYTHON: Any = np.random.rand
+_FUNCTIONS = (
+    *(type, BuiltinFunctionType, FunctionType, np.ufunc),
+    *(type(np.sum), type(_IN_CYTHON.__func__)),
+)
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
 #: Bytes of an array that becomes part of the code; of larger ones Numba keeps the address.
 _CONSTANT_BYTES = 1_000_000
@@ -110,6 +114,8 @@ class _Reader:
             return copy
         python, pipeline = function.py_func, function._compiler.pipeline_class  # noqa: SLF001
         options = function.targetoptions
+        if not self._copies:  # as loops call it, also where Python does: its callees inherit this
+            options = {"error_model": "numpy", **options}
         if type(function) is not CPUDispatcher or pipeline is not Compiler or function.locals:
             raise _Unknown
         if type(python) is not FunctionType or options.get("parallel"):
@@ -178,7 +184,7 @@ class _Reader:
             for one in x:
                 self._plain(one)
         elif kind is frozenset:
-            self.add(*sorted(map(repr, x)))
+            self.add(len(x), *sorted(map(repr, x)))
             if not all(type(one) in _CONSTANTS for one in x):
                 raise _Unknown
         elif kind is CodeType:
@@ -248,22 +254,25 @@ class _Reader:
         elif isinstance(x, types.Type):
             self._named(x)
         else:
-            name, home = getattr(x, "__name__", None), _home(x)
-            if not isinstance(name, str) or not _is_known(home):
-                raise _Unknown
-            self.add("named", home, name)
+            self._known_name(x)
 
     def _named(self, x: Any) -> None:
         """A function or type of a package that is known; a type of Numba's numbers."""
         if isinstance(x, (types.Number, types.Boolean)):
             self.add("type", x)
             return
-        name, home = getattr(x, "__name__", None), _home(x)
-        if not isinstance(x, _FUNCTIONS) or not isinstance(name, str) or name in self._refused:
+        home, name = self._known_name(x)
+        if name in self._refused or vars(sys.modules[home]).get(name) is not x:
             raise _Unknown
-        if not _is_known(home) or vars(sys.modules[home]).get(name) is not x:
+
+    def _known_name(self, x: Any) -> tuple[str, str]:
+        """Module and name of a function or type of a package that is known."""
+        x = getattr(x, "__func__", x)  # those of `np.random` are methods
+        home, name = _home(x), getattr(x, "__name__", None)
+        if not isinstance(x, _FUNCTIONS) or not isinstance(name, str) or not _is_known(home):
             raise _Unknown
         self.add("named", home, name)
+        return home, name
 
     def _option(self, x: Any) -> None:
         """An option of `numba.njit`."""
@@ -278,6 +287,8 @@ def _is_known(module: str) -> bool:
 
 def _home(x: Any) -> str:
     """The module of a function or type; "": unknown."""
+    if isinstance(x, FunctionType):  # `functools.wraps` copies the name that it gives
+        return home_of(x)
     home = "numpy" if isinstance(x, np.ufunc) else getattr(x, "__module__", None)
     return home if isinstance(home, str) else ""
 

@@ -19,15 +19,14 @@ from typing import Any
 import numpy as np
 from llvmlite import binding
 from numba import njit
-from numba.core import typed_passes
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_machinery import register_pass
 from numba.core.environment import Environment, lookup_environment
 from numba.core.registry import cpu_target
 
 from numadam._jit.cache import LoopCache, remove_oldest
+from numadam._jit.compilers import compiler_into
 from numadam._jit.pointers import INNER
+from numadam._jit.reports import objective_logger
 
 #: Addresses as numbers, globals that hold them, functions that call themselves.
 _BOUND = re.compile(r"inttoptr \(?i64 [1-9-]|numba\.dynamic\.globals|\.numba\.unresolved\$")
@@ -57,6 +56,7 @@ class _PortableLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba has no ty
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.enable_object_caching()
         self._environments: list[Any] = []
 
     def _optimize_final_module(self) -> None:
@@ -100,30 +100,8 @@ def _environment(name: str, constants: Any) -> Any:
     return made
 
 
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _PortableLowering(typed_passes.NativeLowering):  # type: ignore[misc]  # untyped, too
-    """Numba's lowering, into a library that can tell."""
-
-    _name = "portable_lowering"
-
-    def run_pass(self, state: Any) -> bool:
-        codegen, name = state.targetctx.codegen(), state.func_id.func_qualname
-        state.library = _PortableLibrary(codegen, name)
-        state.library.enable_object_caching()
-        return bool(super().run_pass(state))
-
-
-class _PortableCompiler(CompilerBase):  # type: ignore[misc]  # untyped, too
-    """Numba's compiler for the outermost function."""
-
-    def define_pipelines(self) -> list[Any]:
-        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        passes.passes = [
-            (_PortableLowering if one is typed_passes.NativeLowering else one, why)
-            for one, why in passes.passes
-        ]
-        passes.finalize()
-        return [passes]
+#: Numba's compiler for the outermost function.
+_PortableCompiler = compiler_into(_PortableLibrary)
 
 
 def portable(function: Any) -> Any:
@@ -144,6 +122,8 @@ def _complete(code: bytes) -> bool:
 
 class _PortableCache(LoopCache):
     """Cache of a function known by the digest of all that it is made of."""
+
+    _logger = objective_logger
 
     @staticmethod
     def _usable(parts: Any) -> bool:

@@ -22,6 +22,8 @@ from pathlib import Path
 #: INFO: what was compiled; DEBUG: what was loaded from the disk, too.
 logger = logging.getLogger("numadam")
 logger.addHandler(logging.NullHandler())
+#: The same of code with a user's function inside.
+objective_logger = logger.getChild("objective")
 
 #: Seconds of compiling after which somebody who waits is told.
 PATIENCE = 1.0
@@ -142,7 +144,7 @@ def warn_once(reason: str) -> None:
 
 
 @contextmanager
-def reported(what: str, folder: Path | None) -> Iterator[Compiling]:
+def reported(what: str, folder: Path | None, log: logging.Logger = logger) -> Iterator[Compiling]:
     """Report the compiling that runs inside, which is to be kept in a folder, or not.
 
     Where it turns out that it cannot be kept, the block sets `folder` to None.
@@ -155,7 +157,7 @@ def reported(what: str, folder: Path | None) -> Iterator[Compiling]:
         took = f"{time.perf_counter() - start:.1f} s"
         only = "for this process only"
         where = only if compiling.folder is None else f"kept in {compiling.folder}"
-        logger.info("compiled %s in %s, %s", what, took, where)
+        log.info("compiled %s in %s, %s", what, took, where)
         took = took if compiling.folder else f"{took}, {only}"
     finally:
         if line is not None:

@@ -8,6 +8,14 @@ from typing import Any, Generic, Self, TypeVar, overload
 Value = TypeVar("Value")
 
 
+class ResultType(type):
+    """Type of a result; completion lists the names of its class too, here without a dict's."""
+
+    def __dir__(cls) -> list[str]:
+        hidden = {name for name in dir(dict) if not name.startswith("_")}
+        return [name for name in super().__dir__() if name not in hidden]
+
+
 class entry(Generic[Value]):
     """Decorator: an entry of a result as an attribute, with the type and text of a method.
 
@@ -17,7 +25,7 @@ class entry(Generic[Value]):
     def __init__(self, method: Callable[[Any], Value]) -> None:
         self.__doc__ = method.__doc__
         self._name = method.__name__
-        self.type = str(method.__annotations__["return"])
+        self.type: str = str(method.__annotations__["return"])
 
     # `object`: a result is a dict, but not for those who have scipy-stubs installed
     @overload

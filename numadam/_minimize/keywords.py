@@ -33,34 +33,95 @@ RuleName = Literal[
 class ManyOptions(OfSciPy, total=False):
     """Keywords of `minimize_many`."""
 
-    decoupled: bool
-    decay_times_lr: bool
-    clip_value: float | Schedule | None
-    clip_norm: float | Schedule | None
-    clip_array_norm: float | Schedule | None
-    ema: float | Schedule | None
-    ema_warmup: bool
-    groups: Mapping[str, Mapping[str, Any]] | None
-    complex_form: ComplexForm
-    like: Like | None
-    capturable: bool
     weight_decay: float | Schedule
+    """Strength of the decay of the parameters towards 0. Type: float >= 0 or callable, default
+    0.0 (AdamW: 0.01)."""
+
+    decoupled: bool | None
+    """Subtract ``lr * weight_decay * p`` beside the step (False: L2 decay). Type: bool."""
+
+    decay_times_lr: bool
+    """False: the decoupled decay is ``weight_decay * p``, without lr. Type: bool, default True."""
+
+    clip_value: float | Schedule | None
+    """Every element of the gradient is clipped to [-clip_value, clip_value]. Type: float > 0 or
+    callable, optional."""
+
+    clip_norm: float | Schedule | None
+    """All gradients together are multiplied by ``min(1, clip_norm / norm)``. Type: float > 0 or
+    callable, optional."""
+
+    clip_array_norm: float | Schedule | None
+    """As `clip_norm`, for each array by itself. Type: float > 0 or callable, optional."""
+
+    ema: float | Schedule | None
+    """Decay of a running average of the parameters, read by `averaged`. Type: float in [0, 1) or
+    callable, optional."""
+
+    ema_warmup: bool
+    """The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step. Type: bool, default
+    False."""
+
+    groups: Mapping[str, Mapping[str, Any]] | None
+    """Options of their own for some arrays. Type: mapping of str to mapping, optional."""
+
+    complex_form: ComplexForm
+    """Second moment of complex parameters. Type: {"parts", "modulus"}, default "parts"."""
+
+    like: Like | None
+    """Defaults and arithmetic of another library; keywords override them. Type: str, optional."""
+
+    capturable: bool
+    """Steps may be captured in a CUDA graph and replayed, for CuPy parameters. Type: bool,
+    default False."""
+
     beta1: float | Schedule
+    """Decay of the first moment `m`, the running mean of the gradient. Of Adam, AdamW, NAdam,
+    RAdam, AdaMax, AdaBelief, Lion."""
+
     beta2: float | Schedule
+    """Decay of the second moment `v`. Of Adam, AdamW, NAdam, RAdam, AdaMax, AdaBelief, Lion,
+    RMSprop."""
+
     eps: float | Schedule
+    """Added to the root, in units of the gradient. Of Adam, AdamW, NAdam, RAdam, AdaMax,
+    AdaBelief, RMSprop, Adagrad."""
+
     eps_root: float | Schedule
+    """Added under the root, in units of the gradient squared. Of Adam, AdamW, AdaBelief,
+    RMSprop, Adagrad."""
+
     eps_form: EpsForm | EpsFormOfMax
+    """Place of the two eps. Of Adam, AdamW, RAdam, AdaMax."""
+
     bias_correction: bool
+    """False leaves out ``1 - beta1^t`` and ``1 - beta2^t``. Of Adam, AdamW."""
+
     amsgrad: bool | AMSGrad
+    """Divide by the largest second moment so far (state ``"vmax"``). Of Adam, AdamW."""
+
     nesterov: bool
+    """Look ahead along the momentum. Of Adam, AdamW, SGD."""
+
     momentum_decay: float | Schedule
+    """Rate at which the momentum grows from ``beta1/2`` to `beta1`. Of NAdam."""
+
     momentum: float | Schedule
+    """Decay of the buffer `m`; 0.0 has no buffer. Of RMSprop, SGD."""
+
     centered: bool
+    """Divide by the standard deviation of the gradient (Graves 2013). Of RMSprop."""
+
     dampening: float | Schedule
+    """Share of the gradient that the buffer does not get. Of SGD."""
+
     initial_accumulator: float
+    """Start of the sum of squares, in units of the gradient squared. Of Adagrad."""
 
 
 class Options(ManyOptions, total=False):
     """Keywords of `minimize`."""
 
     ema_debias: bool
+    """The average starts as 0 and is divided by ``1 - ema^t`` when read. Type: bool, default
+    False."""

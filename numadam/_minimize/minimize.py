@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -22,7 +21,7 @@ from numadam._minimize.compiled.forms import check_plain, is_compiled
 from numadam._minimize.hints import with_hint
 from numadam._minimize.names import takes_names_of_scipy
 from numadam._minimize.observers import takes_result
-from numadam._minimize.rate_search import check_search, find_rate
+from numadam._minimize.rate_search import check_search, find_rate, own_schedules
 from numadam._minimize.result import Result, every_for
 from numadam._minimize.runs import check_for_ranks, define, run_compiled, run_in_python
 from numadam._minimize.saved import start_of
@@ -114,10 +113,11 @@ def minimize(
     lr : float, callable, array, nesting, or "auto", default 0.01
         Step size in units of x, 0.01 for every rule (see Notes); `numadam.schedules` has callables
         of the iteration. An array sets it by element: the scale on which each one changes. "auto"
-        tries nine rates from 0.001 to 10 for ten iterations each, from x0, and goes on with that of
-        the lowest f, the `lr` of the result. Rates at which f is not finite, or `fun` raises, are
-        not taken. The trials count in `maxiter`, `nfev` and `njev`, and call no `callback`. For an
-        f without noise.
+        tries nine rates from 0.001 to 10 for ten iterations each, from x0, and smaller or larger
+        ones where the best is the first or the last of them. It takes that of the lowest f, the
+        `lr` of the result. Rates at which f is not finite, or `fun` raises, are not taken. The
+        trials are at most half of `maxiter`, count in `nfev` and `njev`, and call no `callback`,
+        but other callables. For an f without noise.
     rule : str or class, default "adam"
         Any rule of numadam: "adamw", "nadam", "rmsprop", "sgd", ...
     callback : function or History, optional
@@ -276,8 +276,10 @@ def minimize(
         if callback is not None:
             takes_result(callback)  # before the search, it refuses what cannot be called
         given: dict[str, Any] = {"bounds": bounds, "rule": rule, "norm": norm, **options}
-        trial = functools.partial(minimize, fun, x0, args, jac=jac, **given)
-        searched = find_rate(trial, maxiter)
+        searched = find_rate(
+            lambda **trial: minimize(fun, x0, args, jac=jac, **own_schedules(given), **trial),
+            maxiter,
+        )
         lr, maxiter = searched.lr, searched.maxiter
         task = task._replace(lr=lr, maxiter=maxiter, every=every_for(history, maxiter))
     result = (run_compiled if compiled else run_in_python)(fun, task)

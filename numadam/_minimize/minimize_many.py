@@ -200,7 +200,8 @@ def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
     if isinstance(lr, str):
         raise TypeError(
             f"lr: expected a number, a schedule or an array, got {lr!r:.80}. A search, lr='auto', "
-            "is for one problem: find a rate with minimize."
+            "is for one problem: find a rate with minimize, or try many at once, with equal rows "
+            "in x0 and an array of one rate for each."
         )
     for k, one in enumerate(lr if isinstance(lr, (list, tuple)) else ()):
         if callable(one):

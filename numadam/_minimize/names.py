@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 
 from numadam._core.hyper import Hyper
 from numadam._core.options import DEFAULTS
@@ -13,8 +13,7 @@ from numadam._core.synonyms import run_hint
 from numadam._minimize.arguments import rule_class
 from numadam._minimize.result import ManyResult
 
-Arguments = ParamSpec("Arguments")
-Returned = TypeVar("Returned")
+Run = TypeVar("Run", bound=Callable[..., Any])
 
 #: Options of an optimiser that a minimisation cannot have, and what to do instead.
 _REFUSED = {
@@ -70,9 +69,7 @@ def not_for_many() -> set[str]:
     return {*not_for_one(), *NOT_OF_MANY}
 
 
-def takes_names_of_scipy(
-    function: Callable[Arguments, Returned],
-) -> Callable[Arguments, Returned]:
+def takes_names_of_scipy(function: Run) -> Run:
     """Decorator of `minimize`: `options`, `tol`, `disp` and empty arguments as SciPy has them."""
     parameters = inspect.signature(function).parameters.values()
     names = tuple(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)
@@ -90,7 +87,7 @@ def takes_names_of_scipy(
             print(_summary(result))
         return result
 
-    return call
+    return cast(Run, call)
 
 
 def _translated(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 #: The rates that are tried, two in a decade.
 RATES = (1e-3, 10**-2.5, 1e-2, 10**-1.5, 0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
+#: Decades that are tried beyond them, where the lowest f is at an end.
+DECADES = 12
 #: Iterations of a trial; with fewer iterations in all, half of them are for the trials.
 _TRIAL = 10
 
@@ -48,39 +51,94 @@ def check_search(lr: str, maxiter: int, **refused: Any) -> None:
         )
 
 
+def own_schedules(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a trial: schedules that observe f are copied, since the run needs them new."""
+    return {
+        name: copy.deepcopy(given) if hasattr(given, "observe") else given
+        for name, given in options.items()
+    }
+
+
 def find_rate(run: Callable[..., Any], maxiter: int) -> Found:
     """The rate with the lowest f after a few iterations from x0; the smallest of equal ones.
 
-    Rates at which f or the gradient are not finite are not taken, nor those at which `fun` raises,
-    but for the first one, which is small: what it raises is no matter of the rate.
+    Where that is at an end of `RATES`, the search goes on beyond it, in decades and at last half a
+    decade. Rates at which f or the gradient are not finite are not taken, nor those at which `fun`
+    raises, unless it does so at x0, or at all rates.
 
     Parameters
     ----------
     run : callable
         ``run(lr=..., maxiter=..., ...)``: minimise from x0.
     maxiter : int
-        Iterations of search and run together.
+        Iterations of search and run together; half of them at most are for the search.
     """
-    length = min(_TRIAL, maxiter // (2 * len(RATES)))
-    options = {"maxiter": length, "gtol": 0.0, "track_best": True, "history": False}
-    heights: list[float] = []
-    nfev = njev = 0
+    search = _Search(run, maxiter)
     for rate in RATES:
+        search.try_rate(rate)
+    for end, factor in ((RATES[0], 0.1), (RATES[-1], 10.0)):
+        for _ in range(DECADES):
+            if search.best == end:
+                end *= factor
+                search.try_rate(end)
+    best = search.best
+    for near in (best * 10**-0.5, best * 10**0.5):
+        if not 0.9 * RATES[0] < near < 1.1 * RATES[-1]:
+            search.try_rate(near)
+    return search.found()
+
+
+class _Search:
+    """Trials from x0, with the lowest f of each.
+
+    Parameters
+    ----------
+    run, maxiter
+        As in `find_rate`.
+    """
+
+    def __init__(self, run: Callable[..., Any], maxiter: int) -> None:
+        self._run = run
+        self._length = min(_TRIAL, maxiter // (2 * len(RATES)))
+        self._left = maxiter // (2 * self._length)
+        self._maxiter, self._nfev, self._njev = maxiter, 0, 0
+        self._error: Exception | None = None
+        self._heights: dict[float, float] = {}
+
+    @property
+    def best(self) -> float:
+        """The rate with the lowest f, the smallest of equal ones."""
+        return min(sorted(self._heights), key=self._heights.__getitem__)
+
+    def try_rate(self, rate: float) -> None:
+        """Run a few iterations at a rate, while there are some left."""
+        if not self._left:
+            return
         height = math.inf
+        options = {"maxiter": self._length, "gtol": 0.0, "track_best": True, "history": False}
         try:
-            trial = run(lr=rate, **options)
+            trial = self._run(lr=rate, **options)
             if trial.status not in _LOST and math.isfinite(trial.fun):
                 height = trial.fun
         except BaseException as error:
             trial = getattr(error, "numadam_result", None)
-            if not heights or trial is None or not isinstance(error, Exception):
+            if trial is None or not trial.nit or not isinstance(error, Exception):
                 _name_trial(error, rate)
                 raise
-        heights.append(height)
-        nfev += trial.nfev
-        njev += trial.njev
-    best = RATES[heights.index(min(heights))]
-    return Found(best, maxiter - length * len(RATES), nfev, njev)
+            self._error = error
+        self._heights[rate] = height
+        self._nfev += trial.nfev
+        self._njev += trial.njev
+        self._left -= 1
+        self._maxiter -= self._length
+        if not trial.nit or trial.grad_norm == 0.0:  # no rate can do more
+            self._left = 0
+
+    def found(self) -> Found:
+        """The outcome; where `fun` raised and no rate is left, that is raised."""
+        if self._error is not None and not math.isfinite(self._heights[self.best]):
+            raise self._error
+        return Found(self.best, self._maxiter, self._nfev, self._njev)
 
 
 def _name_trial(error: BaseException, rate: float) -> None:

@@ -16,7 +16,7 @@ from numadam._arrays.interop import is_array, to_host
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
 from numadam._minimize import stopping as st
-from numadam._minimize.entries import entry, missing, no_such_key
+from numadam._minimize.entries import ResultType, entry, missing, no_such_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def make_history(lines: Any) -> dict[str, np.ndarray]:
     }
 
 
-class Result(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
+class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # SciPy has no types
     """Result of `minimize`: SciPy's `OptimizeResult`, a dict whose entries are attributes.
 
     It shows a summary of history and state.
@@ -218,7 +218,7 @@ def attach(error: BaseException, result: OptimizeResult) -> None:
         )
 
 
-class ManyResult(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
+class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # SciPy has no types
     """Result of `minimize_many`: SciPy's `OptimizeResult`, of arrays with an element a problem.
 
     It shows counts and ranges. Arrays are CuPy arrays where x0 was one, but for `success`,

@@ -53,7 +53,8 @@ class Decomposition:
     def __init__(self, comm: Any, owned: Any = None, offset: Any = None) -> None:
         self._ranks = ranks_of(comm)
         self._comm = comm
-        self.owned, self.offset = _own(owned), offset
+        self.owned: Any = _own(owned)
+        self.offset: Any = offset
 
     @property
     def comm(self) -> Any:

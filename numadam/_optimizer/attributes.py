@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from typing import Any, TypeVar, overload
 
 from numadam._core.docstrings import parameters
@@ -15,7 +16,7 @@ Kind = TypeVar("Kind", bound=type)
 class hyper:
     """A float hyperparameter, or a callable of the steps taken; checked when set."""
 
-    def __set_name__(self, owner: type, name: str) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
 
     @overload
@@ -34,7 +35,7 @@ class hyper:
 class fixed:
     """An option that is set when the optimiser is made, and read only after."""
 
-    def __set_name__(self, owner: type, name: str) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
@@ -44,10 +45,12 @@ class fixed:
         raise AttributeError(f"{self._name}: cannot be changed: make a new optimiser instead.")
 
 
-def described(kind: Kind) -> Kind:
-    """Decorator of a class: its options get the text of its docstring, for `help`."""
+def with_options(kind: Kind, names: Iterable[str], changeable: Container[str]) -> Kind:
+    """Give a class its options as attributes, with the texts of its docstring, for `help`."""
     texts = parameters(kind.__doc__)
-    for name, option in vars(kind).items():
-        if isinstance(option, (hyper, fixed)) and name in texts:
-            option.__doc__ = "\n".join(texts[name])
+    for name in names:
+        option = hyper(name) if name in changeable else fixed(name)
+        of_base = getattr(kind, name, option).__doc__
+        option.__doc__ = "\n".join(texts[name]) if name in texts else of_base
+        setattr(kind, name, option)
     return kind

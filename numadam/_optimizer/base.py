@@ -26,7 +26,7 @@ from numadam._jit import forks
 from numadam._jit.interrupts import at_once, defer_interrupts
 from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
-from numadam._optimizer.foreign import missing, own_names, with_foreign_names
+from numadam._optimizer.foreign import OptimizerType, missing, own_names, with_foreign_names
 from numadam._optimizer.state import State, check_steps
 from numadam._settings.alike import settings_for
 from numadam._settings.bounds import leaf_bounds
@@ -42,10 +42,11 @@ Kind = TypeVar("Kind", bound="OptimizerBase")
 
 
 @with_foreign_names
-class OptimizerBase:
+class OptimizerBase(metaclass=OptimizerType):
     """Everything of an optimiser but its steps."""
 
     rule: ClassVar[RuleSpec]
+    """The rule: its formula, its state arrays, its hyperparameters."""
     _lock: Any
     _params: Any
     _tree: Active
@@ -172,6 +173,7 @@ class OptimizerBase:
 
     @t.setter
     def t(self, steps: int) -> None:
+        """Steps taken so far; what follows goes on from the number that is assigned."""
         steps = check_steps("t", steps)
         with self._lock:
             self._backend.load({"t": steps, **self._settings.products_after(steps)}, {})
@@ -223,6 +225,7 @@ class OptimizerBase:
 
     @lr.setter
     def lr(self, value: float | Schedule | Array) -> None:
+        """Learning rate, a float or a callable; arrays of them cannot be changed."""
         settings = self._settings
         if not is_plain(settings.lr) or not is_plain(value):
             raise AttributeError(
@@ -264,6 +267,7 @@ class OptimizerBase:
 
     @grads.setter
     def grads(self, value: Any) -> None:
+        """Gradient buffers; values that are assigned are copied into them."""
         leaves = self._backend.check_arrays("grads", self._tree.flatten(value, "grads"))
         staged = [leaf.copy() for leaf in leaves]  # an entry may be a view of another's buffer
         with self._lock:
@@ -297,6 +301,7 @@ class OptimizerBase:
 
     @state.setter
     def state(self, saved: Mapping[str, Any]) -> None:
+        """State arrays and t; what is assigned is checked, then copied."""
         self.state.update(saved)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numadam._core.docstrings import fill
 from numadam._core.keywords import Shared
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.presets import preset
-from numadam._optimizer.attributes import described
+from numadam._optimizer.attributes import with_options
 from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.functional import USUAL_LR, UpdateFunction
 from numadam._optimizer.optimizer import Optimizer
@@ -39,6 +39,8 @@ class Declared:
         Parameters without a default.
     places : list of str
         Parameters that may be given without their name.
+    changeable : set of str
+        Parameters that may be a schedule, and so may change at any time.
     """
 
     def __init__(self, function: Callable[..., None], kind: type[OptimizerBase]) -> None:
@@ -47,6 +49,7 @@ class Declared:
         self.defaults = {one.name: one.default for one in declared if one.default is not one.empty}
         self.required = {one.name for one in declared} - {*self.defaults}
         self.places = [one.name for one in declared if one.kind is not one.KEYWORD_ONLY]
+        self.changeable = {one.name for one in declared if "Schedule" in str(one.annotation)}
         others = {"lr", "out", "t", *kind.rule.state}
         self.named = {name: value for name, value in self.defaults.items() if name in others}
         self._names = {*self.required, *self.named}
@@ -96,7 +99,8 @@ def optimizer_class(kind: type[AnOptimizer]) -> type[AnOptimizer]:
     kind.__init__ = init  # type: ignore[method-assign, assignment]  # of its signature
     texts = {**OF_CLASSES, "shared": shared(Optimizer.__doc__, declared.defaults)}
     kind.__doc__ = fill(kind.__doc__, texts, declared.defaults)
-    return described(kind)
+    options = [name for name in declared.defaults if name not in declared.named]
+    return with_options(kind, options, declared.changeable)
 
 
 def update_function(

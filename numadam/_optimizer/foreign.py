@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABCMeta
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -22,6 +23,16 @@ class _Foreign:
 
     def __get__(self, instance: Any, owner: type) -> Any:
         raise AttributeError(missing(owner, self._name))
+
+
+class OptimizerType(ABCMeta):
+    """Type of optimiser classes: `dir` without foreign names, as completion asks it too.
+
+    A class may be abstract besides.
+    """
+
+    def __dir__(cls) -> list[str]:
+        return own_names(cls, super().__dir__())
 
 
 def with_foreign_names(kind: Kind) -> Kind:

@@ -8,16 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from numadam._core.hyper import LR
-from numadam._optimizer.attributes import described, fixed, hyper
+from numadam._core.options import DEFAULTS, HYPER_COLUMNS
+from numadam._optimizer.attributes import with_options
 from numadam._optimizer.checkpoint import Checkpointed
+from numadam._optimizer.shared import SharedAttributes
 from numadam._optimizer.snapshot import Snapshot, checked
 from numadam._settings.learning_rate import is_plain
 
-__all__ = ["Optimizer", "fixed", "hyper"]
 
-
-@described
-class Optimizer(Checkpointed):
+class Optimizer(SharedAttributes, Checkpointed):
     r"""Base class of all rules. Use a subclass: `Adam`, `AdamW`, `RMSprop`, `SGD`, ...
 
     An optimiser keeps references to the parameter arrays and changes them in place. Every rule
@@ -27,7 +26,7 @@ class Optimizer(Checkpointed):
 
     Parameters
     ----------
-    weight_decay : float or callable, default 0.0 (AdamW: 0.01)
+    weight_decay : float >= 0 or callable, default 0.0 (AdamW: 0.01)
         Strength of the decay of the parameters towards 0.
     decoupled : bool
         Subtract ``lr * weight_decay * p`` beside the step (False: L2 decay). True is the default of
@@ -37,22 +36,22 @@ class Optimizer(Checkpointed):
         False: the decoupled decay is ``weight_decay * p``, without lr.
     maximize : bool, default False
         Maximise instead of minimise.
-    loss_scale : float or callable, default 1.0
+    loss_scale : float > 0 or callable, default 1.0
         Factor by which the loss was multiplied: the gradient is divided by it.
-    clip_value : float or callable, optional
+    clip_value : float > 0 or callable, optional
         Every element of the gradient is clipped to [-clip_value, clip_value].
-    clip_norm : float or callable, optional
+    clip_norm : float > 0 or callable, optional
         All gradients together are multiplied by ``min(1, clip_norm / norm)``.
-    clip_array_norm : float or callable, optional
+    clip_array_norm : float > 0 or callable, optional
         As `clip_norm`, for each array by itself.
-    accumulate : int, default 1
+    accumulate : int >= 1, default 1
         Take a step at every `accumulate`-th call only. Its gradient is the mean of those since the
         last step; `flush` takes it earlier, `discard` drops the gradients. t counts steps.
     nonfinite : {"propagate", "raise", "skip"}, default "propagate"
         Policy for non-finite gradients. "propagate": use them. "raise": raise FloatingPointError
         and change nothing. "skip": skip the step and increment `skipped`. With `accumulate` the
         mean is checked.
-    max_skips : int, optional
+    max_skips : int >= 1, optional
         Largest number of steps skipped in a row; the next one raises FloatingPointError.
     bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
         Box for the parameters. Two numbers for all elements, two arrays, or a pair of numbers for
@@ -121,14 +120,6 @@ class Optimizer(Checkpointed):
     >>> opt.state["m"]["w"].round(3).tolist()
     [[0.1, 0.1], [0.1, 0.1]]
     """
-
-    weight_decay, loss_scale, clip_value = hyper(), hyper(), hyper()
-    clip_norm, clip_array_norm, ema = hyper(), hyper(), hyper()
-    decoupled, decay_times_lr, maximize, accumulate = fixed(), fixed(), fixed(), fixed()
-    nonfinite, max_skips, bounds, groups = fixed(), fixed(), fixed(), fixed()
-    ema_warmup, ema_debias, sparse, like = fixed(), fixed(), fixed(), fixed()
-    state_dtype, master, complex_form, capturable = fixed(), fixed(), fixed(), fixed()
-    comm = fixed()
 
     def step(
         self,
@@ -419,3 +410,6 @@ class Optimizer(Checkpointed):
                 f"grads: held NaN or infinite numbers {in_a_row} times in a row "
                 f"(max_skips={options['max_skips']}); the parameters are those of step {self.t}."
             )
+
+
+with_options(Optimizer, DEFAULTS, HYPER_COLUMNS)

@@ -41,6 +41,14 @@ class State(MutableMapping[str, Any]):
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"state[{name!r}] cannot be deleted: the next step needs it.")
 
+    def _ipython_key_completions_(self) -> list[str]:
+        """Names after ``opt.state["`` in IPython."""
+        return list(self)
+
+    def __dir__(self) -> list[str]:
+        """Attributes, without methods that would delete an entry."""
+        return [name for name in super().__dir__() if name not in ("clear", "pop", "popitem")]
+
     def __iter__(self) -> Iterator[str]:
         backend = parts_of(self._optimizer).backend
         yield from backend.counters

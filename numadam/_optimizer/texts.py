@@ -19,7 +19,7 @@ params : array or nesting of lists, tuples and dicts of arrays
     Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
     `step`.""",
     "lr": """\
-lr : float, callable, array, or nesting of these, default {default}
+lr : float >= 0, callable, array, or nesting of these, default {default}
     Learning rate, in units of the parameters. A callable gets the steps already taken, 0 at
     the first. An array, or a nesting as that of `params`, sets it by element or array.""",
     "beta1": """\
@@ -29,10 +29,10 @@ beta1 : float in [0, 1) or callable, default {default}
 beta2 : float in [0, 1) or callable, default {default}
     Decay of the second moment `v`.""",
     "eps": """\
-eps : float or callable, default {default}
+eps : float >= 0 or callable, default {default}
     Added to the root, in units of the gradient. Where the sum is 0, nothing moves.""",
     "eps_root": """\
-eps_root : float or callable, default {default}
+eps_root : float >= 0 or callable, default {default}
     Added under the root, in units of the gradient squared.""",
 }
 

@@ -106,12 +106,14 @@ class Settings:
         pairs: Sequence[Pair],
         masks: Sequence[np.ndarray] = (),
     ) -> None:
-        self.rule, self.options, self._names = rule, options, list(names)
+        self.rule: RuleSpec = rule
+        self.options: dict[str, Any] = options
+        self._names = list(names)
         self.rate_array: Any = None
         self.exchange: Exchange | None = None
         self.together: Callable[[str], None] | None = None
         self.lr = self._rate = self.constant_rate = None  # until `set_lr`
-        self.guard = _GUARDS[options["nonfinite"]]
+        self.guard: int = _GUARDS[options["nonfinite"]]
         self._overrides: list[Overrides] = [{}]
         self.group_of_leaf: list[int] = []
         boxes: list[Pair] = [OPEN]
@@ -124,15 +126,16 @@ class Settings:
             box = pair if scalar_box else OPEN
             self.group_of_leaf.append(self._group_for(own, box, boxes))
         dtype = np.dtype(leaves[0].dtype.type) if leaves else np.dtype(float)
-        self.plan = self._plan(dtype, pairs, scalar_box, overrides, bool(masks))
+        self.plan: Plan = self._plan(dtype, pairs, scalar_box, overrides, bool(masks))
         check_plan(self.plan, options)
         ends = np.array(OPEN, self.plan.real)
         open_box = ends[0], ends[1]  # rounding them would take a tenth of all this
         self._boxes: list[Pair] = [
             open_box if pair == OPEN else self._rounded(pair) for pair in boxes
         ]
-        self.schedules = self._find_schedules(options)
-        self.control = np.array(list(map(self._control_row, self._overrides, self._boxes)))
+        self.schedules: list[Scheduled] = self._find_schedules(options)
+        rows = list(map(self._control_row, self._overrides, self._boxes))
+        self.control: np.ndarray[Any, Any] = np.array(rows)
         self._fill_per_element(leaves, overrides, pairs)
         if self.plan.owned:
             self.per_element[pl.OWNED] = list(masks)

@@ -3,9 +3,16 @@
 import argparse
 import sys
 
-from numadam.bench import add_arguments, run
+from numadam._program import run
+
+
+def _main() -> int:
+    from numadam import bench
+
+    parser = argparse.ArgumentParser(prog="python -m numadam.bench", description=__doc__)
+    bench.add_arguments(parser)
+    return bench.run(parser.parse_args())
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m numadam.bench", description=__doc__)
-    add_arguments(parser)
-    sys.exit(run(parser.parse_args()))
+    sys.exit(run(_main))

@@ -221,5 +221,5 @@ def named(name: str) -> Case:
         for case in getattr(import_module(f"numadam.bench.{module}"), table)
     }
     if name not in cases:
-        raise ValueError(f"case: there is no {name!r}. Choose from: {', '.join(cases)}.")
+        raise ValueError(f"--case: there is no {name!r}. Choose from: {', '.join(cases)}.")
     return cases[name]

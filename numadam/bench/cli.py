@@ -19,15 +19,27 @@ if TYPE_CHECKING:
 LAYERS = ("tbb", "omp", "workqueue")
 #: Tables besides that of the sizes: module, name in it, and the help of their option.
 TABLES = {
-    "targets": ("cases", "TARGETS", "every target of the CPU: steps, starts, minimisations"),
-    "options": ("option_cases", "OPTION_CASES", "every option and rule against the plain step"),
+    "targets": (
+        "cases",
+        "TARGETS",
+        "everything on the CPU that has a target: steps, start-up, minimisations",
+    ),
+    "options": (
+        "option_cases",
+        "OPTION_CASES",
+        "cost of each option and rule, against the plain step",
+    ),
     "minimize": ("minimize_cases", "MINIMIZE_CASES", "minimize and minimize_many"),
     "gpu": (
         "gpu_cases",
         "GPU_CASES",
-        "every rule and option on the GPU, against the CPU and against peers",
+        "every rule and option on the GPU, against the CPU and other libraries",
     ),
-    "mpi": ("mpi_cases", "MPI_CASES", "two ranks: memory, traffic, and time against torch"),
+    "mpi": (
+        "mpi_cases",
+        "MPI_CASES",
+        "two processes of MPI: memory, traffic, and time against torch",
+    ),
 }
 _PAIRS, _QUICK_PAIRS = 15, 5
 _PROBE = "from numadam._jit import threads; print(threads.layer())"
@@ -35,11 +47,15 @@ _PROBE = "from numadam._jit import threads; print(threads.layer())"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the benchmarks to a parser."""
-    which = parser.add_mutually_exclusive_group()
+    title = "another table, or a part of one"
+    which = parser.add_argument_group(title).add_mutually_exclusive_group()
     for name, (_, _, text) in TABLES.items():
-        which.add_argument(f"--{name}", action="store_true", help=f"another table: {text}")
+        which.add_argument(f"--{name}", action="store_true", help=text)
     which.add_argument(
-        "--case", action="append", metavar="NAME", help="only this case; may be repeated"
+        "--case",
+        action="append",
+        metavar="NAME",
+        help="only this row of the tables; may be repeated",
     )
     which.add_argument(
         "--size",
@@ -57,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="wait this long for others to leave the machine alone, at each case",
+        help="before each row, wait up to this long until other programs are idle",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE, too")
     parser.add_argument(

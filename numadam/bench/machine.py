@@ -28,7 +28,7 @@ _PACKAGES = (
     "openmpi",
 )
 #: The processor on which the targets of the CPU's cases were set; a machine is compared in these.
-RECORDED = {
+RECORDED: dict[str, Any] = {
     "processor": "AMD EPYC",
     "family": "25",
     "model": "17",

@@ -69,8 +69,8 @@ class Counting(MPI.Intracomm):
     A collective that numadam does not use is refused: it would not be counted.
     """
 
-    sent = 0
-    messages = 0
+    sent: int = 0
+    messages: int = 0
 
     @classmethod
     def reset(cls) -> None:

@@ -49,7 +49,8 @@ class Together:
     """
 
     def __init__(self, comm: MPI.Intracomm, call: Side, asleep: bool = False) -> None:
-        self._comm, self.call = comm, call
+        self._comm = comm
+        self.call: Side = call
         self._meet = functools.partial(sleep_until_all, comm) if asleep else comm.Barrier
 
     def seconds(self, count: int) -> float:

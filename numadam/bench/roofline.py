@@ -73,7 +73,7 @@ class Roofline:
     def __init__(self, p: np.ndarray, g: np.ndarray) -> None:
         optimizer = numadam.Adam(p)
         backend: Any = parts_of(optimizer).backend
-        self.arrays = p, g, optimizer.state["m"], optimizer.state["v"]
+        self.arrays: tuple[Any, ...] = p, g, optimizer.state["m"], optimizer.state["v"]
         part = int(backend.arguments.meta["part"][0])
         addresses = [array.ctypes.data for array in self.arrays]
         self._table = np.array([*addresses, part, p.size], np.int64)

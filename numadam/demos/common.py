@@ -46,7 +46,7 @@ def add_options(
 ) -> None:
     """Add the options of every demo, and those of one: by name type or choices, default, help."""
     shared = {
-        "output": (str, f"numadam-{name}.png", "picture"),
+        "output": (str, f"numadam-{name}.png", "file of the picture"),
         "seed": (whole(0), 0, "random seed"),
     }
     for key, (read, default, text) in {**shared, **options}.items():
@@ -56,7 +56,7 @@ def add_options(
         elif not callable(read):
             given = {"choices": read}
         usual = "off" if default is None or (read is positive and not default) else "%(default)s"
-        help_text = f"{text} (default: {usual})".lstrip()
+        help_text = f"{text} (default: {usual})"
         parser.add_argument(f"--{key}", default=default, help=help_text, **given)
 
 
@@ -69,7 +69,7 @@ def figure(
     """
     path = Path(output)
     if path.suffix != ".png" or not path.resolve().parent.is_dir():
-        raise ValueError(f"output: expected NAME.png in a folder that exists, got {str(path)!r}.")
+        raise ValueError(f"--output: expected NAME.png in a folder that exists, got {str(path)!r}.")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

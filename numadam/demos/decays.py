@@ -22,9 +22,9 @@ Array = np.ndarray[Any, Any]
 
 EXAMPLES = """\
 examples:
-  python -m numadam demo decays                 256 x 256 fits, a few seconds
-  python -m numadam demo decays --noise 0.1     noise of a tenth of the amplitude
-  python -m numadam demo decays --side 64       4096 fits
+  python -m numadam demo decays              256 x 256 fits, a few seconds
+  python -m numadam demo decays --noise 0.1  noise: a tenth of the amplitude
+  python -m numadam demo decays --side 64    4096 fits
 """
 LONGEST = 20.0  # no lifetime above this is looked for, in ns
 
@@ -40,7 +40,7 @@ class Decays(NamedTuple):
 def simulate(side: int = 256, noise: float = 0.03, seed: int = 0) -> Decays:
     """Decays with lifetimes of 0.5 to 4 ns, amplitude 1 and noise of this standard deviation."""
     if 512 % side:
-        raise ValueError(f"side: expected a divisor of 512, got {side}.")
+        raise ValueError(f"--side: expected a divisor of 512, got {side}.")
     blocks = common.pywt_data().camera().reshape(side, 512 // side, side, 512 // side)
     lifetimes = 0.5 + 3.5 * blocks.mean(axis=(1, 3)) / 255
     t = np.linspace(0.1, 10, 32)
@@ -109,8 +109,8 @@ def rmse(lifetimes: Array, what: Decays) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
     options = {
-        "side": (common.whole(1), 256, "of the image"),
-        "noise": (common.positive, 0.03, "for an amplitude of 1"),
+        "side": (common.whole(1), 256, "pixels along a side, a divisor of 512"),
+        "noise": (common.positive, 0.03, "standard deviation of the noise; the amplitude is 1"),
     }
     common.add_options(parser, "decays", options)
 
@@ -131,7 +131,7 @@ def plot(fig: Any, what: Decays, quick: Array, fitted: Array) -> None:
     cloud.set(xlabel="true (ns)", ylabel="found (ns)", ylim=(0, 6))
     cloud.legend(frameon=False, markerscale=5)
     common.tidy(cloud)
-    fig.suptitle(f"{fitted.size} exponential decays, one numadam.minimize_many")
+    fig.suptitle(f"{fitted.size:,} exponential decays, one call of numadam.minimize_many")
 
 
 def main(
@@ -150,8 +150,8 @@ def main(
     seconds = time.perf_counter() - start
     fitted, quick = (1 / res.x[:, 1]).reshape(what.lifetimes.shape), log_linear(what)
     print(
-        f"{len(res.x)} fits of 2 parameters to 32 samples in {seconds:.1f} s: "
-        f"{len(res.x) / seconds:.0f} fits a second, {res.nit.mean():.0f} iterations a fit\n"
+        f"{len(res.x):,} fits of 2 parameters to 32 samples in {seconds:.1f} s: "
+        f"{len(res.x) / seconds:,.0f} fits a second, {res.nit.mean():.0f} iterations a fit\n"
         f"converged: {100 * res.success.mean():.2f} %\n"
         f"lifetimes by log-linear regression: rmse {rmse(quick, what):.3f} ns\n"
         f"lifetimes by the fit:               rmse {rmse(fitted, what):.3f} ns"

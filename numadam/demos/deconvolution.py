@@ -23,10 +23,11 @@ Array = np.ndarray[Any, Any]
 
 EXAMPLES = """\
 examples:
-  python -m numadam demo deconvolution                    a photograph, a few seconds
-  python -m numadam demo deconvolution --image digits     handwriting: black paper, where the
-                                                          bound helps most
+  python -m numadam demo deconvolution                 a few seconds
+  python -m numadam demo deconvolution --image digits
+      handwriting on black: there the bound helps most
   python -m numadam demo deconvolution --radius 8 --noise 0.001
+      more blur, less noise
 """
 
 
@@ -80,7 +81,7 @@ def scene(truth: Array, radius: float = 5.0, noise: float = 0.002, seed: int = 0
     from scipy import fft
 
     if radius > min(truth.shape) / 4:
-        raise ValueError(f"radius: expected at most a quarter of the image, got {radius:g}.")
+        raise ValueError(f"--radius: expected at most a quarter of the image, got {radius:g}.")
     sides = [np.minimum(np.arange(n), n - np.arange(n)) for n in truth.shape]
     disk = np.clip(radius + 0.5 - np.hypot(sides[0][:, None], sides[1]), 0, 1)
     lens = fft.rfft2(disk / disk.sum()).real.astype(np.float32)  # symmetric: real factors
@@ -128,10 +129,10 @@ def sharpen(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
     options = {
-        "image": (IMAGES, "camera", "what was there"),
-        "radius": (common.positive, 5.0, "of the blur, pixels"),
-        "noise": (common.positive, 0.002, "for white 1"),
-        "steps": (common.whole(1), 150, "at most"),
+        "image": (IMAGES, "camera", "image to blur and to find"),
+        "radius": (common.positive, 5.0, "radius of the blur, in pixels"),
+        "noise": (common.positive, 0.002, "standard deviation of the noise; white is 1"),
+        "steps": (common.whole(1), 150, "take at most so many steps"),
     }
     common.add_options(parser, "deconvolution", options)
 
@@ -142,9 +143,9 @@ def plot(fig: Any, what: Scene, free: Array, found: Array) -> None:
     shown += [("found without bounds", free), ("found, never negative", found)]
     for axes, (name, pixels) in zip(fig.axes, shown, strict=True):
         quality = "" if pixels is what.truth else f", {what.psnr(pixels):.1f} dB"
-        part = pixels[60:240, 150:330]  # a quarter of it, so that one sees the difference
+        part = pixels[60:240, 150:330]  # enlarged, so that one sees the difference
         common.image(axes, part, name + quality)
-    fig.suptitle(f"A lens out of focus, undone by numadam.minimize: {what.seen.size} unknowns")
+    fig.suptitle(f"A lens out of focus, undone by numadam.minimize: {what.seen.size:,} unknowns")
 
 
 def main(
@@ -171,7 +172,8 @@ def main(
         res = sharpen(what, steps=steps, each_step=bar.update)
     end = time.perf_counter()
     print(
-        f"{res.x.size} pixels, a blur of radius {radius:g}, noise {noise:g}\n"
+        f"{res.x.size:,} pixels, a blur of radius {radius:g}, noise {noise:g}; "
+        "peak signal-to-noise ratios, higher is better:\n"
         f"as it was seen:       {what.psnr(what.seen):5.2f} dB\n"
         f"found without bounds: {what.psnr(free.x):5.2f} dB, {free.nit} steps in "
         f"{halfway - start:.1f} s, lowest pixel {free.x.min():.2f}\n"

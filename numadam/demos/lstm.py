@@ -22,9 +22,9 @@ from numadam.demos.lstm_network import Array, Params, backward, forward, init
 
 EXAMPLES = """\
 examples:
-  python -m numadam demo lstm                    without and with clipping, some 10 s
-  python -m numadam demo lstm --start 1          recurrent weights of the usual size
-  python -m numadam demo lstm --clip-norm 1      clip at another norm
+  python -m numadam demo lstm                without and with clipping, 10 s
+  python -m numadam demo lstm --start 1      recurrent weights of usual size
+  python -m numadam demo lstm --clip-norm 1  clip at another norm
 """
 
 
@@ -144,9 +144,9 @@ def persistence(series: Series) -> Array:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
     options = {
-        "steps": (common.whole(1), 150, "per run"),
-        "start": (common.positive, 4.5, "size of the first recurrent weights, 1 is usual"),
-        "clip-norm": (common.positive, 0.1, "in the second run"),
+        "steps": (common.whole(1), 150, "steps of each run"),
+        "start": (common.positive, 4.5, "size of the first recurrent weights; 1 is usual"),
+        "clip-norm": (common.positive, 0.1, "largest norm of the gradient in the second run"),
     }
     common.add_options(parser, "lstm", options)
 
@@ -160,15 +160,16 @@ def plot(
     for name, run in runs.items():
         norms.semilogy(run.norms, color=colours[name], lw=1, label=name)
         losses.semilogy(run.losses, color=colours[name], lw=1, label=name)
-    norms.axhline(clip, color="k", lw=0.8, ls=":", label=f"clip_norm={clip:g}")
-    norms.set(xlabel="step", title="norm of the gradient, before the clip")
-    losses.set(xlabel="step", title="training loss")
+    norms.axhline(clip, color="k", lw=0.8, ls=":", label=f"limit, clip_norm={clip:g}")
+    norms.set(xlabel="step", ylabel="norm", title="norm of the gradient, before the clip")
+    losses.set(xlabel="step", ylabel="mean squared error, scaled", title="training loss")
     t = np.arange(series.learnt, len(series.values))
     beat.plot(t, series.values[t], color="0.8", lw=3, label="recording")
     for name, ahead in forecasts.items():
         error = ahead[-len(t) :] - series.values[t]
         beat.plot(t, error, color=colours.get(name, "k"), lw=1, label=f"error, {name}")
-    beat.set(xlabel="sample", title="a beat that was not learnt, one sample ahead")
+    beat.set(xlabel="sample", ylabel="in units of the recording")
+    beat.set_title("a beat that was not learnt, one sample ahead", fontsize=11)
     for axes in fig.axes:
         axes.legend(frameon=False, fontsize=8)
         common.tidy(axes)

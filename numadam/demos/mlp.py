@@ -28,13 +28,16 @@ from numadam.demos.team import ALONE, Team
 
 EXAMPLES = """\
 examples:
-  python -m numadam demo mlp                                 64-64-10, 20 epochs, a second
-  python -m numadam demo mlp --hidden 128 --loss mse         64-128-10, mean squared error
-  python -m numadam demo mlp --l2 1e-4                       weights are pulled towards 0
-  python -m numadam demo mlp --bounds -0.2 0.2               parameters held in a box
-  python -m numadam demo mlp --epochs 50 --stop-accuracy 0.96   stop when good enough
-  python -m numadam demo mlp --max-steps 100                 or after so many steps
-  mpiexec -n 2 python -m numadam demo mlp --mpi              on two processes, half a batch each
+  python -m numadam demo mlp                    20 epochs, a second or two
+  python -m numadam demo mlp --hidden 128 --loss mse
+      128 hidden neurons, mean squared error
+  python -m numadam demo mlp --l2 1e-4          weights are pulled towards 0
+  python -m numadam demo mlp --bounds -0.2 0.2  parameters held in a box
+  python -m numadam demo mlp --epochs 50 --stop-accuracy 0.96
+      stop when good enough
+  python -m numadam demo mlp --max-steps 100    stop after so many steps
+  mpiexec -n 2 python -m numadam demo mlp --mpi
+      two processes, half of each batch each
 """
 
 
@@ -42,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
     whole, number = common.whole(1), common.positive
     options = {
-        "epochs": (whole, 20, "passes over the data"),
-        "hidden": (whole, 64, "hidden neurons"),
-        "loss": (LOSSES, "cross-entropy", ""),
+        "epochs": (whole, 20, "passes over the training data"),
+        "hidden": (whole, 64, "neurons of the hidden layer"),
+        "loss": (LOSSES, "cross-entropy", "loss function"),
         "l2": (number, 0.0, "L2 regularisation"),
-        "validation": (whole, 400, "digits set apart"),
+        "validation": (whole, 400, "digits to validate with; the others train"),
         "stop-accuracy": (number, None, "stop at this validation accuracy"),
         "stop-loss": (number, None, "stop at this validation loss"),
         "max-steps": (whole, None, "take at most so many steps"),
@@ -94,6 +97,7 @@ def plot(fig: Any, result: Result, how: Training) -> None:
     for axes in fig.axes:
         common.tidy(axes)
         axes.set_xlim(0, len(epochs) + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     left.grid(alpha=0.25, which="both")
     fig.suptitle(f"1797 digits, a 64-{how.hidden}-10 network, NumPy gradients, numadam.Adam")
 
@@ -117,8 +121,10 @@ def main(
             return train(data, how, team=ranks)
         _greet(data, ranks, mpi)
         result = _watched(data, how, ranks)
+    steps = f"{len(result.batch_losses)} steps"
+    why = "" if result.stopped == steps else f", stopped: {result.stopped}"
     print(
-        f"{len(result.batch_losses)} steps in {result.seconds:.2f} s, stopped: {result.stopped}\n"
+        f"{steps} in {result.seconds:.2f} s{why}\n"
         f"without training, by the nearest mean image: accuracy {nearest_mean(data):.3f}\n"
         f"the network: validation accuracy {result.accuracy:.3f}"
     )
@@ -134,7 +140,7 @@ def _prepared(
     how = Training(bounds=_box(bounds), **options)
     if how.stop_accuracy is not None and how.stop_accuracy > 1:
         raise ValueError(
-            f"stop-accuracy: expected a share of 1, as 0.93, got {how.stop_accuracy:g}."
+            f"--stop-accuracy: expected a share of 1, as 0.93, got {how.stop_accuracy:g}."
         )
     return how, common.figure(output, 1, 2, (9, 3.8)), load(validation=validation)
 
@@ -156,7 +162,7 @@ def _box(bounds: Any) -> tuple[float, float] | None:
         return None
     low, high = bounds
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"bounds: expected finite MIN < MAX, got {low:g} and {high:g}.")
+        raise ValueError(f"--bounds: expected finite MIN < MAX, got {low:g} and {high:g}.")
     return low, high
 
 

@@ -74,7 +74,7 @@ class Result:
 def load(seed: int = 0, validation: int = 400) -> Digits:
     """Read the digits, shuffle them and set `validation` of them apart."""
     if not 1 <= validation < DIGITS:
-        raise ValueError(f"validation: expected 1 to {DIGITS - 1} digits, got {validation}.")
+        raise ValueError(f"--validation: expected 1 to {DIGITS - 1} digits, got {validation}.")
     images, labels = read()
     order = np.random.default_rng(seed).permutation(DIGITS)
     x, y = images[order].reshape(DIGITS, -1), labels[order]

@@ -17,8 +17,8 @@ Array = np.ndarray[Any, Any]
 
 EXAMPLES = """\
 examples:
-  python -m numadam demo quadratic              some hundred steps, less than a second
-  python -m numadam demo quadratic --lr 0.5     too fast: see how the loss swings
+  python -m numadam demo quadratic           some hundred steps, a moment
+  python -m numadam demo quadratic --lr 0.5  too fast: see the loss swing
 """
 
 
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
     options = {
         "lr": (common.positive, 0.05, "learning rate"),
-        "steps": (common.whole(1), 5000, "at most"),
+        "steps": (common.whole(1), 5000, "take at most so many steps"),
     }
     common.add_options(parser, "quadratic", options)
 

@@ -82,5 +82,5 @@ def ranks() -> Team:
     except ImportError as error:
         raise MissingExtra("mpi4py", "mpi") from error
     except RuntimeError as error:  # mpi4py is there, and no MPI
-        raise ValueError(f"mpi: {error}. Install one, e.g. pip install mpich.") from error
+        raise ValueError(f"--mpi: {error}. Install one, e.g. pip install mpich.") from error
     return Team(MPI.COMM_WORLD)

@@ -32,7 +32,7 @@ def _compiled_tuple_as(values, like):
 
 
 @register_jitable
-def doubles(values):
+def doubles(values: Any) -> Any:
     """A tuple of numbers as float64."""
     return _tuple_as(values, 1.0)
 
@@ -45,7 +45,7 @@ def _compiled_plain(typingctx: Any, values: Any) -> Any:
 
 
 #: A tuple of numbers without names: Numba's own ``tuple`` keeps them, and adds no named ones.
-plain = tuple if config.DISABLE_JIT else intrinsic(_compiled_plain)
+plain: Any = tuple if config.DISABLE_JIT else intrinsic(_compiled_plain)
 
 
 def _real(kind: Any, name: str) -> Any:
@@ -57,7 +57,7 @@ def _real(kind: Any, name: str) -> Any:
     return found
 
 
-def complete(h, p):
+def complete(h: Any, p: Any) -> Any:
     """The scalars of a step as a formula takes them: of the type of p, with tiny and zero."""
     real = np.asarray(p).dtype
     return _tuple_as((*h, tiny(real), 0.0), real.type(1))
@@ -70,7 +70,7 @@ def _compiled_complete(h, p):
     return lambda h, p: cast(h + ends, one)
 
 
-def number_as(x, p):
+def number_as(x: Any, p: Any) -> Any:
     """A number in the type of the number or the array p; None stays."""
     return None if x is None else np.asarray(p).dtype.type(x)
 
@@ -83,7 +83,7 @@ def _compiled_number_as(x, p):
     return lambda x, p: cast((x,), one)[0]
 
 
-def item(a, i):
+def item(a: Any, i: Any) -> Any:
     """``a[i]``, or None where the array is absent."""
     return None if a is None else a[i]
 
@@ -117,7 +117,7 @@ def _compiled_present(typingctx: Any, values: Any, given: Any) -> Any:
     return result(values, given), codegen
 
 
-present = _present if config.DISABLE_JIT else intrinsic(_compiled_present)
+present: Any = _present if config.DISABLE_JIT else intrinsic(_compiled_present)
 
 
 def _check_arrays(kinds: tuple[Any, ...], names: tuple[str, ...]) -> set[str]:

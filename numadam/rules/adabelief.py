@@ -11,7 +11,7 @@ from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
-from numadam._optimizer.optimizer import Optimizer, hyper
+from numadam._optimizer.optimizer import Optimizer
 
 
 class Scalars(NamedTuple):
@@ -88,7 +88,7 @@ class AdaBelief(Optimizer):
     beta2 : float in [0, 1) or callable, default 0.999
         Decay of `v`, the running variance of the gradient about `m`.
     {{eps}}
-    eps_root : float or callable, default 1e-16
+    eps_root : float >= 0 or callable, default 1e-16
         Added to `v` at every step and kept in it, in units of the gradient squared.
     {{shared}}
 
@@ -119,7 +119,6 @@ class AdaBelief(Optimizer):
     """
 
     rule = ADABELIEF
-    beta1, beta2, eps, eps_root = hyper(), hyper(), hyper(), hyper()
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
-from numadam._optimizer.optimizer import Optimizer, fixed, hyper
+from numadam._optimizer.optimizer import Optimizer
 
 
 class Scalars(NamedTuple):
@@ -84,10 +84,10 @@ class Adagrad(Optimizer):
     {{params}}
     {{lr}}
     {{eps}}
-    eps_root : float or callable, default 0.0
+    eps_root : float >= 0 or callable, default 0.0
         Added under the root, in units of the gradient squared (Keras, optax).
-    initial_accumulator : float, default 0.0
-        What the sum of squares begins with, in units of the gradient squared.
+    initial_accumulator : float >= 0, default 0.0
+        Start of the sum of squares, in units of the gradient squared.
     {{shared}}
 
     Attributes
@@ -117,7 +117,6 @@ class Adagrad(Optimizer):
     """
 
     rule = ADAGRAD
-    eps, eps_root, initial_accumulator = hyper(), hyper(), fixed()
 
     def __init__(
         self,

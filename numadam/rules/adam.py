@@ -11,7 +11,7 @@ from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
-from numadam._optimizer.optimizer import Optimizer, fixed, hyper
+from numadam._optimizer.optimizer import Optimizer
 from numadam.rules._moments import (
     adam_formula,
     adam_scalars,
@@ -122,23 +122,24 @@ class Adam(Optimizer):
     {{params}}
     {{lr}}
     {{beta1}}
-    beta2 : float in [0, 1) or callable, default 0.999
+    beta2 : float in [0, 1] or callable, default 0.999
         Decay of the second moment `v`. 1.0 is possible with ``eps_form="hat"``.
     {{eps}}
     {{eps_root}}
     eps_form : {"paper", "hat"}, default "paper"
-        Where the eps sit: as above, or beside an uncorrected `v` (Keras, TensorFlow 1,
-        scikit-learn): ``lr*sqrt(1-beta2^t)/(1-beta1^t) * m / (sqrt(v + eps_root) + eps)``.
+        Place of the two eps. "paper": as above. "hat": beside an uncorrected `v` (Keras,
+        TensorFlow 1, scikit-learn),
+        ``lr*sqrt(1-beta2^t)/(1-beta1^t) * m / (sqrt(v + eps_root) + eps)``.
     bias_correction : bool, default True
         False leaves out ``1 - beta1^t`` and ``1 - beta2^t``.
     amsgrad : bool or {"v", "vhat", "paper"}, default False
-        Divide by the largest second moment so far (state ``"vmax"``): "v", which True means, takes
+        Divide by the largest second moment so far (state ``"vmax"``). "v", which True means, takes
         the largest `v` and corrects it at every step (torch, Keras); "vhat" the largest of the
         corrected ``v / (1 - beta2^t)`` (optax); "paper" the largest `v` with no correction at
         all, of `m` neither (Reddi et al.).
     nesterov : bool, default False
-        Look ahead along the momentum: ``beta1*m / (1-beta1^(t+1)) + (1-beta1)*g / (1-beta1^t)``
-        in place of ``m / (1-beta1^t)``. `NAdam` has Dozat's schedule of beta1 besides.
+        Look ahead along the momentum. ``beta1*m / (1-beta1^(t+1)) + (1-beta1)*g / (1-beta1^t)``
+        is in place of ``m / (1-beta1^t)``. `NAdam` has Dozat's schedule of beta1 besides.
     {{shared}}
 
     Attributes
@@ -170,8 +171,6 @@ class Adam(Optimizer):
     """
 
     rule = ADAM
-    beta1, beta2, eps, eps_root = hyper(), hyper(), hyper(), hyper()
-    eps_form, bias_correction, amsgrad, nesterov = fixed(), fixed(), fixed(), fixed()
 
     def __init__(
         self,

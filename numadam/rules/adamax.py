@@ -14,7 +14,7 @@ from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
-from numadam._optimizer.optimizer import Optimizer, fixed, hyper
+from numadam._optimizer.optimizer import Optimizer
 from numadam.rules._moments import keras_power
 
 
@@ -106,18 +106,18 @@ class AdaMax(Optimizer):
     Parameters
     ----------
     {{params}}
-    lr : float, callable, array, or nesting of these, default 2e-3
-        Learning rate, in units of the parameters: no step is longer than ``lr / (1-beta1^t)``. A
+    lr : float >= 0, callable, array, or nesting of these, default 2e-3
+        Learning rate, in units of the parameters. No step is longer than ``lr / (1-beta1^t)``. A
         callable gets the steps already taken, 0 at the first. An array, or a nesting as that of
         `params`, sets it by element or array.
     {{beta1}}
     beta2 : float in [0, 1) or callable, default 0.999
         Decay of the norm `u`.
-    eps : float or callable, default 1e-8
-        In units of the gradient. Where the denominator is 0, nothing moves.
+    eps : float >= 0 or callable, default 1e-8
+        Smallest divisor, in units of the gradient. Where the denominator is 0, nothing moves.
     eps_form : {"norm", "denominator"}, default "norm"
-        Where eps sits: as above (torch, optax), or ``u = max(beta2*u, |g|)`` and ``m / (u + eps)``
-        (Keras).
+        Place of eps. "norm": as above (torch, optax). "denominator": ``u = max(beta2*u, |g|)``
+        and ``m / (u + eps)`` (Keras).
     {{shared}}
 
     Attributes
@@ -146,7 +146,6 @@ class AdaMax(Optimizer):
     """
 
     rule = ADAMAX
-    beta1, beta2, eps, eps_form = hyper(), hyper(), hyper(), fixed()
 
     def __init__(
         self,

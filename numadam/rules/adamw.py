@@ -32,14 +32,14 @@ class AdamW(Adam):
         p = p - lr \left( \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + eps}
             + weight\_decay \cdot p \right)
 
-    with the moments of `Adam`: the decay is as strong for all elements, while L2 decay in the
-    gradient is divided by the root as the gradient is.
+    The moments m and v are those of `Adam`. The decay is equally strong for all elements, while
+    L2 decay is part of the gradient and is divided by the root as well.
 
     Parameters
     ----------
     {{params}}
     {{lr}}
-    weight_decay : float or callable, default 0.01
+    weight_decay : float >= 0 or callable, default 0.01
         Share of the parameters that is lost, times lr, at every step; in units of 1 / lr.
     beta1, beta2, eps, eps_root, eps_form, bias_correction, amsgrad, nesterov
         As in `Adam`.

@@ -10,7 +10,7 @@ from numadam._core.hyper import Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
-from numadam._optimizer.optimizer import Optimizer, hyper
+from numadam._optimizer.optimizer import Optimizer
 
 
 class Scalars(NamedTuple):
@@ -73,10 +73,10 @@ class Lion(Optimizer):
     params : array or nesting of lists, tuples and dicts of arrays
         Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
         `step`. Of complex numbers each part has a sign of its own.
-    lr : float, callable, array, or nesting of these, default 1e-4
-        Length of every step, in units of the parameters: a third to a tenth of Adam's. A callable
-        gets the steps already taken, 0 at the first. An array, or a nesting as that of `params`,
-        sets it by element or array.
+    lr : float >= 0, callable, array, or nesting of these, default 1e-4
+        Length of every step, in units of the parameters. Take a third to a tenth of Adam's. A
+        callable gets the steps already taken, 0 at the first. An array, or a nesting as that of
+        `params`, sets it by element or array.
     beta1 : float in [0, 1) or callable, default 0.9
         Weight of the momentum beside the gradient in the step.
     beta2 : float in [0, 1) or callable, default 0.99
@@ -108,7 +108,6 @@ class Lion(Optimizer):
     """
 
     rule = LION
-    beta1, beta2 = hyper(), hyper()
 
     def __init__(
         self,

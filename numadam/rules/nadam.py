@@ -14,7 +14,7 @@ from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
-from numadam._optimizer.optimizer import Optimizer, hyper
+from numadam._optimizer.optimizer import Optimizer
 from numadam.rules._moments import AdamScalars, keras_power
 
 
@@ -134,8 +134,8 @@ class NAdam(Optimizer):
         Decay of the first moment `m`, and the momentum in the end.
     {{beta2}}
     {{eps}}
-    momentum_decay : float in [0, inf] or callable, default 4e-3
-        How fast the momentum grows from ``beta1/2`` to `beta1`: torch's 4e-3, Keras's 1.0.
+    momentum_decay : float >= 0 or callable, default 4e-3
+        Rate at which the momentum grows from ``beta1/2`` to `beta1`. 4e-3 in torch, 1.0 in Keras.
         With ``numpy.inf`` it is `beta1` from the start (optax).
     {{shared}}
 
@@ -165,7 +165,6 @@ class NAdam(Optimizer):
     """
 
     rule = NADAM
-    beta1, beta2, eps, momentum_decay = hyper(), hyper(), hyper(), hyper()
 
     def __init__(
         self,

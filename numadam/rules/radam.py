@@ -12,7 +12,7 @@ from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
-from numadam._optimizer.optimizer import Optimizer, fixed, hyper
+from numadam._optimizer.optimizer import Optimizer
 
 
 class Scalars(NamedTuple):
@@ -101,8 +101,8 @@ class RAdam(Optimizer):
     .. math::
         m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) g^2 \\
         \rho_\infty &= \frac{2}{1 - \beta_2} - 1, \qquad
-            \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \qquad
-            r = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
+            \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t} \\
+        r &= \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
                 {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
         p &= p - lr \, \frac{m}{1 - \beta_1^t} \cdot
             \frac{r \sqrt{1 - \beta_2^t}}{\sqrt{v} + eps} \quad \text{if} \quad \rho_t > 5 \\
@@ -111,8 +111,8 @@ class RAdam(Optimizer):
     Parameters
     ----------
     {{params}}
-    lr : float, callable, array, or nesting of these, default 1e-3
-        Learning rate, in units of the parameters; in the first steps (five with the default
+    lr : float >= 0, callable, array, or nesting of these, default 1e-3
+        Learning rate, in units of the parameters. In the first steps (five with the default
         `beta2`) in those over the gradient's. A callable gets the steps already taken, 0 at the
         first. An array, or a nesting as that of `params`, sets it by element or array.
     {{beta1}}
@@ -120,7 +120,7 @@ class RAdam(Optimizer):
         Decay of the second moment `v`. Up to 2/3 it is never used.
     {{eps}}
     eps_form : {"hat", "paper"}, default "hat"
-        Where eps sits: as above (torch), or ``sqrt(v / (1-beta2^t)) + eps`` (optax).
+        Place of eps. "hat": as above (torch). "paper": ``sqrt(v / (1-beta2^t)) + eps`` (optax).
     {{shared}}
 
     Attributes
@@ -149,7 +149,6 @@ class RAdam(Optimizer):
     """
 
     rule = RADAM
-    beta1, beta2, eps, eps_form = hyper(), hyper(), hyper(), fixed()
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from numadam._core.hyper import EPS, Hyper, Schedule
 from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
-from numadam._optimizer.optimizer import Optimizer, fixed, hyper
+from numadam._optimizer.optimizer import Optimizer
 from numadam.rules._momentum import refuse_lone_buffer
 
 
@@ -112,9 +112,9 @@ class RMSprop(Optimizer):
     {{params}}
     {{lr}}
     beta2 : float in [0, 1) or callable, default 0.99
-        Decay of the mean square `v` and of the mean (torch calls it alpha, Keras rho).
+        Decay of the mean square `v` and of the mean. Called alpha in torch, rho in Keras.
     {{eps}}
-    eps_root : float or callable, default 0.0
+    eps_root : float >= 0 or callable, default 0.0
         Added under the root, in units of the gradient squared (Keras, optax).
     momentum : float in [0, 1) or callable, default 0.0
         Decay of the buffer `m`; 0.0 has no buffer. `lr` stays outside of it, as in torch.
@@ -149,7 +149,6 @@ class RMSprop(Optimizer):
     """
 
     rule = RMSPROP
-    beta2, eps, eps_root, momentum, centered = hyper(), hyper(), hyper(), hyper(), fixed()
 
     def __init__(
         self,

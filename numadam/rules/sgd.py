@@ -11,7 +11,7 @@ from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._core.rule import RuleSpec
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
-from numadam._optimizer.optimizer import Optimizer, fixed, hyper
+from numadam._optimizer.optimizer import Optimizer
 from numadam.rules._momentum import refuse_lone_buffer
 
 
@@ -102,7 +102,7 @@ class SGD(Optimizer):
     Parameters
     ----------
     {{params}}
-    lr : float, callable, array, or nesting of these, default 1e-2
+    lr : float >= 0, callable, array, or nesting of these, default 1e-2
         Learning rate, in units of the parameters over those of the gradient. A callable gets the
         steps already taken, 0 at the first. An array, or a nesting as that of `params`, sets it
         by element or array.
@@ -143,7 +143,6 @@ class SGD(Optimizer):
     """
 
     rule = SGD_RULE
-    momentum, dampening, nesterov = hyper(), hyper(), fixed()
 
     def __init__(
         self,

@@ -61,8 +61,8 @@ class WarmupCosine(Scheduled):
     r"""A straight line up to `peak` in `warmup` steps, then half a cosine down to `end`.
 
     .. math::
-        start + (peak - start) \frac{t}{warmup}, \quad \text{then} \quad
-        end + (peak - end) \frac{1 + \cos(\pi (t - warmup) / (steps - warmup))}{2}
+        &start + (peak - start) \frac{t}{warmup}, \quad \text{then} \\
+        &end + (peak - end) \frac{1 + \cos(\pi (t - warmup) / (steps - warmup))}{2}
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar
 
 from numadam._core import choices
 from numadam._core.hyper import Hyper, count
@@ -18,7 +19,9 @@ class ReduceOnPlateau(Scheduled):
 
     With ``mode="min"`` f counts as an improvement if
 
-    .. math:: f < best - threshold \cdot |best| \quad (rel), \qquad f < best - threshold \quad (abs)
+    .. math::
+        f &< best - threshold \cdot |best| \quad (rel) \\
+        f &< best - threshold \quad (abs)
 
     It ignores t and has its own state, so each run needs a separate object (``copy.deepcopy``).
 
@@ -78,7 +81,8 @@ class ReduceOnPlateau(Scheduled):
     waited: int = field(init=False)
     cooling: int = field(init=False)
 
-    __hash__ = None  # type: ignore[assignment]  # it compares by a state that changes
+    # it compares by a state that changes
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # of object
 
     def __post_init__(self) -> None:
         numbers = (Hyper("start"), Hyper("factor", 0.0, 1.0), Hyper("threshold"), Hyper("end"))

@@ -125,7 +125,7 @@ def test_case_has_what_the_table_needs(case):
 
 
 def test_unknown_case_names_the_others():
-    with pytest.raises(ValueError, match=r"case: there is no 'x'\. Choose from: roofline-50M, "):
+    with pytest.raises(ValueError, match=r"--case: there is no 'x'\. Choose from: roofline-50M, "):
         named("x")
 
 

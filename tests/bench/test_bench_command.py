@@ -33,7 +33,7 @@ def test_command_prints_a_table_and_writes_json(capsys, tmp_path):
 
 def test_command_refuses_an_unknown_case(capsys):
     assert run(options("--case", "x")) == 2
-    assert capsys.readouterr().err.startswith("case: there is no 'x'.")
+    assert capsys.readouterr().err.startswith("--case: there is no 'x'.")
 
 
 def test_command_says_where_it_cannot_write_before_it_measures(capsys, tmp_path):

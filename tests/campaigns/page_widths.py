@@ -1,11 +1,12 @@
-"""Counts code blocks of the built pages that are wider than their box, at two widths of a window.
+"""Counts what of the built pages is cut at two widths of a window: code, formulas, pictures, words.
 
 python -m sphinx -b html docs docs/_build/html
 python -m tests.campaigns.page_widths docs/_build/html
 
 It needs a Chromium without a screen: the program `chromium`, or the one that CHROMIUM names. The
-pages are served on this machine alone and laid out in frames of 1280 and 390 px. Prints each block
-that is cut, and each formula, table, picture or page that is; exits with 1 where a block is.
+pages are served on this machine alone and laid out in frames of 1280 and 390 px. Prints each thing
+that is wider than its box or higher than the part of it that shows, and each word beyond the text's
+edge. Exits with 1 if there is one other than a table or a formula: these scroll by themselves.
 """
 
 from __future__ import annotations
@@ -19,13 +20,26 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 WIDTHS = (1280, 390)
+#: What is counted, and the elements that are meant.
+KINDS = {
+    "code blocks": "article pre",
+    "formulas": "article div.math",
+    "tables": "article .pst-scrollable-table-container",
+    "pictures": "article img",
+}
+#: Kinds that may scroll in a box of their own.
+MAY_SCROLL = {"formulas", "tables"}
 HARNESS = """<!doctype html><body><script>
-const wide = (element) => element.scrollWidth > element.clientWidth + 1;
-const words = (element) => element.textContent.trim().replace(/\\s+/g, " ").slice(0, 50);
+const kinds = %(kinds)s;
+const style = (element) => element.ownerDocument.defaultView.getComputedStyle(element);
+const right = (element) => element.getBoundingClientRect().right;
+const words = (element) =>
+  (element.alt || element.textContent).trim().replace(/\\s+/g, " ").slice(0, 50);
 const load = (url, width) => new Promise((done) => {
   const frame = document.createElement("iframe");
   frame.style = `border: 0; width: ${width}px; height: 900px`;
@@ -33,20 +47,29 @@ const load = (url, width) => new Promise((done) => {
   frame.src = url;
   document.body.append(frame);
 });
+const cut = (element, edge) =>
+  element.scrollWidth > element.clientWidth + 1 || right(element) > edge
+  || style(element).overflowY !== "visible" && element.scrollHeight > element.clientHeight + 2;
+const scrolls = (element) => element.matches("article") ? false
+  : ["auto", "scroll"].includes(style(element).overflowX) || scrolls(element.parentElement);
 (async () => {
   const rows = [];
   for (const width of %(widths)s) for (const page of %(pages)s) {
     const frame = await load(page, width);
     const inside = frame.contentDocument;
-    const row = {page, width, blocks: 0, cut: [], other: []};
-    for (const block of inside.querySelectorAll("article pre")) {
-      row.blocks++;
-      if (wide(block)) row.cut.push(words(block));
+    const row = {page, width, count: {}, cut: []};
+    const article = inside.querySelector("article");
+    const edge = article ? right(article) + 1 : width;
+    for (const [kind, selector] of Object.entries(kinds)) {
+      const found = [...inside.querySelectorAll(selector)];
+      row.count[kind] = found.length;
+      for (const element of found)
+        if (cut(element, edge)) row.cut.push([kind, words(element)]);
     }
-    const boxes = "article div.math, article .pst-scrollable-table-container";
-    for (const box of inside.querySelectorAll(boxes))
-      if (wide(box)) row.other.push(`${box.className}: ${words(box)}`);
-    if (wide(inside.documentElement)) row.other.push("the page itself");
+    for (const element of inside.querySelectorAll("article :not(.headerlink)"))
+      if (!element.children.length && right(element) > edge && !scrolls(element))
+        row.cut.push(["words", words(element)]);
+    if (inside.documentElement.scrollWidth > width + 1) row.cut.push(["page", "all of it"]);
     rows.push(row);
     frame.remove();
   }
@@ -80,7 +103,7 @@ class Pages(http.server.SimpleHTTPRequestHandler):
 
 
 def measure(folder: Path, browser: str, timeout: float) -> list[dict]:
-    """A row for each page and width: its number of blocks, and those that are cut."""
+    """A row for each page and width: how many of each kind, and which are cut."""
     found = sorted(folder.rglob("*.html"))
     pages = ["/" + page.relative_to(folder).as_posix() for page in found]
     handler = partial(Pages, directory=str(folder))
@@ -88,7 +111,8 @@ def measure(folder: Path, browser: str, timeout: float) -> list[dict]:
         http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
         tempfile.TemporaryDirectory() as profile,
     ):
-        server.harness = HARNESS % {"widths": json.dumps(WIDTHS), "pages": json.dumps(pages)}
+        given = {"kinds": KINDS, "widths": WIDTHS, "pages": pages}
+        server.harness = HARNESS % {name: json.dumps(value) for name, value in given.items()}
         server.done = threading.Event()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
@@ -117,14 +141,14 @@ def main() -> int:
         parser.error(f"no built pages in {args.folder}")
     rows = measure(args.folder.resolve(), browser, args.timeout)
     for row in rows:
-        for kind in ("cut", "other"):
-            for text in row[kind]:
-                print(f"{row['width']:5d} px  {kind:5s}  {row['page']}: {text}")
+        for kind, text in row["cut"]:
+            print(f"{row['width']:5d} px  {kind:11s}  {row['page']}: {text}")
     for width in WIDTHS:
         mine = [row for row in rows if row["width"] == width]
-        blocks, cut = sum(row["blocks"] for row in mine), sum(len(row["cut"]) for row in mine)
-        print(f"{width} px: {cut} of {blocks} code blocks cut, on {len(mine)} pages")
-    return int(any(row["cut"] for row in rows))
+        cut = Counter(kind for row in mine for kind, _ in row["cut"])
+        of = [f"{cut[kind]} of {sum(row['count'][kind] for row in mine)} {kind}" for kind in KINDS]
+        print(f"{width} px, {len(mine)} pages, cut: {', '.join(of)}, {cut['words']} words")
+    return int(any(kind not in MAY_SCROLL for row in rows for kind, _ in row["cut"]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 sys.path.append(str(DOCS / "_ext"))
-from form import COLUMNS, from_elsewhere, wide_lines  # noqa: E402  (in _ext)
+from form import COLUMNS, from_elsewhere, repeated, wide_lines  # noqa: E402  (in _ext)
 from public_names import public_names  # noqa: E402
 
 PAGES = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts]
@@ -41,6 +41,11 @@ def test_examples_fit_the_page(name, thing):
 def test_lines_are_counted_one_by_one():
     code = "\n".join(["x" * COLUMNS, "y" * (COLUMNS + 1), ""])
     assert wide_lines(code) == ["y" * (COLUMNS + 1)]
+
+
+def test_a_picture_that_is_shown_twice_is_found():
+    assert repeated(["a.svg", "b.svg", "a.svg"]) == ["a.svg"]
+    assert repeated(["a.svg", "b.svg"]) == []
 
 
 @pytest.mark.parametrize(

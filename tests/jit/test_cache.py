@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -83,9 +84,9 @@ def test_a_process_that_compiles_nothing_is_not_warned(warm: str) -> None:
 
 
 DAMAGED = """
-import hashlib, os, pathlib
+import os, pathlib
 from numadam._cpu import compiled as c
-from numadam._jit import loops
+from numadam._jit import cache, loops
 
 def again():
     loops._compiled_loops.clear(); c.validator_address.cache_clear()  # as in a new process
@@ -94,15 +95,15 @@ def again():
     return found, (step.serial._cache.hit, loops._callbacks[-1]._cache.hit)
 
 garbage = b"cno_such_module\\nX\\n."  # whole, but pickle can make nothing of it
-damages = [lambda old, n=n: old[:n] for n in (0, 10, 32, 500, -1)]
-damages.append(lambda old: hashlib.sha256(garbage).digest() + garbage)
+damages = [lambda name, old, n=n: old[:n] for n in (0, 10, 32, 500, -1)]
+damages.append(lambda name, old: cache.signed(name, garbage))
 right, hits = again()
 assert hits == (True, True), hits
 for damage in damages:
     entries = list(pathlib.Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.loop"))
     assert len(entries) >= 2
     for entry in entries:
-        entry.write_bytes(damage(entry.read_bytes()))
+        entry.write_bytes(damage(entry.name, entry.read_bytes()))
     assert again() == (right, (False, False))
     assert again() == (right, (True, True))
 print(right)
@@ -139,6 +140,45 @@ def test_entries_are_read_from_every_folder(
     assert cache.read("c.loop") is None
 
 
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The only folder of entries; it does not exist yet."""
+    only = tmp_path / "below" / "only"
+    monkeypatch.setattr(cache, "folders", lambda: [only])
+    monkeypatch.setattr(cache, "directory", lambda: only)
+    return only
+
+
+def test_a_folder_that_was_removed_is_made_again(folder: Path) -> None:
+    """Whoever empties a cache does not stop the programs first."""
+    assert cache.write("a.loop", b"whole")
+    assert cache.read("a.loop") == b"whole"
+    shutil.rmtree(folder.parent)
+    assert cache.write("a.loop", b"again")
+    assert cache.read("a.loop") == b"again"
+
+
+def test_an_entry_is_of_its_name_and_every_byte_counts(folder: Path) -> None:
+    """A file that got another's name holds another loop, whole as it is."""
+    for name in ("a.loop", "b.loop"):
+        cache.write(name, name.encode())
+    right = (folder / "a.loop").read_bytes()
+    (folder / "b.loop").write_bytes(right)
+    assert cache.read("b.loop") is None
+    for k in range(len(right)):
+        (folder / "a.loop").write_bytes(right[:k] + bytes([right[k] ^ 16]) + right[k + 1 :])
+        assert cache.read("a.loop") is None
+        (folder / "a.loop").write_bytes(right[:k])
+        assert cache.read("a.loop") is None
+    (folder / "a.loop").write_bytes(right + b"\0")
+    assert cache.read("a.loop") is None
+
+
+def test_an_entry_that_is_no_file_is_none(folder: Path) -> None:
+    (folder / "a.loop").mkdir(parents=True)
+    assert cache.read("a.loop") is None
+
+
 def test_temporary_files_of_killed_writers_are_removed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -167,6 +207,16 @@ def test_the_oldest_entries_of_a_kind_go(monkeypatch: pytest.MonkeyPatch, tmp_pa
     left = {path.name for path in tmp_path.glob("objective*")}
     assert left == {"objective-0.loop", "objective-1.loop"}
     assert len(list(tmp_path.glob("adam*"))) == 5
+
+
+def test_a_clock_that_was_ahead_keeps_no_place(folder: Path) -> None:
+    """Entries from the future would stay for ever, and each new one would go at once."""
+    folder.mkdir(parents=True)
+    for name, when in (("future", time.time() + 1e6), ("new", time.time()), ("old", 1e6)):
+        (folder / f"objective-{name}.loop").write_bytes(b"")
+        os.utime(folder / f"objective-{name}.loop", (when, when))
+    cache.remove_oldest("objective", 2)
+    assert {path.stem for path in folder.iterdir()} == {"objective-new", "objective-old"}
 
 
 def test_a_loop_of_another_processor_is_not_loaded(warm: str) -> None:

@@ -9,15 +9,18 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import numadam as na
-from tests.minimize.gradients import RIGHT, amplitudes, decays, network, valley, waves
+from tests.minimize.gradients import (
+    RIGHT,
+    amplitudes,
+    changed,
+    decays,
+    network,
+    valley,
+    waves,
+)
 from tests.minimize.objectives import square
 
 SCALES = np.array([1.0, 1e6, 1e12])
-
-
-def changed(fun, change):
-    """`fun` with a gradient that is changed."""
-    return lambda x: (fun(x)[0], change(fun(x)[1], x))
 
 
 def of_leaf(name, change):
@@ -95,7 +98,29 @@ WRONG = {
         "1 of 4 elements (x0[2]). Worst",
     ),
     "NaN": (changed(decays, with_nan), "decays", "(x0[1]). Worst: x0[1] is nan by formula."),
-    "shifted": (changed(valley, shifted), "valley", "The gradient is wrong in 4 of 4 elements. "),
+    "shifted": (changed(valley, shifted), "valley", "it is moved by one place"),
+    "shifted back": (changed(valley, lambda g, x: np.roll(g, -1)), "valley", "by one place"),
+    "reversed": (changed(valley, lambda g, x: g[::-1]), "valley", "it is in reversed order"),
+    "shuffled": (
+        changed(valley, lambda g, x: g[[1, 3, 0, 2]]),
+        "valley",
+        "The gradient is wrong in 4 of 4 elements. ",
+    ),
+    "sum for a mean": (
+        lambda x: (float(np.mean(np.sin(x))), np.cos(x)),
+        np.linspace(0, 1, 7),
+        "7.00",  # in float32 it may be 7.001
+    ),
+    "mean of 7": (
+        changed(square, lambda g, x: g / 7),
+        np.linspace(0.1, 1, 7),
+        "1/7, as a mean in place of a sum would be",
+    ),
+    "constant": (
+        changed(square, lambda g, x: g - 3),
+        np.linspace(-1, 1, 9),
+        "it lacks 3",
+    ),
 }
 
 
@@ -140,7 +165,7 @@ def test_small_noise_leaves_room_for_a_verdict():
     assert "wrong sign" in na.check_grad(wrong, np.ones(5), jac=True).message
 
 
-@pytest.mark.parametrize("size", [1e-3, 1e-1, 1e1])
+@pytest.mark.parametrize("size", [1e-3, 1e-1, 1e0, 1e1])
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_never_called_a_wrong_gradient(seed, size):
     """Noise that is the same at every call of one x, as that of a solver."""
@@ -150,6 +175,9 @@ def test_noise_is_never_called_a_wrong_gradient(seed, size):
         return square(x)[0] + size * noise, square(x)[1]
 
     check = na.check_grad(fun, np.array([1.0, -2.0, 0.5]), jac=True, rng=seed)
+    if size == 1e-3:  # long steps may see beyond it
+        assert check.status != "wrong"
+        return
     assert check.status == "unclear"
     assert "fun is noisy, or not smooth" in check.message
 
@@ -234,39 +262,6 @@ def test_stairs(slope):
     assert not check.ok
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e-9, 1e-12, 1e-15])
-def test_x_at_0_that_changes_on_a_short_scale(scale):
-    """As a capacitance in farads: nothing but f says how long a step may be."""
-
-    def fun(x):
-        return float(np.sum(np.sin(x / scale))), np.cos(x / scale) / scale
-
-    assert na.check_grad(fun, np.zeros(3), jac=True).ok
-    check = na.check_grad(changed(fun, lambda g, x: 2 * g), np.zeros(3), jac=True)
-    assert "it is 2.000 times" in check.message
-
-
-def test_a_scale_below_all_steps_is_not_called_wrong():
-    def fun(x):
-        return float(np.sum(np.sin(1e10 * x))), 1e10 * np.cos(1e10 * x)
-
-    for seed in range(10):
-        x0 = np.random.default_rng(seed).standard_normal(5)
-        assert na.check_grad(fun, x0, jac=True).status == "unclear"
-
-
-def test_a_slope_that_is_too_small_to_tell_is_named():
-    weights = np.array([1e8, 1.0, 1e-4])
-
-    def fun(x):
-        return float(weights @ x**2), 2 * weights * x * [1, 1, 2]
-
-    check = na.check_grad(fun, np.ones(3), jac=True)
-    assert check.ok
-    assert check.message.startswith("The gradient is right in 2 elements")
-    assert "cannot tell for x0[2], where the slope is too small beside f" in check.message
-
-
 def test_a_penalty_is_no_word_for_one_wrong_element():
     def fun(x):
         return float(np.sum(np.sin(x / SCALES))), np.cos(x / SCALES) / SCALES * [1, 1, 2]
@@ -302,3 +297,9 @@ def test_an_edge_beside_x0_is_named():
 def test_an_x0_that_is_not_finite_is_named():
     check = na.check_grad(square, np.array([1.0, np.nan]), jac=True)
     assert check.message == "Cannot tell: x0[1] is nan."
+
+
+def test_a_mean_in_place_of_a_sum_is_named():
+    check = na.check_grad(lambda x: (np.mean(np.sin(x)), np.cos(x)), np.linspace(0, 1, 9), jac=True)
+    assert "it is 9.000 times what" in check.message
+    assert "as a sum in place of a mean of 9 would be" in check.message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import math
 import os
 import subprocess
@@ -155,7 +154,7 @@ def test_a_damaged_entry_is_compiled_again(folder: Path) -> None:
     whole = entry.read_bytes()
     garbage = b"cno_such_module\nX\n."
     damages = [whole[:n] for n in (0, 31, 500, -1)] + [whole[:99] + b"x" + whole[100:]]
-    damages.append(hashlib.sha256(garbage).digest() + garbage)
+    damages.append(cache.signed(entry.name, garbage))
     for damaged in damages:
         entry.write_bytes(damaged)
         forget()

@@ -15,19 +15,68 @@ def far(x):
     return square(x, 1e3)
 
 
+def middle(x):
+    return square(x, 3.0)
+
+
 def near(x):
     return square(x, 0.002)
 
 
 def test_the_rate_fits_the_way():
-    assert na.minimize(far, np.zeros(3), jac=True, lr="auto", maxiter=100).lr == 10
-    assert na.minimize(near, np.zeros(3), jac=True, lr="auto", maxiter=300).lr == RATES[0]
+    assert na.minimize(far, np.zeros(3), jac=True, lr="auto", maxiter=300).lr > 100
+    assert 0.1 < na.minimize(middle, np.zeros(3), jac=True, lr="auto", maxiter=300).lr < 10
+    assert na.minimize(near, np.zeros(3), jac=True, lr="auto", maxiter=300).lr < 0.01
+
+
+@pytest.mark.parametrize("unit", [1e-11, 1e-8, 1e-5, 1e5, 1e8])
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_any_unit_of_x(unit, start):
+    def fun(x):
+        f, g = square(x / unit, 3.0)
+        return f, g / unit
+
+    found = na.minimize(fun, np.full(2, start * unit), jac=True, lr="auto", maxiter=1000)
+    assert unit / 3 <= found.lr <= 10 * unit
+    assert found.success
+    np.testing.assert_allclose(found.x, 3 * unit, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_sgd_whose_rates_depend_on_f(scale):
+    def fun(x):
+        f, g = square(x, 3.0)
+        return scale * f, scale * g
+
+    found = na.minimize(fun, np.zeros(2), jac=True, lr="auto", rule="sgd", maxiter=500)
+    assert 0.1 < found.lr * scale < 1
+    assert found.success
+
+
+def test_the_search_takes_half_of_the_iterations_at_most():
+    def huge(x):
+        f, g = square(x / 1e30, 3.0)
+        return f, g / 1e30
+
+    for maxiter in (18, 19, 100, 190, 1000):
+        found = na.minimize(huge, np.zeros(2), jac=True, lr="auto", maxiter=maxiter, gtol=0)
+        assert maxiter / 2 <= found.nit <= maxiter - 9
+
+
+def test_no_search_from_where_the_gradient_is_0_or_f_is_nan():
+    fun = Counted(square)
+    found = na.minimize(fun, np.zeros(2), jac=True, lr="auto")
+    assert (found.lr, found.success, found.nit) == (RATES[0], True, 0)
+    assert found.nfev == len(fun.seen) == 11 + 1
+    fun = Counted(lambda x: (np.nan, x))
+    found = na.minimize(fun, np.zeros(2), jac=True, lr="auto")
+    assert (found.status, found.nfev, len(fun.seen)) == (2, 2, 2)
 
 
 def test_the_run_is_that_of_the_rate_and_the_search_is_counted():
-    fun = Counted(far)
+    fun = Counted(middle)
     found = na.minimize(fun, np.zeros(3), jac=True, lr="auto", maxiter=200, gtol=0)
-    alone = na.minimize(far, np.zeros(3), jac=True, lr=found.lr, maxiter=110, gtol=0)
+    alone = na.minimize(middle, np.zeros(3), jac=True, lr=found.lr, maxiter=110, gtol=0)
     np.testing.assert_array_equal(found.x, alone.x)
     assert found.nit == alone.nit == 110
     assert found.nfev == found.njev == len(fun.seen) == 9 * 11 + 111
@@ -47,7 +96,7 @@ def test_compiled_and_with_a_jac_of_its_own():
 
 
 def test_few_iterations_are_halved():
-    fun = Counted(far)
+    fun = Counted(middle)
     found = na.minimize(fun, np.zeros(2), jac=True, lr="auto", maxiter=40, gtol=0)
     assert found.nit == 40 - 9 * 2
     assert len(fun.seen) == found.nfev == 9 * 3 + 23
@@ -79,6 +128,39 @@ def test_a_rate_that_ends_beyond_an_edge_is_not_taken():
 
     found = na.minimize(ramp, np.zeros(3), jac=True, lr="auto", maxiter=180)
     assert found.lr == 10**-0.5  # with 1.0 and above the tenth step is beyond
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_domain_that_ends_before_the_smallest_of_the_nine_rates(raises):
+    def fun(x):
+        if np.any(x <= 0) and raises:
+            raise ValueError("no logarithm")
+        with np.errstate(all="ignore"):
+            return float(np.sum(1e6 * x - np.log(1e6 * x))), 1e6 - 1 / x
+
+    found = na.minimize(fun, np.full(2, 3e-6), jac=True, lr="auto", maxiter=1000)
+    assert found.success
+    np.testing.assert_allclose(found.x, 1e-6, rtol=1e-3)
+
+
+def test_an_exception_at_all_rates_is_raised():
+    def fun(x):
+        if np.any(x != 0):
+            raise ValueError("no mesh")
+        return far(x)
+
+    with pytest.raises(ValueError, match="no mesh"):
+        na.minimize(fun, np.zeros(2), jac=True, lr="auto")
+
+
+def test_schedules_that_observe_are_new_in_the_run():
+    options = {"rule": "adam", "gtol": 0, "jac": True}
+    plateau = na.schedules.ReduceOnPlateau(0.9, patience=2)
+    found = na.minimize(far, np.zeros(2), lr="auto", maxiter=200, beta1=plateau, **options)
+    alone = na.schedules.ReduceOnPlateau(0.9, patience=2)
+    same = na.minimize(far, np.zeros(2), lr=found.lr, maxiter=found.nit, beta1=alone, **options)
+    np.testing.assert_array_equal(found.x, same.x)
+    assert vars(plateau) == vars(alone)
 
 
 @numba.njit
@@ -153,5 +235,5 @@ def test_refusals():
         na.minimize(far, START, jac=True, lr="auto", checkpoint="run")
     with pytest.raises(ValueError, match="needs a maxiter of 18 at least, got 17"):
         na.minimize(far, START, jac=True, lr="auto", maxiter=17)
-    with pytest.raises(TypeError, match="is for one problem: find a rate with minimize"):
+    with pytest.raises(TypeError, match="is for one problem: find a rate with minimize, or"):
         na.minimize_many(lambda x: (x, x), np.ones((4, 2)), jac=True, lr="auto")

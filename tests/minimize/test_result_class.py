@@ -14,6 +14,7 @@ from scipy.optimize import OptimizeResult
 
 import numadam as na
 from numadam import rules
+from numadam._core.choices import GradientStatus
 from numadam._minimize.entries import entries, entry
 from numadam._minimize.keywords import ManyOptions, Options, RuleName
 
@@ -106,7 +107,7 @@ def test_completion_shows_entries_and_no_methods_of_dict():
     assert dir(many()) == sorted([*many(), "best"])
 
 
-@pytest.mark.parametrize("kind", [na.Result, na.ManyResult])
+@pytest.mark.parametrize("kind", [na.Result, na.ManyResult, na.GradientCheck])
 def test_every_entry_has_a_text_in_help_and_a_type(kind):
     text = pydoc.render_doc(kind, renderer=pydoc.plaintext)
     for name, declared in entries(kind).items():
@@ -154,3 +155,21 @@ def test_a_wrong_name_says_what_there_is(make):
         assert (error.value.name, error.value.obj) == (name, result)
     assert getattr(result, "lr", 5) == 5
     assert not hasattr(result, "__array_interface__")
+
+
+def test_the_check_of_a_gradient_is_such_a_result():
+    check = na.check_grad(bowl, np.ones(2), jac=True)
+    assert isinstance(check, na.GradientCheck)
+    assert check.keys() == entries(na.GradientCheck).keys()
+    assert dir(check) == sorted(check)
+    assert check.status in get_args(GradientStatus)
+    assert pickle.loads(pickle.dumps(check)) == check
+    with pytest.raises(AttributeError, match="success: this result has none; it has ok"):
+        _ = check.success
+
+
+@pytest.mark.parametrize("kind", [na.Result, na.ManyResult, na.GradientCheck])
+def test_completion_by_the_class_shows_no_methods_of_dict_either(kind):
+    # plain Python and IPython without jedi ask it too
+    public = {name for name in dir(kind) if not name.startswith("_")}
+    assert public - {"best"} == entries(kind).keys()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import pydoc
+from abc import ABC
+from math import inf
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import numadam as na
 from numadam import rules
 from numadam._core.docstrings import first_sentence, parameters
-from numadam._core.options import DEFAULTS
+from numadam._core.options import DEFAULTS, HYPERS
 from numadam._optimizer.attributes import fixed, hyper
+from numadam._optimizer.defaults import default_options
 
+PACKAGE = Path(na.__file__).parent
 CLASSES = rules.classes()
 
 
@@ -62,3 +70,92 @@ def test_parameters_of_a_docstring_are_read():
     found = {"a": ("int", "One.\n\nMore of it."), "d": ('{"x", "y"}, default "x"', "Three.")}
     assert parameters(doc) == found
     assert parameters("Line.") == parameters(None) == {}
+
+
+# --- texts that editors show: they read files, and run nothing -----------------------------------
+
+
+def declared(path, name):
+    """Names of a class that a file declares, with the text below each."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    (kind,) = (one for one in body if isinstance(one, ast.ClassDef) and one.name == name)
+    pairs = zip(kind.body, kind.body[1:], strict=False)
+    return {
+        ast.unparse(one.target): ast.literal_eval(text.value)
+        for one, text in pairs
+        if isinstance(one, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+SHARED = declared(PACKAGE / "_optimizer" / "shared.py", "SharedAttributes")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_editors_show_a_line_for_each_option(name):
+    texts = SHARED
+    for base in reversed(CLASSES[name].__mro__):
+        if base in CLASSES.values():
+            file = Path(inspect.getfile(base)).with_suffix(".pyi")
+            texts = texts | declared(file, base.__name__)
+    for option, default in default_options(CLASSES[name]).items():
+        if option != "lr":  # a property
+            text = texts[option].replace("\n", " ")
+            assert ". Type: " in text, option
+            assert text.endswith("."), option
+            assert len(text) <= 140, text
+            assert default is None or "default " in text or option == "decoupled", option
+
+
+@pytest.mark.parametrize("name", ["Optimizer", *CLASSES])
+def test_the_type_of_a_number_says_its_range(name):
+    kind = getattr(na, name)
+    texts = parameters(kind.__doc__)
+    for one in HYPERS if kind is na.Optimizer else kind.rule.hypers:
+        if one.name in texts:
+            end = "]" if one.closed else ")"
+            bounded = f"float in [{one.low:g}, {one.high:g}{end}"
+            least = "float > 0" if one.positive else "float >= 0"
+            assert texts[one.name][0].startswith(least if one.high == inf else bounded), one.name
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_an_option_may_be_changed_where_it_may_be_a_schedule(name):
+    for option, one in inspect.signature(CLASSES[name]).parameters.items():
+        if one.kind is one.KEYWORD_ONLY:
+            expected = hyper if "Schedule" in one.annotation else fixed
+            assert type(vars(CLASSES[name])[option]) is expected, option
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.pyi")), ids=lambda path: path.stem)
+def test_texts_of_stubs_are_whole(path):
+    assert "{{" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["params", "state", "t", "lr", "current_lr", "grads", "skipped"])
+def test_a_property_has_a_text_at_each_of_its_functions(name):
+    # jedi shows that of the setter, where there is one
+    one = inspect.getattr_static(na.Optimizer, name)
+    assert all(inspect.getdoc(part) for part in (one.fget, one.fset) if part)
+
+
+def test_completion_shows_no_name_of_another_library():
+    opt = na.Adam(np.zeros(2))
+    for names in (dir(opt), dir(na.Adam)):
+        assert {"beta1", "clip_norm", "step", "state"} <= {*names}
+        assert not {"betas", "param_groups", "zero_grad"} & {*names}
+    with pytest.raises(AttributeError, match="betas"):
+        _ = opt.betas
+
+
+def test_optimisers_may_be_abstract_classes():
+    class Trained(na.Adam, ABC):
+        """An optimiser of a user's own."""
+
+    assert Trained(np.zeros(2)).t == 0
+
+
+def test_completion_of_the_state_names_its_entries():
+    state = na.Adam(np.zeros(2)).state
+    assert state._ipython_key_completions_() == ["t", "m", "v"]
+    assert {"copy", "update", "items"} <= {*dir(state)}
+    assert not {"clear", "pop", "popitem"} & {*dir(state)}

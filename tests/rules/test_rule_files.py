@@ -45,6 +45,10 @@ def test_there_is_no_file_without_a_rule(other):
     assert found - {*FILES} <= {"core", "typed", "texts", "index"}
 
 
+def test_there_is_no_stub_without_a_rule():
+    assert {*PACKAGE.rglob("*.pyi")} <= generate.written().keys()
+
+
 @pytest.mark.parametrize("path", generate.written(), ids=lambda path: path.name)
 def test_what_follows_from_the_rules_is_up_to_date(path):
     assert path.read_text(encoding="utf-8") == generate.written()[path], (

@@ -21,7 +21,7 @@ from numadam._jit.forks import compile_lock
 from numadam._jit.objectives import snapshot
 from numadam._jit.pointers import as_pointer, inner
 from numadam._jit.portable import compile_portable, portable
-from numadam._jit.reports import reported
+from numadam._jit.reports import objective_logger, reported
 from numadam._minimize.compiled.argument_types import type_of_args
 from numadam._minimize.compiled.calls import (
     address_of,
@@ -147,7 +147,7 @@ def compile_evaluation(evaluate: Any, fun: Any, digest: str | None, *kind: objec
     with compile_lock():
         if digest is None:
             function = inner(evaluate)
-            with reported(what, None):
+            with reported(what, None, objective_logger):
                 function.compile(EVALUATE)
         else:
             function = portable(evaluate)

@@ -14,8 +14,9 @@ from numadam._core.hyper import count
 from numadam._minimize.compiled.forms import is_compiled
 from numadam._minimize.gradient.differences import LOOSE, SAFETY
 from numadam._minimize.gradient.explain import Explanation
+from numadam._minimize.gradient.finding import Finding
 from numadam._minimize.gradient.point import Point
-from numadam._minimize.gradient.probes import Finding, Prober
+from numadam._minimize.gradient.probes import Prober
 from numadam._minimize.gradient.result import GradientCheck
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from numadam._core.annotations import Bounds, Nested
+    from numadam._core.choices import GradientStatus
 
 
 def check_grad(
@@ -65,12 +67,9 @@ def check_grad(
     Returns
     -------
     GradientCheck
-        ``ok``, which ``if`` and ``assert`` read; ``message``, one or two sentences that are shown;
-        ``status``: "right", "wrong", or "unclear" where differences cannot tell, because fun is
-        noisy, has a kink, or is flat at x0; ``worst``, the name of the worst element, with
-        ``value`` by formula, ``difference`` and its estimated error ``difference_error``;
-        ``max_error`` beside ``tolerance``; ``wrong``, the names of wrong elements; ``checked``,
-        ``nfev``.
+        Shown as one or two sentences; true in ``if`` and ``assert`` where the gradient is right.
+        Its `status` is "right", "wrong", or "unclear" where differences cannot tell, because fun
+        is noisy, has a kink, or is flat at x0.
 
     Raises
     ------
@@ -81,9 +80,11 @@ def check_grad(
     -----
     A difference is formed with two step sizes, from which its error is estimated: 4 calls of
     `fun` an element. Where they do not agree, or differ from the gradient, longer and shorter
-    steps are tried, at most 44 calls. A gradient is called wrong where it differs by more than
-    `tolerance` and 4 estimated errors, at two step sizes. Where f has a kink, any number between
-    both slopes is right.
+    steps are tried, at most 56 calls. A gradient is called wrong where it differs by more than
+    `tolerance` and 4 estimated errors, at two step sizes, and over the shortest step that
+    rounding allows. It is wrong too where it is another one when it is evaluated again at x0.
+    Where f has a kink, any number between both slopes is right. Where `fun` raises OverflowError
+    or another ArithmeticError beside x0, f counts as not finite there.
 
     References
     ----------
@@ -118,10 +119,13 @@ def check_grad(
         raise ValueError(
             "x0: has no number that the bounds leave free, so there is nothing to check."
         )
+    if (factor := prober.again()) != 1.0:
+        return _outcome(point, findings, allowed, "wrong", _told_again(factor))
     if any(one.wrong for one in findings):
         hint = Explanation(point, prober.g, allowed).of(findings)
         return _outcome(point, findings, allowed, "wrong", _told_wrong(point, findings, hint))
     largest = max(one.size for one in findings)
+    findings = [one._replace(doubt=one.doubt or one.rough(largest)) for one in findings]
     resolved = sum(one.resolved(largest) for one in findings)
     doubts = any(one.doubt for one in findings) or all(one.hidden for one in findings)
     if doubts or 2 * resolved < len(findings):
@@ -163,7 +167,11 @@ def _refuse_without_gradient(fun: Any, x0: Any, jac: Any) -> None:
 
 
 def _outcome(
-    point: Point, findings: list[Finding], allowed: float, status: str, message: str
+    point: Point,
+    findings: list[Finding],
+    allowed: float,
+    status: GradientStatus,
+    message: str,
 ) -> GradientCheck:
     worst = max(findings, key=_order, default=None)
     slope = None if worst is None else worst.slope
@@ -179,6 +187,7 @@ def _outcome(
         difference=slope.value / unit if slope else math.nan,
         difference_error=slope.error / abs(unit) if slope else math.nan,
         wrong=tuple(one.probe.name for one in findings if one.wrong),
+        unclear=tuple(one.probe.name for one in findings if one.unclear),
         checked=len(findings),
         nfev=point.nfev,
     )
@@ -213,6 +222,14 @@ def _told_wrong(point: Point, findings: list[Finding], hint: str) -> str:
     if slope is not None:
         last += f", {slope.value / unit:.6g} by differences"
     return f"{told}{f': {hint}' if hint else ''}. Worst: {last}."
+
+
+def _told_again(factor: float) -> str:
+    other = "another one" if math.isnan(factor) else f"{factor:.4g} times the first one"
+    return (
+        f"The gradient is wrong: called again at x0, it is {other}. It may be added to an array "
+        "that is kept between calls, or belong to an earlier x."
+    )
 
 
 def _told_right(findings: list[Finding], largest: float) -> str:
@@ -257,6 +274,13 @@ def _told_unclear(findings: list[Finding], largest: float, is_random: bool) -> s
         )
     if 2 * sum(one.kink for one in findings) >= len(findings):
         return "Cannot tell: fun has a kink at x0. Take another x0."
+    for one in findings:
+        if one.longer is not None and one.slope is not None:
+            return (
+                "Cannot tell: fun has waves, stairs or noise on a very short scale. Along "
+                f"{one.probe.name} its slope is the gradient's with a step of "
+                f"{one.slope.step:.0e} times x, and another with {one.longer.step:.0e}."
+            )
     rounding = SAFETY * float(np.median([slope.rounding for slope in slopes]))
     if largest <= error <= SAFETY * rounding:
         return (

@@ -83,11 +83,17 @@ class Point:
         return float(f), self._flat(self._tree.flatten(g, "jac"))
 
     def value(self, x: np.ndarray) -> float:
-        """F at another x."""
+        """F at another x; infinite or NaN where its arithmetic fails, as `math.exp` of 1000."""
         self._write(x)
         apart = self._objective.apart
         try:
-            return float(self._objective.value() if apart else self._objective.evaluate(True)[0])
+            with np.errstate(all="ignore"):
+                f = self._objective.value() if apart else self._objective.evaluate(True)[0]
+            return float(f)
+        except OverflowError:
+            return np.inf
+        except ArithmeticError:
+            return np.nan
         except Exception as error:
             error.add_note(_BESIDE)
             raise

@@ -5,11 +5,21 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from numadam._minimize.gradient.differences import LOOSE, SAFETY, Slope, slopes, steps
+from numadam._minimize.gradient.differences import (
+    LOOSE,
+    SAFETY,
+    Slope,
+    long_steps,
+    shortest_step,
+    slopes,
+    steps,
+)
+from numadam._minimize.gradient.finding import Finding, Probe
 from numadam._minimize.gradient.point import Point
 
 #: Relative error of a gradient that is allowed by default; the cube root of eps in float32.
@@ -26,59 +36,6 @@ _AT_ZERO = (1e-3, 1e-6, 1e-9, 1e-12, 1e-15)
 _APART = 30.0
 #: Repeated calls of `fun` at x0, which tell whether it is random.
 _REPEATS = 2
-
-
-class Probe(NamedTuple):
-    """A direction: ``x + t * d`` at the elements `places`; `name` is that of an element."""
-
-    places: Any
-    d: np.ndarray
-    central: bool
-    name: str
-    element: int | None
-
-
-class Finding(NamedTuple):
-    """A probe with its slope by formula and by differences.
-
-    They differ where it is `wrong`, and perhaps where it is in `doubt`: differences are too bad to
-    tell. `kink`: f has a kink, and the formula is between the slopes on both sides.
-    """
-
-    probe: Probe
-    formula: float
-    slope: Slope | None
-    wrong: bool = False
-    doubt: bool = False
-    kink: bool = False
-
-    @property
-    def size(self) -> float:
-        """The larger of both slopes."""
-        return max(abs(self.formula), abs(self.slope.value) if self.slope else 0.0)
-
-    @property
-    def hidden(self) -> bool:
-        """Whether the slope is too small beside f for the differences to tell it from others."""
-        if not self.formula or self.slope is None or self.kink:
-            return False
-        return SAFETY * self.slope.error > LOOSE * self.size
-
-    def resolved(self, largest: float) -> bool:
-        """Whether the differences are good enough to tell, beside the largest slope."""
-        if self.slope is None or self.kink or self.doubt or largest == 0.0:
-            return False
-        return SAFETY * self.slope.error <= LOOSE * max(self.size, LOOSE * largest)
-
-    @property
-    def excess(self) -> float:
-        """Relative error of the formula that the errors of the differences do not explain."""
-        if not np.isfinite(self.formula):
-            return np.inf
-        if self.slope is None or self.kink or self.size == 0.0:
-            return 0.0
-        away = abs(self.formula - self.slope.value) - SAFETY * self.slope.error
-        return max(0.0, away) / self.size
 
 
 class Prober:
@@ -106,7 +63,7 @@ class Prober:
         self._scale = self._sizes()
         self.eps = self._precision()
         self.tolerance = tolerance or max(_ALLOWED, self.eps ** (1 / 3))
-        self._steps = steps(self.eps)
+        self._steps, self._long = steps(self.eps), long_steps(self.eps)
         self._at_zero = [step * self._steps[0] for step in _AT_ZERO]
         self._jitter = max(abs(point.value(point.x) - self.f) for _ in range(_REPEATS))
         with np.errstate(invalid="ignore", over="ignore"):
@@ -120,9 +77,10 @@ class Prober:
         point, narrow = self._point, float(np.finfo(np.float32).eps)
         if point.eps >= narrow:
             return point.eps
-        near = point.x + self._scale * point.eps ** (1 / 3)
-        values = self.f, point.value(np.clip(near, point.low, point.high))
+        sizes = abs(point.x) if point.x.any() else self._scale
         with np.errstate(over="ignore"):
+            near = point.x + sizes * point.eps ** (1 / 3)
+            values = self.f, point.value(np.clip(near, point.low, point.high))
             exact = all(math.isfinite(f) and float(np.float32(f)) == f for f in values)
         return narrow if exact else point.eps
 
@@ -130,6 +88,18 @@ class Prober:
     def is_random(self) -> bool:
         """Whether f was another number when it was evaluated again."""
         return self._jitter > 0.0
+
+    def again(self) -> float:
+        """Ratio of the gradient, evaluated again, to the first one; NaN where there is none."""
+        if self.is_random:
+            return 1.0
+        again, top = self._point.at_start()[1], float(np.max(abs(self.g), initial=0.0))
+        allowed = {"rtol": 0.0, "atol": self.eps**0.5 * top, "equal_nan": True}
+        if not math.isfinite(top) or np.allclose(again, self.g, **allowed):
+            return 1.0
+        unit = self.g / top if top else self.g
+        factor = float(unit @ again / (unit @ unit)) / top if top else math.nan
+        return factor if np.allclose(again, factor * self.g, **allowed) else math.nan
 
     def probes(self, elements: int | None, directions: int | None) -> list[Probe]:
         """The elements and random directions to check; elements that bounds fix are left out."""
@@ -161,8 +131,17 @@ class Prober:
             inside = shortest.spans(formula)
             return Finding(probe, formula, shortest, wrong=not inside, kink=inside)
         if (pair := self._refuted(seen, formula)) is not None:
+            close = self._closest(probe, formula, near, pair)
+            if close is not None:
+                return Finding(probe, formula, close, doubt=True, longer=pair)
             return Finding(probe, formula, pair, wrong=True)
-        confirming = [one for one in seen if one.confirms(formula, self.tolerance)]
+        sharper = [one for one in seen if one.rejects(formula, self.tolerance)]
+        confirming = [
+            one
+            for one in seen
+            if one.confirms(formula, self.tolerance)
+            and not any(other.step < one.step and other.error < one.error for other in sharper)
+        ]
         if confirming and not agrees:  # a shorter step saw the digits of f, and not its slope
             best = min(confirming, key=lambda slope: slope.error)
         if best.step in (*self._steps, *self._at_zero):
@@ -171,12 +150,10 @@ class Prober:
 
     def _measure(self, probe: Probe, formula: float, near: float) -> tuple[list[Slope], int]:
         """Slopes until one is sharp, or two refute the formula; and the number of the array."""
-        eps, (tries, leaf) = self.eps, self._tries(probe)
-        noise = eps * (abs(self.f) + near) + SAFETY * self._jitter
+        tries, leaf = self._tries(probe)
         seen: list[Slope] = []
         flat: list[Slope] = []
-        along = functools.partial(self._value, probe)
-        for slope in slopes(along, self.f, noise, eps, probe.central, tries):
+        for slope in self._slopes(probe, near, tries):
             agrees = slope.agrees(formula, self.tolerance)
             # f may be rounded so coarsely that a longer step alone changes it
             (flat if slope.flat and not agrees else seen).append(slope)
@@ -185,6 +162,27 @@ class Prober:
             if self._refuted(seen, formula) is not None:
                 break
         return seen or flat, leaf
+
+    def _slopes(self, probe: Probe, near: float, tries: list[float]) -> Iterator[Slope]:
+        along = functools.partial(self._value, probe)
+        return slopes(along, self.f, self._noise(near), self.eps, probe.central, tries)
+
+    def _noise(self, near: float) -> float:
+        """Error of f as far as its rounding and repeated calls show it."""
+        return self.eps * (abs(self.f) + near) + SAFETY * self._jitter
+
+    def _closest(self, probe: Probe, formula: float, near: float, pair: Slope) -> Slope | None:
+        """The slope over the shortest step, where it is that of the formula; else None.
+
+        Then f has waves or stairs that the steps of `pair` jump over.
+        """
+        step = shortest_step(self._noise(near), self.eps, abs(formula - pair.value))
+        if step >= pair.step:
+            return None
+        for slope in self._slopes(probe, near, [step]):
+            if slope.agrees(formula, self.tolerance) and slope.rejects(pair.value, 0.0):
+                return slope
+        return None
 
     def _refuted(self, seen: list[Slope], formula: float) -> Slope | None:
         """A slope that differs from the formula, where another one says the same."""
@@ -218,7 +216,10 @@ class Prober:
             more = [step * own for step in self._steps[:2]] if 0.0 < own < 1.0 else []
         first = self._served.get(leaf, self._steps[0])
         last = self._at_zero if self._is_zero(probe) else []
-        return [first, *more, *(step for step in (*self._steps, *last) if step != first)], leaf
+        rest = [step for step in (*self._steps, *last, *self._long) if step != first]
+        # its own step first: fun may fail further away
+        tries = [*more[:1], first, *more[1:], *rest]
+        return [step for step in tries if step <= probe.room], leaf
 
     def _is_zero(self, probe: Probe) -> bool:
         """Whether all arrays that the probe moves are 0."""
@@ -237,31 +238,33 @@ class Prober:
         parts = np.split(abs(self._point.x), self._point.ends[:-1])
         sizes = []
         for part in parts:
-            typical = float(np.sqrt(np.mean(part**2))) if part.size else 0.0
+            top = float(np.max(part, initial=0.0))  # a square of x itself may overflow
+            typical = top * float(np.sqrt(np.mean((part / top) ** 2))) if top else 0.0
             sizes.append(np.maximum(part, _SMALLEST * typical) if typical else np.ones_like(part))
         return np.concatenate(sizes)
 
     def _along_element(self, place: int) -> Probe:
         places = np.array([place])
-        d, central = self._inside(places, self._scale[places])
-        return Probe(places, d, central, self._point.name(place), place)
+        inside = self._inside(places, self._scale[places])
+        return Probe(places, *inside, self._point.name(place), place)
 
     def _at_random(self, free: np.ndarray, number: int) -> Probe:
         """A direction in which all elements move, each by its own size."""
         signs = self._rng.choice([-1.0, 1.0], len(free)) * self._rng.uniform(0.5, 1.0, len(free))
-        d, central = self._inside(free, signs * self._scale[free])
-        return Probe(free, d, central, f"random direction {number}", None)
+        inside = self._inside(free, signs * self._scale[free])
+        return Probe(free, *inside, f"random direction {number}", None)
 
-    def _inside(self, places: Any, d: np.ndarray) -> tuple[np.ndarray, bool]:
-        """A direction that stays in the box, and whether it does so on both sides of x0."""
+    def _inside(self, places: Any, d: np.ndarray) -> tuple[np.ndarray, bool, float]:
+        """A direction that stays in the box, whether on both sides of x0, and the longest step."""
         below = self._point.x[places] - self._point.low[places]
         above = self._point.high[places] - self._point.x[places]
         reach = max(self._steps) * abs(d)
         tight = np.minimum(below, above) < reach
         if not tight.any():
-            return d, True
+            return d, True, float(np.min(np.minimum(below, above) / abs(d)))
         longest = np.minimum(abs(d), np.maximum(below, above) / max(self._steps))
-        return np.where(tight, np.where(above >= below, longest, -longest), d), False
+        d = np.where(tight, np.where(above >= below, longest, -longest), d)
+        return d, False, max(self._steps)
 
 
 def _far_apart(step: float, other: float) -> bool:

@@ -1,0 +1,155 @@
+# Written by `python tests/generate.py`: do not edit.
+# fmt: off
+# ruff: noqa
+from numadam._optimizer.attributes import fixed, hyper
+from typing import Any, Unpack
+from numadam._core.annotations import Rate
+from numadam._core.hyper import Schedule
+from numadam._core.keywords import FunctionalOptions, Shared
+from numadam._optimizer.optimizer import Optimizer
+
+class Adagrad(Optimizer):
+    r"""Adagrad: steps that shrink as gradients add up, for sparse features.
+
+    .. math::
+        v = v + g^2, \qquad p = p - lr \, \frac{g}{\sqrt{v + eps_{root}} + eps}
+
+    Parameters
+    ----------
+    params : array or nesting of lists, tuples and dicts of arrays
+        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
+        `step`.
+    lr : float >= 0, callable, array, or nesting of these, default 0.01
+        Learning rate, in units of the parameters. A callable gets the steps already taken, 0 at
+        the first. An array, or a nesting as that of `params`, sets it by element or array.
+    eps : float >= 0 or callable, default 1e-10
+        Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
+    eps_root : float >= 0 or callable, default 0.0
+        Added under the root, in units of the gradient squared (Keras, optax).
+    initial_accumulator : float >= 0, default 0.0
+        Start of the sum of squares, in units of the gradient squared.
+    **shared
+        Options of every rule. `numadam.Optimizer` says more about each:
+
+        - `weight_decay`: Strength of the decay of the parameters towards 0.
+        - `decoupled`: Subtract ``lr * weight_decay * p`` beside the step (False: L2 decay).
+        - `decay_times_lr`: False: the decoupled decay is ``weight_decay * p``, without lr.
+        - `maximize`: Maximise instead of minimise.
+        - `loss_scale`: Factor by which the loss was multiplied: the gradient is divided by it.
+        - `clip_value`: Every element of the gradient is clipped to [-clip_value, clip_value].
+        - `clip_norm`: All gradients together are multiplied by ``min(1, clip_norm / norm)``.
+        - `clip_array_norm`: As `clip_norm`, for each array by itself.
+        - `accumulate`: Take a step at every `accumulate`-th call only.
+        - `nonfinite`: Policy for non-finite gradients.
+        - `max_skips`: Largest number of steps skipped in a row; the next one raises FloatingPointError.
+        - `bounds`: Box for the parameters.
+        - `ema`: Decay of a running average of the parameters, read by `averaged`.
+        - `ema_warmup`: The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step.
+        - `ema_debias`: The average starts as 0 and is divided by ``1 - ema^t`` when read.
+        - `groups`: Options of their own for some arrays.
+        - `sparse`: Accept gradients of a few rows (`numadam.Rows`, CSR matrices).
+        - `state_dtype`: Dtype in which moments are stored: half the memory of float32, 8 significant bits.
+        - `master`: Keep a float32 copy of float16 or bfloat16 parameters, so that small steps add up.
+        - `complex_form`: Second moment of complex parameters.
+        - `like`: Defaults and arithmetic of another library; keywords override them.
+        - `capturable`: Steps may be captured in a CUDA graph and replayed, for CuPy parameters.
+        - `comm`: The parameters are this rank's block of a larger problem.
+
+    Attributes
+    ----------
+    state : mapping
+        ``"t"`` and ``"v"``.
+
+    See Also
+    --------
+    adagrad_update : the same step on arrays that the caller owns.
+
+    References
+    ----------
+    Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
+    Optimization", JMLR 12, 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> x = np.array([3.0, -2.0])
+    >>> opt = na.Adagrad(x, lr=0.5)
+    >>> for _ in range(300):
+    ...     opt.step(2 * x)
+    >>> bool(np.all(abs(x) < 0.05))
+    True
+    """
+
+    eps: hyper
+    """Added to the root, in units of the gradient. Type: float >= 0 or callable, default 1e-10."""
+
+    eps_root: hyper
+    """Added under the root, in units of the gradient squared (Keras, optax). Type: float >= 0 or
+    callable, default 0.0."""
+
+    initial_accumulator: fixed
+    """Start of the sum of squares, in units of the gradient squared. Type: float >= 0, default
+    0.0."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Rate = 1e-2,
+        *,
+        eps: float | Schedule = 1e-10,
+        eps_root: float | Schedule = 0.0,
+        initial_accumulator: float = 0.0,
+        **shared: Unpack[Shared],
+    ) -> None: ...
+
+def adagrad_update(
+    p: Any,
+    g: Any,
+    v: Any,
+    *,
+    lr: float = 1e-2,
+    eps: float = 1e-10,
+    eps_root: float = 0.0,
+    out: Any = None,
+    **shared: Unpack[FunctionalOptions],
+) -> None:
+    """One step of Adagrad on arrays that the caller owns; formula as in `Adagrad`.
+
+    Parameters
+    ----------
+    p : array or None
+        Parameters, real or complex, NumPy or CuPy, any shape; modified in place. With `out` it may be
+        None: the direction depends on them only by `weight_decay` and `bounds`.
+    g : array
+        Gradient, of the shape and dtype of `p`; not modified.
+    v : array
+        Sum of squares of the gradient, zeros (or another start) before the first step; modified
+        in place.
+    lr, eps, eps_root
+        As in `Adagrad`, but no callables.
+    out : array, optional
+        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
+    **shared
+        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
+        `clip_norm`, `bounds`, `complex_form` and `like`: see `numadam.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before anything is written: the message names the argument and says what to do.
+
+    References
+    ----------
+    Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
+    Optimization", JMLR 12, 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> p, v = np.ones(2), np.zeros(2)
+    >>> na.adagrad_update(p, np.array([2.0, -0.5]), v, lr=0.1)
+    >>> p.round(6)
+    array([0.9, 1.1])
+    """

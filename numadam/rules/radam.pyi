@@ -1,0 +1,172 @@
+# Written by `python tests/generate.py`: do not edit.
+# fmt: off
+# ruff: noqa
+from numadam._optimizer.attributes import fixed, hyper
+from typing import Any, Unpack
+from numadam._core.annotations import Rate
+from numadam._core.choices import EpsForm
+from numadam._core.hyper import Schedule
+from numadam._core.keywords import FunctionalOptions, Shared
+from numadam._optimizer.optimizer import Optimizer
+
+class RAdam(Optimizer):
+    r"""RAdam: Adam with built-in warm-up, for runs whose first steps go astray.
+
+    .. math::
+        m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) g^2 \\
+        \rho_\infty &= \frac{2}{1 - \beta_2} - 1, \qquad
+            \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t} \\
+        r &= \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
+                {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
+        p &= p - lr \, \frac{m}{1 - \beta_1^t} \cdot
+            \frac{r \sqrt{1 - \beta_2^t}}{\sqrt{v} + eps} \quad \text{if} \quad \rho_t > 5 \\
+        p &= p - lr \, \frac{m}{1 - \beta_1^t} \quad \text{otherwise}
+
+    Parameters
+    ----------
+    params : array or nesting of lists, tuples and dicts of arrays
+        Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
+        `step`.
+    lr : float >= 0, callable, array, or nesting of these, default 1e-3
+        Learning rate, in units of the parameters. In the first steps (five with the default
+        `beta2`) in those over the gradient's. A callable gets the steps already taken, 0 at the
+        first. An array, or a nesting as that of `params`, sets it by element or array.
+    beta1 : float in [0, 1) or callable, default 0.9
+        Decay of the first moment `m`, the running mean of the gradient.
+    beta2 : float in [0, 1) or callable, default 0.999
+        Decay of the second moment `v`. Up to 2/3 it is never used.
+    eps : float >= 0 or callable, default 1e-8
+        Added to the root, in units of the gradient. Where the sum is 0, nothing moves.
+    eps_form : {"hat", "paper"}, default "hat"
+        Place of eps. "hat": as above (torch). "paper": ``sqrt(v / (1-beta2^t)) + eps`` (optax).
+    **shared
+        Options of every rule. `numadam.Optimizer` says more about each:
+
+        - `weight_decay`: Strength of the decay of the parameters towards 0.
+        - `decoupled`: Subtract ``lr * weight_decay * p`` beside the step (False: L2 decay).
+        - `decay_times_lr`: False: the decoupled decay is ``weight_decay * p``, without lr.
+        - `maximize`: Maximise instead of minimise.
+        - `loss_scale`: Factor by which the loss was multiplied: the gradient is divided by it.
+        - `clip_value`: Every element of the gradient is clipped to [-clip_value, clip_value].
+        - `clip_norm`: All gradients together are multiplied by ``min(1, clip_norm / norm)``.
+        - `clip_array_norm`: As `clip_norm`, for each array by itself.
+        - `accumulate`: Take a step at every `accumulate`-th call only.
+        - `nonfinite`: Policy for non-finite gradients.
+        - `max_skips`: Largest number of steps skipped in a row; the next one raises FloatingPointError.
+        - `bounds`: Box for the parameters.
+        - `ema`: Decay of a running average of the parameters, read by `averaged`.
+        - `ema_warmup`: The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step.
+        - `ema_debias`: The average starts as 0 and is divided by ``1 - ema^t`` when read.
+        - `groups`: Options of their own for some arrays.
+        - `sparse`: Accept gradients of a few rows (`numadam.Rows`, CSR matrices).
+        - `state_dtype`: Dtype in which moments are stored: half the memory of float32, 8 significant bits.
+        - `master`: Keep a float32 copy of float16 or bfloat16 parameters, so that small steps add up.
+        - `complex_form`: Second moment of complex parameters.
+        - `like`: Defaults and arithmetic of another library; keywords override them.
+        - `capturable`: Steps may be captured in a CUDA graph and replayed, for CuPy parameters.
+        - `comm`: The parameters are this rank's block of a larger problem.
+
+    Attributes
+    ----------
+    state : mapping
+        ``"t"``, ``"m"`` and ``"v"``.
+
+    See Also
+    --------
+    radam_update : the same step on arrays that the caller owns.
+
+    References
+    ----------
+    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> x = np.array([3.0, -2.0])
+    >>> opt = na.RAdam(x, lr=0.1)
+    >>> for _ in range(300):
+    ...     opt.step(2 * x)
+    >>> bool(np.all(abs(x) < 1e-2))
+    True
+    """
+
+    beta1: hyper
+    """Decay of the first moment `m`, the running mean of the gradient. Type: float in [0, 1) or
+    callable, default 0.9."""
+
+    beta2: hyper
+    """Decay of the second moment `v`. Type: float in [0, 1) or callable, default 0.999."""
+
+    eps: hyper
+    """Added to the root, in units of the gradient. Type: float >= 0 or callable, default 1e-8."""
+
+    eps_form: fixed
+    """Place of eps. Type: {"hat", "paper"}, default "hat"."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Rate = 1e-3,
+        *,
+        beta1: float | Schedule = 0.9,
+        beta2: float | Schedule = 0.999,
+        eps: float | Schedule = 1e-8,
+        eps_form: EpsForm = "hat",
+        **shared: Unpack[Shared],
+    ) -> None: ...
+
+def radam_update(
+    p: Any,
+    g: Any,
+    m: Any,
+    v: Any,
+    t: int,
+    *,
+    lr: float = 1e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    eps_form: EpsForm = "hat",
+    out: Any = None,
+    **shared: Unpack[FunctionalOptions],
+) -> None:
+    """One step of RAdam on arrays that the caller owns; formula as in `RAdam`.
+
+    Parameters
+    ----------
+    p : array or None
+        Parameters, real or complex, NumPy or CuPy, any shape; modified in place. With `out` it may be
+        None: the direction depends on them only by `weight_decay` and `bounds`.
+    g : array
+        Gradient, of the shape and dtype of `p`; not modified.
+    m, v : array
+        First and second moment, zeros before the first step; modified in place.
+    t : int
+        Number of this step: 1 at the first.
+    lr, beta1, beta2, eps, eps_form
+        As in `RAdam`, but no callables.
+    out : array, optional
+        Gets the direction instead: `p` would become ``p + out``, and stays as it is.
+    **shared
+        `weight_decay`, `decoupled`, `decay_times_lr`, `maximize`, `loss_scale`, `clip_value`,
+        `clip_norm`, `bounds`, `complex_form` and `like`: see `numadam.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before anything is written: the message names the argument and says what to do.
+
+    References
+    ----------
+    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
+    >>> na.radam_update(p, np.array([1.0, -4.0]), m, v, 1, lr=0.1)
+    >>> p.round(6)
+    array([0.9, 1.4])
+    """
