@@ -97,7 +97,7 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     if isinstance(x, (str, bytes)):
         return f"{expected}, got {kind} ({x!r:.40}). Pass an array of numbers."
     if callable(x) and not hasattr(x, "__array__"):
-        return f"{expected}, got {kind}. Are two arguments the wrong way round?"
+        return f"{expected}, got {kind}. Pass what it returns, or check the order of arguments."
     if kind.startswith("torch."):
         where = f" on {x.device}" if hasattr(x, "device") else ""
         use = "x.cuda()" if wanted == "CuPy" else "x.detach().cpu().numpy() for the host's memory"

@@ -48,7 +48,8 @@ class entry(Generic[Value]):
 _WITHOUT = {
     **dict.fromkeys(
         ("hess_inv", "hess", "nhev"),
-        " Adam forms no second derivatives: for the errors of a fit form them once, at x.",
+        " Adam forms no second derivatives; the errors of a fit follow from differences of the "
+        "gradient at x.",
     ),
     "state": " A run of many problems goes on from a file: pass checkpoint=path.",
     "history": " minimize records one problem, and minimize_many none.",
@@ -61,6 +62,13 @@ def missing(result: dict[str, Any], name: str) -> AttributeError:
     """The error at an attribute that a result has not; Python adds the nearest name."""
     text = f"{name}: this result has none; it has {', '.join(result)}.{_WITHOUT.get(name, '')}"
     return AttributeError(text, name=name, obj=result)
+
+
+def no_such_key(result: dict[str, Any], key: object) -> KeyError:
+    """The error at a key that a result has not."""
+    if isinstance(key, int):
+        return KeyError(f"{key}: a result is a dict; problem {key} is at res.x[{key}] and so on.")
+    return KeyError(key)
 
 
 def entries(kind: type) -> dict[str, entry[Any]]:

@@ -16,7 +16,7 @@ from numadam._arrays.interop import is_array, to_host
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
 from numadam._minimize import stopping as st
-from numadam._minimize.entries import ResultType, entry, missing
+from numadam._minimize.entries import ResultType, entry, missing, no_such_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -287,6 +287,9 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
     @entry
     def averaged(self) -> Any:
         """Running averages of x; with the option `ema` only."""
+
+    def __missing__(self, key: object) -> Any:
+        raise no_such_key(self, key)
 
     def __getattr__(self, name: str) -> Any:
         raise missing(self, name)

@@ -33,7 +33,7 @@ __all__ = [
 if not TYPE_CHECKING:  # else checkers would take any name
 
     def __getattr__(name: str) -> object:
-        raise AttributeError(f"numadam.schedules has no {name!r}.{schedule_hint(name)}", name=name)
+        raise AttributeError(f"numadam.schedules has no {name!r}.{schedule_hint(name)}")
 
 
 def __dir__() -> list[str]:

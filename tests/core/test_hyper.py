@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from numadam._core.hyper import EPS, LR, Hyper, at_start, count
+from numadam.schedules import Cosine
 
 HALF = Hyper("beta", 0.0, 1.0)
 CLOSED = Hyper("beta", 0.0, 1.0, closed=True)
@@ -82,3 +83,31 @@ def test_counts():
     for value, kind in ((True, "bool"), (np.True_, "bool"), (2.0, "float"), ("2", "str")):
         with pytest.raises(TypeError, match=rf"^n: expected a whole number, got {kind}_? ?\("):
             count("n", value, 0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "says"),
+    [
+        (Cosine, r"lr: .* got the class Cosine. Pass Cosine\(...\)"),
+        (lambda: 0.1, r"lr: is called with one argument, the steps taken, got <lambda>\(\)"),
+        (lambda t, epoch: 0.1, r"lr: is called with one argument.*\(t, epoch\)"),
+        (lambda t, *, epoch: 0.1, r"lr: is called with one argument"),
+    ],
+)
+def test_schedules_that_cannot_be_called_with_a_step(schedule, says):
+    with pytest.raises(TypeError, match=says):
+        LR.check_or_schedule(schedule)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Cosine(0.1, steps=2),
+        lambda t: 0.1,
+        lambda *t: 0.1,
+        lambda t, scale=1.0, *, power=2: 0.1,
+        lambda t=0: 0.1,
+    ],
+)
+def test_schedules_are_kept_as_they_are(schedule):
+    assert LR.check_or_schedule(schedule) is schedule

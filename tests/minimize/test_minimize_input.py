@@ -147,7 +147,7 @@ REFUSED = [
     ((square, np.ma.ones(3)), {"jac": True}, TypeError, "masked"),
     ((rosen, START), {"jac": lambda x: x}, TypeError, "takes 1 argument"),
     ((square, np.ones(3)), {"method": "L-BFGS-B"}, ValueError, "scipy.optimize.minimize"),
-    ((np.ones(3), square), {"jac": True}, TypeError, "x0: .*the wrong way round"),
+    ((np.ones(3), square), {"jac": True}, TypeError, "x0: .*order of arguments"),
     ((square, np.ones(3)), {"jac": True, "maxiter": 1e3}, TypeError, "maxiter: .* Write 1000"),
     ((height, np.ones(3)), {"jac": square}, TypeError, "a number and an array.*jac=True"),
     ((height, np.ones(3)), {"jac": lambda x: x[:, None]}, ValueError, r"\(3, 1\).*Use .reshape"),

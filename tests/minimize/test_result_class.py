@@ -78,6 +78,14 @@ def test_a_missing_entry_that_others_have_says_what_to_do(make, name, says):
         getattr(make(), name)
 
 
+def test_a_number_as_key_says_where_a_problem_is():
+    with pytest.raises(KeyError, match=r"problem 3 is at res.x\[3\]"):
+        many()[3]
+    with pytest.raises(KeyError, match=r"^'f'$"):
+        many()["f"]
+    assert many().get("f") is None
+
+
 def test_checkers_take_attributes_of_results_that_are_no_dict_to_them():
     # scipy-stubs declares OptimizeResult without dict
     owners = [get_type_hints(one)["result"] for one in get_overloads(entry.__get__)]

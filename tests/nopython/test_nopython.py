@@ -322,9 +322,12 @@ def test_python_may_leave_out_defaults():
     assert not any(isinstance(one, numba.types.Omitted) for one in signature)
 
 
-@pytest.mark.parametrize("by_name", [{"rate": 0.5}, {"p": 1.0}])
-def test_python_is_told_of_other_names(by_name):
-    with pytest.raises(TypeError, match="keyword arguments unexpected"):
+@pytest.mark.parametrize(
+    ("by_name", "says"),
+    [({"rate": 0.5}, "'rate'. It has p, g, m, lr"), ({"p": 1.0}, "keyword arguments unexpected")],
+)
+def test_python_is_told_of_other_names(by_name, says):
+    with pytest.raises(TypeError, match=says):
         nopython.sgd_update(np.ones(2), np.ones(2), **by_name)
 
 
