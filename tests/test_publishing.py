@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import re
@@ -140,6 +141,33 @@ def test_stages_and_extras_that_workflows_name_exist() -> None:
     assert {one for some in extras for one in some.split(",")} <= set(
         PROJECT["optional-dependencies"]
     )
+
+
+def imported(path: Path) -> set[str]:
+    """Packages that a file imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_mypy_finds_what_it_reads_where_its_stage_runs_alone() -> None:
+    """On the host each stage has a machine to itself, with its own extras and no others."""
+    overrides = PYPROJECT["tool"]["mypy"]["overrides"]
+    unread = {
+        name.removesuffix(".*")
+        for one in overrides
+        if one.get("ignore_missing_imports")
+        for name in one["module"]
+    }
+    extras = PROJECT["optional-dependencies"]
+    installed = [*PROJECT["dependencies"], *extras["lint"]]
+    for name in re.findall(r"numadam\[(\w+)\]", " ".join(installed)):
+        installed += extras[name]
+    there = {re.match(r"[\w-]+", one).group().replace("-", "_") for one in installed}
+    used = set().union(*map(imported, (ROOT / "numadam").rglob("*.py")))
+    assert "mpi4py" in used
+    assert used - unread - there - set(sys.stdlib_module_names) - {"numadam"} == set()
 
 
 def test_every_python_of_the_classifiers_is_tested() -> None:
