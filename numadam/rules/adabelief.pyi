@@ -12,8 +12,8 @@ class AdaBelief(Optimizer):
     r"""AdaBelief: Adam with longer steps where successive gradients agree.
 
     .. math::
-        m &= \beta_1 m + (1 - \beta_1) g, \qquad
-            v = \beta_2 v + (1 - \beta_2) (g - m)^2 + eps_{root} \\
+        m &= \beta_1 m + (1 - \beta_1) g \\
+        v &= \beta_2 v + (1 - \beta_2) (g - m)^2 + eps_{root} \\
         p &= p - lr \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + eps}
 
     Parameters
