@@ -115,5 +115,5 @@ def write_error(path: Path) -> str:
     except OSError as error:
         return error.strerror or str(error)
     if is_new:
-        path.unlink()
+        path.unlink(missing_ok=True)  # another rank may have done it
     return ""

@@ -28,17 +28,7 @@ _OPTIONAL = (
 _ROOT = Path(__file__).parents[1]
 #: Beginnings of the names of variables that change what is compiled, on how many threads it runs,
 #: or which GPU is there.
-_VARIABLES_REPORTED = (
-    "NUMBA_",
-    "NUMADAM_",
-    "OMP_",
-    "KMP_",
-    "GOMP_",
-    "OPENBLAS_",
-    "MKL_",
-    "CUDA_",
-    "CUPY_",
-)
+_PREFIXES = ("NUMBA_", "NUMADAM_", "OMP_", "KMP_", "GOMP_", "OPENBLAS_", "MKL_", "CUDA_", "CUPY_")
 
 
 def facts() -> dict[str, str]:
@@ -99,11 +89,7 @@ def _commit() -> dict[str, str]:
 
 def _environment() -> str:
     """Variables that numadam's dependencies read."""
-    found = [
-        f"{name}={value}"
-        for name, value in os.environ.items()
-        if name.startswith(_VARIABLES_REPORTED)
-    ]
+    found = [f"{name}={value}" for name, value in os.environ.items() if name.startswith(_PREFIXES)]
     return ", ".join(sorted(found)) or "none set"
 
 
