@@ -140,8 +140,8 @@ def test_a_best_iterate_is_spoken_of_where_there_is_one(wrong_from):
         return np.nan if len(calls) > wrong_from else float(x @ x), 2 * x
 
     res = na.minimize(fun, np.ones(2), jac=True, maxiter=5)
-    says = " x is the best iterate until then." if wrong_from else ""
-    assert res.message == "f is not finite at x_last." + says
+    best = "f is not finite at x_last. x is the best iterate until then."
+    assert res.message == (best if wrong_from else "f is not finite at the start, x0.")
 
 
 def test_a_history_asks_where_it_keeps_a_record():
