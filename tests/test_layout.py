@@ -1,6 +1,7 @@
 """The tests of a file are found by its path: tests/ has the folders of numadam/."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -37,3 +38,18 @@ def test_no_test_file_imports_from_another() -> None:
             if isinstance(node, ast.ImportFrom) and node.module:
                 last = node.module.split(".")[-1]
                 assert not (node.module.startswith("tests") and last.startswith("test_")), found
+
+
+def test_the_picture_of_the_floors_has_a_line_on_each_package() -> None:
+    """Of `docs/_ext/house.py`, which draws the contract on imports."""
+    config = tomllib.loads((TESTS.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    (floors,) = (
+        one["layers"] for one in config["tool"]["importlinter"]["contracts"] if "layers" in one
+    )
+    house = (TESTS.parent / "docs" / "_ext" / "house.py").read_text(encoding="utf-8")
+    (said,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse(house).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGES"
+    )
+    assert said.keys() == {name.strip() for floor in floors for name in floor.split("|")}
