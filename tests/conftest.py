@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests import extras
+from tests import emulator, extras
 
 # an assert of a helper then says what it compared, as those of the tests do
 pytest.register_assert_rewrite(
@@ -22,6 +22,18 @@ pytest.register_assert_rewrite(
     "tests.runs",
     "tests.trees",
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of the tests in tests/cuda/gpu."""
+    what = "run the tests of a GPU on an emulated one, where the machine has none"
+    parser.addoption("--emulate", action="store_true", help=what)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the emulator before anything imports CuPy."""
+    if config.getoption("emulate") and not emulator.why_not() and not emulator.has_gpu():
+        emulator.start()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,29 +1,37 @@
-"""Tests on a GPU skip without one."""
+"""Tests on a GPU, or with --emulate on an emulated one; they skip without."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests import extras
+from tests import emulator, extras
 
 
 def _why_not():
     extras.require("cuda")
     extras.require("cuda", "cupy")
+    if emulator.is_running():
+        return ""
     import cupy
 
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"no CUDA GPU: {error}"
+        return f"no CUDA GPU ({error}), and {emulator.why_not() or 'no --emulate'}"
     return "" if count else "no CUDA GPU"
 
 
 @pytest.fixture(autouse=True)
-def cp():
+def cp(request):
+    """CuPy. A fault that the emulator finds fails the test."""
     why_not = _why_not()
+    if why_not and request.config.getoption("emulate") and "cuda" in extras.INSTALLED:
+        pytest.fail(f"NUMADAM_EXTRAS names cuda: {why_not}", pytrace=False)
     if why_not:
         pytest.skip(why_not)
     import cupy
 
-    return cupy
+    yield cupy
+    if emulator.is_running():
+        cupy.cuda.Device().synchronize()  # nothing is left to run
+        assert emulator.faults() == []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 
 import numpy as np
 import pytest
 
 import numadam as na
+from tests import emulator
 from tests.cuda.cuda_cases import CASES, OPTIONS, check, check_option
 
 pytestmark = pytest.mark.gpu
@@ -22,7 +22,7 @@ def test_matches_the_reference(cp, case, dtype, options):
     check(case, dtype, cp.asarray, cp.asnumpy, **options)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (0,), (255,), (257,), (1_000_003,)])
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (255,), (257,), (100_003,)])
 def test_sizes(cp, shape):
     check(CASES[0], "float32", cp.asarray, cp.asnumpy, shape, steps=3)
 
@@ -33,7 +33,7 @@ def test_options_agree_with_the_cpu(cp, name):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("n", [1, 255, 257, 1_000_003])
+@pytest.mark.parametrize("n", [1, 255, 257, 30_003])
 def test_norms_are_within_a_few_ulp_and_do_not_depend_on_alignment(cp, n, dtype):
     g = (np.random.default_rng(n).standard_normal(n) * 1e3).astype(dtype)
     exact = math.sqrt(math.fsum(float(x) ** 2 for x in g))
@@ -118,7 +118,7 @@ def test_the_kernels_are_kept_on_disk(cp, tmp_path):
         "na.Adam(x).step(cp.ones(3, 'f4'))\n"
         "print(len(made))\n"
     )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = {**emulator.environment(), "NUMBA_CACHE_DIR": str(tmp_path)}
     counts = [
         int(
             subprocess.run(

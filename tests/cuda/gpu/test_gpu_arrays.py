@@ -76,9 +76,10 @@ def test_large_lr_bounds_and_state_of_short_numbers(cp):
     assert all(bool((each.params == p).all()) for each in (twin, new, into))
 
 
-def test_more_elements_than_threads(cp):
+def test_more_elements_than_threads(cp, monkeypatch):
     from numadam._cuda import launch as policy
 
+    monkeypatch.setattr(policy, "MAX_BLOCKS", 2)
     n = 4 * policy.THREADS * policy.MAX_BLOCKS + 12_345
     p = cp.zeros(n, np.float32)
     opt = na.SGD(p, lr=1.0)

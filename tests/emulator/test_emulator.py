@@ -1,0 +1,95 @@
+"""Faults that the emulator has to find, and what has to work, each in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests import emulator
+
+pytestmark = pytest.mark.cuda("cupy")
+
+BEGIN = """
+import ctypes, cupy as cp, numpy as np
+from tests import emulator
+def run(body, blocks, threads, x):
+    name = "extern \\"C\\" __global__ void k(float* x, int n) {"
+    head = "int i = blockIdx.x * blockDim.x + threadIdx.x;"
+    cp.RawKernel(name + head + body + "}", "k")((blocks,), (threads,), (x, np.int32(100)))
+x, sync = cp.zeros(100, "f4"), cp.cuda.Device().synchronize
+"""
+SHUFFLE = """
+run("float v = i; for (int o = 16; o; o /= 2) v += __shfl_xor_sync(~0u, v, o);"
+    "if (threadIdx.x % 32 == 0) atomicAdd(x, v);", 2, 64, x)
+assert float(x[0]) == sum(range(128))
+"""
+#: By name the program, and a text of the fault; "" where there must be none.
+PROGRAMS = {
+    "out of bounds": ('run("x[i] = 1;", 1, 128, x); sync()', "OUT OF BOUNDS write of 4 bytes"),
+    "misaligned": (
+        'run("if (i < 10) ((float4*)(x + 1))[i] = make_float4(1, 1, 1, 1);", 1, 32, x); sync()',
+        "MISALIGNED write of 16 bytes",
+    ),
+    "race in shared memory": (
+        'run("__shared__ float s[128]; s[threadIdx.x] = i;"'
+        '    "if (i < n) x[i] = s[127 - threadIdx.x];", 1, 128, x); sync()',
+        "RACE",
+    ),
+    "race in global memory": ('run("x[0] += i;", 2, 32, x); sync()', "RACE"),
+    "memory of another GPU": (
+        "with cp.cuda.Device(1): y = cp.zeros(100, 'f4'); cp.cuda.Device().synchronize()\n"
+        'run("if (i < n) x[i] = 7;", 1, 128, y); sync()',
+        "memory of device 1 from device 0",
+    ),
+    "a shuffle": (SHUFFLE, ""),
+    "memory in a capture": (
+        "with cp.cuda.Stream(non_blocking=True) as s: s.begin_capture(); y = cp.zeros(1000)",
+        "",
+    ),
+}
+LATE = """
+y, stream = cp.zeros(100, "f4"), cp.cuda.Stream(non_blocking=True)
+sync()
+with stream:
+    run("if (i < n) x[i] = 7;", 1, 128, y)
+assert float(y[0]) == 0 and emulator.pending()
+stream.synchronize()
+assert float(y[0]) == 7 and emulator.faults() == []
+"""
+
+
+def program(code):
+    """A process with two emulated GPUs, which checks all that the emulator can check."""
+    if why_not := emulator.why_not():
+        pytest.skip(why_not)
+    if emulator.has_gpu():
+        pytest.skip("there is a GPU: nothing is emulated")
+    given = {"EMU": "1", "EMU_RACE": "1", "EMU_EXACT": "1", "EMU_DEVICES": "2"}
+    return subprocess.run(
+        [sys.executable, "-c", BEGIN + code],
+        env={**emulator.environment(started=True), **given},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_faults_are_found(name):
+    code, fault = PROGRAMS[name]
+    ended = program(code)
+    assert fault in ended.stderr
+    if not fault:
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_work_runs_as_late_as_it_may():
+    assert program(LATE).returncode == 0
+
+
+def test_the_host_must_not_touch_memory_of_the_gpu():
+    ended = program("print(ctypes.c_float.from_address(x.data.ptr).value)")
+    assert ended.returncode == -signal.SIGSEGV
