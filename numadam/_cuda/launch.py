@@ -110,7 +110,8 @@ class Launch:
     """Launches one kernel, on CuPy's current stream; not for two threads at a time.
 
     CuPy makes an object of each argument, 0.1 us apiece. Here these are made once, and refer to
-    memory that is written before a launch.
+    memory that is written before a launch. Their class is no part of CuPy's interface: where a
+    later CuPy has none, it gets the NumPy arrays themselves, as its documentation has it.
 
     Parameters
     ----------
@@ -122,15 +123,16 @@ class Launch:
     """
 
     def __init__(self, function: Any, kinds: str, scalars: np.ndarray | None) -> None:
-        from cupy.cuda.function import CNumpyArray
+        from cupy.cuda import function as cupy_function
 
+        as_argument = getattr(cupy_function, "CNumpyArray", lambda place: place)
         given = np.zeros(0) if scalars is None else scalars
         own = len(kinds) - len(given)
         self._function, self._memory = function, bytearray(8 * own)
         self._write = struct.Struct(f"={kinds[:own]}").pack_into
         parts = np.frombuffer(self._memory, np.int64), given
         places = [part[k : k + 1] for part in parts for k in range(len(part))]
-        self._arguments = tuple(map(CNumpyArray, places))
+        self._arguments = tuple(map(as_argument, places))
 
     def __call__(
         self, blocks: int, threads: int, numbers: Sequence[Any], addresses: Sequence[int] = ()

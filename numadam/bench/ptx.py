@@ -40,7 +40,7 @@ def plan_of(rule: str, options: Mapping[str, Any], dtype: Any = np.float32) -> P
     return parts_of(optimizer).settings.plan
 
 
-def step_code(plan: Plan, capability: tuple[int, int] = CAPABILITY) -> tuple[float, int]:
+def step_code(plan: Plan, capability: tuple[int, int] = CAPABILITY) -> tuple[float, int | None]:
     """PTX instructions of a step over one array, an element, and registers of a thread.
 
     The kernel has one tile, one element by itself, and what comes before; all are counted.

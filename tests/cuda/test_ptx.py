@@ -188,6 +188,21 @@ def test_spills_are_read_whole():
     assert spilled(log.format(0, 0, 0)) == 0
 
 
+def test_a_linker_with_other_words_decides_nothing(monkeypatch):
+    """The kernel is then taken as it was linked first."""
+    from numadam._cuda import compiler
+
+    linked = []
+
+    def link(ptx, *options):
+        linked.append(options)
+        return b"image", "thread registers: 99"
+
+    monkeypatch.setattr(compiler, "_linked", link)
+    assert compiler.cubin_of("", (9, 0)) == (b"image", "thread registers: 99")
+    assert linked == [("-arch=sm_90",)]
+
+
 @pytest.mark.parametrize("name", ["accumulate", "complex modulus", "bfloat16"])
 def test_sums_of_gradients(name):
     from numadam._cuda.kernel import make_sum

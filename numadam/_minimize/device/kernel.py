@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from numba import cuda  # here and not in a function: the simulator swaps the module's global
 from numba.np.numpy_support import from_dtype
 
@@ -102,33 +103,42 @@ def _make_tuple(count: int, wrap: Any) -> Any:
     return read
 
 
-def _make_norm(element: Any, norm: float, wrap: Any) -> Any:
-    """``norm(b, problems, x, y, low, high, lo, hi)`` of problem b, as `stopping.make_norm`."""
-    one, euclidean = wrap(element), norm != math.inf
+def _make_norm(element: Any, norm: float, real: np.dtype[Any], wrap: Any) -> Any:
+    """``norm(b, problems, x, y, low, high, lo, hi)`` of problem b, as `stopping.make_norm`.
+
+    The largest element is found in the dtype of the problem, in which it is exact: most GPUs have
+    few units for float64. The 2-norm is formed in float64 as on the CPU, so that problems stop at
+    the same iteration there.
+    """
+    component, euclidean, zero = wrap(element), norm != math.inf, real.type(0)
 
     def norm_of(b, problems, x, y, low, high, lo, hi):
-        top = total = 0.0
+        largest = zero
         for i in range(b, x.size, problems):
-            a = abs(float(one(i, x, y, low, high, lo, hi)))
-            top = a if a > top or a != a else top
+            a = abs(component(i, x, y, low, high, lo, hi))
+            largest = a if a > largest or a != a else largest
+        top = float(largest)
         if not euclidean or top == 0.0 or not math.isfinite(top):
             return top
+        total = 0.0
         for i in range(b, x.size, problems):
-            a = float(one(i, x, y, low, high, lo, hi)) / top
+            a = float(component(i, x, y, low, high, lo, hi)) / top
             total += a * a
         return top * math.sqrt(total)
 
     return wrap(norm_of)
 
 
-def _make_test_problem(box: str, norm: float, wrap: Any) -> Any:
+def _make_test_problem(plan: Plan, norm: float, wrap: Any) -> Any:
     """``test_problem(...) -> code, steep``: the stop tests at the iterate of problem b.
 
     `steep` is the norm of the projected gradient, and `first` that at the start.
     """
     check, limit_of = wrap(check_convergence), wrap(gradient_limit)
-    steep_of, far, large = (_make_norm(one, norm, wrap) for one in (projected, moved, itself))
-    scalar = box == "scalar"
+    steep_of, far, large = (
+        _make_norm(one, norm, plan.real, wrap) for one in (projected, moved, itself)
+    )
+    scalar = plan.bounds == "scalar"
 
     def test_problem(
         b, problems, x, g, low, high, ends, before, f, f_before, first, later, tolerances
@@ -164,7 +174,7 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     (fa, a_), (fl, l_), (fh, h_), (fr, r_) = places[7:11]
     call, test_problem = (
         wrap(_CALLS[form](wrap(fun.py_func))),
-        _make_test_problem(plan.bounds, norm, wrap),
+        _make_test_problem(plan, norm, wrap),
     )
     of_rule, of_loop, first_k = plan.rule.scalar_type, LoopScalars, loop_start(plan)
     read_h, read_k = _make_tuple(first_k, wrap), _make_tuple(len(of_loop._fields), wrap)

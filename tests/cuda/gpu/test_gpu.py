@@ -104,6 +104,15 @@ def test_skipped_steps(cp):
     assert bool((x == -1).all())
 
 
+def test_cupy_without_its_class_of_arguments_gets_numpy_arrays(cp, monkeypatch):
+    from cupy.cuda import function
+
+    monkeypatch.delattr(function, "CNumpyArray")
+    x = cp.ones(5, np.float32)
+    na.SGD(x, lr=0.5).step(cp.ones(5, np.float32))
+    assert bool((x == 0.5).all())
+
+
 def test_the_kernels_are_kept_on_disk(cp, tmp_path):
     import subprocess
     import sys
