@@ -1,12 +1,13 @@
 """A CUDA machine without a card: real CuPy and numba-cuda over a `libcuda.so.1` of our own.
 
-`driver.cpp` is the driver, and the CUDA runtime that CuPy has linked into itself; `ptx_to_c.py`
-makes C of the PTX of kernels, which gcc compiles. `start` builds and loads both. README.md says
-what is emulated, and which environment variables choose how.
+The folder `driver` has the driver, and the CUDA runtime that CuPy has linked into itself;
+`ptx_to_c.py` makes C of the PTX of kernels, which gcc compiles. `start` builds and loads both.
+README.md says what is emulated, and which environment variables choose how.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
@@ -14,17 +15,17 @@ import mmap
 import os
 import platform
 import re
-import shlex
 import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from numadam._version import install_command
 
 HERE = Path(__file__).parent
-_FLAGS = "-O2 -std=c++17 -w -fPIC -shared -fvisibility=hidden -fvisibility-inlines-hidden"
+_FLAGS = "-O2 -std=c++17 -fPIC -shared -fvisibility=hidden -fvisibility-inlines-hidden"
 _LINK = "-static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,-soname,libcuda.so.1"
 #: Marks the PTX behind a cubin, which the driver translates in the place of the machine code.
 _MARK = b"PTXEMU::"
@@ -71,32 +72,47 @@ def has_gpu() -> bool:
     )
 
 
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
 def _cache() -> Path:
     """The folder of the driver and of translated kernels, both by their content."""
     default = Path.home() / ".cache" / "numadam-emulator"
-    folder = Path(os.environ.setdefault("EMU_CACHE", str(default)))
+    folder = Path(os.environ.get("EMU_CACHE") or default)
     folder.mkdir(parents=True, exist_ok=True)
-    # kernels of another translator are others
-    content = (HERE / "ptx_to_c.py").read_bytes()
-    kernels = folder / hashlib.sha256(content).hexdigest()[:16]
-    kernels.mkdir(exist_ok=True)
-    os.environ["EMU_KERNELS"] = str(kernels)
     return folder
 
 
 def _build() -> Path:
-    """Build the driver, unless there is one of the same source."""
+    """Build the driver, unless there is one of the same sources and headers."""
     (headers,) = _headers()
-    command = ["g++", *_FLAGS.split(), f"-I{headers}", str(HERE / "driver.cpp"), *_LINK.split()]
-    content = (HERE / "driver.cpp").read_bytes() + repr(command).encode()
-    folder = _cache() / f"driver-{hashlib.sha256(content).hexdigest()[:16]}"
-    built = folder / "libcuda.so.1"
+    sources = sorted((HERE / "driver").glob("*.cpp"))
+    command = ["g++", *_FLAGS.split(), f"-I{headers}", *map(str, sources), *_LINK.split()]
+    parts = [repr(command).encode(), (headers / "cuda.h").read_bytes()]
+    parts += [file.read_bytes() for file in sorted((HERE / "driver").iterdir())]
+    built = _cache() / f"driver-{_digest(*parts)}" / "libcuda.so.1"
     if not built.exists():
-        folder.mkdir(exist_ok=True)
-        fresh = folder / f"{os.getpid()}.so"
+        built.parent.mkdir(exist_ok=True)
+        fresh = built.with_name(f"{os.getpid()}.so")
         subprocess.run([*command, "-o", str(fresh), "-ldl", "-lpthread"], check=True)
-        fresh.replace(built)
+        fresh.replace(built)  # several processes may build it at once
     return built
+
+
+def _load() -> ctypes.CDLL:
+    """Load the driver, and tell it how kernels are translated."""
+    driver = ctypes.CDLL(str(_build()), mode=ctypes.RTLD_GLOBAL)
+    for name in ("emu_take_faults", "emu_take_launches"):
+        getattr(driver, name).restype = ctypes.c_char_p
+    for name in ("emu_take_waits", "emu_pending"):
+        getattr(driver, name).restype = ctypes.c_long
+    parts = [*sorted(HERE.glob("ptx_*")), HERE / "driver" / "kernel_abi.h"]
+    error = os.environ.get("EMU_APPROX", "")  # the translator reads it
+    key = _digest(error.encode(), *(part.read_bytes() for part in parts))
+    words = (sys.executable, str(HERE / "ptx_to_c.py"), str(_cache()), key)
+    driver.emu_set_translator(*(word.encode() for word in words))
+    return driver
 
 
 def start() -> None:
@@ -106,13 +122,9 @@ def start() -> None:
         return
     if "cupy" in sys.modules:
         raise RuntimeError("the emulator has to start before CuPy is imported")
-    os.environ["EMU_TRANSLATOR"] = shlex.join([sys.executable, "-S", str(HERE / "ptx_to_c.py")])
     os.environ.setdefault("CUPY_COMPILE_WITH_PTX", "1")
     os.environ.setdefault("CUPY_ACCELERATORS", "")
-    _driver = ctypes.CDLL(str(_build()), mode=ctypes.RTLD_GLOBAL)
-    _driver.emu_take_faults.restype = ctypes.c_long
-    _driver.emu_take_faults.argtypes = [ctypes.c_char_p, ctypes.c_long]
-    _driver.emu_pending.restype = ctypes.c_long
+    _driver = _load()
     backends = importlib.util.find_spec("cupy_backends")
     assert backends is not None
     (root,) = backends.submodule_search_locations or ()
@@ -138,17 +150,36 @@ def is_running() -> bool:
 def faults() -> list[str]:
     """Faults that the emulator has found since the last call."""
     assert _driver is not None
-    room = ctypes.create_string_buffer(1 << 16)
-    size = _driver.emu_take_faults(room, len(room))
-    found = room.raw[:size].decode(errors="replace").splitlines()
-    # a barrier of a warp does not count as one: a false alarm in CuPy's own scan
-    return [fault for fault in found if not ("RACE" in fault and "cupy_scan_naive" in fault)]
+    return _driver.emu_take_faults().decode(errors="replace").splitlines()
+
+
+def launches() -> list[str]:
+    """Names of the kernels that were put into streams since the last call, in this order."""
+    assert _driver is not None
+    return _driver.emu_take_launches().decode().splitlines()
+
+
+def waits() -> int:
+    """Number of times that the host has waited for a device since the last call."""
+    assert _driver is not None
+    return int(_driver.emu_take_waits())
 
 
 def pending() -> int:
     """Operations that nobody has waited for: they have not run."""
     assert _driver is not None
     return int(_driver.emu_pending())
+
+
+@contextlib.contextmanager
+def host_view() -> Iterator[None]:
+    """Let the host read and write memory of devices, as a debugger would."""
+    assert _driver is not None
+    _driver.emu_open(1)
+    try:
+        yield
+    finally:
+        _driver.emu_open(0)
 
 
 def environment(started: bool | None = None) -> dict[str, str]:

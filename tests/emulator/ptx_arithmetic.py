@@ -1,0 +1,406 @@
+"""Instructions of PTX -> C: floats, integers, bits, and comparisons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ptx_table import BITS, FLOATS, INTEGERS, PACKED, ROUNDINGS, Operation, finish, read_float, row
+from ptx_types import C_TYPES, SIZES, PtxError, unsigned
+
+# --- floats ---------------------------------------------------------------------------------------
+
+
+def rounded(op: Operation, expression: str, *values: str) -> str:
+    """An expression in x, y, z of these values, rounded as the instruction says."""
+    mode = next((ROUNDINGS[word] for word in op.words if word in ROUNDINGS), "")
+    kind = "double" if op.type == "f64" else "float"
+    if mode:
+        filled = ", ".join([*values, "0", "0"][:3])
+        return f"ROUNDED({mode}, {kind}, {kind}, {expression}, {filled})"
+    names = dict(zip("xyz", values, strict=False))
+    return re.sub(r"\b[xyz]\b", lambda name: names[name[0]], expression)
+
+
+def packed(f: Any, op: Operation, formula: Callable[..., str], count: int) -> str:
+    """An instruction on two halves of 32 bits."""
+    kind = "half" if op.type == "f16x2" else "bfloat"
+    values = [f.read(operand, "b32") for operand in op.operands[1 : 1 + count]]
+    halves = []
+    for shift in (16, 0):
+        parts = [f"{kind}_to_float((uint16_t)({value} >> {shift}))" for value in values]
+        halves.append(f"(uint32_t)to_{kind}({formula(*parts)}) << {shift}")
+    return f.write(op.operands[0], "b32", " | ".join(halves))
+
+
+_ARITHMETIC = {"add": "x + y", "sub": "x - y", "mul": "x * y", "div": "x / y"}
+_ROUNDING = "rn rz rm rp ftz sat"
+
+
+def float_arithmetic(f: Any, op: Operation) -> str:
+    expression = _ARITHMETIC[op.name]
+    if op.type in PACKED.split():
+        return packed(f, op, lambda a, b: expression.replace("x", a).replace("y", b), 2)
+    value = rounded(op, expression, *(read_float(f, op, operand) for operand in op.operands[1:3]))
+    if op.any("approx", "full"):
+        value = f"approximate({value})"
+    return f.write(op.operands[0], op.type, finish(op, value))
+
+
+@row("fma", _ROUNDING, f"{FLOATS} {PACKED}")
+def fma(f: Any, op: Operation) -> str:
+    if op.type in PACKED.split():
+        return packed(f, op, lambda a, b, c: f"(double){a} * {b} + {c}", 3)
+    values = [read_float(f, op, operand) for operand in op.operands[1:4]]
+    if op.type in ("f16", "bf16"):
+        a, b, c = values
+        return f.write(op.operands[0], op.type, finish(op, f"(double){a} * {b} + {c}"))
+    name = "__builtin_fmaf" if op.type == "f32" else "__builtin_fma"
+    value = rounded(op, f"{name}(x, y, z)", *values)
+    return f.write(op.operands[0], op.type, finish(op, value))
+
+
+_UNARY = {
+    "sqrt": "__builtin_sqrt{s}(x)", "rcp": "1 / x", "rsqrt": "1 / __builtin_sqrt((double)(x))",
+    "ex2": "__builtin_exp2{s}(x)", "lg2": "__builtin_log2{s}(x)", "sin": "__builtin_sin{s}(x)",
+    "cos": "__builtin_cos{s}(x)", "tanh": "__builtin_tanh{s}(x)",
+}  # fmt: skip
+
+
+@row("sqrt rcp rsqrt ex2 lg2 sin cos tanh", "approx rn rz rm rp ftz", FLOATS)
+def unary(f: Any, op: Operation) -> str:
+    double = op.type == "f64"
+    value = read_float(f, op, op.operands[1])
+    halved = double and op.any("approx")
+    if halved:
+        value = f"upper_half({value})"
+    value = rounded(op, _UNARY[op.name].format(s="" if double else "f"), value)
+    value = f"approximate({value})" if op.any("approx") else value
+    return f.write(op.operands[0], op.type, finish_unary(op, value, bool(halved)))
+
+
+def finish_unary(op: Operation, value: str, halved: bool) -> str:
+    """As `finish`; an approximation in float64 has the upper half of its bits."""
+    if halved:
+        return f"upper_half({value})"
+    return finish(op, value)
+
+
+@row("copysign", "", "f32 f64")
+def copysign(f: Any, op: Operation) -> str:
+    sign, value = (f.read(operand, op.type) for operand in op.operands[1:3])
+    suffix = "f" if op.type == "f32" else ""
+    return f.write(op.operands[0], op.type, f"__builtin_copysign{suffix}({value}, {sign})")
+
+
+@row("testp", "finite infinite number notanumber normal subnormal", "f32 f64")
+def testp(f: Any, op: Operation) -> str:
+    x = f.read(op.operands[1], op.type)
+    size = f"__builtin_fabs({x})"
+    least = "0x1p-126" if op.type == "f32" else "0x1p-1022"
+    tests = {
+        "finite": f"{size} < __builtin_inf()", "infinite": f"{size} == __builtin_inf()",
+        "number": f"{x} == {x}", "notanumber": f"{x} != {x}",
+        "normal": f"{size} >= {least} && {size} < __builtin_inf()",
+        "subnormal": f"{size} < {least} && {size} > 0",
+    }  # fmt: skip
+    return f.write(op.operands[0], "pred", tests[op.words[0]])
+
+
+# --- integers -------------------------------------------------------------------------------------
+
+
+def _wide(type_: str) -> tuple[str, str]:
+    """The type of twice the size, and how C spells it."""
+    size = SIZES[type_]
+    if size == 8:
+        return "", "__int128" if type_[0] == "s" else "unsigned __int128"
+    wide = f"{type_[0]}{16 * size}"
+    return wide, C_TYPES[wide]
+
+
+def with_carry(f: Any, op: Operation, x: str, y: str, subtract: bool) -> str:
+    """A sum or difference that reads (addc, subc, madc) or sets (.cc) the carry flag."""
+    type_ = unsigned(op.type)
+    _, wide = _wide(type_)
+    flag = "carry" if op.name in ("addc", "subc", "madc") else "0"
+    sign = "-" if subtract else "+"
+    code = f"{wide} sum_ = ({wide}){x} {sign} {y} {sign} {flag};"
+    if op.any("cc"):
+        code += f" carry = sum_ >> {8 * SIZES[type_]} & 1;"
+    return code + f.write(op.operands[0], type_, f"({C_TYPES[type_]})sum_")
+
+
+@row("add sub mul div", f"{_ROUNDING} cc lo hi wide approx full", f"{INTEGERS} {FLOATS} {PACKED}")
+def arithmetic(f: Any, op: Operation) -> str:
+    if op.is_float() or op.type in PACKED.split():
+        return float_arithmetic(f, op)
+    if op.name == "mul":
+        return product(f, op)
+    if op.name == "div":
+        x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
+        return f.write(op.operands[0], op.type, f"DIVIDE({x}, {y})")
+    return add_integers(f, op)
+
+
+@row("addc subc", "cc", "u32 s32 u64 s64")
+def add_integers(f: Any, op: Operation) -> str:
+    sign = "-" if op.name.startswith("sub") else "+"
+    if op.any("sat"):
+        x, y = (f"(int64_t){f.read(operand, op.type)}" for operand in op.operands[1:3])
+        return f.write(op.operands[0], op.type, f"CLAMP({x} {sign} {y}, INT32_MIN, INT32_MAX)")
+    x, y = (f.read(operand, unsigned(op.type)) for operand in op.operands[1:3])
+    if op.any("cc") or op.name.endswith("c"):
+        return with_carry(f, op, x, y, sign == "-")
+    return f.write(op.operands[0], unsigned(op.type), f"{x} {sign} {y}")
+
+
+def _high(f: Any, op: Operation) -> str:
+    """The upper half of a product."""
+    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
+    _, wide = _wide(op.type)
+    return f"({C_TYPES[unsigned(op.type)]})(({wide}){x} * {y} >> {8 * SIZES[op.type]})"
+
+
+def _low(f: Any, op: Operation) -> str:
+    x, y = (f.read(operand, unsigned(op.type)) for operand in op.operands[1:3])
+    return f"(uint32_t){x} * {y}" if SIZES[op.type] == 2 else f"{x} * {y}"
+
+
+def _wide_product(f: Any, op: Operation) -> tuple[str, str]:
+    """A product of twice the size, and its type."""
+    if SIZES[op.type] == 8:
+        raise PtxError("a product of 128 bits")
+    wide, c_type = _wide(op.type)
+    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
+    return f"({c_type}){x} * {y}", wide
+
+
+def product(f: Any, op: Operation) -> str:
+    if op.any("wide"):
+        value, wide = _wide_product(f, op)
+        return f.write(op.operands[0], wide, value)
+    value = _high(f, op) if op.any("hi") else _low(f, op)
+    return f.write(op.operands[0], unsigned(op.type), value)
+
+
+@row("mad madc", f"{_ROUNDING} cc lo hi wide", f"{INTEGERS} f32 f64")
+def mad(f: Any, op: Operation) -> str:
+    if op.is_float():
+        return fma(f, op)
+    if op.any("wide"):
+        value, wide = _wide_product(f, op)
+        return f.write(op.operands[0], wide, f"{value} + {f.read(op.operands[3], wide)}")
+    value = _high(f, op) if op.any("hi") else _low(f, op)
+    third = f.read(op.operands[3], unsigned(op.type))
+    if op.any("cc") or op.name == "madc":
+        return with_carry(f, op, f"({C_TYPES[unsigned(op.type)]})({value})", third, False)
+    return f.write(op.operands[0], unsigned(op.type), f"{value} + {third}")
+
+
+@row("rem", "", INTEGERS)
+def rem(f: Any, op: Operation) -> str:
+    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
+    return f.write(op.operands[0], op.type, f"REMAINDER({x}, {y})")
+
+
+@row("min max", "ftz NaN", f"{INTEGERS} {FLOATS} {PACKED}")
+def extreme(f: Any, op: Operation) -> str:
+    name = "MINIMUM" if op.name == "min" else "MAXIMUM"
+
+    def formula(x: str, y: str) -> str:
+        return f"NAN_OR({name}, {x}, {y})" if op.any("NaN") else f"{name}({x}, {y})"
+
+    if op.type in PACKED.split():
+        return packed(f, op, formula, 2)
+    x, y = (read_float(f, op, operand) for operand in op.operands[1:3])
+    if op.is_float():
+        return f.write(op.operands[0], op.type, finish(op, formula(x, y)))
+    sign = "<" if op.name == "min" else ">"
+    return f.write(op.operands[0], op.type, f"{x} {sign} {y} ? {x} : {y}")
+
+
+_SIGN_BITS = {"f32": "0x80000000u", "f64": "0x8000000000000000ull", "f16": "0x8000u"}
+_SIGN_BITS |= {"bf16": "0x8000u", "f16x2": "0x80008000u", "bf16x2": "0x80008000u"}
+
+
+@row("neg abs", "ftz", f"s16 s32 s64 {FLOATS} {PACKED}")
+def sign(f: Any, op: Operation) -> str:
+    bits = f"b{8 * SIZES[op.type]}"
+    if op.any("ftz"):
+        x = read_float(f, op, op.operands[1])
+        value = f"-{x}" if op.name == "neg" else f"__builtin_fabsf({x})"
+        return f.write(op.operands[0], op.type, value)
+    x = f.read(op.operands[1], bits)
+    if op.type in _SIGN_BITS:
+        change = "^ " if op.name == "neg" else "& ~"
+        return f.write(op.operands[0], bits, f"{x} {change}{_SIGN_BITS[op.type]}")
+    if op.name == "abs":
+        return f.write(
+            op.operands[0], bits, f"{f.read(op.operands[1], op.type)} < 0 ? 0 - {x} : {x}"
+        )
+    return f.write(op.operands[0], bits, f"0 - {x}")
+
+
+# --- bits -----------------------------------------------------------------------------------------
+
+
+@row("and or xor", "", f"pred {BITS}")
+def logic(f: Any, op: Operation) -> str:
+    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
+    symbol = {"and": "&", "or": "|", "xor": "^"}[op.name]
+    return f.write(op.operands[0], op.type, f"{x} {symbol} {y}")
+
+
+@row("not cnot", "", f"pred {BITS}")
+def complement(f: Any, op: Operation) -> str:
+    symbol = "!" if op.type == "pred" or op.name == "cnot" else "~"
+    return f.write(op.operands[0], op.type, f"{symbol}{f.read(op.operands[1], op.type)}")
+
+
+@row("shl shr", "", f"{BITS} {INTEGERS}")
+def shift(f: Any, op: Operation) -> str:
+    bits = 8 * SIZES[op.type]
+    x, by = f.read(op.operands[1], op.type), f.read(op.operands[2], "u32")
+    if op.name == "shl":
+        return f.write(op.operands[0], op.type, f"{by} >= {bits}u ? 0 : {x} << {by}")
+    if op.type[0] == "s":
+        return f.write(op.operands[0], op.type, f"{x} >> ({by} >= {bits}u ? {bits - 1}u : {by})")
+    return f.write(op.operands[0], op.type, f"{by} >= {bits}u ? 0 : {x} >> {by}")
+
+
+@row("shf", "l r wrap clamp", "b32")
+def funnel_shift(f: Any, op: Operation) -> str:
+    low, high, by = (f.read(operand, "u32") for operand in op.operands[1:4])
+    by = f"({by} & 31)" if op.any("wrap") else f"({by} > 32 ? 32 : {by})"
+    both = f"((uint64_t){high} << 32 | {low})"
+    value = f"{both} << {by} >> 32" if op.words[0] == "l" else f"{both} >> {by}"
+    return f.write(op.operands[0], "u32", value)
+
+
+@row("popc clz brev", "", "b32 b64")
+def count_bits(f: Any, op: Operation) -> str:
+    x, suffix = f.read(op.operands[1], op.type), "ll" if op.type == "b64" else ""
+    if op.name == "brev":
+        return f.write(op.operands[0], op.type, f"reverse_bits{'64' if suffix else ''}({x})")
+    if op.name == "popc":
+        return f.write(op.operands[0], "u32", f"__builtin_popcount{suffix}({x})")
+    return f.write(
+        op.operands[0], "u32", f"{x} ? __builtin_clz{suffix}({x}) : {8 * SIZES[op.type]}"
+    )
+
+
+@row("bfind", "shiftamt", "u32 u64 s32 s64")
+def bfind(f: Any, op: Operation) -> str:
+    x, bits = f.read(op.operands[1], op.type), 8 * SIZES[op.type]
+    if op.type[0] == "s":
+        x = f"({C_TYPES[unsigned(op.type)]})({x} < 0 ? ~{x} : {x})"
+    if op.any("shiftamt"):
+        return f.write(op.operands[0], "u32", f"{x} ? {bits - 1} - find_bit({x}) : ~0u")
+    return f.write(op.operands[0], "u32", f"find_bit({x})")
+
+
+@row("bfe", "", "u32 u64 s32 s64")
+def bfe(f: Any, op: Operation) -> str:
+    x = f.read(op.operands[1], unsigned(op.type))
+    begin, length = (f.read(operand, "u32") for operand in op.operands[2:4])
+    value = f"extract_bits({x}, {begin}, {length}, {8 * SIZES[op.type]}, {int(op.type[0] == 's')})"
+    return f.write(op.operands[0], unsigned(op.type), value)
+
+
+@row("bfi", "", "b32 b64")
+def bfi(f: Any, op: Operation) -> str:
+    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
+    begin, length = (f.read(operand, "u32") for operand in op.operands[3:5])
+    value = f"insert_bits({x}, {y}, {begin}, {length}, {8 * SIZES[op.type]})"
+    return f.write(op.operands[0], op.type, value)
+
+
+@row("prmt", "", "b32")
+def prmt(f: Any, op: Operation) -> str:
+    a, b, selector = (f.read(operand, "b32") for operand in op.operands[1:4])
+    return f.write(op.operands[0], "b32", f"permute_bytes({a}, {b}, {selector})")
+
+
+@row("lop3", "", "b32")
+def lop3(f: Any, op: Operation) -> str:
+    values = [f.read(operand, "b32") for operand in op.operands[1:4]]
+    table, terms = int(op.operands[4], 0), []
+    for case in range(8):
+        if table >> case & 1:
+            parts = [x if case >> 2 - k & 1 else f"~{x}" for k, x in enumerate(values)]
+            terms.append(f"({' & '.join(parts)})")
+    return f.write(op.operands[0], "b32", " | ".join(terms) or "0")
+
+
+@row("sad", "", INTEGERS)
+def sad(f: Any, op: Operation) -> str:
+    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
+    type_ = unsigned(op.type)
+    c_type, third = C_TYPES[type_], f.read(op.operands[3], type_)
+    difference = f"({x} < {y} ? ({c_type}){y} - ({c_type}){x} : ({c_type}){x} - ({c_type}){y})"
+    return f.write(op.operands[0], type_, f"{third} + {difference}")
+
+
+# --- comparisons and choices ----------------------------------------------------------------------
+
+_COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+_COMPARE_WORDS = " ".join(
+    [*_COMPARE, *(f"{word}u" for word in _COMPARE), "lo ls hi hs num nan and or xor ftz"]
+)
+
+
+def comparison(f: Any, op: Operation, types: str) -> str:
+    x, y = (read_float(f, op, operand, types) for operand in op.operands[1:3])
+    word = op.words[0]
+    ordered = f"({x} == {x} && {y} == {y})"
+    if word in ("num", "nan"):
+        return ordered if word == "num" else f"!{ordered}"
+    word = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}.get(word, word)
+    if word in _COMPARE:  # C's != is true of NaN, that of PTX is not
+        test = f"{x} {_COMPARE[word]} {y}"
+        return (
+            f"({test} && {ordered})"
+            if types[-3:] in ("f32", "f64", "f16") and word == "ne"
+            else f"({test})"
+        )
+    if word == "neu":
+        return f"({x} != {y})"
+    return f"({x} {_COMPARE[word[:-1]]} {y} || !{ordered})"
+
+
+@row("setp", _COMPARE_WORDS, f"{INTEGERS} {BITS} {FLOATS}")
+def setp(f: Any, op: Operation) -> str:
+    code = f"uint8_t test_ = {comparison(f, op, op.type)}, other_ = !test_;"
+    if logic_word := op.any("and", "or", "xor"):
+        symbol = {"and": "&", "or": "|", "xor": "^"}[logic_word]
+        third = f.read(op.operands[3], "pred")
+        code += f" uint8_t third_ = {third}; test_ {symbol}= third_; other_ {symbol}= third_;"
+    first, *second = op.operands[0].split("|")
+    code += f.write(first, "pred", "test_")
+    return code + (f.write(second[0], "pred", "other_") if second else "")
+
+
+@row("set", f"{_COMPARE_WORDS} u32 s32 f32", f"{INTEGERS} {BITS} {FLOATS}")
+def set_(f: Any, op: Operation) -> str:
+    result = op.any("u32", "s32", "f32")
+    value = "1.0f" if result == "f32" else "-1"
+    test = comparison(f, op, op.type)
+    if logic_word := op.any("and", "or", "xor"):
+        symbol = {"and": "&", "or": "|", "xor": "^"}[logic_word]
+        test = f"({test} {symbol} {f.read(op.operands[3], 'pred')})"
+    return f.write(op.operands[0], result, f"{test} ? {value} : 0")
+
+
+@row("selp", "", f"{INTEGERS} {BITS} f32 f64")
+def selp(f: Any, op: Operation) -> str:
+    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
+    return f.write(op.operands[0], op.type, f"{f.read(op.operands[3], 'pred')} ? {x} : {y}")
+
+
+@row("slct", f"ftz {INTEGERS} {BITS} f32 f64", "s32 f32")
+def slct(f: Any, op: Operation) -> str:
+    type_ = op.words[-1]
+    x, y = (f.read(operand, type_) for operand in op.operands[1:3])
+    return f.write(op.operands[0], type_, f"{read_float(f, op, op.operands[3])} >= 0 ? {x} : {y}")

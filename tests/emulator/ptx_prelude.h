@@ -1,0 +1,324 @@
+/* What the C code of a translated kernel is made of. The translator puts it behind kernel_abi.h, in
+ * front of the kernels of a module. LOCAL_SIZE is the local memory of a thread, in bytes. */
+
+/* --- registers -------------------------------------------------------------------------------- */
+
+typedef union {
+    uint8_t u;
+    int8_t s;
+} reg8;
+
+typedef union {
+    uint16_t u;
+    int16_t s;
+} reg16;
+
+typedef union {
+    uint32_t u;
+    int32_t s;
+    float f;
+} reg32;
+
+typedef union {
+    uint64_t u;
+    int64_t s;
+    double f;
+} reg64;
+
+#define INLINE static inline __attribute__((unused))
+#define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+
+/* --- memory ------------------------------------------------------------------------------------ */
+
+INLINE char *global_at(struct emu_thread *thread, uint64_t address, uint32_t size, int access,
+                       int line) {
+    if (UNLIKELY(address < thread->known_from || address + size > thread->known_to ||
+                 address & (size - 1) || emu_race_detection))
+        emu_check_global(thread, address, size, access, line);
+    return (char *)address;
+}
+
+INLINE char *shared_at(struct emu_thread *thread, uint64_t address, uint32_t size, int access,
+                       int line) {
+    address &= 0xffffffffu;
+    if (UNLIKELY(address + size > thread->shared_size || address & (size - 1) ||
+                 emu_race_detection))
+        emu_check_shared(thread, address, size, access, line);
+    return thread->shared + address;
+}
+
+/* Local memory or a parameter: `room` bytes from `begin`. */
+INLINE char *own_at(struct emu_thread *thread, const char *begin, uint64_t room, uint64_t address,
+                    uint32_t size, int line) {
+    if (UNLIKELY(address - (uint64_t)begin > room || address - (uint64_t)begin + size > room))
+        emu_trap(thread, "access outside of local memory or of the parameters", line);
+    return (char *)address;
+}
+
+/* An address of any state space but that of parameters. */
+INLINE char *generic_at(struct emu_thread *thread, const char *local, uint64_t address,
+                        uint32_t size, int access, int line) {
+    if (address - (uint64_t)thread->shared < thread->shared_size)
+        return shared_at(thread, address - (uint64_t)thread->shared, size, access, line);
+    if (address - (uint64_t)local < LOCAL_SIZE)
+        return own_at(thread, local, LOCAL_SIZE, address, size, line);
+    return global_at(thread, address, size, access, line);
+}
+
+/* --- floats ------------------------------------------------------------------------------------ */
+
+INLINE float bits_to_float(uint32_t bits) {
+    return ((reg32){.u = bits}).f;
+}
+
+INLINE uint32_t float_bits(float x) {
+    return ((reg32){.f = x}).u;
+}
+
+INLINE double bits_to_double(uint64_t bits) {
+    return ((reg64){.u = bits}).f;
+}
+
+INLINE uint64_t double_bits(double x) {
+    return ((reg64){.f = x}).u;
+}
+
+/* Every NaN that a float32 or float16 instruction of a GPU makes has the same bits. */
+INLINE float one_nan(float x) {
+    return x == x ? x : bits_to_float(0x7fffffffu);
+}
+
+INLINE float half_to_float(uint16_t bits) {
+    _Float16 x;
+    __builtin_memcpy(&x, &bits, 2);
+    return (float)x;
+}
+
+INLINE uint16_t half_bits(_Float16 x) {
+    uint16_t bits;
+    __builtin_memcpy(&bits, &x, 2);
+    return x == x ? bits : 0x7fff;
+}
+
+/* By way of a double: one rounding, whether x is a float or a double. */
+#define to_half(x) half_bits((_Float16)(x))
+
+INLINE float bfloat_to_float(uint16_t bits) {
+    return bits_to_float((uint32_t)bits << 16);
+}
+
+INLINE uint16_t float_to_bfloat(float x) {
+    uint32_t bits = float_bits(x);
+    if (x != x) return 0x7fff;
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+/* Rounded to odd on the way to a float, so that the second rounding is that of the double. */
+INLINE uint16_t to_bfloat(double x) {
+    float near = (float)x;
+    uint32_t bits = float_bits(near);
+    if (near == near && (double)near != x && !(bits & 1))
+        bits += __builtin_fabs((double)near) < __builtin_fabs(x) ? 1 : -1;
+    return float_to_bfloat(bits_to_float(bits));
+}
+
+/* .ftz: subnormal numbers are zeros. */
+INLINE float flush(float x) {
+    return __builtin_fabsf(x) < 0x1p-126f ? __builtin_copysignf(0, x) : x;
+}
+
+INLINE double flush_double(double x) {
+    return __builtin_fabs(x) < 0x1p-1022 ? __builtin_copysign(0, x) : x;
+}
+
+/* .sat: between 0 and 1; 0 for NaN. */
+#define SATURATE(x) ({ __auto_type x_ = (x); x_ > 0 ? (x_ < 1 ? x_ : 1) : 0; })
+
+/* min and max take the number where the other operand is NaN, and -0 is less than +0. */
+#define MINIMUM(x, y)                                                                              \
+    ({                                                                                             \
+        __auto_type x_ = (x);                                                                      \
+        __auto_type y_ = (y);                                                                      \
+        x_ != x_ || y_ < x_ || (x_ == y_ && __builtin_signbit(y_)) ? y_ : x_;                      \
+    })
+#define MAXIMUM(x, y)                                                                              \
+    ({                                                                                             \
+        __auto_type x_ = (x);                                                                      \
+        __auto_type y_ = (y);                                                                      \
+        x_ != x_ || y_ > x_ || (x_ == y_ && __builtin_signbit(x_)) ? y_ : x_;                      \
+    })
+/* The same where NaN wins. */
+#define NAN_OR(result, x, y)                                                                       \
+    ({                                                                                             \
+        __auto_type a_ = (x);                                                                      \
+        __auto_type b_ = (y);                                                                      \
+        a_ != a_ || b_ != b_ ? a_ + b_ : result(a_, b_);                                           \
+    })
+
+/* The other rounding modes. The volatile copies keep the expression between the two changes. */
+enum { ROUND_DOWN = 0x2000, ROUND_UP = 0x4000, ROUND_TO_ZERO = 0x6000 };
+#define ROUNDED(mode, kind, result, expression, a, b, c)                                           \
+    ({                                                                                             \
+        volatile kind x = (a), y = (b), z = (c);                                                   \
+        uint32_t saved_ = __builtin_ia32_stmxcsr();                                                \
+        __builtin_ia32_ldmxcsr((saved_ & ~0x6000u) | mode);                                        \
+        volatile result rounded_ = (expression);                                                   \
+        __builtin_ia32_ldmxcsr(saved_);                                                            \
+        rounded_;                                                                                  \
+    })
+
+/* An .approx instruction is the host's function. With EMU_APPROX its result is off by up to that
+ * relative error, by another amount for each result. */
+#ifdef EMU_APPROX
+INLINE double approximate(double x) {
+    uint64_t mixed = (double_bits(x) ^ double_bits(x) >> 29) * 0x9e3779b97f4a7c15ull;
+    return x * (1 + EMU_APPROX * ((double)(int64_t)mixed * 0x1p-63));
+}
+#else
+#define approximate(x) (x)
+#endif
+
+/* rcp and rsqrt of float64: they read and write the upper half of a number. */
+INLINE double upper_half(double x) {
+    return bits_to_double(double_bits(flush_double(x)) & 0xffffffff00000000ull);
+}
+
+/* --- conversions of floats to integers: the nearest that there is ------------------------------ */
+
+INLINE int64_t to_signed(double x, double limit, int64_t of_nan) {
+    if (x != x) return of_nan;
+    if (x >= limit) return (int64_t)((uint64_t)limit - 1);
+    return x <= -limit ? (int64_t)(0 - (uint64_t)limit) : (int64_t)x;
+}
+
+INLINE uint64_t to_unsigned(double x, double limit, uint64_t of_nan) {
+    if (x != x) return of_nan;
+    if (x >= limit) return limit == 0x1p64 ? ~0ull : (uint64_t)limit - 1;
+    return x <= 0 ? 0 : (uint64_t)x;
+}
+
+/* --- integers ---------------------------------------------------------------------------------- */
+
+#define CLAMP(x, from, to)                                                                         \
+    ({                                                                                             \
+        __auto_type x_ = (x);                                                                      \
+        x_ < (from) ? (from) : x_ > (to) ? (to) : x_;                                              \
+    })
+/* A division by zero gives all ones. The quotient of the least number and -1 wraps around. */
+#define DIVIDE(x, y)                                                                               \
+    ({                                                                                             \
+        __auto_type x_ = (x);                                                                      \
+        __auto_type y_ = (y);                                                                      \
+        !y_ ? -1 : y_ + 1 == 0 && -1 < (__typeof__(y_))0 ? 0 - (uint64_t)x_ : x_ / y_;             \
+    })
+#define REMAINDER(x, y)                                                                            \
+    ({                                                                                             \
+        __auto_type x_ = (x);                                                                      \
+        __auto_type y_ = (y);                                                                      \
+        !y_ ? x_ : y_ + 1 == 0 && -1 < (__typeof__(y_))0 ? 0 : x_ % y_;                            \
+    })
+
+INLINE uint32_t reverse_bits(uint32_t x) {
+    x = (x >> 1 & 0x55555555u) | (x & 0x55555555u) << 1;
+    x = (x >> 2 & 0x33333333u) | (x & 0x33333333u) << 2;
+    x = (x >> 4 & 0x0f0f0f0fu) | (x & 0x0f0f0f0fu) << 4;
+    return __builtin_bswap32(x);
+}
+
+INLINE uint64_t reverse_bits64(uint64_t x) {
+    return (uint64_t)reverse_bits((uint32_t)x) << 32 | reverse_bits((uint32_t)(x >> 32));
+}
+
+/* The place of the highest bit that is not the sign; -1 if there is none. */
+INLINE uint32_t find_bit(uint64_t x) {
+    return x ? 63 - __builtin_clzll(x) : ~0u;
+}
+
+INLINE uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+    uint64_t bytes = (uint64_t)b << 32 | a;
+    uint32_t result = 0;
+    for (int place = 0; place < 4; place++) {
+        uint32_t choice = selector >> 4 * place & 15;
+        uint8_t byte = bytes >> 8 * (choice & 7);
+        if (choice & 8) byte = byte & 0x80 ? 0xff : 0;
+        result |= (uint32_t)byte << 8 * place;
+    }
+    return result;
+}
+
+/* `length` bits of a register of `width` bits, from `begin` on, and the sign in front of them. */
+INLINE uint64_t extract_bits(uint64_t x, uint32_t begin, uint32_t length, uint32_t width,
+                             int is_signed) {
+    begin &= 255, length &= 255;
+    if (!length) return 0;
+    uint32_t last = begin + length - 1 < width ? begin + length - 1 : width - 1;
+    uint64_t sign = is_signed && x >> last & 1 ? ~0ull : 0;
+    uint64_t mask = length < 64 ? (1ull << length) - 1 : ~0ull;
+    if (begin >= width) return sign;
+    if (begin + length > width) mask = (1ull << (width - begin)) - 1;
+    if (!begin && width == 64 && length >= 64) mask = ~0ull;
+    return (x >> begin & mask) | (sign & ~mask);
+}
+
+/* `length` bits of x in the place of those of y from `begin` on. */
+INLINE uint64_t insert_bits(uint64_t x, uint64_t y, uint32_t begin, uint32_t length,
+                            uint32_t width) {
+    begin &= 255, length &= 255;
+    if (begin >= width || !length) return y;
+    uint64_t mask = (length < 64 ? (1ull << length) - 1 : ~0ull) << begin;
+    return (y & ~mask) | (x << begin & mask);
+}
+
+/* --- lanes of a warp ---------------------------------------------------------------------------- */
+
+/* The lanes of `mask` that have not ended. */
+INLINE uint32_t living_lanes(struct emu_thread *thread, uint32_t mask) {
+    uint32_t lanes = 0;
+    for (uint32_t lane = 0; lane < EMU_WARP_SIZE; lane++)
+        lanes |= (uint32_t)(mask >> lane & 1 && emu_is_alive(thread, lane)) << lane;
+    return lanes;
+}
+
+/* The lanes among them that gave this value. */
+INLINE uint32_t lanes_with(struct emu_thread *thread, uint32_t mask, uint64_t value) {
+    uint32_t lanes = living_lanes(thread, mask);
+    for (uint32_t lane = 0; lane < EMU_WARP_SIZE; lane++)
+        if (lanes >> lane & 1 && emu_exchanged(thread, lane) != value) lanes &= ~(1u << lane);
+    return lanes;
+}
+
+/* The lane that a shuffle reads from, or -1 where that lies outside of the segment. */
+enum shuffle { SHUFFLE_up, SHUFFLE_down, SHUFFLE_bfly, SHUFFLE_idx };
+INLINE int shuffle_source(uint32_t lane, enum shuffle mode, uint32_t by, uint32_t bounds) {
+    uint32_t segment = bounds >> 8 & 31, clamp = bounds & 31;
+    int last = (lane & segment) | (clamp & ~segment), first = lane & segment, source;
+    by &= 31;
+    if (mode == SHUFFLE_up) return (source = (int)lane - (int)by) >= last ? source : -1;
+    if (mode == SHUFFLE_down) source = lane + by;
+    if (mode == SHUFFLE_bfly) source = lane ^ by;
+    if (mode == SHUFFLE_idx) source = first | (by & ~segment);
+    return source <= last ? source : -1;
+}
+
+/* redux: a commutative operation over the lanes of a mask. */
+#define REDUCE(thread, mask, kind, operation)                                                      \
+    ({                                                                                             \
+        uint32_t lanes_ = living_lanes(thread, mask);                                              \
+        kind x = (kind)emu_exchanged(thread, __builtin_ctz(lanes_));                               \
+        while (lanes_ &= lanes_ - 1) {                                                             \
+            kind y = (kind)emu_exchanged(thread, __builtin_ctz(lanes_));                           \
+            x = (operation);                                                                       \
+        }                                                                                          \
+        x;                                                                                         \
+    })
+
+/* bar.red: the number of threads of the block that gave a true value, and of those that gave any. */
+INLINE uint32_t count_in_block(struct emu_thread *thread, int only_true) {
+    uint32_t threads = thread->block_size[0] * thread->block_size[1] * thread->block_size[2];
+    uint32_t count = 0;
+    for (uint32_t number = 0; number < threads; number++) {
+        struct emu_thread *peer = thread - thread->number + number;
+        if (peer->state != EMU_FINISHED) count += !only_true || peer->exchanged;
+    }
+    return count;
+}
