@@ -40,7 +40,9 @@ def require_gpu() -> None:
     from numba import config
 
     if config.ENABLE_CUDASIM:
-        return
+        raise RuntimeError(
+            "NUMBA_ENABLE_CUDASIM is set, but numadam's kernels exist only compiled: unset it."
+        )
     import cupy
 
     try:

@@ -5,8 +5,7 @@ arithmetic for these types: ``read`` converts an element to float32, exactly, an
 a float32 to the nearest, ties to even. NaN stays NaN, too large becomes inf, subnormals are kept.
 
 The functions here are plain. The loop that takes them compiles them with its own wrapper
-(`numadam._jit.pointers.inner`, ``cuda.jit(device=True)``), and the CUDA simulator runs them as they
-are. Two facts shape them:
+(`numadam._jit.pointers.inner`, ``cuda.jit(device=True)``). Two facts shape them:
 
 * Numba makes 64 bits of every integer result. Where a value comes back to 32 bits before it
   meets a choice, the compiler narrows all of it; otherwise the vectors hold half as many.
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import config, types
+from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
@@ -155,19 +154,6 @@ def _write_dithered(a: Any, i: Any, x: Any, seed: Any) -> None:
         a[i] = np.uint16(rounded >> np.uint32(16))
 
 
-def _write_dithered_in_python(a: Any, i: Any, x: Any, seed: Any) -> None:
-    """The same for the simulator: NumPy's scalars warn where a product is cut."""
-    if a is not None:
-        bits, mask = int(np.float32(x).view(np.uint32)), 0xFFFF_FFFF
-        mix = bits ^ (int(np.float32(seed).view(np.uint32)) * _GOLDEN & mask)
-        mix = (mix ^ mix >> 16) * _MIX1 & mask
-        mix = (mix ^ mix >> 13) * _MIX2 & mask
-        rounded = bits + (mix >> 16)
-        if not abs(x) < np.inf:
-            rounded = bits | 0x40_0000 if x != x else bits
-        a[i] = np.uint16(rounded >> 16)
-
-
 def _keep_native(a: Any, i: Any, x: Any, seed: Any) -> None:
     if a is not None:
         a[i] = x
@@ -258,8 +244,7 @@ _BY_BITS = {
 
 
 def _pair(storage: np.dtype[Any]) -> tuple[Callable[..., Any], Callable[..., None]]:
-    # any GPU converts float16; in its simulator all runs as Python, which an intrinsic cannot
-    if storage.name == "float16" and converts_half() and not config.ENABLE_CUDASIM:
+    if storage.name == "float16" and converts_half():
         return _read_float16, _write_float16
     return _BY_BITS[storage.name]
 
@@ -286,6 +271,4 @@ def state_writer(storage: np.dtype[Any]) -> Callable[[Any, Any, Any, Any], None]
     To the nearest bfloat16, 0.999*v would be v again: it could never fall, and steps would become
     too long or too short. So bfloat16 is rounded by chance, with another `seed` at each step.
     """
-    if storage.name != "bfloat16":
-        return _keep_native
-    return _write_dithered_in_python if config.ENABLE_CUDASIM else _write_dithered
+    return _write_dithered if storage.name == "bfloat16" else _keep_native

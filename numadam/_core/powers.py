@@ -38,7 +38,7 @@ def _times(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
 
 
 def _in_python(beta: float, t: float, kept: Any, place: int) -> float:
-    """``power``, for the simulator of CUDA and for interpreted code."""
+    """``power``, for interpreted code."""
     if beta < _LEAST or (1.0 - beta) * t > _CUT:
         return 0.0
     fraction, exponent = math.frexp(beta)

@@ -15,7 +15,7 @@ from numadam._cuda import kernel_spec as spec
 from numadam._cuda import launch as policy
 from numadam._cuda.arrays import is_flat
 from numadam._cuda.memory import WIDEST
-from numadam._cuda.norms import norm_iterations, norm_slots, part_size
+from numadam._cuda.norms import norm_iterations, norm_slots, round_size, rounds_of
 from numadam._cuda.upload import Upload
 
 #: Blocks of threads that fill any GPU: with more than these a thread takes several tiles.
@@ -81,7 +81,8 @@ class KernelArguments:
         self.blocks, leaves = self._divide(self._iterations, self._block_iterations())
         self.records["first_block"] = _starts(leaves, n)
         self.records["blocks"] = np.bincount(leaves, minlength=n)
-        self.parts, part_leaves = self._divide(self._numbers, part_size())
+        self.records["norm_rounds"] = rounds = rounds_of(self._numbers)
+        self.parts, part_leaves = self._divide(self._numbers, rounds * round_size())
         self.records["first_part"] = _starts(part_leaves, n)
         self.first_parts = [*self.records["first_part"].tolist(), self.parts]
         self._tables_of_graphs: list[Any] = []
@@ -120,7 +121,7 @@ class KernelArguments:
         one = policy.THREADS * self._per_tile
         return one * policy.TILES_PER_THREAD if self._iterations.sum() > one * _FULL else one
 
-    def _divide(self, sizes: Any, per_block: int) -> tuple[int, Any]:
+    def _divide(self, sizes: Any, per_block: Any) -> tuple[int, Any]:
         """Number of blocks of all leaves, and the leaf of each block."""
         counts = -(-sizes // per_block)
         return int(counts.sum()), np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
@@ -180,10 +181,10 @@ class KernelArguments:
         """Addresses of one leaf's arrays."""
         return [self._addresses[slot][leaf] for slot in slots]
 
-    def norm_arguments(self) -> tuple[int, int, int]:
-        """Numbers of the only leaf that are added up, whether in tiles, and its group."""
+    def norm_arguments(self) -> tuple[int, ...]:
+        """Numbers of the only leaf that are added up, whether in tiles, and in how many rounds."""
         leaf = self.records[0]
-        return int(leaf["norm_size"]), int(leaf["norm_tiled"]), int(leaf["group"])
+        return tuple(int(leaf[name]) for name in ("norm_size", "norm_tiled", "norm_rounds"))
 
 
 def _starts(leaves: Any, n: int) -> Any:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numba import config, cuda
+from numba import cuda
 
 from numadam._arrays.gpu import install_for_gpu
 from numadam._core.plan import Plan
@@ -171,9 +171,6 @@ def _explained(device: int) -> Iterator[None]:
 
 
 def _load(make: Maker, device: int, plan: Plan, more: tuple[Any, ...]) -> Any:
-    if config.ENABLE_CUDASIM:
-        function, _ = make(plan, *more)
-        return policy.Simulated(cuda.jit(function))
     with _explained(device), policy.compiling_for(device):
         capability = cuda.get_current_device().compute_capability
         return policy.Kernel(*_image(make, capability, plan, more))

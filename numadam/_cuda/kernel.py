@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda  # here and not in a function: the simulator swaps the module's global
+from numba import cuda
 
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype

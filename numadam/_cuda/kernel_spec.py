@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cuda  # here and not in a function: the simulator swaps the module's global
+from numba import cuda
 
 from numadam._core import plan as pl
 from numadam._core.element import make_add, make_element_update, make_start
@@ -32,6 +32,7 @@ LEAF = np.dtype(
         ("first_part", np.int64),  # its first partial sum in the norm
         ("norm_size", np.int64),  # numbers that the norm adds up
         ("norm_tiled", np.int64),  # 1 where the norm reads whole tiles
+        ("norm_rounds", np.int64),  # rounds of each partial sum
         ("addresses", np.int64, (pl.SLOTS,)),  # where its arrays begin, by slot
     ]
 )

@@ -26,6 +26,8 @@ TILES_PER_THREAD = 4
 SUMMED_PER_THREAD = 16
 #: Least blocks of a kernel that numba-cuda launches: with fewer it warns. Idle ones end at once.
 MIN_BLOCKS = 128
+#: Threads that a GPU schedules together.
+WARP = 32
 
 
 def blocks_for(items: int) -> int:
@@ -148,45 +150,6 @@ class Launch:
         return functools.partial(self._function, (blocks,), (threads,), self._arguments)
 
 
-class Simulated:
-    """A kernel that Numba's simulator runs, launched in the same way."""
-
-    def __init__(self, kernel: Any) -> None:
-        self._kernel = kernel
-
-    def ready(self, scalars: np.ndarray | None = None) -> SimulatedLaunch:
-        """As of a `Kernel`."""
-        return SimulatedLaunch(self, scalars)
-
-    def launch(
-        self,
-        scalars: np.ndarray | None,
-        blocks: int,
-        threads: int,
-        numbers: Sequence[Any],
-        addresses: Sequence[int] = (),
-    ) -> None:
-        """Run it; the last arguments are in `scalars`."""
-        first = (tuple(addresses),) if addresses else ()
-        last = () if scalars is None else (tuple(scalars),)
-        self._kernel[blocks, threads](*first, *numbers, *last)
-
-
-class SimulatedLaunch:
-    """As a `Launch`."""
-
-    def __init__(self, kernel: Simulated, scalars: np.ndarray | None) -> None:
-        self._kernel, self._scalars = kernel, scalars
-
-    def __call__(self, *arguments: Any) -> None:
-        """As of a `Launch`."""
-        self._kernel.launch(self._scalars, *arguments)
-
-    def bind(self, *arguments: Any) -> Callable[[], None]:
-        """As of a `Launch`."""
-        return functools.partial(self, *arguments)
-
-
 # --- kernels with a function of the user's inside: numba-cuda launches these ----------------------
 
 
@@ -207,11 +170,28 @@ def numba_view(flat: Any) -> Any:
     return cuda.as_cuda_array(flat, sync=False)
 
 
+def threads_for(items: int, multiprocessors: int) -> int:
+    """Threads of a block for a loop over so many items: few where there are few items.
+
+    A block runs on one multiprocessor. With 32 threads a block, 4,000 items keep all of an H100
+    busy; with 256 they would keep an eighth.
+    """
+    return min(THREADS, WARP * max(1, -(-items // (WARP * multiprocessors))))
+
+
 def launch(kernel: Any, items: int, arguments: Sequence[Any]) -> None:
     """Run a loop over so many items on CuPy's current stream."""
     import cupy
 
     if items:
-        blocks = max(blocks_for(items), MIN_BLOCKS)
+        threads = threads_for(items, _multiprocessors(cupy.cuda.runtime.getDevice()))
+        blocks = max(min(-(-items // threads), MAX_BLOCKS), MIN_BLOCKS)
         stream = _numba_stream(cupy.cuda.get_current_stream().ptr)
-        kernel[blocks, THREADS, stream](*arguments)
+        kernel[blocks, threads, stream](*arguments)
+
+
+@functools.cache
+def _multiprocessors(device: int) -> int:
+    import cupy
+
+    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])

@@ -6,20 +6,17 @@ stores. A tile is what one thread takes at one iteration: as many neighbouring e
 bytes of the widest array. It is read with one instruction an array (``ld.global.v4.f32``), worked
 on in registers, and written with one. Arrays that share no aligned tile are taken element by
 element, as tiles of one.
-
-In Numba's simulator the same names are plain Python functions over host memory.
 """
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
@@ -27,11 +24,7 @@ from numba.np.numpy_support import from_dtype
 #: Bytes that one instruction of a GPU reads or writes at most.
 WIDEST = 16
 
-SIMULATED = bool(config.ENABLE_CUDASIM)
 _I64 = ir.IntType(64)
-
-
-# --- for a GPU ------------------------------------------------------------------------------------
 
 
 def _pointer(builder: Any, address: Any, kind: Any) -> Any:
@@ -48,7 +41,12 @@ def _vector(element: Any, count: int) -> Any:
     return ir.VectorType(element, count) if count > 1 else element
 
 
-def _gpu_read_tile(memory: np.dtype[Any], count: int, step: int, load: bool) -> Any:
+def make_read_tile(memory: np.dtype[Any], count: int, step: int, load: bool = True) -> Any:
+    """``read_tile(address, i) -> tile``: `count` numbers from iteration i on, in registers.
+
+    `step` are the bytes from one iteration to the next. Without `load` the tile is not read: the
+    kernel will write all of it.
+    """
     kind = from_dtype(memory)
 
     def read_tile(typingctx: Any, address: Any, i: Any) -> Any:
@@ -71,7 +69,8 @@ def _gpu_read_tile(memory: np.dtype[Any], count: int, step: int, load: bool) -> 
     return intrinsic(read_tile)
 
 
-def _gpu_write_tile(memory: np.dtype[Any], count: int, step: int) -> Any:
+def make_write_tile(memory: np.dtype[Any], count: int, step: int) -> Any:
+    """``write_tile(tile, address, i)``: the numbers of a tile, from iteration i on."""
     kind = from_dtype(memory)
 
     def write_tile(typingctx: Any, tile: Any, address: Any, i: Any) -> Any:
@@ -89,7 +88,8 @@ def _gpu_write_tile(memory: np.dtype[Any], count: int, step: int) -> Any:
     return intrinsic(write_tile)
 
 
-def _gpu_load(dtype: np.dtype[Any], places: Sequence[int]) -> Any:
+def make_load(dtype: np.dtype[Any], places: Sequence[int]) -> Any:
+    """``load(address) -> tuple``: the numbers at these places of an array, all loaded at once."""
     kind = from_dtype(dtype)
 
     def load(typingctx: Any, address: Any) -> Any:
@@ -103,7 +103,13 @@ def _gpu_load(dtype: np.dtype[Any], places: Sequence[int]) -> Any:
     return intrinsic(load)
 
 
-def _gpu_opaque() -> Any:
+def make_opaque() -> Any:
+    """``opaque(numbers)``: the same int64, or tuple of them, as far as the compiler knows others.
+
+    A value that depends on them is then computed again where it is used again. Without this the
+    compiler would keep it in a register from the first use to the last.
+    """
+
     def copy(builder: Any, number: Any) -> Any:
         # "side effect": LLVM may neither drop this assembly nor merge it with another
         kind = ir.FunctionType(_I64, [_I64])
@@ -121,7 +127,8 @@ def _gpu_opaque() -> Any:
     return intrinsic(opaque)
 
 
-def _gpu_array_view(dtype: np.dtype[Any]) -> Any:
+def make_array_view(dtype: np.dtype[Any]) -> Any:
+    """``array_view(address, n)``: an array of n numbers, or of n records."""
     kind = from_dtype(dtype)
     array_type = types.Array(kind, 1, "C")
 
@@ -143,78 +150,6 @@ def _gpu_array_view(dtype: np.dtype[Any]) -> Any:
     return intrinsic(array_view)
 
 
-# --- the same in the simulator --------------------------------------------------------------------
-
-
-def _at(address: int, dtype: np.dtype[Any], n: int) -> np.ndarray:
-    """Host memory as a NumPy array; of records as one whose fields are attributes."""
-    if n == 0:
-        return np.empty(0, dtype)
-    buffer: Any = (ctypes.c_char * (n * dtype.itemsize)).from_address(int(address))
-    found: np.ndarray = np.frombuffer(buffer, dtype)
-    return found if dtype.names is None else found.view(np.recarray)
-
-
-def _check_alignment(address: int, nbytes: int) -> None:
-    if address % min(nbytes, WIDEST):
-        raise RuntimeError(f"a GPU cannot take {nbytes} bytes at address {address}")
-
-
-def _simulated_read_tile(memory: np.dtype[Any], count: int, step: int, load: bool) -> Any:
-    def read_tile(address: int, i: int) -> Any:
-        place = int(address) + int(i) * step
-        if not load:
-            return np.empty(count, memory)
-        _check_alignment(place, count * memory.itemsize)
-        return _at(place, memory, count).copy()
-
-    return read_tile
-
-
-def _simulated_write_tile(memory: np.dtype[Any], count: int, step: int) -> Any:
-    def write_tile(tile: Any, address: int, i: int) -> None:
-        place = int(address) + int(i) * step
-        _check_alignment(place, count * memory.itemsize)
-        _at(place, memory, count)[...] = tile
-
-    return write_tile
-
-
-def _simulated_load(dtype: np.dtype[Any], places: Sequence[int]) -> Any:
-    def load(address: int) -> tuple[Any, ...]:
-        array = _at(address, dtype, max(places, default=-1) + 1)
-        return tuple(array[k] for k in places)
-
-    return load
-
-
-def _simulated_array_view(dtype: np.dtype[Any]) -> Any:
-    return lambda address, n: _at(address, dtype, int(n))
-
-
-# --- what kernels are put together from -----------------------------------------------------------
-
-
-def make_read_tile(memory: np.dtype[Any], count: int, step: int, load: bool = True) -> Any:
-    """``read_tile(address, i) -> tile``: `count` numbers from iteration i on, in registers.
-
-    `step` are the bytes from one iteration to the next. Without `load` the tile is not read: the
-    kernel will write all of it.
-    """
-    make = _simulated_read_tile if SIMULATED else _gpu_read_tile
-    return make(memory, count, step, load)
-
-
-def make_write_tile(memory: np.dtype[Any], count: int, step: int) -> Any:
-    """``write_tile(tile, address, i)``: the numbers of a tile, from iteration i on."""
-    return (_simulated_write_tile if SIMULATED else _gpu_write_tile)(memory, count, step)
-
-
-def make_load(dtype: np.dtype[Any], places: Sequence[int]) -> Any:
-    """``load(address) -> tuple``: the numbers at these places of an array, all loaded at once."""
-    return (_simulated_load if SIMULATED else _gpu_load)(dtype, tuple(places))
-
-
 def offset_of(record: np.dtype[Any], name: str) -> int:
     """Bytes from the begin of a record to one of its fields."""
     assert record.fields is not None
@@ -224,22 +159,3 @@ def offset_of(record: np.dtype[Any], name: str) -> int:
 def make_load_fields(record: np.dtype[Any], *names: str) -> Any:
     """``load(address) -> tuple``: these fields of a record of int64, all loaded at once."""
     return make_load(np.dtype(np.int64), [offset_of(record, name) // 8 for name in names])
-
-
-def make_opaque() -> Any:
-    """``opaque(numbers)``: the same int64, or tuple of them, as far as the compiler knows others.
-
-    A value that depends on them is then computed again where it is used again. Without this the
-    compiler would keep it in a register from the first use to the last.
-    """
-    return (lambda numbers: numbers) if SIMULATED else _gpu_opaque()
-
-
-def make_array_view(dtype: np.dtype[Any]) -> Any:
-    """``array_view(address, n)``: an array of n numbers, or of n records."""
-    return (_simulated_array_view if SIMULATED else _gpu_array_view)(dtype)
-
-
-def plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function compiled for the CPU as one that a kernel may call."""
-    return getattr(function, "py_func", function) if SIMULATED else function

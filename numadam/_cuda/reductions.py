@@ -15,7 +15,7 @@ from numadam._cuda.control import DeviceControl
 from numadam._cuda.memory import offset_of
 from numadam._cuda.norm_ranks import RankTotals
 from numadam._cuda.norm_totals import make_combine, make_finalize_norms
-from numadam._cuda.norms import make_sums, norm_slots
+from numadam._cuda.norms import make_sums, norm_slots, sums_of
 from numadam._cuda.scalar_kernels import COUNTERS
 from numadam._cuda.scalars import Scalars
 
@@ -58,26 +58,30 @@ class GradientNorms:
         count = len(arguments.groups) if by_array else 1
         firsts = arguments.first_parts if by_array else [0, arguments.parts]
         self._factor_bytes = 2 * plan.real.itemsize if by_array else 0
-        # squares of float64 may leave its range: a second pass repeats those sums, scaled
-        self._passes = (0, 1) if plan.real == np.float64 else (0,)
         self._slots = norm_slots(plan)
         self._values = cupy.full(count, np.nan, np.float64)
         self._factors = cupy.ones((count, 2), plan.real)
         self._totals = cupy.zeros((2, count), np.int64)  # the bits of the totals; their exponents
-        self._partials = cupy.zeros(max(1, arguments.parts), np.float64)
+        self._partials = cupy.zeros((max(1, arguments.parts), sums_of(plan)), np.float64)
         self._firsts = cupy.asarray(np.array(firsts, np.int64))
-        self._totals_at = _address(self._totals)
-        self._exponents_at = self._totals_at + 8 * count
-        self._factors_at, self._norms_at = _address(self._factors), _address(self._values)
-        self._partials_at, self._firsts_at = _address(self._partials), _address(self._firsts)
+        totals_at = _address(self._totals)
+        self._partials_at, self._factors_at = _address(self._partials), _address(self._factors)
+        self._of_totals = (
+            self._partials_at,
+            _address(self._firsts),
+            totals_at,
+            totals_at + 8 * count,
+        )
         self._of_ranks = None
         if exchange is not None:
             self._of_ranks = RankTotals(exchange, self._totals, control.host)
         self.go = control.counters_address + offset_of(COUNTERS, "go")
         sums = compiled(make_sums, device, plan, scalars.values is not None, arguments.many)
         self._sums = sums.ready(scalars.values)
-        self._combine = compiled(make_combine, device, plan).ready()
-        self._finalize = compiled(make_finalize_norms, device, plan).ready()
+        # one total is combined in the block of the last kernel, if no other ranks have a part in it
+        combines = count == 1 and exchange is None
+        self._combine = None if combines else compiled(make_combine, device, plan).ready()
+        self._finalize = compiled(make_finalize_norms, device, plan, combines).ready()
 
     def read(self) -> np.ndarray:
         """The last norms, one or one an array: the host waits for the GPU."""
@@ -105,28 +109,26 @@ class GradientNorms:
         """
         control, scalars, count = self._control, self._scalars, len(self._values)
         control.upload()
-        for scaled in self._passes:
-            self._add_up(scaled)
-            totals = self._totals_at, self._exponents_at, scaled
-            self._combine(count, policy.THREADS, (self._partials_at, self._firsts_at, *totals))
+        self._add_up()
+        if self._combine is not None:
+            self._combine(count, policy.THREADS, self._of_totals)
         if self._of_ranks is not None:
             self._of_ranks.add_up(counted)
         begin = control.address, scalars.products_address, control.counters_address
-        arrays = self._totals_at, self._exponents_at, self._factors_at, self._norms_at
-        end = count, scalars.products_groups, t, guard
-        self._finalize(1, policy.THREADS, (*begin, *arrays, *end))
+        end = self._factors_at, _address(self._values), count, scalars.products_groups, t, guard
+        self._finalize(1, policy.THREADS, (*self._of_totals, *begin, *end))
 
-    def _add_up(self, scaled: int) -> None:
+    def _add_up(self) -> None:
         """Launch the kernel of the partial sums."""
-        arguments, end = self._arguments, (self._partials_at, self._exponents_at, scaled)
+        arguments = self._arguments
         if not arguments.parts:
             return
-        begin = arguments.table_address, arguments.part_leaves_address
+        begin: tuple[int, ...] = arguments.table_address, arguments.part_leaves_address
         group, addresses = 0, list[int]()  # a block finds its leaf's own
         if not arguments.many:
-            size, tiled, group = arguments.norm_arguments()
-            begin, addresses = (size, tiled), arguments.addresses(self._slots, 0)
-        numbers = (*begin, *end, *self._scalars.launch_arguments(group))
+            begin, group = arguments.norm_arguments(), arguments.groups[0]
+            addresses = arguments.addresses(self._slots, 0)
+        numbers = (*begin, self._partials_at, *self._scalars.launch_arguments(group))
         self._sums(arguments.parts, policy.THREADS, numbers, addresses)
 
 

@@ -8,11 +8,10 @@ and the number of gradients comes from the host, and a captured graph counts on 
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
-from numba import cuda  # here and not in a function: the simulator swaps the module's global
+from numba import cuda
 from numba.np.numpy_support import from_dtype
 
 from numadam._core import options as op
@@ -26,7 +25,7 @@ from numadam._core.scalars import (
     with_clip,
 )
 from numadam._cuda.kernel_spec import KernelSource
-from numadam._cuda.memory import SIMULATED, make_array_view, make_load, make_opaque, plain
+from numadam._cuda.memory import make_array_view, make_load, make_opaque
 from numadam._jit.functions import jit_once
 
 #: The integers of a step on the GPU.
@@ -42,19 +41,6 @@ COUNTERS = np.dtype(
 )
 
 
-def _ignoring(function: Any) -> Any:
-    """In the simulator: without NumPy's warnings, since a GPU divides by zero silently."""
-    if not SIMULATED:
-        return function
-
-    @functools.wraps(function)
-    def quiet(*arguments: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return function(*arguments)
-
-    return quiet
-
-
 def control_width(plan: Plan) -> int:
     """Numbers in one row of the control block."""
     return op.RULE + plan.rule.width
@@ -62,7 +48,7 @@ def control_width(plan: Plan) -> int:
 
 def make_advance_all(plan: Plan) -> Any:
     """``advance(products, row)``: the products of a row that are carried, after a step."""
-    advance_row = make_advance_row(plan, plain if SIMULATED else jit_once)
+    advance_row = make_advance_row(plan, jit_once)
     doubles, count = make_array_view(np.dtype(np.float64)), product_width(plan)
     carries = bool(plan.products)
 
@@ -70,7 +56,7 @@ def make_advance_all(plan: Plan) -> Any:
         if carries:
             advance_row(doubles(products + 8 * row * count, count))
 
-    return cuda.jit(device=True)(_ignoring(advance))
+    return cuda.jit(device=True)(advance)
 
 
 def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
@@ -81,8 +67,7 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
     is NaN what lies at `lr_at`. `n` are the gradients in the mean. With `counts`, no norm may stop
     the step, and it is counted here.
     """
-    wrap = plain if SIMULATED else jit_once
-    fill_row, find_products = make_fill_row(plan, wrap), make_products(plan, wrap)
+    fill_row, find_products = make_fill_row(plan), make_products(plan)
     advance, real, width = make_advance_all(plan), plan.real, width_of(plan)
     reals, doubles = make_array_view(real), make_array_view(np.dtype(np.float64))
     rates, records = make_array_view(rate), make_array_view(COUNTERS)
@@ -111,7 +96,7 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
 
     i8, f8 = cuda.types.int64, cuda.types.float64
     types = cuda.types.void(i8, i8, i8, i8, i8, i8, f8, i8, f8, i8, i8)
-    return _ignoring(prepare), types
+    return prepare, types
 
 
 def scalars_type(plan: Plan, by_value: bool) -> Any:

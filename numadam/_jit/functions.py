@@ -98,5 +98,5 @@ def linked(function: Callable[..., Any], **how: Any) -> Any:
 
 
 def compiles(wrap: Any) -> bool:
-    """Whether a wrapper compiles for the CPU; in the simulator of a GPU it leaves Python."""
+    """Whether a wrapper compiles for the CPU."""
     return wrap in (jit_once, linked)

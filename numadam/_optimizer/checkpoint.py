@@ -272,22 +272,36 @@ def fit(optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[
             "groups: running products lie group by group, and the parameters come in another "
             "order here. Make the optimiser with that of the file, or use numadam.load."
         )
-    others += _fit_frozen(structure.leaves.keys() - {*names}, named, content, parts)
+    others += _fit_frozen(structure.leaves.keys() - {*names}, named, content)
     counters, state = check_state(parts, _state_entries(parts, names, content))
     params = parts.backend.from_host([content.arrays[name] for name in names])
     return Fit(counters, state, params, others)
 
 
+def write_from_host(array: Any, values: np.ndarray) -> Callable[[], None]:
+    """A write of NumPy's values into an array of NumPy or CuPy; they are on its GPU already."""
+    if not is_cupy(array):
+        return partial(assign, array, ..., values)
+    import cupy
+
+    with array.device:
+        here = cupy.asarray(values.view(memory_dtype(values.dtype))).view(values.dtype)
+
+    def write() -> None:
+        with array.device:
+            array[...] = here
+
+    return write
+
+
 def _fit_frozen(
-    names: set[str], named: Mapping[str, Any], content: Container, parts: Parts
+    names: set[str], named: Mapping[str, Any], content: Container
 ) -> Iterator[Callable[[], Any]]:
     """Writes of frozen arrays; those that are read-only have to be right."""
     for name in names:
         here, there = named[name], content.arrays[name]
-        if is_cupy(here):
-            yield partial(operator.setitem, here, ..., parts.backend.from_host([there])[0])
-        elif here.flags.writeable:
-            yield partial(assign, here, ..., there)
+        if is_cupy(here) or here.flags.writeable:
+            yield write_from_host(here, there)
         elif here.tobytes() != there.tobytes():
             raise ValueError(f"{name}: is frozen, read-only, and has other values in the file.")
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from numadam._arrays.interop import to_host
-from numadam._arrays.layout import assign
 from numadam._checkpoint import storage, together
 from numadam._checkpoint.assemble import MASKS, assemble
 from numadam._checkpoint.collective import Ranks, on_all
@@ -28,7 +26,7 @@ from numadam._checkpoint.together import Part
 from numadam._checkpoint.tree import Structure
 from numadam._core.parts import parts_of
 from numadam._optimizer.base import OptimizerBase
-from numadam._optimizer.checkpoint import KIND, Fit, content_of, fit
+from numadam._optimizer.checkpoint import KIND, Fit, content_of, fit, write_from_host
 from numadam._optimizer.cut_options import cut_options, cuts_of_options, has_arrays, own_forms
 from numadam._optimizer.held import Held
 
@@ -134,9 +132,7 @@ def load(
             frozen = {name: arrays[name] for name in own.frozen}
             content = Container(KIND, index.meta, arrays | {n: a[:0] for n, a in frozen.items()})
             found = fit(optimizer, content, *own_forms(parts, content))
-            new = parts.backend.from_host(list(frozen.values()))
-            targets = zip(frozen, new, strict=True)
-            more = [partial(assign, own.frozen[name], ..., one) for name, one in targets]
+            more = [write_from_host(own.frozen[name], new) for name, new in frozen.items()]
             return found._replace(others=[*found.others, *more])
 
     found = on_all(ranks, what, fitted)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numba import cuda  # here and not in a function: the simulator swaps the module's global
+from numba import cuda
 from numba.np.numpy_support import from_dtype
 
 from numadam._core import plan as pl

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests import emulator, extras
+
+
+def pytest_collection_modifyitems(items):
+    """Mark all tests of this folder: they need a GPU."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.gpu)
 
 
 def _why_not():
