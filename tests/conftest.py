@@ -15,7 +15,6 @@ pytest.register_assert_rewrite(
     "tests.core.conversions",
     "tests.cuda.cuda_cases",
     "tests.cuda.kernel_code",
-    "tests.cuda.machine.machine_kernels",
     "tests.golden",
     "tests.minimize.compared",
     "tests.processes",

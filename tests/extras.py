@@ -21,12 +21,10 @@ EXTRAS = {
     "cuda": ("test-cuda", ()),
     "mpi": ("test-mpi", ("mpi4py",)),
     "peers": ("peers", ()),
-    "simulator": ("test-cuda", ("numba_cuda",)),
 }
 INSTALLED = set(filter(None, os.environ.get("NUMADAM_EXTRAS", "").split(",")))
 if unknown := INSTALLED - set(EXTRAS):
     raise ValueError(f"NUMADAM_EXTRAS: expected some of {', '.join(EXTRAS)}; got {unknown}")
-SIMULATOR = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
 
 def lacking(mark: str, *packages: str) -> str:
@@ -35,8 +33,6 @@ def lacking(mark: str, *packages: str) -> str:
     for name in packages or usual:
         if importlib.util.find_spec(name) is None:
             return f"{name} is not installed: {install_command(extra)}"
-    if mark == "simulator" and not SIMULATOR:
-        return "the CUDA simulator is off: NUMBA_ENABLE_CUDASIM=1"
     return no_compiler() if mark == "cuda" and not packages else ""
 
 
@@ -56,8 +52,6 @@ def stop(mark: str, why: str) -> NoReturn:
 @functools.cache
 def no_compiler() -> str:
     """The reason why no CUDA kernel can be compiled here, or nothing."""
-    if SIMULATOR:
-        return "the CUDA simulator is on: it compiles nothing"
     if why := lacking("cuda", "numba_cuda"):
         return why
     from numba.cuda.cudadrv import nvvm

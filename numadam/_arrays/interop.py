@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = [
 #: Libraries whose arrays may never be written, whatever their memory allows.
 _IMMUTABLE = ("jax", "jaxlib", "tensorflow")
 _CPU, _CUDA, _CUDA_MANAGED = 1, 2, 13  # of DLPack
+_LEGACY_STREAM = 1  # of the CUDA array interface; CuPy's number for it is 0
 
 
 def is_array(x: Any) -> bool:
@@ -134,8 +136,29 @@ def as_cupy(x: Any) -> Any:
     import cupy
 
     x, dtype = _viewable(x)
-    view = cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else cupy.asarray(x)
+    view = cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else _shown(x)
     return view if dtype is None else view.view(dtype)
+
+
+def _shown(x: Any) -> Any:
+    """An object that shows its memory by the CUDA array interface, as a CuPy array.
+
+    The current stream waits for the object's. CuPy would make the host wait, which also ends a
+    capture.
+    """
+    import cupy
+
+    interface = dict(x.__cuda_array_interface__)
+    stream = interface.pop("stream", None)
+    view = cupy.asarray(SimpleNamespace(__cuda_array_interface__=interface, owner=x))
+    if stream is not None:
+        with view.device:
+            current = cupy.cuda.get_current_stream()
+            if stream != (current.ptr or _LEGACY_STREAM):
+                event = cupy.cuda.Event(disable_timing=True)
+                cupy.cuda.runtime.eventRecord(event.ptr, stream)
+                current.wait_event(event)
+    return view
 
 
 def as_view(x: Any) -> Any:

@@ -232,7 +232,8 @@ def converts_half() -> bool:
     module = binding.parse_assembly(_TRY_HALF)
     module.triple = triple
     assembly = machine.emit_assembly(module)
-    return "vcvtph2ps" in assembly or "fcvt\t" in assembly
+    # vcvtph2ps, or vcvtsh2ss where the CPU calculates in float16, too
+    return "\tvcvt" in assembly or "\tfcvt\t" in assembly
 
 
 _BY_BITS = {

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import collections
+import math
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
 
 from numadam._cuda.launch import is_capturing
 
-#: Pinned buffers of deleted uploads, with the events behind the copies from them.
-_orphans: collections.deque[tuple[Any, Any]] = collections.deque()
-_orphans_lock = threading.Lock()
+#: The pinned buffers of all uploads, each with the event behind the copy from it. They are held
+#: here, since the collector may finalize an event before the upload that refers to it.
+_buffers: list[tuple[weakref.ref[Upload], Any, Any]] = []
+_lock = threading.Lock()
 
 
 class Upload:
@@ -55,28 +57,35 @@ class Upload:
         """Whether the target is up to date."""
         return numbers.tobytes() == self._sent
 
-    def __del__(self) -> None:
-        _orphans.extend(self._slots)
-
-    @staticmethod
-    def _release_orphans() -> None:
-        """Release the buffers of deleted uploads, if the copies from them are done."""
-        with _orphans_lock:
-            for _ in range(len(_orphans)):
-                slot = _orphans.popleft()
-                if not slot[1].done:
-                    _orphans.append(slot)
-
     def _slot(self) -> tuple[Any, Any]:
         import cupy
-        import cupyx
 
         if len(self._slots) < self.SLOTS:
-            self._release_orphans()
-            pinned = cupyx.empty_pinned(self._target.shape, self._target.dtype)
-            self._slots.append((pinned, cupy.cuda.Event(disable_timing=True)))
-            return self._slots[-1]
+            pinned = empty_pinned(self._target.shape, self._target.dtype)
+            event = cupy.cuda.Event(disable_timing=True)
+            with _lock:
+                _release_unused()
+                _buffers.append((weakref.ref(self), pinned, event))
+            self._slots.append((pinned, event))
+            return pinned, event
         self._next = (self._next + 1) % self.SLOTS
         pinned, event = self._slots[self._next]
         event.synchronize()
         return pinned, event
+
+
+def empty_pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Uninitialized array in pinned memory.
+
+    As of `cupyx`, which two threads cannot load at once: its attributes are lacking in one of them
+    (importlib's LazyLoader before Python 3.12.3).
+    """
+    import cupy
+
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.ndarray(shape, dtype, cupy.cuda.alloc_pinned_memory(nbytes))
+
+
+def _release_unused() -> None:
+    """Release the buffers of deleted uploads, if the copies from them are done."""
+    _buffers[:] = [buffer for buffer in _buffers if buffer[0]() is not None or not buffer[2].done]

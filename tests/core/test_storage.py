@@ -10,7 +10,6 @@ from numadam._core import half as storage
 from numadam._jit.pointers import inner
 from tests.core.conversions import (
     ALL,
-    PAIRS,
     as_numpy_rounds,
     borders,
     dtype_of,
@@ -69,21 +68,6 @@ def test_lengths_that_leave_a_tail(way, n):
     _, write_all, _, write_each = loops(way)
     x = random(n + 3, 1e-9, 1e5)[3:]  # not at the start of a cache line
     np.testing.assert_array_equal(write_by(write_all, x), write_by(write_each, x))
-
-
-@pytest.mark.parametrize("way", ["bfloat16", "float16 by bits"])
-def test_they_run_as_plain_python(way):
-    """As in the CUDA simulator: no warning of NumPy's scalars on the way."""
-    read, write = PAIRS[way]
-    dtype = dtype_of(way)
-    x = np.concatenate([borders(dtype)[::401], random(500), special()])
-    with np.errstate(invalid="ignore"):  # a signalling NaN is multiplied
-        got = np.array([read(ALL, i) for i in range(0, ALL.size, 7)], np.float32)
-    same_bits(got, storage.to_float32(ALL.view(dtype)[::7]))
-    bits = np.empty(x.size, np.uint16)
-    for i in range(x.size):
-        write(bits, i, x[i])
-    same_bits(bits.view(dtype), as_numpy_rounds(x, dtype))
 
 
 @pytest.mark.parametrize("name", storage.STORAGES)

@@ -81,25 +81,3 @@ def test_ptx(way, monkeypatch):
         assert unwanted not in body
     assert body.count("ld.global") == body.count("st.global") == 1
     assert ("cvt.rn.f16.f32" in body) == (way == "float16")
-
-
-SIMULATED = """
-import numpy as np
-from numba import cuda
-from numadam._core import half as storage
-half = np.dtype("float16")
-read, write = (cuda.jit(device=True)(f(half)) for f in (storage.reader, storage.writer))
-@cuda.jit
-def kernel(a):
-    i = cuda.grid(1)
-    if i < a.size:
-        write(a, i, read(a, i) * np.float32(0.5))
-a = np.arange(5).astype(half)
-kernel[1, 8](a.view(np.uint16))
-print(a.tolist())
-"""
-
-
-@pytest.mark.cuda("numba_cuda")
-def test_in_the_cuda_simulator():
-    assert run_python(SIMULATED, NUMBA_ENABLE_CUDASIM="1") == "[0.0, 0.5, 1.0, 1.5, 2.0]"

@@ -1,4 +1,4 @@
-"""Every rule and option: shared by the simulator, PTX and GPU tests."""
+"""Every rule and option: shared by the tests of PTX and of a GPU."""
 
 from __future__ import annotations
 

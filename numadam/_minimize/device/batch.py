@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,16 @@ def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(map(one, args))
 
 
+@functools.lru_cache(maxsize=32)
+def _kernel_of(plan: Plan, fun: Any, form: str, norm: float) -> Any:
+    """The kernel of an objective, compiled once: it takes seconds."""
+    from numba import cuda
+
+    from numadam._minimize.device.kernel import make_solve
+
+    return cuda.jit(make_solve(plan, fun, form, norm))
+
+
 class DeviceBatch:
     """Problems of one shape under one objective that is compiled for the GPU."""
 
@@ -99,7 +110,6 @@ class DeviceBatch:
 
         from numadam._cuda.arrays import flat_view
         from numadam._cuda.launch import numba_view
-        from numadam._minimize.device.kernel import make_solve
 
         self._task, self.optimizer, self._x = task, optimizer, x
         self._args, tolerances = _on_device(task.args), task.tolerances
@@ -120,16 +130,14 @@ class DeviceBatch:
         kept = (numba_view(flat_view(one, order)) for one in (self._best, self._best_g))
         self._moves = numba_view(before), *kept
         self.table, self.counts = (
-            cupy.full((6, self.problems), np.nan),
+            cupy.full((5, self.problems), np.nan),
             cupy.zeros((2, self.problems), np.int64),
         )
         columns = [op.COLUMN.low, op.COLUMN.high]
         self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), columns]))
         self._tolerances = *tolerances.limits, tolerances.gtol_rel
         self._width = width_of(plan)
-        from numba import cuda
-
-        self._kernel = cuda.jit(make_solve(plan, task.fun, form, tolerances.norm))
+        self._kernel = _kernel_of(plan, task.fun, form, tolerances.norm)
         self._fill, self.done, self.first, self.whole = _tabulate(plan), 0, True, False
         self._products = start_products(plan, 1)[0]
 
@@ -162,7 +170,7 @@ class DeviceBatch:
     def _by_name(self) -> dict[str, Any]:
         """Arrays of a file by name; the last axis is that of the problems."""
         state = {f"state/{name}": views[0] for name, views in self._backend.state.items()}
-        names = ("f", "f_before", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
+        names = ("f", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
         return {
             "x": self._x,
             "gradient": self.gradient,
@@ -203,7 +211,7 @@ class DeviceBatch:
 
         self.whole, steps = False, 0 if self.first else min(most, gap, _STEPS)
         rows = self._rows(steps) if steps else np.zeros((1, self._width + 3), self._plan.real)
-        numbers = self.problems, steps, self.done, int(self.first)
+        numbers = self.problems, max(steps, 1), -1 if self.first else self.done
         arguments = (
             self._arrays, self._shaped, numba_view(cupy.asarray(rows)), numba_view(self.table),
             numba_view(self.counts), self._moves, self._ends, self._tolerances, numbers,
@@ -248,9 +256,9 @@ class DeviceBatch:
             nit,
             int(nit.sum()) + (0 if self.first else self.problems),
             interrupted,
-            (self.table[4].get(), self.table[5].get()),
-            fun=self.table[2].copy(),
-            grad_norm=self.table[3].copy(),
+            (self.table[3].get(), self.table[4].get()),
+            fun=self.table[1].copy(),
+            grad_norm=self.table[2].copy(),
             fun_last=self.table[0].copy(),
             **arrays,
         )

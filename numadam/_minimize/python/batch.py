@@ -60,7 +60,9 @@ def _norms(xp: Any, x: Any, norm: float) -> np.ndarray:
     scaled = (top > 0.0) & (top < np.inf)  # False for NaN
     with np.errstate(over="ignore"):
         a = a / xp.where(scaled, top, 1.0)[:, None]
-        total = xp.cumsum(a * a, axis=1)[:, -1]  # in the order of the elements, unlike sum
+        a *= a
+        # in the order of the elements, unlike NumPy's sum; CuPy's cumsum has another order, too
+        total = np.cumsum(a, axis=1)[:, -1] if isinstance(a, np.ndarray) else a.sum(axis=1)
         return _host(xp.where(scaled, top * xp.sqrt(total), top))
 
 

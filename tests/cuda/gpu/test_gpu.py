@@ -11,8 +11,6 @@ import numadam as na
 from tests import emulator
 from tests.cuda.cuda_cases import CASES, OPTIONS, check, check_option
 
-pytestmark = pytest.mark.gpu
-
 
 @pytest.mark.parametrize("options", [{}, {"capturable": True}], ids=["numbers", "rows"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -70,14 +68,53 @@ def test_gpu_and_cpu_agree(cp):
     np.testing.assert_allclose(cp.asnumpy(on_gpu), on_cpu, rtol=1e-5, atol=1e-6)
 
 
-def test_functional_update_and_out(cp):
-    p, g, m, v = (cp.ones(5), cp.ones(5), cp.zeros(5), cp.zeros(5))
-    out = cp.zeros(5)
-    na.adam_update(p, g, m, v, 1, lr=0.1, out=out)
-    assert bool((p == 1).all())
-    np.testing.assert_allclose(cp.asnumpy(out), -0.1, rtol=1e-6)
-    na.adam_update(p, g, cp.zeros(5), cp.zeros(5), 1, lr=0.1)
-    np.testing.assert_allclose(cp.asnumpy(p), 0.9, rtol=1e-6)
+def test_out_leaves_the_parameters(cp):
+    p, twin, g = cp.ones(5), cp.ones(5), cp.arange(5.0) - 2
+    out = cp.full((5, 2), cp.nan)[:, 0]
+    one, two = na.Adam(p, lr=0.1), na.Adam(twin, lr=0.1)
+    one.step(g, out=out)
+    two.step(g)
+    assert (p == 1).all()
+    cp.testing.assert_array_equal(p + out, twin)
+    assert one.t == 1
+    cp.testing.assert_array_equal(one.state["m"], two.state["m"])
+    params, outs = [cp.ones(3), cp.ones(4)], [cp.zeros(3), cp.zeros(4)]
+    na.SGD(params, lr=1.0).step([cp.ones(3), cp.ones(4)], out=outs)
+    assert all((array == -1).all() for array in outs)
+    assert all((array == 1).all() for array in params)
+
+
+def test_params_and_lr_of_one_call(cp):
+    p, other = cp.ones((2, 2)), cp.ones((2, 2))
+    opt = na.SGD(p, lr=1.0, momentum=0.5)
+    opt.step(cp.ones((2, 2)), params=other, lr=0.5)
+    assert (p == 1).all()
+    assert (other == 0.5).all()
+    opt.momentum = 0.25
+    opt.step(cp.ones((2, 2)))
+    assert (p == -0.25).all()
+
+
+def test_gradients_in_the_memory_of_the_optimiser(cp):
+    params = {"w": cp.ones((2, 3)), "b": cp.ones(2)}
+    opt = na.SGD(params, lr=1.0)
+    opt.grads["w"][...] = 0.25
+    opt.step()
+    assert (params["w"] == 0.75).all()
+    assert (params["b"] == 1).all()
+    assert type(opt.grads["w"]) is cp.ndarray
+
+
+def test_parameters_and_copies_begin_where_the_bounds_are(cp):
+    p = cp.asarray(np.array([-3.0, 0.5, np.nan, 3.0]))
+    opt = na.Adam(p, bounds=(-1.0, 1.0), ema=0.9)
+    cp.testing.assert_array_equal(p, [-1, 0.5, np.nan, 1])
+    cp.testing.assert_array_equal(opt.averaged, p)
+    strided, room = cp.full((3, 2), 9.0), cp.full(64, 9.0, np.float16)
+    na.Adam(strided[:, 1], bounds=(None, 1.0))
+    cp.testing.assert_array_equal(strided, [[9, 1]] * 3)
+    na.Adam(room[:24], bounds=(0.0, 1.0))  # tiles of float16, without state in float32
+    cp.testing.assert_array_equal(room, [1] * 24 + [9] * 40)
 
 
 def test_a_history_beside_step(cp):
@@ -94,14 +131,37 @@ def test_a_history_beside_step(cp):
         np.testing.assert_allclose(table["cupy"][name], wanted, rtol=1e-4, err_msg=name)
 
 
+def test_norms_of_a_history_stay_in_range(cp):
+    """And need no cuBLAS, which no wheel that numadam asks for brings."""
+    from numadam.history.norms import norm_of
+
+    assert norm_of([cp.full(4, 2.0, np.float32), cp.full(1, 3e30)]) == 3e30
+    assert norm_of([cp.full(4, 1e30j, np.complex64)]) == pytest.approx(2e30)
+
+
 def test_skipped_steps(cp):
     x, bad = cp.ones(5, np.float32), cp.asarray(np.array([1, np.nan, 1, 1, 1], np.float32))
-    opt = na.SGD(x, lr=1.0, nonfinite="skip")
+    opt = na.SGD(x, lr=1.0, nonfinite="skip", max_skips=1)
     opt.step(cp.ones(5, np.float32))
     opt.step(bad)
+    assert (opt.t, opt.skipped) == (1, 1)
+    with pytest.raises(FloatingPointError, match="2 times in a row"):
+        opt.step(bad)
     opt.step(cp.ones(5, np.float32))
-    assert (opt.t, opt.skipped) == (2, 1)
-    assert bool((x == -1).all())
+    assert (opt.t, opt.skipped, int(opt.state["skipped_in_a_row"])) == (2, 2, 0)
+    assert (x == -1).all()
+
+
+def test_any_array_may_stop_a_step_of_many_norms(cp):
+    p = [cp.ones(n, np.float32) for n in (7, 300, 9)]
+    opt = na.SGD(p, lr=1.0, clip_array_norm=1.0, nonfinite="skip")
+    grads = [cp.zeros(array.size, np.float32) for array in p]
+    for k, array in enumerate(grads, 1):
+        array[-1] = np.nan
+        opt.step(grads)
+        assert (opt.t, opt.skipped) == (0, k)
+        array[-1] = 0
+    assert all((array == 1).all() for array in p)
 
 
 def test_cupy_without_its_class_of_arguments_gets_numpy_arrays(cp, monkeypatch):

@@ -8,42 +8,8 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.cuda.cuda_cases import as_dtype
-from tests.saved import load_into, loaded
-
-pytestmark = pytest.mark.gpu
-
-
-@pytest.mark.parametrize("how", ["lazy", "dense"])
-def test_sparse_gradients(cp, how):
-    from numadam._arrays.sparse import Rows
-
-    random = np.random.default_rng(0)
-    indices = random.integers(0, 1_000, 300)
-    values = random.standard_normal((300, 17)).astype(np.float32)
-    on_cpu, on_gpu = np.ones((1_000, 17), np.float32), cp.ones((1_000, 17), np.float32)
-    one, two = (na.Adam(p, sparse=how, clip_norm=1.0) for p in (on_cpu, on_gpu))
-    for _ in range(3):
-        one.step(Rows(indices, values))
-        two.step(Rows(cp.asarray(indices), cp.asarray(values)))
-    assert one.grad_norm == pytest.approx(two.grad_norm, rel=1e-14)
-    np.testing.assert_allclose(cp.asnumpy(on_gpu), on_cpu, rtol=1e-5, atol=1e-6)
-
-
-def test_a_sparse_matrix(cp):
-    import cupyx.scipy.sparse
-    import scipy.sparse
-
-    matrix = scipy.sparse.random_array((70, 40), density=0.1, rng=3, format="csr", dtype="f4")
-    matrix = scipy.sparse.csr_matrix(matrix)
-    on_cpu, on_gpu = np.ones((70, 40), np.float32), cp.ones((70, 40), np.float32)
-    try:
-        theirs = cupyx.scipy.sparse.csr_matrix(matrix)
-    except ImportError as error:  # no wheel that numadam asks for brings it
-        pytest.skip(f"CuPy's sparse matrices need cuSPARSE: {str(error).partition(',')[0]}")
-    na.Adam(on_cpu, sparse="lazy").step(matrix)
-    na.Adam(on_gpu, sparse="lazy").step(theirs)
-    np.testing.assert_allclose(cp.asnumpy(on_gpu), on_cpu, rtol=1e-6)
+from tests import emulator
+from tests.cuda.cuda_cases import OPTIONS, as_dtype, draw
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -59,23 +25,6 @@ def test_every_short_number_is_read_and_written_as_on_the_cpu(cp, dtype):
     np.testing.assert_array_equal(got, p.astype(np.float32))
 
 
-def test_large_lr_bounds_and_state_of_short_numbers(cp):
-    """Operations on bfloat16 that CuPy itself has to have: views, copies, pickling, files."""
-    import pickle
-
-    p = cp.ones(5, np.float32)
-    options = {"state_dtype": "bfloat16", "bounds": (0.0, 2.0)}
-    opt = na.Adam(p, **options)
-    opt.step(cp.ones(5, np.float32))
-    twin = pickle.loads(pickle.dumps(opt))
-    opt.state = dict(twin.state)
-    new, into = loaded(opt, xp=cp), na.Adam(cp.zeros_like(p), **options)
-    load_into(into, loaded(opt))  # by way of the CPU
-    for each in (opt, twin, new, into):
-        each.step(cp.ones(5, np.float32))
-    assert all(bool((each.params == p).all()) for each in (twin, new, into))
-
-
 def test_more_elements_than_threads(cp, monkeypatch):
     from numadam._cuda import launch as policy
 
@@ -87,28 +36,83 @@ def test_more_elements_than_threads(cp, monkeypatch):
     assert bool((p == -cp.arange(n, dtype=np.float32)).all())
 
 
-@pytest.mark.parametrize("layout", ["F", "strided", "reversed", "transposed"])
-def test_layouts_give_the_same_bits(cp, layout):
-    random = np.random.default_rng(0)
-    start, g = random.standard_normal((2, 6, 10)).astype(np.float32)
+def lay(cp, a, layout):
+    """The same values in another layout."""
+    if layout == "F":
+        return cp.asarray(a, order="F")
+    if layout == "strided":
+        big = cp.zeros((2 * a.shape[0], 3 * a.shape[1]), a.dtype)
+        big[::2, ::3] = cp.asarray(a)
+        return big[::2, ::3]
+    if layout == "reversed":
+        return cp.asarray(a[::-1].copy())[::-1]
+    return cp.asarray(a)
 
-    def lay(a):
-        if layout == "F":
-            return cp.asarray(a, order="F")
-        if layout == "strided":
-            big = cp.zeros((12, 20), a.dtype)
-            big[::2, ::2] = cp.asarray(a)
-            return big[::2, ::2]
-        if layout == "reversed":
-            return cp.asarray(a[::-1].copy())[::-1]
-        return cp.asarray(a.T.copy()).T
 
-    plain, other = cp.asarray(start), lay(start)
+LAYOUTS = ["C", "F", "strided", "reversed"]
+
+
+@pytest.mark.parametrize("of_grads", LAYOUTS)
+@pytest.mark.parametrize("of_params", LAYOUTS)
+def test_layouts_give_the_same_bits(cp, of_params, of_grads):
+    start, g = np.random.default_rng(0).standard_normal((2, 6, 10)).astype(np.float32)
+    plain, other = cp.asarray(start), lay(cp, start, of_params)
     one, two = na.Adam(plain), na.Adam(other)
-    for _ in range(3):
+    for _ in range(2):
         one.step(cp.asarray(g))
-        two.step(lay(g))
-    assert bool((plain == other).all())
+        two.step(lay(cp, g, of_grads))
+    cp.testing.assert_array_equal(plain, other)
+    cp.testing.assert_array_equal(one.state["v"], two.state["v"])
+
+
+def cut(cp, values, shift):
+    """The values that many elements behind an address that all tiles can begin at."""
+    room = cp.zeros(len(values) + 8, values.dtype)
+    room[shift : shift + len(values)] = cp.asarray(values)
+    return room, room[shift : shift + len(values)]
+
+
+#: Plans whose arrays differ in width, or that have passes besides the step.
+PLANS = ["skip", "float16", "bfloat16 master", "complex modulus"]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_no_plan_minds_where_its_arrays_begin(cp, name):
+    """Tiles, elements before and behind them, no tiles at all; one array and several."""
+    option, random, sizes = OPTIONS[name], np.random.default_rng(4), [1_030, 67]
+    options = {key: value for key, value in option.options.items() if key != "lr"}
+    draws = [[draw((n,), option.dtype, random) for n in sizes] for _ in range(3)]
+
+    def left(count, shift, of_g):
+        rooms, params = zip(*(cut(cp, p, shift) for p in draws[0][:count]), strict=True)
+        opt = getattr(na, option.name)(list(params), lr=0.05, **options)
+        for grads in draws[1:]:
+            opt.step([cut(cp, g, of_g)[1] for g in grads[:count]])
+        for room, p in zip(rooms, params, strict=True):
+            assert not cp.asnumpy(room[:shift]).astype(bool).any()
+            assert not cp.asnumpy(room[shift + len(p) :]).astype(bool).any()
+        return [cp.asnumpy(p) for p in params]
+
+    for count in (1, 2):
+        wanted = left(count, 0, 0)
+        for shift, of_g in [(1, 1), (3, 3), (4, 4), (2, 5), (0, 4), (1, 0)]:
+            for got, array in zip(left(count, shift, of_g), wanted, strict=True):
+                np.testing.assert_array_equal(got, array, err_msg=f"{shift} {of_g}")
+
+
+def test_bounds_and_rates_of_each_element_begin_anywhere(cp):
+    random, n = np.random.default_rng(4), 515
+    (p, g), (low, rate) = random.standard_normal((2, 2, n)).astype("f4")
+    wanted = None
+    for shift, of_g, of_low in [(0, 0, 0), (1, 1, 0), (3, 3, 1), (2, 1, 0)]:
+        param = {"w": cut(cp, p, shift)[1]}
+        bounds = (cut(cp, low, of_low)[1], cut(cp, low + 1, of_low)[1])
+        lr = {"w": cut(cp, abs(rate), of_low)[1]}
+        opt = na.Adam(param, lr, bounds={"w": bounds}, clip_norm=1.0)
+        for _ in range(2):
+            opt.step({"w": cut(cp, g, of_g)[1]})
+        wanted = cp.asnumpy(param["w"]) if wanted is None else wanted
+        np.testing.assert_array_equal(cp.asnumpy(param["w"]), wanted, err_msg=str(shift))
 
 
 def test_special_values_stay_or_spread_as_on_the_cpu(cp):
@@ -117,22 +121,6 @@ def test_special_values_stay_or_spread_as_on_the_cpu(cp):
     na.Adam(on_cpu).step(g)
     na.Adam(on_gpu).step(cp.asarray(g))
     np.testing.assert_allclose(cp.asnumpy(on_gpu), on_cpu, rtol=1e-6)
-
-
-def test_many_arrays_state_and_pickle(cp):
-    import pickle
-
-    params = {"w": cp.ones((3, 4)), "b": [cp.zeros(4), cp.zeros(())]}
-    grads = {"w": cp.ones((3, 4)), "b": [cp.ones(4), cp.ones(())]}
-    opt = na.Adam(params, amsgrad=True)
-    opt.step(grads)
-    twins = [pickle.loads(pickle.dumps(opt)), loaded(opt, xp=cp)]
-    opt.step(grads)
-    for twin in twins:
-        twin.step(grads)
-        assert twin.t == 2
-        assert bool((twin.params["w"] == params["w"]).all())
-        assert bool((twin.state["vmax"]["b"][0] == opt.state["vmax"]["b"][0]).all())
 
 
 def test_arrays_of_many_sizes_and_alignments_get_the_numbers_of_each_alone(cp):
@@ -177,3 +165,100 @@ def test_check_grad_calls_fun_with_arrays_of_the_gpu(cp):
     check = na.check_grad(fun, x0, jac=True)
     assert "in x0['b'] it is 0.5000 times" in check.message
     assert (x0["b"] == 1).all()
+
+
+# --- arrays of other libraries --------------------------------------------------------------------
+
+
+class Tensor:
+    """An array that another library hands on by DLPack."""
+
+    def __init__(self, array):
+        self.array, self.dtype = array, array.dtype
+
+    def __dlpack__(self, **how):
+        return self.array.__dlpack__(**how)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+class Shown:
+    """An array that another library shows by the CUDA array interface."""
+
+    def __init__(self, array, read_only=False, stream=None):
+        self.array, self.dtype = array, array.dtype
+        data = {"data": (array.data.ptr, read_only), "version": 3, "stream": stream}
+        self.__cuda_array_interface__ = {**array.__cuda_array_interface__, **data}
+
+    __cuda_array_interface__ = None  # of the type, by which it is known
+
+
+@pytest.mark.parametrize("show", [Tensor, Shown])
+@pytest.mark.parametrize("count", [1, 20])
+def test_arrays_of_other_libraries_are_updated_in_place(cp, count, show):
+    params = [cp.ones(4) for _ in range(count)]
+    opt = na.SGD([show(p) for p in params], lr=1.0)
+    grads = [show(cp.ones(4)) for _ in range(count)]
+    for _ in range(3):
+        opt.step(grads)
+    grads[0] = show(cp.full(4, 5.0))
+    opt.step(grads)
+    assert (params[0] == -7).all()
+    assert all((p == -3).all() for p in params[1:])
+    with pytest.raises(TypeError, match=r"grads\[0\]: expected a CuPy array, got numpy"):
+        opt.step([np.ones(4)] * count)
+
+
+def test_what_another_library_shows_as_read_only_is_never_written(cp):
+    p, m, v, g = cp.ones(4), cp.zeros(4), cp.zeros(4), Shown(cp.ones(4), True)
+    said = r"params\['w'\]: expected a CuPy array, got .*Shown, which is read-only. Use cupy.array"
+    with pytest.raises(TypeError, match=said):
+        na.SGD({"w": Shown(p, True)})
+    opt = na.SGD(Shown(p), lr=1.0)
+    opt.step(g)
+    assert (p == 0).all()
+    with pytest.raises(TypeError, match=r"out: .* which is read-only"):
+        opt.step(g, out=Shown(cp.ones(4), True))
+    with pytest.raises(TypeError, match=r"m: .* which is read-only"):
+        na.adam_update(p, g, Shown(m, True), v, 1)
+    with pytest.raises(TypeError, match=r"p: .* which is read-only"):
+        na.adam_update(Shown(p, True), g, m, v, 1)
+    assert not any(array.any() for array in (p, m, v))
+    assert opt.t == 1
+    out = cp.ones(4)  # with it the parameters are only read
+    opt.step(g, params=Shown(p, True), out=out)
+    assert (out == -1).all()
+    na.sgd_update(Shown(p, True), g, lr=2.0, out=out)
+    assert (out == -2).all()
+
+
+def test_the_gpu_waits_for_the_stream_of_an_array_and_the_host_does_not(cp):
+    p, g, late = cp.zeros(4), cp.zeros(4), cp.cuda.Stream(non_blocking=True)
+    opt = na.SGD(p, lr=1.0)
+    opt.step(g)
+    cp.cuda.Device().synchronize()
+    with late:
+        g[...] = 1.0
+    if emulator.is_running():
+        emulator.waits()
+    opt.step(Shown(g, stream=late.ptr))
+    if emulator.is_running():
+        assert emulator.waits() == 0
+        assert emulator.pending() > 0
+    assert (p == -1).all()
+
+
+def test_an_array_of_the_captured_stream_may_be_captured(cp):
+    p, g = cp.zeros(4), cp.ones(4)
+    cp.cuda.Device().synchronize()
+    with cp.cuda.Stream(non_blocking=True) as stream:
+        opt = na.SGD(p, lr=1.0, capturable=True)
+        shown = Shown(g, stream=stream.ptr)
+        opt.step(shown)
+        stream.begin_capture()
+        opt.step(shown)
+        graph = stream.end_capture()
+        graph.launch()
+        stream.synchronize()
+    assert (p == -2).all()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
 import numadam as na
 from tests import emulator
-
-pytestmark = pytest.mark.gpu
 
 
 def test_runs_on_the_current_stream_and_does_not_wait(cp):
@@ -49,34 +51,100 @@ def test_a_captured_step_is_replayed(cp):
     assert bool((x == twin).all())
 
 
-def test_a_capture_that_would_need_the_host_is_refused(cp):
-    x, g = cp.zeros(8), cp.ones(8)
-    opt, stream = na.Adam(x, capturable=True), cp.cuda.Stream(non_blocking=True)
+@contextlib.contextmanager
+def captured(stream):
+    """A capture that ends in any case; the list gets its graph."""
+    graphs = []
+    stream.begin_capture()
+    try:
+        yield graphs
+    finally:
+        graphs.append(stream.end_capture())
+
+
+def test_a_replayed_step_counts_on_and_reads_lr_anew(cp):
+    x, twin = cp.ones(5, np.float32), np.ones(5, np.float32)
     cp.cuda.Device().synchronize()
-    with stream:
+    with cp.cuda.Stream(non_blocking=True) as stream:
+        g, lr = cp.ones(5, np.float32), cp.full((), 0.5, np.float32)
+        opt, other = na.NAdam(x, lr, capturable=True), na.NAdam(twin, 0.5)
         opt.step(g)
-        opt.beta1 = 0.5
-        stream.begin_capture()
-        try:
+        with captured(stream) as graphs:
+            opt.step(g)
+        for value, rate in ((1.0, 0.5), (1.0, 0.25), (-3.0, 0.125)):
+            g[...], lr[...] = value, rate
+            graphs[0].launch()
+    for value, rate in ((1.0, 0.5), (1.0, 0.5), (1.0, 0.25), (-3.0, 0.125)):
+        other.lr = rate
+        other.step(np.full(5, value, np.float32))
+    stream.synchronize()
+    np.testing.assert_allclose(cp.asnumpy(x), twin, rtol=1e-6)
+    assert opt.t == 4
+    np.testing.assert_allclose(opt.state["mu_product"], other.state["mu_product"], rtol=1e-15)
+    assert opt.lr is lr
+
+
+def test_lr_of_a_captured_step_is_written_where_it_lies(cp):
+    p = cp.zeros(2)
+    opt = na.SGD(p, lr=0.5, capturable=True)
+    where = opt.lr
+    opt.step(cp.ones(2))
+    opt.lr = 0.25
+    opt.step(cp.ones(2))
+    assert opt.lr is where
+    assert (p == -0.75).all()
+    with pytest.raises(ValueError, match=r"write opt\.lr = x"):
+        opt.step(cp.ones(2), lr=0.1)
+    with pytest.raises(ValueError, match="lr: expected a number in"):
+        opt.lr = -1.0
+
+
+def test_what_a_graph_cannot_hold_is_refused_during_the_capture(cp):
+    cp.cuda.Device().synchronize()
+    with cp.cuda.Stream(non_blocking=True) as stream:
+        params, grads, others = ([cp.ones(4), cp.ones(3)] for _ in range(3))
+        opt = na.Adam(params, capturable=True)
+        by_host = na.Adam(cp.ones(8))
+        g = cp.ones(8)
+        opt.step(grads)
+        by_host.step(g)
+        with captured(stream) as graphs:
+            opt.step(grads)
+            with pytest.raises(RuntimeError, match="Take one step with these arrays and options"):
+                opt.step(others)
+            opt.beta1 = 0.5
             with pytest.raises(RuntimeError, match="a graph is being captured"):
-                opt.step(g)
-        finally:
-            stream.end_capture()
+                opt.step(grads)
+            with pytest.raises(RuntimeError, match="Make the optimiser with capturable=True"):
+                by_host.step(g)
+        assert (opt.t, by_host.t) == (1, 1)
+        graphs[0].launch()
+        assert opt.t == 2
 
 
-def test_a_capture_of_a_step_that_the_host_counts_is_refused(cp):
-    x, g = cp.zeros(8), cp.ones(8)
-    opt, stream = na.Adam(x), cp.cuda.Stream(non_blocking=True)
-    cp.cuda.Device().synchronize()
-    with stream:
-        opt.step(g)
-        stream.begin_capture()
-        try:
-            with pytest.raises(RuntimeError, match="capturable=True"):
-                opt.step(g)
-        finally:
-            stream.end_capture()
-    assert opt.t == 1
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"accumulate": 2}, "accumulate"),
+        ({"nonfinite": "raise"}, "nonfinite"),
+        ({"nonfinite": "skip", "max_skips": 3}, "max_skips"),
+        ({"sparse": "lazy"}, "sparse"),
+        ({"beta1": lambda t: 0.5}, "beta1"),
+    ],
+)
+def test_options_that_need_the_host_cannot_be_captured(cp, options, name):
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        na.Adam(cp.ones(3), capturable=True, **options)
+
+
+def test_capturable_is_for_the_gpu_and_lr_a_number(cp):
+    with pytest.raises(ValueError, match="capturable: is for CuPy parameters"):
+        na.Adam(np.ones(3), capturable=True)
+    for lr in (lambda t: 0.1, cp.ones(3)):
+        with pytest.raises(TypeError, match="lr: with capturable=True expected a number or a 0-d"):
+            na.Adam(cp.ones(3), lr, capturable=True)
+    with pytest.raises(TypeError, match="lr: expected a 0-d array of float32 or float64"):
+        na.Adam(cp.ones(3), cp.zeros((), np.int64), capturable=True)
 
 
 def test_other_arrays_between_do_not_reach_a_graph(cp):
@@ -145,3 +213,45 @@ def test_options_that_change_at_each_step_while_the_gpu_is_behind(cp, behind):
         opt.loss_scale = 0.5**k
         opt.step(g)
     np.testing.assert_array_equal(cp.asnumpy(x), 1.0 - 2.0**30)
+
+
+@pytest.mark.parametrize("in_cycle", [False, True])
+def test_pinned_memory_outlives_an_optimiser_until_its_copies_are_done(cp, behind, in_cycle):
+    """The collector finalizes the objects of a cycle in any order, events among them."""
+
+    def step():
+        opt = na.SGD(cp.zeros(4), capturable=True)
+        opt.step(cp.ones(4))
+        return [opt]
+
+    step()  # compiled now, and not behind the work
+    behind()
+    cycle = step()
+    watched = [weakref.ref(pinned) for pinned, _ in cycle[0]._backend._control._upload._slots]
+    if in_cycle:
+        cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert [memory for memory in watched if memory() is not None]
+    cp.cuda.Device().synchronize()
+    step()
+    gc.collect()
+    assert not [memory for memory in watched if memory() is not None]
+
+
+def test_one_optimiser_on_two_streams_that_wait_for_each_other(cp):
+    """Made on a third one; each stream waits for what the one before has done."""
+    x = cp.zeros(16)
+    opt, g = na.Adam(x, lr=0.5, clip_norm=9.0), cp.ones(16)
+    twin, other = na.Adam(np.zeros(16), lr=0.5, clip_norm=9.0), np.ones(16)
+    before = cp.cuda.get_current_stream()
+    streams = [cp.cuda.Stream(non_blocking=True) for _ in range(2)]
+    for k in range(4):
+        stream = streams[k % 2]
+        stream.wait_event(before.record())
+        with stream:
+            opt.step(g)
+        twin.step(other)
+        before = stream
+    before.synchronize()
+    np.testing.assert_allclose(cp.asnumpy(x), twin.params, rtol=1e-14)

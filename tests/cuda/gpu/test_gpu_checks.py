@@ -112,6 +112,11 @@ def test_bfloat16_is_refused_where_cupy_cannot_copy_it(cp, monkeypatch):
     na.Adam(cp.zeros(3, np.float32))
 
 
+def test_a_gradient_of_the_other_library_is_refused(cp):
+    with pytest.raises(TypeError, match="expected a NumPy array, got cupy"):
+        na.minimize(lambda x: (1.0, cp.zeros(2)), np.ones(2), jac=True)
+
+
 def test_arrays_beside_each_other_are_apart(cp):
     both = cp.zeros((3, 2))
     na.SGD([both[:, 0], both[:, 1]], lr=1.0).step([cp.ones(3), cp.full(3, 2.0)])

@@ -8,8 +8,6 @@ import pytest
 
 import numadam as na
 
-pytestmark = pytest.mark.gpu
-
 
 @pytest.fixture
 def second(cp):
