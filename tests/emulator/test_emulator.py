@@ -31,6 +31,11 @@ module.load(ptx + b"tex.1d.v4.f32.s32 {%f1, %f2, %f3, %f4}, [texture, {%r1}]; re
 module.get_function("k")((1,), (1,), ())
 sync()
 """
+STEP = """
+import numadam as na
+na.SGD(x, lr=1.0, clip_norm=1.0).step(cp.ones(100, "f4"))
+sync()
+"""
 #: By name the program, and a text of the fault; "" where there must be none.
 PROGRAMS = {
     "out of bounds": ('run("x[i] = 1;", 1, 128, x); sync()', "OUT OF BOUNDS write of 4 bytes"),
@@ -51,6 +56,7 @@ PROGRAMS = {
     ),
     "an instruction without a translation": (UNKNOWN, "TRAP (not translated: tex.1d"),
     "a shuffle": (SHUFFLE, ""),
+    "a step": (STEP, ""),
     "memory in a capture": (
         "with cp.cuda.Stream(non_blocking=True) as s: s.begin_capture(); y = cp.zeros(1000)",
         "",
@@ -67,17 +73,38 @@ assert float(y[0]) == 7 and emulator.faults() == []
 """
 
 
-def program(code):
+#: A mistake planted in a kernel of numadam's, and a text of the fault.
+PLANTED = {
+    "no barrier": (
+        "from numadam._cuda import norms\n"
+        "def fold(sums, lane):\n"
+        "    half = 128\n"
+        "    while half > 0:\n"
+        "        if lane < half: sums[lane] += sums[lane + half]\n"
+        "        half //= 2\n"
+        "norms._make_fold = lambda count, wrap: wrap(fold)\n",
+        "RACE",
+    ),
+    "a write beyond the array": (
+        "from numadam._cuda import kernel\n"
+        "make = kernel.make_write_tile\n"
+        "kernel.make_write_tile = lambda memory, n, step: make(memory, n, step + 4)\n",
+        "OUT OF BOUNDS write",
+    ),
+}
+
+
+def program(code, **environment):
     """A process with two emulated GPUs, which checks all that the emulator can check."""
     if not emulator.is_running():
         pytest.skip("there is a GPU: nothing is emulated")
-    given = {"EMU": "1", "EMU_RACE": "1", "EMU_EXACT": "1", "EMU_DEVICES": "2"}
+    given = {"EMU": "1", "EMU_RACE": "1", "EMU_EXACT": "1", "EMU_DEVICES": "2", **environment}
     return subprocess.run(
         [sys.executable, "-c", BEGIN + code],
         env={**emulator.environment(started=True), **given},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 
@@ -88,6 +115,13 @@ def test_faults_are_found(name):
     assert fault in ended.stderr
     if not fault:
         assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_mistakes_in_kernels_of_numadam_are_found(name, tmp_path):
+    mistake, fault = PLANTED[name]
+    kept = {"NUMBA_CACHE_DIR": str(tmp_path)}  # of no other process
+    assert fault in program(mistake + STEP, **kept).stderr
 
 
 def test_work_runs_as_late_as_it_may():
