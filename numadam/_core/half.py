@@ -159,38 +159,6 @@ def _keep_native(a: Any, i: Any, x: Any, seed: Any) -> None:
         a[i] = x
 
 
-def _read_float16_by_bits(a: Any, i: Any) -> Any:
-    """float16 has 5 bits of exponent instead of 8: 10 bits of fraction instead of 23."""
-    if a is None:
-        return None
-    bits = np.int64(a[i])
-    size = bits & 0x7FFF
-    # with the exponent 224 higher inf and NaN have the highest; then 2**-112 brings 112 back
-    normal = np.uint32((size << 13) + (224 << 23)).view(np.float32) * np.float32(2.0**-112)
-    # not by a subnormal float32: it is slow, and 0 in a process that flushes them
-    subnormal = np.float32(size) * np.float32(2.0**-24)
-    y = subnormal if size < 0x400 else normal
-    wide = np.int64(np.float32(y).view(np.uint32)) | ((bits & 0x8000) << 16)
-    return np.uint32(wide).view(np.float32)
-
-
-def _write_float16_by_bits(a: Any, i: Any, x: Any) -> None:
-    """Round the bits of a normal number as for bfloat16, and let an addition round the others."""
-    if a is not None:
-        bits = np.int64(np.float32(x).view(np.uint32))
-        size = bits & 0x7FFF_FFFF
-        y = abs(np.float32(x))
-        rounded = np.uint32(((size + 0xFFF + ((size >> 13) & 1)) >> 13) - (112 << 10))
-        if y < np.float32(2.0**-14):  # from 0.5 on, float32 has the steps of subnormal float16
-            sum_ = np.int64(np.float32(y + np.float32(0.5)).view(np.uint32))
-            rounded = np.uint32(sum_ - 0x3F00_0000)
-        if y >= np.float32(65520.0):  # halfway from the largest number to the next
-            rounded = np.uint32(0x7C00)
-        if y != y:
-            rounded = np.uint32(0x7E00)
-        a[i] = np.uint16(rounded | ((bits >> 16) & 0x8000))
-
-
 def _make_widen(typingctx: Any, bits: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
@@ -236,18 +204,12 @@ def converts_half() -> bool:
     return "\tvcvt" in assembly or "\tfcvt\t" in assembly
 
 
-_BY_BITS = {
+_PAIRS = {
     "float64": (_read_native, _write_native),
     "float32": (_read_native, _write_native),
-    "float16": (_read_float16_by_bits, _write_float16_by_bits),
+    "float16": (_read_float16, _write_float16),
     "bfloat16": (_read_bfloat16, _write_bfloat16),
 }
-
-
-def _pair(storage: np.dtype[Any]) -> tuple[Callable[..., Any], Callable[..., None]]:
-    if storage.name == "float16" and converts_half():
-        return _read_float16, _write_float16
-    return _BY_BITS[storage.name]
 
 
 def reader(storage: np.dtype[Any]) -> Callable[[Any, Any], Any]:
@@ -255,7 +217,7 @@ def reader(storage: np.dtype[Any]) -> Callable[[Any, Any], Any]:
 
     `a` has the dtype `memory_dtype`. 16-bit storages give float32, the others themselves.
     """
-    return _pair(storage)[0]
+    return _PAIRS[storage.name][0]
 
 
 def writer(storage: np.dtype[Any]) -> Callable[[Any, Any, Any], None]:
@@ -263,7 +225,7 @@ def writer(storage: np.dtype[Any]) -> Callable[[Any, Any, Any], None]:
 
     `a` has the dtype `memory_dtype`. For 16-bit storages a float64 is rounded to float32 first.
     """
-    return _pair(storage)[1]
+    return _PAIRS[storage.name][1]
 
 
 def state_writer(storage: np.dtype[Any]) -> Callable[[Any, Any, Any, Any], None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from numadam._core.half import converts_half
 from numadam._core.plan import Plan
 from numadam._cpu import adding, norm_kernel, overlap, strided
 from numadam._cpu.kernel import STEP, make_steps
@@ -65,5 +66,10 @@ def compiled_step(plan: Plan, out: bool = False) -> CompiledLoop:
 
     Those with `out` are compiled separately: few ever use them, and both together take 0.3 s more.
     """
+    if plan.dtype == np.float16 and not converts_half():
+        raise TypeError(
+            "params: float16 needs a processor that converts it (x86 with F16C, of 2012 and later, "
+            "or ARM). Use float32, or bfloat16."
+        )
     name = f"{plan.name}-out" if out else plan.name
     return compiled_loop(name, lambda: make_steps(plan, out), STEP)

@@ -20,14 +20,13 @@ ALL = np.arange(1 << 16, dtype=np.uint16)
 PAIRS = {
     "bfloat16": (storage._read_bfloat16, storage._write_bfloat16),
     "float16": (storage._read_float16, storage._write_float16),
-    "float16 by bits": (storage._read_float16_by_bits, storage._write_float16_by_bits),
 }
 
 
 def dtype_of(way: str) -> np.dtype:
     if way == "bfloat16":
         pytest.importorskip("ml_dtypes", reason="bfloat16 in NumPy needs ml_dtypes")
-    return storage.as_storage(way.split()[0], "way")
+    return storage.as_storage(way, "way")
 
 
 @functools.cache

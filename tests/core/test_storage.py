@@ -130,7 +130,5 @@ def test_whole_arrays(way):
     assert wide.dtype == np.float32
     same_bits(
         wide,
-        read_by(
-            loops("bfloat16" if way == "bfloat16" else "float16 by bits")[0], narrow.view(np.uint16)
-        ),
+        read_by(loops(way)[0], narrow.view(np.uint16)),
     )

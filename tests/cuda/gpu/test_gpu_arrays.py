@@ -157,16 +157,6 @@ def test_device_arrays_of_numba_are_updated_in_place(cp):
     np.testing.assert_array_equal(p.copy_to_host(), 0.75)
 
 
-def test_check_grad_calls_fun_with_arrays_of_the_gpu(cp):
-    def fun(x):
-        return cp.sum(cp.sin(x["a"])) + cp.sum(x["b"] ** 2), {"a": cp.cos(x["a"]), "b": x["b"]}
-
-    x0 = {"a": cp.linspace(0, 1, 5), "b": cp.ones((2, 2))}
-    check = na.check_grad(fun, x0, jac=True)
-    assert "in x0['b'] it is 0.5000 times" in check.message
-    assert (x0["b"] == 1).all()
-
-
 # --- arrays of other libraries --------------------------------------------------------------------
 
 

@@ -13,44 +13,6 @@ import numadam as na
 from tests import emulator
 
 
-def test_runs_on_the_current_stream_and_does_not_wait(cp):
-    p, g = cp.zeros(1_000_000, np.float32), cp.ones(1_000_000, np.float32)
-    opt = na.Adam(p)
-    stream = cp.cuda.Stream(non_blocking=True)
-    cp.cuda.get_current_stream().synchronize()
-    with stream:
-        for _ in range(5):
-            opt.step(g)
-    stream.synchronize()
-    assert opt.t == 5
-    np.testing.assert_allclose(cp.asnumpy(p[:3]), -5e-3, rtol=1e-5)
-
-
-def test_a_captured_step_is_replayed(cp):
-    x, twin = cp.zeros(1_000, np.float32), cp.zeros(1_000, np.float32)
-    g, stream = cp.ones(1_000, np.float32), cp.cuda.Stream(non_blocking=True)
-    opt, other = (
-        na.NAdam(x, 0.1, clip_norm=2.0, capturable=True),
-        na.NAdam(twin, 0.1, clip_norm=2.0),
-    )
-    cp.cuda.Device().synchronize()
-    with stream:
-        opt.step(g)
-        stream.begin_capture()
-        opt.step(g)
-        graph = stream.end_capture()
-        for _ in range(5):
-            graph.launch()
-        opt.lr = 0.05
-        graph.launch()
-    stream.synchronize()
-    for k in range(7):
-        other.lr = 0.1 if k < 6 else 0.05
-        other.step(g)
-    assert opt.t == 7
-    assert bool((x == twin).all())
-
-
 @contextlib.contextmanager
 def captured(stream):
     """A capture that ends in any case; the list gets its graph."""
@@ -67,7 +29,8 @@ def test_a_replayed_step_counts_on_and_reads_lr_anew(cp):
     cp.cuda.Device().synchronize()
     with cp.cuda.Stream(non_blocking=True) as stream:
         g, lr = cp.ones(5, np.float32), cp.full((), 0.5, np.float32)
-        opt, other = na.NAdam(x, lr, capturable=True), na.NAdam(twin, 0.5)
+        opt = na.NAdam(x, lr, clip_norm=2.0, capturable=True)
+        other = na.NAdam(twin, 0.5, clip_norm=2.0)
         opt.step(g)
         with captured(stream) as graphs:
             opt.step(g)
