@@ -1,14 +1,18 @@
 """Code that runs in a process of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import numadam
+from tests import emulator, extras
 
 ROOT = Path(numadam.__file__).parent.parent
 
@@ -92,3 +96,26 @@ def python(
     )
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout.strip()
+
+
+def mpiexec(ranks: int, *words: Any, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+    """Run Python on ranks of MPI; `words` are its arguments. One that fails ends all."""
+    command = shutil.which("mpiexec", path=sysconfig.get_path("scripts")) or shutil.which("mpiexec")
+    if command is None:
+        extras.stop("mpi", "there is no mpiexec: pip install mpich")
+    # what mpiexec or a start without it left in the environment would join the ranks of this run
+    foreign = ("PMI", "HYDRA", "MPI_LOCAL", "MPIEXEC", "OMPI_", "PRTE", "PMIX")
+    env = {key: text for key, text in emulator.environment().items() if not key.startswith(foreign)}
+    if not emulator.is_running():
+        env["PYTHONPATH"] = str(ROOT)
+    env.setdefault("OMP_NUM_THREADS", "1")  # of BLAS; the ranks share the cores
+    # more ranks than cores: those of MPICH that wait sleep instead of taking turns in a loop
+    env.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
+    return subprocess.run(
+        [command, "-n", str(ranks), sys.executable, "-m", "mpi4py", *map(str, words)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

@@ -26,7 +26,7 @@ RateSearch = Literal["auto"]
 PartOfF = Literal["global", "local"]
 
 Reduce = Literal["sum", "mean"]
-Transport = Literal["auto", "mpi", "nccl", "host"]
+Transport = Literal["auto", "mpi", "host"]
 
 #: Outcome of `check_grad`.
 GradientStatus = Literal["right", "wrong", "unclear"]

@@ -77,8 +77,8 @@ class Upload:
 def empty_pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Uninitialized array in pinned memory.
 
-    As of `cupyx`, which two threads cannot load at once: its attributes are lacking in one of them
-    (importlib's LazyLoader before Python 3.12.3).
+    As `cupyx.empty_pinned`, which one of two threads does not find where both load cupyx at once
+    (python/cpython#114763).
     """
     import cupy
 

@@ -1,17 +1,14 @@
 """Choice of the transport for CuPy arrays: one for all ranks of a communicator.
 
-MPI itself comes first, where it takes the memory of a GPU; then NCCL, where every rank has a GPU
-to itself; then the memory of the host. What a rank can do is found by asking its libraries, never
-by trying: an MPI without CUDA ends the process when it meets such memory.
+MPI itself comes first, where it takes the memory of a GPU; then the memory of the host. What a rank
+can do is found by asking its library, never by trying: an MPI without CUDA ends the process when it
+meets such memory.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
-import socket
-import warnings
 from typing import Any, get_args
 from weakref import WeakKeyDictionary
 
@@ -19,7 +16,7 @@ import numpy as np
 
 from numadam._core import choices
 from numadam._mpi.ranks import Ranks
-from numadam._mpi.transport import CudaAware, Nccl, Staged, Transport
+from numadam._mpi.transport import CudaAware, Staged, Transport
 
 #: What a user may ask for.
 ASKED: tuple[str, ...] = get_args(choices.Transport)
@@ -29,8 +26,8 @@ _CUDA_SUPPORT = 0
 #: text contains. With the first, MPI does not start where it was built without CUDA.
 _VARIABLES = {"CRAY MPICH": "MPICH_GPU_SUPPORT_ENABLED", "MVAPICH2": "MV2_USE_CUDA"}
 
-#: Transports that were made before, by what each rank asked for and could do.
-_known: WeakKeyDictionary[Ranks, dict[bytes, Transport]] = WeakKeyDictionary()
+#: Transports that were made before, by name.
+_known: WeakKeyDictionary[Ranks, dict[str, Transport]] = WeakKeyDictionary()
 
 
 def check_asked(asked: Any, home: str) -> None:
@@ -42,84 +39,39 @@ def check_asked(asked: Any, home: str) -> None:
         )
 
 
-def device_transport(ranks: Ranks, asked: str, device: int) -> Transport:
-    """The transport of CuPy arrays on GPU `device` of this rank. Collective.
+def device_transport(ranks: Ranks, asked: str) -> Transport:
+    """The transport of CuPy arrays. Collective.
 
-    Raises, on all ranks, where what was asked for cannot be. The current GPU is `device`.
+    Raises, on all ranks, where what was asked for cannot be.
     """
-    able = np.array([ASKED.index(asked), _of_mpi(ranks.comm), has_nccl(), _identity(device)])
-    table = ranks.gather(able)
+    takes = takes_gpu_memory(ranks.comm)
+    name = decide(ranks.gather(np.array([ASKED.index(asked), -1 if takes is None else takes])))
     known = _known.setdefault(ranks, {})
-    if table.tobytes() not in known:  # the same on all ranks
-        known[table.tobytes()] = _make(ranks, decide(table))
-    return known[table.tobytes()]
-
-
-def _make(ranks: Ranks, found: str) -> Transport:
-    if found == "nccl":
-        return Nccl(_nccl_communicator(ranks))
-    return CudaAware(ranks.comm) if found == "mpi" else Staged(ranks.comm)
+    if name not in known:  # the same on all ranks
+        known[name] = CudaAware(ranks.comm) if name == "mpi" else Staged(ranks.comm)
+    return known[name]
 
 
 def decide(table: np.ndarray) -> str:
-    """The transport of all ranks, from a row of each: the same row for the same table.
+    """The transport of all ranks, from a row of each: the same name for the same table.
 
-    Columns are the number in `ASKED`; whether MPI takes memory of a GPU (-1: it does not say);
-    whether there is NCCL; what tells GPUs apart.
+    Columns are the number in `ASKED`, and whether MPI takes memory of a GPU (-1: it does not say).
     """
-    asked, mpi, nccl, device = table.T
+    asked, mpi = table.T
     unlike = np.flatnonzero(asked != asked[0])
     if len(unlike):
         k = int(unlike[0])
         pair = f"rank 0 got {ASKED[asked[0]]!r}, rank {k} {ASKED[asked[k]]!r}"
         raise ValueError(f"transport: {pair}. Pass the same on all ranks.")
-    twin = _twin(device)
-    return {"auto": _best, "mpi": _mpi, "nccl": _nccl, "host": lambda *_: "host"}[ASKED[asked[0]]](
-        mpi, nccl, twin
-    )
-
-
-def _twin(device: np.ndarray) -> tuple[int, int] | None:
-    """Two ranks with the same GPU."""
-    first: dict[int, int] = {}
-    for rank, one in enumerate(device.tolist()):
-        if one in first:
-            return first[one], rank
-        first[one] = rank
-    return None
-
-
-def _best(mpi: np.ndarray, nccl: np.ndarray, twin: tuple[int, int] | None) -> str:
-    if np.all(mpi == 1):
-        return "mpi"
-    return "nccl" if np.all(nccl == 1) and twin is None else "host"
-
-
-def _mpi(mpi: np.ndarray, nccl: np.ndarray, twin: tuple[int, int] | None) -> str:
-    """MPI, as it was asked for: also where it does not say what it can."""
-    without = np.flatnonzero(mpi == 0)
-    if len(without):
+    name, without = ASKED[int(asked[0])], np.flatnonzero(mpi == 0)
+    if name == "auto":
+        return "mpi" if np.all(mpi == 1) else "host"
+    if name == "mpi" and len(without):  # an MPI that does not say is the user's to know
         raise ValueError(
             f"transport: got 'mpi', but that of rank {without[0]} says that it takes no memory of "
             "a GPU. Start one built with CUDA, with its CUDA support on, or pass 'auto'."
         )
-    return "mpi"
-
-
-def _nccl(mpi: np.ndarray, nccl: np.ndarray, twin: tuple[int, int] | None) -> str:
-    without = np.flatnonzero(nccl != 1)
-    if len(without):
-        raise ValueError(
-            f"transport: got 'nccl', but CuPy finds no NCCL on rank {without[0]}. Install it, for "
-            "CUDA 13 with `pip install nvidia-nccl-cu13`, or pass 'auto'."
-        )
-    if twin is not None:
-        raise ValueError(
-            f"transport: got 'nccl', but ranks {twin[0]} and {twin[1]} use the same GPU, which "
-            "NCCL refuses. Give each its own, with cupy.cuda.Device(local_rank).use() before "
-            "params are made, or pass 'auto'."
-        )
-    return "nccl"
+    return name
 
 
 # --- what this process can do ---------------------------------------------------------------------
@@ -166,52 +118,3 @@ def _ask(library: Any) -> bool | None:
             return None
     found = ctypes.c_int(0)
     return query(ctypes.c_int(_CUDA_SUPPORT), ctypes.byref(found)) == 0 and bool(found.value)
-
-
-def _of_mpi(comm: Any) -> int:
-    takes = takes_gpu_memory(comm)
-    return -1 if takes is None else int(takes)
-
-
-def has_nccl() -> bool:
-    """Whether CuPy has an NCCL that sends and receives."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # CuPy's, that it finds no library
-        try:
-            from cupy.cuda import nccl
-        except ImportError:
-            return False
-        # send and receive came with 2.7
-        return bool(nccl.available) and nccl.get_version() >= 2700
-
-
-def _identity(device: int) -> int:
-    """A number that no other GPU of the program has: of the machine's name and the bus."""
-    import cupy
-
-    name = f"{socket.gethostname()}/{cupy.cuda.runtime.deviceGetPCIBusId(device)}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
-
-
-def _nccl_communicator(ranks: Ranks) -> Any:
-    """A communicator of NCCL over the same ranks. Collective."""
-    from cupy.cuda import nccl
-
-    words, error = np.zeros(129, np.int64), None
-    if ranks.rank == 0:
-        try:
-            made = nccl.get_unique_id()  # bytes, before CuPy 14 a tuple of numbers
-            words[0], words[1:] = isinstance(made, bytes), list(made)
-        except Exception as raised:
-            error = raised
-    ranks.agree(error, "transport")
-    is_bytes, *numbers = ranks.gather(words)[0].tolist()
-    comm, error = None, None
-    try:
-        comm = nccl.NcclCommunicator(
-            ranks.size, bytes(numbers) if is_bytes else tuple(numbers), ranks.rank
-        )
-    except Exception as raised:
-        error = raised
-    ranks.agree(error, "transport")
-    return comm

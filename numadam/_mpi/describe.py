@@ -17,7 +17,7 @@ def describe() -> str:
     """MPI's name and version, and the transport of CuPy arrays, in one line.
 
     MPI is started in a process of its own, as one rank: on the login node of a cluster its start
-    may end the process that asks. GPUs are not: whether each rank has its own is not looked at.
+    may end the process that asks.
     """
     if importlib.util.find_spec("mpi4py") is None:
         return "none found: pip install mpi4py"
@@ -36,12 +36,11 @@ def _ask() -> str:
     """The line, in this process, which starts MPI."""
     from mpi4py import MPI
 
-    from numadam._mpi.choose import has_nccl, takes_gpu_memory
+    from numadam._mpi.choose import takes_gpu_memory
 
     name, version = MPI.get_vendor()
     takes = takes_gpu_memory(MPI.COMM_SELF)
-    nccl, host = "NCCL, or the host's memory where ranks share a GPU", "the host's memory"
-    way = "MPI" if takes else nccl if has_nccl() else host
+    way = "MPI" if takes else "the host's memory"
     why = {True: "", False: " (MPI takes no memory of a GPU)", None: " (MPI does not say)"}[takes]
     return f"{name} {'.'.join(map(str, version))}; CuPy arrays go through {way}{why}"
 

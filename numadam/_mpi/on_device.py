@@ -80,8 +80,7 @@ class OnDevice:
         self._params = [leaf.reshape(-1) for leaf in leaves]
         self._views: list[Any] = []
         self._nested: Any = None
-        with on_gpu(self._gpu):
-            transport = device_transport(ranks, asked, self._gpu)
+        transport = device_transport(ranks, asked)
         self.transport = transport.name
         self._buckets = DeviceBuckets(transport, cut, ranks.rank, self._dtype, bucket, divisor)
 

@@ -1,4 +1,4 @@
-"""Transports of CuPy arrays between ranks: through MPI, NCCL, or the memory of the host.
+"""Transports of CuPy arrays between ranks: through MPI, or the memory of the host.
 
 A transport sends and receives pieces, arrays with one axis and contiguous, and never computes:
 sums of pieces are formed where they arrive, in the order of the ranks. It is chosen once
@@ -36,7 +36,7 @@ class Transport(Protocol):
 
 
 def _bytes(messages: Sequence[Message]) -> list[Message]:
-    """The pieces as bytes, without those that have none: MPI knows few dtypes, and NCCL others."""
+    """The pieces as bytes, without those that have none: MPI knows few dtypes."""
     return [(rank, piece.view(np.uint8)) for rank, piece in messages if piece.size]
 
 
@@ -124,46 +124,9 @@ class Staged:
 
     def _room(self, nbytes: int) -> Any:
         """Pinned memory that no message uses: the largest there is, or more."""
-        import cupyx
+        from numadam._cuda.upload import empty_pinned
 
         free = self._free.pop() if self._free else None
         if free is None or free.size < nbytes:
-            free = cupyx.empty_pinned((max(nbytes, 1),), np.uint8)
+            free = empty_pinned((max(nbytes, 1),), np.uint8)
         return free
-
-
-class Nccl:
-    """CuPy arrays through NCCL, on a stream of its own beside the current one.
-
-    Parameters
-    ----------
-    comm : cupy.cuda.nccl.NcclCommunicator
-    """
-
-    name = "nccl"
-
-    def __init__(self, comm: Any) -> None:
-        import cupy
-
-        self._comm = comm
-        self._stream = cupy.cuda.Stream(non_blocking=True)
-
-    def begin(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
-        """Enqueue the messages behind what the current stream has now; the host does not wait."""
-        import cupy
-        from cupy.cuda import nccl
-
-        comm, own = self._comm, self._stream
-        ready, done = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
-        ready.record(cupy.cuda.get_current_stream())
-        own.wait_event(ready)
-        nccl.groupStart()  # one operation: pieces that cross would wait for each other
-        try:
-            for rank, piece in _bytes(sends):
-                comm.send(piece.data.ptr, piece.size, nccl.NCCL_UINT8, rank, own.ptr)
-            for rank, piece in _bytes(receives):
-                comm.recv(piece.data.ptr, piece.size, nccl.NCCL_UINT8, rank, own.ptr)
-        finally:
-            nccl.groupEnd()
-        done.record(own)
-        return Pending(lambda: cupy.cuda.get_current_stream().wait_event(done))

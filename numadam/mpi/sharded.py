@@ -67,9 +67,9 @@ class Sharded(Forwarding):
     bucket_bytes : int, default 2 MiB
         Bytes of gradients that a rank receives at a time from all other machines, while it steps
         those before.
-    transport : {"auto", "mpi", "nccl", "host"}, default "auto"
-        How CuPy arrays go between ranks: through an MPI that takes the memory of a GPU, NCCL, or
-        the memory of the host. "auto" takes the first of these that every rank has.
+    transport : {"auto", "mpi", "host"}, default "auto"
+        How CuPy arrays go between ranks: through an MPI that takes the memory of a GPU, or through
+        the memory of the host. "auto" takes the first where every rank has such an MPI.
     **options
         Those of `kind`, the same on all ranks. `clip_norm`, `clip_array_norm` and `nonfinite` are
         of the summed gradients. `sparse`, `capturable` and `comm` are refused.
@@ -431,7 +431,7 @@ class Sharded(Forwarding):
 
     @property
     def transport(self) -> str:
-        """Way of arrays between ranks: "mpi"; of CuPy arrays also "nccl" or "host"."""
+        """Way of arrays between ranks: "mpi"; of CuPy arrays also "host"."""
         return self._steps.transport
 
     @property

@@ -12,7 +12,6 @@ NUMBA_DISABLE_JIT, in processes that its tests start. What exists only compiled 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,9 +49,7 @@ def main() -> int:
     if not chosen.keep:
         subprocess.run([*tool, "erase"], cwd=ROOT, check=True)
     failed = [
-        tests
-        for tests in parts()
-        if (chosen.only or "") in " ".join(tests) and not traced(tests)
+        tests for tests in parts() if (chosen.only or "") in " ".join(tests) and not traced(tests)
     ]
     append = ["--append"] if chosen.keep else []
     subprocess.run([*tool, "combine", "-q", *append], cwd=ROOT, check=False)

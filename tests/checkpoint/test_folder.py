@@ -19,7 +19,7 @@ from numadam._checkpoint.container import read
 from numadam._checkpoint.index import INDEX, current_generation, shard_name
 from numadam.mpi import RankError
 from tests.checkpoint.blocks import GRADS, START, Block, Whole, whole_run
-from tests.checkpoint.rank_threads import Group, on_ranks
+from tests.rank_threads import Group, on_ranks
 
 SIZES = (1, 2, 3, 4)
 

@@ -17,7 +17,7 @@ from numadam._checkpoint.container import Container, read, write
 from numadam._checkpoint.index import INDEX, current_generation, read_index, shard_name
 from numadam._checkpoint.regions import Cut
 from tests.checkpoint.blocks import Block
-from tests.checkpoint.rank_threads import on_ranks
+from tests.rank_threads import on_ranks
 
 
 def save(path, size, **options):

@@ -15,7 +15,7 @@ import numadam as na
 from numadam._checkpoint.header import VERSION
 from numadam._optimizer import held, shards
 from numadam._settings.bounds import Box
-from tests.checkpoint.rank_threads import on_ranks
+from tests.rank_threads import on_ranks
 from tests.trees import tree_map
 
 FOLDER = Path(__file__).parent.parent / "data" / "checkpoints"

@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 import zlib
@@ -24,10 +23,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-import numadam
-from tests import extras
+from tests import extras, processes
 
-ROOT = Path(numadam.__file__).parents[1]
 #: seconds: that a rank which failed waits for the others, that a test may take, and that ranks
 #: of numadam wait for those that compile on a busy machine
 PATIENCE, LIMIT, COMPILING = 20.0, 120, 60.0
@@ -213,21 +210,6 @@ def shared_path(comm: Any, tmp_path: Path) -> Path:
 @pytest.fixture
 def mpiexec() -> Callable[..., subprocess.CompletedProcess[str]]:
     """``mpiexec(ranks, *words)``: a program on ranks of its own; `python -m mpi4py` runs it."""
-    found = shutil.which("mpiexec", path=sysconfig.get_path("scripts")) or shutil.which("mpiexec")
-    if found is None:
-        extras.stop("mpi", "there is no mpiexec: pip install mpich")
     if MPI.COMM_WORLD.size > 1:
         pytest.skip("starts ranks of its own: runs where there is one rank")
-    # what mpiexec or a start without it left in the environment would join the ranks of this run
-    foreign = ("PMI", "HYDRA", "MPI_LOCAL", "MPIEXEC", "OMPI_", "PRTE", "PMIX")
-    env = {key: text for key, text in os.environ.items() if not key.startswith(foreign)}
-    env["PYTHONPATH"] = str(ROOT)
-    env.setdefault("OMP_NUM_THREADS", "1")  # of BLAS; the ranks share the cores
-
-    def start(ranks: int, *words: Any, timeout: float = 90) -> subprocess.CompletedProcess[str]:
-        command = [found, "-n", str(ranks), sys.executable, "-m", "mpi4py", *map(str, words)]
-        return subprocess.run(
-            command, env=env, capture_output=True, text=True, timeout=timeout, check=False
-        )
-
-    return start
+    return processes.mpiexec
