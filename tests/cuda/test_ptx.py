@@ -77,16 +77,6 @@ def test_rules_hold_no_double_and_no_approximation(case):
     code.check_registers()
 
 
-def test_many_arrays_in_one_launch():
-    plan = plan_of(Case("Adam"))
-    code = Code(make_step(), plan, True, True, False)
-    ptx = code.text
-    check_common(ptx)
-    assert ".f64" not in ptx
-    check_tiles(ptx, 4, 3)
-    code.check_registers()
-
-
 @pytest.mark.parametrize("case", CASES[::5], ids=str)
 def test_rules_in_double_precision(case):
     plan = wide(case)
@@ -111,13 +101,6 @@ def test_machine_code_of_a_step(capability, generation):
     assert operations(code, "FFMA")
     for name in ("LDL", "STL", "DADD", "DMUL", "DFMA", "ATOM", "ATOMG", "RED"):
         assert not operations(code, name)
-
-
-def test_out_leaves_the_parameters_unread():
-    code = Code(make_step(), plan_of(Case("SGD")), True, False, True)
-    ptx = code.text
-    check_common(ptx)
-    check_tiles(ptx, 1, 1)  # gradient; direction
 
 
 #: Options without those that share another's plan.
@@ -203,45 +186,6 @@ def test_a_linker_with_other_words_decides_nothing(monkeypatch):
     assert linked == [("-arch=sm_90",)]
 
 
-@pytest.mark.parametrize("name", ["accumulate", "complex modulus", "bfloat16"])
-def test_sums_of_gradients(name):
-    from numadam._cuda.kernel import make_sum
-
-    plan = plan_of(OPTIONS[name])
-    code = Code(make_sum, plan, True, False, False)
-    ptx = code.text
-    check_common(ptx)
-    assert (".f64" in ptx) == (plan.real == np.float64)
-
-
-@pytest.mark.parametrize("name", ["by element", "bfloat16 master"])
-def test_what_begins_as_the_parameters(name):
-    from numadam._cuda.kernel import make_begin
-
-    code = Code(make_begin, plan_of(OPTIONS[name]), True, False, True)
-    ptx = code.text
-    check_common(ptx)
-    assert ".f64" not in ptx
-
-
-def test_lazy_steps():
-    from numadam._cuda.kernel import make_lazy
-
-    code = Code(make_lazy, plan_of(OPTIONS["by element"]), True)
-    ptx = code.text
-    check_common(ptx)
-    assert ".f64" not in ptx
-
-
-def test_products_and_sums_are_contracted_and_the_index_has_64_bits():
-    """The choices in cuda_loop: GPU and CPU agree to a bound, not bit for bit."""
-    code = Code(make_step(), plan_of(CASES[0]), True, False, False)
-    ptx = code.text
-    assert "fma.rn.f32" in ptx
-    assert re.search(r"mul\.wide\.[su]32", ptx), "block number times block size, widened"
-    assert "mad.lo.s32" not in ptx
-
-
 @pytest.mark.parametrize("generation", [(8, 0), (10, 0)], ids=str)
 def test_other_generations_of_gpus(capability, generation):
     capability.compute_capability = generation
@@ -251,6 +195,35 @@ def test_other_generations_of_gpus(capability, generation):
     assert f".target sm_{generation[0]}{generation[1]}" in ptx
     check_tiles(ptx, 4, 3)
     code.check_registers()
+
+
+#: Kernels beside the step over one array: the function that makes them, the option that they are
+#: made for, what else it gets, and the arrays that are read and written by tiles, where known.
+KERNELS = {
+    "many arrays": ("make_step", "frozen", (True, True, False), (4, 3)),
+    "out": ("make_step", "frozen", (True, False, True), (3, 3)),  # parameters are not read
+    "sum": ("make_sum", "accumulate", (True, False, False), ()),
+    "complex sum": ("make_sum", "complex modulus", (True, False, False), ()),
+    "bfloat16 sum": ("make_sum", "bfloat16", (True, False, False), ()),
+    "begin by element": ("make_begin", "by element", (True, False, True), ()),
+    "begin of a copy": ("make_begin", "bfloat16 master", (True, False, True), ()),
+    "lazy": ("make_lazy", "by element", (True,), ()),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_other_kernels_of_a_step(name):
+    from numadam._cuda import kernel
+
+    make, option, arguments, tiles = KERNELS[name]
+    plan = plan_of(OPTIONS[option])
+    ptx = Code(getattr(kernel, make), plan, *arguments).text
+    check_common(ptx)
+    assert (".f64" in ptx) == (plan.real == np.float64)
+    if tiles:
+        check_tiles(ptx, *tiles)
+        assert "fma.rn.f32" in ptx  # GPU and CPU agree to a bound, not bit for bit
+        assert "mad.lo.s32" not in ptx  # the index has 64 bits
 
 
 #: Registers of the 15 of 516 kernels that take more than 64, and that would spill with less: many

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import struct
 import sys
 import weakref
 from pathlib import Path
@@ -301,25 +300,3 @@ def test_a_step_over_known_arrays_crosses_five_modules(cp):
         "_jit/interrupts.py",
         "_cuda/scalars.py",  # compiled code
     }
-
-
-def test_a_launch_writes_its_numbers_where_cupy_looks(cp):
-    from numadam._cuda.launch import Launch
-
-    given = []
-    scalars = np.array([0.5, 0.25], np.float32)
-    launch = Launch(lambda *args: given.append(args), "qqqdff", scalars)
-    launch(7, 256, (3, -1.5), (1 << 40, 2))
-    ((blocks, threads, arguments),) = given
-    assert (blocks, threads, len(arguments)) == ((7,), (256,), 6)
-    assert bytes(launch._memory) == struct.pack("=qqqd", 1 << 40, 2, 3, -1.5)
-    bound = launch.bind(5, 128, (4, 2.5), (8, 9))
-    assert len(given) == 1
-    scalars[...] = 0.75  # as they are when it is launched
-    bound()
-    bound()
-    blocks, threads, arguments = given[-1]
-    assert (len(given), blocks, threads) == (3, (5,), (128,))
-    assert bytes(launch._memory) == struct.pack("=qqqd", 8, 9, 4, 2.5)
-    with pytest.raises(struct.error):
-        launch(7, 256, (3,), (1, 2))
