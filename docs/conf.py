@@ -85,6 +85,6 @@ html_theme_options = {
     "footer_end": [],
     "navbar_align": "left",
 }
-html_sidebars = {"index": [], "contributing": [], "changelog": []}
+html_sidebars = {"index": [], "contributing": [], "releasing": [], "changelog": []}
 
 copybutton_exclude = ".linenos, .gp, .go"

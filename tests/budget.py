@@ -141,7 +141,7 @@ def budget() -> dict[str, dict[str, object]]:
 def _written() -> str:
     rows = [f'"{name}" = {numbers}' for name, numbers in sorted(packages().items())]
     others = [f'"{name}" = {number}' for name, number in counts().items()]
-    head = "# Written by `python -m tests.budget --write`. A commit that raises one says what it buys."
+    head = "# By `python -m tests.budget --write`. A commit that raises a number says what it buys."
     return "\n".join([
         head, "", "# code lines, docstring lines, syntax nodes", "[packages]", *rows, "",
         "# may only fall", "[counts]", *others, "",

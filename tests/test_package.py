@@ -101,11 +101,16 @@ def test_files_are_dated_by_the_commit(built: Path) -> None:
 def test_the_sdist_can_be_tested_and_holds_no_stray_file(built: Path) -> None:
     files = sdist_files(built)
     papers = {path.name for path in (*ROOT.glob("*.md"), ROOT / "CITATION.cff", ROOT / "LICENSE")}
-    assert "SECURITY.md" in papers
     assert papers | SHIPPED <= files
-    assert {".ci/run", "tests/test_package.py", "tests/data/torch.json", "docs/README.md"} <= files
+    assert {
+        ".ci/run",
+        ".github/SECURITY.md",
+        "tests/test_package.py",
+        "tests/data/torch.json",
+        "docs/README.md",
+    } <= files
     tops = {name.split("/")[0] for name in files}
-    folders = {"numadam", "tests", "docs", "asv_benchmarks", "recipe", ".ci"}
+    folders = {"numadam", "tests", "docs", "asv_benchmarks", ".ci", ".github"}
     assert tops == papers | folders | {"pyproject.toml", "PKG-INFO", ".gitignore"}
     kinds = {Path(name).suffix for name in files if "/" in name}
     assert not kinds & {".loop", ".pyc", ".nbi", ".nbc", ".so", ".log"}

@@ -15,7 +15,7 @@ import pytest
 import numadam
 
 ROOT = Path(numadam.__file__).parents[1]
-TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+TEXT = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
 #: path and content of each file
 FILES = re.findall(
     r"^\*\*\d\. [^*]+\*\*, `([\w/.]+)`[^\n]*\n\n(`{3,})\w+\n(.*?)^\2$",
@@ -32,8 +32,9 @@ def test_four_files_make_a_rule(tmp_path):
     ignored = shutil.ignore_patterns("__pycache__", "*.loop", "_build", "auto_gallery")
     for folder in ("numadam", "tests", "docs"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
+    for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / ".github", tmp_path / ".github")
     for path, _, content in FILES:
         (tmp_path / path).write_text(content, encoding="utf-8")
     scope = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
@@ -65,6 +66,6 @@ def test_there_are_four_files():
 
 def test_it_names_what_is_there():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+        assert target.startswith("https://") or (ROOT / ".github" / target).exists(), target
     for path in re.findall(r"`((?:numadam|tests|docs)/[\w/]+\.py)`", TEXT):
         assert (ROOT / path).exists() or "signum" in path, path

@@ -14,7 +14,7 @@ from form import COLUMNS, from_elsewhere, repeated, wide_lines  # noqa: E402  (i
 from public_names import public_names  # noqa: E402
 
 PAGES = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts]
-PAGES += [DOCS.parent / name for name in ("CHANGELOG.md", "CONTRIBUTING.md")]
+PAGES += [DOCS.parent / name for name in ("CHANGELOG.md", ".github/CONTRIBUTING.md")]
 #: fence, language or {directive}, content
 FENCED = re.compile(r"^(`{3,}|:{3,})([^\n]*)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 
