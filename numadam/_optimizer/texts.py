@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 
-from numadam._core.docstrings import first_sentence, parameters
+from numadam._core.docstrings import derived, first_sentence, parameters
 from numadam._core.keywords import FunctionalButDecay, FunctionalOptions
 from numadam._core.options import DEFAULTS
+from numadam._optimizer.base import OptimizerBase
 
 _INDENT = "    "
 _SHARED = "Options of every rule. `numadam.Optimizer` says more about each:"
@@ -50,14 +52,8 @@ def shared(doc: str | None, declared: Container[str]) -> str:
     return "\n".join(["**shared", f"{_INDENT}{_SHARED}", "", *lines])
 
 
-def _options(kind: type) -> str:
-    names = [f"`{name}`" for name in DEFAULTS if name in kind.__annotations__]
-    text = f"{', '.join(names[:-1])} and {names[-1]}: see `numadam.Optimizer`."
-    return f"**shared\n{textwrap.fill(text, 90, initial_indent=_INDENT, subsequent_indent=_INDENT)}"
-
-
-#: By placeholder, for update functions.
-OF_FUNCTIONS = {
+#: Entries of the parameters of update functions, by name.
+OF_UPDATES = {
     "p": """\
 p : array or None
     Parameters, real or complex, NumPy or CuPy, any shape; modified in place. With `out` it may be
@@ -65,21 +61,76 @@ p : array or None
     "g": """\
 g : array
     Gradient, of the shape and dtype of `p`; not modified.""",
-    "moments": """\
-m, v : array
-    First and second moment, zeros before the first step; modified in place.""",
-    "vmax": """\
-vmax : array, optional
-    Largest second moment so far, zeros before the first step: AMSGrad; modified in place.""",
     "t": """\
 t : int
     Number of this step: 1 at the first.""",
     "out": """\
 out : array, optional
     Gets the direction instead: `p` would become ``p + out``, and stays as it is.""",
-    "shared": _options(FunctionalOptions),
-    "shared_but_decay": _options(FunctionalButDecay),
-    "errors": """\
-TypeError, ValueError
-    Before anything is written: the message names the argument and says what to do.""",
 }
+_ERRORS = """\
+TypeError, ValueError
+    Before anything is written: the message names the argument and says what to do."""
+#: The text on state arrays.
+ZEROS = "State, zeros before the first step; modified in place."
+#: Entries of state arrays that may be left out.
+OPTIONAL_STATE = {
+    "vmax": """\
+vmax : array, optional
+    Largest second moment so far, zeros before the first step: AMSGrad, "v" unless said otherwise;
+    modified in place.""",
+    "mean": """\
+mean : array, optional
+    Mean of the gradient, zeros before the first step: RMSprop is centered; modified in place.""",
+    "m": """\
+m : array, optional
+    Momentum buffer, zeros before the first step; modified in place. It is there exactly where
+    `momentum` is not 0.""",
+}
+
+
+def example(imported: str, function: str, state: Sequence[str], needs_t: bool) -> str:
+    """An example: one step against a gradient of 1 and -1."""
+    begin = ", ".join(["np.ones(2)", *["np.zeros(2)"] * len(state)])
+    given = ", ".join(["p", "np.array([1.0, -1.0])", *state, *["1"] * needs_t, "lr=0.1"])
+    return f"""\
+>>> import numpy as np
+>>> {imported}
+>>> {", ".join(["p", *state])} = {begin}
+>>> {function}({given})
+>>> bool(p[0] < 1.0 < p[1])
+True"""
+
+
+def _shared_options(kind: type) -> str:
+    names = [f"`{name}`" for name in DEFAULTS if name in kind.__annotations__]
+    text = f"{', '.join(names[:-1])} and {names[-1]}: see `numadam.Optimizer`."
+    return f"**shared\n{textwrap.fill(text, 90, initial_indent=_INDENT, subsequent_indent=_INDENT)}"
+
+
+def of_update(
+    kind: type[OptimizerBase], title: str, signature: inspect.Signature, texts: Mapping[str, str]
+) -> str | None:
+    """The docstring of an update function; `texts` are entries that only this one has."""
+    given, state, name_of_class = signature.parameters, kind.rule.state, kind.__name__
+    absent = {name for name, one in given.items() if one.default is None}
+    shared_ones = FunctionalButDecay if "weight_decay" in given else FunctionalOptions
+    entries = {name: text for name, text in OPTIONAL_STATE.items() if name in absent}
+    entries |= {**OF_UPDATES, "shared": _shared_options(shared_ones), **texts}
+    groups: dict[str, list[str]] = {}
+    for name in given:
+        group = name if name in entries else "state" if name in state else "options"
+        groups.setdefault(group, []).append(name)
+    entries |= {
+        "state": f"{', '.join(groups.get('state', ()))} : array\n{_INDENT}{ZEROS}",
+        "options": f"{', '.join(groups['options'])}\n{_INDENT}As in `{name_of_class}`, but no "
+        "callables.",
+    }
+    needed = [name for name in state if name in given and name not in absent]
+    return derived(
+        kind.__doc__,
+        f"One step of {name_of_class} on arrays that the caller owns; formula as in "
+        f"`{name_of_class}`.",
+        {"Parameters": "\n".join(entries[group] for group in groups), "Raises": _ERRORS},
+        example("import numadam as na", f"na.{title}", needed, "t" in given and "t" not in absent),
+    )
