@@ -60,14 +60,3 @@ def fill(doc: str | None, texts: Mapping[str, str], defaults: Mapping[str, Any])
         return textwrap.indent(filled, indent)
 
     return _PLACEHOLDER.sub(text, inspect.cleandoc(doc))
-
-
-def derived(doc: str | None, summary: str, sections: Mapping[str, str], example: str) -> str | None:
-    """A docstring of its own `sections`, with the references of another one, that of a class."""
-    if doc is None:  # python -OO
-        return None
-    texts = {**sections, "References": section(doc, "References"), "Examples": example}
-    parts = (
-        f"{title}\n{'-' * len(title)}\n{text.strip()}" for title, text in texts.items() if text
-    )
-    return "\n\n".join([summary, *parts])

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from numadam._core import options as op
@@ -140,7 +139,7 @@ def update_function(
     *,
     omit: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
-    texts: Mapping[str, str] = MappingProxyType({}),
+    t: str = "",
 ) -> Callable[..., None]:
     """The rule's step on given arrays: signature, body and docstring follow from the class.
 
@@ -155,8 +154,8 @@ def update_function(
         Options that the function does not take: they are as in the class.
     optional : tuple of str
         State arrays, and t, that may be given by place, or not at all.
-    texts : mapping of str to str
-        Entries of the docstring that are not those of other rules.
+    t : str
+        Entry of that argument in the docstring, where it is not that of other rules.
     """
     signature, title = _signature_of_update(kind, omit, optional), f"{kind.__name__.lower()}_update"
     declared = Declared(signature, kind)
@@ -169,7 +168,7 @@ def update_function(
 
     step = UpdateFunction(kind.rule, title, sort, by_arrays, "t" in declared.required).step
     made = _by_slot(declared, title, kind.rule.state, step)
-    made.__module__, made.__doc__ = kind.__module__, of_update(kind, title, signature, texts)
+    made.__module__, made.__doc__ = kind.__module__, of_update(kind, title, signature, t)
     made.__signature__ = signature  # type: ignore[attr-defined]  # functions may have one
     return made
 

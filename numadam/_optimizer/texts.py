@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 
-from numadam._core.docstrings import derived, first_sentence, parameters
-from numadam._core.keywords import FunctionalButDecay, FunctionalOptions
-from numadam._core.options import DEFAULTS
+from numadam._core.docstrings import first_sentence, parameters, section
+from numadam._core.options import OF_UPDATES
 from numadam._optimizer.base import OptimizerBase
 
 _INDENT = "    "
@@ -52,85 +51,96 @@ def shared(doc: str | None, declared: Container[str]) -> str:
     return "\n".join(["**shared", f"{_INDENT}{_SHARED}", "", *lines])
 
 
-#: Entries of the parameters of update functions, by name.
-OF_UPDATES = {
-    "p": """\
-p : array or None
-    Parameters, real or complex, NumPy or CuPy, any shape; modified in place. With `out` it may be
-    None: the direction depends on them only by `weight_decay` and `bounds`.""",
-    "g": """\
-g : array
-    Gradient, of the shape and dtype of `p`; not modified.""",
-    "t": """\
+#: Entries of parameters of functions on arrays.
+T = """\
 t : int
-    Number of this step: 1 at the first.""",
-    "out": """\
-out : array, optional
-    Gets the direction instead: `p` would become ``p + out``, and stays as it is.""",
-}
-_ERRORS = """\
-TypeError, ValueError
-    Before anything is written: the message names the argument and says what to do."""
-#: The text on state arrays.
-ZEROS = "State, zeros before the first step; modified in place."
-#: Entries of state arrays that may be left out.
+    Number of this step: 1 at the first.
+"""
+STATE = """\
+{} : array
+    State, zeros before the first step; modified in place.
+"""
+#: State arrays that may be left out.
 OPTIONAL_STATE = {
     "vmax": """\
 vmax : array, optional
     Largest second moment so far, zeros before the first step: AMSGrad, "v" unless said otherwise;
-    modified in place.""",
+    modified in place.
+""",
     "mean": """\
 mean : array, optional
-    Mean of the gradient, zeros before the first step: RMSprop is centered; modified in place.""",
+    Mean of the gradient, zeros before the first step: RMSprop is centered; modified in place.
+""",
     "m": """\
 m : array, optional
     Momentum buffer, zeros before the first step; modified in place. It is there exactly where
-    `momentum` is not 0.""",
+    `momentum` is not 0.
+""",
 }
+_UPDATE = """\
+One step of {title} on arrays that the caller owns; formula as in `{title}`.
+
+Parameters
+----------
+p : array or None
+    Parameters, real or complex, NumPy or CuPy, any shape; modified in place. With `out` it may be
+    None: the direction depends on them only by `weight_decay` and `bounds`.
+g : array
+    Gradient, of the shape and dtype of `p`; not modified.
+{arrays}{t}{options}
+    As in `{title}`, but no callables.
+{optional}out : array, optional
+    Gets the direction instead: `p` would become ``p + out``, and stays as it is.
+**shared
+{shared}
+
+Raises
+------
+TypeError, ValueError
+    Before anything is written: the message names the argument and says what to do.
+
+References
+----------
+{references}
+
+Examples
+--------
+{example}
+"""
 
 
-def example(imported: str, function: str, state: Sequence[str], needs_t: bool) -> str:
+def example(module: str, function: str, state: Sequence[str], needs_t: bool) -> str:
     """An example: one step against a gradient of 1 and -1."""
     begin = ", ".join(["np.ones(2)", *["np.zeros(2)"] * len(state)])
     given = ", ".join(["p", "np.array([1.0, -1.0])", *state, *["1"] * needs_t, "lr=0.1"])
     return f"""\
 >>> import numpy as np
->>> {imported}
+>>> from {module} import {function}
 >>> {", ".join(["p", *state])} = {begin}
 >>> {function}({given})
 >>> bool(p[0] < 1.0 < p[1])
 True"""
 
 
-def _shared_options(kind: type) -> str:
-    names = [f"`{name}`" for name in DEFAULTS if name in kind.__annotations__]
-    text = f"{', '.join(names[:-1])} and {names[-1]}: see `numadam.Optimizer`."
-    return f"**shared\n{textwrap.fill(text, 90, initial_indent=_INDENT, subsequent_indent=_INDENT)}"
-
-
 def of_update(
-    kind: type[OptimizerBase], title: str, signature: inspect.Signature, texts: Mapping[str, str]
+    kind: type[OptimizerBase], title: str, signature: inspect.Signature, t: str
 ) -> str | None:
-    """The docstring of an update function; `texts` are entries that only this one has."""
-    given, state, name_of_class = signature.parameters, kind.rule.state, kind.__name__
-    absent = {name for name, one in given.items() if one.default is None}
-    shared_ones = FunctionalButDecay if "weight_decay" in given else FunctionalOptions
-    entries = {name: text for name, text in OPTIONAL_STATE.items() if name in absent}
-    entries |= {**OF_UPDATES, "shared": _shared_options(shared_ones), **texts}
-    groups: dict[str, list[str]] = {}
-    for name in given:
-        group = name if name in entries else "state" if name in state else "options"
-        groups.setdefault(group, []).append(name)
-    entries |= {
-        "state": f"{', '.join(groups.get('state', ()))} : array\n{_INDENT}{ZEROS}",
-        "options": f"{', '.join(groups['options'])}\n{_INDENT}As in `{name_of_class}`, but no "
-        "callables.",
-    }
-    needed = [name for name in state if name in given and name not in absent]
-    return derived(
-        kind.__doc__,
-        f"One step of {name_of_class} on arrays that the caller owns; formula as in "
-        f"`{name_of_class}`.",
-        {"Parameters": "\n".join(entries[group] for group in groups), "Raises": _ERRORS},
-        example("import numadam as na", f"na.{title}", needed, "t" in given and "t" not in absent),
+    """The docstring of an update function; `t` is the entry of that argument."""
+    if kind.__doc__ is None:  # python -OO
+        return None
+    given, state = signature.parameters, kind.rule.state
+    needed = [name for name in state if name in given and given[name].default is not None]
+    absent = [name for name in state if name in given and name not in needed]
+    options = [name for name, one in given.items() if one.kind is one.KEYWORD_ONLY]
+    names = [f"`{name}`" for name in OF_UPDATES if name not in given]
+    shared_names = f"{', '.join(names[:-1])} and {names[-1]}: see `numadam.Optimizer`."
+    return _UPDATE.format(
+        title=kind.__name__,
+        arrays=STATE.format(", ".join(needed)) * bool(needed),
+        t=t or T * kind.rule.needs_t,
+        options=", ".join(name for name in options if name not in (*state, "out")),
+        optional="".join(OPTIONAL_STATE.get(name, "") for name in absent),
+        shared=textwrap.fill(shared_names, 90, initial_indent=_INDENT, subsequent_indent=_INDENT),
+        references=section(kind.__doc__, "References").strip(),
+        example=example("numadam", title, needed, kind.rule.needs_t),
     )

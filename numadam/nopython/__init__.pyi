@@ -40,6 +40,7 @@ def adam_scalars(t: int, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0
     --------
     >>> from numadam.nopython import adam_scalars
     >>> h = adam_scalars(1, lr=0.1)
+
     """
 
 def adam_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ...], vmax: Number | None = None) -> tuple[Any, ...]:
@@ -54,12 +55,12 @@ def adam_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ...
     h : tuple of float
         From `adam_scalars`.
     vmax : float, optional
-        As in `adam_update`.
+        State, too.
 
     Returns
     -------
-    tuple of float
-        The new p, and the state that was given.
+    float, or tuple of float
+        The new p; with state, the new p and state.
 
     References
     ----------
@@ -74,6 +75,7 @@ def adam_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ...
     >>> p, m, v = adam_element(1.0, 1.0, 0.0, 0.0, h)
     >>> p < 1.0
     True
+
     """
 
 def adam_update(p: Array, g: Array, m: Array, v: Array, t: int, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-08, eps_root: float = 0.0, vmax: Array | None = None) -> None:
@@ -127,6 +129,7 @@ def adam_update(p: Array, g: Array, m: Array, v: Array, t: int, lr: float = 0.00
     >>> adam_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """
 
 def adamw_scalars(t: int, lr: float = 0.001, weight_decay: float = 0.01, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-08, eps_root: float = 0.0) -> tuple[float, ...]:
@@ -162,6 +165,7 @@ def adamw_scalars(t: int, lr: float = 0.001, weight_decay: float = 0.01, beta1: 
     --------
     >>> from numadam.nopython import adamw_scalars
     >>> h = adamw_scalars(1, lr=0.1)
+
     """
 
 def adamw_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ...], vmax: Number | None = None) -> tuple[Any, ...]:
@@ -176,12 +180,12 @@ def adamw_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ..
     h : tuple of float
         From `adamw_scalars`.
     vmax : float, optional
-        As in `adamw_update`.
+        State, too.
 
     Returns
     -------
-    tuple of float
-        The new p, and the state that was given.
+    float, or tuple of float
+        The new p; with state, the new p and state.
 
     References
     ----------
@@ -194,6 +198,7 @@ def adamw_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ..
     >>> p, m, v = adamw_element(1.0, 1.0, 0.0, 0.0, h)
     >>> p < 1.0
     True
+
     """
 
 def adamw_update(p: Array, g: Array, m: Array, v: Array, t: int, lr: float = 0.001, weight_decay: float = 0.01, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-08, eps_root: float = 0.0, vmax: Array | None = None) -> None:
@@ -247,6 +252,7 @@ def adamw_update(p: Array, g: Array, m: Array, v: Array, t: int, lr: float = 0.0
     >>> adamw_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """
 
 def nadam_product(t: int, mu_product: float, beta1: float = 0.9, momentum_decay: float = 0.004) -> float:
@@ -319,6 +325,7 @@ def nadam_scalars(t: int, lr: float = 0.002, beta1: float = 0.9, beta2: float = 
     --------
     >>> from numadam.nopython import nadam_scalars
     >>> h = nadam_scalars(1, lr=0.1)
+
     """
 
 def nadam_update(p: Array, g: Array, m: Array, v: Array, t: int, lr: float = 0.002, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-08, momentum_decay: float = 0.004, weight_decay: float = 0.0, mu_product: Array | None = None) -> None:
@@ -376,6 +383,7 @@ def nadam_update(p: Array, g: Array, m: Array, v: Array, t: int, lr: float = 0.0
     >>> nadam_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """
 
 def nadam_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ...]) -> tuple[Any, ...]:
@@ -392,8 +400,8 @@ def nadam_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ..
 
     Returns
     -------
-    tuple of float
-        The new p, and the state that was given.
+    float, or tuple of float
+        The new p; with state, the new p and state.
 
     References
     ----------
@@ -406,6 +414,7 @@ def nadam_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ..
     >>> p, m, v = nadam_element(1.0, 1.0, 0.0, 0.0, h)
     >>> p < 1.0
     True
+
     """
 
 def radam_scalars(t: int, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-08, weight_decay: float = 0.0) -> tuple[float, ...]:
@@ -439,6 +448,7 @@ def radam_scalars(t: int, lr: float = 0.001, beta1: float = 0.9, beta2: float = 
     --------
     >>> from numadam.nopython import radam_scalars
     >>> h = radam_scalars(1, lr=0.1)
+
     """
 
 def radam_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ...]) -> tuple[Any, ...]:
@@ -455,8 +465,8 @@ def radam_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ..
 
     Returns
     -------
-    tuple of float
-        The new p, and the state that was given.
+    float, or tuple of float
+        The new p; with state, the new p and state.
 
     References
     ----------
@@ -469,6 +479,7 @@ def radam_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ..
     >>> p, m, v = radam_element(1.0, 1.0, 0.0, 0.0, h)
     >>> p < 1.0
     True
+
     """
 
 def radam_update(p: Array, g: Array, m: Array, v: Array, t: int, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-08, weight_decay: float = 0.0) -> None:
@@ -523,6 +534,7 @@ def radam_update(p: Array, g: Array, m: Array, v: Array, t: int, lr: float = 0.0
     >>> radam_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """
 
 def adamax_scalars(t: int, lr: float = 0.002, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-08, weight_decay: float = 0.0) -> tuple[float, ...]:
@@ -556,6 +568,7 @@ def adamax_scalars(t: int, lr: float = 0.002, beta1: float = 0.9, beta2: float =
     --------
     >>> from numadam.nopython import adamax_scalars
     >>> h = adamax_scalars(1, lr=0.1)
+
     """
 
 def adamax_element(p: Number, g: Number, m: Number, u: Number, h: tuple[float, ...]) -> tuple[Any, ...]:
@@ -572,8 +585,8 @@ def adamax_element(p: Number, g: Number, m: Number, u: Number, h: tuple[float, .
 
     Returns
     -------
-    tuple of float
-        The new p, and the state that was given.
+    float, or tuple of float
+        The new p; with state, the new p and state.
 
     References
     ----------
@@ -586,6 +599,7 @@ def adamax_element(p: Number, g: Number, m: Number, u: Number, h: tuple[float, .
     >>> p, m, u = adamax_element(1.0, 1.0, 0.0, 0.0, h)
     >>> p < 1.0
     True
+
     """
 
 def adamax_update(p: Array, g: Array, m: Array, u: Array, t: int, lr: float = 0.002, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-08, weight_decay: float = 0.0) -> None:
@@ -634,6 +648,7 @@ def adamax_update(p: Array, g: Array, m: Array, u: Array, t: int, lr: float = 0.
     >>> adamax_update(p, np.array([1.0, -1.0]), m, u, 1, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """
 
 def adabelief_scalars(t: int, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-16, eps_root: float = 1e-16, weight_decay: float = 0.0) -> tuple[float, ...]:
@@ -670,6 +685,7 @@ def adabelief_scalars(t: int, lr: float = 0.001, beta1: float = 0.9, beta2: floa
     --------
     >>> from numadam.nopython import adabelief_scalars
     >>> h = adabelief_scalars(1, lr=0.1)
+
     """
 
 def adabelief_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float, ...]) -> tuple[Any, ...]:
@@ -686,8 +702,8 @@ def adabelief_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float
 
     Returns
     -------
-    tuple of float
-        The new p, and the state that was given.
+    float, or tuple of float
+        The new p; with state, the new p and state.
 
     References
     ----------
@@ -701,6 +717,7 @@ def adabelief_element(p: Number, g: Number, m: Number, v: Number, h: tuple[float
     >>> p, m, v = adabelief_element(1.0, 1.0, 0.0, 0.0, h)
     >>> p < 1.0
     True
+
     """
 
 def adabelief_update(p: Array, g: Array, m: Array, v: Array, t: int, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-16, eps_root: float = 1e-16, weight_decay: float = 0.0) -> None:
@@ -753,6 +770,7 @@ def adabelief_update(p: Array, g: Array, m: Array, v: Array, t: int, lr: float =
     >>> adabelief_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """
 
 def lion_scalars(lr: float = 0.0001, beta1: float = 0.9, beta2: float = 0.99, weight_decay: float = 0.0) -> tuple[float, ...]:
@@ -782,6 +800,7 @@ def lion_scalars(lr: float = 0.0001, beta1: float = 0.9, beta2: float = 0.99, we
     --------
     >>> from numadam.nopython import lion_scalars
     >>> h = lion_scalars(lr=0.1)
+
     """
 
 def lion_element(p: Number, g: Number, m: Number, h: tuple[float, ...]) -> tuple[Any, ...]:
@@ -798,8 +817,8 @@ def lion_element(p: Number, g: Number, m: Number, h: tuple[float, ...]) -> tuple
 
     Returns
     -------
-    tuple of float
-        The new p, and the state that was given.
+    float, or tuple of float
+        The new p; with state, the new p and state.
 
     References
     ----------
@@ -812,6 +831,7 @@ def lion_element(p: Number, g: Number, m: Number, h: tuple[float, ...]) -> tuple
     >>> p, m = lion_element(1.0, 1.0, 0.0, h)
     >>> p < 1.0
     True
+
     """
 
 def lion_update(p: Array, g: Array, m: Array, lr: float = 0.0001, beta1: float = 0.9, beta2: float = 0.99, weight_decay: float = 0.0) -> None:
@@ -856,6 +876,7 @@ def lion_update(p: Array, g: Array, m: Array, lr: float = 0.0001, beta1: float =
     >>> lion_update(p, np.array([1.0, -1.0]), m, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """
 
 def rmsprop_scalars(lr: float = 0.01, beta2: float = 0.99, eps: float = 1e-08, eps_root: float = 0.0, momentum: float = 0.0) -> tuple[float, ...]:
@@ -888,6 +909,7 @@ def rmsprop_scalars(lr: float = 0.01, beta2: float = 0.99, eps: float = 1e-08, e
     --------
     >>> from numadam.nopython import rmsprop_scalars
     >>> h = rmsprop_scalars(lr=0.1)
+
     """
 
 def rmsprop_element(p: Number, g: Number, v: Number, h: tuple[float, ...], mean: Number | None = None, m: Number | None = None) -> tuple[Any, ...]:
@@ -901,13 +923,15 @@ def rmsprop_element(p: Number, g: Number, v: Number, h: tuple[float, ...], mean:
         State of the element.
     h : tuple of float
         From `rmsprop_scalars`.
-    mean, m : float, optional
-        As in `rmsprop_update`.
+    mean : float, optional
+        State, too.
+    m : float, optional
+        State, too.
 
     Returns
     -------
-    tuple of float
-        The new p, and the state that was given.
+    float, or tuple of float
+        The new p; with state, the new p and state.
 
     References
     ----------
@@ -921,6 +945,7 @@ def rmsprop_element(p: Number, g: Number, v: Number, h: tuple[float, ...], mean:
     >>> p, v = rmsprop_element(1.0, 1.0, 0.0, h)
     >>> p < 1.0
     True
+
     """
 
 def rmsprop_update(p: Array, g: Array, v: Array, lr: float = 0.01, beta2: float = 0.99, eps: float = 1e-08, eps_root: float = 0.0, momentum: float = 0.0, mean: Array | None = None, m: Array | None = None) -> None:
@@ -973,6 +998,7 @@ def rmsprop_update(p: Array, g: Array, v: Array, lr: float = 0.01, beta2: float 
     >>> rmsprop_update(p, np.array([1.0, -1.0]), v, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """
 
 def sgd_scalars(lr: float = 0.01, momentum: float = 0.0) -> tuple[float, ...]:
@@ -1000,6 +1026,7 @@ def sgd_scalars(lr: float = 0.01, momentum: float = 0.0) -> tuple[float, ...]:
     --------
     >>> from numadam.nopython import sgd_scalars
     >>> h = sgd_scalars(lr=0.1)
+
     """
 
 def sgd_element(p: Number, g: Number, h: tuple[float, ...], m: Number | None = None) -> Any:
@@ -1012,12 +1039,12 @@ def sgd_element(p: Number, g: Number, h: tuple[float, ...], m: Number | None = N
     h : tuple of float
         From `sgd_scalars`.
     m : float, optional
-        As in `sgd_update`.
+        State, too.
 
     Returns
     -------
     float, or tuple of float
-        The new p, and the state that was given.
+        The new p; with state, the new p and state.
 
     References
     ----------
@@ -1032,6 +1059,7 @@ def sgd_element(p: Number, g: Number, h: tuple[float, ...], m: Number | None = N
     >>> p = sgd_element(1.0, 1.0, h)
     >>> p < 1.0
     True
+
     """
 
 def sgd_update(p: Array, g: Array, m: Array | None = None, lr: float = 0.01, momentum: float = 0.0) -> None:
@@ -1074,6 +1102,7 @@ def sgd_update(p: Array, g: Array, m: Array | None = None, lr: float = 0.01, mom
     >>> sgd_update(p, np.array([1.0, -1.0]), lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """
 
 def adagrad_scalars(lr: float = 0.01, eps: float = 1e-10, eps_root: float = 0.0) -> tuple[float, ...]:
@@ -1102,6 +1131,7 @@ def adagrad_scalars(lr: float = 0.01, eps: float = 1e-10, eps_root: float = 0.0)
     --------
     >>> from numadam.nopython import adagrad_scalars
     >>> h = adagrad_scalars(lr=0.1)
+
     """
 
 def adagrad_element(p: Number, g: Number, v: Number, h: tuple[float, ...]) -> tuple[Any, ...]:
@@ -1118,8 +1148,8 @@ def adagrad_element(p: Number, g: Number, v: Number, h: tuple[float, ...]) -> tu
 
     Returns
     -------
-    tuple of float
-        The new p, and the state that was given.
+    float, or tuple of float
+        The new p; with state, the new p and state.
 
     References
     ----------
@@ -1133,6 +1163,7 @@ def adagrad_element(p: Number, g: Number, v: Number, h: tuple[float, ...]) -> tu
     >>> p, v = adagrad_element(1.0, 1.0, 0.0, h)
     >>> p < 1.0
     True
+
     """
 
 def adagrad_update(p: Array, g: Array, v: Array, lr: float = 0.01, eps: float = 1e-10, eps_root: float = 0.0) -> None:
@@ -1175,4 +1206,5 @@ def adagrad_update(p: Array, g: Array, v: Array, lr: float = 0.01, eps: float = 
     >>> adagrad_update(p, np.array([1.0, -1.0]), v, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """

@@ -7,27 +7,88 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from numadam._core.docstrings import derived, first_sentence, formula, number, parameters
-from numadam._optimizer.texts import OF_UPDATES, OPTIONAL_STATE, ZEROS, example
+from numadam._core.docstrings import first_sentence, formula, number, parameters, section
+from numadam._optimizer.texts import OPTIONAL_STATE, STATE, T, example
 
-_P = """\
-p : array
-    Parameters, float32 or float64, any shape and layout; modified in place."""
-_P_AND_G = """\
+_SCALARS = """\
+Scalars that all elements share at one step: the argument `h` of `{rule}_element`.
+
+Parameters
+----------
+{t}{numbers}{product}
+Returns
+-------
+tuple of float64
+    The same for all elements, which round them to their dtype.
+
+References
+----------
+{references}
+
+Examples
+--------
+>>> from numadam.nopython import {rule}_scalars
+>>> h = {rule}_scalars({one}lr=0.1)
+"""
+_ELEMENT = """\
+One step of one element; formula as in `{rule}_update`.
+
+Parameters
+----------
 p, g : float32 or float64
-    Parameter and gradient. The computation is in the type of `p`."""
+    Parameter and gradient. The computation is in the type of `p`.
+{state}h : tuple of float
+    From `{rule}_scalars`.
+{optional}
+Returns
+-------
+float, or tuple of float
+    The new p; with state, the new p and state.
+
+References
+----------
+{references}
+
+Examples
+--------
+>>> from numadam.nopython import {rule}_element, {rule}_scalars
+>>> h = {rule}_scalars({one}lr=0.1)
+>>> {results} = {rule}_element(1.0, 1.0, {zeros}h)
+>>> p < 1.0
+True
+"""
+_UPDATE = """\
+One step in place, inside compiled code; the same numbers as `numadam.{title}`.
+
+{formula}
+
+Parameters
+----------
+p : array
+    Parameters, float32 or float64, any shape and layout; modified in place.
+g : array
+    Gradient, of the shape and dtype of `p`; not modified.
+{arrays}{t}{numbers}{optional_arrays}{product_array}
+Raises
+------
+ValueError
+    For arguments that do not fit each other, such as arrays of different shapes, and for t below
+    1. Different dtypes are a compile error. A CUDA kernel shows no such error: its thread ends.
+
+References
+----------
+{references}
+
+Examples
+--------
+{example}
+"""
 _PRODUCT = """\
 mu_product : {}, optional
     Product of the momenta before this step, {} at the first.
     It is no power, so it has to be carried from step to step. Without it each step forms all
-    momenta again, t - 1 powers, about 15 ns each."""
-_SCALARS = """\
-tuple of float64
-    The same for all elements, which round them to their dtype."""
-_ERRORS = """\
-ValueError
-    For arguments that do not fit each other, such as arrays of different shapes, and for t below
-    1. Different dtypes are a compile error. A CUDA kernel shows no such error: its thread ends."""
+    momenta again, t - 1 powers, about 15 ns each.
+"""
 
 
 def _numbers(cls: Any, given: Mapping[str, inspect.Parameter]) -> str:
@@ -35,76 +96,41 @@ def _numbers(cls: Any, given: Mapping[str, inspect.Parameter]) -> str:
     texts: dict[str, tuple[str, str]] = {}
     for base in reversed(cls.__mro__):
         texts |= parameters(base.__doc__)
-    entries = []
+    entries = ""
     for name, one in given.items():
-        if isinstance(one.default, float) and name in texts:
+        if isinstance(one.default, float):
             kind, text = texts[name]
             values = re.split(r" or callable|, callable|, default", kind)[0]
-            entries.append(
-                f"{name} : {values}, default {number(one.default)}\n    {first_sentence(text)}"
-            )
-    return "\n".join(entries)
+            default = number(one.default)
+            entries += f"{name} : {values}, default {default}\n    {first_sentence(text)}\n"
+    return entries
 
 
-def documents(file: str, cls: Any, update: inspect.Signature) -> dict[str, str | None]:
+def documents(file: str, cls: Any, update: inspect.Signature) -> dict[str, str]:
     """The docstrings of a rule's functions by name; `update` is the signature of the last one."""
-    given, state = update.parameters, cls.rule.state
+    given, state, doc = update.parameters, cls.rule.state, cls.__doc__
+    if doc is None:  # python -OO
+        return {}
     needed = [name for name in state if given[name].default is inspect.Parameter.empty]
     absent = [name for name in state if name not in needed]
-    held, numbers, t = (
-        ", ".join(needed),
-        _numbers(cls, given),
-        OF_UPDATES["t"] if cls.rule.needs_t else "",
-    )
-    product = _PRODUCT if "mu_product" in given else ""
-    scalars, element, step = (f"{file}_{kind}" for kind in ("scalars", "element", "update"))
-    of_scalars = [t, numbers, product.format("float", "1.0")]
-    of_element = [
-        _P_AND_G,
-        f"{held} : float\n    State of the element." if needed else "",
-        f"h : tuple of float\n    From `{scalars}`.",
-        f"{', '.join(absent)} : float, optional\n    As in `{step}`." if absent else "",
-    ]
-    of_step = [
-        _P,
-        OF_UPDATES["g"],
-        f"{held} : array\n    {ZEROS}" if needed else "",
-        t,
-        numbers,
-        *(OPTIONAL_STATE[name] for name in absent if name in OPTIONAL_STATE),
-        product.format("array of one float64", "``np.ones(1)``"),
-    ]
-    imported = f">>> from numadam.nopython import {element}, {scalars}"
-    make_scalars = f">>> h = {scalars}({'1, ' if t else ''}lr=0.1)"
-    results, start = ", ".join(["p", *needed]), "".join("0.0, " for _ in needed)
-    return {
-        scalars: derived(
-            cls.__doc__,
-            f"Scalars that all elements share at one step: the argument `h` of `{element}`.",
-            {"Parameters": _lines(of_scalars), "Returns": _SCALARS},
-            f">>> from numadam.nopython import {scalars}\n{make_scalars}",
-        ),
-        element: derived(
-            cls.__doc__,
-            f"One step of one element; formula as in `{step}`.",
-            {
-                "Parameters": _lines(of_element),
-                "Returns": f"{'' if needed else 'float, or '}tuple of float\n"
-                "    The new p, and the state that was given.",
-            },
-            f"{imported}\n{make_scalars}\n"
-            f">>> {results} = {element}(1.0, 1.0, {start}h)\n>>> p < 1.0\nTrue",
-        ),
-        step: derived(
-            cls.__doc__,
-            "One step in place, inside compiled code; the same numbers as "
-            f"`numadam.{cls.__name__}`.\n\n{formula(cls.__doc__)}",
-            {"Parameters": _lines(of_step), "Raises": _ERRORS},
-            example(f"from numadam.nopython import {step}", step, needed, bool(t)),
-        ),
+    held, carried, needs_t = ", ".join(needed), "mu_product" in given, cls.rule.needs_t
+    texts = {
+        "rule": file,
+        "title": cls.__name__,
+        "formula": formula(doc),
+        "references": section(doc, "References").strip(),
+        "example": example("numadam.nopython", f"{file}_update", needed, needs_t),
+        "t": T * needs_t,
+        "one": "1, " * needs_t,
+        "numbers": _numbers(cls, given),
+        "state": f"{held} : float\n    State of the element.\n" * bool(needed),
+        "arrays": STATE.format(held) * bool(needed),
+        "optional": "".join(f"{name} : float, optional\n    State, too.\n" for name in absent),
+        "optional_arrays": "".join(OPTIONAL_STATE.get(name, "") for name in absent),
+        "product": _PRODUCT.format("float", "1.0") * carried,
+        "product_array": _PRODUCT.format("array of one float64", "``np.ones(1)``") * carried,
+        "results": ", ".join(["p", *needed]),
+        "zeros": "0.0, " * len(needed),
     }
-
-
-def _lines(entries: list[str]) -> str:
-    """Entries of parameters, without those that are empty."""
-    return "\n".join(filter(None, entries))
+    kinds = {"scalars": _SCALARS, "element": _ELEMENT, "update": _UPDATE}
+    return {f"{file}_{kind}": text.format(**texts) for kind, text in kinds.items()}

@@ -130,13 +130,4 @@ class Adagrad(Optimizer):
     ) -> None: ...
 
 
-adagrad_update = update_function(
-    Adagrad,
-    omit=("initial_accumulator",),
-    texts={
-        "v": """\
-v : array
-    Sum of squares of the gradient, zeros (or another start) before the first step; modified in
-    place."""
-    },
-)
+adagrad_update = update_function(Adagrad, omit=("initial_accumulator",))

@@ -105,8 +105,7 @@ def adagrad_update(p: Any, g: Any, v: Any, *, lr: float = 0.01, eps: float = 1e-
     g : array
         Gradient, of the shape and dtype of `p`; not modified.
     v : array
-        Sum of squares of the gradient, zeros (or another start) before the first step; modified in
-        place.
+        State, zeros before the first step; modified in place.
     lr, eps, eps_root
         As in `Adagrad`, but no callables.
     out : array, optional
@@ -128,9 +127,10 @@ def adagrad_update(p: Any, g: Any, v: Any, *, lr: float = 0.01, eps: float = 1e-
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
+    >>> from numadam import adagrad_update
     >>> p, v = np.ones(2), np.zeros(2)
-    >>> na.adagrad_update(p, np.array([1.0, -1.0]), v, lr=0.1)
+    >>> adagrad_update(p, np.array([1.0, -1.0]), v, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """

@@ -169,9 +169,10 @@ def adam_update(p: Any, g: Any, m: Any, v: Any, t: int, *, lr: float = 0.001, be
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
+    >>> from numadam import adam_update
     >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
-    >>> na.adam_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
+    >>> adam_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """

@@ -135,9 +135,10 @@ def adamax_update(p: Any, g: Any, m: Any, u: Any, t: int, *, lr: float = 0.002, 
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
+    >>> from numadam import adamax_update
     >>> p, m, u = np.ones(2), np.zeros(2), np.zeros(2)
-    >>> na.adamax_update(p, np.array([1.0, -1.0]), m, u, 1, lr=0.1)
+    >>> adamax_update(p, np.array([1.0, -1.0]), m, u, 1, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """

@@ -124,9 +124,10 @@ def adamw_update(p: Any, g: Any, m: Any, v: Any, t: int, *, lr: float = 0.001, w
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
+    >>> from numadam import adamw_update
     >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
-    >>> na.adamw_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
+    >>> adamw_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """

@@ -120,9 +120,10 @@ def lion_update(p: Any, g: Any, m: Any, *, lr: float = 0.0001, beta1: float = 0.
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
+    >>> from numadam import lion_update
     >>> p, m = np.ones(2), np.zeros(2)
-    >>> na.lion_update(p, np.array([1.0, -1.0]), m, lr=0.1)
+    >>> lion_update(p, np.array([1.0, -1.0]), m, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """

@@ -181,10 +181,9 @@ class NAdam(Optimizer):
 
 nadam_update = update_function(
     NAdam,
-    texts={
-        "t": """\
+    t="""\
 t : int
     Number of this step: 1 at the first. The momenta of all steps before are taken to be those that
-    these options give."""
-    },
+    these options give.
+""",
 )

@@ -138,9 +138,10 @@ def nadam_update(p: Any, g: Any, m: Any, v: Any, t: int, *, lr: float = 0.002, b
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
+    >>> from numadam import nadam_update
     >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
-    >>> na.nadam_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
+    >>> nadam_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """

@@ -147,9 +147,10 @@ def rmsprop_update(p: Any, g: Any, v: Any, *, lr: float = 0.01, beta2: float = 0
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
+    >>> from numadam import rmsprop_update
     >>> p, v = np.ones(2), np.zeros(2)
-    >>> na.rmsprop_update(p, np.array([1.0, -1.0]), v, lr=0.1)
+    >>> rmsprop_update(p, np.array([1.0, -1.0]), v, lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """

@@ -167,9 +167,8 @@ sgd_update = update_function(
     SGD,
     _by_arrays,
     optional=("m", "t"),
-    texts={
-        "t": """\
+    t="""\
 t : int, optional
-    Number of this step, 1 at the first. Only `dampening` needs it."""
-    },
+    Number of this step, 1 at the first. Only `dampening` needs it.
+""",
 )

@@ -109,13 +109,13 @@ def sgd_update(p: Any, g: Any, m: Any = None, t: int | None = None, *, lr: float
         None: the direction depends on them only by `weight_decay` and `bounds`.
     g : array
         Gradient, of the shape and dtype of `p`; not modified.
-    m : array, optional
-        Momentum buffer, zeros before the first step; modified in place. It is there exactly where
-        `momentum` is not 0.
     t : int, optional
         Number of this step, 1 at the first. Only `dampening` needs it.
     lr, momentum, dampening, nesterov
         As in `SGD`, but no callables.
+    m : array, optional
+        Momentum buffer, zeros before the first step; modified in place. It is there exactly where
+        `momentum` is not 0.
     out : array, optional
         Gets the direction instead: `p` would become ``p + out``, and stays as it is.
     **shared
@@ -136,9 +136,10 @@ def sgd_update(p: Any, g: Any, m: Any = None, t: int | None = None, *, lr: float
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
+    >>> from numadam import sgd_update
     >>> p = np.ones(2)
-    >>> na.sgd_update(p, np.array([1.0, -1.0]), lr=0.1)
+    >>> sgd_update(p, np.array([1.0, -1.0]), lr=0.1)
     >>> bool(p[0] < 1.0 < p[1])
     True
+
     """
