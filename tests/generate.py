@@ -17,8 +17,9 @@ from typing import Any
 
 import numadam
 from numadam import rules
+from numadam.nopython import functions
 from tests import keywords
-from tests.stubs import shared_attributes, stub
+from tests.stubs import of_nopython, of_rule, shared_attributes
 
 PACKAGE = Path(numadam.__file__).parent
 TESTS = Path(__file__).parent
@@ -64,18 +65,6 @@ def package_stub(files: dict[str, str]) -> str:
     for file, kind in files.items():
         homes |= dict.fromkeys([kind, rules.function_name(file)], f"numadam.rules.{file}")
     return f"{NOTE}{_imports(homes)}\n__version__: str\n__all__: list[str]\n"
-
-
-def nopython_names(file: str) -> list[str]:
-    """The public functions of a rule for compiled code."""
-    text = (PACKAGE / "nopython" / f"{file}.py").read_text(encoding="utf-8")
-    return re.findall(rf"^def ({file}_\w+)\(", text, re.MULTILINE)
-
-
-def nopython_stub(files: dict[str, str]) -> str:
-    """``numadam/nopython/__init__.pyi``."""
-    homes = {name: f"numadam.nopython.{file}" for file in files for name in nopython_names(file)}
-    return f"{NOTE}{_imports(homes | {'VERSION': 'numadam.nopython.core'})}\n__all__: list[str]\n"
 
 
 def _options(function: Any) -> str:
@@ -148,13 +137,13 @@ def index_page(files: dict[str, str]) -> str:
     return re.sub(r"(?<=^:hidden:\n\n)(\w+\n)*", contents, text, flags=re.MULTILINE)
 
 
-def nopython_page(files: dict[str, str]) -> str:
+def nopython_page(files: dict[str, str], compiled: dict[str, dict[str, Any]]) -> str:
     """``docs/reference/nopython.md`` with a section for each rule."""
     text = (PAGES / "nopython.md").read_text(encoding="utf-8")
     sections = []
     for file, name in files.items():
         kinds = [f"{file}_update", f"{file}_element", f"{file}_scalars"]
-        kinds += [one for one in nopython_names(file) if one not in kinds]
+        kinds += [one for one in compiled[file] if one not in kinds]
         lines = "".join(f".. autofunction:: {one}\n" for one in kinds)
         module = ".. currentmodule:: numadam.nopython\n"
         sections.append(f"## {name}\n\n```{{eval-rst}}\n{module}\n{lines}```\n")
@@ -167,14 +156,18 @@ def written() -> dict[Path, str]:
     kinds = {
         kind: getattr(import_module(f"numadam.rules.{file}"), kind) for file, kind in files.items()
     }
-    stubs = [PACKAGE / home / f"{file}.py" for home in ("rules", "nopython") for file in files]
+    compiled = {file: functions.of_rule(file, kinds[name]) for file, name in files.items()}
+    stubs = {
+        PACKAGE / "rules" / f"{file}.pyi": NOTE + of_rule(file, kinds[name])
+        for file, name in files.items()
+    }
     return {
         PAGES / "rules" / "index.md": index_page(files),
-        PAGES / "nopython.md": nopython_page(files),
+        PAGES / "nopython.md": nopython_page(files, compiled),
         PACKAGE / "rules" / "__init__.py": table(files),
         PACKAGE / "__init__.pyi": package_stub(files),
-        PACKAGE / "nopython" / "__init__.pyi": nopython_stub(files),
-        **{path.with_suffix(".pyi"): NOTE + stub(path) for path in stubs},
+        PACKAGE / "nopython" / "__init__.pyi": NOTE + of_nopython(compiled.values()),
+        **stubs,
         PACKAGE / "_optimizer" / "shared.py": NOTE + shared_attributes(),
         PACKAGE / "_core" / "keywords.py": NOTE + keywords.of_rules(),
         PACKAGE / "_minimize" / "keywords.py": NOTE + keywords.of_runs(kinds),

@@ -9,7 +9,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from typing import Any
 import numadam
 from numadam._core.docstrings import first_sentence, parameters
 from numadam._core.options import DEFAULTS
+from numadam.rules import function_name
 
-PACKAGE = Path(numadam.__file__).parent
+#: Classes of `numadam._core.keywords` that signatures name.
+KEYWORDS = ("Shared", "SharedButDecay", "FunctionalOptions", "FunctionalButDecay")
 
 
 def line(texts: dict[str, tuple[str, str]], name: str) -> str:
@@ -64,47 +66,47 @@ class SharedAttributes:
 {attributes(numadam.Optimizer, DEFAULTS)}'''
 
 
-def _head(text: str, node: ast.FunctionDef) -> str:
-    """The signature as it is written, without its body."""
-    lines = text.splitlines()[node.lineno - 1 : node.body[0].lineno]
-    found = re.match(
-        r"(.*?\) -> [^\n]*?:)(?: \.\.\.)?$", "\n".join(lines), re.DOTALL | re.MULTILINE
+def _head(name: str, function: Any) -> str:
+    """The signature of a function, whose annotations are texts."""
+    signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))
+    return f"def {name}{signature}:"
+
+
+def of_function(function: Any) -> str:
+    """A public function: its signature and its text."""
+    return f"{_head(function.__name__, function)}\n{quoted(function.__doc__)}"
+
+
+def of_rule(file: str, kind: type[Any]) -> str:
+    """The stub of a file of `numadam.rules`: its class, and the function beside it."""
+    function = getattr(import_module(kind.__module__), function_name(file))
+    own = attributes(kind, inspect.signature(kind).parameters)
+    init = _head("__init__", inspect.unwrap(kind.__init__))
+    body = (
+        f"class {kind.__name__}({kind.__base__.__name__}):\n"
+        f"{quoted(inspect.cleandoc(kind.__doc__))}\n{own}\n    {init} ...\n\n"
+        f"{of_function(function)}"
     )
-    if found is None:
-        raise SystemExit(f"{node.name}: expected a signature with a type of what it returns.")
-    return found.group(1)
-
-
-def _is_public(node: ast.ClassDef | ast.FunctionDef) -> bool:
-    """Whether its decorator makes it a class of optimisers, or a function for users."""
-    return bool(node.decorator_list) and not node.name.startswith("_")
-
-
-def _parts(text: str, module: Any) -> Iterator[str]:
-    """The classes of optimisers and the public functions of a module."""
-    for node in ast.parse(text).body:
-        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or not _is_public(node):
-            continue
-        thing = getattr(module, node.name)
-        doc = quoted(inspect.cleandoc(thing.__doc__))
-        if isinstance(node, ast.FunctionDef):
-            yield f"{_head(text, node)}\n{doc}"
-            continue
-        (init,) = (one for one in node.body if isinstance(one, ast.FunctionDef))
-        title = f"class {node.name}({ast.unparse(node.bases[0])}):\n"
-        own = attributes(thing, inspect.signature(thing).parameters)
-        yield f"{title}{doc}\n{own}\n{_head(text, init)} ...\n"
-
-
-def stub(path: Path) -> str:
-    """The stub of a file of `numadam.rules` or `numadam.nopython`."""
-    text = path.read_text(encoding="utf-8")
-    name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-    body = "\n".join(_parts(text, import_module(name)))
     used = {*re.findall(r"\w+", re.sub(r'r?""".*?"""', "", body, flags=re.DOTALL))}
-    imports = "from numadam._optimizer.attributes import fixed, hyper\n" if "class " in body else ""
+    imports = "from numadam._optimizer.attributes import fixed, hyper\n"
+    imports += f"from numadam._core.keywords import {', '.join(sorted(used & {*KEYWORDS}))}\n"
+    text = Path(inspect.getfile(kind)).read_text(encoding="utf-8")
     for node in ast.parse(text).body:
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and node.module != "numadam._core.keywords":
             names = sorted(used & {one.name for one in node.names})
             imports += f"from {node.module} import {', '.join(names)}\n" if names else ""
     return f"# fmt: off\n# ruff: noqa\n{imports}\n{body}"
+
+
+def of_nopython(compiled: Iterable[dict[str, Any]]) -> str:
+    """``numadam/nopython/__init__.pyi``."""
+    functions = "\n".join(of_function(one) for by_name in compiled for one in by_name.values())
+    return f"""# fmt: off
+# ruff: noqa
+from typing import Any
+from numadam.nopython.core import VERSION as VERSION
+from numadam.nopython.core import Array, Number
+
+__all__: list[str]
+
+{functions}"""

@@ -15,6 +15,7 @@ import numpy as np
 
 from numadam._arrays.checks import DTYPES, bad_dtype, describe, is_numpy, name_dtype
 from numadam._arrays.interop import is_cupy
+from numadam._arrays.layout import Layout
 
 
 class Rows:
@@ -112,6 +113,31 @@ def coalesce(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     if isinstance(x, Rows):
         return _of_rows(x, name, shape, dtype)
     return _of_csr(x, name, shape, dtype)
+
+
+def coalesce_for(
+    grad: Any, name: str, how: str | None, layout: Layout, leaf: int, library: str
+) -> tuple[Any, Any]:
+    """As `coalesce`, for an array of an optimiser with ``sparse=how``, on NumPy or CuPy.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Also where the option or the parameters take no sparse gradient.
+    """
+    if how is None:
+        raise ValueError(
+            f"{name}: is sparse. Make the optimiser with sparse='lazy' (rows without a "
+            "gradient stay as they are) or 'dense' (the same numbers as a dense gradient)."
+        )
+    if layout.dtype.kind == "c":
+        raise TypeError(f"{name}: is sparse, but the parameters are complex. Pass it dense.")
+    if how == "lazy" and layout.orders[leaf][:1] not in ((), (0,)):
+        raise ValueError(
+            f"{name}: sparse='lazy' needs parameters whose rows lie together; use "
+            f"{library}.ascontiguousarray for them, or sparse='dense'."
+        )
+    return coalesce(grad, name, layout.shapes[leaf], layout.dtype)
 
 
 def scatter(rows: Any, values: Any, dense: Any) -> None:

@@ -1,4 +1,4 @@
-"""Texts that many docstrings share: written once, and filled in where ``{{name}}`` stands."""
+"""Docstrings that are filled in where ``{{name}}`` stands, or made from that of a class."""
 
 from __future__ import annotations
 
@@ -10,17 +10,29 @@ from collections.abc import Mapping
 from typing import Any
 
 _PLACEHOLDER = re.compile(r"^( *)\{\{(\w+)\}\}$", re.MULTILINE)
-_PARAMETERS = re.compile(r"^Parameters\n-+\n(.*?)(?=^\S[^\n]*\n---|\Z)", re.M | re.S)
-#: An entry of that section: name, type, text.
+_SECTION = r"^{}\n-+\n(.*?)(?=^\S[^\n]*\n---|\Z)"
+_FORMULA = re.compile(r"^\.\. math::\n(?: .*\n|\n)+", re.MULTILINE)
+#: An entry of the parameters: name, type, text.
 _DESCRIBED = re.compile(r"^(\w+) : (.*)\n((?: .*\n|\n)*)", re.MULTILINE)
+
+
+def section(doc: str | None, title: str) -> str:
+    """The text of a section of a docstring, or ""."""
+    found = re.search(_SECTION.format(title), inspect.cleandoc(doc or "") + "\n", re.M | re.S)
+    return found.group(1) if found else ""
 
 
 @functools.cache
 def parameters(doc: str | None) -> dict[str, tuple[str, str]]:
     """Type and text of each parameter that a docstring describes by itself."""
-    section = _PARAMETERS.search(inspect.cleandoc(doc or "") + "\n")
-    found = _DESCRIBED.findall(section.group(1)) if section else []
+    found = _DESCRIBED.findall(section(doc, "Parameters"))
     return {name: (kind, textwrap.dedent(text).strip()) for name, kind, text in found}
+
+
+def formula(doc: str | None) -> str:
+    """The formula of a docstring, or ""."""
+    found = _FORMULA.search(inspect.cleandoc(doc or ""))
+    return found.group().rstrip() if found else ""
 
 
 def first_sentence(text: str) -> str:

@@ -175,6 +175,11 @@ class RuleSpec:
         return (*own, *(name for name in powers if name not in own))
 
     @property
+    def needs_t(self) -> bool:
+        """Whether each step has to know its number."""
+        return bool(self.powers or self.advance)
+
+    @property
     def width(self) -> int:
         """Length of the rule's part of a row of the control block."""
         return len(self.hypers) + len(self.control)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from numadam._arrays.sparse import clear, coalesce, is_sparse, scatter
+from numadam._arrays.sparse import clear, coalesce_for, is_sparse, scatter
 from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._cpu.arguments import KernelArguments, iterations
@@ -41,7 +41,13 @@ class SparseGradients:
     def installed(self, used: dict[int, Leaves]) -> Iterator[None]:
         """Within this block the sparse gradients of `used` are what the step reads."""
         found = [k for k, grad in enumerate(used.get(pl.G, ())) if is_sparse(grad)]
-        parts = {leaf: self._coalesced(used[pl.G][leaf], leaf) for leaf in found}
+        layout = self._arguments.layout
+        parts = {
+            leaf: coalesce_for(
+                used[pl.G][leaf], self._title(pl.G, leaf), self._how, layout, leaf, "numpy"
+            )
+            for leaf in found
+        }
         with defer_interrupts():  # no other step may begin meanwhile
             try:
                 if self._how == "lazy":
@@ -51,23 +57,6 @@ class SparseGradients:
                 yield
             finally:
                 self._remove(parts)
-
-    def _coalesced(self, grad: Any, leaf: int) -> tuple[Any, Any]:
-        name = self._title(pl.G, leaf)
-        layout, plan = self._arguments.layout, self._arguments.plan
-        if self._how is None:
-            raise ValueError(
-                f"{name}: is sparse. Make the optimiser with sparse='lazy' (rows without a "
-                "gradient stay as they are) or 'dense' (the same numbers as a dense gradient)."
-            )
-        if plan.numbers == 2:
-            raise TypeError(f"{name}: is sparse, but the parameters are complex. Pass it dense.")
-        if self._how == "lazy" and layout.orders[leaf][:1] not in ((), (0,)):
-            raise ValueError(
-                f"{name}: sparse='lazy' needs parameters whose rows lie together; use "
-                "numpy.ascontiguousarray for them, or sparse='dense'."
-            )
-        return coalesce(grad, name, layout.shapes[leaf], layout.dtype)
 
     def _install(self, parts: Mapping[int, tuple[Any, Any]]) -> None:
         leaves, counts = self._arguments.leaves, self._dense_counts()

@@ -7,10 +7,9 @@ from typing import Any
 
 from numadam._arrays import checks as ar
 from numadam._arrays.layout import Layout
-from numadam._arrays.sparse import clear, coalesce, is_sparse, scatter
+from numadam._arrays.sparse import clear, coalesce_for, is_sparse, scatter
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
 from numadam._jit.interrupts import defer_interrupts
 
@@ -27,7 +26,6 @@ class SparseGradients:
 
     Parameters
     ----------
-    plan : Plan
     layout : Layout
     device : int
         Number of the GPU.
@@ -43,13 +41,12 @@ class SparseGradients:
 
     def __init__(
         self,
-        plan: Plan,
         layout: Layout,
         device: int,
         how: str | None,
         title: Callable[[int, int], str],
     ) -> None:
-        self._plan, self._layout, self._device = plan, layout, device
+        self._layout, self._device = layout, device
         self._how, self._title = how, title
         self._dense: dict[int, Any] = {}
         self.scattered: dict[int, Any] = {}
@@ -78,19 +75,7 @@ class SparseGradients:
 
         name, layout = self._title(pl.G, leaf), self._layout
         shape, order = layout.shapes[leaf], layout.orders[leaf]
-        if self._how is None:
-            raise ValueError(
-                f"{name}: is sparse. Make the optimiser with sparse='lazy' (rows without a "
-                "gradient stay as they are) or 'dense' (the same numbers as a dense gradient)."
-            )
-        if self._plan.numbers == 2:
-            raise TypeError(f"{name}: is sparse, but the parameters are complex. Pass it dense.")
-        if self._how == "lazy" and order[:1] not in ((), (0,)):
-            raise ValueError(
-                f"{name}: sparse='lazy' needs parameters whose rows lie together; use "
-                "cupy.ascontiguousarray for them, or sparse='dense'."
-            )
-        rows, values = coalesce(grad, name, shape, layout.dtype)
+        rows, values = coalesce_for(grad, name, self._how, layout, leaf, "cupy")
         if not isinstance(values, cupy.ndarray):
             raise TypeError(f"{name}: {ar.describe(values, 'CuPy')}")
         ca.check_device(values, name, self._device, self._title(pl.P, leaf))

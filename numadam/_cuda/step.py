@@ -233,7 +233,7 @@ def make_parts(
     )
     reduced = plan, arguments, on_device, scalars, device, exchange
     norms = GradientNorms(*reduced) if plan.norm else None
-    of_sparse = SparseGradients(plan, layout, device, sparse, title)
+    of_sparse = SparseGradients(layout, device, sparse, title)
     validator = Validator(plan, layout, device, title, of_sparse, fixed)
     lazy = sparse == "lazy"
     step = CudaStep(plan, layout, arguments, scalars, norms, device, outs, lazy)

@@ -1,7 +1,7 @@
 """Optimiser classes and update functions from their signatures.
 
-A rule writes signatures and docstrings. Their bodies are the same for all rules and are here:
-defaults, presets, and which option goes where.
+A rule writes the signature and the docstring of its class. The rest is the same for all rules and
+is here: defaults, presets, which option goes where, and the function beside the class.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from numadam._core import options as op
 from numadam._core.docstrings import fill
@@ -20,14 +20,13 @@ from numadam._optimizer.attributes import with_options
 from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.functional import USUAL_LR, UpdateFunction
 from numadam._optimizer.optimizer import Optimizer
-from numadam._optimizer.texts import OF_CLASSES, OF_FUNCTIONS, shared
+from numadam._optimizer.texts import OF_CLASSES, of_update, shared
 
-Arguments = ParamSpec("Arguments")
 AnOptimizer = TypeVar("AnOptimizer", bound=OptimizerBase)
 
 
 class Declared:
-    """Signature of a constructor or an update function, read once.
+    """Signature of a constructor or an update function, sorted.
 
     Attributes
     ----------
@@ -43,9 +42,8 @@ class Declared:
         Parameters that may be a schedule, and so may change at any time.
     """
 
-    def __init__(self, function: Callable[..., None], kind: type[OptimizerBase]) -> None:
-        parameters = inspect.signature(function).parameters.values()
-        declared = [one for one in parameters if one.kind is not one.VAR_KEYWORD]
+    def __init__(self, signature: inspect.Signature, kind: type[OptimizerBase]) -> None:
+        declared = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
         self.defaults = {one.name: one.default for one in declared if one.default is not one.empty}
         self.required = {one.name for one in declared} - {*self.defaults}
         self.places = [one.name for one in declared if one.kind is not one.KEYWORD_ONLY]
@@ -88,7 +86,7 @@ class Declared:
 def optimizer_class(kind: type[AnOptimizer]) -> type[AnOptimizer]:
     """Write the body of ``__init__``, and the shared texts of the docstring, of a rule's class."""
     function = vars(kind)["__init__"]
-    declared = Declared(function, kind)
+    declared = Declared(inspect.signature(function), kind)
 
     @functools.wraps(function)
     def init(self: AnOptimizer, *args: Any, **given: Any) -> None:
@@ -103,36 +101,76 @@ def optimizer_class(kind: type[AnOptimizer]) -> type[AnOptimizer]:
     return with_options(kind, options, declared.changeable)
 
 
+def _signature_of_update(
+    kind: type[OptimizerBase], omit: tuple[str, ...], optional: tuple[str, ...]
+) -> inspect.Signature:
+    """The signature of a rule's step on given arrays, as it follows from that of the class."""
+    rule, usual = kind.rule, inspect.signature(inspect.unwrap(kind.__init__)).parameters
+    _, _, *options, shared = usual.values()  # self and params are the first
+    present = rule.present({**op.DEFAULTS, **{one.name: one.default for one in options}})
+    needed = [name for name in rule.state if name in present] + ["t"] * rule.needs_t
+    absent = [name for name in rule.state if name not in (*needed, *optional)]
+    place, by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    kinds = {"t": "int | None" if "t" in optional else "int"}
+    others = "FunctionalButDecay" if "weight_decay" in usual else "FunctionalOptions"
+
+    def option(one: inspect.Parameter) -> inspect.Parameter:
+        number = one.name == "lr" or "Schedule" in one.annotation
+        return one.replace(kind=by_name, annotation="float" if number else one.annotation)
+
+    def array(name: str, kind: Any, default: Any = None) -> inspect.Parameter:
+        return inspect.Parameter(name, kind, default=default, annotation=kinds.get(name, "Any"))
+
+    return inspect.Signature(
+        [
+            *(array(name, place, inspect.Parameter.empty) for name in ("p", "g", *needed)),
+            *(array(name, place) for name in optional),
+            *(option(one) for one in options if one.name not in omit),
+            *(array(name, by_name) for name in (*absent, "out")),
+            shared.replace(annotation=f"Unpack[{others}]"),
+        ],
+        return_annotation="None",
+    )
+
+
 def update_function(
     kind: type[OptimizerBase],
     by_arrays: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
-) -> Callable[[Callable[Arguments, None]], Callable[Arguments, None]]:
-    """Write the body, and the shared texts of the docstring, of a rule's step on given arrays.
+    *,
+    omit: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
+    t: str = "",
+) -> Callable[..., None]:
+    """The rule's step on given arrays: signature, body and docstring follow from the class.
 
     Parameters
     ----------
     kind : type
-        The rule's class: options that the function does not take are as they are there.
+        The rule's class.
     by_arrays : callable, optional
         ``by_arrays(arguments, options)`` changes options of the rule that follow from which arrays
         are given, and refuses some.
+    omit : tuple of str
+        Options that the function does not take: they are as in the class.
+    optional : tuple of str
+        State arrays, and t, that may be given by place, or not at all.
+    t : str
+        Entry of that argument in the docstring, where it is not that of other rules.
     """
-    rule, usual = kind.rule, Declared(inspect.unwrap(kind.__init__), kind).own
+    signature, title = _signature_of_update(kind, omit, optional), f"{kind.__name__.lower()}_update"
+    declared = Declared(signature, kind)
+    usual = Declared(inspect.signature(inspect.unwrap(kind.__init__)), kind).own
+    fixed = {name: value for name, value in usual.items() if name not in declared.own}
 
-    def wrap(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
-        declared, title = Declared(function, kind), function.__name__
-        fixed = {name: value for name, value in usual.items() if name not in declared.own}
+    def sort(given: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        named, own, shared = declared.sort((), given)
+        return named["lr"], {**own, **fixed}, shared
 
-        def sort(given: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-            named, own, shared = declared.sort((), given)
-            return named["lr"], {**own, **fixed}, shared
-
-        step = UpdateFunction(rule, title, sort, by_arrays, "t" in declared.required).step
-        made = functools.wraps(function)(_by_slot(declared, title, rule.state, step))
-        made.__doc__ = fill(function.__doc__, OF_FUNCTIONS, declared.defaults)
-        return made
-
-    return wrap
+    step = UpdateFunction(kind.rule, title, sort, by_arrays, "t" in declared.required).step
+    made = _by_slot(declared, title, kind.rule.state, step)
+    made.__module__, made.__doc__ = kind.__module__, of_update(kind, title, signature, t)
+    made.__signature__ = signature  # type: ignore[attr-defined]  # functions may have one
+    return made
 
 
 def _by_slot(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
-from numadam._core.docstrings import first_sentence, parameters
-from numadam._core.keywords import FunctionalButDecay, FunctionalOptions
-from numadam._core.options import DEFAULTS
+from numadam._core.docstrings import first_sentence, parameters, section
+from numadam._core.options import OF_UPDATES
+from numadam._optimizer.base import OptimizerBase
 
 _INDENT = "    "
 _SHARED = "Options of every rule. `numadam.Optimizer` says more about each:"
@@ -50,36 +51,96 @@ def shared(doc: str | None, declared: Container[str]) -> str:
     return "\n".join(["**shared", f"{_INDENT}{_SHARED}", "", *lines])
 
 
-def _options(kind: type) -> str:
-    names = [f"`{name}`" for name in DEFAULTS if name in kind.__annotations__]
-    text = f"{', '.join(names[:-1])} and {names[-1]}: see `numadam.Optimizer`."
-    return f"**shared\n{textwrap.fill(text, 90, initial_indent=_INDENT, subsequent_indent=_INDENT)}"
-
-
-#: By placeholder, for update functions.
-OF_FUNCTIONS = {
-    "p": """\
-p : array or None
-    Parameters, real or complex, NumPy or CuPy, any shape; modified in place. With `out` it may be
-    None: the direction depends on them only by `weight_decay` and `bounds`.""",
-    "g": """\
-g : array
-    Gradient, of the shape and dtype of `p`; not modified.""",
-    "moments": """\
-m, v : array
-    First and second moment, zeros before the first step; modified in place.""",
+#: Entries of parameters of functions on arrays.
+T = """\
+t : int
+    Number of this step: 1 at the first.
+"""
+STATE = """\
+{} : array
+    State, zeros before the first step; modified in place.
+"""
+#: State arrays that may be left out.
+OPTIONAL_STATE = {
     "vmax": """\
 vmax : array, optional
-    Largest second moment so far, zeros before the first step: AMSGrad; modified in place.""",
-    "t": """\
-t : int
-    Number of this step: 1 at the first.""",
-    "out": """\
-out : array, optional
-    Gets the direction instead: `p` would become ``p + out``, and stays as it is.""",
-    "shared": _options(FunctionalOptions),
-    "shared_but_decay": _options(FunctionalButDecay),
-    "errors": """\
-TypeError, ValueError
-    Before anything is written: the message names the argument and says what to do.""",
+    Largest second moment so far, zeros before the first step: AMSGrad, "v" unless said otherwise;
+    modified in place.
+""",
+    "mean": """\
+mean : array, optional
+    Mean of the gradient, zeros before the first step: RMSprop is centered; modified in place.
+""",
+    "m": """\
+m : array, optional
+    Momentum buffer, zeros before the first step; modified in place. It is there exactly where
+    `momentum` is not 0.
+""",
 }
+_UPDATE = """\
+One step of {title} on arrays that the caller owns; formula as in `{title}`.
+
+Parameters
+----------
+p : array or None
+    Parameters, real or complex, NumPy or CuPy, any shape; modified in place. With `out` it may be
+    None: the direction depends on them only by `weight_decay` and `bounds`.
+g : array
+    Gradient, of the shape and dtype of `p`; not modified.
+{arrays}{t}{options}
+    As in `{title}`, but no callables.
+{optional}out : array, optional
+    Gets the direction instead: `p` would become ``p + out``, and stays as it is.
+**shared
+{shared}
+
+Raises
+------
+TypeError, ValueError
+    Before anything is written: the message names the argument and says what to do.
+
+References
+----------
+{references}
+
+Examples
+--------
+{example}
+"""
+
+
+def example(module: str, function: str, state: Sequence[str], needs_t: bool) -> str:
+    """An example: one step against a gradient of 1 and -1."""
+    begin = ", ".join(["np.ones(2)", *["np.zeros(2)"] * len(state)])
+    given = ", ".join(["p", "np.array([1.0, -1.0])", *state, *["1"] * needs_t, "lr=0.1"])
+    return f"""\
+>>> import numpy as np
+>>> from {module} import {function}
+>>> {", ".join(["p", *state])} = {begin}
+>>> {function}({given})
+>>> bool(p[0] < 1.0 < p[1])
+True"""
+
+
+def of_update(
+    kind: type[OptimizerBase], title: str, signature: inspect.Signature, t: str
+) -> str | None:
+    """The docstring of an update function; `t` is the entry of that argument."""
+    if kind.__doc__ is None:  # python -OO
+        return None
+    given, state = signature.parameters, kind.rule.state
+    needed = [name for name in state if name in given and given[name].default is not None]
+    absent = [name for name in state if name in given and name not in needed]
+    options = [name for name, one in given.items() if one.kind is one.KEYWORD_ONLY]
+    names = [f"`{name}`" for name in OF_UPDATES if name not in given]
+    shared_names = f"{', '.join(names[:-1])} and {names[-1]}: see `numadam.Optimizer`."
+    return _UPDATE.format(
+        title=kind.__name__,
+        arrays=STATE.format(", ".join(needed)) * bool(needed),
+        t=t or T * kind.rule.needs_t,
+        options=", ".join(name for name in options if name not in (*state, "out")),
+        optional="".join(OPTIONAL_STATE.get(name, "") for name in absent),
+        shared=textwrap.fill(shared_names, 90, initial_indent=_INDENT, subsequent_indent=_INDENT),
+        references=section(kind.__doc__, "References").strip(),
+        example=example("numadam", title, needed, kind.rule.needs_t),
+    )

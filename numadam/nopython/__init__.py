@@ -8,17 +8,11 @@ rule's default form and give the same bits as its optimiser. See docs/how-to/own
 user's module (``cache=True``) and does not notice such a change.
 """
 
-from importlib import import_module
-
 from numadam.nopython.core import VERSION
-from numadam.rules import CLASSES
+from numadam.nopython.functions import FUNCTIONS
 
-__all__ = ["VERSION"]
-for _file in CLASSES:
-    _functions = vars(import_module(f"{__name__}.{_file}"))
-    _public = [name for name in _functions if name.startswith(f"{_file}_")]
-    globals().update({name: _functions[name] for name in _public})
-    __all__ += _public
+globals().update(FUNCTIONS)
+__all__ = ["VERSION", *FUNCTIONS]
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,6 @@ from numba import njit
 from numba.core.registry import CPUDispatcher
 
 from numadam._core import options as op
-from numadam._core.docstrings import fill
 from numadam._core.element import put, whole_step
 from numadam._core.formula import make_element
 from numadam._core.plan import STATE_SLOTS
@@ -30,9 +29,7 @@ from numadam._jit.cache import source_stamp
 from numadam._jit.float_mode import DEFAULT, UNCHANGED, mode_setter
 from numadam._jit.functions import jit_once
 from numadam._version import __version__
-from numadam.nopython.texts import TEXTS
 from numadam.nopython.typed import complete, doubles, item, make_views, number_as, plain
-from numadam.nopython.typed import present as present
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: Arguments of the public functions: arrays, and single numbers.
@@ -84,7 +81,6 @@ _call = CPUDispatcher.__call__  # 0.1 us less than by `super`
 def compiled(function: F) -> F:
     """Compile a public function where it is called, under a symbol that no other version has."""
     defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
-    function.__doc__ = fill(function.__doc__, TEXTS, defaults)
     pretty = function.__qualname__
     function.__qualname__ = f"{VERSION}.{pretty}"
     made = njit(error_model="numpy")(function)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Unpack
 
 from numadam._core.annotations import Rate
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
+from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
@@ -133,51 +133,4 @@ class AdaBelief(Optimizer):
     ) -> None: ...
 
 
-@update_function(AdaBelief)
-def adabelief_update(
-    p: Any,
-    g: Any,
-    m: Any,
-    v: Any,
-    t: int,
-    *,
-    lr: float = 1e-3,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-16,
-    eps_root: float = 1e-16,
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
-    """One step of AdaBelief on arrays that the caller owns; formula as in `AdaBelief`.
-
-    Parameters
-    ----------
-    {{p}}
-    {{g}}
-    m, v : array
-        First moment and variance, zeros before the first step; modified in place.
-    {{t}}
-    lr, beta1, beta2, eps, eps_root
-        As in `AdaBelief`, but no callables.
-    {{out}}
-    {{shared}}
-
-    Raises
-    ------
-    {{errors}}
-
-    References
-    ----------
-    Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients",
-    NeurIPS 2020.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
-    >>> na.adabelief_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.09)
-    >>> p.round(6)
-    array([0.9, 1.1])
-    """
+adabelief_update = update_function(AdaBelief)

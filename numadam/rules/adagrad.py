@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Unpack
 
 from numadam._core.annotations import Rate
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
+from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
@@ -130,47 +130,4 @@ class Adagrad(Optimizer):
     ) -> None: ...
 
 
-@update_function(Adagrad)
-def adagrad_update(
-    p: Any,
-    g: Any,
-    v: Any,
-    *,
-    lr: float = 1e-2,
-    eps: float = 1e-10,
-    eps_root: float = 0.0,
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
-    """One step of Adagrad on arrays that the caller owns; formula as in `Adagrad`.
-
-    Parameters
-    ----------
-    {{p}}
-    {{g}}
-    v : array
-        Sum of squares of the gradient, zeros (or another start) before the first step; modified
-        in place.
-    lr, eps, eps_root
-        As in `Adagrad`, but no callables.
-    {{out}}
-    {{shared}}
-
-    Raises
-    ------
-    {{errors}}
-
-    References
-    ----------
-    Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
-    Optimization", JMLR 12, 2011.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> p, v = np.ones(2), np.zeros(2)
-    >>> na.adagrad_update(p, np.array([2.0, -0.5]), v, lr=0.1)
-    >>> p.round(6)
-    array([0.9, 1.1])
-    """
+adagrad_update = update_function(Adagrad, omit=("initial_accumulator",))

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from numadam._core.annotations import Rate
 from numadam._core.choices import AMSGrad, EpsForm, mismatch
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
+from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
@@ -189,57 +189,4 @@ class Adam(Optimizer):
     ) -> None: ...
 
 
-@update_function(Adam, amsgrad_by_array)
-def adam_update(
-    p: Any,
-    g: Any,
-    m: Any,
-    v: Any,
-    t: int,
-    *,
-    lr: float = 1e-3,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    eps_root: float = 0.0,
-    eps_form: EpsForm = "paper",
-    bias_correction: bool = True,
-    amsgrad: bool | AMSGrad = False,
-    nesterov: bool = False,
-    vmax: Any = None,
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
-    """One step of Adam on arrays that the caller owns; formula as in `Adam`.
-
-    Parameters
-    ----------
-    {{p}}
-    {{g}}
-    {{moments}}
-    {{t}}
-    lr, beta1, beta2, eps, eps_root, eps_form, bias_correction, nesterov
-        As in `Adam`, but no callables.
-    amsgrad : bool or {"v", "vhat", "paper"}, default False
-        As in `Adam`; with `vmax` it is "v" unless said otherwise.
-    {{vmax}}
-    {{out}}
-    {{shared}}
-
-    Raises
-    ------
-    {{errors}}
-
-    References
-    ----------
-    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> p, m, v = np.ones(3), np.zeros(3), np.zeros(3)
-    >>> na.adam_update(p, np.array([1.0, -1.0, 0.0]), m, v, 1, lr=0.1)
-    >>> p.round(6)
-    array([0.9, 1.1, 1. ])
-    """
+adam_update = update_function(Adam, amsgrad_by_array)

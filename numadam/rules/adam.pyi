@@ -2,11 +2,11 @@
 # fmt: off
 # ruff: noqa
 from numadam._optimizer.attributes import fixed, hyper
+from numadam._core.keywords import FunctionalOptions, Shared
 from typing import Any, Unpack
 from numadam._core.annotations import Rate
 from numadam._core.choices import AMSGrad, EpsForm
 from numadam._core.hyper import Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._optimizer.optimizer import Optimizer
 
 class Adam(Optimizer):
@@ -128,42 +128,9 @@ class Adam(Optimizer):
     nesterov: fixed
     """Look ahead along the momentum. Type: bool, default False."""
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-3,
-        *,
-        beta1: float | Schedule = 0.9,
-        beta2: float | Schedule = 0.999,
-        eps: float | Schedule = 1e-8,
-        eps_root: float | Schedule = 0.0,
-        eps_form: EpsForm = "paper",
-        bias_correction: bool = True,
-        amsgrad: bool | AMSGrad = False,
-        nesterov: bool = False,
-        **shared: Unpack[Shared],
-    ) -> None: ...
+    def __init__(self, params: Any, lr: Rate = 0.001, *, beta1: float | Schedule = 0.9, beta2: float | Schedule = 0.999, eps: float | Schedule = 1e-08, eps_root: float | Schedule = 0.0, eps_form: EpsForm = 'paper', bias_correction: bool = True, amsgrad: bool | AMSGrad = False, nesterov: bool = False, **shared: Unpack[Shared]) -> None: ...
 
-def adam_update(
-    p: Any,
-    g: Any,
-    m: Any,
-    v: Any,
-    t: int,
-    *,
-    lr: float = 1e-3,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    eps_root: float = 0.0,
-    eps_form: EpsForm = "paper",
-    bias_correction: bool = True,
-    amsgrad: bool | AMSGrad = False,
-    nesterov: bool = False,
-    vmax: Any = None,
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
+def adam_update(p: Any, g: Any, m: Any, v: Any, t: int, *, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-08, eps_root: float = 0.0, eps_form: EpsForm = 'paper', bias_correction: bool = True, amsgrad: bool | AMSGrad = False, nesterov: bool = False, vmax: Any = None, out: Any = None, **shared: Unpack[FunctionalOptions]) -> None:
     """One step of Adam on arrays that the caller owns; formula as in `Adam`.
 
     Parameters
@@ -174,15 +141,14 @@ def adam_update(
     g : array
         Gradient, of the shape and dtype of `p`; not modified.
     m, v : array
-        First and second moment, zeros before the first step; modified in place.
+        State, zeros before the first step; modified in place.
     t : int
         Number of this step: 1 at the first.
-    lr, beta1, beta2, eps, eps_root, eps_form, bias_correction, nesterov
+    lr, beta1, beta2, eps, eps_root, eps_form, bias_correction, amsgrad, nesterov
         As in `Adam`, but no callables.
-    amsgrad : bool or {"v", "vhat", "paper"}, default False
-        As in `Adam`; with `vmax` it is "v" unless said otherwise.
     vmax : array, optional
-        Largest second moment so far, zeros before the first step: AMSGrad; modified in place.
+        Largest second moment so far, zeros before the first step: AMSGrad, "v" unless said otherwise;
+        modified in place.
     out : array, optional
         Gets the direction instead: `p` would become ``p + out``, and stays as it is.
     **shared
@@ -197,13 +163,16 @@ def adam_update(
     References
     ----------
     Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond", ICLR 2018 (AMSGrad).
+    Dozat, "Incorporating Nesterov Momentum into Adam", ICLR workshop 2016.
 
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
-    >>> p, m, v = np.ones(3), np.zeros(3), np.zeros(3)
-    >>> na.adam_update(p, np.array([1.0, -1.0, 0.0]), m, v, 1, lr=0.1)
-    >>> p.round(6)
-    array([0.9, 1.1, 1. ])
+    >>> from numadam import adam_update
+    >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
+    >>> adam_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
+    >>> bool(p[0] < 1.0 < p[1])
+    True
+
     """

@@ -10,7 +10,7 @@ from numba.extending import register_jitable
 from numadam._core.annotations import Rate
 from numadam._core.choices import EpsFormOfMax, mismatch
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
+from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
@@ -160,50 +160,4 @@ class AdaMax(Optimizer):
     ) -> None: ...
 
 
-@update_function(AdaMax)
-def adamax_update(
-    p: Any,
-    g: Any,
-    m: Any,
-    u: Any,
-    t: int,
-    *,
-    lr: float = 2e-3,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    eps_form: EpsFormOfMax = "norm",
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
-    """One step of AdaMax on arrays that the caller owns; formula as in `AdaMax`.
-
-    Parameters
-    ----------
-    {{p}}
-    {{g}}
-    m, u : array
-        First moment and norm, zeros before the first step; modified in place.
-    {{t}}
-    lr, beta1, beta2, eps, eps_form
-        As in `AdaMax`, but no callables.
-    {{out}}
-    {{shared}}
-
-    Raises
-    ------
-    {{errors}}
-
-    References
-    ----------
-    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, section 7.1.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> p, m, u = np.ones(3), np.zeros(3), np.zeros(3)
-    >>> na.adamax_update(p, np.array([1.0, -1.0, 0.0]), m, u, 1, lr=0.1)
-    >>> p.round(6)
-    array([0.9, 1.1, 1. ])
-    """
+adamax_update = update_function(AdaMax)

@@ -2,11 +2,11 @@
 # fmt: off
 # ruff: noqa
 from numadam._optimizer.attributes import fixed, hyper
+from numadam._core.keywords import FunctionalOptions, Shared
 from typing import Any, Unpack
 from numadam._core.annotations import Rate
 from numadam._core.choices import EpsFormOfMax
 from numadam._core.hyper import Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._optimizer.optimizer import Optimizer
 
 class AdaMax(Optimizer):
@@ -99,33 +99,9 @@ class AdaMax(Optimizer):
     eps_form: fixed
     """Place of eps. Type: {"norm", "denominator"}, default "norm"."""
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 2e-3,
-        *,
-        beta1: float | Schedule = 0.9,
-        beta2: float | Schedule = 0.999,
-        eps: float | Schedule = 1e-8,
-        eps_form: EpsFormOfMax = "norm",
-        **shared: Unpack[Shared],
-    ) -> None: ...
+    def __init__(self, params: Any, lr: Rate = 0.002, *, beta1: float | Schedule = 0.9, beta2: float | Schedule = 0.999, eps: float | Schedule = 1e-08, eps_form: EpsFormOfMax = 'norm', **shared: Unpack[Shared]) -> None: ...
 
-def adamax_update(
-    p: Any,
-    g: Any,
-    m: Any,
-    u: Any,
-    t: int,
-    *,
-    lr: float = 2e-3,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    eps_form: EpsFormOfMax = "norm",
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
+def adamax_update(p: Any, g: Any, m: Any, u: Any, t: int, *, lr: float = 0.002, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-08, eps_form: EpsFormOfMax = 'norm', out: Any = None, **shared: Unpack[FunctionalOptions]) -> None:
     """One step of AdaMax on arrays that the caller owns; formula as in `AdaMax`.
 
     Parameters
@@ -136,7 +112,7 @@ def adamax_update(
     g : array
         Gradient, of the shape and dtype of `p`; not modified.
     m, u : array
-        First moment and norm, zeros before the first step; modified in place.
+        State, zeros before the first step; modified in place.
     t : int
         Number of this step: 1 at the first.
     lr, beta1, beta2, eps, eps_form
@@ -159,9 +135,10 @@ def adamax_update(
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
-    >>> p, m, u = np.ones(3), np.zeros(3), np.zeros(3)
-    >>> na.adamax_update(p, np.array([1.0, -1.0, 0.0]), m, u, 1, lr=0.1)
-    >>> p.round(6)
-    array([0.9, 1.1, 1. ])
+    >>> from numadam import adamax_update
+    >>> p, m, u = np.ones(2), np.zeros(2), np.zeros(2)
+    >>> adamax_update(p, np.array([1.0, -1.0]), m, u, 1, lr=0.1)
+    >>> bool(p[0] < 1.0 < p[1])
+    True
+
     """

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from numadam._core.annotations import Rate
 from numadam._core.choices import AMSGrad, EpsForm
 from numadam._core.hyper import Schedule
-from numadam._core.keywords import FunctionalButDecay, SharedButDecay
+from numadam._core.keywords import SharedButDecay
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam.rules._moments import amsgrad_by_array
 from numadam.rules.adam import ADAM, Adam
@@ -89,59 +89,4 @@ class AdamW(Adam):
     ) -> None: ...
 
 
-@update_function(AdamW, amsgrad_by_array)
-def adamw_update(
-    p: Any,
-    g: Any,
-    m: Any,
-    v: Any,
-    t: int,
-    *,
-    lr: float = 1e-3,
-    weight_decay: float = 0.01,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    eps_root: float = 0.0,
-    eps_form: EpsForm = "paper",
-    bias_correction: bool = True,
-    amsgrad: bool | AMSGrad = False,
-    nesterov: bool = False,
-    vmax: Any = None,
-    out: Any = None,
-    **shared: Unpack[FunctionalButDecay],
-) -> None:
-    """One step of AdamW on arrays that the caller owns; formula as in `AdamW`.
-
-    Parameters
-    ----------
-    {{p}}
-    {{g}}
-    {{moments}}
-    {{t}}
-    lr, weight_decay, beta1, beta2, eps, eps_root, eps_form, bias_correction, nesterov
-        As in `AdamW`, but no callables.
-    amsgrad : bool or {"v", "vhat", "paper"}, default False
-        As in `Adam`; with `vmax` it is "v" unless said otherwise.
-    {{vmax}}
-    {{out}}
-    {{shared_but_decay}}
-
-    Raises
-    ------
-    {{errors}}
-
-    References
-    ----------
-    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
-    >>> g = np.array([1.0, -1.0])
-    >>> na.adamw_update(p, g, m, v, 1, lr=0.1, weight_decay=0.5)
-    >>> p.round(6)
-    array([0.85, 1.05])
-    """
+adamw_update = update_function(AdamW, amsgrad_by_array)

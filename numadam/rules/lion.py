@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Unpack
 
 from numadam._core.annotations import Rate
 from numadam._core.hyper import Hyper, Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
+from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
@@ -120,45 +120,4 @@ class Lion(Optimizer):
     ) -> None: ...
 
 
-@update_function(Lion)
-def lion_update(
-    p: Any,
-    g: Any,
-    m: Any,
-    *,
-    lr: float = 1e-4,
-    beta1: float = 0.9,
-    beta2: float = 0.99,
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
-    """One step of Lion on arrays that the caller owns; formula as in `Lion`.
-
-    Parameters
-    ----------
-    {{p}}
-    {{g}}
-    m : array
-        Momentum, zeros before the first step; modified in place.
-    lr, beta1, beta2
-        As in `Lion`, but no callables.
-    {{out}}
-    {{shared}}
-
-    Raises
-    ------
-    {{errors}}
-
-    References
-    ----------
-    Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> p, m = np.ones(3), np.zeros(3)
-    >>> na.lion_update(p, np.array([5.0, -1.0, 0.0]), m, lr=0.1)
-    >>> p.round(6)
-    array([0.9, 1.1, 1. ])
-    """
+lion_update = update_function(Lion)

@@ -10,7 +10,7 @@ from numba.extending import register_jitable
 
 from numadam._core.annotations import Rate
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
+from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
@@ -179,51 +179,11 @@ class NAdam(Optimizer):
     ) -> None: ...
 
 
-@update_function(NAdam)
-def nadam_update(
-    p: Any,
-    g: Any,
-    m: Any,
-    v: Any,
-    t: int,
-    *,
-    lr: float = 2e-3,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    momentum_decay: float = 4e-3,
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
-    """One step of NAdam on arrays that the caller owns; formula as in `NAdam`.
-
-    Parameters
-    ----------
-    {{p}}
-    {{g}}
-    {{moments}}
-    t : int
-        Number of this step: 1 at the first. The momenta of all steps before are taken to be
-        those that these options give.
-    lr, beta1, beta2, eps, momentum_decay
-        As in `NAdam`, but no callables.
-    {{out}}
-    {{shared}}
-
-    Raises
-    ------
-    {{errors}}
-
-    References
-    ----------
-    Dozat, "Incorporating Nesterov Momentum into Adam", ICLR workshop 2016.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
-    >>> na.nadam_update(p, np.array([1.0, -1.0]), m, v, 1, lr=0.1)
-    >>> p.round(3)
-    array([0.894, 1.106])
-    """
+nadam_update = update_function(
+    NAdam,
+    t="""\
+t : int
+    Number of this step: 1 at the first. The momenta of all steps before are taken to be those that
+    these options give.
+""",
+)

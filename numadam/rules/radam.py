@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Unpack
 from numadam._core.annotations import Rate
 from numadam._core.choices import EpsForm, mismatch
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
+from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
@@ -163,49 +163,4 @@ class RAdam(Optimizer):
     ) -> None: ...
 
 
-@update_function(RAdam)
-def radam_update(
-    p: Any,
-    g: Any,
-    m: Any,
-    v: Any,
-    t: int,
-    *,
-    lr: float = 1e-3,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    eps_form: EpsForm = "hat",
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
-    """One step of RAdam on arrays that the caller owns; formula as in `RAdam`.
-
-    Parameters
-    ----------
-    {{p}}
-    {{g}}
-    {{moments}}
-    {{t}}
-    lr, beta1, beta2, eps, eps_form
-        As in `RAdam`, but no callables.
-    {{out}}
-    {{shared}}
-
-    Raises
-    ------
-    {{errors}}
-
-    References
-    ----------
-    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
-    >>> na.radam_update(p, np.array([1.0, -4.0]), m, v, 1, lr=0.1)
-    >>> p.round(6)
-    array([0.9, 1.4])
-    """
+radam_update = update_function(RAdam)

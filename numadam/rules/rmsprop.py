@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Unpack
 
 from numadam._core.annotations import Rate
 from numadam._core.hyper import EPS, Hyper, Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
+from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
@@ -170,54 +170,4 @@ def _by_arrays(arguments: dict[str, Any], options: dict[str, Any]) -> None:
     options["centered"] = arguments["mean"] is not None
 
 
-@update_function(RMSprop, _by_arrays)
-def rmsprop_update(
-    p: Any,
-    g: Any,
-    v: Any,
-    *,
-    lr: float = 1e-2,
-    beta2: float = 0.99,
-    eps: float = 1e-8,
-    eps_root: float = 0.0,
-    momentum: float = 0.0,
-    mean: Any = None,
-    m: Any = None,
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
-    """One step of RMSprop on arrays that the caller owns; formula as in `RMSprop`.
-
-    Parameters
-    ----------
-    {{p}}
-    {{g}}
-    v : array
-        Mean square of the gradient, zeros before the first step; modified in place.
-    lr, beta2, eps, eps_root, momentum
-        As in `RMSprop`, but no callables.
-    mean : array, optional
-        Mean of the gradient, zeros before the first step: RMSprop is centered; modified in place.
-    m : array, optional
-        Momentum buffer, zeros before the first step; modified in place. It is there exactly
-        where `momentum` is not 0.
-    {{out}}
-    {{shared}}
-
-    Raises
-    ------
-    {{errors}}
-
-    References
-    ----------
-    Tieleman and Hinton, "Lecture 6.5: RMSProp", COURSERA Neural Networks, 2012.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> p, v = np.ones(2), np.zeros(2)
-    >>> na.rmsprop_update(p, np.array([1.0, -1.0]), v, lr=0.1, beta2=0.75)
-    >>> p.round(6)
-    array([0.8, 1.2])
-    """
+rmsprop_update = update_function(RMSprop, _by_arrays, omit=("centered",))

@@ -2,10 +2,10 @@
 # fmt: off
 # ruff: noqa
 from numadam._optimizer.attributes import fixed, hyper
+from numadam._core.keywords import FunctionalOptions, Shared
 from typing import Any, Unpack
 from numadam._core.annotations import Rate
 from numadam._core.hyper import Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._optimizer.optimizer import Optimizer
 
 class RMSprop(Optimizer):
@@ -107,34 +107,9 @@ class RMSprop(Optimizer):
     centered: fixed
     """Divide by the standard deviation of the gradient (Graves 2013). Type: bool, default False."""
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-2,
-        *,
-        beta2: float | Schedule = 0.99,
-        eps: float | Schedule = 1e-8,
-        eps_root: float | Schedule = 0.0,
-        momentum: float | Schedule = 0.0,
-        centered: bool = False,
-        **shared: Unpack[Shared],
-    ) -> None: ...
+    def __init__(self, params: Any, lr: Rate = 0.01, *, beta2: float | Schedule = 0.99, eps: float | Schedule = 1e-08, eps_root: float | Schedule = 0.0, momentum: float | Schedule = 0.0, centered: bool = False, **shared: Unpack[Shared]) -> None: ...
 
-def rmsprop_update(
-    p: Any,
-    g: Any,
-    v: Any,
-    *,
-    lr: float = 1e-2,
-    beta2: float = 0.99,
-    eps: float = 1e-8,
-    eps_root: float = 0.0,
-    momentum: float = 0.0,
-    mean: Any = None,
-    m: Any = None,
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
+def rmsprop_update(p: Any, g: Any, v: Any, *, lr: float = 0.01, beta2: float = 0.99, eps: float = 1e-08, eps_root: float = 0.0, momentum: float = 0.0, mean: Any = None, m: Any = None, out: Any = None, **shared: Unpack[FunctionalOptions]) -> None:
     """One step of RMSprop on arrays that the caller owns; formula as in `RMSprop`.
 
     Parameters
@@ -145,14 +120,14 @@ def rmsprop_update(
     g : array
         Gradient, of the shape and dtype of `p`; not modified.
     v : array
-        Mean square of the gradient, zeros before the first step; modified in place.
+        State, zeros before the first step; modified in place.
     lr, beta2, eps, eps_root, momentum
         As in `RMSprop`, but no callables.
     mean : array, optional
         Mean of the gradient, zeros before the first step: RMSprop is centered; modified in place.
     m : array, optional
-        Momentum buffer, zeros before the first step; modified in place. It is there exactly
-        where `momentum` is not 0.
+        Momentum buffer, zeros before the first step; modified in place. It is there exactly where
+        `momentum` is not 0.
     out : array, optional
         Gets the direction instead: `p` would become ``p + out``, and stays as it is.
     **shared
@@ -167,13 +142,15 @@ def rmsprop_update(
     References
     ----------
     Tieleman and Hinton, "Lecture 6.5: RMSProp", COURSERA Neural Networks, 2012.
+    Graves, "Generating Sequences With Recurrent Neural Networks", 2013.
 
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
+    >>> from numadam import rmsprop_update
     >>> p, v = np.ones(2), np.zeros(2)
-    >>> na.rmsprop_update(p, np.array([1.0, -1.0]), v, lr=0.1, beta2=0.75)
-    >>> p.round(6)
-    array([0.8, 1.2])
+    >>> rmsprop_update(p, np.array([1.0, -1.0]), v, lr=0.1)
+    >>> bool(p[0] < 1.0 < p[1])
+    True
+
     """

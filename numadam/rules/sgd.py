@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Unpack
 
 from numadam._core.annotations import Rate
 from numadam._core.hyper import Hyper, Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
+from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
@@ -163,50 +163,12 @@ def _by_arrays(arguments: dict[str, Any], options: dict[str, Any]) -> None:
         raise ValueError("t: dampening needs the number of this step; 1, the first, has none.")
 
 
-@update_function(SGD, _by_arrays)
-def sgd_update(
-    p: Any,
-    g: Any,
-    m: Any = None,
-    t: int | None = None,
-    *,
-    lr: float = 1e-2,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    nesterov: bool = False,
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
-    """One step of gradient descent on arrays that the caller owns; formula as in `SGD`.
-
-    Parameters
-    ----------
-    {{p}}
-    {{g}}
-    m : array, optional
-        Momentum buffer, zeros before the first step; modified in place. It is there exactly
-        where `momentum` is not 0.
-    t : int, optional
-        Number of this step, 1 at the first. Only `dampening` needs it.
-    lr, momentum, dampening, nesterov
-        As in `SGD`, but no callables.
-    {{out}}
-    {{shared}}
-
-    Raises
-    ------
-    {{errors}}
-
-    References
-    ----------
-    Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numadam as na
-    >>> p = np.ones(2)
-    >>> na.sgd_update(p, np.array([1.0, -1.0]), lr=0.5)
-    >>> p
-    array([0.5, 1.5])
-    """
+sgd_update = update_function(
+    SGD,
+    _by_arrays,
+    optional=("m", "t"),
+    t="""\
+t : int, optional
+    Number of this step, 1 at the first. Only `dampening` needs it.
+""",
+)

@@ -2,10 +2,10 @@
 # fmt: off
 # ruff: noqa
 from numadam._optimizer.attributes import fixed, hyper
+from numadam._core.keywords import FunctionalOptions, Shared
 from typing import Any, Unpack
 from numadam._core.annotations import Rate
 from numadam._core.hyper import Schedule
-from numadam._core.keywords import FunctionalOptions, Shared
 from numadam._optimizer.optimizer import Optimizer
 
 class SGD(Optimizer):
@@ -97,31 +97,10 @@ class SGD(Optimizer):
     nesterov: fixed
     """Look ahead along the momentum, as torch and Keras do. Type: bool, default False."""
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-2,
-        *,
-        momentum: float | Schedule = 0.0,
-        dampening: float | Schedule = 0.0,
-        nesterov: bool = False,
-        **shared: Unpack[Shared],
-    ) -> None: ...
+    def __init__(self, params: Any, lr: Rate = 0.01, *, momentum: float | Schedule = 0.0, dampening: float | Schedule = 0.0, nesterov: bool = False, **shared: Unpack[Shared]) -> None: ...
 
-def sgd_update(
-    p: Any,
-    g: Any,
-    m: Any = None,
-    t: int | None = None,
-    *,
-    lr: float = 1e-2,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    nesterov: bool = False,
-    out: Any = None,
-    **shared: Unpack[FunctionalOptions],
-) -> None:
-    """One step of gradient descent on arrays that the caller owns; formula as in `SGD`.
+def sgd_update(p: Any, g: Any, m: Any = None, t: int | None = None, *, lr: float = 0.01, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False, out: Any = None, **shared: Unpack[FunctionalOptions]) -> None:
+    """One step of SGD on arrays that the caller owns; formula as in `SGD`.
 
     Parameters
     ----------
@@ -130,13 +109,13 @@ def sgd_update(
         None: the direction depends on them only by `weight_decay` and `bounds`.
     g : array
         Gradient, of the shape and dtype of `p`; not modified.
-    m : array, optional
-        Momentum buffer, zeros before the first step; modified in place. It is there exactly
-        where `momentum` is not 0.
     t : int, optional
         Number of this step, 1 at the first. Only `dampening` needs it.
     lr, momentum, dampening, nesterov
         As in `SGD`, but no callables.
+    m : array, optional
+        Momentum buffer, zeros before the first step; modified in place. It is there exactly where
+        `momentum` is not 0.
     out : array, optional
         Gets the direction instead: `p` would become ``p + out``, and stays as it is.
     **shared
@@ -151,13 +130,16 @@ def sgd_update(
     References
     ----------
     Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
+    Sutskever, Martens, Dahl and Hinton, "On the importance of initialization and momentum in
+    deep learning", ICML 2013.
 
     Examples
     --------
     >>> import numpy as np
-    >>> import numadam as na
+    >>> from numadam import sgd_update
     >>> p = np.ones(2)
-    >>> na.sgd_update(p, np.array([1.0, -1.0]), lr=0.5)
-    >>> p
-    array([0.5, 1.5])
+    >>> sgd_update(p, np.array([1.0, -1.0]), lr=0.1)
+    >>> bool(p[0] < 1.0 < p[1])
+    True
+
     """

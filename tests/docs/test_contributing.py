@@ -1,4 +1,4 @@
-"""The worked example of CONTRIBUTING.md: its four files make a rule, and nothing else is edited."""
+"""The worked example of CONTRIBUTING.md: its three files make a rule without another edit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES = re.findall(
 
 
 @pytest.mark.timeout(1200)
-def test_four_files_make_a_rule(tmp_path):
+def test_three_files_make_a_rule(tmp_path):
     ignored = shutil.ignore_patterns("__pycache__", "*.loop", "_build", "auto_gallery")
     for folder in ("numadam", "tests", "docs"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
@@ -56,10 +56,9 @@ def test_four_files_make_a_rule(tmp_path):
     assert "from numadam.rules.signum import Signum as Signum" in stub
 
 
-def test_there_are_four_files():
-    rule, nopython, page, reference = (path for path, _, _ in FILES)
+def test_there_are_three_files():
+    rule, page, reference = (path for path, _, _ in FILES)
     assert rule == "numadam/rules/signum.py"
-    assert nopython == "numadam/nopython/signum.py"
     assert page == "docs/reference/rules/signum.md"
     assert reference.endswith("references/signum.py")
 

@@ -24,7 +24,8 @@ from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._core.scalars import LoopScalars, loop_start
 from numadam._cuda.kernel_spec import device_jit, step_slots
-from numadam._minimize.compiled.forms import INDEXED, RETURNS, WRITES
+from numadam._minimize.compiled.forms import RETURNS
+from numadam._minimize.compiled.objective import CALL_FORMS
 from numadam._minimize.stopping import (
     RUNNING,
     check_convergence,
@@ -55,23 +56,9 @@ def array_types(plan: Plan, slots: Sequence[int]) -> Any:
     return cuda.types.Tuple([cuda.types.Array(from_dtype(s), 1, "C") for s in storages])
 
 
-def _writes(fun):
+def _returns(fun, guard):
     def call(x, g, b, args):
-        return fun(x, g, *args)
-
-    return call
-
-
-def _indexed(fun):
-    def call(x, g, b, args):
-        return fun(x, g, b, *args)
-
-    return call
-
-
-def _returns(fun):
-    def call(x, g, b, args):
-        f, given = fun(x, *args)
+        f, given = fun(guard(x), *args)
         for i in range(x.size):
             g[i] = given[i]
         return f
@@ -79,8 +66,8 @@ def _returns(fun):
     return call
 
 
-#: By form of the objective, a function that calls it as ``call(x, g, b, args) -> f``.
-_CALLS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
+#: As on the CPU, but a gradient that is returned is a tuple: no array can be made here.
+_CALL_FORMS = CALL_FORMS | {RETURNS: _returns}
 
 
 def _make_tuple(count: int, wrap: Any) -> Any:
@@ -196,7 +183,7 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     update, places = make_element_update(plan, wrap), pickers(wrap, used, range(pl.STEPPED))
     (fp, p_), (fg, g_), (f0, s0_), (f1, s1_), (f2, s2_) = places[:5]
     (fa, a_), (fl, l_), (fh, h_), (fr, r_) = places[7:11]
-    call = wrap(_CALLS[form](wrap(fun.py_func)))
+    call = wrap(_CALL_FORMS[form](wrap(fun.py_func), wrap(_present)))
     steepness, limit_of, test = _make_stop_tests(plan, norm, wrap)
     as_norm = np.float64 if norm != math.inf else plan.real.type
     of_rule, of_loop, first_k = plan.rule.scalar_type, LoopScalars, loop_start(plan)
