@@ -85,6 +85,8 @@ html_theme_options = {
     "footer_end": [],
     "navbar_align": "left",
 }
-html_sidebars = {"index": [], "contributing": [], "releasing": [], "changelog": []}
+html_sidebars = {
+    page: [] for page in ("index", "contributing", "releasing", "changelog")
+}
 
 copybutton_exclude = ".linenos, .gp, .go"

@@ -36,6 +36,21 @@ def test_more_elements_than_threads(cp, monkeypatch):
     assert bool((p == -cp.arange(n, dtype=np.float32)).all())
 
 
+@pytest.mark.parametrize("by_stream", [False, True])
+def test_memory_of_any_pool(cp, by_stream):
+    """Arrays that are freed while the GPU is late: others may get their memory at once."""
+    pool = cp.cuda.malloc_async if by_stream else cp.cuda.MemoryPool().malloc
+    with cp.cuda.using_allocator(pool):
+        p = cp.zeros(100, np.float32)
+        opt = na.Adam(p, lr=0.5, clip_norm=1e3)
+        for k in range(1, 9):
+            opt.step(cp.full(100, k, np.float32))
+        twin = na.Adam(np.zeros(100, np.float32), lr=0.5, clip_norm=1e3)
+        for k in range(1, 9):
+            twin.step(np.full(100, k, np.float32))
+        np.testing.assert_allclose(cp.asnumpy(p), twin.params, rtol=1e-6)
+
+
 def lay(cp, a, layout):
     """The same values in another layout."""
     if layout == "F":

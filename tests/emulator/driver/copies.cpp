@@ -16,10 +16,12 @@
 
 namespace {
 
-// Whether a device may access these bytes; else a fault is reported.
-bool check_range(uint64_t address, size_t size, bool on_device, const char *what) {
+// Whether a device may access these bytes; else a fault is reported. Memory that a stream makes has
+// to be there when the access runs, not when it is put into a stream.
+bool check_range(uint64_t address, size_t size, bool on_device, const char *what,
+                 bool running = false) {
     Allocation *allocation = find_allocation(address);
-    bool refused = allocation ? address + size > allocation->to || !allocation->ready
+    bool refused = allocation ? address + size > allocation->to || (running && !allocation->ready)
                               : on_device || arena().contains(address);
     if (refused)
         fault(CUDA_ERROR_INVALID_VALUE, "%s %zu bytes at %#lx, %s", what, size, address,
@@ -52,8 +54,9 @@ CUresult move(const Copy &copy) {
 // When the copy runs, its memory may have been freed.
 CUresult move_if_allocated(const Copy &copy, Place to, Place from) {
     bool usable =
-        (to == Place::PAGEABLE || check_range(copy.to, copy.to_extent(), true, "a copy to")) &&
-        (from == Place::PAGEABLE || check_range(copy.from, copy.from_extent(), true, "a copy from"));
+        (to == Place::PAGEABLE || check_range(copy.to, copy.to_extent(), true, "a copy to", true)) &&
+        (from == Place::PAGEABLE ||
+         check_range(copy.from, copy.from_extent(), true, "a copy from", true));
     return usable ? move(copy) : CUDA_ERROR_ILLEGAL_ADDRESS;
 }
 
@@ -122,7 +125,7 @@ CUresult fill(uint64_t to, unsigned value, int size, size_t count, Stream &strea
     if (!count) return CUDA_SUCCESS;
     if (!check_range(to, count * size, true, "a fill of")) return CUDA_ERROR_INVALID_VALUE;
     return enqueue(stream, "fill", [=] {
-        if (!check_range(to, count * size, true, "a fill of")) return CUDA_ERROR_ILLEGAL_ADDRESS;
+        if (!check_range(to, count * size, true, "a fill of", true)) return CUDA_ERROR_ILLEGAL_ADDRESS;
         if (size == 1) memset(pointer(to), value, count);
         for (size_t element = 0; element < count && size > 1; element++)
             memcpy(pointer(to + element * size), &value, size);
