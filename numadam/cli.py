@@ -39,26 +39,19 @@ training is timed. All data come with numadam and its extra "demo".
 _BENCH = """\
 The first table has arrays of 1 to 50 million elements. Each step is timed
 against the memory traffic of a step (the roofline), NumPy, and torch and
-optax if they are installed. The sides take turns, so compare the ratios:
-seconds change from minute to minute.
+optax if they are installed. The last line is an iteration of a compiled
+minimisation. The sides take turns, so compare the ratios: seconds change
+from minute to minute.
 
 examples:
   python -m numadam bench --quick                up to 1M elements, fast
   python -m numadam bench --plot steps.png       all sizes, with a picture
   python -m numadam bench --size 5e4 --size 2e6  your own sizes
-  python -m numadam bench --targets              cases that have a target
-  python -m numadam bench --options              cost of options; every rule
-  python -m numadam bench --minimize             minimize and minimize_many
-  python -m numadam bench --gpu                  on the GPU: right, how fast
-  python -m numadam bench --mpi                  two ranks of MPI
-  python -m numadam bench --case torch-1M        a wrong name lists all
-  python -m numadam bench --layer all            each threading layer
-  python -m numadam bench --wait 10              wait for a quiet machine
   python -m numadam bench --json figures.json    the figures, for a script
 
 The column "busy" shows how much of the machine other programs used
-meanwhile. Above 5 %, measure again. A busy machine is also named in a
-sentence on stderr.
+meanwhile. Above 5 %, measure again. Above 50 % nothing is measured unless
+--force is given.
 More: docs/benchmarks/README.md
 """
 _COMPILE = """\

@@ -96,7 +96,7 @@ def test_a_layer_that_numba_does_not_know_is_one_sentence():
         subprocess.run(
             command + words, env=env, capture_output=True, text=True, timeout=240, check=False
         )
-        for words in (["info"], ["bench", "--size", "1"])
+        for words in (["info"], ["bench", "--size", "1", "--force"])
     )
     assert re.search("threading layer +none: .*'foo'", shown.stdout)
     assert (shown.returncode, shown.stderr) == (0, "")
