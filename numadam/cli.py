@@ -20,7 +20,7 @@ _NOT_OF_A_DEMO = ("command", "which", "version", "list")
 _TOP = """\
 examples:
   python -m numadam demo            learn handwritten digits, with a picture
-  python -m numadam demo --list     four more: lstm, deconvolution, ...
+  python -m numadam demo --list     one more: decays
   python -m numadam bench --help    the speed of a step on this machine
   python -m numadam compile --help  compile ahead, for an image or CI
   python -m numadam info            what to put into a bug report
@@ -30,7 +30,7 @@ examples:
   python -m numadam demo                      learn handwritten digits
   python -m numadam demo --list               the names of all demos
   python -m numadam demo --output curves.png  where the picture goes
-  python -m numadam demo lstm                 another one
+  python -m numadam demo decays               another one
   python -m numadam demo mlp --help           options of one demo
 
 Each draws a picture and prints figures. Loops are compiled before
@@ -167,7 +167,7 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
     """Add the command `demo` with its names; only the chosen one is imported."""
     demo = commands.add_parser(
         "demo",
-        help="learn handwritten digits, forecast a heartbeat, sharpen a photograph, ...",
+        help="learn handwritten digits, fit 65,536 decays",
         description="See numadam at work. Without a name: mlp.",
         epilog=_DEMO,
     )
