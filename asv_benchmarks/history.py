@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 #: The last value above the median of the ones before by this much is said to be slower.
 SLOWER = 1.15
-#: Share of the machine from which a figure is in doubt, as in numadam.bench.noise.
+#: Share of the machine from which a figure is in doubt, as in numadam.bench.measure.
 BUSY = 0.05
 
 
@@ -173,7 +173,7 @@ def main():
         parser.error(f"--output: expected a folder that exists, got {str(args.output)!r}")
     file, picture = args.output / "history.json", args.output / "history.png"
     if not args.draw:
-        from numadam.bench import machine
+        import machine
 
         records = record(args)
         table = {"machine": machine.machine(), "groups": benchmarks(), "commits": records}

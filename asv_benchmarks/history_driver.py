@@ -24,16 +24,15 @@ _LR = 1e-3
 _START = (-1.2, 1.0)
 
 
-def _of_this_checkout(name):
-    """A module of the benchmarks as it is now, not that of the commit; it needs no numadam."""
-    spec = importlib.util.spec_from_file_location(f"history_{name}", _BENCH / f"{name}.py")
+def _measure_of_this_checkout():
+    """The benchmarks' timing as it is now, not that of the commit; it needs no numadam."""
+    spec = importlib.util.spec_from_file_location("history_measure", _BENCH / "measure.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
 
-measure, noise = _of_this_checkout("measure"), _of_this_checkout("noise")
+measure = _measure_of_this_checkout()
 
 
 def values(n, seed=0, dtype=np.float32):
@@ -162,7 +161,8 @@ def first_step(cold, rounds):
 def _pair(ours, theirs, expected=1.0):
     def value(pairs):
         mine = ours()  # first: numadam chooses the threading layer, as in a user's process
-        return measure.ratio(mine, theirs(), pairs, expected=expected).value
+        times = measure.rounds((mine, theirs()), pairs)
+        return median(a / b for a, b in zip(*times, strict=True)) / expected
 
     return value
 
@@ -198,7 +198,7 @@ BENCHMARKS = {
 
 def run(names, pairs):
     """Values by name, what is missing and why, and the share of the machine that others took."""
-    load = noise.Load()
+    load = measure.Load()
     found, missing = {}, {}
     for name in names:
         try:

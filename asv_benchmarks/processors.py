@@ -1,6 +1,6 @@
 """Figures of the targets on different processors, side by side: docs/benchmarks/processors.md.
 
-    python -m numadam bench --targets --wait 60 --json targets.json
+    NUMADAM_BENCH_LARGE=1 python asv_benchmarks/run.py --wait 60 --json targets.json
     python -m numadam bench --size 1e4 --size 1e6 --json sizes.json
     python asv_benchmarks/processors.py targets.json sizes.json
 
@@ -14,8 +14,10 @@ import argparse
 import json
 from pathlib import Path
 
-from numadam.bench import machine, noise, report
-from numadam.bench.cases import TARGETS
+import machine
+import run
+
+from numadam.bench.command import seconds_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 DATA, PAGE = DOCS / "processors.json", DOCS / "processors.md"
@@ -28,10 +30,10 @@ def cell(row):
     """The figure of a case: bold where its target is missed, with ? where others were busy."""
     if "value" not in row:
         return "not taken"
-    text = report.quantity(row["value"], row["unit"])
+    text = run.quantity(row["value"], row["unit"])
     if row["case"].startswith(_WITH_SECONDS) and row["ours"]:
-        text += f" ({report.seconds(row['ours'])})"
-    if (row["busy"] or 0.0) > noise.LIMIT and row["unit"] != "B":
+        text += f" ({seconds_text(row['ours'])})"
+    if run.in_doubt(row):
         text += " ?"
     return text if row["met"] else f"**{text}**"
 
@@ -55,39 +57,36 @@ def add(columns, table):
     }
 
 
-def _lines(heads, rows):
-    body = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in body)
-
-
 def page(columns):
     """Both tables, and what the columns are."""
     titles = [one["title"] for one in columns]
     cases = [
-        [case.name, case.what, report.target(case)]
-        + [one["cases"].get(case.name, "-") for one in columns]
-        for case in TARGETS
+        [name, case.what, run.target_text(case.target, unit)]
+        + [one["cases"].get(name, "-") for one in columns]
+        for name, (case, unit) in run.cases_of(run.TARGETS).items()
     ]
     sizes = sorted({int(size) for one in columns for size in one["roofline"]})
     rooflines = [
         [f"{size:,}", *(one["roofline"].get(str(size), "-") for one in columns)] for size in sizes
     ]
     parts = [f"- **{one['title']}**: {one['about']}" for one in columns]
-    parts += ["", "## Targets", "", _lines(["case", "what", "target", *titles], cases)]
+    parts += ["", "## Targets", "", machine.table(["case", "what", "target", *titles], cases)]
     if rooflines:
         parts += ["", "## A step / its memory traffic", ""]
-        parts += [_lines(["elements", *titles], rooflines)]
+        parts += [machine.table(["elements", *titles], rooflines)]
     return "\n".join(parts) + "\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("figures", nargs="*", type=Path, help="files of `bench --json`")
+    parser.add_argument("figures", nargs="*", type=Path, help="files of `--json`")
     files = parser.parse_args().figures
     columns = json.loads(DATA.read_text())
     for file in files:
-        for table in json.loads(file.read_text()):
-            add(columns, table)
+        table = json.loads(file.read_text())
+        if "sizes" in table:  # of `numadam bench`, which names no family; taken on this machine
+            table["machine"] = machine.machine()
+        add(columns, table)
     DATA.write_text(json.dumps(columns, indent=1) + "\n")
     text = PAGE.read_text()
     PAGE.write_text(text[: text.index(_BEGIN)] + f"{_BEGIN}\n\n{page(columns)}")

@@ -4,7 +4,7 @@
     python asv_benchmarks/scale.py               # the page and the picture, from scale.json
 
 scale.json holds what was measured here, and the constants of a cluster with their sources; the
-model itself is numadam/bench/scale_model.py.
+model itself is scale_model.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ import os
 import time
 from pathlib import Path
 
-from numadam.bench import machine, mpi_cases, noise, report, scale_model
-from numadam.bench.scale_model import ITEM, STEP, TIMES, Layout, Machine
+import machine
+import scale_model
+from benchmarks import mpi
+from machine import table
+from scale_model import ITEM, STEP, TIMES, Layout, Machine
+
+from numadam.bench import measure as timing
+from numadam.bench.command import seconds_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 DATA, PAGE, PICTURE = (DOCS / f"scale.{kind}" for kind in ("json", "md", "png"))
@@ -43,12 +49,11 @@ _LINES = {
 def measure(wait):
     """Seconds of every mode on 1 to 4 ranks of this machine, each begun when others leave it."""
     words = [str(_PARAMETERS), str(_PAIRS)]
-    points, load = {}, noise.Load()
+    points, load = {}, timing.Load()
     for ranks in _RANKS:
-        noise.wait_until_quiet(time.monotonic() + wait)
-        text = mpi_cases.run_ranks("numadam.bench.scale_points", words, ranks)
-        points[str(ranks)] = json.loads(text)
-        print(ranks, {name: report.seconds(value) for name, value in points[str(ranks)].items()})
+        machine.wait_until_quiet(time.monotonic() + wait)
+        points[str(ranks)] = mpi.run_ranks("scale_points.py", words, ranks)
+        print(ranks, {name: seconds_text(value) for name, value in points[str(ranks)].items()})
     about = machine.introduction(machine.machine()).replace("\n", ", ")
     about += f". Other programs used {load.busy() or 0.0:.0%} of the machine"
     size = {"parameters": _PARAMETERS, "cores": os.cpu_count()}
@@ -89,11 +94,6 @@ def cluster(data, measured):
     )
 
 
-def table(heads, rows):
-    body = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in body)
-
-
 def checked(measured):
     """Model over measured, for every mode and number of ranks."""
     this, n = here(measured), measured["parameters"]
@@ -106,7 +106,7 @@ def checked(measured):
                 row.append("-")
                 continue
             model = seconds_of(this, Layout(n, ranks, ranks))
-            row.append(f"{report.seconds(model)} / {report.seconds(found)} = {model / found:.2f}")
+            row.append(f"{seconds_text(model)} / {seconds_text(found)} = {model / found:.2f}")
         if any(cell != "-" for cell in row[1:]):
             rows.append(row)
     return table(["model / measured", *(f"N = {ranks}" for ranks in _RANKS)], rows)
@@ -138,7 +138,7 @@ def amount(value):
 
 
 def shown(value, unit):
-    return report.seconds(value) if unit == "s" else amount(value) + unit[1:]
+    return seconds_text(value) if unit == "s" else amount(value) + unit[1:]
 
 
 def power(value):
@@ -157,7 +157,7 @@ def times(machine_):
         for name, seconds_of in TIMES.items():
             points = [layout(parameters, ranks) for ranks in _MANY]
             fits = [scale_model.runs(name, machine_, one) for one in points]
-            seconds = [report.seconds(seconds_of(machine_, one)) for one in points]
+            seconds = [seconds_text(seconds_of(machine_, one)) for one in points]
             if any(fits):
                 cells = [s if fit else "-" for s, fit in zip(seconds, fits, strict=True)]
                 rows.append([name, *cells])
@@ -185,7 +185,7 @@ def exchanges(machine_):
         for ring in (True, False):
             seconds = scale_model.gather(machine_, layout(1.0, ranks), ring)
             block = seconds * machine_.memory / STEP / EACH
-            row += [report.seconds(seconds), f"{block:,.0f}"]
+            row += [seconds_text(seconds), f"{block:,.0f}"]
         rows.append(row)
     heads = ["N", "as MPICH chooses", "parameters a rank", "never in a ring", "parameters a rank"]
     return table(heads, rows)
@@ -215,7 +215,7 @@ def stretches(machine_):
         )
         found = next(costly, None)
         nodes = "-" if found is None else f"{float(f'{found:.1g}'):,.0f}"
-        row = [power(parameters), report.seconds(alone), report.seconds(many)]
+        row = [power(parameters), seconds_text(alone), seconds_text(many)]
         rows.append([*row, f"{many / alone:.1f}", nodes])
     heads = ["P", "step of one node", "100 nodes", "ratio", "nodes from which messages cost half"]
     return table(heads, rows)

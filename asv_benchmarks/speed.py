@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import time
 from pathlib import Path
-from statistics import median
 
+import machine
 import numpy as np
 
-from numadam.bench import machine, measure, noise, peers, report, sizes
+from numadam.bench import command, measure, peers
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "docs" / "benchmarks" / "speed.json"
@@ -69,41 +68,27 @@ SIDES = {
     "NumPy": numpy_in_place,
     "torch": peers.torch_fused,
     "optax": peers.optax_adam,
-    MEMORY: peers.roofline,
+    MEMORY: peers.Roofline,
 }
 
 
-def measured(n, names, wait, rounds=_ROUNDS):
+def measured(n, sides, wait, rounds=_ROUNDS):
     """One size, its sides in turns; again for `wait` seconds while others use the machine."""
-    sides = [SIDES[name](n) for name in names]
-    end, best = time.monotonic() + wait, None
-    while True:
-        noise.wait_until_quiet(end)
-        load = noise.Load()
-        times = dict(zip(names, measure.rounds(sides, rounds), strict=True))
-        ratio = {
-            name: median(a / b for a, b in zip(times[OURS], times[name], strict=True))
-            for name in names
-            if name != OURS
-        }
-        seconds = {name: median(one) for name, one in times.items()}
-        row = sizes.SizeRow(n, seconds, ratio, load.busy())
-        if best is None or (row.busy or 0.0) < (best.busy or 0.0):
-            best = row
-        if (best.busy or 0.0) <= noise.LIMIT or time.monotonic() >= end:
-            return best
+    made = {name: make(n) for name, make in sides.items()}
+    return machine.quietest(lambda: command.compare(made, rounds), wait)[0]
 
 
 def measure_all(wait):
     """Measure every side that runs here, at every size."""
     about = machine.machine()
-    names, reasons = sizes.available(SIDES)
-    print(machine.introduction(about), *reasons, "", sizes.head(names), sep="\n", flush=True)
+    sides, reasons = command.available(SIDES)
+    head = command.head("elements", sides)
+    print(machine.introduction(about), *reasons, "", head, sep="\n", flush=True)
     rows = []
     for n in SIZES:
-        rows.append(measured(n, names, wait))
-        print(sizes.line(rows[-1]), flush=True)
-    return {"machine": about, "sizes": [row.as_dict() for row in rows]}
+        rows.append({"elements": n, **measured(n, sides, wait)})
+        print(command.line(n, rows[-1]), flush=True)
+    return {"machine": about, "sizes": rows}
 
 
 def _listed(words):
@@ -128,10 +113,10 @@ def caption(data):
     text += f" ({about['processor']}, {about['threads']} threads, {about['date']})."
     for n in filter(rows.get, _NAMED):
         sides = _peers(rows[n])
-        times = [f"{name} {report.seconds(rows[n]['seconds'][name])}" for name in sides]
+        times = [f"{name} {command.seconds_text(rows[n]['seconds'][name])}" for name in sides]
         text += f" {n:,} parameters: {', '.join(times)}."
     busy = _busy(data) or 0.0
-    if busy > noise.LIMIT:
+    if busy > measure.LIMIT:
         text += f" Provisional: other programs used up to {busy:.0%} of the machine."
     return text
 
@@ -182,7 +167,7 @@ def draw(data, path):
         ax.set(xlabel="parameters (float32)", ylabel="time of a step")
         ax.set_title("One step of Adam", loc="left", fontweight="bold")
         ax.xaxis.set_major_formatter(FuncFormatter(_size))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: report.seconds(value)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: command.seconds_text(value)))
         ax.minorticks_off()
         ax.grid(color="#dddddd", lw=0.7)
         ax.spines[["top", "right"]].set_visible(False)

@@ -18,11 +18,8 @@ FAILED = 1
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
 
-def run(command: Callable[[], int], name: str = "") -> int:
-    """Run a command to its exit code; Ctrl-C ends the process, with a line of this name.
-
-    Without a name there is no line: the process that started this one has the same Ctrl-C.
-    """
+def run(command: Callable[[], int], name: str) -> int:
+    """Run a command to its exit code; Ctrl-C ends the process, with a line of this name."""
     caught = _watch(name)
     code = FAILED
     try:
@@ -69,10 +66,9 @@ def _stop(name: str) -> NoReturn:
     """End at once: Python itself would end by the signal where text was executed meanwhile."""
     with contextlib.suppress(Exception):  # closed, or interrupted in the middle of a line
         sys.stdout.flush()
-    if name:
-        with contextlib.suppress(Exception):
-            start = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
-            print(f"{start}{name}: interrupted", file=sys.stderr, flush=True)
+    with contextlib.suppress(Exception):
+        start = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
+        print(f"{start}{name}: interrupted", file=sys.stderr, flush=True)
     os._exit(INTERRUPTED)
 
 

@@ -20,7 +20,7 @@ _NOT_OF_A_DEMO = ("command", "which", "version", "list")
 _TOP = """\
 examples:
   python -m numadam demo            learn handwritten digits, with a picture
-  python -m numadam demo --list     four more: lstm, deconvolution, ...
+  python -m numadam demo --list     one more: decays
   python -m numadam bench --help    the speed of a step on this machine
   python -m numadam compile --help  compile ahead, for an image or CI
   python -m numadam info            what to put into a bug report
@@ -30,7 +30,7 @@ examples:
   python -m numadam demo                      learn handwritten digits
   python -m numadam demo --list               the names of all demos
   python -m numadam demo --output curves.png  where the picture goes
-  python -m numadam demo lstm                 another one
+  python -m numadam demo decays               another one
   python -m numadam demo mlp --help           options of one demo
 
 Each draws a picture and prints figures. Loops are compiled before
@@ -39,26 +39,19 @@ training is timed. All data come with numadam and its extra "demo".
 _BENCH = """\
 The first table has arrays of 1 to 50 million elements. Each step is timed
 against the memory traffic of a step (the roofline), NumPy, and torch and
-optax if they are installed. The sides take turns, so compare the ratios:
-seconds change from minute to minute.
+optax if they are installed. The last line is an iteration of a compiled
+minimisation. The sides take turns, so compare the ratios: seconds change
+from minute to minute.
 
 examples:
   python -m numadam bench --quick                up to 1M elements, fast
   python -m numadam bench --plot steps.png       all sizes, with a picture
   python -m numadam bench --size 5e4 --size 2e6  your own sizes
-  python -m numadam bench --targets              cases that have a target
-  python -m numadam bench --options              cost of options; every rule
-  python -m numadam bench --minimize             minimize and minimize_many
-  python -m numadam bench --gpu                  on the GPU: right, how fast
-  python -m numadam bench --mpi                  two ranks of MPI
-  python -m numadam bench --case torch-1M        a wrong name lists all
-  python -m numadam bench --layer all            each threading layer
-  python -m numadam bench --wait 10              wait for a quiet machine
   python -m numadam bench --json figures.json    the figures, for a script
 
 The column "busy" shows how much of the machine other programs used
-meanwhile. Above 5 %, measure again. A busy machine is also named in a
-sentence on stderr.
+meanwhile. Above 5 %, measure again. Above 50 % nothing is measured unless
+--force is given.
 More: docs/benchmarks/README.md
 """
 _COMPILE = """\
@@ -174,7 +167,7 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
     """Add the command `demo` with its names; only the chosen one is imported."""
     demo = commands.add_parser(
         "demo",
-        help="learn handwritten digits, forecast a heartbeat, sharpen a photograph, ...",
+        help="learn handwritten digits, fit 65,536 decays",
         description="See numadam at work. Without a name: mlp.",
         epilog=_DEMO,
     )

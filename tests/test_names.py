@@ -11,8 +11,8 @@ import numadam
 
 PACKAGE = Path(numadam.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-#: Their constants are names of files and functions of a rule, of cases, or of demonstrations.
-APART = ("nopython", "bench", "demos")
+#: Their constants are names of files and functions of a rule, or of demonstrations.
+APART = ("nopython", "demos")
 
 
 def constants(path: Path) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Benchmarks for asv: the cases of ``numadam.bench`` over commits."""
+"""Benchmarks for asv: tables of cases, one class a table."""

@@ -1,31 +1,250 @@
-"""A step with each option, and of each rule, against the plain step or another library."""
+"""A step with each option, and of each rule, against the plain step."""
 
-from numadam.bench.option_cases import OPTION_CASES
+import functools
+import tracemalloc
 
-from .common import Tracked, large
+import numpy as np
 
-_NAMES = [case.name for case in OPTION_CASES]
+import numadam
+from numadam import rules
+from numadam._core import plan
+from numadam._core.parts import parts_of
+from numadam.bench import peers
+
+from .common import Case, Cases, Figure, pair, ratio, size, values
+
+_N = 10**7
 
 
-class ByBytes(Tracked):
+def bfloat16(n):
+    """The dtype, which NumPy has from another package."""
+    import ml_dtypes
+
+    return ml_dtypes.bfloat16
+
+
+def box(n):
+    """Bounds for each element, a few of which are active."""
+    return np.full(n, -3.0, np.float32), np.full(n, 3.0, np.float32)
+
+
+def rates(n):
+    """A step size for each element."""
+    return np.full(n, 1e-3, np.float32)
+
+
+#: Options of Adam by the name of their case; a function is called with the number of elements, and
+#: "dtype" is that of the parameters.
+OPTIONS = {
+    "l2": {"weight_decay": 0.01},
+    "decoupled": {"weight_decay": 0.01, "decoupled": True},
+    "amsgrad": {"amsgrad": True},
+    "amsgrad-vhat": {"amsgrad": "vhat"},
+    "nesterov": {"nesterov": True},
+    "like-numpy": {"like": "numpy"},
+    "like-keras": {"like": "keras"},
+    "maximize": {"maximize": True, "loss_scale": 8.0},
+    "clip-value": {"clip_value": 0.5},
+    "clip-norm": {"clip_norm": 1.0},
+    "clip-array-norm": {"clip_array_norm": 1.0},
+    "nonfinite-skip": {"nonfinite": "skip"},
+    "bounds": {"bounds": (-3.0, 3.0)},
+    "bounds-array": {"bounds": box},
+    "bounds-clip-norm": {"bounds": (-3.0, 3.0), "clip_norm": 1.0},
+    "bounds-array-clip": {"bounds": box, "clip_norm": 1.0},
+    "ema": {"ema": 0.999},
+    "lr-array": {"lr": rates},
+    "accumulate": {"accumulate": 8},
+    "state-bfloat16": {"state_dtype": "bfloat16"},
+    "bfloat16": {"dtype": bfloat16},
+    "float16": {"dtype": "float16"},
+    "float16-master": {"dtype": "float16", "master": True},
+    "complex": {"dtype": "complex64"},
+    "complex-modulus": {"dtype": "complex64", "complex_form": "modulus"},
+    "many-options": {
+        "amsgrad": True,
+        "weight_decay": 0.01,
+        "decoupled": True,
+        "clip_norm": 1.0,
+        "bounds": box,
+        "ema": 0.999,
+        "lr": rates,
+    },
+}
+
+#: Rules, and options that give a rule other arrays, by the name of their case.
+RULES = {
+    **{rule.lower(): (rule, {}) for rule in rules.CLASSES.values()},
+    "rmsprop-centered": ("RMSprop", {"centered": True}),
+    "rmsprop-momentum": ("RMSprop", {"centered": True, "momentum": 0.9}),
+    "sgd-momentum": ("SGD", {"momentum": 0.9}),
+}
+
+
+def prepared(n, rule, options):
+    """An optimiser of about n real numbers, and a gradient for it."""
+    given = {key: value(n) if callable(value) else value for key, value in options.items()}
+    dtype = np.dtype(given.pop("dtype", np.float32))
+
+    def numbers(seed):
+        reals = values(n, seed=seed)
+        return reals.view(dtype) if dtype.kind == "c" else reals.astype(dtype)
+
+    optimizer = getattr(numadam, rule)(numbers(0), **{"lr": 1e-3, **given})
+    return optimizer, numbers(1)
+
+
+def call_after(optimizer, grads, calls):
+    """The call of `step` after `calls` others whose gradients have been added up."""
+    meta = parts_of(optimizer).backend.arguments.meta
+
+    def step():
+        meta["calls"] = calls
+        optimizer.step(grads)
+
+    return step
+
+
+def traffic(optimizer, adds=False):
+    """Bytes that a step moves to and from memory, from the arrays that it has.
+
+    With `adds` those of a call that only adds its gradient to the sum.
+    """
+    _, settings, backend, _ = parts_of(optimizer)
+    its = settings.plan
+
+    def stride(*slots):
+        return sum(int(its.stride(slot)) for slot in slots if its.has(slot))
+
+    if adds:
+        each = stride(plan.G, plan.SUM, plan.SUM)
+    else:
+        value = plan.MASTER if its.master else plan.P  # where the parameter is read
+        seen, limits = stride(plan.G, plan.SUM), stride(plan.LOW, plan.HIGH)
+        each = stride(value, plan.RATE, plan.P, plan.MASTER) + seen + limits
+        each += 2 * stride(plan.S0, plan.S1, plan.S2, plan.AVERAGE)
+        if its.norm:
+            each += seen + limits + (stride(value) if its.bounds else 0)
+    return each * its.unit * sum(param.size for param in backend.params)
+
+
+def side(n, rule="Adam", options=None, adds=False):
+    """A step with these options over n numbers, and the bytes that it moves.
+
+    Where gradients are added up it is the call that takes a step, or with `adds` one before.
+    """
+    optimizer, grads = prepared(n, rule, options or {})
+    step = functools.partial(optimizer.step, grads)
+    if optimizer.accumulate > 1:
+        step = call_after(optimizer, grads, 1 if adds else optimizer.accumulate - 1)
+    return step, traffic(optimizer, adds)
+
+
+def _against_plain(what, rule, options, adds=False):
+    def make():
+        (ours, moved), (theirs, plain) = side(size(_N), rule, options, adds), side(size(_N))
+        return functools.partial(ratio, ours, theirs, expected=moved / plain)
+
+    needs = ("ml_dtypes",) if "bfloat16" in what else ()
+    return Case(f"{what}, by bytes", 1.1, make, needs)
+
+
+def idle(n, steps=5000):
+    """A step with zero gradients after as many of them, when the moments have decayed."""
+    optimizer, grads = prepared(n, "Adam", {})
+    zeros = np.zeros_like(grads)
+    for k in range(10 + steps):
+        optimizer.step(grads if k < 10 else zeros)
+    return functools.partial(optimizer.step, zeros)
+
+
+def embedding(rows, width, share):
+    """A lazy step that touches a share of the rows, and the dense step of all."""
+    rng = np.random.default_rng(0)
+    touched = np.sort(rng.choice(rows, round(share * rows), replace=False))
+    table, every = (peers.values(rows * width, seed=k).reshape(rows, width) for k in (0, 1))
+    lazy, dense = numadam.Adam(table, lr=1e-3, sparse="lazy"), numadam.Adam(table.copy(), lr=1e-3)
+    some = numadam.Rows(touched, every[touched])
+    return functools.partial(lazy.step, some), functools.partial(dense.step, every)
+
+
+def peak(work):
+    """Bytes that `work` has at most, beyond what there was, as tracemalloc sees them."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def accumulating(n, every):
+    """Peak memory that `accumulate` adds, in arrays of the size of the parameters."""
+    params, grads = values(n), values(n, seed=1)
+
+    def run(count):
+        optimizer = numadam.Adam(params, accumulate=count)
+        for _ in range(2 * every):
+            optimizer.step(grads)
+
+    def figure(pairs):
+        extra = [peak(functools.partial(run, count)) for count in (every, 1)]
+        return Figure((extra[0] - extra[1]) / params.nbytes)
+
+    for count in (1, every):
+        run(count)  # compiles or loads: that takes memory, too
+    return figure
+
+
+class ByBytes(Cases):
     """Ratio of times, divided by the ratio of the bytes that the two steps move."""
 
-    params = [name for name in _NAMES if name.endswith("-10M")]
+    cases = {
+        **{
+            f"{name}-10M": _against_plain(f"a step with {name} / plain", "Adam", options)
+            for name, options in OPTIONS.items()
+        },
+        "accumulate-add-10M": _against_plain(
+            "a call that adds its gradient to the sum / plain", "Adam", {"accumulate": 8}, True
+        ),
+        **{
+            f"rule-{name}-10M": _against_plain(
+                f"a step of {name if options else rule} / Adam", rule, options
+            )
+            for name, (rule, options) in RULES.items()
+            if name != "adam"
+        },
+    }
+    track_ratio = Cases.value
 
-    def track_ratio(self, name):
-        return self.value()
 
-    track_ratio.unit = "ratio"
-
-
-class Targets(Tracked):
-    params = [
-        "idle-1M",
-        "accumulate-memory",
-        *large("state-bfloat16-50M", "lazy-rows"),
-    ]
-
-    def track_ratio(self, name):
-        return self.value()
-
-    track_ratio.unit = "ratio"
+class Targets(Cases):
+    cases = {
+        "idle-1M": Case(
+            "a step after 5000 zero gradients / one with random ones",
+            1.1,
+            pair(lambda: idle(size(10**6)), lambda: side(size(10**6))[0]),
+        ),
+        "state-bfloat16-50M": Case(
+            "a step with bfloat16 state of 50M / float32 state",
+            0.85,
+            pair(
+                lambda: side(size(5 * 10**7), "Adam", {"state_dtype": "bfloat16"})[0],
+                lambda: side(size(5 * 10**7))[0],
+            ),
+            ("ml_dtypes",),
+            memory=8,
+        ),
+        "lazy-rows": Case(
+            "a lazy step touching 1 % of 1M x 64 rows / the dense step",
+            0.05,
+            lambda: functools.partial(ratio, *embedding(size(10**6), 64, 0.01)),
+            memory=8,
+        ),
+        "accumulate-memory": Case(
+            "peak memory that accumulate=8 adds at 10M, in arrays of the parameters",
+            1.01,
+            lambda: accumulating(_N, 8),
+        ),
+    }
+    track_ratio = Cases.value

@@ -15,10 +15,11 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pywt
 import scipy.fft as fft
+from handwriting import page
 
 import numadam as na
-from numadam.demos import deconvolution
 
 # %%
 # The truth and the photograph
@@ -27,8 +28,8 @@ from numadam.demos import deconvolution
 # handwritten digits.
 RADIUS, NOISE = 5, 0.002
 truths = {
-    "photograph": deconvolution.photograph(),
-    "handwriting": deconvolution.handwriting(),
+    "photograph": np.asarray(pywt.data.camera() / 255, np.float32),
+    "handwriting": page(),
 }
 
 
@@ -111,9 +112,9 @@ for name, truth in truths.items():
 
 # %%
 PART = np.s_[60:240, 150:330]
-page = {kind: x[PART] for kind, x in images["handwriting"].items()}
+written = {kind: x[PART] for kind, x in images["handwriting"].items()}
 left = np.arange(180) < 90
-half = np.where(left, page["photographed"], page["found, x >= 0"])
+half = np.where(left, written["photographed"], written["found, x >= 0"])
 
 fig, axes = plt.subplots(figsize=(5, 4), layout="constrained")
 image = axes.imshow(half, cmap="gray", vmin=0, vmax=1)

@@ -20,9 +20,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from handwriting import page
 from scipy.fft import dctn, idctn
-
-from numadam.demos import deconvolution
 
 NOISE, TIME = 0.01, 4.0
 
@@ -34,16 +33,17 @@ def later(u):
     return idctn(fade * dctn(u))
 
 
-truth = deconvolution.handwriting()[: 5 * 28, : 7 * 28].astype(float)
+truth = page()[: 5 * 28, : 7 * 28].astype(float)
 noise = np.random.default_rng(0).standard_normal(truth.shape)
 seen = later(truth) + NOISE * noise
 
+program = Path(sys.argv[0]).with_name("heat_inversion.py")
 folder = Path(tempfile.mkdtemp())
 np.save(folder / "seen.npy", seen)
 found = {}
 for ranks in (1, 2):
     command = ["mpiexec", "-n", str(ranks), sys.executable, "-m", "mpi4py"]
-    command += ["heat_inversion.py", str(folder)]
+    command += [str(program), str(folder)]
     done = subprocess.run(
         command, check=True, capture_output=True, text=True
     )

@@ -1,5 +1,5 @@
-"""The benchmarks: every figure is a ratio of two sides interleaved in one run."""
+"""``python -m numadam bench``: every figure is a ratio of two sides that took turns in one run."""
 
-from numadam.bench.cli import add_arguments, run
+from numadam.bench.command import add_arguments, run
 
 __all__ = ["add_arguments", "run"]

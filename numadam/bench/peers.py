@@ -1,37 +1,35 @@
-"""Sides of the benchmarks: a step of numadam, and its peers."""
+"""Sides of the benchmarks: a step of numadam, its memory traffic alone, and its peers."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numba
 import numpy as np
+from numba import carray, njit, prange
 
 import numadam
-from numadam import nopython
 from numadam._core.parts import parts_of
 from numadam._jit import threads
+from numadam._jit.pointers import as_pointer
 from numadam.bench.measure import Side
-from numadam.bench.roofline import Roofline
 
-#: How a module is called by people.
-TITLES = {"torch": "torch", "deepspeed": "DeepSpeed"}
-_LR = 1e-3
+#: Learning rates of a step, and in Rosenbrock's valley; its start.
+STEP_LR, VALLEY_LR, START = 1e-3, 0.01, (-1.2, 1.0)
 
 
 class Unavailable(Exception):
-    """A case cannot run here; the text says why."""
+    """A side cannot run here; the text says why."""
 
 
 def need(*modules: str) -> None:
     """Refuse where a module is not installed."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise Unavailable(f"{TITLES.get(module, module)} is not installed")
+            raise Unavailable(f"{module} is not installed")
 
 
 def values(n: int, dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
@@ -39,66 +37,65 @@ def values(n: int, dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(n).astype(dtype)
 
 
-def step(n: int, dtype: Any = np.float32) -> Side:
+def step(n: int, dtype: Any = np.float32, rule: str = "Adam", **options: Any) -> Side:
     """One step of numadam on one array."""
-    params, grads = values(n, dtype), values(n, dtype, 1)
-    return functools.partial(numadam.Adam(params, lr=_LR).step, grads)
+    optimizer = getattr(numadam, rule)(values(n, dtype), lr=STEP_LR, **options)
+    return functools.partial(optimizer.step, values(n, dtype, 1))
 
 
-def bare(n: int, kind: str) -> Side:
-    """One `adam_update` on float64 arrays, as a user's own class calls it.
+@functools.cache
+def _stream(dtype: np.dtype[Any], parallel: bool) -> Callable[..., None]:
+    """A loop that adds one array to three others, part by part; a table has their addresses."""
+    each, item = prange if parallel else range, dtype.itemsize
 
-    `kind` is "plain", or what it is with: "like", "out", or "nopython" for that of compiled code.
+    def loop(table_at: int) -> None:
+        table = carray(as_pointer(table_at), 6, np.int64)
+        total, size = table[4], table[5]
+        for part in each((total + size - 1) // size):
+            n, first = min(size, total - part * size), part * size * item
+            p = carray(as_pointer(table[0] + first), n, dtype)
+            g = carray(as_pointer(table[1] + first), n, dtype)
+            m = carray(as_pointer(table[2] + first), n, dtype)
+            v = carray(as_pointer(table[3] + first), n, dtype)
+            for i in range(n):
+                x = g[i]
+                p[i], m[i], v[i] = p[i] + x, m[i] + x, v[i] + x
+
+    return njit(parallel=parallel, error_model="numpy")(loop)  # type: ignore[no-any-return]  # untyped
+
+
+class Roofline:
+    """The memory traffic of a step of Adam over one array: 4 reads, 3 writes, 3 additions.
+
+    All else is that of the step: where the arrays lie, how they are cut into parts, and whether
+    threads run beside the caller's. So the quotient of the two times is what the arithmetic, the
+    validation and the call cost on top of the memory.
+
+    Attributes
+    ----------
+    arrays : tuple of numpy.ndarray
+        p, g, m and v; each of the others has g added to it by a call.
     """
-    p, g = values(n, np.float64), values(n, np.float64, 1)
-    m, v, out, t = np.zeros_like(p), np.zeros_like(p), np.empty_like(p), 0
-    update, compiled = numadam.adam_update, nopython.adam_update
 
-    # written out: keywords from a dictionary would take longer than a user's
-    def plain() -> None:
-        nonlocal t
-        t += 1
-        update(p, g, m, v, t, lr=_LR)
+    def __init__(self, n: int, dtype: Any = np.float32) -> None:
+        optimizer = numadam.Adam(p := values(n, dtype))
+        state, backend = optimizer.state, cast("Any", parts_of(optimizer).backend)
+        self.arrays: tuple[Any, ...] = p, values(n, dtype, 1), state["m"], state["v"]
+        addresses = [array.ctypes.data for array in self.arrays]
+        part = backend.arguments.meta["part"][0]
+        self._table = np.array([*addresses, n, part], np.int64)
+        self._table_at = self._table.ctypes.data
+        self._run = _stream(p.dtype, threads.wants_parallel(n))
 
-    def like() -> None:
-        nonlocal t
-        t += 1
-        update(p, g, m, v, t, lr=_LR, like="torch")
-
-    def to_out() -> None:
-        nonlocal t
-        t += 1
-        update(p, g, m, v, t, lr=_LR, out=out)
-
-    def from_python() -> None:
-        nonlocal t
-        t += 1
-        compiled(p, g, m, v, t, lr=_LR)
-
-    return {"plain": plain, "like": like, "out": to_out, "nopython": from_python}[kind]
-
-
-def step_with(n: int, name: str) -> Side:
-    """One step of numadam on one float64 array, with "out", "params" or "" of the call."""
-    params, grads = values(n, np.float64), values(n, np.float64, 1)
-    optimizer, other = numadam.Adam(params, lr=_LR), params.copy()
-    return {
-        "out": lambda: optimizer.step(grads, out=other),
-        "params": lambda: optimizer.step(grads, params=other),
-        "": lambda: optimizer.step(grads),
-    }[name]
-
-
-def roofline(n: int, dtype: Any = np.float32) -> Side:
-    """The memory traffic of a step and no more."""
-    return Roofline(values(n, dtype), values(n, dtype, 1))
+    def __call__(self) -> None:
+        self._run(self._table_at)
 
 
 def numpy_adam(n: int, dtype: Any = np.float32) -> Side:
     """Adam as users write it, in ten lines of NumPy."""
     p, g = values(n, dtype), values(n, dtype, 1)
     m, v = np.zeros_like(p), np.zeros_like(p)
-    t, lr, beta1, beta2, eps = 0, _LR, 0.9, 0.999, 1e-8
+    t, lr, beta1, beta2, eps = 0, STEP_LR, 0.9, 0.999, 1e-8
 
     def update() -> None:
         nonlocal t, p, m, v
@@ -112,25 +109,25 @@ def numpy_adam(n: int, dtype: Any = np.float32) -> Side:
     return update
 
 
-def _tensors(sizes: Sequence[int]) -> list[Any]:
+def tensors(sizes: Sequence[int]) -> list[Any]:
+    """Parameters of torch with gradients; torch runs in as many threads as Numba."""
+    need("torch")
     import torch
 
     threads.layer()  # asking Numba for the number of threads makes it choose a layer
     torch.set_num_threads(numba.get_num_threads())
-    tensors = []
-    for n in sizes:
-        tensor = torch.from_numpy(values(n)).requires_grad_()
-        tensor.grad = torch.from_numpy(values(n, seed=1))
-        tensors.append(tensor)
-    return tensors
+    made = [torch.from_numpy(values(n)).requires_grad_() for n in sizes]
+    for tensor in made:
+        tensor.grad = torch.from_numpy(values(tensor.numel(), seed=1))
+    return made
 
 
 def torch_fused(*sizes: int) -> Side:
     """``torch.optim.Adam(fused=True)``, the fastest that torch has."""
-    need("torch")
+    params = tensors(sizes)
     import torch
 
-    return torch.optim.Adam(_tensors(sizes), lr=_LR, fused=True).step  # type: ignore[no-any-return]  # untyped peer
+    return torch.optim.Adam(params, lr=STEP_LR, fused=True).step  # type: ignore[no-any-return]  # untyped peer
 
 
 def optax_adam(n: int) -> Side:
@@ -139,7 +136,7 @@ def optax_adam(n: int) -> Side:
     import jax
     import optax
 
-    optimizer = optax.adam(_LR)
+    optimizer = optax.adam(STEP_LR)
 
     def update(p: Any, state: Any, g: Any) -> Any:
         updates, state = optimizer.update(g, state, p)
@@ -157,61 +154,33 @@ def optax_adam(n: int) -> Side:
     return step
 
 
-def deepspeed_adam(n: int) -> Side:
-    """DeepSpeed's CPUAdam, which is built when it is first used."""
-    need("torch", "deepspeed")
-    try:
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-        optimizer = DeepSpeedCPUAdam(_tensors([n]), lr=_LR, adamw_mode=False)
-    except Exception as error:  # a compiler or ninja is missing: many kinds of error
-        reason = str(error).strip().split("\n")[0]
-        raise Unavailable(f"DeepSpeed's CPUAdam does not build here: {reason}") from error
-    return optimizer.step  # type: ignore[no-any-return]  # untyped peer
+@numba.njit
+def rosen(x, g):  # type: ignore[no-untyped-def]  # Numba types it
+    """F and gradient of Rosenbrock's valley in two dimensions."""
+    a, b = x[1] - x[0] * x[0], 1.0 - x[0]
+    g[0] = -400.0 * a * x[0] - 2.0 * b
+    g[1] = 200.0 * a
+    return 100.0 * a * a + b * b
 
 
-def many(count: int, size: int, kind: str) -> Side:
-    """One step over many arrays in a list.
-
-    Parameters
-    ----------
-    count, size : int
-        Number of arrays, and of elements in each.
-    kind : {"checked", "same", "grads"}
-        Each step gets other array objects than the last, the same ones, or none: `opt.grads`.
-    """
-    params = [values(size, seed=k) for k in range(count)]
-    grads = [values(size, seed=k + 1) for k in range(count)]
-    optimizer = numadam.Adam(params, lr=_LR)
-    if kind == "same":
-        return functools.partial(optimizer.step, grads)
-    if kind == "grads":
-        optimizer.grads = grads
-        return optimizer.step
-    # made beforehand: what it costs to make them is the caller's
-    rounds = itertools.cycle([[g[:] for g in grads] for _ in range(4)])
-    return lambda: optimizer.step(next(rounds))
+def minimize(iterations: int, **options: Any) -> Side:
+    """So many iterations of the compiled loop; its test is looked at and never holds."""
+    tests = {"gtol": 1e-300, "ftol": 0, "xtol": 0, "history": False}
+    given = {"lr": VALLEY_LR, "maxiter": iterations, **tests, **options}
+    return functools.partial(numadam.minimize, rosen, START, **given)
 
 
-def serially(optimizer: numadam.Adam) -> numadam.Adam:
-    """Make an optimiser use its serial loop, whatever its size."""
-    backend: Any = parts_of(optimizer).backend
-    run = backend.compiled
-    run.kernel = run.serial
-    return optimizer
+def numpy_loop(iterations: int, fun: Any = rosen, start: Sequence[float] = START) -> Side:
+    """The usual ten lines of NumPy around an objective that fills a gradient. No stop tests."""
+    shape = np.shape(start)
 
+    def run() -> np.ndarray:
+        x, g, m, v = np.array(start), np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        for t in range(1, iterations + 1):
+            fun(x, g)
+            m = 0.9 * m + (1 - 0.9) * g
+            v = 0.999 * v + (1 - 0.999) * g * g
+            x -= VALLEY_LR * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        return x
 
-def matmuls(n_in: int, n_out: int, serial: bool) -> Side:
-    """A layer's forward and backward product for a batch of 128, and a step of its weights."""
-    x, w = values(128 * n_in).reshape(128, n_in), values(n_in * n_out).reshape(n_in, n_out)
-    y, g = np.empty((128, n_out), np.float32), np.empty_like(w)
-    optimizer = numadam.Adam(w, lr=0.0)  # the weights stay, so that every round is alike
-    if serial:
-        serially(optimizer)
-
-    def layer() -> None:
-        np.matmul(x, w, out=y)
-        np.matmul(x.T, y, out=g)
-        optimizer.step(g)
-
-    return layer
+    return run

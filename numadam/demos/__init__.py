@@ -9,17 +9,14 @@ from numadam._version import install_command
 #: Name of each module, and what the help says of it.
 DEMOS = {
     "mlp": "a small network learns handwritten digits",
-    "lstm": "a recurrent network forecasts a heartbeat; its exploding gradients, and the cure",
-    "deconvolution": "a blurred photograph gets sharp, and no pixel gets negative",
-    "quadratic": "the smallest example",
     "decays": "65,536 exponential decays fitted at once, by a compiled objective",
 }
 
 
 class MissingExtra(ImportError):
-    """A package of the extra ``demo``, or of another one, is not installed."""
+    """A package of the extra ``demo`` is not installed."""
 
-    def __init__(self, package: str | None, extra: str = "demo") -> None:
+    def __init__(self, package: str | None) -> None:
         super().__init__(
-            f"The demo needs {package}, which is not installed: {install_command(extra)}"
+            f"The demo needs {package}, which is not installed: {install_command('demo')}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -18,28 +19,21 @@ def whole(least: int) -> Callable[[str], int]:
     """A type of argparse: whole numbers from `least` on."""
 
     def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {least}, got {text!r}"
-            )
-        return number
+        with contextlib.suppress(ValueError):
+            if int(text) >= least:
+                return int(text)
+        expected = f"a whole number of at least {least}"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
 
     return read
 
 
 def positive(text: str) -> float:
     """A type of argparse: finite numbers above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
 
 
 def add_options(
@@ -74,35 +68,23 @@ def figure(
     if reason := write_error(path):
         raise ValueError(f"--output: cannot write {path}: {reason}.")
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra(error.name) from error
     fig = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(fig)
     fig.subplots(rows, columns)
     return fig
 
 
 def tidy(axes: Any) -> None:
     """Remove two of the four spines, and add a faint grid."""
-    axes.grid(alpha=0.25)
+    axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def image(axes: Any, pixels: Any, title: str, **how: Any) -> Any:
-    """Show an image without axes."""
-    axes.set_axis_off()
-    axes.set_title(title, fontsize=10)
-    return axes.imshow(pixels, **{"cmap": "gray", "vmin": 0, "vmax": 1, **how})
 
 
 def save(fig: Any, output: str | os.PathLike[str]) -> None:
     """Write the picture and print its path."""
-    try:
-        fig.savefig(output, dpi=150)
-    except OSError as error:
-        raise OSError(f"--output: cannot write {output}: {error.strerror}.") from error
+    fig.savefig(output, dpi=150)
     print(f"picture: {Path(output).resolve()}")
 
 
@@ -113,18 +95,6 @@ def bar(total: int, unit: str = "step") -> Any:
     return tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True, disable=None)
 
 
-def compiled(make: Callable[[Any], Any], params: Mapping[str, Any]) -> Any:
-    """``make(params)``, when its step is compiled: the time of a training is without that.
-
-    An optimiser of copies takes the first step, with gradients of 0.
-    """
-    other = make({key: value.copy() for key, value in params.items()})
-    for gradient in other.grads.values():
-        gradient[...] = 0
-    other.step()
-    return make(params)
-
-
 def one_blas_thread() -> AbstractContextManager[object]:
     """NumPy's products on one thread: for small ones the threads cost more than they save."""
     try:
@@ -133,12 +103,3 @@ def one_blas_thread() -> AbstractContextManager[object]:
         raise MissingExtra(error.name) from error
     limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
     return limits
-
-
-def pywt_data() -> Any:
-    """The module `pywt.data`: a photograph and an electrocardiogram."""
-    try:
-        import pywt.data
-    except ImportError as error:
-        raise MissingExtra("PyWavelets") from error
-    return pywt.data

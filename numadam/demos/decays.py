@@ -7,16 +7,16 @@ of it are known. The true lifetimes are a photograph, so that one sees what the 
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import sys
 import time
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 
 import numadam as na
-from numadam.demos import common
+from numadam.demos import MissingExtra, common
 
 Array = np.ndarray[Any, Any]
 
@@ -41,7 +41,11 @@ def simulate(side: int = 256, noise: float = 0.03, seed: int = 0) -> Decays:
     """Decays with lifetimes of 0.5 to 4 ns, amplitude 1 and noise of this standard deviation."""
     if 512 % side:
         raise ValueError(f"--side: expected a divisor of 512, got {side}.")
-    blocks = common.pywt_data().camera().reshape(side, 512 // side, side, 512 // side)
+    try:
+        import pywt.data
+    except ImportError as error:
+        raise MissingExtra("PyWavelets") from error
+    blocks = pywt.data.camera().reshape(side, 512 // side, side, 512 // side)
     lifetimes = 0.5 + 3.5 * blocks.mean(axis=(1, 3)) / 255
     t = np.linspace(0.1, 10, 32)
     clean = np.exp(-t / lifetimes.reshape(-1, 1))
@@ -49,8 +53,9 @@ def simulate(side: int = 256, noise: float = 0.03, seed: int = 0) -> Decays:
     return Decays(t, clean + noise * rough, lifetimes)
 
 
-def misfit(x: Array, g: Array, i: int, t: Array, samples: Array) -> float:
-    """Half the sum of squares of fit `i`; x is (amplitude, rate). Numba compiles it."""
+@numba.njit
+def misfit(x, g, i, t, samples):  # type: ignore[no-untyped-def]  # Numba types it
+    """Half the sum of squares of fit `i`; x is (amplitude, rate)."""
     f = 0.0
     for k in range(t.size):
         e = np.exp(-x[1] * t[k])
@@ -61,18 +66,10 @@ def misfit(x: Array, g: Array, i: int, t: Array, samples: Array) -> float:
     return f
 
 
-@functools.cache
-def objective() -> Any:
-    """`misfit`, compiled once."""
-    import numba
-
-    return numba.njit(misfit)
-
-
 def fit(what: Decays, *, iterations: int = 1000, progress: bool = False) -> Any:
     """Fit all decays, in so many iterations at most; the result of `numadam.minimize_many`."""
     return na.minimize_many(
-        objective(),
+        misfit,
         np.tile([1.0, 0.7], (len(what.samples), 1)),
         (what.t, what.samples),
         bounds=[(0, None), (1 / LONGEST, None)],
@@ -94,11 +91,9 @@ def log_linear(what: Decays) -> Array:
     mean_t = weight @ what.t / total
     mean_log = (weight * logs).sum(axis=1) / total
     away = what.t - mean_t[:, None]
-    slope = (weight * away * (logs - mean_log[:, None])).sum(axis=1) / (weight * away**2).sum(
-        axis=1
-    )
-    lifetimes: Array = 1 / np.maximum(-slope, 1 / LONGEST)
-    return lifetimes.reshape(what.lifetimes.shape)
+    slope = (weight * away * (logs - mean_log[:, None])).sum(axis=1)
+    slope /= (weight * away**2).sum(axis=1)
+    return np.reshape(1 / np.maximum(-slope, 1 / LONGEST), what.lifetimes.shape)
 
 
 def rmse(lifetimes: Array, what: Decays) -> float:
@@ -118,10 +113,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def plot(fig: Any, what: Decays, quick: Array, fitted: Array) -> None:
     """Draw true and fitted lifetimes as maps, and against each other."""
     true, by_line, by_fit, cloud = fig.axes
-    how = {"cmap": "viridis", "vmin": 0.5, "vmax": 4}
-    common.image(true, what.lifetimes, "true lifetimes", **how)
-    common.image(by_line, quick, f"log-linear, rmse {rmse(quick, what):.3f} ns", **how)
-    shown = common.image(by_fit, fitted, f"fitted, rmse {rmse(fitted, what):.3f} ns", **how)
+    for axes, title, lifetimes in (
+        (true, "true lifetimes", what.lifetimes),
+        (by_line, f"log-linear, rmse {rmse(quick, what):.3f} ns", quick),
+        (by_fit, f"fitted, rmse {rmse(fitted, what):.3f} ns", fitted),
+    ):
+        shown = axes.imshow(lifetimes, cmap="viridis", vmin=0.5, vmax=4)
+        axes.set_title(title, fontsize=10)
+        axes.set_axis_off()
     fig.colorbar(shown, ax=by_fit, label="ns", shrink=0.75)
     for lifetimes, name, colour in ((quick, "log-linear", "#9ecae1"), (fitted, "fit", "#d94801")):
         some = np.random.default_rng(0).permutation(fitted.size)[:4000]

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from numadam.demos import common, team
+from numadam.demos import common
 from numadam.demos.network import (
     LOSSES,
-    Digits,
     Epoch,
     Result,
     Training,
@@ -24,7 +23,6 @@ from numadam.demos.network import (
     steps_at_most,
     train,
 )
-from numadam.demos.team import ALONE, Team
 
 EXAMPLES = """\
 examples:
@@ -36,8 +34,6 @@ examples:
   python -m numadam demo mlp --epochs 50 --stop-accuracy 0.96
       stop when good enough
   python -m numadam demo mlp --max-steps 100    stop after so many steps
-  mpiexec -n 2 python -m numadam demo mlp --mpi
-      two processes, half of each batch each
 """
 
 
@@ -55,18 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "max-steps": (whole, None, "take at most so many steps"),
     }
     common.add_options(parser, "mlp", options)
-    parser.add_argument(
-        "--bounds",
-        type=float,
-        nargs=2,
-        metavar=("MIN", "MAX"),
-        help="hold all parameters in [MIN, MAX] (default: off)",
-    )
-    parser.add_argument(
-        "--mpi",
-        action="store_true",
-        help="each process that mpiexec has started takes a part of every batch",
-    )
+    text, names = "hold all parameters in [MIN, MAX] (default: off)", ("MIN", "MAX")
+    parser.add_argument("--bounds", type=float, nargs=2, metavar=names, help=text)
 
 
 def plot(fig: Any, result: Result, how: Training) -> None:
@@ -84,21 +70,12 @@ def plot(fig: Any, result: Result, how: Training) -> None:
     left.legend(frameon=False)
     accuracies = [100 * epoch.accuracy for epoch in result.epochs]
     right.plot(epochs, accuracies, "s-", color="#d94801", ms=4)
-    right.annotate(
-        f"{accuracies[-1]:.1f} %",
-        (epochs[-1], accuracies[-1]),
-        xytext=(6, -16),
-        textcoords="offset points",
-        ha="right",
-        color="#d94801",
-    )
-    right.set(xlabel="epoch", ylabel="correct (%)", title="Validation accuracy")
-    right.set_ylim(top=100)
+    right.set_title(f"Validation accuracy, at the end {accuracies[-1]:.1f} %")
+    right.set(xlabel="epoch", ylabel="correct (%)", ylim=(None, 100))
     for axes in fig.axes:
         common.tidy(axes)
         axes.set_xlim(0, len(epochs) + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    left.grid(alpha=0.25, which="both")
     fig.suptitle(f"1797 digits, a 64-{how.hidden}-10 network, NumPy gradients, numadam.Adam")
 
 
@@ -107,54 +84,39 @@ def main(
     *,
     validation: int = 400,
     bounds: list[float] | tuple[float, float] | None = None,
-    mpi: bool = False,
     **options: Any,
 ) -> Result:
     """Train with a progress bar, print the results of each epoch, and draw the curves.
 
-    `options` are those of `Training`. With `mpi` all ranks call it, and rank 0 prints and draws.
+    `options` are those of `Training`.
     """
-    ranks = team.ranks() if mpi else ALONE
-    how, fig, data = ranks.agree(lambda: _prepared(output, validation, bounds, options))
-    with ranks.together():
-        if ranks.rank:
-            return train(data, how, team=ranks)
-        _greet(data, ranks, mpi)
-        result = _watched(data, how, ranks)
+    how = Training(bounds=_box(bounds), **options)
+    if (goal := how.stop_accuracy) is not None and goal > 1:
+        raise ValueError(f"--stop-accuracy: expected a share of 1, as 0.93, got {goal:g}.")
+    fig, data = common.figure(output, 1, 2, (9, 3.8)), load(validation=validation)
+    print(
+        f"{len(data.y)} digits to train on, {len(data.y_val)} to validate; the first run on a "
+        "machine compiles the loops and keeps them."
+    )
+    with common.bar(steps_at_most(data, how)) as bar:
+
+        def tell(epoch: Epoch) -> None:
+            bar.write(
+                f"epoch {epoch.number:2d}  training loss {epoch.loss:.3f}  validation loss "
+                f"{epoch.val_loss:.3f}  accuracy {epoch.accuracy:.3f}"
+            )
+
+        result = train(data, how, each_batch=bar.update, each_epoch=tell)
     steps = f"{len(result.batch_losses)} steps"
     why = "" if result.stopped == steps else f", stopped: {result.stopped}"
     print(
         f"{steps} in {result.seconds:.2f} s{why}\n"
         f"without training, by the nearest mean image: accuracy {nearest_mean(data):.3f}\n"
-        f"the network: validation accuracy {result.accuracy:.3f}"
+        f"the network: validation accuracy {result.epochs[-1].accuracy:.3f}"
     )
     plot(fig, result, how)
     common.save(fig, output)
     return result
-
-
-def _prepared(
-    output: str | os.PathLike[str], validation: int, bounds: Any, options: dict[str, Any]
-) -> tuple[Training, Any, Digits]:
-    """All that may be refused: settings, an empty picture, data."""
-    how = Training(bounds=_box(bounds), **options)
-    if how.stop_accuracy is not None and how.stop_accuracy > 1:
-        raise ValueError(
-            f"--stop-accuracy: expected a share of 1, as 0.93, got {how.stop_accuracy:g}."
-        )
-    return how, common.figure(output, 1, 2, (9, 3.8)), load(validation=validation)
-
-
-def _greet(data: Digits, ranks: Team, mpi: bool) -> None:
-    """Say what is about to happen."""
-    print(
-        f"{len(data.y)} digits to train on, {len(data.y_val)} to validate; the first run on a "
-        "machine compiles the loops and keeps them."
-    )
-    if ranks.size > 1:
-        print(f"{ranks.size} ranks: each has its part of every batch, and of Adam's state.")
-    elif mpi:
-        print("1 rank, which does it all; for two: mpiexec -n 2 python -m numadam demo mlp --mpi")
 
 
 def _box(bounds: Any) -> tuple[float, float] | None:
@@ -164,16 +126,3 @@ def _box(bounds: Any) -> tuple[float, float] | None:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"--bounds: expected finite MIN < MAX, got {low:g} and {high:g}.")
     return low, high
-
-
-def _watched(data: Digits, how: Training, ranks: Team) -> Result:
-    """Train, with a bar and a line an epoch."""
-    with common.bar(steps_at_most(data, how)) as bar:
-
-        def tell(epoch: Epoch) -> None:
-            bar.write(
-                f"epoch {epoch.number:2d}  training loss {epoch.loss:.3f}  validation loss "
-                f"{epoch.val_loss:.3f}  accuracy {epoch.accuracy:.3f}"
-            )
-
-        return train(data, how, team=ranks, each_batch=bar.update, each_epoch=tell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import numpy as np
 import numadam as na
 from numadam.demos import common
 from numadam.demos.digits import DIGITS, read
-from numadam.demos.team import ALONE, Team
 
 Array = np.ndarray[Any, Any]
 Params = dict[str, Array]
@@ -65,11 +65,6 @@ class Result:
     seconds: float
     stopped: str
 
-    @property
-    def accuracy(self) -> float:
-        """Share of the validation digits that are read correctly, after the last epoch."""
-        return self.epochs[-1].accuracy
-
 
 def load(seed: int = 0, validation: int = 400) -> Digits:
     """Read the digits, shuffle them and set `validation` of them apart."""
@@ -100,25 +95,25 @@ def forward(params: Params, x: Array) -> tuple[Array, Array]:
     return hidden, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-def cross_entropy(log_p: Array, y: Array, count: int) -> tuple[float, Array]:
-    """Negative log-likelihood of the labels, a share of `count`, and its gradient by the logits."""
+def cross_entropy(log_p: Array, y: Array) -> tuple[float, Array]:
+    """Mean negative log-likelihood of the labels, and its gradient by the logits."""
     rows = np.arange(len(y))
     slope = np.exp(log_p)
     slope[rows, y] -= 1
-    return -float(log_p[rows, y].sum()) / count, slope / count
+    return -float(log_p[rows, y].mean()), slope / len(y)
 
 
-def squared_error(log_p: Array, y: Array, count: int) -> tuple[float, Array]:
-    """Squared distance of the probabilities from (0, .., 1, .., 0): a share, and its gradient."""
+def squared_error(log_p: Array, y: Array) -> tuple[float, Array]:
+    """Mean squared distance of the probabilities from (0, .., 1, .., 0), and its gradient."""
     p = np.exp(log_p)
     off = p.copy()
     off[np.arange(len(y)), y] -= 1
-    by_p = 2 * off / count
+    by_p = 2 * off / len(y)
     slope = p * (by_p - (p * by_p).sum(axis=1, keepdims=True))
-    return float((off**2).sum()) / count, slope
+    return float((off**2).sum()) / len(y), slope
 
 
-LOSSES: dict[str, Callable[[Array, Array, int], tuple[float, Array]]] = {
+LOSSES: dict[str, Callable[[Array, Array], tuple[float, Array]]] = {
     "cross-entropy": cross_entropy,
     "mse": squared_error,
 }
@@ -130,16 +125,10 @@ def backward(
     y: Array,
     grads: Params,
     loss: str = "cross-entropy",
-    count: int | None = None,
 ) -> float:
-    """Write the gradients of the loss into `grads`; return the loss.
-
-    With `count` the images are a part of a batch of so many, and loss and
-    gradients are their share.
-    """
+    """Write the gradients of the loss into `grads`; return the loss."""
     hidden, log_p = forward(params, x)
-    total = len(y) if count is None else count
-    value, d_logits = LOSSES[loss](log_p, y, total)
+    value, d_logits = LOSSES[loss](log_p, y)
     d_hidden = (d_logits @ params["w2"].T) * (hidden > 0)
     np.matmul(hidden.T, d_logits, out=grads["w2"])
     np.matmul(x.T, d_hidden, out=grads["w1"])
@@ -151,21 +140,16 @@ def backward(
 def validate(params: Params, data: Digits, loss: str) -> tuple[float, float]:
     """Loss, and the share of correct answers, on the digits set apart."""
     _, log_p = forward(params, data.x_val)
-    value, _ = LOSSES[loss](log_p, data.y_val, len(data.y_val))
+    value, _ = LOSSES[loss](log_p, data.y_val)
     return value, float(np.mean(log_p.argmax(axis=1) == data.y_val))
 
 
 # --- the training -------------------------------------------------------------------------------
 
 
-def steps_per_epoch(data: Digits, batch: int) -> int:
-    """Batches that cover the training digits once."""
-    return -(-len(data.y) // batch)
-
-
 def steps_at_most(data: Digits, how: Training) -> int:
     """Steps of a training that reaches no goal before its end."""
-    total = how.epochs * steps_per_epoch(data, how.batch)
+    total = how.epochs * -(-len(data.y) // how.batch)  # batches cover all digits once
     return total if how.max_steps is None else min(total, how.max_steps)
 
 
@@ -173,7 +157,6 @@ def train(
     data: Digits,
     how: Training = Training(),
     *,
-    team: Team = ALONE,
     each_batch: Callable[[], object] = lambda: None,
     each_epoch: Callable[[Epoch], object] = lambda epoch: None,
 ) -> Result:
@@ -185,35 +168,30 @@ def train(
     how : Training
         Sizes, loss, options of the optimiser and where to stop. The learning rate falls from
         `lr` to 0 along a cosine; `l2` is added to the gradient as ``l2 * p``.
-    team : Team
-        Processes that take a part of every batch each.
     each_batch, each_epoch : callable
         Called after each step, and with the `Epoch` after each epoch: to show progress.
     """
-    rng = np.random.default_rng(how.seed)  # the same numbers on all ranks
+    rng = np.random.default_rng(how.seed)
     params = init(rng, (data.x.shape[1], how.hidden, 10))
     total = steps_at_most(data, how)
     schedule = na.schedules.Cosine(how.lr, steps=total)
-    options = {"lr": schedule, "weight_decay": how.l2, "bounds": how.bounds}
-    opt = common.compiled(lambda arrays: team.adam(arrays, **options), params)
+    options: Any = {"lr": schedule, "weight_decay": how.l2, "bounds": how.bounds}
+    na.Adam(copy.deepcopy(params), **options).step(params)  # compiles what is timed below
+    opt = na.Adam(params, **options)
     losses: list[float] = []
     history: list[Epoch] = []
     start, stopped = time.perf_counter(), ""
     with common.one_blas_thread():
         while not stopped:
             order = rng.permutation(len(data.y))
-            batches = np.array_split(order, steps_per_epoch(data, how.batch))
-            shares = []
-            for batch in batches[: total - len(losses)]:
-                rows = team.part(batch)
-                x, y = data.x[rows], data.y[rows]
-                shares.append(backward(params, x, y, opt.grads, how.loss, len(batch)))
+            batches = np.array_split(order, -(-len(order) // how.batch))
+            batches = batches[: total - len(losses)]
+            for rows in batches:
+                losses.append(backward(params, data.x[rows], data.y[rows], opt.grads, how.loss))
                 opt.step()
                 each_batch()
-            losses += team.sums(shares)
-            loss = float(np.mean(losses[-len(shares) :]))
-            checked = team.of_first(validate(params, data, how.loss))
-            history.append(Epoch(len(history) + 1, loss, *checked))
+            loss = float(np.mean(losses[-len(batches) :]))
+            history.append(Epoch(len(history) + 1, loss, *validate(params, data, how.loss)))
             each_epoch(history[-1])
             stopped = _reason(history[-1], how) or (f"{total} steps" if opt.t == total else "")
     return Result(params, losses, history, time.perf_counter() - start, stopped)

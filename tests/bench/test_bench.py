@@ -1,18 +1,15 @@
-"""The benchmarks: how they time, which cases there are, what they print. No timed assertion."""
+"""`python -m numadam bench`: how it times, its table, picture and JSON, and what it refuses."""
 
+import argparse
+import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from numadam._jit import threads
-from numadam.bench import cli, machine, minimize_peers, noise, peers, processes, report
-from numadam.bench.case import Case
-from numadam.bench.cases import CASES, TARGETS, named
-from numadam.bench.measure import Figure, ratio, repeats, rounds
-from numadam.bench.option_cases import OPTION_CASES
+from numadam.bench import add_arguments, command, measure, peers, run
+from numadam.bench.measure import SAMPLE, repeats, rounds
 
 
 class Clock:
@@ -38,266 +35,204 @@ class Clock:
 
         return work
 
-
-def test_ratio_of_a_known_pair():
-    clock = Clock()
-    figure = ratio(
-        clock.side("a", 2e-6), clock.side("b", 4e-6), pairs=5, clock=clock, sleep=clock.sleep
-    )
-    assert figure.value == pytest.approx(0.5, rel=1e-6)
-    assert figure.ours == pytest.approx(2e-6, rel=1e-6)
-    assert figure.theirs == pytest.approx(4e-6, rel=1e-6)
+    def rounds(self, count, *sides):
+        return rounds(sides, count, clock=self, sleep=self.sleep)
 
 
 def test_first_calls_are_not_timed():
     clock = Clock()
-    compiles = clock.side("a", 9.0, 1.0)
-    figure = ratio(compiles, clock.side("b", 1.0), pairs=1, clock=clock, sleep=clock.sleep)
-    assert figure == Figure(1.0, 1.0, 1.0)
-
-
-def test_a_few_slow_samples_do_not_move_the_ratio():
-    clock = Clock()
-    # 3 warm-ups, 1 to count, then a turn untimed and a turn timed for each pair
-    costs = [1.0] * 4 + [1.0, 50.0] * 2 + [1.0]
-    figure = ratio(
-        clock.side("a", *costs), clock.side("b", 2.0), pairs=5, clock=clock, sleep=clock.sleep
-    )
-    assert figure.value == 0.5
+    assert clock.rounds(1, clock.side("a", 9.0, 1.0), clock.side("b", 1.0)) == [[1.0], [1.0]]
 
 
 def test_sides_take_turns_in_going_first():
     clock = Clock()
-    a, b = clock.side("a", 1.0), clock.side("b", 1.0)
-    ratio(a, b, pairs=3, clock=clock, sleep=clock.sleep)
+    sides = [clock.side(name, cost) for name, cost in (("a", 1.0), ("b", 2.0), ("c", 4.0))]
+    assert clock.rounds(2, *sides) == [[1.0] * 2, [2.0] * 2, [4.0] * 2]
     turns = "".join(clock.calls).split("sleep")[1:]
-    assert turns == ["aa", "bb", "bb", "aa", "aa", "bb"]
+    assert turns == ["aa", "bb", "cc", "cc", "bb", "aa"]
 
 
 @pytest.mark.parametrize("cost", [1e-8, 1.7e-6, 3e-4, 0.5])
 def test_repeats_fill_a_sample(cost):
     clock = Clock()
-    count = repeats(clock.side("a", cost), sample=1e-3, clock=clock)
-    assert count * cost >= 1e-3 * (1 - 1e-6)
-    assert count == 1 or count * cost < 1e-2
+    count = repeats(clock.side("a", cost), clock)
+    assert count * cost >= SAMPLE * (1 - 1e-6)
+    assert count == 1 or count * cost < 10 * SAMPLE
 
 
-def test_ratio_refuses_no_pairs():
-    with pytest.raises(ValueError, match="pairs: expected 1 or more, got 0"):
-        ratio(int, int, pairs=0)
-
-
-def test_ratio_by_what_is_expected():
-    clock = Clock()
-    figure = ratio(
-        clock.side("a", 3.0),
-        clock.side("b", 2.0),
-        pairs=1,
-        expected=1.25,
-        clock=clock,
-        sleep=clock.sleep,
-    )
-    assert figure == Figure(1.2, 3.0, 2.0, 1.25)
-
-
-def test_three_sides_take_turns():
-    clock = Clock()
-    sides = [clock.side(name, cost) for name, cost in (("a", 1.0), ("b", 2.0), ("c", 4.0))]
-    assert rounds(sides, 2, clock=clock, sleep=clock.sleep) == [[1.0] * 2, [2.0] * 2, [4.0] * 2]
-    turns = "".join(clock.calls).split("sleep")[1:]
-    assert turns == ["aa", "bb", "cc", "cc", "bb", "aa"]
-
-
-ALL = (*TARGETS, *OPTION_CASES)
-
-
-def test_names_are_different():
-    assert len({case.name for case in ALL}) == len(ALL)
-
-
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
-def test_case_has_what_the_table_needs(case):
-    assert re.fullmatch(r"[a-zA-Z0-9-]+", case.name)
-    assert case.what
-    assert case.target >= 0
-    assert case.unit in ("ratio", "s", "B")
-    assert named(case.name) is case
-
-
-def test_unknown_case_names_the_others():
-    with pytest.raises(ValueError, match=r"--case: there is no 'x'\. Choose from: roofline-50M, "):
-        named("x")
-
-
-#: Cases that are large, or measured in processes of their own.
-NOT_HERE = re.compile(r"-(5|10|20)M|^workqueue|^first-step")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        case.name
-        for case in CASES
-        if case.quick and case.unit == "ratio" and not NOT_HERE.search(case.name)
-    ],
-)
-def test_both_sides_run(name):
-    case = named(name)
-    if case.missing():
-        pytest.skip(case.missing())
-    if "deepspeed" in case.needs:
-        pytest.skip("builds for a minute")
-    measuring = case.prepare()
-    ours, theirs = measuring.args
-    ours()
-    theirs()
-
-
-def test_case_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    assert named("torch-1M").missing() == "torch is not installed"
-    row = cli.run_case(named("torch-1M"), quick=True)
-    assert "skipped: torch is not installed" in report.line(report.cells(row))
-
-
-def test_large_case_is_left_out_where_memory_is_short(monkeypatch):
-    monkeypatch.setattr("numadam.bench.case.machine_memory", lambda: 4.0)
-    assert named("roofline-50M").missing() == "needs 8 GiB of memory"
-
-
-def test_quick_leaves_out_large_cases():
-    row = cli.run_case(named("roofline-50M"), quick=True)
-    assert row.figure is None
-    assert row.skipped
-
-
-def test_numpy_peer_is_adam():
-    def taken(side):  # the first step of Adam moves every element by lr
-        cells = dict(zip(side.__code__.co_freevars, side.__closure__, strict=True))
-        return cells["p"].cell_contents
-
-    side = peers.numpy_adam(5, np.float64)
-    before = taken(side).copy()
-    side()
-    moved = np.abs(taken(side) - before)
-    np.testing.assert_allclose(moved, 1e-3, rtol=1e-5)
-
-
-def test_roofline_reads_four_streams_and_writes_three():
-    side = peers.roofline(7)
-    p, g, m, v = (a.copy() for a in side.arrays)
-    side()
-    for after, before in zip(side.arrays, (p + g, g, m + g, v + g), strict=True):
-        np.testing.assert_array_equal(after, before)
-
-
-@pytest.mark.parametrize("layer", ["default", "workqueue"])
-def test_roofline_runs_as_the_step_does(layer, monkeypatch):
-    """In parts and threads of the same number, whatever the layer."""
-    if layer == "workqueue":
-        threads.layer()
-        monkeypatch.setattr(threads, "layer", lambda: "workqueue")
-    monkeypatch.setattr(threads, "wants_parallel", lambda total: True)
-    side = peers.roofline(100_001)
-    p, g, m, v = (a.copy() for a in side.arrays)
-    side()
-    for after, before in zip(side.arrays, (p + g, g, m + g, v + g), strict=True):
-        np.testing.assert_array_equal(after, before)
-
-
-def test_serial_side_never_runs_in_parallel():
-    run = peers.matmuls(784, 64, serial=True)
-    cells = dict(zip(run.__code__.co_freevars, run.__closure__, strict=True))
-    cpu_step = cells["optimizer"].cell_contents._backend.compiled
-    assert cpu_step.kernel is cpu_step.serial
-
-
-def test_memory_of_a_side_that_keeps_and_one_that_does_not():
-    kept = []
-    keeps = processes.memory(lambda: kept.append(bytes(10_000)), peak=False)(3)
-    assert 10_000 <= keeps.value < 12_000
-    transient = processes.memory(lambda: len(bytes(10_000)), peak=False)(3)
-    assert transient.value == 0
-    peak = processes.memory(lambda: len(bytes(10_000)), peak=True)(3)
-    assert 10_000 <= peak.value < 12_000
-
-
-def test_case_under_a_layer_is_measured_in_its_own_process():
-    figure = processes.under_layer("workqueue", "numpy-1000")(1)
-    assert figure.value > 0
-    assert figure.ours > 0
-    code = "import os; print(os.environ.get('NUMBA_THREADING_LAYER', 'free'))"
-    for layer, variable in (("workqueue", "workqueue"), ("tbb", "free")):
-        environment = processes.layer_environment(layer)
-        said = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
-        assert said.strip() == variable
-
-
-def test_processor_of_the_targets():
-    assert machine.compared(machine.RECORDED).endswith("a processor like this one")
-    other = {**machine.RECORDED, "model": "85", "caches": {"L2": "1024K"}}
-    said = machine.compared(other)
-    assert "set on AMD EPYC (family 25, model 17), 2 cores, L1d 32K, L2 1024K, L3 32768K" in said
-    assert "WARNING: this machine differs (model, caches)" in said
-    about = machine.machine()
-    assert machine.introduction(about).count("\n") == 1
-    assert about["processor"] in machine.introduction(about)
-
-
-def test_overhead_is_what_an_iteration_adds():
-    figure = minimize_peers.overhead(1)
-    assert figure.value == figure.ours / figure.theirs > 0
-
-
-def test_process_that_fails_says_why():
-    with pytest.raises(RuntimeError, match=r"(?s)a benchmark process failed: .*NameError"):
-        processes.run_python("oops")
+def test_a_few_slow_samples_do_not_move_the_ratio(monkeypatch):
+    times = [[1.0, 1.0, 50.0, 1.0, 50.0], [2.0] * 5]
+    monkeypatch.setattr(measure, "rounds", lambda sides, count: times)
+    row = command.compare({"numadam": int, "NumPy": int}, 5)
+    assert row["ratio"] == {"NumPy": 0.5}
+    assert row["seconds"] == {"numadam": 1.0, "NumPy": 2.0}
 
 
 def test_watch_knows_a_share_or_nothing():
-    busy = noise.Load().busy()
+    busy = measure.Load().busy()
     assert busy is None or 0 <= busy <= 1
+    assert 0 <= measure.busy_now(nap=0.0) <= 1
 
 
-def test_busy_case_is_measured_again_and_the_quietest_counts(monkeypatch):
-    shares = iter([0.9, 0.5, 0.7, 0.0])
-    monkeypatch.setattr(noise.Load, "busy", lambda self: next(shares))
-    monkeypatch.setattr(noise, "wait_until_quiet", lambda end: None)
-    figures = iter([Figure(1.0), Figure(2.0), Figure(3.0), Figure(4.0)])
-    case = Case("x", "what", 1.0, lambda: lambda pairs: next(figures))
-    assert cli.run_case(case, quick=True, wait=60.0).figure == Figure(4.0)
+def cells(side):
+    """Variables of a closure."""
+    code = side.__code__.co_freevars
+    return {n: c.cell_contents for n, c in zip(code, side.__closure__, strict=True)}
 
 
-def test_without_waiting_a_case_is_measured_once(monkeypatch):
-    monkeypatch.setattr(noise.Load, "busy", lambda self: 0.9)
-    case = Case("x", "what", 1.0, lambda: lambda pairs: Figure(1.0))
-    assert cli.run_case(case, quick=True).busy == 0.9
+def test_numpy_peer_is_adam():
+    side = peers.numpy_adam(5, np.float64)
+    before = cells(side)["p"].copy()
+    side()  # the first step of Adam moves every element by lr
+    np.testing.assert_allclose(np.abs(cells(side)["p"] - before), 1e-3, rtol=1e-5)
 
 
-def test_waiting_ends_when_it_is_quiet_or_late(monkeypatch):
-    shares = iter([0.9, 0.0])
-    monkeypatch.setattr(noise.Load, "busy", lambda self: next(shares))
-    noise.wait_until_quiet(noise.time.monotonic() + 60, nap=0.0)
-    assert list(shares) == []
-    noise.wait_until_quiet(noise.time.monotonic() - 1)  # late: nobody is asked
+@pytest.mark.peers("optax")
+def test_optax_peer_is_adam():
+    side = peers.optax_adam(4)
+    before = np.array(cells(side)["p"])
+    side()
+    np.testing.assert_allclose(np.abs(np.array(cells(side)["p"]) - before), 1e-3, rtol=1e-3)
 
 
-def test_figure_of_a_busy_machine_is_in_doubt():
-    case = Case("x", "what", 1.0, lambda: None)
-    assert report.cells(report.Row(case, Figure(0.5), busy=0.0))[5] == "yes"
-    assert report.cells(report.Row(case, Figure(0.5), busy=0.5))[5] == "yes?"
-    assert report.cells(report.Row(case, Figure(1.5), busy=None))[5] == "NO"
+@pytest.mark.parametrize("parallel", [False, True])
+def test_roofline_reads_four_streams_and_writes_three(parallel, monkeypatch):
+    """In the parts of the step, the last of which is shorter."""
+    monkeypatch.setattr(threads, "wants_parallel", lambda total: parallel)
+    side = peers.Roofline(100_001)
+    p, g, m, v = (a.copy() for a in side.arrays)
+    side()
+    for after, before in zip(side.arrays, (p + g, g, m + g, v + g), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+def test_minimisation_does_all_iterations_on_both_sides():
+    ours, theirs = (make(300)() for make in (peers.minimize, peers.numpy_loop))
+    assert ours.nit == 300
+    np.testing.assert_allclose(ours.x_last, theirs, rtol=1e-9)
+
+
+def test_sides_that_are_not_there_say_why():
+    def missing(n):
+        raise peers.Unavailable("torch is not installed")
+
+    found = command.available({"numadam": peers.step, "torch": missing, "other": missing})
+    assert found == ({"numadam": peers.step}, ["torch is not installed"])
+    with pytest.raises(peers.Unavailable, match="no_such_module is not installed"):
+        peers.need("numpy", "no_such_module")
+
+
+def options(*words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(words)
+
+
+@pytest.fixture
+def two_sides(monkeypatch):
+    kept = {name: command.SIDES[name] for name in ("numadam", "roofline", "NumPy")}
+    monkeypatch.setattr(command, "SIDES", kept)
+    monkeypatch.setattr(measure, "busy_now", lambda: 0.0)
+
+
+def test_sizes_are_a_table_a_picture_and_json(two_sides, capsys, tmp_path):
+    file, picture = tmp_path / "figures.json", tmp_path / "steps.png"
+    words = ["--size", "10", "--size", "1e3", "--quick", "--json", str(file)]
+    assert run(options(*words, "--plot", str(picture))) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"\|      1,000 \| [0-9.]+ [num]s +\| [0-9.]+ [num]s \([0-9.]+\)", out)
+    table = json.loads(file.read_text())
+    assert table["machine"]["numadam"]
+    assert table.keys() == {"machine", "sizes"}  # other sizes are asked for: no minimisation
+    assert [row["elements"] for row in table["sizes"]] == [10, 1000]
+    for row in table["sizes"]:
+        assert set(row["seconds"]) == {"numadam", "roofline", "NumPy"}
+        assert row["ratio"].keys() == {"roofline", "NumPy"}
+        assert all(ratio > 0 for ratio in row["ratio"].values())
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_ends_with_a_minimisation(two_sides, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "SIZES", [1])
+    monkeypatch.setattr(command, "_ITERATIONS", 10)
+    file = tmp_path / "figures.json"
+    assert run(options("--quick", "--json", str(file))) == 0
+    row = json.loads(file.read_text())["minimize"]
+    assert row["iterations"] == 10
+    assert row["ratio"]["NumPy"] > 0
+    assert re.search(r"\| iterations \| numadam +\| NumPy +\|", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("force", "measured"), [(False, False), (True, True)])
+def test_busy_machine_is_refused_unless_forced(two_sides, monkeypatch, capsys, force, measured):
+    monkeypatch.setattr(measure, "busy_now", lambda: 0.51)
+    monkeypatch.setattr(measure.Load, "busy", lambda self: 0.51)
+    args = options("--size", "1", "--quick", *["--force"] * force)
+    if not force:
+        with pytest.raises(RuntimeError, match="other programs use 51% of the machine: wait, or"):
+            run(args)
+        assert not capsys.readouterr().out
+        return
+    assert run(args) == 0
+    err = capsys.readouterr().err
+    assert err == "The machine was busy: other programs used up to 51% of it. Measure again.\n"
+
+
+def test_quiet_machine_is_not_named(two_sides, monkeypatch, capsys):
+    monkeypatch.setattr(measure.Load, "busy", lambda self: 0.05)
+    assert run(options("--size", "1", "--quick")) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_sizes_that_do_not_fit_are_left_out(monkeypatch):
+    monkeypatch.setattr(command, "machine_memory", lambda: 2.0 * 2**30)
+    fitting, lost = command.sizes_for(False, None)
+    assert max(fitting) == 10_000_000
+    assert lost == ["50,000,000 elements need 6.52 GiB"]
+    assert max(command.sizes_for(True, None)[0]) == 1_000_000
+    assert command.sizes_for(True, [3])[0] == [3]
+    with pytest.raises(
+        RuntimeError, match=r"--size: 1,000,000,000,000 elements need 1\.3e\+05 GiB"
+    ):
+        run(options("--size", "1e12"))
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "-"), (1.5, "1.5 s"), (0.0123, "12.3 ms"), (1.7e-6, "1.7 us"), (5e-8, "50 ns")],
+    ("words", "said"),
+    [
+        (["--plot", "x.jpeg"], "--plot: expected a file such as steps.png"),
+        (["--plot", "no/such/x.png"], "--plot: cannot write no/such/x.png: No such file"),
+        (["--json", "no/such/x.json"], "--json: cannot write no/such/x.json: No such file"),
+        (["--json", "."], "--json: cannot write .: Is a directory"),
+    ],
+)
+def test_files_that_cannot_be_are_refused_first(words, said, capsys):
+    assert run(options(*words)) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(said)
+    assert err.count("\n") == 1
+    assert not out
+
+
+def test_asking_leaves_no_empty_file(tmp_path):
+    file = tmp_path / "figures.json"
+    assert command._check_files(None, file) == ""
+    assert not file.exists()  # an interrupted run leaves none
+    file.write_text("[]")
+    assert command._check_files(None, file) == ""
+    assert file.read_text() == "[]"
+
+
+@pytest.mark.parametrize("size", ["few", "0.5", "nan", "inf", "-1"])
+def test_misuse_of_numbers(size, capsys):
+    with pytest.raises(SystemExit) as stop:
+        options("--size", size)
+    assert stop.value.code == 2
+    assert f"--size: expected a whole number of at least 1, got '{size}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.5, "1.5 s"), (0.0123, "12.3 ms"), (1.7e-6, "1.7 us"), (5e-8, "50 ns")]
 )
 def test_seconds_for_people(value, text):
-    assert report.seconds(value) == text
-
-
-def test_by_what_a_case_is_divided():
-    figure = Figure(0.01, 1.0, 1.0, 100.0)
-    row = report.Row(named("rosen-numpy"), figure, busy=0.0)
-    assert report.cells(row)[-1].endswith("(100 of its iterations)")
+    assert command.seconds_text(value) == text

@@ -1,64 +1,56 @@
 """The benchmarks on MPI: what they count, the model of scale, and its page. Nothing is timed."""
 
-import argparse
 import importlib.util
 import json
-import os
+import math
 import shutil
 from dataclasses import replace
 
 import pytest
 
 from numadam._version import install_command
-from numadam.bench import cli, mpi_cases, scale_model
-from numadam.bench.case import Case
-from numadam.bench.cases import named
-from numadam.bench.mpi_cases import MPI_CASES
-from numadam.bench.scale_model import Layout, Machine
+from numadam.bench.peers import Unavailable
 from tests import extras
-from tests.bench.scripts import ROOT, load
+from tests.bench.scripts import LIMIT, ROOT, load
 
-scale = load("scale")
-
-
-def table():
-    parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
-    return parser.parse_args(["--mpi"])
+mpi, scale, scale_model = load("benchmarks.mpi"), load("scale"), load("scale_model")
+Layout, Machine = scale_model.Layout, scale_model.Machine
 
 
 @pytest.fixture(scope="module")
 def mpiexec():
-    if why := mpi_cases.missing():
-        extras.stop("mpi", why)
+    try:
+        return mpi.mpiexec()
+    except Unavailable as why:
+        extras.stop("mpi", str(why))
 
 
 @pytest.fixture(scope="module")
 def answers(mpiexec):
     """What two ranks have found."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
-    try:
-        return json.loads(mpi_cases.run_ranks("tests.bench.mpi_ranks", []))
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+    return mpi.run_ranks(ROOT / "tests" / "bench" / "ranks_of_bench.py", [])
 
 
 @pytest.mark.mpi
 def test_every_case_of_the_table_has_what_the_ranks_run(answers):
-    assert sorted(case.name for case in MPI_CASES) == answers["cases"]
-    for case in MPI_CASES:
-        assert named(case.name) is case
+    assert sorted(mpi.OnTwoRanks.cases) == answers["cases"]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", mpi.OnTwoRanks.cases)
+def test_case_runs(name, mpiexec, monkeypatch):
+    case = mpi.OnTwoRanks.cases[name]
+    if why := case.missing():
+        pytest.skip(why)
+    monkeypatch.setenv(*next(iter(LIMIT.items())))
+    assert math.isfinite(case.make()(1).value)  # bytes of few numbers may fall, too
 
 
 @pytest.mark.mpi
 def test_counting_communicator_counts_bytes_and_messages(answers):
-    refused = "Allreduce: is not counted yet. Count it in mpi_memory.py."
-    each = [[80, 1], [80, 1], [40, 1], [48, 2], refused]
-    assert answers["counted"] == [each, each]
+    refused = "Allreduce: is not counted yet. Count it in mpi_ranks.py."
+    sent = [[80, 1], [80, 1], [40, 1], [24, 1], [24, 1], [16, 1], [24, 1]]
+    assert answers["counted"] == [[*sent, refused]] * 2
 
 
 @pytest.mark.mpi
@@ -78,21 +70,21 @@ def test_times_of_all_sides_are_the_same_on_all_ranks(answers):
 def test_run_of_ranks_that_fails_says_why(mpiexec):
     with pytest.raises(RuntimeError, match=r"(?s)a case on 1 ranks failed: .*KeyError: 'no-case'"):
         # the lines of several ranks may come in one another
-        mpi_cases.run_ranks("numadam.bench.mpi_worker", ["no-case", "1"], ranks=1)
+        mpi.run_ranks("mpi_ranks.py", ["no-case", "1"], ranks=1)
 
 
-def test_table_needs_mpiexec(monkeypatch, capsys):
-    monkeypatch.setattr(mpi_cases.shutil, "which", lambda name, path=None: None)
+def test_ranks_need_mpiexec(monkeypatch):
+    monkeypatch.setattr(mpi.shutil, "which", lambda name, path=None: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there")
-    assert cli.run(table()) == 1
-    assert capsys.readouterr().err.startswith("--mpi: mpiexec is not installed: pip install")
+    with pytest.raises(Unavailable, match="mpiexec is not installed: pip install"):
+        mpi.OnTwoRanks.cases["mpi-mode1-20M"].make()
 
 
-def test_table_needs_mpi4py(monkeypatch, capsys):
+def test_ranks_need_mpi4py(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert cli.run(table()) == 1
-    assert capsys.readouterr().err == f"--mpi: mpi4py is not installed: {install_command('mpi')}\n"
-    assert named("mpi-mode1-20M").missing() == "mpi4py is not installed"
+    with pytest.raises(NotImplementedError) as skipped:  # for asv
+        mpi.OnTwoRanks().setup("mpi-mode1-20M")
+    assert str(skipped.value) == f"mpi4py is not installed: {install_command('mpi')}"
 
 
 def test_mpiexec_beside_the_interpreter_comes_first(monkeypatch):
@@ -103,16 +95,9 @@ def test_mpiexec_beside_the_interpreter_comes_first(monkeypatch):
         return f"{path}/{name}" if path else f"/elsewhere/{name}"
 
     monkeypatch.setattr(shutil, "which", which)
-    assert not mpi_cases.mpiexec().startswith("/elsewhere")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there")
+    assert not mpi.mpiexec().startswith("/elsewhere")
     assert asked[0]
-
-
-def test_note_of_a_figure_is_shown():
-    from numadam.bench.measure import Figure
-    from numadam.bench.report import Row, cells
-
-    row = Row(Case("x", "what", 1.0, lambda: None), Figure(0.5, note="80 MB"))
-    assert cells(row)[-1] == "what (80 MB)"
 
 
 #: A memory that moves a step of one number in a second, messages of 4 bytes in one.

@@ -2,16 +2,16 @@
 
 import json
 
-from numadam.bench import machine, report
-from numadam.bench.case import Case
-from numadam.bench.cases import TARGETS, named
-from numadam.bench.measure import Figure
 from tests.bench.scripts import load
 
-processors = load("processors")
+processors, run = load("processors"), load("run")
+CASES = run.cases_of(run.TARGETS)
 ABOUT = {
-    **machine.RECORDED,
     "processor": "P",
+    "family": "25",
+    "model": "17",
+    "cores": 2,
+    "caches": {"L1d": "32K"},
     "date": "2026-01-01",
     "system": "Linux",
     "threads": 2,
@@ -21,19 +21,21 @@ ABOUT = {
 }
 
 
-def rows(*of):
-    return [report.Row(*each).as_dict() for each in of]
+def row(name, value=None, ours=None, busy=0.0):
+    case, unit = CASES[name]
+    figure = {"skipped": "not here"} if value is None else {"value": value, "ours": ours}
+    met = value is None or value <= case.target
+    return {"case": name, "unit": unit, **figure, "met": met, "busy": busy}
 
 
 def test_figures_go_into_the_column_of_their_processor():
     columns = [{"title": "Q", "about": "q", "cases": {"torch-1M": "0.9"}, "roofline": {}}]
-    warm = Figure(0.3, 0.6, 2.0)
-    found = rows(
-        (named("torch-1M"), Figure(0.5, 1.0, 2.0), "", 0.0),
-        (named("torch-10k"), Figure(0.5, 1.0, 2.0), "", 0.5),
-        (named("first-step-warm"), warm, "", 0.0),
-        (named("deepspeed-1M"), None, "not here"),
-    )
+    found = [
+        row("torch-1M", 0.5, 1.0),
+        row("torch-10k", 0.5, 1.0, busy=0.5),
+        row("first-step-warm", 0.3, 0.6),
+        row("deepspeed-1M"),
+    ]
     processors.add(columns, {"machine": ABOUT, "rows": found})
     size = {"elements": 10_000, "ratio": {"roofline": 1.0216}}
     processors.add(columns, {"machine": ABOUT, "sizes": [size]})
@@ -49,15 +51,14 @@ def test_figures_go_into_the_column_of_their_processor():
     text = processors.page(columns)
     assert "| torch-1M | a step of 1M / torch fused | 0.65 | 0.500 | 0.9 |" in text
     assert "| 10,000 | 1.022 | - |" in text
-    assert all(f"| {case.name} |" in text for case in TARGETS)
+    assert all(f"| {name} |" in text for name in CASES)
     assert (mine["title"], other["title"]) == ("P, family 25", "Q")
     processors.add(columns, {"machine": {**ABOUT, "family": "26"}, "rows": found})
     assert [one["title"] for one in columns] == ["P, family 26", "P, family 25", "Q"]
 
 
 def test_bytes_of_a_busy_machine_are_not_in_doubt():
-    (row,) = rows((Case("x", "what", 0.0, lambda: None, unit="B"), Figure(0.0), "", 0.9))
-    assert processors.cell(row) == "0 B"
+    assert processors.cell(row("memory-net", 0.0, busy=0.9)) == "0 B"
 
 
 def test_page_is_what_the_data_say():

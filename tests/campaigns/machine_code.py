@@ -19,10 +19,12 @@ from pathlib import Path
 
 os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp()  # a kernel from the disk has no assembly
 
+sys.path.append(str(Path(__file__).parents[2] / "asv_benchmarks"))
+from benchmarks import cuda_code
+
 from numadam._cpu.compiled import compiled_step, validator_address
 from numadam._cuda.compiler import ptx_of
 from numadam._cuda.kernel import make_step
-from numadam.bench import ptx
 
 #: By name a rule, its options and dtype.
 PLANS = {
@@ -57,15 +59,15 @@ def kernels() -> dict[str, str]:
     found = {}
     validator_address()
     for name, (rule, options, dtype) in PLANS.items():
-        steps = compiled_step(ptx.plan_of(rule, options, dtype))
+        steps = compiled_step(cuda_code.plan_of(rule, options, dtype))
         for parallel in (False, True):
             (assembly,) = steps.choose(parallel).inspect_asm().values()
             found[f"{name}, {'parallel' if parallel else 'serial'}"] = instructions(assembly)
     for name in ("Adam float32", "AdamW clip ema"):
         rule, options, dtype = PLANS[name]
-        plan = ptx.plan_of(rule, options, dtype)
-        with ptx.pretending(ptx.CAPABILITY):
-            text, _, _ = ptx_of(make_step, ptx.CAPABILITY, plan, True, False, False)
+        plan = cuda_code.plan_of(rule, options, dtype)
+        with cuda_code.pretending(cuda_code.CAPABILITY):
+            text, _, _ = ptx_of(make_step, cuda_code.CAPABILITY, plan, True, False, False)
         found[f"{name}, CUDA"] = instructions(text)
     return found
 

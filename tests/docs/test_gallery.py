@@ -12,7 +12,7 @@ import pytest
 from scipy.integrate import solve_ivp
 from scipy.optimize import curve_fit
 
-from numadam.demos import lstm_network, network
+from numadam.demos import network
 
 GALLERY = Path(__file__).parents[2] / "docs" / "gallery"
 SCRIPTS = sorted(GALLERY.glob("plot_*.py"))
@@ -83,9 +83,8 @@ def test_no_line_is_cut_off(script):
     assert wide_lines(script.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("function", [network.backward, lstm_network.backward])
-def test_no_line_of_a_printed_function_is_cut_off(function):
-    assert wide_lines(inspect.getsource(function)) == []
+def test_no_line_of_a_printed_function_is_cut_off():
+    assert wide_lines(inspect.getsource(network.backward)) == []
 
 
 def page(alt="A title"):
@@ -129,6 +128,45 @@ def test_valley_gradient():
     np.testing.assert_allclose(
         rosenbrock(x)[1], differences(lambda x: rosenbrock(x)[0], x), rtol=1e-7
     )
+
+
+def test_quadratic_gradients_and_minimum():
+    names = formulas("quadratic")
+    loss, w, b = names["loss"], np.array([0.3, -1.0, 2.0]), np.array(0.5)
+    found = names["gradients"](w, b)
+    np.testing.assert_allclose(found["W"], differences(lambda w: loss(w, b), w), rtol=1e-7)
+    np.testing.assert_allclose(found["b"], differences(lambda b: loss(w, b), b), rtol=1e-7)
+    params, losses = names["train"](like="tf1")
+    assert len(losses) == 1001
+    assert losses[-1] < 1e-12 < 1 < losses[0]
+    np.testing.assert_allclose(2 * params["W"] + params["b"], 4, atol=1e-6)
+
+
+def test_back_propagation_through_time_is_the_gradient():
+    names = formulas("lstm")
+    rng = np.random.default_rng(0)
+    params = names["init"](rng, 3, scale=2.0, dtype="f8")
+    x, target = rng.standard_normal((2, 6, 2))
+
+    def loss(params):
+        return 0.5 * np.sum((names["forward"](params, x).outputs - target) ** 2)
+
+    grads = {key: np.empty_like(value) for key, value in params.items()}
+    trace = names["forward"](params, x)
+    names["backward"](params, trace, trace.outputs - target, grads)
+    for key, value in params.items():
+        numeric = differences(lambda v, key=key: loss({**params, key: v}), value)
+        np.testing.assert_allclose(grads[key], numeric, rtol=1e-6, atol=1e-8)
+
+
+def test_forecast_is_exact_for_a_recurrence_and_does_not_see_its_sample():
+    names = formulas("lstm")
+    names["LEARNT"], names["ORDER"] = 30, 2
+    values = np.cos(0.3 * np.arange(50.0))  # x_t = 2 cos(0.3) x_{t-1} - x_{t-2}
+    ahead = names["linear"](values)
+    np.testing.assert_allclose(ahead, values[2:], atol=1e-9)
+    values[-1] += 100
+    np.testing.assert_array_equal(names["linear"](values), ahead)
 
 
 def test_learning_rate_gradient():

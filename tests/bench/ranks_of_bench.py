@@ -1,19 +1,19 @@
 """What two ranks find out about the benchmarks on MPI.
 
-mpiexec -n 2 python -m tests.bench.mpi_ranks FILE
+mpiexec -n 2 python tests/bench/ranks_of_bench.py FILE
 """
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
 
-from numadam.bench import mpi_worker
-from numadam.bench.mpi_memory import Counting, growth, resident
-from numadam.bench.mpi_timing import Elsewhere, Together, middle, rounds
-from numadam.bench.peers import numpy_adam
+sys.path.append(str(Path(__file__).parents[2]))
+from tests.bench.scripts import load
+
+ranks = load("mpi_ranks")
+Counting, Together = ranks.Counting, ranks.Together
 
 
 def counted(comm):
@@ -29,11 +29,20 @@ def counted(comm):
         received = part.Irecv(into, other)
         MPI.Request.Waitall([received, part.Isend(message, other)])
         found.append((Counting.sent, Counting.messages))
-    Counting.reset()
     rows = np.zeros((2, 3), np.int64)
-    part.Iallgather(rows[comm.rank].copy(), rows).Wait()
-    part.Iallgather(MPI.IN_PLACE, rows).Wait()
-    found.append((Counting.sent, Counting.messages))
+    calls = [
+        lambda: part.Iallgather(rows[comm.rank].copy(), rows).Wait(),
+        lambda: part.Iallgather(MPI.IN_PLACE, rows).Wait(),
+        lambda: part.Allgatherv(np.ones(2), [np.empty(4), [2, 2], MPI.DOUBLE]),
+        # own part left out: to the other rank 3 numbers
+        lambda: part.Alltoallv(
+            [np.ones(6), counts(comm, 3), MPI.DOUBLE], [np.empty(6), counts(comm, 3), MPI.DOUBLE]
+        ),
+    ]
+    for call in calls:
+        Counting.reset()
+        call()
+        found.append((Counting.sent, Counting.messages))
     try:
         part.Allreduce(np.ones(1), np.ones(1))
     except NotImplementedError as error:
@@ -41,9 +50,13 @@ def counted(comm):
     return found
 
 
+def counts(comm, n):
+    return [0 if rank == comm.rank else n for rank in range(comm.size)]
+
+
 def grown(comm):
     """Bytes by which ranks grow: one of their own, one that they share."""
-    own = growth(comm, lambda: np.ones(2_000_000))
+    own = ranks.growth(comm, lambda: np.ones(2_000_000))
 
     def share(size):
         window = MPI.Win.Allocate_shared(size if comm.rank == 0 else 0, 1, comm=comm)
@@ -54,28 +67,28 @@ def grown(comm):
         return window, int(whole.max())
 
     share(1000)  # what MPI itself needs for windows
-    return own, growth(comm, lambda: share(64_000_000)), resident()
+    return own, ranks.growth(comm, lambda: share(64_000_000)), ranks.resident()
 
 
 def timed(comm):
-    """Sides of all ranks, and one elsewhere: every rank gets the same times."""
+    """Sides of all ranks, and one of rank 0: every rank gets the same times."""
     calls = []
     here, asleep = (Together(comm, lambda: calls.append(1), asleep=kind) for kind in (False, True))
-    elsewhere = Elsewhere(comm, 1, numpy_adam, 5)
-    times = rounds(comm, (here, asleep, elsewhere), 3, sample=1e-4)
-    elsewhere.close()
+    alone = Together(comm, ranks.whole(comm, 5), asleep=True)
+    times = ranks.rounds(comm, (here, asleep, alone), 3, sample=1e-4)
     same = comm.allgather(times)
     positive = all(value > 0 for side in times for value in side)
-    return same[0] == same[1], positive, [len(side) for side in times], middle([2.0], [4.0])
+    return same[0] == same[1], positive, [len(side) for side in times], ranks.middle([2.0], [4.0])
+
+
+def main(comm, file):
+    return {
+        "cases": sorted(ranks.CASES),
+        "counted": comm.allgather(counted(comm)),
+        "grown": grown(comm),
+        "timed": timed(comm),
+    }
 
 
 if __name__ == "__main__":
-    ranks = MPI.COMM_WORLD
-    answers = {
-        "cases": sorted(mpi_worker.CASES),
-        "counted": ranks.allgather(counted(ranks)),
-        "grown": grown(ranks),
-        "timed": timed(ranks),
-    }
-    if ranks.rank == 0:
-        Path(sys.argv[1]).write_text(json.dumps(answers))
+    ranks.run(main, sys.argv[1:])

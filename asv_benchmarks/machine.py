@@ -1,4 +1,4 @@
-"""The machine of a run: processor, caches, threads, versions; and that of the targets."""
+"""The machine of a run: processor, caches, threads, versions; and what others leave of it."""
 
 from __future__ import annotations
 
@@ -6,38 +6,19 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import time
 from pathlib import Path
-from typing import Any
 
+from numadam.bench import measure
 from numadam.info import cpu, gpu
 
 _PACKAGES = (
-    "numadam",
-    "numpy",
-    "numba",
-    "tbb",
-    "torch",
-    "deepspeed",
-    "jax",
-    "optax",
-    "numba-cuda",
-    "cupy-cuda12x",
-    "cupy-cuda13x",
-    "mpi4py",
-    "mpich",
-    "openmpi",
+    *("numadam", "numpy", "numba", "tbb", "torch", "deepspeed", "jax", "optax", "numba-cuda"),
+    *("cupy-cuda12x", "cupy-cuda13x", "mpi4py", "mpich", "openmpi"),
 )
-#: The processor on which the targets of the CPU's cases were set; a machine is compared in these.
-RECORDED: dict[str, Any] = {
-    "processor": "AMD EPYC",
-    "family": "25",
-    "model": "17",
-    "cores": 2,
-    "caches": {"L1d": "32K", "L2": "1024K", "L3": "32768K"},
-}
 
 
-def machine() -> dict[str, Any]:
+def machine():
     """The machine and the versions of a table."""
     import numba
 
@@ -64,21 +45,17 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _kind() -> dict[str, str]:
+def _kind():
     """Family and model of the processor, where Linux tells them: some names are of all models."""
-    found = {}
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
     except OSError:
-        lines = []
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() in ("cpu family", "model"):
-            found[name.split()[-1]] = value.strip()
-    return found
+        return {}
+    pairs = [[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]
+    return {name.split()[-1]: value for name, value in pairs if name in ("cpu family", "model")}
 
 
-def _caches() -> dict[str, str]:
+def _caches():
     """Sizes of the first core's caches, where Linux tells them."""
     found = {}
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
@@ -93,30 +70,40 @@ def _caches() -> dict[str, str]:
     return found
 
 
-def _words(about: dict[str, Any]) -> str:
-    """A processor in words."""
+def introduction(about):
+    """Return the machine in two lines."""
     kind = ", ".join(f"{name} {about[name]}" for name in ("family", "model") if name in about)
     caches = ", ".join(f"{name} {size}" for name, size in about.get("caches", {}).items())
     parts = [f"{about['processor']}{kind and f' ({kind})'}", f"{about['cores']} cores", caches]
-    return ", ".join(part for part in parts if part)
-
-
-def introduction(about: dict[str, Any]) -> str:
-    """Return the machine in two lines."""
+    words = ", ".join(part for part in parts if part)
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
-        f"{about['date']}, {_words(about)}, {about['system']}, {about['threads']} threads, "
+        f"{about['date']}, {words}, {about['system']}, {about['threads']} threads, "
         f"layer {about['layer']}, GPU: {about['gpu']}\n{versions}"
     )
 
 
-def compared(about: dict[str, Any]) -> str:
-    """Say on which processor the targets were set, and warn where this one is another."""
-    text = f"targets: set on {_words(RECORDED)}"
-    others = [name for name, value in RECORDED.items() if about.get(name) != value]
-    if not others:
-        return f"{text}: a processor like this one"
-    return (
-        f"{text}.\nWARNING: this machine differs ({', '.join(others)}): ratios may differ, "
-        "most of all in the caches (10k to 5M elements), of starts, and of minimize_many."
-    )
+def wait_until_quiet(end):
+    """Sleep until others leave the machine alone, or the monotonic clock reaches `end`."""
+    while time.monotonic() < end and measure.busy_now() > measure.LIMIT:
+        pass
+
+
+def quietest(take, wait):
+    """Call `take` when others are away, again for `wait` seconds; the quietest answer and load."""
+    end, best = time.monotonic() + wait, None
+    while True:
+        wait_until_quiet(end)
+        load = measure.Load()
+        found = take()
+        busy = load.busy()
+        if best is None or (busy or 0.0) < (best[1] or 0.0):
+            best = found, busy
+        if (best[1] or 0.0) <= measure.LIMIT or time.monotonic() >= end:
+            return best
+
+
+def table(heads, rows):
+    """Lines of a table in Markdown."""
+    body = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in body)

@@ -1,0 +1,345 @@
+"""The path on a GPU: right on the card, and how fast. Skipped where there is none.
+
+``python asv_benchmarks/run.py gpu --json gpu.json`` prints all of it as a table.
+"""
+
+import functools
+import time
+from statistics import median
+
+import numba
+import numpy as np
+
+import numadam
+from numadam._arrays.gpu import install_for_gpu
+from numadam.bench.peers import STEP_LR, Unavailable, need
+
+from .common import Case, Cases, Figure, pair, size
+from .minimize import jax_objective, jax_solver
+from .options import OPTIONS, RULES
+from .step import TORCH
+
+_N = 2**28
+_SMALL = [size(1_000)] * size(1_000)
+#: Bytes of a step over those of a copy, an element.
+_BYTES = 28 / 8
+#: Largest difference from float64 on the CPU after 100 steps, by dtype.
+_BOUNDS = {"bfloat16": 1e-1, "float16": 2e-2, "": 1e-5}
+#: Options with which float64 on the CPU computes something else.
+_LEFT_OUT = ("accumulate", "like-keras")
+_ELEMENTS = size(1_000)
+#: Launches that wait in a stream at most, with room: more of them would block the host.
+_QUEUE = 200
+
+
+def need_gpu():
+    """CuPy, where it finds a GPU."""
+    try:
+        need("cupy", "numba_cuda")
+    except Unavailable as reason:
+        raise Unavailable(f"{reason}: {install_for_gpu()}") from None
+    import cupy
+
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise Unavailable(f"no usable GPU ({error})") from error
+    if count == 0:
+        raise Unavailable("no GPU")
+    return cupy
+
+
+def need_memory(nbytes):
+    """Refuse where the card has less free memory."""
+    free, _ = need_gpu().cuda.runtime.memGetInfo()
+    if free < nbytes:
+        raise Unavailable(f"needs {nbytes / 2**30:.0f} GiB of free GPU memory")
+
+
+def waited(launches):
+    """A side that ends when the GPU has done what it was given."""
+    cupy = need_gpu()
+
+    def side():
+        launches()
+        cupy.cuda.get_current_stream().synchronize()
+
+    return side
+
+
+def numbers(n, seed=0):
+    """Values like gradients, float32, on the GPU."""
+    cupy = need_gpu()
+    return cupy.random.default_rng(seed).standard_normal(n, dtype=cupy.float32)
+
+
+def step(n, rule="Adam", **options):
+    """A step over one array."""
+    need_memory(24 * n)
+    optimizer = getattr(numadam, rule)(numbers(n), lr=STEP_LR, **options)
+    return waited(functools.partial(optimizer.step, numbers(n, 1)))
+
+
+def copy(n):
+    """A copy of an array on the GPU, by the driver."""
+    need_memory(8 * n)
+    cupy, source = need_gpu(), numbers(n)
+    target = source.copy()
+    kind = cupy.cuda.runtime.memcpyDeviceToDevice
+    arguments = target.data.ptr, source.data.ptr, source.nbytes, kind
+
+    def launch():
+        cupy.cuda.runtime.memcpyAsync(*arguments, cupy.cuda.get_current_stream().ptr)
+
+    return waited(launch)
+
+
+def arrays_step(sizes):
+    """A step over many arrays or one, the same gradient arrays at each; it does not wait."""
+    need_gpu()
+    params, grads = ([numbers(n, seed) for n in sizes] for seed in (0, 1))
+    single = len(sizes) == 1
+    optimizer = numadam.Adam(params[0] if single else params, lr=STEP_LR)
+    return functools.partial(optimizer.step, grads[0] if single else grads)
+
+
+def _tensors(sizes):
+    need("torch")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise Unavailable("torch finds no GPU")
+    generator = torch.Generator("cuda").manual_seed(0)
+    tensors = [torch.randn(n, device="cuda", generator=generator) for n in sizes]
+    for tensor in tensors:
+        tensor.requires_grad_()
+        tensor.grad = torch.randn(len(tensor), device="cuda", generator=generator)
+    return tensors
+
+
+def torch_fused(sizes):
+    """A fused step of torch."""
+    tensors = _tensors(sizes)
+    import torch
+
+    optimizer = torch.optim.Adam(tensors, lr=STEP_LR, fused=True)
+
+    def side():
+        optimizer.step()
+        torch.cuda.synchronize()
+
+    return side
+
+
+def torch_usual(n):
+    """A clip of the gradients by their norm, a fused AdamW and an average in torch."""
+    tensors = _tensors([n])
+    import torch
+
+    optimizer = torch.optim.AdamW(tensors, lr=STEP_LR, fused=True)
+    averages = [tensor.detach().clone() for tensor in tensors]
+
+    def side():
+        torch.nn.utils.clip_grad_norm_(tensors, 1.0, foreach=True)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, tensors, 1e-3)
+        torch.cuda.synchronize()
+
+    return side
+
+
+def _repeated(call, count, synchronize, wait_inside):
+    """Measure seconds of one of so many calls in a row, with the wait for the GPU or without."""
+
+    def once():
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        if wait_inside:
+            synchronize()
+        return (time.perf_counter() - start) / count
+
+    def figure(pairs):
+        once()
+        return Figure(median(once() for _ in range(pairs)))
+
+    return figure
+
+
+def host_time(sizes):
+    """Seconds until `step` returns, while the GPU works: the host's share."""
+    cupy = need_gpu()
+    stream = cupy.cuda.get_current_stream()
+    return _repeated(arrays_step(sizes), _QUEUE // 4, stream.synchronize, False)
+
+
+def replay(n):
+    """Seconds of a captured step, replayed many times in a row."""
+    cupy = need_gpu()
+    optimizer = numadam.Adam(numbers(n), lr=STEP_LR, capturable=True)
+    gradient, stream = numbers(n, 1), cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.Device().synchronize()
+    with stream:
+        optimizer.step(gradient)
+        stream.begin_capture()
+        optimizer.step(gradient)
+        graph = stream.end_capture()
+    return _repeated(lambda: graph.launch(stream), _QUEUE, stream.synchronize, True)
+
+
+@numba.njit
+def rosenbrock(x, g):
+    """The valley in any number of dimensions."""
+    total = 0.0
+    for i in range(len(g)):
+        g[i] = 0.0
+    for i in range(len(g) - 1):
+        a, b = x[i + 1] - x[i] * x[i], 1.0 - x[i]
+        g[i] += -400.0 * a * x[i] - 2.0 * b
+        g[i + 1] += 200.0 * a
+        total += 100.0 * a * a + b * b
+    return total
+
+
+def problems(count, n, iterations):
+    """So many Rosenbrock problems on the GPU."""
+    x0 = need_gpu().random.default_rng(0).uniform(-2, 2, (count, n))
+    options = {"lr": 0.01, "gtol": 0.0, "maxiter": iterations}
+    return waited(functools.partial(numadam.minimize_many, rosenbrock, x0, **options))
+
+
+def jax_problems(count, n, iterations):
+    """The same by ``jax.vmap(optax)`` on the GPU."""
+    solve = jax_solver(jax_objective, iterations)
+    import jax
+
+    if jax.default_backend() != "gpu":
+        raise Unavailable("JAX finds no GPU")
+    run = jax.jit(jax.vmap(solve))
+    x0 = jax.numpy.asarray(np.random.default_rng(0).uniform(-2, 2, (count, n)))
+    return lambda: run(x0).block_until_ready()
+
+
+def agreement(rule, options, steps=100):
+    """Distance of the GPU from float64 on the CPU after some steps.
+
+    The largest difference, divided by the largest parameter.
+    """
+    cupy, rng = need_gpu(), np.random.default_rng(3)
+    given = {k: v(_ELEMENTS) if callable(v) else v for k, v in options.items()}
+    dtype = np.dtype(given.pop("dtype", np.float32))
+    wide = np.complex128 if dtype.kind == "c" else np.float64
+    start = rng.standard_normal(_ELEMENTS).astype(dtype)
+    on_gpu, on_cpu = cupy.asarray(start), start.astype(wide)
+    given = {"lr": 0.01, **given}
+    on_card = {key: _moved(value, cupy) for key, value in given.items()}
+    card = getattr(numadam, rule)(on_gpu, **on_card)
+    plain = {k: v for k, v in given.items() if k not in ("state_dtype", "master")}
+    reference = getattr(numadam, rule)(on_cpu, **plain)
+    for _ in range(steps):
+        g = rng.standard_normal(_ELEMENTS).astype(dtype)
+        card.step(cupy.asarray(g))
+        reference.step(g.astype(wide))
+    got = cupy.asnumpy(on_gpu).astype(wide)
+    return float(np.abs(got - on_cpu).max() / np.abs(on_cpu).max())
+
+
+def _moved(value, cupy):
+    if isinstance(value, np.ndarray):
+        return cupy.asarray(value)
+    return tuple(_moved(part, cupy) for part in value) if isinstance(value, tuple) else value
+
+
+def _right(name, rule, options):
+    """A case that compares the card with float64 on the CPU."""
+    bound = next(bound for kind, bound in _BOUNDS.items() if kind in name)
+    what = f"{rule} with {name}: 100 steps on the card from float64 on the CPU, relative"
+
+    def make():
+        need_gpu()
+        return lambda pairs: Figure(agreement(rule, options))
+
+    needs = ("ml_dtypes",) if "bfloat16" in name else ()
+    return f"right-{name}", Case(what, bound, make, needs)
+
+
+class Right(Cases):
+    """Differences from the CPU: every rule and option."""
+
+    unit = "ratio"
+    cases = dict(
+        [
+            *(_right(f"rule-{name}", *given) for name, given in RULES.items()),
+            *(
+                _right(name, "Adam", options)
+                for name, options in OPTIONS.items()
+                if name not in _LEFT_OUT
+            ),
+        ]
+    )
+    track_difference = Cases.value
+
+
+class Speed(Cases):
+    cases = {
+        "gpu-copy": Case(
+            "a float32 step of 2^28 elements / a copy on the card, by bytes (0.92 of its "
+            "bandwidth)",
+            1 / 0.92,
+            pair(lambda: step(size(_N)), lambda: copy(size(_N)), _BYTES),
+        ),
+        "gpu-torch": Case(
+            "a float32 step of 2^28 elements / torch, fused",
+            1.0,
+            pair(lambda: step(size(_N)), lambda: torch_fused([size(_N)])),
+            TORCH,
+        ),
+        "gpu-usual": Case(
+            "clip by norm, AdamW and EMA of 2^26 / torch: clip_grad_norm_, fused AdamW, lerp",
+            0.6,
+            pair(
+                lambda: step(size(2**26), "AdamW", clip_norm=1.0, ema=0.999),
+                lambda: torch_usual(size(2**26)),
+            ),
+            TORCH,
+        ),
+        "gpu-many": Case(
+            "1000 arrays of 1000 elements / torch, fused",
+            1.0,
+            pair(lambda: waited(arrays_step(_SMALL)), lambda: torch_fused(_SMALL)),
+            TORCH,
+        ),
+        "gpu-bfloat16": Case(
+            "a step of 2^28 elements with bfloat16 state / float32 state",
+            0.75,
+            pair(lambda: step(size(_N), state_dtype="bfloat16"), lambda: step(size(_N))),
+            ("ml_dtypes",),
+        ),
+        "gpu-problems": Case(
+            "minimize_many, 10^6 problems of n=4, 500 iterations / jax.vmap(optax)",
+            0.5,
+            pair(lambda: problems(size(10**6), 4, 500), lambda: jax_problems(size(10**6), 4, 500)),
+            ("jax", "optax"),
+        ),
+    }
+    track_ratio = Cases.value
+
+
+class Seconds(Cases):
+    unit = "s"
+    cases = {
+        "gpu-host-1": Case(
+            "time of the host in a step over one array", 15e-6, lambda: host_time([_ELEMENTS])
+        ),
+        "gpu-host-1000": Case(
+            "time of the host in a step over 1000 arrays that stay",
+            40e-6,
+            lambda: host_time(_SMALL),
+        ),
+        "gpu-replay": Case(
+            "a captured step of 1000 elements, replayed", 5e-6, lambda: replay(_ELEMENTS)
+        ),
+    }
+    track_seconds = Cases.value

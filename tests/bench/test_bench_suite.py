@@ -1,0 +1,309 @@
+"""The suite of asv: every case runs, on small arrays, and its sides do what they say."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import numadam
+from numadam.bench import measure, peers
+from numadam.rules import CLASSES
+from tests.bench.scripts import load
+
+common, step, start, options, minimize, gpu, cuda_code = (
+    load(f"benchmarks.{name}")
+    for name in ("common", "step", "start", "options", "minimize", "gpu", "cuda_code")
+)
+run, machine = load("run"), load("machine")
+CASES = run.cases_of((*run.TARGETS, *run.OTHERS))
+#: Cases of processes that compile for seconds, of several ranks (`test_bench_mpi.py`), one that
+#: builds for a minute, and those of a GPU.
+NOT_HERE = re.compile("first-step|workqueue|many-first|mpi|deepspeed|import|right|gpu")
+
+
+def marked(name):
+    """The name, marked if the case compares with another library."""
+    needs = [need for need in CASES[name][0].needs if need != "ml_dtypes"]
+    return pytest.param(name, marks=[pytest.mark.peers(*needs)] if needs else [])
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in CASES if not NOT_HERE.match(name)])
+def test_case_runs(name, tmp_path, monkeypatch):
+    case, unit = CASES[name]
+    assert re.fullmatch(r"[a-zA-Z0-9-]+", name)
+    assert case.what
+    assert case.target >= 0
+    assert unit in ("ratio", "s", "B")
+    monkeypatch.chdir(tmp_path)  # checkpoints lie there
+    figure = taken(case)
+    assert figure.value >= 0
+    if name.removesuffix("-10M") in options.OPTIONS or name.startswith("rule-"):
+        assert 0.4 < figure.expected < 3.0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("right", "gpu"))])
+def test_case_of_a_gpu_runs(name):
+    """Also on an emulated one: the option --emulate."""
+    case, _ = CASES[name]
+    value = taken(case).value
+    assert value > 0
+    assert not name.startswith("right") or value <= case.target
+
+
+def taken(case):
+    """A figure of the case, or a skip with the reason."""
+    if why := case.missing():
+        pytest.skip(why)
+    try:
+        return case.make()(1)
+    except peers.Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+def test_arrays_are_small_here():
+    assert common.size(10**7) == 100
+    assert common.size(5) == 5
+
+
+def test_every_rule_and_option_has_a_case_on_each_device():
+    rules = {rule.lower() for rule in CLASSES.values()}
+    assert {f"rule-{rule}-10M" for rule in rules - {"adam"}} < CASES.keys()
+    assert {f"{name}-10M" for name in options.OPTIONS} < CASES.keys()
+    assert {f"right-rule-{rule}" for rule in rules} < CASES.keys()
+    left_out = {"accumulate", "like-keras"}
+    assert {f"right-{name}" for name in options.OPTIONS.keys() - left_out} < CASES.keys()
+
+
+def test_a_case_without_a_gpu_says_so():
+    try:
+        gpu.need_gpu()
+    except peers.Unavailable:
+        pass
+    else:
+        pytest.skip("there is a GPU: the cases would run")
+    for name in ("right-rule-adam", "gpu-host-1", "gpu-copy"):
+        row = run.measured(name, *CASES[name], 1, 0.0)
+        assert "value" not in row
+        assert "GPU" in row["skipped"] or "not installed" in row["skipped"]
+        assert f"skipped: {row['skipped']}" in run.line(run.cells(row))
+    with pytest.raises(NotImplementedError):  # asv skips it
+        gpu.Right().setup("right-rule-adam")
+
+
+@pytest.mark.cuda
+def test_the_code_of_a_step_is_counted():
+    instructions, registers = cuda_code.step_code(cuda_code.plan_of("SGD", {}))
+    assert 5 < instructions < 200
+    assert 16 <= registers <= 64
+
+
+def test_asv_tracks_the_value_of_a_case(monkeypatch):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(NotImplementedError, match="torch is not installed"):
+        step.Peers().setup("torch-1M")
+    assert "roofline-50M" not in step.Roofline.params
+    tracked = minimize.Ratio()
+    tracked.setup("calls-callback")
+    assert tracked.track_ratio("calls-callback") == 1.0
+
+
+def test_case_under_a_layer_is_measured_in_its_own_process(monkeypatch):
+    monkeypatch.setenv("NUMADAM_BENCH_LIMIT", "100")
+    figure = common.under_layer("workqueue", "step", "numpy-1000")()(1)
+    assert figure.value > 0
+    with pytest.raises(RuntimeError, match=r"(?s)a benchmark process failed: .*NameError"):
+        common.run_python(["-c", "oops"])
+
+
+# --- the program --------------------------------------------------------------------------------
+
+
+def test_program_prints_a_table_and_writes_json(capsys, tmp_path):
+    file = tmp_path / "figures.json"
+    run.main(["--case", "numpy-1000", "--pairs", "1", "--json", str(file)])
+    assert re.search(r"\| numpy-1000 +\| .* [nu]s +\| .* us ", capsys.readouterr().out)
+    table = json.loads(file.read_text())
+    assert table["machine"]["versions"]["numadam"]
+    (row,) = table["rows"]
+    assert row["case"] == "numpy-1000"
+    assert row["value"] == pytest.approx(row["ours"] / row["theirs"], rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["x"], "there is no file 'x'"), (["--case", "x"], "there is no 'x'")]
+)
+def test_program_refuses_what_is_not_there(words, said, capsys):
+    with pytest.raises(SystemExit):
+        run.main(words)
+    assert said in capsys.readouterr().err
+
+
+def row(unit="ratio", busy=0.0, value=0.5, **given):
+    met = value <= 1.0
+    fixed = {"case": "x", "what": "what", "unit": unit, "target": 1.0, "by": "bytes", "note": ""}
+    return {**fixed, "value": value, "ours": 1.35, "theirs": None, "expected": 1.0} | {
+        "met": met,
+        "busy": busy,
+        **given,
+    }
+
+
+@pytest.mark.parametrize(
+    ("figure", "column", "text"),
+    [
+        (row(), 5, "yes"),
+        (row(busy=0.5), 5, "yes?"),
+        (row(busy=0.5, unit="B"), 5, "yes"),
+        (row(value=1.5, busy=None), 5, "NO"),
+        (row(), 2, "-"),
+        (row(), 1, "1.35 s"),
+        (row(unit="s", value=0.0123), 3, "12.3 ms"),
+        (row(expected=36 / 28), 7, "what (1.29 of its bytes)"),
+        (row(note="80 MB"), 7, "what (80 MB)"),
+    ],
+)
+def test_cell_of_the_table(figure, column, text):
+    assert run.cells(figure)[column] == text
+
+
+def test_large_case_is_left_out():
+    measured = run.measured("roofline-50M", *CASES["roofline-50M"], 1, 0.0)
+    assert "NUMADAM_BENCH_LARGE=1" in measured["skipped"] or "GiB" in measured["skipped"]
+
+
+def test_busy_figure_is_taken_again_and_the_quietest_counts(monkeypatch):
+    shares = iter([0.9, 0.5, 0.7, 0.0])
+    monkeypatch.setattr(measure.Load, "busy", lambda self: next(shares))
+    monkeypatch.setattr(machine, "wait_until_quiet", lambda end: None)
+    figures = iter("abcd")
+    assert machine.quietest(lambda: next(figures), 60.0) == ("d", 0.0)
+
+
+def test_without_waiting_a_figure_is_taken_once(monkeypatch):
+    monkeypatch.setattr(measure.Load, "busy", lambda self: 0.9)
+    assert machine.quietest(lambda: "a", 0.0) == ("a", 0.9)
+
+
+def test_waiting_ends_when_it_is_quiet_or_late(monkeypatch):
+    shares = iter([0.9, 0.0])
+    monkeypatch.setattr(measure, "busy_now", lambda: next(shares))
+    machine.wait_until_quiet(machine.time.monotonic() + 60)
+    assert list(shares) == []
+    machine.wait_until_quiet(machine.time.monotonic() - 1)  # late: nobody is asked
+
+
+# --- the sides ----------------------------------------------------------------------------------
+
+
+def test_ratio_is_divided_by_what_is_expected(monkeypatch):
+    monkeypatch.setattr(measure, "rounds", lambda sides, pairs: [[3.0], [2.0]])
+    assert common.ratio(int, int, 1, 1.25) == common.Figure(1.2, 3.0, 2.0, 1.25)
+
+
+@pytest.mark.parametrize(
+    ("rule", "given", "each"),
+    [
+        ("Adam", {}, 28),  # reads p, g, m, v, writes p, m, v
+        ("SGD", {}, 12),
+        ("SGD", {"momentum": 0.9}, 20),
+        ("RMSprop", {"centered": True, "momentum": 0.9}, 36),
+        ("Adam", {"amsgrad": True}, 36),
+        ("Adam", {"lr": options.rates}, 32),
+        ("Adam", {"bounds": (-3.0, 3.0)}, 28),
+        ("Adam", {"bounds": options.box}, 36),
+        ("Adam", {"accumulate": 3}, 32),
+        ("AdamW", {"clip_norm": 1.0, "ema": 0.9}, 40),  # + g once more, the average in and out
+        # the norm reads g, p and both bounds once more
+        ("Adam", {"bounds": options.box, "nonfinite": "skip"}, 52),
+        ("Adam", {"accumulate": 3, "clip_norm": 1.0}, 40),
+        ("Adam", {"dtype": "float16"}, 22),
+        ("Adam", {"dtype": "float16", "master": True}, 28),  # p is only written
+        ("Adam", {"dtype": "float64"}, 56),
+        ("Adam", {"dtype": "complex64"}, 28),
+        ("Adam", {"dtype": "complex64", "complex_form": "modulus"}, 24),
+    ],
+)
+def test_traffic_is_what_the_arrays_say(rule, given, each):
+    assert options.side(100, rule, given)[1] == each * 100
+
+
+def test_traffic_of_a_call_that_adds():
+    assert options.side(100, "Adam", {"accumulate": 3}, adds=True)[1] == 12 * 100
+
+
+@pytest.mark.parametrize(("calls", "steps"), [(0, 0), (1, 0), (2, 3)])
+def test_call_that_takes_a_step_or_adds(calls, steps):
+    optimizer = numadam.Adam(np.ones(5), accumulate=3)
+    call = options.call_after(optimizer, np.ones(5), calls)
+    for _ in range(3):
+        call()
+    assert optimizer.t == steps
+
+
+@pytest.mark.peers("torch")
+def test_usual_step_is_the_same_in_torch():
+    import torch
+
+    theirs = step.torch_usual(100)
+    ours = peers.step(100, rule="AdamW", clip_norm=1.0, ema=0.999)
+    for _ in range(5):
+        ours()
+    optimizer = ours.func.__self__
+    names = zip(theirs.__code__.co_freevars, theirs.__closure__, strict=True)
+    their = {name: cell.cell_contents for name, cell in names}
+    for _ in range(5):
+        # they clip the gradient in place, and then clip it again
+        their["tensor"].grad = torch.from_numpy(ours.args[0].copy())
+        theirs()
+    got = (optimizer.params, optimizer.averaged)
+    for mine, other in zip(got, (their["tensor"], their["average"]), strict=True):
+        np.testing.assert_allclose(mine, other.detach().numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_serial_side_never_runs_in_parallel():
+    side = step.matmuls(784, 64, serial=True)
+    names = dict(zip(side.__code__.co_freevars, side.__closure__, strict=True))
+    cpu_step = names["optimizer"].cell_contents._backend.compiled
+    assert cpu_step.kernel is cpu_step.serial
+
+
+def test_idle_step_has_no_momentum_left():
+    side = options.idle(20, steps=1000)
+    side()
+    optimizer = side.func.__self__
+    assert optimizer.t == 1011
+    assert not optimizer.state["m"].any()
+    assert optimizer.state["v"].all()
+
+
+def test_lazy_side_touches_a_share_of_the_rows():
+    lazy, dense = options.embedding(100, 4, 0.05)
+    table, every = lazy.func.__self__.params, dense.func.__self__.params
+    before, all_before = table.copy(), every.copy()
+    lazy()
+    dense()
+    assert (table != before).any(axis=1).sum() == 5
+    assert (every != all_before).all()
+
+
+def test_memory_of_a_side_that_keeps_and_one_that_does_not():
+    kept = []
+    keeps = start.memory(lambda: lambda: kept.append(bytes(10_000)), peak=False)(3)
+    assert 10_000 <= keeps.value < 12_000
+    passing = lambda: lambda: len(bytes(10_000))  # noqa: E731
+    assert start.memory(passing, peak=False)(3).value == 0
+    assert 10_000 <= start.memory(passing, peak=True)(3).value < 12_000
+    assert 10_000 <= options.peak(lambda: bytes(10_000)) < 12_000
+    assert options.peak(lambda: None) < 1000
+
+
+def test_memory_that_accumulate_adds(monkeypatch):
+    monkeypatch.setattr(common, "LIMIT", 100_000)
+    assert 0.9 < options.accumulating(100_000, 3)(1).value < 1.2
+
+
+def test_overhead_is_what_an_iteration_adds():
+    figure = minimize.overhead(1)
+    assert figure.value == figure.ours / figure.theirs > 0
