@@ -1,8 +1,12 @@
-"""The tests of a file are found by its path: tests/ has the folders of numadam/."""
+"""Layout and size: tests/ has the folders of numadam/, which is as small as budget.toml says."""
 
 import ast
 import tomllib
 from pathlib import Path
+
+import pytest
+
+from tests import budget
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "numadam"
@@ -53,3 +57,28 @@ def test_the_picture_of_the_floors_has_a_line_on_each_package() -> None:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGES"
     )
     assert said.keys() == {name.strip() for floor in floors for name in floor.split("|")}
+
+
+# --- size: CONTRIBUTING says how the package may grow --------------------------------------------
+
+BUDGET = budget.budget()
+#: A number may be so much larger than its budget, so that a line more is no matter.
+SLACK = 1.02
+KINDS = ("code lines", "docstring lines", "syntax nodes")
+
+
+def test_every_package_has_a_budget() -> None:
+    assert budget.packages().keys() == BUDGET["packages"].keys()
+
+
+@pytest.mark.parametrize("name", BUDGET["packages"])
+def test_packages_keep_to_their_budgets(name: str) -> None:
+    for kind, number, allowed in zip(
+        KINDS, budget.packages()[name], BUDGET["packages"][name], strict=True
+    ):
+        assert number <= SLACK * allowed, f"{name}: {number} {kind}, of {allowed}"
+
+
+@pytest.mark.parametrize("name", BUDGET["counts"])
+def test_counts_only_fall(name: str) -> None:
+    assert budget.counts()[name] <= BUDGET["counts"][name], budget.used_once()

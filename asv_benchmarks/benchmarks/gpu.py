@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 import numadam
-from numadam._arrays.gpu import install_for_gpu
+from numadam._arrays.interop import install_for_gpu
 from numadam.bench.peers import STEP_LR, Unavailable, need
 
 from .common import Case, Cases, Figure, pair, size

@@ -7,6 +7,7 @@ of these libraries is imported: an object says by itself where its memory is.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -15,14 +16,19 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_cupy_array as is_cupy
 
+from numadam._version import install_command
+
 __all__ = [
     "as_cupy",
     "as_numpy",
     "as_view",
     "as_views",
     "home",
+    "install_for_gpu",
     "is_array",
     "is_cupy",
+    "require_bfloat16",
+    "require_gpu",
     "to_host",
     "units_of",
 ]
@@ -130,8 +136,6 @@ def as_numpy(x: Any) -> Any:
 
 def as_cupy(x: Any) -> Any:
     """A foreign object in the GPU's memory as a CuPy array over it."""
-    from numadam._arrays.gpu import require_gpu
-
     require_gpu()
     import cupy
 
@@ -188,3 +192,65 @@ def as_views(
             error.add_note(f"This is about {name(k)}.")  # its library's own words
             raise
     return views
+
+
+# --- what CuPy arrays need -----------------------------------------------------------------------
+
+
+def install_for_gpu() -> str:
+    """The commands that install all that numadam needs on a GPU."""
+    return f"{install_command('cuda13')}, or for CUDA 12 {install_command('cuda12')}"
+
+
+def _is_missing(module: str) -> bool:
+    if module in sys.modules:
+        return False
+    try:
+        return importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:  # the package around it
+        return True
+
+
+def require_packages() -> None:
+    """Raise ImportError if a package is missing, and say what installs it."""
+    # `numba.cuda` would import without numba-cuda: Numba's own deprecated target
+    modules = {"cupy": "CuPy", "numba_cuda": "numba-cuda", "cuda.bindings": "cuda-bindings"}
+    for module, package in modules.items():
+        if _is_missing(module):
+            raise ImportError(
+                f"Arrays on a GPU need the {package} package, which is not installed: "
+                f"{install_for_gpu()}."
+            )
+
+
+def require_gpu() -> None:
+    """Raise, in one sentence, what is missing: a package, a driver, a GPU."""
+    require_packages()
+    from numba import config
+
+    if config.ENABLE_CUDASIM:
+        raise RuntimeError(
+            "NUMBA_ENABLE_CUDASIM is set, but numadam's kernels exist only compiled: unset it."
+        )
+    import cupy
+
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(
+            f"CuPy finds no usable GPU ({error}). Check the driver with `nvidia-smi`, and "
+            f"that the packages are those for its version of CUDA: {install_for_gpu()}."
+        ) from error
+    if count == 0:
+        raise RuntimeError("CuPy finds no GPU: check the driver with `nvidia-smi`.")
+
+
+def require_bfloat16(name: str) -> None:
+    """Raise ImportError if CuPy is too old for bfloat16: CuPy 13 cannot copy such arrays."""
+    import cupy
+
+    if int(cupy.__version__.split(".")[0]) < 14:
+        raise ImportError(
+            f"{name}: bfloat16 on a GPU needs CuPy 14, and this is {cupy.__version__}: "
+            f"{install_for_gpu()}."
+        )

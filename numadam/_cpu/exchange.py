@@ -15,7 +15,7 @@ from numadam._cpu.compiled import sum_up_address
 from numadam._cpu.norm_kernel import NORMS_AGAIN, NORMS_FINITE, NORMS_REFUSED
 from numadam._cpu.records import NORM_SUM
 from numadam._jit.interrupts import defer_interrupts
-from numadam._settings.same import same_numbers
+from numadam._settings.settings import same_numbers
 
 # takes the GIL, which a large step has let go
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)

@@ -16,7 +16,7 @@ from numadam._cuda import launch as policy
 from numadam._cuda.arrays import is_flat
 from numadam._cuda.memory import WIDEST
 from numadam._cuda.norms import norm_iterations, norm_slots, round_size, rounds_of
-from numadam._cuda.upload import Upload
+from numadam._cuda.scalars import Upload
 
 #: Blocks of threads that fill any GPU: with more than these a thread takes several tiles.
 _FULL = 2_048

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numadam._arrays.gpu import require_bfloat16, require_gpu
+from numadam._arrays.interop import require_bfloat16, require_gpu
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
@@ -387,7 +387,7 @@ class CudaBackend(Backend):
     @classmethod
     def update(cls, call: FunctionalStep) -> Again | None:
         """Take one step on the caller's own arrays; the first call for an option compiles."""
-        from numadam._cuda.functional import update
+        from numadam._cuda.step import update
 
         update(call)
         return None

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from numadam._arrays.gpu import install_for_gpu
+from numadam._arrays.interop import install_for_gpu
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
 from numadam._jit import cache

@@ -36,6 +36,8 @@ from numadam._cuda.kernel_spec import (
     Pass,
     device_jit,
     make_load_addresses,
+    make_scalars,
+    scalars_type,
     start_pass,
     step_pass,
     step_slots,
@@ -49,7 +51,6 @@ from numadam._cuda.memory import (
     make_read_tile,
     make_write_tile,
 )
-from numadam._cuda.scalar_kernels import make_scalars, scalars_type
 
 
 def _read_absent(address, i):

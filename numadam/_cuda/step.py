@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from numadam._arrays import checks as ar
+from numadam._arrays.interop import require_gpu
 from numadam._arrays.layout import Layout
-from numadam._backend import Exchange, Leaves
+from numadam._arrays.sparse import clear, coalesce_for, is_sparse, scatter
+from numadam._backend import Exchange, FunctionalStep, Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
@@ -18,11 +23,104 @@ from numadam._cuda import kernel_spec as spec
 from numadam._cuda import launch as policy
 from numadam._cuda.arguments import KernelArguments
 from numadam._cuda.compiler import compiled
-from numadam._cuda.control import DeviceControl
+from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._cuda.reductions import GradientNorms
-from numadam._cuda.scalars import DeviceScalars, HostScalars, Scalars
-from numadam._cuda.sparse import SparseGradients
+from numadam._cuda.scalars import DeviceControl, DeviceScalars, HostScalars, Scalars
 from numadam._cuda.validate import CheckedArrays, Title, Validated, Validator
+from numadam._jit.interrupts import defer_interrupts
+
+# --- gradients that touch a few rows -------------------------------------------------------------
+
+
+#: By leaf the rows of a sparse gradient, and their values.
+Rows = Mapping[int, tuple[Any, Any]]
+
+
+class SparseGradients:
+    """Converts sparse gradients to the form that a step reads.
+
+    With "lazy" the step visits only the rows of the gradient. With "dense" it reads an ordinary
+    gradient, whose buffer is kept and cleared row by row. To sort and check the rows, the host
+    waits for the GPU.
+
+    Parameters
+    ----------
+    layout : Layout
+    device : int
+        Number of the GPU.
+    how : {None, "lazy", "dense"}
+    title : callable
+        ``title(slot, leaf)``: what the user calls that array.
+
+    Attributes
+    ----------
+    scattered : dict
+        By leaf the rows of the dense buffers that are not zero: `clear` is due.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        device: int,
+        how: str | None,
+        title: Callable[[int, int], str],
+    ) -> None:
+        self._layout, self._device = layout, device
+        self._how, self._title = how, title
+        self._dense: dict[int, Any] = {}
+        self.scattered: dict[int, Any] = {}
+
+    def convert(self, used: dict[int, Leaves]) -> Rows:
+        """Rows and values of lazy gradients; dense ones take their place in `used`.
+
+        Call `clear` after the step.
+        """
+        grads = used[pl.G]
+        rows = {k: self._coalesced(g, k) for k, g in enumerate(grads) if is_sparse(g)}
+        if self._how == "lazy" or not rows:
+            return rows
+        used[pl.G] = self._as_dense(grads, rows)
+        return {}
+
+    def clear(self) -> None:
+        """Set the dense buffers to zero again."""
+        with defer_interrupts():
+            for leaf, rows in self.scattered.items():
+                clear(rows, ca.in_memory(self._dense[leaf]))
+            self.scattered = {}
+
+    def _coalesced(self, grad: Any, leaf: int) -> tuple[Any, Any]:
+        import cupy
+
+        name, layout = self._title(pl.G, leaf), self._layout
+        shape, order = layout.shapes[leaf], layout.orders[leaf]
+        rows, values = coalesce_for(grad, name, self._how, layout, leaf, "cupy")
+        if not isinstance(values, cupy.ndarray):
+            raise TypeError(f"{name}: {ar.describe(values, 'CuPy')}")
+        ca.check_device(values, name, self._device, self._title(pl.P, leaf))
+        if self._how == "lazy" and order != tuple(range(len(order))):
+            # each row in the parameter's order of axes
+            ordered = ca.in_memory(values).reshape(len(values), *shape[1:]).transpose(order)
+            values = cupy.ascontiguousarray(ordered)
+        return rows, values
+
+    def _as_dense(self, grads: Leaves, rows_of: Rows) -> list[Any]:
+        import cupy
+
+        for leaf in self.scattered:  # an interrupt came before `clear`
+            del self._dense[leaf]
+        self.scattered = {}
+        dense = list(grads)
+        for leaf, (rows, values) in rows_of.items():
+            if leaf not in self._dense:
+                self._dense[leaf] = cupy.zeros(self._layout.shapes[leaf], self._layout.dtype)
+            dense[leaf] = self._dense[leaf]
+            self.scattered[leaf] = rows
+            scatter(rows, ca.in_memory(values), ca.in_memory(dense[leaf]))
+        return dense
+
+
+# --- steps of an optimiser -----------------------------------------------------------------------
 
 
 class CudaStep:
@@ -238,3 +336,76 @@ def make_parts(
     lazy = sparse == "lazy"
     step = CudaStep(plan, layout, arguments, scalars, norms, device, outs, lazy)
     return StepParts(arguments, on_device, scalars, norms, of_sparse, validator, step)
+
+
+# --- steps on arrays that the caller owns --------------------------------------------------------
+
+
+#: Serialises the calls of several threads, which share the parts of a step.
+_lock = threading.Lock()
+#: ``cudaStreamPerThread``
+_PER_THREAD = 2
+
+
+class _Signature(NamedTuple):
+    """Properties of a call that decide which parts it can share with another call."""
+
+    plan: Plan
+    width: int  # of the control block
+    device: int
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    has_out: bool
+    names: tuple[str, ...]  # of the arrays, by slot
+    # the stream itself: it lives as long as this does, and no other gets its number meanwhile
+    stream: Any
+    thread: int  # where streams of several threads have one number, else 0
+
+
+@functools.lru_cache(maxsize=256)  # more shapes than a model has: else each call would compile
+def _parts(signature: _Signature) -> tuple[np.ndarray, StepParts]:
+    """A control block of one row, and the parts of steps that read it."""
+    plan, width, device, shape, order, has_out, names, *_ = signature
+    layout, control = Layout([shape], [order], plan.dtype), np.zeros((1, width))
+
+    def title(slot: int, leaf: int) -> str:
+        return names[slot]
+
+    return control, make_parts(plan, layout, control, [0], device, title, outs=[has_out])
+
+
+def _signature(call: FunctionalStep) -> _Signature:
+    import cupy
+
+    settings, p, has_out = call.settings, call.arrays[pl.P], call.arrays[pl.OUT] is not None
+
+    stream = cupy.cuda.get_current_stream()
+    # all threads call their own default stream by the same number
+    thread = threading.get_ident() if stream.ptr == _PER_THREAD else 0
+    width, order = settings.control.shape[1], ar.memory_order(p)
+    given = settings.plan, width, int(p.device.id), p.shape, order, has_out, call.names
+    return _Signature(*given, stream, thread)
+
+
+def update(call: FunctionalStep) -> None:
+    """Take a step on the caller's arrays; the first call for an option compiles."""
+    settings, products, arrays, _, t, lr = call
+    require_gpu()
+    with on_gpu(int(arrays[pl.P].device.id)), _lock:
+        refuse_capture("update", "Use an optimiser made")
+        control, parts = _parts(_signature(call))
+        scalars, norms, step = parts.scalars, parts.norms, parts.step
+        step.bind(parts.validator.validate(call.used))
+        parts.validator.forget()  # the caller's arrays are not kept alive
+        for copy in step.copies_in:
+            copy()
+        control[...] = settings.control
+        if products:
+            scalars.load_products(np.array([products], np.float64))
+        with defer_interrupts():
+            scalars.prepare(lr, t, 1, 0, 0)
+            if norms is not None:
+                norms.compute(t, 0)
+            for launch in (*step.launches, *step.copies_back):
+                launch()
+        step.release()

@@ -14,7 +14,7 @@ from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
 from numadam._arrays.tree import Tree
 from numadam._minimize.result import Result
 from numadam._minimize.stopping import BAD_F, BAD_G, MAXITER, STATUS
-from numadam._settings.learning_rate import is_plain
+from numadam._settings.groups import is_plain
 
 Add = Callable[[tuple[int, int]], Iterable[int]]
 

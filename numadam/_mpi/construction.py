@@ -11,8 +11,7 @@ import numpy as np
 from numadam._mpi.decomposition import Decomposition, ranks
 from numadam._mpi.errors import RankError
 from numadam._mpi.exchange import StepExchange
-from numadam._settings.same import names_of_same
-from numadam._settings.settings import Settings
+from numadam._settings.settings import Settings, names_of_same
 
 #: Options that belong to the block of a rank, as its parameters do.
 _OF_BLOCK = ("bounds", "comm")

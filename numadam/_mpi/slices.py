@@ -11,8 +11,7 @@ from numadam._arrays.interop import is_cupy
 from numadam._arrays.tree import Active, Tree
 from numadam._core.rule import RuleSpec
 from numadam._settings.bounds import leaf_bounds
-from numadam._settings.groups import leaf_overrides
-from numadam._settings.learning_rate import check_rate, is_plain, leaf_rates
+from numadam._settings.groups import check_rate, is_plain, leaf_overrides, leaf_rates
 
 #: For each array its elements in a slice: low to before high, in C order.
 Parts = Sequence[tuple[int, int]]

@@ -124,7 +124,7 @@ class Staged:
 
     def _room(self, nbytes: int) -> Any:
         """Pinned memory that no message uses: the largest there is, or more."""
-        from numadam._cuda.upload import empty_pinned
+        from numadam._cuda.scalars import empty_pinned
 
         free = self._free.pop() if self._free else None
         if free is None or free.size < nbytes:

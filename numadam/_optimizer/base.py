@@ -28,12 +28,9 @@ from numadam._optimizer.defaults import changed_options
 from numadam._optimizer.dispatch import backend_for
 from numadam._optimizer.foreign import OptimizerType, missing, own_names, with_foreign_names
 from numadam._optimizer.state import State, check_steps
-from numadam._settings.alike import settings_for
 from numadam._settings.bounds import leaf_bounds
-from numadam._settings.groups import group_overrides
-from numadam._settings.learning_rate import is_plain
-from numadam._settings.owned import leaf_masks
-from numadam._settings.settings import Settings
+from numadam._settings.groups import group_overrides, is_plain, leaf_masks
+from numadam._settings.settings import Settings, settings_for
 
 if TYPE_CHECKING:
     from numadam._mpi.construction import Construction

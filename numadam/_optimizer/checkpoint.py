@@ -32,7 +32,7 @@ from numadam._jit.interrupts import Writes
 from numadam._optimizer.base import Kind, OptimizerBase
 from numadam._optimizer.defaults import default_options
 from numadam._optimizer.state import check_state
-from numadam._settings.learning_rate import is_plain
+from numadam._settings.groups import is_plain
 from numadam._version import __version__
 from numadam.schedules.plateau import ReduceOnPlateau
 

@@ -13,7 +13,7 @@ from numadam._checkpoint.options import equal, options_from_json
 from numadam._checkpoint.tree import Structure
 from numadam._core.parts import Parts
 from numadam._settings.bounds import Box, leaf_bounds
-from numadam._settings.learning_rate import is_plain
+from numadam._settings.groups import is_plain
 
 
 def has_arrays(parts: Parts) -> bool:

@@ -13,7 +13,7 @@ from numadam._optimizer.attributes import with_options
 from numadam._optimizer.checkpoint import Checkpointed
 from numadam._optimizer.shared import SharedAttributes
 from numadam._optimizer.snapshot import Snapshot, checked
-from numadam._settings.learning_rate import is_plain
+from numadam._settings.groups import is_plain
 
 
 class Optimizer(SharedAttributes, Checkpointed):

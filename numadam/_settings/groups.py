@@ -1,4 +1,4 @@
-"""Groups: options of their own for some of the arrays, chosen by patterns on their paths."""
+"""Options of single arrays: learning rates, groups, the mask of elements that count in norms."""
 
 from __future__ import annotations
 
@@ -6,11 +6,53 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from numadam._arrays.tree import Tree
+import numpy as np
+from array_api_compat import array_namespace
+
+from numadam._arrays.checks import bad_shape, refuse_more_than_numbers
+from numadam._arrays.interop import as_view, is_array, to_host
+from numadam._arrays.tree import Active, Tree
 from numadam._core import options as op
 from numadam._core.hyper import LR
 from numadam._core.rule import RuleSpec
-from numadam._settings.learning_rate import is_plain, leaf_rates
+from numadam._settings.bounds import as_numbers, fits
+
+# --- learning rates ------------------------------------------------------------------------------
+
+
+def is_plain(lr: Any) -> bool:
+    """Whether a step size is one number, or a callable, for all arrays."""
+    return not isinstance(lr, (list, tuple, Mapping)) and getattr(lr, "ndim", 0) == 0
+
+
+def check_rate(lr: Any, leaf: Any, name: str) -> Any:
+    """A step size per element: finite, not negative, and of a shape that fits."""
+    xp = array_namespace(leaf)
+    refuse_more_than_numbers(lr, "lr", "expected a number or an array")
+    try:
+        values = as_numbers(xp, lr, "lr")
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"lr: expected a number or an array for {name}, got {lr!r:.80}.") from error
+    if not fits(values, leaf):
+        raise ValueError(
+            f"lr: expected a number or an array that broadcasts to shape {leaf.shape} of {name}, "
+            f"got shape {values.shape}."
+        )
+    if not bool(xp.all((values >= 0.0) & xp.isfinite(values))):
+        raise ValueError(f"lr: expected finite numbers >= 0 for {name}.")
+    return values
+
+
+def leaf_rates(lr: Any, tree: Tree) -> list[Any]:
+    """The step sizes of the arrays, given in the nesting of the parameters."""
+    if tree.is_leaf:
+        return [lr]
+    rates = list(tree.flatten(lr, "lr"))
+    return [LR.check_or_schedule(rate) if is_plain(rate) else rate for rate in rates]
+
+
+# --- groups --------------------------------------------------------------------------------------
+
 
 Overrides = dict[str, Any]
 
@@ -91,3 +133,34 @@ def group_overrides(
         if rule.present(checked) != rule.present(options):
             raise ValueError(f"groups: {values!r} needs other state arrays than {rule.name} has.")
     return overrides
+
+
+# --- elements that count in norms ----------------------------------------------------------------
+
+
+def leaf_masks(
+    owned: Any, tree: Tree | Active, leaves: Sequence[Any], names: Sequence[str]
+) -> list[np.ndarray]:
+    """The masks of all leaves, on the host.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where one is no bool array of the shape of its parameter.
+    """
+    masks, titles = tree.flatten(owned, "owned"), tree.names("owned")
+    return [
+        _mask(mask, title, leaf, name)
+        for mask, title, leaf, name in zip(masks, titles, leaves, names, strict=True)
+    ]
+
+
+def _mask(mask: Any, title: str, leaf: Any, name: str) -> np.ndarray:
+    view = as_view(mask)
+    if not is_array(view) or view.dtype != np.dtype(bool):
+        got = f"{view.dtype} array" if is_array(view) else type(mask).__name__
+        raise TypeError(f"{title}: expected an array of bool, True where {name} counts, got {got}.")
+    if view.shape != leaf.shape:
+        raise ValueError(bad_shape(title, view.shape, leaf.shape, name))
+    host: np.ndarray = to_host(view)
+    return host

@@ -1,21 +1,20 @@
-"""Options of one optimiser as its back end needs them: plan, control block, arrays.
-
-Above 300 lines, for nearly all of it is one class over one state.
-"""
+"""Options of one optimiser as its back end needs them: plan, control block, arrays."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from numadam._arrays.layout import assign
+from numadam._arrays.layout import FEW, assign
 from numadam._core import options as op
 from numadam._core import plan as pl
+from numadam._core.frozen import check_frozen
 from numadam._core.half import as_storage
 from numadam._core.hyper import LR, Hyper, at_start
 from numadam._core.plan import Plan, plan_of
@@ -24,12 +23,79 @@ from numadam._core.products import products_after
 from numadam._core.rule import RuleSpec
 from numadam._jit.interrupts import Writes, at_once
 from numadam._settings.bounds import OPEN, Pair, inward
-from numadam._settings.groups import Overrides
-from numadam._settings.learning_rate import check_rate, is_plain
-from numadam._settings.plan_checks import check_plan
+from numadam._settings.groups import Overrides, check_rate, is_plain
 
 if TYPE_CHECKING:
     from numadam._backend import Exchange
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def check_plan(plan: Plan, options: Mapping[str, Any]) -> None:
+    """Refuse options that do not fit the dtype of the parameters, or each other."""
+    problem = ""
+    if plan.state_dtype.itemsize > plan.real.itemsize:
+        problem = (
+            f"state_dtype: {plan.state_dtype} holds more digits than the arithmetic, which is "
+            f"{plan.real} for {plan.dtype} parameters; leave it out."
+        )
+    elif plan.numbers == 2 and plan.state_dtype.itemsize == 2:
+        problem = (
+            f"state_dtype: there are no complex numbers of {plan.state_dtype} parts for the state "
+            f"of {plan.dtype} parameters; leave it out."
+        )
+    elif plan.state_dtype.name == "float16":
+        problem = (
+            "state_dtype: squares of gradients below 2e-4 are 0 in float16, and steps then too "
+            "long without end; use 'bfloat16'."
+        )
+    elif plan.master and plan.dtype.itemsize != 2:
+        problem = (
+            f"master: is for float16 and bfloat16 parameters, these are {plan.dtype}; leave it out."
+        )
+    elif plan.modulus and plan.rule.modulus(options) is None:
+        problem = (
+            f"complex_form: {plan.rule.name} with these options uses the gradient otherwise than "
+            "by its square, so complex numbers cannot be taken whole; use 'parts'."
+        )
+    elif options["sparse"] == "lazy" and plan.bounds and plan.norm:
+        problem = (
+            "bounds: with sparse='lazy' the norm would need them row by row; use sparse='dense', "
+            "or leave out clip_norm, clip_array_norm and nonfinite."
+        )
+    elif options["sparse"] == "lazy" and plan.owned:
+        problem = (
+            "owned: with sparse='lazy' the norm would need the mask row by row; use "
+            "sparse='dense', or leave out owned."
+        )
+    if problem:
+        raise ValueError(problem)
+
+
+# --- numbers that processes share ----------------------------------------------------------------
+
+
+#: Before the columns of the control block: steps taken, gradients added up, and whether these are
+#: flushed.
+_COUNTED = ("t", "calls", "flush")
+#: Columns that each process has for itself.
+_OF_BLOCKS = [len(_COUNTED) + op.COLUMN.low, len(_COUNTED) + op.COLUMN.high]
+
+
+def same_numbers(counted: Sequence[int], control: np.ndarray) -> np.ndarray:
+    """The numbers, in float64: counters, and what no group changes in the control block."""
+    numbers = np.array([*counted, *control[0]], np.float64)
+    numbers[_OF_BLOCKS] = 0.0
+    return numbers
+
+
+def names_of_same(rule: RuleSpec) -> list[str]:
+    """Names of these numbers, as the user calls them."""
+    return [*_COUNTED, *op.ControlRow._fields, *rule.hyper_type._fields]
+
+
+# --- settings ------------------------------------------------------------------------------------
+
 
 #: A group, the column and hyperparameter that change in it, and the callable that says how.
 Scheduled = tuple[int, int, Hyper, Callable[[int], float]]
@@ -355,3 +421,35 @@ class Settings:
         asked = tuple(options[name] is None for name in ("clip_norm", "clip_array_norm", "ema"))
         decays = self.plan.decay != "" or options["weight_decay"] != 0.0
         return rule.present(options), rule.products(options), rule.variant(options), asked, decays
+
+
+# --- settings for each set of options ------------------------------------------------------------
+
+
+def settings_for(
+    rule: RuleSpec,
+    options: dict[str, Any],
+    frozen: Hashable | None,
+    leaves: Sequence[Any],
+    names: Sequence[str],
+    overrides: Sequence[Overrides],
+    pairs: Sequence[Pair],
+    masks: Sequence[np.ndarray] = (),
+) -> Settings:
+    """As `Settings`. Those of options that make a key are computed once: that takes 80 us.
+
+    `frozen` is that key, None where there is none; see `numadam._core.frozen`.
+    """
+    if frozen is not None and 0 < len(leaves) <= FEW and not any(overrides):
+        pair, count = pairs[0], len(leaves)
+        if are_numbers(pairs) and pairs.count(pair) == count:
+            return _alike(rule, frozen, leaves[0].dtype.type, count, pair).copy()
+    return Settings(rule, options, leaves, names, overrides, pairs, masks)
+
+
+@functools.lru_cache(maxsize=256)
+def _alike(rule: RuleSpec, frozen: Any, kind: type[Any], count: int, pair: Pair) -> Settings:
+    """Settings of arrays that have no options of their own."""
+    leaves = [np.empty(0, kind)] * count
+    options = check_frozen(rule, "", *frozen)
+    return Settings(rule, options, leaves, [""] * count, [{}] * count, [pair] * count)

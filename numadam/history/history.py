@@ -3,17 +3,206 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from numadam._arrays import formatting
+from numadam._arrays.interop import is_cupy
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
 from numadam._core.parts import parts_of
-from numadam.history.norms import alike, gradient_norm, norm_of
-from numadam.history.records import SHOWN, Records, as_number
+
+# --- norms ---------------------------------------------------------------------------------------
+
+
+#: Sums of squares between these lost nothing to underflow or overflow, in float32 and float64.
+_SAFE = {"f": (1e-30, 1e30), "d": (1e-280, 1e280)}
+#: Squares that are added up in the dtype of the array; sums of such chunks are float64. So few
+#: that BLAS uses one thread.
+_CHUNK = 4096
+
+
+def gradient_norm(opt: Any, grads: Any) -> float:
+    """Norm of the gradients that were passed, else the norm of the last step, else NaN."""
+    tree, settings, _, _ = parts_of(opt)
+    if grads is None:
+        if not settings.plan.norm:
+            return math.nan
+        norms = opt.grad_norm
+        return math.hypot(*norms) if isinstance(norms, list) else float(norms)
+    leaves = tree.flatten(grads, "grads")
+    for leaf, name in zip(leaves, tree.names("grads"), strict=True):
+        if not hasattr(leaf, "dtype") or not hasattr(leaf, "ravel"):
+            raise TypeError(
+                f"{name}: expected a dense array, got {type(leaf).__name__}. Leave grads out and "
+                "make the optimiser with clip_norm=numpy.inf: its step then forms the norm."
+            )
+    return norm_of(leaves)
+
+
+def norm_of(leaves: Sequence[Any]) -> float:
+    """Euclidean norm of all elements of all arrays."""
+    return math.hypot(*map(_norm, leaves))
+
+
+def _norm(leaf: Any) -> float:
+    """Euclidean norm of one array; scaled where squares would leave the range."""
+    if leaf.dtype.itemsize < 4:
+        leaf = leaf.astype(np.float32)
+    flat = leaf.ravel(order="K")
+    if flat.dtype.kind == "c":
+        flat = flat.view(flat.real.dtype)
+    low, high = _SAFE["f" if flat.dtype.itemsize == 4 else "d"]
+    with np.errstate(all="ignore"):
+        square = _square(flat)
+        if low < square < high or not flat.size:
+            return math.sqrt(square)
+        top = float(abs(flat).max())
+        if top == 0.0 or not math.isfinite(top):
+            return top
+        return top * math.sqrt(_square(flat / top))
+
+
+def _square(flat: Any) -> float:
+    """Sum of squares; on the host in one thread, since threads of BLAS would take our cores."""
+    if is_cupy(flat):  # vdot needs cuBLAS, which the extra cuda13 leaves out
+        return float((flat * flat).sum(dtype=np.float64))
+    if not isinstance(flat, np.ndarray):
+        return float(array_namespace(flat).vdot(flat, flat))
+    if flat.size <= _CHUNK:
+        return float(np.dot(flat, flat))
+    whole = flat.size - flat.size % _CHUNK
+    rows, rest = flat[:whole].reshape(-1, _CHUNK), flat[whole:]
+    sums = np.einsum("ij,ij->i", rows, rows)
+    return float(sums.sum(dtype=np.float64)) + float(np.dot(rest, rest))
+
+
+def alike(copies: Sequence[Any], leaves: Sequence[Any]) -> bool:
+    """Whether the copies are arrays into which the leaves fit."""
+    if len(copies) != len(leaves):
+        return False
+    return all(
+        type(one) is type(leaf) and one.shape == leaf.shape and one.dtype == leaf.dtype
+        for one, leaf in zip(copies, leaves, strict=True)
+    )
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+#: The columns of a record; `ratio` is computed from two of them.
+_STORED = ("t", "f", "grad_norm", "step_norm", "param_norm", "lr")
+#: Columns in the order in which they are shown.
+SHOWN = ("t", "f", "grad_norm", "step_norm", "param_norm", "ratio", "lr")
+
+
+class Records:
+    """Records of steps in increasing order of t, 48 bytes each."""
+
+    def __init__(self) -> None:
+        self._values = array("d")
+
+    def append(self, record: tuple[float, float, float, float, float, float]) -> None:
+        """Add a record by one call: Ctrl-C comes before or after it."""
+        self._values.extend(record)
+
+    @property
+    def last(self) -> int:
+        """The t of the last record; -1 before any."""
+        return int(self._values[-len(_STORED)]) if self._values else -1
+
+    def drop_from(self, t: int) -> None:
+        """Delete the records from step t on."""
+        while self.last >= t:
+            del self._values[-len(_STORED) :]
+
+    def __len__(self) -> int:
+        return len(self._values) // len(_STORED)
+
+    def column(self, name: str) -> np.ndarray:
+        """A column as a new array."""
+        if name == "ratio":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio: np.ndarray = self.column("step_norm") / self.column("param_norm")
+            return ratio
+        if name not in _STORED:
+            raise KeyError(f"{name!r}: the columns are {', '.join(SHOWN)}.")
+        column = np.array(self._values[_STORED.index(name) :: len(_STORED)])
+        return column.astype(np.int64) if name == "t" else column
+
+
+def as_number(f: Any) -> float:
+    """The objective as a float; NaN where there is none."""
+    if f is None:
+        return math.nan
+    try:
+        return float(f)
+    except (TypeError, ValueError):
+        raise TypeError(f"f: expected a number, got {type(f).__name__}.") from None
+
+
+# --- the picture ---------------------------------------------------------------------------------
+
+
+def draw(
+    table: Mapping[str, np.ndarray],
+    usual: Sequence[str],
+    columns: Sequence[str] | None,
+    axes: Any,
+) -> Any:
+    """Draw columns of a table over its t; returns an array of axes."""
+    if not len(table["t"]):
+        raise ValueError("plot: the history has no records yet.")
+    if columns is None:
+        columns = [name for name in usual if np.isfinite(table[name]).any()]
+    if isinstance(columns, str) or not len(columns):
+        raise ValueError(f"columns: expected a list of names such as ['f', 'lr'], got {columns!r}.")
+    for name in columns:
+        if name not in table or name == "t":
+            raise KeyError(f"{name!r}: the columns are {', '.join(table)}, drawn over t.")
+    axes = _new_axes(len(columns)) if axes is None else np.atleast_1d(np.asarray(axes)).ravel()
+    if len(axes) != len(columns):
+        raise ValueError(f"axes: expected one a column, {len(columns)}, got {len(axes)}.")
+    for name, ax in zip(columns, axes, strict=True):
+        _panel(ax, table["t"], name, table[name])
+    return axes
+
+
+def _panel(ax: Any, t: np.ndarray, name: str, values: np.ndarray) -> None:
+    seen = values[np.isfinite(values)]
+    ax.plot(t, values, lw=1.2, marker="." if len(seen) < 2 else None)
+    if len(seen) and (seen > 0).all():
+        ax.set_yscale("log")
+    ax.set_xlabel("t")
+    ax.set_ylabel(name)
+    ax.grid(alpha=0.3)
+
+
+def _new_axes(count: int) -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("plot: needs matplotlib: pip install matplotlib") from error
+    across = min(count, 2)
+    down = -(-count // across)
+    figure, axes = plt.subplots(
+        down,
+        across,
+        figsize=(4.5 * across, 2.8 * down),
+        layout="constrained",
+        sharex=True,
+        squeeze=False,
+    )
+    for spare in axes.ravel()[count:]:
+        figure.delaxes(spare)
+    return axes.ravel()[:count]
+
+
+# --- the history ---------------------------------------------------------------------------------
 
 
 class History:
@@ -268,8 +457,6 @@ class History:
         >>> axes[0].get_ylabel(), axes[0].get_yscale()
         ('f', 'log')
         """
-        from numadam.history.plot import draw
-
         table = self.to_dict()
         return draw(table, ("f", "grad_norm", "ratio", "lr"), columns, axes)
 

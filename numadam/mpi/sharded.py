@@ -26,7 +26,7 @@ from numadam._mpi.replicas import check_same, check_values, together
 from numadam._mpi.slices import refuse
 from numadam._optimizer import held, shards
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.learning_rate import is_plain
+from numadam._settings.groups import is_plain
 from numadam.mpi.forwarding import Forwarding
 
 if TYPE_CHECKING:

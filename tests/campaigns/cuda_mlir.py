@@ -45,7 +45,9 @@ def of_numadam(make, *more, **options):
 
 def kernels():
     """A few of numadam's kernels: most share their parts."""
-    from numadam._cuda import kernel, norm_totals, norms, scalar_kernels
+    from numadam._cuda import kernel, norms
+    from numadam._cuda import kernel_spec as scalar_kernels
+    from numadam._cuda import norms as norm_totals
 
     clip = {"clip_norm": 1.0}
     yield "step", lambda: of_numadam(kernel.make_step, True, False, False)

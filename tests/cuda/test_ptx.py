@@ -144,8 +144,8 @@ def test_norms_are_summed_in_double_precision(name, owned):
 
 def test_what_follows_the_norm_is_formed_on_the_gpu():
     """Kernels of one block: they may take double precision, and no memory of their own."""
-    from numadam._cuda.norm_totals import make_combine, make_finalize_norms
-    from numadam._cuda.scalar_kernels import make_prepare
+    from numadam._cuda.kernel_spec import make_prepare
+    from numadam._cuda.norms import make_combine, make_finalize_norms
 
     plan = plan_of(OPTIONS["l2"])
     for make, more in (

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from numadam._cuda.norm_ranks import add_ranks
+from numadam._cuda.reductions import add_ranks
 
 #: Exponents of a total's scale, and the powers of two between which such totals are: from the
 #: least square, to squares of 2**57 numbers on each of 8 ranks (`numadam._cuda.norms`).

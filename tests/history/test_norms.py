@@ -7,7 +7,7 @@ import pytest
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64])
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e4, 1e30, 1e-40, 1e200])
 def test_norms_are_safe_in_range(dtype, scale):
-    from numadam.history.norms import norm_of
+    from numadam.history.history import norm_of
 
     rng = np.random.default_rng(0)
     with np.errstate(all="ignore"):
@@ -20,7 +20,7 @@ def test_norms_are_safe_in_range(dtype, scale):
 
 
 def test_norms_of_other_layouts_and_of_nan():
-    from numadam.history.norms import norm_of
+    from numadam.history.history import norm_of
 
     x = np.arange(30_000.0).reshape(100, 300)
     expected = np.linalg.norm(x)

@@ -10,7 +10,7 @@ from numadam._core.frozen import freeze
 from numadam._minimize.compiled.backend import StateOnly
 from numadam._minimize.compiled.problem import Problem
 from numadam._optimizer.base import make_optimizer
-from numadam._settings.learning_rate import is_plain
+from numadam._settings.groups import is_plain
 
 #: Free problems by what they fit. A run takes one and puts it back, so no two runs share memory,
 #: in threads or in a callback. Those of the latest keys are kept; large x are not.

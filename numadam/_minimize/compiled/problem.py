@@ -25,7 +25,7 @@ from numadam._minimize.saved import Best, first_of
 from numadam._minimize.stopping import RAISED, gradient_limit
 from numadam._minimize.tasks import Task
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.learning_rate import is_plain
+from numadam._settings.groups import is_plain
 
 #: Seconds that a call of the kernel should take: so long Ctrl-C and callbacks may have to wait.
 _SECONDS_A_CALL = 0.03

@@ -27,7 +27,7 @@ from numadam._mpi.decomposition import Decomposition, decomposition
 from numadam._mpi.decomposition import ranks as ranks_in
 from numadam._mpi.errors import RankError
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.owned import leaf_masks
+from numadam._settings.groups import leaf_masks
 
 #: What the user has passed where ranks compare 0 or 1.
 _PASSED = {

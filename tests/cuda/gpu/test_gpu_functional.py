@@ -82,7 +82,7 @@ def test_refusals_name_the_arguments(cp):
 
 def test_memory_of_an_update_belongs_to_a_stream(cp, monkeypatch):
     """The stream of a thread has one number in all threads, and memory in each."""
-    from numadam._cuda import functional
+    from numadam._cuda import step as functional
 
     made, make = [], functional.make_parts
 
