@@ -30,7 +30,7 @@ _HOMES |= {
     "GradientCheck": "numadam._minimize.gradient.result",
     "minimize": "numadam._minimize.minimize",
     "minimize_many": "numadam._minimize.minimize_many",
-    "scipy_adam": "numadam._minimize.scipy_method",
+    "scipy_adam": "numadam._minimize.minimize",
     "Result": "numadam._minimize.result",
     "ManyResult": "numadam._minimize.result",
 }

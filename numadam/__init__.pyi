@@ -8,10 +8,10 @@ from numadam._jit.reports import CacheWarning as CacheWarning
 from numadam._minimize.gradient.check import check_grad as check_grad
 from numadam._minimize.gradient.result import GradientCheck as GradientCheck
 from numadam._minimize.minimize import minimize as minimize
+from numadam._minimize.minimize import scipy_adam as scipy_adam
 from numadam._minimize.minimize_many import minimize_many as minimize_many
 from numadam._minimize.result import ManyResult as ManyResult
 from numadam._minimize.result import Result as Result
-from numadam._minimize.scipy_method import scipy_adam as scipy_adam
 from numadam._optimizer.optimizer import Optimizer as Optimizer
 from numadam.history.history import History as History
 from numadam.rules._load import load as load

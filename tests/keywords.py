@@ -12,7 +12,7 @@ import numadam
 from numadam._core import choices
 from numadam._core.docstrings import first_sentence, parameters
 from numadam._core.options import OF_UPDATES
-from numadam._minimize.names import not_for_many, not_for_one
+from numadam._minimize.arguments import not_for_many, not_for_one
 from numadam._mpi.slices import REFUSED
 from tests.stubs import field, line
 
@@ -127,7 +127,7 @@ from typing import Any, Literal
 
 from numadam._core.choices import {_import_of_choices(of_one)}
 from numadam._core.hyper import Schedule
-from numadam._minimize.names import OfSciPy
+from numadam._minimize.arguments import OfSciPy
 
 RuleName = Literal[
 {rule_names}]

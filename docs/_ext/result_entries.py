@@ -7,7 +7,7 @@ from typing import Any
 from sphinx.util.docutils import SphinxDirective
 
 import numadam
-from numadam._minimize.entries import entries
+from numadam._minimize.result import entries
 
 
 class ResultEntries(SphinxDirective):

@@ -14,7 +14,7 @@ from numadam._core.choices import (
     Like,
 )
 from numadam._core.hyper import Schedule
-from numadam._minimize.names import OfSciPy
+from numadam._minimize.arguments import OfSciPy
 
 RuleName = Literal[
     "adam",

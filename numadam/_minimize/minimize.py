@@ -1,7 +1,8 @@
-"""`minimize`: from x0 and an objective to a result in SciPy's form."""
+"""`minimize`: from x0 and an objective to a result in SciPy's form. `scipy_adam` for SciPy."""
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -15,18 +16,16 @@ from numadam._minimize.arguments import (
     read_args,
     read_bounds,
     rule_class,
+    takes_names_of_scipy,
 )
-from numadam._minimize.checkpoint import read_checkpoint
-from numadam._minimize.compiled.forms import check_plain, is_compiled
+from numadam._minimize.checkpoint import Task, read_checkpoint, start_of
+from numadam._minimize.compiled.objective import check_plain, is_compiled
 from numadam._minimize.hints import with_hint
-from numadam._minimize.names import takes_names_of_scipy
 from numadam._minimize.observers import takes_result
 from numadam._minimize.rate_search import check_search, find_rate, own_schedules
 from numadam._minimize.result import Result, every_for
 from numadam._minimize.runs import check_for_ranks, define, run_compiled, run_in_python
-from numadam._minimize.saved import start_of
 from numadam._minimize.stopping import Tolerances
-from numadam._minimize.tasks import Task
 
 if TYPE_CHECKING:
     import os
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
     from numadam._minimize.keywords import Options, RuleName
     from numadam._mpi.decomposition import Decomposition
     from numadam._optimizer.optimizer import Optimizer
+
+# --- minimize ------------------------------------------------------------------------------------
+
 
 #: The context of one process.
 _ALONE: AbstractContextManager[None] = nullcontext()
@@ -303,3 +305,86 @@ def _has_shares(f: Any, block: Any) -> bool:
     if f == "local" and block is None:
         raise ValueError("f: 'local' goes with comm=..., which was not given.")
     return bool(f == "local")
+
+
+# --- the method for SciPy ------------------------------------------------------------------------
+
+
+def scipy_adam(
+    fun: Any,
+    x0: Any,
+    args: tuple[Any, ...] = (),
+    *,
+    jac: Any = None,
+    hess: Any = None,
+    hessp: Any = None,
+    bounds: Any = None,
+    constraints: Any = (),
+    callback: Any = None,
+    tol: float | None = None,
+    disp: bool = False,
+    **options: Any,
+) -> Result:
+    """Adam as a method of SciPy: ``scipy.optimize.minimize(..., method=numadam.scipy_adam)``.
+
+    Parameters
+    ----------
+    fun, x0, args, jac, bounds, callback
+        As SciPy passes them on; x0 is an array of one axis.
+    hess, hessp
+        Not used; a RuntimeWarning says so.
+    constraints
+        Refused: Adam knows bounds only.
+    tol : float, optional
+        Sets `gtol`, the largest component of the gradient, unless `options` has one.
+    disp : bool, default False
+        Print the outcome.
+    **options
+        ``options={...}`` of SciPy: `lr`, `rule`, `gtol`, `gtol_rel`, `ftol`, `xtol`, `norm`,
+        `maxiter`, `state`, `checkpoint`, `progress` and the options of the rule, as in
+        `numadam.minimize`.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        As `numadam.minimize`.
+
+    Raises
+    ------
+    ValueError
+        For constraints.
+
+    Notes
+    -----
+    SciPy makes ``jac="2-point"``, ``"3-point"`` and ``"cs"`` None before it calls a method of the
+    user's: 2-point differences are taken then. `numadam.minimize` takes all of them.
+
+    References
+    ----------
+    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+
+    Examples
+    --------
+    >>> import scipy.optimize
+    >>> import numadam as na
+    >>> res = scipy.optimize.minimize(
+    ...     scipy.optimize.rosen, [0.5, 0.5], jac=scipy.optimize.rosen_der,
+    ...     method=na.scipy_adam, options={"lr": 0.02},
+    ... )
+    >>> res.success, res.x.round(3)
+    (True, array([1., 1.]))
+    """
+    for name, given in (("hess", hess), ("hessp", hessp)):
+        if given is not None:
+            warnings.warn(f"scipy_adam does not use {name}.", RuntimeWarning, stacklevel=2)
+    options |= {"constraints": constraints, "tol": tol, "disp": disp}
+    fun, jac = _unwrapped(fun, jac)
+    return minimize(fun, x0, args, jac=jac, bounds=bounds, callback=callback, **options)
+
+
+def _unwrapped(fun: Any, jac: Any) -> tuple[Any, Any]:
+    """The user's fun and jac: SciPy splits a fun that returns f and gradient into two."""
+    whole = getattr(fun, "fun", None)
+    if whole is not None and getattr(jac, "__self__", None) is fun:
+        return whole, True
+    return fun, jac

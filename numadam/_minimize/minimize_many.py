@@ -10,20 +10,20 @@ from numadam._arrays.checks import refuse_more_than_numbers
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import LR, count
 from numadam._minimize.arguments import (
+    NOT_OF_MANY,
     check_maxiter,
     own_copy,
     read_args,
     rule_class,
+    takes_names_of_scipy,
 )
 from numadam._minimize.batches import run_batch
-from numadam._minimize.checkpoint import read_checkpoint
-from numadam._minimize.compiled.forms import is_compiled
+from numadam._minimize.checkpoint import ManyTask, read_checkpoint
+from numadam._minimize.compiled.objective import is_compiled
 from numadam._minimize.lanes.batch import LaneBatch
-from numadam._minimize.names import NOT_OF_MANY, takes_names_of_scipy
 from numadam._minimize.python.batch import PythonBatch
 from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import Tolerances
-from numadam._minimize.tasks import ManyTask
 from numadam._settings.bounds import standard_bounds
 
 if TYPE_CHECKING:

@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from numadam._core.parts import parts_of
-from numadam._minimize.checkpoint import Checkpoint, RunState
-from numadam._minimize.compiled.forms import check_for_compiled, form_of
-from numadam._minimize.compiled.objective import adapter_for
-from numadam._minimize.compiled.prepared import key_for, put_back, take
+from numadam._minimize.checkpoint import Checkpoint, RunState, Task, first_of
+from numadam._minimize.compiled.objective import adapter_for, check_for_compiled, form_of
+from numadam._minimize.compiled.problem import key_for, put_back, take
 from numadam._minimize.compiled.single import CompiledRun
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
-from numadam._minimize.python.device_tests import DeviceStopTests
 from numadam._minimize.python.loop import PythonRun
-from numadam._minimize.python.stop_tests import HostStopTests
+from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.result import Result
-from numadam._minimize.saved import first_of
-from numadam._minimize.tasks import Task
 
 
 def define(file: Checkpoint, fun: Any, task: Task) -> None:

@@ -272,7 +272,7 @@ def test_many_problems_in_one_kernel_step_in_float32(norm):
     from numba import cuda
 
     from numadam._cuda.kernel_spec import step_slots
-    from numadam._minimize.compiled.forms import WRITES
+    from numadam._minimize.compiled.objective import WRITES
     from numadam._minimize.device.kernel import array_types, make_solve
 
     @numba.njit

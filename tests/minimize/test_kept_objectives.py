@@ -18,7 +18,7 @@ import pytest
 import numadam as na
 from numadam._jit import cache, objectives, portable, reports
 from numadam._minimize.compiled import objective
-from numadam._minimize.compiled.forms import WRITES
+from numadam._minimize.compiled.objective import WRITES
 from numadam._minimize.lanes import objective as lanes_objective
 from tests.processes import ROOT, python
 

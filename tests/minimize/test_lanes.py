@@ -14,7 +14,7 @@ import pytest
 from scipy.optimize import Bounds
 
 import numadam as na
-from numadam._minimize.lanes import problems
+from numadam._minimize.lanes import objective as problems
 from tests.minimize.compared import assert_alone
 from tests.minimize.objectives import rosen
 from tests.processes import FORKED, python

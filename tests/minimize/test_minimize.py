@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import OptimizeResult, rosen, rosen_der
 
 import numadam as na
-from numadam._minimize.copies import LARGE_X
+from numadam._minimize.objective import LARGE_X
 from tests.minimize.objectives import START, Counted, loop, python_rosen, square
 from tests.minimize.objectives import rosen as rosen_compiled
 

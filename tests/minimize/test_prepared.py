@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._minimize.compiled import prepared
+from numadam._minimize.compiled import problem as prepared
 from tests.minimize.compared import assert_same_run
 from tests.minimize.objectives import START, rosen
 

@@ -15,8 +15,8 @@ from scipy.optimize import OptimizeResult
 import numadam as na
 from numadam import rules
 from numadam._core.choices import GradientStatus
-from numadam._minimize.entries import entries, entry
 from numadam._minimize.keywords import ManyOptions, Options, RuleName
+from numadam._minimize.result import entries, entry
 
 
 def bowl(x):

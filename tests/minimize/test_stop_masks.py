@@ -5,8 +5,7 @@ import pytest
 
 import numadam as na
 from numadam._core.parts import parts_of
-from numadam._minimize.python.device_tests import DeviceStopTests
-from numadam._minimize.python.stop_tests import HostStopTests
+from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.stopping import Tolerances
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import numadam as na
 from numadam._checkpoint import replace
-from numadam._minimize.ranks.checkpoint import RankCheckpoint
+from numadam._minimize.ranks.meetings import RankCheckpoint
 from tests.mpi.blocks import Chain, assert_alike, assert_same_run, cut
 
 OPTIONS = {

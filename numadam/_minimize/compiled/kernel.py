@@ -18,10 +18,11 @@ import numpy as np
 from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
+from numadam._core.element import make_norm_gradient
 from numadam._core.norm_lanes import NORM_LANES, lane_memory
 from numadam._core.plan import Plan
 from numadam._core.products import make_advance_row, make_products
-from numadam._core.scalars import LoopScalars, make_fill_row, make_scalars, width_of
+from numadam._core.scalars import LoopScalars, make_fill_row, make_scalars, tiny, width_of
 from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import (
     leaves_of,
@@ -30,15 +31,106 @@ from numadam._cpu.parts import (
     make_products_of,
     make_views,
 )
-from numadam._cpu.records import META
+from numadam._cpu.records import META, NUMBER, POINTER
 from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import cast, linked
 from numadam._jit.pointers import array_at, record_at
 from numadam._minimize import stopping as st
-from numadam._minimize.compiled.calls import call7
-from numadam._minimize.compiled.clip import make_clip
-from numadam._minimize.compiled.records import SINGLE
+from numadam._minimize.compiled.objective import call7
 from numadam._minimize.stopping import RAISED, RUNNING, check_convergence
+
+# --- memory shared with Python -------------------------------------------------------------------
+
+
+REAL = np.dtype(np.float64)
+
+#: State of one problem, and a call of its kernel, which takes some iterations.
+SINGLE = np.dtype(
+    [
+        ("updates", NUMBER),  # element updates in a step
+        ("numbers", NUMBER),  # real numbers of x
+        ("group", NUMBER),  # row of the control block
+        # the call at hand
+        ("steps", NUMBER),  # iterations that it may take
+        ("at_start", NUMBER),  # 1 as long as x0 has not been evaluated
+        ("code", NUMBER),  # RUNNING, or the test that holds
+        ("done", NUMBER),  # iterations of the run
+        # the objective
+        ("fun", POINTER),  # machine code of `evaluate`
+        ("shape", POINTER),  # int64: shape of x
+        ("number", POINTER),  # int64: number of the problem, 0
+        ("f", POINTER),  # float64: as the objective returned it
+        # the iterate
+        ("f_before", REAL),  # f at the iterate tested last
+        ("size", REAL),  # norm of the projected gradient there
+        ("f_best", REAL),
+        ("size_best", REAL),
+        ("before", POINTER),  # x before the step, 0 if no test asks for it
+        ("best", POINTER),  # best x, 0 if it is not tracked
+        ("best_gradient", POINTER),
+        # each step
+        ("rates", POINTER),  # float64: lr of each step of the call
+        ("rate_step", NUMBER),  # 0 if they are one number
+        ("columns", POINTER),  # int64[changing]: columns of the control block with a schedule
+        ("changes", POINTER),  # float64[steps, changing]: what they hold at each step
+        ("changing", NUMBER),
+        ("partials", POINTER),  # int64: partial sums of the gradient's norm, and its exponent
+        # stop tests and history
+        ("gtol", REAL),
+        ("gtol_rel", REAL),
+        ("first", REAL),  # norm of the first projected gradient, NaN before it is known
+        ("limit", REAL),  # norm of the gradient at which the run stops
+        ("ftol", REAL),
+        ("xtol", REAL),
+        ("history", POINTER),  # float64[capacity, 4]: iteration, f, gradient, lr
+        ("every", NUMBER),  # iterations from one line of it to the next, 0: none
+        ("kept", NUMBER),  # lines written
+        ("capacity", NUMBER),
+    ]
+)
+
+
+# --- the clip by norm ----------------------------------------------------------------------------
+
+
+def make_clip(plan: Plan, wrap: Any) -> Any:
+    """``clip(row, n, x, g, low, high, k, partials) -> pre, factor``: of a problem's gradient.
+
+    `partials` are ``norms.words(n)`` of int64; the last is the exponent to begin with.
+    """
+    if not plan.norm:
+        return wrap(_no_clip)
+    ranged, small = plan.real == np.float64, tiny(plan.real)
+    block = norms.make_block(make_norm_gradient(plan, wrap), wrap, ranged)
+    column = op.COLUMN.clip_norm if plan.norm == "all" else op.COLUMN.clip_array_norm
+    margin = op.COLUMN.margin
+
+    def clip(row, n, x, g, low_bounds, high_bounds, k, partials):
+        blocks = norms.blocks(n)
+        exponent, settled = norms.forget(partials[2 * blocks]), False
+        high, low, large = 0, 0, 0.0
+        while not settled:
+            unit = norms.unit(exponent, ranged)
+            for b in range(blocks):
+                e = b * norms.NORM_BLOCK
+                m = n - e if n - e < norms.NORM_BLOCK else norms.NORM_BLOCK
+                block(e, m, x, g, None, low_bounds, high_bounds, None, k, unit, partials, b)
+            high, low, large = norms.combine(partials, 0, blocks)
+            tried = exponent
+            exponent = norms.next_exponent(high, low, large, tried, ranged)
+            settled = exponent == tried
+        exponent = partials[2 * blocks] = norms.forget(exponent)
+        total = norms.total_of(high, low, large)
+        return norms.clip_factor(total, exponent, row[column], row[margin], small)
+
+    return wrap(clip)
+
+
+def _no_clip(row, n, x, g, low, high, k, partials):
+    return 1.0, 1.0
+
+
+# --- the loop ------------------------------------------------------------------------------------
 
 
 def _make_update(plan: Plan, wrap: Any) -> Any:

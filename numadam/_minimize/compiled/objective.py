@@ -2,35 +2,275 @@
 
 The kernel knows an objective as one address: a small function compiled for it, which unpacks the
 arguments and evaluates a block of problems. So a new objective costs no compiling of the kernel.
+Numba's own calling convention is used between them: an exception inside comes back as a status.
 """
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
+import math
+from types import CodeType
 from typing import Any
 
 import numpy as np
-from numba import carray, int64, njit, types
+from llvmlite import ir
+from numba import carray, int64, njit, typeof, types
+from numba.core import cgutils
+from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from numadam._arrays.interop import is_array, is_cupy
 from numadam._jit.cache import compile_cached
 from numadam._jit.forks import compile_lock
 from numadam._jit.objectives import snapshot
 from numadam._jit.pointers import as_pointer, inner
 from numadam._jit.portable import compile_portable, portable
 from numadam._jit.reports import objective_logger, reported
-from numadam._minimize.compiled.argument_types import type_of_args
-from numadam._minimize.compiled.calls import (
-    address_of,
-    address_of_tuple,
-    call3,
-    make_load_tuple,
-    read_only,
-)
-from numadam._minimize.compiled.forms import INDEXED, RETURNS, WRITES
+
+# --- types of arguments --------------------------------------------------------------------------
+
+
+_types: dict[Any, Any] = {}
+_KINDS = 256
+
+
+def type_of_args(args: tuple[Any, ...]) -> Any:
+    """Numba's type of the arguments: remembered, for asking takes 15 us and more."""
+    try:
+        key = _key_of(args)
+    except TypeError:
+        return _asked_type(args)
+    if key not in _types:
+        if len(_types) >= _KINDS:
+            _types.clear()
+        _types[key] = _asked_type(args)
+    return _types[key]
+
+
+def _key_of(arg: Any) -> Any:
+    """All that Numba's type of a number, an array of numbers, or a tuple of them depends on."""
+    kind = type(arg)
+    if kind is tuple:
+        return tuple(map(_key_of, arg))
+    if kind is np.ndarray and arg.dtype.kind in "biufc":
+        flags = arg.flags
+        laid = flags.c_contiguous, flags.f_contiguous, flags.writeable, flags.aligned
+        return arg.dtype, arg.ndim, *laid
+    if (kind is int and -(2**63) <= arg < 2**63) or kind in (float, bool, np.float64, np.int64):
+        return kind
+    raise TypeError(f"{kind}: Numba has to be asked.")
+
+
+def _asked_type(args: tuple[Any, ...]) -> Any:
+    for k, arg in enumerate(args):
+        try:
+            typeof(arg)
+        except ValueError as error:
+            raise TypeError(
+                f"args[{k}]: Numba has no type for {type(arg).__name__}, so a compiled fun cannot "
+                "take it. Pass numbers, arrays or tuples of them."
+            ) from error
+    return typeof(args)
+
+
+# --- calls through addresses ---------------------------------------------------------------------
+
+
+#: addresses of META, of the record of the problems, of the arguments -> 0
+KERNEL = int64(int64, int64, int64)
+
+
+def address_of(dispatcher: Any, signature: Any) -> int:
+    """The address of a compiled function's machine code; keep the dispatcher alive."""
+    compiled = dispatcher.overloads[tuple(signature)]
+    name = compiled.fndesc.llvm_func_name
+    return int(compiled.library.get_pointer_to_function(name))
+
+
+@functools.cache
+def kernel_address(kernel: Any) -> int:
+    """The address of a compiled kernel; cached, for asking takes 0.2 ms."""
+    return address_of(kernel, KERNEL.args)
+
+
+def _make_call(count: int) -> Any:
+    def call(typingctx: Any, address: Any, *args: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            convention, kinds = context.call_conv, [types.int64] * count
+            function = convention.get_function_type(types.int64, kinds).as_pointer()
+            callee = builder.inttoptr(values[0], function)
+            status, value = convention.call_function(
+                builder, callee, types.int64, kinds, values[1:]
+            )
+            return builder.select(status.is_error, ir.Constant(value.type, -1), value)
+
+        return types.int64(*[types.int64] * (count + 1)), codegen
+
+    return call
+
+
+# written out: Numba reads the number of arguments from the signature
+@intrinsic
+def call3(typingctx: Any, address: Any, a: Any, b: Any, c: Any) -> Any:
+    """Call ``int64 f(a, b, c)`` at an address; -1 if it raised."""
+    return _make_call(3)(typingctx, address, a, b, c)
+
+
+@intrinsic
+def call7(
+    typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any
+) -> Any:
+    """Call ``int64 f(a, b, c, d, e, f, g)`` at an address; -1 if it raised."""
+    return _make_call(7)(typingctx, address, a, b, c, d, e, f, g)
+
+
+@intrinsic
+def address_of_tuple(typingctx: Any, args: Any) -> Any:
+    """The address of a tuple of arguments, valid as long as the calling function runs."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        copy = cgutils.alloca_once_value(builder, values[0])
+        return builder.ptrtoint(copy, ir.IntType(64))
+
+    return types.int64(args), codegen
+
+
+def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """The same value with arrays whose references are not counted.
+
+    An exception in the caller would lose the count.
+    """
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = ir.Constant(array.meminfo.type, None)
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        for k, item in enumerate(kind.types):
+            part = _uncounted(context, builder, item, builder.extract_value(value, k))
+            value = builder.insert_value(value, part, k)
+        return value
+    context.nrt.incref(builder, kind, value)
+    return value
+
+
+def make_load_tuple(kind: Any) -> Any:
+    """``load_tuple(address)``: the tuple of this type at an address of `address_of_tuple`."""
+
+    @intrinsic
+    def load_tuple(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            stored = context.get_value_type(kind).as_pointer()
+            value = builder.load(builder.inttoptr(values[0], stored))
+            return _uncounted(context, builder, kind, value)
+
+        return kind(types.int64), codegen
+
+    return load_tuple
+
+
+@intrinsic
+def read_only(typingctx: Any, array: Any) -> Any:
+    """The same array, of a type that cannot be written to."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return impl_ret_borrowed(context, builder, signature.return_type, values[0])
+
+    return array.copy(readonly=True)(array), codegen
+
+
+# --- call forms ----------------------------------------------------------------------------------
+
+
+WRITES, INDEXED, RETURNS = "fun(x, g, *args) -> f", "fun(x, g, i, *args) -> f", "fun(x, *args)"
+
+
+def is_compiled(fun: Any) -> bool:
+    """Whether an objective was compiled by Numba for the CPU."""
+    return isinstance(fun, Dispatcher)
+
+
+def check_for_compiled(x: Any) -> None:
+    """Refuse an x that a compiled objective cannot get."""
+    if not is_array(x) or is_cupy(x) or x.ndim == 0:
+        raise TypeError(
+            "x0: a compiled fun takes one NumPy array of at least one axis. Pass fun.py_func for "
+            "the loop in Python, or numpy.atleast_1d(x0)."
+        )
+
+
+def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
+    """Call form of a compiled objective, from its number of arguments."""
+    least, most, names = _counts(fun)
+    forms = [(2, WRITES, jac in (None, True)), (3, INDEXED, many and jac in (None, True))]
+    forms += [(1, RETURNS, jac is True)]
+    fits = [form for extra, form, ok in forms if ok and least <= len(args) + extra <= most]
+    if len(fits) == 1:
+        if fits[0] != RETURNS:
+            _refuse_unread(fun.py_func.__code__)
+        return fits[0]
+    shown = f"fun({', '.join(names)})"
+    if fits:
+        raise TypeError(
+            f"fun: {shown} with {len(args)} args could be called as {' or '.join(fits)}; write it "
+            "without defaults and *args."
+        )
+    indexed = f", {len(args) + 3} ({INDEXED})" if many else ""
+    hint = "" if jac is True or most < len(args) + 1 or many else ", or jac='2-point'"
+    raise TypeError(
+        f"fun: a compiled objective with {len(args)} args takes {len(args) + 2} arguments "
+        f"({WRITES}, which writes the gradient into g){indexed} or, with jac=True, "
+        f"{len(args) + 1} ({RETURNS} -> (f, g)){hint}; got {shown}."
+    )
+
+
+@functools.lru_cache(128)  # reading the code takes 0.1 ms, a sixth of a short run
+def _refuse_unread(code: CodeType) -> None:
+    """Refuse an objective whose code never reads g: it cannot write into g.
+
+    Its gradient would stay 0, and x0 would count as a minimum.
+    """
+    if code.co_argcount < 2:
+        return  # it takes *args
+    name = code.co_varnames[1]
+    for one in dis.get_instructions(code):
+        # newer Pythons load two names in one instruction
+        names = one.argval if isinstance(one.argval, tuple) else (one.argval,)
+        if "LOAD" in one.opname and name in names:
+            return
+    raise TypeError(
+        f"fun: never reads {name}, so it writes no gradient. Write {name}[0] = ... or "
+        f"{name}[:] = ...; {name} = ... names another array."
+    )
+
+
+@functools.lru_cache(128)  # reading the signature takes 40 us
+def _counts(fun: Any) -> tuple[int, float, list[str]]:
+    """Number of arguments that a function needs and takes at most, and their names."""
+    parameters = list(inspect.signature(fun.py_func).parameters.values())
+    plain = [one for one in parameters if one.kind is not one.VAR_POSITIONAL]
+    least = sum(one.default is one.empty for one in plain)
+    most = float(len(plain)) if len(plain) == len(parameters) else math.inf
+    return least, most, [str(one) for one in parameters]
+
+
+def check_plain(fun: Any, args: tuple[Any, ...]) -> None:
+    """Refuse a compiled function that cannot be called as ``fun(x, *args)``."""
+    least, most, names = _counts(fun)
+    if not least <= len(args) + 1 <= most:
+        raise TypeError(
+            f"fun: with a jac of its own it takes {len(args) + 1} argument"
+            f"{'s' if args else ''} (x, *args), got fun({', '.join(names)})."
+        )
+
+
+# --- adapters ------------------------------------------------------------------------------------
+
 
 #: live, addresses of x, g, f, problem numbers, shape, arguments -> 0
 EVALUATE = int64(int64, int64, int64, int64, int64, int64, int64)

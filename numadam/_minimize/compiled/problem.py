@@ -4,28 +4,110 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from numadam._arrays.layout import aligned_zeros
+from numadam._backend import Backend, Leaves
 from numadam._core import norms
 from numadam._core import plan as pl
+from numadam._core.frozen import freeze
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
+from numadam._cpu.state import CpuState
 from numadam._jit.interrupts import defer_interrupts
 from numadam._jit.loops import compiled_loop
-from numadam._minimize.checkpoint import RunState, load_state_arrays
-from numadam._minimize.compiled.calls import KERNEL, kernel_address
-from numadam._minimize.compiled.kernel import make_kernel
-from numadam._minimize.compiled.objective import RAISED_ONCE, ObjectiveAdapter
-from numadam._minimize.compiled.records import SINGLE
-from numadam._minimize.compiled.schedules import StepTables
-from numadam._minimize.saved import Best, first_of
+from numadam._minimize.checkpoint import Best, RunState, Task, first_of, load_state_arrays
+from numadam._minimize.compiled.kernel import SINGLE, make_kernel
+from numadam._minimize.compiled.objective import (
+    KERNEL,
+    RAISED_ONCE,
+    ObjectiveAdapter,
+    kernel_address,
+)
 from numadam._minimize.stopping import RAISED, gradient_limit
-from numadam._minimize.tasks import Task
+from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.groups import is_plain
+from numadam._settings.settings import Settings
+
+# --- schedules -----------------------------------------------------------------------------------
+
+
+class StepTables:
+    """Tables of all that differs from step to step in a call of the kernel.
+
+    Attributes
+    ----------
+    rates : float64 array (most + 1,)
+        lr of each step; the first one alone where it is constant.
+    columns : int64 array (changing,)
+        Columns of the control block that have a schedule.
+    changes : float64 array (most, changing)
+        What these columns hold at each step.
+    """
+
+    def __init__(self, settings: Settings, most: int) -> None:
+        group = settings.group_of_leaf[0]
+        self._scheduled = [
+            (column, hyper, one) for k, column, hyper, one in settings.schedules if k == group
+        ]
+        self.rates = np.zeros(most + 1)
+        self.columns = np.array([column for column, _, _ in self._scheduled], np.int64)
+        self.changes = np.zeros((most, len(self._scheduled)))
+
+    def tabulate(self, lr: Any, t: int, steps: int) -> int:
+        """Fill the tables from step t + 1 on; returns the number of steps that they hold.
+
+        A schedule that raises does so when its step comes, not before.
+        """
+        if not callable(lr) and not self._scheduled:
+            return steps
+        steps, k = min(steps, len(self.changes)), 0
+        try:
+            for k in range(max(steps, 1)):
+                if callable(lr):
+                    self.rates[k] = LR.check(lr(t + k))
+                for place, (_, hyper, one) in enumerate(self._scheduled):
+                    self.changes[k, place] = hyper.check(one(t + k))
+        except Exception:  # a user's function may raise anything
+            if k == 0 and steps > 0:
+                raise
+            return k
+        return steps
+
+
+# --- state and arguments -------------------------------------------------------------------------
+
+
+class StateOnly(CpuState):
+    """State and arguments of one array: the kernel of the minimisation has its own step."""
+
+    rate_array = staticmethod(Backend.rate_array)
+
+    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
+        super().__init__(settings, params, names)
+        self.begin()
+
+    def restart(self, x: Any) -> None:
+        """Begin anew at x: state, counters and products as they were at first."""
+        self.params[0][...] = x
+        self.reset()
+
+    def copies(self) -> dict[str, Any]:
+        """Copies of counters and state of the one array, by name."""
+        found: dict[str, Any] = {"t": self.t}
+        for k, name in enumerate(self.settings.plan.products):
+            found[name] = self.products[:, k].copy()
+        for name, (view,) in self.state.items():
+            found[name] = np.array(view)
+        return found
+
+
+# --- a problem -----------------------------------------------------------------------------------
+
 
 #: Seconds that a call of the kernel should take: so long Ctrl-C and callbacks may have to wait.
 _SECONDS_A_CALL = 0.03
@@ -283,3 +365,46 @@ class Problem:
         self._f[0] = math.nan
         self._adapter.call_again(self.x.copy(), 0, self._args)
         raise RuntimeError(RAISED_ONCE)
+
+
+# --- problems that are ready ---------------------------------------------------------------------
+
+
+#: Free problems by what they fit. A run takes one and puts it back, so no two runs share memory,
+#: in threads or in a callback. Those of the latest keys are kept; large x are not.
+_free: dict[Any, list[Problem]] = {}
+_KEPT_KEYS, _OF_A_KEY, _NUMBERS = 64, 8, 4_096
+
+
+def key_for(rule: type[Any], x: np.ndarray, lr: Any, options: dict[str, Any], norm: float) -> Any:
+    """The key of a problem; None where it can serve one run only.
+
+    Arrays and functions among the options may change behind their identity.
+    """
+    frozen = freeze(options)
+    if frozen is None or x.size > _NUMBERS or not is_plain(lr):
+        return None
+    return rule, norm, x.dtype, x.shape, frozen
+
+
+def take(
+    key: Any, rule: type[Any], x: np.ndarray, lr: Any, options: dict[str, Any], norm: float
+) -> Problem:
+    """A problem of that key, not yet started: a free one, or a new one over x itself."""
+    try:
+        return _free[key].pop()
+    except (KeyError, IndexError):
+        return Problem(make_optimizer(rule, x, lr, backend=StateOnly, **options), norm)
+
+
+def put_back(key: Any, problem: Problem) -> None:
+    """Keep a problem for the next run."""
+    problem.release()
+    if key is None:
+        return
+    free = _free.setdefault(key, [])
+    if len(free) < _OF_A_KEY:
+        free.append(problem)
+    if len(_free) > _KEPT_KEYS:
+        for old in list(_free)[:-_KEPT_KEYS]:
+            _free.pop(old, None)

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from numadam._minimize.checkpoint import RunState, state_arrays
+from numadam._minimize.checkpoint import Best, RunState, Task, load_state, save_state, state_arrays
 from numadam._minimize.compiled.problem import Problem
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import Result, attach, finish, make_history
-from numadam._minimize.saved import Best, load_state, save_state
 from numadam._minimize.stopping import CALLBACK, MAXITER, RAISED, RUNNING, stop_message
-from numadam._minimize.tasks import Task
 
 
 class CompiledRun:

@@ -20,14 +20,12 @@ from numadam._core.scalars import make_fill_row, width_of
 from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop
-from numadam._minimize.batches import run_batch
-from numadam._minimize.checkpoint import RunState
-from numadam._minimize.compiled.forms import form_of
+from numadam._minimize.batches import make_result, run_batch
+from numadam._minimize.checkpoint import ManyTask, RunState
+from numadam._minimize.compiled.objective import form_of
 from numadam._minimize.observers import refuse_observers
-from numadam._minimize.outcomes import make_result
 from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import RUNNING
-from numadam._minimize.tasks import ManyTask
 from numadam._settings.bounds import Box
 
 #: Iterations of a launch; the host waits once for each.

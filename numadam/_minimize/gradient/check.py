@@ -11,7 +11,7 @@ import numpy as np
 from numadam._arrays import formatting
 from numadam._arrays.tree import some
 from numadam._core.hyper import count
-from numadam._minimize.compiled.forms import is_compiled
+from numadam._minimize.compiled.objective import is_compiled
 from numadam._minimize.gradient.differences import LOOSE, SAFETY
 from numadam._minimize.gradient.explain import Explanation, told_again
 from numadam._minimize.gradient.finding import Finding

@@ -12,14 +12,14 @@ from numadam._arrays.checks import common_dtype
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._arrays.tree import Active, Tree
 from numadam._minimize.arguments import own_copy, read_args
-from numadam._minimize.compiled.forms import (
+from numadam._minimize.compiled.objective import (
     RETURNS,
+    adapter_for,
     check_for_compiled,
     check_plain,
     form_of,
     is_compiled,
 )
-from numadam._minimize.compiled.objective import adapter_for
 from numadam._minimize.objective import Objective
 from numadam._optimizer.dispatch import backend_for
 from numadam._settings.bounds import inward, leaf_bounds

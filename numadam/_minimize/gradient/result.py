@@ -8,7 +8,7 @@ from typing import Any
 from scipy.optimize import OptimizeResult
 
 from numadam._core.choices import GradientStatus
-from numadam._minimize.entries import ResultType, entry, missing
+from numadam._minimize.result import ResultType, entry, missing
 
 
 class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # SciPy has no types

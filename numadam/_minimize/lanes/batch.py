@@ -18,13 +18,13 @@ from numadam._core.products import product_width
 from numadam._core.scalars import width_of
 from numadam._jit import forks, threads
 from numadam._jit.loops import compiled_loop
-from numadam._minimize.checkpoint import RunState
-from numadam._minimize.compiled.calls import KERNEL, kernel_address
-from numadam._minimize.compiled.objective import RAISED_ONCE, entry_for
-from numadam._minimize.compiled.schedules import StepTables
-from numadam._minimize.lanes.kernel import make_kernels
-from numadam._minimize.lanes.problems import Problems, rows_of, to_lanes
-from numadam._minimize.lanes.records import (
+from numadam._minimize.batches import make_result
+from numadam._minimize.checkpoint import ManyTask, RunState
+from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
+from numadam._minimize.compiled.problem import StepTables
+from numadam._minimize.lanes.kernel import make_kernels, scratch_size
+from numadam._minimize.lanes.objective import Problems, rows_of, to_lanes
+from numadam._minimize.lanes.stop_tests import (
     LANES,
     RESULTS,
     VALUE_BEFORE,
@@ -36,11 +36,8 @@ from numadam._minimize.lanes.records import (
     VALUE_NORM,
     VALUES,
 )
-from numadam._minimize.lanes.scalars import scratch_size
-from numadam._minimize.outcomes import make_result
 from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import RAISED, RUNNING, gradient_limit
-from numadam._minimize.tasks import ManyTask
 
 #: Numbers of the problems that are stepped side by side: x, gradient and state of a block stay in
 #: the first cache; and packets in a block at most.

@@ -31,27 +31,193 @@ from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._core.scalars import make_scalars, width_of
+from numadam._core.products import make_advance_row, make_products, product_width
+from numadam._core.scalars import make_fill_row, make_scalars, width_of
 from numadam._cpu.kernel import make_run
-from numadam._cpu.parts import leaves_of, make_control_of, make_views
+from numadam._cpu.parts import leaves_of, make_control_of, make_products_of, make_views
 from numadam._cpu.records import META
 from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import cast, linked
 from numadam._jit.pointers import array_at, record_at
-from numadam._minimize.compiled.calls import call7
-from numadam._minimize.compiled.clip import make_clip
-from numadam._minimize.lanes.records import LANES
-from numadam._minimize.lanes.retire import make_retire_block
-from numadam._minimize.lanes.scalars import (
-    make_advance_batch,
-    make_control_row,
-    make_own_scalars,
-    make_tabulate,
-    scratch_size,
-    shared_scalars,
-)
-from numadam._minimize.lanes.stop_tests import BlockState, make_test_packet
-from numadam._minimize.stopping import RAISED
+from numadam._minimize.compiled.kernel import make_clip
+from numadam._minimize.compiled.objective import call7
+from numadam._minimize.lanes.stop_tests import LANES, RESULTS, VALUES, BlockState, make_test_packet
+from numadam._minimize.stopping import RAISED, RUNNING
+
+# --- scalars of the steps ------------------------------------------------------------------------
+
+
+def make_tabulate(plan: Plan, wrap: Any) -> Any:
+    """``tabulate(meta, batch, begin, steps)``: the scalars of some steps, for all problems."""
+    fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, wrap)
+    control_of, products_of = make_control_of(plan), make_products_of(plan)
+    find_products, width, count = make_products(plan), width_of(plan), product_width(plan)
+
+    def tabulate(meta, batch, begin, steps):
+        changing, group, t = batch.changing, batch.group, meta.steps + begin
+        most = batch.table_steps
+        row, now = control_of(meta)[group], products_of(meta)[group]
+        rows = array_at(batch.scalars, (steps, width), np.float64)
+        rates = array_at(batch.rates, begin + steps, np.float64)
+        products = array_at(batch.products, (most + 1, count), np.float64)
+        columns = array_at(batch.columns, changing, np.int64)
+        changes = array_at(batch.changes, (begin + steps, changing), np.float64)
+        for i in range(count):  # the last of the steps before, or those of the state
+            products[0, i] = products[most, i] if begin > 0 else now[i]
+        for it in range(steps):
+            for c in range(changing):
+                row[columns[c]] = changes[begin + it, c]
+            find_products(products[it], row, float(t + 1 + it))
+            fill_row(rows[it], row, products[it], rates[begin + it], float(t + 1 + it), 1.0)
+            for i in range(count):
+                products[it + 1, i] = products[it, i]
+            advance_row(products[it + 1])
+
+    return wrap(tabulate)
+
+
+def scratch_size(plan: Plan, numbers: int) -> int:
+    """Numbers of scratch of a block: control row, scalars, partial sums."""
+    return op.RULE + plan.rule.width + width_of(plan) + int(norms.words(numbers))
+
+
+def make_control_row(plan: Plan, wrap: Any) -> Any:
+    """``control_row(row, meta, batch, begin, it)``: write that of a step into a row.
+
+    Schedules besides lr have changed the control block itself to the last step of the table.
+    """
+    wide, control_of = op.RULE + plan.rule.width, make_control_of(plan)
+
+    def control_row(row, meta, batch, begin, it):
+        changing, group, control = batch.changing, batch.group, control_of(meta)
+        columns = array_at(batch.columns, changing, np.int64)
+        changes = array_at(batch.changes, (batch.steps, changing), np.float64)
+        for c in range(wide):
+            row[c] = control[group, c]
+        for c in range(changing):
+            row[columns[c]] = changes[begin + it, c]
+
+    return wrap(control_row)
+
+
+def make_own_scalars(plan: Plan, wrap: Any) -> Any:
+    """``own_scalars(out, ...)``: write the scalars of a problem with an lr of its own."""
+    fill_row, count = make_fill_row(plan), product_width(plan)
+
+    def own_scalars(out, control, meta, batch, problem, begin, it):
+        lr = array_at(batch.own_lr, batch.problems, np.float64)[problem]
+        products = array_at(batch.products, (it + 1, count), np.float64)
+        t = float(meta.steps + 1 + begin + it)
+        fill_row(out, control, products[it], lr, t, 1.0)
+
+    return wrap(own_scalars)
+
+
+def shared_scalars(out, control, meta, batch, problem, begin, it):
+    """Nothing: all problems share the scalars of the step."""
+
+
+def make_advance_batch(plan: Plan, wrap: Any) -> Any:
+    """``advance(meta, batch, begin, steps)``: t and the products after these steps."""
+    count, products_of = product_width(plan), make_products_of(plan)
+
+    def advance(meta, batch, begin, steps):
+        taken = steps
+        if batch.problems == 1:  # it may have stopped earlier
+            taken = array_at(batch.nit, 1, np.int64)[0] - batch.done - begin
+        now = products_of(meta)[batch.group]
+        after = array_at(batch.products, (batch.table_steps + 1, count), np.float64)
+        for i in range(count):
+            now[i] = after[taken, i]
+        batch.taken = begin + taken
+        meta.steps += begin + taken
+
+    return wrap(advance)
+
+
+# --- problems that stop --------------------------------------------------------------------------
+
+
+def _copy_words(to_at, to_step, of_at, of_step, count, words):
+    """Copy `count` elements of so many words, which lie `step` words apart."""
+    to = array_at(to_at, count * to_step, np.uint32)
+    of = array_at(of_at, count * of_step, np.uint32)
+    for i in range(count):
+        for w in range(words):
+            to[i * to_step + w] = of[i * of_step + w]
+
+
+def _move_values(batch, problem, position, last, number):
+    """Write the result of a problem that stops, and move the last one, as far as numbers go."""
+    positions, problems = batch.positions, batch.problems
+    values = array_at(batch.values, (VALUES, positions), np.float64)
+    result = array_at(batch.result, (RESULTS, problems), np.float64)
+    tests = array_at(batch.tests, positions, np.int64)
+    array_at(batch.codes, problems, np.int64)[problem] = tests[position]
+    array_at(batch.nit, problems, np.int64)[problem] = number
+    for row in range(VALUES):
+        if row < RESULTS:
+            result[row, problem] = values[row, position]
+        values[row, position] = values[row, last]
+    if batch.own_lr != 0:
+        own_lr = array_at(batch.own_lr, positions, np.float64)
+        own_lr[position] = own_lr[last]
+
+
+def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
+    """``retire(meta, batch, position, last, number)``: a problem has stopped.
+
+    Its results are written to the place of its number, and the problem at `last` moves to its
+    position.
+    """
+    slots = tuple(slot for slot in range(pl.STEPPED) if plan.has(slot))
+    item = tuple(plan.stride(slot) * plan.unit // 4 for slot in slots)
+    kept = tuple({pl.P: 0, pl.AVERAGE: 3}.get(slot, -1) for slot in slots)
+    item_x, copy, count = item[0], wrap(_copy_words), len(slots)
+    move_values = wrap(_move_values)
+
+    def retire(meta, batch, position, last, number):
+        # seldom: all arrays go through one call, which LLVM would otherwise copy to each place
+        n, at = batch.elements, leaves_of(meta)[0].address
+        order = array_at(batch.order, batch.positions, np.int64)
+        problem = order[position]
+        rows = array_at(batch.rows, 4, np.int64)
+        here = position // lanes * n * lanes + position % lanes
+        there = last // lanes * n * lanes + last % lanes
+        for s in range(count + 2):
+            words, row, first = item_x, s - count + 1, batch.best
+            if s < count:
+                words, row, first = item[s], kept[s], at[slots[s]]
+            elif s > count:
+                first = batch.best_g
+            step, mine, other = words * lanes, first + 4 * words * here, first + 4 * words * there
+            if row >= 0:
+                copy(rows[row] + 4 * words * n * problem, words, mine, step, n, words)
+            if position != last:
+                copy(mine, step, other, step, n, words)
+        move_values(batch, problem, position, last, number)
+        order[position] = order[last]
+
+    return wrap(retire)
+
+
+def make_retire_block(plan: Plan, lanes: int, wrap: Any) -> Any:
+    """``retire_block(meta, batch, first, live, number) -> live``: all that have stopped."""
+    retire = make_retire(plan, lanes, wrap)
+
+    def retire_block(meta, batch, first, live, number):
+        tests = array_at(batch.tests, first + live, np.int64)
+        for position in range(first + live - 1, first - 1, -1):
+            if tests[position] != RUNNING:
+                live -= 1
+                retire(meta, batch, position, first + live, number)
+        return live
+
+    return wrap(retire_block)
+
+
+# --- the loop ------------------------------------------------------------------------------------
+
 
 Kernel = Callable[..., Any]
 

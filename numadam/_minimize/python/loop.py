@@ -14,13 +14,21 @@ import numpy as np
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import check_interval, copy_tree
-from numadam._minimize.checkpoint import RunState, by_name, keys_of, load_state_arrays, state_arrays
+from numadam._minimize.checkpoint import (
+    Best,
+    RunState,
+    Task,
+    by_name,
+    keys_of,
+    load_state,
+    load_state_arrays,
+    save_state,
+    state_arrays,
+)
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import Result, attach, finish, make_history
-from numadam._minimize.saved import Best, load_state, save_state
 from numadam._minimize.stopping import BAD_F, CALLBACK, MAXITER, RUNNING, stop_message
-from numadam._minimize.tasks import Task
 from numadam._optimizer.optimizer import Optimizer
 
 #: A line of the history: a list of tuples would take 0.3 us a line, most of it at the end.

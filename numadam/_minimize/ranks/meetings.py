@@ -8,18 +8,32 @@ The loop is that of one process. Its objective, stop tests and observers meet th
 
 Each such meeting is one gather of as many numbers, the first of which is not 0 where a rank
 refuses it. So a rank that fails refuses its next meeting, and need not know which one it is.
+
+A run by several ranks is saved in a folder: a file of each, and an index that names those of one
+save. All is compared where it lies.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 
+from numadam._checkpoint import together
+from numadam._checkpoint.container import Container
+from numadam._checkpoint.index import INDEX, Index
+from numadam._checkpoint.regions import Cut
+from numadam._checkpoint.replace import check_writable
+from numadam._minimize.checkpoint import Checkpoint
 from numadam._mpi.ranks import LEFT_ALONE, Ranks, described
+
+# --- meetings ------------------------------------------------------------------------------------
+
 
 #: Numbers of a meeting behind the word that refuses it: f, three norms, whether to save.
 _SHARED_NUMBERS = 5
@@ -136,3 +150,89 @@ def all_or_none(ranks: Ranks) -> Iterator[None]:
     except BaseException as raised:
         error = raised
     ranks.agree(error, "minimize")
+
+
+# --- the folder of a run -------------------------------------------------------------------------
+
+
+#: Name of the array that holds what a file of one process has as its JSON.
+_META = "meta"
+
+
+class RankCheckpoint(Checkpoint):
+    """The folder that a run is saved to and goes on from.
+
+    Attributes
+    ----------
+    is_due : bool
+        Whether it has to be written at the iterate at hand, as rank 0 has said.
+    """
+
+    def __init__(self, path: Any, every: Any, meetings: Meetings) -> None:
+        self._meetings, self.is_due = meetings, False
+        if path in ("", b""):  # would be the current folder
+            raise ValueError("checkpoint: is empty. Give the name of a folder.")
+        super().__init__(path, every, "minimize")
+        self._exists = (self.path / INDEX).exists()
+
+    def agree(self) -> None:
+        """Take the answer of rank 0, whether there is a run. Collective."""
+        self._exists = bool(self._meetings.ranks.gather(np.array([self._exists], np.int64))[0, 0])
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run to go on from."""
+        return self._exists
+
+    def _check_writable(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            text = "is a file, and several ranks write into a folder: give another name"
+            raise OSError(errno.ENOTDIR, text)
+        if self._meetings.ranks.rank == 0:
+            check_writable(self.path / INDEX if self.path.exists() else self.path)
+
+    def _read(self) -> Container:
+        size = self._meetings.ranks.size
+
+        def wanted(index: Index) -> Mapping[str, Cut]:
+            if index.ranks != size:
+                raise ValueError(
+                    f"is the run of {index.ranks} ranks, and here are {size}. Start as many, or "
+                    "give another path to begin anew."
+                )
+            return {name: Cut(None, ()) for name in index.arrays}
+
+        _, arrays = together.load(self.path, self._meetings.ranks, self._kind, wanted)
+        meta = json.loads(arrays.pop(_META).tobytes())
+        return Container(self._kind, meta, arrays)
+
+    def _put(self, content: Container) -> None:
+        text = np.frombuffer(json.dumps(content.meta).encode(), np.uint8)
+        part = together.Part(
+            kind=content.kind,
+            meta={"done": content.meta["at"]["done"]},
+            arrays={_META: text, **content.arrays},
+            cut_of={},
+            cuts={},
+        )
+        self._exists = True
+        try:
+            together.save(self.path, self._meetings.ranks, lambda: part)
+        except BaseException:
+            self._meetings.over = True  # all ranks know
+            raise
+
+    def due_here(self, done: int) -> bool:
+        """Whether it has to be written by the clock of this rank."""
+        return super().due(done)
+
+    def due(self, done: int) -> bool:
+        """Whether it has to be written, so many iterations into the run."""
+        return self.is_due
+
+    def write_after(self, error: BaseException, *run_state: Any) -> None:
+        """Write the run that an exception has ended; a file that fails is a note on it."""
+        try:
+            self.write(*run_state)
+        except Exception as failed:
+            error.add_note(f"numadam: {str(self.path)!r} could not be written: {failed}")

@@ -11,10 +11,8 @@ from numadam._arrays.tree import Active
 from numadam._core.hyper import LR
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import STOPPED, Observers
-from numadam._minimize.python.device_tests import DeviceStopTests
-from numadam._minimize.python.stop_tests import HostStopTests, StopTests, joined
-from numadam._minimize.ranks.checkpoint import RankCheckpoint
-from numadam._minimize.ranks.meetings import Meetings, Pace
+from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests, StopTests, joined
+from numadam._minimize.ranks.meetings import Meetings, Pace, RankCheckpoint
 from numadam._minimize.stopping import CALLBACK, RUNNING, Tolerances
 
 #: Difference of f between two ranks, relative to the largest |f|, that is no rounding.

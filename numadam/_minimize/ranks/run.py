@@ -11,18 +11,14 @@ import numpy as np
 
 from numadam._checkpoint.collective import on_all
 from numadam._core.parts import parts_of
-from numadam._minimize.checkpoint import read_checkpoint
+from numadam._minimize.checkpoint import Task, first_of, read_checkpoint
 from numadam._minimize.objective import Objective
-from numadam._minimize.python.device_tests import DeviceStopTests
 from numadam._minimize.python.loop import PythonRun
-from numadam._minimize.python.stop_tests import HostStopTests
-from numadam._minimize.ranks.checkpoint import RankCheckpoint
-from numadam._minimize.ranks.meetings import Meetings, Pace, all_or_none
+from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
+from numadam._minimize.ranks.meetings import Meetings, Pace, RankCheckpoint, all_or_none
 from numadam._minimize.ranks.parts import RankObjective, RankObservers, RankSchedules, RankStopTests
 from numadam._minimize.result import Result
 from numadam._minimize.runs import define, saved_run
-from numadam._minimize.saved import first_of
-from numadam._minimize.tasks import Task
 from numadam._mpi.decomposition import Decomposition, decomposition
 from numadam._mpi.decomposition import ranks as ranks_in
 from numadam._mpi.errors import RankError
