@@ -15,7 +15,7 @@ A kernel over one leaf gets the addresses as arguments. One over many finds them
 record for each leaf (`kernel_spec.LEAF`), and each block of threads works on one leaf. The scalars
 of a step are arguments, too. Only where the host cannot know them (a captured graph counts the
 steps by itself), or where there are several groups, do they lie in the GPU's memory, computed by
-a kernel before (`scalar_kernels`).
+a kernel before (`kernel_spec.make_prepare`).
 """
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
