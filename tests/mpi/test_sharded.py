@@ -137,10 +137,11 @@ def check(kind, nodes, shapes, dtype=np.float32, *, own=False, divisor=1, more=N
 def check_state(opt, whole):
     """The parts of all ranks are the state of one process."""
     for name in whole._backend.state:
-        theirs = np.concatenate([one.reshape(-1) for one in leaves(whole.state[name])])
-        begin, end = opt._place.begin, opt._place.end
-        ours = np.concatenate([one.reshape(-1) for one in leaves(opt.state[name])])
-        assert ours.tobytes() == theirs[begin:end].tobytes()
+        triples = zip(
+            leaves(opt.state[name]), leaves(whole.state[name]), opt._place.parts, strict=True
+        )
+        for ours, theirs, (low, high) in triples:
+            assert ours.tobytes() == theirs.reshape(-1)[low:high].tobytes()
 
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
@@ -183,9 +184,9 @@ def test_other_rules(nodes, kind):
 
 def test_average(nodes):
     opt, whole = check(na.Adam, nodes, SHAPES["few"], ema=0.9, amsgrad=True, weight_decay=0.1)
-    parts = np.concatenate([one.reshape(-1) for one in leaves(opt.averaged)])
-    wanted = np.concatenate([one.reshape(-1) for one in leaves(whole.averaged)])
-    assert np.array_equal(parts, wanted[opt._place.begin : opt._place.end])
+    triples = zip(leaves(opt.averaged), leaves(whole.averaged), opt._place.parts, strict=True)
+    for part, wanted, (low, high) in triples:
+        assert np.array_equal(part, wanted.reshape(-1)[low:high])
 
 
 def test_bounds_and_rates_of_elements(nodes):
@@ -597,9 +598,14 @@ def test_messages_are_the_least_that_is_needed(comm):
     class Counting(MPI.Intracomm):
         sent = 0
 
-        def Isend(self, buf, dest, tag=0):
-            Counting.sent += buf[0].nbytes
-            return super().Isend(buf, dest, tag)
+        def Ialltoallv(self, sendbuf, recvbuf):
+            Counting.sent += sum(sendbuf[1])
+            return super().Ialltoallv(sendbuf, recvbuf)
+
+        def Iallgatherv(self, sendbuf, recvbuf):
+            assert sendbuf is MPI.IN_PLACE
+            Counting.sent += (self.size - 1) * recvbuf[1][self.rank]
+            return super().Iallgatherv(sendbuf, recvbuf)
 
     n = 64 * 3 * 4 * 100
     opt = na.mpi.Sharded(na.Adam, np.ones(n, np.float32), Counting(comm.Dup()), bucket_bytes=5000)
@@ -614,7 +620,7 @@ def test_a_step_that_breaks_is_noted(comm, monkeypatch):
         raise MPI.Exception(MPI.ERR_INTERN)
 
     with monkeypatch.context() as patch:
-        patch.setattr(opt._steps._buckets, "begin", broken)
+        patch.setattr(opt._steps._collectives, "sums", broken)
         patch.setattr(opt._shard, "step", broken) if comm.size == 1 else None
         with pytest.raises(MPI.Exception):
             opt.step(np.ones(1000))
