@@ -97,6 +97,22 @@ class Counting(MPI.Intracomm):
             self._count(sendbuf, self.size - 1)
         return super().Iallgather(sendbuf, recvbuf)
 
+    def Ialltoallv(self, sendbuf: Any, recvbuf: Any) -> MPI.Request:
+        self._count_pieces(sendbuf[1], sendbuf[-1])
+        return super().Ialltoallv(sendbuf, recvbuf)
+
+    def Iallgatherv(self, sendbuf: Any, recvbuf: Any) -> MPI.Request:
+        if sendbuf is not MPI.IN_PLACE:
+            raise NotImplementedError("Iallgatherv: is counted in place only.")
+        own = recvbuf[1][self.rank]  # goes to all others
+        self._count_pieces([own] * (self.size - 1), recvbuf[-1])
+        return super().Iallgatherv(sendbuf, recvbuf)
+
+    @classmethod
+    def _count_pieces(cls, counts: list[int], kind: MPI.Datatype) -> None:
+        Counting.sent += sum(counts) * kind.Get_size()
+        Counting.messages += sum(count > 0 for count in counts)
+
     def Split(self, color: int = 0, key: int = 0) -> MPI.Intracomm:
         return Counting(super().Split(color, key))
 
@@ -113,7 +129,7 @@ def _refused(name: str) -> Callable[..., Any]:
 
 for _name in (
     "Allgather", "Allgatherv", "Allreduce", "Alltoall", "Alltoallv", "Bcast", "Gather", "Gatherv",
-    "Iallgatherv", "Iallreduce", "Ialltoall", "Ialltoallv", "Ibcast", "Igather", "Igatherv",
+    "Iallreduce", "Ialltoall", "Ibcast", "Igather", "Igatherv",
     "Ireduce", "Ireduce_scatter", "Ireduce_scatter_block", "Iscatter", "Iscatterv", "Reduce",
     "Reduce_scatter", "Reduce_scatter_block", "Rsend_init", "Scatter", "Scatterv", "Send_init",
     "Sendrecv", "Isendrecv", "Issend", "Ssend",

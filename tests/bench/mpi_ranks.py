@@ -34,6 +34,11 @@ def counted(comm):
     part.Iallgather(rows[comm.rank].copy(), rows).Wait()
     part.Iallgather(MPI.IN_PLACE, rows).Wait()
     found.append((Counting.sent, Counting.messages))
+    Counting.reset()
+    counts = [0, 5] if comm.rank == 0 else [5, 0]
+    part.Ialltoallv([into, counts, [0, 0], MPI.DOUBLE], [rows, counts, [0, 0], MPI.DOUBLE]).Wait()
+    part.Iallgatherv(MPI.IN_PLACE, [into, [3, 3], [0, 3], MPI.DOUBLE]).Wait()
+    found.append((Counting.sent, Counting.messages))
     try:
         part.Allreduce(np.ones(1), np.ones(1))
     except NotImplementedError as error:

@@ -182,6 +182,39 @@ def test_other_rules(nodes, kind):
     check(kind, nodes, SHAPES["few"], lr=0.01)
 
 
+@pytest.mark.parametrize(
+    ("kind", "dtype", "options"),
+    [
+        (na.AdamW, "f4", {"lr": lambda t: 0.1 / (1 + t), "clip_value": 0.5, "maximize": True}),
+        (na.Adam, "f4", {"groups": {"0": {"frozen": True}, "2": {"lr": 0.5, "weight_decay": 0.1}}}),
+        (na.Adam, "f8", {"bounds": (-0.9, 0.8), "amsgrad": True}),
+        (na.Adam, "c8", {"complex_form": "modulus", "weight_decay": lambda t: 0.1 * t}),
+        (na.Adam, "f4", {"state_dtype": "bfloat16", "like": "torch"}),
+        (na.RMSprop, "c8", {"centered": True, "momentum": 0.9}),
+        (na.NAdam, "f4", {"lr": 0.1}),
+        (na.SGD, "f8", {"lr": 0.1}),
+    ],
+    ids=["schedule", "groups", "box", "modulus", "bfloat16", "centered", "nadam", "sgd"],
+)
+def test_options_of_long_arrays(nodes, kind, dtype, options):
+    """Arrays that are stepped chunk by chunk, where each element needs nothing but its own."""
+    opt, _ = check(kind, nodes, SHAPES["long"], dtype, more={"bucket_bytes": 40_000}, **options)
+    assert opt._steps._chunked == (kind is not na.NAdam and nodes.comm.size > 1)
+
+
+def test_a_hyperparameter_counts_from_the_next_step_on(nodes):
+    shapes = SHAPES["long"]
+    opt = na.mpi.Sharded(na.Adam, nodes.params(shapes, "f4"), nodes.comm, lr=0.1)
+    whole = na.Adam(each(lambda shape: start(shape, "f4"), shapes), lr=0.1)
+    for step, beta in enumerate((0.9, 0.5)):
+        opt.beta1 = whole.beta1 = beta
+        opt.step(gradients(shapes, "f4", step, nodes.comm.rank), lr=0.05 if step else None)
+        whole.step(nodes.sum(shapes, "f4", step), lr=0.05 if step else None)
+    for ours, theirs in zip(leaves(opt.params), leaves(whole.params), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    check_state(opt, whole)
+
+
 def test_average(nodes):
     opt, whole = check(na.Adam, nodes, SHAPES["few"], ema=0.9, amsgrad=True, weight_decay=0.1)
     triples = zip(leaves(opt.averaged), leaves(whole.averaged), opt._place.parts, strict=True)
@@ -248,11 +281,12 @@ def check_accumulated(nodes, shapes, dtype):
     return opt, whole
 
 
-def test_16_bits_are_added_up_in_float32(nodes):
-    shapes = SHAPES["few"]
+@pytest.mark.parametrize(("shapes", "master"), [("few", True), ("long", False)])
+def test_16_bits_are_added_up_in_float32(nodes, shapes, master):
+    shapes = SHAPES[shapes]
     params = nodes.params(shapes, np.float16)
-    opt = na.mpi.Sharded(na.Adam, params, nodes.comm, lr=0.1, master=True)
-    whole = na.Adam(each(lambda s: start(s, np.float16), shapes), lr=0.1, master=True)
+    opt = na.mpi.Sharded(na.Adam, params, nodes.comm, lr=0.1, master=master)
+    whole = na.Adam(each(lambda s: start(s, np.float16), shapes), lr=0.1, master=master)
     for step in range(STEPS):
         opt.step(gradients(shapes, np.float16, step, nodes.comm.rank))
         totals = []
