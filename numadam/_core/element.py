@@ -53,11 +53,6 @@ def _nothing(a, i, scalar):
     return None
 
 
-def _read_both(g, i):
-    one, other = g
-    return one[i] + other[i]
-
-
 def _effective(x, y, total, low, high, limit, k):
     """Mean, bounds' mask and clip by value of the unscaled gradient `y` (NaN stays)."""
     if total is not None:
@@ -114,7 +109,7 @@ def make_gradient(plan: Plan, wrap: Wrap) -> Any:
 
     `x` is its parameter, which decides whether a bound is active, and `limit` clips by value.
     """
-    read = wrap(_read_both if plan.summed == "pair" else reader(plan.storage(pl.G)))
+    read = wrap(reader(plan.storage(pl.G)))
     fetch, shape = wrap(at), wrap(_effective)
     pick = wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
 

@@ -68,8 +68,6 @@ class Plan:
         State arrays that then are real.
     modulus : bool
         Whether complex numbers are taken whole, with a real second moment.
-    summed : {"", "pair", "blocks"}
-        Whether the gradient is a sum of several: of two arrays, or formed in blocks.
     """
 
     rule: RuleSpec
@@ -89,7 +87,6 @@ class Plan:
     squares: tuple[str, ...] = ()
     like: str = ""
     owned: bool = False
-    summed: str = ""
 
     def __post_init__(self) -> None:
         # a dictionary's key at every step of the functional API: hashing all fields takes 2 us
@@ -105,7 +102,6 @@ class Plan:
         words = [self.rule.name, self.dtype.name, "+".join(self.present)]
         words += [key for key, on in self.variant if on]
         words += [self.like, "running" if self.products else ""]
-        words += [f"{self.summed}-summed" if self.summed else ""]
         words += [self.decay, f"{self.bounds}-bounds" if self.bounds else ""]
         words += [f"norm-of-{self.norm}" if self.norm else ""]
         words += [

@@ -10,8 +10,6 @@ import numpy as np
 from numadam._arrays.layout import SKEW, Layout
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
-from numadam._cpu.adding import Adding
-from numadam._cpu.compiled import adder_address
 from numadam._cpu.functional import update
 from numadam._cpu.records import ABSENT, TUPLE_ITEMS
 from numadam._cpu.state import CpuState
@@ -105,38 +103,6 @@ class CpuBackend(Backend):
                 return self.compiled.run({}, lr) == OK
             finally:
                 meta["flushing"] = 0
-
-    def cut_parts(self, elements: int) -> None:
-        """Set the elements of one part, in which `step_parts` counts; no bit depends on them."""
-        self.arguments.meta["part"] = elements * self.arguments.plan.unit
-
-    def compile_sums(self, pair: bool) -> None:
-        """Compile or load now what `step_parts` calls, for two gradients or for any number."""
-        self.compiled.summed("pair" if pair else "blocks")
-        adder_address(self.arguments.plan.real)
-
-    def step_parts(
-        self, before: int, after: int, grads: np.ndarray, adding: Adding, lr: float
-    ) -> None:
-        """Step the parts between the first `before` and the last `after`; the last ones advance t.
-
-        The gradient is what `adding` says; `grads` are the addresses of this rank's own, for each
-        leaf, 0 where `adding` has them. They have been checked. For steps without norm, guard and
-        accumulation.
-        """
-        arguments, meta = self.arguments, self.arguments.meta
-        pair = adding.pair(grads, arguments.leaves["start"][:-1], arguments.plan.stride(pl.G))
-        if pair is None:
-            arguments.bind(pl.G, grads)
-            meta["adding"], meta["adder"] = adding.address, adder_address(arguments.plan.real)
-        else:
-            arguments.bind(pl.G, pair[0])
-            arguments.leaves["other"][:-1] = pair[1]
-        meta["before"], meta["after"] = before, after
-        try:
-            self.compiled.run_summed("blocks" if pair is None else "pair", lr)
-        finally:
-            meta["before"] = meta["after"] = 0
 
     def drop(self) -> None:
         """Forget the gradients that have been added up."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from numadam._core.half import converts_half
 from numadam._core.plan import Plan
-from numadam._cpu import adding, norm_kernel, overlap, strided
+from numadam._cpu import norm_kernel, overlap, strided
 from numadam._cpu.kernel import STEP, make_steps
 from numadam._cpu.validate import VALIDATE, validate
 from numadam._jit.loops import CompiledLoop, callback_address, compiled_loop
@@ -36,12 +36,6 @@ def overlap_address() -> int:
 def strided_address() -> int:
     """The address of what checks and copies strided arrays."""
     return _address_of("strided", strided.handle, strided.HANDLE)
-
-
-@functools.cache
-def adder_address(dtype: np.dtype[Any]) -> int:
-    """The address of what sums up gradients of several ranks, of real numbers of this dtype."""
-    return _address_of(f"add-{dtype.name}", adding.make_adder(dtype), adding.ADD)
 
 
 @functools.cache

@@ -9,9 +9,6 @@ next: a thousand small arrays are a few parts, one large array is many::
 
     leaves   |    0    |0|    2         |  3  |
     parts    |  0  |  1  |  2  |  3  |  4  |
-
-A call takes all parts, or a window of them: those after ``meta.before`` and before the last
-``meta.after``. The windows of one step are called in order, and the last one advances t.
 """
 
 from __future__ import annotations
@@ -27,7 +24,6 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import make_scalars, width_of
 from numadam._cpu import norm_kernel as nk
 from numadam._cpu import validate as va
-from numadam._cpu.adding import BLOCK, block_memory
 from numadam._cpu.parts import (
     factors_of,
     find_leaf,
@@ -81,14 +77,12 @@ def _make_part(plan: Plan, out: bool, wrap: Any) -> Any:
     scalars_of = make_scalars_of(width)
     views = make_leaf_views(plan, out)
     per_array = plan.norm == "array"
-    byte_g, each = plan.stride(pl.G), plan.stride(pl.G) // plan.storage(pl.G).itemsize
-    block, summed = BLOCK // byte_g, plan.summed == "blocks"
 
     def part(q, meta_at):
         meta = record_at(meta_at, META)
         count, size, leaves, factors = meta.count, meta.part, leaves_of(meta), factors_of(meta)
         rows = scalars_of(meta)
-        low, end = part_of(q + meta.before, size, leaves[count].start)
+        low, end = part_of(q, size, leaves[count].start)
         j = find_leaf(leaves.start, count, low)
         r = leaves[j].group
         h, k = scalars(rows[r], factors[0, j], factors[1, j])
@@ -105,13 +99,6 @@ def _make_part(plan: Plan, out: bool, wrap: Any) -> Any:
             if per_array or leaf.group != r:  # 0.1 us less for each of many arrays
                 r = leaf.group
                 h, k = scalars(rows[r], factors[0, j], factors[1, j])
-            if summed:  # a sum of gradients: it takes the place of the leaf's own
-                n = n if n < block else block
-                own = leaf.address[pl.G] + e * byte_g
-                place = block_memory()
-                place += (own - place) % byte_g
-                call_c6(meta.adder, meta_at, own, low * each, n * each, place, 0)
-                e = (place - leaf.address[pl.G]) // byte_g
             p, g, s0, s1, s2, to, total, average, lo, hi, rate, master = views(leaf, i, e, n)
             run(n, p, g, s0, s1, s2, to, total, average, lo, hi, rate, master, h, k)
             low += n
@@ -218,7 +205,6 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             total, size = leaves[meta.count].start, meta.part
             blocks = leaves[meta.count].first_block
             parts, chunks = (total + size - 1) // size, (blocks + nk.CHUNK - 1) // nk.CHUNK
-            window = parts - meta.before - meta.after
             if normed:
                 reset_factors(meta_at)
                 reset_exponents(meta_at)
@@ -249,15 +235,14 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
                         status = va.NOT_FINITE
                 if status == va.OK:
                     if pooled:
-                        parts_in(meta.pool, meta.threads, window, meta_at)
+                        parts_in(meta.pool, meta.threads, parts, meta_at)
                     else:
-                        for q in each(window):
+                        for q in each(parts):
                             part(int64(q), meta_at)
                     if meta.strided != 0:
                         call_c6(meta.strided_arrays, va.AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
-                    if meta.after == 0:  # else other calls do the rest of this step
-                        advance(meta_at)
-                        note_taken(meta_at)
+                    advance(meta_at)
+                    note_taken(meta_at)
             if total >= _RELEASE_FROM:
                 take_gil(thread)
             return status

@@ -49,9 +49,6 @@ def make_leaf_views(plan: Plan, out: bool) -> Any:
         for one, used in zip(memory, there, strict=True)
     ]
     first, word = offset_of(CPU_LEAF, "address"), cgutils.intp_t
-    pair, second = plan.summed == "pair", offset_of(CPU_LEAF, "other")
-    if pair:
-        kinds[pl.G] = types.UniTuple(kinds[pl.G], 2)
 
     def views(typingctx: Any, leaf: Any, i: Any, e: Any, n: Any) -> Any:
         # one intrinsic: as 12 calls with their products it took 0.12 s to compile
@@ -61,19 +58,12 @@ def make_leaf_views(plan: Plan, out: bool) -> Any:
             def view(slot: int) -> Any:
                 if not there[slot]:
                     return context.get_dummy_value()
-                if slot == pl.G and pair:
-                    both = [array(slot, first + 8 * slot), array(slot, second)]
-                    return context.make_tuple(builder, kinds[slot], both)
-                return array(slot, first + 8 * slot)
-
-            def array(slot: int, offset: int) -> Any:
                 stride = plan.stride(slot)
-                place = cgutils.pointer_add(builder, at, offset, word.as_pointer())
+                place = cgutils.pointer_add(builder, at, first + 8 * slot, word.as_pointer())
                 skip = builder.mul(iterations[slot == pl.G], word(stride))
                 numbers = builder.mul(count, word(stride // memory[slot].itemsize))
                 address = builder.add(builder.load(place), skip)
-                kind = kinds[slot].dtype if slot == pl.G and pair else kinds[slot]
-                return make_array(context, builder, kind, address, [numbers])
+                return make_array(context, builder, kinds[slot], address, [numbers])
 
             result = signature.return_type
             return context.make_tuple(builder, result, list(map(view, slots)))

@@ -33,10 +33,6 @@ META = np.dtype(
         ("count", NUMBER),  # leaves
         ("groups", NUMBER),  # groups, the rows of the control block
         ("part", NUMBER),  # iterations of the loop in one parallel part
-        ("before", NUMBER),  # parts that calls before this one have stepped
-        ("after", NUMBER),  # parts that are left to later calls
-        ("adder", POINTER),  # of what sums up gradients of several ranks, for a plan with `summed`
-        ("adding", POINTER),  # ADDING
         ("ndarray", POINTER),  # type object of numpy.ndarray
         ("absent", POINTER, CHECKED),  # id that stands for no array, of each checked slot
         ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `numpy_abi.kind_of`
@@ -88,7 +84,6 @@ CPU_LEAF = np.dtype(
         ("first_block", NUMBER),  # first partial sum of the norm
         ("exponent", NUMBER),  # of the sum of squares, see `norms`
         ("address", POINTER, SLOTS),  # of each slot's array, as the loop reads or writes it
-        ("other", POINTER),  # of the second of two gradients, of which a step takes the sum
         ("work", POINTER, CHECKED),  # dense copy of a strided array, 0 where there is none
         ("source", POINTER, CHECKED),  # the strided array itself
     ]
@@ -96,18 +91,6 @@ CPU_LEAF = np.dtype(
 
 #: Of the squares of a gradient in one process: the two words of a partial sum (see `norms`).
 NORM_SUM = np.dtype([("high", NUMBER), ("low", NUMBER), ("exponent", NUMBER)])
-
-#: Gradients of several ranks, of which a step takes the sum (see `adding`).
-ADDING = np.dtype(
-    [
-        ("first", NUMBER),  # number of the step at which each of them begins
-        ("before", NUMBER),  # how many come before those of this node
-        ("own", NUMBER),  # of this node, 0 where the leaves have them
-        ("after", NUMBER),
-        ("sources", POINTER),  # their addresses, in this order
-        ("divisor", np.float64),  # of the sum
-    ]
-)
 
 #: Bytes of an array that a step writes: from `low` to before `high`; both 0 where it is empty.
 SPAN = np.dtype([("low", POINTER), ("high", POINTER)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,6 @@ class CpuStep:
         self._free: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
         self._known_disjoint: Any = None
         self._exchange = None if exchange is None else KernelExchange(exchange, arguments)
-        self._summed: dict[str, Any] = {}
         arguments.meta["validator"] = validator_address()
         self.kernel, self.serial = self._kernels(out=False)
 
@@ -101,11 +99,10 @@ class CpuStep:
             else:
                 self.arguments.meta["strided_arrays"] = strided_address()
 
-    def _kernels(self, out: bool, summed: str = "") -> tuple[Any, Any]:
+    def _kernels(self, out: bool) -> tuple[Any, Any]:
         """The step that this size takes, and the serial one."""
         total = sum(self.arguments.layout.sizes) * self.arguments.plan.unit
-        plan = replace(self.arguments.plan, summed=summed) if summed else self.arguments.plan
-        steps = compiled_step(plan, out)
+        steps = compiled_step(self.arguments.plan, out)
         kernel = serial = steps.fork_safe(parallel=False)
         if threads.wants_parallel(total):
             kernel = steps.fork_safe(parallel=True)
@@ -138,18 +135,6 @@ class CpuStep:
         with self._sparse.installed(used):
             self._refuse_overlapping_rows(used)
             return self._call_until_valid(used, call)
-
-    def summed(self, summed: str) -> Any:
-        """The step of a plan of which this is `summed`: compiled when first asked for."""
-        if summed not in self._summed:
-            with defer_interrupts():
-                self._summed[summed] = self._kernels(out=False, summed=summed)[0]
-        return self._summed[summed]
-
-    def run_summed(self, summed: str, lr: float) -> None:
-        """Take a step whose gradients are bound, with a plan of which this is `summed`."""
-        kernel, meta_at = self.summed(summed), self.arguments.meta_at
-        self._call_until_valid({}, lambda ids, known: int(kernel(meta_at, ids, 0, known, lr)))
 
     def check(self) -> None:
         """Validate the parameters alone, without a step."""

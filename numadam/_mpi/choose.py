@@ -10,13 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 from typing import Any, get_args
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from numadam._core import choices
 from numadam._mpi.ranks import Ranks
-from numadam._mpi.transport import CudaAware, Staged, Transport
+from numadam._mpi.transport import CudaAware, Direct, Staged
 
 #: What a user may ask for.
 ASKED: tuple[str, ...] = get_args(choices.Transport)
@@ -25,9 +24,6 @@ _CUDA_SUPPORT = 0
 #: Variables that switch it on in libraries that have no function to ask, by what their version
 #: text contains. With the first, MPI does not start where it was built without CUDA.
 _VARIABLES = {"CRAY MPICH": "MPICH_GPU_SUPPORT_ENABLED", "MVAPICH2": "MV2_USE_CUDA"}
-
-#: Transports that were made before, by name.
-_known: WeakKeyDictionary[Ranks, dict[str, Transport]] = WeakKeyDictionary()
 
 
 def check_asked(asked: Any, home: str) -> None:
@@ -39,17 +35,16 @@ def check_asked(asked: Any, home: str) -> None:
         )
 
 
-def device_transport(ranks: Ranks, asked: str) -> Transport:
-    """The transport of CuPy arrays. Collective.
+def transport_of(ranks: Ranks, asked: str, home: str) -> type[Direct]:
+    """The kind of transport for arrays of a library. Collective for CuPy's.
 
     Raises, on all ranks, where what was asked for cannot be.
     """
+    if home == "NumPy":
+        return Direct
     takes = takes_gpu_memory(ranks.comm)
     name = decide(ranks.gather(np.array([ASKED.index(asked), -1 if takes is None else takes])))
-    known = _known.setdefault(ranks, {})
-    if name not in known:  # the same on all ranks
-        known[name] = CudaAware(ranks.comm) if name == "mpi" else Staged(ranks.comm)
-    return known[name]
+    return CudaAware if name == "mpi" else Staged
 
 
 def decide(table: np.ndarray) -> str:

@@ -1,13 +1,15 @@
 """Cut of parameters among ranks: which elements of which array a rank steps. No MPI here.
 
-All arrays are one flat index, in the order of the tree and of C. It is cut into a slice for each
-rank of a node, the same on every node, and each slice into a piece for each node::
+All arrays are one flat index, in the order of the tree and of C. A long array is a group, and so
+are the short ones between two long ones. Each group is cut into a slice for each rank of a node,
+the same on every node, and each slice into a piece for each node::
 
-    flat index   |        slice of local rank 0        |        slice of local rank 1        |
+    group        |        slice of local rank 0        |        slice of local rank 1        |
     pieces       |  node 0    |  node 1   |  node 2    |  node 0    |  node 1   |  node 2    |
 
 So the ranks of a node together hold all of it (they share memory), and ranks of the same number on
-all nodes hold one slice together (they exchange it). One large array is cut like many small ones.
+all nodes hold one slice together (they exchange it). The pieces of a long array lie in that array
+on all ranks, and are sent from there.
 """
 
 from __future__ import annotations
@@ -19,10 +21,8 @@ from typing import NamedTuple
 
 #: Cuts are at multiples of so many elements: the begin of a cache line, where the array's is.
 GRAIN = 64
-#: Rounds on their way while one is stepped; each has memory of its own.
-AHEAD = 2
-#: Part of an array, in elements, from which on it is a message of its own, sent and received where
-#: it lies: gathering 20 arrays of 1M into longer messages cost 10 to 25 % of a step.
+#: Elements of a piece from which on its array is a group of its own: a collective has more work,
+#: but copies nothing.
 LONG = 32_768
 
 
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 
 def share(begin: int, end: int, number: int, of: int) -> tuple[int, int]:
-    """The share of one of several in a range that begins on a multiple of `GRAIN`; maybe empty."""
+    """The share of one of several in a range; maybe empty."""
     blocks = -(-(end - begin) // GRAIN)
     low, high = (min(begin + blocks * k // of * GRAIN, end) for k in (number, number + 1))
     return low, high
@@ -55,25 +55,41 @@ class Cut:
     ----------
     offsets : list of int
         Where each array begins in the flat index; last its end.
+    groups : list of (int, int)
+        Begin and end of each in the flat index.
     """
 
     def __init__(self, sizes: Sequence[int], nodes: int, local: int) -> None:
         self.offsets = [0, *itertools.accumulate(sizes)]
         self.nodes, self.local = nodes, local
+        self.groups: list[tuple[int, int]] = []
+        joins = False  # the last group is of short arrays
+        for begin, end in itertools.pairwise(self.offsets):
+            short = end - begin < LONG * nodes * local
+            if short and joins:
+                begin, _ = self.groups.pop()
+            self.groups.append((begin, end))
+            joins = short
 
     @property
     def end(self) -> int:
         """Elements of all arrays together."""
         return self.offsets[-1]
 
-    def piece(self, node: int, local: int) -> tuple[int, int]:
-        """Begin and end in the flat index of what one rank steps."""
-        return share(*share(0, self.end, local, self.local), node, self.nodes)
+    def pieces(self, node: int, local: int) -> list[tuple[int, int]]:
+        """Begin and end in the flat index of what one rank steps of each group; maybe empty."""
+        slices = (share(*group, local, self.local) for group in self.groups)
+        return [share(*piece, node, self.nodes) for piece in slices]
 
-    def longest(self) -> int:
-        """Elements of the longest piece."""
-        every = itertools.product(range(self.nodes), range(self.local))
-        return max(end - begin for begin, end in itertools.starmap(self.piece, every))
+    def longest(self) -> list[int]:
+        """Elements of the longest piece of each group, at most."""
+        found = []
+        for begin, end in self.groups:
+            blocks = -(-(end - begin) // GRAIN)
+            for ranks in (self.local, self.nodes):
+                blocks = -(-blocks // ranks)
+            found.append(min(blocks * GRAIN, end - begin))
+        return found
 
     def runs(self, begin: int, end: int) -> Iterator[Run]:
         """The parts of arrays, in order, that a range of the flat index is made of."""
@@ -85,22 +101,9 @@ class Cut:
                 begin = after
             leaf += 1
 
-    def messages(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """The ranges in which a range is sent: each long part of an array, and what is between."""
-        found: list[tuple[int, int]] = []
-        joins = False  # the last message is of short parts
-        for leaf, low, high in self.runs(begin, end):
-            first, last = self.offsets[leaf] + low, self.offsets[leaf] + high
-            short = last - first < LONG
-            if short and joins:
-                first, _ = found.pop()
-            found.append((first, last))
-            joins = short
-        return found
-
-    def parts(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """For each array the elements, low to before high, that lie in a range; (0, 0) for none."""
+    def parts(self, pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """For each array the elements, low to before high, that lie in pieces; (0, 0) for none."""
         found = [(0, 0)] * (len(self.offsets) - 1)
-        for leaf, low, high in self.runs(begin, end):
+        for leaf, low, high in itertools.chain(*(self.runs(*piece) for piece in pieces)):
             found[leaf] = low, high
         return found

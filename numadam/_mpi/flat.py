@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,55 +21,44 @@ class Flat:
         Or one array that holds all of them already.
     """
 
-    def __init__(self, cut: Cut, leaves: Sequence[np.ndarray] | np.ndarray) -> None:
+    def __init__(self, cut: Cut, leaves: Any) -> None:
         self._cut, self._leaves = cut, leaves
-        self._whole = isinstance(leaves, np.ndarray)
+        self._whole = not isinstance(leaves, list)
 
-    def view(self, begin: int, end: int) -> np.ndarray | None:
+    def view(self, begin: int, end: int) -> Any:
         """A range as a view; None where it lies in several arrays."""
         if self._whole:
-            view: np.ndarray = self._leaves[begin:end]  # type: ignore[assignment]
-            return view
-        first = next(self._cut.runs(begin, end))
-        if first.high - first.low < end - begin:
+            return self._leaves[begin:end]
+        run = next(self._cut.runs(begin, end), None)
+        if run is None:
+            return self._leaves[0][:0]
+        if run.high - run.low < end - begin:
             return None
-        return self._leaves[first.leaf][first.low : first.high]
+        return self._leaves[run.leaf][run.low : run.high]
 
-    def leaves(self, parts: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    def leaves(self, parts: Sequence[tuple[int, int]]) -> list[Any]:
         """For each array some of its elements, low to before high, as a view."""
         if not self._whole:
-            return [one[low:high] for one, (low, high) in zip(self._leaves, parts, strict=True)]
+            return [leaf[low:high] for leaf, (low, high) in zip(self._leaves, parts, strict=True)]
         pairs = zip(self._cut.offsets, parts)  # noqa: B905  # the last offset is the end
-        return [self._leaves[at + low : at + high] for at, (low, high) in pairs]  # type: ignore[misc]
+        return [self._leaves[at + low : at + high] for at, (low, high) in pairs]
 
-    def read(self, begin: int, end: int, spare: Spare | None, at: int = 0) -> np.ndarray:
-        """A range, as a view or gathered in spare memory from `at` on; one array needs none."""
+    def read(self, begin: int, end: int, memory: Any = None, copied: bool = False) -> Any:
+        """A range, as a view or a copy in `memory`; one array needs none."""
         view = self.view(begin, end)
-        if view is not None:
+        if view is not None and not copied:
             return view
-        assert spare is not None
-        runs = self._cut.runs(begin, end)
-        out = spare.of(end - begin, at)
-        np.concatenate([self._leaves[leaf][low:high] for leaf, low, high in runs], out=out)
+        out = memory[: end - begin]
+        if view is not None:
+            out[...] = view
+        else:
+            runs = self._cut.runs(begin, end)
+            np.concatenate([self._leaves[leaf][low:high] for leaf, low, high in runs], out=out)
         return out
 
-    def write(self, begin: int, values: np.ndarray) -> None:
+    def write(self, begin: int, values: Any) -> None:
         """Write a range from its begin on."""
         at = 0
         for leaf, low, high in self._cut.runs(begin, begin + len(values)):
             self._leaves[leaf][low:high] = values[at : at + high - low]
             at += high - low
-
-
-class Spare:
-    """Memory that is kept from step to step, and begins when it is first needed."""
-
-    def __init__(self, size: int, dtype: np.dtype) -> None:
-        self._size, self._dtype = size, dtype
-        self._memory: np.ndarray | None = None
-
-    def of(self, size: int, at: int = 0) -> np.ndarray:
-        """So many elements of it, from `at` on."""
-        if self._memory is None:
-            self._memory = np.empty(self._size, self._dtype)
-        return self._memory[at : at + size]

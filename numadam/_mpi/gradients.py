@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import as_views
+from numadam._arrays.interop import as_views, is_cupy
 from numadam._arrays.layout import SKEW, address_of, aligned_zeros
 from numadam._arrays.tree import Active, replaced, same_objects
 from numadam._mpi.cut import Cut
@@ -37,34 +37,45 @@ class Gradients:
         self._cut, self._tree, self._leaves, self._own = cut, tree, leaves, None
         self._dtype, self._shapes = leaves[0].dtype, [leaf.shape for leaf in leaves]
         self._titles, self._of = tree.names("grads"), tree.names("params")
-        self._views: list[np.ndarray] = []
+        self._is_host = not is_cupy(leaves[0])
+        self._views: list[Any] = []
         self._nested: Any = None
         self._window: Window | None = None
-        nbytes = cut.end * self._dtype.itemsize
+        self._shared: list[Flat] = []
         if nodes.local is not None:
-            self._window = Window(nodes.local, nbytes + _SKEW)
-            segments = [self._window.segment(k, nbytes + _SKEW) for k in range(nodes.each)]
+            nbytes = cut.end * self._dtype.itemsize + _SKEW
+            self._window = Window(nodes.local, nbytes)
+            segments = [self._window.segment(k, nbytes) for k in range(nodes.each)]
             zero(segments[nodes.place])
             flats = [segment[_SKEW:].view(self._dtype) for segment in segments]
-            self._sources = [Flat(cut, one) for one in flats]
+            self._shared = [Flat(cut, flat) for flat in flats]
             self._own = flats[nodes.place]
-        spans = np.array([(address_of(leaf), leaf.nbytes) for leaf in leaves]).reshape(-1, 2)
-        spans = spans[np.argsort(spans[:, 0])]
-        self._low, self._high = spans[:, 0], spans.sum(1)
+        if self._is_host:
+            spans = np.array([(address_of(leaf), leaf.nbytes) for leaf in leaves]).reshape(-1, 2)
+            spans = spans[np.argsort(spans[:, 0])]
+            self._low, self._high = spans[:, 0], spans.sum(1)
 
     @property
     def buffers(self) -> Any:
         """Buffers in the structure of the parameters, in one flat buffer that starts as zeros."""
         if self._nested is None:
             if self._own is None:
-                nbytes = self._cut.end * self._dtype.itemsize
-                self._own = aligned_zeros(nbytes + _SKEW)[_SKEW:].view(self._dtype)
+                self._own = self._zeros()
             at = 0
             for shape, leaf in zip(self._shapes, self._leaves, strict=True):
                 self._views.append(self._own[at : at + leaf.size].reshape(shape))
                 at += leaf.size
             self._nested = self._tree.unflatten(self._views)
         return self._nested
+
+    def _zeros(self) -> Any:
+        if self._is_host:
+            return aligned_zeros(self._cut.end * self._dtype.itemsize + _SKEW)[_SKEW:].view(
+                self._dtype
+            )
+        from numadam._mpi.on_device import zeros
+
+        return zeros(self._cut.end, self._leaves[0])
 
     def sources(self, grads: Any) -> list[Flat]:
         """The gradients of this node's ranks, in their order, checked; None: those in `buffers`.
@@ -78,21 +89,29 @@ class Gradients:
         """
         if grads is None:
             self._refuse_replaced()
-            if self._window is None:
-                return [Flat(self._cut, self._own)]  # type: ignore[arg-type]  # it is there
-            return self._sources
+            return self._shared or [Flat(self._cut, self._own)]
         leaves = self._tree.flatten(grads, "grads")
         if self._nested is not None and same_objects(leaves, self._views):
             return self.sources(None)
+        flat = self._flat(leaves)
+        if self._window is None:
+            return [Flat(self._cut, flat)]
+        at = 0
+        for leaf in flat:
+            self._own[at : at + leaf.size] = leaf  # type: ignore[index]
+            at += leaf.size
+        return self._shared
+
+    def _flat(self, leaves: Sequence[Any]) -> list[Any]:
+        """Gradients that were passed, checked and flat."""
+        if not self._is_host:
+            from numadam._mpi.on_device import flat_gradients
+
+            return flat_gradients(leaves, self._titles, self._of, self._leaves)
         flat = self.checked(leaves)
         if self._window is None:
             self._refuse_overlap(leaves, flat)
-            return [Flat(self._cut, flat)]
-        at = 0
-        for one in flat:
-            self._own[at : at + one.size] = one  # type: ignore[index]
-            at += one.size
-        return self._sources
+        return flat
 
     def sync(self) -> None:
         """See what the neighbours have written, and let them see what this rank has."""

@@ -85,8 +85,8 @@ class Placement:
         Those that are not frozen.
     cut : Cut
         Of these.
-    begin, end : int
-        This rank's part in the flat index.
+    size : int
+        Elements that this rank steps.
     parts, slices : list of (int, int)
         Its elements of each array that is not frozen, and of each array.
     flat : Flat
@@ -107,8 +107,8 @@ class Placement:
         self.active = Active(whole.tree, [not still for still in whole.frozen])
         self.leaves = self.active.select(whole.leaves)
         self.cut = cut = Cut([leaf.size for leaf in self.leaves], nodes.count, nodes.each)
-        self.begin, self.end = cut.piece(nodes.node, nodes.place)
-        self.parts = cut.parts(self.begin, self.end)
+        self.parts = cut.parts(cut.pieces(nodes.node, nodes.place))
+        self.size = sum(high - low for low, high in self.parts)
         own = iter(self.parts)
         self.slices = [(0, 0) if still else next(own) for still in whole.frozen]
         self._all = [_plain(leaf).reshape(-1) for leaf in whole.leaves]

@@ -1,63 +1,39 @@
-"""Transports of CuPy arrays between ranks: through MPI, or the memory of the host.
+"""Transports of arrays between ranks: MPI with the arrays themselves, or copies on the host.
 
-A transport sends and receives pieces, arrays with one axis and contiguous, and never computes:
-sums of pieces are formed where they arrive, in the order of the ranks. It is chosen once
-(`choose`). Messages are bytes, so any dtype goes, and any number of elements.
-
-`begin` returns at once where it can. `wait` of what it returns comes before the pieces received
-are read, and before those sent are written again. Both are meant in the order of CuPy's current
-stream, which the host waits for only where MPI needs it to.
+A transport begins the two collectives of a step, and never computes. It is chosen once (`choose`).
+Arrays have one axis and are contiguous; messages are bytes, so any dtype goes. CuPy arrays are
+meant in the order of CuPy's current stream, which the host waits for: MPI knows nothing of streams.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
-#: The other rank, and the piece that it gets or sends.
-Message = tuple[int, Any]
+#: Ends a collective that has begun: called once, before pieces are read or written again.
+Wait = Callable[[], None]
 
 
-class Pending(NamedTuple):
-    """Messages on their way; `wait` is called once."""
+class Pieces(NamedTuple):
+    """Parts of an array, one for each rank: where it begins, and how many elements it has."""
 
-    wait: Callable[[], None]
+    array: Any
+    begins: Sequence[int]
+    counts: Sequence[int]
 
+    def message(self) -> list[Any]:
+        """The parts as mpi4py takes them."""
+        from mpi4py import MPI
 
-class Transport(Protocol):
-    """Way of pieces between ranks; `name` is what the user may ask for, and `info` tells."""
-
-    name: str
-
-    def begin(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
-        """Send and receive pieces; all ranks begin and wait in the same order."""
-
-
-def _bytes(messages: Sequence[Message]) -> list[Message]:
-    """The pieces as bytes, without those that have none: MPI knows few dtypes."""
-    return [(rank, piece.view(np.uint8)) for rank, piece in messages if piece.size]
+        item = self.array.itemsize
+        counts, begins = ([n * item for n in numbers] for numbers in (self.counts, self.begins))
+        return [self.array.view(np.uint8), counts, begins, MPI.BYTE]
 
 
-def _start(comm: Any, sends: Sequence[Message], receives: Sequence[Message]) -> list[Any]:
-    """Nonblocking requests for pieces of bytes; those to receive are posted first."""
-    from mpi4py import MPI
-
-    waiting = [comm.Irecv([piece, MPI.BYTE], source=rank) for rank, piece in receives]
-    return waiting + [comm.Isend([piece, MPI.BYTE], dest=rank) for rank, piece in sends]
-
-
-def _finish(requests: list[Any]) -> None:
-    for request in requests:
-        request.Wait()
-
-
-class CudaAware:
-    """CuPy arrays through an MPI that takes the memory of a GPU.
-
-    MPI knows nothing of streams: the host waits until the pieces to be sent have been written, and
-    those to be received are not used any more.
+class Direct:
+    """Arrays through an MPI that takes their memory.
 
     Parameters
     ----------
@@ -70,63 +46,109 @@ class CudaAware:
     def __init__(self, comm: Any) -> None:
         self._comm = comm
 
-    def begin(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
-        """Wait for the stream, then start the messages."""
+    def empty(self, size: int, dtype: Any) -> Any:
+        """New memory for pieces."""
+        return np.empty(size, dtype)
+
+    def alltoall(self, sent: Pieces, received: Pieces) -> Wait:
+        """Begin to send each rank its piece, and to receive the pieces that they have for this."""
+        wait: Wait = self._comm.Ialltoallv(sent.message(), received.message()).Wait
+        return wait
+
+    def allgather(self, pieces: Pieces) -> Wait:
+        """Begin to bring the piece of each rank to all of them, in place."""
+        from mpi4py import MPI
+
+        wait: Wait = self._comm.Iallgatherv(MPI.IN_PLACE, pieces.message()).Wait
+        return wait
+
+
+class CudaAware(Direct):
+    """CuPy arrays through an MPI that takes the memory of a GPU."""
+
+    def empty(self, size: int, dtype: Any) -> Any:
+        """New memory on the current GPU."""
         import cupy
 
-        cupy.cuda.get_current_stream().synchronize()
-        requests = _start(self._comm, _bytes(sends), _bytes(receives))
-        return Pending(lambda: _finish(requests))
+        return cupy.empty(size, dtype)
+
+    def alltoall(self, sent: Pieces, received: Pieces) -> Wait:
+        """Wait until the pieces are written and their memory is free, then as in `Direct`."""
+        _finish()
+        return super().alltoall(sent, received)
+
+    def allgather(self, pieces: Pieces) -> Wait:
+        """Wait until the piece is written, then as in `Direct`."""
+        _finish()
+        return super().allgather(pieces)
 
 
-class Staged:
-    """CuPy arrays through pinned memory of the host, and MPI.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        A communicator of the library's own.
-    """
+class Staged(CudaAware):
+    """CuPy arrays through pinned memory of the host, and MPI."""
 
     name = "host"
 
     def __init__(self, comm: Any) -> None:
-        self._comm = comm
+        super().__init__(comm)
         self._free: list[Any] = []
 
-    def begin(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
-        """Copy what is to be sent to the host, then start the messages."""
-        import cupy
-
-        sends, receives = _bytes(sends), _bytes(receives)
-        room = self._room(sum(piece.size for _, piece in (*sends, *receives)))
-        copies, first = list[Message](), 0
-        for rank, piece in (*sends, *receives):
-            copies.append((rank, room[first : first + piece.size]))
-            first += piece.size
-        sent, received = copies[: len(sends)], copies[len(sends) :]
-        stream = cupy.cuda.get_current_stream()
-        for (_, piece), (_, copy) in zip(sends, sent, strict=True):
-            piece.get(stream=stream, out=copy, blocking=False)
-        stream.synchronize()
-        requests = _start(self._comm, sent, received)
+    def alltoall(self, sent: Pieces, received: Pieces) -> Wait:
+        """Copy what is to be sent to the host and begin; the wait copies to the GPU."""
+        every = range(len(sent.counts))
+        (out, room), (come, other) = self._staged(sent), self._staged(received)
+        _copy(sent, out, every, to_host=True)
+        arrived = Direct.alltoall(self, out, come)
 
         def wait() -> None:
-            _finish(requests)
-            stream = cupy.cuda.get_current_stream()
-            for (_, piece), (_, copy) in zip(receives, received, strict=True):
-                piece.set(copy, stream=stream)
-            if receives:
-                stream.synchronize()  # only then may the pinned memory be used again
+            arrived()
+            _copy(received, come, every, to_host=False)
+            self._free += [room, other]
+
+        return wait
+
+    def allgather(self, pieces: Pieces) -> Wait:
+        """As `alltoall`: of this rank to the host, of the others to the GPU."""
+        own, (copied, room) = self._comm.rank, self._staged(pieces)
+        _copy(pieces, copied, [own], to_host=True)
+        arrived = Direct.allgather(self, copied)
+
+        def wait() -> None:
+            arrived()
+            others = [rank for rank in range(len(pieces.counts)) if rank != own]
+            _copy(pieces, copied, others, to_host=False)
             self._free.append(room)
 
-        return Pending(wait)
+        return wait
 
-    def _room(self, nbytes: int) -> Any:
-        """Pinned memory that no message uses: the largest there is, or more."""
+    def _staged(self, pieces: Pieces) -> tuple[Pieces, Any]:
+        """Pieces one after the other in pinned memory that no message uses, and that memory."""
         from numadam._cuda.scalars import empty_pinned
 
-        free = self._free.pop() if self._free else None
-        if free is None or free.size < nbytes:
-            free = empty_pinned((max(nbytes, 1),), np.uint8)
-        return free
+        ends = np.cumsum([0, *pieces.counts]).tolist()
+        nbytes = ends[-1] * pieces.array.itemsize
+        room = self._free.pop() if self._free else None
+        if room is None or room.size < nbytes:
+            room = empty_pinned((max(nbytes, 1),), np.uint8)
+        return Pieces(room[:nbytes].view(pieces.array.dtype), ends[:-1], pieces.counts), room
+
+
+def _finish() -> None:
+    import cupy
+
+    cupy.cuda.get_current_stream().synchronize()
+
+
+def _copy(pieces: Pieces, room: Pieces, ranks: Sequence[int], to_host: bool) -> None:
+    """Copy the pieces of some ranks between the GPU and the host, and wait for the copies."""
+    import cupy
+
+    stream = cupy.cuda.get_current_stream()
+    for rank in ranks:
+        count, begin, at = pieces.counts[rank], pieces.begins[rank], room.begins[rank]
+        if count:
+            part, copied = pieces.array[begin : begin + count], room.array[at : at + count]
+            if to_host:
+                part.get(stream=stream, out=copied, blocking=False)
+            else:
+                part.set(copied, stream=stream)
+    stream.synchronize()

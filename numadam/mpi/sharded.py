@@ -1,7 +1,7 @@
 """`numadam.mpi.Sharded`: parameters that all ranks hold, with a state that is shared out.
 
-What a step does is in `_mpi/agreement.py`, `_mpi/placement.py`, `_mpi/host_steps.py` and
-`_mpi/device_steps.py`; here is what users see. More than 300 lines, most of which they read.
+What a step does is in `_mpi/agreement.py`, `_mpi/placement.py` and `_mpi/steps.py`; here is what
+users see. More than 300 lines, most of which they read.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from numadam._core.parts import parts_of
 from numadam._jit.interrupts import defer_interrupts
 from numadam._mpi.agreement import agree
 from numadam._mpi.choose import check_asked
-from numadam._mpi.host_steps import HostSteps
 from numadam._mpi.placement import Placement, Whole
 from numadam._mpi.ranks import described, ranks_of
 from numadam._mpi.replicas import check_same, check_values, together
 from numadam._mpi.slices import refuse
+from numadam._mpi.steps import Steps
 from numadam._optimizer import held, shards
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.groups import is_plain
 from numadam.mpi.forwarding import Forwarding
 
 if TYPE_CHECKING:
-    from numadam._mpi.device_steps import DeviceSteps
     from numadam.mpi.keywords import Options
 
 _MOST_BYTES = 2**30
@@ -65,8 +64,7 @@ class Sharded(Forwarding):
     reduce : {"sum", "mean"}, default "sum"
         What counts of the gradients of all ranks.
     bucket_bytes : int, default 2 MiB
-        Bytes of gradients that a rank receives at a time from all other machines, while it steps
-        those before.
+        Bytes of gradients that a rank receives at a time from all other machines.
     transport : {"auto", "mpi", "host"}, default "auto"
         How CuPy arrays go between ranks: through an MPI that takes the memory of a GPU, or through
         the memory of the host. "auto" takes the first where every rank has such an MPI.
@@ -140,9 +138,8 @@ class Sharded(Forwarding):
 
         self._shard = self._part(kind, comm, lr, options)
         divisor = self._ranks.size if reduce == "mean" else 1
-        self._steps = together(
-            self._ranks, _MAKING, lambda: self._stepping(bucket_bytes, divisor, transport)
-        )
+        about = self._place, self._shard, bucket_bytes, divisor, transport
+        self._steps = together(self._ranks, _MAKING, lambda: Steps(*about))
         if options.get("bounds") is not None:  # the shard has moved parameters into them
             self._steps.spread()
         self._steps.barrier()
@@ -159,15 +156,6 @@ class Sharded(Forwarding):
             return made
 
         return together(self._ranks, _MAKING, make)
-
-    def _stepping(self, bucket_bytes: int, divisor: int, transport: str) -> HostSteps | DeviceSteps:
-        """The steps of these arrays, on all ranks."""
-        about = self._place, self._shard, bucket_bytes, divisor
-        if self._place.whole.home == "NumPy":
-            return HostSteps(*about)
-        from numadam._mpi.device_steps import DeviceSteps
-
-        return DeviceSteps(*about, transport)
 
     def step(self, grads: Any = None, *, lr: float | None = None) -> None:
         """Add up the gradients of all ranks and take one step. Collective.
@@ -199,7 +187,7 @@ class Sharded(Forwarding):
             error, sources, rate = None, list[Any](), 0.0
             try:
                 self._refuse_unusable()
-                sources, rate = self._steps.sources(grads), self._rate(lr)
+                sources, rate = self._steps.gradients.sources(grads), self._rate(lr)
             except BaseException as caught:
                 error = caught
             self._agree("step", error, rate)
@@ -227,7 +215,7 @@ class Sharded(Forwarding):
 
     def _agree(self, what: str, error: BaseException | None = None, rate: float = 0.0) -> None:
         """Go on where all ranks can; the first barrier of what is collective."""
-        agree(self._ranks, parts_of(self._shard), what, error, rate, self._steps.sync)
+        agree(self._ranks, parts_of(self._shard), what, error, rate, self._steps.gradients.sync)
 
     @contextmanager
     def _noting_breaks(self) -> Iterator[None]:
@@ -375,7 +363,7 @@ class Sharded(Forwarding):
         Write into them (``opt.grads["w"][...] = g``) and call `step` without an argument. They
         start as zeros, in one flat buffer; with shared parameters the neighbours read them there.
         """
-        return self._steps.buffers
+        return self._steps.gradients.buffers
 
     @property
     def state(self) -> Any:

@@ -137,10 +137,11 @@ def check(kind, nodes, shapes, dtype=np.float32, *, own=False, divisor=1, more=N
 def check_state(opt, whole):
     """The parts of all ranks are the state of one process."""
     for name in whole._backend.state:
-        theirs = np.concatenate([one.reshape(-1) for one in leaves(whole.state[name])])
-        begin, end = opt._place.begin, opt._place.end
-        ours = np.concatenate([one.reshape(-1) for one in leaves(opt.state[name])])
-        assert ours.tobytes() == theirs[begin:end].tobytes()
+        triples = zip(
+            leaves(opt.state[name]), leaves(whole.state[name]), opt._place.parts, strict=True
+        )
+        for ours, theirs, (low, high) in triples:
+            assert ours.tobytes() == theirs.reshape(-1)[low:high].tobytes()
 
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
@@ -181,11 +182,44 @@ def test_other_rules(nodes, kind):
     check(kind, nodes, SHAPES["few"], lr=0.01)
 
 
+@pytest.mark.parametrize(
+    ("kind", "dtype", "options"),
+    [
+        (na.AdamW, "f4", {"lr": lambda t: 0.1 / (1 + t), "clip_value": 0.5, "maximize": True}),
+        (na.Adam, "f4", {"groups": {"0": {"frozen": True}, "2": {"lr": 0.5, "weight_decay": 0.1}}}),
+        (na.Adam, "f8", {"bounds": (-0.9, 0.8), "amsgrad": True}),
+        (na.Adam, "c8", {"complex_form": "modulus", "weight_decay": lambda t: 0.1 * t}),
+        (na.Adam, "f4", {"state_dtype": "bfloat16", "like": "torch"}),
+        (na.RMSprop, "c8", {"centered": True, "momentum": 0.9}),
+        (na.NAdam, "f4", {"lr": 0.1}),
+        (na.SGD, "f8", {"lr": 0.1}),
+    ],
+    ids=["schedule", "groups", "box", "modulus", "bfloat16", "centered", "nadam", "sgd"],
+)
+def test_options_of_long_arrays(nodes, kind, dtype, options):
+    """Arrays that are stepped chunk by chunk, where each element needs nothing but its own."""
+    opt, _ = check(kind, nodes, SHAPES["long"], dtype, more={"bucket_bytes": 40_000}, **options)
+    assert opt._steps._chunked == (kind is not na.NAdam and nodes.comm.size > 1)
+
+
+def test_a_hyperparameter_counts_from_the_next_step_on(nodes):
+    shapes = SHAPES["long"]
+    opt = na.mpi.Sharded(na.Adam, nodes.params(shapes, "f4"), nodes.comm, lr=0.1)
+    whole = na.Adam(each(lambda shape: start(shape, "f4"), shapes), lr=0.1)
+    for step, beta in enumerate((0.9, 0.5)):
+        opt.beta1 = whole.beta1 = beta
+        opt.step(gradients(shapes, "f4", step, nodes.comm.rank), lr=0.05 if step else None)
+        whole.step(nodes.sum(shapes, "f4", step), lr=0.05 if step else None)
+    for ours, theirs in zip(leaves(opt.params), leaves(whole.params), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    check_state(opt, whole)
+
+
 def test_average(nodes):
     opt, whole = check(na.Adam, nodes, SHAPES["few"], ema=0.9, amsgrad=True, weight_decay=0.1)
-    parts = np.concatenate([one.reshape(-1) for one in leaves(opt.averaged)])
-    wanted = np.concatenate([one.reshape(-1) for one in leaves(whole.averaged)])
-    assert np.array_equal(parts, wanted[opt._place.begin : opt._place.end])
+    triples = zip(leaves(opt.averaged), leaves(whole.averaged), opt._place.parts, strict=True)
+    for part, wanted, (low, high) in triples:
+        assert np.array_equal(part, wanted.reshape(-1)[low:high])
 
 
 def test_bounds_and_rates_of_elements(nodes):
@@ -247,11 +281,12 @@ def check_accumulated(nodes, shapes, dtype):
     return opt, whole
 
 
-def test_16_bits_are_added_up_in_float32(nodes):
-    shapes = SHAPES["few"]
+@pytest.mark.parametrize(("shapes", "master"), [("few", True), ("long", False)])
+def test_16_bits_are_added_up_in_float32(nodes, shapes, master):
+    shapes = SHAPES[shapes]
     params = nodes.params(shapes, np.float16)
-    opt = na.mpi.Sharded(na.Adam, params, nodes.comm, lr=0.1, master=True)
-    whole = na.Adam(each(lambda s: start(s, np.float16), shapes), lr=0.1, master=True)
+    opt = na.mpi.Sharded(na.Adam, params, nodes.comm, lr=0.1, master=master)
+    whole = na.Adam(each(lambda s: start(s, np.float16), shapes), lr=0.1, master=master)
     for step in range(STEPS):
         opt.step(gradients(shapes, np.float16, step, nodes.comm.rank))
         totals = []
@@ -597,9 +632,14 @@ def test_messages_are_the_least_that_is_needed(comm):
     class Counting(MPI.Intracomm):
         sent = 0
 
-        def Isend(self, buf, dest, tag=0):
-            Counting.sent += buf[0].nbytes
-            return super().Isend(buf, dest, tag)
+        def Ialltoallv(self, sendbuf, recvbuf):
+            Counting.sent += sum(sendbuf[1])
+            return super().Ialltoallv(sendbuf, recvbuf)
+
+        def Iallgatherv(self, sendbuf, recvbuf):
+            assert sendbuf is MPI.IN_PLACE
+            Counting.sent += (self.size - 1) * recvbuf[1][self.rank]
+            return super().Iallgatherv(sendbuf, recvbuf)
 
     n = 64 * 3 * 4 * 100
     opt = na.mpi.Sharded(na.Adam, np.ones(n, np.float32), Counting(comm.Dup()), bucket_bytes=5000)
@@ -614,7 +654,7 @@ def test_a_step_that_breaks_is_noted(comm, monkeypatch):
         raise MPI.Exception(MPI.ERR_INTERN)
 
     with monkeypatch.context() as patch:
-        patch.setattr(opt._steps._buckets, "begin", broken)
+        patch.setattr(opt._steps._collectives, "sums", broken)
         patch.setattr(opt._shard, "step", broken) if comm.size == 1 else None
         with pytest.raises(MPI.Exception):
             opt.step(np.ones(1000))

@@ -58,20 +58,19 @@ def test_other_names_are_refused(asked, home, text):
 def test_all_ranks_choose_the_same_way(comm, monkeypatch):
     monkeypatch.setattr(choose, "takes_gpu_memory", lambda comm: comm.rank != comm.size - 1)
     ranks = ranks_of(comm)
-    made = choose.device_transport(ranks, "auto")
-    assert type(made) is transport.Staged
-    assert choose.device_transport(ranks, "host") is made
+    assert choose.transport_of(ranks, "auto", "CuPy") is transport.Staged
+    assert choose.transport_of(ranks, "auto", "NumPy") is transport.Direct
     with pytest.raises(ValueError, match=f"that of rank {comm.size - 1} says that it takes no"):
-        choose.device_transport(ranks, "mpi")
+        choose.transport_of(ranks, "mpi", "CuPy")
     monkeypatch.setattr(choose, "takes_gpu_memory", lambda comm: True)
-    assert type(choose.device_transport(ranks, "auto")) is transport.CudaAware
+    assert choose.transport_of(ranks, "auto", "CuPy") is transport.CudaAware
 
 
 @pytest.mark.ranks(2)
 def test_unlike_wishes_are_refused_on_all_ranks(comm, monkeypatch):
     monkeypatch.setattr(choose, "takes_gpu_memory", lambda comm: True)
     with pytest.raises(ValueError, match="rank 0 got 'mpi', rank 1 'host'"):
-        choose.device_transport(ranks_of(comm), "host" if comm.rank else "mpi")
+        choose.transport_of(ranks_of(comm), "host" if comm.rank else "mpi", "CuPy")
 
 
 # --- what MPI says --------------------------------------------------------------------------------

@@ -13,55 +13,66 @@ from tests.rank_threads import on_ranks as on_threads
 
 
 class Comm:
-    """Messages as an MPI has them that takes the memory of a GPU.
+    """The two collectives of `Sharded` as an MPI has them that takes the memory of a GPU.
 
-    The bytes are read when the other side waits for them, in the order of no other stream: what is
-    sent has to be there before, and what is received may not be in use.
+    The bytes are read when all ranks wait for them, in the order of no other stream: what is sent
+    has to be there before, and what is received may not be in use.
     """
 
     def __init__(self, ranks):
-        self._group, self._rank, self.log = ranks.group, ranks.rank, []
-        self._sent, self._wanted = collections.Counter(), collections.Counter()
+        self._group, self.rank, self._calls, self.log = ranks.group, ranks.rank, 0, []
 
-    def Isend(self, message, dest):
-        """Offer bytes to another rank."""
-        letter = {"bytes": self._bytes("Isend", message, dest)}
-        self._letters()[self._rank, dest, self._sent[dest]] = letter
-        self._sent[dest] += 1
-        return Request(lambda: self._group.until(lambda: "taken" in letter))
+    def Ialltoallv(self, sent, received):
+        """Offer each rank its piece; take the pieces for this one when the wait is called."""
+        pieces = self._pieces("Ialltoallv", sent)
+        rooms = self._pieces("room", received)
+        return self._begin(pieces, rooms)
 
-    def Irecv(self, message, source):
-        """Take the bytes of as many messages later as were asked for before."""
-        room = self._bytes("Irecv", message, source)
-        key = source, self._rank, self._wanted[source]
-        self._wanted[source] += 1
-        return Request(lambda: self._take(key, room))
+    def Iallgatherv(self, sent, pieces):
+        """Offer the own piece to all."""
+        from mpi4py import MPI
 
-    def _take(self, key, room):
-        letters = self._letters()
-        self._group.until(lambda: key in letters)
-        letter = letters.pop(key)
-        assert letter["bytes"].nbytes == room.nbytes
-        copy(letter["bytes"], room)
-        letter["taken"] = True
-        self._group.until(lambda: True)
+        assert sent is MPI.IN_PLACE
+        rooms = self._pieces("room", pieces)
+        own, rooms[self.rank] = rooms[self.rank], rooms[self.rank][:0]
+        offered = [own[:0] if rank == self.rank else own for rank in range(len(rooms))]
+        self.log += [("Iallgatherv", len(piece), type(own)) for piece in offered]
+        return self._begin(offered, rooms)
 
-    def _letters(self):
-        """Messages of the group on their way, by both ranks and the number of the message."""
-        return self._group.__dict__.setdefault("letters", {})
+    def _begin(self, pieces, rooms):
+        call, self._calls = self._calls, self._calls + 1
+        offers = self._group.__dict__.setdefault("offers", collections.defaultdict(dict))[call]
+        taken = self._group.__dict__.setdefault("taken", collections.Counter())
+        offers[self.rank] = pieces
 
-    def _bytes(self, name, message, other):
-        """The array of a message; MPI is called where the stream has nothing left to do."""
+        def wait():
+            self._group.until(lambda: len(offers) == len(rooms))
+            for rank, room in enumerate(rooms):
+                piece = offers[rank][self.rank]
+                assert piece.nbytes == room.nbytes
+                if room.nbytes:
+                    copy(piece, room)
+            taken[call] += 1
+            self._group.until(lambda: taken[call] == len(rooms))
+
+        return Request(wait)
+
+    def _pieces(self, name, message):
+        """The pieces of a message; MPI is called where the stream has nothing left to do."""
         import cupy
         from mpi4py import MPI
 
-        array, kind = message
+        array, counts, begins, kind = message
         assert kind == MPI.BYTE
         assert array.dtype == np.uint8
         assert array.flags.c_contiguous
         assert cupy.cuda.get_current_stream().done
-        self.log.append((name, other, array.nbytes, type(array)))
-        return array
+        if name != "room":
+            self.log += [(name, count, type(array)) for count in counts]
+        assert all(
+            at >= 0 and at + n <= array.size for at, n in zip(begins, counts, strict=True) if n
+        )
+        return [array[at : at + n] for at, n in zip(begins, counts, strict=True)]
 
 
 class Request:
