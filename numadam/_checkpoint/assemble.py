@@ -16,8 +16,7 @@ import numpy as np
 from numadam._checkpoint import storage
 from numadam._checkpoint.errors import CheckpointError
 from numadam._checkpoint.folder import Shard, Shards
-from numadam._checkpoint.index import Cuts, Index
-from numadam._checkpoint.regions import Cut, Piece, common, pieces, ranks_that_meet
+from numadam._checkpoint.index import Cut, Cuts, Index, Piece, common, pieces, ranks_that_meet
 
 #: What is known of an element: nothing, from a ghost cell, from its owner.
 _NONE, _GHOST, _OWNED = np.arange(3, dtype=np.uint8)

@@ -78,7 +78,7 @@ def write(path: str | os.PathLike[Any], content: Container) -> None:
         _write_planned(file, content.arrays, *planned)
 
 
-def write_new(file: NewFile, content: Container) -> tuple[int, str]:
+def write_new(file: NewFile, content: Container) -> tuple[int, int]:
     """Write to a new file that is open; its bytes, and the checksum that its header has."""
     return _write_planned(file, content.arrays, *_planned(content))
 
@@ -98,7 +98,7 @@ def _planned(content: Container) -> tuple[Header, int]:
 
 def _write_planned(
     file: NewFile, arrays: dict[str, np.ndarray], header: Header, length: int
-) -> tuple[int, str]:
+) -> tuple[int, int]:
     file.seek(length)
     buffer = np.empty(storage.CHUNK_BYTES, np.uint8)
     sums = {e.name: _write_array(file, arrays[e.name], buffer) for e in header.in_file_order}
@@ -142,7 +142,7 @@ class Reader:
     Attributes
     ----------
     header : Header
-    crc32 : str
+    crc32 : int
         Checksum of the header, which has those of the arrays.
     meta : dict
     """

@@ -56,7 +56,7 @@ class NewShard:
         nbytes, crc32 = write_new(replace.NewFile(file), Container("shard", meta, arrays))
         replace.sync(file.fileno())
         replace.sync_folder(self._folder)
-        return nbytes, int(crc32, 16)
+        return nbytes, crc32
 
     def _created(self) -> IO[bytes]:
         """The new file, locked."""
@@ -217,7 +217,7 @@ class Shards:
                 "rank": rank,
                 "ranks": self._index.ranks,
             }
-            if reader.meta != expected or int(reader.crc32, 16) != self._index.sums[rank]:
+            if reader.meta != expected or reader.crc32 != self._index.sums[rank]:
                 raise CheckpointError(
                     f"{path}: is not the file that belongs to this index. Copy the whole folder."
                 )

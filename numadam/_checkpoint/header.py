@@ -2,7 +2,7 @@
 
 The text of a header follows from its content alone: the reader writes what it has read again, and
 takes nothing else. So offsets have no gaps and no overlaps, no key comes twice, and a number has
-one spelling. It is parsed from left to right without building what it may claim to hold.
+one spelling. Patterns find the content, so that no tree is built of what a stranger nests.
 
 The first characters are the same in every version: format, version and the header's checksum.
 """
@@ -21,10 +21,10 @@ from numadam._checkpoint.storage import COMPLEX, ITEMSIZES
 
 #: Version of the format that is written, and the newest that is read.
 VERSION = 1
-#: The most that the safetensors library reads, too.
-LONGEST = 100_000_000
-#: Bytes of `meta` as JSON: what is longer belongs into arrays.
-LONGEST_META = 1 << 24
+#: Bytes of a header, some 100,000 arrays: reading it takes twelve times as many.
+LONGEST = 1 << 24
+#: Bytes of `meta` as JSON, of which brackets take 45 times as many: long lists belong into arrays.
+LONGEST_META = 1 << 22
 _LENGTH = 8  # bytes in front of the header, which say how long it is
 _BEGINNING = 100  # bytes that hold what `_BEGIN` matches
 _ALIGNMENT = 64
@@ -36,16 +36,13 @@ _BEGIN = re.compile(
     rb'\{"__metadata__":\{"format":"numadam","version":"([1-9]\d{0,8})",'
     rb'"header_crc32":"([0-9a-f]{8})",'
 )
-_KIND_OF = re.compile(r'"kind":"(\w{1,32})","meta":(?=")')
-_SUM = re.compile(r':"([0-9a-f]{8})"')
-_IS_AXIS = re.compile(f':"{_AXIS}"')
-_COMMA = re.compile(',(?=")')
-_METADATA_END = re.compile("}")
+_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_METADATA = re.compile(rf'"kind":"(\w{{1,32}})","meta":({_STRING})((?:,{_STRING}:{_STRING})*+)\}}')
+_PAIR = re.compile(f"({_STRING}):({_STRING})")
 _ENTRY = re.compile(
-    r':\{"dtype":"(\w{1,8})","shape":\[((?:\d{1,19}(?:,\d{1,19}){0,63})?)\],'
-    r'"data_offsets":\[\d{1,19},\d{1,19}\]\}'
+    rf',({_STRING}):\{{"dtype":"(\w{{1,8}})","shape":\[((?:\d{{1,19}}(?:,\d{{1,19}}){{0,63}})?)\],'
 )
-_JSON = json.JSONDecoder()
+_MISSPELLED = "not spelled as numadam writes it"
 _BAD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -95,9 +92,30 @@ def name_fault(name: str) -> str:
 
 def render(header: Header) -> bytes:
     """The first bytes of a file: length, text, spaces up to the data, and its own checksum."""
-    text = "".join(_pieces(header)).encode("ascii")
+    text = "".join(_pieces(header)).encode()
     text += b" " * (-(_LENGTH + len(text)) % _ALIGNMENT)
     return _sealed(len(text).to_bytes(_LENGTH, "little") + text)
+
+
+def _pieces(header: Header) -> Iterator[str]:
+    """What `json.dumps` makes of it all; a tree of the whole takes 20 times the memory."""
+    yield f'{{"__metadata__":{{"format":"numadam","version":"{VERSION}",'
+    yield f'"header_crc32":"{"0" * 8}","kind":"{header.kind}","meta":{json.dumps(header.meta)}'
+    for entry in header.entries:
+        yield f',{json.dumps(f"crc32:{entry.name}")}:"{entry.crc32}"'
+    for entry in header.entries:
+        if entry.is_complex:
+            yield f',{json.dumps(f"complex:{entry.name}")}:"{_AXIS}"'
+    yield "}"
+    begins, at = {}, 0
+    for entry in header.in_file_order:
+        begins[entry.name] = at
+        at += entry.nbytes
+    for entry in header.entries:
+        begin, shape = begins[entry.name], ",".join(map(str, entry.shape))
+        yield f',{json.dumps(entry.name)}:{{"dtype":"{entry.code}","shape":[{shape}],'
+        yield f'"data_offsets":[{begin},{begin + entry.nbytes}]}}'
+    yield "}"
 
 
 def crc32_text(crc: int) -> str:
@@ -105,43 +123,26 @@ def crc32_text(crc: int) -> str:
     return f"{crc:08x}"
 
 
-def header_sum(head: bytes | bytearray) -> str:
+def header_sum(head: bytes | bytearray) -> int:
     """The checksum that stands in a header."""
+    at, end = _place_of_sum(head)
+    return int(head[at:end], 16)
+
+
+def _place_of_sum(head: bytes | bytearray) -> tuple[int, int]:
     begin = _BEGIN.match(head, _LENGTH)
-    assert begin is not None  # the caller has rendered or read it
-    return begin[2].decode()
+    assert begin is not None  # the caller has rendered or matched it
+    return begin.span(2)
 
 
 def _sealed(head: bytes | bytearray) -> bytes:
     """The same with its checksum, which is computed with zeros in its place."""
-    begin = _BEGIN.match(head, _LENGTH)
-    assert begin is not None  # the caller has found or written it
-    at, end = begin.span(2)
-    zeroed = b"".join([head[:at], b"0" * 8, head[end:]])
-    return b"".join([head[:at], crc32_text(zlib.crc32(zeroed)).encode(), head[end:]])
+    at, end = _place_of_sum(head)
+    crc = zlib.crc32(b"".join([head[:at], b"0" * 8, head[end:]]))
+    return b"".join([head[:at], crc32_text(crc).encode(), head[end:]])
 
 
-def _pieces(header: Header) -> Iterator[str]:
-    yield f'{{"__metadata__":{{"format":"numadam","version":"{VERSION}",'
-    yield f'"header_crc32":"{"0" * 8}","kind":"{header.kind}","meta":{json.dumps(header.meta)}'
-    for entry in header.entries:
-        yield f',{json.dumps("crc32:" + entry.name)}:"{entry.crc32}"'
-    for entry in header.entries:
-        if entry.is_complex:
-            yield f',{json.dumps("complex:" + entry.name)}:"{_AXIS}"'
-    yield "}"
-    offsets, at = {}, 0
-    for entry in header.in_file_order:
-        offsets[entry.name] = at
-        at += entry.nbytes
-    for entry in header.entries:
-        begin, shape = offsets[entry.name], ",".join(map(str, entry.shape))
-        yield f',{json.dumps(entry.name)}:{{"dtype":"{entry.code}","shape":[{shape}],'
-        yield f'"data_offsets":[{begin},{begin + entry.nbytes}]}}'
-    yield "}"
-
-
-def read_header(file: IO[bytes], size: int, path: str) -> tuple[Header, str]:
+def read_header(file: IO[bytes], size: int, path: str) -> tuple[Header, int]:
     """Read and check the header of an open file of so many bytes; with its checksum.
 
     Raises
@@ -172,7 +173,7 @@ def read_header(file: IO[bytes], size: int, path: str) -> tuple[Header, str]:
     try:
         header = _parse(head[_LENGTH:].decode("ascii"), begin.end() - _LENGTH)
         if render(header) != head:
-            raise ValueError("not spelled as numadam writes it")
+            raise ValueError(_MISSPELLED)
     except ValueError as error:  # of JSON and ASCII, too
         raise CheckpointError(f"{path}: damaged or forged header: {error}.") from error
     if header.nbytes != size - len(head):
@@ -193,30 +194,6 @@ def fill(file: IO[bytes], buffer: Any, path: str) -> None:
         rest = rest[count:]
 
 
-class _Text:
-    """A text that is read from left to right."""
-
-    def __init__(self, text: str, at: int) -> None:
-        self._text, self._at = text, at
-
-    def match(self, pattern: re.Pattern[str]) -> re.Match[str]:
-        """Take what follows and is like this; ValueError where it is not."""
-        found = pattern.match(self._text, self._at)
-        if found is None:
-            raise ValueError(f"not as numadam writes it, at character {self._at}")
-        self._at = found.end()
-        return found
-
-    def follows(self, text: str) -> bool:
-        """Whether this follows."""
-        return self._text.startswith(text, self._at)
-
-    def string(self) -> str:
-        """A string of JSON; the caller has seen its quotation mark."""
-        found, self._at = _JSON.raw_decode(self._text, self._at)
-        return str(found)
-
-
 def _parse(text: str, at: int) -> Header:
     """Content of a header by its text, which the caller compares with `render` of that content.
 
@@ -225,29 +202,19 @@ def _parse(text: str, at: int) -> Header:
     ValueError
         The text is none that numadam writes, or it asks for arrays that cannot be.
     """
-    rest = _Text(text, at)
-    kind = rest.match(_KIND_OF)[1]
-    meta = rest.string()
-    sums: list[str] = []
-    while rest.follows(',"crc32:'):
-        rest.match(_COMMA)
-        rest.string()
-        sums.append(rest.match(_SUM)[1])
-    are_complex = set()
-    while rest.follows(',"complex:'):
-        rest.match(_COMMA)
-        are_complex.add(rest.string().removeprefix("complex:"))
-        rest.match(_IS_AXIS)
-    rest.match(_METADATA_END)
-    entries: dict[str, Entry] = {}
-    for crc32 in sums:
-        rest.match(_COMMA)
-        name = rest.string()
-        info = rest.match(_ENTRY)
-        shape = tuple(map(int, info[2].split(","))) if info[2] else ()
-        entries[name] = Entry(name, info[1], shape, name in are_complex, crc32)
+    metadata = _METADATA.match(text, at)
+    if metadata is None:
+        raise ValueError(_MISSPELLED)
+    pairs = {pair[1]: pair[2] for pair in _PAIR.finditer(metadata[3])}
+    entries = {}
+    for found in _ENTRY.finditer(text, metadata.end()):
+        quoted, code, numbers = found.groups()
+        name, rest = json.loads(quoted), quoted[1:]
+        shape = tuple(map(int, numbers.split(","))) if numbers else ()
+        crc32 = pairs.get(f'"crc32:{rest}', "")[1:-1]
+        entries[name] = Entry(name, code, shape, f'"complex:{rest}' in pairs, crc32)
         _check(entries[name])
-    return Header(kind, meta, list(entries.values()))
+    return Header(metadata[1], json.loads(metadata[2]), list(entries.values()))
 
 
 def _check(entry: Entry) -> None:

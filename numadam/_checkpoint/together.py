@@ -21,8 +21,7 @@ from numadam._checkpoint import storage
 from numadam._checkpoint.assemble import assemble
 from numadam._checkpoint.collective import Ranks, on_all
 from numadam._checkpoint.errors import CheckpointError, about_file
-from numadam._checkpoint.index import Cuts, Index, Saved, current_generation, read_index
-from numadam._checkpoint.regions import Cut
+from numadam._checkpoint.index import Cut, Cuts, Index, Saved, current_generation, read_index
 
 
 class Part(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 
 from numadam._arrays.interop import is_array, to_host
 from numadam._checkpoint.collective import Alone, Ranks
-from numadam._checkpoint.regions import Cut
+from numadam._checkpoint.index import Cut
 from numadam._checkpoint.tree import Structure
 from numadam._optimizer.base import OptimizerBase
 

@@ -20,8 +20,7 @@ from numadam._checkpoint.collective import Ranks, on_all
 from numadam._checkpoint.container import Container
 from numadam._checkpoint.errors import CheckpointError, about_file
 from numadam._checkpoint.folder import Shards
-from numadam._checkpoint.index import Index, read_index
-from numadam._checkpoint.regions import Cut, whole_cut
+from numadam._checkpoint.index import Cut, Index, read_index, whole_cut
 from numadam._checkpoint.together import Part
 from numadam._checkpoint.tree import Structure
 from numadam._core.parts import parts_of

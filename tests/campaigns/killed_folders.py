@@ -32,8 +32,7 @@ import numpy as np
 from numadam._checkpoint import together
 from numadam._checkpoint.assemble import assemble
 from numadam._checkpoint.collective import Alone
-from numadam._checkpoint.index import current_generation, read_index
-from numadam._checkpoint.regions import Cut, whole_cut
+from numadam._checkpoint.index import Cut, current_generation, read_index, whole_cut
 
 #: Elements of the arrays of a state.
 _SIZES = (3, 1000, 150_000)

@@ -242,6 +242,15 @@ def test_a_long_header_takes_a_few_times_its_length():
         assert peak(content) < 12 * len(content)
 
 
+def test_meta_takes_memory_within_its_limit():
+    """Nested brackets take the most; a meta that is too long is not read as JSON."""
+    nested = ",".join(["[" * 800 + "]" * 800] * 60)
+    content = sealed(header_text([W], meta=f"[{nested}]"), bytes(16))
+    assert peak(content) < (12 + 45) * len(content)
+    longest = f"[{nested}]" + " " * (header.LONGEST_META - len(nested) - 1)
+    assert peak(sealed(header_text([W], meta=longest), bytes(16))) < 12 * len(longest) < 6e7
+
+
 def test_a_file_takes_the_memory_of_its_arrays(tmp_path):
     content = Container("optimizer", {}, {"a": np.ones((2000, 1000)), "b": np.ones((3, 4), "f4")})
     tracemalloc.start()

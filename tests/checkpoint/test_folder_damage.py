@@ -14,8 +14,7 @@ import numadam as na
 from numadam._checkpoint import header, together
 from numadam._checkpoint.assemble import assemble
 from numadam._checkpoint.container import Container, read, write
-from numadam._checkpoint.index import INDEX, current_generation, read_index, shard_name
-from numadam._checkpoint.regions import Cut
+from numadam._checkpoint.index import INDEX, Cut, current_generation, read_index, shard_name
 from tests.checkpoint.blocks import Block
 from tests.rank_threads import on_ranks
 

@@ -83,7 +83,7 @@ def test_folder_killed_at_every_operation(memory):
     from numadam._checkpoint.assemble import assemble
     from numadam._checkpoint.collective import Alone
     from numadam._checkpoint.index import read_index
-    from numadam._checkpoint.regions import whole_cut
+    from numadam._checkpoint.index import whole_cut
     from numadam._checkpoint.together import Part, save as save_together
     from tests.checkpoint.faults import Disk
     path = Path(MEMORY) / "run"

@@ -231,7 +231,7 @@ def test_each_step_is_tried_where_none_is_good():
     rng = np.random.default_rng(0)
     check = na.check_grad(lambda x: (float(rng.standard_normal()), x), np.ones(1), jac=True)
     eps = np.finfo(float).eps
-    steps = differences.steps(eps) + differences.long_steps(eps)
+    steps = differences.steps(eps) + differences.steps(eps, differences.LONG_MULTIPLES)
     assert check.nfev == 4 + 4 * len(steps)
 
 

@@ -12,11 +12,10 @@ from numadam._arrays import formatting
 from numadam._arrays.tree import some
 from numadam._core.hyper import count
 from numadam._minimize.compiled.objective import is_compiled
-from numadam._minimize.gradient.differences import LOOSE, SAFETY
+from numadam._minimize.gradient.differences import LOOSE, NO_SLOPE, SAFETY
 from numadam._minimize.gradient.explain import Explanation, told_again
-from numadam._minimize.gradient.finding import Finding
 from numadam._minimize.gradient.point import Point
-from numadam._minimize.gradient.probes import Prober
+from numadam._minimize.gradient.probes import Finding, Probe, Prober
 from numadam._minimize.gradient.result import GradientCheck
 
 if TYPE_CHECKING:
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
 
     from numadam._core.annotations import Bounds, Nested
     from numadam._core.choices import GradientStatus
+
+#: Stands for the worst finding where there is none.
+_NOTHING = Finding(Probe(None, np.ones(1), False, 0.0, "", 0), math.nan, NO_SLOPE, "doubt")
 
 
 def check_grad(
@@ -104,38 +106,41 @@ def check_grad(
     (False, 'x0[0]')
     """
     _refuse_without_gradient(fun, x0, jac)
-    asked = [None if n is None else count(name, n, 0) for name, n in _numbers(elements, directions)]
-    if asked[0] == 0 and not asked[1]:
+    limits = [
+        None if limit is None else count(name, limit, 0)
+        for name, limit in (("elements", elements), ("directions", directions))
+    ]
+    if limits[0] == 0 and not limits[1]:
         raise ValueError("elements: 0, and no directions, so there is nothing to check.")
     if tolerance is not None:
         tolerance = _positive("tolerance", tolerance)
     point = Point(fun, x0, args, jac, bounds)
     prober = Prober(point, tolerance, _generator(rng))
-    allowed = prober.tolerance
-    if not math.isfinite(prober.f):
-        return _outcome(point, [], allowed, "unclear", _told_not_finite(point, prober.f))
-    findings = [prober.judge(probe) for probe in prober.probes(*asked)]
-    if not findings:
-        raise ValueError(
-            "x0: has no number that the bounds leave free, so there is nothing to check."
-        )
-    if (factor := prober.again()) != 1.0:
-        return _outcome(point, findings, allowed, "wrong", told_again(point, factor))
-    if any(one.wrong for one in findings):
-        hint = Explanation(point, prober.g, allowed).of(findings)
-        return _outcome(point, findings, allowed, "wrong", _told_wrong(point, findings, hint))
-    largest = max(one.size for one in findings)
-    findings = [one._replace(doubt=one.doubt or one.rough(largest)) for one in findings]
-    resolved = sum(one.resolved(largest) for one in findings)
-    doubts = any(one.doubt for one in findings) or all(one.hidden for one in findings)
-    if doubts or 2 * resolved < len(findings):
-        text = _told_unclear(findings, largest, prober.is_random)
-        return _outcome(point, findings, allowed, "unclear", text)
-    return _outcome(point, findings, allowed, "right", _told_right(findings, largest))
-
-
-def _numbers(elements: Any, directions: Any) -> list[tuple[str, Any]]:
-    return [("elements", elements), ("directions", directions)]
+    findings: list[Finding] = []
+    if math.isfinite(prober.f):
+        findings = [prober.judge(probe) for probe in prober.probes(*limits)]
+        if not findings:
+            raise ValueError(
+                "x0: has no number that the bounds leave free, so there is nothing to check."
+            )
+    status, message, findings = _verdict(point, prober, findings)
+    worst = max(findings, key=_badness, default=_NOTHING)
+    unit = _length(worst)
+    return GradientCheck(
+        ok=status == "right",
+        status=status,
+        message=message,
+        max_error=worst.excess if findings else math.nan,
+        tolerance=prober.tolerance,
+        worst=worst.probe.name,
+        value=worst.formula / unit,
+        difference=worst.slope.value / unit,
+        difference_error=worst.slope.error / abs(unit),
+        wrong=tuple(finding.probe.name for finding in findings if finding.wrong),
+        unclear=tuple(finding.probe.name for finding in findings if finding.unclear),
+        checked=len(findings),
+        nfev=point.nfev,
+    )
 
 
 def _positive(name: str, given: Any) -> float:
@@ -166,128 +171,126 @@ def _refuse_without_gradient(fun: Any, x0: Any, jac: Any) -> None:
         )
 
 
-def _outcome(
-    point: Point,
-    findings: list[Finding],
-    allowed: float,
-    status: GradientStatus,
-    message: str,
-) -> GradientCheck:
-    worst = max(findings, key=_order, default=None)
-    slope = None if worst is None else worst.slope
-    unit = 1.0 if worst is None else _unit(worst)
-    return GradientCheck(
-        ok=status == "right",
-        status=status,
-        message=message,
-        max_error=worst.excess if worst else math.nan,
-        tolerance=allowed,
-        worst=worst.probe.name if worst else "",
-        value=worst.formula / unit if worst else math.nan,
-        difference=slope.value / unit if slope else math.nan,
-        difference_error=slope.error / abs(unit) if slope else math.nan,
-        wrong=tuple(one.probe.name for one in findings if one.wrong),
-        unclear=tuple(one.probe.name for one in findings if one.unclear),
-        checked=len(findings),
-        nfev=point.nfev,
-    )
+def _verdict(
+    point: Point, prober: Prober, findings: list[Finding]
+) -> tuple[GradientStatus, str, list[Finding]]:
+    """Status and message for all findings, and these with doubts that only all of them show."""
+    if not findings:
+        return "unclear", f"Cannot tell: {_told_not_finite(point, prober.f)}", findings
+    if (factor := prober.again()) != 1.0:
+        return "wrong", told_again(point, factor), findings
+    if any(finding.wrong for finding in findings):
+        hint = Explanation(point, prober.g, prober.tolerance).of(findings)
+        return "wrong", _told_wrong(point, findings, hint), findings
+    largest = max(finding.size for finding in findings)
+    findings = [
+        finding._replace(verdict="doubt") if finding.rough(largest) else finding
+        for finding in findings
+    ]
+    resolved = sum(finding.resolved(largest) for finding in findings)
+    doubts = [finding.probe.name for finding in findings if finding.verdict == "doubt"]
+    if doubts or all(finding.hidden for finding in findings) or 2 * resolved < len(findings):
+        reason = _told_unclear(findings, largest, prober.is_random, doubts)
+        return "unclear", f"Cannot tell: {reason}", findings
+    return "right", _told_right(findings, largest), findings
 
 
-def _order(one: Finding) -> tuple[bool, float, float]:
+def _badness(finding: Finding) -> tuple[bool, float, float]:
     """Order of findings, the worst last."""
-    return one.wrong, one.excess, one.slope.error / one.size if one.slope and one.size else 0.0
+    known = finding.slope is not NO_SLOPE and finding.size
+    return finding.wrong, finding.excess, finding.slope.error / finding.size if known else 0.0
 
 
-def _unit(one: Finding) -> float:
+def _length(finding: Finding) -> float:
     """The length of a direction: slopes are shown for one of length 1."""
-    d = one.probe.d
-    return float(d[0]) if one.probe.element is not None else float(np.linalg.norm(d))
+    d = finding.probe.d
+    return float(d[0]) if finding.probe.element is not None else float(np.linalg.norm(d))
 
 
 def _told_wrong(point: Point, findings: list[Finding], hint: str) -> str:
-    wrong = [one for one in findings if one.wrong]
-    worst = max(wrong, key=_order)
-    elements = [one for one in wrong if one.probe.element is not None]
-    total = sum(one.probe.element is not None for one in findings)
-    if elements:
-        where = f"{len(elements)} of {formatting.count(total, 'element')}"
-        if total < len(point.x):
-            where += f" that were checked, of {len(point.x):,}"
-    else:
-        where = f"{len(wrong)} of {formatting.count(len(findings) - total, 'random direction')}"
-    named = f" ({some([one.probe.name for one in elements])})" if 0 < len(elements) < total else ""
-    unit, slope = _unit(worst), worst.slope
-    last = f"{worst.probe.name} is {worst.formula / unit:.6g} by formula"
-    if slope is not None:
-        last += f", {slope.value / unit:.6g} by differences"
-    told = f": {hint}" if hint else ""
-    return f"The gradient is wrong in {where}{named}{told}. Worst: {last}."
+    elements, directions = _by_kind(findings)
+    wrong = [finding.probe.name for finding in elements if finding.wrong]
+    where = f"{len(wrong)} of {formatting.count(len(elements), 'element')}"
+    if not wrong:
+        number = sum(finding.wrong for finding in directions)
+        where = f"{number} of {formatting.count(len(directions), 'random direction')}"
+    elif len(elements) < len(point.x):
+        where += f" that were checked, of {len(point.x):,}"
+    if 0 < len(wrong) < len(elements):
+        where += f" ({some(wrong)})"
+    worst = max(findings, key=_badness)
+    told, unit = f": {hint}" if hint else "", _length(worst)
+    text = f"The gradient is wrong in {where}{told}. "
+    text += f"Worst: {worst.probe.name} is {worst.formula / unit:.6g} by formula"
+    if worst.slope is not NO_SLOPE:
+        text += f", {worst.slope.value / unit:.6g} by differences"
+    return f"{text}."
+
+
+def _by_kind(findings: list[Finding]) -> tuple[list[Finding], list[Finding]]:
+    """Findings of single elements, and of random directions."""
+    elements = [finding for finding in findings if finding.probe.element is not None]
+    return elements, [finding for finding in findings if finding.probe.element is None]
 
 
 def _told_right(findings: list[Finding], largest: float) -> str:
-    hidden = [one.probe.name for one in findings if one.hidden]
-    seen = [one for one in findings if not one.hidden]
-    elements = sum(one.probe.element is not None for one in seen)
-    rest = len(seen) - elements
-    parts = [formatting.count(elements, "element")] if elements else []
-    parts += [formatting.count(rest, "random direction")] if rest else []
-    good = [
-        SAFETY * one.slope.error / max(one.size, LOOSE * largest)
-        for one in seen
-        if one.slope is not None and one.resolved(largest)
-    ]
-    text = f"The gradient is right in {' and '.join(parts)}: it agrees with differences, whose "
-    text += f"relative error is {max(good):.1g} at most."
-    kinks = sum(one.kink for one in seen)
-    text += f" fun has a kink in {kinks} of them." if kinks else ""
-    return text + (
-        f" Differences cannot tell for {some(hidden)}, where the slope is too small beside f."
-        if hidden
-        else ""
+    seen = [finding for finding in findings if not finding.hidden]
+    numbers = zip(map(len, _by_kind(seen)), ("element", "random direction"), strict=True)
+    where = " and ".join(formatting.count(number, noun) for number, noun in numbers if number)
+    error = max(
+        finding.spread / max(finding.size, LOOSE * largest)
+        for finding in seen
+        if finding.resolved(largest)
     )
+    text = f"The gradient is right in {where}: it agrees with differences, whose relative error is "
+    text += f"{error:.1g} at most."
+    if kinks := sum(finding.kink for finding in seen):
+        text += f" fun has a kink in {kinks} of them."
+    if hidden := [finding.probe.name for finding in findings if finding.hidden]:
+        text += (
+            f" Differences cannot tell for {some(hidden)}, where the slope is too small beside f."
+        )
+    return text
 
 
 def _told_not_finite(point: Point, f: float) -> str:
     lost = np.flatnonzero(~np.isfinite(point.x))
     if len(lost):
-        return f"Cannot tell: {point.name(int(lost[0]))} is {point.x[lost[0]]}."
-    return f"Cannot tell: fun is {f} at x0."
+        return f"{point.name(int(lost[0]))} is {point.x[lost[0]]}."
+    return f"fun is {f} at x0."
 
 
-def _told_unclear(findings: list[Finding], largest: float, is_random: bool) -> str:
-    slopes = [one.slope for one in findings if one.slope is not None]
-    if not slopes:
-        return "Cannot tell: fun is not finite around x0."
-    error = SAFETY * float(np.median([slope.error for slope in slopes]))
+def _told_unclear(
+    findings: list[Finding], largest: float, is_random: bool, doubts: list[str]
+) -> str:
+    lost = [finding.probe.name for finding in findings if finding.slope is NO_SLOPE]
+    if len(lost) == len(findings):
+        return "fun is not finite around x0."
     if is_random:
         return (
-            "Cannot tell: fun is random. It gives another f when it is called again at x0. Fix its "
-            "seed, or its batch."
+            "fun is random. It gives another f when it is called again at x0. Fix its seed, or its "
+            "batch."
         )
-    if 2 * sum(one.kink for one in findings) >= len(findings):
-        return "Cannot tell: fun has a kink at x0. Take another x0."
-    for one in findings:
-        if one.longer is not None and one.slope is not None:
+    if 2 * sum(finding.kink for finding in findings) >= len(findings):
+        return "fun has a kink at x0. Take another x0."
+    for finding in findings:
+        if finding.longer is not None:
             return (
-                "Cannot tell: fun has waves, stairs or noise on a very short scale. Along "
-                f"{one.probe.name} its slope is the gradient's with a step of "
-                f"{one.slope.step:.0e} times x, and another with {one.longer.step:.0e}."
+                "fun has waves, stairs or noise on a very short scale. Along "
+                f"{finding.probe.name} its slope is the gradient's with a step of "
+                f"{finding.slope.step:.0e} times x, and another with {finding.longer.step:.0e}."
             )
-    rounding = SAFETY * float(np.median([slope.rounding for slope in slopes]))
+    error = SAFETY * float(np.nanmedian([finding.slope.error for finding in findings]))
+    rounding = SAFETY * float(np.nanmedian([finding.slope.rounding for finding in findings]))
     if largest <= error <= SAFETY * rounding:
-        return (
-            "Cannot tell: the gradient is 0 at x0, or too small for differences to see. Take "
-            "another x0."
-        )
-    lost = [one.probe.name for one in findings if one.slope is None]
+        return "the gradient is 0 at x0, or too small for differences to see. Take another x0."
     if lost:
         return (
-            f"Cannot tell: fun is not finite near x0, where {some(lost)} is larger or smaller. "
-            "Take another x0, or pass bounds within which fun is finite."
+            f"fun is not finite near x0, where {some(lost)} is larger or smaller. Take another x0, "
+            "or pass bounds within which fun is finite."
         )
-    doubts = [one.probe.name for one in findings if one.doubt]
     where = f" in {some(doubts)}" if doubts else ""
     return (
-        f"Cannot tell: fun is noisy, or not smooth{where}. Differences of it are good to "
-        f"{error / largest:.1g} of the largest slope only."
+        f"fun is noisy, or not smooth{where}. Differences of it are good to {error / largest:.1g} "
+        "of the largest slope only."
     )

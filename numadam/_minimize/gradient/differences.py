@@ -9,9 +9,9 @@ import numpy as np
 
 #: Steps that are tried, as multiples of eps^(1/3) times the size of x: the best one for a smooth
 #: function that is exact to rounding, longer ones against noise, shorter ones for short scales.
-_MULTIPLES = (1.0, 8.0, 1 / 32, 64.0, 1 / 1024, 1 / 32_768)
+MULTIPLES = (1.0, 8.0, 1 / 32, 64.0, 1 / 1024, 1 / 32_768)
 #: Longer steps that are tried last, where f is far larger than it changes.
-_LONG = (512.0, 4096.0)
+LONG_MULTIPLES = (512.0, 4096.0)
 #: Longest step relative to the size of x; the shortest is eps^(2/3).
 _LONGEST = 0.1
 #: Estimated errors that a slope may be away.
@@ -92,16 +92,14 @@ class Slope(NamedTuple):
         return any(_alike(self.high - self.low, jump) for jump in jumps)
 
 
-def steps(eps: float) -> list[float]:
+#: The slope where no difference is finite.
+NO_SLOPE = Slope._make([np.nan] * 6 + [False])
+
+
+def steps(eps: float, multiples: Sequence[float] = MULTIPLES) -> list[float]:
     """The steps to try, relative to the size of x."""
     best = eps ** (1 / 3)
-    return [best * one for one in _MULTIPLES if eps ** (2 / 3) <= best * one <= _LONGEST]
-
-
-def long_steps(eps: float) -> list[float]:
-    """The steps to try where none of `steps` is long enough."""
-    best = eps ** (1 / 3)
-    return [best * one for one in _LONG if best * one <= _LONGEST]
+    return [best * one for one in multiples if eps ** (2 / 3) <= best * one <= _LONGEST]
 
 
 def shortest_step(noise: float, eps: float, gap: float) -> float:

@@ -6,20 +6,20 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from numadam._minimize.gradient.differences import (
+    LONG_MULTIPLES,
     LOOSE,
+    NO_SLOPE,
     SAFETY,
     Slope,
-    long_steps,
     shortest_step,
     slopes,
     steps,
 )
-from numadam._minimize.gradient.finding import Finding, Probe
 from numadam._minimize.gradient.point import Point
 
 #: Relative error of a gradient that is allowed by default; the cube root of eps in float32.
@@ -36,6 +36,82 @@ _AT_ZERO = (1e-3, 1e-6, 1e-9, 1e-12, 1e-15)
 _APART = 30.0
 #: Repeated calls of `fun` at x0, which tell whether it is random.
 _REPEATS = 2
+
+
+class Probe(NamedTuple):
+    """A direction: ``x + t * d`` at the elements `places`; `name` is that of an element.
+
+    The bounds leave room for a step of the length `room`, on both sides where it is `central`.
+    """
+
+    places: Any
+    d: np.ndarray
+    central: bool
+    room: float
+    name: str
+    element: int | None
+
+
+class Finding(NamedTuple):
+    """A probe with its slope by formula and by differences, and the verdict on the formula.
+
+    "kink": f has a kink, and the formula is between the slopes on both sides; "doubt": differences
+    are too bad to tell. `longer`: the slope over a longer step, where that alone is not the
+    formula's.
+    """
+
+    probe: Probe
+    formula: float
+    slope: Slope
+    verdict: Literal["right", "kink", "wrong", "doubt"]
+    longer: Slope | None = None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the formula is refuted."""
+        return self.verdict == "wrong"
+
+    @property
+    def kink(self) -> bool:
+        """Whether f has a kink that explains the formula."""
+        return self.verdict == "kink"
+
+    @property
+    def size(self) -> float:
+        """The larger of both slopes."""
+        return max(abs(self.formula), abs(self.slope.value))
+
+    @property
+    def spread(self) -> float:
+        """Error of the slope by differences; NaN, which no comparison meets, where f has none."""
+        return math.nan if self.kink else SAFETY * self.slope.error
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the slope is too small beside f for the differences to tell it from others."""
+        return self.formula != 0.0 and self.spread > LOOSE * self.size
+
+    @property
+    def unclear(self) -> bool:
+        """Whether the differences leave it open."""
+        return self.verdict == "doubt" or (not self.wrong and self.hidden)
+
+    def rough(self, largest: float) -> bool:
+        """Whether the slope may be any, even beside the largest one: f jumps or has a kink near."""
+        return not self.slope.flat and self.spread > LOOSE * largest
+
+    def resolved(self, largest: float) -> bool:
+        """Whether the differences are good enough to tell, beside the largest slope."""
+        enough = self.spread <= LOOSE * max(self.size, LOOSE * largest)
+        return enough and largest > 0.0 and self.verdict != "doubt"
+
+    @property
+    def excess(self) -> float:
+        """Relative error of the formula that the errors of the differences do not explain."""
+        if not math.isfinite(self.formula):
+            return math.inf
+        away = abs(self.formula - self.slope.value) - self.spread
+        return away / self.size if away > 0.0 else 0.0
 
 
 class Prober:
@@ -64,7 +140,7 @@ class Prober:
         self._near = self._beside()
         self.eps = self._precision()
         self.tolerance = tolerance or max(_ALLOWED, self.eps ** (1 / 3))
-        self._steps, self._long = steps(self.eps), long_steps(self.eps)
+        self._steps, self._long = steps(self.eps), steps(self.eps, LONG_MULTIPLES)
         self._at_zero = [step * self._steps[0] for step in _AT_ZERO]
         self._jitter = max(abs(point.value(point.x) - self.f) for _ in range(_REPEATS))
         with np.errstate(invalid="ignore", over="ignore"):
@@ -124,53 +200,54 @@ class Prober:
 
     def judge(self, probe: Probe) -> Finding:
         """Compare the gradient with differences along one direction."""
-        x, g = self._point.x, self.g[probe.places]
+        x, g = self._point.x[probe.places], self.g[probe.places]
         with np.errstate(invalid="ignore", over="ignore"):
             formula = float(np.dot(g, probe.d))
-            near = float(abs(x[probe.places]) @ np.where(np.isfinite(g), abs(g), 0.0))
-        if not np.isfinite(formula):
-            return Finding(probe, formula, None, wrong=True)
-        seen, leaf = self._measure(probe, formula, near)
+            near = float(abs(x) @ np.where(np.isfinite(g), abs(g), 0.0))
+        if not math.isfinite(formula):
+            return Finding(probe, formula, NO_SLOPE, "wrong")
+        seen = self._measure(probe, formula, near)
         if not seen:
-            return Finding(probe, formula, None, doubt=True)
+            return Finding(probe, formula, NO_SLOPE, "doubt")
         best = min(seen, key=lambda slope: slope.error)
         shortest = min(seen, key=lambda slope: slope.step)
-        agrees = best.agrees(formula, self.tolerance)
-        if shortest.same_kink(seen) and not (agrees and self._is_sharp(best, formula)):
+        if shortest.same_kink(seen) and not self._settles(best, formula):
             inside = shortest.spans(formula)
-            return Finding(probe, formula, shortest, wrong=not inside, kink=inside)
-        if (pair := self._refuted(seen, formula)) is not None:
-            close = self._closest(probe, formula, near, pair)
-            if close is not None:
-                return Finding(probe, formula, close, doubt=True, longer=pair)
-            return Finding(probe, formula, pair, wrong=True)
-        sharper = [one for one in seen if one.rejects(formula, self.tolerance)]
-        confirming = [
-            one
-            for one in seen
-            if one.confirms(formula, self.tolerance)
-            and not any(other.step < one.step and other.error < one.error for other in sharper)
-        ]
-        if confirming and not agrees:  # a shorter step saw the digits of f, and not its slope
-            best = min(confirming, key=lambda slope: slope.error)
+            return Finding(probe, formula, shortest, "kink" if inside else "wrong")
+        if (against := self._refuting(seen, formula)) is not None:
+            if (close := self._closest(probe, formula, near, against)) is not None:
+                return Finding(probe, formula, close, "doubt", longer=against)
+            return Finding(probe, formula, against, "wrong")
+        best = self._most_telling(seen, formula, best)
         if best.step in (*self._steps, *self._at_zero):
-            self._served[leaf] = best.step
-        return Finding(probe, formula, best, doubt=not best.agrees(formula, self.tolerance))
+            self._served[self._leaf(probe)] = best.step
+        agrees = best.agrees(formula, self.tolerance)
+        return Finding(probe, formula, best, "right" if agrees else "doubt")
 
-    def _measure(self, probe: Probe, formula: float, near: float) -> tuple[list[Slope], int]:
-        """Slopes until one is sharp, or two refute the formula; and the number of the array."""
-        tries, leaf = self._tries(probe)
+    def _measure(self, probe: Probe, formula: float, near: float) -> list[Slope]:
+        """Slopes by one step after the other, until one is sharp, or two refute the formula."""
         seen: list[Slope] = []
         flat: list[Slope] = []
-        for slope in self._slopes(probe, near, tries):
-            agrees = slope.agrees(formula, self.tolerance)
+        for slope in self._slopes(probe, near, self._tries(probe)):
             # f may be rounded so coarsely that a longer step alone changes it
-            (flat if slope.flat and not agrees else seen).append(slope)
-            if agrees and self._is_sharp(slope, formula):
+            says_nothing = slope.flat and not slope.agrees(formula, self.tolerance)
+            (flat if says_nothing else seen).append(slope)
+            if self._settles(slope, formula) or self._refuting(seen, formula) is not None:
                 break
-            if self._refuted(seen, formula) is not None:
-                break
-        return seen or flat, leaf
+        return seen or flat
+
+    def _most_telling(self, seen: list[Slope], formula: float, best: Slope) -> Slope:
+        """The slope to judge by: `best`, of the least error, unless others confirm the formula."""
+        if best.agrees(formula, self.tolerance):
+            return best
+        against = [slope for slope in seen if slope.rejects(formula, self.tolerance)]
+        confirming = [
+            slope
+            for slope in seen
+            if slope.confirms(formula, self.tolerance)
+            and not any(one.step < slope.step and one.error < slope.error for one in against)
+        ]  # a shorter step saw the digits of f, and not its slope
+        return min(confirming, key=lambda slope: slope.error, default=best)
 
     def _slopes(self, probe: Probe, near: float, tries: list[float]) -> Iterator[Slope]:
         along = functools.partial(self._value, probe)
@@ -193,42 +270,48 @@ class Prober:
                 return slope
         return None
 
-    def _refuted(self, seen: list[Slope], formula: float) -> Slope | None:
+    def _refuting(self, seen: list[Slope], formula: float) -> Slope | None:
         """A slope that differs from the formula, where another one says the same."""
         against = [
-            one for one in seen if one.rejects(formula, self.tolerance) and one.settled(seen)
+            slope
+            for slope in seen
+            if slope.rejects(formula, self.tolerance) and slope.settled(seen)
         ]
-        sure = [one.error for one in seen if one.confirms(formula, self.tolerance)]
+        sure = [slope.error for slope in seen if slope.confirms(formula, self.tolerance)]
         for one, other in itertools.combinations(against, 2):
             size = max(abs(one.value), abs(other.value))
             allowed = LOOSE * size + SAFETY * (one.error + other.error)
             same = abs(one.value - other.value) <= allowed
             # far below the formula it may be that of waves which both steps jump over
-            low = size < LOOSE * abs(formula) and not _far_apart(one.step, other.step)
-            if same and not low and max(one.error, other.error) < min(sure, default=np.inf):
+            low, high = sorted((one.step, other.step))
+            waves = size < LOOSE * abs(formula) and high < _APART * low
+            if same and not waves and max(one.error, other.error) < min(sure, default=np.inf):
                 return min(one, other, key=lambda slope: slope.error)
         return None
 
-    def _is_sharp(self, slope: Slope, formula: float) -> bool:
-        """Whether no other step could tell more."""
+    def _settles(self, slope: Slope, formula: float) -> bool:
+        """Whether a slope is the formula's, and no other step could tell more."""
         size = max(abs(formula), abs(slope.value), _NEGLIGIBLE * self._steepest)
-        return SAFETY * slope.error <= self.tolerance * size
+        sharp = SAFETY * slope.error <= self.tolerance * size
+        return sharp and slope.agrees(formula, self.tolerance)
 
-    def _tries(self, probe: Probe) -> tuple[list[float], int]:
-        """The steps, with the one first that served last in this array; and the array."""
-        if probe.element is None:
-            leaf, more = -1, []
-        else:
-            leaf, place = self._point.leaf_of(probe.element), probe.element
-            # an element that is far smaller than others may want far shorter steps
-            own = abs(self._point.x[place]) / self._scale[place]
-            more = [step * own for step in self._steps[:2]] if 0.0 < own < 1.0 else []
-        first = self._served.get(leaf, self._steps[0])
+    def _leaf(self, probe: Probe) -> int:
+        """The number of the array that a probe is in; -1 where it moves all."""
+        return -1 if probe.element is None else self._point.leaf_of(probe.element)
+
+    def _tries(self, probe: Probe) -> list[float]:
+        """The steps, with the one first that served last in this array."""
+        first = self._served.get(self._leaf(probe), self._steps[0])
         last = self._at_zero if self._is_zero(probe) else []
         rest = [step for step in (*self._steps, *last, *self._long) if step != first]
-        # its own step first: fun may fail further away
-        tries = [*more[:1], first, *more[1:], *rest]
-        return [step for step in tries if step <= probe.room], leaf
+        tries = [first, *rest]
+        if (place := probe.element) is not None:
+            # an element that is far smaller than others may want far shorter steps
+            own = abs(self._point.x[place]) / self._scale[place]
+            if 0.0 < own < 1.0:  # its own step first: fun may fail further away
+                short = [step * own for step in self._steps[:2]]
+                tries = [short[0], first, *short[1:], *rest]
+        return [step for step in tries if step <= probe.room]
 
     def _is_zero(self, probe: Probe) -> bool:
         """Whether all arrays that the probe moves are 0."""
@@ -274,8 +357,3 @@ class Prober:
         longest = np.minimum(abs(d), np.maximum(below, above) / max(self._steps))
         d = np.where(tight, np.where(above >= below, longest, -longest), d)
         return d, False, max(self._steps)
-
-
-def _far_apart(step: float, other: float) -> bool:
-    low, high = sorted((step, other))
-    return _APART * low <= high

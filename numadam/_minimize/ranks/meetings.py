@@ -26,8 +26,7 @@ import numpy as np
 
 from numadam._checkpoint import together
 from numadam._checkpoint.container import Container
-from numadam._checkpoint.index import INDEX, Index
-from numadam._checkpoint.regions import Cut
+from numadam._checkpoint.index import INDEX, Cut, Index
 from numadam._checkpoint.replace import check_writable
 from numadam._minimize.checkpoint import Checkpoint
 from numadam._mpi.ranks import LEFT_ALONE, Ranks, described
