@@ -60,7 +60,7 @@ class Collectives:
         self._sent, self._received = ([self.empty(many) for _ in range(_AHEAD)] for _ in range(2))
         self._new = [self.empty(many and many + self.size) for _ in range(_AHEAD)]
         self._gathered = self.empty(self.size)
-        self._going: deque[tuple[Wait, Pieces | None, list[tuple[int, int]]]] = deque()
+        self._spreading: deque[tuple[Wait, Pieces | None, list[tuple[int, int]]]] = deque()
 
     @property
     def chunks(self) -> int:
@@ -118,14 +118,14 @@ class Collectives:
         ranges = self.ranges(k)
         low, high = ranges[self._own]
         counts = [0 if node == self._own else high - low for node in range(len(ranges))]
-        received = _one_after_the_other(self._received[k % _AHEAD], counts)
+        received = _packed(self._received[k % _AHEAD], counts)
         if len(ranges) == 1:
             return (lambda: None), received
         ranges[self._own] = 0, 0
-        sent = _where_they_lie(sources[0], ranges) if len(sources) == 1 else None
+        sent = _in_place(sources[0], ranges) if len(sources) == 1 else None
         if sent is None:
             memory = self._sent[k % _AHEAD]
-            sent = _one_after_the_other(memory, [last - first for first, last in ranges])
+            sent = _packed(memory, [last - first for first, last in ranges])
             for (first, last), at in zip(ranges, sent.begins, strict=True):
                 _of_node(sources, first, last, memory[at:], copied=True)
         return self._transport.alltoall(sent, received), received
@@ -138,22 +138,22 @@ class Collectives:
         ranges = self.ranges(k)
         if len(ranges) == 1:
             return
-        if len(self._going) == _AHEAD:
+        if len(self._spreading) == _AHEAD:
             self._settle_first(params)
-        pieces, copied = _where_they_lie(params, ranges), None
+        pieces, copied = _in_place(params, ranges), None
         if pieces is None:
             memory, counts = self._new[k % _AHEAD], [high - low for low, high in ranges]
-            pieces = copied = _one_after_the_other(memory, counts)
+            pieces = copied = _packed(memory, counts)
             params.read(*ranges[self._own], memory[pieces.begins[self._own] :], copied=True)
-        self._going.append((self._transport.allgather(pieces), copied, ranges))
+        self._spreading.append((self._transport.allgather(pieces), copied, ranges))
 
     def settle(self, params: Flat) -> None:
         """Wait until all parameters are there, and those of this rank have gone."""
-        while self._going:
+        while self._spreading:
             self._settle_first(params)
 
     def _settle_first(self, params: Flat) -> None:
-        wait, copied, ranges = self._going.popleft()
+        wait, copied, ranges = self._spreading.popleft()
         wait()
         if copied is None:
             return
@@ -163,7 +163,7 @@ class Collectives:
                 params.write(low, copied.array[at : at + copied.counts[node]])
 
 
-def _where_they_lie(flat: Flat, ranges: Sequence[tuple[int, int]]) -> Pieces | None:
+def _in_place(flat: Flat, ranges: Sequence[tuple[int, int]]) -> Pieces | None:
     """Ranges as pieces of the one array that holds them all, where there is one."""
     there = [(low, high) for low, high in ranges if high > low]
     first = min((low for low, _ in there), default=0)
@@ -174,7 +174,8 @@ def _where_they_lie(flat: Flat, ranges: Sequence[tuple[int, int]]) -> Pieces | N
     return Pieces(view, begins, [high - low for low, high in ranges])
 
 
-def _one_after_the_other(memory: Any, counts: list[int]) -> Pieces:
+def _packed(memory: Any, counts: list[int]) -> Pieces:
+    """Pieces one after the other in memory."""
     return Pieces(memory, np.cumsum([0, *counts[:-1]]).tolist(), counts)
 
 

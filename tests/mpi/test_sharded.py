@@ -8,6 +8,7 @@ import pytest
 from mpi4py import MPI
 
 import numadam as na
+from numadam._mpi import collectives
 
 SHAPES = {
     "one": (1000,),
@@ -200,6 +201,11 @@ def test_options_of_long_arrays(nodes, kind, dtype, options):
     """Arrays that are stepped chunk by chunk, where each element needs nothing but its own."""
     opt, _ = check(kind, nodes, SHAPES["long"], dtype, more={"bucket_bytes": 40_000}, **options)
     assert opt._steps._chunked == (kind is not na.NAdam and nodes.comm.size > 1)
+
+
+def test_pieces_that_lie_too_far_apart_for_mpi_are_copied(nodes, monkeypatch):
+    monkeypatch.setattr(collectives, "_REACH", 1000)
+    check(na.Adam, nodes, SHAPES["long"], own=True, more={"bucket_bytes": 40_000})
 
 
 def test_a_hyperparameter_counts_from_the_next_step_on(nodes):
