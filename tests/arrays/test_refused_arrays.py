@@ -250,3 +250,20 @@ def test_only_gradients_are_advised_to_be_broadcast():
         na.adam_update(x[0], np.ones(2), x[1], x[2], 1)
     with pytest.raises(ValueError, match=r"^m: .*made for p\.$"):
         na.adam_update(x[0], np.ones(3), np.ones(2), x[2], 1)
+
+
+def test_what_is_no_cupy_array_is_told_how_to_become_one():
+    from numadam._arrays.checks import describe
+
+    for x in ([1.0, 2.0], 3.0, range(3), np.ones(3)):
+        assert "cupy." in describe(x, "CuPy")
+        assert "numpy.asarray" not in describe(x, "CuPy")
+
+
+@pytest.mark.peers("torch")
+def test_a_tensor_on_the_cpu_is_told_how_to_reach_the_gpu():
+    import torch
+
+    from numadam._arrays.checks import describe
+
+    assert describe(torch.ones(3), "CuPy").endswith("Use x.cuda().")

@@ -55,23 +55,6 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, module, p
         na.Adam(Tensor())
 
 
-def test_what_is_no_cupy_array_is_told_how_to_become_one():
-    from numadam._arrays.checks import describe
-
-    for x in ([1.0, 2.0], 3.0, range(3), np.ones(3)):
-        assert "cupy." in describe(x, "CuPy")
-        assert "numpy.asarray" not in describe(x, "CuPy")
-
-
-@pytest.mark.peers("torch")
-def test_a_tensor_on_the_cpu_is_told_how_to_reach_the_gpu():
-    import torch
-
-    from numadam._arrays.checks import describe
-
-    assert describe(torch.ones(3), "CuPy").endswith("Use x.cuda().")
-
-
 def test_numpy_use_imports_neither_cupy_nor_numba_cuda():
     code = (
         "import sys, numpy as np, numadam as na\n"
