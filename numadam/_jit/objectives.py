@@ -112,11 +112,11 @@ class _Reader:
         options = function.targetoptions
         if not self._copies:  # as loops call it, also where Python does: its callees inherit this
             options = {"error_model": "numpy", **options}
-        if type(function) is not CPUDispatcher or pipeline is not Compiler or function.locals:
+        plain = type(function) is CPUDispatcher and type(python) is FunctionType
+        fixed = not function._can_compile  # noqa: SLF001  # explicit signatures: it converts
+        if not plain or fixed or pipeline is not Compiler:
             raise _Unknown
-        if type(python) is not FunctionType or options.get("parallel"):
-            raise _Unknown
-        if not function._can_compile:  # noqa: SLF001  # for explicit signatures: it converts
+        if function.locals or options.get("parallel"):
             raise _Unknown
         self.add("function", python.__name__, *sorted(options.items()))
         code, values = python.__code__, {"__name__": python.__globals__.get("__name__")}
@@ -139,7 +139,9 @@ class _Reader:
         self.add(python.__code__)
         for mine, theirs in zip(copied.__closure__ or (), python.__closure__ or (), strict=True):
             mine.cell_contents = self.value(theirs.cell_contents)
-        for name in sorted(set(_globals(codes))):
+        instructions = (one for code in codes for one in dis.get_instructions(code))
+        read = {one.argval for one in instructions if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+        for name in sorted(read):
             self.add("global", name)
             if name in python.__globals__:
                 values[name] = self.value(python.__globals__[name])
@@ -274,10 +276,3 @@ def _home(x: Any) -> str:
 
 def _is_number(x: Any) -> bool:
     return isinstance(x, (np.number, np.bool_)) and type(x).__module__ == "numpy"
-
-
-def _globals(codes: Iterable[CodeType]) -> Iterable[str]:
-    for code in codes:
-        for one in dis.get_instructions(code):
-            if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                yield one.argval
