@@ -36,11 +36,12 @@ _BEGIN = re.compile(
     rb'\{"__metadata__":\{"format":"numadam","version":"([1-9]\d{0,8})",'
     rb'"header_crc32":"([0-9a-f]{8})",'
 )
-_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_METADATA = re.compile(rf'"kind":"(\w{{1,32}})","meta":({_STRING})((?:,{_STRING}:{_STRING})*+)\}}')
-_PAIR = re.compile(f"({_STRING}):({_STRING})")
+_REST = r'[^"\\]*+(?:\\.[^"\\]*+)*+"'  # of a string, after its first quotation mark
+_METADATA = re.compile(rf'"kind":"(\w{{1,32}})","meta":("{_REST})')
+_SUM = re.compile(rf',"crc32:{_REST}:"([0-9a-f]{{8}})"')
+_COMPLEX = re.compile(rf',"complex:({_REST}):"{_AXIS}"')
 _ENTRY = re.compile(
-    rf',({_STRING}):\{{"dtype":"(\w{{1,8}})","shape":\[((?:\d{{1,19}}(?:,\d{{1,19}}){{0,63}})?)\],'
+    rf',"({_REST}):\{{"dtype":"(\w{{1,8}})","shape":\[((?:\d{{1,19}}(?:,\d{{1,19}}){{0,63}})?)\],'
 )
 _MISSPELLED = "not spelled as numadam writes it"
 _BAD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -98,7 +99,7 @@ def render(header: Header) -> bytes:
 
 
 def _pieces(header: Header) -> Iterator[str]:
-    """What `json.dumps` makes of it all; a tree of the whole takes 20 times the memory."""
+    """The text in pieces, as `json.dumps` has it; a tree of the whole takes 20 times the memory."""
     yield f'{{"__metadata__":{{"format":"numadam","version":"{VERSION}",'
     yield f'"header_crc32":"{"0" * 8}","kind":"{header.kind}","meta":{json.dumps(header.meta)}'
     for entry in header.entries:
@@ -205,14 +206,13 @@ def _parse(text: str, at: int) -> Header:
     metadata = _METADATA.match(text, at)
     if metadata is None:
         raise ValueError(_MISSPELLED)
-    pairs = {pair[1]: pair[2] for pair in _PAIR.finditer(metadata[3])}
-    entries = {}
-    for found in _ENTRY.finditer(text, metadata.end()):
-        quoted, code, numbers = found.groups()
-        name, rest = json.loads(quoted), quoted[1:]
-        shape = tuple(map(int, numbers.split(","))) if numbers else ()
-        crc32 = pairs.get(f'"crc32:{rest}', "")[1:-1]
-        entries[name] = Entry(name, code, shape, f'"complex:{rest}' in pairs, crc32)
+    at = metadata.end()
+    sums, are_complex = _SUM.findall(text, at), {*_COMPLEX.findall(text, at)}
+    entries: dict[str, Entry] = {}
+    for crc32, found in zip(sums, _ENTRY.finditer(text, at), strict=False):
+        rest, code, numbers = found.groups()
+        name, shape = json.loads(f'"{rest}'), tuple(map(int, filter(None, numbers.split(","))))
+        entries[name] = Entry(name, code, shape, rest in are_complex, crc32)
         _check(entries[name])
     return Header(metadata[1], json.loads(metadata[2]), list(entries.values()))
 

@@ -92,10 +92,8 @@ class _Reader:
         self._names: set[str] = set()
 
     def add(self, *words: object) -> None:
-        """Add texts or bytes to the digest, each with its length."""
-        for one in words:
-            data = one if isinstance(one, bytes) else str(one).encode(errors="surrogatepass")
-            self.digest.update(b"%d:" % len(data) + data)
+        """Add constants to the digest."""
+        self.digest.update(_told(words).encode())
 
     def read(self, function: Any) -> Any:
         """A copy of a function, over copies of all that it and its callees refer to."""
@@ -114,17 +112,13 @@ class _Reader:
         options = function.targetoptions
         if not self._copies:  # as loops call it, also where Python does: its callees inherit this
             options = {"error_model": "numpy", **options}
-        if type(function) is not CPUDispatcher or pipeline is not Compiler or function.locals:
+        plain = type(function) is CPUDispatcher and type(python) is FunctionType
+        fixed = not function._can_compile  # noqa: SLF001  # explicit signatures: it converts
+        if not plain or fixed or pipeline is not Compiler:
             raise _Unknown
-        if type(python) is not FunctionType or options.get("parallel"):
+        if function.locals or options.get("parallel"):
             raise _Unknown
-        if not function._can_compile:  # noqa: SLF001  # for explicit signatures: it converts
-            raise _Unknown
-        self.add("function", python.__name__)
-        for name in sorted(options):
-            self.add(name)
-            value = options[name]  # `fastmath` may be a set
-            self._plain(frozenset(value) if isinstance(value, set) else value)
+        self.add("function", python.__name__, *sorted(options.items()))
         code, values = python.__code__, {"__name__": python.__globals__.get("__name__")}
         cells = tuple(CellType() for _ in python.__closure__ or ())
         copied = FunctionType(code, values, python.__name__, python.__defaults__, cells)
@@ -141,12 +135,13 @@ class _Reader:
         self._names.update(name for code in codes for name in code.co_names)
         if self._names & _NOT_READ:
             raise _Unknown
-        self._plain(python.__defaults__)
-        self._plain(tuple(sorted((python.__kwdefaults__ or {}).items())))
-        self._plain(python.__code__)
+        self.add(python.__defaults__, *sorted((python.__kwdefaults__ or {}).items()))
+        self.add(python.__code__)
         for mine, theirs in zip(copied.__closure__ or (), python.__closure__ or (), strict=True):
             mine.cell_contents = self.value(theirs.cell_contents)
-        for name in sorted(set(_globals(codes))):
+        instructions = (one for code in codes for one in dis.get_instructions(code))
+        read = {one.argval for one in instructions if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+        for name in sorted(read):
             self.add("global", name)
             if name in python.__globals__:
                 values[name] = self.value(python.__globals__[name])
@@ -165,43 +160,10 @@ class _Reader:
         if type(x) is np.ndarray:
             return self._array(x)
         if type(x) in _CONSTANTS or _is_number(x) or isinstance(x, np.dtype):
-            self._plain(x)
+            self.add(x)
         else:
             self._named(x)
         return x
-
-    def _plain(self, x: Any) -> None:
-        """Constants of a code, and what else cannot change."""
-        kind = type(x)
-        self.add(kind.__name__)
-        if kind in (float, complex):  # the texts of all NaNs are the same
-            self.add(np.array(x).tobytes())
-        elif kind in _CONSTANTS:
-            self.add(repr(x))
-        elif kind is tuple:
-            self.add(len(x))
-            for one in x:
-                self._plain(one)
-        elif kind is frozenset:
-            self.add(len(x), *sorted(map(repr, x)))
-            if not all(type(one) in _CONSTANTS for one in x):
-                raise _Unknown
-        elif kind is CodeType:
-            self._code(x)
-        elif _is_number(x):
-            self.add(x.dtype.str, x.tobytes())
-        elif isinstance(x, np.dtype) and x.kind in "biufc":
-            self.add(x.str)
-        else:
-            raise _Unknown
-
-    def _code(self, code: CodeType) -> None:
-        """All that the code does; not its file and lines."""
-        self.add(code.co_code, code.co_exceptiontable, code.co_flags, code.co_argcount)
-        self.add(code.co_posonlyargcount, code.co_kwonlyargcount)
-        for names in (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars):
-            self._plain(names)
-        self._plain(code.co_consts)
 
     def _array(self, x: np.ndarray) -> np.ndarray:
         flags = x.flags
@@ -210,7 +172,7 @@ class _Reader:
             raise _Unknown
         copy = x.copy(order="K")
         self.add("array", x.dtype.str, x.shape, flags.c_contiguous, flags.f_contiguous)
-        self.add(flags.writeable, flags.aligned, copy.tobytes(order="A"))
+        self.add(flags.writeable, flags.aligned, hashlib.sha256(copy.tobytes(order="A")).digest())
         copy.flags.writeable = flags.writeable
         return copy
 
@@ -249,7 +211,7 @@ class _Reader:
         elif type(x) is np.ndarray:
             self._array(x)
         elif type(x) is tuple or type(x) in _CONSTANTS or _is_number(x):
-            self._plain(x)
+            self.add(x)
         elif isinstance(x, types.Type):
             self._named(x)
         else:
@@ -258,7 +220,7 @@ class _Reader:
     def _named(self, x: Any) -> None:
         """A function or type of a package that is known; a type of Numba's numbers."""
         if isinstance(x, (types.Number, types.Boolean)):
-            self.add("type", x)
+            self.add("type", str(x))
             return
         home, name = self._known_name(x)
         if vars(sys.modules[home]).get(name) is not x:
@@ -276,6 +238,30 @@ class _Reader:
         return home, name
 
 
+def _told(x: Any) -> str:
+    """All that a constant is, as a text; of a code not its file and lines."""
+    kind = type(x)
+    if kind in (float, complex):  # the texts of all NaNs are the same
+        text = np.array(x).tobytes().hex()
+    elif kind in _CONSTANTS:
+        text = repr(x)
+    elif kind is tuple:
+        text = ",".join(map(_told, x))
+    elif kind in (set, frozenset):
+        text = ",".join(sorted(map(_told, x)))
+    elif kind is CodeType:
+        numbers = x.co_flags, x.co_argcount, x.co_posonlyargcount, x.co_kwonlyargcount
+        names = x.co_names, x.co_varnames, x.co_freevars, x.co_cellvars
+        text = _told((x.co_code, x.co_exceptiontable, *numbers, *names, x.co_consts))
+    elif _is_number(x):
+        text = f"{x.dtype.str},{x.tobytes().hex()}"
+    elif isinstance(x, np.dtype) and x.kind in "biufc":
+        text = x.str
+    else:
+        raise _Unknown
+    return f"{kind.__name__}({text})"
+
+
 def _is_known(module: str) -> bool:
     return module.partition(".")[0] in _KNOWN
 
@@ -290,10 +276,3 @@ def _home(x: Any) -> str:
 
 def _is_number(x: Any) -> bool:
     return isinstance(x, (np.number, np.bool_)) and type(x).__module__ == "numpy"
-
-
-def _globals(codes: Iterable[CodeType]) -> Iterable[str]:
-    for code in codes:
-        for one in dis.get_instructions(code):
-            if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                yield one.argval

@@ -15,6 +15,7 @@ from numadam._checkpoint import container, header
 from numadam._checkpoint.container import Container
 from tests.checkpoint.files import crc32, entry, header_text, image, read_bytes, same, sealed, small
 
+AXIS = "last axis is real, imaginary"
 W = ("w", entry("F64", [2], 0, 16), crc32(bytes(16)))
 
 
@@ -135,15 +136,11 @@ HOSTILE = {
     "no tensor for a sum": header_text([W], extra=',"crc32:v":"00000000"'),
     "sum of another name": header_text([W]).replace("crc32:w", "crc32:v"),
     "unknown metadata": header_text([W], extra=',"more":"x"'),
-    "complex of a missing name": header_text(
-        [W], extra=',"complex:v":"last axis is real, imaginary"'
-    ),
+    "complex of a missing name": header_text([W], extra=f',"complex:v":"{AXIS}"'),
     "complex of another text": header_text([W], extra=',"complex:w":"yes"'),
-    "complex integers": header_text(
-        forged("I64"), extra=',"complex:w":"last axis is real, imaginary"'
-    ),
+    "complex integers": header_text(forged("I64"), extra=f',"complex:w":"{AXIS}"'),
     "complex without its axis": header_text(
-        forged(shape=(1, 2, 1)), extra=',"complex:w":"last axis is real, imaginary"'
+        forged(shape=(1, 2, 1)), extra=f',"complex:w":"{AXIS}"'
     ),
     "metadata twice": header_text([W, ("__metadata__", "{}", "00000000")]),
     "nested": header_text([("w", "[" * 100_000 + "]" * 100_000, W[2])]),
@@ -235,6 +232,8 @@ def test_a_long_header_takes_a_few_times_its_length():
         header_text(empty) + " " * 64,
         header_text([("w", "[" * 100_000, "00000000")]),
         header_text([("w" * 100_000, "[]", "00000000")]),
+        header_text([W], extra="".join(f',"crc32:{i}":"00000000"' for i in range(30_000))),
+        header_text([W], extra="".join(f',"complex:{i}":"{AXIS}"' for i in range(30_000))),
         header_text([W], meta="[" * 100_000),
         header_text([W], meta='"' * 100_000),
     ):

@@ -15,7 +15,7 @@ from numadam._minimize.compiled.objective import is_compiled
 from numadam._minimize.gradient.differences import LOOSE, NO_SLOPE, SAFETY
 from numadam._minimize.gradient.explain import Explanation, told_again
 from numadam._minimize.gradient.point import Point
-from numadam._minimize.gradient.probes import Finding, Probe, Prober
+from numadam._minimize.gradient.probes import Finding, Probe, Prober, Verdicts
 from numadam._minimize.gradient.result import GradientCheck
 
 if TYPE_CHECKING:
@@ -123,21 +123,22 @@ def check_grad(
             raise ValueError(
                 "x0: has no number that the bounds leave free, so there is nothing to check."
             )
-    status, message, findings = _verdict(point, prober, findings)
-    worst = max(findings, key=_badness, default=_NOTHING)
+    table = Verdicts(findings)
+    status, message = _verdict(point, prober, table)
+    worst = findings[table.worst] if findings else _NOTHING
     unit = _length(worst)
     return GradientCheck(
         ok=status == "right",
         status=status,
         message=message,
-        max_error=worst.excess if findings else math.nan,
+        max_error=float(table.excess[table.worst]) if findings else math.nan,
         tolerance=prober.tolerance,
         worst=worst.probe.name,
         value=worst.formula / unit,
         difference=worst.slope.value / unit,
         difference_error=worst.slope.error / abs(unit),
-        wrong=tuple(finding.probe.name for finding in findings if finding.wrong),
-        unclear=tuple(finding.probe.name for finding in findings if finding.unclear),
+        wrong=tuple(table.name[table.wrong]),
+        unclear=tuple(table.name[~table.wrong & (table.doubt | table.hidden)]),
         checked=len(findings),
         nfev=point.nfev,
     )
@@ -171,34 +172,19 @@ def _refuse_without_gradient(fun: Any, x0: Any, jac: Any) -> None:
         )
 
 
-def _verdict(
-    point: Point, prober: Prober, findings: list[Finding]
-) -> tuple[GradientStatus, str, list[Finding]]:
-    """Status and message for all findings, and these with doubts that only all of them show."""
-    if not findings:
-        return "unclear", f"Cannot tell: {_told_not_finite(point, prober.f)}", findings
+def _verdict(point: Point, prober: Prober, table: Verdicts) -> tuple[GradientStatus, str]:
+    """Status and message; doubts that only all findings show are added to the table."""
+    if not table.rows:
+        return "unclear", f"Cannot tell: {_told_not_finite(point, prober.f)}"
     if (factor := prober.again()) != 1.0:
-        return "wrong", told_again(point, factor), findings
-    if any(finding.wrong for finding in findings):
-        hint = Explanation(point, prober.g, prober.tolerance).of(findings)
-        return "wrong", _told_wrong(point, findings, hint), findings
-    largest = max(finding.size for finding in findings)
-    findings = [
-        finding._replace(verdict="doubt") if finding.rough(largest) else finding
-        for finding in findings
-    ]
-    resolved = sum(finding.resolved(largest) for finding in findings)
-    doubts = [finding.probe.name for finding in findings if finding.verdict == "doubt"]
-    if doubts or all(finding.hidden for finding in findings) or 2 * resolved < len(findings):
-        reason = _told_unclear(findings, largest, prober.is_random, doubts)
-        return "unclear", f"Cannot tell: {reason}", findings
-    return "right", _told_right(findings, largest), findings
-
-
-def _badness(finding: Finding) -> tuple[bool, float, float]:
-    """Order of findings, the worst last."""
-    known = finding.slope is not NO_SLOPE and finding.size
-    return finding.wrong, finding.excess, finding.slope.error / finding.size if known else 0.0
+        return "wrong", told_again(point, factor)
+    if table.wrong.any():
+        return "wrong", _told_wrong(point, table, Explanation(point, prober).of(table))
+    table.doubt |= table.rough
+    unresolved = 2 * table.resolved.sum() < len(table.rows)
+    if table.doubt.any() or table.hidden.all() or unresolved:
+        return "unclear", f"Cannot tell: {_told_unclear(table, prober.is_random)}"
+    return "right", _told_right(table)
 
 
 def _length(finding: Finding) -> float:
@@ -207,18 +193,17 @@ def _length(finding: Finding) -> float:
     return float(d[0]) if finding.probe.element is not None else float(np.linalg.norm(d))
 
 
-def _told_wrong(point: Point, findings: list[Finding], hint: str) -> str:
-    elements, directions = _by_kind(findings)
-    wrong = [finding.probe.name for finding in elements if finding.wrong]
-    where = f"{len(wrong)} of {formatting.count(len(elements), 'element')}"
-    if not wrong:
-        number = sum(finding.wrong for finding in directions)
-        where = f"{number} of {formatting.count(len(directions), 'random direction')}"
-    elif len(elements) < len(point.x):
+def _told_wrong(point: Point, table: Verdicts, hint: str) -> str:
+    wrong, elements = table.name[table.wrong & table.is_element], int(table.is_element.sum())
+    where = f"{len(wrong)} of {formatting.count(elements, 'element')}"
+    if not len(wrong):
+        directions = formatting.count(len(table.rows) - elements, "random direction")
+        where = f"{table.wrong.sum()} of {directions}"
+    elif elements < len(point.x):
         where += f" that were checked, of {len(point.x):,}"
-    if 0 < len(wrong) < len(elements):
-        where += f" ({some(wrong)})"
-    worst = max(findings, key=_badness)
+    if 0 < len(wrong) < elements:
+        where += f" ({some(list(wrong))})"
+    worst = table.rows[table.worst]
     told, unit = f": {hint}" if hint else "", _length(worst)
     text = f"The gradient is wrong in {where}{told}. "
     text += f"Worst: {worst.probe.name} is {worst.formula / unit:.6g} by formula"
@@ -227,29 +212,21 @@ def _told_wrong(point: Point, findings: list[Finding], hint: str) -> str:
     return f"{text}."
 
 
-def _by_kind(findings: list[Finding]) -> tuple[list[Finding], list[Finding]]:
-    """Findings of single elements, and of random directions."""
-    elements = [finding for finding in findings if finding.probe.element is not None]
-    return elements, [finding for finding in findings if finding.probe.element is None]
-
-
-def _told_right(findings: list[Finding], largest: float) -> str:
-    seen = [finding for finding in findings if not finding.hidden]
-    numbers = zip(map(len, _by_kind(seen)), ("element", "random direction"), strict=True)
-    where = " and ".join(formatting.count(number, noun) for number, noun in numbers if number)
-    error = max(
-        finding.spread / max(finding.size, LOOSE * largest)
-        for finding in seen
-        if finding.resolved(largest)
-    )
+def _told_right(table: Verdicts) -> str:
+    seen = ~table.hidden
+    numbers = (seen & table.is_element).sum(), (seen & ~table.is_element).sum()
+    nouns = zip(numbers, ("element", "random direction"), strict=True)
+    where = " and ".join(formatting.count(number, noun) for number, noun in nouns if number)
+    error = (table.spread / np.maximum(table.size, LOOSE * table.size.max()))[
+        seen & table.resolved
+    ].max()
     text = f"The gradient is right in {where}: it agrees with differences, whose relative error is "
     text += f"{error:.1g} at most."
-    if kinks := sum(finding.kink for finding in seen):
-        text += f" fun has a kink in {kinks} of them."
-    if hidden := [finding.probe.name for finding in findings if finding.hidden]:
-        text += (
-            f" Differences cannot tell for {some(hidden)}, where the slope is too small beside f."
-        )
+    if table.kink.any():
+        text += f" fun has a kink in {table.kink.sum()} of them."
+    if table.hidden.any():
+        hidden = some(list(table.name[table.hidden]))
+        text += f" Differences cannot tell for {hidden}, where the slope is too small beside f."
     return text
 
 
@@ -260,28 +237,26 @@ def _told_not_finite(point: Point, f: float) -> str:
     return f"fun is {f} at x0."
 
 
-def _told_unclear(
-    findings: list[Finding], largest: float, is_random: bool, doubts: list[str]
-) -> str:
-    lost = [finding.probe.name for finding in findings if finding.slope is NO_SLOPE]
-    if len(lost) == len(findings):
+def _told_unclear(table: Verdicts, is_random: bool) -> str:
+    lost = list(table.name[np.isnan(table.error)])
+    if len(lost) == len(table.rows):
         return "fun is not finite around x0."
     if is_random:
         return (
             "fun is random. It gives another f when it is called again at x0. Fix its seed, or its "
             "batch."
         )
-    if 2 * sum(finding.kink for finding in findings) >= len(findings):
+    if 2 * table.kink.sum() >= len(table.rows):
         return "fun has a kink at x0. Take another x0."
-    for finding in findings:
-        if finding.longer is not None:
+    for probe, _, slope, _, longer in table.rows:
+        if longer is not None:
             return (
-                "fun has waves, stairs or noise on a very short scale. Along "
-                f"{finding.probe.name} its slope is the gradient's with a step of "
-                f"{finding.slope.step:.0e} times x, and another with {finding.longer.step:.0e}."
+                f"fun has waves, stairs or noise on a very short scale. Along {probe.name} its "
+                f"slope is the gradient's with a step of {slope.step:.0e} times x, and another "
+                f"with {longer.step:.0e}."
             )
-    error = SAFETY * float(np.nanmedian([finding.slope.error for finding in findings]))
-    rounding = SAFETY * float(np.nanmedian([finding.slope.rounding for finding in findings]))
+    largest = table.size.max()
+    error, rounding = (SAFETY * np.nanmedian(c) for c in (table.error, table.rounding))
     if largest <= error <= SAFETY * rounding:
         return "the gradient is 0 at x0, or too small for differences to see. Take another x0."
     if lost:
@@ -289,7 +264,7 @@ def _told_unclear(
             f"fun is not finite near x0, where {some(lost)} is larger or smaller. Take another x0, "
             "or pass bounds within which fun is finite."
         )
-    where = f" in {some(doubts)}" if doubts else ""
+    where = f" in {some(list(table.name[table.doubt]))}" if table.doubt.any() else ""
     return (
         f"fun is noisy, or not smooth{where}. Differences of it are good to {error / largest:.1g} "
         "of the largest slope only."

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from numadam._minimize.gradient.differences import SAFETY
 from numadam._minimize.gradient.point import Point
-from numadam._minimize.gradient.probes import Finding
+from numadam._minimize.gradient.probes import Probe, Prober, Verdicts
 
 
 def _transposed(g: np.ndarray) -> np.ndarray:
@@ -33,72 +33,56 @@ _LONG_ENOUGH = 4
 
 
 class Explanation:
-    """Search for what a wrong gradient and the right one have in common.
+    """Search for what a wrong gradient and the right one have in common."""
 
-    Parameters
-    ----------
-    point : Point
-    g : array
-        The gradient, one vector as `point.x`.
-    tolerance : float
-        Relative error that counts as none.
-    """
+    def __init__(self, point: Point, prober: Prober) -> None:
+        self._point, self._tolerance = point, prober.tolerance
+        self._g = np.where(np.isfinite(prober.g), prober.g, 0.0)
 
-    def __init__(self, point: Point, g: np.ndarray, tolerance: float) -> None:
-        self._point, self._tolerance = point, tolerance
-        leaves = point.arrays(np.where(np.isfinite(g), g, 0.0))
-        self._arranged = [
-            (words, np.concatenate([_flat(arrange(leaf)) for leaf in leaves]))
-            for words, arrange in _ARRANGEMENTS
-        ]
-        self._terms = (
-            ("lacks {:.4g} in each element", np.ones_like(point.x)),
-            ("lacks {:.4g} * x, such as that of a penalty on x", point.x),
-        )
-
-    def of(self, findings: Sequence[Finding]) -> str:
+    def of(self, table: Verdicts) -> str:
         """Words for all findings, for those of one array, or for the wrong ones; or ""."""
-        smooth = [finding for finding in findings if math.isfinite(finding.spread)]
         with np.errstate(all="ignore"):  # gradients may be as large as numbers are
-            for where, part in self._parts(smooth):
-                if any(finding.wrong for finding in part) and (text := self._text(part)):
+            for where, part in self._parts(table):
+                if table.wrong[part].any() and (text := self._text(table, part)):
                     return f"{where}it {text}"
         return ""
 
-    def _parts(self, findings: list[Finding]) -> Iterator[tuple[str, list[Finding]]]:
-        yield "", findings
-        by_leaf: dict[int, list[Finding]] = {}
-        for finding in findings:
-            if (element := finding.probe.element) is not None:
-                by_leaf.setdefault(self._point.leaf_of(element), []).append(finding)
+    def _parts(self, table: Verdicts) -> Iterator[tuple[str, np.ndarray]]:
+        """Masks of findings with a slope by differences."""
+        smooth = np.isfinite(table.spread)
+        yield "", smooth
         if len(self._point.ends) > 1:
-            for leaf, part in by_leaf.items():
-                yield f"in {self._point.leaf_name(leaf)} ", part
-        wrong = [one for one in findings if one.wrong and one.probe.element is not None]
-        if 1 < len(wrong) < len(findings):
+            places = [finding.probe.places[0] for finding in table.rows]
+            leaves = np.where(table.is_element, list(map(self._point.leaf_of, places)), -1)
+            for leaf in np.unique(leaves[smooth & table.is_element]):
+                yield f"in {self._point.leaf_name(leaf)} ", smooth & (leaves == leaf)
+        wrong = smooth & table.wrong & table.is_element
+        if 1 < wrong.sum() < smooth.sum():
             yield "in these ", wrong
 
-    def _text(self, findings: list[Finding]) -> str:
+    def _text(self, table: Verdicts, part: np.ndarray) -> str:
         """Words for findings that one rearrangement, or one term, explains; or ""."""
-        slopes = np.array([finding.slope.value for finding in findings])
-        unit = np.abs(slopes).max() or 1.0  # squares of slopes may overflow or underflow
-        errors = np.array([finding.slope.error for finding in findings]) / unit
-        slopes /= unit
-        for words, g in self._arranged:
-            along = _along(g, findings) / unit
+        probes = [table.rows[k].probe for k in np.flatnonzero(part)]
+        unit = np.abs(table.value[part]).max() or 1.0  # squares may overflow or underflow
+        slopes, errors = table.value[part] / unit, table.error[part] / unit
+        for words, arrange in _ARRANGEMENTS:
+            leaves = [_flat(arrange(leaf)) for leaf in self._point.arrays(self._g)]
+            along = _along(np.concatenate(leaves), probes) / unit
             if not along.any():
                 if not words and slopes.any():
                     return "is 0, where fun changes"
             elif ratio := self._factor(along, 0.0, slopes, errors):
                 return _times(words, 1 / ratio, self._tolerance) + self._mean(words, 1 / ratio)
-        if len(findings) > 2 and sum(finding.wrong for finding in findings) > 1:
-            given = _along(self._arranged[0][1], findings) / unit
-            for words, term in self._terms:
-                along = _along(term, findings)
-                if size := np.abs(along).max():
-                    factor = self._factor(along / size, given, slopes, errors)
-                    if factor:
-                        return words.format(factor * unit / size)
+        if len(probes) > 2 and table.wrong[part].sum() > 1:
+            given, x = _along(self._g, probes) / unit, self._point.x
+            for words, term in (
+                ("lacks {:.4g} in each element", np.ones_like(x)),
+                ("lacks {:.4g} * x, such as that of a penalty on x", x),
+            ):
+                along = _along(term, probes)
+                size = np.abs(along).max()
+                if size and (factor := self._factor(along / size, given, slopes, errors)):
+                    return words.format(factor * unit / size)
         return ""
 
     def _factor(
@@ -127,9 +111,9 @@ def _flat(leaf: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(leaf).reshape(-1).view(np.float64)
 
 
-def _along(g: np.ndarray, findings: list[Finding]) -> np.ndarray:
-    """The slopes of a gradient in the directions of findings."""
-    return np.array([float(g[probe.places] @ probe.d) for probe, *_ in findings])
+def _along(g: np.ndarray, probes: list[Probe]) -> np.ndarray:
+    """The slopes of a gradient in some directions."""
+    return np.array([float(g[probe.places] @ probe.d) for probe in probes])
 
 
 def _times(words: str, factor: float, tolerance: float) -> str:

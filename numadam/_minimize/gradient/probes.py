@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,55 +63,61 @@ class Finding(NamedTuple):
     probe: Probe
     formula: float
     slope: Slope
-    verdict: Literal["right", "kink", "wrong", "doubt"]
+    verdict: str  # "right", "kink", "wrong" or "doubt"
     longer: Slope | None = None
 
-    @property
-    def wrong(self) -> bool:
-        """Whether the formula is refuted."""
-        return self.verdict == "wrong"
+
+class Verdicts:
+    """The findings as a table, with a row for each; an attribute is a column.
+
+    Attributes
+    ----------
+    name, is_element
+        Of the probes.
+    formula, value, error, rounding
+        The slopes by formula and by differences; NaN where no difference is finite.
+    size, spread
+        The larger of both slopes, and the error of differences; NaN where f has a kink.
+    wrong, kink, doubt
+        The verdicts.
+    hidden
+        Whether the slope is too small beside f for the differences to tell it from others.
+    excess
+        Relative error of the formula that the errors of the differences do not explain.
+    """
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self.rows = findings
+        self.name = np.array([finding.probe.name for finding in findings], object)
+        self.is_element = np.array(
+            [finding.probe.element is not None for finding in findings], bool
+        )
+        self.formula = np.array([finding.formula for finding in findings])
+        slopes = np.array([finding.slope for finding in findings]).reshape(-1, len(NO_SLOPE))
+        _, self.value, self.error, self.rounding, _, _, self._flat = slopes.T
+        verdict = np.array([finding.verdict for finding in findings], str)
+        self.wrong, self.kink, self.doubt = (verdict == v for v in ("wrong", "kink", "doubt"))
+        with np.errstate(all="ignore"):
+            self.size = np.fmax(abs(self.formula), abs(self.value))
+            self.spread = np.where(self.kink, np.nan, SAFETY * self.error)
+            self.hidden = (self.formula != 0.0) & (self.spread > LOOSE * self.size)
+            away = (abs(self.formula - self.value) - self.spread) / self.size
+            self.excess = np.where(np.isfinite(self.formula), np.fmax(0.0, away), np.inf)
+            order = np.where(self.size > 0.0, np.nan_to_num(self.error / self.size), 0.0)
+        keys = zip(self.wrong, self.excess, order, range(0, -len(findings), -1), strict=True)
+        self.worst = -max(keys, default=(0, 0, 0, 0))[-1]
 
     @property
-    def kink(self) -> bool:
-        """Whether f has a kink that explains the formula."""
-        return self.verdict == "kink"
-
-    @property
-    def size(self) -> float:
-        """The larger of both slopes."""
-        return max(abs(self.formula), abs(self.slope.value))
-
-    @property
-    def spread(self) -> float:
-        """Error of the slope by differences; NaN, which no comparison meets, where f has none."""
-        return math.nan if self.kink else SAFETY * self.slope.error
-
-    @property
-    def hidden(self) -> bool:
-        """Whether the slope is too small beside f for the differences to tell it from others."""
-        return self.formula != 0.0 and self.spread > LOOSE * self.size
-
-    @property
-    def unclear(self) -> bool:
-        """Whether the differences leave it open."""
-        return self.verdict == "doubt" or (not self.wrong and self.hidden)
-
-    def rough(self, largest: float) -> bool:
+    def rough(self) -> np.ndarray:
         """Whether the slope may be any, even beside the largest one: f jumps or has a kink near."""
-        return not self.slope.flat and self.spread > LOOSE * largest
-
-    def resolved(self, largest: float) -> bool:
-        """Whether the differences are good enough to tell, beside the largest slope."""
-        enough = self.spread <= LOOSE * max(self.size, LOOSE * largest)
-        return enough and largest > 0.0 and self.verdict != "doubt"
+        return np.asarray((self._flat == 0.0) & (self.spread > LOOSE * self.size.max()))
 
     @property
-    def excess(self) -> float:
-        """Relative error of the formula that the errors of the differences do not explain."""
-        if not math.isfinite(self.formula):
-            return math.inf
-        away = abs(self.formula - self.slope.value) - self.spread
-        return away / self.size if away > 0.0 else 0.0
+    def resolved(self) -> np.ndarray:
+        """Whether the differences are good enough to tell, beside the largest slope."""
+        largest = self.size.max()
+        enough = self.spread <= LOOSE * np.maximum(self.size, LOOSE * largest)
+        return np.asarray(enough & ~self.doubt & (largest > 0.0))
 
 
 class Prober:
