@@ -22,9 +22,9 @@ def machine():
     """The machine and the versions of a table."""
     import numba
 
-    from numadam._jit import threads
+    from numadam._jit import loops
 
-    layer = threads.layer()  # first: asking for the number of threads makes Numba choose, too
+    layer = loops.layer()  # first: asking for the number of threads makes Numba choose, too
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

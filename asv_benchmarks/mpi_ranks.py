@@ -27,7 +27,7 @@ from benchmarks.common import Figure, size, values
 from mpi4py import MPI
 
 import numadam
-from numadam._jit import threads
+from numadam._jit import loops
 from numadam.bench.peers import STEP_LR
 
 #: Parameters of the cases, bytes of one, and the steps after which all pages are touched.
@@ -441,7 +441,7 @@ def run(main, words):
     An error ends all ranks, which would wait for ever.
     """
     try:
-        threads.layer()
+        loops.layer()
         numba.set_num_threads(1)
         found = main(MPI.COMM_WORLD, *words)
         if MPI.COMM_WORLD.rank == 0:

@@ -12,7 +12,7 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
         "-X gil=1, or use a build that has the lock."
     )
 
-from numadam._jit import forks as forks  # registers what a fork needs; loads nothing
+from numadam._jit import process as forks  # registers what a fork needs; loads nothing
 from numadam._version import __version__
 from numadam.rules import CLASSES, function_name
 
@@ -22,12 +22,12 @@ _HOMES = {
     for name in (kind, function_name(file))
 }
 _HOMES |= {"Optimizer": "numadam._optimizer.optimizer", "Rows": "numadam._arrays.sparse"}
-_HOMES |= {"CheckpointError": "numadam._checkpoint.errors", "load": "numadam.rules._load"}
+_HOMES |= {"CheckpointError": "numadam._checkpoint.storage", "load": "numadam.rules._load"}
 _HOMES["CacheWarning"] = "numadam._jit.reports"
 _HOMES |= {
     "History": "numadam.history.history",
     "check_grad": "numadam._minimize.gradient.check",
-    "GradientCheck": "numadam._minimize.gradient.result",
+    "GradientCheck": "numadam._minimize.gradient.check",
     "minimize": "numadam._minimize.minimize",
     "minimize_many": "numadam._minimize.minimize_many",
     "scipy_adam": "numadam._minimize.minimize",

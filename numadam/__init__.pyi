@@ -3,10 +3,10 @@ from numadam import mpi as mpi
 from numadam import nopython as nopython
 from numadam import schedules as schedules
 from numadam._arrays.sparse import Rows as Rows
-from numadam._checkpoint.errors import CheckpointError as CheckpointError
+from numadam._checkpoint.storage import CheckpointError as CheckpointError
 from numadam._jit.reports import CacheWarning as CacheWarning
+from numadam._minimize.gradient.check import GradientCheck as GradientCheck
 from numadam._minimize.gradient.check import check_grad as check_grad
-from numadam._minimize.gradient.result import GradientCheck as GradientCheck
 from numadam._minimize.minimize import minimize as minimize
 from numadam._minimize.minimize import scipy_adam as scipy_adam
 from numadam._minimize.minimize_many import minimize_many as minimize_many

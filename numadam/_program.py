@@ -11,7 +11,7 @@ from pathlib import Path
 from signal import SIG_IGN, SIGINT, default_int_handler, getsignal, signal
 from typing import Any, NoReturn
 
-from numadam._jit.interrupts import outside_llvmlite
+from numadam._jit.process import outside_llvmlite
 
 FAILED = 1
 #: As a shell counts processes that SIGINT and SIGPIPE have ended.

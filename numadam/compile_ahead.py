@@ -28,8 +28,8 @@ import numadam as na
 from numadam._arrays.checks import DTYPES
 from numadam._core.half import STORAGES, as_storage
 from numadam._core.keywords import Shared
-from numadam._cpu.compiled import overlap_address
-from numadam._jit import cache, reports, threads
+from numadam._cpu.kernel import overlap_address
+from numadam._jit import cache, loops, reports
 from numadam._minimize.arguments import rule_class
 from numadam.info import llvm_cpu
 from numadam.rules import CLASSES, classes
@@ -186,7 +186,7 @@ def _runs(args: argparse.Namespace, options: Options) -> Iterator[Callable[[], N
     """The runs that compile what was asked for."""
     rules = CLASSES if "all" in args.rule else args.rule
     dtypes = DTYPES if "all" in args.dtype else args.dtype
-    sizes = [_SMALL] if args.serial else [_SMALL, threads.parallel_from()]
+    sizes = [_SMALL] if args.serial else [_SMALL, loops.parallel_from()]
     shapes = _ON_ONE_CORE if args.serial else _ON_ONE_CORE + _ON_ALL_CORES
     norm = float(args.norm)
     if norm == 2 and not (args.minimize or args.many):
@@ -279,4 +279,4 @@ def _needed() -> str:
     """Versions and processor that have to be the same where the loops are used."""
     versions = [f"numadam {na.__version__}", f"Python {sys.version.split()[0]}"]
     versions += [f"{one.__name__} {one.__version__}" for one in (numba, llvmlite, np)]
-    return f"{', '.join(versions)}, processor {llvm_cpu()}, threading layer {threads.layer()}"
+    return f"{', '.join(versions)}, processor {llvm_cpu()}, threading layer {loops.layer()}"

@@ -56,13 +56,13 @@ def _threads() -> dict[str, str]:
     try:  # an install that does not work is what a bug report is about
         import numba
 
-        from numadam._jit import cache, threads
+        from numadam._jit import cache, loops
     except ImportError as error:
         return {"threads": f"unknown, as Numba does not import: {error}"}
     try:
         found = {
-            "threading layer": threads.layer(),
-            "parallel from": f"{threads.parallel_from():,} elements",
+            "threading layer": loops.layer(),
+            "parallel from": f"{loops.parallel_from():,} elements",
             "threads": str(numba.get_num_threads()),
         }
     except ValueError as error:
@@ -112,7 +112,7 @@ def _mpi() -> dict[str, str]:
     """The MPI that mpi4py finds, where it is installed, and the way of CuPy arrays."""
     if importlib.util.find_spec("mpi4py") is None:
         return {}
-    from numadam._mpi.describe import describe
+    from numadam._mpi.transport import describe
 
     return {"MPI": describe()}
 

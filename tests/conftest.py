@@ -64,10 +64,10 @@ def ctrl_c():
 @pytest.fixture(params=["serial", "parallel"])
 def form(request, monkeypatch):
     """Serial or parallel form of the loops, for every optimiser of the test, whatever its size."""
-    from numadam._jit import threads
+    from numadam._jit import loops
 
-    threads.layer()  # chosen as a large optimiser would choose it
-    monkeypatch.setattr(threads, "wants_parallel", lambda total: request.param == "parallel")
+    loops.layer()  # chosen as a large optimiser would choose it
+    monkeypatch.setattr(loops, "wants_parallel", lambda total: request.param == "parallel")
     return request.param
 
 
@@ -76,11 +76,11 @@ def thread_count(request):
     """Number of threads that Numba's parallel loops use."""
     import numba
 
-    from numadam._jit import threads
+    from numadam._jit import loops
 
     if request.param > numba.config.NUMBA_NUM_THREADS:
         pytest.skip(f"Numba has {numba.config.NUMBA_NUM_THREADS} thread here")
-    threads.layer()
+    loops.layer()
     before = numba.get_num_threads()
     numba.set_num_threads(request.param)
     yield request.param

@@ -18,7 +18,7 @@ from typing import Any
 
 from numadam import rules
 from numadam._core.docstrings import first_sentence, parameters
-from numadam._optimizer.defaults import default_options
+from numadam._optimizer.base import default_options
 
 Place = tuple[int, int]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numadam
-from numadam._core import choices
+from numadam._core import hyper
 from numadam._core.docstrings import first_sentence, parameters
 from numadam._core.options import OF_UPDATES
 from numadam._minimize.arguments import not_for_many, not_for_one
@@ -49,9 +49,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from numadam._core.annotations import Bounds
-from numadam._core.choices import {", ".join(_choices_in(types))}
-from numadam._core.hyper import Schedule
+from numadam._core.hyper import {", ".join(_choices_in(types))}
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +102,7 @@ def option_texts(kinds: dict[str, type[Any]]) -> dict[str, str]:
 def _choices_in(types: dict[str, str]) -> list[str]:
     """The names of choices in types."""
     used = {name for text in types.values() for name in re.findall(r"\w+", text)}
-    return sorted(name for name in used if get_args(getattr(choices, name, None)))
+    return sorted(name for name in used if get_args(getattr(hyper, name, None)))
 
 
 def _import_of_choices(types: dict[str, str]) -> str:
@@ -125,8 +123,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from numadam._core.choices import {_import_of_choices(of_one)}
-from numadam._core.hyper import Schedule
+from numadam._core.hyper import {_import_of_choices(of_one)}
 from numadam._minimize.arguments import OfSciPy
 
 RuleName = Literal[
@@ -155,9 +152,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from numadam._core.annotations import Bounds
-from numadam._core.choices import {_import_of_choices(types)}
-from numadam._core.hyper import Schedule
+from numadam._core.hyper import {_import_of_choices(types)}
 
 if TYPE_CHECKING:
     import numpy as np

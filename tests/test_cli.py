@@ -107,9 +107,9 @@ def test_a_layer_that_numba_does_not_know_is_one_sentence():
 @pytest.mark.parametrize("there", [True, False])
 def test_info_names_the_mpi_of_mpi4py(monkeypatch, there):
     """In a line of its own, and none where there is no mpi4py."""
-    from numadam._mpi import describe
+    from numadam._mpi import transport
 
-    monkeypatch.setattr(describe, "describe", lambda: "MPICH 5")
+    monkeypatch.setattr(transport, "describe", lambda: "MPICH 5")
     monkeypatch.setattr(info.importlib.util, "find_spec", lambda name: there or None)
     assert info.facts().get("MPI") == ("MPICH 5" if there else None)
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.checks import DTYPES, bad_dtype, describe, is_numpy, name_dtype
-from numadam._arrays.interop import is_cupy
-from numadam._arrays.layout import Layout
+from numadam._arrays.interop import Layout, is_cupy
 
 
 class Rows:
@@ -150,7 +149,7 @@ def clear(rows: Any, dense: Any) -> None:
     dense[rows] = 0
 
 
-# --- Rows ----------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------
 
 
 def _library(x: Any, name: str) -> Any:
@@ -269,7 +268,7 @@ def _add_pairwise(xp: Any, values: Any, place: Any) -> None:
             distance *= 2
 
 
-# --- CSR -----------------------------------------------------------------------------------------
+# --- cSR -----------------------------------------------------------------------------------------
 
 
 def _of_csr(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:

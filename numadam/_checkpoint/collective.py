@@ -1,11 +1,38 @@
-"""Protocol of a communicator, as far as saves and loads of several ranks need it."""
+"""Saves and loads of several ranks: together, and for another number of ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+
+from numadam._checkpoint import folder as files
+from numadam._checkpoint import storage
+from numadam._checkpoint.folder import (
+    Cut,
+    Cuts,
+    Index,
+    Piece,
+    Saved,
+    Shard,
+    Shards,
+    common,
+    current_generation,
+    pieces,
+    ranks_that_meet,
+    read_index,
+)
+from numadam._checkpoint.storage import CheckpointError, about_file
+
+# --- protocol of a communicator ------------------------------------------------------------------
 
 Result = TypeVar("Result")
 
@@ -55,3 +82,384 @@ def on_all(ranks: Ranks, what: str, work: Callable[[], Result]) -> Result:
     if ranks.gather(np.array([error is not None], np.int64)).any():
         ranks.agree(error, what)
     return result  # type: ignore[return-value]  # there is one where there is no error
+
+
+# --- parts of whole arrays from the shards that have them ----------------------------------------
+# A rank that wants another part than one rank had reads all shards that meet it, one array after
+# the other. Where blocks overlap, their ghost cells, the rank counts that owns the cell.
+
+#: What is known of an element: nothing, from a ghost cell, from its owner.
+_NONE, _GHOST, _OWNED = np.arange(3, dtype=np.uint8)
+#: Begin of the names of the masks of owned cells; the name of the cut follows.
+MASKS = "owned/"
+
+
+class _Spot(NamedTuple):
+    """A box that a shard and a wanted part have in common."""
+
+    source: tuple[Piece, tuple[Any, ...]]
+    target: tuple[Piece, tuple[Any, ...]]
+    new: np.ndarray  # elements to take
+    twice: np.ndarray  # elements that an owner before this one had
+
+    def take(self, source: np.ndarray, target: np.ndarray, what: str) -> None:
+        """Copy its elements from the array of a shard."""
+        there, here = _view(source, *self.source), _view(target, *self.target)
+        if self.twice.any() and (_bytes(there) != _bytes(here))[self.twice].any():
+            raise CheckpointError(
+                f"{what}: two ranks own the same elements with other numbers. Save with "
+                "numadam.mpi.Decomposition(comm, owned=..., offset=...) that fit, or load with "
+                "the same ranks and blocks."
+            )
+        if self.new.all():
+            here[...] = there
+        else:
+            here[self.new] = there[self.new]
+
+
+def _view(part: np.ndarray, piece: Piece, index: tuple[Any, ...]) -> np.ndarray:
+    found: np.ndarray = piece.of(part)[(*index, ...)]
+    return found
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    """The bytes of each element, along a last axis."""
+    return np.ascontiguousarray(array).reshape(*array.shape, 1).view(np.uint8)
+
+
+class _Group:
+    """The wanted arrays that lie in one cut: a parameter and its state."""
+
+    def __init__(self, index: Index, cut: str, part: Cut, names: list[str]) -> None:
+        self.cuts, self.names, self._cut = index.cuts[cut], names, cut
+        assert self.cuts.whole is not None  # who calls has asked
+        self.pieces = pieces(part, self.cuts.whole)
+        self._mask = MASKS + cut if MASKS + cut in index.arrays else ""
+        self._known = np.zeros(prod(part.shape), np.uint8)
+        self.arrays: dict[str, np.ndarray] = {}
+        for name in names:
+            code, is_complex, _ = index.arrays[name]
+            shape = (*part.shape, 2) if is_complex else part.shape
+            self.arrays[name] = storage.new_array(code, shape, is_complex)
+
+    def read(self, shard: Shard, rank: int) -> None:
+        """Take what a shard has."""
+        theirs = pieces(self.cuts.of(rank), self.cuts.whole or ())
+        pairs = [
+            (one, other, found)
+            for one in theirs
+            for other in self.pieces
+            if (found := common(one, other)) is not None
+        ]
+        if not pairs:
+            return
+        mask = shard.array(self._mask) if self._mask else None
+        spots = []
+        for one, other, (there, here) in pairs:
+            known = _view(self._known, other, here)
+            owned = np.ones(known.shape, bool) if mask is None else _view(mask, one, there)
+            now = np.where(owned, _OWNED, _GHOST)
+            new, twice = known < now, owned & (known == _OWNED)
+            spots.append(_Spot((one, there), (other, here), new, twice))
+            known[...] = np.maximum(known, now)
+        for name in self.names:
+            source = shard.array(name)
+            for spot in spots:
+                spot.take(source, self.arrays[name], f"{shard.path}: {name}")
+
+    def check(self, path: str) -> None:
+        """Refuse where an element is in no shard."""
+        for piece in self.pieces:
+            gaps = np.argwhere(piece.of(self._known) == _NONE)
+            if len(gaps):
+                first = tuple(map(int, gaps[0] + np.array(piece.begin, int)))
+                raise CheckpointError(
+                    f"{path}: {self._cut}: no rank has saved the element {first} of the whole "
+                    f"array, of shape {self.cuts.whole}. Load with the same ranks and blocks."
+                )
+
+
+def assemble(
+    path: str | os.PathLike[Any], index: Index, wanted: Mapping[str, Cut]
+) -> dict[str, np.ndarray]:
+    """The wanted parts of arrays, by name: new arrays, checked, and complete.
+
+    Parameters
+    ----------
+    wanted : mapping of name to Cut
+        `begin` is known; all of one whole array that want the same part are read together.
+
+    Raises
+    ------
+    CheckpointError
+        A shard is missing or damaged, or parts leave a gap or contradict each other.
+    """
+    by_cut: dict[tuple[str, Cut], list[str]] = {}
+    for name, part in wanted.items():
+        by_cut.setdefault((index.arrays[name].cut, part), []).append(name)
+    shards, name_of_path = Shards(path, index), os.fsdecode(path)
+    meeting = [_meeting(index.cuts[cut], part) for cut, part in by_cut]
+    needed: list[int] = np.flatnonzero(np.any(meeting, axis=0)).tolist() if by_cut else []
+    shards.check_sizes(needed)  # before memory is taken for arrays
+    groups = [_Group(index, cut, part, names) for (cut, part), names in by_cut.items()]
+    for rank in needed:
+        with shards.open(rank) as shard:
+            for group, meets in zip(groups, meeting, strict=True):
+                if meets[rank]:
+                    group.read(shard, rank)
+    found: dict[str, np.ndarray] = {}
+    for group in groups:
+        group.check(name_of_path)
+        found |= group.arrays
+    return {name: found[name] for name in wanted}
+
+
+def _meeting(cuts: Cuts, part: Cut) -> np.ndarray:
+    """Which shards have something of a part."""
+    assert cuts.whole is not None  # who calls has asked
+    return ranks_that_meet(cuts.boxes, cuts.flat, cuts.whole, pieces(part, cuts.whole))
+
+
+# --- saves and loads of several ranks at once ----------------------------------------------------
+# Every function is collective.
+
+
+class Part(NamedTuple):
+    """Content of one rank's shard.
+
+    Attributes
+    ----------
+    kind : str
+        As in `Container`.
+    meta : dict
+        JSON, the same on all ranks.
+    arrays : dict of str to NumPy array
+        Those of this rank; names and dtypes are the same on all ranks.
+    cut_of : dict of str to str
+        By the name of an array that of its cut; not of arrays that are no part of a whole.
+    cuts : dict of str to Cut
+        By name; where one rank does not know its `begin` no one does.
+    """
+
+    kind: str
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    cut_of: dict[str, str]
+    cuts: dict[str, Cut]
+
+
+def save(path: str | os.PathLike[Any], ranks: Ranks, make: Callable[[], Part]) -> None:
+    """Write a checkpoint of all ranks into a folder: the old one or the new one, complete.
+
+    Raises
+    ------
+    ValueError
+        On all ranks, where they do not have the same to save.
+    OSError
+        And whatever else on the rank that has it; the folder keeps what it had.
+    """
+    what = f"saving {os.fsdecode(path)}"
+    part = on_all(ranks, what, make)
+    texts = {name: json.dumps(one, sort_keys=True) for name, one in _alike(part).items()}
+    generation = _same_everywhere(ranks, texts)
+    cuts = _gathered_cuts(ranks, part)
+
+    def begin() -> tuple[Path, str | None]:
+        folder = Path(os.path.realpath(os.fsdecode(path)))
+        if ranks.rank > 0:
+            return folder, None
+        folder = files.make_folder(path)
+        try:
+            return folder, current_generation(folder)
+        except CheckpointError:  # a damaged index is replaced
+            return folder, None
+
+    folder, old = on_all(ranks, what, begin)
+    shard = files.NewShard(folder, generation, ranks.rank)
+    with _removed_if_failed(shard):
+        nbytes, crc32 = on_all(ranks, what, lambda: shard.write(ranks.size, part.arrays))
+        rows = ranks.gather(np.array([nbytes, crc32], np.int64))
+        saved = {name: _saved(name, part) for name in part.arrays}
+        sums = rows[:, 1].astype(np.uint32)
+        index = Index(generation, part.kind, part.meta, saved, cuts, rows[:, 0].copy(), sums)
+        shard.awaits_index = True
+        on_all(ranks, what, lambda: files.commit(folder, index) if ranks.rank == 0 else None)
+    if ranks.rank == 0:
+        files.remove_replaced(folder, old)
+        files.remove_leftovers(folder)
+
+
+@contextmanager
+def _removed_if_failed(shard: files.NewShard) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shard.discard()
+        raise
+    shard.close()
+
+
+def _alike(part: Part) -> dict[str, Any]:
+    """Values that have to be the same on all ranks, by what a message calls them."""
+    found = {name: one for name, one in part.meta.items() if name != "options"}
+    found |= {f"option {name}": one for name, one in part.meta.get("options", {}).items()}
+    found["names and dtypes of the arrays"] = [[n, *_saved(n, part)] for n in part.arrays]
+    found["numbers of axes"] = [
+        [name, one.flat, one.begin is None, len(one.shape), one.whole]
+        for name, one in part.cuts.items()
+    ]
+    return found
+
+
+def _saved(name: str, part: Part) -> Saved:
+    code, is_complex = storage.code_of(part.arrays[name], name)
+    return Saved(code, is_complex, part.cut_of.get(name, ""))
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _same_everywhere(ranks: Ranks, texts: Mapping[str, str]) -> str:
+    """Refuse texts that differ between ranks; the generation, a random number of rank 0."""
+    words = [secrets.randbits(63), _digest(json.dumps(dict(texts))), _digest(json.dumps([*texts]))]
+    rows = ranks.gather(np.array(words, np.int64))
+    if (rows[:, 1] != rows[0, 1]).any():
+        names = [*texts] if (rows[:, 2] == rows[0, 2]).all() else []
+        table = ranks.gather(np.array([_digest(texts[name]) for name in names] or [0], np.int64))
+        unlike = (table != table[0]).any(axis=0)
+        name = names[int(np.flatnonzero(unlike)[0])] if unlike.any() else "class or options"
+        other = int(np.flatnonzero(rows[:, 1] != rows[0, 1])[0])
+        raise ValueError(
+            f"save: not the same on rank 0 and rank {other}: {name}. Make the optimisers alike on "
+            "all ranks."
+        )
+    return f"{int(rows[0, 0]):016x}"
+
+
+def _gathered_cuts(ranks: Ranks, part: Part) -> dict[str, Cuts]:
+    """The cuts of all ranks by name."""
+    own = [
+        n
+        for one in part.cuts.values()
+        for n in ((-1,) * len(one.shape) if one.begin is None else one.begin) + one.shape
+    ]
+    rows, at = ranks.gather(np.array(own, np.int64)), 0
+    found = {}
+    for name, one in part.cuts.items():
+        boxes = rows[:, at : at + 2 * len(one.shape)].copy()
+        at += 2 * len(one.shape)
+        whole = one.whole
+        if whole is None and one.begin is not None:
+            ends = sum(np.hsplit(boxes, 2))
+            whole = tuple(np.max(ends, axis=0).tolist())
+        found[name] = Cuts(one.flat, whole, boxes)
+    return found
+
+
+def load(
+    path: str | os.PathLike[Any],
+    ranks: Ranks,
+    kind: str,
+    wanted: Callable[[Index], Mapping[str, Cut]],
+) -> tuple[Index, dict[str, np.ndarray]]:
+    """The index of a folder, and the parts that this rank wants.
+
+    Where all ranks want what the shard of their number has, each gets that as it is, ghost cells
+    too. Else parts are put together, for which all have to say where in the whole they lie.
+
+    Parameters
+    ----------
+    wanted : callable
+        The parts by name of array, for an index: the same names in the same order on all ranks.
+
+    Raises
+    ------
+    CheckpointError
+        On the rank that finds it; and on all, where the ranks do not go together.
+    """
+    what, name = f"loading {os.fsdecode(path)}", os.fsdecode(path)
+
+    def look() -> tuple[Index, Mapping[str, Cut]]:
+        index = read_index(path, kind)
+        with about_file(name):
+            parts = wanted(index)
+            _check_axes(index, parts)
+        return index, parts
+
+    index, parts = on_all(ranks, what, look)
+    own = index.ranks == ranks.size and all(
+        _is_own(index, one, part, ranks.rank) for one, part in parts.items()
+    )
+    rows = ranks.gather(np.array([int(index.generation, 16), own], np.int64))
+    if (rows[:, 0] != rows[0, 0]).any():
+        raise CheckpointError(
+            f"{name}: the ranks find different checkpoints there. Load from a folder that all "
+            "ranks share, while nobody saves into it."
+        )
+    if not rows[:, 1].all():
+        _check_wholes(name, index, parts, ranks)
+        return index, on_all(ranks, what, lambda: assemble(path, index, parts))
+
+    def read() -> dict[str, np.ndarray]:
+        with files.Shards(path, index).open(ranks.rank) as shard:
+            # all of them: what is not wanted is checked
+            found = {one: shard.array(one) for one in shard.names}
+        return {one: found[one] for one in parts}
+
+    return index, on_all(ranks, what, read)
+
+
+def _check_axes(index: Index, parts: Mapping[str, Cut]) -> None:
+    """Refuse names that are not in the index, and other numbers of axes."""
+    for name, part in parts.items():
+        cuts = index.cuts.get(index.arrays[name].cut)
+        if cuts is None or cuts.flat:
+            axes = None if cuts is None or cuts.whole is None else len(cuts.whole)
+        else:
+            axes = cuts.boxes.shape[1] // 2
+        mine = len(part.shape) if part.whole is None else len(part.whole)
+        if axes is not None and mine != axes:
+            raise ValueError(f"{name}: has {axes} axes in the file, {mine} here.")
+
+
+def _is_own(index: Index, name: str, part: Cut, rank: int) -> bool:
+    """Whether a part is what the shard of this rank has; `begin` counts where both know it."""
+    cut = index.arrays[name].cut
+    if not cut:
+        return True
+    saved = index.cuts[cut].of(rank)
+    same = None in (saved.begin, part.begin) or saved.begin == part.begin
+    return same and (saved.shape, saved.flat) == (part.shape, part.flat)
+
+
+def _check_wholes(path: str, index: Index, parts: Mapping[str, Cut], ranks: Ranks) -> None:
+    """Refuse, on all ranks, parts of a whole that is not that of the file, or not known."""
+    cuts = {index.arrays[name].cut: part for name, part in parts.items()}
+    own = [n for part in cuts.values() for n in _end(part)]
+    rows, at = ranks.gather(np.array(own, np.int64)), 0
+    for name, part in cuts.items():
+        ends = rows[:, at : at + len(_end(part))]
+        at += ends.shape[1]
+        whole = index.cuts[name].whole if name else None
+        if whole is None or (ends < 0).any():
+            raise CheckpointError(
+                f"{path}: was saved by {index.ranks} ranks, and it is not known where their parts "
+                f"of {name or 'an array'}, or those of now, lie in the whole. Load with the same "
+                "ranks and blocks. For others pass comm=numadam.mpi.Decomposition(comm, offset=...)"
+                " when you make the optimiser that saves and the one that loads."
+            )
+        mine = tuple(ends[:, 1:].max(axis=0).tolist())
+        if mine != whole:
+            raise CheckpointError(
+                f"{path}: {name}: the whole array has shape {whole} in the file, and {mine} here."
+            )
+
+
+def _end(part: Cut) -> tuple[int, ...]:
+    """Whether a part says where it lies, 0 or -1, and the shape of the whole that it reaches to."""
+    if part.whole is not None:
+        return (0, *part.whole)
+    if part.begin is None:
+        return (-1, *part.shape)
+    return (0, *(begin + n for begin, n in zip(part.begin, part.shape, strict=True)))

@@ -16,8 +16,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import IO, Any, NamedTuple
 
-from numadam._checkpoint.errors import CheckpointError
-from numadam._checkpoint.storage import COMPLEX, ITEMSIZES
+from numadam._checkpoint.storage import COMPLEX, ITEMSIZES, CheckpointError
 
 #: Version of the format that is written, and the newest that is read.
 VERSION = 1

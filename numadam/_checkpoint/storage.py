@@ -1,14 +1,57 @@
-"""Dtypes of a file, and the bytes of arrays as they lie in it."""
+"""Dtypes of a file and the bytes of arrays in it, and the error of what cannot be read."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from numadam._arrays.formatting import brief
+
+# --- error of a file that cannot be read as a checkpoint -----------------------------------------
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint that numadam can read, or does not fit what it is loaded into.
+
+    The message names the file and what is wrong with it, and nothing has been changed. A file
+    that is absent or cannot be opened raises an `OSError`, as everywhere in Python.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numadam as na
+    >>> file = Path(tempfile.mkdtemp()) / "run.safetensors"
+    >>> _ = file.write_bytes(b"something else")
+    >>> try:
+    ...     na.load(file)
+    ... except na.CheckpointError as error:
+    ...     print(str(error).partition(": ")[2])
+    not a checkpoint of numadam, or damaged in its first bytes.
+    """
+
+
+@contextmanager
+def about_file(path: Any) -> Iterator[None]:
+    """Errors of what a file holds, as `CheckpointError` with its path."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{os.fsdecode(path)}: {error}") from error
+    except (LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise CheckpointError(
+            f"{os.fsdecode(path)}: holds what numadam does not write ({error!r})."
+        ) from error
+
+
+# --- dtypes of a file ----------------------------------------------------------------------------
 
 #: NumPy's names of the dtypes, by those of safetensors.
 FILE_DTYPES = {

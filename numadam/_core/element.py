@@ -1,28 +1,73 @@
-"""Element update: all that a step does with one element, the same on CPU and CUDA.
-
-Loops hold no arithmetic: it is here and in the rules. The order of a step is the same for every
-rule: maximize, unscale, accumulate, mask at active bounds, norm and guard, clip by value, clip by
-norm, L2 decay, the rule, decoupled decay, bounds, average.
-
-An array or number that no option needs is ``None``, and Numba prunes its branches. It does so only
-for an argument of a function, which is why so many steps are functions of their own.
-
-A loop vectorises only if every load comes before the first condition: the functions read all of an
-element, compute, and then store. Scalars (`h`, `k`) are named tuples of numbers in registers, not
-in memory.
-"""
+"""One parameter's step: the rule's formula and the options around it, for every loop."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from numadam._core import plan as pl
-from numadam._core.formula import plan_element
 from numadam._core.half import reader, state_writer, writer
-from numadam._core.plan import Plan
+from numadam._core.plan import STATE_SLOTS, Plan
+from numadam._core.rule import RuleSpec
+
+# --- formulas of rules as the loops call them ----------------------------------------------------
+
+_ADAPTER = """
+def make(element):
+    def adapter(p, g, gg, {slots}, h):
+        {results} = element({parameters})
+        return step, {slots}
+    return adapter
+"""
+
+
+def parameters_of(rule: RuleSpec, element: Callable[..., Any]) -> list[str]:
+    """The parameters of a rule's element; refuses those that the loops cannot give it."""
+    found = list(inspect.signature(element).parameters)
+    plain, with_square = (["p", "g", *square, *rule.state, "h"] for square in ([], ["gg"]))
+    if found not in (plain, with_square):
+        raise TypeError(
+            f"{rule.name}: expected element({', '.join(plain)}), or with gg, the square of g, "
+            f"after g; got element({', '.join(found)})."
+        )
+    return found
+
+
+def make_element(rule: RuleSpec, formula: Callable[..., Any], wrap: Any) -> Any:
+    """``element(p, g, gg, s0, s1, s2, h) -> (step, s0, s1, s2)``: any formula, as loops call it.
+
+    It is written as source: Numba compiles no call whose number of arguments is found out.
+    """
+    slots = {name: f"s{k}" for k, name in enumerate(rule.state)}
+    source = _ADAPTER.format(
+        slots=", ".join(f"s{k}" for k in range(STATE_SLOTS)),
+        parameters=", ".join(slots.get(name, name) for name in parameters_of(rule, formula)),
+        results=", ".join(["step", *slots.values()]),
+    )
+    scope: dict[str, Any] = {"__name__": __name__}
+    exec(compile(source, f"<the formula of {rule.name}>", "exec"), scope)
+    return wrap(scope["make"](wrap(formula)))
+
+
+def plan_element(plan: Plan, wrap: Any) -> Any:
+    """The element of a plan's rule, in the form that its options need."""
+    return make_element(plan.rule, plan.element(), wrap)
+
+
+# --- element update ------------------------------------------------------------------------------
+# Loops hold no arithmetic: it is here and in the rules. The order of a step is the same for every
+# rule: maximize, unscale, accumulate, mask at active bounds, norm and guard, clip by value, clip by
+# norm, L2 decay, the rule, decoupled decay, bounds, average.
+#
+# An array or number that no option needs is ``None``, and Numba prunes its branches. It does so
+# only for an argument of a function, which is why so many steps are functions of their own.
+#
+# A loop vectorises only if every load comes before the first condition: the functions read all of
+# an element, compute, and then store. Scalars (`h`, `k`) are named tuples of numbers in registers,
+# not in memory.
 
 #: ``wrap(function)`` compiles it for the target, under a symbol of its own.
 Wrap = Callable[[Callable[..., Any]], Any]

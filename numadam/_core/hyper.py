@@ -1,14 +1,16 @@
-"""Hyperparameters: ranges, checks, and values that change from step to step."""
+"""Types of options: numbers and callables of the step, annotations, and sets of choices."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, Literal, Protocol, get_args
+
+# --- hyperparameters -----------------------------------------------------------------------------
 
 #: A hyperparameter as a function of the steps already taken, 0 at the first.
 Schedule = Callable[[int], float]
@@ -100,3 +102,86 @@ def count(name: str, value: object, least: int, most: int | None = None) -> int:
         end = f"{'' if most is None else f' and at most {most}'}, got {value!r}."
         raise ValueError(f"{name}: expected a whole number of at least {least}{end}")
     return count
+
+
+# --- types of arguments that take more than one kind of value ------------------------------------
+
+
+class Array(Protocol):
+    """Arrays and numbers of NumPy, CuPy, and of libraries with their like."""
+
+    @property
+    def shape(self) -> Any:
+        """Length along each axis."""
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the elements."""
+
+
+class Box(Protocol):
+    """Bounds as `scipy.optimize.Bounds` has them."""
+
+    lb: Any
+    ub: Any
+
+
+#: Containers of arrays that need no further library to be named; optree knows more.
+Nested = list[Any] | tuple[Any, ...] | Mapping[Any, Any]
+#: Learning rate: a number, a function of the steps taken, or one for each element or array. A text
+#: is none of them, which `Sequence` would let pass.
+Rate = float | Schedule | Array | Nested
+#: Lower and upper bounds.
+Bounds = Box | Array | Nested
+
+
+# --- options that take one of a few texts --------------------------------------------------------
+# Signatures name these types; checks read the same values from them.
+
+Nonfinite = Literal["propagate", "raise", "skip"]
+Sparse = Literal["lazy", "dense"]
+StateDtype = Literal["bfloat16"]
+ComplexForm = Literal["parts", "modulus"]
+#: Libraries whose defaults and arithmetic are repeated: see `numadam._core.synonyms`.
+Like = Literal["torch", "keras", "keras-jax", "tf1", "optax", "sklearn", "qiskit", "numpy", "quimb"]
+
+EpsForm = Literal["paper", "hat"]
+EpsFormOfMax = Literal["norm", "denominator"]
+AMSGrad = Literal["v", "vhat", "paper"]
+
+#: Finite differences in place of a gradient.
+Differences = Literal["2-point", "3-point", "cs"]
+#: A learning rate that is searched for.
+RateSearch = Literal["auto"]
+#: Whether an objective on several ranks returns all of f, or this rank's share.
+PartOfF = Literal["global", "local"]
+
+Reduce = Literal["sum", "mean"]
+Transport = Literal["auto", "mpi", "host"]
+
+#: Outcome of `check_grad`.
+GradientStatus = Literal["right", "wrong", "unclear"]
+
+PlateauMode = Literal["min", "max"]
+ThresholdMode = Literal["rel", "abs"]
+
+
+def listed(values: tuple[Any, ...]) -> str:
+    """Values as a text: ``'a', 'b' or 'c'``."""
+    *most, last = map(repr, values)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def mismatch(name: str, value: object, choices: Any, also: tuple[Any, ...] = ()) -> str:
+    """Error text, or "", for a value that has to be in a Literal or one of the objects `also`."""
+    values = (*also, *get_args(choices))
+    if any(value is one for one in also) or (isinstance(value, str) and value in values):
+        return ""
+    return f"{name}: expected {listed(values)}, got {value!r:.80}."
+
+
+def check_choice(name: str, value: object, choices: Any, also: tuple[Any, ...] = ()) -> None:
+    """Raise ValueError for an option that is none of its choices."""
+    problem = mismatch(name, value, choices, also)
+    if problem:
+        raise ValueError(problem)

@@ -6,9 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from numadam._core.annotations import Bounds
-from numadam._core.choices import ComplexForm, Like, Nonfinite, Sparse, StateDtype
-from numadam._core.hyper import Schedule
+from numadam._core.hyper import Bounds, ComplexForm, Like, Nonfinite, Schedule, Sparse, StateDtype
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from numadam._core.rule import RuleSpec
-from numadam._jit.forks import cached_property
+from numadam._jit.process import cached_property
 
 #: State arrays a formula may hold: the loops carry this many, absent ones as ``None``.
 STATE_SLOTS = 3

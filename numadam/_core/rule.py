@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, Generic, TypeVar, get_type_hints, overload
 
 from numadam._core.hyper import Hyper, at_start
-from numadam._jit.forks import cached_property
+from numadam._jit.process import cached_property
 
 Value = TypeVar("Value")
 Options = Mapping[str, Any]

@@ -10,14 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numadam._arrays.layout import Layout, address_of, aligned_zeros, few, layout_of
+from numadam._arrays.interop import Layout, address_of, aligned_zeros, few, layout_of
 from numadam._core.norms import NORM_BLOCK
 from numadam._core.plan import CHECKED, S0, Plan
-from numadam._core.products import product_width
-from numadam._core.scalars import width_of
-from numadam._cpu.numpy_abi import kind_of
-from numadam._cpu.records import ABSENT, CPU_LEAF, META, SPAN, offset_of
-from numadam._jit.forks import cached_property
+from numadam._core.scalars import product_width, width_of
+from numadam._cpu.records import ABSENT, CPU_LEAF, META, SPAN, kind_of, offset_of
+from numadam._jit.process import cached_property
 
 #: Elements of a parallel part, at least and at most, and the number of parts aimed at between.
 _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
@@ -161,7 +159,7 @@ class KernelArguments:
     meta : numpy.ndarray
         An array of one META, which is twice as fast as the record itself.
     products : numpy.ndarray
-        The products over the steps, one row a group (see `numadam._core.products`).
+        The products over the steps, one row a group (see `numadam._core.scalars`).
     groups : sequence of int, optional
         Each leaf's group.
     state : StatePlaces, optional

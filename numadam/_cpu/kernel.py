@@ -1,28 +1,23 @@
-"""The CPU loop, once, for every rule: over all leaves, a part of the iterations at a time.
-
-Loops hold no arithmetic: that is in `element_update` and in the rule's formula. Rules hold no
-loop.
-
-The iterations of all leaves are numbered through, leaf j's from ``leaves[j].start`` on, and cut
-into parts of ``meta.part``. A part is one thread's work, and may cross from one leaf into the
-next: a thousand small arrays are a few parts, one large array is many::
-
-    leaves   |    0    |0|    2         |  3  |
-    parts    |  0  |  1  |  2  |  3  |  4  |
-"""
+"""Compiled loops of a step on the CPU."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba import float64, int64, prange
 
 from numadam._core import plan as pl
 from numadam._core.element import make_add, make_element_update
-from numadam._core.plan import Plan
+from numadam._core.half import converts_half
+from numadam._core.plan import CHECKED, OUT, G, P, Plan
 from numadam._core.scalars import make_scalars, width_of
+from numadam._cpu import norm_kernel
 from numadam._cpu import norm_kernel as nk
+from numadam._cpu import records as abi
 from numadam._cpu import validate as va
 from numadam._cpu.parts import (
     factors_of,
@@ -35,12 +30,166 @@ from numadam._cpu.parts import (
     make_views,
     part_of,
 )
-from numadam._cpu.records import META
-from numadam._jit.float_mode import in_default_mode
+from numadam._cpu.records import META, NDARRAY
+from numadam._cpu.validate import (
+    BEFORE_STEP,
+    CHECK,
+    NEEDS_WORK,
+    OK,
+    OVERLAP,
+    SELF_OVERLAP,
+    VALIDATE,
+    dims_of,
+    note_span,
+    spans_of,
+    validate,
+)
 from numadam._jit.functions import linked, release_gil, take_gil
-from numadam._jit.loops import PARALLEL, POOLED, SERIAL
-from numadam._jit.pointers import call_c4, call_c6, load64, record_at
+from numadam._jit.loops import (
+    PARALLEL,
+    POOLED,
+    SERIAL,
+    CompiledLoop,
+    callback_address,
+    compiled_loop,
+    in_default_mode,
+)
+from numadam._jit.pointers import array_at, array_of, call_c4, call_c6, load64, record_at
 from numadam._jit.pool import make_spread
+
+# --- arrays whose memory order differs from the parameter's --------------------------------------
+# They are gathered into dense work arrays before a step, and what the step wrote is scattered after
+# it.
+
+#: stage, addresses of META and ids, id of an array, its slot and leaf -> status
+HANDLE = int64(int64, int64, int64, int64, int64, int64)
+
+
+@linked
+def _check(meta, o, slot, j, written):
+    """Check an array that is not dense; note its address, strides and work array."""
+    array, leaf, item = record_at(o, NDARRAY), leaves_of(meta)[j], meta.item[slot]
+    nd, place, strides = leaf.ndim, leaf.place, array.strides
+    if written and abi.overlaps_itself(array.shape, strides, nd, item):
+        return SELF_OVERLAP
+    if leaf.work[slot] == 0:
+        return NEEDS_WORK
+    leaf.source[slot] = array.data
+    leaf.address[slot] = leaf.work[slot]
+    dims = dims_of(meta)
+    for k in range(nd):
+        dims[place + (2 + slot) * nd + k] = load64(strides + 8 * k)
+    meta.strided += 1
+    low, high = abi.bounds(o, item)
+    note_span(meta, written, low, high)
+    return OK
+
+
+@linked
+def _move(stage, meta, ids, grad_id, only_out):
+    """Gather every strided array into its work array before a step, scatter it after."""
+    leaves, dims = leaves_of(meta), dims_of(meta)
+    for slot in range(CHECKED):
+        if slot == OUT if stage == BEFORE_STEP else (slot == G or (slot == P and only_out)):
+            continue
+        for j in range(meta.count):
+            leaf = leaves[j]
+            present = ids[slot, j] != meta.absent[slot] or (slot == G and grad_id != 0)
+            work = leaf.work[slot]
+            if present and work != 0 and leaf.address[slot] == work:
+                nd, place = leaf.ndim, leaf.place
+                abi.copy(
+                    leaf.source[slot],
+                    dims[place:],
+                    dims[place + nd :],
+                    dims[place + (2 + slot) * nd :],
+                    nd,
+                    meta.item[slot],
+                    work,
+                    stage == BEFORE_STEP,
+                )
+
+
+def handle(stage, meta_at, ids_at, o, slot, j):
+    """Check one strided array (CHECK), gather all (BEFORE_STEP), or scatter them (AFTER_STEP).
+
+    `o` is the array to be checked, and otherwise the only gradient or 0.
+    """
+    meta = record_at(meta_at, META)
+    ids = array_at(ids_at, (CHECKED, meta.count), np.int64)
+    only_out = ids[OUT, 0] != meta.absent[OUT]
+    if stage == CHECK:
+        return _check(meta, o, slot, j, slot != G and not (slot == P and only_out))
+    _move(stage, meta, ids, o, only_out)
+    return OK
+
+
+# --- search for overlap among many arrays --------------------------------------------------------
+
+#: address of META -> OK or OVERLAP
+SEARCH = int64(int64)
+
+_order_of = array_of(META, "order", np.dtype(np.int64), ("spans_size", 0))
+
+
+@linked
+def _sort(low, order, count):
+    """Sort `order` by `low` (Shell's way), from the order of the last step: mostly one sweep."""
+    gap = 0
+    for k in range(1, count):
+        if low[order[k - 1]] > low[order[k]]:
+            gap = 1
+            break
+    while gap > 0 and gap < count // 3:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for k in range(gap, count):
+            moving = order[k]
+            i = k - gap
+            while i >= 0 and low[order[i]] > low[moving]:
+                order[i + gap] = order[i]
+                i -= gap
+            order[i + gap] = moving
+        gap //= 3
+
+
+def search(meta_at):
+    """OVERLAP where two written arrays, or a written one and one that is read, may share bytes."""
+    meta = record_at(meta_at, META)
+    spans, order, count = spans_of(meta), _order_of(meta), meta.written
+    low, high = spans.low, spans.high
+    if meta.sorted != count:
+        for k in range(count):
+            order[k] = k
+        meta.sorted = count
+    _sort(low, order, count)
+    for k in range(1, count):
+        if high[order[k - 1]] > low[order[k]]:
+            return OVERLAP
+    for k in range(meta.spans_size - meta.read, meta.spans_size):
+        first, last = low[k], high[k]
+        a, b = 0, count  # the first written span that ends behind the array's start
+        while a < b:
+            c = (a + b) // 2
+            if high[order[c]] <= first:
+                a = c + 1
+            else:
+                b = c
+        if a < count and first < last and low[order[a]] < last:
+            return OVERLAP
+    return OK
+
+
+# --- the CPU loop --------------------------------------------------------------------------------
+# Loops hold no arithmetic: that is in `element_update` and in the rule's formula. Rules hold no
+# loop.
+#
+# The iterations of all leaves are numbered through, leaf j's from ``leaves[j].start`` on, and cut
+# into parts of ``meta.part``. A part is one thread's work, and may cross from one leaf into the
+# next: a thousand small arrays are a few parts, one large array is many::
+#
+#     leaves   |    0    |0|    2         |  3  |
+#     parts    |  0  |  1  |  2  |  3  |  4  |
 
 #: addresses of META and ids, id of the only gradient, known_disjoint, lr -> status (see
 #: `validate`). Two addresses instead of two arrays spare a call 0.15 us.
@@ -251,3 +400,59 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
         return step
 
     return make_step(SERIAL), make_step(PARALLEL), make_step(POOLED)
+
+
+# --- the compiled functions of the CPU -----------------------------------------------------------
+
+
+def _address_of(name: str, function: Any, signature: Any) -> int:
+    return callback_address(function, signature, name, "_cpu", _nrt=False)
+
+
+@functools.cache
+def validator_address() -> int:
+    """The address of the compiled validation; compiled or loaded at the first call."""
+    return _address_of("validate", validate, VALIDATE)
+
+
+@functools.cache
+def overlap_address() -> int:
+    """The address of the search for overlap among many arrays."""
+    return _address_of("overlap", search, SEARCH)
+
+
+@functools.cache
+def strided_address() -> int:
+    """The address of what checks and copies strided arrays."""
+    return _address_of("strided", handle, HANDLE)
+
+
+@functools.cache
+def sum_up_address() -> int:
+    """The address of what sums up the norms of this process for the others."""
+    return _address_of("sum_up", norm_kernel.sum_up, norm_kernel.SUM_UP)
+
+
+@functools.cache
+def _validator() -> Any:
+    # PYFUNCTYPE keeps the GIL: no other thread can change a header meanwhile
+    return ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(validator_address())
+
+
+def validate_arrays(meta_at: int, ids_at: int, known_disjoint: int) -> int:
+    """Validate arrays from Python, without a step."""
+    return int(_validator()(meta_at, ids_at, 0, known_disjoint))
+
+
+def compiled_step(plan: Plan, out: bool = False) -> CompiledLoop:
+    """The compiled steps of a plan: options that do not change it share code.
+
+    Those with `out` are compiled separately: few ever use them, and both together take 0.3 s more.
+    """
+    if plan.dtype == np.float16 and not converts_half():
+        raise TypeError(
+            "params: float16 needs a processor that converts it (x86 with F16C, of 2012 and later, "
+            "or ARM). Use float32, or bfloat16."
+        )
+    name = f"{plan.name}-out" if out else plan.name
+    return compiled_loop(name, lambda: make_steps(plan, out), STEP)

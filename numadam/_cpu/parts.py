@@ -14,8 +14,14 @@ from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
-from numadam._core.products import make_advance_row, make_products, product_width
-from numadam._core.scalars import loop_start, make_fill_row, width_of
+from numadam._core.scalars import (
+    loop_start,
+    make_advance_row,
+    make_fill_row,
+    make_products,
+    product_width,
+    width_of,
+)
 from numadam._cpu.records import CPU_LEAF, META, offset_of
 from numadam._jit.functions import linked
 from numadam._jit.pointers import absent, array_of, make_array, record_at, view_of

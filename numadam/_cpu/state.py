@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.layout import Layout, address_of, aligned_zeros, assign, layout_of
+from numadam._arrays.interop import Layout, address_of, aligned_zeros, assign, layout_of
 from numadam._backend import Leaves
 from numadam._cpu.arguments import KernelArguments, state_places
 from numadam._cpu.records import META, offset_of
 from numadam._cpu.validate import SKIP
-from numadam._jit.forks import cached_property
-from numadam._jit.interrupts import Writes, at_once
+from numadam._jit.process import Writes, at_once, cached_property
 from numadam._settings.settings import Settings
 
 #: The first of the counters in META, which products and state follow.

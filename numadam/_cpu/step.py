@@ -1,35 +1,228 @@
-"""One step over NumPy arrays: the compiled step, and what to do about arrays that it refuses."""
+"""Step on the CPU: arguments are checked, norms exchanged, the loop called."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import as_views
-from numadam._arrays.layout import address_of
-from numadam._arrays.sparse import is_sparse
+from numadam._arrays.interop import address_of, as_views
+from numadam._arrays.sparse import clear, coalesce_for, is_sparse, scatter
 from numadam._backend import Exchange, Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as va
-from numadam._cpu.arguments import KernelArguments
-from numadam._cpu.compiled import (
+from numadam._cpu.arguments import KernelArguments, iterations
+from numadam._cpu.kernel import (
     compiled_step,
     overlap_address,
     strided_address,
+    sum_up_address,
     validate_arrays,
     validator_address,
 )
-from numadam._cpu.exchange import KernelExchange
-from numadam._cpu.pooled import pooled
-from numadam._cpu.sparse import SparseGradients
-from numadam._jit import threads
-from numadam._jit.forks import cached_property
-from numadam._jit.interrupts import defer_interrupts
+from numadam._cpu.norm_kernel import NORMS_AGAIN, NORMS_FINITE, NORMS_REFUSED
+from numadam._cpu.records import NORM_SUM
+from numadam._jit import loops, pool
+from numadam._jit.process import cached_property, defer_interrupts
+from numadam._settings.settings import same_numbers
+
+# --- the step in threads of our own --------------------------------------------------------------
+
+
+def pooled(kernel: Any, meta: np.ndarray) -> Any:
+    """The pooled form of a step as a function like the others.
+
+    It reads at each step how many threads Numba would give the caller, starts those that are
+    missing (all of them in a forked child), and notes them in META.
+    """
+    pool.work_at()  # compiled now, not in a step
+
+    def run(*args: Any) -> int:
+        meta["pool"], meta["threads"] = pool.started(loops.count())
+        return int(kernel(*args))
+
+    return run
+
+
+# --- gradients that touch a few rows -------------------------------------------------------------
+
+
+class SparseGradients:
+    """Puts sparse gradients where the compiled step finds them, for one step.
+
+    Lazily the step visits the rows with a gradient alone. Densely it gets an ordinary gradient,
+    which is kept and cleared row by row.
+
+    Parameters
+    ----------
+    arguments : KernelArguments
+    how : {None, "lazy", "dense"}
+    title : callable
+        ``title(slot, leaf)``: what the user calls that array.
+    """
+
+    def __init__(
+        self, arguments: KernelArguments, how: str | None, title: Callable[[int, int], str]
+    ) -> None:
+        self._arguments, self._how, self._title = arguments, how, title
+        self._dense: dict[int, np.ndarray] = {}
+        #: rows and values that are installed, by leaf: the arrays must stay alive
+        self.rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    @contextmanager
+    def installed(self, used: dict[int, Leaves]) -> Iterator[None]:
+        """Within this block the sparse gradients of `used` are what the step reads."""
+        found = [k for k, grad in enumerate(used.get(pl.G, ())) if is_sparse(grad)]
+        layout = self._arguments.layout
+        parts = {
+            leaf: coalesce_for(
+                used[pl.G][leaf], self._title(pl.G, leaf), self._how, layout, leaf, "numpy"
+            )
+            for leaf in found
+        }
+        with defer_interrupts():  # no other step may begin meanwhile
+            try:
+                if self._how == "lazy":
+                    self._install(parts)
+                else:
+                    used[pl.G] = self._as_dense(used[pl.G], parts)
+                yield
+            finally:
+                self._remove(parts)
+
+    def _install(self, parts: Mapping[int, tuple[Any, Any]]) -> None:
+        leaves, counts = self._arguments.leaves, self._dense_counts()
+        for leaf, (rows, values) in parts.items():
+            values = self._in_order(values, leaf)
+            self.rows[leaf] = rows, values
+            counts[leaf] = values.size
+            # without rows there is nothing to look up, and no address to be trusted
+            leaves["rows"][leaf] = rows.ctypes.data if len(rows) else 0
+            leaves["width"][leaf] = values.size // max(len(rows), 1) or 1
+            leaves["address"][leaf, pl.G] = values.ctypes.data
+        self._arguments.set_iterations(counts)
+
+    def _dense_counts(self) -> list[int]:
+        """Iterations of each leaf whose gradient is dense."""
+        return iterations(self._arguments.plan, self._arguments.layout)
+
+    def _in_order(self, values: np.ndarray, leaf: int) -> np.ndarray:
+        """Rows of values in the memory order of a row of the parameter."""
+        layout = self._arguments.layout
+        shape, order = layout.shapes[leaf], layout.orders[leaf]
+        if order == tuple(range(len(order))):
+            return values
+        return np.ascontiguousarray(values.reshape(len(values), *shape[1:]).transpose(order))
+
+    def _as_dense(self, grads: Leaves, parts: Mapping[int, tuple[Any, Any]]) -> list[Any]:
+        dense = list(grads)
+        layout = self._arguments.layout
+        for leaf, (rows, values) in parts.items():
+            if leaf not in self._dense:
+                self._dense[leaf] = np.zeros(layout.shapes[leaf], layout.dtype)
+            scatter(rows, values, self._dense[leaf])
+            dense[leaf] = self._dense[leaf]
+        return dense
+
+    def _remove(self, parts: Mapping[int, tuple[Any, Any]]) -> None:
+        if self.rows:
+            self.rows.clear()
+            self._arguments.leaves["rows"][list(parts)] = 0
+            self._arguments.set_iterations(self._dense_counts())
+        for leaf, (rows, _) in parts.items():
+            if leaf in self._dense:
+                clear(rows, self._dense[leaf])
+
+
+# --- the call of a compiled step into Python -----------------------------------------------------
+
+# takes the GIL, which a large step has let go
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
+_SUM_UP = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 3)
+
+
+class KernelExchange:
+    """Callback that brings the sums of other processes into the step of these arguments.
+
+    `wrap` makes a kernel raise what happened in that call, and lets Ctrl-C wait for the end of the
+    step: ranks stay in step.
+    """
+
+    def __init__(self, exchange: Exchange, arguments: KernelArguments) -> None:
+        self._exchange, self._caught = exchange, list[BaseException]()
+        meta, norm = arguments.meta, arguments.plan.norm
+        if not norm:  # no step meets others
+            return
+        own = np.zeros(1 if norm == "all" else len(arguments.layout.shapes), NORM_SUM)
+        sums = np.zeros((len(own), exchange.size, 2), np.int64)
+        exchange.words = own.view(np.int64).size
+        # held here, as the kernel has only its address; it does not refer to this object
+        self._callback = _CALLBACK(_make_fetch(exchange, arguments, own, sums, self._caught))
+        meta["exchange"] = ctypes.cast(self._callback, ctypes.c_void_p).value
+        meta["ranks"], meta["sums"] = exchange.size, address_of(sums)
+
+    def wrap(self, kernel: Callable[..., Any]) -> Callable[..., int]:
+        """A kernel, whose last argument is lr, as a function like it."""
+        exchange, caught = self._exchange, self._caught
+
+        def run(*args: Any) -> int:
+            exchange.begin(args[-1])
+            try:
+                with defer_interrupts():
+                    status = int(kernel(*args))
+                if caught:
+                    raise caught.pop()
+            except BaseException as error:
+                caught.clear()
+                exchange.end(error)
+                raise
+            return status
+
+        return run
+
+
+def _make_fetch(
+    exchange: Exchange,
+    arguments: KernelArguments,
+    own: np.ndarray,
+    sums: np.ndarray,
+    caught: list[BaseException],
+) -> Callable[[int], int]:
+    """``fetch(meta_at) -> status``: fill in the sums of all processes; where it fails, `caught`.
+
+    `own` are the sums of this process. Sums of unlike units cannot be added: all processes take
+    the largest and form their sums anew.
+    """
+    meta, control, leaves = arguments.meta, arguments.control, arguments.leaves
+    sum_up, own_at = _SUM_UP(sum_up_address()), address_of(own)
+
+    def fetch(meta_at: int) -> int:
+        try:
+            sum_up(meta_at, own_at, len(own))
+            counted = meta["steps"][0], meta["calls"][0], meta["flushing"][0]
+            same = same_numbers(counted, control)
+            rows = exchange.gather(own.view(np.int64), same)
+            rows = rows.reshape(exchange.size, len(own), 3)
+            units = rows[:, :, 2]
+            if (units != units[0]).any():
+                leaves["exponent"][:-1] = units.max(axis=0)
+                return NORMS_AGAIN
+            sums[...] = rows[:, :, :2].swapaxes(0, 1)
+        except BaseException as error:  # an exception cannot pass through compiled code
+            caught.append(error)
+            return NORMS_REFUSED
+        return NORMS_FINITE
+
+    return fetch
+
+
+# --- one step over NumPy arrays ------------------------------------------------------------------
 
 #: Leaves from which ids are better made one by one: 8 instead of 48 bytes each meanwhile.
 _MANY = 64
@@ -104,9 +297,9 @@ class CpuStep:
         total = sum(self.arguments.layout.sizes) * self.arguments.plan.unit
         steps = compiled_step(self.arguments.plan, out)
         kernel = serial = steps.fork_safe(parallel=False)
-        if threads.wants_parallel(total):
+        if loops.wants_parallel(total):
             kernel = steps.fork_safe(parallel=True)
-            if threads.layer() == "workqueue":
+            if loops.layer() == "workqueue":
                 kernel = pooled(kernel, self.arguments.meta)
         if self._exchange is not None:
             kernel, serial = map(self._exchange.wrap, (kernel, serial))

@@ -16,7 +16,7 @@ import numpy as np
 from numba import int64
 
 from numadam._core.plan import CHECKED, OUT, G, P
-from numadam._cpu import numpy_abi as abi
+from numadam._cpu import records as abi
 from numadam._cpu.parts import leaves_of
 from numadam._cpu.records import DESCR, META, NDARRAY, SPAN
 from numadam._jit.functions import linked

@@ -18,7 +18,7 @@ from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
 from numadam._cuda import arrays as ca
 from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
-from numadam._jit.interrupts import at_once, defer_interrupts
+from numadam._jit.process import at_once, defer_interrupts
 
 if TYPE_CHECKING:
     from numadam._settings.settings import Settings

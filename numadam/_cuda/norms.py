@@ -38,8 +38,7 @@ from numadam._core.norms import clip_factor, norm
 from numadam._core.plan import Plan
 from numadam._core.scalars import tiny
 from numadam._cuda import launch as policy
-from numadam._cuda.kernel import make_tile_access
-from numadam._cuda.kernel_spec import (
+from numadam._cuda.kernel import (
     COUNTERS,
     LEAF,
     KernelSource,
@@ -49,6 +48,7 @@ from numadam._cuda.kernel_spec import (
     make_advance_all,
     make_load_addresses,
     make_scalars,
+    make_tile_access,
     scalars_type,
     tile_iterations,
 )

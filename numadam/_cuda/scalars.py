@@ -17,20 +17,21 @@ import numpy as np
 from numba import carray, float64, int64
 
 from numadam._core.plan import Plan
-from numadam._core.products import (
+from numadam._core.scalars import (
+    loop_start,
     make_advance_row,
+    make_fill_row,
     make_products,
     product_width,
     start_products,
+    width_of,
 )
-from numadam._core.scalars import loop_start, make_fill_row, width_of
 from numadam._cuda import launch as policy
 from numadam._cuda.compiler import compiled
-from numadam._cuda.kernel_spec import COUNTERS, control_width, make_prepare
+from numadam._cuda.kernel import COUNTERS, control_width, make_prepare
 from numadam._cuda.launch import is_capturing
-from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import jit_once
-from numadam._jit.loops import compiled_loop
+from numadam._jit.loops import compiled_loop, in_default_mode
 from numadam._jit.pointers import as_pointer
 
 # --- copies to the GPU ---------------------------------------------------------------------------

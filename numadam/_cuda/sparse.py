@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from numadam._arrays import checks as ar
-from numadam._arrays.layout import Layout
+from numadam._arrays.interop import Layout
 from numadam._arrays.sparse import clear, coalesce_for, is_sparse, scatter
 from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._cuda import arrays as ca
-from numadam._jit.interrupts import defer_interrupts
+from numadam._jit.process import defer_interrupts
 
 #: By leaf the rows of a sparse gradient, and their values.
 Rows = Mapping[int, tuple[Any, Any]]

@@ -1,4 +1,4 @@
-"""The arrays of an optimiser on a GPU: state in one block, bounds and step sizes per element."""
+"""State of an optimiser on a GPU, and the arguments of its kernels."""
 
 from __future__ import annotations
 
@@ -8,14 +8,201 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.layout import Layout
+from numadam._arrays.interop import Layout
 from numadam._backend import Leaves
+from numadam._core import plan as pl
 from numadam._core.half import memory_dtype
+from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
-from numadam._cuda.arguments import phases
+from numadam._cuda import kernel as spec
+from numadam._cuda import launch as policy
+from numadam._cuda.arrays import is_flat
+from numadam._cuda.memory import WIDEST
+from numadam._cuda.norms import norm_iterations, norm_slots, round_size, rounds_of
+from numadam._cuda.scalars import Upload
 
 if TYPE_CHECKING:
     from numadam._settings.settings import Settings
+
+
+# --- the arrays of a step as kernels read them ---------------------------------------------------
+
+#: Blocks of threads that fill any GPU: with more than these a thread takes several tiles.
+_FULL = 2_048
+
+
+def phases(arrays: Sequence[Any], orders: Sequence[tuple[int, ...]], plan: Plan) -> list[int]:
+    """For each array the elements between its begin and the multiple of 16 bytes before it.
+
+    State with the same phase has its tiles at the same elements.
+    """
+    size = plan.dtype.itemsize
+    return [
+        int(a.data.ptr) % WIDEST // size if a.size and is_flat(a, order) else 0
+        for a, order in zip(arrays, orders, strict=True)
+    ]
+
+
+class KernelArguments:
+    """The record of each leaf, on the host and, where there are several leaves, on the GPU.
+
+    Parameters
+    ----------
+    plan : Plan
+    layout : Layout
+    groups : sequence of int
+        The row of the control block of each leaf.
+
+    Attributes
+    ----------
+    records : numpy.ndarray of `kernel_spec.LEAF`
+    groups : list of int
+    many : bool
+        Whether kernels read the table. Over one leaf they get its numbers as arguments.
+    blocks, parts : int
+        Blocks of threads of a step, and partial sums of a norm.
+    first_parts : list of int
+        The first partial sum of each leaf, and last how many there are.
+    work : tuple of int
+        Head, tiles, items and group of the only leaf; empty where there are several, or none.
+    table_address : int
+        Of the table on the GPU.
+    leaves_address, part_leaves_address : int
+        Of the leaf that each block of threads works on, in the step and in the norm.
+    """
+
+    def __init__(self, plan: Plan, layout: Layout, groups: Sequence[int]) -> None:
+        import cupy
+
+        n = len(layout.sizes)
+        self._plan, self.groups, self.many = plan, list(groups), n > 1
+        self._addresses = {slot: [0] * n for slot in range(pl.SLOTS)}
+        self._offsets: dict[int, list[int]] = {}
+        self._tiles_of: tuple[Any, ...] | None = None  # the arguments of the last `_find_tiles`
+        self.work: tuple[int, ...] = ()
+        self._iterations = np.array(layout.sizes, np.int64) * plan.unit
+        self._numbers = np.array(layout.sizes, np.int64) * plan.numbers
+        self._per_tile = spec.tile_iterations(plan, spec.step_slots(plan, has_out=False))
+        self.records = np.zeros(n, spec.LEAF)
+        self.records["group"] = self.groups
+        # two views of the records: CuPy has none, and a field taken at each step costs 0.5 us
+        self._words, self._address_fields = self.records.view(np.int64), self.records["addresses"]
+        self.blocks, leaves = self._divide(self._iterations, self._block_iterations())
+        self.records["first_block"] = _starts(leaves, n)
+        self.records["blocks"] = np.bincount(leaves, minlength=n)
+        self.records["norm_rounds"] = rounds = rounds_of(self._numbers)
+        self.parts, part_leaves = self._divide(self._numbers, rounds * round_size())
+        self.records["first_part"] = _starts(part_leaves, n)
+        self.first_parts = [*self.records["first_part"].tolist(), self.parts]
+        self._tables_of_graphs: list[Any] = []
+        self.table_address = self.leaves_address = self.part_leaves_address = 0
+        if self.many:
+            self._allocate()
+            self._leaves = cupy.asarray(leaves), cupy.asarray(part_leaves)
+            self.leaves_address, self.part_leaves_address = (
+                int(array.data.ptr) for array in self._leaves
+            )
+
+    def _allocate(self) -> None:
+        """A new table on the GPU, where the records are int64."""
+        import cupy
+
+        self._table = cupy.zeros(len(self.records) * (spec.LEAF.itemsize // 8), np.int64)
+        self._read_by_graph = False
+        self.table_address = int(self._table.data.ptr)
+        self._upload = Upload(self._table)
+
+    def keep(self) -> None:
+        """Leave the table on the GPU as it is: a graph will read it at each replay."""
+        if self.many and not self._read_by_graph:
+            self._tables_of_graphs.append(self._table)
+            self._read_by_graph = True
+
+    def _bring(self) -> None:
+        """Bring the GPU's table up to date; one that a graph reads is replaced by another."""
+        words = self._words
+        if self._read_by_graph and not self._upload.has(words) and not policy.is_capturing():
+            self._allocate()
+        self._upload(words)
+
+    def _block_iterations(self) -> int:
+        """Iterations that a block of threads takes."""
+        one = policy.THREADS * self._per_tile
+        return one * policy.TILES_PER_THREAD if self._iterations.sum() > one * _FULL else one
+
+    def _divide(self, sizes: Any, per_block: Any) -> tuple[int, Any]:
+        """Number of blocks of all leaves, and the leaf of each block."""
+        counts = -(-sizes // per_block)
+        return int(counts.sum()), np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
+
+    def note(self, slot: int, addresses: list[int]) -> None:
+        """Record where the arrays of a slot begin."""
+        # tiles stay where they are while the alignment does
+        offsets = [address & (WIDEST - 1) for address in addresses]
+        if offsets != self._offsets.get(slot):
+            self._offsets[slot], self._tiles_of = offsets, None
+        self._addresses[slot] = addresses
+        if self.many:
+            self._address_fields[:, slot] = addresses
+
+    def finish(self, slots: tuple[int, ...], norm_sizes: dict[int, int]) -> None:
+        """Find the tiles of a step over these slots, and bring the GPU's table up to date.
+
+        `norm_sizes` has by leaf how many numbers of a sparse gradient the norm adds up. The pass
+        over all elements leaves these leaves out.
+        """
+        if self._tiles_of != (slots, norm_sizes):
+            self._find_tiles(slots, norm_sizes)
+            self._tiles_of = slots, norm_sizes
+        if self.many:
+            self._bring()
+
+    def _find_tiles(self, slots: tuple[int, ...], norm_sizes: dict[int, int]) -> None:
+        plan, iterations, width = self._plan, self._iterations, self._per_tile
+        heads, fit = [], np.ones(len(iterations), bool)
+        for slot in slots:
+            address, step = np.array(self._addresses[slot], np.int64), plan.stride(slot)
+            heads.append(-(address // step) % width)
+            fit &= (address % step == 0) & (heads[-1] == heads[0])
+        head, records = heads[0], self.records
+        tiles = np.where(fit, np.maximum(iterations - head, 0) // width, 0)
+        records["head"] = np.where(fit, head, 0)
+        records["tiles"] = tiles
+        records["items"] = iterations - tiles * (width - 1)
+        records["norm_size"] = self._numbers
+        for k, size in norm_sizes.items():
+            records[k]["tiles"] = records[k]["items"] = 0
+            records[k]["norm_size"] = size
+        if plan.norm:
+            records["norm_tiled"] = self._norm_tiled()
+        if len(records) == 1:
+            self.work = tuple(int(records[0][name]) for name in spec.WORK_FIELDS)
+
+    def _norm_tiled(self) -> Any:
+        """For each leaf whether its norm is added up in tiles: all of its arrays are aligned."""
+        tiled, width = np.ones(len(self._iterations), bool), norm_iterations(self._plan)
+        for slot in norm_slots(self._plan):
+            size = memory_dtype(self._plan.storage(slot)).itemsize * width
+            tiled &= np.array(self._addresses[slot], np.int64) % size == 0
+        return tiled
+
+    def addresses(self, slots: Sequence[int], leaf: int) -> list[int]:
+        """Addresses of one leaf's arrays."""
+        return [self._addresses[slot][leaf] for slot in slots]
+
+    def norm_arguments(self) -> tuple[int, ...]:
+        """Numbers of the only leaf that are added up, whether in tiles, and in how many rounds."""
+        leaf = self.records[0]
+        return tuple(int(leaf[name]) for name in ("norm_size", "norm_tiled", "norm_rounds"))
+
+
+def _starts(leaves: Any, n: int) -> Any:
+    """The first block of each leaf, from the leaf of each block."""
+    counts = np.bincount(leaves, minlength=n)
+    return np.cumsum(counts) - counts
+
+
+# --- the arrays of an optimiser on a GPU ---------------------------------------------------------
 
 
 class CudaState:

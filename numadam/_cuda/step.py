@@ -11,23 +11,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import require_gpu
-from numadam._arrays.layout import Layout
+from numadam._arrays.interop import Layout, require_gpu
 from numadam._backend import Exchange, FunctionalStep, Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
 from numadam._cuda import kernel as ck
-from numadam._cuda import kernel_spec as spec
+from numadam._cuda import kernel as spec
 from numadam._cuda import launch as policy
-from numadam._cuda.arguments import KernelArguments
 from numadam._cuda.compiler import compiled
 from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._cuda.reductions import GradientNorms
 from numadam._cuda.scalars import DeviceControl, DeviceScalars, HostScalars, Scalars
 from numadam._cuda.sparse import SparseGradients
+from numadam._cuda.state import KernelArguments
 from numadam._cuda.validate import CheckedArrays, Title, Validated, Validator
-from numadam._jit.interrupts import defer_interrupts
+from numadam._jit.process import defer_interrupts
 
 # --- steps of an optimiser -----------------------------------------------------------------------
 

@@ -11,8 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 from weakref import ref
 
-from numadam._arrays.interop import as_views
-from numadam._arrays.layout import Layout
+from numadam._arrays.interop import Layout, as_views
 from numadam._arrays.tree import same_objects
 from numadam._backend import Leaves
 from numadam._core import plan as pl

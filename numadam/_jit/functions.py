@@ -1,19 +1,115 @@
-"""Building blocks of compiled functions: inner functions compiled once, casts, the GIL."""
+"""Functions for compiled loops: compiled alone, linked in, or inlined."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import cgutils, typed_passes
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
 from numba.extending import intrinsic
 
-from numadam._jit.linked import LinkedCompiler
 from numadam._jit.pointers import INNER
+
+# --- compilers of Numba's that put a function's code into a library of our own kind --------------
+
+
+def compiler_into(library: type, without: Collection[str] = ()) -> Any:
+    """Numba's compiler into libraries of a class, less some passes: ``pipeline_class`` of njit."""
+
+    @register_pass(mutates_CFG=True, analysis_only=False)
+    class Lowering(typed_passes.NativeLowering):  # type: ignore[misc]  # Numba has no types
+        _name = f"lowering_into_{library.__name__}"
+
+        def run_pass(self, state: Any) -> bool:
+            state.library = library(state.targetctx.codegen(), state.func_id.func_qualname)
+            return bool(super().run_pass(state))
+
+    class Compiler(CompilerBase):  # type: ignore[misc]  # untyped, too
+        def define_pipelines(self) -> list[Any]:
+            passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+            passes.passes = [
+                (Lowering if one is typed_passes.NativeLowering else one, why)
+                for one, why in passes.passes
+                if one.__name__ not in without
+            ]
+            passes.finalize()
+            return [passes]
+
+    return Compiler
+
+
+# --- functions that exist only inside other compiled code ----------------------------------------
+# Numba optimises each function and makes machine code of it, though one that is called from
+# compiled code alone is linked into its caller, and optimised there again. Here such a function
+# ends as LLVM's intermediate code, and LLVM works once, on the whole loop: a first step compiles
+# in half the time.
+#
+# References are not counted: a loop that counts them is not vectorised, and here LLVM would find
+# no call of its own to remove the counting from. So such a function returns no array (Numba
+# refuses one that does); arrays by address come from intrinsics (`numadam._jit.pointers`).
+
+
+class _NoEngine:
+    """Stands for the engine that runs machine code: there is none to tell of globals."""
+
+    @staticmethod
+    def set_env(name: str, environment: Any) -> None:
+        """Nothing: only code that raises exceptions reads its environment."""
+
+
+class _LinkedLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba has no types for it
+    """Intermediate code of a function and of all that it calls."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        """Nothing: the caller is optimised, with this code in it."""
+
+    def finalize(self) -> None:
+        """Link the functions that this one calls; no machine code."""
+        self._raise_if_finalized()
+        for library in dict.fromkeys(self._linking_libraries):
+            self._reload_init.update(library._reload_init)  # noqa: SLF001  # as Numba's own
+            code = library._get_module_for_linking()  # noqa: SLF001  # Numba has no other
+            self._final_module.link_in(code, preserve=True)
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """No address: it has none."""
+        self._ensure_finalized()
+        return 0
+
+    @property
+    def codegen(self) -> Any:
+        return _NoEngine
+
+
+#: Passes for what our inner functions have none of: `with` blocks, closures, comprehensions,
+#: array expressions, loops over tuples of several types.
+_UNUSED = {
+    "WithLifting",
+    "InlineClosureLikes",
+    "MakeFunctionToJitFunction",
+    "InlineInlinables",
+    "FindLiterallyCalls",
+    "LiteralUnroll",
+    "LiteralPropagationSubPipelinePass",
+    "RewriteDynamicRaises",
+    "NopythonRewrites",
+    "InlineOverloads",
+    "DumpParforDiagnostics",
+}
+
+#: Numba's compiler for functions that only compiled code calls: ``pipeline_class`` of njit.
+LinkedCompiler = compiler_into(_LinkedLibrary, _UNUSED)
+
+
+# --- building blocks of compiled functions -------------------------------------------------------
 
 
 @intrinsic
@@ -93,7 +189,7 @@ def jit_once(function: Callable[..., Any], **how: Any) -> Any:
 
 
 def linked(function: Callable[..., Any], **how: Any) -> Any:
-    """As `jit_once`, in a quarter of the time; see `numadam._jit.linked` for what it may do."""
+    """As `jit_once`, in a quarter of the time; see `numadam._jit.functions` for what it may do."""
     return jit_once(function, pipeline_class=LinkedCompiler, _nrt=False, **how)
 
 

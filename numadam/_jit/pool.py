@@ -30,9 +30,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from numadam._jit.functions import jit_once
-from numadam._jit.interrupts import defer_interrupts
 from numadam._jit.loops import callback_address
 from numadam._jit.pointers import inner, record_at
+from numadam._jit.process import defer_interrupts
 
 _NUMBER, _CACHE_LINE = np.dtype(np.int64), 64
 

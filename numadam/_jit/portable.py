@@ -24,7 +24,7 @@ from numba.core.environment import Environment, lookup_environment
 from numba.core.registry import cpu_target
 
 from numadam._jit.cache import LoopCache, remove_oldest
-from numadam._jit.compilers import compiler_into
+from numadam._jit.functions import compiler_into
 from numadam._jit.pointers import INNER
 from numadam._jit.reports import objective_logger
 

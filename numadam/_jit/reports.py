@@ -32,7 +32,7 @@ PATIENCE = 1.0
 #: a notebook.
 VARIABLE = "NUMADAM_COMPILE_LINE"
 
-#: A fork waits for it, see `forks`: a line that is being written has the lock of stderr.
+#: A fork waits for it, see `process`: a line that is being written has the lock of stderr.
 _printing = threading.Lock()
 _DTYPE = re.compile(r"(.+?)-((?:bfloat|complex|float)\d+)\b.*")
 

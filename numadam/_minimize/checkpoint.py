@@ -17,14 +17,19 @@ from numadam._arrays.checks import describe, is_masked
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import home, is_cupy, to_host
 from numadam._arrays.tree import Active, Tree
-from numadam._checkpoint.container import Container, read, write
-from numadam._checkpoint.errors import CheckpointError
-from numadam._checkpoint.options import equal, options_from_json, options_to_json
-from numadam._checkpoint.replace import check_writable
-from numadam._checkpoint.schedules import arguments_of, fields_of, plateaus_in
-from numadam._checkpoint.tree import Structure
-from numadam._core.frozen import own_copy
+from numadam._checkpoint.container import Container, check_writable, read, write
+from numadam._checkpoint.storage import CheckpointError
+from numadam._checkpoint.tree import (
+    Structure,
+    arguments_of,
+    equal,
+    fields_of,
+    options_from_json,
+    options_to_json,
+    plateaus_in,
+)
 from numadam._core.hyper import count
+from numadam._core.options import own_copy
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import checksum
 from numadam._minimize.compiled.objective import is_compiled

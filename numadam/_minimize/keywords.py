@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from numadam._core.choices import (
+from numadam._core.hyper import (
     AMSGrad,
     ComplexForm,
     EpsForm,
     EpsFormOfMax,
     Like,
+    Schedule,
 )
-from numadam._core.hyper import Schedule
 from numadam._minimize.arguments import OfSciPy
 
 RuleName = Literal[

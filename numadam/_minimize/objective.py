@@ -15,10 +15,9 @@ import numpy as np
 from scipy.optimize._numdiff import approx_derivative
 
 from numadam._arrays.checks import describe, is_masked, refuse_more_than_numbers
-from numadam._arrays.interop import as_view, is_array, is_cupy, units_of
-from numadam._arrays.layout import aligned_zeros
+from numadam._arrays.interop import aligned_zeros, as_view, is_array, is_cupy, units_of
 from numadam._arrays.tree import Active
-from numadam._core import choices
+from numadam._core.hyper import Differences
 from numadam._minimize.arguments import copy_tree
 
 # --- copies of x ---------------------------------------------------------------------------------
@@ -57,7 +56,7 @@ def make_copier(x: Any) -> Callable[[], Any]:
 # --- the objective -------------------------------------------------------------------------------
 
 
-_DIFFERENCES = get_args(choices.Differences)
+_DIFFERENCES = get_args(Differences)
 _GRADIENT = "fun: its gradient"
 
 

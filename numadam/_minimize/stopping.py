@@ -9,7 +9,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from numadam._core.hyper import Hyper
-from numadam._core.norm_lanes import NORM_LANES, lane_memory
+from numadam._core.norms import NORM_LANES, lane_memory
 from numadam._jit.pointers import array_at
 
 # Codes of `check_convergence`; the loops add the last three.

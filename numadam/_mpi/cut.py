@@ -1,23 +1,25 @@
-"""Cut of parameters among ranks: which elements of which array a rank steps. No MPI here.
-
-All arrays are one flat index, in the order of the tree and of C. A long array is a group, and so
-are the short ones between two long ones. Each group is cut into a slice for each rank of a node,
-the same on every node, and each slice into a piece for each node::
-
-    group        |        slice of local rank 0        |        slice of local rank 1        |
-    pieces       |  node 0    |  node 1   |  node 2    |  node 0    |  node 1   |  node 2    |
-
-So the ranks of a node together hold all of it (they share memory), and ranks of the same number on
-all nodes hold one slice together (they exchange it). The pieces of a long array lie in that array
-on all ranks, and are sent from there.
-"""
+"""Cuts of all numbers of an optimiser into one share for each rank."""
 
 from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# --- cut of parameters among ranks ---------------------------------------------------------------
+# All arrays are one flat index, in the order of the tree and of C. A long array is a group, and so
+# are the short ones between two long ones. Each group is cut into a slice for each rank of a node,
+# the same on every node, and each slice into a piece for each node::
+#
+#     group        |        slice of local rank 0        |        slice of local rank 1        |
+#     pieces       |  node 0    |  node 1   |  node 2    |  node 0    |  node 1   |  node 2    |
+#
+# So the ranks of a node together hold all of it (they share memory), and ranks of the same number
+# on all nodes hold one slice together (they exchange it). The pieces of a long array lie in that
+# array on all ranks, and are sent from there.
 
 #: Cuts are at multiples of so many elements: the begin of a cache line, where the array's is.
 GRAIN = 64
@@ -107,3 +109,60 @@ class Cut:
         for leaf, low, high in itertools.chain(*(self.runs(*piece) for piece in pieces)):
             found[leaf] = low, high
         return found
+
+
+# --- arrays as one flat index --------------------------------------------------------------------
+
+
+class Flat:
+    """Flat arrays, one after the other.
+
+    Parameters
+    ----------
+    cut : Cut
+        With the begin of each array.
+    leaves : sequence of 1-D arrays
+        Or one array that holds all of them already.
+    """
+
+    def __init__(self, cut: Cut, leaves: Any) -> None:
+        self._cut, self._leaves = cut, leaves
+        self._whole = not isinstance(leaves, list)
+
+    def view(self, begin: int, end: int) -> Any:
+        """A range as a view; None where it lies in several arrays."""
+        if self._whole:
+            return self._leaves[begin:end]
+        run = next(self._cut.runs(begin, end), None)
+        if run is None:
+            return self._leaves[0][:0]
+        if run.high - run.low < end - begin:
+            return None
+        return self._leaves[run.leaf][run.low : run.high]
+
+    def leaves(self, parts: Sequence[tuple[int, int]]) -> list[Any]:
+        """For each array some of its elements, low to before high, as a view."""
+        if not self._whole:
+            return [leaf[low:high] for leaf, (low, high) in zip(self._leaves, parts, strict=True)]
+        pairs = zip(self._cut.offsets, parts)  # noqa: B905  # the last offset is the end
+        return [self._leaves[at + low : at + high] for at, (low, high) in pairs]
+
+    def read(self, begin: int, end: int, memory: Any = None, copied: bool = False) -> Any:
+        """A range, as a view or a copy in `memory`; one array needs none."""
+        view = self.view(begin, end)
+        if view is not None and not copied:
+            return view
+        out = memory[: end - begin]
+        if view is not None:
+            out[...] = view
+        else:
+            runs = self._cut.runs(begin, end)
+            np.concatenate([self._leaves[leaf][low:high] for leaf, low, high in runs], out=out)
+        return out
+
+    def write(self, begin: int, values: Any) -> None:
+        """Write a range from its begin on."""
+        at = 0
+        for leaf, low, high in self._cut.runs(begin, begin + len(values)):
+            self._leaves[leaf][low:high] = values[at : at + high - low]
+            at += high - low

@@ -1,19 +1,44 @@
-"""Ranks of a communicator: a private duplicate of it, and the few words that ranks exchange.
-
-All collectives here are nonblocking ones: those never match a blocking one of the user's, and a
-rank that has failed can wait for the others with a time limit.
-"""
+"""Ranks of a communicator: waiting for each other, agreeing, and failing together."""
 
 from __future__ import annotations
 
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from numadam._mpi.errors import RankError
+from numadam._core.parts import Parts
+
+# --- the error of a rank that cannot go on because of another one --------------------------------
+
+
+class RankError(RuntimeError):
+    """Another rank failed, or two ranks do not go together.
+
+    The message names the rank and says what happened there. The rank that failed raises its own
+    error. Nothing was written on any rank.
+
+    Examples
+    --------
+    All ranks leave out a step that one of them refuses::
+
+        comm = MPI.COMM_WORLD
+        opt = na.Adam(block, clip_norm=1.0, comm=comm)
+        try:
+            opt.step(gradient(block))
+        except (na.mpi.RankError, ValueError) as error:
+            print(comm.rank, error)
+    """
+
+    __module__ = "numadam.mpi"
+
+
+# --- ranks of a communicator ---------------------------------------------------------------------
+# All collectives here are nonblocking ones: those never match a blocking one of the user's, and a
+# rank that has failed can wait for the others with a time limit.
 
 #: Seconds that a failed rank waits for the others, before it ends the whole program.
 LEFT_ALONE = 5.0
@@ -203,3 +228,187 @@ def _attribute(module: Any) -> int:
 
         _key = module.Comm.Create_keyval(delete_fn=free)
     return _key
+
+
+# --- the part of a big problem that one rank owns ------------------------------------------------
+
+
+class Decomposition:
+    r"""A big problem in blocks, of which each rank owns one: the option `comm` of an optimiser.
+
+    The parameters of each rank are its block. `clip_norm`, `clip_array_norm` and `nonfinite` are
+    those of the whole arrays. Pass the communicator itself where each element of the blocks counts.
+
+    Collective: all ranks of `comm` call it.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        A private duplicate is made at its first use, and freed with it.
+    owned : bool array, or nesting of bool arrays as that of the parameters, optional
+        False at ghost cells, of the shape of the block. They are stepped as all others are, but do
+        not count in norms and in the guard; a NaN there does not matter.
+    offset : tuple of int, or nesting of such tuples, optional
+        Place of the block's first element in the whole array. Checkpoints need it, to be read by
+        another number of ranks.
+
+    Attributes
+    ----------
+    rank, ranks : int
+        This process, and how many there are.
+    owned, offset
+        As they were passed; an array is copied.
+
+    Raises
+    ------
+    TypeError
+        Where `comm` is no communicator of mpi4py.
+
+    Notes
+    -----
+    Two ranks, a vector of ten elements, and a ghost cell at the cut::
+
+        comm = MPI.COMM_WORLD
+        local, owned = np.zeros(6), np.ones(6, bool)
+        owned[-1 if comm.rank == 0 else 0] = False
+        opt = na.Adam(local, comm=na.mpi.Decomposition(comm, owned), clip_norm=1.0)
+    """
+
+    __module__ = "numadam.mpi"
+
+    def __init__(self, comm: Any, owned: Any = None, offset: Any = None) -> None:
+        self._ranks = ranks_of(comm)
+        self._comm = comm
+        self.owned: Any = _own(owned)
+        self.offset: Any = offset
+
+    @property
+    def comm(self) -> Any:
+        """The communicator, as it was passed."""
+        return self._comm
+
+    @property
+    def rank(self) -> int:
+        """The number of this process."""
+        return self._ranks.rank
+
+    @property
+    def ranks(self) -> int:
+        """The number of processes."""
+        return self._ranks.size
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        self._ranks.__reduce__()
+
+    def __repr__(self) -> str:
+        """The rank, and what else was passed."""
+        more = [name for name in ("owned", "offset") if getattr(self, name) is not None]
+        return f"rank {self.rank} of {self.ranks}{''.join(f', {name}' for name in more)}"
+
+
+def _own(owned: Any) -> Any:
+    """A copy: what the caller writes into a mask later changes nothing."""
+    if isinstance(owned, dict):
+        return {key: _own(one) for key, one in owned.items()}
+    if type(owned) in (list, tuple):
+        return type(owned)(map(_own, owned))
+    return owned.copy() if hasattr(owned, "copy") else owned
+
+
+def decomposition(comm: Any) -> Decomposition:
+    """The option `comm` as a `Decomposition`."""
+    return comm if isinstance(comm, Decomposition) else Decomposition(comm)
+
+
+def ranks(comm: Decomposition) -> Ranks:
+    """The ranks of a decomposition."""
+    return comm._ranks  # noqa: SLF001  # this module's own class
+
+
+# --- the meeting of all ranks before they step parameters that all of them hold ------------------
+# Who may touch what, and when. Within a node p and the gradient windows are shared memory, and a
+# rank reads the windows of its neighbours; between nodes all goes through messages:
+#
+# 1. Before a step each rank writes its own gradient, and nobody else reads it.
+# 2. A step begins with an exchange of a few words among all ranks. It tells whether all of them
+#    can go on, and it is the barrier: when it is done, all gradients are written. A rank that
+#    refuses its arguments says so here, and nobody writes anything.
+# 3. Each rank reads the gradients of its piece from all ranks, and writes p, m, v of its piece.
+#    Its piece of p goes out to the same piece of p on the other nodes.
+# 4. A barrier of the node ends the step: p is complete on this node, and no one reads the
+#    gradients any more. Now each rank may read p, and overwrite its own gradient.
+#
+# Between steps a rank that writes shared parameters writes them for its neighbours, too.
+
+#: Words of a rank: whether it refuses, steps taken, gradients added up, a digest of the rest.
+_WORDS = 4
+
+
+def agree(
+    ranks: Ranks,
+    parts: Parts,
+    what: str,
+    error: BaseException | None,
+    rate: float,
+    sync: Callable[[], None],
+) -> None:
+    """Go on where all ranks can, with the same numbers. Collective.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    parts : Parts
+        Of the optimiser of this rank's part.
+    what : str
+        The call, for messages.
+    error : exception or None
+        Why this rank cannot.
+    rate : float
+        The learning rate of this step.
+    sync : callable
+        Makes stores visible to the ranks of this node, and theirs to this rank.
+
+    Raises
+    ------
+    RankError
+        Where another rank cannot, or has other numbers; the error of this rank, if there is one.
+    """
+    if ranks.size == 1:
+        if error is not None:
+            raise error
+        return
+    backend = parts.backend
+    numbers = zlib.crc32(np.append(parts.settings.control, rate).tobytes())
+    rows = np.zeros((ranks.size, _WORDS), np.int64)
+    rows[ranks.rank] = error is not None, backend.t, backend.calls, numbers
+    sync()
+    came = ranks.share(rows, None if error is None else LEFT_ALONE)
+    sync()
+    if not came and error is not None:
+        ranks.abort(f"{what}: the other ranks did not come. {described(error)}")
+    if rows[:, 0].any():
+        ranks.tell(error, rows[:, 0] != 0, what)
+    unlike = np.flatnonzero((rows != rows[0]).any(1))
+    if len(unlike):
+        _differ(what, rows, int(unlike[0]))
+
+
+def _differ(what: str, rows: np.ndarray, rank: int) -> NoReturn:
+    """Raise on all ranks: what is not the same on one of them."""
+    _, t, calls, _ = rows[0].tolist()
+    _, its_t, its_calls, _ = rows[rank].tolist()
+    if calls != its_calls and t == its_t:
+        raise RankError(
+            f"{what}: rank {rank} has added up {its_calls} gradients so far, rank 0 {calls}. "
+            "Call discard on all ranks alike."
+        )
+    raise RankError(
+        f"{what}: t, lr or a hyperparameter of rank {rank} is not that of rank 0 (t is {its_t} and "
+        f"{t}). Set them on all ranks alike, and make schedules functions of t alone."
+    )

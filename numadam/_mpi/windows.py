@@ -1,23 +1,34 @@
-"""Memory that the ranks of a node share: MPI windows as plain arrays.
-
-To free a window is collective: all ranks of the node have to call it together. Arrays are collected
-when their owner drops them, at another moment on each rank, so an array that dies only marks its
-window; the next `Window` on the same communicator asks which ones all ranks have dropped, and frees
-those. What is left at exit goes with the processes: a rank that waited there for the others would
-wait for ever for one that raised.
-"""
+"""Memory that the ranks of a machine share, and copies of parameters that they check."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import mmap
+import operator
 import sys
 import weakref
-from typing import Any
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from mpi4py import MPI
+
+from numadam._arrays import checks as ar
+from numadam._arrays.interop import is_cupy, to_host
+from numadam._mpi.cut import share
+from numadam._mpi.ranks import RankError, Ranks, ranks_of
+
+# --- memory that the ranks of a node share -------------------------------------------------------
+# To free a window is collective: all ranks of the node have to call it together. Arrays are
+# collected when their owner drops them, at another moment on each rank, so an array that dies only
+# marks its window; the next `Window` on the same communicator asks which ones all ranks have
+# dropped, and frees those. What is left at exit goes with the processes: a rank that waited there
+# for the others would wait for ever for one that raised.
 
 #: Bytes of a page, and of a cache line. Segments of different ranks lie on different pages; a rank
 #: that is alone may get memory that begins anywhere.
@@ -157,3 +168,281 @@ def window_of(array: Any) -> Window | None:
     while isinstance(array, np.ndarray):
         array = array.base
     return array.window if isinstance(array, _Segment) else None
+
+
+# --- nodes ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The ranks of a communicator as nodes of equally many ranks.
+
+    Attributes
+    ----------
+    local : Local or None
+        The ranks of this node, where they are several.
+    across : mpi4py communicator
+        The ranks of this number on every node, by node.
+    node, place : int
+        Number of this node, and of this rank on it.
+    count, each : int
+        Number of nodes, and of ranks on each.
+    """
+
+    local: Local | None
+    across: Any
+    node: int
+    place: int
+    count: int
+    each: int
+
+
+#: Communicators that were split before, by what each rank said of its node.
+_known: WeakKeyDictionary[Ranks, dict[bytes, Nodes]] = WeakKeyDictionary()
+
+
+def nodes_of(ranks: Ranks, window: Window | None) -> Nodes:
+    """The nodes of a communicator: the ranks that share `window`, or each rank by itself.
+
+    Collective. The number of a node follows from its first rank.
+
+    Raises
+    ------
+    ValueError
+        On all ranks, where a window is of other ranks, or nodes are not of equally many.
+    """
+    # each rank's node, named by its first rank, and what is wrong with it
+    first, problem = ranks.rank, 0
+    if window is not None:
+        group, whole = window.local.group, ranks.comm.Get_group()
+        numbers = MPI.Group.Translate_ranks(group, list(range(group.size)), whole)
+        whole.Free()
+        problem = int(MPI.UNDEFINED in numbers)
+        first = min(numbers)
+    rows = ranks.gather(np.array([first, problem, window is None], np.int64))
+    if rows[:, 1].any():
+        raise ValueError(
+            "params: lie in a shared array of other ranks than those of comm. Make it with "
+            "numadam.mpi.shared_array(comm, ...) of the same communicator, or of parts of it."
+        )
+    leaders, sizes = np.unique(rows[:, 0], return_counts=True)
+    if len(set(rows[:, 2])) > 1 or len(set(sizes)) > 1:
+        raise ValueError(
+            f"comm: expected equally many ranks on each node, got {sizes.tolist()}. Start as many "
+            "ranks on every node, or use plain arrays as params."
+        )
+    split = _known.setdefault(ranks, {})
+    key = rows.tobytes()
+    if key not in split:
+        split[key] = _split(ranks, leaders.tolist(), rows[:, 0].tolist())
+    return split[key]
+
+
+def _split(ranks: Ranks, leaders: list[int], firsts: list[int]) -> Nodes:
+    comm, me = ranks.comm, ranks.rank
+    node, place = leaders.index(firsts[me]), firsts[:me].count(firsts[me])
+    each = len(firsts) // len(leaders)
+    # a communicator that is not needed would cost memory on each of many ranks
+    if each == 1:
+        return Nodes(None, comm, node, place, len(leaders), each)
+    local, across = Local(comm.Split(node, me)), comm.Split(place, node)
+    ranks.on_close(local.close)
+    ranks.on_close(across.Free)
+    return Nodes(local, across, node, place, len(leaders), each)
+
+
+# --- parameters that all ranks hold --------------------------------------------------------------
+
+Made = TypeVar("Made")
+
+
+def together(ranks: Ranks, what: str, make: Callable[[], Made]) -> Made:
+    """Call a function of this rank's arguments; where one rank raises, all do. Collective."""
+    try:
+        made = make()
+    except Exception as error:
+        ranks.agree(error, what)
+        raise  # not reached: `agree` raises it
+    ranks.agree(None, what)
+    return made
+
+
+def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse parameters of other types, dtypes and memory orders.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the name of the array.
+    """
+    if leaves and is_cupy(leaves[0]):
+        from numadam._mpi.on_device import check_device_leaves
+
+        check_device_leaves(leaves, names)
+        return
+    for leaf, name in zip(leaves, names, strict=True):
+        if not ar.is_numpy(leaf):
+            raise TypeError(f"{name}: {ar.describe(leaf, 'NumPy')}")
+    ar.common_dtype(leaves, names)
+    for leaf, name in zip(leaves, names, strict=True):
+        if not leaf.flags.c_contiguous or not leaf.flags.aligned:
+            raise ValueError(
+                f"{name}: expected an array in C order, of which each rank steps a part. Use "
+                "numpy.ascontiguousarray(x), and keep that as your array."
+            )
+        if not leaf.flags.writeable:
+            raise ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
+    named = list(zip(names, leaves, strict=True))
+    if problem := ar.shared_memory(named, named):
+        raise ValueError(problem)
+
+
+def common_window(leaves: Sequence[Any], names: Sequence[str]) -> Window | None:
+    """The window of the first array; None for plain ones. All have to be of the same ranks."""
+    windows = [window_of(leaf) for leaf in leaves]
+    first = windows[0]
+    for window, name in zip(windows, names, strict=True):
+        if (window is None) != (first is None):
+            alone, other = (name, names[0]) if window is None else (names[0], name)
+            raise ValueError(
+                f"{alone}: is a plain array, but {other} is shared by the ranks of this machine. "
+                "Make all of them with numadam.mpi.shared_array, or none."
+            )
+        if window is not None and first is not None and window.local is not first.local:
+            raise ValueError(
+                f"{name}: is shared by other ranks than {names[0]}. Make all of them with the same "
+                "communicator."
+            )
+    return first
+
+
+def check_same(ranks: Ranks, about: tuple[Any, ...], what: str) -> None:
+    """Refuse arguments that differ between ranks, on all of them. Collective."""
+    word = zlib.crc32(repr(about).encode())
+    rows = ranks.gather(np.array([word], np.int64))
+    if (rows != rows[0]).any():
+        other = int(np.flatnonzero(rows[:, 0] != rows[0, 0])[0])
+        raise RankError(
+            f"{what} differ between rank 0 and rank {other}. Pass the same on all ranks."
+        )
+
+
+def check_values(ranks: Ranks, leaves: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse arrays whose bits differ between ranks, on all of them. Collective."""
+    words = np.array([digest(leaf) for leaf in leaves], np.int64).reshape(-1)
+    rows = ranks.gather(words)
+    unlike = np.argwhere(rows != rows[0])
+    if len(unlike):
+        leaf = int(unlike[:, 1].min()) // 2
+        rank = int(unlike[unlike[:, 1] // 2 == leaf][0, 0])
+        raise RankError(
+            f"{names[leaf]}: differs between rank 0 and rank {rank}. All ranks have to begin with "
+            "the same parameters, e.g. comm.Bcast(x)."
+        )
+
+
+def digest(leaf: Any) -> tuple[int, int]:
+    """Two sums over the bits of an array, at the speed of memory: no cryptographic hash."""
+    raw = to_host(leaf).reshape(-1).view(np.uint8)
+    whole = raw[: len(raw) // 8 * 8].view(np.uint64)
+    rest = int.from_bytes(raw[len(whole) * 8 :].tobytes(), "little")
+    exclusive = int(np.bitwise_xor.reduce(whole)) ^ rest
+    total = (int(np.add.reduce(whole)) + rest) % 2**64
+    return tuple(value - 2**63 for value in (exclusive, total))  # type: ignore[return-value]
+
+
+# --- `numadam.mpi.shared_array` ------------------------------------------------------------------
+
+#: The ranks of this node, of each communicator.
+_nodes: WeakKeyDictionary[Ranks, Local] = WeakKeyDictionary()
+_MAKING_ARRAY = "numadam.mpi.shared_array"
+
+
+def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> np.ndarray:
+    """Make an array of zeros that all ranks of `comm` on one machine share.
+
+    What one rank writes the others read, as soon as both have passed a barrier. Passed to
+    `Sharded`, such arrays exist once on each machine, and each rank steps a part of them in place.
+
+    Collective: all ranks of `comm` call it, with the same shape and dtype.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        Its ranks on one machine share an array; with several machines each has its own.
+    shape : int or sequence of int
+    dtype : dtype, default float
+
+    Returns
+    -------
+    numpy.ndarray
+        A plain array in C order. Copies and pickles of it are private. Its memory is freed when
+        all ranks have dropped it: at the next call for the same communicator, when that is freed,
+        or at exit.
+
+    Raises
+    ------
+    TypeError
+        Where `comm` is no communicator of mpi4py, or the dtype holds objects.
+    MemoryError
+        Where shared memory has no room (known on Linux 5.14 and newer).
+    RankError
+        Where another rank failed, or passed another shape or dtype.
+
+    Notes
+    -----
+    The sum of the parameters' memory is limited by that of shared memory (on Linux
+    ``/dev/shm``), which containers often set to 64 MB: start them with more
+    (``docker run --shm-size=8g``).
+
+    One array, filled by one rank::
+
+        comm = MPI.COMM_WORLD
+        x = na.mpi.shared_array(comm, (1000, 1000), np.float32)
+        if comm.rank == 0:
+            x[...] = start
+        comm.Barrier()
+        opt = na.mpi.Sharded(na.Adam, x, comm, lr=1e-3)
+    """
+    ranks = ranks_of(comm)
+    wanted, kind = together(ranks, _MAKING_ARRAY, lambda: (_lengths(shape), _numbers(dtype)))
+    check_same(ranks, (wanted, kind.str, kind.descr), f"{_MAKING_ARRAY}: shape or dtype")
+    local = _nodes.get(ranks)
+    if local is None:
+        local = Local(ranks.comm.Split_type(MPI.COMM_TYPE_SHARED, ranks.rank))
+        _nodes[ranks] = local
+        ranks.on_close(local.close)
+    nbytes = math.prod(wanted) * kind.itemsize
+    window, memory = together(ranks, _MAKING_ARRAY, lambda: _zeros(local, nbytes))
+    window.sync()
+    array: np.ndarray = memory.view(kind).reshape(wanted)
+    return array
+
+
+def _zeros(local: Local, nbytes: int) -> tuple[Window, np.ndarray]:
+    """Memory of all ranks of a node. Collective; a barrier has to follow."""
+    place, size = local.comm.rank, local.comm.size
+    window = Window(local, nbytes if place == 0 else 0)
+    memory = window.segment(0, nbytes)
+    # each rank touches the part that it will step, which then lies near its processor
+    low, high = share(0, nbytes, place, size)
+    zero(memory[low:high])
+    window.sync()
+    return window, memory
+
+
+def _lengths(shape: Any) -> tuple[int, ...]:
+    try:
+        wanted = tuple(map(operator.index, [shape] if np.ndim(shape) == 0 else shape))
+    except TypeError:
+        raise TypeError(f"shape: expected whole numbers, got {shape!r:.80}.") from None
+    if min(wanted, default=0) < 0:
+        raise ValueError(f"shape: expected lengths >= 0, got {wanted}.")
+    return wanted
+
+
+def _numbers(dtype: Any) -> np.dtype:
+    kind: np.dtype = np.dtype(dtype)
+    if kind.hasobject:
+        raise TypeError("dtype: objects cannot be shared; use a dtype of numbers.")
+    return kind

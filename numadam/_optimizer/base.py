@@ -1,13 +1,13 @@
-"""Base of all optimisers: parameters, options, state, gradient buffers, copies; no step.
-
-Above 300 lines, for all of it is one class over one state.
-"""
+"""Base of all optimisers: parameters, options, state, gradient buffers, copies; no step."""
 
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from abc import ABCMeta
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -16,24 +16,103 @@ from numadam._arrays.checks import NO_GRADIENTS, refuse_same_memory
 from numadam._arrays.interop import as_views
 from numadam._arrays.tree import Active, Tree, replaced, same_objects
 from numadam._backend import Backend
-from numadam._core.annotations import Array
-from numadam._core.frozen import own_copy, read
-from numadam._core.hyper import LR, Schedule
+from numadam._core import options as op
+from numadam._core.hyper import LR, Array, Schedule
+from numadam._core.options import own_copy, read
 from numadam._core.parts import Parts
 from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
-from numadam._jit import forks
-from numadam._jit.interrupts import at_once, defer_interrupts
-from numadam._optimizer.defaults import changed_options
+from numadam._core.synonyms import FOREIGN_ATTRIBUTES, attribute_hint
+from numadam._jit import process
+from numadam._jit.process import at_once, defer_interrupts
 from numadam._optimizer.dispatch import backend_for
-from numadam._optimizer.foreign import OptimizerType, missing, own_names, with_foreign_names
 from numadam._optimizer.state import State, check_steps
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import group_overrides, is_plain, leaf_masks
 from numadam._settings.settings import Settings, settings_for
 
 if TYPE_CHECKING:
-    from numadam._mpi.construction import Construction
+    from numadam._mpi.exchange import Construction
+
+
+# --- attributes that optimisers of other libraries have ------------------------------------------
+
+Class = TypeVar("Class", bound=type)
+
+
+class _Foreign:
+    """An attribute that is missing, and says what it is called here.
+
+    Not `__getattr__`: with it every attribute is found more slowly, which a step feels (0.1 us).
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        raise AttributeError(missing(owner, self._name))
+
+
+class OptimizerType(ABCMeta):
+    """Type of optimiser classes: `dir` without foreign names, as completion asks it too.
+
+    A class may be abstract besides.
+    """
+
+    def __dir__(cls) -> list[str]:
+        return own_names(cls, super().__dir__())
+
+
+def with_foreign_names(kind: Class) -> Class:
+    """Decorator of a class: attributes of other libraries are missed by their names."""
+    for name in FOREIGN_ATTRIBUTES:
+        setattr(kind, name, _Foreign(name))
+    return kind
+
+
+def own_names(kind: type, names: Iterable[str]) -> list[str]:
+    """Names without the foreign ones."""
+    return [n for n in names if not isinstance(inspect.getattr_static(kind, n, None), _Foreign)]
+
+
+def missing(kind: type, name: str, to: str = "") -> str:
+    """Error text for an attribute that a class does not have."""
+    hint = attribute_hint(name, own_names(kind, dir(kind)))
+    return f"{kind.__name__} has no attribute {name!r}{to}. {hint}".rstrip()
+
+
+# --- defaults of an optimiser's options ----------------------------------------------------------
+
+
+@functools.cache
+def default_options(kind: Any) -> dict[str, Any]:
+    """The options of a class of optimisers where the user sets none."""
+    found = {**op.DEFAULTS, "decoupled": kind.rule.decoupled}
+    for base in reversed(kind.__mro__[:-1]):  # all but object
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            found |= {one.name: one.default for one in parameters if one.default is not one.empty}
+    return found
+
+
+def changed_options(kind: Any, options: Mapping[str, Any]) -> dict[str, str]:
+    """The learning rate and the options that differ from their defaults, as short texts."""
+    usual = default_options(kind)
+    return {
+        name: formatting.brief(value)
+        for name, value in options.items()
+        if name == "lr" or not _is(value, usual[name])
+    }
+
+
+def _is(value: Any, usual: Any) -> bool:
+    # an option that holds arrays has no truth value of its own
+    plain = isinstance(value, (float, int, str)) and isinstance(usual, (float, int, str))
+    return value is usual or (plain and value == usual)
+
+
+# --- base of all optimisers ----------------------------------------------------------------------
+# Above 300 lines, for all of it is one class over one state.
 
 Kind = TypeVar("Kind", bound="OptimizerBase")
 
@@ -63,8 +142,8 @@ class OptimizerBase(metaclass=OptimizerType):
         if comm is None:
             self._make(params, lr, shared, own, None)
             return
-        from numadam._mpi.construction import Construction
-        from numadam._mpi.decomposition import decomposition
+        from numadam._mpi.exchange import Construction
+        from numadam._mpi.ranks import decomposition
 
         where = {"comm": decomposition(comm)}
         made = Construction(where["comm"], type(self).__name__)
@@ -87,7 +166,7 @@ class OptimizerBase(metaclass=OptimizerType):
         made: Construction | None,
     ) -> None:
         """Set all up; `made` is what all ranks make together."""
-        forks.give_lock(self)
+        process.give_lock(self)
         options, frozen = read(self.rule, type(self).__name__, shared, own)
         on_device = options["capturable"] and is_plain(lr)
         rate = LR.check_or_schedule(lr) if is_plain(lr) else own_copy(lr)
@@ -109,7 +188,7 @@ class OptimizerBase(metaclass=OptimizerType):
         if comm is not None and comm.owned is not None:
             masks = leaf_masks(comm.owned, tree, leaves, names)
         if comm is not None and comm.offset is not None:
-            from numadam._optimizer.held import check_offset
+            from numadam._optimizer.shards import check_offset
 
             check_offset(comm.offset, params)
         settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs, masks)

@@ -16,21 +16,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._arrays.formatting import brief
-from numadam._arrays.interop import is_cupy
-from numadam._arrays.layout import assign
+from numadam._arrays.interop import assign, is_cupy
 from numadam._arrays.tree import some
 from numadam._checkpoint.container import Container, read, write
-from numadam._checkpoint.errors import about_file
-from numadam._checkpoint.options import equal, options_from_json, options_to_json
-from numadam._checkpoint.schedules import plateaus_in
-from numadam._checkpoint.tree import Structure, host_array, laid_out, rebuild, values_in
+from numadam._checkpoint.storage import about_file
+from numadam._checkpoint.tree import (
+    Structure,
+    equal,
+    host_array,
+    laid_out,
+    options_from_json,
+    options_to_json,
+    plateaus_in,
+    rebuild,
+    values_in,
+)
 from numadam._core import options as op
 from numadam._core.half import memory_dtype
 from numadam._core.hyper import LR
 from numadam._core.parts import Parts, parts_of
-from numadam._jit.interrupts import Writes
-from numadam._optimizer.base import Kind, OptimizerBase
-from numadam._optimizer.defaults import default_options
+from numadam._jit.process import Writes
+from numadam._optimizer.base import Kind, OptimizerBase, default_options
 from numadam._optimizer.state import check_state
 from numadam._settings.groups import is_plain
 from numadam._version import __version__
@@ -97,9 +103,9 @@ class Checkpointed(OptimizerBase):
                 self._refuse_new_params()
                 write(path, content_of(self, settings.lr, settings.options))
                 return
-            from numadam._optimizer import held, shards
+            from numadam._optimizer import shards
 
-            shards.save(self, path, *held.of_blocks(self, comm), self._refuse_new_params)
+            shards.save(self, path, *shards.of_blocks(self, comm), self._refuse_new_params)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
         """Take over all of a file that `save` wrote; parameters are written in place.
@@ -134,10 +140,10 @@ class Checkpointed(OptimizerBase):
         """
         comm = parts_of(self).settings.options.get("comm")
         if comm is not None or Path(os.fsdecode(path)).is_dir():
-            from numadam._optimizer import held, shards
+            from numadam._optimizer import shards
 
             with self._lock:
-                shards.load(self, path, *held.of_blocks(self, comm), self._refuse_unusable)
+                shards.load(self, path, *shards.of_blocks(self, comm), self._refuse_unusable)
             return
         content = read(path, KIND)
         with self._lock:

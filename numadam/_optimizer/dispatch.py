@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numadam._arrays.checks import describe
 from numadam._arrays.interop import home
-from numadam._jit.forks import compile_lock
+from numadam._jit.process import compile_lock
 
 if TYPE_CHECKING:
     from numadam._backend import Backend

@@ -1,33 +1,253 @@
-"""Optimisers of several ranks in a folder: what each rank saves, and what it takes over.
-
-Options that differ from element to element, bounds and step sizes, are cut as the parameters are.
-All else has to be the same on all ranks.
-"""
+"""Checkpoints of optimisers whose arrays are blocks: each rank saves and loads what it holds."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from numadam._arrays.interop import to_host
-from numadam._checkpoint import storage, together
-from numadam._checkpoint.assemble import MASKS, assemble
-from numadam._checkpoint.collective import Ranks, on_all
+from numadam._arrays.interop import is_array, to_host
+from numadam._checkpoint import collective, storage
+from numadam._checkpoint.collective import MASKS, Alone, Part, Ranks, assemble, on_all
 from numadam._checkpoint.container import Container
-from numadam._checkpoint.errors import CheckpointError, about_file
-from numadam._checkpoint.folder import Shards
-from numadam._checkpoint.index import Cut, Index, read_index, whole_cut
-from numadam._checkpoint.together import Part
-from numadam._checkpoint.tree import Structure
-from numadam._core.parts import parts_of
+from numadam._checkpoint.folder import Cut, Index, Shards, read_index, whole_cut
+from numadam._checkpoint.storage import CheckpointError, about_file
+from numadam._checkpoint.tree import Structure, equal, options_from_json
+from numadam._core.parts import Parts, parts_of
 from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.checkpoint import KIND, Fit, content_of, fit, write_from_host
-from numadam._optimizer.cut_options import cut_options, cuts_of_options, has_arrays, own_forms
-from numadam._optimizer.held import Held
+from numadam._settings.bounds import Box, leaf_bounds
+from numadam._settings.groups import is_plain
+
+# --- parts of whole parameters that a rank holds -------------------------------------------------
+
+
+class Held(NamedTuple):
+    """Parts of whole parameters that a rank holds, by name of array (``p/w``).
+
+    Attributes
+    ----------
+    cuts : dict of str to Cut
+    params : object
+        The nesting of the whole parameters, as `Structure.json`.
+    owned : dict of str to bool array
+        False at ghost cells; only of arrays that have some.
+    frozen : dict of str to array
+        Frozen parameters that a rank has whole, while its optimiser has nothing of them.
+    """
+
+    cuts: Mapping[str, Cut]
+    params: Any
+    owned: Mapping[str, np.ndarray] = {}
+    frozen: Mapping[str, Any] = {}
+
+
+def of_blocks(optimizer: OptimizerBase, comm: Any) -> tuple[Ranks, Callable[[], Held]]:
+    """The ranks whose parameters are blocks of whole ones, and what this rank holds.
+
+    Parameters
+    ----------
+    comm : numadam.mpi.Decomposition or None
+        None: this process alone has all.
+    """
+    if comm is None:
+        return Alone(), lambda: _blocks(optimizer, None, None, 1)
+    from numadam._mpi.ranks import ranks
+
+    return ranks(comm), lambda: _blocks(optimizer, comm.owned, comm.offset, comm.ranks)
+
+
+def check_offset(offset: Any, params: Any) -> None:
+    """Refuse places of blocks that do not go with the parameters: else a save would, hours later.
+
+    Raises
+    ------
+    ValueError
+    """
+    structure = Structure(params)
+    for path, name in structure.names.items():
+        try:
+            begin = _at(offset, path)
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"offset: has nothing for {name}. Nest it like params.") from error
+        if begin is not None:
+            _checked_offset(begin, structure.leaves[name].ndim, name)
+
+
+def _blocks(optimizer: OptimizerBase, owned: Any, offset: Any, ranks: int) -> Held:
+    """Parts that a rank holds, by the mask of owned cells and the place of its blocks."""
+    structure = Structure(optimizer.params)
+    cuts, masks = dict[str, Cut](), dict[str, np.ndarray]()
+    for path, name in structure.names.items():
+        shape = structure.leaves[name].shape
+        begin = (0,) * len(shape) if offset is None and ranks == 1 else _at(offset, path)
+        if begin is not None:
+            begin = _checked_offset(begin, len(shape), name)
+        cuts[name] = Cut(begin, shape)
+        mask = _at(owned, path)
+        if mask is not None:
+            masks[name] = np.asarray(to_host(mask))
+    return Held(cuts, structure.json, masks)
+
+
+def _at(nest: Any, path: Sequence[Any]) -> Any:
+    """Entry for an array in a nesting, or for a container that it lies in."""
+    for key in path:
+        if nest is None or is_array(nest) or _is_offset(nest):
+            break
+        nest = nest[key]
+    return nest
+
+
+def _is_offset(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and all(hasattr(n, "__index__") for n in value)
+
+
+def _checked_offset(offset: Any, axes: int, name: str) -> tuple[int, ...]:
+    if not _is_offset(offset) or len(offset) != axes or min(map(int, offset), default=0) < 0:
+        raise ValueError(
+            f"offset: expected {axes} whole numbers >= 0 for {name}, the place of its first "
+            f"element in the whole array, got {offset!r:.80}."
+        )
+    return tuple(map(int, offset))
+
+
+def of_slices(
+    params: Any,
+    paths: Sequence[tuple[Any, ...]],
+    parts: Sequence[tuple[int, int]],
+    frozen: Sequence[bool],
+    saver: bool | None = None,
+) -> Held:
+    """Parts of a rank whose optimiser has flat slices of whole parameters, in their nesting.
+
+    Parameters
+    ----------
+    params : array or nesting of arrays
+        The whole ones.
+    paths, parts, frozen : sequences
+        For each array its path in the nesting; its elements here, low to before high, in C order;
+        and whether no rank steps it, so that all have it whole.
+    saver : bool or None
+        In a save, whether this is the rank that saves frozen arrays; None in a load.
+    """
+    structure, cuts, whole = Structure(params), dict[str, Cut](), dict[str, Any]()
+    for path, (first, end), still in zip(paths, parts, frozen, strict=True):
+        name = structure.names[tuple(path)]
+        leaf, low, high = structure.leaves[name], first, end
+        if still:
+            low, high = 0, 0 if saver is False else leaf.size
+            whole[name] = leaf.reshape(-1)[:high]
+        cuts[name] = Cut((low,), (high - low,), True, leaf.shape)
+    return Held(cuts, structure.json, frozen=whole)
+
+
+# --- options that differ from element to element -------------------------------------------------
+
+
+def has_arrays(parts: Parts) -> bool:
+    """Whether there are bounds that are arrays."""
+    pairs = _pairs(parts, parts.settings.options["bounds"])
+    return any(is_array(end) for pair in pairs for end in pair)
+
+
+def _pairs(parts: Parts, bounds: Any) -> list[Any]:
+    """The bounds of each parameter of a rank."""
+    return leaf_bounds(bounds, parts.tree, parts.backend.params, parts.tree.names("params"))
+
+
+def _rates(parts: Parts, lr: Any) -> list[Any]:
+    """The step size of each parameter of a rank, of lr as a nesting."""
+    return [lr] if parts.tree.is_leaf else list(parts.tree.flatten(lr, "lr"))
+
+
+def cut_options(parts: Parts, as_arrays: bool) -> tuple[Any, dict[str, Any]]:
+    """Lr and options in a form that any part of the arrays has: bounds nested as params are."""
+    lr, options = parts.settings.lr, dict(parts.settings.options)
+    leaves = parts.backend.params
+    if options["bounds"] is not None:
+        boxes = [
+            Box(*(_spread(end, leaf) if as_arrays else end for end in pair))
+            for pair, leaf in zip(_pairs(parts, options["bounds"]), leaves, strict=True)
+        ]
+        options["bounds"] = _nest(parts.tree.paths(), boxes)
+    if not is_plain(lr):
+        rates = [
+            one if is_plain(one) else _spread(one, leaf)
+            for one, leaf in zip(_rates(parts, lr), leaves, strict=True)
+        ]
+        lr = rates[0] if parts.tree.is_leaf else parts.tree.merge(lr, rates)
+    return lr, options
+
+
+def _nest(paths: Sequence[Sequence[Any]], values: Sequence[Any]) -> Any:
+    """Values in dicts by the keys that lead to their arrays; bounds of frozen ones are refused."""
+    if not all(paths):
+        return values[0]
+    nest: dict[Any, Any] = {}
+    for path, value in zip(paths, values, strict=True):
+        node = nest
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = value
+    return nest
+
+
+def _spread(value: Any, leaf: Any) -> np.ndarray:
+    """A number for each element of an array."""
+    return np.broadcast_to(np.asarray(to_host(value), np.float64), leaf.shape)
+
+
+def cuts_of_options(content: Container, parts: Parts, structure: Structure) -> dict[str, str]:
+    """By the names of arrays of options the parameters whose cuts they share."""
+    names: dict[str, Any] = {name: name for name in content.arrays}
+    lr, options = options_from_json(content.meta, names)
+    found: dict[str, str] = {}
+    for path in parts.tree.paths():
+        name = structure.names[tuple(path)]
+        for node in (lr, options["bounds"]):
+            if node is None or (is_plain(node) and not isinstance(node, str)):
+                continue
+            for key in path:
+                node = node[key]
+            ends = node if isinstance(node, Box) else [node]
+            found |= {end: name for end in ends if isinstance(end, str)}
+    return found
+
+
+def own_forms(parts: Parts, content: Container) -> tuple[Any, dict[str, Any]]:
+    """Lr and options of a file; bounds and step sizes that say what ours say as ours are."""
+    lr, options = options_from_json(content.meta, content.arrays)
+    own_lr, own, leaves = parts.settings.lr, parts.settings.options, parts.backend.params
+    if own["bounds"] is not None and options.get("bounds") is not None:
+        pairs = zip(_pairs(parts, own["bounds"]), _pairs(parts, options["bounds"]), strict=True)
+        if all(
+            np.array_equal(_spread(one, leaf), _spread(other, leaf))
+            for leaf, ends in zip(leaves, pairs, strict=True)
+            for one, other in zip(*ends, strict=True)
+        ):
+            options["bounds"] = own["bounds"]
+    if not is_plain(own_lr) and not is_plain(lr):
+        rates = [
+            now if _is_same_rate(now, its, leaf) else its
+            for now, its, leaf in zip(_rates(parts, own_lr), _rates(parts, lr), leaves, strict=True)
+        ]
+        lr = rates[0] if parts.tree.is_leaf else parts.tree.merge(lr, rates)
+    return lr, options
+
+
+def _is_same_rate(one: Any, other: Any, leaf: Any) -> bool:
+    if is_plain(one) or is_plain(other):
+        return equal(one, other)
+    return np.array_equal(_spread(one, leaf), _spread(other, leaf))
+
+
+# --- optimisers of several ranks in a folder -----------------------------------------------------
+# Options that differ from element to element, bounds and step sizes, are cut as the parameters are.
+# All else has to be the same on all ranks.
 
 
 def save(
@@ -54,7 +274,7 @@ def save(
     own, arrays = on_all(ranks, "save", look)
     rows = ranks.gather(np.array([arrays, bool(own.owned)], np.int64))
     as_arrays, masks = np.any(rows, axis=0).tolist()
-    together.save(path, ranks, lambda: _part(optimizer, own, as_arrays, masks))
+    collective.save(path, ranks, lambda: _part(optimizer, own, as_arrays, masks))
 
 
 def _check_name(path: str | os.PathLike[Any]) -> None:
@@ -124,7 +344,7 @@ def load(
         return held()
 
     own, what = on_all(ranks, "load", look), f"loading {os.fsdecode(path)}"
-    index, arrays = together.load(path, ranks, KIND, lambda index: _wanted(index, own))
+    index, arrays = collective.load(path, ranks, KIND, lambda index: _wanted(index, own))
 
     def fitted() -> Fit:
         with about_file(path):

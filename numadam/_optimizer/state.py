@@ -1,18 +1,22 @@
-"""State of an optimiser as a mapping: views when read, copies when assigned, all or nothing."""
+"""State of an optimiser: arrays with the names of its parameters, and copies to roll back to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from numadam._arrays import formatting
 from numadam._arrays.checks import refuse_negative
+from numadam._backend import Backend
 from numadam._core.parts import Parts, parts_of
 
 if TYPE_CHECKING:
     from numadam._optimizer.base import OptimizerBase
+
+
+# --- state of an optimiser as a mapping ----------------------------------------------------------
 
 
 class State(MutableMapping[str, Any]):
@@ -154,3 +158,55 @@ def check_steps(name: str, value: Any, counted: str = "steps") -> int:
     if not whole:
         raise ValueError(f"{name}: expected a whole number of {counted} >= 0, got {value!r}.")
     return t
+
+
+# --- snapshot of an optimiser --------------------------------------------------------------------
+
+
+class Snapshot:
+    """Parameters, state and counters of one optimiser, as `Optimizer.snapshot` has copied them."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self._buffer = backend, backend.snapshot_buffer()
+
+    def save(self) -> None:
+        """Copy all of the optimiser into this snapshot."""
+        self._buffer.save()
+
+    def restore(self) -> None:
+        """Copy all of this snapshot into the optimiser."""
+        self._buffer.restore()
+
+    def check(self, name: str, backend: Backend) -> None:
+        """Refuse it for another optimiser than that which it was made of."""
+        if self._backend is not backend:
+            raise ValueError(
+                f"{name}: is a snapshot of another optimiser. Make one with opt.snapshot()."
+            )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "Snapshot: is for its optimiser alone, and cannot be copied or pickled. Pickle or copy "
+            "the optimiser."
+        )
+
+    def __repr__(self) -> str:
+        """The optimiser's rule.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> na.Adam(np.zeros(3)).snapshot()
+        Snapshot(adam)
+        """
+        return f"Snapshot({self._backend.settings.rule.name})"
+
+
+def checked(snapshot: Any, name: str, backend: Backend) -> Snapshot:
+    """The argument `name` as a snapshot of this back end, or an error."""
+    if not isinstance(snapshot, Snapshot):
+        got = type(snapshot).__name__
+        raise TypeError(f"{name}: expected a snapshot, from opt.snapshot(), got {got}.")
+    snapshot.check(name, backend)
+    return snapshot

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from numadam._arrays.layout import FEW, assign
+from numadam._arrays.interop import FEW, assign
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.frozen import check_frozen
 from numadam._core.half import as_storage
 from numadam._core.hyper import LR, Hyper, at_start
+from numadam._core.options import check_frozen
 from numadam._core.plan import Plan, plan_of
-from numadam._core.presets import library
-from numadam._core.products import products_after
 from numadam._core.rule import RuleSpec
-from numadam._jit.interrupts import Writes, at_once
+from numadam._core.scalars import products_after
+from numadam._core.synonyms import library
+from numadam._jit.process import Writes, at_once
 from numadam._settings.bounds import OPEN, Pair, inward
 from numadam._settings.groups import Overrides, check_rate, is_plain
 
@@ -438,7 +438,7 @@ def settings_for(
 ) -> Settings:
     """As `Settings`. Those of options that make a key are computed once: that takes 80 us.
 
-    `frozen` is that key, None where there is none; see `numadam._core.frozen`.
+    `frozen` is that key, None where there is none; see `numadam._core.options`.
     """
     if frozen is not None and 0 < len(leaves) <= FEW and not any(overrides):
         pair, count = pairs[0], len(leaves)

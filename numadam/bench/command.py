@@ -113,12 +113,12 @@ def machine_memory() -> float:
 
 def _measure_all(args: argparse.Namespace, sizes: list[int], lost: list[str]) -> dict[str, Any]:
     """Measure steps of all sizes and a minimisation; print line by line."""
-    from numadam._jit import threads
+    from numadam._jit import loops
     from numadam.bench import peers
     from numadam.info import facts
 
     try:
-        threads.layer()
+        loops.layer()
     except ValueError as error:  # there is no such layer, or not here
         raise RuntimeError(f"NUMBA_THREADING_LAYER: {error}") from error
     table: dict[str, Any] = {"machine": facts(), "sizes": []}
@@ -131,10 +131,10 @@ def _measure_all(args: argparse.Namespace, sizes: list[int], lost: list[str]) ->
         table["sizes"].append({"elements": n, **row})
         print(line(n, row), flush=True)
     if not args.size:
-        loops: dict[str, Make] = {OURS: peers.minimize, "NumPy": peers.numpy_loop}
-        row = compare({name: make(_ITERATIONS) for name, make in loops.items()}, count)
+        solvers: dict[str, Make] = {OURS: peers.minimize, "NumPy": peers.numpy_loop}
+        row = compare({name: make(_ITERATIONS) for name, make in solvers.items()}, count)
         table["minimize"] = {"iterations": _ITERATIONS, **row}
-        print(_LOOP, head("iterations", loops), line(_ITERATIONS, row), sep="\n", flush=True)
+        print(_LOOP, head("iterations", solvers), line(_ITERATIONS, row), sep="\n", flush=True)
     return table
 
 

@@ -13,7 +13,7 @@ from numba import carray, njit, prange
 
 import numadam
 from numadam._core.parts import parts_of
-from numadam._jit import threads
+from numadam._jit import loops
 from numadam._jit.pointers import as_pointer
 from numadam.bench.measure import Side
 
@@ -85,7 +85,7 @@ class Roofline:
         part = backend.arguments.meta["part"][0]
         self._table = np.array([*addresses, n, part], np.int64)
         self._table_at = self._table.ctypes.data
-        self._run = _stream(p.dtype, threads.wants_parallel(n))
+        self._run = _stream(p.dtype, loops.wants_parallel(n))
 
     def __call__(self) -> None:
         self._run(self._table_at)
@@ -114,7 +114,7 @@ def tensors(sizes: Sequence[int]) -> list[Any]:
     need("torch")
     import torch
 
-    threads.layer()  # asking Numba for the number of threads makes it choose a layer
+    loops.layer()  # asking Numba for the number of threads makes it choose a layer
     torch.set_num_threads(numba.get_num_threads())
     made = [torch.from_numpy(values(n)).requires_grad_() for n in sizes]
     for tensor in made:

@@ -6,15 +6,30 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import numadam as na
 from numadam.demos import common
-from numadam.demos.digits import DIGITS, read
+
+# --- images of handwritten digits that come with numadam -----------------------------------------
+# Source and licence (CC BY 4.0): the file digits-LICENSE.txt, beside this one.
 
 Array = np.ndarray[Any, Any]
+#: Images, and pixels along a side of each.
+DIGITS, SIDE = 1797, 8
+
+
+def read_digits() -> tuple[Array, Array]:
+    """Images, float32 of shape (1797, 8, 8) from 0 (paper) to 1 (ink), and their labels."""
+    with np.load(Path(__file__).with_name("digits.npz")) as arrays:
+        return arrays["images"].astype(np.float32) / 16, arrays["labels"].astype(np.intp)
+
+
+# --- a network of two layers for handwritten digits ----------------------------------------------
+
 Params = dict[str, Array]
 
 
@@ -70,7 +85,7 @@ def load(seed: int = 0, validation: int = 400) -> Digits:
     """Read the digits, shuffle them and set `validation` of them apart."""
     if not 1 <= validation < DIGITS:
         raise ValueError(f"--validation: expected 1 to {DIGITS - 1} digits, got {validation}.")
-    images, labels = read()
+    images, labels = read_digits()
     order = np.random.default_rng(seed).permutation(DIGITS)
     x, y = images[order].reshape(DIGITS, -1), labels[order]
     return Digits(x[validation:], y[validation:], x[:validation], y[:validation])

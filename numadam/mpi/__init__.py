@@ -6,16 +6,15 @@ mpi4py itself is imported only when a communicator is passed.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from numadam._mpi.decomposition import Decomposition
-from numadam._mpi.errors import RankError
+from numadam._mpi.ranks import Decomposition, RankError
 
 if TYPE_CHECKING:
-    from numadam._mpi.shared_array import shared_array as shared_array
+    from numadam._mpi.windows import shared_array as shared_array
     from numadam.mpi.sharded import Sharded as Sharded
 
 __all__ = ["Decomposition", "RankError", "Sharded", "shared_array"]
 
-_LAZY = {"Sharded": "numadam.mpi.sharded", "shared_array": "numadam._mpi.shared_array"}
+_LAZY = {"Sharded": "numadam.mpi.sharded", "shared_array": "numadam._mpi.windows"}
 
 
 def __getattr__(name: str) -> Any:

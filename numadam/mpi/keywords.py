@@ -6,17 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from numadam._core.annotations import Bounds
-from numadam._core.choices import (
+from numadam._core.hyper import (
     AMSGrad,
+    Bounds,
     ComplexForm,
     EpsForm,
     EpsFormOfMax,
     Like,
     Nonfinite,
+    Schedule,
     StateDtype,
 )
-from numadam._core.hyper import Schedule
 
 if TYPE_CHECKING:
     import numpy as np

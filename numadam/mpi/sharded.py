@@ -1,6 +1,6 @@
 """`numadam.mpi.Sharded`: parameters that all ranks hold, with a state that is shared out.
 
-What a step does is in `_mpi/agreement.py`, `_mpi/placement.py` and `_mpi/steps.py`; here is what
+What a step does is in `_mpi/ranks.py`, `_mpi/slices.py` and `_mpi/steps.py`; here is what
 users see. More than 300 lines, most of which they read.
 """
 
@@ -9,28 +9,78 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from numadam._arrays import formatting
-from numadam._core import choices
-from numadam._core.annotations import Rate
-from numadam._core.hyper import LR
+from numadam._core.hyper import LR, Rate, Reduce, Transport, check_choice
 from numadam._core.parts import parts_of
-from numadam._jit.interrupts import defer_interrupts
-from numadam._mpi.agreement import agree
-from numadam._mpi.choose import check_asked
-from numadam._mpi.placement import Placement, Whole
-from numadam._mpi.ranks import described, ranks_of
-from numadam._mpi.replicas import check_same, check_values, together
-from numadam._mpi.slices import refuse
+from numadam._jit.process import defer_interrupts
+from numadam._mpi.ranks import agree, described, ranks_of
+from numadam._mpi.slices import Placement, Whole, refuse
 from numadam._mpi.steps import Steps
-from numadam._optimizer import held, shards
+from numadam._mpi.transport import check_asked
+from numadam._mpi.windows import check_same, check_values, together
+from numadam._optimizer import shards
+from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.groups import is_plain
-from numadam.mpi.forwarding import Forwarding
 
 if TYPE_CHECKING:
     from numadam.mpi.keywords import Options
+
+
+# --- hyperparameters and options of an optimiser as attributes of what holds it ------------------
+
+
+class Forwarding:
+    """Read and set hyperparameters of the optimiser of this rank's part, and copy nothing."""
+
+    _shard: Optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        """Hyperparameters and options of the optimiser's class."""
+        if not name.startswith("_") and (
+            # a property that has raised AttributeError raises it again
+            hasattr(type(self), name) or _is_option(type(self._shard), name)
+        ):
+            return getattr(self._shard, name)
+        raise AttributeError(f"Sharded has no attribute {name!r}. {_about(name)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_") or hasattr(type(self), name):
+            super().__setattr__(name, value)
+        elif _is_option(type(self._shard), name):
+            setattr(self._shard, name, value)
+        else:
+            raise AttributeError(f"Sharded has no attribute {name!r} to set. {_about(name)}")
+
+    def __dir__(self) -> list[str]:
+        kind = type(self._shard)
+        return [*super().__dir__(), *(name for name in dir(kind) if _is_option(kind, name))]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "Sharded: its parts lie on several ranks, so it cannot be copied or pickled on one. "
+            "Write a checkpoint, opt.save(folder), or copy opt.params and opt.state on every rank."
+        )
+
+    def __copy__(self) -> NoReturn:
+        self.__reduce__()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        self.__reduce__()
+
+
+def _is_option(kind: type[Any], name: str) -> bool:
+    """Whether a class has a hyperparameter or option of this name."""
+    return isinstance(getattr(kind, name, None), (fixed, hyper))
+
+
+def _about(name: str) -> str:
+    return f"This rank's part of the optimiser is opt.shard: is opt.shard.{name} what you need?"
+
+
+# --- `numadam.mpi.Sharded` -----------------------------------------------------------------------
 
 _MOST_BYTES = 2**30
 _MAKING = "Sharded"
@@ -118,9 +168,9 @@ class Sharded(Forwarding):
         comm: Any,
         *,
         lr: Rate | None = None,
-        reduce: choices.Reduce = "sum",
+        reduce: Reduce = "sum",
         bucket_bytes: int = 2 * 2**20,
-        transport: choices.Transport = "auto",
+        transport: Transport = "auto",
         **options: Unpack[Options],
     ) -> None:
         self._ranks, self._broken = ranks_of(comm), ""
@@ -276,11 +326,11 @@ class Sharded(Forwarding):
             self._steps.barrier()
             self._broken = ""
 
-    def _held(self, saver: bool | None = None) -> held.Held:
+    def _held(self, saver: bool | None = None) -> shards.Held:
         """Part of this rank, as checkpoints need to know it."""
         whole = self._place.whole
         about = whole.params, whole.tree.paths(), self._place.slices, whole.frozen
-        return held.of_slices(*about, saver)
+        return shards.of_slices(*about, saver)
 
     def check_equal(self) -> None:
         """Compare the parameters of all ranks bit by bit (by sums over their bits). Collective.
@@ -441,7 +491,7 @@ class Sharded(Forwarding):
 def _check_arguments(kind: Any, reduce: Any, bucket_bytes: Any, options: Mapping[str, Any]) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
         raise TypeError(f"kind: expected a class such as numadam.Adam, got {kind!r:.80}.")
-    choices.check("reduce", reduce, choices.Reduce)
+    check_choice("reduce", reduce, Reduce)
     whole = isinstance(bucket_bytes, int) and not isinstance(bucket_bytes, bool)
     if not whole or not 1 <= bucket_bytes <= _MOST_BYTES:
         raise ValueError(

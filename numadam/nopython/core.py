@@ -18,16 +18,14 @@ from numba import njit
 from numba.core.registry import CPUDispatcher
 
 from numadam._core import options as op
-from numadam._core.element import put, whole_step
-from numadam._core.formula import make_element
+from numadam._core.element import make_element, put, whole_step
 from numadam._core.plan import STATE_SLOTS
-from numadam._core.powers import make_power
 from numadam._core.rule import RuleSpec, named
-from numadam._core.scalars import make_loop_scalars
+from numadam._core.scalars import make_loop_scalars, make_power
 from numadam._core.synonyms import option_hint
 from numadam._jit.cache import source_stamp
-from numadam._jit.float_mode import DEFAULT, UNCHANGED, mode_setter
 from numadam._jit.functions import jit_once
+from numadam._jit.loops import DEFAULT, UNCHANGED, mode_setter
 from numadam._version import __version__
 from numadam.nopython.typed import complete, doubles, item, make_views, number_as, plain
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from numadam._core.docstrings import first_sentence, formula, number, parameters, section
-from numadam._optimizer.texts import OPTIONAL_STATE, STATE, T, example
+from numadam._optimizer.declared import OPTIONAL_STATE, STATE, T, example
 
 _SCALARS = """\
 Scalars that all elements share at one step: the argument `h` of `{rule}_element`.

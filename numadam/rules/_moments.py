@@ -10,6 +10,20 @@ from numba.extending import register_jitable
 
 from numadam._core.scalars import f32
 
+# --- the momentum buffer of rules that have one only where `momentum` is not 0 -------------------
+
+
+def refuse_lone_buffer(m: Any, momentum: float) -> None:
+    """Refuse a buffer `m` without momentum, and momentum without one, in an update function."""
+    if (m is None) != (momentum == 0.0):
+        raise ValueError(
+            "m: a momentum buffer is needed where momentum is not 0, and only there; "
+            f"got momentum={momentum!r} and m {'missing' if m is None else 'given'}."
+        )
+
+
+# --- Adam's arithmetic ---------------------------------------------------------------------------
+
 
 class AdamScalars(NamedTuple):
     """Scalars of Adam's formula."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-from numadam._core.annotations import Rate
-from numadam._core.choices import AMSGrad, EpsForm, mismatch
-from numadam._core.hyper import EPS, Hyper, Schedule
+from numadam._core.hyper import EPS, AMSGrad, EpsForm, Hyper, Rate, Schedule, mismatch
 from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function

@@ -7,9 +7,7 @@ from typing import Any, NamedTuple, Unpack
 
 from numba.extending import register_jitable
 
-from numadam._core.annotations import Rate
-from numadam._core.choices import EpsFormOfMax, mismatch
-from numadam._core.hyper import EPS, Hyper, Schedule
+from numadam._core.hyper import EPS, EpsFormOfMax, Hyper, Rate, Schedule, mismatch
 from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._core.scalars import f32

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Unpack
 
-from numadam._core.annotations import Rate
-from numadam._core.choices import AMSGrad, EpsForm
-from numadam._core.hyper import Schedule
+from numadam._core.hyper import AMSGrad, EpsForm, Rate, Schedule
 from numadam._core.keywords import SharedButDecay
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam.rules._moments import amsgrad_by_array

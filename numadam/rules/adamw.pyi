@@ -4,9 +4,7 @@
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._core.keywords import FunctionalButDecay, SharedButDecay
 from typing import Any, Unpack
-from numadam._core.annotations import Rate
-from numadam._core.choices import AMSGrad, EpsForm
-from numadam._core.hyper import Schedule
+from numadam._core.hyper import AMSGrad, EpsForm, Rate, Schedule
 from numadam.rules.adam import Adam
 
 class AdamW(Adam):

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, Unpack
 
 from numba.extending import register_jitable
 
-from numadam._core.annotations import Rate
-from numadam._core.hyper import EPS, Hyper, Schedule
+from numadam._core.hyper import EPS, Hyper, Rate, Schedule
 from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._core.scalars import f32

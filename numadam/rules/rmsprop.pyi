@@ -4,8 +4,7 @@
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._core.keywords import FunctionalOptions, Shared
 from typing import Any, Unpack
-from numadam._core.annotations import Rate
-from numadam._core.hyper import Schedule
+from numadam._core.hyper import Rate, Schedule
 from numadam._optimizer.optimizer import Optimizer
 
 class RMSprop(Optimizer):

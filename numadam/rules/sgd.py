@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Unpack
 
-from numadam._core.annotations import Rate
-from numadam._core.hyper import Hyper, Schedule
+from numadam._core.hyper import Hyper, Rate, Schedule
 from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
-from numadam.rules._momentum import refuse_lone_buffer
+from numadam.rules._moments import refuse_lone_buffer
 
 
 class Scalars(NamedTuple):

@@ -6,8 +6,7 @@ import math
 from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar
 
-from numadam._core import choices
-from numadam._core.hyper import Hyper, count
+from numadam._core.hyper import Hyper, PlateauMode, ThresholdMode, check_choice, count
 from numadam.schedules.base import Scheduled
 
 _F = Hyper("f", -math.inf, math.inf, closed=True)  # refuses nothing but NaN
@@ -72,10 +71,10 @@ class ReduceOnPlateau(Scheduled):
     factor: float = 0.1
     patience: int = 10
     threshold: float = 1e-4
-    threshold_mode: choices.ThresholdMode = "rel"
+    threshold_mode: ThresholdMode = "rel"
     cooldown: int = 0
     end: float = 0.0
-    mode: choices.PlateauMode = "min"
+    mode: PlateauMode = "min"
     value: float = field(init=False)
     best: float = field(init=False)
     waited: int = field(init=False)
@@ -87,8 +86,8 @@ class ReduceOnPlateau(Scheduled):
     def __post_init__(self) -> None:
         numbers = (Hyper("start"), Hyper("factor", 0.0, 1.0), Hyper("threshold"), Hyper("end"))
         self._check(numbers, {"patience": 0, "cooldown": 0})
-        choices.check("threshold_mode", self.threshold_mode, choices.ThresholdMode)
-        choices.check("mode", self.mode, choices.PlateauMode)
+        check_choice("threshold_mode", self.threshold_mode, ThresholdMode)
+        check_choice("mode", self.mode, PlateauMode)
         if self.end > self.start:
             raise ValueError(
                 f"end: expected a number of at most start={self.start:g}, got {self.end:g}."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from numadam._arrays.layout import aligned_zeros
+from numadam._arrays.interop import aligned_zeros
 
 HUGE = 2 << 20
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from numadam._jit import threads
+from numadam._jit import loops
 from numadam.bench import add_arguments, command, measure, peers, run
 from numadam.bench.measure import SAMPLE, repeats, rounds
 
@@ -98,7 +98,7 @@ def test_optax_peer_is_adam():
 @pytest.mark.parametrize("parallel", [False, True])
 def test_roofline_reads_four_streams_and_writes_three(parallel, monkeypatch):
     """In the parts of the step, the last of which is shorter."""
-    monkeypatch.setattr(threads, "wants_parallel", lambda total: parallel)
+    monkeypatch.setattr(loops, "wants_parallel", lambda total: parallel)
     side = peers.Roofline(100_001)
     p, g, m, v = (a.copy() for a in side.arrays)
     side()

@@ -45,7 +45,7 @@ def of_numadam(make, *more, **options):
 
 def kernels():
     """A few of numadam's kernels: most share their parts."""
-    from numadam._cuda import kernel, kernel_spec, norms
+    from numadam._cuda import kernel, norms
 
     clip = {"clip_norm": 1.0}
     yield "step", lambda: of_numadam(kernel.make_step, True, False, False)
@@ -54,7 +54,7 @@ def kernels():
     yield "accumulation", lambda: of_numadam(kernel.make_sum, True, False, True, accumulate=2)
     yield "norm", lambda: of_numadam(norms.make_sums, True, False, **clip)
     yield "sum of norms", lambda: of_numadam(norms.make_combine, **clip)
-    yield "scalars", lambda: of_numadam(kernel_spec.make_prepare, np.dtype("f8"))
+    yield "scalars", lambda: of_numadam(kernel.make_prepare, np.dtype("f8"))
 
 
 def formula(rule):

@@ -29,10 +29,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numadam._checkpoint import together
-from numadam._checkpoint.assemble import assemble
-from numadam._checkpoint.collective import Alone
-from numadam._checkpoint.index import Cut, current_generation, read_index, whole_cut
+from numadam._checkpoint import collective
+from numadam._checkpoint.collective import Alone, assemble
+from numadam._checkpoint.folder import Cut, current_generation, read_index, whole_cut
 
 #: Elements of the arrays of a state.
 _SIZES = (3, 1000, 150_000)
@@ -44,7 +43,7 @@ _FOREIGN = ("PMI", "HYDRA", "MPI_LOCAL", "MPIEXEC", "OMPI_", "PRTE", "PMIX")
 _SEGMENTS = Path("/dev/shm")
 
 
-def state(ranks: Any, k: int) -> together.Part:
+def state(ranks: Any, k: int) -> collective.Part:
     """A rank's part of state k: all numbers are k, in cuts that move from state to state."""
     arrays, cuts = {}, {}
     for i, n in enumerate(_SIZES):
@@ -52,7 +51,7 @@ def state(ranks: Any, k: int) -> together.Part:
         low, high = (0 if ranks.rank == 0 else share[ranks.rank]), share[ranks.rank + 1]
         arrays[f"p/{i}"] = np.full(high - low, float(k))
         cuts[f"p/{i}"] = Cut((low,), (high - low,), True, (n,))
-    return together.Part("minimize", {"k": k}, arrays, {name: name for name in arrays}, cuts)
+    return collective.Part("minimize", {"k": k}, arrays, {name: name for name in arrays}, cuts)
 
 
 def check(path: Path) -> int:
@@ -83,7 +82,7 @@ def save_until_killed(path: Path, told: Path, k: int, victim: int, seconds: floa
         threading.Thread(target=kill, daemon=True).start()
     while True:
         number = k
-        together.save(path, ranks, lambda number=number: state(ranks, number))
+        collective.save(path, ranks, lambda number=number: state(ranks, number))
         if ranks.rank == 0:
             with told.open("a") as file:  # one write: whole, or not there
                 file.write(f"{k}\n")
@@ -133,7 +132,7 @@ def campaign(folder: Path, kills: int, ranks: int = 2, seed: int = 0) -> Result:
     chance, path, told = random.Random(seed), folder / "run", folder / "told"
     segments = {*_SEGMENTS.glob("mpich_shm_*")}
     alone = Alone()
-    together.save(path, alone, lambda: state(alone, 0))
+    collective.save(path, alone, lambda: state(alone, 0))
     k = middle = new = states = 0
     for _ in range(kills):
         told.write_text(f"{k}\n")
@@ -146,7 +145,7 @@ def campaign(folder: Path, kills: int, ranks: int = 2, seed: int = 0) -> Result:
         new += found > last
         states += found - k
         k = found + 1
-        together.save(path, alone, lambda number=k: state(alone, number))
+        collective.save(path, alone, lambda number=k: state(alone, number))
         if check(path) != k or leftovers(path):
             raise AssertionError(f"left by a killed save and the next: {leftovers(path)}")
     remove_segments({*_SEGMENTS.glob("mpich_shm_*")} - segments)

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 import numadam as na
-from numadam._jit import threads
+from numadam._jit import loops
 
 EDGE = 2**31
 SIZE = EDGE + 1000
@@ -33,9 +33,9 @@ def main() -> None:
     p, g = (np.zeros(SIZE, ml_dtypes.bfloat16) for _ in range(2))
     places = sorted({0, 1, 31, EDGE - 33, EDGE - 1, EDGE, EDGE + 1, EDGE + 31, SIZE - 2, SIZE - 1})
     g[places] = 1.0
-    threads.layer()
+    loops.layer()
     for parallel in (False, True):
-        threads.wants_parallel = lambda total, parallel=parallel: parallel
+        loops.wants_parallel = lambda total, parallel=parallel: parallel
         for options in ({}, {"clip_norm": math.inf}):
             p[places] = 0.0
             start = time.perf_counter()

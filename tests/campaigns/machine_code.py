@@ -22,7 +22,7 @@ os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp()  # a kernel from the disk has
 sys.path.append(str(Path(__file__).parents[2] / "asv_benchmarks"))
 from benchmarks import cuda_code
 
-from numadam._cpu.compiled import compiled_step, validator_address
+from numadam._cpu.kernel import compiled_step, validator_address
 from numadam._cuda.compiler import ptx_of
 from numadam._cuda.kernel import make_step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import numadam as na
-from numadam._optimizer import held, shards
+from numadam._optimizer import shards
 
 SHAPES = {"w": (7, 5), "b": (11,)}
 RNG = np.random.default_rng(3)
@@ -55,7 +55,7 @@ class Block:
         return self
 
     def _held(self):
-        return held._blocks(self.opt, self.comm.owned, self.comm.offset, self.comm.ranks)
+        return shards._blocks(self.opt, self.comm.owned, self.comm.offset, self.comm.ranks)
 
     def save(self, path):
         shards.save(self.opt, path, self.ranks, self._held, lambda: None)

@@ -3,7 +3,7 @@
 import io
 import os
 
-from numadam._checkpoint import replace
+from numadam._checkpoint import container
 
 #: Functions of `os` that a save calls, directly or through `pathlib`.
 CALLS = ("listdir", "chmod", "fsync", "replace", "open", "close")
@@ -38,7 +38,7 @@ class Disk:
         """Put it between the file layer and the system."""
         for name in CALLS:
             monkeypatch.setattr(os, name, self._wrapped(name, getattr(os, name)))
-        monkeypatch.setattr(replace, "open", self._open, raising=False)
+        monkeypatch.setattr(container, "open", self._open, raising=False)
         return self
 
     def _wrapped(self, name, function):

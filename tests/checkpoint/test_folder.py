@@ -16,7 +16,7 @@ import pytest
 import numadam as na
 from numadam._checkpoint import folder as files
 from numadam._checkpoint.container import read
-from numadam._checkpoint.index import INDEX, current_generation, shard_name
+from numadam._checkpoint.folder import INDEX, current_generation, shard_name
 from numadam.mpi import RankError
 from tests.checkpoint.blocks import GRADS, START, Block, Whole, whole_run
 from tests.rank_threads import Group, on_ranks

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._checkpoint import header, together
-from numadam._checkpoint.assemble import assemble
+from numadam._checkpoint import collective, header
+from numadam._checkpoint.collective import assemble
 from numadam._checkpoint.container import Container, read, write
-from numadam._checkpoint.index import INDEX, Cut, current_generation, read_index, shard_name
+from numadam._checkpoint.folder import INDEX, Cut, current_generation, read_index, shard_name
 from tests.checkpoint.blocks import Block
 from tests.rank_threads import on_ranks
 
@@ -126,9 +126,9 @@ def test_shards_that_change_places(tmp_path):
 
     def part(rank):
         cut = Cut((3 * rank,), (3,), False, (6,))
-        return together.Part("optimizer", {}, {"p": np.full(3, rank)}, {"p": "p"}, {"p": cut})
+        return collective.Part("optimizer", {}, {"p": np.full(3, rank)}, {"p": "p"}, {"p": cut})
 
-    on_ranks(2, lambda ranks: together.save(path, ranks, lambda: part(ranks.rank)))
+    on_ranks(2, lambda ranks: collective.save(path, ranks, lambda: part(ranks.rank)))
     index, wanted = read_index(path, "optimizer"), {"p": Cut((0,), (6,))}
     assert assemble(path, index, wanted)["p"].tolist() == [0, 0, 0, 1, 1, 1]
     files = [shard(path, rank) for rank in range(2)]

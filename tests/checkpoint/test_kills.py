@@ -80,11 +80,11 @@ def test_folder_killed_at_every_operation(memory):
     from pathlib import Path
     import pytest
     from numadam._checkpoint import folder
-    from numadam._checkpoint.assemble import assemble
+    from numadam._checkpoint.collective import assemble
     from numadam._checkpoint.collective import Alone
-    from numadam._checkpoint.index import read_index
-    from numadam._checkpoint.index import whole_cut
-    from numadam._checkpoint.together import Part, save as save_together
+    from numadam._checkpoint.folder import read_index
+    from numadam._checkpoint.folder import whole_cut
+    from numadam._checkpoint.collective import Part, save as save_together
     from tests.checkpoint.faults import Disk
     path = Path(MEMORY) / "run"
     def save(k):

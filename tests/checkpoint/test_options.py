@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds
 
 from numadam import schedules
-from numadam._checkpoint.options import equal, options_from_json, options_to_json
+from numadam._checkpoint.tree import equal, options_from_json, options_to_json
 
 NUMBERS = st.floats(0, 1e300) | st.integers(0, 10**6)
 SCHEDULES = st.one_of(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numadam._checkpoint.index import Cut, common, pieces, ranks_that_meet
+from numadam._checkpoint.folder import Cut, common, pieces, ranks_that_meet
 
 SHAPES = [(), (5,), (3, 4), (2, 3, 4), (1, 5, 1), (3, 1, 2, 2), (0, 3)]
 

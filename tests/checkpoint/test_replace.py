@@ -13,9 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from numadam._checkpoint import replace
-from numadam._checkpoint.container import Container, read, write
-from numadam._checkpoint.replace import replacing
+from numadam._checkpoint import container
+from numadam._checkpoint.container import Container, read, replacing, write
 from tests.checkpoint.faults import Disk
 from tests.processes import STORM, python
 
@@ -141,29 +140,29 @@ def test_a_system_that_writes_nothing(tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="a call of Linux")
 def test_the_disk_starts_early(tmp_path, monkeypatch):
     """In parts without gaps, and the call is one that the system takes."""
-    parts, start = [], replace._sync_file_range()
+    parts, start = [], container._sync_file_range()
 
     def record(*args):
         parts.append(args[1:])
         assert start(*args) == 0
         return -1  # a file system that has no such call
 
-    monkeypatch.setattr(replace, "_STARTED_BYTES", 100)
-    monkeypatch.setattr(replace, "_sync_file_range", lambda: record)
+    monkeypatch.setattr(container, "_STARTED_BYTES", 100)
+    monkeypatch.setattr(container, "_sync_file_range", lambda: record)
     with replacing(tmp_path / "a") as file:
         for size in (60, 60, 300, 60):
             file.write(memoryview(bytes(size)))
     assert parts == [(0, 120, 2), (120, 300, 2)]
     with (tmp_path / "a").open("r+b") as file:
         assert start(file.fileno(), 2**40, 2**40, 2) == 0
-    monkeypatch.setattr(replace, "_sync_file_range", lambda: None)
+    monkeypatch.setattr(container, "_sync_file_range", lambda: None)
     write(tmp_path / "a", state(1))
     assert number(tmp_path / "a") == 1
 
 
 def test_other_systems_start_at_the_end(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert replace._sync_file_range.__wrapped__() is None
+    assert container._sync_file_range.__wrapped__() is None
 
 
 def test_limit_of_the_file_size(tmp_path):
@@ -368,7 +367,7 @@ def test_leftovers_of_long_names(tmp_path):
 def test_without_locks_leftovers_are_known_by_their_age(tmp_path, monkeypatch, system):
     """Windows has no fcntl, some network file systems refuse."""
     if system == "no module":
-        monkeypatch.setattr(replace, "fcntl", None)
+        monkeypatch.setattr(container, "fcntl", None)
     else:
         monkeypatch.setattr(fcntl, "flock", fail(OSError(errno.ENOLCK, "no locks")))
     old, young = tmp_path / LEFT, tmp_path / ".a.123-00000000.tmp"
@@ -381,7 +380,7 @@ def test_without_locks_leftovers_are_known_by_their_age(tmp_path, monkeypatch, s
 
 
 def test_windows_moves_no_file_that_is_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(replace, "fcntl", None)
+    monkeypatch.setattr(container, "fcntl", None)
     moved = []
     move = os.replace
 
@@ -397,7 +396,7 @@ def test_windows_moves_no_file_that_is_open(tmp_path, monkeypatch):
 
 def test_a_temporary_file_that_another_writer_took_for_a_leftover(tmp_path, monkeypatch):
     """It is found between its creation and its lock; then there is another one."""
-    lock, seen = replace.lock, []
+    lock, seen = container.lock, []
 
     def slow(file):
         seen.append(Path(file.name))
@@ -405,7 +404,7 @@ def test_a_temporary_file_that_another_writer_took_for_a_leftover(tmp_path, monk
             seen[0].unlink()  # the other has locked and removed it, and has let it go
         return len(seen) != 2 and lock(file)  # the other still has the second
 
-    monkeypatch.setattr(replace, "lock", slow)
+    monkeypatch.setattr(container, "lock", slow)
     write(tmp_path / "a", state(1))
     assert len({*seen}) == 3
     assert number(tmp_path / "a") == 1
@@ -435,7 +434,7 @@ def test_folders_that_have_no_fsync(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "name", "nt")
         kinds = synced(patch)
-        replace.sync_folder(tmp_path)
+        container.sync_folder(tmp_path)
         assert kinds == []
     synced(monkeypatch, OSError(errno.EIO, "Input/output error"))
     with pytest.raises(OSError, match="Input/output") as found:
@@ -451,7 +450,7 @@ def test_full_sync_of_macos(tmp_path, monkeypatch):
         fcntl=lambda fd, command: calls.append(command),
         **{name: getattr(fcntl, name) for name in ("flock", "LOCK_EX", "LOCK_NB")},
     )
-    monkeypatch.setattr(replace, "fcntl", mac)
+    monkeypatch.setattr(container, "fcntl", mac)
     kinds = synced(monkeypatch)
     write(tmp_path / "a", state(1))
     assert calls == [51]

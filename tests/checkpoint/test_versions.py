@@ -7,7 +7,7 @@ import pytest
 
 import numadam as na
 from numadam._checkpoint.header import VERSION
-from numadam._checkpoint.options import equal
+from numadam._checkpoint.tree import equal
 from tests.checkpoint.version_files import FOLDER, MAKERS, path_of
 from tests.runs import digest
 from tests.trees import assert_same_containers, tree_leaves

@@ -13,7 +13,7 @@ import numpy as np
 
 import numadam as na
 from numadam._checkpoint.header import VERSION
-from numadam._optimizer import held, shards
+from numadam._optimizer import shards
 from numadam._settings.bounds import Box
 from tests.rank_threads import on_ranks
 from tests.trees import tree_map
@@ -114,7 +114,7 @@ def save_blocks(path):
         mask[-1 if ranks.rank == 0 else 0] = False
         owned = {"w": np.repeat(mask[:, None], 3, 1), "b": mask, "ids": mask}
         offset = {"w": (rows.start, 0), "b": (rows.start,), "ids": (rows.start,)}
-        mine = held._blocks(opt, owned, offset, 2)
+        mine = shards._blocks(opt, owned, offset, 2)
         shards.save(opt, path, ranks, lambda: mine, lambda: None)
 
     on_ranks(2, save)

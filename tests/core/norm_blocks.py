@@ -11,7 +11,7 @@ from hypothesis import settings
 from numba import prange
 
 from numadam._core import norms
-from numadam._core.norm_lanes import NORM_LANES
+from numadam._core.norms import NORM_LANES
 from numadam._jit.pointers import inner
 
 BLOCK, LANES = norms.NORM_BLOCK, NORM_LANES

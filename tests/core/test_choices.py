@@ -9,19 +9,19 @@ from typing import get_args
 import pytest
 
 import numadam
-from numadam._core import choices
+from numadam._core.hyper import AMSGrad, Like, Reduce, Sparse, check_choice, mismatch
 from numadam._core.keywords import Shared
 from numadam._core.options import DEFAULTS
-from numadam._core.presets import LIKE
+from numadam._core.synonyms import LIKE
 from numadam._optimizer.attributes import fixed, hyper
 
 PACKAGE = Path(numadam.__file__).parent
 #: The second is written by tests/generate.py, from the names of the rules.
-HOMES = {"_core/choices.py", "_minimize/keywords.py"}
+HOMES = {"_core/hyper.py", "_minimize/keywords.py"}
 
 
 def test_every_library_has_its_habits_and_its_name():
-    assert tuple(LIKE) == get_args(choices.Like)
+    assert tuple(LIKE) == get_args(Like)
 
 
 def test_every_option_has_a_type_and_is_an_attribute():
@@ -43,16 +43,16 @@ def test_choices_are_written_in_one_file():
 
 def test_the_text_names_the_option_its_choices_and_what_it_got():
     with pytest.raises(ValueError, match=r"^reduce: expected 'sum' or 'mean', got 'max'\.$"):
-        choices.check("reduce", "max", choices.Reduce)
-    text = choices.mismatch("amsgrad", 1, choices.AMSGrad, (True, False))
+        check_choice("reduce", "max", Reduce)
+    text = mismatch("amsgrad", 1, AMSGrad, (True, False))
     assert text == "amsgrad: expected True, False, 'v', 'vhat' or 'paper', got 1."
 
 
 @pytest.mark.parametrize("value", [None, 1, ["sum"], b"sum", "SUM"])
 def test_only_the_texts_are_taken(value):
-    assert choices.mismatch("reduce", value, choices.Reduce)
+    assert mismatch("reduce", value, Reduce)
 
 
 def test_values_besides_texts_are_taken_by_identity():
-    assert not choices.mismatch("sparse", None, choices.Sparse, (None,))
-    assert not choices.mismatch("sparse", "lazy", choices.Sparse, (None,))
+    assert not mismatch("sparse", None, Sparse, (None,))
+    assert not mismatch("sparse", "lazy", Sparse, (None,))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._core.presets import LIKE
+from numadam._core.synonyms import LIKE
 from tests.bits import assert_same_bits
 from tests.runs import digest, shorten_parts
 from tests.saved import loaded

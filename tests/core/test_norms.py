@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numadam._core import norms
-from numadam._jit import threads
+from numadam._jit import loops
 from numadam._jit.pointers import inner
 from tests.core.norm_blocks import (
     BLOCK,
@@ -146,7 +146,7 @@ def test_infinity_and_nan_beside_large_numbers():
 
 @pytest.mark.parametrize("real", REALS)
 def test_bits_do_not_depend_on_parts_threads_and_place(real):
-    threads.layer()
+    loops.layer()
     g = numbers(real, 100_001)
     expected = partials_of(g, 8)
     moved = np.empty(g.size + 8, real)

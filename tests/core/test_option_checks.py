@@ -8,7 +8,7 @@ import pytest
 
 import numadam as na
 from numadam._core import options
-from numadam._optimizer.defaults import default_options
+from numadam._optimizer.base import default_options
 
 LAZY, CAPTURED = {"sparse": "lazy"}, {"capturable": True}
 REFUSED = [

@@ -8,7 +8,7 @@ import pytest
 from numba import njit
 
 import numadam as na
-from numadam._core.powers import KEPT, make_power
+from numadam._core.scalars import KEPT, make_power
 from numadam.nopython import adam_scalars
 
 COMPILED, PYTHON = make_power(), make_power(lambda function: function)

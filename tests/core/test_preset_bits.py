@@ -9,7 +9,7 @@ import pytest
 
 import numadam as na
 from numadam import rules
-from numadam._core.presets import LIKE
+from numadam._core.synonyms import LIKE
 from tests import references as ref
 from tests.bits import assert_same_bits
 

@@ -12,7 +12,7 @@ import pytest
 
 from numadam import rules
 from numadam._core import options as op
-from numadam._core.presets import LIKE
+from numadam._core.synonyms import LIKE
 from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.functional import UpdateFunction
 from numadam._optimizer.optimizer import Optimizer

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._mpi.decomposition import Decomposition
-from numadam._mpi.errors import RankError
-from numadam._mpi.ranks import Ranks
+from numadam._mpi.ranks import Decomposition, RankError, Ranks
 
 
 class Board:

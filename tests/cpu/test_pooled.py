@@ -10,7 +10,7 @@ import pytest
 
 import numadam as na
 from numadam import Rows
-from numadam._jit import threads
+from numadam._jit import loops
 from tests.runs import SINK, compiled_step, digest, shorten_parts, uses_parallel
 from tests.trees import tree_map
 
@@ -60,9 +60,9 @@ def rows():
 @pytest.fixture
 def pooled(monkeypatch):
     """Every optimiser of the test steps in the pool, whatever the layer and its size."""
-    threads.layer()  # that of the other tests is chosen
-    monkeypatch.setattr(threads, "layer", lambda: "workqueue")
-    monkeypatch.setattr(threads, "wants_parallel", lambda total: True)
+    loops.layer()  # that of the other tests is chosen
+    monkeypatch.setattr(loops, "layer", lambda: "workqueue")
+    monkeypatch.setattr(loops, "wants_parallel", lambda total: True)
 
 
 @pytest.mark.usefixtures("pooled")

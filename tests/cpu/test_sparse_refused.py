@@ -8,7 +8,7 @@ from scipy.sparse import csc_array, csr_array
 
 import numadam as na
 from numadam import Rows
-from numadam._cpu import sparse as cpu_sparse
+from numadam._cpu import step as cpu_sparse
 from tests.cpu.sparse_leaves import HOW
 from tests.runs import digest
 

@@ -110,7 +110,7 @@ PLANS += ["bfloat16 state", "float16", "bfloat16", "bfloat16 master", "float16 b
 
 @pytest.mark.parametrize("name", PLANS)
 def test_options(name):
-    from numadam._cuda.kernel_spec import step_slots
+    from numadam._cuda.kernel import step_slots
 
     plan = plan_of(OPTIONS[name])
     code = Code(make_step(), plan, True, False, False)
@@ -144,7 +144,7 @@ def test_norms_are_summed_in_double_precision(name, owned):
 
 def test_what_follows_the_norm_is_formed_on_the_gpu():
     """Kernels of one block: they may take double precision, and no memory of their own."""
-    from numadam._cuda.kernel_spec import make_prepare
+    from numadam._cuda.kernel import make_prepare
     from numadam._cuda.norms import make_combine, make_finalize_norms
 
     plan = plan_of(OPTIONS["l2"])
@@ -271,7 +271,7 @@ def test_many_problems_in_one_kernel_step_in_float32(norm):
     import numba
     from numba import cuda
 
-    from numadam._cuda.kernel_spec import step_slots
+    from numadam._cuda.kernel import step_slots
     from numadam._minimize.compiled.objective import WRITES
     from numadam._minimize.device.kernel import array_types, make_solve
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from numadam.demos import network
-from numadam.demos.digits import read
-from numadam.demos.network import Digits, Training
+from numadam.demos.network import Digits, Training, read_digits
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def test_digits_are_those_of_scikit_learn():
     """The same images in the same order, and so the same source and licence."""
     from sklearn.datasets import load_digits
 
-    images, labels = read()
+    images, labels = read_digits()
     theirs = load_digits()
     np.testing.assert_array_equal(images, theirs.images / 16)
     np.testing.assert_array_equal(labels, theirs.target)

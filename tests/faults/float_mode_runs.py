@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 import numadam as na
-from numadam._jit import threads
+from numadam._jit import loops
 from numadam.nopython import adam_update
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -169,7 +169,7 @@ THREADED = ("step in threads", "step with a norm", "functional", "sparse", "mini
 
 def digests(name: str, runs=tuple(RUNS)) -> dict[str, str]:
     """Digest of each run in a mode, which it has to leave as it is."""
-    threads.wants_parallel = lambda total: total > 10_000
+    loops.wants_parallel = lambda total: total > 10_000
     found = {}
     for run in runs:
         with in_mode(name):

@@ -15,8 +15,7 @@ from numba.core.registry import cpu_target
 
 import numadam as na
 from numadam._core.plan import Plan
-from numadam._cpu.compiled import compiled_step
-from numadam._cpu.kernel import STEP
+from numadam._cpu.kernel import STEP, compiled_step
 from numadam._jit import cache
 from tests.faults import platform_bits as runs
 from tests.processes import python

@@ -10,7 +10,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A cache folder with the serial and the parallel form of Adam, compiled once a session."""
     folder = str(tmp_path_factory.mktemp("warm"))
     code = """
-    from numadam._cpu.compiled import compiled_step
+    from numadam._cpu.kernel import compiled_step
     steps = compiled_step(na.Adam(np.ones(3, "f4"))._settings.plan)
     steps.parallel, steps.serial
     """

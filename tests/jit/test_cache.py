@@ -247,7 +247,7 @@ def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
     """An upgrade, or an edit of the formula's file alone, is never served from the old entry."""
     shutil.copytree(ROOT / "numadam", tmp_path / "numadam", ignore=shutil.ignore_patterns("*.loop"))
     code = """
-        from numadam._cpu.compiled import compiled_step
+        from numadam._cpu.kernel import compiled_step
         p, opt = train(3, 1)
         print(compiled_step(chosen(opt).arguments.plan).serial._cache.hit, p[0])
     """

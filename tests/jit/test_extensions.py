@@ -132,7 +132,7 @@ def test_nothing_of_numba_itself_counts() -> None:
         import numba, numba.typed, numba.np.unsafe.ndarray
         from numba.experimental import jitclass, structref
         from numba.core.registry import cpu_target
-        from numadam._jit.extensions import is_extended
+        from numadam._jit.objectives import is_extended
         cpu_target.typing_context.refresh(); cpu_target.target_context.refresh()
 
         @structref.register

@@ -8,7 +8,7 @@ import re
 import pytest
 from llvmlite import binding, ir
 
-from numadam._jit import float_mode
+from numadam._jit import loops
 
 LONG = ir.IntType(64)
 
@@ -19,7 +19,7 @@ def code_for(triple: str) -> ir.Module:
     module.triple = triple
     function = ir.Function(module, ir.FunctionType(LONG, [LONG]), "f")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    builder.ret(float_mode._exchange(builder, function.args[0]))
+    builder.ret(loops._exchange(builder, function.args[0]))
     return module
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from numadam._jit import forks
+from numadam._jit import process
 from tests.processes import FORKED, PREAMBLE, ROOT, python
 
 
@@ -141,16 +141,16 @@ def test_threads_that_fork_at_once(warm: str) -> None:
 
 def test_locks_of_dropped_optimisers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """By no callback of a weak reference: it is Python code, in which Ctrl-C would be lost."""
-    monkeypatch.setattr(forks, "_locks", {})
-    monkeypatch.setattr(forks, "_purge_at", 64)
+    monkeypatch.setattr(process, "_locks", {})
+    monkeypatch.setattr(process, "_purge_at", 64)
     owners = [SimpleNamespace() for _ in range(10)]
     for owner in owners:
-        forks.give_lock(owner)
+        process.give_lock(owner)
     for _ in range(1000):
-        forks.give_lock(SimpleNamespace())
-    assert len(forks._locks) < 100
-    assert not any(ref.__callback__ for ref in forks._locks)
-    locks = [ref() for ref in forks._locks]
+        process.give_lock(SimpleNamespace())
+    assert len(process._locks) < 100
+    assert not any(ref.__callback__ for ref in process._locks)
+    locks = [ref() for ref in process._locks]
     assert all(any(owner._lock is lock for lock in locks) for owner in owners)
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from numadam._jit.interrupts import defer_interrupts
+from numadam._jit.process import defer_interrupts
 from tests.processes import python
 
 

@@ -10,7 +10,7 @@ from scipy.optimize import rosen as rosenbrock
 from scipy.optimize import rosen_der
 
 import numadam as na
-from numadam._minimize.gradient import differences
+from numadam._minimize.gradient import probes
 from tests.minimize.gradients import RIGHT, logarithms, units, valley, waves
 from tests.minimize.objectives import START, Counted, rosen, square
 
@@ -231,7 +231,7 @@ def test_each_step_is_tried_where_none_is_good():
     rng = np.random.default_rng(0)
     check = na.check_grad(lambda x: (float(rng.standard_normal()), x), np.ones(1), jac=True)
     eps = np.finfo(float).eps
-    steps = differences.steps(eps) + differences.steps(eps, differences.LONG_MULTIPLES)
+    steps = probes.steps(eps) + probes.steps(eps, probes.LONG_MULTIPLES)
     assert check.nfev == 4 + 4 * len(steps)
 
 

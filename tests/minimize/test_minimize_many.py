@@ -67,10 +67,10 @@ def test_in_any_order():
 
 
 def test_serial_and_parallel_agree(monkeypatch):
-    from numadam._jit import forks
+    from numadam._jit import process
 
     a = na.minimize_many(rosen, STARTS, lr=0.02, gtol=1e-2)
-    monkeypatch.setattr(forks, "serial_only", True)
+    monkeypatch.setattr(process, "serial_only", True)
     b = na.minimize_many(rosen, STARTS, lr=0.02, gtol=1e-2)
     np.testing.assert_array_equal(a.x, b.x)
     np.testing.assert_array_equal(a.nit, b.nit)

@@ -14,7 +14,7 @@ from scipy.optimize import OptimizeResult
 
 import numadam as na
 from numadam import rules
-from numadam._core.choices import GradientStatus
+from numadam._core.hyper import GradientStatus
 from numadam._minimize.keywords import ManyOptions, Options, RuleName
 from numadam._minimize.result import entries, entry
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._checkpoint import replace
+from numadam._checkpoint import container
 from numadam._minimize.ranks.meetings import RankCheckpoint
 from tests.mpi.blocks import Chain, assert_alike, assert_same_run, cut
 
@@ -122,14 +122,14 @@ def test_a_write_that_fails_on_one_rank(comm, shared_path, monkeypatch):
     run(comm, shared_path / "run", maxiter=10)
     before = {one.name: one.read_bytes() for one in (shared_path / "run").iterdir()}
     comm.Barrier()
-    sync, last = replace.sync, comm.rank == comm.size - 1
+    sync, last = container.sync, comm.rank == comm.size - 1
 
     def full(*args):
         if last:
             raise OSError(28, "No space left on device")
         sync(*args)
 
-    monkeypatch.setattr(replace, "sync", full)
+    monkeypatch.setattr(container, "sync", full)
     with pytest.raises(OSError if last else na.mpi.RankError) as caught:
         run(comm, shared_path / "run", maxiter=20, checkpoint_every=5)
     assert caught.value.numadam_result.nit == 15

@@ -8,7 +8,7 @@ import pytest
 from mpi4py import MPI
 
 import numadam as na
-from numadam._mpi import collectives
+from numadam._mpi import steps
 
 SHAPES = {
     "one": (1000,),
@@ -204,7 +204,7 @@ def test_options_of_long_arrays(nodes, kind, dtype, options):
 
 
 def test_pieces_that_lie_too_far_apart_for_mpi_are_copied(nodes, monkeypatch):
-    monkeypatch.setattr(collectives, "_REACH", 1000)
+    monkeypatch.setattr(steps, "_REACH", 1000)
     check(na.Adam, nodes, SHAPES["long"], own=True, more={"bucket_bytes": 40_000})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from numadam._mpi import choose, transport
+from numadam._mpi import transport
 from numadam._mpi.ranks import ranks_of
 
 UNKNOWN = -1
@@ -18,7 +18,7 @@ OPEN_MPI, MPICH = "MPIX_Query_cuda_support", "MPIX_GPU_query_support"
 
 
 def table(asked, mpi):
-    return np.array([[choose.ASKED.index(asked), takes] for takes in mpi])
+    return np.array([[transport.ASKED.index(asked), takes] for takes in mpi])
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ def table(asked, mpi):
     ],
 )
 def test_all_ranks_take_the_best_way_that_all_of_them_have(asked, mpi, name):
-    assert choose.decide(table(asked, mpi)) == name
+    assert transport.decide(table(asked, mpi)) == name
 
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="that of rank 1 says that it takes no memory of a GPU"):
-        choose.decide(table("mpi", [1, 0]))
+        transport.decide(table("mpi", [1, 0]))
 
 
 @pytest.mark.parametrize(
@@ -50,27 +50,27 @@ def test_what_cannot_be_is_refused():
     ],
 )
 def test_other_names_are_refused(asked, home, text):
-    choose.check_asked("mpi", home)
+    transport.check_asked("mpi", home)
     with pytest.raises(ValueError, match=text):
-        choose.check_asked(asked, home)
+        transport.check_asked(asked, home)
 
 
 def test_all_ranks_choose_the_same_way(comm, monkeypatch):
-    monkeypatch.setattr(choose, "takes_gpu_memory", lambda comm: comm.rank != comm.size - 1)
+    monkeypatch.setattr(transport, "takes_gpu_memory", lambda comm: comm.rank != comm.size - 1)
     ranks = ranks_of(comm)
-    assert choose.transport_of(ranks, "auto", "CuPy") is transport.Staged
-    assert choose.transport_of(ranks, "auto", "NumPy") is transport.Direct
+    assert transport.transport_of(ranks, "auto", "CuPy") is transport.Staged
+    assert transport.transport_of(ranks, "auto", "NumPy") is transport.Direct
     with pytest.raises(ValueError, match=f"that of rank {comm.size - 1} says that it takes no"):
-        choose.transport_of(ranks, "mpi", "CuPy")
-    monkeypatch.setattr(choose, "takes_gpu_memory", lambda comm: True)
-    assert choose.transport_of(ranks, "auto", "CuPy") is transport.CudaAware
+        transport.transport_of(ranks, "mpi", "CuPy")
+    monkeypatch.setattr(transport, "takes_gpu_memory", lambda comm: True)
+    assert transport.transport_of(ranks, "auto", "CuPy") is transport.CudaAware
 
 
 @pytest.mark.ranks(2)
 def test_unlike_wishes_are_refused_on_all_ranks(comm, monkeypatch):
-    monkeypatch.setattr(choose, "takes_gpu_memory", lambda comm: True)
+    monkeypatch.setattr(transport, "takes_gpu_memory", lambda comm: True)
     with pytest.raises(ValueError, match="rank 0 got 'mpi', rank 1 'host'"):
-        choose.transport_of(ranks_of(comm), "host" if comm.rank else "mpi", "CuPy")
+        transport.transport_of(ranks_of(comm), "host" if comm.rank else "mpi", "CuPy")
 
 
 # --- what MPI says --------------------------------------------------------------------------------
@@ -92,8 +92,8 @@ def comm_that_says(kinds):
     ],
 )
 def test_kinds_of_memory_of_mpi_4_1(monkeypatch, kinds, takes):
-    monkeypatch.setattr(choose, "_ask", lambda library: False)
-    assert choose.takes_gpu_memory(comm_that_says(kinds)) is takes
+    monkeypatch.setattr(transport, "_ask", lambda library: False)
+    assert transport.takes_gpu_memory(comm_that_says(kinds)) is takes
 
 
 def gpu_query(answer):
@@ -122,7 +122,7 @@ def ends_the_process():
     ],
 )
 def test_functions_of_open_mpi_and_mpich(functions, takes):
-    assert choose._ask(SimpleNamespace(**functions)) is takes
+    assert transport._ask(SimpleNamespace(**functions)) is takes
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_functions_of_open_mpi_and_mpich(functions, takes):
 def test_variables_of_libraries_without_such_a_function(
     monkeypatch, version, variable, value, takes
 ):
-    monkeypatch.setattr(choose, "_ask", lambda library: None)
+    monkeypatch.setattr(transport, "_ask", lambda library: None)
     monkeypatch.setattr(MPI, "Get_library_version", lambda: version)
     monkeypatch.delenv(variable, raising=False)
     if value is not None:
         monkeypatch.setenv(variable, value)
-    assert choose.takes_gpu_memory(comm_that_says(None)) is takes
+    assert transport.takes_gpu_memory(comm_that_says(None)) is takes
 
 
 def test_the_mpi_that_is_here_answers():
-    assert choose.takes_gpu_memory(MPI.COMM_SELF) in (True, False, None)
+    assert transport.takes_gpu_memory(MPI.COMM_SELF) in (True, False, None)

@@ -17,7 +17,7 @@ from numadam import rules
 from numadam._core.docstrings import first_sentence, parameters
 from numadam._core.options import DEFAULTS, HYPERS
 from numadam._optimizer.attributes import fixed, hyper
-from numadam._optimizer.defaults import default_options
+from numadam._optimizer.base import default_options
 
 PACKAGE = Path(na.__file__).parent
 CLASSES = rules.classes()

@@ -16,7 +16,7 @@ from scipy.optimize import Bounds
 import numadam as na
 from numadam import CheckpointError
 from numadam._checkpoint.container import read, write
-from numadam._checkpoint.options import options_from_json
+from numadam._checkpoint.tree import options_from_json
 from numadam._optimizer import checkpoint
 from tests.interrupts import strike_everywhere
 from tests.processes import python

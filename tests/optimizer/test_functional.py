@@ -113,7 +113,7 @@ def test_many_shapes_from_many_threads():
     """The tables that calls take turns with are few, also where calls are refused."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from numadam._cpu import functional as cpu_update
+    from numadam._cpu import backend as cpu_update
 
     def work(n):
         p = np.zeros(n)

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, get_type_hints
 
-from numadam._core.formula import parameters_of
+from numadam._core.element import parameters_of
 from numadam._core.rule import RuleSpec
 
 

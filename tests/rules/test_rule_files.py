@@ -11,7 +11,7 @@ import pytest
 
 import numadam
 from numadam import rules
-from numadam._core.formula import make_element
+from numadam._core.element import make_element
 from numadam._core.hyper import Hyper
 from numadam._core.rule import RuleSpec
 from tests import generate, references

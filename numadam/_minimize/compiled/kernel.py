@@ -19,10 +19,17 @@ from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import make_norm_gradient
-from numadam._core.norm_lanes import NORM_LANES, lane_memory
+from numadam._core.norms import NORM_LANES, lane_memory
 from numadam._core.plan import Plan
-from numadam._core.products import make_advance_row, make_products
-from numadam._core.scalars import LoopScalars, make_fill_row, make_scalars, tiny, width_of
+from numadam._core.scalars import (
+    LoopScalars,
+    make_advance_row,
+    make_fill_row,
+    make_products,
+    make_scalars,
+    tiny,
+    width_of,
+)
 from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import (
     leaves_of,
@@ -32,8 +39,8 @@ from numadam._cpu.parts import (
     make_views,
 )
 from numadam._cpu.records import META, NUMBER, POINTER
-from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import cast, linked
+from numadam._jit.loops import in_default_mode
 from numadam._jit.pointers import array_at, record_at
 from numadam._minimize import stopping as st
 from numadam._minimize.compiled.objective import call7

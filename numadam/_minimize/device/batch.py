@@ -15,11 +15,15 @@ from numadam._core import plan as pl
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
-from numadam._core.products import make_advance_row, make_products, start_products
-from numadam._core.scalars import make_fill_row, width_of
-from numadam._jit.float_mode import in_default_mode
+from numadam._core.scalars import (
+    make_advance_row,
+    make_fill_row,
+    make_products,
+    start_products,
+    width_of,
+)
 from numadam._jit.functions import jit_once
-from numadam._jit.loops import compiled_loop
+from numadam._jit.loops import compiled_loop, in_default_mode
 from numadam._minimize.batches import make_result, run_batch
 from numadam._minimize.checkpoint import ManyTask, RunState
 from numadam._minimize.compiled.objective import form_of

@@ -23,7 +23,7 @@ from numadam._core.element import make_element_update
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._core.scalars import LoopScalars, loop_start
-from numadam._cuda.kernel_spec import device_jit, step_slots
+from numadam._cuda.kernel import device_jit, step_slots
 from numadam._minimize.compiled.objective import CALL_FORMS, RETURNS
 from numadam._minimize.stopping import (
     RUNNING,

@@ -11,12 +11,11 @@ from typing import Any
 import numba
 import numpy as np
 
-from numadam._arrays.layout import aligned_zeros
+from numadam._arrays.interop import aligned_zeros
 from numadam._core import plan as pl
 from numadam._core.parts import parts_of
-from numadam._core.products import product_width
-from numadam._core.scalars import width_of
-from numadam._jit import forks, threads
+from numadam._core.scalars import product_width, width_of
+from numadam._jit import loops, process
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.batches import make_result
 from numadam._minimize.checkpoint import ManyTask, RunState
@@ -146,13 +145,13 @@ class LaneBatch:
         name = f"{plan.name}-{forms}{lanes}-lanes"
         kernels = compiled_loop(name, lambda: make_kernels(plan, lanes, own_lr, norm, name), KERNEL)
         self._kernels = kernels
-        self._in_threads = self._blocks > 1 and threads.layer() != "workqueue"
+        self._in_threads = self._blocks > 1 and loops.layer() != "workqueue"
         self._kernel()
         self._entry = entry_for(self._task.args)
 
     def _kernel(self) -> int:
         """The address of the kernel; only the one of the two that runs is loaded."""
-        parallel = forks.safe(False, self._in_threads)
+        parallel = process.safe(False, self._in_threads)
         return kernel_address(self._kernels.choose(parallel))
 
     @property

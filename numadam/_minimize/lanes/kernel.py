@@ -31,13 +31,19 @@ from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._core.products import make_advance_row, make_products, product_width
-from numadam._core.scalars import make_fill_row, make_scalars, width_of
+from numadam._core.scalars import (
+    make_advance_row,
+    make_fill_row,
+    make_products,
+    make_scalars,
+    product_width,
+    width_of,
+)
 from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import leaves_of, make_control_of, make_products_of, make_views
 from numadam._cpu.records import META
-from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import cast, linked
+from numadam._jit.loops import in_default_mode
 from numadam._jit.pointers import array_at, record_at
 from numadam._minimize.compiled.kernel import make_clip
 from numadam._minimize.compiled.objective import call7

@@ -21,8 +21,8 @@ from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from numadam._jit.forks import compile_lock
 from numadam._jit.pointers import as_pointer
+from numadam._jit.process import compile_lock
 from numadam._minimize.checkpoint import ManyTask
 from numadam._minimize.compiled.objective import (
     ADAPTERS,

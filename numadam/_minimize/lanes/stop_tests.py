@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._core import plan as pl
-from numadam._core.norm_lanes import lane_memory
+from numadam._core.norms import lane_memory
 from numadam._core.plan import Plan
 from numadam._cpu.parts import make_views
 from numadam._cpu.records import NUMBER, POINTER

@@ -11,12 +11,11 @@ import numpy as np
 from array_api_compat import array_namespace
 from numba import float64, int64
 
-from numadam._arrays.layout import address_of
+from numadam._arrays.interop import address_of
 from numadam._core import plan as pl
 from numadam._cpu.records import NDARRAY, NUMBER, POINTER
-from numadam._jit.float_mode import in_default_mode
 from numadam._jit.functions import cast, linked
-from numadam._jit.loops import compiled_loop
+from numadam._jit.loops import compiled_loop, in_default_mode
 from numadam._jit.pointers import array_at, record_at
 from numadam._minimize import stopping as st
 from numadam._minimize.stopping import Tolerances, check_convergence
@@ -256,7 +255,7 @@ class HostStopTests(StopTests):
         return self._check(f, sizes)
 
 
-# --- CuPy, and rows ------------------------------------------------------------------------------
+# --- CuPy ----------------------------------------------------------------------------------------
 
 
 class DeviceStopTests(StopTests):

@@ -24,10 +24,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from numadam._checkpoint import together
-from numadam._checkpoint.container import Container
-from numadam._checkpoint.index import INDEX, Cut, Index
-from numadam._checkpoint.replace import check_writable
+from numadam._checkpoint import collective
+from numadam._checkpoint.container import Container, check_writable
+from numadam._checkpoint.folder import INDEX, Cut, Index
 from numadam._minimize.checkpoint import Checkpoint
 from numadam._mpi.ranks import LEFT_ALONE, Ranks, described
 
@@ -201,13 +200,13 @@ class RankCheckpoint(Checkpoint):
                 )
             return {name: Cut(None, ()) for name in index.arrays}
 
-        _, arrays = together.load(self.path, self._meetings.ranks, self._kind, wanted)
+        _, arrays = collective.load(self.path, self._meetings.ranks, self._kind, wanted)
         meta = json.loads(arrays.pop(_META).tobytes())
         return Container(self._kind, meta, arrays)
 
     def _put(self, content: Container) -> None:
         text = np.frombuffer(json.dumps(content.meta).encode(), np.uint8)
-        part = together.Part(
+        part = collective.Part(
             kind=content.kind,
             meta={"done": content.meta["at"]["done"]},
             arrays={_META: text, **content.arrays},
@@ -216,7 +215,7 @@ class RankCheckpoint(Checkpoint):
         )
         self._exists = True
         try:
-            together.save(self.path, self._meetings.ranks, lambda: part)
+            collective.save(self.path, self._meetings.ranks, lambda: part)
         except BaseException:
             self._meetings.over = True  # all ranks know
             raise

@@ -12,16 +12,15 @@ import numpy as np
 from numadam._checkpoint.collective import on_all
 from numadam._core.parts import parts_of
 from numadam._minimize.checkpoint import Task, first_of, read_checkpoint
+from numadam._minimize.minimize import define, saved_run
 from numadam._minimize.objective import Objective
 from numadam._minimize.python.loop import PythonRun
 from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.ranks.meetings import Meetings, Pace, RankCheckpoint, all_or_none
 from numadam._minimize.ranks.parts import RankObjective, RankObservers, RankSchedules, RankStopTests
 from numadam._minimize.result import Result
-from numadam._minimize.runs import define, saved_run
-from numadam._mpi.decomposition import Decomposition, decomposition
-from numadam._mpi.decomposition import ranks as ranks_in
-from numadam._mpi.errors import RankError
+from numadam._mpi.ranks import Decomposition, RankError, decomposition
+from numadam._mpi.ranks import ranks as ranks_in
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.groups import leaf_masks
 

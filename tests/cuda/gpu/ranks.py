@@ -7,7 +7,7 @@ from unittest import mock
 
 import numpy as np
 
-from numadam._mpi import decomposition
+from numadam._mpi import ranks
 from tests.rank_threads import ThreadRanks
 from tests.rank_threads import on_ranks as on_threads
 
@@ -99,7 +99,7 @@ def on_ranks(size, work):
     """
     import cupy
 
-    from numadam._mpi import choose
+    from numadam._mpi import transport
     from numadam.mpi import sharded
 
     count = cupy.cuda.runtime.getDeviceCount()
@@ -113,8 +113,8 @@ def on_ranks(size, work):
             return result
 
     with (
-        mock.patch.object(decomposition, "ranks_of", lambda comm: comm),
+        mock.patch.object(ranks, "ranks_of", lambda comm: comm),
         mock.patch.object(sharded, "ranks_of", lambda comm: comm),
-        mock.patch.object(choose, "takes_gpu_memory", return_value=None),
+        mock.patch.object(transport, "takes_gpu_memory", return_value=None),
     ):
         return on_threads(size, on_gpu)

@@ -275,6 +275,6 @@ def test_a_step_over_known_arrays_crosses_five_modules(cp):
         "_optimizer/optimizer.py",
         "_cuda/backend.py",
         "_cuda/validate.py",
-        "_jit/interrupts.py",
+        "_jit/process.py",
         "_cuda/scalars.py",  # compiled code
     }
