@@ -17,7 +17,7 @@ from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
-from numadam._cuda.sparse import Rows, SparseGradients
+from numadam._cuda.arrays import Rows, SparseGradients
 
 Title = Callable[[int, int], str]
 #: Arrays of a slot from which on those of the last two steps are trusted without a check.

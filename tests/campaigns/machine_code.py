@@ -23,8 +23,8 @@ sys.path.append(str(Path(__file__).parents[2] / "asv_benchmarks"))
 from benchmarks import cuda_code
 
 from numadam._cpu.kernel import compiled_step, validator_address
-from numadam._cuda.compiler import ptx_of
 from numadam._cuda.kernel import make_step
+from numadam._cuda.launch import ptx_of
 
 #: By name a rule, its options and dtype.
 PLANS = {

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._jit import cache, objectives, portable, reports
+from numadam._jit import cache, objectives, reports
 from numadam._minimize.compiled import objective
 from numadam._minimize.compiled.objective import WRITES
 from numadam._minimize.lanes import objective as lanes_objective
@@ -171,10 +171,10 @@ def test_an_entry_that_calls_what_is_not_here_is_compiled_again(
     """LLVM would end the process."""
     fun = numba.njit(lambda x, g: math.erf(x[0]))
     assert not loaded(adapter(fun))
-    known = portable.binding.address_of_symbol
+    known = objectives.binding.address_of_symbol
     forget()
     monkeypatch.setattr(
-        portable.binding, "address_of_symbol", lambda name: None if name == "erf" else known(name)
+        objectives.binding, "address_of_symbol", lambda name: None if name == "erf" else known(name)
     )
     assert not loaded(adapter(fun))
     monkeypatch.undo()
@@ -199,7 +199,7 @@ def test_a_full_disk_and_an_interrupt_are_not_remembered(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(portable._PortableLibrary, "_optimize_final_module", interrupted)
+    monkeypatch.setattr(objectives._PortableLibrary, "_optimize_final_module", interrupted)
     with pytest.raises(KeyboardInterrupt):
         minimum(bowl(3.0))
     monkeypatch.undo()

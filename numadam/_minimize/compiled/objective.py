@@ -27,9 +27,8 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numadam._arrays.interop import is_array, is_cupy
 from numadam._jit.cache import compile_cached
-from numadam._jit.objectives import snapshot
+from numadam._jit.objectives import compile_portable, portable, snapshot
 from numadam._jit.pointers import as_pointer, inner
-from numadam._jit.portable import compile_portable, portable
 from numadam._jit.process import compile_lock
 from numadam._jit.reports import objective_logger, reported
 
