@@ -397,17 +397,13 @@ class Settings:
                 f"{name}: cannot change from {self.options[name]!r} to {value!r}: the compiled "
                 "step would be another one. Make a new optimiser."
             )
-        now, schedules = options[name], self._find_schedules(options)
+        now, changed = options[name], self.copy()
         start = op.NEUTRAL[name] if now is None else at_start(hyper, now)
         rows = [group for group, own in enumerate(self._overrides) if name not in own]
-        at_once(
-            [
-                self._setter("options", options),
-                self._setter("schedules", schedules),
-                self._setter("constant_rate", self._constant(self._rate, schedules)),
-                partial(assign, self.control, (rows, column), start),
-            ]
-        )
+        changed.options, changed.schedules = options, self._find_schedules(options)
+        changed.constant_rate = self._constant(self._rate, changed.schedules)
+        changed.control[rows, column] = start
+        at_once(self.writes_from(changed))
 
     def writes_from(self, other: Settings) -> Writes:
         """Writes that take over hyperparameters, schedules and lr of a `copy` that was changed."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 
 import numadam as na
 from numadam._core import options as op
+from numadam._jit.process import at_once
+from numadam._settings import settings
 from tests.bits import assert_same_bits
 from tests.interrupts import strike_everywhere
 
@@ -43,6 +47,21 @@ def test_a_hyperparameter_is_that_of_the_steps(name, value):
 
     assert strike_everywhere(make, work, check, inside="/_settings/settings.py") > 50
     assert seen == {False, True}
+
+
+@pytest.mark.parametrize("groups", [None, {"": {"eps": 1e-3}}])
+def test_ctrl_c_inside_a_change_reaches_no_c_function(groups, monkeypatch):
+    """NumPy runs signal handlers in the middle of some of its functions."""
+    opt = na.Adam(np.zeros(3), clip_value=5.0, groups=groups)
+
+    def interrupted(calls):
+        at_once([ctypes.pythonapi.PyErr_SetInterrupt, *calls])
+
+    monkeypatch.setattr(settings, "at_once", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opt.clip_value = 1e-3
+    assert opt.clip_value == 1e-3
+    assert (opt._settings.control[:, op.COLUMN.clip_value] == 1e-3).all()
 
 
 def test_a_learning_rate_is_that_of_the_steps():
