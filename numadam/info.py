@@ -54,7 +54,6 @@ def _versions() -> dict[str, str]:
 
 def _threads() -> dict[str, str]:
     try:  # an install that does not work is what a bug report is about
-        import numba
 
         from numadam._jit import cache, loops
     except ImportError as error:
@@ -63,7 +62,7 @@ def _threads() -> dict[str, str]:
         found = {
             "threading layer": loops.layer(),
             "parallel from": f"{loops.parallel_from():,} elements",
-            "threads": str(numba.get_num_threads()),
+            "threads": str(loops.count()),
         }
     except ValueError as error:
         found = {"threading layer": f"none: {error}"}

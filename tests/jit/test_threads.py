@@ -61,6 +61,42 @@ def test_thread_count_is_obeyed(warm: str) -> None:
     assert python(code, NUMBA_CACHE_DIR=warm) == "1 default"
 
 
+def test_every_entry_runs_on_the_threading_layer_of_info() -> None:
+    """Numba chooses its layer once; it finds tbb only where numadam has loaded it before."""
+    entries = """
+    from tests.processes import *
+    import numba, os, sys
+    from numadam.info import facts
+    exec(FORKED)
+    @numba.njit
+    def fun(x, g):
+        g[:] = 2.0 * x
+        return (x * x).sum()
+    both, x = (lambda x: (x @ x, 2 * x)), np.ones(70_000)
+    rows, many = (lambda x: ((x * x).sum(1), 2 * x)), np.ones((64, 2))
+    entries = {
+        "info": facts,
+        "step": lambda: train(),
+        "update": lambda: na.sgd_update(x, x.copy(), lr=0.1),
+        "minimize": lambda: na.minimize(both, x, maxiter=1, jac=True),
+        "compiled": lambda: na.minimize(fun, x, maxiter=1),
+        "many": lambda: na.minimize_many(fun, many, maxiter=1),
+        "many in Python": lambda: na.minimize_many(rows, many, maxiter=1, jac=True),
+    }
+    def layer_of(work):
+        work()
+        try:
+            return numba.threading_layer()
+        except ValueError:
+            return "none"  # it has asked for no threads
+    for name, work in entries.items():
+        print(name, in_child(lambda: layer_of(work)), sep=": ")
+    """
+    text = python(entries)
+    said = dict(line.split(": ") for line in text.splitlines())
+    assert set(said.values()) <= {said["info"], "none"}, said
+
+
 def test_lists_and_headers_that_another_thread_changes(warm: str) -> None:
     """Lists and headers are read under the GIL and kept alive: no crash, no mixed gradients."""
     code = """

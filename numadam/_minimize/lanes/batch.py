@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numba
 import numpy as np
 
 from numadam._arrays.interop import aligned_zeros
@@ -55,7 +54,7 @@ _CALL_PROBLEMS = 65_536
 def _block_packets(packets: int, numbers: int) -> int:
     """Packets of `numbers` in a block: few enough for the first cache, and for all threads."""
     fit = max(1, min(_BLOCK_PACKETS, _BLOCK_NUMBERS // max(numbers, 1)))
-    return max(1, min(fit, packets // (2 * int(numba.get_num_threads()))))
+    return max(1, min(fit, packets // (2 * loops.count())))
 
 
 class LaneBatch:
