@@ -54,7 +54,6 @@ def _versions() -> dict[str, str]:
 
 def _threads() -> dict[str, str]:
     try:  # an install that does not work is what a bug report is about
-
         from numadam._jit import cache, loops
     except ImportError as error:
         return {"threads": f"unknown, as Numba does not import: {error}"}

@@ -18,6 +18,7 @@ from numadam._core.plan import Plan
 from numadam._core.rule import named
 from numadam._core.synonyms import library
 from numadam._jit.functions import cast, compiles, linked
+from numadam._jit.loops import compiled_loop
 
 # --- scalars of one step -------------------------------------------------------------------------
 # A row of scalars holds those of the rule's formula (`RuleSpec.scalar_type`), then those of the
@@ -451,25 +452,35 @@ def make_advance_row(plan: Plan, wrap: Any) -> Any:
     return wrap(advance_row)
 
 
-def _interpreted(function: Any, **how: Any) -> Any:
-    """The function as it is, in the place of one that compiles it."""
-    return function
-
-
 def products_after(
-    plan: Plan, steps: int, control: np.ndarray, refresh: Callable[[int], None]
+    plan: Plan, steps: int, control: np.ndarray, refresh: Callable[[int], None] | None
 ) -> np.ndarray:
-    """Rows of products after so many steps; `refresh` brings a step's numbers into `control`."""
+    """Rows of products after so many steps.
+
+    `refresh` brings a step's numbers into `control`; None where they never change.
+    """
     rows = start_products(plan, len(control))
-    find, advance = make_products(plan, _interpreted), make_advance_row(plan, _interpreted)
-    for step in range(steps):
-        refresh(step)
+    signature = types.void(types.float64[::1], types.float64[::1], types.int64, types.int64)
+    walk = compiled_loop(f"{plan.name}-products", lambda: _make_walk(plan), signature).serial
+    spans = [(0, steps)] if refresh is None else zip(range(steps), range(1, steps + 1))  # noqa: B905
+    for first, last in spans:
+        if refresh is not None:
+            refresh(first)
         for q, row in zip(rows, control, strict=True):
+            walk(q, row, first, last)
+    return rows
+
+
+def _make_walk(plan: Plan) -> Any:
+    """``walk(q, row, first, last)``: the products of the steps from one to another, in place."""
+    find, advance = make_products(plan), make_advance_row(plan, linked)
+
+    def walk(q, row, first, last):
+        for step in range(first, last):
             find(q, row, float(step + 1))
             advance(q)
-        if not rows[:, : len(plan.products)].any():  # they stay 0
-            break
-    return rows
+
+    return walk, walk
 
 
 def _nothing(q, row, t):

@@ -43,6 +43,7 @@ _CODEGEN = (
 _COMPILED = ("_jit", "_core", "rules")
 _COMPILED_INTO = {
     "_jit": ("_jit",),
+    "_core": _COMPILED,
     "_cpu": (*_COMPILED, "_cpu"),
     "_cuda": (*_COMPILED, "_cuda"),
     "_minimize": (*_COMPILED, "_cpu", "_cuda", "_minimize"),

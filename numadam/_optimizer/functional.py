@@ -56,7 +56,8 @@ def _make_settings(
             "such as na.Adam(params, comm=comm)."
         )
     for name, value in (*shared.items(), *own.items()):
-        if name in op.DEFAULTS and name not in FunctionalOptions.__annotations__:
+        without = name in op.DEFAULTS and name not in FunctionalOptions.__annotations__
+        if without or (name in own and name in shared):
             raise TypeError(
                 f"{title}: {name} needs arrays or counters that an optimiser object owns."
             )

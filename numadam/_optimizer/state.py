@@ -156,7 +156,9 @@ def check_steps(name: str, value: Any, counted: str = "steps") -> int:
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
-        raise ValueError(f"{name}: expected a whole number of {counted} >= 0, got {value!r}.")
+        raise ValueError(
+            f"{name}: expected a whole number of {counted} >= 0 and < 2**53, got {value!r}."
+        )
     return t
 
 

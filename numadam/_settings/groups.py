@@ -132,6 +132,11 @@ def group_overrides(
         own.update({key: checked[key] for key in values})
         if rule.present(checked) != rule.present(options):
             raise ValueError(f"groups: {values!r} needs other state arrays than {rule.name} has.")
+        if rule.initial(checked) != rule.initial(options):
+            raise ValueError(
+                f"groups: {values!r} sets the start of the state, which is one for all arrays; "
+                "assign opt.state of these arrays instead."
+            )
     return overrides
 
 

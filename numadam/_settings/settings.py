@@ -383,7 +383,9 @@ class Settings:
         """Running products after so many steps with these options, by name, one for each group."""
         if not self.plan.products:
             return {}
-        rows = products_after(self.plan, steps, self.control, self.refresh)
+        rows = products_after(
+            self.plan, steps, self.control, self.refresh if self.schedules else None
+        )
         return {name: rows[:, k].copy() for k, name in enumerate(self.plan.products)}
 
     def set(self, name: str, value: Any) -> None:

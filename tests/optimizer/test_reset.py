@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 
 import numpy as np
@@ -142,10 +143,26 @@ def test_a_t_that_is_set_is_that_of_a_run(rule, options, k):
         np.testing.assert_allclose(one, other, rtol=1e-13)
 
 
+def test_the_products_of_many_steps_are_compiled():
+    """A loop in Python took 17 s for a million steps."""
+    opt, calls = na.NAdam(np.zeros(3)), []
+
+    def count(frame, event, arg):
+        calls.append(event == "call" and frame.f_code.co_filename.endswith("nadam.py"))
+
+    opt.t = 10  # compiled
+    sys.setprofile(count)
+    try:
+        opt.t = 10_000
+    finally:
+        sys.setprofile(None)
+    assert sum(calls) == 0
+
+
 @pytest.mark.parametrize("wrong", [-1, 1.5, "many", None, 2**53, np.nan])
 def test_a_t_that_is_no_number_of_steps_is_refused(wrong):
     opt = na.Adam(np.zeros(2))
-    with pytest.raises(ValueError, match="t: expected a whole number of steps >= 0"):
+    with pytest.raises(ValueError, match=r"t: expected a whole number of steps >= 0 and < 2\*\*53"):
         opt.t = wrong
     with pytest.raises(ValueError, match=r"state\['t'\]: expected a whole number of steps >= 0"):
         opt.state["t"] = wrong
