@@ -41,6 +41,23 @@ def _is_pair(x: Any) -> bool:
     return getattr(x, "shape", None) == (2,) or (hasattr(x, "lb") and hasattr(x, "ub"))
 
 
+def _is_low_and_high(x: Any) -> bool:
+    """Whether `x` is a tuple of two NumPy arrays, which the classes always read as (lo, hi)."""
+    return type(x) is tuple and all(isinstance(end, np.ndarray) for end in x)
+
+
+def _refuse_ambiguous(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> None:
+    """Refuse two arrays of two numbers for two elements: SciPy would read a pair for each."""
+    if math.prod(shape) != 2 or hasattr(bounds, "lb") or not _is_pair(bounds):
+        return
+    if all(getattr(end, "shape", ()) == (2,) for end in bounds):
+        raise ValueError(
+            f"{title}: two arrays of two numbers for the two elements of {name} could be low and "
+            "high, or a pair for each element. Write scipy.optimize.Bounds(lo, hi) for low and "
+            "high, [(lo, hi), (lo, hi)] for a pair for each."
+        )
+
+
 def leaf_bounds(
     bounds: Any, tree: Tree | Active, leaves: Sequence[Any], names: Sequence[str]
 ) -> list[Pair]:
@@ -69,6 +86,8 @@ def leaf_bounds(
                     "one pair (lo, hi) for all; None leaves a side open."
                 ) from None
             title += f"[{key!r}]"
+        if not _is_low_and_high(node):
+            _refuse_ambiguous(node, leaf.shape, title, name)
         pair = _read(node, leaf.shape, title, name)
         _check(pair, leaf, title, name)
         pairs.append(pair)
@@ -80,6 +99,7 @@ def standard_bounds(bounds: Any, shape: tuple[int, ...]) -> Pair | None:
     """The bounds of one array of this shape, in a form that reads the same for any other shape."""
     if bounds is None:
         return None
+    _refuse_ambiguous(bounds, shape, "bounds", "x")
     pair = _read(bounds, shape, "bounds", "x")
     return pair if all(isinstance(end, float) for end in pair) else Box(*pair)
 
@@ -126,12 +146,6 @@ def _read(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> Pair:
         return _simplest(lo, _read_end(bounds.ub, math.inf, f"{title}.ub"))
     if not _is_pair(bounds):
         return _read_pairs(bounds, shape, title, name)
-    if math.prod(shape) == 2 and all(getattr(end, "shape", ()) == (2,) for end in bounds):
-        raise ValueError(
-            f"{title}: two arrays of two numbers for the two elements of {name} could be low and "
-            "high, or a pair for each element. Write scipy.optimize.Bounds(lo, hi) for low and "
-            "high, [(lo, hi), (lo, hi)] for a pair for each."
-        )
     return (
         _read_end(bounds[0], -math.inf, f"{title}[0]"),
         _read_end(bounds[1], math.inf, f"{title}[1]"),
