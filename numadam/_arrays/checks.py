@@ -106,8 +106,11 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
         return f"{expected}, got {kind}. Nest it as the params are, or use {library}.asarray(x)."
     if kind.startswith("pandas."):  # what numpy.asarray gives may not be written to
         return f"{expected}, got {kind}. Use x.to_numpy(copy=True)."
-    use = "list(x)" if hasattr(x, "__next__") else f"{library}.asarray(x)"
-    return f"{expected}, got {kind}. Use {use}."
+    if hasattr(x, "__next__"):
+        return f"{expected}, got {kind}. Use list(x)."
+    if hasattr(x, "__array__") or hasattr(x, "__dlpack__"):
+        return f"{expected}, got {kind}. Use {library}.asarray(x)."
+    return f"{expected}, got {kind}. Pass the array that it holds."
 
 
 def about_units(x: Any) -> str:

@@ -190,6 +190,10 @@ def library(like: str | None) -> Library:
     return LIKE[like] if like else _OWN
 
 
+#: The same rule under another class, which has the presets of more libraries.
+_SAME_RULE = {"AdamW": "write na.Adam(..., decoupled=True, weight_decay=0.01), or "}
+
+
 def preset(presets: Mapping[str, Mapping[str, Any]], title: str, like: Any) -> Mapping[str, Any]:
     """The keywords of one class in one library, from those of the class in all of them.
 
@@ -204,7 +208,7 @@ def preset(presets: Mapping[str, Mapping[str, Any]], title: str, like: Any) -> M
     if found is None:
         there = [name for name, one in LIKE.items() if {name, one.variant_of} & {*presets}]
         raise ValueError(
-            f"like: {like!r} has no {title}; "
+            f"like: {like!r} has no {title}; {_SAME_RULE.get(title, '')}"
             + (f"use one of {', '.join(map(repr, there))}." if there else "leave it out.")
         )
     return found

@@ -43,6 +43,8 @@ def _holds_arrays(x: Any) -> bool:
 
 def _own_array(x: Any, name: str) -> Any:
     x = as_view(x)
+    if x is None:
+        raise TypeError(f"{name}: expected a start, got None. Pass one, such as numpy.zeros(n).")
     if is_masked(x) or units_of(x) is not None:
         raise TypeError(f"{name}: {describe(x)}")
     if not is_array(x) and not _is_number(x) and not isinstance(x, (list, tuple)):

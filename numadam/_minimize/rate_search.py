@@ -53,7 +53,7 @@ def check_search(lr: str, maxiter: int, **refused: Any) -> None:
         Arguments that go with a given rate only; None where they were not given.
     """
     if lr != "auto":
-        raise ValueError(f"lr: expected a number, a schedule, an array or 'auto', got {lr!r:.80}.")
+        raise TypeError(f"lr: expected a number, a schedule, an array or 'auto', got {lr!r:.80}.")
     for name, given in refused.items():
         if given is not None:
             raise ValueError(f"lr: 'auto' does not go with {name}. Pass the rate itself.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import types
 from collections import OrderedDict
 
 import numpy as np
@@ -88,6 +89,13 @@ def test_a_subclass_of_another_dtype_is_refused_for_the_dtype():
         with pytest.raises(TypeError, match=r"expected float64 like .*, got float32. Use"):
             call()
     assert opt.t == 0
+
+
+def test_an_object_that_holds_an_array_is_not_called_convertible():
+    """`numpy.asarray` of it would be an array of one object."""
+    holder = types.SimpleNamespace(shape=(3,), dtype=np.dtype(float))
+    with pytest.raises(TypeError, match=r"got types.SimpleNamespace. Pass the array that it holds"):
+        na.Adam(holder)
 
 
 def test_lists_of_numbers_are_refused():

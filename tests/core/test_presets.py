@@ -148,3 +148,9 @@ def test_what_no_library_has_is_refused(name):
     for like in ("jax", "Torch", "", 1):
         with pytest.raises(ValueError, match=r"^like: expected one of 'torch', 'keras', "):
             RULES[name](np.ones(2), like=like)
+
+
+def test_the_same_rule_under_another_class_is_named():
+    with pytest.raises(ValueError, match=r"has no AdamW; write na.Adam\(..., decoupled=True"):
+        na.AdamW(np.ones(2), like="numpy")
+    na.Adam(np.ones(2), like="numpy", decoupled=True, weight_decay=0.01)

@@ -261,7 +261,7 @@ def test_each_kind_of_x(kind):
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="or 'auto', got 'fast'"):
+    with pytest.raises(TypeError, match="or 'auto', got 'fast'"):
         na.minimize(far, START, jac=True, lr="fast")
     half = na.minimize(far, START, jac=True, maxiter=5)
     with pytest.raises(ValueError, match="lr: 'auto' does not go with state"):
