@@ -108,7 +108,7 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
         return f"{expected}, got {kind}. Use x.to_numpy(copy=True)."
     if hasattr(x, "__next__"):
         return f"{expected}, got {kind}. Use list(x)."
-    if hasattr(x, "__array__") or hasattr(x, "__dlpack__"):
+    if hasattr(x, "__array__") or hasattr(x, "__dlpack__") or isinstance(x, Sequence):
         return f"{expected}, got {kind}. Use {library}.asarray(x)."
     return f"{expected}, got {kind}. Pass the array that it holds."
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import numadam as na
 from numadam import rules
 from numadam._core import options as op
 from numadam._core.synonyms import LIKE
