@@ -30,7 +30,7 @@ from numadam._settings.groups import is_plain
 from numadam.mpi.forwarding import Forwarding
 
 if TYPE_CHECKING:
-    from numadam.mpi.keywords import Options
+    from numadam._core.keywords import ShardedOptions as Options
 
 _MOST_BYTES = 2**30
 _MAKING = "Sharded"
