@@ -27,7 +27,7 @@ import numpy as np
 import numadam as na
 from numadam._arrays.checks import DTYPES
 from numadam._core.half import STORAGES, as_storage
-from numadam._core.keywords import Shared
+from numadam._core.options import DEFAULTS
 from numadam._cpu.kernel import overlap_address
 from numadam._jit import cache, loops, reports
 from numadam._minimize.arguments import rule_class
@@ -66,7 +66,7 @@ def _folder(text: str) -> Path:
 def keywords() -> list[str]:
     """Keywords of all rules that the command takes, sorted."""
     named = {name for kind in classes().values() for name in inspect.signature(kind).parameters}
-    return sorted((named | {*Shared.__annotations__}) - _NOT_OFFERED)
+    return sorted((named | {*DEFAULTS}) - _NOT_OFFERED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

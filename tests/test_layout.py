@@ -1,6 +1,7 @@
 """Layout and size: tests/ has the folders of numadam/, which is as small as budget.toml says."""
 
 import ast
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -57,6 +58,28 @@ def test_the_picture_of_the_floors_has_a_line_on_each_package() -> None:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGES"
     )
     assert said.keys() == {name.strip() for floor in floors for name in floor.split("|")}
+
+
+def tracked() -> list[Path]:
+    """Files that git holds, where this is a checkout."""
+    if not (TESTS.parent / ".git").exists():
+        pytest.skip("no checkout: git does not say which files it holds")
+    found = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=TESTS.parent, capture_output=True, text=True, check=True
+    )
+    return [TESTS.parent / name for name in found.stdout.split("\0") if name]
+
+
+def test_git_holds_no_file_that_is_written() -> None:
+    """A build writes them, or what follows from them would be edited by hand."""
+    for path in tracked():
+        if path.exists():
+            assert b"Written by" not in path.read_bytes().split(b"\n", 1)[0], path
+
+
+def test_git_holds_few_lines_of_stubs() -> None:
+    stubs = [path for path in tracked() if path.suffix == ".pyi" and path.exists()]
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in stubs) <= 250
 
 
 # --- size: CONTRIBUTING says how the package may grow --------------------------------------------

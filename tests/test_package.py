@@ -59,7 +59,8 @@ def sources(*suffixes: str) -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in found if path.suffix in suffixes}
 
 
-SHIPPED = sources(".py", ".pyi", ".typed", ".npz", ".txt")
+SHIPPED = sources(".py", ".typed", ".npz", ".txt")
+STUBS = sources(".pyi")
 OF_DIGITS = "licenses/numadam/demos/digits-LICENSE.txt"
 
 
@@ -70,10 +71,17 @@ def metadata(files: dict[str, bytes]) -> Message:
 def test_the_wheel_is_the_package_and_nothing_else(built: Path) -> None:
     files = set(wheel_files(built))
     notes = {name for name in files if name.startswith(f"{NAME}.dist-info/")}
-    assert files - notes == SHIPPED
+    assert files - notes == SHIPPED | STUBS
     expected = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE", OF_DIGITS)
     assert notes == {f"{NAME}.dist-info/{name}" for name in expected}
     assert {"numadam/py.typed", "numadam/__init__.pyi", "numadam/demos/mlp.py"} <= files
+
+
+def test_stubs_of_a_build_are_those_of_this_checkout(built: Path) -> None:
+    """The build has stand-ins for numba and the others; tests/rules hold these to the rules."""
+    files = wheel_files(built)
+    for name in STUBS:
+        assert files[name] == (ROOT / name).read_bytes(), name
 
 
 def test_the_wheel_of_the_sdist_is_that_of_the_tree(built: Path) -> None:
@@ -113,7 +121,7 @@ def test_the_sdist_can_be_tested_and_holds_no_stray_file(built: Path) -> None:
     folders = {"numadam", "tests", "docs", "asv_benchmarks", ".ci", ".github"}
     assert tops == papers | folders | {"pyproject.toml", "PKG-INFO", ".gitignore"}
     kinds = {Path(name).suffix for name in files if "/" in name}
-    assert not kinds & {".loop", ".pyc", ".nbi", ".nbc", ".so", ".log"}
+    assert not kinds & {".pyi", ".loop", ".pyc", ".nbi", ".nbc", ".so", ".log"}
 
 
 def test_metadata(built: Path) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import numadam as na
-from tests import typing_pages, typing_refused, typing_rules, typing_user
+from tests import typing_pages, typing_refused, typing_user
 from tests.pages import BLOCK
 
 ROOT = Path(na.__file__).parents[1]
 PAGES = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
 PAGES.append(ROOT / "README.md")
 TEXT = Path(typing_user.__file__).read_text(encoding="utf-8")
-RULES = Path(typing_rules.__file__).read_text(encoding="utf-8")
+RULES = typing_pages.of_rules()
 
 
 def test_it_uses_every_public_name():
@@ -52,7 +53,9 @@ def test_reports_that_are_left_out_are_of_their_page():
 
 
 def test_it_runs(tmp_path):
-    typing_rules.every_rule()
+    program: dict[str, Any] = {}
+    exec(RULES, program)
+    program["every_rule"]()
     for name, x in typing_user.every_class().items():
         assert np.isfinite(x).all(), name
         assert (x != 0).any(), name

@@ -1,13 +1,14 @@
 """Programs of README, pages and docstrings, checked for types as a user's editor does.
 
-``python -m tests.typing_pages mypy basedpyright`` writes one program for each page, and one for the
-examples of each public docstring, and runs these checkers on them. What a checker reports, it
-names by page.
+``python -m tests.typing_pages mypy basedpyright`` writes one program for each page, one for the
+examples of each public docstring, and one that calls every rule, and runs these checkers on them.
+What a checker reports, it names by page.
 """
 
 from __future__ import annotations
 
 import doctest
+import inspect
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numadam
+from numadam import rules
 from tests.pages import BLOCK
 
 ROOT = Path(numadam.__file__).parents[1]
@@ -87,9 +89,44 @@ def of_docstrings() -> Iterator[tuple[str, str]]:
                 yield name, imported + "".join(one.source for one in test.examples)
 
 
+def _calls() -> Iterator[tuple[str, str]]:
+    """Of each class and function of a rule a call, and the keywords in it that have a value."""
+    empty, by_name = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
+    for function in [*rules.classes().values(), *rules.functions().values()]:
+        given = inspect.signature(function).parameters.values()
+        needed = [one.name for one in given if one.default is empty and one.name != "shared"]
+        values = {"params": "x", "p": "x", "g": "g", "t": "1"}
+        arrays = ", ".join(values.get(name, "np.zeros(3)") for name in needed)
+        options = [one for one in given if one.kind is by_name and one.default is not None]
+        keywords = "".join(f", {one.name}={one.default!r}" for one in options)
+        yield f"na.{function.__name__}({arrays}", keywords
+
+
+def of_rules() -> str:
+    """A program with every option that a rule declares, and with one that no rule has.
+
+    Checkers see that one, or an ignore is one too many, which they report.
+    """
+    calls = [*_calls()]
+    good = "".join(f"    {begin}{keywords})\n" for begin, keywords in calls)
+    bad = "".join(f"    {begin}, unknown=1)  # type: ignore[call-arg]\n" for begin, _ in calls)
+    return f"""\
+# mypy: warn-unused-ignores
+# pyright: reportUnnecessaryTypeIgnoreComment=error
+import numpy as np
+import numadam as na
+
+x, g = np.ones(3), np.full(3, 0.5)
+
+def every_rule() -> None:
+{good}
+def refused() -> None:
+{bad}"""
+
+
 def write(folder: Path) -> int:
     """Write all programs into a folder; returns how many there are."""
-    found = dict([*of_pages(), *of_docstrings()])
+    found = dict([*of_pages(), *of_docstrings(), ("rules", of_rules())])
     for name, code in found.items():
         path = folder / f"{name.replace('/', '_').replace('.', '_').replace('-', '_')}.py"
         path.write_text(code, encoding="utf-8")

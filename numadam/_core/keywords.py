@@ -1,147 +1,23 @@
-# Written by `python tests/generate.py`: do not edit.
-"""Keywords of optimiser classes and update functions, for signatures."""
+"""Keywords for signatures: here what Python needs, in the stub the types and texts for editors.
+
+The stub has those of update functions, `minimize`, `minimize_many` and `Sharded` besides. A build
+writes it, from the options and the docstrings of the classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TypedDict
 
-from numadam._core.hyper import Bounds, ComplexForm, Like, Nonfinite, Schedule, Sparse, StateDtype
+from numadam._core.options import SharedOptions
 
-if TYPE_CHECKING:
-    import numpy as np
-
-
-class SharedButDecay(TypedDict, total=False):
-    """Keywords of every rule but `weight_decay`, for a rule that declares that one itself."""
-
-    decoupled: bool | None
-    """Subtract ``lr * weight_decay * p`` beside the step (False: L2 decay). Type: bool."""
-
-    decay_times_lr: bool
-    """False: the decoupled decay is ``weight_decay * p``, without lr. Type: bool, default True."""
-
-    maximize: bool
-    """Maximise instead of minimise. Type: bool, default False."""
-
-    loss_scale: float | Schedule
-    """Factor by which the loss was multiplied: the gradient is divided by it. Type: float > 0 or
-    callable, default 1.0."""
-
-    clip_value: float | Schedule | None
-    """Every element of the gradient is clipped to [-clip_value, clip_value]. Type: float > 0 or
-    callable, optional."""
-
-    clip_norm: float | Schedule | None
-    """All gradients together are multiplied by ``min(1, clip_norm / norm)``. Type: float > 0 or
-    callable, optional."""
-
-    clip_array_norm: float | Schedule | None
-    """As `clip_norm`, for each array by itself. Type: float > 0 or callable, optional."""
-
-    accumulate: int
-    """Take a step at every `accumulate`-th call only. Type: int >= 1, default 1."""
-
-    nonfinite: Nonfinite
-    """Policy for non-finite gradients. Type: {"propagate", "raise", "skip"}, default
-    "propagate"."""
-
-    max_skips: int | None
-    """Largest number of steps skipped in a row; the next one raises FloatingPointError. Type:
-    int >= 1, optional."""
-
-    bounds: Bounds | None
-    """Box for the parameters. Type: (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or
-    nesting, optional."""
-
-    ema: float | Schedule | None
-    """Decay of a running average of the parameters, read by `averaged`. Type: float in [0, 1) or
-    callable, optional."""
-
-    ema_warmup: bool
-    """The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step. Type: bool, default
-    False."""
-
-    ema_debias: bool
-    """The average starts as 0 and is divided by ``1 - ema^t`` when read. Type: bool, default
-    False."""
-
-    groups: Mapping[str, Mapping[str, Any]] | None
-    """Options of their own for some arrays. Type: mapping of str to mapping, optional."""
-
-    sparse: Sparse | None
-    """Accept gradients of a few rows (`numadam.Rows`, CSR matrices). Type: {"lazy", "dense"},
-    optional."""
-
-    state_dtype: StateDtype | type[Any] | np.dtype[Any] | None
-    """Dtype in which moments are stored: half the memory of float32, 8 significant bits. Type:
-    "bfloat16", optional."""
-
-    master: bool
-    """Keep a float32 copy of float16 or bfloat16 parameters, so that small steps add up. Type:
-    bool, default False."""
-
-    complex_form: ComplexForm
-    """Second moment of complex parameters. Type: {"parts", "modulus"}, default "parts"."""
-
-    like: Like | None
-    """Defaults and arithmetic of another library; keywords override them. Type: str, optional."""
-
-    capturable: bool
-    """Steps may be captured in a CUDA graph and replayed, for CuPy parameters. Type: bool,
-    default False."""
-
-    comm: Any
-    """The parameters are this rank's block of a larger problem. Type: mpi4py.MPI.Intracomm or
-    numadam.mpi.Decomposition, optional."""
+Shared = TypedDict("Shared", SharedOptions.__annotations__, total=False)
+#: For a rule that declares `weight_decay` itself.
+SharedButDecay = TypedDict(
+    "SharedButDecay",
+    {name: kind for name, kind in Shared.__annotations__.items() if name != "weight_decay"},
+    total=False,
+)
 
 
-class Shared(SharedButDecay, total=False):
-    """Keywords that every rule takes; `numadam.Optimizer` describes each."""
-
-    weight_decay: float | Schedule
-    """Strength of the decay of the parameters towards 0. Type: float >= 0 or callable, default
-    0.0 (AdamW: 0.01)."""
-
-
-class FunctionalButDecay(TypedDict, total=False):
-    """Keywords of every update function but `weight_decay`: no array or counter is kept."""
-
-    decoupled: bool | None
-    """Subtract ``lr * weight_decay * p`` beside the step (False: L2 decay). Type: bool."""
-
-    decay_times_lr: bool
-    """False: the decoupled decay is ``weight_decay * p``, without lr. Type: bool, default True."""
-
-    maximize: bool
-    """Maximise instead of minimise. Type: bool, default False."""
-
-    loss_scale: float
-    """Factor by which the loss was multiplied: the gradient is divided by it. Type: float > 0 or
-    callable, default 1.0."""
-
-    clip_value: float | None
-    """Every element of the gradient is clipped to [-clip_value, clip_value]. Type: float > 0 or
-    callable, optional."""
-
-    clip_norm: float | None
-    """All gradients together are multiplied by ``min(1, clip_norm / norm)``. Type: float > 0 or
-    callable, optional."""
-
-    bounds: Bounds | None
-    """Box for the parameters. Type: (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or
-    nesting, optional."""
-
-    complex_form: ComplexForm
-    """Second moment of complex parameters. Type: {"parts", "modulus"}, default "parts"."""
-
-    like: Like | None
-    """Defaults and arithmetic of another library; keywords override them. Type: str, optional."""
-
-
-class FunctionalOptions(FunctionalButDecay, total=False):
-    """Keywords that every update function takes."""
-
-    weight_decay: float
-    """Strength of the decay of the parameters towards 0. Type: float >= 0 or callable, default
-    0.0 (AdamW: 0.01)."""
+class SharedAttributes:
+    """Options that all rules share, as attributes of an optimiser; `with_options` makes them."""

@@ -81,7 +81,7 @@ class SharedOptions(NamedTuple):
     """Options of every rule: name, type, default.
 
     None means that the option is not in use; `decoupled` then is the rule's own way. Signatures,
-    attributes and their texts follow (``python tests/generate.py``).
+    attributes and their texts follow (``python -m tests.generate``).
     """
 
     weight_decay: float | Schedule = 0.0

@@ -7,7 +7,7 @@ import inspect
 import numbers
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -194,14 +194,6 @@ _EMPTY |= {"maxfev": _EMPTY["maxfun"]}
 NOT_OF_MANY = {"ema_debias": "problems stop at different iterations; use ema_warmup"}
 
 _TOL = Hyper("tol")
-
-
-class OfSciPy(TypedDict, total=False):
-    """Keywords of SciPy that are translated."""
-
-    options: Mapping[str, Any]
-    tol: float | None
-    disp: bool
 
 
 def not_for_one() -> set[str]:

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from numadam._core.hyper import Bounds, Nested, Rate
-    from numadam._minimize.keywords import Options, RuleName
+    from numadam._core.keywords import MinimizeOptions as Options
+    from numadam._core.keywords import RuleName
     from numadam._mpi.ranks import Decomposition
     from numadam._optimizer.optimizer import Optimizer
 

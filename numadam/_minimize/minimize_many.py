@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from numadam._core.hyper import Array, Bounds, Rate
-    from numadam._minimize.keywords import ManyOptions, RuleName
+    from numadam._core.keywords import ManyOptions, RuleName
     from numadam._optimizer.optimizer import Optimizer
 
 

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from numadam._core import options as op
 from numadam._core.docstrings import fill, first_sentence, parameters, section
-from numadam._core.keywords import Shared
 from numadam._core.options import OF_UPDATES
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.synonyms import preset
@@ -193,7 +192,7 @@ class Declared:
         self._shared = {name: value for name, value in self.defaults.items() if name in op.DEFAULTS}
         rest = {*others, *op.DEFAULTS}
         self.own = {name: value for name, value in self.defaults.items() if name not in rest}
-        self._known = {*self.defaults, *Shared.__annotations__}
+        self._known = {*self.defaults, *op.DEFAULTS}
         self._title, self._presets = kind.__name__, kind.rule.presets
 
     def sort(

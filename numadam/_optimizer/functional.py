@@ -18,7 +18,6 @@ from numadam._arrays.interop import as_views
 from numadam._backend import Again, FunctionalStep
 from numadam._core import options as op
 from numadam._core.hyper import LR
-from numadam._core.keywords import FunctionalOptions
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import is_float32
 from numadam._jit.functions import identity
@@ -56,7 +55,7 @@ def _make_settings(
             "such as na.Adam(params, comm=comm)."
         )
     for name, value in (*shared.items(), *own.items()):
-        without = name in op.DEFAULTS and name not in FunctionalOptions.__annotations__
+        without = name in op.DEFAULTS and name not in op.OF_UPDATES
         if without or (name in own and name in shared):
             raise TypeError(
                 f"{title}: {name} needs arrays or counters that an optimiser object owns."

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from numadam._core.hyper import LR
+from numadam._core.keywords import SharedAttributes
 from numadam._core.options import DEFAULTS, HYPER_COLUMNS
 from numadam._optimizer.attributes import with_options
 from numadam._optimizer.checkpoint import Checkpointed
-from numadam._optimizer.shared import SharedAttributes
 from numadam._optimizer.state import Snapshot, checked
 from numadam._settings.groups import is_plain
 

@@ -26,7 +26,7 @@ from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.groups import is_plain
 
 if TYPE_CHECKING:
-    from numadam.mpi.keywords import Options
+    from numadam._core.keywords import ShardedOptions as Options
 
 
 # --- hyperparameters and options of an optimiser as attributes of what holds it ------------------

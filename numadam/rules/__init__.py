@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-#: The class in each file. Written by ``python tests/generate.py``, so that importing numadam
+#: The class in each file. Written by ``python -m tests.generate``, so that importing numadam
 #: imports no rule.
 CLASSES = {
     "adam": "Adam",

@@ -16,8 +16,8 @@ from numadam._core.synonyms import LIKE
 from numadam._optimizer.attributes import fixed, hyper
 
 PACKAGE = Path(numadam.__file__).parent
-#: The second is written by tests/generate.py, from the names of the rules.
-HOMES = {"_core/hyper.py", "_minimize/keywords.py"}
+#: The second has the names of the rules.
+HOMES = {"_core/hyper.py", "_core/keywords.pyi"}
 
 
 def test_every_library_has_its_habits_and_its_name():

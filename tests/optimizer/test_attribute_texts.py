@@ -87,7 +87,7 @@ def declared(path, name):
     }
 
 
-SHARED = declared(PACKAGE / "_optimizer" / "shared.py", "SharedAttributes")
+SHARED = declared(PACKAGE / "_core" / "keywords.pyi", "SharedAttributes")
 
 
 @pytest.mark.parametrize("name", CLASSES)

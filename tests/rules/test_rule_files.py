@@ -14,7 +14,7 @@ from numadam import rules
 from numadam._core.element import make_element
 from numadam._core.hyper import Hyper
 from numadam._core.rule import RuleSpec
-from tests import generate, references
+from tests import generate, references, stubs
 from tests.rules import formula_checks
 from tests.variants import CASES, plan_of
 
@@ -47,8 +47,15 @@ def test_there_is_no_stub_without_a_rule():
 @pytest.mark.parametrize("path", generate.written(), ids=lambda path: path.name)
 def test_what_follows_from_the_rules_is_up_to_date(path):
     assert path.read_text(encoding="utf-8") == generate.written()[path], (
-        f"{path} is out of date: run `python tests/generate.py`."
+        f"{path} is out of date: run `python -m tests.generate`."
     )
+
+
+def test_only_files_of_its_own_checkout_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(stubs, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="numadam is imported from another checkout, "):
+        stubs.write({tmp_path / "stub.pyi": ""})
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("name", rules.CLASSES.values())
