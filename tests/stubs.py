@@ -31,7 +31,7 @@ PACKAGE = Path(numadam.__file__).parent
 NOTE = "# Written by `python -m tests.stubs`: do not edit.\n# fmt: off\n# ruff: noqa\n"
 
 #: Homes of the names in signatures: of a name that several have, the first one.
-_HOMES = (collections.abc, typing, hyper, hyper, hyper, attributes)
+_HOMES = (collections.abc, typing, hyper, attributes)
 #: Classes of the stub of keywords that the signatures of rules name.
 _KEYWORDS = {"Shared", "SharedButDecay", "FunctionalOptions", "FunctionalButDecay"}
 
@@ -79,6 +79,8 @@ def _quoted(text: str) -> str:
 
 def _field(name: str, kind: str, text: str) -> str:
     """A declaration in a class, with its text below it."""
+    if kind in ("float", "float | None"):  # of an update function, which calls no schedule
+        text = text.replace(" or callable", "")
     return f"    {name}: {kind}\n{_quoted(textwrap.fill(text, 90, break_on_hyphens=False))}\n"
 
 

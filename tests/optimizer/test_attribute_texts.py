@@ -18,6 +18,7 @@ from numadam._core.docstrings import first_sentence, parameters
 from numadam._core.options import DEFAULTS, HYPERS
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.base import default_options
+from tests import stubs
 
 PACKAGE = Path(na.__file__).parent
 CLASSES = rules.classes()
@@ -159,3 +160,11 @@ def test_completion_of_the_state_names_its_entries():
     assert state._ipython_key_completions_() == ["t", "m", "v"]
     assert {"copy", "update", "items"} <= {*dir(state)}
     assert not {"clear", "pop", "popitem"} & {*dir(state)}
+
+
+def test_no_text_offers_a_callable_where_a_number_is_wanted():
+    """Update functions call no schedule."""
+    tree = ast.parse(stubs.stubs()[stubs.PACKAGE / "_core" / "keywords.pyi"])
+    (options,) = (node for node in tree.body if getattr(node, "name", "") == "FunctionalOptions")
+    assert "loss_scale" in ast.unparse(options)
+    assert "callable" not in ast.unparse(options)
