@@ -1,7 +1,6 @@
 """Damaged and forged files are refused with a sentence, and take no memory that they only claim."""
 
 import io
-import itertools
 import json
 import tracemalloc
 
@@ -32,29 +31,12 @@ def whole(tmp_path_factory):
     return image(tmp_path_factory.mktemp("files") / "a", small())
 
 
-def test_every_flipped_bit_is_refused(whole):
-    damaged = bytearray(whole)
-    refusals = 0
-    for at, bit in itertools.product(range(len(whole)), range(8)):
-        damaged[at] ^= 1 << bit
-        try:
-            read_bytes(bytes(damaged))
-        except na.CheckpointError:
-            refusals += 1
-        damaged[at] ^= 1 << bit
-    assert refusals == 8 * len(whole) > 6000
-    assert same(read_bytes(bytes(damaged)).arrays, small_arrays(whole))
-
-
-def small_arrays(content):
-    return read_bytes(content).arrays
-
-
 def test_every_changed_byte_is_refused(whole):
-    rng = np.random.default_rng(1)
-    for at in range(len(whole)):
-        for new in {0, 32, 48, 255, int(rng.integers(256))} - {whole[at]}:
-            refused(whole[:at] + bytes([new]) + whole[at + 1 :])
+    """Each flipped bit among them."""
+    for at, byte in enumerate(whole):
+        for new in {byte ^ 1 << bit for bit in range(8)} | {0, 32, 48, 255} - {byte}:
+            with pytest.raises(na.CheckpointError):
+                read_bytes(whole[:at] + bytes([new]) + whole[at + 1 :])
 
 
 def test_every_truncation_is_refused(whole):
@@ -76,7 +58,7 @@ def test_swapped_arrays_are_refused(tmp_path):
     refused(content[:-64] + content[-32:] + content[-64:-32], "the checksum of 'a' is wrong")
 
 
-def test_messages_say_what_is_wrong(whole, tmp_path):
+def test_messages_say_what_is_wrong(whole):
     refused(b"", "not a checkpoint of numadam")
     refused(b"\x80\x04" + b"x" * 300, "not a checkpoint of numadam")
     refused(whole[:200], "not whole: the file ends inside its header")
@@ -85,9 +67,6 @@ def test_messages_say_what_is_wrong(whole, tmp_path):
     refused(whole[:at] + b"x" + whole[at + 1 :], "checksum of the header is wrong. Use another")
     flipped = whole[:-1] + bytes([whole[-1] ^ 1])
     refused(flipped, "damaged: the checksum of 'flag' is wrong. Use another copy of the file")
-
-
-def test_newer_versions_are_refused():
     text = header_text([W], version="2").replace('"kind"', '"new key":"","kind"')
     refused(sealed(text, bytes(16)), "has version 2 of the format.*reads up to 1: upgrade numadam")
 

@@ -147,6 +147,9 @@ def forge(path, change):
     write(path / INDEX, Container("index", found.meta, found.arrays))
 
 
+GONE = object()
+
+
 def setting(*keys, value):
     """A change of one entry."""
 
@@ -154,19 +157,29 @@ def setting(*keys, value):
         where = {"meta": meta, "arrays": arrays}
         for key in keys[:-1]:
             where = where[key]
-        where[keys[-1]] = value
+        if value is GONE:
+            del where[keys[-1]]
+        else:
+            where[keys[-1]] = value
 
     return change
 
 
-def removing(*keys):
-    def change(meta, arrays):
-        where = {"meta": meta, "arrays": arrays}
-        for key in keys[:-1]:
-            where = where[key]
-        del where[keys[-1]]
+def array(*value):
+    """What the index says of an array."""
+    return setting("meta", "arrays", "p/w", value=list(value))
 
-    return change
+
+def whole(value):
+    return setting("meta", "cuts", "p/w", "whole", value=value)
+
+
+def boxes(*rows):
+    return setting("arrays", "cut/p/w", value=np.array(rows))
+
+
+def nbytes(value):
+    return setting("arrays", "nbytes", value=value)
 
 
 FORGED = {
@@ -174,47 +187,43 @@ FORGED = {
         f"generation {text!r}": setting("meta", "generation", value=text)
         for text in ("../x", "/etc/passwd", "", 7, None, "0" * 15, "0" * 16 + "\n", "é" * 16)
     },
-    "no generation": removing("meta", "generation"),
+    "no generation": setting("meta", "generation", value=GONE),
     "kind": setting("meta", "kind", value=5),
     "content": setting("meta", "content", value=[]),
-    "no content": removing("meta", "content"),
-    "no arrays": removing("meta", "arrays"),
+    "no content": setting("meta", "content", value=GONE),
+    "no arrays": setting("meta", "arrays", value=GONE),
     "arrays are a number": setting("meta", "arrays", value=5),
-    "array of nothing": setting("meta", "arrays", "p/w", value=[]),
-    "dtype": setting("meta", "arrays", "p/w", value=["F65", False, "p/w"]),
-    "another dtype": setting("meta", "arrays", "p/w", value=["F32", False, "p/w"]),
-    "complex": setting("meta", "arrays", "p/w", value=["F64", 1, "p/w"]),
-    "no cut": setting("meta", "arrays", "p/w", value=["F64", False, "p/x"]),
-    "another cut": setting("meta", "arrays", "p/w", value=["F64", False, "p/b"]),
-    "cut is a list": setting("meta", "arrays", "p/w", value=["F64", False, []]),
+    "array of nothing": array(),
+    "dtype": array("F65", False, "p/w"),
+    "another dtype": array("F32", False, "p/w"),
+    "complex": array("F64", 1, "p/w"),
+    "no cut": array("F64", False, "p/x"),
+    "another cut": array("F64", False, "p/b"),
+    "cut is a list": array("F64", False, []),
     "array too many": setting("meta", "arrays", "p/x", value=["F64", False, "p/w"]),
-    "array too few": removing("meta", "arrays", "m/w"),
+    "array too few": setting("meta", "arrays", "m/w", value=GONE),
     "cuts are a list": setting("meta", "cuts", value=[]),
     "no cuts": setting("meta", "cuts", value={}),
     "flat": setting("meta", "cuts", "p/w", "flat", value=1),
     "is flat": setting("meta", "cuts", "p/w", "flat", value=True),
-    "whole of 2^80": setting("meta", "cuts", "p/w", "whole", value=[2**40, 2**40]),
-    "whole of 2^60": setting("meta", "cuts", "p/w", "whole", value=[2**30, 2**30]),
-    "negative whole": setting("meta", "cuts", "p/w", "whole", value=[-7, 5]),
-    "small whole": setting("meta", "cuts", "p/w", "whole", value=[6, 5]),
-    "whole of text": setting("meta", "cuts", "p/w", "whole", value="75"),
-    "whole of no axes": setting("meta", "cuts", "p/w", "whole", value=[]),
-    "unknown whole": setting("meta", "cuts", "p/w", "whole", value=None),
-    "boxes outside": setting(
-        "arrays", "cut/p/w", value=np.array([[0, 0, 3, 5], [2**62, 2**62, 4, 5]])
-    ),
-    "boxes that wrap": setting(
-        "arrays", "cut/p/w", value=np.array([[0, 0, 3, 5], [3, 0, 2**63 - 1, 5]])
-    ),
-    "negative boxes": setting("arrays", "cut/p/w", value=np.array([[0, 0, 3, 5], [-3, 0, 4, 5]])),
-    "other boxes": setting("arrays", "cut/p/w", value=np.array([[0, 0, 3, 5], [3, 0, 4, 4]])),
-    "boxes of one": setting("arrays", "cut/p/w", value=np.array([[0, 0, 3, 5]])),
+    "whole of 2^80": whole([2**40, 2**40]),
+    "whole of 2^60": whole([2**30, 2**30]),
+    "negative whole": whole([-7, 5]),
+    "small whole": whole([6, 5]),
+    "whole of text": whole("75"),
+    "whole of no axes": whole([]),
+    "unknown whole": whole(None),
+    "boxes outside": boxes([0, 0, 3, 5], [2**62, 2**62, 4, 5]),
+    "boxes that wrap": boxes([0, 0, 3, 5], [3, 0, 2**63 - 1, 5]),
+    "negative boxes": boxes([0, 0, 3, 5], [-3, 0, 4, 5]),
+    "other boxes": boxes([0, 0, 3, 5], [3, 0, 4, 4]),
+    "boxes of one": boxes([0, 0, 3, 5]),
     "boxes of floats": setting("arrays", "cut/p/w", value=np.zeros((2, 4))),
-    "no boxes": removing("arrays", "cut/p/w"),
-    "sizes": setting("arrays", "nbytes", value=np.array([1, 2])),
-    "negative sizes": setting("arrays", "nbytes", value=np.array([-1, 2])),
-    "no sizes": setting("arrays", "nbytes", value=np.zeros(0, np.int64)),
-    "sizes of two axes": setting("arrays", "nbytes", value=np.zeros((1, 2), np.int64)),
+    "no boxes": setting("arrays", "cut/p/w", value=GONE),
+    "sizes": nbytes(np.array([1, 2])),
+    "negative sizes": nbytes(np.array([-1, 2])),
+    "no sizes": nbytes(np.zeros(0, np.int64)),
+    "sizes of two axes": nbytes(np.zeros((1, 2), np.int64)),
     "sums": setting("arrays", "crc32", value=np.zeros(2, np.uint32)),
     "sums of another dtype": setting("arrays", "crc32", value=np.zeros(2, np.int64)),
     "rule": setting("meta", "content", "rule", value="sgd"),

@@ -1,11 +1,15 @@
-"""A save that fails leaves the old file and nothing else; where files go, and who may read them."""
+"""A save that fails or is killed leaves the old file, and nothing else.
+
+Kills come at every operation, and at random moments (`tests/campaigns/kills.py`). And where files
+go, and who may read them.
+"""
 
 import errno
 import os
 import stat
 import sys
+import tempfile
 import textwrap
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +19,7 @@ import pytest
 
 from numadam._checkpoint import container
 from numadam._checkpoint.container import Container, read, replacing, write
-from tests.checkpoint.faults import Disk
+from tests.checkpoint.files import Disk
 from tests.processes import STORM, python
 
 fcntl = pytest.importorskip("fcntl", reason="permissions and locks of POSIX")
@@ -165,23 +169,6 @@ def test_other_systems_start_at_the_end(monkeypatch):
     assert container._sync_file_range.__wrapped__() is None
 
 
-def test_limit_of_the_file_size(tmp_path):
-    """The system writes a part of a chunk, and refuses the rest."""
-    resource = pytest.importorskip("resource")
-    write(tmp_path / "a", state(1))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, hard))
-    try:
-        with pytest.raises(OSError, match="File too large") as found:
-            write(tmp_path / "a", Container("optimizer", {}, {"a": np.ones(300_000)}))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert found.value.errno == errno.EFBIG
-    assert NOT_SAVED in found.value.__notes__[0]
-    assert number(tmp_path / "a") == 1
-    assert names(tmp_path) == ["a"]
-
-
 def test_rights(tmp_path):
     """Of a user who is not root, in a folder that everybody can reach."""
     code = """
@@ -301,29 +288,6 @@ def test_the_last_complete_writer_wins(tmp_path):
         assert (tmp_path / "a").read_bytes() == b"second"
         first.write(memoryview(b" and last"))
     assert (tmp_path / "a").read_bytes() == b"first and last"
-    assert names(tmp_path) == ["a"]
-
-
-def test_writers_in_threads(tmp_path):
-    """Readers meet one whole state or another."""
-    write(tmp_path / "a", state(0))
-    failures = []
-
-    def run(begin):
-        try:
-            for k in range(begin, begin + 30):
-                write(tmp_path / "a", state(k))
-                number(tmp_path / "a")
-        except BaseException as error:  # shown below
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(100 * k,)) for k in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert number(tmp_path / "a") % 100 == 29
     assert names(tmp_path) == ["a"]
 
 
@@ -482,3 +446,93 @@ def test_exceptions_from_outside(tmp_path):
     print(begun > 60)
     """
     assert python(STORM + textwrap.dedent(code)) == "True"
+
+
+# --- kills ----------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal
+from pathlib import Path
+import pytest
+from tests.checkpoint.files import Disk
+path = Path(MEMORY) / "run"
+def killed(at, after):
+    pid = os.fork()
+    if not pid:
+        kill = lambda count: os.kill(os.getpid(), signal.SIGKILL)
+        Disk(kill, at, after).install(pytest.MonkeyPatch())
+        save(2)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+def run():
+    for after in (False, True):
+        found, at = "", 1
+        save(1)
+        while killed(at, after):
+            found += str(load())
+            save(1)
+            assert len(os.listdir(folder)) == files
+            at += 1
+        print(found, load())
+"""
+OF_A_FILE = """
+from numadam._checkpoint.container import Container, read, write
+folder, files = path.parent, 1
+def save(k):
+    write(path, Container("minimize", {"k": k}, {"a": np.full(40, float(k))}))
+def load():
+    found = read(path, "minimize")
+    assert (found.arrays["a"] == found.meta["k"]).all()
+    return found.meta["k"]
+run()
+"""
+OF_A_FOLDER = """
+from numadam._checkpoint.collective import assemble
+from numadam._checkpoint.collective import Alone
+from numadam._checkpoint.folder import read_index
+from numadam._checkpoint.folder import whole_cut
+from numadam._checkpoint.collective import Part, save as save_together
+folder, files = path, 2
+def save(k):
+    arrays, cuts = {"a": np.full(40, float(k))}, {"a": whole_cut((40,))}
+    part = Part("minimize", {"k": k}, arrays, {"a": "a"}, cuts)
+    save_together(path, Alone(), lambda: part)
+def load():
+    index = read_index(path, "minimize")
+    found = assemble(path, index, {"a": whole_cut((40,))})
+    assert (found["a"] == index.meta["k"]).all()
+    return index.meta["k"]
+run()
+"""
+
+
+@pytest.fixture
+def memory():
+    """A folder in memory, where there is one: to be killed there is the same, and no disk waits."""
+    folder = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=folder) as found:
+        yield found
+
+
+@pytest.mark.parametrize("code", [OF_A_FILE, OF_A_FOLDER], ids=["file", "folder"])
+def test_killed_at_every_operation(memory, code):
+    """Before and after it: the old state up to the move of the file or index, then the new one."""
+    for line in python(KILLED.replace("MEMORY", repr(memory)) + code).splitlines():
+        states, last = line.split()
+        old, new = states.count("1"), states.count("2")
+        assert states == old * "1" + new * "2"
+        assert last == "2"
+        assert old > 10
+        assert new >= 4  # close, open, fsync and close come after the move
+
+
+def test_killed_at_random_moments(memory):
+    code = f"""
+    from pathlib import Path
+    from tests.campaigns.kills import campaign
+    print(*campaign(Path({memory!r}), 80), *campaign(Path({memory!r}), 20, writers=2))
+    """
+    kills, middle, states, *two = map(int, python(code).split())
+    assert (kills, two[0]) == (80, 20)
+    assert middle > 10  # a half or more, where nothing else runs
+    assert states > kills

@@ -24,14 +24,15 @@ from numadam import rules
 RECORDED = Path(__file__).parents[1] / "data" / "bits.json"
 STEPS, N = 40, 203
 
-#: NAdam is left out: the momentum of a step is a power of the system's library.
-CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+#: Each rule with its defaults. NAdam is left out: the momentum of a step is a power of the system's
+#: library.
+RULES: dict[str, tuple[str, str, dict[str, Any]]] = {
     f"{name} {dtype}": (name, dtype, {})
     for name in rules.CLASSES.values()
     for dtype in ("float32", "float64")
     if name != "NAdam"
 }
-CASES |= {
+CASES = RULES | {
     "Adam float32 state bfloat16": ("Adam", "float32", {"state_dtype": "bfloat16"}),
     "Adam float16": ("Adam", "float16", {}),
     "Adam complex128": ("Adam", "complex128", {}),

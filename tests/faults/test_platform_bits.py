@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 from pathlib import Path
@@ -18,7 +19,7 @@ from numadam._core.plan import Plan
 from numadam._cpu.kernel import STEP, compiled_step
 from numadam._jit import cache
 from tests.faults import platform_bits as runs
-from tests.processes import python
+from tests.processes import PREAMBLE, python
 from tests.variants import VARIANTS, plan_of
 
 RECORDED: dict[str, str] = json.loads(runs.RECORDED.read_text())
@@ -31,14 +32,21 @@ OTHERS = {
     "debug": {"NUMBA_OPT": "0", "NUMBA_DEBUGINFO": "1", "PYTHONWARNINGS": "ignore"},
 }
 #: few cases, for these processes compile all anew
-FEW = {"generic": ["Adam float32", "Adam float64 clip_norm", "minimize"], "debug": ["Adam float32"]}
+FEW = {"generic": ["Adam float32 clip_norm", "minimize"], "debug": ["Adam float32"]}
+
+
+#: One dtype of each rule is usual, and both of Adam.
+DTYPES = dict(zip(VARIANTS, itertools.cycle(("float32", "float64")), strict=False))
+RARE = runs.RULES.keys() - {f"{name} {dtype}" for name, dtype in DTYPES.items()}
+RARE -= {"Adam float32", "Adam float64"}
+SWEPT = [pytest.param(case, marks=pytest.mark.sweep if case in RARE else ()) for case in RECORDED]
 
 
 def test_all_cases_are_recorded() -> None:
     assert list(RECORDED) == [*runs.CASES, "minimize", "minimize_many"]
 
 
-@pytest.mark.parametrize("case", RECORDED)
+@pytest.mark.parametrize("case", SWEPT)
 def test_recorded_bits(case: str) -> None:
     assert runs.digest_of(case) == RECORDED[case]
 
@@ -46,7 +54,7 @@ def test_recorded_bits(case: str) -> None:
 @pytest.mark.parametrize("other", OTHERS)
 def test_other_code_has_the_same_bits(other: str, tmp_path: Path) -> None:
     """Also where one process saves a run and the other goes on, in both directions."""
-    half, case = runs.STEPS // 2, "Adam float32"
+    half, case = runs.STEPS // 2, FEW[other][0]
     runs.advance(case, runs.optimizer(case), 0, half).save(tmp_path / "here")
     code = f"""
 folder, half, case = Path({str(tmp_path)!r}), {half}, {case!r}
@@ -67,6 +75,21 @@ print(digests({FEW[other]}))
     assert runs.digest(there) == RECORDED[case]
 
 
+def test_without_libgomp_and_tbb_the_bits_are_the_same() -> None:
+    """Numba's own threads are left, and numadam uses none of them."""
+    code = """
+    import sys
+    # Numba takes a layer that cannot be imported for one whose library is missing
+    sys.modules["numba.np.ufunc.omppool"] = sys.modules["numba.np.ufunc.tbbpool"] = None
+    found = digest()
+    from numadam._jit import threads
+    print(found, threads.layer())
+    """
+    scope: dict = {}
+    exec(PREAMBLE, scope)
+    assert python(code).split() == [scope["digest"](), "workqueue"]
+
+
 def from_libm(plan: Plan) -> set[str]:
     """Functions of the system's mathematical library that a compiled step calls."""
     step = compiled_step(plan).serial
@@ -78,7 +101,7 @@ def from_libm(plan: Plan) -> set[str]:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_step_calls_nothing_of_libm(name: str) -> None:
     """But for the momentum of NAdam, 0.96**(t * momentum_decay)."""
-    assert from_libm(plan_of(name, {}, "float64")) == ({"pow"} if name == "NAdam" else set())
+    assert from_libm(plan_of(name, {}, DTYPES[name])) == ({"pow"} if name == "NAdam" else set())
 
 
 def test_presets_that_repeat_a_library_take_its_power() -> None:

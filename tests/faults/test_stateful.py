@@ -17,7 +17,7 @@ def test_any_order_of_calls():
     run_state_machine_as_test(
         AnyCalls,
         settings=settings(
-            max_examples=80,
+            max_examples=50,
             stateful_step_count=25,
             deadline=None,
             database=None,

@@ -1,4 +1,7 @@
-"""Processes that fork: the child can step, and finds no lock of a thread that it does not have."""
+"""Processes that fork: the child can step, and finds no lock of a thread that it does not have.
+
+Where another thread compiles meanwhile, the child compiles, or says why it cannot.
+"""
 
 import os
 import subprocess
@@ -12,8 +15,14 @@ import pytest
 from numadam._jit import process
 from tests.processes import FORKED, PREAMBLE, ROOT, python
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+
+def forked(*codes: str, **env: str) -> list[str]:
+    """Lines of a program that forks; a layer of Numba may print warnings before them."""
+    return python(FORKED + "".join(map(textwrap.dedent, codes)), **env).splitlines()
+
+
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
 def test_child_of_a_fork_can_step(layer: str, warm: str, expected: str) -> None:
     """GNU OpenMP kills a forked child at its first parallel region: serial form there."""
@@ -21,11 +30,10 @@ def test_child_of_a_fork_can_step(layer: str, warm: str, expected: str) -> None:
     opt_before = train()[1]
     print(in_child(digest), in_child(lambda: in_child(digest)))
     """
-    out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER=layer)
+    (out,) = forked(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER=layer)
     assert out.split() == [expected, expected]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_child_of_a_fork_after_foreign_openmp(warm: str, expected: str) -> None:
     """The parent used OpenMP through its own Numba code, and numadam only in the child."""
     code = """
@@ -37,11 +45,9 @@ def test_child_of_a_fork_after_foreign_openmp(warm: str, expected: str) -> None:
     foreign(np.zeros(100_000))
     print(in_child(digest))
     """
-    out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER="omp")
-    assert out == expected
+    assert forked(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER="omp") == [expected]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_fork_while_another_thread_steps(warm: str) -> None:
     """The child finds no lock held by a thread that it does not have, and whole steps."""
     code = """
@@ -60,9 +66,7 @@ def test_fork_while_another_thread_steps(warm: str) -> None:
     stop.set(); thread.join()
     print(all(steps == "1" for steps, _ in ptp))
     """
-    # Numba's tbb layer prints a warning of its own here, on stdout
-    out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
-    assert out.splitlines()[-1] == "True"
+    assert forked(code, NUMBA_CACHE_DIR=warm)[-1] == "True"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -74,8 +78,8 @@ def test_multiprocessing(method: str, warm: str, expected: str, tmp_path: Path) 
         import multiprocessing
         if __name__ == "__main__":
             train()
-            with multiprocessing.get_context({method!r}).Pool(2) as pool:
-                print(*set(pool.map(digest, [100_000] * 4)))
+            with multiprocessing.get_context({method!r}).Pool(1) as pool:
+                print(*set(pool.map(digest, [100_000] * 2)))
         """)
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": warm}
@@ -85,7 +89,6 @@ def test_multiprocessing(method: str, warm: str, expected: str, tmp_path: Path) 
     assert done.stdout.strip() == expected, done.stderr
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 @pytest.mark.parametrize("case", ["forks in lr", "makes an optimiser in lr", "compiles"])
 def test_fork_meets_a_lock_that_another_thread_holds(case: str, warm: str) -> None:
     """A step may itself wait for the forking thread: the fork waits a second at most."""
@@ -93,50 +96,47 @@ def test_fork_meets_a_lock_that_another_thread_holds(case: str, warm: str) -> No
         "forks in lr": """
             from concurrent.futures import ThreadPoolExecutor
             lr = lambda t: 0.1 * len(ThreadPoolExecutor(1).submit(in_child, str).result() or "1")
-            opt = na.Adam(np.ones(3), lr=lr)
-            opt.step(np.ones(3))
+            opt = na.Adam(np.ones(3, "f4"), lr=lr)
+            opt.step(np.ones(3, "f4"))
             print(opt.t)
             """,
         "makes an optimiser in lr": """
             import threading, time
             inside = threading.Event()
             def lr(t):
-                inside.set(); time.sleep(0.3); na.SGD(np.ones(2)); return 0.1
-            opt = na.Adam(np.ones(3), lr=lr)
-            thread = threading.Thread(target=lambda: opt.step(np.ones(3))); thread.start()
+                inside.set(); time.sleep(0.3); na.Adam(np.ones(2, "f4")); return 0.1
+            opt = na.Adam(np.ones(3, "f4"), lr=lr)
+            thread = threading.Thread(target=lambda: opt.step(np.ones(3, "f4"))); thread.start()
             inside.wait()
             in_child(str); thread.join()
             print(opt.t)
             """,
         "compiles": """
             import threading, time
-            na.sgd_update(np.ones(4), np.ones(4))
-            thread = threading.Thread(target=lambda: na.RMSprop(np.ones(3))); thread.start()
+            na.Adam(np.ones(4, "f4"))
+            thread = threading.Thread(target=lambda: na.SGD(np.ones(3, "f4"))); thread.start()
             time.sleep(0.2)
-            in_child(lambda: na.sgd_update(np.ones(7), np.ones(7)) or "x"); thread.join()
+            in_child(lambda: na.Adam(np.ones(7, "f4")) and "x"); thread.join()
             print(1)
             """,
     }
-    code = FORKED + textwrap.dedent(codes[case])
-    assert python(code, NUMBA_CACHE_DIR=warm).splitlines()[-1] == "1"
+    assert forked(codes[case], NUMBA_CACHE_DIR=warm)[-1] == "1"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_threads_that_fork_at_once(warm: str) -> None:
     code = """
     import threading
-    opts = [na.Adam(np.ones(3)) for _ in range(20)]
+    opts, g = [na.Adam(np.ones(3, "f4")) for _ in range(20)], np.ones(3, "f4")
     def forking():
         for _ in range(5):
-            in_child(lambda: [o.step(np.ones(3)) for o in opts] and "x")
+            in_child(lambda: [opt.step(g) for opt in opts] and "x")
     threads = [threading.Thread(target=forking) for _ in range(4)]
     [t.start() for t in threads]; [t.join() for t in threads]
     for opt in opts:
-        opt.step(np.ones(3))
+        opt.step(g)
     print(set(opt.t for opt in opts))
     """
-    out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
-    assert out.splitlines()[-1] == "{1}"
+    assert forked(code, NUMBA_CACHE_DIR=warm)[-1] == "{1}"
 
 
 def test_locks_of_dropped_optimisers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,6 @@ def test_locks_of_dropped_optimisers_are_forgotten(monkeypatch: pytest.MonkeyPat
     assert all(any(owner._lock is lock for lock in locks) for owner in owners)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_the_lock_of_logging_is_free_while_a_fork_waits(warm: str) -> None:
     """A thread that compiles may want to log; the hook of `logging` takes its lock before ours."""
     code = """
@@ -170,5 +169,148 @@ def test_the_lock_of_logging_is_free_while_a_fork_waits(warm: str) -> None:
     forks._wait = spy
     print(in_child(lambda: "x"), free)
     """
-    out = python(FORKED + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
-    assert out == "x [True]"
+    assert forked(code, NUMBA_CACHE_DIR=warm) == ["x [True]"]
+
+
+# --- while another thread compiles ---------------------------------------------------------------
+
+BACKGROUND = """
+import threading, time
+from numadam._jit import forks
+ready, release = threading.Event(), threading.Event()
+def hold(lock):
+    def held():
+        with lock:
+            ready.set(); release.wait()
+    threading.Thread(target=held, daemon=True).start()
+    ready.wait()
+def child():
+    na.Adam(x := np.ones(7, "f4"), lr=1.0).step(x * 2)  # its loops are in the cache
+    return f"{x[0]:.3f}"
+def free():
+    with forks.compile_lock():
+        return "free"
+def refused(work):
+    try:
+        return work()
+    except RuntimeError as error:
+        return str(error)
+"""
+
+COMPILES = {
+    "numadam": """
+        def compiling():
+            na.SGD(np.ones(3, "f4"))
+        """,
+    "numba": """
+        import numba
+        @numba.njit
+        def foreign(a):
+            return np.sort(a)[::-1].cumsum()
+        def compiling():
+            foreign(np.ones(3))
+        """,
+    "the import of numba": """
+        def compiling():
+            import numba
+        """,
+}
+
+
+@pytest.mark.parametrize("what", COMPILES)
+def test_a_fork_waits_for_what_another_thread_compiles(what: str, warm: str) -> None:
+    code = """
+    forks._COMPILE_PATIENCE = 100.0
+    thread = threading.Thread(target=compiling); thread.start()
+    found = []
+    while thread.is_alive():
+        found.append(in_child(child)); time.sleep(0.2)
+    print(bool(found), set(found))
+    """
+    out = forked(BACKGROUND, COMPILES[what], code, NUMBA_CACHE_DIR=warm)
+    assert out[-1] == "True {'0.000'}"
+
+
+def test_a_child_forked_in_the_middle_of_a_long_compile_says_so(warm: str) -> None:
+    """The fork has waited; loops that the parent has compiled work, and no call waits for ever.
+
+    The names of Numba's and LLVM's locks are private ones.
+    """
+    code = """
+    forks._COMPILE_PATIENCE = 0.2
+    from numba.np.ufunc import parallel
+    print(len(list(forks._compiler_locks())))
+    import numba.core.compiler_lock, llvmlite.binding.ffi
+    ours, g = forks.compile_lock(), np.ones(3, "f4")
+    numbas = numba.core.compiler_lock.global_compiler_lock._lock
+    llvms = llvmlite.binding.ffi.lib._lock._lock
+    for lock in (ours, numbas, llvms):
+        opt = na.Adam(np.ones(3, "f4"))
+        ready.clear(); release.clear()
+        hold(lock)
+        def work():
+            opt.step(g)
+            return f"{opt.t} {child()} {refused(lambda: na.SGD(np.ones(3)))}"
+        print(in_child(work), in_child(lambda: in_child(work)), sep="\\n")
+        release.set()
+        print(free(), in_child(free))
+    """
+    count, *lines = forked(BACKGROUND, code, NUMBA_CACHE_DIR=warm)
+    assert len(lines) == 9
+    assert lines[2::3] == ["free free"] * 3
+    errors = lines[::3] + lines[1::3]
+    assert all(error.startswith("1 0.000 numadam cannot compile") for error in errors)
+    assert count == "6"
+
+
+def test_ctrl_c_ends_the_wait_and_comes_after_the_fork(warm: str) -> None:
+    """Python prints what a hook raises, and goes on: Ctrl-C would be lost, and locks kept."""
+    code = """
+    import os, signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells' background ignores it
+    hold(forks.compile_lock())
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    handler, start = signal.getsignal(signal.SIGINT), time.monotonic()
+    def same_handler():
+        return str(signal.getsignal(signal.SIGINT) is handler)
+    try:
+        print(in_child(lambda: f"{same_handler()} {refused(child)}"))
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print(time.monotonic() - start < 25, same_handler())
+    release.set()
+    print(free(), in_child(free))
+    """
+    *child, parent, after = forked(BACKGROUND, code, NUMBA_CACHE_DIR=warm)
+    assert all(line.startswith("True numadam cannot compile") for line in child)
+    assert (parent, after) == ("True True", "free free")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("child", "numba.core.typing"),
+        ("lambda: np.ma", "numpy.ma.core"),  # Numba imports it before it takes its lock
+        ("lambda: __import__('concurrent.futures')", "concurrent.futures._base"),
+    ],
+)
+def test_a_child_forked_in_the_middle_of_a_long_import_says_so(
+    first: str, then: str, warm: str
+) -> None:
+    """Numba's own modules, and what it imports itself."""
+    code = f"""
+    import sys
+    forks._COMPILE_PATIENCE = 0.2
+    def slow(event, details):
+        if event == "import" and details[0] == "{then}":
+            ready.set(); release.wait()
+    sys.addaudithook(slow)
+    threading.Thread(target={first}, daemon=True).start()
+    ready.wait()
+    print(in_child(lambda: refused(child)))
+    release.set()
+    print(child())
+    """
+    error, after = forked(BACKGROUND, code, NUMBA_CACHE_DIR=warm)[-2:]
+    assert error.startswith("numadam cannot be imported")
+    assert after == "0.000"

@@ -1,14 +1,16 @@
-"""Ctrl-C waits for the end of a block, and the handler is the old one afterwards."""
+"""Ctrl-C, signals and exceptions from outside: they wait for the end of a block, or of a step."""
 
 from __future__ import annotations
 
 import signal
+import sys
+import textwrap
 import threading
 
 import pytest
 
 from numadam._jit.process import defer_interrupts
-from tests.processes import python
+from tests.processes import STORM, python
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -70,13 +72,61 @@ def test_ctrl_c_in_the_middle_of_llvmlite_does_not_crash(tmp_path):
             print("sent")
     sys.setprofile(watch)
     try:
-        na.Adam(np.zeros(3)).step(np.ones(3))
+        na.SGD(np.zeros(3)).step(np.ones(3))
     except KeyboardInterrupt:
         print("interrupted")
     sys.setprofile(None)
     x = np.zeros(3)
-    na.Adam(x, lr=0.5).step(np.ones(3))
+    na.SGD(x, lr=0.5).step(np.ones(3))
     print(x, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
     """
     out = python(code, NUMBA_CACHE_DIR=str(tmp_path))
     assert out == "sent\ninterrupted\n[-0.5 -0.5 -0.5] True"
+
+
+# --- whole steps ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [50, 60_000])
+def test_asynchronous_exceptions_never_part_t_from_the_arrays(n: int, warm: str) -> None:
+    code = f"""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal({n}).astype("f4")
+    g = rng.standard_normal({n}).astype("f4")
+    p = start.copy()
+    opt = na.Adam(p)
+    storm(lambda: opt.step(g), 100)
+    q = start.copy()
+    whole = na.Adam(q)
+    for _ in range(opt.t):
+        whole.step(g)
+    same = [np.array_equal(opt.state[k], whole.state[k]) for k in "mvt"]
+    print(opt.t > 0, np.array_equal(p, q), *same)
+    """
+    out = python(STORM + textwrap.dedent(code), NUMBA_CACHE_DIR=warm)
+    assert out == "True True True True True"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no interval timer on Windows")
+def test_signal_handler_that_steps_the_same_optimiser(warm: str) -> None:
+    """A handler runs between the lines of `step`: its own step must not change the outer one."""
+    code = """
+    import signal
+    p, q = np.zeros(300, "f4"), np.zeros(300, "f4")
+    opt = na.SGD([p, q], lr=1.0)
+    inner = 0
+    def handler(*_):
+        global inner
+        inner += 1
+        opt.step([np.full(300, 1000, "f4"), np.full(300, 2000, "f4")])
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    outer = 0
+    while inner < 200:
+        opt.step([np.full(300, 1, "f4"), np.full(300, 2, "f4")])
+        outer += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    total = -(outer + 1000 * inner)
+    print(opt.t == outer + inner, set(p) == {total}, set(q) == {2 * total})
+    """
+    assert python(code, NUMBA_CACHE_DIR=warm) == "True True True"

@@ -1,21 +1,40 @@
-"""Checkpoints of N ranks: any number of ranks goes on from them, and what fails leaves the old."""
+"""Checkpoints of N ranks, of optimisers and of minimisations: what fails leaves the old one.
+
+Any number of ranks goes on from that of an optimiser. A minimisation that is cut anywhere and
+called again ends with the bits of one that was not.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 
 import numpy as np
 import pytest
 
 import numadam as na
+from numadam._checkpoint import container
 from numadam._checkpoint import folder as files
+from numadam._minimize import checkpoint
+from numadam._minimize.ranks.meetings import RankCheckpoint
 from numadam._mpi import ranks as ranks_module
 from tests.campaigns import killed_folders
+from tests.mpi.problems import Chain, assert_alike, fails_on
 
 SHAPES = {"w": (9, 5), "b": (270,)}
 RNG = np.random.default_rng(3)
 START = {key: RNG.normal(size=shape) for key, shape in SHAPES.items()}
 GRADS = [{key: RNG.normal(size=shape) for key, shape in SHAPES.items()} for _ in range(6)]
+
+
+@pytest.fixture
+def folder(shared_path):
+    return shared_path / "run"
+
+
+def content(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
 def whole_run(steps, first=0, opt=None, **options):
@@ -104,8 +123,8 @@ KINDS = {
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("blocks", {}), ("blocks", NORM), ("shards", {}), ("shards", NORM), ("shared", {})],
-    ids=["blocks", "blocks-norm", "shards", "shards-norm", "shared"],
+    [("blocks", NORM), ("shards", {}), ("shards", NORM), ("shared", {})],
+    ids=["blocks-norm", "shards", "shards-norm", "shared"],
 )
 def test_any_number_of_ranks_goes_on_from_any_other(comm, shared_path, kind, options):
     """With the bits of the run that was not interrupted."""
@@ -130,71 +149,62 @@ def test_any_number_of_ranks_goes_on_from_any_other(comm, shared_path, kind, opt
     by_size(comm, save)
     by_size(comm, resume)
     for n in sizes(comm):
-        assert len(list((shared_path / str(n)).iterdir())) == n + 1
+        assert len(content(shared_path / str(n))) == n + 1
         found = whole_run(6, 3, na.load(shared_path / str(n)))
-        into = whole_run(0, **options)
-        into.load(shared_path / str(n))
-        for opt in (found, whole_run(6, 3, into)):
-            for key, array in end.params.items():
-                assert opt.params[key].tobytes() == array.tobytes()
+        for key, array in end.params.items():
+            assert found.params[key].tobytes() == array.tobytes()
     comm.Barrier()
 
 
-@pytest.mark.parametrize("first", ["blocks", "shards"])
-def test_blocks_and_shards_load_each_other(comm, shared_path, first):
-    one, other = Blocks(comm), Shards(comm)
-    if first == "shards":
-        one, other = other, one
+@pytest.mark.parametrize("kinds", [(Blocks, Shards), (Shards, Blocks)])
+def test_blocks_and_shards_load_each_other(comm, folder, kinds):
+    first, second = (kind(comm) for kind in kinds)
     for k in range(3):
-        one.step(k)
-    one.opt.save(shared_path / "run")
-    other.opt.load(shared_path / "run")
-    other.check(whole_run(3))
-    other.step(3)
-    other.check(whole_run(4))
+        first.step(k)
+    first.opt.save(folder)
+    second.opt.load(folder)
+    second.check(whole_run(3))
+    second.step(3)
+    second.check(whole_run(4))
 
 
-def test_communicator_alone(comm, shared_path):
+def test_a_communicator_alone_and_a_file_of_one_process(comm, shared_path):
     """Where blocks lie is not known: the same ranks load, others are told what to do."""
     block = np.full(3 + comm.rank, 1.0 + comm.rank)
     opt = na.Adam(block, comm=comm)
-    opt.step(block.copy())
     opt.save(shared_path / "run")
-    after = block.copy()
+    before = block.copy()
     opt.step(block.copy())
     opt.load(shared_path / "run")
-    assert np.array_equal(block, after)
-    assert opt.t == 1
+    assert np.array_equal(block, before)
+    assert opt.t == 0
     if comm.size > 1:
-        with pytest.raises(na.CheckpointError, match=r"Decomposition\(comm, offset"):
-            na.load(shared_path / "run")
         part = comm.Split(comm.rank < 1)
         other = na.Adam(block, comm=part)
-        with pytest.raises(na.CheckpointError, match=r"Decomposition\(comm, offset"):
-            other.load(shared_path / "run")
-        assert np.array_equal(block, after)
+        for load in (na.load, other.load):
+            with pytest.raises(na.CheckpointError, match=r"Decomposition\(comm, offset"):
+                load(shared_path / "run")
         del part
-    else:
-        assert np.array_equal(na.load(shared_path / "run").params, after)
-
-
-def content(path):
-    return {one.name: one.read_bytes() for one in path.iterdir()}
+    if comm.rank == 0:
+        na.Adam(np.zeros(3)).save(shared_path / "file")
+    comm.Barrier()
+    with pytest.raises(NotADirectoryError, match=r"is a file of one process.*numadam\.load"):
+        opt.load(shared_path / "file")
+    assert np.array_equal(block, before)
 
 
 @pytest.mark.ranks(2)
 @pytest.mark.parametrize("kind", ["blocks", "shards"])
-def test_a_rank_that_fails_while_others_write(comm, shared_path, kind, monkeypatch):
+def test_a_rank_that_fails_while_others_write(comm, folder, kind, monkeypatch):
     """For longer than a rank that has failed waits anywhere else: all raise, the old one stays."""
-    path = shared_path / "run"
     run = KINDS[kind](comm)
-    run.opt.save(path)
+    run.opt.save(folder)
     comm.Barrier()
-    old = content(path)
+    old, last = content(folder), comm.rank == comm.size - 1
     monkeypatch.setattr(ranks_module, "LEFT_ALONE", 1.0)
 
     def write(self, *args):
-        if comm.rank == comm.size - 1:
+        if last:
             raise OSError(28, "No space left on device")
         time.sleep(1.3)
         return true_write(self, *args)
@@ -202,68 +212,194 @@ def test_a_rank_that_fails_while_others_write(comm, shared_path, kind, monkeypat
     true_write = files.NewShard.write
     monkeypatch.setattr(files.NewShard, "write", write)
     run.step(0)
-    kind_of_error = OSError if comm.rank == comm.size - 1 else na.mpi.RankError
-    with pytest.raises(kind_of_error, match="No space left"):
-        run.opt.save(path)
+    with fails_on(comm, -1, OSError, "No space left"):
+        run.opt.save(folder)
     comm.Barrier()
-    assert content(path) == old
+    assert content(folder) == old
     monkeypatch.undo()
-    run.opt.load(path)
+    run.opt.load(folder)
     run.check(whole_run(0))
 
 
 @pytest.mark.ranks(2)
 @pytest.mark.parametrize("kind", ["blocks", "shards"])
-def test_a_damaged_shard_changes_no_rank(comm, shared_path, kind):
-    path = shared_path / "run"
+def test_a_damaged_shard_changes_no_rank(comm, folder, kind):
     run = KINDS[kind](comm)
-    run.opt.save(path)
+    run.opt.save(folder)
     run.step(0)
     if comm.rank == 0:
-        shard = next(one for one in path.iterdir() if one.name.endswith("-1.safetensors"))
+        (shard,) = folder.glob("*-1.safetensors")
         damaged = bytearray(shard.read_bytes())
         damaged[-1] ^= 1
         shard.write_bytes(damaged)
     comm.Barrier()
-    with pytest.raises(na.CheckpointError if comm.rank == 1 else na.mpi.RankError, match="damaged"):
-        run.opt.load(path)
+    with fails_on(comm, 1, na.CheckpointError, "damaged"):
+        run.opt.load(folder)
     run.check(whole_run(1))
 
 
 @pytest.mark.ranks(2)
 @pytest.mark.parametrize("call", ["save", "load"])
-def test_a_path_that_one_rank_cannot_have_is_refused_on_all(comm, shared_path, call):
+def test_a_path_that_one_rank_cannot_have_is_refused_on_all(comm, folder, call):
     opt, sinner = Blocks(comm).opt, comm.rank == comm.size - 1
-    opt.save(shared_path / "run")
+    opt.save(folder)
     for wrong, error, says in ((3, TypeError, "expected str"), ("", ValueError, "path: is empty")):
-        with pytest.raises(error if sinner else na.mpi.RankError, match=says):
-            getattr(opt, call)(wrong if sinner else shared_path / "run")
-
-
-@pytest.mark.ranks(2)
-def test_ranks_that_differ_save_nothing(comm, shared_path):
-    run = Blocks(comm)
-    if comm.rank == 1:
-        run.opt.lr = 0.2
-    with pytest.raises(ValueError, match="save: not the same on rank 0 and rank 1: lr"):
-        run.opt.save(shared_path / "run")
-    comm.Barrier()
-    assert not (shared_path / "run").exists()
+        with fails_on(comm, -1, error, says):
+            getattr(opt, call)(wrong if sinner else folder)
 
 
 def test_one_rank_is_killed_in_the_middle_of_saves(comm, tmp_path):
     """A short run of `tests/campaigns/killed_folders.py`."""
     if comm.size > 1:
         pytest.skip("starts ranks of its own: runs where there is one rank")
-    result = killed_folders.campaign(tmp_path, 4, seed=1)
-    assert result.kills == 4
+    result = killed_folders.campaign(tmp_path, 2, seed=1)
+    assert result.kills == 2
 
 
-def test_a_file_of_one_process_is_no_folder(comm, shared_path):
-    path = shared_path / "one.safetensors"
-    if comm.rank == 0:
-        na.SGD(np.zeros(3)).save(path)
+# --- minimisations ------------------------------------------------------------------------------
+
+OPTIONS = {
+    "decay": {"lr": na.schedules.Cosine(0.2, steps=40), "amsgrad": True, "xtol": 1e-9},
+    "norm": {"clip_norm": 2.0, "bounds": (-0.5, 1.5), "ema": 0.9},
+    "seldom": {"check_every": 7, "gtol": 0.0},
+}
+
+
+class Stop(Exception):
+    """A cut of a run."""
+
+
+STOPPED = (Stop, na.mpi.RankError)
+
+
+@pytest.fixture
+def chain(comm, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    return Chain(comm, empty=True)
+
+
+def run(chain, path, stop=None, error=Stop, **options):
+    """A run of 30 iterations; on one rank, the evaluation of number `stop` fails."""
+    calls = []
+
+    def fun(x):
+        calls.append(None)
+        found = chain.fun(x)
+        if len(calls) == stop and chain.comm.rank == chain.comm.size // 2:
+            raise error
+        return found
+
+    return chain.run(fun, checkpoint=path, **{"maxiter": 30, **options})
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_cut_anywhere_the_run_is_that_of_one_piece(comm, shared_path, chain, name):
+    options = {"checkpoint_every": 4, **OPTIONS[name]}
+    whole = chain.alone(maxiter=30, **OPTIONS[name])
+    for stop in (1, 8, 15):  # at iterates that are tested: at others the ranks wait in fun
+        path = shared_path / str(stop)
+        for call in (stop, *range(8, 40, 7)):
+            with contextlib.suppress(*STOPPED):
+                found = run(chain, path, call, **options)
+                break
+        chain.check(found, whole)
+        chain.check(run(chain, path, 1, **options), whole)  # evaluates nothing
+        assert len(content(path)) == comm.size + 1
+
+
+def test_it_goes_on_from_where_it_failed(chain, folder, ctrl_c):
+    """A failure that all ranks know at one evaluation is written, whatever `checkpoint_every`."""
+    with pytest.raises(STOPPED):
+        run(chain, folder, 12, checkpoint_every=1000)
+    with pytest.raises((KeyboardInterrupt, na.mpi.RankError)):
+        run(chain, folder, 5, KeyboardInterrupt, checkpoint_every=1000)
+    found = run(chain, folder, checkpoint_every=1000)
+    assert (found.nit, found.nfev) == (30, 31)
+    np.testing.assert_array_equal(found.history["fun"], chain.alone(maxiter=30).history["fun"])
+
+
+def test_a_larger_maxiter_goes_on_and_the_clock_is_that_of_rank_0(comm, folder, chain, monkeypatch):
+    written, put = [], RankCheckpoint._put
+
+    def count(self, content):
+        written.append(None)
+        put(self, content)
+
+    monkeypatch.setattr(checkpoint, "_SECONDS", 0.0 if comm.rank == 0 else 1e9)
+    monkeypatch.setattr(checkpoint, "_SHARE", 1e9)
+    monkeypatch.setattr(RankCheckpoint, "_put", count)
+    run(chain, folder, maxiter=5)
+    assert comm.allgather(len(written)) == [6] * comm.size  # of each iterate, and the end
+    chain.check(run(chain, folder), chain.alone(maxiter=30))
+
+
+def test_a_callback_of_one_rank_is_asked_again(comm, folder, chain):
+    asked = []
+
+    def until(last):
+        def callback(intermediate_result):
+            asked.append(intermediate_result.nit)
+            if intermediate_result.nit == last:
+                raise StopIteration
+
+        return callback if comm.rank == comm.size - 1 else None
+
+    for last, nit in ((4, 4), (4, 4), (9, 9), (99, 30)):
+        found = run(chain, folder, callback=until(last))
+        assert (found.nit, found.status) == (nit, 99 if last < 99 else 1)
+        assert_alike(comm, found)
+    if asked:
+        assert asked == [1, 2, 3, 4, 4, *range(4, 10), *range(9, 31)]
+
+
+def test_a_write_that_fails_on_one_rank(comm, folder, chain, monkeypatch):
+    run(chain, folder, maxiter=10)
+    before, sync, last = content(folder), container.sync, comm.rank == comm.size - 1
     comm.Barrier()
-    opt = na.SGD(np.zeros(3), comm=comm)
-    with pytest.raises(NotADirectoryError, match=r"is a file of one process.*numadam\.load"):
-        opt.load(path)
+
+    def full(*args):
+        if last:
+            raise OSError(28, "No space left on device")
+        sync(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(container, "sync", full)
+        with fails_on(comm, -1, OSError) as caught:
+            run(chain, folder, maxiter=20, checkpoint_every=5)
+        assert caught.value.numadam_result.nit == 15
+        comm.Barrier()
+    assert content(folder) == before
+    comm.Barrier()
+    assert run(chain, folder, maxiter=20).nit == 20
+
+
+def test_what_does_not_go_together(comm, shared_path, folder, chain):
+    state = run(chain, folder, maxiter=3).state
+    (shared_path / "file").touch()
+    for path, options, error, text in (
+        (folder, {"lr": 0.5}, (na.CheckpointError, na.mpi.RankError), "lr: the run has"),
+        (folder, {"state": state}, ValueError, "state: the run goes on from the file"),
+        (None, {"checkpoint_every": 3}, ValueError, "checkpoint_every: goes with checkpoint"),
+        ("", {}, ValueError, "checkpoint: is empty"),
+        (shared_path / "file", {}, OSError, "several ranks write into a folder"),
+        (shared_path / "none" / "run", {}, FileNotFoundError, "there is no folder"),
+    ):
+        with pytest.raises(error, match=text):
+            run(chain, path, **options)
+    with pytest.raises(OSError, match="is a folder"):
+        chain.alone(checkpoint=folder)
+    chain.x0 = chain.x0 + (comm.rank == 0)
+    with pytest.raises((na.CheckpointError, na.mpi.RankError), match="x0: the run has other"):
+        run(chain, folder)
+
+
+@pytest.mark.ranks(2)
+def test_other_numbers_of_ranks_and_one_rank_without(comm, folder, chain):
+    run(chain, folder, maxiter=3)
+    part = comm.Split(comm.rank == 0)
+    text = f"is the run of {comm.size} ranks, and here (is|are) {part.size}"
+    with pytest.raises(na.CheckpointError, match=text):
+        run(Chain(part, empty=True), folder, maxiter=3)
+    part.Free()
+    with pytest.raises(ValueError, match="checkpoint: is given on some ranks only"):
+        run(chain, folder if comm.rank == 0 else None)

@@ -1,17 +1,18 @@
 """A rank that fails ends the program on all ranks, and another number of ranks goes on.
 
-The programs run in ranks of their own: ``mpiexec -n 2 python -m mpi4py program.py``.
+The programs run in ranks of their own: ``mpiexec -n 2 python -m mpi4py program.py``. The same of
+tests on several ranks: they have one outcome, the worst, told once by rank 0.
 """
+
+import os
+import signal
 
 import numpy as np
 import pytest
 
 import numadam as na
 
-STEPS, SAVES, FAILS = 30, 5, 12
-WHOLE = np.linspace(-1.0, 2.0, 101)
-
-PROGRAM = """
+HEAD = """
 import os, signal, sys, time
 import numpy as np
 from mpi4py import MPI
@@ -20,8 +21,16 @@ from numadam._mpi import ranks
 
 ranks.LEFT_ALONE = 1.0  # before it is read
 
-how, folder = sys.argv[1:]
 comm = MPI.COMM_WORLD
+"""
+
+# --- optimisers ---------------------------------------------------------------------------------
+
+STEPS, SAVES, FAILS = 30, 5, 12
+WHOLE = np.linspace(-1.0, 2.0, 101)
+
+STEPPING = """
+how, folder = sys.argv[1:]
 whole = np.linspace(-1.0, 2.0, 101)
 first, last = (len(whole) * rank // comm.size for rank in (comm.rank, comm.rank + 1))
 x = np.zeros(last - first)
@@ -72,15 +81,24 @@ def alone():
 
 @pytest.fixture
 def run(mpiexec, tmp_path):
-    """A function that runs the program on some ranks, and one that loads its checkpoint."""
-    path, folder = tmp_path / "program.py", tmp_path / "run"
-    path.write_text(PROGRAM, encoding="utf-8")
-    return lambda ranks, how: (mpiexec(ranks, path, how, folder, timeout=60), na.load(folder))
+    """``run(code, *words, ranks=2)``: a program on ranks of its own."""
+
+    def start(code, *words, ranks=2):
+        path = tmp_path / "program.py"
+        path.write_text(HEAD + code, encoding="utf-8")
+        return mpiexec(ranks, path, *words, timeout=60)
+
+    return start
 
 
-@pytest.mark.parametrize("how", FAILURES)
-def test_a_failure_ends_all_ranks_and_the_checkpoint_is_whole(run, alone, how):
-    done, saved = run(2, how)
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def fails(run, how, folder, alone):
+    """A run of two ranks that ends in a failure, with a whole checkpoint."""
+    done, saved = run(STEPPING, how, folder), na.load(folder)
     assert done.returncode
     assert "ends at" not in done.stdout
     told = done.stdout + done.stderr  # mpiexec tells of kills in its own output
@@ -89,10 +107,137 @@ def test_a_failure_ends_all_ranks_and_the_checkpoint_is_whole(run, alone, how):
     np.testing.assert_array_equal(saved.params, alone[saved.t])
 
 
-def test_another_number_of_ranks_goes_on_with_the_bits_of_one_process(run, alone):
-    for ranks, how in ((2, "kill"), (3, "well")):
-        done, saved = run(ranks, how)
-        assert (done.returncode == 0) == (how == "well"), done.stderr
+@pytest.mark.parametrize("how", ["raise", "exit", "refuse", "alone"])
+def test_a_failure_ends_all_ranks_and_the_checkpoint_is_whole(run, folder, alone, how):
+    fails(run, how, folder, alone)
+
+
+def test_another_number_of_ranks_goes_on_with_the_bits_of_one_process(run, folder, alone):
+    fails(run, "kill", folder, alone)
+    done, saved = run(STEPPING, "well", folder, ranks=3), na.load(folder)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"ends at {STEPS}") == 3
     assert saved.t == STEPS
     np.testing.assert_array_equal(saved.params, alone[STEPS])
+
+
+# --- minimisations ------------------------------------------------------------------------------
+
+LEFT = """
+calls = []
+
+def fun(x):
+    calls.append(None)
+    if len(calls) == 4 and comm.rank == 1:
+        raise ZeroDivisionError("no such thing")
+    f = comm.allreduce(float(x @ x))  # where the others wait for rank 1
+    return f, 2 * x
+
+na.minimize(fun, np.ones(3), jac=True, comm=comm)
+"""
+
+
+def test_ranks_that_wait_in_fun_are_ended(run):
+    ended = run(LEFT)
+    assert ended.returncode != 0
+    (told,) = [line for line in ended.stderr.splitlines() if "the other ranks did not" in line]
+    assert "rank 1 of 2" in told
+    assert "ZeroDivisionError: no such thing" in told
+
+
+KILLED = """
+calls = []
+
+def fun(x):
+    calls.append(None)
+    if len(sys.argv) > 2 and len(calls) == int(sys.argv[2]) and comm.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(x @ x), 2 * x
+
+found = na.minimize(
+    fun, np.arange(1.0, 5.0) + 4 * comm.rank, jac=True, comm=comm, f="local", maxiter=40,
+    gtol_rel=0.0, checkpoint=sys.argv[1], checkpoint_every=1,
+)
+if comm.rank == 0:
+    print(found.nit, found.nfev, found.fun.hex())
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_a_killed_minimisation_goes_on(run, folder):
+    def fun(x):
+        return float(x[:4] @ x[:4]) + float(x[4:] @ x[4:]), 2 * x
+
+    whole = na.minimize(fun, np.arange(1.0, 9.0), jac=True, maxiter=40, gtol_rel=0.0)
+    assert run(KILLED, folder, 15).returncode != 0
+    nit, nfev, value = run(KILLED, folder).stdout.split()
+    assert (int(nit), value) == (whole.nit, whole.fun.hex())
+    assert int(nfev) == whole.nfev == 41
+
+
+# --- tests --------------------------------------------------------------------------------------
+
+FAILING = """
+import pytest
+
+@pytest.fixture
+def broken(comm):
+    if comm.rank == 1:
+        raise ValueError("no such thing")
+
+def test_right(comm):
+    assert comm.allreduce(1) == comm.size
+
+def test_wrong_on_one(comm):
+    assert comm.rank != 1
+
+def test_left_out_on_one(comm):
+    if comm.rank == 0:
+        pytest.skip("not here")
+
+def test_never_begins(broken, comm):
+    comm.Barrier()
+
+def test_goes_on(shared_path, comm):
+    assert comm.allgather(str(shared_path)) == [str(shared_path)] * comm.size
+"""
+LEAVING = """
+from tests.mpi import conftest
+
+conftest.PATIENCE = 1.0
+
+def test_leaves_the_others(comm):
+    if comm.rank == 1:
+        raise ValueError("gone")
+    comm.Barrier()
+"""
+
+
+@pytest.fixture
+def outcome(mpiexec, tmp_path):
+    """``outcome(code)``: a file of tests on two ranks."""
+
+    def run(code):
+        path = tmp_path / "test_it.py"
+        path.write_text(code, encoding="utf-8")
+        options = ("-n0", "-q", "-c", os.devnull, "-p", "tests.mpi.conftest")
+        return mpiexec(2, "-m", "pytest", *options, path)
+
+    return run
+
+
+def test_what_fails_on_one_rank_fails_and_is_told_once(outcome):
+    done = outcome(FAILING)
+    assert done.returncode
+    assert "2 failed, 2 passed, 1 error" in done.stdout
+    told = done.stdout.partition("short test summary info")[0]  # which repeats it where CI is set
+    assert told.count("ValueError: no such thing") == 1
+    assert "rank 1: failed\ncomm = " in done.stdout.partition("test_wrong_on_one __")[2]
+    assert "rank 1: passed" in done.stdout.partition("test_left_out_on_one __")[2]
+
+
+def test_a_rank_that_leaves_the_others_in_a_call_ends_them(outcome):
+    done = outcome(LEAVING)
+    assert done.returncode
+    assert "rank 1, alone, and so all ranks end:" in done.stderr
+    assert done.stderr.count("ValueError: gone") == 1

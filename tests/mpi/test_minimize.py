@@ -1,11 +1,17 @@
-"""`minimize` over blocks: the bits, the stops and the answers of one process."""
+"""`minimize` over blocks: the bits, the stops and the answers of one process; failing ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
 
 import numba
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 import numadam as na
-from tests.mpi.blocks import Chain, assert_alike, assert_same_run, cut, run_both
+from tests.mpi.problems import Chain, assert_alike, cut, fails_on
 
 STOPS = {
     "gtol": {"gtol": 0.3},
@@ -20,163 +26,124 @@ STOPS = {
     "own-schedule": {"lr": lambda t: 0.1 / (1 + t), "maxiter": 40},
     "plateau": {"lr": na.schedules.ReduceOnPlateau(0.3, patience=2), "maxiter": 60},
     "last-alone": {"track_best": False, "ema": 0.9, "maxiter": 30},
+    "lion": {"rule": "lion", "lr": 0.02, "maxiter": 30},
 }
 
 
 @pytest.mark.parametrize("empty", [False, True], ids=["all-have-some", "one-has-none"])
 @pytest.mark.parametrize("name", STOPS)
 def test_blocks_have_the_bits_and_the_stop_of_one_process(comm, name, empty):
-    options = {"lr": 0.1, "maxiter": 200} | STOPS[name]
-    found, alone, part = run_both(comm, Chain(), empty, **options)
-    assert_same_run(found, alone, part)
-    assert_alike(comm, found)
+    chain, options = Chain(comm, empty=empty), {"maxiter": 200} | STOPS[name]
+    alone = chain.alone(**options)
+    chain.check(chain.run(**options), alone)
 
 
 def test_float32_and_a_nesting(comm):
-    problem = Chain(dtype=np.float32)
-    middle = problem.n // 2
+    chain = Chain(comm, dtype=np.float32)
+    middle = chain.n // 2
 
     def whole(x):
-        f, g = problem.whole(np.concatenate([x["a"].ravel(), x["b"]]))
+        f, g = chain.whole(np.concatenate([x["a"].ravel(), x["b"]]))
         return f, {"a": g[:middle].reshape(-1, 1), "b": g[middle:]}
 
-    start = {"a": problem.start[:middle].reshape(-1, 1), "b": problem.start[middle:]}
-    cuts = {"a": cut(comm, middle), "b": cut(comm, problem.n - middle, empty=True)}
+    start = {"a": chain.start[:middle].reshape(-1, 1), "b": chain.start[middle:]}
+    parts = {"a": cut(comm, middle), "b": cut(comm, chain.n - middle, empty=True)}
 
     def fun(x):
-        parts = comm.allgather(x)
-        f, g = whole({name: np.concatenate([one[name] for one in parts]) for name in x})
-        return f, {name: g[name][cuts[name]] for name in g}
+        blocks = comm.allgather(x)
+        f, g = whole({name: np.concatenate([block[name] for block in blocks]) for name in x})
+        return f, {name: g[name][parts[name]] for name in g}
 
     options = {"jac": True, "lr": 0.1, "gtol_rel": 1e-3, "maxiter": 300, "xtol": 1e-5}
     alone = na.minimize(whole, start, **options)
-    x0 = {name: start[name][cuts[name]] for name in start}
+    x0 = {name: start[name][parts[name]] for name in start}
     found = na.minimize(fun, x0, comm=comm, **options)
-    for name, part in cuts.items():
+    for name, part in parts.items():
         np.testing.assert_array_equal(found.x[name], alone.x[name][part])
     assert (found.nit, found.grad_norm, found.fun) == (alone.nit, alone.grad_norm, alone.fun)
 
 
-@pytest.mark.parametrize("rule", ["adamw", "sgd", "lion"])
-def test_rules(comm, rule):
-    found, alone, part = run_both(comm, Chain(), rule=rule, lr=0.02, maxiter=30)
-    assert_same_run(found, alone, part)
-
-
 def test_the_euclidean_norm_is_that_of_the_whole_within_rounding(comm):
-    found, alone, part = run_both(comm, Chain(), norm=2, lr=0.1, maxiter=40, gtol=0.0)
-    np.testing.assert_array_equal(found.x, alone.x[part])
+    chain = Chain(comm)
+    options = {"norm": 2, "gtol": 0.5, "xtol": 1e-6, "maxiter": 300}
+    found, alone = chain.run(**options), chain.alone(**options)
+    assert found.nit == alone.nit < 300
+    assert found.message == alone.message
+    np.testing.assert_array_equal(found.x, alone.x[chain.part])
     ulps = np.spacing(alone.history["grad_norm"])
     assert np.all(abs(found.history["grad_norm"] - alone.history["grad_norm"]) <= 8 * ulps)
     assert_alike(comm, found)
-
-
-@pytest.mark.parametrize("norm", [np.inf, 2])
-def test_stops_by_the_euclidean_norm_at_the_same_iterate(comm, norm):
-    options = {"norm": norm, "lr": 0.1, "gtol": 0.5, "xtol": 1e-6, "maxiter": 300}
-    found, alone, _ = run_both(comm, Chain(), **options)
-    assert found.nit == alone.nit < 300
-    assert found.message == alone.message
 
 
 # --- f ------------------------------------------------------------------------------------------
 
 
 def test_shares_are_added_in_the_order_of_ranks(comm):
-    problem = Chain(coupling=0.0)
-    part, shares = cut(comm, problem.n), []
-    target, weight = problem.target[part], problem.weight[part]
+    chain, shares = Chain(comm, coupling=0.0), []
 
     def fun(x):
-        shares.append(float(np.sum(weight * (x - target) ** 2)))
-        return shares[-1], 2 * weight * (x - target)
+        f, g = chain.share(x)
+        shares.append(f)
+        return f, g
 
-    found = na.minimize(fun, problem.start[part], jac=True, comm=comm, f="local", maxiter=20)
-    totals = []
-    for one in zip(*comm.allgather(shares), strict=True):
-        total = one[0]
-        for share in one[1:]:
-            total += share
-        totals.append(total)
+    found = chain.run(fun, f="local", maxiter=20)
+    totals = np.zeros(len(shares))
+    for of_rank in comm.allgather(shares):
+        totals += of_rank
     np.testing.assert_array_equal(found.history["fun"], totals)
-    whole = na.minimize(problem.whole, problem.start, jac=True, maxiter=20)
-    np.testing.assert_array_equal(found.x, whole.x[part])
-    np.testing.assert_allclose(found.fun, whole.fun, rtol=1e-14)
+    alone = chain.alone(maxiter=20)
+    np.testing.assert_array_equal(found.x, alone.x[chain.part])
+    np.testing.assert_allclose(found.fun, alone.fun, rtol=1e-14)
 
 
 @pytest.mark.ranks(2)
 def test_f_of_rank_0_counts_where_rounding_differs(comm):
-    problem = Chain()
-    part = cut(comm, problem.n)
-    block = problem.block(comm, part)
+    chain = Chain(comm)
 
     def fun(x):
-        f, g = block(x)
+        f, g = chain.fun(x)
         return f * (1 + comm.rank * 1e-15), g
 
-    found = na.minimize(fun, problem.start[part], jac=True, comm=comm, maxiter=30)
-    alone = na.minimize(problem.whole, problem.start, jac=True, maxiter=30)
-    assert_same_run(found, alone, part)
+    chain.check(chain.run(fun, maxiter=30), chain.alone(maxiter=30))
 
 
 @pytest.mark.ranks(2)
 def test_shares_that_are_not_called_so_are_noticed(comm):
-    problem = Chain(coupling=0.0)
-    part = cut(comm, problem.n)
-    target = problem.target[part]
-
-    def fun(x):
-        return float(np.sum((x - target) ** 2)), 2 * (x - target)
-
+    chain = Chain(comm, coupling=0.0)
     with pytest.raises(ValueError, match=r"fun: returned .* on rank 0 and .* pass f='local'"):
-        na.minimize(fun, problem.start[part], jac=True, comm=comm)
+        chain.run(chain.share)
 
 
 @pytest.mark.parametrize("broken", ["f", "gradient"])
 def test_what_is_not_finite_on_one_rank_ends_all(comm, broken):
-    problem, calls = Chain(), []
-    part = cut(comm, problem.n)
-    block = problem.block(comm, part)
+    chain, calls = Chain(comm), []
 
     def fun(x):
         calls.append(None)
-        f, g = block(x)
+        f, g = chain.fun(x)
         if len(calls) == 6 and comm.rank == comm.size - 1:
             return (np.inf, g) if broken == "f" else (f, np.full_like(g, np.nan))
         return f, g
 
-    found = na.minimize(fun, problem.start[part], jac=True, comm=comm)
+    found = chain.run(fun)
     assert (found.nit, found.status) == (5, 2 if broken == "f" else 3)
     assert_alike(comm, found)
 
 
 def test_a_gradient_apart_and_f_where_a_callback_of_one_rank_reads_it(comm):
-    problem, seen = Chain(), []
-    part = cut(comm, problem.n)
-    block = problem.block(comm, part)
+    chain, seen = Chain(comm), []
 
     def callback(intermediate_result):
         seen.append((intermediate_result.nit, intermediate_result.fun))
 
-    options = {"lr": 0.1, "maxiter": 12, "gtol_rel": 0.0}
-
-    def run(own):
-        return na.minimize(
-            lambda x: block(x)[0],
-            problem.start[part],
-            jac=lambda x: block(x)[1],
-            comm=comm,
-            callback=own,
-            **options,
-        )
-
-    found = run(callback if comm.rank == 0 else None)
-    alone = na.minimize(problem.whole, problem.start, jac=True, **options)
-    np.testing.assert_array_equal(found.x, alone.x[part])
+    options = {"maxiter": 12, "gtol_rel": 0.0}
+    apart = {"jac": lambda x: chain.fun(x)[1], **options}
+    found = chain.run(lambda x: chain.fun(x)[0], callback=None if comm.rank else callback, **apart)
+    alone = chain.alone(**options)
+    np.testing.assert_array_equal(found.x, alone.x[chain.part])
     if comm.rank == 0:
-        known = dict(zip(alone.history["nit"].tolist(), alone.history["fun"].tolist(), strict=True))
-        assert seen == [(nit, known[nit]) for nit in range(1, 13)]
-    without = run(None)
+        assert seen == list(enumerate(alone.history["fun"].tolist()))[1:]
+    without = chain.run(lambda x: chain.fun(x)[0], **apart)
     assert without.nfev == 1  # at the end
     assert (without.fun, without.nit) == (alone.fun_last, 12)
 
@@ -184,37 +151,33 @@ def test_a_gradient_apart_and_f_where_a_callback_of_one_rank_reads_it(comm):
 # --- ghost cells, state, history ----------------------------------------------------------------
 
 
-def test_ghost_cells_do_not_count(comm):
-    problem = Chain()
-    part = cut(comm, problem.n)
-    wide = slice(max(0, part.start - 1), min(problem.n, part.stop + 1))
+@pytest.mark.parametrize("norm", [np.inf, 2])
+def test_ghost_cells_do_not_count(comm, norm):
+    chain = Chain(comm)
+    wide = slice(max(0, chain.part.start - 1), min(chain.n, chain.part.stop + 1))
     owned = np.zeros(wide.stop - wide.start, bool)
-    owned[part.start - wide.start : part.stop - wide.start] = True
+    owned[chain.part.start - wide.start : chain.part.stop - wide.start] = True
 
     def fun(x):
-        f, g = problem.whole(np.concatenate(comm.allgather(x[owned])))
+        f, g = chain.whole(np.concatenate(comm.allgather(x[owned])))
         g = g[wide]
         g[~owned] *= -1e3  # they are stepped by sign alone: any gradient will do
         return f, g
 
-    block = na.mpi.Decomposition(comm, owned)
-    for norm in (np.inf, 2):
-        options = {"lr": 0.1, "gtol_rel": 1e-2, "xtol": 1e-5, "norm": norm, "maxiter": 300}
-        alone = na.minimize(problem.whole, problem.start, jac=True, **options)
-        found = na.minimize(fun, problem.start[wide], jac=True, comm=block, **options)
-        np.testing.assert_array_equal(found.x[owned], alone.x[part])
-        assert (found.nit, found.message) == (alone.nit, alone.message)
-        np.testing.assert_allclose(found.grad_norm, alone.grad_norm, rtol=1e-15)
+    options = {"gtol_rel": 1e-2, "xtol": 1e-5, "norm": norm, "maxiter": 300}
+    alone, chain.x0 = chain.alone(**options), chain.start[wide]
+    found = chain.run(fun, **options, comm=na.mpi.Decomposition(comm, owned))
+    np.testing.assert_array_equal(found.x[owned], alone.x[chain.part])
+    assert (found.nit, found.message) == (alone.nit, alone.message)
+    np.testing.assert_allclose(found.grad_norm, alone.grad_norm, rtol=1e-15)
 
 
 def test_a_run_goes_on_from_its_state(comm):
-    problem = Chain()
-    part = cut(comm, problem.n)
-    fun, x0 = problem.block(comm, part), problem.start[part]
-    options = {"jac": True, "lr": 0.1, "gtol_rel": 1e-3, "comm": comm}
-    first = na.minimize(fun, x0, maxiter=11, **options)
-    found = na.minimize(fun, first.x, state=first.state, maxiter=300, **options)
-    whole = na.minimize(fun, x0, maxiter=311, **options)
+    chain = Chain(comm)
+    whole = chain.run(gtol_rel=1e-3, maxiter=311)
+    first = chain.run(gtol_rel=1e-3, maxiter=11)
+    chain.x0 = first.x
+    found = chain.run(gtol_rel=1e-3, maxiter=300, state=first.state)
     for name in ("x", "x_last"):
         np.testing.assert_array_equal(found[name], whole[name])
     for name in ("nit", "fun", "grad_norm", "message"):
@@ -223,47 +186,28 @@ def test_a_run_goes_on_from_its_state(comm):
 
 @pytest.mark.ranks(2)
 def test_the_best_iterate_before_is_dropped_on_all_ranks_where_one_block_is_out_of_bounds(comm):
-    problem = Chain()
-    part = cut(comm, problem.n)
-    fun, x0 = problem.block(comm, part), problem.start[part]
-    first = na.minimize(fun, x0, jac=True, comm=comm, lr=0.1, maxiter=20)
-    state = {**first.state, "fun": -1.0}  # better than all that comes
-    high = 0.1 if comm.rank == 0 else 5.0
-    options = {"bounds": (0.0, high), "state": state, "maxiter": 3}
-    found = na.minimize(fun, x0, jac=True, comm=comm, **options)
+    chain = Chain(comm)
+    state = {**chain.run(maxiter=20).state, "fun": -1.0}  # better than all that comes
+    found = chain.run(bounds=(0.0, 5.0 if comm.rank else 0.1), state=state, maxiter=3)
     assert found.fun > 0.0
     assert_alike(comm, found)
 
 
-def test_a_history_may_be_kept_by_one_rank(comm):
-    problem = Chain()
-    part = cut(comm, problem.n)
-    history = na.History(every=5)
-    options = {"jac": True, "lr": 0.1, "maxiter": 23}
-    own = {"callback": history} if comm.rank == comm.size - 1 else {}
-    found = na.minimize(problem.block(comm, part), problem.start[part], comm=comm, **options, **own)
-    alone = na.minimize(problem.whole, problem.start, **options)
+def test_what_one_rank_alone_asks_for(comm, capsys):
+    """A history with the last rank, a bar and prints; rank 0 shows those."""
+    chain, history, last = Chain(comm), na.History(every=5), comm.rank == comm.size - 1
+    own = {"callback": history} if last else {}
+    found, alone = chain.run(maxiter=23, **own), chain.alone(maxiter=23)
     assert found.nit == alone.nit
-    if own:
+    if last:
         np.testing.assert_array_equal(history["t"], [0, 5, 10, 15, 20, 23])
         np.testing.assert_array_equal(history["f"], alone.history["fun"][[0, 5, 10, 15, 20, 23]])
-
-
-def test_one_rank_shows_a_bar_and_prints(comm, capsys):
-    problem = Chain()
-    part = cut(comm, problem.n)
-    fun, x0 = problem.block(comm, part), problem.start[part]
-    na.minimize(fun, x0, jac=True, comm=comm, maxiter=3, progress=True, disp=True)
+    chain.run(maxiter=3, progress=True, disp=True)
     shown = capsys.readouterr()
     assert ("|g|=" in shown.err, "iterations: 3" in shown.out) == (comm.rank == 0,) * 2
 
 
-# --- meetings -----------------------------------------------------------------------------------
-
-
 def test_ranks_meet_once_at_each_tested_iterate(comm):
-    from mpi4py import MPI
-
     class Counting(MPI.Intracomm):
         met = 0
 
@@ -272,27 +216,15 @@ def test_ranks_meet_once_at_each_tested_iterate(comm):
             return super().Iallgather(*args)
 
     counting = Counting(comm.Dup())
-    problem = Chain(coupling=0.0)
-    part = cut(comm, problem.n)
-    target = problem.target[part]
-
-    def fun(x):
-        return float(np.sum((x - target) ** 2)), 2 * (x - target)
+    chain = Chain(comm, coupling=0.0)
 
     def meetings(**options):
+        """Of 40 iterations."""
         counts = []
         for maxiter in (20, 60):
             before = Counting.met
-            na.minimize(
-                fun,
-                problem.start[part],
-                jac=True,
-                comm=counting,
-                f="local",
-                gtol_rel=0.0,
-                maxiter=maxiter,
-                **options,
-            )
+            own = {"comm": counting, "f": "local", "gtol_rel": 0.0, "lr": 1e-3}
+            chain.run(chain.share, **own | options, maxiter=maxiter)
             counts.append(Counting.met - before)
         return counts[1] - counts[0]
 
@@ -312,6 +244,11 @@ def quadratic(x):
     return float(x @ x), 2 * x
 
 
+@numba.njit
+def compiled(x, g):
+    return 0.0
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
@@ -320,47 +257,185 @@ def quadratic(x):
         ({"f": "own"}, ValueError, "f: expected 'global' or 'local', got 'own'"),
         ({"maxiter": -1}, ValueError, "maxiter"),
         ({"track_best": 3}, TypeError, "track_best"),
+        ({"fun": compiled, "jac": None, "f": "global"}, TypeError, r"is compiled.*fun\.py_func"),
+        ({"comm": None}, ValueError, "f: 'local' goes with comm"),
+        ({"comm": 3}, TypeError, "comm: expected a communicator of mpi4py"),
     ],
 )
 def test_refused_on_all_ranks(comm, options, error, text):
+    given = {"fun": quadratic, "x0": np.ones(3), "comm": comm, "jac": True, "f": "local", **options}
     with pytest.raises(error, match=text):
-        na.minimize(quadratic, np.ones(3), comm=comm, **{"jac": True, "f": "local", **options})
+        na.minimize(**given)
 
 
-def test_a_compiled_function_is_refused(comm):
-    @numba.njit
-    def fun(x, g):
-        return 0.0
-
-    with pytest.raises(TypeError, match=r"fun: is compiled.*fun\.py_func"):
-        na.minimize(fun, np.ones(3), comm=comm)
-
-
-def test_what_goes_with_comm_alone(comm):
-    with pytest.raises(ValueError, match="f: 'local' goes with comm"):
-        na.minimize(quadratic, np.ones(3), jac=True, f="local")
+def test_many_problems_are_not_for_ranks(comm):
     with pytest.raises(ValueError, match=r"comm: not for .* give each rank some"):
         na.minimize_many(quadratic, np.ones((3, 2)), comm=comm)
-    with pytest.raises(TypeError, match="comm: expected a communicator of mpi4py"):
-        na.minimize(quadratic, np.ones(3), jac=True, comm=3)
 
 
 @pytest.mark.ranks(2)
 @pytest.mark.parametrize(
-    "options",
+    ("name", "values", "says"),
     [
-        [{"maxiter": 5}, {"maxiter": 6}],
-        [{"gtol": 1e-3}, {"gtol": 1e-4}],
-        [{"track_best": None}, {"track_best": True}],
-        [{"check_every": 2}, {}],
-        [{"f": "local"}, {"f": "global"}],
-        [{"history": 3}, {}],
-        [{"lr": 0.1}, {"lr": 0.2}],
+        ("maxiter", (5, 6), "is 5 on rank 0 and 6 on rank 1"),
+        ("gtol", (1e-3, 1e-4), "is 0.001 on rank 0"),
+        ("track_best", (None, True), "is None on rank 0 and True on rank 1"),
+        ("check_every", (2, 1), "is 2 on rank 0"),
+        ("f", ("global", "local"), "is 'global' on rank 0 and 'local' on rank 1"),
+        ("history", (3, None), "is 3 on rank 0"),
+        ("lr", (0.1, 0.2), "is 0.1 on rank 0"),
     ],
-    ids=lambda pair: next(iter(pair[0])),
 )
-def test_a_run_that_is_not_the_same_on_all_ranks_is_refused(comm, options):
-    own = {"f": "local", **options[comm.rank == 1]}
-    name = next(iter(options[0]))
-    with pytest.raises((ValueError, na.mpi.RankError), match=f"{name}: is .* on rank 0"):
-        na.minimize(quadratic, np.ones(3), jac=True, comm=comm, **own)
+def test_arguments_that_differ_are_shown_as_they_were_passed(comm, name, values, says):
+    options = {"f": "local", name: values[comm.rank == 1]}
+    with pytest.raises((ValueError, na.mpi.RankError), match=f"{name}: {says}"):
+        na.minimize(quadratic, np.ones(3), jac=True, comm=comm, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("x0", "text"), ("state", 3), ("gtol", -1.0), ("callback", 5), ("bounds", (3, 1))],
+)
+def test_an_argument_of_one_rank_is_refused_on_all(comm, name, wrong):
+    """Nothing has been evaluated, and no rank waits."""
+    evaluated, own = [], comm.rank == comm.size - 1
+
+    def fun(x):
+        evaluated.append(None)
+        return quadratic(x)
+
+    options = {"x0": np.ones(3), "jac": True, "f": "local", "comm": comm, "maxiter": 2}
+    with fails_on(comm, -1, (TypeError, ValueError)):
+        na.minimize(fun, **(options | ({name: wrong} if own else {})))
+    assert not evaluated
+    assert na.minimize(fun, **options).nit == 2  # nothing is left over
+
+
+# --- a rank that fails: its own error there, RankError on the others -----------------------------
+
+AT = 6  # the iterate at which a rank fails
+
+
+class Failing:
+    """Calls that fail on the last rank, of a run in which each rank adds its share to f."""
+
+    def __init__(self, comm, error):
+        self.chain, self.error, self.calls = Chain(comm, coupling=0.0), error, 0
+        self.comm, self.here = comm, comm.rank == comm.size - 1
+
+    def at(self, moment):
+        """Fail, if the moment is there."""
+        if self.here and moment:
+            if isinstance(self.error, KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+            raise self.error
+
+    def counted(self, work, at=AT):
+        """A function whose call of this number fails."""
+
+        def call(*args):
+            self.at(self.calls == at)
+            self.calls += 1
+            return work(*args)
+
+        return call
+
+    def schedule(self, t):
+        self.at(t == AT)
+        return 0.1
+
+    def run(self, fun=None, **options):
+        options = {"f": "local", "gtol_rel": 0.0, "maxiter": 40} | options
+        return self.chain.run(fun or self.chain.share, **options)
+
+    def fails(self, **options):
+        """The result so far."""
+        with fails_on(self.comm, -1, type(self.error)) as caught:
+            self.run(**options)
+        if not self.here:
+            sinner = f"rank {self.comm.size - 1} of {self.comm.size} failed. "
+            assert sinner in str(caught.value)
+            assert type(self.error).__name__ in str(caught.value)
+        return caught.value.numadam_result
+
+
+def history(failing):
+    class Full(na.History):
+        see = failing.counted(na.History.see)
+
+    return Full()
+
+
+def plateau(failing):
+    class Plateau(na.schedules.ReduceOnPlateau):
+        observe = failing.counted(na.schedules.ReduceOnPlateau.observe)
+
+    return Plateau(0.1, patience=3)
+
+
+#: What fails: options of the run.
+CALLS = {
+    "fun": lambda failing: {"fun": failing.counted(failing.chain.share)},
+    "fun beside a callback": lambda failing: {
+        "fun": failing.counted(failing.chain.share),
+        "callback": lambda x: None,
+    },
+    "jac": lambda failing: {
+        "fun": lambda x: failing.chain.share(x)[0],
+        "jac": failing.counted(lambda x: failing.chain.share(x)[1]),
+    },
+    "callback": lambda failing: {"callback": failing.counted(lambda x: None, AT - 1)},
+    "lr": lambda failing: {"lr": failing.schedule},
+    "beta1": lambda failing: {"beta1": failing.schedule},
+    "lr and beta1": lambda failing: {"lr": failing.schedule, "beta1": failing.schedule},
+    "history": lambda failing: {"callback": history(failing)},
+    "plateau": lambda failing: {"lr": plateau(failing)},
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}], ids=["", "norm"])
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [(call, ZeroDivisionError("no")) for call in CALLS]
+    + [(call, KeyboardInterrupt()) for call in ("fun", "fun beside a callback", "callback")],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_call_of_one_rank_fails(comm, call, error, options, ctrl_c):
+    failing = Failing(comm, error)
+    found = failing.fails(**CALLS[call](failing), **options)
+    assert (found.nit, found.status) == (AT, -1)
+    assert_alike(comm, found)
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_schedule_of_lr_that_is_refused(comm, first):
+    failing = Failing(comm, ValueError("lr"))
+    wrong = failing.fails(lr=lambda t: -1.0 if failing.here and t >= first else 0.1)
+    assert wrong.nit == first
+
+
+def test_between_two_tests_the_others_go_on_to_the_next(comm):
+    for options, others in (({}, 10), ({"clip_norm": 1.0}, AT)):  # with a norm the steps meet
+        failing = Failing(comm, ZeroDivisionError("no"))
+        found = failing.fails(fun=failing.counted(failing.chain.share), check_every=5, **options)
+        assert found.nit == (AT if failing.here else others)
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_stop_iteration_of_one_rank_ends_all(comm, rank):
+    def callback(intermediate_result):
+        if intermediate_result.nit == AT and comm.rank == rank % comm.size:
+            raise StopIteration
+
+    found = Failing(comm, None).run(callback=callback)
+    assert (found.nit, found.status) == (AT, 99)
+    assert found.message == "`callback` raised `StopIteration`."
+    assert_alike(comm, found)
+
+
+def test_all_ranks_fail_with_their_own_errors(comm):
+    def fun(x):
+        raise KeyError(comm.rank)
+
+    with pytest.raises(KeyError, match=str(comm.rank)):
+        Failing(comm, None).run(fun)
