@@ -162,5 +162,9 @@ def test_what_a_user_reads(name):
     assert repr(opt).startswith(f"{name}(lr=")
     for hyper in cls.rule.hypers:
         assert isinstance(getattr(opt, hyper.name), float)
-        with pytest.raises((TypeError, ValueError, AttributeError), match=f"^{hyper.name}: "):
-            setattr(opt, hyper.name, -1.0)
+        above = [hyper.high + 1.0] if hyper.high < np.inf else []
+        for outside in (-1.0, np.nan, *above):
+            with pytest.raises((TypeError, ValueError, AttributeError), match=f"^{hyper.name}: "):
+                setattr(opt, hyper.name, outside)
+            with pytest.raises(ValueError, match=f"^{hyper.name}: "):
+                cls(np.ones(2), **{hyper.name: outside})
