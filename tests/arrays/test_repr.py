@@ -80,8 +80,8 @@ def test_a_long_option_is_a_few_words():
     shown = repr(na.Adam(np.zeros(1000), lr=np.full(1000, 0.1)))
     assert shown.startswith("Adam(lr=float64 array of shape (1000,), t=0; ")
     assert len(shown) < 100
-    bounded = na.SGD(np.ones(3), weight_decay=0.1, bounds=(np.zeros(3), None))
-    assert "(lr=0.01, weight_decay=0.1, bounds=(array([0., 0., 0.]), None), t=0" in repr(bounded)
+    bounded = na.Adam(np.ones(3), maximize=True, bounds=(np.zeros(3), None))
+    assert "(lr=0.001, maximize=True, bounds=(array([0., 0., 0.]), None), t=0" in repr(bounded)
 
 
 class Doubly(na.Adam):

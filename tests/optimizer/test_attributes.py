@@ -77,7 +77,7 @@ def test_completion_shows_no_internals():
 def test_what_two_optimisers_share_is_never_written():
     """A second optimiser of the same options copies what the first has computed."""
     x, y = np.zeros(5), np.zeros(5)
-    options = {"clip_norm": 1.0, "bounds": (-1.0, 1.0), "weight_decay": 0.1}
+    options = {"clip_norm": 1.0, "weight_decay": 0.1}
     one, two = na.Adam(x, **options), na.Adam(y, **options)
     one.clip_norm, one.weight_decay, one.beta1, one.lr = 2.0, 0.2, 0.5, 0.25
     assert (two.clip_norm, two.weight_decay, two.beta1, two.lr) == (1.0, 0.1, 0.9, 0.001)

@@ -209,7 +209,7 @@ def test_state_setitem_of_an_unknown_name():
 def test_a_copy_of_the_state_brings_it_back():
     """It shares no memory, and lies as the parameters do."""
     params = {"f": np.asfortranarray(np.ones((3, 4))), "c": np.ones(5)}
-    opt = na.NAdam(params, accumulate=2)
+    opt = na.NAdam(params)
     grads = {name: np.full_like(p, 2.0) for name, p in params.items()}
     for _ in range(3):
         opt.step(grads)
