@@ -166,9 +166,6 @@ def digits_by_fractions(g, exponent):
 # --- accuracy -------------------------------------------------------------------------------------
 
 
-# ------------------------------------------------------------------------------------- accuracy
-
-
 ADVERSARIES = {
     "big first": lambda x: np.concatenate([[1e6], 1e-4 * x]),
     "big first, tiny below its last digit": lambda x: np.concatenate([[1.0], 1e-8 + 0 * x]),
@@ -240,7 +237,9 @@ def test_zeros_and_nothing():
             assert total_of(np.zeros(size, real))[0] == 0
 
 
-# ------------------------------------------------------------------------------------- not finite
+# --- not finite -----------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("size", [1, 64, 300, 1000])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -262,7 +261,9 @@ def test_infinity_and_nan_beside_large_numbers():
     assert math.isnan(total_of(g)[0])
 
 
-# ------------------------------------------------------------------------------------- the bits
+# --- the bits -------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("real", REALS)
 def test_bits_do_not_depend_on_parts_threads_and_place(real):
     threads.layer()
@@ -295,10 +296,9 @@ def test_a_gradient_of_all_arrays(real):
         assert tuple(got) == digits_by_fractions(x[first : first + n], 0)
 
 
-# ------------------------------------------------------------------------------------- clipping
+# --- machine code ---------------------------------------------------------------------------------
 
 
-# ------------------------------------------------------------------------------------- machine code
 @pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 instructions"
 )

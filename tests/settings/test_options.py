@@ -216,9 +216,6 @@ def test_every_rule_gets_the_gradient_that_the_options_make(name):
         np.testing.assert_allclose(np.squeeze(opt.state[key]), state[key], rtol=1e-11, err_msg=key)
 
 
-# --- the order of a step --------------------------------------------------------------------------
-
-
 # --- the order of a step -------------------------------------------------------------------------
 
 
