@@ -284,11 +284,12 @@ def test_resumed_with_the_same_bits(way):
 def test_step_sizes_nested_as_the_parameters():
     """Numbers, callables and arrays; groups go before."""
     params = {"w": [np.zeros(3), np.zeros((2, 2))], "b": np.zeros(1), "c": np.zeros(1)}
-    lr = {"w": [0.1, np.array([[0.2], [0.3]])], "b": lambda taken: 0.4, "c": 0.5}
-    opt = na.Adam(params, lr, groups={"c": {"lr": 0.6}})
-    opt.step(tree_map(np.ones_like, params))
+    params["d"] = np.zeros(2)
+    lr = {"w": [0.1, np.array([[0.2], [0.3]])], "b": lambda taken: 0.4, "c": 0.5, "d": 0.5}
+    groups = {"c": {"lr": 0.6}, "d": {"lr": np.array([0.7, 0.8])}}
+    na.Adam(params, lr, groups=groups).step(tree_map(np.ones_like, params))
     expected = {"w": [np.full(3, 0.1), np.array([[0.2, 0.2], [0.3, 0.3]])], "b": np.array([0.4])}
-    expected["c"] = np.array([0.6])
+    expected |= {"c": np.array([0.6]), "d": np.array([0.7, 0.8])}
     tree_map(lambda p, e: np.testing.assert_allclose(p, -e, rtol=1e-7), params, expected)
 
 
