@@ -26,11 +26,7 @@ def _adam(**options):
             s["vmax"] = vmax
         return p
 
-    def path(p, grads, lr):
-        p, m, v, vmax = ref.adam(p, grads, lr=lr, amsgrad=amsgrad, **options)
-        return p, {"m": m, "v": v} | ({"vmax": vmax} if amsgrad else {})
-
-    return make, bits, path
+    return make, bits
 
 
 def _rmsprop(**options):
@@ -43,11 +39,7 @@ def _rmsprop(**options):
         p, s["v"] = ref.rmsprop_bits(p, g, s.get("v", np.zeros_like(p)), lr=lr, **options)
         return p
 
-    def path(p, grads, lr):
-        p, v = ref.rmsprop(p, grads, lr=lr, **options)
-        return p, {"v": v}
-
-    return make, bits, path
+    return make, bits
 
 
 def _sgd(**options):
@@ -61,11 +53,7 @@ def _sgd(**options):
             s["m"] = m
         return p
 
-    def path(p, grads, lr):
-        p, m = ref.sgd(p, grads, lr=lr, **options)
-        return p, {"m": m} if options else {}
-
-    return make, bits, path
+    return make, bits
 
 
 #: every rule and option that the tests run: name, then (rule, options)
@@ -87,7 +75,7 @@ OPTIONS = {
     "sgd momentum": ("sgd", {"momentum": 0.9}),
     "sgd nesterov": ("sgd", {"momentum": 0.9, "nesterov": True}),
 }
-#: name: (make(p, lr), one step in bits(p, g, t, state, lr), whole path(p, grads, lr))
+#: name: (make(p, lr), one step in bits(p, g, t, state, lr))
 RULES = {
     name: {"adam": _adam, "rmsprop": _rmsprop, "sgd": _sgd}[rule](**options)
     for name, (rule, options) in OPTIONS.items()

@@ -9,10 +9,8 @@ from tests import emulator, extras
 
 # an assert of a helper then says what it compared, as those of the tests do
 pytest.register_assert_rewrite(
-    "tests.arrays.sparse_gradients",
     "tests.bad_arrays",
     "tests.bits",
-    "tests.core.conversions",
     "tests.cuda.cuda_cases",
     "tests.cuda.kernel_code",
     "tests.golden",

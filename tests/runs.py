@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
+import threading
 
 import numpy as np
 
@@ -123,3 +125,21 @@ def digest(opt):
         for leaf in tree_leaves(tree):
             words.update(np.ascontiguousarray(leaf).tobytes())
     return words.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def meanwhile(work):
+    """Another thread does this again and again, until the block ends."""
+    stop = threading.Event()
+
+    def repeat():
+        while not stop.is_set():
+            work()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -142,11 +142,6 @@ def test_where_they_lie_decides_the_device():
         na.SGD([np.ones(1), OnGpu(np.ones(1))])
 
 
-def test_numbers_of_numpy_are_no_arrays():
-    with pytest.raises(TypeError, match="got the number"):
-        na.SGD(np.float64(1.0))
-
-
 def test_a_minimisation_starts_from_them():
     x0 = np.array([1.0, 2.0])
     res = na.minimize(lambda x: (x @ x, 2 * x), Exported(x0), jac=True, lr=0.1, maxiter=5)

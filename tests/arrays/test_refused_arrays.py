@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-import types
 from collections import OrderedDict
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import numadam as na
+from numadam._arrays import checks
+from numadam._arrays.tree import same_objects
 from tests.bad_arrays import BAD, assert_unchanged, cases, matches, on_cupy, snapshot
 from tests.trees import Pair, tree_map
 
@@ -20,7 +22,6 @@ SEATS = {
     "in a dict": (lambda a, b: {"w": a, "b": b}, "['b']"),
     "deep": (lambda a, b: ({"w": [a]}, [b]), "[1][0]"),
 }
-
 ROWS = [
     (case, place, seat)
     for case, row in BAD.items()
@@ -89,21 +90,6 @@ def test_a_subclass_of_another_dtype_is_refused_for_the_dtype():
         with pytest.raises(TypeError, match=r"expected float64 like .*, got float32. Use"):
             call()
     assert opt.t == 0
-
-
-def test_an_object_that_holds_an_array_is_not_called_convertible():
-    """`numpy.asarray` of it would be an array of one object."""
-    holder = types.SimpleNamespace(shape=(3,), dtype=np.dtype(float))
-    with pytest.raises(TypeError, match=r"got types.SimpleNamespace. Pass the array that it holds"):
-        na.Adam(holder)
-
-
-def test_lists_of_numbers_are_refused():
-    for params in ([1.0, 2.0], (1, 2), {"x": 3.0}, [[1.0], [2.0]]):
-        with pytest.raises(TypeError, match=r"^params\[.*the number .*numpy.array\("):
-            na.Adam(params)
-    with pytest.raises(TypeError, match=r"^grads: .*list.*numpy.asarray"):
-        na.Adam(np.ones(3)).step([1.0, 1.0, 1.0])
 
 
 def test_containers_without_arrays_are_refused():
@@ -260,14 +246,6 @@ def test_only_gradients_are_advised_to_be_broadcast():
         na.adam_update(x[0], np.ones(3), np.ones(2), x[2], 1)
 
 
-def test_what_is_no_cupy_array_is_told_how_to_become_one():
-    from numadam._arrays.checks import describe
-
-    for x in ([1.0, 2.0], 3.0, range(3), np.ones(3)):
-        assert "cupy." in describe(x, "CuPy")
-        assert "numpy.asarray" not in describe(x, "CuPy")
-
-
 @pytest.mark.peers("torch")
 def test_a_tensor_on_the_cpu_is_told_how_to_reach_the_gpu():
     import torch
@@ -275,3 +253,58 @@ def test_a_tensor_on_the_cpu_is_told_how_to_reach_the_gpu():
     from numadam._arrays.checks import describe
 
     assert describe(torch.ones(3), "CuPy").endswith("Use x.cuda().")
+
+
+# --- checks at their edges ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dtype", ["f2", "f4", "f8", "c8", "c16", ml_dtypes.bfloat16], ids=lambda d: np.dtype(d).name
+)
+def test_numbers_below_zero(dtype):
+    for values in ([0, 1], [-0.0, np.inf], [np.nan, 1], []):
+        assert checks.has_negative(np.array(values, dtype)) is False
+    for values in ([1, -6e-8], [np.nan, -1], [-np.inf, 1]):
+        assert checks.has_negative(np.array(values, dtype)) is True
+
+
+def test_either_part_of_a_complex_number():
+    for number, negative in [(1 + 1j, False), (1 - 1j, True), (-1 + 1j, True)]:
+        assert checks.has_negative(np.full((2, 3), number)) is negative
+
+
+def test_advice():
+    step = "Pass a copy, as in opt.step(x.copy())."
+    assert checks._advice("params", "grads") == step
+    assert checks._advice("out", "grads") == "Pass a copy, as in out.copy()."
+    assert checks._advice("params[0]", "params[1]") == "Pass a copy, as in params[0].copy()."
+    assert "cupy.asarray(x)" in checks.describe(np.ones(2), "CuPy")
+    real, number = np.dtype(np.float64), np.dtype(np.complex128)
+    assert "Use x.real" in checks.bad_dtype("g", number, real, "p")
+    assert checks.bad_dtype("g", real, number, "p").endswith("Use .astype(numpy.complex128).")
+    with pytest.raises(TypeError, match=r"^lr: expected real numbers, got a masked array"):
+        checks.refuse_more_than_numbers(np.ma.ones(2), "lr")
+
+
+# --- containers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 1_000])
+def test_the_same_objects_are_known_among_few_and_many(count):
+    one = [np.zeros(2) for _ in range(count)]
+    assert same_objects(one, list(one))
+    assert same_objects(tuple(one), one)
+    assert not same_objects(one, [*one, np.zeros(2)])
+    assert not same_objects([*one, np.zeros(2)], one)
+    for k in {0, count // 2, count - 1} & set(range(count)):
+        other = list(one)
+        other[k] = one[k].copy()  # equal, and another object
+        assert not same_objects(one, other)
+        assert not same_objects(tuple(other), one)
+    assert (count < 2) == same_objects(one, one[::-1])
+
+
+def test_nothing_in_the_place_of_a_container_is_called_so():
+    opt = na.SGD({"w": [np.zeros(2)]})
+    with pytest.raises(ValueError, match=r"^grads\['w'\]: expected a list, got None"):
+        opt.step({"w": None})

@@ -80,6 +80,8 @@ def test_a_long_option_is_a_few_words():
     shown = repr(na.Adam(np.zeros(1000), lr=np.full(1000, 0.1)))
     assert shown.startswith("Adam(lr=float64 array of shape (1000,), t=0; ")
     assert len(shown) < 100
+    bounded = na.Adam(np.ones(3), maximize=True, bounds=(np.zeros(3), None))
+    assert "(lr=0.001, maximize=True, bounds=(array([0., 0., 0.]), None), t=0" in repr(bounded)
 
 
 class Doubly(na.Adam):
@@ -100,6 +102,8 @@ def test_an_empty_array():
 def test_the_state():
     opt = na.Adam({"<b>": np.zeros(3)})
     opt.step({"<b>": np.ones(3)})
+    assert "m, v" in repr(opt.state)
+    assert "t=1" in repr(opt.state)
     shown = cells(opt.state)
     assert shown == {
         "t": ["1"],

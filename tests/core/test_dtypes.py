@@ -1,34 +1,42 @@
-"""16-bit parameters, 16-bit state, and numbers at the edges of their range."""
+"""16-bit and complex parameters, and 16-bit state: beside options, at the edges of their range."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import ml_dtypes
+import numba
 import numpy as np
 import pytest
 
 import numadam as na
-from numadam._core.synonyms import LIKE
+from numadam._core import half as storage
+from tests import reference as ref
 from tests.bits import assert_same_bits
-from tests.runs import digest, shorten_parts
+from tests.runs import assert_follows, digest, neutral, reference_of, shorten_parts, tree_of
 from tests.saved import loaded
+from tests.trees import tree_leaves, tree_map
+
+
+def numbers(seed, dtype, n=203):
+    """Of every size that the dtype has, its subnormal numbers and zeros among them."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(n) * 10.0 ** rng.uniform(-7, 3, n)
+    x[:4] = 0.0, -0.0, 1e-7, 6e4
+    return x.astype(dtype)
+
+
+def strided(a):
+    return np.repeat(a, 3)[::3]
+
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 F16 = np.dtype(np.float16)
+LAYOUTS = pytest.mark.parametrize("lay", [np.copy, strided], ids=["contiguous", "strided"])
 HALVES = pytest.mark.parametrize("dtype", [F16, BF16], ids=lambda d: d.name)
-
-
-def adam32(p, g, m, v, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
-    """One step of Adam in float32 with the paper's form, as numadam promises its bits."""
-    f = np.float32
-    root = np.sqrt(1 - beta2**t)
-    m = f(beta1) * m + f(1 - beta1) * g
-    v = f(beta2) * v + f(1 - beta2) * (g * g)
-    d = np.sqrt(v) + f(eps * root)
-    s = f(lr * root / (1 - beta1**t))
-    return p - np.where(d == 0, f(0), (s * m) / np.where(d == 0, f(1), d)), m, v
+PAPER = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_form": "paper"}
 
 
 # --- 16-bit parameters ---------------------------------------------------------------------------
@@ -52,37 +60,6 @@ def test_first_step_of_16_bits(dtype, g):
     )
 
 
-@HALVES
-def test_16_bits_are_stored_and_float32_is_calculated(dtype):
-    """Bit for bit: read exactly, rounded once when written."""
-    rng = np.random.default_rng(0)
-    start, *calls = (rng.standard_normal((11, 301)) * 0.5).astype(dtype)
-    opt = na.Adam(start.copy(), lr=0.01)
-    p, m, v = start, np.zeros(301, "f4"), np.zeros(301, "f4")
-    for t, g in enumerate(calls, 1):
-        opt.step(g)
-        x, m, v = adam32(p.astype("f4"), g.astype("f4"), m, v, t, 0.01)
-        p = x.astype(dtype)
-    assert_same_bits(opt.state["m"], m)
-    assert_same_bits(opt.state["v"], v)
-    assert (opt.params == p).all()
-
-
-@HALVES
-def test_master_keeps_what_16_bits_cannot_show(dtype):
-    """1000 steps of 1e-5 are less than half a unit each; together they are seen."""
-    p, q = np.ones(4, dtype), np.ones(4, dtype)
-    plain, master = na.Adam(p, lr=1e-5), na.Adam(q, lr=1e-5, master=True)
-    assert master.state["master"].dtype == np.float32
-    for _ in range(1000):
-        plain.step(np.ones(4, dtype))
-        master.step(np.ones(4, dtype))
-    assert (p == 1).all()
-    np.testing.assert_allclose(master.state["master"], 0.99, atol=2e-5)
-    assert (q == master.state["master"].astype(dtype)).all()
-    assert (q != 1).all()
-
-
 def test_master_is_a_run_in_float32():
     """The parameters are its rounding and never come back into it."""
     rng = np.random.default_rng(1)
@@ -97,21 +74,6 @@ def test_master_is_a_run_in_float32():
     assert (opt.params == wide.params.astype(F16)).all()
 
 
-def test_master_resumes_with_the_same_bits():
-    rng = np.random.default_rng(2)
-    start, *calls = rng.standard_normal((9, 20)).astype(F16)
-    opt = na.Adam(start, lr=1e-3, master=True)
-    for g in calls[:4]:
-        opt.step(g)
-    twins = [pickle.loads(pickle.dumps(opt)), copy.deepcopy(opt), loaded(opt)]
-    twins.append(na.Adam(opt.params.copy(), lr=1e-3, master=True))
-    twins[3].state = copy.deepcopy(dict(opt.state))
-    for g in calls[4:]:
-        for one in (opt, *twins):
-            one.step(g)
-    assert len({digest(one) for one in (opt, *twins)}) == 1
-
-
 def test_gradients_of_16_bits_that_are_not_finite():
     p = np.ones(3, F16)
     opt = na.Adam(p, lr=0.1)
@@ -120,42 +82,7 @@ def test_gradients_of_16_bits_that_are_not_finite():
     assert p[2] == F16.type(0.9)
 
 
-@HALVES
-def test_functional_api_of_16_bits_has_the_bits_of_the_class(dtype):
-    rng = np.random.default_rng(5)
-    start, *calls = rng.standard_normal((6, 31)).astype(dtype)
-    opt = na.Adam(start.copy(), lr=0.01)
-    p, m, v = start.copy(), np.zeros(31, "f4"), np.zeros(31, "f4")
-    for t, g in enumerate(calls, 1):
-        opt.step(g)
-        na.adam_update(p, g, m, v, t, lr=0.01)
-    assert (p == opt.params).all()
-    assert_same_bits(m, opt.state["m"])
-    assert_same_bits(v, opt.state["v"])
-    with pytest.raises(TypeError, match=r"^m: expected float32 like p, got"):
-        na.adam_update(p, g, m.astype(dtype), v, 7)
-
-
-def test_other_dtypes_of_the_gradient_are_refused():
-    opt = na.Adam(np.ones(2, F16))
-    for other in (np.float32, np.float64, BF16):
-        with pytest.raises(TypeError, match=r"^grads: expected float16 like params, got"):
-            opt.step(np.ones(2, other))
-    with pytest.raises(TypeError, match=r"^state\['m'\]: expected float32"):
-        opt.state["m"] = np.ones(2, F16)
-
-
 # --- 16-bit state --------------------------------------------------------------------------------
-
-
-def dithered(x, step):
-    """float32 to bfloat16, up or down by a hash of its bits and the step (MurmurHash3's last)."""
-    bits = x.view(np.uint32).astype(np.uint64)
-    seed = int(np.float32(step).view(np.uint32)) * 0x9E3779B1 % 2**32
-    mix = bits ^ np.uint64(seed)
-    mix = (mix ^ mix >> np.uint64(16)) * np.uint64(0x85EBCA6B) % np.uint64(2**32)
-    mix = (mix ^ mix >> np.uint64(13)) * np.uint64(0xC2B2AE35) % np.uint64(2**32)
-    return (bits + (mix >> np.uint64(16)) >> np.uint64(16)).astype(np.uint16).view(BF16)
 
 
 def neighbours(x):
@@ -174,7 +101,7 @@ def test_bfloat16_state_is_rounded_up_or_down_when_it_is_stored():
     ups = []
     for t, g in enumerate(calls, 1):
         m, v = (np.array(opt.state[name], "f4") for name in ("m", "v"))
-        p, m, v = adam32(opt.params.copy(), g, m, v, t, 0.01)
+        p, m, v, _ = ref.adam_bits(opt.params.copy(), g, m, v, t, **PAPER)
         opt.step(g)
         assert_same_bits(opt.params, p)
         for name, exact in (("m", m), ("v", v)):
@@ -185,18 +112,6 @@ def test_bfloat16_state_is_rounded_up_or_down_when_it_is_stored():
             ups.append((np.sum((stored == high) & (low != high)), expected, exact.size))
     for up, expected, size in ups:  # 5 standard deviations of a fair draw
         assert abs(up - expected) < 5 * np.sqrt(size / 4)
-
-
-def test_bfloat16_state_does_not_get_stuck():
-    """v grows by a thousandth of g^2: rounded to the nearest it would stop at a fifth of it."""
-    p, q = np.zeros(500, "f4"), np.zeros(500, "f4")
-    narrow, wide = na.Adam(p, state_dtype=BF16), na.Adam(q)
-    for _ in range(3000):
-        narrow.step(np.ones(500, "f4"))
-        wide.step(np.ones(500, "f4"))
-    v = narrow.state["v"].astype("f4")
-    assert float(v.mean()) == pytest.approx(float(wide.state["v"][0]), rel=0.01)
-    np.testing.assert_allclose(p, q, rtol=0.02)
 
 
 def test_bfloat16_state_has_the_same_bits_wherever_it_lies(form):
@@ -218,61 +133,227 @@ def test_bfloat16_state_has_the_same_bits_wherever_it_lies(form):
             assert digest(again) == digest(one)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "state_dtype", "says"),
-    [
-        ("f4", "float64", "state_dtype: float64 holds more digits than the arithmetic"),
-        (F16, "float64", "state_dtype: float64 holds more digits than the arithmetic"),
-        ("c8", "bfloat16", "state_dtype: there are no complex numbers of bfloat16 parts"),
-        ("c16", "float16", "state_dtype: there are no complex numbers of float16 parts"),
-        ("f4", "float16", "state_dtype: squares of gradients below 2e-4 are 0 in float16"),
-        (F16, "float16", "state_dtype: squares of gradients below 2e-4 are 0 in float16"),
-        ("f4", "int16", "state_dtype: expected float64"),
-        ("f4", "float8", "state_dtype: expected float64"),
-        ("f4", 16, "state_dtype: expected float64"),
-    ],
-)
-def test_states_that_cannot_be_are_refused(dtype, state_dtype, says):
-    with pytest.raises((TypeError, ValueError)) as caught:
-        na.Adam(np.ones(2, dtype), state_dtype=state_dtype)
-    assert str(caught.value).startswith(says), caught.value
-
-
-# --- denormal numbers ----------------------------------------------------------------------------
-
-#: like= of each: whether a first moment below the smallest normal number becomes 0
-FLUSHED = {like: like in (None, "torch", "optax") for like in (None, *LIKE)}
-
-
-@pytest.mark.parametrize("like", FLUSHED)
-def test_moments_after_many_zero_gradients(like):
-    """A denormal m would slow every later step down; the bit-exact presets keep theirs."""
-    p = np.ones(4, np.float32)
-    opt = na.Adam(p, lr=1e-3, like=like)
-    opt.step(np.array([1.0, -1.0, 1e-30, 0.0], "f4"))
-    for _ in range(5000):
-        opt.step(np.zeros(4, "f4"))
-    tiny = np.finfo("f4").smallest_normal
-    if FLUSHED[like]:
-        assert (opt.state["m"] == 0).all()
-    else:
-        assert (np.abs(opt.state["m"][:3]) < tiny).all()
-        assert (opt.state["m"][:2] != 0).all()
-    assert (opt.state["v"][:2] > 0).all()  # v is never flushed
-
-
-def test_flush_is_exactly_below_the_smallest_normal_number():
-    for dtype in ("f4", "f8"):
-        tiny = np.finfo(dtype).smallest_normal
-        g = np.array([tiny, -tiny, np.nextafter(tiny, 0, dtype=dtype), tiny / 2], dtype)
-        opt = na.Adam(np.ones(4, dtype), beta1=0.0)
-        opt.step(g)
-        np.testing.assert_array_equal(opt.state["m"], [tiny, -tiny, 0, 0])
-
-
 def test_16_bit_state_of_a_first_moment_reaches_zero():
     opt = na.Adam(np.ones(3, "f4"), state_dtype="bfloat16")
     opt.step(np.array([1.0, -1e-3, 1e30], "f4"))
     for _ in range(5000):
         opt.step(np.zeros(3, "f4"))
     assert (opt.state["m"] == 0).all()
+
+
+@HALVES
+@LAYOUTS
+def test_steps_are_those_of_float32_rounded(dtype, lay):
+    """Every step, bit for bit; and the same on arrays that the caller owns."""
+    p = lay(numbers(0, dtype))
+    expected, m, v = p.copy(), np.zeros(203, "f4"), np.zeros(203, "f4")
+    own, own_m, own_v, out = p.copy(), m.copy(), v.copy(), np.empty_like(p)
+    opt = na.Adam(p, lr=0.01)
+    for t in range(1, 30):
+        g = numbers(t, dtype)
+        before, past = expected, (g.astype("f4"), m, v, t)
+        wide, m, v, _ = ref.adam_bits(expected.astype("f4"), *past, **PAPER)
+        expected = wide.astype(dtype)
+        opt.step(lay(g))
+        assert_same_bits(p.view("u2"), expected.view("u2"))
+        assert_same_bits(opt.state["m"], m)
+        assert_same_bits(opt.state["v"], v)
+        na.adam_update(before, g, own_m.copy(), own_v.copy(), t, lr=0.01, out=out)
+        direction = ref.adam_bits(np.zeros(203, "f4"), *past, **PAPER)[0]
+        np.testing.assert_array_equal(out.astype("f4"), direction.astype(dtype).astype("f4"))
+        na.adam_update(own, g, own_m, own_v, t, lr=0.01)
+        assert_same_bits(own.view("u2"), expected.view("u2"))
+
+
+@HALVES
+def test_all_options_with_a_float32_copy(dtype):
+    params = tree_of(0, dtype)
+    options = neutral(params, weight_decay=0.1, decoupled=True, clip_norm=1.0, ema=0.9)
+    options["lr"] = tree_map(lambda leaf: np.full(leaf.shape, 0.01), params)
+    options["bounds"] = tree_map(lambda leaf: (np.full(leaf.shape, -0.5), 1.0), params)
+    reference = reference_of(
+        tree_map(lambda leaf: leaf.astype(float), params), **copy.deepcopy(options)
+    )
+    opt = na.Adam(params, master=True, **options)
+    for k in range(1, 20):
+        grads = tree_of(k, dtype)
+        opt.step(grads)
+        reference.step([leaf.astype(float) for leaf in tree_leaves(grads)])
+    for leaf, p in zip(tree_leaves(opt.state["master"]), tree_leaves(params), strict=True):
+        assert_same_bits(np.asarray(leaf.astype(dtype)).view("u2"), np.array(p).view("u2"))
+    assert opt.grad_norm == pytest.approx(reference.norm, rel=1e-6)
+    opt._params = opt.state["master"]  # what is compared
+    assert_follows(opt, reference, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("params", "options", "says"),
+    [
+        (np.ones(2, complex), {"complex_form": "modulus", "like": "qiskit"}, "complex_form: adam"),
+        (np.ones(2, F16), {"state_dtype": "float64"}, "state_dtype: float64 holds more"),
+        ([np.ones(2, F16), np.ones(2, "f4")], {},
+         "params[1]: is float32, but params[0] is float16"),
+        ([np.ones(2, BF16), np.ones(2, F16)], {}, "params[1]: is float16, but params[0] is bf"),
+        ([np.ones(2, complex), np.ones(2)], {},
+         "params[1]: is float64, but params[0] is complex128"),
+        (np.ones(2, ">f2"), {}, "params: expected float64, float32, float16, bfloat16"),
+        (np.ones(2, ml_dtypes.float8_e4m3fn), {}, "params: expected float64, float32"),
+    ],
+)  # fmt: skip
+def test_refused(params, options, says):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        na.Adam(params, **options)
+    assert str(caught.value).startswith(says), caught.value
+
+
+def test_arrays_of_another_dtype_are_refused():
+    p = np.ones(3, np.float16)
+    opt = na.Adam(p, lr=0.1, sparse="dense")
+    for other in (np.float32, np.float64, BF16):
+        with pytest.raises(TypeError, match=r"^grads: expected float16 like params, got"):
+            opt.step(np.ones(3, other))
+    with pytest.raises(TypeError, match=r"^grads.values: expected float16 like the parameter"):
+        opt.step(na.Rows(np.arange(3), np.ones(3, "f4")))
+    with pytest.raises(TypeError, match=r"^m: expected float32 like p, got float16"):
+        na.adam_update(p, p.copy(), np.zeros(3, "f2"), np.zeros(3, "f4"), 1)
+    with pytest.raises(
+        TypeError, match=r"^state\['m'\]: expected float32 like params, got float16"
+    ):
+        opt.state["m"] = np.zeros(3, "f2")
+    assert opt.t == 0
+    assert (p == 1).all()
+
+
+def test_moments_are_rounded_without_bias() -> None:
+    """The mean over many steps is the number itself, not the nearest bfloat16."""
+    write = numba.njit(storage._write_dithered)
+
+    @numba.njit
+    def fill(a: Any, x: Any, seed: Any) -> None:
+        for i in range(x.size):
+            write(a, i, x[i], seed)
+
+    x = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    kept, total = np.zeros(x.size, np.uint16), np.zeros(x.size)
+    for step in range(1, 1001):
+        fill(kept, x, np.float32(step))
+        wide = (kept.astype(np.uint32) << 16).view(np.float32)
+        # one of the two neighbours
+        assert (np.abs(wide - x) < np.abs(x) * 2.0**-7).all()
+        total += wide
+    assert np.max(np.abs(total / 1000 / x - 1)) < 1e-3
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 0.0, -0.0])
+def test_special_moments_are_kept(value: float) -> None:
+    kept = np.zeros(1, np.uint16)
+    with np.errstate(over="ignore"):
+        storage._write_dithered(kept, 0, np.float32(value), np.float32(3))
+    wide = (kept.astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_array_equal(wide, np.float32([value]))
+    assert np.signbit(wide[0]) == np.signbit(value)
+
+
+# --- complex parameters ---------------------------------------------------------------------------
+
+
+def complexes(seed, shape, dtype="c16"):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
+
+
+@LAYOUTS
+def test_parts_are_a_step_on_the_real_view(lay):
+    """Bit for bit, also as the ends of a loop go: an odd number of elements, several arrays."""
+    start, *calls = complexes(0, (10, 101), "c8")
+    whole = na.Adam([lay(start[:7]), lay(start[7:])], lr=0.01)
+    parts = na.Adam(start.view("f4").copy(), lr=0.01)
+    for g in calls:
+        whole.step([lay(g[:7]), lay(g[7:])])
+        parts.step(g.view("f4"))
+    pairs = [(whole.params, parts.params), *((whole.state[k], parts.state[k]) for k in "mv")]
+    for got, expected in pairs:
+        assert got[0].dtype == np.complex64
+        assert_same_bits(np.concatenate(got).view("f4"), expected)
+
+
+def by_modulus(rule, p, grads, lr):
+    """Adam, RMSprop and SGD as optax takes complex numbers: v is real."""
+    m, v = np.zeros_like(p), np.zeros(p.shape)
+    for t, g in enumerate(grads, 1):
+        square = g.real**2 + g.imag**2
+        if rule == "Adam":
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * square
+            p = p - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        elif rule == "RMSprop":
+            v = 0.99 * v + 0.01 * square
+            m = 0.5 * m + g / (np.sqrt(v) + 1e-8)
+            p = p - lr * m
+        else:
+            m = 0.5 * m + g
+            p = p - lr * m
+    return p, {"m": m, "v": v}
+
+
+@pytest.mark.parametrize("rule", ["Adam", "RMSprop", "SGD"])
+@LAYOUTS
+def test_modulus_has_a_real_second_moment(rule, lay):
+    start, *grads = complexes(1, (12, 50))
+    start[:2] = grads[0][:2] = 0.0
+    p = lay(start)
+    own = {} if rule == "Adam" else {"momentum": 0.5}
+    opt = getattr(na, rule)(p, 0.02, complex_form="modulus", **own)
+    for g in grads:
+        opt.step(lay(g))
+    expected, state = by_modulus(rule, start, grads, 0.02)
+    np.testing.assert_allclose(p, expected, rtol=1e-12, atol=1e-14)
+    assert len(opt.state) == (2 if rule == "SGD" else 3)
+    for name in set(opt.state) - {"t"}:
+        assert opt.state[name].dtype == (float if name == "v" else complex)
+        np.testing.assert_allclose(opt.state[name], state[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("form", ["parts", "modulus"])
+def test_options_of_complex_parameters(form):
+    """Norm of both parts together, decay, average, step sizes by element, a mean of two."""
+    start, *calls = complexes(2, (9, 3, 4))
+    lr, decoupled = np.array([0.0, 0.1, 0.2, 0.3]), form == "modulus"
+    options = {"lr": lr, "clip_norm": 1.0, "ema": 0.5, "weight_decay": 0.2, "accumulate": 2}
+    opt = na.Adam(np.asfortranarray(start), complex_form=form, decoupled=decoupled, **options)
+    p = average = start
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for t, (a, b) in enumerate(zip(calls[::2], calls[1::2], strict=True), 1):
+        opt.step(a)
+        opt.step(b)
+        g = (a + b) / 2
+        assert opt.grad_norm == pytest.approx(np.linalg.norm(g), rel=1e-14)
+        g = g * min(1.0, 1 / np.linalg.norm(g)) + (0.0 if decoupled else 0.2 * p)
+        m = 0.9 * m + 0.1 * g
+        square = np.abs(g) ** 2 * (1 + 1j) if form == "modulus" else g.real**2 + 1j * g.imag**2
+        v = 0.999 * v + 0.001 * square
+        root = np.sqrt(v.real / (1 - 0.999**t)) + 1j * np.sqrt(v.imag / (1 - 0.999**t))
+        first = m / (1 - 0.9**t)
+        step = first.real / (root.real + 1e-8) + 1j * first.imag / (root.imag + 1e-8)
+        p = p - lr * (step + (0.2 * p if decoupled else 0.0))
+        average = (average + p) / 2
+    np.testing.assert_allclose(opt.params, p, rtol=1e-12)
+    np.testing.assert_allclose(opt.averaged, average, rtol=1e-12)
+    assert opt.averaged.dtype == np.complex128
+    np.testing.assert_array_equal(opt.params[:, 0], start[:, 0])
+
+
+@pytest.mark.parametrize("name", ["AdaMax", "AdaBelief", "Lion"])
+def test_modulus_is_refused_where_the_gradient_is_not_squared(name):
+    """There is no sign and no maximum of complex numbers."""
+    with pytest.raises(ValueError, match=r"^complex_form: .* cannot be taken whole; use 'parts'"):
+        getattr(na, name)(np.ones(2, complex), complex_form="modulus")
+
+
+@pytest.mark.parametrize("bad", [np.nan, 1j * np.inf, complex(0, np.nan)])
+def test_numbers_that_are_not_finite_are_found_in_either_part(bad):
+    z = np.ones(3, complex)
+    opt = na.Adam(z, nonfinite="skip", lr=np.full(3, 0.1), weight_decay=0.1, ema=0.5, accumulate=2)
+    opt.step(np.array([0, 0, bad], complex))
+    opt.flush()
+    assert (opt.t, opt.skipped) == (0, 1)
+    assert (z == 1).all()

@@ -1,14 +1,25 @@
-"""Ranges of hyperparameters and counts: both sides of each end, and what is no number."""
+"""Hyperparameters, counts and texts of options: ranges, and what contradicts."""
 
 from __future__ import annotations
 
+import ast
 import math
 import re
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
+import numadam
+import numadam as na
+from numadam._core import hyper, options
 from numadam._core.hyper import EPS, LR, Hyper, at_start, count
+from numadam._core.keywords import Shared
+from numadam._core.options import DEFAULTS
+from numadam._core.synonyms import LIKE
+from numadam._optimizer.attributes import fixed, hyper
+from numadam._optimizer.base import default_options
 from numadam.schedules import Cosine
 
 HALF = Hyper("beta", 0.0, 1.0)
@@ -111,3 +122,102 @@ def test_schedules_that_cannot_be_called_with_a_step(schedule, says):
 )
 def test_schedules_are_kept_as_they_are(schedule):
     assert LR.check_or_schedule(schedule) is schedule
+
+
+# --- options that take one of a few texts ---------------------------------------------------------
+
+
+PACKAGE = Path(numadam.__file__).parent
+#: The second is written by tests/generate.py, from the names of the rules.
+HOMES = {"_core/hyper.py", "_minimize/keywords.py"}
+
+
+def test_every_library_has_its_habits_and_its_name():
+    assert tuple(LIKE) == get_args(hyper.Like)
+
+
+def test_every_option_has_a_type_and_is_an_attribute():
+    assert Shared.__annotations__.keys() == DEFAULTS.keys()
+    kinds = {name: type(vars(numadam.Optimizer).get(name)) for name in DEFAULTS}
+    assert [name for name, kind in kinds.items() if kind not in (hyper, fixed)] == []
+
+
+def test_choices_are_written_in_one_file():
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py*")
+        if path.suffix in (".py", ".pyi")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Literal")
+    }
+    assert found == HOMES
+
+
+def test_the_text_names_the_option_its_choices_and_what_it_got():
+    with pytest.raises(ValueError, match=r"^reduce: expected 'sum' or 'mean', got 'max'\.$"):
+        hyper.check("reduce", "max", hyper.Reduce)
+    text = hyper.mismatch("amsgrad", 1, hyper.AMSGrad, (True, False))
+    assert text == "amsgrad: expected True, False, 'v', 'vhat' or 'paper', got 1."
+
+
+@pytest.mark.parametrize("value", [None, 1, ["sum"], b"sum", "SUM"])
+def test_only_the_texts_are_taken(value):
+    assert hyper.mismatch("reduce", value, hyper.Reduce)
+
+
+def test_values_besides_texts_are_taken_by_identity():
+    assert not hyper.mismatch("sparse", None, hyper.Sparse, (None,))
+    assert not hyper.mismatch("sparse", "lazy", hyper.Sparse, (None,))
+
+
+# --- options that contradict ----------------------------------------------------------------------
+
+
+LAZY, CAPTURED = {"sparse": "lazy"}, {"capturable": True}
+REFUSED = [
+    ({"max_skips": 3}, "max_skips: needs nonfinite='skip'."),
+    ({"clip_norm": 1.0, "clip_array_norm": 1.0}, "clip_array_norm: clips each array by itself"),
+    ({"decay_times_lr": False, "decoupled": False}, "decay_times_lr: L2 decay is part of the grad"),
+    ({"ema_warmup": True}, "ema_warmup: needs an average, e.g. ema=0.999."),
+    ({"ema_debias": True}, "ema_debias: needs an average, e.g. ema=0.999."),
+    ({"ema": 0.9, "ema_debias": True, "ema_warmup": True}, "ema_debias: ema_warmup already keeps"),
+    ({"ema": lambda t: 0.9, "ema_debias": True}, "ema_debias: divides by 1 - ema^t"),
+    ({**LAZY, "accumulate": 2}, "accumulate: with sparse='lazy' a mean would touch"),
+    ({**LAZY, "ema": 0.9}, "ema: sparse='lazy' leaves rows alone"),
+    ({**CAPTURED, "accumulate": 2}, "accumulate: with capturable=True every call is the same step"),
+    ({**CAPTURED, "nonfinite": "raise"}, "nonfinite: a captured step cannot raise; use 'skip'"),
+    ({**CAPTURED, "nonfinite": "skip", "max_skips": 1}, "max_skips: a captured step cannot raise"),
+    ({**CAPTURED, "sparse": "dense"}, "sparse: which rows have a gradient is the host's business"),
+    ({**CAPTURED, "ema": lambda t: 0.9}, "ema: a captured step cannot call a schedule; give a num"),
+    ({"nonfinite": "stop"}, "nonfinite: expected 'propagate', 'raise' or 'skip', got 'stop'."),
+    ({"sparse": True}, "sparse: expected None, 'lazy' or 'dense', got True."),
+    ({"clip_norm": 0.0}, "clip_norm: expected a number"),
+    ({"loss_scale": 0.0}, "loss_scale: expected a number"),
+]
+TAKEN = [
+    {"nonfinite": "skip", "max_skips": 1},
+    {"clip_norm": float("inf")},
+    {"decay_times_lr": False, "decoupled": True},
+    {"ema": 0.9, "ema_warmup": True},
+    {**LAZY, "accumulate": 1},
+    {**CAPTURED, "nonfinite": "skip", "accumulate": 1},
+]
+
+
+def checked(given):
+    """The options of Adam with these, checked."""
+    rule, usual = na.Adam.rule, default_options(na.Adam)
+    own = {k: v for k, v in usual.items() if k not in options.DEFAULTS and k != "lr"}
+    return options.check(rule, "Adam", given, own)
+
+
+@pytest.mark.parametrize(("given", "says"), REFUSED, ids=range(len(REFUSED)))
+def test_contradictions_are_refused_by_name(given, says):
+    with pytest.raises(ValueError, match="^" + re.escape(says)):
+        checked(given)
+
+
+@pytest.mark.parametrize("given", TAKEN, ids=range(len(TAKEN)))
+def test_options_that_fit_are_taken(given):
+    found = checked(given)
+    assert {name: found[name] for name in given} == given

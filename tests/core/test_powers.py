@@ -39,6 +39,11 @@ def from_the_last(beta, t, kept, place):
     return COMPILED(beta, t, kept, place)
 
 
+@njit
+def scalars_of(beta, t):
+    return adam_scalars(t, 1.0, beta)
+
+
 def exact(beta, t):
     """beta^t from all its digits, rounded once; 0 below 2^-128."""
     numerator, denominator = beta.as_integer_ratio()
@@ -140,5 +145,5 @@ def test_saved_state_has_products_of_betas_that_change_and_no_powers():
 
 @pytest.mark.parametrize("beta", [-0.5, 1.5, math.inf, math.nan])
 def test_nopython_takes_any_beta(beta):
-    h = njit(lambda beta, t: adam_scalars(t, 1.0, beta))(beta, 3)
+    h = scalars_of(beta, 3)
     np.testing.assert_equal(h[7], 1.0 - math.pow(beta, 3.0))

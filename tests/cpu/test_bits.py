@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import math
+
+import numba
 import numpy as np
 import pytest
 
 import numadam as na
+from numadam import Rows
+from numadam._jit import loops
 from tests.bits import DTYPES, KERNELS, RULES, assert_same_bits, gradients, starts
-from tests.runs import shorten_parts, uses_parallel
+from tests.runs import SINK, compiled_step, digest, shorten_parts, uses_parallel
+from tests.trees import tree_map
 
 
 def trajectory(name, p, grads, part=None):
@@ -38,8 +46,34 @@ def check(opt, p, state):
         assert_same_bits(flat(opt.state[key]), value, key)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", KERNELS)
+#: compiled in parallel by default; the others only differ in the formula inside
+PARALLEL = [
+    ("adam paper", "float64"),
+    ("adam paper amsgrad", "float32"),
+    ("sgd nesterov", "float32"),
+]
+FORMS = pytest.mark.parametrize(
+    ("name", "dtype", "form"),
+    [
+        *((name, dtype, "serial") for name in KERNELS for dtype in DTYPES),
+        *((*case, "parallel") for case in PARALLEL),
+        *(
+            pytest.param(name, dtype, "parallel", marks=pytest.mark.sweep)
+            for name in KERNELS
+            for dtype in DTYPES
+            if (name, dtype) not in PARALLEL
+        ),
+    ],
+    indirect=["form"],
+)
+FEW = pytest.mark.parametrize(
+    ("name", "dtype", "form"),
+    [(*case, form) for case in PARALLEL for form in ("serial", "parallel")],
+    indirect=["form"],
+)
+
+
+@FORMS
 def test_forms_threads_and_parts(name, dtype, form, thread_count):
     grads = gradients(dtype)[:4]
     start = starts(dtype, grads.shape[1])
@@ -63,8 +97,7 @@ def test_large_arrays_as_they_are_cut_by_default(name, thread_count):
     check(opt, p, state)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", KERNELS)
+@FEW
 def test_split(name, dtype, form):
     """One array, or a list of its pieces, cut anywhere (empty pieces too)."""
     grads = gradients(dtype)[:4]
@@ -93,8 +126,7 @@ def at_offset(a, offset):
     return copy
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", KERNELS)
+@FEW
 def test_alignment(name, dtype, form):
     """Parameters, gradients and out at every byte offset, also where NumPy says unaligned."""
     grads = gradients(dtype)[:2, :71]
@@ -116,8 +148,7 @@ def test_alignment(name, dtype, form):
         assert_same_bits(opt.params, start)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", KERNELS)
+@FORMS
 def test_lengths(name, dtype, form):
     """0 to 70 elements: every tail of every vector width."""
     grads = gradients(dtype)[:2, :70]
@@ -129,8 +160,7 @@ def test_lengths(name, dtype, form):
         assert opt.t == 2
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", KERNELS)
+@FEW
 def test_strided_as_contiguous(name, dtype, form):
     grads = gradients(dtype)[:3, :240]
     start = starts(dtype, 240)
@@ -161,12 +191,163 @@ def test_strided_as_contiguous(name, dtype, form):
                 assert np.all(view.base[between] == 77.0)
 
 
-def test_update_takes_the_bits_of_the_class():
-    """The functional API and the class are one step (more in optimizer/test_functional.py)."""
-    p, q = np.ones(9), np.ones(9)
-    m, v = np.zeros(9), np.zeros(9)
-    g = np.linspace(-1, 1, 9)
+# --- the norm -------------------------------------------------------------------------------------
+
+
+REALS = [np.float64, np.float32]
+
+
+def norms_of(arrays, calls):
+    """Norms of the gradients of some steps with a clip."""
+    opt = na.Adam(arrays, lr=0.1, clip_norm=1.0)
+    seen = []
+    for g in calls:
+        opt.step(g)
+        seen.append(opt.grad_norm)
+    return seen
+
+
+def magnitudes(real, shape, seed):
+    """Of many magnitudes: the sum of their squares depends on the order of plain additions."""
+    rng = np.random.default_rng(seed)
+    g = rng.standard_normal((8, *shape)) * np.exp(3 * rng.standard_normal((8, *shape)))
+    return g.astype(real)
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_memory_order_changes_no_bit(real):
+    for seed in range(20):
+        g = magnitudes(real, (37, 41), seed)
+        c = np.ones(g.shape[1:], real)
+        norms = norms_of(c, g)
+        wide = np.ones((74, 82), real)
+        for other in (np.ones(g.shape[1:], real, order="F"), wide[::2, 1::2], wide[::-2, ::-2]):
+            other[...] = 1
+            assert norms_of(other, g) == norms
+            np.testing.assert_array_equal(other, c)
+        f = np.ones(g.shape[1:], real, order="F")
+        assert norms_of(f, [np.asfortranarray(one) for one in g]) == norms
+        np.testing.assert_array_equal(f, c)
+
+
+@pytest.mark.parametrize("options", [{"norm": 2}, {"clip_norm": 1.0}], ids=["stop test", "clip"])
+def test_minimize_does_not_depend_on_memory_order(options):
+    rng = np.random.default_rng(0)
+    target, curvature = rng.standard_normal((7, 9)), np.exp(2 * rng.standard_normal((7, 9)))
+
+    def fun(x):
+        square = curvature * (x - target) ** 2
+        return math.fsum(square.ravel()), 2 * curvature * (x - target)
+
+    starts = np.zeros((7, 9)), np.zeros((7, 9), order="F"), np.zeros((14, 18))[::2, ::2]
+    c, *others = (na.minimize(fun, x, jac=True, lr=0.1, maxiter=40, **options) for x in starts)
+    for other in others:
+        assert other.grad_norm == c.grad_norm
+        np.testing.assert_array_equal(other.x, c.x)
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_one_array_or_many_in_any_order_and_threads(real):
+    g = magnitudes(real, (60_000,), 0)
+    cuts = [0, 1, 1_000, 1_003, 20_000, 20_000, 47_111, 60_000]
+    pieces = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+    whole = np.ones(60_000, real)
+    norms = norms_of(whole, g)
+    before = numba.get_num_threads()
+    try:
+        for loops, order in [(1, 1), (before, 1), (before, -1)]:
+            numba.set_num_threads(loops)
+            parts = [np.ones(60_000, real)[one] for one in pieces[::order]]
+            assert norms_of(parts, [[h[one] for one in pieces[::order]] for h in g]) == norms
+            np.testing.assert_array_equal(np.concatenate(parts[::order]), whole)
+    finally:
+        numba.set_num_threads(before)
+
+
+# --- the pooled form, as under Numba's workqueue layer --------------------------------------------
+
+
+RNG = np.random.default_rng(5)
+
+
+def draw(n, dtype="f4"):
+    return RNG.standard_normal(n).astype(dtype)
+
+
+def sink():
+    """All options at once, over nested arrays of which one is strided, with a flush at the end."""
+    options = {**copy.deepcopy(SINK), "clip_norm": 20.0}
+    options["lr"]["strided"] = np.linspace(0.0, 0.1, 700)
+    options["bounds"]["strided"] = (np.linspace(-1, 0, 700), 0.8)
+    sizes = {"w": [30_011, 4_097], "0-d": 1, "empty": 0, "strided": 1400}
+
+    def make(n):
+        return draw(n)[::2] if n == 1400 else draw(n).reshape(() if n == 1 else n)
+
+    return [tree_map(make, sizes) for _ in range(6)], options
+
+
+def half():
+    """float16 with a float32 copy; the third gradient is not finite, and skipped."""
+    calls = [[draw(20_001, "f2"), draw(3, "f2")] for _ in range(5)]
+    calls[3][0][777] = np.nan
+    return calls, {"master": True, "nonfinite": "skip", "clip_array_norm": 9.0}
+
+
+def large_complex():
+    """Numbers whose squares leave the range: the partial sums are formed twice."""
+    calls = [
+        {name: draw(2 * n, "f8").view(complex) * 1e200 for name, n in (("a", 9_001), ("b", 40))}
+        for _ in range(4)
+    ]
+    return calls, {"clip_norm": 3.0, "groups": {"b": {"lr": 0.01}}}
+
+
+def rows():
+    """A gradient that touches some rows of the first array."""
+    p = [draw(6_000).reshape(600, 10), draw(5_000)]
+    grads = [[Rows(RNG.permutation(600)[:150], draw(1500).reshape(150, 10)), draw(5_000)]]
+    return [p, *3 * grads], {"sparse": "lazy", "clip_norm": 1.0}
+
+
+@pytest.fixture
+def pooled(monkeypatch):
+    """Every optimiser of the test steps in the pool, whatever the layer and its size."""
+    loops.layer()  # that of the other tests is chosen
+    monkeypatch.setattr(loops, "layer", lambda: "workqueue")
+    monkeypatch.setattr(loops, "wants_parallel", lambda total: True)
+
+
+@pytest.mark.usefixtures("pooled")
+@pytest.mark.parametrize("case", [sink, half, large_complex, rows])
+def test_bits_of_the_serial_form(case, thread_count):
+    (start, *calls), options = case()
+    found = set()
+    for part in (0, None, 65, 999):
+        opt = na.Adam(tree_map(np.copy, start), **copy.deepcopy(options))
+        assert uses_parallel(opt)
+        if part == 0:
+            compiled_step(opt).kernel = compiled_step(opt).serial
+        elif part is not None:
+            shorten_parts(opt, part)
+        for grads in calls:
+            opt.step(grads)
+        if "accumulate" in options:
+            assert opt.flush()
+        found.add((digest(opt), opt.t, opt.skipped, str(opt.grad_norm)))
+    assert len(found) == 1
+
+
+@pytest.mark.usefixtures("pooled")
+def test_number_of_threads_is_asked_at_each_step():
+    p, g = draw(30_000), draw(30_000)
     opt = na.Adam(p)
-    opt.step(g)
-    na.adam_update(q, g, m, v, 1)
-    assert_same_bits(p, q)
+    usual, seen = numba.get_num_threads(), []
+    try:
+        for count in (1, usual):
+            numba.set_num_threads(count)
+            opt.step(g)
+            seen.append(int(opt._backend.arguments.meta["threads"][0]))
+    finally:
+        numba.set_num_threads(usual)
+    assert seen == [1, usual]

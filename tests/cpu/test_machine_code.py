@@ -91,8 +91,10 @@ def test_float32_loop_is_packed_and_single(case: str, out: bool) -> None:
         assert any(code.endswith("divps") for code in codes), "the division is not packed"
 
 
-@pytest.mark.parametrize("real", [float32, float64], ids=str)
-@pytest.mark.parametrize(("case", "out"), ROWS)
+@pytest.mark.parametrize(
+    ("case", "out", "real"),
+    [(*row.values, float32) for row in ROWS] + [(case, False, float64) for case in CASES],
+)
 def test_no_fma_and_no_approximation(case: str, out: bool, real: Any) -> None:
     codes = instructions(case, out, real)
     assert codes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,13 +11,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import numadam
+from numadam import rules
+from tests.processes import python
 
 ROOT = Path(numadam.__file__).parent.parent
 PAGE = (ROOT / "docs" / "how-to" / "own-solver.md").read_text(encoding="utf-8")
 FIT, GPU, _, _, CACHED = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-
 USER = """
 import sys
 import numpy as np
@@ -138,12 +141,6 @@ def test_an_upgrade_is_seen_through_the_version(tmp_path):
     np.testing.assert_array_equal(after["by_adam"][1], before["by_adam"][1])
 
 
-def test_without_jit_all_runs_as_python(tmp_path):
-    found = run(tmp_path, "by_adam", "by_adamw", "fresh_sgd", NUMBA_DISABLE_JIT="1")
-    for name, (_, p) in found.items():
-        np.testing.assert_array_equal(p, expected()[name.split("_")[1]], err_msg=name)
-
-
 def test_the_fit_of_the_page_finds_the_rates(capsys):
     names = {}
     exec(compile(FIT, "own-solver.md", "exec"), names)
@@ -154,3 +151,62 @@ def test_the_page_shows_the_cache_as_tested():
     assert "njit(cache=True)" in CACHED
     assert "make(VERSION)" in CACHED
     compile(CACHED, "own-solver.md", "exec")
+
+
+# --- under NUMBA_DISABLE_JIT, as Python -----------------------------------------------------------
+
+
+#: name: rule, options of its function, options of the optimiser, names of more arrays
+CASES = {file: (file, {}, {}, ()) for file in rules.CLASSES} | {
+    "adam amsgrad": ("adam", {}, {"amsgrad": True}, ("vmax",)),
+    "adamw amsgrad": ("adamw", {}, {"amsgrad": True}, ("vmax",)),
+    "nadam product": ("nadam", {"momentum_decay": 0.1}, {"momentum_decay": 0.1}, ("mu_product",)),
+    "rmsprop all": (
+        "rmsprop",
+        {"momentum": 0.9},
+        {"momentum": 0.9, "centered": True},
+        ("mean", "m"),
+    ),
+    "sgd momentum": ("sgd", {"momentum": 0.9}, {"momentum": 0.9}, ("m",)),
+}
+CODE = """
+import inspect, json, sys
+from numadam import nopython
+
+def run(file, options, more, grads, p):
+    update = getattr(nopython, f"{file}_update")
+    assert inspect.isfunction(update)  # nothing is compiled
+    parameters = inspect.signature(update).parameters.values()
+    needed = [one.name for one in parameters if one.default is one.empty]
+    state = {name: np.zeros_like(p) for name in needed if name not in ("p", "g", "t")}
+    state |= {name: np.ones(1) if name == "mu_product" else np.zeros_like(p) for name in more}
+    for t, g in enumerate(grads, 1):
+        update(p=p, g=g, **state, **({"t": t} if "t" in needed else {}), lr=0.01, **options)
+    return p.ravel().tolist()
+
+p, grads = np.array(json.loads(P)), np.array(json.loads(GRADS))
+print(json.dumps({
+    name: run(file, options, more, grads, p.copy())
+    for name, (file, options, _, more) in json.loads(CASES).items()
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def python_run():
+    """Parameters and gradients, and what each case makes of them, in one process."""
+    rng = np.random.default_rng(0)
+    p, grads = rng.standard_normal((2, 3)), rng.standard_normal((6, 2, 3))
+    texts = {"P": p.tolist(), "GRADS": grads.tolist(), "CASES": CASES}
+    named = "".join(f"{name} = {json.dumps(json.dumps(one))}\n" for name, one in texts.items())
+    return p, grads, json.loads(python(named + CODE, NUMBA_DISABLE_JIT="1"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_plain_python_has_the_bits_of_the_optimiser(case, python_run):
+    p, grads, found = python_run
+    file, _, options, _ = CASES[case]
+    opt = getattr(numadam, rules.CLASSES[file])(p.copy(), lr=0.01, **options)
+    for g in grads:
+        opt.step(g)
+    np.testing.assert_array_equal(found[case], opt.params.ravel())

@@ -1,18 +1,20 @@
-"""The recorded trajectories of torch, optax, TF1 and Keras that the rules repeat.
-
-Every recorded case has one row below: the call that repeats it, or the reason why none does.
-"""
+"""The recorded trajectories of torch, optax, TF1 and Keras that rules repeat, and Keras itself."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import numadam as na
-from tests.golden import Runs, follow, load, maker
+from tests.golden import Runs, cases_of, follow, load, maker
 from tests.keras_rows import keras_rows
 
 CASES = {(case.name, case.dtype.name): case for case in load()}
@@ -43,11 +45,9 @@ def warmup_cosine(taken):
 
 
 RULE = NotOffered("a rule that is not offered")
-
 #: p - lr*wd*p and the step are added before they meet p: one rounding. torch shrinks p first and
 #: is itself about 6 eps from the exact path.
 SHRUNK_FIRST = 10.0
-
 ROWS = {
     "torch Adam eps=1e-08": Runs(adam()),
     "torch Adam eps=0.001": Runs(adam(eps=1e-3)),
@@ -107,6 +107,8 @@ ROWS = {
 
 
 ROWS |= keras_rows("keras") | keras_rows("keras-jax")
+
+
 RUNS = {name: row for name, row in ROWS.items() if isinstance(row, Runs)}
 
 
@@ -121,18 +123,25 @@ def test_cases_not_offered_are_counted():
     assert (len(RUNS), len(reasons)) == (87, 6)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_float64(name):
-    row = RUNS[name]
-    bound = 1e-12 if row.float32 else 0.0
-    assert follow(CASES[name, "float64"], row.make, row.lr) <= bound
+#: Keras in the dtype that it takes by itself, all others in float64; the other dtype is a sweep
+USUAL = {name: "float32" if name.startswith("keras ") else "float64" for name in RUNS}
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_float32(name):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=[] if dtype == usual else [pytest.mark.sweep])
+        for name, usual in USUAL.items()
+        for dtype in ("float32", "float64")
+    ],
+)
+def test_follows_the_recorded_run(name, dtype):
     row = RUNS[name]
-    worst = follow(CASES[name, "float32"], row.make, row.lr)
-    assert worst <= row.float32 * np.finfo(np.float32).eps
+    worst = follow(CASES[name, dtype], row.make, row.lr)
+    if dtype == "float32":
+        assert worst <= row.float32 * np.finfo(np.float32).eps
+    else:
+        assert worst <= (1e-12 if row.float32 else 0.0)
 
 
 PLAIN = [
@@ -163,3 +172,50 @@ def test_keras_and_tf1_with_float64_scalars(name, options, share, dtype):
         if taken in case.after:
             rounding = 4 * np.finfo(dtype).eps * (np.abs(case.params0) + length)
             assert np.all(np.abs(p - case.after[taken]) <= share * length + rounding)
+
+
+# --- Keras itself, where it is installed ----------------------------------------------------------
+
+
+ROOT = Path(__file__).parents[2]
+#: Back ends, and the preset that repeats each.
+BACKENDS = {"tensorflow": "keras", "jax": "keras-jax", "torch": "keras-jax"}
+
+
+def bound(backend, name, row, dtype):
+    """Largest distance, relative to the largest |p| so far."""
+    eps = float(np.finfo(dtype).eps)
+    if backend != "torch":
+        return row.float32 * eps if dtype == "float32" else 1e-12 * (row.float32 > 0)
+    # On torch Keras has code of its own: b*m + (1-b)*g, decay first, and products of NAdam's
+    # momenta another way; norms are float32 for float64 gradients too.
+    if dtype == "float32":
+        return (40.0 if "Nadam" in name else 8.0) * eps
+    return 1e-7 if "clipnorm" in name else 1e-12
+
+
+#: TensorFlow is no peer of the CI: it brings a gigabyte.
+needs_tensorflow = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("keras", "tensorflow"))),
+    reason="needs Keras and TensorFlow: pip install keras tensorflow-cpu",
+)
+LIVE = [
+    pytest.param("tensorflow", marks=needs_tensorflow),
+    *(pytest.param(name, marks=pytest.mark.peers("keras", name)) for name in ("jax", "torch")),
+]
+
+
+# half a minute on JAX; the recorded runs are of both dtypes
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.sweep), "float64"])
+@pytest.mark.parametrize("backend", LIVE)
+def test_live_keras(backend, dtype):
+    command = [sys.executable, "-m", "tests.keras_runs", backend, dtype]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    like = BACKENDS[backend]
+    rows, cases = keras_rows(like), cases_of(like, json.loads(done.stdout))
+    assert {case.name for case in cases} == set(rows)
+    for case in cases:
+        row = rows[case.name]
+        apart = follow(case, row.make, row.lr)
+        assert apart <= bound(backend, case.name, row, dtype), case.name

@@ -1,38 +1,17 @@
-"""The running average of the parameters."""
+"""The running average of the parameters, against a loop in float64 and against Keras."""
 
 from __future__ import annotations
 
 import copy
-import math
 
 import numpy as np
 import pytest
 
 import numadam as na
 from tests.bits import assert_same_bits
+from tests.golden import load
 from tests.runs import neutral, tree_of
-from tests.trees import assert_same_containers, tree_leaves, tree_map
-
-
-def path_of(opt, calls):
-    """The parameters after every step."""
-    path = []
-    for g in calls:
-        opt.step(g)
-        path.append(opt.params.copy())
-    return path
-
-
-CALLS = np.random.default_rng(0).standard_normal((12, 5))
-
-
-def test_average_begins_as_the_parameters_and_follows_them():
-    opt = na.Adam(np.ones(5), lr=0.3, ema=0.75)
-    np.testing.assert_array_equal(opt.averaged, 1.0)
-    expected = np.ones(5)
-    for p in path_of(opt, CALLS):
-        expected = 0.75 * expected + 0.25 * p
-    np.testing.assert_allclose(opt.averaged, expected, rtol=1e-14)
+from tests.trees import assert_leaves, assert_same_containers, tree_leaves, tree_map
 
 
 def test_it_begins_as_the_projected_parameters():
@@ -41,60 +20,15 @@ def test_it_begins_as_the_projected_parameters():
     assert opt.averaged.tolist() == [1.0, 0.5]
 
 
-def test_warmup_weighs_the_first_steps_less():
-    """ema is min(ema, (1 + t) / (10 + t)), t at the step (thinc, TensorFlow's num_updates)."""
-    opt = na.Adam(np.ones(5), lr=0.3, ema=0.5, ema_warmup=True)
-    expected = np.ones(5)
-    for t, p in enumerate(path_of(opt, CALLS), 1):
-        ema = min(0.5, (1 + t) / (10 + t))
-        expected = ema * expected + (1 - ema) * p
-    assert (1 + 7) / (10 + 7) < 0.5 < (1 + 9) / (10 + 9)
-    np.testing.assert_allclose(opt.averaged, expected, rtol=1e-14)
-
-
-def test_debiased_is_a_weighted_mean_of_the_steps_alone():
-    opt = na.Adam(np.full(5, 1e6), lr=0.3, ema=0.9, ema_debias=True)
-    np.testing.assert_array_equal(opt.averaged, 1e6)
-    path = path_of(opt, CALLS)
-    weights = 0.9 ** np.arange(len(path))[::-1]
-    expected = np.tensordot(weights / weights.sum(), np.array(path), 1)
-    np.testing.assert_allclose(opt.averaged, expected, rtol=1e-13)
-
-
 def test_no_memory_and_no_motion():
-    opt = na.Adam(np.ones(5), lr=0.3, ema=0.0)
-    opt.step(CALLS[0])
+    start, g = np.random.default_rng(0).standard_normal((2, 5))
+    opt = na.Adam(start.copy(), lr=0.3, ema=0.0)
+    opt.step(g)
     np.testing.assert_allclose(opt.averaged, opt.params, rtol=1e-15)
-    still = na.Adam(CALLS[1].copy(), lr=0.0, ema=0.9)
-    for g in CALLS:
+    still = na.Adam(start.copy(), lr=0.0, ema=0.9)
+    for _ in range(12):
         still.step(g)
-    assert_same_bits(still.averaged, CALLS[1])  # average + w*(x - average): exactly as it was
-
-
-def test_a_schedule_and_a_new_value():
-    opt = na.Adam(np.ones(5), lr=0.3, ema=lambda taken: 0.1 * taken)
-    expected = np.ones(5)
-    for taken, p in enumerate(path_of(opt, CALLS[:6])):
-        expected = 0.1 * taken * expected + (1 - 0.1 * taken) * p
-    opt.ema = 0.2
-    for p in path_of(opt, CALLS[6:]):
-        expected = 0.2 * expected + 0.8 * p
-    np.testing.assert_allclose(opt.averaged, expected, rtol=1e-13)
-    with pytest.raises(ValueError, match=r"^ema: cannot change from "):
-        opt.ema = None
-
-
-def test_it_moves_only_with_steps():
-    p = np.ones(2)
-    opt = na.Adam(p, **neutral(p, nonfinite="skip", ema=0.5))
-    opt.step(np.ones(2))
-    assert opt.averaged.tolist() == [1.0, 1.0]
-    opt.step(np.array([1.0, np.nan]))
-    assert opt.averaged.tolist() == [1.0, 1.0]
-    opt.step(np.ones(2))
-    assert opt.flush()
-    np.testing.assert_allclose(opt.averaged, (1 + p) / 2, rtol=1e-15)
-    assert (opt.averaged != 1).all()
+    assert_same_bits(still.averaged, start)  # average + w*(x - average): exactly as it was
 
 
 def test_arrays_are_new_and_of_the_shape_and_kind_of_the_parameters():
@@ -146,23 +80,137 @@ def test_of_16_bit_parameters_it_is_float32():
     np.testing.assert_allclose(opt.averaged, exact, rtol=1e-4)
 
 
-def test_saved_and_loaded_with_the_state():
-    opt = na.Adam(np.ones(5), lr=0.3, ema=0.75)
-    twin = na.Adam(np.ones(5), lr=0.3, ema=0.75)
-    path_of(opt, CALLS[:6])
-    twin.params[...] = opt.params
-    twin.state = copy.deepcopy(dict(opt.state))
-    path_of(opt, CALLS[6:])
-    path_of(twin, CALLS[6:])
-    assert_same_bits(opt.averaged, twin.averaged)
-    opt.state["average"] = np.full(5, 3.0)
-    assert (opt.averaged == 3).all()
-    assert not math.isnan(opt.averaged[0])
-    with pytest.raises(ValueError, match=r"^state\['average'\]: expected shape"):
-        opt.state["average"] = np.ones(4)
-
-
-def test_average_of_a_state_may_be_written_into():
+def test_average_of_a_state_may_be_written_into_and_assigned():
     opt = na.Adam(tree_of(0), ema=0.5)
     tree_map(lambda a: a.fill(2.0), opt.state["average"])
     assert all((a == 2).all() for a in tree_leaves(opt.averaged))
+    opt.state["average"] = tree_of(3)
+    assert_leaves(opt.averaged, tree_leaves(tree_of(3)))
+    with pytest.raises(ValueError, match=r"^state\['average'\]\['w'\]\[0\]: expected shape"):
+        opt.state["average"] = tree_map(np.ones_like, tree_of(3)) | {"w": [np.ones(4)] * 2}
+
+
+# --- against a loop in float64, and against Keras -------------------------------------------------
+
+
+RNG = np.random.default_rng(7)
+START = {"w": [RNG.standard_normal((3, 4)), RNG.standard_normal(5)], "b": RNG.standard_normal(2)}
+CALLS = [tree_map(lambda a: RNG.standard_normal(a.shape), START) for _ in range(12)]
+KINDS = {
+    "ema": ({"ema": 0.8}, lambda t: 0.8),
+    "warmup": ({"ema": 0.5, "ema_warmup": True}, lambda t: min(0.5, (1 + t) / (10 + t))),
+    "warmup only": ({"ema": 0.9999, "ema_warmup": True}, lambda t: (1 + t) / (10 + t)),
+    "debias": ({"ema": 0.99, "ema_debias": True}, lambda t: 0.99),
+    "schedule": ({"ema": lambda taken: 0.5 + 0.03 * taken}, lambda t: 0.5 + 0.03 * (t - 1)),
+    "schedule and warmup": (
+        {"ema": lambda taken: 0.9 - 0.05 * taken, "ema_warmup": True},
+        lambda t: min(0.9 - 0.05 * (t - 1), (1 + t) / (10 + t)),
+    ),
+}
+
+
+def leaves_of(opt):
+    return [leaf.copy() for leaf in tree_leaves(opt.params)]
+
+
+def expected(history, weight, *, debias=False):
+    """From the parameters before and after each step; `weight(t)` is what it keeps at step t."""
+    average, product = [np.zeros(a.shape) if debias else a for a in history[0]], 1.0
+    for t, now in enumerate(history[1:], 1):
+        keep = weight(t)
+        product *= keep
+        average = [keep * a + (1 - keep) * p for a, p in zip(average, now, strict=True)]
+    return [a / (1 - product) for a in average] if debias else average
+
+
+def assert_average(opt, values):
+    for one, other in zip(tree_leaves(opt.averaged), values, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_average_is_that_of_the_parameters(name):
+    options, weight = KINDS[name]
+    opt = na.Adam(copy.deepcopy(START), lr=0.3, **options)
+    history = [leaves_of(opt)]
+    assert_average(opt, history[0])  # nothing was averaged yet
+    for grads in CALLS:
+        opt.step(grads)
+        history.append(leaves_of(opt))
+        assert_average(opt, expected(history, weight, debias="ema_debias" in options))
+    plain = na.Adam(copy.deepcopy(START), lr=0.3)
+    for grads in CALLS:
+        plain.step(grads)
+    for one, other in zip(leaves_of(plain), history[-1], strict=True):
+        assert_same_bits(one, other)
+
+
+def test_only_steps_move_it():
+    """Neither skipped steps, nor calls that are added up, nor what is forgotten."""
+    opt = na.Adam(copy.deepcopy(START), lr=0.3, ema=0.8, accumulate=3, nonfinite="skip")
+    bad = tree_map(lambda a: np.full_like(a, np.inf), START)
+    history, moved = [leaves_of(opt)], []
+    for k, grads in enumerate([*CALLS[:5], bad, *CALLS[5:8], CALLS[8], "discard", *CALLS[:2]]):
+        before = opt.averaged
+        if grads == "discard":
+            opt.discard()
+        else:
+            opt.step(grads)
+        if opt.t == len(history):
+            moved.append(k)
+            history.append(leaves_of(opt))
+        else:
+            for one, other in zip(*map(tree_leaves, (opt.averaged, before)), strict=True):
+                assert_same_bits(one, other)
+    assert (moved, opt.skipped) == ([2, 8], 1)
+    assert opt.flush()
+    history.append(leaves_of(opt))
+    assert_average(opt, expected(history, lambda t: 0.8))
+
+
+RECORDED = {(case.name, case.dtype.name): case for case in load() if case.average is not None}
+KERAS = pytest.mark.parametrize(("like", "dtype"), [("keras", "float32"), ("keras-jax", "float64")])
+
+
+@KERAS
+@pytest.mark.parametrize(("name", "ema"), [("", 0.99), (" ema_momentum=0.9", 0.9)])
+def test_recorded_average_of_keras(name, ema, like, dtype):
+    """It begins as the parameters after the first step; a warm-up that is asked for overrides it.
+
+    Begun before the first step, the average is ema^40 (p0 - p1) away at the end.
+    """
+    case = RECORDED[f"{like} Adam use_ema=True{name}", dtype]
+    start = case.params0
+    exact = na.Adam(start.copy(), lr=0.01, like=like, ema=ema)
+    always = na.Adam(start.copy(), lr=0.01, like=like, ema=lambda taken: ema)
+    warm = na.Adam(start.copy(), lr=0.01, like=like, ema=ema, ema_warmup=True)
+    usual = na.Adam(start.copy(), lr=0.01, eps=1e-7, eps_form="hat", ema=ema)
+    for t, g in enumerate(case.grads):
+        for opt in (exact, always, warm, usual):
+            opt.step(g)
+        if t == 0:
+            moved = start.astype(float) - usual.params
+            assert np.abs(exact.averaged - exact.params).max() <= np.finfo(dtype).eps
+            assert np.all(warm.averaged[moved != 0] != warm.params[moved != 0])
+    rounding = 4 * np.finfo(dtype).eps * np.abs(start).max()
+    assert np.abs(exact.averaged - case.average).max() < rounding
+    assert_same_bits(always.averaged, exact.averaged)
+    scalars = 1e-5 * 0.01 * len(case.grads)  # float32 powers, along the whole path
+    assert np.abs(usual.averaged - case.average - ema**40 * moved).max() < rounding + scalars
+
+
+@KERAS
+def test_average_of_keras_moves_at_calls_that_add_up(like, dtype):
+    """So it stays different: here only steps move it. The parameters are the same."""
+    case = RECORDED[
+        f"{like} Adam use_ema=True ema_momentum=0.9 gradient_accumulation_steps=4", dtype
+    ]
+    opt = na.Adam(case.params0.copy(), lr=0.01, like=like, accumulate=4, ema=0.9)
+    theirs = case.params0.astype(float)
+    for call, g in enumerate(case.grads):
+        opt.step(g)
+        keep = 0.9 if call >= 4 else 0.0
+        theirs = keep * theirs + (1 - keep) * opt.params
+    rounding = 8 * np.finfo(dtype).eps * np.abs(case.params0).max()
+    assert np.abs(theirs - case.average).max() < rounding
+    assert np.abs(opt.averaged - case.average).max() > 1e-3

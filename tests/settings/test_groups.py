@@ -1,4 +1,4 @@
-"""Options of their own for some arrays, and frozen arrays."""
+"""Options and step sizes of their own for some arrays or elements, and frozen arrays."""
 
 from __future__ import annotations
 
@@ -9,121 +9,25 @@ import numpy as np
 import pytest
 
 import numadam as na
+from tests import references as ref
 from tests.bits import assert_same_bits
 from tests.reference_options import Steps
+from tests.runs import digest, neutral
 from tests.saved import loaded
-from tests.trees import Pair, tree_leaves, tree_map
+from tests.trees import Pair, assert_leaves, tree_leaves, tree_map
 
 
 def network(seed=0):
-    rng = np.random.default_rng(seed)
+    """Layers in containers of every kind."""
+    draw = np.random.default_rng(seed).standard_normal
     return {
-        "layers": [
-            {"weight": rng.standard_normal((3, 2)), "bias": rng.standard_normal(2)}
-            for _ in range(2)
-        ],
-        "head": {"weight": rng.standard_normal(4), "bias": rng.standard_normal(1)},
-        "emb": rng.standard_normal((5, 2)),
+        "head": {"w": draw((3, 4)), "bias": draw(4)},
+        "layers": [{"w": draw((4, 4)), "bias": draw(4)}, (draw(5), draw(2))],
+        "emb": draw((6, 2)),
     }
-
-
-def train(opt, seeds=range(1, 7), of=network):
-    for seed in seeds:
-        opt.step(of(seed))
-    return opt
-
-
-def own_options(params, options_of, **common):
-    """Each array in an optimiser of its own: what groups have to give, bit for bit."""
-    alone = {}
-
-    def one(path, p, *grads):
-        opt = na.Adam(p.copy(), **{**common, **options_of(path)})
-        for g in grads:
-            opt.step(g)
-        alone[path] = opt.params
-
-    walk(one, "", params, *[network(seed) for seed in range(1, 7)])
-    return alone
-
-
-def walk(visit, path, tree, *others):
-    if isinstance(tree, (dict, list)):
-        for key in tree if isinstance(tree, dict) else range(len(tree)):
-            walk(visit, f"{path}.{key}".lstrip("."), tree[key], *(o[key] for o in others))
-    else:
-        visit(path, tree, *others)
-
-
-def assert_alone(params, alone):
-    def one(path, p):
-        assert_same_bits(p, alone[path], path)
-
-    walk(one, "", params)
 
 
 # --- groups --------------------------------------------------------------------------------------
-
-
-def test_the_example_of_the_issue():
-    groups = {"*.bias": {"weight_decay": 0}, "head": {"lr": 1e-4}, "emb": {"frozen": True}}
-    params = network()
-    emb = params["emb"].copy()
-    opt = na.Adam(params, lr=0.1, weight_decay=0.2, groups=groups)
-    train(opt)
-
-    def options_of(path):
-        options = {"weight_decay": zero} if path.endswith("bias") else {}
-        return options | ({"lr": 1e-4} if path.startswith("head") else {})
-
-    alone = own_options(network(), options_of, lr=0.1, weight_decay=0.2)
-    alone["emb"] = emb
-    assert_alone(params, alone)
-    assert opt.groups == groups
-
-
-def zero(taken):
-    return 0.0
-
-
-def test_every_option_of_a_group():
-    """Also betas and eps, schedules among them."""
-    of_head = {
-        "beta1": 0.5,
-        "beta2": 0.9,
-        "eps": 0.1,
-        "clip_value": 0.3,
-        "lr": lambda taken: 0.1 / (1 + taken),
-    }
-    of_bias = {"weight_decay": lambda taken: 0.1 * taken, "eps_root": 0.01}
-    params = network()
-    opt = na.Adam(params, lr=0.1, weight_decay=0.2, groups={"head": of_head, "*bias": of_bias})
-    train(opt)
-
-    def options_of(path):
-        options = of_head if path.startswith("head") else {}
-        return {**options, **(of_bias if path.endswith("bias") else {})}
-
-    assert_alone(params, own_options(network(), options_of, lr=0.1, weight_decay=0.2))
-
-
-def test_a_beta_that_changes_in_one_group_alone():
-    """Its bias correction is a running product; the other arrays keep their powers."""
-
-    def beta1(taken):
-        return 0.9 - 0.1 * taken
-
-    params = {"a": np.ones(3), "b": np.ones(3)}
-    opt = na.Adam(params, lr=0.1, groups={"a": {"beta1": beta1}})
-    ref = {"a": Steps([np.ones(3)], lr=0.1, beta1=beta1), "b": Steps([np.ones(3)], lr=0.1)}
-    for g in np.random.default_rng(0).standard_normal((6, 3)):
-        opt.step({"a": g, "b": g})
-        for one in ref.values():
-            one.step([g])
-    for name, one in ref.items():
-        np.testing.assert_allclose(params[name], one.p[0], rtol=1e-13, err_msg=name)
-    changing = 0.9 * 0.8 * 0.7 * 0.6 * 0.5 * 0.4
-    assert sorted(opt.state["beta1_product"].tolist()) == pytest.approx([changing, 0.9**6])
 
 
 def test_schedules_of_a_group_begin_where_the_optimiser_is():
@@ -247,7 +151,7 @@ def test_anything_may_stand_for_the_gradient_of_a_frozen_array(stand_in):
     assert_same_bits(emb, network()["emb"])
     assert opt.state["m"]["emb"] is None
     assert opt.grads["emb"] is None
-    opt.grads["head"]["weight"][...] = 1.0
+    opt.grads["head"]["w"][...] = 1.0
     opt.step()
     assert opt.t == 2
 
@@ -263,19 +167,6 @@ def test_frozen_arrays_may_be_of_another_dtype_and_replaced():
         opt.step({"a": np.ones(2), "ids": None, "text": None})
 
 
-def test_copies_of_an_optimiser_with_frozen_arrays():
-    groups = {"emb": {"frozen": True}, "*.bias": {"lr": 0.01}}
-    opt = train(na.Adam(network(), lr=0.1, groups=groups))
-    for twin in (pickle.loads(pickle.dumps(opt)), copy.deepcopy(opt), loaded(opt)):
-        assert_same_bits(twin.params["emb"], network()["emb"])
-        train(twin, range(7, 10))
-        expected = train(copy.deepcopy(opt), range(7, 10))
-        walk(lambda path, p, q: assert_same_bits(p, q, path), "", twin.params, expected.params)
-    saved = copy.deepcopy(dict(opt.state))
-    assert saved["m"]["emb"] is None
-    opt.state = saved
-
-
 @pytest.mark.parametrize(("count", "more"), [(1, ""), (6, ""), (7, ", ...")])
 def test_a_pattern_that_fits_no_array_is_told_six_paths(count, more):
     known = ", ".join(f"'a.{k}'" for k in range(min(count, 6)))
@@ -287,3 +178,198 @@ def test_a_pattern_that_fits_no_array_is_told_six_paths(count, more):
 def test_a_pattern_for_an_array_in_a_container_is_corrected():
     with pytest.raises(ValueError, match=r"'w', 'bias'. Write 'bias'.$"):
         na.SGD({"w": np.ones(1), "bias": np.ones(1)}, groups={"*.bias": {"lr": 1.0}})
+
+
+# --- the bits of optimisers of their own ----------------------------------------------------------
+
+
+def trained(params, calls, **options):
+    opt = na.Adam(params, **options)
+    for grads in calls:
+        opt.step(grads)
+    return opt
+
+
+CALLS = [network(k) for k in range(1, 6)]
+OWN = {
+    "lr": {"lr": 0.03},
+    "lr schedule": {"lr": na.schedules.Exponential(0.1, factor=0.5)},
+    "weight_decay": {"weight_decay": 0.3},
+    "weight_decay schedule": {"weight_decay": lambda taken: 0.1 * taken},
+    "betas": {"beta1": 0.5, "beta2": 0.8, "eps": 1e-3, "eps_root": 0.01},
+    "beta schedule": {"beta1": lambda taken: 0.9 - 0.1 * taken},
+    "clip_value": {"clip_value": 0.2},
+    "lr of arrays": {"lr": np.array([0.1])},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "decoupled"),
+    [*((name, False) for name in OWN), ("lr", True), ("weight_decay schedule", True)],
+)
+def test_group_has_the_bits_of_an_optimiser_of_its_own(name, decoupled):
+    shared = {"lr": 0.07, "weight_decay": 0.01, "decoupled": decoupled}
+    own = OWN[name]
+    # where one group needs running products of betas, all have them
+    constant = {"beta1": lambda taken: 0.9} if callable(own.get("beta1")) else {}
+    calls = [tree_leaves(grads)[:3] for grads in CALLS]
+    together = trained(tree_leaves(network())[:3], calls, groups={"1": own}, **shared)
+    for k, start in enumerate(tree_leaves(network())[:3]):
+        options = {**shared, **(own if k == 1 else constant)}
+        alone = trained(start, [grads[k] for grads in calls], **options)
+        assert_same_bits(together.params[k], alone.params)
+        for moment in ("m", "v"):
+            assert_same_bits(together.state[moment][k], alone.state[moment])
+
+
+def test_many_arrays_in_three_groups():
+    rng = np.random.default_rng(2)
+    names = [f"{'abc'[k % 3]}.{k}" for k in range(100)]
+    start, *calls = ({n: rng.standard_normal(k) for k, n in enumerate(names)} for _ in range(4))
+    groups = {"a.*": {"lr": 0.01}, "b.*": {"lr": 0.5, "beta1": 0.3}, "c.9*": {"frozen": True}}
+    opt = trained(copy.deepcopy(start), calls, lr=0.1, groups=groups)
+    for name, p in opt.params.items():
+        own = {"a": {"lr": 0.01}, "b": {"lr": 0.5, "beta1": 0.3}, "c": {"lr": 0.1}}[name[0]]
+        if name.startswith("c.9"):
+            assert_same_bits(p, start[name])
+            continue
+        expected, _ = ref.steps("adam")(start[name], [grads[name] for grads in calls], **own)
+        np.testing.assert_allclose(p, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("wrong", [np.array([0.1, 1j]), np.array(["0.1", "0.2"])])
+def test_options_that_are_no_real_numbers_are_refused(wrong):
+    p = np.ones(2)
+    for options in ({"lr": wrong}, {"bounds": (wrong, None)}):
+        with pytest.raises((TypeError, ValueError), match=r"^(lr|bounds\[0\]): expected"):
+            na.Adam(p, **options)
+
+
+# --- a step size for each array or element -------------------------------------------------------
+
+
+def test_lr_of_one_call_is_for_arrays_without_their_own():
+    params = {"a": np.zeros(1), "b": np.zeros(1), "c": np.zeros(1)}
+    ones = tree_map(np.ones_like, params)
+    opt = na.Adam(params, lr=0.1, groups={"b": {"lr": 0.2}, "c": {"lr": np.full(1, 0.3)}})
+    opt.step(ones, lr=0.5)
+    np.testing.assert_allclose(np.concatenate(list(params.values())), [-0.5, -0.2, -0.3])
+    opt.lr = 0.0
+    opt.step(ones)
+    np.testing.assert_allclose(np.concatenate(list(params.values())), [-0.5, -0.4, -0.6])
+    nested = na.Adam(params, lr={"a": 0.1, "b": 0.1, "c": 0.1})
+    with pytest.raises(ValueError, match=r"^lr: this optimiser has a step size for each array"):
+        nested.step(ones, lr=0.5)
+    with pytest.raises(AttributeError, match=r"^lr: arrays of step sizes are fixed"):
+        nested.lr = 0.5
+    assert nested.t == 0
+
+
+@pytest.mark.parametrize(
+    "way", [lambda opt: pickle.loads(pickle.dumps(opt)), copy.deepcopy, loaded]
+)
+def test_resumed_with_the_same_bits(way):
+    groups = {"head": {"lr": np.array([0.1, 0.2, 0.3, 0.0])}, "emb": {"frozen": True}}
+    groups["layers.0"] = {"beta1": 0.5, "weight_decay": na.schedules.Exponential(0.1, factor=0.5)}
+    opt = trained(network(), CALLS, lr=0.1, groups=groups)
+    twin = way(opt)
+    for one in (opt, twin):
+        for grads in CALLS:
+            one.step(grads)
+    assert twin.t == 10
+    assert_leaves(twin.params, tree_leaves(opt.params))
+    assert twin.params["layers"][0]["w"] is not opt.params["layers"][0]["w"]
+
+
+def test_step_sizes_nested_as_the_parameters():
+    """Numbers, callables and arrays; groups go before."""
+    params = {"w": [np.zeros(3), np.zeros((2, 2))], "b": np.zeros(1), "c": np.zeros(1)}
+    params["d"] = np.zeros(2)
+    lr = {"w": [0.1, np.array([[0.2], [0.3]])], "b": lambda taken: 0.4, "c": 0.5, "d": 0.5}
+    groups = {"c": {"lr": 0.6}, "d": {"lr": np.array([0.7, 0.8])}}
+    na.Adam(params, lr, groups=groups).step(tree_map(np.ones_like, params))
+    expected = {"w": [np.full(3, 0.1), np.array([[0.2, 0.2], [0.3, 0.3]])], "b": np.array([0.4])}
+    expected |= {"c": np.array([0.6]), "d": np.array([0.7, 0.8])}
+    tree_map(lambda p, e: np.testing.assert_allclose(p, -e, rtol=1e-7), params, expected)
+
+
+@pytest.mark.parametrize(
+    ("params", "lr", "expected"),
+    [
+        ([np.zeros(2), np.zeros(1)], [0.1, 0.2], [[0.1, 0.1], [0.2]]),
+        ((np.zeros(2), np.zeros(1)), (0.1, 0.2), [[0.1, 0.1], [0.2]]),
+        ({"a": np.zeros(2), "b": np.zeros(1)}, {"b": 0.2, "a": 0.1}, [[0.1, 0.1], [0.2]]),
+        (np.zeros(2), [0.1, 0.2], [[0.1, 0.2]]),
+        (np.zeros((1, 2)), np.array(0.1), [[[0.1, 0.1]]]),
+        (np.zeros(()), np.array(0.1), [0.1]),
+        (np.zeros(2), np.float32(0.5), [[0.5, 0.5]]),
+        (np.zeros(2), 1, [[1.0, 1.0]]),
+        ([np.zeros(2)], [np.array([0.0, 0.2])], [[0.0, 0.2]]),
+    ],
+)
+def test_forms_of_a_step_size(params, lr, expected):
+    na.Adam(params, lr).step(tree_map(np.ones_like, params))
+    for p, e in zip(tree_leaves(params), expected, strict=True):
+        np.testing.assert_allclose(p, -np.array(e), rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("lr", "error", "says"),
+    [
+        ({"a": 0.1}, ValueError, "lr: expected the structure of params, got one without lr['b']"),
+        ([0.1, 0.2], ValueError, "lr: expected"),
+        ({"a": 0.1, "b": -0.1}, ValueError, "lr: expected a number in [0, inf), got -0.1"),
+        ({"a": 0.1, "b": None}, TypeError, "lr: expected a number"),
+        (
+            {"a": 0.1, "b": np.ones(3)},
+            ValueError,
+            "lr: expected a number or an array that broadcasts",
+        ),
+        ({"a": 0.1, "b": np.array([0.1, np.inf])}, ValueError, "lr: expected finite numbers >= 0"),
+        (np.ones(2), ValueError, "lr: expected"),
+    ],
+    ids=str,
+)
+def test_bad_step_sizes_are_refused(lr, error, says):
+    with pytest.raises(error) as caught:
+        na.Adam({"a": np.zeros(3), "b": np.zeros(2)}, lr)
+    assert str(caught.value).startswith(says), caught.value
+
+
+@pytest.mark.parametrize("decoupled", [False, True], ids=["l2", "decoupled"])
+def test_step_size_for_each_element_against_the_reference(decoupled):
+    """Decoupled decay goes with the element's own step size."""
+    rng = np.random.default_rng(2)
+    start, *calls = rng.standard_normal((8, 4, 3))
+    lr = rng.uniform(0, 0.3, (4, 1))
+    options = {"lr": lr, "weight_decay": 0.3, "decoupled": decoupled}
+    opt = na.Adam(start.copy(), **neutral(start, **options))
+    ref = Steps([start], **options)
+    for g in calls:
+        opt.step(g)
+        opt.flush()
+        ref.step([g])
+    np.testing.assert_allclose(opt.params, ref.p[0], rtol=1e-13)
+    by_row = na.Adam([row.copy() for row in start], list(lr[:, 0]))
+    by_element = na.Adam(start.copy(), lr)
+    for g in calls:
+        by_row.step(list(g))
+        by_element.step(g)
+    np.testing.assert_allclose(by_element.params, by_row.params, rtol=1e-13)
+
+
+def test_step_sizes_of_any_layout_and_dtype():
+    rng = np.random.default_rng(3)
+    lr = rng.uniform(0, 1, (4, 6))
+    expected = np.asfortranarray(np.zeros((4, 6)))
+    na.Adam(expected, lr).step(np.ones((4, 6)))
+    np.testing.assert_allclose(expected, -lr, rtol=1e-7)
+    for other in (np.asfortranarray(lr), np.repeat(lr, 2, 1)[:, ::2], lr.tolist()):
+        p = np.zeros((4, 6))
+        na.Adam(p, other).step(np.ones((4, 6)))
+        assert_same_bits(p, np.ascontiguousarray(expected))
+    p = np.zeros((4, 6))
+    opt = na.Adam(p, lr.astype("f4"))
+    opt.step(np.ones((4, 6)))
+    np.testing.assert_allclose(p, -lr.astype("f4"), rtol=1e-7)
+    assert digest(copy.deepcopy(opt)) == digest(opt)

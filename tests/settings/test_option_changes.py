@@ -57,6 +57,7 @@ def test_schedules_are_asked_once_a_call_for_the_steps_taken():
 @pytest.mark.parametrize(
     ("name", "values"),
     [
+        ("lr", [-1.0, math.nan, math.inf, "x", None, np.ones(2)]),
         ("beta1", [1.0, -0.1, math.nan, "x", None]),
         ("beta2", [1.5, math.nan]),
         ("eps", [-1.0, math.inf]),
@@ -208,6 +209,7 @@ RESUMED = {
     "running products": {"beta1": na.schedules.Polynomial(0.9, steps=18), "beta2": 0.99},
     "debiased": {**SINK, "ema_debias": True},
     "changed afterwards": {**SINK, "then": {"clip_norm": 0.1, "ema": 0.5, "weight_decay": 0.5}},
+    "float16": {**SINK, "dtype": "float16", "master": True},
 }
 
 
@@ -216,13 +218,13 @@ RESUMED = {
 def test_resumed_with_the_same_bits(name, way):
     """In the middle of a mean, with a skipped step behind."""
     options = copy.deepcopy(RESUMED[name])
-    then = options.pop("then", {})
-    opt = na.Adam(tree_of(0), **options)
+    then, dtype = options.pop("then", {}), options.pop("dtype", "float64")
+    opt = na.Adam(tree_of(0, dtype), **options)
     for key, value in then.items():
         setattr(opt, key, value)
-    bad = tree_map(lambda a: np.full_like(a, np.nan), tree_of(1))
+    bad = tree_map(lambda a: np.full_like(a, np.nan), tree_of(1, dtype))
     for k in range(5):
-        opt.step(bad if k == 3 and name != "running products" else tree_of(k))
+        opt.step(bad if k == 3 and name != "running products" else tree_of(k, dtype))
     if way == "pickle":
         twin = pickle.loads(pickle.dumps(opt))
     elif way == "deepcopy":
@@ -230,7 +232,7 @@ def test_resumed_with_the_same_bits(name, way):
     elif way == "na.load":
         twin = loaded(opt)
     elif way == "opt.load":
-        twin = load_into(na.Adam(tree_of(9), **copy.deepcopy(options)), opt)
+        twin = load_into(na.Adam(tree_of(9, dtype), **copy.deepcopy(options)), opt)
     else:
         twin = na.Adam(tree_map(np.copy, opt.params), **copy.deepcopy(options))
         for key, value in then.items():
@@ -241,7 +243,7 @@ def test_resumed_with_the_same_bits(name, way):
     assert opt.skipped == (name != "running products")
     for k in range(5, 12):
         for one in (opt, twin):
-            one.step(tree_of(k))
+            one.step(tree_of(k, dtype))
     assert digest(twin) == digest(opt)
     assert_same_containers(twin.params, opt.params)
     assert not np.shares_memory(twin.params["strided"], opt.params["strided"])
@@ -265,7 +267,9 @@ def test_state_of_other_options_is_refused():
     assert digest(opt) == before
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))])
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt)), loaded]
+)
 @pytest.mark.parametrize("kind", [na.AdamW, na.SGD])
 def test_a_copy_keeps_a_decay_that_is_set_to_zero_for_a_while(kind, again):
     opt = kind(np.ones(3), lr=0.1, weight_decay=0.1)
