@@ -13,8 +13,20 @@ import pytest
 
 import numadam
 import numadam as na
-from numadam._core import hyper, options
-from numadam._core.hyper import EPS, LR, Hyper, at_start, count
+from numadam._core import options
+from numadam._core.hyper import (
+    EPS,
+    LR,
+    AMSGrad,
+    Hyper,
+    Like,
+    Reduce,
+    Sparse,
+    at_start,
+    check_choice,
+    count,
+    mismatch,
+)
 from numadam._core.keywords import Shared
 from numadam._core.options import DEFAULTS
 from numadam._core.synonyms import LIKE
@@ -128,12 +140,12 @@ def test_schedules_are_kept_as_they_are(schedule):
 
 
 PACKAGE = Path(numadam.__file__).parent
-#: The second is written by tests/generate.py, from the names of the rules.
-HOMES = {"_core/hyper.py", "_minimize/keywords.py"}
+#: The second has the names of the rules.
+HOMES = {"_core/hyper.py", "_core/keywords.pyi"}
 
 
 def test_every_library_has_its_habits_and_its_name():
-    assert tuple(LIKE) == get_args(hyper.Like)
+    assert tuple(LIKE) == get_args(Like)
 
 
 def test_every_option_has_a_type_and_is_an_attribute():
@@ -155,19 +167,19 @@ def test_choices_are_written_in_one_file():
 
 def test_the_text_names_the_option_its_choices_and_what_it_got():
     with pytest.raises(ValueError, match=r"^reduce: expected 'sum' or 'mean', got 'max'\.$"):
-        hyper.check("reduce", "max", hyper.Reduce)
-    text = hyper.mismatch("amsgrad", 1, hyper.AMSGrad, (True, False))
+        check_choice("reduce", "max", Reduce)
+    text = mismatch("amsgrad", 1, AMSGrad, (True, False))
     assert text == "amsgrad: expected True, False, 'v', 'vhat' or 'paper', got 1."
 
 
 @pytest.mark.parametrize("value", [None, 1, ["sum"], b"sum", "SUM"])
 def test_only_the_texts_are_taken(value):
-    assert hyper.mismatch("reduce", value, hyper.Reduce)
+    assert mismatch("reduce", value, Reduce)
 
 
 def test_values_besides_texts_are_taken_by_identity():
-    assert not hyper.mismatch("sparse", None, hyper.Sparse, (None,))
-    assert not hyper.mismatch("sparse", "lazy", hyper.Sparse, (None,))
+    assert not mismatch("sparse", None, Sparse, (None,))
+    assert not mismatch("sparse", "lazy", Sparse, (None,))
 
 
 # --- options that contradict ----------------------------------------------------------------------

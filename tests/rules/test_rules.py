@@ -159,3 +159,16 @@ def test_a_dampened_step_needs_its_number():
         na.sgd_update(p, np.ones(2), m, momentum=0.9, dampening=0.5)
     assert p.tolist() == [1.0, 1.0]
     assert m.tolist() == [0.0, 0.0]
+
+
+def test_the_start_of_a_state_is_no_option_of_a_group():
+    params = {"a": np.ones(2), "b": np.ones(2)}
+    with pytest.raises(ValueError, match=r"^groups: .* sets the start of the state, .* opt.state"):
+        na.Adagrad(params, groups={"b": {"initial_accumulator": 9.0}})
+
+
+def test_the_start_of_a_state_is_no_option_of_an_update_function():
+    p = np.ones(2)
+    with pytest.raises(TypeError, match=r"^adagrad_update: initial_accumulator needs arrays"):
+        na.adagrad_update(p, p.copy(), np.zeros(2), initial_accumulator=1.0)
+    assert p.tolist() == [1.0, 1.0]

@@ -327,8 +327,8 @@ def test_classes_and_functions_read_the_same_box(bounds, shape, box):
 
 
 NO_BOX = [
-    (TWO, (2,), "two arrays of two numbers .* low and high, or a pair for each element"),
-    (TWO, (2, 1), "two arrays of two numbers"),
+    (list(TWO), (2,), "two arrays of two numbers .* low and high, or a pair for each element"),
+    (list(TWO), (2, 1), "two arrays of two numbers"),
     (([0, 0, 0], [1, 1, 1]), (3,), r"expected 3 pairs \(lo, hi\), .*, got 2. .* NumPy"),
     (np.array([LOW, HIGH]), (3,), r"expected 3 pairs .* got shape \(2, 3\)"),
     ([(0, 1)], (3,), "expected 3 pairs .* got 1"),
@@ -381,3 +381,14 @@ def test_update_functions_take_two_numbers():
     with pytest.raises(ValueError, match=r"^bounds\[1\]: is NaN"):
         na.adam_update(p, np.ones(2), m, v, 2, bounds=(0, math.nan))
     assert (p == 2).all()
+
+
+def test_a_tuple_of_two_arrays_is_low_and_high_in_the_classes():
+    """At every length, two elements too; the functions, which read as SciPy does, refuse these."""
+    p, nested = np.full(2, 9.0), {"a": np.full(2, -9.0)}
+    na.Adam(p, bounds=TWO)
+    na.Adam(nested, bounds={"a": TWO})
+    assert (p.tolist(), nested["a"].tolist()) == (TWO[1].tolist(), TWO[0].tolist())
+    for minimize, x0 in ((na.minimize, np.ones(2)), (na.minimize_many, np.ones((3, 2)))):
+        with pytest.raises(ValueError, match="two arrays of two numbers"):
+            minimize(lambda x: (x.sum(-1), 0 * x), x0, jac=True, bounds=TWO)
