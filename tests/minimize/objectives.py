@@ -17,6 +17,15 @@ def rosen(x, g):
     return 100.0 * a * a + b * b
 
 
+@numba.njit
+def ramp(x, g, end):
+    """Falls for ever, and raises where x is beyond the end."""
+    if x[0] > end:
+        raise ValueError("too far")
+    g[0] = -1.0
+    return -x[0]
+
+
 def python_rosen(x):
     """The same, called from Python: f and gradient."""
     g = np.zeros(2)
