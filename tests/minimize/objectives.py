@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import pytest
+
+import numadam as na
 
 START = np.array([-1.2, 1.0])  # of Rosenbrock's valley
 
@@ -30,6 +33,15 @@ def python_rosen(x):
     """The same, called from Python: f and gradient."""
     g = np.zeros(2)
     return rosen(x, g), g
+
+
+#: The valley in both forms.
+forms = pytest.mark.parametrize("fun", [rosen, python_rosen], ids=["compiled", "python"])
+
+
+def run(fun, x0=START, **options):
+    """`minimize` of one of the two forms."""
+    return na.minimize(fun, x0, jac=None if fun is rosen else True, **options)
 
 
 def square(x, target=0.0):

@@ -15,14 +15,17 @@ import numadam as na
 from numadam._minimize.objective import LARGE_X
 from numadam._minimize.python.batch import PythonBatch
 from tests.interrupts import interrupted_after
-from tests.minimize.objectives import START, Counted, loop, python_rosen, ramp, rosen, square
-
-forms = pytest.mark.parametrize("fun", [rosen, python_rosen], ids=["compiled", "python"])
-
-
-def jac_of(fun):
-    return None if fun is rosen else True
-
+from tests.minimize.objectives import (
+    START,
+    Counted,
+    forms,
+    loop,
+    python_rosen,
+    ramp,
+    rosen,
+    run,
+    square,
+)
 
 # --- x -------------------------------------------------------------------------------------------
 
@@ -132,10 +135,10 @@ def test_only_stop_iteration_ends_a_run(fun):
             raise StopIteration
         return True  # as the update of a progress bar does
 
-    res = na.minimize(fun, START, jac=jac_of(fun), callback=callback)
+    res = run(fun, callback=callback)
     assert (res.nit, res.status, res.success) == (7, 99, False)
     assert "callback" in res.message
-    res = na.minimize(fun, START, jac=jac_of(fun), maxiter=9, callback=lambda x: x)
+    res = run(fun, maxiter=9, callback=lambda x: x)
     assert (res.nit, res.status) == (9, 1)
 
 
@@ -280,7 +283,7 @@ def test_a_schedule_that_raises_ends_the_run_where_it_does(fun):
         return 0.01
 
     with pytest.raises(ZeroDivisionError) as caught:
-        na.minimize(fun, START, jac=jac_of(fun), lr=lr)
+        run(fun, lr=lr)
     assert caught.value.numadam_result.nit == 3
 
 
