@@ -35,6 +35,14 @@ def python_rosen(x):
     return rosen(x, g), g
 
 
+def all_at_once(x):
+    """The same for all rows of x."""
+    f, g = np.zeros(len(x)), np.zeros_like(x)
+    for k in range(len(x)):
+        f[k] = rosen(x[k], g[k])
+    return f, g
+
+
 #: The valley in both forms.
 forms = pytest.mark.parametrize("fun", [rosen, python_rosen], ids=["compiled", "python"])
 

@@ -36,10 +36,10 @@ def chain(x, g):
 
 
 @numba.njit
-def with_dot(x, g):
+def with_reshape(x, g):
     """An objective that needs a contiguous x."""
     g[:] = 2 * x
-    return np.dot(x, x)
+    return np.sum(x.reshape(-1) ** 2)
 
 
 @numba.njit(["float64(Array(float64, 1, 'C'), Array(float64, 1, 'C'))"])
@@ -97,7 +97,7 @@ def test_any_number_of_problems(count, widths):
     assert widths == [64 if count >= 24 else 1]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13, 16, 17, 40])
+@pytest.mark.parametrize("n", [1, 3, 8, 16, 17])
 def test_any_number_of_elements(n, widths):
     assert_some_alone(chain, starts(70, n), (0, 33, 69), lr=0.05, gtol=1e-2, maxiter=200)
     assert widths == [64 if n <= 16 else 1]
@@ -117,46 +117,51 @@ OPTIONS = [
         "f8",
     ),
     ({"gtol": 0, "ftol": 1e-6, "clip_norm": 0.5}, 1, "f8"),
-    ({"rule": "nadam", "beta1": lambda t: 0.8 + 0.001 * t}, 64, "f4"),
+    ({"rule": "nadam", "beta1": lambda t: 0.8 + 0.001 * t}, 64, "f8"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("options", "lanes", "dtype"),
-    [
-        pytest.param(options, lanes, dtype, marks=[] if dtype == usual else [pytest.mark.sweep])
-        for options, lanes, usual in OPTIONS
-        for dtype in ("f8", "f4")
-    ],
-    ids=range(2 * len(OPTIONS)),
-)
-def test_options(options, lanes, dtype, widths):
+def assert_options(options, lanes, dtype, count, widths):
     options = {"maxiter": 150, "lr": 0.05, **options}
-    assert_some_alone(chain, starts(130, 4, dtype), (0, 63, 64, 100, 129), **options)
+    rows = sorted({0, 33, count // 2, count - 1})
+    assert_some_alone(chain, starts(count, 4, dtype), rows, **options)
     assert widths == [lanes]
+
+
+@pytest.mark.parametrize(("options", "lanes", "dtype"), OPTIONS, ids=range(len(OPTIONS)))
+def test_options(options, lanes, dtype, widths):
+    """One packet of lanes: its serial loop takes a third of the time to compile."""
+    assert_options(options, lanes, dtype, 60, widths)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+@pytest.mark.parametrize(("options", "lanes", "_"), OPTIONS, ids=range(len(OPTIONS)))
+def test_options_of_each_dtype_in_many_packets(options, lanes, _, dtype, widths):
+    assert_options(options, lanes, dtype, 130, widths)
 
 
 @pytest.mark.parametrize("form", [pytest.param("parts", marks=pytest.mark.sweep), "modulus"])
 def test_complex_problems(form, widths):
     """The default form is that of a test of stops, below."""
     options = {"lr": 0.05, "gtol": 1e-2, "xtol": 1e-4, "maxiter": 300, "complex_form": form}
-    assert_some_alone(complex_bowl, starts(70, 3, np.complex128), (0, 31, 32, 69), **options)
+    assert_some_alone(complex_bowl, starts(30, 3, np.complex128), (0, 29), **options)
     assert widths == [32]
 
 
 def test_in_any_order_and_by_one_thread(monkeypatch):
     x0 = 2 * starts(150, 2)
     order = RNG.permutation(len(x0))
-    a = na.minimize_many(rosen, x0, lr=0.02, gtol=1e-2)
-    b = na.minimize_many(rosen, x0[order], lr=0.02, gtol=1e-2)
+    a = na.minimize_many(rosen, x0, lr=0.05, gtol=1e-2)
+    b = na.minimize_many(rosen, x0[order], lr=0.05, gtol=1e-2)
     assert len(set(a.nit.tolist())) > 20
     for name in ("x", "fun", "nit", "status", "jac", "grad_norm"):
         np.testing.assert_array_equal(a[name][order], b[name])
     monkeypatch.setattr(forks, "serial_only", True)
-    assert_same_problems(a, na.minimize_many(rosen, x0, lr=0.02, gtol=1e-2))
+    assert_same_problems(a, na.minimize_many(rosen, x0, lr=0.05, gtol=1e-2))
 
 
-@pytest.mark.parametrize("fun", [with_dot, with_signature])
+@pytest.mark.parametrize("fun", [with_reshape, with_signature])
 def test_objectives_that_need_a_contiguous_x(fun, widths):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -166,19 +171,19 @@ def test_objectives_that_need_a_contiguous_x(fun, widths):
 
 def test_a_step_size_for_each_element(widths):
     lr = np.array([[0.1, 0.01, 0.05]])
-    res = na.minimize_many(chain, x0 := starts(70, 3), lr=lr, maxiter=50)
-    one = na.minimize(chain, x0[69], lr=lr[0], maxiter=50)
-    np.testing.assert_array_equal(res.x[69], one.x)
-    own = na.minimize_many(chain, x0, lr=np.repeat(lr, 70, axis=0), maxiter=50)
+    res = na.minimize_many(chain, x0 := starts(60, 3), lr=lr, maxiter=50)
+    alone = na.minimize(chain, x0[59], lr=lr[0], maxiter=50)
+    np.testing.assert_array_equal(res.x[59], alone.x)
+    own = na.minimize_many(chain, x0, lr=np.repeat(lr, 60, axis=0), maxiter=50)
     np.testing.assert_array_equal(res.x, own.x)
     assert widths == [64, 64]
 
 
 def test_bounds_for_each_element_of_each_problem(widths):
-    x0, low = starts(70, 2), np.linspace(-2.0, 0.5, 140).reshape(70, 2)
+    x0, low = starts(60, 2), np.linspace(-2.0, 0.5, 120).reshape(60, 2)
     res = na.minimize_many(rosen, x0, bounds=Bounds(low, low + 1), lr=0.05, maxiter=100)
-    one = na.minimize(rosen, x0[66], bounds=Bounds(low[66], low[66] + 1), lr=0.05, maxiter=100)
-    np.testing.assert_array_equal(res.x[66], one.x)
+    alone = na.minimize(rosen, x0[56], bounds=Bounds(low[56], low[56] + 1), lr=0.05, maxiter=100)
+    np.testing.assert_array_equal(res.x[56], alone.x)
     assert widths == [64]
 
 
@@ -254,11 +259,11 @@ def test_groups_of_problems_take_equally_many_steps(monkeypatch):
     @numba.njit
     def fun(x, g, i):
         if i == 0:
-            g[0] = 2 * (x[0] - 3.0)
-            return (x[0] - 3.0) ** 2
+            g[0] = 2 * (x[0] - 5.0)
+            return (x[0] - 5.0) ** 2
         return 0.0
 
-    options = {"lr": 1e-3, "rule": "nadam", "maxiter": 20_000}
+    options = {"lr": 1e-3, "maxiter": 20_000}
     many = na.minimize_many(fun, np.zeros((130, 1)), **options)
     alone = na.minimize_many(fun, np.zeros((1, 1)), **options)
     assert many.nit[0] == alone.nit[0] > 4096
@@ -351,7 +356,7 @@ def test_each_problem_stops_at_its_own_gradient(options, relative, absolute, nor
         assert (sizes[:-1] > limit * (1 - 1e-14)).all()
 
 
-@pytest.mark.parametrize("x0", [STARTS, STARTS[:5], STARTS + 1j * STARTS[::-1]])
+@pytest.mark.parametrize("x0", [STARTS, STARTS[:1], STARTS[:30] + 1j * STARTS[10:]])
 def test_the_2_norm_has_the_bits_of_one_problem(x0):
     scale = np.geomspace(1e-150, 1e150, 40)
     options = {"lr": 0.02, "eps": 0.0, "norm": 2, "xtol": 1e-4, "gtol_rel": 1e-2}

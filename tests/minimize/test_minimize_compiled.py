@@ -67,8 +67,11 @@ OPTIONS = [
     {"rule": "adamw", "lr": np.array([0.01, 0.03]), "clip_norm": 1.0, "weight_decay": 0.1},
     {"rule": "adagrad", "lr": 0.1, "initial_accumulator": 0.5, "like": "keras", "ema": 0.9},
     {"clip_value": 2.0, "ema": 0.9, "amsgrad": True, "like": "quimb"},
-    {"rule": "sgd", "lr": 1e-3, "momentum": 0.9, "clip_array_norm": 3.0, "bounds": (0, 2)},
-]
+    {
+        "rule": "sgd", "lr": 1e-3, "momentum": 0.9, "clip_array_norm": 3.0, "ema": 0.9,
+        "bounds": (0, 2),
+    },
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))

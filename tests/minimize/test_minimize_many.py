@@ -10,7 +10,7 @@ import pytest
 
 import numadam as na
 from tests.minimize.compared import assert_same_problems
-from tests.minimize.objectives import rosen
+from tests.minimize.objectives import all_at_once, rosen
 
 RNG = np.random.default_rng(0)
 STARTS = RNG.uniform(-2, 2, (150, 2))
@@ -27,14 +27,6 @@ def decay(x, g, i, t, data):
         g[0] += 2 * r * e
         g[1] -= 2 * r * x[0] * e * t[k]
     return f
-
-
-def all_at_once(X):
-    """Rosenbrock for all rows, in Python."""
-    f, g = np.zeros(len(X)), np.zeros_like(X)
-    for k in range(len(X)):
-        f[k] = rosen(X[k], g[k])
-    return f, g
 
 
 def test_data_by_index_fits_decays():
