@@ -129,7 +129,7 @@ def assert_options(options, lanes, dtype, count, widths):
 
 
 @pytest.mark.parametrize(("options", "lanes", "dtype"), OPTIONS, ids=range(len(OPTIONS)))
-def test_options(options, lanes, dtype, widths):
+def test_alone_or_in_a_batch(options, lanes, dtype, widths):
     """One packet of lanes: its serial loop takes a third of the time to compile."""
     assert_options(options, lanes, dtype, 60, widths)
 
@@ -137,7 +137,7 @@ def test_options(options, lanes, dtype, widths):
 @pytest.mark.sweep
 @pytest.mark.parametrize("dtype", ["f8", "f4"])
 @pytest.mark.parametrize(("options", "lanes", "_"), OPTIONS, ids=range(len(OPTIONS)))
-def test_options_of_each_dtype_in_many_packets(options, lanes, _, dtype, widths):
+def test_alone_or_in_a_batch_of_many_packets_in_each_dtype(options, lanes, _, dtype, widths):
     assert_options(options, lanes, dtype, 130, widths)
 
 
