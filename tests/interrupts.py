@@ -1,10 +1,13 @@
-"""Exceptions from outside, raised before every bytecode of numadam that some work runs."""
+"""Exceptions from outside: after a while, or before every bytecode of numadam that runs."""
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import itertools
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +19,17 @@ _PACKAGE = str(Path(numadam.__file__).parent)
 
 class Strike(Exception):
     """Stands for KeyboardInterrupt, or for what another thread sets in this one."""
+
+
+@contextlib.contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Ctrl-C after so many seconds of the block; the test uses the fixture `ctrl_c`."""
+    timer = threading.Timer(seconds, _thread.interrupt_main)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _raise() -> None:

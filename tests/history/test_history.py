@@ -1,4 +1,4 @@
-"""`History`: what it keeps of a run, under `step` and `minimize`, and that it changes none."""
+"""`History`: what it keeps of a run, under `step` and `minimize`, and its pictures."""
 
 import pickle
 import subprocess
@@ -9,16 +9,29 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.history.runs import START, fun, recorded
+from numadam.history.history import norm_of
+
+START = np.array([-1.2, 1.0])
 
 
 @numba.njit
 def compiled(x, g):
-    f = 0.0
-    for i in range(x.size):
-        g[i] = 2 * (x[i] - 1)
-        f += (x[i] - 1) ** 2
-    return f
+    g[:] = 2 * (x - 1)
+    return np.sum((x - 1) ** 2)
+
+
+def fun(x):
+    return np.sum((x - 1) ** 2), 2 * (x - 1)
+
+
+def recorded(steps, every=1, norms=True, **options):
+    history, x = na.History(every, norms=norms), START.copy()
+    opt = na.Adam(x, **options)
+    for _ in range(steps):
+        f, grads = fun(x)
+        opt.step(grads)
+        history.record(opt, f, grads)
+    return history, x
 
 
 def iterates(count, **options):
@@ -36,7 +49,10 @@ def norms(rows):
     return np.linalg.norm(rows, axis=-1)
 
 
-def test_records_of_a_loop_of_ones_own():
+# --- a loop of one's own -------------------------------------------------------------------------
+
+
+def test_records_of_a_loop():
     history, x = recorded(20, lr=0.1)
     xs = iterates(20, lr=0.1)
     np.testing.assert_array_equal(x, xs[-1])
@@ -57,45 +73,46 @@ def test_a_thinned_record_has_the_norm_of_one_step():
     np.testing.assert_allclose(history["step_norm"], norms(np.diff(xs, axis=0))[[9, 19]])
 
 
-def test_norms_can_be_left_out():
-    history, _ = recorded(3, norms=False)
+def test_lr_is_that_of_the_step_and_norms_can_be_left_out():
+    history, _ = recorded(4, norms=False, lr=lambda t: 0.5**t)
+    np.testing.assert_array_equal(history["lr"], [1, 0.5, 0.25, 0.125])
     assert np.isnan(history["param_norm"]).all()
     assert np.isfinite(history["grad_norm"]).all()
     assert history._copy == []
 
 
-def test_lr_is_that_of_the_step():
-    history, _ = recorded(4, lr=lambda t: 0.5**t)
-    np.testing.assert_array_equal(history["lr"], [1, 0.5, 0.25, 0.125])
-    x = np.ones(2)
-    opt, history = na.Adam(x, lr=np.array([0.1, 0.2])), na.History()
-    opt.step(x.copy())
-    history.record(opt)
-    assert np.isnan(history["lr"][0])
-
-
 def test_the_norm_that_the_step_formed_is_taken():
     x = {"a": np.ones(3), "b": np.ones(4)}
-    opt, history = na.Adam(x, clip_norm=np.inf), na.History()
+    opt, history = na.Adam(x, clip_norm=np.inf, nonfinite="skip"), na.History()
     opt.step({"a": np.full(3, 2.0), "b": np.zeros(4)})
     history.record(opt)
     assert history["grad_norm"][0] == opt.grad_norm == pytest.approx(12**0.5)
     assert np.isnan(history["f"][0])
 
 
-def test_nothing_is_known_of_gradients_that_nobody_shows():
-    opt, history = na.Adam(np.ones(2)), na.History()
+def test_nothing_is_known_of_what_nobody_shows():
+    opt, history = na.Adam(np.ones(2), lr=np.array([0.1, 0.2])), na.History()
     opt.step(np.ones(2))
     history.record(opt)
-    assert np.isnan(history["grad_norm"][0])
+    assert np.isnan([history[name][0] for name in ("f", "grad_norm", "lr")]).all()
+
+
+def test_parameters_that_blow_up_are_recorded_without_a_warning():
+    x = np.ones(2)
+    opt, history = na.Adam(x), na.History()
+    for _ in range(3):
+        x[0] = np.inf
+        opt.step(np.ones(2))
+        history.record(opt)
+    assert np.isnan(history["step_norm"][-1])
+    assert len(history) == 3
 
 
 def test_calls_without_a_step_are_not_kept():
-    x = np.ones(2)
-    opt, history = na.Adam(x, nonfinite="skip"), na.History()
+    opt, history = na.Adam(np.ones(2), clip_norm=np.inf, nonfinite="skip"), na.History()
     for g in (1.0, np.nan, 1.0):
         opt.step(np.full(2, g))
-        history.record(opt, 1.0, np.full(2, g))
+        history.record(opt, 1.0)
     np.testing.assert_array_equal(history["t"], [1, 2])
 
 
@@ -113,6 +130,9 @@ def test_a_run_that_went_back_drops_what_came_after():
     np.testing.assert_array_equal(history["t"], [1, 2, 3])
     np.testing.assert_array_equal(history["f"], [0, 3, 4])
     assert np.isnan(history["step_norm"][1])  # from an iterate of the other branch
+
+
+# --- minimize ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", [fun, compiled], ids=["python", "compiled"])
@@ -183,14 +203,7 @@ def test_the_other_methods_of_scipy():
     assert np.isnan(history["lr"]).all()
 
 
-def test_parameters_that_blow_up_are_recorded_without_a_warning():
-    x = np.ones(2)
-    opt, history = na.SGD(x, lr=1.0), na.History()
-    for _ in range(3):
-        opt.step(np.array([np.inf, 1.0]))
-        history.record(opt)
-    assert np.isnan(history["step_norm"][-1])
-    assert len(history) == 3
+# --- the object ----------------------------------------------------------------------------------
 
 
 def test_as_a_dict_and_a_pickle():
@@ -219,23 +232,19 @@ def test_what_it_looks_like():
     assert "no records" in na.History()._repr_html_()
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "said"),
-    [
-        (
-            lambda h: na.History(0),
-            ValueError,
-            "every: expected a whole number of at least 1, got 0",
-        ),
-        (lambda h: na.History(norms=1), TypeError, "norms: expected True or False, got 1"),
-        (lambda h: h["x"], KeyError, "the columns are t, f, grad_norm"),
-        (lambda h: h.plot(["x"]), KeyError, "the columns are t, f"),
-        (lambda h: h.plot("f"), ValueError, "columns: expected a list of names"),
-        (lambda h: h.plot(["f"], axes=[1, 2]), ValueError, "axes: expected one a column, 1, got 2"),
-        (lambda h: na.History().plot(), ValueError, "plot: the history has no records yet"),
-        (lambda h: h(np.ones(3)), TypeError, "intermediate_result: expected a result with x"),
-    ],
-)
+MISUSES = [
+    (lambda h: na.History(0), ValueError, "every: expected a whole number of at least 1, got 0"),
+    (lambda h: na.History(norms=1), TypeError, "norms: expected True or False, got 1"),
+    (lambda h: h["x"], KeyError, "the columns are t, f, grad_norm"),
+    (lambda h: h.plot(["x"]), KeyError, "the columns are t, f"),
+    (lambda h: h.plot("f"), ValueError, "columns: expected a list of names"),
+    (lambda h: h.plot(["f"], axes=[1, 2]), ValueError, "axes: expected one a column, 1, got 2"),
+    (lambda h: na.History().plot(), ValueError, "plot: the history has no records yet"),
+    (lambda h: h(np.ones(3)), TypeError, "intermediate_result: expected a result with x"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "said"), MISUSES, ids=range(len(MISUSES)))
 def test_misuse(call, error, said):
     history, _ = recorded(2)
     with pytest.raises(error, match=said):
@@ -262,3 +271,80 @@ def test_it_loads_neither_numba_nor_matplotlib():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "set()\n"
+
+
+# --- norms ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64])
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e4, 1e30, 1e-40, 1e200])
+def test_norms_are_safe_in_range(dtype, scale):
+    rng = np.random.default_rng(0)
+    with np.errstate(all="ignore"):
+        arrays = [(scale * rng.standard_normal(n)).astype(dtype) for n in (0, 3, 10_000)]
+    if dtype is np.complex64:
+        arrays = [array * dtype(1 + 2j) for array in arrays] if scale < 1e30 else arrays
+    wide = np.concatenate(arrays).astype(np.clongdouble if dtype is np.complex64 else np.longdouble)
+    expected = float(np.sqrt(np.sum(np.abs(wide) ** 2)))
+    assert norm_of(arrays) == pytest.approx(expected, rel=1e-4 if scale == 1e-40 else 1e-6)
+
+
+def test_norms_of_other_layouts_and_of_nan():
+    x = np.arange(30_000.0).reshape(100, 300)
+    expected = np.linalg.norm(x)
+    for view in (x.T, np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2]):
+        assert norm_of([view]) == pytest.approx(expected, rel=1e-14)
+    x[3, 4] = np.nan
+    assert np.isnan(norm_of([x]))
+    x[3, 4] = -np.inf
+    assert norm_of([x]) == np.inf
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+def test_a_picture():
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    history, _ = recorded(30, lr=0.1)
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    axes = history.plot(["f", "lr"], axes=figure.subplots(1, 2))
+    assert [ax.get_ylabel() for ax in axes] == ["f", "lr"]
+    assert axes[0].get_yscale() == "log"
+    np.testing.assert_array_equal(axes[0].lines[0].get_ydata(), history["f"])
+    figure.canvas.draw()
+
+
+def test_a_picture_of_its_own_leaves_out_what_is_unknown():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    before = plt.get_backend()
+    plt.switch_backend("agg")
+    try:
+        history = na.History(norms=False)
+        opt = na.Adam(np.ones(2), lr=0.0)
+        opt.step(np.ones(2))
+        history.record(opt, -1.0)
+        axes = history.plot()
+        assert [ax.get_ylabel() for ax in axes] == ["f", "lr"]
+        assert axes[0].get_yscale() == "linear"
+        plt.close(axes[0].figure)
+    finally:
+        plt.switch_backend(before)
+
+
+def test_three_pictures_leave_no_empty_place_and_none_needs_matplotlib_before(monkeypatch):
+    pytest.importorskip("matplotlib")
+    import matplotlib.pyplot as plt
+
+    history, _ = recorded(10, lr=0.1)
+    names = ["f", "lr", "grad_norm"]
+    axes = history.plot(names)
+    assert [ax.get_ylabel() for ax in axes] == names
+    assert len(axes[0].figure.axes) == 3
+    plt.close(axes[0].figure)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"^plot: needs matplotlib: pip install matplotlib"):
+        history.plot(names)

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import numpy as np
+from optree import tree_map
 from scipy.optimize import rosen, rosen_der
 
 T = np.linspace(0, 3, 40)
 rng = np.random.default_rng(0)
-ROWS, LABELS = rng.standard_normal((50, 6)), rng.choice([-1.0, 1.0], 50)
-SCENE = rng.standard_normal((30, 5)) + 1j * rng.standard_normal((30, 5))
-MATRIX = rng.standard_normal((4, 4))
-IN, OUT = rng.standard_normal((20, 3)), rng.standard_normal((20, 2))
+
+
+def normal(*shape):
+    return rng.standard_normal(shape)
+
+
+ROWS, LABELS = normal(50, 6), rng.choice([-1.0, 1.0], 50)
+SCENE = normal(30, 5) + 1j * normal(30, 5)
+MATRIX = normal(4, 4)
+IN, OUT = normal(20, 3), normal(20, 2)
 
 
 def changed(fun, change):
     """`fun` with a gradient that is changed."""
-    return lambda x: (fun(x)[0], change(fun(x)[1], x))
+
+    def with_change(x):
+        f, g = fun(x)
+        return f, change(g)
+
+    return with_change
 
 
 def valley(x):
@@ -80,6 +92,11 @@ def logarithms(x):
     return float(np.sum(x * np.log(x))), np.log(x) + 1
 
 
+def narrow(x0):
+    """The same start in float32 or complex64."""
+    return tree_map(lambda leaf: leaf.astype("c8" if leaf.dtype.kind == "c" else "f4"), x0)
+
+
 def cubes(x):
     """Some elements without influence."""
     g = np.zeros(x.shape)
@@ -94,21 +111,11 @@ RIGHT = {
     "decays": (decays, np.array([1.0, 0.5, 1.0, 2.0])),
     "logistic": (logistic, np.zeros(6)),
     "units": (units, np.array([1e-6, 290.0])),
-    "waves": (waves, rng.standard_normal((4, 4))),
-    "amplitudes": (amplitudes, rng.standard_normal(5) + 1j * rng.standard_normal(5)),
-    "network": (
-        network,
-        {
-            "w": rng.standard_normal((3, 4)),
-            "b": rng.standard_normal(4),
-            "out": rng.standard_normal((4, 2)),
-        },
-    ),
-    "nested": (
-        nested,
-        {"a": [rng.standard_normal(3), np.array(0.7)], "b": rng.standard_normal((2, 3, 2))},
-    ),
+    "waves": (waves, normal(4, 4)),
+    "amplitudes": (amplitudes, normal(5) + 1j * normal(5)),
+    "network": (network, {"w": normal(3, 4), "b": normal(4), "out": normal(4, 2)}),
+    "nested": (nested, {"a": [normal(3), np.array(0.7)], "b": normal(2, 3, 2)}),
     "logarithms": (logarithms, np.array([1e-3, 0.5, 2.0, 30.0])),
-    "cubes": (cubes, rng.standard_normal(20)),
+    "cubes": (cubes, normal(20)),
     "number": (lambda x: (float(x**2), 2 * x), np.array(3.0)),
 }

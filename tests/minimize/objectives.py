@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import pytest
+
+import numadam as na
 
 START = np.array([-1.2, 1.0])  # of Rosenbrock's valley
 
@@ -17,10 +20,36 @@ def rosen(x, g):
     return 100.0 * a * a + b * b
 
 
+@numba.njit
+def ramp(x, g, end):
+    """Falls for ever, and raises where x is beyond the end."""
+    if x[0] > end:
+        raise ValueError("too far")
+    g[0] = -1.0
+    return -x[0]
+
+
 def python_rosen(x):
     """The same, called from Python: f and gradient."""
     g = np.zeros(2)
     return rosen(x, g), g
+
+
+def all_at_once(x):
+    """The same for all rows of x."""
+    f, g = np.zeros(len(x)), np.zeros_like(x)
+    for k in range(len(x)):
+        f[k] = rosen(x[k], g[k])
+    return f, g
+
+
+#: The valley in both forms.
+forms = pytest.mark.parametrize("fun", [rosen, python_rosen], ids=["compiled", "python"])
+
+
+def run(fun, x0=START, **options):
+    """`minimize` of one of the two forms."""
+    return na.minimize(fun, x0, jac=None if fun is rosen else True, **options)
 
 
 def square(x, target=0.0):

@@ -11,19 +11,13 @@ from scipy.optimize import rosen_der
 
 import numadam as na
 from numadam._minimize.gradient import probes
-from tests.minimize.gradients import RIGHT, logarithms, units, valley, waves
+from tests.minimize.gradients import RIGHT, changed, logarithms, narrow, units, valley, waves
 from tests.minimize.objectives import START, Counted, rosen, square
-
-NARROW = {"f": np.dtype("f4"), "c": np.dtype("c8")}
-
-
-def narrow(x0):
-    return optree.tree_map(lambda leaf: leaf.astype(NARROW[leaf.dtype.kind]), x0)
 
 
 @pytest.mark.parametrize("name", RIGHT)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_right_gradients_are_accepted(name, dtype):
+def test_right_gradients_are_accepted_and_a_factor_is_found_in_each(name, dtype):
     fun, x0 = RIGHT[name]
     x0 = x0 if dtype == "float64" else narrow(x0)
     check = na.check_grad(fun, x0, jac=True)
@@ -32,25 +26,14 @@ def test_right_gradients_are_accepted(name, dtype):
     assert check
     assert check.max_error <= check.tolerance
     assert check.message.startswith("The gradient is right in ")
-
-
-@pytest.mark.parametrize("name", RIGHT)
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_a_factor_is_found_in_each(name, dtype):
-    fun, x0 = RIGHT[name]
-    x0 = x0 if dtype == "float64" else narrow(x0)
-
-    def doubled(x):
-        f, g = fun(x)
-        return f, optree.tree_map(lambda leaf: 2 * leaf, g)
-
+    doubled = changed(fun, lambda g: optree.tree_map(lambda leaf: 2 * leaf, g))
     check = na.check_grad(doubled, x0, jac=True)
     assert check.status == "wrong"
     assert "it is 2.00" in check.message or "it is 1.99" in check.message
 
 
 def test_fields_of_the_result():
-    check = na.check_grad(lambda x: (square(x)[0], 1.5 * square(x)[1]), np.arange(3.0), jac=True)
+    check = na.check_grad(changed(square, lambda g: 1.5 * g), np.arange(3.0), jac=True)
     assert not check
     assert check.worst in ("x0[1]", "x0[2]")
     assert check.value == pytest.approx(1.5 * check.difference)
@@ -63,9 +46,7 @@ def test_fields_of_the_result():
 
 
 def test_tolerance_decides():
-    def slightly(x):
-        return square(x)[0], 1.001 * square(x)[1]
-
+    slightly = changed(square, lambda g: 1.001 * g)
     assert na.check_grad(slightly, np.arange(1.0, 4.0), jac=True).status == "wrong"
     assert na.check_grad(slightly, np.arange(1.0, 4.0), jac=True, tolerance=0.01).ok
 
@@ -89,13 +70,10 @@ def test_x0_stays_and_calls_are_counted():
         np.testing.assert_array_equal(x0[name], array)
 
 
-def test_a_gradient_of_its_own():
+def test_a_gradient_of_its_own_arguments_lists_and_whole_numbers():
     assert na.check_grad(rosenbrock, START, jac=rosen_der).ok
     check = na.check_grad(rosenbrock, START, jac=lambda x: -rosen_der(x))
     assert "it has the wrong sign" in check.message
-
-
-def test_args_and_list_and_whole_numbers():
     assert na.check_grad(square, [3, 4, 5], (np.array([1.0, 2.0, 3.0]),), jac=True).ok
     assert na.check_grad(square, [3, 4, 5], 2.0, jac=True).ok
 
@@ -129,6 +107,12 @@ def signed(x, g):
     return x[0] ** 2
 
 
+@numba.njit
+def writes_into_x(x, g):
+    x[0], g[0] = 0.0, 1.0
+    return x[0]
+
+
 def test_compiled_objectives_in_each_form():
     assert na.check_grad(rosen, START).ok
     assert na.check_grad(rosen, START, jac=True).ok
@@ -141,29 +125,31 @@ def test_compiled_objectives_in_each_form():
     assert na.check_grad(rosen, START.astype("f4")).ok
     check = na.check_grad(wrong_rosen, START)
     assert check.wrong == ("x0[1]",)
+    with pytest.raises(TypeError, match="fun: writes into x"):
+        na.check_grad(writes_into_x, START)
+
+
+def cubic(x):
+    return float(np.sum(x * x * x + x)), 3 * x * x + 1
 
 
 @pytest.mark.parametrize("x0", [[0.0, 0.5, 2.0], [1e-9, 1.0, 1.0 + 1e-7], [-1.0, 0.5, 3.0]])
 @pytest.mark.parametrize("dtype", ["f8", "f4"])
 def test_no_step_leaves_the_bounds(x0, dtype):
-    seen = Counted(lambda x: (float(np.sum(x * x * x + x)), 3 * x * x + 1))
-    check = na.check_grad(seen, np.array(x0, dtype), jac=True, bounds=(0.0, 2.0))
+    fun = Counted(cubic)
+    check = na.check_grad(fun, np.array(x0, dtype), jac=True, bounds=(0.0, 2.0))
     assert check.ok, check
-    seen = np.array(seen.seen)
-    assert seen.min() >= 0.0
-    assert seen.max() <= 2.0
+    assert 0.0 <= np.min(fun.seen) <= np.max(fun.seen) <= 2.0
 
 
 def test_directions_stay_in_the_bounds_too():
-    seen = Counted(lambda x: (float(np.sum(x * x * x + x)), 3 * x * x + 1))
-    x0 = np.tile([0.0, 1.0, 2.0, 0.5], 50)
+    fun, x0 = Counted(cubic), np.tile([0.0, 1.0, 2.0, 0.5], 50)
     box = [(0.0, 2.0)] * 199 + [(0.5, 0.5)]
-    check = na.check_grad(seen, x0, jac=True, bounds=box, elements=5, directions=5)
+    check = na.check_grad(fun, x0, jac=True, bounds=box, elements=5, directions=5)
     assert check.ok, check
     assert check.checked == 10
-    assert np.min(seen.seen) >= 0.0
-    assert np.max(seen.seen) <= 2.0
-    assert (np.array(seen.seen)[:, -1] == 0.5).all()
+    assert 0.0 <= np.min(fun.seen) <= np.max(fun.seen) <= 2.0
+    assert (np.array(fun.seen)[:, -1] == 0.5).all()
 
 
 def test_a_function_that_ends_at_0():
@@ -216,15 +202,9 @@ def test_small_scales_and_large_offsets():
         return float(np.sum(np.cos(1e6 * x))), -1e6 * np.sin(1e6 * x)
 
     assert na.check_grad(near_zero, np.zeros(2) + 1e-6 / 3, jac=True).ok
-    check = na.check_grad(
-        lambda x: (near_zero(x)[0], 1.1 * near_zero(x)[1]), [1e-6, 2e-6], jac=True
-    )
-    assert check.status == "wrong"
-
-    def offset(x):
-        return square(x, 1e6 + 1)
-
-    assert na.check_grad(offset, np.full(3, 1e6), jac=True).ok
+    steeper = changed(near_zero, lambda g: 1.1 * g)
+    assert na.check_grad(steeper, [1e-6, 2e-6], jac=True).status == "wrong"
+    assert na.check_grad(square, np.full(3, 1e6), (1e6 + 1,), jac=True).ok
 
 
 def test_each_step_is_tried_where_none_is_good():
@@ -235,50 +215,33 @@ def test_each_step_is_tried_where_none_is_good():
     assert check.nfev == 4 + 4 * len(steps)
 
 
-@numba.njit
-def writes_into_x(x, g):
-    x[0] = 0.0
-    g[0] = 1.0
-    return x[0]
+#: arguments, options, the error and its text
+REFUSED = [
+    ((rosenbrock, START), {}, TypeError, "there is no gradient to check"),
+    ((rosenbrock, START), {"jac": "2-point"}, TypeError, "got '2-point': there is no gradient"),
+    ((rosenbrock, rosen_der, START), {}, TypeError, r"write check_grad\(fun, x0, jac=grad\)"),
+    ((valley, START), {"elements": 0}, ValueError, "elements: 0, and no directions"),
+    ((valley, START), {"elements": -1}, ValueError, "^elements"),
+    ((square, np.ones(2)), {"rng": "a"}, TypeError, r"rng: .* numpy\.random\.Generator, got 'a'"),
+    ((square, np.ones(2)), {"rng": -1}, ValueError, r"rng: .* numpy\.random\.Generator, got -1"),
+    ((valley, START), {"tolerance": 0}, ValueError, "tolerance: .* positive number, got 0"),
+    ((valley, START), {"tolerance": "a"}, ValueError, "tolerance: .* positive number, got 'a'"),
+    ((valley, {}), {}, ValueError, "x0: holds no array"),
+    ((valley, START), {"bounds": (1, 1)}, ValueError, "x0: has no number that the bounds leave"),
+    (
+        (lambda x: (0.0, np.zeros(3)), START),
+        {},
+        ValueError,
+        r"fun: its gradient has shape \(3,\), expected \(2,\)",
+    ),
+    ((rosen, {"a": START}), {"jac": None}, TypeError, "a compiled fun takes one NumPy array"),
+    ((valley, START), {"jac": rosen_der}, TypeError, "Pass jac=True if fun returns"),
+    ((waves, [np.zeros(2), np.zeros(2, "f4")]), {}, TypeError, "One optimiser holds one dtype"),
+]
 
 
-def test_a_compiled_objective_that_does_not_compile():
-    with pytest.raises(TypeError, match="fun: writes into x"):
-        na.check_grad(writes_into_x, START)
-
-
-def test_refusals():
-    with pytest.raises(TypeError, match="there is no gradient to check"):
-        na.check_grad(rosenbrock, START)
-    with pytest.raises(TypeError, match="got '2-point': there is no gradient"):
-        na.check_grad(rosenbrock, START, jac="2-point")
-    with pytest.raises(TypeError, match=r"write check_grad\(fun, x0, jac=grad\)"):
-        na.check_grad(rosenbrock, rosen_der, START)
-    with pytest.raises(ValueError, match="elements: 0, and no directions"):
-        na.check_grad(valley, START, jac=True, elements=0)
-    with pytest.raises(
-        TypeError, match=r"rng: expected a seed or a numpy\.random\.Generator, got 'a'"
-    ):
-        na.check_grad(square, np.ones(2), jac=True, rng="a")
-    with pytest.raises(
-        ValueError, match=r"rng: expected a seed or a numpy\.random\.Generator, got -1"
-    ):
-        na.check_grad(square, np.ones(2), jac=True, rng=-1)
-    with pytest.raises(ValueError, match="tolerance: expected a positive number, got 0"):
-        na.check_grad(valley, START, jac=True, tolerance=0)
-    with pytest.raises(ValueError, match="tolerance: expected a positive number, got 'a'"):
-        na.check_grad(valley, START, jac=True, tolerance="a")
-    with pytest.raises(ValueError, match="x0: holds no array"):
-        na.check_grad(valley, {}, jac=True)
-    with pytest.raises((TypeError, ValueError), match=r"^elements"):
-        na.check_grad(valley, START, jac=True, elements=-1)
-    with pytest.raises(ValueError, match="x0: has no number that the bounds leave free"):
-        na.check_grad(valley, START, jac=True, bounds=(1, 1))
-    with pytest.raises(ValueError, match=r"fun: its gradient has shape \(3,\), expected \(2,\)"):
-        na.check_grad(lambda x: (0.0, np.zeros(3)), START, jac=True)
-    with pytest.raises(TypeError, match="a compiled fun takes one NumPy array"):
-        na.check_grad(rosen, {"a": START})
-    with pytest.raises(TypeError, match="Pass jac=True if fun returns"):
-        na.check_grad(valley, START, jac=rosen_der)
-    with pytest.raises(TypeError, match="One optimiser holds one dtype"):
-        na.check_grad(waves, [np.zeros(2), np.zeros(2, "f4")], jac=True)
+@pytest.mark.parametrize(("args", "options", "error", "says"), REFUSED, ids=range(len(REFUSED)))
+def test_refusals(args, options, error, says):
+    jac = {} if args[0] is rosenbrock else {"jac": True}
+    with pytest.raises(error, match=says):
+        na.check_grad(*args, **(jac | options))

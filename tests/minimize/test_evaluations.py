@@ -1,4 +1,4 @@
-"""minimize asks for no more than it needs: calls of fun and jac, counted."""
+"""minimize asks for no more than it needs, with a gradient of its own or by differences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from scipy.optimize import OptimizeResult, rosen, rosen_der
+from scipy.optimize import OptimizeResult, approx_fprime, rosen, rosen_der
 
 import numadam as na
 from tests.minimize.objectives import START, Counted, loop, python_rosen
@@ -30,6 +30,37 @@ def test_a_callback_that_takes_x_asks_for_no_f():
     res, fun, jac = counted(300, callback=seen.append)
     assert (len(seen), len(fun.seen), len(jac.seen)) == (300, 1, 301)
     np.testing.assert_array_equal(fun.seen[0], res.x)
+    assert res.fun_last == res.fun == rosen(res.x)
+    np.testing.assert_array_equal(res.x, res.x_last)
+
+
+def test_a_fun_that_returns_both_is_never_called_twice_at_one_x():
+    fun = Counted(python_rosen)
+    na.minimize(fun, START, jac=True, lr=0.02, maxiter=200, ftol=1e-9, callback=lambda x: None)
+    assert not fun.twice
+
+
+ASKS = {
+    "ftol": {"ftol": 1e-30},
+    "track_best": {"track_best": True},
+    "history": {"callback": na.History()},
+    "progress": {"progress": True},
+    "schedule": {"beta1": na.schedules.ReduceOnPlateau(0.9, patience=50)},
+}
+
+
+@pytest.mark.parametrize("asks", ASKS)
+def test_who_needs_f_gets_it_at_every_iterate(asks):
+    res, fun, _ = counted(**ASKS[asks])
+    assert res.nfev == 31
+    assert res.fun == min(map(rosen, fun.seen))
+
+
+def test_f_is_asked_for_only_where_it_is_looked_at():
+    seen = []
+    res, _, _ = counted(20, check_every=5, callback=seen.append, ftol=1e-30)
+    assert (res.nfev, len(seen)) == (5, 4)
+    np.testing.assert_array_equal(res.history["nit"], [0, 5, 10, 15, 20])
 
 
 def test_a_callback_that_reads_no_f_asks_for_none():
@@ -112,36 +143,17 @@ def test_an_iterate_is_pickled_with_its_f():
         assert one.fun == rosen(one.x)
 
 
-def test_an_exception_of_fun_comes_through_a_callback():
-    def fun(x):
+def test_what_comes_of_f_that_a_callback_reads():
+    def fails(x):
         raise KeyError("no such mesh")
 
     def callback(intermediate_result):
-        return intermediate_result.fun
-
-    with pytest.raises(KeyError, match="no such mesh"):
-        na.minimize(fun, START, jac=rosen_der, callback=callback)
-
-
-def test_an_f_that_is_read_and_not_finite_ends_the_run():
-    def callback(intermediate_result):
         return intermediate_result.nit == 4 and intermediate_result.fun
 
+    with pytest.raises(KeyError, match="no such mesh"):
+        na.minimize(fails, START, jac=rosen_der, callback=callback)
     res = na.minimize(lambda x: np.nan, START, jac=rosen_der, callback=callback)
     assert (res.nit, res.status, res.nfev) == (4, 2, 1)
-
-
-@pytest.mark.parametrize("wrong_from", [0, 2])
-def test_a_best_iterate_is_spoken_of_where_there_is_one(wrong_from):
-    calls = []
-
-    def fun(x):
-        calls.append(x)
-        return np.nan if len(calls) > wrong_from else float(x @ x), 2 * x
-
-    res = na.minimize(fun, np.ones(2), jac=True, maxiter=5)
-    best = "f is not finite at x_last. x is the best iterate until then."
-    assert res.message == (best if wrong_from else "f is not finite at the start, x0.")
 
 
 def test_a_history_asks_where_it_keeps_a_record():
@@ -167,14 +179,6 @@ def test_without_tests_no_gradient_is_evaluated_at_the_end():
     np.testing.assert_array_equal(best.jac, rosen_der(best.x))
 
 
-def test_without_tests_differences_are_spared_at_the_end():
-    fun = Counted(rosen)
-    res = na.minimize(fun, START, lr=0.02, maxiter=20, track_best=False, **OFF)
-    assert res.nfev == len(fun.seen) == 20 * 3 + 1
-    assert res.njev == 20
-    assert res.jac is None
-
-
 def test_a_gradient_that_comes_with_f_is_kept():
     res = na.minimize(python_rosen, START, jac=True, lr=0.02, maxiter=30, **OFF)
     assert (res.njev, res.nfev) == (31, 31)
@@ -187,3 +191,77 @@ def test_a_run_without_a_last_gradient_goes_on():
     rest, _, _ = counted(10, state=half.state, **OFF)
     whole, _, _ = counted(30, **OFF)
     np.testing.assert_array_equal(rest.x_last, whole.x_last)
+
+
+# --- differences ---------------------------------------------------------------------------------
+
+
+def test_differences_are_counted_and_spared_where_no_test_needs_them():
+    for options, njev in (({"track_best": False, **OFF}, 20), ({}, 21)):
+        fun = Counted(rosen)
+        res = na.minimize(fun, START, lr=0.02, maxiter=20, **options)
+        assert not fun.twice
+        assert res.nfev == len(fun.seen) == 20 * 3 + (1 if options else 3)
+        assert res.njev == njev
+        assert (res.jac is None) == bool(options)
+
+
+def test_complex_x_has_no_differences():
+    with pytest.raises(TypeError, match="jac: finite differences take real x"):
+        na.minimize(lambda z: np.sum(abs(z - 1j) ** 2), np.ones(3, complex))
+
+
+def height(x):
+    return float(np.sum((x - 2) ** 2))
+
+
+def test_differences_where_bounds_leave_no_room():
+    fun = Counted(height)
+    res = na.minimize(fun, np.ones(3), bounds=[(1, 1), (0, 2), (0, 3)], lr=0.1)
+    assert res.success
+    np.testing.assert_allclose(res.x, [1, 2, 2], atol=1e-5)
+    assert all(x[0] == 1 for x in fun.seen)
+
+
+def test_differences_stop_where_f_is_not_finite():
+    fun = Counted(lambda x: np.inf)
+    res = na.minimize(fun, np.ones(3))
+    assert (res.status, res.nfev, len(fun.seen)) == (2, 1, 1)
+
+
+def test_differences_keep_to_bounds_rounded_into_float32():
+    bounds = [(0.1, 0.1), (0.1, 0.10000000001), (0, 1)]
+    assert na.minimize(height, np.zeros(3, np.float32), maxiter=3, bounds=bounds).status == 1
+
+
+def test_differences_leave_frozen_arrays_in_place():
+    x0 = {"a": np.full(2, 5.0), "b": np.ones(2)}
+    frozen = {"a": {"frozen": True}}
+    res = na.minimize(lambda x: height(x["a"]) + height(x["b"]), x0, lr=0.05, groups=frozen)
+    assert res.success
+    np.testing.assert_array_equal(res.x["a"], 5.0)
+
+
+@pytest.mark.parametrize("method", ["2-point", "3-point", "cs", None])
+def test_differences_are_those_of_scipy(method):
+    res = na.minimize(rosen, START, jac=method, lr=0.02, maxiter=5)
+    assert res.njev == 6
+    close = {"rtol": 1e-8} if method == "cs" else {"rtol": 1e-4, "atol": 1e-3}
+    np.testing.assert_allclose(res.jac, rosen_der(res.x), **close)
+    if method in ("2-point", None):
+        np.testing.assert_allclose(res.jac, approx_fprime(res.x, rosen), rtol=1e-6, atol=1e-6)
+
+
+def test_differences_stay_inside_the_bounds_and_take_any_shape():
+    inside = []
+
+    def watched(x):
+        inside.append(bool((x["b"] <= 1).all()))
+        return float(np.sum(x["a"] ** 2) + np.sum((x["b"] - 3) ** 2))
+
+    x0 = {"a": np.ones((2, 2)), "b": np.zeros(2)}
+    bounds = {"a": None, "b": (None, 1.0)}
+    res = na.minimize(watched, x0, bounds=bounds, lr=0.05, maxiter=300)
+    assert all(inside)
+    np.testing.assert_allclose(res.x["b"], 1.0)
+    np.testing.assert_allclose(res.x["a"], 0.0, atol=1e-3)

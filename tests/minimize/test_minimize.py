@@ -1,119 +1,33 @@
-"""minimize with an objective in Python: what it calls, when it stops, what it gives back."""
+"""minimize with an objective in Python: what it passes on and gives back, and how a run ends."""
 
 from __future__ import annotations
 
+import dataclasses
+import gc
+import weakref
+
+import numba
 import numpy as np
 import pytest
-from scipy.optimize import OptimizeResult, rosen, rosen_der
+from scipy.optimize import OptimizeResult
 
 import numadam as na
 from numadam._minimize.objective import LARGE_X
-from tests.minimize.objectives import START, Counted, loop, python_rosen, square
-from tests.minimize.objectives import rosen as rosen_compiled
-
-
-def test_the_path_is_that_of_a_plain_loop():
-    seen = []
-    res = na.minimize(python_rosen, START, jac=True, lr=0.02, maxiter=50, callback=seen.append)
-    path = loop(na.Adam, START.copy(), 50, lr=0.02)
-    np.testing.assert_array_equal(seen, path[1:])
-    np.testing.assert_array_equal(res.x_last, path[-1])
-    np.testing.assert_array_equal(START, [-1.2, 1.0])
-    assert (res.nit, res.nfev, res.njev) == (50, 51, 51)
-    assert (res.status, res.success) == (1, False)
-    assert isinstance(res, OptimizeResult)
-
-
-def test_the_result_belongs_together():
-    res = na.minimize(python_rosen, START, jac=True, lr=0.02)
-    assert (res.success, res.status) == (True, 0)
-    assert "gtol_rel=1e-06" in res.message
-    f, g = python_rosen(res.x)
-    assert res.fun == f == min(res.history["fun"])
-    np.testing.assert_array_equal(res.jac, g)
-    assert res.grad_norm == abs(g).max()
-    assert python_rosen(res.x_last)[0] == res.fun_last == res.history["fun"][-1]
-
-
-def test_fun_is_never_called_twice_at_one_x():
-    fun = Counted(python_rosen)
-    na.minimize(fun, START, jac=True, lr=0.02, maxiter=200, ftol=1e-9, callback=lambda x: None)
-    assert not fun.twice
-    fun = Counted(rosen)
-    res = na.minimize(fun, START, lr=0.02, maxiter=20)  # differences
-    assert not fun.twice
-    assert res.nfev == len(fun.seen) == 21 * 3
-
-
-def test_with_a_separate_jac_fun_runs_once_at_the_end():
-    fun, jac = Counted(rosen), Counted(rosen_der)
-    res = na.minimize(fun, START, jac=jac, lr=0.02, maxiter=30)
-    assert (len(fun.seen), len(jac.seen)) == (1, 31) == (res.nfev, res.njev)
-    np.testing.assert_array_equal(fun.seen[0], res.x)
-    assert res.fun_last == res.fun == rosen(res.x)
-    np.testing.assert_array_equal(res.x, res.x_last)
-
-
-ASKS = [{"ftol": 1e-30}, {"track_best": True}, {"callback": na.History()}, {"progress": True}]
-
-
-@pytest.mark.parametrize("asks", ASKS, ids=["ftol", "track_best", "history", "progress"])
-def test_who_needs_f_gets_it_at_every_iterate(asks):
-    fun = Counted(rosen)
-    res = na.minimize(fun, START, jac=rosen_der, lr=0.02, maxiter=30, **asks)
-    assert len(fun.seen) == res.nfev == 31
-    assert not fun.twice
-    assert res.fun == min(map(rosen, fun.seen))
-
-
-@pytest.mark.parametrize(
-    ("tests", "reason"),
-    [
-        ({"gtol": 1.0}, "gtol"),
-        ({"gtol": 0, "ftol": 1e-4}, "ftol"),
-        ({"gtol": None, "xtol": 1e-4}, "xtol"),
-    ],
-    ids=str,
+from numadam._minimize.python.batch import PythonBatch
+from tests.interrupts import interrupted_after
+from tests.minimize.objectives import (
+    START,
+    Counted,
+    forms,
+    loop,
+    python_rosen,
+    ramp,
+    rosen,
+    run,
+    square,
 )
-def test_each_stop_test_holds_where_it_says(tests, reason):
-    res = na.minimize(square, np.full(3, 5.0), (1.0,), jac=True, lr=0.3, **tests)
-    assert res.success
-    assert reason in res.message
-    h = res.history
-    if reason == "gtol":
-        assert h["grad_norm"][-1] <= 1.0 < h["grad_norm"][:-1].min()
-    if reason == "ftol":
-        change = abs(np.diff(h["fun"])) / np.maximum(np.maximum(h["fun"][1:], h["fun"][:-1]), 1)
-        assert change[-1] <= 1e-4 < change[:-1].min()
 
-
-def test_all_tests_off_runs_to_maxiter():
-    res = na.minimize(square, np.zeros(2), jac=True, gtol=0, maxiter=12)
-    assert (res.nit, res.status, res.success) == (12, 1, False)
-
-
-def test_maxiter_0_only_looks():
-    fun = Counted(python_rosen)
-    res = na.minimize(fun, START, jac=True, maxiter=0)
-    assert (res.nit, res.nfev, res.status) == (0, 1, 1)
-    np.testing.assert_array_equal(res.x, START)
-    assert na.minimize(square, np.zeros(2), jac=True, maxiter=0).success
-
-
-@pytest.mark.parametrize("fun", [rosen_compiled, python_rosen], ids=["compiled", "python"])
-def test_only_stop_iteration_ends_a_run(fun):
-    def callback(intermediate_result):
-        assert intermediate_result.fun == python_rosen(intermediate_result.x)[0]
-        if intermediate_result.nit == 7:
-            raise StopIteration
-        return True  # as the update of a progress bar does
-
-    jac = None if fun is rosen_compiled else True
-    res = na.minimize(fun, START, jac=jac, callback=callback)
-    assert (res.nit, res.status, res.success) == (7, 99, False)
-    assert "callback" in res.message
-    res = na.minimize(fun, START, jac=jac, maxiter=9, callback=lambda x: x)
-    assert (res.nit, res.status) == (9, 1)
+# --- x -------------------------------------------------------------------------------------------
 
 
 def test_x_of_callback_and_fun_may_be_kept_and_written():
@@ -121,8 +35,7 @@ def test_x_of_callback_and_fun_may_be_kept_and_written():
 
     def fun(x):
         kept.append(x)
-        f, g = python_rosen(x)
-        return f, g
+        return python_rosen(x)
 
     def callback(x):
         x[:] = np.nan
@@ -131,6 +44,9 @@ def test_x_of_callback_and_fun_may_be_kept_and_written():
     path = loop(na.Adam, START.copy(), 20, lr=0.02)
     np.testing.assert_array_equal(kept, path)
     np.testing.assert_array_equal(res.x_last, path[-1])
+    np.testing.assert_array_equal(START, [-1.2, 1.0])
+    assert (res.nit, res.nfev, res.njev, res.status, res.success) == (20, 21, 21, 1, False)
+    assert isinstance(res, OptimizeResult)
 
 
 KEPT = {
@@ -164,8 +80,8 @@ def test_what_fun_keeps_of_x_stays_as_it_is(how, apart, n):
     options = {"jac": jac} if apart else {"jac": True}
     na.minimize((lambda x: float(x @ x)) if apart else fun, np.ones(n), maxiter=6, **options)
     assert len(kept) == 7
-    for one, was in zip(kept, expected, strict=True):
-        np.testing.assert_array_equal(one, was)
+    for part, was in zip(kept, expected, strict=True):
+        np.testing.assert_array_equal(part, was)
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["jac=True", "jac=function"])
@@ -179,41 +95,6 @@ def test_nothing_is_copied_afresh_where_nobody_keeps_x(apart):
     jac = (lambda x: square(x)[1]) if apart else True
     na.minimize(fun, np.ones(LARGE_X // 8), jac=jac, gtol=0, ftol=1e-99, maxiter=20)
     assert len(places) == 1
-
-
-@pytest.mark.parametrize("bad", ["f", "g"])
-def test_what_is_not_finite_ends_the_run_and_the_best_stays(bad):
-    def fun(x):
-        f, g = square(x)
-        if abs(x[0]) < 0.5:
-            return (np.nan, g) if bad == "f" else (f, g * np.nan)
-        return f, g
-
-    res = na.minimize(fun, np.ones(2), jac=True, lr=0.1)
-    assert res.status == (2 if bad == "f" else 3)
-    assert not res.success
-    assert res.fun == square(res.x)[0] < np.inf
-    assert abs(res.x_last[0]) < 0.5
-    if bad == "f":
-        assert 0.5 <= abs(res.x[0]) < 0.6
-        assert np.isnan(res.fun_last)
-
-
-def test_nan_at_x0():
-    res = na.minimize(lambda x: (np.nan, x), np.ones(2), jac=True)
-    assert (res.nit, res.status) == (0, 2)
-    np.testing.assert_array_equal(res.x, [1, 1])
-
-
-@pytest.mark.parametrize(
-    "x0", [3.0, 3, [3, 4], (3.0, 4.0), np.array(3.0), np.ones((2, 1, 2))], ids=range(6)
-)
-def test_starts_of_any_kind(x0):
-    res = na.minimize(square, x0, (1.0,), jac=True, lr=0.1)
-    assert res.success
-    assert res.x.shape == np.shape(x0)
-    assert res.x.dtype == np.float64
-    np.testing.assert_allclose(res.x, 1.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64, np.complex128])
@@ -243,12 +124,28 @@ def test_nested_containers_with_frozen_arrays_and_averages():
     assert x0["w"][0, 0] == 1.0
 
 
-def test_a_schedule_that_observes_f_is_told():
-    schedule = na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=3)
-    res = na.minimize(rosen, START, jac=rosen_der, lr=schedule, maxiter=200)
-    assert schedule.value < 0.5
-    assert res.nfev == 201
-    assert res.history["lr"][-1] == schedule.value
+# --- who watches ---------------------------------------------------------------------------------
+
+
+@forms
+def test_only_stop_iteration_ends_a_run(fun):
+    def callback(intermediate_result):
+        assert intermediate_result.fun == python_rosen(intermediate_result.x)[0]
+        if intermediate_result.nit == 7:
+            raise StopIteration
+        return True  # as the update of a progress bar does
+
+    res = run(fun, callback=callback)
+    assert (res.nit, res.status, res.success) == (7, 99, False)
+    assert "callback" in res.message
+    res = run(fun, maxiter=9, callback=lambda x: x)
+    assert (res.nit, res.status) == (9, 1)
+
+
+def test_a_callback_that_python_knows_no_signature_of():
+    seen = set()
+    na.minimize(lambda x: (x @ x, 2 * x), np.ones(1), jac=True, maxiter=3, callback=seen.update)
+    assert len(seen) == 3
 
 
 def test_history_can_be_thinned_and_left_out():
@@ -261,47 +158,202 @@ def test_history_can_be_thinned_and_left_out():
     assert len(na.minimize(python_rosen, START, history=False, **options).history["nit"]) == 0
 
 
-def test_progress_shows_f(capsys):
-    na.minimize(python_rosen, START, jac=True, maxiter=30, progress=True)
+@pytest.mark.parametrize("fails_at", [1, 4])
+def test_a_bar_is_closed_on_an_exception(fails_at, capsys):
+    """One that was drawn: before the first f there is none."""
+    fails = failing(fails_at, RuntimeError("solver diverged"))
+    with pytest.raises(RuntimeError, match="solver diverged"):
+        na.minimize(fails, START, jac=True, maxiter=10, progress=True)
     shown = capsys.readouterr().err
-    assert "30/30" in shown
+    assert ("it/s" in shown or "?it" in shown) == shown.endswith("\n") == (fails_at == 4)
+    na.minimize(square, START, jac=True, maxiter=3, progress=True)
+    shown = capsys.readouterr().err
+    assert "3/3" in shown  # the next bar begins on a line of its own
     assert "|g|=" in shown
 
 
-def test_check_every_looks_seldom():
-    res = na.minimize(square, np.ones(2), jac=True, lr=0.1, check_every=50)
-    assert res.success
-    assert res.nit % 50 == 0
-    np.testing.assert_array_equal(res.history["nit"] % 50, 0)
+def test_a_bar_of_a_run_that_stops_early_is_full_and_printed_once(capsys):
+    res = na.minimize(square, START, (1.0,), jac=True, lr=0.1, progress=True)
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1
+    assert f"{res.nit}/{res.nit} [" in err.split("\r")[-1]
+    with pytest.raises(TypeError, match="state"):
+        na.minimize(square, START, jac=True, state=3, progress=True)
+    assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("rule", ["adamw", "sgd", "RMSprop", na.Lion], ids=range(4))
-def test_rules_by_name_and_class(rule):
-    res = na.minimize(square, np.ones(2), (0.5,), jac=True, rule=rule, lr=0.01, maxiter=3)
-    assert res.nit == 3
-    assert (res.x < 1).all()
+# --- ends ----------------------------------------------------------------------------------------
 
 
-def test_f_that_is_not_finite_at_the_end_is_no_success():
-    res = na.minimize(lambda x: np.nan, np.full(3, 1e-9), jac=lambda x: 2 * x)
-    assert (res.status, res.success) == (2, False)
+def test_maxiter_0_only_looks():
+    fun = Counted(python_rosen)
+    res = na.minimize(fun, START, jac=True, maxiter=0)
+    assert (res.nit, res.nfev, res.status) == (0, 1, 1)
+    np.testing.assert_array_equal(res.x, START)
+    assert na.minimize(square, np.zeros(2), jac=True, maxiter=0).success
 
 
-def test_with_a_separate_jac_f_is_asked_for_only_when_it_is_looked_at():
-    fun = Counted(rosen)
-    seen = []
-    na.minimize(
-        fun, START, jac=lambda x: python_rosen(x)[1], maxiter=20, check_every=5,
-        callback=seen.append, ftol=1e-30,
-    )  # fmt: skip
-    assert len(fun.seen) == 5
-    assert len(seen) == 4
+@pytest.mark.parametrize("bad", ["f", "g"])
+def test_what_is_not_finite_ends_the_run_and_the_best_stays(bad):
+    def fun(x):
+        f, g = square(x)
+        if abs(x[0]) < 0.5:
+            return (np.nan, g) if bad == "f" else (f, g * np.nan)
+        return f, g
+
+    res = na.minimize(fun, np.ones(2), jac=True, lr=0.1)
+    assert res.status == (2 if bad == "f" else 3)
+    assert not res.success
+    assert res.fun == square(res.x)[0] < np.inf
+    assert abs(res.x_last[0]) < 0.5
+    if bad == "f":
+        assert 0.5 <= abs(res.x[0]) < 0.6
+        assert np.isnan(res.fun_last)
 
 
-def test_minus_infinity_is_not_the_best():
+@pytest.mark.parametrize("wrong_from", [0, 2])
+def test_a_best_iterate_is_spoken_of_where_there_is_one(wrong_from):
+    calls = []
+
+    def fun(x):
+        calls.append(x)
+        return np.nan if len(calls) > wrong_from else float(x @ x), 2 * x
+
+    res = na.minimize(fun, np.ones(2), jac=True, maxiter=5)
+    assert (res.nit, res.status) == (wrong_from, 2)
+    best = "f is not finite at x_last. x is the best iterate until then."
+    assert res.message == (best if wrong_from else "f is not finite at the start, x0.")
+
+
+def test_minus_infinity_is_not_the_best_and_no_f_at_all_no_success():
     def fun(x):
         return (-np.inf if x[0] < 0.5 else float(x[0])), np.ones(1)
 
     res = na.minimize(fun, np.ones(1), jac=True, lr=0.1)
     assert res.status == 2
     assert 0.5 <= res.fun <= 0.7
+    res = na.minimize(lambda x: np.nan, np.full(3, 1e-9), jac=lambda x: 2 * x)
+    assert (res.status, res.success) == (2, False)
+
+
+# --- exceptions ----------------------------------------------------------------------------------
+
+
+def failing(call, error):
+    """A square that raises at its call of this number, from 1 on."""
+    calls = []
+
+    def fun(x):
+        calls.append(x)
+        if len(calls) == call:
+            raise error
+        return square(x)
+
+    return fun
+
+
+def test_an_exception_carries_the_run():
+    fun = failing(7, OSError("solver failed"))
+    with pytest.raises(OSError, match="solver failed") as caught:
+        na.minimize(fun, np.ones(2), jac=True, lr=0.1)
+    so_far = caught.value.numadam_result
+    assert so_far.nit == so_far.state["t"] == 6
+    assert so_far.fun == square(so_far.x)[0]
+    assert not (so_far.x == so_far.x_last).any()
+    assert na.minimize(square, so_far.x, jac=True, lr=0.1, state=so_far.state).success
+
+
+def test_an_exception_of_a_compiled_objective_carries_the_run():
+    with pytest.raises(ValueError, match="too far") as caught:
+        na.minimize(ramp, np.zeros(1), (0.5,), lr=0.1)
+    so_far = caught.value.numadam_result
+    assert np.isnan(so_far.fun_last)  # it is not that of another x
+    assert (so_far.nit, so_far.nfev) == (6, 7)
+    assert so_far.x[0] <= 0.5 < so_far.x_last[0]
+    assert -0.5 <= so_far.fun == -so_far.x[0]
+    assert so_far.history["nit"][-1] == so_far.nit - 1
+
+
+@forms
+def test_a_schedule_that_raises_ends_the_run_where_it_does(fun):
+    def lr(t):
+        if t == 3:
+            raise ZeroDivisionError
+        return 0.01
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        run(fun, lr=lr)
+    assert caught.value.numadam_result.nit == 3
+
+
+def test_ctrl_c_in_a_callback_carries_the_run():
+    def callback(x):
+        if x[0] < 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        na.minimize(square, np.ones(2), jac=True, lr=0.1, callback=callback)
+    assert caught.value.numadam_result.nit > 3
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_comes_between_calls_and_leaves_counts_and_history_together():
+    na.minimize(rosen, START, gtol=0, maxiter=1, history=1)  # compiled before
+    for _ in range(3):
+        with interrupted_after(0.1), pytest.raises(KeyboardInterrupt) as caught:
+            na.minimize(rosen, START, gtol=0, maxiter=2**40, lr=1e-9, history=1)
+        so_far = caught.value.numadam_result
+        assert so_far.nfev == so_far.nit + 1 == so_far.history["nit"][-1] + 1
+        assert so_far.nit == so_far.state["t"] > 1000
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_interrupt_while_the_best_rows_are_kept_tears_nothing(monkeypatch, at):
+    """Of large arrays each copy takes so long that Ctrl-C often waits for its end."""
+    copy, copies = PythonBatch._copy, []
+
+    def interrupted(self, to, of, rows):
+        copy(self, to, of, rows)
+        copies.append(to)
+        if len(copies) == 6 + at:  # after x, or x and gradient, of the fourth iterate
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PythonBatch, "_copy", interrupted)
+    x0 = np.array([[3.0, 4.0], [5.0, 6.0]])
+    with pytest.raises(KeyboardInterrupt) as raised:
+        na.minimize_many(lambda x: (np.sum(x**2, 1), 2 * x), x0, jac=True, lr=0.1)
+    res = raised.value.numadam_result
+    np.testing.assert_array_equal(res.fun, np.sum(res.x**2, 1))
+    np.testing.assert_array_equal(res.jac, 2 * res.x)
+    np.testing.assert_array_equal(res.grad_norm, np.abs(res.jac).max(1))
+    np.testing.assert_array_equal(res.fun_last, np.sum(res.x_last**2, 1))
+
+
+def test_what_raises_keeps_no_argument_alive():
+    @numba.njit
+    def fun(x, g, data):
+        if x[0] > 0.5:
+            raise ValueError("no")
+        g[0] = -1.0
+        return data.sum()
+
+    def raises(data):
+        with pytest.raises(ValueError, match="no"):
+            na.minimize(fun, np.zeros(1), (data,), lr=0.1)
+
+    data = np.ones(1000)
+    gone = weakref.ref(data)
+    raises(data)
+    del data
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_exception_that_takes_no_attribute_comes_through():
+    @dataclasses.dataclass(frozen=True)
+    class Frozen(Exception):
+        why: str
+
+    with pytest.raises(Frozen, match="so"):
+        na.minimize(failing(1, Frozen("so")), np.ones(1), jac=True)

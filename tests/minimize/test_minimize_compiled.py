@@ -1,14 +1,19 @@
-"""minimize with a compiled objective: the numbers of the loop in Python, without Python."""
+"""minimize with a compiled objective: the numbers of the loop in Python; prepared problems."""
 
 from __future__ import annotations
+
+import gc
+import threading
+import weakref
 
 import numba
 import numpy as np
 import pytest
 
 import numadam as na
+from numadam._minimize.compiled import problem as prepared
 from tests.minimize.compared import assert_same_run
-from tests.minimize.objectives import START, loop, python_rosen, rosen
+from tests.minimize.objectives import START, loop, python_rosen, ramp, rosen
 
 
 @numba.njit
@@ -26,39 +31,67 @@ def returns_both(x):
     return np.sum(x * x), 2.0 * x
 
 
+@numba.njit
+def pulled(x, g, a):
+    g[0] = 2.0 * (x[0] - a[0])
+    return (x[0] - a[0]) ** 2
+
+
+@numba.njit
+def height(x):
+    return np.sum(x * x)
+
+
+@numba.njit
+def bowl(x, g, scale):
+    for i in range(x.size):
+        g[i] = scale * x[i]
+    return 0.5 * scale * x[0] ** 2
+
+
+@pytest.fixture
+def nothing_prepared(monkeypatch):
+    free = {}
+    monkeypatch.setattr(prepared, "_free", free)
+    return free
+
+
+#: The first ones have one compiled loop.
 OPTIONS = [
     {},
     {"lr": 0.02, "gtol": 0, "ftol": 1e-12},
     {"lr": 0.02, "gtol": 0, "xtol": 1e-9},
     {"lr": na.schedules.Cosine(0.05, steps=300), "beta1": lambda t: 0.9 if t < 99 else 0.8},
-    {"rule": "nadam", "lr": 0.02, "bounds": [(None, 0.5), (-2, 2)], "norm": 2},
-    {"lr": 0.02, "gtol": 0, "xtol": 1e-4, "norm": 2},
-    {"lr": 0.02, "gtol_rel": 1e-2},
+    {"lr": 0.02, "gtol_rel": 1e-2, "track_best": False, "history": 7},
+    {"rule": "nadam", "lr": 0.02, "bounds": [(None, 0.5), (-2, 2)], "norm": 2, "xtol": 1e-4},
     {"rule": "adamw", "lr": np.array([0.01, 0.03]), "clip_norm": 1.0, "weight_decay": 0.1},
-    {"rule": "adamw", "lr": 0.03, "like": "keras", "ema": 0.9},
+    {"rule": "adagrad", "lr": 0.1, "initial_accumulator": 0.5, "like": "keras", "ema": 0.9},
     {"clip_value": 2.0, "ema": 0.9, "amsgrad": True, "like": "quimb"},
-    {"rule": "sgd", "lr": 1e-3, "momentum": 0.9, "clip_array_norm": 3.0, "bounds": [(0, 2)] * 2},
-]
+    {
+        "rule": "sgd", "lr": 1e-3, "momentum": 0.9, "clip_array_norm": 3.0, "ema": 0.9,
+        "bounds": (0, 2),
+    },
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
-def test_compiled_and_python_loop_agree_bit_for_bit(options):
+def test_compiled_and_python_loop_agree_bit_for_bit(options, nothing_prepared):
+    """The first run, and a second one that finds the problem of the first."""
     options = {"maxiter": 400, **options}
     compiled = na.minimize(rosen, START, **options)
-    python = na.minimize(python_rosen, START, jac=True, **options)
     assert compiled.nit > 10
-    assert_same_run(compiled, python)
-    if "ema" in options:
-        np.testing.assert_array_equal(compiled.averaged, python.averaged)
-
-
-def test_the_path_is_that_of_a_plain_loop():
-    res = na.minimize(rosen, START, lr=0.02, maxiter=777, gtol=0)
-    path = loop(na.Adam, START.copy(), 777, lr=0.02)
-    np.testing.assert_array_equal(res.x_last, path[-1])
-    best = min(path, key=lambda x: python_rosen(x)[0])
-    np.testing.assert_array_equal(res.x, best)
-    np.testing.assert_array_equal(res.jac, python_rosen(best)[1])
+    problems = [list(free) for free in nothing_prepared.values()]
+    # another run between them, of other numbers
+    changed = {"lr": 0.3, "xtol": 0.5, "history": False, "track_best": True, "maxiter": 5}
+    na.minimize(rosen, np.full(2, 0.3), **options | changed)
+    again = na.minimize(rosen, START, **options)
+    if problems:
+        assert list(nothing_prepared.values()) == problems
+    python = na.minimize(python_rosen, START, jac=True, **options)
+    for other in (again, python):
+        assert_same_run(compiled, other)
+        if "ema" in options:
+            np.testing.assert_array_equal(compiled.averaged, other.averaged)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -77,23 +110,9 @@ def test_an_objective_that_returns_both():
 
 
 def test_a_compiled_function_without_gradient_takes_the_python_loop():
-    @numba.njit
-    def f(x):
-        return (x[0] - 1.0) ** 2
-
-    res = na.minimize(f, np.zeros(1), jac="3-point", lr=0.1)
+    res = na.minimize(height, np.zeros(3), jac="3-point", lr=0.1)
     assert res.success
     assert res.nfev > res.nit
-
-
-def test_both_loops_go_on_from_one_state():
-    options = {"lr": 0.02, "rule": "nadam", "beta1": lambda t: 0.9 - 1e-4 * t}
-    whole = na.minimize(rosen, START, maxiter=300, **options)
-    half = na.minimize(rosen, START, maxiter=130, **options)
-    rest = na.minimize(rosen, half.x, maxiter=170, state=half.state, **options)
-    assert rest.nit == whole.nit == 300
-    python = na.minimize(python_rosen, half.x, jac=True, maxiter=170, state=half.state, **options)
-    np.testing.assert_array_equal(python.x, whole.x)
 
 
 def test_callbacks_between_chunks():
@@ -101,9 +120,7 @@ def test_callbacks_between_chunks():
     na.minimize(rosen, START, lr=0.02, callback=lambda x: seen.append(x.copy()), maxiter=60)
     np.testing.assert_array_equal(seen, loop(na.Adam, START.copy(), 60, lr=0.02)[1:])
     seen.clear()
-    na.minimize(
-        rosen, START, lr=0.02, callback=lambda x: seen.append(x), maxiter=60, check_every=20
-    )
+    na.minimize(rosen, START, lr=0.02, callback=seen.append, maxiter=60, check_every=20)
     assert len(seen) == 3
 
 
@@ -119,6 +136,9 @@ def test_progress_and_schedules_that_observe(capsys):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite(bad):
+    res = na.minimize(bowl, np.ones(1), (bad,), lr=0.1)
+    assert (res.nit, res.status, res.success) == (0, 2, False)
+
     @numba.njit
     def fun(x, g, bad):
         g[0] = -1.0 if x[0] < 0.3 else bad
@@ -130,53 +150,12 @@ def test_what_is_not_finite(bad):
     assert res.x == res.x_last  # f is lowest there
 
 
-def test_an_exception_carries_the_run():
-    @numba.njit
-    def fun(x, g):
-        if x[0] > 0.5:
-            raise ValueError("too far")
-        g[0] = -1.0
-        return -x[0]
-
-    with pytest.raises(ValueError, match="too far") as caught:
-        na.minimize(fun, np.zeros(1), lr=0.1)
-    so_far = caught.value.numadam_result
-    assert so_far.nit == 6
-    assert so_far.x[0] <= 0.5 < so_far.x_last[0]
-
-
 def test_a_new_objective_costs_no_compiling_of_the_loop(monkeypatch):
-    import numadam._minimize.compiled.problem as module
-
     na.minimize(rosen, START, maxiter=3)
     made = []
-    monkeypatch.setattr(module, "make_kernel", lambda *args: made.append(args))
-
-    @numba.njit
-    def other(x, g, k):
-        g[0] = k * x[0]
-        return 0.5 * k * x[0] ** 2
-
-    assert na.minimize(other, np.ones(2), (3,), maxiter=5).nit == 5
+    monkeypatch.setattr(prepared, "make_kernel", lambda *args: made.append(args))
+    assert na.minimize(bowl, np.ones(2), (3,), maxiter=5).nit == 5
     assert not made
-
-
-def test_an_interrupt_comes_between_chunks():
-    import _thread
-    import signal
-    import threading
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(0.3, _thread.interrupt_main)
-    try:
-        timer.start()
-        with pytest.raises(KeyboardInterrupt) as caught:
-            na.minimize(rosen, START, gtol=0, maxiter=2**40, lr=1e-9, history=False)
-    finally:
-        timer.cancel()
-        signal.signal(signal.SIGINT, before)
-    so_far = caught.value.numadam_result
-    assert so_far.nit == so_far.state["t"] > 1000
 
 
 def test_a_clip_that_changes_is_that_of_each_step():
@@ -184,16 +163,6 @@ def test_a_clip_that_changes_is_that_of_each_step():
     compiled = na.minimize(rosen, START, **options)
     python = na.minimize(python_rosen, START, jac=True, **options)
     np.testing.assert_array_equal(compiled.x, python.x)
-
-
-def test_a_compiled_objective_cannot_write_to_x():
-    @numba.njit
-    def fun(x, g):
-        x[0] = g[0]
-        return 1.0
-
-    with pytest.raises(TypeError, match="x is read-only"):
-        na.minimize(fun, np.ones(2))
 
 
 def test_explicit_signatures_are_taken():
@@ -231,9 +200,118 @@ def test_a_table_of_learning_rates_need_not_be_longer_than_the_run():
     assert res.nit < 60
 
 
-def test_the_last_line_of_a_thinned_history_has_its_own_lr():
-    options = {"lr": na.schedules.Cosine(0.1, steps=100), "maxiter": 100, "history": 7}
-    a = na.minimize(rosen, START, **options).history
-    b = na.minimize(python_rosen, START, jac=True, **options).history
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name])
+# --- prepared problems ----------------------------------------------------------------------------
+
+
+def test_a_result_keeps_its_numbers():
+    first = na.minimize(rosen, START, maxiter=20, ema=0.9)
+    arrays = ("x", "jac", "x_last", "averaged")
+    kept = {name: first[name].copy() for name in arrays}
+    state = {name: np.copy(one) for name, one in first.state.items()}
+    lines = {name: one.copy() for name, one in first.history.items()}
+    na.minimize(rosen, np.ones(2), maxiter=30, ema=0.9)
+    for name in arrays:
+        np.testing.assert_array_equal(first[name], kept[name])
+    for saved, now in ((state, first.state), (lines, first.history)):
+        for name in saved:
+            np.testing.assert_array_equal(now[name], saved[name])
+
+
+def test_options_that_are_equal_but_not_the_same():
+    for low in (0.0, -0.0):
+        x = na.minimize(rosen, np.full(3, -1.0), bounds=(low, 1.0), maxiter=0).x
+        assert np.signbit(x[0]) == np.signbit(low)
+    na.minimize(rosen, START, maxiter=1, decay_times_lr=True)
+    with pytest.raises(TypeError, match="decay_times_lr: expected True or False, got 1"):
+        na.minimize(rosen, START, maxiter=1, decay_times_lr=1)
+    with pytest.raises(ValueError, match="lr: expected a number"):
+        na.minimize(rosen, START, maxiter=1, lr=-1.0)
+
+
+def test_arrays_and_functions_among_the_options_are_read_each_time(nothing_prepared):
+    rates = np.array([0.1, 0.0])
+    one = na.minimize(rosen, START, lr=rates, maxiter=5)
+    rates[:] = [0.0, 0.1]
+    two = na.minimize(rosen, START, lr=rates, maxiter=5)
+    assert one.x[0] != START[0]
+    assert two.x[0] == START[0]
+    na.minimize(rosen, START, beta1=lambda t: 0.9, maxiter=5)
+    na.minimize(rosen, START, bounds=[(0, 1), (None, 2)], maxiter=5)
+    assert not nothing_prepared
+
+
+def test_a_run_within_a_callback_has_a_problem_of_its_own():
+    alone = na.minimize(rosen, START, maxiter=10)
+
+    def callback(x):
+        inner = na.minimize(rosen, START, maxiter=10)
+        np.testing.assert_array_equal(inner.x, alone.x)
+
+    outer = na.minimize(rosen, START, maxiter=10, callback=callback)
+    assert_same_run(outer, alone)
+
+
+def test_threads_have_problems_of_their_own():
+    starts = np.random.default_rng(0).uniform(-1, 1, (8, 2))
+    alone = [na.minimize(rosen, x, maxiter=300).x for x in starts]
+    found = [[] for _ in starts]
+
+    def work(k):
+        for _ in range(30):
+            found[k].append(na.minimize(rosen, starts[k], maxiter=300).x)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(starts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for x, xs in zip(alone, found, strict=True):
+        np.testing.assert_array_equal(xs, [x] * 30)
+
+
+def test_an_exception_leaves_nothing_behind(nothing_prepared):
+    whole = na.minimize(ramp, np.zeros(1), (9.0,), lr=0.1, maxiter=20)
+    with pytest.raises(ValueError, match="too far") as caught:
+        na.minimize(ramp, np.zeros(1), (0.5,), lr=0.1, maxiter=20)
+    so_far = caught.value.numadam_result
+    assert_same_run(na.minimize(ramp, np.zeros(1), (9.0,), lr=0.1, maxiter=20), whole)
+    assert so_far.nit == so_far.state["t"] == 6
+
+
+def test_few_are_kept_and_none_of_large_arrays(nothing_prepared):
+    for n in range(1, 80):
+        na.minimize(bowl, np.ones(n), (3,), maxiter=1)
+    assert len(nothing_prepared) <= 64
+    nothing_prepared.clear()
+    na.minimize(bowl, np.ones(50_000), (3,), maxiter=1)
+    assert not nothing_prepared
+
+
+def test_no_argument_stays_alive(nothing_prepared):
+    def observing(t):
+        return 0.1
+
+    data = np.ones(1000)
+    na.minimize(pulled, np.zeros(1), (data,), lr=observing, maxiter=3)
+    assert nothing_prepared
+    gone = [weakref.ref(data), weakref.ref(observing)]
+    del data, observing
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+
+
+def test_arguments_of_each_type_have_an_adapter_of_their_own():
+    for a in (
+        np.array([0.5]),
+        np.array([0.5], np.float32),
+        np.array([0.5, 9.0, 9.0])[::2],
+        np.broadcast_to(0.5, 3),
+        (0.5, 1),
+        (0.5, 2**40),
+        (0.5, np.array([1])),
+        np.array([(0.5,)], [("f", float)])["f"],
+    ):
+        found = na.minimize(pulled, np.zeros(1), (a,), lr=0.1, gtol=1e-4)
+        assert found.x[0] == pytest.approx(0.5, 1e-2)
+    with pytest.raises(TypeError, match=r"args\[0\]: Numba has no type"):
+        na.minimize(pulled, np.zeros(1), (2**70,))

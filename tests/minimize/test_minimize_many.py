@@ -1,15 +1,16 @@
-"""minimize_many: each problem as if it were alone, in any company and order."""
+"""minimize_many: what it takes and says, and objectives in Python, for all rows or for some."""
 
 from __future__ import annotations
+
+import functools
 
 import numba
 import numpy as np
 import pytest
-from scipy.optimize import Bounds
 
 import numadam as na
-from tests.minimize.compared import assert_alone, assert_same_problems
-from tests.minimize.objectives import rosen
+from tests.minimize.compared import assert_same_problems
+from tests.minimize.objectives import all_at_once, rosen
 
 RNG = np.random.default_rng(0)
 STARTS = RNG.uniform(-2, 2, (150, 2))
@@ -28,54 +29,6 @@ def decay(x, g, i, t, data):
     return f
 
 
-def all_at_once(X):
-    """Rosenbrock for all rows, in Python."""
-    f, g = np.zeros(len(X)), np.zeros_like(X)
-    for k in range(len(X)):
-        f[k] = rosen(X[k], g[k])
-    return f, g
-
-
-OPTIONS = [
-    {"lr": 0.02, "gtol": 1e-2},
-    {"lr": 0.02, "gtol": 0, "ftol": 1e-6, "clip_norm": 2.0},
-    {"lr": na.schedules.Cosine(0.1, steps=500), "xtol": 1e-6, "bounds": Bounds([-1, -1], [1, 0.5])},
-    {"rule": "sgd", "lr": 1e-4, "momentum": 0.9, "gtol": 0.5, "ema": 0.5},
-]
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
-def test_alone_or_in_a_batch(options):
-    options = {"maxiter": 600, **options}
-    res = na.minimize_many(rosen, STARTS, **options)
-    assert res.x.shape == STARTS.shape
-    for k in (0, 1, 63, 64, 149):
-        one = na.minimize(rosen, STARTS[k], **options)
-        assert_alone(res, k, one)
-        if "ema" in options:
-            np.testing.assert_array_equal(res.averaged[k], one.averaged)
-    assert res.nfev == (res.nit + 1).sum()
-
-
-def test_in_any_order():
-    order = RNG.permutation(len(STARTS))
-    a = na.minimize_many(rosen, STARTS, lr=0.02, gtol=1e-2)
-    b = na.minimize_many(rosen, STARTS[order], lr=0.02, gtol=1e-2)
-    assert len(set(a.nit.tolist())) > 20
-    for name in ("x", "fun", "nit", "status", "jac", "grad_norm"):
-        np.testing.assert_array_equal(a[name][order], b[name])
-
-
-def test_serial_and_parallel_agree(monkeypatch):
-    from numadam._jit import process
-
-    a = na.minimize_many(rosen, STARTS, lr=0.02, gtol=1e-2)
-    monkeypatch.setattr(process, "serial_only", True)
-    b = na.minimize_many(rosen, STARTS, lr=0.02, gtol=1e-2)
-    np.testing.assert_array_equal(a.x, b.x)
-    np.testing.assert_array_equal(a.nit, b.nit)
-
-
 def test_data_by_index_fits_decays():
     t = np.linspace(0, 3, 20)
     true = np.stack([RNG.uniform(1, 2, 300), RNG.uniform(0.5, 2, 300)], axis=1)
@@ -90,8 +43,8 @@ def test_an_lr_for_each_problem_chooses_one():
     starts = np.tile([-1.2, 1.0], (30, 1))
     res = na.minimize_many(rosen, starts, lr=lrs, maxiter=300)
     for k in (0, 15, 29):
-        one = na.minimize(rosen, starts[k], lr=lrs[k], maxiter=300)
-        np.testing.assert_array_equal(res.x[k], one.x)
+        alone = na.minimize(rosen, starts[k], lr=lrs[k], maxiter=300)
+        np.testing.assert_array_equal(res.x[k], alone.x)
     best = res.best()
     assert best.fun == res.fun.min()
     assert best.index == res.fun.argmin()
@@ -116,53 +69,28 @@ def test_rows_in_python_with_bounds_and_a_separate_jac():
     assert res.success.all()
 
 
-def test_what_is_not_finite_stops_its_problem_only():
-    @numba.njit
-    def fun(x, g, i):
-        g[0] = 2 * x[0]
-        return np.nan if i == 3 and x[0] < 0.9 else x[0] ** 2
+@numba.njit
+def square(x, g, i, bad):
+    """One problem, or all, lose their number."""
+    g[...] = 2 * x
+    return np.nan if bad in (i, -2) and x.flat[0] < 0.9 else np.sum(x * x)
 
-    res = na.minimize_many(fun, np.ones((6, 1)), lr=0.05)
+
+def test_what_is_not_finite_stops_its_problem_only():
+    res = na.minimize_many(square, np.ones((6, 1)), (3,), lr=0.05)
     assert res.status.tolist() == [0, 0, 0, 2, 0, 0]
     assert np.isfinite(res.best().fun)
     assert "1 of 6: f is not finite" in res.message
-
-
-def test_best_refuses_where_nothing_is_finite():
-    @numba.njit
-    def fun(x, g):
-        g[0] = np.nan
-        return np.nan
-
-    res = na.minimize_many(fun, np.ones((2, 1)))
+    res = na.minimize_many(square, np.zeros((6, 1)), (-2,))
     with pytest.raises(ValueError, match="finite in none"):
         res.best()
 
 
-def test_an_exception_says_which_problem():
-    @numba.njit
-    def fun(x, g, i):
-        if i == 70 and x[0] < 0.5:
-            raise ValueError("lost")
-        g[0] = 1.0
-        return x[0]
-
-    with pytest.raises(ValueError, match="lost") as caught:
-        na.minimize_many(fun, np.ones((100, 1)), lr=0.1)
-    assert "numadam: in problem 70." in caught.value.__notes__
-    assert caught.value.numadam_result.x.shape == (100, 1)
-
-
 @pytest.mark.parametrize("shape", [(5, 1), (200, 2, 3), (3, 700), (1, 2)])
 def test_shapes(shape):
-    @numba.njit
-    def fun(x, g):
-        g[...] = 2 * x
-        return np.sum(x * x)
-
-    res = na.minimize_many(fun, np.ones(shape, np.float32), lr=0.1, gtol=1e-3)
+    res = na.minimize_many(square, np.ones(shape), (-1,), lr=0.1, gtol=1e-3)
     assert res.success.all()
-    assert res.x.dtype == np.float32
+    assert res.x.shape == shape
     assert abs(res.x).max() <= 1e-3
 
 
@@ -175,25 +103,6 @@ def test_no_problem_at_all():
 def test_progress_says_how_many_run(capsys):
     na.minimize_many(rosen, STARTS, lr=0.02, maxiter=30, progress=True)
     assert "150 running" in capsys.readouterr().err
-
-
-def test_groups_of_problems_take_equally_many_steps(monkeypatch):
-    import numadam._minimize.lanes.batch as module
-
-    monkeypatch.setattr(module, "_CALL_PROBLEMS", 64)
-
-    @numba.njit
-    def fun(x, g, i):
-        if i == 0:
-            g[0] = 2 * (x[0] - 3.0)
-            return (x[0] - 3.0) ** 2
-        return 0.0
-
-    options = {"lr": 1e-3, "rule": "nadam", "maxiter": 20_000}
-    many = na.minimize_many(fun, np.zeros((130, 1)), **options)
-    alone = na.minimize_many(fun, np.zeros((1, 1)), **options)
-    assert many.nit[0] == alone.nit[0] > 4096
-    assert many.x[0] == alone.x[0]
 
 
 def test_rows_may_reuse_their_buffers():
@@ -229,3 +138,127 @@ def test_rows_of_nothing(shape):
     res = na.minimize_many(lambda x: (np.sum(x**2, axis=1), 2 * x), np.zeros(shape), jac=True)
     assert res.success.all()
     assert res.x.shape == shape
+
+
+def test_problems_without_a_number_and_without_elements():
+    lost = na.minimize_many(
+        lambda x: np.full(len(x), np.nan), np.zeros((2, 2)), jac=lambda x: np.ones_like(x)
+    )
+    assert "fun: none is finite" in repr(lost)
+    assert not lost.success.any()
+    empty = na.minimize_many(lambda x: (x.sum(axis=1), x), np.zeros((3, 0)), jac=True, norm=2)
+    assert empty.success.all()
+    assert empty.grad_norm.tolist() == [0, 0, 0]
+
+
+# --- objectives that take rows -------------------------------------------------------------------
+
+TARGETS = RNG.uniform(-1, 1, (40, 3))
+#: The steeper, the sooner a row stops.
+SCALES = np.geomspace(1e-2, 1e2, 40)
+
+
+class Paraboloids:
+    """Paraboloids of their own steepness; counts the rows that are evaluated."""
+
+    def __init__(self):
+        self.evaluated = np.zeros(40, np.int64)
+
+    def at(self, x, k):
+        self.evaluated[k] += 1
+        d, scale = x - TARGETS[k], SCALES[k]
+        return scale * np.sum(d * d, axis=1), 2 * scale[:, None] * d
+
+    def all(self, x):
+        return self.at(x, np.arange(40))
+
+    def some(self, x, rows):
+        return self.at(x, rows)
+
+    def keywords(self, x, **more):
+        return self.at(x, more["rows"])
+
+
+OPTIONS = [
+    {"gtol": 1e-3},
+    {"gtol": 0, "ftol": 1e-5, "check_every": 7},
+    {"gtol": 1e-2, "xtol": 1e-6, "bounds": (-0.5, 0.5), "rule": "adamw", "lr": 0.05},
+]
+
+
+@pytest.mark.parametrize("name", ["some", "keywords"])
+@pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
+def test_only_rows_that_run_are_evaluated(options, name):
+    options = {"jac": True, "lr": 0.02, "maxiter": 400, **options}
+    whole, part = Paraboloids(), Paraboloids()
+    a = na.minimize_many(whole.all, np.zeros((40, 3)), **options)
+    b = na.minimize_many(getattr(part, name), np.zeros((40, 3)), **options)
+    assert_same_problems(a, b)
+    assert a.nfev == whole.evaluated.sum() == 40 * (a.nit.max() + 1)
+    assert b.nfev == part.evaluated.sum() < 0.8 * a.nfev
+    np.testing.assert_array_equal(part.evaluated, b.nit + 1)
+
+
+def test_jac_may_take_rows_where_fun_does_not():
+    whole, part = Paraboloids(), Paraboloids()
+    a = na.minimize_many(whole.all, np.zeros((40, 3)), jac=True, gtol=1e-2, lr=0.02)
+    b = na.minimize_many(
+        lambda x: whole.all(x)[0],
+        np.zeros((40, 3)),
+        jac=lambda x, *, rows: part.some(x, rows)[1],
+        gtol=1e-2,
+        lr=0.02,
+    )
+    assert_same_problems(a, b)
+    np.testing.assert_array_equal(part.evaluated, b.nit + 1)
+    assert a.nfev == b.nfev
+
+
+def test_rows_that_the_caller_binds_stay_the_callers():
+    seen = []
+
+    def fun(x, rows):
+        seen.append(rows)
+        return np.sum(x * x, axis=1), 2 * x
+
+    x0 = np.ones((4, 2))
+    for bound, args in ((fun, ("mine",)), (functools.partial(fun, rows="mine"), ())):
+        na.minimize_many(bound, x0, args, jac=True, maxiter=2)
+    assert set(seen) == {"mine"}
+
+    @functools.wraps(lambda x: None)
+    def wrapper(x, **more):
+        assert not more
+        return np.sum(x * x, axis=1), 2 * x
+
+    na.minimize_many(wrapper, x0, jac=True, maxiter=2)
+
+
+def test_rows_are_the_users_to_keep_and_results_have_their_shape():
+    def fun(x, rows):
+        assert rows.dtype == np.int64
+        rows_given = rows.copy()
+        rows[:] = 0  # no harm
+        return SCALES[rows_given] * np.sum(x * x, axis=1), 2 * SCALES[rows_given, None] * x
+
+    res = na.minimize_many(fun, np.ones((40, 2)), jac=True, gtol=1e-2, lr=0.1)
+    assert res.success.all()
+    assert abs(res.x[-1]).max() < 1e-3
+
+    def wrong(x, rows):
+        return SCALES * np.sum(x * x), 2 * SCALES[rows, None] * x
+
+    with pytest.raises(ValueError, match=r"fun: f has to be an array of shape \(1,\), one entry"):
+        na.minimize_many(wrong, np.ones((1, 2)), jac=True)
+
+
+def test_a_wrapper_that_passes_rows_on_is_told_what_they_are():
+    def fun(X):
+        return np.sum(X**2, axis=1), 2 * X
+
+    def wrapper(*args, **kwargs):
+        return fun(*args, **kwargs)
+
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'rows'") as raised:
+        na.minimize_many(wrapper, np.ones((3, 2)), jac=True)
+    assert any("gets rows=..., the numbers of the" in note for note in raised.value.__notes__)

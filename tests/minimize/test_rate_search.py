@@ -11,6 +11,8 @@ import numadam as na
 from numadam._minimize.rate_search import RATES
 from tests.minimize.objectives import START, Counted, python_rosen, rosen, square
 
+ZERO = np.zeros(2)
+
 
 def far(x):
     return square(x, 1e3)
@@ -20,24 +22,26 @@ def middle(x):
     return square(x, 3.0)
 
 
-def near(x):
-    return square(x, 0.002)
+def search(fun, x0=ZERO, **options):
+    return na.minimize(fun, x0, **{"jac": True, "lr": "auto", "maxiter": 200, **options})
 
 
-def test_the_rate_fits_the_way():
-    assert na.minimize(far, np.zeros(3), jac=True, lr="auto", maxiter=300).lr > 100
-    assert 0.1 < na.minimize(middle, np.zeros(3), jac=True, lr="auto", maxiter=300).lr < 10
-    assert na.minimize(near, np.zeros(3), jac=True, lr="auto", maxiter=300).lr < 0.01
+# --- the rate ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("to", "low", "high"), [(1e3, 100, 1e9), (3.0, 0.1, 10), (0.002, 0, 0.01)])
+def test_the_rate_fits_the_way(to, low, high):
+    assert low < search(square, args=(to,), maxiter=300).lr < high
 
 
 @pytest.mark.parametrize("unit", [1e-11, 1e-8, 1e-5, 1e5, 1e8])
 @pytest.mark.parametrize("start", [0.0, 1.0])
 def test_any_unit_of_x(unit, start):
     def fun(x):
-        f, g = square(x / unit, 3.0)
+        f, g = middle(x / unit)
         return f, g / unit
 
-    found = na.minimize(fun, np.full(2, start * unit), jac=True, lr="auto", maxiter=1000)
+    found = search(fun, np.full(2, start * unit), maxiter=1000)
     assert unit / 3 <= found.lr <= 10 * unit
     assert found.success
     np.testing.assert_allclose(found.x, 3 * unit, rtol=1e-4)
@@ -46,42 +50,33 @@ def test_any_unit_of_x(unit, start):
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_sgd_whose_rates_depend_on_f(scale):
     def fun(x):
-        f, g = square(x, 3.0)
+        f, g = middle(x)
         return scale * f, scale * g
 
-    found = na.minimize(fun, np.zeros(2), jac=True, lr="auto", rule="sgd", maxiter=500)
+    found = search(fun, rule="sgd", maxiter=500)
     assert 0.1 < found.lr * scale < 1
     assert found.success
 
 
-def test_the_search_takes_half_of_the_iterations_at_most():
-    def huge(x):
-        f, g = square(x / 1e30, 3.0)
-        return f, g / 1e30
+@pytest.mark.parametrize("kind", ["float32", "complex128", "nested"])
+def test_each_kind_of_x(kind):
+    x0 = {"a": ZERO} if kind == "nested" else np.zeros(2, kind)
 
-    for maxiter in (18, 19, 100, 190, 1000):
-        found = na.minimize(huge, np.zeros(2), jac=True, lr="auto", maxiter=maxiter, gtol=0)
-        assert maxiter / 2 <= found.nit <= maxiter - 9
+    def fun(x):
+        d = (x["a"] if kind == "nested" else x) - 3
+        return float(np.sum(abs(d) ** 2)), {"a": 2 * d} if kind == "nested" else 2 * d
 
-
-def test_no_search_from_where_the_gradient_is_0_or_f_is_nan():
-    fun = Counted(square)
-    found = na.minimize(fun, np.zeros(2), jac=True, lr="auto")
-    assert (found.lr, found.success, found.nit) == (RATES[0], True, 0)
-    assert found.nfev == len(fun.seen) == 11 + 1
-    fun = Counted(lambda x: (np.nan, x))
-    found = na.minimize(fun, np.zeros(2), jac=True, lr="auto")
-    assert (found.status, found.nfev, len(fun.seen)) == (2, 2, 2)
+    found = search(fun, x0, maxiter=500)
+    assert found.success
+    assert 0.1 < found.lr < 10
 
 
-def test_the_run_is_that_of_the_rate_and_the_search_is_counted():
-    fun = Counted(middle)
-    found = na.minimize(fun, np.zeros(3), jac=True, lr="auto", maxiter=200, gtol=0)
-    alone = na.minimize(middle, np.zeros(3), jac=True, lr=found.lr, maxiter=110, gtol=0)
-    np.testing.assert_array_equal(found.x, alone.x)
-    assert found.nit == alone.nit == 110
-    assert found.nfev == found.njev == len(fun.seen) == 9 * 11 + 111
-    assert "lr" not in alone
+def test_bounds_and_rule_hold_in_the_search():
+    fun = Counted(far)
+    found = search(fun, bounds=(0, 5), rule="lion")
+    assert np.max(fun.seen) <= 5
+    assert found.success
+    np.testing.assert_array_equal(found.x, [5, 5])
 
 
 def test_compiled_and_with_a_jac_of_its_own():
@@ -94,23 +89,69 @@ def test_compiled_and_with_a_jac_of_its_own():
     np.testing.assert_array_equal(compiled.x, plain.x)
     assert compiled.lr == plain.lr == apart.lr
     assert compiled.fun < na.minimize(rosen, START, maxiter=3000).fun
+    given = {"method": na.scipy_adam, "options": options, "jac": True}
+    assert scipy.optimize.minimize(python_rosen, START, **given).lr == plain.lr
 
 
-def test_few_iterations_are_halved():
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 1.0])
+def test_a_choice_by_chance_is_told(noise):
+    rng = np.random.default_rng(0)
+
+    def fun(x):
+        f, g = square(x, 0.1)
+        return f + noise * rng.standard_normal(), g
+
+    found = search(fun, np.zeros(3))
+    assert ("may be one of chance: in its trials f(x0) was" in found.message) == (noise == 1.0)
+
+
+# --- its cost ------------------------------------------------------------------------------------
+
+
+def test_the_search_takes_half_of_the_iterations_at_most():
+    def huge(x):
+        f, g = middle(x / 1e30)
+        return f, g / 1e30
+
+    for maxiter in (18, 19, 100, 190, 1000):
+        found = search(huge, maxiter=maxiter, gtol=0)
+        assert maxiter / 2 <= found.nit <= maxiter - 9
+
+
+def test_no_search_from_where_the_gradient_is_0_or_f_is_nan():
+    fun = Counted(square)
+    found = search(fun)
+    assert (found.lr, found.success, found.nit) == (RATES[0], True, 0)
+    assert found.nfev == len(fun.seen) == 11 + 1
+    fun = Counted(lambda x: (np.nan, x))
+    found = search(fun)
+    assert (found.status, found.nfev, len(fun.seen)) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(("maxiter", "trial"), [(200, 10), (40, 2)])
+def test_the_run_is_that_of_the_rate_and_the_search_is_counted(maxiter, trial):
+    """Trials of few iterations are shorter."""
     fun = Counted(middle)
-    found = na.minimize(fun, np.zeros(2), jac=True, lr="auto", maxiter=40, gtol=0)
-    assert found.nit == 40 - 9 * 2
-    assert len(fun.seen) == found.nfev == 9 * 3 + 23
+    found = search(fun, maxiter=maxiter, gtol=0)
+    left = maxiter - 9 * trial
+    alone = na.minimize(middle, ZERO, jac=True, lr=found.lr, maxiter=left, gtol=0)
+    np.testing.assert_array_equal(found.x, alone.x)
+    assert found.nit == alone.nit == left
+    assert found.nfev == found.njev == len(fun.seen) == 9 * (trial + 1) + left + 1
+    assert "lr" not in alone
 
 
-def test_bounds_and_rule_hold_in_the_search():
-    fun = Counted(far)
-    found = na.minimize(
-        fun, np.zeros(2), jac=True, lr="auto", bounds=(0, 5), rule="lion", maxiter=200
-    )
-    assert np.max(fun.seen) <= 5
-    assert found.success
-    np.testing.assert_array_equal(found.x, [5, 5])
+def test_who_watches_sees_the_run_alone():
+    seen, plateau = [], na.schedules.ReduceOnPlateau(0.9, patience=2)
+    found = search(far, beta1=plateau, gtol=0, callback=lambda x: seen.append(x))
+    assert len(seen) == found.nit
+    alone = na.schedules.ReduceOnPlateau(0.9, patience=2)
+    same = na.minimize(far, ZERO, jac=True, lr=found.lr, maxiter=found.nit, beta1=alone, gtol=0)
+    np.testing.assert_array_equal(found.x, same.x)
+    assert vars(plateau) == vars(alone)
+
+
+# --- rates that cannot be ------------------------------------------------------------------------
 
 
 def test_rates_that_leave_the_domain_are_not_taken():
@@ -118,7 +159,7 @@ def test_rates_that_leave_the_domain_are_not_taken():
         with np.errstate(all="ignore"):
             return float(np.sum(x - 1e-2 * np.log(x))), 1 - 1e-2 / x
 
-    found = na.minimize(logarithm, np.ones(2), jac=True, lr="auto", maxiter=500)
+    found = search(logarithm, np.ones(2), maxiter=500)
     assert np.isfinite(found.fun)
     assert found.lr < 1
 
@@ -127,7 +168,7 @@ def test_a_rate_that_ends_beyond_an_edge_is_not_taken():
     def ramp(x):  # lower is better, up to an edge
         return (np.nan if np.any(x > 9.5) else -float(np.sum(x))), -np.ones_like(x)
 
-    found = na.minimize(ramp, np.zeros(3), jac=True, lr="auto", maxiter=180)
+    found = search(ramp, maxiter=180)
     assert found.lr == 10**-0.5  # with 1.0 and above the tenth step is beyond
 
 
@@ -139,30 +180,9 @@ def test_a_domain_that_ends_before_the_smallest_of_the_nine_rates(raises):
         with np.errstate(all="ignore"):
             return float(np.sum(1e6 * x - np.log(1e6 * x))), 1e6 - 1 / x
 
-    found = na.minimize(fun, np.full(2, 3e-6), jac=True, lr="auto", maxiter=1000)
+    found = search(fun, np.full(2, 3e-6), maxiter=1000)
     assert found.success
     np.testing.assert_allclose(found.x, 1e-6, rtol=1e-3)
-
-
-def test_an_exception_at_all_rates_is_raised():
-    def fun(x):
-        if np.any(x != 0):
-            raise ValueError("no mesh")
-        return far(x)
-
-    with pytest.raises(ValueError, match="no mesh") as caught:
-        na.minimize(fun, np.zeros(2), jac=True, lr="auto")
-    assert "lr='auto' was trying lr=" in caught.value.__notes__[-1]
-
-
-def test_schedules_that_observe_are_new_in_the_run():
-    options = {"rule": "adam", "gtol": 0, "jac": True}
-    plateau = na.schedules.ReduceOnPlateau(0.9, patience=2)
-    found = na.minimize(far, np.zeros(2), lr="auto", maxiter=200, beta1=plateau, **options)
-    alone = na.schedules.ReduceOnPlateau(0.9, patience=2)
-    same = na.minimize(far, np.zeros(2), lr=found.lr, maxiter=found.nit, beta1=alone, **options)
-    np.testing.assert_array_equal(found.x, same.x)
-    assert vars(plateau) == vars(alone)
 
 
 @numba.njit
@@ -182,11 +202,11 @@ def edge(x):
 
 
 def test_a_rate_at_which_fun_raises_is_not_taken():
-    calls = Counted(edge)
-    found = na.minimize(calls, np.zeros(3), jac=True, lr="auto", maxiter=400)
+    fun = Counted(edge)
+    found = search(fun, maxiter=400)
     assert found.success
-    assert found.nfev == len(calls.seen)
-    compiled = na.minimize(compiled_edge, np.zeros(3), lr="auto", maxiter=400)
+    assert found.nfev == len(fun.seen)
+    compiled = search(compiled_edge, jac=None, maxiter=400)
     assert (compiled.lr, compiled.nfev) == (found.lr, found.nfev)
 
 
@@ -201,74 +221,46 @@ def test_what_ends_a_search_names_the_trial(kind, call):
         return far(x)
 
     with pytest.raises(kind) as caught:
-        na.minimize(fun, np.zeros(2), jac=True, lr="auto")
+        search(fun)
     trial = RATES[(call - 1) // 11]
     assert caught.value.numadam_result.lr == trial
     assert f"lr='auto' was trying lr={trial:.4g}" in caught.value.__notes__[-1]
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("track_best", "yes"), ("check_every", 0), ("gtol", "a"), ("callback", 3), ("history", "a")],
-)
-def test_wrong_arguments_are_refused_before_the_search(name, value):
+def test_an_exception_at_all_rates_is_raised():
+    def fun(x):
+        if np.any(x != 0):
+            raise ValueError("no mesh")
+        return far(x)
+
+    with pytest.raises(ValueError, match="no mesh") as caught:
+        search(fun)
+    assert "lr='auto' was trying lr=" in caught.value.__notes__[-1]
+
+
+#: before anything is evaluated
+REFUSED = [
+    ({"track_best": "yes"}, "^track_best: "),
+    ({"check_every": 0}, "^check_every: "),
+    ({"gtol": "a"}, "^gtol: "),
+    ({"callback": 3}, "^callback: "),
+    ({"history": "a"}, "^history: "),
+    ({"lr": "fast"}, "or 'auto', got 'fast'"),
+    ({"state": {"t": 1}}, "lr: 'auto' does not go with state"),
+    ({"checkpoint": "run"}, "does not go with checkpoint"),
+    ({"maxiter": 17}, "needs a maxiter of 18 at least, got 17"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), REFUSED, ids=range(len(REFUSED)))
+def test_refusals(options, says):
     def fun(x):
         raise AssertionError("evaluated")
 
-    with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
-        na.minimize(fun, np.zeros(2), jac=True, lr="auto", **{name: value})
+    with pytest.raises((TypeError, ValueError), match=says):
+        search(fun, **options)
 
 
-def test_callbacks_are_called_in_the_run_alone():
-    seen = []
-    found = na.minimize(
-        far, np.zeros(2), jac=True, lr="auto", maxiter=200, callback=lambda x: seen.append(x)
-    )
-    assert len(seen) == found.nit
-
-
-@pytest.mark.parametrize("noise", [0.0, 1e-6, 1.0])
-def test_a_choice_by_chance_is_told(noise):
-    rng = np.random.default_rng(0)
-
-    def fun(x):
-        f, g = square(x, 0.1)
-        return f + noise * rng.standard_normal(), g
-
-    found = na.minimize(fun, np.zeros(3), jac=True, lr="auto", maxiter=200)
-    assert ("may be one of chance: in its trials f(x0) was" in found.message) == (noise == 1.0)
-
-
-def test_scipy_passes_it_on():
-    options = {"lr": "auto", "maxiter": 300}
-    given = {"method": na.scipy_adam, "options": options, "jac": True}
-    found = scipy.optimize.minimize(middle, np.zeros(2), **given)
-    assert found.success
-    assert found.lr == na.minimize(middle, np.zeros(2), jac=True, **options).lr
-
-
-@pytest.mark.parametrize("kind", ["float32", "complex128", "nested"])
-def test_each_kind_of_x(kind):
-    x0 = {"a": np.zeros(2)} if kind == "nested" else np.zeros(2, kind)
-
-    def fun(x):
-        d = (x["a"] if kind == "nested" else x) - 3
-        return float(np.sum(abs(d) ** 2)), {"a": 2 * d} if kind == "nested" else 2 * d
-
-    found = na.minimize(fun, x0, jac=True, lr="auto", maxiter=500)
-    assert found.success
-    assert 0.1 < found.lr < 10
-
-
-def test_refusals():
-    with pytest.raises(TypeError, match="or 'auto', got 'fast'"):
-        na.minimize(far, START, jac=True, lr="fast")
-    half = na.minimize(far, START, jac=True, maxiter=5)
-    with pytest.raises(ValueError, match="lr: 'auto' does not go with state"):
-        na.minimize(far, START, jac=True, lr="auto", state=half.state)
-    with pytest.raises(ValueError, match="does not go with checkpoint"):
-        na.minimize(far, START, jac=True, lr="auto", checkpoint="run")
-    with pytest.raises(ValueError, match="needs a maxiter of 18 at least, got 17"):
-        na.minimize(far, START, jac=True, lr="auto", maxiter=17)
+def test_it_is_for_one_problem():
     with pytest.raises(TypeError, match="is for one problem: find a rate with minimize, or"):
         na.minimize_many(lambda x: (x, x), np.ones((4, 2)), jac=True, lr="auto")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.trees import tree_map
+from numadam._minimize import arguments
+from tests.trees import Pair, tree_map
 
 
 def still(x):
@@ -33,22 +34,38 @@ WHOLE = [
 
 @pytest.mark.parametrize(("x0", "start"), WHOLE, ids=range(len(WHOLE)))
 def test_whole_numbers_become_float64(x0, start):
-    def same(one, other):
-        assert one.dtype == np.float64
-        np.testing.assert_array_equal(one, other)
+    def same(leaf, other):
+        assert (leaf.dtype, leaf.shape) == (np.float64, other.shape)
+        np.testing.assert_array_equal(leaf, other)
         return 0
 
     tree_map(same, na.minimize(still, x0, jac=True, maxiter=0).x, start)
 
 
-def test_an_optimiser_changes_arrays_in_place_so_it_takes_none():
-    for x, says in (
-        (np.array([1, 2, 3]), r"^params: .* got int64. Use .astype\(numpy.float64\)"),
-        ([1, 2, 3], r"^params\[0\]: .*A list of numbers is one array: numpy.array\(x, dtype=float"),
-        ({"w": [1.0]}, r"^params\['w'\]\[0\]: .*A list of numbers is one array"),
-    ):
-        with pytest.raises(TypeError, match=says):
-            na.Adam(x)
+def test_starts_are_copied_to_arrays_of_their_own():
+    a = np.asfortranarray(np.ones((2, 3)))
+    copied = arguments.own_copy(a)
+    assert copied.flags.c_contiguous
+    assert not np.shares_memory(copied, a)
+    pair = arguments.own_copy(Pair(a, [1, 2.5]))
+    assert type(pair) is Pair
+    np.testing.assert_array_equal(pair.first, a)
+    assert arguments.own_copy([a, {"w": np.float32(2)}])[1]["w"].dtype == np.float32
+    assert not np.shares_memory(arguments.copy_tree({"a": a})["a"], a)
+    assert not np.shares_memory(arguments.copy_tree(a), a)
+
+
+OPTIMISER = [
+    (np.array([1, 2, 3]), r"^params: .* got int64. Use .astype\(numpy.float64\)"),
+    ([1, 2, 3], r"^params\[0\]: .*A list of numbers is one array: numpy.array\(x, dtype=float"),
+    ({"w": [1.0]}, r"^params\['w'\]\[0\]: .*A list of numbers is one array"),
+]
+
+
+@pytest.mark.parametrize(("x", "says"), OPTIMISER, ids=range(3))
+def test_an_optimiser_changes_arrays_in_place_so_it_takes_none(x, says):
+    with pytest.raises(TypeError, match=says):
+        na.Adam(x)
 
 
 class Labelled:
@@ -62,38 +79,35 @@ class Labelled:
         return np.array(self.values, dtype=dtype)
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_labelled_arrays_are_copied(nested):
+def test_labelled_arrays_are_copied():
     x0 = Labelled([1.0, 2.0], units="m")  # a note, as xarray has it
-
-    def fun(x):
+    run = {"jac": True, "maxiter": 0}
+    for x in (
+        na.minimize(still, x0, **run).x,
+        na.minimize(still, {"a": x0}, **run).x["a"],
+        na.minimize_many(lambda x: (np.zeros(1), 0 * x), Labelled([[1, 2]]), **run).x[0],
+    ):
         assert type(x) is np.ndarray
-        return bowl(x)
-
-    if nested:
-        res = na.minimize(lambda x: (fun(x["a"])[0], {"a": fun(x["a"])[1]}), {"a": x0}, jac=True,
-                          lr=0.1)  # fmt: skip
-        x = res.x["a"]
-    else:
-        res = na.minimize(fun, x0, jac=True, lr=0.1)
-        x = res.x
-    assert res.success
-    assert type(x) is np.ndarray
-    np.testing.assert_allclose(x, 3.0, atol=1e-4)
+        np.testing.assert_array_equal(x, x0.values)
     assert x0.values == [1.0, 2.0]
 
 
-def test_many_starts_of_a_labelled_array():
-    rows = na.minimize_many(
-        lambda X: (np.sum(X**2, axis=1), 2 * X), Labelled([[1, 2], [3, 4]]), jac=True, lr=0.1
-    )
-    np.testing.assert_allclose(rows.x, 0.0, atol=1e-4)
+REFUSED = [
+    (None, TypeError, r"^x0: expected a NumPy or CuPy array, got None"),
+    ({"a": None}, TypeError, r"^x0\['a'\]: expected a NumPy or CuPy array, got None"),
+    ([np.ones(2), "b"], TypeError, r"^x0\[1\]: expected a NumPy or CuPy array, got str"),
+    ([[1.0], [1.0, 2.0]], ValueError, r"^x0: .*inhomogeneous"),
+    (np.ones(2, ">f8"), TypeError, r"^x0: expected float32.*got >f8. Use .astype"),
+    (np.ones(2, np.float16), TypeError, r"^x0: expected float32.*got float16"),
+    ({"a": np.ones(2, bool)}, TypeError, r"^x0\['a'\]: expected float32.*got bool"),
+    *((Labelled([value]), TypeError, r"^x0: expected float32") for value in ("a", None, True)),
+]
 
 
-@pytest.mark.parametrize("values", [["a"], [None], [True]])
-def test_labelled_arrays_of_no_numbers_are_refused(values):
-    with pytest.raises(TypeError, match=r"^x0: expected float32, float64"):
-        na.minimize(bowl, Labelled(values), jac=True)
+@pytest.mark.parametrize(("x0", "error", "says"), REFUSED, ids=range(len(REFUSED)))
+def test_starts_that_are_refused(x0, error, says):
+    with pytest.raises(error, match=says):
+        na.minimize(bowl, x0, jac=True)
 
 
 # --- units ---------------------------------------------------------------------------------------

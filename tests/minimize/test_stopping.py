@@ -1,4 +1,4 @@
-"""When a run of minimize stops, in both loops: relative to the first gradient, in two norms."""
+"""When a run of minimize stops, in both loops, in two norms, with masks; and its best iterate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import numadam as na
+from numadam._core.parts import parts_of
+from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.stopping import Tolerances
 from tests.minimize.objectives import START, python_rosen, rosen, square
 
@@ -100,14 +102,26 @@ def test_the_2_norm(form):
     assert norms[-1] <= 0.3 < min(norms[:-1])
     assert res.message == "The 2-norm of the projected gradient is at most gtol."
     seen.clear()
-    na.minimize(fun, START, callback=lambda x: seen.append(x), gtol=0, xtol=1e-3, **options)
+    stopped = na.minimize(
+        fun, START, callback=lambda x: seen.append(x), gtol=0, xtol=1e-3, **options
+    )
     path = np.array([START, *seen])
     moved = np.linalg.norm(np.diff(path, axis=0), axis=1)
     limit = 1e-3 * np.maximum(np.linalg.norm(path[1:], axis=1), 1)
     assert moved[-1] <= limit[-1]
     assert (moved[:-1] > limit[:-1]).all()
+    assert "xtol" in stopped.message
     options["norm"] = np.inf
     assert na.minimize(fun, START, gtol=0, xtol=1e-3, **options).nit != len(seen)
+
+
+def test_ftol_holds_where_it_says():
+    res = na.minimize(square, np.full(3, 5.0), (1.0,), jac=True, lr=0.3, gtol=0, ftol=1e-4)
+    assert res.success
+    assert "ftol" in res.message
+    f = res.history["fun"]
+    change = abs(np.diff(f)) / np.maximum(np.maximum(f[1:], f[:-1]), 1)
+    assert change[-1] <= 1e-4 < change[:-1].min()
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-200, 1.0, 1e200])
@@ -115,24 +129,6 @@ def test_the_2_norm_neither_overflows_nor_underflows(size):
     res = na.minimize(lambda x: (0.0, size * x), np.array([3.0, 4.0]), jac=True, norm=2, maxiter=0)
     assert res.status == 1
     assert res.grad_norm == pytest.approx(5 * size, rel=1e-14)
-
-
-def test_each_tolerance_switches_its_test_on():
-    assert not Tolerances.read(0, 0, 0, 0, 2).any
-    assert not Tolerances.read(0, None, None, None, np.inf).any
-    for k in range(4):
-        given = [None] * 4
-        given[0] = given[1] = 0
-        given[k] = 1e-300
-        found = Tolerances.read(*given, 2)
-        assert found.any
-        assert (found.gtol, found.gtol_rel, found.ftol, found.xtol)[k] == 1e-300
-        assert sum(found.limits) + found.gtol_rel == 1e-300
-    default = Tolerances.read(None, None, 0, 0, np.inf)
-    assert (default.gtol, default.gtol_rel, default.norm) == (0.0, 1e-6, np.inf)
-    for bad in (1, "2", None, True, [2], 2.5, np.nan):
-        with pytest.raises(ValueError, match=r"^norm: expected numpy.inf or 2, got "):
-            Tolerances.read(0, 0, 0, 0, bad)
 
 
 def test_which_limit_of_the_gradient_held_is_said():
@@ -156,9 +152,10 @@ def test_the_norm_may_be_a_number_of_numpys():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_the_2_norm_of_what_is_not_finite(bad):
-    res = na.minimize(lambda x: (0.0, np.array([1.0, bad])), np.ones(2), jac=True, norm=2)
-    assert (res.nit, res.status) == (0, 3)
+def test_what_is_not_finite_in_both_norms(bad):
+    for norm in (2, np.inf):
+        res = na.minimize(lambda x: (0.0, np.array([1.0, bad])), np.ones(2), jac=True, norm=norm)
+        assert (res.nit, res.status) == (0, 3)
 
 
 def test_the_2_norm_of_nested_and_complex_arrays():
@@ -192,40 +189,20 @@ def test_the_result_is_the_best_iterate(form):
     assert (res.fun, res.grad_norm) == (f, abs(g).max())
     np.testing.assert_array_equal(res.x_last, seen[-1])
     assert res.fun_last == fs[-1]
-    last = na.minimize(fun, START, track_best=False, **options)
-    np.testing.assert_array_equal(last.x, seen[-1])
-    np.testing.assert_array_equal(last.jac, python_rosen(seen[-1])[1])
-    assert last.fun == last.fun_last == fs[-1]
+    for off in (False, 0, np.False_):
+        last = na.minimize(fun, START, track_best=off, **options)
+        np.testing.assert_array_equal(last.x, seen[-1])
+        np.testing.assert_array_equal(last.jac, python_rosen(seen[-1])[1])
+        assert last.fun == last.fun_last == fs[-1]
     res.x[:] = res.jac[:] = np.nan  # its own arrays
     assert np.isfinite(res.state["x"]).all()
     assert np.isfinite(res.x_last).all()
 
 
-@forms
-@pytest.mark.parametrize("off", [0, np.False_])
-def test_another_false_is_false(form, off):
-    fun, jac = (rosen, None) if form == "compiled" else (python_rosen, True)
-    res = na.minimize(fun, START, jac=jac, lr=1.0, maxiter=5, track_best=off)
-    np.testing.assert_array_equal(res.x, res.x_last)
-    assert res.fun == res.fun_last
-
-
-def test_a_gradient_array_that_fun_fills_again_is_copied():
-    g = np.zeros(2)
-
-    def fun(x):
-        g[:] = 0
-        return rosen(x, g), g
-
-    res = na.minimize(fun, START, jac=True, lr=0.5, maxiter=30)
-    assert res.fun < res.fun_last
-    np.testing.assert_array_equal(res.jac, python_rosen(res.x)[1])
-
-
+@pytest.mark.parametrize("n", [2, 20_000])
 @pytest.mark.parametrize("how", ["buffer", "view", "kept"])
-def test_the_best_gradient_is_a_copy(how):
-    n, kept = 20_000, []
-    buffer = np.zeros(n)
+def test_the_best_gradient_is_a_copy(how, n):
+    buffer, kept = np.zeros(n), []
 
     def fun(x):
         g = 2 * (x - 1)
@@ -255,3 +232,50 @@ def test_the_best_of_nested_arrays():
     assert res.fun < res.fun_last
     assert res.fun == square(res.x["a"], 1.0)[0]
     np.testing.assert_array_equal(res.jac["a"], square(res.x["a"], 1.0)[1])
+
+
+# --- masks ---------------------------------------------------------------------------------------
+
+
+def real(x):
+    """The numbers of an array, one after the other."""
+    return np.ascontiguousarray(x).reshape(-1).view(x.real.dtype).astype(np.float64)
+
+
+@pytest.mark.parametrize("kind", [HostStopTests, DeviceStopTests])
+@pytest.mark.parametrize("norm", [np.inf, 2])
+@pytest.mark.parametrize(
+    ("dtype", "bounds"),
+    [("float32", None), ("float32", (-0.7, 0.9)), ("float32", "array"), ("complex128", None)],
+    ids=str,
+)
+def test_norms_are_those_of_what_the_mask_has(kind, norm, bounds, dtype):
+    rng = np.random.default_rng(3)
+
+    def draw():
+        values = rng.normal(size=(2, 9, 31))
+        return (values[0] + 1j * values[1] if dtype[0] == "c" else values[0]).astype(dtype)
+
+    x, g, low, high = draw(), draw(), -np.inf, np.inf
+    box = bounds
+    if bounds == "array":
+        low, high = -np.abs(draw()), np.abs(draw())
+        box = (low, high)
+    elif bounds is not None:
+        low, high = np.float32(bounds)
+    owned = rng.random(x.shape) < 0.6
+    g[~owned] = np.nan
+    optimizer = na.Adam(x, lr=0.1, bounds=box)
+    tolerances = Tolerances.read(1e-9, None, 0.0, 1e-9, norm)
+    tests = kind(parts_of(optimizer).backend, tolerances, np.nan, [owned])
+    tests.measure([g])
+    tests.keep_x()
+    before = x.copy()
+    optimizer.step(np.where(owned, g, 1))
+    found = tests.measure([g])
+    steep = g[owned]
+    if bounds is not None:
+        ends = [np.broadcast_to(end, x.shape)[owned] for end in (low, high)]
+        steep = np.maximum(np.minimum(g[owned], x[owned] - ends[0]), x[owned] - ends[1])
+    parts = steep, x[owned] - before[owned], x[owned]
+    np.testing.assert_allclose(found, [np.linalg.norm(real(one), norm) for one in parts], 1e-14)

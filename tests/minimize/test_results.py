@@ -1,0 +1,296 @@
+"""Results: SciPy's class with documented attributes, and messages that say what kept a run."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import pydoc
+import re
+from typing import get_args, get_overloads, get_type_hints
+
+import numpy as np
+import pytest
+from numadam._minimize.keywords import ManyOptions, Options, RuleName
+from scipy.optimize import OptimizeResult, rosen_der
+from scipy.optimize import rosen as rosenbrock
+
+import numadam as na
+from numadam import rules
+from numadam._core.hyper import GradientStatus
+from numadam._minimize.result import entries, entry
+from tests.minimize.objectives import START, python_rosen, rosen, square
+
+
+def one(**options):
+    return na.minimize(square, np.ones(2), jac=True, **{"maxiter": 3, **options})
+
+
+def many(**options):
+    return na.minimize_many(
+        lambda x: ((x * x).sum(axis=1), 2 * x), np.ones((4, 2)), jac=True, maxiter=3, **options
+    )
+
+
+each = pytest.mark.parametrize("make", [one, many])
+
+
+def test_every_entry_is_declared_and_every_declared_one_is_there():
+    found = one(ema=0.9, lr="auto", maxiter=20)
+    assert found.keys() | {"index"} == entries(na.Result).keys()
+    assert many().keys() | {"averaged"} == entries(na.ManyResult).keys()
+    assert many().best().keys() <= entries(na.Result).keys()
+
+
+@each
+def test_an_entry_is_an_attribute_and_both_change_together(make):
+    result = make()
+    assert isinstance(result, OptimizeResult)
+    for name in result:
+        assert getattr(result, name) is result[name]
+    result.message = "new"
+    assert result["message"] == "new"
+    result["nfev"] = 7
+    assert result.nfev == 7
+    del result.nfev
+    assert "nfev" not in result
+
+
+MISSING = [
+    (one, "hess_inv", "second derivatives"),
+    (one, "lr", 'lr="auto"'),
+    (many, "state", "checkpoint=path"),
+    (many, "averaged", "ema="),
+    (one, "nitt", "it has"),
+    (many, "nitt", "it has"),
+]
+
+
+@pytest.mark.parametrize(("make", "name", "says"), MISSING, ids=range(len(MISSING)))
+def test_a_missing_entry_says_what_there_is_and_what_to_do(make, name, says):
+    result = make()
+    with pytest.raises(AttributeError, match=f"^{name}: this result has none.*{says}") as error:
+        getattr(result, name)
+    assert (error.value.name, error.value.obj) == (name, result)
+    assert getattr(result, name, 5) == 5
+    assert not hasattr(result, "__array_interface__")
+
+
+def test_a_number_as_key_says_where_a_problem_is():
+    with pytest.raises(KeyError, match=r"problem 3 is at res.x\[3\]"):
+        many()[3]
+    with pytest.raises(KeyError, match=r"^'f'$"):
+        many()["f"]
+    assert many().get("f") is None
+
+
+def test_checkers_take_attributes_of_results_that_are_no_dict_to_them():
+    # scipy-stubs declares OptimizeResult without dict
+    owners = [get_type_hints(one)["result"] for one in get_overloads(entry.__get__)]
+    assert owners == [type(None), object]
+
+
+@each
+def test_copies_and_pickles_are_of_the_class(make):
+    result = make()
+    for other in (copy.copy(result), copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert type(other) is type(result)
+        assert repr(other) == repr(result)
+        np.testing.assert_array_equal(other.x, result.x)
+    assert type(copy.copy(result)) is {one: na.Result, many: na.ManyResult}[make]
+
+
+def test_completion_shows_entries_and_no_methods_of_dict():
+    assert dir(one()) == sorted(one())
+    assert dir(many()) == sorted([*many(), "best"])
+
+
+@pytest.mark.parametrize("kind", [na.Result, na.ManyResult, na.GradientCheck])
+def test_every_entry_has_a_text_in_help_and_a_type(kind):
+    # plain Python and IPython without jedi complete by the class
+    public = {name for name in dir(kind) if not name.startswith("_")}
+    assert public - {"best"} == entries(kind).keys()
+    text = pydoc.render_doc(kind, renderer=pydoc.plaintext)
+    for name, declared in entries(kind).items():
+        assert inspect.getdoc(declared) in text, name
+        assert declared.type not in ("", "None"), name
+
+
+def test_names_of_rules_in_the_signature_are_those_that_are_taken():
+    assert get_args(RuleName) == tuple(name.lower() for name in rules.classes())
+
+
+@pytest.mark.parametrize("kind", [Options, ManyOptions])
+def test_keywords_in_the_signature_are_no_arguments_besides(kind):
+    function = na.minimize if kind is Options else na.minimize_many
+    arguments = inspect.signature(function).parameters
+    named = {one.name for one in arguments.values() if one.kind is not one.VAR_KEYWORD}
+    assert not named & kind.__annotations__.keys()
+
+
+def test_many_problems_take_the_options_of_their_signature():
+    assert {"ema_debias"} == Options.__annotations__.keys() - ManyOptions.__annotations__.keys()
+    with pytest.raises(ValueError, match=r"^ema_debias: problems stop at different iterations"):
+        many(ema=0.9, ema_debias=True)
+
+
+@each
+def test_a_changed_result_is_still_shown(make):
+    result = make()
+    result.x = 3
+    assert "3" in repr(result)
+    del result["x"]
+    result.note = "by hand"
+    for text in (repr(result), result._repr_html_()):
+        assert "by hand" in text
+    assert repr(type(result)()) == f"{type(result).__name__}()"
+    assert "<table" in type(result)()._repr_html_()
+
+
+def test_the_check_of_a_gradient_is_such_a_result():
+    check = na.check_grad(square, np.ones(2), jac=True)
+    assert isinstance(check, na.GradientCheck)
+    assert check.keys() == entries(na.GradientCheck).keys()
+    assert dir(check) == sorted(check)
+    assert check.status in get_args(GradientStatus)
+    assert pickle.loads(pickle.dumps(check)) == check
+    with pytest.raises(AttributeError, match="success: this result has none; it has ok"):
+        _ = check.success
+
+
+# --- messages at maxiter -------------------------------------------------------------------------
+
+PLAIN = "The number of iterations has reached maxiter."
+SLOW = "Most elements of x moved one way, by the full lr in nearly every iteration"
+RISING = "f rose in 100% of the iterations, from 45 to"
+ABOVE = "f stayed above its first value"
+CIRCLES = "In the second half of the run neither f nor the gradient fell"
+HINTS = re.compile(f"{SLOW}|f rose in|{ABOVE}|{CIRCLES}")
+
+
+def bowl(x):
+    return float(np.sum((x - 3) ** 2)), 2 * (x - 3)
+
+
+def wrong_sign(x):
+    f, g = bowl(x)
+    return f, -g
+
+
+def edge(x):
+    """Its gradient is as large next to the minimum as far from it."""
+    return float(np.abs(x - 0.3).sum()), np.sign(x - 0.3)
+
+
+class Noisy:
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def __call__(self, x):
+        f, g = bowl(x)
+        return f + self.rng.standard_normal(), g + self.rng.standard_normal(x.shape)
+
+
+def height(x):
+    return bowl(x)[0]
+
+
+def slope(x):
+    return bowl(x)[1]
+
+
+def valley(x):
+    return rosenbrock(x), rosen_der(x)
+
+
+def ill_conditioned(x):
+    weights = np.logspace(0, 4, x.size, dtype=x.dtype)
+    return float(np.sum(weights * (x - 1) ** 2) / 2), weights * (x - 1)
+
+
+def message(fun, x0, jac=True, **options):
+    res = na.minimize(fun, x0, jac=jac, **{"gtol": 0, "maxiter": 500, **options})
+    assert res.status == 1
+    assert res.message.startswith(PLAIN)
+    return res.message.removeprefix(PLAIN).strip()
+
+
+FIVE = np.zeros(5)
+
+SAID = [
+    (bowl, FIVE, {"lr": 1e-5}, SLOW),
+    (bowl, FIVE, {"lr": 1e-3}, SLOW),
+    (bowl, FIVE, {"lr": 1e-3, "maxiter": 20, "history": False}, SLOW),
+    (bowl, FIVE, {"lr": na.schedules.Cosine(1e-3, steps=500)}, SLOW),
+    (bowl, FIVE, {"lr": np.full(5, 1e-3)}, SLOW),
+    (height, FIVE, {"lr": 1e-3, "jac": slope}, SLOW),
+    (bowl, [0, 0, 0, 0, 0], {"lr": 1e-3, "rule": "nadam"}, SLOW),
+    (lambda x: (bowl(x["a"])[0], {"a": bowl(x["a"])[1]}), {"a": FIVE}, {"lr": 1e-3}, SLOW),
+    (lambda z: (abs(z - 3 - 4j) ** 2, 2 * (z - 3 - 4j)), np.zeros((), complex), {"lr": 1e-3}, SLOW),
+    (valley, START, {"lr": 1e-5}, SLOW),
+    (rosen, START, {"lr": 1e-5, "jac": None}, SLOW),
+    (wrong_sign, FIVE, {"lr": 0.01}, RISING),
+    (wrong_sign, FIVE, {"lr": 1.0, "rule": "lion"}, RISING),
+    (valley, START, {"lr": 100.0}, ABOVE),
+    (bowl, np.full(5, 2.9), {"lr": 3.0, "rule": "lion"}, CIRCLES),
+    (edge, FIVE, {"lr": 1.0, "rule": "lion"}, CIRCLES),
+    (edge, FIVE, {"lr": 0.1, "maxiter": 3000}, CIRCLES),
+    (bowl, FIVE, {"lr": 0.1, "rule": "lion"}, CIRCLES),
+    (height, FIVE, {"lr": 0.1, "rule": "lion", "jac": slope}, CIRCLES),
+    (Noisy(), FIVE, {"lr": 0.1, "maxiter": 2000}, CIRCLES),
+]
+
+
+@pytest.mark.parametrize(("fun", "x0", "options", "says"), SAID, ids=range(len(SAID)))
+def test_a_run_that_got_stuck_says_how(fun, x0, options, says):
+    said = message(fun, x0, **options)
+    assert said.startswith(says)
+    assert ("(numadam.check_grad)" in said) == (says in (RISING, ABOVE))
+
+
+GOOD = [
+    (bowl, FIVE, {"lr": 0.01}),
+    (bowl, FIVE, {"lr": 0.1}),
+    (bowl, FIVE, {"lr": 0.1, "maxiter": 600}),
+    (bowl, FIVE.astype("f4"), {"lr": 0.03}),
+    (bowl, FIVE, {"lr": na.schedules.Cosine(0.1, steps=500)}),
+    (bowl, FIVE, {"lr": 0.01, "rule": "sgd"}),
+    (height, FIVE, {"lr": 0.1, "jac": slope}),
+    (bowl, FIVE, {"lr": 1e-3, "maxiter": 19}),  # too short for a judgement
+    (bowl, FIVE, {"lr": 0.1, "history": False}),
+    (edge, FIVE, {"lr": na.schedules.Cosine(0.1, steps=500)}),
+    (valley, START, {"lr": 0.01}),
+    (rosen, START, {"lr": 0.01, "jac": None}),
+    (valley, START, {"lr": 0.01, "maxiter": 3000}),
+    (ill_conditioned, np.zeros(20), {"lr": 0.01}),
+    (ill_conditioned, np.zeros(20, "f4"), {"lr": 0.003}),
+    (Noisy(), FIVE, {"lr": na.schedules.Cosine(0.1, steps=500)}),
+    (Noisy(), FIVE, {"lr": 0.01, "maxiter": 300}),
+    (python_rosen, START, {"lr": 0.02, "rule": "adamw"}),
+]
+
+
+@pytest.mark.parametrize(("fun", "x0", "options"), GOOD, ids=range(len(GOOD)))
+def test_a_good_run_says_nothing(fun, x0, options):
+    assert not HINTS.search(message(fun, x0, **options))
+
+
+def test_a_schedule_is_not_advised_to_who_has_one():
+    early = na.schedules.Cosine(0.1, steps=5000)
+    assert message(Noisy(), FIVE, lr=early).endswith("or one that falls further.")
+
+
+def test_a_resumed_run_is_not_measured_from_x0():
+    half = na.minimize(bowl, FIVE, jac=True, lr=1e-3, maxiter=100)
+    assert message(bowl, FIVE, lr=1e-3, state=half.state, maxiter=100) == ""
+
+
+def test_other_ends_have_their_message_alone():
+    at_nan = na.minimize(bowl, [1.0, np.nan], jac=True).message
+    assert at_nan == "f is not finite at the start, x0, which holds NaN or infinite numbers."
+    nested = na.minimize(lambda x: (np.inf, x), {"a": np.ones(2)}, jac=True).message
+    assert nested == "f is not finite at the start, x0."
+    assert "lr is 0" in na.minimize(bowl, FIVE, jac=True, lr=0.0, maxiter=30).message
+    good = na.minimize(bowl, FIVE, jac=True, lr=0.1)
+    assert good.success
+    assert "lr" not in good.message
