@@ -2,6 +2,8 @@
 
 import ast
 import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,36 @@ def test_the_picture_of_the_floors_has_a_line_on_each_package() -> None:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGES"
     )
     assert said.keys() == {name.strip() for floor in floors for name in floor.split("|")}
+
+
+# --- constants: each name means one thing -------------------------------------------------------
+
+#: Their constants are names of files and functions of a rule, or of demonstrations.
+APART = ("nopython", "demos")
+
+
+def constants(path: Path) -> Iterator[str]:
+    """Names in capitals that a module assigns."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        for name in (node for target in targets for node in ast.walk(target)):
+            if isinstance(name, ast.Name) and name.id.isupper():
+                yield name.id
+
+
+def test_no_constant_has_two_homes() -> None:
+    homes: defaultdict[str, set[str]] = defaultdict(set)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        inside = path.relative_to(PACKAGE)
+        if inside.parts[0] not in APART:
+            for name in constants(path):
+                homes[name].add(inside.as_posix())
+    twice = {name: sorted(found) for name, found in homes.items() if len(found) > 1}
+    assert not twice, "assigned in several files: " + "; ".join(
+        f"{name} in {', '.join(found)}" for name, found in sorted(twice.items())
+    )
 
 
 # --- size: CONTRIBUTING says how the package may grow --------------------------------------------

@@ -1,10 +1,11 @@
 """Pages and pictures of the benchmarks: what is chosen, written and drawn. Nothing is timed.
 
-Speed beside other libraries (speed.py), over commits (history.py), and of several processors
-(processors.py).
+Speed beside other libraries (speed.py), over commits (history.py), of several processors
+(processors.py), and problems that are solved (tests/campaigns/problems.py).
 """
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 import numadam
 from tests.bench import ROOT, load
+from tests.campaigns.problems import Job, Outcome, shares, unsolved
 
 driver, history, processors, run, speed = map(
     load, ("history_driver", "history", "processors", "run", "speed")
@@ -249,3 +251,27 @@ def test_page_is_what_the_data_say(program):
     module = load(program)
     text = module.page(json.loads(module.DATA.read_text()))
     assert module.PAGE.read_text().endswith(text)
+
+
+# --- problems -----------------------------------------------------------------------------------
+
+JOB = Job("more_wild", "rosenbrock_good_start", "adam-0.01", 50)
+
+
+def outcome(f, f_opt=2.0):
+    return Outcome(JOB, size=2, f0=12.0, f_opt=f_opt, f=f, nit=1, nfev=2, status=1, seconds=0.0)
+
+
+def test_solved_is_the_share_that_is_left():
+    assert outcome(2.001).left == pytest.approx(1e-4)
+    assert outcome(2.0009).solved(1e-4)
+    assert not outcome(2.0011).solved(1e-4)
+    assert outcome(1.0).solved(1e-7)  # better than the optimum that is given
+    assert not outcome(math.nan).solved(1e-1)
+    assert not outcome(2.0, f_opt=math.nan).solved(1e-1)
+
+
+def test_problems_without_a_known_optimum_do_not_count():
+    group = [outcome(2.0), outcome(2.5), outcome(2.0, f_opt=math.nan), outcome(math.nan)]
+    assert shares(group) == "| 3 | 2 | 1 | 1 | 1 | 1 |"
+    assert unsolved(group, 1e-1) == "rosenbrock_good_start (nan)"
