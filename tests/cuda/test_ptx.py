@@ -104,12 +104,15 @@ def test_machine_code_of_a_step(capability, generation):
         assert not operations(code, name)
 
 
-#: Options without those that share another's plan.
-PLANS = ["l2", "decoupled", "accumulate", "by element", "complex parts", "complex modulus"]
-PLANS += ["bfloat16 state", "float16", "bfloat16", "bfloat16 master", "float16 by element"]
+#: Options whose kernels differ in all, and those that share arrays and numbers with one of them.
+PLANS = ["l2", "decoupled", "accumulate", "by element", "complex modulus", "bfloat16 state"]
+PLANS += ["float16 by element"]
+ALIKE = ["complex parts", "float16", "bfloat16", "bfloat16 master"]
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize(
+    "name", [*PLANS, *(pytest.param(name, marks=pytest.mark.sweep) for name in ALIKE)]
+)
 def test_options(name):
     from numadam._cuda.kernel_spec import step_slots
 
@@ -126,8 +129,16 @@ def test_options(name):
         check_tiles(ptx, len(slots) - plan.master, len(set(slots) - read_only))
 
 
-@pytest.mark.parametrize("owned", [False, True], ids=["", "owned"])
-@pytest.mark.parametrize("name", ["l2", "accumulate", "by element", "bfloat16 master"])
+@pytest.mark.parametrize(
+    ("name", "owned"),
+    [
+        ("l2", False),
+        ("l2", True),
+        ("accumulate", False),
+        ("by element", True),
+        ("bfloat16 master", False),
+    ],
+)
 def test_norms_are_summed_in_double_precision(name, owned):
     from numadam._cuda.norms import make_sums, norm_slots
 
@@ -242,7 +253,7 @@ ROOM = {
 @pytest.mark.parametrize("scalars", ["numbers", "rows"])
 @pytest.mark.parametrize("arrays", ["one", "many"])
 @pytest.mark.parametrize(
-    "name", [*map(str, CASES), *(f"{case} in float64" for case in CASES), *PLANS]
+    "name", [*map(str, CASES), *(f"{case} in float64" for case in CASES), *PLANS, *ALIKE]
 )
 def test_every_rule_and_option_on_every_generation(capability, generation, scalars, arrays, name):
     capability.compute_capability = generation
