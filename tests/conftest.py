@@ -2,8 +2,10 @@
 
 import gc
 import signal
+from collections.abc import Iterator
 
 import pytest
+from _pytest.doctest import DoctestModule
 
 from tests import emulator, extras
 
@@ -31,6 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the emulator before anything imports CuPy."""
     if config.getoption("emulate") and not emulator.why_not() and not emulator.has_gpu():
         emulator.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file() -> Iterator[list[pytest.Collector]]:
+    """Examples are looked for in numadam alone; here all programs would be imported for them."""
+    found = yield
+    return [file for file in found if not isinstance(file, DoctestModule)]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

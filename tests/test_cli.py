@@ -1,8 +1,9 @@
-"""The command line: what it answers, and that its errors are one sentence."""
+"""The command line: what it answers, its errors in one sentence, Ctrl-C, and a closed output."""
 
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -11,37 +12,38 @@ from pathlib import Path
 import pytest
 
 import numadam
-from numadam import cli, info
+from numadam import _program, cli, info
 from numadam._jit import cache
 from numadam.cli import main
 from numadam.demos import DEMOS
+from tests.processes import ROOT, python
 
 
-def run(*words, code=0):
-    """Run ``python -m numadam`` in a fresh process; return its two outputs."""
-    command = [sys.executable, "-m", "numadam", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr
+def command(*words, **env):
+    """``python -m numadam`` in a fresh process, after it has ended."""
+    return subprocess.run(
+        [sys.executable, "-m", "numadam", *words],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
-def test_importing_the_command_line_loads_no_numba():
+def test_the_command_line_loads_no_numba_and_info_starts_no_mpi():
     code = "import sys, numadam.cli; numadam.cli.parser(); print('numba' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "False\n"
-
-
-def test_help_shows_examples():
-    out, err = run("--help")
-    assert "python -m numadam demo --list" in out
-    assert not err
+    started = "import sys; from numadam import info; info.facts(); print('mpi4py' in sys.modules)"
+    assert python(started) == "False"
 
 
 def test_nothing_asked_for_shows_the_help(capsys):
     assert main([]) == 2
-    assert "examples:" in capsys.readouterr().out
+    assert "python -m numadam demo --list" in capsys.readouterr().out.split("examples:")[1]
 
 
 def test_version(capsys):
@@ -50,13 +52,13 @@ def test_version(capsys):
 
 
 def test_info_names_what_a_bug_report_needs():
-    out, err = run("info")
-    facts = dict(line.split(maxsplit=1) for line in out.splitlines())
+    done = command("info")
+    facts = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert facts["numadam"] == numadam.__version__
     assert {"Python", "numpy", "numba", "scipy", "CPU", "GPU", "threads"} <= set(facts)
-    assert "threading layer" in out
-    assert "cache folder" in out
-    assert not err
+    assert "threading layer" in done.stdout
+    assert "cache folder" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_info_names_what_changes_the_compiled_code(monkeypatch):
@@ -90,14 +92,8 @@ def test_info_says_why_numba_does_not_import(monkeypatch):
 
 def test_a_layer_that_numba_does_not_know_is_one_sentence():
     """`info` shows it, since that is what is to be reported."""
-    command = [sys.executable, "-m", "numadam"]
-    env = {**os.environ, "NUMBA_THREADING_LAYER": "foo"}
-    shown, refused = (
-        subprocess.run(
-            command + words, env=env, capture_output=True, text=True, timeout=240, check=False
-        )
-        for words in (["info"], ["bench", "--size", "1", "--force"])
-    )
+    layer = {"NUMBA_THREADING_LAYER": "foo"}
+    shown, refused = command("info", **layer), command("bench", "--size", "1", "--force", **layer)
     assert re.search("threading layer +none: .*'foo'", shown.stdout)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert refused.stderr.startswith("python -m numadam bench: error: NUMBA_THREADING_LAYER: ")
@@ -114,20 +110,13 @@ def test_info_names_the_mpi_of_mpi4py(monkeypatch, there):
     assert info.facts().get("MPI") == ("MPICH 5" if there else None)
 
 
-def test_info_does_not_start_mpi():
-    code = "import sys; from numadam import info; info.facts(); print('mpi4py' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout == "False\n"
-
-
-def test_a_demo_in_a_process(tmp_path):
+def test_no_bar_is_shown_where_nobody_watches(tmp_path, capsys):
     path = tmp_path / "x.png"
-    out, err = run("demo", "decays", "--side", "16", "--output", str(path))
+    assert main(["demo", "decays", "--side", "16", "--output", str(path)]) == 0
+    out, err = capsys.readouterr()
     assert "256 fits" in out
+    assert not err
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert not err  # no bar, since nobody watches
 
 
 def test_the_console_script_is_the_same_command():
@@ -158,12 +147,6 @@ def test_demos_are_listed_a_line_each(capsys):
     assert [line.split(maxsplit=1) for line in lines] == [list(row) for row in DEMOS.items()]
 
 
-@pytest.mark.parametrize("command", ["demo", "bench", "compile", "info"])
-def test_every_command_has_help(command, capsys):
-    assert main([command, "--help"]) == 0
-    assert command in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("columns", [80, 40])
 @pytest.mark.parametrize(
     "words", [[], ["demo"], ["bench"], ["compile"], ["info"], *(["demo", name] for name in DEMOS)]
@@ -173,6 +156,7 @@ def test_help_fits_the_terminal(words, columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
     assert main([*words, "--help"]) == 0
     text, _, rest = capsys.readouterr().out.partition("examples:")
+    assert " ".join(["usage: python -m numadam", *words]) in text
     examples, _, end = rest.partition("\n\n")
     assert max(map(len, examples.splitlines()), default=0) < 80
     lines = text.splitlines() + end.splitlines()
@@ -218,12 +202,6 @@ def test_misuse_is_one_sentence(words, said, capsys):
     assert not out
 
 
-def test_misuse_has_no_traceback_in_a_process():
-    out, err = run("demo", "cubic", code=2)
-    assert err.count("\n") == 1
-    assert not out
-
-
 def test_a_failure_is_one_sentence(monkeypatch, capsys, tmp_path):
     from numadam.demos import mlp
 
@@ -246,3 +224,170 @@ def test_interrupting_is_no_error_report(monkeypatch, capsys):
     monkeypatch.setattr(cli, "parser", interrupt)  # while Numba is imported
     assert main(["compile"]) == 130
     assert not capsys.readouterr().err
+
+
+# --- as a process -------------------------------------------------------------------------------
+
+posix = pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a group of processes")
+#: As a user has it: what is written is kept until the end.
+BUFFERED = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+BEGIN = """
+import sys, time
+from numadam import _program
+def ready():
+    print("ready", flush=True)
+    for _ in range(600):
+        time.sleep(0.1)
+"""
+#: Code in which Ctrl-C arrives, and what is left of an exception there without `_program`.
+MOMENTS = {
+    "a call": "def command():\n    ready()",
+    "text that is executed": "def command():\n    exec('ready()')",  # Python ends by the signal
+    "a destructor": """
+class Reference:
+    def __del__(self):
+        ready()
+def command():
+    Reference()
+    time.sleep(60)
+""",
+    "another exception": """
+def command():
+    try:
+        ready()
+    except KeyboardInterrupt:
+        raise ImportError("half a module")
+""",
+    "an answer": """
+def command():
+    try:
+        ready()
+    except KeyboardInterrupt:
+        return 1
+""",
+}
+
+
+def start(*command, handler=signal.SIG_DFL, **env):
+    """Start a process in a group of its own; it inherits whether Ctrl-C is ignored."""
+    ours = signal.signal(signal.SIGINT, handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, **BUFFERED, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, ours)
+
+
+def interrupted(process, line, times=1):
+    """Send Ctrl-C to the group when `line` is printed; what was printed on stderr."""
+    with process:
+        try:
+            for _ in range(times):
+                while line not in (printed := process.stdout.readline()):
+                    assert printed, process.stderr.read()
+                os.killpg(process.pid, signal.SIGINT)
+            return process.communicate(timeout=240)[1]
+        finally:
+            process.kill()
+
+
+@posix
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_is_one_line_and_130(moment):
+    code = f"{BEGIN}{MOMENTS[moment]}\nsys.exit(_program.run(command, 'name'))"
+    process = start("-c", code)
+    assert interrupted(process, "ready") == "name: interrupted\n"
+    assert process.returncode == 130
+
+
+@posix
+def test_a_second_ctrl_c_ends_what_catches_the_first():
+    code = f"""{BEGIN}
+def command():
+    for _ in range(9):
+        try:
+            ready()
+        except BaseException:
+            pass
+sys.exit(_program.run(command, "name"))"""
+    process = start("-c", code)
+    assert interrupted(process, "ready", times=2) == ""
+    assert process.returncode == 130
+
+
+@posix
+def test_ctrl_c_that_is_ignored_stays_so():
+    """As under `nohup`, and in the background of a script."""
+    code = f"""{BEGIN}
+import signal
+def command():
+    signal.raise_signal(signal.SIGINT)
+    return 5
+sys.exit(_program.run(command, "name"))"""
+    process = start("-c", code, handler=signal.SIG_IGN)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 5
+
+
+@posix
+def test_ctrl_c_while_llvm_works(tmp_path):
+    """It destroys thousands of objects, and an exception in a destructor is lost."""
+    process = start("-m", "numadam", "compile", "--serial", NUMBA_CACHE_DIR=str(tmp_path))
+    assert interrupted(process, "compiled") == "python -m numadam: interrupted\n"
+    assert process.returncode == 130
+
+
+@posix
+def test_ctrl_c_while_measuring():
+    process = start("-m", "numadam", "bench", "--quick", "--force")
+    assert interrupted(process, "elements") == "python -m numadam: interrupted\n"
+    assert process.returncode == 130
+
+
+@posix
+@pytest.mark.parametrize("words", [["info"], ["--help"], ["bench", "--size", "1", "--force"]])
+def test_a_closed_output_is_no_error(words):
+    """As behind ``| head -1``."""
+    process = start("-m", "numadam", *words)
+    process.stdout.close()
+    with process:
+        errors = process.stderr.read().splitlines()
+        assert process.wait(timeout=240) == _program.PIPE_CLOSED
+    assert [line for line in errors if "busy" not in line] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is full")
+def test_a_full_disk_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "numadam", "info"],
+            env={**os.environ, **BUFFERED},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    assert done.stderr == (
+        "python -m numadam: error: cannot write the output: No space left on device\n"
+    )
+    assert done.returncode == 1
+
+
+def test_a_letter_that_the_output_lacks_is_escaped():
+    code = f"{BEGIN}\nsys.exit(_program.run(lambda: print('caf\\u00e9') or 0, 'name'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "caf\\xe9\n"

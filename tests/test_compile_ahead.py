@@ -183,9 +183,9 @@ def test_a_full_disk_is_a_failure(tmp_path):
     cache.Path.replace = full
     warnings.simplefilter("always")
     sys.stderr = sys.stdout
-    print("exit code", main(["compile", "--serial", "--folder", sys.argv[0]]))
+    print("exit code", main(["compile", "--rule", "sgd", "--serial", "--folder", FOLDER]))
     """
-    out = python(code.replace("sys.argv[0]", repr(str(tmp_path))))
+    out = python(code.replace("FOLDER", repr(str(tmp_path))))
     assert "could not be written to (No space left on device)" in out
     assert re.search(r"error: (\d+) of \1 loops could not be written to .*\nexit code 1$", out)
 

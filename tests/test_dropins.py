@@ -12,8 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests import dropins
-from tests.pages import lacking
+from tests.pages import DROP_IN_BLOCKS, DROP_INS, lacking, run_drop_in
 
 #: Sections whose own Adam is replaced, and the largest difference from the package's own result.
 REPLACED = {
@@ -34,10 +33,10 @@ pytestmark = pytest.mark.timeout(600)  # PaCMAP compiles for half a minute
 
 def names_of(title):
     """Run a section of the page; skip where its package is missing."""
-    for module in dropins.needed(title):
+    for module, _ in DROP_IN_BLOCKS[title]:
         if lacking(module):
             pytest.skip(f'needs {module}: pip install -e ".[dropins]"')
-    return dropins.run(title)
+    return run_drop_in(title)
 
 
 @pytest.mark.parametrize(("title", "within"), (REPLACED | CALLERS).items())
@@ -46,7 +45,7 @@ def test_the_result_is_the_packages_own(title, within, capsys):
 
 
 def test_the_table_has_every_replaced_adam():
-    text = dropins.PAGE.read_text(encoding="utf-8")
+    text = DROP_INS.read_text(encoding="utf-8")
     rows = text.partition("| package |")[2].partition("\n\n")[0].splitlines()[2:]
     assert [row.split("]")[0].removeprefix("| [") for row in rows] == list(REPLACED)
 

@@ -1,8 +1,9 @@
 """Layout and size: tests/ has the folders of numadam/, which is as small as budget.toml says."""
 
 import ast
-import subprocess
 import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,26 +61,34 @@ def test_the_picture_of_the_floors_has_a_line_on_each_package() -> None:
     assert said.keys() == {name.strip() for floor in floors for name in floor.split("|")}
 
 
-def tracked() -> list[Path]:
-    """Files that git holds, where this is a checkout."""
-    if not (TESTS.parent / ".git").exists():
-        pytest.skip("no checkout: git does not say which files it holds")
-    found = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=TESTS.parent, capture_output=True, text=True, check=True
+# --- constants: each name means one thing -------------------------------------------------------
+
+#: Their constants are names of files and functions of a rule, or of demonstrations.
+APART = ("nopython", "demos")
+
+
+def constants(path: Path) -> Iterator[str]:
+    """Names in capitals that a module assigns."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        for name in (node for target in targets for node in ast.walk(target)):
+            if isinstance(name, ast.Name) and name.id.isupper():
+                yield name.id
+
+
+def test_no_constant_has_two_homes() -> None:
+    homes: defaultdict[str, set[str]] = defaultdict(set)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        inside = path.relative_to(PACKAGE)
+        if inside.parts[0] not in APART:
+            for name in constants(path):
+                homes[name].add(inside.as_posix())
+    twice = {name: sorted(found) for name, found in homes.items() if len(found) > 1}
+    assert not twice, "assigned in several files: " + "; ".join(
+        f"{name} in {', '.join(found)}" for name, found in sorted(twice.items())
     )
-    return [TESTS.parent / name for name in found.stdout.split("\0") if name]
-
-
-def test_git_holds_no_file_that_is_written() -> None:
-    """A build writes them, or what follows from them would be edited by hand."""
-    for path in tracked():
-        if path.exists():
-            assert b"Written by" not in path.read_bytes().split(b"\n", 1)[0], path
-
-
-def test_git_holds_few_lines_of_stubs() -> None:
-    stubs = [path for path in tracked() if path.suffix == ".pyi" and path.exists()]
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in stubs) <= 250
 
 
 # --- size: CONTRIBUTING says how the package may grow --------------------------------------------

@@ -1,4 +1,4 @@
-"""Shipped files: built distributions, their metadata, and the files that name the version.
+"""The package: its import, its extras, and the distributions that are built of it.
 
 `.ci/run` builds them and says where in NUMADAM_DIST; elsewhere these tests skip.
 """
@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import calendar
 import hashlib
+import importlib.metadata
 import os
 import re
+import runpy
+import subprocess
+import sys
 import tarfile
+import tomllib
 import zipfile
 from email import message_from_bytes
 from email.message import Message
@@ -17,10 +22,141 @@ from pathlib import Path
 
 import pytest
 
-import numadam
+import numadam as na
+from numadam import _version
+from tests import extras
+from tests.processes import python
 
-ROOT = Path(numadam.__file__).parents[1]
-NAME = f"numadam-{numadam.__version__}"
+ROOT = Path(na.__file__).parents[1]
+
+
+# --- import ---------------------------------------------------------------------------------------
+
+
+def test_import_loads_no_heavy_library() -> None:
+    code = "import sys; print([m for m in HEAVY if m in sys.modules])"
+    heavy = ["numba", "llvmlite", "cupy", "scipy", "optree", "tqdm", "matplotlib"]
+    assert python(code.replace("HEAVY", repr(heavy))) == "[]"
+
+
+def test_import_loads_little() -> None:
+    """Counted from what the interpreter loads by itself."""
+    code = "import sys; b = set(sys.modules); import numadam; print(*sorted(set(sys.modules) - b))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "numadam" in loaded, done.stderr
+    assert not loaded & {"numpy", "json", "hashlib", "logging", "signal", "tempfile"}
+
+
+def test_steps_load_neither_cupy_nor_scipy_nor_what_ranks_need() -> None:
+    code = """
+    import re, sys
+    train(10)
+    na.sgd_update(np.ones(3), np.ones(3))
+    rest = re.compile("cupy$|numba[.]cuda|scipy[.]optimize$|.*_mpi|mpi4")
+    print(list(filter(rest.match, sys.modules)))
+    na.mpi.RankError
+    print("mpi4py" in sys.modules)
+    """
+    assert python(code).split() == ["[]", "False"]
+
+
+def test_public_names():
+    assert set(na.__all__) >= {"Adam", "RMSprop", "SGD", "adam_update", "sgd_update"}
+    assert set(dir(na)) >= set(na.__all__)
+    with pytest.raises(AttributeError, match="AdamX"):
+        na.AdamX  # noqa: B018
+
+
+def test_a_python_without_the_interpreter_lock_is_refused(monkeypatch):
+    """Free-threaded builds: with PYTHON_GIL=1 they have it."""
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    with pytest.raises(ImportError, match=r"^numadam does not support .* PYTHON_GIL=1"):
+        runpy.run_path(na.__file__)
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True)
+    assert runpy.run_path(na.__file__)["__version__"] == na.__version__
+
+
+# --- extras ---------------------------------------------------------------------------------------
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NEEDED = PROJECT["project"]["optional-dependencies"]
+
+
+def test_without_its_package_a_test_skips_and_names_the_extra():
+    with pytest.raises(pytest.skip.Exception, match=r"no_such is not installed: .*\[test-mpi\]"):
+        extras.require("mpi", "no_such")
+    extras.require("mpi", "numpy")
+
+
+def test_where_the_extra_is_installed_it_fails(monkeypatch):
+    monkeypatch.setattr(extras, "INSTALLED", {"peers"})
+    with pytest.raises(pytest.fail.Exception, match=r"names peers: no_such is not installed"):
+        extras.require("peers", "no_such")
+    with pytest.raises(pytest.skip.Exception):
+        extras.require("mpi", "no_such")
+
+
+def test_a_wrong_name_in_the_variable_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-c", "import tests.extras"],
+        cwd=ROOT,
+        env={**os.environ, "NUMADAM_EXTRAS": "peers,cude"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "NUMADAM_EXTRAS: expected some of cuda, mpi" in done.stderr
+    assert "'cude'" in done.stderr
+
+
+def test_marks_have_an_extra_and_a_stage_that_names_them():
+    declared = [
+        line.partition(":")[0] for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]
+    ]
+    stages = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    named = set(re.findall(r"NUMADAM_EXTRAS=([\w,]+)", stages))
+    for mark, (extra, _) in extras.EXTRAS.items():
+        assert {mark, f"{mark}(*packages)"} & set(declared)
+        assert extra in NEEDED
+        assert any(mark in names.split(",") for names in named)
+        assert f"\n{mark} " in stages
+
+
+def test_the_tests_alone_bring_no_cuda():
+    """It was 0.8 GB of 1.5."""
+    assert not [need for need in NEEDED["test"] if re.search("cuda|cupy|numadam", need)]
+
+
+def test_no_index_is_advised_that_has_no_numadam():
+    places = [*(ROOT / "numadam").rglob("*.py"), ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for path in places:
+        if path == ROOT / "docs" / "releasing.md":  # of the time when an index has it
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"pip install [^\n`&]*\bnumadam\b", text), path
+
+
+def test_the_command_installs_from_the_checkout():
+    assert _version.install_command("demo") == f'pip install -e "{ROOT}[demo]"'
+
+
+def test_elsewhere_the_command_names_the_packages(monkeypatch, tmp_path):
+    """No package index has numadam."""
+    monkeypatch.setattr(_version, "__file__", str(tmp_path / "numadam" / "_version.py"))
+    lines = [
+        "numpy>=2",
+        'a[x]>=1; extra == "demo"',
+        "b>2 ; sys_platform == 'k' and extra == 'demo'",
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: lines)
+    assert _version.install_command("demo") == 'pip install "a[x]>=1" "b>2"'
+    assert _version.install_command("none") == "install the packages of its extra none"
+
+
+# --- distributions --------------------------------------------------------------------------------
+
+NAME = f"numadam-{na.__version__}"
 #: In a distribution's metadata these labels mean something to package indexes.
 LABELS = {"Homepage", "Source", "Documentation", "Changelog", "Issues", "Funding"}
 
@@ -128,7 +264,7 @@ def test_metadata(built: Path) -> None:
     files = wheel_files(built)
     about = metadata(files)
     assert about["Metadata-Version"] == "2.4"  # not what the newest hatchling writes
-    assert (about["Name"], about["Version"]) == ("numadam", numadam.__version__)
+    assert (about["Name"], about["Version"]) == ("numadam", na.__version__)
     assert about["License-Expression"] == "BSD-3-Clause AND CC-BY-4.0"
     assert files[f"{NAME}.dist-info/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
     assert b"CC BY 4.0" in files[f"{NAME}.dist-info/{OF_DIGITS}"]
@@ -155,9 +291,7 @@ def test_links_are_complete_and_known_to_package_indexes(built: Path) -> None:
         assert re.fullmatch(r"https://[\w.-]+\.\w+(/\S*)?", url), entry
 
 
-def test_one_version_everywhere() -> None:
-    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert re.search(r"^version: (.+)$", citation, re.MULTILINE).group(1) == numadam.__version__
+def test_heads_of_the_changelog() -> None:
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     heads = re.findall(r"^## \[(.+?)\](.*)$", changes, re.MULTILINE)
     assert heads[0] == ("Unreleased", "")

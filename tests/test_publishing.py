@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ import numadam
 
 ROOT = Path(numadam.__file__).parents[1]
 GITHUB = ROOT / ".github"
-if not GITHUB.exists():
-    pytest.skip(".github is not in the sdist: needs a checkout", allow_module_level=True)
+if not (GITHUB / "workflows").exists():
+    pytest.skip("workflows are not in the sdist: needs a checkout", allow_module_level=True)
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 FILES = sorted((GITHUB / "workflows").iterdir())
@@ -71,10 +70,6 @@ def stages(variable: str) -> list[str]:
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     (rows,) = re.findall(rf"^{variable}='\n(.*?)'$", text, re.MULTILINE | re.DOTALL)
     return [row.split()[0] for row in rows.splitlines()]
-
-
-def test_workflows_are_those_that_are_described() -> None:
-    assert set(WORKFLOWS) == {"ci.yml", "nightly.yml", "release.yml"}
 
 
 def test_every_action_is_pinned_to_one_commit() -> None:
@@ -262,30 +257,18 @@ def test_a_failed_week_is_reported_once(tmp_path: Path, open_issue: str, verb: s
     assert call.endswith(": the run")
 
 
-def test_new_versions_of_actions_come_together() -> None:
-    (updates,) = load(GITHUB / "dependabot.yml")["updates"]
-    assert updates["package-ecosystem"] == "github-actions"
-    assert updates["groups"] == {"actions": {"patterns": ["*"]}}
-
-
-def fields(form: Any) -> Iterator[tuple[str, str]]:
-    """Identity and label of what a form asks for."""
-    for field in form["body"]:
-        if field["type"] != "markdown":
-            yield field["id"], field["attributes"]["label"]
-
-
 def test_forms_for_issues() -> None:
-    folder = GITHUB / "ISSUE_TEMPLATE"
-    forms = {path.stem: load(path) for path in folder.glob("*.yml") if path.stem != "config"}
-    assert set(forms) == {"bug", "feature", "question"}
-    for form in forms.values():
+    for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml"):
+        if path.stem == "config":
+            continue
+        form = load(path)
         assert form["name"]
         assert form["description"]
-        asked = list(fields(form))
-        assert len({name for name, _ in asked}) == len(asked) > 0
-    assert "python -m numadam info" in dict(fields(forms["bug"]))["info"]
-    assert "SECURITY.md" in str(forms["bug"]["body"][0])
+        fields = [field["id"] for field in form["body"] if field["type"] != "markdown"]
+        assert len(set(fields)) == len(fields) > 0
+    bug = (GITHUB / "ISSUE_TEMPLATE" / "bug.yml").read_text(encoding="utf-8")
+    assert "python -m numadam info" in bug
+    assert "SECURITY.md" in bug
     request = (GITHUB / "pull_request_template.md").read_text(encoding="utf-8")
     assert "bash .ci/run" in request
     for name in re.findall(r"\w+\.md", request):

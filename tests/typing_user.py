@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import numadam as na
 from numadam import schedules
+from numadam.nopython import VERSION, adam_element, adam_scalars, adam_update
 
 Array = NDArray[np.float64]
 
@@ -123,6 +124,17 @@ def rows_of_an_embedding() -> NDArray[np.float32]:
     opt = na.SGD(table, lr=1.0, sparse="lazy")
     opt.step(na.Rows(np.array([3, 5]), np.ones((2, 8), np.float32)))
     return table
+
+
+def own_solver() -> float:
+    """Read by checkers alone: tests/nopython runs these functions."""
+    p, g = np.ones(3), np.ones(3)
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    adam_update(p, g, m, v, t=1, lr=0.1)
+    adam_update(p, g, m, v, 2, 0.1, vmax=np.zeros_like(p))
+    x, _, _ = adam_element(1.0, np.float32(2), 0.0, 0.0, adam_scalars(1))
+    na.nopython.sgd_update(p, g, lr=0.5)
+    return float(x) + len(VERSION)
 
 
 def every_schedule() -> list[float]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 
 import numpy as np
+import pytest
 
 from numadam import rules
 from numadam._core import options as op
+from numadam._optimizer import dispatch
 from numadam._settings.bounds import OPEN
 from numadam._settings.settings import Settings
 from tests import references
@@ -31,3 +33,18 @@ def plan_of(name, options, dtype):
     shared = {key: given.pop(key) for key in list(given) if key in op.DEFAULTS}
     checked = op.check(cls.rule, name, shared, given)
     return Settings(cls.rule, checked, [np.ones(2, dtype)], ["p"], [{}], [OPEN]).plan
+
+
+class _NoEngine:
+    """Takes the place of a back end where only the settings of an optimiser are asked for."""
+
+    home = "NumPy"
+    check_params = staticmethod(lambda params, names: None)
+
+    def __init__(self, settings, params, names):
+        self.state, self.params = {}, list(params)
+
+
+def compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optimisers are made, with all checks of their options, and cannot step."""
+    monkeypatch.setattr(dispatch, "_backend", lambda library: _NoEngine)

@@ -10,7 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 sys.path.append(str(Path(__file__).parents[2]))
-from tests.bench.scripts import load
+from tests.bench import load
 
 ranks = load("mpi_ranks")
 Counting, Together = ranks.Counting, ranks.Together
@@ -81,9 +81,16 @@ def timed(comm):
     return same[0] == same[1], positive, [len(side) for side in times], ranks.middle([2.0], [4.0])
 
 
+def figures(comm, file):
+    """Values of all cases that need no torch."""
+    names = [name for name in ranks.CASES if "torch" not in name]
+    return {name: ranks.CASES[name](comm, 1, Path(file)).value for name in names}
+
+
 def main(comm, file):
     return {
         "cases": sorted(ranks.CASES),
+        "figures": figures(comm, file),
         "counted": comm.allgather(counted(comm)),
         "grown": grown(comm),
         "timed": timed(comm),

@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from numadam.bench.command import Side, rounds
-from tests import dropins
+from tests.pages import run_drop_in
 
 #: Two sides that do the same steps, ours first.
 Pair = tuple[Side, Side]
@@ -142,7 +142,7 @@ def row(title: str) -> str:
     """The line of one package."""
     distribution, what, sides, steps = CASES[title]
     with contextlib.redirect_stdout(io.StringIO()):  # the examples print
-        names = dropins.run(title)
+        names = run_drop_in(title)
     cells = [cell(sides(names, n), steps(n)) for n in (SMALL, LARGE)]
     link, difference = f"[{title}](#{title.lower()})", f"{names['difference']:.2g}"
     return f"| {' | '.join([link, version(distribution), what, difference, *cells])} |"

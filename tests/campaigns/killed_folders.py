@@ -1,7 +1,7 @@
 """Saves of several ranks of which one is killed: the folder has a complete checkpoint of all.
 
-    python tests/campaigns/killed_folders.py                    # 200 kills of one of 2 ranks
-    python tests/campaigns/killed_folders.py --kills 1000 --ranks 3 --folder /dev/shm
+    python -m tests.campaigns.killed_folders                    # 200 kills of one of 2 ranks
+    python -m tests.campaigns.killed_folders --kills 1000 --ranks 3 --folder /dev/shm
 
 The ranks of an MPI program save states without a pause, and rank 0 tells each that is complete.
 kill -9 ends one rank, mostly in the middle of a save, and MPI ends the others. Then the folder is
@@ -11,15 +11,10 @@ of another number of ranks, has to remove what the killed one left.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
-import shutil
 import signal
-import subprocess
 import sys
-import sysconfig
-import tempfile
 import threading
 import time
 from collections.abc import Iterable
@@ -32,13 +27,13 @@ import numpy as np
 from numadam._checkpoint import collective
 from numadam._checkpoint.collective import Alone, assemble
 from numadam._checkpoint.folder import Cut, current_generation, read_index, whole_cut
+from tests.campaigns import driver
+from tests.processes import mpiexec
 
 #: Elements of the arrays of a state.
 _SIZES = (3, 1000, 150_000)
 #: Longest time until a kill: some states.
 _SECONDS = 0.1
-_ROOT = Path(__file__).parents[2]
-_FOREIGN = ("PMI", "HYDRA", "MPI_LOCAL", "MPIEXEC", "OMPI_", "PRTE", "PMIX")
 #: Where MPICH has the memory that its ranks share: of a killed program it stays.
 _SEGMENTS = Path("/dev/shm")
 
@@ -89,25 +84,11 @@ def save_until_killed(path: Path, told: Path, k: int, victim: int, seconds: floa
         k += 1
 
 
-def start(ranks: int, *words: Any) -> str:
-    """Run this file on so many ranks until it is killed; what it printed."""
-    found = shutil.which("mpiexec", path=sysconfig.get_path("scripts")) or shutil.which("mpiexec")
-    if found is None:
-        raise RuntimeError("there is no mpiexec: pip install mpich")
-    command = [found, "-n", str(ranks), sys.executable, "-m", "mpi4py", __file__]
-    # what another mpiexec left in the environment would join the ranks to its own
-    env = {key: text for key, text in os.environ.items() if not key.startswith(_FOREIGN)}
-    done = subprocess.run(
-        [*command, "--saves", *map(str, words)],
-        env={**env, "PYTHONPATH": str(_ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def save_until_one_is_killed(ranks: int, *words: Any) -> None:
+    """Run this file on so many ranks."""
+    done = mpiexec(ranks, __file__, "save", *words, timeout=120)
     if done.returncode == 0 or "Traceback" in done.stderr:
         raise AssertionError(f"a save failed: {done.stderr}")
-    return done.stdout
 
 
 class Result(NamedTuple):
@@ -137,7 +118,7 @@ def campaign(folder: Path, kills: int, ranks: int = 2, seed: int = 0) -> Result:
     for _ in range(kills):
         told.write_text(f"{k}\n")
         victim, seconds = chance.randrange(ranks), chance.random() * _SECONDS
-        start(ranks, path, told, k + 1, victim, seconds)
+        save_until_one_is_killed(ranks, path, told, k + 1, victim, seconds)
         found, last = check(path), int(told.read_text().split()[-1])
         if not last <= found <= last + 1:
             raise AssertionError(f"state {found} in the folder, {last} was complete before")
@@ -171,23 +152,8 @@ def leftovers(path: Path) -> list[str]:
     return [name for name in names if not name.startswith(f"{generation}-")]
 
 
-def main(arguments: Iterable[str] | None = None) -> None:
-    """Run the campaign and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="where to save; default: temporary files")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--saves", nargs=5, help=argparse.SUPPRESS)  # of a rank
-    given = parser.parse_args(arguments if arguments is None else [*arguments])
-    if given.saves:
-        path, told, k, victim, seconds = given.saves
-        save_until_killed(Path(path), Path(told), int(k), int(victim), float(seconds))
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        begin = time.perf_counter()
-        print(campaign(Path(folder), given.kills, given.ranks, given.seed))
-        print(f"{time.perf_counter() - begin:.0f} s")
-
-
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["save"]:  # of a rank
+        folder, log, first, rank, patience = sys.argv[2:]
+        save_until_killed(Path(folder), Path(log), int(first), int(rank), float(patience))
+    driver.run(__doc__, campaign, kills=200, ranks=2, seed=0)

@@ -1,7 +1,7 @@
 """Saves that are killed at random moments: the file has a complete state, never an older one.
 
-    python tests/campaigns/kills.py                        # 2,000 kills
-    python tests/campaigns/kills.py --kills 10000 --writers 2 --folder /dev/shm
+    python -m tests.campaigns.kills                        # 2,000 kills
+    python -m tests.campaigns.kills --kills 10000 --writers 2 --folder /dev/shm
 
 A child saves states without a pause and tells each that is complete; kill -9 ends it, mostly in
 the middle of one. Then the file is read: it must be one complete state, and none before the last
@@ -10,20 +10,18 @@ that was told. The next save has to remove what the killed one left.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from numadam._checkpoint.container import Container, read, write
+from tests.campaigns import driver
 
 #: Elements of the arrays of a state; sizes change from state to state.
 _SIZES = (3, 1000, 150_000)
@@ -125,19 +123,5 @@ def leftovers(path: Path) -> list[str]:
     return [found for found in os.listdir(path.parent) if found != path.name]  # noqa: PTH208
 
 
-def main(arguments: Iterable[str] | None = None) -> None:
-    """Run the campaign and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("--kills", type=int, default=2000)
-    parser.add_argument("--writers", type=int, default=1, help="on the same path")
-    parser.add_argument("--folder", type=Path, help="where to save; default: temporary files")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments if arguments is None else [*arguments])
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        begin = time.perf_counter()
-        print(campaign(Path(folder), given.kills, given.writers, given.seed))
-        print(f"{time.perf_counter() - begin:.0f} s")
-
-
 if __name__ == "__main__":
-    main()
+    driver.run(__doc__, campaign, kills=2000, writers=1, seed=0)

@@ -72,18 +72,20 @@ class Outcome(NamedTuple):
 
 
 def load(collection):
-    """(function of x, x0, optimum) of each problem by name; the optimum is NaN if not known."""
+    """(residuals of x, x0, optimum) of each problem by name; the optimum is NaN if not known."""
     from optimagic.benchmarking.get_benchmark_problems import get_benchmark_problems
 
-    def scalar(residuals):
-        return lambda x: float(np.sum(np.square(residuals(x))))
-
     problems = {}
-    for name, one in get_benchmark_problems(collection).items():
-        f_opt = one["solution"]["value"]
-        x0 = np.array(one["inputs"]["params"], np.float64)
-        problems[name] = scalar(one["noise_free_fun"]), x0, math.nan if f_opt is None else f_opt
+    for name, problem in get_benchmark_problems(collection).items():
+        f_opt = problem["solution"]["value"]
+        x0 = np.array(problem["inputs"]["params"], np.float64)
+        problems[name] = problem["noise_free_fun"], x0, math.nan if f_opt is None else f_opt
     return problems
+
+
+def sum_of_squares(residuals):
+    """The function that is minimised."""
+    return lambda x: float(np.sum(np.square(residuals(x))))
 
 
 def minimize(fun, x0, setting, maxiter, target):
@@ -106,7 +108,8 @@ def minimize(fun, x0, setting, maxiter, target):
 
 def run(job):
     """One run, whatever happens in it."""
-    fun, x0, f_opt = load(job.collection)[job.name]
+    residuals, x0, f_opt = load(job.collection)[job.name]
+    fun = sum_of_squares(residuals)
     start = time.perf_counter()
     with np.errstate(all="ignore"):
         f0 = fun(x0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import re
 from types import SimpleNamespace
@@ -11,21 +12,14 @@ import numpy as np
 import pytest
 
 import numadam as na
+from numadam import nopython
 from numadam._core import plan as pl
+from numadam.rules import CLASSES
 from tests.cuda.cuda_cases import CASES, OPTIONS, Case, as_dtype
 from tests.cuda.kernel_code import Code, check_arithmetic, check_common, check_tiles, operations
+from tests.variants import compile_nothing
 
 pytestmark = pytest.mark.cuda
-
-
-class NoEngine:
-    """Takes the place of a back end where only the plan is asked for."""
-
-    home = "NumPy"
-    check_params = staticmethod(lambda params, names: None)
-
-    def __init__(self, settings, params, names):
-        self.state, self.params = {}, list(params)
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +27,9 @@ def capability(monkeypatch):
     """A GPU to compile for: device functions ask for the current one. No back end compiles."""
     import numba.cuda.dispatcher as dispatcher
 
-    from numadam._optimizer import dispatch
-
     device = SimpleNamespace(compute_capability=(9, 0))
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
-    monkeypatch.setattr(dispatch, "_backend", lambda library: NoEngine)
+    compile_nothing(monkeypatch)
     return device
 
 
@@ -62,7 +54,11 @@ def make_step():
     return cuda_loop.make_step
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+#: Each rule with the most arrays that it takes; the sweep at the end has all variants.
+RULES = [Case("Adam"), *{case.name: case for case in CASES}.values()]
+
+
+@pytest.mark.parametrize("case", RULES, ids=str)
 def test_rules_hold_no_double_and_no_approximation(case):
     plan = plan_of(case)
     code = Code(make_step(), plan, True, False, False)
@@ -77,7 +73,7 @@ def test_rules_hold_no_double_and_no_approximation(case):
     code.check_registers()
 
 
-@pytest.mark.parametrize("case", CASES[::5], ids=str)
+@pytest.mark.parametrize("case", RULES[::5], ids=str)
 def test_rules_in_double_precision(case):
     plan = wide(case)
     code = Code(make_step(), plan, True, False, False)
@@ -93,7 +89,12 @@ def test_machine_code_of_a_step(capability, generation):
     """A tile in one instruction an array, and nothing in memory of a thread's own."""
     capability.compute_capability = generation
     plan = plan_of(Case("Adam"))
-    code = Code(make_step(), plan, True, True, False, capability=generation).machine_code()
+    compiled = Code(make_step(), plan, True, True, False, capability=generation)
+    check_common(compiled.text)
+    assert f".target sm_{generation[0]}{generation[1]}" in compiled.text
+    check_tiles(compiled.text, 4, 3)
+    compiled.check_registers()
+    code = compiled.machine_code()
     reads, writes = operations(code, r"LDG\.E\.128"), operations(code, r"STG\.E\.128")
     assert reads
     assert len(reads) % 4 == 0  # p, g, m, v
@@ -103,12 +104,15 @@ def test_machine_code_of_a_step(capability, generation):
         assert not operations(code, name)
 
 
-#: Options without those that share another's plan.
-PLANS = ["l2", "decoupled", "accumulate", "by element", "complex parts", "complex modulus"]
-PLANS += ["bfloat16 state", "float16", "bfloat16", "bfloat16 master", "float16 by element"]
+#: Options whose kernels differ in all, and those that share arrays and numbers with one of them.
+PLANS = ["l2", "decoupled", "accumulate", "by element", "complex modulus", "bfloat16 state"]
+PLANS += ["float16 by element"]
+ALIKE = ["complex parts", "float16", "bfloat16", "bfloat16 master"]
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize(
+    "name", [*PLANS, *(pytest.param(name, marks=pytest.mark.sweep) for name in ALIKE)]
+)
 def test_options(name):
     from numadam._cuda.kernel import step_slots
 
@@ -125,8 +129,16 @@ def test_options(name):
         check_tiles(ptx, len(slots) - plan.master, len(set(slots) - read_only))
 
 
-@pytest.mark.parametrize("owned", [False, True], ids=["", "owned"])
-@pytest.mark.parametrize("name", ["l2", "accumulate", "by element", "bfloat16 master"])
+@pytest.mark.parametrize(
+    ("name", "owned"),
+    [
+        ("l2", False),
+        ("l2", True),
+        ("accumulate", False),
+        ("by element", True),
+        ("bfloat16 master", False),
+    ],
+)
 def test_norms_are_summed_in_double_precision(name, owned):
     from numadam._cuda.norms import make_sums, norm_slots
 
@@ -186,17 +198,6 @@ def test_a_linker_with_other_words_decides_nothing(monkeypatch):
     assert linked == [("-arch=sm_90",)]
 
 
-@pytest.mark.parametrize("generation", [(8, 0), (10, 0)], ids=str)
-def test_other_generations_of_gpus(capability, generation):
-    capability.compute_capability = generation
-    code = Code(make_step(), plan_of(CASES[0]), True, True, False, capability=generation)
-    ptx = code.text
-    check_common(ptx)
-    assert f".target sm_{generation[0]}{generation[1]}" in ptx
-    check_tiles(ptx, 4, 3)
-    code.check_registers()
-
-
 #: Kernels beside the step over one array: the function that makes them, the option that they are
 #: made for, what else it gets, and the arrays that are read and written by tiles, where known.
 KERNELS = {
@@ -252,7 +253,7 @@ ROOM = {
 @pytest.mark.parametrize("scalars", ["numbers", "rows"])
 @pytest.mark.parametrize("arrays", ["one", "many"])
 @pytest.mark.parametrize(
-    "name", [*map(str, CASES), *(f"{case} in float64" for case in CASES), *PLANS]
+    "name", [*map(str, CASES), *(f"{case} in float64" for case in CASES), *PLANS, *ALIKE]
 )
 def test_every_rule_and_option_on_every_generation(capability, generation, scalars, arrays, name):
     capability.compute_capability = generation
@@ -305,3 +306,45 @@ def test_many_problems_in_one_kernel_step_in_float32(norm):
     # f and a limit that is passed are float64; the row of a problem is read and written once
     assert [len(re.findall(rf"{word}.global.f64", ptx)) for word in ("ld", "st")] == [5, 5]
     code.check_registers()
+
+
+# --- the user's own kernels, with the functions of `numadam.nopython` ----------------------------
+
+
+def ptx_of_own(rule, formed):
+    """A kernel over one element a thread; `formed`: with the scalars formed in it."""
+    from numba import cuda, types
+
+    parameters = list(inspect.signature(getattr(nopython, f"{rule}_element")).parameters)
+    names = parameters[: parameters.index("h")]
+    scalars = getattr(nopython, f"{rule}_scalars")
+    t = "t" if "t" in inspect.signature(scalars).parameters else ""
+    values = ", ".join(f"{name}[i]" for name in names)
+    kept = ", ".join(f"{name}[i]" for name in names if name != "g")
+    text = (
+        f"def kernel({', '.join(names)}, h, t):\n"
+        "    i = cuda.grid(1)\n"
+        "    if i < p.size:\n"
+        f"        {kept} = {rule}_element({values}, {f'{rule}_scalars({t})' if formed else 'h'})\n"
+    )
+    scope = {"cuda": cuda, **vars(nopython)}
+    exec(text, scope)
+    count = len(scalars(1) if t else scalars())
+    kinds = [types.float32[::1]] * len(names) + [types.UniTuple(types.float64, count), types.int64]
+    return Code(lambda: (scope["kernel"], types.void(*kinds)), by_cupy=False).text
+
+
+@pytest.mark.parametrize("rule", CLASSES)
+def test_elements_are_calculated_in_single_precision(rule):
+    ptx = ptx_of_own(rule, formed=False)
+    check_arithmetic(ptx)
+    doubles = set(re.findall(r"[a-z][a-z0-9.]*\.f64", ptx)) - {"ld.param.f64", "cvt.rn.f32.f64"}
+    # compares the decay with 0, before it is rounded
+    assert doubles <= {"setp.eq.f64", "setp.neu.f64"}
+
+
+@pytest.mark.parametrize("rule", ["adam", "radam", "lion"])
+def test_scalars_are_formed_in_double_precision(rule):
+    ptx = ptx_of_own(rule, formed=True)
+    assert ".local" not in ptx
+    assert ".f64" in ptx or rule == "lion"

@@ -1,0 +1,155 @@
+"""README, docs and CONTRIBUTING do what they say.
+
+Snippets run, links lead somewhere, commands are the CI's, and the three files of the worked example
+make a rule without another edit.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import numadam as na
+from tests.pages import BLOCK, lacking
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
+OPTIONS = (ROOT / "docs" / "how-to" / "options.md").read_text(encoding="utf-8")
+CPU = [code for need, code in BLOCK.findall(OPTIONS) if not need]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_first_snippets_find_the_minimum(page, capsys):
+    names = {}
+    blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    for _, code in blocks:
+        assert len([line for line in code.splitlines() if line]) <= 6
+        exec(compile(code, page, "exec"), names)
+    assert len(blocks) == 2
+    np.testing.assert_allclose(names["x"], [1, 2, 3], atol=0.02)
+    np.testing.assert_array_equal(names["res"].x, 2.5)
+    assert f"# {names['res'].x} True" in blocks[1][1]
+    assert capsys.readouterr().out == f"{names['res'].x} True\n"
+
+
+def test_options_do_what_they_say(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
+    names = {}
+    for code in CPU:
+        exec(compile(code, "options.md", "exec"), names)
+    assert len(CPU) >= 9
+    np.testing.assert_allclose(names["box"], [1, 2, 2], atol=0.02)
+    assert names["opt"].t == 1
+    assert names["later"].t == 1
+    assert not np.array_equal(names["p"], np.ones(5))
+
+
+DOCS = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
+PAGES = sorted(page for page in DOCS if BLOCK.search(page.read_text(encoding="utf-8")))
+
+
+def _case(page):
+    """A page; with the mark "peers" where snippets need a package that the tests may lack."""
+    needs = {need for need, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
+    marks = [pytest.mark.peers()] if any(need and " " not in need for need in needs) else []
+    return pytest.param(page, id=page.stem, marks=marks)
+
+
+@pytest.mark.parametrize("page", [_case(page) for page in PAGES])
+def test_snippets_of_the_pages_run(page, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
+    names = {"__name__": "__main__"}
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    run = [code for need, code in blocks if not lacking(need)]
+    for code in run:
+        exec(compile(code, page.name, "exec"), names)
+    if not run:
+        pytest.skip(f"all of it needs {blocks[0][0]}")
+
+
+def links(text):
+    """Targets of links that lead to files."""
+    found = re.findall(r"\]\(([^)#]+)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [target for target in found if not target.startswith("https://")]
+
+
+@pytest.mark.parametrize(
+    "page", [*DOCS, ROOT / "README.md", CONTRIBUTING], ids=lambda page: page.stem
+)
+def test_links_lead_somewhere(page):
+    targets = links(page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_error_message_is_a_real_one():
+    opt = na.Adam({"w": np.ones((4, 3))})
+    with pytest.raises(ValueError, match="grads") as caught:
+        opt.step({"w": np.ones((3, 4))})
+    assert f"ValueError: {caught.value}" in " ".join(README.split())
+
+
+def test_commands_are_those_of_the_ci():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    commands = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
+    assert len(commands) == 2
+    for command in commands:
+        assert f"'{command}'\n" in script
+
+
+# --- CONTRIBUTING -------------------------------------------------------------------------------
+
+TEXT = CONTRIBUTING.read_text(encoding="utf-8")
+#: path and content of each file
+FILES = re.findall(
+    r"^\*\*\d\. [^*]+\*\*, `([\w/.]+)`[^\n]*\n\n(`{3,})\w+\n(.*?)^\2$",
+    TEXT,
+    re.MULTILINE | re.DOTALL,
+)
+(COMMANDS,) = re.findall(
+    r"^```bash\n(python tests/generate.py\n.*?)^```$", TEXT, re.MULTILINE | re.DOTALL
+)
+
+
+@pytest.mark.timeout(1200)
+def test_three_files_make_a_rule(tmp_path):
+    rule, page, reference = (path for path, _, _ in FILES)
+    assert rule == "numadam/rules/signum.py"
+    assert page == "docs/reference/rules/signum.md"
+    assert reference.endswith("references/signum.py")
+    ignored = shutil.ignore_patterns("__pycache__", "*.loop", "_build", "auto_gallery")
+    for folder in ("numadam", "tests", "docs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / ".github", tmp_path / ".github")
+    for path, _, content in FILES:
+        (tmp_path / path).write_text(content, encoding="utf-8")
+    scope = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    for line in COMMANDS.replace("\\\n", "").splitlines():
+        _, *words = shlex.split(line)
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env={**os.environ, **scope},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    # the last line of pytest: more than a few tests were picked, and the examples among them
+    (passed,) = re.findall(r"(\d+) passed", done.stdout)
+    assert int(passed) > 15
+    stub = (tmp_path / "numadam" / "__init__.pyi").read_text(encoding="utf-8")
+    assert "from numadam.rules.signum import Signum as Signum" in stub
+
+
+def test_it_names_what_is_there():
+    for path in re.findall(r"`((?:numadam|tests|docs)/[\w/]+\.py)`", TEXT):
+        assert (ROOT / path).exists() or "signum" in path, path
