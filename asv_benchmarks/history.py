@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 #: The last value above the median of the ones before by this much is said to be slower.
 SLOWER = 1.15
-#: Share of the machine from which a figure is in doubt, as in numadam.bench.command.
+#: Share of the machine from which a figure is in doubt, as in numadam.bench.measure.
 BUSY = 0.05
 
 

@@ -9,7 +9,7 @@ import platform
 import time
 from pathlib import Path
 
-from numadam.bench import command
+from numadam.bench import measure
 from numadam.info import cpu, gpu
 
 _PACKAGES = (
@@ -85,7 +85,7 @@ def introduction(about):
 
 def wait_until_quiet(end):
     """Sleep until others leave the machine alone, or the monotonic clock reaches `end`."""
-    while time.monotonic() < end and command.busy_now() > command.LIMIT:
+    while time.monotonic() < end and measure.busy_now() > measure.LIMIT:
         pass
 
 
@@ -94,12 +94,12 @@ def quietest(take, wait):
     end, best = time.monotonic() + wait, None
     while True:
         wait_until_quiet(end)
-        load = command.Load()
+        load = measure.Load()
         found = take()
         busy = load.busy()
         if best is None or (busy or 0.0) < (best[1] or 0.0):
             best = found, busy
-        if (best[1] or 0.0) <= command.LIMIT or time.monotonic() >= end:
+        if (best[1] or 0.0) <= measure.LIMIT or time.monotonic() >= end:
             return best
 
 

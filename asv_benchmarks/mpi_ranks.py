@@ -2,7 +2,7 @@
 
     mpiexec -n 2 python asv_benchmarks/mpi_ranks.py CASE PAIRS FILE
 
-Sides run on all ranks at once and in turns, as in `numadam.bench.command` for one process.
+Sides run on all ranks at once and in turns, as in `numadam.bench.measure` for one process.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pathlib import Path
 import machine
 from benchmarks.common import LARGE, Unavailable
 
-from numadam.bench import command
+from numadam.bench import measure
 from numadam.bench.command import seconds_text
 
 #: Files of the suite that have cases, the first ones with targets of the CPU.
@@ -72,7 +72,7 @@ def target_text(value, unit):
 
 def in_doubt(row):
     """Whether others used the machine so much that times say little."""
-    return (row["busy"] or 0.0) > command.LIMIT and row["unit"] != "B"
+    return (row["busy"] or 0.0) > measure.LIMIT and row["unit"] != "B"
 
 
 def line(entries):

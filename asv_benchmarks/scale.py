@@ -23,7 +23,7 @@ from benchmarks import mpi
 from machine import table
 from scale_model import ITEM, STEP, TIMES, Layout, Machine
 
-from numadam.bench import command as timing
+from numadam.bench import measure as timing
 from numadam.bench.command import seconds_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"

@@ -16,7 +16,7 @@ from pathlib import Path
 import machine
 import numpy as np
 
-from numadam.bench import command, peers
+from numadam.bench import command, measure, peers
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "docs" / "benchmarks" / "speed.json"
@@ -116,7 +116,7 @@ def caption(data):
         times = [f"{name} {command.seconds_text(rows[n]['seconds'][name])}" for name in sides]
         text += f" {n:,} parameters: {', '.join(times)}."
     busy = _busy(data) or 0.0
-    if busy > command.LIMIT:
+    if busy > measure.LIMIT:
         text += f" Provisional: other programs used up to {busy:.0%} of the machine."
     return text
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from numadam.bench import command, peers
+from numadam.bench import measure, peers
 from numadam.bench.command import machine_memory
 from numadam.bench.peers import Unavailable
 
@@ -105,7 +105,7 @@ def step(n, *args, **options):
 
 def ratio(ours, theirs, pairs, expected=1.0):
     """Time ours / theirs: the median over pairs of samples, one right after the other."""
-    mine, other = command.rounds((ours, theirs), pairs)
+    mine, other = measure.rounds((ours, theirs), pairs)
     value = median(a / b for a, b in zip(mine, other, strict=True))
     return Figure(value / expected, median(mine), median(other), expected)
 
@@ -124,7 +124,7 @@ def seconds(side):
 
     def make():
         made = side()
-        return lambda pairs: Figure(median(command.rounds([made], pairs)[0]))
+        return lambda pairs: Figure(median(measure.rounds([made], pairs)[0]))
 
     return make
 

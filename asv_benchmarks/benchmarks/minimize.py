@@ -9,7 +9,7 @@ import numpy as np
 
 import numadam
 from numadam.bench import peers
-from numadam.bench.command import timed
+from numadam.bench.measure import timed
 from numadam.bench.peers import START, VALLEY_LR, numpy_loop, rosen
 
 from .common import Case, Cases, Figure, counted, pair, run_python, size

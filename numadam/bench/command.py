@@ -4,139 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
-import itertools
 import json
-import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from numadam._program import write_error
-
-# --- timing of sides in turns --------------------------------------------------------------------
-# Machines drift, so only a ratio of times from one run counts; and a figure from a busy machine
-# decides nothing.
-
-#: A side: what is timed, without arguments.
-Side = Callable[[], object]
-
-#: Seconds that one sample lasts at least.
-SAMPLE = 3e-3
-#: Seconds of rest before a sample, and then of running untimed. GNU OpenMP's workers spin for
-#: milliseconds after a region and would slow down the other side; then the side's own workers,
-#: which sleep by now, have to wake up.
-SETTLE = 0.02
-#: Share of the machine used by others from which a figure is in doubt. Peers that spin (OpenMP)
-#: then lose most, so a busy machine flatters.
-LIMIT = 0.05
-
-
-def repeats(side: Side, clock: Callable[[], float]) -> int:
-    """Calls of `side` that together last at least a sample. The first ones warm it up."""
-    for _ in range(3):
-        side()
-    count = 1
-    while True:
-        seconds = timed(side, count, clock)
-        if seconds >= SAMPLE:
-            return count
-        # at most tenfold: a first short time may be a lie
-        missing = SAMPLE / seconds if seconds > 0 else math.inf
-        count = math.ceil(count * min(10.0, 1.2 * missing))
-
-
-def timed(side: Side, count: int, clock: Callable[[], float]) -> float:
-    """Seconds of `count` calls."""
-    start = clock()
-    for _ in itertools.repeat(None, count):
-        side()
-    return clock() - start
-
-
-def rounds(
-    sides: Sequence[Side],
-    count: int,
-    *,
-    clock: Callable[[], float] = time.perf_counter,
-    sleep: Callable[[float], object] = time.sleep,
-) -> list[list[float]]:
-    """Seconds per call of each side in each round, the sides one right after the other.
-
-    The order is reversed from round to round. Before each sample the process rests and the side
-    runs untimed for as long: its own threads are awake then, the others asleep.
-
-    Parameters
-    ----------
-    sides : sequence of callable
-    count : int
-        Number of rounds.
-    clock, sleep : callable
-        The time, and a function that waits; tests replace both.
-
-    Returns
-    -------
-    list of list of float
-        A list for each of the `sides`, with `count` entries.
-    """
-    counts = [repeats(side, clock) for side in sides]
-    times: list[list[float]] = [[] for _ in sides]
-    order = list(range(len(sides)))
-    gc.disable()
-    try:
-        for _ in range(count):
-            for which in order:
-                sleep(SETTLE)
-                end = clock() + SETTLE
-                timed(sides[which], counts[which], clock)
-                while clock() < end:
-                    timed(sides[which], counts[which], clock)
-                seconds = timed(sides[which], counts[which], clock)
-                times[which].append(seconds / counts[which])
-            order.reverse()
-    finally:
-        gc.enable()
-    return times
-
-
-def _machine_seconds() -> float | None:
-    """CPU seconds that all processes have used, and what the hypervisor took; None if unknown."""
-    try:
-        ticks = [int(word) for word in Path("/proc/stat").read_text().split()[1:9]]
-    except (OSError, ValueError):
-        return None
-    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # two are idle
-
-
-class Load:
-    """The load by other processes since the object was made."""
-
-    def __init__(self) -> None:
-        self._wall, self._machine = time.monotonic(), _machine_seconds()
-        self._own = sum(os.times()[:4])  # this process and the children that have ended
-
-    def busy(self) -> float | None:
-        """Share of all cores that others used since then; None where it cannot be known."""
-        machine = _machine_seconds()
-        if machine is None or self._machine is None:
-            return None
-        others = (machine - self._machine) - (sum(os.times()[:4]) - self._own)
-        whole = (time.monotonic() - self._wall) * (os.cpu_count() or 1)
-        return min(1.0, max(0.0, others / whole)) if whole > 0 else None
-
-
-def busy_now(nap: float = 0.5) -> float:
-    """Share of the machine that others use for a moment; 0 where it cannot be known."""
-    load = Load()
-    time.sleep(nap)
-    return load.busy() or 0.0
-
-
-# --- the command ---------------------------------------------------------------------------------
+from numadam.bench import measure
+from numadam.bench.measure import Side
 
 SIZES = [1, 10, 100, 1000, 10_000, 50_000, 100_000, 500_000, 10**6, 5 * 10**6, 10**7, 5 * 10**7]
 _QUICK = 1_000_000
@@ -189,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
     sizes, lost = sizes_for(args.quick, args.size)
     if not sizes:
         raise RuntimeError(f"--size: {'; '.join(lost)}")
-    if not args.force and (share := busy_now()) > _TOO_BUSY:
+    if not args.force and (share := measure.busy_now()) > _TOO_BUSY:
         raise RuntimeError(f"other programs use {share:.0%} of the machine: wait, or add --force")
     table = _measure_all(args, sizes, lost)
-    if (busy := max(row["busy"] or 0.0 for row in table["sizes"])) > LIMIT:
+    if (busy := max(row["busy"] or 0.0 for row in table["sizes"])) > measure.LIMIT:
         text = f"The machine was busy: other programs used up to {busy:.0%} of it. Measure again."
         print(text, file=sys.stderr, flush=True)
     if args.plot:
@@ -281,8 +159,8 @@ def available(sides: Mapping[str, Make]) -> tuple[dict[str, Make], list[str]]:
 
 def compare(sides: Mapping[str, Side], count: int) -> dict[str, Any]:
     """Time all sides in turns: seconds of each, ours / theirs round by round, load by others."""
-    load = Load()
-    times = dict(zip(sides, rounds(list(sides.values()), count), strict=True))
+    load = measure.Load()
+    times = dict(zip(sides, measure.rounds(list(sides.values()), count), strict=True))
     ratio = {
         name: median(a / b for a, b in zip(times[OURS], times[name], strict=True))
         for name in sides
@@ -314,9 +192,9 @@ def head(first: str, names: Iterable[str]) -> str:
 def line(n: int, row: Mapping[str, Any]) -> str:
     """One comparison as a line of a table."""
     entries = [f"{n:,}"]
-    for name, seconds in row["seconds"].items():
+    for name, time in row["seconds"].items():
         by = f" ({row['ratio'][name]:.3f})" if name in row["ratio"] else ""
-        entries.append(seconds_text(seconds) + by)
+        entries.append(seconds_text(time) + by)
     return _line([*entries, "-" if row["busy"] is None else f"{row['busy']:.0%}"])
 
 

@@ -15,7 +15,7 @@ import numadam
 from numadam._core.parts import parts_of
 from numadam._jit import loops
 from numadam._jit.pointers import as_pointer
-from numadam.bench.command import Side
+from numadam.bench.measure import Side
 
 #: Learning rates of a step, and in Rosenbrock's valley; its start.
 STEP_LR, VALLEY_LR, START = 1e-3, 0.01, (-1.2, 1.0)

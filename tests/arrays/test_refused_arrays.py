@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import types
 from collections import OrderedDict
 
 import ml_dtypes
@@ -308,3 +309,10 @@ def test_nothing_in_the_place_of_a_container_is_called_so():
     opt = na.SGD({"w": [np.zeros(2)]})
     with pytest.raises(ValueError, match=r"^grads\['w'\]: expected a list, got None"):
         opt.step({"w": None})
+
+
+def test_an_object_that_holds_an_array_is_not_called_convertible():
+    """`numpy.asarray` of it would be an array of one object."""
+    holder = types.SimpleNamespace(shape=(3,), dtype=np.dtype(float))
+    with pytest.raises(TypeError, match=r"got types.SimpleNamespace. Pass the array that it holds"):
+        na.Adam(holder)

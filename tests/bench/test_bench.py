@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from numadam._jit import loops
-from numadam.bench import add_arguments, command, peers, run
-from numadam.bench.command import SAMPLE, repeats, rounds
+from numadam.bench import add_arguments, command, measure, peers, run
+from numadam.bench.measure import SAMPLE, repeats, rounds
 
 
 class Clock:
@@ -62,16 +62,16 @@ def test_repeats_fill_a_sample(cost):
 
 def test_a_few_slow_samples_do_not_move_the_ratio(monkeypatch):
     times = [[1.0, 1.0, 50.0, 1.0, 50.0], [2.0] * 5]
-    monkeypatch.setattr(command, "rounds", lambda sides, count: times)
+    monkeypatch.setattr(measure, "rounds", lambda sides, count: times)
     row = command.compare({"numadam": int, "NumPy": int}, 5)
     assert row["ratio"] == {"NumPy": 0.5}
     assert row["seconds"] == {"numadam": 1.0, "NumPy": 2.0}
 
 
 def test_watch_knows_a_share_or_nothing():
-    busy = command.Load().busy()
+    busy = measure.Load().busy()
     assert busy is None or 0 <= busy <= 1
-    assert 0 <= command.busy_now(nap=0.0) <= 1
+    assert 0 <= measure.busy_now(nap=0.0) <= 1
 
 
 def cells(side):
@@ -132,7 +132,7 @@ def options(*words):
 def two_sides(monkeypatch):
     kept = {name: command.SIDES[name] for name in ("numadam", "roofline", "NumPy")}
     monkeypatch.setattr(command, "SIDES", kept)
-    monkeypatch.setattr(command, "busy_now", lambda: 0.0)
+    monkeypatch.setattr(measure, "busy_now", lambda: 0.0)
 
 
 def test_sizes_are_a_table_a_picture_and_json(two_sides, capsys, tmp_path):
@@ -165,8 +165,8 @@ def test_table_ends_with_a_minimisation(two_sides, capsys, monkeypatch, tmp_path
 
 @pytest.mark.parametrize(("force", "measured"), [(False, False), (True, True)])
 def test_busy_machine_is_refused_unless_forced(two_sides, monkeypatch, capsys, force, measured):
-    monkeypatch.setattr(command, "busy_now", lambda: 0.51)
-    monkeypatch.setattr(command.Load, "busy", lambda self: 0.51)
+    monkeypatch.setattr(measure, "busy_now", lambda: 0.51)
+    monkeypatch.setattr(measure.Load, "busy", lambda self: 0.51)
     args = options("--size", "1", "--quick", *["--force"] * force)
     if not force:
         with pytest.raises(RuntimeError, match="other programs use 51% of the machine: wait, or"):
@@ -179,7 +179,7 @@ def test_busy_machine_is_refused_unless_forced(two_sides, monkeypatch, capsys, f
 
 
 def test_quiet_machine_is_not_named(two_sides, monkeypatch, capsys):
-    monkeypatch.setattr(command.Load, "busy", lambda self: 0.05)
+    monkeypatch.setattr(measure.Load, "busy", lambda self: 0.05)
     assert run(options("--size", "1", "--quick")) == 0
     assert capsys.readouterr().err == ""
 

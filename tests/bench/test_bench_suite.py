@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import numadam
-from numadam.bench import command, peers
+from numadam.bench import measure, peers
 from numadam.rules import CLASSES
 from tests.bench import LIMIT, load
 from tests.variants import compile_nothing
@@ -185,20 +185,20 @@ def test_large_case_is_left_out():
 
 def test_busy_figure_is_taken_again_and_the_quietest_counts(monkeypatch):
     shares = iter([0.9, 0.5, 0.7, 0.0])
-    monkeypatch.setattr(command.Load, "busy", lambda self: next(shares))
+    monkeypatch.setattr(measure.Load, "busy", lambda self: next(shares))
     monkeypatch.setattr(machine, "wait_until_quiet", lambda end: None)
     figures = iter("abcd")
     assert machine.quietest(lambda: next(figures), 60.0) == ("d", 0.0)
 
 
 def test_without_waiting_a_figure_is_taken_once(monkeypatch):
-    monkeypatch.setattr(command.Load, "busy", lambda self: 0.9)
+    monkeypatch.setattr(measure.Load, "busy", lambda self: 0.9)
     assert machine.quietest(lambda: "a", 0.0) == ("a", 0.9)
 
 
 def test_waiting_ends_when_it_is_quiet_or_late(monkeypatch):
     shares = iter([0.9, 0.0])
-    monkeypatch.setattr(command, "busy_now", lambda: next(shares))
+    monkeypatch.setattr(measure, "busy_now", lambda: next(shares))
     machine.wait_until_quiet(machine.time.monotonic() + 60)
     assert list(shares) == []
     machine.wait_until_quiet(machine.time.monotonic() - 1)  # late: nobody is asked
@@ -208,7 +208,7 @@ def test_waiting_ends_when_it_is_quiet_or_late(monkeypatch):
 
 
 def test_ratio_is_divided_by_what_is_expected(monkeypatch):
-    monkeypatch.setattr(command, "rounds", lambda sides, pairs: [[3.0], [2.0]])
+    monkeypatch.setattr(measure, "rounds", lambda sides, pairs: [[3.0], [2.0]])
     assert common.ratio(int, int, 1, 1.25) == common.Figure(1.2, 3.0, 2.0, 1.25)
 
 

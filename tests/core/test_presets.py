@@ -327,3 +327,9 @@ def test_near_torch_itself(name, foreach):
         largest = max(largest, float(np.abs(p).max()))
     apart = float(np.abs(p - q.detach().numpy()).max())
     assert apart <= ulps * np.finfo(dtype).eps * largest
+
+
+def test_the_same_rule_under_another_class_is_named():
+    with pytest.raises(ValueError, match=r"has no AdamW; write na.Adam\(..., decoupled=True"):
+        na.AdamW(np.ones(2), like="numpy")
+    na.Adam(np.ones(2), like="numpy", decoupled=True, weight_decay=0.01)

@@ -11,7 +11,7 @@ import numadam as na
 from numadam._version import install_command
 from numadam.cli import main
 from numadam.demos import MissingExtra, decays, mlp, network
-from numadam.demos.network import Digits, Training, read
+from numadam.demos.network import Digits, Training, read_digits
 from tests.processes import python
 
 WATCHED = """
@@ -132,7 +132,7 @@ def test_digits_are_those_of_scikit_learn():
     """The same images in the same order, and so the same source and licence."""
     from sklearn.datasets import load_digits
 
-    images, labels = read()
+    images, labels = read_digits()
     theirs = load_digits()
     np.testing.assert_array_equal(images, theirs.images / 16)
     np.testing.assert_array_equal(labels, theirs.target)

@@ -113,7 +113,7 @@ FILES = re.findall(
     re.MULTILINE | re.DOTALL,
 )
 (COMMANDS,) = re.findall(
-    r"^```bash\n(python tests/generate.py\n.*?)^```$", TEXT, re.MULTILINE | re.DOTALL
+    r"^```bash\n(python -m tests.generate\n.*?)^```$", TEXT, re.MULTILINE | re.DOTALL
 )
 
 

@@ -11,14 +11,15 @@ from typing import get_args, get_overloads, get_type_hints
 
 import numpy as np
 import pytest
-from numadam._minimize.keywords import ManyOptions, Options, RuleName
 from scipy.optimize import OptimizeResult, rosen_der
 from scipy.optimize import rosen as rosenbrock
 
 import numadam as na
 from numadam import rules
 from numadam._core.hyper import GradientStatus
+from numadam._minimize.arguments import rule_class
 from numadam._minimize.result import entries, entry
+from tests import stubs
 from tests.minimize.objectives import START, python_rosen, rosen, square
 
 
@@ -116,20 +117,28 @@ def test_every_entry_has_a_text_in_help_and_a_type(kind):
         assert declared.type not in ("", "None"), name
 
 
-def test_names_of_rules_in_the_signature_are_those_that_are_taken():
-    assert get_args(RuleName) == tuple(name.lower() for name in rules.classes())
+def test_names_of_rules_in_the_signature_are_taken():
+    text = (stubs.PACKAGE / "_core" / "keywords.pyi").read_text(encoding="utf-8")
+    (names,) = re.findall(r"^RuleName = Literal\[(.*)\]$", text, re.MULTILINE)
+    kinds = [rule_class(name) for name in re.findall(r"\w+", names)]
+    assert kinds == [*rules.classes().values()]
 
 
-@pytest.mark.parametrize("kind", [Options, ManyOptions])
-def test_keywords_in_the_signature_are_no_arguments_besides(kind):
-    function = na.minimize if kind is Options else na.minimize_many
+KEYWORDS = stubs.keywords(stubs.rule_classes())
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"), [(na.minimize, "MinimizeOptions"), (na.minimize_many, "ManyOptions")]
+)
+def test_keywords_in_the_signature_are_no_arguments_besides(function, kind):
     arguments = inspect.signature(function).parameters
     named = {one.name for one in arguments.values() if one.kind is not one.VAR_KEYWORD}
-    assert not named & kind.__annotations__.keys()
+    assert not named & KEYWORDS[kind].keys()
 
 
 def test_many_problems_take_the_options_of_their_signature():
-    assert {"ema_debias"} == Options.__annotations__.keys() - ManyOptions.__annotations__.keys()
+    of_one, of_many = KEYWORDS["MinimizeOptions"], KEYWORDS["ManyOptions"]
+    assert of_one.keys() - of_many.keys() == {"ema_debias"}
     with pytest.raises(ValueError, match=r"^ema_debias: problems stop at different iterations"):
         many(ema=0.9, ema_debias=True)
 
