@@ -42,10 +42,12 @@ RARE -= {"Adam float32", "Adam float64"}
 SWEPT = [pytest.param(case, marks=pytest.mark.sweep if case in RARE else ()) for case in RECORDED]
 
 
+@pytest.mark.rule
 def test_all_cases_are_recorded() -> None:
     assert list(RECORDED) == [*runs.CASES, "minimize", "minimize_many"]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("case", SWEPT)
 def test_recorded_bits(case: str) -> None:
     assert runs.digest_of(case) == RECORDED[case]
@@ -98,6 +100,7 @@ def from_libm(plan: Plan) -> set[str]:
     return {name.decode() for name in re.findall(LIBM, code)}
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_step_calls_nothing_of_libm(name: str) -> None:
     """But for the momentum of NAdam, 0.96**(t * momentum_decay)."""

@@ -64,6 +64,7 @@ ALONE = {
 }
 
 
+@pytest.mark.option
 @pytest.mark.parametrize("name", ALONE)
 def test_each_alone(name):
     options = {"lr": 0.05, **ALONE[name]}
@@ -196,6 +197,8 @@ def test_norm_has_the_same_bits_in_any_layer():
 TOLD = {"RAdam": {"eps_form": "hat"}, "SGD": {"momentum": 0.9}}
 
 
+@pytest.mark.rule
+@pytest.mark.option
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_gets_the_gradient_that_the_options_make(name):
     """Turned, unscaled and clipped outside, it goes into the rule's own reference."""
