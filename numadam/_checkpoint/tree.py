@@ -52,8 +52,8 @@ def plateaus_in(value: Any) -> Iterator[ReduceOnPlateau]:
     elif isinstance(value, Mapping):
         yield from plateaus_in(list(value.values()))
     elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from plateaus_in(one)
+        for entry in value:
+            yield from plateaus_in(entry)
 
 
 def from_fields(name: str, saved: dict[str, Any]) -> Any:
@@ -189,7 +189,7 @@ class _Encoder:
             return float(array)
         option = title.partition("[")[0].partition(".")[0]
         begin = f"options/{option}/"
-        name = f"{begin}{sum(one.startswith(begin) for one in self._arrays)}"
+        name = f"{begin}{sum(other.startswith(begin) for other in self._arrays)}"
         self._arrays[name] = array
         return {"array": name}
 
@@ -199,20 +199,20 @@ class _Encoder:
             for key in value:
                 if type(key) not in (str, int):
                     raise TypeError(f"{title}: the key {key!r} cannot be saved, only str and int.")
-            pairs = [[key, self.encode(one, f"{title}[{key!r}]")] for key, one in value.items()]
+            pairs = [[key, self.encode(item, f"{title}[{key!r}]")] for key, item in value.items()]
             return {kind: pairs}
         if not isinstance(value, (list, tuple)):
             raise TypeError(
                 f"{title}: a {type(value).__qualname__} cannot be saved. Use numbers, NumPy "
                 "arrays, and lists, tuples and dicts of them."
             )
-        items = [self.encode(one, f"{title}[{k}]") for k, one in enumerate(value)]
+        items = [self.encode(item, f"{title}[{k}]") for k, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
 
 
 def _decode(value: Any, arrays: Mapping[str, np.ndarray], made: list[Any]) -> Any:
     if isinstance(value, list):
-        return [_decode(one, arrays, made) for one in value]
+        return [_decode(item, arrays, made) for item in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
@@ -224,10 +224,10 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray], made: list[Any]) -> An
         lower, upper = content
         return Box(_decode(lower, arrays, made), _decode(upper, arrays, made))
     if kind == "tuple":
-        return tuple(_decode(one, arrays, made) for one in content)
+        return tuple(_decode(item, arrays, made) for item in content)
     if kind not in ("dict", "OrderedDict"):
         raise ValueError(f"{kind!r} is no kind of value.")
-    return CONTAINERS[kind]((key, _decode(one, arrays, made)) for key, one in content)
+    return CONTAINERS[kind]((key, _decode(item, arrays, made)) for key, item in content)
 
 
 def equal(one: Any, other: Any) -> bool:

@@ -403,7 +403,7 @@ def test_shards_of_a_save_that_is_on_its_way_stay(path, rank):
 
 
 def test_without_locks_leftovers_are_known_by_their_age(path, monkeypatch):
-    monkeypatch.setattr(files.replace, "lock", lambda file: None)
+    monkeypatch.setattr(files.container, "lock", lambda file: None)
     save(path, 2)
     new, old = leftover(path, "ab"), leftover(path, "cd")
     os.utime(old, (0, time.time() - 4000))
@@ -448,7 +448,7 @@ def test_a_save_beside_another_program(path, monkeypatch):
     save(path, 1)
     for act in (lambda file: False, lambda file: Path(file.name).unlink()):
         old = content(path)
-        monkeypatch.setattr(files.replace, "lock", act)
+        monkeypatch.setattr(files.container, "lock", act)
         shard = files.NewShard(path, "ab" * 8, 0)
         with pytest.raises(OSError, match="another program saves into this folder"):
             shard.write(1, {})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numadam._checkpoint.folder import Cut, common, pieces, ranks_that_meet
+from numadam._checkpoint.folder import Cut, Cuts, common, pieces
 
 SHAPES = [(), (5,), (3, 4), (2, 3, 4), (1, 5, 1), (3, 1, 2, 2), (0, 3)]
 
@@ -64,7 +64,7 @@ def test_ranks_that_have_something_are_found(data):
     cuts = [cut for cut in cuts if cut.flat == flat]
     boxes = np.array([cut.begin + cut.shape for cut in cuts], np.int64)
     wanted = data.draw(parts(whole))
-    found = ranks_that_meet(boxes, flat, whole, pieces(wanted, whole))
+    found = Cuts(flat, whole, boxes).meet(pieces(wanted, whole))
     meets = [bool(np.isin(values(cut, whole), values(wanted, whole)).any()) for cut in cuts]
     assert all(there for there, needed in zip(found, meets, strict=True) if needed)
     if not flat:
