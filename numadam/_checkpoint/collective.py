@@ -65,13 +65,7 @@ class Alone:
 
 
 def on_all(ranks: Ranks, what: str, work: Callable[[], Result]) -> Result:
-    """The result of some work of this rank, which takes what time it takes; it works on all ranks.
-
-    Raises
-    ------
-    Exception
-        Its own error on the rank that has one, and the error of `Ranks.agree` on the others.
-    """
+    """The result of some work of any length; where it raises on one rank, it does on all."""
     error, result = None, None
     try:
         result = work()

@@ -133,13 +133,7 @@ def replacing(path: str | os.PathLike[Any]) -> Iterator[NewFile]:
 
 
 def check_writable(path: str | os.PathLike[Any]) -> None:
-    """Refuse a path that `replacing` could not write to: a temporary file is made and removed.
-
-    Raises
-    ------
-    OSError
-        Of folders, devices, write protection. Permissions alone do not tell.
-    """
+    """Refuse a path that `replacing` could not write to: a temporary file is made and removed."""
     target = Path(os.path.realpath(os.fsdecode(path)))
     made: list[Path] = []
     try:
@@ -159,13 +153,7 @@ def _note(target: Path, mode: int | None, new: os.stat_result | None) -> str:
 
 
 def _check_target(target: Path) -> int | None:
-    """Permissions of the file to be replaced; None where there is none.
-
-    Raises
-    ------
-    OSError
-        It is a folder, a device or the like, or may not be written.
-    """
+    """Permissions of the file to be replaced; None where there is none."""
     try:
         found = target.lstat().st_mode
     except FileNotFoundError:

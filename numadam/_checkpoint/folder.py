@@ -197,13 +197,7 @@ class Index(NamedTuple):
 
 
 def write_index(folder: Path, index: Index) -> None:
-    """Write it as a whole.
-
-    Raises
-    ------
-    OSError
-        From the system; with a note on what has become of the old one.
-    """
+    """Write it as a whole."""
     cuts = {
         name: {"flat": cuts.flat, "whole": None if cuts.whole is None else list(cuts.whole)}
         for name, cuts in index.cuts.items()
@@ -221,15 +215,7 @@ def write_index(folder: Path, index: Index) -> None:
 
 
 def current_generation(folder: Path) -> str | None:
-    """The generation that the index names; None where there is no index.
-
-    Raises
-    ------
-    CheckpointError
-        Where it is damaged.
-    OSError
-        Where it cannot be read.
-    """
+    """The generation that the index names; None where there is no index."""
     path = folder / INDEX
     try:
         with path.open("rb", buffering=0) as file, about_file(path):
@@ -248,15 +234,7 @@ def _generation(meta: Mapping[str, Any]) -> str:
 
 
 def read_index(path: str | os.PathLike[Any], kind: str) -> Index:
-    """Read and check the index of a folder.
-
-    Raises
-    ------
-    CheckpointError
-        It is damaged, of another kind or a newer version.
-    OSError
-        It does not exist or cannot be read.
-    """
+    """Read and check the index of a folder."""
     place = Path(os.fsdecode(path)) / INDEX
     if place.parent.is_file():
         raise NotADirectoryError(
@@ -343,13 +321,7 @@ class NewShard:
         self.awaits_index = False
 
     def write(self, ranks: int, arrays: dict[str, np.ndarray]) -> tuple[int, int]:
-        """Write it to the disk; its size and checksum. It stays open, and so locked.
-
-        Raises
-        ------
-        OSError
-            From the system, and where another program saves into the folder.
-        """
+        """Write it to the disk; its size and checksum. It stays open, and so locked."""
         meta = {"generation": self._generation, "rank": self._rank, "ranks": ranks}
         file = self._created()
         nbytes, crc32 = write_new(container.NewFile(file), Container("shard", meta, arrays))
@@ -384,13 +356,7 @@ class NewShard:
 
 
 def make_folder(path: str | os.PathLike[Any]) -> Path:
-    """The folder of a checkpoint, made where there is none; what killed saves left is removed.
-
-    Raises
-    ------
-    OSError
-        Where it cannot be made, or is no folder.
-    """
+    """The folder of a checkpoint, made where there is none; what killed saves left is removed."""
     folder = Path(os.path.realpath(os.fsdecode(path)))
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(
@@ -405,13 +371,7 @@ def make_folder(path: str | os.PathLike[Any]) -> Path:
 
 
 def commit(folder: Path, index: Index) -> None:
-    """Write the index: from then on the folder holds this checkpoint, and no other.
-
-    Raises
-    ------
-    OSError
-        Where it cannot be written, or a shard is not there as its rank has written it.
-    """
+    """Write the index: from then on the folder holds this checkpoint, and no other."""
     for rank, nbytes in enumerate(index.nbytes.tolist()):
         path = folder / shard_name(index.generation, rank)
         found = path.stat().st_size if path.exists() else -1

@@ -60,11 +60,6 @@ def from_fields(name: str, saved: dict[str, Any]) -> Any:
     """The schedule with these arguments and this state; both are checked.
 
     An argument that the file is too old to have gets its default.
-
-    Raises
-    ------
-    TypeError, ValueError, LookupError
-        Where there is no such schedule, or a field is missing, unknown or out of range.
     """
     if name not in KINDS:
         raise ValueError(f"there is no schedule {name!r} in numadam.schedules.")
@@ -124,14 +119,7 @@ def options_to_json(
 def options_from_json(
     saved: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> tuple[Any, dict[str, Any]]:
-    """Learning rate and options of what `options_to_json` returned; schedules are new objects.
-
-    Raises
-    ------
-    TypeError, ValueError, LookupError
-        Where it is nothing that `options_to_json` writes. The options themselves are checked by
-        who takes them.
-    """
+    """Learning rate and options of what `options_to_json` returned; schedules are new objects."""
     made: list[Any] = []
     for name, fields in saved["schedules"]:
         values = {key: _decode(value, arrays, made) for key, value in fields.items()}
@@ -344,13 +332,7 @@ def _token(key: Any, title: str) -> str:
 
 
 def rebuild(node: Any, make_array: Callable[[str, Any], Any], name: str = "p") -> Any:
-    """The nesting of a `Structure.json`; ``make_array(name, axes)`` is one of its arrays.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where it is no such structure, or has a container of another type.
-    """
+    """The nesting of a `Structure.json`; ``make_array(name, axes)`` is one of its arrays."""
     ((kind, content),) = node.items()
     if kind == "array":
         return make_array(name, content)

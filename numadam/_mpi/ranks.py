@@ -214,11 +214,6 @@ def ranks_of(comm: Any) -> Ranks:
     """The ranks of a communicator. Collective at the first call for it, which duplicates it.
 
     The duplicate is an attribute of the communicator, and is freed with it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where it is no intracommunicator of mpi4py, or COMM_NULL.
     """
     module = sys.modules.get("mpi4py.MPI")  # whoever has a communicator has loaded it
     if module is not None and isinstance(comm, module.Comm) and comm == module.COMM_NULL:

@@ -41,11 +41,6 @@ class Whole:
     tree : Tree
     leaves, names, frozen : list
         Of each array itself, its name, and whether it is frozen.
-
-    Raises
-    ------
-    TypeError, ValueError
-        With the name of the array.
     """
 
     def __init__(self, params: Any, groups: Any, rule: RuleSpec) -> None:
@@ -104,11 +99,6 @@ class Placement:
         Its elements of each array that is not frozen, and of each array.
     flat : Flat
         The parameters that are not frozen, as one flat index.
-
-    Raises
-    ------
-    ValueError, RankError
-        Where the arrays of one rank do not go together, or those of the ranks.
     """
 
     def __init__(self, ranks: Ranks, whole: Whole, what: str) -> None:

@@ -82,11 +82,6 @@ class Gradients:
         """The gradients of this node's ranks, in their order, checked; None: those in `buffers`.
 
         Where ranks share memory others are copied into `buffers`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Where an array does not fit, with its name.
         """
         if grads is None:
             if self._nested is None:

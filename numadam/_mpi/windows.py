@@ -118,11 +118,6 @@ def zero(memory: np.ndarray) -> None:
 
     A store to a page that cannot be had ends the process by a signal, so the pages are asked for
     before; an older kernel does not know how.
-
-    Raises
-    ------
-    MemoryError
-        Where shared memory is full.
     """
     if sys.platform == "linux" and memory.size:
         begin = memory.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
@@ -190,11 +185,6 @@ def nodes_of(ranks: Ranks, window: Window | None) -> Nodes:
     """The nodes of a communicator: the ranks that share `window`, or each rank by itself.
 
     Collective. The number of a node follows from its first rank.
-
-    Raises
-    ------
-    ValueError
-        On all ranks, where a window is of other ranks, or nodes are not of equally many.
     """
     # each rank's node, named by its first rank, and what is wrong with it
     first, problem = ranks.rank, 0
@@ -240,13 +230,7 @@ def _split(ranks: Ranks, leaders: list[int], firsts: list[int]) -> Nodes:
 
 
 def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
-    """Refuse parameters of other types, dtypes, memory orders and GPUs.
-
-    Raises
-    ------
-    TypeError, ValueError
-        With the name of the array.
-    """
+    """Refuse parameters of other types, dtypes, memory orders and GPUs."""
     named = list(zip(names, leaves, strict=True))
     on_gpu = bool(leaves) and is_cupy(leaves[0])
     if on_gpu:

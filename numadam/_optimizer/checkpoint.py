@@ -256,13 +256,7 @@ class Fit(NamedTuple):
 
 
 def fit(optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[str, Any]) -> Fit:
-    """Check everything in a file, with its lr and options, against an optimiser.
-
-    Raises
-    ------
-    TypeError, ValueError, LookupError, AttributeError
-        Where something does not fit.
-    """
+    """Check everything in a file, with its lr and options, against an optimiser."""
     arrays, meta = Arrays(optimizer), content.meta
     if meta["rule"] != optimizer.rule.name:
         raise ValueError(
@@ -378,13 +372,7 @@ def _complete(kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
-    """An optimiser of this class with new arrays of `xp`, NumPy or CuPy, that goes on.
-
-    Raises
-    ------
-    TypeError, ValueError, LookupError, AttributeError
-        Where the content is none of such an optimiser.
-    """
+    """An optimiser of this class with new arrays of `xp`, NumPy or CuPy, that goes on."""
     if content.meta["rule"] != kind.rule.name:
         raise ValueError(f"the rule of {kind.__name__} is {kind.rule.name}.")
     lr, its = options_from_json(content.meta, content.arrays)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.checkpoint import KIND, Fit, content_of, fit, write_from_host
 from numadam._settings.bounds import Box, leaf_bounds
 from numadam._settings.groups import is_plain
+
+if TYPE_CHECKING:
+    from numadam._mpi.slices import Placement
 
 # --- parts of whole parameters that a rank holds -------------------------------------------------
 
@@ -62,12 +65,7 @@ def of_blocks(optimizer: OptimizerBase, comm: Any) -> tuple[Ranks, Callable[[], 
 
 
 def check_offset(offset: Any, params: Any) -> None:
-    """Refuse places of blocks that do not go with the parameters: else a save would, hours later.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse places of blocks that do not fit the parameters: else a save would, hours later."""
     structure = Structure(params)
     for path, name in structure.names.items():
         try:
@@ -117,34 +115,26 @@ def _begin(offsets: Any, path: Sequence[Any], axes: int, name: str) -> tuple[int
     return tuple(map(int, offset))
 
 
-def of_slices(
-    params: Any,
-    paths: Sequence[tuple[Any, ...]],
-    parts: Sequence[tuple[int, int]],
-    frozen: Sequence[bool],
-    saver: bool | None = None,
-) -> Held:
+def of_slices(place: Placement, saver: bool | None = None) -> Held:
     """Parts of a rank whose optimiser has flat slices of whole parameters, in their nesting.
 
     Parameters
     ----------
-    params : array or nesting of arrays
-        The whole ones.
-    paths, parts, frozen : sequences
-        For each array its path in the nesting; its elements here, low to before high, in C order;
-        and whether no rank steps it, so that all have it whole.
+    place : Placement
     saver : bool or None
-        In a save, whether this is the rank that saves frozen arrays; None in a load.
+        In a save, whether this is the rank that saves frozen arrays, of which all have the whole;
+        None in a load.
     """
-    structure, cuts, whole = Structure(params), dict[str, Cut](), dict[str, Any]()
-    for path, (first, end), still in zip(paths, parts, frozen, strict=True):
+    whole = place.whole
+    structure, cuts, frozen = Structure(whole.params), dict[str, Cut](), dict[str, Any]()
+    for path, (low, end), still in zip(whole.tree.paths(), place.slices, whole.frozen, strict=True):
         name = structure.names[tuple(path)]
-        leaf, low, high = structure.leaves[name], first, end
-        if still:
-            low, high = 0, 0 if saver is False else leaf.size
-            whole[name] = leaf.reshape(-1)[:high]
+        leaf, high = structure.leaves[name], end
+        if still:  # it has no slice: low is 0
+            high = 0 if saver is False else leaf.size
+            frozen[name] = leaf.reshape(-1)[:high]
         cuts[name] = Cut((low,), (high - low,), True, leaf.shape)
-    return Held(cuts, structure.json, frozen=whole)
+    return Held(cuts, structure.json, frozen=frozen)
 
 
 # --- options that differ from element to element -------------------------------------------------
@@ -356,13 +346,7 @@ def _wanted(index: Index, held: Held) -> dict[str, Cut]:
 
 
 def read_whole(path: str | os.PathLike[Any]) -> Container:
-    """Whole arrays and all else of a folder, for one process.
-
-    Raises
-    ------
-    CheckpointError
-        Where it is damaged, or not known how the arrays lie together.
-    """
+    """Whole arrays and all else of a folder, for one process."""
     index = read_index(path, KIND)
     name_of_path = os.fsdecode(path)
     unknown = [name for name, cuts in index.cuts.items() if cuts.whole is None]

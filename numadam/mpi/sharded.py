@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from numadam._arrays import formatting
@@ -277,10 +278,11 @@ class Sharded(Forwarding):
         OSError
             Where a rank cannot write; on the other ranks `RankError`.
         """
-        shard, nodes = self._shard, self._place.nodes
+        shard, place = self._shard, self._place
         with parts_of(shard).lock:
-            first = nodes.node == nodes.place == 0
-            shards.save(shard, path, self._ranks, lambda: self._held(first), self._refuse_unusable)
+            saver = place.nodes.node == place.nodes.place == 0
+            held = partial(shards.of_slices, place, saver)
+            shards.save(shard, path, self._ranks, held, self._refuse_unusable)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
         """Take over all of a folder that `save` wrote, on any number of ranks. Collective.
@@ -299,18 +301,13 @@ class Sharded(Forwarding):
         OSError
             Where it cannot be read.
         """
-        shard = self._shard
+        shard, place = self._shard, self._place
         with defer_interrupts(), parts_of(shard).lock:
-            shards.load(shard, path, self._ranks, self._held, self._place.whole.refuse_replaced)
+            held = partial(shards.of_slices, place)
+            shards.load(shard, path, self._ranks, held, place.whole.refuse_replaced)
             self._steps.spread()
             self._steps.barrier()
             self._broken = ""
-
-    def _held(self, saver: bool | None = None) -> shards.Held:
-        """Part of this rank, as checkpoints need to know it."""
-        whole = self._place.whole
-        about = whole.params, whole.tree.paths(), self._place.slices, whole.frozen
-        return shards.of_slices(*about, saver)
 
     def check_equal(self) -> None:
         """Compare the parameters of all ranks bit by bit (by sums over their bits). Collective.

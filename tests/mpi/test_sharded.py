@@ -246,7 +246,9 @@ def test_bounds_of_one_pair_move_the_parameters_in(nodes):
 
 def test_bounds_where_an_array_is_frozen(nodes):
     groups = {"a.b": {"frozen": True}}
-    check(na.SGD, nodes, SHAPES["nested"], bounds=(-0.25, 0.5), groups=groups, lr=0.1)
+    nest = {"a": {"w": (-0.25, 0.5)}, "z": [(-0.25, 0.5), None]}
+    for bounds in ((-0.25, 0.5), nest):
+        check(na.SGD, nodes, SHAPES["nested"], bounds=bounds, groups=groups, lr=0.1)
 
 
 def test_two_elements_with_bounds_of_their_own(nodes):
