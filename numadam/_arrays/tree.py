@@ -30,12 +30,15 @@ def _addresses(objects: tuple[Any, ...]) -> bytes:
     return ctypes.string_at(id(objects) + tuple.__basicsize__, nbytes)
 
 
-def replaced(names: Sequence[str], now: Sequence[Any], leaves: Sequence[Any]) -> ValueError:
-    """The error for a container in which an array of `leaves` was replaced by another object."""
-    name = names[list(map(operator.is_, now, leaves)).index(False)]
-    return ValueError(
-        f"{name}: was replaced by another object, but the optimiser holds the array that was there."
-        f" Write into that: {name}[...] = x."
+def refuse_replaced(structure: Tree | Active, tree: Any, leaves: Sequence[Any], name: str) -> None:
+    """Refuse containers in which an array was replaced by another object."""
+    now = structure.flatten(tree, name)
+    if same_objects(now, leaves):
+        return
+    title = structure.names(name)[list(map(operator.is_, now, leaves)).index(False)]
+    raise ValueError(
+        f"{title}: was replaced by another object, but the optimiser holds the array that was "
+        f"there. Write into that: {title}[...] = x."
     )
 
 
@@ -181,6 +184,19 @@ class Active:
     def names(self, name: str) -> Sequence[str]:
         """As `Tree.names`, without frozen leaves."""
         return self.select(self._tree.names(name))
+
+
+def nested(paths: Sequence[Sequence[Any]], values: Sequence[Any]) -> Any:
+    """Values in dicts by the keys that lead to their arrays; of a single array the value."""
+    if not all(paths):
+        return values[0]
+    nest: dict[Any, Any] = {}
+    for path, value in zip(paths, values, strict=True):
+        node = nest
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = value
+    return nest
 
 
 def _first_difference(spec: Any, tree: Any, name: str) -> str:

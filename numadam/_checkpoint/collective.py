@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -16,18 +17,16 @@ import numpy as np
 
 from numadam._checkpoint import folder as files
 from numadam._checkpoint import storage
+from numadam._checkpoint.container import Reader
 from numadam._checkpoint.folder import (
     Cut,
     Cuts,
     Index,
-    Piece,
     Saved,
-    Shard,
     Shards,
     common,
     current_generation,
     pieces,
-    ranks_that_meet,
     read_index,
 )
 from numadam._checkpoint.storage import CheckpointError, about_file
@@ -66,13 +65,7 @@ class Alone:
 
 
 def on_all(ranks: Ranks, what: str, work: Callable[[], Result]) -> Result:
-    """The result of some work of this rank, which takes what time it takes; it works on all ranks.
-
-    Raises
-    ------
-    Exception
-        Its own error on the rank that has one, and the error of `Ranks.agree` on the others.
-    """
+    """The result of some work of any length; where it raises on one rank, it does on all."""
     error, result = None, None
     try:
         result = work()
@@ -94,34 +87,6 @@ _NONE, _GHOST, _OWNED = np.arange(3, dtype=np.uint8)
 MASKS = "owned/"
 
 
-class _Spot(NamedTuple):
-    """A box that a shard and a wanted part have in common."""
-
-    source: tuple[Piece, tuple[Any, ...]]
-    target: tuple[Piece, tuple[Any, ...]]
-    new: np.ndarray  # elements to take
-    twice: np.ndarray  # elements that an owner before this one had
-
-    def take(self, source: np.ndarray, target: np.ndarray, what: str) -> None:
-        """Copy its elements from the array of a shard."""
-        there, here = _view(source, *self.source), _view(target, *self.target)
-        if self.twice.any() and (_bytes(there) != _bytes(here))[self.twice].any():
-            raise CheckpointError(
-                f"{what}: two ranks own the same elements with other numbers. Save with "
-                "numadam.mpi.Decomposition(comm, owned=..., offset=...) that fit, or load with "
-                "the same ranks and blocks."
-            )
-        if self.new.all():
-            here[...] = there
-        else:
-            here[self.new] = there[self.new]
-
-
-def _view(part: np.ndarray, piece: Piece, index: tuple[Any, ...]) -> np.ndarray:
-    found: np.ndarray = piece.of(part)[(*index, ...)]
-    return found
-
-
 def _bytes(array: np.ndarray) -> np.ndarray:
     """The bytes of each element, along a last axis."""
     return np.ascontiguousarray(array).reshape(*array.shape, 1).view(np.uint8)
@@ -132,8 +97,7 @@ class _Group:
 
     def __init__(self, index: Index, cut: str, part: Cut, names: list[str]) -> None:
         self.cuts, self.names, self._cut = index.cuts[cut], names, cut
-        assert self.cuts.whole is not None  # who calls has asked
-        self.pieces = pieces(part, self.cuts.whole)
+        self.pieces = pieces(part, self.cuts.whole or ())
         self._mask = MASKS + cut if MASKS + cut in index.arrays else ""
         self._known = np.zeros(prod(part.shape), np.uint8)
         self.arrays: dict[str, np.ndarray] = {}
@@ -142,30 +106,36 @@ class _Group:
             shape = (*part.shape, 2) if is_complex else part.shape
             self.arrays[name] = storage.new_array(code, shape, is_complex)
 
-    def read(self, shard: Shard, rank: int) -> None:
+    def read(self, shard: Reader, rank: int) -> None:
         """Take what a shard has."""
-        theirs = pieces(self.cuts.of(rank), self.cuts.whole or ())
-        pairs = [
-            (one, other, found)
-            for one in theirs
-            for other in self.pieces
-            if (found := common(one, other)) is not None
-        ]
-        if not pairs:
-            return
         mask = shard.array(self._mask) if self._mask else None
-        spots = []
-        for one, other, (there, here) in pairs:
-            known = _view(self._known, other, here)
-            owned = np.ones(known.shape, bool) if mask is None else _view(mask, one, there)
+        sources, boxes = pieces(self.cuts.of(rank), self.cuts.whole or ()), []
+        for source, target in product(sources, self.pieces):
+            indices = common(source, target)
+            if indices is None:
+                continue
+            there, here = indices
+            known = target.of(self._known, here)
+            owned = np.True_ if mask is None else source.of(mask, there)
             now = np.where(owned, _OWNED, _GHOST)
             new, twice = known < now, owned & (known == _OWNED)
-            spots.append(_Spot((one, there), (other, here), new, twice))
             known[...] = np.maximum(known, now)
-        for name in self.names:
-            source = shard.array(name)
-            for spot in spots:
-                spot.take(source, self.arrays[name], f"{shard.path}: {name}")
+            boxes.append((source, there, target, here, new, twice))
+        for name in self.names if boxes else ():
+            values = shard.array(name)
+            for source, there, target, here, new, twice in boxes:
+                saved = source.of(values, there)
+                wanted = target.of(self.arrays[name], here)
+                if twice.any() and (_bytes(saved) != _bytes(wanted))[twice].any():
+                    raise CheckpointError(
+                        f"{shard.path}: {name}: two ranks own the same elements with other "
+                        "numbers. Save with numadam.mpi.Decomposition(comm, owned=..., offset=...) "
+                        "that fit, or load with the same ranks and blocks."
+                    )
+                if new.all():
+                    wanted[...] = saved
+                else:
+                    wanted[new] = saved[new]
 
     def check(self, path: str) -> None:
         """Refuse where an element is in no shard."""
@@ -198,7 +168,10 @@ def assemble(
     for name, part in wanted.items():
         by_cut.setdefault((index.arrays[name].cut, part), []).append(name)
     shards, name_of_path = Shards(path, index), os.fsdecode(path)
-    meeting = [_meeting(index.cuts[cut], part) for cut, part in by_cut]
+    meeting = []  # which shards have something of each part
+    for cut, part in by_cut:
+        cuts = index.cuts[cut]
+        meeting.append(cuts.meet(pieces(part, cuts.whole or ())))
     needed: list[int] = np.flatnonzero(np.any(meeting, axis=0)).tolist() if by_cut else []
     shards.check_sizes(needed)  # before memory is taken for arrays
     groups = [_Group(index, cut, part, names) for (cut, part), names in by_cut.items()]
@@ -212,12 +185,6 @@ def assemble(
         group.check(name_of_path)
         found |= group.arrays
     return {name: found[name] for name in wanted}
-
-
-def _meeting(cuts: Cuts, part: Cut) -> np.ndarray:
-    """Which shards have something of a part."""
-    assert cuts.whole is not None  # who calls has asked
-    return ranks_that_meet(cuts.boxes, cuts.flat, cuts.whole, pieces(part, cuts.whole))
 
 
 # --- saves and loads of several ranks at once ----------------------------------------------------
@@ -260,7 +227,7 @@ def save(path: str | os.PathLike[Any], ranks: Ranks, make: Callable[[], Part]) -
     """
     what = f"saving {os.fsdecode(path)}"
     part = on_all(ranks, what, make)
-    texts = {name: json.dumps(one, sort_keys=True) for name, one in _alike(part).items()}
+    texts = {name: json.dumps(value, sort_keys=True) for name, value in _alike(part).items()}
     generation = _same_everywhere(ranks, texts)
     cuts = _gathered_cuts(ranks, part)
 
@@ -301,12 +268,12 @@ def _removed_if_failed(shard: files.NewShard) -> Iterator[None]:
 
 def _alike(part: Part) -> dict[str, Any]:
     """Values that have to be the same on all ranks, by what a message calls them."""
-    found = {name: one for name, one in part.meta.items() if name != "options"}
-    found |= {f"option {name}": one for name, one in part.meta.get("options", {}).items()}
+    found = {name: value for name, value in part.meta.items() if name != "options"}
+    found |= {f"option {name}": value for name, value in part.meta.get("options", {}).items()}
     found["names and dtypes of the arrays"] = [[n, *_saved(n, part)] for n in part.arrays]
     found["numbers of axes"] = [
-        [name, one.flat, one.begin is None, len(one.shape), one.whole]
-        for name, one in part.cuts.items()
+        [name, cut.flat, cut.begin is None, len(cut.shape), cut.whole]
+        for name, cut in part.cuts.items()
     ]
     return found
 
@@ -339,22 +306,26 @@ def _same_everywhere(ranks: Ranks, texts: Mapping[str, str]) -> str:
 
 def _gathered_cuts(ranks: Ranks, part: Part) -> dict[str, Cuts]:
     """The cuts of all ranks by name."""
-    own = [
-        n
-        for one in part.cuts.values()
-        for n in ((-1,) * len(one.shape) if one.begin is None else one.begin) + one.shape
-    ]
-    rows, at = ranks.gather(np.array(own, np.int64)), 0
+    numbers = {
+        name: ((-1,) * len(cut.shape) if cut.begin is None else cut.begin) + cut.shape
+        for name, cut in part.cuts.items()
+    }
     found = {}
-    for name, one in part.cuts.items():
-        boxes = rows[:, at : at + 2 * len(one.shape)].copy()
-        at += 2 * len(one.shape)
-        whole = one.whole
-        if whole is None and one.begin is not None:
+    for name, boxes in _gathered(ranks, numbers).items():
+        cut = part.cuts[name]
+        whole = cut.whole
+        if whole is None and cut.begin is not None:
             ends = sum(np.hsplit(boxes, 2))
             whole = tuple(np.max(ends, axis=0).tolist())
-        found[name] = Cuts(one.flat, whole, boxes)
+        found[name] = Cuts(cut.flat, whole, boxes)
     return found
+
+
+def _gathered(ranks: Ranks, numbers: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """Numbers of all ranks, a row for each, by name: as many on every rank."""
+    rows = ranks.gather(np.array([n for own in numbers.values() for n in own], np.int64))
+    ends = np.cumsum([len(own) for own in numbers.values()])
+    return dict(zip(numbers, np.split(rows, ends, axis=1), strict=False))  # nothing is behind
 
 
 def load(
@@ -389,7 +360,8 @@ def load(
 
     index, parts = on_all(ranks, what, look)
     own = index.ranks == ranks.size and all(
-        _is_own(index, one, part, ranks.rank) for one, part in parts.items()
+        _is_own(index.cuts, index.arrays[array].cut, part, ranks.rank)
+        for array, part in parts.items()
     )
     rows = ranks.gather(np.array([int(index.generation, 16), own], np.int64))
     if (rows[:, 0] != rows[0, 0]).any():
@@ -404,8 +376,8 @@ def load(
     def read() -> dict[str, np.ndarray]:
         with files.Shards(path, index).open(ranks.rank) as shard:
             # all of them: what is not wanted is checked
-            found = {one: shard.array(one) for one in shard.names}
-        return {one: found[one] for one in parts}
+            found = {entry.name: shard.array(entry.name) for entry in shard.header.entries}
+        return {name: found[name] for name in parts}
 
     return index, on_all(ranks, what, read)
 
@@ -423,12 +395,11 @@ def _check_axes(index: Index, parts: Mapping[str, Cut]) -> None:
             raise ValueError(f"{name}: has {axes} axes in the file, {mine} here.")
 
 
-def _is_own(index: Index, name: str, part: Cut, rank: int) -> bool:
+def _is_own(cuts: Mapping[str, Cuts], name: str, part: Cut, rank: int) -> bool:
     """Whether a part is what the shard of this rank has; `begin` counts where both know it."""
-    cut = index.arrays[name].cut
-    if not cut:
+    if not name:
         return True
-    saved = index.cuts[cut].of(rank)
+    saved = cuts[name].of(rank)
     same = None in (saved.begin, part.begin) or saved.begin == part.begin
     return same and (saved.shape, saved.flat) == (part.shape, part.flat)
 
@@ -436,11 +407,8 @@ def _is_own(index: Index, name: str, part: Cut, rank: int) -> bool:
 def _check_wholes(path: str, index: Index, parts: Mapping[str, Cut], ranks: Ranks) -> None:
     """Refuse, on all ranks, parts of a whole that is not that of the file, or not known."""
     cuts = {index.arrays[name].cut: part for name, part in parts.items()}
-    own = [n for part in cuts.values() for n in _end(part)]
-    rows, at = ranks.gather(np.array(own, np.int64)), 0
-    for name, part in cuts.items():
-        ends = rows[:, at : at + len(_end(part))]
-        at += ends.shape[1]
+    numbers = {name: _end(part) for name, part in cuts.items()}
+    for name, ends in _gathered(ranks, numbers).items():
         whole = index.cuts[name].whole if name else None
         if whole is None or (ends < 0).any():
             raise CheckpointError(

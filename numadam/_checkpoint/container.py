@@ -133,13 +133,7 @@ def replacing(path: str | os.PathLike[Any]) -> Iterator[NewFile]:
 
 
 def check_writable(path: str | os.PathLike[Any]) -> None:
-    """Refuse a path that `replacing` could not write to: a temporary file is made and removed.
-
-    Raises
-    ------
-    OSError
-        Of folders, devices, write protection. Permissions alone do not tell.
-    """
+    """Refuse a path that `replacing` could not write to: a temporary file is made and removed."""
     target = Path(os.path.realpath(os.fsdecode(path)))
     made: list[Path] = []
     try:
@@ -159,13 +153,7 @@ def _note(target: Path, mode: int | None, new: os.stat_result | None) -> str:
 
 
 def _check_target(target: Path) -> int | None:
-    """Permissions of the file to be replaced; None where there is none.
-
-    Raises
-    ------
-    OSError
-        It is a folder, a device or the like, or may not be written.
-    """
+    """Permissions of the file to be replaced; None where there is none."""
     try:
         found = target.lstat().st_mode
     except FileNotFoundError:
@@ -332,12 +320,15 @@ def _planned(content: Container) -> tuple[Header, int]:
     """The header of a content without checksums, and its length; all that is written is checked."""
     if content.kind not in _SAVED_BY:
         raise ValueError(f"kind: expected one of {', '.join(_SAVED_BY)}, got {content.kind!r}.")
-    arrays = content.arrays
-    entries = [_entry(name, array) for name, array in arrays.items()]
-    header = Header(content.kind, _meta_text(content.meta), entries)
+    entries = [_entry(name, array) for name, array in content.arrays.items()]
+    _check_json(content.meta, "meta")
+    meta = json.dumps(content.meta, separators=(",", ":"))
+    if len(meta) > LONGEST_META:
+        raise ValueError(f"meta: {len(meta):,} bytes are too many; long lists belong into arrays.")
+    header = Header(content.kind, meta, entries)
     length = len(render(header))
     if length > LONGEST:
-        raise ValueError(f"arrays: {len(arrays):,} names are too many for one file.")
+        raise ValueError(f"arrays: {len(entries):,} names are too many for one file.")
     return header, length
 
 
@@ -377,7 +368,7 @@ def read(path: str | os.PathLike[Any], kind: str) -> Container:
 def read_open(file: IO[bytes], size: int, name: str, kind: str) -> Container:
     """The same for an open file of so many bytes; `name` is for error messages."""
     reader = Reader(file, size, name, kind)
-    arrays = {entry.name: reader.next_array(entry) for entry in reader.header.in_file_order}
+    arrays = {entry.name: reader.array(entry.name) for entry in reader.header.in_file_order}
     return Container(kind, reader.meta, {e.name: arrays[e.name] for e in reader.header.entries})
 
 
@@ -390,14 +381,16 @@ class Reader:
     crc32 : int
         Checksum of the header, which has those of the arrays.
     meta : dict
+    path : str
+        For error messages.
     """
 
-    def __init__(self, file: IO[bytes], size: int, name: str, kind: str) -> None:
-        self.header, self.crc32 = read_header(file, size, name)
-        self._file, self._name = file, name
+    def __init__(self, file: IO[bytes], size: int, path: str, kind: str) -> None:
+        self.header, self.crc32 = read_header(file, size, path)
+        self._file, self.path = file, path
         if self.header.kind != kind:
             raise CheckpointError(
-                f"{name}: was saved by {_SAVED_BY.get(self.header.kind, self.header.kind)}, not by "
+                f"{path}: was saved by {_SAVED_BY.get(self.header.kind, self.header.kind)}, not by "
                 f"{_SAVED_BY.get(kind, kind)}."
             )
         try:
@@ -405,25 +398,37 @@ class Reader:
                 raise ValueError(f"its key meta has {len(self.header.meta):,} characters")
             meta = json.loads(self.header.meta)
         except (ValueError, RecursionError) as error:  # checksums do not say who has made them
-            raise CheckpointError(f"{name}: forged header: {error}.") from error
+            raise CheckpointError(f"{path}: forged header: {error}.") from error
         if not isinstance(meta, dict):
-            raise CheckpointError(f"{name}: forged header: its key meta is no object of JSON.")
+            raise CheckpointError(f"{path}: forged header: its key meta is no object of JSON.")
         self.meta: dict[str, Any] = meta
-        self._first = size - self.header.nbytes  # byte of the data
+        self._places: dict[str, tuple[Entry, int]] = {}  # by name, with the first byte of its data
+        at = size - self.header.nbytes
+        for entry in self.header.in_file_order:
+            self._places[entry.name] = entry, at
+            at += entry.nbytes
 
     def array(self, name: str) -> np.ndarray:
-        """The array of this name, checked."""
-        at = self._first
-        for entry in self.header.in_file_order:
-            if entry.name == name:
-                self._file.seek(at)
-                return self.next_array(entry)
-            at += entry.nbytes
-        raise CheckpointError(f"{self._name}: has no array {name!r}.")
-
-    def next_array(self, entry: Entry) -> np.ndarray:
-        """The array whose data come next in the file, checked."""
-        return _read_array(self._file, entry, self._name)
+        """The array of this name, new and checked."""
+        entry, at = self._places[name]
+        self._file.seek(at)
+        try:
+            array = storage.new_array(entry.code, entry.shape, entry.is_complex)
+        except ValueError as error:  # more axes than this NumPy has
+            raise CheckpointError(f"{self.path}: {name!r}: {error}.") from error
+        crc = 0
+        for chunk in storage.as_bytes(array):
+            fill(self._file, chunk, self.path)
+            crc = zlib.crc32(chunk.data, crc)
+        if crc32_text(crc) != entry.crc32:
+            raise CheckpointError(
+                f"{self.path}: damaged: the checksum of {name!r} is wrong. Use another copy of the "
+                "file."
+            )
+        if entry.code == "BOOL" and any((chunk > 1).any() for chunk in storage.as_bytes(array)):
+            raise CheckpointError(f"{self.path}: {name!r} is bool, but not of zeros and ones.")
+        storage.to_native(array)
+        return array
 
 
 def _entry(name: str, array: Any) -> Entry:
@@ -436,26 +441,18 @@ def _entry(name: str, array: Any) -> Entry:
     return Entry(name, code, (*array.shape, 2) if is_complex else array.shape, is_complex)
 
 
-def _meta_text(meta: dict[str, Any]) -> str:
-    _check_json(meta, "meta")
-    text = json.dumps(meta, separators=(",", ":"))
-    if len(text) > LONGEST_META:
-        raise ValueError(f"meta: {len(text):,} bytes are too many; long lists belong into arrays.")
-    return text
-
-
 def _check_json(value: Any, where: str) -> None:
     """Refuse what would come back as something else."""
     if value is None or type(value) in (bool, int, float, str):
         return
     if type(value) is dict:
-        for key, one in value.items():
+        for key, entry in value.items():
             if type(key) is not str:
                 raise TypeError(f"{where}: expected keys of type str, got {key!r}.")
-            _check_json(one, f"{where}[{key!r}]")
+            _check_json(entry, f"{where}[{key!r}]")
     elif type(value) is list:
-        for i, one in enumerate(value):
-            _check_json(one, f"{where}[{i}]")
+        for i, entry in enumerate(value):
+            _check_json(entry, f"{where}[{i}]")
     else:
         raise TypeError(f"{where}: {type(value).__name__} is no type of JSON.")
 
@@ -467,23 +464,3 @@ def _write_array(file: NewFile, array: np.ndarray, buffer: np.ndarray) -> str:
         crc = zlib.crc32(chunk, crc)
         file.write(chunk)
     return crc32_text(crc)
-
-
-def _read_array(file: IO[bytes], entry: Entry, path: str) -> np.ndarray:
-    try:
-        array = storage.new_array(entry.code, entry.shape, entry.is_complex)
-    except ValueError as error:  # more axes than this NumPy has
-        raise CheckpointError(f"{path}: {entry.name!r}: {error}.") from error
-    crc = 0
-    for chunk in storage.as_bytes(array):
-        fill(file, chunk, path)
-        crc = zlib.crc32(chunk.data, crc)
-    if crc32_text(crc) != entry.crc32:
-        raise CheckpointError(
-            f"{path}: damaged: the checksum of {entry.name!r} is wrong. Use another copy of the "
-            "file."
-        )
-    if entry.code == "BOOL" and any((chunk > 1).any() for chunk in storage.as_bytes(array)):
-        raise CheckpointError(f"{path}: {entry.name!r} is bool, but not of zeros and ones.")
-    storage.to_native(array)
-    return array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from math import prod
 from pathlib import Path
@@ -70,15 +70,11 @@ class Piece(NamedTuple):
     end: tuple[int, ...]
     at: int
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the box."""
-        return tuple(end - begin for begin, end in zip(self.begin, self.end, strict=True))
-
-    def of(self, part: np.ndarray) -> np.ndarray:
-        """The view of this box in the part, which is contiguous in C order."""
-        shape = self.shape
-        return part.reshape(-1)[self.at : self.at + prod(shape)].reshape(shape)
+    def of(self, part: np.ndarray, index: tuple[Any, ...] = ()) -> np.ndarray:
+        """The view of this box, or of an index into it, in a part that is contiguous in C order."""
+        shape = tuple(end - begin for begin, end in zip(self.begin, self.end, strict=True))
+        box: np.ndarray = part.reshape(-1)[self.at : self.at + prod(shape)].reshape(shape)
+        return box[(*index, ...)]
 
 
 def pieces(cut: Cut, whole: tuple[int, ...]) -> list[Piece]:
@@ -87,69 +83,42 @@ def pieces(cut: Cut, whole: tuple[int, ...]) -> list[Piece]:
     if prod(cut.shape) == 0:
         return []
     if cut.flat:
-        first = cut.begin[0]
-        return list(_boxes(first, first + cut.shape[0], whole, (), first))
+        return list(_boxes(cut.begin[0], cut.begin[0] + cut.shape[0], whole))
     ends = tuple(begin + n for begin, n in zip(cut.begin, cut.shape, strict=True))
     return [Piece(cut.begin, ends, 0)]
 
 
-def _boxes(
-    first: int, last: int, shape: tuple[int, ...], above: tuple[int, ...], origin: int
-) -> Iterator[Piece]:
-    """Boxes of the elements from `first` to `last`, numbered below the indices `above`."""
-    if first >= last:
-        return
-    rest, ones = shape[1:], tuple(i + 1 for i in above)
-    if not shape:
-        yield Piece(above, ones, first - origin)
-        return
-    row = prod(rest)
-    begin, end = -(-first // row), last // row  # whole rows
-    if begin > end:  # inside of one row
-        yield from _boxes(
-            first - end * row, last - end * row, rest, (*above, end), origin - end * row
-        )
-        return
-    if first < begin * row:
-        up = (begin - 1) * row
-        yield from _boxes(first - up, row, rest, (*above, begin - 1), origin - up)
-    if begin < end:
-        yield Piece((*above, begin, *(0 for _ in rest)), (*ones, end, *rest), begin * row - origin)
-    yield from _boxes(0, last - end * row, rest, (*above, end), origin - end * row)
+def _boxes(first: int, last: int, shape: tuple[int, ...]) -> Iterator[Piece]:
+    """The boxes of a range of elements in C order: at each place the most whole rows there are."""
+    at = first
+    while at < last:
+        begin = [int(i) for i in np.unravel_index(at, shape)]
+        end, size = [i + 1 for i in begin], 1
+        for axis in range(len(shape)):
+            row = prod(shape[axis + 1 :])
+            rows = min((last - at) // row, shape[axis] - begin[axis])
+            if at % row == 0 and rows > 0:
+                end[axis:] = begin[axis] + rows, *shape[axis + 1 :]
+                size = rows * row
+                break
+        yield Piece(tuple(begin), tuple(end), at - first)
+        at += size
 
 
-def common(one: Piece, other: Piece) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
+def common(piece: Piece, other: Piece) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
     """The intersection of two boxes as an index into each; None where it is empty."""
-    begin = tuple(map(max, one.begin, other.begin))
-    end = tuple(map(min, one.end, other.end))
-    if any(a >= b for a, b in zip(begin, end, strict=True)):
+    begin = tuple(map(max, piece.begin, other.begin))
+    end = tuple(map(min, piece.end, other.end))
+    if any(first >= last for first, last in zip(begin, end, strict=True)):
         return None
-    return _index(one, begin, end), _index(other, begin, end)
+    return _index(piece, begin, end), _index(other, begin, end)
 
 
 def _index(piece: Piece, begin: tuple[int, ...], end: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(
-        slice(a - start, b - start) for a, b, start in zip(begin, end, piece.begin, strict=True)
+        slice(first - start, last - start)
+        for first, last, start in zip(begin, end, piece.begin, strict=True)
     )
-
-
-def ranks_that_meet(
-    boxes: np.ndarray, flat: bool, whole: tuple[int, ...], wanted: list[Piece]
-) -> np.ndarray:
-    """Which of many parts, a row [begin, shape] each, have an element of the wanted boxes.
-
-    Of ranges some more may be named, never fewer.
-    """
-    found = np.zeros(len(boxes), bool)
-    begins, shapes = np.hsplit(boxes, 2)
-    filled = (shapes > 0).all(axis=1)
-    for piece in wanted:
-        begin, end = np.array(piece.begin, np.int64), np.array(piece.end, np.int64)
-        if flat:
-            rows = np.array([prod(whole[k + 1 :]) for k in range(len(whole))], np.int64)
-            begin, end = (begin @ rows)[None], ((end - 1) @ rows + 1)[None]
-        found |= ((begins < end) & (begins + shapes > begin)).all(axis=1)
-    return found & filled
 
 
 class Saved(NamedTuple):
@@ -181,6 +150,20 @@ class Cuts(NamedTuple):
         """The part of one rank."""
         begin, shape = (tuple(half.tolist()) for half in np.split(self.boxes[rank], 2))
         return Cut(None if self.whole is None else begin, shape, self.flat, self.whole)
+
+    def meet(self, wanted: Sequence[Piece]) -> np.ndarray:
+        """Which ranks have an element of these boxes; of ranges some more, never fewer."""
+        assert self.whole is not None  # who calls has asked
+        found = np.zeros(len(self.boxes), bool)
+        begins, shapes = np.hsplit(self.boxes, 2)
+        for piece in wanted:
+            begin, end = np.array(piece.begin, np.int64), np.array(piece.end, np.int64)
+            if self.flat:
+                axes = range(len(self.whole))
+                rows = np.array([prod(self.whole[k + 1 :]) for k in axes], np.int64)
+                begin, end = (begin @ rows)[None], ((end - 1) @ rows + 1)[None]
+            found |= ((begins < end) & (begins + shapes > begin)).all(axis=1)
+        return found & (shapes > 0).all(axis=1)
 
 
 class Index(NamedTuple):
@@ -214,39 +197,25 @@ class Index(NamedTuple):
 
 
 def write_index(folder: Path, index: Index) -> None:
-    """Write it as a whole.
-
-    Raises
-    ------
-    OSError
-        From the system; with a note on what has become of the old one.
-    """
+    """Write it as a whole."""
     cuts = {
-        name: {"flat": one.flat, "whole": None if one.whole is None else list(one.whole)}
-        for name, one in index.cuts.items()
+        name: {"flat": cuts.flat, "whole": None if cuts.whole is None else list(cuts.whole)}
+        for name, cuts in index.cuts.items()
     }
     meta = {
         "generation": index.generation,
         "kind": index.kind,
-        "arrays": {name: list(one) for name, one in index.arrays.items()},
+        "arrays": {name: list(saved) for name, saved in index.arrays.items()},
         "cuts": cuts,
         "content": index.meta,
     }
     arrays = {"nbytes": index.nbytes, "crc32": index.sums}
-    arrays |= {f"cut/{name}": one.boxes for name, one in index.cuts.items()}
+    arrays |= {f"cut/{name}": cuts.boxes for name, cuts in index.cuts.items()}
     write(folder / INDEX, Container("index", meta, arrays))
 
 
 def current_generation(folder: Path) -> str | None:
-    """The generation that the index names; None where there is no index.
-
-    Raises
-    ------
-    CheckpointError
-        Where it is damaged.
-    OSError
-        Where it cannot be read.
-    """
+    """The generation that the index names; None where there is no index."""
     path = folder / INDEX
     try:
         with path.open("rb", buffering=0) as file, about_file(path):
@@ -265,15 +234,7 @@ def _generation(meta: Mapping[str, Any]) -> str:
 
 
 def read_index(path: str | os.PathLike[Any], kind: str) -> Index:
-    """Read and check the index of a folder.
-
-    Raises
-    ------
-    CheckpointError
-        It is damaged, of another kind or a newer version.
-    OSError
-        It does not exist or cannot be read.
-    """
+    """Read and check the index of a folder."""
     place = Path(os.fsdecode(path)) / INDEX
     if place.parent.is_file():
         raise NotADirectoryError(
@@ -300,13 +261,14 @@ def _parsed(content: Container) -> Index:
     if not ok or nbytes.shape != (ranks,) or sums.shape != (ranks,) or (nbytes < 0).any():
         raise ValueError("its sizes or checksums of shards are wrong")
     cuts = {
-        name: _parsed_cuts(one, found[f"cut/{name}"], ranks) for name, one in meta["cuts"].items()
+        name: _parsed_cuts(saved, found[f"cut/{name}"], ranks)
+        for name, saved in meta["cuts"].items()
     }
-    arrays = {name: Saved(*one) for name, one in meta["arrays"].items()}
-    for name, one in arrays.items():
-        if one.code not in storage.ITEMSIZES or type(one.is_complex) is not bool:
-            raise ValueError(f"{name!r} has the unknown dtype {one.code}")
-        if one.cut and one.cut not in cuts:
+    arrays = {name: Saved(*fields) for name, fields in meta["arrays"].items()}
+    for name, array in arrays.items():
+        if array.code not in storage.ITEMSIZES or type(array.is_complex) is not bool:
+            raise ValueError(f"{name!r} has the unknown dtype {array.code}")
+        if array.cut and array.cut not in cuts:
             raise ValueError(f"{name!r} lies nowhere")
     if not isinstance(meta["kind"], str) or not isinstance(meta["content"], dict):
         raise ValueError("does not say what it is a checkpoint of")
@@ -338,7 +300,7 @@ def _parsed_cuts(saved: Mapping[str, Any], boxes: np.ndarray, ranks: int) -> Cut
 # holds one complete checkpoint at any moment, the old one or the new one. A shard is locked until
 # the index is there: the next save knows those that a killed one has left.
 #
-# Nothing here communicates: `together.py` does, for ranks that save and load at once.
+# Nothing here communicates: `collective.py` does, for ranks that save and load at once.
 
 _SHARD = re.compile(r"([0-9a-f]{16})-(\d{1,10})\.safetensors")
 
@@ -359,13 +321,7 @@ class NewShard:
         self.awaits_index = False
 
     def write(self, ranks: int, arrays: dict[str, np.ndarray]) -> tuple[int, int]:
-        """Write it to the disk; its size and checksum. It stays open, and so locked.
-
-        Raises
-        ------
-        OSError
-            From the system, and where another program saves into the folder.
-        """
+        """Write it to the disk; its size and checksum. It stays open, and so locked."""
         meta = {"generation": self._generation, "rank": self._rank, "ranks": ranks}
         file = self._created()
         nbytes, crc32 = write_new(container.NewFile(file), Container("shard", meta, arrays))
@@ -400,13 +356,7 @@ class NewShard:
 
 
 def make_folder(path: str | os.PathLike[Any]) -> Path:
-    """The folder of a checkpoint, made where there is none; what killed saves left is removed.
-
-    Raises
-    ------
-    OSError
-        Where it cannot be made, or is no folder.
-    """
+    """The folder of a checkpoint, made where there is none; what killed saves left is removed."""
     folder = Path(os.path.realpath(os.fsdecode(path)))
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(
@@ -421,13 +371,7 @@ def make_folder(path: str | os.PathLike[Any]) -> Path:
 
 
 def commit(folder: Path, index: Index) -> None:
-    """Write the index: from then on the folder holds this checkpoint, and no other.
-
-    Raises
-    ------
-    OSError
-        Where it cannot be written, or a shard is not there as its rank has written it.
-    """
+    """Write the index: from then on the folder holds this checkpoint, and no other."""
     for rank, nbytes in enumerate(index.nbytes.tolist()):
         path = folder / shard_name(index.generation, rank)
         found = path.stat().st_size if path.exists() else -1
@@ -442,24 +386,29 @@ def commit(folder: Path, index: Index) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove shards that the index does not name, except those that somebody writes now."""
     with suppress(OSError, CheckpointError):  # of a damaged index nobody knows what it names
-        current, found = current_generation(folder), dict[str, list[int]]()
-        for name in os.listdir(folder):  # noqa: PTH208  # thousands of files: no objects
-            match = _SHARD.fullmatch(name)
-            if match and match[1] != current:
-                found.setdefault(match[1], []).append(int(match[2]))
-        for generation, ranks in found.items():
-            with suppress(OSError):
-                _remove_generation(folder, generation, sorted(ranks))
+        current = current_generation(folder)
+        for generation, ranks in _generations(folder).items():
+            if generation != current:
+                with suppress(OSError):
+                    _remove_generation(folder, generation, sorted(ranks))
 
 
 def remove_replaced(folder: Path, generation: str | None) -> None:
     """Remove the shards that the index named before it was replaced."""
     with suppress(OSError, CheckpointError):
-        if generation is None or current_generation(folder) == generation:
-            return
-        for name in os.listdir(folder):  # noqa: PTH208  # as above
-            if name.startswith(f"{generation}-") and _SHARD.fullmatch(name):
-                _remove(folder / name)
+        if generation is not None and current_generation(folder) != generation:
+            for rank in _generations(folder).get(generation, []):
+                _remove(folder / shard_name(generation, rank))
+
+
+def _generations(folder: Path) -> dict[str, list[int]]:
+    """The ranks of the shards in a folder, by generation."""
+    found: dict[str, list[int]] = {}
+    for name in os.listdir(folder):  # noqa: PTH208  # thousands of files: no objects
+        match = _SHARD.fullmatch(name)
+        if match:
+            found.setdefault(match[1], []).append(int(match[2]))
+    return found
 
 
 def _remove_generation(folder: Path, generation: str, ranks: list[int]) -> None:
@@ -521,7 +470,7 @@ class Shards:
                 )
 
     @contextmanager
-    def open(self, rank: int) -> Iterator[Shard]:
+    def open(self, rank: int) -> Iterator[Reader]:
         """The shard of one rank, whose header is what the index says."""
         self.check_sizes(range(rank, rank + 1))
         path = self._path(rank)
@@ -537,7 +486,7 @@ class Shards:
                     f"{path}: is not the file that belongs to this index. Copy the whole folder."
                 )
             self._check_arrays(reader, rank, path)
-            yield Shard(reader, path)
+            yield reader
 
     def _check_arrays(self, reader: Reader, rank: int, path: Path) -> None:
         saved = {}
@@ -557,19 +506,3 @@ class Shards:
 
     def _path(self, rank: int) -> Path:
         return self._folder / shard_name(self._index.generation, rank)
-
-
-class Shard(NamedTuple):
-    """An open shard."""
-
-    reader: Reader
-    path: Path
-
-    def array(self, name: str) -> np.ndarray:
-        """One of its arrays, new and checked."""
-        return self.reader.array(name)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of its arrays."""
-        return [entry.name for entry in self.reader.header.entries]

@@ -143,13 +143,7 @@ def _sealed(head: bytes | bytearray) -> bytes:
 
 
 def read_header(file: IO[bytes], size: int, path: str) -> tuple[Header, int]:
-    """Read and check the header of an open file of so many bytes; with its checksum.
-
-    Raises
-    ------
-    CheckpointError
-        The file is none that numadam wrote, or not whole.
-    """
+    """Read and check the header of an open file of so many bytes; with its checksum."""
     length = int.from_bytes(file.read(_LENGTH), "little")
     if _BEGIN.match(file.read(_BEGINNING)) is None or length > LONGEST:
         raise CheckpointError(
@@ -195,13 +189,7 @@ def fill(file: IO[bytes], buffer: Any, path: str) -> None:
 
 
 def _parse(text: str, at: int) -> Header:
-    """Content of a header by its text, which the caller compares with `render` of that content.
-
-    Raises
-    ------
-    ValueError
-        The text is none that numadam writes, or it asks for arrays that cannot be.
-    """
+    """Content of a header by its text, which the caller compares with `render` of that content."""
     metadata = _METADATA.match(text, at)
     if metadata is None:
         raise ValueError(_MISSPELLED)

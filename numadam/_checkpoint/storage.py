@@ -83,13 +83,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def code_of(array: Any, name: str) -> tuple[str, bool]:
-    """Name of an array's dtype in the file, and whether the array is complex.
-
-    Raises
-    ------
-    TypeError
-        No array, or a dtype that a file cannot hold.
-    """
+    """Name of an array's dtype in the file, and whether the array is complex."""
     found = _CODES.get(array.dtype.name) if isinstance(array, np.ndarray) else None
     if found is None:
         raise TypeError(

@@ -52,19 +52,14 @@ def plateaus_in(value: Any) -> Iterator[ReduceOnPlateau]:
     elif isinstance(value, Mapping):
         yield from plateaus_in(list(value.values()))
     elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from plateaus_in(one)
+        for entry in value:
+            yield from plateaus_in(entry)
 
 
 def from_fields(name: str, saved: dict[str, Any]) -> Any:
     """The schedule with these arguments and this state; both are checked.
 
     An argument that the file is too old to have gets its default.
-
-    Raises
-    ------
-    TypeError, ValueError, LookupError
-        Where there is no such schedule, or a field is missing, unknown or out of range.
     """
     if name not in KINDS:
         raise ValueError(f"there is no schedule {name!r} in numadam.schedules.")
@@ -124,14 +119,7 @@ def options_to_json(
 def options_from_json(
     saved: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> tuple[Any, dict[str, Any]]:
-    """Learning rate and options of what `options_to_json` returned; schedules are new objects.
-
-    Raises
-    ------
-    TypeError, ValueError, LookupError
-        Where it is nothing that `options_to_json` writes. The options themselves are checked by
-        who takes them.
-    """
+    """Learning rate and options of what `options_to_json` returned; schedules are new objects."""
     made: list[Any] = []
     for name, fields in saved["schedules"]:
         values = {key: _decode(value, arrays, made) for key, value in fields.items()}
@@ -189,7 +177,7 @@ class _Encoder:
             return float(array)
         option = title.partition("[")[0].partition(".")[0]
         begin = f"options/{option}/"
-        name = f"{begin}{sum(one.startswith(begin) for one in self._arrays)}"
+        name = f"{begin}{sum(other.startswith(begin) for other in self._arrays)}"
         self._arrays[name] = array
         return {"array": name}
 
@@ -199,20 +187,20 @@ class _Encoder:
             for key in value:
                 if type(key) not in (str, int):
                     raise TypeError(f"{title}: the key {key!r} cannot be saved, only str and int.")
-            pairs = [[key, self.encode(one, f"{title}[{key!r}]")] for key, one in value.items()]
+            pairs = [[key, self.encode(item, f"{title}[{key!r}]")] for key, item in value.items()]
             return {kind: pairs}
         if not isinstance(value, (list, tuple)):
             raise TypeError(
                 f"{title}: a {type(value).__qualname__} cannot be saved. Use numbers, NumPy "
                 "arrays, and lists, tuples and dicts of them."
             )
-        items = [self.encode(one, f"{title}[{k}]") for k, one in enumerate(value)]
+        items = [self.encode(item, f"{title}[{k}]") for k, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
 
 
 def _decode(value: Any, arrays: Mapping[str, np.ndarray], made: list[Any]) -> Any:
     if isinstance(value, list):
-        return [_decode(one, arrays, made) for one in value]
+        return [_decode(item, arrays, made) for item in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
@@ -224,10 +212,10 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray], made: list[Any]) -> An
         lower, upper = content
         return Box(_decode(lower, arrays, made), _decode(upper, arrays, made))
     if kind == "tuple":
-        return tuple(_decode(one, arrays, made) for one in content)
+        return tuple(_decode(item, arrays, made) for item in content)
     if kind not in ("dict", "OrderedDict"):
         raise ValueError(f"{kind!r} is no kind of value.")
-    return CONTAINERS[kind]((key, _decode(one, arrays, made)) for key, one in content)
+    return CONTAINERS[kind]((key, _decode(item, arrays, made)) for key, item in content)
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -344,13 +332,7 @@ def _token(key: Any, title: str) -> str:
 
 
 def rebuild(node: Any, make_array: Callable[[str, Any], Any], name: str = "p") -> Any:
-    """The nesting of a `Structure.json`; ``make_array(name, axes)`` is one of its arrays.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where it is no such structure, or has a container of another type.
-    """
+    """The nesting of a `Structure.json`; ``make_array(name, axes)`` is one of its arrays."""
     ((kind, content),) = node.items()
     if kind == "array":
         return make_array(name, content)

@@ -285,7 +285,9 @@ def _kinds(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
             kind = _kinds(value)
             if kind is None:
                 return None
-        elif kind not in _PLAIN or (value == 0.0 and str(value) == "-0.0"):
+        elif not (kind in _PLAIN or issubclass(kind, np.number)) or (
+            value == 0.0 and str(value) == "-0.0"
+        ):
             return None
         kinds.append(kind)
     return tuple(kinds)

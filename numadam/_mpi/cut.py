@@ -152,13 +152,11 @@ class Flat:
         view = self.view(begin, end)
         if view is not None and not copied:
             return view
-        out = memory[: end - begin]
-        if view is not None:
-            out[...] = view
-        else:
+        parts = [view]
+        if view is None:
             runs = self._cut.runs(begin, end)
-            np.concatenate([self._leaves[leaf][low:high] for leaf, low, high in runs], out=out)
-        return out
+            parts = [self._leaves[leaf][low:high] for leaf, low, high in runs]
+        return np.concatenate(parts, out=memory[: end - begin])
 
     def write(self, begin: int, values: Any) -> None:
         """Write a range from its begin on."""

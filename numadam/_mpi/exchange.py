@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
-from numadam._mpi.ranks import LEFT_ALONE, Decomposition, RankError, Ranks, described, ranks
+from numadam._mpi.ranks import Decomposition, RankError, Ranks, first_unlike, ranks
 from numadam._settings.settings import Settings, names_of_same
 
 # --- exchange of ranks in a step that forms a norm -----------------------------------------------
@@ -84,11 +84,7 @@ class StepExchange:
         known, self._known = self._known, None
         if known is error:
             return
-        rows = self._rows()
-        rows[self.rank, 0] = 1
-        if not self._ranks.share(rows, LEFT_ALONE):
-            self._ranks.abort(f"{_WHILE}: the other ranks did not come. {described(error)}")
-        self._ranks.tell(error, rows[:, 0] != 0, _WHILE)
+        self._ranks.exchange(self._rows(), error, _WHILE)
 
     def _rows(self) -> np.ndarray:
         return np.zeros((self.size, _OWN_WORDS + self.words), np.int64)
@@ -96,13 +92,13 @@ class StepExchange:
     def _differ(self, same: np.ndarray) -> NoReturn:
         """Raise on all ranks: the first number that is not the same everywhere."""
         rows = self._ranks.gather(same)
-        unlike = rows.view(np.int64) != rows[0].view(np.int64)  # NaN is NaN
-        column = int(np.flatnonzero(unlike.any(axis=0))[0])
-        rank = int(np.flatnonzero(unlike[:, column])[0])
-        one, other = rows[0, column], rows[rank, column]
+        differ = first_unlike(rows.view(np.int64))  # NaN is NaN
+        assert differ is not None  # their digests do
+        column, rank = differ
         raise RankError(
-            f"{self._names[column]}: is {one:g} on rank 0 and {other:g} on rank {rank} in the same "
-            "step. Make the same calls and set the same hyperparameters on all ranks."
+            f"{self._names[column]}: is {rows[0, column]:g} on rank 0 and {rows[rank, column]:g} "
+            f"on rank {rank} in the same step. Make the same calls and set the same "
+            "hyperparameters on all ranks."
         )
 
 
@@ -136,8 +132,19 @@ class Construction:
         """Go on where all ranks have come so far, with the same of everything. Collective."""
         self._agreed = True
         self._ranks.agree(None, self._what)
-        self._compare(dict(_of_arrays(settings, names, home)))
-        self._compare(dict(_of_options(settings)))
+        # as many texts of every optimiser
+        self._compare(
+            {
+                "rule": settings.rule.name,
+                "library of params": home,
+                "number of arrays": str(len(names)),
+                "names of params": ", ".join(names),
+                "dtype": settings.plan.dtype.name,
+                "options": ", ".join(settings.options),
+            }
+        )
+        options = {"lr": settings.lr, **settings.options}
+        self._compare({k: _described(options[k]) for k in options if k not in _OF_BLOCK})
 
     def fail(self, error: BaseException) -> None:
         """Raise an error of this rank, after the other ranks are told, where they wait for it."""
@@ -147,11 +154,10 @@ class Construction:
 
     def _compare(self, texts: Mapping[str, str]) -> None:
         rows = self._ranks.gather(np.array([_digest(text) for text in texts.values()], np.int64))
-        unlike = rows != rows[0]
-        if not unlike.any():
+        differ = first_unlike(rows)
+        if differ is None:
             return
-        column = int(np.flatnonzero(unlike.any(axis=0))[0])
-        rank = int(np.flatnonzero(unlike[:, column])[0])
+        column, rank = differ
         name = list(texts)[column]
         shown = self._ranks.texts(texts[name])
         raise RankError(
@@ -165,27 +171,10 @@ def _digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), signed=True)
 
 
-def _of_arrays(settings: Settings, names: Sequence[str], home: str) -> Iterator[tuple[str, str]]:
-    """Rule and arrays as texts by name: as many for every optimiser."""
-    yield "rule", settings.rule.name
-    yield "library of params", home
-    yield "number of arrays", str(len(names))
-    yield "names of params", ", ".join(names)
-    yield "dtype", settings.plan.dtype.name
-    yield "options", ", ".join(settings.options)
-
-
-def _of_options(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Learning rate and options as texts by name."""
-    for name, value in {"lr": settings.lr, **settings.options}.items():
-        if name not in _OF_BLOCK:
-            yield name, _described(value)
-
-
 def _described(value: Any) -> str:
     """A value as a text that is the same on all ranks: arrays may differ, functions have names."""
     if isinstance(value, Mapping):
-        entries = [f"{key!r}: {_described(one)}" for key, one in value.items()]
+        entries = [f"{key!r}: {_described(entry)}" for key, entry in value.items()]
         return "{" + ", ".join(entries) + "}"
     if isinstance(value, (list, tuple)):
         return "(" + ", ".join(map(_described, value)) + ")"

@@ -6,7 +6,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
@@ -49,9 +49,26 @@ _MESSAGE = 512
 
 #: The MPI attribute of a communicator that holds its `Ranks`, by type of communicator.
 _key: int | None = None
+Made = TypeVar("Made")
 
 
-class Ranks:
+class _Bound:
+    """An object of this process and its communicator: a copy is the same one."""
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "comm: a communicator cannot be pickled. Write a checkpoint, opt.save(folder), or "
+            "pickle params and opt.state.copy()."
+        )
+
+
+class Ranks(_Bound):
     """The ranks of a communicator, as `ranks_of` returns them.
 
     Attributes
@@ -59,10 +76,13 @@ class Ranks:
     comm : mpi4py.MPI.Intracomm
         A duplicate of the user's: its messages meet no other ones.
     rank, size : int
+    shared : dict
+        What was made of the communicator, by what it was made for.
     """
 
     def __init__(self, comm: Any) -> None:
         self.comm, self.rank, self.size = comm, int(comm.rank), int(comm.size)
+        self.shared: dict[Any, Any] = {}
         self._closing: list[Callable[[], None]] = []
 
     def on_close(self, close: Callable[[], None]) -> None:
@@ -116,13 +136,26 @@ class Ranks:
         what : str
             What a message says of where it happened, e.g. ``"making the optimiser"``.
         """
-        rows = np.zeros((self.size, 1), np.int64)
-        rows[self.rank] = error is not None
-        patience = None if error is None else LEFT_ALONE
-        if not self.share(rows, patience) and error is not None:
+        self.exchange(np.zeros((self.size, 1), np.int64), error, what)
+
+    def exchange(self, rows: np.ndarray, error: BaseException | None, what: str) -> None:
+        """As `agree`, with words of this rank in its row behind a first one, which says so."""
+        rows[self.rank, 0] = error is not None
+        came = self.share(rows, None if error is None else LEFT_ALONE)
+        if error is not None and not came:
             self.abort(f"{what}: the other ranks did not come. {described(error)}")
-        if rows.any():
+        if rows[:, 0].any():
             self.tell(error, rows[:, 0] != 0, what)
+
+    def call(self, what: str, make: Callable[[], Made]) -> Made:
+        """Call a function of this rank's arguments; where one rank raises, all do. Collective."""
+        error, made = None, None
+        try:
+            made = make()
+        except Exception as caught:
+            error = caught
+        self.agree(error, what)
+        return made  # type: ignore[return-value]  # there is one where there is no error
 
     def tell(self, error: BaseException | None, failed: np.ndarray, what: str) -> NoReturn:
         """Raise the error of this rank, or `RankError` with the message of the first that failed.
@@ -155,20 +188,17 @@ class Ranks:
             raise ValueError("comm: was freed. Free it when the optimisers that use it are gone.")
         return self.comm
 
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "comm: a communicator cannot be pickled. Write a checkpoint, opt.save(folder), or "
-            "pickle params and opt.state.copy()."
-        )
-
     def __repr__(self) -> str:
         return f"rank {self.rank} of {self.size}"
+
+
+def first_unlike(rows: np.ndarray) -> tuple[int, int] | None:
+    """The first column in which rows differ, and the first row that differs there from row 0."""
+    unlike = rows != rows[0]
+    if not unlike.any():
+        return None
+    column = int(unlike.any(axis=0).argmax())
+    return column, int(unlike[:, column].argmax())
 
 
 def described(error: BaseException) -> str:
@@ -184,11 +214,6 @@ def ranks_of(comm: Any) -> Ranks:
     """The ranks of a communicator. Collective at the first call for it, which duplicates it.
 
     The duplicate is an attribute of the communicator, and is freed with it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where it is no intracommunicator of mpi4py, or COMM_NULL.
     """
     module = sys.modules.get("mpi4py.MPI")  # whoever has a communicator has loaded it
     if module is not None and isinstance(comm, module.Comm) and comm == module.COMM_NULL:
@@ -204,14 +229,10 @@ def ranks_of(comm: Any) -> Ranks:
         known = {}
         comm.Set_attr(key, known)
     if type(comm) not in known:  # a subclass, e.g. one that counts its calls, has its own
-        known[type(comm)] = Ranks(_duplicate(comm))
+        duplicate, request = comm.Idup()
+        request.Wait()
+        known[type(comm)] = Ranks(duplicate)
     return known[type(comm)]
-
-
-def _duplicate(comm: Any) -> Any:
-    duplicate, request = comm.Idup()
-    request.Wait()
-    return duplicate
 
 
 def _attribute(module: Any) -> int:
@@ -233,7 +254,7 @@ def _attribute(module: Any) -> int:
 # --- the part of a big problem that one rank owns ------------------------------------------------
 
 
-class Decomposition:
+class Decomposition(_Bound):
     r"""A big problem in blocks, of which each rank owns one: the option `comm` of an optimiser.
 
     The parameters of each rank are its block. `clip_norm`, `clip_array_norm` and `nonfinite` are
@@ -297,15 +318,6 @@ class Decomposition:
         """The number of processes."""
         return self._ranks.size
 
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        self._ranks.__reduce__()
-
     def __repr__(self) -> str:
         """The rank, and what else was passed."""
         more = [name for name in ("owned", "offset") if getattr(self, name) is not None]
@@ -315,7 +327,7 @@ class Decomposition:
 def _own(owned: Any) -> Any:
     """A copy: what the caller writes into a mask later changes nothing."""
     if isinstance(owned, dict):
-        return {key: _own(one) for key, one in owned.items()}
+        return {key: _own(entry) for key, entry in owned.items()}
     if type(owned) in (list, tuple):
         return type(owned)(map(_own, owned))
     return owned.copy() if hasattr(owned, "copy") else owned
@@ -386,21 +398,14 @@ def agree(
     backend = parts.backend
     numbers = zlib.crc32(np.append(parts.settings.control, rate).tobytes())
     rows = np.zeros((ranks.size, _WORDS), np.int64)
-    rows[ranks.rank] = error is not None, backend.t, backend.calls, numbers
+    rows[ranks.rank, 1:] = backend.t, backend.calls, numbers
     sync()
-    came = ranks.share(rows, None if error is None else LEFT_ALONE)
+    ranks.exchange(rows, error, what)
     sync()
-    if not came and error is not None:
-        ranks.abort(f"{what}: the other ranks did not come. {described(error)}")
-    if rows[:, 0].any():
-        ranks.tell(error, rows[:, 0] != 0, what)
-    unlike = np.flatnonzero((rows != rows[0]).any(1))
-    if len(unlike):
-        _differ(what, rows, int(unlike[0]))
-
-
-def _differ(what: str, rows: np.ndarray, rank: int) -> NoReturn:
-    """Raise on all ranks: what is not the same on one of them."""
+    differ = first_unlike(rows)
+    if differ is None:
+        return
+    _, rank = differ
     _, t, calls, _ = rows[0].tolist()
     _, its_t, its_calls, _ = rows[rank].tolist()
     if calls != its_calls and t == its_t:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import SKEW, address_of, aligned_zeros, as_views, is_cupy
-from numadam._arrays.tree import Active, replaced, same_objects
+from numadam._arrays.interop import SKEW, address_of, aligned_zeros, as_views
+from numadam._arrays.tree import refuse_replaced, same_objects
 from numadam._backend import FunctionalStep
 from numadam._core import plan as pl
 from numadam._core.parts import parts_of
-from numadam._mpi.cut import GRAIN, LONG, Cut, Flat
+from numadam._mpi.cut import GRAIN, LONG, Flat
 from numadam._mpi.slices import Placement
 from numadam._mpi.transport import Direct, Pieces, Wait, transport_of
-from numadam._mpi.windows import Nodes, Window, zero
+from numadam._mpi.windows import Window, zero
 
 # --- gradients of this rank ----------------------------------------------------------------------
 
@@ -31,35 +31,32 @@ class Gradients:
 
     Parameters
     ----------
-    nodes : Nodes
-    cut : Cut
-    tree : Active
-        Structure of the parameters without frozen arrays.
-    leaves : sequence of arrays
-        The parameters that are not frozen.
+    place : Placement
     """
 
-    def __init__(self, nodes: Nodes, cut: Cut, tree: Active, leaves: Sequence[Any]) -> None:
-        self._cut, self._tree, self._leaves, self._own = cut, tree, leaves, None
-        self._dtype, self._shapes = leaves[0].dtype, [leaf.shape for leaf in leaves]
-        self._titles, self._of = tree.names("grads"), tree.names("params")
-        self._is_host = not is_cupy(leaves[0])
+    def __init__(self, place: Placement) -> None:
+        self._place, self._cut, self._tree = place, place.cut, place.active
+        self._leaves, self._dtype = place.leaves, place.dtype
+        self._shapes = [leaf.shape for leaf in place.leaves]
+        self._titles, self._of = self._tree.names("grads"), self._tree.names("params")
+        if place.home == "NumPy":
+            spans = np.array([(address_of(leaf), leaf.nbytes) for leaf in place.leaves])
+            spans = spans[np.argsort(spans[:, 0])]
+            self._low, self._high = spans[:, 0], spans.sum(axis=1)
+        self._own: Any = None
         self._views: list[Any] = []
         self._nested: Any = None
         self._window: Window | None = None
         self._shared: list[Flat] = []
+        nodes = place.nodes
         if nodes.local is not None:
-            nbytes = cut.end * self._dtype.itemsize + _SKEW
+            nbytes = self._cut.end * self._dtype.itemsize + _SKEW
             self._window = Window(nodes.local, nbytes)
             segments = [self._window.segment(k, nbytes) for k in range(nodes.each)]
             zero(segments[nodes.place])
             flats = [segment[_SKEW:].view(self._dtype) for segment in segments]
-            self._shared = [Flat(cut, flat) for flat in flats]
+            self._shared = [Flat(self._cut, flat) for flat in flats]
             self._own = flats[nodes.place]
-        if self._is_host:
-            spans = np.array([(address_of(leaf), leaf.nbytes) for leaf in leaves]).reshape(-1, 2)
-            spans = spans[np.argsort(spans[:, 0])]
-            self._low, self._high = spans[:, 0], spans.sum(1)
 
     @property
     def buffers(self) -> Any:
@@ -67,94 +64,62 @@ class Gradients:
         if self._nested is None:
             if self._own is None:
                 self._own = self._zeros()
-            at = 0
-            for shape, leaf in zip(self._shapes, self._leaves, strict=True):
-                self._views.append(self._own[at : at + leaf.size].reshape(shape))
-                at += leaf.size
+            pairs = zip(self._cut.offsets, self._leaves)  # noqa: B905  # the last offset is the end
+            self._views = [self._own[at : at + p.size].reshape(p.shape) for at, p in pairs]
             self._nested = self._tree.unflatten(self._views)
         return self._nested
 
     def _zeros(self) -> Any:
-        if self._is_host:
-            return aligned_zeros(self._cut.end * self._dtype.itemsize + _SKEW)[_SKEW:].view(
-                self._dtype
-            )
-        from numadam._mpi.on_device import zeros
+        if self._place.home == "NumPy":
+            nbytes = self._cut.end * self._dtype.itemsize + _SKEW
+            return aligned_zeros(nbytes)[_SKEW:].view(self._dtype)
+        import cupy
 
-        return zeros(self._cut.end, self._leaves[0])
+        with self._place.on_device():
+            return cupy.zeros(self._cut.end, self._dtype)
 
     def sources(self, grads: Any) -> list[Flat]:
         """The gradients of this node's ranks, in their order, checked; None: those in `buffers`.
 
         Where ranks share memory others are copied into `buffers`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Where an array does not fit, with its name.
         """
         if grads is None:
-            self._refuse_replaced()
+            if self._nested is None:
+                raise ValueError(ar.NO_GRADIENTS)
+            refuse_replaced(self._tree, self._nested, self._views, "opt.grads")
             return self._shared or [Flat(self._cut, self._own)]
         leaves = self._tree.flatten(grads, "grads")
         if self._nested is not None and same_objects(leaves, self._views):
             return self.sources(None)
-        flat = self._flat(leaves)
+        flat = self._flat(leaves) if self._place.home == "NumPy" else self._flat_on_gpu(leaves)
         if self._window is None:
             return [Flat(self._cut, flat)]
-        at = 0
-        for leaf in flat:
-            self._own[at : at + leaf.size] = leaf  # type: ignore[index]
-            at += leaf.size
+        np.concatenate(flat, out=self._own)
         return self._shared
-
-    def _flat(self, leaves: Sequence[Any]) -> list[Any]:
-        """Gradients that were passed, checked and flat."""
-        if not self._is_host:
-            from numadam._mpi.on_device import flat_gradients
-
-            return flat_gradients(leaves, self._titles, self._of, self._leaves)
-        flat = self.checked(leaves)
-        if self._window is None:
-            self._refuse_overlap(leaves, flat)
-        return flat
 
     def sync(self) -> None:
         """See what the neighbours have written, and let them see what this rank has."""
         if self._window is not None:
             self._window.sync()
 
-    def checked(self, leaves: Sequence[Any]) -> list[np.ndarray]:
-        """The arrays flat, in C order: copies of those that lie otherwise."""
+    def _flat(self, leaves: Sequence[Any]) -> list[np.ndarray]:
+        """Gradients that were passed, checked, flat in C order: some are copies."""
         dtype, flat = self._dtype, []
         for k, (leaf, shape) in enumerate(zip(leaves, self._shapes, strict=True)):
-            plain = type(leaf) is np.ndarray and leaf.dtype == dtype and leaf.shape == shape
-            if not plain:
-                leaf = self._mended(leaf, shape, k)
+            plain = type(leaf) is np.ndarray
+            if not plain or leaf.dtype != dtype or leaf.shape != shape:
+                leaf = self._mended(leaf, k)
             if not (leaf.flags.c_contiguous and leaf.flags.aligned):
                 leaf = leaf.copy(order="C")
             flat.append(leaf.reshape(-1))
+        if self._window is None:
+            self._refuse_overlap(flat)
         return flat
 
-    def _mended(self, leaf: Any, shape: tuple[int, ...], k: int) -> np.ndarray:
-        """A plain array for one of another type, or the error."""
-        title, dtype = self._titles[k], self._dtype
-        number = ar.number_as_array(leaf, dtype) if shape == () else None
-        leaf = leaf if number is None else number
-        if not ar.is_numpy(leaf):
-            (leaf,) = as_views([leaf], "NumPy", False, lambda _: title)
-        if not ar.is_numpy(leaf):
-            raise TypeError(f"{title}: {ar.describe(leaf, 'NumPy')}")
-        if leaf.dtype != dtype:
-            raise TypeError(ar.bad_dtype(title, leaf.dtype, dtype, self._of[k]))
-        if leaf.shape != shape:
-            raise ValueError(ar.bad_shape(title, leaf.shape, shape, self._of[k]))
-        return np.ndarray.view(leaf, dtype, np.ndarray)
-
-    def _refuse_overlap(self, leaves: Sequence[Any], flat: Sequence[np.ndarray]) -> None:
+    def _refuse_overlap(self, flat: Sequence[np.ndarray]) -> None:
         """Refuse gradients in the memory of parameters: a step would read what it has written."""
-        low = np.array([address_of(one) for one in flat])
-        high = low + [one.nbytes for one in flat]
+        low = np.array([address_of(leaf) for leaf in flat])
+        high = low + [leaf.nbytes for leaf in flat]
         behind = np.searchsorted(self._high, low, side="right")  # the first that ends behind it
         near = np.flatnonzero(np.append(self._low, np.iinfo(np.int64).max)[behind] < high)
         if len(near):
@@ -163,12 +128,36 @@ class Gradients:
             if problem:
                 raise ValueError(problem)
 
-    def _refuse_replaced(self) -> None:
-        if self._nested is None:
-            raise ValueError(ar.NO_GRADIENTS)
-        now = self._tree.flatten(self._nested, "opt.grads")
-        if not same_objects(now, self._views):
-            raise replaced(self._tree.names("opt.grads"), now, self._views)
+    def _mended(self, leaf: Any, k: int) -> np.ndarray:
+        """A plain array for one of another type, or the error."""
+        title, of, dtype, shape = self._titles[k], self._of[k], self._dtype, self._shapes[k]
+        number = ar.number_as_array(leaf, dtype) if shape == () else None
+        leaf = leaf if number is None else number
+        if not ar.is_numpy(leaf):
+            (leaf,) = as_views([leaf], "NumPy", False, lambda _: title)
+        if not ar.is_numpy(leaf):
+            raise TypeError(f"{title}: {ar.describe(leaf, 'NumPy')}")
+        if leaf.dtype != dtype:
+            raise TypeError(ar.bad_dtype(title, leaf.dtype, dtype, of))
+        if leaf.shape != shape:
+            raise ValueError(ar.bad_shape(title, leaf.shape, shape, of))
+        return np.ndarray.view(leaf, dtype, np.ndarray)
+
+    def _flat_on_gpu(self, leaves: Sequence[Any]) -> list[Any]:
+        """As `_flat`, of CuPy arrays."""
+        import cupy
+
+        from numadam._cuda.arrays import check_array, check_overlap
+
+        gpu = int(self._leaves[0].device.id)
+        leaves = as_views(leaves, "CuPy", False, self._titles.__getitem__)
+        read = list(zip(self._titles, leaves, strict=True))
+        written = list(zip(self._of, self._leaves, strict=True))
+        for named, (of, param) in zip(read, written, strict=True):
+            check_array(named, of, param.shape, self._dtype, gpu, written=False)
+        check_overlap(written, read)
+        with self._place.on_device():
+            return [cupy.ascontiguousarray(leaf).reshape(-1) for leaf in leaves]
 
 
 # --- the two collectives around a step -----------------------------------------------------------
@@ -185,16 +174,14 @@ _REACH = 2**31
 
 
 class Collectives:
-    """Sums of gradients and exchange of parameters, of one cut.
+    """Sums of gradients and exchange of parameters. Every method is collective.
 
     Parameters
     ----------
-    nodes : Nodes
-    cut : Cut
+    place : Placement
     transport : Direct
-    dtype : dtype
-    bucket : int
-        Elements that a rank receives in a chunk, about.
+    bucket_bytes : int
+        Bytes that a rank receives in a chunk, about.
     divisor : int
         By which sums are divided.
 
@@ -205,42 +192,33 @@ class Collectives:
     """
 
     def __init__(
-        self, nodes: Nodes, cut: Cut, transport: Direct, dtype: Any, bucket: int, divisor: int
+        self, place: Placement, transport: Direct, bucket_bytes: int, divisor: int
     ) -> None:
-        self._own, self._divisor, self._dtype = nodes.node, divisor, dtype
-        self._transport = transport
-        self._pieces = [cut.pieces(node, nodes.place) for node in range(nodes.count)]
+        nodes, cut = place.nodes, place.cut
+        self._own, self._divisor, self._params = nodes.node, divisor, place.flat
+        self._dtype, self._transport = place.dtype, transport
+        pieces = [cut.pieces(node, nodes.place) for node in range(nodes.count)]
         longest, others = cut.longest(), max(nodes.count - 1, 1)
-        size = -(-bucket // others // GRAIN) * GRAIN
+        size = -(-(bucket_bytes // place.dtype.itemsize) // others // GRAIN) * GRAIN
         self.size = max(min(size, max(longest)), 1)
-        #: the group of each chunk, and where in each piece it begins
-        self._chunks = [(k, at) for k, n in enumerate(longest) for at in range(0, n, self.size)]
+        #: for each chunk its range in the piece of each node; maybe empty
+        self._chunks = [
+            [(min(begin + at, end), min(begin + at + self.size, end)) for begin, end in of_nodes]
+            for length, of_nodes in zip(longest, zip(*pieces, strict=True), strict=True)
+            for at in range(0, length, self.size)
+        ]
         many = others * self.size if nodes.count > 1 else 0
         self._sent, self._received = ([self.empty(many) for _ in range(_AHEAD)] for _ in range(2))
         self._new = [self.empty(many and many + self.size) for _ in range(_AHEAD)]
         self._gathered = self.empty(self.size)
-        self._spreading: deque[tuple[Wait, Pieces | None, list[tuple[int, int]]]] = deque()
-
-    @property
-    def chunks(self) -> int:
-        """Number of chunks, the same on all ranks."""
-        return len(self._chunks)
+        self._spreading: deque[Wait] = deque()
 
     def empty(self, size: int) -> Any:
         """New memory for so many elements."""
         return self._transport.empty(size, self._dtype)
 
-    def ranges(self, k: int) -> list[tuple[int, int]]:
-        """Range of chunk k in each node's piece; maybe empty."""
-        group, at = self._chunks[k]
-        pairs = [pieces[group] for pieces in self._pieces]
-        lows = [min(begin + at, end) for begin, end in pairs]
-        return [(low, min(low + self.size, end)) for low, (_, end) in zip(lows, pairs, strict=True)]
-
     def sums(self, sources: Sequence[Flat], out: Any, whole: bool) -> Iterator[tuple[int, Any]]:
         """Sums of all ranks' gradients: of each chunk of this rank's piece its begin and the sums.
-
-        Collective.
 
         Parameters
         ----------
@@ -249,32 +227,32 @@ class Collectives:
         out : array
             Memory of the sums: of all of the piece with `whole`, else of one chunk.
         """
-        coming = deque(self._post(k, sources) for k in range(min(_AHEAD, self.chunks)))
+        coming = deque(self._post(k, sources) for k in range(min(_AHEAD, len(self._chunks))))
         at = 0
-        for k in range(self.chunks):
+        for k, ranges in enumerate(self._chunks):
             wait, received = coming.popleft()
             wait()
-            low, high = self.ranges(k)[self._own]
+            low, high = ranges[self._own]
             total = out[at : at + high - low]
             at += high - low if whole else 0
             if high > low:
                 _add(self._parts(low, high, received, sources), total, self._divisor)
             yield low, total
-            if k + _AHEAD < self.chunks:
+            if k + _AHEAD < len(self._chunks):
                 coming.append(self._post(k + _AHEAD, sources))
 
     def _parts(self, low: int, high: int, received: Pieces, sources: Sequence[Flat]) -> list[Any]:
         """The gradients of a range by node; where there is one node, by rank."""
-        if len(self._pieces) == 1:
+        array, begins, counts = received
+        if len(counts) == 1:
             return [flat.view(low, high) for flat in sources]
-        array, *places = received
-        parts = [array[at : at + count] for at, count in zip(*places, strict=True)]
+        parts = [array[at : at + count] for at, count in zip(begins, counts, strict=True)]
         parts[self._own] = _of_node(sources, low, high, self._gathered)
         return parts
 
     def _post(self, k: int, sources: Sequence[Flat]) -> tuple[Wait, Pieces]:
         """Begin to exchange the gradients of chunk k with the other nodes."""
-        ranges = self.ranges(k)
+        ranges = list(self._chunks[k])
         low, high = ranges[self._own]
         counts = [0 if node == self._own else high - low for node in range(len(ranges))]
         received = _packed(self._received[k % _AHEAD], counts)
@@ -289,37 +267,46 @@ class Collectives:
                 _of_node(sources, first, last, memory[at:], copied=True)
         return self._transport.alltoall(sent, received), received
 
-    def spread(self, k: int, params: Flat) -> None:
-        """Begin to bring the parameters of chunk k to the other nodes, and theirs here. Collective.
+    def spread(self, k: int) -> None:
+        """Begin to bring the parameters of chunk k to the other nodes, and theirs here.
 
         They are there after `settle`.
         """
-        ranges = self.ranges(k)
+        ranges, params = self._chunks[k], self._params
         if len(ranges) == 1:
             return
         if len(self._spreading) == _AHEAD:
-            self._settle_first(params)
-        pieces, copied = _in_place(params, ranges), None
-        if pieces is None:
-            memory, counts = self._new[k % _AHEAD], [high - low for low, high in ranges]
-            pieces = copied = _packed(memory, counts)
-            params.read(*ranges[self._own], memory[pieces.begins[self._own] :], copied=True)
-        self._spreading.append((self._transport.allgather(pieces), copied, ranges))
+            finish = self._spreading.popleft()
+            finish()
+        in_place = _in_place(params, ranges)
+        if in_place is not None:
+            self._spreading.append(self._transport.allgather(in_place))
+            return
+        memory = self._new[k % _AHEAD]
+        packed = _packed(memory, [high - low for low, high in ranges])
+        params.read(*ranges[self._own], memory[packed.begins[self._own] :], copied=True)
+        wait = self._transport.allgather(packed)
 
-    def settle(self, params: Flat) -> None:
+        def take() -> None:
+            wait()
+            for node, (low, high) in enumerate(ranges):
+                if node != self._own:
+                    at = packed.begins[node]
+                    params.write(low, memory[at : at + high - low])
+
+        self._spreading.append(take)
+
+    def spread_all(self) -> None:
+        """Bring the parameters of all chunks to the other nodes, and theirs here."""
+        for k in range(len(self._chunks)):
+            self.spread(k)
+        self.settle()
+
+    def settle(self) -> None:
         """Wait until all parameters are there, and those of this rank have gone."""
         while self._spreading:
-            self._settle_first(params)
-
-    def _settle_first(self, params: Flat) -> None:
-        wait, copied, ranges = self._spreading.popleft()
-        wait()
-        if copied is None:
-            return
-        for node, (low, _) in enumerate(ranges):
-            if node != self._own:
-                at = copied.begins[node]
-                params.write(low, copied.array[at : at + copied.counts[node]])
+            finish = self._spreading.popleft()
+            finish()
 
 
 def _in_place(flat: Flat, ranges: Sequence[tuple[int, int]]) -> Pieces | None:
@@ -397,15 +384,20 @@ class Steps:
         self, place: Placement, shard: Any, bucket_bytes: int, divisor: int, transport: str
     ) -> None:
         self._place, self._shard = place, shard
-        self.gradients = Gradients(place.nodes, place.cut, place.active, place.leaves)
-        kind = transport_of(place.ranks, transport, place.whole.home)
+        self.gradients = Gradients(place)
+        kind = transport_of(place.ranks, transport, place.home)
         self.transport = kind.name
-        bucket = bucket_bytes // place.dtype.itemsize
-        with self._on_gpu():
-            about = place.nodes, place.cut, kind(place.nodes.across), place.dtype
-            self._collectives = Collectives(*about, bucket, divisor)
-        self._sum: Any = None
+        with place.on_device():
+            way = kind(place.nodes.across)
+            self._collectives = Collectives(place, way, bucket_bytes, divisor)
         self._chunked = self._by_chunks()
+
+    @cached_property
+    def _sum(self) -> Any:
+        """Memory for the sum of the gradients, of a chunk or of all of this rank's part."""
+        return self._collectives.empty(
+            self._collectives.size if self._chunked else self._place.size
+        )
 
     def _by_chunks(self) -> bool:
         """Whether each chunk is stepped by itself, as the functional API steps arrays.
@@ -418,18 +410,11 @@ class Steps:
         only_optimiser = plan.norm or plan.accumulate or plan.average or plan.master
         of_elements = plan.elementwise or plan.bounds == "array"
         return (
-            place.whole.home == "NumPy"
+            place.home == "NumPy"
             and place.ranks.size > 1
             and not (only_optimiser or of_elements or plan.products)
             and place.cut.end >= LONG * sum(leaf.size > 0 for leaf in place.leaves)
         )
-
-    def _on_gpu(self) -> AbstractContextManager[None]:
-        if self._place.whole.home == "NumPy":
-            return nullcontext()
-        from numadam._cuda.launch import on_gpu
-
-        return on_gpu(int(self._place.leaves[0].device.id))
 
     def step(self, sources: Sequence[Flat], rate: float, lr: float | None) -> None:
         """Take the step with the sum of the gradients of all ranks.
@@ -450,7 +435,10 @@ class Steps:
         if place.ranks.size == 1:
             grads = place.active.unflatten(sources[0].leaves(place.parts))
         else:
-            grads = place.views(self._total(sources))
+            with place.on_device():
+                for _ in self._collectives.sums(sources, self._sum, whole=True):
+                    pass
+            grads = place.views(self._sum)
         try:
             self._shard.step(grads, lr=lr)
         finally:
@@ -460,8 +448,6 @@ class Steps:
     def _step_chunks(self, sources: Sequence[Flat], rate: float) -> None:
         """Step each chunk when its gradients are there: their sum stays in the cache."""
         place, collectives = self._place, self._collectives
-        if self._sum is None:
-            self._sum = collectives.empty(collectives.size)
         _, settings, backend, _ = parts_of(self._shard)
         groups = []  # of one row each: a call steps one array
         for row in range(len(settings.control)):
@@ -476,8 +462,8 @@ class Steps:
                 alone = groups[settings.group_of_leaf[leaf]]
                 backend.update(FunctionalStep(alone, (), tuple(arrays), "params", t, rate))
                 at += last - first
-            collectives.spread(k, place.flat)
-        collectives.settle(place.flat)
+            collectives.spread(k)
+        collectives.settle()
         self._shard.t = t
 
     def _arrays(self, leaf: int, low: int, high: int) -> list[Any]:
@@ -490,24 +476,13 @@ class Steps:
             arrays[slot] = backend.state[name][leaf][low - first : high - first]
         return arrays
 
-    def _total(self, sources: Sequence[Flat]) -> Any:
-        """The sums over all ranks of this rank's part."""
-        with self._on_gpu():
-            if self._sum is None:
-                self._sum = self._collectives.empty(self._place.size)
-            for _ in self._collectives.sums(sources, self._sum, whole=True):
-                pass
-        return self._sum
-
     def spread(self) -> None:
         """Give this rank's part of the parameters to the other nodes, and take theirs. Collective.
 
         Between nodes alone; `barrier` has to follow.
         """
-        with self._on_gpu():
-            for k in range(self._collectives.chunks):
-                self._collectives.spread(k, self._place.flat)
-            self._collectives.settle(self._place.flat)
+        with self._place.on_device():
+            self._collectives.spread_all()
 
     def barrier(self) -> None:
         """Wait until the ranks of this node have written their parts, and see them."""

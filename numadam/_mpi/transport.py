@@ -59,8 +59,12 @@ class Direct:
         """New memory for pieces."""
         return np.empty(size, dtype)
 
+    def finish(self) -> None:
+        """Wait until arrays are written, and their memory is free: NumPy's are."""
+
     def alltoall(self, sent: Pieces, received: Pieces) -> Wait:
         """Begin to send each rank its piece, and to receive the pieces that they have for this."""
+        self.finish()
         wait: Wait = self._comm.Ialltoallv(sent.message(), received.message()).Wait
         return wait
 
@@ -68,6 +72,7 @@ class Direct:
         """Begin to bring the piece of each rank to all of them, in place."""
         from mpi4py import MPI
 
+        self.finish()
         wait: Wait = self._comm.Iallgatherv(MPI.IN_PLACE, pieces.message()).Wait
         return wait
 
@@ -81,15 +86,11 @@ class CudaAware(Direct):
 
         return cupy.empty(size, dtype)
 
-    def alltoall(self, sent: Pieces, received: Pieces) -> Wait:
-        """Wait until the pieces are written and their memory is free, then as in `Direct`."""
-        _finish()
-        return super().alltoall(sent, received)
+    def finish(self) -> None:
+        """Wait until all that was given to the current stream is done."""
+        import cupy
 
-    def allgather(self, pieces: Pieces) -> Wait:
-        """Wait until the piece is written, then as in `Direct`."""
-        _finish()
-        return super().allgather(pieces)
+        cupy.cuda.get_current_stream().synchronize()
 
 
 class Staged(CudaAware):
@@ -106,11 +107,12 @@ class Staged(CudaAware):
         every = range(len(sent.counts))
         (out, room), (come, other) = self._staged(sent), self._staged(received)
         _copy(sent, out, every, to_host=True)
-        arrived = Direct.alltoall(self, out, come)
+        arrived = super().alltoall(out, come)
 
         def wait() -> None:
             arrived()
             _copy(received, come, every, to_host=False)
+            self.finish()
             self._free += [room, other]
 
         return wait
@@ -119,12 +121,13 @@ class Staged(CudaAware):
         """As `alltoall`: of this rank to the host, of the others to the GPU."""
         own, (copied, room) = self._comm.rank, self._staged(pieces)
         _copy(pieces, copied, [own], to_host=True)
-        arrived = Direct.allgather(self, copied)
+        arrived = super().allgather(copied)
 
         def wait() -> None:
             arrived()
             others = [rank for rank in range(len(pieces.counts)) if rank != own]
             _copy(pieces, copied, others, to_host=False)
+            self.finish()
             self._free.append(room)
 
         return wait
@@ -141,14 +144,8 @@ class Staged(CudaAware):
         return Pieces(room[:nbytes].view(pieces.array.dtype), ends[:-1], pieces.counts), room
 
 
-def _finish() -> None:
-    import cupy
-
-    cupy.cuda.get_current_stream().synchronize()
-
-
 def _copy(pieces: Pieces, room: Pieces, ranks: Sequence[int], to_host: bool) -> None:
-    """Copy the pieces of some ranks between the GPU and the host, and wait for the copies."""
+    """Begin to copy the pieces of some ranks between the GPU and the host."""
     import cupy
 
     stream = cupy.cuda.get_current_stream()
@@ -160,7 +157,6 @@ def _copy(pieces: Pieces, room: Pieces, ranks: Sequence[int], to_host: bool) -> 
                 part.get(stream=stream, out=copied, blocking=False)
             else:
                 part.set(copied, stream=stream)
-    stream.synchronize()
 
 
 # --- choice of the transport for CuPy arrays -----------------------------------------------------

@@ -10,10 +10,10 @@ import operator
 import sys
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from functools import partial
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -21,28 +21,18 @@ from mpi4py import MPI
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._mpi.cut import share
-from numadam._mpi.ranks import RankError, Ranks, ranks_of
+from numadam._mpi.ranks import RankError, Ranks, first_unlike, ranks_of
 
 # --- memory that the ranks of a node share -------------------------------------------------------
 # To free a window is collective: all ranks of the node have to call it together. Arrays are
-# collected when their owner drops them, at another moment on each rank, so an array that dies only
-# marks its window; the next `Window` on the same communicator asks which ones all ranks have
-# dropped, and frees those. What is left at exit goes with the processes: a rank that waited there
-# for the others would wait for ever for one that raised.
+# collected when their owner drops them, at another moment on each rank, so the next `Window` on the
+# same communicator asks which ones all ranks have dropped, and frees those. What is left at exit
+# goes with the processes: a rank that waited there for the others would wait for ever for one that
+# raised.
 
 #: Bytes of a page, and of a cache line. Segments of different ranks lie on different pages; a rank
 #: that is alone may get memory that begins anywhere.
 _MAPPED, _ALIGNED = 4_096, 64
-
-
-class _Entry:
-    """An MPI window and whether an array of this rank still uses it."""
-
-    def __init__(self, window: MPI.Win) -> None:
-        self.window, self.used = window, True
-
-    def drop(self) -> None:
-        self.used = False
 
 
 class Local:
@@ -59,21 +49,22 @@ class Local:
     group : mpi4py group
         Its ranks, also when it is closed.
     entries : list
-        Windows that are not freed.
+        Windows of MPI that are not freed, each with a weak reference to its `Window`.
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self.comm, self.group = comm, comm.Get_group()
-        self.entries: list[_Entry] = []
+        self.entries: list[tuple[MPI.Win, weakref.ref[Window]]] = []
 
     def free_unused(self) -> None:
         """Free the windows that no rank uses any more. Collective."""
-        used = np.array([entry.used for entry in self.entries], np.int8)
+        used = np.array([user() is not None for _, user in self.entries], np.int8)
         self.comm.Allreduce(MPI.IN_PLACE, used, MPI.MAX)
         for entry, still in zip(list(self.entries), used, strict=True):
             if not still:
-                entry.window.Unlock_all()
-                entry.window.Free()
+                window, _ = entry
+                window.Unlock_all()
+                window.Free()
                 self.entries.remove(entry)
 
     def close(self) -> None:
@@ -102,13 +93,11 @@ class Window:
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
         # a multiple of a page: neighbouring segments share no cache line
         size = -(-(nbytes + _ALIGNED) // _MAPPED) * _MAPPED
-        entry = _Entry(MPI.Win.Allocate_shared(size, 1, info, local.comm))
+        self._window = MPI.Win.Allocate_shared(size, 1, info, local.comm)
         info.Free()
-        self._window, self._nbytes = entry.window, nbytes
         # one epoch from now to the end: loads and stores are all that is done in it
-        entry.window.Lock_all(MPI.MODE_NOCHECK)
-        local.entries.append(entry)
-        weakref.finalize(self, entry.drop).atexit = False
+        self._window.Lock_all(MPI.MODE_NOCHECK)
+        local.entries.append((self._window, weakref.ref(self)))
 
     def segment(self, rank: int, nbytes: int) -> np.ndarray:
         """The first bytes of a rank's segment; the array keeps the window."""
@@ -129,11 +118,6 @@ def zero(memory: np.ndarray) -> None:
 
     A store to a page that cannot be had ends the process by a signal, so the pages are asked for
     before; an older kernel does not know how.
-
-    Raises
-    ------
-    MemoryError
-        Where shared memory is full.
     """
     if sys.platform == "linux" and memory.size:
         begin = memory.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
@@ -197,19 +181,10 @@ class Nodes:
     each: int
 
 
-#: Communicators that were split before, by what each rank said of its node.
-_known: WeakKeyDictionary[Ranks, dict[bytes, Nodes]] = WeakKeyDictionary()
-
-
 def nodes_of(ranks: Ranks, window: Window | None) -> Nodes:
     """The nodes of a communicator: the ranks that share `window`, or each rank by itself.
 
     Collective. The number of a node follows from its first rank.
-
-    Raises
-    ------
-    ValueError
-        On all ranks, where a window is of other ranks, or nodes are not of equally many.
     """
     # each rank's node, named by its first rank, and what is wrong with it
     first, problem = ranks.rank, 0
@@ -231,11 +206,11 @@ def nodes_of(ranks: Ranks, window: Window | None) -> Nodes:
             f"comm: expected equally many ranks on each node, got {sizes.tolist()}. Start as many "
             "ranks on every node, or use plain arrays as params."
         )
-    split = _known.setdefault(ranks, {})
-    key = rows.tobytes()
-    if key not in split:
-        split[key] = _split(ranks, leaders.tolist(), rows[:, 0].tolist())
-    return split[key]
+    key = "nodes", rows.tobytes()
+    if key not in ranks.shared:
+        ranks.shared[key] = _split(ranks, leaders.tolist(), rows[:, 0].tolist())
+    nodes: Nodes = ranks.shared[key]
+    return nodes
 
 
 def _split(ranks: Ranks, leaders: list[int], firsts: list[int]) -> Nodes:
@@ -253,47 +228,37 @@ def _split(ranks: Ranks, leaders: list[int], firsts: list[int]) -> Nodes:
 
 # --- parameters that all ranks hold --------------------------------------------------------------
 
-Made = TypeVar("Made")
-
-
-def together(ranks: Ranks, what: str, make: Callable[[], Made]) -> Made:
-    """Call a function of this rank's arguments; where one rank raises, all do. Collective."""
-    try:
-        made = make()
-    except Exception as error:
-        ranks.agree(error, what)
-        raise  # not reached: `agree` raises it
-    ranks.agree(None, what)
-    return made
-
 
 def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
-    """Refuse parameters of other types, dtypes and memory orders.
+    """Refuse parameters of other types, dtypes, memory orders and GPUs."""
+    named = list(zip(names, leaves, strict=True))
+    on_gpu = bool(leaves) and is_cupy(leaves[0])
+    if on_gpu:
+        from numadam._cuda import arrays as ca
 
-    Raises
-    ------
-    TypeError, ValueError
-        With the name of the array.
-    """
-    if leaves and is_cupy(leaves[0]):
-        from numadam._mpi.on_device import check_device_leaves
-
-        check_device_leaves(leaves, names)
-        return
-    for leaf, name in zip(leaves, names, strict=True):
-        if not ar.is_numpy(leaf):
-            raise TypeError(f"{name}: {ar.describe(leaf, 'NumPy')}")
-    ar.common_dtype(leaves, names)
-    for leaf, name in zip(leaves, names, strict=True):
-        if not leaf.flags.c_contiguous or not leaf.flags.aligned:
+        ca.check_params(leaves, names)
+        if leaves[0].dtype.name == "bfloat16":
+            raise TypeError(
+                f"{names[0]}: gradients in bfloat16 are not added up over ranks on a GPU. Use "
+                "float32 parameters, and state_dtype='bfloat16' to save memory."
+            )
+    else:
+        for name, leaf in named:
+            if not ar.is_numpy(leaf):
+                raise TypeError(f"{name}: {ar.describe(leaf, 'NumPy')}")
+        ar.common_dtype(leaves, names)
+    for name, leaf in named:
+        if not leaf.flags.c_contiguous or not (on_gpu or leaf.flags.aligned):
             raise ValueError(
                 f"{name}: expected an array in C order, of which each rank steps a part. Use "
-                "numpy.ascontiguousarray(x), and keep that as your array."
+                f"{'cupy' if on_gpu else 'numpy'}.ascontiguousarray(x), and keep that as your "
+                "array."
             )
-        if not leaf.flags.writeable:
+        if not on_gpu and not leaf.flags.writeable:
             raise ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
-    named = list(zip(names, leaves, strict=True))
-    if problem := ar.shared_memory(named, named):
+    if on_gpu:
+        ca.check_overlap(named, [])
+    elif problem := ar.shared_memory(named, named):
         raise ValueError(problem)
 
 
@@ -319,25 +284,23 @@ def common_window(leaves: Sequence[Any], names: Sequence[str]) -> Window | None:
 def check_same(ranks: Ranks, about: tuple[Any, ...], what: str) -> None:
     """Refuse arguments that differ between ranks, on all of them. Collective."""
     word = zlib.crc32(repr(about).encode())
-    rows = ranks.gather(np.array([word], np.int64))
-    if (rows != rows[0]).any():
-        other = int(np.flatnonzero(rows[:, 0] != rows[0, 0])[0])
+    differ = first_unlike(ranks.gather(np.array([word], np.int64)))
+    if differ is not None:
+        _, rank = differ
         raise RankError(
-            f"{what} differ between rank 0 and rank {other}. Pass the same on all ranks."
+            f"{what} differ between rank 0 and rank {rank}. Pass the same on all ranks."
         )
 
 
 def check_values(ranks: Ranks, leaves: Sequence[Any], names: Sequence[str]) -> None:
     """Refuse arrays whose bits differ between ranks, on all of them. Collective."""
     words = np.array([digest(leaf) for leaf in leaves], np.int64).reshape(-1)
-    rows = ranks.gather(words)
-    unlike = np.argwhere(rows != rows[0])
-    if len(unlike):
-        leaf = int(unlike[:, 1].min()) // 2
-        rank = int(unlike[unlike[:, 1] // 2 == leaf][0, 0])
+    differ = first_unlike(ranks.gather(words))
+    if differ is not None:
+        column, rank = differ
         raise RankError(
-            f"{names[leaf]}: differs between rank 0 and rank {rank}. All ranks have to begin with "
-            "the same parameters, e.g. comm.Bcast(x)."
+            f"{names[column // 2]}: differs between rank 0 and rank {rank}. All ranks have to "
+            "begin with the same parameters, e.g. comm.Bcast(x)."
         )
 
 
@@ -353,8 +316,6 @@ def digest(leaf: Any) -> tuple[int, int]:
 
 # --- `numadam.mpi.shared_array` ------------------------------------------------------------------
 
-#: The ranks of this node, of each communicator.
-_nodes: WeakKeyDictionary[Ranks, Local] = WeakKeyDictionary()
 _MAKING_ARRAY = "numadam.mpi.shared_array"
 
 
@@ -405,30 +366,28 @@ def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> n
         opt = na.mpi.Sharded(na.Adam, x, comm, lr=1e-3)
     """
     ranks = ranks_of(comm)
-    wanted, kind = together(ranks, _MAKING_ARRAY, lambda: (_lengths(shape), _numbers(dtype)))
+    wanted, kind = ranks.call(_MAKING_ARRAY, lambda: (_lengths(shape), _numbers(dtype)))
     check_same(ranks, (wanted, kind.str, kind.descr), f"{_MAKING_ARRAY}: shape or dtype")
-    local = _nodes.get(ranks)
-    if local is None:
+    if "local" not in ranks.shared:
         local = Local(ranks.comm.Split_type(MPI.COMM_TYPE_SHARED, ranks.rank))
-        _nodes[ranks] = local
+        ranks.shared["local"] = local
         ranks.on_close(local.close)
-    nbytes = math.prod(wanted) * kind.itemsize
-    window, memory = together(ranks, _MAKING_ARRAY, lambda: _zeros(local, nbytes))
+    make = partial(_zeros, ranks.shared["local"], wanted, kind)
+    window, array = ranks.call(_MAKING_ARRAY, make)
     window.sync()
-    array: np.ndarray = memory.view(kind).reshape(wanted)
     return array
 
 
-def _zeros(local: Local, nbytes: int) -> tuple[Window, np.ndarray]:
-    """Memory of all ranks of a node. Collective; a barrier has to follow."""
-    place, size = local.comm.rank, local.comm.size
+def _zeros(local: Local, shape: tuple[int, ...], dtype: np.dtype) -> tuple[Window, np.ndarray]:
+    """An array of all ranks of a node. Collective; a barrier has to follow."""
+    nbytes, place = math.prod(shape) * dtype.itemsize, local.comm.rank
     window = Window(local, nbytes if place == 0 else 0)
     memory = window.segment(0, nbytes)
     # each rank touches the part that it will step, which then lies near its processor
-    low, high = share(0, nbytes, place, size)
+    low, high = share(0, nbytes, place, local.comm.size)
     zero(memory[low:high])
     window.sync()
-    return window, memory
+    return window, memory.view(dtype).reshape(shape)
 
 
 def _lengths(shape: Any) -> tuple[int, ...]:

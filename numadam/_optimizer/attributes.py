@@ -1,30 +1,41 @@
-"""Options as attributes: those that may be changed later, and those that may not."""
+"""Attributes of an optimiser: its options, and names that are other libraries'."""
 
 from __future__ import annotations
 
+import inspect
+from abc import ABCMeta
 from collections.abc import Container, Iterable
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from numadam._core.docstrings import parameters
 from numadam._core.hyper import Schedule
 from numadam._core.parts import parts_of
-from numadam._optimizer.base import OptimizerBase
+from numadam._core.synonyms import FOREIGN_ATTRIBUTES, attribute_hint
+
+if TYPE_CHECKING:
+    from numadam._optimizer.base import OptimizerBase
 
 Kind = TypeVar("Kind", bound=type)
 
+# --- options -------------------------------------------------------------------------------------
 
-class hyper:
-    """A float hyperparameter, or a callable of the steps taken; checked when set."""
+
+class option:
+    """An option of an optimiser."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     @overload
-    def __get__(self, instance: None, owner: type) -> hyper: ...
+    def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
     def __get__(self, instance: OptimizerBase, owner: type) -> Any: ...
     def __get__(self, instance: OptimizerBase | None, owner: type) -> Any:
         return self if instance is None else parts_of(instance).settings.options[self._name]
+
+
+class hyper(option):
+    """A float hyperparameter, or a callable of the steps taken; checked when set."""
 
     def __set__(self, instance: OptimizerBase, value: float | Schedule | None) -> None:
         parts = parts_of(instance)
@@ -32,14 +43,8 @@ class hyper:
             parts.settings.set(self._name, value)
 
 
-class fixed:
+class fixed(option):
     """An option that is set when the optimiser is made, and read only after."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        return self if instance is None else parts_of(instance).settings.options[self._name]
 
     def __set__(self, instance: Any, value: object) -> None:
         raise AttributeError(f"{self._name}: cannot be changed: make a new optimiser instead.")
@@ -49,8 +54,52 @@ def with_options(kind: Kind, names: Iterable[str], changeable: Container[str]) -
     """Give a class its options as attributes, with the texts of its docstring, for `help`."""
     texts = parameters(kind.__doc__)
     for name in names:
-        option = hyper(name) if name in changeable else fixed(name)
-        of_base = getattr(kind, name, option).__doc__
-        option.__doc__ = "\n".join(texts[name]) if name in texts else of_base
-        setattr(kind, name, option)
+        attribute = hyper(name) if name in changeable else fixed(name)
+        of_base = getattr(kind, name, attribute).__doc__
+        attribute.__doc__ = "\n".join(texts[name]) if name in texts else of_base
+        setattr(kind, name, attribute)
     return kind
+
+
+# --- attributes that optimisers of other libraries have ------------------------------------------
+
+
+class _Foreign:
+    """An attribute that is missing, and says what it is called here.
+
+    Not `__getattr__`: with it every attribute is found more slowly, which a step feels (0.1 us).
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        raise AttributeError(missing(owner, self._name))
+
+
+class OptimizerType(ABCMeta):
+    """Type of optimiser classes: `dir` without foreign names, as completion asks it too.
+
+    A class may be abstract besides.
+    """
+
+    def __dir__(cls) -> list[str]:
+        return own_names(cls, super().__dir__())
+
+
+def with_foreign_names(kind: Kind) -> Kind:
+    """Decorator of a class: attributes of other libraries are missed by their names."""
+    for name in FOREIGN_ATTRIBUTES:
+        setattr(kind, name, _Foreign(name))
+    return kind
+
+
+def own_names(kind: type, names: Iterable[str]) -> list[str]:
+    """Names without the foreign ones."""
+    return [n for n in names if not isinstance(inspect.getattr_static(kind, n, None), _Foreign)]
+
+
+def missing(kind: type, name: str, to: str = "") -> str:
+    """Error text for an attribute that a class does not have."""
+    hint = attribute_hint(name, own_names(kind, dir(kind)))
+    return f"{kind.__name__} has no attribute {name!r}{to}. {hint}".rstrip()

@@ -6,15 +6,14 @@ import copy
 import functools
 import inspect
 import operator
-from abc import ABCMeta
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
-from numadam._arrays.checks import NO_GRADIENTS, refuse_same_memory
+from numadam._arrays.checks import refuse_same_memory
 from numadam._arrays.interop import as_views
-from numadam._arrays.tree import Active, Tree, replaced, same_objects
+from numadam._arrays.tree import Active, Tree, refuse_replaced
 from numadam._backend import Backend
 from numadam._core import options as op
 from numadam._core.hyper import LR, Array, Schedule
@@ -22,9 +21,9 @@ from numadam._core.options import own_copy, read
 from numadam._core.parts import Parts
 from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
-from numadam._core.synonyms import FOREIGN_ATTRIBUTES, attribute_hint
 from numadam._jit import process
 from numadam._jit.process import at_once, defer_interrupts
+from numadam._optimizer.attributes import OptimizerType, missing, own_names, with_foreign_names
 from numadam._optimizer.dispatch import backend_for
 from numadam._optimizer.state import State, check_steps
 from numadam._settings.bounds import leaf_bounds
@@ -33,52 +32,6 @@ from numadam._settings.settings import Settings, settings_for
 
 if TYPE_CHECKING:
     from numadam._mpi.exchange import Construction
-
-
-# --- attributes that optimisers of other libraries have ------------------------------------------
-
-Class = TypeVar("Class", bound=type)
-
-
-class _Foreign:
-    """An attribute that is missing, and says what it is called here.
-
-    Not `__getattr__`: with it every attribute is found more slowly, which a step feels (0.1 us).
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        raise AttributeError(missing(owner, self._name))
-
-
-class OptimizerType(ABCMeta):
-    """Type of optimiser classes: `dir` without foreign names, as completion asks it too.
-
-    A class may be abstract besides.
-    """
-
-    def __dir__(cls) -> list[str]:
-        return own_names(cls, super().__dir__())
-
-
-def with_foreign_names(kind: Class) -> Class:
-    """Decorator of a class: attributes of other libraries are missed by their names."""
-    for name in FOREIGN_ATTRIBUTES:
-        setattr(kind, name, _Foreign(name))
-    return kind
-
-
-def own_names(kind: type, names: Iterable[str]) -> list[str]:
-    """Names without the foreign ones."""
-    return [n for n in names if not isinstance(inspect.getattr_static(kind, n, None), _Foreign)]
-
-
-def missing(kind: type, name: str, to: str = "") -> str:
-    """Error text for an attribute that a class does not have."""
-    hint = attribute_hint(name, own_names(kind, dir(kind)))
-    return f"{kind.__name__} has no attribute {name!r}{to}. {hint}".rstrip()
 
 
 # --- defaults of an optimiser's options ----------------------------------------------------------
@@ -91,24 +44,20 @@ def default_options(kind: Any) -> dict[str, Any]:
     for base in reversed(kind.__mro__[:-1]):  # all but object
         if "__init__" in vars(base):
             parameters = inspect.signature(base.__init__).parameters.values()
-            found |= {one.name: one.default for one in parameters if one.default is not one.empty}
+            found |= {p.name: p.default for p in parameters if p.default is not p.empty}
     return found
 
 
 def changed_options(kind: Any, options: Mapping[str, Any]) -> dict[str, str]:
     """The learning rate and the options that differ from their defaults, as short texts."""
-    usual = default_options(kind)
-    return {
-        name: formatting.brief(value)
-        for name, value in options.items()
-        if name == "lr" or not _is(value, usual[name])
-    }
-
-
-def _is(value: Any, usual: Any) -> bool:
-    # an option that holds arrays has no truth value of its own
-    plain = isinstance(value, (float, int, str)) and isinstance(usual, (float, int, str))
-    return value is usual or (plain and value == usual)
+    defaults, changed = default_options(kind), {}
+    for name, value in options.items():
+        usual = defaults.get(name)
+        # an option that holds arrays has no truth value of its own
+        plain = isinstance(value, (float, int, str)) and isinstance(usual, (float, int, str))
+        if name == "lr" or not (value is usual or (plain and value == usual)):
+            changed[name] = formatting.brief(value)
+    return changed
 
 
 # --- base of all optimisers ----------------------------------------------------------------------
@@ -138,21 +87,18 @@ class OptimizerBase(metaclass=OptimizerType):
     def _setup(
         self, params: Any, lr: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
     ) -> None:
-        comm = shared.get("comm", own.get("comm"))
+        """Set all up, on all ranks of `comm` or on none; `own`: options of this rule alone."""
+        comm = shared.get("comm")
         if comm is None:
-            self._make(params, lr, shared, own, None)
+            self._make(params, lr, shared, own)
             return
         from numadam._mpi.exchange import Construction
         from numadam._mpi.ranks import decomposition
 
-        where = {"comm": decomposition(comm)}
-        made = Construction(where["comm"], type(self).__name__)
-        if "comm" in own:
-            own = {**own, **where}
-        else:
-            shared = {**shared, **where}
+        comm = decomposition(comm)
+        made = Construction(comm, type(self).__name__)
         try:
-            self._make(params, lr, shared, own, made)
+            self._make(params, lr, {**shared, "comm": comm}, own, made)
         except BaseException as error:
             made.fail(error)
             raise
@@ -163,7 +109,7 @@ class OptimizerBase(metaclass=OptimizerType):
         lr: Any,
         shared: Mapping[str, Any],
         own: Mapping[str, Any],
-        made: Construction | None,
+        made: Construction | None = None,
     ) -> None:
         """Set all up; `made` is what all ranks make together."""
         process.give_lock(self)
@@ -173,7 +119,7 @@ class OptimizerBase(metaclass=OptimizerType):
         lr = lr if on_device else rate
         whole = Tree(params)
         overrides = group_overrides(self.rule, options, lr, whole)
-        tree = Active(whole, [not one.get("frozen", False) for one in overrides])
+        tree = Active(whole, [not of_leaf.get("frozen", False) for of_leaf in overrides])
         leaves, names = tree.flatten(params, "params"), tree.names("params")
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")
@@ -188,7 +134,7 @@ class OptimizerBase(metaclass=OptimizerType):
         if comm is not None and comm.owned is not None:
             masks = leaf_masks(comm.owned, tree, leaves, names)
         if comm is not None and comm.offset is not None:
-            from numadam._optimizer.shards import check_offset
+            from numadam._optimizer.shards import check_offset  # it needs this module
 
             check_offset(comm.offset, params)
         settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs, masks)
@@ -287,8 +233,8 @@ class OptimizerBase(metaclass=OptimizerType):
                     return self._tree.unflatten([p.astype(dtype) for p in self._backend.params])
                 scale = 1.0 / (1.0 - self._settings.options["ema"] ** self.t)
             copies = [view.copy(order="K") for view in views]
-            for one in copies:
-                one *= one.dtype.type(scale)
+            for average in copies:
+                average *= average.dtype.type(scale)
             return self._tree.unflatten(copies)
 
     @property
@@ -347,22 +293,15 @@ class OptimizerBase(metaclass=OptimizerType):
         leaves = self._backend.check_arrays("grads", self._tree.flatten(value, "grads"))
         staged = [leaf.copy() for leaf in leaves]  # an entry may be a view of another's buffer
         with self._lock:
-            self._refuse_replaced(self.grads, self._grad_leaves, "opt.grads")
+            refuse_replaced(self._tree, self.grads, self._grad_leaves, "opt.grads")
             pairs = zip(self._grad_leaves, staged, strict=True)
             with defer_interrupts():  # CuPy's assignments are not in C alone
                 at_once([partial(operator.setitem, to, ..., leaf) for to, leaf in pairs])
 
-    def _own_gradients(self) -> Sequence[Any]:
-        if self._grads is None:
-            raise ValueError(NO_GRADIENTS)
-        self._refuse_replaced(self._grads, self._grad_leaves, "opt.grads")
-        return self._grad_leaves
-
-    def _refuse_replaced(self, tree: Any, leaves: Sequence[Any], name: str) -> None:
-        """Refuse a container in which an array was replaced by another object."""
-        now = self._tree.flatten(tree, name)
-        if not same_objects(now, leaves):
-            raise replaced(self._tree.names(name), now, leaves)
+    def _refuse_new_params(self) -> None:
+        """Refuse a container of the parameters in which an array was replaced."""
+        if not self._tree.is_leaf:
+            refuse_replaced(self._tree, self._params, self._given, "params")
 
     @property
     def state(self) -> State:
@@ -413,7 +352,9 @@ class OptimizerBase(metaclass=OptimizerType):
         # weight_decay is 0 now but was not at first: the step that has a decay is needed
         paused = decays and options["weight_decay"] == 0.0
         made = {**options, "weight_decay": 1.0} if paused else options
-        self._setup(params, lr, {}, made)
+        shared = {name: value for name, value in made.items() if name in op.DEFAULTS}
+        own = {name: value for name, value in made.items() if name not in op.DEFAULTS}
+        self._setup(params, lr, shared, own)
         if paused:
             self._settings.set("weight_decay", options["weight_decay"])
 

@@ -34,7 +34,7 @@ from numadam._checkpoint.tree import (
 from numadam._core import options as op
 from numadam._core.half import memory_dtype
 from numadam._core.hyper import LR
-from numadam._core.parts import Parts, parts_of
+from numadam._core.parts import parts_of
 from numadam._jit.process import Writes
 from numadam._optimizer.base import Kind, OptimizerBase, default_options
 from numadam._optimizer.state import check_state
@@ -156,9 +156,71 @@ class Checkpointed(OptimizerBase):
         self._refuse_new_params()
         self._backend.check()
 
-    def _refuse_new_params(self) -> None:
-        if not self._tree.is_leaf:
-            self._refuse_replaced(self._params, self._given, "params")
+
+class Arrays:
+    """The arrays of an optimiser by their names in a file: parameters ``p/w``, state ``m/w``.
+
+    Attributes
+    ----------
+    parts : Parts
+    structure : Structure
+        Of the parameters, frozen ones too.
+    active : list of str
+        Names of the parameters that are not frozen.
+    named : dict of str to array
+    """
+
+    def __init__(self, optimizer: OptimizerBase) -> None:
+        self.parts, self.structure = parts_of(optimizer), Structure(optimizer.params)
+        backend = self.parts.backend
+        self.active = [self.structure.names[tuple(path)] for path in self.parts.tree.paths()]
+        self.named = self.structure.leaves | dict(zip(self.active, backend.params, strict=True))
+        for state, views in backend.state.items():
+            names = self._of_state(state)
+            self.named |= dict(zip(names, views, strict=True))
+
+    def _of_state(self, state: str) -> list[str]:
+        return [state + name.removeprefix("p") for name in self.active]
+
+    def groups(self) -> dict[str, int]:
+        """The group of each array, where groups have running products of their own."""
+        settings = self.parts.settings
+        if not settings.plan.products or len(settings.control) == 1:
+            return {}
+        return dict(zip(self.active, settings.group_of_leaf, strict=True))
+
+    def check(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Compare names, shapes and dtypes of a file with those of the optimiser."""
+        saved = [name for name in arrays if not name.startswith("options/")]
+        for kind in ("p", ""):  # parameters first: the names of the state follow from theirs
+            own, its = (
+                sorted(name for name in names if not kind or name.partition("/")[0] == kind)
+                for names in (self.named, saved)
+            )
+            if own != its:
+                raise ValueError(
+                    f"{'params' if kind else 'state'}: the optimiser has the arrays {some(own)}, "
+                    f"the file {some(its)}. Nest params as in the file, or use numadam.load."
+                )
+        for name, here in self.named.items():
+            there = arrays[name]
+            if (there.shape, there.dtype) != (here.shape, here.dtype):
+                raise ValueError(
+                    f"{name}: is {there.dtype} of shape {there.shape} in the file, {here.dtype} of "
+                    f"shape {here.shape} in the optimiser."
+                )
+
+    def params(self, content: Container) -> list[Any]:
+        """The parameters of a file that are not frozen."""
+        return self.parts.backend.from_host([content.arrays[name] for name in self.active])
+
+    def state(self, content: Container) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+        """Counters and state arrays of a file, checked."""
+        entries, backend = dict(content.meta["counters"]), self.parts.backend
+        for state in backend.state:
+            arrays = [content.arrays[name] for name in self._of_state(state)]
+            entries[state] = self.parts.tree.unflatten(backend.from_host(arrays))
+        return check_state(self.parts, entries)
 
 
 def content_of(optimizer: OptimizerBase, lr: Any, options: Mapping[str, Any]) -> Container:
@@ -166,80 +228,22 @@ def content_of(optimizer: OptimizerBase, lr: Any, options: Mapping[str, Any]) ->
 
     On the CPU the arrays themselves.
     """
-    parts, kind = parts_of(optimizer), type(optimizer)
-    structure = Structure(optimizer.params)
-    arrays = {name: host_array(one) for name, one in named_arrays(parts, structure).items()}
-    own = kind.__module__.startswith("numadam.")
+    own, kind = Arrays(optimizer), type(optimizer)
+    arrays = {name: host_array(leaf) for name, leaf in own.named.items()}
+    title = kind.__name__
+    if not kind.__module__.startswith("numadam."):
+        title = f"{kind.__module__}.{kind.__qualname__}"
     meta = {
         "numadam": __version__,
-        "class": kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}",
+        "class": title,
         "rule": kind.rule.name,
-        "params": structure.json,
-        "decays": parts.settings.plan.decay != "",
-        "group_of": _groups(parts, structure),
-        "counters": {name: one.tolist() for name, one in parts.backend.counters.items()},
+        "params": own.structure.json,
+        "decays": own.parts.settings.plan.decay != "",
+        "group_of": own.groups(),
+        "counters": {name: value.tolist() for name, value in own.parts.backend.counters.items()},
         **options_to_json(lr, {k: v for k, v in options.items() if k != "comm"}, arrays),
     }
     return Container(KIND, meta, arrays)
-
-
-def named_arrays(parts: Parts, structure: Structure) -> dict[str, Any]:
-    """The arrays by their names in a file: parameters, frozen ones too, and state."""
-    names = active_names(parts, structure)
-    found = {**structure.leaves, **dict(zip(names, parts.backend.params, strict=True))}
-    for state, views in parts.backend.state.items():
-        found |= {_of_state(state, name): view for name, view in zip(names, views, strict=True)}
-    return found
-
-
-def active_names(parts: Parts, structure: Structure) -> list[str]:
-    return [structure.names[tuple(path)] for path in parts.tree.paths()]
-
-
-def _groups(parts: Parts, structure: Structure) -> dict[str, int]:
-    """The group of each array, where groups have running products of their own."""
-    settings = parts.settings
-    if not settings.plan.products or len(settings.control) == 1:
-        return {}
-    return dict(zip(active_names(parts, structure), settings.group_of_leaf, strict=True))
-
-
-def _of_state(state: str, name: str) -> str:
-    """The name of a state array of the parameter ``p/w``: ``m/w``."""
-    return state + name.removeprefix("p")
-
-
-def _check_arrays(named: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Compare names, shapes and dtypes of a file with those of an optimiser."""
-    saved = [name for name in arrays if not name.startswith("options/")]
-    for kind in ("p", ""):  # parameters first: the names of the state follow from theirs
-        own, its = (
-            sorted(name for name in names if not kind or name.partition("/")[0] == kind)
-            for names in (named, saved)
-        )
-        if own != its:
-            raise ValueError(
-                f"{'params' if kind else 'state'}: the optimiser has the arrays {some(own)}, the "
-                f"file {some(its)}. Nest params as in the file, or use numadam.load."
-            )
-    for name, here in named.items():
-        there = arrays[name]
-        if (there.shape, there.dtype) != (here.shape, here.dtype):
-            raise ValueError(
-                f"{name}: is {there.dtype} of shape {there.shape} in the file, {here.dtype} of "
-                f"shape {here.shape} in the optimiser."
-            )
-
-
-def _state_entries(parts: Parts, names: list[str], content: Container) -> dict[str, Any]:
-    """Entries of the file for `Optimizer.state`."""
-    arrays = {
-        state: parts.tree.unflatten(
-            parts.backend.from_host([content.arrays[_of_state(state, name)] for name in names])
-        )
-        for state in parts.backend.state
-    }
-    return {**content.meta["counters"], **arrays}
 
 
 class Fit(NamedTuple):
@@ -252,36 +256,26 @@ class Fit(NamedTuple):
 
 
 def fit(optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[str, Any]) -> Fit:
-    """Check everything in a file, with its lr and options, against an optimiser.
-
-    Raises
-    ------
-    TypeError, ValueError, LookupError, AttributeError
-        Where something does not fit.
-    """
-    parts, meta = parts_of(optimizer), content.meta
+    """Check everything in a file, with its lr and options, against an optimiser."""
+    arrays, meta = Arrays(optimizer), content.meta
     if meta["rule"] != optimizer.rule.name:
         raise ValueError(
             f"was saved by {meta['class']}, and this optimiser is {type(optimizer).__name__}. "
             "Make one of that class, or use numadam.load."
         )
-    structure = Structure(optimizer.params)
-    values = dict(values_in(structure.json))
+    values = dict(values_in(arrays.structure.json))
     for name, value in values_in(meta["params"]):
         if name in values and repr(values[name]) != repr(value):
             raise ValueError(f"{name}: is {value!r} in the file, {values[name]!r} in params.")
-    named, names = named_arrays(parts, structure), active_names(parts, structure)
     others = _fit_settings(optimizer, content, lr, _complete(type(optimizer), options))
-    _check_arrays(named, content.arrays)
-    if meta["group_of"] != _groups(parts, structure):
+    arrays.check(content.arrays)
+    if meta["group_of"] != arrays.groups():
         raise ValueError(
             "groups: running products lie group by group, and the parameters come in another "
             "order here. Make the optimiser with that of the file, or use numadam.load."
         )
-    others += _fit_frozen(structure.leaves.keys() - {*names}, named, content)
-    counters, state = check_state(parts, _state_entries(parts, names, content))
-    params = parts.backend.from_host([content.arrays[name] for name in names])
-    return Fit(counters, state, params, others)
+    others += _fit_frozen(arrays, content)
+    return Fit(*arrays.state(content), arrays.params(content), others)
 
 
 def write_from_host(array: Any, values: np.ndarray) -> Callable[[], None]:
@@ -300,12 +294,10 @@ def write_from_host(array: Any, values: np.ndarray) -> Callable[[], None]:
     return write
 
 
-def _fit_frozen(
-    names: set[str], named: Mapping[str, Any], content: Container
-) -> Iterator[Callable[[], Any]]:
+def _fit_frozen(arrays: Arrays, content: Container) -> Iterator[Callable[[], Any]]:
     """Writes of frozen arrays; those that are read-only have to be right."""
-    for name in names:
-        here, there = named[name], content.arrays[name]
+    for name in arrays.structure.leaves.keys() - {*arrays.active}:
+        here, there = arrays.named[name], content.arrays[name]
         if is_cupy(here) or here.flags.writeable:
             yield write_from_host(here, there)
         elif here.tobytes() != there.tobytes():
@@ -380,13 +372,7 @@ def _complete(kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
-    """An optimiser of this class with new arrays of `xp`, NumPy or CuPy, that goes on.
-
-    Raises
-    ------
-    TypeError, ValueError, LookupError, AttributeError
-        Where the content is none of such an optimiser.
-    """
+    """An optimiser of this class with new arrays of `xp`, NumPy or CuPy, that goes on."""
     if content.meta["rule"] != kind.rule.name:
         raise ValueError(f"the rule of {kind.__name__} is {kind.rule.name}.")
     lr, its = options_from_json(content.meta, content.arrays)
@@ -405,13 +391,9 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
     optimizer = kind.__new__(kind)
     params = rebuild(content.meta["params"], make_array)
     optimizer._setup_again(params, lr, options, content.meta["decays"])  # noqa: SLF001  # a new one
-    parts, structure = parts_of(optimizer), Structure(optimizer.params)
-    _check_arrays(named_arrays(parts, structure), content.arrays)
-    names = active_names(parts, structure)
+    arrays = Arrays(optimizer)
+    arrays.check(content.arrays)
     moved = options["bounds"] is not None  # by the constructor
-    values = [content.arrays[name] for name in names]
-    parts.backend.load(
-        *check_state(parts, _state_entries(parts, names, content)),
-        parts.backend.from_host(values) if moved else None,
-    )
+    params = arrays.params(content) if moved else None
+    arrays.parts.backend.load(*arrays.state(content), params)
     return optimizer

@@ -141,7 +141,7 @@ def of_update(
     given, state = signature.parameters, kind.rule.state
     needed = [name for name in state if name in given and given[name].default is not None]
     absent = [name for name in state if name in given and name not in needed]
-    options = [name for name, one in given.items() if one.kind is one.KEYWORD_ONLY]
+    options = [name for name, p in given.items() if p.kind is p.KEYWORD_ONLY]
     names = [f"`{name}`" for name in OF_UPDATES if name not in given]
     shared_names = f"{', '.join(names[:-1])} and {names[-1]}: see `numadam.Optimizer`."
     return _UPDATE.format(
@@ -181,11 +181,11 @@ class Declared:
     """
 
     def __init__(self, signature: inspect.Signature, kind: type[OptimizerBase]) -> None:
-        declared = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
-        self.defaults = {one.name: one.default for one in declared if one.default is not one.empty}
-        self.required = {one.name for one in declared} - {*self.defaults}
-        self.places = [one.name for one in declared if one.kind is not one.KEYWORD_ONLY]
-        self.changeable = {one.name for one in declared if "Schedule" in str(one.annotation)}
+        declared = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        self.defaults = {p.name: p.default for p in declared if p.default is not p.empty}
+        self.required = {p.name for p in declared} - {*self.defaults}
+        self.places = [p.name for p in declared if p.kind is not p.KEYWORD_ONLY]
+        self.changeable = {p.name for p in declared if "Schedule" in str(p.annotation)}
         others = {"lr", "out", "t", *kind.rule.state}
         self.named = {name: value for name, value in self.defaults.items() if name in others}
         self._names = {*self.required, *self.named}
@@ -245,16 +245,16 @@ def _signature_of_update(
     """The signature of a rule's step on given arrays, as it follows from that of the class."""
     rule, usual = kind.rule, inspect.signature(inspect.unwrap(kind.__init__)).parameters
     _, _, *options, shared = usual.values()  # self and params are the first
-    present = rule.present({**op.DEFAULTS, **{one.name: one.default for one in options}})
+    present = rule.present({**op.DEFAULTS, **{p.name: p.default for p in options}})
     needed = [name for name in rule.state if name in present] + ["t"] * rule.needs_t
     absent = [name for name in rule.state if name not in (*needed, *optional)]
     place, by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     kinds = {"t": "int | None" if "t" in optional else "int"}
     others = "FunctionalButDecay" if "weight_decay" in usual else "FunctionalOptions"
 
-    def option(one: inspect.Parameter) -> inspect.Parameter:
-        number = one.name == "lr" or "Schedule" in one.annotation
-        return one.replace(kind=by_name, annotation="float" if number else one.annotation)
+    def option(p: inspect.Parameter) -> inspect.Parameter:
+        number = p.name == "lr" or "Schedule" in p.annotation
+        return p.replace(kind=by_name, annotation="float" if number else p.annotation)
 
     def array(name: str, kind: Any, default: Any = None) -> inspect.Parameter:
         return inspect.Parameter(name, kind, default=default, annotation=kinds.get(name, "Any"))
@@ -263,7 +263,7 @@ def _signature_of_update(
         [
             *(array(name, place, inspect.Parameter.empty) for name in ("p", "g", *needed)),
             *(array(name, place) for name in optional),
-            *(option(one) for one in options if one.name not in omit),
+            *(option(p) for p in options if p.name not in omit),
             *(array(name, by_name) for name in (*absent, "out")),
             shared.replace(annotation=f"Unpack[{others}]"),
         ],
@@ -319,17 +319,17 @@ def _by_slot(
     Its source is written, as `dataclasses` writes its own: Python then binds the arguments, and
     says what is wrong with them, in 0.1 us instead of 3.
     """
-    text = {name: f"{name}=None" if name in declared.defaults else name for name in declared.places}
-    by_name = [f"{name}=None" for name in state if name in {*declared.defaults} - {*text}]
-    slots = [name if name in {*text, *declared.defaults} else "None" for name in state]
+    places, optional = declared.places, declared.defaults
+    by_place = [f"{name}=None" if name in optional else name for name in places]
+    by_name = [f"{name}=None" for name in state if name in optional and name not in places]
+    slots = [name if name in places or name in optional else "None" for name in state]
     slots += ["None"] * (STATE_SLOTS - len(state))
-    optional = [name for name in (*state, "t", "out") if name in declared.defaults]
-    absent = [f"{name} is None" for name in ("p", *optional)]
-    signature = ", ".join([*text.values(), "*", "lr=lr", *by_name, "out=None"])
+    absent = [f"{name} is None" for name in ("p", *state, "t", "out") if name in ("p", *optional)]
+    signature = ", ".join([*by_place, "*", "lr=lr", *by_name, "out=None"])
     source = (
         f"def {title}({signature}, **given):\n"
         f"    step((g if p is None else p, g, {', '.join(slots)}, out), ({', '.join(absent)}), "
-        f"{'t' if 't' in text else '1'}, lr, given)\n"
+        f"{'t' if 't' in places else '1'}, lr, given)\n"
     )
     names: dict[str, Any] = {"step": step, "lr": USUAL_LR}
     exec(compile(source, f"<{title}>", "exec"), names)

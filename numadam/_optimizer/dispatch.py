@@ -24,11 +24,6 @@ def backend_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Backend]:
     """Return the back end for these arrays: NumPy's on the CPU, CuPy's on their GPU.
 
     Arrays of other libraries go where their memory is (`interop`).
-
-    Raises
-    ------
-    TypeError
-        Where an array is of another type, or the arrays are of both: it names the array.
     """
     homes = list(map(home, arrays))
     for array, name, library in zip(arrays, names, homes, strict=True):

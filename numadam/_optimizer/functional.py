@@ -20,7 +20,6 @@ from numadam._core import options as op
 from numadam._core.hyper import LR
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import is_float32
-from numadam._jit.functions import identity
 from numadam._optimizer.dispatch import backend_for
 from numadam._settings.bounds import OPEN, scalar_bounds
 from numadam._settings.settings import Settings
@@ -97,24 +96,14 @@ def _products(settings: Settings, t: int) -> tuple[float, ...]:
     return q
 
 
-def _is_constant(value: Any, containers: tuple[type, ...] = (tuple,)) -> bool:
-    """Whether an option can never change by itself, apart from what these containers hold."""
-    if type(value) in containers:
-        return all(_is_constant(one, containers) for one in value)
-    kinds = (float, int, bool, str, type(None))
-    return type(value) in kinds or isinstance(value, (np.number, np.bool_))
-
-
-def _exact(given: Mapping[str, Any]) -> Exact | None:
-    """Options for which equality is not enough; None where one may change by itself.
+def _exact(given: Mapping[str, Any]) -> Exact:
+    """Options for which equality is not enough.
 
     1, 1.0 and True are equal, but not the same option: these have to be of the same type. A tuple
     has to be the same object.
     """
     exact = []
     for name, value in given.items():
-        if not _is_constant(value):
-            return None
         clear = value is None or isinstance(value, str)
         if not clear and not (isinstance(value, float) and not value.is_integer()):
             exact.append((name, value, None if type(value) is tuple else type(value)))
@@ -211,29 +200,25 @@ class UpdateFunction:
         products = _products(settings, number)
         used = like, *others
         again = backend.update(FunctionalStep(settings, products, used, name, number, rate))
-        if again is None or key is None:
-            return
-        exact = _exact(given)
-        if exact is not None:
-            self._known[key] = again, usual, exact
+        # an option that may change by itself is checked at every call
+        if again is not None and key is not None and op.freeze(given) is not None:
+            self._known[key] = again, usual, _exact(given)
             _forget_oldest(self._known)
 
     def _settings_of(
         self, dtype: np.dtype[Any], arrays: Any, absent: Any, t: Any, given: dict[str, Any]
     ) -> tuple[Settings, float]:
         """The checked options and the usual lr, remembered: checking takes 60 us."""
-        items = tuple(given.items())
-        # what a list holds now is in the key; what an array or any other object holds is not
-        constant = _is_constant(items, (tuple, list))
-        key = (dtype, absent, identity(items)) if constant else None
-        known = self._settings.get(key)
+        frozen = op.freeze(given)
+        key = dtype, absent, frozen
+        known = None if frozen is None else self._settings.get(key)
         if known is None:
             usual, own, shared = self._sort(given)
             if self._by_arrays is not None:
                 state = dict(zip(self._rule.state, arrays[2:-1], strict=False))
                 self._by_arrays({**state, "t": t}, own)
             known = _make_settings(self._rule, self._title, dtype, shared, own), LR.check(usual)
-            if constant:
+            if frozen is not None:
                 self._settings[key] = known
                 _forget_oldest(self._settings)
         return known

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from numadam._core.hyper import LR
+from numadam._arrays.checks import NO_GRADIENTS
+from numadam._arrays.tree import refuse_replaced
 from numadam._core.keywords import SharedAttributes
 from numadam._core.options import DEFAULTS, HYPER_COLUMNS
 from numadam._optimizer.attributes import with_options
 from numadam._optimizer.checkpoint import Checkpointed
 from numadam._optimizer.state import Snapshot, checked
-from numadam._settings.groups import is_plain
 
 
 class Optimizer(SharedAttributes, Checkpointed):
@@ -181,7 +181,7 @@ class Optimizer(SharedAttributes, Checkpointed):
                     went = self._step(grads, params, lr, out)
                 else:  # one array: 0.1 to 2 us less than the other way
                     if lr is not None or rate is None:
-                        rate = self._rate(lr)
+                        rate = self._settings.rate(self.t, lr)
                     if params is None and out is None:
                         went = self._backend.step_one(grads, rate)
                     else:
@@ -196,15 +196,18 @@ class Optimizer(SharedAttributes, Checkpointed):
     def _step(self, grads: Any, params: Any, lr: float | None, out: Any) -> bool:
         """Take any step; False where the guard stopped it."""
         tree = self._tree
-        if grads is None:
-            leaves = self._own_gradients()
-        else:
+        if grads is not None:
             leaves = tree.flatten(grads, "grads")
+        elif self._grads is None:
+            raise ValueError(NO_GRADIENTS)
+        else:
+            leaves = self._grad_leaves
+            refuse_replaced(tree, self._grads, leaves, "opt.grads")
         if params is None and not tree.is_leaf:
-            self._refuse_replaced(self._params, self._given, "params")
+            refuse_replaced(tree, self._params, self._given, "params")
         rate = self._settings.constant_rate
         if lr is not None or rate is None:
-            rate = self._rate(lr)
+            rate = self._settings.rate(self.t, lr)
         if params is None and out is None:
             return self._backend.step(leaves, rate)
         self._refuse_elsewhere("params" if out is None else "out")
@@ -228,9 +231,8 @@ class Optimizer(SharedAttributes, Checkpointed):
             if not int(self._backend.counters["calls"]):
                 return False
             try:
-                if not self._tree.is_leaf:
-                    self._refuse_replaced(self._params, self._given, "params")
-                went = self._backend.flush(self._rate(None))
+                self._refuse_new_params()
+                went = self._backend.flush(self._settings.rate(self.t))
             except BaseException as error:
                 self._tell_others(error, flush=True)
                 raise
@@ -304,7 +306,7 @@ class Optimizer(SharedAttributes, Checkpointed):
         (0, array([1., 2.]))
         """
         with self._lock:
-            self._refuse_replaced(self._params, self._given, "params")
+            self._refuse_new_params()
             if out is None:
                 snapshot = Snapshot(self._backend)
             else:
@@ -350,7 +352,7 @@ class Optimizer(SharedAttributes, Checkpointed):
         (1, 0.5, array([0.]))
         """
         with self._lock:
-            self._refuse_replaced(self._params, self._given, "params")
+            self._refuse_new_params()
             checked(snapshot, "snapshot", self._backend).restore()
 
     def _tell_others(self, error: BaseException, flush: bool) -> None:
@@ -360,18 +362,6 @@ class Optimizer(SharedAttributes, Checkpointed):
             return
         if flush or self._backend.calls + 1 >= settings.options["accumulate"]:
             settings.exchange.refuse(error)
-
-    def _rate(self, lr: Any) -> float:
-        """The learning rate of this step; values of other schedules go into the control block."""
-        settings = self._settings
-        if lr is None:
-            return settings.rate(self.t)
-        if settings.rate_array is not None:
-            raise ValueError("lr: with capturable=True it lies on the GPU; write opt.lr = x.")
-        settings.refresh(self.t)
-        if not is_plain(settings.lr):
-            raise ValueError("lr: this optimiser has a step size for each array; leave it out.")
-        return LR.check(lr)
 
     def _refuse_elsewhere(self, name: str) -> None:
         """Refuse `params` or `out` with options that follow the optimiser's own parameters."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from numadam._arrays.interop import is_array, to_host
+from numadam._arrays.tree import nested
 from numadam._checkpoint import collective, storage
 from numadam._checkpoint.collective import MASKS, Alone, Part, Ranks, assemble, on_all
 from numadam._checkpoint.container import Container
@@ -21,6 +22,9 @@ from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.checkpoint import KIND, Fit, content_of, fit, write_from_host
 from numadam._settings.bounds import Box, leaf_bounds
 from numadam._settings.groups import is_plain
+
+if TYPE_CHECKING:
+    from numadam._mpi.slices import Placement
 
 # --- parts of whole parameters that a rank holds -------------------------------------------------
 
@@ -61,20 +65,13 @@ def of_blocks(optimizer: OptimizerBase, comm: Any) -> tuple[Ranks, Callable[[], 
 
 
 def check_offset(offset: Any, params: Any) -> None:
-    """Refuse places of blocks that do not go with the parameters: else a save would, hours later.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse places of blocks that do not fit the parameters: else a save would, hours later."""
     structure = Structure(params)
     for path, name in structure.names.items():
         try:
-            begin = _at(offset, path)
+            _begin(offset, path, structure.leaves[name].ndim, name)
         except (LookupError, TypeError) as error:
             raise ValueError(f"offset: has nothing for {name}. Nest it like params.") from error
-        if begin is not None:
-            _checked_offset(begin, structure.leaves[name].ndim, name)
 
 
 def _blocks(optimizer: OptimizerBase, owned: Any, offset: Any, ranks: int) -> Held:
@@ -83,9 +80,8 @@ def _blocks(optimizer: OptimizerBase, owned: Any, offset: Any, ranks: int) -> He
     cuts, masks = dict[str, Cut](), dict[str, np.ndarray]()
     for path, name in structure.names.items():
         shape = structure.leaves[name].shape
-        begin = (0,) * len(shape) if offset is None and ranks == 1 else _at(offset, path)
-        if begin is not None:
-            begin = _checked_offset(begin, len(shape), name)
+        alone = offset is None and ranks == 1
+        begin = (0,) * len(shape) if alone else _begin(offset, path, len(shape), name)
         cuts[name] = Cut(begin, shape)
         mask = _at(owned, path)
         if mask is not None:
@@ -106,7 +102,11 @@ def _is_offset(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and all(hasattr(n, "__index__") for n in value)
 
 
-def _checked_offset(offset: Any, axes: int, name: str) -> tuple[int, ...]:
+def _begin(offsets: Any, path: Sequence[Any], axes: int, name: str) -> tuple[int, ...] | None:
+    """The place of a block in the whole array, checked; None where nobody knows it."""
+    offset = _at(offsets, path)
+    if offset is None:
+        return None
     if not _is_offset(offset) or len(offset) != axes or min(map(int, offset), default=0) < 0:
         raise ValueError(
             f"offset: expected {axes} whole numbers >= 0 for {name}, the place of its first "
@@ -115,53 +115,34 @@ def _checked_offset(offset: Any, axes: int, name: str) -> tuple[int, ...]:
     return tuple(map(int, offset))
 
 
-def of_slices(
-    params: Any,
-    paths: Sequence[tuple[Any, ...]],
-    parts: Sequence[tuple[int, int]],
-    frozen: Sequence[bool],
-    saver: bool | None = None,
-) -> Held:
+def of_slices(place: Placement, saver: bool | None = None) -> Held:
     """Parts of a rank whose optimiser has flat slices of whole parameters, in their nesting.
 
     Parameters
     ----------
-    params : array or nesting of arrays
-        The whole ones.
-    paths, parts, frozen : sequences
-        For each array its path in the nesting; its elements here, low to before high, in C order;
-        and whether no rank steps it, so that all have it whole.
+    place : Placement
     saver : bool or None
-        In a save, whether this is the rank that saves frozen arrays; None in a load.
+        In a save, whether this is the rank that saves frozen arrays, of which all have the whole;
+        None in a load.
     """
-    structure, cuts, whole = Structure(params), dict[str, Cut](), dict[str, Any]()
-    for path, (first, end), still in zip(paths, parts, frozen, strict=True):
+    whole = place.whole
+    structure, cuts, frozen = Structure(whole.params), dict[str, Cut](), dict[str, Any]()
+    for path, (low, end), still in zip(whole.tree.paths(), place.slices, whole.frozen, strict=True):
         name = structure.names[tuple(path)]
-        leaf, low, high = structure.leaves[name], first, end
-        if still:
-            low, high = 0, 0 if saver is False else leaf.size
-            whole[name] = leaf.reshape(-1)[:high]
+        leaf, high = structure.leaves[name], end
+        if still:  # it has no slice: low is 0
+            high = 0 if saver is False else leaf.size
+            frozen[name] = leaf.reshape(-1)[:high]
         cuts[name] = Cut((low,), (high - low,), True, leaf.shape)
-    return Held(cuts, structure.json, frozen=whole)
+    return Held(cuts, structure.json, frozen=frozen)
 
 
 # --- options that differ from element to element -------------------------------------------------
 
 
-def has_arrays(parts: Parts) -> bool:
-    """Whether there are bounds that are arrays."""
-    pairs = _pairs(parts, parts.settings.options["bounds"])
-    return any(is_array(end) for pair in pairs for end in pair)
-
-
 def _pairs(parts: Parts, bounds: Any) -> list[Any]:
     """The bounds of each parameter of a rank."""
     return leaf_bounds(bounds, parts.tree, parts.backend.params, parts.tree.names("params"))
-
-
-def _rates(parts: Parts, lr: Any) -> list[Any]:
-    """The step size of each parameter of a rank, of lr as a nesting."""
-    return [lr] if parts.tree.is_leaf else list(parts.tree.flatten(lr, "lr"))
 
 
 def cut_options(parts: Parts, as_arrays: bool) -> tuple[Any, dict[str, Any]]:
@@ -173,27 +154,15 @@ def cut_options(parts: Parts, as_arrays: bool) -> tuple[Any, dict[str, Any]]:
             Box(*(_spread(end, leaf) if as_arrays else end for end in pair))
             for pair, leaf in zip(_pairs(parts, options["bounds"]), leaves, strict=True)
         ]
-        options["bounds"] = _nest(parts.tree.paths(), boxes)
+        # bounds of frozen arrays are refused
+        options["bounds"] = nested(parts.tree.paths(), boxes)
     if not is_plain(lr):
         rates = [
-            one if is_plain(one) else _spread(one, leaf)
-            for one, leaf in zip(_rates(parts, lr), leaves, strict=True)
+            rate if is_plain(rate) else _spread(rate, leaf)
+            for rate, leaf in zip(parts.tree.flatten(lr, "lr"), leaves, strict=True)
         ]
-        lr = rates[0] if parts.tree.is_leaf else parts.tree.merge(lr, rates)
+        lr = parts.tree.merge(lr, rates)
     return lr, options
-
-
-def _nest(paths: Sequence[Sequence[Any]], values: Sequence[Any]) -> Any:
-    """Values in dicts by the keys that lead to their arrays; bounds of frozen ones are refused."""
-    if not all(paths):
-        return values[0]
-    nest: dict[Any, Any] = {}
-    for path, value in zip(paths, values, strict=True):
-        node = nest
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = value
-    return nest
 
 
 def _spread(value: Any, leaf: Any) -> np.ndarray:
@@ -231,11 +200,12 @@ def own_forms(parts: Parts, content: Container) -> tuple[Any, dict[str, Any]]:
         ):
             options["bounds"] = own["bounds"]
     if not is_plain(own_lr) and not is_plain(lr):
+        own_rates, rates = (parts.tree.flatten(nest, "lr") for nest in (own_lr, lr))
         rates = [
             now if _is_same_rate(now, its, leaf) else its
-            for now, its, leaf in zip(_rates(parts, own_lr), _rates(parts, lr), leaves, strict=True)
+            for now, its, leaf in zip(own_rates, rates, leaves, strict=True)
         ]
-        lr = rates[0] if parts.tree.is_leaf else parts.tree.merge(lr, rates)
+        lr = parts.tree.merge(lr, rates)
     return lr, options
 
 
@@ -269,10 +239,11 @@ def save(
     def look() -> tuple[Held, bool]:
         _check_name(path)
         check()
-        return held(), has_arrays(parts)
+        pairs = _pairs(parts, parts.settings.options["bounds"])
+        return held(), any(is_array(end) for pair in pairs for end in pair)
 
-    own, arrays = on_all(ranks, "save", look)
-    rows = ranks.gather(np.array([arrays, bool(own.owned)], np.int64))
+    own, has_arrays = on_all(ranks, "save", look)
+    rows = ranks.gather(np.array([has_arrays, bool(own.owned)], np.int64))
     as_arrays, masks = np.any(rows, axis=0).tolist()
     collective.save(path, ranks, lambda: _part(optimizer, own, as_arrays, masks))
 
@@ -288,7 +259,7 @@ def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) ->
     parts, structure = parts_of(optimizer), Structure(optimizer.params)
     lr, options = cut_options(parts, as_arrays)
     content = content_of(optimizer, lr, options)
-    arrays = {**content.arrays, **{name: to_host(one) for name, one in held.frozen.items()}}
+    arrays = {**content.arrays, **{name: to_host(leaf) for name, leaf in held.frozen.items()}}
     cut_of = {name: _param_of(name) for name in arrays if not name.startswith("options/")}
     cut_of |= cuts_of_options(content, parts, structure)
     if lost := sorted(name for name in arrays if name not in cut_of):
@@ -375,16 +346,10 @@ def _wanted(index: Index, held: Held) -> dict[str, Cut]:
 
 
 def read_whole(path: str | os.PathLike[Any]) -> Container:
-    """Whole arrays and all else of a folder, for one process.
-
-    Raises
-    ------
-    CheckpointError
-        Where it is damaged, or not known how the arrays lie together.
-    """
+    """Whole arrays and all else of a folder, for one process."""
     index = read_index(path, KIND)
     name_of_path = os.fsdecode(path)
-    unknown = [name for name, one in index.cuts.items() if one.whole is None]
+    unknown = [name for name, cuts in index.cuts.items() if cuts.whole is None]
     if unknown:
         raise CheckpointError(
             f"{name_of_path}: was saved by {index.ranks} ranks, and where their blocks lie in the "

@@ -40,7 +40,9 @@ class State(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self:
             raise KeyError(f"{name!r}: this optimiser's state is {list(self)}.")
-        self._load({name: value})
+        parts = parts_of(self._optimizer)
+        with parts.lock:
+            parts.backend.load(*_checked(parts, {name: value}))
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"state[{name!r}] cannot be deleted: the next step needs it.")
@@ -79,11 +81,6 @@ class State(MutableMapping[str, Any]):
         parts = parts_of(self._optimizer)
         with parts.lock:
             parts.backend.load(*check_state(parts, saved))
-
-    def _load(self, entries: Mapping[str, Any]) -> None:
-        parts = parts_of(self._optimizer)
-        with parts.lock:
-            parts.backend.load(*_checked(parts, entries))
 
     def __repr__(self) -> str:
         """The steps taken and the names of the arrays.

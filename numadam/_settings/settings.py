@@ -362,11 +362,17 @@ class Settings:
         """The learning rate of every step; None where a schedule has to be called."""
         return None if schedules or callable(rate) else rate
 
-    def rate(self, t: int) -> float:
-        """The learning rate of the step after t; `refresh` included."""
+    def rate(self, t: int, lr: Any = None) -> float:
+        """The learning rate of the step after t, `lr` where there is one; `refresh` included."""
+        if lr is not None and self.rate_array is not None:
+            raise ValueError("lr: with capturable=True it lies on the GPU; write opt.lr = x.")
         self.refresh(t)
-        rate: float = LR.check(self._rate(t)) if callable(self._rate) else self._rate
-        return rate
+        if lr is None:
+            rate: float = LR.check(self._rate(t)) if callable(self._rate) else self._rate
+            return rate
+        if not is_plain(self.lr):
+            raise ValueError("lr: this optimiser has a step size for each array; leave it out.")
+        return LR.check(lr)
 
     def refresh(self, t: int) -> None:
         """Write the values of all schedules for the step after t into the control block."""

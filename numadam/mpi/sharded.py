@@ -7,23 +7,22 @@ users see. More than 300 lines, most of which they read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, Unpack
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from numadam._arrays import formatting
-from numadam._core.hyper import LR, Rate, Reduce, Transport, check_choice
+from numadam._core.hyper import Rate, Reduce, Transport, check_choice
 from numadam._core.parts import parts_of
 from numadam._jit.process import defer_interrupts
 from numadam._mpi.ranks import agree, described, ranks_of
-from numadam._mpi.slices import Placement, Whole, refuse
+from numadam._mpi.slices import REFUSED, Placement, Whole
 from numadam._mpi.steps import Steps
 from numadam._mpi.transport import check_asked
-from numadam._mpi.windows import check_same, check_values, together
+from numadam._mpi.windows import check_same, check_values
 from numadam._optimizer import shards
-from numadam._optimizer.attributes import fixed, hyper
+from numadam._optimizer.attributes import option
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.groups import is_plain
 
 if TYPE_CHECKING:
     from numadam._core.keywords import ShardedOptions as Options
@@ -64,16 +63,10 @@ class Forwarding:
             "Write a checkpoint, opt.save(folder), or copy opt.params and opt.state on every rank."
         )
 
-    def __copy__(self) -> NoReturn:
-        self.__reduce__()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        self.__reduce__()
-
 
 def _is_option(kind: type[Any], name: str) -> bool:
     """Whether a class has a hyperparameter or option of this name."""
-    return isinstance(getattr(kind, name, None), (fixed, hyper))
+    return isinstance(getattr(kind, name, None), option)
 
 
 def _about(name: str) -> str:
@@ -81,6 +74,8 @@ def _about(name: str) -> str:
 
 
 # --- `numadam.mpi.Sharded` -----------------------------------------------------------------------
+
+T = TypeVar("T")
 
 _MOST_BYTES = 2**30
 _MAKING = "Sharded"
@@ -181,31 +176,23 @@ class Sharded(Forwarding):
             check_asked(transport, whole.home)
             return whole
 
-        whole = together(self._ranks, _MAKING, check)
+        whole = self._ranks.call(_MAKING, check)
         about = (kind.__name__, reduce, bucket_bytes, transport, *whole.about())
         check_same(self._ranks, about, "Sharded: class, params or options")
-        self._place = Placement(self._ranks, whole, _MAKING)
-
-        self._shard = self._part(kind, comm, lr, options)
+        self._place = place = Placement(self._ranks, whole, _MAKING)
+        own, digests = self._ranks.call(_MAKING, lambda: place.options(lr, options))
+        check_same(self._ranks, tuple(digests), "Sharded: lr or bounds")
+        make: Any = kind  # whose options are those of its rule
+        self._shard: Optimizer = self._ranks.call(
+            _MAKING, lambda: make(place.own(), comm=comm, **own)
+        )
         divisor = self._ranks.size if reduce == "mean" else 1
-        about = self._place, self._shard, bucket_bytes, divisor, transport
-        self._steps = together(self._ranks, _MAKING, lambda: Steps(*about))
+        self._steps = self._ranks.call(
+            _MAKING, lambda: Steps(place, self._shard, bucket_bytes, divisor, transport)
+        )
         if options.get("bounds") is not None:  # the shard has moved parameters into them
             self._steps.spread()
         self._steps.barrier()
-
-    def _part(self, kind: Any, comm: Any, lr: Any, options: Mapping[str, Any]) -> Optimizer:
-        """The optimiser of this rank's part, with its part of the options. Collective."""
-        bounds = options.get("bounds")
-        arrays = together(self._ranks, _MAKING, lambda: self._place.about_elements(lr, bounds))
-        check_same(self._ranks, arrays, "Sharded: lr or bounds")
-
-        def make() -> Optimizer:
-            given = self._place.options(lr, options)
-            made: Optimizer = kind(self._place.own(), comm=comm, **given)
-            return made
-
-        return together(self._ranks, _MAKING, make)
 
     def step(self, grads: Any = None, *, lr: float | None = None) -> None:
         """Add up the gradients of all ranks and take one step. Collective.
@@ -233,17 +220,13 @@ class Sharded(Forwarding):
         When it returns, `params` are complete, and the gradients may be overwritten. Ctrl-C waits
         for the end of the step.
         """
-        with defer_interrupts(), parts_of(self._shard).lock:
-            error, sources, rate = None, list[Any](), 0.0
-            try:
-                self._refuse_unusable()
-                sources, rate = self._steps.gradients.sources(grads), self._rate(lr)
-            except BaseException as caught:
-                error = caught
-            self._agree("step", error, rate)
-            with self._noting_breaks():
-                self._steps.step(sources, rate, lr)
-                self._steps.barrier()
+
+        def prepare() -> tuple[float, Callable[[], None]]:
+            sources = self._steps.gradients.sources(grads)
+            rate = parts_of(self._shard).settings.rate(self.t, lr)
+            return rate, lambda: self._steps.step(sources, rate, lr)
+
+        self._on_all("step", prepare)
 
     def _refuse_unusable(self) -> None:
         if self._broken:
@@ -253,30 +236,28 @@ class Sharded(Forwarding):
             )
         self._place.whole.refuse_replaced()
 
-    def _rate(self, lr: float | None) -> float:
-        """The learning rate of this step; values of other schedules go into the control block."""
-        settings, t = parts_of(self._shard).settings, self._shard.t
-        if lr is None:
-            return settings.rate(t)
-        settings.refresh(t)
-        if not is_plain(settings.lr):
-            raise ValueError("lr: this optimiser has a step size for each array; leave it out.")
-        return LR.check(lr)
+    def _on_all(self, what: str, prepare: Callable[[], tuple[float, Callable[[], T]]]) -> T:
+        """Work on all ranks where all can, up to the barrier of a node.
 
-    def _agree(self, what: str, error: BaseException | None = None, rate: float = 0.0) -> None:
-        """Go on where all ranks can; the first barrier of what is collective."""
-        agree(self._ranks, parts_of(self._shard), what, error, rate, self._steps.gradients.sync)
-
-    @contextmanager
-    def _noting_breaks(self) -> Iterator[None]:
-        """Note an error after which the parameters are not those of one step."""
-        try:
-            yield
-        except FloatingPointError:
-            raise  # the guard's: nothing was changed
-        except BaseException as error:
-            self._broken = described(error)
-            raise
+        `prepare` checks what this rank has, and returns the learning rate and the work.
+        """
+        parts, error, rate = parts_of(self._shard), None, 0.0
+        with defer_interrupts(), parts.lock:
+            try:
+                self._refuse_unusable()
+                rate, work = prepare()
+            except BaseException as caught:
+                error = caught
+            agree(self._ranks, parts, what, error, rate, self._steps.gradients.sync)
+            try:
+                result = work()
+                self._steps.barrier()
+            except FloatingPointError:
+                raise  # the guard's: nothing was changed
+            except BaseException as caught:  # the parameters are not those of one step
+                self._broken = described(caught)
+                raise
+            return result
 
     def save(self, path: str | os.PathLike[Any]) -> None:
         """Write parameters, state, counters and options into a folder, of one moment. Collective.
@@ -297,10 +278,11 @@ class Sharded(Forwarding):
         OSError
             Where a rank cannot write; on the other ranks `RankError`.
         """
-        shard, nodes = self._shard, self._place.nodes
+        shard, place = self._shard, self._place
         with parts_of(shard).lock:
-            first = nodes.node == nodes.place == 0
-            shards.save(shard, path, self._ranks, lambda: self._held(first), self._refuse_unusable)
+            saver = place.nodes.node == place.nodes.place == 0
+            held = partial(shards.of_slices, place, saver)
+            shards.save(shard, path, self._ranks, held, self._refuse_unusable)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
         """Take over all of a folder that `save` wrote, on any number of ranks. Collective.
@@ -319,18 +301,13 @@ class Sharded(Forwarding):
         OSError
             Where it cannot be read.
         """
-        shard = self._shard
+        shard, place = self._shard, self._place
         with defer_interrupts(), parts_of(shard).lock:
-            shards.load(shard, path, self._ranks, self._held, self._place.whole.refuse_replaced)
+            held = partial(shards.of_slices, place)
+            shards.load(shard, path, self._ranks, held, place.whole.refuse_replaced)
             self._steps.spread()
             self._steps.barrier()
             self._broken = ""
-
-    def _held(self, saver: bool | None = None) -> shards.Held:
-        """Part of this rank, as checkpoints need to know it."""
-        whole = self._place.whole
-        about = whole.params, whole.tree.paths(), self._place.slices, whole.frozen
-        return shards.of_slices(*about, saver)
 
     def check_equal(self) -> None:
         """Compare the parameters of all ranks bit by bit (by sums over their bits). Collective.
@@ -352,24 +329,22 @@ class Sharded(Forwarding):
         ValueError, RankError, FloatingPointError
             As `step`, before anything is written; without `accumulate`, too.
         """
-        parts, error, rate = parts_of(self._shard), None, 0.0
+        parts = parts_of(self._shard)
         if not parts.settings.plan.accumulate:
             return self._shard.flush()  # refuses, as on all ranks
-        with defer_interrupts(), parts.lock:
-            try:
-                self._refuse_unusable()
-                parts.backend.check()
-                rate = self._rate(None)
-            except BaseException as caught:
-                error = caught
-            self._agree("flush", error, rate)
+
+        def work() -> bool:
             t = self.t
-            with self._noting_breaks():
-                went = self._shard.flush()
-                if self.t != t:
-                    self._steps.spread()
-                self._steps.barrier()
-        return went
+            went = self._shard.flush()
+            if self.t != t:
+                self._steps.spread()
+            return went
+
+        def prepare() -> tuple[float, Callable[[], bool]]:
+            parts.backend.check()
+            return parts.settings.rate(self.t), work
+
+        return self._on_all("flush", prepare)
 
     def discard(self) -> None:
         """Drop the gradients that `accumulate` has added up so far, on all ranks alike."""
@@ -383,18 +358,16 @@ class Sharded(Forwarding):
         ValueError, RankError
             Where a container of the parameters was changed on a rank; then nothing is written.
         """
-        parts, error = parts_of(self._shard), None
-        with defer_interrupts(), parts.lock:
-            try:
-                self._refuse_unusable()
-                parts.backend.check()
-            except Exception as caught:
-                error = caught
-            self._agree("reset", error)
-            with self._noting_breaks():
-                self._shard.reset()
-                self._steps.spread()
-                self._steps.barrier()
+
+        def work() -> None:
+            self._shard.reset()
+            self._steps.spread()
+
+        def prepare() -> tuple[float, Callable[[], None]]:
+            parts_of(self._shard).backend.check()
+            return 0.0, work
+
+        self._on_all("reset", prepare)
 
     @property
     def shard(self) -> Optimizer:
@@ -497,4 +470,6 @@ def _check_arguments(kind: Any, reduce: Any, bucket_bytes: Any, options: Mapping
         raise ValueError(
             f"bucket_bytes: expected a whole number from 1 to 2**30, got {bucket_bytes!r}."
         )
-    refuse(options)
+    for name, problem in REFUSED.items():
+        if options.get(name) not in (None, False):
+            raise ValueError(f"{name}: {problem}")

@@ -21,10 +21,10 @@ from numadam._checkpoint.container import read
 from numadam._checkpoint.folder import (
     INDEX,
     Cut,
+    Cuts,
     common,
     current_generation,
     pieces,
-    ranks_that_meet,
     shard_name,
 )
 from numadam.mpi import RankError
@@ -413,7 +413,7 @@ def test_shards_of_a_save_that_is_on_its_way_stay(path, rank):
 
 
 def test_without_locks_leftovers_are_known_by_their_age(path, monkeypatch):
-    monkeypatch.setattr(files.replace, "lock", lambda file: None)
+    monkeypatch.setattr(files.container, "lock", lambda file: None)
     save(path, 2)
     new, old = leftover(path, "ab"), leftover(path, "cd")
     os.utime(old, (0, time.time() - 4000))
@@ -458,7 +458,7 @@ def test_a_save_beside_another_program(path, monkeypatch):
     save(path, 1)
     for act in (lambda file: False, lambda file: Path(file.name).unlink()):
         old = content(path)
-        monkeypatch.setattr(files.replace, "lock", act)
+        monkeypatch.setattr(files.container, "lock", act)
         shard = files.NewShard(path, "ab" * 8, 0)
         with pytest.raises(OSError, match="another program saves into this folder"):
             shard.write(1, {})
@@ -552,7 +552,7 @@ def test_ranks_that_have_something_are_found(data):
     cuts = [cut for cut in cuts if cut.flat == flat]
     boxes = np.array([cut.begin + cut.shape for cut in cuts], np.int64)
     wanted = data.draw(parts(whole))
-    found = ranks_that_meet(boxes, flat, whole, pieces(wanted, whole))
+    found = Cuts(flat, whole, boxes).meet(pieces(wanted, whole))
     meets = [bool(np.isin(values(cut, whole), values(wanted, whole)).any()) for cut in cuts]
     assert all(there for there, needed in zip(found, meets, strict=True) if needed)
     if not flat:

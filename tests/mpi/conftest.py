@@ -189,9 +189,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def patient_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that has failed waits for others that still compile what it has not begun."""
     from numadam._minimize.ranks import meetings
-    from numadam._mpi import exchange, ranks
+    from numadam._mpi import ranks
 
-    for module in (ranks, exchange, meetings, ranks):
+    for module in (ranks, meetings):
         monkeypatch.setattr(module, "LEFT_ALONE", COMPILING)
 
 
