@@ -302,7 +302,8 @@ def test_an_objective_with_an_address_is_not_kept(folder, monkeypatch, caplog):
     monkeypatch.setattr(objectives._Reader, "_named", lambda *_: None)
     with caplog.at_level("INFO", "numadam"):
         assert na.minimize(fun, np.ones(1), maxiter=0).fun == 3.5
-    (line,) = [one.getMessage() for one in caplog.records if "objective" in one.getMessage()]
+    messages = [record.getMessage() for record in caplog.records]
+    (line,) = [message for message in messages if "objective" in message]
     assert line.endswith("for this process only")
     assert not entries(folder)
 

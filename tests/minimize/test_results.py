@@ -86,7 +86,7 @@ def test_a_number_as_key_says_where_a_problem_is():
 
 def test_checkers_take_attributes_of_results_that_are_no_dict_to_them():
     # scipy-stubs declares OptimizeResult without dict
-    owners = [get_type_hints(one)["result"] for one in get_overloads(entry.__get__)]
+    owners = [get_type_hints(form)["result"] for form in get_overloads(entry.__get__)]
     assert owners == [type(None), object]
 
 
@@ -124,7 +124,8 @@ def test_names_of_rules_in_the_signature_are_those_that_are_taken():
 def test_keywords_in_the_signature_are_no_arguments_besides(kind):
     function = na.minimize if kind is Options else na.minimize_many
     arguments = inspect.signature(function).parameters
-    named = {one.name for one in arguments.values() if one.kind is not one.VAR_KEYWORD}
+    given = [part for part in arguments.values() if part.kind is not part.VAR_KEYWORD]
+    named = {part.name for part in given}
     assert not named & kind.__annotations__.keys()
 
 

@@ -213,8 +213,8 @@ def test_the_best_gradient_is_a_copy(how, n):
     res = na.minimize(fun, np.zeros(n), jac=True, lr=0.6, maxiter=9)
     assert res.fun < res.fun_last
     if how == "kept":
-        for one in kept:
-            one[:] = np.nan
+        for gradient in kept:
+            gradient[:] = np.nan
     buffer[:] = np.nan
     np.testing.assert_array_equal(res.jac, 2 * (res.x - 1))
     np.testing.assert_array_equal(res.state["jac"], res.jac)
@@ -275,4 +275,4 @@ def test_norms_are_those_of_what_the_mask_has(kind, norm, bounds, dtype):
         ends = [np.broadcast_to(end, x.shape)[owned] for end in (low, high)]
         steep = np.maximum(np.minimum(g[owned], x[owned] - ends[0]), x[owned] - ends[1])
     parts = steep, x[owned] - before[owned], x[owned]
-    np.testing.assert_allclose(found, [np.linalg.norm(real(one), norm) for one in parts], 1e-14)
+    np.testing.assert_allclose(found, [np.linalg.norm(real(part), norm) for part in parts], 1e-14)
