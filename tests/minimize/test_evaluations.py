@@ -90,19 +90,10 @@ def test_f_is_evaluated_where_it_is_first_read():
     assert np.isnan(res.history["fun"][19])
 
 
-@pytest.mark.parametrize(
-    "look",
-    [
-        dict,
-        repr,
-        list,
-        len,
-        copy.deepcopy,
-        lambda result: result.items(),
-        lambda result: {**result},
-    ],
-    ids=["dict", "repr", "list", "len", "deepcopy", "items", "**"],
-)
+LOOKS = [dict, repr, list, len, copy.deepcopy, lambda seen: seen.items(), lambda seen: {**seen}]
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=range(len(LOOKS)))
 def test_who_looks_at_all_entries_sees_f(look):
     shown = []
 
