@@ -90,11 +90,10 @@ def test_f_is_evaluated_where_it_is_first_read():
     assert np.isnan(res.history["fun"][19])
 
 
-@pytest.mark.parametrize(
-    "look",
-    [dict, repr, list, len, copy.deepcopy, lambda one: one.items(), lambda one: {**one}],
-    ids=["dict", "repr", "list", "len", "deepcopy", "items", "**"],
-)
+LOOKS = [dict, repr, list, len, copy.deepcopy, lambda seen: seen.items(), lambda seen: {**seen}]
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=range(len(LOOKS)))
 def test_who_looks_at_all_entries_sees_f(look):
     shown = []
 
@@ -121,13 +120,13 @@ def test_f_that_was_not_read_is_refused_later():
     assert f == rosen(known[0].x)
     assert res.nfev == 2
     assert kept.pop().fun == res.fun_last  # evaluated for the result
-    for one in kept:
+    for iterate in kept:
         with pytest.raises(AttributeError, match="Read `fun` within the callback"):
-            _ = one.fun
+            _ = iterate.fun
         with pytest.raises(KeyError, match="Read `fun` within the callback"):
-            _ = one["fun"]
-        assert "fun" not in one
-        assert "grad_norm" in repr(one)
+            _ = iterate["fun"]
+        assert "fun" not in iterate
+        assert "grad_norm" in repr(iterate)
 
 
 def test_an_iterate_is_pickled_with_its_f():
@@ -138,9 +137,9 @@ def test_an_iterate_is_pickled_with_its_f():
         seen.append(intermediate_result)
 
     na.minimize(rosen, START, jac=rosen_der, maxiter=1, gtol=0, callback=callback)
-    for one in (seen[0], pickle.loads(pickle.dumps(seen[1]))):
-        assert type(one) is OptimizeResult
-        assert one.fun == rosen(one.x)
+    for iterate in (seen[0], pickle.loads(pickle.dumps(seen[1]))):
+        assert type(iterate) is OptimizeResult
+        assert iterate.fun == rosen(iterate.x)
 
 
 def test_what_comes_of_f_that_a_callback_reads():

@@ -8,9 +8,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numba
 import numpy as np
@@ -62,7 +60,7 @@ def minimum(scale):
 """
 
 
-def processes(folder: Path, calls: str, count: int = 1, **environment: str) -> list[Any]:
+def processes(folder, calls, count=1, **environment):
     """What calls give in new processes that keep their loops in this folder, all at once."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(folder), **environment}
     text = f"import numpy as np, numadam as na\n{PAIRS}\nprint([{calls}])"
@@ -75,7 +73,7 @@ def processes(folder: Path, calls: str, count: int = 1, **environment: str) -> l
     return [ast.literal_eval(out) for out in outs]
 
 
-def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+def test_a_second_process_compiles_nothing(tmp_path):
     """After two that compiled one objective at once; another value or processor is another code."""
     processes(tmp_path, "found(make(0.5))", count=2)
     assert not list(tmp_path.rglob("*.tmp"))
@@ -91,7 +89,7 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path, monkeypatch):
     """A folder in which objectives are kept; loops are read from the others, too."""
     others = cache.folders()
     with monkeypatch.context() as patch:
@@ -101,31 +99,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     forget()
 
 
-def forget() -> None:
+def forget():
     """As in a new process."""
     objectives._snapshots.clear()
     objective._adapter.cache_clear()
     lanes_objective._lane_adapter.cache_clear()
 
 
-def entries(folder: Path) -> list[Path]:
+def entries(folder):
     return sorted(folder.rglob("objective-*.loop"))
 
 
-def adapter(fun: Any) -> Any:
+def adapter(fun):
     return objective.adapter_for(fun, WRITES, np.dtype(float), 1, (), rows=False)
 
 
-def loaded(found: Any) -> bool:
+def loaded(found):
     return bool(found._evaluate._cache.hit)
 
 
-def minimum(fun: Any, start: Any = (0.0, 0.0), **options: Any) -> list[float]:
-    found: Any = na.minimize(fun, np.array(start), lr=0.1, maxiter=20, **options)
+def minimum(fun, start=(0.0, 0.0), **options):
+    found = na.minimize(fun, np.array(start), lr=0.1, maxiter=20, **options)
     return list(found.x)
 
 
-def bowl(center: float) -> Any:
+def bowl(center):
     @numba.njit
     def fun(x, g):
         for i in range(x.size):
@@ -135,7 +133,7 @@ def bowl(center: float) -> Any:
     return fun
 
 
-def test_a_damaged_entry_is_compiled_again(folder: Path) -> None:
+def test_a_damaged_entry_is_compiled_again(folder):
     right = minimum(bowl(2.0))
     (entry,) = entries(folder)
     whole = entry.read_bytes()
@@ -152,9 +150,7 @@ def test_a_damaged_entry_is_compiled_again(folder: Path) -> None:
         assert minimum(bowl(2.0)) == right
 
 
-def test_an_entry_that_calls_what_is_not_here_is_compiled_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_entry_that_calls_what_is_not_here_is_compiled_again(folder, monkeypatch):
     """LLVM would end the process."""
     fun = numba.njit(lambda x, g: math.erf(x[0]))
     assert not loaded(adapter(fun))
@@ -169,10 +165,8 @@ def test_an_entry_that_calls_what_is_not_here_is_compiled_again(
     assert loaded(adapter(fun))
 
 
-def test_a_full_disk_and_an_interrupt_are_not_remembered(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(self: Path, target: Path) -> Path:
+def test_a_full_disk_and_an_interrupt_are_not_remembered(folder, monkeypatch):
+    def full(self, target):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(reports, "_warned", False)
@@ -183,7 +177,7 @@ def test_a_full_disk_and_an_interrupt_are_not_remembered(
     assert not list(folder.rglob("*.*"))
     forget()
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(objectives._PortableLibrary, "_optimize_final_module", interrupted)
@@ -196,9 +190,9 @@ def test_a_full_disk_and_an_interrupt_are_not_remembered(
     assert entries(folder)
 
 
-def test_values_that_change_after_a_compile_are_heeded(folder: Path) -> None:
+def test_values_that_change_after_a_compile_are_heeded(folder):
     """Numba's own code of the callee has the old value; it does not get into the new entry."""
-    values: dict[str, Any] = {"numba": numba, "__name__": "__main__", "G": 1.0}
+    values = {"numba": numba, "__name__": "__main__", "G": 1.0}
     exec("@numba.njit\ndef get(a): return G * a\n", values)
     text = "@numba.njit\ndef fun(x, g):\n g[0] = x[0] - get(1.0)\n return g[0] ** 2"
     exec(text, values)
@@ -216,7 +210,7 @@ def test_values_that_change_after_a_compile_are_heeded(folder: Path) -> None:
     assert end[0] > 1.9 > minimum(again["fun"], (1.9,), gtol=0.0)[0]
 
 
-def test_functions_of_two_processes_with_one_name_are_not_mixed_up(folder: Path) -> None:
+def test_functions_of_two_processes_with_one_name_are_not_mixed_up(folder):
     """No name of an inner function leaves the code of its objective."""
     text = """
 @numba.njit
@@ -234,7 +228,7 @@ def fun(x, g):
     return f
 """
 
-    def made(value: float) -> Any:
+    def made(value):
         values = {"numba": numba, "np": np, "__name__": "m", "VALUE": value}
         exec(text, values)
         return values["fun"]
@@ -259,7 +253,7 @@ def fun(x, g):
         assert fun(np.ones(1), np.zeros(1)) == right[value]
 
 
-def test_exceptions_come_from_the_disk(folder: Path) -> None:
+def test_exceptions_come_from_the_disk(folder):
     """Numbers in an exception, and NumPy's words on shapes, come through an object of a process."""
 
     @numba.njit
@@ -291,14 +285,11 @@ def test_exceptions_come_from_the_disk(folder: Path) -> None:
             with pytest.raises(ValueError, match=says) as caught:
                 na.minimize(fun, x0, (arg,), lr=0.1, maxiter=20)
             forget()
-        nit: int = caught.value.numadam_result.nit  # type: ignore[attr-defined]
-        assert nit == (0 if fun is shapes else 6)
+        assert caught.value.numadam_result.nit == (0 if fun is shapes else 6)
         assert len(entries(folder)) == before + 1
 
 
-def test_an_objective_with_an_address_is_not_kept(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_objective_with_an_address_is_not_kept(folder, monkeypatch, caplog):
     """Were such a function overlooked when the objective is read, its code tells."""
     absolute = ctypes.CDLL(None).abs
     absolute.restype, absolute.argtypes = ctypes.c_int, [ctypes.c_int]
@@ -311,12 +302,13 @@ def test_an_objective_with_an_address_is_not_kept(
     monkeypatch.setattr(objectives._Reader, "_named", lambda *_: None)
     with caplog.at_level("INFO", "numadam"):
         assert na.minimize(fun, np.ones(1), maxiter=0).fun == 3.5
-    (line,) = [one.getMessage() for one in caplog.records if "objective" in one.getMessage()]
+    messages = [record.getMessage() for record in caplog.records]
+    (line,) = [message for message in messages if "objective" in message]
     assert line.endswith("for this process only")
     assert not entries(folder)
 
 
-def test_every_form_and_type_is_kept_by_itself(folder: Path) -> None:
+def test_every_form_and_type_is_kept_by_itself(folder):
     @numba.njit
     def writes(x, g, a):
         g[:] = 2 * (x - a)
@@ -333,7 +325,7 @@ def test_every_form_and_type_is_kept_by_itself(folder: Path) -> None:
 
     x, many = np.zeros(3), np.zeros((30, 3))
 
-    def results() -> list[Any]:
+    def results():
         return [
             na.minimize(writes, x, (1.0,), maxiter=9).x,
             na.minimize(writes, x, (np.ones(3),), maxiter=9).x,

@@ -207,8 +207,8 @@ def test_a_result_keeps_its_numbers():
     first = na.minimize(rosen, START, maxiter=20, ema=0.9)
     arrays = ("x", "jac", "x_last", "averaged")
     kept = {name: first[name].copy() for name in arrays}
-    state = {name: np.copy(one) for name, one in first.state.items()}
-    lines = {name: one.copy() for name, one in first.history.items()}
+    state = {name: np.copy(value) for name, value in first.state.items()}
+    lines = {name: column.copy() for name, column in first.history.items()}
     na.minimize(rosen, np.ones(2), maxiter=30, ema=0.9)
     for name in arrays:
         np.testing.assert_array_equal(first[name], kept[name])

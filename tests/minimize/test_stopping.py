@@ -10,7 +10,7 @@ import numadam as na
 from numadam._core.parts import parts_of
 from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.stopping import Tolerances
-from tests.minimize.objectives import START, python_rosen, rosen, square
+from tests.minimize.objectives import START, forms, python_rosen, run, square
 
 
 @numba.njit
@@ -28,28 +28,29 @@ def python_bowl(x, scale):
     return bowl(x, g, scale), g
 
 
-def run(form, scale, x0=(0.0, 1.0), **options):
+def run_bowl(form, scale, x0=(0.0, 1.0), **options):
     """One run of the bowl."""
-    if form == "compiled":
-        return na.minimize(bowl, np.array(x0), (scale,), lr=0.1, **options)
-    return na.minimize(python_bowl, np.array(x0), (scale,), jac=True, lr=0.1, **options)
+    fun, jac = (bowl, None) if form == "compiled" else (python_bowl, True)
+    return na.minimize(fun, np.array(x0), (scale,), jac=jac, lr=0.1, **options)
 
 
-forms = pytest.mark.parametrize("form", ["python", "compiled"])
+of_bowl = pytest.mark.parametrize("form", ["python", "compiled"])
 
 
-@forms
+@of_bowl
 def test_a_flat_f_is_no_minimum(form):
-    res = run(form, 1e-9)
+    res = run_bowl(form, 1e-9)
     assert res.success
     np.testing.assert_allclose(res.x, 3.0, atol=1e-5)
     assert "below eps=1e-08" in res.message
 
 
-@forms
+@of_bowl
 def test_the_scale_of_f_changes_nothing(form):
     # eps is in units of the gradient: one that is lost in all of them
-    one, *others = [run(form, scale, eps=1e-30) for scale in (1.0, 2.0**20, 2.0**-20, 1e6, 1e-6)]
+    one, *others = [
+        run_bowl(form, scale, eps=1e-30) for scale in (1.0, 2.0**20, 2.0**-20, 1e6, 1e-6)
+    ]
     assert one.success
     assert 100 < one.nit < 1000
     assert {res.nit for res in others} == {one.nit}
@@ -58,31 +59,31 @@ def test_the_scale_of_f_changes_nothing(form):
         assert others[k].message == one.message  # by how much the gradient fell
 
 
-@forms
+@of_bowl
 def test_a_gtol_that_is_given_is_absolute(form):
-    given = run(form, 1.0, gtol=0.5)
+    given = run_bowl(form, 1.0, gtol=0.5)
     assert given.history["grad_norm"][-1] <= 0.5 < given.history["grad_norm"][:-1].min()
     assert given.message == "The largest component of the projected gradient is at most gtol."
-    assert run(form, 1e-9, gtol=1e-6).nit == 0
-    both = run(form, 1.0, gtol=1e-9, gtol_rel=0.25)
+    assert run_bowl(form, 1e-9, gtol=1e-6).nit == 0
+    both = run_bowl(form, 1.0, gtol=1e-9, gtol_rel=0.25)
     assert both.history["grad_norm"][-1] <= 0.25 * 6.0 < both.history["grad_norm"][-2]
     assert "(gtol_rel=0.25)" in both.message
-    assert both.nit == run(form, 1.0, gtol_rel=0.25).nit
+    assert both.nit == run_bowl(form, 1.0, gtol_rel=0.25).nit
     for off in ({"gtol": 0}, {"gtol_rel": 0}, {"gtol": 0, "gtol_rel": 0}):
-        res = run(form, 1.0, x0=(3.0, 3.0), maxiter=5, **off)
+        res = run_bowl(form, 1.0, x0=(3.0, 3.0), maxiter=5, **off)
         assert (res.nit, res.status) == (5, 1)
 
 
-@forms
+@of_bowl
 def test_a_gradient_of_0_stops_at_once(form):
-    res = run(form, 1.0, x0=(3.0, 3.0))
+    res = run_bowl(form, 1.0, x0=(3.0, 3.0))
     assert (res.nit, res.success) == (0, True)
     assert res.message == "The projected gradient is 0 at the start."
 
 
 def test_gradients_below_eps_get_a_sentence():
-    assert "eps" not in run("python", 1.0).message
-    assert "a smaller eps" in run("python", 1e-12, maxiter=3).message
+    assert "eps" not in run_bowl("python", 1.0).message
+    assert "a smaller eps" in run_bowl("python", 1e-12, maxiter=3).message
     res = na.minimize(python_bowl, [0.0], (1e-12,), jac=True, rule="sgd", maxiter=3)
     assert "eps" not in res.message  # it has none
 
@@ -92,19 +93,16 @@ def two_norm(x, g, lo=-np.inf, hi=np.inf):
 
 
 @forms
-def test_the_2_norm(form):
-    fun, jac = (rosen, None) if form == "compiled" else (python_rosen, True)
+def test_the_2_norm(fun):
     seen = []
-    options = {"jac": jac, "lr": 0.02, "norm": 2, "bounds": [(-2, 0.5), (-2, 2)]}
-    res = na.minimize(fun, START, callback=lambda x: seen.append(x), gtol=0.3, **options)
+    options = {"lr": 0.02, "norm": 2, "bounds": [(-2, 0.5), (-2, 2)]}
+    res = run(fun, callback=seen.append, gtol=0.3, **options)
     norms = [two_norm(x, python_rosen(x)[1], [-2, -2], [0.5, 2]) for x in (START, *seen)]
     np.testing.assert_allclose(res.history["grad_norm"], norms, rtol=1e-13)
     assert norms[-1] <= 0.3 < min(norms[:-1])
     assert res.message == "The 2-norm of the projected gradient is at most gtol."
     seen.clear()
-    stopped = na.minimize(
-        fun, START, callback=lambda x: seen.append(x), gtol=0, xtol=1e-3, **options
-    )
+    stopped = run(fun, callback=seen.append, gtol=0, xtol=1e-3, **options)
     path = np.array([START, *seen])
     moved = np.linalg.norm(np.diff(path, axis=0), axis=1)
     limit = 1e-3 * np.maximum(np.linalg.norm(path[1:], axis=1), 1)
@@ -112,7 +110,7 @@ def test_the_2_norm(form):
     assert (moved[:-1] > limit[:-1]).all()
     assert "xtol" in stopped.message
     options["norm"] = np.inf
-    assert na.minimize(fun, START, gtol=0, xtol=1e-3, **options).nit != len(seen)
+    assert run(fun, gtol=0, xtol=1e-3, **options).nit != len(seen)
 
 
 def test_ftol_holds_where_it_says():
@@ -175,11 +173,10 @@ def test_the_2_norm_of_nested_and_complex_arrays():
 
 
 @forms
-def test_the_result_is_the_best_iterate(form):
-    fun, jac = (rosen, None) if form == "compiled" else (python_rosen, True)
+def test_the_result_is_the_best_iterate(fun):
     seen = [START]
-    options = {"jac": jac, "lr": 0.5, "maxiter": 30}
-    res = na.minimize(fun, START, callback=lambda x: seen.append(x), **options)
+    options = {"lr": 0.5, "maxiter": 30}
+    res = run(fun, callback=seen.append, **options)
     fs = [python_rosen(x)[0] for x in seen]
     best = int(np.argmin(fs))
     assert 0 < best < 30
@@ -190,7 +187,7 @@ def test_the_result_is_the_best_iterate(form):
     np.testing.assert_array_equal(res.x_last, seen[-1])
     assert res.fun_last == fs[-1]
     for off in (False, 0, np.False_):
-        last = na.minimize(fun, START, track_best=off, **options)
+        last = run(fun, track_best=off, **options)
         np.testing.assert_array_equal(last.x, seen[-1])
         np.testing.assert_array_equal(last.jac, python_rosen(seen[-1])[1])
         assert last.fun == last.fun_last == fs[-1]
@@ -216,8 +213,8 @@ def test_the_best_gradient_is_a_copy(how, n):
     res = na.minimize(fun, np.zeros(n), jac=True, lr=0.6, maxiter=9)
     assert res.fun < res.fun_last
     if how == "kept":
-        for one in kept:
-            one[:] = np.nan
+        for gradient in kept:
+            gradient[:] = np.nan
     buffer[:] = np.nan
     np.testing.assert_array_equal(res.jac, 2 * (res.x - 1))
     np.testing.assert_array_equal(res.state["jac"], res.jac)
@@ -278,4 +275,4 @@ def test_norms_are_those_of_what_the_mask_has(kind, norm, bounds, dtype):
         ends = [np.broadcast_to(end, x.shape)[owned] for end in (low, high)]
         steep = np.maximum(np.minimum(g[owned], x[owned] - ends[0]), x[owned] - ends[1])
     parts = steep, x[owned] - before[owned], x[owned]
-    np.testing.assert_allclose(found, [np.linalg.norm(real(one), norm) for one in parts], 1e-14)
+    np.testing.assert_allclose(found, [np.linalg.norm(real(part), norm) for part in parts], 1e-14)
