@@ -12,25 +12,13 @@ from tests.processes import FORKED, PREAMBLE, ROOT, STORM, python
 
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
 def test_two_threads_step_at_once(layer: str, warm: str, expected: str) -> None:
-    """Optimisers of their own, or one: the bits are those of one thread.
-
-    Under workqueue two threads in a parallel region of Numba's abort the process.
-    """
+    """Under workqueue two threads in a parallel region of Numba's abort the process."""
     code = """
     from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(2) as pool:
         print(*set(pool.map(lambda _: digest(), range(8))))
-    g = np.random.default_rng(1).standard_normal(50_000).astype("f4")
-    p, q = np.zeros_like(g), np.zeros_like(g)
-    a, b = na.Adam(p), na.Adam(q)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: a.step(g), range(200)))
-    for _ in range(200):
-        b.step(g)
-    print(a.t, np.array_equal(p, q))
     """
-    out = python(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER=layer)
-    assert out.splitlines() == [expected, "200 True"]
+    assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER=layer) == expected
 
 
 def test_no_jit_is_a_named_error() -> None:
