@@ -57,7 +57,7 @@ def assert_same(block, whole):
 
 
 def changed(size, path, call, change, only=None):
-    """What each rank's save or load gives, or raises; its block is changed before, or that of one."""
+    """What saves or loads of blocks raise, by rank, after a change of all blocks or of one."""
 
     def work(ranks):
         block = Block(ranks)
