@@ -31,7 +31,7 @@ from numadam.mpi import RankError
 from tests.checkpoint.blocks import GRADS, START, Block, Whole, whole_run
 from tests.rank_threads import Group, on_ranks
 
-SIZES = (1, 2, 3, 4)
+SIZES = (1, 2, 3)
 
 
 def save(path, size, steps=3, **options):
@@ -145,7 +145,7 @@ def test_arrays_of_every_kind(path):
             block.comm.offset = {"a": (low,) + (0,) * (whole.ndim - 1) if whole.ndim else ()}
             return block
 
-        for n, m in ((1, 2), (2, 3), (4, 1), (2, 2)):
+        for n, m in ((1, 2), (2, 3), (3, 1)):
             on_ranks(n, lambda ranks: part(ranks).save(path))
 
             def check(ranks, whole=whole):
