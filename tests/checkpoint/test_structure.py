@@ -128,7 +128,7 @@ def test_containers_of_others_have_names_and_are_not_made(tree):
         rebuild(found.json, lambda name, axes: None)
 
 
-@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
 def test_order_in_memory_comes_back(axes):
     values = np.arange(24.0).reshape(2, 3, 4)
     here = laid_out(values, axes, np)
