@@ -7,7 +7,7 @@ import numpy as np
 import numadam as na
 from numadam._optimizer import shards
 
-SHAPES = {"w": (7, 5), "b": (11,)}
+SHAPES = {"w": (7, 5), "b": (270,)}  # of which several ranks have shares, too
 RNG = np.random.default_rng(3)
 START = {key: RNG.normal(size=shape) for key, shape in SHAPES.items()}
 GRADS = [{key: RNG.normal(size=shape) for key, shape in SHAPES.items()} for _ in range(6)]
@@ -73,13 +73,15 @@ class Whole:
         self.make = make
 
 
-def whole_run(steps, **options):
+def whole_run(steps, first=0, opt=None, **options):
     """The optimiser of one process, after so many steps."""
     options = {
-        name: one.make(lambda _, array: array) if type(one) is Whole else one
-        for name, one in options.items()
+        name: option.make(lambda _, array: array) if type(option) is Whole else option
+        for name, option in options.items()
     }
-    opt = na.Adam({key: array.copy() for key, array in START.items()}, **{"lr": 0.1, **options})
-    for grads in GRADS[:steps]:
+    opt = opt or na.Adam(
+        {key: array.copy() for key, array in START.items()}, **{"lr": 0.1, **options}
+    )
+    for grads in GRADS[first:steps]:
         opt.step(grads)
     return opt

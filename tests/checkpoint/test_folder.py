@@ -28,10 +28,10 @@ from numadam._checkpoint.folder import (
     shard_name,
 )
 from numadam.mpi import RankError
-from tests.checkpoint.blocks import GRADS, START, Block, Whole, whole_run
+from tests.checkpoint.blocks import START, Block, Whole, whole_run
 from tests.rank_threads import Group, on_ranks
 
-SIZES = (1, 2, 3, 4)
+SIZES = (1, 2, 3)
 
 
 def save(path, size, steps=3, **options):
@@ -54,6 +54,18 @@ def assert_same(block, whole):
                 assert now[key].tobytes() == rows.tobytes(), (name, key)
         else:
             assert now == expected, name
+
+
+def changed(size, path, call, change, only=None):
+    """What saves or loads of blocks raise, by rank, after a change of all blocks or of one."""
+
+    def work(ranks):
+        block = Block(ranks)
+        if only in (None, ranks.rank):
+            change(block)
+        getattr(block, call)(path)
+
+    return Group(size).run(work)
 
 
 @pytest.fixture
@@ -98,12 +110,10 @@ def test_any_number_of_ranks_goes_on_from_any_other(path, case):
         assert len(content(path)) == n + 1
         for m in SIZES:
             on_ranks(m, go_on)
-        alone = na.load(path)
         into = whole_run(0, **OPTIONS[case])
         into.load(path)
-        for opt in (alone, into):
-            for grads in GRADS[3:]:
-                opt.step(grads)
+        for opt in (na.load(path), into):
+            whole_run(6, 3, opt)
             for key in START:
                 assert opt.params[key].tobytes() == whole.params[key].tobytes()
 
@@ -133,7 +143,7 @@ def test_arrays_of_every_kind(path):
             block.comm.offset = {"a": (low,) + (0,) * (whole.ndim - 1) if whole.ndim else ()}
             return block
 
-        for n, m in ((1, 2), (2, 3), (4, 1), (2, 2)):
+        for n, m in ((1, 2), (2, 3), (3, 1)):
             on_ranks(n, lambda ranks: part(ranks).save(path))
 
             def check(ranks, whole=whole):
@@ -165,14 +175,11 @@ def ghosts_apart(ranks, known=True):
 
 
 def test_owners_count_where_blocks_overlap(path):
+    """The same ranks get their own ghost cells again."""
     on_ranks(3, lambda ranks: ghosts_apart(ranks).save(path))
     whole = whole_run(2)
     on_ranks(2, lambda ranks: assert_same(Block(ranks, ghosts=1).load(path), whole))
     assert np.array_equal(na.load(path).params["w"], whole.params["w"])
-
-
-def test_the_same_ranks_get_their_own_ghost_cells(path):
-    on_ranks(3, lambda ranks: ghosts_apart(ranks).save(path))
 
     def check(ranks):
         block, old = Block(ranks, ghosts=1).load(path), ghosts_apart(ranks)
@@ -196,147 +203,123 @@ def test_two_owners_of_a_cell_must_agree(path):
 def test_without_offsets_the_same_ranks_load(path):
     save(path, 3, known=False)
     middle = whole_run(3)
-    on_ranks(3, lambda ranks: assert_same(Block(ranks, known=False).load(path), middle))
-    on_ranks(3, lambda ranks: assert_same(Block(ranks, known=True).load(path), middle))
-    with pytest.raises(na.CheckpointError, match=r"3 ranks.*Decomposition\(comm, offset"):
+    for known in (False, True):
+        on_ranks(
+            3, lambda ranks, known=known: assert_same(Block(ranks, known=known).load(path), middle)
+        )
+    says = r"3 ranks.*Decomposition\(comm, offset"
+    with pytest.raises(na.CheckpointError, match=says):
         na.load(path)
-    with pytest.raises(na.CheckpointError, match=r"3 ranks.*Decomposition\(comm, offset"):
-        on_ranks(2, lambda ranks: Block(ranks).load(path))
+    for saved in (False, True):
+        save(path, 3, known=saved)
+        with pytest.raises(na.CheckpointError, match=says):
+            on_ranks(2, lambda ranks, known=not saved: Block(ranks, known=known).load(path))
+
+
+def upper(block):
+    """As a domain that is no box has it."""
+    block.comm.offset["w"] = (block.comm.offset["w"][0] + 2, 0)
+
+
+def narrow(block):
+    block.opt = na.Adam({"w": block.opt.params["w"][:, 1:], "b": block.opt.params["b"]})
+
+
+def test_another_whole_and_gaps_are_refused_by_who_needs_them(path):
     save(path, 3)
-    with pytest.raises(na.CheckpointError, match=r"3 ranks.*Decomposition\(comm, offset"):
-        on_ranks(2, lambda ranks: Block(ranks, known=False).load(path))
-
-
-def test_another_whole_is_refused(path):
-    def narrow(ranks):
-        block = Block(ranks)
-        block.opt = na.Adam({"w": block.opt.params["w"][:, 1:], "b": block.opt.params["b"]})
-        block.load(path)
-
-    save(path, 3)
-    with pytest.raises(na.CheckpointError, match=r"p/w: the whole array has shape \(7, 5\) in"):
-        on_ranks(2, narrow)
-
-
-def test_a_gap_is_refused_by_who_needs_it(path):
-    """Blocks of a domain that is no box: ranks load what is there."""
-
-    def upper(ranks):
-        block = Block(ranks)
-        block.comm.offset["w"] = (block.comm.offset["w"][0] + 2, 0)
-        return block
-
-    on_ranks(2, lambda ranks: upper(ranks).save(path))
+    found = changed(2, path, "load", narrow)
+    assert "p/w: the whole array has shape (7, 5) in" in str(found[0])
+    changed(2, path, "save", upper)
     with pytest.raises(na.CheckpointError, match=r"p/w: no rank has saved the element \(0, 0\)"):
         na.load(path)
 
 
 @pytest.mark.parametrize("offset", [(-1, 0), (0,), (0.5, 0), "ab", 3])
 def test_offsets_are_checked(path, offset):
-    def wrong(ranks):
-        block = Block(ranks)
-        block.comm.offset = {"w": offset, "b": (0,)}
-        block.save(path)
-
-    with pytest.raises((TypeError, ValueError), match="offset: expected 2 whole numbers"):
-        on_ranks(1, wrong)
+    (error,) = changed(1, path, "save", lambda block: block.comm.offset.update(w=offset))
+    assert isinstance(error, (TypeError, ValueError))
+    assert str(error).startswith("offset: expected 2 whole numbers")
     assert not path.exists()
 
 
 # --- all or nothing -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failing", SIZES[:3])
+@pytest.mark.parametrize("failing", range(3))
 def test_what_fails_on_one_rank_is_told_on_all(path, failing, monkeypatch):
     """The old checkpoint stays, and nothing else."""
-    save(path, 3)
-    old = content(path)
+    old, true_write = content(save(path, 3)), files.NewShard.write
 
     def write(self, *args):
         nbytes = true_write(self, *args)
-        if self._rank == failing - 1:
+        if self._rank == failing:
             raise OSError(28, "No space left on device")
         return nbytes
 
-    true_write = files.NewShard.write
     monkeypatch.setattr(files.NewShard, "write", write)
-    found = Group(3).run(lambda ranks: Block(ranks).run(0, 5).save(path))
-    kinds = [OSError if k == failing - 1 else RankError for k in range(3)]
-    assert list(map(type, found)) == kinds
+    found = changed(3, path, "save", lambda block: block.run(0, 5))
+    assert [type(error) for error in found] == [
+        OSError if rank == failing else RankError for rank in range(3)
+    ]
     assert content(path) == old
 
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_failing_commit(path, moved, monkeypatch):
     """Of an index that is there the shards stay, whoever says that something failed."""
-    save(path, 2)
-    old = content(path)
+    old, true_commit = content(save(path, 2)), files.commit
 
     def commit(folder, index):
         if moved:
             true_commit(folder, index)
         raise OSError(5, "Input/output error")
 
-    true_commit = files.commit
     monkeypatch.setattr(files, "commit", commit)
-    found = Group(3).run(lambda ranks: Block(ranks).run(0, 5).save(path))
+    found = changed(3, path, "save", lambda block: block.run(0, 5))
     assert list(map(type, found)) == [OSError, RankError, RankError]
-    if not moved:
-        assert content(path) == old
     assert na.load(path).t == (5 if moved else 3)
+    assert moved or content(path) == old
     monkeypatch.undo()
     save(path, 2, steps=4)
     assert len(content(path)) == 3
 
 
-def test_ranks_that_differ_save_nothing(path):
-    def unlike(name):
-        def work(ranks):
-            block = Block(ranks)
-            if ranks.rank == 1:
-                if name == "t":
-                    block.opt.t = 7
-                elif name == "class":
-                    block.opt = na.SGD(block.opt.params)
-                else:
-                    setattr(block.opt, name, 0.25)
-            block.save(path)
-
-        return Group(2).run(work)
-
-    for name, title in {"lr": "lr", "beta1": "option beta1", "t": "counters", "class": ""}.items():
-        found = unlike(name)
-        assert all(type(one) is ValueError for one in found)
-        assert title in str(found[0])
-        assert "rank 1" in str(found[0])
-        assert not path.exists()
-
-
-def test_a_function_on_one_rank(path):
-    def work(ranks):
-        block = Block(ranks)
-        if ranks.rank == 1:
-            block.opt.lr = lambda t: 0.1
-        block.save(path)
-
-    found = Group(2).run(work)
-    assert [type(one) for one in found] == [RankError, TypeError]
+@pytest.mark.parametrize(
+    ("name", "value", "errors", "text"),
+    [
+        ("lr", 0.25, [ValueError, ValueError], "lr"),
+        ("beta1", 0.25, [ValueError, ValueError], "option beta1"),
+        ("t", 7, [ValueError, ValueError], "counters"),
+        ("lr", lambda t: 0.1, [RankError, TypeError], "lr"),
+    ],
+)
+def test_ranks_that_differ_save_nothing(path, name, value, errors, text):
+    found = changed(2, path, "save", lambda block: setattr(block.opt, name, value), only=1)
+    assert list(map(type, found)) == errors
+    assert text in str(found[0])
+    assert "rank 1" in str(found[0])
     assert not path.exists()
 
 
-def test_a_load_that_fails_on_one_rank_changes_none(path):
+def test_classes_that_differ_save_and_load_nothing(path):
+    def other(kind, **options):
+        return lambda block: setattr(block, "opt", kind(block.opt.params, **options))
+
+    found = changed(2, path, "save", other(na.SGD), only=1)
+    assert list(map(type, found)) == [ValueError, ValueError]
+    assert "rank 1" in str(found[0])
+    assert not path.exists()
     save(path, 2)
     blocks = {}
 
     def load(ranks):
-        block = Block(ranks).run(0, 1)
-        blocks[ranks.rank] = block
+        blocks[ranks.rank] = block = Block(ranks).run(0, 1)
         if ranks.rank == 1:
-            block.opt = na.Adam(block.opt.params, amsgrad=True)
+            other(na.Adam, amsgrad=True)(block)
         block.load(path)
 
     found = Group(2).run(load)
-    assert [type(one) for one in found] == [RankError, na.CheckpointError]
+    assert list(map(type, found)) == [RankError, na.CheckpointError]
     assert_same(blocks[0], whole_run(1))
 
 
@@ -350,7 +333,7 @@ def test_folders_that_ranks_do_not_share(path, tmp_path):
     for place in places:
         save(place, 2)
     found = Group(2).run(lambda ranks: Block(ranks).load(places[ranks.rank]))
-    assert all("different checkpoints" in str(one) for one in found)
+    assert all("different checkpoints" in str(error) for error in found)
 
 
 def test_places_that_cannot_be(path, tmp_path):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,30 +50,6 @@ def refused(path, match=None):
     return str(error.value)
 
 
-@pytest.fixture
-def memory():
-    """A folder in memory, where there is one."""
-    folder = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=folder) as found:
-        yield Path(found)
-
-
-def test_every_byte_matters(memory):
-    """Every byte of every file, with one bit flipped."""
-    path = memory / "run"
-    on_ranks(2, lambda ranks: Block(ranks, make=na.SGD).save(path))
-    for file in list(path.iterdir()):
-        whole = bytearray(file.read_bytes())
-        for at in range(len(whole)):
-            whole[at] ^= 1 << at % 8
-            file.write_bytes(whole)
-            with pytest.raises(na.CheckpointError):
-                na.load(path)
-            whole[at] ^= 1 << at % 8
-        file.write_bytes(whole)
-    assert na.load(path).t == 0
-
-
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_masks_of_ghost_cells_are_checked(tmp_path, ranks):
     """By ranks that need them, and by those that do not."""
@@ -120,24 +94,45 @@ def test_shards_of_another_time_or_rank(path, tmp_path):
     refused(path, "not the file that belongs to this index")
 
 
-def test_shards_that_change_places(tmp_path):
-    """Of one size and one time."""
-    path = tmp_path / "run"
+@pytest.fixture
+def small(tmp_path):
+    """The folder of an array of six elements on two ranks, of one size and one time."""
 
     def part(rank):
         cut = Cut((3 * rank,), (3,), False, (6,))
         return collective.Part("optimizer", {}, {"p": np.full(3, rank)}, {"p": "p"}, {"p": cut})
 
-    on_ranks(2, lambda ranks: collective.save(path, ranks, lambda: part(ranks.rank)))
-    index, wanted = read_index(path, "optimizer"), {"p": Cut((0,), (6,))}
-    assert assemble(path, index, wanted)["p"].tolist() == [0, 0, 0, 1, 1, 1]
-    files = [shard(path, rank) for rank in range(2)]
+    on_ranks(2, lambda ranks: together.save(tmp_path, ranks, lambda: part(ranks.rank)))
+    assert elements(tmp_path) == [0, 0, 0, 1, 1, 1]
+    return tmp_path
+
+
+def elements(path):
+    return assemble(path, read_index(path, "optimizer"), {"p": Cut((0,), (6,))})["p"].tolist()
+
+
+def test_every_byte_matters(small):
+    """Every byte of every file, with one bit flipped."""
+    for file in list(small.iterdir()):
+        whole = bytearray(file.read_bytes())
+        for at in range(len(whole)):
+            whole[at] ^= 1 << at % 8
+            file.write_bytes(whole)
+            with pytest.raises(na.CheckpointError):
+                elements(small)
+            whole[at] ^= 1 << at % 8
+        file.write_bytes(whole)
+    assert elements(small) == [0, 0, 0, 1, 1, 1]
+
+
+def test_shards_that_change_places(small):
+    files = [shard(small, rank) for rank in range(2)]
     one, other = (file.read_bytes() for file in files)
     assert len(one) == len(other)
     files[0].write_bytes(other)
     files[1].write_bytes(one)
     with pytest.raises(na.CheckpointError, match="not the file that belongs to this index"):
-        assemble(path, index, wanted)
+        elements(small)
 
 
 def forge(path, change):

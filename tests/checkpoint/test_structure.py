@@ -117,25 +117,25 @@ def test_what_has_no_name_is_refused(tree, message):
         Structure(tree)
 
 
-@pytest.mark.parametrize("tree", [Pair(np.ones(1), np.ones(1)), defaultdict(list, a=np.ones(1))])
+#: A container of the user's may have the name of one of ours.
+NAMESAKES = [
+    namedtuple(name, "weight")(np.ones(1)) for name in ("list", "tuple", "dict", "value", "array")
+]
+
+
+@pytest.mark.parametrize(
+    "tree", [Pair(np.ones(1), np.ones(1)), defaultdict(list, a=np.ones(1)), *NAMESAKES], ids=str
+)
 def test_containers_of_others_have_names_and_are_not_made(tree):
     found = Structure({"x": tree})
-    assert list(found.leaves) in (["p/x/weight", "p/x/bias"], ["p/x/a"])
+    fields = getattr(tree, "_fields", "a")
+    assert list(found.leaves) == [f"p/x/{field}" for field in fields]
     message = f"p/x: is in a .*{type(tree).__name__}, which numadam cannot make. .*load"
     with pytest.raises(ValueError, match=message):
         rebuild(found.json, lambda name, axes: None)
 
 
-def test_a_container_of_the_user_may_have_the_name_of_one_of_ours():
-    for name in ("list", "tuple", "dict", "value", "array"):
-        tree = namedtuple(name, "weight")(np.ones(1))
-        (kind,) = Structure(tree).json
-        assert kind == f"{__name__}.{name}"
-        with pytest.raises(ValueError, match="which numadam cannot make"):
-            rebuild(Structure(tree).json, lambda name, axes: None)
-
-
-@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
 def test_order_in_memory_comes_back(axes):
     values = np.arange(24.0).reshape(2, 3, 4)
     here = laid_out(values, axes, np)
@@ -299,13 +299,10 @@ def test_what_there_is_for_a_function_as_lr_is_said_by_the_caller():
     ],
 )
 def test_json_of_others_is_refused(change):
-    with pytest.raises((TypeError, ValueError, LookupError, AttributeError)):
+    with pytest.raises((TypeError, ValueError, LookupError, AttributeError)) as error:
         options_from_json({"lr": 0.1, "options": {}, "schedules": [], **change}, {})
-
-
-def test_a_schedule_that_there_is_not_is_named():
-    with pytest.raises(ValueError, match=r"^there is no schedule 'Scheduled' in numadam"):
-        options_from_json({"schedules": [["Scheduled", {}]], "lr": 0.1, "options": {}}, {})
+    if "Scheduled" in repr(change):
+        assert str(error.value).startswith("there is no schedule 'Scheduled' in numadam")
 
 
 def test_an_argument_of_the_future_has_its_default():

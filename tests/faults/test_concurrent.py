@@ -68,25 +68,6 @@ def test_steps_of_one_optimiser_and_copies_of_it():
     assert all(all(seen) for seen in found[5:]), found[5:]
 
 
-def test_every_thread_its_own_optimiser():
-    def run(seed):
-        rng = np.random.default_rng(seed)
-        p = rng.standard_normal((40, 60)).astype(np.float32)
-        opt = na.Adam(p, lr=0.01, clip_norm=1.0)
-        for _ in range(20):
-            opt.step(np.sin(p))
-        q, m, v = p.copy(), np.zeros_like(p), np.zeros_like(p)
-        for t in range(1, 20):
-            na.adam_update(q, np.cos(q), m, v, t)
-        return p, q
-
-    alone = [run(seed) for seed in range(THREADS)]
-    together = at_once(*[lambda seed=seed: run(seed) for seed in range(THREADS)])
-    for pair, other in zip(alone, together, strict=True):
-        for one, same in zip(pair, other, strict=True):
-            assert_same_bits(one, same)
-
-
 def test_every_thread_its_own_minimum():
     def run(seed):
         target = np.random.default_rng(seed).standard_normal(20)

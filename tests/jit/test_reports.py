@@ -45,7 +45,13 @@ def wait_for_text(stream):
         time.sleep(0.001)
 
 
-def test_the_logger_gets_one_line(caplog, tmp_path):
+def test_the_logger_gets_one_line(caplog, capsys, tmp_path):
+    """And a program without logging hears nothing."""
+    with reported("a loop", None):
+        pass
+    assert not capsys.readouterr().err
+    assert any(isinstance(handler, logging.NullHandler) for handler in reports.logger.handlers)
+    caplog.clear()
     with caplog.at_level(logging.INFO, "numadam"):
         with reported("a loop", tmp_path):
             assert not caplog.records
@@ -101,15 +107,6 @@ def test_a_thread_that_an_exception_ends_at_its_start_is_not_waited_for(terminal
     assert done.wait(30)
 
 
-def test_no_terminal_no_line(monkeypatch):
-    monkeypatch.setattr(reports, "PATIENCE", 0.0)
-    for stream in (io.StringIO(), None):
-        monkeypatch.setattr(reports, "sys", stderr_is(stream))
-        with reported("a loop", None):
-            time.sleep(0.02)
-        assert stream is None or not stream.getvalue()
-
-
 class Odd:
     """A stderr that is closed, gone or half written, after it said that it is a terminal."""
 
@@ -138,29 +135,35 @@ def test_an_odd_stderr_is_no_error(monkeypatch):
                 time.sleep(0.001)
 
 
-def test_a_notebook_and_who_asks_get_the_line(monkeypatch):
+def python_in(kind):
+    """Modules of a program: IPython in a notebook or in a terminal."""
+    shell = SimpleNamespace(kernel=object()) if kind == "notebook" else SimpleNamespace()
+    return {"IPython": SimpleNamespace(get_ipython=lambda: shell)}
+
+
+@pytest.mark.parametrize(
+    ("stream", "modules", "asked", "told"),
+    [
+        (io.StringIO(), python_in("notebook"), "", True),
+        (io.StringIO(), python_in("notebook"), "0", False),
+        (io.StringIO(), python_in("terminal"), "", False),
+        (io.StringIO(), {}, "", False),
+        (io.StringIO(), {}, "1", True),
+        (Terminal(), {}, "0", False),
+        (None, {}, "", False),
+    ],
+)
+def test_a_notebook_and_who_asks_get_the_line(monkeypatch, stream, modules, asked, told):
     """A notebook's stderr is no terminal; a batch log gets the line only by the variable."""
     monkeypatch.setattr(reports, "PATIENCE", 0.0)
-    shell = SimpleNamespace(kernel=object())
-    notebook = {"IPython": SimpleNamespace(get_ipython=lambda: shell)}
-    in_a_terminal = {"IPython": SimpleNamespace(get_ipython=lambda: SimpleNamespace())}
-    log, cell = io.StringIO(), io.StringIO()
-    for stream, modules, asked, told in (
-        (cell, notebook, "", True),
-        (log, in_a_terminal, "", False),
-        (log, {}, "", False),
-        (io.StringIO(), {}, "1", True),
-        (io.StringIO(), notebook, "0", False),
-        (Terminal(), {}, "0", False),
-    ):
-        monkeypatch.setattr(reports, "sys", stderr_is(stream, **modules))
-        monkeypatch.setenv(reports.VARIABLE, asked)
-        with reported("a loop", None):
-            if told:
-                wait_for_text(stream)
-            else:
-                time.sleep(0.02)
-        assert bool(stream.getvalue()) == told
+    monkeypatch.setattr(reports, "sys", stderr_is(stream, **modules))
+    monkeypatch.setenv(reports.VARIABLE, asked)
+    with reported("a loop", None):
+        wait_for_text(stream) if told else time.sleep(0.02)
+    assert stream is None or bool(stream.getvalue()) == told
+
+
+def test_the_variable_is_0_or_1(monkeypatch):
     monkeypatch.setenv(reports.VARIABLE, "yes")
     with pytest.raises(ValueError, match="NUMADAM_COMPILE_LINE: expected 0 or 1, got 'yes'"):
         reported("a loop", None).__enter__()
@@ -258,10 +261,3 @@ def test_what_is_interrupted_ends_its_line(terminal, caplog):
     time.sleep(0.05)
     assert terminal.getvalue() == "numadam: compiling a loop ... stopped\n"
     assert not caplog.records
-
-
-def test_a_program_without_logging_hears_nothing(capsys):
-    with reported("a loop", None):
-        pass
-    assert not capsys.readouterr().err
-    assert any(isinstance(one, logging.NullHandler) for one in reports.logger.handlers)

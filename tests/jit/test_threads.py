@@ -12,25 +12,13 @@ from tests.processes import FORKED, PREAMBLE, ROOT, STORM, python
 
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
 def test_two_threads_step_at_once(layer: str, warm: str, expected: str) -> None:
-    """Optimisers of their own, or one: the bits are those of one thread.
-
-    Under workqueue two threads in a parallel region of Numba's abort the process.
-    """
+    """Under workqueue two threads in a parallel region of Numba's abort the process."""
     code = """
     from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(2) as pool:
         print(*set(pool.map(lambda _: digest(), range(8))))
-    g = np.random.default_rng(1).standard_normal(50_000).astype("f4")
-    p, q = np.zeros_like(g), np.zeros_like(g)
-    a, b = na.Adam(p), na.Adam(q)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: a.step(g), range(200)))
-    for _ in range(200):
-        b.step(g)
-    print(a.t, np.array_equal(p, q))
     """
-    out = python(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER=layer)
-    assert out.splitlines() == [expected, "200 True"]
+    assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_THREADING_LAYER=layer) == expected
 
 
 def test_no_jit_is_a_named_error() -> None:
@@ -107,8 +95,8 @@ def test_lists_and_headers_that_another_thread_changes(warm: str) -> None:
     # NumPy 2.5 says so where a shape is set: another thread may do it all the same
     warnings.filterwarnings("ignore", "Setting the shape", DeprecationWarning)
     n, rows = 1_000_000, 300_000
-    opt, wide = na.SGD([np.zeros(n)], lr=1.0), np.zeros((rows, 4))[:, :2]
-    strided = na.SGD(wide, lr=1.0)
+    opt, wide = na.Adam([np.zeros(n, "f4")]), np.zeros((rows, 4), "f4")[:, :2]
+    strided = na.Adam(wide)
     stop = threading.Event()
     def shapes():
         while not stop.is_set():
@@ -116,9 +104,9 @@ def test_lists_and_headers_that_another_thread_changes(warm: str) -> None:
     thread = threading.Thread(target=shapes); thread.start()
     refused = 0
     for k in range(30):
-        grads = [np.ones(n)]
+        grads = [np.ones(n, "f4")]
         late = threading.Timer(k % 12 * 2e-4, lambda: grads.__setitem__(0, None)); late.start()
-        for o, g in ((opt, grads), (strided, np.ones((rows, 2)))):
+        for o, g in ((opt, grads), (strided, np.ones((rows, 2), "f4"))):
             try:
                 o.step(g)
             except (TypeError, ValueError):
@@ -126,7 +114,10 @@ def test_lists_and_headers_that_another_thread_changes(warm: str) -> None:
         late.join()
     stop.set(); thread.join()
     wide.shape = (rows, 2)
-    print(refused + opt.t + strided.t, np.ptp(wide), -wide[0, 0] == strided.t)
+    twin = na.Adam(np.zeros(1, "f4"))
+    for _ in range(strided.t):
+        twin.step(np.ones(1, "f4"))
+    print(refused + opt.t + strided.t, np.ptp(wide), wide[0, 0] == twin.params[0])
     """
     assert python(code, NUMBA_CACHE_DIR=warm) == "60 0.0 True"
 

@@ -20,12 +20,8 @@ from numadam._minimize import checkpoint
 from numadam._minimize.ranks.meetings import RankCheckpoint
 from numadam._mpi import ranks as ranks_module
 from tests.campaigns import killed_folders
+from tests.checkpoint.blocks import GRADS, SHAPES, START, whole_run
 from tests.mpi.problems import Chain, assert_alike, fails_on
-
-SHAPES = {"w": (9, 5), "b": (270,)}
-RNG = np.random.default_rng(3)
-START = {key: RNG.normal(size=shape) for key, shape in SHAPES.items()}
-GRADS = [{key: RNG.normal(size=shape) for key, shape in SHAPES.items()} for _ in range(6)]
 
 
 @pytest.fixture
@@ -35,14 +31,6 @@ def folder(shared_path):
 
 def content(path):
     return {file.name: file.read_bytes() for file in path.iterdir()}
-
-
-def whole_run(steps, first=0, opt=None, **options):
-    """The optimiser of one process, after so many steps."""
-    opt = opt or na.Adam({key: a.copy() for key, a in START.items()}, lr=0.1, **options)
-    for grads in GRADS[first:steps]:
-        opt.step(grads)
-    return opt
 
 
 def sizes(comm):

@@ -47,12 +47,6 @@ def test_pieces_differ_by_a_few_steps_at_most():
         assert max(lengths) - min(lengths) <= 3 * GRAIN
 
 
-def test_one_array_is_cut_like_many():
-    one, many = Cut([6400], 2, 2), Cut([64] * 100, 2, 2)
-    pairs = list(np.ndindex(2, 2))
-    assert [one.pieces(*at) for at in pairs] == [many.pieces(*at) for at in pairs]
-
-
 def test_counts_beyond_32_bits():
     cut = Cut([3 * 10**9, 10], 3, 1)
     (begin, end), last = cut.pieces(1, 0)
@@ -312,13 +306,16 @@ def test_two_elements_with_bounds_of_their_own(nodes):
 
 
 def test_a_hyperparameter_counts_from_the_next_step_on(nodes):
+    """And a learning rate for one step."""
     shapes = SHAPES["long"]
     opt = na.mpi.Sharded(na.Adam, nodes.params(shapes), nodes.comm, lr=0.1)
     whole = na.Adam(starts(shapes, "f4"), lr=0.1)
-    for step, beta in enumerate((0.9, 0.5)):
+    for step, (beta, lr) in enumerate([(0.9, None), (0.5, 0.05)]):
         opt.beta1 = whole.beta1 = beta
-        opt.step(nodes.gradients(shapes, "f4", step), lr=0.05 if step else None)
-        whole.step(nodes.sum(shapes, "f4", step), lr=0.05 if step else None)
+        opt.step(nodes.gradients(shapes, "f4", step), lr=lr)
+        whole.step(nodes.sum(shapes, "f4", step), lr=lr)
+    with pytest.raises((ValueError, na.mpi.RankError), match="lr: "):
+        opt.step(nodes.gradients(shapes, "f4", 0), lr=-1.0)
     check_same(opt, whole)
 
 
@@ -377,15 +374,6 @@ def test_a_guard_skips_and_raises_on_all_ranks(nodes):
     each(np.testing.assert_array_equal, params, before)
     opt.step(nodes.gradients(shapes, "f4", 0))
     assert opt.t == 1
-
-
-def test_lr_of_one_step(nodes):
-    x = nodes.params((300,))
-    opt = na.mpi.Sharded(na.SGD, x, nodes.comm, lr=5.0)
-    opt.step(np.ones(300, "f4"), lr=0.0)
-    assert x.tobytes() == start((300,), "f4").tobytes()
-    with pytest.raises((ValueError, na.mpi.RankError), match="lr: "):
-        opt.step(np.ones(300, "f4"), lr=-1.0)
 
 
 def test_an_exit_in_a_schedule_reaches_all_ranks(comm):

@@ -9,15 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from mpi4py import MPI
 
 import numadam as na
 from numadam._mpi import windows
 from tests.mpi.problems import fails_on
-
-
-def node_of(comm):
-    return comm.Split_type(MPI.COMM_TYPE_SHARED)
 
 
 def test_what_one_rank_writes_all_read(comm):
