@@ -144,6 +144,14 @@ def test_what_is_refused_after_an_equal_call(good, bad, says):
         assert_same_bits(now, then)
 
 
+def test_bounds_of_either_zero_after_equal_bounds():
+    _, g, m, v = usual()
+    for low in (0.0, -0.0, 0.0):
+        p = np.full(6, -1.0)
+        na.adam_update(p, g, m, v, 1, bounds=(low, 2.0))
+        assert_same_bits(p, np.full(6, low))
+
+
 class Changing:
     """A number that changes by itself, as tensors of other libraries may; it can be hashed."""
 
