@@ -102,7 +102,7 @@ def small(tmp_path):
         cut = Cut((3 * rank,), (3,), False, (6,))
         return collective.Part("optimizer", {}, {"p": np.full(3, rank)}, {"p": "p"}, {"p": cut})
 
-    on_ranks(2, lambda ranks: together.save(tmp_path, ranks, lambda: part(ranks.rank)))
+    on_ranks(2, lambda ranks: collective.save(tmp_path, ranks, lambda: part(ranks.rank)))
     assert elements(tmp_path) == [0, 0, 0, 1, 1, 1]
     return tmp_path
 
