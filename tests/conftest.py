@@ -35,6 +35,13 @@ def pytest_configure(config: pytest.Config) -> None:
         emulator.start()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the examples in the docstrings of rules, as their tests are."""
+    for item in items:
+        if item.nodeid.startswith("numadam/rules/"):
+            item.add_marker(pytest.mark.rule)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose extra is not installed; in the CI's stage for it the test fails."""
     for mark in item.iter_markers():

@@ -1,16 +1,19 @@
-"""Write what follows from the rules: ``python -m tests.generate``, after adding one.
+"""Write what follows from rules and options: ``python -m tests.generate``, after adding one.
 
-The table in ``numadam/rules/__init__.py``, the lists of rules in the docs, and the stubs, which git
-ignores and an install writes. A test says when one is out of date.
+The table in ``numadam/rules/__init__.py``, the lists of rules in the docs, the bits of new rules in
+``tests/data/bits.json``, and the stubs, which git ignores and an install writes. Tests say when one
+is out of date.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from numadam import rules
 from numadam.nopython import functions
 from tests import stubs
 from tests.stubs import PACKAGE, ROOT
@@ -70,5 +73,17 @@ def written() -> dict[Path, str]:
     }
 
 
+def record_bits() -> None:
+    """Add the bits of new rules to the recorded ones, which stay, and leave out those of none."""
+    from tests.faults import platform_bits  # its cases are those of the table of rules
+
+    recorded = json.loads(platform_bits.RECORDED.read_text(encoding="utf-8"))
+    cases = (*platform_bits.CASES, "minimize", "minimize_many")
+    bits = {case: recorded.get(case) or platform_bits.digest_of(case) for case in cases}
+    platform_bits.RECORDED.write_text(json.dumps(bits, indent=1) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
     stubs.write(written())
+    rules.CLASSES.update(stubs.rule_files())
+    record_bits()

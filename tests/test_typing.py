@@ -20,6 +20,7 @@ TEXT = Path(typing_user.__file__).read_text(encoding="utf-8")
 RULES = typing_pages.of_rules()
 
 
+@pytest.mark.rule
 def test_it_uses_every_public_name():
     # tests/typing_nopython.py, the import, and tests/mpi
     modules = {"nopython", "schedules", "mpi"}

@@ -24,12 +24,14 @@ def test_every_library_has_its_habits_and_its_name():
     assert tuple(LIKE) == get_args(Like)
 
 
+@pytest.mark.option
 def test_every_option_has_a_type_and_is_an_attribute():
     assert Shared.__annotations__.keys() == DEFAULTS.keys()
     kinds = {name: type(vars(numadam.Optimizer).get(name)) for name in DEFAULTS}
     assert [name for name, kind in kinds.items() if kind not in (hyper, fixed)] == []
 
 
+@pytest.mark.option
 def test_choices_are_written_in_one_file():
     found = {
         path.relative_to(PACKAGE).as_posix()

@@ -140,6 +140,7 @@ def test_keyword_goes_before_the_preset(like, name, options_of):
     assert options_of(name, usual, like=like)["lr"] == usual
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("name", RULES)
 def test_what_no_library_has_is_refused(name):
     for like in LIKE:

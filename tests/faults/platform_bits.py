@@ -72,7 +72,7 @@ def numbers(dtype: str) -> tuple[np.ndarray, ...]:
 def optimizer(case: str) -> Any:
     """A new optimiser of a case."""
     name, dtype, options = CASES[case]
-    return getattr(na, name)(numbers(dtype)[0].copy(), lr=0.01, **options)
+    return rules.classes()[name](numbers(dtype)[0].copy(), lr=0.01, **options)
 
 
 def advance(case: str, opt: Any, begin: int, end: int) -> Any:

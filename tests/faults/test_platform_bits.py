@@ -34,10 +34,12 @@ OTHERS = {
 FEW = {"generic": ["Adam float32", "Adam float64 clip_norm", "minimize"], "debug": ["Adam float32"]}
 
 
+@pytest.mark.rule
 def test_all_cases_are_recorded() -> None:
     assert list(RECORDED) == [*runs.CASES, "minimize", "minimize_many"]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("case", RECORDED)
 def test_recorded_bits(case: str) -> None:
     assert runs.digest_of(case) == RECORDED[case]
@@ -75,6 +77,7 @@ def from_libm(plan: Plan) -> set[str]:
     return {name.decode() for name in re.findall(LIBM, code)}
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_step_calls_nothing_of_libm(name: str) -> None:
     """But for the momentum of NAdam, 0.96**(t * momentum_decay)."""

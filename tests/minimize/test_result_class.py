@@ -117,6 +117,7 @@ def test_every_entry_has_a_text_in_help_and_a_type(kind):
         assert declared.type not in ("", "None"), name
 
 
+@pytest.mark.rule
 def test_names_of_rules_in_the_signature_are_taken():
     text = (stubs.PACKAGE / "_core" / "keywords.pyi").read_text(encoding="utf-8")
     (names,) = re.findall(r"^RuleName = Literal\[(.*)\]$", text, re.MULTILINE)
@@ -127,6 +128,7 @@ def test_names_of_rules_in_the_signature_are_taken():
 KEYWORDS = stubs.keywords(stubs.rule_classes())
 
 
+@pytest.mark.option
 @pytest.mark.parametrize(
     ("function", "kind"), [(na.minimize, "MinimizeOptions"), (na.minimize_many, "ManyOptions")]
 )

@@ -78,10 +78,10 @@ def problem(dtype, shape=(23,)):
     )
 
 
-def arrays_of(opt, names, like):
-    """Zeros for these state arrays, and what the optimiser holds of them."""
+def arrays_of(opt, names):
+    """These state arrays as the optimiser begins with them, and its own."""
     used = [name for name in ("m", "v", "u", "mean", "vmax") if re.search(rf"\b{name}\b", names)]
-    state = {name: np.zeros_like(like) for name in used}
+    state = {name: opt.state[name].copy() for name in used}
     if "mu_product" in names:
         state["mu_product"] = np.ones(1)
     return state, {name: opt.state[name] for name in used}
@@ -98,13 +98,14 @@ ROWS += [
 ]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(("case", "dtype"), ROWS)
 def test_an_update_has_the_bits_of_the_optimiser(case, dtype):
     name, options, state, rest = CASES[case]
     p, grads = problem(dtype)
     q, opt_p = p.copy(), p.copy()
     opt = getattr(na, name)(opt_p, lr=0.01, **options)
-    own, held = arrays_of(opt, f"{state}, {rest}", p)
+    own, held = arrays_of(opt, f"{state}, {rest}")
     arguments = ", ".join(filter(None, ["p, grads[t - 1]", state, rest]))
     solve = made(
         f"def solve(p, grads, lr, {', '.join(own)}):\n"
@@ -123,6 +124,7 @@ def test_an_update_has_the_bits_of_the_optimiser(case, dtype):
 ELEMENTS = [case for case in CASES if case != "adam by place"]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("case", ELEMENTS)
 def test_an_element_has_the_bits_of_the_update(case):
     """In float32: numbers of the user's that are float64 do not widen it."""
@@ -130,7 +132,7 @@ def test_an_element_has_the_bits_of_the_update(case):
     p, grads = problem("float32")
     q, opt_p = p.copy(), p.copy()
     opt = getattr(na, name)(opt_p, lr=0.01, **options)
-    own, held = arrays_of(opt, f"{state}, {rest}", p)
+    own, held = arrays_of(opt, f"{state}, {rest}")
     product = own.pop("mu_product", None)
     optional = [key for key in ("vmax", "mean", "m") if f"{key}={key}" in rest]
     scalars = re.sub(r", (vmax|mean|m)=\1|^m=m, |, mu_product=mu_product", "", rest)

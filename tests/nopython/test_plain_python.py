@@ -11,6 +11,8 @@ from numadam import rules
 from tests.processes import python
 from tests.references import steps
 
+pytestmark = pytest.mark.rule
+
 #: name: rule, options that its function takes, options of the reference, names of more arrays
 CASES = {file: (file, {}, {}, ()) for file in rules.CLASSES} | {
     "adam amsgrad": ("adam", {}, {"amsgrad": True}, ("vmax",)),
@@ -29,23 +31,30 @@ CODE = """
 import inspect, json, sys
 from numadam import nopython
 
-def run(file, options, more, grads, p):
+def run(file, options, more, start, grads, p):
     update = getattr(nopython, f"{file}_update")
     assert inspect.isfunction(update)  # nothing is compiled
     parameters = inspect.signature(update).parameters.values()
     needed = [one.name for one in parameters if one.default is one.empty]
-    state = {name: np.zeros_like(p) for name in needed if name not in ("p", "g", "t")}
-    state |= {name: np.ones(1) if name == "mu_product" else np.zeros_like(p) for name in more}
+    names = [name for name in needed if name not in ("p", "g", "t")] + more
+    state = {name: np.array(start[name]) for name in names}
     for t, g in enumerate(grads, 1):
         update(p=p, g=g, **state, **({"t": t} if "t" in needed else {}), lr=0.01, **options)
     return p.ravel().tolist()
 
-p, grads = np.array(json.loads(P)), np.array(json.loads(GRADS))
+p, grads, starts = np.array(json.loads(P)), np.array(json.loads(GRADS)), json.loads(STARTS)
 print(json.dumps({
-    name: run(file, options, more, grads, p.copy())
+    name: run(file, options, more, starts[name], grads, p.copy())
     for name, (file, options, _, more) in json.loads(CASES).items()
 }))
 """
+
+
+def start(file, options, p):
+    """The state that an optimiser begins with; a product of momenta in an array of its own."""
+    opt = rules.classes()[rules.CLASSES[file]](p.copy(), **options)
+    arrays = {name: opt.state[name].tolist() for name in opt.state if name in opt.rule.state}
+    return {**arrays, "mu_product": [1.0]}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +62,8 @@ def run():
     """Parameters and gradients, and what each case makes of them, in one process."""
     rng = np.random.default_rng(0)
     p, grads = rng.standard_normal((2, 3)), rng.standard_normal((6, 2, 3))
-    texts = {"P": p.tolist(), "GRADS": grads.tolist(), "CASES": CASES}
+    starts = {name: start(file, options, p) for name, (file, _, options, _) in CASES.items()}
+    texts = {"P": p.tolist(), "GRADS": grads.tolist(), "CASES": CASES, "STARTS": starts}
     named = "".join(f"{name} = {json.dumps(json.dumps(one))}\n" for name, one in texts.items())
     return p, grads, json.loads(python(named + CODE, NUMBA_DISABLE_JIT="1"))
 

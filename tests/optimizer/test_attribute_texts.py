@@ -23,6 +23,7 @@ PACKAGE = Path(na.__file__).parent
 CLASSES = rules.classes()
 
 
+@pytest.mark.option
 @pytest.mark.parametrize("name", ["Adam", "Optimizer", "SGD"])
 def test_every_option_has_its_text_as_an_attribute(name):
     kind = getattr(na, name)
@@ -33,6 +34,8 @@ def test_every_option_has_its_text_as_an_attribute(name):
         assert one.__doc__ == "\n".join(texts[option]), option
 
 
+@pytest.mark.rule
+@pytest.mark.option
 @pytest.mark.parametrize("name", CLASSES)
 def test_help_has_a_line_for_each_option_of_every_rule(name):
     text = pydoc.render_doc(CLASSES[name], renderer=pydoc.plaintext)
@@ -42,6 +45,7 @@ def test_help_has_a_line_for_each_option_of_every_rule(name):
     assert not [option for option in own if f"- `{option}`: " in text]
 
 
+@pytest.mark.option
 @pytest.mark.parametrize("option", DEFAULTS)
 def test_the_first_sentence_on_an_option_is_a_line(option):
     line = first_sentence(parameters(na.Optimizer.__doc__)[option][1])
@@ -90,6 +94,8 @@ def declared(path, name):
 SHARED = declared(PACKAGE / "_core" / "keywords.pyi", "SharedAttributes")
 
 
+@pytest.mark.rule
+@pytest.mark.option
 @pytest.mark.parametrize("name", CLASSES)
 def test_editors_show_a_line_for_each_option(name):
     texts = SHARED
@@ -106,6 +112,8 @@ def test_editors_show_a_line_for_each_option(name):
             assert default is None or "default " in text or option == "decoupled", option
 
 
+@pytest.mark.rule
+@pytest.mark.option
 @pytest.mark.parametrize("name", ["Optimizer", *CLASSES])
 def test_the_type_of_a_number_says_its_range(name):
     kind = getattr(na, name)
@@ -118,6 +126,7 @@ def test_the_type_of_a_number_says_its_range(name):
             assert texts[one.name][0].startswith(least if one.high == inf else bounded), one.name
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("name", CLASSES)
 def test_an_option_may_be_changed_where_it_may_be_a_schedule(name):
     for option, one in inspect.signature(CLASSES[name]).parameters.items():

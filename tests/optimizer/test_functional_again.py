@@ -40,6 +40,7 @@ def call(case, p, g, state, t, **more):
     update(p, g, **state, **number, lr=0.01, **{**options, **more})
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("case", CASES)
 def test_calls_of_two_problems_in_turn(case):
     """Two problems of one shape, one of them two steps ahead: the bits of their optimisers."""
@@ -61,6 +62,7 @@ def test_calls_of_two_problems_in_turn(case):
             assert_same_bits(x, opt.state[name])
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("case", CASES)
 def test_without_the_parameters(case):
     """With `out` and p=None the direction is that for any parameters."""

@@ -62,7 +62,13 @@ def _of_scalars(rule: RuleSpec) -> Iterator[str]:
     wanted = {"scalars": rule.scalars, **rule.scalars_like}
     returned = get_type_hints(rule.scalars)["return"]
     for name, function in wanted.items():
-        yield from _of_tuple(f"{rule.name}: {name}", function(c, q, 0.1, 1.0, True), returned)
+        try:
+            found = function(c, q, 0.1, 1.0, True)
+        except AttributeError as error:
+            names = ", ".join(getattr(kind, "_fields", ()))
+            yield f"{rule.name}: {name}: {error}; its products `q`: {names or 'none'}."
+            continue
+        yield from _of_tuple(f"{rule.name}: {name}", found, returned)
     for name, function in {"advance": rule.advance, **rule.advance_like}.items():
         if function is not None:
             after = get_type_hints(function)["return"]

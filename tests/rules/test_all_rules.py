@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from numadam import rules
+from numadam._core.options import DEFAULTS
 from tests import references
 from tests.bits import assert_same_bits
 from tests.runs import digest
 from tests.saved import load_into, loaded
 from tests.variants import CASES, VARIANTS
+
+pytestmark = pytest.mark.rule
 
 CLASSES = rules.classes()
 FUNCTIONS = rules.functions()
@@ -114,12 +117,9 @@ def test_the_bare_function_is_the_same_step(case):
     q = p.copy()
     opt = CLASSES[name](p, lr=0.01, **options)
     takes = inspect.signature(FUNCTIONS[name]).parameters
-    state = {key: np.zeros_like(q) for key in opt.state if key in takes and key != "t"}
-    # what a function takes as an array, or as the caller's start of it
-    given = ("centered", "initial_accumulator")
-    own = {key: value for key, value in options.items() if key not in given}
-    if "initial_accumulator" in options:
-        state["v"][...] = options["initial_accumulator"]
+    state = {key: value.copy() for key, value in opt.state.items() if key in takes and key != "t"}
+    # a function sees the rest in the arrays that it gets, and in their start
+    own = {key: value for key, value in options.items() if key in takes or key in DEFAULTS}
     if own.get("amsgrad") is True:
         del own["amsgrad"]
     for t, g in enumerate(grads[:8], 1):

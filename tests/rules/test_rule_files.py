@@ -27,6 +27,7 @@ OTHERS = (
 )
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("file", FILES)
 def test_a_rule_has_three_files(file):
     for other in OTHERS:
@@ -34,16 +35,21 @@ def test_a_rule_has_three_files(file):
         assert path.exists(), f"The rule {file} has no {path}: CONTRIBUTING.md shows what is in it."
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("other", OTHERS, ids=lambda path: path.parent.name)
 def test_there_is_no_file_without_a_rule(other):
     found = {path.stem for path in other.parent.glob(other.name.format("[!_]*"))}
     assert found - {*FILES} <= {"index"}
 
 
+@pytest.mark.rule
+@pytest.mark.option
 def test_there_is_no_stub_without_a_rule():
     assert {*PACKAGE.rglob("*.pyi")} <= generate.written().keys()
 
 
+@pytest.mark.rule
+@pytest.mark.option
 @pytest.mark.parametrize("path", generate.written(), ids=lambda path: path.name)
 def test_what_follows_from_the_rules_is_up_to_date(path):
     assert path.read_text(encoding="utf-8") == generate.written()[path], (
@@ -58,6 +64,7 @@ def test_only_files_of_its_own_checkout_are_written(tmp_path, monkeypatch):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("name", rules.CLASSES.values())
 def test_formulas_can_be_compiled_for_any_dtype(name):
     for of, options in CASES.values():
@@ -144,6 +151,15 @@ def test_another_number_of_scalars():
 
     (problem,) = told(scalars_like={"torch": fewer})
     assert problem == "slow: torch: expected the 2 numbers of Scalars(decay, rate), got (0.5,)."
+
+
+def test_a_product_that_there_is_not():
+    def of_power(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
+        return Scalars(decay=c.decay, rate=lr / q.decay)
+
+    (problem,) = told(scalars=of_power, powers=("decay",))
+    assert problem.startswith("slow: scalars: ")
+    assert problem.endswith("; its products `q`: decay_product.")
 
 
 def test_a_scalar_that_is_no_float():

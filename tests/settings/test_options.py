@@ -62,6 +62,7 @@ ALONE = {
 }
 
 
+@pytest.mark.option
 @pytest.mark.parametrize("name", ALONE)
 def test_each_alone(name):
     options = {"lr": 0.05, **ALONE[name]}
@@ -229,6 +230,8 @@ def test_layouts_have_the_same_bits():
 TOLD = {"RAdam": {"eps_form": "hat"}, "SGD": {"momentum": 0.9}}
 
 
+@pytest.mark.rule
+@pytest.mark.option
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_gets_the_gradient_that_the_options_make(name):
     """Turned, unscaled and clipped outside, it goes into the rule's own reference."""
