@@ -58,7 +58,7 @@ class ControlRow(NamedTuple):
 
 
 #: The place of each column, by name.
-COLUMN: Any = ControlRow(*range(15))
+COLUMN: Any = ControlRow(*range(len(ControlRow._fields)))
 #: The first column of the rule.
 RULE = len(COLUMN)
 

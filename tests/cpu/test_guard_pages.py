@@ -19,7 +19,7 @@ GUARDED = """
     import ctypes, mmap, sys
     import numpy as np
     import numadam as na
-    from numadam._jit import threads
+    from numadam._jit import loops
 
     PAGE = mmap.PAGESIZE
     libc = ctypes.CDLL(None, use_errno=True)
@@ -55,8 +55,8 @@ GUARDED = """
         whole = np.frombuffer(rooms[0].map, np.uint8)
         whole[2 * PAGE] = 1
     parallel = sys.argv[1] == "parallel"
-    threads.layer()
-    threads.wants_parallel = lambda total: parallel
+    loops.layer()
+    loops.wants_parallel = lambda total: parallel
 
     def calls(p, g, m, v, x, out, t):
         yield lambda: na.adam_update(p, g, m, v, t, out=out)

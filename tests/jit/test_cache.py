@@ -85,7 +85,7 @@ def test_a_process_that_compiles_nothing_is_not_warned(warm: str) -> None:
 
 DAMAGED = """
 import os, pathlib
-from numadam._cpu import compiled as c
+from numadam._cpu import kernel as c
 from numadam._jit import cache, loops
 
 def again():
@@ -219,7 +219,7 @@ def test_a_clock_that_was_ahead_keeps_no_place(folder: Path) -> None:
 
 def test_a_loop_of_another_processor_is_not_loaded(warm: str) -> None:
     code = """
-        from numadam._cpu import compiled as c
+        from numadam._cpu import kernel as c
         from numadam._jit import loops
         c.validator_address(); print(loops._callbacks[0]._cache.hit)
     """

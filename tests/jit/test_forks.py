@@ -158,15 +158,15 @@ def test_the_lock_of_logging_is_free_while_a_fork_waits(warm: str) -> None:
     """A thread that compiles may want to log; the hook of `logging` takes its lock before ours."""
     code = """
     import logging, threading
-    from numadam._jit import forks, reports
-    free, wait = [], forks._wait
+    from numadam._jit import process, reports
+    free, wait = [], process._wait
     def spy():
         def log():
             free.append(lock.acquire(blocking=False) and not lock.release())
         lock = logging._lock
         thread = threading.Thread(target=log); thread.start(); thread.join()
         wait()
-    forks._wait = spy
+    process._wait = spy
     print(in_child(lambda: "x"), free)
     """
     assert forked(code, NUMBA_CACHE_DIR=warm) == ["x [True]"]
@@ -176,7 +176,7 @@ def test_the_lock_of_logging_is_free_while_a_fork_waits(warm: str) -> None:
 
 BACKGROUND = """
 import threading, time
-from numadam._jit import forks
+from numadam._jit import process
 ready, release = threading.Event(), threading.Event()
 def hold(lock):
     def held():
@@ -188,7 +188,7 @@ def child():
     na.Adam(x := np.ones(7, "f4"), lr=1.0).step(x * 2)  # its loops are in the cache
     return f"{x[0]:.3f}"
 def free():
-    with forks.compile_lock():
+    with process.compile_lock():
         return "free"
 def refused(work):
     try:
@@ -220,7 +220,7 @@ COMPILES = {
 @pytest.mark.parametrize("what", COMPILES)
 def test_a_fork_waits_for_what_another_thread_compiles(what: str, warm: str) -> None:
     code = """
-    forks._COMPILE_PATIENCE = 100.0
+    process._COMPILE_PATIENCE = 100.0
     thread = threading.Thread(target=compiling); thread.start()
     found = []
     while thread.is_alive():
@@ -237,11 +237,11 @@ def test_a_child_forked_in_the_middle_of_a_long_compile_says_so(warm: str) -> No
     The names of Numba's and LLVM's locks are private ones.
     """
     code = """
-    forks._COMPILE_PATIENCE = 0.2
+    process._COMPILE_PATIENCE = 0.2
     from numba.np.ufunc import parallel
-    print(len(list(forks._compiler_locks())))
+    print(len(list(process._compiler_locks())))
     import numba.core.compiler_lock, llvmlite.binding.ffi
-    ours, g = forks.compile_lock(), np.ones(3, "f4")
+    ours, g = process.compile_lock(), np.ones(3, "f4")
     numbas = numba.core.compiler_lock.global_compiler_lock._lock
     llvms = llvmlite.binding.ffi.lib._lock._lock
     for lock in (ours, numbas, llvms):
@@ -268,7 +268,7 @@ def test_ctrl_c_ends_the_wait_and_comes_after_the_fork(warm: str) -> None:
     code = """
     import os, signal
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells' background ignores it
-    hold(forks.compile_lock())
+    hold(process.compile_lock())
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     handler, start = signal.getsignal(signal.SIGINT), time.monotonic()
     def same_handler():
@@ -300,7 +300,7 @@ def test_a_child_forked_in_the_middle_of_a_long_import_says_so(
     """Numba's own modules, and what it imports itself."""
     code = f"""
     import sys
-    forks._COMPILE_PATIENCE = 0.2
+    process._COMPILE_PATIENCE = 0.2
     def slow(event, details):
         if event == "import" and details[0] == "{then}":
             ready.set(); release.wait()

@@ -193,10 +193,10 @@ def test_what_is_not_kept_after_all_is_said(terminal, tmp_path, caplog):
 
 ON_A_TERMINAL = """
 import os, sys, threading, time
-from numadam._jit import forks, reports
+from numadam._jit import process, reports
 reports.PATIENCE = 0.05
 with reports.reported("adam-float64-m+v-serial", "a folder"):
-    with forks.compile_lock():
+    with process.compile_lock():
         time.sleep(0.5)
 # forks of another thread while lines are written: no child finds the lock held
 def compile_all():

@@ -127,7 +127,7 @@ def test_lists_and_headers_that_another_thread_changes(warm: str) -> None:
 #: Large enough for the pool, with a gradient that never changes: any part that ran twice or not
 #: at all shows in the spread of m.
 LARGE = """
-from numadam._jit import pool, threads
+from numadam._jit import loops, pool
 N = 1_000_000
 G = np.ones(N, "f4")
 def large():
@@ -169,7 +169,7 @@ def test_starts_at_first_use_and_sleeps_between_steps(pooled: dict[str, str]) ->
     until = time.monotonic() + 60  # a step waits for no thread, and a busy system starts it late
     while not _thread._count() and time.monotonic() < until:
         time.sleep(0.01)
-    print(before, pool._pool.threads == threads.count(), _thread._count() > 0)
+    print(before, pool._pool.threads == loops.count(), _thread._count() > 0)
     for _ in range(20):
         opt.step(G)
     before = time.process_time()
@@ -217,7 +217,7 @@ def test_child_of_a_fork_starts_its_own(pooled: dict[str, str]) -> None:
     def child():
         before = pool._pool
         opt.step(G)
-        return f"{before} {pool._pool.threads == threads.count()} {opt.t} {whole(opt)}"
+        return f"{before} {pool._pool.threads == loops.count()} {opt.t} {whole(opt)}"
     print(in_child(child), in_child(lambda: in_child(child)), whole(opt), opt.t)
     """
     assert run(pooled, FORKED, code) == "None True 2 True None True 2 True True 1"

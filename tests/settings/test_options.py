@@ -163,8 +163,8 @@ def test_all_together_has_the_same_bits_in_any_form_thread_and_part(form, thread
 
 LAYERS = """
 import numba
-from numadam._jit import threads
-threads.CUTOVER["workqueue"] = 100_000  # smaller than it pays, so that threads run there, too
+from numadam._jit import loops
+loops.CUTOVER["workqueue"] = 100_000  # smaller than it pays, so that threads run there, too
 rng = np.random.default_rng(0)
 shapes = [(70_001,), (300, 301), (), (0, 3)]
 p, *calls = ([np.asarray(rng.standard_normal(s), "f4") for s in shapes] for _ in range(3))
