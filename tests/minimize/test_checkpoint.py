@@ -141,6 +141,16 @@ def test_a_larger_maxiter_goes_on(make, name, tmp_path):
     assert_same_run(again, whole)
 
 
+@pytest.mark.parametrize("make", [python_run, compiled_run])
+def test_the_iterate_before_is_that_of_the_file(make, tmp_path):
+    options = {"lr": 0.02, "gtol": 0, "ftol": 1e-4, "checkpoint_every": 5}
+    whole = make(None, checkpoint=tmp_path / "whole", **options)
+    assert whole.status == 0
+    for maxiter in (whole.nit - 1, 1000):
+        part = make(None, checkpoint=tmp_path / "a.run", maxiter=maxiter, **options)
+    assert_same_run(part, whole)
+
+
 @forms
 def test_a_callback_is_asked_again_where_it_ended_the_run(fun, tmp_path):
     seen = []
