@@ -141,6 +141,16 @@ def test_a_larger_maxiter_goes_on(make, name, tmp_path):
     assert_same_run(again, whole)
 
 
+@pytest.mark.parametrize("make", [python_run, compiled_run])
+def test_the_iterate_before_is_that_of_the_file(make, tmp_path):
+    options = {"lr": 0.02, "gtol": 0, "ftol": 1e-4, "checkpoint_every": 5}
+    whole = make(None, checkpoint=tmp_path / "whole", **options)
+    assert whole.status == 0
+    for maxiter in (whole.nit - 1, 1000):
+        part = make(None, checkpoint=tmp_path / "a.run", maxiter=maxiter, **options)
+    assert_same_run(part, whole)
+
+
 @forms
 def test_a_callback_is_asked_again_where_it_ended_the_run(fun, tmp_path):
     seen = []
@@ -377,7 +387,7 @@ MANY = {
     },
     "average": {"rule": "sgd", "lr": 1e-4, "momentum": 0.9, "gtol": 0.5, "ema": 0.5},
     "own bounds": {"lr": 0.02, "gtol": 1e-2, "bounds": (LOW, LOW + 1.5)},
-    "own lr": {"lr": np.linspace(0.01, 0.03, 60)[:, None], "gtol": 1e-2},
+    "own lr": {"lr": np.random.default_rng(2).uniform(0.01, 0.03, (150, 1)), "gtol": 1e-2},
 }
 
 
@@ -396,6 +406,8 @@ RUNS_OF_MANY = [*((rosen, name) for name in MANY), (all_at_once, "lanes"), (all_
 )
 def test_any_pieces_are_the_run_in_one(fun, name, tmp_path):
     starts, jac = (FEW[:20], True) if fun is all_at_once else (FEW, None)
+    if name == "own lr":  # one to a packet: so many that a block has several
+        starts = STARTS
     many = functools.partial(na.minimize_many, fun, starts, jac=jac, **MANY[name])
     path = tmp_path / "a.run"
     whole = many(maxiter=600)
@@ -459,7 +471,7 @@ def test_another_run_of_many_is_refused(tmp_path):
     na.minimize_many(rosen, **first)
     for change, name in (
         ({"lr": 0.03}, "lr"),
-        ({"lr": MANY["own lr"]["lr"]}, "lr"),
+        ({"lr": MANY["own lr"]["lr"][:60]}, "lr"),
         ({"x0": FEW[:59]}, "x0"),
         ({"x0": FEW + 1}, "x0"),
         ({"bounds": MANY["own bounds"]["bounds"]}, "bounds"),

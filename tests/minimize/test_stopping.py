@@ -113,13 +113,15 @@ def test_the_2_norm(fun):
     assert run(fun, gtol=0, xtol=1e-3, **options).nit != len(seen)
 
 
-def test_ftol_holds_where_it_says():
-    res = na.minimize(square, np.full(3, 5.0), (1.0,), jac=True, lr=0.3, gtol=0, ftol=1e-4)
+@of_bowl
+def test_ftol_holds_where_it_says(form):
+    res = run_bowl(form, 1.0, gtol=0, ftol=1e-4)
     assert res.success
     assert "ftol" in res.message
     f = res.history["fun"]
     change = abs(np.diff(f)) / np.maximum(np.maximum(f[1:], f[:-1]), 1)
     assert change[-1] <= 1e-4 < change[:-1].min()
+    assert run_bowl(form, 1e-9, gtol=0, ftol=1e-4).nit == 1  # x0 has none before it
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-200, 1.0, 1e200])
