@@ -53,6 +53,7 @@ CASES: dict[str, tuple[Any, Any, Any, Any]] = {
 }
 
 
+@pytest.mark.ranks(2)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("case", CASES)
 def test_any_cut_has_the_bits_of_one_process(comm, case, seed):
