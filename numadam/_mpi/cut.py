@@ -83,16 +83,6 @@ class Cut:
         slices = (share(*group, local, self.local) for group in self.groups)
         return [share(*piece, node, self.nodes) for piece in slices]
 
-    def longest(self) -> list[int]:
-        """Elements of the longest piece of each group, at most."""
-        found = []
-        for begin, end in self.groups:
-            blocks = -(-(end - begin) // GRAIN)
-            for ranks in (self.local, self.nodes):
-                blocks = -(-blocks // ranks)
-            found.append(min(blocks * GRAIN, end - begin))
-        return found
-
     def runs(self, begin: int, end: int) -> Iterator[Run]:
         """The parts of arrays, in order, that a range of the flat index is made of."""
         leaf = bisect_right(self.offsets, begin) - 1
@@ -140,12 +130,11 @@ class Flat:
             return None
         return self._leaves[run.leaf][run.low : run.high]
 
-    def leaves(self, parts: Sequence[tuple[int, int]]) -> list[Any]:
-        """For each array some of its elements, low to before high, as a view."""
+    def leaves(self) -> list[Any]:
+        """Each array as a view."""
         if not self._whole:
-            return [leaf[low:high] for leaf, (low, high) in zip(self._leaves, parts, strict=True)]
-        pairs = zip(self._cut.offsets, parts)  # noqa: B905  # the last offset is the end
-        return [self._leaves[at + low : at + high] for at, (low, high) in pairs]
+            return list(self._leaves)
+        return [self._leaves[at:end] for at, end in itertools.pairwise(self._cut.offsets)]
 
     def read(self, begin: int, end: int, memory: Any = None, copied: bool = False) -> Any:
         """A range, as a view or a copy in `memory`; one array needs none."""

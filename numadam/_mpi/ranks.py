@@ -52,8 +52,8 @@ _key: int | None = None
 Made = TypeVar("Made")
 
 
-class _Bound:
-    """An object of this process and its communicator: a copy is the same one."""
+class _OfProcess:
+    """An object that belongs to this process: a copy is the same one."""
 
     def __copy__(self) -> Self:
         return self
@@ -68,7 +68,7 @@ class _Bound:
         )
 
 
-class Ranks(_Bound):
+class Ranks(_OfProcess):
     """The ranks of a communicator, as `ranks_of` returns them.
 
     Attributes
@@ -76,13 +76,13 @@ class Ranks(_Bound):
     comm : mpi4py.MPI.Intracomm
         A duplicate of the user's: its messages meet no other ones.
     rank, size : int
-    shared : dict
+    made : dict
         What was made of the communicator, by what it was made for.
     """
 
     def __init__(self, comm: Any) -> None:
         self.comm, self.rank, self.size = comm, int(comm.rank), int(comm.size)
-        self.shared: dict[Any, Any] = {}
+        self.made: dict[Any, Any] = {}
         self._closing: list[Callable[[], None]] = []
 
     def on_close(self, close: Callable[[], None]) -> None:
@@ -254,7 +254,7 @@ def _attribute(module: Any) -> int:
 # --- the part of a big problem that one rank owns ------------------------------------------------
 
 
-class Decomposition(_Bound):
+class Decomposition(_OfProcess):
     r"""A big problem in blocks, of which each rank owns one: the option `comm` of an optimiser.
 
     The parameters of each rank are its block. `clip_norm`, `clip_array_norm` and `nonfinite` are

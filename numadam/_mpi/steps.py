@@ -198,13 +198,15 @@ class Collectives:
         self._own, self._divisor, self._params = nodes.node, divisor, place.flat
         self._dtype, self._transport = place.dtype, transport
         pieces = [cut.pieces(node, nodes.place) for node in range(nodes.count)]
-        longest, others = cut.longest(), max(nodes.count - 1, 1)
+        others = max(nodes.count - 1, 1)
+        groups = list(zip(*pieces, strict=True))
+        longest = [max(end - begin for begin, end in of_nodes) for of_nodes in groups]
         size = -(-(bucket_bytes // place.dtype.itemsize) // others // GRAIN) * GRAIN
         self.size = max(min(size, max(longest)), 1)
         #: for each chunk its range in the piece of each node; maybe empty
         self._chunks = [
             [(min(begin + at, end), min(begin + at + self.size, end)) for begin, end in of_nodes]
-            for length, of_nodes in zip(longest, zip(*pieces, strict=True), strict=True)
+            for length, of_nodes in zip(longest, groups, strict=True)
             for at in range(0, length, self.size)
         ]
         many = others * self.size if nodes.count > 1 else 0
@@ -433,7 +435,7 @@ class Steps:
             return
         place, t = self._place, self._shard.t
         if place.ranks.size == 1:
-            grads = place.active.unflatten(sources[0].leaves(place.parts))
+            grads = place.active.unflatten(sources[0].leaves())
         else:
             with place.on_device():
                 for _ in self._collectives.sums(sources, self._sum, whole=True):

@@ -207,9 +207,9 @@ def nodes_of(ranks: Ranks, window: Window | None) -> Nodes:
             "ranks on every node, or use plain arrays as params."
         )
     key = "nodes", rows.tobytes()
-    if key not in ranks.shared:
-        ranks.shared[key] = _split(ranks, leaders.tolist(), rows[:, 0].tolist())
-    nodes: Nodes = ranks.shared[key]
+    if key not in ranks.made:
+        ranks.made[key] = _split(ranks, leaders.tolist(), rows[:, 0].tolist())
+    nodes: Nodes = ranks.made[key]
     return nodes
 
 
@@ -368,11 +368,11 @@ def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> n
     ranks = ranks_of(comm)
     wanted, kind = ranks.call(_MAKING_ARRAY, lambda: (_lengths(shape), _numbers(dtype)))
     check_same(ranks, (wanted, kind.str, kind.descr), f"{_MAKING_ARRAY}: shape or dtype")
-    if "local" not in ranks.shared:
+    if "local" not in ranks.made:
         local = Local(ranks.comm.Split_type(MPI.COMM_TYPE_SHARED, ranks.rank))
-        ranks.shared["local"] = local
+        ranks.made["local"] = local
         ranks.on_close(local.close)
-    make = partial(_zeros, ranks.shared["local"], wanted, kind)
+    make = partial(_zeros, ranks.made["local"], wanted, kind)
     window, array = ranks.call(_MAKING_ARRAY, make)
     window.sync()
     return array

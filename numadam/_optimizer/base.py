@@ -61,7 +61,6 @@ def changed_options(kind: Any, options: Mapping[str, Any]) -> dict[str, str]:
 
 
 # --- base of all optimisers ----------------------------------------------------------------------
-# Above 300 lines, for all of it is one class over one state.
 
 Kind = TypeVar("Kind", bound="OptimizerBase")
 

@@ -1,7 +1,6 @@
 """Optimisers in files: what a checkpoint holds, and how it comes into an optimiser.
 
-Above 300 lines, so that what is written stands beside what compares and what reads it: an entry of
-the file is in all three.
+What is written stands beside what compares and what reads it: an entry of the file is in all three.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Base class of all rules: the shared options, and `step`.
-
-Above 300 lines, since half of them are the text that users read: what each option and `step` do.
-"""
+"""Base class of all rules: the shared options, and `step`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`numadam.mpi.Sharded`: parameters that all ranks hold, with a state that is shared out.
 
-What a step does is in `_mpi/ranks.py`, `_mpi/slices.py` and `_mpi/steps.py`; here is what
-users see. More than 300 lines, most of which they read.
+What a step does is in `_mpi/ranks.py`, `_mpi/slices.py` and `_mpi/steps.py`; here is what users
+see.
 """
 
 from __future__ import annotations
