@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 
+from numadam._arrays.interop import to_host
 from numadam._core.parts import parts_of
 from numadam._minimize import stopping as st
 from numadam._minimize.checkpoint import NEVER, ManyTask, RunState
 from numadam._minimize.observers import ProgressBar
 from numadam._minimize.result import ManyResult, attach
-from numadam._optimizer.optimizer import Optimizer
 
 # --- results -------------------------------------------------------------------------------------
 
@@ -47,71 +48,85 @@ def _many_message(
     return " ".join(f"{number} of {total}: {text}" for number, text in found)
 
 
-def make_result(
-    task: ManyTask,
-    optimizer: Optimizer,
-    codes: np.ndarray,
-    nit: np.ndarray,
-    nfev: int,
-    interrupted: bool,
-    norms: tuple[np.ndarray, np.ndarray],
-    **arrays: Any,
-) -> ManyResult:
-    """The result of all problems.
-
-    `codes` says which stop test held in each, and `norms` are those of the last and the first
-    projected gradient.
-    """
-    if not interrupted:
-        codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
-    status = np.array([st.STATUS[code] for code in range(st.RAISED + 1)])[codes]
-    held = np.isin(np.arange(st.RAISED + 1), (st.GTOL, st.FTOL, st.XTOL))
-    return ManyResult(
-        success=held[codes],
-        status=status,
-        message=_many_message(codes, task, *norms, getattr(optimizer, "eps", None)),
-        nit=nit,
-        nfev=nfev,
-        **arrays,
-    )
-
-
 # --- the loop ------------------------------------------------------------------------------------
 
 
-class Batch(Protocol):
+class Batch(ABC):
     """Problems that are advanced together."""
 
-    @property
-    def optimizer(self) -> Any:
-        """The optimiser of all problems."""
+    def __init__(self, task: ManyTask) -> None:
+        self._task = task
+        #: that of all problems
+        self.optimizer: Any = None
 
     @property
+    @abstractmethod
     def done(self) -> int:
         """Iterations of this run."""
 
     @property
+    @abstractmethod
     def live(self) -> int:
         """Problems that have not stopped; on a GPU this waits for it."""
 
     @property
+    @abstractmethod
     def whole(self) -> bool:
         """Whether all problems that run are at one iterate that has been tested."""
 
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Evaluations of f, of all problems together."""
+
+    @abstractmethod
     def advance(self, most: int, gap: int) -> Any:
         """Test x0 at the first call; later take at most so many iterations, and test.
 
         The file of the run is due after `gap` iterations, or at the next test after them.
         """
 
+    @abstractmethod
+    def memory(self) -> dict[str, Any]:
+        """The last and the best iterates of all problems, by the names that a file has for them.
+
+        Their first axis is that of the problems.
+        """
+
+    @abstractmethod
     def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numbers and arrays for a file; those of problems have their number as first axis."""
 
+    @abstractmethod
     def restore(self, saved: RunState) -> None:
         """Go on from a file."""
 
     def result(self, interrupted: bool) -> ManyResult:
         """The result of all problems as they are now."""
+        memory = self.memory()
+        codes = memory["codes"]
+        size, first = to_host(memory["grad_norm"]), to_host(memory["first_grad_norm"])
+        if not interrupted:
+            codes = np.where(codes == st.RUNNING, st.MAXITER, codes)
+        status = np.array([st.STATUS[code] for code in range(st.RAISED + 1)])[codes]
+        held = np.isin(np.arange(st.RAISED + 1), (st.GTOL, st.FTOL, st.XTOL))
+        eps, averaged = getattr(self.optimizer, "eps", None), {}
+        if "state/average" in memory:
+            averaged["averaged"] = memory["state/average"]
+        return ManyResult(
+            success=held[codes],
+            status=status,
+            message=_many_message(codes, self._task, size, first, eps),
+            nit=memory["nit"],
+            nfev=self.evaluations,
+            x=memory["best_x"],
+            fun=memory["lowest"],
+            jac=memory["best_gradient"],
+            grad_norm=memory["best_grad_norm"],
+            x_last=memory["x"],
+            fun_last=memory["f"],
+            **averaged,
+        )
 
 
 def run_batch(batch: Batch, task: ManyTask) -> ManyResult:

@@ -292,32 +292,29 @@ class Checkpoint:
     def _put(self, content: Container) -> None:
         write(self.path, content)
 
-    def define(
-        self,
-        x: Any,
-        fun: Any,
-        jac: Any,
-        rule: type[Any],
-        tolerances: Tolerances,
-        goes_on: bool = False,
-        **entries: Any,
-    ) -> None:
+    def define(self, task: Task | ManyTask, goes_on: bool = False, **entries: Any) -> None:
         """Set what defines the run besides `lr` and options, and compare it with the file.
 
         Of functions only the kind can be compared. `goes_on` says that the run begins with the
         `state` of another one, so that x0 means nothing.
         """
-        tree = Tree(x)
-        leaves = tree.flatten(x, "x0")
+        if goes_on and self.exists:
+            raise ValueError(
+                f"state: the run goes on from the file that is there, {str(self.path)!r}. Leave "
+                "out `state`, or pass another path."
+            )
+        tree = Tree(task.x)
+        leaves = tree.flatten(task.x, "x0")
         pairs = zip(tree.names("x0"), leaves, strict=True)
         self._run = {
             "x0": [f"{name}: {leaf.dtype} {leaf.shape} of {home(leaf)}" for name, leaf in pairs],
             _X0_VALUES: None if goes_on else checksum(leaves),
-            "fun": "compiled" if is_compiled(fun) else "in Python",
-            "jac": "function" if callable(jac) else jac,
-            "rule": rule.__name__,
-            **tolerances._asdict(),
+            "fun": "compiled" if is_compiled(task.fun) else "in Python",
+            "jac": "function" if callable(task.jac) else task.jac,
+            "rule": task.rule.__name__,
+            **task.tolerances._asdict(),
             **entries,
+            "check_every": task.check_every,
         }
         if not self.exists:
             return
@@ -425,6 +422,7 @@ class Task(NamedTuple):
     `shares` says whether each of several processes has a share of f.
     """
 
+    fun: Any
     x: Any
     args: tuple[Any, ...]
     jac: Any

@@ -92,7 +92,15 @@ def _hint(result: Result, x0: Any, lr: Any, resumed: bool, add: Add | None) -> s
             f"f stayed above its first value, {f[0]:.4g}, to the end: try a smaller lr, and check "
             "the gradient (numadam.check_grad)."
         )
-    if not _falls_throughout(f) and not _falls(history["lr"]) and _circles(result):
+    half, late = lines // 2, 3 * lines // 4
+    third, last = f[half:late], f[late:]
+    # positions: half the time of the values; False where one is NaN
+    falls = third.item(third.argmin()) > last.item(last.argmax())
+    # then the median has fallen as well (`_fall`), which takes ten times as long to find out
+    rates = history["lr"]
+    if falls or rates[late:].mean() <= rates[half:late].mean() / 2:
+        return ""
+    if _circles(result):
         falling = "falls further" if callable(lr) else "falls, such as schedules.Cosine"
         return (
             "In the second half of the run neither f nor the gradient fell: x circles at a "
@@ -100,28 +108,6 @@ def _hint(result: Result, x0: Any, lr: Any, resumed: bool, add: Add | None) -> s
             f"{falling}."
         )
     return ""
-
-
-def _falls_throughout(f: np.ndarray) -> bool:
-    """Whether all of the last quarter lies below all of the third; False where one is NaN.
-
-    Then the median has fallen as well (`_fall`), which takes ten times as long to find out.
-    """
-    half, late = len(f) // 2, 3 * len(f) // 4
-    third, last = f[half:late], f[late:]
-    # positions: half the time of the values
-    return bool(third.item(third.argmin()) > last.item(last.argmax()))
-
-
-def _falls(lr: np.ndarray) -> bool:
-    """Whether the learning rate falls by itself, to half and less from quarter to quarter."""
-    half, late = len(lr) // 2, 3 * len(lr) // 4
-    return bool(lr[late:].mean() <= lr[half:late].mean() / 2)
-
-
-def _eps_of(result: Result) -> float:
-    """Relative distance of two numbers of the dtype of x."""
-    return float(np.finfo(Tree(result.x).flatten(result.x, "x")[0].dtype).eps)
 
 
 def _goes_straight(result: Result, x0: Any, lr: Any, add: Add | None) -> bool:
@@ -180,7 +166,8 @@ def _sample(x: Any, every: int) -> np.ndarray:
 
 def _circles(result: Result) -> bool:
     """Whether neither f nor gradient fell from the third quarter to the last, while x moved."""
-    f, gradient, eps = result.history["fun"], result.history["grad_norm"], _eps_of(result)
+    f, gradient = result.history["fun"], result.history["grad_norm"]
+    eps = float(np.finfo(Tree(result.x).flatten(result.x, "x")[0].dtype).eps)
     half, late = len(f) // 2, 3 * len(f) // 4
     if gradient[late:].max() <= max(_ARRIVED, eps**0.5) * gradient[0]:
         return False

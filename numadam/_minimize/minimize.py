@@ -18,14 +18,7 @@ from numadam._minimize.arguments import (
     rule_class,
     takes_names_of_scipy,
 )
-from numadam._minimize.checkpoint import (
-    Checkpoint,
-    RunState,
-    Task,
-    first_of,
-    read_checkpoint,
-    start_of,
-)
+from numadam._minimize.checkpoint import Task, first_of, read_checkpoint, start_of
 from numadam._minimize.compiled.objective import (
     adapter_for,
     check_for_compiled,
@@ -59,54 +52,31 @@ if TYPE_CHECKING:
 # --- runs of one problem -------------------------------------------------------------------------
 
 
-def define(file: Checkpoint, fun: Any, task: Task) -> None:
-    """Note what defines a run, and compare it with its file."""
-    goes_on = task.state is not None
-    if goes_on and file.exists:
-        raise ValueError(
-            f"state: the run goes on from the file that is there, {str(file.path)!r}. Leave out "
-            "`state`, or pass another path."
-        )
-    own = {"track_best": task.track_best, "check_every": task.check_every}
-    file.define(task.x, fun, task.jac, task.rule, task.tolerances, goes_on, **own)
-
-
-def saved_run(task: Task, optimizer: Any) -> RunState | None:
-    """The run that the file of a task holds, if there is one."""
-    if task.checkpoint is None:
-        return None
-    options = parts_of(optimizer).settings.options
-    own = {name: value for name, value in options.items() if name != "comm"}
-    return task.checkpoint.load(optimizer.lr, own)
-
-
-def run_in_python(fun: Any, task: Task) -> Result:
+def run_in_python(task: Task) -> Result:
     """An objective in Python, on NumPy or CuPy arrays."""
     optimizer = task.rule(task.x, task.lr, **task.options)
-    tree, settings, backend, _ = parts_of(optimizer)
+    backend = parts_of(optimizer).backend
     stop_tests = HostStopTests if backend.is_host else DeviceStopTests
     return PythonRun(
-        Objective(fun, task.args, task.jac, task.x, tree, settings.leaf_boxes(), backend.is_host),
+        Objective.of_task(task, optimizer),
         optimizer,
         stop_tests(backend, task.tolerances, first_of(task.state, task.tolerances)),
         Observers(task.callback, task.progress, task.maxiter, optimizer),
         task,
-        saved_run(task, optimizer),
     ).go()
 
 
-def run_compiled(fun: Any, task: Task) -> Result:
+def run_compiled(task: Task) -> Result:
     """A compiled objective: no Python between the iterations."""
-    x = task.x
+    x, norm = task.x, task.tolerances.norm
     check_for_compiled(x)
-    form = form_of(fun, task.args, task.jac, many=False)
-    adapter = adapter_for(fun, form, x.dtype, x.ndim, task.args, rows=False)
-    norm = task.tolerances.norm
+    form = form_of(task.fun, task.args, task.jac, many=False)
+    adapter = adapter_for(task.fun, form, x.dtype, x.ndim, task.args, rows=False)
     key = key_for(task.rule, x, task.lr, task.options, norm)
     problem = take(key, task.rule, x, task.lr, task.options, norm)
     problem.start(task, adapter)
     observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
-    result = CompiledRun(problem, observers, task, saved_run(task, problem.optimizer)).go()
+    result = CompiledRun(problem, observers, task).go()
     # after an exception it is not kept
     put_back(key, problem)
     return result
@@ -126,8 +96,6 @@ def check_for_ranks(task: Task, compiled: bool) -> None:
             "function."
         )
 
-
-# --- `minimize` ----------------------------------------------------------------------------------
 
 # --- minimize ------------------------------------------------------------------------------------
 
@@ -333,10 +301,14 @@ def minimize(
         file = None
         if block is None:
             file = read_checkpoint(checkpoint, checkpoint_every, "minimize")
+        check_choice("f", f, PartOfF)
+        if f == "local" and block is None:
+            raise ValueError("f: 'local' goes with comm=..., which was not given.")
         x = own_copy(x0)
         if state is not None:
             x = start_of(state, x)
         task = Task(
+            fun=fun,
             x=x,
             args=read_args(args, is_compiled(fun)),
             jac=jac,
@@ -352,10 +324,10 @@ def minimize(
             callback=callback,
             progress=progress,
             checkpoint=file,
-            shares=_has_shares(f, block),
+            shares=f == "local",
         )
         if file is not None:
-            define(file, fun, task)
+            file.define(task, state is not None, track_best=task.track_best)
         compiled = is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
         if is_compiled(fun) and not compiled:
             check_plain(fun, task.args)
@@ -364,7 +336,7 @@ def minimize(
     if block is not None:
         from numadam._minimize.ranks.run import minimize_on_ranks, sums_over
 
-        found = minimize_on_ranks(fun, task, block, checkpoint, checkpoint_every)
+        found = minimize_on_ranks(task, block, checkpoint, checkpoint_every)
         return with_hint(found, x0, lr, state, sums_over(block))
     if isinstance(lr, str):
         if callback is not None:
@@ -376,7 +348,7 @@ def minimize(
         )
         lr, maxiter = searched.lr, searched.maxiter
         task = task._replace(lr=lr, maxiter=maxiter, every=every_for(history, maxiter))
-    result = (run_compiled if compiled else run_in_python)(fun, task)
+    result = (run_compiled if compiled else run_in_python)(task)
     result = with_hint(result, x0, lr, state)
     return result if searched is None else searched.written_into(result)
 
@@ -388,14 +360,6 @@ def _on_all_ranks(comm: Any) -> AbstractContextManager[Decomposition | None]:
     from numadam._minimize.ranks.run import on_all_ranks
 
     return on_all_ranks(comm)
-
-
-def _has_shares(f: Any, block: Any) -> bool:
-    """The argument `f`: whether `fun` returns a share of f on each rank."""
-    check_choice("f", f, PartOfF)
-    if f == "local" and block is None:
-        raise ValueError("f: 'local' goes with comm=..., which was not given.")
-    return bool(f == "local")
 
 
 # --- the method for SciPy ------------------------------------------------------------------------
@@ -469,13 +433,7 @@ def scipy_adam(
         if given is not None:
             warnings.warn(f"scipy_adam does not use {name}.", RuntimeWarning, stacklevel=2)
     options |= {"constraints": constraints, "tol": tol, "disp": disp}
-    fun, jac = _unwrapped(fun, jac)
-    return minimize(fun, x0, args, jac=jac, bounds=bounds, callback=callback, **options)
-
-
-def _unwrapped(fun: Any, jac: Any) -> tuple[Any, Any]:
-    """The user's fun and jac: SciPy splits a fun that returns f and gradient into two."""
     whole = getattr(fun, "fun", None)
     if whole is not None and getattr(jac, "__self__", None) is fun:
-        return whole, True
-    return fun, jac
+        fun, jac = whole, True  # SciPy splits a fun that returns f and gradient into two
+    return minimize(fun, x0, args, jac=jac, bounds=bounds, callback=callback, **options)

@@ -162,11 +162,11 @@ def minimize_many(
         checkpoint=file,
     )
     if file is not None:
-        file.define(x, fun, jac, task.rule, task.tolerances, check_every=task.check_every)
+        file.define(task)
     if not compiled:
         return run_batch(PythonBatch(task), task)
     if is_cupy(x):
-        from numadam._minimize.device.batch import minimize_on_device
+        from numadam._minimize.device import minimize_on_device
 
         return minimize_on_device(task)
     return run_batch(LaneBatch(task), task)

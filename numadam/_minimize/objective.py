@@ -9,7 +9,7 @@ import math
 import weakref
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 from scipy.optimize._numdiff import approx_derivative
@@ -18,7 +18,11 @@ from numadam._arrays.checks import describe, is_masked, refuse_more_than_numbers
 from numadam._arrays.interop import aligned_zeros, as_view, is_array, is_cupy, units_of
 from numadam._arrays.tree import Active
 from numadam._core.hyper import Differences
+from numadam._core.parts import parts_of
 from numadam._minimize.arguments import copy_tree
+
+if TYPE_CHECKING:
+    from numadam._minimize.checkpoint import Task
 
 # --- copies of x ---------------------------------------------------------------------------------
 
@@ -170,6 +174,13 @@ class Objective:
         self.apart = jac is not True
         self.evaluate = self._choose(jac)
 
+    @classmethod
+    def of_task(cls, task: Task, optimizer: Any) -> Self:
+        """That of a run, whose bounds limit finite differences."""
+        tree, settings, backend, _ = parts_of(optimizer)
+        boxes = settings.leaf_boxes()
+        return cls(task.fun, task.args, task.jac, task.x, tree, boxes, backend.is_host)
+
     def _choose(self, jac: Any) -> Callable[[bool], tuple[Any, Any]]:
         if jac is True:
             return self._both_at_one_array() if self._one and self._numpy else self._both
@@ -215,7 +226,7 @@ class Objective:
         return self._number(f), self._gradient(g, _GRADIENT)
 
     def _separately(self, need_f: bool) -> tuple[Any, Any]:
-        f = self.value() if need_f else None
+        f = Objective.value(self) if need_f else None  # where there are ranks, that of the block
         self.njev += 1
         g = self._jac(self._copied(), *self._args)
         return f, self._gradient(g, "jac: the gradient")

@@ -137,7 +137,9 @@ class _Search:
                 self._starts.append(float(trial.history["fun"][0]))
         except BaseException as error:
             trial = getattr(error, "numadam_result", None)
-            _name_trial(error, rate)
+            if trial is not None:
+                trial.lr = rate
+                error.add_note(f"numadam: lr='auto' was trying lr={rate:.4g}.")
             if trial is None or not trial.nit or not isinstance(error, Exception):
                 raise
             self._error = error
@@ -164,10 +166,3 @@ class _Search:
             " The rate that lr='auto' took may be one of chance: in its trials f(x0) was "
             f"{low:.4g} to {high:.4g}."
         )
-
-
-def _name_trial(error: BaseException, rate: float) -> None:
-    """Say on an exception that it ended a trial."""
-    if hasattr(error, "numadam_result"):
-        error.numadam_result.lr = rate
-        error.add_note(f"numadam: lr='auto' was trying lr={rate:.4g}.")

@@ -16,7 +16,6 @@ from numadam._arrays import formatting
 from numadam._arrays.interop import is_array, to_host
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
-from numadam._minimize import stopping as st
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,13 +80,6 @@ def missing(result: dict[str, Any], name: str) -> AttributeError:
     """The error at an attribute that a result has not; Python adds the nearest name."""
     text = f"{name}: this result has none; it has {', '.join(result)}.{_WITHOUT.get(name, '')}"
     return AttributeError(text, name=name, obj=result)
-
-
-def no_such_key(result: dict[str, Any], key: object) -> KeyError:
-    """The error at a key that a result has not."""
-    if isinstance(key, int):
-        return KeyError(f"{key}: a result is a dict; problem {key} is at res.x[{key}] and so on.")
-    return KeyError(key)
 
 
 def entries(kind: type) -> dict[str, entry[Any]]:
@@ -274,16 +266,6 @@ def _short(x: Any) -> Any:
     return f"{type(x).__name__} of {formatting.outline(Tree(x).flatten(x, 'x'))}"
 
 
-def finish(code: int, message: str | None = None, **entries: Any) -> Result:
-    """A result in SciPy's form."""
-    return Result(
-        success=code in (st.GTOL, st.FTOL, st.XTOL),
-        status=st.STATUS[code],
-        message=message or st.MESSAGES[code],
-        **entries,
-    )
-
-
 def attach(error: BaseException, result: OptimizeResult) -> None:
     """Attach the result of the run to the exception that ended it."""
     where = f" at iteration {result.nit}" if isinstance(result.nit, int) else ""
@@ -366,7 +348,11 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
         """Running averages of x; with the option `ema` only."""
 
     def __missing__(self, key: object) -> Any:
-        raise no_such_key(self, key)
+        if isinstance(key, int):
+            raise KeyError(
+                f"{key}: a result is a dict; problem {key} is at res.x[{key}] and so on."
+            )
+        raise KeyError(key)
 
     def __getattr__(self, name: str) -> Any:
         raise missing(self, name)

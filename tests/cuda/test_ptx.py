@@ -274,7 +274,7 @@ def test_many_problems_in_one_kernel_step_in_float32(norm):
 
     from numadam._cuda.kernel import step_slots
     from numadam._minimize.compiled.objective import WRITES
-    from numadam._minimize.device.kernel import array_types, make_solve
+    from numadam._minimize.device import array_types, make_solve
 
     @numba.njit
     def fun(x, g):

@@ -16,7 +16,7 @@ from numadam._core.parts import parts_of
 from numadam._core.scalars import product_width, width_of
 from numadam._jit import loops, process
 from numadam._jit.loops import compiled_loop
-from numadam._minimize.batches import make_result
+from numadam._minimize.batches import Batch
 from numadam._minimize.checkpoint import ManyTask, RunState
 from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
 from numadam._minimize.compiled.problem import StepTables
@@ -26,15 +26,11 @@ from numadam._minimize.lanes.stop_tests import (
     LANES,
     RESULTS,
     VALUE_BEFORE,
-    VALUE_BEST,
-    VALUE_BEST_NORM,
     VALUE_F,
     VALUE_FIRST,
     VALUE_LIMIT,
-    VALUE_NORM,
     VALUES,
 )
-from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import RAISED, RUNNING, gradient_limit
 
 #: Numbers of the problems that are stepped side by side: x, gradient and state of a block stay in
@@ -47,6 +43,8 @@ _CALL_SECONDS = 0.03
 _CALL_STEPS, _FIRST_STEPS, _TABLE_ROWS = 4_096, 64, 256
 #: The first rows of `values`, as a file has them.
 _VALUE_NAMES = ("f", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
+#: Arrays of problems that are kept where they stop, as a file has them; the last with `ema` alone.
+_ROW_NAMES = ("x", "best_x", "best_gradient", "state/average")
 #: Problems in one call, so that many of them do not make it long.
 _CALL_PROBLEMS = 65_536
 
@@ -57,11 +55,12 @@ def _block_packets(packets: int, numbers: int) -> int:
     return max(1, min(fit, packets // (2 * loops.count())))
 
 
-class LaneBatch:
+class LaneBatch(Batch):
     """Problems of one shape under one compiled objective on NumPy arrays, on all cores."""
 
     def __init__(self, task: ManyTask) -> None:
-        self._task, given = task, Problems(task)
+        super().__init__(task)
+        given = Problems(task)
         self._problems = problems = len(task.x)
         self._lanes, self._adapter, self.optimizer = given.lanes, given.adapter, given.optimizer
         backend: Any = parts_of(self.optimizer).backend
@@ -221,8 +220,13 @@ class LaneBatch:
         each = [one + np.arange(live) for one, live in zip(first, self._live, strict=True)]
         return np.concatenate([*each, np.zeros(0, np.int64)]).astype(np.int64)
 
-    def _collected(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Values and rows of all problems as they are now, in their own order."""
+    @property
+    def evaluations(self) -> int:
+        """Of f, of all problems together."""
+        return int(self._nit.sum()) + (0 if self._state["at_start"][0] else self._problems)
+
+    def memory(self) -> dict[str, Any]:
+        """The last and the best iterates of all problems, in their own order."""
         values, rows = self._result, self._rows
         if self.live == self._problems:  # none has stopped, and each is in its place
             values = self._values[:RESULTS, : self._problems]
@@ -233,7 +237,10 @@ class LaneBatch:
             values[:, numbers] = self._values[:RESULTS, positions]
             for to, of in zip(rows, self._kept, strict=True):
                 to[numbers] = rows_of(of, self._lanes)[positions]
-        return values, rows
+        memory: dict[str, Any] = {"codes": self._codes, "nit": self._nit}
+        memory |= zip(_ROW_NAMES, rows, strict=False)
+        memory |= zip(_VALUE_NAMES, values, strict=True)
+        return memory
 
     def _moving(self) -> dict[str, np.ndarray]:
         """Arrays of a file that only running problems need: gradient and state, in their layout."""
@@ -242,20 +249,17 @@ class LaneBatch:
 
     def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numbers and arrays for a file: by the number of the problem, whatever the layout."""
-        (values, rows), positions = self._collected(), self._positions()
-        numbers = self._order[positions]
-        arrays: dict[str, Any] = dict(zip(("x", "best_x", "best_gradient"), rows, strict=False))
-        arrays |= zip(_VALUE_NAMES, values, strict=True)
-        arrays |= {"codes": self._codes, "nit": self._nit, "f_before": np.zeros(self._problems)}
+        memory, positions = self.memory(), self._positions()
+        numbers, arrays = self._order[positions], {"f_before": np.zeros(self._problems)}
         arrays["f_before"][numbers] = self._values[VALUE_BEFORE, positions]
         for name, array in self._moving().items():
             of = rows_of(array, self._lanes)
             arrays[name] = np.zeros((self._problems, *of.shape[1:]), of.dtype)
             arrays[name][numbers] = of[positions]
-        if len(rows) > 3:  # those of problems that have stopped too
-            arrays["state/average"] = rows[3]
-        counters = self._backend.counters.items()
-        return {}, {**arrays, **{f"state/{name}": np.asarray(one) for name, one in counters}}
+        for name, counter in self._backend.counters.items():
+            arrays[f"state/{name}"] = np.asarray(counter)
+        # the average in memory is that of problems that have stopped, too
+        return {}, {**arrays, **memory}
 
     def restore(self, saved: RunState) -> None:
         """Go on from a file: running problems become the first ones of their blocks."""
@@ -264,7 +268,7 @@ class LaneBatch:
             name: saved.array(name, (problems,), np.float64) for name in (*_VALUE_NAMES, "f_before")
         }
         codes, nit = (saved.array(name, (problems,), np.int64) for name in ("codes", "nit"))
-        names = ("x", "best_x", "best_gradient", "state/average")[: len(self._rows)]
+        names = _ROW_NAMES[: len(self._rows)]
         kept = [saved.array(name, shape, self._x.dtype) for name in names]
         moving = {
             name: saved.array(name, shape, array.dtype) for name, array in self._moving().items()
@@ -303,25 +307,3 @@ class LaneBatch:
             those = running[numbers]
             self._order[numbers] = np.concatenate([numbers[those], numbers[~those]])
             self._live[b] = int(those.sum())
-
-    def result(self, interrupted: bool) -> ManyResult:
-        """The result of all problems as they are now, in their own order."""
-        values, rows = self._collected()
-        arrays = {"averaged": rows[3]} if len(rows) > 3 else {}
-        first = bool(self._state["at_start"][0])
-        return make_result(
-            self._task,
-            self.optimizer,
-            self._codes,
-            self._nit,
-            int(self._nit.sum()) + (0 if first else self._problems),
-            interrupted,
-            (values[VALUE_NORM], values[VALUE_FIRST]),
-            x=rows[1],
-            fun=values[VALUE_BEST],
-            jac=rows[2],
-            grad_norm=values[VALUE_BEST_NORM],
-            x_last=rows[0],
-            fun_last=values[VALUE_F],
-            **arrays,
-        )

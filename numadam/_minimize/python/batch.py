@@ -14,12 +14,11 @@ from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.parts import parts_of
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.arguments import check_interval
-from numadam._minimize.batches import make_result
+from numadam._minimize.batches import Batch
 from numadam._minimize.checkpoint import ManyTask, RunState, load_state_arrays, state_arrays
 from numadam._minimize.objective import cast, refuse_uncompiled, split_pair
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.python.stop_tests import projected
-from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import RUNNING, check_convergence, gradient_limit
 
 # --- the objective on rows -----------------------------------------------------------------------
@@ -161,10 +160,13 @@ def _norms(xp: Any, x: Any, norm: float) -> np.ndarray:
         return _host(xp.where(scaled, top * xp.sqrt(total), top))
 
 
-class PythonBatch:
+class PythonBatch(Batch):
     """All problems in one array, one a row; a row that has stopped stays as it is."""
 
+    done, live, whole = 0, 0, False
+
     def __init__(self, task: ManyTask) -> None:
+        super().__init__(task)
         x = task.x
         lr = task.lr if task.rates is None else task.rates.reshape(-1, *[1] * (x.ndim - 1))
         self.optimizer = refuse_observers(task.rule(x, lr, **task.options))
@@ -180,7 +182,7 @@ class PythonBatch:
                 f"{clip}: would mix the problems of an objective in Python; compile fun with "
                 "Numba, or clip_value."
             )
-        self._task, self._x, self._xp = task, x, array_namespace(x)
+        self._x, self._xp = x, array_namespace(x)
         self._check = check_interval(task.check_every, backend.is_host)
         boxes = settings.leaf_boxes()
         self._box = None if boxes is None else boxes[0]
@@ -195,6 +197,7 @@ class PythonBatch:
         #: what is being kept, for an interrupt between the arrays
         self._keeping: tuple[np.ndarray, Any, np.ndarray] | None = None
         self._f: Any = None
+        self._g: Any = None
         self._x_before: Any = None
         self._running, self._started = np.ones(problems, bool), False
         self.done, self.live, self.whole = 0, problems, False
@@ -310,28 +313,18 @@ class PythonBatch:
         self._copy(self._best_g, self._g, better)
         self._keeping = None
 
-    def result(self, interrupted: bool) -> ManyResult:
-        """The result of all problems as they are now."""
+    @property
+    def evaluations(self) -> int:
+        """Of f, of all problems together."""
+        return self._objective.evaluations
+
+    def memory(self) -> dict[str, Any]:
+        """The last and the best iterates of all problems, brought to one moment."""
         if self._keeping is not None:
             self._keep_best(*self._keeping)
         self._restore()
         f = np.nan if self._f is None else _host(self._f)  # None: not evaluated at x
-        fun, fun_last, grad_norm = map(
-            self._xp.asarray,
-            (self._f_best, np.where(self._running, f, self._f_last), self._steep_best),
-        )
-        return make_result(
-            self._task,
-            self.optimizer,
-            self._codes,
-            self._nit,
-            self._objective.evaluations,
-            interrupted,
-            (self._steep_last, self._steep_first),
-            x=self._best,
-            fun=fun,
-            jac=self._best_g,
-            grad_norm=grad_norm,
-            x_last=self._x,
-            fun_last=fun_last,
-        )
+        memory = {**self._by_name(), "f": np.where(self._running, f, self._f_last)}
+        for name in ("lowest", "f", "best_grad_norm"):
+            memory[name] = self._xp.asarray(memory[name])
+        return memory

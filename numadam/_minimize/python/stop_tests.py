@@ -112,32 +112,50 @@ def joined(norms: Sequence[float], norm: float) -> float:
 
 
 class StopTests:
-    """State of the stop tests that is kept in Python: of several arrays, a GPU's, several ranks."""
+    """State of the stop tests that is kept in Python: of several arrays, a GPU's, several ranks.
+
+    Attributes
+    ----------
+    sizes : list or memoryview
+        Norms of the projected gradient, of the move and of x at the last test.
+    test : callable
+        ``test(grads, f)``: the test that holds at the next iterate.
+    """
+
+    test: Callable[[Sequence[Any], float], int]
 
     def __init__(self, tolerances: Tolerances, first: float) -> None:
+        self.sizes: Any = [0.0, 0.0, 0.0]
+        self.test = lambda grads, f: self._check(f, self.measure(grads))
+        #: whether the state is kept by the compiled tests of one array
+        self._in_record = False
         self._tolerances, self._first = tolerances, first
         self._limits, self._later, self._f_before = tolerances.limits, False, 0.0
 
     @property
-    def first(self) -> float:
-        """Norm of the first projected gradient of the run, NaN before it is known."""
-        return self._first
-
-    @property
-    def f_before(self) -> float:
-        """The objective at the last test."""
-        return self._f_before
-
-    @property
-    def later(self) -> bool:
-        """Whether an iterate has been tested."""
-        return self._later
+    def state(self) -> tuple[float, float, bool]:
+        """Norm of the run's first gradient, NaN before it is known; f, and whether, tested last."""
+        return self._first, self._f_before, self._later
 
     def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
         """Go on from a file; `before` is x before the last step, where that is still asked for."""
         self._first, self._f_before, self._later = first, f_before, later
         its = self._tolerances
         self._limits = (st.gradient_limit(its.gtol, its.gtol_rel, first), its.ftol, its.xtol)
+
+    def measure(self, grads: Sequence[Any]) -> list[float]:
+        """Norms of the projected gradient, of the last move, and of x."""
+        raise NotImplementedError
+
+    def join_ranks(self) -> None:
+        """Test what `join` takes from now on: other ranks have blocks of x."""
+        self.test = lambda grads, f: self._check(f, self.sizes)
+        self._in_record = False
+
+    def join(self, rows: Sequence[Sequence[float]]) -> None:
+        """Take norms of blocks, a row each, in the order of ranks."""
+        for k, column in enumerate(zip(*rows, strict=True)):
+            self.sizes[k] = joined(column, self._tolerances.norm)
 
     def _check(self, f: float, sizes: Sequence[float]) -> int:
         """The test that holds; `sizes` are the norms of gradient, move and x."""
@@ -148,18 +166,12 @@ class StopTests:
             limit = st.gradient_limit(its.gtol, its.gtol_rel, self._first)
             self._limits = (limit, its.ftol, its.xtol)
         code: int = check_convergence(f, self._f_before, *sizes, self._later, self._limits)
-        self._later, self._f_before = True, f
+        self.sizes[0], self._later, self._f_before = sizes[0], True, f
         return code
 
 
 class HostStopTests(StopTests):
-    """Stop tests of NumPy parameters.
-
-    Attributes
-    ----------
-    test : callable
-        ``test(grads, f)``: the test that holds at the next iterate.
-    """
+    """Stop tests of NumPy parameters."""
 
     def __init__(
         self,
@@ -191,28 +203,18 @@ class HostStopTests(StopTests):
             tested[j] = address_of(leaf), before, leaf.size * plan.numbers, *box, *run
         self._tested_at = [address_of(tested[j:]) for j in range(len(self._x))]
         # its first number takes a third of the time of a NumPy scalar
-        self._sizes = memoryview(tested["sizes"][0])
-        self.test = self._one_array() if len(self._x) == 1 else self._several_arrays
+        self.sizes = memoryview(tested["sizes"][0])
+        self._in_record = len(self._x) == 1
+        if self._in_record:
+            self.test = self._one_array()
 
     @property
-    def first(self) -> float:
-        """Norm of the first projected gradient of the run, NaN before it is known."""
-        return float(self._tested["first"][0]) if len(self._x) == 1 else self._first
-
-    @property
-    def f_before(self) -> float:
-        """The objective at the last test."""
-        return float(self._tested["f_before"][0]) if len(self._x) == 1 else self._f_before
-
-    @property
-    def later(self) -> bool:
-        """Whether an iterate has been tested."""
-        return bool(self._tested["later"][0]) if len(self._x) == 1 else self._later
-
-    @property
-    def size(self) -> float:
-        """Norm of the projected gradient at the last test."""
-        return self._sizes[0]
+    def state(self) -> tuple[float, float, bool]:
+        """Norm of the run's first gradient, NaN before it is known; f, and whether, tested last."""
+        if not self._in_record:
+            return super().state
+        tested = self._tested[0]
+        return float(tested["first"]), float(tested["f_before"]), bool(tested["later"])
 
     @property
     def before(self) -> Sequence[Any]:
@@ -249,11 +251,6 @@ class HostStopTests(StopTests):
         columns = zip(*self._tested["sizes"][: len(grads)].tolist(), strict=True)
         return [joined(column, self._tolerances.norm) for column in columns] or [0.0, 0.0, 0.0]
 
-    def _several_arrays(self, grads: Sequence[Any], f: float) -> int:
-        sizes = self.measure(grads)
-        self._tested["sizes"][0, 0] = sizes[0]
-        return self._check(f, sizes)
-
 
 # --- CuPy ----------------------------------------------------------------------------------------
 
@@ -271,7 +268,7 @@ class DeviceStopTests(StopTests):
         """`owned`: masks of the arrays; False where an element does not count."""
         super().__init__(tolerances, first)
         self._x, self._owned = backend.params, owned or [None] * len(backend.params)
-        self._moves, self.size = tolerances.xtol > 0.0, 0.0
+        self._moves = tolerances.xtol > 0.0
         self._norm = _top if tolerances.norm == math.inf else _euclidean
         self._before: list[Any] = []
         self._boxes: Any = backend.settings.leaf_boxes() or [None] * len(self._x)
@@ -302,12 +299,6 @@ class DeviceStopTests(StopTests):
                 columns[2].append(self._norm(xp, _masked(xp, x, mask)))
         norm = self._tolerances.norm
         return [joined([float(value) for value in column], norm) for column in columns]
-
-    def test(self, grads: Sequence[Any], f: float) -> int:
-        """Return the test that holds at the next iterate."""
-        sizes = self.measure(grads)
-        self.size = sizes[0]
-        return self._check(f, sizes)
 
 
 def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:

@@ -12,12 +12,17 @@ import numpy as np
 from numadam._checkpoint.collective import on_all
 from numadam._core.parts import parts_of
 from numadam._minimize.checkpoint import Task, first_of, read_checkpoint
-from numadam._minimize.minimize import define, saved_run
-from numadam._minimize.objective import Objective
 from numadam._minimize.python.loop import PythonRun
 from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
-from numadam._minimize.ranks.meetings import Meetings, Pace, RankCheckpoint, all_or_none
-from numadam._minimize.ranks.parts import RankObjective, RankObservers, RankSchedules, RankStopTests
+from numadam._minimize.ranks.meetings import (
+    Meetings,
+    Pace,
+    RankCheckpoint,
+    RankObjective,
+    RankObservers,
+    RankSchedules,
+    all_or_none,
+)
 from numadam._minimize.result import Result
 from numadam._mpi.ranks import Decomposition, RankError, decomposition
 from numadam._mpi.ranks import ranks as ranks_in
@@ -37,10 +42,16 @@ class RankRun(PythonRun):
     """One minimisation by several processes."""
 
     def __init__(
-        self, meetings: Meetings, pace: Pace, optimizer: Optimizer, task: Task, *parts: Any
+        self,
+        meetings: Meetings,
+        pace: Pace,
+        objective: Any,
+        optimizer: Optimizer,
+        tests: Any,
+        observers: RankObservers,
+        task: Task,
     ) -> None:
-        objective, stop_tests, observers, saved = parts
-        super().__init__(objective, optimizer, stop_tests, observers, task, saved)
+        super().__init__(objective, optimizer, tests, observers, task)
         self._meetings, self._pace = meetings, pace
         self._answers: Callable[[int], int] = observers.together
         self._exchange = self._settings.exchange
@@ -48,7 +59,7 @@ class RankRun(PythonRun):
         pace.end = max(self._begin + task.maxiter, optimizer.t)
         if pace.last == "schedule":
             self._settings: Any = RankSchedules(self._settings, meetings, pace)
-        if self._g is not None:
+        if self._memory.gradient is not None:
             pace.goes_on()
 
     def agree(self, task: Task) -> None:
@@ -62,12 +73,14 @@ class RankRun(PythonRun):
             "maxiter": task.maxiter,
             "check_every": self._check,
             "track_best": math.nan if task.track_best is None else task.track_best,
-            "history": self._every,
+            "history": task.every,
             "state": self._resumed,
             "state: the iteration": self._begin,
-            "state: first_grad_norm": self._stop_tests.first,
+            "state: first_grad_norm": self._stop_tests.state[0],
         }
-        rows = self._meetings.ranks.gather(np.array([*values.values(), self._lowest], np.float64))
+        rows = self._meetings.ranks.gather(
+            np.array([*values.values(), self._memory.lowest], np.float64)
+        )
         for name, column in zip(values, rows.T, strict=False):
             unlike = np.flatnonzero(column.view(np.int64) != column[:1].view(np.int64))
             if len(unlike):
@@ -77,7 +90,7 @@ class RankRun(PythonRun):
                     "all ranks."
                 )
         if math.inf in rows[:, -1]:  # a block of the best iterate before violates the bounds
-            self._lowest = math.inf
+            self._memory.lowest = math.inf
 
     def _ask_again(self) -> int:
         """Ask the callbacks that have ended the run of a file whether they still do."""
@@ -133,39 +146,39 @@ def sums_over(comm: Decomposition) -> Callable[[tuple[int, ...]], list[int]]:
 
 
 def minimize_on_ranks(
-    fun: Any, task: Task, comm: Decomposition, checkpoint: Any, checkpoint_every: Any
+    task: Task, comm: Decomposition, checkpoint: Any, checkpoint_every: Any
 ) -> Result:
     """An objective in Python of which each rank has a block of x. Collective."""
     ranks, tolerances = ranks_in(comm), task.tolerances
     meetings = Meetings(ranks)
-    file = _folder(checkpoint, checkpoint_every, meetings, fun, task)
+    file = _folder(checkpoint, checkpoint_every, meetings, task)
     task = task._replace(checkpoint=file)
     optimizer = task.rule(task.x, task.lr, comm=comm, **task.options)
-    tree, settings, backend, _ = parts_of(optimizer)
-    pace = Pace(optimizer)
+    _, settings, backend, _ = parts_of(optimizer)
+    pace, shows = Pace(optimizer), task.progress and ranks.rank == 0
     with all_or_none(ranks):
-        saved = saved_run(task, optimizer)
-        boxes, shows = settings.leaf_boxes(), task.progress and ranks.rank == 0
-        local = Objective(fun, task.args, task.jac, task.x, tree, boxes, backend.is_host)
+        objective = RankObjective.of_task(task, optimizer)
         observers = RankObservers(meetings, pace, task.callback, shows, task.maxiter, optimizer)
         first = first_of(task.state, tolerances)
         owned = _masks(comm, optimizer)
         kind = HostStopTests if backend.is_host else DeviceStopTests
-        tests = RankStopTests(kind(backend, tolerances, first, owned), tolerances, first)
-    own = observers.each, observers.wants_f, observers.wants_gradient, _asks_user(settings)
+        tests = kind(backend, tolerances, first, owned)
+        tests.join_ranks()
+    schedules = [settings.lr, *(one[3] for one in settings.schedules)]
+    # a function of the user's may fail on one rank alone
+    asks_user = not all(map(_is_ours, filter(callable, schedules)))
+    own = observers.each, observers.wants_f, observers.wants_gradient, asks_user
     each, wants_f, wants_gradient, asks = ranks.gather(np.array(own, np.int64)).max(axis=0).tolist()
     observers.join(each, wants_f, wants_gradient)
     pace.last = "schedule" if asks else "notify" if each else "test"
     with all_or_none(ranks):
-        objective = RankObjective(local, tree, task.shares, tests, meetings, pace, file)
-        run = RankRun(meetings, pace, optimizer, task, objective, tests, observers, saved)
+        objective.join(task.shares, tests, meetings, pace, file)
+        run = RankRun(meetings, pace, objective, optimizer, tests, observers, task)
     run.agree(task)
     return run.go()
 
 
-def _folder(
-    path: Any, every: Any, meetings: Meetings, fun: Any, task: Task
-) -> RankCheckpoint | None:
+def _folder(path: Any, every: Any, meetings: Meetings, task: Task) -> RankCheckpoint | None:
     """The arguments `checkpoint` and `checkpoint_every`, and the run that is there. Collective."""
     ranks = meetings.ranks
     with all_or_none(ranks):
@@ -177,7 +190,7 @@ def _folder(
     if made is not None:
         made.agree()
         with all_or_none(ranks):
-            define(made, fun, task)
+            made.define(task, task.state is not None, track_best=task.track_best)
     return made
 
 
@@ -188,12 +201,6 @@ def _masks(comm: Decomposition, optimizer: Optimizer) -> list[Any] | None:
     tree, _, backend, _ = parts_of(optimizer)
     masks = leaf_masks(comm.owned, tree, backend.params, tree.names("params"))
     return masks if backend.is_host else backend.from_host(masks)
-
-
-def _asks_user(settings: Any) -> bool:
-    """Whether any schedule is a function of the user's, which may fail on one rank alone."""
-    schedules = [settings.lr, *(one[3] for one in settings.schedules)]
-    return not all(map(_is_ours, filter(callable, schedules)))
 
 
 def _is_ours(schedule: Any) -> bool:

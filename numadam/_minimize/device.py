@@ -1,0 +1,510 @@
+"""`minimize_many` on a GPU: the last axis is that of the problems, one problem a thread.
+
+The kernel takes many iterations a launch. It shares the element update, the rule's formula and the
+stop tests with the CPU. Element i of problem b is at ``i * problems + b``, so that neighbouring
+threads read neighbouring numbers. A thread runs its problem to the end of the launch without a
+barrier: problems stop at different iterations, and threads of a warp whose problems have stopped
+wait for the others. Loops over the elements of a problem are `while` loops: a `range` with a step
+divides to find its length.
+"""
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numba import cuda, float64, int64
+from numba.core.errors import NumbaError
+from numba.np.numpy_support import from_dtype
+
+from numadam._arrays.interop import to_host
+from numadam._core import options as op
+from numadam._core import plan as pl
+from numadam._core.element import make_element_update
+from numadam._core.half import memory_dtype
+from numadam._core.parts import parts_of
+from numadam._core.plan import Plan
+from numadam._core.scalars import (
+    LoopScalars,
+    loop_start,
+    make_advance_row,
+    make_fill_row,
+    make_products,
+    start_products,
+    width_of,
+)
+from numadam._cuda.kernel import device_jit, step_slots
+from numadam._jit.functions import jit_once
+from numadam._jit.loops import compiled_loop, in_default_mode
+from numadam._minimize.batches import Batch, run_batch
+from numadam._minimize.checkpoint import ManyTask, RunState
+from numadam._minimize.compiled.objective import CALL_FORMS, RETURNS, form_of
+from numadam._minimize.compiled.problem import StepTables
+from numadam._minimize.observers import refuse_observers
+from numadam._minimize.result import ManyResult
+from numadam._minimize.stopping import (
+    RUNNING,
+    check_convergence,
+    gradient_limit,
+    itself,
+    moved,
+    projected,
+)
+from numadam._settings.bounds import Box
+
+# --- the kernel ----------------------------------------------------------------------------------
+
+
+def _present(a):
+    return a
+
+
+def _absent(a):
+    return None
+
+
+def pickers(wrap: Any, used: Sequence[int], slots: Sequence[int]) -> list[tuple[Any, int]]:
+    """For each slot a function and a place: ``function(arrays[place])``, None where not used."""
+    present, absent = wrap(_present), wrap(_absent)
+    return [(present, used.index(s)) if s in used else (absent, 0) for s in slots]
+
+
+def array_types(plan: Plan, slots: Sequence[int]) -> Any:
+    """The type of a tuple of flat contiguous arrays."""
+    storages = [memory_dtype(plan.storage(slot)) for slot in slots]
+    return cuda.types.Tuple([cuda.types.Array(from_dtype(s), 1, "C") for s in storages])
+
+
+def _returns(fun, guard):
+    def call(x, g, b, args):
+        f, given = fun(guard(x), *args)
+        for i in range(x.size):
+            g[i] = given[i]
+        return f
+
+    return call
+
+
+#: As on the CPU, but a gradient that is returned is a tuple: no array can be made here.
+_CALL_FORMS = CALL_FORMS | {RETURNS: _returns}
+
+
+def _make_tuple(count: int, wrap: Any) -> Any:
+    """``read(rows, it, j)``: `count` scalars of a row from column j on, as a tuple.
+
+    A tuple of a length that the compiler knows stays in registers.
+    """
+
+    def one(rows, it, j):
+        return (rows[it, j],)
+
+    def longer(rest):
+        def read(rows, it, j):
+            return (rows[it, j], *rest(rows, it, j + 1))
+
+        return wrap(read)
+
+    read = wrap(one)
+    for _ in range(count - 1):
+        read = longer(read)
+    return read
+
+
+def _make_norm(element: Any, norm: float, real: np.dtype[Any], wrap: Any) -> Any:
+    """``norm(b, problems, x, y, low, high, lo, hi)`` of problem b, as `stopping.make_norm`.
+
+    The largest element has the dtype of the problem, in which it is exact: most GPUs have few units
+    for float64. The 2-norm is a float64 as on the CPU, of squares that are exact where the problem
+    is float32. With a shorter sum a problem could stop at another iteration.
+    """
+    component, zero = wrap(element), real.type(0)
+
+    def largest(b, problems, x, y, low, high, lo, hi):
+        top, i = zero, b
+        while i < x.size:
+            a = abs(component(i, x, y, low, high, lo, hi))
+            top = a if a > top or a != a else top
+            i += problems
+        return top
+
+    def one(b, problems, x, y, low, high, lo, hi):
+        return 1.0
+
+    in_range = norm != math.inf and real == np.float32  # its squares are, in float64
+    unit = wrap(one if in_range else largest)
+
+    def euclidean(b, problems, x, y, low, high, lo, hi):
+        top = unit(b, problems, x, y, low, high, lo, hi)
+        if top == 0.0 or not math.isfinite(top):
+            return top
+        total, i = 0.0, b
+        while i < x.size:
+            a = np.float64(component(i, x, y, low, high, lo, hi)) / top
+            total += a * a
+            i += problems
+        return top * math.sqrt(total)
+
+    return unit if norm == math.inf else wrap(euclidean)
+
+
+def _round_down(limit):
+    """Largest float32 that is not above it: the same float32 numbers are at most either."""
+    return cuda.libdevice.double2float_rd(limit)
+
+
+def _make_stop_tests(plan: Plan, norm: float, wrap: Any) -> tuple[Any, Any, Any]:
+    """Device functions of the stop tests at the iterate of problem b.
+
+    ``steepness(b, problems, x, g, low, high, ends)`` is the norm of the projected gradient,
+    ``limit(first, gtol, gtol_rel)`` the norm at which a problem stops, in the same dtype, and
+    ``test(b, problems, x, before, f, f_before, steep, later, limit, ftol, xtol)`` the code.
+    """
+    check, limit_of = wrap(check_convergence), wrap(gradient_limit)
+    steep_of, far, large = (
+        _make_norm(element, norm, plan.real, wrap) for element in (projected, moved, itself)
+    )
+    scalar = plan.bounds == "scalar"
+    is_short = norm == math.inf and plan.real == np.float32
+    rounded = wrap(_round_down if is_short else _present)
+
+    def steepness(b, problems, x, g, low, high, ends):
+        if scalar:
+            return steep_of(b, problems, x, g, None, None, ends[0], ends[1])
+        return steep_of(b, problems, x, g, low, high, None, None)
+
+    def limit(first, gtol, gtol_rel):
+        return rounded(limit_of(gtol, gtol_rel, np.float64(first)))
+
+    def test(b, problems, x, before, f, f_before, steep, later, limit, ftol, xtol):
+        way = size = 0.0
+        if xtol > 0.0 and later:
+            way = far(b, problems, x, before, None, None, None, None)
+            size = large(b, problems, x, before, None, None, None, None)
+        return check(f, f_before, steep, way, size, later, (limit, ftol, xtol))
+
+    return wrap(steepness), wrap(limit), wrap(test)
+
+
+def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., None]:
+    """The kernel: some iterations of every problem that still runs, one problem a thread.
+
+    ``solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args)``: `rows`
+    are the scalars of the coming iterations; `table` has for each problem f, the best f, the
+    gradient's norm there, at x and at the start; `counts` the status and the iterations. `moves`
+    are x before the step, empty where no test asks for it, and the best x and its gradient.
+    `numbers` are problems, steps, and the iterations done, -1 where x0 alone is to be tested.
+
+    During a launch the numbers of a problem are in registers. Of a float32 problem f alone is
+    compared in float64, which fun may return. More is calculated in float64 where `ftol`, `xtol` or
+    ``norm=2`` ask for it. The function has more than 60 lines, as all of it is one kernel.
+    """
+    wrap, used = device_jit(), step_slots(plan, has_out=False)
+    update, places = make_element_update(plan, wrap), pickers(wrap, used, range(pl.STEPPED))
+    (fp, p_), (fg, g_), (f0, s0_), (f1, s1_), (f2, s2_) = places[:5]
+    (fa, a_), (fl, l_), (fh, h_), (fr, r_) = places[7:11]
+    call = wrap(_CALL_FORMS[form](wrap(fun.py_func), wrap(_present)))
+    steepness, limit_of, test = _make_stop_tests(plan, norm, wrap)
+    as_norm = np.float64 if norm != math.inf else plan.real.type
+    of_rule, of_loop, first_k = plan.rule.scalar_type, LoopScalars, loop_start(plan)
+    read_h, read_k = _make_tuple(first_k, wrap), _make_tuple(len(of_loop._fields), wrap)
+
+    def solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args):
+        problems, steps, done = numbers
+        gtol, ftol, xtol, gtol_rel = tolerances
+        before, best, best_g = moves
+        p, g = fp(arrays[p_]), fg(arrays[g_])
+        s0, s1, s2 = f0(arrays[s0_]), f1(arrays[s1_]), f2(arrays[s2_])
+        average, low, high, rate = fa(arrays[a_]), fl(arrays[l_]), fh(arrays[h_]), fr(arrays[r_])
+        later = done >= 0
+        for b in range(cuda.grid(1), problems, cuda.gridsize(1)):
+            it, code = 0, counts[0, b]
+            if code != RUNNING:
+                continue
+            f, best_f, best_steep = table[0, b], table[1, b], as_norm(table[2, b])
+            steep, first = as_norm(table[3, b]), as_norm(table[4, b])
+            limit = limit_of(first, gtol, gtol_rel)
+            while code == RUNNING and it < steps:
+                if later:
+                    h = of_rule(*read_h(rows, it, 0))
+                    k = of_loop(*read_k(rows, it, first_k))
+                    i = b
+                    while i < p.size:
+                        if xtol > 0.0:
+                            before[i] = p[i]
+                        update(
+                            i, p, g, s0, s1, s2, None, None, average, low, high, rate, None, h, k
+                        )
+                        i += problems
+                it += 1
+                i = b
+                while i < p.size:
+                    g[i] = 0
+                    i += problems
+                f_before, f = f, float(call(shaped[0][..., b], shaped[1][..., b], b, args))
+                steep = steepness(b, problems, p, g, low, high, ends)
+                if not later:
+                    first, limit = steep, limit_of(steep, gtol, gtol_rel)
+                code = test(b, problems, p, before, f, f_before, steep, later, limit, ftol, xtol)
+                if not later or (f < best_f and math.isfinite(f)):
+                    best_f, best_steep = f, steep
+                    i = b
+                    while i < p.size:
+                        best[i], best_g[i] = p[i], g[i]
+                        i += problems
+            counts[0, b], counts[1, b] = code, done + it
+            table[0, b], table[1, b], table[2, b] = f, best_f, best_steep
+            table[3, b], table[4, b] = steep, first
+
+    return solve
+
+
+# --- problems on a GPU ---------------------------------------------------------------------------
+
+
+#: Iterations of a launch; the host waits once for each.
+_STEPS = 128
+
+
+def _tabulate(plan: Plan) -> Any:
+    """``fill(rows, values, columns, control, q, rates, t)``: the scalars of steps, on the host."""
+    name = f"{plan.name}-rows"
+
+    def make() -> Any:
+        fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, jit_once)
+        find_products = make_products(plan)
+
+        def fill(rows, values, columns, control, q, rates, t):
+            for it in range(len(rates)):
+                for c in range(len(columns)):
+                    control[columns[c]] = values[it, c]
+                find_products(q, control, float(t + 1 + it))
+                fill_row(rows[it], control, q, rates[it], float(t + 1 + it), 1.0)
+                advance_row(q)
+            return 0
+
+        exact = in_default_mode(jit_once(fill))
+
+        def exact_fill(rows, values, columns, control, q, rates, t):
+            return exact(rows, values, columns, control, q, rates, t)
+
+        exact_fill.__qualname__ = f"{name}.fill"
+        return exact_fill, exact_fill
+
+    row, rows = float64[::1], float64[:, ::1]
+    signature = int64(rows, rows, int64[::1], row, row, row, int64)
+    return compiled_loop(name, make, signature).serial
+
+
+def _side_by_side(value: Any, x: Any) -> Any:
+    """Bounds or step sizes for x, with the axis of the problems last."""
+    if np.ndim(value) == 0:
+        return value
+    array = np.asarray(value.get() if hasattr(value, "get") else value)
+    if array.ndim == x.ndim:
+        return np.ascontiguousarray(np.moveaxis(array, 0, -1))
+    return array[..., None]
+
+
+def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments as numba-cuda takes them: arrays in the memory of the GPU."""
+    import cupy
+
+    from numadam._cuda.launch import numba_view
+
+    def one(arg: Any) -> Any:
+        if isinstance(arg, np.ndarray):
+            arg = cupy.asarray(arg)
+        return numba_view(arg) if hasattr(arg, "dtype") and arg.ndim else arg
+
+    return tuple(map(one, args))
+
+
+@functools.lru_cache(maxsize=32)
+def _kernel_of(plan: Plan, fun: Any, form: str, norm: float) -> Any:
+    """The kernel of an objective, compiled once: it takes seconds."""
+    return cuda.jit(make_solve(plan, fun, form, norm))
+
+
+class DeviceBatch(Batch):
+    """Problems of one shape under one objective that is compiled for the GPU."""
+
+    done, whole = 0, False
+
+    def __init__(self, task: ManyTask, form: str, x: Any, optimizer: Any) -> None:
+        import cupy
+
+        from numadam._cuda.arrays import flat_view
+        from numadam._cuda.launch import numba_view
+
+        super().__init__(task)
+        self.optimizer, self._x = optimizer, x
+        self._args, tolerances = _on_device(task.args), task.tolerances
+        backend: Any = parts_of(optimizer).backend
+        self._backend, self._settings = backend, backend.settings
+        self._plan = plan = backend.settings.plan
+        self.problems = x.shape[-1]
+        self.gradient = cupy.zeros(x.shape, x.dtype)
+        used = {pl.P: x, pl.G: self.gradient}
+        used |= {slot: arrays[0] for slot, arrays in backend.own.items()}
+        order = tuple(range(x.ndim))
+        own = {slot: numba_view(flat_view(array, order)) for slot, array in used.items()}
+        self._arrays = tuple(own[slot] for slot in sorted(own))
+        self._shaped = numba_view(x), numba_view(self.gradient)
+        moves = tolerances.xtol > 0.0
+        self._best, self._best_g = x.copy(), cupy.zeros(x.shape, x.dtype)
+        before = cupy.zeros(x.size if moves else 0, x.dtype)
+        kept = (numba_view(flat_view(one, order)) for one in (self._best, self._best_g))
+        self._moves = numba_view(before), *kept
+        self.table, self.counts = (
+            cupy.full((5, self.problems), np.nan),
+            cupy.zeros((2, self.problems), np.int64),
+        )
+        columns = [op.COLUMN.low, op.COLUMN.high]
+        self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), columns]))
+        self._tolerances = *tolerances.limits, tolerances.gtol_rel
+        self._width = width_of(plan)
+        self._kernel = _kernel_of(plan, task.fun, form, tolerances.norm)
+        self._fill, self.done, self.first, self.whole = _tabulate(plan), 0, True, False
+        self._products = start_products(plan, 1)[0]
+        self._tables = StepTables(self._settings, _STEPS)
+        lr = optimizer.lr
+        self._tables.rates[:] = lr if isinstance(lr, float) else 0.0
+
+    def _row(self) -> int:
+        return int(self._settings.group_of_leaf[0])
+
+    @property
+    def live(self) -> int:
+        """Problems that still run; waits for the GPU."""
+        return int((self.counts[0] == RUNNING).sum())
+
+    def _rows(self, steps: int) -> np.ndarray:
+        """The scalars of the coming steps, which are in the tables, in the dtype of arithmetic."""
+        tables, rows = self._tables, np.zeros((steps, self._width))
+        values, rates = tables.changes[:steps], tables.rates[:steps]
+        control = self._settings.control[self._row()]
+        self._fill(rows, values, tables.columns, control, self._products, rates, self._backend.t)
+        # the two factors of a clip by norm, which is not offered, and 0
+        whole = np.concatenate([rows, np.tile([1.0, 1.0, 0.0], (steps, 1))], axis=1)
+        with np.errstate(over="ignore"):
+            return whole.astype(self._plan.real)
+
+    def _by_name(self) -> dict[str, Any]:
+        """Arrays of a file by name; the last axis is that of the problems."""
+        state = {f"state/{name}": views[0] for name, views in self._backend.state.items()}
+        names = ("f", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
+        return {
+            "x": self._x,
+            "gradient": self.gradient,
+            "best_x": self._best,
+            "best_gradient": self._best_g,
+            "codes": self.counts[0],
+            "nit": self.counts[1],
+            **dict(zip(names, self.table, strict=True)),
+            **state,
+        }
+
+    def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Numbers and arrays for a file: the first axis is that of the problems."""
+        arrays = {name: to_host(array) for name, array in self.memory().items()}
+        return {}, {**arrays, "products": self._products}
+
+    def restore(self, saved: RunState) -> None:
+        """Go on from a file."""
+        import cupy
+
+        own, done = self._by_name(), saved.number("done")
+        found = {
+            name: saved.array(name, (self.problems, *array.shape[:-1]), array.dtype)
+            for name, array in own.items()
+        }
+        self._products[...] = saved.array("products", self._products.shape, np.float64)
+        for name, array in own.items():
+            array[...] = cupy.asarray(np.ascontiguousarray(np.moveaxis(found[name], 0, -1)))
+        self._backend.count(done - self.done)
+        self.done, self.first, self.whole = done, False, True
+
+    def advance(self, most: int, gap: int) -> None:
+        """Test x0 at the first call; later take at most so many iterations, `gap` or less."""
+        import cupy
+
+        from numadam._cuda.launch import launch, numba_view
+
+        self.whole, steps = False, 0 if self.first else min(most, gap, _STEPS)
+        if steps:
+            steps = self._tables.tabulate(self.optimizer.lr, self._backend.t, steps)
+        rows = self._rows(steps) if steps else np.zeros((1, self._width + 3), self._plan.real)
+        numbers = self.problems, max(steps, 1), -1 if self.first else self.done
+        arguments = (
+            self._arrays, self._shaped, numba_view(cupy.asarray(rows)), numba_view(self.table),
+            numba_view(self.counts), self._moves, self._ends, self._tolerances, numbers,
+            self._args,
+        )  # fmt: skip
+        try:
+            launch(self._kernel, self.problems, arguments)
+        except NumbaError as error:  # the first launch compiles
+            raise TypeError(
+                "fun: does not compile for a GPU, where no array can be made: write the gradient "
+                "into g, or with jac=True return it as a tuple. Numba says: "
+                f"{str(error).strip()[:1500]}"
+            ) from error
+        except KeyError as error:
+            if not isinstance(error.args[0], np.ufunc):
+                raise
+            raise TypeError(  # Numba's table of NumPy's functions for a GPU is short
+                f"fun: does not compile for a GPU, where Numba knows no numpy."
+                f"{error.args[0].__name__}. Use the functions of math, abs(x), x * x and x**y: "
+                "they work on the CPU, too."
+            ) from error
+        self.first = False
+        self.done += steps
+        self._backend.count(steps)
+        self.whole = True
+
+    @property
+    def evaluations(self) -> int:
+        """Of f, of all problems together."""
+        return int(self.counts[1].sum()) + (0 if self.first else self.problems)
+
+    def memory(self) -> dict[str, Any]:
+        """The last and the best iterates of all problems."""
+        import cupy
+
+        memory = {
+            name: cupy.ascontiguousarray(cupy.asarray(np.moveaxis(array, -1, 0)))
+            for name, array in self._by_name().items()
+        }
+        return memory | {"codes": self.counts[0].get(), "nit": self.counts[1].get()}
+
+
+def minimize_on_device(task: ManyTask) -> ManyResult:
+    """A compiled objective on CuPy arrays."""
+    import cupy
+
+    from numadam._cuda.launch import on_gpu
+
+    x, rates = task.x, task.rates
+    form = form_of(task.fun, task.args, task.jac, many=True)
+    if x.dtype.kind == "c":
+        raise TypeError("x0: complex problems are not offered on a GPU; use real and imaginary.")
+    with on_gpu(x.device.id):
+        beside = cupy.ascontiguousarray(cupy.asarray(np.moveaxis(x, 0, -1)))
+        bounds = task.options["bounds"]
+        if bounds is not None:
+            bounds = Box(*(_side_by_side(end, x) for end in bounds))
+        lr = task.lr
+        if rates is not None:
+            lr = rates.reshape(*[1] * (x.ndim - 1), -1)
+        elif not callable(lr):
+            lr = _side_by_side(lr, x)
+        optimizer = refuse_observers(task.rule(beside, lr, **{**task.options, "bounds": bounds}))
+        if parts_of(optimizer).settings.plan.norm:
+            raise ValueError(
+                "clip_norm: not offered for compiled problems on a GPU; clip_value is."
+            )
+        batch = DeviceBatch(task, form, beside, optimizer)
+        return run_batch(batch, task)

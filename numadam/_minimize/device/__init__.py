@@ -1,1 +1,0 @@
-"""The loop of many minimisations on a GPU."""

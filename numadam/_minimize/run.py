@@ -1,0 +1,296 @@
+"""One run of `minimize`, whatever its loop: advance, notify, save, and its result."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from numadam._core.parts import parts_of
+from numadam._minimize.arguments import copy_tree
+from numadam._minimize.checkpoint import (
+    Best,
+    RunState,
+    Task,
+    by_name,
+    keys_of,
+    load_state,
+    load_state_arrays,
+    save_state,
+    state_arrays,
+)
+from numadam._minimize.observers import Observers
+from numadam._minimize.result import Result, attach, make_history
+from numadam._minimize.stopping import (
+    CALLBACK,
+    FTOL,
+    GTOL,
+    MAXITER,
+    RUNNING,
+    STATUS,
+    XTOL,
+    stop_message,
+)
+from numadam._optimizer.optimizer import Optimizer
+
+
+@dataclass(slots=True)
+class Memory:
+    """The last and the best iterate of a run, by the names that a file has for them.
+
+    `lr` is that of the step to the last one. `lowest` is infinite where there is no best one.
+    `before` are the arrays of x before the last step, where the last iterate is to be tested yet.
+    """
+
+    f: float | None = None
+    grad_norm: float = math.nan
+    lr: float = math.nan
+    lowest: float = math.inf
+    best_grad_norm: float = math.nan
+    first_grad_norm: float = math.nan
+    f_before: float = math.nan
+    gradient: Any = None
+    best_x: Any = None
+    best_gradient: Any = None
+    before: Sequence[Any] = ()
+
+
+#: What a file holds of `Memory`: numbers, and arrays that are nested as x.
+_NUMBERS = tuple(Memory.__slots__[:7])
+_TREES = ("gradient", "best_x", "best_gradient")
+
+
+class Run(ABC):
+    """One minimisation; a loop says how it advances.
+
+    Parameters
+    ----------
+    optimizer, observers, task
+    eps : object
+        The option of the rule, where it has one.
+    """
+
+    #: whether other runs get the same arrays, so that a result needs copies
+    shares_arrays: ClassVar[bool] = False
+
+    def __init__(self, optimizer: Optimizer, observers: Observers, task: Task, eps: object) -> None:
+        self._optimizer, self._observers, self._task, self._eps = optimizer, observers, task, eps
+        self._tree, self._settings, self._backend, _ = parts_of(optimizer)
+        self._x, self._file = optimizer.params, task.checkpoint
+        self._begin, self._resumed, self._code = 0, task.state is not None, RUNNING
+        #: whether the run of a file has all iterations that are asked for
+        self._over = False
+
+    def _start(self, evaluate: Callable[[], Any] | None) -> None:
+        """Go on from the state or the file of another run, if there is one."""
+        saved = None
+        if self._file is not None:
+            options = {k: v for k, v in self._settings.options.items() if k != "comm"}
+            saved = self._file.load(self._optimizer.lr, options)
+        if self._resumed:
+            best = load_state(self._optimizer, self._task.state)
+            if best is not None and self._task.track_best is not False:
+                self._set_best(best)
+        last = self._begin = self._backend.t
+        if saved is not None:
+            self._restore(saved)
+            nit, tested = self._backend.t, self._tested
+            self._over = tested and nit - self._begin >= self._task.maxiter
+            # the last iteration that the observers have seen
+            last = max(self._begin, nit - (not tested))
+        known, leaves = self._resumed or last > self._begin, self._backend.params
+        self._observers.start(last, known, leaves, self._copy, evaluate, self._begin)
+
+    # what a loop has to say
+
+    @property
+    @abstractmethod
+    def _tested(self) -> bool:
+        """Whether the iterate at hand has been evaluated and tested."""
+
+    @property
+    @abstractmethod
+    def _iterate(self) -> tuple[float | None, float, float]:
+        """F, the norm of the gradient, and lr."""
+
+    @property
+    @abstractmethod
+    def _evaluations(self) -> tuple[int, int]:
+        """Evaluations of f and of the gradient."""
+
+    @property
+    @abstractmethod
+    def _lines(self) -> np.ndarray:
+        """The kept lines of the history."""
+
+    @abstractmethod
+    def _advance(self) -> Iterator[tuple[int, int]]:
+        """Go on, and notify the observers; yields iterations done and the test that holds.
+
+        At the end, and where the file may be due.
+        """
+
+    @abstractmethod
+    def _remember(self) -> Memory:
+        """The memory of the run, brought up to date."""
+
+    @abstractmethod
+    def _set_best(self, best: Best) -> None:
+        """Take the best iterate of an earlier run."""
+
+    @abstractmethod
+    def _resume(self, saved: RunState, memory: Memory, lines: np.ndarray) -> None:
+        """Take what a file has; x and state have been loaded."""
+
+    @abstractmethod
+    def _is_whole(self) -> bool:
+        """Whether the run can be saved where it has raised."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Any]:
+        """Copies of counters and state of the optimiser."""
+
+    # what all loops share
+
+    def _copy(self) -> Any:
+        return copy_tree(self._x)
+
+    def go(self) -> Result:
+        """Run until a stop test holds; an exception carries the result so far."""
+        code = before = self._code
+        try:
+            if code == CALLBACK:
+                code = self._ask_again()
+            goes_on = code in (RUNNING, MAXITER) and not self._over
+            if goes_on:
+                code = self._loop()
+            elif code == RUNNING:
+                code = MAXITER
+            code = self._complete(code)
+            if goes_on or code != before:
+                self._save(code)
+        except BaseException as error:
+            attach(error, self._result(RUNNING))
+            if self._file is not None and self._is_whole():
+                self._file.write_after(error, *self._run_state(RUNNING))
+            raise
+        finally:
+            self._observers.close(code)
+        return self._result(code)
+
+    def _ask_again(self) -> int:
+        """Ask the callback that has ended the run of a file whether it still does."""
+        observers = self._observers
+        observers.f, size, rate = self._iterate
+        return observers.ask(self._backend.t, size, rate)
+
+    def _loop(self) -> int:
+        """Advance until a test holds; returns it."""
+        for done, code in self._advance():
+            if code != RUNNING:
+                return code
+            if self._file is not None and self._file.due(done):
+                self._save(RUNNING)
+        raise AssertionError("a loop ends by a test")
+
+    def _notify(self, nit: int, code: int) -> int:
+        """Notify the observers of an iterate at which `code` holds; returns what holds then."""
+        asked = self._observers.notify(nit, *self._iterate, code != RUNNING)
+        return code if asked == RUNNING else asked
+
+    def _complete(self, code: int) -> int:
+        """Evaluate what the result needs; returns the test that holds."""
+        return code
+
+    def _save(self, code: int) -> None:
+        if self._file is not None:
+            self._file.write(*self._run_state(code))
+
+    def _run_state(self, code: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Iterations done, numbers and arrays of the run.
+
+        At an iterate that has been tested, or one that is not evaluated, where that has raised.
+        """
+        memory, keys = self._remember(), keys_of(self._x, self._tree)
+        numbers = {name: getattr(memory, name) for name in _NUMBERS}
+        numbers |= {"begin": self._begin, "resumed": self._resumed, "code": code}
+        numbers["tested"] = self._tested
+        arrays = {
+            **by_name("x", self._backend.params, keys),
+            **state_arrays(self._optimizer, keys),
+            "history": self._lines,
+        }
+        for name in _TREES:
+            tree = getattr(memory, name)
+            if tree is not None:
+                arrays |= by_name(name, self._tree.flatten(tree, name), keys)
+        if memory.before:
+            arrays |= by_name("before", memory.before, keys)
+        return self._backend.t - self._begin, numbers, arrays
+
+    def _restore(self, saved: RunState) -> None:
+        """Go on from a file."""
+        params, keys, number = self._backend.params, keys_of(self._x, self._tree), saved.number
+        memory = Memory(**{name: number(name) for name in _NUMBERS})
+        for name in _TREES:
+            if saved.has(name, keys):
+                setattr(memory, name, self._tree.unflatten(saved.leaves(name, params, keys)))
+        if saved.has("before", keys):
+            memory.before = saved.leaves("before", params, keys)
+        x, lines = saved.leaves("x", params, keys), saved.table("history", 4)
+        load_state_arrays(self._optimizer, saved, keys)
+        for leaf, value in zip(params, x, strict=True):
+            leaf[...] = value
+        self._begin, self._resumed, self._code = map(number, ("begin", "resumed", "code"))
+        self._resume(saved, memory, lines)
+
+    def _result(self, code: int) -> Result:
+        memory, norm = self._remember(), self._task.tolerances.norm
+        kept = copied if self.shares_arrays else _as_it_is
+        f, size, first = memory.f, memory.grad_norm, memory.first_grad_norm
+        f = math.nan if f is None else f
+        saved, x, g = None, memory.best_x, memory.best_gradient
+        if memory.lowest < math.inf:
+            best = Best(kept(x), memory.lowest, kept(g), memory.best_grad_norm)
+            saved = Best(copied(x), best.fun, copied(g), best.grad_norm)
+        else:
+            best = Best(self._copy(), f, copied(memory.gradient), size)
+        nfev, njev = self._evaluations
+        message = self._observers.message or stop_message(
+            code, self._task.tolerances, size, first, self._eps, saved is not None
+        )
+        result = Result(
+            success=code in (GTOL, FTOL, XTOL),
+            status=STATUS[code],
+            message=message,
+            x=best.x,
+            fun=best.fun,
+            jac=best.jac,
+            nit=self._backend.t,
+            nfev=nfev,
+            njev=njev,
+            x_last=kept(self._x),
+            fun_last=f,
+            grad_norm=best.grad_norm,
+            history=self._history(memory),
+            state=save_state(self._state(), self._copy(), saved, first, norm),
+        )
+        if "average" in self._backend.state:
+            result["averaged"] = self._optimizer.averaged
+        return result
+
+    def _history(self, memory: Memory) -> dict[str, np.ndarray]:
+        return make_history(self._lines)
+
+
+def copied(g: Any) -> Any:
+    """A copy of a gradient, or None."""
+    return None if g is None else copy_tree(g)
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
