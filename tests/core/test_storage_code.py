@@ -9,7 +9,7 @@ import pytest
 from numadam._core import half as storage
 from tests.core.conversions import PAIRS, X86, loops, run_python
 
-PAIRS_NATIVE = (storage._read_native, storage._write_native)
+PAIRS_NATIVE = (storage.at, storage.put)
 
 REFUSED = """
 import numpy as np, numadam as na
