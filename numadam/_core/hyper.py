@@ -63,11 +63,11 @@ class Hyper:
         if type(value) is FunctionType:
             try:
                 inspect.signature(value, follow_wrapped=False).bind(0)
-            except TypeError as error:
+            except TypeError:
                 raise TypeError(
                     f"{self.name}: is called with one argument, the steps taken, got "
                     f"{value.__name__}{inspect.signature(value)}."
-                ) from error
+                ) from None
         return value
 
 
