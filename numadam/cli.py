@@ -8,11 +8,11 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from numadam import _program
 from numadam._program import FAILED, INTERRUPTED
-from numadam.demos import DEMOS
+from numadam.demos import DEMOS, MissingExtra
 
 USAGE_ERROR = 2
 _NOT_OF_A_DEMO = ("command", "which", "version", "list")
@@ -90,7 +90,7 @@ class _Help(argparse.HelpFormatter):
 
 def _meant(word: str, known: Iterable[str]) -> str:
     """A question for the known words that a misspelt one may stand for, or ""."""
-    spellings = [one for one in known if "_" not in one]
+    spellings = [name for name in known if "_" not in name]
     close = difflib.get_close_matches(word.partition("=")[0], spellings, n=2, cutoff=0.7)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
@@ -120,6 +120,47 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+class _Command(NamedTuple):
+    """A command: its module, with ``run(args)``, and what its parser is made of."""
+
+    module: str
+    help: str
+    description: str
+    epilog: str | None = None
+    #: whether its module has ``add_arguments(parser)``: too many options for a line of usage
+    has_options: bool = False
+    allow_abbrev: bool = True
+    #: errors with which it says that its options do not go together
+    misused: tuple[type[Exception], ...] = ()
+
+
+_COMMANDS = {
+    "demo": _Command(
+        "numadam.demos",
+        "learn handwritten digits, fit 65,536 decays",
+        "See numadam at work. Without a name: mlp.",
+        _DEMO,
+    ),
+    "bench": _Command(
+        "numadam.bench",
+        "measure the speed of a step on this machine",
+        "Measure the speed of a step: ratios of two sides, timed in turns.",
+        _BENCH,
+        has_options=True,
+    ),
+    "compile": _Command(
+        "numadam.compile_ahead",
+        "compile ahead: for a container image, or for CI",
+        "Compile loops into a folder that later processes load them from.",
+        _COMPILE,
+        has_options=True,
+        allow_abbrev=False,
+        misused=(TypeError, ValueError, ImportError),  # an option that a rule does not take
+    ),
+    "info": _Command("numadam.info", "versions, threads, cache folder, CPU, GPU, MPI", _INFO),
+}
+
+
 def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentParser:
     """The parser of the command line; `command` and the `demo` of this name add their options."""
     top = _Parser(
@@ -128,49 +169,25 @@ def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentPa
         epilog=_TOP,
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = top.add_subparsers(
-        dest="command", title="commands", metavar="demo|bench|compile|info"
-    )
-    _add_demos(commands, demo)
-    measure = commands.add_parser(
-        "bench",
-        help="measure the speed of a step on this machine",
-        description="Measure the speed of a step: ratios of two sides, timed in turns.",
-        epilog=_BENCH,
-        usage="%(prog)s [options]",
-    )
-    if command == "bench":
-        from numadam.bench import add_arguments
-
-        add_arguments(measure)
-    ahead = commands.add_parser(
-        "compile",
-        help="compile ahead: for a container image, or for CI",
-        description="Compile loops into a folder that later processes load them from.",
-        epilog=_COMPILE,
-        usage="%(prog)s [options]",
-        allow_abbrev=False,
-    )
-    if command == "compile":
-        from numadam.compile_ahead import add_arguments as add_compile_arguments
-
-        add_compile_arguments(ahead)
-    commands.add_parser(
-        "info",
-        help="versions, threads, cache folder, CPU, GPU, MPI",
-        description=_INFO,
-    )
+    commands = top.add_subparsers(dest="command", title="commands", metavar="|".join(_COMMANDS))
+    for name, row in _COMMANDS.items():
+        below = commands.add_parser(
+            name,
+            help=row.help,
+            description=row.description,
+            epilog=row.epilog,
+            usage="%(prog)s [options]" if row.has_options else None,
+            allow_abbrev=row.allow_abbrev,
+        )
+        if name == "demo":
+            _add_demos(below, demo)
+        elif row.has_options and name == command:
+            import_module(row.module).add_arguments(below)
     return top
 
 
-def _add_demos(commands: Any, chosen: str | None) -> None:
-    """Add the command `demo` with its names; only the chosen one is imported."""
-    demo = commands.add_parser(
-        "demo",
-        help="learn handwritten digits, fit 65,536 decays",
-        description="See numadam at work. Without a name: mlp.",
-        epilog=_DEMO,
-    )
+def _add_demos(demo: argparse.ArgumentParser, chosen: str | None) -> None:
+    """Add the names of the demos to their command; only the chosen one is imported."""
     demo.add_argument("--list", action="store_true", help="print the names of all demos and exit")
     names = demo.add_subparsers(dest="which", title="demos", metavar="NAME")
     for name, line in DEMOS.items():
@@ -178,13 +195,9 @@ def _add_demos(commands: Any, chosen: str | None) -> None:
             names.add_parser(name, help=line)
             continue
         module = import_module(f"numadam.demos.{name}")
-        one = names.add_parser(
-            name,
-            help=line,
-            description=module.__doc__,
-            epilog=module.EXAMPLES,
+        module.add_arguments(
+            names.add_parser(name, help=line, description=module.__doc__, epilog=module.EXAMPLES)
         )
-        module.add_arguments(one)
 
 
 def _chosen_demo(words: list[str]) -> str | None:
@@ -215,16 +228,19 @@ def _run(words: list[str]) -> int:
     top = parser("".join(words[:1]), demo=_chosen_demo(words))
     args = top.parse_args(words)
     if args.version:
-        return _version()
+        from numadam import __version__
+
+        print(f"numadam {__version__}")
+        return 0
     if args.command is None:
         top.print_help()
         return USAGE_ERROR
+    row = _COMMANDS[args.command]
     try:
-        if args.command == "demo":
-            return _demo(args)
-        if args.command == "compile":
-            return _compile(args)
-        return _bench(args) if args.command == "bench" else _info()
+        run = _demo if args.command == "demo" else import_module(row.module).run
+        return int(run(args))
+    except row.misused as error:
+        return _fail(args.command, error, USAGE_ERROR)
     except BrokenPipeError:  # `| head`: no error of ours
         raise
     except (OSError, RuntimeError) as error:  # a folder that cannot be written, a setting of Numba
@@ -236,53 +252,17 @@ def _fail(command: str, message: object, code: int) -> int:
     return code
 
 
-def _version() -> int:
-    from numadam import __version__
-
-    print(f"numadam {__version__}")
-    return 0
-
-
-def _list_demos(name: str | None) -> int:
-    """Print a line for each demo."""
-    if name is not None:
-        return _fail("demo", f"--list: leave out {name}", USAGE_ERROR)
-    for one, line in DEMOS.items():
-        print(f"{one:14} {line}")
-    return 0
-
-
 def _demo(args: argparse.Namespace) -> int:
-    from numadam.demos import MissingExtra
-
+    """Run a demo, or print a line for each."""
+    if args.list and args.which is not None:
+        return _fail("demo", f"--list: leave out {args.which}", USAGE_ERROR)
     if args.list:
-        return _list_demos(args.which)
+        for name, line in DEMOS.items():
+            print(f"{name:14} {line}")
+        return 0
     given = {k: v for k, v in vars(args).items() if k not in _NOT_OF_A_DEMO}
     try:
         import_module(f"numadam.demos.{args.which}").main(**given)
     except (MissingExtra, ValueError) as error:
         return _fail(f"demo {args.which}", error, USAGE_ERROR)
-    return 0
-
-
-def _bench(args: argparse.Namespace) -> int:
-    from numadam.bench import run
-
-    return run(args)
-
-
-def _compile(args: argparse.Namespace) -> int:
-    from numadam.compile_ahead import run
-
-    try:
-        return run(args)
-    except (TypeError, ValueError, ImportError) as error:  # an option that a rule does not take
-        return _fail("compile", error, USAGE_ERROR)
-
-
-def _info() -> int:
-    from numadam.info import facts
-
-    for name, value in facts().items():
-        print(f"{name:18} {value}")
     return 0

@@ -33,6 +33,7 @@ from numadam._jit import cache, loops, reports
 from numadam._minimize.arguments import rule_class
 from numadam.info import llvm_cpu
 from numadam.rules import CLASSES, classes
+from numadam.schedules import Constant
 
 #: Of a rule's keywords those that no option of the command sets: groups share the loop of the
 #: options that they set.
@@ -110,26 +111,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _array_options(options: Options, x: np.ndarray) -> Options:
     """Options with arrays in the place of the word "array", for parameters x."""
-    given = dict(options)
-    if given.get("bounds") == _ARRAY:
-        given["bounds"] = np.zeros(x.shape), np.ones(x.shape)
-    if given.get("lr") == _ARRAY:
-        given["lr"] = np.full(x.shape, 0.01)
-    return given
-
-
-def _constant(value: Any) -> Callable[[int], Any]:
-    return lambda t: value
+    arrays = {"bounds": (np.zeros(x.shape), np.ones(x.shape)), "lr": np.full(x.shape, 0.01)}
+    given = {name: array for name, array in arrays.items() if options.get(name) == _ARRAY}
+    return {**options, **given}
 
 
 def _scheduled(kind: Any, options: Options) -> Options:
     """Options with a schedule in the place of the word "schedule"."""
-    usual = {one.name: one.default for one in inspect.signature(kind).parameters.values()}
+    arguments, scheduled = inspect.signature(kind).parameters, {}
     for name in [name for name, value in options.items() if value == _SCHEDULE]:
-        if not isinstance(usual.get(name), float):
+        if name not in arguments or not isinstance(arguments[name].default, float):
             raise ValueError(f"{name}: give a number; a schedule of it has the same code.")
-        options = {**options, name: _constant(usual[name])}
-    return options
+        scheduled[name] = Constant(arguments[name].default)
+    return {**options, **scheduled}
 
 
 def _steps(kind: Any, options: Options, x: np.ndarray, out: bool) -> None:
@@ -169,8 +163,7 @@ def _minimizations(kind: Any, options: Options, x: np.ndarray, norm: float) -> N
 def _many_minimizations(kind: Any, options: Options, dtype: Any, shapes: Any, norm: float) -> None:
     """Minimise many problems, with a compiled fun, and with one in Python where it may be."""
     run = {"rule": kind, "maxiter": 2, "norm": norm}
-    refused = any(options.get(name) is not None for name in ("ema", "clip_norm", "clip_array_norm"))
-    if not refused:
+    if all(options.get(name) is None for name in ("ema", "clip_norm", "clip_array_norm")):
         x = np.full(shapes[0], 0.5, dtype)
         given = _array_options(options, x[0])
         na.minimize_many(_squares, x, jac=True, **run, **given)
@@ -258,8 +251,8 @@ def run(args: argparse.Namespace) -> int:
         if folder is None:
             advice = "" if args.folder else ". Name a --folder, or set NUMBA_CACHE_DIR"
             raise OSError(f"cannot write the loops: {'; '.join(cache.refused)}{advice}")
-        for one in list(_runs(args, given)):
-            one()
+        for compile_some in list(_runs(args, given)):
+            compile_some()
         overlap_address()  # no run has enough arrays to need it
     if lines.lost:  # the disk is full: a warning has said so
         raise OSError(f"{lines.lost} of {lines.compiled} loops could not be written to {folder}")
@@ -278,5 +271,5 @@ def run(args: argparse.Namespace) -> int:
 def _needed() -> str:
     """Versions and processor that have to be the same where the loops are used."""
     versions = [f"numadam {na.__version__}", f"Python {sys.version.split()[0]}"]
-    versions += [f"{one.__name__} {one.__version__}" for one in (numba, llvmlite, np)]
+    versions += [f"{module.__name__} {module.__version__}" for module in (numba, llvmlite, np)]
     return f"{', '.join(versions)}, processor {llvm_cpu()}, threading layer {loops.layer()}"

@@ -37,6 +37,13 @@ def facts() -> dict[str, str]:
     return {**_versions(), **_threads(), **_mpi(), **machine, "environment": _environment()}
 
 
+def run(args: object) -> int:
+    """Print the facts, a line each."""
+    for name, value in facts().items():
+        print(f"{name:18} {value}")
+    return 0
+
+
 def _versions() -> dict[str, str]:
     from numadam import __version__
 
@@ -78,11 +85,17 @@ def _commit() -> dict[str, str]:
     if not (_ROOT / ".git").exists():
         return {}
     command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty=, changed", "--exclude=*"]
+    commit = _output(command)
+    return {} if commit is None else {"commit": commit}
+
+
+def _output(command: list[str]) -> str | None:
+    """What a command prints; None where it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"commit": done.stdout.strip()}
+        return None
+    return done.stdout.strip()
 
 
 def _environment() -> str:
@@ -131,9 +144,7 @@ def gpu() -> str:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "none found"
-    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
+    found = _output([tool, "--query-gpu=name,driver_version", "--format=csv,noheader"])
+    if found is None:
         return "nvidia-smi gives no answer"
-    return "; ".join(done.stdout.split("\n")).strip("; ") or "none found"
+    return "; ".join(found.splitlines()) or "none found"

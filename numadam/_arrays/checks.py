@@ -38,7 +38,7 @@ def is_masked(x: Any) -> bool:
         return False
     if isinstance(x, (list, tuple)):
         kinds = (list, tuple, masked.MaskedArray)  # most of the others are numbers
-        return any(isinstance(one, kinds) and is_masked(one) for one in x)
+        return any(isinstance(entry, kinds) and is_masked(entry) for entry in x)
     return isinstance(x, masked.MaskedArray)
 
 
@@ -71,46 +71,48 @@ def number_as_array(x: Any, dtype: np.dtype) -> np.ndarray | None:
 
 def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     """Error text for an object that is not the array that was expected, with advice."""
-    kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
-    expected, library = f"expected a {wanted} array", "cupy" if wanted == "CuPy" else "numpy"
+    kind = got = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+    library = "cupy" if wanted == "CuPy" else "numpy"
     if kind.startswith("cupy."):
-        return f"{expected}, got {kind}. One call works on one device: use cupy.asnumpy(x)."
-    if wanted == "CuPy" and isinstance(x, np.ndarray):
-        return f"{expected}, got {kind}. One call works on one device: use cupy.asarray(x)."
-    if x is None:
-        return f"{expected}, got None. Pass an array of zeros where there is nothing."
-    if isinstance(x, (numbers.Number, np.generic)):
+        advice = "One call works on one device: use cupy.asnumpy(x)."
+    elif wanted == "CuPy" and isinstance(x, np.ndarray):
+        advice = "One call works on one device: use cupy.asarray(x)."
+    elif x is None:
+        got, advice = "None", "Pass an array of zeros where there is nothing."
+    elif isinstance(x, (numbers.Number, np.generic)):
         kind = "complex" if isinstance(x, (complex, np.complexfloating)) else "float"
-        return (
-            f"{expected}, got the number {x!r}, which cannot be updated in place. "
+        got = f"the number {x!r}, which cannot be updated in place"
+        advice = (
             f"Use {library}.array({x}, dtype={kind}), and read it back with {kind}(...). A list of "
             f"numbers is one array: {library}.array(x, dtype={kind})."
         )
-    if units_of(x) is not None:
-        return f"{expected}, got {kind}. {about_units(x)}"
-    if is_masked(x):
-        return f"{expected}, {ABOUT_MASK}"
-    if is_immutable(x):
-        return f"{expected}, got {kind}, which is read-only. Use {library}.array(x)."
-    if hasattr(x, "named_parameters"):  # a network of torch
-        return f"{expected}, got {kind}. Use dict(x.named_parameters()), or list(x.parameters())."
-    if isinstance(x, (str, bytes)):
-        return f"{expected}, got {kind} ({x!r:.40}). Pass an array of numbers."
-    if callable(x) and not hasattr(x, "__array__"):
-        return f"{expected}, got {kind}. Pass what it returns, or check the order of arguments."
-    if kind.startswith("torch."):
-        where = f" on {x.device}" if hasattr(x, "device") else ""
+    elif units_of(x) is not None:
+        advice = about_units(x)
+    elif is_masked(x):
+        return f"expected a {wanted} array, {ABOUT_MASK}"
+    elif is_immutable(x):
+        got, advice = f"{kind}, which is read-only", f"Use {library}.array(x)."
+    elif hasattr(x, "named_parameters"):  # a network of torch
+        advice = "Use dict(x.named_parameters()), or list(x.parameters())."
+    elif isinstance(x, (str, bytes)):
+        got, advice = f"{kind} ({x!r:.40})", "Pass an array of numbers."
+    elif callable(x) and not hasattr(x, "__array__"):
+        advice = "Pass what it returns, or check the order of arguments."
+    elif kind.startswith("torch."):
+        got += f" on {x.device}" if hasattr(x, "device") else ""
         use = "x.cuda()" if wanted == "CuPy" else "x.detach().cpu().numpy() for the host's memory"
-        return f"{expected}, got {kind}{where}. One call works on one device: Use {use}."
-    if isinstance(x, (list, tuple, dict)):
-        return f"{expected}, got {kind}. Nest it as the params are, or use {library}.asarray(x)."
-    if kind.startswith("pandas."):  # what numpy.asarray gives may not be written to
-        return f"{expected}, got {kind}. Use x.to_numpy(copy=True)."
-    if hasattr(x, "__next__"):
-        return f"{expected}, got {kind}. Use list(x)."
-    if hasattr(x, "__array__") or hasattr(x, "__dlpack__") or isinstance(x, Sequence):
-        return f"{expected}, got {kind}. Use {library}.asarray(x)."
-    return f"{expected}, got {kind}. Pass the array that it holds."
+        advice = f"One call works on one device: Use {use}."
+    elif isinstance(x, (list, tuple, dict)):
+        advice = f"Nest it as the params are, or use {library}.asarray(x)."
+    elif kind.startswith("pandas."):  # what numpy.asarray gives may not be written to
+        advice = "Use x.to_numpy(copy=True)."
+    elif hasattr(x, "__next__"):
+        advice = "Use list(x)."
+    elif hasattr(x, "__array__") or hasattr(x, "__dlpack__") or isinstance(x, Sequence):
+        advice = f"Use {library}.asarray(x)."
+    else:
+        advice = "Pass the array that it holds."
+    return f"expected a {wanted} array, got {got}. {advice}"
 
 
 def about_units(x: Any) -> str:

@@ -27,10 +27,10 @@ def brief(value: Any) -> str:
         short = getattr(value, "size", 0) <= _SHORT and not value.dtype.hasobject
         return repr(value) if short else f"{value.dtype} array of shape {value.shape}"
     if type(value) is dict:
-        entries = [f"{key!r}: {brief(one)}" for key, one in list(value.items())[:_ENTRIES]]
+        entries = [f"{key!r}: {brief(entry)}" for key, entry in list(value.items())[:_ENTRIES]]
         return "{" + ", ".join(_with_dots(entries, len(value))) + "}"
     if type(value) in (list, tuple):
-        entries = _with_dots([brief(one) for one in value[:_ENTRIES]], len(value))
+        entries = _with_dots([brief(entry) for entry in value[:_ENTRIES]], len(value))
         if type(value) is list:
             return "[" + ", ".join(entries) + "]"
         return "(" + ", ".join(entries) + ("," if len(value) == 1 else "") + ")"
@@ -73,12 +73,8 @@ def outline(leaves: Sequence[Any]) -> str:
     """
     elements = sum(int(leaf.size) for leaf in leaves)
     dtypes = ", ".join(dict.fromkeys(str(leaf.dtype) for leaf in leaves))
-    return f"{count(len(leaves), 'array')}, {elements:,} {dtypes}" + _place(leaves)
-
-
-def _place(leaves: Sequence[Any]) -> str:
-    places = dict.fromkeys(str(getattr(leaf, "device", "cpu")) for leaf in leaves)
-    return "".join(f", {place.strip('<>')}" for place in places)
+    devices = dict.fromkeys(str(getattr(leaf, "device", "cpu")).strip("<>") for leaf in leaves)
+    return ", ".join([count(len(leaves), "array"), f"{elements:,} {dtypes}", *devices])
 
 
 def table(title: str, rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:

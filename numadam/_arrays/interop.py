@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_cupy_array as is_cupy
+from array_api_compat import is_cupy_array
 
 from numadam._version import install_command
 
@@ -21,21 +22,7 @@ from numadam._version import install_command
 # arrays, and everything else that has DLPack or an array interface are viewed without a copy. None
 # of these libraries is imported: an object says by itself where its memory is.
 
-__all__ = [
-    "as_cupy",
-    "as_numpy",
-    "as_view",
-    "as_views",
-    "home",
-    "install_for_gpu",
-    "is_array",
-    "is_cupy",
-    "require_bfloat16",
-    "require_gpu",
-    "to_host",
-    "units_of",
-]
-
+is_cupy = is_cupy_array
 #: Libraries whose arrays may never be written, whatever their memory allows.
 _IMMUTABLE = ("jax", "jaxlib", "tensorflow")
 _CPU, _CUDA, _CUDA_MANAGED = 1, 2, 13  # of DLPack
@@ -121,7 +108,7 @@ def _viewable(x: Any) -> tuple[Any, Any]:
     return x.view(torch.uint16), np.dtype(ml_dtypes.bfloat16)
 
 
-def as_numpy(x: Any) -> Any:
+def _as_numpy(x: Any) -> Any:
     """A foreign object in the host's memory as a NumPy array over it.
 
     DLPack takes 2 to 4 us, the views that JAX and torch offer 0.5; JAX's is read-only.
@@ -137,7 +124,7 @@ def as_numpy(x: Any) -> Any:
     return view if dtype is None else view.view(dtype)
 
 
-def as_cupy(x: Any) -> Any:
+def _as_cupy(x: Any) -> Any:
     """A foreign object in the GPU's memory as a CuPy array over it."""
     require_gpu()
     import cupy
@@ -168,12 +155,13 @@ def _shown(x: Any) -> Any:
     return view
 
 
+_VIEWS = {"NumPy": _as_numpy, "CuPy": _as_cupy}
+
+
 def as_view(x: Any) -> Any:
     """A foreign array as NumPy's or CuPy's over the same memory; anything else as it is."""
     library = _viewer(x)
-    if not library:
-        return x
-    return as_numpy(x) if library == "NumPy" else as_cupy(x)
+    return _VIEWS[library](x) if library else x
 
 
 def as_views(
@@ -190,7 +178,7 @@ def as_views(
     for k, x in enumerate(arrays):
         try:
             if _viewer(x) == library and not (written and is_immutable(x)):
-                views[k] = as_numpy(x) if library == "NumPy" else as_cupy(x)
+                views[k] = _VIEWS[library](x)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             error.add_note(f"This is about {name(k)}.")  # its library's own words
             raise
@@ -205,30 +193,19 @@ def install_for_gpu() -> str:
     return f"{install_command('cuda13')}, or for CUDA 12 {install_command('cuda12')}"
 
 
-def _is_missing(module: str) -> bool:
-    if module in sys.modules:
-        return False
-    try:
-        return importlib.util.find_spec(module) is None
-    except ModuleNotFoundError:  # the package around it
-        return True
-
-
-def require_packages() -> None:
-    """Raise ImportError if a package is missing, and say what installs it."""
+def require_gpu() -> None:
+    """Raise, in one sentence, what is missing: a package, a driver, a GPU."""
     # `numba.cuda` would import without numba-cuda: Numba's own deprecated target
     modules = {"cupy": "CuPy", "numba_cuda": "numba-cuda", "cuda.bindings": "cuda-bindings"}
     for module, package in modules.items():
-        if _is_missing(module):
+        spec = None
+        with contextlib.suppress(ModuleNotFoundError):  # the package around it
+            spec = sys.modules.get(module) or importlib.util.find_spec(module)
+        if spec is None:
             raise ImportError(
                 f"Arrays on a GPU need the {package} package, which is not installed: "
                 f"{install_for_gpu()}."
             )
-
-
-def require_gpu() -> None:
-    """Raise, in one sentence, what is missing: a package, a driver, a GPU."""
-    require_packages()
     from numba import config
 
     if config.ENABLE_CUDASIM:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from numadam._core import plan as pl
-from numadam._core.half import reader, state_writer, writer
+from numadam._core.half import at, put, reader, state_writer, writer
 from numadam._core.plan import STATE_SLOTS, Plan
 from numadam._core.rule import RuleSpec
 
@@ -73,19 +73,6 @@ def plan_element(plan: Plan, wrap: Any) -> Any:
 Wrap = Callable[[Callable[..., Any]], Any]
 
 
-def at(a, i):
-    """``a[i]``, or None where the array is absent (pruned when compiled)."""
-    if a is None:
-        return None
-    return a[i]
-
-
-def put(a, i, x):
-    """``a[i] = x``, or nothing where the array is absent (pruned when compiled)."""
-    if a is not None:
-        a[i] = x
-
-
 def _item(a, i, scalar):
     return a[i]
 
@@ -96,6 +83,11 @@ def _scalar(a, i, scalar):
 
 def _nothing(a, i, scalar):
     return None
+
+
+def _make_bound(plan: Plan, wrap: Wrap) -> Any:
+    """``bound(array, i, scalar)``: the bound of element i, or None."""
+    return wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
 
 
 def _effective(x, y, total, low, high, limit, k):
@@ -155,11 +147,10 @@ def make_gradient(plan: Plan, wrap: Wrap) -> Any:
     `x` is its parameter, which decides whether a bound is active, and `limit` clips by value.
     """
     read = wrap(reader(plan.storage(pl.G)))
-    fetch, shape = wrap(at), wrap(_effective)
-    pick = wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
+    fetch, shape, bound = wrap(at), wrap(_effective), _make_bound(plan, wrap)
 
     def gradient(i, x, g, total, low, high, limit, k):
-        lo, hi = pick(low, i, k.low), pick(high, i, k.high)
+        lo, hi = bound(low, i, k.low), bound(high, i, k.high)
         return shape(x, read(g, i) * k.scale, fetch(total, i), lo, hi, limit, k)
 
     return wrap(gradient)
@@ -237,11 +228,11 @@ def _make_finish(plan: Plan, wrap: Wrap) -> Any:
     write, fetch, store = wrap(writer(plan.storage(pl.P))), wrap(at), wrap(put)
     decayed, bounded, follow = wrap(whole_step), wrap(_bounded), wrap(_followed)
     loses = wrap(_scalar if plan.decay == "decoupled" else _nothing)
-    pick = wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
+    bound = _make_bound(plan, wrap)
 
     def finish(i, r, x, step, p, out, average, low, high, rate, master, k):
         step = decayed(x, step, fetch(rate, r), loses(None, i, k.lost), k)
-        lo, hi = pick(low, i, k.low), pick(high, i, k.high)
+        lo, hi = bound(low, i, k.low), bound(high, i, k.high)
         if out is None:
             new = bounded(x - step, lo, hi)
             write(p, i, new)
@@ -302,10 +293,10 @@ def _make_pair(plan: Plan, wrap: Wrap) -> Any:
         wrap(state_writer(plan.state_dtype)),
         wrap(_skip),
     )
-    whole = [plan.whole(slot) for slot in (pl.S0, pl.S1, pl.S2)]
-    w0, w1, w2 = (1 if one else 2 for one in whole)
-    o0, o1, o2 = (0 if one else 1 for one in whole)
-    write0, write1, write2 = (skip if one else write for one in whole)
+    singles = [plan.whole(slot) for slot in (pl.S0, pl.S1, pl.S2)]
+    w0, w1, w2 = (1 if single else 2 for single in singles)
+    o0, o1, o2 = (0 if single else 1 for single in singles)
+    write0, write1, write2 = (skip if single else write for single in singles)
 
     def update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
         re, im = 2 * i, 2 * i + 1
@@ -346,11 +337,10 @@ def make_start(plan: Plan, wrap: Wrap) -> Any:
     start with its value.
     """
     read, write = wrap(reader(plan.storage(pl.P))), wrap(writer(plan.storage(pl.P)))
-    bounded, store = wrap(_bounded), wrap(put)
-    pick = wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
+    bounded, store, bound = wrap(_bounded), wrap(put), _make_bound(plan, wrap)
 
     def start(i, p, average, low, high, master, k):
-        lo, hi = pick(low, i, k.low), pick(high, i, k.high)
+        lo, hi = bound(low, i, k.low), bound(high, i, k.high)
         # x - 0 is x, but of a type that cannot be None: numba-cuda converts no optional to float32
         x = bounded(read(p, i) - k.zero, lo, hi)
         if lo is not None:

@@ -90,26 +90,14 @@ def memory_dtype(storage: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.uint16) if storage.name in ("float16", "bfloat16") else storage
 
 
-def to_float32(array: Any) -> Any:
-    """A float32 copy of an array of any storage."""
-    with np.errstate(all="ignore"):  # a signalling NaN is one more NaN
-        return array.astype(np.float32)
-
-
-def from_float32(array: Any, storage: np.dtype[Any]) -> Any:
-    """A copy in a storage, rounded as the loops do."""
-    with np.errstate(all="ignore"):  # too large becomes inf there too
-        return array.astype(storage)
-
-
-def _read_native(a: Any, i: Any) -> Any:
+def at(a: Any, i: Any) -> Any:
     """``a[i]``, or None where the array is absent (pruned when compiled)."""
     if a is None:
         return None
     return a[i]
 
 
-def _write_native(a: Any, i: Any, x: Any) -> None:
+def put(a: Any, i: Any, x: Any) -> None:
     """``a[i] = x``, or nothing where the array is absent (pruned when compiled)."""
     if a is not None:
         a[i] = x
@@ -159,22 +147,21 @@ def _keep_native(a: Any, i: Any, x: Any, seed: Any) -> None:
         a[i] = x
 
 
-def _make_widen(typingctx: Any, bits: Any) -> Any:
+# compiled for CPU and CUDA alike: one instruction each
+@intrinsic
+def _widen(typingctx: Any, bits: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
 
     return types.float32(types.uint16), codegen
 
 
-def _make_narrow(typingctx: Any, x: Any) -> Any:
+@intrinsic
+def _narrow(typingctx: Any, x: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
 
     return types.uint16(types.float32), codegen
-
-
-# compiled for CPU and CUDA alike: one instruction each
-_widen, _narrow = intrinsic(_make_widen), intrinsic(_make_narrow)
 
 
 def _read_float16(a: Any, i: Any) -> Any:
@@ -205,8 +192,8 @@ def converts_half() -> bool:
 
 
 _PAIRS = {
-    "float64": (_read_native, _write_native),
-    "float32": (_read_native, _write_native),
+    "float64": (at, put),
+    "float32": (at, put),
     "float16": (_read_float16, _write_float16),
     "bfloat16": (_read_bfloat16, _write_bfloat16),
 }

@@ -60,20 +60,15 @@ class Hyper:
                 f"{self.name}: expected a number or a schedule, got the class {value.__name__}. "
                 f"Pass {value.__name__}(...)."
             )
-        if type(value) is FunctionType and not _takes_one(value):
-            raise TypeError(
-                f"{self.name}: is called with one argument, the steps taken, got "
-                f"{value.__name__}{inspect.signature(value)}."
-            )
+        if type(value) is FunctionType:
+            try:
+                inspect.signature(value, follow_wrapped=False).bind(0)
+            except TypeError:
+                raise TypeError(
+                    f"{self.name}: is called with one argument, the steps taken, got "
+                    f"{value.__name__}{inspect.signature(value)}."
+                ) from None
         return value
-
-
-def _takes_one(function: FunctionType) -> bool:
-    """Whether a function can be called with one argument; its code says so in 0.2 us."""
-    code, defaults = function.__code__, function.__defaults__ or ()
-    least, names = code.co_argcount - len(defaults), function.__kwdefaults__ or ()
-    enough = code.co_argcount >= 1 or bool(code.co_flags & inspect.CO_VARARGS)
-    return least <= 1 and enough and code.co_kwonlyargcount == len(names)
 
 
 def at_start(hyper: Hyper, value: Any) -> float:

@@ -93,10 +93,8 @@ def fold_lanes(typingctx: Any, sums: Any, rests: Any, start: Any, middle: Any, t
             return vectors
 
         def total(vectors: list[Any], add: Any) -> Any:
-            numbers = [functools.reduce(add, vectors)]
-            return functools.reduce(
-                add, [builder.extract_element(*numbers, ir.IntType(32)(i)) for i in range(_VECTOR)]
-            )
+            lanes, places = functools.reduce(add, vectors), map(ir.IntType(32), range(_VECTOR))
+            return functools.reduce(add, [builder.extract_element(lanes, k) for k in places])
 
         of_start, of_middle = (builder.bitcast(value, _BITS) for value in (start, middle))
         first = _in_each(builder, of_start)
@@ -119,24 +117,21 @@ def fold_lanes(typingctx: Any, sums: Any, rests: Any, start: Any, middle: Any, t
     return lists(*kinds), codegen
 
 
-@intrinsic
-def bits_of(typingctx: Any, x: Any) -> Any:
-    """The bits of a float64 as int64."""
+def _bitcast(of: Any, to: Any, kind: Any) -> Any:
+    def cast(typingctx: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], kind)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _BITS)
+        return to(of), codegen
 
-    return types.int64(types.float64), codegen
+    return intrinsic(cast)
 
 
-@intrinsic
-def number_of(typingctx: Any, bits: Any) -> Any:
-    """The float64 of these bits."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _REAL)
-
-    return types.float64(types.int64), codegen
+#: The bits of a float64 as int64, and the float64 of such bits.
+bits_of, number_of = (
+    _bitcast(types.float64, types.int64, _BITS),
+    _bitcast(types.int64, types.float64, _REAL),
+)
 
 
 @intrinsic

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Container, Hashable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,10 +26,6 @@ from numadam._core.hyper import (
 )
 from numadam._core.rule import RuleSpec
 from numadam._core.synonyms import library, option_hint
-
-if TYPE_CHECKING:
-    import numpy as np
-
 
 # --- options that all rules share ----------------------------------------------------------------
 # The control block has a row for each group of arrays: the values of the shared options in float64
@@ -147,14 +143,14 @@ def check(
     if options["decoupled"] is None:
         options["decoupled"] = rule.decoupled
     _check_hypers(HYPERS[1:], options, options)
-    for name in _SWITCHES:
-        if not isinstance(options[name], bool):
-            raise TypeError(f"{name}: expected True or False, got {options[name]!r}.")
+    _check_switches(_SWITCHES, options)
     for name, (texts, also) in _CHOICES.items():
         check_choice(name, options[name], texts, also)
-    _check_counts(options)
-    _check_together(options)
-    return rule.check(options)
+    for name in ("accumulate", "max_skips"):
+        if options[name] is not None or name == "accumulate":
+            options[name] = count(name, options[name], 1, 2**31 - 1)
+    _check_rule(rule, options, options)
+    return options
 
 
 def change(
@@ -163,11 +159,7 @@ def change(
     """Checked `options` with some hyperparameters changed: these are checked, and all together."""
     changed = {**options, **changes}
     _check_hypers(HYPERS[1:], changed, changes)
-    _check_together(changed)
-    _check_hypers(rule.hypers, changed, changes)
-    problem = rule.refuse(changed)
-    if problem:
-        raise ValueError(problem)
+    _check_rule(rule, changed, changes)
     return changed
 
 
@@ -178,10 +170,20 @@ def _check_hypers(hypers: Sequence[Hyper], options: dict[str, Any], names: Conta
             options[hyper.name] = hyper.check_or_schedule(options[hyper.name])
 
 
-def _check_counts(options: dict[str, Any]) -> None:
-    for name in ("accumulate", "max_skips"):
-        if options[name] is not None or name == "accumulate":
-            options[name] = count(name, options[name], 1, 2**31 - 1)
+def _check_switches(names: Sequence[str], options: Mapping[str, Any]) -> None:
+    for name in names:
+        if not isinstance(options[name], bool):
+            raise TypeError(f"{name}: expected True or False, got {options[name]!r}.")
+
+
+def _check_rule(rule: RuleSpec, options: dict[str, Any], names: Container[str]) -> None:
+    """Check options that depend on each other, and those of the rule that are in `names`."""
+    _check_together(options)
+    _check_hypers(rule.hypers, options, names)
+    _check_switches(rule.switches, options)
+    problem = rule.refuse(options)
+    if problem:
+        raise ValueError(problem)
 
 
 def _check_together(options: Mapping[str, Any]) -> None:
@@ -230,16 +232,18 @@ def _against_capture(options: Mapping[str, Any]) -> str:
     return ""
 
 
-def row(rule: RuleSpec, options: Mapping[str, Any], lr: Any) -> list[float]:
-    """A row of the control block, with open bounds, and schedules at their first value."""
+def row(
+    rule: RuleSpec, options: Mapping[str, Any], lr: Any, low: Any = -math.inf, high: Any = math.inf
+) -> list[float]:
+    """A row of the control block, with schedules at their first value."""
     hypers, like = {"lr": at_start(LR, lr)}, library(options["like"])
     for hyper in HYPERS[1:]:
         value = options[hyper.name]
         hypers[hyper.name] = NEUTRAL[hyper.name] if value is None else at_start(hyper, value)
     shared = ControlRow(
         **hypers,
-        low=-math.inf,
-        high=math.inf,
+        low=float(low),
+        high=float(high),
         sign=-1.0 if options["maximize"] else 1.0,
         decay_free=0.0 if options["decay_times_lr"] else 1.0,
         margin=like.margin,
@@ -250,13 +254,11 @@ def row(rule: RuleSpec, options: Mapping[str, Any], lr: Any) -> list[float]:
     return [*shared, *rule.control_values(options)]
 
 
-def column(rule: RuleSpec, name: str) -> tuple[Hyper, int]:
-    """A hyperparameter, shared or the rule's own, and its column."""
-    if name in HYPER_COLUMNS:
-        return HYPERS[HYPER_COLUMNS[name]], HYPER_COLUMNS[name]
-    names = [hyper.name for hyper in rule.hypers]
-    place = names.index(name)
-    return rule.hypers[place], RULE + place
+@lru_cache
+def columns(rule: RuleSpec) -> dict[str, tuple[Hyper, int]]:
+    """The hyperparameters, shared and the rule's own, by name, each with its column."""
+    places = *enumerate(HYPERS), *enumerate(rule.hypers, RULE)
+    return {hyper.name: (hyper, column) for column, hyper in places}
 
 
 # --- options as keys -----------------------------------------------------------------------------

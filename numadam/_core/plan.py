@@ -29,6 +29,11 @@ SLOTS = 13
 OWN_STATE = {"accumulated": SUM, "average": AVERAGE, "master": MASTER}
 
 
+def real_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of the arithmetic: float64 for float64 and complex128, else float32."""
+    return np.dtype(np.float64 if dtype.name in ("float64", "complex128") else np.float32)
+
+
 def is_written(slot: int, slots: Container[int]) -> bool:
     """Whether a step over the arrays of `slots` writes those of one: p only without `out`."""
     return slot != G and not (slot == P and OUT in slots)
@@ -115,8 +120,8 @@ class Plan:
 
     @cached_property
     def real(self) -> np.dtype[Any]:
-        """The dtype of the arithmetic: float64 for float64 and complex128, else float32."""
-        return np.dtype(np.float64 if self.dtype.name in ("float64", "complex128") else np.float32)
+        """The dtype of the arithmetic."""
+        return real_of(self.dtype)
 
     @cached_property
     def numbers(self) -> int:

@@ -136,19 +136,6 @@ class RuleSpec:
         if self.present is _all_of_them:
             object.__setattr__(self, "present", self.state)
 
-    def check(self, options: Options) -> dict[str, Any]:
-        """Options with all of them checked, one by one and together."""
-        checked = dict(options)
-        for hyper in self.hypers:
-            checked[hyper.name] = hyper.check_or_schedule(options[hyper.name])
-        for name in self.switches:
-            if not isinstance(options[name], bool):
-                raise TypeError(f"{name}: expected True or False, got {options[name]!r}.")
-        problem = self.refuse(checked)
-        if problem:
-            raise ValueError(problem)
-        return checked
-
     def control_values(self, options: Options) -> tuple[float, ...]:
         """The rule's part of a row of the control block, a schedule as its value at the start."""
         hypers = (at_start(hyper, options[hyper.name]) for hyper in self.hypers)

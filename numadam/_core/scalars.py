@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,11 +66,9 @@ def is_float32(real: np.dtype[Any]) -> bool:
     return bool(real == np.float32)
 
 
-def _read_in_python(kind: Any, first: int) -> Any:
-    return lambda row: kind(*row[first : first + len(kind._fields)])
-
-
-def _read_compiled(kind: Any, first: int) -> Any:
+@functools.cache
+def reader(kind: Any, first: int) -> Any:
+    """``read(row)``: a named tuple of the numbers of a contiguous row from place `first` on."""
     size = len(kind._fields)
 
     def read(typingctx: Any, row: Any) -> Any:
@@ -86,15 +83,6 @@ def _read_compiled(kind: Any, first: int) -> Any:
         return result(row), codegen
 
     return intrinsic(read)
-
-
-@functools.cache
-def reader(kind: Any, first: int, wrap: Any = linked) -> Any:
-    """``read(row)``: a named tuple of the numbers of a contiguous row from place `first` on.
-
-    `wrap` as for `make_fill_row`.
-    """
-    return (_read_compiled if compiles(wrap) else _read_in_python)(kind, first)
 
 
 @register_jitable
@@ -177,32 +165,32 @@ def _none(row):
     return None
 
 
-def make_fill_row(plan: Plan, wrap: Any = linked) -> Any:
+def make_fill_row(plan: Plan) -> Any:
     """``fill_row(out, row, q, lr, t, n)``: the scalars of step t from a row of the control block.
 
     `q` is the row of products up to the step, and `n` the gradients in the mean.
     """
-    scalars, small = wrap(plan.scalars), tiny(plan.real)
-    own_scalars = make_loop_scalars(plan.like, wrap)
-    control, kind = reader(op.ControlRow, 0, wrap), plan.rule.product_type
-    products = wrap(_none) if kind is None else reader(kind, len(plan.products), wrap)
-    hypers, size = reader(plan.rule.hyper_type, op.RULE, wrap), loop_start(plan) - 2
+    scalars, small = linked(plan.scalars), tiny(plan.real)
+    loop_scalars = make_loop_scalars(plan.like, linked)
+    control, kind = reader(op.ControlRow, 0), plan.rule.product_type
+    products = linked(_none) if kind is None else reader(kind, len(plan.products))
+    hypers, size = reader(plan.rule.hyper_type, op.RULE), loop_start(plan) - 2
     single, per_element = is_float32(plan.real), float(plan.elementwise)
-    own = len(GroupScalars._fields)
+    count = len(GroupScalars._fields)
 
     def fill_row(out, row, q, lr, t, n):
         shared = control(row)
         rate = shared.lr if shared.lr == shared.lr else lr
         h = scalars(hypers(row), products(q), rate, t, single)
-        k = own_scalars(shared, rate, t, n, per_element)
+        k = loop_scalars(shared, rate, t, n, per_element)
         for i in range(size):
             out[i] = h[i]
         out[size] = small * shared.flush
         out[size + 1] = 0.0
-        for i in range(own):
+        for i in range(count):
             out[size + 2 + i] = k[i]
 
-    return wrap(fill_row, forceinline=True) if compiles(wrap) else wrap(fill_row)
+    return linked(fill_row, forceinline=True)
 
 
 # --- powers beta^t of the bias corrections -------------------------------------------------------
@@ -219,108 +207,84 @@ KEPT = 5
 #: exp(-(1 - beta) t) < exp(-89).
 _LEAST, _CUT = 2.0**-128, 89.0
 
+
 _WORD, _WIDE, _DOUBLE = ir.IntType(64), ir.IntType(128), ir.DoubleType()
-
-
-def _times(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-    """The product of two numbers (high 2^64 + low, exponent), less their low words' product."""
-    (a_high, a_low), (b_high, b_low) = divmod(a[0], 2**64), divmod(b[0], 2**64)
-    product = a_high * b_high + (a_high * b_low >> 64) + (a_low * b_high >> 64)
-    shift = 1 - (product >> 127)
-    return product << shift, a[1] + b[1] - shift
 
 
 def _in_python(beta: float, t: float, kept: Any, place: int) -> float:
     """``power``, for interpreted code."""
+    from decimal import Context, Decimal  # compiled code does not need it
+
     if beta < _LEAST or (1.0 - beta) * t > _CUT:
         return 0.0
-    fraction, exponent = math.frexp(beta)
-    square = found = int(math.ldexp(fraction, 53)) << 75, exponent
-    left = int(t) - 1
-    while left:
-        if left % 2:
-            found = _times(found, square)
-        left, square = left // 2, _times(square, square)
-    mantissa, exponent = found
-    return 0.0 if exponent < -127 else mantissa / 2 ** (128 - exponent)
+    power = float(Context(prec=60).power(Decimal(beta), int(t)))
+    return power if power >= _LEAST else 0.0
 
 
 # The same in LLVM's language. In Numba's it would take 0.15 s more of the first step to compile.
 
 
 def _multiply(builder: Any, x: Any, y: Any) -> list[Any]:
-    def words(a: Any, b: Any) -> tuple[Any, Any]:
-        product = builder.mul(builder.zext(a, _WIDE), builder.zext(b, _WIDE))
-        high = builder.trunc(builder.lshr(product, _WIDE(64)), _WORD)
-        return high, builder.trunc(product, _WORD)
-
-    high, low = words(x[0], y[0])
-    for cross in (words(x[0], y[1])[0], words(x[1], y[0])[0]):
-        low = builder.add(low, cross)
-        carry = builder.icmp_unsigned("<", low, cross)
-        high = builder.add(high, builder.zext(carry, _WORD))
-    normal = builder.icmp_signed("<", high, _WORD(0))  # its highest bit is set
-    double = builder.or_(builder.shl(high, _WORD(1)), builder.lshr(low, _WORD(63)))
-    high = builder.select(normal, high, double)
-    low = builder.select(normal, low, builder.shl(low, _WORD(1)))
+    (a, b), (c, d) = ([builder.zext(word, _WIDE) for word in words[:2]] for words in (x, y))
+    product = builder.mul(a, c)
+    for cross in (builder.mul(a, d), builder.mul(b, c)):
+        product = builder.add(product, builder.lshr(cross, _WIDE(64)))
+    normal = builder.icmp_signed("<", product, _WIDE(0))  # its highest bit is set
+    product = builder.select(normal, product, builder.shl(product, _WIDE(1)))
     exponent = builder.add(builder.add(x[2], y[2]), builder.select(normal, _WORD(0), _WORD(-1)))
-    return [high, low, exponent]
+    high = builder.trunc(builder.lshr(product, _WIDE(64)), _WORD)
+    return [high, builder.trunc(product, _WORD), exponent]
 
 
-def _select(builder: Any, condition: Any, x: Any, y: Any) -> list[Any]:
-    return [builder.select(condition, a, b) for a, b in zip(x, y, strict=True)]
+def _load(builder: Any, places: Sequence[Any]) -> list[Any]:
+    return [builder.load(place) for place in places]
 
 
-def _phis(builder: Any, *sources: Any) -> list[Any]:
-    """Numbers that come from several blocks: `sources` are (numbers, block)."""
-    found = [builder.phi(_WORD) for _ in sources[0][0]]
-    for numbers, block in sources:
-        for phi, number in zip(found, numbers, strict=True):
-            phi.add_incoming(number, block)
-    return found
+def _store(builder: Any, words: Sequence[Any], places: Sequence[Any]) -> None:
+    for word, place in zip(words, places, strict=True):
+        builder.store(word, place)
 
 
-def _raise(builder: Any, base: Any, t: Any) -> Any:
-    """``base^t`` by repeated squaring."""
-    before, loop = builder.block, builder.append_basic_block("power")
-    after = builder.append_basic_block("raised")
-    begin = (*base, *base, builder.sub(t, _WORD(1)))
+def _raise(builder: Any, power: Any, base: Any, left: Any) -> None:
+    """Multiply a power by ``base^left``, by repeated squaring; all are places in memory."""
+    loop, squaring, after = map(builder.append_basic_block, ("power", "square", "raised"))
     builder.branch(loop)
     builder.position_at_end(loop)
-    now = _phis(builder, (begin, before))
-    found, square, left = now[:3], now[3:6], now[6]
-    odd = builder.trunc(left, ir.IntType(1))
-    found = _select(builder, odd, _multiply(builder, found, square), found)
-    square, left = _multiply(builder, square, square), builder.lshr(left, _WORD(1))
-    for phi, number in zip(now, (*found, *square, left), strict=True):
-        phi.add_incoming(number, loop)
-    builder.cbranch(builder.icmp_unsigned("==", left, _WORD(0)), after, loop)
+    count = builder.load(left)
+    with builder.if_then(builder.trunc(count, ir.IntType(1))):  # odd
+        product = _multiply(builder, _load(builder, power), _load(builder, base))
+        _store(builder, product, power)
+    count = builder.lshr(count, _WORD(1))
+    builder.store(count, left)
+    builder.cbranch(builder.icmp_unsigned("==", count, _WORD(0)), after, squaring)
+    builder.position_at_end(squaring)
+    square = _load(builder, base)
+    _store(builder, _multiply(builder, square, square), base)
+    builder.branch(loop)
     builder.position_at_end(after)
-    return found
 
 
 def _find(builder: Any, beta: Any, t: Any, last: Any) -> list[Any]:
-    """``beta^t``: the power at `last`, the next one to it, or from the beginning."""
+    """``beta^t``: from the power at `last`, where that is this one or the one before."""
     bits = builder.bitcast(beta, _WORD)
     exponent = builder.sub(builder.lshr(bits, _WORD(52)), _WORD(1022))
-    base = builder.or_(builder.shl(bits, _WORD(11)), _WORD(1 << 63)), _WORD(0), exponent
+    number = builder.or_(builder.shl(bits, _WORD(11)), _WORD(1 << 63)), _WORD(0), exponent
+    power, base = ([cgutils.alloca_once_value(builder, x) for x in number] for _ in range(2))
+    left = cgutils.alloca_once_value(builder, builder.sub(t, _WORD(1)))
     if last is None:
-        return list(_raise(builder, base, t))
+        _raise(builder, power, base, left)
+        return _load(builder, power)
     places = [builder.gep(last, [_WORD(k)]) for k in range(KEPT)]
-    known, known_t, *kept = [builder.load(place) for place in places]
+    known, known_t, *kept = _load(builder, places)
     gap = builder.sub(t, known_t)
     near = builder.and_(
         builder.icmp_unsigned("==", known, bits), builder.icmp_unsigned("<=", gap, _WORD(1))
     )
-    with builder.if_else(near) as (then, otherwise):
-        with then:
-            one = builder.trunc(gap, ir.IntType(1))
-            follows = _select(builder, one, _multiply(builder, kept, base), kept), builder.block
-        with otherwise:
-            anew = _raise(builder, base, t), builder.block
-    found = _phis(builder, follows, anew)
-    for word, place in zip((bits, t, *found), places, strict=True):
-        builder.store(word, place)
+    with builder.if_then(near):
+        _store(builder, (*kept, gap), (*power, left))
+    _raise(builder, power, base, left)
+    found = _load(builder, power)
+    _store(builder, (bits, t, *found), places)
     return found
 
 
@@ -393,7 +357,7 @@ def start_products(plan: Plan, groups: int) -> np.ndarray:
     return rows
 
 
-def make_products(plan: Plan, wrap: Any = linked) -> Any:
+def make_products(plan: Plan) -> Any:
     """``products(q, row, t)``: the products up to step t in a row q, from those before it.
 
     `row` is that of the control block. Where none is carried, steps need not come in order.
@@ -401,11 +365,11 @@ def make_products(plan: Plan, wrap: Any = linked) -> Any:
     own, carried, fields = plan.own_products, len(plan.products), _fields(plan)
     if fields[:carried] != plan.products:
         raise ValueError(f"{plan.rule.name}: {plan.products} are not the first of {fields}.")
-    powers = _make_powers(plan, wrap) if len(fields) > len(own) else wrap(_nothing)
+    powers = _make_powers(plan) if len(fields) > len(own) else linked(_nothing)
     if not own:
         return powers
-    advance, before = wrap(plan.advance), reader(named("Products", own), 0, wrap)
-    hypers, count = reader(plan.rule.hyper_type, op.RULE, wrap), len(own)
+    advance, before = linked(plan.advance), reader(named("Products", own), 0)
+    hypers, count = reader(plan.rule.hyper_type, op.RULE), len(own)
     single = is_float32(plan.real)
 
     def products(q, row, t):
@@ -414,10 +378,10 @@ def make_products(plan: Plan, wrap: Any = linked) -> Any:
             q[carried + i] = new[i]
         powers(q, row, t)
 
-    return wrap(products)
+    return linked(products)
 
 
-def _make_powers(plan: Plan, wrap: Any) -> Any:
+def _make_powers(plan: Plan) -> Any:
     """``powers(q, row, t)``: the products of hyperparameters, in place."""
     own, fields, rule = plan.own_products, _fields(plan), plan.rule
     names = [hyper.name for hyper in rule.hypers]
@@ -425,8 +389,8 @@ def _make_powers(plan: Plan, wrap: Any) -> Any:
     columns = tuple(op.RULE + names.index(name) for name in rule.powers)
     first, count, kept = len(own), len(columns), len(plan.products) + len(fields)
     place, changing, exact = kept - count, len(plan.products) > first, plan.power is None
-    power = make_power(wrap)
-    of_library = power if exact else wrap(plan.power)
+    power = make_power()
+    of_library = power if exact else linked(plan.power)
 
     def powers(q, row, t):
         for k in range(count):
@@ -438,7 +402,7 @@ def _make_powers(plan: Plan, wrap: Any) -> Any:
             else:
                 q[place + k] = of_library(beta, t)
 
-    return wrap(powers)
+    return linked(powers)
 
 
 def make_advance_row(plan: Plan, wrap: Any) -> Any:

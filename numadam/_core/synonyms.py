@@ -5,104 +5,112 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+Advice = TypeVar("Advice")
 
 # --- names of torch ------------------------------------------------------------------------------
 
 #: Similarity from which a name is taken for a misspelt one.
 _SIMILAR = 0.8
 
+
+def _by_word(table: Mapping[str, Advice]) -> dict[str, Advice]:
+    """The entries of a table by each word of their keys."""
+    return {word: advice for words, advice in table.items() for word in words.split()}
+
+
 #: Options of optimisers: the names here, of which those are shown that the rule has; or an advice.
-_OPTIONS: dict[str, tuple[str, ...] | str] = {
-    **dict.fromkeys(("learning_rate", "step_size", "stepsize", "eta", "init_lr"), ("lr",)),
-    **dict.fromkeys(("lr_schedule", "schedule", "scheduler"), ("lr",)),
-    "momentum": ("beta1",),
-    "alpha": "Write lr=... for a step size, beta2=... for the decay of v.",
-    "betas": ("beta1", "beta2"),
-    **dict.fromkeys(("b1", "beta_1"), ("beta1",)),
-    **dict.fromkeys(("b2", "beta_2", "rho", "decay_rate"), ("beta2",)),
-    **dict.fromkeys(("epsilon", "eps_hat"), ("eps",)),
-    **dict.fromkeys(("max_norm", "max_grad_norm", "grad_clip", "gradient_clip"), ("clip_norm",)),
-    **dict.fromkeys(("clip_grad_norm", "global_clipnorm", "clip_global_norm"), ("clip_norm",)),
-    **dict.fromkeys(("clipnorm", "clip_by_norm"), ("clip_array_norm",)),
-    **dict.fromkeys(("clipvalue", "clip_grad_value", "max_delta"), ("clip_value",)),
-    **dict.fromkeys(("wd", "l2"), ("weight_decay",)),
-    **dict.fromkeys(("use_ema", "ema_momentum", "ema_decay", "polyak"), ("ema",)),
-    **dict.fromkeys(("every_k_schedule", "gradient_accumulation_steps"), ("accumulate",)),
-    **dict.fromkeys(("accumulation_steps", "accumulate_grad_batches"), ("accumulate",)),
-    **dict.fromkeys(("param_groups", "mask", "no_decay"), ("groups",)),
-    **dict.fromkeys(("mu_dtype", "moment_dtype"), ("state_dtype",)),
-    "init_scale": ("loss_scale",),
-    "initial_accumulator_value": ("initial_accumulator",),
-    "constraints": ("bounds",),
-    **dict.fromkeys(
-        ("foreach", "fused", "differentiable", "jit_compile"),
-        "Leave it out: a step is always one compiled pass over all arrays.",
-    ),
-}
+_OPTIONS: dict[str, tuple[str, ...] | str] = _by_word(
+    {
+        "learning_rate step_size stepsize eta init_lr": ("lr",),
+        "lr_schedule schedule scheduler": ("lr",),
+        "momentum": ("beta1",),
+        "alpha": "Write lr=... for a step size, beta2=... for the decay of v.",
+        "betas": ("beta1", "beta2"),
+        "b1 beta_1": ("beta1",),
+        "b2 beta_2 rho decay_rate": ("beta2",),
+        "epsilon eps_hat": ("eps",),
+        "max_norm max_grad_norm grad_clip gradient_clip": ("clip_norm",),
+        "clip_grad_norm global_clipnorm clip_global_norm": ("clip_norm",),
+        "clipnorm clip_by_norm": ("clip_array_norm",),
+        "clipvalue clip_grad_value max_delta": ("clip_value",),
+        "wd l2": ("weight_decay",),
+        "use_ema ema_momentum ema_decay polyak": ("ema",),
+        "every_k_schedule gradient_accumulation_steps": ("accumulate",),
+        "accumulation_steps accumulate_grad_batches": ("accumulate",),
+        "param_groups mask no_decay": ("groups",),
+        "mu_dtype moment_dtype": ("state_dtype",),
+        "init_scale": ("loss_scale",),
+        "initial_accumulator_value": ("initial_accumulator",),
+        "constraints": ("bounds",),
+        "foreach fused differentiable jit_compile": (
+            "Leave it out: a step is always one compiled pass over all arrays."
+        ),
+    }
+)
 
 #: Arguments of `minimize`.
-_OF_RUNS: dict[str, str] = {
-    **dict.fromkeys(("max_iter", "maxiters", "max_iters", "niter", "n_iter"), "Write maxiter=..."),
-    **dict.fromkeys(("num_iters", "iterations", "steps", "n_steps"), "Write maxiter=..."),
-    **dict.fromkeys(("num_steps", "nsteps", "max_steps", "epochs"), "Write maxiter=..."),
-    **dict.fromkeys(("max_nfev", "max_eval", "maxeval"), "Write maxiter=..."),
-    **dict.fromkeys(("optimizer", "algorithm"), "Write rule='adam', rule='sgd' and so on."),
-    **dict.fromkeys(
-        ("grad", "gradient", "jacobian", "fprime", "value_and_grad"),
-        "Write jac=function, or jac=True where fun returns (f, gradient).",
-    ),
-    **dict.fromkeys(
-        ("atol", "rtol", "abstol", "tolerance"), "Write gtol=..., ftol=... or xtol=..."
-    ),
-    "xrtol": "Write xtol=...",
-    **dict.fromkeys(("verbose", "iprint", "show_progress"), "Write progress=True for a bar."),
-    "return_all": "The result has a history; callback=History(...) keeps more.",
-    "finite_diff_rel_step": "Differences choose their own step; jac='3-point' is more exact.",
-    **dict.fromkeys(
-        ("init", "start", "init_params", "y0"), "The start is the second argument, x0."
-    ),
-    "full_output": "The result has all of it.",
-}
+_OF_RUNS = _by_word(
+    {
+        "max_iter maxiters max_iters niter n_iter": "Write maxiter=...",
+        "num_iters iterations steps n_steps": "Write maxiter=...",
+        "num_steps nsteps max_steps epochs": "Write maxiter=...",
+        "max_nfev max_eval maxeval": "Write maxiter=...",
+        "optimizer algorithm": "Write rule='adam', rule='sgd' and so on.",
+        "grad gradient jacobian fprime value_and_grad": (
+            "Write jac=function, or jac=True where fun returns (f, gradient)."
+        ),
+        "atol rtol abstol tolerance": "Write gtol=..., ftol=... or xtol=...",
+        "xrtol": "Write xtol=...",
+        "verbose iprint show_progress": "Write progress=True for a bar.",
+        "return_all": "The result has a history; callback=History(...) keeps more.",
+        "finite_diff_rel_step": "Differences choose their own step; jac='3-point' is more exact.",
+        "init start init_params y0": "The start is the second argument, x0.",
+        "full_output": "The result has all of it.",
+    }
+)
 
 #: Attributes of optimisers.
-_ATTRIBUTES: dict[str, str] = {
-    "zero_grad": "Leave it out: gradients are passed to step(grads), and none is kept.",
-    "param_groups": (
-        "Options of their own for some arrays are groups=... when the optimiser is made; opt.lr "
-        "and others are attributes."
-    ),
-    "add_param_group": "Make a new optimiser over all arrays.",
-    "state_dict": "Write opt.save(path), or opt.state.copy() in memory.",
-    "load_state_dict": "Write opt.load(path), or opt.state = saved.",
-    **dict.fromkeys(("update", "apply", "apply_gradients"), "Write opt.step(grads)."),
-    "minimize": "numadam.minimize(fun, x0) is a function of its own.",
-    "init": "The optimiser has its state when it is made: opt.state.",
-    "iterations": "Write opt.t.",
-    "get_config": "Options are attributes; repr(opt) shows those that are not defaults.",
-    **dict.fromkeys(("variables", "get_weights"), "Write opt.state."),
-    "set_weights": "Write opt.load(path), or opt.state = saved.",
-    "parameters": "Write opt.params.",
-    "get_last_lr": "Write opt.current_lr.",
-}
+_ATTRIBUTES = _by_word(
+    {
+        "zero_grad": "Leave it out: gradients are passed to step(grads), and none is kept.",
+        "param_groups": (
+            "Options of their own for some arrays are groups=... when the optimiser is made; "
+            "opt.lr and others are attributes."
+        ),
+        "add_param_group": "Make a new optimiser over all arrays.",
+        "state_dict": "Write opt.save(path), or opt.state.copy() in memory.",
+        "load_state_dict": "Write opt.load(path), or opt.state = saved.",
+        "update apply apply_gradients": "Write opt.step(grads).",
+        "minimize": "numadam.minimize(fun, x0) is a function of its own.",
+        "init": "The optimiser has its state when it is made: opt.state.",
+        "iterations": "Write opt.t.",
+        "get_config": "Options are attributes; repr(opt) shows those that are not defaults.",
+        "variables get_weights": "Write opt.state.",
+        "set_weights": "Write opt.load(path), or opt.state = saved.",
+        "parameters": "Write opt.params.",
+        "get_last_lr": "Write opt.current_lr.",
+    }
+)
 
 #: Schedules of torch, optax and Keras.
-_SCHEDULES: dict[str, str] = {
-    **dict.fromkeys(("CosineAnnealingLR", "cosine_decay_schedule", "CosineDecay"), "Cosine"),
-    "CosineAnnealingWarmRestarts": "Cosine, with restart_mult=1",
-    "warmup_cosine_decay_schedule": "WarmupCosine",
-    "get_cosine_schedule_with_warmup": "WarmupCosine",
-    **dict.fromkeys(("ExponentialLR", "exponential_decay", "ExponentialDecay"), "Exponential"),
-    "StepLR": "Step",
-    **dict.fromkeys(("MultiStepLR", "SequentialLR", "PiecewiseConstantDecay"), "Piecewise"),
-    **dict.fromkeys(("piecewise_constant_schedule", "join_schedules"), "Piecewise"),
-    **dict.fromkeys(("LinearLR", "PolynomialLR", "linear_schedule"), "Polynomial"),
-    **dict.fromkeys(("polynomial_schedule", "PolynomialDecay"), "Polynomial"),
-    **dict.fromkeys(("OneCycleLR", "cosine_onecycle_schedule"), "OneCycle"),
-    **dict.fromkeys(("ConstantLR", "constant_schedule"), "Constant"),
-    "LambdaLR": "the function itself, lr=lambda t: ...",
-}
-
+_SCHEDULES = _by_word(
+    {
+        "CosineAnnealingLR cosine_decay_schedule CosineDecay": "Cosine",
+        "CosineAnnealingWarmRestarts": "Cosine, with restart_mult=1",
+        "warmup_cosine_decay_schedule get_cosine_schedule_with_warmup": "WarmupCosine",
+        "ExponentialLR exponential_decay ExponentialDecay": "Exponential",
+        "StepLR": "Step",
+        "MultiStepLR SequentialLR PiecewiseConstantDecay": "Piecewise",
+        "piecewise_constant_schedule join_schedules": "Piecewise",
+        "LinearLR PolynomialLR linear_schedule": "Polynomial",
+        "polynomial_schedule PolynomialDecay": "Polynomial",
+        "OneCycleLR cosine_onecycle_schedule": "OneCycle",
+        "ConstantLR constant_schedule": "Constant",
+        "LambdaLR": "the function itself, lr=lambda t: ...",
+    }
+)
 
 #: Names that are no attributes of optimisers, but may be looked for.
 FOREIGN_ATTRIBUTES = (*_ATTRIBUTES, *_OPTIONS)
@@ -119,7 +127,7 @@ def option_hint(name: str, names: Collection[str]) -> str:
     known = _OPTIONS.get(name, ())
     if isinstance(known, str):
         return known
-    here = [f"{one}=..." for one in known if one in names]
+    here = [f"{option}=..." for option in known if option in names]
     if here:
         return f"Write {', '.join(here)}"
     return _near(name, names)
@@ -135,7 +143,7 @@ def attribute_hint(name: str, names: Collection[str]) -> str:
     """Advice for an unknown attribute of an optimiser, which has `names`, or ""."""
     if name in _ATTRIBUTES:
         return _ATTRIBUTES[name]
-    here = [f"opt.{one}" for one in _OPTIONS.get(name, ()) if one in names]
+    here = [f"opt.{option}" for option in _OPTIONS.get(name, ()) if option in names]
     if here and not isinstance(_OPTIONS[name], str):
         return f"Write {', '.join(here)}."
     return _near(name, names)
@@ -206,7 +214,7 @@ def preset(presets: Mapping[str, Mapping[str, Any]], title: str, like: Any) -> M
         raise ValueError(f"like: expected one of {', '.join(map(repr, LIKE))}, got {like!r}.")
     found = presets.get(like) or presets.get(LIKE[like].variant_of)
     if found is None:
-        there = [name for name, one in LIKE.items() if {name, one.variant_of} & {*presets}]
+        there = [name for name, library in LIKE.items() if {name, library.variant_of} & {*presets}]
         raise ValueError(
             f"like: {like!r} has no {title}; {_SAME_RULE.get(title, '')}"
             + (f"use one of {', '.join(map(repr, there))}." if there else "leave it out.")

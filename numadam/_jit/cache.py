@@ -56,7 +56,7 @@ def source_stamp(package: str) -> str:
     """A hash of the version and of all source that may be compiled into a loop of a package."""
     digest = hashlib.sha256(__version__.encode())
     if not _PACKAGE.is_dir():  # imported from a zip file: all of it is the source
-        archive = next(one for one in _PACKAGE.parents if one.is_file())
+        archive = next(path for path in _PACKAGE.parents if path.is_file())
         return hashlib.sha256(digest.digest() + archive.read_bytes()).hexdigest()
     folders = _COMPILED_INTO[package]
     for path in sorted(path for name in folders for path in (_PACKAGE / name).rglob("*.py")):
@@ -68,18 +68,20 @@ def source_stamp(package: str) -> str:
 _chosen: list[Path] = []
 
 
+def _choose(*chosen: Path) -> None:
+    _chosen[:] = chosen
+    folders.cache_clear()
+    directory.cache_clear()
+
+
 @contextlib.contextmanager
 def only_in(folder: Path) -> Iterator[None]:
     """Read and write entries in this folder alone, as if `NUMBA_CACHE_DIR` named it."""
-    _chosen[:] = [folder]
+    _choose(folder)
     try:
-        folders.cache_clear()
-        directory.cache_clear()
         yield
     finally:
-        _chosen.clear()
-        folders.cache_clear()
-        directory.cache_clear()
+        _choose()
 
 
 @functools.cache
@@ -95,7 +97,7 @@ def folders() -> list[Path]:
         return [Path(*_chosen or [config.CACHE_DIR]) / "numadam"]
     found = [_PACKAGE / "__pycache__", Path(user_cache_dir("numadam", False)) / "__pycache__"]
     # without a home it is "~/.cache" in whatever folder the program runs in
-    return [one for one in found if one.is_absolute()]
+    return [folder for folder in found if folder.is_absolute()]
 
 
 #: Folders that cannot be written, each with the reason.
@@ -219,7 +221,6 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
     ) -> None:
         self._name, self._package, self._compiling = name, package, compiling
         self._shown = shown or name
-        self._enabled = True
         self.hit = False
 
     def _entry(self, signature: Any, codegen: Any) -> str:
@@ -231,7 +232,7 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         """The compiled loop, or None where there is no whole entry for it."""
         # as Numba's own cache without `refresh`, which loads 0.4 s of what only compiling needs
         rtsys.initialize(target_context)
-        data = read(self._entry(signature, target_context.codegen())) if self._enabled else None
+        data = read(self._entry(signature, target_context.codegen()))
         loop = None if data is None else self._rebuilt(target_context, data)
         self.hit = loop is not None
         if self.hit:
@@ -251,15 +252,9 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
 
     def save_overload(self, signature: Any, data: Any) -> None:
         """Write a compiled loop to the disk."""
-        if self._enabled:
-            content = dumps(self._parts(data))
-            if not write(self._entry(signature, data.codegen), content):
-                self._report.folder = None
-
-    @staticmethod
-    def _parts(data: Any) -> Any:
-        """The parts of a compiled loop that an entry holds."""
-        return data._reduce()  # noqa: SLF001  # as Numba's own cache
+        content = dumps(data._reduce())  # noqa: SLF001  # as Numba's own cache
+        if not write(self._entry(signature, data.codegen), content):
+            self._report.folder = None
 
     @staticmethod
     def _usable(parts: Any) -> bool:
@@ -272,10 +267,9 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         return str(directory() or "")
 
     def enable(self) -> None:
-        self._enabled = True
+        """Nothing: it is never disabled."""
 
-    def disable(self) -> None:
-        self._enabled = False
+    disable = enable
 
     def flush(self) -> None:
         """Forget this loop: its entries of this source are deleted, all signatures."""

@@ -35,9 +35,9 @@ def compiler_into(library: type, without: Collection[str] = ()) -> Any:
         def define_pipelines(self) -> list[Any]:
             passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
             passes.passes = [
-                (Lowering if one is typed_passes.NativeLowering else one, why)
-                for one, why in passes.passes
-                if one.__name__ not in without
+                (Lowering if step is typed_passes.NativeLowering else step, why)
+                for step, why in passes.passes
+                if step.__name__ not in without
             ]
             passes.finalize()
             return [passes]

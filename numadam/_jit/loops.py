@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 
 from numadam._jit import process
 from numadam._jit.cache import compile_cached
+from numadam._jit.pointers import intrinsic_of
 from numadam._jit.process import compile_lock
 
 # --- threads that a step may use -----------------------------------------------------------------
@@ -152,11 +153,6 @@ class CompiledLoop:
         """The loop in one thread."""
         return self.choose(parallel=False)
 
-    @property
-    def parallel(self) -> Any:
-        """The loop that is spread over threads, by Numba or by us."""
-        return self.choose(parallel=True)
-
     def fork_safe(self, parallel: bool) -> Any:
         """One of the two as a function: the serial one where a fork has lost the threads.
 
@@ -285,14 +281,12 @@ def _exchange(builder: Any, wanted: Any) -> Any:
     return builder.select(other, old, _INT64(UNCHANGED))
 
 
-def _exchange_now(typingctx: Any, mode: Any) -> Any:
+@intrinsic
+def _exchange_mode(typingctx: Any, mode: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _exchange(builder, args[0])
 
     return int64(int64), codegen
-
-
-_exchange_mode = intrinsic(_exchange_now)
 
 
 def _set_mode(mode: int) -> Any:
@@ -333,8 +327,4 @@ def in_default_mode(body: Any) -> Any:
 
         return signature.return_type(*args), codegen
 
-    # Numba reads the number of arguments from the signature
-    first = inspect.Parameter("typingctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    given = inspect.signature(getattr(body, "py_func", body)).parameters.values()
-    call.__signature__ = inspect.Signature([first, *given])  # type: ignore[attr-defined]
-    return intrinsic(call)
+    return intrinsic_of(call, inspect.signature(getattr(body, "py_func", body)).parameters)

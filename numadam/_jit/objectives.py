@@ -7,6 +7,7 @@ import contextlib
 import dis
 import functools
 import hashlib
+import itertools
 import re
 import secrets
 import sys
@@ -51,26 +52,27 @@ def is_extended() -> bool:
             (imputils.builtin_registry, cpu_target.target_context),
         )
     ]
-    rewrites = [one for kind in rewrite_registry.rewrites.values() for one in kind]
-    sizes = [len(x) for one in typed | lowered for x in vars(one).values() if type(x) is list]
-    found = _are_extended(frozenset(typed), frozenset(lowered), sum(sizes))
+    rewrites = [rewrite for kind in rewrite_registry.rewrites.values() for rewrite in kind]
+    lists = [x for registry in typed | lowered for x in vars(registry).values() if type(x) is list]
+    found = _are_extended(frozenset(typed), frozenset(lowered), sum(map(len, lists)))
     return found or not all(map(_is_own_class, rewrites))
 
 
 @functools.lru_cache(1)  # registries only grow
 def _are_extended(typed: frozenset[Any], lowered: frozenset[Any], _: int) -> bool:
     known, implemented = [], []
-    for one in typed:
-        known += [*one.functions, *one.attributes]
-        for _, kind in one.globals:
+    for registry in typed:
+        known += [*registry.functions, *registry.attributes]
+        for _, kind in registry.globals:
             known += getattr(kind, "templates", ())
-    for one in lowered:
-        implemented += [(impl, (key, *kinds)) for impl, key, kinds in one.functions]
-        implemented += [(impl, kinds) for impl, _, kinds in one.getattrs + one.setattrs]
-        implemented += one.casts + one.constants
-    return any(
-        not all(map(_is_own_class, one.__mro__)) and _is_used(one.key) for one in known
-    ) or any(not _is_own(one) and all(map(_is_used, of)) for one, of in implemented)
+    for registry in lowered:
+        implemented += [(impl, (key, *kinds)) for impl, key, kinds in registry.functions]
+        implemented += [(impl, kinds) for impl, _, kinds in registry.getattrs + registry.setattrs]
+        implemented += registry.casts + registry.constants
+    foreign = [kind for kind in known if not all(map(_is_own_class, kind.__mro__))]
+    return any(_is_used(kind.key) for kind in foreign) or any(
+        not _is_own(function) and all(map(_is_used, of)) for function, of in implemented
+    )
 
 
 def _root(x: Any) -> str:
@@ -89,20 +91,20 @@ def _is_own(function: Any) -> bool:
     if type(function) is not FunctionType:
         return False
     inner = [cell.cell_contents for cell in function.__closure__ or ()]
-    around = [one for one in inner if type(one) is FunctionType]
-    return all(home_of(one).partition(".")[0] == "numba" for one in (function, *around))
+    around = [x for x in inner if type(x) is FunctionType]
+    return all(home_of(x).partition(".")[0] == "numba" for x in (function, *around))
 
 
 @functools.cache  # a registry keeps each of them
-def _is_own_class(one: type) -> bool:
+def _is_own_class(kind: type) -> bool:
     """Whether a class is Numba's, and its functions; Python calls those that `type` made "abc"."""
-    if one is object:
+    if kind is object:
         return True
-    if one.__module__ == "abc":
-        known = "cases" not in vars(one)  # with them, there need be no function to tell
+    if kind.__module__ == "abc":
+        known = "cases" not in vars(kind)  # with them, there need be no function to tell
     else:
-        known = _root(one) == "numba" and one.__module__ in sys.modules
-    inside = [getattr(one, name) for name in vars(one) if name != "key"]
+        known = _root(kind) == "numba" and kind.__module__ in sys.modules
+    inside = [getattr(kind, name) for name in vars(kind) if name != "key"]
     return known and all(_is_own(x) for x in inside if type(x) is FunctionType)
 
 
@@ -171,9 +173,9 @@ def _settings() -> list[str]:
 def _codes(code: CodeType) -> Iterable[CodeType]:
     """A code and those of the functions defined inside it."""
     yield code
-    for one in code.co_consts:
-        if isinstance(one, CodeType):
-            yield from _codes(one)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
 
 
 class _Reader:
@@ -234,8 +236,12 @@ class _Reader:
         self.add(python.__code__)
         for mine, theirs in zip(copied.__closure__ or (), python.__closure__ or (), strict=True):
             mine.cell_contents = self.value(theirs.cell_contents)
-        instructions = (one for code in codes for one in dis.get_instructions(code))
-        read = {one.argval for one in instructions if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+        instructions = itertools.chain.from_iterable(map(dis.get_instructions, codes))
+        read = {
+            instruction.argval
+            for instruction in instructions
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        }
         for name in sorted(read):
             self.add("global", name)
             if name in python.__globals__:
@@ -393,10 +399,9 @@ def _is_constant(x: Any) -> bool:
     """Whether an object of an environment is the same in every process."""
     if type(x) is tuple:
         return all(map(_is_constant, x))
-    if type(x) in (str, int, float, bool, type(None)):
-        return True
-    number = isinstance(x, np.dtype) and x.kind in "biufc"
-    return number or (isinstance(x, type) and vars(builtins).get(x.__name__) is x)
+    if isinstance(x, type):
+        return vars(builtins).get(x.__name__) is x
+    return type(x) in _CONSTANTS or (isinstance(x, np.dtype) and x.kind in "biufc")
 
 
 class _PortableLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba has no types for it
@@ -416,25 +421,28 @@ class _PortableLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba has no ty
         super()._optimize_final_module()
         module = self._final_module
         own = self.name.rpartition("-")[2]
-        outer = [one for one in module.global_variables if one.name.startswith(_ENVIRONMENT)]
-        inner = [one for one in outer if own not in one.name]
+        inner = [
+            variable
+            for variable in module.global_variables
+            if variable.name.startswith(_ENVIRONMENT) and own not in variable.name
+        ]
         text = str(module)
-        constants = [_constants(one.name, text) for one in inner]
+        constants = [_constants(variable.name, text) for variable in inner]
         self.portable = None not in constants and _BOUND.search(text) is None
         if not self.portable:
             return
-        for one in module.functions:
-            if not one.is_declaration and one.linkage == binding.Linkage.linkonce_odr:
-                one.linkage = binding.Linkage.internal
-        for k, one in enumerate(inner):
-            one.name = f"{_ENVIRONMENT}{k}{own}"
-            self._environments.append(_environment(one.name, constants[k]))
+        for function in module.functions:
+            if not function.is_declaration and function.linkage == binding.Linkage.linkonce_odr:
+                function.linkage = binding.Linkage.internal
+        for k, variable in enumerate(inner):
+            variable.name = f"{_ENVIRONMENT}{k}{own}"
+            self._environments.append(_environment(variable.name, constants[k]))
 
     def _finalize_final_module(self) -> None:
         super()._finalize_final_module()
         if self.portable:
-            for one in self._environments:
-                self.codegen.set_env(one.env_name, one)
+            for environment in self._environments:
+                self.codegen.set_env(environment.env_name, environment)
 
 
 def _constants(name: str, text: str) -> list[Any] | None:
@@ -467,7 +475,7 @@ def _complete(code: bytes) -> bool:
     """Whether all that code refers to is in this process; LLVM would end the process otherwise."""
     module = binding.parse_bitcode(code)
     named = [*module.functions, *module.global_variables]
-    outside = {one.name for one in named if one.is_declaration}
+    outside = {symbol.name for symbol in named if symbol.is_declaration}
     return all(
         name.startswith("llvm.") or binding.address_of_symbol(name) is not None for name in outside
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,11 @@ inner = njit(**INNER)
 
 
 def _loader(bits: int) -> Any:
+    kind = ir.IntType(bits)
+
     def load(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            word = builder.load(builder.inttoptr(args[0], ir.IntType(bits).as_pointer()))
+            word = builder.load(builder.inttoptr(args[0], kind.as_pointer()))
             word.align = 1  # it may be an element of an unaligned array
             return builder.zext(word, ir.IntType(64)) if bits < 64 else word
 
@@ -30,11 +34,12 @@ def _loader(bits: int) -> Any:
 
 
 def _storer(bits: int) -> Any:
+    kind = ir.IntType(bits)
+
     def store(typingctx: Any, address: Any, word: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            where = builder.inttoptr(args[0], ir.IntType(bits).as_pointer())
-            what = builder.trunc(args[1], ir.IntType(bits)) if bits < 64 else args[1]
-            builder.store(what, where).align = 1
+            word = builder.trunc(args[1], kind) if bits < 64 else args[1]
+            builder.store(word, builder.inttoptr(args[0], kind.as_pointer())).align = 1
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64), codegen
@@ -94,18 +99,17 @@ def array_at(typingctx: Any, address: Any, shape: Any, dtype: Any) -> Any:
     As Numba's `carray`, which is a function of its own that is compiled for each dtype.
     """
     axes = shape.count if isinstance(shape, types.BaseTuple) else 1
-    kind = types.Array(dtype.dtype, axes, "C")
+    result = types.Array(dtype.dtype, axes, "C")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        given = signature.args[1]
-        items, kinds = [args[1]], [given]
-        if isinstance(given, types.BaseTuple):
-            items, kinds = cgutils.unpack_tuple(builder, args[1]), list(given)
+        items, kinds = [args[1]], signature.args[1:2]
+        if isinstance(shape, types.BaseTuple):
+            items, kinds = cgutils.unpack_tuple(builder, args[1]), signature.args[1]
         pairs = zip(items, kinds, strict=True)
-        sizes = [context.cast(builder, item, one, types.intp) for item, one in pairs]
-        return make_array(context, builder, kind, args[0], sizes)
+        sizes = [context.cast(builder, item, kind, types.intp) for item, kind in pairs]
+        return make_array(context, builder, result, args[0], sizes)
 
-    return kind(address, shape, dtype), codegen
+    return result(address, shape, dtype), codegen
 
 
 @functools.cache
@@ -160,29 +164,28 @@ def absent(typingctx: Any, address: Any, n: Any) -> Any:
     return types.none(types.int64, types.int64), codegen
 
 
-def _make_call(count: int) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        word = ir.IntType(64)
-        function = ir.FunctionType(word, [word] * count).as_pointer()
-        return builder.call(builder.inttoptr(args[0], function), args[1:])
-
-    return types.int64(*[types.int64] * (count + 1)), codegen
-
-
-# written out: Numba reads the number of arguments from the signature
-@intrinsic
-def call_c1(typingctx: Any, address: Any, a: Any) -> Any:
-    """Call the C function ``int64 f(a)`` at an address."""
-    return _make_call(1)
+def intrinsic_of(call: Any, names: Iterable[str]) -> Any:
+    """An intrinsic of ``call(typingctx, *args)``: Numba reads their number from it."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    call.__signature__ = inspect.Signature(
+        [inspect.Parameter(name, kind) for name in ("typingctx", *names)]
+    )
+    return intrinsic(call)
 
 
-@intrinsic
-def call_c4(typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """Call the C function ``int64 f(a, b, c, d)`` at an address."""
-    return _make_call(4)
+def _make_call(names: str) -> Any:
+    count = len(names)
+
+    def call(typingctx: Any, *args: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            word = ir.IntType(64)
+            function = ir.FunctionType(word, [word] * count).as_pointer()
+            return builder.call(builder.inttoptr(args[0], function), args[1:])
+
+        return types.int64(*[types.int64] * (count + 1)), codegen
+
+    return intrinsic_of(call, ("address", *names))
 
 
-@intrinsic
-def call_c6(typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
-    """Call the C function ``int64 f(a, b, c, d, e, f)`` at an address."""
-    return _make_call(6)
+#: ``(address, a, ...)``: call the C function ``int64 f(a, ...)`` at an address.
+call_c1, call_c4, call_c6 = map(_make_call, ("a", "abcd", "abcdef"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` takes longer to import
 import contextlib
+import functools
 import operator
 import os
 import sys
@@ -17,7 +18,7 @@ from _thread import interrupt_main, start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import _bootstrap
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar
 
 # --- several calls that have to happen together --------------------------------------------------
 
@@ -38,51 +39,15 @@ def at_once(calls: Iterable[Callable[[], Any]]) -> None:
     deque(map(operator.call, list(calls)), maxlen=0)
 
 
-class defer_interrupts:
-    """Defer Ctrl-C: its handler runs when the block is done.
+class _Handler:
+    """A handler of Ctrl-C inside a block; in the main thread, the only one that runs handlers."""
 
-    Python runs signal handlers in the main thread only, so in any other there is nothing to do.
-    Handlers of other signals that raise (a SIGALRM timeout, say) and exceptions that C code sets in
-    a thread from outside are not deferred.
-    """
-
-    def __init__(self) -> None:
-        self.caught: list[Any] = []
-        self._handler: Any = None
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        handler = getsignal(SIGINT)
-        if callable(handler):  # not ignored, nor the system's own, which run no Python code
-            signal(SIGINT, lambda *args: self.caught.append(args))
-            self._handler = handler
-
-    def __exit__(self, *error: object) -> None:
-        if self.end():
-            self._handler(*self.caught[-1])
-
-    def end(self) -> bool:
-        """Put the handler back; whether it has to be called."""
-        if self._handler is not None:
-            signal(SIGINT, self._handler)
-        return bool(self.caught)
-
-
-class outside_llvmlite:
-    """Let Ctrl-C wait, inside the block, while llvmlite itself runs; compiling goes on meanwhile.
-
-    llvmlite hands objects over to LLVM in one call and notes it in the next. An exception between
-    the two makes it free an object that LLVM frees, too: the process crashes.
-    """
-
-    def __init__(self) -> None:
-        self._handler: Any = None
+    _handler: Any = None
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
             handler = getsignal(SIGINT)
-            if callable(handler):
+            if callable(handler):  # not ignored, nor the system's own, which run no Python code
                 self._handler = handler
                 signal(SIGINT, self._interrupt)
 
@@ -91,18 +56,47 @@ class outside_llvmlite:
             signal(SIGINT, self._handler)
 
     def _interrupt(self, number: int, frame: Any) -> None:
-        if _in_llvmlite(frame):
-            start_new_thread(_interrupt_again, ())
-        else:
-            self._handler(number, frame)
+        raise NotImplementedError
 
 
-def _in_llvmlite(frame: Any) -> bool:
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("llvmlite.binding"):
-            return True
-        frame = frame.f_back
-    return False
+class defer_interrupts(_Handler):
+    """Defer Ctrl-C: its handler runs when the block is done.
+
+    Handlers of other signals that raise (a SIGALRM timeout, say) and exceptions that C code sets in
+    a thread from outside are not deferred.
+    """
+
+    def __init__(self) -> None:
+        self.caught: list[Any] = []
+
+    def __exit__(self, *error: object) -> None:
+        if self.end():
+            self._handler(*self.caught[-1])
+
+    def end(self) -> bool:
+        """Put the handler back; whether it has to be called."""
+        super().__exit__()
+        return bool(self.caught)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self.caught.append((number, frame))
+
+
+class outside_llvmlite(_Handler):
+    """Let Ctrl-C wait, inside the block, while llvmlite itself runs; compiling goes on meanwhile.
+
+    llvmlite hands objects over to LLVM in one call and notes it in the next. An exception between
+    the two makes it free an object that LLVM frees, too: the process crashes.
+    """
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        caller = frame
+        while caller is not None:
+            if caller.f_globals.get("__name__", "").startswith("llvmlite.binding"):
+                start_new_thread(_interrupt_again, ())
+                return
+            caller = caller.f_back
+        self._handler(number, frame)
 
 
 def _interrupt_again() -> None:
@@ -215,21 +209,12 @@ def _error(what: str, other: str) -> RuntimeError:
     )
 
 
-class cached_property(Generic[Kind]):
-    """As `functools.cached_property`, whose lock of Python 3.11 a child may find held for ever."""
+class cached_property(functools.cached_property[Kind]):
+    """As in `functools`, less the lock of Python 3.11, which a child may find held for ever."""
 
     def __init__(self, compute: Callable[[Any], Kind]) -> None:
-        self._compute, self._name, self.__doc__ = compute, compute.__name__, compute.__doc__
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> cached_property[Kind]: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> Kind: ...
-    def __get__(self, instance: Any, owner: type) -> cached_property[Kind] | Kind:
-        if instance is None:
-            return self
-        value = instance.__dict__[self._name] = self._compute(instance)
-        return value
+        super().__init__(compute)
+        self.lock = contextlib.nullcontext()
 
 
 def safe(serial: Any, parallel: Any) -> Any:
@@ -249,8 +234,10 @@ def _compiler_locks() -> Iterator[Any]:
         # not imported, or a version that has no such lock
         with contextlib.suppress(KeyError, AttributeError):
             found: Any = sys.modules[name]
-            for one in path:  # of a class itself `getattr` would call the property
-                found = vars(found)[one] if isinstance(found, type) else getattr(found, one)
+            for attribute in path:  # of a class itself `getattr` would call the property
+                found = (
+                    vars(found)[attribute] if isinstance(found, type) else getattr(found, attribute)
+                )
             yield found
 
 
@@ -277,7 +264,7 @@ def _acquire_all(locks: Sequence[Any], deadline: float) -> bool:
     """Acquire all of these locks or none: others take them in another order."""
     first = locks[0]
     while _acquire(first, deadline):
-        taken = next((one for one in locks if one is not first and not _acquire(one)), None)
+        taken = next((lock for lock in locks if lock is not first and not _acquire(lock)), None)
         if taken is None:
             return True
         _release_all()
@@ -333,10 +320,10 @@ def _wait() -> None:
         turn = min(deadline, time.monotonic() + _TURN)
         if not _fork.importing and _acquire_all(_fork.compiler, turn):
             _acquire_steps()
-            if not (importing := _importing()):  # none has begun meanwhile
+            _fork.importing = _importing()  # one may have begun meanwhile
+            if not _fork.importing:
                 _fork.compiling = False
                 return
-            _fork.importing = importing
             _release_all()
         if time.monotonic() >= deadline or _fork.interrupts.caught:
             _acquire(_fork.compiler[-1], time.monotonic() + _PATIENCE)  # a call into LLVM is short

@@ -86,19 +86,13 @@ def _somebody_waits() -> bool:
         raise ValueError(f"{VARIABLE}: expected 0 or 1, got {asked!r}.")
     if asked == "0" or logger.level > logging.INFO:
         return False
-    return asked == "1" or _in_notebook() or _on_terminal()
-
-
-def _on_terminal() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if asked == "1" or getattr(shell, "kernel", None) is not None:
+        return True
     # None without a console, closed, or an object of the user's
     with suppress(Exception):
         return bool(sys.stderr.isatty())
     return False
-
-
-def _in_notebook() -> bool:
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return getattr(shell, "kernel", None) is not None
 
 
 def _words(compiling: Compiling) -> str:
@@ -131,7 +125,7 @@ def warn_once(reason: str) -> None:
     if _warned:
         return
     packages = (Path(__file__).parents[1], *sys.modules["numba"].__path__)
-    ours = tuple(f"{one}{os.sep}" for one in packages)
+    ours = tuple(f"{package}{os.sep}" for package in packages)
     _warned, level, frame = True, 1, sys._getframe()  # noqa: SLF001  # as `warnings` itself
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
         level, frame = level + 1, frame.f_back

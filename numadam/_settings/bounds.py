@@ -142,14 +142,10 @@ def _read(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> Pair:
     if bounds is None:
         return OPEN
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
-        lo = _read_end(bounds.lb, -math.inf, f"{title}.lb")
-        return _simplest(lo, _read_end(bounds.ub, math.inf, f"{title}.ub"))
+        return _simplest(*_read_ends((bounds.lb, bounds.ub), f"{title}.lb", f"{title}.ub"))
     if not _is_pair(bounds):
         return _read_pairs(bounds, shape, title, name)
-    return (
-        _read_end(bounds[0], -math.inf, f"{title}[0]"),
-        _read_end(bounds[1], math.inf, f"{title}[1]"),
-    )
+    return _read_ends(bounds, f"{title}[0]", f"{title}[1]")
 
 
 def _read_pairs(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> Pair:
@@ -173,27 +169,26 @@ def _read_pairs(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> P
             "Two numbers (lo, hi) hold for all; low and high of every element are two NumPy "
             "arrays (lo, hi), or scipy.optimize.Bounds(lo, hi)."
         )
-    lo, hi = np.full(size, -math.inf), np.full(size, math.inf)
+    ends = np.empty((2, size))
     for k, pair in enumerate(pairs):
         if not _is_pair(pair) or any(getattr(end, "ndim", 0) for end in pair):
             raise ValueError(
                 f"{title}[{k}]: expected a pair (lo, hi) of numbers, got {pair!r:.80}."
             )
-        lo[k] = _read_end(pair[0], -math.inf, f"{title}[{k}][0]")
-        hi[k] = _read_end(pair[1], math.inf, f"{title}[{k}][1]")
-    return _simplest(lo.reshape(shape), hi.reshape(shape))
+        ends[:, k] = _read_ends(pair, f"{title}[{k}][0]", f"{title}[{k}][1]")
+    return _simplest(*ends.reshape(2, *shape))
 
 
 def _simplest(lo: Any, hi: Any) -> Pair:
     """Two floats where both bounds are the same everywhere: the loop then reads no array."""
-    ends = []
-    for end in (lo, hi):
-        if isinstance(end, np.ndarray):
-            if not end.size or (end != end.flat[0]).any():
-                return lo, hi
-            end = float(end.flat[0])
-        ends.append(end)
-    return ends[0], ends[1]
+    if all(np.size(end) and (end == np.ravel(end)[0]).all() for end in (lo, hi)):
+        return float(np.ravel(lo)[0]), float(np.ravel(hi)[0])
+    return lo, hi
+
+
+def _read_ends(pair: Any, low: str, high: str) -> Pair:
+    """Both ends of a pair, which have these names."""
+    return _read_end(pair[0], -math.inf, low), _read_end(pair[1], math.inf, high)
 
 
 def _read_end(end: Any, open_end: float, title: str) -> Any:

@@ -64,9 +64,8 @@ def dotted(path: Sequence[Any]) -> str:
 
 def _matches(path: Sequence[Any], pattern: str) -> bool:
     """Whether a pattern fits the array, or a container that it lies in."""
-    return any(fnmatchcase(dotted(path[:k]), pattern) for k in range(len(path), 0, -1)) or (
-        not path and fnmatchcase("", pattern)
-    )
+    lengths = range(1, len(path) + 1) or [0]  # 0: the only array has no path
+    return any(fnmatchcase(dotted(path[:length]), pattern) for length in lengths)
 
 
 def leaf_overrides(groups: Any, paths: Sequence[Sequence[Any]], rule: RuleSpec) -> list[Overrides]:
@@ -154,18 +153,15 @@ def leaf_masks(
         Where one is no bool array of the shape of its parameter.
     """
     masks, titles = tree.flatten(owned, "owned"), tree.names("owned")
-    return [
-        _mask(mask, title, leaf, name)
-        for mask, title, leaf, name in zip(masks, titles, leaves, names, strict=True)
-    ]
-
-
-def _mask(mask: Any, title: str, leaf: Any, name: str) -> np.ndarray:
-    view = as_view(mask)
-    if not is_array(view) or view.dtype != np.dtype(bool):
-        got = f"{view.dtype} array" if is_array(view) else type(mask).__name__
-        raise TypeError(f"{title}: expected an array of bool, True where {name} counts, got {got}.")
-    if view.shape != leaf.shape:
-        raise ValueError(bad_shape(title, view.shape, leaf.shape, name))
-    host: np.ndarray = to_host(view)
-    return host
+    on_host = []
+    for mask, title, leaf, name in zip(masks, titles, leaves, names, strict=True):
+        view = as_view(mask)
+        if not is_array(view) or view.dtype != np.dtype(bool):
+            got = f"{view.dtype} array" if is_array(view) else type(mask).__name__
+            raise TypeError(
+                f"{title}: expected an array of bool, True where {name} counts, got {got}."
+            )
+        if view.shape != leaf.shape:
+            raise ValueError(bad_shape(title, view.shape, leaf.shape, name))
+        on_host.append(to_host(view))
+    return on_host

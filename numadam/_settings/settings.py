@@ -200,7 +200,10 @@ class Settings:
             open_box if pair == OPEN else self._rounded(pair) for pair in boxes
         ]
         self.schedules: list[Scheduled] = self._find_schedules(options)
-        rows = list(map(self._control_row, self._overrides, self._boxes))
+        rows = [
+            op.row(rule, {**options, **own}, own.get("lr", math.nan), *box)
+            for own, box in zip(self._overrides, self._boxes, strict=True)
+        ]
         self.control: np.ndarray[Any, Any] = np.array(rows)
         self._fill_per_element(leaves, overrides, pairs)
         if self.plan.owned:
@@ -234,8 +237,8 @@ class Settings:
         options, rule, norm = self.options, self.rule, self._norm()
         decays = [own.get("weight_decay", options["weight_decay"]) for own in self._overrides]
         kind = "decoupled" if options["decoupled"] else "l2"
-        boxed = any(pair != OPEN for pair in pairs) if scalar_box else True
-        real = np.dtype(np.float64 if dtype.name in ("float64", "complex128") else np.float32)
+        boxed = not scalar_box or any(pair != OPEN for pair in pairs)
+        real = pl.real_of(dtype)
         asked = options["state_dtype"]
         decay = kind if any(decay != 0.0 for decay in decays) else ""
         average = options["ema"] is not None
@@ -293,11 +296,6 @@ class Settings:
             near_high = xp.asarray(pair[1], dtype=xp.float64).astype(storage).astype(real)
         return xp.where(crossed, near_low, low), xp.where(crossed, near_high, high)
 
-    def _control_row(self, own: Overrides, box: Pair) -> list[float]:
-        values = op.row(self.rule, {**self.options, **own}, own.get("lr", math.nan))
-        values[op.COLUMN.low], values[op.COLUMN.high] = float(box[0]), float(box[1])
-        return values
-
     def _fill_per_element(
         self, leaves: Sequence[Any], overrides: Sequence[Overrides], pairs: Sequence[Pair]
     ) -> None:
@@ -325,12 +323,11 @@ class Settings:
 
     def _find_schedules(self, options: Mapping[str, Any]) -> list[Scheduled]:
         found = []
-        names = [*op.HYPER_COLUMNS, *(hyper.name for hyper in self.rule.hypers)]
-        for group, own in enumerate(self._overrides):
-            values = {**options, "lr": None, **own}
-            for name in names:
+        columns = op.columns(self.rule).items()
+        for group, overrides in enumerate(self._overrides):
+            values = {**options, "lr": None, **overrides}
+            for name, (hyper, column) in columns:
                 if callable(values[name]):
-                    hyper, column = op.column(self.rule, name)
                     found.append((group, column, hyper, values[name]))
         return found
 
@@ -396,7 +393,7 @@ class Settings:
 
     def set(self, name: str, value: Any) -> None:
         """Change a hyperparameter of all arrays whose group sets none of its own."""
-        hyper, column = op.column(self.rule, name)
+        hyper, column = op.columns(self.rule)[name]
         options = op.change(self.rule, self.options, {name: value})
         if name == "ema" and options["ema_debias"] and options["ema"] != self.options["ema"]:
             raise ValueError("ema: ema_debias divides by 1 - ema^t, so ema cannot change.")

@@ -18,7 +18,8 @@ from numba import njit
 from numba.core.registry import CPUDispatcher
 
 from numadam._core import options as op
-from numadam._core.element import make_element, put, whole_step
+from numadam._core.element import make_element, whole_step
+from numadam._core.half import put
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import make_loop_scalars, make_power
@@ -78,7 +79,9 @@ _call = CPUDispatcher.__call__  # 0.1 us less than by `super`
 
 def compiled(function: F) -> F:
     """Compile a public function where it is called, under a symbol that no other version has."""
-    defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    defaults = {
+        name: argument.default for name, argument in inspect.signature(function).parameters.items()
+    }
     pretty = function.__qualname__
     function.__qualname__ = f"{VERSION}.{pretty}"
     made = njit(error_model="numpy")(function)
@@ -86,7 +89,7 @@ def compiled(function: F) -> F:
         made.__class__ = _Compiled
         places = list(defaults)
         by_place = range(
-            sum(one is inspect.Parameter.empty for one in defaults.values()), len(places)
+            sum(default is inspect.Parameter.empty for default in defaults.values()), len(places)
         )
         made.usual = {n: {name: defaults[name] for name in places[n:]} for n in by_place}
     made.__qualname__ = pretty
@@ -155,15 +158,6 @@ def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
         return plain(h) + (of_loop(row, rate, 1.0, 1.0, 0.0).lost,)
 
     return wrap(scalars)
-
-
-def _make_without_products(scalars: Any, wrap: Any) -> Any:
-    """``scalars(own, t, lr, weight_decay) -> h``, where no product is carried."""
-
-    def without(own, t, lr, weight_decay):
-        return scalars(own, (), t, lr, weight_decay)
-
-    return wrap(without)
 
 
 def _make_element(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> tuple[Any, Any]:
@@ -238,28 +232,26 @@ class Kit(NamedTuple):
 
     #: the class of the rule's hyperparameters
     Hypers: Any
-    #: ``scalars(hypers, t, lr, weight_decay) -> h``
+    #: ``scalars(hypers, products, t, lr, weight_decay) -> h``
     scalars: Any
     #: ``element(p, g, state, h) -> (p, *state)``, `state` a tuple of numbers
     element: Any
     #: ``walk(p, g, state, h)``, `state` a tuple of arrays
     walk: Any
-    #: ``scalars(hypers, products, t, lr, weight_decay) -> h``
-    scalars_with_products: Any
 
 
 def kit(cls: Any) -> Kit:
     """The parts of the rule of an optimiser class."""
     rule = cls.rule
     given = inspect.signature(cls).parameters.items()
-    defaults = {name: one.default for name, one in given if one.default is not one.empty}
+    defaults = {
+        name: argument.default for name, argument in given if argument.default is not argument.empty
+    }
     options = {**op.DEFAULTS, **defaults}
-    scalars = _make_scalars(rule, options, jit_once)
     same, element = _make_element(rule, options, jit_once)
     return Kit(
         named("Hypers", tuple(hyper.name for hyper in rule.hypers)),
-        _make_without_products(scalars, jit_once),
+        _make_scalars(rule, options, jit_once),
         element,
         _make_walk(rule, same, jit_once),
-        scalars,
     )

@@ -107,11 +107,11 @@ def _numbers(cls: Any, given: Mapping[str, inspect.Parameter]) -> str:
     for base in reversed(cls.__mro__):
         texts |= parameters(base.__doc__)
     entries = ""
-    for name, one in given.items():
-        if isinstance(one.default, float):
+    for name, argument in given.items():
+        if isinstance(argument.default, float):
             kind, text = texts[name]
             values = re.split(r" or callable|, callable|, default", kind)[0]
-            default = number(one.default)
+            default = number(argument.default)
             entries += f"{name} : {values}, default {default}\n    {first_sentence(text)}\n"
     return entries
 
@@ -149,7 +149,7 @@ def documents(file: str, cls: Any, update: inspect.Signature) -> dict[str, str]:
 # --- NAdam's product of momenta ------------------------------------------------------------------
 # `numadam.nopython.functions` makes the other functions, and the docstrings.
 
-_Hypers, _, _, _walk, _scalars = kit(NAdam)
+_Hypers, _scalars, _, _walk = kit(NAdam)
 _advance = jit_once(advance)
 
 
@@ -254,7 +254,7 @@ _SOURCE = """
 from __future__ import annotations
 
 def {rule}_scalars({scalars}) -> tuple[float, ...]:
-    return _scalars(_Hypers({hypers}), {t}, lr, {decay})
+    return _scalars(_Hypers({hypers}), (), {t}, lr, {decay})
 
 def {rule}_element({element}) -> {numbers}:
     return present(_element(p, g, ({state}), h), (p, {state}))
@@ -277,8 +277,8 @@ def _source(file: str, cls: Any) -> str:
     rule, given = cls.rule, inspect.signature(in_python).parameters
     hypers = [hyper.name for hyper in rule.hypers]
     usual = {
-        name: one.default
-        for name, one in given.items()
+        name: argument.default
+        for name, argument in given.items()
         if name in {"lr", "weight_decay", *hypers} - {_LEFT_OUT}
     }
     if rule.decoupled:
@@ -315,7 +315,9 @@ def of_rule(file: str, cls: Any) -> dict[str, Any]:
     parts = {f"_{name}": part for name, part in kit(cls)._asdict().items()}
     made = {"__name__": __package__, "present": present, **parts}
     exec(compile(_source(file, cls), f"<numadam.nopython of {file}>", "exec"), made)
-    functions = {name: one for name, one in globals().items() if name.startswith(f"{file}_")}
+    functions = {
+        name: function for name, function in globals().items() if name.startswith(f"{file}_")
+    }
     for name in [f"{file}_{kind}" for kind in ("scalars", "element", "update")]:
         made[name] = functions[name] = functions.get(name) or compiled(made[name])
     docs = documents(file, cls, inspect.signature(made[f"{file}_update"]))

@@ -98,7 +98,7 @@ def _compiled_item(a, i):
 
 def _present(values, given):
     """The values whose place in `given` is not None; the value alone where it is one."""
-    left = tuple(x for x, one in zip(values, given, strict=True) if one is not None)
+    left = tuple(x for x, kind in zip(values, given, strict=True) if kind is not None)
     return left if len(left) > 1 else left[0]
 
 
@@ -180,7 +180,7 @@ def make_views(names: tuple[str, ...]) -> Any:
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             found = zip(kinds, results, args, strict=True)
-            made = [_view(context, builder, *one) for one in found]
+            made = [_view(context, builder, *entry) for entry in found]
             return context.make_tuple(builder, signature.return_type, made)
 
         return types.Tuple(results)(*kinds), codegen

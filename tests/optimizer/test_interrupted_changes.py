@@ -25,7 +25,7 @@ def settled(t):
 def test_a_hyperparameter_is_that_of_the_steps(name, value):
     opt = na.Adam(np.zeros(3), clip_value=1.0, weight_decay=0.125, groups={"": {"eps": 1e-3}})
     settings, before = opt._settings, getattr(opt, name)
-    _, column = op.column(na.Adam.rule, name)
+    _, column = op.columns(na.Adam.rule)[name]
     old = settings.control[:, column].copy()
     new = 0.25 if callable(value) else value
     seen = set()
