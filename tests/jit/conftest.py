@@ -12,7 +12,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> str:
     code = """
     from numadam._cpu.kernel import compiled_step
     steps = compiled_step(na.Adam(np.ones(3, "f4"))._settings.plan)
-    steps.parallel, steps.serial
+    steps.choose(parallel=True), steps.serial
     """
     python(code, NUMBA_CACHE_DIR=folder)
     return folder
