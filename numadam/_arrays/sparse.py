@@ -82,32 +82,12 @@ def is_sparse(x: Any) -> bool:
 
 
 def coalesce(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Validate a sparse gradient, and convert it to the form that a step takes.
+    """Validate a sparse gradient of a parameter, and convert it to ``(rows, values)``.
 
-    Parameters
-    ----------
-    x : Rows or CSR matrix
-        Anything that `is_sparse` accepts; not modified.
-    name : str
-        Name of `x` in error texts.
-    shape : tuple of int
-        Shape (n, ...) of the parameter. A CSR matrix needs a two-dimensional one.
-    dtype : dtype
-        The dtype of the parameter.
-
-    Returns
-    -------
-    rows : array of shape (k,), int64
-        The rows, sorted, each once; contiguous. Of CSR those with a stored entry, be it zero.
-    values : array of shape (k, w), dtype
-        The gradient in these rows, w = prod(shape[1:]); C-contiguous and aligned. Duplicates are
-        added up as `Rows` says. Both are memory of `x` where that has this form already: only
-        read them.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where `x` does not fit the parameter; the message names it.
+    `rows` are int64, sorted, each once, and contiguous; of CSR those with a stored entry, be it
+    zero. `values` are the gradient in these rows, of shape (k, prod(shape[1:])), C-contiguous and
+    aligned; duplicates are added up as `Rows` says. Both are memory of `x` where that has this form
+    already: only read them. Errors name what does not fit.
     """
     if isinstance(x, Rows):
         return _of_rows(x, name, shape, dtype)
@@ -117,13 +97,7 @@ def coalesce(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
 def coalesce_for(
     grad: Any, name: str, how: str | None, layout: Layout, leaf: int, library: str
 ) -> tuple[Any, Any]:
-    """As `coalesce`, for an array of an optimiser with ``sparse=how``, on NumPy or CuPy.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Also where the option or the parameters take no sparse gradient.
-    """
+    """As `coalesce`, for an array of an optimiser with ``sparse=how``, on NumPy or CuPy."""
     if how is None:
         raise ValueError(
             f"{name}: is sparse. Make the optimiser with sparse='lazy' (rows without a "

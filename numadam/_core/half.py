@@ -55,19 +55,7 @@ def _bfloat16(name: str) -> np.dtype[Any]:
 def as_storage(dtype: Any, name: str) -> np.dtype[Any]:
     """The storage for what a user gives: ``"bfloat16"``, ``ml_dtypes.bfloat16``, ``np.float32``.
 
-    Parameters
-    ----------
-    dtype : str, type or dtype
-        The user's value. ml_dtypes is imported for the string ``"bfloat16"`` only.
-    name : str
-        The argument's name, for the error text.
-
-    Raises
-    ------
-    TypeError
-        No storage, or not in the machine's byte order.
-    ImportError
-        bfloat16 is asked for and ml_dtypes is missing.
+    `name` is the argument's, for errors. ml_dtypes is imported for the string ``"bfloat16"`` only.
     """
     if isinstance(dtype, str) and dtype == "bfloat16":
         return _bfloat16(name)

@@ -244,22 +244,13 @@ def _make_value(gradient: Any, ranged: bool) -> Any:
 def make_block(gradient: Any, wrap: Callable[[Any], Any], ranged: bool) -> Any:
     """Make the function that adds up the squares of one block of elements.
 
-    Parameters
-    ----------
-    gradient : compiled function
-        ``gradient(i, p, g, acc, lo, hi, own, k)``: element i as the step uses it; i is a uint64.
-        The loop is vectorised only if all loads come before any condition.
-    wrap : callable
-        Compiles a function, as `jit_once` does.
-    ranged : bool
-        Whether the elements are float64.
+    `gradient` is compiled, ``gradient(i, p, g, acc, lo, hi, own, k)``: element i as the step uses
+    it; i is a uint64. The loop is vectorised only if all loads come before any condition. `ranged`
+    says whether the elements are float64.
 
-    Returns
-    -------
-    compiled function
-        ``block(first, n, p, g, acc, lo, hi, own, k, unit, partials, b)``: the digits of the sum of
-        the squares of `n` elements from `first` on, n <= NORM_BLOCK, become partial sum `b`.
-        Absent arrays are None.
+    ``block(first, n, p, g, acc, lo, hi, own, k, unit, partials, b)``: the digits of the sum of the
+    squares of `n` elements from `first` on, n <= NORM_BLOCK, become partial sum `b`. Absent arrays
+    are None.
     """
     value = wrap(_make_value(gradient, ranged))
 

@@ -125,13 +125,7 @@ NEUTRAL = {"clip_value": math.inf, "clip_norm": math.inf, "clip_array_norm": mat
 def check(
     rule: RuleSpec, title: str, shared: Mapping[str, Any], own: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All options of a rule, its `own` and the `shared` ones, which have defaults.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a name that no rule has, a value out of range, and options that contradict.
-    """
+    """All options of a rule, its `own` and the `shared` ones, which have defaults; checked."""
     for name in shared:
         if name not in DEFAULTS:
             hint = option_hint(name, {"lr", *DEFAULTS, *own})

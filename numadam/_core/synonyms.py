@@ -203,13 +203,7 @@ _SAME_RULE = {"AdamW": "write na.Adam(..., decoupled=True, weight_decay=0.01), o
 
 
 def preset(presets: Mapping[str, Mapping[str, Any]], title: str, like: Any) -> Mapping[str, Any]:
-    """The keywords of one class in one library, from those of the class in all of them.
-
-    Raises
-    ------
-    ValueError
-        For a library that is not known, and for a class that it does not have.
-    """
+    """The keywords of one class in one library, from those of the class in all of them."""
     if not isinstance(like, str) or like not in LIKE:
         raise ValueError(f"like: expected one of {', '.join(map(repr, LIKE))}, got {like!r}.")
     found = presets.get(like) or presets.get(LIKE[like].variant_of)

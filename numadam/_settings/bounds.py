@@ -64,11 +64,6 @@ def leaf_bounds(
     """The bounds of every leaf: `bounds` is one pair for all, or nested as the parameters are.
 
     A pair in the place of a container holds for all arrays in it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a leaf without bounds, bounds without a leaf, or some that do not fit their array.
     """
     if bounds is None:
         return [OPEN] * len(leaves)

@@ -69,13 +69,7 @@ def _matches(path: Sequence[Any], pattern: str) -> bool:
 
 
 def leaf_overrides(groups: Any, paths: Sequence[Sequence[Any]], rule: RuleSpec) -> list[Overrides]:
-    """Options that the groups set for each array; of two that fit, the later one wins.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an option that a group cannot set, and for a pattern that fits no array.
-    """
+    """Options that the groups set for each array; of two that fit, the later one wins."""
     found: list[Overrides] = [{} for _ in paths]
     if groups is None:
         return found
@@ -145,13 +139,7 @@ def group_overrides(
 def leaf_masks(
     owned: Any, tree: Tree | Active, leaves: Sequence[Any], names: Sequence[str]
 ) -> list[np.ndarray]:
-    """The masks of all leaves, on the host.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where one is no bool array of the shape of its parameter.
-    """
+    """The masks of all leaves, on the host."""
     masks, titles = tree.flatten(owned, "owned"), tree.names("owned")
     on_host = []
     for mask, title, leaf, name in zip(masks, titles, leaves, names, strict=True):
