@@ -478,5 +478,6 @@ class CompiledRun(Run):
         if self._problem.history and not seen and f is not None and math.isfinite(f):
             lines = np.vstack([lines, [done, f, memory.grad_norm, memory.lr]])
         history = make_history(lines)
-        history["nit"] += self._begin
+        if self._begin:
+            history["nit"] += self._begin
         return history

@@ -82,6 +82,7 @@ class PythonRun(Run):
         )  # fmt: skip
         evaluate, test, backend = objective.evaluate, tests.test, self._backend
         code: int
+        nan, isfinite = math.nan, math.isfinite
         tracks, sizes = self._tracks, tests.sizes
         lr, one, scheduled = settings.lr, tree.is_leaf, bool(settings.schedules)
         step, step_one = backend.step, backend.step_one
@@ -100,7 +101,7 @@ class PythonRun(Run):
                 if scheduled:
                     settings.refresh(k)
                 memory.f = memory.gradient = g = None
-                memory.grad_norm = math.nan
+                memory.grad_norm = nan
                 # not optimizer.step, 0.4 us more: no other thread has this optimiser
                 if one:
                     step_one(grads[0], memory.lr)
@@ -131,16 +132,16 @@ class PythonRun(Run):
                 code = test(grads, f or 0.0)
                 memory.grad_norm = sizes[0]
             else:  # of the last iterate, whose gradient is for nobody
-                code = RUNNING if math.isfinite(f) else BAD_F
+                code = RUNNING if isfinite(f) else BAD_F
             if last and code == RUNNING:
                 code = MAXITER
             if observed:
                 code = self._notify(k, code)
                 f = memory.f
-            if tracks and f is not None and f < memory.lowest and math.isfinite(f):
+            if tracks and f is not None and f < memory.lowest and isfinite(f):
                 self._keep_best(f)
             if every and (code != RUNNING or (k - begin) % every == 0):
-                lines += _pack_line(k, math.nan if f is None else f, memory.grad_norm, memory.lr)
+                lines += _pack_line(k, nan if f is None else f, memory.grad_norm, memory.lr)
             if code != RUNNING or (file is not None and file.due(k - begin)):
                 self._has_tested = True
                 yield k - begin, code
@@ -192,13 +193,9 @@ class PythonRun(Run):
 
     def _run_state(self, code: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
         done, numbers, arrays = super()._run_state(code)
-        nfev, njev = self._counted or self._evaluations
-        _, _, later = self._stop_tests.state
-        return (
-            done,
-            {**numbers, "nfev": nfev, "njev": njev, "later": later},
-            arrays,
-        )
+        numbers["nfev"], numbers["njev"] = self._counted or self._evaluations
+        _, _, numbers["later"] = self._stop_tests.state
+        return done, numbers, arrays
 
     def _resume(self, saved: RunState, memory: Memory, lines: np.ndarray) -> None:
         objective, number = self._objective, saved.number
