@@ -17,12 +17,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
     code = """
     from numadam._cpu.kernel import compiled_step
     steps = compiled_step(na.Adam(np.ones(3, "f4"))._settings.plan)
-<<<<<<< HEAD
-    steps.parallel, steps.serial
-    print(digest())
-=======
     steps.choose(parallel=True), steps.serial
->>>>>>> ccore
+    print(digest())
     """
     with ThreadPoolExecutor(2) as pool:
         digests = list(pool.map(lambda _: python(code, NUMBA_CACHE_DIR=folder), range(2)))
