@@ -7,10 +7,12 @@ import errno
 import math
 import mmap
 import operator
+import os
 import sys
 import weakref
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -125,11 +127,25 @@ def zero(memory: np.ndarray) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         failed = libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(size), _POPULATE)
         if failed and ctypes.get_errno() in (errno.EFAULT, errno.ENOMEM):
-            raise MemoryError(
-                f"shared memory: there is no room for {memory.size} bytes more. Containers often "
-                "limit it to 64 MB: start them with more, e.g. docker run --shm-size=8g."
-            )
+            raise _no_room(memory.size)
     memory[:] = 0
+
+
+def _no_room(nbytes: int) -> MemoryError:
+    return MemoryError(
+        f"shared memory: there is no room for {nbytes} bytes more. Containers often "
+        "limit it to 64 MB: start them with more, e.g. docker run --shm-size=8g."
+    )
+
+
+def _check_room(nbytes: int) -> None:
+    """Refuse more shared memory than is free: asked for page by page, it would fill the machine."""
+    if sys.platform != "linux":
+        return
+    with suppress(OSError):  # no such folder: MPI finds another place
+        place = os.statvfs("/dev/shm")
+        if nbytes > place.f_bavail * place.f_frsize:
+            raise _no_room(nbytes)
 
 
 class _Segment:
@@ -366,7 +382,7 @@ def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> n
         opt = na.mpi.Sharded(na.Adam, x, comm, lr=1e-3)
     """
     ranks = ranks_of(comm)
-    wanted, kind = ranks.call(_MAKING_ARRAY, lambda: (_lengths(shape), _numbers(dtype)))
+    wanted, kind = ranks.call(_MAKING_ARRAY, lambda: _checked(shape, dtype))
     check_same(ranks, (wanted, kind.str, kind.descr), f"{_MAKING_ARRAY}: shape or dtype")
     if "local" not in ranks.made:
         local = Local(ranks.comm.Split_type(MPI.COMM_TYPE_SHARED, ranks.rank))
@@ -388,6 +404,12 @@ def _zeros(local: Local, shape: tuple[int, ...], dtype: np.dtype) -> tuple[Windo
     zero(memory[low:high])
     window.sync()
     return window, memory.view(dtype).reshape(shape)
+
+
+def _checked(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype]:
+    wanted, kind = _lengths(shape), _numbers(dtype)
+    _check_room(math.prod(wanted) * kind.itemsize)
+    return wanted, kind
 
 
 def _lengths(shape: Any) -> tuple[int, ...]:

@@ -152,6 +152,18 @@ def test_no_room_on_one_rank_raises_on_all(comm, monkeypatch):
         na.mpi.shared_array(comm, 100_000)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much is free")
+def test_more_than_the_machine_has_is_refused_before_memory_is_taken(comm, monkeypatch):
+    """Page by page it would fill the machine, and end processes of others."""
+
+    def taken(local, nbytes):
+        raise AssertionError("memory is taken")
+
+    monkeypatch.setattr(windows, "Window", taken)
+    with pytest.raises(MemoryError, match=f"there is no room for {8 * 2**45} bytes"):
+        na.mpi.shared_array(comm, 2**45)
+
+
 def test_arrays_of_communicators_that_are_freed(comm):
     """Arrays of a communicator that is gone are not taken for those of another one."""
     for turn in range(20):
