@@ -16,8 +16,11 @@ START = np.array([-1.2, 1.0])
 
 @numba.njit
 def compiled(x, g):
-    g[:] = 2 * (x - 1)
-    return np.sum((x - 1) ** 2)
+    f = 0.0
+    for i in range(x.size):
+        g[i] = 2 * (x[i] - 1)
+        f += (x[i] - 1) ** 2
+    return f
 
 
 def fun(x):
