@@ -61,6 +61,8 @@ def _versions() -> dict[str, str]:
 
 def _threads() -> dict[str, str]:
     try:  # an install that does not work is what a bug report is about
+        import numba  # noqa: F401  # also where `loops` was loaded before
+
         from numadam._jit import cache, loops
     except ImportError as error:
         return {"threads": f"unknown, as Numba does not import: {error}"}

@@ -207,7 +207,6 @@ KEPT = 5
 #: exp(-(1 - beta) t) < exp(-89).
 _LEAST, _CUT = 2.0**-128, 89.0
 
-
 _WORD, _WIDE, _DOUBLE = ir.IntType(64), ir.IntType(128), ir.DoubleType()
 
 
@@ -221,7 +220,7 @@ def _in_python(beta: float, t: float, kept: Any, place: int) -> float:
     return power if power >= _LEAST else 0.0
 
 
-# The same in LLVM's language. In Numba's it would take 0.15 s more of the first step to compile.
+# For compiled code, in LLVM's language: in Numba's it would add 0.15 s to the first step.
 
 
 def _multiply(builder: Any, x: Any, y: Any) -> list[Any]:
