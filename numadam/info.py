@@ -92,7 +92,7 @@ def _commit() -> dict[str, str]:
 
 
 def _output(command: list[str]) -> str | None:
-    """What a command prints; None where it fails."""
+    """Output of a command; None where it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

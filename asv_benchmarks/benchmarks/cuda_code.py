@@ -45,8 +45,8 @@ def step_code(plan, capability=CAPABILITY):
 
     The kernel has one tile, one element by itself, and what comes before; all are counted.
     """
+    from numadam._cuda.compiler import cubin_of, ptx_of, registers_of
     from numadam._cuda.kernel import make_step, step_slots, tile_iterations
-    from numadam._cuda.launch import cubin_of, ptx_of, registers_of
 
     with pretending(capability):
         ptx, _, _ = ptx_of(make_step, capability, plan, True, False, False)

@@ -17,8 +17,8 @@ import numpy as np
 from numadam._backend import Exchange
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
+from numadam._cuda.compiler import compiled
 from numadam._cuda.kernel import COUNTERS
-from numadam._cuda.launch import compiled
 from numadam._cuda.memory import offset_of
 from numadam._cuda.norms import make_combine, make_finalize_norms, make_sums, norm_slots, sums_of
 from numadam._cuda.scalars import DeviceControl, Scalars

@@ -27,8 +27,9 @@ from numadam._core.scalars import (
     width_of,
 )
 from numadam._cuda import launch as policy
+from numadam._cuda.compiler import compiled
 from numadam._cuda.kernel import COUNTERS, control_width, make_prepare
-from numadam._cuda.launch import compiled, is_capturing
+from numadam._cuda.launch import is_capturing
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop, in_default_mode
 from numadam._jit.pointers import as_pointer

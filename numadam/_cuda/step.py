@@ -20,7 +20,8 @@ from numadam._cuda import kernel as ck
 from numadam._cuda import kernel as spec
 from numadam._cuda import launch as policy
 from numadam._cuda.arrays import SparseGradients
-from numadam._cuda.launch import compiled, on_gpu, refuse_capture
+from numadam._cuda.compiler import compiled
+from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._cuda.reductions import GradientNorms
 from numadam._cuda.scalars import DeviceControl, DeviceScalars, HostScalars, Scalars
 from numadam._cuda.state import KernelArguments

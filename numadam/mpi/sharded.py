@@ -75,7 +75,7 @@ def _about(name: str) -> str:
 
 # --- `numadam.mpi.Sharded` -----------------------------------------------------------------------
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 
 _MOST_BYTES = 2**30
 _MAKING = "Sharded"
@@ -236,7 +236,7 @@ class Sharded(Forwarding):
             )
         self._place.whole.refuse_replaced()
 
-    def _on_all(self, what: str, prepare: Callable[[], tuple[float, Callable[[], T]]]) -> T:
+    def _on_all(self, what: str, prepare: Callable[[], tuple[float, Callable[[], Value]]]) -> Value:
         """Work on all ranks where all can, up to the barrier of a node.
 
         `prepare` checks what this rank has, and returns the learning rate and the work.

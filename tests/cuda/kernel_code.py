@@ -38,7 +38,7 @@ class Code:
     """What the compiler makes of a kernel: PTX without the mangled names, and the assembler's."""
 
     def __init__(self, make, *arguments, capability=(9, 0), by_cupy=True):
-        from numadam._cuda.launch import kinds_of, ptx_of
+        from numadam._cuda.compiler import kinds_of, ptx_of
 
         self._ptx, name, types = ptx_of(make, capability, *arguments)
         self._capability = capability
@@ -50,14 +50,14 @@ class Code:
 
     def machine_code(self):
         """What a GPU runs, disassembled: one instruction a line."""
-        from numadam._cuda.launch import cubin_of
+        from numadam._cuda.compiler import cubin_of
 
         image, _ = cubin_of(self._ptx, self._capability)
         return disassembled(image)
 
     def assembled(self):
         """Registers of a thread, and bytes of its stack and its spills."""
-        from numadam._cuda.launch import cubin_of, registers_of, spilled
+        from numadam._cuda.compiler import cubin_of, registers_of, spilled
 
         _, log = cubin_of(self._ptx, self._capability)
         stack = re.search(r"(\d+) bytes stack frame", log)

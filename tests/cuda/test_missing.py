@@ -88,7 +88,7 @@ def make_nothing(plan):
 @pytest.fixture
 def compile_for(monkeypatch):
     """Compiles a kernel as for a GPU of some compute capability, and loads it nowhere."""
-    from numadam._cuda import launch as cuda_compile
+    from numadam._cuda import compiler as cuda_compile
     from numadam._jit import cache
 
     def compile_for(*capability):
@@ -133,7 +133,7 @@ def test_what_the_compiler_lacks_is_named_with_what_installs_it(monkeypatch, com
 def test_a_numpy_that_is_too_new_for_numba_cuda_is_named_with_what_installs_both(
     monkeypatch, compile_for
 ):
-    from numadam._cuda import launch as cuda_compile
+    from numadam._cuda import compiler as cuda_compile
 
     monkeypatch.setattr(cuda_compile, "ptx_of", lambda *arguments: np.gone)
     with pytest.raises(ImportError, match=rf"NumPy \d+.*'gone'{INSTALL}"):
@@ -147,7 +147,7 @@ def test_a_numpy_that_is_too_new_for_numba_cuda_is_named_with_what_installs_both
 def test_a_gpu_that_numba_cuda_does_not_find(monkeypatch, compile_for):
     from numba.cuda.cudadrv.error import CudaSupportError
 
-    from numadam._cuda import launch as cuda_compile
+    from numadam._cuda import compiler as cuda_compile
 
     compile_for(9, 0)
     text = "Error at driver init: \n\nCUDA driver library cannot be found.\n"
@@ -170,7 +170,7 @@ def test_a_gpu_that_is_too_old_or_too_new_for_the_compiler(compile_for):
 def test_a_linker_that_is_older_than_the_compiler():
     from cuda.bindings import nvjitlink
 
-    from numadam._cuda.launch import cubin_of, ptx_of
+    from numadam._cuda.compiler import cubin_of, ptx_of
 
     ptx, *_ = ptx_of(make_nothing, (9, 0), NO_PLAN)
     version = ptx.partition(".version ")[2].split()[0]

@@ -176,7 +176,7 @@ def test_what_follows_the_norm_is_formed_on_the_gpu():
 
 def test_spills_are_read_whole():
     """The text "120 bytes" ends like "0 bytes", for which it was taken."""
-    from numadam._cuda.launch import spilled
+    from numadam._cuda.compiler import spilled
 
     log = "    {} bytes stack frame, {} bytes spill stores, {} bytes spill loads"
     assert spilled(log.format(104, 120, 112)) == 120
@@ -185,7 +185,7 @@ def test_spills_are_read_whole():
 
 def test_a_linker_with_other_words_decides_nothing(monkeypatch):
     """The kernel is then taken as it was linked first."""
-    from numadam._cuda import launch
+    from numadam._cuda import compiler
 
     linked = []
 
@@ -193,8 +193,8 @@ def test_a_linker_with_other_words_decides_nothing(monkeypatch):
         linked.append(options)
         return b"image", "thread registers: 99"
 
-    monkeypatch.setattr(launch, "_linked", link)
-    assert launch.cubin_of("", (9, 0)) == (b"image", "thread registers: 99")
+    monkeypatch.setattr(compiler, "_linked", link)
+    assert compiler.cubin_of("", (9, 0)) == (b"image", "thread registers: 99")
     assert linked == [("-arch=sm_90",)]
 
 

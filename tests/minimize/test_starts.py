@@ -93,8 +93,8 @@ def test_labelled_arrays_are_copied():
 
 
 REFUSED = [
-    (None, TypeError, r"^x0: expected a NumPy or CuPy array, got None"),
-    ({"a": None}, TypeError, r"^x0\['a'\]: expected a NumPy or CuPy array, got None"),
+    (None, TypeError, r"^x0: expected a start, got None"),
+    ({"a": None}, TypeError, r"^x0\['a'\]: expected a start, got None"),
     ([np.ones(2), "b"], TypeError, r"^x0\[1\]: expected a NumPy or CuPy array, got str"),
     ([[1.0], [1.0, 2.0]], ValueError, r"^x0: .*inhomogeneous"),
     (np.ones(2, ">f8"), TypeError, r"^x0: expected float32.*got >f8. Use .astype"),

@@ -154,6 +154,7 @@ def test_a_step_without_a_norm_is_refused_alone(comm):
     assert (free.t, summed.t) == (1, 1)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_a_step_comes_after_it(comm):
     """In the middle of the exchange: the step is whole on every rank, and then the signal."""
     opt, twin = make(comm), make(comm)

@@ -49,6 +49,7 @@ def test_a_hyperparameter_is_that_of_the_steps(name, value):
     assert seen == {False, True}
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("groups", [None, {"": {"eps": 1e-3}}])
 def test_ctrl_c_inside_a_change_reaches_no_c_function(groups, monkeypatch):
     """NumPy runs signal handlers in the middle of some of its functions."""

@@ -368,7 +368,7 @@ class Problem:
 #: Free problems by what they fit. A run takes one and puts it back, so no two runs share memory,
 #: in threads or in a callback. Those of the latest keys are kept; large x are not.
 _free: dict[Any, list[Problem]] = {}
-_KEPT_KEYS, _OF_A_KEY, _NUMBERS = 64, 8, 4_096
+_KEPT_KEYS, _OF_A_KEY, _MOST_NUMBERS = 64, 8, 4_096
 
 
 def key_for(rule: type[Any], x: np.ndarray, lr: Any, options: dict[str, Any], norm: float) -> Any:
@@ -377,7 +377,7 @@ def key_for(rule: type[Any], x: np.ndarray, lr: Any, options: dict[str, Any], no
     Arrays and functions among the options may change behind their identity.
     """
     frozen = freeze(options)
-    if frozen is None or x.size > _NUMBERS or not is_plain(lr):
+    if frozen is None or x.size > _MOST_NUMBERS or not is_plain(lr):
         return None
     return rule, norm, x.dtype, x.shape, frozen
 

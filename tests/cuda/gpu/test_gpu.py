@@ -167,7 +167,7 @@ def test_the_kernels_are_kept_on_disk(cp, tmp_path):
 
     code = (
         "import cupy as cp, numadam as na\n"
-        "from numadam._cuda import launch as cc\n"
+        "from numadam._cuda import compiler as cc\n"
         "made = []\n"
         "ptx_of = cc.ptx_of\n"
         "cc.ptx_of = lambda *a: made.append(a) or ptx_of(*a)\n"
