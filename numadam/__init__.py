@@ -12,7 +12,7 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
         "-X gil=1, or use a build that has the lock."
     )
 
-from numadam._jit import process as forks  # registers what a fork needs; loads nothing
+from numadam._jit import process  # registers what a fork needs; loads nothing
 from numadam._version import __version__
 from numadam.rules import CLASSES, function_name
 
@@ -42,7 +42,7 @@ __all__ = ["__version__", *_HOMES, *_MODULES]
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``import numadam`` loads no numba."""
-    forks.check_imports()
+    process.check_imports()
     if name in _MODULES:
         return import_module(f"numadam.{name}")
     if name not in _HOMES:

@@ -61,7 +61,7 @@ def _versions() -> dict[str, str]:
 
 def _threads() -> dict[str, str]:
     try:  # an install that does not work is what a bug report is about
-        import numba  # noqa: F401  # also where `loops` was loaded before
+        import numba  # noqa: F401  # to see that it works, even if loaded
 
         from numadam._jit import cache, loops
     except ImportError as error:

@@ -22,7 +22,7 @@ from numadam._core import hyper
 from numadam._core.docstrings import first_sentence, parameters
 from numadam._core.options import DEFAULTS, OF_UPDATES, SharedOptions
 from numadam._minimize.arguments import not_for_many, not_for_one
-from numadam._mpi.slices import REFUSED
+from numadam._mpi.cut import REFUSED
 from numadam._optimizer import attributes
 from numadam.nopython.functions import of_rule
 

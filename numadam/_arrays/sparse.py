@@ -242,7 +242,7 @@ def _add_pairwise(xp: Any, values: Any, place: Any) -> None:
             distance *= 2
 
 
-# --- cSR -----------------------------------------------------------------------------------------
+# --- CSR matrices --------------------------------------------------------------------------------
 
 
 def _of_csr(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:

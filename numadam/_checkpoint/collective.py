@@ -325,7 +325,7 @@ def _gathered(ranks: Ranks, numbers: Mapping[str, Sequence[int]]) -> dict[str, n
     """Numbers of all ranks, a row for each, by name: as many on every rank."""
     rows = ranks.gather(np.array([n for own in numbers.values() for n in own], np.int64))
     ends = np.cumsum([len(own) for own in numbers.values()])
-    return dict(zip(numbers, np.split(rows, ends, axis=1), strict=False))  # nothing is behind
+    return dict(zip(numbers, np.split(rows, ends, axis=1), strict=False))  # the last is empty
 
 
 def load(

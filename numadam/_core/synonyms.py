@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 Advice = TypeVar("Advice")
 
-# --- names of torch ------------------------------------------------------------------------------
+# --- names in other libraries --------------------------------------------------------------------
 
 #: Similarity from which a name is taken for a misspelt one.
 _SIMILAR = 0.8

@@ -181,8 +181,8 @@ def search(meta_at):
 
 
 # --- the CPU loop --------------------------------------------------------------------------------
-# Loops hold no arithmetic: that is in `element_update` and in the rule's formula. Rules hold no
-# loop.
+# Loops hold no arithmetic: that is in `make_element_update` and in the rule's formula. Rules
+# hold no loop.
 #
 # The iterations of all leaves are numbered through, leaf j's from ``leaves[j].start`` on, and cut
 # into parts of ``meta.part``. A part is one thread's work, and may cross from one leaf into the

@@ -32,7 +32,7 @@ from numadam._jit.pointers import (
 #        ├─► factors     float64[3, count + 1]: clip factor in two steps, norm; last of all leaves
 #        ├─► partials    int64[blocks, 2]: a partial sum for each block of each gradient
 #        ├─► sums        int64[norms, ranks, 2]: in their place, a sum of each process for each norm
-#        └─► products    float64[groups, n]: see `products`; they follow META, then the state
+#        └─► products    float64[groups, n]: see `_core/scalars.py`; they follow META, then state
 
 #: A field's type: an address is a number, too, but says where to read on.
 NUMBER, POINTER = np.dtype(np.int64), np.dtype(np.int64)
@@ -46,13 +46,13 @@ META = np.dtype(
         ("part", NUMBER),  # iterations of the loop in one parallel part
         ("ndarray", POINTER),  # type object of numpy.ndarray
         ("absent", POINTER, CHECKED),  # id that stands for no array, of each checked slot
-        ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `numpy_abi.kind_of`
+        ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `kind_of`
         ("item", NUMBER, CHECKED),  # bytes of an element of each checked slot
         ("validator", POINTER),  # machine code of `validate`
         ("pool", POINTER),  # of the threads that a pooled step runs in
         ("threads", NUMBER),  # so many of them
-        ("overlap_search", POINTER),  # of `overlap.search`, 0 until many arrays need it
-        ("strided_arrays", POINTER),  # of `strided.handle`, 0 until an array needs it
+        ("overlap_search", POINTER),  # of `kernel.search`, 0 until many arrays need it
+        ("strided_arrays", POINTER),  # of `kernel.handle`, 0 until an array needs it
         ("leaves", POINTER),
         ("dims", POINTER),
         ("dims_size", NUMBER),

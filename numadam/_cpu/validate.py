@@ -7,7 +7,7 @@ change a header meanwhile; the step uses only what was noted here.
 
 One compiled function for all rules and dtypes. Steps call it through its address: linked into
 each step it would be compiled again with it. Two parts of it are compiled when first needed, since
-most processes never do: `strided`, and `overlap` for many arrays.
+most processes never do: `kernel.handle` for strided arrays, `kernel.search` for many.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROPAGATE, RAISE, SKIP = range(3)
 #: Written spans up to which pairs are compared, without a search.
 PAIRS = 16
 
-#: Stages of `strided.handle`: check one array, gather all before a step, scatter all after it.
+#: Stages of `kernel.handle`: check one array, gather all before a step, scatter all after it.
 CHECK, BEFORE_STEP, AFTER_STEP = range(3)
 
 #: addresses of META and ids, id of the only gradient, known_disjoint -> status
@@ -70,7 +70,7 @@ def note_span(meta, written, low, high):
 
 @linked
 def _check_array(o, slot, leaf, written, meta):
-    """Check one header; note where the array lies. NEEDS_STRIDED: `strided` has to go on."""
+    """Check one header; note where the array lies. NEEDS_STRIDED: `kernel.handle` has to go on."""
     array = record_at(o, NDARRAY)
     if array.type != meta.ndarray and array.type != leaf.subtype:
         return BAD_TYPE

@@ -294,7 +294,7 @@ def make_scalars(plan: Plan, by_value: bool, wrap: Any) -> tuple[Any, Any]:
 # a record for each leaf (`LEAF`), and each block of threads works on one leaf. The
 # scalars of a step are arguments, too. Only where the host cannot know them (a captured graph
 # counts the steps by itself), or where there are several groups, do they lie in the GPU's memory,
-# computed by a kernel before (`kernel_spec.make_prepare`).
+# computed by a kernel before (`make_prepare`).
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 

@@ -55,7 +55,7 @@ class KernelArguments:
 
     Attributes
     ----------
-    records : numpy.ndarray of `kernel_spec.LEAF`
+    records : numpy.ndarray of `kernel.LEAF`
     groups : list of int
     many : bool
         Whether kernels read the table. Over one leaf they get its numbers as arguments.

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from numadam._jit.pointers import INNER
 
-# --- compilers of Numba's that put a function's code into a library of our own kind --------------
+# --- Numba's compiler with a code library of our own ---------------------------------------------
 
 
 def compiler_into(library: type, without: Collection[str] = ()) -> Any:

@@ -56,7 +56,7 @@ class Batch(ABC):
 
     def __init__(self, task: ManyTask) -> None:
         self._task = task
-        #: that of all problems
+        #: the optimiser of all problems; the subclass sets it
         self.optimizer: Any = None
 
     @property

@@ -267,6 +267,11 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
 
 #: Iterations of a launch; the host waits once for each.
 _STEPS = 128
+#: Arrays of a result, as a file has them.
+_OF_RESULT = (
+    *("x", "best_x", "best_gradient", "f", "lowest", "best_grad_norm"),
+    *("grad_norm", "first_grad_norm", "state/average"),
+)
 
 
 def _tabulate(plan: Plan) -> Any:
@@ -410,7 +415,8 @@ class DeviceBatch(Batch):
 
     def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numbers and arrays for a file: the first axis is that of the problems."""
-        arrays = {name: to_host(array) for name, array in self.memory().items()}
+        found = {name: to_host(array) for name, array in self._by_name().items()}
+        arrays = {name: np.moveaxis(array, -1, 0) for name, array in found.items()}
         return {}, {**arrays, "products": self._products}
 
     def restore(self, saved: RunState) -> None:
@@ -477,6 +483,7 @@ class DeviceBatch(Batch):
         memory = {
             name: cupy.ascontiguousarray(cupy.asarray(np.moveaxis(array, -1, 0)))
             for name, array in self._by_name().items()
+            if name in _OF_RESULT  # the others would be copies that nobody reads
         }
         return memory | {"codes": self.counts[0].get(), "nit": self.counts[1].get()}
 

@@ -176,7 +176,7 @@ class Objective:
 
     @classmethod
     def of_task(cls, task: Task, optimizer: Any) -> Self:
-        """That of a run, whose bounds limit finite differences."""
+        """The objective of a run; its bounds limit finite differences."""
         tree, settings, backend, _ = parts_of(optimizer)
         boxes = settings.leaf_boxes()
         return cls(task.fun, task.args, task.jac, task.x, tree, boxes, backend.is_host)

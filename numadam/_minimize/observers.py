@@ -198,8 +198,8 @@ class Observers:
         resumed: bool,
         leaves: Sequence[Any],
         make_x: Callable[[], Any],
-        evaluate: Callable[[], Any] | None = None,
-        first: int | None = None,
+        evaluate: Callable[[], Any] | None,
+        first: int,
     ) -> None:
         """Begin at iteration `nit`, which a resumed run does not notify again.
 
@@ -207,7 +207,7 @@ class Observers:
         iterates without f. `first` is the first iteration of a run that goes on from a file.
         """
         self._begin, self._resumed = nit, resumed
-        self._first = nit if first is None else first
+        self._first = first
         self._leaves, self._make_x, self._evaluate = leaves, make_x, evaluate
 
     def gap(self, done: int, check: int | None) -> int:

@@ -105,7 +105,7 @@ class Run(ABC):
         known, leaves = self._resumed or last > self._begin, self._backend.params
         self._observers.start(last, known, leaves, self._copy, evaluate, self._begin)
 
-    # what a loop has to say
+    # what each loop implements
 
     @property
     @abstractmethod
@@ -129,9 +129,9 @@ class Run(ABC):
 
     @abstractmethod
     def _advance(self) -> Iterator[tuple[int, int]]:
-        """Go on, and notify the observers; yields iterations done and the test that holds.
+        """Advance the run and notify the observers; yields (iterations done, stop code).
 
-        At the end, and where the file may be due.
+        It yields at the end of the run, and wherever the file may be due.
         """
 
     @abstractmethod
@@ -167,6 +167,7 @@ class Run(ABC):
                 code = self._ask_again()
             goes_on = code in (RUNNING, MAXITER) and not self._over
             if goes_on:
+                code = RUNNING
                 code = self._loop()
             elif code == RUNNING:
                 code = MAXITER

@@ -1,4 +1,4 @@
-"""Cuts of all numbers of an optimiser into one share for each rank."""
+"""Cuts of all numbers of an optimiser into one share for each rank. No MPI is loaded here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+#: Options that a rank cannot follow in its slices, and why.
+REFUSED = {
+    "sparse": "the gradients of all ranks are added up densely here. Leave it out, and pass dense "
+    "gradients.",
+    "capturable": "a step that communicates cannot be captured; leave it out.",
+    "comm": "is the third argument here: Sharded(kind, params, comm).",
+}
 
 # --- cut of parameters among ranks ---------------------------------------------------------------
 # All arrays are one flat index, in the order of the tree and of C. A long array is a group, and so

@@ -132,7 +132,7 @@ class Construction:
         """Go on where all ranks have come so far, with the same of everything. Collective."""
         self._agreed = True
         self._ranks.agree(None, self._what)
-        # as many texts of every optimiser
+        # the same number for every optimiser: ranks gather rows of one length
         self._compare(
             {
                 "rule": settings.rule.name,

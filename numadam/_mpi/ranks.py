@@ -139,7 +139,7 @@ class Ranks(_OfProcess):
         self.exchange(np.zeros((self.size, 1), np.int64), error, what)
 
     def exchange(self, rows: np.ndarray, error: BaseException | None, what: str) -> None:
-        """As `agree`, with words of this rank in its row behind a first one, which says so."""
+        """As `agree`; `rows` carry words of each rank behind the one that says if it failed."""
         rows[self.rank, 0] = error is not None
         came = self.share(rows, None if error is None else LEFT_ALONE)
         if error is not None and not came:

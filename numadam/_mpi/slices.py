@@ -17,14 +17,6 @@ from numadam._mpi.windows import check_leaves, check_values, common_window, dige
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import check_rate, is_plain, leaf_overrides, leaf_rates
 
-#: Options that a rank cannot follow in its slices, and why.
-REFUSED = {
-    "sparse": "the gradients of all ranks are added up densely here. Leave it out, and pass dense "
-    "gradients.",
-    "capturable": "a step that communicates cannot be captured; leave it out.",
-    "comm": "is the third argument here: Sharded(kind, params, comm).",
-}
-
 
 class Whole:
     """Parameters as one rank was given them, checked there.

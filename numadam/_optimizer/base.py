@@ -133,7 +133,7 @@ class OptimizerBase(metaclass=OptimizerType):
         if comm is not None and comm.owned is not None:
             masks = leaf_masks(comm.owned, tree, leaves, names)
         if comm is not None and comm.offset is not None:
-            from numadam._optimizer.shards import check_offset  # it needs this module
+            from numadam._optimizer.shards import check_offset  # not above: it imports this
 
             check_offset(comm.offset, params)
         settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs, masks)

@@ -208,7 +208,7 @@ class UpdateFunction:
     def _settings_of(
         self, dtype: np.dtype[Any], arrays: Any, absent: Any, t: Any, given: dict[str, Any]
     ) -> tuple[Settings, float]:
-        """The checked options and the usual lr, remembered: checking takes 60 us."""
+        """The checked options and the usual lr; plain ones are remembered: checking takes 60 us."""
         frozen = op.freeze(given)
         key = dtype, absent, frozen
         known = None if frozen is None else self._settings.get(key)

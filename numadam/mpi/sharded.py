@@ -15,8 +15,9 @@ from numadam._arrays import formatting
 from numadam._core.hyper import Rate, Reduce, Transport, check_choice
 from numadam._core.parts import parts_of
 from numadam._jit.process import defer_interrupts
+from numadam._mpi.cut import REFUSED
 from numadam._mpi.ranks import agree, described, ranks_of
-from numadam._mpi.slices import REFUSED, Placement, Whole
+from numadam._mpi.slices import Placement, Whole
 from numadam._mpi.steps import Steps
 from numadam._mpi.transport import check_asked
 from numadam._mpi.windows import check_same, check_values

@@ -347,5 +347,5 @@ def test_compiled_functions_of_a_step_are_of_stamped_packages() -> None:
 
 
 def test_package_of_numba_helpers_is_empty() -> None:
-    """Importing `numadam` imports ``_jit.forks``, and must not load Numba with it."""
+    """Importing `numadam` imports ``_jit.process``, and must not load Numba with it."""
     assert (ROOT / "numadam" / "_jit" / "__init__.py").read_text() == ""

@@ -20,7 +20,7 @@ from numadam._jit.pointers import array_at, record_at
 from numadam._minimize import stopping as st
 from numadam._minimize.stopping import Tolerances, check_convergence
 
-# --- NumPy ---------------------------------------------------------------------------------------
+# --- state of the tests, and those of NumPy arrays ------------------------------------------------
 
 
 #: Address of `TESTED`, object of g, f -> the test that holds. A record instead of twelve numbers
@@ -118,15 +118,11 @@ class StopTests:
     ----------
     sizes : list or memoryview
         Norms of the projected gradient, of the move and of x at the last test.
-    test : callable
-        ``test(grads, f)``: the test that holds at the next iterate.
     """
-
-    test: Callable[[Sequence[Any], float], int]
 
     def __init__(self, tolerances: Tolerances, first: float) -> None:
         self.sizes: Any = [0.0, 0.0, 0.0]
-        self.test = lambda grads, f: self._check(f, self.measure(grads))
+        self._joined = False
         #: whether the state is kept by the compiled tests of one array
         self._in_record = False
         self._tolerances, self._first = tolerances, first
@@ -134,7 +130,7 @@ class StopTests:
 
     @property
     def state(self) -> tuple[float, float, bool]:
-        """Norm of the run's first gradient, NaN before it is known; f, and whether, tested last."""
+        """(first, f_before, later): first norm of the gradient or NaN; f; whether a test was."""
         return self._first, self._f_before, self._later
 
     def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
@@ -143,14 +139,18 @@ class StopTests:
         its = self._tolerances
         self._limits = (st.gradient_limit(its.gtol, its.gtol_rel, first), its.ftol, its.xtol)
 
+    def test(self, grads: Sequence[Any], f: float) -> int:
+        """The test that holds at the next iterate."""
+        return self._check(f, self.sizes if self._joined else self.measure(grads))
+
     def measure(self, grads: Sequence[Any]) -> list[float]:
         """Norms of the projected gradient, of the last move, and of x."""
         raise NotImplementedError
 
     def join_ranks(self) -> None:
-        """Test what `join` takes from now on: other ranks have blocks of x."""
-        self.test = lambda grads, f: self._check(f, self.sizes)
-        self._in_record = False
+        """From now on test the norms that `join` sets: those of the blocks of all ranks."""
+        self._joined, self._in_record = True, False
+        self.__dict__.pop("test", None)  # that of one array
 
     def join(self, rows: Sequence[Sequence[float]]) -> None:
         """Take norms of blocks, a row each, in the order of ranks."""
@@ -206,11 +206,11 @@ class HostStopTests(StopTests):
         self.sizes = memoryview(tested["sizes"][0])
         self._in_record = len(self._x) == 1
         if self._in_record:
-            self.test = self._one_array()
+            self.test = self._one_array()  # type: ignore[assignment]  # a bound method costs 1 us a test
 
     @property
     def state(self) -> tuple[float, float, bool]:
-        """Norm of the run's first gradient, NaN before it is known; f, and whether, tested last."""
+        """(first, f_before, later): first norm of the gradient or NaN; f; whether a test was."""
         if not self._in_record:
             return super().state
         tested = self._tested[0]

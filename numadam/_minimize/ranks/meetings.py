@@ -260,7 +260,7 @@ class RankObjective(Objective):
         pace: Pace,
         file: RankCheckpoint | None = None,
     ) -> None:
-        """Evaluate that of all ranks from now on."""
+        """From now on `evaluate` and `value` are collective: f of all ranks."""
         self._shares, self._file, self._largest = shares, file, 0.0
         self._tests, self._meetings, self._pace = tests, meetings, pace
         self._evaluate_block, self.evaluate = self.evaluate, self._evaluate_all

@@ -90,7 +90,8 @@ class RankRun(PythonRun):
                     "all ranks."
                 )
         if math.inf in rows[:, -1]:  # a block of the best iterate before violates the bounds
-            self._memory.lowest = math.inf
+            memory = self._memory
+            memory.lowest, memory.best_x, memory.best_gradient = math.inf, None, None
 
     def _ask_again(self) -> int:
         """Ask the callbacks that have ended the run of a file whether they still do."""
