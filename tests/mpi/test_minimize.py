@@ -193,6 +193,23 @@ def test_the_best_iterate_before_is_dropped_on_all_ranks_where_one_block_is_out_
     assert_alike(comm, found)
 
 
+@pytest.mark.ranks(2)
+def test_a_dropped_iterate_is_in_no_file(comm, shared_path):
+    """Also where f, and with it another best iterate, is not asked for until the end."""
+    chain = Chain(comm)
+    state = {**chain.run(maxiter=20).state, "fun": -1.0}
+    found = chain.run(
+        lambda x: chain.fun(x)[0],
+        jac=lambda x: chain.fun(x)[1],
+        bounds=(0.0, 5.0 if comm.rank else 0.1),
+        state=state,
+        maxiter=3,
+        checkpoint=shared_path / "run",
+        checkpoint_every=1,
+    )
+    assert found.nit == 23
+
+
 def test_what_one_rank_alone_asks_for(comm, capsys):
     """A history with the last rank, a bar and prints; rank 0 shows those."""
     chain, history, last = Chain(comm), na.History(every=5), comm.rank == comm.size - 1
