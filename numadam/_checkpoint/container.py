@@ -464,3 +464,10 @@ def _write_array(file: NewFile, array: np.ndarray, buffer: np.ndarray) -> str:
         crc = zlib.crc32(chunk, crc)
         file.write(chunk)
     return crc32_text(crc)
+
+
+def is_folder(path: str | os.PathLike[Any]) -> bool:
+    """Whether a path is that of a folder. An empty one, which would be the current, is refused."""
+    if not os.fsdecode(path):
+        raise ValueError("path: is empty. Give the name of a file or folder.")
+    return Path(os.fsdecode(path)).is_dir()

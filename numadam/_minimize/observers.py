@@ -258,7 +258,16 @@ class Observers:
     def _call(self, nit: int, largest: float, rate: float) -> None:
         """Call the callback; what it returns means nothing, as in SciPy's BFGS."""
         if not self._whole:
-            self._callback(self._make_x())
+            x = self._make_x()
+            try:
+                self._callback(x)
+            except AttributeError as error:
+                if error.obj is x:
+                    error.add_note(
+                        "numadam: callback(x) gets x. Call its argument intermediate_result to get "
+                        "f and the other figures, too."
+                    )
+                raise
             return
         known = {} if self.f is None else {"fun": self.f}
         result = Intermediate(

@@ -9,7 +9,6 @@ import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import assign, is_cupy
 from numadam._arrays.tree import some
-from numadam._checkpoint.container import Container, read, write
+from numadam._checkpoint.container import Container, is_folder, read, write
 from numadam._checkpoint.storage import about_file
 from numadam._checkpoint.tree import (
     Structure,
@@ -138,7 +137,7 @@ class Checkpointed(OptimizerBase):
         See `save`.
         """
         comm = parts_of(self).settings.options.get("comm")
-        if comm is not None or Path(os.fsdecode(path)).is_dir():
+        if comm is not None or is_folder(path):
             from numadam._optimizer import shards
 
             with self._lock:

@@ -13,7 +13,7 @@ from numadam._arrays.interop import is_array, to_host
 from numadam._arrays.tree import nested
 from numadam._checkpoint import collective, storage
 from numadam._checkpoint.collective import MASKS, Alone, Part, Ranks, assemble, on_all
-from numadam._checkpoint.container import Container
+from numadam._checkpoint.container import Container, is_folder
 from numadam._checkpoint.folder import Cut, Index, Shards, read_index, whole_cut
 from numadam._checkpoint.storage import CheckpointError, about_file
 from numadam._checkpoint.tree import Structure, equal, options_from_json
@@ -237,7 +237,7 @@ def save(
     parts = parts_of(optimizer)
 
     def look() -> tuple[Held, bool]:
-        _check_name(path)
+        is_folder(path)
         check()
         pairs = _pairs(parts, parts.settings.options["bounds"])
         return held(), any(is_array(end) for pair in pairs for end in pair)
@@ -246,12 +246,6 @@ def save(
     rows = ranks.gather(np.array([has_arrays, bool(own.owned)], np.int64))
     as_arrays, masks = np.any(rows, axis=0).tolist()
     collective.save(path, ranks, lambda: _part(optimizer, own, as_arrays, masks))
-
-
-def _check_name(path: str | os.PathLike[Any]) -> None:
-    """Refuse what is no name, and the empty one, which would be the current folder."""
-    if not os.fsdecode(path):
-        raise ValueError("path: is empty. Give the name of a folder.")
 
 
 def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) -> Part:
@@ -310,7 +304,7 @@ def load(
     parts = parts_of(optimizer)
 
     def look() -> Held:
-        _check_name(path)
+        is_folder(path)
         check()
         return held()
 

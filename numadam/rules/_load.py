@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numadam._checkpoint.container import read
+from numadam._checkpoint.container import is_folder, read
 from numadam._checkpoint.storage import about_file
 from numadam._optimizer.checkpoint import KIND, new_optimizer
 from numadam.rules import classes
@@ -69,7 +68,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     xp = np if xp is None else xp
     if xp is not np and xp is not sys.modules.get("cupy"):
         raise TypeError(f"xp: expected the module numpy or cupy, got {xp!r}.")
-    if Path(os.fsdecode(path)).is_dir():
+    if is_folder(path):
         from numadam._optimizer.shards import read_whole
 
         content = read_whole(path)

@@ -190,3 +190,11 @@ def test_files_of_real_arrays_load_no_numba(tmp_path):
     print([name for name in ("numba", "cupy", "ml_dtypes", "safetensors") if name in sys.modules])
     """
     assert python(code) == "[]"
+
+
+def test_an_empty_path_is_no_folder():
+    """It would be the current one: a variable that is not set, say."""
+    opt = na.Adam(np.ones(2))
+    for load in (na.load, opt.load):
+        with pytest.raises(ValueError, match=r"^path: is empty"):
+            load("")

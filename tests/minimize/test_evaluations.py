@@ -264,3 +264,9 @@ def test_differences_stay_inside_the_bounds_and_take_any_shape():
     assert all(inside)
     np.testing.assert_allclose(res.x["b"], 1.0)
     np.testing.assert_allclose(res.x["a"], 0.0, atol=1e-3)
+
+
+def test_a_callback_that_takes_x_for_a_result_is_told_the_name():
+    with pytest.raises(AttributeError) as caught:
+        na.minimize(lambda x: (x @ x, 2 * x), np.ones(2), jac=True, callback=lambda res: res.fun)
+    assert any("intermediate_result" in note for note in caught.value.__notes__)
