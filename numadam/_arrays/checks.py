@@ -110,6 +110,8 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
         advice = "Use list(x)."
     elif hasattr(x, "__array__") or hasattr(x, "__dlpack__") or isinstance(x, Sequence):
         advice = f"Use {library}.asarray(x)."
+    elif hasattr(x, "toarray"):  # a sparse matrix
+        advice = "Use x.toarray()."
     else:
         advice = "Pass the array that it holds."
     return f"expected a {wanted} array, got {got}. {advice}"

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
+from numadam._core.options import COLUMN
 from numadam._core.parts import Parts
 
 # --- the error of a rank that cannot go on because of another one --------------------------------
@@ -396,7 +397,7 @@ def agree(
             raise error
         return
     backend = parts.backend
-    numbers = zlib.crc32(np.append(parts.settings.control, rate).tobytes())
+    numbers = _digest(parts.settings.control, rate)
     rows = np.zeros((ranks.size, _WORDS), np.int64)
     rows[ranks.rank, 1:] = backend.t, backend.calls, numbers
     sync()
@@ -417,3 +418,14 @@ def agree(
         f"{what}: t, lr or a hyperparameter of rank {rank} is not that of rank 0 (t is {its_t} and "
         f"{t}). Set them on all ranks alike, and make schedules functions of t alone."
     )
+
+
+def _digest(control: np.ndarray, rate: float) -> int:
+    """A digest of lr and of the control block, but for bounds: each rank has those of its slices.
+
+    Rows that differ in bounds alone are one.
+    """
+    rows = control.copy()
+    rows[:, COLUMN.low : COLUMN.high + 1] = 0.0
+    same = sorted({row.tobytes() for row in rows})
+    return zlib.crc32(np.float64(rate).tobytes().join([b"", *same]))

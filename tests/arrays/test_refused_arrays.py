@@ -9,6 +9,7 @@ from collections import OrderedDict
 import ml_dtypes
 import numpy as np
 import pytest
+import scipy.sparse
 
 import numadam as na
 from numadam._arrays import checks
@@ -316,3 +317,5 @@ def test_an_object_that_holds_an_array_is_not_called_convertible():
     holder = types.SimpleNamespace(shape=(3,), dtype=np.dtype(float))
     with pytest.raises(TypeError, match=r"got types.SimpleNamespace. Pass the array that it holds"):
         na.Adam(holder)
+    with pytest.raises(TypeError, match=r"got scipy.sparse.*csr_matrix. Use x.toarray\(\)"):
+        na.Adam(scipy.sparse.csr_matrix(np.eye(3)))

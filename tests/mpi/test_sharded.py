@@ -168,7 +168,8 @@ LOW = each(lambda shape: RNG.uniform(-1, 0.2, shape), SHAPES["nested"])
 RATES = each(lambda shape: RNG.uniform(0, 0.3, shape), SHAPES["nested"])
 RATES["z"][1] = 0.25
 FROZEN = {"a.b": {"frozen": True}}
-#: Bounds of some arrays only: ranks then differ in the columns of the control block.
+#: Bounds that differ from array to array: ranks then differ in rows of the control block.
+MIXED = {"a": {"w": (-0.25, 0.5), "b": (np.full(17, -0.3), np.inf)}, "z": [None, None]}
 NEST = {"a": {"w": (-0.25, 0.5)}, "z": [(-0.25, 0.5), None]}
 GROUPS = {**FROZEN, "z": {"lr": 0.2, "weight_decay": 0.1}, "*.w": {"lr": 0.05}}
 LONG_GROUPS = {"0": {"frozen": True}, "2": {"lr": 0.5, "weight_decay": 0.1}}
@@ -190,6 +191,7 @@ CASES = {
         "lr": RATES,
     },
     "pair-and-frozen": {"shapes": "nested", "bounds": (-0.25, 0.5), "groups": FROZEN, "lr": 0.1},
+    "pair-and-boxes": {"shapes": "nested", "bounds": MIXED, "lr": 0.1},
     "nest-and-frozen": {"shapes": "nested", "bounds": NEST, "groups": FROZEN, "lr": 0.1},
     "groups": {"kind": na.AdamW, "shapes": "nested", "groups": GROUPS},
     "master": {"dtype": "f2", "master": True, "lr": 0.1},
