@@ -46,7 +46,7 @@ class Finder:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """A module of these packages, or None."""
         known = name.partition(".")[0] in self._packages
-        return ModuleSpec(name, self) if known else None  # type: ignore[arg-type]
+        return ModuleSpec(name, self) if known else None  # type: ignore[arg-type]  # a loader by its methods
 
     def create_module(self, spec: ModuleSpec) -> Any:
         """The module itself."""

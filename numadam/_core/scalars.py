@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -425,7 +426,7 @@ def products_after(
     rows = start_products(plan, len(control))
     signature = types.void(types.float64[::1], types.float64[::1], types.int64, types.int64)
     walk = compiled_loop(f"{plan.name}-products", lambda: _make_walk(plan), signature).serial
-    spans = [(0, steps)] if refresh is None else zip(range(steps), range(1, steps + 1))  # noqa: B905
+    spans = [(0, steps)] if refresh is None else itertools.pairwise(range(steps + 1))
     for first, last in spans:
         if refresh is not None:
             refresh(first)
