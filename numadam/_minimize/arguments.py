@@ -106,9 +106,11 @@ def own_copy(x0: Any) -> Any:
 
 
 def copy_tree(tree: Any) -> Any:
-    """The same containers with a copy of each array."""
+    """The same containers with a copy of each array; None is None."""
     if type(tree) is np.ndarray or is_array(tree):  # the first takes 0.2 us less
         return tree.copy()
+    if tree is None:
+        return None
     import optree
 
     return optree.tree_map(lambda leaf: leaf.copy(), tree)

@@ -252,15 +252,15 @@ class Run(ABC):
 
     def _result(self, code: int) -> Result:
         memory, norm = self._remember(), self._task.tolerances.norm
-        kept = copied if self.shares_arrays else _as_it_is
+        kept = copy_tree if self.shares_arrays else _as_it_is
         f, size, first = memory.f, memory.grad_norm, memory.first_grad_norm
         f = math.nan if f is None else f
         saved, x, g = None, memory.best_x, memory.best_gradient
         if memory.lowest < math.inf:
             best = Best(kept(x), memory.lowest, kept(g), memory.best_grad_norm)
-            saved = Best(copied(x), best.fun, copied(g), best.grad_norm)
+            saved = Best(copy_tree(x), best.fun, copy_tree(g), best.grad_norm)
         else:
-            best = Best(self._copy(), f, copied(memory.gradient), size)
+            best = Best(self._copy(), f, copy_tree(memory.gradient), size)
         nfev, njev = self._evaluations
         message = self._observers.message or stop_message(
             code, self._task.tolerances, size, first, self._eps, saved is not None
@@ -287,11 +287,6 @@ class Run(ABC):
 
     def _history(self, memory: Memory) -> dict[str, np.ndarray]:
         return make_history(self._lines)
-
-
-def copied(g: Any) -> Any:
-    """A copy of a gradient, or None."""
-    return None if g is None else copy_tree(g)
 
 
 def _as_it_is(x: Any) -> Any:

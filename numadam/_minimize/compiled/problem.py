@@ -119,9 +119,6 @@ _SECONDS_A_CALL = 0.03
 _MOST_STEPS, _FEW_STEPS = 65_536, 4_096
 #: Lines of the history between two times that they are copied.
 _LINES = 4_096
-#: Whether each field of SINGLE, all of 8 bytes, is a real number, and its place. An element of a
-#: view is written and read in a third of the time of a field.
-_PLACE = {name: (SINGLE[name] == REAL, k) for k, name in enumerate(SINGLE.names or ())}
 
 
 class Problem:
@@ -176,8 +173,14 @@ class Problem:
             "history": self._page,
         }
         record: Any = np.zeros(1, SINGLE)
-        self._views: Any = memoryview(record.view(np.int64)), memoryview(record.view(np.float64))
-        self._record_at = record.ctypes.data
+        whole, reals = (memoryview(record.view(dtype)) for dtype in (np.int64, np.float64))
+        #: view and place of each field, all of 8 bytes: an element of a view is written and read in
+        #: a third of the time of a field
+        self._places: dict[str, tuple[Any, int]] = {
+            name: (reals if SINGLE[name] == REAL else whole, k)
+            for k, name in enumerate(SINGLE.names or ())
+        }
+        self._record, self._record_at = whole, record.ctypes.data
         self._set(
             updates=x.size * plan.unit,
             numbers=numbers,
@@ -198,14 +201,15 @@ class Problem:
 
     def _set(self, **fields: float) -> None:
         """Write fields of the record."""
+        places = self._places
         for name, value in fields.items():
-            is_real, place = _PLACE[name]
-            self._views[is_real][place] = value
+            view, place = places[name]
+            view[place] = value
 
     def _get(self, field: str) -> Any:
         """A field of the record: an int or a float."""
-        is_real, place = _PLACE[field]
-        return self._views[is_real][place]
+        view, place = self._places[field]
+        return view[place]
 
     def start(self, task: Task, adapter: ObjectiveAdapter) -> None:
         """Begin a run."""
@@ -218,7 +222,7 @@ class Problem:
         self._lines: list[np.ndarray] = []
         self.history, self._f[0] = task.every, math.nan
         self._tables.rates[0] = settings.lr if isinstance(settings.lr, float) else math.nan
-        self._views[0][:] = self._fresh
+        self._record[:] = self._fresh
         self._set(
             fun=adapter.address,
             every=task.every,
@@ -250,21 +254,22 @@ class Problem:
 
     def advance(self, most: int) -> int:
         """Evaluate x0 or go on, for at most so many iterations; returns the test that holds."""
+        at_start, self._before = self.at_start, self.done
         # at x0 no step is taken, but its line of the history has the lr of the first
-        steps = 0 if self.at_start else min(most, self._chunk())
+        steps = 0 if at_start else min(most, self._chunk())
         # an iterate of a file that is not yet evaluated has the lr of the step that led to it
-        late = self.at_start and self.done > 0
+        late = at_start and self._before > 0
         steps = self._tables.tabulate(self.settings.lr, self.backend.t - late, steps)
-        self._before = self.done
         self._set(steps=steps)
         start = time.perf_counter()
         self._adapter.entry(self._args, self._kernel, self._meta_at, self._record_at)
         self._seconds = (time.perf_counter() - start) / max(steps, 1)
-        if self.code == RAISED:  # called once more, it raises its exception here
+        code = self.code
+        if code == RAISED:  # called once more, it raises its exception here
             self._f[0] = math.nan
             self._adapter.call_again(self.x.copy(), 0, self._args)
             raise RuntimeError(RAISED_ONCE)
-        return self.code
+        return code
 
     def _chunk(self) -> int:
         """Iterations of the next call: about as many as take `_SECONDS_A_CALL`."""

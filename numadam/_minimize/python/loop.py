@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from numadam._core.hyper import LR
-from numadam._minimize.arguments import check_interval
+from numadam._minimize.arguments import check_interval, copy_tree
 from numadam._minimize.checkpoint import Best, RunState, Task
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
-from numadam._minimize.run import Memory, Run, copied
+from numadam._minimize.run import Memory, Run
 from numadam._minimize.stopping import BAD_F, MAXITER, RUNNING
 from numadam._optimizer.optimizer import Optimizer
 
@@ -169,7 +169,7 @@ class PythonRun(Run):
             memory.best_x[...] = self._x
             best_g[...] = g
         else:
-            memory.best_x, memory.best_gradient = self._copy(), copied(g)
+            memory.best_x, memory.best_gradient = self._copy(), copy_tree(g)
         memory.lowest, memory.best_grad_norm = f, memory.grad_norm
 
     def _complete(self, code: int) -> int:
