@@ -48,6 +48,7 @@ class ControlRow(NamedTuple):
     sign: float  # -1 with maximize
     decay_free: float  # decoupled decay without lr
     margin: float  # added to a norm before it divides
+    most: float  # norm after clips above which a guard stops the step
     ema_warmup: float
     ema_debias: float
     flush: float  # whether denormal moments become 0
@@ -241,6 +242,7 @@ def row(
         sign=-1.0 if options["maximize"] else 1.0,
         decay_free=0.0 if options["decay_times_lr"] else 1.0,
         margin=like.margin,
+        most=math.inf,
         ema_warmup=float(options["ema_warmup"]),
         ema_debias=float(options["ema_debias"]),
         flush=0.0 if like.bit_exact else 1.0,

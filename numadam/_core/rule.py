@@ -162,6 +162,15 @@ class RuleSpec:
         return (*own, *(name for name in powers if name not in own))
 
     @property
+    def squares(self) -> bool:
+        """Whether the formula squares gradients: for `v`, as all literature names their mean."""
+        return "v" in self.state
+
+    def is_linear(self, options: Options) -> bool:
+        """Whether steps grow with gradients: complex ones may be taken whole without a square."""
+        return self.modulus(options) == ()
+
+    @property
     def needs_t(self) -> bool:
         """Whether each step has to know its number."""
         return bool(self.powers or self.advance)

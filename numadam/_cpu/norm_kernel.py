@@ -108,7 +108,7 @@ def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
     """
     of_all, small, ranged = plan.norm == "all", tiny(plan.real), plan.real == np.float64
     column = op.COLUMN.clip_norm if of_all else op.COLUMN.clip_array_norm
-    margin, control_of = op.COLUMN.margin, make_control_of(plan)
+    margin, most, control_of = op.COLUMN.margin, op.COLUMN.most, make_control_of(plan)
 
     def finalize(leaves, j, after, factors, sums, ranks, control, place):
         """Leaves j to `after`, taken as one array, whose norm goes to `place`."""
@@ -128,7 +128,8 @@ def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
         pre, factor = norms.clip_factor(total, exponent, row[column], row[margin], small)
         for i in range(j, after):
             factors[0, i], factors[1, i] = pre, factor
-        return NORMS_FINITE if math.isfinite(total) else NORMS_NOT_FINITE
+        fits = math.isfinite(total) and min(factors[2, place], row[column]) <= row[most]
+        return NORMS_FINITE if fits else NORMS_NOT_FINITE
 
     one = wrap(finalize)
 

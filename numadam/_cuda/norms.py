@@ -352,7 +352,7 @@ def make_finalize_norms(plan: Plan, combines: bool) -> KernelSource:
     """
     doubles, longs = make_array_view(np.dtype(np.float64)), make_array_view(np.dtype(np.int64))
     reals, records = make_array_view(plan.real), make_array_view(COUNTERS)
-    columns, of_margin = op.COLUMN, op.COLUMN.margin
+    columns, of_margin, of_most = op.COLUMN, op.COLUMN.margin, op.COLUMN.most
     column = columns.clip_array_norm if plan.norm == "array" else columns.clip_norm
     advance, wide, small = make_advance_all(plan), control_width(plan), tiny(plan.real)
     threads, combine_total = policy.THREADS, _make_combine_total(plan)
@@ -378,7 +378,7 @@ def make_finalize_norms(plan: Plan, combines: bool) -> KernelSource:
             found[j] = norm(total, exponent)
             pre, factor = clip_factor(total, exponent, limit, margin, small)
             out[2 * j], out[2 * j + 1] = pre, factor
-            if not math.isfinite(total):
+            if not (math.isfinite(total) and min(found[j], limit) <= row[of_most]):
                 bad[0] = 1  # by any number of threads: all write the same
         cuda.syncthreads()
         if lane == 0:

@@ -57,7 +57,9 @@ def _own_array(x: Any, name: str) -> Any:
         raise ValueError(f"{name}: {error}") from error
     if own.dtype.kind in "iu":
         own = own.astype(np.float64)
-    if own.dtype.char not in _DTYPES or not own.dtype.isnative:
+    elif not own.dtype.isnative:
+        own = own.astype(own.dtype.newbyteorder("="))
+    if own.dtype.char not in _DTYPES:
         raise TypeError(
             f"{name}: expected float32, float64, complex64 or complex128 (whole numbers become "
             f"float64), got {own.dtype}. Use .astype(numpy.float64)."

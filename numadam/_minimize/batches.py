@@ -48,6 +48,20 @@ def _many_message(
     return " ".join(f"{number} of {total}: {text}" for number, text in found)
 
 
+def _transposed(g: Any) -> str:
+    """A sentence where as many elements have a gradient as there are problems, or ""."""
+    problems, elements = len(g), g[0].size if len(g) else 0
+    if problems >= elements:
+        return ""
+    used = int((g.reshape(problems, -1) != 0).any(axis=0).sum())
+    if not 0 < used <= problems:
+        return ""
+    return (
+        f" The gradient is 0 in {elements - used:,} of {elements:,} elements of every problem: is "
+        "x0 (problems, elements)?"
+    )
+
+
 # --- the loop ------------------------------------------------------------------------------------
 
 
@@ -116,7 +130,8 @@ class Batch(ABC):
         return ManyResult(
             success=held[codes],
             status=status,
-            message=_many_message(codes, self._task, size, first, eps),
+            message=_many_message(codes, self._task, size, first, eps)
+            + _transposed(memory["best_gradient"]),
             nit=memory["nit"],
             nfev=self.evaluations,
             x=memory["best_x"],

@@ -1,4 +1,4 @@
-"""Hints for a run that ended at maxiter: why, as far as start, end and history show it.
+"""Hints for a run that ended at its start or at maxiter: why, as far as the run shows it.
 
 Everything here was evaluated by the run. It is read once, after the last iteration.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
 from numadam._arrays.tree import Tree
 from numadam._minimize.result import Result
-from numadam._minimize.stopping import BAD_F, BAD_G, MAXITER, STATUS
+from numadam._minimize.stopping import BAD_F, BAD_G, GTOL, MAXITER, STATUS
 from numadam._settings.groups import is_plain
 
 Add = Callable[[tuple[int, int]], Iterable[int]]
@@ -47,6 +47,16 @@ def with_hint(result: Result, x0: Any, lr: Any, state: Any, add: Add | None = No
         what = "f" if result["status"] == STATUS[BAD_F] else "The gradient"
         here = f"the start, x0{_not_finite(x0)}" if state is None else "the x of state"
         result.message = f"{what} is not finite at {here}."
+    if result["status"] == STATUS[GTOL] and result["nit"] == 0 and result["jac"] is not None:
+        leaves = Tree(result["x"]).flatten(result["jac"], "jac")
+        # where a bound is active, the projected gradient is smaller than the gradient
+        held = sum(int((abs(leaf) > result["grad_norm"]).sum()) for leaf in leaves)
+        held, elements = (add or tuple)((held, sum(leaf.size for leaf in leaves)))
+        if held:
+            result.message += (
+                f" x0 lies on a bound in {held:,} of {elements:,} elements, and the gradient holds "
+                "it there."
+            )
     if result["status"] == STATUS[MAXITER]:
         hint = _hint(result, x0, lr, state is not None, add)
         if hint:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 import operator
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -14,8 +16,9 @@ from numadam._arrays import formatting
 from numadam._arrays.checks import refuse_same_memory
 from numadam._arrays.interop import as_views
 from numadam._arrays.tree import Active, Tree, refuse_replaced
-from numadam._backend import Backend
+from numadam._backend import Backend, Leaves
 from numadam._core import options as op
+from numadam._core.half import share_unmoved
 from numadam._core.hyper import LR, Array, Schedule
 from numadam._core.options import own_copy, read
 from numadam._core.parts import Parts
@@ -58,6 +61,26 @@ def changed_options(kind: Any, options: Mapping[str, Any]) -> dict[str, str]:
         if name == "lr" or not (value is usual or (plain and value == usual)):
             changed[name] = formatting.brief(value)
     return changed
+
+
+def _warn_of_rounding(settings: Settings, leaves: Leaves, names: Sequence[str]) -> None:
+    """Warn where steps of lr are too short for most elements of a 16-bit array."""
+    rate, plan = settings.constant_rate, settings.plan
+    if rate is None or plan.elementwise or settings.rule.is_linear(settings.options):
+        return
+    for leaf, name, group in zip(leaves, names, settings.group_of_leaf, strict=True):
+        own = settings.control[group, op.COLUMN.lr]
+        size = rate if math.isnan(own) else own
+        share = share_unmoved(leaf, size)
+        if share > 0.5:
+            warnings.warn(
+                f"{name}: {share:.0%} of the elements cannot move: a step of lr={size:g} is below "
+                f"half a unit in the last place of their {plan.dtype.name}. Pass master=True, "
+                "which steps in a float32 copy, or a larger lr.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            return
 
 
 # --- base of all optimisers ----------------------------------------------------------------------
@@ -163,6 +186,8 @@ class OptimizerBase(metaclass=OptimizerType):
         put = super().__setattr__
         for name, value in attributes.items():
             put(name, value)
+        if settings.plan.dtype.itemsize == 2 and not settings.plan.master:
+            _warn_of_rounding(settings, leaves, names)
 
     def _parts(self) -> Parts:
         return Parts(self._tree, self._settings, self._backend, self._lock)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import numpy as np
 
 from numadam._arrays.checks import NO_GRADIENTS
 from numadam._arrays.tree import refuse_replaced
@@ -47,7 +50,8 @@ class Optimizer(SharedAttributes, Checkpointed):
     nonfinite : {"propagate", "raise", "skip"}, default "propagate"
         Policy for non-finite gradients. "propagate": use them. "raise": raise FloatingPointError
         and change nothing. "skip": skip the step and increment `skipped`. With `accumulate` the
-        mean is checked.
+        mean is checked. Where the rule squares gradients, a norm whose square is infinite (1.8e19
+        in float32, after clips) counts as non-finite: such an element would never move again.
     max_skips : int >= 1, optional
         Largest number of steps skipped in a row; the next one raises FloatingPointError.
     bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
@@ -382,18 +386,21 @@ class Optimizer(SharedAttributes, Checkpointed):
 
     def _not_finite(self) -> None:
         """Raise for a step that the guard stopped, where the options ask for that."""
-        options = self._settings.options
+        options, size = self._settings.options, np.max(self.grad_norm)
+        what = "NaN or infinite numbers"
+        if math.isfinite(size):
+            what = f"numbers whose square is infinite (norm {size:.3g}; clip_norm bounds it)"
         if options["nonfinite"] == "raise":
             several = options["accumulate"] > 1
             forget = " opt.discard() forgets what was added up." if several else ""
             raise FloatingPointError(
-                f"grads: hold NaN or infinite numbers at step {self.t + 1}; nothing was changed. "
+                f"grads: hold {what} at step {self.t + 1}; nothing was changed. "
                 f"nonfinite='skip' leaves such steps out.{forget}"
             )
         in_a_row = self._backend.skipped[1]
         if options["max_skips"] is not None and in_a_row > options["max_skips"]:
             raise FloatingPointError(
-                f"grads: held NaN or infinite numbers {in_a_row} times in a row "
+                f"grads: held {what} {in_a_row} times in a row "
                 f"(max_skips={options['max_skips']}); the parameters are those of step {self.t}."
             )
 

@@ -205,6 +205,9 @@ class Settings:
             for own, box in zip(self._overrides, self._boxes, strict=True)
         ]
         self.control: np.ndarray[Any, Any] = np.array(rows)
+        clipped = all({**options, **own}["clip_value"] is not None for own in self._overrides)
+        if self.guard and rule.squares and not clipped:
+            self.control[:, op.COLUMN.most] = math.sqrt(np.finfo(self.plan.real).max)
         self._fill_per_element(leaves, overrides, pairs)
         if self.plan.owned:
             self.per_element[pl.OWNED] = list(masks)

@@ -74,6 +74,44 @@ def test_master_is_a_run_in_float32():
     assert (opt.params == wide.params.astype(F16)).all()
 
 
+#: Of a 16-bit optimiser: parameters, options, and what its warning says; "" where there is none.
+UNMOVED = {
+    "1 in float16": (np.ones(5, F16), {}, r"params: 100% .* lr=0.0001 .* float16\. .* master=True"),
+    "1 in bfloat16": (np.ones(5, BF16), {"lr": 1e-3}, r"bfloat16"),
+    "most": (np.array([1, 1, 0], F16), {}, r"params: 67% of the elements"),
+    "a group": (
+        {"a": np.ones(5, F16)},
+        {"lr": 1.0, "groups": {"a": {"lr": 1e-5}}},
+        r"^params\['a'",
+    ),
+    "strided": (strided(np.ones(100, F16)), {}, "100%"),
+    "a few": (np.array([1, 0, 0], F16), {}, ""),
+    "infinite": (np.array([np.inf, 6e4, 0, 0, 0], F16), {"lr": 1e4}, ""),
+    "a float32 copy": (np.ones(5, F16), {"master": True}, ""),
+    "a schedule": (np.ones(5, F16), {"lr": lambda t: 1e-4}, ""),
+    "none": (np.zeros(0, F16), {}, ""),
+    "float32": (np.ones(5, "f4"), {"lr": 1e-12}, ""),
+}
+
+
+@pytest.mark.parametrize("name", UNMOVED)
+def test_parameters_that_cannot_move_are_told(name):
+    params, options, says = UNMOVED[name]
+    options = {"lr": 1e-4, **options}
+    if not says:
+        na.Adam(params, **options)  # warnings are errors here
+        return
+    with pytest.warns(RuntimeWarning, match=says) as caught:
+        opt = na.Adam(params, **options)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    leaf = tree_leaves(params)[0]
+    before = leaf.copy()
+    opt.step(tree_map(np.ones_like, params))
+    assert np.mean(leaf == before) > 0.5  # the warning was right
+    na.SGD(params, lr=1e-4)  # its steps are of no size that is known
+
+
 def test_gradients_of_16_bits_that_are_not_finite():
     p = np.ones(3, F16)
     opt = na.Adam(p, lr=0.1)

@@ -79,6 +79,9 @@ def two(x, f):
     """No signature of a callback."""
 
 
+#: an array as FITS files hold them, on most machines
+BIG_ENDIAN = np.ones(3, ">f8")
+
 REFUSED = [
     ((3, np.zeros(2)), {}, TypeError, "fun: expected a function"),
     ((square, "abc"), {}, TypeError, "x0"),
@@ -101,6 +104,8 @@ REFUSED = [
     ((four, np.zeros(2), (1.0,)), {"jac": True}, TypeError, "takes 3 arguments"),
     ((tells_nothing, np.zeros(2)), {}, TypeError, "number f, got none; is there a `return`"),
     ((three, np.zeros(2), ({"a": 1},)), {}, TypeError, r"args\[0\]: Numba has no type for dict"),
+    ((three, np.zeros(2), (BIG_ENDIAN,)), {}, TypeError, r"args\[0\]: .*\(>f8\)\. Pass a\.astype"),
+    ((three, np.zeros(2), ((1, BIG_ENDIAN),)), {}, TypeError, r"args\[0\]: .* Pass a\.astype"),
     ((three, np.zeros(2), [np.ones(3)]), {}, TypeError, r"args: expected a tuple, got a list"),
     ((fills_x, np.zeros(2)), {}, TypeError, "fun: writes into x.*gradient goes into g"),
     ((adds_to_x, np.zeros(2)), {}, TypeError, "fun: writes into x.*gradient goes into g"),
@@ -242,6 +247,21 @@ def test_gradients_of_other_kinds_are_taken(kind):
     assert res.nit == 5
 
 
+@pytest.mark.parametrize("dtype", [">f8", ">f4", ">c16", ">i4", "<f8"])
+@pytest.mark.parametrize("minimize", [na.minimize, na.minimize_many])
+def test_x0_of_any_byte_order_is_taken(minimize, dtype):
+    """FITS files are big-endian; x0 is copied anyway."""
+    x0 = np.arange(1, 7).reshape(3, 2).astype(dtype)
+
+    def fun(x):
+        f = np.sum(np.abs(x) ** 2, axis=1)
+        return (f if minimize is na.minimize_many else np.sum(f)), 2 * x
+
+    res, native = (minimize(fun, x, jac=True, maxiter=3) for x in (x0, x0.astype(dtype[1:])))
+    assert res.x.dtype.isnative
+    np.testing.assert_array_equal(res.x, native.x, strict=True)
+
+
 def test_args_need_not_be_a_tuple():
     assert na.minimize(square, np.zeros(2), 0.25, jac=True, lr=0.1).x == pytest.approx(0.25)
     assert na.minimize(python_rosen, np.ones(2), jac=True, maxiter=0).fun == 0
@@ -261,6 +281,7 @@ MANY = [
     ((rosen, np.zeros((3, 2))), {"ema": 0.9, "ema_debias": True}, ValueError, "ema_debias"),
     ((four, np.zeros((3, 2))), {}, TypeError, "takes 2 arguments"),
     ((three, np.zeros((3, 2)), [np.ones(3)]), {}, TypeError, "args: expected a tuple"),
+    ((three, np.zeros((3, 2)), (BIG_ENDIAN,)), {}, TypeError, r"args\[0\]: .* Pass a\.astype"),
     ((rosen, np.zeros((3, 2))), {"callback": print}, TypeError, "callback: .*numadam.minimize"),
     ((rosen, np.zeros((3, 2))), {"history": True}, TypeError, "history: .*numadam.minimize"),
     ((rosen, np.zeros((3, 2))), {"state": None}, TypeError, "state: .*numadam.minimize"),

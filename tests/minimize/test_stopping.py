@@ -81,6 +81,32 @@ def test_a_gradient_of_0_stops_at_once(form):
     assert res.message == "The projected gradient is 0 at the start."
 
 
+@of_bowl
+def test_a_start_that_a_bound_holds_is_told(form):
+    res = run_bowl(form, 1.0, x0=(4.0, 3.0), bounds=(4, 5))
+    assert (res.nit, res.success) == (0, True)
+    held = " x0 lies on a bound in 2 of 2 elements, and the gradient holds it there."
+    assert res.message == "The projected gradient is 0 at the start." + held
+    free = run_bowl(form, 1.0, x0=(4.0, 3.0), bounds=[(4, 5), (0, 5)])
+    assert "1 of 2 elements" in free.message
+    assert "bound" not in run_bowl(form, 1.0, x0=(6.0, 3.0), bounds=(4, 7), maxiter=3).message
+
+
+def test_problems_of_which_most_elements_do_nothing_are_asked_about():
+    """As x0 is transposed: two problems of 50 elements, where 50 of two were meant."""
+
+    def fun(x):
+        g = np.zeros_like(x)
+        g[:, 0], g[:, 1] = 2 * x[:, 0], 2
+        return x[:, 0] ** 2 + 2 * x[:, 1], g
+
+    message = na.minimize_many(fun, np.ones((2, 50)), jac=True, maxiter=2).message
+    asked = "The gradient is 0 in 48 of 50 elements of every problem: is x0 (problems, elements)?"
+    assert message.endswith(asked)
+    for shape in ((50, 2), (1, 50)):
+        assert "is x0" not in na.minimize_many(fun, np.ones(shape), jac=True, maxiter=2).message
+
+
 def test_gradients_below_eps_get_a_sentence():
     assert "eps" not in run_bowl("python", 1.0).message
     assert "a smaller eps" in run_bowl("python", 1e-12, maxiter=3).message

@@ -65,18 +65,65 @@ def test_one_bad_element_anywhere_is_found(n, value):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_any_finite_gradient_passes(dtype):
-    """Squares and sums of the largest numbers overflow; they are finite all the same."""
+    """Squares and sums of the largest numbers overflow; they are finite all the same.
+
+    With a clip, or by a rule that squares none.
+    """
     info = np.finfo(dtype)
     n = 1000
     for value in (info.max, -info.max, info.smallest_subnormal, 0.0, -0.0):
         p = np.ones(n, dtype)
         options = neutral(p, nonfinite="raise", accumulate=2, decoupled=True)
-        opt = na.Adam(p, **options)
+        opt = na.Adam(p, **options | {"clip_norm": 1.0})
         opt.step(np.full(n, value, dtype))
         opt.flush()
         assert opt.t == 1
         exact = abs(float(value)) * math.sqrt(n)  # infinite for the largest float64
         assert opt.grad_norm == pytest.approx(exact, rel=1e-15, abs=0)
+
+
+#: By dtype a number whose square is infinite, and one whose square is finite.
+SQUARES = {"float32": (2e19, 1.8e19), "float64": (1.4e154, 1.3e154)}
+
+#: Whether a rule with these options takes a step with a gradient whose square is infinite.
+TAKEN = {
+    "float64": (na.Adam, {}, False),
+    "adam": (na.Adam, {}, False),
+    "adabelief": (na.AdaBelief, {}, False),
+    "of infinite norm": (na.Adam, {"clip_norm": np.inf}, False),
+    "of each array": (na.Adam, {"clip_array_norm": np.inf}, False),
+    "sgd": (na.SGD, {}, True),
+    "clipped": (na.Adam, {"clip_value": 1.0}, True),
+    "clipped by norm": (na.Adam, {"clip_norm": 1.0}, True),
+    "clipped by norms": (na.Adam, {"clip_array_norm": 1.0}, True),
+    "scaled": (na.Adam, {"loss_scale": 1e3}, True),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_square_that_is_infinite_is_not_finite(name):
+    """The element would never move again: its second moment would be infinite."""
+    rule, options, taken = TAKEN[name]
+    dtype = "float64" if name == "float64" else "float32"
+    large, fits = SQUARES[dtype]
+    p = [np.ones(3, dtype), np.ones(2, dtype)]
+    opt = rule(p, lr=0.1, nonfinite="skip", **options)
+    opt.step([np.array([1, -large, 0], dtype), np.ones(2, dtype)])
+    assert (opt.t, opt.skipped) == (int(taken), 1 - taken)
+    assert np.all(p[0] == 1) != taken
+    opt.step([np.array([1, -fits, 0], dtype), np.ones(2, dtype)])
+    assert opt.t == 1 + taken
+    assert all(np.isfinite(leaf).all() for leaf in (*p, *opt.state.get("v", [])))
+
+
+def test_the_message_says_which():
+    p = np.ones(2, np.float32)
+    opt = na.Adam(p, nonfinite="raise")
+    with pytest.raises(
+        FloatingPointError, match=r"square is infinite \(norm 3e\+19; clip_norm .* at step 1; noth"
+    ):
+        opt.step(np.array([3e19, 0.0], np.float32))
+    assert (p == 1).all()
 
 
 def test_guard_looks_at_each_array_where_norms_are_of_each():

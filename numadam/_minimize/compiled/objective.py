@@ -25,6 +25,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from numadam._arrays.checks import name_dtype
 from numadam._arrays.interop import is_array, is_cupy
 from numadam._jit.cache import compile_cached
 from numadam._jit.objectives import compile_portable, portable, snapshot
@@ -70,7 +71,13 @@ def _asked_type(args: tuple[Any, ...]) -> Any:
     for k, arg in enumerate(args):
         try:
             typeof(arg)
-        except ValueError as error:
+        except (ValueError, NumbaError) as error:
+            for array in arg if isinstance(arg, tuple) else (arg,):
+                if isinstance(array, np.ndarray) and not array.dtype.isnative:  # of a FITS file
+                    raise TypeError(
+                        f"args[{k}]: expected the byte order of this machine, got "
+                        f"{name_dtype(array.dtype)}. Pass a.astype(a.dtype.newbyteorder('='))."
+                    ) from error
             raise TypeError(
                 f"args[{k}]: Numba has no type for {type(arg).__name__}, so a compiled fun cannot "
                 "take it. Pass numbers, arrays or tuples of them."

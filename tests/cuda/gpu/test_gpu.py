@@ -152,6 +152,17 @@ def test_any_array_may_stop_a_step_of_many_norms(cp):
     assert all((array == 1).all() for array in p)
 
 
+def test_a_square_that_is_infinite_is_not_finite(cp):
+    x, g = cp.ones(3, np.float32), cp.asarray(np.array([1, -2e19, 0], np.float32))
+    opt = na.Adam(x, lr=0.1, nonfinite="skip", clip_norm=np.inf)
+    opt.step(g)
+    assert (opt.t, opt.skipped) == (0, 1)
+    opt.clip_norm = 1.0
+    opt.step(g)
+    assert (opt.t, opt.skipped) == (1, 1)
+    assert not (x == 1).all()
+
+
 def test_cupy_without_its_class_of_arguments_gets_numpy_arrays(cp, monkeypatch):
     from cupy.cuda import function
 
