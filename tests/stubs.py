@@ -129,7 +129,7 @@ def _of_rule(file: str, kind: type[Any]) -> str:
     body = (
         f"class {kind.__name__}({base.__name__}):\n"
         f"{_quoted(inspect.cleandoc(kind.__doc__ or ''))}\n"
-        f"{_attributes(kind, inspect.signature(kind).parameters)}"
+        f"{_attributes(kind, inspect.signature(kind.__init__).parameters)}"
         f"    {_head('__init__', inspect.unwrap(kind.__init__))} ...\n\n"
         f"{_function(getattr(import_module(kind.__module__), function))}"
     )
@@ -162,7 +162,7 @@ def _option_types(kinds: Mapping[str, Any]) -> dict[str, str]:
     """The type of every option, those that all rules share first."""
     types = {name: kind.__forward_arg__ for name, kind in SharedOptions.__annotations__.items()}
     for kind in kinds.values():
-        for option in inspect.signature(kind).parameters.values():
+        for option in inspect.signature(kind.__init__).parameters.values():
             if option.kind is option.KEYWORD_ONLY:
                 known = types.get(option.name, option.annotation).split(" | ")
                 missing = [one for one in option.annotation.split(" | ") if one not in known]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numadam
 from numadam import nopython, schedules
+from numadam._core.options import DEFAULTS
 
 HOMES = {"numadam": numadam, "numadam.schedules": schedules, "numadam.nopython": nopython}
 if importlib.util.find_spec("mpi4py"):  # without it there are the names, and nothing behind them
@@ -53,5 +54,7 @@ def missing_parameters(thing: Any) -> Iterator[str]:
     lines = _PARAMETER.findall(section.group(1)) if section else []
     named = {name.strip("* ") for line in lines for name in line.split(",")}
     for name, parameter in inspect.signature(thing).parameters.items():
-        if name not in named and parameter.kind is not parameter.VAR_POSITIONAL:
+        # shared options are there by name, for completion; ``**shared`` tells them
+        told = name in named or name in DEFAULTS
+        if not told and parameter.kind is not parameter.VAR_POSITIONAL:
             yield name

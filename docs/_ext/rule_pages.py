@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sphinx.util import inspect as signature
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+import numadam
 from numadam import rules
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,16 @@ def leave_out_formula(app: Any, what: str, name: str, thing: Any, options: Any, 
         lines[:] = MATH.sub("", "\n".join(lines)).split("\n")
 
 
+def leave_out_options(
+    app: Any, what: str, name: str, thing: Any, options: Any, shown: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Show ``**shared`` for the options of every rule, which signatures name for completion."""
+    if shown is None or thing not in rules.classes().values():
+        return shown, returns
+    plain = signature.signature(thing.__init__.__get__(thing))
+    return signature.stringify_signature(plain, show_annotation=False), returns
+
+
 def check(app: Any, env: Any) -> None:
     """Warn, and so fail, about a rule without a page, and about a page with a part missing."""
     for file, name in rules.CLASSES.items():
@@ -57,7 +69,10 @@ def check(app: Any, env: Any) -> None:
 
 def setup(app: Any) -> dict[str, bool]:
     """Connect all of it to Sphinx."""
+    for function in (numadam.minimize, numadam.minimize_many):
+        del function.__signature__  # for completion: autodoc reads defaults in the source
     app.add_directive("rule-formula", RuleFormula)
     app.connect("autodoc-process-docstring", leave_out_formula, priority=400)
+    app.connect("autodoc-process-signature", leave_out_options)
     app.connect("env-check-consistency", check)
     return {"parallel_read_safe": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Container, Hashable, Mapping, Sequence
 from functools import lru_cache
@@ -225,6 +226,20 @@ def _against_capture(options: Mapping[str, Any]) -> str:
     if schedules:
         return f"{schedules[0]}: a captured step cannot call a schedule; give a number."
     return ""
+
+
+def named_options(function: Any, defaults: Mapping[str, Any]) -> inspect.Signature:
+    """The signature of a function with options by name before ``**options``: IPython reads it."""
+    signature = inspect.signature(function)
+    *given, rest = signature.parameters.values()
+    if rest.kind is not rest.VAR_KEYWORD:
+        return signature
+    named = [
+        inspect.Parameter(name, rest.KEYWORD_ONLY, default=default)
+        for name, default in defaults.items()
+        if name not in signature.parameters
+    ]
+    return signature.replace(parameters=[*given, *named, rest])
 
 
 def row(

@@ -15,7 +15,7 @@ from numadam import rules
 from numadam._arrays.checks import describe, is_masked
 from numadam._arrays.interop import as_view, is_array, is_cupy, to_host, units_of
 from numadam._core.hyper import Hyper, count
-from numadam._core.options import DEFAULTS
+from numadam._core.options import DEFAULTS, named_options
 from numadam._core.synonyms import run_hint
 from numadam._minimize.result import ManyResult
 from numadam._optimizer.optimizer import Optimizer
@@ -234,6 +234,9 @@ def takes_names_of_scipy(function: Run) -> Run:
             )
         return result
 
+    unfit = not_for_one() if "callback" in known else not_for_many()
+    shared = {name: default for name, default in DEFAULTS.items() if name not in unfit}
+    call.__signature__ = named_options(function, shared)  # type: ignore[attr-defined]  # a new one
     return cast(Run, call)
 
 

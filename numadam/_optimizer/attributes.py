@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from numadam._core.docstrings import parameters
 from numadam._core.hyper import Schedule
+from numadam._core.options import DEFAULTS, named_options
 from numadam._core.parts import parts_of
 from numadam._core.synonyms import FOREIGN_ATTRIBUTES, attribute_hint
 
@@ -78,10 +79,15 @@ class _Foreign:
 
 
 class OptimizerType(ABCMeta):
-    """Type of optimiser classes: `dir` without foreign names, as completion asks it too.
+    """Type of optimiser classes: what completion asks for, `dir` and signature; may be abstract."""
 
-    A class may be abstract besides.
-    """
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of ``__init__``, with the options of every rule by name."""
+        if cls.__init__ is object.__init__:  # type: ignore[misc]  # of a class without rule
+            return inspect.Signature()
+        defaults = {**DEFAULTS, "decoupled": cls.rule.decoupled}  # type: ignore[attr-defined]
+        return named_options(cls.__init__.__get__(cls), defaults)  # type: ignore[misc]
 
     def __dir__(cls) -> list[str]:
         return own_names(cls, super().__dir__())

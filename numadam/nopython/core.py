@@ -243,7 +243,7 @@ class Kit(NamedTuple):
 def kit(cls: Any) -> Kit:
     """The parts of the rule of an optimiser class."""
     rule = cls.rule
-    given = inspect.signature(cls).parameters.items()
+    given = inspect.signature(cls.__init__).parameters.items()
     defaults = {
         name: argument.default for name, argument in given if argument.default is not argument.empty
     }

@@ -16,6 +16,7 @@ from scipy.optimize import OptimizeResult
 import numadam as na
 from numadam import rules
 from numadam._core.hyper import GradientStatus
+from numadam._core.options import DEFAULTS
 from numadam._minimize.arguments import rule_class
 from numadam._minimize.result import entries, entry
 from tests import stubs
@@ -132,10 +133,21 @@ KEYWORDS = stubs.keywords(stubs.rule_classes())
     ("function", "kind"), [(na.minimize, "MinimizeOptions"), (na.minimize_many, "ManyOptions")]
 )
 def test_keywords_in_the_signature_are_no_arguments_besides(function, kind):
-    arguments = inspect.signature(function).parameters
+    arguments = inspect.signature(inspect.unwrap(function)).parameters
     given = [part for part in arguments.values() if part.kind is not part.VAR_KEYWORD]
     named = {part.name for part in given}
     assert not named & KEYWORDS[kind].keys()
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"), [(na.minimize, "MinimizeOptions"), (na.minimize_many, "ManyOptions")]
+)
+def test_the_signature_names_shared_options_for_completion(function, kind):
+    named = inspect.signature(function).parameters
+    shared = {name for name in KEYWORDS[kind] if name in DEFAULTS}
+    assert shared <= named.keys()
+    assert all(named[name].default == DEFAULTS[name] for name in shared)
+    assert named.keys() - shared == inspect.signature(inspect.unwrap(function)).parameters.keys()
 
 
 def test_many_problems_take_the_options_of_their_signature():

@@ -130,10 +130,24 @@ def test_the_type_of_a_number_says_its_range(name):
 @pytest.mark.rule
 @pytest.mark.parametrize("name", CLASSES)
 def test_an_option_may_be_changed_where_it_may_be_a_schedule(name):
-    for option, one in inspect.signature(CLASSES[name]).parameters.items():
+    for option, one in inspect.signature(CLASSES[name].__init__).parameters.items():
         if one.kind is one.KEYWORD_ONLY:
             expected = hyper if "Schedule" in one.annotation else fixed
             assert type(vars(CLASSES[name])[option]) is expected, option
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_signature_names_every_option_for_completion(name):
+    """IPython completes them; an ``__init__`` of a user's own class is shown as it is."""
+    named = inspect.signature(CLASSES[name]).parameters
+    shown = {option: one.default for option, one in named.items() if one.default is not one.empty}
+    assert shown == default_options(CLASSES[name])
+
+    class Clipped(CLASSES[name]):
+        def __init__(self, x):
+            super().__init__(x, clip_norm=1.0)
+
+    assert str(inspect.signature(Clipped)) == "(x)"
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.pyi")), ids=lambda path: path.stem)
