@@ -42,12 +42,12 @@ def make_views(plan: Plan) -> tuple[list[Any], tuple[int, ...], tuple[int, ...]]
     return views, strides, tuple(strides[slot] // memory[slot].itemsize for slot in slots)
 
 
-def make_leaf_views(plan: Plan, out: bool) -> Any:
-    """``views(leaf, i, e, n)``: of all slots of an update, n iterations from number i on, or None.
+def make_leaf_views(plan: Plan, out: bool, end: int = pl.STEPPED) -> Any:
+    """``views(leaf, i, e, n)``: of all slots before `end` n iterations from number i on, or None.
 
     `e` is the iteration of the gradient. With `out` for a step that writes the direction.
     """
-    slots = range(pl.STEPPED)
+    slots = range(end)
     there = [plan.has(slot) or (slot == pl.OUT and out) for slot in slots]
     memory = [memory_dtype(plan.storage(slot)) for slot in slots]
     kinds = [
@@ -142,19 +142,18 @@ def make_fill(plan: Plan, wrap: Any) -> Any:
 
 
 def make_advance(plan: Plan, wrap: Any) -> Any:
-    """``advance(meta_at)``: the products of every group that are carried, after a step."""
-    if not plan.products:
-        return wrap(_no_products)
+    """``advance(meta_at)``: count a step, and move on the products that are carried; t is last."""
     advance_row, products_of = make_advance_row(plan, wrap), make_products_of(plan)
+    carried = len(plan.products)
 
     def advance(meta_at):
         meta = record_at(meta_at, META)
-        products = products_of(meta)
-        for r in range(meta.groups):
-            advance_row(products[r])
+        if carried > 0:
+            products = products_of(meta)
+            for r in range(meta.groups):
+                advance_row(products[r])
+        meta.calls = 0
+        meta.in_a_row = 0
+        meta.steps += 1
 
     return wrap(advance)
-
-
-def _no_products(meta_at):
-    return None

@@ -26,7 +26,6 @@ from numadam._cpu.kernel import (
     validate_arrays,
     validator_address,
 )
-from numadam._cpu.norm_kernel import NORMS_AGAIN, NORMS_FINITE, NORMS_REFUSED
 from numadam._cpu.records import NORM_SUM
 from numadam._jit import loops, pool
 from numadam._jit.process import cached_property, defer_interrupts
@@ -212,12 +211,12 @@ def _make_fetch(
             units = rows[:, :, 2]
             if (units != units[0]).any():
                 leaves["exponent"][:-1] = units.max(axis=0)
-                return NORMS_AGAIN
+                return va.NORMS_AGAIN
             sums[...] = rows[:, :, :2].swapaxes(0, 1)
         except BaseException as error:  # an exception cannot pass through compiled code
             caught.append(error)
-            return NORMS_REFUSED
-        return NORMS_FINITE
+            return va.EXCHANGE_FAILED
+        return va.OK
 
     return fetch
 
