@@ -149,10 +149,6 @@ class CpuState:
             writes += _fills(self.state[name], [value] * len(self.params))
         return writes
 
-    def named(self) -> list[tuple[str, Any]]:
-        """The state arrays by what the user calls them, for messages."""
-        return [(f"state[{key!r}]", view) for key, views in self.state.items() for view in views]
-
     @property
     def t(self) -> int:
         """Steps taken."""
