@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +117,7 @@ def _make_leaves(plan: Plan, layout: Layout, groups: tuple[int, ...]) -> np.ndar
     n = len(layout.shapes)
     leaves = np.zeros(n + 1, CPU_LEAF)
     leaves["subtype"][:n], leaves["group"][:n] = id(np.ndarray), groups
-    leaves["start"][1:] = np.cumsum(iterations(plan, layout), dtype=np.int64)
+    leaves["start"][1:] = np.cumsum(layout.sizes, dtype=np.int64) * plan.unit
     blocks = [-(-size * plan.numbers // NORM_BLOCK) for size in layout.sizes]
     leaves["first_block"][1:] = np.cumsum(blocks, dtype=np.int64)
     return leaves
@@ -132,11 +132,6 @@ def _make_dims(layout: Layout, leaves: np.ndarray) -> np.ndarray:
     leaves["ndim"][:-1] = [len(shape) for shape in layout.shapes]
     leaves["place"][1:] = np.cumsum([len(entry) for entry in entries])
     return np.array([*itertools.chain.from_iterable(entries), 0], np.int64)
-
-
-def iterations(plan: Plan, layout: Layout) -> list[int]:
-    """Iterations of the loop that each leaf takes."""
-    return [size * plan.unit for size in layout.sizes]
 
 
 _CONTROL, _PRODUCTS, _PARTIALS = (
@@ -205,8 +200,11 @@ class KernelArguments:
         """The records of the leaves, and one behind them."""
         return self._array("leaves")
 
-    def set_iterations(self, counts: Sequence[int]) -> None:
-        """Set how many iterations of the loop each leaf takes."""
+    def set_iterations(self, sparse: Mapping[int, int]) -> None:
+        """Set how many iterations of the loop each leaf takes: its own, or as a `sparse` one."""
+        counts = [size * self.plan.unit for size in self.layout.sizes]
+        for leaf, count in sparse.items():
+            counts[leaf] = count
         self.leaves["start"][1:] = np.cumsum(counts, dtype=np.int64)
 
     @property
@@ -223,11 +221,6 @@ class KernelArguments:
     def work_bytes(self) -> int:
         """Bytes of all work arrays."""
         return sum(array.nbytes for array in self._work)
-
-    def grad_norm(self, of_each: bool) -> Any:
-        """The norm of the last gradients, or one for each leaf; NaN before the first."""
-        n = len(self.layout.shapes)
-        return self.norms[:n].tolist() if of_each else float(self.norms[n])
 
     def add_work(self, slot: int, leaf: int) -> None:
         """Allocate the work array through which an array of other strides goes; it is kept."""

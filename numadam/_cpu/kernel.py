@@ -359,43 +359,27 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 # --- the compiled functions of the CPU -----------------------------------------------------------
 
 
-def _address_of(name: str, function: Any, signature: Any) -> int:
+#: Functions that a step calls by their addresses, by the field of META; and `sum_up`.
+_FUNCTIONS: dict[str, tuple[Callable[..., Any], Any]] = {
+    "validator": (validate, VALIDATE),
+    "overlap_search": (search, SEARCH),
+    "strided_arrays": (handle, HANDLE),
+    "sum_up": (norms.sum_up, norms.SUM_UP),
+}
+
+
+@functools.cache
+def code_address(name: str) -> int:
+    """The address of one of `_FUNCTIONS`; compiled or loaded at the first call."""
+    function, signature = _FUNCTIONS[name]
     return callback_address(function, signature, name, "_cpu", _nrt=False)
 
 
 @functools.cache
-def validator_address() -> int:
-    """The address of the compiled validation; compiled or loaded at the first call."""
-    return _address_of("validate", validate, VALIDATE)
-
-
-@functools.cache
-def overlap_address() -> int:
-    """The address of the search for overlap among many arrays."""
-    return _address_of("overlap", search, SEARCH)
-
-
-@functools.cache
-def strided_address() -> int:
-    """The address of what checks and copies strided arrays."""
-    return _address_of("strided", handle, HANDLE)
-
-
-@functools.cache
-def sum_up_address() -> int:
-    """The address of what sums up the norms of this process for the others."""
-    return _address_of("sum_up", norms.sum_up, norms.SUM_UP)
-
-
-@functools.cache
-def _validator() -> Any:
+def validator() -> Callable[[int, int, int, int], int]:
+    """The compiled validation, for a call from Python."""
     # PYFUNCTYPE keeps the GIL: no other thread can change a header meanwhile
-    return ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(validator_address())
-
-
-def validate_arrays(meta_at: int, ids_at: int, known_disjoint: int) -> int:
-    """Validate arrays from Python, without a step."""
-    return int(_validator()(meta_at, ids_at, 0, known_disjoint))
+    return ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(code_address("validator"))
 
 
 def compiled_step(plan: Plan, out: bool = False) -> CompiledLoop:

@@ -177,7 +177,8 @@ class CpuState:
     @property
     def grad_norm(self) -> Any:
         """Norm of the last gradients before clipping: one number, or one an array."""
-        return self.arguments.grad_norm(self.settings.options["clip_array_norm"] is not None)
+        norms, of_each = self.arguments.norms, self.settings.plan.norm == "array"
+        return norms[:-1].tolist() if of_each else float(norms[-1])
 
     def check_arrays(self, what: str, leaves: Leaves, dtype: np.dtype | None = None) -> list[Any]:
         """Check arrays to be copied into the leaves of `what`; numbers where it is 0-d."""

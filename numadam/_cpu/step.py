@@ -17,15 +17,8 @@ from numadam._arrays.sparse import clear, coalesce_for, is_sparse, scatter
 from numadam._backend import Exchange, Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as va
-from numadam._cpu.arguments import KernelArguments, iterations
-from numadam._cpu.kernel import (
-    compiled_step,
-    overlap_address,
-    strided_address,
-    sum_up_address,
-    validate_arrays,
-    validator_address,
-)
+from numadam._cpu.arguments import KernelArguments
+from numadam._cpu.kernel import code_address, compiled_step, validator
 from numadam._cpu.records import NORM_SUM
 from numadam._jit import loops, pool
 from numadam._jit.process import cached_property, defer_interrupts
@@ -77,13 +70,11 @@ class SparseGradients:
     @contextmanager
     def installed(self, used: dict[int, Leaves]) -> Iterator[None]:
         """Within this block the sparse gradients of `used` are what the step reads."""
-        found = [k for k, grad in enumerate(used.get(pl.G, ())) if is_sparse(grad)]
         layout = self._arguments.layout
         parts = {
-            leaf: coalesce_for(
-                used[pl.G][leaf], self._title(pl.G, leaf), self._how, layout, leaf, "numpy"
-            )
-            for leaf in found
+            leaf: coalesce_for(grad, self._title(pl.G, leaf), self._how, layout, leaf, "numpy")
+            for leaf, grad in enumerate(used.get(pl.G, ()))
+            if is_sparse(grad)
         }
         with defer_interrupts():  # no other step may begin meanwhile
             try:
@@ -96,7 +87,7 @@ class SparseGradients:
                 self._remove(parts)
 
     def _install(self, parts: Mapping[int, tuple[Any, Any]]) -> None:
-        leaves, counts = self._arguments.leaves, self._dense_counts()
+        leaves, counts = self._arguments.leaves, dict[int, int]()
         for leaf, (rows, values) in parts.items():
             values = self._in_order(values, leaf)
             self.rows[leaf] = rows, values
@@ -106,10 +97,6 @@ class SparseGradients:
             leaves["width"][leaf] = values.size // max(len(rows), 1) or 1
             leaves["address"][leaf, pl.G] = values.ctypes.data
         self._arguments.set_iterations(counts)
-
-    def _dense_counts(self) -> list[int]:
-        """Iterations of each leaf whose gradient is dense."""
-        return iterations(self._arguments.plan, self._arguments.layout)
 
     def _in_order(self, values: np.ndarray, leaf: int) -> np.ndarray:
         """Rows of values in the memory order of a row of the parameter."""
@@ -133,7 +120,7 @@ class SparseGradients:
         if self.rows:
             self.rows.clear()
             self._arguments.leaves["rows"][list(parts)] = 0
-            self._arguments.set_iterations(self._dense_counts())
+            self._arguments.set_iterations({})
         for leaf, (rows, _) in parts.items():
             if leaf in self._dense:
                 clear(rows, self._dense[leaf])
@@ -199,7 +186,7 @@ def _make_fetch(
     the largest and form their sums anew.
     """
     meta, control, leaves = arguments.meta, arguments.control, arguments.leaves
-    sum_up, own_at = _SUM_UP(sum_up_address()), address_of(own)
+    sum_up, own_at = _SUM_UP(code_address("sum_up")), address_of(own)
 
     def fetch(meta_at: int) -> int:
         try:
@@ -223,8 +210,8 @@ def _make_fetch(
 
 # --- one step over NumPy arrays ------------------------------------------------------------------
 
-#: Leaves from which ids are better made one by one: 8 instead of 48 bytes each meanwhile.
-_MANY = 64
+#: Compiled functions that few steps need, by the status that asks for them; fields of META.
+_ON_DEMAND = {va.NEEDS_SEARCH: "overlap_search", va.NEEDS_STRIDED: "strided_arrays"}
 Named = list[tuple[str, Any]]
 Title = Callable[[int, int], str]
 
@@ -276,20 +263,12 @@ class CpuStep:
         self._free: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
         self._known_disjoint: Any = None
         self._exchange = None if exchange is None else KernelExchange(exchange, arguments)
-        arguments.meta["validator"] = validator_address()
+        arguments.meta["validator"] = code_address("validator")
         self.kernel, self.serial = self._kernels(out=False)
 
     @cached_property
     def _pack(self) -> Any:
         return struct.Struct(f"{self.ids.shape[1]}q").pack_into
-
-    def _bind_code(self, what: int) -> None:
-        """Compile or load what few steps need, before this one writes anything."""
-        with defer_interrupts():  # an exception while it loads code may crash LLVM
-            if what == va.NEEDS_SEARCH:
-                self.arguments.meta["overlap_search"] = overlap_address()
-            else:
-                self.arguments.meta["strided_arrays"] = strided_address()
 
     def _kernels(self, out: bool) -> tuple[Any, Any]:
         """The step that this size takes, and the serial one."""
@@ -330,11 +309,9 @@ class CpuStep:
 
     def check(self) -> None:
         """Validate the parameters alone, without a step."""
-        meta_at = self.arguments.meta_at
-        if validate_arrays(meta_at, self.ids_at, 0) != va.OK:
-            self._call_until_valid(
-                {}, lambda ids_at, known: validate_arrays(meta_at, ids_at, known)
-            )
+        meta_at, validate = self.arguments.meta_at, validator()
+        if validate(meta_at, self.ids_at, 0, 0) != va.OK:
+            self._call_until_valid({}, lambda ids_at, known: validate(meta_at, ids_at, 0, known))
 
     def _call_until_valid(
         self,
@@ -353,13 +330,15 @@ class CpuStep:
             if status == va.OK:
                 return status
             what, slot, leaf = va.unpack_status(status)
-            if what == va.NOT_FINITE or self._is_sparse(what, slot, leaf, used):
+            sparse = what == va.BAD_TYPE and slot == pl.G and is_sparse(used[pl.G][leaf])
+            if sparse or what == va.NOT_FINITE:
                 return status
             if what == va.OVERLAP:
                 self._refuse_overlap(used)
                 known_disjoint = 1
-            elif what in (va.NEEDS_SEARCH, va.NEEDS_STRIDED):
-                self._bind_code(what)
+            elif what in _ON_DEMAND:
+                with defer_interrupts():  # an exception while it loads code may crash LLVM
+                    self.arguments.meta[_ON_DEMAND[what]] = code_address(_ON_DEMAND[what])
             elif what == va.NEEDS_WORK:
                 self.arguments.add_work(slot, leaf)
             else:
@@ -371,22 +350,14 @@ class CpuStep:
     ) -> int:
         slots = tuple(used)
         # taken from its place while in use, so that a signal handler's step has its own
-        free = self._free.pop(slots, None)
-        ids, ids_at = self._new_ids() if free is None else free
+        ids, ids_at = self._free.pop(slots, None) or self._new_ids()
         for slot, leaves in used.items():
-            if len(leaves) < _MANY:
-                self._pack(ids.data, slot * ids.strides[0], *map(id, leaves))
-            else:
-                ids[slot] = np.fromiter(map(id, leaves), np.int64, len(leaves))
+            self._pack(ids.data, slot * ids.strides[0], *map(id, leaves))
         for leaf in self._sparse.rows:
             ids[pl.G, leaf] = 0
         status = call(ids_at, known_disjoint)
         self._free[slots] = ids, ids_at
         return status
-
-    def _is_sparse(self, what: int, slot: int, leaf: int, used: Mapping[int, Leaves]) -> bool:
-        """Whether a sparse gradient was refused; asked here, and not of all arrays."""
-        return what == va.BAD_TYPE and slot == pl.G and is_sparse(used[pl.G][leaf])
 
     def _new_ids(self) -> tuple[np.ndarray, int]:
         ids = self.ids.copy()
