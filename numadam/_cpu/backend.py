@@ -42,7 +42,7 @@ class _Free(NamedTuple):
 
 def _new_step(call: FunctionalStep) -> _Free:
     plan, p, names = call.settings.plan, call.arrays[pl.P], call.names
-    CpuState.check_params([p], [call.name])
+    ar.check_params([p], [call.name])
     layout = layout_of([p.shape], [ar.memory_order(p)], plan.dtype)
     meta, products = np.zeros(1, META), start_products(plan, 1)
     control = call.settings.control.copy()

@@ -211,19 +211,19 @@ def make_run(plan: Plan, wrap: Any) -> Any:
     return wrap(run, forceinline=True)
 
 
-def _make_run_of_sums(plan: Plan, wrap: Any) -> Any:
+def _make_run_of_sums(plan: Plan) -> Any:
     """As `make_run`, over the gradients that are added to the sum of `accumulate`."""
-    add, each = make_add(plan, wrap), plan.numbers // plan.unit
+    add, each = make_add(plan, linked), plan.numbers // plan.unit
 
     def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
         first = k.gradients == 1.0
         for i in range(n * each):
             add(i, first, g, total, k)
 
-    return wrap(run, forceinline=True)
+    return linked(run, forceinline=True)
 
 
-def _make_part(plan: Plan, run: Any, out: bool, wrap: Any) -> Any:
+def _make_part(plan: Plan, run: Any, out: bool) -> Any:
     """``part(q, meta_at)``: `run` over the iterations of part q.
 
     All that `run` needs is read from memory into locals of this one function: for all that the
@@ -261,7 +261,7 @@ def _make_part(plan: Plan, run: Any, out: bool, wrap: Any) -> Any:
             low += n
             j += low == after
 
-    return wrap(part)
+    return linked(part)
 
 
 def _note_added(meta_at):
@@ -287,18 +287,18 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 
     With `out` the step writes its direction, and leaves the parameters.
     """
-    wrap, exact = linked, in_default_mode
-    part = exact(_make_part(plan, make_run(plan, wrap), out, wrap))
-    fill, advance = exact(make_fill(plan, wrap)), make_advance(plan, wrap)
+    exact = in_default_mode
+    part = exact(_make_part(plan, make_run(plan, linked), out))
+    fill, advance = exact(make_fill(plan)), make_advance(plan)
     accumulates, normed = plan.accumulate, plan.norm != ""
     add_part = norm_part = finalize_norms = part
     if accumulates:
-        add_part = exact(_make_part(plan, _make_run_of_sums(plan, wrap), False, wrap))
+        add_part = exact(_make_part(plan, _make_run_of_sums(plan), False))
     if normed:
-        norm_part = exact(norms.make_norm(plan, wrap))
-        finalize_norms = exact(norms.make_finalize_norms(plan, wrap))
+        norm_part = exact(norms.make_norm(plan))
+        finalize_norms = exact(norms.make_finalize_norms(plan))
     # Calls, for Numba moves a parallel loop past an assignment to a field: it sees no array there.
-    begin_norms, note_added = wrap(norms.begin_norms), wrap(_note_added)
+    begin_norms, note_added = linked(norms.begin_norms), linked(_note_added)
 
     def make_step(form: str) -> Callable[..., Any]:
         each, pooled = prange if form == PARALLEL else range, form == POOLED

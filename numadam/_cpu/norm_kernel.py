@@ -30,6 +30,7 @@ from numadam._cpu.parts import (
 )
 from numadam._cpu.records import META, NORM_SUM
 from numadam._cpu.validate import NORMS_AGAIN, NOT_FINITE, OK, PROPAGATE, SKIP
+from numadam._jit.functions import linked
 from numadam._jit.pointers import array_at, call_c1, record_at
 
 #: Blocks of a norm that a thread takes at a time.
@@ -39,10 +40,10 @@ CHUNK = 4
 SUM_UP = int64(int64, int64, int64)
 
 
-def make_norm(plan: Plan, wrap: Any) -> Any:
+def make_norm(plan: Plan) -> Any:
     """``norm_part(q, meta_at)``: partial sums of chunk q, of gradients as the rule sees them."""
-    gradient, ranged = make_norm_gradient(plan, wrap), plan.real == np.float64
-    block = norms.make_block(gradient, wrap, ranged)
+    gradient, ranged = make_norm_gradient(plan, linked), plan.real == np.float64
+    block = norms.make_block(gradient, linked, ranged)
     scalars, scalars_of = make_scalars(plan), make_scalars_of(width_of(plan))
     views, each = make_leaf_views(plan, False, pl.SLOTS), plan.numbers // plan.unit
     of_value = pl.MASTER if plan.master else pl.P
@@ -73,7 +74,7 @@ def make_norm(plan: Plan, wrap: Any) -> Any:
                     block(e, n, x, g, total, low, high, owned, k, unit, partials, b)
                 b += 1
 
-    return wrap(norm_part)
+    return linked(norm_part)
 
 
 def sum_up(meta_at, norms_at, count):
@@ -92,7 +93,7 @@ def sum_up(meta_at, norms_at, count):
     return 0
 
 
-def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
+def make_finalize_norms(plan: Plan) -> Any:
     """``finalize_norms(meta_at)``: norms and clip factors from the partial sums, and a status.
 
     It counts a step that the guard skips. With other processes, a call puts one sum of each process
@@ -122,7 +123,7 @@ def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
             factors[0, i], factors[1, i] = pre, factor
         return OK if math.isfinite(total) else NOT_FINITE
 
-    one = wrap(finalize)
+    one = linked(finalize)
 
     def finalize_norms(meta_at):
         meta = record_at(meta_at, META)
@@ -149,7 +150,7 @@ def make_finalize_norms(plan: Plan, wrap: Any) -> Any:
             meta.calls = 0  # a mean begins anew
         return status
 
-    return wrap(finalize_norms)
+    return linked(finalize_norms)
 
 
 # of its own and without slices, which take long to compile

@@ -121,7 +121,7 @@ def make_products_of(plan: Plan) -> Any:
     return array_of(META, "products", _FLOAT64, ("groups", 0), product_width(plan))
 
 
-def make_fill(plan: Plan, wrap: Any) -> Any:
+def make_fill(plan: Plan) -> Any:
     """``fill(meta_at, lr)``: the scalars of every group for this step."""
     fill_row, width, scale = make_fill_row(plan), width_of(plan), loop_start(plan)
     scalars_of, control_of = make_scalars_of(width), make_control_of(plan)
@@ -138,12 +138,12 @@ def make_fill(plan: Plan, wrap: Any) -> Any:
             if flushing:  # of the gradients: their newest one is zero
                 rows[r, scale] = 1.0
 
-    return wrap(fill)
+    return linked(fill)
 
 
-def make_advance(plan: Plan, wrap: Any) -> Any:
+def make_advance(plan: Plan) -> Any:
     """``advance(meta_at)``: count a step, and move on the products that are carried; t is last."""
-    advance_row, products_of = make_advance_row(plan, wrap), make_products_of(plan)
+    advance_row, products_of = make_advance_row(plan, linked), make_products_of(plan)
     carried = len(plan.products)
 
     def advance(meta_at):
@@ -156,4 +156,4 @@ def make_advance(plan: Plan, wrap: Any) -> Any:
         meta.in_a_row = 0
         meta.steps += 1
 
-    return wrap(advance)
+    return linked(advance)

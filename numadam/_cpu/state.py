@@ -41,6 +41,7 @@ class CpuState:
 
     home = "NumPy"
     is_host = True
+    check_params = staticmethod(ar.check_params)
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         self.params, self.names, self.settings = list(params), list(names), settings
@@ -87,14 +88,6 @@ class CpuState:
         save: Writes = [partial(assign, copied, ..., own) for own, copied in pairs]
         return save, [partial(assign, own, ..., copied) for own, copied in pairs]
 
-    @staticmethod
-    def check_params(params: Leaves, names: Sequence[str]) -> None:
-        """Check type and dtype of all parameters; the rest is for `validate`."""
-        for array, name in zip(params, names, strict=True):
-            if not ar.is_numpy(array):
-                raise TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
-        ar.common_dtype(params, names)
-
     def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """META, in an array of one, and the products of a block, one row a group."""
         products = np.ndarray(self._places.products, np.float64, block, META.itemsize)
@@ -115,14 +108,9 @@ class CpuState:
             layout = layout_of(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
             block, (first,) = Layout.allocate(0, [layout])
             kept[slot] = layout.views(block[first:])
-            self.fill(kept[slot], values)
+            at_once(_fills(kept[slot], values))
             self.arguments.bind(slot, layout.addresses(address_of(block) + first))
         return kept
-
-    @staticmethod
-    def fill(views: Leaves, values: Leaves) -> None:
-        """Write a step size or bound into an array, for both parts of a complex number."""
-        at_once(_fills(views, values))
 
     def _projections(self) -> Writes:
         """Writes that bring parameters from outside of their bounds to the nearest bound."""
@@ -188,18 +176,15 @@ class CpuState:
             title = what + param.removeprefix("params")
             number = ar.number_as_array(leaf, wanted) if shape == () else None
             leaf = leaf if number is None else number
-            if not ar.is_numpy(leaf):
-                raise TypeError(f"{title}: {ar.describe(leaf, 'NumPy')}")
-            if leaf.dtype != wanted:
-                raise TypeError(ar.bad_dtype(title, leaf.dtype, wanted, param))
-            if leaf.shape != shape:
-                raise ValueError(ar.bad_shape(title, leaf.shape, shape, param))
+            if problem := ar.unfit(leaf, title, wanted, shape, param):
+                raise problem
             checked.append(leaf)
         return checked
 
     def state_dtype(self, name: str) -> np.dtype:
         """The dtype of a state array."""
-        return self._places.layouts[self._places.names.index(name)].dtype
+        plan = self.settings.plan
+        return plan.array_dtype(plan.state_slots[name])
 
     def load(
         self,

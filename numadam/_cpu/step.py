@@ -418,14 +418,12 @@ class CpuStep:
         ]
 
     def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
-        name, layout, plan = self._title(slot, leaf), self.arguments.layout, self.arguments.plan
-        of = self._title(pl.P, leaf)
-        if what == va.BAD_TYPE and not ar.is_numpy(array):
-            return TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
-        if what in (va.BAD_TYPE, va.BAD_DTYPE):  # a subclass is viewed if its dtype is right
-            return TypeError(ar.bad_dtype(name, array.dtype, plan.array_dtype(slot), of))
+        name, plan = self._title(slot, leaf), self.arguments.plan
         if what == va.READ_ONLY:
             return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
-        if what == va.BAD_SHAPE:
-            return ValueError(ar.bad_shape(name, array.shape, layout.shapes[leaf], of))
-        return ValueError(ar.same_memory(name))
+        if what == va.SELF_OVERLAP:
+            return ValueError(ar.same_memory(name))
+        shape, of = self.arguments.layout.shapes[leaf], self._title(pl.P, leaf)
+        problem = ar.unfit(array, name, plan.array_dtype(slot), shape, of)
+        assert problem is not None  # which the compiled check has found
+        return problem

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
-from numadam._mpi.ranks import Decomposition, RankError, Ranks, first_unlike, ranks
+from numadam._mpi.ranks import Decomposition, RankError, Ranks, digest, first_unlike, ranks
 from numadam._settings.settings import Settings, names_of_same
 
 # --- exchange of ranks in a step that forms a norm -----------------------------------------------
@@ -57,8 +56,7 @@ class StepExchange:
         """
         rows = self._rows()
         same = np.array([self._rate, *same])
-        digest = hashlib.blake2b(same.tobytes(), digest_size=8).digest()
-        rows[self.rank, 1] = np.frombuffer(digest, np.int64)[0]
+        rows[self.rank, 1] = digest(same.tobytes())
         rows[self.rank, _OWN_WORDS:] = words
         self._ranks.share(rows)
         self._met = True
@@ -153,7 +151,9 @@ class Construction:
             self._ranks.agree(error, self._what)
 
     def _compare(self, texts: Mapping[str, str]) -> None:
-        rows = self._ranks.gather(np.array([_digest(text) for text in texts.values()], np.int64))
+        # a name may have surrogates
+        words = [digest(text.encode(errors="backslashreplace")) for text in texts.values()]
+        rows = self._ranks.gather(np.array(words, np.int64))
         differ = first_unlike(rows)
         if differ is None:
             return
@@ -164,11 +164,6 @@ class Construction:
             f"{name}: is {shown[0]} on rank 0 and {shown[rank]} on rank {rank}. Make the optimiser "
             "with the same structure, dtypes and options on all ranks; only shapes may differ."
         )
-
-
-def _digest(text: str) -> int:
-    data = text.encode(errors="backslashreplace")  # a name may have surrogates
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), signed=True)
 
 
 def _described(value: Any) -> str:

@@ -13,7 +13,13 @@ from numadam._arrays.tree import Active, Tree, nested, refuse_replaced
 from numadam._core.rule import RuleSpec
 from numadam._mpi.cut import Cut, Flat
 from numadam._mpi.ranks import Ranks
-from numadam._mpi.windows import check_leaves, check_values, common_window, digest, nodes_of
+from numadam._mpi.windows import (
+    check_leaves,
+    check_values,
+    common_window,
+    digest_of_array,
+    nodes_of,
+)
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import check_rate, is_plain, leaf_overrides, leaf_rates
 
@@ -128,7 +134,7 @@ class Placement:
         given, digests = dict(options), list[Any]()
 
         def sliced(values: Any, leaf: Any, part: tuple[int, int]) -> Any:
-            digests.append(digest(np.asarray(to_host(values))))
+            digests.append(digest_of_array(np.asarray(to_host(values))))
             return _slice(values, leaf, part)
 
         if lr is not None:

@@ -135,12 +135,8 @@ class Gradients:
         leaf = leaf if number is None else number
         if not ar.is_numpy(leaf):
             (leaf,) = as_views([leaf], "NumPy", False, lambda _: title)
-        if not ar.is_numpy(leaf):
-            raise TypeError(f"{title}: {ar.describe(leaf, 'NumPy')}")
-        if leaf.dtype != dtype:
-            raise TypeError(ar.bad_dtype(title, leaf.dtype, dtype, of))
-        if leaf.shape != shape:
-            raise ValueError(ar.bad_shape(title, leaf.shape, shape, of))
+        if problem := ar.unfit(leaf, title, dtype, shape, of):
+            raise problem
         return np.ndarray.view(leaf, dtype, np.ndarray)
 
     def _flat_on_gpu(self, leaves: Sequence[Any]) -> list[Any]:
