@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import SKEW, Layout, layout_of
+from numadam._arrays.interop import SKEW, Layout, aligned_zeros, assign, layout_of
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._core.scalars import start_products
 from numadam._cpu.arguments import KernelArguments
 from numadam._cpu.records import ABSENT, META, TUPLE_ITEMS
-from numadam._cpu.state import CpuState
+from numadam._cpu.state import COUNTERS_AT, CpuState
 from numadam._cpu.step import CpuStep
 from numadam._cpu.validate import NOT_FINITE, OK
-from numadam._jit.process import Writes, at_once, defer_interrupts
+from numadam._jit.process import at_once, defer_interrupts
 from numadam._settings.settings import Settings
 
 # --- functional API for NumPy arrays -------------------------------------------------------------
@@ -135,12 +136,7 @@ def update(call: FunctionalStep) -> Again:
 
 
 class CpuBackend(CpuState, Backend):
-    """State and compiled step of NumPy parameters.
-
-    Attributes
-    ----------
-    compiled : CpuStep
-    """
+    """State and compiled step of NumPy parameters."""
 
     update = staticmethod(update)
 
@@ -168,10 +164,6 @@ class CpuBackend(CpuState, Backend):
     def step(
         self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
     ) -> bool:
-        """Check everything, then take the whole step; t advances last.
-
-        Returns False where the guard stopped the step.
-        """
         if self._one and params is None and out is None:
             return self.step_one(grads[0], lr)
         used = {pl.G: grads}
@@ -218,25 +210,30 @@ class CpuBackend(CpuState, Backend):
                 meta["flushing"] = 0
 
     def drop(self) -> None:
-        """Forget the gradients that have been added up."""
         self._meta["calls"] = 0
 
     def reset(self) -> None:
-        """Begin anew: state, counters and products as before the first step."""
         self.check()
         super().reset()
 
     def snapshot_buffer(self) -> SnapshotBuffer:
         """New memory for a snapshot of parameters, state, counters and norms."""
+        norms = [self.arguments.norms] if self.settings.plan.norm else []
+        own = [self._block[COUNTERS_AT:], *self.params, *norms]
+        block = aligned_zeros(self._places.end, self._places.unit)
+        buffer, (first,) = Layout.allocate(0, [self.layout])
+        copies = [block[COUNTERS_AT:], *self.layout.views(buffer[first:]), *map(np.copy, norms)]
 
-        def copies(writes: Writes) -> Callable[[], None]:
+        def copying(to: Leaves, of: Leaves) -> Callable[[], None]:
+            writes = [partial(assign, one, ..., other) for one, other in zip(to, of, strict=True)]
+
             def copy() -> None:
                 self.check()  # an array may have been resized since
                 at_once(writes)
 
             return copy
 
-        return SnapshotBuffer(*map(copies, self.snapshot_writes()))
+        return SnapshotBuffer(copying(copies, own), copying(own, copies))
 
     def gradients(self) -> list[np.ndarray]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""
@@ -244,9 +241,7 @@ class CpuBackend(CpuState, Backend):
         return self.layout.views(block[first:])
 
     def check(self) -> None:
-        """Check the parameters as they are now: they can be written, and overlap nothing."""
         self.compiled.check()
 
     def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
-        """The arrays themselves."""
         return list(arrays)

@@ -19,7 +19,7 @@ from numadam._jit.process import Writes, at_once, cached_property
 from numadam._settings.settings import Settings
 
 #: The first of the counters in META, which products and state follow.
-_COUNTERS_AT = offset_of(META, "steps")
+COUNTERS_AT = offset_of(META, "steps")
 #: Counters as the user calls them, and the fields of META that hold them.
 _COUNTERS = {"t": "steps", "calls": "calls", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
 
@@ -72,21 +72,10 @@ class CpuState:
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step, or nothing."""
         # counters, products and state lie together
-        writes: Writes = [partial(assign, self._block[_COUNTERS_AT:], ..., 0)]
+        writes: Writes = [partial(assign, self._block[COUNTERS_AT:], ..., 0)]
         if self.settings.plan.norm:
             writes.append(partial(assign, self.arguments.norms, ..., math.nan))
         at_once([*writes, *self._starts()])
-
-    def snapshot_writes(self) -> tuple[Writes, Writes]:
-        """Writes into new memory for all of the state and the parameters, and writes back."""
-        block = aligned_zeros(self._places.end, self._places.unit)
-        buffer, (first,) = Layout.allocate(0, [self.layout])
-        pairs = [(self._block[_COUNTERS_AT:], block[_COUNTERS_AT:])]
-        pairs += zip(self.params, self.layout.views(buffer[first:]), strict=True)
-        if self.settings.plan.norm:
-            pairs.append((self.arguments.norms, self.arguments.norms.copy()))
-        save: Writes = [partial(assign, copied, ..., own) for own, copied in pairs]
-        return save, [partial(assign, own, ..., copied) for own, copied in pairs]
 
     def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """META, in an array of one, and the products of a block, one row a group."""
@@ -139,7 +128,6 @@ class CpuState:
 
     @property
     def t(self) -> int:
-        """Steps taken."""
         return int(self._meta["steps"][0])
 
     @cached_property
@@ -159,12 +147,10 @@ class CpuState:
 
     @property
     def skipped(self) -> tuple[int, int]:
-        """Steps that the guard skipped, in all and in a row until now."""
         return int(self._meta["skipped"][0]), int(self._meta["in_a_row"][0])
 
     @property
     def grad_norm(self) -> Any:
-        """Norm of the last gradients before clipping: one number, or one an array."""
         norms, of_each = self.arguments.norms, self.settings.plan.norm == "array"
         return norms[:-1].tolist() if of_each else float(norms[-1])
 
@@ -182,7 +168,6 @@ class CpuState:
         return checked
 
     def state_dtype(self, name: str) -> np.dtype:
-        """The dtype of a state array."""
         plan = self.settings.plan
         return plan.array_dtype(plan.state_slots[name])
 
@@ -206,7 +191,7 @@ class CpuState:
         for name, views in self._views(staged).items() if state else ():
             for view, leaf in zip(views, state.get(name, ()), strict=name in state):
                 np.copyto(view, leaf)
-        pairs = [(self._block[_COUNTERS_AT:end], staged[_COUNTERS_AT:])]
+        pairs = [(self._block[COUNTERS_AT:end], staged[COUNTERS_AT:])]
         if params is not None:
             pairs += zip(self.params, params, strict=True)
         at_once([*(partial(assign, own, ..., new) for own, new in pairs), *others])
