@@ -142,23 +142,10 @@ _CONTROL, _PRODUCTS, _PARTIALS = (
 class KernelArguments:
     """The memory that a compiled step reads and writes (see `records`), for given layouts.
 
-    Parameters
-    ----------
-    plan : Plan
-    layout : Layout
-        Of the parameters.
-    subtypes : sequence of type
-        Type of each parameter, where it may be a subclass of ndarray.
-    control : numpy.ndarray
-        The float64 control block, one row a group.
-    meta : numpy.ndarray
-        An array of one META, which is twice as fast as the record itself.
-    products : numpy.ndarray
-        The products over the steps, one row a group (see `numadam._core.scalars`).
-    groups : sequence of int, optional
-        Each leaf's group.
-    state : StatePlaces, optional
-        Of state arrays that lie behind `meta`.
+    `layout` is that of the parameters, and `subtypes` are their types. The control block and the
+    products over the steps have a row for each group, `groups` has the group of each leaf. `meta`
+    is an array of one META, which is twice as fast as the record itself; where there is a `state`,
+    its arrays lie behind `meta`.
     """
 
     def __init__(

@@ -50,13 +50,6 @@ class SparseGradients:
 
     Lazily the step visits the rows with a gradient alone. Densely it gets an ordinary gradient,
     which is kept and cleared row by row.
-
-    Parameters
-    ----------
-    arguments : KernelArguments
-    how : {None, "lazy", "dense"}
-    title : callable
-        ``title(slot, leaf)``: what the user calls that array.
     """
 
     def __init__(

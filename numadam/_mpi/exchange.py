@@ -20,17 +20,8 @@ _OWN_WORDS = 2
 class StepExchange:
     """The exchange of one optimiser with the same one on the other ranks.
 
-    Parameters
-    ----------
-    ranks : Ranks
-    names : sequence of str
-        What the user calls the numbers of `same`, for messages.
-
-    Attributes
-    ----------
-    rank, size : int
-    words : int
-        Words that a rank passes to `gather`; set by the back end.
+    `names` are what the user calls the numbers of `same`. The back end sets `words`, the number of
+    words that a rank passes to `gather`.
     """
 
     def __init__(self, ranks: Ranks, names: Sequence[str]) -> None:
@@ -40,19 +31,10 @@ class StepExchange:
         self._known: BaseException | None = None
 
     def gather(self, words: np.ndarray, same: np.ndarray) -> np.ndarray:
-        """The words of every rank, a row for each. Collective.
+        """The words of every rank, a row for each, in int64. Collective.
 
-        Parameters
-        ----------
-        words : numpy.ndarray
-            `words` of int64.
-        same : numpy.ndarray
-            Numbers in float64 that have to be those of all other ranks.
-
-        Raises
-        ------
-        RankError
-            Where another rank refuses the step, or has other numbers.
+        `same` are numbers in float64 that have to be those of all other ranks. Raises `RankError`
+        where they are not, and where another rank refuses the step.
         """
         rows = self._rows()
         same = np.array([self._rate, *same])
@@ -107,14 +89,7 @@ _OF_BLOCK = ("bounds", "comm")
 
 
 class Construction:
-    """One optimiser that all ranks make together.
-
-    Parameters
-    ----------
-    comm : Decomposition
-    title : str
-        The name of its class.
-    """
+    """One optimiser that all ranks make together; `title` is the name of its class."""
 
     def __init__(self, comm: Decomposition, title: str) -> None:
         self._ranks, self._what = ranks(comm), f"making {title}"

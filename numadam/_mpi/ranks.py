@@ -72,13 +72,8 @@ class _OfProcess:
 class Ranks(_OfProcess):
     """The ranks of a communicator, as `ranks_of` returns them.
 
-    Attributes
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        A duplicate of the user's: its messages meet no other ones.
-    rank, size : int
-    made : dict
-        What was made of the communicator, by what it was made for.
+    `comm` is a duplicate of the user's, whose messages meet no other ones. `made` has what was made
+    of the communicator, by what it was made for.
     """
 
     def __init__(self, comm: Any) -> None:
@@ -97,13 +92,7 @@ class Ranks(_OfProcess):
         self.comm.Free()
 
     def gather(self, words: np.ndarray) -> np.ndarray:
-        """The words of every rank, a row for each. Collective: all ranks pass as many.
-
-        Parameters
-        ----------
-        words : numpy.ndarray
-            1-D, int64 or float64.
-        """
+        """The words of every rank, a row for each: as many int64 or float64 of each. Collective."""
         rows = np.empty((self.size, len(words)), words.dtype)
         self._alive().Iallgather(words, rows).Wait()
         return rows
@@ -129,13 +118,8 @@ class Ranks(_OfProcess):
     def agree(self, error: BaseException | None, what: str) -> None:
         """Go on where no rank has an error; else raise it there, `RankError` on the others.
 
-        Collective: each rank passes what it has caught, or None.
-
-        Parameters
-        ----------
-        error : exception or None
-        what : str
-            What a message says of where it happened, e.g. ``"making the optimiser"``.
+        Collective: each rank passes what it has caught, or None. `what` says in a message where it
+        happened, e.g. ``"making the optimiser"``.
         """
         self.exchange(np.zeros((self.size, 1), np.int64), error, what)
 
@@ -376,26 +360,11 @@ def agree(
     rate: float,
     sync: Callable[[], None],
 ) -> None:
-    """Go on where all ranks can, with the same numbers. Collective.
+    """Go on where all ranks can, with the same numbers; else raise `RankError`. Collective.
 
-    Parameters
-    ----------
-    ranks : Ranks
-    parts : Parts
-        Of the optimiser of this rank's part.
-    what : str
-        The call, for messages.
-    error : exception or None
-        Why this rank cannot.
-    rate : float
-        The learning rate of this step.
-    sync : callable
-        Makes stores visible to the ranks of this node, and theirs to this rank.
-
-    Raises
-    ------
-    RankError
-        Where another rank cannot, or has other numbers; the error of this rank, if there is one.
+    A rank that cannot go on passes its `error`, which it raises. `parts` are those of the optimiser
+    of this rank's part, `what` is the call, for messages, and `rate` the learning rate of this
+    step. `sync` makes stores visible to the ranks of this node, and theirs to this rank.
     """
     if ranks.size == 1:
         if error is not None:

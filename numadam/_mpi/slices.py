@@ -27,18 +27,7 @@ from numadam._settings.groups import check_rate, is_plain, leaf_overrides, leaf_
 class Whole:
     """Parameters as one rank was given them, checked there.
 
-    Parameters
-    ----------
-    params : array or nesting of arrays
-    groups : mapping or None
-        The option, which may freeze arrays.
-    rule : RuleSpec
-
-    Attributes
-    ----------
-    tree : Tree
-    leaves, names, frozen : list
-        Of each array itself, its name, and whether it is frozen.
+    The option `groups` may freeze arrays: `frozen` says of each whether it is.
     """
 
     def __init__(self, params: Any, groups: Any, rule: RuleSpec) -> None:
@@ -72,19 +61,12 @@ class Whole:
 class Placement:
     """Parameters of all ranks, and the part that this one steps. Collective to make.
 
-    Parameters
-    ----------
-    ranks : Ranks
-    whole : Whole
-        The same on all ranks.
-    what : str
-        What is made, for messages.
+    `whole` is the same on all ranks; `what` says what is made, for messages.
 
     Attributes
     ----------
     home, dtype
         The arrays' library and dtype.
-    nodes : Nodes
     active : Active
         Structure of the parameters without frozen arrays.
     leaves : sequence of arrays

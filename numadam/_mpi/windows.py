@@ -39,18 +39,9 @@ _MAPPED, _ALIGNED = 4_096, 64
 class Local:
     """Ranks that share memory, and their windows. Each knows the same, in the same order.
 
-    Parameters
-    ----------
-    comm : mpi4py communicator
-        One of the library's own, which `close` frees.
-
-    Attributes
-    ----------
-    comm : mpi4py communicator
-    group : mpi4py group
-        Its ranks, also when it is closed.
-    entries : list
-        Windows of MPI that are not freed, each with a weak reference to its `Window`.
+    `comm` is a communicator of the library's own, which `close` frees; `group` are its ranks, also
+    then. `entries` are windows of MPI that are not freed, each with a weak reference to its
+    `Window`.
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
@@ -77,15 +68,7 @@ class Local:
 class Window:
     """Shared memory, a segment of zeros for each rank of a node. Making one is collective.
 
-    Parameters
-    ----------
-    local : Local
-    nbytes : int
-        Bytes of this rank's own segment.
-
-    Attributes
-    ----------
-    local : Local
+    `nbytes` are those of this rank's own segment.
     """
 
     def __init__(self, local: Local, nbytes: int) -> None:
