@@ -37,19 +37,14 @@ class StatePlaces(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def _state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
+def state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
+    """The places of the state of parameters of this layout, in so many groups."""
     dtypes = map(plan.array_dtype, plan.state_slots.values())
     layouts = tuple(layout_of(layout.shapes, layout.orders, dtype) for dtype in dtypes)
     products = rows, product_width(plan)
     firsts, end, unit = Layout.place(META.itemsize + 8 * math.prod(products), layouts)
     names, slots = tuple(plan.state_slots), tuple(plan.state_slots.values())
     return StatePlaces(names, slots, layouts, tuple(firsts), end, unit, products)
-
-
-def state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
-    """The places of the state of parameters of this layout, in so many groups."""
-    places: StatePlaces = few(_state_places, layout)(plan, layout, rows)
-    return places
 
 
 class _Template(NamedTuple):
@@ -71,7 +66,7 @@ def _template(
     plan: Plan, layout: Layout, groups: tuple[int, ...], rows: int, state: StatePlaces | None
 ) -> _Template:
     n, meta, factors = len(layout.shapes), np.zeros(1, META), np.ones((3, len(layout.shapes) + 1))
-    leaves = _make_leaves(plan, layout, groups)
+    leaves, dims = _make_leaves(plan, layout, groups)
     factors[2] = math.nan  # norms before the first step
     spans, in_state = np.zeros(CHECKED * n + 1, SPAN), np.zeros(n + 1, CPU_LEAF)
     if state is not None:
@@ -83,7 +78,7 @@ def _template(
     arrays = {
         "leaves": leaves,
         "spans": spans,
-        "dims": _make_dims(layout, leaves),
+        "dims": dims,
         "order": np.zeros(CHECKED * n + 1, np.int64),
         "scalars": np.zeros((rows, width_of(plan))),
         "factors": factors,
@@ -112,26 +107,26 @@ def _template(
     )
 
 
-def _make_leaves(plan: Plan, layout: Layout, groups: tuple[int, ...]) -> np.ndarray:
-    """The records of the leaves without addresses and dims, and one behind them."""
+def _make_leaves(
+    plan: Plan, layout: Layout, groups: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The records of the leaves without addresses, and one behind them; and their dims.
+
+    Dims are shape and order of axes of each leaf, and space for the strides of each checked slot.
+    """
     n = len(layout.shapes)
     leaves = np.zeros(n + 1, CPU_LEAF)
     leaves["subtype"][:n], leaves["group"][:n] = id(np.ndarray), groups
     leaves["start"][1:] = np.cumsum(layout.sizes, dtype=np.int64) * plan.unit
     blocks = [-(-size * plan.numbers // NORM_BLOCK) for size in layout.sizes]
     leaves["first_block"][1:] = np.cumsum(blocks, dtype=np.int64)
-    return leaves
-
-
-def _make_dims(layout: Layout, leaves: np.ndarray) -> np.ndarray:
-    """Shape and order of axes of each leaf, and space for the strides of each checked slot."""
     entries = [
         (*shape, *order, *[0] * (len(shape) * CHECKED))
         for shape, order in zip(layout.shapes, layout.orders, strict=True)
     ]
-    leaves["ndim"][:-1] = [len(shape) for shape in layout.shapes]
+    leaves["ndim"][:n] = [len(shape) for shape in layout.shapes]
     leaves["place"][1:] = np.cumsum([len(entry) for entry in entries])
-    return np.array([*itertools.chain.from_iterable(entries), 0], np.int64)
+    return leaves, np.array([*itertools.chain.from_iterable(entries), 0], np.int64)
 
 
 _CONTROL, _PRODUCTS, _PARTIALS = (

@@ -99,49 +99,42 @@ def make_finalize_norms(plan: Plan) -> Any:
     It counts a step that the guard skips. With other processes, a call puts one sum of each process
     in the place of the partial sums.
     """
-    of_all, small, ranged = plan.norm == "all", tiny(plan.real), plan.real == np.float64
-    column = op.COLUMN.clip_norm if of_all else op.COLUMN.clip_array_norm
+    of_each, small, ranged = plan.norm == "array", tiny(plan.real), plan.real == np.float64
+    column = op.COLUMN.clip_array_norm if of_each else op.COLUMN.clip_norm
     margin, control_of = op.COLUMN.margin, make_control_of(plan)
-
-    def finalize(leaves, j, after, factors, sums, ranks, control, place):
-        """Leaves j to `after`, taken as one array, whose norm goes to `place`."""
-        begin, tried = leaves[j].first_block, leaves[j].exponent
-        count = leaves[after].first_block - begin
-        if ranks != 0:
-            begin, count = j * ranks, ranks
-        high, low, large = norms.combine(sums, begin, count)
-        exponent = norms.next_exponent(high, low, large, tried, ranged)
-        if exponent != tried:
-            for i in range(j, after):
-                leaves[i].exponent = exponent
-            return NORMS_AGAIN
-        total, exponent = norms.total_of(high, low, large), norms.forget(exponent)
-        factors[2, place] = norms.norm(total, exponent)
-        row = control[0]
-        pre, factor = norms.clip_factor(total, exponent, row[column], row[margin], small)
-        for i in range(j, after):
-            factors[0, i], factors[1, i] = pre, factor
-        return OK if math.isfinite(total) else NOT_FINITE
-
-    one = linked(finalize)
 
     def finalize_norms(meta_at):
         meta = record_at(meta_at, META)
-        count, leaves, factors = meta.count, leaves_of(meta), factors_of(meta)
-        control, ranks = control_of(meta), 0
-        sums = array_at(meta.partials, 2 * leaves[count].first_block, np.int64)
+        leaves, factors, control = leaves_of(meta), factors_of(meta), control_of(meta)
+        count, ranks, status = meta.count if of_each else 1, 0, OK
+        sums = array_at(meta.partials, 2 * leaves[meta.count].first_block, np.int64)
         if meta.exchange != 0:
             status = call_c1(meta.exchange, meta_at)
             if status != OK:
                 return status
             ranks = meta.ranks
-            sums = array_at(meta.sums, 2 * ranks * (1 if of_all else count), np.int64)
-        status = OK
-        if of_all:
-            status = one(leaves, 0, count, factors, sums, ranks, control, count)
-        else:
-            for j in range(count):
-                status = max(status, one(leaves, j, j + 1, factors, sums, ranks, control, j))
+            sums = array_at(meta.sums, 2 * ranks * count, np.int64)
+        for n in range(count):  # of leaves n to before `after`, taken as one array
+            after, place = (n + 1, n) if of_each else (meta.count, meta.count)
+            begin, tried = leaves[n].first_block, leaves[n].exponent
+            size = leaves[after].first_block - begin
+            if ranks != 0:
+                begin, size = n * ranks, ranks
+            high, low, large = norms.combine(sums, begin, size)
+            exponent = norms.next_exponent(high, low, large, tried, ranged)
+            if exponent != tried:
+                for j in range(n, after):
+                    leaves[j].exponent = exponent
+                status = NORMS_AGAIN
+                continue
+            total, exponent = norms.total_of(high, low, large), norms.forget(exponent)
+            factors[2, place] = norms.norm(total, exponent)
+            limit, more = control[0, column], control[0, margin]
+            pre, factor = norms.clip_factor(total, exponent, limit, more, small)
+            for j in range(n, after):
+                factors[0, j], factors[1, j] = pre, factor
+            if not math.isfinite(total):
+                status = max(status, NOT_FINITE)
         if status == NOT_FINITE and meta.guard == PROPAGATE:
             return OK
         if status == NOT_FINITE and meta.guard == SKIP:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import Layout, address_of, aligned_zeros, assign, layout_of
+from numadam._arrays.interop import Layout, address_of, aligned_zeros, assign, few, layout_of
 from numadam._backend import Leaves
-from numadam._cpu.arguments import KernelArguments, state_places
+from numadam._cpu.arguments import KernelArguments, StatePlaces, state_places
 from numadam._cpu.records import META, offset_of
 from numadam._cpu.validate import SKIP
 from numadam._jit.process import Writes, at_once, cached_property
@@ -48,7 +48,8 @@ class CpuState:
         plan, rows = settings.plan, len(settings.control)
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
         self.layout = layout_of(shapes, orders, plan.dtype)
-        self._places = places = state_places(plan, self.layout, rows)
+        places: StatePlaces = few(state_places, self.layout)(plan, self.layout, rows)
+        self._places = places
         self._block = aligned_zeros(places.end, places.unit)
         self._meta, self.products = self._head_of(self._block)
         self.arguments = KernelArguments(

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
-from numadam._core.options import COLUMN
+from numadam._core.options import COLUMN, own_copy
 from numadam._core.parts import Parts
 
 # --- the error of a rank that cannot go on because of another one --------------------------------
@@ -290,7 +290,7 @@ class Decomposition(_OfProcess):
     def __init__(self, comm: Any, owned: Any = None, offset: Any = None) -> None:
         self._ranks = ranks_of(comm)
         self._comm = comm
-        self.owned: Any = _own(owned)
+        self.owned: Any = own_copy(owned)
         self.offset: Any = offset
 
     @property
@@ -312,15 +312,6 @@ class Decomposition(_OfProcess):
         """The rank, and what else was passed."""
         more = [name for name in ("owned", "offset") if getattr(self, name) is not None]
         return f"rank {self.rank} of {self.ranks}{''.join(f', {name}' for name in more)}"
-
-
-def _own(owned: Any) -> Any:
-    """A copy: what the caller writes into a mask later changes nothing."""
-    if isinstance(owned, dict):
-        return {key: _own(entry) for key, entry in owned.items()}
-    if type(owned) in (list, tuple):
-        return type(owned)(map(_own, owned))
-    return owned.copy() if hasattr(owned, "copy") else owned
 
 
 def decomposition(comm: Any) -> Decomposition:
