@@ -58,13 +58,14 @@ def is_viewable(x: Any, dtype: np.dtype) -> bool:
     return is_numpy(x) and x.dtype == dtype
 
 
-def number_as_array(x: Any, dtype: np.dtype) -> np.ndarray | None:
-    """A number, of Python or NumPy, as a 0-d array of this dtype; None for anything else.
+def number_as_array(x: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """A number in place of a 0-d array, of Python or NumPy, as such an array; else `x` itself.
 
     One that does not fit, complex for real, gives an array of its own dtype.
     """
-    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (float, int, complex, np.generic)):
-        return None
+    is_number = isinstance(x, (float, int, complex, np.generic))
+    if shape != () or not is_number or isinstance(x, (bool, np.bool_)):
+        return x
     own = np.asarray(x)
     return own.astype(dtype) if np.can_cast(own.dtype, dtype, "same_kind") else own
 

@@ -161,8 +161,7 @@ class CpuState:
         checked = []
         for leaf, shape, param in zip(leaves, layout.shapes, self.names, strict=True):
             title = what + param.removeprefix("params")
-            number = ar.number_as_array(leaf, wanted) if shape == () else None
-            leaf = leaf if number is None else number
+            leaf = ar.number_as_array(leaf, shape, wanted)
             if problem := ar.unfit(leaf, title, wanted, shape, param):
                 raise problem
             checked.append(leaf)

@@ -394,9 +394,10 @@ class CpuStep:
         libraries. And numbers, which NumPy's arithmetic makes of 0-d arrays, as gradients of such.
         """
         dtype, arrays = self.arguments.plan.array_dtype(slot), used.get(slot, self._params)
-        if what == va.BAD_TYPE and slot == pl.G and self.arguments.layout.shapes[leaf] == ():
-            number = ar.number_as_array(arrays[leaf], dtype)
-            if number is not None:
+        if what == va.BAD_TYPE and slot == pl.G:
+            shape, given = self.arguments.layout.shapes[leaf], arrays[leaf]
+            number = ar.number_as_array(given, shape, dtype)
+            if number is not given:
                 return [*arrays[:leaf], number, *arrays[leaf + 1 :]]
         if what == va.BAD_TYPE:
             title = functools.partial(self._title, slot)

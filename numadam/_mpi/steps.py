@@ -126,8 +126,7 @@ class Gradients:
     def _mended(self, leaf: Any, k: int) -> np.ndarray:
         """A plain array for one of another type, or the error."""
         title, of, dtype, shape = self._titles[k], self._of[k], self._dtype, self._shapes[k]
-        number = ar.number_as_array(leaf, dtype) if shape == () else None
-        leaf = leaf if number is None else number
+        leaf = ar.number_as_array(leaf, shape, dtype)
         if not ar.is_numpy(leaf):
             (leaf,) = as_views([leaf], "NumPy", False, lambda _: title)
         if problem := ar.unfit(leaf, title, dtype, shape, of):
