@@ -359,19 +359,20 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 # --- the compiled functions of the CPU -----------------------------------------------------------
 
 
-#: Functions that a step calls by their addresses, by the field of META; and `sum_up`.
-_FUNCTIONS: dict[str, tuple[Callable[..., Any], Any]] = {
-    "validator": (validate, VALIDATE),
-    "overlap_search": (search, SEARCH),
-    "strided_arrays": (handle, HANDLE),
-    "sum_up": (norms.sum_up, norms.SUM_UP),
+#: Functions that a step calls by their addresses, by the field of META, and `sum_up`: name in the
+#: kernel cache, function, signature.
+_FUNCTIONS: dict[str, tuple[str, Callable[..., Any], Any]] = {
+    "validator": ("validate", validate, VALIDATE),
+    "overlap_search": ("overlap", search, SEARCH),
+    "strided_arrays": ("strided", handle, HANDLE),
+    "sum_up": ("sum_up", norms.sum_up, norms.SUM_UP),
 }
 
 
 @functools.cache
-def code_address(name: str) -> int:
+def code_address(field: str) -> int:
     """The address of one of `_FUNCTIONS`; compiled or loaded at the first call."""
-    function, signature = _FUNCTIONS[name]
+    name, function, signature = _FUNCTIONS[field]
     return callback_address(function, signature, name, "_cpu", _nrt=False)
 
 
