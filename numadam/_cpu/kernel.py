@@ -361,7 +361,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 
 #: Functions that a step calls by their addresses, by the field of META, and `sum_up`: name in the
 #: kernel cache, function, signature.
-_FUNCTIONS: dict[str, tuple[str, Callable[..., Any], Any]] = {
+_C_FUNCTIONS: dict[str, tuple[str, Callable[..., Any], Any]] = {
     "validator": ("validate", validate, VALIDATE),
     "overlap_search": ("overlap", search, SEARCH),
     "strided_arrays": ("strided", handle, HANDLE),
@@ -371,8 +371,8 @@ _FUNCTIONS: dict[str, tuple[str, Callable[..., Any], Any]] = {
 
 @functools.cache
 def code_address(field: str) -> int:
-    """The address of one of `_FUNCTIONS`; compiled or loaded at the first call."""
-    name, function, signature = _FUNCTIONS[field]
+    """The address of one of `_C_FUNCTIONS`; compiled or loaded at the first call."""
+    name, function, signature = _C_FUNCTIONS[field]
     return callback_address(function, signature, name, "_cpu", _nrt=False)
 
 
