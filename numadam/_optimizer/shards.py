@@ -244,9 +244,9 @@ def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) ->
     lr, options = cut_options(parts, as_arrays)
     content = content_of(optimizer, lr, options)
     arrays = {**content.arrays, **{name: to_host(leaf) for name, leaf in held.frozen.items()}}
-    # that of the parameter: p/w of m/w
     own_names = [name for name in arrays if not name.startswith("options/")]
-    cut_of = {name: "p" + name[name.index("/") :] for name in own_names}
+    # that of the parameter: p/w of m/w, p of m
+    cut_of = {name: "p" + name.removeprefix(name.partition("/")[0]) for name in own_names}
     cut_of |= cuts_of_options(content, parts, structure)
     if lost := sorted(name for name in arrays if name not in cut_of):
         raise TypeError(
