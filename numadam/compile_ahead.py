@@ -28,7 +28,7 @@ import numadam as na
 from numadam._arrays.checks import DTYPES
 from numadam._core.half import STORAGES, as_storage
 from numadam._core.options import DEFAULTS
-from numadam._cpu.kernel import overlap_address
+from numadam._cpu.kernel import code_address
 from numadam._jit import cache, loops, reports
 from numadam._minimize.arguments import rule_class
 from numadam.info import llvm_cpu
@@ -253,7 +253,7 @@ def run(args: argparse.Namespace) -> int:
             raise OSError(f"cannot write the loops: {'; '.join(cache.refused)}{advice}")
         for compile_some in list(_runs(args, given)):
             compile_some()
-        overlap_address()  # no run has enough arrays to need it
+        code_address("overlap_search")  # no run has enough arrays to need it
     if lines.lost:  # the disk is full: a warning has said so
         raise OSError(f"{lines.lost} of {lines.compiled} loops could not be written to {folder}")
     sizes = [path.stat().st_size for path in folder.glob("*.loop")]

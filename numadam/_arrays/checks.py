@@ -58,13 +58,14 @@ def is_viewable(x: Any, dtype: np.dtype) -> bool:
     return is_numpy(x) and x.dtype == dtype
 
 
-def number_as_array(x: Any, dtype: np.dtype) -> np.ndarray | None:
-    """A number, of Python or NumPy, as a 0-d array of this dtype; None for anything else.
+def number_as_array(x: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """A number in place of a 0-d array, of Python or NumPy, as such an array; else `x` itself.
 
     One that does not fit, complex for real, gives an array of its own dtype.
     """
-    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (float, int, complex, np.generic)):
-        return None
+    is_number = isinstance(x, (float, int, complex, np.generic))
+    if shape != () or not is_number or isinstance(x, (bool, np.bool_)):
+        return x
     own = np.asarray(x)
     return own.astype(dtype) if np.can_cast(own.dtype, dtype, "same_kind") else own
 
@@ -152,6 +153,17 @@ def bad_shape(name: str, shape: tuple[int, ...], wanted: tuple[int, ...], of: st
     return f"{name}: expected shape {wanted} like {of}, got {shape}. Use .reshape, or {use}."
 
 
+def unfit(
+    array: Any, name: str, dtype: np.dtype, shape: tuple[int, ...], of: str
+) -> TypeError | ValueError | None:
+    """The error for what is no NumPy array like the parameter `of`; None for one that is."""
+    if not is_numpy(array):
+        return TypeError(f"{name}: {describe(array, 'NumPy')}")
+    if array.dtype != dtype:
+        return TypeError(bad_dtype(name, array.dtype, dtype, of))
+    return None if array.shape == shape else ValueError(bad_shape(name, array.shape, shape, of))
+
+
 @functools.cache
 def _is_offered(dtype: np.dtype) -> bool:
     # cached: NumPy takes 3 us to make the name of a dtype
@@ -176,6 +188,14 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
                 f"convert one of them, or make a second optimiser for the {dtype} arrays."
             )
     return first
+
+
+def check_params(params: Sequence[Any], names: Sequence[str]) -> None:
+    """Check type and dtype of NumPy parameters."""
+    for array, name in zip(params, names, strict=True):
+        if not is_numpy(array):
+            raise TypeError(f"{name}: {describe(array, 'NumPy')}")
+    common_dtype(params, names)
 
 
 def overlaps_itself(array: Any) -> bool:

@@ -45,10 +45,7 @@ def refuse_replaced(structure: Tree | Active, tree: Any, leaves: Sequence[Any], 
 class Tree:
     """The structure of `params`: the order of its leaves, and their names.
 
-    Parameters
-    ----------
-    tree : array or nesting of lists, tuples, dicts (and what else optree knows)
-        Only its structure is kept.
+    It is that of an array or a nesting of lists, tuples, dicts, and what else optree knows.
     """
 
     def __init__(self, tree: Any) -> None:

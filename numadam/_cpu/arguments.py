@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,19 +37,14 @@ class StatePlaces(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def _state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
+def state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
+    """The places of the state of parameters of this layout, in so many groups."""
     dtypes = map(plan.array_dtype, plan.state_slots.values())
     layouts = tuple(layout_of(layout.shapes, layout.orders, dtype) for dtype in dtypes)
     products = rows, product_width(plan)
     firsts, end, unit = Layout.place(META.itemsize + 8 * math.prod(products), layouts)
     names, slots = tuple(plan.state_slots), tuple(plan.state_slots.values())
     return StatePlaces(names, slots, layouts, tuple(firsts), end, unit, products)
-
-
-def state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
-    """The places of the state of parameters of this layout, in so many groups."""
-    places: StatePlaces = few(_state_places, layout)(plan, layout, rows)
-    return places
 
 
 class _Template(NamedTuple):
@@ -71,7 +66,7 @@ def _template(
     plan: Plan, layout: Layout, groups: tuple[int, ...], rows: int, state: StatePlaces | None
 ) -> _Template:
     n, meta, factors = len(layout.shapes), np.zeros(1, META), np.ones((3, len(layout.shapes) + 1))
-    leaves = _make_leaves(plan, layout, groups)
+    leaves, dims = _make_leaves(plan, layout, groups)
     factors[2] = math.nan  # norms before the first step
     spans, in_state = np.zeros(CHECKED * n + 1, SPAN), np.zeros(n + 1, CPU_LEAF)
     if state is not None:
@@ -83,7 +78,7 @@ def _template(
     arrays = {
         "leaves": leaves,
         "spans": spans,
-        "dims": _make_dims(layout, leaves),
+        "dims": dims,
         "order": np.zeros(CHECKED * n + 1, np.int64),
         "scalars": np.zeros((rows, width_of(plan))),
         "factors": factors,
@@ -112,31 +107,26 @@ def _template(
     )
 
 
-def _make_leaves(plan: Plan, layout: Layout, groups: tuple[int, ...]) -> np.ndarray:
-    """The records of the leaves without addresses and dims, and one behind them."""
+def _make_leaves(
+    plan: Plan, layout: Layout, groups: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The records of the leaves without addresses, and one behind them; and their dims.
+
+    Dims are shape and order of axes of each leaf, and space for the strides of each checked slot.
+    """
     n = len(layout.shapes)
     leaves = np.zeros(n + 1, CPU_LEAF)
     leaves["subtype"][:n], leaves["group"][:n] = id(np.ndarray), groups
-    leaves["start"][1:] = np.cumsum(iterations(plan, layout), dtype=np.int64)
+    leaves["start"][1:] = np.cumsum(layout.sizes, dtype=np.int64) * plan.unit
     blocks = [-(-size * plan.numbers // NORM_BLOCK) for size in layout.sizes]
     leaves["first_block"][1:] = np.cumsum(blocks, dtype=np.int64)
-    return leaves
-
-
-def _make_dims(layout: Layout, leaves: np.ndarray) -> np.ndarray:
-    """Shape and order of axes of each leaf, and space for the strides of each checked slot."""
     entries = [
         (*shape, *order, *[0] * (len(shape) * CHECKED))
         for shape, order in zip(layout.shapes, layout.orders, strict=True)
     ]
-    leaves["ndim"][:-1] = [len(shape) for shape in layout.shapes]
+    leaves["ndim"][:n] = [len(shape) for shape in layout.shapes]
     leaves["place"][1:] = np.cumsum([len(entry) for entry in entries])
-    return np.array([*itertools.chain.from_iterable(entries), 0], np.int64)
-
-
-def iterations(plan: Plan, layout: Layout) -> list[int]:
-    """Iterations of the loop that each leaf takes."""
-    return [size * plan.unit for size in layout.sizes]
+    return leaves, np.array([*itertools.chain.from_iterable(entries), 0], np.int64)
 
 
 _CONTROL, _PRODUCTS, _PARTIALS = (
@@ -147,23 +137,10 @@ _CONTROL, _PRODUCTS, _PARTIALS = (
 class KernelArguments:
     """The memory that a compiled step reads and writes (see `records`), for given layouts.
 
-    Parameters
-    ----------
-    plan : Plan
-    layout : Layout
-        Of the parameters.
-    subtypes : sequence of type
-        Type of each parameter, where it may be a subclass of ndarray.
-    control : numpy.ndarray
-        The float64 control block, one row a group.
-    meta : numpy.ndarray
-        An array of one META, which is twice as fast as the record itself.
-    products : numpy.ndarray
-        The products over the steps, one row a group (see `numadam._core.scalars`).
-    groups : sequence of int, optional
-        Each leaf's group.
-    state : StatePlaces, optional
-        Of state arrays that lie behind `meta`.
+    `layout` is that of the parameters, and `subtypes` are their types. The control block and the
+    products over the steps have a row for each group, `groups` has the group of each leaf. `meta`
+    is an array of one META, which is twice as fast as the record itself; where there is a `state`,
+    its arrays lie behind `meta`.
     """
 
     def __init__(
@@ -205,8 +182,11 @@ class KernelArguments:
         """The records of the leaves, and one behind them."""
         return self._array("leaves")
 
-    def set_iterations(self, counts: Sequence[int]) -> None:
-        """Set how many iterations of the loop each leaf takes."""
+    def set_iterations(self, sparse: Mapping[int, int]) -> None:
+        """Set how many iterations of the loop each leaf takes: its own, or as a `sparse` one."""
+        counts = [size * self.plan.unit for size in self.layout.sizes]
+        for leaf, count in sparse.items():
+            counts[leaf] = count
         self.leaves["start"][1:] = np.cumsum(counts, dtype=np.int64)
 
     @property
@@ -223,11 +203,6 @@ class KernelArguments:
     def work_bytes(self) -> int:
         """Bytes of all work arrays."""
         return sum(array.nbytes for array in self._work)
-
-    def grad_norm(self, of_each: bool) -> Any:
-        """The norm of the last gradients, or one for each leaf; NaN before the first."""
-        n = len(self.layout.shapes)
-        return self.norms[:n].tolist() if of_each else float(self.norms[n])
 
     def add_work(self, slot: int, leaf: int) -> None:
         """Allocate the work array through which an array of other strides goes; it is kept."""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import SKEW, Layout, layout_of
+from numadam._arrays.interop import SKEW, Layout, aligned_zeros, assign, layout_of
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._core.scalars import start_products
 from numadam._cpu.arguments import KernelArguments
 from numadam._cpu.records import ABSENT, META, TUPLE_ITEMS
-from numadam._cpu.state import CpuState
+from numadam._cpu.state import COUNTERS_AT, CpuState
 from numadam._cpu.step import CpuStep
 from numadam._cpu.validate import NOT_FINITE, OK
-from numadam._jit.process import Writes, at_once, defer_interrupts
+from numadam._jit.process import at_once, defer_interrupts
 from numadam._settings.settings import Settings
 
 # --- functional API for NumPy arrays -------------------------------------------------------------
@@ -42,7 +43,7 @@ class _Free(NamedTuple):
 
 def _new_step(call: FunctionalStep) -> _Free:
     plan, p, names = call.settings.plan, call.arrays[pl.P], call.names
-    CpuState.check_params([p], [call.name])
+    ar.check_params([p], [call.name])
     layout = layout_of([p.shape], [ar.memory_order(p)], plan.dtype)
     meta, products = np.zeros(1, META), start_products(plan, 1)
     control = call.settings.control.copy()
@@ -134,46 +135,35 @@ def update(call: FunctionalStep) -> Again:
 # --- the CPU back end ----------------------------------------------------------------------------
 
 
-class CpuBackend(Backend):
-    """State and compiled step of NumPy parameters.
+class CpuBackend(CpuState, Backend):
+    """State and compiled step of NumPy parameters."""
 
-    Attributes
-    ----------
-    memory : CpuState
-    arguments : KernelArguments
-        Of `compiled`; they point into `memory`.
-    compiled : CpuStep
-    """
-
-    home = "NumPy"
-    is_host = True
-    check_params = staticmethod(CpuState.check_params)
+    update = staticmethod(update)
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
-        self.memory = memory = CpuState(settings, params, names)
-        self.params, self.settings, self.state = memory.params, settings, memory.state
-        self.arguments = memory.arguments
+        super().__init__(settings, params, names)
+        state = self.state  # the step must not refer to the back end: see `titles`
+
+        def named() -> list[tuple[str, Any]]:
+            return [(f"state[{key!r}]", view) for key, views in state.items() for view in views]
+
         self.compiled = CpuStep(
             self.arguments,
             titles(names),
             self.params,
-            bound=memory.named,
+            bound=named,
             sparse=settings.options["sparse"],
             exchange=settings.exchange,
         )
         self.compiled.check()
         settings.agree(self.home)
-        memory.begin()
+        self.begin()
         self._one = len(params) == 1
         self._meta_at, self._ids_at = self.arguments.meta_at, self.compiled.ids_at
 
     def step(
         self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
     ) -> bool:
-        """Check everything, then take the whole step; t advances last.
-
-        Returns False where the guard stopped the step.
-        """
         if self._one and params is None and out is None:
             return self.step_one(grads[0], lr)
         used = {pl.G: grads}
@@ -207,7 +197,7 @@ class CpuBackend(Backend):
 
     def flush(self, lr: float) -> bool:
         """Take a step with the mean of the gradients that have been added up."""
-        meta, layout = self.arguments.meta, self.arguments.layout
+        meta, layout = self._meta, self.layout
         # one block of zeros stands for every gradient: the sum is what counts
         longest = max(layout.sizes) * layout.dtype.itemsize
         zeros = np.zeros(longest + 64, np.uint8)
@@ -220,79 +210,38 @@ class CpuBackend(Backend):
                 meta["flushing"] = 0
 
     def drop(self) -> None:
-        """Forget the gradients that have been added up."""
-        self.arguments.meta["calls"] = 0
+        self._meta["calls"] = 0
 
     def reset(self) -> None:
-        """Begin anew: state, counters and products as before the first step."""
         self.check()
-        self.memory.reset()
+        super().reset()
 
     def snapshot_buffer(self) -> SnapshotBuffer:
         """New memory for a snapshot of parameters, state, counters and norms."""
+        norms = [self.arguments.norms] if self.settings.plan.norm else []
+        own = [self._block[COUNTERS_AT:], *self.params, *norms]
+        block = aligned_zeros(self._places.end, self._places.unit)
+        buffer, (first,) = Layout.allocate(0, [self.layout])
+        copies = [block[COUNTERS_AT:], *self.layout.views(buffer[first:]), *map(np.copy, norms)]
 
-        def copies(writes: Writes) -> Callable[[], None]:
+        def copying(to: Leaves, of: Leaves) -> Callable[[], None]:
+            writes = [partial(assign, one, ..., other) for one, other in zip(to, of, strict=True)]
+
             def copy() -> None:
                 self.check()  # an array may have been resized since
                 at_once(writes)
 
             return copy
 
-        return SnapshotBuffer(*map(copies, self.memory.snapshot_writes()))
+        return SnapshotBuffer(copying(copies, own), copying(own, copies))
 
     def gradients(self) -> list[np.ndarray]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""
-        layout = self.arguments.layout
-        block, (first,) = Layout.allocate(0, [layout], skew=3 * SKEW)
-        return layout.views(block[first:])
-
-    @property
-    def t(self) -> int:
-        """Steps taken."""
-        return self.memory.t
-
-    @property
-    def counters(self) -> dict[str, np.ndarray]:
-        """By name read-only 0-d int64 arrays that show the counters themselves."""
-        return self.memory.counters
-
-    @property
-    def skipped(self) -> tuple[int, int]:
-        """Steps that the guard skipped, in all and in a row until now."""
-        return self.memory.skipped
-
-    @property
-    def grad_norm(self) -> Any:
-        """Norm of the last gradients before clipping: one number, or one an array."""
-        return self.memory.grad_norm
-
-    def load(
-        self,
-        counters: Mapping[str, Any],
-        state: Mapping[str, Leaves],
-        params: Leaves | None = None,
-        others: Iterable[Callable[[], Any]] = (),
-    ) -> None:
-        """Load counters, state arrays and parameters, and make other writes, all at once."""
-        self.memory.load(counters, state, params, others)
+        block, (first,) = Layout.allocate(0, [self.layout], skew=3 * SKEW)
+        return self.layout.views(block[first:])
 
     def check(self) -> None:
-        """Check the parameters as they are now: they can be written, and overlap nothing."""
         self.compiled.check()
 
     def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
-        """The arrays themselves."""
         return list(arrays)
-
-    def check_arrays(self, what: str, leaves: Leaves, dtype: np.dtype | None = None) -> list[Any]:
-        """Check arrays to be copied into the leaves of `what`."""
-        return self.memory.check_arrays(what, leaves, dtype)
-
-    def state_dtype(self, name: str) -> np.dtype:
-        """The dtype of a state array."""
-        return self.memory.state_dtype(name)
-
-    @classmethod
-    def update(cls, call: FunctionalStep) -> Again:
-        """Take one step on the caller's own arrays."""
-        return update(call)

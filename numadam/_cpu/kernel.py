@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 from numba import float64, int64, prange
 
-from numadam._core import plan as pl
 from numadam._core.element import make_add, make_element_update
 from numadam._core.half import converts_half
 from numadam._core.plan import CHECKED, OUT, G, P, Plan
 from numadam._core.scalars import make_scalars, width_of
-from numadam._cpu import norm_kernel
-from numadam._cpu import norm_kernel as nk
+from numadam._cpu import norm_kernel as norms
 from numadam._cpu import records as abi
-from numadam._cpu import validate as va
 from numadam._cpu.parts import (
     factors_of,
     find_leaf,
@@ -27,14 +24,15 @@ from numadam._cpu.parts import (
     make_fill,
     make_leaf_views,
     make_scalars_of,
-    make_views,
     part_of,
 )
 from numadam._cpu.records import META, NDARRAY
 from numadam._cpu.validate import (
+    AFTER_STEP,
     BEFORE_STEP,
     CHECK,
     NEEDS_WORK,
+    NORMS_AGAIN,
     OK,
     OVERLAP,
     SELF_OVERLAP,
@@ -213,17 +211,27 @@ def make_run(plan: Plan, wrap: Any) -> Any:
     return wrap(run, forceinline=True)
 
 
-def _make_part(plan: Plan, out: bool, wrap: Any) -> Any:
-    """``part(q, meta_at)``: update the iterations of part q, or write their directions to `out`.
+def _make_run_of_sums(plan: Plan) -> Any:
+    """As `make_run`, over the gradients that are added to the sum of `accumulate`."""
+    add, each = make_add(plan, linked), plan.numbers // plan.unit
+
+    def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
+        first = k.gradients == 1.0
+        for i in range(n * each):
+            add(i, first, g, total, k)
+
+    return linked(run, forceinline=True)
+
+
+def _make_part(plan: Plan, run: Any, out: bool) -> Any:
+    """``part(q, meta_at)``: `run` over the iterations of part q.
 
     All that `run` needs is read from memory into locals of this one function: for all that the
     compiler knows, the stores of `run` may change what lies behind an address, and one load of it
     inside the loop would stop the loop from vectorising. `h` and `k` are tuples of scalars, the
     views are pointers.
     """
-    width = width_of(plan)
-    run, scalars = make_run(plan, wrap), make_scalars(plan)
-    scalars_of = make_scalars_of(width)
+    scalars, scalars_of = make_scalars(plan), make_scalars_of(width_of(plan))
     views = make_leaf_views(plan, out)
     per_array = plan.norm == "array"
 
@@ -253,60 +261,13 @@ def _make_part(plan: Plan, out: bool, wrap: Any) -> Any:
             low += n
             j += low == after
 
-    return wrap(part)
-
-
-def _make_sum(plan: Plan, wrap: Any) -> Any:
-    """``add_part(q, meta_at)``: add the gradients of part q to the sum of `accumulate`."""
-    width = width_of(plan)
-    add, scalars = make_add(plan, wrap), make_scalars(plan)
-    scalars_of = make_scalars_of(width)
-    views, strides, numbers = make_views(plan)
-    view_g, view_total = views[pl.G], views[pl.SUM]
-    byte_g, byte_total, each = strides[pl.G], strides[pl.SUM], numbers[pl.G]
-
-    def add_part(q, meta_at):
-        meta = record_at(meta_at, META)
-        count, size, leaves, factors = meta.count, meta.part, leaves_of(meta), factors_of(meta)
-        rows, first = scalars_of(meta), meta.calls == 0
-        low, end = part_of(q, size, leaves[count].start)
-        j = find_leaf(leaves.start, count, low)
-        while low < end:
-            leaf, after = leaves[j], leaves[j + 1].start
-            n = (end if end < after else after) - low
-            e = low - leaf.start
-            _, k = scalars(rows[leaf.group], factors[0, j], factors[1, j])
-            g = view_g(leaf.address[pl.G] + e * byte_g, n * each)
-            total = view_total(leaf.address[pl.SUM] + e * byte_total, n * each)
-            for i in range(n * each):
-                add(i, first, g, total, k)
-            low += n
-            j += low == after
-
-    return wrap(add_part)
+    return linked(part)
 
 
 def _note_added(meta_at):
     """Count a gradient in the sum."""
     meta = record_at(meta_at, META)
     meta.calls += 1
-
-
-def _note_not_finite(meta_at):
-    """Count a step that the guard skips; a mean begins anew."""
-    meta = record_at(meta_at, META)
-    if meta.guard == va.SKIP:
-        meta.skipped += 1
-        meta.in_a_row += 1
-        meta.calls = 0
-
-
-def _note_taken(meta_at):
-    """Count a step; t comes last."""
-    meta = record_at(meta_at, META)
-    meta.calls = 0
-    meta.in_a_row = 0
-    meta.steps += 1
 
 
 def _make_spread(body: Any) -> Any:
@@ -326,17 +287,18 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 
     With `out` the step writes its direction, and leaves the parameters.
     """
-    wrap, exact = linked, in_default_mode
-    part, fill = exact(_make_part(plan, out, wrap)), exact(make_fill(plan, wrap))
-    advance = exact(make_advance(plan, wrap))
+    exact = in_default_mode
+    part = exact(_make_part(plan, make_run(plan, linked), out))
+    fill, advance = exact(make_fill(plan)), make_advance(plan)
     accumulates, normed = plan.accumulate, plan.norm != ""
-    add_part = exact(_make_sum(plan, wrap)) if accumulates else part
-    norm_part = exact(nk.make_norm(plan, wrap)) if normed else part
-    finalize_norms = exact(nk.make_finalize_norms(plan, wrap)) if normed else part
-    reset_factors, reset_exponents = wrap(nk.reset_factors), wrap(nk.reset_exponents)
+    add_part = norm_part = finalize_norms = part
+    if accumulates:
+        add_part = exact(_make_part(plan, _make_run_of_sums(plan), False))
+    if normed:
+        norm_part = exact(norms.make_norm(plan))
+        finalize_norms = exact(norms.make_finalize_norms(plan))
     # Calls, for Numba moves a parallel loop past an assignment to a field: it sees no array there.
-    note_added, note_taken = wrap(_note_added), wrap(_note_taken)
-    note_not_finite = wrap(_note_not_finite)
+    begin_norms, note_added = linked(norms.begin_norms), linked(_note_added)
 
     def make_step(form: str) -> Callable[..., Any]:
         each, pooled = prange if form == PARALLEL else range, form == POOLED
@@ -348,15 +310,14 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
         def step(meta_at, ids_at, grad_id, known_disjoint, lr):
             meta = record_at(meta_at, META)
             status = call_c4(meta.validator, meta_at, ids_at, grad_id, known_disjoint)
-            if status != va.OK:
+            if status != OK:
                 return status
-            leaves = leaves_of(meta)
-            total, size = leaves[meta.count].start, meta.part
-            blocks = leaves[meta.count].first_block
-            parts, chunks = (total + size - 1) // size, (blocks + nk.CHUNK - 1) // nk.CHUNK
+            last = leaves_of(meta)[meta.count]
+            total, size = last.start, meta.part
+            parts = (total + size - 1) // size
+            chunks = (last.first_block + norms.CHUNK - 1) // norms.CHUNK
             if normed:
-                reset_factors(meta_at)
-                reset_exponents(meta_at)
+                begin_norms(meta_at)
             fill(meta_at, lr)
             thread = release_gil() if total >= _RELEASE_FROM else 0
             if accumulates and meta.calls + 1 < meta.every and meta.flushing == 0:
@@ -368,30 +329,23 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
                 note_added(meta_at)
             else:
                 if normed:
-                    found = nk.NORMS_AGAIN
-                    while found == nk.NORMS_AGAIN:
-                        reset_factors(meta_at)
+                    status = NORMS_AGAIN
+                    while status == NORMS_AGAIN:
                         if pooled:
                             norms_in(meta.pool, meta.threads, chunks, meta_at)
                         else:
                             for q in each(chunks):
                                 norm_part(int64(q), meta_at)
-                        found = finalize_norms(meta_at)
-                    if found == nk.NORMS_REFUSED:
-                        status = va.EXCHANGE_FAILED
-                    elif found == nk.NORMS_NOT_FINITE and meta.guard != va.PROPAGATE:
-                        note_not_finite(meta_at)
-                        status = va.NOT_FINITE
-                if status == va.OK:
+                        status = finalize_norms(meta_at)
+                if status == OK:
                     if pooled:
                         parts_in(meta.pool, meta.threads, parts, meta_at)
                     else:
                         for q in each(parts):
                             part(int64(q), meta_at)
                     if meta.strided != 0:
-                        call_c6(meta.strided_arrays, va.AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
+                        call_c6(meta.strided_arrays, AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
                     advance(meta_at)
-                    note_taken(meta_at)
             if total >= _RELEASE_FROM:
                 take_gil(thread)
             return status
@@ -405,43 +359,28 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 # --- the compiled functions of the CPU -----------------------------------------------------------
 
 
-def _address_of(name: str, function: Any, signature: Any) -> int:
+#: Functions that a step calls by their addresses, by the field of META, and `sum_up`: name in the
+#: kernel cache, function, signature.
+_C_FUNCTIONS: dict[str, tuple[str, Callable[..., Any], Any]] = {
+    "validator": ("validate", validate, VALIDATE),
+    "overlap_search": ("overlap", search, SEARCH),
+    "strided_arrays": ("strided", handle, HANDLE),
+    "sum_up": ("sum_up", norms.sum_up, norms.SUM_UP),
+}
+
+
+@functools.cache
+def code_address(field: str) -> int:
+    """The address of one of `_C_FUNCTIONS`; compiled or loaded at the first call."""
+    name, function, signature = _C_FUNCTIONS[field]
     return callback_address(function, signature, name, "_cpu", _nrt=False)
 
 
 @functools.cache
-def validator_address() -> int:
-    """The address of the compiled validation; compiled or loaded at the first call."""
-    return _address_of("validate", validate, VALIDATE)
-
-
-@functools.cache
-def overlap_address() -> int:
-    """The address of the search for overlap among many arrays."""
-    return _address_of("overlap", search, SEARCH)
-
-
-@functools.cache
-def strided_address() -> int:
-    """The address of what checks and copies strided arrays."""
-    return _address_of("strided", handle, HANDLE)
-
-
-@functools.cache
-def sum_up_address() -> int:
-    """The address of what sums up the norms of this process for the others."""
-    return _address_of("sum_up", norm_kernel.sum_up, norm_kernel.SUM_UP)
-
-
-@functools.cache
-def _validator() -> Any:
+def validator() -> Callable[[int, int, int, int], int]:
+    """The compiled validation, for a call from Python."""
     # PYFUNCTYPE keeps the GIL: no other thread can change a header meanwhile
-    return ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(validator_address())
-
-
-def validate_arrays(meta_at: int, ids_at: int, known_disjoint: int) -> int:
-    """Validate arrays from Python, without a step."""
-    return int(_validator()(meta_at, ids_at, 0, known_disjoint))
+    return ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(code_address("validator"))
 
 
 def compiled_step(plan: Plan, out: bool = False) -> CompiledLoop:

@@ -42,12 +42,12 @@ def make_views(plan: Plan) -> tuple[list[Any], tuple[int, ...], tuple[int, ...]]
     return views, strides, tuple(strides[slot] // memory[slot].itemsize for slot in slots)
 
 
-def make_leaf_views(plan: Plan, out: bool) -> Any:
-    """``views(leaf, i, e, n)``: of all slots of an update, n iterations from number i on, or None.
+def make_leaf_views(plan: Plan, out: bool, end: int = pl.STEPPED) -> Any:
+    """``views(leaf, i, e, n)``: of all slots before `end` n iterations from number i on, or None.
 
     `e` is the iteration of the gradient. With `out` for a step that writes the direction.
     """
-    slots = range(pl.STEPPED)
+    slots = range(end)
     there = [plan.has(slot) or (slot == pl.OUT and out) for slot in slots]
     memory = [memory_dtype(plan.storage(slot)) for slot in slots]
     kinds = [
@@ -121,7 +121,7 @@ def make_products_of(plan: Plan) -> Any:
     return array_of(META, "products", _FLOAT64, ("groups", 0), product_width(plan))
 
 
-def make_fill(plan: Plan, wrap: Any) -> Any:
+def make_fill(plan: Plan) -> Any:
     """``fill(meta_at, lr)``: the scalars of every group for this step."""
     fill_row, width, scale = make_fill_row(plan), width_of(plan), loop_start(plan)
     scalars_of, control_of = make_scalars_of(width), make_control_of(plan)
@@ -138,23 +138,22 @@ def make_fill(plan: Plan, wrap: Any) -> Any:
             if flushing:  # of the gradients: their newest one is zero
                 rows[r, scale] = 1.0
 
-    return wrap(fill)
+    return linked(fill)
 
 
-def make_advance(plan: Plan, wrap: Any) -> Any:
-    """``advance(meta_at)``: the products of every group that are carried, after a step."""
-    if not plan.products:
-        return wrap(_no_products)
-    advance_row, products_of = make_advance_row(plan, wrap), make_products_of(plan)
+def make_advance(plan: Plan) -> Any:
+    """``advance(meta_at)``: count a step, and move on the products that are carried; t is last."""
+    advance_row, products_of = make_advance_row(plan, linked), make_products_of(plan)
+    carried = len(plan.products)
 
     def advance(meta_at):
         meta = record_at(meta_at, META)
-        products = products_of(meta)
-        for r in range(meta.groups):
-            advance_row(products[r])
+        if carried > 0:
+            products = products_of(meta)
+            for r in range(meta.groups):
+                advance_row(products[r])
+        meta.calls = 0
+        meta.in_a_row = 0
+        meta.steps += 1
 
-    return wrap(advance)
-
-
-def _no_products(meta_at):
-    return None
+    return linked(advance)

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import Layout, address_of, aligned_zeros, assign, layout_of
+from numadam._arrays.interop import Layout, address_of, aligned_zeros, assign, few, layout_of
 from numadam._backend import Leaves
-from numadam._cpu.arguments import KernelArguments, state_places
+from numadam._cpu.arguments import KernelArguments, StatePlaces, state_places
 from numadam._cpu.records import META, offset_of
 from numadam._cpu.validate import SKIP
 from numadam._jit.process import Writes, at_once, cached_property
 from numadam._settings.settings import Settings
 
 #: The first of the counters in META, which products and state follow.
-_COUNTERS_AT = offset_of(META, "steps")
+COUNTERS_AT = offset_of(META, "steps")
 #: Counters as the user calls them, and the fields of META that hold them.
 _COUNTERS = {"t": "steps", "calls": "calls", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
 
@@ -41,13 +41,15 @@ class CpuState:
 
     home = "NumPy"
     is_host = True
+    check_params = staticmethod(ar.check_params)
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         self.params, self.names, self.settings = list(params), list(names), settings
         plan, rows = settings.plan, len(settings.control)
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
         self.layout = layout_of(shapes, orders, plan.dtype)
-        self._places = places = state_places(plan, self.layout, rows)
+        places: StatePlaces = few(state_places, self.layout)(plan, self.layout, rows)
+        self._places = places
         self._block = aligned_zeros(places.end, places.unit)
         self._meta, self.products = self._head_of(self._block)
         self.arguments = KernelArguments(
@@ -71,29 +73,10 @@ class CpuState:
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step, or nothing."""
         # counters, products and state lie together
-        writes: Writes = [partial(assign, self._block[_COUNTERS_AT:], ..., 0)]
+        writes: Writes = [partial(assign, self._block[COUNTERS_AT:], ..., 0)]
         if self.settings.plan.norm:
             writes.append(partial(assign, self.arguments.norms, ..., math.nan))
         at_once([*writes, *self._starts()])
-
-    def snapshot_writes(self) -> tuple[Writes, Writes]:
-        """Writes into new memory for all of the state and the parameters, and writes back."""
-        block = aligned_zeros(self._places.end, self._places.unit)
-        buffer, (first,) = Layout.allocate(0, [self.layout])
-        pairs = [(self._block[_COUNTERS_AT:], block[_COUNTERS_AT:])]
-        pairs += zip(self.params, self.layout.views(buffer[first:]), strict=True)
-        if self.settings.plan.norm:
-            pairs.append((self.arguments.norms, self.arguments.norms.copy()))
-        save: Writes = [partial(assign, copied, ..., own) for own, copied in pairs]
-        return save, [partial(assign, own, ..., copied) for own, copied in pairs]
-
-    @staticmethod
-    def check_params(params: Leaves, names: Sequence[str]) -> None:
-        """Check type and dtype of all parameters; the rest is for `validate`."""
-        for array, name in zip(params, names, strict=True):
-            if not ar.is_numpy(array):
-                raise TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
-        ar.common_dtype(params, names)
 
     def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """META, in an array of one, and the products of a block, one row a group."""
@@ -115,14 +98,9 @@ class CpuState:
             layout = layout_of(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
             block, (first,) = Layout.allocate(0, [layout])
             kept[slot] = layout.views(block[first:])
-            self.fill(kept[slot], values)
+            at_once(_fills(kept[slot], values))
             self.arguments.bind(slot, layout.addresses(address_of(block) + first))
         return kept
-
-    @staticmethod
-    def fill(views: Leaves, values: Leaves) -> None:
-        """Write a step size or bound into an array, for both parts of a complex number."""
-        at_once(_fills(views, values))
 
     def _projections(self) -> Writes:
         """Writes that bring parameters from outside of their bounds to the nearest bound."""
@@ -149,13 +127,8 @@ class CpuState:
             writes += _fills(self.state[name], [value] * len(self.params))
         return writes
 
-    def named(self) -> list[tuple[str, Any]]:
-        """The state arrays by what the user calls them, for messages."""
-        return [(f"state[{key!r}]", view) for key, views in self.state.items() for view in views]
-
     @property
     def t(self) -> int:
-        """Steps taken."""
         return int(self._meta["steps"][0])
 
     @cached_property
@@ -175,13 +148,12 @@ class CpuState:
 
     @property
     def skipped(self) -> tuple[int, int]:
-        """Steps that the guard skipped, in all and in a row until now."""
         return int(self._meta["skipped"][0]), int(self._meta["in_a_row"][0])
 
     @property
     def grad_norm(self) -> Any:
-        """Norm of the last gradients before clipping: one number, or one an array."""
-        return self.arguments.grad_norm(self.settings.options["clip_array_norm"] is not None)
+        norms, of_each = self.arguments.norms, self.settings.plan.norm == "array"
+        return norms[:-1].tolist() if of_each else float(norms[-1])
 
     def check_arrays(self, what: str, leaves: Leaves, dtype: np.dtype | None = None) -> list[Any]:
         """Check arrays to be copied into the leaves of `what`; numbers where it is 0-d."""
@@ -189,20 +161,15 @@ class CpuState:
         checked = []
         for leaf, shape, param in zip(leaves, layout.shapes, self.names, strict=True):
             title = what + param.removeprefix("params")
-            number = ar.number_as_array(leaf, wanted) if shape == () else None
-            leaf = leaf if number is None else number
-            if not ar.is_numpy(leaf):
-                raise TypeError(f"{title}: {ar.describe(leaf, 'NumPy')}")
-            if leaf.dtype != wanted:
-                raise TypeError(ar.bad_dtype(title, leaf.dtype, wanted, param))
-            if leaf.shape != shape:
-                raise ValueError(ar.bad_shape(title, leaf.shape, shape, param))
+            leaf = ar.number_as_array(leaf, shape, wanted)
+            if problem := ar.unfit(leaf, title, wanted, shape, param):
+                raise problem
             checked.append(leaf)
         return checked
 
     def state_dtype(self, name: str) -> np.dtype:
-        """The dtype of a state array."""
-        return self._places.layouts[self._places.names.index(name)].dtype
+        plan = self.settings.plan
+        return plan.array_dtype(plan.state_slots[name])
 
     def load(
         self,
@@ -224,7 +191,7 @@ class CpuState:
         for name, views in self._views(staged).items() if state else ():
             for view, leaf in zip(views, state.get(name, ()), strict=name in state):
                 np.copyto(view, leaf)
-        pairs = [(self._block[_COUNTERS_AT:end], staged[_COUNTERS_AT:])]
+        pairs = [(self._block[COUNTERS_AT:end], staged[COUNTERS_AT:])]
         if params is not None:
             pairs += zip(self.params, params, strict=True)
         at_once([*(partial(assign, own, ..., new) for own, new in pairs), *others])

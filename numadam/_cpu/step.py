@@ -17,16 +17,8 @@ from numadam._arrays.sparse import clear, coalesce_for, is_sparse, scatter
 from numadam._backend import Exchange, Leaves
 from numadam._core import plan as pl
 from numadam._cpu import validate as va
-from numadam._cpu.arguments import KernelArguments, iterations
-from numadam._cpu.kernel import (
-    compiled_step,
-    overlap_address,
-    strided_address,
-    sum_up_address,
-    validate_arrays,
-    validator_address,
-)
-from numadam._cpu.norm_kernel import NORMS_AGAIN, NORMS_FINITE, NORMS_REFUSED
+from numadam._cpu.arguments import KernelArguments
+from numadam._cpu.kernel import code_address, compiled_step, validator
 from numadam._cpu.records import NORM_SUM
 from numadam._jit import loops, pool
 from numadam._jit.process import cached_property, defer_interrupts
@@ -58,13 +50,6 @@ class SparseGradients:
 
     Lazily the step visits the rows with a gradient alone. Densely it gets an ordinary gradient,
     which is kept and cleared row by row.
-
-    Parameters
-    ----------
-    arguments : KernelArguments
-    how : {None, "lazy", "dense"}
-    title : callable
-        ``title(slot, leaf)``: what the user calls that array.
     """
 
     def __init__(
@@ -78,13 +63,11 @@ class SparseGradients:
     @contextmanager
     def installed(self, used: dict[int, Leaves]) -> Iterator[None]:
         """Within this block the sparse gradients of `used` are what the step reads."""
-        found = [k for k, grad in enumerate(used.get(pl.G, ())) if is_sparse(grad)]
         layout = self._arguments.layout
         parts = {
-            leaf: coalesce_for(
-                used[pl.G][leaf], self._title(pl.G, leaf), self._how, layout, leaf, "numpy"
-            )
-            for leaf in found
+            leaf: coalesce_for(grad, self._title(pl.G, leaf), self._how, layout, leaf, "numpy")
+            for leaf, grad in enumerate(used.get(pl.G, ()))
+            if is_sparse(grad)
         }
         with defer_interrupts():  # no other step may begin meanwhile
             try:
@@ -97,7 +80,7 @@ class SparseGradients:
                 self._remove(parts)
 
     def _install(self, parts: Mapping[int, tuple[Any, Any]]) -> None:
-        leaves, counts = self._arguments.leaves, self._dense_counts()
+        leaves, counts = self._arguments.leaves, dict[int, int]()
         for leaf, (rows, values) in parts.items():
             values = self._in_order(values, leaf)
             self.rows[leaf] = rows, values
@@ -107,10 +90,6 @@ class SparseGradients:
             leaves["width"][leaf] = values.size // max(len(rows), 1) or 1
             leaves["address"][leaf, pl.G] = values.ctypes.data
         self._arguments.set_iterations(counts)
-
-    def _dense_counts(self) -> list[int]:
-        """Iterations of each leaf whose gradient is dense."""
-        return iterations(self._arguments.plan, self._arguments.layout)
 
     def _in_order(self, values: np.ndarray, leaf: int) -> np.ndarray:
         """Rows of values in the memory order of a row of the parameter."""
@@ -134,7 +113,7 @@ class SparseGradients:
         if self.rows:
             self.rows.clear()
             self._arguments.leaves["rows"][list(parts)] = 0
-            self._arguments.set_iterations(self._dense_counts())
+            self._arguments.set_iterations({})
         for leaf, (rows, _) in parts.items():
             if leaf in self._dense:
                 clear(rows, self._dense[leaf])
@@ -200,7 +179,7 @@ def _make_fetch(
     the largest and form their sums anew.
     """
     meta, control, leaves = arguments.meta, arguments.control, arguments.leaves
-    sum_up, own_at = _SUM_UP(sum_up_address()), address_of(own)
+    sum_up, own_at = _SUM_UP(code_address("sum_up")), address_of(own)
 
     def fetch(meta_at: int) -> int:
         try:
@@ -212,20 +191,20 @@ def _make_fetch(
             units = rows[:, :, 2]
             if (units != units[0]).any():
                 leaves["exponent"][:-1] = units.max(axis=0)
-                return NORMS_AGAIN
+                return va.NORMS_AGAIN
             sums[...] = rows[:, :, :2].swapaxes(0, 1)
         except BaseException as error:  # an exception cannot pass through compiled code
             caught.append(error)
-            return NORMS_REFUSED
-        return NORMS_FINITE
+            return va.EXCHANGE_FAILED
+        return va.OK
 
     return fetch
 
 
 # --- one step over NumPy arrays ------------------------------------------------------------------
 
-#: Leaves from which ids are better made one by one: 8 instead of 48 bytes each meanwhile.
-_MANY = 64
+#: Compiled functions that few steps need, by the status that asks for them; fields of META.
+_ON_DEMAND = {va.NEEDS_SEARCH: "overlap_search", va.NEEDS_STRIDED: "strided_arrays"}
 Named = list[tuple[str, Any]]
 Title = Callable[[int, int], str]
 
@@ -277,20 +256,12 @@ class CpuStep:
         self._free: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
         self._known_disjoint: Any = None
         self._exchange = None if exchange is None else KernelExchange(exchange, arguments)
-        arguments.meta["validator"] = validator_address()
+        arguments.meta["validator"] = code_address("validator")
         self.kernel, self.serial = self._kernels(out=False)
 
     @cached_property
     def _pack(self) -> Any:
         return struct.Struct(f"{self.ids.shape[1]}q").pack_into
-
-    def _bind_code(self, what: int) -> None:
-        """Compile or load what few steps need, before this one writes anything."""
-        with defer_interrupts():  # an exception while it loads code may crash LLVM
-            if what == va.NEEDS_SEARCH:
-                self.arguments.meta["overlap_search"] = overlap_address()
-            else:
-                self.arguments.meta["strided_arrays"] = strided_address()
 
     def _kernels(self, out: bool) -> tuple[Any, Any]:
         """The step that this size takes, and the serial one."""
@@ -331,11 +302,9 @@ class CpuStep:
 
     def check(self) -> None:
         """Validate the parameters alone, without a step."""
-        meta_at = self.arguments.meta_at
-        if validate_arrays(meta_at, self.ids_at, 0) != va.OK:
-            self._call_until_valid(
-                {}, lambda ids_at, known: validate_arrays(meta_at, ids_at, known)
-            )
+        meta_at, validate = self.arguments.meta_at, validator()
+        if validate(meta_at, self.ids_at, 0, 0) != va.OK:
+            self._call_until_valid({}, lambda ids_at, known: validate(meta_at, ids_at, 0, known))
 
     def _call_until_valid(
         self,
@@ -354,13 +323,15 @@ class CpuStep:
             if status == va.OK:
                 return status
             what, slot, leaf = va.unpack_status(status)
-            if what == va.NOT_FINITE or self._is_sparse(what, slot, leaf, used):
+            sparse = what == va.BAD_TYPE and slot == pl.G and is_sparse(used[pl.G][leaf])
+            if sparse or what == va.NOT_FINITE:
                 return status
             if what == va.OVERLAP:
                 self._refuse_overlap(used)
                 known_disjoint = 1
-            elif what in (va.NEEDS_SEARCH, va.NEEDS_STRIDED):
-                self._bind_code(what)
+            elif what in _ON_DEMAND:
+                with defer_interrupts():  # an exception while it loads code may crash LLVM
+                    self.arguments.meta[_ON_DEMAND[what]] = code_address(_ON_DEMAND[what])
             elif what == va.NEEDS_WORK:
                 self.arguments.add_work(slot, leaf)
             else:
@@ -372,22 +343,14 @@ class CpuStep:
     ) -> int:
         slots = tuple(used)
         # taken from its place while in use, so that a signal handler's step has its own
-        free = self._free.pop(slots, None)
-        ids, ids_at = self._new_ids() if free is None else free
+        ids, ids_at = self._free.pop(slots, None) or self._new_ids()
         for slot, leaves in used.items():
-            if len(leaves) < _MANY:
-                self._pack(ids.data, slot * ids.strides[0], *map(id, leaves))
-            else:
-                ids[slot] = np.fromiter(map(id, leaves), np.int64, len(leaves))
+            self._pack(ids.data, slot * ids.strides[0], *map(id, leaves))
         for leaf in self._sparse.rows:
             ids[pl.G, leaf] = 0
         status = call(ids_at, known_disjoint)
         self._free[slots] = ids, ids_at
         return status
-
-    def _is_sparse(self, what: int, slot: int, leaf: int, used: Mapping[int, Leaves]) -> bool:
-        """Whether a sparse gradient was refused; asked here, and not of all arrays."""
-        return what == va.BAD_TYPE and slot == pl.G and is_sparse(used[pl.G][leaf])
 
     def _new_ids(self) -> tuple[np.ndarray, int]:
         ids = self.ids.copy()
@@ -431,9 +394,10 @@ class CpuStep:
         libraries. And numbers, which NumPy's arithmetic makes of 0-d arrays, as gradients of such.
         """
         dtype, arrays = self.arguments.plan.array_dtype(slot), used.get(slot, self._params)
-        if what == va.BAD_TYPE and slot == pl.G and self.arguments.layout.shapes[leaf] == ():
-            number = ar.number_as_array(arrays[leaf], dtype)
-            if number is not None:
+        if what == va.BAD_TYPE and slot == pl.G:
+            shape, given = self.arguments.layout.shapes[leaf], arrays[leaf]
+            number = ar.number_as_array(given, shape, dtype)
+            if number is not given:
                 return [*arrays[:leaf], number, *arrays[leaf + 1 :]]
         if what == va.BAD_TYPE:
             title = functools.partial(self._title, slot)
@@ -448,14 +412,12 @@ class CpuStep:
         ]
 
     def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
-        name, layout, plan = self._title(slot, leaf), self.arguments.layout, self.arguments.plan
-        of = self._title(pl.P, leaf)
-        if what == va.BAD_TYPE and not ar.is_numpy(array):
-            return TypeError(f"{name}: {ar.describe(array, 'NumPy')}")
-        if what in (va.BAD_TYPE, va.BAD_DTYPE):  # a subclass is viewed if its dtype is right
-            return TypeError(ar.bad_dtype(name, array.dtype, plan.array_dtype(slot), of))
+        name, plan = self._title(slot, leaf), self.arguments.plan
         if what == va.READ_ONLY:
             return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
-        if what == va.BAD_SHAPE:
-            return ValueError(ar.bad_shape(name, array.shape, layout.shapes[leaf], of))
-        return ValueError(ar.same_memory(name))
+        if what == va.SELF_OVERLAP:
+            return ValueError(ar.same_memory(name))
+        shape, of = self.arguments.layout.shapes[leaf], self._title(pl.P, leaf)
+        problem = ar.unfit(array, name, plan.array_dtype(slot), shape, of)
+        assert problem is not None  # which the compiled check has found
+        return problem

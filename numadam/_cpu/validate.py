@@ -30,6 +30,9 @@ NOT_FINITE = 8
 NEEDS_SEARCH, NEEDS_STRIDED = 9, 10
 #: from the step: its exchange with other processes failed
 EXCHANGE_FAILED = 11
+#: inside a step: some exponents of norms are new, so the partial sums are formed once more. The
+#: greatest number: of several norms it is what counts
+NORMS_AGAIN = 12
 
 #: policies of a guard
 PROPAGATE, RAISE, SKIP = range(3)

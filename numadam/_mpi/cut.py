@@ -113,14 +113,9 @@ class Cut:
 
 
 class Flat:
-    """Flat arrays, one after the other.
+    """Flat arrays, one after the other, which begin where `cut` says.
 
-    Parameters
-    ----------
-    cut : Cut
-        With the begin of each array.
-    leaves : sequence of 1-D arrays
-        Or one array that holds all of them already.
+    `leaves` are these arrays in a list, or one array that holds all of them already.
     """
 
     def __init__(self, cut: Cut, leaves: Any) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
-from numadam._mpi.ranks import Decomposition, RankError, Ranks, first_unlike, ranks
+from numadam._mpi.ranks import Decomposition, RankError, Ranks, digest, first_unlike, ranks
 from numadam._settings.settings import Settings, names_of_same
 
 # --- exchange of ranks in a step that forms a norm -----------------------------------------------
@@ -21,17 +20,8 @@ _OWN_WORDS = 2
 class StepExchange:
     """The exchange of one optimiser with the same one on the other ranks.
 
-    Parameters
-    ----------
-    ranks : Ranks
-    names : sequence of str
-        What the user calls the numbers of `same`, for messages.
-
-    Attributes
-    ----------
-    rank, size : int
-    words : int
-        Words that a rank passes to `gather`; set by the back end.
+    `names` are what the user calls the numbers of `same`. The back end sets `words`, the number of
+    words that a rank passes to `gather`.
     """
 
     def __init__(self, ranks: Ranks, names: Sequence[str]) -> None:
@@ -41,24 +31,14 @@ class StepExchange:
         self._known: BaseException | None = None
 
     def gather(self, words: np.ndarray, same: np.ndarray) -> np.ndarray:
-        """The words of every rank, a row for each. Collective.
+        """The words of every rank, a row for each, in int64. Collective.
 
-        Parameters
-        ----------
-        words : numpy.ndarray
-            `words` of int64.
-        same : numpy.ndarray
-            Numbers in float64 that have to be those of all other ranks.
-
-        Raises
-        ------
-        RankError
-            Where another rank refuses the step, or has other numbers.
+        `same` are numbers in float64 that have to be those of all other ranks. Raises `RankError`
+        where they are not, and where another rank refuses the step.
         """
         rows = self._rows()
         same = np.array([self._rate, *same])
-        digest = hashlib.blake2b(same.tobytes(), digest_size=8).digest()
-        rows[self.rank, 1] = np.frombuffer(digest, np.int64)[0]
+        rows[self.rank, 1] = digest(same.tobytes())
         rows[self.rank, _OWN_WORDS:] = words
         self._ranks.share(rows)
         self._met = True
@@ -109,14 +89,7 @@ _OF_BLOCK = ("bounds", "comm")
 
 
 class Construction:
-    """One optimiser that all ranks make together.
-
-    Parameters
-    ----------
-    comm : Decomposition
-    title : str
-        The name of its class.
-    """
+    """One optimiser that all ranks make together; `title` is the name of its class."""
 
     def __init__(self, comm: Decomposition, title: str) -> None:
         self._ranks, self._what = ranks(comm), f"making {title}"
@@ -153,7 +126,9 @@ class Construction:
             self._ranks.agree(error, self._what)
 
     def _compare(self, texts: Mapping[str, str]) -> None:
-        rows = self._ranks.gather(np.array([_digest(text) for text in texts.values()], np.int64))
+        # a name may have surrogates
+        words = [digest(text.encode(errors="backslashreplace")) for text in texts.values()]
+        rows = self._ranks.gather(np.array(words, np.int64))
         differ = first_unlike(rows)
         if differ is None:
             return
@@ -164,11 +139,6 @@ class Construction:
             f"{name}: is {shown[0]} on rank 0 and {shown[rank]} on rank {rank}. Make the optimiser "
             "with the same structure, dtypes and options on all ranks; only shapes may differ."
         )
-
-
-def _digest(text: str) -> int:
-    data = text.encode(errors="backslashreplace")  # a name may have surrogates
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), signed=True)
 
 
 def _described(value: Any) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
-import zlib
 from collections.abc import Callable
 from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
-from numadam._core.options import COLUMN
+from numadam._core.options import COLUMN, own_copy
 from numadam._core.parts import Parts
 
 # --- the error of a rank that cannot go on because of another one --------------------------------
@@ -72,13 +72,8 @@ class _OfProcess:
 class Ranks(_OfProcess):
     """The ranks of a communicator, as `ranks_of` returns them.
 
-    Attributes
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        A duplicate of the user's: its messages meet no other ones.
-    rank, size : int
-    made : dict
-        What was made of the communicator, by what it was made for.
+    `comm` is a duplicate of the user's, whose messages meet no other ones. `made` has what was made
+    of the communicator, by what it was made for.
     """
 
     def __init__(self, comm: Any) -> None:
@@ -97,13 +92,7 @@ class Ranks(_OfProcess):
         self.comm.Free()
 
     def gather(self, words: np.ndarray) -> np.ndarray:
-        """The words of every rank, a row for each. Collective: all ranks pass as many.
-
-        Parameters
-        ----------
-        words : numpy.ndarray
-            1-D, int64 or float64.
-        """
+        """The words of every rank, a row for each: as many int64 or float64 of each. Collective."""
         rows = np.empty((self.size, len(words)), words.dtype)
         self._alive().Iallgather(words, rows).Wait()
         return rows
@@ -129,13 +118,8 @@ class Ranks(_OfProcess):
     def agree(self, error: BaseException | None, what: str) -> None:
         """Go on where no rank has an error; else raise it there, `RankError` on the others.
 
-        Collective: each rank passes what it has caught, or None.
-
-        Parameters
-        ----------
-        error : exception or None
-        what : str
-            What a message says of where it happened, e.g. ``"making the optimiser"``.
+        Collective: each rank passes what it has caught, or None. `what` says in a message where it
+        happened, e.g. ``"making the optimiser"``.
         """
         self.exchange(np.zeros((self.size, 1), np.int64), error, what)
 
@@ -200,6 +184,11 @@ def first_unlike(rows: np.ndarray) -> tuple[int, int] | None:
         return None
     column = int(unlike.any(axis=0).argmax())
     return column, int(unlike[:, column].argmax())
+
+
+def digest(data: bytes) -> int:
+    """A word of 8 bytes that tells data from all others."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), signed=True)
 
 
 def described(error: BaseException) -> str:
@@ -301,7 +290,7 @@ class Decomposition(_OfProcess):
     def __init__(self, comm: Any, owned: Any = None, offset: Any = None) -> None:
         self._ranks = ranks_of(comm)
         self._comm = comm
-        self.owned: Any = _own(owned)
+        self.owned: Any = own_copy(owned)
         self.offset: Any = offset
 
     @property
@@ -323,15 +312,6 @@ class Decomposition(_OfProcess):
         """The rank, and what else was passed."""
         more = [name for name in ("owned", "offset") if getattr(self, name) is not None]
         return f"rank {self.rank} of {self.ranks}{''.join(f', {name}' for name in more)}"
-
-
-def _own(owned: Any) -> Any:
-    """A copy: what the caller writes into a mask later changes nothing."""
-    if isinstance(owned, dict):
-        return {key: _own(entry) for key, entry in owned.items()}
-    if type(owned) in (list, tuple):
-        return type(owned)(map(_own, owned))
-    return owned.copy() if hasattr(owned, "copy") else owned
 
 
 def decomposition(comm: Any) -> Decomposition:
@@ -371,33 +351,18 @@ def agree(
     rate: float,
     sync: Callable[[], None],
 ) -> None:
-    """Go on where all ranks can, with the same numbers. Collective.
+    """Go on where all ranks can, with the same numbers; else raise `RankError`. Collective.
 
-    Parameters
-    ----------
-    ranks : Ranks
-    parts : Parts
-        Of the optimiser of this rank's part.
-    what : str
-        The call, for messages.
-    error : exception or None
-        Why this rank cannot.
-    rate : float
-        The learning rate of this step.
-    sync : callable
-        Makes stores visible to the ranks of this node, and theirs to this rank.
-
-    Raises
-    ------
-    RankError
-        Where another rank cannot, or has other numbers; the error of this rank, if there is one.
+    A rank that cannot go on passes its `error`, which it raises. `parts` are those of the optimiser
+    of this rank's part, `what` is the call, for messages, and `rate` the learning rate of this
+    step. `sync` makes stores visible to the ranks of this node, and theirs to this rank.
     """
     if ranks.size == 1:
         if error is not None:
             raise error
         return
     backend = parts.backend
-    numbers = _digest(parts.settings.control, rate)
+    numbers = _digest_of(parts.settings.control, rate)
     rows = np.zeros((ranks.size, _WORDS), np.int64)
     rows[ranks.rank, 1:] = backend.t, backend.calls, numbers
     sync()
@@ -420,7 +385,7 @@ def agree(
     )
 
 
-def _digest(control: np.ndarray, rate: float) -> int:
+def _digest_of(control: np.ndarray, rate: float) -> int:
     """A digest of lr and of the control block, but for bounds: each rank has those of its slices.
 
     Rows that differ in bounds alone are one.
@@ -428,4 +393,4 @@ def _digest(control: np.ndarray, rate: float) -> int:
     rows = control.copy()
     rows[:, COLUMN.low : COLUMN.high + 1] = 0.0
     same = sorted({row.tobytes() for row in rows})
-    return zlib.crc32(np.float64(rate).tobytes().join([b"", *same]))
+    return digest(np.float64(rate).tobytes().join([b"", *same]))

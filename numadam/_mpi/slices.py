@@ -13,7 +13,13 @@ from numadam._arrays.tree import Active, Tree, nested, refuse_replaced
 from numadam._core.rule import RuleSpec
 from numadam._mpi.cut import Cut, Flat
 from numadam._mpi.ranks import Ranks
-from numadam._mpi.windows import check_leaves, check_values, common_window, digest, nodes_of
+from numadam._mpi.windows import (
+    check_leaves,
+    check_values,
+    common_window,
+    digest_of_array,
+    nodes_of,
+)
 from numadam._settings.bounds import leaf_bounds
 from numadam._settings.groups import check_rate, is_plain, leaf_overrides, leaf_rates
 
@@ -21,18 +27,7 @@ from numadam._settings.groups import check_rate, is_plain, leaf_overrides, leaf_
 class Whole:
     """Parameters as one rank was given them, checked there.
 
-    Parameters
-    ----------
-    params : array or nesting of arrays
-    groups : mapping or None
-        The option, which may freeze arrays.
-    rule : RuleSpec
-
-    Attributes
-    ----------
-    tree : Tree
-    leaves, names, frozen : list
-        Of each array itself, its name, and whether it is frozen.
+    The option `groups` may freeze arrays: `frozen` says of each whether it is.
     """
 
     def __init__(self, params: Any, groups: Any, rule: RuleSpec) -> None:
@@ -66,19 +61,12 @@ class Whole:
 class Placement:
     """Parameters of all ranks, and the part that this one steps. Collective to make.
 
-    Parameters
-    ----------
-    ranks : Ranks
-    whole : Whole
-        The same on all ranks.
-    what : str
-        What is made, for messages.
+    `whole` is the same on all ranks; `what` says what is made, for messages.
 
     Attributes
     ----------
     home, dtype
         The arrays' library and dtype.
-    nodes : Nodes
     active : Active
         Structure of the parameters without frozen arrays.
     leaves : sequence of arrays
@@ -128,7 +116,7 @@ class Placement:
         given, digests = dict(options), list[Any]()
 
         def sliced(values: Any, leaf: Any, part: tuple[int, int]) -> Any:
-            digests.append(digest(np.asarray(to_host(values))))
+            digests.append(digest_of_array(np.asarray(to_host(values))))
             return _slice(values, leaf, part)
 
         if lr is not None:

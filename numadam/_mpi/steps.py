@@ -27,12 +27,7 @@ _SKEW = 3 * SKEW
 
 
 class Gradients:
-    """Gradients of the ranks of a node. Making them is collective where there are several.
-
-    Parameters
-    ----------
-    place : Placement
-    """
+    """Gradients of the ranks of a node. Making them is collective where there are several."""
 
     def __init__(self, place: Placement) -> None:
         self._place, self._cut, self._tree = place, place.cut, place.active
@@ -131,16 +126,11 @@ class Gradients:
     def _mended(self, leaf: Any, k: int) -> np.ndarray:
         """A plain array for one of another type, or the error."""
         title, of, dtype, shape = self._titles[k], self._of[k], self._dtype, self._shapes[k]
-        number = ar.number_as_array(leaf, dtype) if shape == () else None
-        leaf = leaf if number is None else number
+        leaf = ar.number_as_array(leaf, shape, dtype)
         if not ar.is_numpy(leaf):
             (leaf,) = as_views([leaf], "NumPy", False, lambda _: title)
-        if not ar.is_numpy(leaf):
-            raise TypeError(f"{title}: {ar.describe(leaf, 'NumPy')}")
-        if leaf.dtype != dtype:
-            raise TypeError(ar.bad_dtype(title, leaf.dtype, dtype, of))
-        if leaf.shape != shape:
-            raise ValueError(ar.bad_shape(title, leaf.shape, shape, of))
+        if problem := ar.unfit(leaf, title, dtype, shape, of):
+            raise problem
         return np.ndarray.view(leaf, dtype, np.ndarray)
 
     def _flat_on_gpu(self, leaves: Sequence[Any]) -> list[Any]:
@@ -176,19 +166,8 @@ _REACH = 2**31
 class Collectives:
     """Sums of gradients and exchange of parameters. Every method is collective.
 
-    Parameters
-    ----------
-    place : Placement
-    transport : Direct
-    bucket_bytes : int
-        Bytes that a rank receives in a chunk, about.
-    divisor : int
-        By which sums are divided.
-
-    Attributes
-    ----------
-    size : int
-        Elements of a chunk, at most.
+    A rank receives about `bucket_bytes` in a chunk, which has at most `size` elements. Sums are
+    divided by `divisor`.
     """
 
     def __init__(
@@ -222,12 +201,8 @@ class Collectives:
     def sums(self, sources: Sequence[Flat], out: Any, whole: bool) -> Iterator[tuple[int, Any]]:
         """Sums of all ranks' gradients: of each chunk of this rank's piece its begin and the sums.
 
-        Parameters
-        ----------
-        sources : sequence of Flat
-            The gradients of this node's ranks, in their order.
-        out : array
-            Memory of the sums: of all of the piece with `whole`, else of one chunk.
+        `sources` are the gradients of this node's ranks, in their order. `out` is memory for the
+        sums of all of the piece with `whole`, else for those of one chunk.
         """
         coming = deque(self._post(k, sources) for k in range(min(_AHEAD, len(self._chunks))))
         at = 0
@@ -363,23 +338,8 @@ def _add(parts: Sequence[Any], out: Any, divisor: int = 1) -> None:
 class Steps:
     """Work of all ranks in a step, after they have agreed on it. Collective to make.
 
-    Parameters
-    ----------
-    place : Placement
-    shard : Optimizer
-        Of this rank's part.
-    bucket_bytes : int
-        Bytes of gradients that a rank receives in a chunk, about.
-    divisor : int
-        By which sums are divided.
-    transport : str
-        As the user asked for.
-
-    Attributes
-    ----------
-    gradients : Gradients
-    transport : str
-        The name of the transport.
+    `shard` is the optimiser of this rank's part, and `transport` what the user asks for, afterwards
+    the name of what was chosen. The other arguments are those of `Collectives`.
     """
 
     def __init__(
@@ -421,14 +381,8 @@ class Steps:
     def step(self, sources: Sequence[Flat], rate: float, lr: float | None) -> None:
         """Take the step with the sum of the gradients of all ranks.
 
-        Parameters
-        ----------
-        sources : sequence of Flat
-            The gradients of this node's ranks.
-        rate : float
-            The learning rate of this step.
-        lr : float or None
-            As the user passed it.
+        `sources` are those of this node's ranks, `rate` is the learning rate of this step, and `lr`
+        what the user passed for it.
         """
         if self._chunked:
             self._step_chunks(sources, rate)

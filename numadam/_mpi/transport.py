@@ -42,13 +42,7 @@ class Pieces(NamedTuple):
 
 
 class Direct:
-    """Arrays through an MPI that takes their memory.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        A communicator of the library's own.
-    """
+    """Arrays through an MPI that takes their memory, on a communicator of the library's own."""
 
     name = "mpi"
 
@@ -81,13 +75,11 @@ class CudaAware(Direct):
     """CuPy arrays through an MPI that takes the memory of a GPU."""
 
     def empty(self, size: int, dtype: Any) -> Any:
-        """New memory on the current GPU."""
         import cupy
 
         return cupy.empty(size, dtype)
 
     def finish(self) -> None:
-        """Wait until all that was given to the current stream is done."""
         import cupy
 
         cupy.cuda.get_current_stream().synchronize()

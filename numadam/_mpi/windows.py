@@ -10,7 +10,6 @@ import operator
 import os
 import sys
 import weakref
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from mpi4py import MPI
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._mpi.cut import share
-from numadam._mpi.ranks import RankError, Ranks, first_unlike, ranks_of
+from numadam._mpi.ranks import RankError, Ranks, digest, first_unlike, ranks_of
 
 # --- memory that the ranks of a node share -------------------------------------------------------
 # To free a window is collective: all ranks of the node have to call it together. Arrays are
@@ -40,18 +39,9 @@ _MAPPED, _ALIGNED = 4_096, 64
 class Local:
     """Ranks that share memory, and their windows. Each knows the same, in the same order.
 
-    Parameters
-    ----------
-    comm : mpi4py communicator
-        One of the library's own, which `close` frees.
-
-    Attributes
-    ----------
-    comm : mpi4py communicator
-    group : mpi4py group
-        Its ranks, also when it is closed.
-    entries : list
-        Windows of MPI that are not freed, each with a weak reference to its `Window`.
+    `comm` is a communicator of the library's own, which `close` frees; `group` are its ranks, also
+    then. `entries` are windows of MPI that are not freed, each with a weak reference to its
+    `Window`.
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
@@ -78,15 +68,7 @@ class Local:
 class Window:
     """Shared memory, a segment of zeros for each rank of a node. Making one is collective.
 
-    Parameters
-    ----------
-    local : Local
-    nbytes : int
-        Bytes of this rank's own segment.
-
-    Attributes
-    ----------
-    local : Local
+    `nbytes` are those of this rank's own segment.
     """
 
     def __init__(self, local: Local, nbytes: int) -> None:
@@ -259,10 +241,7 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
                 "float32 parameters, and state_dtype='bfloat16' to save memory."
             )
     else:
-        for name, leaf in named:
-            if not ar.is_numpy(leaf):
-                raise TypeError(f"{name}: {ar.describe(leaf, 'NumPy')}")
-        ar.common_dtype(leaves, names)
+        ar.check_params(leaves, names)
     for name, leaf in named:
         if not leaf.flags.c_contiguous or not (on_gpu or leaf.flags.aligned):
             raise ValueError(
@@ -299,7 +278,7 @@ def common_window(leaves: Sequence[Any], names: Sequence[str]) -> Window | None:
 
 def check_same(ranks: Ranks, about: tuple[Any, ...], what: str) -> None:
     """Refuse arguments that differ between ranks, on all of them. Collective."""
-    word = zlib.crc32(repr(about).encode())
+    word = digest(repr(about).encode(errors="backslashreplace"))
     differ = first_unlike(ranks.gather(np.array([word], np.int64)))
     if differ is not None:
         _, rank = differ
@@ -310,7 +289,7 @@ def check_same(ranks: Ranks, about: tuple[Any, ...], what: str) -> None:
 
 def check_values(ranks: Ranks, leaves: Sequence[Any], names: Sequence[str]) -> None:
     """Refuse arrays whose bits differ between ranks, on all of them. Collective."""
-    words = np.array([digest(leaf) for leaf in leaves], np.int64).reshape(-1)
+    words = np.array([digest_of_array(leaf) for leaf in leaves], np.int64).reshape(-1)
     differ = first_unlike(ranks.gather(words))
     if differ is not None:
         column, rank = differ
@@ -320,7 +299,7 @@ def check_values(ranks: Ranks, leaves: Sequence[Any], names: Sequence[str]) -> N
         )
 
 
-def digest(leaf: Any) -> tuple[int, int]:
+def digest_of_array(leaf: Any) -> tuple[int, int]:
     """Two sums over the bits of an array, at the speed of memory: no cryptographic hash."""
     raw = to_host(leaf).reshape(-1).view(np.uint8)
     whole = raw[: len(raw) // 8 * 8].view(np.uint64)
@@ -407,23 +386,14 @@ def _zeros(local: Local, shape: tuple[int, ...], dtype: np.dtype) -> tuple[Windo
 
 
 def _checked(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype]:
-    wanted, kind = _lengths(shape), _numbers(dtype)
-    _check_room(math.prod(wanted) * kind.itemsize)
-    return wanted, kind
-
-
-def _lengths(shape: Any) -> tuple[int, ...]:
     try:
         wanted = tuple(map(operator.index, [shape] if np.ndim(shape) == 0 else shape))
     except TypeError:
         raise TypeError(f"shape: expected whole numbers, got {shape!r:.80}.") from None
     if min(wanted, default=0) < 0:
         raise ValueError(f"shape: expected lengths >= 0, got {wanted}.")
-    return wanted
-
-
-def _numbers(dtype: Any) -> np.dtype:
     kind: np.dtype = np.dtype(dtype)
     if kind.hasobject:
         raise TypeError("dtype: objects cannot be shared; use a dtype of numbers.")
-    return kind
+    _check_room(math.prod(wanted) * kind.itemsize)
+    return wanted, kind

@@ -51,18 +51,6 @@ def default_options(kind: Any) -> dict[str, Any]:
     return found
 
 
-def changed_options(kind: Any, options: Mapping[str, Any]) -> dict[str, str]:
-    """The learning rate and the options that differ from their defaults, as short texts."""
-    defaults, changed = default_options(kind), {}
-    for name, value in options.items():
-        usual = defaults.get(name)
-        # an option that holds arrays has no truth value of its own
-        plain = isinstance(value, (float, int, str)) and isinstance(usual, (float, int, str))
-        if name == "lr" or not (value is usual or (plain and value == usual)):
-            changed[name] = formatting.brief(value)
-    return changed
-
-
 def _warn_of_rounding(settings: Settings, leaves: Leaves, names: Sequence[str]) -> None:
     """Warn where steps of lr are too short for most elements of a 16-bit array."""
     rate, plan = settings.constant_rate, settings.plan
@@ -407,7 +395,15 @@ class OptimizerBase(metaclass=OptimizerType):
         return clone
 
     def _changed_options(self) -> dict[str, str]:
-        return changed_options(type(self), {"lr": self.lr, **self._settings.options})
+        """The learning rate and the options that differ from their defaults, as short texts."""
+        defaults, changed = default_options(type(self)), {"lr": formatting.brief(self.lr)}
+        for name, value in self._settings.options.items():
+            usual = defaults.get(name)
+            # an option that holds arrays has no truth value of its own
+            plain = isinstance(value, (float, int, str)) and isinstance(usual, (float, int, str))
+            if not (value is usual or (plain and value == usual)):
+                changed[name] = formatting.brief(value)
+        return changed
 
     def __repr__(self) -> str:
         """The rule, lr, the options that differ from their defaults, t, and the parameters.

@@ -158,14 +158,7 @@ class Checkpointed(OptimizerBase):
 class Arrays:
     """The arrays of an optimiser by their names in a file: parameters ``p/w``, state ``m/w``.
 
-    Attributes
-    ----------
-    parts : Parts
-    structure : Structure
-        Of the parameters, frozen ones too.
-    active : list of str
-        Names of the parameters that are not frozen.
-    named : dict of str to array
+    `structure` is that of the parameters, frozen ones too; `active` are the names of the others.
     """
 
     def __init__(self, optimizer: OptimizerBase) -> None:

@@ -317,7 +317,11 @@ def _by_slot(
     """The function of this signature: it sorts its arrays by slot, and hands on the rest.
 
     Its source is written, as `dataclasses` writes its own: Python then binds the arguments, and
-    says what is wrong with them, in 0.1 us instead of 3.
+    says what is wrong with them, in 0.1 us instead of 3. That of Adam is::
+
+        def adam_update(p, g, m, v, t, *, lr=lr, vmax=None, out=None, **given):
+            step((g if p is None else p, g, m, v, vmax, out),
+                 (p is None, vmax is None, out is None), t, lr, given)
     """
     places, optional = declared.places, declared.defaults
     by_place = [f"{name}=None" if name in optional else name for name in places]

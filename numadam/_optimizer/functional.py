@@ -123,17 +123,8 @@ def _number_of_step(t: Any) -> int:
 class UpdateFunction:
     """The step of a rule on arrays that the caller owns.
 
-    Parameters
-    ----------
-    rule : RuleSpec
-    title : str
-        Name of the public function.
-    sort : callable
-        ``sort(given)``: lr, the rule's options and the shared ones of given keywords.
-    by_arrays : callable, optional
-        ``by_arrays(arguments, options)``, see `update_function`.
-    counts : bool
-        Whether every call needs t.
+    `title` is the name of the public function, and `counts` says whether every call needs t.
+    ``by_arrays(arguments, options)`` is described in `update_function`.
     """
 
     def __init__(

@@ -52,10 +52,7 @@ class Held(NamedTuple):
 def of_blocks(optimizer: OptimizerBase, comm: Any) -> tuple[Ranks, Callable[[], Held]]:
     """The ranks whose parameters are blocks of whole ones, and what this rank holds.
 
-    Parameters
-    ----------
-    comm : numadam.mpi.Decomposition or None
-        None: this process alone has all.
+    Without `comm`, a `Decomposition`, this process alone has all.
     """
     if comm is None:
         return Alone(), lambda: _blocks(optimizer, None, None, 1)
@@ -118,12 +115,8 @@ def _begin(offsets: Any, path: Sequence[Any], axes: int, name: str) -> tuple[int
 def of_slices(place: Placement, saver: bool | None = None) -> Held:
     """Parts of a rank whose optimiser has flat slices of whole parameters, in their nesting.
 
-    Parameters
-    ----------
-    place : Placement
-    saver : bool or None
-        In a save, whether this is the rank that saves frozen arrays, of which all have the whole;
-        None in a load.
+    In a save, `saver` says whether this is the rank that saves frozen arrays, of which all have the
+    whole; None in a load.
     """
     whole = place.whole
     structure, cuts, frozen = Structure(whole.params), dict[str, Cut](), dict[str, Any]()
@@ -229,10 +222,7 @@ def save(
 ) -> None:
     """Write the optimisers of all ranks into a folder, of one moment. Collective.
 
-    Parameters
-    ----------
-    held, check : callable
-        What this rank holds; and what refuses to save. Their errors reach all ranks.
+    `held` is what this rank holds, and `check` refuses to save. Their errors reach all ranks.
     """
     parts = parts_of(optimizer)
 
@@ -254,7 +244,9 @@ def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) ->
     lr, options = cut_options(parts, as_arrays)
     content = content_of(optimizer, lr, options)
     arrays = {**content.arrays, **{name: to_host(leaf) for name, leaf in held.frozen.items()}}
-    cut_of = {name: _param_of(name) for name in arrays if not name.startswith("options/")}
+    own_names = [name for name in arrays if not name.startswith("options/")]
+    # that of the parameter: p/w of m/w, p of m
+    cut_of = {name: "p" + name.removeprefix(name.partition("/")[0]) for name in own_names}
     cut_of |= cuts_of_options(content, parts, structure)
     if lost := sorted(name for name in arrays if name not in cut_of):
         raise TypeError(
@@ -268,11 +260,6 @@ def _part(optimizer: OptimizerBase, held: Held, as_arrays: bool, masks: bool) ->
         cut_of[MASKS + name] = name
     meta = {**content.meta, "params": _in_c_order(held.params)}
     return Part(KIND, meta, arrays, cut_of, dict(held.cuts))
-
-
-def _param_of(name: str) -> str:
-    """The parameter of a state array: ``p/w`` of ``m/w``."""
-    return "p" + name.removeprefix(name.partition("/")[0])
 
 
 def _in_c_order(node: Any) -> Any:
@@ -294,13 +281,7 @@ def load(
     held: Callable[[], Held],
     check: Callable[[], None],
 ) -> None:
-    """Take over all of a folder, on all ranks or on none. Collective.
-
-    Parameters
-    ----------
-    held, check : callable
-        As in `save`.
-    """
+    """Take over all of a folder, on all ranks or on none; arguments as of `save`. Collective."""
     parts = parts_of(optimizer)
 
     def look() -> Held:

@@ -176,13 +176,6 @@ class Snapshot:
         """Copy all of this snapshot into the optimiser."""
         self._buffer.restore()
 
-    def check(self, name: str, backend: Backend) -> None:
-        """Refuse it for another optimiser than that which it was made of."""
-        if self._backend is not backend:
-            raise ValueError(
-                f"{name}: is a snapshot of another optimiser. Make one with opt.snapshot()."
-            )
-
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "Snapshot: is for its optimiser alone, and cannot be copied or pickled. Pickle or copy "
@@ -207,5 +200,8 @@ def checked(snapshot: Any, name: str, backend: Backend) -> Snapshot:
     if not isinstance(snapshot, Snapshot):
         got = type(snapshot).__name__
         raise TypeError(f"{name}: expected a snapshot, from opt.snapshot(), got {got}.")
-    snapshot.check(name, backend)
+    if snapshot._backend is not backend:  # noqa: SLF001  # this module's own class
+        raise ValueError(
+            f"{name}: is a snapshot of another optimiser. Make one with opt.snapshot()."
+        )
     return snapshot

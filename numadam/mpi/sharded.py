@@ -29,42 +29,6 @@ if TYPE_CHECKING:
     from numadam._core.keywords import ShardedOptions as Options
 
 
-# --- hyperparameters and options of an optimiser as attributes of what holds it ------------------
-
-
-class Forwarding:
-    """Read and set hyperparameters of the optimiser of this rank's part, and copy nothing."""
-
-    _shard: Optimizer
-
-    def __getattr__(self, name: str) -> Any:
-        """Hyperparameters and options of the optimiser's class."""
-        if not name.startswith("_") and (
-            # a property that has raised AttributeError raises it again
-            hasattr(type(self), name) or _is_option(type(self._shard), name)
-        ):
-            return getattr(self._shard, name)
-        raise AttributeError(f"Sharded has no attribute {name!r}. {_about(name)}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_") or hasattr(type(self), name):
-            super().__setattr__(name, value)
-        elif _is_option(type(self._shard), name):
-            setattr(self._shard, name, value)
-        else:
-            raise AttributeError(f"Sharded has no attribute {name!r} to set. {_about(name)}")
-
-    def __dir__(self) -> list[str]:
-        kind = type(self._shard)
-        return [*super().__dir__(), *(name for name in dir(kind) if _is_option(kind, name))]
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "Sharded: its parts lie on several ranks, so it cannot be copied or pickled on one. "
-            "Write a checkpoint, opt.save(folder), or copy opt.params and opt.state on every rank."
-        )
-
-
 def _is_option(kind: type[Any], name: str) -> bool:
     """Whether a class has a hyperparameter or option of this name."""
     return isinstance(getattr(kind, name, None), option)
@@ -82,7 +46,7 @@ _MOST_BYTES = 2**30
 _MAKING = "Sharded"
 
 
-class Sharded(Forwarding):
+class Sharded:
     r"""Parameters that every rank holds, stepped by all of them together: each its part.
 
     .. math:: g = \sum_{r=0}^{N-1} g_r, \qquad p = \text{step of } kind(p, g)
@@ -156,6 +120,7 @@ class Sharded(Forwarding):
     """
 
     __module__ = "numadam.mpi"
+    _shard: Optimizer
 
     def __init__(
         self,
@@ -184,9 +149,7 @@ class Sharded(Forwarding):
         own, digests = self._ranks.call(_MAKING, lambda: place.options(lr, options))
         check_same(self._ranks, tuple(digests), "Sharded: lr or bounds")
         make: Any = kind  # whose options are those of its rule
-        self._shard: Optimizer = self._ranks.call(
-            _MAKING, lambda: make(place.own(), comm=comm, **own)
-        )
+        self._shard = self._ranks.call(_MAKING, lambda: make(place.own(), comm=comm, **own))
         divisor = self._ranks.size if reduce == "mean" else 1
         self._steps = self._ranks.call(
             _MAKING, lambda: Steps(place, self._shard, bucket_bytes, divisor, transport)
@@ -450,6 +413,33 @@ class Sharded(Forwarding):
     def nodes(self) -> int:
         """Machines with parameters of their own: the number of ranks with plain arrays."""
         return self._place.nodes.count
+
+    def __getattr__(self, name: str) -> Any:
+        """Hyperparameters and options of the optimiser's class."""
+        if not name.startswith("_") and (
+            # a property that has raised AttributeError raises it again
+            hasattr(type(self), name) or _is_option(type(self._shard), name)
+        ):
+            return getattr(self._shard, name)
+        raise AttributeError(f"Sharded has no attribute {name!r}. {_about(name)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_") or hasattr(type(self), name):
+            super().__setattr__(name, value)
+        elif _is_option(type(self._shard), name):
+            setattr(self._shard, name, value)
+        else:
+            raise AttributeError(f"Sharded has no attribute {name!r} to set. {_about(name)}")
+
+    def __dir__(self) -> list[str]:
+        kind = type(self._shard)
+        return [*super().__dir__(), *(name for name in dir(kind) if _is_option(kind, name))]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "Sharded: its parts lie on several ranks, so it cannot be copied or pickled on one. "
+            "Write a checkpoint, opt.save(folder), or copy opt.params and opt.state on every rank."
+        )
 
     def __repr__(self) -> str:
         """The shard's class and options, the ranks, t, and all parameters."""

@@ -89,7 +89,7 @@ from numadam._cpu import kernel as c
 from numadam._jit import cache, loops
 
 def again():
-    loops._compiled_loops.clear(); c.validator_address.cache_clear()  # as in a new process
+    loops._compiled_loops.clear(); c.code_address.cache_clear()  # as in a new process
     found = digest(100)
     (step,) = loops._compiled_loops.values()
     return found, (step.serial._cache.hit, loops._callbacks[-1]._cache.hit)
@@ -221,7 +221,7 @@ def test_a_loop_of_another_processor_is_not_loaded(warm: str) -> None:
     code = """
         from numadam._cpu import kernel as c
         from numadam._jit import loops
-        c.validator_address(); print(loops._callbacks[0]._cache.hit)
+        c.code_address("validator"); print(loops._callbacks[0]._cache.hit)
     """
     assert python(code, NUMBA_CACHE_DIR=warm) == "True"
     assert python(code, NUMBA_CACHE_DIR=warm, NUMBA_CPU_NAME="generic") == "False"

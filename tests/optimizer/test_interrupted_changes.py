@@ -146,7 +146,7 @@ ALL_STATE = {
 @pytest.mark.parametrize("way", ["reset", "state", "t"])
 def test_reset_and_loads_happen_whole_or_not_at_all(way):
     opt = na.Adam([np.zeros(3), np.zeros((2, 2))], **ALL_STATE)
-    new_state, block = opt.state.copy(), opt._backend.memory._block
+    new_state, block = opt.state.copy(), opt._backend._block
     for k in range(3):
         opt.step([np.full(3, k + 1.0), np.full((2, 2), -1.0)])
     saved, seen = block.copy(), []
