@@ -27,12 +27,13 @@ from numadam._core.scalars import (
 from numadam._cuda import launch as policy
 from numadam._cuda.memory import (
     WIDEST,
+    Tile,
     make_array_view,
     make_load,
     make_load_fields,
     make_opaque,
-    make_read_tile,
-    make_write_tile,
+    make_read_tiles,
+    make_write_tiles,
     offset_of,
 )
 from numadam._jit.functions import jit_once
@@ -299,84 +300,61 @@ def make_scalars(plan: Plan, by_value: bool, wrap: Any) -> tuple[Any, Any]:
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
 
-def _read_absent(address, i):
-    return None
+def make_tiles(one: Pass, count: int, slots: Sequence[int]) -> tuple[Any, Any]:
+    """``read(addresses, i, e) -> tiles``, and ``write(tiles, addresses, i)``.
 
-
-def _write_absent(tile, address, i):
-    return None
-
-
-def make_tile_access(one: Pass, count: int, wrap: Any) -> tuple[list[Any], list[Any]]:
-    """For every slot a function that reads `count` iterations as a tile, and one that writes it.
-
-    Of arrays that the pass does not have, they return None and do nothing: Numba prunes them.
+    A tile is `count` iterations from number i on, of a sparse gradient from e on. There is one for
+    each of `slots`, None where the pass has no such array.
     """
-    absent, plan = wrap(_read_absent), one.plan
-    reads, writes = [], []
-    for slot in range(pl.SLOTS):
-        memory, step = memory_dtype(plan.storage(slot)), plan.stride(slot)
-        size = count * step // memory.itemsize
-        used, loaded, stored = slot in one.slots, slot in one.loaded, slot in one.stored
-        reads.append(make_read_tile(memory, size, step, loaded) if used else absent)
-        writes.append(make_write_tile(memory, size, step) if stored else wrap(_write_absent))
-    return reads, writes
+    tiles: list[Tile | None] = []
+    for slot in slots:
+        if slot not in one.slots:
+            tiles.append(None)
+            continue
+        memory, step = memory_dtype(one.plan.storage(slot)), one.plan.stride(slot)
+        place, size = one.slots.index(slot), count * step // memory.itemsize
+        how = slot in one.loaded, slot in one.stored, slot == pl.G
+        tiles.append(Tile(place, memory, size, step, *how))
+    return make_read_tiles(tiles), make_write_tiles(tiles)
 
 
 def _unchanged(place):
     return place
 
 
-def _make_visit(one: Pass, count: int, many: bool, read: Any, wrap: Any) -> Any:
+def _make_visit(one: Pass, count: int, many: bool, scalars_of: Any, wrap: Any) -> Any:
     """``visit(place, i, e, scalars)``: `count` iterations from iteration i on, as one tile.
 
     `place` are the addresses of a leaf's arrays, or with `many` leaves the address of its record.
     The gradient is that of iteration e, which is i unless the gradient is sparse.
-    ``read(scalars) -> h, k``.
+    ``scalars_of(scalars) -> h, k``.
     """
-    reads, writes = make_tile_access(one, count, wrap)
+    read, write = make_tiles(one, count, range(pl.STEPPED))
     addresses = make_load_addresses(one.slots) if many else wrap(_unchanged)
-    opaque = make_opaque()
-    update = one.element
-    # the place of each slot's address among those of the pass; any for an absent array
-    order = [one.slots.index(s) if s in one.slots else 0 for s in range(pl.STEPPED)]
-    r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11 = reads[: pl.STEPPED]
-    w0, _, w2, w3, w4, w5, w6, w7, _, _, _, w11 = writes[: pl.STEPPED]
-    a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11 = order
+    opaque, update = make_opaque(), one.element
 
-    def element(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars):
-        h, k = read(scalars)
-        update(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)
+    def element(n, tiles, scalars):
+        h, k = scalars_of(scalars)
+        update(n, *tiles, h, k)
 
     element = wrap(element)
 
     def visit(place, i, e, scalars):
-        a = addresses(place)
-        p, g, s0, s1 = r0(a[a0], i), r1(a[a1], e), r2(a[a2], i), r3(a[a3], i)
-        s2, out, total, average = r4(a[a4], i), r5(a[a5], i), r6(a[a6], i), r7(a[a7], i)
-        low, high, rate, master = r8(a[a8], i), r9(a[a9], i), r10(a[a10], i), r11(a[a11], i)
+        tiles = read(addresses(place), i, e)
         # unrolled by hand: an index that is no constant would put the tiles into local memory
-        element(0, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
+        element(0, tiles, scalars)
         if count > 1:
-            element(1, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
+            element(1, tiles, scalars)
         if count > 2:
-            element(2, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
-            element(3, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
+            element(2, tiles, scalars)
+            element(3, tiles, scalars)
         if count > 4:
-            element(4, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
-            element(5, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
-            element(6, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
-            element(7, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
+            element(4, tiles, scalars)
+            element(5, tiles, scalars)
+            element(6, tiles, scalars)
+            element(7, tiles, scalars)
         # computed again: kept since the loads, the places would take two registers an array
-        a, i = addresses(opaque(place)), opaque(i)
-        w0(p, a[a0], i)
-        w2(s0, a[a2], i)
-        w3(s1, a[a3], i)
-        w4(s2, a[a4], i)
-        w5(out, a[a5], i)
-        w6(total, a[a6], i)
-        w7(average, a[a7], i)
-        w11(master, a[a11], i)
+        write(tiles, addresses(opaque(place)), opaque(i))
 
     return wrap(visit)
 

@@ -12,7 +12,7 @@ element, as tiles of one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -41,51 +41,79 @@ def _vector(element: Any, count: int) -> Any:
     return ir.VectorType(element, count) if count > 1 else element
 
 
-def make_read_tile(memory: np.dtype[Any], count: int, step: int, load: bool = True) -> Any:
-    """``read_tile(address, i) -> tile``: `count` numbers from iteration i on, in registers.
+class Tile(NamedTuple):
+    """Neighbouring numbers of one array of a pass, in registers."""
 
-    `step` are the bytes from one iteration to the next. Without `load` the tile is not read: the
-    kernel will write all of it.
+    place: int  # of the array's address among those of the pass
+    memory: np.dtype[Any]
+    size: int  # numbers
+    step: int  # bytes from one iteration to the next
+    loaded: bool  # else the pass writes all of it
+    stored: bool
+    sparse: bool  # of a gradient whose rows are numbered by themselves
+
+    def pointer(self, builder: Any, addresses: Sequence[Any], i: Any, vector: Any) -> Any:
+        """Where the numbers from iteration i on lie."""
+        skip = builder.mul(i, ir.Constant(_I64, self.step))
+        return _pointer(builder, builder.add(addresses[self.place], skip), vector)
+
+    @property
+    def align(self) -> int:
+        """The promise that turns `size` loads into one; callers check the addresses."""
+        return min(self.memory.itemsize * self.size, WIDEST)
+
+
+def make_read_tiles(tiles: Sequence[Tile | None]) -> Any:
+    """``read_tiles(addresses, i, e) -> tuple``: from iteration i on, of `sparse` arrays from e on.
+
+    None for arrays that are not there.
     """
-    kind = from_dtype(memory)
+    kinds = [None if one is None else types.CPointer(from_dtype(one.memory)) for one in tiles]
+    result = types.Tuple([kind or types.none for kind in kinds])
 
-    def read_tile(typingctx: Any, address: Any, i: Any) -> Any:
+    def read_tiles(typingctx: Any, addresses: Any, i: Any, e: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            element = context.get_data_type(kind)
-            vector = _vector(element, count)
-            # Numba cannot index a vector. A stack array, indexed by constants alone, can be;
-            # LLVM then keeps it in registers (SROA), and no local memory is left
-            tile = cgutils.alloca_once(builder, ir.ArrayType(element, count))
-            if load:
-                place = builder.add(args[0], builder.mul(args[1], ir.Constant(_I64, step)))
-                loaded = builder.load(_pointer(builder, place, vector))
-                # the promise that turns `count` loads into one; callers check the addresses
-                loaded.align = min(memory.itemsize * count, WIDEST)
-                builder.store(loaded, builder.bitcast(tile, vector.as_pointer())).align = 1
-            return builder.bitcast(tile, element.as_pointer())
+            places = cgutils.unpack_tuple(builder, args[0])
 
-        return types.CPointer(kind)(types.int64, types.int64), codegen
+            def read(one: Tile) -> Any:
+                element = context.get_data_type(from_dtype(one.memory))
+                vector = _vector(element, one.size)
+                # Numba cannot index a vector. A stack array, indexed by constants alone, can be;
+                # LLVM then keeps it in registers (SROA), and no local memory is left
+                tile = cgutils.alloca_once(builder, ir.ArrayType(element, one.size))
+                if one.loaded:
+                    at = one.pointer(builder, places, args[2 if one.sparse else 1], vector)
+                    loaded = builder.load(at)
+                    loaded.align = one.align
+                    builder.store(loaded, builder.bitcast(tile, vector.as_pointer())).align = 1
+                return builder.bitcast(tile, element.as_pointer())
 
-    return intrinsic(read_tile)
+            found = [context.get_dummy_value() if one is None else read(one) for one in tiles]
+            return context.make_tuple(builder, signature.return_type, found)
+
+        return result(addresses, types.int64, types.int64), codegen
+
+    return intrinsic(read_tiles)
 
 
-def make_write_tile(memory: np.dtype[Any], count: int, step: int) -> Any:
-    """``write_tile(tile, address, i)``: the numbers of a tile, from iteration i on."""
-    kind = from_dtype(memory)
+def make_write_tiles(tiles: Sequence[Tile | None]) -> Any:
+    """``write_tiles(tiles, addresses, i)``: those that are stored, from iteration i on."""
 
-    def write_tile(typingctx: Any, tile: Any, address: Any, i: Any) -> Any:
+    def write_tiles(typingctx: Any, given: Any, addresses: Any, i: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            vector = _vector(context.get_data_type(kind), count)
-            place = builder.add(args[1], builder.mul(args[2], ir.Constant(_I64, step)))
-            stored = builder.load(builder.bitcast(args[0], vector.as_pointer()))
-            stored.align = 1  # the stack array's own alignment is that of an element
-            pointer = _pointer(builder, place, vector)
-            builder.store(stored, pointer).align = min(memory.itemsize * count, WIDEST)
+            places = cgutils.unpack_tuple(builder, args[1])
+            for one, tile in zip(tiles, cgutils.unpack_tuple(builder, args[0]), strict=True):
+                if one is not None and one.stored:
+                    vector = _vector(tile.type.pointee, one.size)
+                    numbers = builder.load(builder.bitcast(tile, vector.as_pointer()))
+                    numbers.align = 1  # the stack array's own alignment is that of an element
+                    at = one.pointer(builder, places, args[2], vector)
+                    builder.store(numbers, at).align = one.align
             return context.get_dummy_value()
 
-        return types.void(types.CPointer(kind), types.int64, types.int64), codegen
+        return types.void(given, addresses, types.int64), codegen
 
-    return intrinsic(write_tile)
+    return intrinsic(write_tiles)
 
 
 def make_load(dtype: np.dtype[Any], places: Sequence[int]) -> Any:

@@ -48,7 +48,7 @@ from numadam._cuda.kernel import (
     make_advance_all,
     make_load_addresses,
     make_scalars,
-    make_tile_access,
+    make_tiles,
     scalars_type,
     tile_iterations,
 )
@@ -132,32 +132,29 @@ def _make_squares(plan: Plan, wrap: Any) -> tuple[Any, Any]:
     numbers = Pass(dataclasses.replace(plan, modulus=False), slots, slots, (), None)
     of_x = pl.MASTER if plan.master else pl.P
     order = (of_x, pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.OWNED)
-    ax, ag, at, al, ah, ao = (slots.index(slot) if slot in slots else 0 for slot in order)
+
+    def one(n, tiles, sums, k):
+        return add(sums, np.float64(gradient(n, *tiles, k)))
+
+    one = wrap(one)
 
     def make(count):
-        reads, _ = make_tile_access(numbers, count, wrap)
-        rx, rg, rt, rl, rh, ro = (reads[slot] for slot in order)
-
-        def one(e, x, g, total, low, high, own, sums, k):
-            return add(sums, np.float64(gradient(e, x, g, total, low, high, own, k)))
-
-        one = wrap(one)
+        read, _ = make_tiles(numbers, count, order)
 
         def squares(a, i, sums, k):
-            x, g, total = rx(a[ax], i), rg(a[ag], i), rt(a[at], i)
-            low, high, own = rl(a[al], i), rh(a[ah], i), ro(a[ao], i)
+            tiles = read(a, i, i)
             # unrolled by hand, as the pass is: tiles stay in registers
-            sums = one(0, x, g, total, low, high, own, sums, k)
+            sums = one(0, tiles, sums, k)
             if count > 1:
-                sums = one(1, x, g, total, low, high, own, sums, k)
+                sums = one(1, tiles, sums, k)
             if count > 2:
-                sums = one(2, x, g, total, low, high, own, sums, k)
-                sums = one(3, x, g, total, low, high, own, sums, k)
+                sums = one(2, tiles, sums, k)
+                sums = one(3, tiles, sums, k)
             if count > 4:
-                sums = one(4, x, g, total, low, high, own, sums, k)
-                sums = one(5, x, g, total, low, high, own, sums, k)
-                sums = one(6, x, g, total, low, high, own, sums, k)
-                sums = one(7, x, g, total, low, high, own, sums, k)
+                sums = one(4, tiles, sums, k)
+                sums = one(5, tiles, sums, k)
+                sums = one(6, tiles, sums, k)
+                sums = one(7, tiles, sums, k)
             return sums
 
         return wrap(squares)
