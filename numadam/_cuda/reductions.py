@@ -19,6 +19,7 @@ from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
 from numadam._cuda.compiler import compiled
 from numadam._cuda.kernel import COUNTERS
+from numadam._cuda.launch import Launch
 from numadam._cuda.memory import offset_of
 from numadam._cuda.norms import make_combine, make_finalize_norms, make_sums, norm_slots, sums_of
 from numadam._cuda.scalars import DeviceControl, Scalars
@@ -144,11 +145,11 @@ class GradientNorms:
             self._of_ranks = RankTotals(exchange, self._totals, control.host)
         self.go = control.counters_address + offset_of(COUNTERS, "go")
         sums = compiled(make_sums, device, plan, scalars.values is not None, arguments.many)
-        self._sums = sums.ready(scalars.values)
+        self._sums = Launch(*sums, scalars.values)
         # one total is combined in the block of the last kernel, if no other ranks have a part in it
         combines = count == 1 and exchange is None
-        self._combine = None if combines else compiled(make_combine, device, plan).ready()
-        self._finalize = compiled(make_finalize_norms, device, plan, combines).ready()
+        self._combine = None if combines else Launch(*compiled(make_combine, device, plan))
+        self._finalize = Launch(*compiled(make_finalize_norms, device, plan, combines))
 
     def read(self) -> np.ndarray:
         """The last norms, one or one an array: the host waits for the GPU."""

@@ -29,7 +29,7 @@ from numadam._core.scalars import (
 from numadam._cuda import launch as policy
 from numadam._cuda.compiler import compiled
 from numadam._cuda.kernel import COUNTERS, control_width, make_prepare
-from numadam._cuda.launch import is_capturing
+from numadam._cuda.launch import Launch, is_capturing
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop, in_default_mode
 from numadam._jit.pointers import as_pointer
@@ -309,7 +309,7 @@ class DeviceScalars:
         self._carried = len(plan.products)
         self._rows = cupy.zeros((groups, width_of(plan)), plan.real)
         self._rate = cupy.zeros((), np.float64) if rate is None else rate
-        self._launch = compiled(make_prepare, device, plan, self._rate.dtype).ready()
+        self._launch = Launch(*compiled(make_prepare, device, plan, self._rate.dtype))
         rows, products, lr = (
             int(array.data.ptr) for array in (self._rows, self._products, self._rate)
         )
