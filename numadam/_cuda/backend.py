@@ -15,7 +15,7 @@ import numpy as np
 from numadam._arrays.interop import require_bfloat16, require_gpu
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
-from numadam._core.half import memory_dtype
+from numadam._core.half import in_memory, memory_dtype
 from numadam._cuda import arrays as ca
 from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
 from numadam._jit.process import at_once, defer_interrupts
@@ -289,10 +289,14 @@ class CudaBackend(Backend):
 
     def snapshot_buffer(self) -> SnapshotBuffer:
         """New memory for a snapshot of parameters, state, counters and norms."""
-        step = self._step
-        parts = [self._memory, step.control, step.scalars, *filter(None, [step.norms])]
+        parts = [
+            self._memory,
+            self._step.control,
+            self._step.scalars,
+            *filter(None, [self._step.norms]),
+        ]
         own = [
-            *map(ca.in_memory, self.params),
+            *map(in_memory, self.params),
             *(array for part in parts for array in part.arrays()),
         ]
         with on_gpu(self._device):
@@ -338,7 +342,7 @@ class CudaBackend(Backend):
         import cupy
 
         with on_gpu(self._device):
-            return [cupy.asarray(ca.in_memory(one)).view(one.dtype) for one in arrays]
+            return [cupy.asarray(in_memory(one)).view(one.dtype) for one in arrays]
 
     def check_arrays(
         self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
@@ -381,7 +385,7 @@ class CudaBackend(Backend):
                 self._step.scalars.load_products(products)
                 self._t, self._calls = int(counted.t), calls
                 for param, new in zip(self.params, params or (), strict=params is not None):
-                    ca.in_memory(param)[...] = ca.in_memory(new)
+                    in_memory(param)[...] = in_memory(new)
                 at_once(others)
 
     @classmethod

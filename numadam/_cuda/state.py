@@ -11,7 +11,7 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._core.half import memory_dtype
+from numadam._core.half import in_memory, memory_dtype
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
 from numadam._cuda import kernel as spec
@@ -294,7 +294,7 @@ class CudaState:
         views = self._views(staged)
         for name, leaves in state.items():
             for view, leaf in zip(views[name], leaves, strict=True):
-                ca.in_memory(view)[...] = ca.in_memory(leaf)
+                in_memory(view)[...] = in_memory(leaf)
         return staged
 
     def take(self, staged: Any) -> None:
@@ -318,4 +318,4 @@ def _fill(view: Any, value: Any) -> None:
         view[...] = cupy.asarray(value)
     else:
         # CuPy may lack the dtype that NumPy has
-        ca.in_memory(view)[...] = cupy.asarray(ca.in_memory(np.asarray(value).astype(view.dtype)))
+        in_memory(view)[...] = cupy.asarray(in_memory(np.asarray(value).astype(view.dtype)))

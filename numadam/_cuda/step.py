@@ -12,19 +12,20 @@ import numpy as np
 
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, require_gpu
-from numadam._backend import Exchange, FunctionalStep, Leaves
+from numadam._backend import Exchange, FunctionalStep, Leaves, Title
 from numadam._core import plan as pl
+from numadam._core.half import in_memory
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
 from numadam._cuda import kernel as spec
 from numadam._cuda import launch as policy
-from numadam._cuda.arrays import SparseGradients
+from numadam._cuda.arrays import CudaSparseGradients
 from numadam._cuda.compiler import compiled
 from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._cuda.reductions import GradientNorms
 from numadam._cuda.scalars import DeviceControl, DeviceScalars, HostScalars, Scalars
 from numadam._cuda.state import KernelArguments
-from numadam._cuda.validate import CheckedArrays, Title, Validated, Validator
+from numadam._cuda.validate import CheckedArrays, Validated, Validator
 from numadam._jit.process import defer_interrupts
 
 # --- steps of an optimiser -----------------------------------------------------------------------
@@ -96,7 +97,7 @@ class CudaStep:
         )
         reduced = plan, self.arguments, self.control, self.scalars, device, exchange
         self.norms = GradientNorms(*reduced) if plan.norm else None
-        self.sparse = SparseGradients(layout, device, sparse, title)
+        self.sparse = CudaSparseGradients(layout, device, sparse, title)
         self.validator = Validator(plan, layout, device, title, self.sparse, fixed)
         many = self.arguments.many
         self._slots = {out: spec.step_slots(plan, out) for out in (False, True)}
@@ -156,7 +157,7 @@ class CudaStep:
         import cupy
 
         if (slot, k) not in self._work:
-            self._work[slot, k] = cupy.empty(array.size, ca.in_memory(array).dtype)
+            self._work[slot, k] = cupy.empty(array.size, in_memory(array).dtype)
         return self._work[slot, k]
 
     def _prepare_copies(self, validated: Validated, has_out: bool) -> None:

@@ -6,20 +6,19 @@ again whose arrays have changed. A refused step empties the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import ref
 
 from numadam._arrays.interop import Layout, as_views
 from numadam._arrays.tree import same_objects
-from numadam._backend import Leaves
+from numadam._backend import Leaves, Rows, Title
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
-from numadam._cuda.arrays import Rows, SparseGradients
+from numadam._cuda.arrays import CudaSparseGradients
 
-Title = Callable[[int, int], str]
 #: Arrays of a slot from which on those of the last two steps are trusted without a check.
 _TRUSTED_FROM = 16
 #: Pointer, device, shape, strides and dtype of an array.
@@ -117,7 +116,7 @@ class Validator:
         Number of the GPU.
     title : callable
         ``title(slot, leaf)``: what the user calls that array.
-    sparse : SparseGradients
+    sparse : CudaSparseGradients
     fixed : list of arrays
         The optimiser's own parameters: recognised by the list itself.
     """
@@ -128,7 +127,7 @@ class Validator:
         layout: Layout,
         device: int,
         title: Title,
-        sparse: SparseGradients,
+        sparse: CudaSparseGradients,
         fixed: Leaves = (),
     ) -> None:
         import cupy
