@@ -259,8 +259,8 @@ class CudaBackend(Backend):
                 launch()
             for copy in step.copies_back:
                 copy()
-            if scalars.advances:
-                scalars.advance(t)
+            if scalars.advance is not None:
+                scalars.advance()
             self._calls = 0
             self._t += 1
         return not self._reports_skips or self._step.control.are_finite()
@@ -295,10 +295,7 @@ class CudaBackend(Backend):
             self._step.scalars,
             *filter(None, [self._step.norms]),
         ]
-        own = [
-            *map(in_memory, self.params),
-            *(array for part in parts for array in part.arrays()),
-        ]
+        own = [*map(in_memory, self.params), *(array for part in parts for array in part.saved)]
         with on_gpu(self._device):
             copied = [array.copy() for array in own]
         counted = self._t, self._calls

@@ -138,7 +138,10 @@ def compiled(make: Maker, device: int, plan: Plan, *more: Any) -> Kernel:
     key = (make, plan, *map(str, more), device, policy.THREADS)
     with _lock:
         if key not in _kernels:
-            _kernels[key] = _load(make, device, plan, more)
+            with _explained(device), policy.compiling_for(device):
+                capability = cuda.get_current_device().compute_capability
+                image, name, kinds = _image(make, capability, plan, more)
+                _kernels[key] = policy.load(image, name), kinds
         return _kernels[key]
 
 
@@ -171,10 +174,3 @@ def _explained(device: int) -> Iterator[None]:
         raise ImportError(
             f"numba-cuda does not work with NumPy {np.__version__} ({error}): {install_for_gpu()}."
         ) from error
-
-
-def _load(make: Maker, device: int, plan: Plan, more: tuple[Any, ...]) -> Kernel:
-    with _explained(device), policy.compiling_for(device):
-        capability = cuda.get_current_device().compute_capability
-        image, name, kinds = _image(make, capability, plan, more)
-        return policy.load(image, name), kinds

@@ -21,6 +21,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
+from numadam._jit.pointers import offset_of
+
 #: Bytes that one instruction of a GPU reads or writes at most.
 WIDEST = 16
 
@@ -116,9 +118,9 @@ def make_write_tiles(tiles: Sequence[Tile | None]) -> Any:
     return intrinsic(write_tiles)
 
 
-def make_load(dtype: np.dtype[Any], places: Sequence[int]) -> Any:
+def make_load(dtype: Any, places: Sequence[int]) -> Any:
     """``load(address) -> tuple``: the numbers at these places of an array, all loaded at once."""
-    kind = from_dtype(dtype)
+    kind = from_dtype(np.dtype(dtype))
 
     def load(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -155,15 +157,15 @@ def make_opaque() -> Any:
     return intrinsic(opaque)
 
 
-def make_array_view(dtype: np.dtype[Any]) -> Any:
+def make_array_view(dtype: Any) -> Any:
     """``array_view(address, n)``: an array of n numbers, or of n records."""
-    kind = from_dtype(dtype)
+    kind, nbytes = from_dtype(np.dtype(dtype)), np.dtype(dtype).itemsize
     array_type = types.Array(kind, 1, "C")
 
     def array_view(typingctx: Any, address: Any, n: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             made = context.make_array(array_type)(context, builder)
-            element, size = context.get_data_type(kind), ir.Constant(_I64, dtype.itemsize)
+            element, size = context.get_data_type(kind), ir.Constant(_I64, nbytes)
             # Numba's arrays are of the generic space; LLVM infers the global one again
             pointer = builder.addrspacecast(
                 _pointer(builder, args[0], element), element.as_pointer()
@@ -178,12 +180,12 @@ def make_array_view(dtype: np.dtype[Any]) -> Any:
     return intrinsic(array_view)
 
 
-def offset_of(record: np.dtype[Any], name: str) -> int:
-    """Bytes from the begin of a record to one of its fields."""
-    assert record.fields is not None
-    return record.fields[name][1]
-
-
 def make_load_fields(record: np.dtype[Any], *names: str) -> Any:
     """``load(address) -> tuple``: these fields of a record of int64, all loaded at once."""
-    return make_load(np.dtype(np.int64), [offset_of(record, name) // 8 for name in names])
+    return make_load(np.int64, [offset_of(record, name) // 8 for name in names])
+
+
+#: ``doubles(address, n)``, ``longs(address, n)``: arrays of these.
+doubles, longs = make_array_view(np.float64), make_array_view(np.int64)
+#: ``load_long(address)``, ``load_int(address)``: a tuple of the one number.
+load_long, load_int = make_load(np.int64, [0]), make_load(np.int32, [0])

@@ -52,7 +52,7 @@ from numadam._cuda.kernel import (
     scalars_type,
     tile_iterations,
 )
-from numadam._cuda.memory import make_array_view, make_load, make_load_fields
+from numadam._cuda.memory import doubles, load_int, longs, make_array_view, make_load_fields
 from numadam._jit.functions import linked
 
 # --- partial sums --------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def _make_add_part(plan: Plan, by_value: bool, wrap: Any) -> Any:
     whole, single = _make_squares(plan, wrap)
     scalars, read = make_scalars(plan, by_value, wrap)
     width, count = norm_iterations(plan), sums_of(plan)
-    fold, doubles = _make_fold(count, wrap), make_array_view(np.dtype(np.float64))
+    fold = _make_fold(count, wrap)
     threads, numbers, in_shared = policy.THREADS, round_size(), count * policy.THREADS
     steps = policy.SUMMED_PER_THREAD // width
 
@@ -250,7 +250,7 @@ def make_sums(plan: Plan, by_value: bool, many: bool) -> KernelSource:
     """
     wrap = device_jit()
     add_part = _make_add_part(plan, by_value, wrap)
-    addresses, leaf_of = make_load_addresses(norm_slots(plan)), make_load(np.dtype(np.int32), (0,))
+    addresses = make_load_addresses(norm_slots(plan))
     names = "group", "first_part", "norm_size", "norm_tiled", "norm_rounds"
     fields, record, i8 = make_load_fields(LEAF, *names), LEAF.itemsize, cuda.types.int64
 
@@ -259,7 +259,7 @@ def make_sums(plan: Plan, by_value: bool, many: bool) -> KernelSource:
 
     def over_many(table, leaves, partials, rows):
         block = np.int64(cuda.blockIdx.x)
-        place = table + np.int64(leaf_of(leaves + 4 * block)[0]) * record
+        place = table + np.int64(load_int(leaves + 4 * block)[0]) * record
         group, first, size, tiled, rounds = fields(place)
         a = addresses(place)
         add_part(a, block, first, size, tiled, rounds, rows, group, partials)
@@ -290,7 +290,6 @@ def _make_combine_total(plan: Plan) -> Any:
     `firsts` says where the partial sums of each total begin, and last where they end. Every
     addition is an error-free transformation: what it loses is added up beside it.
     """
-    doubles, longs = make_array_view(np.dtype(np.float64)), make_array_view(np.dtype(np.int64))
     threads, count = policy.THREADS, sums_of(plan)
     in_shared = threads * count
 
@@ -347,7 +346,6 @@ def make_finalize_norms(plan: Plan, combines: bool) -> KernelSource:
     the running products of `groups` rows. It is one long function, since its threads meet at
     barriers.
     """
-    doubles, longs = make_array_view(np.dtype(np.float64)), make_array_view(np.dtype(np.int64))
     reals, records = make_array_view(plan.real), make_array_view(COUNTERS)
     columns, of_margin = op.COLUMN, op.COLUMN.margin
     column = columns.clip_array_norm if plan.norm == "array" else columns.clip_norm
