@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -141,13 +141,12 @@ class CudaStep:
 
     def release(self) -> None:
         """Refer to no array any more."""
+        self.validator.forget()
         self._noted, self.bound = {}, None
         self.copies_in, self.launches, self.copies_back = [], [], []
 
     def _addresses(self, slot: int, checked: CheckedArrays) -> list[int]:
         """Addresses at which kernels find the arrays of a slot: strided ones in work arrays."""
-        if not checked.strided:
-            return checked.addresses
         addresses = list(checked.addresses)
         for k, array in checked.strided.items():
             addresses[k] = ca.address_of(self._work_array(slot, k, array))
@@ -228,55 +227,44 @@ _lock = threading.Lock()
 _PER_THREAD = 2
 
 
-class _Signature(NamedTuple):
-    """Properties of a call that decide which step it can share with another call."""
-
-    plan: Plan
-    width: int  # of the control block
-    device: int
-    shape: tuple[int, ...]
-    order: tuple[int, ...]
-    has_out: bool
-    names: tuple[str, ...]  # of the arrays, by slot
-    # the stream itself: it lives as long as this does, and no other gets its number meanwhile
-    stream: Any
-    thread: int  # where streams of several threads have one number, else 0
-
-
 @functools.lru_cache(maxsize=256)  # more shapes than a model has: else each call would compile
-def _made(signature: _Signature) -> tuple[np.ndarray, CudaStep]:
-    """A control block of one row, and the step that reads it."""
-    plan, width, device, shape, order, has_out, names, *_ = signature
+def _made(
+    plan: Plan,
+    width: int,
+    device: int,
+    shape: tuple[int, ...],
+    order: tuple[int, ...],
+    has_out: bool,
+    names: tuple[str, ...],
+    stream: Any,
+    thread: int,
+) -> tuple[np.ndarray, CudaStep]:
+    """A control block of one row of so many numbers, and the step that reads it.
+
+    The step's memory belongs to one stream: the stream itself is a key, for it lives as long as the
+    step does, and no other gets its number meanwhile.
+    """
     layout, control = Layout([shape], [order], plan.dtype), np.zeros((1, width))
-
-    def title(slot: int, leaf: int) -> str:
-        return names[slot]
-
-    return control, CudaStep(plan, layout, control, [0], device, title, outs=[has_out])
-
-
-def _signature(call: FunctionalStep) -> _Signature:
-    import cupy
-
-    settings, p, has_out = call.settings, call.arrays[pl.P], call.arrays[pl.OUT] is not None
-
-    stream = cupy.cuda.get_current_stream()
-    # all threads call their own default stream by the same number
-    thread = threading.get_ident() if stream.ptr == _PER_THREAD else 0
-    width, order = settings.control.shape[1], ar.memory_order(p)
-    given = settings.plan, width, int(p.device.id), p.shape, order, has_out, call.names
-    return _Signature(*given, stream, thread)
+    given = plan, layout, control, [0], device, lambda slot, leaf: names[slot]
+    return control, CudaStep(*given, outs=[has_out])
 
 
 def update(call: FunctionalStep) -> None:
     """Take a step on the caller's arrays; the first call for an option compiles."""
+    import cupy
+
     settings, products, arrays, _, t, lr = call
+    p, device = arrays[pl.P], int(arrays[pl.P].device.id)
     require_gpu()
-    with on_gpu(int(arrays[pl.P].device.id)), _lock:
+    with on_gpu(device), _lock:
         refuse_capture("update", "Use an optimiser made")
-        control, step = _made(_signature(call))
+        stream = cupy.cuda.get_current_stream()
+        # all threads call their own default stream by the same number
+        thread = threading.get_ident() if stream.ptr == _PER_THREAD else 0
+        like = p.shape, ar.memory_order(p), arrays[pl.OUT] is not None, call.names
+        width = settings.control.shape[1]
+        control, step = _made(settings.plan, width, device, *like, stream, thread)
         step.bind(step.validator.validate(call.used))
-        step.validator.forget()  # the caller's arrays are not kept alive
         for copy in step.copies_in:
             copy()
         control[...] = settings.control

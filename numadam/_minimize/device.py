@@ -312,7 +312,7 @@ def _kernel_of(plan: Plan, fun: Any, form: str, norm: float) -> Any:
 class DeviceBatch(Batch):
     """Problems of one shape under one objective that is compiled for the GPU."""
 
-    done, whole = 0, False
+    done, first, whole = 0, True, False
 
     def __init__(self, task: ManyTask, form: str, x: Any, optimizer: Any) -> None:
         import cupy
@@ -348,7 +348,7 @@ class DeviceBatch(Batch):
         self._tolerances = *tolerances.limits, tolerances.gtol_rel
         self._width = width_of(plan)
         self._kernel = _kernel_of(plan, task.fun, form, tolerances.norm)
-        self._fill, self.done, self.first, self.whole = _tabulate(plan), 0, True, False
+        self._fill = _tabulate(plan)
         self._products = start_products(plan, 1)[0]
         self._tables = StepTables(self._settings, _STEPS)
         lr = optimizer.lr
