@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from numadam._arrays.checks import describe
+from numadam._arrays.interop import Layout
+from numadam._arrays.sparse import clear, coalesce_for, is_sparse, scatter
 from numadam._core import plan as pl
+from numadam._core.half import in_memory
+from numadam._jit.process import defer_interrupts
 
 if TYPE_CHECKING:
     from numadam._settings.settings import Settings
 
 Leaves = Sequence[Any]
+#: By leaf the rows of a sparse gradient, and their values.
+Rows = Mapping[int, tuple[Any, Any]]
+#: ``title(slot, leaf)``: what the user calls an array of a step.
+Title = Callable[[int, int], str]
 #: ``again(arrays, t, lr)``: a step as one before it. False, and nothing is written, where the
 #: arrays do not fit it as they are.
 Again = Callable[[tuple[Any, ...], int, float], bool]
 
 
-def titles(names: Sequence[str]) -> Callable[[int, int], str]:
-    """``title(slot, leaf)``: what the user calls an array of a step; `names` are the parameters'.
+def titles(names: Sequence[str]) -> Title:
+    """What the user calls the arrays of a step; `names` are the parameters'.
 
     Not a method of the back end: a step that referred to its back end would keep the memory of
     both until Python's next search for cycles.
@@ -57,6 +67,73 @@ class FunctionalStep(NamedTuple):
         if arrays[pl.OUT] is not None:
             there.append(pl.OUT)
         return {slot: [arrays[slot]] for slot in there}
+
+
+class SparseGradients:
+    """The sparse gradients of a step, in a form that the loops read.
+
+    With "lazy" the step visits only the rows of the gradient. With "dense" it reads an ordinary
+    gradient, whose buffer is kept and cleared row by row.
+
+    Parameters
+    ----------
+    home : {"NumPy", "CuPy"}
+        The library of the arrays.
+    layout : Layout
+    how : {None, "lazy", "dense"}
+    title : callable
+        ``title(slot, leaf)``: what the user calls that array.
+
+    Attributes
+    ----------
+    scattered : dict
+        By leaf the rows of the dense buffers that are not zero: `clear` is due.
+    """
+
+    def __init__(self, home: str, layout: Layout, how: str | None, title: Title) -> None:
+        self._home, self._library = home, importlib.import_module(home.lower())
+        self._layout, self._how, self._title = layout, how, title
+        self._dense: dict[int, Any] = {}
+        self.scattered: dict[int, Any] = {}
+
+    def rows_of(self, grads: Leaves) -> dict[int, tuple[Any, Any]]:
+        """By leaf the rows of the sparse ones among these gradients, and their values."""
+        return {k: self.coalesced(grad, k) for k, grad in enumerate(grads) if is_sparse(grad)}
+
+    def coalesced(self, grad: Any, leaf: int) -> tuple[Any, Any]:
+        """The rows of a gradient, and their values in the memory order of the parameter's rows."""
+        layout, name = self._layout, self._title(pl.G, leaf)
+        shape, order = layout.shapes[leaf], layout.orders[leaf]
+        rows, values = coalesce_for(grad, name, self._how, layout, leaf, self._home.lower())
+        self.check_values(values, name, leaf)
+        if self._how == "lazy" and order != tuple(range(len(order))):
+            ordered = in_memory(values).reshape(len(values), *shape[1:]).transpose(order)
+            values = self._library.ascontiguousarray(ordered)
+        return rows, values
+
+    def check_values(self, values: Any, name: str, leaf: int) -> None:
+        """Refuse values that lie elsewhere than the parameter."""
+        if not isinstance(values, self._library.ndarray):
+            raise TypeError(f"{name}: {describe(values, self._home)}")
+
+    def as_dense(self, grads: Leaves, rows_of: Rows) -> list[Any]:
+        """The gradients with ordinary ones in the place of sparse ones, until `clear`."""
+        for leaf in self.scattered:  # an interrupt came before `clear`
+            del self._dense[leaf]
+        self.scattered, dense, layout = {}, list(grads), self._layout
+        for leaf, (rows, values) in rows_of.items():
+            if leaf not in self._dense:
+                self._dense[leaf] = self._library.zeros(layout.shapes[leaf], layout.dtype)
+            dense[leaf], self.scattered[leaf] = self._dense[leaf], rows
+            scatter(rows, in_memory(values), in_memory(dense[leaf]))
+        return dense
+
+    def clear(self) -> None:
+        """Set the dense buffers to zero again."""
+        with defer_interrupts():
+            for leaf, rows in self.scattered.items():
+                clear(rows, in_memory(self._dense[leaf]))
+            self.scattered = {}
 
 
 class Exchange(Protocol):

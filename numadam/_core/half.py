@@ -87,6 +87,12 @@ def memory_dtype(storage: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.uint16) if storage.name in ("float16", "bfloat16") else storage
 
 
+def in_memory(array: Any) -> Any:
+    """The array as kernels and copies take it: 16-bit numbers as uint16, which CuPy has."""
+    dtype = memory_dtype(array.dtype)
+    return array if dtype == array.dtype else array.view(dtype)
+
+
 def at(a: Any, i: Any) -> Any:
     """``a[i]``, or None where the array is absent (pruned when compiled)."""
     if a is None:

@@ -14,7 +14,8 @@ from numadam._arrays.interop import Layout, address_of, aligned_zeros, few, layo
 from numadam._core.norms import NORM_BLOCK
 from numadam._core.plan import CHECKED, S0, Plan
 from numadam._core.scalars import product_width, width_of
-from numadam._cpu.records import ABSENT, CPU_LEAF, META, SPAN, kind_of, offset_of
+from numadam._cpu.records import ABSENT, CPU_LEAF, META, SPAN, kind_of
+from numadam._jit.pointers import offset_of
 from numadam._jit.process import cached_property
 
 #: Elements of a parallel part, at least and at most, and the number of parts aimed at between.

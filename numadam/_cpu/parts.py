@@ -22,9 +22,9 @@ from numadam._core.scalars import (
     product_width,
     width_of,
 )
-from numadam._cpu.records import CPU_LEAF, META, offset_of
+from numadam._cpu.records import CPU_LEAF, META
 from numadam._jit.functions import linked
-from numadam._jit.pointers import absent, array_of, make_array, record_at, view_of
+from numadam._jit.pointers import absent, array_of, make_array, offset_of, record_at, view_of
 
 _FLOAT64 = np.dtype(np.float64)
 

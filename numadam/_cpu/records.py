@@ -13,6 +13,7 @@ from numadam._jit.pointers import (
     load16,
     load32,
     load64,
+    offset_of,
     record_at,
     store16,
     store32,
@@ -116,12 +117,6 @@ def _c_struct(**fields: tuple[type, int]) -> np.dtype[Any]:
     described: Any = {"names": list(fields), "formats": formats, "offsets": offsets}
     record: np.dtype[Any] = np.dtype(described)
     return record
-
-
-def offset_of(record: np.dtype[Any], field: str) -> int:
-    """Bytes from the begin of a record to a field."""
-    fields: Any = record.fields
-    return int(fields[field][1])
 
 
 #: NumPy's ``PyArrayObject``, as far as its ABI fixes it.

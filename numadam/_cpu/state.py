@@ -13,8 +13,9 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, address_of, aligned_zeros, assign, few, layout_of
 from numadam._backend import Leaves
 from numadam._cpu.arguments import KernelArguments, StatePlaces, state_places
-from numadam._cpu.records import META, offset_of
+from numadam._cpu.records import META
 from numadam._cpu.validate import SKIP
+from numadam._jit.pointers import offset_of
 from numadam._jit.process import Writes, at_once, cached_property
 from numadam._settings.settings import Settings
 

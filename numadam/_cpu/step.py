@@ -13,8 +13,8 @@ import numpy as np
 
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import address_of, as_views
-from numadam._arrays.sparse import clear, coalesce_for, is_sparse, scatter
-from numadam._backend import Exchange, Leaves
+from numadam._arrays.sparse import is_sparse
+from numadam._backend import Exchange, Leaves, Rows, SparseGradients, Title
 from numadam._core import plan as pl
 from numadam._cpu import validate as va
 from numadam._cpu.arguments import KernelArguments
@@ -45,44 +45,33 @@ def pooled(kernel: Any, meta: np.ndarray) -> Any:
 # --- gradients that touch a few rows -------------------------------------------------------------
 
 
-class SparseGradients:
-    """Puts sparse gradients where the compiled step finds them, for one step.
+class CpuSparseGradients(SparseGradients):
+    """Sparse gradients, put where the compiled step finds them."""
 
-    Lazily the step visits the rows with a gradient alone. Densely it gets an ordinary gradient,
-    which is kept and cleared row by row.
-    """
-
-    def __init__(
-        self, arguments: KernelArguments, how: str | None, title: Callable[[int, int], str]
-    ) -> None:
-        self._arguments, self._how, self._title = arguments, how, title
-        self._dense: dict[int, np.ndarray] = {}
+    def __init__(self, arguments: KernelArguments, how: str | None, title: Title) -> None:
+        super().__init__("NumPy", arguments.layout, how, title)
+        self._arguments = arguments
         #: rows and values that are installed, by leaf: the arrays must stay alive
         self.rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @contextmanager
     def installed(self, used: dict[int, Leaves]) -> Iterator[None]:
         """Within this block the sparse gradients of `used` are what the step reads."""
-        layout = self._arguments.layout
-        parts = {
-            leaf: coalesce_for(grad, self._title(pl.G, leaf), self._how, layout, leaf, "numpy")
-            for leaf, grad in enumerate(used.get(pl.G, ()))
-            if is_sparse(grad)
-        }
+        parts = self.rows_of(used[pl.G])
         with defer_interrupts():  # no other step may begin meanwhile
             try:
                 if self._how == "lazy":
                     self._install(parts)
                 else:
-                    used[pl.G] = self._as_dense(used[pl.G], parts)
+                    used[pl.G] = self.as_dense(used[pl.G], parts)
                 yield
             finally:
-                self._remove(parts)
+                self._remove()
+                self.clear()
 
-    def _install(self, parts: Mapping[int, tuple[Any, Any]]) -> None:
+    def _install(self, parts: Rows) -> None:
         leaves, counts = self._arguments.leaves, dict[int, int]()
         for leaf, (rows, values) in parts.items():
-            values = self._in_order(values, leaf)
             self.rows[leaf] = rows, values
             counts[leaf] = values.size
             # without rows there is nothing to look up, and no address to be trusted
@@ -91,32 +80,11 @@ class SparseGradients:
             leaves["address"][leaf, pl.G] = values.ctypes.data
         self._arguments.set_iterations(counts)
 
-    def _in_order(self, values: np.ndarray, leaf: int) -> np.ndarray:
-        """Rows of values in the memory order of a row of the parameter."""
-        layout = self._arguments.layout
-        shape, order = layout.shapes[leaf], layout.orders[leaf]
-        if order == tuple(range(len(order))):
-            return values
-        return np.ascontiguousarray(values.reshape(len(values), *shape[1:]).transpose(order))
-
-    def _as_dense(self, grads: Leaves, parts: Mapping[int, tuple[Any, Any]]) -> list[Any]:
-        dense = list(grads)
-        layout = self._arguments.layout
-        for leaf, (rows, values) in parts.items():
-            if leaf not in self._dense:
-                self._dense[leaf] = np.zeros(layout.shapes[leaf], layout.dtype)
-            scatter(rows, values, self._dense[leaf])
-            dense[leaf] = self._dense[leaf]
-        return dense
-
-    def _remove(self, parts: Mapping[int, tuple[Any, Any]]) -> None:
+    def _remove(self) -> None:
         if self.rows:
+            self._arguments.leaves["rows"][list(self.rows)] = 0
             self.rows.clear()
-            self._arguments.leaves["rows"][list(parts)] = 0
             self._arguments.set_iterations({})
-        for leaf, (rows, _) in parts.items():
-            if leaf in self._dense:
-                clear(rows, self._dense[leaf])
 
 
 # --- the call of a compiled step into Python -----------------------------------------------------
@@ -206,7 +174,6 @@ def _make_fetch(
 #: Compiled functions that few steps need, by the status that asks for them; fields of META.
 _ON_DEMAND = {va.NEEDS_SEARCH: "overlap_search", va.NEEDS_STRIDED: "strided_arrays"}
 Named = list[tuple[str, Any]]
-Title = Callable[[int, int], str]
 
 
 class CpuStep:
@@ -245,7 +212,7 @@ class CpuStep:
         sparse: str | None = None,
         exchange: Exchange | None = None,
     ) -> None:
-        self._sparse = SparseGradients(arguments, sparse, title)
+        self._sparse = CpuSparseGradients(arguments, sparse, title)
         self.arguments, self._title = arguments, title
         self._params, self._bound = list(params), bound
         count = len(arguments.layout.shapes)

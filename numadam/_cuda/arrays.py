@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout
-from numadam._arrays.sparse import clear, coalesce_for, is_sparse, scatter
-from numadam._backend import Leaves
+from numadam._backend import Leaves, Rows, SparseGradients, Title
 from numadam._core import plan as pl
-from numadam._core.half import memory_dtype
-from numadam._jit.process import defer_interrupts
+from numadam._core.half import in_memory
 
 # --- checks of single CuPy arrays and of their overlap -------------------------------------------
 # Nothing here touches the GPU. The error texts are those of `_arrays.checks`. Overlap is decided by
@@ -26,8 +24,8 @@ Named = tuple[str, Any]
 Span = tuple[int, int]
 
 
-def check_params(params: Sequence[Any], names: Sequence[str]) -> int:
-    """Check type, dtype and device of parameters, the rest is `check_array`; return the device."""
+def check_params(params: Sequence[Any], names: Sequence[str]) -> None:
+    """Check type, dtype and device of parameters; the rest is `check_array`."""
     import cupy
 
     for array, name in zip(params, names, strict=True):
@@ -37,7 +35,6 @@ def check_params(params: Sequence[Any], names: Sequence[str]) -> int:
     device = int(params[0].device.id)
     for array, name in zip(params, names, strict=True):
         check_device(array, name, device, names[0])
-    return device
 
 
 def check_device(array: Any, name: str, device: int, of: str) -> None:
@@ -65,21 +62,6 @@ def check_array(
     check_device(array, name, device, of)
     if written and ar.overlaps_itself(array):
         raise ValueError(ar.same_memory(name))
-
-
-def fits(
-    array: Any, shape: tuple[int, ...], dtype: np.dtype[Any], device: int, written: bool
-) -> bool:
-    """Whether `check_array` would find nothing wrong, in a tenth of its time."""
-    import cupy
-
-    return (
-        isinstance(array, cupy.ndarray)
-        and array.shape == shape
-        and array.dtype == dtype
-        and array.device.id == device
-        and not (written and ar.overlaps_itself(array))
-    )
 
 
 def span(array: Any) -> Span:
@@ -147,12 +129,6 @@ def address_of(array: Any) -> int:
     return int(array.data.ptr) if array.size else 0
 
 
-def in_memory(array: Any) -> Any:
-    """The array as kernels and copies take it: 16-bit numbers as uint16, which CuPy has."""
-    dtype = memory_dtype(array.dtype)
-    return array if dtype == array.dtype else array.view(dtype)
-
-
 def is_flat(array: Any, order: tuple[int, ...]) -> bool:
     """Whether the array is contiguous and aligned, its axes in this order."""
     ordered = array.transpose(order) if array.ndim > 1 else array
@@ -184,89 +160,26 @@ def _ordered(array: Any, order: tuple[int, ...]) -> Any:
 
 # --- gradients that touch a few rows -------------------------------------------------------------
 
-#: By leaf the rows of a sparse gradient, and their values.
-Rows = Mapping[int, tuple[Any, Any]]
 
+class CudaSparseGradients(SparseGradients):
+    """Sparse gradients on one GPU. To sort and check their rows, the host waits for it."""
 
-class SparseGradients:
-    """Converts sparse gradients to the form that a step reads.
-
-    With "lazy" the step visits only the rows of the gradient. With "dense" it reads an ordinary
-    gradient, whose buffer is kept and cleared row by row. To sort and check the rows, the host
-    waits for the GPU.
-
-    Parameters
-    ----------
-    layout : Layout
-    device : int
-        Number of the GPU.
-    how : {None, "lazy", "dense"}
-    title : callable
-        ``title(slot, leaf)``: what the user calls that array.
-
-    Attributes
-    ----------
-    scattered : dict
-        By leaf the rows of the dense buffers that are not zero: `clear` is due.
-    """
-
-    def __init__(
-        self,
-        layout: Layout,
-        device: int,
-        how: str | None,
-        title: Callable[[int, int], str],
-    ) -> None:
-        self._layout, self._device = layout, device
-        self._how, self._title = how, title
-        self._dense: dict[int, Any] = {}
-        self.scattered: dict[int, Any] = {}
+    def __init__(self, layout: Layout, device: int, how: str | None, title: Title) -> None:
+        super().__init__("CuPy", layout, how, title)
+        self._device = device
 
     def convert(self, used: dict[int, Leaves]) -> Rows:
         """Rows and values of lazy gradients; dense ones take their place in `used`.
 
         Call `clear` after the step.
         """
-        grads = used[pl.G]
-        rows = {k: self._coalesced(g, k) for k, g in enumerate(grads) if is_sparse(g)}
+        rows = self.rows_of(used[pl.G])
         if self._how == "lazy" or not rows:
             return rows
-        used[pl.G] = self._as_dense(grads, rows)
+        used[pl.G] = self.as_dense(used[pl.G], rows)
         return {}
 
-    def clear(self) -> None:
-        """Set the dense buffers to zero again."""
-        with defer_interrupts():
-            for leaf, rows in self.scattered.items():
-                clear(rows, in_memory(self._dense[leaf]))
-            self.scattered = {}
-
-    def _coalesced(self, grad: Any, leaf: int) -> tuple[Any, Any]:
-        import cupy
-
-        name, layout = self._title(pl.G, leaf), self._layout
-        shape, order = layout.shapes[leaf], layout.orders[leaf]
-        rows, values = coalesce_for(grad, name, self._how, layout, leaf, "cupy")
-        if not isinstance(values, cupy.ndarray):
-            raise TypeError(f"{name}: {ar.describe(values, 'CuPy')}")
+    def check_values(self, values: Any, name: str, leaf: int) -> None:
+        """Refuse values that are not on this GPU."""
+        super().check_values(values, name, leaf)
         check_device(values, name, self._device, self._title(pl.P, leaf))
-        if self._how == "lazy" and order != tuple(range(len(order))):
-            # each row in the parameter's order of axes
-            ordered = in_memory(values).reshape(len(values), *shape[1:]).transpose(order)
-            values = cupy.ascontiguousarray(ordered)
-        return rows, values
-
-    def _as_dense(self, grads: Leaves, rows_of: Rows) -> list[Any]:
-        import cupy
-
-        for leaf in self.scattered:  # an interrupt came before `clear`
-            del self._dense[leaf]
-        self.scattered = {}
-        dense = list(grads)
-        for leaf, (rows, values) in rows_of.items():
-            if leaf not in self._dense:
-                self._dense[leaf] = cupy.zeros(self._layout.shapes[leaf], self._layout.dtype)
-            dense[leaf] = self._dense[leaf]
-            self.scattered[leaf] = rows
-            scatter(rows, in_memory(values), in_memory(dense[leaf]))
-        return dense

@@ -15,7 +15,7 @@ import numpy as np
 from numadam._arrays.interop import require_bfloat16, require_gpu
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
-from numadam._core.half import memory_dtype
+from numadam._core.half import in_memory, memory_dtype
 from numadam._cuda import arrays as ca
 from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
 from numadam._jit.process import at_once, defer_interrupts
@@ -34,7 +34,7 @@ class CudaBackend(Backend):
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         from numadam._cuda.state import CudaState
-        from numadam._cuda.step import make_parts
+        from numadam._cuda.step import CudaStep
 
         self.params, self.names, self.settings = list(params), list(names), settings
         self._device, plan, options = int(params[0].device.id), settings.plan, settings.options
@@ -56,7 +56,7 @@ class CudaBackend(Backend):
         with on_gpu(self._device):
             self._memory = CudaState(settings, params)
             self.state, self.own = self._memory.state, self._memory.own
-            parts = make_parts(
+            self._step = CudaStep(
                 plan,
                 self._memory.layout,
                 settings.control,
@@ -70,14 +70,11 @@ class CudaBackend(Backend):
                 rate=settings.rate_array if self._capturable else None,
                 exchange=settings.exchange,
             )
-            self._arguments, self._control = parts.arguments, parts.control
-            self._scalars, self._norms = parts.scalars, parts.norms
-            self._sparse, self._validator, self._step = parts.sparse, parts.validator, parts.step
             for slot, views in self.own.items():
-                self._step.bind_own(slot, views)
+                self._step.arguments.note(slot, list(map(ca.address_of, views)))
             settings.agree(self.home)
             self._start()
-            self._validator.protect(self._memory.named(self.names))
+            self._step.validator.protect(self._memory.named(self.names))
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
@@ -108,7 +105,7 @@ class CudaBackend(Backend):
         self._bind({pl.P: self.params})
         with defer_interrupts():
             if plan.bounds or plan.master or averages:
-                self._scalars.prepare(0.0, 1, 1, 0, 0)
+                self._step.scalars.prepare(0.0, 1, 1, 0, 0)
                 step.begin(averages)
                 for copy in step.copies_back if plan.bounds else ():
                     copy()
@@ -128,7 +125,7 @@ class CudaBackend(Backend):
             found |= {name: counted[name] for name in ("skipped", "skipped_in_a_row")}
         if plan.products:
             with on_gpu(self._device):
-                products = self._scalars.read_products()
+                products = self._step.scalars.read_products()
             found |= {name: products[:, k] for k, name in enumerate(plan.products)}
         arrays = {name: np.asarray(value) for name, value in found.items()}
         for array in arrays.values():
@@ -137,7 +134,7 @@ class CudaBackend(Backend):
 
     def _read_counters(self) -> Any:
         with on_gpu(self._device):
-            return self._control.read_counters()
+            return self._step.control.read_counters()
 
     @property
     def t(self) -> int:
@@ -155,9 +152,9 @@ class CudaBackend(Backend):
     @property
     def grad_norm(self) -> Any:
         """Norm of the last gradients before clipping: one number, or one an array."""
-        assert self._norms is not None  # the optimiser has asked the plan
+        assert self._step.norms is not None  # the optimiser has asked the plan
         with on_gpu(self._device):
-            norms = self._norms.read()
+            norms = self._step.norms.read()
         return norms.tolist() if self.settings.plan.norm == "array" else float(norms[0])
 
     # --- the step -----------------------------------------------------------------------------
@@ -194,8 +191,8 @@ class CudaBackend(Backend):
                 return self._add(lr)
             return self._take(lr, self._calls + 1)
         finally:
-            if self._sparse.scattered:
-                self._sparse.clear()
+            if self._step.sparse.scattered:
+                self._step.sparse.clear()
 
     def _check_capture(self) -> None:
         """Refuse to be captured in a graph where each replay would be the same step again."""
@@ -204,11 +201,12 @@ class CudaBackend(Backend):
         if cupy.cuda.get_current_stream().is_capturing():
             if not self._capturable:
                 refuse_capture("step", "Make the optimiser")
-            self._arguments.keep()
+            self._step.arguments.keep()
 
     def _bind(self, used: dict[int, Leaves], gradient: Any = None) -> None:
         """Validate the arrays of a step, and bind the launches to them where they are new."""
-        step, validated = self._step, self._validator.validate(used)
+        step = self._step
+        validated = step.validator.validate(used)
         if validated is not step.bound:
             step.bind(validated, gradient)
         for copy in step.copies_in:
@@ -217,7 +215,7 @@ class CudaBackend(Backend):
     def _add(self, lr: float) -> bool:
         """Add the gradients to those that `accumulate` has added up."""
         with defer_interrupts():
-            self._scalars.prepare(lr, self._t + 1, self._calls + 1, 0, 0)
+            self._step.scalars.prepare(lr, self._t + 1, self._calls + 1, 0, 0)
             self._step.add(first=self._calls == 0)
             self._calls += 1
         return True
@@ -237,35 +235,35 @@ class CudaBackend(Backend):
     def _take(self, lr: float, n: int, flushing: int = 0) -> bool:
         """Take the step itself, with n gradients, over arrays that have been validated."""
         exchange = self.settings.exchange
-        if exchange is None:
-            return self._take_here(lr, n, flushing)
-        exchange.begin(lr)
+        if exchange is not None:
+            exchange.begin(lr)
         try:
             return self._take_here(lr, n, flushing)
         except BaseException as error:
-            exchange.end(error)
+            if exchange is not None:
+                exchange.end(error)
             raise
 
     def _take_here(self, lr: float, n: int, flushing: int) -> bool:
         """As `_take`; other ranks hear nothing of an error."""
-        scalars, norms, step = self._scalars, self._norms, self._step
+        step, scalars, norms = self._step, self._step.scalars, self._step.norms
         t = 0 if self._counts_on_device else self._t + 1
         # all that changes arrays or counters, and nothing that may be refused
         with defer_interrupts():
             scalars.prepare(lr, t, n, flushing, int(norms is None))
             if norms is not None:
                 norms.compute(t, self.settings.guard, (self._t, self._calls, flushing))
-                if self.settings.guard == _RAISE and not self._control.are_finite():
+                if self.settings.guard == _RAISE and not self._step.control.are_finite():
                     return False
             for launch in step.launches:
                 launch()
             for copy in step.copies_back:
                 copy()
-            if scalars.advances:
-                scalars.advance(t)
+            if scalars.advance is not None:
+                scalars.advance()
             self._calls = 0
             self._t += 1
-        return not self._reports_skips or self._control.are_finite()
+        return not self._reports_skips or self._step.control.are_finite()
 
     def count(self, steps: int) -> None:
         """Count steps that another kernel has taken."""
@@ -278,34 +276,32 @@ class CudaBackend(Backend):
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step."""
         with on_gpu(self._device):
-            if is_capturing():
-                raise RuntimeError("reset: a graph is being captured; reset before that.")
-            self._validator.validate({pl.P: self.params})
+            self._check("reset: a graph is being captured; reset before that.")
             with defer_interrupts():
                 self._memory.clear()
                 if self.settings.plan.products:
-                    self._scalars.load_products(1.0)
-                self._control.write_counters(0)
+                    self._step.scalars.load_products(1.0)
+                self._step.control.write_counters(0)
                 self._t = self._calls = 0
-                if self._norms is not None:
-                    self._norms.clear()
+                if self._step.norms is not None:
+                    self._step.norms.clear()
                 self._start()
 
     def snapshot_buffer(self) -> SnapshotBuffer:
         """New memory for a snapshot of parameters, state, counters and norms."""
-        parts = [self._memory, self._control, self._scalars, *filter(None, [self._norms])]
-        own = [
-            *map(ca.in_memory, self.params),
-            *(array for part in parts for array in part.arrays()),
+        parts = [
+            self._memory,
+            self._step.control,
+            self._step.scalars,
+            *filter(None, [self._step.norms]),
         ]
+        own = [*map(in_memory, self.params), *(array for part in parts for array in part.saved)]
         with on_gpu(self._device):
             copied = [array.copy() for array in own]
         counted = self._t, self._calls
 
         def copy(sources: Leaves, targets: Leaves) -> None:
-            if is_capturing():
-                raise RuntimeError("snapshot: a graph is being captured; do it before that.")
-            self._validator.validate({pl.P: self.params})
+            self._check("snapshot: a graph is being captured; do it before that.")
             for source, target in zip(sources, targets, strict=True):
                 target[...] = source
 
@@ -330,16 +326,20 @@ class CudaBackend(Backend):
     def check(self) -> None:
         """Check the parameters as they are now: they can be written, and overlap nothing."""
         with on_gpu(self._device):
-            if is_capturing():
-                raise RuntimeError("load: a graph is being captured; load before that.")
-            self._validator.validate({pl.P: self.params})
+            self._check("load: a graph is being captured; load before that.")
+
+    def _check(self, of_capture: str) -> None:
+        """Check the parameters, for what a graph cannot repeat: `of_capture` is its error."""
+        if is_capturing():
+            raise RuntimeError(of_capture)
+        self._step.validator.validate({pl.P: self.params})
 
     def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
         """Arrays of the host on the GPU of the parameters."""
         import cupy
 
         with on_gpu(self._device):
-            return [cupy.asarray(ca.in_memory(one)).view(one.dtype) for one in arrays]
+            return [cupy.asarray(in_memory(one)).view(one.dtype) for one in arrays]
 
     def check_arrays(
         self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
@@ -365,7 +365,8 @@ class CudaBackend(Backend):
     ) -> None:
         """Load counters, state arrays and parameters, and make other writes; Ctrl-C waits."""
         with on_gpu(self._device):
-            products, counted = self._scalars.read_products(), self._control.read_counters()
+            products = self._step.scalars.read_products()
+            counted = self._step.control.read_counters()
         counted.t = self.t
         calls = int(counters.get("calls", self._calls))
         for name, value in counters.items():
@@ -377,11 +378,11 @@ class CudaBackend(Backend):
             staged = self._memory.staged(state)
             with defer_interrupts():
                 self._memory.take(staged)
-                self._control.write_counters(counted)
-                self._scalars.load_products(products)
+                self._step.control.write_counters(counted)
+                self._step.scalars.load_products(products)
                 self._t, self._calls = int(counted.t), calls
                 for param, new in zip(self.params, params or (), strict=params is not None):
-                    ca.in_memory(param)[...] = ca.in_memory(new)
+                    in_memory(param)[...] = in_memory(new)
                 at_once(others)
 
     @classmethod

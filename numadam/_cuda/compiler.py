@@ -26,12 +26,15 @@ from numadam._version import install_command
 #: Constructs a kernel's source: a plain function, and the types of its arguments.
 Maker = Callable[..., tuple[Callable[..., None], Any]]
 
+#: A kernel that is loaded for one GPU, and the letters of its arguments.
+Kernel = tuple[Any, str]
+
 #: Registers of a thread up to which 1024 of them fit on a multiprocessor.
 MOST_REGISTERS = 64
 _LETTERS = {"int64": "q", "float64": "d", "float32": "f"}
 
 _lock = threading.RLock()
-_kernels: dict[tuple[Any, ...], Any] = {}
+_kernels: dict[tuple[Any, ...], Kernel] = {}
 
 
 def ptx_of(make: Maker, capability: tuple[int, int], *arguments: Any) -> tuple[str, str, Any]:
@@ -130,12 +133,15 @@ def _image(
     return image, title, kinds
 
 
-def compiled(make: Maker, device: int, plan: Plan, *more: Any) -> Any:
+def compiled(make: Maker, device: int, plan: Plan, *more: Any) -> Kernel:
     """The kernel of ``make(plan, *more)``, compiled for a GPU and loaded there, once a process."""
     key = (make, plan, *map(str, more), device, policy.THREADS)
     with _lock:
         if key not in _kernels:
-            _kernels[key] = _load(make, device, plan, more)
+            with _explained(device), policy.compiling_for(device):
+                capability = cuda.get_current_device().compute_capability
+                image, name, kinds = _image(make, capability, plan, more)
+                _kernels[key] = policy.load(image, name), kinds
         return _kernels[key]
 
 
@@ -168,9 +174,3 @@ def _explained(device: int) -> Iterator[None]:
         raise ImportError(
             f"numba-cuda does not work with NumPy {np.__version__} ({error}): {install_for_gpu()}."
         ) from error
-
-
-def _load(make: Maker, device: int, plan: Plan, more: tuple[Any, ...]) -> Any:
-    with _explained(device), policy.compiling_for(device):
-        capability = cuda.get_current_device().compute_capability
-        return policy.Kernel(*_image(make, capability, plan, more))

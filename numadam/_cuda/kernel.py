@@ -27,15 +27,19 @@ from numadam._core.scalars import (
 from numadam._cuda import launch as policy
 from numadam._cuda.memory import (
     WIDEST,
+    Tile,
+    doubles,
+    load_int,
+    load_long,
     make_array_view,
     make_load,
     make_load_fields,
     make_opaque,
-    make_read_tile,
-    make_write_tile,
-    offset_of,
+    make_read_tiles,
+    make_write_tiles,
 )
 from numadam._jit.functions import jit_once
+from numadam._jit.pointers import offset_of
 
 # --- parts that all CUDA kernels have ------------------------------------------------------------
 # A kernel over many leaves finds the arrays of each in a record. Scalars come by value from the
@@ -75,7 +79,7 @@ _READ_ONLY = {pl.G, pl.LOW, pl.HIGH, pl.RATE, pl.OWNED}
 def make_load_addresses(slots: Sequence[int]) -> Any:
     """``load(record) -> tuple``: the addresses of a leaf's arrays in these slots."""
     first = offset_of(LEAF, "addresses") // 8
-    return make_load(np.dtype(np.int64), [first + slot for slot in slots])
+    return make_load(np.int64, [first + slot for slot in slots])
 
 
 def step_slots(plan: Plan, has_out: bool) -> tuple[int, ...]:
@@ -119,32 +123,6 @@ def step_pass(plan: Plan, has_out: bool, wrap: Any) -> Pass:
     return Pass(plan, slots, loaded, stored, make_element_update(plan, wrap))
 
 
-def sum_pass(plan: Plan, first: bool, wrap: Any) -> Pass:
-    """One more gradient on the sum, or the first one."""
-    add, slots = make_add(plan, wrap), (pl.G, pl.SUM)
-
-    def element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
-        for one in range(numbers):
-            add(numbers * i + one, first, g, total, k)
-
-    numbers = plan.numbers // plan.unit
-    return Pass(plan, slots, slots[:1] if first else slots, slots[1:], wrap(element))
-
-
-def start_pass(plan: Plan, averages: bool, wrap: Any) -> Pass:
-    """Parameters into their bounds, and the copies that follow them."""
-    start, slots = make_start(plan, wrap), start_slots(plan, averages)
-
-    def element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
-        for one in range(numbers):
-            start(numbers * i + one, p, average, low, high, master, k)
-
-    numbers = plan.numbers // plan.unit
-    loaded = (pl.P, *(s for s in slots if s in _READ_ONLY))
-    stored = tuple(s for s in slots if s in (pl.AVERAGE, pl.MASTER) or (s == pl.P and plan.bounds))
-    return Pass(plan, slots, loaded, stored, wrap(element))
-
-
 def device_jit() -> Any:
     """A decorator that compiles each device function once for a kernel."""
     known: dict[Any, Any] = {}
@@ -181,8 +159,7 @@ def control_width(plan: Plan) -> int:
 def make_advance_all(plan: Plan) -> Any:
     """``advance(products, row)``: the products of a row that are carried, after a step."""
     advance_row = make_advance_row(plan, jit_once)
-    doubles, count = make_array_view(np.dtype(np.float64)), product_width(plan)
-    carries = bool(plan.products)
+    count, carries = product_width(plan), bool(plan.products)
 
     def advance(products, row):
         if carries:
@@ -201,8 +178,7 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
     """
     fill_row, find_products = make_fill_row(plan), make_products(plan)
     advance, real, width = make_advance_all(plan), plan.real, width_of(plan)
-    reals, doubles = make_array_view(real), make_array_view(np.dtype(np.float64))
-    rates, records = make_array_view(rate), make_array_view(COUNTERS)
+    reals, rates, records = map(make_array_view, (real, rate, COUNTERS))
     wide, count = control_width(plan), product_width(plan)
     scale, size, one = loop_start(plan), real.itemsize, real.type(1)
 
@@ -299,84 +275,61 @@ def make_scalars(plan: Plan, by_value: bool, wrap: Any) -> tuple[Any, Any]:
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
 
-def _read_absent(address, i):
-    return None
+def make_tiles(one: Pass, count: int, slots: Sequence[int]) -> tuple[Any, Any]:
+    """``read(addresses, i, e) -> tiles``, and ``write(tiles, addresses, i)``.
 
-
-def _write_absent(tile, address, i):
-    return None
-
-
-def make_tile_access(one: Pass, count: int, wrap: Any) -> tuple[list[Any], list[Any]]:
-    """For every slot a function that reads `count` iterations as a tile, and one that writes it.
-
-    Of arrays that the pass does not have, they return None and do nothing: Numba prunes them.
+    A tile is `count` iterations from number i on, of a sparse gradient from e on. There is one for
+    each of `slots`, None where the pass has no such array.
     """
-    absent, plan = wrap(_read_absent), one.plan
-    reads, writes = [], []
-    for slot in range(pl.SLOTS):
-        memory, step = memory_dtype(plan.storage(slot)), plan.stride(slot)
-        size = count * step // memory.itemsize
-        used, loaded, stored = slot in one.slots, slot in one.loaded, slot in one.stored
-        reads.append(make_read_tile(memory, size, step, loaded) if used else absent)
-        writes.append(make_write_tile(memory, size, step) if stored else wrap(_write_absent))
-    return reads, writes
+    tiles: list[Tile | None] = []
+    for slot in slots:
+        if slot not in one.slots:
+            tiles.append(None)
+            continue
+        memory, step = memory_dtype(one.plan.storage(slot)), one.plan.stride(slot)
+        place, size = one.slots.index(slot), count * step // memory.itemsize
+        how = slot in one.loaded, slot in one.stored, slot == pl.G
+        tiles.append(Tile(place, memory, size, step, *how))
+    return make_read_tiles(tiles), make_write_tiles(tiles)
 
 
 def _unchanged(place):
     return place
 
 
-def _make_visit(one: Pass, count: int, many: bool, read: Any, wrap: Any) -> Any:
+def _make_visit(one: Pass, count: int, many: bool, scalars_of: Any, wrap: Any) -> Any:
     """``visit(place, i, e, scalars)``: `count` iterations from iteration i on, as one tile.
 
     `place` are the addresses of a leaf's arrays, or with `many` leaves the address of its record.
     The gradient is that of iteration e, which is i unless the gradient is sparse.
-    ``read(scalars) -> h, k``.
+    ``scalars_of(scalars) -> h, k``.
     """
-    reads, writes = make_tile_access(one, count, wrap)
+    read, write = make_tiles(one, count, range(pl.STEPPED))
     addresses = make_load_addresses(one.slots) if many else wrap(_unchanged)
-    opaque = make_opaque()
-    update = one.element
-    # the place of each slot's address among those of the pass; any for an absent array
-    order = [one.slots.index(s) if s in one.slots else 0 for s in range(pl.STEPPED)]
-    r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11 = reads[: pl.STEPPED]
-    w0, _, w2, w3, w4, w5, w6, w7, _, _, _, w11 = writes[: pl.STEPPED]
-    a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11 = order
+    opaque, update = make_opaque(), one.element
 
-    def element(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars):
-        h, k = read(scalars)
-        update(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)
+    def element(n, tiles, scalars):
+        h, k = scalars_of(scalars)
+        update(n, *tiles, h, k)
 
     element = wrap(element)
 
     def visit(place, i, e, scalars):
-        a = addresses(place)
-        p, g, s0, s1 = r0(a[a0], i), r1(a[a1], e), r2(a[a2], i), r3(a[a3], i)
-        s2, out, total, average = r4(a[a4], i), r5(a[a5], i), r6(a[a6], i), r7(a[a7], i)
-        low, high, rate, master = r8(a[a8], i), r9(a[a9], i), r10(a[a10], i), r11(a[a11], i)
+        tiles = read(addresses(place), i, e)
         # unrolled by hand: an index that is no constant would put the tiles into local memory
-        element(0, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
+        element(0, tiles, scalars)
         if count > 1:
-            element(1, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
+            element(1, tiles, scalars)
         if count > 2:
-            element(2, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
-            element(3, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
+            element(2, tiles, scalars)
+            element(3, tiles, scalars)
         if count > 4:
-            element(4, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
-            element(5, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
-            element(6, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
-            element(7, p, g, s0, s1, s2, out, total, average, low, high, rate, master, scalars)
+            element(4, tiles, scalars)
+            element(5, tiles, scalars)
+            element(6, tiles, scalars)
+            element(7, tiles, scalars)
         # computed again: kept since the loads, the places would take two registers an array
-        a, i = addresses(opaque(place)), opaque(i)
-        w0(p, a[a0], i)
-        w2(s0, a[a2], i)
-        w3(s1, a[a3], i)
-        w4(s2, a[a4], i)
-        w5(out, a[a5], i)
-        w6(total, a[a6], i)
-        w7(average, a[a7], i)
-        w11(master, a[a11], i)
+        write(tiles, addresses(opaque(place)), opaque(i))
 
     return wrap(visit)
 
@@ -412,23 +365,22 @@ def _one_or_many(one: Pass, by_value: bool, many: bool, wrap: Any) -> KernelSour
     span = _make_span(one, many, read, wrap)
     names = "head", "tiles", "items", "group", "first_block", "blocks"
     work = make_load_fields(LEAF, *names)
-    flag, leaf_of = make_load(np.dtype(np.int64), (0,)), make_load(np.dtype(np.int32), (0,))
     threads, record, of_array = policy.THREADS, LEAF.itemsize, 2 * one.plan.real.itemsize
     by_array = of_array if one.plan.norm == "array" else 0
     i8, of_rows = cuda.types.int64, scalars_type(one.plan, by_value)
 
     def over_one(a, head, tiles, items, factors, go, rows):
-        if go != 0 and flag(go)[0] == 0:
+        if go != 0 and load_long(go)[0] == 0:
             return
         item, stride = cuda.grid(1), cuda.gridsize(1)
         # the host gives the address of the leaf's own scalars
         span(a, item, stride, head, tiles, items, scalars(rows, factors, 0))
 
     def over_many(table, leaves, factors, go, rows):
-        if go != 0 and flag(go)[0] == 0:
+        if go != 0 and load_long(go)[0] == 0:
             return
         block = np.int64(cuda.blockIdx.x)
-        leaf = np.int64(leaf_of(leaves + 4 * block)[0])
+        leaf = np.int64(load_int(leaves + 4 * block)[0])
         place = table + leaf * record
         head, tiles, items, group, first, blocks = work(place)
         if factors != 0:
@@ -453,15 +405,30 @@ def make_step(plan: Plan, by_value: bool, many: bool, has_out: bool) -> KernelSo
 
 
 def make_sum(plan: Plan, by_value: bool, many: bool, first: bool) -> KernelSource:
-    """Adds a gradient to the sum of them; arguments as of the step."""
-    wrap = device_jit()
-    return _one_or_many(sum_pass(plan, first, wrap), by_value, many, wrap)
+    """One more gradient on the sum, or the first one; arguments as of the step."""
+    wrap, slots, numbers = device_jit(), (pl.G, pl.SUM), plan.numbers // plan.unit
+    add = make_add(plan, wrap)
+
+    def element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
+        for one in range(numbers):
+            add(numbers * i + one, first, g, total, k)
+
+    one = Pass(plan, slots, slots[:1] if first else slots, slots[1:], wrap(element))
+    return _one_or_many(one, by_value, many, wrap)
 
 
 def make_begin(plan: Plan, by_value: bool, many: bool, averages: bool) -> KernelSource:
-    """The pass before the first step: bounds and copies; arguments as of the step."""
-    wrap = device_jit()
-    return _one_or_many(start_pass(plan, averages, wrap), by_value, many, wrap)
+    """Parameters into their bounds, and the copies that follow them; arguments as of the step."""
+    wrap, slots, numbers = device_jit(), start_slots(plan, averages), plan.numbers // plan.unit
+    start = make_start(plan, wrap)
+
+    def element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
+        for one in range(numbers):
+            start(numbers * i + one, p, average, low, high, master, k)
+
+    loaded = (pl.P, *(s for s in slots if s in _READ_ONLY))
+    stored = tuple(s for s in slots if s in (pl.AVERAGE, pl.MASTER) or (s == pl.P and plan.bounds))
+    return _one_or_many(Pass(plan, slots, loaded, stored, wrap(element)), by_value, many, wrap)
 
 
 def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
@@ -474,15 +441,14 @@ def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
     one = step_pass(plan, False, wrap)
     scalars, read = make_scalars(plan, by_value, wrap)
     single = _make_visit(one, 1, False, read, wrap)
-    row_of, flag = (make_load(np.dtype(np.int64), (0,)) for _ in range(2))
 
     def step(a, index, width, n, factors, go, rows):
-        if go != 0 and flag(go)[0] == 0:
+        if go != 0 and load_long(go)[0] == 0:
             return
         own = scalars(rows, factors, 0)
         for e in range(cuda.grid(1), n, cuda.gridsize(1)):
             which = e // width
-            i = row_of(index + 8 * which)[0] * width + (e - which * width)
+            i = load_long(index + 8 * which)[0] * width + (e - which * width)
             single(a, i, e, own)
 
     i8 = cuda.types.int64

@@ -83,29 +83,13 @@ def refuse_capture(what: str, instead: str) -> None:
         )
 
 
-class Kernel:
-    """A compiled kernel, loaded for one GPU.
+def load(image: bytes, name: str) -> Any:
+    """A kernel of a cubin, loaded for CuPy's current GPU."""
+    import cupy
 
-    Parameters
-    ----------
-    image : bytes
-        A cubin.
-    name : str
-        The kernel's name in it.
-    kinds : str
-        The type of each argument as `struct` has it: q an int64, d a float64, f a float32.
-    """
-
-    def __init__(self, image: bytes, name: str, kinds: str) -> None:
-        import cupy
-
-        module = cupy.cuda.Module()
-        module.load(image)
-        self._function, self._kinds = module.get_function(name), kinds
-
-    def ready(self, scalars: np.ndarray | None = None) -> Launch:
-        """A launch of it with memory for its arguments; the last ones are in `scalars`."""
-        return Launch(self._function, self._kinds, scalars)
+    module = cupy.cuda.Module()
+    module.load(image)
+    return module.get_function(name)
 
 
 class Launch:
@@ -119,12 +103,12 @@ class Launch:
     ----------
     function : cupy.cuda.Function
     kinds : str
-        As of a `Kernel`.
+        The type of each argument as `struct` has it: q an int64, d a float64, f a float32.
     scalars : numpy.ndarray, optional
         The last arguments, as they will be at each launch.
     """
 
-    def __init__(self, function: Any, kinds: str, scalars: np.ndarray | None) -> None:
+    def __init__(self, function: Any, kinds: str, scalars: np.ndarray | None = None) -> None:
         from cupy.cuda import function as cupy_function
 
         as_argument = getattr(cupy_function, "CNumpyArray", lambda place: place)

@@ -12,7 +12,7 @@ element, as tiles of one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -20,6 +20,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
+
+from numadam._jit.pointers import offset_of
 
 #: Bytes that one instruction of a GPU reads or writes at most.
 WIDEST = 16
@@ -41,56 +43,84 @@ def _vector(element: Any, count: int) -> Any:
     return ir.VectorType(element, count) if count > 1 else element
 
 
-def make_read_tile(memory: np.dtype[Any], count: int, step: int, load: bool = True) -> Any:
-    """``read_tile(address, i) -> tile``: `count` numbers from iteration i on, in registers.
+class Tile(NamedTuple):
+    """Neighbouring numbers of one array of a pass, in registers."""
 
-    `step` are the bytes from one iteration to the next. Without `load` the tile is not read: the
-    kernel will write all of it.
+    place: int  # of the array's address among those of the pass
+    memory: np.dtype[Any]
+    size: int  # numbers
+    step: int  # bytes from one iteration to the next
+    loaded: bool  # else the pass writes all of it
+    stored: bool
+    sparse: bool  # of a gradient whose rows are numbered by themselves
+
+    def pointer(self, builder: Any, addresses: Sequence[Any], i: Any, vector: Any) -> Any:
+        """Where the numbers from iteration i on lie."""
+        skip = builder.mul(i, ir.Constant(_I64, self.step))
+        return _pointer(builder, builder.add(addresses[self.place], skip), vector)
+
+    @property
+    def align(self) -> int:
+        """The promise that turns `size` loads into one; callers check the addresses."""
+        return min(self.memory.itemsize * self.size, WIDEST)
+
+
+def make_read_tiles(tiles: Sequence[Tile | None]) -> Any:
+    """``read_tiles(addresses, i, e) -> tuple``: from iteration i on, of `sparse` arrays from e on.
+
+    None for arrays that are not there.
     """
-    kind = from_dtype(memory)
+    kinds = [None if one is None else types.CPointer(from_dtype(one.memory)) for one in tiles]
+    result = types.Tuple([kind or types.none for kind in kinds])
 
-    def read_tile(typingctx: Any, address: Any, i: Any) -> Any:
+    def read_tiles(typingctx: Any, addresses: Any, i: Any, e: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            element = context.get_data_type(kind)
-            vector = _vector(element, count)
-            # Numba cannot index a vector. A stack array, indexed by constants alone, can be;
-            # LLVM then keeps it in registers (SROA), and no local memory is left
-            tile = cgutils.alloca_once(builder, ir.ArrayType(element, count))
-            if load:
-                place = builder.add(args[0], builder.mul(args[1], ir.Constant(_I64, step)))
-                loaded = builder.load(_pointer(builder, place, vector))
-                # the promise that turns `count` loads into one; callers check the addresses
-                loaded.align = min(memory.itemsize * count, WIDEST)
-                builder.store(loaded, builder.bitcast(tile, vector.as_pointer())).align = 1
-            return builder.bitcast(tile, element.as_pointer())
+            places = cgutils.unpack_tuple(builder, args[0])
 
-        return types.CPointer(kind)(types.int64, types.int64), codegen
+            def read(one: Tile) -> Any:
+                element = context.get_data_type(from_dtype(one.memory))
+                vector = _vector(element, one.size)
+                # Numba cannot index a vector. A stack array, indexed by constants alone, can be;
+                # LLVM then keeps it in registers (SROA), and no local memory is left
+                tile = cgutils.alloca_once(builder, ir.ArrayType(element, one.size))
+                if one.loaded:
+                    at = one.pointer(builder, places, args[2 if one.sparse else 1], vector)
+                    loaded = builder.load(at)
+                    loaded.align = one.align
+                    builder.store(loaded, builder.bitcast(tile, vector.as_pointer())).align = 1
+                return builder.bitcast(tile, element.as_pointer())
 
-    return intrinsic(read_tile)
+            found = [context.get_dummy_value() if one is None else read(one) for one in tiles]
+            return context.make_tuple(builder, signature.return_type, found)
+
+        return result(addresses, types.int64, types.int64), codegen
+
+    return intrinsic(read_tiles)
 
 
-def make_write_tile(memory: np.dtype[Any], count: int, step: int) -> Any:
-    """``write_tile(tile, address, i)``: the numbers of a tile, from iteration i on."""
-    kind = from_dtype(memory)
+def make_write_tiles(tiles: Sequence[Tile | None]) -> Any:
+    """``write_tiles(tiles, addresses, i)``: those that are stored, from iteration i on."""
 
-    def write_tile(typingctx: Any, tile: Any, address: Any, i: Any) -> Any:
+    def write_tiles(typingctx: Any, given: Any, addresses: Any, i: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            vector = _vector(context.get_data_type(kind), count)
-            place = builder.add(args[1], builder.mul(args[2], ir.Constant(_I64, step)))
-            stored = builder.load(builder.bitcast(args[0], vector.as_pointer()))
-            stored.align = 1  # the stack array's own alignment is that of an element
-            pointer = _pointer(builder, place, vector)
-            builder.store(stored, pointer).align = min(memory.itemsize * count, WIDEST)
+            places = cgutils.unpack_tuple(builder, args[1])
+            for one, tile in zip(tiles, cgutils.unpack_tuple(builder, args[0]), strict=True):
+                if one is not None and one.stored:
+                    vector = _vector(tile.type.pointee, one.size)
+                    numbers = builder.load(builder.bitcast(tile, vector.as_pointer()))
+                    numbers.align = 1  # the stack array's own alignment is that of an element
+                    at = one.pointer(builder, places, args[2], vector)
+                    builder.store(numbers, at).align = one.align
             return context.get_dummy_value()
 
-        return types.void(types.CPointer(kind), types.int64, types.int64), codegen
+        return types.void(given, addresses, types.int64), codegen
 
-    return intrinsic(write_tile)
+    return intrinsic(write_tiles)
 
 
-def make_load(dtype: np.dtype[Any], places: Sequence[int]) -> Any:
+def make_load(dtype: Any, places: Sequence[int]) -> Any:
     """``load(address) -> tuple``: the numbers at these places of an array, all loaded at once."""
-    kind = from_dtype(dtype)
+    kind = from_dtype(np.dtype(dtype))
 
     def load(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -127,15 +157,15 @@ def make_opaque() -> Any:
     return intrinsic(opaque)
 
 
-def make_array_view(dtype: np.dtype[Any]) -> Any:
+def make_array_view(dtype: Any) -> Any:
     """``array_view(address, n)``: an array of n numbers, or of n records."""
-    kind = from_dtype(dtype)
+    kind, nbytes = from_dtype(np.dtype(dtype)), np.dtype(dtype).itemsize
     array_type = types.Array(kind, 1, "C")
 
     def array_view(typingctx: Any, address: Any, n: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             made = context.make_array(array_type)(context, builder)
-            element, size = context.get_data_type(kind), ir.Constant(_I64, dtype.itemsize)
+            element, size = context.get_data_type(kind), ir.Constant(_I64, nbytes)
             # Numba's arrays are of the generic space; LLVM infers the global one again
             pointer = builder.addrspacecast(
                 _pointer(builder, args[0], element), element.as_pointer()
@@ -150,12 +180,12 @@ def make_array_view(dtype: np.dtype[Any]) -> Any:
     return intrinsic(array_view)
 
 
-def offset_of(record: np.dtype[Any], name: str) -> int:
-    """Bytes from the begin of a record to one of its fields."""
-    assert record.fields is not None
-    return record.fields[name][1]
-
-
 def make_load_fields(record: np.dtype[Any], *names: str) -> Any:
     """``load(address) -> tuple``: these fields of a record of int64, all loaded at once."""
-    return make_load(np.dtype(np.int64), [offset_of(record, name) // 8 for name in names])
+    return make_load(np.int64, [offset_of(record, name) // 8 for name in names])
+
+
+#: ``doubles(address, n)``, ``longs(address, n)``: arrays of these.
+doubles, longs = make_array_view(np.float64), make_array_view(np.int64)
+#: ``load_long(address)``, ``load_int(address)``: a tuple of the one number.
+load_long, load_int = make_load(np.int64, [0]), make_load(np.int32, [0])

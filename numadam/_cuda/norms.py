@@ -48,11 +48,11 @@ from numadam._cuda.kernel import (
     make_advance_all,
     make_load_addresses,
     make_scalars,
-    make_tile_access,
+    make_tiles,
     scalars_type,
     tile_iterations,
 )
-from numadam._cuda.memory import make_array_view, make_load, make_load_fields
+from numadam._cuda.memory import doubles, load_int, longs, make_array_view, make_load_fields
 from numadam._jit.functions import linked
 
 # --- partial sums --------------------------------------------------------------------------------
@@ -132,32 +132,29 @@ def _make_squares(plan: Plan, wrap: Any) -> tuple[Any, Any]:
     numbers = Pass(dataclasses.replace(plan, modulus=False), slots, slots, (), None)
     of_x = pl.MASTER if plan.master else pl.P
     order = (of_x, pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.OWNED)
-    ax, ag, at, al, ah, ao = (slots.index(slot) if slot in slots else 0 for slot in order)
+
+    def one(n, tiles, sums, k):
+        return add(sums, np.float64(gradient(n, *tiles, k)))
+
+    one = wrap(one)
 
     def make(count):
-        reads, _ = make_tile_access(numbers, count, wrap)
-        rx, rg, rt, rl, rh, ro = (reads[slot] for slot in order)
-
-        def one(e, x, g, total, low, high, own, sums, k):
-            return add(sums, np.float64(gradient(e, x, g, total, low, high, own, k)))
-
-        one = wrap(one)
+        read, _ = make_tiles(numbers, count, order)
 
         def squares(a, i, sums, k):
-            x, g, total = rx(a[ax], i), rg(a[ag], i), rt(a[at], i)
-            low, high, own = rl(a[al], i), rh(a[ah], i), ro(a[ao], i)
+            tiles = read(a, i, i)
             # unrolled by hand, as the pass is: tiles stay in registers
-            sums = one(0, x, g, total, low, high, own, sums, k)
+            sums = one(0, tiles, sums, k)
             if count > 1:
-                sums = one(1, x, g, total, low, high, own, sums, k)
+                sums = one(1, tiles, sums, k)
             if count > 2:
-                sums = one(2, x, g, total, low, high, own, sums, k)
-                sums = one(3, x, g, total, low, high, own, sums, k)
+                sums = one(2, tiles, sums, k)
+                sums = one(3, tiles, sums, k)
             if count > 4:
-                sums = one(4, x, g, total, low, high, own, sums, k)
-                sums = one(5, x, g, total, low, high, own, sums, k)
-                sums = one(6, x, g, total, low, high, own, sums, k)
-                sums = one(7, x, g, total, low, high, own, sums, k)
+                sums = one(4, tiles, sums, k)
+                sums = one(5, tiles, sums, k)
+                sums = one(6, tiles, sums, k)
+                sums = one(7, tiles, sums, k)
             return sums
 
         return wrap(squares)
@@ -209,7 +206,7 @@ def _make_add_part(plan: Plan, by_value: bool, wrap: Any) -> Any:
     whole, single = _make_squares(plan, wrap)
     scalars, read = make_scalars(plan, by_value, wrap)
     width, count = norm_iterations(plan), sums_of(plan)
-    fold, doubles = _make_fold(count, wrap), make_array_view(np.dtype(np.float64))
+    fold = _make_fold(count, wrap)
     threads, numbers, in_shared = policy.THREADS, round_size(), count * policy.THREADS
     steps = policy.SUMMED_PER_THREAD // width
 
@@ -253,7 +250,7 @@ def make_sums(plan: Plan, by_value: bool, many: bool) -> KernelSource:
     """
     wrap = device_jit()
     add_part = _make_add_part(plan, by_value, wrap)
-    addresses, leaf_of = make_load_addresses(norm_slots(plan)), make_load(np.dtype(np.int32), (0,))
+    addresses = make_load_addresses(norm_slots(plan))
     names = "group", "first_part", "norm_size", "norm_tiled", "norm_rounds"
     fields, record, i8 = make_load_fields(LEAF, *names), LEAF.itemsize, cuda.types.int64
 
@@ -262,7 +259,7 @@ def make_sums(plan: Plan, by_value: bool, many: bool) -> KernelSource:
 
     def over_many(table, leaves, partials, rows):
         block = np.int64(cuda.blockIdx.x)
-        place = table + np.int64(leaf_of(leaves + 4 * block)[0]) * record
+        place = table + np.int64(load_int(leaves + 4 * block)[0]) * record
         group, first, size, tiled, rounds = fields(place)
         a = addresses(place)
         add_part(a, block, first, size, tiled, rounds, rows, group, partials)
@@ -293,7 +290,6 @@ def _make_combine_total(plan: Plan) -> Any:
     `firsts` says where the partial sums of each total begin, and last where they end. Every
     addition is an error-free transformation: what it loses is added up beside it.
     """
-    doubles, longs = make_array_view(np.dtype(np.float64)), make_array_view(np.dtype(np.int64))
     threads, count = policy.THREADS, sums_of(plan)
     in_shared = threads * count
 
@@ -350,7 +346,6 @@ def make_finalize_norms(plan: Plan, combines: bool) -> KernelSource:
     the running products of `groups` rows. It is one long function, since its threads meet at
     barriers.
     """
-    doubles, longs = make_array_view(np.dtype(np.float64)), make_array_view(np.dtype(np.int64))
     reals, records = make_array_view(plan.real), make_array_view(COUNTERS)
     columns, of_margin, of_most = op.COLUMN, op.COLUMN.margin, op.COLUMN.most
     column = columns.clip_array_norm if plan.norm == "array" else columns.clip_norm

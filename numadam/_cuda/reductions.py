@@ -10,59 +10,29 @@ norm stays as it is.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from numadam._backend import Exchange
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
+from numadam._cuda.arrays import address_of
 from numadam._cuda.compiler import compiled
 from numadam._cuda.kernel import COUNTERS
-from numadam._cuda.memory import offset_of
+from numadam._cuda.launch import Launch
 from numadam._cuda.norms import make_combine, make_finalize_norms, make_sums, norm_slots, sums_of
 from numadam._cuda.scalars import DeviceControl, Scalars
 from numadam._cuda.state import KernelArguments
+from numadam._jit.pointers import offset_of
 from numadam._settings.settings import same_numbers
 
 # --- totals over all ranks -----------------------------------------------------------------------
 
 
-class RankTotals:
-    """Puts the totals of all ranks in the place of those of this rank.
-
-    Parameters
-    ----------
-    exchange : Exchange
-    totals : cupy.ndarray of int64
-        On the GPU: a row with the bits of the totals, and a row with their exponents.
-    control : numpy.ndarray
-        The control block on the host.
-    """
-
-    def __init__(self, exchange: Exchange, totals: Any, control: np.ndarray) -> None:
-        self._exchange, self._totals, self._control = exchange, totals, control
-        exchange.words = totals.size
-
-    def add_up(self, counted: tuple[int, int, int]) -> None:
-        """Wait for the GPU, exchange, and write back. Collective.
-
-        `counted` are t, the gradients added up before, and whether they are flushed.
-        """
-        import cupy
-
-        same = same_numbers(counted, self._control)
-        rows = self._exchange.gather(np.array(cupy.asnumpy(self._totals)).reshape(-1), same)
-        self._totals.set(add_ranks(rows.reshape(len(rows), *self._totals.shape)))
-
-
 def add_ranks(rows: np.ndarray) -> np.ndarray:
-    """Totals over all ranks, as `RankTotals` has those of one.
+    """The totals of all ranks, from those of each, int64 of the shape (ranks, 2, totals).
 
-    Parameters
-    ----------
-    rows : numpy.ndarray of int64
-        Of the shape (ranks, 2, totals).
+    They are a row with the bits of the totals, and a row with their exponents.
     """
     numbers, exponents = np.ascontiguousarray(rows[:, 0]).view(np.float64), rows[:, 1]
     sums = np.empty(rows.shape[1:], np.int64)
@@ -90,23 +60,15 @@ def _add(totals: list[float], exponents: list[int]) -> tuple[float, int]:
 class GradientNorms:
     """Computes the norms of a step's gradients and their clip factors.
 
-    Its methods are called while the GPU is the current one.
-
-    Parameters
-    ----------
-    plan : Plan
-    arguments : KernelArguments
-    control : DeviceControl
-    scalars : HostScalars or DeviceScalars
-    device : int
-        Number of the GPU.
-    exchange : Exchange, optional
-        Where the norms are those of the arrays of all ranks: how these exchange words.
+    With `exchange` they are those of the arrays of all ranks. Its methods are called while the GPU
+    is the current one.
 
     Attributes
     ----------
     go : int
         Where the GPU says whether the step is taken.
+    saved : list of arrays
+        What a snapshot copies.
     """
 
     def __init__(
@@ -127,38 +89,31 @@ class GradientNorms:
         self._factor_bytes = 2 * plan.real.itemsize if by_array else 0
         self._slots = norm_slots(plan)
         self._values = cupy.full(count, np.nan, np.float64)
+        self.saved = [self._values]
         self._factors = cupy.ones((count, 2), plan.real)
         self._totals = cupy.zeros((2, count), np.int64)  # the bits of the totals; their exponents
         self._partials = cupy.zeros((max(1, arguments.parts), sums_of(plan)), np.float64)
         self._firsts = cupy.asarray(np.array(firsts, np.int64))
-        totals_at = _address(self._totals)
-        self._partials_at, self._factors_at = _address(self._partials), _address(self._factors)
-        self._of_totals = (
-            self._partials_at,
-            _address(self._firsts),
-            totals_at,
-            totals_at + 8 * count,
+        self._partials_at, firsts_at, totals_at, self._factors_at, self._values_at = map(
+            address_of, (self._partials, self._firsts, self._totals, self._factors, self._values)
         )
-        self._of_ranks = None
+        self._of_totals = self._partials_at, firsts_at, totals_at, totals_at + 8 * count
+        self._exchange = exchange
         if exchange is not None:
-            self._of_ranks = RankTotals(exchange, self._totals, control.host)
+            exchange.words = self._totals.size
         self.go = control.counters_address + offset_of(COUNTERS, "go")
         sums = compiled(make_sums, device, plan, scalars.values is not None, arguments.many)
-        self._sums = sums.ready(scalars.values)
+        self._sums = Launch(*sums, scalars.values)
         # one total is combined in the block of the last kernel, if no other ranks have a part in it
         combines = count == 1 and exchange is None
-        self._combine = None if combines else compiled(make_combine, device, plan).ready()
-        self._finalize = compiled(make_finalize_norms, device, plan, combines).ready()
+        self._combine = None if combines else Launch(*compiled(make_combine, device, plan))
+        self._finalize = Launch(*compiled(make_finalize_norms, device, plan, combines))
 
     def read(self) -> np.ndarray:
         """The last norms, one or one an array: the host waits for the GPU."""
         import cupy
 
         return np.array(cupy.asnumpy(self._values))
-
-    def arrays(self) -> list[Any]:
-        """Arrays that a snapshot copies: the last norms."""
-        return [self._values]
 
     def clear(self) -> None:
         """Forget the last norms."""
@@ -172,17 +127,23 @@ class GradientNorms:
         """Compute norms and clip factors, and decide whether the step is taken.
 
         A step that is taken is counted, as number `t` or where that is 0 as the next one.
-        Collective where there are several ranks; `counted` are what they have counted on the host.
+        Collective where there are several ranks; `counted` are t, the gradients added up before,
+        and whether they are flushed, on the host.
         """
+        import cupy
+
         control, scalars, count = self._control, self._scalars, len(self._values)
         control.upload()
         self._add_up()
         if self._combine is not None:
             self._combine(count, policy.THREADS, self._of_totals)
-        if self._of_ranks is not None:
-            self._of_ranks.add_up(counted)
+        if self._exchange is not None:
+            same = same_numbers(counted, control.host)
+            own = np.array(cupy.asnumpy(self._totals))
+            rows = self._exchange.gather(own.reshape(-1), same)
+            self._totals.set(add_ranks(rows.reshape(-1, *own.shape)))
         begin = control.address, scalars.products_address, control.counters_address
-        end = self._factors_at, _address(self._values), count, scalars.products_groups, t, guard
+        end = self._factors_at, self._values_at, count, scalars.products_groups, t, guard
         self._finalize(1, policy.THREADS, (*self._of_totals, *begin, *end))
 
     def _add_up(self) -> None:
@@ -197,7 +158,3 @@ class GradientNorms:
             addresses = arguments.addresses(self._slots, 0)
         numbers = (*begin, self._partials_at, *self._scalars.launch_arguments(group))
         self._sums(arguments.parts, policy.THREADS, numbers, addresses)
-
-
-def _address(array: Any) -> int:
-    return int(array.data.ptr)

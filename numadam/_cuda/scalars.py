@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import carray, float64, int64
+from numba import float64, int64
 
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
@@ -27,12 +27,13 @@ from numadam._core.scalars import (
     width_of,
 )
 from numadam._cuda import launch as policy
+from numadam._cuda.arrays import address_of
 from numadam._cuda.compiler import compiled
 from numadam._cuda.kernel import COUNTERS, control_width, make_prepare
-from numadam._cuda.launch import is_capturing
+from numadam._cuda.launch import Launch, is_capturing
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop, in_default_mode
-from numadam._jit.pointers import as_pointer
+from numadam._jit.pointers import array_at
 
 # --- copies to the GPU ---------------------------------------------------------------------------
 
@@ -125,11 +126,6 @@ class DeviceControl:
 
     Its methods are called while the GPU is the current one.
 
-    Parameters
-    ----------
-    control : numpy.ndarray
-        The control block on the host.
-
     Attributes
     ----------
     groups : int
@@ -137,6 +133,8 @@ class DeviceControl:
     address, counters_address : int
     host : numpy.ndarray
         The control block on the host.
+    saved : list of arrays
+        What a snapshot copies.
     """
 
     def __init__(self, control: np.ndarray) -> None:
@@ -146,9 +144,8 @@ class DeviceControl:
         self._block = cupy.zeros(control.shape, np.float64)
         # CuPy has no records: they are int64 there
         self._counters = cupy.zeros(COUNTERS.itemsize // 8, np.int64)
-        self._upload = Upload(self._block)
-        self.address = int(self._block.data.ptr)
-        self.counters_address = int(self._counters.data.ptr)
+        self._upload, self.saved = Upload(self._block), [self._counters]
+        self.address, self.counters_address = map(address_of, (self._block, self._counters))
 
     def upload(self) -> None:
         """Bring the control block up to date, if an option has changed."""
@@ -164,10 +161,6 @@ class DeviceControl:
         """Replace the counters."""
         self._counters.set(np.array(counters, COUNTERS).reshape(1).view(np.int64))
 
-    def arrays(self) -> list[Any]:
-        """Arrays that a snapshot copies: the counters."""
-        return [self._counters]
-
     def are_finite(self) -> bool:
         """Whether the last gradients were finite: the host waits for the GPU."""
         return bool(self.read_counters().finite)
@@ -182,13 +175,7 @@ _FILL, _ADVANCE = range(2)
 class HostScalars:
     """The scalars of the only group, computed on the host: a kernel's last arguments.
 
-    Parameters
-    ----------
-    plan : Plan
-    control : numpy.ndarray
-        The control block, read anew at each step.
-    group : int
-        Row of the control block.
+    `group` is their row of the control block, which is read anew at each step.
 
     Attributes
     ----------
@@ -197,8 +184,8 @@ class HostScalars:
     prepare : callable
         ``prepare(lr, t, n, flushing, counts)``: compute the scalars of step t, of n gradients.
         `flushing` 1: all of them are in the sum already. `counts` is for `DeviceScalars`.
-    advances : bool
-        Whether `advance` is to be called after a step.
+    advance : callable, optional
+        To be called after a step where the host carries running products.
     """
 
     #: where the GPU has running products, and of how many groups: none
@@ -207,18 +194,14 @@ class HostScalars:
     def __init__(self, plan: Plan, control: np.ndarray, group: int) -> None:
         self.values = np.zeros(width_of(plan), plan.real)
         self._products = start_products(plan, len(control))
-        self._control, self._carried = control, len(plan.products)
-        self.advances = self._carried > 0
+        self._carried, self.saved = len(plan.products), [self._products]
+        self._control = control  # alive, as it is read by address
         arrays = self.values, control, self._products
         addresses = (int(array.ctypes.data) for array in arrays)
         call, given = _fill_or_advance(plan), (*addresses, len(control), group)
         # straight into compiled code: a method around it would take 0.3 us of each step
         self.prepare = partial(call, _FILL, *given)
-        self._advance = partial(call, _ADVANCE, *given)
-
-    def advance(self, t: int) -> None:
-        """Advance the running products: step t is taken."""
-        self._advance(0.0, t, 0, 0, 0)
+        self.advance = partial(call, _ADVANCE, *given, 0.0, 0, 0, 0, 0) if self._carried else None
 
     def launch_arguments(self, group: int) -> tuple[int, ...]:
         """Arguments of a launch for the scalars of a group, besides `values`: none."""
@@ -227,10 +210,6 @@ class HostScalars:
     def read_products(self) -> np.ndarray:
         """Running products of the rule, for each row of the control block."""
         return self._products[:, : self._carried].copy()
-
-    def arrays(self) -> list[Any]:
-        """Arrays that a snapshot copies: the running products."""
-        return [self._products]
 
     def load_products(self, products: np.ndarray | float) -> None:
         """Replace the running products."""
@@ -245,15 +224,15 @@ def _fill_or_advance(plan: Plan) -> Any:
         fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, jit_once)
         find_products, count = make_products(plan), product_width(plan)
         width, wide = width_of(plan), control_width(plan)
-        real, scale = plan.real, loop_start(plan)
+        real, scale = plan.real.type, loop_start(plan)
 
         def call(  # type: ignore[no-untyped-def]  # Numba types it
             what, values, control, products, groups, group, lr, t, n, flushing, counts
         ):
-            rows = carray(as_pointer(control), (groups, wide), np.float64)
-            q = carray(as_pointer(products), (groups, count), np.float64)
+            rows = array_at(control, (groups, wide), np.float64)
+            q = array_at(products, (groups, count), np.float64)
             if what == _FILL:
-                out = carray(as_pointer(values), width, real)
+                out = array_at(values, width, real)
                 for r in range(groups):
                     find_products(q[r], rows[r], float(t))
                 fill_row(out, rows[group], q[group], lr, float(t), float(n))
@@ -282,22 +261,14 @@ def _fill_or_advance(plan: Plan) -> Any:
 class DeviceScalars:
     """The scalars of any number of groups, computed on the GPU.
 
-    Its methods are called while the GPU is the current one.
-
-    Parameters
-    ----------
-    plan : Plan
-    control : DeviceControl
-    device : int
-        Number of the GPU.
-    rate : array, optional
-        A 0-d array on the GPU from which each step reads lr.
+    `rate` is a 0-d array there from which each step reads lr, or None. Its methods are called while
+    the GPU is the current one.
     """
 
     #: none are passed by value
     values = None
     #: the kernel that counts a step advances the running products
-    advances = False
+    advance = None
 
     def __init__(self, plan: Plan, control: DeviceControl, device: int, rate: Any) -> None:
         import cupy
@@ -306,13 +277,11 @@ class DeviceScalars:
         self._control = control
         start = start_products(plan, groups)
         self._products = cupy.asarray(start) if start.size else cupy.zeros((groups, 1))
-        self._carried = len(plan.products)
+        self._carried, self.saved = len(plan.products), [self._products]
         self._rows = cupy.zeros((groups, width_of(plan)), plan.real)
         self._rate = cupy.zeros((), np.float64) if rate is None else rate
-        self._launch = compiled(make_prepare, device, plan, self._rate.dtype).ready()
-        rows, products, lr = (
-            int(array.data.ptr) for array in (self._rows, self._products, self._rate)
-        )
+        self._launch = Launch(*compiled(make_prepare, device, plan, self._rate.dtype))
+        rows, products, lr = map(address_of, (self._rows, self._products, self._rate))
         self._first = rows, control.address, products, control.counters_address, groups, lr
         self._threads, self._rows_address = min(policy.THREADS, groups), rows
         self._row_bytes = width_of(plan) * plan.real.itemsize
@@ -327,9 +296,6 @@ class DeviceScalars:
         self._control.upload()
         self._launch(1, self._threads, (*self._first, lr, t, float(n), counts, flushing))
 
-    def advance(self, t: int) -> None:
-        """Do nothing: the kernel that counts a step has advanced the running products."""
-
     def launch_arguments(self, group: int) -> tuple[int, ...]:
         """Arguments of a launch for the scalars of a group: their address."""
         return (self._rows_address + group * self._row_bytes,)
@@ -339,10 +305,6 @@ class DeviceScalars:
         import cupy
 
         return np.array(cupy.asnumpy(self._products[:, : self._carried]))
-
-    def arrays(self) -> list[Any]:
-        """Arrays that a snapshot copies: the running products."""
-        return [self._products]
 
     def load_products(self, products: np.ndarray | float) -> None:
         """Replace the running products."""

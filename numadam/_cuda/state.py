@@ -11,7 +11,7 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._core.half import memory_dtype
+from numadam._core.half import in_memory, memory_dtype
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
 from numadam._cuda import kernel as spec
@@ -46,17 +46,11 @@ def phases(arrays: Sequence[Any], orders: Sequence[tuple[int, ...]], plan: Plan)
 class KernelArguments:
     """The record of each leaf, on the host and, where there are several leaves, on the GPU.
 
-    Parameters
-    ----------
-    plan : Plan
-    layout : Layout
-    groups : sequence of int
-        The row of the control block of each leaf.
-
     Attributes
     ----------
     records : numpy.ndarray of `kernel.LEAF`
     groups : list of int
+        The row of the control block of each leaf.
     many : bool
         Whether kernels read the table. Over one leaf they get its numbers as arguments.
     blocks, parts : int
@@ -87,21 +81,23 @@ class KernelArguments:
         self.records["group"] = self.groups
         # two views of the records: CuPy has none, and a field taken at each step costs 0.5 us
         self._words, self._address_fields = self.records.view(np.int64), self.records["addresses"]
-        self.blocks, leaves = self._divide(self._iterations, self._block_iterations())
-        self.records["first_block"] = _starts(leaves, n)
-        self.records["blocks"] = np.bincount(leaves, minlength=n)
+        one = policy.THREADS * self._per_tile  # iterations of a block of threads
+        if self._iterations.sum() > one * _FULL:
+            one *= policy.TILES_PER_THREAD
+        blocks = -(-self._iterations // one)
+        self.records["blocks"], ends = blocks, np.cumsum(blocks)
+        self.records["first_block"], self.blocks = ends - blocks, int(ends[-1])
         self.records["norm_rounds"] = rounds = rounds_of(self._numbers)
-        self.parts, part_leaves = self._divide(self._numbers, rounds * round_size())
-        self.records["first_part"] = _starts(part_leaves, n)
-        self.first_parts = [*self.records["first_part"].tolist(), self.parts]
+        parts = -(-self._numbers // (rounds * round_size()))
+        self.first_parts = [0, *np.cumsum(parts).tolist()]
+        self.records["first_part"], self.parts = self.first_parts[:-1], self.first_parts[-1]
         self._tables_of_graphs: list[Any] = []
         self.table_address = self.leaves_address = self.part_leaves_address = 0
         if self.many:
             self._allocate()
-            self._leaves = cupy.asarray(leaves), cupy.asarray(part_leaves)
-            self.leaves_address, self.part_leaves_address = (
-                int(array.data.ptr) for array in self._leaves
-            )
+            numbers = np.arange(n, dtype=np.int32)
+            self._leaves = [cupy.asarray(numbers.repeat(counts)) for counts in (blocks, parts)]
+            self.leaves_address, self.part_leaves_address = map(ca.address_of, self._leaves)
 
     def _allocate(self) -> None:
         """A new table on the GPU, where the records are int64."""
@@ -109,7 +105,7 @@ class KernelArguments:
 
         self._table = cupy.zeros(len(self.records) * (spec.LEAF.itemsize // 8), np.int64)
         self._read_by_graph = False
-        self.table_address = int(self._table.data.ptr)
+        self.table_address = ca.address_of(self._table)
         self._upload = Upload(self._table)
 
     def keep(self) -> None:
@@ -124,16 +120,6 @@ class KernelArguments:
         if self._read_by_graph and not self._upload.has(words) and not policy.is_capturing():
             self._allocate()
         self._upload(words)
-
-    def _block_iterations(self) -> int:
-        """Iterations that a block of threads takes."""
-        one = policy.THREADS * self._per_tile
-        return one * policy.TILES_PER_THREAD if self._iterations.sum() > one * _FULL else one
-
-    def _divide(self, sizes: Any, per_block: Any) -> tuple[int, Any]:
-        """Number of blocks of all leaves, and the leaf of each block."""
-        counts = -(-sizes // per_block)
-        return int(counts.sum()), np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
 
     def note(self, slot: int, addresses: list[int]) -> None:
         """Record where the arrays of a slot begin."""
@@ -196,12 +182,6 @@ class KernelArguments:
         return tuple(int(leaf[name]) for name in ("norm_size", "norm_tiled", "norm_rounds"))
 
 
-def _starts(leaves: Any, n: int) -> Any:
-    """The first block of each leaf, from the leaf of each block."""
-    counts = np.bincount(leaves, minlength=n)
-    return np.cumsum(counts) - counts
-
-
 # --- the arrays of an optimiser on a GPU ---------------------------------------------------------
 
 
@@ -209,11 +189,6 @@ class CudaState:
     """State arrays in one flat block, aligned so that they share the parameters' tiles.
 
     Its methods are called while the GPU of the parameters is the current one.
-
-    Parameters
-    ----------
-    settings : Settings
-    params : sequence of cupy.ndarray
 
     Attributes
     ----------
@@ -223,6 +198,8 @@ class CudaState:
         State arrays by name, leaf by leaf.
     own : dict
         Arrays of the back end's own by slot, leaf by leaf.
+    saved : list of arrays
+        What a snapshot copies.
     """
 
     def __init__(self, settings: Settings, params: Leaves) -> None:
@@ -232,6 +209,7 @@ class CudaState:
         self.layout = Layout(shapes, orders, plan.dtype)
         self._layouts = {name: self._like(slot) for name, slot in plan.state_slots.items()}
         self._block = _zeros(sum(one.nbytes for one in self._layouts.values()))
+        self.saved = [self._block]
         self.state = self._views(self._block)
         self.own = {slot: self.state[name] for name, slot in plan.state_slots.items()}
         self._fill_per_element()
@@ -264,10 +242,6 @@ class CudaState:
             for view in self.state[name]:
                 _fill(view, value)
 
-    def arrays(self) -> list[Any]:
-        """Arrays that a snapshot copies: the block of all state."""
-        return [self._block]
-
     def clear(self) -> None:
         """Make all state zero."""
         self._block[...] = 0
@@ -294,7 +268,7 @@ class CudaState:
         views = self._views(staged)
         for name, leaves in state.items():
             for view, leaf in zip(views[name], leaves, strict=True):
-                ca.in_memory(view)[...] = ca.in_memory(leaf)
+                in_memory(view)[...] = in_memory(leaf)
         return staged
 
     def take(self, staged: Any) -> None:
@@ -318,4 +292,4 @@ def _fill(view: Any, value: Any) -> None:
         view[...] = cupy.asarray(value)
     else:
         # CuPy may lack the dtype that NumPy has
-        ca.in_memory(view)[...] = cupy.asarray(ca.in_memory(np.asarray(value).astype(view.dtype)))
+        in_memory(view)[...] = cupy.asarray(in_memory(np.asarray(value).astype(view.dtype)))

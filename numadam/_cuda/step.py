@@ -6,53 +6,65 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, require_gpu
-from numadam._backend import Exchange, FunctionalStep, Leaves
+from numadam._backend import Exchange, FunctionalStep, Leaves, Title
 from numadam._core import plan as pl
+from numadam._core.half import in_memory
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
-from numadam._cuda import kernel as ck
 from numadam._cuda import kernel as spec
 from numadam._cuda import launch as policy
-from numadam._cuda.arrays import SparseGradients
+from numadam._cuda.arrays import CudaSparseGradients
 from numadam._cuda.compiler import compiled
 from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._cuda.reductions import GradientNorms
 from numadam._cuda.scalars import DeviceControl, DeviceScalars, HostScalars, Scalars
 from numadam._cuda.state import KernelArguments
-from numadam._cuda.validate import CheckedArrays, Title, Validated, Validator
+from numadam._cuda.validate import CheckedArrays, Validated, Validator
 from numadam._jit.process import defer_interrupts
 
 # --- steps of an optimiser -----------------------------------------------------------------------
 
 
 class CudaStep:
-    """The kernels of a plan over the leaves of a layout, and the work arrays of strided leaves.
+    """All that takes part in the steps of one optimiser, or of one functional signature.
 
-    `bind` prepares launches whose arguments do not change while the arrays do not. Its methods
+    `bind` prepares launches whose arguments do not change while the arrays do not. The methods
     are called while the GPU of the leaves is the current one.
 
     Parameters
     ----------
     plan : Plan
     layout : Layout
-    arguments : KernelArguments
-    scalars : HostScalars or DeviceScalars
-    norms : GradientNorms, optional
+    control : numpy.ndarray
+        The control block, read anew at each step.
+    groups : sequence of int
+        Its row of each leaf.
     device : int
         Number of the GPU.
+    title : callable
+        ``title(slot, leaf)``: what the user calls that array.
     outs : sequence of bool
         Whether there shall be steps without and with `out`.
-    lazy : bool
-        Whether there shall be steps that visit only the rows of a sparse gradient.
+    sparse : {None, "lazy", "dense"}
+    fixed : list of arrays
+        The optimiser's own parameters: recognised by the list itself.
+    counts_on_device : bool
+        Whether the GPU alone knows t.
+    rate : array, optional
+        A 0-d array on the GPU from which each step reads lr.
+    exchange : Exchange, optional
+        Of the ranks whose norms are one.
 
     Attributes
     ----------
+    arguments, control, scalars, norms, sparse, validator : object
+        Its parts.
     bound : Validated or None
         The arrays of the launches.
     copies_in, launches, copies_back : list of callables
@@ -64,20 +76,35 @@ class CudaStep:
         self,
         plan: Plan,
         layout: Layout,
-        arguments: KernelArguments,
-        scalars: Scalars,
-        norms: GradientNorms | None,
+        control: np.ndarray,
+        groups: Sequence[int],
         device: int,
+        title: Title,
+        *,
         outs: Sequence[bool],
-        lazy: bool,
+        sparse: str | None = None,
+        fixed: Leaves = (),
+        counts_on_device: bool = False,
+        rate: Any = None,
+        exchange: Exchange | None = None,
     ) -> None:
-        self._plan, self._layout, self._arguments = plan, layout, arguments
-        self._scalars, self._norms, self._device = scalars, norms, device
+        self._plan, self._layout, self._device = plan, layout, device
+        self.arguments, self.control = KernelArguments(plan, layout, groups), DeviceControl(control)
+        self.scalars: Scalars = (
+            HostScalars(plan, control, groups[0])
+            if len(set(groups)) == 1 and not counts_on_device
+            else DeviceScalars(plan, self.control, device, rate)
+        )
+        reduced = plan, self.arguments, self.control, self.scalars, device, exchange
+        self.norms = GradientNorms(*reduced) if plan.norm else None
+        self.sparse = CudaSparseGradients(layout, device, sparse, title)
+        self.validator = Validator(plan, layout, device, title, self.sparse, fixed)
+        many = self.arguments.many
         self._slots = {out: spec.step_slots(plan, out) for out in (False, True)}
-        self._steps = {out: self._ready(ck.make_step, arguments.many, out) for out in outs}
-        self._lazy = self._ready(ck.make_lazy) if lazy else None
+        self._steps = {out: self._ready(spec.make_step, many, out) for out in outs}
+        self._lazy = self._ready(spec.make_lazy) if sparse == "lazy" else None
         firsts = (False, True) if plan.accumulate else ()
-        self._sums = {first: self._ready(ck.make_sum, arguments.many, first) for first in firsts}
+        self._sums = {first: self._ready(spec.make_sum, many, first) for first in firsts}
         self._work: dict[tuple[int, int], Any] = {}
         self._noted: dict[int, CheckedArrays] = {}
         self.bound: Validated | None = None
@@ -85,15 +112,11 @@ class CudaStep:
         self.launches: list[Callable[[], None]] = []
         self.copies_back: list[Callable[[], None]] = []
 
-    def _ready(self, make: Any, *more: bool) -> Any:
-        """A kernel of the plan, compiled, and ready for a launch."""
-        scalars = self._scalars
-        kernel = compiled(make, self._device, self._plan, scalars.values is not None, *more)
-        return kernel.ready(scalars.values)
-
-    def bind_own(self, slot: int, arrays: Leaves) -> None:
-        """Note where arrays of the back end's own begin, which every step has."""
-        self._arguments.note(slot, list(map(ca.address_of, arrays)))
+    def _ready(self, make: Any, *more: bool) -> policy.Launch:
+        """A launch of a kernel of the plan, which is compiled."""
+        values = self.scalars.values
+        kernel = compiled(make, self._device, self._plan, values is not None, *more)
+        return policy.Launch(*kernel, values)
 
     def bind(self, validated: Validated, gradient: Any = None) -> None:
         """Note where these arrays begin, and prepare the launches on them.
@@ -104,11 +127,11 @@ class CudaStep:
         self._noted, self.bound = {}, None  # until everything has been noted
         for slot, checked in slots.items():
             if noted.get(slot) is not checked:
-                self._arguments.note(slot, self._addresses(slot, checked))
+                self.arguments.note(slot, self._addresses(slot, checked))
         if gradient is not None:
-            self._arguments.note(pl.G, [ca.address_of(gradient)] * len(self._layout.sizes))
+            self.arguments.note(pl.G, [ca.address_of(gradient)] * len(self._layout.sizes))
         has_out = pl.OUT in slots
-        self._arguments.finish(self._slots[has_out], {k: rows[k][1].size for k in rows})
+        self.arguments.finish(self._slots[has_out], {k: rows[k][1].size for k in rows})
         self._prepare_copies(validated, has_out)
         self.launches = self._launch(self._steps[has_out], self._slots[has_out], self._go())
         if rows:
@@ -118,13 +141,12 @@ class CudaStep:
 
     def release(self) -> None:
         """Refer to no array any more."""
+        self.validator.forget()
         self._noted, self.bound = {}, None
         self.copies_in, self.launches, self.copies_back = [], [], []
 
     def _addresses(self, slot: int, checked: CheckedArrays) -> list[int]:
         """Addresses at which kernels find the arrays of a slot: strided ones in work arrays."""
-        if not checked.strided:
-            return checked.addresses
         addresses = list(checked.addresses)
         for k, array in checked.strided.items():
             addresses[k] = ca.address_of(self._work_array(slot, k, array))
@@ -134,7 +156,7 @@ class CudaStep:
         import cupy
 
         if (slot, k) not in self._work:
-            self._work[slot, k] = cupy.empty(array.size, ca.in_memory(array).dtype)
+            self._work[slot, k] = cupy.empty(array.size, in_memory(array).dtype)
         return self._work[slot, k]
 
     def _prepare_copies(self, validated: Validated, has_out: bool) -> None:
@@ -149,7 +171,7 @@ class CudaStep:
     def begin(self, averages: bool) -> None:
         """Bring parameters into their bounds, and copy them into what begins as they do."""
         slots = spec.start_slots(self._plan, averages)
-        kernel = self._ready(ck.make_begin, self._arguments.many, averages)
+        kernel = self._ready(spec.make_begin, self.arguments.many, averages)
         for launch in self._launch(kernel, slots, go=0):
             launch()
 
@@ -160,15 +182,15 @@ class CudaStep:
 
     def _go(self) -> int:
         """Address of the flag by which the GPU takes the step; 0 where it always does."""
-        return 0 if self._norms is None else self._norms.go
+        return 0 if self.norms is None else self.norms.go
 
     def _factors(self, leaf: int) -> int:
         """Address of a leaf's clip factors; 0 where nothing is clipped by norm."""
-        return 0 if self._norms is None else self._norms.factors(leaf)
+        return 0 if self.norms is None else self.norms.factors(leaf)
 
     def _launch(self, kernel: Any, slots: Sequence[int], go: int) -> list[Callable[[], None]]:
         """The launch over all leaves; none where they have no elements."""
-        arguments, scalars = self._arguments, self._scalars
+        arguments, scalars = self.arguments, self.scalars
         if arguments.many and arguments.blocks:
             end = self._factors(0), go, *scalars.launch_arguments(0)  # a block finds its leaf's own
             numbers = arguments.table_address, arguments.leaves_address, *end
@@ -188,132 +210,70 @@ class CudaStep:
                 assert lazy is not None  # only then is a sparse gradient left as it is
                 width = values.size // len(rows)
                 begin = ca.address_of(rows), width, values.size, self._factors(k), self._go()
-                numbers = *begin, *self._scalars.launch_arguments(self._arguments.groups[k])
-                addresses = self._arguments.addresses(slots, k)
+                numbers = *begin, *self.scalars.launch_arguments(self.arguments.groups[k])
+                addresses = self.arguments.addresses(slots, k)
                 blocks = policy.blocks_for(values.size)
                 # not bound: they share the memory of their arguments
                 launches.append(partial(lazy, blocks, policy.THREADS, numbers, addresses))
         return launches
 
 
-class StepParts(NamedTuple):
-    """All that takes part in the steps of one optimiser, or of one functional signature."""
-
-    arguments: KernelArguments
-    control: DeviceControl
-    scalars: Scalars
-    norms: GradientNorms | None
-    sparse: SparseGradients
-    validator: Validator
-    step: CudaStep
-
-
-def make_parts(
-    plan: Plan,
-    layout: Layout,
-    control: np.ndarray,
-    groups: Sequence[int],
-    device: int,
-    title: Title,
-    *,
-    outs: Sequence[bool],
-    sparse: str | None = None,
-    fixed: Leaves = (),
-    counts_on_device: bool = False,
-    rate: Any = None,
-    exchange: Exchange | None = None,
-) -> StepParts:
-    """Construct what takes part in a step, and compile its kernels.
-
-    `control` is the control block, read anew at each step, and `groups` the row of each leaf.
-    `counts_on_device`: the GPU alone knows t. `rate`: a 0-d array on the GPU from which each step
-    reads lr. `exchange`: of the ranks whose norms are one. The rest is as of `CudaStep`,
-    `SparseGradients` and `Validator`.
-    """
-    arguments, on_device = KernelArguments(plan, layout, groups), DeviceControl(control)
-    by_value = len(set(groups)) == 1 and not counts_on_device
-    scalars: Scalars = (
-        HostScalars(plan, control, groups[0])
-        if by_value
-        else DeviceScalars(plan, on_device, device, rate)
-    )
-    reduced = plan, arguments, on_device, scalars, device, exchange
-    norms = GradientNorms(*reduced) if plan.norm else None
-    of_sparse = SparseGradients(layout, device, sparse, title)
-    validator = Validator(plan, layout, device, title, of_sparse, fixed)
-    lazy = sparse == "lazy"
-    step = CudaStep(plan, layout, arguments, scalars, norms, device, outs, lazy)
-    return StepParts(arguments, on_device, scalars, norms, of_sparse, validator, step)
-
-
 # --- steps on arrays that the caller owns --------------------------------------------------------
 
 
-#: Serialises the calls of several threads, which share the parts of a step.
+#: Serialises the calls of several threads, which share a step.
 _lock = threading.Lock()
 #: ``cudaStreamPerThread``
 _PER_THREAD = 2
 
 
-class _Signature(NamedTuple):
-    """Properties of a call that decide which parts it can share with another call."""
-
-    plan: Plan
-    width: int  # of the control block
-    device: int
-    shape: tuple[int, ...]
-    order: tuple[int, ...]
-    has_out: bool
-    names: tuple[str, ...]  # of the arrays, by slot
-    # the stream itself: it lives as long as this does, and no other gets its number meanwhile
-    stream: Any
-    thread: int  # where streams of several threads have one number, else 0
-
-
 @functools.lru_cache(maxsize=256)  # more shapes than a model has: else each call would compile
-def _parts(signature: _Signature) -> tuple[np.ndarray, StepParts]:
-    """A control block of one row, and the parts of steps that read it."""
-    plan, width, device, shape, order, has_out, names, *_ = signature
+def _made(
+    plan: Plan,
+    width: int,
+    device: int,
+    shape: tuple[int, ...],
+    order: tuple[int, ...],
+    has_out: bool,
+    names: tuple[str, ...],
+    stream: Any,
+    thread: int,
+) -> tuple[np.ndarray, CudaStep]:
+    """A control block of one row of so many numbers, and the step that reads it.
+
+    The step's memory belongs to one stream: the stream itself is a key, for it lives as long as the
+    step does, and no other gets its number meanwhile.
+    """
     layout, control = Layout([shape], [order], plan.dtype), np.zeros((1, width))
-
-    def title(slot: int, leaf: int) -> str:
-        return names[slot]
-
-    return control, make_parts(plan, layout, control, [0], device, title, outs=[has_out])
-
-
-def _signature(call: FunctionalStep) -> _Signature:
-    import cupy
-
-    settings, p, has_out = call.settings, call.arrays[pl.P], call.arrays[pl.OUT] is not None
-
-    stream = cupy.cuda.get_current_stream()
-    # all threads call their own default stream by the same number
-    thread = threading.get_ident() if stream.ptr == _PER_THREAD else 0
-    width, order = settings.control.shape[1], ar.memory_order(p)
-    given = settings.plan, width, int(p.device.id), p.shape, order, has_out, call.names
-    return _Signature(*given, stream, thread)
+    given = plan, layout, control, [0], device, lambda slot, leaf: names[slot]
+    return control, CudaStep(*given, outs=[has_out])
 
 
 def update(call: FunctionalStep) -> None:
     """Take a step on the caller's arrays; the first call for an option compiles."""
+    import cupy
+
     settings, products, arrays, _, t, lr = call
+    p, device = arrays[pl.P], int(arrays[pl.P].device.id)
     require_gpu()
-    with on_gpu(int(arrays[pl.P].device.id)), _lock:
+    with on_gpu(device), _lock:
         refuse_capture("update", "Use an optimiser made")
-        control, parts = _parts(_signature(call))
-        scalars, norms, step = parts.scalars, parts.norms, parts.step
-        step.bind(parts.validator.validate(call.used))
-        parts.validator.forget()  # the caller's arrays are not kept alive
+        stream = cupy.cuda.get_current_stream()
+        # all threads call their own default stream by the same number
+        thread = threading.get_ident() if stream.ptr == _PER_THREAD else 0
+        like = p.shape, ar.memory_order(p), arrays[pl.OUT] is not None, call.names
+        width = settings.control.shape[1]
+        control, step = _made(settings.plan, width, device, *like, stream, thread)
+        step.bind(step.validator.validate(call.used))
         for copy in step.copies_in:
             copy()
         control[...] = settings.control
         if products:
-            scalars.load_products(np.array([products], np.float64))
+            step.scalars.load_products(np.array([products], np.float64))
         with defer_interrupts():
-            scalars.prepare(lr, t, 1, 0, 0)
-            if norms is not None:
-                norms.compute(t, 0)
+            step.scalars.prepare(lr, t, 1, 0, 0)
+            if step.norms is not None:
+                step.norms.compute(t, 0)
             for launch in (*step.launches, *step.copies_back):
                 launch()
         step.release()

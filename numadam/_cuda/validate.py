@@ -6,20 +6,19 @@ again whose arrays have changed. A refused step empties the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import ref
 
 from numadam._arrays.interop import Layout, as_views
 from numadam._arrays.tree import same_objects
-from numadam._backend import Leaves
+from numadam._backend import Leaves, Rows, Title
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
-from numadam._cuda.arrays import Rows, SparseGradients
+from numadam._cuda.arrays import CudaSparseGradients
 
-Title = Callable[[int, int], str]
 #: Arrays of a slot from which on those of the last two steps are trusted without a check.
 _TRUSTED_FROM = 16
 #: Pointer, device, shape, strides and dtype of an array.
@@ -36,15 +35,8 @@ class _Identity:
 
     An object can only be compared safely while a reference keeps it alive. Gradients that are
     made anew at each step must not be kept alive, so references are kept only to objects that
-    came at two steps in succession: their owner evidently keeps them, too.
-
-    Parameters
-    ----------
-    arrays : list of cupy.ndarray
-    headers : list, optional
-        Of the arrays, if they are to be recognised by these.
-    fixed : bool
-        Whether the list itself is the same at every step.
+    came at two steps in succession: their owner evidently keeps them, too. A list that is `fixed`
+    is itself the same at every step.
     """
 
     def __init__(self, arrays: Leaves, headers: list[_Header] | None, fixed: bool) -> None:
@@ -107,20 +99,7 @@ class Validated(NamedTuple):
 
 
 class Validator:
-    """Validates the arrays of each step.
-
-    Parameters
-    ----------
-    plan : Plan
-    layout : Layout
-    device : int
-        Number of the GPU.
-    title : callable
-        ``title(slot, leaf)``: what the user calls that array.
-    sparse : SparseGradients
-    fixed : list of arrays
-        The optimiser's own parameters: recognised by the list itself.
-    """
+    """Validates the arrays of each step; `fixed` are those recognised by the list itself."""
 
     def __init__(
         self,
@@ -128,7 +107,7 @@ class Validator:
         layout: Layout,
         device: int,
         title: Title,
-        sparse: SparseGradients,
+        sparse: CudaSparseGradients,
         fixed: Leaves = (),
     ) -> None:
         import cupy
@@ -235,8 +214,7 @@ class Validator:
     def _check_each(self, slot: int, arrays: Leaves, written: bool, rows: Rows) -> None:
         dtype = self._dtypes[slot]
         for k, (array, shape) in enumerate(zip(arrays, self._layout.shapes, strict=True)):
-            lazy = slot == pl.G and k in rows
-            if not lazy and not ca.fits(array, shape, dtype, self._device, written):
+            if slot != pl.G or k not in rows:
                 named, of = (self._title(slot, k), array), self._title(pl.P, k)
                 ca.check_array(named, of, shape, dtype, self._device, written)
 

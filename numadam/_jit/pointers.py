@@ -112,6 +112,12 @@ def array_at(typingctx: Any, address: Any, shape: Any, dtype: Any) -> Any:
     return result(address, shape, dtype), codegen
 
 
+def offset_of(record: np.dtype[Any], field: str) -> int:
+    """Bytes from the begin of a record to a field."""
+    fields: Any = record.fields
+    return int(fields[field][1])
+
+
 @functools.cache
 def view_of(dtype: np.dtype[Any]) -> Any:
     """``view(address, n)``: the array of n elements at an address."""

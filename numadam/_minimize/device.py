@@ -17,15 +17,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numba import cuda, float64, int64
+from numba import cuda, float64, int64, types
+from numba.core import cgutils
 from numba.core.errors import NumbaError
+from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
 from numadam._arrays.interop import to_host
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import make_element_update
-from numadam._core.half import memory_dtype
 from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
@@ -34,6 +35,7 @@ from numadam._core.scalars import (
     make_advance_row,
     make_fill_row,
     make_products,
+    reader,
     start_products,
     width_of,
 )
@@ -59,24 +61,25 @@ from numadam._settings.bounds import Box
 # --- the kernel ----------------------------------------------------------------------------------
 
 
-def _present(a):
+def _itself(a):
     return a
 
 
-def _absent(a):
-    return None
+def _make_by_slot(used: Sequence[int]) -> Any:
+    """``by_slot(arrays)``: the arrays of the slots in use as one for every slot, else None."""
+    places = [used.index(slot) if slot in used else None for slot in range(pl.STEPPED)]
 
+    def by_slot(typingctx, arrays):
+        kinds = [types.none if place is None else arrays[place] for place in places]
 
-def pickers(wrap: Any, used: Sequence[int], slots: Sequence[int]) -> list[tuple[Any, int]]:
-    """For each slot a function and a place: ``function(arrays[place])``, None where not used."""
-    present, absent = wrap(_present), wrap(_absent)
-    return [(present, used.index(s)) if s in used else (absent, 0) for s in slots]
+        def codegen(context, builder, signature, args):
+            given, none = cgutils.unpack_tuple(builder, args[0]), context.get_dummy_value()
+            items = [none if place is None else given[place] for place in places]
+            return context.make_tuple(builder, signature.return_type, items)
 
+        return types.Tuple(kinds)(arrays), codegen
 
-def array_types(plan: Plan, slots: Sequence[int]) -> Any:
-    """The type of a tuple of flat contiguous arrays."""
-    storages = [memory_dtype(plan.storage(slot)) for slot in slots]
-    return cuda.types.Tuple([cuda.types.Array(from_dtype(s), 1, "C") for s in storages])
+    return intrinsic(by_slot)
 
 
 def _returns(fun, guard):
@@ -91,27 +94,6 @@ def _returns(fun, guard):
 
 #: As on the CPU, but a gradient that is returned is a tuple: no array can be made here.
 _CALL_FORMS = CALL_FORMS | {RETURNS: _returns}
-
-
-def _make_tuple(count: int, wrap: Any) -> Any:
-    """``read(rows, it, j)``: `count` scalars of a row from column j on, as a tuple.
-
-    A tuple of a length that the compiler knows stays in registers.
-    """
-
-    def one(rows, it, j):
-        return (rows[it, j],)
-
-    def longer(rest):
-        def read(rows, it, j):
-            return (rows[it, j], *rest(rows, it, j + 1))
-
-        return wrap(read)
-
-    read = wrap(one)
-    for _ in range(count - 1):
-        read = longer(read)
-    return read
 
 
 def _make_norm(element: Any, norm: float, real: np.dtype[Any], wrap: Any) -> Any:
@@ -169,7 +151,7 @@ def _make_stop_tests(plan: Plan, norm: float, wrap: Any) -> tuple[Any, Any, Any]
     )
     scalar = plan.bounds == "scalar"
     is_short = norm == math.inf and plan.real == np.float32
-    rounded = wrap(_round_down if is_short else _present)
+    rounded = wrap(_round_down if is_short else _itself)
 
     def steepness(b, problems, x, g, low, high, ends):
         if scalar:
@@ -202,23 +184,19 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     compared in float64, which fun may return. More is calculated in float64 where `ftol`, `xtol` or
     ``norm=2`` ask for it. The function has more than 60 lines, as all of it is one kernel.
     """
-    wrap, used = device_jit(), step_slots(plan, has_out=False)
-    update, places = make_element_update(plan, wrap), pickers(wrap, used, range(pl.STEPPED))
-    (fp, p_), (fg, g_), (f0, s0_), (f1, s1_), (f2, s2_) = places[:5]
-    (fa, a_), (fl, l_), (fh, h_), (fr, r_) = places[7:11]
-    call = wrap(_CALL_FORMS[form](wrap(fun.py_func), wrap(_present)))
+    wrap = device_jit()
+    update, by_slot = make_element_update(plan, wrap), _make_by_slot(step_slots(plan, False))
+    call = wrap(_CALL_FORMS[form](wrap(fun.py_func), wrap(_itself)))
     steepness, limit_of, test = _make_stop_tests(plan, norm, wrap)
     as_norm = np.float64 if norm != math.inf else plan.real.type
-    of_rule, of_loop, first_k = plan.rule.scalar_type, LoopScalars, loop_start(plan)
-    read_h, read_k = _make_tuple(first_k, wrap), _make_tuple(len(of_loop._fields), wrap)
+    read_h, read_k = reader(plan.rule.scalar_type, 0), reader(LoopScalars, loop_start(plan))
 
     def solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args):
         problems, steps, done = numbers
         gtol, ftol, xtol, gtol_rel = tolerances
         before, best, best_g = moves
-        p, g = fp(arrays[p_]), fg(arrays[g_])
-        s0, s1, s2 = f0(arrays[s0_]), f1(arrays[s1_]), f2(arrays[s2_])
-        average, low, high, rate = fa(arrays[a_]), fl(arrays[l_]), fh(arrays[h_]), fr(arrays[r_])
+        own = by_slot(arrays)
+        p, g, low, high = own[pl.P], own[pl.G], own[pl.LOW], own[pl.HIGH]
         later = done >= 0
         for b in range(cuda.grid(1), problems, cuda.gridsize(1)):
             it, code = 0, counts[0, b]
@@ -229,15 +207,12 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
             limit = limit_of(first, gtol, gtol_rel)
             while code == RUNNING and it < steps:
                 if later:
-                    h = of_rule(*read_h(rows, it, 0))
-                    k = of_loop(*read_k(rows, it, first_k))
+                    h, k = read_h(rows[it]), read_k(rows[it])
                     i = b
                     while i < p.size:
                         if xtol > 0.0:
                             before[i] = p[i]
-                        update(
-                            i, p, g, s0, s1, s2, None, None, average, low, high, rate, None, h, k
-                        )
+                        update(i, *own, h, k)
                         i += problems
                 it += 1
                 i = b
@@ -299,8 +274,8 @@ def _tabulate(plan: Plan) -> Any:
         exact_fill.__qualname__ = f"{name}.fill"
         return exact_fill, exact_fill
 
-    row, rows = float64[::1], float64[:, ::1]
-    signature = int64(rows, rows, int64[::1], row, row, row, int64)
+    rows, values, row = from_dtype(plan.real)[:, ::1], float64[:, ::1], float64[::1]
+    signature = int64(rows, values, int64[::1], row, row, row, int64)
     return compiled_loop(name, make, signature).serial
 
 
@@ -337,7 +312,7 @@ def _kernel_of(plan: Plan, fun: Any, form: str, norm: float) -> Any:
 class DeviceBatch(Batch):
     """Problems of one shape under one objective that is compiled for the GPU."""
 
-    done, whole = 0, False
+    done, first, whole = 0, True, False
 
     def __init__(self, task: ManyTask, form: str, x: Any, optimizer: Any) -> None:
         import cupy
@@ -373,7 +348,7 @@ class DeviceBatch(Batch):
         self._tolerances = *tolerances.limits, tolerances.gtol_rel
         self._width = width_of(plan)
         self._kernel = _kernel_of(plan, task.fun, form, tolerances.norm)
-        self._fill, self.done, self.first, self.whole = _tabulate(plan), 0, True, False
+        self._fill = _tabulate(plan)
         self._products = start_products(plan, 1)[0]
         self._tables = StepTables(self._settings, _STEPS)
         lr = optimizer.lr
@@ -389,14 +364,12 @@ class DeviceBatch(Batch):
 
     def _rows(self, steps: int) -> np.ndarray:
         """The scalars of the coming steps, which are in the tables, in the dtype of arithmetic."""
-        tables, rows = self._tables, np.zeros((steps, self._width))
+        tables, rows = self._tables, np.zeros((max(steps, 1), self._width + 3), self._plan.real)
+        rows[:, -3:] = 1.0, 1.0, 0.0  # the two factors of a clip by norm, which is not offered
         values, rates = tables.changes[:steps], tables.rates[:steps]
         control = self._settings.control[self._row()]
         self._fill(rows, values, tables.columns, control, self._products, rates, self._backend.t)
-        # the two factors of a clip by norm, which is not offered, and 0
-        whole = np.concatenate([rows, np.tile([1.0, 1.0, 0.0], (steps, 1))], axis=1)
-        with np.errstate(over="ignore"):
-            return whole.astype(self._plan.real)
+        return rows
 
     def _by_name(self) -> dict[str, Any]:
         """Arrays of a file by name; the last axis is that of the problems."""
@@ -443,12 +416,11 @@ class DeviceBatch(Batch):
         self.whole, steps = False, 0 if self.first else min(most, gap, _STEPS)
         if steps:
             steps = self._tables.tabulate(self.optimizer.lr, self._backend.t, steps)
-        rows = self._rows(steps) if steps else np.zeros((1, self._width + 3), self._plan.real)
+        rows = numba_view(cupy.asarray(self._rows(steps)))
         numbers = self.problems, max(steps, 1), -1 if self.first else self.done
         arguments = (
-            self._arrays, self._shaped, numba_view(cupy.asarray(rows)), numba_view(self.table),
-            numba_view(self.counts), self._moves, self._ends, self._tolerances, numbers,
-            self._args,
+            self._arrays, self._shaped, rows, numba_view(self.table), numba_view(self.counts),
+            self._moves, self._ends, self._tolerances, numbers, self._args,
         )  # fmt: skip
         try:
             launch(self._kernel, self.problems, arguments)

@@ -11,7 +11,8 @@ from scipy.sparse import csc_array, csr_array, csr_matrix
 
 import numadam as na
 from numadam import Rows
-from numadam._cpu import step as cpu_sparse
+from numadam import _backend as back_end
+from numadam._cpu.arguments import KernelArguments
 from tests.bits import assert_same_bits
 from tests.runs import digest, shorten_parts
 from tests.trees import tree_leaves
@@ -429,10 +430,14 @@ def test_refused_gradients_leave_all_as_it_was(case, seat, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "owner", "name"),
-    [("lazy", cpu_sparse.SparseGradients, "_in_order"), ("dense", cpu_sparse, "scatter")],
+    ("how", "owner", "name", "at"),
+    [
+        ("lazy", back_end.SparseGradients, "coalesced", 2),
+        ("lazy", KernelArguments, "set_iterations", 1),  # both are lent
+        ("dense", back_end, "scatter", 2),
+    ],
 )
-def test_an_exception_between_two_sparse_leaves(how, owner, name, monkeypatch):
+def test_an_exception_between_two_sparse_leaves(how, owner, name, at, monkeypatch):
     """Ctrl-C, or no memory: nothing is written, and nothing of the first leaf stays lent."""
     opt, untouched = (na.Adam([np.ones((30, 4)), np.ones((30, 4))], sparse=how) for _ in range(2))
     good = [Rows(np.array([2, 5]), np.ones((2, 4))), csr_array(np.eye(30, 4))]
@@ -440,7 +445,7 @@ def test_an_exception_between_two_sparse_leaves(how, owner, name, monkeypatch):
 
     def failing(*args):
         calls.append(args)
-        if len(calls) == 2:
+        if len(calls) == at:
             raise KeyboardInterrupt
         return real(*args)
 

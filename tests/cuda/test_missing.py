@@ -94,12 +94,12 @@ def compile_for(monkeypatch):
     def compile_for(*capability):
         device = SimpleNamespace(compute_capability=capability)
         monkeypatch.setattr(cuda_compile.policy, "compiling_for", lambda device: nullcontext())
-        monkeypatch.setattr(cuda_compile.policy, "Kernel", lambda image, name, kinds: name)
+        monkeypatch.setattr(cuda_compile.policy, "load", lambda image, name: name)
         monkeypatch.setattr(cuda_compile.cuda, "get_current_device", lambda: device)
         monkeypatch.setattr(cuda_compile, "_kernels", {})
         monkeypatch.setattr(cache, "read", lambda name: None)
         monkeypatch.setattr(cache, "write", lambda name, content: None)
-        return cuda_compile.compiled(make_nothing, 0, NO_PLAN)
+        return cuda_compile.compiled(make_nothing, 0, NO_PLAN)[0]
 
     return compile_for
 

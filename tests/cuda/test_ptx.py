@@ -274,7 +274,7 @@ def test_many_problems_in_one_kernel_step_in_float32(norm):
 
     from numadam._cuda.kernel import step_slots
     from numadam._minimize.compiled.objective import WRITES
-    from numadam._minimize.device import array_types, make_solve
+    from numadam._minimize.device import make_solve
 
     @numba.njit
     def fun(x, g):
@@ -286,7 +286,7 @@ def test_many_problems_in_one_kernel_step_in_float32(norm):
     f4, f8, i8 = t.float32, t.float64, t.int64
     lines = [t.Array(kind, 2, "C") for kind in (f4, f4, f4, f8, i8)]
     types = t.void(
-        array_types(plan, step_slots(plan, has_out=False)),
+        t.UniTuple(t.Array(f4, 1, "C"), len(step_slots(plan, has_out=False))),
         t.UniTuple(lines[0], 2),
         *lines[2:],
         t.UniTuple(t.Array(f4, 1, "C"), 3),

@@ -190,7 +190,7 @@ def test_pinned_memory_outlives_an_optimiser_until_its_copies_are_done(cp, behin
     step()  # compiled now, and not behind the work
     behind()
     cycle = step()
-    watched = [weakref.ref(pinned) for pinned, _ in cycle[0]._backend._control._upload._slots]
+    watched = [weakref.ref(pinned) for pinned, _ in cycle[0]._backend._step.control._upload._slots]
     if in_cycle:
         cycle.append(cycle)
     del cycle

@@ -143,7 +143,7 @@ def test_after_a_refused_step_all_arrays_are_looked_at(cp, monkeypatch):
     opt.step(g)
     with pytest.raises(ValueError, match="grads"):
         opt.step(cp.ones(4))
-    validator = opt._backend._validator
+    validator = opt._backend._step.validator
     checked, check = [], validator._check_slot
     monkeypatch.setattr(validator, "_check_slot", lambda *a: checked.append(a[0]) or check(*a))
     for _ in range(2):
@@ -235,7 +235,7 @@ def test_launches_that_could_not_be_prepared_are_prepared_at_the_next_step(cp, m
     opt.step(grads)
     others = [cp.full(4, 5.0), cp.full(3, 5.0)]
     with monkeypatch.context() as patch:
-        patch.setattr(type(opt._backend._arguments), "finish", lambda *given: 1 / 0)
+        patch.setattr(type(opt._backend._step.arguments), "finish", lambda *given: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             opt.step(others)
     opt.step(others)
@@ -246,7 +246,7 @@ def test_launches_that_could_not_be_prepared_are_prepared_at_the_next_step(cp, m
 def test_a_dense_gradient_that_an_interrupt_left_unclean_is_not_used_again(cp, monkeypatch):
     p = cp.zeros((4, 2))
     opt = na.SGD(p, lr=1.0, sparse="dense")
-    sparse = opt._backend._sparse
+    sparse = opt._backend._step.sparse
     with monkeypatch.context() as patch:
         patch.setattr(sparse, "clear", lambda: None)
         opt.step(Rows(cp.asarray(np.array([1])), cp.ones((1, 2))))

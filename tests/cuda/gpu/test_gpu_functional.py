@@ -74,14 +74,14 @@ def test_memory_of_an_update_belongs_to_a_stream(cp, monkeypatch):
     """The stream of a thread has one number in all threads, and memory in each."""
     from numadam._cuda import step as functional
 
-    made, make = [], functional.make_parts
+    made, make = [], functional.CudaStep
 
     def noted(*given, **options):
         made.append(given)
         return make(*given, **options)
 
-    monkeypatch.setattr(functional, "make_parts", noted)
-    functional._parts.cache_clear()
+    monkeypatch.setattr(functional, "CudaStep", noted)
+    functional._made.cache_clear()
     p, g = cp.zeros(3), cp.ones(3)
     cp.cuda.Device().synchronize()
 

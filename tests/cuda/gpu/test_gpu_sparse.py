@@ -96,3 +96,14 @@ def test_bad_sparse_gradients_are_refused(cp):
             optimizer.step(Rows(indices, values))
         assert optimizer.t == 0
     assert (p == 1).all()
+
+
+@pytest.mark.parametrize("how", ["lazy", "dense"])
+def test_sparse_gradients_on_a_gpu_are_refused_on_the_cpu(cp, how):
+    """As what they are: neither NumPy's refusal to convert them, nor a missing attribute."""
+    p = np.ones((4, 2))
+    opt = na.Adam(p, sparse=how)
+    with pytest.raises(TypeError, match=r"^grads: expected a NumPy array, got cupy.*asnumpy"):
+        opt.step(Rows(cp.asarray(np.array([1])), cp.ones((1, 2))))
+    assert opt.t == 0
+    assert (p == 1).all()
