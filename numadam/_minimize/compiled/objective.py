@@ -27,8 +27,8 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numadam._arrays.interop import is_array, is_cupy
 from numadam._jit.cache import compile_cached
-from numadam._jit.objectives import compile_portable, portable, snapshot
-from numadam._jit.pointers import as_pointer, inner
+from numadam._jit.objectives import Snapshot, compile_portable, portable, snapshot
+from numadam._jit.pointers import as_pointer, inner, intrinsic_of
 from numadam._jit.process import compile_lock
 from numadam._jit.reports import objective_logger, reported
 
@@ -98,7 +98,9 @@ def kernel_address(kernel: Any) -> int:
     return address_of(kernel, KERNEL.args)
 
 
-def _make_call(count: int) -> Any:
+def _make_call(names: str) -> Any:
+    count = len(names)
+
     def call(typingctx: Any, address: Any, *args: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             convention, kinds = context.call_conv, [types.int64] * count
@@ -111,22 +113,11 @@ def _make_call(count: int) -> Any:
 
         return types.int64(*[types.int64] * (count + 1)), codegen
 
-    return call
+    return intrinsic_of(call, ("address", *names))
 
 
-# written out: Numba reads the number of arguments from the signature
-@intrinsic
-def call3(typingctx: Any, address: Any, a: Any, b: Any, c: Any) -> Any:
-    """Call ``int64 f(a, b, c)`` at an address; -1 if it raised."""
-    return _make_call(3)(typingctx, address, a, b, c)
-
-
-@intrinsic
-def call7(
-    typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any
-) -> Any:
-    """Call ``int64 f(a, b, c, d, e, f, g)`` at an address; -1 if it raised."""
-    return _make_call(7)(typingctx, address, a, b, c, d, e, f, g)
+#: ``(address, a, ...)``: call ``int64 f(a, ...)`` at an address; -1 if it raised.
+call3, call7 = map(_make_call, ("abc", "abcdefg"))
 
 
 @intrinsic
@@ -251,7 +242,8 @@ def _refuse_unread(code: CodeType) -> None:
 @functools.lru_cache(128)  # reading the signature takes 40 us
 def _counts(fun: Any) -> tuple[int, float, list[str]]:
     """Number of arguments that a function needs and takes at most, and their names."""
-    parameters = list(inspect.signature(fun.py_func).parameters.values())
+    # Numba's own signature: defaults may have changed since
+    parameters = list(fun._compiler.pysig.parameters.values())  # noqa: SLF001
     plain = [one for one in parameters if one.kind is not one.VAR_POSITIONAL]
     least = sum(one.default is one.empty for one in plain)
     most = float(len(plain)) if len(plain) == len(parameters) else math.inf
@@ -328,9 +320,11 @@ class ObjectiveAdapter:
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any, rows: bool = True) -> None:
         # an objective with explicit signatures would not be found for a read-only x
         guard = read_only if fun._can_compile else _as_it_is  # noqa: SLF001  # Numba's
-        fun, digest = kept_form(fun, args_type)
+        found = snapshot(fun)
+        fun = found.copy
         try:
-            evaluate = _evaluation(fun, digest, form, guard, x_type, args_type, rows)
+            evaluate = _make_evaluation(fun, form, guard, x_type, args_type, rows)
+            evaluate = compile_evaluation(evaluate, found, args_type, form, x_type, rows)
         except (NumbaError, AttributeError) as error:  # the latter for x += 1
             if guard is read_only and _compiles(fun, form, x_type, args_type, rows):
                 way = "is returned" if form == RETURNS else "goes into g"
@@ -372,17 +366,13 @@ def _advice(fun: Any, form: str, args_type: Any) -> str:
     return found
 
 
-def kept_form(fun: Any, args_type: Any) -> tuple[Any, str | None]:
-    """A snapshot of an objective and its digest; itself and None where its code is not kept."""
-    return (_is_plain(args_type) and snapshot(fun)) or (fun, None)
-
-
-def compile_evaluation(evaluate: Any, fun: Any, digest: str | None, *kind: object) -> Any:
+def compile_evaluation(evaluate: Any, found: Snapshot, args_type: Any, *kind: object) -> Any:
     """The compiled function that evaluates an objective: from the disk where it is kept.
 
-    `kind` is what it depends on besides the objective.
+    `kind` is what it depends on besides the objective and its arguments.
     """
-    what = f"the objective {fun.__name__}"
+    what = f"the objective {found.copy.__name__}"
+    digest = found.digest() if _is_plain(args_type) else None
     with compile_lock():
         if digest is None:
             function = inner(evaluate)
@@ -390,28 +380,27 @@ def compile_evaluation(evaluate: Any, fun: Any, digest: str | None, *kind: objec
                 function.compile(EVALUATE)
         else:
             function = portable(evaluate)
-            name = f"{digest}-{'-'.join(map(str, kind))}"
+            name = "-".join(map(str, (digest, args_type, *kind)))
             compile_portable(function, what, name, "_minimize", EVALUATE)
+    found.keep()
     return function
 
 
-def _evaluation(
-    fun: Any, digest: str | None, form: str, guard: Any, x_type: Any, args_type: Any, rows: bool
+def _make_evaluation(
+    fun: Any, form: str, guard: Any, x_type: Any, args_type: Any, rows: bool
 ) -> Any:
-    """The compiled function that evaluates a block of problems, or one."""
+    """The function that evaluates a block of problems, or one."""
     if rows or form != WRITES:
         call = njit(CALL_FORMS[form](fun, guard), no_cfunc_wrapper=True)
-        evaluate = _make_evaluate(call, x_type, args_type)
-    else:
-        evaluate = _make_evaluate_one(fun, guard, x_type, args_type)
-    kind = form, x_type, args_type, rows
-    return compile_evaluation(evaluate, fun, digest, *kind)
+        return _make_evaluate(call, x_type, args_type)
+    return _make_evaluate_one(fun, guard, x_type, args_type)
 
 
 def _compiles(fun: Any, form: str, x_type: Any, args_type: Any, rows: bool) -> bool:
     """Whether an objective would compile for an x that may be written to."""
     try:
-        _evaluation(fun, None, form, _as_it_is, x_type, args_type, rows)
+        evaluate = _make_evaluation(fun, form, _as_it_is, x_type, args_type, rows)
+        inner(evaluate).compile(EVALUATE)
     except (NumbaError, AttributeError):
         return False
     return True
