@@ -7,7 +7,6 @@ import contextlib
 import dis
 import functools
 import hashlib
-import itertools
 import re
 import secrets
 import sys
@@ -131,10 +130,8 @@ def _is_used(key: Any) -> bool:
 #: Packages whose functions are told by their names, since the versions are in every key.
 _KNOWN = ("builtins", "cmath", "math", "numba", "numpy")
 _IN_CYTHON: Any = np.random.rand
-_FUNCTIONS = (
-    *(type, BuiltinFunctionType, FunctionType, np.ufunc),
-    *(type(np.sum), type(_IN_CYTHON.__func__)),
-)
+_FUNCTIONS: tuple[type, ...] = (type, BuiltinFunctionType, FunctionType, np.ufunc)
+_FUNCTIONS += (type(np.sum), type(_IN_CYTHON.__func__))
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
 #: Bytes of an array that becomes part of the code; of larger ones Numba keeps the address.
 _CONSTANT_BYTES = 1_000_000
@@ -177,16 +174,17 @@ class Snapshot:
         ]
         return hashlib.sha256(_told((self.values, *settings)).encode()).hexdigest()
 
-    def keep(self) -> None:
-        """Make this the snapshot of the function: it keeps the values of its first call."""
-        vars(self.original).setdefault(_KEPT, self)
+    def keep(self) -> Snapshot:
+        """The snapshot of the function from now on, this or one before: values of a first call."""
+        kept: Snapshot = vars(self.original).setdefault(_KEPT, self)
+        return kept
 
 
 def snapshot(function: Any) -> Snapshot:
     """The snapshot that a compiled function keeps, else one of now."""
     entrypoints.init_all()  # extensions are loaded when something is compiled
-    if _KEPT in vars(function):
-        kept: Snapshot = vars(function)[_KEPT]
+    kept: Snapshot | None = vars(function).get(_KEPT)
+    if kept is not None:
         return kept
     if not _can_be_copied(function):
         return Snapshot(function, function, None)
@@ -289,10 +287,10 @@ class _Reader:
     def _globals(self, python: FunctionType, values: dict[str, Any]) -> None:
         codes = list(_codes(python.__code__))
         self._names.update(name for code in codes for name in code.co_names)
-        instructions = itertools.chain.from_iterable(map(dis.get_instructions, codes))
         read = {
             instruction.argval
-            for instruction in instructions
+            for code in codes
+            for instruction in dis.get_instructions(code)
             if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
         }
         for name in sorted(read):

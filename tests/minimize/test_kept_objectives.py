@@ -433,6 +433,34 @@ def test_an_objective_keeps_the_values_of_its_first_call(folder, line):
     np.testing.assert_array_equal(many.fun, 1.0)
 
 
+def test_functions_in_args_divide_as_the_objective_does(folder):
+    """Called from Python before or not, and in the call that raises an exception again."""
+
+    @numba.njit
+    def fun(x, g, shift, inverse, others):
+        g[0] = 1.0
+        f = inverse(x[0]) + others[1](x[0]) + shift
+        if x[0] < 0:
+            raise ValueError("below 0")
+        return f
+
+    def both():
+        inverse, other = numba.njit(lambda a: 1.0 / a), numba.njit(lambda a: 2.0 / (a + 1.0))
+        return 0.0, inverse, (1.0, other)
+
+    for called in (False, True):
+        for start in (0.0, -1.0):
+            args = both()
+            if called:
+                assert args[1](2.0) + args[2][1](1.0) == 1.5
+            if start == 0.0:
+                assert na.minimize(fun, np.array([start]), args, maxiter=0).fun == math.inf
+            else:
+                with pytest.raises(ValueError, match="below 0"):
+                    na.minimize(fun, np.array([start]), args, maxiter=0)
+    assert not entries(folder)
+
+
 def test_an_objective_that_did_not_compile_may_get_what_it_lacks(folder):
     values = {"__name__": "lacks", "numba": numba}
     exec("@numba.njit\ndef fun(x, g):\n g[0] = 1.0\n return later + x[0]", values)

@@ -149,8 +149,28 @@ def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return value
 
 
+def _copied_type(kind: Any) -> Any:
+    """A type of arguments, with copies of the compiled functions among them.
+
+    They are compiled for the loop, as an objective is; a function takes no memory.
+    """
+    if isinstance(kind, types.Dispatcher):
+        return types.Dispatcher(snapshot(kind.dispatcher).keep().copy)
+    if type(kind) is types.UniTuple:
+        return types.UniTuple(_copied_type(kind.dtype), kind.count)
+    return types.Tuple(tuple(map(_copied_type, kind))) if type(kind) is types.Tuple else kind
+
+
+def _copied_value(arg: Any) -> Any:
+    """An argument of such a type."""
+    if type(arg) is tuple:
+        return tuple(map(_copied_value, arg))
+    return snapshot(arg).keep().copy if is_compiled(arg) else arg
+
+
 def make_load_tuple(kind: Any) -> Any:
     """``load_tuple(address)``: the tuple of this type at an address of `address_of_tuple`."""
+    kind = _copied_type(kind)
 
     @intrinsic
     def load_tuple(typingctx: Any, address: Any) -> Any:
@@ -345,6 +365,7 @@ class ObjectiveAdapter:
 
     def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> None:
         """Evaluate once more from Python, to raise the exception of the compiled call."""
+        args = _copied_value(args)
         if self._form == RETURNS:
             _, given = self._fun(x, *args)
             if given.shape != x.shape:
