@@ -7,18 +7,18 @@ import contextlib
 import dis
 import functools
 import hashlib
-import itertools
 import re
 import secrets
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 from llvmlite import binding
 from numba import njit, types
-from numba.core import config, entrypoints, imputils
+from numba.core import compiler, config, entrypoints, imputils
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.environment import Environment, lookup_environment
@@ -44,7 +44,10 @@ _USED = ("builtins", "cmath", "math", "numpy", "_operator", "operator", "numba",
 
 
 def is_extended() -> bool:
-    """Whether others have extended what any function may use, directly or inside Numba's own."""
+    """Whether others have changed how Numba compiles what any function may use.
+
+    Directly, or inside Numba's own functions.
+    """
     typed, lowered = [
         {default, *context._registries}  # noqa: SLF001  # installed ones; Numba has no other
         for default, context in (
@@ -54,8 +57,14 @@ def is_extended() -> bool:
     ]
     rewrites = [rewrite for kind in rewrite_registry.rewrites.values() for rewrite in kind]
     lists = [x for registry in typed | lowered for x in vars(registry).values() if type(x) is list]
-    found = _are_extended(frozenset(typed), frozenset(lowered), sum(map(len, lists)))
-    return found or not all(map(_is_own_class, rewrites))
+    kinds = compiler.DefaultPassBuilder, compiler.CompilerBase, compiler.Compiler
+    bases = {base for kind in kinds for base in kind.__mro__} - {object}
+    methods = [getattr(base, name) for base in bases for name in vars(base)]
+    return (
+        _are_extended(frozenset(typed), frozenset(lowered), sum(map(len, lists)))
+        or not all(map(_is_own_class, rewrites))
+        or not all(_is_own(method) for method in methods if callable(method))
+    )
 
 
 @functools.lru_cache(1)  # registries only grow
@@ -79,20 +88,13 @@ def _root(x: Any) -> str:
     return str(getattr(x, "__module__", None) or "").partition(".")[0]
 
 
-def home_of(function: FunctionType) -> str:
-    """The module whose names a function in Python reads; "": none that is imported."""
-    home = function.__globals__.get("__name__")
-    module = sys.modules.get(home) if isinstance(home, str) else None
-    return str(home) if getattr(module, "__dict__", None) is function.__globals__ else ""
-
-
 def _is_own(function: Any) -> bool:
     """Whether a function is Numba's, and those that it has been made around."""
     if type(function) is not FunctionType:
         return False
     inner = [cell.cell_contents for cell in function.__closure__ or ()]
     around = [x for x in inner if type(x) is FunctionType]
-    return all(home_of(x).partition(".")[0] == "numba" for x in (function, *around))
+    return all(_home(x).partition(".")[0] == "numba" for x in (function, *around))
 
 
 @functools.cache  # a registry keeps each of them
@@ -119,18 +121,17 @@ def _is_used(key: Any) -> bool:
 # Numba reads what a function refers to (globals, closures, other compiled functions) when it is
 # compiled, so its code belongs to the values of that moment. A snapshot is a copy of the function
 # over copies of these values, with a digest of all of them: equal digests mean equal code. It
-# shares no compiled function with the original, whose values may have been others.
+# shares no compiled function with the original: the values of those may have been others, and so
+# may the error model, which a function takes from the first that calls it.
 #
-# Where any of it cannot be told (a class, a function of ctypes, a large array, an extension of
-# Numba that the function may use), there is no snapshot.
+# Where any of it cannot be told (a class, a function of ctypes, a large array), there is no digest,
+# and of what the function refers to only compiled functions are copied.
 
 #: Packages whose functions are told by their names, since the versions are in every key.
 _KNOWN = ("builtins", "cmath", "math", "numba", "numpy")
 _IN_CYTHON: Any = np.random.rand
-_FUNCTIONS = (
-    *(type, BuiltinFunctionType, FunctionType, np.ufunc),
-    *(type(np.sum), type(_IN_CYTHON.__func__)),
-)
+_FUNCTIONS: tuple[type, ...] = (type, BuiltinFunctionType, FunctionType, np.ufunc)
+_FUNCTIONS += (type(np.sum), type(_IN_CYTHON.__func__))
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
 #: Bytes of an array that becomes part of the code; of larger ones Numba keeps the address.
 _CONSTANT_BYTES = 1_000_000
@@ -139,35 +140,199 @@ _NOT_READ = frozenset({"getattr", "hasattr", "globals", "locals", "eval", "exec"
 #: Settings of Numba that change no code.
 _WITHOUT_EFFECT = {"CACHE_DIR", "COLOR_SCHEME", "HTML", "NUMBA_NUM_THREADS", "SHOW_HELP"}
 _WITHOUT_EFFECT |= {"NUMBA_DEFAULT_NUM_THREADS", "CACHE_LOCATOR_CLASSES", "FUNCTION_CACHE_SIZE"}
-#: Copies by digest: what is compiled for one adapter serves the next.
-_snapshots: dict[str, Any] = {}
-_MOST_SNAPSHOTS = 128
+#: Attribute of a compiled function that holds its snapshot.
+_KEPT = "_numadam_snapshot"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a compiled function.
+
+    Attributes
+    ----------
+    original, copy : Dispatcher
+        One and the same where the original can compile no more.
+    values : str or None
+        Digest of what the copy was made of; None: unknown.
+    """
+
+    original: Any
+    copy: Any
+    values: str | None
+
+    def digest(self) -> str | None:
+        """Digest of all that the code of the copy depends on, if compiled now; None: unknown."""
+        try:
+            if self.values is None or is_extended():
+                return None
+        except Exception:  # classes of others may raise anything
+            return None
+        settings = [
+            f"{name}={value}"
+            for name, value in sorted(vars(config).items())
+            if name.isupper() and name not in _WITHOUT_EFFECT
+        ]
+        return hashlib.sha256(_told((self.values, *settings)).encode()).hexdigest()
+
+    def keep(self) -> Snapshot:
+        """The snapshot of the function from now on, this or one before: values of a first call."""
+        kept: Snapshot = vars(self.original).setdefault(_KEPT, self)
+        return kept
+
+
+def snapshot(function: Any) -> Snapshot:
+    """The snapshot that a compiled function keeps, else one of now."""
+    entrypoints.init_all()  # extensions are loaded when something is compiled
+    kept: Snapshot | None = vars(function).get(_KEPT)
+    if kept is not None:
+        return kept
+    if not _can_be_copied(function):
+        return Snapshot(function, function, None)
+    digest = hashlib.sha256()
+    try:
+        copy = _Reader(digest).read(function)
+    except Exception:  # objects of the user's may raise anything: unknown
+        return Snapshot(function, _Reader(None).read(function), None)
+    return Snapshot(function, copy, digest.hexdigest())
 
 
 class _Unknown(Exception):
     """Something that the code depends on cannot be told."""
 
 
-def snapshot(function: Any) -> tuple[Any, str] | None:
-    """A copy of a compiled function, and the digest of what it is made of; None: unknown."""
-    entrypoints.init_all()  # extensions are loaded when something is compiled
-    reader = _Reader()
-    try:
-        copy = None if is_extended() else reader.read(function)
-    except Exception:  # objects of the user's may raise anything: not kept
-        copy = None
-    if copy is None:
-        return None
-    reader.add("settings", *_settings())
-    digest = reader.digest.hexdigest()
-    if len(_snapshots) >= _MOST_SNAPSHOTS:
-        _snapshots.clear()
-    return _snapshots.setdefault(digest, copy), digest
+class _Reader:
+    """Copies a function over copies of all that it refers to, and tells all of it to a digest.
+
+    Without a digest it copies only functions: nothing has to be known of anything else, and what
+    Python runs (`numba.objmode`) gets the user's own arrays and modules.
+    """
+
+    def __init__(self, digest: Any) -> None:
+        self._digest = digest
+        #: Copies of functions, and modules with their copies, by id.
+        self._functions: dict[int, Any] = {}
+        self._modules: dict[int, tuple[ModuleType, ModuleType]] = {}
+        #: All names in the code of the functions.
+        self._names: set[str] = set()
+
+    def read(self, function: Any) -> Any:
+        """A copy of a function, over copies of all that it and its callees refer to."""
+        # as loops call it, also where Python does: its callees inherit this
+        copied = self._function(function, error_model="numpy")
+        done: set[tuple[int, str]] = set()
+        while waiting := self._attributes() - done:  # they may be functions, which name others
+            for number, name in sorted(waiting):
+                self._tell("attribute", number, name)
+                module, copy = list(self._modules.values())[number]
+                value = vars(module)[name]
+                if copy is not module:
+                    vars(copy)[name] = self._value(value)
+                elif issubclass(type(value), ModuleType):
+                    self._module(value)
+                else:
+                    self._tell(value)  # others may have replaced it
+            done |= waiting
+        return copied
+
+    def _tell(self, *words: object) -> None:
+        if self._digest is not None:
+            self._digest.update(_told(words).encode())
+
+    def _unknown(self) -> None:
+        if self._digest is not None:
+            raise _Unknown
+
+    def _value(self, x: Any) -> Any:
+        """A copy of a global, or of what a closure holds."""
+        if _can_be_copied(x):
+            return self._function(x)
+        if issubclass(type(x), ModuleType):
+            return self._module(x)
+        if type(x) is tuple:
+            self._tell("tuple", len(x))
+            return tuple(map(self._value, x))
+        self._tell(x)
+        if type(x) is np.ndarray and self._digest is not None:
+            copy = x.copy(order="K")
+            copy.flags.writeable = x.flags.writeable
+            return copy
+        return x
+
+    def _function(self, function: Any, **options: Any) -> Any:
+        """A function compiled by Numba, with options that it may replace.
+
+        A second time, the same copy.
+        """
+        if id(function) in self._functions:
+            self._tell("again", list(self._functions).index(id(function)))
+            return self._functions[id(function)]
+        python, options = function.py_func, {**options, **function.targetoptions}
+        pipeline = function._compiler.pipeline_class  # noqa: SLF001  # Numba's
+        if pipeline is not Compiler or function.locals or options.get("parallel"):
+            self._unknown()
+        self._tell("function", python.__name__, *sorted(options.items()))
+        values = {"__name__": python.__globals__.get("__name__")}
+        cells = tuple(CellType() for _ in python.__closure__ or ())
+        defaults = self._value(function.__defaults__)  # of its decoration, as Numba takes them
+        copied = FunctionType(python.__code__, values, python.__name__, defaults, cells)
+        copied.__qualname__, copied.__module__ = python.__qualname__, python.__module__
+        copy = CPUDispatcher(copied, function.locals, options, pipeline)
+        self._functions[id(function)] = copy
+        self._tell(python.__code__)
+        for mine, theirs in zip(cells, python.__closure__ or (), strict=True):
+            mine.cell_contents = self._value(theirs.cell_contents)
+        self._globals(python, values)
+        return copy
+
+    def _globals(self, python: FunctionType, values: dict[str, Any]) -> None:
+        codes = list(_codes(python.__code__))
+        self._names.update(name for code in codes for name in code.co_names)
+        read = {
+            instruction.argval
+            for code in codes
+            for instruction in dis.get_instructions(code)
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        }
+        for name in sorted(read):
+            self._tell("global", name)
+            if name in python.__globals__:
+                values[name] = self._value(python.__globals__[name])
+            elif name in vars(builtins):
+                self._tell(vars(builtins)[name])
+            else:
+                self._unknown()
+
+    def _module(self, x: ModuleType) -> ModuleType:
+        """A module: itself if it is known, else a copy; `read` fills it."""
+        if id(x) not in self._modules:
+            self._tell(x)
+            copy = x if _is_known_module(x) else ModuleType(x.__name__)
+            if self._digest is None and copy is not x:
+                vars(copy)["__getattr__"] = functools.partial(getattr, x)  # as the original's
+            self._modules[id(x)] = x, copy
+        self._tell("module", list(self._modules).index(id(x)))
+        return self._modules[id(x)][1]
+
+    def _attributes(self) -> set[tuple[int, str]]:
+        """Numbers of modules, and names in them that the code may read.
+
+        Modules may be given to other functions, so the names of all functions count.
+        """
+        return {
+            (number, name)
+            for number, (module, _) in enumerate(self._modules.values())
+            for name in self._names & vars(module).keys()
+        }
 
 
-def _settings() -> list[str]:
-    names = sorted(name for name in vars(config) if name.isupper())
-    return [f"{name}={getattr(config, name)}" for name in names if name not in _WITHOUT_EFFECT]
+def _can_be_copied(x: Any) -> bool:
+    """Whether something is a function that Numba compiles for each type of its arguments.
+
+    One of explicit signatures converts them.
+    """
+    if type(x) is not CPUDispatcher or type(x.py_func) is not FunctionType:
+        return False
+    return bool(x._can_compile)  # noqa: SLF001  # Numba's
 
 
 def _codes(code: CodeType) -> Iterable[CodeType]:
@@ -178,169 +343,8 @@ def _codes(code: CodeType) -> Iterable[CodeType]:
             yield from _codes(constant)
 
 
-class _Reader:
-    """Reads all that a function refers to: copies it, and adds it to the digest."""
-
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-        self._copies: dict[int, tuple[int, Any]] = {}
-        #: By id: a module, its copy, and those of its names that have been read.
-        self._modules: dict[int, tuple[ModuleType, ModuleType, set[str]]] = {}
-        self._names: set[str] = set()
-
-    def add(self, *words: object) -> None:
-        """Add constants to the digest."""
-        self.digest.update(_told(words).encode())
-
-    def read(self, function: Any) -> Any:
-        """A copy of a function, over copies of all that it and its callees refer to."""
-        copy = self.dispatcher(function)
-        while self._attributes():  # they may be functions, which read others
-            pass
-        return copy
-
-    def dispatcher(self, function: Any) -> Any:
-        """A function compiled by Numba; a second time, the same copy."""
-        if id(function) in self._copies:
-            number, copy = self._copies[id(function)]
-            self.add("again", number)
-            return copy
-        python, pipeline = function.py_func, function._compiler.pipeline_class  # noqa: SLF001
-        options = function.targetoptions
-        if not self._copies:  # as loops call it, also where Python does: its callees inherit this
-            options = {"error_model": "numpy", **options}
-        plain = type(function) is CPUDispatcher and type(python) is FunctionType
-        fixed = not function._can_compile  # noqa: SLF001  # explicit signatures: it converts
-        if not plain or fixed or pipeline is not Compiler:
-            raise _Unknown
-        if function.locals or options.get("parallel"):
-            raise _Unknown
-        self.add("function", python.__name__, *sorted(options.items()))
-        code, values = python.__code__, {"__name__": python.__globals__.get("__name__")}
-        cells = tuple(CellType() for _ in python.__closure__ or ())
-        copied = FunctionType(code, values, python.__name__, python.__defaults__, cells)
-        copied.__kwdefaults__, copied.__qualname__ = python.__kwdefaults__, python.__qualname__
-        copied.__module__ = python.__module__
-        copy = CPUDispatcher(copied, {}, options, Compiler)
-        self._copies[id(function)] = len(self._copies), copy
-        self._body(python, copied, values)
-        return copy
-
-    def _body(self, python: FunctionType, copied: FunctionType, values: dict[str, Any]) -> None:
-        """Defaults, code, closure and globals of a function; the last two are copied."""
-        codes = list(_codes(python.__code__))
-        self._names.update(name for code in codes for name in code.co_names)
-        if self._names & _NOT_READ:
-            raise _Unknown
-        self.add(python.__defaults__, *sorted((python.__kwdefaults__ or {}).items()))
-        self.add(python.__code__)
-        for mine, theirs in zip(copied.__closure__ or (), python.__closure__ or (), strict=True):
-            mine.cell_contents = self.value(theirs.cell_contents)
-        instructions = itertools.chain.from_iterable(map(dis.get_instructions, codes))
-        read = {
-            instruction.argval
-            for instruction in instructions
-            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-        }
-        for name in sorted(read):
-            self.add("global", name)
-            if name in python.__globals__:
-                values[name] = self.value(python.__globals__[name])
-            else:
-                self._named(vars(builtins)[name])
-
-    def value(self, x: Any) -> Any:
-        """A global, or what a closure holds."""
-        if isinstance(x, CPUDispatcher):
-            return self.dispatcher(x)
-        if isinstance(x, ModuleType):
-            return self._module(x)
-        if type(x) is tuple:
-            self.add("tuple", len(x))
-            return tuple(map(self.value, x))
-        if type(x) is np.ndarray:
-            return self._array(x)
-        if type(x) in _CONSTANTS or _is_number(x) or isinstance(x, np.dtype):
-            self.add(x)
-        else:
-            self._named(x)
-        return x
-
-    def _array(self, x: np.ndarray) -> np.ndarray:
-        flags = x.flags
-        whole = flags.c_contiguous or flags.f_contiguous
-        if x.dtype.kind not in "biufc" or x.nbytes > _CONSTANT_BYTES or not whole:
-            raise _Unknown
-        copy = x.copy(order="K")
-        self.add("array", x.dtype.str, x.shape, flags.c_contiguous, flags.f_contiguous)
-        self.add(flags.writeable, flags.aligned, hashlib.sha256(copy.tobytes(order="A")).digest())
-        copy.flags.writeable = flags.writeable
-        return copy
-
-    def _module(self, x: ModuleType) -> ModuleType:
-        """A module: itself if it is known, else a copy; `_attributes` reads it."""
-        if id(x) not in self._modules:
-            known = _is_known(x.__name__) and sys.modules.get(x.__name__) is x
-            if not known and (type(x) is not ModuleType or "__getattr__" in vars(x)):
-                raise _Unknown
-            self._modules[id(x)] = x, x if known else ModuleType(x.__name__), set()
-        self.add("module", x.__name__, list(self._modules).index(id(x)))  # names may be the same
-        return self._modules[id(x)][1]
-
-    def _attributes(self) -> bool:
-        """Read what the code may read of modules; whether there was more since the last time.
-
-        Modules may be given to other functions, so the names of all functions count.
-        """
-        more = False
-        for number, (module, copy, done) in enumerate(list(self._modules.values())):
-            for name in sorted((self._names & vars(module).keys()) - done):
-                self.add("attribute", number, name)
-                value = vars(module)[name]
-                if copy is module:
-                    self._attribute(value)
-                else:
-                    setattr(copy, name, self.value(value))
-                done.add(name)
-                more = True
-        return more
-
-    def _attribute(self, x: Any) -> None:
-        """An attribute of a known module, which may have been replaced."""
-        if isinstance(x, ModuleType):
-            self._module(x)
-        elif type(x) is np.ndarray:
-            self._array(x)
-        elif type(x) is tuple or type(x) in _CONSTANTS or _is_number(x):
-            self.add(x)
-        elif isinstance(x, types.Type):
-            self._named(x)
-        else:
-            self._known_name(x)
-
-    def _named(self, x: Any) -> None:
-        """A function or type of a package that is known; a type of Numba's numbers."""
-        if isinstance(x, (types.Number, types.Boolean)):
-            self.add("type", str(x))
-            return
-        home, name = self._known_name(x)
-        if vars(sys.modules[home]).get(name) is not x:
-            raise _Unknown
-
-    def _known_name(self, x: Any) -> tuple[str, str]:
-        """Module and name of a function or type of a package that is known."""
-        x = getattr(x, "__func__", x)  # those of `np.random` are methods
-        home, name = _home(x), getattr(x, "__name__", None)
-        if not isinstance(x, _FUNCTIONS) or not isinstance(name, str) or not _is_known(home):
-            raise _Unknown
-        if name in _NOT_READ:
-            raise _Unknown
-        self.add("named", home, name)
-        return home, name
-
-
 def _told(x: Any) -> str:
-    """All that a constant is, as a text; of a code not its file and lines."""
+    """All that code depends on of a value, as a text; of a code not its file and lines."""
     kind = type(x)
     if kind in (float, complex):  # the texts of all NaNs are the same
         text = np.array(x).tobytes().hex()
@@ -350,33 +354,56 @@ def _told(x: Any) -> str:
         text = ",".join(map(_told, x))
     elif kind in (set, frozenset):
         text = ",".join(sorted(map(_told, x)))
-    elif kind is CodeType:
+    elif kind is CodeType and not _NOT_READ.intersection(x.co_names):
         numbers = x.co_flags, x.co_argcount, x.co_posonlyargcount, x.co_kwonlyargcount
         names = x.co_names, x.co_varnames, x.co_freevars, x.co_cellvars
         text = _told((x.co_code, x.co_exceptiontable, *numbers, *names, x.co_consts))
-    elif _is_number(x):
+    elif kind is np.ndarray and x.dtype.kind in "biufc" and x.nbytes <= _CONSTANT_BYTES:
+        laid = x.flags.c_contiguous, x.flags.f_contiguous, x.flags.aligned, x.flags.writeable
+        if not any(laid[:2]):
+            raise _Unknown
+        content = hashlib.sha256(x.tobytes(order="A")).digest()
+        text = _told((x.dtype.str, x.shape, *laid, content))
+    elif isinstance(x, (np.number, np.bool_)) and kind.__module__ == "numpy":
         text = f"{x.dtype.str},{x.tobytes().hex()}"
     elif isinstance(x, np.dtype) and x.kind in "biufc":
         text = x.str
+    elif isinstance(x, (types.Number, types.Boolean)):
+        text = str(x)
+    elif _is_known_module(x) or (kind is ModuleType and "__getattr__" not in vars(x)):
+        text = x.__name__  # others may make their attributes when they are asked for
     else:
-        raise _Unknown
+        text = _told_name(x)
     return f"{kind.__name__}({text})"
+
+
+def _told_name(x: Any) -> str:
+    """Module and name of a function or type of a package that is known."""
+    plain = getattr(x, "__func__", x)  # those of `np.random` are methods
+    home, name = _home(plain), getattr(plain, "__name__", None)
+    known = isinstance(plain, _FUNCTIONS) and _is_known(home) and name not in _NOT_READ
+    if not known or vars(sys.modules[home]).get(str(name)) is not x:
+        raise _Unknown
+    return f"{home}.{name}"
 
 
 def _is_known(module: str) -> bool:
     return module.partition(".")[0] in _KNOWN
 
 
+def _is_known_module(x: Any) -> bool:
+    name = vars(x).get("__name__") if isinstance(x, ModuleType) else None
+    return isinstance(name, str) and _is_known(name) and sys.modules.get(name) is x
+
+
 def _home(x: Any) -> str:
-    """The module of a function or type; "": unknown."""
-    if isinstance(x, FunctionType):  # `functools.wraps` copies the name that it gives
-        return home_of(x)
+    """The module of a function or type; "": unknown, or none that is imported."""
+    if isinstance(x, FunctionType):  # `functools.wraps` copies the name of a module
+        home = x.__globals__.get("__name__")
+        module = sys.modules.get(home) if isinstance(home, str) else None
+        return str(home) if getattr(module, "__dict__", None) is x.__globals__ else ""
     home = "numpy" if isinstance(x, np.ufunc) else getattr(x, "__module__", None)
     return home if isinstance(home, str) else ""
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, (np.number, np.bool_)) and type(x).__module__ == "numpy"
 
 
 # --- machine code that another process may run ---------------------------------------------------

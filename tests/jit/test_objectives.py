@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from numba.core import config
+from numba.core import compiler, config
 
 from numadam._jit import objectives
 from tests.processes import python
@@ -63,8 +63,7 @@ def made(source: str = SOURCE, file: str = "<stdin>", name: str = "__main__") ->
 
 
 def digest(fun: Any) -> str | None:
-    found = objectives.snapshot(fun)
-    return None if found is None else found[1]
+    return objectives.snapshot(fun).digest()
 
 
 def test_the_same_text_has_the_same_digest() -> None:
@@ -139,12 +138,12 @@ def test_values_are_those_of_now_and_stay() -> None:
     first = digest(fun)
     fun.py_func.__globals__["G"] = 7.0
     fun.py_func.__globals__["TABLE"][1] = 5.0
-    copy, changed = objectives.snapshot(fun) or (None, None)
-    assert changed not in (None, first)
+    found = objectives.snapshot(fun)
+    assert found.digest() not in (None, first)
     fun.py_func.__globals__["G"] = 9.0
     fun.py_func.__globals__["TABLE"][1] = 9.0
     g = np.zeros(2)
-    copy(np.ones(2), g)
+    found.copy(np.ones(2), g)
     assert g[0] == 2 * 7.0 + 5.0
 
 
@@ -160,14 +159,11 @@ def inverse(a): return 1.0 / a
 @numba.njit
 def fun(x, g): return inverse(x[0])
 """
-    copy, _ = objectives.snapshot(made(source)) or (None, None)
-    assert copy(np.zeros(1), np.zeros(1)) == math.inf
-    copy, _ = objectives.snapshot(made(source.replace("njit", "njit(error_model='python')"))) or (
-        None,
-        None,
-    )
+    found = objectives.snapshot(made(source))
+    assert found.copy(np.zeros(1), np.zeros(1)) == math.inf
+    found = objectives.snapshot(made(source.replace("njit", "njit(error_model='python')")))
     with pytest.raises(ZeroDivisionError):
-        copy(np.zeros(1), np.zeros(1))
+        found.copy(np.zeros(1), np.zeros(1))
 
 
 def test_functions_that_call_each_other_are_read_once() -> None:
@@ -221,11 +217,12 @@ def fun(x, g): return read(constants) + 10 * same().SHIFT + x[0]
 
 
 def test_a_module_may_be_given_to_another_function(constants: types.ModuleType) -> None:
-    first, key = objectives.snapshot(made(PASSED)) or (None, None)
+    first = objectives.snapshot(made(PASSED))
     constants.SHIFT = 2
-    second, changed = objectives.snapshot(made(PASSED)) or (None, None)
-    assert len({key, changed, None}) == 3
-    assert [one(np.zeros(1), np.zeros(1)) for one in (first, second)] == [11.0, 22.0]
+    second = objectives.snapshot(made(PASSED))
+    assert len({first.digest(), second.digest(), None}) == 3
+    found = [one.copy(np.zeros(1), np.zeros(1)) for one in (first, second)]
+    assert found == [11.0, 22.0]
 
 
 @pytest.mark.parametrize(
@@ -372,10 +369,10 @@ def test_extensions_of_what_nobody_else_uses_do_not_count() -> None:
         def f(context, builder, signature, args): return context.get_constant(float64, 7.0)
         @numba.njit
         def plain(x, g): return x[0]
-        print(snapshot(plain) is not None)
+        print(snapshot(plain).digest() is not None)
         @overload_method(types.Array, "sum")  # np.mean may use it
         def f(a): return lambda a: 7.0
-        print(snapshot(plain) is not None)
+        print(snapshot(plain).digest() is not None)
     """)
     assert found.split() == ["True", "False"]
 
@@ -451,7 +448,7 @@ def test_every_way_is_seen_whatever_its_module_is_called() -> None:
         from numadam._jit.objectives import snapshot
         @numba.njit
         def traces(x, g): return np.trace(x)
-        assert snapshot(traces) is not None
+        assert snapshot(traces).digest() is not None
         for way, code in {WAYS!r}.items():
             for names in ({{}}, {{"__name__": "user"}}, {{"__name__": "numba.user"}}):
                 registries = [x for x in gc.get_objects() if type(x).__name__ == "Registry"]
@@ -460,14 +457,38 @@ def test_every_way_is_seen_whatever_its_module_is_called() -> None:
                 lists += rewrite_registry.rewrites.values()
                 sizes = [(x, len(x)) for x in lists]
                 exec({IMPORTS!r} + code, names)
-                assert snapshot(traces) is None, way
+                assert snapshot(traces).digest() is None, way
                 for x, size in sizes:
                     del x[size:]
                 for registry in list(cpu_target.target_context._registries):
                     if registry not in registries:
                         del cpu_target.target_context._registries[registry]
-                assert snapshot(traces) is not None, way
+                assert snapshot(traces).digest() is not None, way
     """)
+
+
+@pytest.mark.parametrize("kind", ["DefaultPassBuilder", "CompilerBase", "Compiler"])
+@pytest.mark.parametrize("way", ["a function", "another callable", "a class"])
+def test_a_compiler_that_others_have_changed_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, kind: str, way: str
+) -> None:
+    """In a running program too: the function may have been compiled before."""
+    fun, original = made(), getattr(compiler, kind)
+    first = digest(fun)
+    assert first is not None
+    name = "define_nopython_pipeline" if kind == "DefaultPassBuilder" else "define_pipelines"
+
+    def changed(*args: Any) -> Any:
+        return getattr(original, name)(*args)
+
+    if way == "a class":
+        monkeypatch.setattr(compiler, kind, type(kind, (original,), {name: changed}))
+    else:
+        put = changed if way == "a function" else functools.partial(changed)
+        monkeypatch.setattr(original, name, put)
+    assert digest(fun) is None
+    monkeypatch.undo()
+    assert digest(fun) == first
 
 
 def test_nothing_of_numba_itself_counts() -> None:

@@ -8,11 +8,13 @@ import math
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
+from numba.core import compiler
 
 import numadam as na
 from numadam._jit import cache, objectives, reports
@@ -101,7 +103,6 @@ def folder(tmp_path, monkeypatch):
 
 def forget():
     """As in a new process."""
-    objectives._snapshots.clear()
     objective._adapter.cache_clear()
     lanes_objective._lane_adapter.cache_clear()
 
@@ -200,14 +201,20 @@ def test_values_that_change_after_a_compile_are_heeded(folder):
     values["G"] = 2.0
     end = minimum(values["fun"], (1.9,), gtol=0.0)
     forget()
-    again = {**values}
-    exec("@numba.njit\ndef get(a): return G * a\n" + text, again)
-    assert loaded(adapter(again["fun"]))
-    assert minimum(again["fun"], (1.9,), gtol=0.0) == end
+
+    def defined_again():
+        again = {**values}
+        exec("@numba.njit\ndef get(a): return G * a\n" + text, again)
+        return again["fun"]
+
+    fun = defined_again()
+    assert loaded(adapter(fun))
+    assert minimum(fun, (1.9,), gtol=0.0) == end
     forget()
-    again["G"] = 1.0
-    assert not loaded(adapter(again["fun"]))
-    assert end[0] > 1.9 > minimum(again["fun"], (1.9,), gtol=0.0)[0]
+    values["G"] = 1.0
+    fun = defined_again()
+    assert not loaded(adapter(fun))
+    assert end[0] > 1.9 > minimum(fun, (1.9,), gtol=0.0)[0]
 
 
 def test_functions_of_two_processes_with_one_name_are_not_mixed_up(folder):
@@ -299,7 +306,7 @@ def test_an_objective_with_an_address_is_not_kept(folder, monkeypatch, caplog):
         g[0] = x[0]
         return absolute(-3) + 0.5 * x[0] ** 2
 
-    monkeypatch.setattr(objectives._Reader, "_named", lambda *_: None)
+    monkeypatch.setattr(objectives, "_told_name", lambda _: "known")
     with caplog.at_level("INFO", "numadam"):
         assert na.minimize(fun, np.ones(1), maxiter=0).fun == 3.5
     messages = [record.getMessage() for record in caplog.records]
@@ -343,3 +350,163 @@ def test_every_form_and_type_is_kept_by_itself(folder):
     for was, now in zip(first, results(), strict=True):
         np.testing.assert_array_equal(was, now)
     assert {entry: entry.stat().st_mtime_ns for entry in entries(folder)} == stamps
+
+
+# --- one copy for all that is compiled of an objective -------------------------------------------
+
+
+INVERSE = """
+import numba, numpy as np, lazy
+LARGE = np.zeros(200_000)
+
+@numba.njit
+def inverse(a):
+    return 1.0 / a
+
+def outer():
+    calls = np.zeros(1)
+
+    @numba.njit(OPTIONS)
+    def fun(x, g):
+        g[0] = 1.0
+        LINE
+        return inverse(x[0])
+
+    return fun, calls
+
+fun, calls = outer()
+"""
+
+#: Lines with which nobody can tell what an objective depends on, but for the first.
+LINES = {
+    "kept": "g[0] = 2.0",
+    "a large array": "g[0] = LARGE[3]",
+    "a module that makes its names": "g[0] = lazy.made + lazy.inverse(x[0])",
+    "a block that Python runs": "with numba.objmode(): calls[0] += 1",
+}
+
+
+def inverses(line, options=""):
+    """The names of a module with such an objective, and its helper."""
+    made = types.SimpleNamespace(made=1.0)
+    lazy = types.ModuleType("lazy")
+    lazy.__getattr__ = lambda name: getattr(made, name)
+    values = {"__name__": "inverses"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "lazy", lazy)
+        exec(INVERSE.replace("LINE", line).replace("OPTIONS", options), values)
+    lazy.inverse = values["inverse"]
+    return values
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_a_division_by_zero_does_not_depend_on_what_was_compiled(folder, line):
+    """Called from Python, a helper raises; Numba would give what it compiled so to the loop."""
+    for called in ((), ("inverse",), ("inverse", "fun")):
+        values = inverses(line)
+        if called:
+            assert values["inverse"](2.0) == 0.5
+        if "fun" in called:
+            assert values["fun"](np.array([2.0]), np.zeros(1)) == 0.5
+        values["calls"][:] = 0.0
+        found = na.minimize(values["fun"], np.zeros(1), lr=0.1, maxiter=0)
+        assert found.fun == math.inf, called
+        assert values["calls"][0] == ("calls" in line)
+    raises = inverses(line, "error_model='python'")["fun"]
+    with pytest.raises(ZeroDivisionError):
+        na.minimize(raises, np.zeros(1), lr=0.1, maxiter=0)
+    assert bool(entries(folder)) == (line == LINES["kept"])
+
+
+@pytest.mark.parametrize("line", ["g[0] = G", "g[0] = G + LARGE[3]"])
+def test_an_objective_keeps_the_values_of_its_first_call(folder, line):
+    """However many other adapters were made since, and for other types."""
+    values = {"__name__": "first", "numba": numba, "LARGE": np.zeros(200_000), "G": 1.0}
+    exec(f"@numba.njit\ndef fun(x, g):\n {line}\n return G", values)
+    fun, direct = values["fun"], numba.njit(values["fun"].py_func)
+    assert na.minimize(fun, np.zeros(2), maxiter=0).fun == direct(np.zeros(2), np.zeros(2)) == 1.0
+    values["G"] = 2.0
+    forget()
+    assert na.minimize(fun, np.zeros(2), maxiter=0).fun == direct(np.zeros(2), np.zeros(2)) == 1.0
+    assert na.minimize(fun, np.zeros(2, "f4"), maxiter=0).fun == 1.0
+    many = na.minimize_many(fun, np.zeros((30, 2)), maxiter=0)
+    np.testing.assert_array_equal(many.fun, 1.0)
+
+
+def test_functions_in_args_divide_as_the_objective_does(folder):
+    """Called from Python before or not, and in the call that raises an exception again."""
+
+    @numba.njit
+    def fun(x, g, shift, inverse, others):
+        g[0] = 1.0
+        f = inverse(x[0]) + others[1](x[0]) + shift
+        if x[0] < 0:
+            raise ValueError("below 0")
+        return f
+
+    def both():
+        inverse, other = numba.njit(lambda a: 1.0 / a), numba.njit(lambda a: 2.0 / (a + 1.0))
+        return 0.0, inverse, (1.0, other)
+
+    for called in (False, True):
+        for start in (0.0, -1.0):
+            args = both()
+            if called:
+                assert args[1](2.0) + args[2][1](1.0) == 1.5
+            if start == 0.0:
+                assert na.minimize(fun, np.array([start]), args, maxiter=0).fun == math.inf
+            else:
+                with pytest.raises(ValueError, match="below 0"):
+                    na.minimize(fun, np.array([start]), args, maxiter=0)
+    assert not entries(folder)
+
+
+def test_an_objective_that_did_not_compile_may_get_what_it_lacks(folder):
+    values = {"__name__": "lacks", "numba": numba}
+    exec("@numba.njit\ndef fun(x, g):\n g[0] = 1.0\n return later + x[0]", values)
+    for wrong in ({}, {"later": "a text"}):
+        values.update(wrong)
+        with pytest.raises(TypeError, match="does not compile"):
+            na.minimize(values["fun"], np.zeros(1), maxiter=0)
+    values["later"] = 3.0
+    assert na.minimize(values["fun"], np.zeros(1), maxiter=0).fun == 3.0
+
+
+def test_defaults_are_those_of_the_decoration(folder):
+    """As Numba takes them, whatever was put there since."""
+
+    @numba.njit
+    def power(a, by=2.0):
+        return a**by
+
+    @numba.njit
+    def fun(x, g, shift=1.0):
+        g[0] = 1.0
+        return power(x[0]) + shift
+
+    for shift, by in (((8.0,), (3.0,)), (None, None), ((1, 2, 3), (1, 2))):
+        fun.py_func.__defaults__, power.py_func.__defaults__ = shift, by
+        forget()
+        found = na.minimize(fun, np.full(1, 4.0), maxiter=0)
+        assert found.fun == fun(np.full(1, 4.0), np.zeros(1)) == 17.0
+
+
+def test_a_compiler_that_others_have_changed_compiles_anew(folder, monkeypatch):
+    """What is on the disk is of Numba's own, and its own has to stay what is there."""
+    assert not loaded(adapter(bowl(2.0)))
+    forget()
+    original, states = compiler.DefaultPassBuilder.define_nopython_pipeline, []
+
+    def changed(state, name="nopython"):
+        states.append(state)
+        return original(state, name)
+
+    kept = entries(folder)
+    monkeypatch.setattr(
+        compiler.DefaultPassBuilder, "define_nopython_pipeline", staticmethod(changed)
+    )
+    assert minimum(bowl(2.0)) == minimum(bowl(2.0))
+    assert states
+    minimum(bowl(2.5))
+    assert entries(folder) == kept
+    monkeypatch.undo()

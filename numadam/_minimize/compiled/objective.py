@@ -28,8 +28,8 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from numadam._arrays.checks import name_dtype
 from numadam._arrays.interop import is_array, is_cupy
 from numadam._jit.cache import compile_cached
-from numadam._jit.objectives import compile_portable, portable, snapshot
-from numadam._jit.pointers import as_pointer, inner
+from numadam._jit.objectives import Snapshot, compile_portable, portable, snapshot
+from numadam._jit.pointers import as_pointer, inner, intrinsic_of
 from numadam._jit.process import compile_lock
 from numadam._jit.reports import objective_logger, reported
 
@@ -105,7 +105,9 @@ def kernel_address(kernel: Any) -> int:
     return address_of(kernel, KERNEL.args)
 
 
-def _make_call(count: int) -> Any:
+def _make_call(names: str) -> Any:
+    count = len(names)
+
     def call(typingctx: Any, address: Any, *args: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             convention, kinds = context.call_conv, [types.int64] * count
@@ -118,22 +120,11 @@ def _make_call(count: int) -> Any:
 
         return types.int64(*[types.int64] * (count + 1)), codegen
 
-    return call
+    return intrinsic_of(call, ("address", *names))
 
 
-# written out: Numba reads the number of arguments from the signature
-@intrinsic
-def call3(typingctx: Any, address: Any, a: Any, b: Any, c: Any) -> Any:
-    """Call ``int64 f(a, b, c)`` at an address; -1 if it raised."""
-    return _make_call(3)(typingctx, address, a, b, c)
-
-
-@intrinsic
-def call7(
-    typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any
-) -> Any:
-    """Call ``int64 f(a, b, c, d, e, f, g)`` at an address; -1 if it raised."""
-    return _make_call(7)(typingctx, address, a, b, c, d, e, f, g)
+#: ``(address, a, ...)``: call ``int64 f(a, ...)`` at an address; -1 if it raised.
+call3, call7 = map(_make_call, ("abc", "abcdefg"))
 
 
 @intrinsic
@@ -165,8 +156,28 @@ def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return value
 
 
+def _copied_type(kind: Any) -> Any:
+    """A type of arguments, with copies of the compiled functions among them.
+
+    They are compiled for the loop, as an objective is; a function takes no memory.
+    """
+    if isinstance(kind, types.Dispatcher):
+        return types.Dispatcher(snapshot(kind.dispatcher).keep().copy)
+    if type(kind) is types.UniTuple:
+        return types.UniTuple(_copied_type(kind.dtype), kind.count)
+    return types.Tuple(tuple(map(_copied_type, kind))) if type(kind) is types.Tuple else kind
+
+
+def _copied_value(arg: Any) -> Any:
+    """An argument of such a type."""
+    if type(arg) is tuple:
+        return tuple(map(_copied_value, arg))
+    return snapshot(arg).keep().copy if is_compiled(arg) else arg
+
+
 def make_load_tuple(kind: Any) -> Any:
     """``load_tuple(address)``: the tuple of this type at an address of `address_of_tuple`."""
+    kind = _copied_type(kind)
 
     @intrinsic
     def load_tuple(typingctx: Any, address: Any) -> Any:
@@ -258,7 +269,8 @@ def _refuse_unread(code: CodeType) -> None:
 @functools.lru_cache(128)  # reading the signature takes 40 us
 def _counts(fun: Any) -> tuple[int, float, list[str]]:
     """Number of arguments that a function needs and takes at most, and their names."""
-    parameters = list(inspect.signature(fun.py_func).parameters.values())
+    # Numba's own signature: defaults may have changed since
+    parameters = list(fun._compiler.pysig.parameters.values())  # noqa: SLF001
     plain = [one for one in parameters if one.kind is not one.VAR_POSITIONAL]
     least = sum(one.default is one.empty for one in plain)
     most = float(len(plain)) if len(plain) == len(parameters) else math.inf
@@ -335,9 +347,11 @@ class ObjectiveAdapter:
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any, rows: bool = True) -> None:
         # an objective with explicit signatures would not be found for a read-only x
         guard = read_only if fun._can_compile else _as_it_is  # noqa: SLF001  # Numba's
-        fun, digest = kept_form(fun, args_type)
+        found = snapshot(fun)
+        fun = found.copy
         try:
-            evaluate = _evaluation(fun, digest, form, guard, x_type, args_type, rows)
+            evaluate = _make_evaluation(fun, form, guard, x_type, args_type, rows)
+            evaluate = compile_evaluation(evaluate, found, args_type, form, x_type, rows)
         except (NumbaError, AttributeError) as error:  # the latter for x += 1
             if guard is read_only and _compiles(fun, form, x_type, args_type, rows):
                 way = "is returned" if form == RETURNS else "goes into g"
@@ -358,6 +372,7 @@ class ObjectiveAdapter:
 
     def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> None:
         """Evaluate once more from Python, to raise the exception of the compiled call."""
+        args = _copied_value(args)
         if self._form == RETURNS:
             _, given = self._fun(x, *args)
             if given.shape != x.shape:
@@ -379,17 +394,13 @@ def _advice(fun: Any, form: str, args_type: Any) -> str:
     return found
 
 
-def kept_form(fun: Any, args_type: Any) -> tuple[Any, str | None]:
-    """A snapshot of an objective and its digest; itself and None where its code is not kept."""
-    return (_is_plain(args_type) and snapshot(fun)) or (fun, None)
-
-
-def compile_evaluation(evaluate: Any, fun: Any, digest: str | None, *kind: object) -> Any:
+def compile_evaluation(evaluate: Any, found: Snapshot, args_type: Any, *kind: object) -> Any:
     """The compiled function that evaluates an objective: from the disk where it is kept.
 
-    `kind` is what it depends on besides the objective.
+    `kind` is what it depends on besides the objective and its arguments.
     """
-    what = f"the objective {fun.__name__}"
+    what = f"the objective {found.copy.__name__}"
+    digest = found.digest() if _is_plain(args_type) else None
     with compile_lock():
         if digest is None:
             function = inner(evaluate)
@@ -397,28 +408,27 @@ def compile_evaluation(evaluate: Any, fun: Any, digest: str | None, *kind: objec
                 function.compile(EVALUATE)
         else:
             function = portable(evaluate)
-            name = f"{digest}-{'-'.join(map(str, kind))}"
+            name = "-".join(map(str, (digest, args_type, *kind)))
             compile_portable(function, what, name, "_minimize", EVALUATE)
+    found.keep()
     return function
 
 
-def _evaluation(
-    fun: Any, digest: str | None, form: str, guard: Any, x_type: Any, args_type: Any, rows: bool
+def _make_evaluation(
+    fun: Any, form: str, guard: Any, x_type: Any, args_type: Any, rows: bool
 ) -> Any:
-    """The compiled function that evaluates a block of problems, or one."""
+    """The function that evaluates a block of problems, or one."""
     if rows or form != WRITES:
         call = njit(CALL_FORMS[form](fun, guard), no_cfunc_wrapper=True)
-        evaluate = _make_evaluate(call, x_type, args_type)
-    else:
-        evaluate = _make_evaluate_one(fun, guard, x_type, args_type)
-    kind = form, x_type, args_type, rows
-    return compile_evaluation(evaluate, fun, digest, *kind)
+        return _make_evaluate(call, x_type, args_type)
+    return _make_evaluate_one(fun, guard, x_type, args_type)
 
 
 def _compiles(fun: Any, form: str, x_type: Any, args_type: Any, rows: bool) -> bool:
     """Whether an objective would compile for an x that may be written to."""
     try:
-        _evaluation(fun, None, form, _as_it_is, x_type, args_type, rows)
+        evaluate = _make_evaluation(fun, form, _as_it_is, x_type, args_type, rows)
+        inner(evaluate).compile(EVALUATE)
     except (NumbaError, AttributeError):
         return False
     return True

@@ -21,6 +21,7 @@ from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
+from numadam._jit.objectives import snapshot
 from numadam._jit.pointers import as_pointer
 from numadam._jit.process import compile_lock
 from numadam._minimize.checkpoint import ManyTask
@@ -36,7 +37,6 @@ from numadam._minimize.compiled.objective import (
     address_of,
     compile_evaluation,
     form_of,
-    kept_form,
     make_load_tuple,
     read_only,
     type_of_args,
@@ -198,7 +198,8 @@ class LaneAdapter(ObjectiveAdapter):
     def __init__(
         self, fun: Any, form: str, x_type: Any, args_type: Any, shape: tuple[int, ...], lanes: int
     ) -> None:
-        fun, digest = kept_form(fun, args_type)
+        found = snapshot(fun)
+        fun = found.copy
         called = _inlined(fun)
         if form == RETURNS:
             called = njit(CALL_FORMS[form](fun, read_only), no_cfunc_wrapper=True, forceinline=True)
@@ -206,8 +207,8 @@ class LaneAdapter(ObjectiveAdapter):
         with warnings.catch_warnings():
             # np.dot and its like would copy x at each call: contiguous problems are faster
             warnings.simplefilter("error", NumbaPerformanceWarning)
-            kind = form, x_type, args_type, shape, lanes
-            evaluate = compile_evaluation(evaluate, fun, digest, *kind)
+            kind = form, x_type, shape, lanes
+            evaluate = compile_evaluation(evaluate, found, args_type, *kind)
         self._evaluate, self._fun, self._form = evaluate, fun, form
         self.address = address_of(evaluate, EVALUATE.args)
 
