@@ -139,6 +139,56 @@ def load_state(optimizer: Optimizer, saved: Any) -> Best | None:
     return best if inside else None
 
 
+# --- the same objective --------------------------------------------------------------------------
+
+
+#: Differences of f that another machine explains, relative, by the bytes of a real number.
+_ROUNDED = {4: 1e-3, 8: 1e-6}
+#: Roundings by which an f near 0 may differ, each of the size that one of x has in f.
+_ROUNDINGS = 1e3
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Refuse what is neither True nor False."""
+    if value not in (True, False):
+        raise TypeError(f"{name}: expected True or False, got {value!r:.80}.")
+    return bool(value)
+
+
+def check_objective(
+    saved: Any, now: Any, change: Any, dtype: np.dtype[Any], where: str, path: Path | None
+) -> None:
+    """Refuse to go on where the objective has other values than the run had.
+
+    Parameters
+    ----------
+    saved, now : float or array (problems,)
+        F at the same x, then and now.
+    change : float or array (problems,)
+        A change of f: that of x as a whole, by the first gradient. Its roundings are those of f,
+        whose own size is that of nothing where the minimum is 0.
+    dtype : dtype of x
+    where : str
+        The iterate; ``{k}`` stands for the number of the problem.
+    path : Path, optional
+        The file that has `saved`; None for the `state` of a result.
+    """
+    real = np.finfo(dtype)
+    saved, now, change = map(np.atleast_1d, (saved, now, change))
+    noise = _ROUNDINGS * float(real.eps) * np.nan_to_num(change, posinf=0.0)
+    alike = np.isclose(now, saved, _ROUNDED[real.bits // 8], noise, equal_nan=True)
+    if alike.all():
+        return
+    k = int(np.argmin(alike))
+    error, run, new = ValueError, "state: its run", 'delete its entries "x" and "first_grad_norm"'
+    if path is not None:
+        error, run, new = CheckpointError, f"fun: the run of {str(path)!r}", "delete the file"
+    raise error(
+        f"{run} has f={saved[k]:.9g} {where.format(k=k)}, got {now[k]:.9g} there: fun or args have "
+        f"changed. To minimise the new f, {new}; if fun is random, pass checkpoint_check=False."
+    )
+
+
 # --- the file of a run ---------------------------------------------------------------------------
 
 
@@ -263,6 +313,7 @@ class Checkpoint:
         self._run: dict[str, Any] = {}
         self._found: Container | None = None
         self._given: tuple[Any, dict[str, Any]] = None, {}
+        self._plateaus: list[tuple[Any, dict[str, Any]]] = []
         self._written, self._seconds = time.monotonic(), 0.0
 
     @property
@@ -330,7 +381,7 @@ class Checkpoint:
     def load(self, lr: Any, options: Mapping[str, Any]) -> RunState | None:
         """The run at its last write, None where there is no file.
 
-        Refused where the file has other options. Schedules with a state get that of the file.
+        Refused where the file has other options.
         """
         self._given = own_copy(lr), own_copy(dict(options))
         self._rule({})  # refuses functions before anything is evaluated
@@ -355,9 +406,20 @@ class Checkpoint:
         of_file = plateaus_in(list(theirs.values()))
         for mine, its in zip(plateaus_in(list(own.values())), of_file, strict=True):
             state = fields_of(its).items() - arguments_of(its).items()
-            mine.set_state(**dict(state))
+            self._plateaus.append((mine, dict(state)))
         self._plan_next(numbers["done"])
         return RunState(self.path, numbers, found.arrays)
+
+    def go_on(self, nit: int, over: bool) -> str:
+        """Give the user's schedules the state of the file; the beginning of the run's message.
+
+        `nit` is the iteration at which the run goes on, unless it is `over`.
+        """
+        for mine, state in self._plateaus:
+            mine.set_state(**state)
+        if over:
+            return f"Already finished in {self.path}. "
+        return f"Continued from {self.path} at iteration {nit}. "
 
     def _refuse(self, name: str, its: Any, mine: Any) -> None:
         if name == _X0_VALUES or (its := brief(its)) == (mine := brief(mine)):
@@ -438,6 +500,7 @@ class Task(NamedTuple):
     callback: Any
     progress: bool
     checkpoint: Checkpoint | None
+    checkpoint_check: bool
     shares: bool
 
 
@@ -458,3 +521,4 @@ class ManyTask:
     check_every: int | None
     progress: bool
     checkpoint: Checkpoint | None
+    checkpoint_check: bool

@@ -235,6 +235,17 @@ class Problem:
         if task.track_best is False:
             self._set(best=0)
 
+    def value_at(self, x: np.ndarray, task: Task) -> float:
+        """F at another x, which another problem of the same kind evaluates."""
+        lr, options, norm = task.lr, task.options, task.tolerances.norm
+        key = key_for(task.rule, x, lr, options, norm)
+        other = take(key, task.rule, x.copy(), lr, options, norm)
+        other.start(task._replace(x=x, state=None), self._adapter)
+        other.advance(0)
+        f, _, _ = other.iterate
+        put_back(key, other)
+        return f
+
     def release(self) -> None:
         """Release what the caller has passed."""
         del self._adapter, self._args
@@ -463,6 +474,9 @@ class CompiledRun(Run):
 
     def _resume(self, saved: RunState, memory: Memory, lines: np.ndarray) -> None:
         self._problem.restore(memory, saved.number("done"), saved.number("tested"), lines)
+
+    def _value_at(self, leaves: Sequence[Any]) -> float:
+        return self._problem.value_at(leaves[0], self._task)
 
     def _set_best(self, best: Best) -> None:
         self._problem.set_best(best)
