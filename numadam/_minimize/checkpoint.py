@@ -18,7 +18,7 @@ from numadam._arrays.formatting import brief
 from numadam._arrays.interop import home, is_cupy, to_host
 from numadam._arrays.tree import Active, Tree
 from numadam._checkpoint.container import Container, check_writable, read, write
-from numadam._checkpoint.storage import CheckpointError
+from numadam._checkpoint.storage import CheckpointError, about_file
 from numadam._checkpoint.tree import (
     Structure,
     arguments_of,
@@ -33,7 +33,7 @@ from numadam._core.options import own_copy
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import checksum
 from numadam._minimize.compiled.objective import is_compiled
-from numadam._minimize.stopping import Tolerances
+from numadam._minimize.stopping import BAD_G, CALLBACK, RUNNING, Tolerances
 from numadam._optimizer.optimizer import Optimizer
 
 # --- the state of a result -----------------------------------------------------------------------
@@ -198,6 +198,41 @@ _SECONDS, _SHARE = 10.0, 0.05
 #: More iterations than a run has.
 NEVER = 2**62
 _X0_VALUES = "the values of x0"
+_COUNT: Any = (int,), 0, 2**53
+_ANY: Any = (float,), None, None
+_FLAG: Any = (bool,), False, True
+#: Numbers of a run by name: their types, the least and the largest; None: any, NaN too.
+_RANGES: dict[str, Any] = {
+    **dict.fromkeys(("done", "begin", "nfev", "njev"), _COUNT),
+    **dict.fromkeys(("resumed", "tested", "later"), _FLAG),
+    **dict.fromkeys(("grad_norm", "best_grad_norm", "first_grad_norm", "f_before", "lr"), _ANY),
+    "f": ((float, type(None)), None, None),
+    "lowest": ((float,), -math.inf, math.inf),
+    "code": ((int,), RUNNING, CALLBACK),
+}
+
+
+def _check_content(numbers: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse numbers that no run has: a checksum does not say who has made it.
+
+    Arrays are checked by who takes them, but for those that count and number.
+    """
+    for name in numbers.keys() & _RANGES.keys():
+        value, (kinds, low, high) = numbers[name], _RANGES[name]
+        if type(value) not in kinds or (low is not None and not low <= value <= high):
+            raise ValueError(f"{name} is {value!r:.80}, which no run has.")
+    done = numbers["done"]
+    t = numbers.get("begin", 0) + done
+    if not np.array_equal(arrays.get("state/t", t), t):
+        raise ValueError(f"state/t is {brief(arrays['state/t'])}, and {t} iterations are done.")
+    ranges: Any = {name: one for name, one in arrays.items() if name in ("codes", "nit")}
+    ranges["history"] = arrays.get("history", np.zeros((0, 4)))[:, 0]
+    for name, high in (("codes", BAD_G), ("nit", done), ("history", t)):
+        numbered = ranges.get(name, np.zeros(0))
+        if not ((numbered >= 0) & (numbered <= high)).all():
+            raise ValueError(f"{name} has numbers outside of 0 to {high}.")
+    if "nit" in ranges and (ranges["nit"][ranges["codes"] == RUNNING] != done).any():
+        raise ValueError(f"nit of a problem that runs is not {done}.")
 
 
 class RunState(NamedTuple):
@@ -240,8 +275,8 @@ class RunState(NamedTuple):
         return self.array(name, (rows, columns), np.float64)
 
     def has(self, name: str, keys: Sequence[str] = ("",)) -> bool:
-        """Whether there are arrays of this name."""
-        return all(name + key in self.arrays for key in keys)
+        """Whether there is any array of this name; `leaves` takes all or none."""
+        return any(name + key in self.arrays for key in keys)
 
 
 def keys_of(x: Any, tree: Active) -> list[str]:
@@ -283,7 +318,8 @@ def load_state_arrays(optimizer: Optimizer, run: RunState, keys: Sequence[str] =
     }
     for name, views in backend.state.items():
         saved[name] = tree.unflatten(run.leaves(f"state/{name}", views, keys))
-    optimizer.state = saved
+    with about_file(run.path):
+        optimizer.state = saved
 
 
 class Checkpoint:
@@ -388,25 +424,18 @@ class Checkpoint:
         found, self._found = self._found, None
         if found is None:
             return None
-        try:
+        with about_file(self.path):
             its_lr, options = options_from_json(found.meta["rule"], found.arrays)
-        except (TypeError, ValueError, LookupError) as error:
-            raise CheckpointError(f"{self.path}: its options cannot be read: {error}") from error
-        theirs, own = {"lr": its_lr, **options}, {"lr": self._given[0], **self._given[1]}
-        for name in {**own, **theirs}:
-            if not equal(theirs.get(name), own.get(name)):
-                self._refuse(name, theirs.get(name), own.get(name))
-        numbers = found.meta.get("at")
-        if (
-            not isinstance(numbers, dict)
-            or not isinstance(numbers.get("done"), int)
-            or not all(one is None or isinstance(one, (int, float)) for one in numbers.values())
-        ):
-            raise CheckpointError(f"{self.path}: does not say how far the run has come.")
-        of_file = plateaus_in(list(theirs.values()))
-        for mine, its in zip(plateaus_in(list(own.values())), of_file, strict=True):
-            state = fields_of(its).items() - arguments_of(its).items()
-            self._plateaus.append((mine, dict(state)))
+            theirs, own = {"lr": its_lr, **options}, {"lr": self._given[0], **self._given[1]}
+            for name in {**own, **theirs}:
+                if not equal(theirs.get(name), own.get(name)):
+                    self._refuse(name, theirs.get(name), own.get(name))
+            numbers = found.meta["at"]
+            _check_content(numbers, found.arrays)
+            of_file = plateaus_in(list(theirs.values()))
+            for mine, its in zip(plateaus_in(list(own.values())), of_file, strict=True):
+                state = fields_of(its).items() - arguments_of(its).items()
+                self._plateaus.append((mine, dict(state)))
         self._plan_next(numbers["done"])
         return RunState(self.path, numbers, found.arrays)
 

@@ -270,7 +270,7 @@ class Run(ABC):
         params, keys, number = self._backend.params, keys_of(self._x, self._tree), saved.number
         memory = Memory(**{name: number(name) for name in _NUMBERS})
         for name in _TREES:
-            if saved.has(name, keys):
+            if saved.has(name, keys) or (name == "best_x" and memory.lowest < math.inf):
                 setattr(memory, name, self._tree.unflatten(saved.leaves(name, params, keys)))
         if saved.has("before", keys):
             memory.before = saved.leaves("before", params, keys)

@@ -473,7 +473,13 @@ class CompiledRun(Run):
         return self._problem.remember()
 
     def _resume(self, saved: RunState, memory: Memory, lines: np.ndarray) -> None:
-        self._problem.restore(memory, saved.number("done"), saved.number("tested"), lines)
+        done, tested, params = saved.number("done"), saved.number("tested"), self._backend.params
+        memory.f = math.nan if memory.f is None else memory.f
+        if tested:
+            saved.leaves("gradient", params)
+        elif done > 0 and self._task.tolerances.xtol > 0.0:
+            saved.leaves("before", params)
+        self._problem.restore(memory, done, tested, lines)
 
     def _value_at(self, leaves: Sequence[Any]) -> float:
         return self._problem.value_at(leaves[0], self._task)
