@@ -23,6 +23,8 @@ import numpy as np
 
 from numadam._checkpoint import storage
 from numadam._checkpoint.header import (
+    CHARACTERS_A_BRACKET,
+    FEW_BRACKETS,
     LONGEST,
     LONGEST_META,
     Entry,
@@ -323,8 +325,7 @@ def _planned(content: Container) -> tuple[Header, int]:
     entries = [_entry(name, array) for name, array in content.arrays.items()]
     _check_json(content.meta, "meta")
     meta = json.dumps(content.meta, separators=(",", ":"))
-    if len(meta) > LONGEST_META:
-        raise ValueError(f"meta: {len(meta):,} bytes are too many; long lists belong into arrays.")
+    _check_size(meta)
     header = Header(content.kind, meta, entries)
     length = len(render(header))
     if length > LONGEST:
@@ -394,8 +395,7 @@ class Reader:
                 f"{_SAVED_BY.get(kind, kind)}."
             )
         try:
-            if len(self.header.meta) > LONGEST_META:
-                raise ValueError(f"its key meta has {len(self.header.meta):,} characters")
+            _check_size(self.header.meta)
             meta = json.loads(self.header.meta)
         except (ValueError, RecursionError) as error:  # checksums do not say who has made them
             raise CheckpointError(f"{path}: forged header: {error}.") from error
@@ -439,6 +439,16 @@ def _entry(name: str, array: Any) -> Entry:
         raise ValueError(f"arrays: the name {name!r} {fault}; a file cannot hold it.")
     code, is_complex = storage.code_of(array, name)
     return Entry(name, code, (*array.shape, 2) if is_complex else array.shape, is_complex)
+
+
+def _check_size(meta: str) -> None:
+    """Refuse a `meta` that takes more memory than is promised: empty lists take most."""
+    brackets = meta.count("[") + meta.count("{")
+    if len(meta) > LONGEST_META or brackets > FEW_BRACKETS + len(meta) // CHARACTERS_A_BRACKET:
+        raise ValueError(
+            f"meta: {len(meta):,} characters, {brackets:,} of them brackets, are too many; long "
+            "lists belong into arrays"
+        )
 
 
 def _check_json(value: Any, where: str) -> None:

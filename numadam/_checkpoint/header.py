@@ -22,8 +22,10 @@ from numadam._checkpoint.storage import COMPLEX, ITEMSIZES, CheckpointError
 VERSION = 1
 #: Bytes of a header, some 100,000 arrays: reading it takes twelve times as many.
 LONGEST = 1 << 24
-#: Bytes of `meta` as JSON, of which brackets take 45 times as many: long lists belong into arrays.
+#: Bytes of `meta` as JSON. All that is made of it takes 45 times as many at most, since it has so
+#: few brackets: the shortest that numadam writes in numbers are ``{"list":[]},`` and ``[0,1],``.
 LONGEST_META = 1 << 22
+CHARACTERS_A_BRACKET, FEW_BRACKETS = 6, 1_000
 _LENGTH = 8  # bytes in front of the header, which say how long it is
 _BEGINNING = 100  # bytes that hold what `_BEGIN` matches
 _ALIGNMENT = 64

@@ -313,7 +313,8 @@ def own_copy(option: Any) -> Any:
         clone.update({key: own_copy(value) for key, value in option.items()})
         return clone
     if type(option) in (list, tuple):
-        return type(option)(map(own_copy, option))
+        # of a list, which knows its length: of a map short ones take four times the memory
+        return type(option)([own_copy(one) for one in option])
     if hasattr(option, "__next__"):
         return list(option)
     if hasattr(option, "lb"):  # scipy.optimize.Bounds

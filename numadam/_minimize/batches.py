@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from numadam._arrays.interop import to_host
 from numadam._core.parts import parts_of
 from numadam._minimize import stopping as st
-from numadam._minimize.checkpoint import NEVER, ManyTask, RunState
+from numadam._minimize.checkpoint import NEVER, ManyTask, RunState, check_objective
 from numadam._minimize.observers import ProgressBar
 from numadam._minimize.result import ManyResult, attach
 
@@ -72,6 +74,8 @@ class Batch(ABC):
         self._task = task
         #: the optimiser of all problems; the subclass sets it
         self.optimizer: Any = None
+        #: the beginning of the message: what was found in a file
+        self.told = ""
 
     @property
     @abstractmethod
@@ -130,7 +134,8 @@ class Batch(ABC):
         return ManyResult(
             success=held[codes],
             status=status,
-            message=_many_message(codes, self._task, size, first, eps)
+            message=self.told
+            + _many_message(codes, self._task, size, first, eps)
             + _transposed(memory["best_gradient"]),
             nit=memory["nit"],
             nfev=self.evaluations,
@@ -144,16 +149,20 @@ class Batch(ABC):
         )
 
 
-def run_batch(batch: Batch, task: ManyTask) -> ManyResult:
+def run_batch(make: Callable[[ManyTask], Batch], task: ManyTask) -> ManyResult:
     """Run until every problem has stopped; an exception carries the result so far."""
-    bar, file, over = ProgressBar(task.progress, task.maxiter), task.checkpoint, False
+    batch, file, over = make(task), task.checkpoint, False
+    bar = ProgressBar(task.progress, task.maxiter)
     if file is not None:
         # bounds as the user gave them: those of the optimiser are laid out as its x
         options = {**parts_of(batch.optimizer).settings.options, "bounds": task.options["bounds"]}
         saved = file.load(task.lr, options)
         if saved is not None:
             batch.restore(saved)
+            if task.checkpoint_check:
+                _check_objective(make, task, batch, saved)
             over = batch.live == 0 or batch.done >= task.maxiter
+            batch.told = file.go_on(batch.done, over)
     try:
         while not over:
             batch.advance(task.maxiter - batch.done, file.gap(batch.done) if file else NEVER)
@@ -170,3 +179,21 @@ def run_batch(batch: Batch, task: ManyTask) -> ManyResult:
     finally:
         bar.close(over)
     return batch.result(interrupted=False)
+
+
+def _check_objective(
+    make: Callable[[ManyTask], Batch], task: ManyTask, batch: Batch, saved: RunState
+) -> None:
+    """Compare f of all problems with that of the file, by a run of no iteration from there."""
+    (x,) = saved.leaves("x", [task.x])
+    there = make(dataclasses.replace(task, x=x))
+    try:
+        there.advance(0, NEVER)
+    except BaseException as error:
+        attach(error, batch.result(interrupted=True))
+        raise
+    each = (len(x),)
+    f, first = (saved.array(name, each, np.float64) for name in ("f", "first_grad_norm"))
+    largest = np.abs(to_host(x)).reshape(len(x), -1).max(axis=1, initial=0.0)
+    now, where = to_host(there.memory()["f"]), "in problem {k}"
+    check_objective(f, now, first * largest, x.dtype, where, saved.path)

@@ -18,7 +18,7 @@ from numadam._arrays.formatting import brief
 from numadam._arrays.interop import home, is_cupy, to_host
 from numadam._arrays.tree import Active, Tree
 from numadam._checkpoint.container import Container, check_writable, read, write
-from numadam._checkpoint.storage import CheckpointError
+from numadam._checkpoint.storage import CheckpointError, about_file
 from numadam._checkpoint.tree import (
     Structure,
     arguments_of,
@@ -33,7 +33,7 @@ from numadam._core.options import own_copy
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import checksum
 from numadam._minimize.compiled.objective import is_compiled
-from numadam._minimize.stopping import Tolerances
+from numadam._minimize.stopping import BAD_G, CALLBACK, RUNNING, Tolerances
 from numadam._optimizer.optimizer import Optimizer
 
 # --- the state of a result -----------------------------------------------------------------------
@@ -139,6 +139,56 @@ def load_state(optimizer: Optimizer, saved: Any) -> Best | None:
     return best if inside else None
 
 
+# --- the same objective --------------------------------------------------------------------------
+
+
+#: Differences of f that another machine explains, relative, by the bytes of a real number.
+_ROUNDED = {4: 1e-3, 8: 1e-6}
+#: Roundings by which an f near 0 may differ, each of the size that one of x has in f.
+_ROUNDINGS = 1e3
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Refuse what is neither True nor False."""
+    if value not in (True, False):
+        raise TypeError(f"{name}: expected True or False, got {value!r:.80}.")
+    return bool(value)
+
+
+def check_objective(
+    saved: Any, now: Any, change: Any, dtype: np.dtype[Any], where: str, path: Path | None
+) -> None:
+    """Refuse to go on where the objective has other values than the run had.
+
+    Parameters
+    ----------
+    saved, now : float or array (problems,)
+        F at the same x, then and now.
+    change : float or array (problems,)
+        A change of f: that of x as a whole, by the first gradient. Its roundings are those of f,
+        whose own size is that of nothing where the minimum is 0.
+    dtype : dtype of x
+    where : str
+        The iterate; ``{k}`` stands for the number of the problem.
+    path : Path, optional
+        The file that has `saved`; None for the `state` of a result.
+    """
+    real = np.finfo(dtype)
+    saved, now, change = map(np.atleast_1d, (saved, now, change))
+    noise = _ROUNDINGS * float(real.eps) * np.nan_to_num(change, posinf=0.0)
+    alike = np.isclose(now, saved, _ROUNDED[real.bits // 8], noise, equal_nan=True)
+    if alike.all():
+        return
+    k = int(np.argmin(alike))
+    error, run, new = ValueError, "state: its run", 'delete its entries "x" and "first_grad_norm"'
+    if path is not None:
+        error, run, new = CheckpointError, f"fun: the run of {str(path)!r}", "delete the file"
+    raise error(
+        f"{run} has f={saved[k]:.9g} {where.format(k=k)}, got {now[k]:.9g} there: fun or args have "
+        f"changed. To minimise the new f, {new}; if fun is random, pass checkpoint_check=False."
+    )
+
+
 # --- the file of a run ---------------------------------------------------------------------------
 
 
@@ -148,6 +198,41 @@ _SECONDS, _SHARE = 10.0, 0.05
 #: More iterations than a run has.
 NEVER = 2**62
 _X0_VALUES = "the values of x0"
+_COUNT: Any = (int,), 0, 2**53
+_ANY: Any = (float,), None, None
+_FLAG: Any = (bool,), False, True
+#: Numbers of a run by name: their types, the least and the largest; None: any, NaN too.
+_RANGES: dict[str, Any] = {
+    **dict.fromkeys(("done", "begin", "nfev", "njev"), _COUNT),
+    **dict.fromkeys(("resumed", "tested", "later"), _FLAG),
+    **dict.fromkeys(("grad_norm", "best_grad_norm", "first_grad_norm", "f_before", "lr"), _ANY),
+    "f": ((float, type(None)), None, None),
+    "lowest": ((float,), -math.inf, math.inf),
+    "code": ((int,), RUNNING, CALLBACK),
+}
+
+
+def _check_content(numbers: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse numbers that no run has: a checksum does not say who has made it.
+
+    Arrays are checked by who takes them, but for those that count and number.
+    """
+    for name in numbers.keys() & _RANGES.keys():
+        value, (kinds, low, high) = numbers[name], _RANGES[name]
+        if type(value) not in kinds or (low is not None and not low <= value <= high):
+            raise ValueError(f"{name} is {value!r:.80}, which no run has.")
+    done = numbers["done"]
+    t = numbers.get("begin", 0) + done
+    if not np.array_equal(arrays.get("state/t", t), t):
+        raise ValueError(f"state/t is {brief(arrays['state/t'])}, and {t} iterations are done.")
+    ranges: Any = {name: one for name, one in arrays.items() if name in ("codes", "nit")}
+    ranges["history"] = arrays.get("history", np.zeros((0, 4)))[:, 0]
+    for name, high in (("codes", BAD_G), ("nit", done), ("history", t)):
+        numbered = ranges.get(name, np.zeros(0))
+        if not ((numbered >= 0) & (numbered <= high)).all():
+            raise ValueError(f"{name} has numbers outside of 0 to {high}.")
+    if "nit" in ranges and (ranges["nit"][ranges["codes"] == RUNNING] != done).any():
+        raise ValueError(f"nit of a problem that runs is not {done}.")
 
 
 class RunState(NamedTuple):
@@ -190,8 +275,8 @@ class RunState(NamedTuple):
         return self.array(name, (rows, columns), np.float64)
 
     def has(self, name: str, keys: Sequence[str] = ("",)) -> bool:
-        """Whether there are arrays of this name."""
-        return all(name + key in self.arrays for key in keys)
+        """Whether there is any array of this name; `leaves` takes all or none."""
+        return any(name + key in self.arrays for key in keys)
 
 
 def keys_of(x: Any, tree: Active) -> list[str]:
@@ -233,7 +318,8 @@ def load_state_arrays(optimizer: Optimizer, run: RunState, keys: Sequence[str] =
     }
     for name, views in backend.state.items():
         saved[name] = tree.unflatten(run.leaves(f"state/{name}", views, keys))
-    optimizer.state = saved
+    with about_file(run.path):
+        optimizer.state = saved
 
 
 class Checkpoint:
@@ -263,6 +349,7 @@ class Checkpoint:
         self._run: dict[str, Any] = {}
         self._found: Container | None = None
         self._given: tuple[Any, dict[str, Any]] = None, {}
+        self._plateaus: list[tuple[Any, dict[str, Any]]] = []
         self._written, self._seconds = time.monotonic(), 0.0
 
     @property
@@ -330,34 +417,38 @@ class Checkpoint:
     def load(self, lr: Any, options: Mapping[str, Any]) -> RunState | None:
         """The run at its last write, None where there is no file.
 
-        Refused where the file has other options. Schedules with a state get that of the file.
+        Refused where the file has other options.
         """
         self._given = own_copy(lr), own_copy(dict(options))
         self._rule({})  # refuses functions before anything is evaluated
         found, self._found = self._found, None
         if found is None:
             return None
-        try:
+        with about_file(self.path):
             its_lr, options = options_from_json(found.meta["rule"], found.arrays)
-        except (TypeError, ValueError, LookupError) as error:
-            raise CheckpointError(f"{self.path}: its options cannot be read: {error}") from error
-        theirs, own = {"lr": its_lr, **options}, {"lr": self._given[0], **self._given[1]}
-        for name in {**own, **theirs}:
-            if not equal(theirs.get(name), own.get(name)):
-                self._refuse(name, theirs.get(name), own.get(name))
-        numbers = found.meta.get("at")
-        if (
-            not isinstance(numbers, dict)
-            or not isinstance(numbers.get("done"), int)
-            or not all(one is None or isinstance(one, (int, float)) for one in numbers.values())
-        ):
-            raise CheckpointError(f"{self.path}: does not say how far the run has come.")
-        of_file = plateaus_in(list(theirs.values()))
-        for mine, its in zip(plateaus_in(list(own.values())), of_file, strict=True):
-            state = fields_of(its).items() - arguments_of(its).items()
-            mine.set_state(**dict(state))
+            theirs, own = {"lr": its_lr, **options}, {"lr": self._given[0], **self._given[1]}
+            for name in {**own, **theirs}:
+                if not equal(theirs.get(name), own.get(name)):
+                    self._refuse(name, theirs.get(name), own.get(name))
+            numbers = found.meta["at"]
+            _check_content(numbers, found.arrays)
+            of_file = plateaus_in(list(theirs.values()))
+            for mine, its in zip(plateaus_in(list(own.values())), of_file, strict=True):
+                state = fields_of(its).items() - arguments_of(its).items()
+                self._plateaus.append((mine, dict(state)))
         self._plan_next(numbers["done"])
         return RunState(self.path, numbers, found.arrays)
+
+    def go_on(self, nit: int, over: bool) -> str:
+        """Give the user's schedules the state of the file; the beginning of the run's message.
+
+        `nit` is the iteration at which the run goes on, unless it is `over`.
+        """
+        for mine, state in self._plateaus:
+            mine.set_state(**state)
+        if over:
+            return f"Already finished in {self.path}. "
+        return f"Continued from {self.path} at iteration {nit}. "
 
     def _refuse(self, name: str, its: Any, mine: Any) -> None:
         if name == _X0_VALUES or (its := brief(its)) == (mine := brief(mine)):
@@ -438,6 +529,7 @@ class Task(NamedTuple):
     callback: Any
     progress: bool
     checkpoint: Checkpoint | None
+    checkpoint_check: bool
     shares: bool
 
 
@@ -458,3 +550,4 @@ class ManyTask:
     check_every: int | None
     progress: bool
     checkpoint: Checkpoint | None
+    checkpoint_check: bool

@@ -462,28 +462,29 @@ class DeviceBatch(Batch):
 
 def minimize_on_device(task: ManyTask) -> ManyResult:
     """A compiled objective on CuPy arrays."""
-    import cupy
-
     from numadam._cuda.launch import on_gpu
+
+    if task.x.dtype.kind == "c":
+        raise TypeError("x0: complex problems are not offered on a GPU; use real and imaginary.")
+    with on_gpu(task.x.device.id):
+        return run_batch(_make_batch, task)
+
+
+def _make_batch(task: ManyTask) -> DeviceBatch:
+    import cupy
 
     x, rates = task.x, task.rates
     form = form_of(task.fun, task.args, task.jac, many=True)
-    if x.dtype.kind == "c":
-        raise TypeError("x0: complex problems are not offered on a GPU; use real and imaginary.")
-    with on_gpu(x.device.id):
-        beside = cupy.ascontiguousarray(cupy.asarray(np.moveaxis(x, 0, -1)))
-        bounds = task.options["bounds"]
-        if bounds is not None:
-            bounds = Box(*(_side_by_side(end, x) for end in bounds))
-        lr = task.lr
-        if rates is not None:
-            lr = rates.reshape(*[1] * (x.ndim - 1), -1)
-        elif not callable(lr):
-            lr = _side_by_side(lr, x)
-        optimizer = refuse_observers(task.rule(beside, lr, **{**task.options, "bounds": bounds}))
-        if parts_of(optimizer).settings.plan.norm:
-            raise ValueError(
-                "clip_norm: not offered for compiled problems on a GPU; clip_value is."
-            )
-        batch = DeviceBatch(task, form, beside, optimizer)
-        return run_batch(batch, task)
+    beside = cupy.ascontiguousarray(cupy.asarray(np.moveaxis(x, 0, -1)))
+    bounds = task.options["bounds"]
+    if bounds is not None:
+        bounds = Box(*(_side_by_side(end, x) for end in bounds))
+    lr = task.lr
+    if rates is not None:
+        lr = rates.reshape(*[1] * (x.ndim - 1), -1)
+    elif not callable(lr):
+        lr = _side_by_side(lr, x)
+    optimizer = refuse_observers(task.rule(beside, lr, **{**task.options, "bounds": bounds}))
+    if parts_of(optimizer).settings.plan.norm:
+        raise ValueError("clip_norm: not offered for compiled problems on a GPU; clip_value is.")
+    return DeviceBatch(task, form, beside, optimizer)

@@ -46,7 +46,8 @@ def with_hint(result: Result, x0: Any, lr: Any, state: Any, add: Add | None = No
     if result["status"] in (STATUS[BAD_F], STATUS[BAD_G]) and result["nit"] == 0:
         what = "f" if result["status"] == STATUS[BAD_F] else "The gradient"
         here = f"the start, x0{_not_finite(x0)}" if state is None else "the x of state"
-        result.message = f"{what} is not finite at {here}."
+        told = result.message.rpartition(f"{what} is not finite")[0]  # of a file
+        result.message = f"{told}{what} is not finite at {here}."
     if result["status"] == STATUS[GTOL] and result["nit"] == 0 and result["jac"] is not None:
         leaves = Tree(result["x"]).flatten(result["jac"], "jac")
         # where a bound is active, the projected gradient is smaller than the gradient

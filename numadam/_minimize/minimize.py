@@ -18,7 +18,7 @@ from numadam._minimize.arguments import (
     rule_class,
     takes_names_of_scipy,
 )
-from numadam._minimize.checkpoint import Task, first_of, read_checkpoint, start_of
+from numadam._minimize.checkpoint import Task, check_flag, first_of, read_checkpoint, start_of
 from numadam._minimize.compiled.objective import (
     adapter_for,
     check_for_compiled,
@@ -127,6 +127,7 @@ def minimize(
     state: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
+    checkpoint_check: bool = True,
     progress: bool = False,
     comm: Any = None,
     f: PartOfF = "global",
@@ -151,10 +152,10 @@ def minimize(
     ----------
     fun : function
         ``fun(x, *args)`` returns f, a real number, or ``(f, gradient)`` with ``jac=True``. It is
-        never called twice at one x, but for the trials of ``lr="auto"``. Compiled by Numba, it may
-        also be ``fun(x, g, *args) -> f``, which writes the gradient into g (it arrives as zeros):
-        then the whole minimisation runs without Python. A gradient of another dtype is converted to
-        that of x.
+        never called twice at one x, but for `checkpoint_check` and the trials of ``lr="auto"``.
+        Compiled by Numba, it may also be ``fun(x, g, *args) -> f``, which writes the gradient into
+        g (it arrives as zeros): then the whole minimisation runs without Python. A gradient of
+        another dtype is converted to that of x.
     x0 : array, number, list of numbers, or nesting of arrays
         Start: real or complex, NumPy or CuPy, any shape. It is not modified. float32 stays
         float32, whole numbers become float64; pandas, xarray and dask arrays become plain ones.
@@ -216,17 +217,22 @@ def minimize(
         `state` of an earlier result: the run goes on from its `x_last` as if it had never
         stopped. x0 only gives the structure; pass ``result.x``. The best iterate and the size of
         the first gradient are kept. If `fun` or `args` have changed, delete the entries "x" and
-        "first_grad_norm".
+        "first_grad_norm"; see `checkpoint_check`.
     checkpoint : str or path, optional
         File of the run. If it exists the run continues from it, otherwise it starts at x0: the same
         call again, after a kill or a crash, ends with the same bits as an uninterrupted run. The
-        file has to be of the same run: x0, rule, options, schedules and stop tests are compared;
-        `fun` and `args` cannot be, and must not be random. Your own functions as schedules are
-        refused. With `comm` a folder with a file of each rank; as many ranks have to continue.
+        file has to be of the same run: x0, rule, options, schedules and stop tests are compared,
+        and f. Your own functions as schedules are refused. With `comm` a folder with a file of each
+        rank; as many ranks have to continue. `message` says that a file was used.
     checkpoint_every : int, optional
         Write the file every this many iterations. Default: by time, every 10 s or less often, so
         that writing takes at most 5 % of it. It is written at the end as well, and where `fun`
         raises or Ctrl-C ends the run.
+    checkpoint_check : bool, default True
+        A run that goes on, from a file or a `state`, first evaluates f where its value is known,
+        and raises an error if it is another: `fun` or `args` have changed. Rounding passes (1e-6
+        of f, 1e-3 if x is float32). The evaluation is not counted in `nfev`. False: for a random
+        `fun`.
     progress : bool, default False
         Show a bar with f and the gradient; with `comm` on rank 0.
     comm : communicator of mpi4py, or numadam.mpi.Decomposition, optional
@@ -259,7 +265,7 @@ def minimize(
         The message names the argument, says what it is and what to do. An exception from `fun`
         carries the result so far in its attribute ``numadam_result``; Ctrl-C too.
     CheckpointError
-        The file is damaged, or of another run. Nothing has been evaluated, and the file stays.
+        The file is damaged, or of another run. The file stays.
     OSError
         The file cannot be written or read.
 
@@ -324,6 +330,7 @@ def minimize(
             callback=callback,
             progress=progress,
             checkpoint=file,
+            checkpoint_check=check_flag("checkpoint_check", checkpoint_check),
             shares=f == "local",
         )
         if file is not None:

@@ -18,7 +18,7 @@ from numadam._minimize.arguments import (
     takes_names_of_scipy,
 )
 from numadam._minimize.batches import run_batch
-from numadam._minimize.checkpoint import ManyTask, read_checkpoint
+from numadam._minimize.checkpoint import ManyTask, check_flag, read_checkpoint
 from numadam._minimize.compiled.objective import is_compiled
 from numadam._minimize.lanes.batch import LaneBatch
 from numadam._minimize.python.batch import PythonBatch
@@ -56,6 +56,7 @@ def minimize_many(
     check_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
+    checkpoint_check: bool = True,
     progress: bool = False,
     **options: Unpack[ManyOptions],
 ) -> ManyResult:
@@ -99,7 +100,7 @@ def minimize_many(
     check_every : int, optional
         Run the stop tests of an objective in Python every this many iterations: default 1, on a
         GPU 20.
-    checkpoint, checkpoint_every
+    checkpoint, checkpoint_every, checkpoint_check
         As in `minimize`, with all problems in one file. It is written between two calls of the
         compiled loop, or of an objective in Python; after an exception the last file stays.
     progress : bool, default False
@@ -160,16 +161,17 @@ def minimize_many(
         if check_every is None or compiled
         else count("check_every", check_every, 1),
         checkpoint=file,
+        checkpoint_check=check_flag("checkpoint_check", checkpoint_check),
     )
     if file is not None:
         file.define(task)
     if not compiled:
-        return run_batch(PythonBatch(task), task)
+        return run_batch(PythonBatch, task)
     if is_cupy(x):
         from numadam._minimize.device import minimize_on_device
 
         return minimize_on_device(task)
-    return run_batch(LaneBatch(task), task)
+    return run_batch(LaneBatch, task)
 
 
 def _read_starts(x0: Any) -> Any:

@@ -232,9 +232,10 @@ class Objective:
         return f, self._gradient(g, "jac: the gradient")
 
     def value(self) -> Any:
-        """Evaluate f alone."""
+        """Evaluate f alone; with ``jac=True`` its gradient comes with it, for nobody."""
         self.nfev += 1
-        return self._number(self._fun(self._copied(), *self._args))
+        given = self._fun(self._copied(), *self._args)
+        return self._number(_both_of(given)[0] if self._jac is True else given)
 
     def _number(self, f: Any) -> Any:
         if type(f) is float or type(f) is np.float64:

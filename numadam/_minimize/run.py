@@ -17,6 +17,7 @@ from numadam._minimize.checkpoint import (
     RunState,
     Task,
     by_name,
+    check_objective,
     keys_of,
     load_state,
     load_state_arrays,
@@ -82,8 +83,10 @@ class Run(ABC):
         self._tree, self._settings, self._backend, _ = parts_of(optimizer)
         self._x, self._file = optimizer.params, task.checkpoint
         self._begin, self._resumed, self._code = 0, task.state is not None, RUNNING
-        #: whether the run of a file has all iterations that are asked for
-        self._over = False
+        #: whether there is a run of a file, and whether it has all iterations that are asked for
+        self._found = self._over = False
+        #: the beginning of the message: what was found
+        self._told = ""
 
     def _start(self, evaluate: Callable[[], Any] | None) -> None:
         """Go on from the state or the file of another run, if there is one."""
@@ -97,6 +100,7 @@ class Run(ABC):
                 self._set_best(best)
         last = self._begin = self._backend.t
         if saved is not None:
+            self._found = True
             self._restore(saved)
             nit, tested = self._backend.t, self._tested
             self._over = tested and nit - self._begin >= self._task.maxiter
@@ -154,6 +158,10 @@ class Run(ABC):
     def _state(self) -> dict[str, Any]:
         """Copies of counters and state of the optimiser."""
 
+    @abstractmethod
+    def _value_at(self, leaves: Sequence[Any]) -> float:
+        """F at these arrays of x, once more: the run stays as it is."""
+
     # what all loops share
 
     def _copy(self) -> Any:
@@ -162,10 +170,14 @@ class Run(ABC):
     def go(self) -> Result:
         """Run until a stop test holds; an exception carries the result so far."""
         code = before = self._code
+        if (self._found or self._resumed) and self._task.checkpoint_check:
+            self._check_objective()
         try:
             if code == CALLBACK:
                 code = self._ask_again()
             goes_on = code in (RUNNING, MAXITER) and not self._over
+            if self._found and self._file is not None:
+                self._told = self._file.go_on(self._backend.t, not goes_on)
             if goes_on:
                 code = RUNNING
                 code = self._loop()
@@ -182,6 +194,25 @@ class Run(ABC):
         finally:
             self._observers.close(code)
         return self._result(code)
+
+    def _check_objective(self) -> None:
+        """Compare f with that of the run: at the last iterate, else at the best, where known."""
+        memory, where = self._remember(), f"at iteration {self._backend.t}"
+        f, x = memory.f, self._x
+        if f is None or not self._tested:
+            f, x, where = memory.lowest, memory.best_x, "at its best iterate"
+        if x is None:
+            return
+        leaves = self._tree.flatten(x, "x")
+        try:
+            now = self._value_at(leaves)
+        except BaseException as error:
+            attach(error, self._result(RUNNING))
+            raise
+        largest = max((float(abs(leaf).max()) for leaf in leaves if leaf.size), default=0.0)
+        path = self._file.path if self._found and self._file is not None else None
+        change = memory.first_grad_norm * largest
+        check_objective(f, now, change, leaves[0].dtype, where, path)
 
     def _ask_again(self) -> int:
         """Ask the callback that has ended the run of a file whether it still does."""
@@ -239,7 +270,7 @@ class Run(ABC):
         params, keys, number = self._backend.params, keys_of(self._x, self._tree), saved.number
         memory = Memory(**{name: number(name) for name in _NUMBERS})
         for name in _TREES:
-            if saved.has(name, keys):
+            if saved.has(name, keys) or (name == "best_x" and memory.lowest < math.inf):
                 setattr(memory, name, self._tree.unflatten(saved.leaves(name, params, keys)))
         if saved.has("before", keys):
             memory.before = saved.leaves("before", params, keys)
@@ -262,8 +293,9 @@ class Run(ABC):
         else:
             best = Best(self._copy(), f, copy_tree(memory.gradient), size)
         nfev, njev = self._evaluations
-        message = self._observers.message or stop_message(
-            code, self._task.tolerances, size, first, self._eps, saved is not None
+        message = self._told + (
+            self._observers.message
+            or stop_message(code, self._task.tolerances, size, first, self._eps, saved is not None)
         )
         result = Result(
             success=code in (GTOL, FTOL, XTOL),

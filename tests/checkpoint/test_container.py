@@ -126,7 +126,7 @@ def test_arrays_that_a_file_cannot_hold_are_refused(tmp_path, arrays, error, tex
 
 
 def test_too_long_headers_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"meta: 16,777,2.. bytes are too many"):
+    with pytest.raises(ValueError, match=r"meta: 16,777,2.. characters"):
         write(tmp_path / "a", Container("optimizer", {"a": "x" * (1 << 24)}, {}))
     monkeypatch.setattr(container, "LONGEST", 500)
     with pytest.raises(ValueError, match="6 names are too many"):

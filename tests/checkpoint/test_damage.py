@@ -168,7 +168,9 @@ def test_bools_of_other_bytes_are_refused():
 def test_a_long_meta_is_not_parsed(monkeypatch):
     monkeypatch.setattr(container, "LONGEST_META", 10)
     assert read_bytes(sealed(header_text([W], meta='{"a": 123}'), bytes(16))).meta == {"a": 123}
-    refused(sealed(header_text([W], meta='{"a": 1234}'), bytes(16)), "its key meta has 11 char")
+    refused(
+        sealed(header_text([W], meta='{"a": 1234}'), bytes(16)), "meta: 11 characters, 1 of them"
+    )
 
 
 def test_shapes_that_numpy_cannot_make_are_refused(monkeypatch):
@@ -221,12 +223,55 @@ def test_a_long_header_takes_a_few_times_its_length():
 
 
 def test_meta_takes_memory_within_its_limit():
-    """Nested brackets take the most; a meta that is too long is not read as JSON."""
+    """Nested brackets take the most; one that is too long or too dense is not read as JSON."""
     nested = ",".join(["[" * 800 + "]" * 800] * 60)
     content = sealed(header_text([W], meta=f"[{nested}]"), bytes(16))
-    assert peak(content) < (12 + 45) * len(content)
+    assert peak(content) < 12 * len(content)
     longest = f"[{nested}]" + " " * (header.LONGEST_META - len(nested) - 1)
     assert peak(sealed(header_text([W], meta=longest), bytes(16))) < 12 * len(longest) < 6e7
+
+
+#: Entries of a list in options: too dense ones, and the densest that are read.
+NESTED = ["[]", "[0]", "{}", "[],10", "[0],1", "[0,1]", '{"dict":[[0,0]]},1', '{"tuple":[]}']
+
+
+@pytest.mark.parametrize("nested", NESTED)
+@pytest.mark.parametrize("place", ["lr", "options/ema"])
+def test_what_is_made_of_meta_takes_memory_within_its_limit(place, nested, tmp_path, monkeypatch):
+    """Options are decoded, copied and shown in an error."""
+    path = tmp_path / "a"
+    na.Adam(np.ones(2)).save(path)
+    content = container.read(path, "optimizer")
+    outer, _, name = place.rpartition("/")
+    inside = content.meta[outer] if outer else content.meta
+    inside[name] = json.loads(f"[{','.join([nested] * (120_000 // len(nested)))}]")
+    with monkeypatch.context() as patch:
+        patch.setattr(container, "FEW_BRACKETS", 10**9)
+        container.write(path, content)
+    length = path.stat().st_size
+    del content, inside
+    with pytest.raises(na.CheckpointError):
+        na.load(path)  # imports what it needs
+    tracemalloc.start()
+    try:
+        with pytest.raises(na.CheckpointError):
+            na.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 45 * length
+    finally:
+        tracemalloc.stop()
+
+
+DENSEST = [
+    ([np.ones(2), *[[]] * 20_000], None),
+    ([np.ones(2), *[{}] * 20_000], None),
+    (np.ones(20_000), [[0, 1]] * 20_000),
+]
+
+
+@pytest.mark.parametrize(("params", "bounds"), DENSEST, ids=["lists", "dicts", "bounds"])
+def test_the_densest_meta_of_numadam_is_read(params, bounds, tmp_path):
+    na.Adam(params, bounds=bounds).save(tmp_path / "a")
+    assert len(na.load(tmp_path / "a").params) == len(params)
 
 
 def test_a_file_takes_the_memory_of_its_arrays(tmp_path):

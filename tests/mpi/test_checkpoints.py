@@ -288,11 +288,59 @@ def test_cut_anywhere_the_run_is_that_of_one_piece(comm, shared_path, chain, nam
         path = shared_path / str(stop)
         for call in (stop, *range(8, 40, 7)):
             with contextlib.suppress(*STOPPED):
-                found = run(chain, path, call, **options)
+                found = run(chain, path, call, checkpoint_check=False, **options)
                 break
         chain.check(found, whole)
-        chain.check(run(chain, path, 1, **options), whole)  # evaluates nothing
+        chain.check(run(chain, path, 2, **options), whole)  # evaluates f for the comparison alone
         assert len(content(path)) == comm.size + 1
+
+
+def local_run(chain, path, share=None, **options):
+    """A run whose ranks have shares of f; `share` is what this rank adds instead."""
+    options = {"f": "local", "maxiter": 20, "checkpoint": path, **options}
+    return chain.run(share or chain.share, **options)
+
+
+def test_a_changed_share_of_one_rank_is_refused_on_all(comm, folder, chain):
+    chain.coupling = 0.0
+    first, last = local_run(chain, folder, maxiter=10), comm.rank == comm.size - 1
+
+    def changed(x):
+        f, g = chain.share(x)
+        return f + 0.1 * last, g
+
+    before = content(folder)
+    with pytest.raises(na.CheckpointError, match=r"^fun: the run of .* at iteration 10, got"):
+        local_run(chain, folder, changed)
+    with pytest.raises(ValueError, match=r"^state: its run has f=.* at its best iterate, got"):
+        local_run(chain, None, changed, state=first.state)
+    assert content(folder) == before
+    comm.Barrier()
+    assert local_run(chain, folder, changed, checkpoint_check=False, maxiter=12).nit == 12
+    assert local_run(chain, None, state=first.state, maxiter=3).nit == 13
+
+
+def test_one_rank_that_fails_in_the_comparison_ends_all(comm, folder, chain):
+    local_run(chain, folder, maxiter=10)
+    before = content(folder)
+
+    def raises(x):
+        if comm.rank == comm.size - 1:
+            raise Stop
+        return chain.share(x)
+
+    with fails_on(comm, -1, Stop) as caught:
+        local_run(chain, folder, raises)
+    assert caught.value.numadam_result.nit == 10
+    comm.Barrier()
+    assert content(folder) == before
+
+
+@pytest.mark.ranks(2)
+def test_ranks_that_do_not_agree_on_the_comparison(comm, folder, chain):
+    local_run(chain, folder, maxiter=10)
+    with pytest.raises(ValueError, match=r"checkpoint_check: is True on rank 0 and False on rank"):
+        local_run(chain, folder, checkpoint_check=comm.rank == 0)
 
 
 def test_it_goes_on_from_where_it_failed(chain, folder, ctrl_c):

@@ -239,6 +239,17 @@ class Problem:
         if task.track_best is False:
             self._set(best=0)
 
+    def value_at(self, x: np.ndarray, task: Task) -> float:
+        """F at another x, which another problem of the same kind evaluates."""
+        lr, options, norm = task.lr, task.options, task.tolerances.norm
+        key = key_for(task.rule, x, lr, options, norm)
+        other = take(key, task.rule, x.copy(), lr, options, norm)
+        other.start(task._replace(x=x, state=None), self._adapter)
+        other.advance(0)
+        f, _, _ = other.iterate
+        put_back(key, other)
+        return f
+
     def release(self) -> None:
         """Release what the caller has passed."""
         del self._adapter, self._args
@@ -467,7 +478,16 @@ class CompiledRun(Run):
         return self._problem.remember()
 
     def _resume(self, saved: RunState, memory: Memory, lines: np.ndarray) -> None:
-        self._problem.restore(memory, saved.number("done"), saved.number("tested"), lines)
+        done, tested, params = saved.number("done"), saved.number("tested"), self._backend.params
+        memory.f = math.nan if memory.f is None else memory.f
+        if tested:
+            saved.leaves("gradient", params)
+        elif done > 0 and self._task.tolerances.xtol > 0.0:
+            saved.leaves("before", params)
+        self._problem.restore(memory, done, tested, lines)
+
+    def _value_at(self, leaves: Sequence[Any]) -> float:
+        return self._problem.value_at(leaves[0], self._task)
 
     def _set_best(self, best: Best) -> None:
         self._problem.set_best(best)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -207,6 +207,18 @@ class PythonRun(Run):
         if memory.gradient is None:  # this iterate comes again
             lines = lines[lines[:, 0] < self._backend.t]
         self._table += lines.tobytes()
+
+    def _value_at(self, leaves: Sequence[Any]) -> float:
+        objective, params = self._objective, self._backend.params
+        kept, counted = [leaf.copy() for leaf in params], self._evaluations
+        try:
+            for own, leaf in zip(params, leaves, strict=True):
+                own[...] = leaf
+            return float(objective.value())
+        finally:
+            for own, leaf in zip(params, kept, strict=True):
+                own[...] = leaf
+            objective.nfev, objective.njev = counted
 
     def _set_best(self, best: Best) -> None:
         memory = self._memory

@@ -28,6 +28,7 @@ import numpy as np
 from numadam._checkpoint import collective
 from numadam._checkpoint.container import Container, check_writable
 from numadam._checkpoint.folder import INDEX, Cut, Index
+from numadam._checkpoint.storage import about_file
 from numadam._core.hyper import LR
 from numadam._minimize.checkpoint import Checkpoint
 from numadam._minimize.objective import Objective
@@ -207,7 +208,8 @@ class RankCheckpoint(Checkpoint):
             return {name: Cut(None, ()) for name in index.arrays}
 
         _, arrays = collective.load(self.path, self._meetings.ranks, self._kind, wanted)
-        meta = json.loads(arrays.pop(_META).tobytes())
+        with about_file(self.path):
+            meta = dict(json.loads(arrays.pop(_META).tobytes()))
         return Container(self._kind, meta, arrays)
 
     def _put(self, content: Container) -> None:

@@ -32,6 +32,7 @@ from numadam._settings.groups import leaf_masks
 #: What the user has passed where ranks compare 0 or 1.
 _PASSED = {
     "f": ("'global'", "'local'"),
+    "checkpoint_check": ("False", "True"),
     "jac": ("True", "a function"),
     "track_best": ("False", "True"),
     "state": ("not given", "given"),
@@ -71,12 +72,14 @@ class RankRun(PythonRun):
             "jac": self._objective.apart,
             "lr": lr if isinstance(lr, float) else math.nan,
             "maxiter": task.maxiter,
+            "checkpoint_check": task.checkpoint_check,
             "check_every": self._check,
             "track_best": math.nan if task.track_best is None else task.track_best,
             "history": task.every,
             "state": self._resumed,
             "state: the iteration": self._begin,
             "state: first_grad_norm": self._stop_tests.state[0],
+            "checkpoint: f": math.nan if self._memory.f is None else self._memory.f,
         }
         rows = self._meetings.ranks.gather(
             np.array([*values.values(), self._memory.lowest], np.float64)
@@ -92,6 +95,10 @@ class RankRun(PythonRun):
         if math.inf in rows[:, -1]:  # a block of the best iterate before violates the bounds
             memory = self._memory
             memory.lowest, memory.best_x, memory.best_gradient = math.inf, None, None
+
+    def _check_objective(self) -> None:
+        with all_or_none(self._meetings.ranks):
+            super()._check_objective()
 
     def _ask_again(self) -> int:
         """Ask the callbacks that have ended the run of a file whether they still do."""

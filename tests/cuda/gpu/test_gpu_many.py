@@ -10,6 +10,7 @@ import pytest
 from scipy.optimize import Bounds
 
 import numadam as na
+from tests.minimize.compared import why
 
 STARTS = np.array([[-1.2, 1.0], [0.5, 0.5], [1.5, -1.0], [0.9, 0.8], [0.0, 2.0]])
 TARGETS = np.arange(10, dtype=np.float32).reshape(5, 2)
@@ -142,9 +143,23 @@ def test_a_run_goes_on_from_its_file_with_its_kernel(cp, tmp_path, monkeypatch):
     assert type(result.x) is cp.ndarray
     for name in ("x", "fun", "jac", "grad_norm", "x_last", "fun_last", "nit", "status"):
         cp.testing.assert_array_equal(result[name], whole[name])
-    assert (result.nfev, result.message) == (whole.nfev, whole.message)
+    assert (result.nfev, why(result)) == (whole.nfev, why(whole))
+    assert result.message.startswith("Already finished in ")
     with pytest.raises(na.CheckpointError, match=r"^x0: the run has .*NumPy"):
         na.minimize_many(rosen, STARTS, **run)
+
+
+def test_another_objective_is_refused(cp, tmp_path):
+    def well(x, g, i, targets):
+        g[0] = 2 * (x[0] - targets[i])
+        return (x[0] - targets[i]) ** 2
+
+    targets, fun = np.linspace(0.0, 1.0, 30), numba.njit(well)
+    run = {"lr": 0.1, "checkpoint": tmp_path / "a.run"}
+    na.minimize_many(fun, cp.zeros((30, 1)), (targets,), maxiter=3, **run)
+    targets[17] = 2.0
+    with pytest.raises(na.CheckpointError, match=r"has f=\S+ in problem 17, got \S+ there"):
+        na.minimize_many(fun, cp.zeros((30, 1)), (targets,), maxiter=6, **run)
 
 
 def test_blocks_are_small_where_problems_are_few():
