@@ -30,7 +30,7 @@ Again = Callable[[tuple[Any, ...], int, float], bool]
 
 
 def titles(names: Sequence[str]) -> Title:
-    """What the user calls the arrays of a step; `names` are the parameters'.
+    """Names of the arrays of a step, as the user has them; `names` are the parameters'.
 
     Not a method of the back end: a step that referred to its back end would keep the memory of
     both until Python's next search for cycles.

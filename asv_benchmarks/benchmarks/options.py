@@ -56,7 +56,7 @@ OPTIONS = {
     "lr-array": {"lr": rates},
     "accumulate": {"accumulate": 8},
     "state-bfloat16": {"state_dtype": "bfloat16"},
-    "bfloat16": {"dtype": bfloat16},
+    "bfloat16": {"dtype": bfloat16, "lr": 0.1},  # shorter steps would round to none
     "float16": {"dtype": "float16"},
     "float16-master": {"dtype": "float16", "master": True},
     "complex": {"dtype": "complex64"},

@@ -51,6 +51,16 @@ def to_host(x: Any) -> Any:
     return x.get() if is_cupy(x) else x
 
 
+def sample(x: Any, every: int) -> np.ndarray:
+    """Every so many elements of an array in C order, on the host."""
+    if every == 1 and type(x) is np.ndarray and x.ndim == 1:
+        return x  # 0.6 us less
+    x = as_view(x)
+    if is_cupy(x):
+        return np.asarray(to_host(x.reshape(-1)[::every]))
+    return np.asarray(x).flat[::every]
+
+
 def home(x: Any) -> str:
     """The library that can work on an object's memory: "NumPy", "CuPy", or "" for neither.
 

@@ -73,13 +73,12 @@ def as_storage(dtype: Any, name: str) -> np.dtype[Any]:
     raise TypeError(f"{name}: expected {', '.join(STORAGES[:-1])} or {STORAGES[-1]}, got {got}.")
 
 
-def share_unmoved(array: Any, rate: float) -> float:
-    """The share of elements that steps of `rate`, up and down, round back to where they were."""
-    some = array.reshape(-1)[:: max(1, array.size // 65_536)]
-    with np.errstate(over="ignore"):
-        up, down = (some.astype(np.float32) + step for step in (rate, -rate))
-        unmoved = (up.astype(some.dtype) == some) & (down.astype(some.dtype) == some)
-    return float(unmoved.mean()) if array.size else 0.0
+def share_unmoved(numbers: np.ndarray, rate: float) -> float:
+    """The share of numbers that steps of `rate`, up and down, round back to where they were."""
+    with np.errstate(all="ignore"):
+        up, down = (numbers.astype(np.float32) + step for step in (rate, -rate))
+        unmoved = (up.astype(numbers.dtype) == numbers) & (down.astype(numbers.dtype) == numbers)
+    return float(unmoved.mean()) if len(numbers) else 0.0
 
 
 def memory_dtype(storage: np.dtype[Any]) -> np.dtype[Any]:

@@ -231,9 +231,10 @@ def _against_capture(options: Mapping[str, Any]) -> str:
 def named_options(function: Any, defaults: Mapping[str, Any]) -> inspect.Signature:
     """The signature of a function with options by name before ``**options``: IPython reads it."""
     signature = inspect.signature(function)
-    *given, rest = signature.parameters.values()
-    if rest.kind is not rest.VAR_KEYWORD:
+    given = list(signature.parameters.values())
+    if not given or given[-1].kind is not inspect.Parameter.VAR_KEYWORD:
         return signature
+    rest = given.pop()
     named = [
         inspect.Parameter(name, rest.KEYWORD_ONLY, default=default)
         for name, default in defaults.items()

@@ -55,7 +55,7 @@ class Tile(NamedTuple):
     sparse: bool  # of a gradient whose rows are numbered by themselves
 
     def pointer(self, builder: Any, addresses: Sequence[Any], i: Any, vector: Any) -> Any:
-        """Where the numbers from iteration i on lie."""
+        """Pointer to the numbers from iteration i on."""
         skip = builder.mul(i, ir.Constant(_I64, self.step))
         return _pointer(builder, builder.add(addresses[self.place], skip), vector)
 

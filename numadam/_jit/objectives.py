@@ -141,7 +141,7 @@ _NOT_READ = frozenset({"getattr", "hasattr", "globals", "locals", "eval", "exec"
 _WITHOUT_EFFECT = {"CACHE_DIR", "COLOR_SCHEME", "HTML", "NUMBA_NUM_THREADS", "SHOW_HELP"}
 _WITHOUT_EFFECT |= {"NUMBA_DEFAULT_NUM_THREADS", "CACHE_LOCATOR_CLASSES", "FUNCTION_CACHE_SIZE"}
 #: Attribute of a compiled function that holds its snapshot.
-_KEPT = "_numadam_snapshot"
+SNAPSHOT = "_numadam_snapshot"
 
 
 @dataclass(frozen=True)
@@ -176,24 +176,25 @@ class Snapshot:
 
     def keep(self) -> Snapshot:
         """The snapshot of the function from now on, this or one before: values of a first call."""
-        kept: Snapshot = vars(self.original).setdefault(_KEPT, self)
+        kept: Snapshot = vars(self.original).setdefault(SNAPSHOT, self)
         return kept
 
 
 def snapshot(function: Any) -> Snapshot:
     """The snapshot that a compiled function keeps, else one of now."""
     entrypoints.init_all()  # extensions are loaded when something is compiled
-    kept: Snapshot | None = vars(function).get(_KEPT)
+    kept: Snapshot | None = vars(function).get(SNAPSHOT)
     if kept is not None:
         return kept
     if not _can_be_copied(function):
         return Snapshot(function, function, None)
-    digest = hashlib.sha256()
-    try:
-        copy = _Reader(digest).read(function)
-    except Exception:  # objects of the user's may raise anything: unknown
-        return Snapshot(function, _Reader(None).read(function), None)
-    return Snapshot(function, copy, digest.hexdigest())
+    for digest in (hashlib.sha256(), None):
+        try:
+            copy = _Reader(digest).read(function)
+        except Exception:  # objects of the user's may raise anything: unknown
+            continue
+        return Snapshot(function, copy, None if digest is None else digest.hexdigest())
+    return Snapshot(function, function, None)
 
 
 class _Unknown(Exception):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
+from numadam._arrays.interop import as_view, is_array, sample, to_host
 from numadam._arrays.tree import Tree
 from numadam._minimize.result import Result
 from numadam._minimize.stopping import BAD_F, BAD_G, GTOL, MAXITER, STATUS
@@ -32,7 +32,9 @@ _CHANCE = 0.25
 _ARRIVED = 1e-6
 
 
-def with_hint(result: Result, x0: Any, lr: Any, state: Any, add: Add | None = None) -> Result:
+def with_hint(
+    result: Result, x0: Any, lr: Any, state: Any, bounded: bool, add: Add | None = None
+) -> Result:
     """The result of a run; its message says what kept it from a minimum, where that shows.
 
     Parameters
@@ -40,6 +42,8 @@ def with_hint(result: Result, x0: Any, lr: Any, state: Any, add: Add | None = No
     result : Result
     x0, lr, state
         As the user gave them to `numadam.minimize`.
+    bounded : bool
+        Whether all of x is here and has bounds.
     add : callable, optional
         ``add(counts)``: the sums of these counts over all processes, where x is a block of each.
     """
@@ -48,15 +52,15 @@ def with_hint(result: Result, x0: Any, lr: Any, state: Any, add: Add | None = No
         here = f"the start, x0{_not_finite(x0)}" if state is None else "the x of state"
         told = result.message.rpartition(f"{what} is not finite")[0]  # of a file
         result.message = f"{told}{what} is not finite at {here}."
-    if result["status"] == STATUS[GTOL] and result["nit"] == 0 and result["jac"] is not None:
+    at_rest = result["status"] == STATUS[GTOL] and result["nit"] == 0
+    if at_rest and bounded and result["jac"] is not None:
         leaves = Tree(result["x"]).flatten(result["jac"], "jac")
         # where a bound is active, the projected gradient is smaller than the gradient
         held = sum(int((abs(leaf) > result["grad_norm"]).sum()) for leaf in leaves)
-        held, elements = (add or tuple)((held, sum(leaf.size for leaf in leaves)))
         if held:
             result.message += (
-                f" x0 lies on a bound in {held:,} of {elements:,} elements, and the gradient holds "
-                "it there."
+                f" x0 lies on a bound in {held:,} of {sum(leaf.size for leaf in leaves):,} "
+                "elements, and the gradient holds it there."
             )
     if result["status"] == STATUS[MAXITER]:
         hint = _hint(result, x0, lr, state is not None, add)
@@ -146,8 +150,8 @@ def _straight_and_moved(result: Result, x0: Any, lr: Any) -> tuple[int, int]:
         if hasattr(begin, "compute"):  # dask would do all of its work again
             return 0, 0
         every = end.size // _SAMPLE or 1
-        whole = lr if plain else _sample(np.broadcast_to(to_host(lr), end.shape), every)
-        way, at_most = _sample(end, every) - _sample(begin, every), whole * steps
+        whole = lr if plain else sample(np.broadcast_to(to_host(lr), end.shape), every)
+        way, at_most = sample(end, every) - sample(begin, every), whole * steps
         # the real and the imaginary part of a complex number are two elements
         for part in (way.real, way.imag) if way.dtype.kind == "c" else (way,):
             length = abs(part)
@@ -163,16 +167,6 @@ def _pairs(x0: Any, x: Any) -> Iterable[tuple[Any, Any]]:
     """The arrays of x0 with those of x."""
     tree = Tree(x)
     return zip(tree.flatten(x0, "x0"), tree.flatten(x, "x"), strict=True)
-
-
-def _sample(x: Any, every: int) -> np.ndarray:
-    """Elements of an array in C order, on the host."""
-    if every == 1 and type(x) is np.ndarray and x.ndim == 1:
-        return x  # 0.6 us less
-    x = as_view(x)
-    if is_cupy(x):
-        return np.asarray(to_host(x.reshape(-1)[::every]))
-    return np.asarray(x).flat[::every]
 
 
 def _circles(result: Result) -> bool:

@@ -344,7 +344,7 @@ def minimize(
         from numadam._minimize.ranks.run import minimize_on_ranks, sums_over
 
         found = minimize_on_ranks(task, block, checkpoint, checkpoint_every)
-        return with_hint(found, x0, lr, state, sums_over(block))
+        return with_hint(found, x0, lr, state, False, sums_over(block))
     if isinstance(lr, str):
         if callback is not None:
             takes_result(callback)  # before the search, it refuses what cannot be called
@@ -356,7 +356,7 @@ def minimize(
         lr, maxiter = searched.lr, searched.maxiter
         task = task._replace(lr=lr, maxiter=maxiter, every=every_for(history, maxiter))
     result = (run_compiled if compiled else run_in_python)(task)
-    result = with_hint(result, x0, lr, state)
+    result = with_hint(result, x0, lr, state, bounds is not None)
     return result if searched is None else searched.written_into(result)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABCMeta
 from collections.abc import Container, Iterable
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from numadam._core.docstrings import parameters
 from numadam._core.hyper import Schedule
@@ -84,6 +84,8 @@ class OptimizerType(ABCMeta):
     @property
     def __signature__(cls) -> inspect.Signature:
         """That of ``__init__``, with the options of every rule by name."""
+        if "__signature__" in vars(cls):  # a user's own
+            return cast(inspect.Signature, vars(cls)["__signature__"])
         if cls.__init__ is object.__init__:  # type: ignore[misc]  # of a class without rule
             return inspect.Signature()
         defaults = {**DEFAULTS, "decoupled": cls.rule.decoupled}  # type: ignore[attr-defined]

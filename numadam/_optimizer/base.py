@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
 from numadam._arrays.checks import refuse_same_memory
-from numadam._arrays.interop import as_views
+from numadam._arrays.interop import as_views, sample
 from numadam._arrays.tree import Active, Tree, refuse_replaced
-from numadam._backend import Backend, Leaves
+from numadam._backend import Backend
 from numadam._core import options as op
 from numadam._core.half import share_unmoved
 from numadam._core.hyper import LR, Array, Schedule
@@ -49,26 +49,6 @@ def default_options(kind: Any) -> dict[str, Any]:
             parameters = inspect.signature(base.__init__).parameters.values()
             found |= {p.name: p.default for p in parameters if p.default is not p.empty}
     return found
-
-
-def _warn_of_rounding(settings: Settings, leaves: Leaves, names: Sequence[str]) -> None:
-    """Warn where steps of lr are too short for most elements of a 16-bit array."""
-    rate, plan = settings.constant_rate, settings.plan
-    if rate is None or plan.elementwise or settings.rule.is_linear(settings.options):
-        return
-    for leaf, name, group in zip(leaves, names, settings.group_of_leaf, strict=True):
-        own = settings.control[group, op.COLUMN.lr]
-        size = rate if math.isnan(own) else own
-        share = share_unmoved(leaf, size)
-        if share > 0.5:
-            warnings.warn(
-                f"{name}: {share:.0%} of the elements cannot move: a step of lr={size:g} is below "
-                f"half a unit in the last place of their {plan.dtype.name}. Pass master=True, "
-                "which steps in a float32 copy, or a larger lr.",
-                RuntimeWarning,
-                stacklevel=5,
-            )
-            return
 
 
 # --- base of all optimisers ----------------------------------------------------------------------
@@ -174,8 +154,28 @@ class OptimizerBase(metaclass=OptimizerType):
         put = super().__setattr__
         for name, value in attributes.items():
             put(name, value)
-        if settings.plan.dtype.itemsize == 2 and not settings.plan.master:
-            _warn_of_rounding(settings, leaves, names)
+
+    def _warn_of_rounding(self) -> None:
+        """Warn where steps of lr are too short for most elements of a 16-bit array."""
+        settings = self._settings
+        rate, plan, rule = settings.constant_rate, settings.plan, settings.rule
+        if plan.dtype.itemsize > 2 or plan.master or plan.elementwise or rate is None:
+            return
+        names = self._tree.names("params")
+        leaves = zip(self._backend.params, names, settings.group_of_leaf, strict=True)
+        for leaf, name, group in leaves if not rule.is_linear(settings.options) else ():
+            own = settings.control[group, op.COLUMN.lr]
+            size = rate if math.isnan(own) else own
+            share = share_unmoved(sample(leaf, max(1, leaf.size // 65_536)), size)
+            if size > 0 and share > 0.5:
+                warnings.warn(
+                    f"{name}: {share:.0%} of the elements cannot move: a step of lr={size:g} is "
+                    f"below half a unit in the last place of their {plan.dtype.name}. Pass "
+                    "master=True, which steps in a float32 copy, or a larger lr.",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+                return
 
     def _parts(self) -> Parts:
         return Parts(self._tree, self._settings, self._backend, self._lock)

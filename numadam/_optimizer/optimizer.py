@@ -389,7 +389,7 @@ class Optimizer(SharedAttributes, Checkpointed):
         options, size = self._settings.options, np.max(self.grad_norm)
         what = "NaN or infinite numbers"
         if math.isfinite(size):
-            what = f"numbers whose square is infinite (norm {size:.3g}; clip_norm bounds it)"
+            what = f"a norm whose square is infinite ({size:.3g}; clip_norm bounds it)"
         if options["nonfinite"] == "raise":
             several = options["accumulate"] > 1
             forget = " opt.discard() forgets what was added up." if several else ""

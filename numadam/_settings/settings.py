@@ -205,12 +205,20 @@ class Settings:
             for own, box in zip(self._overrides, self._boxes, strict=True)
         ]
         self.control: np.ndarray[Any, Any] = np.array(rows)
-        clipped = all({**options, **own}["clip_value"] is not None for own in self._overrides)
-        if self.guard and rule.squares and not clipped:
-            self.control[:, op.COLUMN.most] = math.sqrt(np.finfo(self.plan.real).max)
+        self._guard_squares()
         self._fill_per_element(leaves, overrides, pairs)
         if self.plan.owned:
             self.per_element[pl.OWNED] = list(masks)
+
+    def _guard_squares(self) -> None:
+        """Set the norm above which a guard stops a step: its square would be infinite.
+
+        Where `clip_value` bounds every element, the norm says nothing about the squares.
+        """
+        if self.guard and self.rule.squares:
+            limit = math.sqrt(np.finfo(self.plan.real).max)
+            clipped = self.control[:, op.COLUMN.clip_value].max() <= limit
+            self.control[:, op.COLUMN.most] = math.inf if clipped else limit
 
     def copy(self) -> Settings:
         """Settings with a control block of their own; all else is never modified in place."""
@@ -411,6 +419,7 @@ class Settings:
         changed.options, changed.schedules = options, self._find_schedules(options)
         changed.constant_rate = self._constant(self._rate, changed.schedules)
         changed.control[rows, column] = start
+        changed._guard_squares()  # noqa: SLF001  # of this class
         at_once(self.writes_from(changed))
 
     def writes_from(self, other: Settings) -> Writes:

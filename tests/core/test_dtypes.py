@@ -90,6 +90,7 @@ UNMOVED = {
     "a float32 copy": (np.ones(5, F16), {"master": True}, ""),
     "a schedule": (np.ones(5, F16), {"lr": lambda t: 1e-4}, ""),
     "none": (np.zeros(0, F16), {}, ""),
+    "no step": (np.ones(5, F16), {"lr": 0.0}, ""),
     "float32": (np.ones(5, "f4"), {"lr": 1e-12}, ""),
 }
 
@@ -101,9 +102,11 @@ def test_parameters_that_cannot_move_are_told(name):
     if not says:
         na.Adam(params, **options)  # warnings are errors here
         return
-    with pytest.warns(RuntimeWarning, match=says) as caught:
+    with np.errstate(all="raise"), pytest.warns(RuntimeWarning, match=says) as caught:
         opt = na.Adam(params, **options)
     assert len(caught) == 1
+    pickle.loads(pickle.dumps(opt))  # copies warn no more
+    copy.deepcopy(opt)
     assert caught[0].filename == __file__
     leaf = tree_leaves(params)[0]
     before = leaf.copy()

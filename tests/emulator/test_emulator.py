@@ -87,8 +87,9 @@ PLANTED = {
     ),
     "a write beyond the array": (
         "from numadam._cuda import kernel\n"
-        "make = kernel.make_write_tile\n"
-        "kernel.make_write_tile = lambda memory, n, step: make(memory, n, step + 4)\n",
+        "make = kernel.make_write_tiles\n"
+        "kernel.make_write_tiles = lambda tiles: make(\n"
+        "    [tile and tile._replace(step=tile.step + 4) for tile in tiles])\n",
         "OUT OF BOUNDS write",
     ),
 }

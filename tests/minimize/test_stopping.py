@@ -92,6 +92,15 @@ def test_a_start_that_a_bound_holds_is_told(form):
     assert "bound" not in run_bowl(form, 1.0, x0=(6.0, 3.0), bounds=(4, 7), maxiter=3).message
 
 
+def test_a_complex_start_at_rest_lies_on_no_bound():
+    def fun(x):
+        return 0.0, np.full_like(x, 3e-7 + 3e-7j)
+
+    res = na.minimize(fun, np.ones(3, complex), jac=True, gtol=1e-6)
+    assert res.success
+    assert "bound" not in res.message
+
+
 def test_problems_of_which_most_elements_do_nothing_are_asked_about():
     """As x0 is transposed: two problems of 50 elements, where 50 of two were meant."""
 

@@ -147,7 +147,14 @@ def test_the_signature_names_every_option_for_completion(name):
         def __init__(self, x):
             super().__init__(x, clip_norm=1.0)
 
+    class Own(CLASSES[name]):
+        __signature__ = inspect.Signature()
+
+        def __init__(self):
+            super().__init__(np.zeros(3))
+
     assert str(inspect.signature(Clipped)) == "(x)"
+    assert str(inspect.signature(Own)) == "()"
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.pyi")), ids=lambda path: path.stem)

@@ -119,11 +119,19 @@ def test_a_square_that_is_infinite_is_not_finite(name):
 def test_the_message_says_which():
     p = np.ones(2, np.float32)
     opt = na.Adam(p, nonfinite="raise")
-    with pytest.raises(
-        FloatingPointError, match=r"square is infinite \(norm 3e\+19; clip_norm .* at step 1; noth"
-    ):
+    says = r"hold a norm whose square is infinite \(3e\+19; clip_norm .* at step 1; nothing"
+    with pytest.raises(FloatingPointError, match=says):
         opt.step(np.array([3e19, 0.0], np.float32))
     assert (p == 1).all()
+
+
+def test_the_guard_follows_clip_value():
+    opt = na.Adam(np.ones(2, np.float32), nonfinite="skip", clip_value=1.0)
+    for clip, skipped in ((1.0, 0), (None, 1), (1e30, 2), (5.0, 2)):
+        opt.clip_value = clip
+        opt.step(np.array([1e25, 1.0], np.float32))
+        assert opt.skipped == skipped
+    assert np.isfinite(opt.state["v"]).all()
 
 
 def test_guard_looks_at_each_array_where_norms_are_of_each():

@@ -11,6 +11,8 @@ import dis
 import functools
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import CodeType
 from typing import Any
 
@@ -28,7 +30,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from numadam._arrays.checks import name_dtype
 from numadam._arrays.interop import is_array, is_cupy
 from numadam._jit.cache import compile_cached
-from numadam._jit.objectives import Snapshot, compile_portable, portable, snapshot
+from numadam._jit.objectives import SNAPSHOT, Snapshot, compile_portable, portable, snapshot
 from numadam._jit.pointers import as_pointer, inner, intrinsic_of
 from numadam._jit.process import compile_lock
 from numadam._jit.reports import objective_logger, reported
@@ -162,6 +164,7 @@ def _copied_type(kind: Any) -> Any:
     They are compiled for the loop, as an objective is; a function takes no memory.
     """
     if isinstance(kind, types.Dispatcher):
+        # kept, for a type does not keep what it is of
         return types.Dispatcher(snapshot(kind.dispatcher).keep().copy)
     if type(kind) is types.UniTuple:
         return types.UniTuple(_copied_type(kind.dtype), kind.count)
@@ -172,7 +175,26 @@ def _copied_value(arg: Any) -> Any:
     """An argument of such a type."""
     if type(arg) is tuple:
         return tuple(map(_copied_value, arg))
-    return snapshot(arg).keep().copy if is_compiled(arg) else arg
+    return snapshot(arg).copy if is_compiled(arg) else arg
+
+
+def _discard(kind: Any) -> None:
+    """Discard the snapshots of functions in a type of arguments."""
+    if isinstance(kind, types.Dispatcher):
+        vars(kind.dispatcher).pop(SNAPSHOT, None)
+    elif isinstance(kind, types.BaseTuple):
+        for part in kind.types:
+            _discard(part)
+
+
+@contextmanager
+def _keeps(args_type: Any) -> Iterator[None]:
+    """Within this block all is compiled; functions in `args` keep their values if that succeeds."""
+    try:
+        yield
+    except BaseException:
+        _discard(args_type)
+        raise
 
 
 def make_load_tuple(kind: Any) -> Any:
@@ -401,7 +423,7 @@ def compile_evaluation(evaluate: Any, found: Snapshot, args_type: Any, *kind: ob
     """
     what = f"the objective {found.copy.__name__}"
     digest = found.digest() if _is_plain(args_type) else None
-    with compile_lock():
+    with compile_lock(), _keeps(args_type):
         if digest is None:
             function = inner(evaluate)
             with reported(what, None, objective_logger):
@@ -428,7 +450,8 @@ def _compiles(fun: Any, form: str, x_type: Any, args_type: Any, rows: bool) -> b
     """Whether an objective would compile for an x that may be written to."""
     try:
         evaluate = _make_evaluation(fun, form, _as_it_is, x_type, args_type, rows)
-        inner(evaluate).compile(EVALUATE)
+        with compile_lock(), _keeps(args_type):
+            inner(evaluate).compile(EVALUATE)
     except (NumbaError, AttributeError):
         return False
     return True
