@@ -82,6 +82,13 @@ LR = Hyper("lr")
 EPS = Hyper("eps")
 
 
+def check_switch(name: str, value: Any) -> bool:
+    """Refuse what is neither True nor False, 1 and 0 too."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r:.80}.")
+    return value
+
+
 def count(name: str, value: object, least: int, most: int | None = None) -> int:
     """Return `value` as an int of at least `least` and at most `most`, or say what is wrong."""
     try:

@@ -23,6 +23,7 @@ from numadam._core.hyper import (
     StateDtype,
     at_start,
     check_choice,
+    check_switch,
     count,
 )
 from numadam._core.rule import RuleSpec
@@ -49,7 +50,7 @@ class ControlRow(NamedTuple):
     sign: float  # -1 with maximize
     decay_free: float  # decoupled decay without lr
     margin: float  # added to a norm before it divides
-    most: float  # norm after clips above which a guard stops the step
+    largest_norm: float  # norm after clips above which a guard stops the step
     ema_warmup: float
     ema_debias: float
     flush: float  # whether denormal moments become 0
@@ -168,8 +169,7 @@ def _check_hypers(hypers: Sequence[Hyper], options: dict[str, Any], names: Conta
 
 def _check_switches(names: Sequence[str], options: Mapping[str, Any]) -> None:
     for name in names:
-        if not isinstance(options[name], bool):
-            raise TypeError(f"{name}: expected True or False, got {options[name]!r}.")
+        check_switch(name, options[name])
 
 
 def _check_rule(rule: RuleSpec, options: dict[str, Any], names: Container[str]) -> None:
@@ -258,7 +258,7 @@ def row(
         sign=-1.0 if options["maximize"] else 1.0,
         decay_free=0.0 if options["decay_times_lr"] else 1.0,
         margin=like.margin,
-        most=math.inf,
+        largest_norm=math.inf,
         ema_warmup=float(options["ema_warmup"]),
         ema_debias=float(options["ema_debias"]),
         flush=0.0 if like.bit_exact else 1.0,

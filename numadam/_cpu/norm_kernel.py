@@ -101,7 +101,8 @@ def make_finalize_norms(plan: Plan) -> Any:
     """
     of_each, small, ranged = plan.norm == "array", tiny(plan.real), plan.real == np.float64
     column = op.COLUMN.clip_array_norm if of_each else op.COLUMN.clip_norm
-    margin, most, control_of = op.COLUMN.margin, op.COLUMN.most, make_control_of(plan)
+    margin, control_of = op.COLUMN.margin, make_control_of(plan)
+    of_largest = op.COLUMN.largest_norm
 
     def finalize_norms(meta_at):
         meta = record_at(meta_at, META)
@@ -133,7 +134,8 @@ def make_finalize_norms(plan: Plan) -> Any:
             pre, factor = norms.clip_factor(total, exponent, limit, more, small)
             for j in range(n, after):
                 factors[0, j], factors[1, j] = pre, factor
-            if not (math.isfinite(total) and min(factors[2, place], limit) <= control[0, most]):
+            largest = control[0, of_largest]
+            if not (math.isfinite(total) and min(factors[2, place], limit) <= largest):
                 status = max(status, NOT_FINITE)
         if status == NOT_FINITE and meta.guard == PROPAGATE:
             return OK

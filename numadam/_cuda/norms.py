@@ -347,7 +347,7 @@ def make_finalize_norms(plan: Plan, combines: bool) -> KernelSource:
     barriers.
     """
     reals, records = make_array_view(plan.real), make_array_view(COUNTERS)
-    columns, of_margin, of_most = op.COLUMN, op.COLUMN.margin, op.COLUMN.most
+    columns, of_margin, of_largest = op.COLUMN, op.COLUMN.margin, op.COLUMN.largest_norm
     column = columns.clip_array_norm if plan.norm == "array" else columns.clip_norm
     advance, wide, small = make_advance_all(plan), control_width(plan), tiny(plan.real)
     threads, combine_total = policy.THREADS, _make_combine_total(plan)
@@ -373,7 +373,7 @@ def make_finalize_norms(plan: Plan, combines: bool) -> KernelSource:
             found[j] = norm(total, exponent)
             pre, factor = clip_factor(total, exponent, limit, margin, small)
             out[2 * j], out[2 * j + 1] = pre, factor
-            if not (math.isfinite(total) and min(found[j], limit) <= row[of_most]):
+            if not (math.isfinite(total) and min(found[j], limit) <= row[of_largest]):
                 bad[0] = 1  # by any number of threads: all write the same
         cuda.syncthreads()
         if lane == 0:

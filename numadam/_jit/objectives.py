@@ -130,8 +130,10 @@ def _is_used(key: Any) -> bool:
 #: Packages whose functions are told by their names, since the versions are in every key.
 _KNOWN = ("builtins", "cmath", "math", "numba", "numpy")
 _IN_CYTHON: Any = np.random.rand
-_FUNCTIONS: tuple[type, ...] = (type, BuiltinFunctionType, FunctionType, np.ufunc)
-_FUNCTIONS += (type(np.sum), type(_IN_CYTHON.__func__))
+_FUNCTIONS: tuple[type, ...] = (
+    *(type, BuiltinFunctionType, FunctionType, np.ufunc),
+    *(type(np.sum), type(_IN_CYTHON.__func__)),
+)
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
 #: Bytes of an array that becomes part of the code; of larger ones Numba keeps the address.
 _CONSTANT_BYTES = 1_000_000

@@ -75,7 +75,7 @@ class Batch(ABC):
         #: the optimiser of all problems; the subclass sets it
         self.optimizer: Any = None
         #: the beginning of the message: what was found in a file
-        self.told = ""
+        self.prefix = ""
 
     @property
     @abstractmethod
@@ -134,7 +134,7 @@ class Batch(ABC):
         return ManyResult(
             success=held[codes],
             status=status,
-            message=self.told
+            message=self.prefix
             + _many_message(codes, self._task, size, first, eps)
             + _transposed(memory["best_gradient"]),
             nit=memory["nit"],
@@ -162,7 +162,7 @@ def run_batch(make: Callable[[ManyTask], Batch], task: ManyTask) -> ManyResult:
             if task.checkpoint_check:
                 _check_objective(make, task, batch, saved)
             over = batch.live == 0 or batch.done >= task.maxiter
-            batch.told = file.go_on(batch.done, over)
+            batch.prefix = file.go_on(batch.done, over)
     try:
         while not over:
             batch.advance(task.maxiter - batch.done, file.gap(batch.done) if file else NEVER)

@@ -148,13 +148,6 @@ _ROUNDED = {4: 1e-3, 8: 1e-6}
 _ROUNDINGS = 1e3
 
 
-def check_flag(name: str, value: Any) -> bool:
-    """Refuse what is neither True nor False."""
-    if value not in (True, False):
-        raise TypeError(f"{name}: expected True or False, got {value!r:.80}.")
-    return bool(value)
-
-
 def check_objective(
     saved: Any, now: Any, change: Any, dtype: np.dtype[Any], where: str, path: Path | None
 ) -> None:

@@ -50,8 +50,8 @@ def with_hint(
     if result["status"] in (STATUS[BAD_F], STATUS[BAD_G]) and result["nit"] == 0:
         what = "f" if result["status"] == STATUS[BAD_F] else "The gradient"
         here = f"the start, x0{_not_finite(x0)}" if state is None else "the x of state"
-        told = result.message.rpartition(f"{what} is not finite")[0]  # of a file
-        result.message = f"{told}{what} is not finite at {here}."
+        prefix = result.message.rpartition(f"{what} is not finite")[0]  # of a file
+        result.message = f"{prefix}{what} is not finite at {here}."
     at_rest = result["status"] == STATUS[GTOL] and result["nit"] == 0
     if at_rest and bounded and result["jac"] is not None:
         leaves = Tree(result["x"]).flatten(result["jac"], "jac")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from numadam._core.hyper import Differences, PartOfF, RateSearch, check_choice, count
+from numadam._core.hyper import Differences, PartOfF, RateSearch, check_choice, check_switch, count
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import (
     check_maxiter,
@@ -18,7 +18,7 @@ from numadam._minimize.arguments import (
     rule_class,
     takes_names_of_scipy,
 )
-from numadam._minimize.checkpoint import Task, check_flag, first_of, read_checkpoint, start_of
+from numadam._minimize.checkpoint import Task, first_of, read_checkpoint, start_of
 from numadam._minimize.compiled.objective import (
     adapter_for,
     check_for_compiled,
@@ -330,7 +330,7 @@ def minimize(
             callback=callback,
             progress=progress,
             checkpoint=file,
-            checkpoint_check=check_flag("checkpoint_check", checkpoint_check),
+            checkpoint_check=check_switch("checkpoint_check", checkpoint_check),
             shares=f == "local",
         )
         if file is not None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from numadam._arrays.checks import refuse_more_than_numbers
 from numadam._arrays.interop import is_cupy, to_host
-from numadam._core.hyper import LR, count
+from numadam._core.hyper import LR, check_switch, count
 from numadam._minimize.arguments import (
     NOT_OF_MANY,
     check_maxiter,
@@ -18,7 +18,7 @@ from numadam._minimize.arguments import (
     takes_names_of_scipy,
 )
 from numadam._minimize.batches import run_batch
-from numadam._minimize.checkpoint import ManyTask, check_flag, read_checkpoint
+from numadam._minimize.checkpoint import ManyTask, read_checkpoint
 from numadam._minimize.compiled.objective import is_compiled
 from numadam._minimize.lanes.batch import LaneBatch
 from numadam._minimize.python.batch import PythonBatch
@@ -161,7 +161,7 @@ def minimize_many(
         if check_every is None or compiled
         else count("check_every", check_every, 1),
         checkpoint=file,
-        checkpoint_check=check_flag("checkpoint_check", checkpoint_check),
+        checkpoint_check=check_switch("checkpoint_check", checkpoint_check),
     )
     if file is not None:
         file.define(task)

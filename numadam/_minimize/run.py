@@ -86,7 +86,7 @@ class Run(ABC):
         #: whether there is a run of a file, and whether it has all iterations that are asked for
         self._found = self._over = False
         #: the beginning of the message: what was found
-        self._told = ""
+        self._prefix = ""
 
     def _start(self, evaluate: Callable[[], Any] | None) -> None:
         """Go on from the state or the file of another run, if there is one."""
@@ -177,7 +177,7 @@ class Run(ABC):
                 code = self._ask_again()
             goes_on = code in (RUNNING, MAXITER) and not self._over
             if self._found and self._file is not None:
-                self._told = self._file.go_on(self._backend.t, not goes_on)
+                self._prefix = self._file.go_on(self._backend.t, not goes_on)
             if goes_on:
                 code = RUNNING
                 code = self._loop()
@@ -293,7 +293,7 @@ class Run(ABC):
         else:
             best = Best(self._copy(), f, copy_tree(memory.gradient), size)
         nfev, njev = self._evaluations
-        message = self._told + (
+        message = self._prefix + (
             self._observers.message
             or stop_message(code, self._task.tolerances, size, first, self._eps, saved is not None)
         )

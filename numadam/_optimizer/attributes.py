@@ -88,8 +88,8 @@ class OptimizerType(ABCMeta):
             return cast(inspect.Signature, vars(cls)["__signature__"])
         if cls.__init__ is object.__init__:  # type: ignore[misc]  # of a class without rule
             return inspect.Signature()
-        defaults = {**DEFAULTS, "decoupled": cls.rule.decoupled}  # type: ignore[attr-defined]
-        return named_options(cls.__init__.__get__(cls), defaults)  # type: ignore[misc]
+        defaults = {**DEFAULTS, "decoupled": cls.rule.decoupled}  # type: ignore[attr-defined]  # of all with rule
+        return named_options(cls.__init__.__get__(cls), defaults)  # type: ignore[misc]  # of a class
 
     def __dir__(cls) -> list[str]:
         return own_names(cls, super().__dir__())

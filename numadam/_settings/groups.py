@@ -13,7 +13,7 @@ from numadam._arrays.checks import bad_shape, refuse_more_than_numbers
 from numadam._arrays.interop import as_view, is_array, to_host
 from numadam._arrays.tree import Active, Tree
 from numadam._core import options as op
-from numadam._core.hyper import LR
+from numadam._core.hyper import LR, check_switch
 from numadam._core.rule import RuleSpec
 from numadam._settings.bounds import as_numbers, fits
 
@@ -90,8 +90,7 @@ def leaf_overrides(groups: Any, paths: Sequence[Sequence[Any]], rule: RuleSpec) 
                     f"groups[{pattern!r}]: cannot set {name!r}; a group may set "
                     f"{', '.join(allowed)}."
                 )
-        if not isinstance(options.get("frozen", False), bool):
-            raise TypeError(f"groups[{pattern!r}]['frozen']: expected True or False.")
+        check_switch(f"groups[{pattern!r}]['frozen']", options.get("frozen", False))
         hits = [k for k, path in enumerate(paths) if _matches(path, pattern)]
         if not hits:
             known = ", ".join(repr(dotted(path)) for path in paths[:6])

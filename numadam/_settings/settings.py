@@ -218,7 +218,7 @@ class Settings:
         if self.guard and self.rule.squares:
             limit = math.sqrt(np.finfo(self.plan.real).max)
             clipped = self.control[:, op.COLUMN.clip_value].max() <= limit
-            self.control[:, op.COLUMN.most] = math.inf if clipped else limit
+            self.control[:, op.COLUMN.largest_norm] = math.inf if clipped else limit
 
     def copy(self) -> Settings:
         """Settings with a control block of their own; all else is never modified in place."""

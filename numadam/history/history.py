@@ -13,7 +13,7 @@ from array_api_compat import array_namespace
 from numadam._arrays import formatting
 from numadam._arrays.interop import is_cupy
 from numadam._arrays.tree import Tree
-from numadam._core.hyper import count
+from numadam._core.hyper import check_switch, count
 from numadam._core.parts import parts_of
 
 # --- norms ---------------------------------------------------------------------------------------
@@ -270,9 +270,7 @@ class History:
     """
 
     def __init__(self, every: int = 1, *, norms: bool = True) -> None:
-        if not isinstance(norms, bool):
-            raise TypeError(f"norms: expected True or False, got {norms!r}.")
-        self._every, self._norms = count("every", every, 1), norms
+        self._every, self._norms = count("every", every, 1), check_switch("norms", norms)
         self._records = Records()
         self._copy: list[Any] = []
         self._copy_of = -1  # the step at which `_copy` was taken

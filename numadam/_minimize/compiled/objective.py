@@ -292,7 +292,7 @@ def _refuse_unread(code: CodeType) -> None:
 def _counts(fun: Any) -> tuple[int, float, list[str]]:
     """Number of arguments that a function needs and takes at most, and their names."""
     # Numba's own signature: defaults may have changed since
-    parameters = list(fun._compiler.pysig.parameters.values())  # noqa: SLF001
+    parameters = list(fun._compiler.pysig.parameters.values())  # noqa: SLF001  # Numba's
     plain = [one for one in parameters if one.kind is not one.VAR_POSITIONAL]
     least = sum(one.default is one.empty for one in plain)
     most = float(len(plain)) if len(plain) == len(parameters) else math.inf
