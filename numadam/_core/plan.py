@@ -104,7 +104,7 @@ class Plan:
     @cached_property
     def name(self) -> str:
         """Name of the loop, different for different loops."""
-        words = [self.rule.name, self.dtype.name, "+".join(self.present)]
+        words = [self.rule.key, self.dtype.name, "+".join(self.present)]
         words += [key for key, on in self.variant if on]
         words += [self.like, "running" if self.products else ""]
         words += [self.decay, f"{self.bounds}-bounds" if self.bounds else ""]
@@ -183,13 +183,13 @@ class Plan:
 
     @property
     def scalars(self) -> Any:
-        """The rule's scalars of one step."""
-        return self.rule.scalars_like.get(self.like, self.rule.scalars)
+        """The rule's scalars of one step, to be compiled."""
+        return self.rule.compiled_scalars(self.like, self.real == np.float32)
 
-    @property
+    @cached_property
     def advance(self) -> Any:
-        """The rule's function for its own products after a step; None where it has none."""
-        return self.rule.advance_like.get(self.like, self.rule.advance)
+        """The rule's function for its own products after a step, where it has any."""
+        return self.rule.compiled_advance(self.like)
 
     @property
     def own_products(self) -> tuple[str, ...]:

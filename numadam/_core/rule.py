@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Generic, TypeVar, get_type_hints, overload
+from types import FunctionType
+from typing import Any, Generic, TypeVar, overload
 
 from numadam._core.hyper import Hyper, at_start
 from numadam._jit.process import cached_property
 
 Value = TypeVar("Value")
 Options = Mapping[str, Any]
+#: Numbers by name, as the functions of a rule return them.
+Scalars = dict[str, float]
 
 
 @cache
@@ -56,8 +60,8 @@ class RuleSpec:
     Attributes
     ----------
     name : str
-        Lower-case name of the compiled formula, e.g. ``"adam"``. Rules that differ in defaults
-        alone share it, and so the compiled loop.
+        Name of the compiled formula, e.g. ``"adam"``. Rules that differ in defaults alone share it,
+        and so the compiled loop.
     state : tuple of str
         Names of the state arrays, at most three.
     hypers : tuple of Hyper
@@ -71,15 +75,15 @@ class RuleSpec:
         ``h.zero``. It is compiled for CPU and CUDA: no Python object, and no literal number,
         which would widen float32 arithmetic to float64.
     scalars : callable
-        ``scalars(c, q, lr, t, is_float32) -> Scalars``: what all elements share at step t (1 at
-        the first), computed in float64 from the hyperparameters `c` and the products over the
-        steps 1 to t `q`, both by name. Scalars is a `typing.NamedTuple` of the rule, named in the
-        annotation. The loop rounds them once to the dtype.
+        ``scalars(c, q, lr, t) -> dict(...)``: what all elements share at step t (1 at the first),
+        computed in float64 from the hyperparameters `c` and the products over the steps 1 to t
+        `q`, both by name. The loop rounds them once to the dtype. Where it is compiled, `dict` is
+        a class of named tuples: each return calls it with the same names.
     presets : mapping of str to mapping
         By library the keywords that ``like=`` gives; a library without the rule is not there.
     scalars_like, advance_like, power_like : mapping of str to callable
-        Other `scalars` and `advance`, for presets whose library rounds on its way, and other
-        ``power(beta, t)``, for those that are equal to the last bit.
+        For presets whose library rounds on its way, ``make(is_float32)`` of other `scalars`, and
+        another `advance`; for those that are equal to the last bit, another ``power(beta, t)``.
     present : tuple of str
         State arrays in use; all of them unless said otherwise.
     variant : dict
@@ -99,9 +103,9 @@ class RuleSpec:
         ``q.beta1_product``. That is ``beta1**t``, computed from t, unless one of them changes from
         step to step: then all of them are carried from step to step and saved with the state.
     advance : callable
-        ``advance(c, q, t, is_float32) -> Products``: products of other factors (of a momentum that
-        changes, say) after step t from those before it. They are always carried. Products is a
-        `typing.NamedTuple`, named in the annotation.
+        ``advance(c, q, t) -> dict(...)``: products of other factors (of a momentum that changes,
+        say) after step t from those before it, with `dict` as in `scalars`. They are always
+        carried.
     nonnegative : tuple of str
         State arrays that hold sums or maxima of squares or moduli; below 0 their root is NaN.
     initial : dict
@@ -109,6 +113,13 @@ class RuleSpec:
     modulus : tuple of str or None
         State arrays that hold a square and are real where a complex number is taken whole; None
         where the formula uses the gradient otherwise, so that it cannot be taken whole.
+    squared : bool
+        Whether the formula squares gradients though it has no state array v.
+    digest : str
+        Of all functions of the rule and what they read, where they are not numadam's own: its
+        loops are known by it.
+    scalar_names : tuple of str
+        Names of what `scalars` returns; found by a call where they are not given.
     """
 
     name: str
@@ -131,10 +142,41 @@ class RuleSpec:
     scalars_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     advance_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     power_like: Mapping[str, Callable[[float, float], float]] = field(default_factory=dict)
+    squared: bool = False
+    digest: str = ""
+    scalar_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.present is _all_of_them:
             object.__setattr__(self, "present", self.state)
+
+    @cached_property
+    def key(self) -> str:
+        """First word in the names of its compiled loops; another formula has another one."""
+        digest = self.digest or self._digest_of_others()
+        return f"own-{self.name}-{digest[:32]}" if digest else self.name
+
+    @property
+    def written_formula(self) -> dict[str, str]:
+        """Entry of a checkpoint by which a user's formula is known; its bytecode is Python's."""
+        python = ".".join(map(str, sys.version_info[:2]))
+        return {"formula": f"{self.digest[:32]} (Python {python})"} if self.digest else {}
+
+    def _digest_of_others(self) -> str:
+        """Digest of functions that are not numadam's, "" where all are."""
+        likes = self.scalars_like, self.advance_like, self.power_like
+        functions = [
+            self.formula,
+            self.scalars,
+            self.advance,
+            *(f for d in likes for f in d.values()),
+        ]
+        others = [f for f in functions if f and not str(f.__module__).startswith("numadam.")]
+        if not others:
+            return ""
+        from numadam._jit.objectives import frozen  # not above: no rule of numadam needs it
+
+        return frozen(others)[1]
 
     def control_values(self, options: Options) -> tuple[float, ...]:
         """The rule's part of a row of the control block, a schedule as its value at the start."""
@@ -155,7 +197,18 @@ class RuleSpec:
     def own_products(self, like: str | None) -> tuple[str, ...]:
         """Products that `advance` forms, in a preset or without one."""
         advance = self.advance_like.get(like or "", self.advance)
-        return () if advance is None else _returned(advance)._fields
+        return () if advance is None else _names_of(advance, 1.0)
+
+    def compiled_scalars(self, like: str, is_float32: bool) -> Any:
+        """`scalars`, in a preset or without one, with `dict` as its class."""
+        make = self.scalars_like.get(like)
+        function = self.scalars if make is None else make(is_float32)
+        return with_class(function, named("Scalars", self._scalar_names))
+
+    def compiled_advance(self, like: str) -> Any:
+        """`advance`, in a preset or without one, with `dict` as its class."""
+        advance = self.advance_like.get(like, self.advance)
+        return with_class(advance, named("Products", self.own_products(like)))
 
     def _products_after(self, own: tuple[str, ...]) -> tuple[str, ...]:
         powers = (f"{name}_product" for name in self.powers)
@@ -164,11 +217,14 @@ class RuleSpec:
     @property
     def squares(self) -> bool:
         """Whether the formula squares gradients: for `v`, as all literature names their mean."""
-        return "v" in self.state
+        return self.squared or "v" in self.state
 
     def is_linear(self, options: Options) -> bool:
-        """Whether steps grow with gradients: complex ones may be taken whole without a square."""
-        return self.modulus(options) == ()
+        """Whether steps grow with gradients: complex ones may be taken whole without a square.
+
+        Of a user's formula without squares nothing is known.
+        """
+        return self.modulus(options) == () or bool(self.digest and not self.squares)
 
     @property
     def needs_t(self) -> bool:
@@ -194,10 +250,34 @@ class RuleSpec:
     @cached_property
     def scalar_type(self) -> Any:
         """Class of `h`: the scalars that the rule computes, and those of every rule."""
-        own = _returned(self.scalars)
-        return named(own.__name__, (*own._fields, "tiny", "zero"))
+        return named("Scalars", (*self._scalar_names, *OF_EVERY_RULE))
+
+    @cached_property
+    def _scalar_names(self) -> tuple[str, ...]:
+        return self.scalar_names or _names_of(self.scalars, 0.5, 1.0)
 
 
-def _returned(function: Callable[..., Any]) -> Any:
-    """The class of named tuples that a function says it returns."""
-    return get_type_hints(function)["return"]
+#: Scalars that every rule has.
+OF_EVERY_RULE = ("tiny", "zero")
+
+
+class _Halves:
+    """Stands for `c` and `q` in a call that is made for the names of its result."""
+
+    def __getattr__(self, name: str) -> float:
+        return 0.5
+
+
+@cache
+def _names_of(function: Callable[..., Scalars], *numbers: float) -> tuple[str, ...]:
+    """Names in the dictionary that a function of a rule returns."""
+    return tuple(function(_Halves(), _Halves(), *numbers))
+
+
+def with_class(function: Any, kind: Any) -> Any:
+    """The function with ``dict(...)`` making named tuples: Numba has no such dictionaries."""
+    scope = {**function.__globals__, "dict": kind}
+    rest = function.__name__, function.__defaults__, function.__closure__
+    copy = FunctionType(function.__code__, scope, *rest)
+    copy.__module__ = function.__module__
+    return copy

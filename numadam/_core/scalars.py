@@ -62,11 +62,6 @@ def width_of(plan: Plan) -> int:
     return loop_start(plan) + len(GroupScalars._fields)
 
 
-def is_float32(real: np.dtype[Any]) -> bool:
-    """Whether the arithmetic is in float32."""
-    return bool(real == np.float32)
-
-
 @functools.cache
 def reader(kind: Any, first: int) -> Any:
     """``read(row)``: a named tuple of the numbers of a contiguous row from place `first` on."""
@@ -176,13 +171,13 @@ def make_fill_row(plan: Plan) -> Any:
     control, kind = reader(op.ControlRow, 0), plan.rule.product_type
     products = linked(_none) if kind is None else reader(kind, len(plan.products))
     hypers, size = reader(plan.rule.hyper_type, op.RULE), loop_start(plan) - 2
-    single, per_element = is_float32(plan.real), float(plan.elementwise)
+    per_element, one = float(plan.elementwise), 1.0
     count = len(GroupScalars._fields)
 
     def fill_row(out, row, q, lr, t, n):
         shared = control(row)
         rate = shared.lr if shared.lr == shared.lr else lr
-        h = scalars(hypers(row), products(q), rate, t, single)
+        h = cast(scalars(hypers(row), products(q), rate, t), one)
         k = loop_scalars(shared, rate, t, n, per_element)
         for i in range(size):
             out[i] = h[i]
@@ -370,10 +365,9 @@ def make_products(plan: Plan) -> Any:
         return powers
     advance, before = linked(plan.advance), reader(named("Products", own), 0)
     hypers, count = reader(plan.rule.hyper_type, op.RULE), len(own)
-    single = is_float32(plan.real)
 
     def products(q, row, t):
-        new = advance(hypers(row), before(q), t, single)
+        new = advance(hypers(row), before(q), t)
         for i in range(count):
             q[carried + i] = new[i]
         powers(q, row, t)

@@ -7,10 +7,11 @@ import contextlib
 import dis
 import functools
 import hashlib
+import inspect
 import re
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -199,6 +200,46 @@ def snapshot(function: Any) -> Snapshot:
     return Snapshot(function, function, None)
 
 
+def frozen(functions: Iterable[Callable[..., Any]]) -> tuple[list[Any], str]:
+    """Copies of Python functions that Numba will compile, and a digest of all that they depend on.
+
+    The copies read what the functions refer to now, whatever becomes of it later. Raises TypeError,
+    which names what cannot be told.
+    """
+    digest, copies = hashlib.sha256(), []
+    entrypoints.init_all()
+    for function in functions:
+        reader = _Reader(digest)
+        try:
+            copies.append(reader.read(njit(function)).py_func)
+        except Exception as error:  # objects of the user's may raise anything
+            raise TypeError(f"{function.__name__}: {_unreadable(function)}") from error
+        reader.rename()
+    for copy in copies:
+        # `linked` shares functions of one module and equal code, and these may read other values
+        copy.__module__ = digest.hexdigest()
+    return copies, digest.hexdigest()
+
+
+def _unreadable(function: Callable[..., Any]) -> str:
+    """Sentence on why a function cannot be told."""
+    read = inspect.getclosurevars(function)
+    for name, value in {**read.globals, **read.nonlocals}.items():
+        try:
+            _Reader(hashlib.sha256())._value(value)  # noqa: SLF001  # of this module
+        except Exception:
+            if isinstance(value, FunctionType):
+                return f"{name} is a Python function; decorate it with @numba.njit."
+            return (
+                f"{name} is of type {type(value).__name__}; use numbers, tuples of numbers, "
+                "functions of math and NumPy, and functions compiled by Numba."
+            )
+    missing = read.unbound - vars(builtins).keys()
+    if missing:
+        return f"{min(missing)} is not defined."
+    return "expected arithmetic on its arguments; it reads what no digest can tell (getattr, say)."
+
+
 class _Unknown(Exception):
     """Something that the code depends on cannot be told."""
 
@@ -237,7 +278,13 @@ class _Reader:
             done |= waiting
         return copied
 
+    def rename(self) -> None:
+        """Give the functions names that no other process gives: see `portable`."""
+        for function in self._functions.values():
+            function.py_func.__qualname__ += f"-{secrets.token_hex(8)}"
+
     def _tell(self, *words: object) -> None:
+        """Add to the digest."""
         if self._digest is not None:
             self._digest.update(_told(words).encode())
 

@@ -392,6 +392,7 @@ class Checkpoint:
             "fun": "compiled" if is_compiled(task.fun) else "in Python",
             "jac": "function" if callable(task.jac) else task.jac,
             "rule": task.rule.__name__,
+            **task.rule.rule.written_formula,
             **task.tolerances._asdict(),
             **entries,
             "check_every": task.check_every,

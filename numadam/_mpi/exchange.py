@@ -108,7 +108,7 @@ class Construction:
         # the same number for every optimiser: ranks gather rows of one length
         self._compare(
             {
-                "rule": settings.rule.name,
+                "rule": settings.rule.key,
                 "library of params": home,
                 "number of arrays": str(len(names)),
                 "names of params": ", ".join(names),

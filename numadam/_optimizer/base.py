@@ -351,6 +351,7 @@ class OptimizerBase(metaclass=OptimizerType):
         backend, settings = self._backend, self._settings
         return {
             "params": self._params,
+            "formula": self.rule.digest,
             "values": backend.params,
             "lr": settings.lr,
             "options": dict(settings.options),
@@ -371,6 +372,11 @@ class OptimizerBase(metaclass=OptimizerType):
             self._settings.set("weight_decay", options["weight_decay"])
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
+        if saved.get("formula", "") != self.rule.digest:
+            raise ValueError(
+                f"{type(self).__name__}: was pickled with another formula, or by another version "
+                "of Python. Load it with the formula that it was pickled with."
+            )
         self._setup_again(saved["params"], saved["lr"], saved["options"], saved["decays"])
         self._backend.load(saved["counters"], saved["state"], saved["values"])
 

@@ -228,6 +228,7 @@ def content_of(optimizer: OptimizerBase, lr: Any, options: Mapping[str, Any]) ->
         "numadam": __version__,
         "class": title,
         "rule": kind.rule.name,
+        **kind.rule.written_formula,
         "params": own.structure.json,
         "decays": own.parts.settings.plan.decay != "",
         "group_of": own.groups(),
@@ -253,6 +254,12 @@ def fit(optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[
         raise ValueError(
             f"was saved by {meta['class']}, and this optimiser is {type(optimizer).__name__}. "
             "Make one of that class, or use numadam.load."
+        )
+    here, there = optimizer.rule.written_formula.get("formula"), meta.get("formula")
+    if here != there:
+        raise ValueError(
+            f"was saved by a rule {meta['rule']} of another formula, or by another version of "
+            f"Python: {there} in the file, {here} here. Load it with the formula that wrote it."
         )
     values = dict(values_in(arrays.structure.json))
     for name, value in values_in(meta["params"]):

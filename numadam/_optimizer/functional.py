@@ -19,7 +19,6 @@ from numadam._backend import Again, FunctionalStep
 from numadam._core import options as op
 from numadam._core.hyper import LR
 from numadam._core.rule import RuleSpec, named
-from numadam._core.scalars import is_float32
 from numadam._optimizer.dispatch import backend_for
 from numadam._settings.bounds import OPEN, scalar_bounds
 from numadam._settings.settings import Settings
@@ -87,10 +86,9 @@ def _products(settings: Settings, t: int) -> tuple[float, ...]:
     if done > t - 1:
         done, q = 0, (1.0,) * len(plan.products)
     if done < t - 1:
-        kind, single = named("Products", plan.products), is_float32(plan.real)
-        c = plan.rule.hyper_type(*row)
+        kind, c = named("Products", plan.products), plan.rule.hyper_type(*row)
         for step in range(done + 1, t):
-            q = plan.advance(c, kind(*q), float(step), single)
+            q = plan.advance(c, kind(*q), float(step))
     _memory[key] = t - 1, tuple(q)
     _forget_oldest(_memory)
     return q

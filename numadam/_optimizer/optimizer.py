@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numadam._arrays.checks import NO_GRADIENTS
 from numadam._arrays.tree import refuse_replaced
+from numadam._core.hyper import Rate
 from numadam._core.keywords import SharedAttributes
 from numadam._core.options import DEFAULTS, HYPER_COLUMNS
 from numadam._optimizer.attributes import with_options
@@ -121,6 +122,11 @@ class Optimizer(SharedAttributes, Checkpointed):
     >>> opt.state["m"]["w"].round(3).tolist()
     [[0.1, 0.1], [0.1, 0.1]]
     """
+
+    if TYPE_CHECKING:
+
+        def __init__(self, params: Any, lr: Rate = ..., **options: Any) -> None:
+            """Of the subclasses, each with options of its own."""
 
     def step(
         self,

@@ -144,7 +144,7 @@ def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
     row = op.row(rule, options, 0.0)[: op.RULE]
     place = op.COLUMN.weight_decay
     before, after = tuple(row[:place]), tuple(row[place + 1 :])
-    of_rule, of_loop = wrap(rule.scalars), make_loop_scalars("", wrap)
+    of_rule, of_loop = wrap(rule.compiled_scalars("", False)), make_loop_scalars("", wrap)
     shared, hypers = op.ControlRow, rule.hyper_type
 
     def scalars(own, products, t, lr, weight_decay):
@@ -153,8 +153,7 @@ def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
         rate, decay, numbers = np.float64(lr), np.float64(weight_decay), plain(doubles(own))
         c, row = hypers(*(numbers + switches)), shared(*(before + (decay,) + after))
         q = product_class(*(products + powers(numbers, np.float64(t))))
-        # the last: whether the arithmetic is in float32, which presets alone ask for
-        h = of_rule(c, q, rate, np.float64(t), False)
+        h = of_rule(c, q, rate, np.float64(t))
         return plain(h) + (of_loop(row, rate, 1.0, 1.0, 0.0).lost,)
 
     return wrap(scalars)

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from numadam._core.docstrings import first_sentence, formula, number, parameters, section
+from numadam._core.rule import named
 from numadam._jit.functions import jit_once
 from numadam._optimizer.declared import OPTIONAL_STATE, STATE, T, example
 from numadam.nopython.core import Array, compiled, kit
 from numadam.nopython.typed import doubles, present
 from numadam.rules import CLASSES, classes, function_name
-from numadam.rules.nadam import NAdam, Products, advance
+from numadam.rules.nadam import NAdam
 
 # --- docstrings of the compiled functions --------------------------------------------------------
 
@@ -150,7 +151,7 @@ def documents(file: str, cls: Any, update: inspect.Signature) -> dict[str, str]:
 # `numadam.nopython.functions` makes the other functions, and the docstrings.
 
 _Hypers, _scalars, _, _walk = kit(NAdam)
-_advance = jit_once(advance)
+_advance, _Products = jit_once(NAdam.rule.compiled_advance("")), named("Products", ("mu_product",))
 
 
 @compiled
@@ -188,8 +189,8 @@ def nadam_product(
     True
     """
     own = _Hypers(beta1=beta1, beta2=0.0, eps=0.0, momentum_decay=momentum_decay)
-    before = Products(mu_product=np.float64(mu_product))
-    return _advance(doubles(own), before, np.float64(t), False).mu_product
+    before = _Products(mu_product=np.float64(mu_product))
+    return _advance(doubles(own), before, np.float64(t)).mu_product
 
 
 @compiled

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from numba.extending import register_jitable
 
+from numadam._core.rule import Scalars
 from numadam._core.scalars import f32
 
 # --- the momentum buffer of rules that have one only where `momentum` is not 0 -------------------
@@ -23,28 +24,6 @@ def refuse_lone_buffer(m: Any, momentum: float) -> None:
 
 
 # --- Adam's arithmetic ---------------------------------------------------------------------------
-
-
-class AdamScalars(NamedTuple):
-    """Scalars of Adam's formula."""
-
-    beta1: float
-    alpha1: float  # 1 - beta1
-    beta2: float
-    alpha2: float
-    s: float  # the step size, with the corrections that are folded into it
-    e: float  # eps, beside the root
-    root_e: float  # eps_root, under the root
-    c1: float  # the bias corrections 1 - beta^t
-    c2: float
-    look: float  # share of the gradient in a numerator that looks ahead
-
-
-class Powers(NamedTuple):
-    """Products of the betas over the steps, where they are no powers."""
-
-    beta1_product: float
-    beta2_product: float
 
 
 def adam_formula(
@@ -113,7 +92,7 @@ def keras_power(beta: float, t: float) -> float:
     return libm_power(f32(beta), t)
 
 
-def adam_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
+def adam_scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     """Bias corrections folded into three scalars, the same formula for both eps forms.
 
     The paper's (m/c1) / (sqrt(v/c2 + eps_root) + eps), multiplied through by sqrt(c2), has
@@ -133,71 +112,90 @@ def adam_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamS
         e, root_e = e * root, root_e * c2
     if c.nesterov != 0.0:
         s, look = lr * root * c.beta1 / c1_next, lr * root * (1.0 - c.beta1) / c1
-    return AdamScalars(
+    return dict(
         beta1=c.beta1,
         alpha1=1.0 - c.beta1,
         beta2=c.beta2,
         alpha2=1.0 - c.beta2,
-        s=s,
-        e=e,
-        root_e=root_e,
-        c1=c1,
+        s=s,  # the step size, with the corrections that are folded into it
+        e=e,  # eps, beside the root
+        root_e=root_e,  # eps_root, under the root
+        c1=c1,  # the bias corrections 1 - beta^t
         c2=c2,
-        look=look,
+        look=look,  # share of the gradient in a numerator that looks ahead
     )
 
 
 @register_jitable
-def _as_keras(b1, a1, b2, a2, c1, c2, lr, e, root_e, nesterov, is_float32):
-    """The scalars of the hat form, with every operation rounded where the arrays are float32."""
+def _hat_steps(b1, a1, c1, c2, lr, nesterov, is_float32):
+    """Step size and look ahead of the hat form, every operation rounded as the arrays are."""
     root = math.sqrt(c2)
     s = f32(f32(f32(lr) * f32(root)) / c1) if is_float32 else lr * root / c1
-    look = 0.0
-    if nesterov != 0.0:  # TensorFlow's kernel corrects both terms alike
-        s, look = s * b1, s * a1
-    return AdamScalars(
-        beta1=b1,
-        alpha1=a1,
-        beta2=b2,
-        alpha2=a2,
-        s=s,
-        e=e,
-        root_e=root_e,
-        c1=c1,
-        c2=c2,
-        look=look,
-    )
+    # TensorFlow's kernel corrects both terms alike
+    return (s * b1, s * a1) if nesterov != 0.0 else (s, 0.0)
 
 
-def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
+def keras_scalars(is_float32: bool) -> Callable[..., Scalars]:
     """Keras rounds the corrections where the arrays are float32; 1 - beta is exact."""
-    b1, b2, p1, p2 = c.beta1, c.beta2, q.beta1_product, q.beta2_product
-    c1, c2 = 1.0 - p1, 1.0 - p2
-    if is_float32:
-        c1, c2 = f32(1.0 - f32(p1)), f32(1.0 - f32(p2))
-    if c.corrected == 0.0:
-        c1 = c2 = 1.0
-    a1, a2 = 1.0 - b1, 1.0 - b2
-    return _as_keras(b1, a1, b2, a2, c1, c2, lr, c.eps, c.eps_root, c.nesterov, is_float32)
+
+    def scalars(c, q, lr, t):
+        b1, b2, p1, p2 = c.beta1, c.beta2, q.beta1_product, q.beta2_product
+        c1, c2 = 1.0 - p1, 1.0 - p2
+        if is_float32:
+            c1, c2 = f32(1.0 - f32(p1)), f32(1.0 - f32(p2))
+        if c.corrected == 0.0:
+            c1 = c2 = 1.0
+        s, look = _hat_steps(b1, 1.0 - b1, c1, c2, lr, c.nesterov, is_float32)
+        return dict(
+            beta1=b1,
+            alpha1=1.0 - b1,
+            beta2=b2,
+            alpha2=1.0 - b2,
+            s=s,
+            e=c.eps,
+            root_e=c.eps_root,
+            c1=c1,
+            c2=c2,
+            look=look,
+        )
+
+    return scalars
 
 
-def tf1_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
+def tf1_scalars(is_float32: bool) -> Callable[..., Scalars]:
     """TensorFlow 1 holds all hyperparameters in float32, and the powers as running products."""
-    b1, b2 = f32(c.beta1), f32(c.beta2)
-    c1, c2 = 1.0 - q.beta1_product, 1.0 - q.beta2_product
-    a1, a2 = 1.0 - b1, 1.0 - b2
-    if is_float32:
-        c1, c2, a1, a2 = f32(c1), f32(c2), f32(a1), f32(a2)
-    if c.corrected == 0.0:
-        c1 = c2 = 1.0
-    return _as_keras(
-        b1, a1, b2, a2, c1, c2, f32(lr), f32(c.eps), c.eps_root, c.nesterov, is_float32
-    )
+
+    def scalars(c, q, lr, t):
+        b1, b2 = f32(c.beta1), f32(c.beta2)
+        c1, c2 = 1.0 - q.beta1_product, 1.0 - q.beta2_product
+        a1, a2 = 1.0 - b1, 1.0 - b2
+        if is_float32:
+            c1, c2, a1, a2 = f32(c1), f32(c2), f32(a1), f32(a2)
+        if c.corrected == 0.0:
+            c1 = c2 = 1.0
+        s, look = _hat_steps(b1, a1, c1, c2, f32(lr), c.nesterov, is_float32)
+        return dict(
+            beta1=b1,
+            alpha1=a1,
+            beta2=b2,
+            alpha2=a2,
+            s=s,
+            e=f32(c.eps),
+            root_e=c.eps_root,
+            c1=c1,
+            c2=c2,
+            look=look,
+        )
+
+    return scalars
 
 
-def tf1_advance(c: Any, q: Any, t: float, is_float32: bool) -> Powers:
+def tf1_advance(c: Any, q: Any, t: float) -> Scalars:
     """The products of the betas in float32, as TensorFlow 1 carries them."""
-    return Powers(f32(q.beta1_product * f32(c.beta1)), f32(q.beta2_product * f32(c.beta2)))
+    return dict(
+        beta1_product=f32(q.beta1_product * f32(c.beta1)),
+        beta2_product=f32(q.beta2_product * f32(c.beta2)),
+    )
 
 
 def amsgrad_by_array(arguments: dict[str, Any], options: dict[str, Any]) -> None:

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 from numadam._core.hyper import EPS, Hyper, Rate, Schedule
 from numadam._core.keywords import Shared
-from numadam._core.rule import RuleSpec
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
-
-
-class Scalars(NamedTuple):
-    """Scalars of the formula."""
-
-    beta1: float
-    alpha1: float  # 1 - beta1
-    beta2: float
-    alpha2: float
-    s: float  # the step size, with the corrections
-    e: float
-    root_e: float
 
 
 def formula() -> Callable[..., Any]:
@@ -41,10 +29,10 @@ def formula() -> Callable[..., Any]:
     return element
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     """Bias corrections as in Adam, multiplied through by sqrt(1 - beta2^t)."""
     root = math.sqrt(1.0 - q.beta2_product)
-    return Scalars(
+    return dict(
         beta1=c.beta1,
         alpha1=1.0 - c.beta1,
         beta2=c.beta2,

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 from numadam._core.hyper import EPS, Hyper, Rate, Schedule
 from numadam._core.keywords import Shared
-from numadam._core.rule import RuleSpec
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
-
-
-class Scalars(NamedTuple):
-    """Scalars of the formula."""
-
-    lr: float
-    e: float
-    root_e: float
 
 
 def formula() -> Callable[..., Any]:
@@ -33,9 +25,9 @@ def formula() -> Callable[..., Any]:
     return element
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     """The same at every step."""
-    return Scalars(lr=lr, e=c.eps, root_e=c.eps_root)
+    return dict(lr=lr, e=c.eps, root_e=c.eps_root)
 
 
 def refuse(options: Mapping[str, Any]) -> str:

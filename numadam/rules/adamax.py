@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Unpack
-
-from numba.extending import register_jitable
+from typing import Any, Unpack
 
 from numadam._core.hyper import EPS, EpsFormOfMax, Hyper, Rate, Schedule, mismatch
 from numadam._core.keywords import Shared
-from numadam._core.rule import RuleSpec
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 from numadam.rules._moments import keras_power
-
-
-class Scalars(NamedTuple):
-    """Scalars of the formula."""
-
-    beta1: float
-    alpha1: float  # 1 - beta1
-    beta2: float
-    s: float  # lr / (1 - beta1^t)
-    inner: float  # eps where it is added to |g|, else 0
-    outer: float  # eps where it is added to u, else 0
 
 
 def formula() -> Callable[..., Any]:
@@ -47,24 +34,21 @@ def formula() -> Callable[..., Any]:
     return element
 
 
-@register_jitable
-def _with_eps(c, c1, lr):
-    """The scalars with eps where its form has it."""
-    inner, outer = (c.eps, 0.0) if c.norm != 0.0 else (0.0, c.eps)
-    return Scalars(
-        beta1=c.beta1, alpha1=1.0 - c.beta1, beta2=c.beta2, s=lr / c1, inner=inner, outer=outer
-    )
+def make_scalars(rounded: bool) -> Callable[..., Scalars]:
+    """The correction of m, which Keras rounds where the arrays are float32, and eps."""
 
+    def scalars(c, q, lr, t):
+        c1 = f32(1.0 - f32(q.beta1_product)) if rounded else 1.0 - q.beta1_product
+        return dict(
+            beta1=c.beta1,
+            alpha1=1.0 - c.beta1,
+            beta2=c.beta2,
+            s=lr / c1,
+            inner=c.eps if c.norm != 0.0 else 0.0,  # eps where it is added to |g|
+            outer=0.0 if c.norm != 0.0 else c.eps,  # eps where it is added to u
+        )
 
-def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
-    """The correction of m, and eps where its form has it."""
-    return _with_eps(c, 1.0 - q.beta1_product, lr)
-
-
-def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
-    """Keras rounds the correction where the arrays are float32."""
-    power1 = q.beta1_product
-    return _with_eps(c, f32(1.0 - f32(power1)) if is_float32 else 1.0 - power1, lr)
+    return scalars
 
 
 def refuse(options: Mapping[str, Any]) -> str:
@@ -78,12 +62,12 @@ ADAMAX = RuleSpec(
     nonnegative=("u",),
     hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS),
     formula=formula,
-    scalars=scalars,
+    scalars=make_scalars(rounded=False),
     control={"norm": lambda options: options["eps_form"] == "norm"},
     refuse=refuse,
     decoupled=True,
     powers=("beta1",),
-    scalars_like={"keras": keras_scalars},
+    scalars_like={"keras": make_scalars},
     power_like={"keras": keras_power},
     presets={
         "torch": {"lr": 2e-3, "eps": 1e-8, "eps_form": "norm", "decoupled": False},

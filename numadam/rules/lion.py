@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 from numadam._core.hyper import Hyper, Rate, Schedule
 from numadam._core.keywords import Shared
-from numadam._core.rule import RuleSpec
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
-
-
-class Scalars(NamedTuple):
-    """Scalars of the formula."""
-
-    beta1: float
-    alpha1: float  # 1 - beta1
-    beta2: float
-    alpha2: float
-    lr: float
 
 
 def formula() -> Callable[..., Any]:
@@ -40,9 +30,9 @@ def formula() -> Callable[..., Any]:
     return element
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     """The same at every step."""
-    return Scalars(beta1=c.beta1, alpha1=1.0 - c.beta1, beta2=c.beta2, alpha2=1.0 - c.beta2, lr=lr)
+    return dict(beta1=c.beta1, alpha1=1.0 - c.beta1, beta2=c.beta2, alpha2=1.0 - c.beta2, lr=lr)
 
 
 LION = RuleSpec(

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 from numba.extending import register_jitable
 
 from numadam._core.hyper import EPS, Hyper, Rate, Schedule
 from numadam._core.keywords import Shared
-from numadam._core.rule import RuleSpec
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
-from numadam.rules._moments import AdamScalars, keras_power
-
-
-class Products(NamedTuple):
-    """The product of the momenta over the steps."""
-
-    mu_product: float
+from numadam.rules._moments import keras_power
 
 
 def formula() -> Callable[..., Any]:
@@ -45,46 +39,41 @@ def _mu(beta1, base, decay, t):
     return beta1 * (1.0 - 0.5 * math.pow(base, t * decay))
 
 
-@register_jitable
-def _folded(beta1, beta2, mu, mu_next, product, power2, lr, eps):
-    """Both corrections, multiplied through by sqrt(1 - beta2^t), which the root then lacks."""
-    root = math.sqrt(1.0 - power2)
-    return AdamScalars(
-        beta1=beta1,
-        alpha1=1.0 - beta1,
-        beta2=beta2,
-        alpha2=1.0 - beta2,
-        s=lr * root * mu_next / (1.0 - product * mu_next),
-        e=eps * root,
-        root_e=0.0,
-        c1=1.0,
-        c2=1.0,
-        look=lr * root * (1.0 - mu) / (1.0 - product),
-    )
+def make_scalars(rounded: bool) -> Callable[..., Scalars]:
+    """The momenta of this step and the next, and both corrections folded into three scalars.
+
+    The formula is multiplied through by sqrt(1 - beta2^t), which the root then lacks. Keras rounds
+    betas and base to float32, but not in the product.
+    """
+
+    def scalars(c, q, lr, t):
+        beta1, beta2, base = c.beta1, c.beta2, 0.96
+        if rounded:
+            beta1, beta2, base = f32(beta1), f32(beta2), f32(base)
+        mu = _mu(beta1, base, c.momentum_decay, t)
+        mu_next = _mu(beta1, base, c.momentum_decay, t + 1.0)
+        root, product = math.sqrt(1.0 - q.beta2_product), q.mu_product
+        return dict(
+            beta1=beta1,
+            alpha1=1.0 - beta1,
+            beta2=beta2,
+            alpha2=1.0 - beta2,
+            s=lr * root * mu_next / (1.0 - product * mu_next),
+            e=c.eps * root,
+            look=lr * root * (1.0 - mu) / (1.0 - product),
+        )
+
+    return scalars
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
-    """The momenta of this step and the next, and the product up to this one."""
-    decay = c.momentum_decay
-    mu, mu_next = _mu(c.beta1, 0.96, decay, t), _mu(c.beta1, 0.96, decay, t + 1.0)
-    return _folded(c.beta1, c.beta2, mu, mu_next, q.mu_product, q.beta2_product, lr, c.eps)
-
-
-def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> AdamScalars:
-    """Keras rounds betas and base to float32, but not in the product."""
-    beta1, beta2, base, decay = f32(c.beta1), f32(c.beta2), f32(0.96), c.momentum_decay
-    mu, mu_next = _mu(beta1, base, decay, t), _mu(beta1, base, decay, t + 1.0)
-    return _folded(beta1, beta2, mu, mu_next, q.mu_product, q.beta2_product, lr, c.eps)
-
-
-def advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
+def advance(c: Any, q: Any, t: float) -> Scalars:
     """The momentum changes at every step: it has a product and no power."""
-    return Products(q.mu_product * _mu(c.beta1, 0.96, c.momentum_decay, t))
+    return dict(mu_product=q.mu_product * _mu(c.beta1, 0.96, c.momentum_decay, t))
 
 
-def torch_advance(c: Any, q: Any, t: float, is_float32: bool) -> Products:
+def torch_advance(c: Any, q: Any, t: float) -> Scalars:
     """Torch carries the product of the momenta in float32."""
-    return Products(f32(q.mu_product * f32(_mu(c.beta1, 0.96, c.momentum_decay, t))))
+    return dict(mu_product=f32(q.mu_product * f32(_mu(c.beta1, 0.96, c.momentum_decay, t))))
 
 
 NADAM = RuleSpec(
@@ -98,11 +87,11 @@ NADAM = RuleSpec(
         Hyper("momentum_decay", closed=True),
     ),
     formula=formula,
-    scalars=scalars,
+    scalars=make_scalars(rounded=False),
     decoupled=True,
     powers=("beta2",),
     advance=advance,
-    scalars_like={"keras": keras_scalars},
+    scalars_like={"keras": lambda is_float32: make_scalars(rounded=True)},
     advance_like={"torch": torch_advance},
     power_like={"keras": keras_power},
     modulus=("v",),

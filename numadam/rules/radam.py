@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 from numadam._core.hyper import EPS, EpsForm, Hyper, Rate, Schedule, mismatch
 from numadam._core.keywords import Shared
-from numadam._core.rule import RuleSpec
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
-
-
-class Scalars(NamedTuple):
-    """Scalars of the formula."""
-
-    beta1: float
-    alpha1: float  # 1 - beta1
-    beta2: float
-    alpha2: float
-    s: float  # the step size, with corrections and rectification
-    e: float
-    plain: float  # 1 while the root is left out, else 0
 
 
 def formula() -> Callable[..., Any]:
@@ -46,7 +34,7 @@ def formula() -> Callable[..., Any]:
 THRESHOLD = 5.0
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     """The step size with the rectification, and whether the root is left out."""
     c1, c2 = 1.0 - q.beta1_product, 1.0 - q.beta2_product
     longest = 2.0 / (1.0 - c.beta2) - 1.0
@@ -57,14 +45,14 @@ def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
         shrink = (rho - 4.0) * (rho - 2.0) * longest
         s = s * root * math.sqrt(shrink / ((longest - 4.0) * (longest - 2.0) * rho))
         e = c.eps if c.hat != 0.0 else c.eps * root
-    return Scalars(
+    return dict(
         beta1=c.beta1,
         alpha1=1.0 - c.beta1,
         beta2=c.beta2,
         alpha2=1.0 - c.beta2,
-        s=s,
+        s=s,  # the step size, with corrections and rectification
         e=e,
-        plain=plain,
+        plain=plain,  # 1 while the root is left out, else 0
     )
 
 

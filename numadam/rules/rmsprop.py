@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 from numadam._core.hyper import EPS, Hyper, Rate, Schedule
 from numadam._core.keywords import Shared
-from numadam._core.rule import RuleSpec
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 from numadam.rules._moments import refuse_lone_buffer
-
-
-class Scalars(NamedTuple):
-    """Scalars of the formula."""
-
-    beta2: float
-    alpha2: float  # 1 - beta2
-    momentum: float
-    lr: float
-    e: float
-    root_e: float
 
 
 def formula() -> Callable[..., Any]:
@@ -54,9 +43,9 @@ def formula() -> Callable[..., Any]:
     return element
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     """RMSprop has no bias correction: its scalars do not depend on t."""
-    return Scalars(
+    return dict(
         beta2=c.beta2,
         alpha2=1.0 - c.beta2,
         momentum=c.momentum,

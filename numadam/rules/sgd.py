@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 from numadam._core.hyper import Hyper, Rate, Schedule
 from numadam._core.keywords import Shared
-from numadam._core.rule import RuleSpec
+from numadam._core.rule import RuleSpec, Scalars
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 from numadam.rules._moments import refuse_lone_buffer
-
-
-class Scalars(NamedTuple):
-    """Scalars of the formula."""
-
-    momentum: float
-    share: float  # of the gradient in the buffer
-    lr: float
 
 
 def formula(nesterov: bool) -> Callable[..., Any]:
@@ -38,14 +30,18 @@ def formula(nesterov: bool) -> Callable[..., Any]:
     return element
 
 
-def scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
+def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     """The momentum, and the share of the gradient in it: all of the first one (torch)."""
-    return Scalars(momentum=c.momentum, share=1.0 if t == 1.0 else 1.0 - c.dampening, lr=lr)
+    return dict(momentum=c.momentum, share=1.0 if t == 1.0 else 1.0 - c.dampening, lr=lr)
 
 
-def keras_scalars(c: Any, q: Any, lr: float, t: float, is_float32: bool) -> Scalars:
+def keras_scalars(is_float32: bool) -> Callable[..., Scalars]:
     """Keras rounds the momentum to float32."""
-    return Scalars(momentum=f32(c.momentum), share=1.0 if t == 1.0 else 1.0 - c.dampening, lr=lr)
+
+    def scalars(c, q, lr, t):
+        return dict(momentum=f32(c.momentum), share=1.0 if t == 1.0 else 1.0 - c.dampening, lr=lr)
+
+    return scalars
 
 
 def present(options: Mapping[str, Any]) -> tuple[str, ...]:

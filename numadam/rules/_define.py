@@ -1,0 +1,388 @@
+"""`numadam.rule`: an optimiser class from a formula of the user's."""
+
+from __future__ import annotations
+
+import dis
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import FunctionType
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.core import compiler, errors
+from numba.core.registry import cpu_target
+from numba.core.typed_passes import type_inference_stage
+
+from numadam._core import options as op
+from numadam._core.element import parameters_of
+from numadam._core.hyper import Hyper
+from numadam._core.plan import OWN_STATE, STATE_SLOTS
+from numadam._core.rule import OF_EVERY_RULE, RuleSpec, named, with_class
+from numadam._jit.objectives import frozen
+from numadam._optimizer.attributes import OptimizerType
+from numadam._optimizer.declared import optimizer_class
+from numadam._optimizer.optimizer import Optimizer
+
+# --- names and numbers ---------------------------------------------------------------------------
+
+#: Names that a state array or a hyperparameter cannot have.
+_TAKEN = {"p", "g", "gg", "h", "t", "lr", "out", "like", "frozen", "params"}
+_TAKEN |= {*op.DEFAULTS, *OWN_STATE}
+
+
+def _read_names(title: str, names: Any) -> tuple[str, ...]:
+    """Names as a tuple, checked."""
+    if isinstance(names, str):
+        raise TypeError(f"{title}: expected names such as ('m', 'v'), got the text {names!r}.")
+    found = tuple(names)
+    for name in found:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"{title}: expected names, got {name!r}.")
+        if name in _TAKEN or hasattr(Optimizer, name) or found.count(name) > 1:
+            raise ValueError(f"{title}: {name!r} is taken; use another name.")
+    return found
+
+
+def _refuse_others(title: str, names: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Refuse names that are not known."""
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"{title}: {name!r} is no {what}; there are {', '.join(known) or 'none'}."
+            )
+
+
+def _read_hyper(name: str, given: Any, is_power: bool) -> tuple[Hyper, float]:
+    """A hyperparameter, and its default."""
+    default, low, high = given if isinstance(given, tuple) else (given, None, None)
+    if low is None:
+        hyper = Hyper(name, 0.0, 1.0) if is_power else Hyper(name, -math.inf, positive=True)
+    else:
+        hyper = Hyper(name, float(low), float(high))
+        if is_power and not 0.0 <= hyper.low < hyper.high <= 1.0:
+            raise ValueError(
+                f"powers: {name} needs a range in [0, 1], got [{low:g}, {high:g}): beyond it, "
+                "its powers grow without end."
+            )
+    return hyper, hyper.check(default)
+
+
+# --- sentences on what is wrong with a formula ---------------------------------------------------
+# Numba would say it late and at length, or never: a literal number widens float32 arithmetic to
+# float64, and a loop then is slow. The bytecode is read, which is there where source is not.
+
+
+def problems(rule: RuleSpec, element: Any) -> Iterator[str]:
+    """All that can be seen in the code of an element and its scalars; a sentence each."""
+    try:
+        parameters_of(rule, element)
+    except TypeError as error:
+        yield str(error)
+    known, before = rule.scalar_type._fields, ""
+    for instruction in dis.get_instructions(element):
+        value, code = instruction.argval, instruction.opname
+        if type(value) in (int, float, complex) and code in _LOADS_OF_CONSTANTS:
+            yield (
+                f"{rule.name}: the literal {value!r} makes float32 arithmetic float64; make it a "
+                "scalar of `h`."
+            )
+        if before == "h" and code in ("LOAD_ATTR", "LOAD_METHOD") and value not in known:
+            yield f"{rule.name}: h.{value} is none of its scalars: {', '.join(known)}."
+        # newer versions of Python load two variables at once
+        before = value[-1] if isinstance(value, tuple) and value else value
+
+
+_LOADS_OF_CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT", "RETURN_CONST")
+
+
+class _Returned(dict[str, Any]):
+    """Stands for `dict` in scalars: a display ``{...}`` is of another type."""
+
+
+def _names_of_scalars(title: str, scalars: Any, c: Any, q: Any) -> dict[str, float]:
+    """Numbers that `scalars` returns at the first step, found by a call in Python."""
+    form = inspect.signature(scalars)
+    if len(form.parameters) != 4:
+        raise TypeError(f"{title}: expected scalars(c, q, lr, t), got scalars{form}.")
+    try:
+        returned = with_class(scalars, _Returned)(c, q, 0.1, 1.0)
+    except AttributeError as error:
+        letter, what = ("c", "hyperparameters") if error.obj is c else ("q", "products")
+        there = ", ".join(getattr(error.obj, "_fields", ())) or "none"
+        raise TypeError(
+            f"{title}: scalars: {letter}.{error.name} is none of its {what}: {there}."
+        ) from error
+    except (ArithmeticError, ValueError) as error:
+        raise ValueError(f"{title}: scalars: {error}, with the defaults at t = 1.") from error
+    if type(returned) is not _Returned:
+        raise TypeError(
+            f"{title}: scalars: expected `return dict(name=number, ...)`, got {returned!r:.80}."
+        )
+    for name, value in returned.items():
+        if name in OF_EVERY_RULE:
+            raise TypeError(f"{title}: scalars: {name} is there by itself; use another name.")
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+            raise TypeError(
+                f"{title}: scalars: expected a number for {name}, got {value!r:.80} "
+                f"({type(value).__name__})."
+            )
+    return dict(returned)
+
+
+def _inferred(title: str, function: Any, *arguments: Any) -> Any:
+    """The type of the result for arguments of these values, without compiling."""
+    kinds = tuple(map(numba.typeof, arguments))
+    typing, target = cpu_target.typing_context, cpu_target.target_context
+    typing.refresh()
+    target.refresh()
+    try:
+        code = compiler.run_frontend(function)
+        return type_inference_stage(typing, target, code, kinds, None).return_type
+    except (errors.NumbaError, TypeError) as error:  # the second of a named tuple's arguments
+        first = str(error).strip().partition("\n")[0]
+        raise TypeError(f"{title}: Numba cannot compile it: {first}") from error
+
+
+def _check_types(rule: RuleSpec, element: Any, c: Any, q: Any, h: Any) -> None:
+    """Refuse a formula whose results are of another number or type than the loops write."""
+    title = f"{rule.name}: scalars: each return has to be dict(...) of the same names"
+    _inferred(title, rule.compiled_scalars("", False), c, q, 0.1, 1.0)
+    title, small = f"{rule.name}: element", [np.float32(0.5)] * len(parameters_of(rule, element))
+    found = _inferred(title, element, *small[:-1], h)
+    results = tuple(found.types) if isinstance(found, types.BaseTuple) else (found,)
+    state = ", ".join(rule.state)
+    if len(results) != 1 + len(rule.state) or isinstance(found, types.BaseTuple) != bool(state):
+        raise TypeError(
+            f"{title}: expected `return {', '.join(['step', *rule.state])}`, so that every state "
+            f"array is written; got {len(results)} values."
+        )
+    for name, kind in zip(("the step", *rule.state), results, strict=True):
+        if kind != types.float32:
+            raise TypeError(
+                f"{title}: {name} is {kind} where the arrays are float32: a number that is no "
+                "scalar of `h` widens it. Make that number a scalar of `h`."
+            )
+
+
+# --- the class -----------------------------------------------------------------------------------
+
+_DOC = """\
+{summary}
+
+Parameters
+----------
+{{{{params}}}}
+{{{{lr}}}}
+{hypers}{{{{shared}}}}
+
+Attributes
+----------
+state : mapping
+    {state}.
+"""
+
+
+def _make_class(
+    spec: RuleSpec, defaults: Mapping[str, float], lr: float, doc: str | None, module: str
+) -> type[Optimizer]:
+    """The class of a rule, with the signature that `optimizer_class` reads."""
+    by_place, by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    declared = [
+        inspect.Parameter("self", by_place),
+        inspect.Parameter("params", by_place, annotation="Any"),
+        inspect.Parameter("lr", by_place, default=lr, annotation="Rate"),
+        *(
+            inspect.Parameter(name, by_name, default=default, annotation="float | Schedule")
+            for name, default in defaults.items()
+        ),
+        inspect.Parameter("shared", inspect.Parameter.VAR_KEYWORD, annotation="Any"),
+    ]
+    signature = inspect.Signature(declared)
+
+    def init(self: Any, *args: Any, **given: Any) -> None:
+        signature.bind(self, *args, **given)  # refuses what does not fit
+
+    init.__name__, init.__qualname__ = "__init__", f"{spec.name}.__init__"
+    init.__signature__ = signature  # type: ignore[attr-defined]  # functions may have one
+    hypers = "".join(
+        f"{hyper.name} : float in [{hyper.low:g}, {hyper.high:g}) or callable, "
+        f"default {defaults[hyper.name]:g}\n    Hyperparameter of the rule.\n"
+        for hyper in spec.hypers
+    )
+    state = ", ".join(f'``"{name}"``' for name in ("t", *spec.state))
+    text = _DOC.format(
+        summary=inspect.cleandoc(doc or f"{spec.name}: a rule of {module}."),
+        hypers=hypers,
+        state=state,
+    )
+    names = {"__module__": module, "__doc__": text, "rule": spec, "__init__": init}
+    made: Any = OptimizerType(spec.name, (Optimizer,), names)
+    return optimizer_class(made)
+
+
+def rule(
+    name: str,
+    element: Callable[..., Any],
+    scalars: Callable[..., Any],
+    *,
+    state: Sequence[str] = (),
+    start: Mapping[str, float] | None = None,
+    hypers: Mapping[str, float | tuple[float, float, float]] | None = None,
+    powers: Sequence[str] = (),
+    nonnegative: Sequence[str] = (),
+    modulus: Sequence[str] | None = None,
+    decoupled: bool = False,
+    lr: float = 1e-3,
+    doc: str | None = None,
+) -> type[Optimizer]:
+    """Make an optimiser class from a formula on one element.
+
+    The class has all that numadam's own have: one pass over memory on CPU and GPU, `minimize`
+    and `minimize_many` with ``rule=``, every option of `Optimizer`, groups, schedules of its
+    hyperparameters, checkpoints. Functions on arrays of one's own (`adam_update`,
+    `numadam.nopython`) are of numadam's rules alone.
+
+    Parameters
+    ----------
+    name : str
+        Name of the class. For pickle, also that of the variable of a module that it is bound to.
+    element : callable
+        ``element(p, g, gg, m, v, h) -> (step, m, v)``: parameter, gradient, its square, state and
+        scalars of one element to the step and the new state; the loop then writes ``p - step``.
+        The names decide: after ``p, g`` and, if it is used, ``gg`` come those of `state`. It is
+        compiled for float32 and float64, so there is no literal number in it: what it needs is a
+        scalar of `h`. ``h.zero`` is 0, and below ``h.tiny`` a number is denormal.
+    scalars : callable
+        ``scalars(c, q, lr, t) -> dict(name=number, ...)``: what all elements share at step t (1 at
+        the first), once a step in float64. `c` has the hyperparameters and `q` the products that
+        `powers` names. Each return is a call of `dict` with the same names, no display.
+    state : sequence of str
+        Names of the state arrays, at most three.
+    start : mapping of str to float, optional
+        Values at which state arrays begin; 0 where it names none. With complex numbers each part.
+    hypers : mapping of str to float or (float, float, float), optional
+        Hyperparameters: the default, or default, least value and the bound above that it stays
+        below.
+    powers : sequence of str
+        Hyperparameters whose product over the steps `scalars` needs: ``("beta1",)`` gives it
+        ``q.beta1_product``, beta1^t, also where a schedule changes beta1.
+    nonnegative : sequence of str
+        State arrays that hold squares: what is assigned to them is checked.
+    modulus : sequence of str, optional
+        State arrays that are real where ``complex_form="modulus"`` takes complex numbers whole,
+        with ``gg`` the squared modulus; ``()`` for a rule that is linear in the gradient. Without
+        it complex numbers are taken by their parts.
+    decoupled : bool, default False
+        Whether `weight_decay` shrinks the parameters, unless the user says.
+    lr : float, default 1e-3
+        Default of the learning rate.
+    doc : str, optional
+        First lines of the docstring.
+
+    Returns
+    -------
+    type
+        A subclass of `Optimizer`: ``Name(params, lr=..., *, hyperparameters, **options)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before anything is compiled: a literal number, another number of arguments or results, a
+        name that `h`, `c` or `q` lacks, an object that no compiled loop can hold, a scalar that is
+        no number, a name that is taken.
+
+    See Also
+    --------
+    check_rule : compare all forms of a rule.
+
+    Notes
+    -----
+    The functions are read once, with the numbers and the functions compiled by Numba that they
+    refer to: a global that changes later changes nothing before `rule` is called again. Compiled
+    loops are kept on disk by a digest of all of that. Checkpoints and pickles hold the digest and
+    are refused by another formula; it is of bytecode, so also by another minor version of Python.
+
+    Examples
+    --------
+    Yogi (Zaheer et al. 2018):
+
+    >>> import math
+    >>> import numpy as np
+    >>> import numadam as na
+    >>> def element(p, g, gg, m, v, h):
+    ...     m = h.beta1 * m + h.alpha1 * g
+    ...     v = v - h.alpha2 * (gg if v > gg else -gg if v < gg else h.zero)
+    ...     return h.step * m / (math.sqrt(v) * h.root + h.eps), m, v
+    >>> def scalars(c, q, lr, t):
+    ...     c1, c2 = 1 - q.beta1_product, 1 - q.beta2_product
+    ...     return dict(
+    ...         beta1=c.beta1, alpha1=1 - c.beta1, alpha2=1 - c.beta2,
+    ...         eps=c.eps, step=lr / c1, root=1 / math.sqrt(c2),
+    ...     )
+    >>> betas = {"beta1": 0.9, "beta2": 0.999}
+    >>> Yogi = na.rule(
+    ...     "Yogi", element, scalars, state=("m", "v"),
+    ...     start={"m": 1e-6, "v": 1e-6}, hypers={**betas, "eps": 1e-3},
+    ...     powers=("beta1", "beta2"), lr=0.01,
+    ... )
+    >>> x = np.array([3.0, -2.0])
+    >>> opt = Yogi(x, lr=0.1, clip_norm=10.0)
+    >>> for _ in range(300):
+    ...     opt.step(2 * x)  # the gradient of sum(x**2)
+    >>> bool(np.all(abs(x) < 1e-3))
+    True
+    """
+    _read_names("name", [name])
+    for title, function in (("element", element), ("scalars", scalars)):
+        if not isinstance(function, FunctionType):
+            raise TypeError(
+                f"{title}: expected a Python function, got {type(function).__name__}; numadam "
+                "compiles it."
+            )
+    names = _read_names("state", state)
+    if len(names) > STATE_SLOTS:
+        raise ValueError(f"state: expected at most {STATE_SLOTS} arrays, got {len(names)}.")
+    known = _read_names("hypers", [*(hypers or {})])
+    _read_names("state and hypers", [*names, *known])
+    for title, given, of, what in (
+        ("start", start or (), names, "state array"),
+        ("powers", powers, known, "hyperparameter"),
+        ("nonnegative", nonnegative, names, "state array"),
+        ("modulus", modulus or (), names, "state array"),
+    ):
+        _refuse_others(title, given, of, what)
+    begin = {
+        key: Hyper(f"start[{key!r}]", -math.inf, positive=True).check(value)
+        for key, value in (start or {}).items()
+    }
+    parsed = [_read_hyper(key, given, key in powers) for key, given in (hypers or {}).items()]
+    defaults = {hyper.name: default for hyper, default in parsed}
+    (own_element, own_scalars), digest = frozen([element, scalars])
+    shape = names, known, tuple(powers), None if modulus is None else tuple(modulus)
+    products = named("Products", tuple(f"{key}_product" for key in powers))
+    c, q = named("Hypers", known)(**defaults), products(*(defaults[key] for key in powers))
+    numbers = _names_of_scalars(name, own_scalars, c, q if powers else None)
+    spec = RuleSpec(
+        name=name,
+        state=names,
+        hypers=tuple(hyper for hyper, _ in parsed),
+        formula=lambda: own_element,
+        scalars=own_scalars,
+        decoupled=decoupled,
+        powers=tuple(powers),
+        nonnegative=tuple(nonnegative),
+        initial=begin,
+        modulus=shape[-1],
+        squared="gg" in inspect.signature(element).parameters,
+        digest=hashlib.sha256(repr((digest, shape, tuple(numbers))).encode()).hexdigest(),
+        scalar_names=tuple(numbers),
+    )
+    for problem in problems(spec, own_element):
+        raise TypeError(problem)
+    h = spec.scalar_type(*map(np.float32, (*numbers.values(), 0.0, 0.0)))
+    _check_types(spec, own_element, c, q if powers else None, h)
+    return _make_class(spec, defaults, Hyper("lr").check(lr), doc, str(element.__module__))

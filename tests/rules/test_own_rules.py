@@ -1,0 +1,491 @@
+"""`numadam.rule`: a formula of the user's in every loop, and sentences on what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import numba
+import numpy as np
+import pytest
+
+import numadam as na
+from numadam._core.hyper import Hyper
+from numadam._core.rule import RuleSpec
+from numadam.rules.adam import ADAM
+from numadam.rules.lion import LION
+
+ARGUMENTS = {
+    "state": ("m", "v"),
+    "start": {"m": 1e-6, "v": 1e-6},
+    "hypers": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-3},
+    "powers": ("beta1", "beta2"),
+    "lr": 0.01,
+}
+
+
+def element(p, g, gg, m, v, h):
+    m = h.beta1 * m + h.alpha1 * g
+    v = v - h.alpha2 * (gg if v > gg else -gg if v < gg else h.zero)
+    return h.step * m / (math.sqrt(v) * h.root + h.eps), m, v
+
+
+def scalars(c, q, lr, t):
+    return dict(
+        beta1=c.beta1,
+        alpha1=1 - c.beta1,
+        alpha2=1 - c.beta2,
+        eps=c.eps,
+        step=lr / (1 - q.beta1_product),
+        root=1 / math.sqrt(1 - q.beta2_product),
+    )
+
+
+Yogi = na.rule("Yogi", element, scalars, **ARGUMENTS)
+
+
+class Reference:
+    """Yogi as the paper writes it, in NumPy."""
+
+    def __init__(self, p, lr=0.01, beta1=0.9, beta2=0.999, eps=1e-3):
+        self.p, self.lr, self.betas, self.eps, self.t = p, lr, (beta1, beta2), eps, 0
+        self.m = self.v = np.full_like(p, 1e-6)
+
+    def step(self, g):
+        self.t += 1
+        beta1, beta2 = self.betas
+        self.m = beta1 * self.m + (1 - beta1) * g
+        self.v = self.v - (1 - beta2) * np.sign(self.v - g**2) * g**2
+        m, v = self.m / (1 - beta1**self.t), self.v / (1 - beta2**self.t)
+        self.p = self.p - self.lr * m / (np.sqrt(v) + self.eps)
+
+
+def gradients(shape, steps=30, seed=3):
+    random = np.random.default_rng(seed)
+    return [random.standard_normal(shape) * 10.0 ** random.uniform(-2, 1) for _ in range(steps)]
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-13), ("float32", 2e-5)])
+def test_it_takes_the_steps_of_the_paper(dtype, rtol):
+    x = np.linspace(-2, 3, 50).astype(dtype)
+    reference, opt = Reference(x.astype(float)), Yogi(x)
+    for g in gradients(50):
+        reference.step(g.astype(dtype).astype(float))
+        opt.step(g.astype(dtype))
+    np.testing.assert_allclose(x, reference.p, rtol=rtol, atol=rtol)
+
+
+def test_a_rule_of_adams_formula_has_adams_bits():
+    def element(p, g, gg, m, v, h):
+        m = h.beta1 * m + h.alpha1 * g
+        v = h.beta2 * v + h.alpha2 * gg
+        if abs(m) < h.tiny:
+            m = h.zero
+        d = math.sqrt(v + h.root_e) + h.e
+        return (h.s * m / d if d != h.zero else h.zero), m, v
+
+    def scalars(c, q, lr, t):
+        root = math.sqrt(1.0 - q.beta2_product)
+        return dict(
+            beta1=c.beta1,
+            alpha1=1.0 - c.beta1,
+            beta2=c.beta2,
+            alpha2=1.0 - c.beta2,
+            s=lr * root / (1.0 - q.beta1_product),
+            e=c.eps * root,
+            root_e=0.0,
+        )
+
+    arguments = {**ARGUMENTS, "start": None, "hypers": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}}
+    Mine = na.rule("Adam", element, scalars, **arguments, nonnegative=("v",), modulus=("v",))
+    options = {"lr": 0.05, "clip_norm": 3.0, "weight_decay": 0.1, "ema": 0.9, "bounds": (-2, 2)}
+    for dtype in ("float32", "float64", "complex128"):
+        own = {**options, "bounds": None} if dtype == "complex128" else options
+        mine, ours = np.ones(70, dtype), np.ones(70, dtype)
+        one, other = Mine(mine, **own), na.Adam(ours, **own)
+        for g in gradients(70, 10):
+            one.step(g.astype(dtype))
+            other.step(g.astype(dtype))
+        assert np.array_equal(mine, ours)
+        assert np.array_equal(one.averaged, other.averaged)
+
+
+def test_all_options_and_groups():
+    params = {"a": np.ones(4, np.float32), "b": np.ones((2, 2), np.float32)}
+    grads = {"a": np.full(4, 2.0, np.float32), "b": np.ones((2, 2), np.float32)}
+    groups = {"b": {"lr": 0.001, "beta1": 0.5}}
+    opt = Yogi(params, lr=0.1, groups=groups, accumulate=2, nonfinite="skip")
+    opt.step(grads)
+    opt.step(grads)
+    alone = np.ones((2, 2), np.float32)
+    Yogi(alone, lr=0.001, beta1=0.5).step(grads["b"])
+    assert opt.t == 1
+    assert np.array_equal(params["b"], alone)
+    with pytest.raises(TypeError, match=r"^Yogi: there is no option 'clipnorm'\. "):
+        Yogi(params, clipnorm=1.0)
+
+
+def test_a_schedule_of_a_hyperparameter_and_setting_t():
+    x, y = np.ones(3), np.ones(3)
+    opt, reference = Yogi(x, beta1=lambda t: 0.9 if t else 0.5), Reference(y)
+    for beta1, g in zip([0.5, 0.9, 0.9], gradients(3, 3), strict=True):
+        opt.step(g)
+        reference.betas = (beta1, 0.999)
+        reference.t += 1
+        reference.m = beta1 * reference.m + (1 - beta1) * g
+    np.testing.assert_allclose(opt.state["m"], reference.m, rtol=1e-14)
+
+
+def test_complex_parts_begin_at_start_each():
+    z = np.array([1 + 2j, 3 - 1j])
+    x = z.view(float).copy()
+    of_parts, of_reals = Yogi(z, lr=0.1), Yogi(x, lr=0.1)
+    assert np.array_equal(of_parts.state["v"], [1e-6 + 1e-6j] * 2)
+    for g in gradients(4, 5):
+        of_parts.step(g.view(complex))
+        of_reals.step(g)
+    assert np.array_equal(z.view(float), x)
+    with pytest.raises(ValueError, match=r"^complex_form: Yogi .* use 'parts'"):
+        Yogi(z, complex_form="modulus")
+
+
+@pytest.mark.parametrize("options", [{"state_dtype": "bfloat16"}, {"sparse": "lazy"}])
+def test_other_loops(options):
+    x = np.ones((6, 3), np.float32)
+    opt = Yogi(x, lr=0.1, **options)
+    if "sparse" in options:
+        opt.step(na.Rows(np.array([1, 4]), np.ones((2, 3), np.float32)))
+        assert np.array_equal((x == 1).all(axis=1), [True, False, True, True, False, True])
+    else:
+        opt.step(np.ones((6, 3), np.float32))
+        assert opt.state["m"].dtype.name == "bfloat16"
+    y = np.ones((6, 3), np.float32)
+    strided = np.zeros((6, 6), np.float32)[:, ::2]
+    strided[...] = 1
+    Yogi(y, lr=0.1).step(y.copy())
+    Yogi(strided, lr=0.1).step(y * 0 + 1)
+    assert np.array_equal(strided, y)
+
+
+@numba.njit
+def bowl(x, g):
+    f = 0.0
+    for i in range(len(x)):
+        g[i] = 2 * x[i]
+        f += x[i] * x[i]
+    return f
+
+
+def in_python(x):
+    return float((x**2).sum()), 2 * x
+
+
+def test_it_minimises_in_python_compiled_and_in_lanes_with_the_same_bits():
+    starts = gradients((9, 3), 1)[0]
+    options = {"rule": Yogi, "lr": 0.05, "maxiter": 40}
+    many = na.minimize_many(bowl, starts, **options)
+    for start, x, x_last in zip(starts, many.x, many.x_last, strict=True):
+        compiled = na.minimize(bowl, start, **options)
+        python = na.minimize(in_python, start, jac=True, **options)
+        assert np.array_equal(compiled.x, x)
+        assert np.array_equal(python.x_last, x_last)
+
+
+def test_pickle_snapshot_and_checkpoint(tmp_path):
+    x = np.ones(3)
+    opt = Yogi(x)
+    opt.step(np.ones(3))
+    again = pickle.loads(pickle.dumps(opt))
+    snapshot = opt.snapshot()
+    opt.save(tmp_path / "run")
+    opt.step(np.ones(3))
+    after = x.copy()
+    again.step(np.ones(3))
+    assert type(again) is Yogi
+    assert np.array_equal(again.params, after)
+    opt.restore(snapshot)
+    opt.step(np.ones(3))
+    assert np.array_equal(x, after)
+    opt.load(tmp_path / "run")
+    opt.step(np.ones(3))
+    assert np.array_equal(x, after)
+
+
+K = 3.0
+
+
+def test_another_formula_is_another_loop_and_refuses_files(tmp_path, monkeypatch):
+    def scalars(c, q, lr, t):
+        return dict(step=K * lr)
+
+    def descent(p, g, h):
+        return h.step * g
+
+    three = na.rule("Mine", descent, scalars)
+    monkeypatch.setitem(globals(), "K", 5.0)
+    five = na.rule("Mine", descent, scalars)
+    again = na.rule("Mine", descent, scalars)
+    assert three.rule.key != five.rule.key == again.rule.key
+    for kind, factor in ((three, 3.0), (five, 5.0), (again, 5.0)):
+        x = np.zeros(2)
+        opt = kind(x, lr=1.0)
+        opt.step(np.ones(2))
+        assert x[0] == -factor
+    three(np.zeros(2)).save(tmp_path / "run")
+    with pytest.raises(na.CheckpointError, match=r"was saved by a rule Mine of another formula"):
+        five(np.zeros(2)).load(tmp_path / "run")
+    saved = three(np.zeros(2)).__getstate__()
+    with pytest.raises(ValueError, match=r"^Mine: was pickled with another formula"):
+        five.__new__(five).__setstate__(saved)
+    options = {"jac": True, "maxiter": 3, "lr": 0.1, "checkpoint": tmp_path / "min"}
+    na.minimize(in_python, np.ones(2), rule=three, **options)
+    with pytest.raises(na.CheckpointError, match=r"^formula: the run has '\w+ \(Python 3\."):
+        na.minimize(in_python, np.ones(2), rule=five, **options)
+
+
+def test_a_global_that_changes_after_the_definition_changes_nothing(monkeypatch):
+    def scalars(c, q, lr, t):
+        return dict(step=K * lr)
+
+    kind = na.rule("Mine", lambda p, g, h: h.step * g, scalars)
+    monkeypatch.setitem(globals(), "K", 7.0)
+    x = np.zeros(2)
+    kind(x, lr=1.0).step(np.ones(2))
+    assert x[0] == -3.0
+
+
+def test_a_rule_of_the_name_of_ours_has_its_own_loop():
+    """Also one that is declared by hand: the key of a loop has the digest of its formula."""
+
+    def formula():
+        def element(p, g, m, h):
+            return h.lr * g, m
+
+        return element
+
+    def scalars(c, q, lr, t):
+        return dict(lr=lr)
+
+    def options(function):
+        return replace(LION, formula=formula, scalars=function)
+
+    assert ADAM.key == "adam"
+    assert options(scalars).key.startswith("own-lion-")
+    assert replace(LION, scalars=scalars).key != options(scalars).key
+    assert replace(ADAM, power_like={"torch": in_python}).key.startswith("own-adam-")
+    assert RuleSpec("adam", (), (Hyper("beta"),), formula, scalars).key != "adam"
+
+
+def test_helpers_compiled_by_numba_are_part_of_it():
+    @numba.njit
+    def half(x, h):
+        return x * h.half
+
+    kind = na.rule("Halves", lambda p, g, h: half(g, h), lambda c, q, lr, t: dict(half=0.5 * lr))
+    x = np.zeros(2, np.float32)
+    kind(x, lr=1.0).step(np.ones(2, np.float32))
+    assert x[0] == -0.5
+
+
+def test_it_is_kept_on_disk(tmp_path):
+    program = textwrap.dedent("""
+        import logging, numpy as np, numadam as na
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("numadam").setLevel("DEBUG")
+        def element(p, g, h):
+            return h.step * g
+        def scalars(c, q, lr, t):
+            return dict(step=STEP * lr)
+        STEP = 2.0
+        na.rule("Kept", element, scalars)(np.ones(3)).step(np.ones(3))
+    """)
+    (tmp_path / "kept.py").write_text(program)
+
+    def messages():
+        run = [sys.executable, str(tmp_path / "kept.py")]
+        env = {"NUMBA_CACHE_DIR": str(tmp_path), "PATH": "", "PYTHONPATH": ":".join(sys.path)}
+        done = subprocess.run(run, capture_output=True, text=True, env=env, check=True)
+        return done.stderr
+
+    assert "compiled own-Kept" in messages()
+    second = messages()
+    assert "compiled" not in second
+    assert "loaded own-Kept" in second
+    (tmp_path / "kept.py").write_text(program.replace("2.0", "3.0"))
+    assert "compiled own-Kept" in messages()
+
+
+# --- what is wrong with a formula, before anything is compiled -----------------------------------
+
+LIST, helper_value = [1], 2.0
+
+
+def helper(x):
+    return x
+
+
+def bad_elements():
+    def literal(p, g, m, v, h):
+        return 0.5 * m, m, v
+
+    def fewer(p, g, m, v, h):
+        return h.step * m, m
+
+    def alone(p, g, m, v, h):
+        return h.step * m
+
+    def unknown_state(p, g, m, h):
+        return h.step * m, m
+
+    def no_scalar(p, g, m, v, h):
+        return h.stp * m, m, v
+
+    def widened(p, g, m, v, h):
+        return helper_value * m, m, v
+
+    def of_list(p, g, m, v, h):
+        return LIST[0] * m, m, v
+
+    def of_python(p, g, m, v, h):
+        return helper(m), m, v
+
+    def undefined(p, g, m, v, h):
+        return nowhere * m, m, v  # noqa: F821
+
+    def no_number(p, g, m, v, h):
+        return m.foo, m, v
+
+    return {
+        literal: "Mine: the literal 0.5 makes float32 arithmetic float64",
+        fewer: "Mine: element: expected `return step, m, v`, .* got 2 values",
+        alone: "Mine: element: expected `return step, m, v`, .* got 1 values",
+        unknown_state: r"Mine: expected element\(p, g, m, v, h\), or with gg",
+        no_scalar: "Mine: h.stp is none of its scalars: beta1, .*, tiny, zero",
+        widened: "Mine: element: the step is float64 where the arrays are float32",
+        of_list: "of_list: LIST is of type list; use numbers",
+        of_python: "of_python: helper is a Python function; decorate it with @numba.njit",
+        undefined: "undefined: nowhere is not defined",
+        no_number: "Mine: element: Numba cannot compile it: Unknown attribute 'foo'",
+    }
+
+
+@pytest.mark.parametrize(("wrong", "text"), bad_elements().items(), ids=lambda x: str(x)[:40])
+def test_wrong_elements(wrong, text):
+    with pytest.raises(TypeError, match=f"^{text}"):
+        na.rule("Mine", wrong, scalars, **ARGUMENTS)
+
+
+def bad_scalars():
+    def branches(c, q, lr, t):
+        if t > 3.0:
+            return dict(step=lr, root=lr)
+        return dict(step=lr, rate=lr)
+
+    def of_display(c, q, lr, t):
+        return {"step": lr}
+
+    def of_text(c, q, lr, t):
+        return dict(step="a")
+
+    def of_c(c, q, lr, t):
+        return dict(step=c.beta3)
+
+    def of_q(c, q, lr, t):
+        return dict(step=q.beta3_product)
+
+    def reserved(c, q, lr, t):
+        return dict(zero=lr)
+
+    def three(c, q, lr):
+        return dict(step=lr)
+
+    def infinite(c, q, lr, t):
+        return dict(step=lr / (t - 1.0))
+
+    return {
+        branches: r"Mine: scalars: each return has to be dict\(\.\.\.\) of the same names",
+        of_display: r"Mine: scalars: expected `return dict\(name=number, ...\)`, got {'step': 0.1}",
+        of_text: r"Mine: scalars: expected a number for step, got 'a' \(str\)",
+        of_c: "Mine: scalars: c.beta3 is none of its hyperparameters: beta1, beta2, eps",
+        of_q: "Mine: scalars: q.beta3_product is none of its products: beta1_product, beta2",
+        reserved: "Mine: scalars: zero is there by itself",
+        three: r"Mine: expected scalars\(c, q, lr, t\), got scalars\(c, q, lr\)",
+        infinite: "Mine: scalars: float division by zero, with the defaults at t = 1",
+    }
+
+
+@pytest.mark.parametrize(("wrong", "text"), bad_scalars().items(), ids=lambda x: str(x)[:40])
+def test_wrong_scalars(wrong, text):
+    def plain(p, g, m, v, h):
+        return h.step * m, m, v
+
+    with pytest.raises((TypeError, ValueError), match=f"^(?:{text})"):
+        na.rule("Mine", plain, wrong, **ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"powers": ("beta3",)}, "powers: 'beta3' is no hyperparameter; there are beta1, beta2"),
+        ({"start": {"w": 1.0}}, "start: 'w' is no state array; there are m, v"),
+        ({"start": {"m": math.inf}}, r"start\['m'\]: expected a number in"),
+        ({"nonnegative": ("w",)}, "nonnegative: 'w' is no state array"),
+        ({"modulus": ("w",)}, "modulus: 'w' is no state array"),
+        ({"state": "mv"}, r"state: expected names such as \('m', 'v'\), got the text 'mv'"),
+        ({"state": ("m", "lr")}, "state: 'lr' is taken"),
+        ({"state": ("m", "m")}, "state: 'm' is taken"),
+        ({"state": ("a", "b", "c", "d")}, "state: expected at most 3 arrays, got 4"),
+        ({"hypers": {"step": 1.0}}, "hypers: 'step' is taken"),
+        ({"hypers": {"a b": 1.0}}, "hypers: expected names, got 'a b'"),
+        ({"hypers": {"beta1": 1.5, "beta2": 0.9}}, r"beta1: expected a number in \[0, 1\)"),
+        ({"hypers": {"beta1": (0.9, 0, 2), "beta2": 0.9}}, r"powers: beta1 needs a range in"),
+        ({"hypers": {"beta1": "a", "beta2": 0.9}}, "beta1: expected a number, got str"),
+        ({"lr": -1.0}, r"lr: expected a number in \[0, inf\)"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments(changed, text):
+    with pytest.raises((TypeError, ValueError), match=f"^{text}"):
+        na.rule("Mine", element, scalars, **{**ARGUMENTS, **changed})
+
+
+def test_what_is_no_function_or_no_name_is_refused():
+    with pytest.raises(TypeError, match=r"^element: expected a Python function, got CPUDispatcher"):
+        na.rule("Mine", numba.njit(element), scalars, **ARGUMENTS)
+    with pytest.raises(ValueError, match=r"^name: expected names, got 'my rule'"):
+        na.rule("my rule", element, scalars, **ARGUMENTS)
+
+
+# --- check_rule ----------------------------------------------------------------------------------
+
+
+def test_all_forms_agree(monkeypatch):
+    report = na.check_rule(Yogi)
+    assert report.compared[0] == "Python and CPU, float32"
+    assert "CPU serial and parallel, float64" in report.compared
+    assert repr(report).startswith(f"Yogi: {len(report.compared)} forms agree.\n")
+
+
+@pytest.mark.parametrize(
+    ("planted", "text"),
+    [
+        (lambda p, g, gg, m, v, h: (*element(p, g, gg, m, v, h)[:2], v), "v at step 1: "),
+        (lambda p, g, gg, m, v, h: element(p, -g, gg, m, v, h), "p at step 1: "),
+    ],
+)
+def test_a_loop_of_another_formula_is_found(monkeypatch, planted, text):
+    """Python runs the planted formula, and the compiled loop the one that it was made of."""
+    Yogi(np.zeros(1)).step(np.ones(1))
+    monkeypatch.setattr(type(Yogi(np.zeros(1))._settings.plan), "element", lambda plan: planted)
+    with pytest.raises(AssertionError, match=f"^Python and CPU, float32: {text}"):
+        na.check_rule(Yogi)
+
+
+def test_only_classes_of_rules_are_checked():
+    for wrong in (na.Optimizer, "adam", element):
+        with pytest.raises(TypeError, match=r"^rule: expected a class of optimisers, got "):
+            na.check_rule(wrong)
