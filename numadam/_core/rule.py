@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any, Generic, TypeVar, overload
 
 from numadam._core.hyper import Hyper, at_start
+from numadam._jit.cache import OWN
 from numadam._jit.process import cached_property
 
 Value = TypeVar("Value")
@@ -154,7 +155,7 @@ class RuleSpec:
     def key(self) -> str:
         """First word in the names of its compiled loops; another formula has another one."""
         digest = self.digest or self._digest_of_others()
-        return f"own-{self.name}-{digest[:32]}" if digest else self.name
+        return f"{OWN}-{self.name}-{digest[:32]}" if digest else self.name
 
     @property
     def written_formula(self) -> dict[str, str]:

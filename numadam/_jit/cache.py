@@ -65,6 +65,10 @@ def source_stamp(package: str) -> str:
     return digest.hexdigest()
 
 
+#: First word of the names of loops of users' formulas. Of these, and of objectives, so many are
+#: kept, 20 to 200 kB each: one that is edited or made anew around other data is another entry.
+OWN, MOST_ENTRIES = "own", 500
+
 _chosen: list[Path] = []
 
 
@@ -255,6 +259,8 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         content = dumps(data._reduce())  # noqa: SLF001  # as Numba's own cache
         if not write(self._entry(signature, data.codegen), content):
             self._report.folder = None
+        if self._name.startswith(f"{OWN}-"):
+            remove_oldest(OWN, MOST_ENTRIES)
 
     @staticmethod
     def _usable(parts: Any) -> bool:

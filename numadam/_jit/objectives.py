@@ -27,7 +27,7 @@ from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.rewrites import rewrite_registry
 from numba.core.typing import templates
 
-from numadam._jit.cache import LoopCache, remove_oldest
+from numadam._jit.cache import MOST_ENTRIES, LoopCache, remove_oldest
 from numadam._jit.functions import compiler_into
 from numadam._jit.pointers import INNER
 from numadam._jit.reports import objective_logger
@@ -467,9 +467,8 @@ def _home(x: Any) -> str:
 #: Addresses as numbers, globals that hold them, functions that call themselves.
 _BOUND = re.compile(r"inttoptr \(?i64 [1-9-]|numba\.dynamic\.globals|\.numba\.unresolved\$")
 _ENVIRONMENT = "_ZN08NumbaEnv"
-#: Begin of the names of the entries; so many are kept, 20 to 200 kB each: an objective that is
-#: defined anew around each set of data makes one each time.
-_PREFIX, _MOST_ENTRIES = "objective", 500
+#: Begin of the names of the entries.
+_PREFIX = "objective"
 
 
 def _is_constant(x: Any) -> bool:
@@ -575,7 +574,7 @@ class _PortableCache(LoopCache):
         """Write it to the disk where another process may run it."""
         if data.library.portable and not data.lifted:
             super().save_overload(signature, data)
-            remove_oldest(_PREFIX, _MOST_ENTRIES)
+            remove_oldest(_PREFIX, MOST_ENTRIES)
         else:
             self._report.folder = None
 

@@ -16,6 +16,7 @@ import pytest
 import numadam as na
 from numadam._core.hyper import Hyper
 from numadam._core.rule import RuleSpec
+from numadam._jit import cache
 from numadam.rules.adam import ADAM
 from numadam.rules.lion import LION
 
@@ -317,6 +318,19 @@ def test_it_is_kept_on_disk(tmp_path):
     assert "loaded own-Kept" in second
     (tmp_path / "kept.py").write_text(program.replace("2.0", "3.0"))
     assert "compiled own-Kept" in messages()
+
+
+def test_a_formula_that_is_edited_fills_no_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "MOST_ENTRIES", 1)
+    with cache.only_in(tmp_path):
+        for factor in (2.0, 3.0):
+            kind = na.rule("Mine", lambda p, g, h: h.step * g, times(factor))
+            kind(np.ones(3)).step(np.ones(3))
+    assert len([*tmp_path.rglob("own-*.loop")]) == 1
+
+
+def times(factor):
+    return lambda c, q, lr, t: dict(step=factor * lr)
 
 
 # --- what is wrong with a formula, before anything is compiled -----------------------------------
