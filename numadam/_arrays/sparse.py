@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,14 @@ class Rows:
 
     Parameters
     ----------
-    indices : array of shape (k,), any integer dtype
+    indices : array of shape (k,), any integer dtype; or of shape (n,), bool
         Which rows of the parameter, in any order. A row that is named several times gets the sum.
-        Rows count from 0; negative indices are refused.
+        Rows count from 0; negative indices are refused. A boolean mask has an element for each of
+        the n rows of the parameter, and marks k of them with True.
     values : array of shape (k, ...), float32 or float64
-        One row of gradient for each index, shaped like a row of the parameter and in its dtype.
-        For a one-dimensional parameter a row is a single number, and the shape is (k,).
+        One row of gradient for each index, or for each True of the mask in their order, shaped
+        like a row of the parameter and in its dtype. For a one-dimensional parameter a row is a
+        single number, and the shape is (k,).
 
     Raises
     ------
@@ -50,6 +53,8 @@ class Rows:
     >>> from numadam._arrays.sparse import Rows
     >>> Rows(np.array([7, 2, 7]), np.ones((3, 4)))  # row 7 gets twos
     Rows(3 rows, values of shape (3, 4), float64)
+    >>> Rows(np.array([True, False, True]), np.ones((2, 4)))  # rows 0, 2
+    Rows(2 rows, values of shape (2, 4), float64)
     """
 
     __slots__ = ("indices", "values")
@@ -123,6 +128,40 @@ def clear(rows: Any, dense: Any) -> None:
     dense[rows] = 0
 
 
+def marked(grad: Any, mask: Any, names: tuple[str, str], param: Any) -> Any:
+    """The rows of a dense gradient that a boolean mask marks, as `Rows`; with None all of it.
+
+    `names` are those of gradient and mask; `param` is the array that they belong to.
+    """
+    if mask is None:
+        return grad
+    name, mask_name = names
+    if is_sparse(grad):
+        raise TypeError(f"{name}: is sparse, and names its rows itself. Leave out {mask_name}.")
+    if not param.shape:
+        raise ValueError(f"{mask_name}: its parameter has shape (), and no rows. Use None there.")
+    if param.dtype.kind == "c":
+        raise TypeError(f"{mask_name}: the parameters are complex: all of their rows are stepped.")
+    xp = _common_library(mask, mask_name, grad, name)
+    if mask.dtype != bool:
+        raise TypeError(
+            f"{mask_name}: expected a mask of bool, got {name_dtype(mask.dtype)}. Row numbers go "
+            "into numadam.Rows(indices, values)."
+        )
+    if grad.shape != param.shape:
+        raise ValueError(
+            f"{name}: expected shape {param.shape} like the parameter, got {grad.shape}. Gradients "
+            "of the marked rows alone go into numadam.Rows(mask, values)."
+        )
+    _check_mask(mask, mask_name, param.shape)
+    if grad.dtype != param.dtype:
+        raise TypeError(bad_dtype(name, grad.dtype, param.dtype, "the parameter"))
+    with nullcontext() if xp is np else grad.device:
+        # one pass over the mask; grad[mask] would be several, and slower
+        indices = xp.flatnonzero(mask)
+        return Rows(indices, grad.take(indices, axis=0))
+
+
 # --- rows ----------------------------------------------------------------------------------------
 
 
@@ -135,39 +174,56 @@ def _library(x: Any, name: str) -> Any:
     raise TypeError(f"{name}: {describe(x)}")
 
 
-def _check_rows(indices: Any, values: Any, prefix: str) -> Any:
-    """Check the arrays without a parameter, when made and at each step; return their library."""
-    xp = _library(values, f"{prefix}values")
-    if _library(indices, f"{prefix}indices") is not xp:
-        wanted = "NumPy" if xp is np else "CuPy"
-        raise TypeError(f"{prefix}indices: {describe(indices, wanted)}")
-    if indices.device != values.device:
+def _common_library(which: Any, which_name: str, values: Any, name: str) -> Any:
+    """The library of two arrays, which lie on one device."""
+    xp = _library(values, name)
+    if _library(which, which_name) is not xp:
+        raise TypeError(f"{which_name}: {describe(which, 'NumPy' if xp is np else 'CuPy')}")
+    if which.device != values.device:
         raise ValueError(
-            f"{prefix}indices: are on {indices.device}, but {prefix}values on {values.device}. "
+            f"{which_name}: are on {which.device}, but {name} on {values.device}. "
             "Copy one of them there."
         )
-    _check_indices(indices, f"{prefix}indices")
-    _check_values(values, len(indices), f"{prefix}values")
     return xp
 
 
+def _check_rows(indices: Any, values: Any, prefix: str) -> Any:
+    """Check the arrays without a parameter, when made and at each step; return their library."""
+    xp = _common_library(indices, f"{prefix}indices", values, f"{prefix}values")
+    _check_indices(indices, f"{prefix}indices")
+    is_mask = indices.dtype == bool
+    count = int(xp.count_nonzero(indices)) if is_mask else len(indices)
+    _check_values(values, count, f"{prefix}values", "True" if is_mask else "index")
+    return xp
+
+
+def _check_mask(mask: Any, name: str, shape: tuple[int, ...]) -> None:
+    if mask.shape != shape[:1]:
+        raise ValueError(
+            f"{name}: expected a mask of shape {shape[:1]}, an element for each row of a parameter "
+            f"of shape {shape}, got {mask.shape}."
+        )
+
+
 def _check_indices(indices: Any, name: str) -> None:
-    if indices.dtype.kind not in "iu":
-        advice = "Use numpy.flatnonzero(mask)." if indices.dtype == bool else "Use .astype(int)."
-        raise TypeError(f"{name}: expected integers, got {name_dtype(indices.dtype)}. {advice}")
+    if indices.dtype.kind not in "iub":
+        raise TypeError(
+            f"{name}: expected integers or a mask of bool, got {name_dtype(indices.dtype)}. "
+            "Use .astype(int)."
+        )
     if indices.ndim != 1:
         raise ValueError(
             f"{name}: expected one axis, got shape {indices.shape}. Use .reshape(-1), and give "
             "values one row for each index."
         )
-    if len(indices) and (low := int(indices.min())) < 0:
+    if indices.dtype != bool and len(indices) and (low := int(indices.min())) < 0:
         raise ValueError(
             f"{name}: got the row {low}. Rows count from 0: add the number of rows to what counts "
             "from the end."
         )
 
 
-def _check_values(values: Any, count: int, name: str) -> None:
+def _check_values(values: Any, count: int, name: str, each: str) -> None:
     if values.dtype not in DTYPES:
         raise TypeError(
             f"{name}: expected float32 or float64 like the parameter, got "
@@ -175,7 +231,7 @@ def _check_values(values: Any, count: int, name: str) -> None:
         )
     if values.ndim == 0 or len(values) != count:
         raise ValueError(
-            f"{name}: expected {count} rows, one for each index, got shape {values.shape}."
+            f"{name}: expected {count} rows, one for each {each}, got shape {values.shape}."
         )
 
 
@@ -186,6 +242,9 @@ def _of_rows(x: Rows, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -
         raise ValueError(f"{name}: its parameter has shape (), and no rows. Pass a dense array.")
     if values.dtype != dtype:
         raise TypeError(bad_dtype(f"{name}.values", values.dtype, dtype, "the parameter"))
+    if indices.dtype == bool:
+        _check_mask(indices, f"{name}.indices", shape)
+        indices = xp.flatnonzero(xp.asarray(indices))
     count = len(indices)
     if values.shape[1:] != shape[1:]:
         raise ValueError(

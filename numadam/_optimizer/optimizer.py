@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numadam._arrays.checks import NO_GRADIENTS
+from numadam._arrays.sparse import marked
 from numadam._arrays.tree import refuse_replaced
 from numadam._core.hyper import Rate
 from numadam._core.keywords import SharedAttributes
@@ -135,6 +137,7 @@ class Optimizer(SharedAttributes, Checkpointed):
         params: Any = None,
         lr: float | None = None,
         out: Any = None,
+        rows: Any = None,
     ) -> None:
         """Take one step: update parameters and state in place.
 
@@ -156,6 +159,10 @@ class Optimizer(SharedAttributes, Checkpointed):
         out : array or nesting of arrays, optional
             Receives the update: the parameters would become ``p + out``. State and t change, the
             parameters do not.
+        rows : array of bool or nesting of them, optional
+            Only rows marked with True are stepped; needs ``sparse="lazy"``. A mask of shape
+            ``p.shape[:1]`` for each array, or None for all of its rows. Short form of
+            ``Rows(mask, grad[mask])``: the gradients outside of the mask are not read.
 
         Raises
         ------
@@ -184,8 +191,8 @@ class Optimizer(SharedAttributes, Checkpointed):
         with self._lock:
             try:
                 rate = self._settings.constant_rate
-                if not self._tree.is_leaf or grads is None:
-                    went = self._step(grads, params, lr, out)
+                if not self._tree.is_leaf or grads is None or rows is not None:
+                    went = self._step(grads, params, lr, out, rows)
                 else:  # one array: 0.1 to 2 us less than the other way
                     if lr is not None or rate is None:
                         rate = self._settings.rate(self.t, lr)
@@ -200,7 +207,7 @@ class Optimizer(SharedAttributes, Checkpointed):
             if not went:
                 self._not_finite()
 
-    def _step(self, grads: Any, params: Any, lr: float | None, out: Any) -> bool:
+    def _step(self, grads: Any, params: Any, lr: float | None, out: Any, rows: Any) -> bool:
         """Take any step; False where the guard stopped it."""
         tree = self._tree
         if grads is not None:
@@ -212,6 +219,8 @@ class Optimizer(SharedAttributes, Checkpointed):
             refuse_replaced(tree, self._grads, leaves, "opt.grads")
         if params is None and not tree.is_leaf:
             refuse_replaced(tree, self._params, self._given, "params")
+        if rows is not None:
+            leaves = self._marked(leaves, rows)
         rate = self._settings.constant_rate
         if lr is not None or rate is None:
             rate = self._settings.rate(self.t, lr)
@@ -224,6 +233,18 @@ class Optimizer(SharedAttributes, Checkpointed):
             None if params is None else tree.flatten(params, "params"),
             None if out is None else tree.flatten(out, "out"),
         )
+
+    def _marked(self, grads: Sequence[Any], rows: Any) -> list[Any]:
+        """The gradients as `Rows`, where `rows` has a mask for their array."""
+        if self._settings.options["sparse"] != "lazy":
+            raise ValueError(
+                "rows: a step of some rows leaves the others as they are. Make the optimiser with "
+                "sparse='lazy'."
+            )
+        tree = self._tree
+        names = zip(tree.names("grads"), tree.names("rows"), strict=True)
+        masks = tree.flatten(rows, "rows")
+        return list(map(marked, grads, masks, names, self._backend.params))
 
     def flush(self) -> bool:
         """Take a step with the mean of the gradients that `accumulate` has added so far.

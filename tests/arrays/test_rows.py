@@ -381,11 +381,17 @@ def test_csr_of_cupy(monkeypatch):
         (np.arange(2), np.ma.masked_array(TWO), TypeError,
          "values: expected a NumPy or CuPy array, got a masked array: which elements count? Use "
          "x.filled(0) or x.data."),
-        (np.ones(2), TWO, TypeError, "indices: expected integers, got float64. Use .astype(int)."),
-        (np.ones(2, bool), TWO, TypeError,
-         "indices: expected integers, got bool. Use numpy.flatnonzero(mask)."),
+        (np.ones(2), TWO, TypeError,
+         "indices: expected integers or a mask of bool, got float64. Use .astype(int)."),
         (np.ones(2, object), TWO, TypeError,
-         "indices: expected integers, got object. Use .astype(int)."),
+         "indices: expected integers or a mask of bool, got object. Use .astype(int)."),
+        (np.ones(3, bool), TWO, ValueError,
+         "values: expected 3 rows, one for each True, got shape (2, 3)."),
+        (np.zeros(2, bool), TWO, ValueError,
+         "values: expected 0 rows, one for each True, got shape (2, 3)."),
+        (np.ones((2, 1), bool), TWO, ValueError,
+         "indices: expected one axis, got shape (2, 1). Use .reshape(-1), and give values one "
+         "row for each index."),
         (np.ones((2, 1), int), TWO, ValueError,
          "indices: expected one axis, got shape (2, 1). Use .reshape(-1), and give values one "
          "row for each index."),

@@ -137,6 +137,97 @@ def test_lazy_with_decay_and_norm():
     np.testing.assert_allclose(clipped.params, limited.p, rtol=1e-12)
 
 
+# --- masks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("marks", ["some", "none", "all"])
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.2, "decoupled": False}], ids=str)
+def test_a_mask_against_each_row_stepped_densely(dtype, marks, options):
+    """Marked rows have the bits of optimisers of one row each; NaN in other gradients is unread."""
+    rng = np.random.default_rng(5)
+    start = rng.standard_normal((9, 3)).astype(dtype)
+    mask = {"some": rng.random(9) < 0.5, "none": np.zeros(9, bool), "all": np.ones(9, bool)}[marks]
+    opt = na.Adam(start.copy(), 0.1, sparse="lazy", **options)
+    by_rows = na.Adam(start.copy(), 0.1, sparse="lazy", **options)
+    each = [na.Adam(start[i].copy(), 0.1, **options) for i in range(9)]
+    for _ in range(4):
+        grads = rng.standard_normal((9, 3)).astype(dtype)
+        grads[~mask] = np.nan
+        opt.step(grads, rows=mask)
+        by_rows.step(Rows(mask, grads[mask]))
+        for i in np.flatnonzero(mask):
+            each[i].step(grads[i])
+    assert opt.t == by_rows.t == 4
+    for got in (opt, by_rows):
+        assert_same_bits(got.params, np.stack([one.params for one in each]))
+        for name in ("m", "v"):
+            assert_same_bits(got.state[name], np.stack([one.state[name] for one in each]))
+
+
+def test_masks_of_several_arrays_with_groups_and_a_norm():
+    """As `Rows` of row numbers; an array whose mask is None is stepped as a whole."""
+    rng = np.random.default_rng(6)
+    start = {"w": rng.standard_normal((7, 2)), "b": rng.standard_normal(7), "c": np.ones(())}
+    masks = {"w": rng.random(7) < 0.5, "b": rng.random(7) < 0.5, "c": None}
+    options = {"lr": {"w": 0.1, "b": 0.2, "c": 0.3}, "clip_norm": 0.5, "sparse": "lazy"}
+    masked, numbered = (na.Adam(copy.deepcopy(start), **options) for _ in range(2))
+    for _ in range(3):
+        grads = {name: rng.standard_normal(p.shape) for name, p in start.items()}
+        masked.step(grads, rows=masks)
+        rows = {k: Rows(np.flatnonzero(masks[k]), grads[k][masks[k]]) for k in "wb"}
+        numbered.step({**rows, "c": grads["c"]})
+    size = np.sqrt(sum((grads[k][masks[k]] ** 2).sum() for k in "wb") + grads["c"] ** 2)
+    assert masked.grad_norm == pytest.approx(size, rel=1e-14)
+    for name in start:
+        assert_same_bits(masked.params[name], numbered.params[name])
+        assert (masked.params[name] != start[name]).any()
+    for name in "wb":
+        assert_same_bits(masked.params[name][~masks[name]], start[name][~masks[name]])
+
+
+def test_masks_with_other_parameters_but_no_out():
+    opt, other = na.Adam(SIX.copy(), 0.1, sparse="lazy"), SIX.copy()
+    with pytest.raises(ValueError, match=r"^out: sparse='lazy'"):
+        opt.step(SIX, rows=MASK, out=np.empty((3, 2)))
+    opt.step(SIX, rows=MASK, params=other)
+    assert_same_bits(opt.params, SIX)
+    assert ((other != SIX).all(1) == MASK).all()
+
+
+MASK, SIX = np.array([True, False, True]), np.ones((3, 2))
+LAZY = {"sparse": "lazy"}
+
+
+@pytest.mark.parametrize(
+    ("p", "options", "grads", "rows", "error", "text"),
+    [
+        (SIX, {}, SIX, MASK, ValueError, "rows: a step of some rows .* sparse='lazy'"),
+        (SIX, {"sparse": "dense"}, SIX, MASK, ValueError, "rows: a step of some .* sparse='lazy'"),
+        (SIX, LAZY, SIX, MASK.tolist(), TypeError, "rows: expected a NumPy or CuPy array, got l"),
+        (SIX, LAZY, SIX.tolist(), MASK, TypeError, "grads: expected a NumPy or CuPy array, got l"),
+        (SIX, LAZY, SIX, MASK.astype(int), TypeError, "rows: expected a mask of bool, got int64"),
+        (SIX, LAZY, SIX, MASK[:2], ValueError, r"rows: expected a mask of shape \(3,\)"),
+        (SIX, LAZY, SIX, SIX > 0, ValueError, r"rows: expected a mask of shape \(3,\), .*\(3, 2\)"),
+        (SIX, LAZY, SIX[MASK], MASK, ValueError, r"grads: expected shape \(3, 2\) .*Rows\(mask"),
+        (SIX, LAZY, SIX.astype("f4"), MASK, TypeError, "grads: expected float64 .* got float32"),
+        (SIX, LAZY, Rows(MASK, SIX[MASK]), MASK, TypeError, "grads: is sparse, and names its rows"),
+        (SIX, LAZY, Rows(MASK[:2], SIX[:1]), None, ValueError, "grads.indices: expected a mask"),
+        (SIX + 0j, LAZY, SIX + 0j, MASK, TypeError, "rows: the parameters are complex"),
+        (np.ones(()), LAZY, np.ones(()), MASK, ValueError, r"rows: its parameter has shape \(\)"),
+        ({"w": SIX}, LAZY, {"w": SIX}, MASK, ValueError, "rows: expected "),
+        ({"w": SIX}, LAZY, {"w": SIX}, {"w": MASK[:2]}, ValueError, r"rows\['w'\]: expected a m"),
+    ],
+)  # fmt: skip
+def test_bad_masks_are_refused_before_anything_is_written(p, options, grads, rows, error, text):
+    opt = na.Adam(copy.deepcopy(p), 0.1, **options)
+    with pytest.raises(error, match=f"^{text}"):
+        opt.step(grads, rows=rows)
+    assert opt.t == 0
+    for now, before in zip(tree_leaves(opt.params), tree_leaves(p), strict=True):
+        assert now.tobytes() == before.tobytes()
+
+
 def test_norm_has_the_bits_of_the_rows_alone():
     """However long the table: blocks without a gradient add nothing."""
     rng = np.random.default_rng(3)

@@ -387,7 +387,9 @@ def bad_elements():
     }
 
 
-@pytest.mark.parametrize(("wrong", "text"), bad_elements().items(), ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(
+    ("wrong", "text"), bad_elements().items(), ids=lambda x: getattr(x, "__name__", "says")
+)
 def test_wrong_elements(wrong, text):
     with pytest.raises(TypeError, match=f"^{text}"):
         na.rule("Mine", wrong, scalars, **ARGUMENTS)
@@ -432,7 +434,9 @@ def bad_scalars():
     }
 
 
-@pytest.mark.parametrize(("wrong", "text"), bad_scalars().items(), ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(
+    ("wrong", "text"), bad_scalars().items(), ids=lambda x: getattr(x, "__name__", "says")
+)
 def test_wrong_scalars(wrong, text):
     def plain(p, g, m, v, h):
         return h.step * m, m, v

@@ -45,6 +45,26 @@ def test_rows_of_any_layout_as_on_the_cpu(cp, how, order, options):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+def test_masks_as_on_the_cpu(cp):
+    left, random = [], np.random.default_rng(3)
+    grads = {"w": random.standard_normal((6, 2)), "b": random.standard_normal(5)}
+    masks = {"w": random.random(6) < 0.5, "b": np.zeros(5, bool)}
+    for xp in (np, cp):
+        params = {"w": xp.ones((6, 2)), "b": xp.ones(5)}
+        opt = na.Adam(params, sparse="lazy", clip_norm=0.5)
+        g, rows = ({k: xp.asarray(x) for k, x in one.items()} for one in (grads, masks))
+        opt.step(g, rows=rows)
+        opt.step({"w": Rows(rows["w"], g["w"][rows["w"]]), "b": g["b"]})
+        left.append([cp.asnumpy(a) for a in (*params.values(), *opt.state["v"].values())])
+    for one, other in zip(*left, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    with pytest.raises(TypeError, match=r"^rows\['w'\]: expected a CuPy array, got numpy"):
+        opt.step(g, rows=masks)
+    with pytest.raises(ValueError, match=r"^rows\['w'\]: expected a mask of shape \(6,\)"):
+        opt.step(g, rows={"w": rows["b"], "b": None})
+    assert opt.t == 2
+
+
 def test_a_sparse_matrix(cp):
     import cupyx.scipy.sparse
     import scipy.sparse
