@@ -19,7 +19,7 @@ from numba.core.typed_passes import type_inference_stage
 
 from numadam._core import options as op
 from numadam._core.element import parameters_of
-from numadam._core.hyper import Hyper
+from numadam._core.hyper import Hyper, check_switch
 from numadam._core.plan import OWN_STATE, STATE_SLOTS
 from numadam._core.rule import OF_EVERY_RULE, RuleSpec, named, with_class
 from numadam._jit.objectives import frozen
@@ -58,6 +58,8 @@ def _refuse_others(title: str, names: Iterable[str], known: Sequence[str], what:
 
 def _read_hyper(name: str, given: Any, is_power: bool) -> tuple[Hyper, float]:
     """A hyperparameter, and its default."""
+    if isinstance(given, tuple) and len(given) != 3:
+        raise ValueError(f"hypers: {name}: expected (default, low, high), got {given!r:.80}.")
     default, low, high = given if isinstance(given, tuple) else (given, None, None)
     if low is None:
         hyper = Hyper(name, 0.0, 1.0) if is_power else Hyper(name, -math.inf, positive=True)
@@ -111,6 +113,8 @@ def _names_of_scalars(title: str, scalars: Any, c: Any, q: Any) -> dict[str, flo
     try:
         returned = with_class(scalars, _Returned)(c, q, 0.1, 1.0)
     except AttributeError as error:
+        if error.obj is not c and error.obj is not q:
+            raise
         letter, what = ("c", "hyperparameters") if error.obj is c else ("q", "products")
         there = ", ".join(getattr(error.obj, "_fields", ())) or "none"
         raise TypeError(
@@ -359,6 +363,11 @@ def rule(
         key: Hyper(f"start[{key!r}]", -math.inf, positive=True).check(value)
         for key, value in (start or {}).items()
     }
+    if modulus and "gg" not in inspect.signature(element).parameters:
+        raise ValueError(
+            f"modulus: {', '.join(modulus)} is real only where both parts have the same square: "
+            "let element take gg, the squared modulus, and use it in place of g * g."
+        )
     parsed = [_read_hyper(key, given, key in powers) for key, given in (hypers or {}).items()]
     defaults = {hyper.name: default for hyper, default in parsed}
     (own_element, own_scalars), digest = frozen([element, scalars])
@@ -372,7 +381,7 @@ def rule(
         hypers=tuple(hyper for hyper, _ in parsed),
         formula=lambda: own_element,
         scalars=own_scalars,
-        decoupled=decoupled,
+        decoupled=check_switch("decoupled", decoupled),
         powers=tuple(powers),
         nonnegative=tuple(nonnegative),
         initial=begin,

@@ -462,6 +462,8 @@ def test_wrong_scalars(wrong, text):
         ({"hypers": {"beta1": 1.5, "beta2": 0.9}}, r"beta1: expected a number in \[0, 1\)"),
         ({"hypers": {"beta1": (0.9, 0, 2), "beta2": 0.9}}, r"powers: beta1 needs a range in"),
         ({"hypers": {"beta1": "a", "beta2": 0.9}}, "beta1: expected a number, got str"),
+        ({"hypers": {"beta1": (0.9, 1), "beta2": 0.9}}, r"hypers: beta1: expected \(default, low"),
+        ({"decoupled": "yes"}, "decoupled: expected True or False, got 'yes'"),
         ({"lr": -1.0}, r"lr: expected a number in \[0, inf\)"),
     ],
     ids=str,
@@ -469,6 +471,25 @@ def test_wrong_scalars(wrong, text):
 def test_wrong_arguments(changed, text):
     with pytest.raises((TypeError, ValueError), match=f"^{text}"):
         na.rule("Mine", element, scalars, **{**ARGUMENTS, **changed})
+
+
+def test_a_modulus_needs_the_common_square():
+    def of_parts(p, g, m, v, h):
+        return h.step * m, m, v + g * g
+
+    with pytest.raises(ValueError, match=r"^modulus: v is real only where both parts have"):
+        na.rule("Mine", of_parts, scalars, **ARGUMENTS, modulus=("v",))
+
+
+def test_hyperparameters_are_attributes_and_other_libraries_have_no_preset():
+    opt = Yogi(np.ones(2), beta1=0.5)
+    opt.beta1 = 0.25
+    assert opt.beta1 == 0.25
+    with pytest.raises(ValueError, match=r"^beta1: expected a number in \[0, 1\)"):
+        opt.beta1 = 1.0
+    with pytest.raises(ValueError, match=r"^like: "):
+        Yogi(np.ones(2), like="torch")
+    assert "beta1 : float in [0, 1) or callable, default 0.9\n" in Yogi.__doc__
 
 
 def test_what_is_no_function_or_no_name_is_refused():
