@@ -159,6 +159,10 @@ def minimised() -> dict[str, Array]:
 
     start = np.zeros(3)
     check: na.GradientCheck = na.check_grad(bowl, start, jac=True)
+    own: type[na.Optimizer] = na.rule(
+        "Own", lambda p, g, h: h.lr * g, lambda c, q, lr, t: {"lr": lr}
+    )
+    print(na.check_rule(na.Adam), own)
     status: Literal["right", "wrong", "unclear"] = check.status
     assert check.ok
     assert status == "right"

@@ -101,7 +101,7 @@ def check_rule(rule: type[Optimizer]) -> RuleCheck:
     return RuleCheck(rule.__name__, tuple(compared))
 
 
-def _make(rule: type[Optimizer], params: Any, **options: Any) -> Any:
+def _make(rule: type[Any], params: Any, **options: Any) -> Any:
     """An optimiser without what comes beside the formula."""
     return rule(params, lr=_LR, weight_decay=0.0, **options)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from numadam._arrays.checks import NO_GRADIENTS
 from numadam._arrays.sparse import marked
 from numadam._arrays.tree import refuse_replaced
-from numadam._core.hyper import Rate
 from numadam._core.keywords import SharedAttributes
 from numadam._core.options import DEFAULTS, HYPER_COLUMNS
 from numadam._optimizer.attributes import with_options
@@ -124,11 +123,6 @@ class Optimizer(SharedAttributes, Checkpointed):
     >>> opt.state["m"]["w"].round(3).tolist()
     [[0.1, 0.1], [0.1, 0.1]]
     """
-
-    if TYPE_CHECKING:
-
-        def __init__(self, params: Any, lr: Rate = ..., **options: Any) -> None:
-            """Of the subclasses, each with options of its own."""
 
     def step(
         self,

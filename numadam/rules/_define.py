@@ -242,7 +242,7 @@ def rule(
     decoupled: bool = False,
     lr: float = 1e-3,
     doc: str | None = None,
-) -> type[Optimizer]:
+) -> type[Any]:
     """Make an optimiser class from a formula on one element.
 
     The class has all that numadam's own have: one pass over memory on CPU and GPU, `minimize`

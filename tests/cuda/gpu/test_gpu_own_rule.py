@@ -51,7 +51,7 @@ Yogi = na.rule(
         ("f4", {}),
         ("f4", {"clip_norm": 1.0, "weight_decay": 0.1, "ema": 0.9, "bounds": (-1, 1)}),
         ("f2", {"master": True}),
-        ("f8", {"beta1": na.schedules.Linear(0.5, steps=3, end=0.9)}),
+        ("f8", {"beta1": na.schedules.Cosine(0.5, steps=3, end=0.9)}),
         ("c8", {}),
         ("c16", {"complex_form": "modulus"}),
         ("f4", {"capturable": True}),
