@@ -160,7 +160,9 @@ def minimised() -> dict[str, Array]:
     start = np.zeros(3)
     check: na.GradientCheck = na.check_grad(bowl, start, jac=True)
     own: type[na.Optimizer] = na.rule(
-        "Own", lambda p, g, h: h.lr * g, lambda c, q, lr, t: {"lr": lr}
+        "Own",
+        lambda p, g, h: h.lr * g,
+        lambda c, q, lr, t: dict(lr=lr),  # noqa: C408  # compiled
     )
     print(na.check_rule(na.Adam), own)
     status: Literal["right", "wrong", "unclear"] = check.status
