@@ -227,7 +227,7 @@ def _unreadable(function: Callable[..., Any]) -> str:
     for name, value in {**read.globals, **read.nonlocals}.items():
         try:
             _Reader(hashlib.sha256())._value(value)  # noqa: SLF001  # of this module
-        except Exception:
+        except Exception:  # as in `frozen`
             if isinstance(value, FunctionType):
                 return f"{name} is a Python function; decorate it with @numba.njit."
             return (

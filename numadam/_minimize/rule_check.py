@@ -128,10 +128,10 @@ def _scalars_at(spec: RuleSpec, plan: Plan, options: Any, t: int) -> Any:
     c = spec.hyper_type(*spec.control_values(options))
     power: Any = make_power(lambda function: function)
     betas = {f"{name}_product": power(getattr(c, name), float(t), None, 0) for name in spec.powers}
-    q, own = SimpleNamespace(**betas), dict.fromkeys(spec.own_products(None), 1.0)
-    advance = None if not own else spec.compiled_advance("")
-    for step in range(1, t + 1):
-        if advance is not None:
+    own = dict.fromkeys(spec.own_products(None), 1.0)
+    if own:
+        advance = spec.compiled_advance("")
+        for step in range(1, t + 1):
             own = advance(c, SimpleNamespace(**own), float(step))._asdict()
     q = SimpleNamespace(**betas, **own)
     numbers = plan.scalars(c, q, _LR, float(t))

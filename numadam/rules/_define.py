@@ -6,6 +6,7 @@ import dis
 import hashlib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
@@ -78,6 +79,10 @@ def _read_hyper(name: str, given: Any, is_power: bool) -> tuple[Hyper, float]:
 # float64, and a loop then is slow. The bytecode is read, which is there where source is not.
 
 
+#: Instructions that have a number of the source in them, by version of Python.
+_LOADS_OF_CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT", "RETURN_CONST")
+
+
 def problems(rule: RuleSpec, element: Any) -> Iterator[str]:
     """All that can be seen in the code of an element and its scalars; a sentence each."""
     try:
@@ -98,14 +103,11 @@ def problems(rule: RuleSpec, element: Any) -> Iterator[str]:
         before = value[-1] if isinstance(value, tuple) and value else value
 
 
-_LOADS_OF_CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT", "RETURN_CONST")
-
-
 class _Returned(dict[str, Any]):
     """Stands for `dict` in scalars: a display ``{...}`` is of another type."""
 
 
-def _names_of_scalars(title: str, scalars: Any, c: Any, q: Any) -> dict[str, float]:
+def _first_scalars(title: str, scalars: Any, c: Any, q: Any) -> dict[str, float]:
     """Numbers that `scalars` returns at the first step, found by a call in Python."""
     form = inspect.signature(scalars)
     if len(form.parameters) != 4:
@@ -363,7 +365,8 @@ def rule(
         key: Hyper(f"start[{key!r}]", -math.inf, positive=True).check(value)
         for key, value in (start or {}).items()
     }
-    if modulus and "gg" not in inspect.signature(element).parameters:
+    takes_square = "gg" in inspect.signature(element).parameters
+    if modulus and not takes_square:
         raise ValueError(
             f"modulus: {', '.join(modulus)} is real only where both parts have the same square: "
             "let element take gg, the squared modulus, and use it in place of g * g."
@@ -371,10 +374,11 @@ def rule(
     parsed = [_read_hyper(key, given, key in powers) for key, given in (hypers or {}).items()]
     defaults = {hyper.name: default for hyper, default in parsed}
     (own_element, own_scalars), digest = frozen([element, scalars])
-    shape = names, known, tuple(powers), None if modulus is None else tuple(modulus)
+    real = None if modulus is None else tuple(modulus)  # state arrays of a complex number
     products = named("Products", tuple(f"{key}_product" for key in powers))
     c, q = named("Hypers", known)(**defaults), products(*(defaults[key] for key in powers))
-    numbers = _names_of_scalars(name, own_scalars, c, q if powers else None)
+    numbers = _first_scalars(name, own_scalars, c, q if powers else None)
+    whole = digest, (names, known, tuple(powers), real), tuple(numbers)  # all that is compiled in
     spec = RuleSpec(
         name=name,
         state=names,
@@ -385,13 +389,15 @@ def rule(
         powers=tuple(powers),
         nonnegative=tuple(nonnegative),
         initial=begin,
-        modulus=shape[-1],
-        squared="gg" in inspect.signature(element).parameters,
-        digest=hashlib.sha256(repr((digest, shape, tuple(numbers))).encode()).hexdigest(),
+        modulus=real,
+        squared=takes_square,
+        digest=hashlib.sha256(repr(whole).encode()).hexdigest(),
         scalar_names=tuple(numbers),
     )
     for problem in problems(spec, own_element):
         raise TypeError(problem)
     h = spec.scalar_type(*map(np.float32, (*numbers.values(), 0.0, 0.0)))
     _check_types(spec, own_element, c, q if powers else None, h)
-    return _make_class(spec, defaults, Hyper("lr").check(lr), doc, str(element.__module__))
+    # of the caller, as `namedtuple` does: pickle looks there for the class
+    module = sys._getframe(1).f_globals.get("__name__", "__main__")  # noqa: SLF001
+    return _make_class(spec, defaults, Hyper("lr").check(lr), doc, module)

@@ -19,32 +19,7 @@ from numadam._core.rule import RuleSpec
 from numadam._jit import cache
 from numadam.rules.adam import ADAM
 from numadam.rules.lion import LION
-
-ARGUMENTS = {
-    "state": ("m", "v"),
-    "start": {"m": 1e-6, "v": 1e-6},
-    "hypers": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-3},
-    "powers": ("beta1", "beta2"),
-    "lr": 0.01,
-}
-
-
-def element(p, g, gg, m, v, h):
-    m = h.beta1 * m + h.alpha1 * g
-    v = v - h.alpha2 * (gg if v > gg else -gg if v < gg else h.zero)
-    return h.step * m / (math.sqrt(v) * h.root + h.eps), m, v
-
-
-def scalars(c, q, lr, t):
-    return dict(
-        beta1=c.beta1,
-        alpha1=1 - c.beta1,
-        alpha2=1 - c.beta2,
-        eps=c.eps,
-        step=lr / (1 - q.beta1_product),
-        root=1 / math.sqrt(1 - q.beta2_product),
-    )
-
+from tests.rules.yogi import ARGUMENTS, element, scalars
 
 Yogi = na.rule("Yogi", element, scalars, **ARGUMENTS)
 
@@ -78,6 +53,24 @@ def test_it_takes_the_steps_of_the_paper(dtype, rtol):
         reference.step(g.astype(dtype).astype(float))
         opt.step(g.astype(dtype))
     np.testing.assert_allclose(x, reference.p, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.peers("jax", "optax")
+def test_it_has_the_numbers_of_optax():
+    import jax
+    import optax
+
+    x, random = np.linspace(-2, 3, 200), np.random.default_rng(1)
+    opt, scale = Yogi(x, lr=0.01), np.exp(random.uniform(-5, 5, (100, 200)))
+    with jax.enable_x64(True):
+        theirs, rule = jax.numpy.asarray(x.copy()), optax.yogi(0.01)
+        state = rule.init(theirs)
+        for g in random.standard_normal((100, 200)) * scale:
+            opt.step(g)
+            update, state = rule.update(jax.numpy.asarray(g), state, theirs)
+            theirs = optax.apply_updates(theirs, update)
+    # of the numbers at the start: what comes near 0 has the errors of its terms
+    np.testing.assert_allclose(x, theirs, rtol=0, atol=1e-15)
 
 
 def test_a_rule_of_adams_formula_has_adams_bits():

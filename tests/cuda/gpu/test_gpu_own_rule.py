@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import numadam as na
+from tests.rules.yogi import ARGUMENTS, scalars
 
 
 @numba.njit
@@ -22,27 +23,7 @@ def element(p, g, gg, m, v, h):
     return h.step * m / root_of(v, h), m, v
 
 
-def scalars(c, q, lr, t):
-    return dict(
-        beta1=c.beta1,
-        alpha1=1 - c.beta1,
-        alpha2=1 - c.beta2,
-        eps=c.eps,
-        step=lr / (1 - q.beta1_product),
-        root=1 / math.sqrt(1 - q.beta2_product),
-    )
-
-
-Yogi = na.rule(
-    "Yogi",
-    element,
-    scalars,
-    state=("m", "v"),
-    start={"m": 1e-6, "v": 1e-6},
-    hypers={"beta1": 0.9, "beta2": 0.999, "eps": 1e-3},
-    powers=("beta1", "beta2"),
-    modulus=("v",),
-)
+Yogi = na.rule("Yogi", element, scalars, **ARGUMENTS, modulus=("v",))
 
 
 @pytest.mark.parametrize(
