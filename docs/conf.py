@@ -30,6 +30,7 @@ extensions = [
     "mathml",
     "result_entries",
     "rule_pages",
+    "search_words",
 ]
 exclude_patterns = ["_build", "README.md", "gallery"]
 nitpicky = True
@@ -71,6 +72,7 @@ html_title = "numadam"
 html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["numadam.css"]
+html_search_scorer = str(HERE / "_ext" / "scorer.js")
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
