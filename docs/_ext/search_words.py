@@ -1,4 +1,4 @@
-"""A check of the built search: what users type finds its page among the first three.
+"""Check of the built search: what users type finds its page among the first three.
 
 The search runs as in a browser, by its own code, if Node.js is installed (search_words.js).
 """
@@ -35,7 +35,7 @@ FIRST = 3
 
 
 def missed(found: dict[str, list[str]]) -> list[str]:
-    """What finds its page too late: words, page, and the pages that come first."""
+    """Words that find their page too late, with the pages that come first."""
     return [
         f"{words!r}: expected {page} among {found[words][:FIRST]}"
         for words, page in PAGES.items()
