@@ -22,6 +22,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "matplotlib.sphinxext.plot_directive",
     # of our own, in _ext
+    "argument_links",
     "command_help",
     "complete",
     "form",
@@ -53,6 +54,9 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"[/\\]plot_",
     "ignore_pattern": r"(^|[/\\])(?!plot_)[^/\\]*\.py$",  # modules beside the examples
+    "subsection_order": [
+        f"gallery/{task}" for task in ("fit", "scale", "invert", "train")
+    ],
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
     "capture_repr": (),  # no <... object at 0x...> below a block
@@ -70,6 +74,7 @@ html_title = "numadam"
 html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["numadam.css"]
+html_search_scorer = str(HERE / "_static" / "scorer.js")
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

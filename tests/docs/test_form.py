@@ -98,7 +98,7 @@ def formulas(text):
 
 def all_formulas():
     texts = [inspect.getdoc(thing) or "" for thing in public_names().values()]
-    texts += [path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("gallery/plot_*.py"))]
+    texts += [path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("gallery/*/plot_*.py"))]
     return sorted({formula for text in texts for formula in formulas(text)})
 
 
