@@ -1,6 +1,6 @@
 """Speed over the project's own commits: one machine, one run, one driver for all of them.
 
-    python asv_benchmarks/history.py                  # 12 commits, to docs/benchmarks
+    python asv_benchmarks/history.py                  # 12 commits, to the docs
     python asv_benchmarks/history.py --commits 3 --pairs 3 --output /tmp   # a trial
     python asv_benchmarks/history.py --draw           # only the picture, from the JSON
 
@@ -166,7 +166,7 @@ def main():
     parser.add_argument("--repeat", type=int, default=2, help="turns over them (default: 2)")
     parser.add_argument("--pairs", type=int, default=15, help="samples a figure (default: 15)")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a benchmark")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "development" / "benchmarks")
     parser.add_argument("--draw", action="store_true", help="only draw what was recorded")
     args = parser.parse_args()
     if not args.output.is_dir():

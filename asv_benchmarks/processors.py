@@ -1,11 +1,12 @@
-"""Figures of the targets on different processors, side by side: docs/benchmarks/processors.md.
+"""Figures of the targets on different processors, side by side: processors.json.
 
     NUMADAM_BENCH_LARGE=1 python asv_benchmarks/run.py --wait 60 --json targets.json
     python -m numadam bench --size 1e4 --size 1e6 --json sizes.json
     python asv_benchmarks/processors.py targets.json sizes.json
 
-writes the figures into the column of their processor, the others stay. Columns and cells lie in
-processors.json, where they may also be changed by hand; without a file only the page is written.
+writes the figures into the column of their processor in processors.json; the others stay, and may
+be changed by hand. The build of the documentation makes the tables of processors.md from that file
+(docs/_ext/benchmark_tables.py).
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ import run
 
 from numadam.bench.command import seconds_text
 
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
-DATA, PAGE = DOCS / "processors.json", DOCS / "processors.md"
-_BEGIN = "<!-- written by asv_benchmarks/processors.py from here on -->"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "development" / "benchmarks"
+DATA = DOCS / "processors.json"
 #: Cases whose own seconds are of interest, too.
 _WITH_SECONDS = ("first-step", "overhead")
 
@@ -57,8 +57,8 @@ def add(columns, table):
     }
 
 
-def page(columns):
-    """Both tables, and what the columns are."""
+def tables(columns):
+    """Both tables as Markdown, and what the columns are."""
     titles = [one["title"] for one in columns]
     cases = [
         [name, case.what, run.target_text(case.target, unit)]
@@ -70,16 +70,16 @@ def page(columns):
         [f"{size:,}", *(one["roofline"].get(str(size), "-") for one in columns)] for size in sizes
     ]
     parts = [f"- **{one['title']}**: {one['about']}" for one in columns]
-    parts += ["", "## Targets", "", machine.table(["case", "what", "target", *titles], cases)]
+    parts += ["", "**Targets**", "", machine.table(["case", "what", "target", *titles], cases)]
     if rooflines:
-        parts += ["", "## A step / its memory traffic", ""]
+        parts += ["", "**A step / its memory traffic**", ""]
         parts += [machine.table(["elements", *titles], rooflines)]
     return "\n".join(parts) + "\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("figures", nargs="*", type=Path, help="files of `--json`")
+    parser.add_argument("figures", nargs="+", type=Path, help="files of `--json`")
     files = parser.parse_args().figures
     columns = json.loads(DATA.read_text())
     for file in files:
@@ -88,8 +88,6 @@ def main():
             table["machine"] = machine.machine()
         add(columns, table)
     DATA.write_text(json.dumps(columns, indent=1) + "\n")
-    text = PAGE.read_text()
-    PAGE.write_text(text[: text.index(_BEGIN)] + f"{_BEGIN}\n\n{page(columns)}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Time of a step on many ranks: docs/benchmarks/scale.md, its tables and its picture.
+"""Time of a step on many ranks: tables and picture of docs/development/benchmarks/mpi.md.
 
     python asv_benchmarks/scale.py --measure     # the points of this machine, 1 to 4 ranks: minutes
-    python asv_benchmarks/scale.py               # the page and the picture, from scale.json
+    python asv_benchmarks/scale.py               # the picture, from scale.json
 
 scale.json holds what was measured here, and the constants of a cluster with their sources; the
-model itself is scale_model.py.
+model itself is scale_model.py. The build of the documentation makes the tables
+(docs/_ext/benchmark_tables.py).
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ from scale_model import ITEM, STEP, TIMES, Layout, Machine
 from numadam.bench import measure as timing
 from numadam.bench.command import seconds_text
 
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
-DATA, PAGE, PICTURE = (DOCS / f"scale.{kind}" for kind in ("json", "md", "png"))
-_BEGIN = "<!-- written by asv_benchmarks/scale.py from here on -->"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "development" / "benchmarks"
+DATA, PICTURE = DOCS / "scale.json", DOCS / "scale.png"
 _PARAMETERS, _PAIRS, _RANKS = 20_000_000, 7, (1, 2, 3, 4)
 #: Elements of an exchange in scale_points.py, which needs MPI, and its small messages.
 _EXCHANGED, _SMALL = 1 << 20, 256
@@ -254,11 +254,12 @@ def draw(machine_):
     figure.savefig(PICTURE, dpi=130)
 
 
-def page(data):
+def tables(data):
+    """All tables as Markdown."""
     measured = data["measured"]
     machine_ = cluster(data, measured)
     parts = [
-        "## Where a mode stops paying",
+        "**Where a mode stops paying**",
         "**Mode 1 with a norm**: one exchange of the ranks, and how many parameters a rank needs "
         "so that its step takes as long.",
         exchanges(machine_),
@@ -266,16 +267,16 @@ def page(data):
         shared_cost(machine_),
         f"**Modes 3 + 2**: the network against the step, {EACH} ranks a node.",
         stretches(machine_),
-        "## The model against this machine",
+        "**The model against this machine**",
         f"{measured['parameters']:,} float32 parameters in one array; medians of {_PAIRS} turns. "
         f"{measured['about']}.",
         checked(measured),
-        "## Constants",
+        "**Constants**",
         constants(data, measured),
-        f"## Step times by the model, {EACH} ranks a node",
+        f"**Step times by the model, {EACH} ranks a node**",
         "`-`: does not fit into a node's memory, or mode 2 on more than one node.",
         times(machine_),
-        "## Memory of a node by the formulas",
+        "**Memory of a node by the formulas**",
         memory(machine_),
     ]
     return "\n\n".join(parts) + "\n"
@@ -290,8 +291,6 @@ def main():
     if args.measure:
         data["measured"] = measure(args.wait)
         DATA.write_text(json.dumps(data, indent=1) + "\n")
-    text = PAGE.read_text()
-    PAGE.write_text(text[: text.index(_BEGIN)] + f"{_BEGIN}\n\n{page(data)}")
     draw(cluster(data, data["measured"]))
 
 

@@ -1,7 +1,7 @@
 """Time of a step of Adam over its size, beside its peers: speed.json, speed.svg and the captions.
 
     python asv_benchmarks/speed.py --wait 60     # measure, a minute or two; then draw and write
-    python asv_benchmarks/speed.py --draw        # draw and write from docs/benchmarks/speed.json
+    python asv_benchmarks/speed.py --draw        # draw and write from speed.json
 
 The pages keep no figure of their own: text between the two marks is written from the file.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from numadam.bench import command, measure, peers
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "docs" / "benchmarks" / "speed.json"
+DATA = ROOT / "docs" / "development" / "benchmarks" / "speed.json"
 PICTURE = ROOT / "docs" / "images" / "speed.svg"
 BEGIN, END = "<!-- speed: written by asv_benchmarks/speed.py -->", "<!-- speed: end -->"
 OURS, MEMORY = "numadam", "memory alone"
@@ -190,7 +190,7 @@ def pages(data):
     return {
         ROOT / "README.md": f"![{alt}](docs/images/speed.svg)\n\n*{text}*",
         ROOT / "docs" / "index.md": f"![{alt}](images/speed.svg)\n\n*{text}*",
-        ROOT / "docs" / "benchmarks" / "index.md": (
+        ROOT / "docs" / "explanation" / "speed.md": (
             f"![{alt}](../images/speed.svg)\n\n*{text}*\n\n{findings(data)}"
         ),
     }

@@ -23,6 +23,7 @@ extensions = [
     "matplotlib.sphinxext.plot_directive",
     # of our own, in _ext
     "argument_links",
+    "benchmark_tables",
     "command_help",
     "complete",
     "form",
@@ -90,8 +91,17 @@ html_theme_options = {
     "footer_end": [],
     "navbar_align": "left",
 }
-html_sidebars = {
-    page: [] for page in ("index", "contributing", "releasing", "changelog")
-}
+html_sidebars = {page: [] for page in ("index", "changelog")}
 
 copybutton_exclude = ".linenos, .gp, .go"
+
+
+def leave_out_of_search(app, page, source):
+    """Keep the maintainers' pages out of the search, where they come before those of users."""
+    if page.startswith("development/"):
+        app.env.metadata[page]["nosearch"] = "true"
+
+
+def setup(app):
+    """Connect what is of this file."""
+    app.connect("source-read", leave_out_of_search)

@@ -52,7 +52,7 @@ examples:
 The column "busy" shows how much of the machine other programs used
 meanwhile. Above 5 %, measure again. Above 50 % nothing is measured unless
 --force is given.
-More: docs/benchmarks/README.md
+More: docs/explanation/speed.md
 """
 _COMPILE = """\
 Any keyword of the rules is an option: --clip-norm 1.0, --amsgrad,

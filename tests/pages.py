@@ -1,4 +1,4 @@
-"""The Python blocks of a page in Markdown, and the drop-ins, as a reader copies them."""
+"""The Python blocks of a page in Markdown, and the programs of the page on drop-ins."""
 
 from __future__ import annotations
 
@@ -18,19 +18,30 @@ def lacking(need: str) -> bool:
     return bool(need) and (" " in need or importlib.util.find_spec(need) is None)
 
 
-DROP_INS = Path(__file__).parents[1] / "docs" / "how-to" / "drop-ins.md"
-#: Blocks of the sections on drop-ins by title: what each needs, and its code.
-DROP_IN_BLOCKS = {
-    title: BLOCK.findall(rest)
-    for title, _, rest in (
-        part.partition("\n") for part in DROP_INS.read_text(encoding="utf-8").split("\n## ")[1:]
-    )
+DROP_INS = Path(__file__).parents[1] / "docs" / "how-to" / "drop_ins"
+#: Programs of the page on drop-ins by title, and the package that each needs beyond the tests.
+DROP_IN_NEEDS = {
+    "basinhopping": "",
+    "lmfit": "lmfit",
+    "iminuit": "iminuit",
+    "scikit-learn": "",
+    "PaCMAP": "pacmap",
+    "pyribs": "ribs",
+    "quimb": "quimb",
+    "ODL": "odl",
+    "PyVBMC": "pyvbmc",
+    "PennyLane": "pennylane",
 }
 
 
+def drop_in(title: str) -> Path:
+    """The file of a program."""
+    return DROP_INS / f"{title.lower().replace('-', '_')}.py"
+
+
 def run_drop_in(title: str) -> dict[str, Any]:
-    """The names of a section after its blocks: the drop-in, and ``difference`` on its example."""
+    """The names of a program after its run: the drop-in, and ``difference`` on its example."""
     names: dict[str, Any] = {}
-    for _, code in DROP_IN_BLOCKS[title]:
-        exec(compile(code, f"{DROP_INS.name}, {title}", "exec"), names)
+    path = drop_in(title)
+    exec(compile(path.read_text(encoding="utf-8"), path.name, "exec"), names)
     return names

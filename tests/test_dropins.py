@@ -1,4 +1,4 @@
-"""Public codes on numadam: the sections of the page on drop-ins, and the tests of those codes.
+"""Public codes on numadam: the programs of the page on drop-ins, and the tests of those codes.
 
 What is not installed is skipped: ``pip install -e ".[test,dropins]"`` brings all.
 """
@@ -6,15 +6,16 @@ What is not installed is skipped: ``pip install -e ".[test,dropins]"`` brings al
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tests.pages import DROP_IN_BLOCKS, DROP_INS, lacking, run_drop_in
+from tests.pages import DROP_IN_NEEDS, DROP_INS, drop_in, lacking, run_drop_in
 
-#: Sections whose own Adam is replaced, and the largest difference from the package's own result.
+#: Programs whose own Adam is replaced, and the largest difference from the package's own result.
 REPLACED = {
     "scikit-learn": 0.0,
     # with lr = 1 a last digit of float32 scalars grows to 3e-3 in 10 iterations
@@ -25,17 +26,16 @@ REPLACED = {
     "PyVBMC": 0.0,
     "PennyLane": 0.0,
 }
-#: Sections that call `scipy_adam`, and the largest difference from another method's minimum.
+#: Programs that call `scipy_adam`, and the largest difference from another method's minimum.
 CALLERS = {"basinhopping": 1e-5, "lmfit": 1e-5, "iminuit": 1e-4}
 
 pytestmark = pytest.mark.timeout(600)  # PaCMAP compiles for half a minute
 
 
 def names_of(title):
-    """Run a section of the page; skip where its package is missing."""
-    for module, _ in DROP_IN_BLOCKS[title]:
-        if lacking(module):
-            pytest.skip(f'needs {module}: pip install -e ".[dropins]"')
+    """Run a program of the page; skip where its package is missing."""
+    if lacking(module := DROP_IN_NEEDS[title]):
+        pytest.skip(f'needs {module}: pip install -e ".[dropins]"')
     return run_drop_in(title)
 
 
@@ -45,9 +45,12 @@ def test_the_result_is_the_packages_own(title, within, capsys):
 
 
 def test_the_table_has_every_replaced_adam():
-    text = DROP_INS.read_text(encoding="utf-8")
+    text = DROP_INS.with_name("drop-ins.md").read_text(encoding="utf-8")
     rows = text.partition("| package |")[2].partition("\n\n")[0].splitlines()[2:]
     assert [row.split("]")[0].removeprefix("| [") for row in rows] == list(REPLACED)
+    shown = re.findall(r"^```{literalinclude} drop_ins/(\w+\.py)$", text, re.MULTILINE)
+    assert sorted(shown) == sorted(path.name for path in DROP_INS.glob("*.py"))
+    assert {drop_in(title).name for title in DROP_IN_NEEDS} == set(shown)
 
 
 def test_scikit_learns_own_tests(monkeypatch, capsys):

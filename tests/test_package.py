@@ -131,7 +131,7 @@ def test_the_tests_alone_bring_no_cuda():
 def test_no_index_is_advised_that_has_no_numadam():
     places = [*(ROOT / "numadam").rglob("*.py"), ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     for path in places:
-        if path == ROOT / "docs" / "releasing.md":  # of the time when an index has it
+        if path.name == "releasing.md":  # of the time when an index has it
             continue
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"pip install [^\n`&]*\bnumadam\b", text), path

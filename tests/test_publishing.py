@@ -345,7 +345,7 @@ def test_random_numbers_have_one_name() -> None:
 
 
 def test_the_page_of_specs_names_files_that_exist() -> None:
-    page = (ROOT / "docs" / "explanation" / "specs.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "development" / "specs.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:\.?[\w-]+/)*[\w-]+\.(?:py|pyi|yml|yaml|toml|md))`", page))
     assert {".github/workflows/release.yml", "tests/test_publishing.py"} <= named
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

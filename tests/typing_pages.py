@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numadam
 from numadam import rules
-from tests.pages import BLOCK
+from tests.pages import BLOCK, DROP_INS
 
 ROOT = Path(numadam.__file__).parents[1]
 sys.path.append(str(ROOT / "docs" / "_ext"))
@@ -54,10 +54,9 @@ OTHERS = {
     "docs_how_to_checkpoint": ("numadam_result",),
     "docs_how_to_minimize": ("numadam_result",),
     "docs_how_to_own_solver": ("ndim", 'annotation for "i"', "(targets: Unknown"),  # Numba
-    "docs_how_to_drop_ins": (
-        *('named "seed"', 'attribute "data"'),  # SciPy, scikit-learn
-        *('"accumulation"', "likely involving Union", "object | Any"),  # PennyLane
-    ),
+    "docs_how_to_drop_ins_basinhopping": ('named "seed"',),
+    "docs_how_to_drop_ins_pacmap": ('attribute "data"',),  # scikit-learn
+    "docs_how_to_drop_ins_pennylane": ('"accumulation"', "likely involving Union", "object | Any"),
     "docs_tutorials_five_minutes": ("LinearOperator",),  # SciPy
 }
 
@@ -76,6 +75,9 @@ def of_pages() -> Iterator[tuple[str, str]]:
             programs[-1] += f"{code}\n"
         name = page.relative_to(ROOT).with_suffix("").as_posix()
         yield from ((f"{name}-{k}", code) for k, code in enumerate(programs, 1))
+    for file in sorted(DROP_INS.glob("*.py")):
+        name = file.relative_to(ROOT).with_suffix("").as_posix()
+        yield f"{name}-1", file.read_text(encoding="utf-8")
 
 
 def of_docstrings() -> Iterator[tuple[str, str]]:

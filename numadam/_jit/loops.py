@@ -24,7 +24,7 @@ from numadam._jit.process import compile_lock
 
 # --- threads that a step may use -----------------------------------------------------------------
 # Numba chooses one layer for the whole process at the first parallel call: tbb, then omp, then
-# workqueue. Figures behind the choices are in ``docs/benchmarks``.
+# workqueue. Figures behind the choices are in ``docs/development/benchmarks``.
 
 #: Elements from which the parallel loop pays, by layer. A region costs about 1.5 us under omp and
 #: 4 us under tbb: there Adam of float32 on two quiet cores takes 1.16 of one thread's time for 32k

@@ -195,7 +195,7 @@ def test_a_commit_that_cannot_run_is_left_out_with_the_reason(tmp_path):
 
 
 def test_the_recorded_history_fits_its_picture():
-    table = json.loads((ROOT / "docs" / "benchmarks" / "history.json").read_text())
+    table = json.loads((ROOT / "docs" / "development" / "benchmarks" / "history.json").read_text())
     assert set(table["groups"]) == set(driver.BENCHMARKS)
     for one in table["commits"]:
         assert set(one["values"]) | set(one["missing"]) == set(table["groups"])
@@ -233,7 +233,7 @@ def test_figures_go_into_the_column_of_their_processor():
         "deepspeed-1M": "not taken",
     }
     assert mine["roofline"] == {"10000": "1.022"}
-    text = processors.page(columns)
+    text = processors.tables(columns)
     assert "| torch-1M | a step of 1M / torch fused | 0.65 | 0.500 | 0.9 |" in text
     assert "| 10,000 | 1.022 | - |" in text
     assert all(f"| {name} |" in text for name in CASES)
@@ -246,11 +246,13 @@ def test_bytes_of_a_busy_machine_are_not_in_doubt():
     assert processors.cell(row("memory-net", 0.0, busy=0.9)) == "0 B"
 
 
-@pytest.mark.parametrize("program", ["processors", "scale"])
-def test_page_is_what_the_data_say(program):
+@pytest.mark.parametrize(("program", "page"), [("processors", "processors"), ("scale", "mpi")])
+def test_tables_of_the_page_are_made_of_the_data(program, page):
     module = load(program)
-    text = module.page(json.loads(module.DATA.read_text()))
-    assert module.PAGE.read_text().endswith(text)
+    text = module.tables(json.loads(module.DATA.read_text()))
+    assert text.count("| --- |") > 1
+    page_text = (module.DOCS / f"{page}.md").read_text(encoding="utf-8")
+    assert f"```{{benchmark-tables}} {program}\n```" in page_text
 
 
 # --- problems -----------------------------------------------------------------------------------

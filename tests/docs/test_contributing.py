@@ -15,7 +15,7 @@ import pytest
 import numadam
 
 ROOT = Path(numadam.__file__).parents[1]
-PAGES = ROOT / "docs" / "contributing"
+PAGES = ROOT / "docs" / "development"
 RULE = (PAGES / "rule.md").read_text(encoding="utf-8")
 OPTION = (PAGES / "option.md").read_text(encoding="utf-8")
 TEXT = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 FAULTS = (FOLDER / "README.md").read_text(encoding="utf-8")
 FAULTS_NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", FAULTS)
-BITS = (ROOT / "docs" / "explanation" / "bits.md").read_text(encoding="utf-8")
+BITS = (FOLDER / "bits.md").read_text(encoding="utf-8")
 BITS_NAMED = r"`([\w/]+\.py)(?:`: `|::)(\w+)`"
 
 
@@ -47,11 +47,3 @@ def test_each_line_of_what_is_bit_identical_names_tests() -> None:
         assert len(line) == 2, line
         assert re.findall(BITS_NAMED, line[-1]), line
         assert "`" not in re.sub(BITS_NAMED, "", line[-1]), line
-
-
-def test_links_inside_of_the_page_of_bits_have_a_heading() -> None:
-    headings = {
-        re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-")
-        for line in re.findall(r"^#+ (.*)$", BITS, re.MULTILINE)
-    }
-    assert set(re.findall(r"\]\(#([\w-]+)\)", BITS)) <= headings

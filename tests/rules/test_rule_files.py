@@ -31,7 +31,7 @@ OTHERS = (
 def test_a_rule_has_three_files(file):
     for other in OTHERS:
         path = Path(str(other).format(file))
-        assert path.exists(), f"The rule {file} has no {path}: see docs/contributing/rule.md."
+        assert path.exists(), f"The rule {file} has no {path}: see docs/development/rule.md."
 
 
 @pytest.mark.rule
