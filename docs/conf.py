@@ -90,6 +90,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
     "navbar_align": "left",
+    "pygments_dark_style": "github-dark",  # its comments are grey, not yellow
 }
 html_sidebars = {page: [] for page in ("index", "changelog")}
 
