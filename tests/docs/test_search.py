@@ -23,10 +23,10 @@ PAGES = {
     "float16": "explanation/casting",
     "slow first call": "how-to/cold-start",
     "stop early": "how-to/watch-a-run",
-    "uncertainty": "how-to/fit-errors",
-    "error bars": "how-to/fit-errors",
+    "uncertainty": "how-to/uncertainty",
+    "error bars": "how-to/uncertainty",
     "callback": "how-to/watch-a-run",
-    "cite": "cite",
+    "cite": "index",
     "compile": "how-to/own-solver",
 }
 
