@@ -22,6 +22,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "matplotlib.sphinxext.plot_directive",
     # of our own, in _ext
+    "argument_links",
     "benchmark_tables",
     "command_help",
     "complete",
@@ -30,7 +31,6 @@ extensions = [
     "mathml",
     "result_entries",
     "rule_pages",
-    "search_words",
 ]
 exclude_patterns = ["_build", "README.md", "gallery"]
 nitpicky = True
@@ -55,6 +55,9 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"[/\\]plot_",
     "ignore_pattern": r"(^|[/\\])(?!plot_)[^/\\]*\.py$",  # modules beside the examples
+    "subsection_order": [
+        f"gallery/{task}" for task in ("fit", "scale", "invert", "train")
+    ],
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
     "capture_repr": (),  # no <... object at 0x...> below a block
@@ -87,6 +90,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
     "navbar_align": "left",
+    "pygments_dark_style": "github-dark",  # its comments are grey, not yellow
 }
 html_sidebars = {page: [] for page in ("index", "changelog")}
 

@@ -1,6 +1,7 @@
 """A step with each option, and of each rule, against the plain step."""
 
 import functools
+import math
 import tracemalloc
 
 import numpy as np
@@ -149,6 +150,30 @@ def _against_plain(what, rule, options, adds=False):
     return Case(f"{what}, by bytes", 1.1, make, needs)
 
 
+def element(p, g, gg, m, v, h):
+    """Adam's formula, as a user of `numadam.rule` writes it."""
+    m = h.beta1 * m + h.alpha1 * g
+    v = h.beta2 * v + h.alpha2 * gg
+    return h.step * m / (math.sqrt(v) + h.eps), m, v
+
+
+def scalars(c, q, lr, t):
+    root = math.sqrt(1.0 - q.beta2_product)
+    step, eps = lr * root / (1.0 - q.beta1_product), c.eps * root
+    alpha1, alpha2 = 1.0 - c.beta1, 1.0 - c.beta2
+    return dict(beta1=c.beta1, beta2=c.beta2, step=step, eps=eps, alpha1=alpha1, alpha2=alpha2)  # noqa: C408
+
+
+def own_rule(n, dtype):
+    """A step of Adam as a user's rule, and one of ours."""
+    hypers = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+    names = {"state": ("m", "v"), "powers": ("beta1", "beta2")}
+    rule = numadam.rule("Adam", element, scalars, hypers=hypers, **names)
+    grads = values(n, dtype, seed=1)
+    optimizers = [make(values(n, dtype), lr=1e-3) for make in (rule, numadam.Adam)]
+    return functools.partial(ratio, *(functools.partial(each.step, grads) for each in optimizers))
+
+
 def idle(n, steps=5000):
     """A step with zero gradients after as many of them, when the moments have decayed."""
     optimizer, grads = prepared(n, "Adam", {})
@@ -220,6 +245,15 @@ class ByBytes(Cases):
 
 class Targets(Cases):
     cases = {
+        **{
+            f"own-rule-{text}-{dtype}": Case(
+                f"a step of {text} {dtype} of Adam by numadam.rule / numadam.Adam",
+                1.02,
+                functools.partial(own_rule, n, dtype),
+            )
+            for text, n in {"1000": 1000, "100k": 10**5, "10M": 10**7}.items()
+            for dtype in ("float32", "float64")
+        },
         "idle-1M": Case(
             "a step after 5000 zero gradients / one with random ones",
             1.1,

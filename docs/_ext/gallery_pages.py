@@ -26,7 +26,8 @@ def result_first(text: str, name: str, number: int) -> str:
     for path, picture in pictures.items():
         if picture["alt"] == name.replace("_", " "):
             raise ValueError(f"{path} has no text: give its axes a title.")
-    result = pictures.get(f"/auto_gallery/images/sphx_glr_{name}_{number:03d}.png")
+    drawn = f"images/sphx_glr_{name}_{number:03d}.png"
+    result = next((pictures[path] for path in pictures if path.endswith(drawn)), None)
     if result is None or not TOP.search(text, 0, result.start()):
         raise ValueError(f"{name}: expected two paragraphs, and picture {number} alone.")
     head = text[: result.start()] + LEFT_BEHIND + text[result.end() :]
@@ -44,14 +45,15 @@ def move_result(app: Any, page: str, source: list[str]) -> None:
     from sphinx_gallery.py_source_parser import extract_file_config
 
     name = page.rpartition("/")[2]
-    if page.startswith("auto_gallery/plot_"):
-        script = (Path(app.srcdir) / "gallery" / f"{name}.py").read_text(encoding="utf-8")
+    if page.startswith("auto_gallery/") and name.startswith("plot_"):
+        program = page.replace("auto_gallery", "gallery") + ".py"
+        script = (Path(app.srcdir) / program).read_text(encoding="utf-8")
         number = extract_file_config(script).get("thumbnail_number", 1)
         source[0] = result_first(source[0], name, number)
 
 
 #: A link to a program, as it works in the folder of the pages too.
-PROGRAM = re.compile(r"\]\(((?:\.\./)*)gallery/(plot_\w+)\.py\)")
+PROGRAM = re.compile(r"\]\(((?:\.\./)*)gallery/(\w+/plot_\w+)\.py\)")
 
 
 def link_pages(app: Any, page: str, source: list[str]) -> None:

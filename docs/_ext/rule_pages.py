@@ -19,6 +19,8 @@ PAGES = "reference/rules"
 #: What a page of a rule has to have, besides its text.
 PARTS = ("{rule-formula}", "valley.draw(", "## Advice", "autoclass::", "autofunction::")
 MATH = re.compile(r"^\.\. math::.*?(?=^\S)", re.MULTILINE | re.DOTALL)
+#: The list of the options of every rule, which have a page of their own.
+SHARED = re.compile(r" says more about each:\n\n(?: +(?:- |  ).*\n)+")
 
 
 class RuleFormula(SphinxDirective):
@@ -36,10 +38,11 @@ class RuleFormula(SphinxDirective):
         return self.parse_text_to_nodes(rst)
 
 
-def leave_out_formula(app: Any, what: str, name: str, thing: Any, options: Any, lines: Any) -> None:
-    """On its own page a rule's formula already stands above the docstring."""
+def shorten(app: Any, what: str, name: str, thing: Any, options: Any, lines: Any) -> None:
+    """Leave out what stands elsewhere: the formula above, the shared options on their page."""
     if thing in rules.classes().values():
-        lines[:] = MATH.sub("", "\n".join(lines)).split("\n")
+        text = MATH.sub("", "\n".join(lines))
+        lines[:] = SHARED.sub(" describes them.\n", text).split("\n")
 
 
 def leave_out_options(
@@ -72,7 +75,7 @@ def setup(app: Any) -> dict[str, bool]:
     for function in (numadam.minimize, numadam.minimize_many):
         del function.__signature__  # for completion: autodoc reads defaults in the source
     app.add_directive("rule-formula", RuleFormula)
-    app.connect("autodoc-process-docstring", leave_out_formula, priority=400)
+    app.connect("autodoc-process-docstring", shorten, priority=400)
     app.connect("autodoc-process-signature", leave_out_options)
     app.connect("env-check-consistency", check)
     return {"parallel_read_safe": True}

@@ -1,12 +1,9 @@
-/* Scores of the search: pages of a task come before rules and programs of the gallery. */
-"use strict";
-
+// Sphinx's scores of a search, times a weight of the folder: pages for users come first.
 var Scorer = {
-  score: (result) => {
-    const [page, , , , score] = result;
-    if (/^(how-to|tutorials)\//.test(page)) return score + 6;
-    if (/^explanation\//.test(page)) return score + 3;
-    return score;
+  score: ([page, title, anchor, description, score]) => {
+    const weights = { "how-to": 1.5, tutorials: 1.5, explanation: 1.2, auto_gallery: 0.8 };
+    const folder = page.includes("/") ? page.split("/")[0] : "";
+    return score * (folder === "development" ? 0.1 : (weights[folder] ?? 1));
   },
   objNameMatch: 11,
   objPartialMatch: 6,

@@ -58,7 +58,9 @@ def check_rule(rule: type[Optimizer]) -> RuleCheck:
     Raises
     ------
     AssertionError
-        Where two forms differ: which, at which step, and by how much.
+        Where two forms differ: which, at which step, and by how much; where a state array of
+        `nonnegative` is below 0; where the steps of ``complex_form="modulus"`` do not turn with
+        the phase of the gradient.
     TypeError
         Where `rule` is no class of optimisers.
 
@@ -86,6 +88,8 @@ def check_rule(rule: type[Optimizer]) -> RuleCheck:
             forms.append("modulus")
         for form in forms:
             _compare_with_python(rule, np.dtype(dtype), form)
+            if form == "modulus" and dtype == "complex128":
+                _compare_phases(rule)
             taken = f" ({form})" * dtype.startswith("c")
             compared.append(f"Python and CPU, {dtype}{taken}")
     for dtype in ("float32", "float64"):
@@ -147,8 +151,16 @@ def _run_by_python(
     with_square = "gg" in inspect.signature(element).parameters
     for i, x in enumerate(p):
         arrays = [state[name][i] if name in state else None for name in spec.state]
-        found = element(x, g[i], *[squares[i]] * with_square, *arrays, h)
-        step, *new = found if spec.state else (found,)
+        arguments = [x, g[i], *[squares[i]] * with_square, *arrays]
+        try:
+            returned = element(*arguments, h)
+        except (ArithmeticError, ValueError) as error:
+            numbers = ", ".join(map(str, arguments))
+            raise AssertionError(
+                f"{spec.name}: element({numbers}, h) raises {type(error).__name__} ({error}) by "
+                "Python, where the compiled form gives inf or nan: limit the argument."
+            ) from error
+        step, *new = returned if spec.state else (returned,)
         results.append((x - step, *(value for value in new if value is not None)))
     return results
 
@@ -180,21 +192,45 @@ def _compare_with_python(rule: type[Optimizer], dtype: np.dtype[Any], form: str)
         with np.errstate(all="ignore"):
             wanted = np.array(_run_by_python(plan, h, before, g, squares, state), plan.real)
         optimizer.step(gradient)
-        found = [_parts(params, plan.real, False)]
-        found += [_parts(optimizer.state[name], plan.real, whole) for name in names]
-        for name, one, other in zip(("p", *names), found, wanted.T, strict=True):
-            _refuse_difference(f"Python and CPU, {dtype}: {name} at step {t}", one, other)
+        compiled = [_parts(params, plan.real, False)]
+        compiled += [_parts(optimizer.state[name], plan.real, whole) for name in names]
+        for name, values, by_python in zip(("p", *names), compiled, wanted.T, strict=True):
+            title = f"Python and CPU, {dtype}: {name} at step {t}"
+            _refuse_difference(title, values, by_python)
+            if name in spec.nonnegative and (values < 0).any():
+                raise AssertionError(
+                    f"{title}: {values.min()}, although `nonnegative` names {name}."
+                )
 
 
-def _refuse_difference(title: str, found: Any, wanted: Any) -> None:
-    eps = _ULPS * np.finfo(found.dtype).eps
+def _refuse_difference(title: str, compiled: Any, by_python: Any) -> None:
+    sizes = np.where(np.isfinite(by_python), np.abs(by_python), 0.0)
     # of the largest number: what cancels in one element has the errors of its terms
-    bound = eps * np.maximum(np.abs(wanted), np.max(np.abs(wanted)) * 1e-3)
-    close = np.isclose(found, wanted, rtol=0.0, atol=bound, equal_nan=True)
-    wrong = ~(close | (found == wanted))
+    bound = _ULPS * np.finfo(compiled.dtype).eps * np.maximum(sizes, sizes.max() * 1e-3)
+    wrong = ~np.isclose(compiled, by_python, rtol=0.0, atol=bound, equal_nan=True)
     if wrong.any():
         i = int(np.argmax(wrong))
-        raise AssertionError(f"{title}: {found[i]!r} compiled, {wanted[i]!r} by Python.")
+        raise AssertionError(f"{title}: {compiled[i]} compiled, {by_python[i]} by Python.")
+
+
+def _compare_phases(rule: type[Optimizer]) -> None:
+    """The law of complex_form="modulus": gradients of another phase turn the steps by it."""
+    phase = 0.6 + 0.8j
+    random = np.random.default_rng(4)
+    start = random.standard_normal(_ELEMENTS) + 1j * random.standard_normal(_ELEMENTS)
+    params, turned = start.copy(), phase * start
+    of_params = _make(rule, params, complex_form="modulus")
+    of_turned = _make(rule, turned, complex_form="modulus")
+    for t, gradient in enumerate(_gradients(_ELEMENTS, params.dtype), 1):
+        of_params.step(gradient)
+        of_turned.step(phase * gradient)
+        difference = np.max(np.abs(turned - phase * params), initial=0.0)
+        if difference > 1e-9 * np.max(np.abs(params)):
+            raise AssertionError(
+                f"{rule.__name__}: complex_form='modulus': at step {t} gradients of another phase "
+                f"give other steps, by {difference:.2g}: each part of m and of the step has to be "
+                "linear in the parts of g, and its square gg; else leave `modulus` out."
+            )
 
 
 # --- compiled forms ------------------------------------------------------------------------------

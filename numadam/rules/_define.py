@@ -5,7 +5,9 @@ from __future__ import annotations
 import dis
 import hashlib
 import inspect
+import keyword
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FunctionType
@@ -31,7 +33,7 @@ from numadam._optimizer.optimizer import Optimizer
 # --- names and numbers ---------------------------------------------------------------------------
 
 #: Names that a state array or a hyperparameter cannot have.
-_TAKEN = {"p", "g", "gg", "h", "t", "lr", "out", "like", "frozen", "params"}
+_TAKEN = {"p", "g", "gg", "h", "t", "lr", "out", "like", "frozen", "params", "self", "shared"}
 _TAKEN |= {*op.DEFAULTS, *OWN_STATE}
 
 
@@ -41,8 +43,10 @@ def _read_names(title: str, names: Any) -> tuple[str, ...]:
         raise TypeError(f"{title}: expected names such as ('m', 'v'), got the text {names!r}.")
     found = tuple(names)
     for name in found:
-        if not isinstance(name, str) or not name.isidentifier():
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
             raise ValueError(f"{title}: expected names, got {name!r}.")
+        if name.startswith("_"):
+            raise ValueError(f"{title}: {name!r} begins with an underscore; use another name.")
         if name in _TAKEN or hasattr(Optimizer, name) or found.count(name) > 1:
             raise ValueError(f"{title}: {name!r} is taken; use another name.")
     return found
@@ -59,8 +63,11 @@ def _refuse_others(title: str, names: Iterable[str], known: Sequence[str], what:
 
 def _read_hyper(name: str, given: Any, is_power: bool) -> tuple[Hyper, float]:
     """A hyperparameter, and its default."""
-    if isinstance(given, tuple) and len(given) != 3:
-        raise ValueError(f"hypers: {name}: expected (default, low, high), got {given!r:.80}.")
+    if isinstance(given, tuple) and (len(given) != 3 or None in given):
+        raise ValueError(
+            f"hypers: {name}: expected (default, low, high), three numbers (math.inf for no upper "
+            f"end), got {given!r:.80}."
+        )
     default, low, high = given if isinstance(given, tuple) else (given, None, None)
     if low is None:
         hyper = Hyper(name, 0.0, 1.0) if is_power else Hyper(name, -math.inf, positive=True)
@@ -131,7 +138,7 @@ def _first_scalars(title: str, scalars: Any, c: Any, q: Any) -> dict[str, float]
     for name, value in returned.items():
         if name in OF_EVERY_RULE:
             raise TypeError(f"{title}: scalars: {name} is there by itself; use another name.")
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(
                 f"{title}: scalars: expected a number for {name}, got {value!r:.80} "
                 f"({type(value).__name__})."
@@ -149,13 +156,14 @@ def _inferred(title: str, function: Any, *arguments: Any) -> Any:
         code = compiler.run_frontend(function)
         return type_inference_stage(typing, target, code, kinds, None).return_type
     except (errors.NumbaError, TypeError) as error:  # the second of a named tuple's arguments
-        first = str(error).strip().partition("\n")[0]
-        raise TypeError(f"{title}: Numba cannot compile it: {first}") from error
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours
+        lines = [line.strip() for line in plain.splitlines() if line.strip()]
+        raise TypeError(f"{title}: Numba cannot compile it: {' '.join(lines[:8])}") from error
 
 
 def _check_types(rule: RuleSpec, element: Any, c: Any, q: Any, h: Any) -> None:
     """Refuse a formula whose results are of another number or type than the loops write."""
-    title = f"{rule.name}: scalars: each return has to be dict(...) of the same names"
+    title = f"{rule.name}: scalars (each return is dict(...) of the same names and of numbers)"
     _inferred(title, rule.compiled_scalars("", False), c, q, 0.1, 1.0)
     title, small = f"{rule.name}: element", [np.float32(0.5)] * len(parameters_of(rule, element))
     found = _inferred(title, element, *small[:-1], h)
@@ -167,6 +175,8 @@ def _check_types(rule: RuleSpec, element: Any, c: Any, q: Any, h: Any) -> None:
             f"array is written; got {len(results)} values."
         )
     for name, kind in zip(("the step", *rule.state), results, strict=True):
+        if not isinstance(kind, types.Number):
+            raise TypeError(f"{title}: expected a number for {name}, got {kind}.")
         if kind != types.float32:
             raise TypeError(
                 f"{title}: {name} is {kind} where the arrays are float32: a number that is no "

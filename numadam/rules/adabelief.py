@@ -63,9 +63,9 @@ class AdaBelief(Optimizer):
     r"""AdaBelief: Adam with longer steps where successive gradients agree.
 
     .. math::
-        m &= \beta_1 m + (1 - \beta_1) g \\
-        v &= \beta_2 v + (1 - \beta_2) (g - m)^2 + eps_{root} \\
-        p &= p - lr \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + eps}
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) (g_t - m_t)^2 + eps_{root} \\
+        p_t &= p_{t-1} - lr \, \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + eps}
 
     Parameters
     ----------

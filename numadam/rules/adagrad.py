@@ -68,7 +68,8 @@ class Adagrad(Optimizer):
     r"""Adagrad: steps that shrink as gradients add up, for sparse features.
 
     .. math::
-        v = v + g^2, \qquad p = p - lr \, \frac{g}{\sqrt{v + eps_{root}} + eps}
+        v_t = v_{t-1} + g_t^2, \qquad
+        p_t = p_{t-1} - lr \, \frac{g_t}{\sqrt{v_t + eps_{root}} + eps}
 
     Parameters
     ----------

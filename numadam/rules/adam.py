@@ -112,8 +112,10 @@ class Adam(Optimizer):
     r"""Adam: steps of about `lr`, whatever the scale of the gradient.
 
     .. math::
-        m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) g^2 \\
-        p &= p - lr \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t) + eps_{root}} + eps}
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
+            v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        p_t &= p_{t-1} - lr \, \frac{m_t / (1 - \beta_1^t)}
+            {\sqrt{v_t / (1 - \beta_2^t) + eps_{root}} + eps}
 
     Parameters
     ----------

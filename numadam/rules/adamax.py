@@ -82,8 +82,9 @@ class AdaMax(Optimizer):
     r"""AdaMax: Adam scaled by the largest recent gradient, for a few huge gradients among many.
 
     .. math::
-        m &= \beta_1 m + (1 - \beta_1) g, \qquad u = \max(\beta_2 u, |g| + eps) \\
-        p &= p - \frac{lr}{1 - \beta_1^t} \, \frac{m}{u}
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
+            u_t = \max(\beta_2 u_{t-1}, |g_t| + eps) \\
+        p_t &= p_{t-1} - \frac{lr}{1 - \beta_1^t} \, \frac{m_t}{u_t}
 
     Parameters
     ----------

@@ -27,8 +27,8 @@ class AdamW(Adam):
     r"""AdamW: Adam with decoupled weight decay, the usual choice for neural networks.
 
     .. math::
-        p = p - lr \left( \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + eps}
-            + weight\_decay \cdot p \right)
+        p_t = p_{t-1} - lr \left( \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + eps}
+            + weight\_decay \cdot p_{t-1} \right)
 
     The moments m and v are those of `Adam`. The decay is equally strong for all elements, while
     L2 decay is part of the gradient and is divided by the root as well.

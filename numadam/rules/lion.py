@@ -54,8 +54,8 @@ class Lion(Optimizer):
     r"""Lion: steps of length `lr` by the sign of the momentum, with half the state of Adam.
 
     .. math::
-        p = p - lr \, \mathrm{sign}(\beta_1 m + (1 - \beta_1) g), \qquad
-        m = \beta_2 m + (1 - \beta_2) g
+        p_t = p_{t-1} - lr \, \mathrm{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t), \qquad
+        m_t = \beta_2 m_{t-1} + (1 - \beta_2) g_t
 
     Parameters
     ----------

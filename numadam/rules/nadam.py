@@ -110,9 +110,10 @@ class NAdam(Optimizer):
     .. math::
         \mu_t &= \beta_1 (1 - 0.96^{t \, momentum\_decay} / 2), \qquad
             P_t = \mu_1 \mu_2 \cdots \mu_t \\
-        m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) g^2 \\
-        p &= p - lr \, \frac{\mu_{t+1} m / (1 - P_{t+1}) + (1 - \mu_t) g / (1 - P_t)}
-            {\sqrt{v / (1 - \beta_2^t)} + eps}
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
+            v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        p_t &= p_{t-1} - lr \, \frac{\mu_{t+1} m_t / (1 - P_{t+1}) + (1 - \mu_t) g_t / (1 - P_t)}
+            {\sqrt{v_t / (1 - \beta_2^t)} + eps}
 
     Parameters
     ----------

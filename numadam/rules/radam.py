@@ -85,14 +85,15 @@ class RAdam(Optimizer):
     r"""RAdam: Adam with built-in warm-up, for runs whose first steps go astray.
 
     .. math::
-        m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) g^2 \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
+            v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
         \rho_\infty &= \frac{2}{1 - \beta_2} - 1, \qquad
             \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t} \\
-        r &= \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
+        r_t &= \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
                 {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
-        p &= p - lr \, \frac{m}{1 - \beta_1^t} \cdot
-            \frac{r \sqrt{1 - \beta_2^t}}{\sqrt{v} + eps} \quad \text{if} \quad \rho_t > 5 \\
-        p &= p - lr \, \frac{m}{1 - \beta_1^t} \quad \text{otherwise}
+        p_t &= p_{t-1} - lr \, \frac{m_t}{1 - \beta_1^t} \cdot
+            \frac{r_t \sqrt{1 - \beta_2^t}}{\sqrt{v_t} + eps} \quad \text{if} \quad \rho_t > 5 \\
+        p_t &= p_{t-1} - lr \, \frac{m_t}{1 - \beta_1^t} \quad \text{otherwise}
 
     Parameters
     ----------

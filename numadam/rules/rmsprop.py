@@ -89,8 +89,8 @@ class RMSprop(Optimizer):
     r"""RMSprop: the gradient divided by the root of its running mean square.
 
     .. math::
-        v = \beta_2 v + (1 - \beta_2) g^2, \qquad
-        p = p - lr \, \frac{g}{\sqrt{v + eps_{root}} + eps}
+        v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad
+        p_t = p_{t-1} - lr \, \frac{g_t}{\sqrt{v_t + eps_{root}} + eps}
 
     With `centered` the root is that of the variance, ``v - mean**2``. With `momentum` the
     quotients are summed up, ``m = momentum*m + quotient``, and the step is ``lr * m``.

@@ -90,7 +90,8 @@ class SGD(Optimizer):
     r"""SGD: gradient descent, plain, with momentum, or with Nesterov momentum.
 
     .. math::
-        m = momentum \cdot m + (1 - dampening) \, g, \qquad p = p - lr \cdot m
+        m_t = momentum \cdot m_{t-1} + (1 - dampening) \, g_t, \qquad
+        p_t = p_{t-1} - lr \cdot m_t
 
     With `nesterov` the step is ``lr * (g + momentum * m)``; without momentum it is ``lr * g``.
 

@@ -1,6 +1,6 @@
-"""Form of the pages: columns of code, pictures, other hosts, searches, and names in formulas.
+"""Form of the pages: columns of code, pictures, other hosts, and names in formulas.
 
-Code is in docs/_ext: form.py, search_words.py and mathml.py.
+Code is in docs/_ext/form.py and docs/_ext/mathml.py.
 """
 
 import doctest
@@ -53,16 +53,6 @@ def test_a_picture_that_is_shown_twice_is_found():
     assert repeated(["a.svg", "b.svg"]) == []
 
 
-def test_a_search_that_misses_its_page_is_found():
-    search = pytest.importorskip("search_words", reason="needs the extra `docs`")
-    found = {words: ["index", "a", page] for words, page in search.PAGES.items()}
-    assert search.missed(found) == []
-    found["cite"], found["nan"] = ["a", "b", "c", "index"], []
-    assert [line.split(":")[0] for line in search.missed(found)] == ["'nan'", "'cite'"]
-    docs = DOCS.rglob("*.md")
-    assert set(search.PAGES.values()) <= {str(page.relative_to(DOCS))[:-3] for page in docs}
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -108,7 +98,7 @@ def formulas(text):
 
 def all_formulas():
     texts = [inspect.getdoc(thing) or "" for thing in public_names().values()]
-    texts += [path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("gallery/plot_*.py"))]
+    texts += [path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("gallery/*/plot_*.py"))]
     return sorted({formula for text in texts for formula in formulas(text)})
 
 

@@ -15,7 +15,7 @@ from scipy.optimize import curve_fit
 from numadam.demos import network
 
 GALLERY = Path(__file__).parents[2] / "docs" / "gallery"
-SCRIPTS = sorted(GALLERY.glob("plot_*.py"))
+SCRIPTS = sorted(GALLERY.glob("*/plot_*.py"))
 sys.path.append(str(GALLERY.parent / "_ext"))
 from form import wide_lines  # noqa: E402  (in _ext)
 from gallery_pages import LEFT_BEHIND, result_first  # noqa: E402
@@ -36,7 +36,8 @@ def modules(tree):
 
 def formulas(name):
     """The definitions and CONSTANTS of a script as a dict: nothing else of it runs or compiles."""
-    tree = ast.parse((GALLERY / f"plot_{name}.py").read_text(encoding="utf-8"))
+    (program,) = GALLERY.glob(f"*/plot_{name}.py")
+    tree = ast.parse(program.read_text(encoding="utf-8"))
     kept = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
@@ -78,7 +79,7 @@ def test_a_script_is_a_page_and_takes_nothing_from_the_network(script):
     assert not NETWORK & set(modules(tree))
 
 
-@pytest.mark.parametrize("script", sorted(GALLERY.glob("*.py")), ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", sorted(GALLERY.glob("*/*.py")), ids=lambda script: script.stem)
 def test_no_line_is_cut_off(script):
     assert wide_lines(script.read_text(encoding="utf-8")) == []
 

@@ -57,7 +57,7 @@ def test_a_solver_compiled_with_its_exchange(comm, capsys):
 
 @pytest.fixture
 def heat(monkeypatch):
-    program = DOCS / "gallery" / "heat_inversion.py"
+    program = DOCS / "gallery" / "invert" / "heat_inversion.py"
     spec = importlib.util.spec_from_file_location("heat_inversion", program)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

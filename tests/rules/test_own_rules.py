@@ -17,6 +17,7 @@ import numadam as na
 from numadam._core.hyper import Hyper
 from numadam._core.rule import RuleSpec
 from numadam._jit import cache
+from numadam._minimize.rule_check import _refuse_difference
 from numadam.rules.adam import ADAM
 from numadam.rules.lion import LION
 from tests.rules.yogi import ARGUMENTS, element, scalars
@@ -366,6 +367,12 @@ def bad_elements():
     def no_number(p, g, m, v, h):
         return m.foo, m, v
 
+    def of_arrays(p, g, m, v, h):
+        return np.linalg.norm(g), m, v
+
+    def of_list_result(p, g, m, v, h):
+        return [m], m, v
+
     return {
         literal: "Mine: the literal 0.5 makes float32 arithmetic float64",
         fewer: "Mine: element: expected `return step, m, v`, .* got 2 values",
@@ -377,6 +384,8 @@ def bad_elements():
         of_python: "of_python: helper is a Python function; decorate it with @numba.njit",
         undefined: "undefined: nowhere is not defined",
         no_number: "Mine: element: Numba cannot compile it: Unknown attribute 'foo'",
+        of_arrays: r"Mine: element: Numba cannot .* only supported for array types",
+        of_list_result: r"Mine: element: expected a number for the step, got list\(float32\)",
     }
 
 
@@ -400,6 +409,9 @@ def bad_scalars():
     def of_text(c, q, lr, t):
         return dict(step="a")
 
+    def of_complex(c, q, lr, t):
+        return dict(step=np.complex128(1))
+
     def of_c(c, q, lr, t):
         return dict(step=c.beta3)
 
@@ -416,9 +428,10 @@ def bad_scalars():
         return dict(step=lr / (t - 1.0))
 
     return {
-        branches: r"Mine: scalars: each return has to be dict\(\.\.\.\) of the same names",
+        branches: r"Mine: scalars \(each return is dict\(\.\.\.\) of the same names and of num",
         of_display: r"Mine: scalars: expected `return dict\(name=number, ...\)`, got {'step': 0.1}",
         of_text: r"Mine: scalars: expected a number for step, got 'a' \(str\)",
+        of_complex: r"Mine: scalars: expected a number for step, got .* \(complex128\)",
         of_c: "Mine: scalars: c.beta3 is none of its hyperparameters: beta1, beta2, eps",
         of_q: "Mine: scalars: q.beta3_product is none of its products: beta1_product, beta2",
         reserved: "Mine: scalars: zero is there by itself",
@@ -452,6 +465,15 @@ def test_wrong_scalars(wrong, text):
         ({"state": ("a", "b", "c", "d")}, "state: expected at most 3 arrays, got 4"),
         ({"hypers": {"step": 1.0}}, "hypers: 'step' is taken"),
         ({"hypers": {"a b": 1.0}}, "hypers: expected names, got 'a b'"),
+        ({"hypers": {"lambda": 1.0}}, "hypers: expected names, got 'lambda'"),
+        ({"hypers": {"_a": 1.0}}, "hypers: '_a' begins with an underscore"),
+        ({"hypers": {"self": 1.0}}, "hypers: 'self' is taken"),
+        ({"hypers": {"shared": 1.0}}, "hypers: 'shared' is taken"),
+        (
+            {"hypers": {"beta1": (0.9, None, 1), "beta2": 0.9}},
+            r"hypers: beta1: expected \(default, low, high\)",
+        ),
+        ({"hypers": {"beta1": (0.9, 0, None), "beta2": 0.9}}, r"hypers: beta1: expected"),
         ({"hypers": {"beta1": 1.5, "beta2": 0.9}}, r"beta1: expected a number in \[0, 1\)"),
         ({"hypers": {"beta1": (0.9, 0, 2), "beta2": 0.9}}, r"powers: beta1 needs a range in"),
         ({"hypers": {"beta1": "a", "beta2": 0.9}}, "beta1: expected a number, got str"),
@@ -515,6 +537,52 @@ def test_a_loop_of_another_formula_is_found(monkeypatch, planted, text):
     monkeypatch.setattr(type(Yogi(np.zeros(1))._settings.plan), "element", lambda plan: planted)
     with pytest.raises(AssertionError, match=f"^Python and CPU, float32: {text}"):
         na.check_rule(Yogi)
+
+
+def no_scalars(c, q, lr, t):
+    return dict(step=lr, limit=1e4)
+
+
+def negative(p, g, v, h):
+    return h.step * g, v - g
+
+
+def overflowing(p, g, v, h):
+    return h.step * g, math.exp(h.limit * g * g)
+
+
+def of_imaginary_part(p, g, v, h):
+    return h.step * (g if g > h.zero else h.zero), v
+
+
+@pytest.mark.parametrize(
+    ("formula", "options", "text"),
+    [
+        (negative, {"nonnegative": ("v",)}, "v at step 1: -.*, although `nonnegative` names v"),
+        (
+            overflowing,
+            {},
+            r"Mine: element\(.*\) raises OverflowError \(math range error\) by Python",
+        ),
+        (
+            of_imaginary_part,
+            {"modulus": ()},
+            "Mine: complex_form='modulus': at step 1 gradients of",
+        ),
+    ],
+)
+def test_a_formula_that_breaks_a_law_is_found(formula, options, text):
+    broken = na.rule("Mine", formula, no_scalars, state=("v",), **options)
+    with pytest.raises(AssertionError, match=text):
+        na.check_rule(broken)
+
+
+@pytest.mark.parametrize("other", [np.inf, np.nan])
+def test_an_element_that_is_not_finite_hides_no_other(other):
+    by_python = np.array([1.0, other])
+    _refuse_difference("", np.array([1.0 + 1e-15, other]), by_python)
+    with pytest.raises(AssertionError, match=r": 1\.1 compiled, 1\.0 by Python"):
+        _refuse_difference("", np.array([1.1, other]), by_python)
 
 
 def test_only_classes_of_rules_are_checked():

@@ -1,6 +1,6 @@
 r"""
-Hares and lynxes: the parameters of an ODE
-==========================================
+Fit the parameters of an ODE: hares and lynxes
+==============================================
 
 The Hudson's Bay Company counted the furs that it bought. Hares, and the
 lynxes that eat them, go up and down in turn. Here the equations of Lotka
@@ -110,8 +110,8 @@ def misfit(x, g, logs):
 # -------
 # No Python runs between the iterations. At the minimum the derivatives also
 # give the errors of the parameters, as in
-# :doc:`/auto_gallery/plot_errors`. The error of a logarithm is a relative
-# error.
+# :doc:`/auto_gallery/fit/plot_errors`. The error of a logarithm is a
+# relative error.
 GUESS = np.log([0.5, 0.02, 0.5, 0.02, 30.0, 4.0])
 NAMES = ["a", "b", "c", "d", "h(1900)", "l(1900)"]
 falling = na.schedules.Cosine(0.1, steps=1000)

@@ -1,6 +1,6 @@
 r"""
-A heartbeat, exploding gradients, and their cure
-================================================
+Train a recurrent network: exploding gradients, clip_norm
+=========================================================
 
 A recurrent network, LSTM(128) and Dense(1), forecasts an electrocardiogram
 one sample ahead. Its gradients go back through 64 samples, by hand, in

@@ -1,6 +1,6 @@
 r"""
-Phase retrieval with complex parameters
-=======================================
+Retrieve the phase of a wave: complex parameters
+================================================
 
 A detector counts photons: it sees how strong a wave is, but not its phase.
 So an inverse Fourier transform of a diffraction pattern gives no picture.

@@ -1,6 +1,6 @@
 r"""
-A hot plate on two ranks
-========================
+Invert a heat equation on two ranks of MPI
+==========================================
 
 A hot pen has written on a cold plate. A moment later, when the heat has
 spread, a camera takes a picture. Which digits were written? The plate is
@@ -90,7 +90,7 @@ plt.show()
 # reads its rows of the picture, searches, and writes its rows of the
 # result.
 #
-# .. literalinclude:: ../gallery/heat_inversion.py
+# .. literalinclude:: ../../gallery/invert/heat_inversion.py
 #    :language: python
 #
 # - **Ghost rows.** A block has one more row above and below: copies of the

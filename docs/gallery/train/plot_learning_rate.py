@@ -1,6 +1,6 @@
 """
-How to choose a learning rate
-=============================
+Choose a learning rate: sixty at once, and schedules
+====================================================
 
 The learning rate is the one number that Adam cannot choose for you. It is a
 length: no element of x moves by much more than lr in one iteration. If it

@@ -1,6 +1,6 @@
 r"""
-The smallest example, by the rule of TensorFlow 1
-=================================================
+Repeat a tutorial of TensorFlow 1, bit for bit
+==============================================
 
 Many tutorials on Adam begin with it: find W and b for which
 ``2 W + b = 4``, by a thousand steps on the mean square error. The class of

@@ -1,6 +1,6 @@
 r"""
-Handwritten digits: two networks, two losses, weights in a box
-==============================================================
+Train a network to read digits: losses, decay, bounds
+=====================================================
 
 1797 real digits, enlarged to 28 x 28 pixels. A network with one hidden
 layer learns to read 1397 of them; the other 400 show how well it does. The

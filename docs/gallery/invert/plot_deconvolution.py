@@ -1,6 +1,6 @@
 r"""
-A photograph out of focus, and pixels that are never negative
-=============================================================
+Sharpen a photograph whose pixels are never negative
+====================================================
 
 A lens out of focus turns each point into a disk, and the camera adds noise.
 `minimize` searches for the picture that, blurred again, comes nearest to

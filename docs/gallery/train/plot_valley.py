@@ -1,6 +1,6 @@
 """
-Five rules in one valley
-========================
+Compare five rules in one valley
+================================
 
 Rosenbrock's function is a bent valley with steep walls and a nearly flat
 floor. A step that is long enough for the floor bounces between the walls.

@@ -1,6 +1,6 @@
 r"""
-Tomography from few views
-=========================
+Reconstruct a picture from few views: tomography
+================================================
 
 A scanner measures how much of each ray an object absorbs. With hundreds of
 views, filtered back projection gives the picture at once. With 24 views it

@@ -1,6 +1,6 @@
 r"""
-How sure is a fitted parameter?
-===============================
+Error bars of a fit, checked on 4,000 experiments
+=================================================
 
 A fit gives numbers. A result is a number with its error. The errors follow
 from how steeply the misfit rises around the minimum: a matrix of second

@@ -1,6 +1,6 @@
 r"""
-65,536 exponential decays, fitted at once
-=========================================
+Fit 65,536 decays at once: a lifetime image
+===========================================
 
 In a lifetime image every pixel has its own decay: an amplitude and a rate,
 from a few noisy samples. That is 65,536 small fits. `minimize_many` does
@@ -136,7 +136,7 @@ plt.show()
 # %%
 # Are the fits as good as they can be? No unbiased estimate can scatter less
 # than the bound of Cramér and Rao, which follows from the noise and the
-# slopes of the decay (:doc:`/auto_gallery/plot_errors`).
+# slopes of the decay (:doc:`/auto_gallery/fit/plot_errors`).
 slopes = np.stack([clean, -t * clean], axis=1)  # by amplitude and rate
 information = slopes @ slopes.transpose(0, 2, 1) / NOISE**2
 least = np.sqrt(np.linalg.inv(information)[:, 1, 1])  # of the rate

@@ -1,6 +1,6 @@
 r"""
-An anti-reflection coating by inverse design
-============================================
+Design an anti-reflection coating
+=================================
 
 Glass reflects 4 % of the light at each surface. Thin layers on it reflect
 some more, and where all these waves cancel nothing is left. Which

@@ -1,6 +1,6 @@
 r"""
-An estimator for scikit-learn
-=============================
+Fit mean and scatter: an estimator for scikit-learn
+===================================================
 
 A linear regression predicts a mean. Often the scatter around it matters as
 much, and it is not the same for everybody. This estimator predicts both.

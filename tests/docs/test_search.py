@@ -1,0 +1,62 @@
+"""The search of the built site finds the right page, by the script that the pages run.
+
+NUMADAM_SITE=FOLDER names a site that was built; `.ci/run docs` builds one and runs this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+#: What a user types, and the page that answers it: among the first three that are shown.
+PAGES = {
+    "bounds": "how-to/bounds",
+    "nan": "how-to/options",
+    "learning rate": "how-to/learning-rate",
+    "weight decay": "how-to/options",
+    "gpu": "tutorials/gpu",
+    "checkpoint": "how-to/checkpoint",
+    "many fits": "how-to/many-problems",
+    "float16": "explanation/casting",
+    "slow first call": "how-to/cold-start",
+    "stop early": "how-to/watch-a-run",
+    "uncertainty": "how-to/uncertainty",
+    "error bars": "how-to/uncertainty",
+    "callback": "how-to/watch-a-run",
+    "cite": "index",
+    "compile": "how-to/own-solver",
+}
+
+#: What the scripts ask of a browser when they are loaded.
+BROWSER = """
+var document = {getElementById: () => null}, SPHINX_HIGHLIGHT_ENABLED = false;
+var window = globalThis, _ready = () => null, _ = (text) => text;
+"""
+
+
+@pytest.fixture(scope="module")
+def search():
+    site = os.environ.get("NUMADAM_SITE")
+    if not site:
+        pytest.skip("NUMADAM_SITE names no built site; .ci/run docs builds one")
+    quickjs = pytest.importorskip("quickjs", reason="needs pip install '.[docs]'")
+    context = quickjs.Context()
+    context.eval(BROWSER)
+    folder = Path(site)
+    scripts = ["base-stemmer.js", "english-stemmer.js", "language_data.js", "searchtools.js"]
+    for script in (*(folder / "_static" / name for name in scripts), folder / "searchindex.js"):
+        context.eval(script.read_text(encoding="utf-8"))
+    context.eval("""
+        function pagesFor(words) {
+            const found = Search._performSearch(...Search._parseQuery(words));
+            return JSON.stringify(found.reverse().map((result) => result[0]));
+        }""")
+    return lambda words: list(dict.fromkeys(json.loads(context.eval(f"pagesFor({words!r})"))))
+
+
+@pytest.mark.parametrize(("words", "page"), PAGES.items())
+def test_the_right_page_is_among_the_first_three(search, words, page):
+    assert page in search(words)[:3]
