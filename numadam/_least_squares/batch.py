@@ -18,7 +18,7 @@ from numadam._minimize.observers import ProgressBar
 from numadam._minimize.result import FIT_STATUS, ManyResult, attach
 
 #: Seconds that a call of the loop should take: so long Ctrl-C may have to wait.
-_CALL_SECONDS = 0.03
+_CHUNK_SECONDS = 0.03
 #: Problems of the first call for each worker, and residuals from which more than one works.
 _FIRST_PROBLEMS, _PARALLEL_FROM = 8, 2_000
 
@@ -65,7 +65,7 @@ class Fits:
             "cost": np.full(problems, np.nan),
             "optimality": np.full(problems, np.nan),
             "cov": np.full((problems, n, n), np.nan),
-            "status": np.full(problems, kn.INTERRUPTED),
+            "status": np.full(problems, kn.UNFINISHED),
             "nfev": np.zeros(problems, np.int64),
             "njev": np.zeros(problems, np.int64),
         }
@@ -97,7 +97,7 @@ class Fits:
         self._entry = entry_for(task.args)
 
     def advance(self) -> None:
-        """Fit the next problems: about as many as take `_CALL_SECONDS`."""
+        """Fit the next problems: about as many as take `_CHUNK_SECONDS`."""
         end = min(len(self._task.x), self.done + self._chunk)
         self._state["first"], self._state["end"] = self.done, end
         start = time.perf_counter()
@@ -106,7 +106,7 @@ class Fits:
         seconds = max(time.perf_counter() - start, 1e-9)
         if (self._raised >= 0).any():
             self._raise_again()
-        many = int((end - self.done) * min(8.0, _CALL_SECONDS / seconds))
+        many = int((end - self.done) * min(8.0, _CHUNK_SECONDS / seconds))
         self.done, self._chunk = end, max(self._workers, many)
 
     def _raise_again(self) -> None:
@@ -136,7 +136,7 @@ class Fits:
         if few and not self._task.absolute_sigma:
             found.append(f"{few} of {problems}: no more points than unknowns, so cov is inf.")
         return ManyResult(
-            success=np.isin(status, (kn.GTOL, kn.FTOL, kn.XTOL, kn.BOTH)),
+            success=np.isin(status, (kn.BY_GTOL, kn.BY_FTOL, kn.BY_XTOL, kn.BY_BOTH)),
             status=status,
             message=" ".join(found),
             nfev=out["nfev"],

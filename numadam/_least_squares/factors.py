@@ -63,43 +63,63 @@ def _subtract(a, b, factor):
 
 
 @linked
-def _copy(a, b, factor):
-    """Write factor * b into a."""
-    for k in range(len(a)):
-        a[k] = factor * b[k]
+def _load(a, b):
+    """Write b into a, and zeros behind it."""
+    for k in range(len(b)):
+        a[k] = b[k]
+    for k in range(len(b), len(a)):
+        a[k] = 0
 
 
 # --- factors -------------------------------------------------------------------------------------
 
 
 @linked
-def factorize(J, r, Q, rest, free, sizes, eps, R, qr):
+def gradient(J, r, Q, rest, x, low, high, g, sizes, scale, free):
+    """Copy J and r to Q and `rest`; form g = J^T r and sizes of columns. False if not finite.
+
+    An element at a bound is not free while descent would leave the box.
+    """
+    finite = True
+    _load(rest, r)
+    for j in range(len(g)):
+        _load(Q[j], J[j])
+        g[j], sizes[j] = dot(Q[j], rest), math.sqrt(dot(Q[j], Q[j]))
+        finite = finite and abs(g[j]) < np.inf and sizes[j] < np.inf
+        scale[j] = max(scale[j], sizes[j])
+        if scale[j] == 0.0:
+            scale[j] = 1.0
+        held = (x[j] <= low[j] and g[j] > 0.0) or (x[j] >= high[j] and g[j] < 0.0)
+        free[j] = 0.0 if held or low[j] == high[j] else 1.0
+    return finite
+
+
+@linked
+def factorize(Q, rest, free, sizes, eps, R, qr):
     """QR of the free columns of J by Gram-Schmidt, modified: R, and qr = Q^T r.
 
     r goes through it as one more column, which makes the solutions as accurate as those of
     Householder. Columns that are not free, or that depend on those before, get a row and a column
-    of zeros: their elements do not move. Q and `rest` are overwritten.
+    of zeros: their elements do not move. Q and `rest` hold J and r, and are overwritten.
     """
-    n = len(J)
-    one = rest.dtype.type(1.0)
-    _copy(rest, r, one)
+    n = len(Q)
     for j in range(n):
-        _copy(Q[j], J[j], one)
+        qr[j] = 0.0
         for k in range(n):
             R[j, k] = 0.0
-        qr[j] = 0.0
     for j in range(n):
-        size = math.sqrt(dot(Q[j], Q[j])) if free[j] != 0.0 else 0.0
+        size = 0.0
+        if free[j] != 0.0:
+            size = math.sqrt(dot(Q[j], Q[j])) if j > 0 else sizes[0]
         if not size > _DEPENDENT * eps * sizes[j]:
             continue
         R[j, j] = size
-        _copy(Q[j], Q[j], rest.dtype.type(1.0 / size))
         for k in range(j + 1, n):
             if free[k] != 0.0:
-                R[j, k] = dot(Q[j], Q[k])
-                _subtract(Q[k], Q[j], rest.dtype.type(R[j, k]))
-        qr[j] = dot(Q[j], rest)
-        _subtract(rest, Q[j], rest.dtype.type(qr[j]))
+                R[j, k] = dot(Q[j], Q[k]) / size
+                _subtract(Q[k], Q[j], rest.dtype.type(R[j, k] / size))
+        qr[j] = dot(Q[j], rest) / size
+        _subtract(rest, Q[j], rest.dtype.type(qr[j] / size))
 
 
 @linked
@@ -129,10 +149,25 @@ def _solve_transposed(R, b):
 
 
 @linked
-def _solve_damped(R, qr, scale, root, S, rotated, row, p):
+def _rotate(S, rotated, row, last, first):
+    """Bring a row of the system, and its right-hand side, into the triangle S."""
+    n = len(rotated)
+    for k in range(first, n):
+        if row[k] == 0.0:
+            continue
+        size = math.sqrt(S[k, k] * S[k, k] + row[k] * row[k])
+        cosine, sine = S[k, k] / size, row[k] / size
+        S[k, k] = size
+        rotated[k], last = cosine * rotated[k] + sine * last, cosine * last - sine * rotated[k]
+        for c in range(k + 1, n):
+            S[k, c], row[c] = cosine * S[k, c] + sine * row[c], cosine * row[c] - sine * S[k, c]
+
+
+@linked
+def _solve_damped(R, qr, scale, root, fixed, moved, S, rotated, row, p):
     """Write into p what minimises |R p - qr|^2 + |root * scale * p|^2; S is the triangle of both.
 
-    Givens rotations bring the rows of ``root * scale`` into the triangle, one by one.
+    Elements that are fixed are those of `moved`.
     """
     n = len(p)
     for j in range(n):
@@ -140,21 +175,24 @@ def _solve_damped(R, qr, scale, root, S, rotated, row, p):
         for k in range(n):
             S[j, k] = R[j, k]
     for j in range(n):
-        for k in range(j, n):
-            row[k] = 0.0
-        row[j], last = root * scale[j], 0.0
-        for k in range(j, n):
-            if row[k] == 0.0:
-                continue
-            length = math.sqrt(S[k, k] * S[k, k] + row[k] * row[k])
-            if length == 0.0:
-                continue
-            cosine, sine = S[k, k] / length, row[k] / length
-            S[k, k] = length
-            rotated[k], last = cosine * rotated[k] + sine * last, cosine * last - sine * rotated[k]
-            for c in range(k + 1, n):
-                S[k, c], row[c] = cosine * S[k, c] + sine * row[c], cosine * row[c] - sine * S[k, c]
+        if fixed[j] != 0.0:
+            for k in range(j + 1):
+                rotated[k] -= R[k, j] * moved[j]
+                S[k, j] = 0.0
+    for j in range(n):
+        for k in range(n):
+            row[k] = S[j, k] if fixed[j] != 0.0 else 0.0
+        if fixed[j] != 0.0:  # its row is one of the others', now
+            last, rotated[j] = rotated[j], 0.0
+            for k in range(j, n):
+                S[j, k] = 0.0
+        else:
+            row[j], last = root * scale[j], 0.0
+        _rotate(S, rotated, row, last, j)
     _solve(S, rotated, p)
+    for j in range(n):
+        if fixed[j] != 0.0:
+            p[j] = moved[j]
 
 
 @linked
@@ -179,13 +217,15 @@ def _slope(R, scale, p, size, v):
 
 
 @linked
-def damped_step(R, qr, scale, radius, damping, S, rotated, row, v, p):
+def damped_step(R, qr, scale, radius, damping, fixed, S, rotated, row, v, p):
     """Write minus the step of a length near `radius` into p, return its damping: `lmpar`.
 
     Undamped where that step is short enough; else Newton's method finds the damping, between
     bounds that close in on it.
     """
     n = len(p)
+    for j in range(n):
+        fixed[j] = 0.0
     _solve(R, qr, p)
     size = length(scale, p)
     excess = size - radius
@@ -210,7 +250,7 @@ def damped_step(R, qr, scale, radius, damping, S, rotated, row, v, p):
     for search in range(_SEARCHES):
         if damping == 0.0:
             damping = max(_TINY, 1e-3 * high)
-        _solve_damped(R, qr, scale, math.sqrt(damping), S, rotated, row, p)
+        _solve_damped(R, qr, scale, math.sqrt(damping), fixed, v, S, rotated, row, p)
         size, before = length(scale, p), excess
         excess = size - radius
         falling = low == 0.0 and excess <= before and before < 0.0
@@ -223,6 +263,36 @@ def damped_step(R, qr, scale, radius, damping, S, rotated, row, v, p):
             high = min(high, damping)
         damping = max(low, damping + correction)
     return damping
+
+
+@linked
+def bend(R, qr, scale, damping, x, low, high, fixed, moved, S, rotated, row, p):
+    """Bend the path to x - p along the bounds that it meets, one after another.
+
+    An element stops at its bound, and p is solved again for the others. So the model falls all
+    along the path, whatever the correlations.
+    """
+    n = len(p)
+    for j in range(n):
+        moved[j] = 0.0
+    met = 0
+    while met >= 0:
+        share, met = 1.0, -1
+        for j in range(n):
+            if fixed[j] == 0.0 and p[j] != moved[j]:
+                end = low[j] if p[j] > moved[j] else high[j]
+                room = (x[j] - moved[j] - end) / (p[j] - moved[j])
+                if room < share:
+                    share, met = max(room, 0.0), j
+        for j in range(n):
+            if fixed[j] == 0.0:
+                moved[j] += share * (p[j] - moved[j])
+        if met >= 0:
+            moved[met] = x[met] - (low[met] if p[met] > moved[met] else high[met])
+            fixed[met] = 1.0
+            _solve_damped(R, qr, scale, math.sqrt(damping), fixed, moved, S, rotated, row, p)
+    for j in range(n):
+        p[j] = moved[j]
 
 
 # --- covariance ----------------------------------------------------------------------------------

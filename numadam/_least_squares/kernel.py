@@ -19,19 +19,21 @@ from numadam._jit.functions import linked
 from numadam._jit.loops import in_default_mode
 from numadam._jit.pointers import array_at, record_at
 from numadam._least_squares.factors import (
+    bend,
     covariance,
     damped_step,
     dot,
     factorize,
+    gradient,
     length,
 )
 from numadam._minimize.compiled.objective import call7
 
 #: ``status`` of a problem: 0 to 4 as in SciPy; BUSY inside the loop alone.
-INTERRUPTED, MAX_NFEV, GTOL, FTOL, XTOL, BOTH, NOT_FINITE, BUSY = -1, 0, 1, 2, 3, 4, 5, 6
+UNFINISHED, MAX_NFEV, BY_GTOL, BY_FTOL, BY_XTOL, BY_BOTH, LOST, BUSY = -1, 0, 1, 2, 3, 4, 5, 6
 
 #: All that the loop reads, numbers and addresses.
-_NUMBERS = (
+_COUNTS = (
     "problems",
     "workers",
     "first",
@@ -48,16 +50,18 @@ _ADDRESSES = (
     *("status", "nfev", "njev", "small", "large", "trial", "raised"),
 )
 FITS = np.dtype(
-    [(name, np.int64) for name in (*_NUMBERS, *_ADDRESSES)]
+    [(name, np.int64) for name in (*_COUNTS, *_ADDRESSES)]
     + [(name, np.float64) for name in ("ftol", "xtol", "gtol", "eps")]
 )
 
 #: Vectors and matrices of n numbers in the memory of a worker, float64.
-_VECTORS, _MATRICES = 11, 2
+_VECTORS, _MATRICES = 10, 2
+#: Points in one turn of a vectorised loop.
+_POINTS = 16
 #: The radius of the first step, in lengths of x.
 _FACTOR = 100.0
 #: The gain from which a step is taken, and those from which the radius shrinks and grows.
-_TAKEN, _POOR, _GOOD = 1e-4, 0.25, 0.75
+_GAINED, _POOR, _GOOD = 1e-4, 0.25, 0.75
 
 
 def small_size(n: int) -> int:
@@ -67,7 +71,13 @@ def small_size(n: int) -> int:
 
 def large_size(n: int, m: int) -> int:
     """Numbers of the dtype of x in the memory of a worker: r and J, twice."""
-    return 2 * (n + 1) * m
+    return 2 * (n + 1) * int(_padded.py_func(m))
+
+
+@linked
+def _padded(m):
+    """Points that a row of Q has room for: whole vectors, so that no loop has a rest."""
+    return (m + _POINTS - 1) // _POINTS * _POINTS
 
 
 # --- parts of an iteration -----------------------------------------------------------------------
@@ -107,24 +117,6 @@ def _differentiate(s, i, x, low, high, r, J, trial, spare, addresses, args_at):
 
 
 @linked
-def _gradient(J, r, x, low, high, g, sizes, scale, free):
-    """Form g = J^T r, the sizes of the columns of J, and what is free; False if not finite.
-
-    An element at a bound is held there while descent would leave the box.
-    """
-    finite = True
-    for j in range(len(g)):
-        g[j], sizes[j] = dot(J[j], r), math.sqrt(dot(J[j], J[j]))
-        finite = finite and abs(g[j]) < np.inf and sizes[j] < np.inf
-        scale[j] = max(scale[j], sizes[j])
-        if scale[j] == 0.0:
-            scale[j] = 1.0
-        held = (x[j] <= low[j] and g[j] > 0.0) or (x[j] >= high[j] and g[j] < 0.0)
-        free[j] = 0.0 if held or low[j] == high[j] else 1.0
-    return finite
-
-
-@linked
 def _cosine(g, sizes, free, norm):
     """The largest cosine of the angle between r and a free column of J."""
     largest = 0.0
@@ -135,13 +127,22 @@ def _cosine(g, sizes, free, norm):
 
 
 @linked
-def _try(x, p, low, high, trial):
-    """Go to x - p inside the bounds; p becomes the step that was taken."""
+def _largest(g, free):
+    """The largest element of g that is free."""
+    largest = 0.0
+    for j in range(len(g)):
+        if free[j] != 0.0:
+            largest = max(largest, abs(g[j]))
+    return largest
+
+
+@linked
+def _go(x, p, low, high, fixed, trial):
+    """Go to x - p; rounding may neither leave the box nor miss a bound that was met."""
     for j in range(len(p)):
-        trial[j] = x[j] - p[j]
-        if trial[j] < low[j] or trial[j] > high[j]:
-            trial[j] = min(max(trial[j], low[j]), high[j])
-            p[j] = x[j] - trial[j]
+        trial[j] = min(max(x[j] - p[j], low[j]), high[j])
+        if fixed[j] != 0.0 and p[j] != 0.0:
+            trial[j] = low[j] if p[j] > 0.0 else high[j]
 
 
 @linked
@@ -176,8 +177,8 @@ def _stopped(s, gain, actual, predicted, radius, size_of_x):
     flat = abs(actual) <= s.ftol and 0.0 <= predicted <= s.ftol and gain <= 2.0
     near = radius <= s.xtol * size_of_x
     if flat:
-        return BOTH if near else FTOL
-    return XTOL if near else BUSY
+        return BY_BOTH if near else BY_FTOL
+    return BY_XTOL if near else BUSY
 
 
 # --- a problem -----------------------------------------------------------------------------------
@@ -198,17 +199,17 @@ def _make_fit(real: Any) -> Any:
         high = array_at(s.high, (box + 1, n), real)[box]
         small = array_at(s.small + w * 8 * n * (_VECTORS + 2 * n), (_VECTORS + 2 * n, n), f8)
         g, sizes, scale, free, qr, p = small[0], small[1], small[2], small[3], small[4], small[5]
-        rotated, row, v = small[6], small[7], small[8]
+        rotated, row, v, fixed = small[6], small[7], small[8], small[9]
         R, S = small[_VECTORS : _VECTORS + n], small[_VECTORS + n :]
-        trial_at, r_at = s.trial + w * n * item, s.large + w * 2 * (n + 1) * m * item
-        J_at = r_at + 2 * m * item
-        r2_at, Q_at = r_at + m * item, J_at + n * m * item
+        wide = _padded(m)
+        trial_at, r_at = s.trial + w * n * item, s.large + w * 2 * (n + 1) * wide * item
+        r2_at, J_at, Q_at = r_at + wide * item, r_at + 2 * wide * item, r_at + (n + 2) * wide * item
         trial, r, r2 = (
             array_at(trial_at, n, real),
             array_at(r_at, m, real),
             array_at(r2_at, m, real),
         )
-        J, Q = array_at(J_at, (n, m), real), array_at(Q_at, (n, m), real)
+        J = array_at(J_at, (n, m), real)
         for j in range(n):
             x[j] = trial[j] = min(max(x[j], low[j]), high[j])
             scale[j] = 0.0
@@ -217,7 +218,7 @@ def _make_fit(real: Any) -> Any:
             return -1
         norm = math.sqrt(dot(r, r))
         if not norm < np.inf:
-            status = NOT_FINITE
+            status = LOST
         radius = damping = 0.0
         derived, factored = s.jac != 0, False
         first, taken = True, True
@@ -228,23 +229,25 @@ def _make_fit(real: Any) -> Any:
                 nfev, derived = nfev + n, True
             if taken:  # J is a new one
                 njev += 1
-                if not _gradient(J, r, x, low, high, g, sizes, scale, free):
-                    status = NOT_FINITE
+                Q, rest = array_at(Q_at, (n, wide), real), array_at(r2_at, wide, real)
+                if not gradient(J, r, Q, rest, x, low, high, g, sizes, scale, free):
+                    status = LOST
                 elif _cosine(g, sizes, free, norm) <= s.gtol:
-                    status = GTOL
+                    status = BY_GTOL
                 elif nfev >= s.max_nfev:
                     status = MAX_NFEV
                 if status != BUSY:
                     break
-                factorize(J, r, Q, r2, free, sizes, s.eps, R, qr)
+                factorize(Q, rest, free, sizes, s.eps, R, qr)
                 factored, size_of_x = True, length(scale, x)
                 if first:
                     radius = _FACTOR * size_of_x if size_of_x > 0.0 else _FACTOR
-            damping = damped_step(R, qr, scale, radius, damping, S, rotated, row, v, p)
+            damping = damped_step(R, qr, scale, radius, damping, fixed, S, rotated, row, v, p)
             size = length(scale, p)
             if first:
                 radius = min(radius, size)
-            _try(x, p, low, high, trial)
+            bend(R, qr, scale, damping, x, low, high, fixed, v, S, rotated, row, p)
+            _go(x, p, low, high, fixed, trial)
             predicted, slope = _predict(R, qr, p, norm)
             if call7(s.fun, i, trial_at, r2_at, Q_at, n, m, args_at) != 0:
                 return -1
@@ -254,21 +257,22 @@ def _make_fit(real: Any) -> Any:
             actual = -1.0 if far else 1.0 - (now / norm) * (now / norm)
             gain = actual / predicted if predicted > 0.0 else 0.0
             radius, damping = _adapt(gain, actual, slope, far, radius, size, damping)
-            taken = gain >= _TAKEN
+            taken = gain >= _GAINED
             if taken:
                 for j in range(n):
                     x[j] = trial[j]
                 norm, first, size_of_x = now, False, length(scale, x)
                 r, r2, r_at, r2_at = r2, r, r2_at, r_at
                 if s.jac != 0:
-                    J, Q, J_at, Q_at = Q, J, Q_at, J_at
+                    J_at, Q_at = Q_at, J_at
+                    J = array_at(J_at, (n, m), real)
                 derived, factored = s.jac != 0, False
             status = _stopped(s, gain, actual, predicted, radius, size_of_x)
-            if status == XTOL and not now < np.inf:
-                status = NOT_FINITE
+            if status == BY_XTOL and not now < np.inf:
+                status = LOST
             if status == BUSY and nfev >= s.max_nfev:
                 status = MAX_NFEV
-        if status != NOT_FINITE and not derived:
+        if status != LOST and not derived:
             if _differentiate(s, i, x, low, high, r, J, trial, r2, (trial_at, r2_at), args_at):
                 return -1
             nfev, njev = nfev + n, njev + 1
@@ -276,25 +280,26 @@ def _make_fit(real: Any) -> Any:
         array_at(s.njev, i + 1, np.int64)[i] = nfev if s.jac != 0 else njev
         array_at(s.cost, i + 1, f8)[i] = 0.5 * norm * norm
         cov = array_at(s.cov, (i + 1, n, n), f8)[i]
-        optimality = np.nan
-        if status != NOT_FINITE and not _gradient(J, r, x, low, high, g, sizes, scale, free):
-            status = NOT_FINITE
-        if status != NOT_FINITE:
-            optimality, inside = 0.0, True
+        Q, rest = array_at(Q_at, (n, wide), real), array_at(r2_at, wide, real)
+        optimality, inside, finite = np.nan, True, status != LOST
+        if finite and not factored:
+            finite = gradient(J, r, Q, rest, x, low, high, g, sizes, scale, free)
+        if finite:
+            optimality = _largest(g, free)
             for j in range(n):
-                if free[j] != 0.0:
-                    optimality = max(optimality, abs(g[j]))
                 free[j] = 1.0 if low[j] < x[j] < high[j] else 0.0
                 inside = inside and free[j] != 0.0
             if not (factored and inside):
-                factorize(J, r, Q, r2, free, sizes, s.eps, R, qr)
+                if factored:
+                    gradient(J, r, Q, rest, x, low, high, g, sizes, scale, v)
+                factorize(Q, rest, free, sizes, s.eps, R, qr)
         points = array_at(s.points, i + 1, np.int64)[i] if s.points != 0 else m
-        factor = np.nan if status == NOT_FINITE else 1.0
+        factor = 1.0 if finite else np.nan
         if s.absolute_sigma == 0 and factor == 1.0:
             factor = norm * norm / (points - n) if points > n else np.inf
         covariance(R, free, factor, v, p, cov)
         array_at(s.optimality, i + 1, f8)[i] = optimality
-        array_at(s.status, i + 1, np.int64)[i] = status
+        array_at(s.status, i + 1, np.int64)[i] = status if finite else LOST
         return 0
 
     return linked(fit)

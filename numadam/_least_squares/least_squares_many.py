@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numadam._core.hyper import Bounds
 
 #: Arguments of SciPy and of `minimize_many` that this function has not, and what to do instead.
-_REFUSED = {
+_FOREIGN = {
     "loss": "the sum of squares is the only one. scipy.optimize.least_squares has others",
     "sigma": "fun divides each residual by its sigma; absolute_sigma=True says that they are known",
     "method": "Levenberg-Marquardt is the only one. scipy.optimize.least_squares has others",
@@ -40,8 +40,8 @@ def _refuses_foreign(function: Run) -> Run:
 
     @functools.wraps(function)
     def call(*args: Any, **given: Any) -> Any:
-        for name in given.keys() & _REFUSED.keys():
-            raise TypeError(f"{name}: not an argument of least_squares_many: {_REFUSED[name]}.")
+        for name in given.keys() & _FOREIGN.keys():
+            raise TypeError(f"{name}: not an argument of least_squares_many: {_FOREIGN[name]}.")
         return function(*args, **given)
 
     return cast("Run", call)
@@ -76,7 +76,8 @@ def least_squares_many(
         Compiled by Numba: ``fun(x, r, i, *args)`` writes the m residuals of problem i into r, or
         ``fun(x, r, *args)``. They arrive as zeros: a problem of fewer points leaves the rest.
     x0 : array of shape (problems, n)
-        Starts, float64 or float32; not modified. One problem is ``x0[None]``.
+        Starts, float64 or float32; not modified. One problem is ``x0[None]``. An iteration takes
+        about n^2 m operations besides `fun`: above n = 32 a method on LAPACK is faster.
     args : tuple, default ()
         Further arguments of `fun`.
     m : int
@@ -113,11 +114,6 @@ def least_squares_many(
     ------
     TypeError, ValueError
         The message names the argument, says what it is and what to do.
-
-    Notes
-    -----
-    A problem takes about n^2 m operations an iteration besides `fun`; above n = 32 a library that
-    works in blocks, as LAPACK does, is faster.
 
     References
     ----------

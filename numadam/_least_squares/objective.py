@@ -1,4 +1,7 @@
-"""Adapter from the loop to the user's compiled residuals: one evaluation of one problem."""
+"""Adapter from the loop to the user's compiled residuals: one evaluation of one problem.
+
+As `numadam._minimize.compiled.objective`, whose calls and types it shares.
+"""
 
 from __future__ import annotations
 

@@ -408,14 +408,9 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
     def __dir__(self) -> list[str]:
         return [*self, "best"]
 
-    @property
-    def _lowest(self) -> str:
-        """The entry that is minimised."""
-        return "cost" if "cost" in self else "fun"
-
     def best(self) -> Result:
         """The problem with the lowest finite f, as a result of its own with its `index`."""
-        fun = np.asarray(to_host(self[self._lowest]))
+        fun = np.asarray(to_host(self["cost" if "cost" in self else "fun"]))
         if not np.isfinite(fun).any():
             raise ValueError("best: f is finite in none of the problems.")
         index = int(np.argmin(np.where(np.isfinite(fun), fun, np.inf)))
