@@ -72,6 +72,8 @@ CALLS: tuple[Callable[[], object], ...] = (
     lambda: na.check_grad(bowl, x, jac=True, bounds="positive"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.minimize_many(bowls, rows, jac=True, rule="adamx"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.minimize_many(bowls, rows, jac=True, ema_debias=True),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    lambda: na.least_squares_many(bowls, rows, m=3, jac="2-point"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.least_squares_many(bowls, rows, m=3, loss="huber"),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     lambda: na.minimize_many(bowls, rows, jac=True, history=True),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     lambda: na.schedules.ReduceOnPlateau(0.1, mode="least"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.schedules.ReduceOnPlateau(0.1, threshold_mode="ratio"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
