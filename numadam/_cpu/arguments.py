@@ -12,8 +12,9 @@ import numpy as np
 
 from numadam._arrays.interop import Layout, address_of, aligned_zeros, few, layout_of
 from numadam._core.norms import NORM_BLOCK
-from numadam._core.plan import CHECKED, S0, Plan
+from numadam._core.plan import CHECKED, ROW_COUNTS, S0, Plan
 from numadam._core.scalars import product_width, width_of
+from numadam._cpu.parts import row_scalars_width
 from numadam._cpu.records import ABSENT, CPU_LEAF, META, SPAN, kind_of
 from numadam._jit.pointers import offset_of
 from numadam._jit.process import cached_property
@@ -43,8 +44,10 @@ def state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
     dtypes = map(plan.array_dtype, plan.state_slots.values())
     layouts = tuple(layout_of(layout.shapes, layout.orders, dtype) for dtype in dtypes)
     products = rows, product_width(plan)
-    firsts, end, unit = Layout.place(META.itemsize + 8 * math.prod(products), layouts)
     names, slots = tuple(plan.state_slots), tuple(plan.state_slots.values())
+    if plan.by_row:
+        names, layouts = (*names, ROW_COUNTS), (*layouts, layout.of_rows())
+    firsts, end, unit = Layout.place(META.itemsize + 8 * math.prod(products), layouts)
     return StatePlaces(names, slots, layouts, tuple(firsts), end, unit, products)
 
 
@@ -73,7 +76,8 @@ def _template(
     if state is not None:
         # every step writes all of the state arrays
         meta["fixed"], spans[0] = 1, (state.firsts[0], state.end) if state.firsts else (0, 0)
-        for slot, first, of_slot in zip(state.slots, state.firsts, state.layouts, strict=True):
+        # the counts of rows have no slot
+        for slot, first, of_slot in zip(state.slots, state.firsts, state.layouts, strict=False):
             leaves["address"][:n, slot] = of_slot.addresses(first)
             in_state["address"][:n, slot] = 1
     arrays = {
@@ -182,6 +186,12 @@ class KernelArguments:
     def leaves(self) -> np.ndarray:
         """The records of the leaves, and one behind them."""
         return self._array("leaves")
+
+    def new_row_scalars(self, counts: np.ndarray) -> np.ndarray:
+        """A table for the scalars of rows that have taken so many steps, see `records`."""
+        table = np.zeros((len(counts) + 1, row_scalars_width(self.plan)))
+        table[:-1, -1] = counts + 1
+        return table
 
     def set_iterations(self, sparse: Mapping[int, int]) -> None:
         """Set how many iterations of the loop each leaf takes: its own, or as a `sparse` one."""
