@@ -97,8 +97,7 @@ def _template(
     meta["absent"][:, S0:] = id(ABSENT)
     dtypes = [plan.array_dtype(slot) for slot in range(CHECKED)]
     meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
-    part = -(-int(leaves["start"][n]) // (_PARTS * _PART_STEP)) * _PART_STEP
-    meta["part"], meta["every"] = min(max(part, _PART_MIN), _PART_MAX), 1
+    meta["part"], meta["every"] = _part_size(int(leaves["start"][n])), 1
     of_state = np.flatnonzero(in_state.view(np.int64))
     if state is not None and state.firsts:
         of_state = np.append(of_state, offsets["spans"] // 8 + np.arange(2))
@@ -110,6 +109,12 @@ def _template(
         {name: (one.shape, one.dtype, offsets[name]) for name, one in arrays.items()},
         2 * int(leaves["first_block"][n]) if plan.norm else 0,
     )
+
+
+def _part_size(total: int) -> int:
+    """Iterations of a parallel part of so many."""
+    part = -(-total // (_PARTS * _PART_STEP)) * _PART_STEP
+    return min(max(part, _PART_MIN), _PART_MAX)
 
 
 def _make_leaves(
@@ -177,6 +182,7 @@ class KernelArguments:
             self.leaves["subtype"][:-1] = list(map(id, subtypes))
             self._subtypes = list(subtypes)  # keeps their ids alive
         self._work: list[np.ndarray] = []
+        self._part = 0  # the size of a part, while that of a sparse step is in its place
 
     def _array(self, name: str) -> np.ndarray:
         shape, dtype, offset = self._arrays[name]
@@ -199,6 +205,11 @@ class KernelArguments:
         for leaf, count in sparse.items():
             counts[leaf] = count
         self.leaves["start"][1:] = np.cumsum(counts, dtype=np.int64)
+        if sparse:
+            self._part = self.meta["part"][0]
+            self.meta["part"] = min(self._part, _part_size(sum(counts)))
+        elif self._part:
+            self.meta["part"], self._part = self._part, 0
 
     @property
     def norms(self) -> np.ndarray:
