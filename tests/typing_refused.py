@@ -52,6 +52,7 @@ CALLS: tuple[Callable[[], object], ...] = (
     lambda: na.Adam(x, nonfinite="skp"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.Adam(x, like="pytorch"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.Adam(x, sparse="rows"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lambda: na.Adam(x, count="rows"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.Adam(x, complex_form="both"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.Adam(x, state_dtype="half"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.Adam(x, bounds="positive"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -121,7 +121,7 @@ def on_own_arrays() -> list[Array]:
 
 def rows_of_an_embedding() -> NDArray[np.float32]:
     table = np.zeros((1000, 8), np.float32)
-    opt = na.SGD(table, lr=1.0, sparse="lazy")
+    opt = na.SGD(table, lr=1.0, sparse="lazy", count="row")
     opt.step(na.Rows(np.array([3, 5]), np.ones((2, 8), np.float32)))
     return table
 
