@@ -58,7 +58,9 @@ def nopython_page(kinds: Mapping[str, Any]) -> str:
         names += [name for name in functions.of_rule(file, kind) if name not in names]
         lines = "".join(f".. autofunction:: {name}\n" for name in names)
         module = ".. currentmodule:: numadam.nopython\n"
-        sections.append(f"## {kind.__name__}\n\n```{{eval-rst}}\n{module}\n{lines}```\n")
+        listed = f"```{{eval-rst}}\n{module}\n{lines}```\n"
+        folded = f"````{{dropdown}} Functions of {kind.__name__}\n{listed}````\n"
+        sections.append(f"## {kind.__name__}\n\n{folded}")
     return text.partition("## ")[0] + "\n".join(sections)
 
 

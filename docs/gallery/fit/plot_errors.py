@@ -31,9 +31,8 @@ import numadam as na
 #
 # .. math:: v(c) = \frac{V c}{K + c}
 #
-# The learning rate of Adam is a length, the same for all parameters. So
-# choose units in which all of them are near 1: here :math:`V` is measured
-# in 100 counts/min², :math:`K` in 0.1 ppm.
+# Adam moves each parameter by about lr, so scale all of them to about 1:
+# here :math:`V` is measured in 100 counts/min², :math:`K` in 0.1 ppm.
 CONCENTRATION = np.repeat([0.02, 0.06, 0.11, 0.22, 0.56, 1.10], 2)  # ppm
 SPEED = np.array(
     [76.0, 47, 97, 107, 123, 139, 159, 152, 191, 201, 207, 200]

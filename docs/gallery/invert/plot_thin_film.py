@@ -94,9 +94,9 @@ print(f"error of the gradient: {check(starts[0]):.0e} percent per nm")
 # %%
 # Two hundred designs
 # -------------------
-# The learning rate is a length: 5 nm, which a cosine brings to 0. No layer
-# is thinner than 0 or thicker than 250 nm. ``gtol=0`` lets all of them run
-# to the end.
+# A thickness changes by about lr in a step: 5 nm, which a cosine brings to
+# 0. No layer is thinner than 0 or thicker than 250 nm. ``gtol=0`` lets all
+# of them run to the end.
 res = na.minimize_many(
     reflectance,
     starts,

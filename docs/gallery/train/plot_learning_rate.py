@@ -2,11 +2,11 @@
 Choose a learning rate: sixty at once, and schedules
 ====================================================
 
-The learning rate is the one number that Adam cannot choose for you. It is a
-length: no element of x moves by much more than lr in one iteration. If it
-is too small, the iterations run out before the minimum. If it is too large,
-x jumps about. Here one fit runs at sixty learning rates at once, and then
-with schedules that let them fall.
+The learning rate is the one number that Adam cannot choose for you. No
+element of x moves by much more than lr in one iteration. If lr is too
+small, the iterations do not suffice. If it is too large, x jumps about.
+Here one fit runs at sixty learning rates at once, and then with decaying
+schedules.
 
 Height of f above its minimum at the end of the fit, over the learning rate,
 for four numbers of iterations. x and f have no units here; f is a mean
