@@ -31,6 +31,7 @@ _HOMES |= {
     "GradientCheck": "numadam._minimize.gradient.check",
     "minimize": "numadam._minimize.minimize",
     "minimize_many": "numadam._minimize.minimize_many",
+    "least_squares_many": "numadam._least_squares.least_squares_many",
     "scipy_adam": "numadam._minimize.minimize",
     "Result": "numadam._minimize.result",
     "ManyResult": "numadam._minimize.result",

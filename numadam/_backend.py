@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -11,7 +12,7 @@ import numpy as np
 
 from numadam._arrays.checks import describe
 from numadam._arrays.interop import Layout
-from numadam._arrays.sparse import clear, coalesce_for, is_sparse, scatter
+from numadam._arrays.sparse import clear, coalesce_for, is_sparse, plain, refuse_order, scatter
 from numadam._core import plan as pl
 from numadam._core.half import in_memory
 from numadam._jit.process import defer_interrupts
@@ -83,6 +84,8 @@ class SparseGradients:
     how : {None, "lazy", "dense"}
     title : callable
         ``title(slot, leaf)``: what the user calls that array.
+    counts : list of arrays
+        The steps of each row, of each leaf: then dense gradients are rows, too.
 
     Attributes
     ----------
@@ -90,26 +93,41 @@ class SparseGradients:
         By leaf the rows of the dense buffers that are not zero: `clear` is due.
     """
 
-    def __init__(self, home: str, layout: Layout, how: str | None, title: Title) -> None:
+    def __init__(
+        self, home: str, layout: Layout, how: str | None, title: Title, counts: Leaves = ()
+    ) -> None:
         self._home, self._library = home, importlib.import_module(home.lower())
         self._layout, self._how, self._title = layout, how, title
         self._dense: dict[int, Any] = {}
         self.scattered: dict[int, Any] = {}
+        self._counts = [one.reshape(-1) for one in counts]
 
     def rows_of(self, grads: Leaves) -> dict[int, tuple[Any, Any]]:
         """By leaf the rows of the sparse ones among these gradients, and their values."""
-        return {k: self.coalesced(grad, k) for k, grad in enumerate(grads) if is_sparse(grad)}
+        every = bool(self._counts)
+        return {
+            k: self.coalesced(grad, k) for k, grad in enumerate(grads) if every or is_sparse(grad)
+        }
 
     def coalesced(self, grad: Any, leaf: int) -> tuple[Any, Any]:
         """The rows of a gradient, and their values in the memory order of the parameter's rows."""
         layout, name = self._layout, self._title(pl.G, leaf)
         shape, order = layout.shapes[leaf], layout.orders[leaf]
-        rows, values = coalesce_for(grad, name, self._how, layout, leaf, self._home.lower())
-        self.check_values(values, name, leaf)
+        if is_sparse(grad):
+            rows, values = coalesce_for(grad, name, self._how, layout, leaf, self._home.lower())
+            self.check_values(values, name, leaf)
+        else:  # all of its rows take a step each
+            refuse_order(name, layout, leaf, self._home.lower())
+            rows = self._library.arange(math.prod(shape[:1]))
+            values = plain(self.checked(grad, name, leaf)).reshape(len(rows), math.prod(shape[1:]))
         if self._how == "lazy" and order != tuple(range(len(order))):
             ordered = in_memory(values).reshape(len(values), *shape[1:]).transpose(order)
             values = self._library.ascontiguousarray(ordered)
         return rows, values
+
+    def checked(self, grad: Any, name: str, leaf: int) -> Any:
+        """Check a dense gradient, and return it as a plain array of the library."""
+        raise NotImplementedError
 
     def check_values(self, values: Any, name: str, leaf: int) -> None:
         """Refuse values that lie elsewhere than the parameter."""
@@ -287,10 +305,11 @@ class Backend(ABC):
         """Arrays of the host on the device of the parameters."""
 
     @abstractmethod
-    def check_arrays(
-        self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
-    ) -> list[Any]:
-        """Check arrays before they are copied to the leaves of `what`, such as ``"state['m']"``."""
+    def check_arrays(self, what: str, leaves: Leaves, state: str = "") -> list[Any]:
+        """Check arrays before they are copied to the leaves of `what`, such as ``"state['m']"``.
+
+        `state` is the name of the state array; without one they are gradients.
+        """
 
     @abstractmethod
     def state_dtype(self, name: str) -> np.dtype[Any]:

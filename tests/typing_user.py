@@ -121,7 +121,7 @@ def on_own_arrays() -> list[Array]:
 
 def rows_of_an_embedding() -> NDArray[np.float32]:
     table = np.zeros((1000, 8), np.float32)
-    opt = na.SGD(table, lr=1.0, sparse="lazy")
+    opt = na.SGD(table, lr=1.0, sparse="lazy", count="row")
     opt.step(na.Rows(np.array([3, 5]), np.ones((2, 8), np.float32)))
     return table
 
@@ -153,6 +153,13 @@ def every_schedule() -> list[float]:
     return [lr(0) for lr in made]
 
 
+@numba.njit  # type: ignore[untyped-decorator]  # Numba has no types
+def compiled_line(x: Array, r: Array, J: Array, i: int) -> None:
+    for k in range(r.size):
+        r[k] = x[0] + x[1] * k - i
+        J[k, 0], J[k, 1] = 1.0, k
+
+
 def minimised() -> dict[str, Array]:
     def watch(intermediate_result: scipy.optimize.OptimizeResult) -> None:
         assert intermediate_result.fun >= 0
@@ -171,6 +178,14 @@ def minimised() -> dict[str, Array]:
     found: na.Result = na.minimize(bowl, start, jac=True, bounds=(0, None), lr=0.1, callback=watch)
     compiled = na.minimize(compiled_bowl, start, lr=0.1, maxiter=500)
     many: na.ManyResult = na.minimize_many(compiled_bowl, np.zeros((4, 3)), lr=0.1)
+    fits: na.ManyResult = na.least_squares_many(compiled_line, np.zeros((4, 2)), m=3, jac=True)
+    errors: NDArray[np.float64] = fits.stderr
+    assert errors.shape == fits.x.shape == (4, 2)
+    cost: float = fits.best().cost
+    assert fits.cov.shape == (4, 2, 2)
+    assert fits.optimality.max() < 1e-6
+    assert fits.njev.min() == fits.nfev.min() > 0
+    assert cost < 1e-9
     lowest: float = found.fun
     stopped: NDArray[np.bool_] = many.success
     assert found.message

@@ -183,12 +183,15 @@ def idle(n, steps=5000):
     return functools.partial(optimizer.step, zeros)
 
 
-def embedding(rows, width, share):
+def embedding(rows, width, share, count="step"):
     """A lazy step that touches a share of the rows, and the dense step of all."""
     rng = np.random.default_rng(0)
     touched = np.sort(rng.choice(rows, round(share * rows), replace=False))
     table, every = (peers.values(rows * width, seed=k).reshape(rows, width) for k in (0, 1))
-    lazy, dense = numadam.Adam(table, lr=1e-3, sparse="lazy"), numadam.Adam(table.copy(), lr=1e-3)
+    lazy = numadam.Adam(table, lr=1e-3, sparse="lazy", count=count)
+    dense = numadam.Adam(table.copy(), lr=1e-3)
+    if count == "row":
+        lazy.state["row_counts"] = rng.integers(0, 1000, rows)
     some = numadam.Rows(touched, every[touched])
     return functools.partial(lazy.step, some), functools.partial(dense.step, every)
 
@@ -273,6 +276,12 @@ class Targets(Cases):
             "a lazy step touching 1 % of 1M x 64 rows / the dense step",
             0.05,
             lambda: functools.partial(ratio, *embedding(size(10**6), 64, 0.01)),
+            memory=8,
+        ),
+        "lazy-rows-counted": Case(
+            "the same where the rows have 1,000 different counts of steps / the dense step",
+            0.08,
+            lambda: functools.partial(ratio, *embedding(size(10**6), 64, 0.01, "row")),
             memory=8,
         ),
         "accumulate-memory": Case(

@@ -325,6 +325,12 @@ class Layout:
             return where, shape, None
         return where, tuple(shape[axis] for axis in order), tuple(np.argsort(order).tolist())
 
+    def of_rows(self) -> Layout:
+        """The layout of an int64 for each row (of the first axis) of each leaf."""
+        shapes = [shape[:1] for shape in self.shapes]
+        orders = [tuple(range(len(shape))) for shape in shapes]
+        return Layout(shapes, orders, np.dtype(np.int64))
+
     @staticmethod
     def place(head: int, layouts: Sequence[Layout], skew: int = SKEW) -> tuple[list[int], int, int]:
         """Offsets of a buffer of each layout behind `head` bytes, their end, and an alignment."""

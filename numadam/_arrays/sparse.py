@@ -110,12 +110,18 @@ def coalesce_for(
         )
     if layout.dtype.kind == "c":
         raise TypeError(f"{name}: is sparse, but the parameters are complex. Pass it dense.")
-    if how == "lazy" and layout.orders[leaf][:1] not in ((), (0,)):
+    if how == "lazy":
+        refuse_order(name, layout, leaf, library)
+    return coalesce(grad, name, layout.shapes[leaf], layout.dtype)
+
+
+def refuse_order(name: str, layout: Layout, leaf: int, library: str) -> None:
+    """Refuse parameters whose rows do not lie together in memory."""
+    if layout.orders[leaf][:1] not in ((), (0,)):
         raise ValueError(
             f"{name}: sparse='lazy' needs parameters whose rows lie together; use "
             f"{library}.ascontiguousarray for them, or sparse='dense'."
         )
-    return coalesce(grad, name, layout.shapes[leaf], layout.dtype)
 
 
 def scatter(rows: Any, values: Any, dense: Any) -> None:
@@ -261,7 +267,7 @@ def _of_rows(x: Rows, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -
     return _add_up(xp, xp.asarray(indices).astype(xp.int64, copy=False), flat)
 
 
-def _plain(array: Any) -> Any:
+def plain(array: Any) -> Any:
     """The array, or a C-contiguous, aligned copy. CuPy's arrays are always aligned."""
     flags = array.flags
     return array if flags.c_contiguous and getattr(flags, "aligned", True) else array.copy()
@@ -270,7 +276,7 @@ def _plain(array: Any) -> Any:
 def _add_up(xp: Any, indices: Any, values: Any) -> tuple[Any, Any]:
     """Sort rows, and add up those with the same index."""
     if bool((indices[1:] > indices[:-1]).all()):
-        return _plain(indices), _plain(values)
+        return plain(indices), plain(values)
     order = xp.argsort(indices, kind="stable")
     indices, values = indices[order], values.take(order, axis=0)
     first = xp.ones(len(indices), bool)

@@ -142,6 +142,7 @@ Bounds = Box | Array | Nested
 
 Nonfinite = Literal["propagate", "raise", "skip"]
 Sparse = Literal["lazy", "dense"]
+Count = Literal["step", "row"]
 StateDtype = Literal["bfloat16"]
 ComplexForm = Literal["parts", "modulus"]
 #: Libraries whose defaults and arithmetic are repeated: see `numadam._core.synonyms`.

@@ -15,6 +15,7 @@ from numadam._core.hyper import (
     LR,
     Bounds,
     ComplexForm,
+    Count,
     Hyper,
     Like,
     Nonfinite,
@@ -100,6 +101,7 @@ class SharedOptions(NamedTuple):
     ema_debias: bool = False
     groups: Mapping[str, Mapping[str, Any]] | None = None
     sparse: Sparse | None = None
+    count: Count = "step"  # type: ignore[assignment]  # tuples have a method of this name
     state_dtype: StateDtype | type[Any] | np.dtype[Any] | None = None
     master: bool = False
     complex_form: ComplexForm = "parts"
@@ -119,6 +121,7 @@ _SWITCHES = ("decoupled", *(name for name, value in DEFAULTS.items() if isinstan
 _CHOICES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "nonfinite": (Nonfinite, ()),
     "sparse": (Sparse, (None,)),
+    "count": (Count, ()),
     "complex_form": (ComplexForm, ()),
 }
 #: The value of a column where its option is None.
@@ -206,6 +209,10 @@ def _check_together(options: Mapping[str, Any]) -> None:
         problem = _against_capture(options)
     elif options["sparse"] == "lazy" and average:
         problem = "ema: sparse='lazy' leaves rows alone that an average has to follow; use 'dense'."
+    elif options["count"] == "row" and options["sparse"] != "lazy":
+        problem = "count: 'row' counts the steps of rows that step alone; needs sparse='lazy'."
+    elif options["count"] == "row" and options["comm"] is not None:
+        problem = "count: 'row' is not for the blocks of several ranks (comm); use 'step'."
     if problem:
         raise ValueError(problem)
 

@@ -27,6 +27,8 @@ SLOTS = 13
 
 #: Names in `state` of the back end's own arrays, in the order of a saved state.
 OWN_STATE = {"accumulated": SUM, "average": AVERAGE, "master": MASTER}
+#: Name in `state`, and among those in use, of the steps of each row, with ``count="row"``.
+ROW_COUNTS = "row_counts"
 
 
 def real_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -127,6 +129,11 @@ class Plan:
     def numbers(self) -> int:
         """Real numbers in one element of the parameters."""
         return 2 if self.dtype.kind == "c" else 1
+
+    @property
+    def by_row(self) -> bool:
+        """Whether the scalars of a row are those of its own number of steps."""
+        return ROW_COUNTS in self.present
 
     @property
     def unit(self) -> int:

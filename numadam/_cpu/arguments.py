@@ -12,8 +12,9 @@ import numpy as np
 
 from numadam._arrays.interop import Layout, address_of, aligned_zeros, few, layout_of
 from numadam._core.norms import NORM_BLOCK
-from numadam._core.plan import CHECKED, S0, Plan
+from numadam._core.plan import CHECKED, ROW_COUNTS, S0, Plan
 from numadam._core.scalars import product_width, width_of
+from numadam._cpu.parts import row_scalars_width
 from numadam._cpu.records import ABSENT, CPU_LEAF, META, SPAN, kind_of
 from numadam._jit.pointers import offset_of
 from numadam._jit.process import cached_property
@@ -43,8 +44,10 @@ def state_places(plan: Plan, layout: Layout, rows: int) -> StatePlaces:
     dtypes = map(plan.array_dtype, plan.state_slots.values())
     layouts = tuple(layout_of(layout.shapes, layout.orders, dtype) for dtype in dtypes)
     products = rows, product_width(plan)
-    firsts, end, unit = Layout.place(META.itemsize + 8 * math.prod(products), layouts)
     names, slots = tuple(plan.state_slots), tuple(plan.state_slots.values())
+    if plan.by_row:
+        names, layouts = (*names, ROW_COUNTS), (*layouts, layout.of_rows())
+    firsts, end, unit = Layout.place(META.itemsize + 8 * math.prod(products), layouts)
     return StatePlaces(names, slots, layouts, tuple(firsts), end, unit, products)
 
 
@@ -73,7 +76,8 @@ def _template(
     if state is not None:
         # every step writes all of the state arrays
         meta["fixed"], spans[0] = 1, (state.firsts[0], state.end) if state.firsts else (0, 0)
-        for slot, first, of_slot in zip(state.slots, state.firsts, state.layouts, strict=True):
+        # the counts of rows have no slot
+        for slot, first, of_slot in zip(state.slots, state.firsts, state.layouts, strict=False):
             leaves["address"][:n, slot] = of_slot.addresses(first)
             in_state["address"][:n, slot] = 1
     arrays = {
@@ -93,8 +97,7 @@ def _template(
     meta["absent"][:, S0:] = id(ABSENT)
     dtypes = [plan.array_dtype(slot) for slot in range(CHECKED)]
     meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
-    part = -(-int(leaves["start"][n]) // (_PARTS * _PART_STEP)) * _PART_STEP
-    meta["part"], meta["every"] = min(max(part, _PART_MIN), _PART_MAX), 1
+    meta["part"], meta["every"] = _part_size(int(leaves["start"][n])), 1
     of_state = np.flatnonzero(in_state.view(np.int64))
     if state is not None and state.firsts:
         of_state = np.append(of_state, offsets["spans"] // 8 + np.arange(2))
@@ -106,6 +109,12 @@ def _template(
         {name: (one.shape, one.dtype, offsets[name]) for name, one in arrays.items()},
         2 * int(leaves["first_block"][n]) if plan.norm else 0,
     )
+
+
+def _part_size(total: int) -> int:
+    """Iterations of a parallel part of so many."""
+    part = -(-total // (_PARTS * _PART_STEP)) * _PART_STEP
+    return min(max(part, _PART_MIN), _PART_MAX)
 
 
 def _make_leaves(
@@ -173,6 +182,7 @@ class KernelArguments:
             self.leaves["subtype"][:-1] = list(map(id, subtypes))
             self._subtypes = list(subtypes)  # keeps their ids alive
         self._work: list[np.ndarray] = []
+        self._part = 0  # the size of a part, while that of a sparse step is in its place
 
     def _array(self, name: str) -> np.ndarray:
         shape, dtype, offset = self._arrays[name]
@@ -183,12 +193,23 @@ class KernelArguments:
         """The records of the leaves, and one behind them."""
         return self._array("leaves")
 
+    def new_row_scalars(self, counts: np.ndarray) -> np.ndarray:
+        """A table for the scalars of rows that have taken so many steps, see `records`."""
+        table = np.zeros((len(counts) + 1, row_scalars_width(self.plan)))
+        table[:-1, -1] = counts + 1
+        return table
+
     def set_iterations(self, sparse: Mapping[int, int]) -> None:
         """Set how many iterations of the loop each leaf takes: its own, or as a `sparse` one."""
         counts = [size * self.plan.unit for size in self.layout.sizes]
         for leaf, count in sparse.items():
             counts[leaf] = count
         self.leaves["start"][1:] = np.cumsum(counts, dtype=np.int64)
+        if sparse:
+            self._part = self.meta["part"][0]
+            self.meta["part"] = min(self._part, _part_size(sum(counts)))
+        elif self._part:
+            self.meta["part"], self._part = self._part, 0
 
     @property
     def norms(self) -> np.ndarray:

@@ -154,6 +154,7 @@ class CpuBackend(CpuState, Backend):
             bound=named,
             sparse=settings.options["sparse"],
             exchange=settings.exchange,
+            counts=state.get(pl.ROW_COUNTS, ()),
         )
         self.compiled.check()
         settings.agree(self.home)

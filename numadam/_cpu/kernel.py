@@ -23,6 +23,7 @@ from numadam._cpu.parts import (
     make_advance,
     make_fill,
     make_leaf_views,
+    make_row_at,
     make_scalars_of,
     part_of,
 )
@@ -31,6 +32,7 @@ from numadam._cpu.validate import (
     AFTER_STEP,
     BEFORE_STEP,
     CHECK,
+    NEEDS_ROWS,
     NEEDS_WORK,
     NORMS_AGAIN,
     OK,
@@ -231,9 +233,9 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
     inside the loop would stop the loop from vectorising. `h` and `k` are tuples of scalars, the
     views are pointers.
     """
-    scalars, scalars_of = make_scalars(plan), make_scalars_of(width_of(plan))
-    views = make_leaf_views(plan, out)
-    per_array = plan.norm == "array"
+    scalars, width = make_scalars(plan), width_of(plan)
+    scalars_of, views = make_scalars_of(width), make_leaf_views(plan, out)
+    each, row_at = plan.norm == "array" or plan.by_row, make_row_at(plan)
 
     def part(q, meta_at):
         meta = record_at(meta_at, META)
@@ -253,9 +255,10 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
                 inside = e % length
                 n = n if n < length - inside else length - inside
                 i = load64(leaf.rows + 8 * (e // length)) * length + inside
-            if per_array or leaf.group != r:  # 0.1 us less for each of many arrays
+            if each or leaf.group != r:  # 0.1 us less for each of many arrays
                 r = leaf.group
-                h, k = scalars(rows[r], factors[0, j], factors[1, j])
+                row = array_at(row_at(meta, leaf, e), width, np.float64)
+                h, k = scalars(row, factors[0, j], factors[1, j])
             p, g, s0, s1, s2, to, total, average, lo, hi, rate, master = views(leaf, i, e, n)
             run(n, p, g, s0, s1, s2, to, total, average, lo, hi, rate, master, h, k)
             low += n
@@ -290,7 +293,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
     exact = in_default_mode
     part = exact(_make_part(plan, make_run(plan, linked), out))
     fill, advance = exact(make_fill(plan)), make_advance(plan)
-    accumulates, normed = plan.accumulate, plan.norm != ""
+    accumulates, normed, by_row = plan.accumulate, plan.norm != "", plan.by_row
     add_part = norm_part = finalize_norms = part
     if accumulates:
         add_part = exact(_make_part(plan, _make_run_of_sums(plan), False))
@@ -312,6 +315,8 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             status = call_c4(meta.validator, meta_at, ids_at, grad_id, known_disjoint)
             if status != OK:
                 return status
+            if by_row and leaves_of(meta)[0].table == 0:
+                return NEEDS_ROWS
             last = leaves_of(meta)[meta.count]
             total, size = last.start, meta.part
             parts = (total + size - 1) // size

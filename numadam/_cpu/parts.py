@@ -24,7 +24,16 @@ from numadam._core.scalars import (
 )
 from numadam._cpu.records import CPU_LEAF, META
 from numadam._jit.functions import linked
-from numadam._jit.pointers import absent, array_of, make_array, offset_of, record_at, view_of
+from numadam._jit.pointers import (
+    absent,
+    array_at,
+    array_of,
+    load64,
+    make_array,
+    offset_of,
+    record_at,
+    view_of,
+)
 
 _FLOAT64 = np.dtype(np.float64)
 
@@ -138,7 +147,60 @@ def make_fill(plan: Plan) -> Any:
             if flushing:  # of the gradients: their newest one is zero
                 rows[r, scale] = 1.0
 
-    return linked(fill)
+    if not plan.by_row:
+        return linked(fill)
+    fill_groups, fill_tables = linked(fill), _make_fill_tables(plan)
+
+    def fill_all(meta_at, lr):
+        fill_groups(meta_at, lr)
+        fill_tables(meta_at, lr)
+
+    return linked(fill_all)
+
+
+def row_scalars_width(plan: Plan) -> int:
+    """Numbers in a row of a leaf's table: scalars, or products, and the number of the step."""
+    return max(width_of(plan), product_width(plan)) + 1
+
+
+def make_row_at(plan: Plan) -> Any:
+    """``row_at(meta, leaf, e)``: address of the scalars of iteration e of a leaf."""
+    of_groups, of_counts = 8 * width_of(plan), 8 * row_scalars_width(plan)
+
+    def of_group(meta, leaf, e):
+        return meta.scalars + of_groups * leaf.group
+
+    def of_count(meta, leaf, e):
+        return leaf.table + of_counts * load64(leaf.classes + 8 * (e // leaf.width))
+
+    return linked(of_count if plan.by_row else of_group)
+
+
+def _make_fill_tables(plan: Plan) -> Any:
+    """``fill_tables(meta_at, lr)``: the scalars of rows by their own number of steps."""
+    fill_row, find_products = make_fill_row(plan), make_products(plan)
+    advance_row, control_of = make_advance_row(plan, linked), make_control_of(plan)
+    width, carried = row_scalars_width(plan), len(plan.products)
+
+    def fill_tables(meta_at, lr):
+        meta = record_at(meta_at, META)
+        leaves = leaves_of(meta)
+        for j in range(meta.count):
+            leaf = leaves[j]
+            table = array_at(leaf.table, (leaf.distinct + 1, width), _FLOAT64)
+            control, q, taken = control_of(meta)[leaf.group], table[leaf.distinct], 0.0
+            for i in range(carried):
+                q[i] = 1.0
+            for r in range(leaf.distinct):  # counts are sorted
+                t = table[r, width - 1]
+                while carried > 0 and taken < t - 1.0:
+                    taken += 1.0
+                    find_products(q, control, taken)
+                    advance_row(q)
+                find_products(q, control, t)
+                fill_row(table[r], control, q, lr, t, 1.0)
+
+    return linked(fill_tables)
 
 
 def make_advance(plan: Plan) -> Any:

@@ -34,6 +34,9 @@ from numadam._jit.pointers import (
 #        ├─► partials    int64[blocks, 2]: a partial sum for each block of each gradient
 #        ├─► sums        int64[norms, ranks, 2]: in their place, a sum of each process for each norm
 #        └─► products    float64[groups, n]: see `_core/scalars.py`; they follow META, then state
+#
+# With ``count="row"`` a leaf has a table float64[distinct + 1, width + 1]: the scalars of a count,
+# and last that count plus 1, the number of the step; the row behind is for products.
 
 #: A field's type: an address is a number, too, but says where to read on.
 NUMBER, POINTER = np.dtype(np.int64), np.dtype(np.int64)
@@ -93,6 +96,9 @@ CPU_LEAF = np.dtype(
         ("subtype", POINTER),  # type object of the parameter, where it is a subclass of ndarray
         ("rows", POINTER),  # row numbers of a sparse gradient, 0 where it is dense
         ("width", NUMBER),  # iterations in one of these rows
+        ("table", POINTER),  # scalars for each count of its rows, 0 where there are none
+        ("distinct", NUMBER),  # different counts in it
+        ("classes", POINTER),  # the place in it of each row of a sparse gradient
         ("first_block", NUMBER),  # first partial sum of the norm
         ("exponent", NUMBER),  # of the sum of squares, see `norms`
         ("address", POINTER, SLOTS),  # of each slot's array, as the loop reads or writes it

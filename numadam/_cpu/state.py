@@ -156,10 +156,10 @@ class CpuState:
         norms, of_each = self.arguments.norms, self.settings.plan.norm == "array"
         return norms[:-1].tolist() if of_each else float(norms[-1])
 
-    def check_arrays(self, what: str, leaves: Leaves, dtype: np.dtype | None = None) -> list[Any]:
+    def check_arrays(self, what: str, leaves: Leaves, state: str = "") -> list[Any]:
         """Check arrays to be copied into the leaves of `what`; numbers where it is 0-d."""
-        layout, wanted = self.layout, self.layout.dtype if dtype is None else dtype
-        checked = []
+        layout = self._layout_of(state) if state else self.layout
+        wanted, checked = layout.dtype, []
         for leaf, shape, param in zip(leaves, layout.shapes, self.names, strict=True):
             title = what + param.removeprefix("params")
             leaf = ar.number_as_array(leaf, shape, wanted)
@@ -169,8 +169,11 @@ class CpuState:
         return checked
 
     def state_dtype(self, name: str) -> np.dtype:
-        plan = self.settings.plan
-        return plan.array_dtype(plan.state_slots[name])
+        return self._layout_of(name).dtype
+
+    def _layout_of(self, name: str) -> Layout:
+        """The layout of a state array."""
+        return self._places.layouts[self._places.names.index(name)]
 
     def load(
         self,

@@ -48,11 +48,23 @@ def pooled(kernel: Any, meta: np.ndarray) -> Any:
 class CpuSparseGradients(SparseGradients):
     """Sparse gradients, put where the compiled step finds them."""
 
-    def __init__(self, arguments: KernelArguments, how: str | None, title: Title) -> None:
-        super().__init__("NumPy", arguments.layout, how, title)
+    def __init__(
+        self, arguments: KernelArguments, how: str | None, title: Title, counts: Leaves
+    ) -> None:
+        super().__init__("NumPy", arguments.layout, how, title, counts)
         self._arguments = arguments
         #: rows and values that are installed, by leaf: the arrays must stay alive
         self.rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._tables = list[tuple[np.ndarray, np.ndarray]]()  # alive, too
+
+    def checked(self, grad: Any, name: str, leaf: int) -> Any:
+        layout = self._arguments.layout
+        given = ar.number_as_array(grad, layout.shapes[leaf], layout.dtype)
+        (view,) = as_views([given], "NumPy", False, lambda _: name)
+        wanted = layout.dtype, layout.shapes[leaf], self._title(pl.P, leaf)
+        if problem := ar.unfit(view, name, *wanted):
+            raise problem
+        return np.asarray(view)
 
     @contextmanager
     def installed(self, used: dict[int, Leaves]) -> Iterator[None]:
@@ -78,13 +90,44 @@ class CpuSparseGradients(SparseGradients):
             leaves["rows"][leaf] = rows.ctypes.data if len(rows) else 0
             leaves["width"][leaf] = values.size // max(len(rows), 1) or 1
             leaves["address"][leaf, pl.G] = values.ctypes.data
+            if self._counts:
+                self._install_table(leaf, self._counts[leaf][rows])
         self._arguments.set_iterations(counts)
+
+    def _install_table(self, leaf: int, counts: np.ndarray) -> None:
+        """Install memory for the scalars of rows that have taken so many steps before."""
+        leaves, (distinct, classes) = self._arguments.leaves, classes_of(counts)
+        table = self._arguments.new_row_scalars(distinct)
+        self._tables.append((table, classes))
+        leaves["table"][leaf], leaves["distinct"][leaf] = table.ctypes.data, len(distinct)
+        leaves["classes"][leaf] = classes.ctypes.data
+
+    def count(self) -> None:
+        """Count a step of each row that is installed."""
+        for leaf, (rows, _) in self.rows.items() if self._counts else ():
+            self._counts[leaf][rows] += 1
 
     def _remove(self) -> None:
         if self.rows:
             self._arguments.leaves["rows"][list(self.rows)] = 0
             self.rows.clear()
             self._arguments.set_iterations({})
+        if self._tables:
+            self._arguments.leaves["table"] = 0
+            self._tables.clear()
+
+
+def classes_of(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different ones among these counts, sorted, and the place among them of each."""
+    low, high = (int(counts.min()), int(counts.max())) if len(counts) else (0, -1)
+    if high - low > 8 * len(counts) + 100_000:
+        return np.unique(counts, return_inverse=True)
+    # 6 to 9 times faster, where few numbers lie between
+    offsets, places = counts - low, np.zeros(high - low + 1, np.int64)
+    places[offsets] = 1
+    found = np.flatnonzero(places)
+    places[found] = np.arange(len(found))
+    return found + low, places[offsets]
 
 
 # --- the call of a compiled step into Python -----------------------------------------------------
@@ -193,6 +236,8 @@ class CpuStep:
         Treatment of gradients that touch a few rows.
     exchange : Exchange, optional
         With the other processes whose gradients count in a norm.
+    counts : list of arrays
+        The steps of each row, of each parameter.
 
     Attributes
     ----------
@@ -211,8 +256,9 @@ class CpuStep:
         bound: Callable[[], Named] = list,
         sparse: str | None = None,
         exchange: Exchange | None = None,
+        counts: Leaves = (),
     ) -> None:
-        self._sparse = CpuSparseGradients(arguments, sparse, title)
+        self._sparse = CpuSparseGradients(arguments, sparse, title, counts)
         self.arguments, self._title = arguments, title
         self._params, self._bound = list(params), bound
         count = len(arguments.layout.shapes)
@@ -265,7 +311,10 @@ class CpuStep:
             return status
         with self._sparse.installed(used):
             self._refuse_overlapping_rows(used)
-            return self._call_until_valid(used, call)
+            status = self._call_until_valid(used, call)
+            if status == va.OK:
+                self._sparse.count()
+            return status
 
     def check(self) -> None:
         """Validate the parameters alone, without a step."""
@@ -291,7 +340,7 @@ class CpuStep:
                 return status
             what, slot, leaf = va.unpack_status(status)
             sparse = what == va.BAD_TYPE and slot == pl.G and is_sparse(used[pl.G][leaf])
-            if sparse or what == va.NOT_FINITE:
+            if sparse or what in (va.NOT_FINITE, va.NEEDS_ROWS):
                 return status
             if what == va.OVERLAP:
                 self._refuse_overlap(used)

@@ -34,6 +34,9 @@ EXCHANGE_FAILED = 11
 #: greatest number: of several norms it is what counts
 NORMS_AGAIN = 12
 
+#: from the step: rows with counts of their own need their scalars, which Python installs
+NEEDS_ROWS = 13
+
 #: policies of a guard
 PROPAGATE, RAISE, SKIP = range(3)
 

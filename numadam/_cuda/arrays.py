@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import Layout
+from numadam._arrays.interop import Layout, as_views
 from numadam._backend import Leaves, Rows, SparseGradients, Title
 from numadam._core import plan as pl
 from numadam._core.half import in_memory
@@ -164,9 +164,13 @@ def _ordered(array: Any, order: tuple[int, ...]) -> Any:
 class CudaSparseGradients(SparseGradients):
     """Sparse gradients on one GPU. To sort and check their rows, the host waits for it."""
 
-    def __init__(self, layout: Layout, device: int, how: str | None, title: Title) -> None:
-        super().__init__("CuPy", layout, how, title)
+    def __init__(
+        self, layout: Layout, device: int, how: str | None, title: Title, counts: Leaves
+    ) -> None:
+        super().__init__("CuPy", layout, how, title, counts)
         self._device = device
+        #: whether dense gradients are rows, too
+        self.by_row = bool(counts)
 
     def convert(self, used: dict[int, Leaves]) -> Rows:
         """Rows and values of lazy gradients; dense ones take their place in `used`.
@@ -178,6 +182,14 @@ class CudaSparseGradients(SparseGradients):
             return rows
         used[pl.G] = self.as_dense(used[pl.G], rows)
         return {}
+
+    def checked(self, grad: Any, name: str, leaf: int) -> Any:
+        """Check a dense gradient, and return it as an array of CuPy."""
+        layout = self._layout
+        (view,) = as_views([grad], "CuPy", False, lambda _: name)
+        of, shape = self._title(pl.P, leaf), layout.shapes[leaf]
+        check_array((name, view), of, shape, layout.dtype, self._device, written=False)
+        return view
 
     def check_values(self, values: Any, name: str, leaf: int) -> None:
         """Refuse values that are not on this GPU."""

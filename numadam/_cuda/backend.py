@@ -69,6 +69,7 @@ class CudaBackend(Backend):
                 counts_on_device=self._counts_on_device,
                 rate=settings.rate_array if self._capturable else None,
                 exchange=settings.exchange,
+                counts=self.state.get(pl.ROW_COUNTS, ()),
             )
             for slot, views in self.own.items():
                 self._step.arguments.note(slot, list(map(ca.address_of, views)))
@@ -341,20 +342,17 @@ class CudaBackend(Backend):
         with on_gpu(self._device):
             return [cupy.asarray(in_memory(one)).view(one.dtype) for one in arrays]
 
-    def check_arrays(
-        self, what: str, leaves: Leaves, dtype: np.dtype[Any] | None = None
-    ) -> list[Any]:
+    def check_arrays(self, what: str, leaves: Leaves, state: str = "") -> list[Any]:
         """Check arrays to be copied into the leaves of `what`."""
-        layout = self._memory.layout
-        wanted = layout.dtype if dtype is None else dtype
+        layout = self._memory.layouts[state] if state else self._memory.layout
         for leaf, param, shape in zip(leaves, self.names, layout.shapes, strict=True):
             entry = (what + param.removeprefix("params"), leaf)
-            ca.check_array(entry, param, shape, wanted, self._device, written=False)
+            ca.check_array(entry, param, shape, layout.dtype, self._device, written=False)
         return list(leaves)
 
     def state_dtype(self, name: str) -> np.dtype[Any]:
         """The dtype of a state array."""
-        return self._memory.state_dtype(name)
+        return self._memory.layouts[name].dtype
 
     def load(
         self,

@@ -207,6 +207,41 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
     return prepare, types
 
 
+def make_prepare_rows(plan: Plan) -> KernelSource:
+    """``prepare(table, control, products, counts, index, n, go, lr)``: count rows, each by itself.
+
+    A thread for each of `n` rows of a sparse gradient, whose numbers are at `index`: its step is
+    added to `counts`, and `table` gets a row with the scalars of the step of that number. `control`
+    is the row of the control block, and `products` is zeros, a row for each.
+    """
+    fill_row, find_products = make_fill_row(plan), make_products(plan)
+    advance_row, carried = make_advance_row(plan, jit_once), len(plan.products)
+    width, wide, count = width_of(plan), control_width(plan), product_width(plan)
+    real, longs = plan.real, make_array_view(np.dtype(np.int64))
+    reals, size = make_array_view(real), real.itemsize
+
+    def prepare(table, control, products, counts, index, n, go, lr):
+        if go != 0 and load_long(go)[0] == 0:
+            return
+        row = doubles(control, wide)
+        for e in range(cuda.grid(1), n, cuda.gridsize(1)):
+            counted = longs(counts + 8 * load_long(index + 8 * e)[0], 1)
+            counted[0] += 1
+            t, taken = np.float64(counted[0]), 0.0
+            q = doubles(products + 8 * e * count, count)
+            for i in range(carried):
+                q[i] = 1.0
+            while carried > 0 and taken < t - 1.0:
+                taken += 1.0
+                find_products(q, row, taken)
+                advance_row(q)
+            find_products(q, row, t)
+            fill_row(reals(table + size * e * width, width), row, q, lr, t, 1.0)
+
+    i8 = cuda.types.int64
+    return prepare, cuda.types.void(*[i8] * 7, cuda.types.float64)
+
+
 def scalars_type(plan: Plan, by_value: bool) -> Any:
     """The type of a kernel's last argument: the scalars one by one, or the address of the rows."""
     if not by_value:
@@ -435,9 +470,10 @@ def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
     """``step(addresses, index, width, n, factors, go, rows)``: the rows of a sparse gradient.
 
     `index` is the address of their numbers, `width` the elements of one row, `n` those of all.
-    With such gradients there are no sums, no averages and no `out`.
+    With such gradients there are no sums, no averages and no `out`. With ``count="row"`` there are
+    scalars for each of them at `rows`.
     """
-    wrap = device_jit()
+    wrap, by_row = device_jit(), plan.by_row
     one = step_pass(plan, False, wrap)
     scalars, read = make_scalars(plan, by_value, wrap)
     single = _make_visit(one, 1, False, read, wrap)
@@ -448,6 +484,8 @@ def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
         own = scalars(rows, factors, 0)
         for e in range(cuda.grid(1), n, cuda.gridsize(1)):
             which = e // width
+            if by_row:
+                own = scalars(rows, factors, which)
             i = load_long(index + 8 * which)[0] * width + (e - which * width)
             single(a, i, e, own)
 

@@ -269,6 +269,8 @@ class DeviceScalars:
     values = None
     #: the kernel that counts a step advances the running products
     advance = None
+    #: of the step that was prepared
+    lr = math.nan
 
     def __init__(self, plan: Plan, control: DeviceControl, device: int, rate: Any) -> None:
         import cupy
@@ -294,6 +296,7 @@ class DeviceScalars:
         1: no norm may stop the step, and it is counted now.
         """
         self._control.upload()
+        self.lr = lr
         self._launch(1, self._threads, (*self._first, lr, t, float(n), counts, flushing))
 
     def launch_arguments(self, group: int) -> tuple[int, ...]:

@@ -194,6 +194,8 @@ class CudaState:
     ----------
     layout : Layout
         Of the parameters and their gradients.
+    layouts : dict
+        Of the state arrays, by name.
     state : dict
         State arrays by name, leaf by leaf.
     own : dict
@@ -207,8 +209,10 @@ class CudaState:
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
         self._phases = phases(params, orders, plan)
         self.layout = Layout(shapes, orders, plan.dtype)
-        self._layouts = {name: self._like(slot) for name, slot in plan.state_slots.items()}
-        self._block = _zeros(sum(one.nbytes for one in self._layouts.values()))
+        self.layouts = {name: self._like(slot) for name, slot in plan.state_slots.items()}
+        if plan.by_row:
+            self.layouts[pl.ROW_COUNTS] = self.layout.of_rows()
+        self._block = _zeros(sum(one.nbytes for one in self.layouts.values()))
         self.saved = [self._block]
         self.state = self._views(self._block)
         self.own = {slot: self.state[name] for name, slot in plan.state_slots.items()}
@@ -222,7 +226,7 @@ class CudaState:
     def _views(self, block: Any) -> dict[str, list[Any]]:
         """The state arrays in a block like the own one."""
         views, first = {}, 0
-        for name, layout in self._layouts.items():
+        for name, layout in self.layouts.items():
             views[name] = layout.views(block[first : first + layout.nbytes])
             first += layout.nbytes
         return views
@@ -257,10 +261,6 @@ class CudaState:
     def gradients(self) -> list[Any]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""
         return self.layout.views(_zeros(self.layout.nbytes))
-
-    def state_dtype(self, name: str) -> np.dtype[Any]:
-        """The dtype of a state array."""
-        return self._layouts[name].dtype
 
     def staged(self, state: Mapping[str, Leaves]) -> Any:
         """The block as it would be with other state arrays."""

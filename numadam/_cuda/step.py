@@ -16,6 +16,7 @@ from numadam._backend import Exchange, FunctionalStep, Leaves, Title
 from numadam._core import plan as pl
 from numadam._core.half import in_memory
 from numadam._core.plan import Plan
+from numadam._core.scalars import product_width, width_of
 from numadam._cuda import arrays as ca
 from numadam._cuda import kernel as spec
 from numadam._cuda import launch as policy
@@ -60,6 +61,8 @@ class CudaStep:
         A 0-d array on the GPU from which each step reads lr.
     exchange : Exchange, optional
         Of the ranks whose norms are one.
+    counts : list of arrays
+        The steps of each row, of each leaf.
 
     Attributes
     ----------
@@ -87,22 +90,27 @@ class CudaStep:
         counts_on_device: bool = False,
         rate: Any = None,
         exchange: Exchange | None = None,
+        counts: Leaves = (),
     ) -> None:
         self._plan, self._layout, self._device = plan, layout, device
         self.arguments, self.control = KernelArguments(plan, layout, groups), DeviceControl(control)
         self.scalars: Scalars = (
             HostScalars(plan, control, groups[0])
-            if len(set(groups)) == 1 and not counts_on_device
+            if len(set(groups)) == 1 and not counts_on_device and not plan.by_row
             else DeviceScalars(plan, self.control, device, rate)
         )
         reduced = plan, self.arguments, self.control, self.scalars, device, exchange
         self.norms = GradientNorms(*reduced) if plan.norm else None
-        self.sparse = CudaSparseGradients(layout, device, sparse, title)
+        self.sparse = CudaSparseGradients(layout, device, sparse, title, counts)
         self.validator = Validator(plan, layout, device, title, self.sparse, fixed)
         many = self.arguments.many
         self._slots = {out: spec.step_slots(plan, out) for out in (False, True)}
         self._steps = {out: self._ready(spec.make_step, many, out) for out in outs}
         self._lazy = self._ready(spec.make_lazy) if sparse == "lazy" else None
+        self._counts, self._tables = counts, list[Any]()
+        self._rows: policy.Launch | None = None
+        if plan.by_row:
+            self._rows = policy.Launch(*compiled(spec.make_prepare_rows, device, plan))
         firsts = (False, True) if plan.accumulate else ()
         self._sums = {first: self._ready(spec.make_sum, many, first) for first in firsts}
         self._work: dict[tuple[int, int], Any] = {}
@@ -205,17 +213,43 @@ class CudaStep:
     def _launch_rows(self, validated: Validated, slots: Sequence[int]) -> list[Callable[[], None]]:
         """A launch for each sparse gradient that has rows."""
         lazy, launches = self._lazy, list[Callable[[], None]]()
+        self._tables.clear()
         for k, (rows, values) in validated.rows.items():
+            scalars = self.scalars.launch_arguments(self.arguments.groups[k])
+            if self._rows is not None and len(rows):
+                scalars = self._prepare_rows(launches, self._rows, k, rows)
             if values.size:
                 assert lazy is not None  # only then is a sparse gradient left as it is
                 width = values.size // len(rows)
                 begin = ca.address_of(rows), width, values.size, self._factors(k), self._go()
-                numbers = *begin, *self.scalars.launch_arguments(self.arguments.groups[k])
+                numbers = *begin, *scalars
                 addresses = self.arguments.addresses(slots, k)
                 blocks = policy.blocks_for(values.size)
                 # not bound: they share the memory of their arguments
                 launches.append(partial(lazy, blocks, policy.THREADS, numbers, addresses))
         return launches
+
+    def _prepare_rows(
+        self, launches: list[Callable[[], None]], kernel: policy.Launch, leaf: int, rows: Any
+    ) -> tuple[int, ...]:
+        """Add the launch that counts these rows and computes their scalars; where these lie."""
+        import cupy
+
+        plan, n, scalars = self._plan, len(rows), self.scalars
+        assert isinstance(scalars, DeviceScalars)  # for such a plan
+        table = cupy.empty((n, width_of(plan)), plan.real)
+        products = cupy.zeros((n, max(product_width(plan), 1)))
+        self._tables += table, products
+        first = self.control.address + 8 * self.arguments.groups[leaf] * spec.control_width(plan)
+        arrays = products, self._counts[leaf], rows
+        at = ca.address_of(table), first, *map(ca.address_of, arrays)
+
+        def launch() -> None:
+            numbers = *at, n, self._go(), scalars.lr
+            kernel(policy.blocks_for(n), policy.THREADS, numbers)
+
+        launches.append(launch)
+        return at[:1]
 
 
 # --- steps on arrays that the caller owns --------------------------------------------------------

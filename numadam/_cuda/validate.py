@@ -153,7 +153,8 @@ class Validator:
             return last
         self._last = None  # until everything has been checked
         rows: Rows = {}
-        if pl.G in used and pl.G not in known and not self._are_cupy(used[pl.G]):
+        sparse = pl.G in used and (self._sparse.by_row or not self._are_cupy(used[pl.G]))
+        if sparse and pl.G not in known:
             rows = self._sparse.convert(used)
         found: dict[int, CheckedArrays] = {}
         for slot in used:

@@ -47,6 +47,7 @@ _COMPILED_INTO = {
     "_cpu": (*_COMPILED, "_cpu"),
     "_cuda": (*_COMPILED, "_cuda"),
     "_minimize": (*_COMPILED, "_cpu", "_cuda", "_minimize"),
+    "_least_squares": ("_jit", "_minimize", "_least_squares"),
     "nopython": (*_COMPILED, "nopython"),
 }
 

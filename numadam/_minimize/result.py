@@ -102,13 +102,24 @@ _STATUS_TEXT = {
     3: "the gradient is not finite",
     -1: "interrupted",
 }
+#: As of `least_squares_many`.
+FIT_STATUS = {
+    0: "max_nfev was reached",
+    1: "gtol held",
+    2: "ftol held",
+    3: "xtol held",
+    4: "ftol and xtol held",
+    5: "a residual or a derivative is not finite",
+    -1: "interrupted",
+}
 #: Entries of a problem, in the result of the best one.
 _OF_ONE_PROBLEM = (
     *("success", "status", "x", "fun", "jac", "grad_norm"),
     *("x_last", "fun_last", "nit", "averaged"),
+    *("cost", "optimality", "cov", "stderr"),
 )
 #: Arrays that the summary of many problems is made of.
-_SHOWN_OF_MANY = "x", "nit", "success", "status"
+_SHOWN_OF_MANY = "x", "success", "status"
 #: The longest history that is recorded by default.
 _HISTORY_LENGTH = 10_000
 
@@ -228,6 +239,22 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
     def index(self) -> int:
         """Number of the problem; of `ManyResult.best` only."""
 
+    @entry
+    def cost(self) -> float:
+        """Half the sum of squares at `x`; of `least_squares_many` only, as the next three."""
+
+    @entry
+    def optimality(self) -> float:
+        """Largest element of the gradient of `cost`, less those that a bound holds."""
+
+    @entry
+    def cov(self) -> NDArray[np.float64]:
+        """Covariance of `x`, as `pcov` of ``scipy.optimize.curve_fit``."""
+
+    @entry
+    def stderr(self) -> NDArray[np.float64]:
+        """Standard errors of `x`: the root of the diagonal of `cov`."""
+
     def _brief(self) -> dict[str, Any]:
         shown = {name: _short(value) if name in _OF_X else value for name, value in self.items()}
         if "history" in self:
@@ -268,7 +295,8 @@ def _short(x: Any) -> Any:
 
 def attach(error: BaseException, result: OptimizeResult) -> None:
     """Attach the result of the run to the exception that ended it."""
-    where = f" at iteration {result.nit}" if isinstance(result.nit, int) else ""
+    done = result.get("nit")
+    where = f" at iteration {done}" if isinstance(done, int) else ""
     with contextlib.suppress(AttributeError, TypeError):  # exceptions that take no attribute
         error.numadam_result = result  # type: ignore[attr-defined]  # a new one
         error.add_note(
@@ -278,10 +306,10 @@ def attach(error: BaseException, result: OptimizeResult) -> None:
 
 
 class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # SciPy has no types
-    """Result of `minimize_many`: SciPy's `OptimizeResult`, of arrays with an element a problem.
+    """Result of many problems: SciPy's `OptimizeResult`, of arrays with an element a problem.
 
-    It shows counts and ranges. Arrays are CuPy arrays where x0 was one, but for `success`,
-    `status` and `nit`.
+    `minimize_many` and `least_squares_many` return it. It shows counts and ranges. Arrays are CuPy
+    arrays where x0 was one, but for `success`, `status` and `nit`.
 
     Examples
     --------
@@ -321,7 +349,7 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
 
     @entry
     def status(self) -> NDArray[np.int64]:
-        """As of `Result`; -1: interrupted."""
+        """As of `Result`, or of ``scipy.optimize.least_squares``; -1: interrupted."""
 
     @entry
     def message(self) -> str:
@@ -332,8 +360,8 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
         """Iterations of each problem."""
 
     @entry
-    def nfev(self) -> int:
-        """Evaluations of f, of all problems together."""
+    def nfev(self) -> Any:
+        """Evaluations of f, of all problems together; of fits, those of each."""
 
     @entry
     def x_last(self) -> Any:
@@ -346,6 +374,26 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
     @entry
     def averaged(self) -> Any:
         """Running averages of x; with the option `ema` only."""
+
+    @entry
+    def cost(self) -> NDArray[np.float64]:
+        """Half the sum of squares at `x`; of `least_squares_many` only, as what follows."""
+
+    @entry
+    def optimality(self) -> NDArray[np.float64]:
+        """Largest element of the gradient of `cost`, less those that a bound holds."""
+
+    @entry
+    def njev(self) -> NDArray[np.int64]:
+        """Jacobians that each fit has formed."""
+
+    @entry
+    def cov(self) -> NDArray[np.float64]:
+        """Covariance of `x`, (problems, n, n): inf where J is singular, NaN at a bound."""
+
+    @entry
+    def stderr(self) -> NDArray[np.float64]:
+        """Standard errors of `x`: the root of the diagonal of `cov`."""
 
     def __missing__(self, key: object) -> Any:
         if isinstance(key, int):
@@ -362,7 +410,7 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
 
     def best(self) -> Result:
         """The problem with the lowest finite f, as a result of its own with its `index`."""
-        fun = np.asarray(to_host(self.fun))
+        fun = np.asarray(to_host(self["cost" if "cost" in self else "fun"]))
         if not np.isfinite(fun).any():
             raise ValueError("best: f is finite in none of the problems.")
         index = int(np.argmin(np.where(np.isfinite(fun), fun, np.inf)))
@@ -373,17 +421,17 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
         """Counts and ranges over all problems."""
         if not all(is_array(self.get(name)) for name in _SHOWN_OF_MANY):  # changed by the user
             return [(name, formatting.brief(value)) for name, value in self.items()]
-        count, outline = len(self.nit), formatting.outline([self.x])
+        count, outline = len(self.status), formatting.outline([self.x])
         rows = [("problems", f"{count:,}, x of shape {self.x.shape}: {outline}")]
         rows.append(("success", f"{int(np.sum(self.success)):,} of {count:,}"))
-        for status, text in _STATUS_TEXT.items():
+        for status, text in (FIT_STATUS if "cost" in self else _STATUS_TEXT).items():
             number = int(np.sum(self.status == status))
             if number:
                 rows.append((f"status {status}", f"{number:,}: {text}"))
-        for name in ("fun", "grad_norm", "nit"):
+        for name in ("fun", "cost", "optimality", "grad_norm", "nit"):
             if name in self and count:
                 rows.append((name, _spread(np.asarray(to_host(self[name])))))
-        rows += [("nfev", f"{self.nfev:,}")] if "nfev" in self else []
+        rows += [("nfev", f"{int(np.sum(self.nfev)):,}")] if "nfev" in self else []
         return rows
 
     def __repr__(self) -> str:
@@ -393,7 +441,8 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
-        return formatting.table("Result of numadam.minimize_many", self._rows())
+        maker = "least_squares_many" if "cost" in self else "minimize_many"
+        return formatting.table(f"Result of numadam.{maker}", self._rows())
 
 
 def _spread(values: np.ndarray) -> str:

@@ -76,6 +76,12 @@ class Optimizer(SharedAttributes, Checkpointed):
     sparse : {"lazy", "dense"}, optional
         Accept gradients of a few rows (`numadam.Rows`, CSR matrices). "lazy": only these rows of
         parameters and state change; "dense": the result is that of the dense gradient.
+    count : {"step", "row"}, default "step"
+        With ``sparse="lazy"``: the steps that bias corrections and powers of betas go by. "step":
+        those of the optimiser, t. "row": each row (of the first axis) of each array has a count of
+        its own, ``opt.state["row_counts"]``: one that is first seen late begins as in a new
+        optimiser. Schedules go by t, and a dense gradient steps all rows. Not for complex
+        parameters, nor with `comm`.
     state_dtype : "bfloat16", optional
         Dtype in which moments are stored: half the memory of float32, 8 significant bits. Rounding
         is stochastic (by a hash of number and step, so the bits are the same everywhere), since

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from numadam._arrays import formatting
-from numadam._arrays.checks import refuse_negative
+from numadam._arrays.checks import has_negative, refuse_negative
 from numadam._backend import Backend
 from numadam._core.parts import Parts, parts_of
+from numadam._core.plan import ROW_COUNTS
 
 if TYPE_CHECKING:
     from numadam._optimizer.base import OptimizerBase
@@ -126,8 +127,10 @@ def _checked(
     for name, value in entries.items():
         if name not in known:
             title = f"state[{name!r}]"
-            leaves, dtype = parts.tree.flatten(value, title), parts.backend.state_dtype(name)
-            arrays[name] = parts.backend.check_arrays(title, leaves, dtype)
+            leaves = parts.tree.flatten(value, title)
+            arrays[name] = parts.backend.check_arrays(title, leaves, name)
+            if name == ROW_COUNTS and any(map(has_negative, arrays[name])):
+                raise ValueError(f"{title}: expected numbers of steps, got some below 0.")
             if name in parts.settings.rule.nonnegative:
                 refuse_negative(arrays[name], parts.tree.names(title))
     return counters, arrays

@@ -84,7 +84,7 @@ def leaf_bounds(
         if not _is_low_and_high(node):
             _refuse_ambiguous(node, leaf.shape, title, name)
         pair = _read(node, leaf.shape, title, name)
-        _check(pair, leaf, title, name)
+        check_ends(pair, leaf, title, name)
         pairs.append(pair)
     _refuse_unused(bounds, tree)
     return pairs
@@ -111,7 +111,7 @@ def scalar_bounds(bounds: Any, leaf: Any, title: str) -> Pair:
             f"{title}: bounds are two numbers here; arrays of them need an optimiser object."
         )
     pair = _read(bounds, leaf.shape, "bounds", "p")
-    _check(pair, leaf, "bounds", "p")
+    check_ends(pair, leaf, "bounds", "p")
     return pair
 
 
@@ -199,7 +199,7 @@ def _read_end(end: Any, open_end: float, title: str) -> Any:
     return float(values) if values.ndim == 0 else values
 
 
-def _check(pair: Pair, leaf: Any, title: str, name: str) -> None:
+def check_ends(pair: Pair, leaf: Any, title: str, name: str) -> None:
     """Refuse bounds that do not fit their array."""
     if np.dtype(leaf.dtype).kind == "c":
         raise ValueError(f"bounds: complex numbers have no order, and {name} is {leaf.dtype}.")

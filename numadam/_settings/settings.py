@@ -68,6 +68,8 @@ def check_plan(plan: Plan, options: Mapping[str, Any]) -> None:
             "owned: with sparse='lazy' the norm would need the mask row by row; use "
             "sparse='dense', or leave out owned."
         )
+    elif plan.by_row and plan.numbers == 2:
+        problem = "count: 'row' is not for complex parameters, all of whose rows are stepped."
     if problem:
         raise ValueError(problem)
 
@@ -256,7 +258,7 @@ class Settings:
         return plan_of(
             rule,
             tuple(sorted(rule.variant(options).items())),
-            rule.present(options),
+            rule.present(options) + ((pl.ROW_COUNTS,) if options["count"] == "row" else ()),
             self._products(),
             dtype,
             real if asked is None else as_storage(asked, "state_dtype"),
@@ -339,6 +341,14 @@ class Settings:
             values = {**options, "lr": None, **overrides}
             for name, (hyper, column) in columns:
                 if callable(values[name]):
+                    multiplied = column >= op.RULE and (
+                        name in self.rule.powers or self.plan.own_products
+                    )
+                    if self.plan.by_row and multiplied:
+                        raise ValueError(
+                            f"{name}: with count='row' every row would need a product over its own "
+                            "steps where this changes from step to step; use a number."
+                        )
                     found.append((group, column, hyper, values[name]))
         return found
 

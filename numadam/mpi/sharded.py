@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from numadam._arrays import formatting
 from numadam._core.hyper import Rate, Reduce, Transport, check_choice
+from numadam._core.options import DEFAULTS
 from numadam._core.parts import parts_of
 from numadam._jit.process import defer_interrupts
 from numadam._mpi.cut import REFUSED
@@ -462,5 +463,5 @@ def _check_arguments(kind: Any, reduce: Any, bucket_bytes: Any, options: Mapping
             f"bucket_bytes: expected a whole number from 1 to 2**30, got {bucket_bytes!r}."
         )
     for name, problem in REFUSED.items():
-        if options.get(name) not in (None, False):
+        if options.get(name, DEFAULTS[name]) != DEFAULTS[name]:
             raise ValueError(f"{name}: {problem}")

@@ -264,6 +264,7 @@ COMPILED = {
     "_cpu": {"_jit", "_core", "rules", "_cpu"},
     "_cuda": {"_jit", "_core", "rules", "_cuda"},
     "_minimize": {"_jit", "_core", "rules", "_cpu", "_cuda", "_minimize"},
+    "_least_squares": {"_jit", "_minimize", "_least_squares"},
     "nopython": {"_jit", "_core", "rules", "nopython"},
 }
 

@@ -36,10 +36,14 @@ def many(**options):
 each = pytest.mark.parametrize("make", [one, many])
 
 
+#: Entries of `least_squares_many` alone.
+OF_FITS = {"cost", "optimality", "cov", "stderr"}
+
+
 def test_every_entry_is_declared_and_every_declared_one_is_there():
     found = one(ema=0.9, lr="auto", maxiter=20)
-    assert found.keys() | {"index"} == entries(na.Result).keys()
-    assert many().keys() | {"averaged"} == entries(na.ManyResult).keys()
+    assert found.keys() | {"index", *OF_FITS} == entries(na.Result).keys()
+    assert many().keys() | {"averaged", "njev", *OF_FITS} == entries(na.ManyResult).keys()
     assert many().best().keys() <= entries(na.Result).keys()
 
 

@@ -171,10 +171,10 @@ def _copied_type(kind: Any) -> Any:
     return types.Tuple(tuple(map(_copied_type, kind))) if type(kind) is types.Tuple else kind
 
 
-def _copied_value(arg: Any) -> Any:
+def copied_value(arg: Any) -> Any:
     """An argument of such a type."""
     if type(arg) is tuple:
-        return tuple(map(_copied_value, arg))
+        return tuple(map(copied_value, arg))
     return snapshot(arg).copy if is_compiled(arg) else arg
 
 
@@ -245,13 +245,13 @@ def check_for_compiled(x: Any) -> None:
 
 def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
     """Call form of a compiled objective, from its number of arguments."""
-    least, most, names = _counts(fun)
+    least, most, names = counts_of(fun)
     forms = [(2, WRITES, jac in (None, True)), (3, INDEXED, many and jac in (None, True))]
     forms += [(1, RETURNS, jac is True)]
     fits = [form for extra, form, ok in forms if ok and least <= len(args) + extra <= most]
     if len(fits) == 1:
         if fits[0] != RETURNS:
-            _refuse_unread(fun.py_func.__code__)
+            refuse_unread(fun.py_func.__code__, 1, "gradient")
         return fits[0]
     shown = f"fun({', '.join(names)})"
     if fits:
@@ -269,27 +269,27 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
 
 
 @functools.lru_cache(128)  # reading the code takes 0.1 ms, a sixth of a short run
-def _refuse_unread(code: CodeType) -> None:
-    """Refuse an objective whose code never reads g: it cannot write into g.
+def refuse_unread(code: CodeType, place: int, what: str) -> None:
+    """Refuse an objective whose code never reads an argument: it cannot write into it.
 
-    Its gradient would stay 0, and x0 would count as a minimum.
+    A gradient would stay 0, and x0 would count as a minimum.
     """
-    if code.co_argcount < 2:
+    if code.co_argcount <= place:
         return  # it takes *args
-    name = code.co_varnames[1]
+    name = code.co_varnames[place]
     for one in dis.get_instructions(code):
         # newer Pythons load two names in one instruction
         names = one.argval if isinstance(one.argval, tuple) else (one.argval,)
         if "LOAD" in one.opname and name in names:
             return
     raise TypeError(
-        f"fun: never reads {name}, so it writes no gradient. Write {name}[0] = ... or "
+        f"fun: never reads {name}, so it writes no {what}. Write {name}[0] = ... or "
         f"{name}[:] = ...; {name} = ... names another array."
     )
 
 
 @functools.lru_cache(128)  # reading the signature takes 40 us
-def _counts(fun: Any) -> tuple[int, float, list[str]]:
+def counts_of(fun: Any) -> tuple[int, float, list[str]]:
     """Number of arguments that a function needs and takes at most, and their names."""
     # Numba's own signature: defaults may have changed since
     parameters = list(fun._compiler.pysig.parameters.values())  # noqa: SLF001  # Numba's
@@ -301,7 +301,7 @@ def _counts(fun: Any) -> tuple[int, float, list[str]]:
 
 def check_plain(fun: Any, args: tuple[Any, ...]) -> None:
     """Refuse a compiled function that cannot be called as ``fun(x, *args)``."""
-    least, most, names = _counts(fun)
+    least, most, names = counts_of(fun)
     if not least <= len(args) + 1 <= most:
         raise TypeError(
             f"fun: with a jac of its own it takes {len(args) + 1} argument"
@@ -394,7 +394,7 @@ class ObjectiveAdapter:
 
     def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> None:
         """Evaluate once more from Python, to raise the exception of the compiled call."""
-        args = _copied_value(args)
+        args = copied_value(args)
         if self._form == RETURNS:
             _, given = self._fun(x, *args)
             if given.shape != x.shape:
@@ -416,10 +416,13 @@ def _advice(fun: Any, form: str, args_type: Any) -> str:
     return found
 
 
-def compile_evaluation(evaluate: Any, found: Snapshot, args_type: Any, *kind: object) -> Any:
+def compile_evaluation(
+    evaluate: Any, found: Snapshot, args_type: Any, *kind: object, package: str = "_minimize"
+) -> Any:
     """The compiled function that evaluates an objective: from the disk where it is kept.
 
-    `kind` is what it depends on besides the objective and its arguments.
+    `kind` is what it depends on besides the objective and its arguments, `package` where
+    `evaluate` is.
     """
     what = f"the objective {found.copy.__name__}"
     digest = found.digest() if _is_plain(args_type) else None
@@ -431,7 +434,7 @@ def compile_evaluation(evaluate: Any, found: Snapshot, args_type: Any, *kind: ob
         else:
             function = portable(evaluate)
             name = "-".join(map(str, (digest, args_type, *kind)))
-            compile_portable(function, what, name, "_minimize", EVALUATE)
+            compile_portable(function, what, name, package, EVALUATE)
     found.keep()
     return function
 

@@ -45,6 +45,44 @@ def test_rows_of_any_layout_as_on_the_cpu(cp, how, order, options):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        (na.Adam, {"clip_norm": 0.5, "nonfinite": "skip"}),
+        (na.NAdam, {"groups": {"b": {"lr": 0.3, "beta2": 0.9}}, "weight_decay": 0.1}),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_rows_with_counts_of_their_own_as_on_the_cpu(cp, tmp_path, rule, options, dtype):
+    left = []
+    for xp in (np, cp):
+        random = np.random.default_rng(4)
+        params = {"w": xp.ones((6, 2, 3), dtype), "b": xp.ones((5, 2), dtype)[:, 1]}
+        opt = rule(params, sparse="lazy", count="row", **options)
+        start = opt.snapshot()
+        for k in range(8):
+            grads = {"w": random.standard_normal((6, 2, 3)), "b": random.standard_normal(5)}
+            grads = {name: xp.asarray(g.astype(dtype)) for name, g in grads.items()}
+            masks = {name: xp.asarray(random.random(len(g)) < 0.4) for name, g in grads.items()}
+            if k == 2:
+                grads["b"][0] = np.nan if "nonfinite" in options else 1.0
+                masks["b"][0] = True
+            if k == 6:
+                grads = {"w": Rows(masks["w"], grads["w"][masks["w"]]), "b": grads["b"]}
+            opt.step(grads, rows=None if k > 4 else masks)
+        counts = opt.state["row_counts"]
+        arrays = [*params.values(), *opt.state["m"].values(), *counts.values()]
+        left.append([cp.asnumpy(array).copy() for array in arrays])
+        opt.save(tmp_path / "run")
+        again = na.load(tmp_path / "run", xp=xp)
+        assert (again.state["row_counts"]["w"] == counts["w"]).all()
+        opt.restore(start)
+        assert not opt.state["row_counts"]["w"].any()
+    assert left[0][-1].max() > left[0][-1].min()
+    for got, wanted in zip(*left, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5 if dtype == "f4" else 1e-12)
+
+
 def test_masks_as_on_the_cpu(cp):
     left, random = [], np.random.default_rng(3)
     grads = {"w": random.standard_normal((6, 2)), "b": random.standard_normal(5)}

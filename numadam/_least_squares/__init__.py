@@ -1,0 +1,1 @@
+"""Least-squares fits of many small problems, by Levenberg-Marquardt."""

@@ -1,0 +1,216 @@
+"""`least_squares_many`: independent fits, one a row, by Levenberg-Marquardt."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from numadam._arrays.interop import is_cupy, to_host
+from numadam._core.hyper import Hyper, check_switch, count
+from numadam._least_squares.batch import FitTask, run_fits
+from numadam._least_squares.objective import adapter_for, form_of
+from numadam._minimize.arguments import Run, own_copy, read_args
+from numadam._minimize.result import ManyResult
+from numadam._settings.bounds import OPEN, check_ends, inward, standard_bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
+
+    from numadam._core.hyper import Bounds
+
+#: Arguments of SciPy and of `minimize_many` that this function has not, and what to do instead.
+_FOREIGN = {
+    "loss": "the sum of squares is the only one. scipy.optimize.least_squares has others",
+    "sigma": "fun divides each residual by its sigma; absolute_sigma=True says that they are known",
+    "method": "Levenberg-Marquardt is the only one. scipy.optimize.least_squares has others",
+    "x_scale": "the columns of J set the scale",
+    "checkpoint": "a run is short; after an exception its numadam_result has what is finished",
+    "lr": "this method takes none. numadam.minimize_many does",
+    "rule": "this method takes none. numadam.minimize_many does",
+    "maxiter": "write max_nfev, which counts evaluations of fun",
+}
+
+
+def _refuses_foreign(function: Run) -> Run:
+    """Decorator: refuse arguments of other functions, and say what to do instead."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        for name in given.keys() & _FOREIGN.keys():
+            raise TypeError(f"{name}: not an argument of least_squares_many: {_FOREIGN[name]}.")
+        return function(*args, **given)
+
+    return cast("Run", call)
+
+
+@_refuses_foreign
+def least_squares_many(
+    fun: Callable[..., Any],
+    x0: ArrayLike,
+    args: Any = (),
+    *,
+    m: int,
+    jac: bool | None = None,
+    bounds: Bounds | None = None,
+    ftol: float = 1e-8,
+    xtol: float = 1e-8,
+    gtol: float = 1e-8,
+    max_nfev: int | None = None,
+    absolute_sigma: bool = False,
+    points: ArrayLike | None = None,
+    progress: bool = False,
+) -> ManyResult:
+    r"""Fit many small models by least squares: a decay or a peak in every pixel, with errors.
+
+    Minimises ``cost = 0.5 * sum(r**2)`` for each row of `x0`, by Levenberg-Marquardt:
+    :math:`(J^T J + \lambda D^2)\,\delta = -J^T r`, with D and the choice of :math:`\lambda` of
+    MINPACK. All cores share the problems. The result of a row depends on nothing but that row.
+
+    Parameters
+    ----------
+    fun : function
+        Compiled by Numba: ``fun(x, r, i, *args)`` writes the m residuals of problem i into r, or
+        ``fun(x, r, *args)``. They arrive as zeros: a problem of fewer points leaves the rest.
+    x0 : array of shape (problems, n)
+        Starts, float64 or float32; not modified. One problem is ``x0[None]``. An iteration takes
+        about n^2 m operations besides `fun`: above n = 32 a method on LAPACK is faster.
+    args : tuple, default ()
+        Further arguments of `fun`.
+    m : int
+        Residuals of a problem, the same number for all.
+    jac : True, optional
+        ``fun(x, r, J, i, *args)`` writes the derivatives as well, ``J[k, j]`` of r[k] by x[j]; J
+        arrives as zeros too. Without it they are forward differences, which cost n evaluations.
+    bounds : (lo, hi), sequence of (lo, hi), or scipy.optimize.Bounds, optional
+        As in `minimize_many`. A start outside is moved to the bound.
+    ftol, xtol, gtol : float, default 1e-8
+        Tolerances of MINPACK's tests: of the relative change of the cost, of that of x, and of
+        the cosine between r and the columns of J. At least 2.2e-16; with float32, smaller ones
+        than 1.2e-7 count as that.
+    max_nfev : int, optional
+        Evaluations of `fun` at most, those of differences too: default 100 (n + 1).
+    absolute_sigma : bool, default False
+        Residuals are in units of their known errors: `cov` is not scaled by what is left of them.
+    points : array of shape (problems,), optional
+        Points of each problem, where some have fewer than m: for the scale of `cov`.
+    progress : bool, default False
+        Show a bar of the problems.
+
+    Returns
+    -------
+    ManyResult
+        Arrays, one entry a problem: ``x``, ``cost``, ``optimality`` (the largest element of
+        :math:`J^T r` that no bound holds), ``cov`` of shape (problems, n, n) and its ``stderr`` as
+        `pcov` of ``curve_fit``, ``nfev``, ``njev``, ``success``, and ``status`` as of SciPy: 1 to
+        4 for gtol, ftol, xtol, and both of these, 0 for `max_nfev`, -1 interrupted; 5: a residual
+        or a derivative is not finite. ``cov`` is inf where J has no full rank, or points <= n; an
+        element at a bound has none (NaN). ``message`` counts why they ended.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the argument, says what it is and what to do.
+
+    References
+    ----------
+    More, "The Levenberg-Marquardt Algorithm: Implementation and Theory", 1978.
+
+    Examples
+    --------
+    >>> import numba, numpy as np
+    >>> import numadam as na
+    >>> t = np.linspace(0, 3, 30)
+    >>> y = np.array([[2.0], [3.0]]) * np.exp(-t * np.array([[1.0], [0.5]]))
+    >>> @numba.njit
+    ... def fun(x, r, J, i, t, y):  # problem i has its own data
+    ...     for k in range(t.size):
+    ...         e = np.exp(-x[1] * t[k])
+    ...         r[k] = x[0] * e - y[i, k]
+    ...         J[k, 0] = e
+    ...         J[k, 1] = -x[0] * t[k] * e
+    >>> res = na.least_squares_many(fun, np.ones((2, 2)), (t, y), m=30, jac=True)
+    >>> res.x.round(6), res.stderr.shape, bool(res.success.all())
+    (array([[2. , 1. ],
+           [3. , 0.5]]), (2, 2), True)
+    """
+    x = _read_starts(x0)
+    problems, n = x.shape
+    args = read_args(args, compiled=True)
+    form = form_of(fun, args, jac)
+    low, high = _read_bounds(bounds, x)
+    m = count("m", m, 1)
+    task = FitTask(
+        x=x,
+        args=args,
+        m=m,
+        low=low,
+        high=high,
+        tolerances=tuple(
+            _read_tolerance(name, value, x.dtype)
+            for name, value in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol))
+        ),
+        max_nfev=100 * (n + 1) if max_nfev is None else count("max_nfev", max_nfev, 1),
+        absolute_sigma=check_switch("absolute_sigma", absolute_sigma),
+        points=_read_points(points, problems, m),
+        progress=progress,
+        derives=form[0],
+    )
+    return run_fits(task, adapter_for(fun, form, x.dtype, args))
+
+
+def _read_starts(x0: Any) -> np.ndarray:
+    if is_cupy(x0):
+        raise TypeError(
+            "x0: least_squares_many runs on the CPU. Pass cupy.asnumpy(x0), or minimise the sum "
+            "of squares with numadam.minimize_many."
+        )
+    x = own_copy(x0)
+    if getattr(x, "ndim", 0) != 2 or x.shape[1] == 0:
+        raise ValueError(
+            "x0: expected one array of shape (problems, n), one start a row, got "
+            f"{getattr(x, 'shape', type(x).__name__)}. One problem is x0[None]."
+        )
+    if x.dtype.kind == "c":
+        raise TypeError(f"x0: expected float64 or float32, got {x.dtype}. Fit real and imaginary.")
+    own: np.ndarray = x
+    return own
+
+
+def _read_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high, each of shape (1, n) or (problems, n)."""
+    pair = standard_bounds(bounds, x.shape[1:]) or OPEN
+    check_ends(pair, x, "bounds", "x")
+    rows = max(1, *(len(x) if np.ndim(end) == 2 else 1 for end in pair))
+    low, high = (
+        np.broadcast_to(inward(end, x.dtype, other, x.dtype), (rows, x.shape[1])).copy()
+        for end, other in zip(pair, (np.inf, -np.inf), strict=True)
+    )
+    return low, high
+
+
+def _read_tolerance(name: str, value: Any, dtype: np.dtype[Any]) -> float:
+    """A tolerance; below the spacing of numbers no test could hold."""
+    least = float(np.finfo(np.float64).eps)
+    if Hyper(name).check(value) < least:
+        raise ValueError(
+            f"{name}: expected at least {least:.2g}, the spacing of float64 at 1, got {value!r}."
+        )
+    return max(float(value), float(np.finfo(dtype).eps))
+
+
+def _read_points(points: Any, problems: int, m: int) -> np.ndarray | None:
+    if points is None:
+        return None
+    given = np.asarray(to_host(points))
+    if given.shape != (problems,) or given.dtype.kind not in "iu":
+        raise ValueError(
+            f"points: expected whole numbers of shape ({problems},), the points of each problem, "
+            f"got shape {given.shape} of {given.dtype}."
+        )
+    if ((given < 0) | (given > m)).any():
+        raise ValueError(f"points: expected 0 to m = {m} of each problem, got {given.max()}.")
+    return given.astype(np.int64)

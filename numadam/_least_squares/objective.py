@@ -1,0 +1,151 @@
+"""Adapter from the loop to the user's compiled residuals: one evaluation of one problem.
+
+As `numadam._minimize.compiled.objective`, whose calls and types it shares.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.core.errors import NumbaError
+from numba.np.numpy_support import from_dtype
+
+from numadam._jit.objectives import snapshot
+from numadam._jit.pointers import array_at
+from numadam._jit.process import compile_lock
+from numadam._minimize.compiled.objective import (
+    ADAPTERS,
+    EVALUATE,
+    address_of,
+    compile_evaluation,
+    copied_value,
+    counts_of,
+    is_compiled,
+    make_load_tuple,
+    read_only,
+    refuse_unread,
+    type_of_args,
+)
+
+#: Call forms: with J or without, with the number of the problem or without.
+FORMS = {
+    (False, False): "fun(x, r, *args)",
+    (False, True): "fun(x, r, i, *args)",
+    (True, False): "fun(x, r, J, *args)",
+    (True, True): "fun(x, r, J, i, *args)",
+}
+
+
+def form_of(fun: Any, args: tuple[Any, ...], jac: Any) -> tuple[bool, bool]:
+    """Whether compiled residuals write J, and whether they take the number of the problem."""
+    if not is_compiled(fun):
+        raise TypeError(
+            f"fun: expected a function compiled by Numba, got {type(fun).__name__}. Decorate it "
+            "with @numba.njit; residuals in Python are for scipy.optimize.least_squares."
+        )
+    if jac not in (None, False, True):
+        raise TypeError(
+            f"jac: expected True or None, got {jac!r:.80}. With jac=True fun writes the "
+            "derivatives into J, as fun(x, r, J, i, *args)."
+        )
+    derives = jac is True
+    least, most, names = counts_of(fun)
+    fits = [
+        form for form in FORMS if form[0] == derives and least <= len(args) + 2 + sum(form) <= most
+    ]
+    shown = f"fun({', '.join(names)})"
+    if len(fits) != 1:
+        plain, numbered = FORMS[derives, False], FORMS[derives, True]
+        raise TypeError(
+            f"fun: with {len(args)} args and jac={jac} it is called as {numbered} or as {plain}, "
+            f"with {len(args) + 3 + derives} or {len(args) + 2 + derives} arguments; got {shown}."
+            f"{' Write it without defaults and *args.' if fits else ''}"
+        )
+    for place, what in enumerate(("residuals", "derivatives")[: 1 + derives], 1):
+        refuse_unread(fun.py_func.__code__, place, what)
+    return fits[0]
+
+
+def _make_call(fun: Any, form: tuple[bool, bool]) -> Any:
+    """``call(x, r, J, i, args)``: the residuals, in their own form."""
+    return {
+        (False, False): lambda x, r, J, i, args: fun(x, r, *args),
+        (False, True): lambda x, r, J, i, args: fun(x, r, i, *args),
+        (True, False): lambda x, r, J, i, args: fun(x, r, J, *args),
+        (True, True): lambda x, r, J, i, args: fun(x, r, J, i, *args),
+    }[form]
+
+
+def _make_evaluate(fun: Any, form: tuple[bool, bool], real: Any, args_type: Any) -> Any:
+    """The function at whose address the loop finds the residuals; r and J arrive as zeros."""
+    call, load_tuple, derives = njit(_make_call(fun, form)), make_load_tuple(args_type), form[0]
+
+    def evaluate(i, x_at, r_at, J_at, n, m, args_at):
+        x, r = array_at(x_at, n, real), array_at(r_at, m, real)
+        J = array_at(J_at, (n if derives else 0, m), real)
+        for k in range(m):
+            r[k] = 0.0
+        for j in range(len(J)):
+            for k in range(m):
+                J[j, k] = 0.0
+        call(read_only(x), r, J.T, i, load_tuple(args_at))
+        return 0
+
+    return evaluate
+
+
+class ResidualAdapter:
+    """Compiled residuals for one dtype of x and one type of their arguments.
+
+    Attributes
+    ----------
+    address : int
+        Of ``evaluate``, which the loop calls.
+    """
+
+    def __init__(self, fun: Any, form: tuple[bool, bool], real: Any, args_type: Any) -> None:
+        found = snapshot(fun)
+        self._fun, self._form, self._real = found.copy, form, real
+        try:
+            evaluate = _make_evaluate(found.copy, form, real, args_type)
+            self._evaluate = compile_evaluation(
+                evaluate, found, args_type, *form, real.__name__, package="_least_squares"
+            )
+        except (NumbaError, AttributeError) as error:  # the latter for x += 1
+            kinds = types.Array(from_dtype(np.dtype(real)), 1, "C")
+            raise TypeError(
+                f"fun: {fun.__name__}{inspect.signature(fun.py_func)} does not compile as "
+                f"{FORMS[form]} for x and r of {kinds}{', J of shape (m, n)' * form[0]} and args "
+                f"of {args_type}. x is read-only: residuals go into r. "
+                f"Numba: {str(error).strip()[:1500]}"
+            ) from error
+        self.address = address_of(self._evaluate, EVALUATE.args)
+
+    def call_again(self, x: np.ndarray, m: int, number: int, args: tuple[Any, ...]) -> None:
+        """Evaluate once more from Python, to raise the exception of the compiled call."""
+        derives, numbered = self._form
+        written = [np.zeros(m, self._real)]
+        if derives:
+            written.append(np.zeros((m, len(x)), self._real, order="F"))
+        numbers = (number,) if numbered else ()
+        x.flags.writeable = False
+        self._fun(x, *written, *numbers, *copied_value(args))
+
+
+def adapter_for(
+    fun: Any, form: tuple[bool, bool], dtype: np.dtype[Any], args: tuple[Any, ...]
+) -> ResidualAdapter:
+    """The adapter to residuals, compiled or cached."""
+    return _adapter(fun, form, dtype, type_of_args(args))
+
+
+@functools.lru_cache(ADAPTERS)
+def _adapter(
+    fun: Any, form: tuple[bool, bool], dtype: np.dtype[Any], args_type: Any
+) -> ResidualAdapter:
+    with compile_lock():
+        return ResidualAdapter(fun, form, dtype.type, args_type)

@@ -1,0 +1,1 @@
+"""Tests of `numadam._least_squares`."""

@@ -1,0 +1,306 @@
+"""Fits against SciPy: minima, covariances, status, bounds; and sets of NIST."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+from scipy.optimize import Bounds, curve_fit, least_squares, lsq_linear
+
+import numadam as na
+from tests.least_squares.models import decays, linear, peaks
+
+TIGHT = {"ftol": 1e-14, "xtol": 1e-14, "gtol": 1e-14}
+FITS = {"decays": decays(150), "peaks": peaks(150)}
+both = pytest.mark.parametrize("fits", FITS.values(), ids=FITS)
+derived = pytest.mark.parametrize("jac", [True, None], ids=["jac", "differences"])
+
+
+def run(fits, jac, **options):
+    fun, x0 = fits.with_j if jac else fits.fun, options.pop("x0", fits.x0)
+    return na.least_squares_many(fun, x0, (fits.t, fits.y), m=fits.m, jac=jac, **options)
+
+
+@both
+@derived
+def test_all_that_scipy_solves_is_solved(fits, jac):
+    res = run(fits, jac)
+    assert res.success.all()
+    for i in range(0, 150, 3):
+        there = least_squares(fits.residuals(i), fits.x0[i], fits.jac, method="lm", **TIGHT)
+        assert res.cost[i] <= there.cost * (1 + 1e-9)
+        np.testing.assert_allclose(res.x[i], there.x, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(res.cost[i], 0.5 * np.sum(fits.residuals(i)(res.x[i]) ** 2))
+    g = [fits.jac(res.x[i]).T @ fits.residuals(i)(res.x[i]) for i in range(150)]
+    atol = 1e-12 if jac else 1e-7  # differences are so exact
+    np.testing.assert_allclose(res.optimality, abs(np.array(g)).max(1), rtol=1e-6, atol=atol)
+
+
+@both
+def test_path_and_status_are_those_of_minpack(fits):
+    res, steps, status = run(fits, True), [], []
+    for i in range(150):
+        there = least_squares(fits.residuals(i), fits.x0[i], fits.jac, method="lm", x_scale="jac")
+        steps.append(there.nfev)
+        status.append(there.status)
+    assert np.mean(res.nfev == steps) > 0.97
+    assert np.mean(res.status == status) > 0.97
+    np.testing.assert_array_equal(res.njev, res.nfev)
+
+
+@both
+@pytest.mark.parametrize("absolute_sigma", [False, True])
+def test_cov_is_pcov(fits, absolute_sigma):
+    res = run(fits, True, absolute_sigma=absolute_sigma, **TIGHT)
+    for i in range(0, 150, 10):
+        how = {"sigma": np.ones(fits.m), "absolute_sigma": absolute_sigma}
+        start = {"p0": res.x[i], "jac": fits.slopes}
+        x, cov = curve_fit(fits.model, fits.t, fits.y[i], **start, **how)
+        np.testing.assert_allclose(res.x[i], x, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(res.cov[i], cov, rtol=1e-6, atol=1e-6 * abs(cov).max())
+        np.testing.assert_allclose(res.stderr[i], np.sqrt(np.diag(cov)), rtol=1e-6)
+    np.testing.assert_array_equal(res.cov, res.cov.transpose(0, 2, 1))
+    differences = run(fits, None, absolute_sigma=absolute_sigma, **TIGHT)
+    np.testing.assert_allclose(differences.stderr, res.stderr, rtol=1e-5)
+
+
+def test_stated_errors_are_those_of_many_draws():
+    """Of fits to draws of one noise, the spread is what `stderr` says."""
+    fits = decays(3000)
+    y = fits.model(fits.t, 2.0, 1.0, 0.5) + 0.02 * np.random.default_rng(2).normal(size=(3000, 30))
+    fits = fits._replace(y=y)
+    res = run(fits, True)
+    np.testing.assert_allclose(res.x.std(0), res.stderr.mean(0), rtol=0.06)
+    weighted = run(fits._replace(y=y), True)
+    within = abs(weighted.x - [2.0, 1.0, 0.5]) < 1.96 * weighted.stderr
+    assert abs(within.mean() - 0.95) < 0.02
+
+
+@derived
+def test_float32(jac):
+    fits = FITS["peaks"]
+    single = fits._replace(t=fits.t.astype("f4"), y=fits.y.astype("f4"), x0=fits.x0.astype("f4"))
+    res, wide = run(single, jac), run(fits, True)
+    assert res.x.dtype == np.float32
+    assert res.cov.dtype == np.float64
+    assert res.success.all()
+    assert (abs(res.x - wide.x) < (0.01 if jac else 0.1) * wide.stderr).all()
+    np.testing.assert_allclose(res.stderr, wide.stderr, rtol=2e-2)
+
+
+def test_fewer_points():
+    fits = decays(2)
+    y = fits.y.copy()
+
+    @numba.njit
+    def fun(x, r, J, i, t, y, points):
+        for k in range(points[i]):
+            e = np.exp(-x[1] * t[k])
+            r[k] = x[0] * e + x[2] - y[i, k]
+            J[k, 0], J[k, 1], J[k, 2] = e, -x[0] * t[k] * e, 1.0
+
+    points = np.array([30, 18])
+    res = na.least_squares_many(
+        fun, fits.x0, (fits.t, y, points), m=30, jac=True, points=points, **TIGHT
+    )
+    x, cov = curve_fit(fits.model, fits.t[:18], y[1, :18], p0=res.x[1], jac=fits.slopes)
+    np.testing.assert_allclose(res.x[1], x, rtol=1e-7)
+    np.testing.assert_allclose(res.cov[1], cov, rtol=1e-6)
+    few = na.least_squares_many(
+        fun, fits.x0, (fits.t, y, np.array([30, 3])), m=30, jac=True, points=[30, 3]
+    )
+    assert np.isinf(few.cov[1]).all()
+    assert np.isfinite(few.cov[0]).all()
+    assert "1 of 2: no more points than unknowns" in few.message
+
+
+def test_a_dependent_column_has_no_finite_covariance():
+    rng = np.random.default_rng(3)
+    A = rng.normal(size=(3, 9, 4))
+    A[0, :, 2] = 2 * A[0, :, 1]
+    A[1, :, 3] = 0.0
+    b = rng.normal(size=(3, 9))
+    res = na.least_squares_many(linear, np.zeros((3, 4)), (A, b), m=9, jac=True)
+    assert res.success.all()
+    for i in range(3):
+        np.testing.assert_allclose(res.cost[i], lsq_linear(A[i], b[i]).cost, rtol=1e-12)
+    assert np.isinf(res.cov[:2]).all()
+    assert np.isfinite(res.cov[2]).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_any_number_of_unknowns(n):
+    rng = np.random.default_rng(n)
+    A, b = rng.normal(size=(4, 70, n)), rng.normal(size=(4, 70))
+    res = na.least_squares_many(linear, np.zeros((4, n)), (A, b), m=70, jac=True)
+    for i in range(4):
+        np.testing.assert_allclose(res.x[i], np.linalg.lstsq(A[i], b[i])[0], rtol=1e-9, atol=1e-10)
+
+
+# --- bounds --------------------------------------------------------------------------------------
+
+
+BOXES = {
+    "decays": ([0.6, 0.5, 0.2], [2.0, 1.5, 0.8]),
+    "peaks": ([0.8, -0.5, 0.7, 0.1], [2.5, 0.7, 1.2, 0.3]),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+@derived
+def test_bounds_against_trf(name, jac):
+    fits, (low, high) = FITS[name], map(np.array, BOXES[name])
+    how = {"ftol": 1e-12, "xtol": 1e-12, "gtol": 1e-12, "bounds": (low, high)}
+    start = np.clip(fits.x0, low + 1e-3, high - 1e-3)
+    res, evaluations = run(fits, jac, x0=start, **how), []
+    assert res.success.all()
+    assert ((res.x >= low) & (res.x <= high)).all()
+    for i in range(60):
+        there = least_squares(fits.residuals(i), start[i], fits.jac, method="trf", **how)
+        assert res.cost[i] <= there.cost * (1 + 1e-10)
+        evaluations.append(there.nfev)
+    if jac:
+        assert res.nfev[:60].sum() <= 1.2 * sum(evaluations)
+    at_bound = (res.x == low) | (res.x == high)
+    assert 0.2 < at_bound.mean() < 0.8
+    np.testing.assert_array_equal(np.isnan(res.stderr), at_bound)
+    assert np.isfinite(res.optimality).all()
+
+
+@pytest.mark.parametrize("correlation", [0.0, 10.0, 1e4])
+def test_correlated_unknowns_in_boxes_of_their_own(correlation):
+    rng = np.random.default_rng(4)
+    A = rng.normal(size=(80, 20, 6)) + correlation * rng.normal(size=(80, 20, 1))
+    b, (low, high) = (
+        3 * rng.normal(size=(80, 20)),
+        rng.uniform([[[-0.5]], [[0]]], [[[0]], [[0.5]]], (2, 80, 6)),
+    )
+    res = na.least_squares_many(
+        linear, np.zeros((80, 6)), (A, b), m=20, jac=True, bounds=(low, high)
+    )
+    assert res.nfev.max() <= 15
+    for i in range(80):
+        there = lsq_linear(A[i], b[i], (low[i], high[i]), method="bvls", tol=1e-14)
+        np.testing.assert_allclose(res.cost[i], there.cost, rtol=1e-10)
+
+
+@pytest.mark.parametrize("form", ["pairs", "arrays", "Bounds", "one pair"])
+def test_forms_of_bounds(form):
+    fits = FITS["decays"]
+    low, high = np.zeros(3), np.array([9.0, 9.0, 9.0])
+    bounds = {
+        "pairs": [(0, 9)] * 3,
+        "arrays": (low, high),
+        "Bounds": Bounds(low, high),
+        "one pair": (0, 9),
+    }[form]
+    np.testing.assert_array_equal(
+        run(fits, True, bounds=bounds).x, run(fits, True, bounds=(0, 9)).x
+    )
+
+
+def test_a_fixed_element_and_a_start_outside():
+    fits = FITS["decays"]
+    res = run(fits, None, bounds=[(None, None), (0.7, 0.7), (0, 0.1)], x0=np.full((150, 3), 5.0))
+    assert (res.x[:, 1] == 0.7).all()
+    assert (res.x[:, 2] <= 0.1).all()
+    assert np.isnan(res.stderr[:, 1]).all()
+    assert np.isfinite(res.stderr[:, 0]).all()
+    assert res.success.all()
+
+
+# --- sets of NIST --------------------------------------------------------------------------------
+# Statistical Reference Datasets, nonlinear regression: data, two starts, certified values.
+
+NIST = {
+    "Misra1a": (
+        lambda x, a, b: a * (1 - np.exp(-b * x)),
+        [
+            77.6,
+            114.9,
+            141.1,
+            190.8,
+            239.9,
+            289.0,
+            332.8,
+            378.4,
+            434.8,
+            477.3,
+            536.8,
+            593.1,
+            689.1,
+            760.0,
+        ],
+        [
+            10.07,
+            14.73,
+            17.94,
+            23.93,
+            29.61,
+            35.18,
+            40.02,
+            44.82,
+            50.76,
+            55.05,
+            61.01,
+            66.40,
+            75.47,
+            81.78,
+        ],
+        [(500, 1e-4), (250, 5e-4)],
+        (2.3894212918e2, 5.5015643181e-4),
+        (2.7070075241, 7.2668688436e-6),
+    ),
+    "BoxBOD": (
+        lambda x, a, b: a * (1 - np.exp(-b * x)),
+        [1, 2, 3, 5, 7, 10],
+        [109, 149, 149, 191, 213, 224],
+        [(1, 1), (100, 0.75)],
+        (2.1380940889e2, 5.4723748542e-1),
+        (1.2354515176e1, 1.0455993237e-1),
+    ),
+    "MGH09": (
+        lambda x, a, b, c, d: a * (x**2 + x * b) / (x**2 + x * c + d),
+        [4.0, 2.0, 1.0, 0.5, 0.25, 0.167, 0.125, 0.1, 0.0833, 0.0714, 0.0625],
+        [0.1957, 0.1947, 0.1735, 0.16, 0.0844, 0.0627, 0.0456, 0.0342, 0.0323, 0.0235, 0.0246],
+        [(25, 39, 41.5, 39), (0.25, 0.39, 0.415, 0.39)],
+        (1.9280693458e-1, 1.9128232873e-1, 1.2305650693e-1, 1.3606233068e-1),
+        (1.1435312227e-2, 1.9633220911e-1, 8.0842031232e-2, 9.0025542308e-2),
+    ),
+    "Rat42": (
+        lambda x, a, b, c: a / (1 + np.exp(b - c * x)),
+        [9, 14, 21, 28, 42, 57, 63, 70, 79],
+        [8.93, 10.80, 18.59, 22.33, 39.35, 56.11, 61.73, 64.62, 67.08],
+        [(100, 1, 0.1), (75, 2.5, 0.07)],
+        (7.2462237576e1, 2.6180768402, 6.7359200066e-2),
+        (1.7340283401, 8.8295217536e-2, 3.4465663377e-3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NIST)
+def test_certified_values_of_nist(name):
+    """By derivatives: six digits of x and four of its errors, from both starts."""
+    model, x, y, starts, certified, deviations = NIST[name]
+    inner = numba.njit(model)
+
+    @numba.njit
+    def fun(b, r, J, x, y):
+        r[:] = inner(x, *tuple_of(b)) - y
+        for j in range(b.size):
+            c = b.astype(np.complex128)
+            c[j] += 1e-30j
+            J[:, j] = inner(x, *tuple_of(c)).imag / 1e-30
+
+    count = len(certified)
+
+    @numba.njit
+    def tuple_of(b):
+        return numba.np.unsafe.ndarray.to_fixed_tuple(b, count)
+
+    args = np.array(x, float), np.array(y, float)
+    res = na.least_squares_many(
+        fun, np.array(starts, float), args, m=len(x), jac=True, max_nfev=5000, **TIGHT
+    )
+    np.testing.assert_allclose(res.x, [certified] * 2, rtol=1e-6)
+    np.testing.assert_allclose(res.stderr, [deviations] * 2, rtol=1e-4)

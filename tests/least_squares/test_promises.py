@@ -1,0 +1,186 @@
+"""What a row depends on, and what an exception, an interrupt, a fork or the disk cache change."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+import numadam as na
+from numadam._least_squares import batch
+from tests.interrupts import interrupted_after
+from tests.least_squares.models import decay, decay_with_j, decays
+from tests.processes import python
+
+FITS = decays(400)
+NAMES = ("x", "cost", "optimality", "cov", "stderr", "status", "nfev", "njev")
+
+
+def run(rows, jac=True, t=FITS.t, y=FITS.y, **options):
+    fun = decay_with_j if jac else decay
+    args = t, np.ascontiguousarray(y[rows])
+    return na.least_squares_many(fun, FITS.x0[rows], args, m=30, jac=jac or None, **options)
+
+
+def assert_same(a, b):
+    for name in NAMES:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize("jac", [True, False])
+@pytest.mark.parametrize("bounds", [None, (0, 2.2)])
+def test_a_row_depends_on_nothing_but_itself(jac, bounds, monkeypatch):
+    """Not on threads, the length of a call, other rows, nor what the memory has held."""
+    whole = run(slice(None), jac, bounds=bounds)
+    monkeypatch.setattr(batch, "_PARALLEL_FROM", 10**9)
+    assert_same(run(slice(None), jac, bounds=bounds), whole)
+    monkeypatch.setattr(batch, "_PARALLEL_FROM", 0)
+    monkeypatch.setattr(batch, "_CHUNK_SECONDS", 0.0)
+    assert_same(run(slice(None), jac, bounds=bounds), whole)
+    rows = np.random.default_rng(0).permutation(400)[:77]
+    part = run(rows, jac, bounds=bounds)
+    assert_same(part, {name: whole[name][rows] for name in NAMES})
+    alone = run(slice(3, 4), jac, bounds=bounds)
+    assert_same(alone, {name: whole[name][3:4] for name in NAMES})
+
+
+@pytest.mark.parametrize("jac", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_what_is_not_finite_ends_its_row_only(jac, bad):
+    y, x0 = FITS.y.copy(), FITS.x0.copy()
+    y[17, 5] = bad
+    whole, res = run(slice(None), jac), run(slice(None), jac, y=y)
+    others = np.arange(400) != 17
+    assert_same({name: res[name][others] for name in NAMES}, {n: whole[n][others] for n in NAMES})
+    assert res.status[17] == 5
+    assert not res.success[17]
+    assert np.isnan(res.stderr[17]).all()
+    np.testing.assert_array_equal(res.x[17], FITS.x0[17])
+    assert "1 of 400: a residual or a derivative is not finite." in res.message
+    np.testing.assert_array_equal(FITS.x0, x0)
+
+
+@numba.njit
+def away(x, r, J, case):
+    """Residuals or derivatives that are lost at x0, on the way, or all around x0."""
+    r[0], r[1] = x[0], 10.0 * (x[1] - x[0] ** 2)
+    J[0, 0], J[1, 0], J[1, 1] = 1.0, -20.0 * x[0], 10.0
+    if case == 1:
+        J[0, 0] = np.nan
+    if case == 2 and x[0] != 1.0:
+        r[0] = np.nan
+    if case == 3 and x[0] < 0.9:
+        J[1, 1] = np.inf
+    if case == 4 and x[1] < -1.5:
+        r[1] = np.inf
+
+
+@pytest.mark.parametrize(("case", "status"), [(0, 1), (1, 5), (2, 5), (3, 5), (4, 1)])
+def test_where_the_model_is_lost(case, status):
+    """A step to where it is not finite is taken back; a run that ends for that has status 5."""
+    res = na.least_squares_many(away, np.array([[1.0, -1.2]]), (case,), m=2, jac=True)
+    assert res.status[0] == status
+    assert res.success[0] == (status != 5)
+    if case in (0, 4):
+        np.testing.assert_allclose(res.x[0], 0, atol=1e-7)
+
+
+@numba.njit
+def fails(x, r, i, calls, at):
+    calls[i] += 1
+    r[0] = x[0] - i
+    if i == at and x[0] > 3.0:
+        raise ValueError("lost")
+
+
+def test_an_exception_names_the_problem_and_carries_what_is_finished(monkeypatch):
+    monkeypatch.setattr(batch, "_FIRST_PROBLEMS", 1)
+    monkeypatch.setattr(batch, "_CHUNK_SECONDS", 0.0)
+    with pytest.raises(ValueError, match="lost") as caught:
+        na.least_squares_many(fails, np.zeros((40, 1)), (np.zeros(40, np.int64), 30), m=1)
+    assert "numadam: in problem 30." in caught.value.__notes__
+    res = caught.value.numadam_result
+    np.testing.assert_allclose(res.x[:28, 0], np.arange(28), atol=1e-6)
+    assert res.success[:28].all()
+    assert (res.status[32:] == -1).all()
+    assert "interrupted" in res.message
+    assert np.isnan(res.cost[30])
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_an_interrupt_comes_between_calls_and_carries_what_is_finished():
+    rows = np.arange(400_000) % 400
+    run(rows[:100], jac=False)  # compiled before the interrupt comes
+    y, x0 = FITS.y[rows], FITS.x0[rows]
+    with interrupted_after(0.2), pytest.raises(KeyboardInterrupt) as caught:
+        na.least_squares_many(decay, x0, (FITS.t, y), m=30, gtol=1e-15, xtol=1e-15, ftol=1e-15)
+    so_far = caught.value.numadam_result
+    done = int(np.sum(so_far.status >= 0))
+    assert 100 < done < 400_000
+    assert (so_far.status[done:] == -1).all()
+    np.testing.assert_array_equal(so_far.x[done:], x0[done:])
+    assert np.isfinite(so_far.cost[:done]).all()
+    assert f"{400_000 - done} of 400000: interrupted." in so_far.message
+
+
+def test_no_problem_at_all_and_a_bar(capsys):
+    res = run(slice(0, 0))
+    assert res.x.shape == (0, 3)
+    assert res.cov.shape == (0, 3, 3)
+    assert repr(res).startswith("problems: 0")
+    run(slice(None), progress=True)
+    assert "400/400" in capsys.readouterr().err
+
+
+def test_max_nfev():
+    res = run(slice(0, 9), max_nfev=3)
+    assert (res.nfev <= 3).all()
+    assert set(res.status.tolist()) <= {0, 1, 2}
+    assert not res.success[res.status == 0].any()
+    assert np.isfinite(res.stderr).all()
+
+
+CODE = """
+    from numba.core import event
+    from tests.least_squares.models import decay_with_j, decays
+    fits = decays(400)
+    compiled = []
+    class Compiles(event.Listener):
+        def on_start(self, found):
+            compiled.append(found.data["dispatcher"].py_func.__name__)
+        def on_end(self, found):
+            pass
+    event.register("numba:compile", Compiles())
+    def fit():
+        res = na.least_squares_many(decay_with_j, fits.x0, (fits.t, fits.y), m=30, jac=True)
+        return res.x.tobytes().hex()[:99], res.cov.tobytes().hex()[:99]
+"""
+
+
+def test_a_second_process_compiles_neither_the_loop_nor_the_model(tmp_path: Path) -> None:
+    code = CODE + "    fit(); print('kernel' in compiled, 'decay_with_j' in compiled)"
+    found = [python(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
+    assert found == ["True True", "False False"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
+def test_layers_threads_and_forks_give_the_same(layer: str) -> None:
+    code = f"""{CODE}
+    import os, threading
+    here, found = fit(), []
+    threads = [threading.Thread(target=lambda: found.append(fit())) for _ in range(3)]
+    [one.start() for one in threads], [one.join() for one in threads]
+    assert found == [here] * 3
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if fit() == here else 1)
+    print(os.waitpid(child, 0)[1], *here)
+    """
+    res = run(slice(None))
+    here = f"0 {res.x.tobytes().hex()[:99]} {res.cov.tobytes().hex()[:99]}"
+    options = {"PYTHONWARNINGS": "ignore", "NUMBA_THREADING_LAYER": layer}
+    assert python(code, **options).splitlines()[-1] == here
