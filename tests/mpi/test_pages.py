@@ -33,12 +33,8 @@ def test_the_page_on_ranks(comm, capsys, monkeypatch, tmp_path):
         np.testing.assert_array_equal(part, parts[0])
     assert (names["again"].t, names["whole"].t) == (20, 20)
     np.testing.assert_array_equal(names["whole"].params, np.concatenate(comm.allgather(names["x"])))
-    # the smooth line is the solution of its equations
-    data = np.concatenate(comm.allgather(names["data"]))
-    found = np.concatenate(comm.allgather(names["res"].x[1:-1]))
-    jumps = np.diff(np.eye(data.size), axis=0)
-    exact = np.linalg.solve(np.eye(data.size) + 20 * jumps.T @ jumps, data)
-    np.testing.assert_allclose(found, exact, atol=1e-3)
+    norm = np.sqrt(names["n"])  # of the gradient at owned cells, each once
+    np.testing.assert_allclose(names["ghosted_norm"], norm, rtol=1e-12)
 
 
 @pytest.mark.ranks(2)
