@@ -170,13 +170,6 @@ def test_forecast_is_exact_for_a_recurrence_and_does_not_see_its_sample():
     np.testing.assert_array_equal(names["linear"](values), ahead)
 
 
-def test_learning_rate_gradient():
-    names = formulas("learning_rate")
-    energy = np.linspace(0, 8, 7)
-    x = names["START"] + 0.1
-    check_in_place(names["misfit"], x, energy, names["spectrum"](names["TRUTH"], energy))
-
-
 def test_thin_film_gradient_and_textbook_reflectances():
     names = formulas("thin_film")
     f, index = names["reflectance"], names["INDEX"]
