@@ -295,7 +295,7 @@ def schedule(taken):
         ({**ROW, "beta1": schedule}, "f8", "beta1: with count='row' every row"),
         (ROW, "c16", "count: 'row' is not for complex parameters"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_refused_options(options, dtype, says):
     p = np.ones((3, 2), dtype)
