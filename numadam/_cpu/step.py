@@ -55,7 +55,8 @@ class CpuSparseGradients(SparseGradients):
         self._arguments = arguments
         #: rows and values that are installed, by leaf: the arrays must stay alive
         self.rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._tables = list[tuple[np.ndarray, np.ndarray]]()  # alive, too
+        #: by leaf scalars, their places, and counts after the step
+        self._tables: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def checked(self, grad: Any, name: str, leaf: int) -> Any:
         layout = self._arguments.layout
@@ -98,14 +99,14 @@ class CpuSparseGradients(SparseGradients):
         """Install memory for the scalars of rows that have taken so many steps before."""
         leaves, (distinct, classes) = self._arguments.leaves, classes_of(counts)
         table = self._arguments.new_row_scalars(distinct)
-        self._tables.append((table, classes))
+        self._tables[leaf] = table, classes, counts + 1
         leaves["table"][leaf], leaves["distinct"][leaf] = table.ctypes.data, len(distinct)
         leaves["classes"][leaf] = classes.ctypes.data
 
     def count(self) -> None:
         """Count a step of each row that is installed."""
-        for leaf, (rows, _) in self.rows.items() if self._counts else ():
-            self._counts[leaf][rows] += 1
+        for leaf, (_, _, after) in self._tables.items():
+            self._counts[leaf][self.rows[leaf][0]] = after
 
     def _remove(self) -> None:
         if self.rows:
