@@ -410,6 +410,32 @@ def make_advance_row(plan: Plan, wrap: Any) -> Any:
     return wrap(advance_row)
 
 
+def make_products_at(plan: Plan) -> Any:
+    """``products_at(q, row, t, taken) -> taken``: the products up to any step t in a row q.
+
+    `q` has those after `taken` steps, fewer than t: zeros after none. As for powers, what is below
+    2^-128 is as good as 0, and its product is not formed on.
+    """
+    find, advance, carried = make_products(plan), make_advance_row(plan, linked), len(plan.products)
+
+    def products_at(q, row, t, taken):
+        if taken == 0.0:
+            for i in range(carried):
+                q[i] = 1.0
+        matters = carried > 0
+        while matters and taken < t - 1.0:
+            taken += 1.0
+            find(q, row, taken)
+            advance(q)
+            matters = False
+            for i in range(carried):
+                matters = matters or q[i] >= _LEAST
+        find(q, row, t)
+        return taken
+
+    return linked(products_at)
+
+
 def products_after(
     plan: Plan, steps: int, control: np.ndarray, refresh: Callable[[int], None] | None
 ) -> np.ndarray:

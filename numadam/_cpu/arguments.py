@@ -204,7 +204,7 @@ class KernelArguments:
         counts = [size * self.plan.unit for size in self.layout.sizes]
         for leaf, count in sparse.items():
             counts[leaf] = count
-        self.leaves["start"][1:] = np.cumsum(counts, dtype=np.int64)
+        self.leaves["start"][1:] = list(itertools.accumulate(counts))
         if sparse:
             self._part = self.meta["part"][0]
             self.meta["part"] = min(self._part, _part_size(sum(counts)))

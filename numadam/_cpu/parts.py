@@ -19,6 +19,7 @@ from numadam._core.scalars import (
     make_advance_row,
     make_fill_row,
     make_products,
+    make_products_at,
     product_width,
     width_of,
 )
@@ -178,9 +179,8 @@ def make_row_at(plan: Plan) -> Any:
 
 def _make_fill_tables(plan: Plan) -> Any:
     """``fill_tables(meta_at, lr)``: the scalars of rows by their own number of steps."""
-    fill_row, find_products = make_fill_row(plan), make_products(plan)
-    advance_row, control_of = make_advance_row(plan, linked), make_control_of(plan)
-    width, carried = row_scalars_width(plan), len(plan.products)
+    fill_row, products_at = make_fill_row(plan), make_products_at(plan)
+    control_of, width = make_control_of(plan), row_scalars_width(plan)
 
     def fill_tables(meta_at, lr):
         meta = record_at(meta_at, META)
@@ -189,15 +189,9 @@ def _make_fill_tables(plan: Plan) -> Any:
             leaf = leaves[j]
             table = array_at(leaf.table, (leaf.distinct + 1, width), _FLOAT64)
             control, q, taken = control_of(meta)[leaf.group], table[leaf.distinct], 0.0
-            for i in range(carried):
-                q[i] = 1.0
             for r in range(leaf.distinct):  # counts are sorted
                 t = table[r, width - 1]
-                while carried > 0 and taken < t - 1.0:
-                    taken += 1.0
-                    find_products(q, control, taken)
-                    advance_row(q)
-                find_products(q, control, t)
+                taken = products_at(q, control, t, taken)
                 fill_row(table[r], control, q, lr, t, 1.0)
 
     return linked(fill_tables)

@@ -20,6 +20,7 @@ from numadam._core.scalars import (
     make_advance_row,
     make_fill_row,
     make_products,
+    make_products_at,
     product_width,
     width_of,
     with_clip,
@@ -214,8 +215,7 @@ def make_prepare_rows(plan: Plan) -> KernelSource:
     added to `counts`, and `table` gets a row with the scalars of the step of that number. `control`
     is the row of the control block, and `products` is zeros, a row for each.
     """
-    fill_row, find_products = make_fill_row(plan), make_products(plan)
-    advance_row, carried = make_advance_row(plan, jit_once), len(plan.products)
+    fill_row, products_at = make_fill_row(plan), make_products_at(plan)
     width, wide, count = width_of(plan), control_width(plan), product_width(plan)
     real, longs = plan.real, make_array_view(np.dtype(np.int64))
     reals, size = make_array_view(real), real.itemsize
@@ -227,15 +227,8 @@ def make_prepare_rows(plan: Plan) -> KernelSource:
         for e in range(cuda.grid(1), n, cuda.gridsize(1)):
             counted = longs(counts + 8 * load_long(index + 8 * e)[0], 1)
             counted[0] += 1
-            t, taken = np.float64(counted[0]), 0.0
-            q = doubles(products + 8 * e * count, count)
-            for i in range(carried):
-                q[i] = 1.0
-            while carried > 0 and taken < t - 1.0:
-                taken += 1.0
-                find_products(q, row, taken)
-                advance_row(q)
-            find_products(q, row, t)
+            t, q = np.float64(counted[0]), doubles(products + 8 * e * count, count)
+            products_at(q, row, t, 0.0)
             fill_row(reals(table + size * e * width, width), row, q, lr, t, 1.0)
 
     i8 = cuda.types.int64

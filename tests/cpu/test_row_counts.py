@@ -196,6 +196,20 @@ def test_counts_far_apart():
     assert opt.state["row_counts"].tolist() == (counts + 1).tolist()
 
 
+@pytest.mark.parametrize("kind", [na.Adam, na.NAdam])
+def test_products_of_many_steps_as_alone(kind):
+    """Of NAdam's the small ones are not formed: nothing that is computed from them can tell."""
+    counts = np.array([0, 1, 90, 180, 181, 1000, 20_000])
+    opt = kind(np.zeros(7), 0.1, **ROW)
+    opt.state["row_counts"] = counts
+    opt.step(np.ones(7))
+    for k, count in enumerate(counts.tolist()):
+        ref = kind(np.zeros(1), 0.1)
+        ref.t = count
+        ref.step(np.ones(1))
+        assert_same_bits(opt.params[k : k + 1], ref.params)
+
+
 # --- what keeps them, and what does not ----------------------------------------------------------
 
 
