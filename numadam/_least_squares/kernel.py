@@ -219,27 +219,26 @@ def _make_fit(real: Any) -> Any:
         norm = math.sqrt(dot(r, r))
         if not norm < np.inf:
             status = LOST
-        radius = damping = 0.0
-        derived, factored = s.jac != 0, False
-        first, taken = True, True
-        while status == BUSY:
+        radius = damping = size_of_x = 0.0
+        derived, first, taken = s.jac != 0, True, True
+        Q, rest = array_at(Q_at, (n, wide), real), array_at(r2_at, wide, real)
+        while status != LOST:
             if not derived:
                 if _differentiate(s, i, x, low, high, r, J, trial, r2, (trial_at, r2_at), args_at):
                     return -1
-                nfev, derived = nfev + n, True
-            if taken:  # J is a new one
-                njev += 1
-                Q, rest = array_at(Q_at, (n, wide), real), array_at(r2_at, wide, real)
+                nfev, njev, derived = nfev + n, njev + 1, True
+            if taken or status != BUSY:
                 if not gradient(J, r, Q, rest, x, low, high, g, sizes, scale, free):
                     status = LOST
-                elif _cosine(g, sizes, free, norm) <= s.gtol:
+                elif status == BUSY and _cosine(g, sizes, free, norm) <= s.gtol:
                     status = BY_GTOL
-                elif nfev >= s.max_nfev:
+                elif status == BUSY and nfev >= s.max_nfev:
                     status = MAX_NFEV
-                if status != BUSY:
-                    break
+            if status != BUSY:
+                break
+            if taken:
                 factorize(Q, rest, free, sizes, s.eps, R, qr)
-                factored, size_of_x = True, length(scale, x)
+                size_of_x = length(scale, x)
                 if first:
                     radius = _FACTOR * size_of_x if size_of_x > 0.0 else _FACTOR
             damping = damped_step(R, qr, scale, radius, damping, fixed, S, rotated, row, v, p)
@@ -266,40 +265,27 @@ def _make_fit(real: Any) -> Any:
                 if s.jac != 0:
                     J_at, Q_at = Q_at, J_at
                     J = array_at(J_at, (n, m), real)
-                derived, factored = s.jac != 0, False
+                Q, rest = array_at(Q_at, (n, wide), real), array_at(r2_at, wide, real)
+                derived = s.jac != 0
             status = _stopped(s, gain, actual, predicted, radius, size_of_x)
             if status == BY_XTOL and not now < np.inf:
                 status = LOST
             if status == BUSY and nfev >= s.max_nfev:
                 status = MAX_NFEV
-        if status != LOST and not derived:
-            if _differentiate(s, i, x, low, high, r, J, trial, r2, (trial_at, r2_at), args_at):
-                return -1
-            nfev, njev = nfev + n, njev + 1
         array_at(s.nfev, i + 1, np.int64)[i] = nfev
         array_at(s.njev, i + 1, np.int64)[i] = nfev if s.jac != 0 else njev
         array_at(s.cost, i + 1, f8)[i] = 0.5 * norm * norm
-        cov = array_at(s.cov, (i + 1, n, n), f8)[i]
-        Q, rest = array_at(Q_at, (n, wide), real), array_at(r2_at, wide, real)
-        optimality, inside, finite = np.nan, True, status != LOST
-        if finite and not factored:
-            finite = gradient(J, r, Q, rest, x, low, high, g, sizes, scale, free)
-        if finite:
-            optimality = _largest(g, free)
+        array_at(s.status, i + 1, np.int64)[i] = status
+        if status != LOST:  # else they stay NaN
+            array_at(s.optimality, i + 1, f8)[i] = _largest(g, free)
             for j in range(n):
                 free[j] = 1.0 if low[j] < x[j] < high[j] else 0.0
-                inside = inside and free[j] != 0.0
-            if not (factored and inside):
-                if factored:
-                    gradient(J, r, Q, rest, x, low, high, g, sizes, scale, v)
-                factorize(Q, rest, free, sizes, s.eps, R, qr)
-        points = array_at(s.points, i + 1, np.int64)[i] if s.points != 0 else m
-        factor = 1.0 if finite else np.nan
-        if s.absolute_sigma == 0 and factor == 1.0:
-            factor = norm * norm / (points - n) if points > n else np.inf
-        covariance(R, free, factor, v, p, cov)
-        array_at(s.optimality, i + 1, f8)[i] = optimality
-        array_at(s.status, i + 1, np.int64)[i] = status if finite else LOST
+            factorize(Q, rest, free, sizes, s.eps, R, qr)
+            points = array_at(s.points, i + 1, np.int64)[i] if s.points != 0 else m
+            factor = 1.0
+            if s.absolute_sigma == 0:
+                factor = norm * norm / (points - n) if points > n else np.inf
+            covariance(R, free, factor, v, p, array_at(s.cov, (i + 1, n, n), f8)[i])
         return 0
 
     return linked(fit)
