@@ -10,11 +10,15 @@ import math
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from numadam._jit.functions import linked
 
+#: Points in one turn of a sum.
+POINTS = 16
 #: A column depends on those before it where no larger share of it is left.
 _DEPENDENT = 10.0
 #: Factors of a step, and of the bounds of its length, as in MINPACK.
@@ -24,35 +28,38 @@ _TINY, _NEAR, _SEARCHES = 2.3e-308, 0.1, 10
 
 
 @intrinsic
-def _wide(typingctx: Any, a: Any) -> Any:
-    """A number as float64."""
+def dot(typingctx: Any, a: Any, b: Any) -> Any:
+    """Sum of a * b, of a multiple of `POINTS`: in so many lanes, whatever the processor has."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return context.cast(builder, args[0], a, types.float64)
+        arrays = [context.make_array(a)(context, builder, value) for value in args]
+        wide = ir.VectorType(ir.DoubleType(), POINTS)
+        given = ir.VectorType(context.get_data_type(a.dtype), POINTS)
+        sums = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * POINTS))
+        begin, step = cgutils.intp_t(0), cgutils.intp_t(POINTS)
+        end = arrays[0].nitems
+        with cgutils.for_range_slice(builder, begin, end, step, inc=True) as (k, _):
+            values = []
+            for array in arrays:
+                place = builder.bitcast(builder.gep(array.data, [k]), given.as_pointer())
+                value = builder.load(place)
+                value.align = 4
+                values.append(value if given == wide else builder.fpext(value, wide))
+            product = builder.fmul(*values)
+            builder.store(builder.fadd(builder.load(sums), product), sums)
+        total, lanes = builder.load(sums), POINTS
+        while lanes > 1:  # add the upper half of the lanes to the lower one
+            lanes //= 2
+            halves = [
+                builder.shuffle_vector(
+                    total, total, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(places))
+                )
+                for places in (range(lanes), range(lanes, 2 * lanes))
+            ]
+            total = builder.fadd(*halves)
+        return builder.extract_element(total, ir.IntType(32)(0))
 
-    return types.float64(a), codegen
-
-
-@intrinsic
-def _add_in_any_order(typingctx: Any, a: Any, b: Any) -> Any:
-    """Form a + b, of a sum that the compiler may reorder: else it would not vectorise it.
-
-    The order depends on the processor and on the length, and on nothing else.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(*args, flags=("reassoc",))
-
-    return types.float64(types.float64, types.float64), codegen
-
-
-@linked
-def dot(a, b):
-    """The sum of a * b."""
-    total = 0.0
-    for k in range(len(a)):
-        total = _add_in_any_order(total, _wide(a[k]) * _wide(b[k]))
-    return total
+    return types.float64(a, b), codegen
 
 
 @linked
@@ -63,28 +70,23 @@ def _subtract(a, b, factor):
 
 
 @linked
-def _load(a, b):
-    """Write b into a, and zeros behind it."""
-    for k in range(len(b)):
-        a[k] = b[k]
-    for k in range(len(b), len(a)):
-        a[k] = 0
+def padded(m):
+    """Points that a row of J has room for, with zeros behind its own: whole vectors."""
+    return (m + POINTS - 1) // POINTS * POINTS
 
 
 # --- factors -------------------------------------------------------------------------------------
 
 
 @linked
-def gradient(J, r, Q, rest, x, low, high, g, sizes, scale, free):
-    """Copy J and r to Q and `rest`; form g = J^T r and sizes of columns. False if not finite.
+def gradient(J, r, x, low, high, g, sizes, scale, free):
+    """Form g = J^T r, the sizes of the columns of J, and what is free; False if not finite.
 
     An element at a bound is not free while descent would leave the box.
     """
     finite = True
-    _load(rest, r)
     for j in range(len(g)):
-        _load(Q[j], J[j])
-        g[j], sizes[j] = dot(Q[j], rest), math.sqrt(dot(Q[j], Q[j]))
+        g[j], sizes[j] = dot(J[j], r), math.sqrt(dot(J[j], J[j]))
         finite = finite and abs(g[j]) < np.inf and sizes[j] < np.inf
         scale[j] = max(scale[j], sizes[j])
         if scale[j] == 0.0:
@@ -95,14 +97,14 @@ def gradient(J, r, Q, rest, x, low, high, g, sizes, scale, free):
 
 
 @linked
-def factorize(Q, rest, free, sizes, eps, R, qr):
+def factorize(J, r, free, sizes, eps, R, qr):
     """QR of the free columns of J by Gram-Schmidt, modified: R, and qr = Q^T r.
 
     r goes through it as one more column, which makes the solutions as accurate as those of
     Householder. Columns that are not free, or that depend on those before, get a row and a column
-    of zeros: their elements do not move. Q and `rest` hold J and r, and are overwritten.
+    of zeros: their elements do not move. J and r are overwritten.
     """
-    n = len(Q)
+    n = len(J)
     for j in range(n):
         qr[j] = 0.0
         for k in range(n):
@@ -110,16 +112,16 @@ def factorize(Q, rest, free, sizes, eps, R, qr):
     for j in range(n):
         size = 0.0
         if free[j] != 0.0:
-            size = math.sqrt(dot(Q[j], Q[j])) if j > 0 else sizes[0]
+            size = math.sqrt(dot(J[j], J[j])) if j > 0 else sizes[0]
         if not size > _DEPENDENT * eps * sizes[j]:
             continue
-        R[j, j] = size
+        R[j, j], inverse = size, 1.0 / size
         for k in range(j + 1, n):
             if free[k] != 0.0:
-                R[j, k] = dot(Q[j], Q[k]) / size
-                _subtract(Q[k], Q[j], rest.dtype.type(R[j, k] / size))
-        qr[j] = dot(Q[j], rest) / size
-        _subtract(rest, Q[j], rest.dtype.type(qr[j] / size))
+                R[j, k] = dot(J[j], J[k]) * inverse
+                _subtract(J[k], J[j], r.dtype.type(R[j, k] * inverse))
+        qr[j] = dot(J[j], r) * inverse
+        _subtract(r, J[j], r.dtype.type(qr[j] * inverse))
 
 
 @linked
@@ -281,9 +283,10 @@ def bend(R, qr, scale, damping, x, low, high, fixed, moved, S, rotated, row, p):
         for j in range(n):
             if fixed[j] == 0.0 and p[j] != moved[j]:
                 end = low[j] if p[j] > moved[j] else high[j]
-                room = (x[j] - moved[j] - end) / (p[j] - moved[j])
-                if room < share:
-                    share, met = max(room, 0.0), j
+                if abs(end) < np.inf:
+                    room = (x[j] - moved[j] - end) / (p[j] - moved[j])
+                    if room < share:
+                        share, met = max(room, 0.0), j
         for j in range(n):
             if fixed[j] == 0.0:
                 moved[j] += share * (p[j] - moved[j])
@@ -299,18 +302,21 @@ def bend(R, qr, scale, damping, x, low, high, fixed, moved, S, rotated, row, p):
 
 
 @linked
-def covariance(R, free, factor, v, p, cov):
-    """Write factor * (R^T R)^-1; inf where R is singular, NaN where an element is not free."""
+def covariance(R, qr, scale, factor, fixed, moved, S, rotated, row, v, p, cov):
+    """Write factor * (R^T R)^-1 of what is not fixed, inf if singular, and NaN for the rest."""
     n = len(p)
+    for j in range(n):
+        moved[j] = 0.0
+    _solve_damped(R, qr, scale, 0.0, fixed, moved, S, rotated, row, p)
     whole = factor != np.inf
     for j in range(n):
-        whole = whole and (R[j, j] != 0.0 or free[j] == 0.0)
+        whole = whole and (S[j, j] != 0.0 or fixed[j] != 0.0)
     for j in range(n):
         for k in range(n):
             v[k] = 1.0 if k == j else 0.0
-        _solve_transposed(R, v)
-        _solve(R, v, p)
+        _solve_transposed(S, v)
+        _solve(S, v, p)
         for k in range(j + 1):
             value = factor * p[k] if whole else np.inf
-            value = value if free[j] != 0.0 and free[k] != 0.0 else np.nan
+            value = value if fixed[j] == 0.0 and fixed[k] == 0.0 else np.nan
             cov[j, k] = cov[k, j] = value

@@ -26,6 +26,7 @@ from numadam._least_squares.factors import (
     factorize,
     gradient,
     length,
+    padded,
 )
 from numadam._minimize.compiled.objective import call7
 
@@ -56,8 +57,6 @@ FITS = np.dtype(
 
 #: Vectors and matrices of n numbers in the memory of a worker, float64.
 _VECTORS, _MATRICES = 10, 2
-#: Points in one turn of a vectorised loop.
-_POINTS = 16
 #: The radius of the first step, in lengths of x.
 _FACTOR = 100.0
 #: The gain from which a step is taken, and those from which the radius shrinks and grows.
@@ -71,13 +70,7 @@ def small_size(n: int) -> int:
 
 def large_size(n: int, m: int) -> int:
     """Numbers of the dtype of x in the memory of a worker: r and J, twice."""
-    return 2 * (n + 1) * int(_padded.py_func(m))
-
-
-@linked
-def _padded(m):
-    """Points that a row of Q has room for: whole vectors, so that no loop has a rest."""
-    return (m + _POINTS - 1) // _POINTS * _POINTS
+    return 2 * (n + 1) * int(padded.py_func(m))
 
 
 # --- parts of an iteration -----------------------------------------------------------------------
@@ -111,7 +104,7 @@ def _differentiate(s, i, x, low, high, r, J, trial, spare, addresses, args_at):
             if failed != 0:
                 return failed
         trial[j] = x[j]
-        for k in range(s.m):
+        for k in range(len(r)):
             J[j, k] = (spare[k] - r[k]) / step if step != 0.0 else 0.0
     return 0
 
@@ -148,13 +141,14 @@ def _go(x, p, low, high, fixed, trial):
 @linked
 def _predict(R, qr, p, norm):
     """The share of the sum of squares that the linear model loses along -p, and half its slope."""
-    square = along = 0.0
+    square, along, inverse = 0.0, 0.0, 1.0 / norm
     for j in range(len(p)):
         moved = 0.0
         for k in range(j, len(p)):
-            moved += R[j, k] / norm * p[k]
+            moved += R[j, k] * p[k]
+        moved *= inverse
         square += moved * moved
-        along += qr[j] / norm * moved
+        along += qr[j] * inverse * moved
     return 2.0 * along - square, -along
 
 
@@ -201,15 +195,19 @@ def _make_fit(real: Any) -> Any:
         g, sizes, scale, free, qr, p = small[0], small[1], small[2], small[3], small[4], small[5]
         rotated, row, v, fixed = small[6], small[7], small[8], small[9]
         R, S = small[_VECTORS : _VECTORS + n], small[_VECTORS + n :]
-        wide = _padded(m)
+        wide = padded(m)
         trial_at, r_at = s.trial + w * n * item, s.large + w * 2 * (n + 1) * wide * item
-        r2_at, J_at, Q_at = r_at + wide * item, r_at + 2 * wide * item, r_at + (n + 2) * wide * item
+        r2_at, J_at, J2_at = (
+            r_at + wide * item,
+            r_at + 2 * wide * item,
+            r_at + (n + 2) * wide * item,
+        )
         trial, r, r2 = (
             array_at(trial_at, n, real),
-            array_at(r_at, m, real),
-            array_at(r2_at, m, real),
+            array_at(r_at, wide, real),
+            array_at(r2_at, wide, real),
         )
-        J = array_at(J_at, (n, m), real)
+        J = array_at(J_at, (n, wide), real)
         for j in range(n):
             x[j] = trial[j] = min(max(x[j], low[j]), high[j])
             scale[j] = 0.0
@@ -219,29 +217,26 @@ def _make_fit(real: Any) -> Any:
         norm = math.sqrt(dot(r, r))
         if not norm < np.inf:
             status = LOST
-        radius = damping = 0.0
-        derived, factored = s.jac != 0, False
-        first, taken = True, True
-        while status == BUSY:
+        radius = damping = size_of_x = 0.0
+        derived, first, taken = s.jac != 0, True, True
+        while status != LOST:
             if not derived:
                 if _differentiate(s, i, x, low, high, r, J, trial, r2, (trial_at, r2_at), args_at):
                     return -1
-                nfev, derived = nfev + n, True
-            if taken:  # J is a new one
-                njev += 1
-                Q, rest = array_at(Q_at, (n, wide), real), array_at(r2_at, wide, real)
-                if not gradient(J, r, Q, rest, x, low, high, g, sizes, scale, free):
+                nfev, njev, derived = nfev + n, njev + 1, True
+            if taken:
+                if not gradient(J, r, x, low, high, g, sizes, scale, free):
                     status = LOST
-                elif _cosine(g, sizes, free, norm) <= s.gtol:
+                elif status == BUSY and _cosine(g, sizes, free, norm) <= s.gtol:
                     status = BY_GTOL
-                elif nfev >= s.max_nfev:
+                elif status == BUSY and nfev >= s.max_nfev:
                     status = MAX_NFEV
-                if status != BUSY:
-                    break
-                factorize(Q, rest, free, sizes, s.eps, R, qr)
-                factored, size_of_x = True, length(scale, x)
+                factorize(J, r, free, sizes, s.eps, R, qr)
+                size_of_x = length(scale, x)
                 if first:
                     radius = _FACTOR * size_of_x if size_of_x > 0.0 else _FACTOR
+            if status != BUSY:
+                break
             damping = damped_step(R, qr, scale, radius, damping, fixed, S, rotated, row, v, p)
             size = length(scale, p)
             if first:
@@ -249,7 +244,7 @@ def _make_fit(real: Any) -> Any:
             bend(R, qr, scale, damping, x, low, high, fixed, v, S, rotated, row, p)
             _go(x, p, low, high, fixed, trial)
             predicted, slope = _predict(R, qr, p, norm)
-            if call7(s.fun, i, trial_at, r2_at, Q_at, n, m, args_at) != 0:
+            if call7(s.fun, i, trial_at, r2_at, J2_at, n, m, args_at) != 0:
                 return -1
             nfev += 1
             now = math.sqrt(dot(r2, r2))
@@ -264,42 +259,28 @@ def _make_fit(real: Any) -> Any:
                 norm, first, size_of_x = now, False, length(scale, x)
                 r, r2, r_at, r2_at = r2, r, r2_at, r_at
                 if s.jac != 0:
-                    J_at, Q_at = Q_at, J_at
-                    J = array_at(J_at, (n, m), real)
-                derived, factored = s.jac != 0, False
+                    J_at, J2_at = J2_at, J_at
+                    J = array_at(J_at, (n, wide), real)
+                derived = s.jac != 0
             status = _stopped(s, gain, actual, predicted, radius, size_of_x)
             if status == BY_XTOL and not now < np.inf:
                 status = LOST
             if status == BUSY and nfev >= s.max_nfev:
                 status = MAX_NFEV
-        if status != LOST and not derived:
-            if _differentiate(s, i, x, low, high, r, J, trial, r2, (trial_at, r2_at), args_at):
-                return -1
-            nfev, njev = nfev + n, njev + 1
         array_at(s.nfev, i + 1, np.int64)[i] = nfev
         array_at(s.njev, i + 1, np.int64)[i] = nfev if s.jac != 0 else njev
         array_at(s.cost, i + 1, f8)[i] = 0.5 * norm * norm
-        cov = array_at(s.cov, (i + 1, n, n), f8)[i]
-        Q, rest = array_at(Q_at, (n, wide), real), array_at(r2_at, wide, real)
-        optimality, inside, finite = np.nan, True, status != LOST
-        if finite and not factored:
-            finite = gradient(J, r, Q, rest, x, low, high, g, sizes, scale, free)
-        if finite:
-            optimality = _largest(g, free)
+        array_at(s.status, i + 1, np.int64)[i] = status
+        if status != LOST:  # else they stay NaN
+            array_at(s.optimality, i + 1, f8)[i] = _largest(g, free)
             for j in range(n):
-                free[j] = 1.0 if low[j] < x[j] < high[j] else 0.0
-                inside = inside and free[j] != 0.0
-            if not (factored and inside):
-                if factored:
-                    gradient(J, r, Q, rest, x, low, high, g, sizes, scale, v)
-                factorize(Q, rest, free, sizes, s.eps, R, qr)
-        points = array_at(s.points, i + 1, np.int64)[i] if s.points != 0 else m
-        factor = 1.0 if finite else np.nan
-        if s.absolute_sigma == 0 and factor == 1.0:
-            factor = norm * norm / (points - n) if points > n else np.inf
-        covariance(R, free, factor, v, p, cov)
-        array_at(s.optimality, i + 1, f8)[i] = optimality
-        array_at(s.status, i + 1, np.int64)[i] = status if finite else LOST
+                fixed[j] = 0.0 if low[j] < x[j] < high[j] else 1.0
+            points = array_at(s.points, i + 1, np.int64)[i] if s.points != 0 else m
+            factor = 1.0
+            if s.absolute_sigma == 0:
+                factor = norm * norm / (points - n) if points > n else np.inf
+            cov = array_at(s.cov, (i + 1, n, n), f8)[i]
+            covariance(R, qr, scale, factor, fixed, g, S, rotated, row, v, p, cov)
         return 0
 
     return linked(fit)

@@ -132,8 +132,8 @@ def least_squares_many(
     ...         r[k] = x[0] * e - y[i, k]
     ...         J[k, 0] = e
     ...         J[k, 1] = -x[0] * t[k] * e
-    >>> start = np.ones((2, 2))
-    >>> res = na.least_squares_many(fun, start, (t, y), m=30, jac=True)
+    >>> x0 = np.ones((2, 2))
+    >>> res = na.least_squares_many(fun, x0, (t, y), m=30, jac=True)
     >>> res.x.round(6), res.stderr.shape, bool(res.success.all())
     (array([[2. , 1. ],
            [3. , 0.5]]), (2, 2), True)

@@ -17,6 +17,7 @@ from numba.np.numpy_support import from_dtype
 from numadam._jit.objectives import snapshot
 from numadam._jit.pointers import array_at
 from numadam._jit.process import compile_lock
+from numadam._least_squares.factors import padded
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
     EVALUATE,
@@ -85,14 +86,15 @@ def _make_evaluate(fun: Any, form: tuple[bool, bool], real: Any, args_type: Any)
     call, load_tuple, derives = njit(_make_call(fun, form)), make_load_tuple(args_type), form[0]
 
     def evaluate(i, x_at, r_at, J_at, n, m, args_at):
-        x, r = array_at(x_at, n, real), array_at(r_at, m, real)
-        J = array_at(J_at, (n if derives else 0, m), real)
-        for k in range(m):
+        wide = padded(m)
+        r, J = array_at(r_at, wide, real), array_at(J_at, (n if derives else 0, wide), real)
+        for k in range(wide):
             r[k] = 0.0
         for j in range(len(J)):
-            for k in range(m):
+            for k in range(wide):
                 J[j, k] = 0.0
-        call(read_only(x), r, J.T, i, load_tuple(args_at))
+        x = read_only(array_at(x_at, n, real))
+        call(x, array_at(r_at, m, real), J[:, :m].T, i, load_tuple(args_at))
         return 0
 
     return evaluate
@@ -130,7 +132,7 @@ class ResidualAdapter:
         derives, numbered = self._form
         written = [np.zeros(m, self._real)]
         if derives:
-            written.append(np.zeros((m, len(x)), self._real, order="F"))
+            written.append(np.zeros((len(x), m + 1), self._real)[:, :m].T)  # of the loop's layout
         numbers = (number,) if numbered else ()
         x.flags.writeable = False
         self._fun(x, *written, *numbers, *copied_value(args))
