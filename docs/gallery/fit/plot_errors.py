@@ -5,7 +5,7 @@ Error bars of a fit, checked on 4,000 experiments
 A fit gives numbers. A result is a number with its error. The errors follow
 from how steeply the misfit rises around the minimum: a matrix of second
 derivatives, which needs a few lines of NumPy after any fit. Four thousand
-simulated experiments, fitted in one call, show where it can be trusted.
+simulated experiments, fitted in one call, show when these errors are right.
 
 Speed of an enzyme reaction over the concentration of its substrate: 12
 measurements, the fitted curve, and the band in which the true curve lies
@@ -74,10 +74,11 @@ assert best.success
 # %%
 # From slopes to errors
 # ---------------------
-# :math:`J` holds the derivatives of the model at each measurement by each
-# parameter, at the minimum. With :math:`n` measurements, :math:`p`
-# parameters and the residuals :math:`r` that are left, the noise has the
-# variance :math:`s^2`, and the parameters have the covariance :math:`C`:
+# :math:`J` holds the derivatives of the model at each measurement with
+# respect to each parameter, at the minimum. With :math:`n` measurements,
+# :math:`p` parameters and the residuals :math:`r` at the minimum, the noise
+# has the variance :math:`s^2`, and the parameters have the covariance
+# :math:`C`:
 #
 # .. math::
 #    s^2 = \frac{\sum r^2}{n - p}, \qquad
@@ -122,9 +123,9 @@ print(f"correlation of V and K: {cov[0, 1] / error.prod():.2f}")
 # %%
 # The result is ``V ± error``. An interval that holds the true value with a
 # probability of 95 % is a little wider than two errors, since :math:`s` is
-# known from 12 points only: Student's t says by how much. The same
-# covariance carries over to whatever is calculated from the parameters,
-# here to the curve.
+# known from 12 points only: Student's t gives the factor. The covariance
+# also gives the error of everything that is calculated from the parameters,
+# here of the curve.
 wide = student.ppf(0.975, n - p)
 for name, x, e in zip(["V", "K"], [v, k], error, strict=True):
     print(f"{name} between {x - wide * e:.4g} and {x + wide * e:.4g}")
@@ -153,7 +154,7 @@ plt.show()
 # ---------------------
 # Where f is not a sum of squares, or the residuals are hidden in a solver,
 # take the Hessian :math:`H`, the second derivatives of f. Differences of
-# the gradient give it, two evaluations for each parameter. If f is a
+# the gradient give it, with two evaluations for each parameter. If f is a
 # negative log-likelihood, or half the sum of squares of residuals divided
 # by their known errors, the covariance is :math:`H^{-1}`. For half the sum
 # of plain squares it is :math:`s^2 H^{-1}`.
@@ -180,8 +181,8 @@ full = s * np.sqrt(np.diag(inverse)) * UNITS
 print(f"errors from the Hessian: {full[0]:.3f} and {full[1]:.6f}")
 
 # %%
-# Both are estimates of the same thing. They differ a little, because the
-# full Hessian also holds how the model bends, times the residuals.
+# Both estimate the same errors. They differ a little, because the full
+# Hessian also contains the curvature of the model times the residuals.
 #
 # Four thousand experiments
 # -------------------------
@@ -189,8 +190,8 @@ print(f"errors from the Hessian: {full[0]:.3f} and {full[1]:.6f}")
 # size :math:`s`, fit again, and repeat: a parametric bootstrap. The scatter
 # of the fits is the error. ``minimize_many`` fits all of them at once.
 #
-# Then the same with half of the experiment: the concentrations up to 0.11
-# ppm only, where the curve has hardly begun to level off.
+# The second case is half of the experiment: only the concentrations up to
+# 0.11 ppm, where the curve has hardly begun to level off.
 rng = np.random.default_rng(0)
 
 
@@ -244,25 +245,26 @@ plt.show()
 # %%
 # With all concentrations the formula is right. With the low ones alone it
 # is not: the cloud is bent and has a long tail. A larger V with a larger K
-# fits these points nearly as well, and no symmetric error says so. (Now and
-# then the points are so near to a straight line that V runs away and a fit
-# does not converge.) Quote the interval of the simulation there, or measure
-# at higher concentrations.
+# fits these points nearly as well, and no symmetric error shows that.
+# (Sometimes the points are so close to a straight line that V grows without
+# limit and a fit does not converge.) In this case quote the interval of the
+# simulation, or measure at higher concentrations.
 #
 # When the formula holds
 # ----------------------
-# - **The fit has arrived.** The formula is for a minimum. Let the learning
-#   rate fall, and check ``success`` and ``grad_norm``. A parameter on a
-#   bound has no error of this kind: leave it out of :math:`J`.
+# - **The fit has converged.** The formula holds at a minimum. Use a
+#   decaying learning rate, and check ``success`` and ``grad_norm``. A
+#   parameter on a bound has no error of this kind: leave it out of
+#   :math:`J`.
 # - **The model is right**, and the noise of the measurements is independent
-#   and of equal size. If they have known errors of their own, divide each
-#   residual, and its row of :math:`J`, by its error, and take
+#   and of equal size. If each measurement has a known error, divide its
+#   residual, and its row of :math:`J`, by that error, and take
 #   :math:`s = 1`.
-# - **The model is nearly straight** over the width of the errors. If the
+# - **The model is nearly linear** over the width of the errors. If the
 #   cloud is bent, it is not. Another parameter, such as a logarithm, can
 #   help.
 # - **The data determine all parameters.** Otherwise :math:`J^\mathrm{T} J`
 #   has no inverse, or one with huge errors: check the correlations.
 #
-# Nothing of this comes from Adam. Its average of squared gradients is no
-# curvature, and says nothing about errors.
+# None of this comes from Adam. Its average of squared gradients is not a
+# curvature, and gives no errors.

@@ -36,7 +36,7 @@ import numadam as na
 #    \mu = x \cdot a + a_0, \qquad
 #    \log\,\sigma = x \cdot b + b_0
 #
-# The fit minimises the negative log-likelihood of the data, and a penalty:
+# The fit minimises the negative log-likelihood of the data plus a penalty:
 # half of ``alpha`` times the squares of :math:`a` and :math:`b`.
 
 
@@ -62,9 +62,9 @@ def negative_log_likelihood(w, X, y, alpha):
 # ``fit`` sets attributes that end in ``_`` and returns ``self``;
 # ``validate_data`` reads X and y.
 #
-# Inside, y has mean 0 and variance 1, so that one learning rate suits all
-# data. The learning rate falls to 0, so that the same data always end in
-# the same numbers, up to rounding.
+# Internally y is scaled to mean 0 and variance 1, so that one learning rate
+# suits all data. The learning rate decays to 0, so that the same data
+# always give the same numbers, up to rounding.
 
 
 class ScatterRegressor(RegressorMixin, BaseEstimator):
@@ -104,8 +104,8 @@ class ScatterRegressor(RegressorMixin, BaseEstimator):
 # %%
 # Does scikit-learn accept it?
 # ----------------------------
-# Its own checks of estimators fit it some hundred times: to lists and
-# DataFrames, one feature, one row, NaN, read-only memory, and so on.
+# scikit-learn's own checks fit the estimator some hundred times: to lists
+# and DataFrames, one feature, one row, NaN, read-only memory, and so on.
 checks = check_estimator(ScatterRegressor(), on_skip=None)
 passed = [check["status"] for check in checks].count("passed")
 print(f"{passed} of {len(checks)} checks passed")
@@ -120,9 +120,9 @@ for check in checks:
 # age, blood pressure and body mass index, and the progression of diabetes a
 # year later (Efron et al., "Least Angle Regression", Annals of Statistics
 # 32, 2004). ``GridSearchCV`` chooses ``alpha`` by the likelihood of
-# patients that were left out. An outer cross-validation does all of that
-# five times, each time for a fifth of the patients that the search has not
-# seen.
+# patients that were left out. An outer cross-validation repeats this search
+# five times, and each time predicts a fifth of the patients that the search
+# has not seen.
 X, y = load_diabetes(return_X_y=True, scaled=False)
 
 
@@ -178,10 +178,10 @@ plt.show()
 # %%
 # Is it better than one scatter for all?
 # --------------------------------------
-# Patients in four groups of equal size, by predicted progression. A linear
-# regression with the same scatter for all is right on average, but its band
-# is too wide where little progression is predicted, and too narrow where
-# much is.
+# The patients are divided into four groups of equal size, by predicted
+# progression. A linear regression with the same scatter for all is right on
+# average, but its band is too wide where little progression is predicted,
+# and too narrow where much is.
 fig, axes = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
 for name, (mean, scatter), colour in [
     ("one scatter for all", usual, "#d94801"),
@@ -205,9 +205,9 @@ axes.legend(frameon=False)
 plt.show()
 
 # %%
-# It is, by a little: the patients are more likely under it, and three of
-# the four groups are closer to 90 %. The means are as good as before. A
-# group has 110 patients, so its share is known to 3 % only.
+# It is slightly better: the likelihood of the patients is higher, and three
+# of the four groups are closer to 90 %. The means are as good as before. A
+# group has 110 patients, so its share is only known to within 3 %.
 #
 # Take away: anything with a likelihood and a gradient in NumPy becomes an
-# estimator in some forty lines, and all tools of scikit-learn take it.
+# estimator in some forty lines, and works with all tools of scikit-learn.

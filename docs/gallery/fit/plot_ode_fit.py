@@ -2,11 +2,11 @@ r"""
 Fit the parameters of an ODE: hares and lynxes
 ==============================================
 
-The Hudson's Bay Company counted the furs that it bought. Hares, and the
-lynxes that eat them, go up and down in turn. Here the equations of Lotka
-and Volterra are fitted to twenty years of counts. Simulation, derivatives
-and optimiser are all compiled, so a fit takes milliseconds and can be
-repeated from many starts.
+The Hudson's Bay Company counted the furs that it bought. The numbers of
+hares, and of the lynxes that eat them, rise and fall in turn. Here the
+equations of Lotka and Volterra are fitted to twenty years of counts.
+Simulation, derivatives and optimiser are all compiled, so a fit takes
+milliseconds and can be repeated from many starts.
 
 Furs of hares and lynxes in thousands a year, and the fitted model.
 """
@@ -44,8 +44,8 @@ H = 0.1  # years, a step of the integration
 #
 # The six unknowns are the four rates and both numbers in 1900. All are
 # positive, so x holds their logarithms. The state is :math:`\log\,h` and
-# :math:`\log\,l`. Its derivatives by x are integrated together with it, so
-# the gradient is exact for these steps.
+# :math:`\log\,l`. Its derivatives with respect to x are integrated together
+# with it, so the gradient is exact for these steps.
 
 
 @numba.njit
@@ -168,7 +168,7 @@ plt.show()
 # %%
 # Thirty starts, and SciPy's methods
 # ----------------------------------
-# The starts are wrong by a factor of about 1.6 in each of the six.
+# In each start all six unknowns are wrong by a factor of about 1.6.
 noise = np.random.default_rng(0).standard_normal((30, 6))
 starts = GUESS + 0.5 * noise
 
@@ -199,9 +199,9 @@ for name, f, simulations in [
 # %%
 # Adam and L-BFGS reach the best fit from about as many starts, but Adam
 # needs many times the simulations. ``least_squares`` needs the fewest: it
-# sees every residual, and a small sum of squares from a fair guess is what
-# it is made for. Adam can afford its many steps where a simulation takes
-# 20 us, as here.
+# uses every residual, and it is made for a fair guess and a small sum of
+# squares. Adam can afford its many steps here, because a simulation takes
+# 20 us.
 fig, panels = plt.subplots(
     1, 2, figsize=(10, 4), sharey=True, layout="constrained"
 )

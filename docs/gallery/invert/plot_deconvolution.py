@@ -4,8 +4,8 @@ Sharpen a photograph whose pixels are never negative
 
 A lens out of focus turns each point into a disk, and the camera adds noise.
 `minimize` searches for the picture that, blurred again, comes nearest to
-the photograph: a quarter of a million unknowns. Light is never negative,
-and ``bounds=(0, None)`` says so. Where a page is black, that helps a lot.
+the photograph: a quarter of a million unknowns. Light is never negative, so
+``bounds=(0, None)`` applies. Where a page is black, this helps a lot.
 
 A part of a page of handwriting, brightness from 0 (black) to 1 (white):
 left half as photographed, right half as found.
@@ -54,16 +54,16 @@ def psnr(x, truth):
 # %%
 # The search
 # ----------
-# The misfit is half the sum of squares, and its gradient is the error
+# The misfit is half the sum of squares, and its gradient is the residual
 # blurred once more:
 #
 # .. math::
 #    f(x) = \frac{1}{2} \| B x - y \|^2, \qquad
 #    \nabla f(x) = B\,(B x - y)
 #
-# A search without an end would fit the noise. So it stops where the misfit
+# A search without a limit would fit the noise. So it stops when the misfit
 # is as large as the noise alone would make it: the callback raises
-# StopIteration. The learning rate falls along a cosine, so that the last
+# StopIteration. The learning rate decays along a cosine, so that the last
 # steps are small.
 
 
@@ -137,10 +137,10 @@ for row, kinds in zip(rows, images.values(), strict=True):
 plt.show()
 
 # %%
-# The bound adds something that the data do not say. Where nothing is black,
-# as in most of the photograph, it gains next to nothing. Where most is
-# black, it forbids the ripples beside each stroke, and their light goes
-# back into the strokes.
+# The bound adds information that the data do not contain. Where nothing is
+# black, as in most of the photograph, it hardly helps. Where most is black,
+# it prevents the ripples next to each stroke, and their light returns to
+# the strokes.
 gains = {}
 for name, kinds in images.items():
     free, bounded = (
@@ -153,7 +153,7 @@ assert gains["handwriting"] > 5
 
 # %%
 # A pixel at 0 is not stuck: as soon as the gradient pulls it up, it moves.
-# While it lies there, no momentum builds up that would hold it down.
+# While it is 0, no momentum builds up that would keep it there.
 edges = np.linspace(-0.5, 1.5, 101)
 kinds = images["handwriting"]
 black = np.mean(kinds["found, x >= 0"] == 0)

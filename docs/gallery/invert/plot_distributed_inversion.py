@@ -4,9 +4,9 @@ Invert a heat equation on two ranks of MPI
 
 A hot pen has written on a cold plate. A moment later, when the heat has
 spread, a camera takes a picture. Which digits were written? The plate is
-cut in two, and each half is searched for by its own process, a rank of MPI.
-Heat flows over the cut, so the ranks exchange the rows next to it. No rank
-has the whole picture, and yet the result is that of one process.
+cut in two, and each half is reconstructed by its own process, a rank of
+MPI. Heat flows across the cut, so the ranks exchange the rows next to it.
+No rank has the complete picture, but the result is that of one process.
 
 Temperature, in units of that of the pen: on the left half as the camera
 sees it, on the right half as the two ranks find it. The dashed line is the
@@ -66,9 +66,9 @@ fig.colorbar(image, label="temperature (pen = 1)", shrink=0.8)
 plt.show()
 
 # %%
-# What was written, and what is left: the picture minus the heat that would
-# come from the plate that was found. It shows no trace of the writing, and
-# none of the cut.
+# Left: what was written. Right: the residual, which is the picture minus
+# the heat from the plate that was found. It shows no trace of the writing
+# or of the cut.
 rest = (seen - later(found[2])) / NOISE
 fig, (left, right) = plt.subplots(
     1, 2, figsize=(9.5, 3.4), layout="constrained"
@@ -99,17 +99,17 @@ plt.show()
 #   gradient, which the stop tests use.
 # - **f="local".** Each rank returns its share of f. `minimize` adds the
 #   shares, always in the same order, so every rank has the same sum.
-# - **The gradient** is that of the whole f by this rank's rows. The part
-#   that comes from the neighbours' errors arrives with the heat that flows
-#   back. In the end the ghost rows of the gradient get the values of their
-#   owners, so they move as these do.
-# - **Every decision** is the same on all ranks: when f is down to the
-#   noise, the callback sees it on every rank.
+# - **The gradient** is that of the whole f with respect to this rank's
+#   rows. The part from the neighbours' residuals arrives with the heat that
+#   flows back. At the end the ghost rows of the gradient get the values of
+#   their owners, so that ghost rows and their originals take the same step.
+# - **Every decision** is the same on all ranks: when f has reached the
+#   level of the noise, the callback stops every rank.
 #
 # The same as one process
 # -----------------------
-# A step of Adam uses one element at a time, and so does this flow of heat.
-# The cut changes only the order in which f is added up.
+# A step of Adam computes each element by itself, and so does a step of the
+# heat flow. The cut changes only the order in which f is summed.
 difference = abs(found[2] - found[1]).max()
 print(f"two ranks and one process: largest difference {difference:.1e}")
 assert difference < 1e-12
@@ -120,6 +120,6 @@ for name, plate in {"seen": seen, "found": found[2]}.items():
 
 # %%
 # Take away: write the exchange of ghost cells as for your solver, give each
-# rank its block, and pass ``comm``. Then the clip of the gradient's norm,
-# the check for NaN and the stop tests are those of the whole.
+# rank its block, and pass ``comm``. Then clipping by norm, the check for
+# NaN and the stop tests use the gradient of all ranks.
 # :doc:`The page on MPI </how-to/mpi>` has the other ways to share work.

@@ -2,15 +2,15 @@ r"""
 Retrieve the phase of a wave: complex parameters
 ================================================
 
-A detector counts photons: it sees how strong a wave is, but not its phase.
-So an inverse Fourier transform of a diffraction pattern gives no picture.
-With several patterns, each taken through another phase mask, the object can
-be searched for. It is a complex array, and numadam takes complex arrays as
-they are.
+A detector counts photons: it measures how strong a wave is, but not its
+phase. So an inverse Fourier transform of a diffraction pattern gives no
+picture. With several patterns, each taken through another phase mask, the
+object can be reconstructed. It is a complex array, which numadam accepts as
+it is.
 
-Modulus of the object, searched for from random noise: on the left half by
-Adam, on the right half by alternating projections, the classic method, both
-after 200 iterations.
+Modulus of the object, reconstructed from a start of random noise: on the
+left half by Adam, on the right half by alternating projections, the classic
+method, both after 200 iterations.
 """
 
 import matplotlib.pyplot as plt
@@ -24,9 +24,9 @@ import numadam as na
 # Object and instrument
 # ---------------------
 # Two photographs make an object that absorbs and delays: one is its
-# modulus, the other its phase, over a full turn. Eight masks turn each
-# pixel by a random multiple of 90 degrees. The detector counts 1000 photons
-# a pixel on average, with the noise of counting.
+# modulus, the other its phase, over 360 degrees. Eight masks shift the
+# phase of each pixel by a random multiple of 90 degrees. The detector
+# counts 1000 photons a pixel on average, with counting noise.
 N = 128
 PHOTONS = 1000
 
@@ -56,15 +56,16 @@ amplitudes = np.sqrt(counts / strength).astype(np.float32)
 # %%
 # The gradient by a complex array
 # -------------------------------
-# f is real, and its gradient by a complex x is
+# f is real, and its gradient with respect to a complex x is
 #
 # .. math::
 #    g = \frac{\partial f}{\partial\, \mathrm{Re}\, x}
 #    + \mathrm{i}\, \frac{\partial f}{\partial\, \mathrm{Im}\, x}
 #
 # For a wave :math:`A x` that is the adjoint of :math:`A`, applied to the
-# gradient by the wave. Here :math:`A` is a mask and a Fourier transform.
-# Its adjoint is the inverse transform and the conjugate of the mask.
+# gradient with respect to the wave. Here :math:`A` is a mask and a Fourier
+# transform. Its adjoint is the inverse transform and the conjugate of the
+# mask.
 def misfit(x):
     """Squared error of the amplitudes, and its gradient."""
     waves = diffract(x)
@@ -76,8 +77,8 @@ def misfit(x):
 
 
 # %%
-# No measurement sees a phase that all pixels share, so it is removed before
-# a comparison.
+# A phase that all pixels share does not change any measurement, so it is
+# removed before a comparison.
 def aligned(x):
     """The object x, turned as a whole to the phase of the truth."""
     return x * np.exp(-1j * np.angle(np.sum(truth.conj() * x)))
@@ -92,14 +93,14 @@ def error(x):
 # %%
 # Two methods
 # -----------
-# Alternating projections are the classic: give the waves the measured
-# amplitudes, go back to the object, take the mean over the masks, repeat.
-# For these masks that is a gradient step of length 1/16.
+# Alternating projections are the classic method: give the waves the
+# measured amplitudes, go back to the object, take the mean over the masks,
+# repeat. For these masks that is a gradient step of length 1/16.
 #
 # With ``complex_form="modulus"`` Adam scales a step by the modulus of the
-# gradient, so it does not matter which phase is called 0.
+# gradient, so the choice of the zero of phase does not matter.
 #
-# Both methods begin once at random noise, and once at a constant.
+# Both methods are run twice: from random noise and from a constant.
 ITERATIONS = 200
 
 
@@ -192,11 +193,11 @@ axes.legend(frameon=False)
 plt.show()
 
 # %%
-# A good first guess is worth more than a good method: from a constant, not
-# too far from this object, the projections arrive first. From noise they
-# get stuck, and Adam, whose first steps are long, does not. All that arrive
-# end at the same f, which is below that of the truth: they fit some of the
-# noise.
+# A good first guess is worth more than a good method: from a constant,
+# which is not too far from this object, the projections converge first.
+# From noise they get stuck; Adam, whose first steps are long, does not. All
+# runs that converge end at the same f, which is below that of the truth:
+# they fit some of the noise.
 #
 # Take away: give the gradient as above, and use complex parameters like
 # real ones.

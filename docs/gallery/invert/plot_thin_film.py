@@ -3,10 +3,10 @@ Design an anti-reflection coating
 =================================
 
 Glass reflects 4 % of the light at each surface. Thin layers on it reflect
-some more, and where all these waves cancel nothing is left. Which
+more waves, and if all these waves cancel, nothing is reflected. Which
 thicknesses do that for all colours? The reflectance and its derivatives are
-easy to calculate, so the answer can be searched for. There are many local
-minima, so the search begins at two hundred random designs at once.
+easy to calculate, so a search can find the answer. There are many local
+minima, so the search starts from two hundred random designs at once.
 
 Reflectance in percent over the wavelength: bare glass, the usual single
 layer, and the best design of eight layers. Grey: the wavelengths of the
@@ -31,8 +31,9 @@ import numadam as na
 #    H' = \mathrm{i} n E \,\sin\,\varphi + H \,\cos\,\varphi
 #
 # A forward sweep stores the fields behind each layer. A backward sweep
-# carries the derivative of the reflectance by them (the adjoint method). So
-# the gradient by all thicknesses costs about as much as f itself.
+# computes the derivatives of the reflectance with respect to them (the
+# adjoint method). So the gradient with respect to all thicknesses costs
+# about as much as f itself.
 AIR, GLASS = 1.0, 1.52
 HIGH, LOW = 2.35, 1.38  # TiO2 and MgF2, taken as free of dispersion
 INDEX = np.array([LOW, HIGH] * 4)  # the first layer touches the air
@@ -73,7 +74,7 @@ def reflectance(d, g, wavelengths, index):
 
 # %%
 # A wrong gradient is the usual reason why a design does not improve. So
-# compare it with differences first:
+# compare it with finite differences first:
 def check(d):
     """Largest error of the gradient, in percent per nm."""
     g = np.zeros(d.size)
@@ -94,9 +95,9 @@ print(f"error of the gradient: {check(starts[0]):.0e} percent per nm")
 # %%
 # Two hundred designs
 # -------------------
-# A thickness changes by about lr in a step: 5 nm, which a cosine brings to
-# 0. No layer is thinner than 0 or thicker than 250 nm. ``gtol=0`` lets all
-# of them run to the end.
+# A thickness changes by about lr in a step: 5 nm, which decays to 0 along a
+# cosine. No layer is thinner than 0 or thicker than 250 nm. With ``gtol=0``
+# all of them run until maxiter.
 res = na.minimize_many(
     reflectance,
     starts,

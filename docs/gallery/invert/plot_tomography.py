@@ -4,9 +4,9 @@ Reconstruct a picture from few views: tomography
 
 A scanner measures how much of each ray an object absorbs. With hundreds of
 views, filtered back projection gives the picture at once. With 24 views it
-gives streaks and noise. Then it pays to search for a picture that explains
-the data, and to use what else is known: absorption cannot be negative, and
-neighbouring pixels usually have similar values.
+gives streaks and noise. Then it is better to search for a picture that
+explains the data, and to use what else is known: absorption cannot be
+negative, and neighbouring pixels usually have similar values.
 
 One picture from 24 views: on the left half by filtered back projection, on
 the right half by Adam with both of these constraints. The grey scale is
@@ -54,8 +54,8 @@ A = projector(N)
 # %%
 # The data
 # --------
-# They come from a finer picture than the one that is searched for: with the
-# same matrix on both sides the task would be too easy. 100,000 photons
+# The data come from a finer picture than the one that is reconstructed:
+# with the same matrix for both, the task would be too easy. 100,000 photons
 # start on each ray.
 rng = np.random.default_rng(0)
 fine = resize(shepp_logan_phantom(), (2 * N, 2 * N), anti_aliasing=True)
@@ -73,8 +73,7 @@ def error(picture):
 # %%
 # Filtered back projection
 # ------------------------
-# With the filter that turns out best for this picture. Negative values are
-# set to 0.
+# The filter is the best one for this picture. Negative values are set to 0.
 FILTERS = ["ramp", "shepp-logan", "cosine", "hamming", "hann"]
 views = data.reshape(-1, N).T * N / 2  # scikit-image's unit is the pixel
 backs = [iradon(views, ANGLES, filter_name=f).clip(0) for f in FILTERS]
@@ -85,15 +84,15 @@ back = min(backs, key=error)
 # The search
 # ----------
 # f is half the squared residual, plus the weight ``smooth`` times the total
-# variation, rounded off at 0:
+# variation, smoothed at 0:
 #
 # .. math::
 #    f(x) = \frac{1}{2} \| A x - y \|^2
 #    + \mathrm{smooth} \sum_{\mathrm{pixels}}
 #    \sqrt{(\Delta_1 x)^2 + (\Delta_2 x)^2 + 10^{-4}}
 #
-# The second term is small for even areas with sharp edges. A larger weight
-# blurs the picture, a smaller one leaves noise in it.
+# The second term is small for uniform areas with sharp edges. A larger
+# weight blurs the picture, a smaller one leaves noise in it.
 def misfit(x, smooth):
     """f and its gradient."""
     r = A @ x.ravel() - data
@@ -140,7 +139,7 @@ fig.colorbar(image, label="absorption per length", extend="max", shrink=0.9)
 plt.show()
 
 # %%
-# All of them, with their distance from the truth:
+# All pictures, with their distance from the truth:
 pictures = {
     "truth": truth,
     "filtered back projection": back,
@@ -158,7 +157,7 @@ fig.colorbar(
 plt.show()
 
 # %%
-# Left: the error along the way. Right: a cut through the middle.
+# Left: the error after each iteration. Right: the middle row of pixels.
 COLORS = ["k", "#E69F00", "#0072B2", "#D55E00"]
 fig, (left, right) = plt.subplots(
     1, 2, figsize=(10, 3.8), layout="constrained"

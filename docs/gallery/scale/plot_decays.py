@@ -24,9 +24,9 @@ from numadam.demos import decays
 # %%
 # The data
 # --------
-# No lifetime image comes with a package, so a photograph of 256 x 256
-# pixels stands for the lifetimes, between 0.5 and 4 ns. Each decay has 32
-# samples with noise of 3 % of its amplitude.
+# No package contains a lifetime image, so a photograph of 256 x 256 pixels
+# stands for the lifetimes, between 0.5 and 4 ns. Each decay has 32 samples
+# with noise of 3 % of its amplitude.
 NOISE = 0.03
 camera = pywt.data.camera()
 photograph = camera.reshape(256, 2, 256, 2).mean(axis=(1, 3)) / 255
@@ -52,8 +52,9 @@ plt.show()
 # %%
 # One objective for all
 # ---------------------
-# ``i`` is the number of the problem, by which it finds its own data. ``g``
-# arrives as zeros. A rate has to stay positive, so it gets a bound.
+# ``i`` is the number of the problem, which selects its data. ``g`` contains
+# zeros when the function is called. A rate has to stay positive, so it gets
+# a bound.
 
 
 @numba.njit
@@ -107,7 +108,7 @@ plt.show()
 # How good are they?
 # ------------------
 # The usual quick way is a straight line through the logarithms. But
-# logarithms amplify the noise where little is left of a decay, and short
+# logarithms amplify the noise where the signal is small, and short
 # lifetimes suffer most.
 quick = decays.log_linear(decays.Decays(t, samples, lifetimes))
 
@@ -167,4 +168,5 @@ axes.legend(frameon=False)
 plt.show()
 
 # %%
-# They are. The same call with CuPy starts fits one pixel a thread on a GPU.
+# They are. With CuPy starts the same call fits one pixel in each thread of
+# a GPU.

@@ -5,8 +5,8 @@ Train a recurrent network: exploding gradients, clip_norm
 A recurrent network, LSTM(128) and Dense(1), forecasts an electrocardiogram
 one sample ahead. Its gradients go back through 64 samples, by hand, in
 NumPy. If the recurrent weights are too large, every sample on the way back
-multiplies the error: the gradient explodes. ``clip_norm`` is the cure, and
-``opt.grad_norm`` shows the problem.
+multiplies the error: the gradient explodes.
+``opt.grad_norm`` shows the problem, and ``clip_norm`` solves it.
 
 Norm of the gradient at each step of three trainings, before the clip. The
 signal has no calibrated unit, so the norm has none either.
@@ -25,9 +25,9 @@ import numadam as na
 # The recording
 # -------------
 # 1024 samples that PyWavelets ships, three beats. The network learns two of
-# them and forecasts the third: each sample from those before it. Two simple
-# forecasts are there to be beaten: the sample before, and the best linear
-# combination of the last four samples.
+# them and forecasts the third: each sample from those before it. It has to
+# be better than two simple forecasts: the sample before, and the best
+# linear combination of the last four samples.
 LEARNT, ORDER = 768, 4
 values = pywt.data.ecg().astype(float)
 
@@ -66,10 +66,10 @@ plt.show()
 # %%
 # The network
 # -----------
-# One layer of memory cells reads a number at a time and says one number
-# after each: Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural
-# Computation 9, 1997, with the forget gate of Gers, Schmidhuber and
-# Cummins, 2000. The four gates i, f, o and g come from one product.
+# One layer of memory cells reads one number at a time and returns one
+# number after each: Hochreiter and Schmidhuber, "Long Short-Term Memory",
+# Neural Computation 9, 1997, with the forget gate of Gers, Schmidhuber and
+# Cummins, 2000. One matrix product gives the four gates i, f, o and g.
 
 
 class Trace(NamedTuple):
@@ -116,8 +116,8 @@ def forward(params, x):
 # %%
 # Back-propagation through time
 # -----------------------------
-# From the last sample to the first: ``dh`` and ``dc`` carry the derivatives
-# of the loss by the state.
+# The loop runs from the last sample to the first; ``dh`` and ``dc`` are the
+# derivatives of the loss with respect to the state.
 
 
 def backward(params, trace, error, grads):
@@ -147,8 +147,8 @@ def backward(params, trace, error, grads):
 # ------------
 # The network reads differences between samples and forecasts the next one.
 # Each step uses 16 windows of 64 samples. ``clip_norm=np.inf`` clips
-# nothing, but asks for the norm, which the compiled step then measures; it
-# costs one read of the gradients.
+# nothing, but makes the compiled step compute the norm, which costs one
+# read of the gradients.
 scale = np.diff(values[:LEARNT]).std()
 differences = np.asarray(np.diff(values) / scale, np.float32)
 u = differences[: LEARNT - 1]
@@ -218,16 +218,16 @@ axes.legend(frameon=False)
 plt.show()
 
 # %%
-# With the large start, the norm jumps over five orders of magnitude. Adam
+# With the large weights, the norm jumps over five orders of magnitude. Adam
 # divides by the root of an average of squared gradients, which forgets over
 # a thousand steps: after one gradient of 10,000 the next ones are divided
-# by far too much, and hardly anything is learnt. Clipping shortens the few
-# huge gradients and keeps their direction, so they do not spoil the
+# by far too much, and the network learns hardly anything. Clipping shortens
+# the few huge gradients and keeps their direction, so they do not spoil the
 # average.
 #
 # The forecast
 # ------------
-# Each sample is the one before plus the difference that is expected.
+# The forecast is the sample before plus the predicted difference.
 forecasts = {}
 for name, (params, *_) in runs.items():
     expected = forward(params, differences[:-1, None]).outputs[:, 0]
@@ -264,5 +264,5 @@ plt.show()
 # The weights of the usual size have no such gradients and need no clip.
 # They learn the two beats fastest. How well they forecast the third depends
 # on the seed: errors between 3.4 and 4.5 in three tries. The clipped run
-# stays between 3.2 and 3.5. The norm costs little to watch, and a clip well
-# above its usual values changes nothing.
+# stays between 3.2 and 3.5. It costs little to record the norm, and a clip
+# well above its usual values changes nothing.

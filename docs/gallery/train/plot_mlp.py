@@ -5,8 +5,8 @@ Train a network to read digits: losses, decay, bounds
 1797 real digits, enlarged to 28 x 28 pixels. A network with one hidden
 layer learns to read 1397 of them; the other 400 show how well it does. The
 gradients are a few lines of NumPy, and every update is one ``opt.step()``.
-Then the usual questions, an option each: which loss, how to keep the
-weights small, how to hold them in an interval, when to stop.
+Then come the usual questions: which loss, how to keep the weights small or
+in an interval, when to stop.
 
 Share of the 400 validation digits that are read correctly, in percent,
 after each epoch, for two sizes of the hidden layer.
@@ -123,8 +123,8 @@ axes.legend(frameon=False)
 plt.show()
 
 # %%
-# Both end with a training loss far below their validation loss: they know
-# some of the digits by heart.
+# Both end with a training loss far below their validation loss: they have
+# memorised some of the digits.
 fig, axes = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
 for (name, run), colour in zip(runs.items(), COLOURS, strict=True):
     epochs = np.arange(1, len(run) + 1)
@@ -143,9 +143,9 @@ plt.show()
 # Cross-entropy or mean squared error
 # -----------------------------------
 # The squared distance between the probabilities and (0, .., 1, .., 0) is
-# never large, so a digit that is read wrongly with confidence changes
-# little. The two losses have different units and cannot be compared; the
-# accuracies can.
+# never large, so a digit that is read wrongly with confidence changes the
+# weights little. The two losses have different units and cannot be
+# compared; the accuracies can.
 runs = {"cross-entropy": large[1], "mse": train(128, "mse")[1]}
 
 fig, axes = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
@@ -170,9 +170,9 @@ plt.show()
 # ---------------------------
 # ``weight_decay`` pulls every parameter towards 0: it adds
 # ``weight_decay * p`` to the gradient. ``bounds`` does something else: it
-# leaves parameters alone until they reach a bound, and none ever gets
-# beyond. Hardware with weights in a fixed range needs that. Neither costs
-# another pass over the arrays.
+# does not change parameters until they reach a bound, and no parameter ever
+# exceeds it. Hardware with weights in a fixed range needs that. Neither
+# costs another pass over the arrays.
 BOX = 0.05
 kinds = {
     "free": large,
@@ -198,23 +198,23 @@ panels[0].set_ylabel("number of weights")
 plt.show()
 
 # %%
-# No weight is outside the box, not even by the last digit. Many lie on its
-# bounds, as long as their gradient pushes outwards. Both options bring
-# training and validation loss closer together (the gap). Neither makes this
-# small network read better: the box costs it one or two digits in a
-# hundred.
-# So use them where you need small weights, and watch the validation.
+# No weight is outside the box, not even by rounding. Many are exactly on
+# its bounds, as long as their gradient pushes them outwards. Both options
+# bring training and validation loss closer together (the gap). Neither
+# improves this small network: with the box it misreads one or two more
+# digits in a hundred. So use them where you need small weights, and watch
+# the validation.
 #
 # Stop when it is good enough
 # ---------------------------
-# A limit of the iterations is the number of epochs. A goal is a test after
-# each of them. Often both are useful: this good, or give up after so long.
+# The number of epochs limits the iterations. The goal is tested after each
+# epoch. Often both are useful: stop at the goal, or give up at the limit.
 params, run = train(128, epochs=50, goal=0.97)
 print(f"{100 * run[-1, 2]:.1f} % after {len(run)} of 50 epochs")
 assert run[-1, 2] >= 0.97
 
 # %%
-# The digits that it still reads wrongly, with the right answer above:
+# These digits it still reads wrongly; the right answer is above each:
 _, log_p = network.forward(params, digits.x_val)
 guess = log_p.argmax(axis=1)
 wrong = np.flatnonzero(guess != digits.y_val)

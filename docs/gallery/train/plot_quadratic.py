@@ -2,10 +2,10 @@ r"""
 Repeat a tutorial of TensorFlow 1, bit for bit
 ==============================================
 
-Many tutorials on Adam begin with it: find W and b for which
-``2 W + b = 4``, by a thousand steps on the mean square error. The class of
-TensorFlow 1 whose numbers they print divides differently from the paper:
-``like="tf1"`` repeats its steps, bit for bit.
+Many tutorials on Adam begin with this problem: find W and b for which
+``2 W + b = 4``, by a thousand steps on the mean square error. They print
+the numbers of a class of TensorFlow 1, whose formula differs from the
+paper's: ``like="tf1"`` repeats its steps, bit for bit.
 
 Mean square error after each of the 1000 steps, by the rule of TensorFlow 1.
 """
@@ -72,7 +72,7 @@ plt.show()
 # What the rule changes
 # ---------------------
 # TensorFlow 1 adds ``eps`` before it corrects the bias of the second
-# moment, so its ``eps`` of 1e-8 counts for more in the first steps; the
+# moment, so its ``eps`` of 1e-8 has more effect in the first steps; the
 # paper, and `Adam` without ``like``, add it after. With gradients of this
 # size that is hard to see.
 _, plain = train()

@@ -33,7 +33,7 @@ def rosenbrock(x):
 # One loop for all rules
 # ----------------------
 # Every rule is a class with the same ``step``, so one loop runs them all. A
-# path ends early where it leaves the picture.
+# path ends early if it leaves the picture.
 RULES = {
     "SGD, momentum 0.9": lambda x, lr: na.SGD(x, lr, momentum=0.9),
     "RMSprop": na.RMSprop,
@@ -59,10 +59,10 @@ def path(rule, lr):
 # %%
 # The best learning rate of each rule
 # -----------------------------------
-# One learning rate for all rules would be no fair comparison: a step of SGD
-# is lr times the gradient, a step of the others is about lr. So each rule
-# tries 25 of them. The best one has the lowest mean of f over the last 100
-# steps.
+# One learning rate for all rules would not be a fair comparison: a step of
+# SGD is lr times the gradient, a step of the others is about lr. So each
+# rule tries 25 of them. The best one has the lowest mean of f over the last
+# 100 steps.
 trials = {rule: [path(rule, lr) for lr in LRS] for rule in RULES}
 
 
@@ -82,13 +82,13 @@ for rule, k in best.items():
 # %%
 # The paths
 # ---------
-# - **SGD** with momentum swings across the valley and moves along it:
-#   momentum adds up the part of the gradient that does not change.
+# - **SGD** with momentum oscillates across the valley and moves along it:
+#   momentum adds up the part of the gradient that does not change sign.
 # - **RMSprop** divides a gradient by the typical size of the last ones,
-#   **Lion** keeps only the sign. Their steps have the length lr to the end,
-#   so they need a small lr, move slowly, and do not come to rest.
-# - **Adam** averages gradients before it divides. What alternates between
-#   the walls cancels, and lr may be a hundred times as large.
+#   **Lion** keeps only the sign. Their steps keep the length lr, so they
+#   need a small lr, move slowly, and do not converge.
+# - **Adam** averages gradients before it divides. Components that alternate
+#   between the walls cancel, and lr may be a hundred times as large.
 # - **AMSGrad** keeps the largest mean square of the gradients seen so far,
 #   so its steps stay small after one steep region.
 x, y = np.meshgrid(np.linspace(-2, 2, 300), np.linspace(-1, 3, 300))
