@@ -109,7 +109,7 @@ noise = np.sqrt(2 * best.cost[0] / (SPEED.size - 2))
 
 
 def repeat(c, experiments=4000):
-    """Fits to simulated experiments, and the covariance of one without noise."""
+    """Fits to simulated data, and the covariance without noise."""
     exact = model(c, v, k)
     drawn = exact + noise * rng.standard_normal((experiments, c.size))
     J = np.stack([c / (k + c), -v * c / (k + c) ** 2], axis=1)
