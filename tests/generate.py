@@ -80,7 +80,7 @@ def record_bits() -> None:
     from tests.faults import platform_bits  # its cases are those of the table of rules
 
     recorded = json.loads(platform_bits.RECORDED.read_text(encoding="utf-8"))
-    cases = (*platform_bits.CASES, "minimize", "minimize_many")
+    cases = (*platform_bits.CASES, *platform_bits.RUNS)
     bits = {case: recorded.get(case) or platform_bits.digest_of(case) for case in cases}
     platform_bits.RECORDED.write_text(json.dumps(bits, indent=1) + "\n", encoding="utf-8")
 

@@ -6,6 +6,7 @@ from statistics import median
 
 import numba
 import numpy as np
+from scipy.optimize import least_squares
 
 import numadam
 from numadam.bench import peers
@@ -95,6 +96,36 @@ def many_stops(problems):
     return functools.partial(
         numadam.minimize_many, bowl, x0, (scale,), lr=VALLEY_LR, gtol=1e-2, maxiter=1000
     )
+
+
+_TIMES = np.linspace(0.0, 5.0, 30)
+_DECAYS = np.exp(-np.linspace(0.3, 2.0, size(10_000))[:, None] * _TIMES)
+
+
+@numba.njit
+def decay(x, r, J, i, t, y):
+    for k in range(t.size):
+        J[k, 0] = np.exp(-x[1] * t[k])
+        r[k], J[k, 1] = x[0] * J[k, 0] - y[i, k], -x[0] * t[k] * J[k, 0]
+
+
+def fits():
+    """A decay of 30 points for each row, by Levenberg-Marquardt."""
+    x0, args = np.ones((len(_DECAYS), 2)), (_TIMES, _DECAYS)
+    return lambda: numadam.least_squares_many(decay, x0, args, m=30, jac=True)
+
+
+def scipy_fits():
+    """A hundredth of them, one after another, by SciPy on NumPy arrays."""
+    args = [(_TIMES, y[None]) for y in _DECAYS[::100]]
+
+    def fun(x, t, y):
+        return x[0] * np.exp(-x[1] * t) - y[0]
+
+    def jac(x, t, y):
+        return np.exp(-x[1] * t)[:, None] * np.stack([t * 0 + 1, -x[0] * t], axis=1)
+
+    return lambda: [least_squares(fun, [1, 1], jac, method="lm", args=one) for one in args]
 
 
 def calls_of_fun(pairs):
@@ -232,6 +263,7 @@ class Ratio(Cases):
             counted(cost_of_one_more),
             memory=1.0,
         ),
+        "fits-scipy": Case("10,000 decays / SciPy", 0.03, pair(fits, scipy_fits, 100), by="fits"),
         "calls-callback": Case(
             "calls of fun, 300 iterations with jac=function and callback(x) / one, for the result",
             1.0,

@@ -252,7 +252,9 @@ def _make_fit(real: Any) -> Any:
             actual = -1.0 if far else 1.0 - (now / norm) * (now / norm)
             gain = actual / predicted if predicted > 0.0 else 0.0
             radius, damping = _adapt(gain, actual, slope, far, radius, size, damping)
-            taken = gain >= _GAINED
+            # the last step is taken too where rounding hides what it gains
+            last = abs(actual) <= 4.0 * s.eps and 0.0 < predicted <= s.ftol
+            taken = gain >= _GAINED or last
             if taken:
                 for j in range(n):
                     x[j] = trial[j]

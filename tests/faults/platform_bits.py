@@ -109,6 +109,13 @@ def rosenbrock(x, g):
     return total
 
 
+@numba.njit
+def hyperbola(x, r, i, y):
+    """Residuals of problem i, at points 0, 1, 2, ..."""
+    for k in range(r.size):
+        r[k] = x[0] / (1.0 + x[1] * k) + x[2] - y[i, k]
+
+
 def digest_of(case: str) -> str:
     """The digest of a whole run."""
     starts = numbers("float64")[0][:200].reshape(50, 4)
@@ -116,12 +123,22 @@ def digest_of(case: str) -> str:
         res = na.minimize(rosenbrock, starts[0], lr=0.02, maxiter=500)
     elif case == "minimize_many":
         res = na.minimize_many(rosenbrock, starts, lr=0.02, maxiter=500)
+    elif case == "least_squares_many":
+        noise = np.arange(20)[:, None] * np.arange(41) * 7 % 11 - 5.0
+        y = 1.0 / (1.0 + 0.3 * np.arange(41)) + 0.01 * noise
+        box = [(None, None), (0, 2), (None, None)]
+        fits = na.least_squares_many(hyperbola, np.ones((20, 3)), (y,), m=41, bounds=box)
+        return _hash(fits.x, fits.cov, fits.nfev)
     else:
         return digest(advance(case, optimizer(case), 0, STEPS))
     return _hash(res.x, res.fun, res.grad_norm, res.nit)
 
 
-def digests(cases: Any = (*CASES, "minimize", "minimize_many")) -> dict[str, str]:
+#: Whole runs, beside `CASES`.
+RUNS = ("minimize", "minimize_many", "least_squares_many")
+
+
+def digests(cases: Any = (*CASES, *RUNS)) -> dict[str, str]:
     """Digests by case."""
     return {case: digest_of(case) for case in cases}
 

@@ -32,7 +32,10 @@ OTHERS = {
     "debug": {"NUMBA_OPT": "0", "NUMBA_DEBUGINFO": "1", "PYTHONWARNINGS": "ignore"},
 }
 #: few cases, for these processes compile all anew
-FEW = {"generic": ["Adam float32 clip_norm", "minimize"], "debug": ["Adam float32"]}
+FEW = {
+    "generic": ["Adam float32 clip_norm", "minimize", "least_squares_many"],
+    "debug": ["Adam float32"],
+}
 
 
 #: One dtype of each rule is usual, and both of Adam.
@@ -44,7 +47,7 @@ SWEPT = [pytest.param(case, marks=pytest.mark.sweep if case in RARE else ()) for
 
 @pytest.mark.rule
 def test_all_cases_are_recorded() -> None:
-    assert list(RECORDED) == [*runs.CASES, "minimize", "minimize_many"]
+    assert list(RECORDED) == [*runs.CASES, *runs.RUNS]
 
 
 @pytest.mark.rule
