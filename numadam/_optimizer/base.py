@@ -200,8 +200,8 @@ class OptimizerBase(metaclass=OptimizerType):
     def t(self) -> int:
         """Steps taken so far.
 
-        May be set: bias corrections, schedules and the running products of betas that change go on
-        from there. The state arrays stay as they are.
+        May be set: bias corrections, schedules and the running products of betas that change
+        continue from there. The state arrays do not change.
         """
         return self._backend.t
 
@@ -321,8 +321,8 @@ class OptimizerBase(metaclass=OptimizerType):
 
         ``opt.state["m"]`` is the first moment in the structure of the parameters;
         ``opt.state = saved`` checks all of `saved` and then copies it, and
-        ``saved = opt.state.copy()`` has copies of all of one moment. Squares below 0 are refused;
-        NaN and infinite numbers are taken, as a run that went wrong may be looked into.
+        ``saved = opt.state.copy()`` has copies of all at the same step. Negative squares raise an
+        error; NaN and infinite numbers are accepted, so that a failed run can be examined.
         """
         return State(self)
 
