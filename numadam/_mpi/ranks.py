@@ -273,7 +273,7 @@ class Decomposition(_OfProcess):
     Raises
     ------
     TypeError
-        Where `comm` is no communicator of mpi4py.
+        If `comm` is not a communicator of mpi4py.
 
     Notes
     -----

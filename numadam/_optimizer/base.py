@@ -207,7 +207,7 @@ class OptimizerBase(metaclass=OptimizerType):
 
     @t.setter
     def t(self, steps: int) -> None:
-        """Steps taken so far; what follows goes on from the number that is assigned."""
+        """Steps taken so far; schedules and bias corrections continue from an assigned number."""
         steps = check_steps("t", steps)
         with self._lock:
             self._backend.load({"t": steps, **self._settings.products_after(steps)}, {})
@@ -273,10 +273,10 @@ class OptimizerBase(metaclass=OptimizerType):
 
     @property
     def current_lr(self) -> Any:
-        """The learning rate of the next step: `lr`, and of a schedule its value now.
+        """The learning rate of the next step: `lr`, or the current value of a schedule.
 
-        A float, or where there is one for each array their nesting; with ``capturable=True`` the
-        array on the GPU.
+        A float, or their nesting if each array has its own; with ``capturable=True`` the array on
+        the GPU.
         """
         with self._lock:
             lr, tree = self.lr, self._tree

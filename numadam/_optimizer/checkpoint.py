@@ -127,7 +127,7 @@ class Checkpointed(OptimizerBase):
         numadam.CheckpointError
             If the file is damaged, or does not fit this optimiser; the message says what.
         OSError
-            Where it cannot be read.
+            If it cannot be read.
 
         See Also
         --------

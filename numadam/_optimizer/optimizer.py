@@ -52,8 +52,8 @@ class Optimizer(SharedAttributes, Checkpointed):
     nonfinite : {"propagate", "raise", "skip"}, default "propagate"
         Policy for non-finite gradients. "propagate": use them. "raise": raise FloatingPointError
         and change nothing. "skip": skip the step and increment `skipped`. With `accumulate` the
-        mean is checked. Where the rule squares gradients, a norm whose square is infinite (1.8e19
-        in float32, after clips) counts as non-finite: such an element would never move again.
+        mean is checked. If the rule squares gradients, a norm whose square is infinite (1.8e19 in
+        float32, after clips) counts as non-finite: such an element would never move again.
     max_skips : int >= 1, optional
         Largest number of steps skipped in a row; the next one raises FloatingPointError.
     bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
@@ -77,11 +77,11 @@ class Optimizer(SharedAttributes, Checkpointed):
         Accept gradients of a few rows (`numadam.Rows`, CSR matrices). "lazy": only these rows of
         parameters and state change; "dense": the result is that of the dense gradient.
     count : {"step", "row"}, default "step"
-        With ``sparse="lazy"``: which number of steps bias corrections and powers of betas use.
-        "step": that of the optimiser, t. "row": each row (of the first axis) of each array has its
-        own count, ``opt.state["row_counts"]``, so a row that is first updated late starts as in a
-        new optimiser. Schedules use t, and a dense gradient steps all rows. "row" does not work
-        with complex parameters or `comm`.
+        With ``sparse="lazy"``: the step count in bias corrections and powers of betas. "step":
+        that of the optimiser, t. "row": each row (of the first axis) of each array has its own
+        count, ``opt.state["row_counts"]``, so a row that is first updated late starts as in a new
+        optimiser. Schedules use t, and a dense gradient steps all rows. "row" does not work with
+        complex parameters or `comm`.
     state_dtype : "bfloat16", optional
         Dtype in which moments are stored: half the memory of float32, 8 significant bits. Rounding
         is stochastic (by a hash of value and step, so the bits are the same everywhere), since
@@ -103,7 +103,7 @@ class Optimizer(SharedAttributes, Checkpointed):
         The parameters are this rank's block of a larger problem. `clip_norm`, `clip_array_norm`
         and `nonfinite` apply to all blocks together. Every rank makes the optimiser and takes each
         step, with the same structure, dtypes and options; shapes may differ, blocks may be empty.
-        Ranks communicate only where one of these three options is used.
+        Ranks communicate only if one of these three options is used.
 
     Notes
     -----
@@ -169,7 +169,8 @@ class Optimizer(SharedAttributes, Checkpointed):
         TypeError, ValueError
             Before anything is written; the message names the array and says what to do.
         numadam.mpi.RankError
-            With `comm` and a norm, where another rank refuses the step: nothing is written on any.
+            With `comm` and a norm, if another rank refuses the step. Nothing is written on any
+            rank.
 
         Notes
         -----
@@ -319,7 +320,7 @@ class Optimizer(SharedAttributes, Checkpointed):
         Raises
         ------
         TypeError, ValueError
-            Where `out` is no snapshot, or one of another optimiser.
+            If `out` is not a snapshot of this optimiser.
 
         Examples
         --------
@@ -361,8 +362,8 @@ class Optimizer(SharedAttributes, Checkpointed):
         Raises
         ------
         TypeError, ValueError
-            Where it is no snapshot, or one of another optimiser (a copy is another one), or an
-            array of the parameters no longer fits. Then nothing is changed.
+            If it is not a snapshot of this optimiser (a copy is another optimiser), or an array of
+            the parameters no longer fits. Then nothing is changed.
 
         Examples
         --------

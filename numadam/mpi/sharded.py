@@ -99,7 +99,7 @@ class Sharded:
         As `kind`, and if params differ between ranks. It is raised on all ranks, and nothing is
         written.
     RankError
-        Where another rank refused its arguments.
+        If another rank refused its arguments.
 
     Notes
     -----
@@ -178,7 +178,7 @@ class Sharded:
         TypeError, ValueError
             Before anything is written; on the other ranks `RankError`.
         RankError
-            Where another rank refused its arguments, or lr, t or hyperparameters differ.
+            If another rank refused its arguments, or lr, t or hyperparameters differ.
         FloatingPointError
             On all ranks, where ``nonfinite="raise"`` asks for it.
 
@@ -243,7 +243,7 @@ class Sharded:
         TypeError
             If an option is the user's own function.
         OSError
-            Where a rank cannot write; on the other ranks `RankError`.
+            If a rank cannot write; on the other ranks `RankError`.
         """
         shard, place = self._shard, self._place
         with parts_of(shard).lock:
@@ -266,7 +266,7 @@ class Sharded:
         numadam.CheckpointError
             If a file is damaged or does not fit; on other ranks possibly `RankError`.
         OSError
-            Where it cannot be read.
+            If it cannot be read.
         """
         shard, place = self._shard, self._place
         with defer_interrupts(), parts_of(shard).lock:
@@ -323,7 +323,7 @@ class Sharded:
         Raises
         ------
         ValueError, RankError
-            Where a container of the parameters was changed on a rank; then nothing is written.
+            If a container of the parameters was changed on a rank; then nothing is written.
         """
 
         def work() -> None:

@@ -40,7 +40,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
         parameters, is not one of numadam or Python (then make the optimiser, and call
         ``opt.load(path)``); or if the ranks of a folder gave no `offset` of their blocks.
     OSError
-        Where it cannot be read.
+        If it cannot be read.
 
     See Also
     --------

@@ -109,7 +109,7 @@ class ReduceOnPlateau(Scheduled):
         Raises
         ------
         TypeError, ValueError
-            Where one is out of range; then nothing is changed.
+            If one is out of range; then nothing is changed.
 
         Examples
         --------
@@ -142,7 +142,7 @@ class ReduceOnPlateau(Scheduled):
         Raises
         ------
         TypeError
-            Where `f` is not a number.
+            If `f` is not a number.
         """
         try:
             f = _F.check(f)
