@@ -259,8 +259,8 @@ def rule(
 
     The class has all that numadam's own have: one pass over memory on CPU and GPU, `minimize` and
     `minimize_many` with ``rule=``, every option of `Optimizer`, groups, schedules of its
-    hyperparameters, checkpoints. Functions on the user's arrays (as `adam_update`) and
-    `numadam.nopython` have only built-in rules.
+    hyperparameters, checkpoints. There is no function on arrays (such as `adam_update`) and none
+    in `numadam.nopython` for it.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ _F = Hyper("f", -math.inf, math.inf, closed=True)  # refuses nothing but NaN
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Scheduled):
-    r"""Multiplied by `factor` when f, passed to `observe`, no longer improves.
+    r"""Value that is multiplied by `factor` when f, passed to `observe`, no longer improves.
 
     With ``mode="min"`` f counts as an improvement if
 

@@ -93,7 +93,7 @@ def model(c, v, k):
 
 
 def jacobian(c, v, k):
-    """Derivatives of the model by V and K, of shape (points, 2)."""
+    """Derivatives with respect to V and K, of shape (points, 2)."""
     return np.stack([c / (k + c), -v * c / (k + c) ** 2], axis=1)
 
 

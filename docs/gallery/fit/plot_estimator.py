@@ -41,7 +41,7 @@ import numadam as na
 
 
 def negative_log_likelihood(w, X, y, alpha):
-    """Mean over the rows, without its constant, and its gradient by w.
+    """Mean over the rows, without its constant, and its gradient.
 
     Row 0 of w holds a and a0, row 1 holds b and b0.
     """

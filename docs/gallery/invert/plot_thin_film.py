@@ -42,7 +42,7 @@ WAVELENGTHS = np.arange(400.0, 701.0, 20.0)  # nm
 
 @numba.njit
 def reflectance(d, g, wavelengths, index):
-    """Mean reflectance in percent; g gets the gradient by d (nm)."""
+    """Mean reflectance in percent; g gets its gradient (per nm)."""
     f, layers, count = 0.0, d.size, wavelengths.size
     E = np.empty(layers + 1, np.complex128)
     H = np.empty(layers + 1, np.complex128)
