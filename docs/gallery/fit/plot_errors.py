@@ -23,11 +23,12 @@ import numadam as na
 # %%
 # The data and the model
 # ----------------------
-# Reaction of an enzyme in cells treated with puromycin (M. A. Treloar,
-# 1974). Bates and Watts, *Nonlinear Regression Analysis*, 1988, fit these
-# 12 points, so there are published errors to compare with. The model of
-# Michaelis and Menten has two parameters, the largest speed :math:`V` and
-# the concentration :math:`K` at which half of it is reached:
+# The data are from the reaction of an enzyme in cells treated with
+# puromycin (M. A. Treloar, 1974). Bates and Watts, *Nonlinear Regression
+# Analysis*, 1988, fit these 12 points, so there are published errors to
+# compare with. The model of Michaelis and Menten has two parameters, the
+# largest speed :math:`V` and the concentration :math:`K` at which half of
+# it is reached:
 #
 # .. math:: v(c) = \frac{V c}{K + c}
 #

@@ -24,10 +24,10 @@ import numadam as na
 # %%
 # The recording
 # -------------
-# 1024 samples that PyWavelets ships, three beats. The network learns two of
-# them and forecasts the third: each sample from those before it. It has to
-# be better than two simple forecasts: the sample before, and the best
-# linear combination of the last four samples.
+# The recording comes with PyWavelets and has 1024 samples, three beats. The
+# network learns two of them and forecasts the third: each sample from those
+# before it. It has to be better than two simple forecasts: the sample
+# before, and the best linear combination of the last four samples.
 LEARNT, ORDER = 768, 4
 values = pywt.data.ecg().astype(float)
 
