@@ -27,9 +27,9 @@ class Rows:
     Parameters
     ----------
     indices : array of shape (k,), any integer dtype; or of shape (n,), bool
-        Which rows of the parameter, in any order. A row that is named several times gets the sum.
-        Rows count from 0; negative indices are refused. A boolean mask has an element for each of
-        the n rows of the parameter, and marks k of them with True.
+        Rows of the parameter, in any order. A row that appears several times gets the sum. Rows
+        count from 0; negative indices are refused. A boolean mask has an element for each of the n
+        rows of the parameter, and marks k of them with True.
     values : array of shape (k, ...), float32 or float64
         One row of gradient for each index, or for each True of the mask in their order, shaped
         like a row of the parameter and in its dtype. For a one-dimensional parameter a row is a

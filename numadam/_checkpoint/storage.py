@@ -16,7 +16,7 @@ from numadam._arrays.formatting import brief
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint that numadam can read, or does not fit what it is loaded into.
+    """A file is not a checkpoint that numadam can read, or does not fit the optimiser or run.
 
     The message names the file and what is wrong with it, and nothing has been changed. A file
     that is absent or cannot be opened raises an `OSError`, as everywhere in Python.

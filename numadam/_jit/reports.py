@@ -103,10 +103,10 @@ def _words(compiling: Compiling) -> str:
 
 
 class CacheWarning(RuntimeWarning):
-    """Compiled loops cannot be kept on the disk: each process compiles them anew.
+    """Compiled loops cannot be cached on disk: each process compiles them again.
 
-    Warned of once in a process, when the first loop is compiled. The message names the folders
-    that were tried.
+    The warning is given once in a process, when the first loop is compiled. The message names the
+    folders that were tried.
 
     Examples
     --------

@@ -152,53 +152,54 @@ def minimize(
     ----------
     fun : function
         ``fun(x, *args)`` returns f, a real number, or ``(f, gradient)`` with ``jac=True``. It is
-        never called twice at one x, but for `checkpoint_check` and the trials of ``lr="auto"``.
+        never called twice at one x, except for `checkpoint_check` and the trials of ``lr="auto"``.
         Compiled by Numba, it may also be ``fun(x, g, *args) -> f``, which writes the gradient into
-        g (it arrives as zeros): then the whole minimisation runs without Python. A gradient of
-        another dtype is converted to that of x.
+        g (it contains zeros before): then the whole minimisation runs without Python. A gradient
+        of another dtype is converted to that of x.
     x0 : array, number, list of numbers, or nesting of arrays
         Start: real or complex, NumPy or CuPy, any shape. It is not modified. float32 stays
-        float32, whole numbers become float64; pandas, xarray and dask arrays become plain ones.
-        Units are refused. A compiled `fun` gets x itself, read-only.
+        float32, whole numbers become float64; pandas, xarray and dask arrays become NumPy arrays.
+        Arrays with units raise an error. A compiled `fun` gets x itself, read-only.
     args : tuple, default ()
-        Further arguments of `fun` and `jac`. For a `fun` in Python, an object that is no tuple is
-        the only further argument, as in SciPy.
+        Further arguments of `fun` and `jac`. For a `fun` in Python, an object that is not a tuple
+        is the only further argument, as in SciPy.
     jac : True, function, {"2-point", "3-point", "cs"} or None
         True: `fun` returns the gradient too. A function ``jac(x, *args)``: `fun` is then called
-        once at the end, and where something reads f: `ftol`, ``track_best=True``, `progress`, a
-        History at its records, a callback that reads `fun`, or a schedule that observes f.
-        Otherwise finite differences (SciPy's; None is "2-point").
+        once at the end, and where f is needed: `ftol`, ``track_best=True``, `progress`, a History
+        at its records, a callback that reads `fun`, or a schedule that observes f. Otherwise
+        finite differences (SciPy's; None is "2-point").
     bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
-        Two numbers for all elements, a pair of numbers for each, two NumPy arrays, or as SciPy
-        has them; None for an open side. x never leaves the bounds, and an x0 outside is moved in
-        first.
+        Two numbers for all elements, a pair of numbers for each, two NumPy arrays, or SciPy's
+        forms; None leaves a side open. x never leaves the bounds, and an x0 outside is moved to
+        the nearest bound first.
     lr : float, callable, array, nesting, or "auto", default 0.01
         Step size in units of x, 0.01 for every rule (see Notes); `numadam.schedules` has callables
         of the iteration. An array sets it by element: the scale on which each one changes. "auto"
         tries nine rates from 0.001 to 10 for ten iterations each, from x0, and smaller or larger
-        ones where the best is the first or the last of them. It takes that of the lowest f, the
-        `lr` of the result. Rates at which f is not finite, or `fun` raises, are not taken. The
-        trials are at most half of `maxiter`, count in `nfev` and `njev`, and call no `callback`,
-        but other callables. For an f without noise.
+        ones if the best is the first or the last of them. The run uses the rate with the lowest f,
+        `lr` of the result. Rates at which f is not finite, or `fun` raises, are rejected. The
+        trials use at most half of `maxiter`. Their evaluations count in `nfev` and `njev`. They
+        call `jac` and schedules, but not `callback`. Use it only for an f without noise.
     rule : str or class, default "adam"
         Any rule of numadam: "adamw", "nadam", "rmsprop", "sgd", ...
     callback : function or History, optional
         ``callback(intermediate_result)`` (x, fun, nit, grad_norm, lr) or ``callback(x)`` after
-        each iteration. StopIteration ends the run with status 99; the return value is ignored.
-        f is evaluated for it where it reads `fun`, which it has to do before it returns. A
+        each iteration. StopIteration ends the run with status 99; the return value is ignored. f
+        is evaluated when the callback reads `fun`, which it can do only before it returns. A
         `numadam.History` records the run.
     gtol : float, optional
-        Stop where the norm of the projected gradient ``x - clip(x - g, lo, hi)`` is at most this,
-        in units of f/x. 0 switches a test off.
+        Stop if the norm of the projected gradient ``x - clip(x - g, lo, hi)`` is at most this, in
+        units of f/x. 0 switches a test off.
     gtol_rel : float, optional
-        Stop where that norm is at most this times the first one of the run, or of the run that
-        `state` goes on from. Default: 1e-6 where `gtol` is not given, else 0.
+        Stop if that norm is at most this times the first one of the run, or of the run that
+        `state` continues. Default: 1e-6 if `gtol` is not given, else 0.
     ftol : float, default 0
-        Stop where ``|f_before - f| <= ftol * max(|f_before|, |f|, 1)``.
+        Stop if ``|f_before - f| <= ftol * max(|f_before|, |f|, 1)``.
     xtol : float, default 0
-        Stop where ``norm(x - x_before) <= xtol * max(1, norm(x))``.
+        Stop if ``norm(x - x_before) <= xtol * max(1, norm(x))``.
     norm : numpy.inf or 2, default numpy.inf
-        The norm of gradient, move and x in these tests: largest component, or Euclidean.
+        The norm of the gradient, of the change of x, and of x in these tests: largest component,
+        or Euclidean.
     maxiter : int, default 10000
         Iterations of this call at most; with `checkpoint`, those of the whole run.
     track_best : bool, optional
@@ -211,53 +212,55 @@ def minimize(
         stop tests always run at every iteration and this sets only how often `callback` is
         called. A History has its own `every`.
     history : int or bool, optional
-        Iterations from one record of the result's `history` to the next. None or True: as few as
-        give at most 10,000 records. False: no records.
+        Keep a record in the result's `history` every this many iterations. None or True: as often
+        as 10,000 records allow. False: no records.
     state : dict, optional
-        `state` of an earlier result: the run goes on from its `x_last` as if it had never
+        `state` of an earlier result: the run continues from its `x_last` as if it had never
         stopped. x0 only gives the structure; pass ``result.x``. The best iterate and the size of
         the first gradient are kept. If `fun` or `args` have changed, delete the entries "x" and
         "first_grad_norm"; see `checkpoint_check`.
     checkpoint : str or path, optional
-        File of the run. If it exists the run continues from it, otherwise it starts at x0: the same
-        call again, after a kill or a crash, ends with the same bits as an uninterrupted run. The
-        file has to be of the same run: x0, rule, options, schedules and stop tests are compared,
-        and f. Your own functions as schedules are refused. With `comm` a folder with a file of each
-        rank; as many ranks have to continue. `message` says that a file was used.
+        File of the run. If it exists the run continues from it, otherwise it starts at x0: the
+        same call again, after a kill or a crash, ends with the same bits as an uninterrupted run.
+        The file has to belong to the same run: x0, rule, options, schedules, stop tests and f are
+        compared. Schedules that are your own functions raise an error. With `comm` it is a folder
+        with a file of each rank, and the same number of ranks has to continue. `message` says that
+        a file was used.
     checkpoint_every : int, optional
         Write the file every this many iterations. Default: by time, every 10 s or less often, so
-        that writing takes at most 5 % of it. It is written at the end as well, and where `fun`
-        raises or Ctrl-C ends the run.
+        that writing takes at most 5 % of the time. The file is also written at the end, and if
+        `fun` raises or Ctrl-C ends the run.
     checkpoint_check : bool, default True
-        A run that goes on, from a file or a `state`, first evaluates f where its value is known,
-        and raises an error if it is another: `fun` or `args` have changed. Rounding passes (1e-6
-        of f, 1e-3 if x is float32). The evaluation is not counted in `nfev`. False: for a random
-        `fun`.
+        A run that continues from a file or a `state` first evaluates f where its value is known.
+        If it differs by more than rounding (1e-6 of f, 1e-3 if x is float32), `fun` or `args` have
+        changed, and an error is raised. The evaluation is not counted in `nfev`. Pass False if
+        `fun` is random.
     progress : bool, default False
         Show a bar with f and the gradient; with `comm` on rank 0.
     comm : communicator of mpi4py, or numadam.mpi.Decomposition, optional
-        Minimise over blocks: x0 is that of this rank, and so are the x and the gradient of `fun`,
-        which may communicate by itself. Collective: all ranks pass the same arguments, and stop
-        at the same iterate; `x`, `jac` and `state` of the result are the block's, all else that
-        of the whole. See Notes.
+        Minimise over blocks: x0 is the block of this rank, and so are x and the gradient in `fun`,
+        which may communicate. Collective: all ranks pass the same arguments and stop at the same
+        iterate; `x`, `jac` and `state` of the result belong to the block, all else to the whole
+        problem. See Notes.
     f : {"global", "local"}, optional
         With `comm`: `fun` returns the whole f on every rank ("global", the default; that of rank 0
-        counts), or its share, which are added in the order of ranks.
+        is used), or its share ("local"); the shares are added in the order of the ranks.
     **options
         Of the rule: `beta1`, `eps`, `amsgrad`, `weight_decay`, `clip_norm`, `ema`, ... (see
         `numadam.Adam` and `numadam.Optimizer`). SciPy's `options`, `tol` (sets `gtol`) and
-        ``disp=True`` (prints the outcome) are taken too, and its other arguments where empty.
+        ``disp=True`` (prints the outcome) are accepted too, and its other arguments if they are
+        empty.
 
     Returns
     -------
     Result
         A `scipy.optimize.OptimizeResult`: ``x``, ``fun``, ``jac`` and ``grad_norm`` of the best
         iterate, ``x_last`` and ``fun_last`` of the last one; ``nit``, ``nfev``, ``njev``,
-        ``success`` (a stop test held, at x_last), ``status`` (0; 1 at maxiter, 2 and 3 where f or
-        gradient are not finite, 99 from the callback), ``message``, ``state``, ``history`` (arrays
-        by name: nit, fun, grad_norm, lr), and ``averaged`` with `ema`. With all tests off no
-        gradient is formed after the last step unless it comes with f, `progress` or a History shows
-        it: `jac` of that x is then None.
+        ``success`` (a stop test was met, at x_last), ``status`` (0; 1 at maxiter, 2 and 3 where f
+        or gradient are not finite, 99 from the callback), ``message``, ``state``, ``history``
+        (arrays by name: nit, fun, grad_norm, lr), and ``averaged`` with `ema`. With all tests off
+        no gradient is computed after the last step, unless it comes with f, or `progress` or a
+        History needs it; `jac` of that x is then None.
 
     Raises
     ------
@@ -265,7 +268,7 @@ def minimize(
         The message names the argument, says what it is and what to do. An exception from `fun`
         carries the result so far in its attribute ``numadam_result``; Ctrl-C too.
     CheckpointError
-        The file is damaged, or of another run. The file stays.
+        The file is damaged, or belongs to another run. It is not changed.
     OSError
         The file cannot be written or read.
 
@@ -285,12 +288,12 @@ def minimize(
     ascent. JAX returns its conjugate.
 
     With `comm`, norms and stops are those of the whole x; ghost cells of a `Decomposition` do not
-    count in them. Ranks meet once at each tested iterate, and once more for callbacks, which are
-    called on each rank that has one, with f. Where `fun`, `jac`, `callback` or a schedule raises on
-    one rank, that is raised there, and `RankError` on the others, with `numadam_result`; at
-    iterations that `check_every` does not test, they go on until the next one that is. Where they
-    cannot come, since they wait for that rank in `fun`, the program ends after 5 s, or three times
-    the longest iteration. Finite differences and a compiled `fun` are refused.
+    count in them. Ranks synchronise once at each tested iterate, and once more for callbacks,
+    which are called with f on each rank that has one. If `fun`, `jac`, `callback` or a schedule
+    raises on one rank, that error is raised there, and `RankError` on the others, with
+    `numadam_result`. The others notice it at the next iteration that `check_every` tests. If they
+    wait for that rank in `fun`, the program ends after 5 s, or three times the longest iteration.
+    Finite differences and a compiled `fun` raise an error.
 
     References
     ----------
@@ -396,7 +399,7 @@ def scipy_adam(
     hess, hessp
         Not used; a RuntimeWarning says so.
     constraints
-        Refused: Adam knows bounds only.
+        An error: Adam supports bounds only.
     tol : float, optional
         Sets `gtol`, the largest component of the gradient, unless `options` has one.
     disp : bool, default False
@@ -418,8 +421,8 @@ def scipy_adam(
 
     Notes
     -----
-    SciPy makes ``jac="2-point"``, ``"3-point"`` and ``"cs"`` None before it calls a method of the
-    user's: 2-point differences are taken then. `numadam.minimize` takes all of them.
+    SciPy replaces ``jac="2-point"``, ``"3-point"`` and ``"cs"`` by None before it calls a user's
+    method: 2-point differences are used then. `numadam.minimize` supports all three.
 
     References
     ----------

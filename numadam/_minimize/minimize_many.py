@@ -68,41 +68,42 @@ def minimize_many(
     Parameters
     ----------
     fun : function
-        Compiled by Numba: ``fun(x, g, *args) -> f`` on one problem, which writes the gradient
-        into g (it arrives as zeros), or ``fun(x, g, i, *args) -> f`` with the number of the
+        Compiled by Numba: ``fun(x, g, *args) -> f`` on one problem, which writes the gradient into
+        g (it contains zeros before), or ``fun(x, g, i, *args) -> f`` with the number of the
         problem, or with ``jac=True`` ``fun(x, *args) -> (f, gradient)``. All cores share the
-        problems, and many small ones are vectorised side by side; one that needs a contiguous x
-        (``np.dot``) runs without that, at up to twice the time. With CuPy `x0` each thread of the
-        GPU takes a problem. No array can be made there: with ``jac=True`` the gradient is a tuple.
-        In Python: on all problems at once, ``fun(X, *args)`` returns f of shape (problems,) and,
-        with ``jac=True``, a gradient of the shape of X. A problem that has stopped does not move,
-        but is evaluated until the last one stops. A `fun` that takes `rows`, by name or by
+        problems, and many small ones are vectorised; a `fun` that needs a contiguous x
+        (``np.dot``) is not, and takes up to twice the time. With CuPy `x0` each thread of the GPU
+        runs one problem. It cannot create arrays: with ``jac=True`` the gradient is a tuple. In
+        Python ``fun(X, *args)`` evaluates all problems at once: it returns f of shape (problems,)
+        and, with ``jac=True``, a gradient of the shape of X. A problem that has stopped does not
+        change, but is evaluated until the last one stops. A `fun` that takes `rows`, by name or by
         ``**kwargs``, is called as ``fun(X[rows], *args, rows=rows)`` instead, with the numbers of
-        those that run (int64), and returns as many f and gradients.
+        the problems that still run (int64), and returns f and gradients of these.
     x0 : array of shape (problems, ...)
         Starts, one problem a row; not modified.
     args : tuple, default ()
         Further arguments of `fun`.
     jac : True or function, optional
-        As above; a function ``jac(X, *args)`` beside a `fun` in Python, which may take `rows` too.
+        As above; for a `fun` in Python also a function ``jac(X, *args)``, which may take `rows`
+        too.
     bounds : (lo, hi), sequence of (lo, hi), or scipy.optimize.Bounds, optional
-        As in `minimize`, for the elements of one problem; arrays of low and high may have those
-        of all problems.
+        As in `minimize`, for the elements of one problem; arrays of low and high may also be given
+        for all problems.
     lr : float, callable, or array, default 0.01
-        An array of shape (problems,) gives each problem its own: to try many at once. One that
-        broadcasts to `x0`, such as (1, n) for rows of n, sets it by element as well. A schedule
-        holds for all problems.
+        An array of shape (problems,) gives each problem its own rate, to try many at once. An
+        array that broadcasts to `x0`, such as (1, n) for rows of n, sets it by element too. A
+        schedule applies to all problems.
     rule, maxiter
         As in `minimize`.
     gtol, gtol_rel, ftol, xtol, norm
-        The stop tests of `minimize`, for each problem by itself: `gtol_rel` (default 1e-6 where
+        The stop tests of `minimize`, for each problem by itself: `gtol_rel` (default 1e-6 if
         `gtol` is not given) is relative to its own first gradient.
     check_every : int, optional
         Run the stop tests of an objective in Python every this many iterations: default 1, on a
         GPU 20.
     checkpoint, checkpoint_every, checkpoint_check
         As in `minimize`, with all problems in one file. It is written between two calls of the
-        compiled loop, or of an objective in Python; after an exception the last file stays.
+        compiled loop, or of an objective in Python; after an exception the last file remains.
     progress : bool, default False
         Show a bar of the iterations, and how many problems still run.
     **options
@@ -113,8 +114,9 @@ def minimize_many(
     ManyResult
         A scipy.optimize.OptimizeResult of arrays, one entry a problem: ``x``, ``fun``, ``jac`` and
         ``grad_norm`` of its best iterate, ``x_last`` and ``fun_last`` of the last one, ``nit``,
-        ``status``, ``success``, and ``averaged`` with `ema`. ``nfev`` are the evaluations of all,
-        ``message`` counts why they stopped. ``best()`` is the problem with the lowest f.
+        ``status``, ``success``, and ``averaged`` with `ema`. ``nfev`` counts the evaluations of
+        all problems, ``message`` the reasons why they stopped. ``best()`` is the problem with the
+        lowest f.
 
     Raises
     ------

@@ -181,19 +181,19 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
 
     @entry
     def jac(self) -> Any:
-        """Gradient at `x`; None where none was formed there."""
+        """Gradient at `x`; None if it was not computed."""
 
     @entry
     def grad_norm(self) -> float:
-        """Norm of the projected gradient at `x`, by the argument `norm`."""
+        """Norm of the projected gradient at `x`; the argument `norm` selects which."""
 
     @entry
     def success(self) -> bool:
-        """Whether a stop test held, at `x_last`."""
+        """Whether a stop test was met, at `x_last`."""
 
     @entry
     def status(self) -> int:
-        """0: a stop test held; 1: maxiter; 2: f, 3: gradient not finite; 99: callback."""
+        """0: a stop test was met; 1: maxiter; 2: f, 3: gradient not finite; 99: callback."""
 
     @entry
     def message(self) -> str:
@@ -201,7 +201,7 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
 
     @entry
     def nit(self) -> int:
-        """Iterations, with those of the runs that this one goes on from."""
+        """Iterations, including those of the runs that this one continues."""
 
     @entry
     def nfev(self) -> int:
@@ -217,7 +217,7 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
 
     @entry
     def fun_last(self) -> float:
-        """Value of f at `x_last`; NaN where it was not evaluated."""
+        """Value of f at `x_last`; NaN if it was not evaluated."""
 
     @entry
     def history(self) -> dict[str, NDArray[Any]]:
@@ -225,7 +225,7 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
 
     @entry
     def state(self) -> dict[str, Any]:
-        """All that `minimize` needs to go on: pass it as `state`."""
+        """All that `minimize` needs to continue: pass it as `state`."""
 
     @entry
     def averaged(self) -> Any:
@@ -345,15 +345,15 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
 
     @entry
     def success(self) -> NDArray[np.bool_]:
-        """Whether a stop test held."""
+        """Whether a stop test was met."""
 
     @entry
     def status(self) -> NDArray[np.int64]:
-        """As of `Result`, or of ``scipy.optimize.least_squares``; -1: interrupted."""
+        """As in `Result`, or in ``scipy.optimize.least_squares``; -1: interrupted."""
 
     @entry
     def message(self) -> str:
-        """Counts of the problems by why they ended."""
+        """Number of problems that ended for each reason."""
 
     @entry
     def nit(self) -> Any:
@@ -361,7 +361,7 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
 
     @entry
     def nfev(self) -> Any:
-        """Evaluations of f, of all problems together; of fits, those of each."""
+        """Evaluations of f by all problems together; in `least_squares_many` by each."""
 
     @entry
     def x_last(self) -> Any:
@@ -385,7 +385,7 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
 
     @entry
     def njev(self) -> NDArray[np.int64]:
-        """Jacobians that each fit has formed."""
+        """Number of Jacobians that each fit has computed."""
 
     @entry
     def cov(self) -> NDArray[np.float64]:
@@ -409,7 +409,7 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
         return [*self, "best"]
 
     def best(self) -> Result:
-        """The problem with the lowest finite f, as a result of its own with its `index`."""
+        """The result of the problem with the lowest finite f, with its `index`."""
         fun = np.asarray(to_host(self["cost" if "cost" in self else "fun"]))
         if not np.isfinite(fun).any():
             raise ValueError("best: f is finite in none of the problems.")

@@ -37,12 +37,12 @@ class RuleCheck:
 
 
 def check_rule(rule: type[Optimizer]) -> RuleCheck:
-    """Compare all forms of a rule: interpreted, serial, parallel, in lanes, for CUDA.
+    """Compare all forms of a rule: interpreted, serial, parallel, vectorised, for CUDA.
 
     Each step of the compiled loop is compared with the formula run by Python from the same state,
     for float32, float64 and complex numbers, to a few units in the last place. All compiled forms
-    have to agree to the last bit. The kernel is compiled to PTX, for which there need be no GPU;
-    in float32 it must not hold double precision. It takes seconds: call it in a test.
+    have to agree to the last bit. The kernel is compiled to PTX, which needs no GPU; in float32 it
+    must not contain double precision. It takes seconds: call it in a test.
 
     Parameters
     ----------
@@ -58,11 +58,11 @@ def check_rule(rule: type[Optimizer]) -> RuleCheck:
     Raises
     ------
     AssertionError
-        Where two forms differ: which, at which step, and by how much; where a state array of
-        `nonnegative` is below 0; where the steps of ``complex_form="modulus"`` do not turn with
-        the phase of the gradient.
+        If two forms differ (the message says which, at which step, and by how much), if a state
+        array of `nonnegative` is below 0, or if the steps of ``complex_form="modulus"`` do not
+        rotate with the phase of the gradient.
     TypeError
-        Where `rule` is no class of optimisers.
+        If `rule` is not an optimiser class.
 
     See Also
     --------

@@ -17,14 +17,14 @@ from numadam._core.parts import Parts
 
 
 class RankError(RuntimeError):
-    """Another rank failed, or two ranks do not go together.
+    """Another rank failed, or the arguments of two ranks do not match.
 
     The message names the rank and says what happened there. The rank that failed raises its own
     error. Nothing was written on any rank.
 
     Examples
     --------
-    All ranks leave out a step that one of them refuses::
+    All ranks skip a step that raises an error on one of them::
 
         comm = MPI.COMM_WORLD
         opt = na.Adam(block, clip_norm=1.0, comm=comm)
@@ -248,17 +248,17 @@ class Decomposition(_OfProcess):
     r"""A big problem in blocks, of which each rank owns one: the option `comm` of an optimiser.
 
     The parameters of each rank are its block. `clip_norm`, `clip_array_norm` and `nonfinite` are
-    those of the whole arrays. Pass the communicator itself where each element of the blocks counts.
+    those of the whole arrays. Without `owned` and `offset`, pass the communicator itself.
 
     Collective: all ranks of `comm` call it.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
-        A private duplicate is made at its first use, and freed with it.
+        A private duplicate is made at its first use, and is freed together with it.
     owned : bool array, or nesting of bool arrays as that of the parameters, optional
-        False at ghost cells, of the shape of the block. They are stepped as all others are, but do
-        not count in norms and in the guard; a NaN there does not matter.
+        False at ghost cells, of the shape of the block. They are stepped like all others, but are
+        left out of norms and of the check for NaN.
     offset : tuple of int, or nesting of such tuples, optional
         Place of the block's first element in the whole array. Checkpoints need it, to be read by
         another number of ranks.
@@ -266,14 +266,14 @@ class Decomposition(_OfProcess):
     Attributes
     ----------
     rank, ranks : int
-        This process, and how many there are.
+        Number of this process, and of all processes.
     owned, offset
         As they were passed; an array is copied.
 
     Raises
     ------
     TypeError
-        Where `comm` is no communicator of mpi4py.
+        If `comm` is not a communicator of mpi4py.
 
     Notes
     -----

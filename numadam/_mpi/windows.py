@@ -317,7 +317,7 @@ _MAKING_ARRAY = "numadam.mpi.shared_array"
 def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> np.ndarray:
     """Make an array of zeros that all ranks of `comm` on one machine share.
 
-    What one rank writes the others read, as soon as both have passed a barrier. Passed to
+    The other ranks can read what one rank writes after both have passed a barrier. Passed to
     `Sharded`, such arrays exist once on each machine, and each rank steps a part of them in place.
 
     Collective: all ranks of `comm` call it, with the same shape and dtype.
@@ -339,11 +339,11 @@ def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> n
     Raises
     ------
     TypeError
-        Where `comm` is no communicator of mpi4py, or the dtype holds objects.
+        If `comm` is not a communicator of mpi4py, or the dtype holds objects.
     MemoryError
-        Where shared memory has no room (known on Linux 5.14 and newer).
+        If shared memory has no room (known on Linux 5.14 and newer).
     RankError
-        Where another rank failed, or passed another shape or dtype.
+        If another rank failed, or passed another shape or dtype.
 
     Notes
     -----

@@ -200,14 +200,14 @@ class OptimizerBase(metaclass=OptimizerType):
     def t(self) -> int:
         """Steps taken so far.
 
-        May be set: bias corrections, schedules and the running products of betas that change go on
-        from there. The state arrays stay as they are.
+        May be set: bias corrections, schedules and the running products of betas that change
+        continue from there. The state arrays do not change.
         """
         return self._backend.t
 
     @t.setter
     def t(self, steps: int) -> None:
-        """Steps taken so far; what follows goes on from the number that is assigned."""
+        """Steps taken so far; schedules and bias corrections continue from an assigned number."""
         steps = check_steps("t", steps)
         with self._lock:
             self._backend.load({"t": steps, **self._settings.products_after(steps)}, {})
@@ -273,10 +273,10 @@ class OptimizerBase(metaclass=OptimizerType):
 
     @property
     def current_lr(self) -> Any:
-        """The learning rate of the next step: `lr`, and of a schedule its value now.
+        """The learning rate of the next step: `lr`, or the current value of a schedule.
 
-        A float, or where there is one for each array their nesting; with ``capturable=True`` the
-        array on the GPU.
+        A float, or their nesting if each array has its own; with ``capturable=True`` the array on
+        the GPU.
         """
         with self._lock:
             lr, tree = self.lr, self._tree
@@ -321,8 +321,8 @@ class OptimizerBase(metaclass=OptimizerType):
 
         ``opt.state["m"]`` is the first moment in the structure of the parameters;
         ``opt.state = saved`` checks all of `saved` and then copies it, and
-        ``saved = opt.state.copy()`` has copies of all of one moment. Squares below 0 are refused;
-        NaN and infinite numbers are taken, as a run that went wrong may be looked into.
+        ``saved = opt.state.copy()`` has copies of all at the same step. Negative squares raise an
+        error; NaN and infinite numbers are accepted, so that a failed run can be examined.
         """
         return State(self)
 

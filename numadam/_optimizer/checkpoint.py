@@ -49,32 +49,32 @@ class Checkpointed(OptimizerBase):
     """An optimiser with `save` and `load`."""
 
     def save(self, path: str | os.PathLike[Any]) -> None:
-        """Write parameters, state, counters and all options to a file, of one moment.
+        """Write parameters, state, counters and all options of the current step to a file.
 
         The file is safetensors, with plain names (``p/w``, ``m/w``), a format version and a
-        checksum of every array. It is written beside `path` and then renamed: a crash or a full
-        disk leaves the old file. `numadam.load` makes a new optimiser of it, `load` brings it into
-        one that is there; both go on with the same bits.
+        checksum of every array. It is written next to `path` and then renamed: after a crash or
+        with a full disk the old file remains. `numadam.load` makes a new optimiser from it, `load`
+        reads it into an existing one; both continue with the same bits.
 
         Parameters
         ----------
         path : str or path-like
-            The file; one that is there is replaced. With `comm` a folder, the same on all ranks, on
-            a file system that they share; it is made where there is none.
+            The file; an existing one is replaced. With `comm` a folder, the same on all ranks, on
+            a file system that they share; it is created if needed.
 
         Raises
         ------
         TypeError
-            Where an option holds a function of the user's: schedules of `numadam.schedules` can
-            be saved. No file is touched then.
+            If an option is the user's own function; schedules of `numadam.schedules` can be saved.
+            No file is changed then.
         OSError
-            Where the file cannot be written; with `comm` `numadam.mpi.RankError` on the other
-            ranks, and the folder keeps the checkpoint that it had.
+            If the file cannot be written; with `comm` `numadam.mpi.RankError` on the other ranks,
+            and the folder keeps its last checkpoint.
 
         Notes
         -----
         With `comm` collective: each rank writes its block, then the whole folder is the new
-        checkpoint at once. Any number of ranks loads it, where blocks have an `offset`.
+        checkpoint at once. Any number of ranks can load it, if blocks have an `offset`.
 
         Steps of other threads wait until the file is complete. To step meanwhile, save a copy:
         ``threading.Thread(target=copy.deepcopy(opt).save, args=(path,)).start()``.
@@ -106,27 +106,28 @@ class Checkpointed(OptimizerBase):
             shards.save(self, path, *shards.of_blocks(self, comm), self._refuse_new_params)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
-        """Take over all of a file that `save` wrote; parameters are written in place.
+        """Load a file that `save` wrote; parameters are written in place.
 
-        Everything is checked first: then all of it is taken over, or nothing. Names, shapes and
-        dtypes of the arrays must be those of the file, and so must the rule and the options that
-        are fixed when an optimiser is made. lr and the hyperparameters become those of the file. A
-        `numadam.schedules.ReduceOnPlateau` stays the same object and gets the state of the file.
-        A list, a tuple and a dict with the keys 0, 1, ... give arrays the same names, so that the
+        Everything is checked first; then all of it is loaded, or nothing. Names, shapes and dtypes
+        of the arrays must be those of the file, and so must the rule and the options that are
+        fixed when an optimiser is made. lr and the hyperparameters become those of the file. A
+        `numadam.schedules.ReduceOnPlateau` stays the same object and gets the state of the file. A
+        list, a tuple and a dict with the keys 0, 1, ... give arrays the same names, so that the
         file of one of them can be loaded into another.
 
         Parameters
         ----------
         path : str or path-like
-            The file. One of a CPU can be loaded on a GPU, and the other way round. Or a folder of
-            several ranks, by any number of ranks; with `comm` collective: on all ranks or none.
+            The file; one of a CPU can be loaded on a GPU, and the other way round. Or a folder of
+            several ranks, which any number of ranks can load; with `comm` collective: all ranks
+            load it or none.
 
         Raises
         ------
         numadam.CheckpointError
-            Where the file is damaged, or does not fit this optimiser; the message says what.
+            If the file is damaged, or does not fit this optimiser; the message says what.
         OSError
-            Where it cannot be read.
+            If it cannot be read.
 
         See Also
         --------

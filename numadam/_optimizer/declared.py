@@ -31,8 +31,8 @@ params : array or nesting of lists, tuples and dicts of arrays
     `step`.""",
     "lr": """\
 lr : float >= 0, callable, array, or nesting of these, default {default}
-    Learning rate, in units of the parameters. A callable gets the steps already taken, 0 at
-    the first. An array, or a nesting as that of `params`, sets it by element or array.""",
+    Learning rate, in units of the parameters. A callable gets the number of steps already
+    taken, 0 at the first. An array sets it by element, a nesting as that of `params` by array.""",
     "beta1": """\
 beta1 : float in [0, 1) or callable, default {default}
     Decay of the first moment `m`, the running mean of the gradient.""",
@@ -41,7 +41,7 @@ beta2 : float in [0, 1) or callable, default {default}
     Decay of the second moment `v`.""",
     "eps": """\
 eps : float >= 0 or callable, default {default}
-    Added to the root, in units of the gradient. Where the sum is 0, nothing moves.""",
+    Added to the root, in units of the gradient. If the sum is 0, the element does not move.""",
     "eps_root": """\
 eps_root : float >= 0 or callable, default {default}
     Added under the root, in units of the gradient squared.""",
@@ -74,17 +74,17 @@ STATE = """\
 OPTIONAL_STATE = {
     "vmax": """\
 vmax : array, optional
-    Largest second moment so far, zeros before the first step: AMSGrad, "v" unless said otherwise;
-    modified in place.
+    Largest second moment so far, zeros before the first step: selects AMSGrad, by default
+    form "v"; modified in place.
 """,
     "mean": """\
 mean : array, optional
-    Mean of the gradient, zeros before the first step: RMSprop is centered; modified in place.
+    Mean of the gradient, zeros before the first step: selects centered RMSprop; modified in place.
 """,
     "m": """\
 m : array, optional
-    Momentum buffer, zeros before the first step; modified in place. It is there exactly where
-    `momentum` is not 0.
+    Momentum buffer, zeros before the first step; modified in place. Pass it exactly
+    if `momentum` is not 0.
 """,
 }
 _UPDATE = """\
@@ -94,13 +94,13 @@ Parameters
 ----------
 p : array or None
     Parameters, real or complex, NumPy or CuPy, any shape; modified in place. With `out` it may be
-    None: the direction depends on them only by `weight_decay` and `bounds`.
+    None: the update needs them only for `weight_decay` and `bounds`.
 g : array
     Gradient, of the shape and dtype of `p`; not modified.
 {arrays}{t}{options}
     As in `{title}`, but no callables.
 {optional}out : array, optional
-    Gets the direction instead: `p` would become ``p + out``, and stays as it is.
+    Receives the update: `p` would become ``p + out``, but is not changed.
 **shared
 {shared}
 

@@ -31,9 +31,9 @@ class Optimizer(SharedAttributes, Checkpointed):
     weight_decay : float >= 0 or callable, default 0.0 (AdamW: 0.01)
         Strength of the decay of the parameters towards 0.
     decoupled : bool
-        Subtract ``lr * weight_decay * p`` beside the step (False: L2 decay). True is the default of
-        AdamW, NAdam, RAdam, AdaMax, AdaBelief and Lion. L2 adds ``weight_decay * p`` to the
-        gradient.
+        Subtract ``lr * weight_decay * p`` separately from the step (False: L2 decay). True is the
+        default of AdamW, NAdam, RAdam, AdaMax, AdaBelief and Lion. L2 adds ``weight_decay * p`` to
+        the gradient.
     decay_times_lr : bool, default True
         False: the decoupled decay is ``weight_decay * p``, without lr.
     maximize : bool, default False
@@ -52,15 +52,15 @@ class Optimizer(SharedAttributes, Checkpointed):
     nonfinite : {"propagate", "raise", "skip"}, default "propagate"
         Policy for non-finite gradients. "propagate": use them. "raise": raise FloatingPointError
         and change nothing. "skip": skip the step and increment `skipped`. With `accumulate` the
-        mean is checked. Where the rule squares gradients, a norm whose square is infinite (1.8e19
-        in float32, after clips) counts as non-finite: such an element would never move again.
+        mean is checked. If the rule squares gradients, a norm whose square is infinite (1.8e19 in
+        float32, after clips) counts as non-finite: such an element would never move again.
     max_skips : int >= 1, optional
         Largest number of steps skipped in a row; the next one raises FloatingPointError.
     bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
         Box for the parameters. Two numbers for all elements, two arrays, or a pair of numbers for
-        each element; None for an open side. Parameters outside are moved to the nearest bound
-        when the optimiser is made. Where a parameter is on a bound, a gradient component that
-        points outward counts as 0, before norm and moments.
+        each element; None for an open side. Parameters outside are moved to the nearest bound when
+        the optimiser is made. If a parameter is on a bound, a gradient component that points
+        outward is set to 0 before norm and moments.
     ema : float in [0, 1) or callable, optional
         Decay of a running average of the parameters, read by `averaged`. Each step does
         ``average += (1 - ema) * (p - average)``. It starts as the parameters; with
@@ -70,22 +70,22 @@ class Optimizer(SharedAttributes, Checkpointed):
     ema_debias : bool, default False
         The average starts as 0 and is divided by ``1 - ema^t`` when read.
     groups : mapping of str to mapping, optional
-        Options of their own for some arrays. An example: ``{"*.bias": {"weight_decay": 0}, "head":
+        Separate options for some arrays. An example: ``{"*.bias": {"weight_decay": 0}, "head":
         {"lr": 1e-4}, "emb": {"frozen": True}}``. Patterns (of `fnmatch`) match the dotted path of
         the array in its nesting, or of a container. A later one overrides an earlier one.
     sparse : {"lazy", "dense"}, optional
         Accept gradients of a few rows (`numadam.Rows`, CSR matrices). "lazy": only these rows of
         parameters and state change; "dense": the result is that of the dense gradient.
     count : {"step", "row"}, default "step"
-        With ``sparse="lazy"``: the steps that bias corrections and powers of betas go by. "step":
-        those of the optimiser, t. "row": each row (of the first axis) of each array has a count of
-        its own, ``opt.state["row_counts"]``: one that is first seen late begins as in a new
-        optimiser. Schedules go by t, and a dense gradient steps all rows. Not for complex
-        parameters, nor with `comm`.
+        With ``sparse="lazy"``: the step count in bias corrections and powers of betas. "step":
+        that of the optimiser, t. "row": each row (of the first axis) of each array has its own
+        count, ``opt.state["row_counts"]``, so a row that is first updated late starts as in a new
+        optimiser. Schedules use t, and a dense gradient steps all rows. "row" does not work with
+        complex parameters or `comm`.
     state_dtype : "bfloat16", optional
         Dtype in which moments are stored: half the memory of float32, 8 significant bits. Rounding
-        is stochastic (by a hash of number and step, so the bits are the same everywhere), since
-        rounding to nearest would stop a slow average from falling. The arithmetic is unchanged.
+        is stochastic (by a hash of value and step, so the bits are the same everywhere), since
+        rounding to nearest would keep a slow average from decreasing. The arithmetic is unchanged.
     master : bool, default False
         Keep a float32 copy of float16 or bfloat16 parameters, so that small steps add up.
     complex_form : {"parts", "modulus"}, default "parts"
@@ -100,18 +100,18 @@ class Optimizer(SharedAttributes, Checkpointed):
         the GPU: `lr` is a 0-d CuPy array (the one that was passed, if it was one), and each replay
         reads it again. Take one step before the capture.
     comm : mpi4py.MPI.Intracomm or numadam.mpi.Decomposition, optional
-        The parameters are this rank's block of a larger problem. `clip_norm`, `clip_array_norm` and
-        `nonfinite` are those of all blocks. Every rank makes the optimiser and takes each step,
-        with the same structure, dtypes and options; shapes may differ, blocks may be empty. Ranks
-        communicate only where one of these three options is used.
+        The parameters are this rank's block of a larger problem. `clip_norm`, `clip_array_norm`
+        and `nonfinite` apply to all blocks together. Every rank makes the optimiser and takes each
+        step, with the same structure, dtypes and options; shapes may differ, blocks may be empty.
+        Ranks communicate only if one of these three options is used.
 
     Notes
     -----
     `weight_decay`, `loss_scale`, `clip_value`, `clip_norm`, `clip_array_norm`, `ema` and the
     hyperparameters of the rule may be changed at any time (``opt.clip_norm = 0.5``), or be
-    callables of the steps already taken (see `numadam.schedules`). A change that needs other arrays
-    or another compiled loop is refused: make the optimiser with a value that prepares for it, such
-    as ``clip_norm=numpy.inf``.
+    callables of the steps already taken (see `numadam.schedules`). A change that needs other
+    arrays or another compiled loop raises an error: make the optimiser with a value that allows
+    it, such as ``clip_norm=numpy.inf``.
 
     The gradient of complex parameters is ``df/dRe(p) + 1j * df/dIm(p)``, the direction of
     steepest ascent, as torch gives it. JAX gives its conjugate.
@@ -142,15 +142,15 @@ class Optimizer(SharedAttributes, Checkpointed):
         """Take one step: update parameters and state in place.
 
         Everything is checked first, then one compiled call does the whole step and advances t
-        last. An exception or Ctrl-C comes before the step or after it, never between.
+        last. An exception or Ctrl-C comes before the step or after it, never during it.
 
         Parameters
         ----------
         grads : array or nesting of arrays, optional
             Gradients in the structure, shapes and dtype of the parameters; not modified, and never
-            converted: use ``g.astype(p.dtype)`` (`numadam.minimize` does that by itself). The
-            gradient of a 0-d NumPy array may be a number, of Python or NumPy, and is rounded.
-            Default: `grads` of the optimiser.
+            converted: use ``g.astype(p.dtype)`` (`numadam.minimize` converts them). The gradient
+            of a 0-d NumPy array may be a number, of Python or NumPy, and is rounded. Default:
+            `grads` of the optimiser.
         params : array or nesting of arrays, optional
             Parameters to update in this call instead of the optimiser's own: same structure,
             shapes and dtype. No reference to them is kept.
@@ -169,22 +169,23 @@ class Optimizer(SharedAttributes, Checkpointed):
         TypeError, ValueError
             Before anything is written; the message names the array and says what to do.
         numadam.mpi.RankError
-            With `comm` and a norm, where another rank refuses the step: nothing is written on any.
+            With `comm` and a norm, if another rank refuses the step. Nothing is written on any
+            rank.
 
         Notes
         -----
         A step checks type, dtype, byte order, shape and memory layout of every array. Arrays to be
         written must be writable and overlap no other. A container in which an array was replaced
-        is refused. The structure, shapes and dtype of the parameters are fixed when the optimiser
-        is made.
+        raises an error. The structure, shapes and dtype of the parameters are fixed when the
+        optimiser is made.
 
-        NumPy arrays are checked at every step as they are then, also after ``setflags``, ``resize``
-        or ``a.shape = ...``. CuPy arrays are not checked again if nothing can have changed: the
-        optimiser's own parameters; fewer than 16 other arrays with the address, shape, strides
-        and dtype of the last step; 16 or more that are the same objects as at the last step. Their
+        NumPy arrays are checked anew at every step, also after ``setflags``, ``resize`` or
+        ``a.shape = ...``. CuPy arrays are not checked again if nothing can have changed: the
+        optimiser's own parameters; fewer than 16 other arrays with the address, shape, strides and
+        dtype of the last step; 16 or more that are the same objects as at the last step. Their
         elements may change at any time, but do not assign to their ``a.shape`` between steps: that
-        is not noticed (``a.reshape(...)`` makes a new object). After a refused step all arrays
-        are checked.
+        is not noticed (``a.reshape(...)`` makes a new object). After a refused step all arrays are
+        checked.
 
         Steps of one optimiser from several threads wait for each other.
         """
@@ -274,16 +275,16 @@ class Optimizer(SharedAttributes, Checkpointed):
             self._backend.drop()
 
     def reset(self) -> None:
-        """Begin anew: state, counters and t are as in a new optimiser of these arrays.
+        """Restart: state, counters and t are as in a new optimiser of these arrays.
 
-        The average, and the float32 copy of `master`, begin at the parameters of now. Gradients
+        The average, and the float32 copy of `master`, start from the current parameters. Gradients
         that were added up are dropped. lr, the other options and `grads` stay; so do the
-        parameters, except that those outside of their bounds are moved in. To start from another
-        place, write it into the parameters first.
+        parameters, except that those outside of their bounds are moved to the nearest bound. To
+        start from another point, write it into the parameters first.
 
-        Schedules start again, for they are functions of t. One with a state of its own
-        (`numadam.schedules.ReduceOnPlateau`) keeps it, since other optimisers may share it: assign
-        a new one, ``opt.lr = ReduceOnPlateau(0.1)``.
+        Schedules start again, since they are functions of t. One with its own state
+        (`numadam.schedules.ReduceOnPlateau`) keeps it, because other optimisers may share it:
+        assign a new one, ``opt.lr = ReduceOnPlateau(0.1)``.
 
         Examples
         --------
@@ -301,10 +302,10 @@ class Optimizer(SharedAttributes, Checkpointed):
             self._backend.reset()
 
     def snapshot(self, out: Snapshot | None = None) -> Snapshot:
-        """Copy parameters, state, t and counters of this moment, for `restore`.
+        """Copy the current parameters, state, t and counters, for `restore`.
 
-        For line searches and epochs that fail. Steps of other threads wait, and Ctrl-C comes
-        before the copy or after it.
+        Use it for line searches and epochs that fail. Steps of other threads wait, and Ctrl-C
+        comes before the copy or after it.
 
         Parameters
         ----------
@@ -314,12 +315,12 @@ class Optimizer(SharedAttributes, Checkpointed):
         Returns
         -------
         snapshot
-            `out`, or a new one with the memory of parameters and state once more.
+            `out`, or a new one, which is as large as parameters and state.
 
         Raises
         ------
         TypeError, ValueError
-            Where `out` is no snapshot, or one of another optimiser.
+            If `out` is not a snapshot of this optimiser.
 
         Examples
         --------
@@ -350,7 +351,7 @@ class Optimizer(SharedAttributes, Checkpointed):
         number of times.
 
         lr, hyperparameters and `grads` stay as they are now, so that a line search may try the
-        same step with half of lr. Schedules go back with t, but one with a state of its own
+        same step with half of lr. Schedules go back with t, but one with its own state
         (`numadam.schedules.ReduceOnPlateau`) keeps it: copy that with `copy.deepcopy`.
 
         Parameters
@@ -361,8 +362,8 @@ class Optimizer(SharedAttributes, Checkpointed):
         Raises
         ------
         TypeError, ValueError
-            Where it is no snapshot, or one of another optimiser (a copy is another one), or an
-            array of the parameters no longer fits. Then nothing is changed.
+            If it is not a snapshot of this optimiser (a copy is another optimiser), or an array of
+            the parameters no longer fits. Then nothing is changed.
 
         Examples
         --------

@@ -65,7 +65,7 @@ class State(MutableMapping[str, Any]):
         return len(list(iter(self)))
 
     def copy(self) -> dict[str, Any]:
-        """Copies of all entries, of one moment: assigned to `state` later they bring it back."""
+        """Copies of all entries at one step; assign them to `state` later to restore it."""
         tree, _, backend, lock = parts_of(self._optimizer)
         with lock:
             saved = {name: counter.copy() for name, counter in backend.counters.items()}
@@ -74,7 +74,7 @@ class State(MutableMapping[str, Any]):
             return saved
 
     def update(self, saved: Mapping[str, Any], /) -> None:  # type: ignore[override]  # no pairs, no keywords
-        """Take over a whole saved state."""
+        """Assign a complete saved state."""
         if not isinstance(saved, Mapping):
             raise TypeError(
                 f"state: expected a mapping such as opt.state, got {type(saved).__name__}."

@@ -277,7 +277,7 @@ class History:
 
     @property
     def every(self) -> int:
-        """Every how many steps a record is kept."""
+        """Number of steps from one record to the next."""
         return self._every
 
     def record(self, opt: Any, f: Any = None, grads: Any = None) -> None:
@@ -292,13 +292,14 @@ class History:
         f : float, optional
             The objective.
         grads : array or nesting of arrays, optional
-            The gradients of the step, for their norm. Without it, `grad_norm` of the optimiser
-            where that is formed (``clip_norm=numpy.inf`` asks for it at the cost of one read).
+            The gradients of the step, to compute their norm. Without it, `grad_norm` of the
+            optimiser, if the step computes it (with ``clip_norm=numpy.inf`` it does, at the cost
+            of one read).
 
         Raises
         ------
         TypeError, ValueError
-            Where f is no number, or grads are not dense arrays in the structure of the parameters.
+            If f is not a number, or grads are not dense arrays in the structure of the parameters.
 
         Examples
         --------

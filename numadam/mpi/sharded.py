@@ -48,40 +48,41 @@ _MAKING = "Sharded"
 
 
 class Sharded:
-    r"""Parameters that every rank holds, stepped by all of them together: each its part.
+    r"""Optimiser of parameters that every rank holds; each rank steps its part.
 
     .. math:: g = \sum_{r=0}^{N-1} g_r, \qquad p = \text{step of } kind(p, g)
 
-    Each rank computes a gradient of its own, of all parameters; their sum counts (or their mean).
-    A rank has the state (m, v, ...) of its part alone, steps that part, and then all have all
-    parameters again. With N ranks, float32 and Adam a rank needs ``8 + 8/N`` bytes a parameter,
-    and passes on ``2 (N-1)/N`` times its parameters a step. Where `params` are arrays of
-    `shared_array`, those of one machine exist once, k ranks there need ``4 + 12/k`` bytes each, and
-    nothing is copied; messages go between machines only.
+    Each rank computes its own gradient of all parameters; their sum (or mean) is used. A rank has
+    only the state (m, v, ...) of its part and steps that part; then every rank gets all
+    parameters. With N ranks, float32 and Adam a rank needs ``8 + 8/N`` bytes a parameter, and
+    sends ``2 (N-1)/N`` times its parameters a step. If `params` are arrays of `shared_array`, each
+    machine has them once, its k ranks need ``4 + 12/k`` bytes each, and nothing is copied;
+    messages are sent between machines only.
 
     Collective: the constructor and `step`, `flush`, `reset`, `check_equal`, by all ranks of `comm`.
 
     Parameters
     ----------
     kind : class
-        Of the optimiser: `Adam`, `AdamW`, `SGD`, ...
+        Class of the optimiser: `Adam`, `AdamW`, `SGD`, ...
     params : array or nesting of arrays
-        NumPy or CuPy arrays in C order with the same values on all ranks; changed in place. All of
-        them plain arrays, or all made by `shared_array`, then on as many ranks on each machine.
+        NumPy or CuPy arrays in C order with the same values on all ranks; changed in place. All
+        are plain arrays, or all are made by `shared_array`, then with equally many ranks on each
+        machine.
     comm : mpi4py.MPI.Intracomm
-        Never used itself, but a private duplicate of it.
+        A private duplicate of it is used.
     lr : float, callable, array or nesting, optional
         As in `kind`.
     reduce : {"sum", "mean"}, default "sum"
-        What counts of the gradients of all ranks.
+        How the gradients of all ranks are combined.
     bucket_bytes : int, default 2 MiB
         Bytes of gradients that a rank receives at a time from all other machines.
     transport : {"auto", "mpi", "host"}, default "auto"
-        How CuPy arrays go between ranks: through an MPI that takes the memory of a GPU, or through
-        the memory of the host. "auto" takes the first where every rank has such an MPI.
+        How CuPy arrays are sent between ranks: by an MPI that accepts GPU memory ("mpi"), or
+        through the memory of the host ("host"). "auto" uses "mpi" if every rank has such an MPI.
     **options
-        Those of `kind`, the same on all ranks. `clip_norm`, `clip_array_norm` and `nonfinite` are
-        of the summed gradients. `sparse`, `capturable` and `comm` are refused.
+        Options of `kind`, the same on all ranks. `clip_norm`, `clip_array_norm` and `nonfinite`
+        apply to the summed gradients. `sparse`, `capturable` and `comm` raise an error.
 
     Attributes
     ----------
@@ -90,14 +91,15 @@ class Sharded:
         some of them empty.
     rank, ranks : int
     nodes : int
-        Machines that hold parameters of their own: the number of ranks with plain arrays.
+        Machines that hold their own parameters: the number of ranks with plain arrays.
 
     Raises
     ------
     TypeError, ValueError
-        As `kind`, and where params differ between ranks. On all ranks; then nothing is written.
+        As `kind`, and if params differ between ranks. It is raised on all ranks, and nothing is
+        written.
     RankError
-        Where another rank refused its arguments.
+        If another rank refused its arguments.
 
     Notes
     -----
@@ -105,9 +107,9 @@ class Sharded:
     the machines), so all ranks have the same bits, in every run, and those of one process that adds
     up the gradients in this order.
 
-    Parameters that are written between steps have to be written on all ranks alike, shared ones by
-    one rank; `check_equal` compares them. lr, schedules and hyperparameters must be the same on all
-    ranks, too, which every step checks.
+    If you write parameters between steps, write the same on all ranks, shared ones on one rank;
+    `check_equal` compares them. lr, schedules and hyperparameters must be the same on all ranks,
+    too, which every step checks.
 
     Examples
     --------
@@ -166,7 +168,7 @@ class Sharded:
         ----------
         grads : array or nesting of arrays, optional
             This rank's gradients, in the structure, shapes and dtype of `params`; not modified.
-            Arrays in another than C order are copied; with shared parameters all are copied, into
+            Arrays that are not in C order are copied; with shared parameters all are copied, into
             `grads` of the optimiser. Default: these.
         lr : float, optional
             Learning rate of this call only, the same on all ranks.
@@ -176,7 +178,7 @@ class Sharded:
         TypeError, ValueError
             Before anything is written; on the other ranks `RankError`.
         RankError
-            Where another rank refused its arguments, or lr, t or hyperparameters differ.
+            If another rank refused its arguments, or lr, t or hyperparameters differ.
         FloatingPointError
             On all ranks, where ``nonfinite="raise"`` asks for it.
 
@@ -225,23 +227,23 @@ class Sharded:
             return result
 
     def save(self, path: str | os.PathLike[Any]) -> None:
-        """Write parameters, state, counters and options into a folder, of one moment. Collective.
+        """Write parameters, state, counters and options of this step to a folder. Collective.
 
-        Each rank writes its part. The folder has the checkpoint that was there or the new one,
-        complete on all ranks, whatever happens; any number of ranks loads it, `numadam.load` too.
+        Each rank writes its part. Whatever happens, the folder has the old checkpoint or the new
+        one, complete on all ranks. Any number of ranks can load it, and so can `numadam.load`.
 
         Parameters
         ----------
         path : str or path-like
-            The folder, the same on all ranks, on a file system that they share; it is made where
-            there is none.
+            The folder, the same on all ranks, on a file system that they share; it is created if
+            needed.
 
         Raises
         ------
         TypeError
-            Where an option holds a function of the user's.
+            If an option is the user's own function.
         OSError
-            Where a rank cannot write; on the other ranks `RankError`.
+            If a rank cannot write; on the other ranks `RankError`.
         """
         shard, place = self._shard, self._place
         with parts_of(shard).lock:
@@ -250,21 +252,21 @@ class Sharded:
             shards.save(shard, path, self._ranks, held, self._refuse_unusable)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
-        """Take over all of a folder that `save` wrote, on any number of ranks. Collective.
+        """Load a folder that `save` wrote, on any number of ranks. Collective.
 
-        Everything is checked on all ranks first: then all of it is taken over, or nothing.
+        Everything is checked on all ranks first; then all of it is loaded, or nothing.
 
         Parameters
         ----------
         path : str or path-like
-            The folder; one of `Optimizer.save` with `comm`, too, where it has offsets.
+            The folder; also one of `Optimizer.save` with `comm`, if it has offsets.
 
         Raises
         ------
         numadam.CheckpointError
-            Where a file is damaged, or does not fit; on other ranks maybe `RankError`.
+            If a file is damaged or does not fit; on other ranks possibly `RankError`.
         OSError
-            Where it cannot be read.
+            If it cannot be read.
         """
         shard, place = self._shard, self._place
         with defer_interrupts(), parts_of(shard).lock:
@@ -316,12 +318,12 @@ class Sharded:
         self._shard.discard()
 
     def reset(self) -> None:
-        """Begin anew, as `reset` of the optimiser's class. Collective.
+        """Restart, as `reset` of the optimiser's class. Collective.
 
         Raises
         ------
         ValueError, RankError
-            Where a container of the parameters was changed on a rank; then nothing is written.
+            If a container of the parameters was changed on a rank; then nothing is written.
         """
 
         def work() -> None:
@@ -407,12 +409,12 @@ class Sharded:
 
     @property
     def transport(self) -> str:
-        """Way of arrays between ranks: "mpi"; of CuPy arrays also "host"."""
+        """Transport of arrays between ranks: "mpi"; for CuPy arrays also "host"."""
         return self._steps.transport
 
     @property
     def nodes(self) -> int:
-        """Machines with parameters of their own: the number of ranks with plain arrays."""
+        """Machines with their own parameters: the number of ranks with plain arrays."""
         return self._place.nodes.count
 
     def __getattr__(self, name: str) -> Any:

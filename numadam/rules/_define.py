@@ -257,43 +257,44 @@ def rule(
 ) -> type[Any]:
     """Make an optimiser class from a formula on one element.
 
-    The class has all that numadam's own have: one pass over memory on CPU and GPU, `minimize`
-    and `minimize_many` with ``rule=``, every option of `Optimizer`, groups, schedules of its
-    hyperparameters, checkpoints. Functions on arrays of one's own (`adam_update`,
-    `numadam.nopython`) are of numadam's rules alone.
+    The class has all that numadam's own have: one pass over memory on CPU and GPU, `minimize` and
+    `minimize_many` with ``rule=``, every option of `Optimizer`, groups, schedules of its
+    hyperparameters, checkpoints. There is no function on arrays (such as `adam_update`) and none
+    in `numadam.nopython` for it.
 
     Parameters
     ----------
     name : str
         Name of the class. For pickle, also that of the variable of a module that it is bound to.
     element : callable
-        ``element(p, g, gg, m, v, h) -> (step, m, v)``: parameter, gradient, its square, state and
-        scalars of one element to the step and the new state; the loop then writes ``p - step``.
-        The names decide: after ``p, g`` and, if it is used, ``gg`` come those of `state`. It is
-        compiled for float32 and float64, so there is no literal number in it: what it needs is a
-        scalar of `h`. ``h.zero`` is 0, and below ``h.tiny`` a number is denormal.
+        ``element(p, g, gg, m, v, h) -> (step, m, v)`` computes the step and the new state of one
+        element from its parameter, gradient, square of the gradient, state and scalars; the loop
+        then writes ``p - step``. The arguments must have these names: after ``p, g`` and, if it is
+        used, ``gg`` come those of `state`. It is compiled for float32 and float64, so it must not
+        contain a literal number: make it a scalar of `h`. ``h.zero`` is 0, and below ``h.tiny`` a
+        number is denormal.
     scalars : callable
-        ``scalars(c, q, lr, t) -> dict(name=number, ...)``: what all elements share at step t (1 at
-        the first), once a step in float64. `c` has the hyperparameters and `q` the products that
-        `powers` names. Each return is a call of `dict` with the same names, no display.
+        ``scalars(c, q, lr, t) -> dict(name=number, ...)`` computes what all elements share at step
+        t (1 at the first), once a step in float64. `c` has the hyperparameters and `q` the
+        products that `powers` names. Each return is a call of `dict` with the same names, not a
+        ``{}`` display.
     state : sequence of str
         Names of the state arrays, at most three.
     start : mapping of str to float, optional
-        Values at which state arrays begin; 0 where it names none. With complex numbers each part.
+        Initial values of state arrays, 0 by default; for complex numbers those of each part.
     hypers : mapping of str to float or (float, float, float), optional
-        Hyperparameters: the default, or default, least value and the bound above that it stays
-        below.
+        Hyperparameters: the default, or (default, smallest value, upper limit, which is excluded).
     powers : sequence of str
-        Hyperparameters whose product over the steps `scalars` needs: ``("beta1",)`` gives it
+        Hyperparameters whose product over all steps `scalars` needs: ``("beta1",)`` gives it
         ``q.beta1_product``, beta1^t, also where a schedule changes beta1.
     nonnegative : sequence of str
-        State arrays that hold squares: what is assigned to them is checked.
+        State arrays that hold squares: negative values are refused when they are assigned.
     modulus : sequence of str, optional
-        State arrays that are real where ``complex_form="modulus"`` takes complex numbers whole,
-        with ``gg`` the squared modulus; ``()`` for a rule that is linear in the gradient. Without
-        it complex numbers are taken by their parts.
+        State arrays that are real if ``complex_form="modulus"`` applies the formula to complex
+        numbers, with ``gg`` the squared modulus; ``()`` for a rule that is linear in the gradient.
+        Without it the formula is applied to real and imaginary part.
     decoupled : bool, default False
-        Whether `weight_decay` shrinks the parameters, unless the user says.
+        Default of the option `decoupled`.
     lr : float, default 1e-3
         Default of the learning rate.
     doc : str, optional
@@ -318,9 +319,9 @@ def rule(
     Notes
     -----
     The functions are read once, with the numbers and the functions compiled by Numba that they
-    refer to: a global that changes later changes nothing before `rule` is called again. Compiled
-    loops are kept on disk by a digest of all of that. Checkpoints and pickles hold the digest and
-    are refused by another formula; it is of bytecode, so also by another minor version of Python.
+    refer to: if a global changes later, call `rule` again. Compiled loops are cached on disk under
+    a digest of all of that. Checkpoints and pickles contain the digest, and another formula
+    refuses them; it is a digest of bytecode, so another minor version of Python refuses them too.
 
     Examples
     --------

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
-    """Make an optimiser from a file that `Optimizer.save` wrote; it goes on with the same bits.
+    """Make an optimiser from a file that `Optimizer.save` wrote; it continues with the same bits.
 
     Parameters
     ----------
@@ -36,15 +36,15 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     Raises
     ------
     CheckpointError
-        Where the file is damaged or newer than this numadam; or where its class, or a container of
-        its parameters, is not numadam's or Python's own: then make the optimiser, and call
-        ``opt.load(path)``. Or where the ranks of a folder did not say where their blocks lie.
+        If the file is damaged or newer than this numadam; if its class, or a container of its
+        parameters, is not one of numadam or Python (then make the optimiser, and call
+        ``opt.load(path)``); or if the ranks of a folder gave no `offset` of their blocks.
     OSError
-        Where it cannot be read.
+        If it cannot be read.
 
     See Also
     --------
-    Optimizer.load : a file into an optimiser that is there, and its arrays.
+    Optimizer.load : load a file into an existing optimiser and its arrays.
 
     Examples
     --------

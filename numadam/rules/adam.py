@@ -127,19 +127,18 @@ class Adam(Optimizer):
     {{eps}}
     {{eps_root}}
     eps_form : {"paper", "hat"}, default "paper"
-        Place of the two eps. "paper": as above. "hat": beside an uncorrected `v` (Keras,
-        TensorFlow 1, scikit-learn),
-        ``lr*sqrt(1-beta2^t)/(1-beta1^t) * m / (sqrt(v + eps_root) + eps)``.
+        Place of the two eps. "paper": as above. "hat": with the uncorrected `v` (Keras, TensorFlow
+        1, scikit-learn), ``lr*sqrt(1-beta2^t)/(1-beta1^t) * m / (sqrt(v + eps_root) + eps)``.
     bias_correction : bool, default True
         False leaves out ``1 - beta1^t`` and ``1 - beta2^t``.
     amsgrad : bool or {"v", "vhat", "paper"}, default False
         Divide by the largest second moment so far (state ``"vmax"``). "v", which True means, takes
-        the largest `v` and corrects it at every step (torch, Keras); "vhat" the largest of the
-        corrected ``v / (1 - beta2^t)`` (optax); "paper" the largest `v` with no correction at
-        all, of `m` neither (Reddi et al.).
+        the largest `v` and corrects it at every step (torch, Keras); "vhat" the largest corrected
+        ``v / (1 - beta2^t)`` (optax); "paper" the largest `v`, and corrects neither `v` nor `m`
+        (Reddi et al.).
     nesterov : bool, default False
-        Look ahead along the momentum. ``beta1*m / (1-beta1^(t+1)) + (1-beta1)*g / (1-beta1^t)``
-        is in place of ``m / (1-beta1^t)``. `NAdam` has Dozat's schedule of beta1 besides.
+        Nesterov momentum: ``beta1*m / (1-beta1^(t+1)) + (1-beta1)*g / (1-beta1^t)`` replaces
+        ``m / (1-beta1^t)``. `NAdam` also has Dozat's schedule of beta1.
     {{shared}}
 
     Attributes

@@ -91,13 +91,14 @@ class AdaMax(Optimizer):
     {{params}}
     lr : float >= 0, callable, array, or nesting of these, default 2e-3
         Learning rate, in units of the parameters. No step is longer than ``lr / (1-beta1^t)``. A
-        callable gets the steps already taken, 0 at the first. An array, or a nesting as that of
-        `params`, sets it by element or array.
+        callable gets the number of steps already taken, 0 at the first. An array sets it by
+        element, a nesting as that of `params` by array.
     {{beta1}}
     beta2 : float in [0, 1) or callable, default 0.999
         Decay of the norm `u`.
     eps : float >= 0 or callable, default 1e-8
-        Smallest divisor, in units of the gradient. Where the denominator is 0, nothing moves.
+        Smallest divisor, in units of the gradient. If the denominator is 0, the element does not
+        move.
     eps_form : {"norm", "denominator"}, default "norm"
         Place of eps. "norm": as above (torch, optax). "denominator": ``u = max(beta2*u, |g|)``
         and ``m / (u + eps)`` (Keras).

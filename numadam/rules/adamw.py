@@ -30,15 +30,15 @@ class AdamW(Adam):
         p_t = p_{t-1} - lr \left( \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + eps}
             + weight\_decay \cdot p_{t-1} \right)
 
-    The moments m and v are those of `Adam`. The decay is equally strong for all elements, while
-    L2 decay is part of the gradient and is divided by the root as well.
+    The moments m and v are those of `Adam`. The decay is equally strong for all elements. L2 decay
+    is part of the gradient and is also divided by the root.
 
     Parameters
     ----------
     {{params}}
     {{lr}}
     weight_decay : float >= 0 or callable, default 0.01
-        Share of the parameters that is lost, times lr, at every step; in units of 1 / lr.
+        Strength of the decay: every step subtracts ``lr * weight_decay * p``. In units of 1 / lr.
     beta1, beta2, eps, eps_root, eps_form, bias_correction, amsgrad, nesterov
         As in `Adam`.
     {{shared}}

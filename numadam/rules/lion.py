@@ -61,13 +61,13 @@ class Lion(Optimizer):
     ----------
     params : array or nesting of lists, tuples and dicts of arrays
         Real or complex arrays of any shape, NumPy or CuPy, all of one dtype; modified in place by
-        `step`. Of complex numbers each part has a sign of its own.
+        `step`. Each part of a complex number has its own sign.
     lr : float >= 0, callable, array, or nesting of these, default 1e-4
         Length of every step, in units of the parameters. Take a third to a tenth of Adam's. A
-        callable gets the steps already taken, 0 at the first. An array, or a nesting as that of
-        `params`, sets it by element or array.
+        callable gets the number of steps already taken, 0 at the first. An array sets it by
+        element, a nesting as that of `params` by array.
     beta1 : float in [0, 1) or callable, default 0.9
-        Weight of the momentum beside the gradient in the step.
+        Weight of the momentum in the step; that of the gradient is ``1 - beta1``.
     beta2 : float in [0, 1) or callable, default 0.99
         Decay of the momentum `m`.
     {{shared}}

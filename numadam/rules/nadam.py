@@ -120,7 +120,7 @@ class NAdam(Optimizer):
     {{params}}
     {{lr}}
     beta1 : float in [0, 1) or callable, default 0.9
-        Decay of the first moment `m`, and the momentum in the end.
+        Decay of the first moment `m`, and final value of the momentum.
     {{beta2}}
     {{eps}}
     momentum_decay : float >= 0 or callable, default 4e-3

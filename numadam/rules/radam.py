@@ -82,7 +82,7 @@ RADAM = RuleSpec(
 
 @optimizer_class
 class RAdam(Optimizer):
-    r"""RAdam: Adam with built-in warm-up, for runs whose first steps go astray.
+    r"""RAdam: Adam with built-in warm-up, for runs whose first steps are too long.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
@@ -100,11 +100,12 @@ class RAdam(Optimizer):
     {{params}}
     lr : float >= 0, callable, array, or nesting of these, default 1e-3
         Learning rate, in units of the parameters. In the first steps (five with the default
-        `beta2`) in those over the gradient's. A callable gets the steps already taken, 0 at the
-        first. An array, or a nesting as that of `params`, sets it by element or array.
+        `beta2`) these units are divided by the gradient's. A callable gets the number of steps
+        already taken, 0 at the first. An array sets it by element, a nesting as that of `params`
+        by array.
     {{beta1}}
     beta2 : float in [0, 1) or callable, default 0.999
-        Decay of the second moment `v`. Up to 2/3 it is never used.
+        Decay of the second moment `v`. With values up to 2/3 `v` is never used.
     {{eps}}
     eps_form : {"hat", "paper"}, default "hat"
         Place of eps. "hat": as above (torch). "paper": ``sqrt(v / (1-beta2^t)) + eps`` (optax).

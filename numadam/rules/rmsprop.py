@@ -105,7 +105,7 @@ class RMSprop(Optimizer):
     eps_root : float >= 0 or callable, default 0.0
         Added under the root, in units of the gradient squared (Keras, optax).
     momentum : float in [0, 1) or callable, default 0.0
-        Decay of the buffer `m`; 0.0 has no buffer. `lr` stays outside of it, as in torch.
+        Decay of the buffer `m`; 0.0 has no buffer. `m` does not contain `lr`, as in torch.
     centered : bool, default False
         Divide by the standard deviation of the gradient (Graves 2013).
     {{shared}}

@@ -100,15 +100,15 @@ class SGD(Optimizer):
     {{params}}
     lr : float >= 0, callable, array, or nesting of these, default 1e-2
         Learning rate, in units of the parameters over those of the gradient. A callable gets the
-        steps already taken, 0 at the first. An array, or a nesting as that of `params`, sets it
-        by element or array.
+        number of steps already taken, 0 at the first. An array sets it by element, a nesting like
+        that of `params` by array.
     momentum : float in [0, 1) or callable, default 0.0
         Decay of the buffer `m`; 0.0 has no buffer.
     dampening : float in [0, 1] or callable, default 0.0
-        Share of the gradient that the buffer does not get. The first gradient comes in whole, as
+        Share of the gradient that the buffer does not get. It gets all of the first gradient, as
         in torch.
     nesterov : bool, default False
-        Look ahead along the momentum, as torch and Keras do. Not with `dampening`.
+        Nesterov momentum, as in torch and Keras. Not with `dampening`.
     {{shared}}
 
     Attributes

@@ -60,7 +60,7 @@ class Scheduled(ABC):
         Raises
         ------
         TypeError, ValueError
-            Where `t` is not a whole number of at least 0.
+            If `t` is not a whole number of at least 0.
         """
         return self._at(count("t", t, 0))
 

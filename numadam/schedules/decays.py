@@ -45,7 +45,7 @@ class Step(Scheduled):
     steps : int
         Steps between two reductions.
     factor : float in [0, 1], default 0.1
-        Of each reduction.
+        Factor of each reduction.
 
     References
     ----------
@@ -82,7 +82,7 @@ class Exponential(Scheduled):
     start : float in [0, inf)
         Value at the first step.
     factor : float in [0, inf)
-        In `steps` steps. Above 1 the values grow, and `start` has to be above 0.
+        Factor for `steps` steps. Above 1 the values grow, and `start` has to be above 0.
     steps : int, default 1
         Steps in which the value is multiplied by `factor` once.
     end : float in [0, inf), default 0.0
@@ -126,7 +126,7 @@ class Exponential(Scheduled):
 
 @dataclass(frozen=True)
 class Polynomial(Scheduled):
-    r"""From `start` to `end` in `steps` steps: a line, or a power of one.
+    r"""From `start` to `end` in `steps` steps: a straight line, or a power of it.
 
     .. math:: end + (start - end) (1 - t / steps)^{power}
 
@@ -137,7 +137,7 @@ class Polynomial(Scheduled):
     steps : int
         Steps until `end`.
     end : float in [0, inf), default 0.0
-        Value from then on.
+        Value after `steps` steps.
     power : float in [0, inf), default 1.0
         1 is a straight line.
 

@@ -14,7 +14,7 @@ _F = Hyper("f", -math.inf, math.inf, closed=True)  # refuses nothing but NaN
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Scheduled):
-    r"""Multiplied by `factor` when f, passed to `observe`, no longer improves.
+    r"""Value that is multiplied by `factor` when f, passed to `observe`, no longer improves.
 
     With ``mode="min"`` f counts as an improvement if
 
@@ -29,24 +29,24 @@ class ReduceOnPlateau(Scheduled):
     start : float in [0, inf)
         Value until the first reduction.
     factor : float in [0, 1), default 0.1
-        Of each reduction.
+        Factor of each reduction.
     patience : int, default 10
-        Observations in a row without improvement before a reduction.
+        Number of observations in a row without improvement before a reduction.
     threshold : float in [0, inf), default 1e-4
         Smallest improvement that counts.
     threshold_mode : {"rel", "abs"}, default "rel"
         Whether `threshold` is relative to the best f, or absolute, in units of f.
     cooldown : int, default 0
-        Observations after a reduction that are not counted.
+        Number of observations after a reduction that are not counted.
     end : float in [0, inf), default 0.0
         The least value, at most `start`.
     mode : {"min", "max"}, default "min"
-        Whether f is to become small or large.
+        Whether f is minimised or maximised.
 
     Attributes
     ----------
     value : float
-        Present value.
+        Current value.
     best : float
         The best f so far.
     waited, cooling : int
@@ -95,7 +95,7 @@ class ReduceOnPlateau(Scheduled):
         self._become(self.start, math.inf if self.mode == "min" else -math.inf, 0, 0)
 
     def set_state(self, *, value: float, best: float, waited: int, cooling: int) -> None:
-        """Set the whole state, as one that was saved had it.
+        """Set the whole state, for example to a saved one.
 
         Parameters
         ----------
@@ -109,7 +109,7 @@ class ReduceOnPlateau(Scheduled):
         Raises
         ------
         TypeError, ValueError
-            Where one is out of range; then nothing is changed.
+            If one is out of range; then nothing is changed.
 
         Examples
         --------
@@ -132,7 +132,7 @@ class ReduceOnPlateau(Scheduled):
         return f < self.best - margin if self.mode == "min" else f > self.best + margin
 
     def observe(self, f: float) -> None:
-        """Give the schedule the next f; lowers `value` when it is due.
+        """Pass the next f to the schedule, which then may reduce `value`.
 
         Parameters
         ----------
@@ -142,7 +142,7 @@ class ReduceOnPlateau(Scheduled):
         Raises
         ------
         TypeError
-            Where `f` is not a number.
+            If `f` is not a number.
         """
         try:
             f = _F.check(f)

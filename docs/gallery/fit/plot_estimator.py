@@ -41,7 +41,7 @@ import numadam as na
 
 
 def negative_log_likelihood(w, X, y, alpha):
-    """Mean over the rows, without its constant, and its gradient by w.
+    """Mean over the rows, without its constant, and its gradient.
 
     Row 0 of w holds a and a0, row 1 holds b and b0.
     """
@@ -209,5 +209,5 @@ plt.show()
 # of the four groups are closer to 90 %. The means are as good as before. A
 # group has 110 patients, so its share is only known to within 3 %.
 #
-# Take away: anything with a likelihood and a gradient in NumPy becomes an
+# In short: anything with a likelihood and a gradient in NumPy becomes an
 # estimator in some forty lines, and works with all tools of scikit-learn.

@@ -19,9 +19,9 @@ from scipy.optimize import least_squares, minimize
 import numadam as na
 
 # %%
-# Thousands of furs, 1900 to 1920, as listed in P. Howard, *Modeling
-# Basics*, Texas A&M, 2009. B. Carpenter, *Predator-Prey Population Dynamics
-# in Stan*, 2018, finds about the same rates in them.
+# The data are thousands of furs, 1900 to 1920, as listed in P. Howard,
+# *Modeling Basics*, Texas A&M, 2009. B. Carpenter, *Predator-Prey
+# Population Dynamics in Stan*, 2018, finds about the same rates in them.
 HARES = [
     30.0, 47.2, 70.2, 77.4, 36.3, 20.6, 18.1, 21.4, 22.0, 25.4, 27.1,
     40.3, 57.0, 76.6, 52.3, 19.5, 11.2, 7.6, 14.6, 16.2, 24.7,
@@ -223,6 +223,6 @@ plt.show()
 # Grey: the fits that failed. One found a wrong period, the others curves
 # that do not oscillate.
 #
-# Take away: where you have residuals and their Jacobian, fit with
+# In short: where you have residuals and their Jacobian, fit with
 # ``least_squares``. Where you have only a gradient, compiled steps of Adam
 # are cheap enough to try many starts.

@@ -24,8 +24,8 @@ import numadam as na
 # %%
 # The truth and the photograph
 # ----------------------------
-# Two real images: a photograph that PyWavelets ships, and a page of
-# handwritten digits.
+# The truth is one of two real images: a photograph from PyWavelets, and a
+# page of handwritten digits.
 RADIUS, NOISE = 5, 0.002
 truths = {
     "photograph": np.asarray(pywt.data.camera() / 255, np.float32),

@@ -119,7 +119,7 @@ for name, plate in {"seen": seen, "found": found[2]}.items():
     print(f"{name}: root mean square error {rmse:.3f}")
 
 # %%
-# Take away: write the exchange of ghost cells as for your solver, give each
-# rank its block, and pass ``comm``. Then clipping by norm, the check for
-# NaN and the stop tests use the gradient of all ranks.
+# In short: write the exchange of ghost cells as for your solver, give
+# each rank its block, and pass ``comm``. Then clipping by norm, the check
+# for NaN and the stop tests use the gradient of all ranks.
 # :doc:`The page on MPI </how-to/mpi>` has the other ways to share work.

@@ -54,7 +54,7 @@ amplitudes = np.sqrt(counts / strength).astype(np.float32)
 
 
 # %%
-# The gradient by a complex array
+# The gradient of complex numbers
 # -------------------------------
 # f is real, and its gradient with respect to a complex x is
 #
@@ -175,8 +175,8 @@ fig.colorbar(phase, ax=panels[1], label="phase (rad)", ticks=[-3, 0, 3])
 plt.show()
 
 # %%
-# The error along the way
-# -----------------------
+# The error over the iterations
+# -----------------------------
 fig, axes = plt.subplots(figsize=(7, 4), layout="constrained")
 STYLES = [("#0072B2", "-"), ("#D55E00", "-"), ("#0072B2", "--")]
 STYLES += [("#D55E00", "--")]
@@ -199,5 +199,5 @@ plt.show()
 # runs that converge end at the same f, which is below that of the truth:
 # they fit some of the noise.
 #
-# Take away: give the gradient as above, and use complex parameters like
+# In short: give the gradient as above, and use complex parameters like
 # real ones.

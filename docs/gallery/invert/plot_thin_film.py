@@ -22,8 +22,8 @@ import numadam as na
 # %%
 # The reflectance and its gradient
 # --------------------------------
-# A layer of index :math:`n` and thickness :math:`d` turns the tangential
-# fields :math:`(E, H)` behind it into those in front of it. At normal
+# A layer of index :math:`n` and thickness :math:`d` maps the tangential
+# fields :math:`(E, H)` behind it to those in front of it. At normal
 # incidence, with the phase :math:`\varphi = 2 \pi n d / \lambda`:
 #
 # .. math::
@@ -42,7 +42,7 @@ WAVELENGTHS = np.arange(400.0, 701.0, 20.0)  # nm
 
 @numba.njit
 def reflectance(d, g, wavelengths, index):
-    """Mean reflectance in percent; g gets the gradient by d (nm)."""
+    """Mean reflectance in percent; g gets its gradient (per nm)."""
     f, layers, count = 0.0, d.size, wavelengths.size
     E = np.empty(layers + 1, np.complex128)
     H = np.empty(layers + 1, np.complex128)
@@ -172,7 +172,7 @@ axes.set(
 plt.show()
 
 # %%
-# Take away: where there are many minima, one start tells you little. A
+# In short: where there are many minima, one start tells you little. A
 # compiled objective makes hundreds of starts cheap, and the sorted results
 # show how sure you can be. Here the best was found once, so there may be a
 # better one.

@@ -184,6 +184,6 @@ right.set(
 plt.show()
 
 # %%
-# Take away: any linear instrument that you can write as a sparse matrix can
-# be inverted like this. Its adjoint is the transpose, and bounds and a
+# In short: any linear instrument that you can write as a sparse matrix
+# can be inverted like this. Its adjoint is the transpose, and bounds and a
 # smooth penalty cost a few lines.

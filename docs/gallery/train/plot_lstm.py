@@ -24,10 +24,10 @@ import numadam as na
 # %%
 # The recording
 # -------------
-# 1024 samples that PyWavelets ships, three beats. The network learns two of
-# them and forecasts the third: each sample from those before it. It has to
-# be better than two simple forecasts: the sample before, and the best
-# linear combination of the last four samples.
+# The recording comes with PyWavelets and has 1024 samples, three beats. The
+# network learns two of them and forecasts the third: each sample from those
+# before it. It has to be better than two simple forecasts: the sample
+# before, and the best linear combination of the last four samples.
 LEARNT, ORDER = 768, 4
 values = pywt.data.ecg().astype(float)
 
@@ -121,10 +121,10 @@ def forward(params, x):
 
 
 def backward(params, trace, error, grads):
-    """Write into ``grads``; ``error`` is the derivative by the outputs."""
+    """Write into ``grads``; ``error`` holds d loss / d output."""
     w, v, n = params["w"], params["v"], params["v"].size
     dz = np.empty_like(trace.gates)
-    dh = dc = np.zeros_like(trace.hidden[0])  # derivatives by h_t and c_t
+    dh = dc = np.zeros_like(trace.hidden[0])  # d loss / d h_t, d c_t
     for t in reversed(range(len(error))):
         i, f, o, g = np.split(trace.gates[t], 4, axis=1)
         tanh_c = np.tanh(trace.cells[t + 1])

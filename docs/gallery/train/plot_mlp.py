@@ -2,11 +2,11 @@ r"""
 Train a network to read digits: losses, decay, bounds
 =====================================================
 
-1797 real digits, enlarged to 28 x 28 pixels. A network with one hidden
-layer learns to read 1397 of them; the other 400 show how well it does. The
-gradients are a few lines of NumPy, and every update is one ``opt.step()``.
-Then come the usual questions: which loss, how to keep the weights small or
-in an interval, when to stop.
+The data are 1797 real digits, enlarged to 28 x 28 pixels. A network with
+one hidden layer learns to read 1397 of them; the other 400 show how well it
+does. The gradients are a few lines of NumPy, and every update is one
+``opt.step()``. Then come the usual questions: which loss, how to keep the
+weights small or in an interval, when to stop.
 
 Share of the 400 validation digits that are read correctly, in percent,
 after each epoch, for two sizes of the hidden layer.

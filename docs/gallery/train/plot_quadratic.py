@@ -28,7 +28,7 @@ def loss(W, b):
 
 
 def gradients(W, b):
-    """Derivatives of the loss by each W and by b."""
+    """Derivatives of the loss with respect to W and b."""
     r = 2 * W + b - 4
     return {"W": 4 * r / r.size, "b": np.asarray(2 * r.mean())}
 

@@ -126,8 +126,8 @@ fig.supylabel("y")
 plt.show()
 
 # %%
-# f along the way
-# ---------------
+# f over the iterations
+# ---------------------
 # Left: each rule at its best learning rate. Right: how much that choice
 # matters. A curve on the right ends where the rule left the picture.
 fig, (left, right) = plt.subplots(
@@ -147,5 +147,6 @@ left.legend(frameon=False)
 plt.show()
 
 # %%
-# Take away: compare rules only at the best learning rate of each, and check
-# how wide the low part of the curve is before you trust the lowest point.
+# In short: compare rules only at the best learning rate of each, and
+# check how wide the low part of the curve is before you trust the lowest
+# point.

@@ -61,11 +61,11 @@ class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]
 
     @entry
     def status(self) -> GradientStatus:
-        """Outcome: "right", "wrong", or "unclear" where the differences are too bad to tell."""
+        """Outcome: "right", "wrong", or "unclear" if the differences are too inaccurate."""
 
     @entry
     def message(self) -> str:
-        """All that in one or two sentences."""
+        """The outcome in one or two sentences."""
 
     @entry
     def max_error(self) -> float:
@@ -73,7 +73,7 @@ class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]
 
     @entry
     def tolerance(self) -> float:
-        """`max_error` that is allowed."""
+        """Largest `max_error` that is allowed."""
 
     @entry
     def worst(self) -> str:
@@ -97,7 +97,7 @@ class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]
 
     @entry
     def unclear(self) -> tuple[str, ...]:
-        """Names of those for which differences cannot tell."""
+        """Names of those for which differences cannot decide."""
 
     @entry
     def checked(self) -> int:
@@ -272,17 +272,17 @@ def check_grad(
     fun, x0, args, jac, bounds
         As in `minimize`: a function in Python with ``jac=True`` or a `jac` of its own, or one
         compiled by Numba; arrays of any shape, nested, complex, on a GPU. x0 is not modified, and
-        an x0 outside of the bounds is moved in. No step leaves the bounds: beside one, differences
-        are one-sided. Numbers that bounds fix are not checked.
+        an x0 outside of the bounds is moved to the nearest bound. No step leaves the bounds: near
+        one, differences are one-sided. Elements that bounds fix are not checked.
     elements : int, optional
-        Elements of x0 to check, at random where there are more. The real and the imaginary part
-        of a complex number are two. Default: all of 100 at most, else 40.
+        Number of elements of x0 to check, chosen at random if there are more. The real and the
+        imaginary part of a complex number are two. Default: all if there are at most 100, else 40.
     directions : int, optional
-        Random directions in which all elements move. Default: 10 where not all elements are
+        Number of random directions in which all elements move. Default: 10 if not all elements are
         checked, else 0.
     rng : int, numpy.random.Generator or None, default 0
-        Seed, or generator, of the elements and directions that are chosen; None: other ones at
-        each call.
+        Seed, or generator, of the elements and directions that are chosen; None: others at each
+        call.
     tolerance : float, optional
         Relative error that is allowed. Default: 1e-4 in float64, 5e-3 where x0 or f
         is in float32.
@@ -290,9 +290,9 @@ def check_grad(
     Returns
     -------
     GradientCheck
-        Shown as one or two sentences; true in ``if`` and ``assert`` where the gradient is right.
-        Its `status` is "right", "wrong", or "unclear" where differences cannot tell, because fun
-        is noisy, has a kink, or is flat at x0.
+        Shown as one or two sentences; true in ``if`` and ``assert`` if the gradient is right. Its
+        `status` is "right", "wrong", or "unclear" if differences cannot decide, because fun is
+        noisy, has a kink, or is flat at x0.
 
     Raises
     ------
@@ -301,13 +301,13 @@ def check_grad(
 
     Notes
     -----
-    A difference is formed with two step sizes, from which its error is estimated: 4 calls of
-    `fun` an element. Where they do not agree, or differ from the gradient, longer and shorter
-    steps are tried, at most 56 calls. A gradient is called wrong where it differs by more than
-    `tolerance` and 4 estimated errors, at two step sizes, and over the shortest step that
-    rounding allows. It is wrong too where it is another one when it is evaluated again at x0.
-    Where f has a kink, any number between both slopes is right. Where `fun` raises OverflowError
-    or another ArithmeticError beside x0, f counts as not finite there.
+    A difference is computed with two step sizes, from which its error is estimated: 4 calls of
+    `fun` for each element. If they do not agree, or differ from the gradient, longer and shorter
+    steps are tried, at most 56 calls. A gradient is called wrong if it differs by more than
+    `tolerance` and 4 estimated errors, at two step sizes, and over the shortest step that rounding
+    allows. It is also wrong if a second evaluation at x0 gives another gradient. At a kink of f,
+    any number between both slopes is right. If `fun` raises OverflowError or another
+    ArithmeticError near x0, f counts as not finite there.
 
     References
     ----------
