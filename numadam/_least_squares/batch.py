@@ -84,7 +84,7 @@ class Fits:
         }
         self._state = np.zeros(1, kn.FITS)
         numbers = {name: 0 if of is None else of.ctypes.data for name, of in self._arrays.items()}
-        numbers |= {"problems": problems, "workers": workers, "n": n, "m": task.m}
+        numbers |= {"workers": workers, "n": n, "m": task.m}
         numbers |= {"boxes": len(task.low), "jac": task.derives, "max_nfev": task.max_nfev}
         numbers |= {"absolute_sigma": task.absolute_sigma, "fun": adapter.address}
         tolerances = zip(("ftol", "xtol", "gtol"), task.tolerances, strict=True)
@@ -100,8 +100,8 @@ class Fits:
         """Fit the next problems: about as many as take `_CHUNK_SECONDS`."""
         end = min(len(self._task.x), self.done + self._chunk)
         self._state["first"], self._state["end"] = self.done, end
-        start = time.perf_counter()
         kernel = kernel_address(self._kernels.choose(process.safe(False, self._in_threads)))
+        start = time.perf_counter()
         self._entry(self._task.args, kernel, 0, self._state.ctypes.data)
         seconds = max(time.perf_counter() - start, 1e-9)
         if (self._raised >= 0).any():

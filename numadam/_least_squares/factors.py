@@ -19,7 +19,7 @@ from numadam._jit.functions import linked
 
 #: Points in one turn of a sum.
 POINTS = 16
-#: A column depends on those before it where no larger share of it is left.
+#: A column depends on those before it where no larger share of it is left, in units of eps.
 _DEPENDENT = 10.0
 #: Factors of a step, and of the bounds of its length, as in MINPACK.
 _TINY, _NEAR, _SEARCHES = 2.3e-308, 0.1, 10

@@ -34,18 +34,7 @@ from numadam._minimize.compiled.objective import call7
 UNFINISHED, MAX_NFEV, BY_GTOL, BY_FTOL, BY_XTOL, BY_BOTH, LOST, BUSY = -1, 0, 1, 2, 3, 4, 5, 6
 
 #: All that the loop reads, numbers and addresses.
-_COUNTS = (
-    "problems",
-    "workers",
-    "first",
-    "end",
-    "n",
-    "m",
-    "boxes",
-    "jac",
-    "max_nfev",
-    "absolute_sigma",
-)
+_COUNTS = ("workers", "first", "end", "n", "m", "boxes", "jac", "max_nfev", "absolute_sigma")
 _ADDRESSES = (
     *("fun", "x", "low", "high", "points", "cost", "optimality", "cov"),
     *("status", "nfev", "njev", "small", "large", "trial", "raised"),
