@@ -29,7 +29,7 @@ from numadam._checkpoint.tree import (
     plateaus_in,
 )
 from numadam._core.hyper import count
-from numadam._core.options import own_copy
+from numadam._core.options import DEFAULTS, own_copy
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import checksum
 from numadam._minimize.compiled.objective import is_compiled
@@ -422,8 +422,10 @@ class Checkpoint:
             its_lr, options = options_from_json(found.meta["rule"], found.arrays)
             theirs, own = {"lr": its_lr, **options}, {"lr": self._given[0], **self._given[1]}
             for name in {**own, **theirs}:
-                if not equal(theirs.get(name), own.get(name)):
-                    self._refuse(name, theirs.get(name), own.get(name))
+                # an option that is newer than the file
+                value, mine = theirs.get(name, DEFAULTS.get(name)), own.get(name)
+                if not equal(value, mine):
+                    self._refuse(name, value, mine)
             numbers = found.meta["at"]
             _check_content(numbers, found.arrays)
             of_file = plateaus_in(list(theirs.values()))

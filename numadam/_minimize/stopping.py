@@ -124,7 +124,7 @@ def gradient_limit(gtol: float, gtol_rel: float, first: float) -> float:
     """
     if gtol == 0.0 and gtol_rel == 0.0:
         return -1.0
-    return max(gtol, gtol_rel * first)
+    return max(gtol, gtol_rel * first) if gtol_rel != 0.0 else gtol  # 0 * inf is NaN
 
 
 @register_jitable

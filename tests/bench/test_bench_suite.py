@@ -1,6 +1,7 @@
 """The suite of asv: every case runs, on small arrays, and its sides do what they say."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_case_runs(name, tmp_path, monkeypatch):
     assert case.target >= 0
     assert unit in ("ratio", "s", "B")
     monkeypatch.chdir(tmp_path)  # checkpoints lie there
-    assert taken(case).value >= 0
+    assert math.isfinite(taken(case).value)  # a difference of short times may be below 0
 
 
 @pytest.mark.parametrize("name", sorted(MADE))
