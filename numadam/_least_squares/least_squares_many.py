@@ -81,7 +81,8 @@ def least_squares_many(
     args : tuple, default ()
         Further arguments of `fun`.
     m : int
-        Residuals of a problem, the same number for all.
+        Residuals of a problem, the same number for all. Numba does not check that `fun` stays
+        within them: while you write it, use ``@numba.njit(boundscheck=True)``.
     jac : True, optional
         ``fun(x, r, J, i, *args)`` writes the derivatives as well, ``J[k, j]`` of r[k] by x[j]; J
         arrives as zeros too. Without it they are forward differences, which cost n evaluations.
@@ -109,8 +110,8 @@ def least_squares_many(
         `pcov` of ``curve_fit``, ``nfev``, ``njev``, ``success``, and ``status`` as of SciPy: 1 to
         4 for gtol, ftol, xtol, and both of these, 0 for `max_nfev`, -1 interrupted; 5: a residual
         or a derivative, or a sum of their squares, is not finite. ``cov`` is inf where J has no
-        full rank, or points <= n; an element at a bound has none (NaN). ``message`` counts why
-        they ended.
+        full rank (by rounding it may be finite and huge), or points <= n; an element at a bound
+        has none (NaN). ``message`` counts why they ended.
 
     Raises
     ------
