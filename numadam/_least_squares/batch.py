@@ -111,8 +111,10 @@ class Fits:
 
     def _raise_again(self) -> None:
         """Raise the exception of the residuals, by calling them once more where they raised."""
-        for worker in np.flatnonzero(self._raised >= 0):
+        for worker in np.argsort(self._raised):  # the first problem, by any number of workers
             number = int(self._raised[worker])
+            if number < 0:
+                continue
             x = self._trial[worker].copy()
             try:
                 self._adapter.call_again(x, self._task.m, number, self._task.args)

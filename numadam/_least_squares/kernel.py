@@ -46,7 +46,7 @@ FITS = np.dtype(
 
 #: Vectors and matrices of n numbers in the memory of a worker, float64.
 _VECTORS, _MATRICES = 10, 2
-#: The radius of the first step, in lengths of x.
+#: The radius of the first step, in lengths of x, or of r where x is 0.
 _FACTOR = 100.0
 #: The gain from which a step is taken, and those from which the radius shrinks and grows.
 _GAINED, _POOR, _GOOD = 1e-4, 0.25, 0.75
@@ -223,7 +223,8 @@ def _make_fit(real: Any) -> Any:
                 factorize(J, r, free, sizes, s.eps, R, qr)
                 size_of_x = length(scale, x)
                 if first:
-                    radius = _FACTOR * size_of_x if size_of_x > 0.0 else _FACTOR
+                    # in the unit of r: MINPACK takes 1 at x = 0, which large data never leave
+                    radius = _FACTOR * (size_of_x if size_of_x > 0.0 else norm)
             if status != BUSY:
                 break
             damping = damped_step(R, qr, scale, radius, damping, fixed, S, rotated, row, v, p)

@@ -81,7 +81,8 @@ def least_squares_many(
     args : tuple, default ()
         Further arguments of `fun`.
     m : int
-        Residuals of a problem, the same number for all.
+        Residuals of a problem, the same number for all. Numba does not check that `fun` stays
+        within them: while you write it, use ``@numba.njit(boundscheck=True)``.
     jac : True, optional
         ``fun(x, r, J, i, *args)`` writes the derivatives as well, ``J[k, j]`` of r[k] by x[j]; J
         arrives as zeros too. Without it they are forward differences, which cost n evaluations.
@@ -92,7 +93,8 @@ def least_squares_many(
         the cosine between r and the columns of J. At least 2.2e-16; with float32, smaller ones
         than 1.2e-7 count as that.
     max_nfev : int, optional
-        Evaluations of `fun` at most, those of differences too: default 100 (n + 1).
+        Evaluations of `fun` after which no step is tried, those of differences included: default
+        100 (n + 1). The differences at the last x come on top.
     absolute_sigma : bool, default False
         Residuals are in units of their known errors: `cov` is not scaled by what is left of them.
     points : array of shape (problems,), optional
@@ -107,8 +109,9 @@ def least_squares_many(
         :math:`J^T r` that no bound holds), ``cov`` of shape (problems, n, n) and its ``stderr`` as
         `pcov` of ``curve_fit``, ``nfev``, ``njev``, ``success``, and ``status`` as of SciPy: 1 to
         4 for gtol, ftol, xtol, and both of these, 0 for `max_nfev`, -1 interrupted; 5: a residual
-        or a derivative is not finite. ``cov`` is inf where J has no full rank, or points <= n; an
-        element at a bound has none (NaN). ``message`` counts why they ended.
+        or a derivative, or a sum of their squares, is not finite. ``cov`` is inf where J has no
+        full rank (by rounding it may be finite and huge), or points <= n; an element at a bound
+        has none (NaN). ``message`` counts why they ended.
 
     Raises
     ------
@@ -154,7 +157,7 @@ def least_squares_many(
             _read_tolerance(name, value, x.dtype)
             for name, value in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol))
         ),
-        max_nfev=100 * (n + 1) if max_nfev is None else count("max_nfev", max_nfev, 1),
+        max_nfev=100 * (n + 1) if max_nfev is None else count("max_nfev", max_nfev, 1, 2**53 - 1),
         absolute_sigma=check_switch("absolute_sigma", absolute_sigma),
         points=_read_points(points, problems, m),
         progress=progress,
@@ -185,7 +188,7 @@ def _read_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Low and high, each of shape (1, n) or (problems, n)."""
     pair = standard_bounds(bounds, x.shape[1:]) or OPEN
     check_ends(pair, x, "bounds", "x")
-    rows = max(1, *(len(x) if np.ndim(end) == 2 else 1 for end in pair))
+    rows = len(x) if any(np.ndim(end) == 2 for end in pair) else 1
     low, high = (
         np.broadcast_to(inward(end, x.dtype, other, x.dtype), (rows, x.shape[1])).copy()
         for end, other in zip(pair, (np.inf, -np.inf), strict=True)
@@ -212,6 +215,7 @@ def _read_points(points: Any, problems: int, m: int) -> np.ndarray | None:
             f"points: expected whole numbers of shape ({problems},), the points of each problem, "
             f"got shape {given.shape} of {given.dtype}."
         )
-    if ((given < 0) | (given > m)).any():
-        raise ValueError(f"points: expected 0 to m = {m} of each problem, got {given.max()}.")
+    wrong = given[(given < 0) | (given > m)]
+    if wrong.size:
+        raise ValueError(f"points: expected 0 to m = {m} of each problem, got {wrong[0]}.")
     return given.astype(np.int64)

@@ -14,6 +14,7 @@ from numba import njit, types
 from numba.core.errors import NumbaError
 from numba.np.numpy_support import from_dtype
 
+from numadam._jit.loops import refuse_without_jit
 from numadam._jit.objectives import snapshot
 from numadam._jit.pointers import array_at
 from numadam._jit.process import compile_lock
@@ -25,9 +26,9 @@ from numadam._minimize.compiled.objective import (
     compile_evaluation,
     copied_value,
     counts_of,
+    guard_of,
     is_compiled,
     make_load_tuple,
-    read_only,
     refuse_unread,
     type_of_args,
 )
@@ -43,12 +44,13 @@ FORMS = {
 
 def form_of(fun: Any, args: tuple[Any, ...], jac: Any) -> tuple[bool, bool]:
     """Whether compiled residuals write J, and whether they take the number of the problem."""
+    refuse_without_jit()
     if not is_compiled(fun):
         raise TypeError(
             f"fun: expected a function compiled by Numba, got {type(fun).__name__}. Decorate it "
             "with @numba.njit; residuals in Python are for scipy.optimize.least_squares."
         )
-    if jac not in (None, False, True):
+    if jac is not None and type(jac) is not bool:
         raise TypeError(
             f"jac: expected True or None, got {jac!r:.80}. With jac=True fun writes the "
             "derivatives into J, as fun(x, r, J, i, *args)."
@@ -81,7 +83,7 @@ def _make_call(fun: Any, form: tuple[bool, bool]) -> Any:
     }[form]
 
 
-def _make_evaluate(fun: Any, form: tuple[bool, bool], real: Any, args_type: Any) -> Any:
+def _make_evaluate(fun: Any, form: tuple[bool, bool], guard: Any, real: Any, args_type: Any) -> Any:
     """The function at whose address the loop finds the residuals; r and J arrive as zeros."""
     call, load_tuple, derives = njit(_make_call(fun, form)), make_load_tuple(args_type), form[0]
 
@@ -93,7 +95,7 @@ def _make_evaluate(fun: Any, form: tuple[bool, bool], real: Any, args_type: Any)
         for j in range(len(J)):
             for k in range(wide):
                 J[j, k] = 0.0
-        x = read_only(array_at(x_at, n, real))
+        x = guard(array_at(x_at, n, real))
         call(x, array_at(r_at, m, real), J[:, :m].T, i, load_tuple(args_at))
         return 0
 
@@ -113,7 +115,7 @@ class ResidualAdapter:
         found = snapshot(fun)
         self._fun, self._form, self._real = found.copy, form, real
         try:
-            evaluate = _make_evaluate(found.copy, form, real, args_type)
+            evaluate = _make_evaluate(found.copy, form, guard_of(fun), real, args_type)
             self._evaluate = compile_evaluation(
                 evaluate, found, args_type, *form, real.__name__, package="_least_squares"
             )

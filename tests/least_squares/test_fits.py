@@ -137,6 +137,20 @@ def test_any_number_of_unknowns(n):
         np.testing.assert_allclose(res.x[i], np.linalg.lstsq(A[i], b[i])[0], rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("power", [-200, -40, 40, 200])
+def test_a_start_at_zero_takes_the_same_path_in_any_unit(power):
+    """By powers of 2 to the bit: 2**40 Hz is no farther than 1 THz."""
+    rng = np.random.default_rng(5)
+    A, b = rng.normal(size=(4, 9, 3)), rng.normal(size=(4, 9))
+    res, scaled = (
+        na.least_squares_many(linear, np.zeros((4, 3)), (A, b * unit), m=9, jac=True)
+        for unit in (1.0, 2.0**power)
+    )
+    np.testing.assert_array_equal(scaled.x, res.x * 2.0**power)
+    np.testing.assert_array_equal(scaled.nfev, res.nfev)
+    np.testing.assert_array_equal(scaled.status, res.status)
+
+
 # --- bounds --------------------------------------------------------------------------------------
 
 

@@ -111,6 +111,21 @@ def test_an_exception_names_the_problem_and_carries_what_is_finished(monkeypatch
     assert np.isnan(res.cost[30])
 
 
+@numba.njit
+def fails_from(x, r, i, first):
+    r[0] = x[0] - i
+    if i == first or i == first + 3:
+        raise ValueError("lost")
+
+
+@pytest.mark.parametrize("first", [2, 3])
+def test_the_first_of_two_exceptions_is_named_by_any_number_of_threads(first, monkeypatch):
+    monkeypatch.setattr(batch, "_PARALLEL_FROM", 0)
+    with pytest.raises(ValueError, match="lost") as caught:
+        na.least_squares_many(fails_from, np.zeros((40, 1)), (first,), m=1)
+    assert f"numadam: in problem {first}." in caught.value.__notes__
+
+
 @pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_comes_between_calls_and_carries_what_is_finished(monkeypatch):
     rows = np.arange(400_000) % 400

@@ -11,6 +11,7 @@ import dis
 import functools
 import inspect
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType
@@ -270,7 +271,7 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
 
 @functools.lru_cache(128)  # reading the code takes 0.1 ms, a sixth of a short run
 def refuse_unread(code: CodeType, place: int, what: str) -> None:
-    """Refuse an objective whose code never reads an argument: it cannot write into it.
+    """Refuse an objective whose code never reads an argument as given: it cannot write into it.
 
     A gradient would stay 0, and x0 would count as a minimum.
     """
@@ -278,10 +279,14 @@ def refuse_unread(code: CodeType, place: int, what: str) -> None:
         return  # it takes *args
     name = code.co_varnames[place]
     for one in dis.get_instructions(code):
-        # newer Pythons load two names in one instruction
+        # newer Pythons load and store two names in one instruction
         names = one.argval if isinstance(one.argval, tuple) else (one.argval,)
-        if "LOAD" in one.opname and name in names:
+        actions = re.findall("LOAD|STORE", one.opname)
+        found = [action for action, of in zip(actions, names, strict=False) if of == name]
+        if found[:1] == ["LOAD"]:
             return
+        if found:
+            break  # from here on the name is another array's
     raise TypeError(
         f"fun: never reads {name}, so it writes no {what}. Write {name}[0] = ... or "
         f"{name}[:] = ...; {name} = ... names another array."
@@ -352,6 +357,11 @@ def _as_it_is(x):
     return x
 
 
+def guard_of(fun: Any) -> Any:
+    """What x goes through: an explicit signature would not be found for a read-only x."""
+    return read_only if fun._can_compile else _as_it_is  # noqa: SLF001  # Numba's
+
+
 CALL_FORMS = {WRITES: _writes, INDEXED: _indexed, RETURNS: _returns}
 
 
@@ -367,8 +377,7 @@ class ObjectiveAdapter:
     """
 
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any, rows: bool = True) -> None:
-        # an objective with explicit signatures would not be found for a read-only x
-        guard = read_only if fun._can_compile else _as_it_is  # noqa: SLF001  # Numba's
+        guard = guard_of(fun)
         found = snapshot(fun)
         fun = found.copy
         try:
