@@ -138,7 +138,13 @@ def _scalars_at(spec: RuleSpec, plan: Plan, options: Any, t: int) -> Any:
         for step in range(1, t + 1):
             own = advance(c, SimpleNamespace(**own), float(step))._asdict()
     q = SimpleNamespace(**betas, **own)
-    numbers = plan.scalars(c, q, _LR, float(t))
+    try:
+        numbers = plan.scalars(c, q, _LR, float(t))
+    except (ArithmeticError, ValueError) as error:
+        raise AssertionError(
+            f"{spec.name}: scalars raise {type(error).__name__} ({error}) by Python at t = {t}, "
+            "where the compiled form gives inf or nan: limit the argument."
+        ) from error
     ends = np.finfo(plan.real).smallest_normal, 0.0
     return spec.scalar_type(*(plan.real.type(number) for number in (*numbers, *ends)))
 
