@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from numadam._arrays import formatting
-from numadam._arrays.checks import refuse_negative, to_host
+from numadam._arrays.checks import refuse_negative
+from numadam._arrays.interop import to_host
 from numadam._backend import Backend
 from numadam._core.parts import Parts, parts_of
 from numadam._core.plan import ROW_COUNTS

@@ -631,6 +631,24 @@ def test_a_formula_that_breaks_a_law_is_found(formula, options, text):
         na.check_rule(broken)
 
 
+def with_functions(p, g, m, h):
+    m = math.tanh(g) * math.exp(-abs(g)) + math.log1p(abs(m)) + math.hypot(g, p)
+    return h.step * m, m
+
+
+def test_functions_that_differ_in_the_last_place_are_no_fault():
+    """Also where parameter and step nearly cancel: the difference is then that of the terms."""
+    plain = na.rule("Mine", with_functions, no_scalars, state=("m",))
+    assert len(na.check_rule(plain).compared) == 8
+
+
+def test_what_cuda_lacks_is_told(monkeypatch):
+    pytest.importorskip("numba_cuda")
+    of_numpy = na.rule("Mine", lambda p, g, h: h.step * np.sign(g), no_scalars)
+    with pytest.raises(AssertionError, match=r"^Mine: .* cannot compile it for CUDA: .*'sign'"):
+        na.check_rule(of_numpy)
+
+
 def test_scalars_that_python_cannot_compute_are_found():
     """Compiled, a division by zero gives inf, and the step is taken."""
 
@@ -645,9 +663,9 @@ def test_scalars_that_python_cannot_compute_are_found():
 @pytest.mark.parametrize("other", [np.inf, np.nan])
 def test_an_element_that_is_not_finite_hides_no_other(other):
     by_python = np.array([1.0, other])
-    _refuse_difference("", np.array([1.0 + 1e-15, other]), by_python)
+    _refuse_difference("", np.array([1.0 + 1e-15, other]), by_python, by_python)
     with pytest.raises(AssertionError, match=r": 1\.1 compiled, 1\.0 by Python"):
-        _refuse_difference("", np.array([1.1, other]), by_python)
+        _refuse_difference("", np.array([1.1, other]), by_python, by_python)
 
 
 def test_only_classes_of_rules_are_checked():
