@@ -253,6 +253,11 @@ def _followed(average, x, k):
     return average + k.weight * (x - average)
 
 
+def _make_reads(plan: Plan, wrap: Wrap) -> list[Any]:
+    """``read(a, i)`` of each state array: None only where the plan has no such array."""
+    return [wrap(reader(plan.state_dtype, plan.has(slot))) for slot in (pl.S0, pl.S1, pl.S2)]
+
+
 def make_element_update(plan: Plan, wrap: Wrap) -> Any:
     """``update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)``.
 
@@ -263,11 +268,12 @@ def make_element_update(plan: Plan, wrap: Wrap) -> Any:
         return _make_pair(plan, wrap)
     prepare, finish = _make_prepare(plan, wrap), _make_finish(plan, wrap)
     element = plan_element(plan, wrap)
-    read, write = wrap(reader(plan.state_dtype)), wrap(state_writer(plan.state_dtype))
+    write = wrap(state_writer(plan.state_dtype))
+    read0, read1, read2 = _make_reads(plan, wrap)
 
     def update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
         x, y = prepare(i, p, g, total, low, high, master, k)
-        step, a, b, c = element(x, y, y * y, read(s0, i), read(s1, i), read(s2, i), h)
+        step, a, b, c = element(x, y, y * y, read0(s0, i), read1(s1, i), read2(s2, i), h)
         write(s0, i, a, k.seed)
         write(s1, i, b, k.seed)
         write(s2, i, c, k.seed)
@@ -288,11 +294,8 @@ def _make_pair(plan: Plan, wrap: Wrap) -> Any:
     """
     prepare, finish = _make_prepare(plan, wrap), _make_finish(plan, wrap)
     element = plan_element(plan, wrap)
-    read, write, skip = (
-        wrap(reader(plan.state_dtype)),
-        wrap(state_writer(plan.state_dtype)),
-        wrap(_skip),
-    )
+    write, skip = wrap(state_writer(plan.state_dtype)), wrap(_skip)
+    read0, read1, read2 = _make_reads(plan, wrap)
     singles = [plan.whole(slot) for slot in (pl.S0, pl.S1, pl.S2)]
     w0, w1, w2 = (1 if single else 2 for single in singles)
     o0, o1, o2 = (0 if single else 1 for single in singles)
@@ -303,8 +306,8 @@ def _make_pair(plan: Plan, wrap: Wrap) -> Any:
         x, y = prepare(re, p, g, total, low, high, master, k)
         u, w = prepare(im, p, g, total, low, high, master, k)
         square = y * y + w * w
-        a0, b0, c0 = read(s0, w0 * i), read(s1, w1 * i), read(s2, w2 * i)
-        a1, b1, c1 = read(s0, w0 * i + o0), read(s1, w1 * i + o1), read(s2, w2 * i + o2)
+        a0, b0, c0 = read0(s0, w0 * i), read1(s1, w1 * i), read2(s2, w2 * i)
+        a1, b1, c1 = read0(s0, w0 * i + o0), read1(s1, w1 * i + o1), read2(s2, w2 * i + o2)
         step, a, b, c = element(x, y, square, a0, b0, c0, h)
         write(s0, w0 * i, a, k.seed)
         write(s1, w1 * i, b, k.seed)

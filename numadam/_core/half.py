@@ -99,6 +99,15 @@ def at(a: Any, i: Any) -> Any:
     return a[i]
 
 
+def item(a: Any, i: Any) -> Any:
+    """``a[i]`` of an array that is there. For Numba `at` may be None, and ``m or p`` fails."""
+    return a[i]
+
+
+def absent(a: Any, i: Any) -> None:
+    return None
+
+
 def put(a: Any, i: Any, x: Any) -> None:
     """``a[i] = x``, or nothing where the array is absent (pruned when compiled)."""
     if a is not None:
@@ -107,8 +116,6 @@ def put(a: Any, i: Any, x: Any) -> None:
 
 def _read_bfloat16(a: Any, i: Any) -> Any:
     """bfloat16 is the upper half of a float32."""
-    if a is None:
-        return None
     return np.uint32(np.int64(a[i]) << 16).view(np.float32)
 
 
@@ -167,8 +174,6 @@ def _narrow(typingctx: Any, x: Any) -> Any:
 
 
 def _read_float16(a: Any, i: Any) -> Any:
-    if a is None:
-        return None
     return _widen(a[i])
 
 
@@ -194,19 +199,19 @@ def converts_half() -> bool:
 
 
 _PAIRS = {
-    "float64": (at, put),
-    "float32": (at, put),
+    "float64": (item, put),
+    "float32": (item, put),
     "float16": (_read_float16, _write_float16),
     "bfloat16": (_read_bfloat16, _write_bfloat16),
 }
 
 
-def reader(storage: np.dtype[Any]) -> Callable[[Any, Any], Any]:
-    """``read(a, i)``: element i as the number to calculate with; None where `a` is None.
+def reader(storage: np.dtype[Any], there: bool = True) -> Callable[[Any, Any], Any]:
+    """``read(a, i)``: element i as the number to calculate with; None where no array is `there`.
 
     `a` has the dtype `memory_dtype`. 16-bit storages give float32, the others themselves.
     """
-    return _PAIRS[storage.name][0]
+    return _PAIRS[storage.name][0] if there else absent
 
 
 def writer(storage: np.dtype[Any]) -> Callable[[Any, Any, Any], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 from collections import namedtuple
 from collections.abc import Callable, Mapping
@@ -277,7 +278,8 @@ def _names_of(function: Callable[..., Scalars], *numbers: float) -> tuple[str, .
 
 def with_class(function: Any, kind: Any) -> Any:
     """The function with ``dict(...)`` making named tuples: Numba has no such dictionaries."""
-    scope = {**function.__globals__, "dict": kind}
+    # builtins: NumPy imports more of itself in some calls
+    scope = {**function.__globals__, "__builtins__": builtins, "dict": kind}
     rest = function.__name__, function.__defaults__, function.__closure__
     copy = FunctionType(function.__code__, scope, *rest)
     copy.__module__ = function.__module__

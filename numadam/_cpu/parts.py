@@ -224,12 +224,23 @@ def _make_fill_tables(plan: Plan) -> Any:
 
 
 def make_advance(plan: Plan) -> Any:
-    """``advance(meta_at)``: count a step, and move on the products that are carried; t is last."""
+    """``advance(meta_at)``: count a step, and move on the products that are carried; t is last.
+
+    With ``count="row"`` it counts in the rows, too: an exception in Python cannot come between.
+    """
     advance_row, products_of = make_advance_row(plan, linked), make_products_of(plan)
-    carried = len(plan.products)
+    carried, by_row = len(plan.products), plan.by_row
 
     def advance(meta_at):
         meta = record_at(meta_at, META)
+        if by_row:
+            leaves = leaves_of(meta)
+            for j in range(meta.count):
+                leaf = leaves[j]
+                rows = array_at(leaf.rows, leaf.marked, np.int64)
+                counts = array_at(leaf.counts, leaf.marked, np.int64)
+                for k in range(leaf.marked):
+                    counts[rows[k]] += 1
         if carried > 0:
             products = products_of(meta)
             for r in range(meta.groups):

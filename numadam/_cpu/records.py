@@ -99,6 +99,8 @@ CPU_LEAF = np.dtype(
         ("table", POINTER),  # scalars for each count of its rows, 0 where there are none
         ("distinct", NUMBER),  # different counts in it
         ("classes", POINTER),  # the place in it of each row of a sparse gradient
+        ("marked", NUMBER),  # rows of the sparse gradient, where they are counted
+        ("counts", POINTER),  # the steps of each row of the parameter, which the step counts
         ("first_block", NUMBER),  # first partial sum of the norm
         ("exponent", NUMBER),  # of the sum of squares, see `norms`
         ("address", POINTER, SLOTS),  # of each slot's array, as the loop reads or writes it

@@ -55,8 +55,8 @@ class CpuSparseGradients(SparseGradients):
         self._arguments = arguments
         #: rows and values that are installed, by leaf: the arrays must stay alive
         self.rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        #: by leaf scalars, their places, and counts after the step
-        self._tables: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        #: by leaf scalars and their places
+        self._tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def checked(self, grad: Any, name: str, leaf: int) -> Any:
         layout = self._arguments.layout
@@ -92,21 +92,18 @@ class CpuSparseGradients(SparseGradients):
             leaves["width"][leaf] = values.size // max(len(rows), 1) or 1
             leaves["address"][leaf, pl.G] = address_of(values)
             if self._counts:
-                self._install_table(leaf, self._counts[leaf][rows])
+                self._install_table(leaf, rows)
         self._arguments.set_iterations(counts)
 
-    def _install_table(self, leaf: int, counts: np.ndarray) -> None:
-        """Install memory for the scalars of rows that have taken so many steps before."""
-        leaves, (distinct, classes) = self._arguments.leaves, classes_of(counts)
+    def _install_table(self, leaf: int, rows: np.ndarray) -> None:
+        """Install memory for the scalars of rows, by the steps that each has taken before."""
+        leaves, counts = self._arguments.leaves, self._counts[leaf]
+        distinct, classes = classes_of(counts[rows])
         table = self._arguments.new_row_scalars(distinct)
-        self._tables[leaf] = table, classes, counts + 1
+        self._tables[leaf] = table, classes
         leaves["table"][leaf], leaves["distinct"][leaf] = address_of(table), len(distinct)
-        leaves["classes"][leaf] = address_of(classes)
-
-    def count(self) -> None:
-        """Count a step of each row that is installed."""
-        for leaf, (_, _, after) in self._tables.items():
-            self._counts[leaf][self.rows[leaf][0]] = after
+        leaves["classes"][leaf], leaves["marked"][leaf] = address_of(classes), len(rows)
+        leaves["counts"][leaf] = address_of(counts)
 
     def _remove(self) -> None:
         if self.rows:
@@ -312,10 +309,7 @@ class CpuStep:
             return status
         with self._sparse.installed(used):
             self._refuse_overlapping_rows(used)
-            status = self._call_until_valid(used, call)
-            if status == va.OK:
-                self._sparse.count()
-            return status
+            return self._call_until_valid(used, call)
 
     def check(self) -> None:
         """Validate the parameters alone, without a step."""

@@ -234,7 +234,10 @@ def _unreadable(function: Callable[..., Any]) -> str:
                 f"{name} is of type {type(value).__name__}; use numbers, tuples of numbers, "
                 "functions of math and NumPy, and functions compiled by Numba."
             )
-    missing = read.unbound - vars(builtins).keys()
+    # not `read.unbound`: that has names of attributes, too
+    code = dis.get_instructions(function)
+    loaded = {one.argval for one in code if one.opname == "LOAD_GLOBAL"}
+    missing = loaded - {*vars(builtins), *function.__globals__}
     if missing:
         return f"{min(missing)} is not defined."
     return "expected arithmetic on its arguments; it reads what no digest can tell (getattr, say)."

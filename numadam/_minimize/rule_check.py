@@ -138,7 +138,13 @@ def _scalars_at(spec: RuleSpec, plan: Plan, options: Any, t: int) -> Any:
         for step in range(1, t + 1):
             own = advance(c, SimpleNamespace(**own), float(step))._asdict()
     q = SimpleNamespace(**betas, **own)
-    numbers = plan.scalars(c, q, _LR, float(t))
+    try:
+        numbers = plan.scalars(c, q, _LR, float(t))
+    except (ArithmeticError, ValueError) as error:
+        raise AssertionError(
+            f"{spec.name}: scalars raise {type(error).__name__} ({error}) by Python at t = {t}, "
+            "where the compiled form gives inf or nan: limit the argument."
+        ) from error
     ends = np.finfo(plan.real).smallest_normal, 0.0
     return spec.scalar_type(*(plan.real.type(number) for number in (*numbers, *ends)))
 
@@ -194,18 +200,22 @@ def _compare_with_python(rule: type[Optimizer], dtype: np.dtype[Any], form: str)
         optimizer.step(gradient)
         compiled = [_parts(params, plan.real, False)]
         compiled += [_parts(optimizer.state[name], plan.real, whole) for name in names]
-        for name, values, by_python in zip(("p", *names), compiled, wanted.T, strict=True):
+        old = before, *(state[name] for name in names)
+        for name, values, by_python, was in zip(
+            ("p", *names), compiled, wanted.T, old, strict=True
+        ):
             title = f"Python and CPU, {dtype}: {name} at step {t}"
-            _refuse_difference(title, values, by_python)
+            _refuse_difference(title, values, by_python, was)
             if name in spec.nonnegative and (values < 0).any():
                 raise AssertionError(
                     f"{title}: {values.min()}, although `nonnegative` names {name}."
                 )
 
 
-def _refuse_difference(title: str, compiled: Any, by_python: Any) -> None:
-    sizes = np.where(np.isfinite(by_python), np.abs(by_python), 0.0)
-    # of the largest number: what cancels in one element has the errors of its terms
+def _refuse_difference(title: str, compiled: Any, by_python: Any, before: Any) -> None:
+    sizes = np.maximum(np.abs(by_python), np.abs(before))
+    sizes = np.where(np.isfinite(sizes), sizes, 0.0)
+    # of the old and the largest number: what cancels in one element has the errors of its terms
     bound = _ULPS * np.finfo(compiled.dtype).eps * np.maximum(sizes, sizes.max() * 1e-3)
     wrong = ~np.isclose(compiled, by_python, rtol=0.0, atol=bound, equal_nan=True)
     if wrong.any():
@@ -282,8 +292,14 @@ def _compile_for_cuda(rule: type[Optimizer]) -> None:
     card = SimpleNamespace(compute_capability=(9, 0))
     for dtype in ("float32", "float64"):
         plan = _settings_of(rule, dtype).plan
-        with mock.patch.object(dispatcher, "get_current_device", return_value=card):
-            ptx, _, _ = ptx_of(make_step, (9, 0), plan, True, False, False)
+        try:
+            with mock.patch.object(dispatcher, "get_current_device", return_value=card):
+                ptx, _, _ = ptx_of(make_step, (9, 0), plan, True, False, False)
+        except (KeyError, numba.core.errors.NumbaError) as error:  # the first of a function
+            raise AssertionError(
+                f"{rule.__name__}: numba-cuda cannot compile it for CUDA: {error}. It has the "
+                "functions of math, and few of NumPy's."
+            ) from error
         if dtype == "float32" and ".f64" in ptx:
             raise AssertionError(
                 f"{rule.__name__}: the float32 kernel for CUDA computes in double precision: make "

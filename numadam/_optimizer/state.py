@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from numadam._arrays import formatting
-from numadam._arrays.checks import has_negative, refuse_negative
+from numadam._arrays.checks import refuse_negative
+from numadam._arrays.interop import to_host
 from numadam._backend import Backend
 from numadam._core.parts import Parts, parts_of
 from numadam._core.plan import ROW_COUNTS
@@ -129,11 +130,20 @@ def _checked(
             title = f"state[{name!r}]"
             leaves = parts.tree.flatten(value, title)
             arrays[name] = parts.backend.check_arrays(title, leaves, name)
-            if name == ROW_COUNTS and any(map(has_negative, arrays[name])):
-                raise ValueError(f"{title}: expected numbers of steps, got some below 0.")
+            if name == ROW_COUNTS:
+                _refuse_counts(title, arrays[name])
             if name in parts.settings.rule.nonnegative:
                 refuse_negative(arrays[name], parts.tree.names(title))
     return counters, arrays
+
+
+def _refuse_counts(title: str, arrays: list[Any]) -> None:
+    """Refuse numbers of steps that rows cannot have taken."""
+    for array in map(to_host, arrays):
+        if wrong := array[(array < 0) | (array >= 2**53)].tolist():
+            raise ValueError(
+                f"{title}: expected whole numbers of steps >= 0 and < 2**53, got {wrong[0]}."
+            )
 
 
 def _counter(name: str, value: Any, now: Any) -> Any:

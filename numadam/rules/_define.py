@@ -34,7 +34,7 @@ from numadam._optimizer.optimizer import Optimizer
 
 #: Names that a state array or a hyperparameter cannot have.
 _TAKEN = {"p", "g", "gg", "h", "t", "lr", "out", "like", "frozen", "params", "self", "shared"}
-_TAKEN |= {*op.DEFAULTS, *OWN_STATE, ROW_COUNTS}
+_TAKEN |= {"rule", *op.DEFAULTS, *OWN_STATE, ROW_COUNTS}
 
 
 def _read_names(title: str, names: Any) -> tuple[str, ...]:
@@ -138,6 +138,10 @@ def _first_scalars(title: str, scalars: Any, c: Any, q: Any) -> dict[str, float]
     for name, value in returned.items():
         if name in OF_EVERY_RULE:
             raise TypeError(f"{title}: scalars: {name} is there by itself; use another name.")
+        if name.startswith("_") or keyword.iskeyword(name):
+            raise TypeError(
+                f"{title}: scalars: {name!r} cannot be the name of a scalar; use another name."
+            )
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(
                 f"{title}: scalars: expected a number for {name}, got {value!r:.80} "
@@ -146,27 +150,43 @@ def _first_scalars(title: str, scalars: Any, c: Any, q: Any) -> dict[str, float]
     return dict(returned)
 
 
-def _inferred(title: str, function: Any, *arguments: Any) -> Any:
-    """The type of the result for arguments of these values, without compiling."""
+#: What a loop cannot hold: its functions count no references (see `numadam._jit.functions`).
+_CONTAINERS = (types.Buffer, types.List, types.ListType, types.DictType, types.Set)
+
+
+def _inferred(title: str, function: Any, *arguments: Any) -> tuple[Any, list[Any]]:
+    """The type of the result for arguments of these values, without compiling; and containers."""
     kinds = tuple(map(numba.typeof, arguments))
     typing, target = cpu_target.typing_context, cpu_target.target_context
     typing.refresh()
     target.refresh()
     try:
         code = compiler.run_frontend(function)
-        return type_inference_stage(typing, target, code, kinds, None).return_type
-    except (errors.NumbaError, TypeError) as error:  # the second of a named tuple's arguments
+        found = type_inference_stage(typing, target, code, kinds, None)
+    except (errors.NumbaError, errors.UnsupportedBytecodeError, TypeError) as error:
+        # the last of a named tuple's arguments
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours
         lines = [line.strip() for line in plain.splitlines() if line.strip()]
         raise TypeError(f"{title}: Numba cannot compile it: {' '.join(lines[:8])}") from error
+    return found.return_type, [
+        one for one in found.typemap.values() if isinstance(one, _CONTAINERS)
+    ]
+
+
+def _refuse_containers(title: str, containers: Sequence[Any]) -> None:
+    """Refuse lists, arrays and the like inside a function."""
+    for kind in containers:
+        told = str(kind).partition("<")[0]
+        raise TypeError(f"{title}: holds {told}; a loop holds numbers and tuples of them.")
 
 
 def _check_types(rule: RuleSpec, element: Any, c: Any, q: Any, h: Any) -> None:
     """Refuse a formula whose results are of another number or type than the loops write."""
     title = f"{rule.name}: scalars (each return is dict(...) of the same names and of numbers)"
-    _inferred(title, rule.compiled_scalars("", False), c, q, 0.1, 1.0)
+    found, held = _inferred(title, rule.compiled_scalars("", False), c, q, 0.1, 1.0)
+    _refuse_containers(title, held)
     title, small = f"{rule.name}: element", [np.float32(0.5)] * len(parameters_of(rule, element))
-    found = _inferred(title, element, *small[:-1], h)
+    found, held = _inferred(title, element, *small[:-1], h)
     results = tuple(found.types) if isinstance(found, types.BaseTuple) else (found,)
     state = ", ".join(rule.state)
     if len(results) != 1 + len(rule.state) or isinstance(found, types.BaseTuple) != bool(state):
@@ -182,6 +202,7 @@ def _check_types(rule: RuleSpec, element: Any, c: Any, q: Any, h: Any) -> None:
                 f"{title}: {name} is {kind} where the arrays are float32: a number that is no "
                 "scalar of `h` widens it. Make that number a scalar of `h`."
             )
+    _refuse_containers(title, held)
 
 
 # --- the class -----------------------------------------------------------------------------------

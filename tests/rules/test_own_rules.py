@@ -286,6 +286,22 @@ def test_helpers_compiled_by_numba_are_part_of_it():
     assert x[0] == -0.5
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "complex128"])
+def test_numbers_in_the_place_of_truth(dtype):
+    """Parameter and state are numbers for Numba, not numbers or None."""
+
+    def element(p, g, m, h):
+        m = (p and g) or (m if m else h.step)
+        return h.step * m, m
+
+    kind = na.rule("Truth", element, lambda c, q, lr, t: dict(step=lr), state=("m",))
+    x = np.array([0, 2, 2]).astype(dtype)
+    opt = kind(x, lr=0.5)
+    opt.step(np.array([3, 4, 0]).astype(dtype))
+    np.testing.assert_array_equal(x.real, [-0.25, 0, 1.75])
+    assert opt.t == 1
+
+
 def test_it_is_kept_on_disk(tmp_path):
     program = textwrap.dedent("""
         import logging, numpy as np, numadam as na
@@ -373,7 +389,24 @@ def bad_elements():
     def of_list_result(p, g, m, v, h):
         return [m], m, v
 
+    def undefined_last(p, g, m, v, h):
+        return h.step * zzz, m, v  # noqa: F821
+
+    def of_print(p, g, m, v, h):
+        print(m)
+        return h.step * m, m, v
+
+    def of_list_inside(p, g, m, v, h):
+        return h.step * max([g, m]), m, v
+
+    def of_array_inside(p, g, m, v, h):
+        return h.step * np.array([g, m]).sum(), m, v
+
     return {
+        undefined_last: "undefined_last: zzz is not defined",
+        of_print: "of_print: expected arithmetic on its arguments",
+        of_list_inside: r"Mine: element: holds list\(float32\); a loop holds numbers and tuples",
+        of_array_inside: r"Mine: element: holds (array|list)\(float32.*; a loop holds numbers",
         literal: "Mine: the literal 0.5 makes float32 arithmetic float64",
         fewer: "Mine: element: expected `return step, m, v`, .* got 2 values",
         alone: "Mine: element: expected `return step, m, v`, .* got 1 values",
@@ -427,7 +460,27 @@ def bad_scalars():
     def infinite(c, q, lr, t):
         return dict(step=lr / (t - 1.0))
 
+    def of_mapping(c, q, lr, t):
+        return dict({"step": lr})  # noqa: C418
+
+    def of_list(c, q, lr, t):
+        return dict(step=sum([lr, t]))
+
+    def of_array(c, q, lr, t):
+        return dict(step=np.array([lr, t]).sum())
+
+    def merged(c, q, lr, t):
+        return dict(step=lr, **{"rate": t})  # noqa: PIE804
+
+    def underscored(c, q, lr, t):
+        return dict(step=lr, _rate=t)
+
     return {
+        of_mapping: r"Mine: scalars \(.*\): ",
+        of_list: r"Mine: scalars \(.*\): holds list\(float64\); a loop holds numbers and tuples",
+        of_array: r"Mine: scalars \(.*\): holds (array|list)\(float64.*; a loop holds numbers",
+        merged: r"Mine: scalars \(.*\): Numba cannot compile it: Use of unsupported opcode",
+        underscored: "Mine: scalars: '_rate' cannot be the name of a scalar; use another",
         branches: r"Mine: scalars \(each return is dict\(\.\.\.\) of the same names and of num",
         of_display: r"Mine: scalars: expected `return dict\(name=number, ...\)`, got {'step': 0.1}",
         of_text: r"Mine: scalars: expected a number for step, got 'a' \(str\)",
@@ -468,6 +521,7 @@ def test_wrong_scalars(wrong, text):
         ({"hypers": {"lambda": 1.0}}, "hypers: expected names, got 'lambda'"),
         ({"hypers": {"_a": 1.0}}, "hypers: '_a' begins with an underscore"),
         ({"hypers": {"self": 1.0}}, "hypers: 'self' is taken"),
+        ({"hypers": {"rule": 1.0}}, "hypers: 'rule' is taken"),
         ({"hypers": {"shared": 1.0}}, "hypers: 'shared' is taken"),
         (
             {"hypers": {"beta1": (0.9, None, 1), "beta2": 0.9}},
@@ -577,12 +631,41 @@ def test_a_formula_that_breaks_a_law_is_found(formula, options, text):
         na.check_rule(broken)
 
 
+def with_functions(p, g, m, h):
+    m = math.tanh(g) * math.exp(-abs(g)) + math.log1p(abs(m)) + math.hypot(g, p)
+    return h.step * m, m
+
+
+def test_functions_that_differ_in_the_last_place_are_no_fault():
+    """Also where parameter and step nearly cancel: the difference is then that of the terms."""
+    plain = na.rule("Mine", with_functions, no_scalars, state=("m",))
+    assert len(na.check_rule(plain).compared) == 8
+
+
+def test_what_cuda_lacks_is_told(monkeypatch):
+    pytest.importorskip("numba_cuda")
+    of_numpy = na.rule("Mine", lambda p, g, h: h.step * np.sign(g), no_scalars)
+    with pytest.raises(AssertionError, match=r"^Mine: .* cannot compile it for CUDA: .*'sign'"):
+        na.check_rule(of_numpy)
+
+
+def test_scalars_that_python_cannot_compute_are_found():
+    """Compiled, a division by zero gives inf, and the step is taken."""
+
+    def scalars(c, q, lr, t):
+        return dict(step=lr / (3.0 - t))
+
+    broken = na.rule("Mine", lambda p, g, h: h.step * g, scalars)
+    with pytest.raises(AssertionError, match=r"^Mine: scalars raise ZeroDivisionError .* at t = 3"):
+        na.check_rule(broken)
+
+
 @pytest.mark.parametrize("other", [np.inf, np.nan])
 def test_an_element_that_is_not_finite_hides_no_other(other):
     by_python = np.array([1.0, other])
-    _refuse_difference("", np.array([1.0 + 1e-15, other]), by_python)
+    _refuse_difference("", np.array([1.0 + 1e-15, other]), by_python, by_python)
     with pytest.raises(AssertionError, match=r": 1\.1 compiled, 1\.0 by Python"):
-        _refuse_difference("", np.array([1.1, other]), by_python)
+        _refuse_difference("", np.array([1.1, other]), by_python, by_python)
 
 
 def test_only_classes_of_rules_are_checked():
