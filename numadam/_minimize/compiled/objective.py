@@ -358,7 +358,7 @@ def _as_it_is(x):
 
 
 def guard_of(fun: Any) -> Any:
-    """The function that x passes through: an explicit signature would not be found for a read-only x."""
+    """The function that x passes through: a signature may not fit a read-only x."""
     return read_only if fun._can_compile else _as_it_is  # noqa: SLF001  # Numba's
 
 
