@@ -161,6 +161,7 @@ def scalars(c, q, lr, t):
     root = math.sqrt(1.0 - q.beta2_product)
     step, eps = lr * root / (1.0 - q.beta1_product), c.eps * root
     alpha1, alpha2 = 1.0 - c.beta1, 1.0 - c.beta2
+    # a display would not compile: `dict` is a class of named tuples here
     return dict(beta1=c.beta1, beta2=c.beta2, step=step, eps=eps, alpha1=alpha1, alpha2=alpha2)  # noqa: C408
 
 

@@ -168,16 +168,15 @@ def _inferred(title: str, function: Any, *arguments: Any) -> tuple[Any, list[Any
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours
         lines = [line.strip() for line in plain.splitlines() if line.strip()]
         raise TypeError(f"{title}: Numba cannot compile it: {' '.join(lines[:8])}") from error
-    return found.return_type, [
-        one for one in found.typemap.values() if isinstance(one, _CONTAINERS)
-    ]
+    inferred = found.typemap.values()
+    return found.return_type, [kind for kind in inferred if isinstance(kind, _CONTAINERS)]
 
 
 def _refuse_containers(title: str, containers: Sequence[Any]) -> None:
     """Refuse lists, arrays and the like inside a function."""
-    for kind in containers:
-        told = str(kind).partition("<")[0]
-        raise TypeError(f"{title}: holds {told}; a loop holds numbers and tuples of them.")
+    if containers:
+        kind = str(containers[0]).partition("<")[0]
+        raise TypeError(f"{title}: holds {kind}; a loop holds numbers and tuples of them.")
 
 
 def _check_types(rule: RuleSpec, element: Any, c: Any, q: Any, h: Any) -> None:
