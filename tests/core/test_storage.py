@@ -173,7 +173,7 @@ def test_lengths_that_leave_a_tail(way, n):
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 def test_an_absent_array(name):
     dtype = SimpleNamespace(name=name)  # ml_dtypes need not be there
-    read, write = storage.reader(dtype), storage.writer(dtype)
+    read, write = storage.reader(dtype, there=False), storage.writer(dtype)
     compiled_read, compiled_write = inner(read), inner(write)
 
     @numba.njit
