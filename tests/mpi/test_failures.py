@@ -54,7 +54,7 @@ while opt.t < 30:
     opt.step(g)
     if opt.t % 5 == 0:
         opt.save(folder)
-print("rank", comm.rank, "ends at", opt.t)
+print(f"rank {comm.rank} ends at {opt.t}")  # in one write: ranks share the output
 """
 
 #: What a rank does, and what is told of it: once, in the words of the rank that failed.
