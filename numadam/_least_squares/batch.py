@@ -127,14 +127,15 @@ class Fits:
     def result(self) -> ManyResult:
         """The result of all problems as they are now."""
         out, problems = self._out, len(self._task.x)
-        status, n = out["status"], self._task.x.shape[1]
+        status = out["status"]
         variances = np.diagonal(out["cov"], axis1=1, axis2=2)
         found = [
             f"{int(np.sum(status == code))} of {problems}: {FIT_STATUS[code]}."
             for code in np.unique(status).tolist()
         ]
         points = self._task.m if self._task.points is None else self._task.points
-        few = int(np.sum(np.broadcast_to(points, problems) <= n))
+        unknowns = np.sum(self._task.low < self._task.high, axis=1)
+        few = int(np.sum(np.broadcast_to(points <= unknowns, problems)))
         if few and not self._task.absolute_sigma:
             found.append(f"{few} of {problems}: no more points than unknowns, so cov is inf.")
         return ManyResult(

@@ -123,6 +123,12 @@ REFUSED = {
     "points": (ValueError, r"points.*\(20,\)", (decay, FITS.x0, ARGS), {"points": [30]}),
     "too many": (ValueError, "0 to m = 30", (decay, FITS.x0, ARGS), {"points": np.full(20, 31)}),
     "negative": (ValueError, "got -1", (decay, FITS.x0, ARGS), {"points": [30] * 19 + [-1]}),
+    "ragged": (
+        ValueError,
+        r"got \[\[1\], \[2, 3\]\]",
+        (decay, FITS.x0, ARGS),
+        {"points": [[1], [2, 3]]},
+    ),
     "switch": (TypeError, "absolute_sigma", (decay, FITS.x0, ARGS), {"absolute_sigma": 2}),
 }
 
