@@ -445,6 +445,9 @@ def bad_scalars():
     def of_complex(c, q, lr, t):
         return dict(step=np.complex128(1))
 
+    def huge(c, q, lr, t):
+        return dict(step=10**400)
+
     def of_c(c, q, lr, t):
         return dict(step=c.beta3)
 
@@ -485,6 +488,7 @@ def bad_scalars():
         of_display: r"Mine: scalars: expected `return dict\(name=number, ...\)`, got {'step': 0.1}",
         of_text: r"Mine: scalars: expected a number for step, got 'a' \(str\)",
         of_complex: r"Mine: scalars: expected a number for step, got .* \(complex128\)",
+        huge: r"Mine: scalars: expected a number for step, got 10000.* \(int\)",
         of_c: "Mine: scalars: c.beta3 is none of its hyperparameters: beta1, beta2, eps",
         of_q: "Mine: scalars: q.beta3_product is none of its products: beta1_product, beta2",
         reserved: "Mine: scalars: zero is there by itself",
