@@ -14,8 +14,7 @@ from numadam._core.docstrings import first_sentence, formula, number, parameters
 from numadam._core.rule import named
 from numadam._jit.functions import jit_once
 from numadam._optimizer.declared import OPTIONAL_STATE, STATE, T, example
-from numadam.nopython.core import Array, compiled, kit
-from numadam.nopython.typed import doubles, present
+from numadam.nopython.core import Array, compiled, doubles, kit, present
 from numadam.rules import CLASSES, classes, function_name
 from numadam.rules.nadam import NAdam
 
