@@ -600,12 +600,6 @@ class ReduceOnPlateau(Scheduled):
         """Set the whole state in one call: an interrupt leaves the old one or the new one."""
         vars(self).update(value=value, best=best, waited=waited, cooling=cooling)
 
-    def _better(self, f: float) -> bool:
-        margin = self.threshold
-        if self.threshold_mode == "rel" and math.isfinite(self.best):
-            margin *= abs(self.best)
-        return f < self.best - margin if self.mode == "min" else f > self.best + margin
-
     def observe(self, f: float) -> None:
         """Pass the next f to the schedule, which then may reduce `value`.
 
@@ -623,7 +617,10 @@ class ReduceOnPlateau(Scheduled):
             f = _F.check(f)
         except ValueError:
             f = math.nan
-        better = self._better(f)
+        margin = self.threshold
+        if self.threshold_mode == "rel" and math.isfinite(self.best):
+            margin *= abs(self.best)
+        better = f < self.best - margin if self.mode == "min" else f > self.best + margin
         value, best = self.value, f if better else self.best
         waited = 0 if better or self.cooling else self.waited + 1
         cooling = max(self.cooling - 1, 0)

@@ -274,13 +274,6 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         return str(directory() or "")
 
     def enable(self) -> None:
-        """Nothing: it is never disabled."""
+        """Nothing: it is never disabled, nor flushed."""
 
-    disable = enable
-
-    def flush(self) -> None:
-        """Forget this loop: its entries of this source are deleted, all signatures."""
-        folder = directory()
-        if folder is not None:
-            for path in folder.glob(f"{self._name.split('-')[0]}-*.loop"):
-                path.unlink(missing_ok=True)
+    disable = flush = enable
