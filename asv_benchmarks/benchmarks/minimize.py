@@ -147,7 +147,7 @@ def overhead(pairs):
     evaluate, ours, theirs = functools.partial(fun, g), [], []
     for k in range(1 + pairs):
         whole, bare, other = (
-            timed(side, count, time.perf_counter) / 5_000
+            timed(side, count) / 5_000
             for side, count in ((run, 1), (evaluate, 5_000), (update, 5_000))
         )
         if k > 0:  # the first round warms up
@@ -169,7 +169,7 @@ def cost_of_one_more(pairs):
     for k in range(1 + max(5, pairs // 3)):
         for n, both, seconds in zip(sizes, sides, times, strict=True):
             repeat = max(1, size(200_000) // n)
-            few, more = (timed(side, repeat, time.perf_counter) for side in both)
+            few, more = (timed(side, repeat) for side in both)
             if k > 0:  # the first round warms up
                 seconds.append((more - few) / n / repeat)
     few_cost, many_cost = map(median, times)

@@ -36,8 +36,8 @@ examples:
 # Source and licence (CC BY 4.0): the file digits-LICENSE.txt, beside this one.
 
 Array = np.ndarray[Any, Any]
-#: Images, and pixels along a side of each.
-DIGITS, SIDE = 1797, 8
+#: Images.
+DIGITS = 1797
 
 
 def read_digits() -> tuple[Array, Array]:
