@@ -134,30 +134,13 @@ class RuleSpec:
     @cached_property
     def key(self) -> str:
         """First word in the names of its compiled loops; another formula has another one."""
-        digest = self.digest or self._digest_of_others()
-        return f"{OWN}-{self.name}-{digest[:32]}" if digest else self.name
+        return f"{OWN}-{self.name}-{self.digest[:32]}" if self.digest else self.name
 
     @property
     def written_formula(self) -> dict[str, str]:
         """Entry of a checkpoint by which a user's formula is known; its bytecode is Python's."""
         python = ".".join(map(str, sys.version_info[:2]))
         return {"formula": f"{self.digest[:32]} (Python {python})"} if self.digest else {}
-
-    def _digest_of_others(self) -> str:
-        """Digest of functions that are not numadam's, "" where all are."""
-        likes = self.scalars_like, self.advance_like, self.power_like
-        functions = [
-            self.formula,
-            self.scalars,
-            self.advance,
-            *(f for d in likes for f in d.values()),
-        ]
-        others = [f for f in functions if f and not str(f.__module__).startswith("numadam.")]
-        if not others:
-            return ""
-        from numadam._jit.objectives import frozen  # not above: no rule of numadam needs it
-
-        return frozen(others)[1]
 
     def control_values(self, options: Options) -> tuple[float, ...]:
         """The rule's part of a row of the control block, a schedule as its value at the start."""
