@@ -134,12 +134,12 @@ def _compiled_plain(typingctx: Any, values: Any) -> Any:
 plain: Any = tuple if config.DISABLE_JIT else intrinsic(_compiled_plain)
 
 
-def _real(kind: Any, name: str) -> Any:
+def _real(kind: Any) -> Any:
     """float32 or float64: Numba's type of the numbers in `kind`."""
     found = types.unliteral(getattr(kind, "dtype", kind))
     if found not in (types.float32, types.float64):
         hint = "; write 1.0 in place of 1" if isinstance(found, types.Integer) else ""
-        raise TypingError(f"{name}: expected float32 or float64, got {found}{hint}.")
+        raise TypingError(f"p: expected float32 or float64, got {found}{hint}.")
     return found
 
 
@@ -151,7 +151,7 @@ def complete(h: Any, p: Any) -> Any:
 
 @overload(complete)
 def _compiled_complete(h, p):
-    real = as_dtype(_real(p, "p"))
+    real = as_dtype(_real(p))
     ends, one = (tiny(real), 0.0), real.type(1)
     return lambda h, p: cast(h + ends, one)
 
@@ -165,7 +165,7 @@ def number_as(x: Any, p: Any) -> Any:
 def _compiled_number_as(x, p):
     if isinstance(x, (types.NoneType, types.Omitted)):
         return lambda x, p: None
-    one = as_dtype(_real(p, "p")).type(1)
+    one = as_dtype(_real(p)).type(1)
     return lambda x, p: cast((x,), one)[0]
 
 
@@ -213,7 +213,7 @@ def _check_arrays(kinds: tuple[Any, ...], names: tuple[str, ...]) -> set[str]:
             f"p: expected an array, got {kinds[0]}. For one number there is the function whose "
             "name ends in _element."
         )
-    real, axes = _real(kinds[0], "p"), kinds[0].ndim
+    real, axes = _real(kinds[0]), kinds[0].ndim
     layouts = set()
     for kind, name in zip(kinds, names, strict=True):
         if isinstance(kind, (types.NoneType, types.Omitted)):
