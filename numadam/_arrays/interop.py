@@ -342,13 +342,10 @@ class Layout:
             end += layout.nbytes
         return firsts, end, _PAGE if large else _LINE
 
-    @staticmethod
-    def allocate(
-        head: int, layouts: Sequence[Layout], skew: int = SKEW
-    ) -> tuple[np.ndarray, list[int]]:
-        """A zeroed block with `head` bytes and a buffer of each layout; the offset of each."""
-        firsts, end, unit = Layout.place(head, layouts, skew)
-        return aligned_zeros(end, unit), firsts
+    def buffer(self, skew: int = SKEW) -> np.ndarray:
+        """Zeroed memory of one buffer of this layout."""
+        (first,), end, unit = Layout.place(0, [self], skew)
+        return aligned_zeros(end, unit)[first:]
 
     def addresses(self, begin: int) -> list[int]:
         """The addresses of the leaves in a buffer that begins there."""

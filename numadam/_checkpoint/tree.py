@@ -17,7 +17,7 @@ from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
 from numadam._checkpoint.header import name_fault
 from numadam._core.half import as_storage, memory_dtype
 from numadam._settings.bounds import Box, as_numbers
-from numadam.schedules.plateau import ReduceOnPlateau
+from numadam.schedules import ReduceOnPlateau
 
 # --- schedules of `numadam.schedules` by name and numbers ----------------------------------------
 

@@ -206,14 +206,14 @@ def _check_together(options: Mapping[str, Any]) -> None:
         problem = "ema_debias: divides by 1 - ema^t, so ema cannot be a schedule."
     elif options["sparse"] == "lazy" and options["accumulate"] > 1:
         problem = "accumulate: with sparse='lazy' a mean would touch rows of other calls; use 1."
-    elif options["capturable"]:
-        problem = _against_capture(options)
     elif options["sparse"] == "lazy" and average:
         problem = "ema: sparse='lazy' leaves rows alone that an average has to follow; use 'dense'."
     elif options["count"] == "row" and options["sparse"] != "lazy":
         problem = "count: 'row' counts the steps of rows that step alone; needs sparse='lazy'."
     elif options["count"] == "row" and options["comm"] is not None:
         problem = "count: 'row' is not for the blocks of several ranks (comm); use 'step'."
+    elif options["capturable"]:
+        problem = _against_capture(options)
     if problem:
         raise ValueError(problem)
 

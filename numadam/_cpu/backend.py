@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import SKEW, Layout, aligned_zeros, assign, layout_of
+from numadam._arrays.interop import SKEW, aligned_zeros, assign, layout_of
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._core.scalars import start_products
@@ -222,8 +222,8 @@ class CpuBackend(CpuState, Backend):
         norms = [self.arguments.norms] if self.settings.plan.norm else []
         own = [self._block[COUNTERS_AT:], *self.params, *norms]
         block = aligned_zeros(self._places.end, self._places.unit)
-        buffer, (first,) = Layout.allocate(0, [self.layout])
-        copies = [block[COUNTERS_AT:], *self.layout.views(buffer[first:]), *map(np.copy, norms)]
+        arrays = self.layout.views(self.layout.buffer())
+        copies = [block[COUNTERS_AT:], *arrays, *map(np.copy, norms)]
 
         def copying(to: Leaves, of: Leaves) -> Callable[[], None]:
             writes = [partial(assign, one, ..., other) for one, other in zip(to, of, strict=True)]
@@ -238,8 +238,7 @@ class CpuBackend(CpuState, Backend):
 
     def gradients(self) -> list[np.ndarray]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""
-        block, (first,) = Layout.allocate(0, [self.layout], skew=3 * SKEW)
-        return self.layout.views(block[first:])
+        return self.layout.views(self.layout.buffer(skew=3 * SKEW))
 
     def check(self) -> None:
         self.compiled.check()

@@ -97,10 +97,10 @@ class CpuState:
         plan, kept = self.settings.plan, {}
         for slot, values in self.settings.per_element.items():
             layout = layout_of(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
-            block, (first,) = Layout.allocate(0, [layout])
-            kept[slot] = layout.views(block[first:])
+            buffer = layout.buffer()
+            kept[slot] = layout.views(buffer)
             at_once(_fills(kept[slot], values))
-            self.arguments.bind(slot, layout.addresses(address_of(block) + first))
+            self.arguments.bind(slot, layout.addresses(address_of(buffer)))
         return kept
 
     def _projections(self) -> Writes:

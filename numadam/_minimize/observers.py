@@ -13,7 +13,7 @@ from scipy.optimize import OptimizeResult
 from numadam._core.parts import parts_of
 from numadam._minimize.stopping import CALLBACK, FTOL, GTOL, MAXITER, RUNNING, XTOL
 from numadam._optimizer.optimizer import Optimizer
-from numadam.history.history import History
+from numadam.history import History
 
 # --- iterates for callbacks ----------------------------------------------------------------------
 

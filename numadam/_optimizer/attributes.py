@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 import numpy as np
 
-from numadam._core.docstrings import parameters
+from numadam._arrays.formatting import parameters
 from numadam._core.hyper import Schedule
 from numadam._core.options import DEFAULTS, named_options
 from numadam._core.parts import parts_of

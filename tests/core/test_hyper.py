@@ -203,6 +203,7 @@ REFUSED = [
     ({**CAPTURED, "nonfinite": "skip", "max_skips": 1}, "max_skips: a captured step cannot raise"),
     ({**CAPTURED, "sparse": "dense"}, "sparse: which rows have a gradient is the host's business"),
     ({**CAPTURED, "ema": lambda t: 0.9}, "ema: a captured step cannot call a schedule; give a num"),
+    ({**CAPTURED, "count": "row"}, "count: 'row' counts the steps of rows that step alone"),
     ({"nonfinite": "stop"}, "nonfinite: expected 'propagate', 'raise' or 'skip', got 'stop'."),
     ({"sparse": True}, "sparse: expected None, 'lazy' or 'dense', got True."),
     ({"clip_norm": 0.0}, "clip_norm: expected a number"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam.history.history import norm_of
+from numadam.history import norm_of
 
 START = np.array([-1.2, 1.0])
 

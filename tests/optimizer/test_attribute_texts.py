@@ -14,7 +14,7 @@ import pytest
 
 import numadam as na
 from numadam import rules
-from numadam._core.docstrings import first_sentence, parameters
+from numadam._arrays.formatting import first_sentence, parameters
 from numadam._core.options import DEFAULTS, HYPERS
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.base import default_options

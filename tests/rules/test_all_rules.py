@@ -14,12 +14,11 @@ from tests import references
 from tests.bits import assert_same_bits
 from tests.runs import digest
 from tests.saved import load_into, loaded
-from tests.variants import CASES, VARIANTS
+from tests.variants import CASES, FUNCTIONS, VARIANTS
 
 pytestmark = pytest.mark.rule
 
 CLASSES = rules.classes()
-FUNCTIONS = rules.functions()
 REFERENCES = {name: references.steps(file) for file, name in rules.CLASSES.items()}
 STEPS = 30
 

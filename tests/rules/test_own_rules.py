@@ -7,19 +7,14 @@ import pickle
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 
 import numba
 import numpy as np
 import pytest
 
 import numadam as na
-from numadam._core.hyper import Hyper
-from numadam._core.rule import RuleSpec
 from numadam._jit import cache
 from numadam._minimize.rule_check import _refuse_difference
-from numadam.rules.adam import ADAM
-from numadam.rules.lion import LION
 from tests.rules.yogi import ARGUMENTS, element, scalars
 
 Yogi = na.rule("Yogi", element, scalars, **ARGUMENTS)
@@ -254,25 +249,9 @@ def test_a_global_that_changes_after_the_definition_changes_nothing(monkeypatch)
 
 
 def test_a_rule_of_the_name_of_ours_has_its_own_loop():
-    """Also one that is declared by hand: the key of a loop has the digest of its formula."""
-
-    def formula():
-        def element(p, g, m, h):
-            return h.lr * g, m
-
-        return element
-
-    def scalars(c, q, lr, t):
-        return dict(lr=lr)
-
-    def options(function):
-        return replace(LION, formula=formula, scalars=function)
-
-    assert ADAM.key == "adam"
-    assert options(scalars).key.startswith("own-lion-")
-    assert replace(LION, scalars=scalars).key != options(scalars).key
-    assert replace(ADAM, power_like={"torch": in_python}).key.startswith("own-adam-")
-    assert RuleSpec("adam", (), (Hyper("beta"),), formula, scalars).key != "adam"
+    kind = na.rule("adam", lambda p, g, h: h.step * g, lambda c, q, lr, t: dict(step=lr))
+    assert na.Adam.rule.key == "adam"
+    assert kind.rule.key.startswith("own-adam-")
 
 
 def test_helpers_compiled_by_numba_are_part_of_it():

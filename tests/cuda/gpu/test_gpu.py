@@ -121,7 +121,7 @@ def test_a_history_beside_step(cp):
 
 def test_norms_of_a_history_stay_in_range(cp):
     """And need no cuBLAS, which no wheel that numadam asks for brings."""
-    from numadam.history.history import norm_of
+    from numadam.history import norm_of
 
     assert norm_of([cp.full(4, 2.0, np.float32), cp.full(1, 3e30)]) == 3e30
     assert norm_of([cp.full(4, 1e30j, np.complex64)]) == pytest.approx(2e30)
