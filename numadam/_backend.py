@@ -6,7 +6,7 @@ import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ Title = Callable[[int, int], str]
 #: ``again(arrays, t, lr)``: a step as one before it. False, and nothing is written, where the
 #: arrays do not fit it as they are.
 Again = Callable[[tuple[Any, ...], int, float], bool]
+SnapshotBuffer = tuple[Callable[[], None], Callable[[], None]]
 
 
 def titles(names: Sequence[str]) -> Title:
@@ -154,44 +155,6 @@ class SparseGradients:
             self.scattered = {}
 
 
-class Exchange(Protocol):
-    """The exchange of one optimiser with the same one in other processes, at steps with a norm.
-
-    Attributes
-    ----------
-    rank, size : int
-        This process, and how many there are.
-    words : int
-        Words that each passes to `gather`; set by the back end.
-    """
-
-    rank: int
-    size: int
-    words: int
-
-    def gather(self, words: np.ndarray, same: np.ndarray) -> np.ndarray:
-        """The words of every process, a row for each; an error where one refuses the step.
-
-        `same` are numbers in float64 that have to be those of all others.
-        """
-
-    def begin(self, lr: float) -> None:
-        """Begin a step with this learning rate, which has to be that of all others."""
-
-    def end(self, error: BaseException) -> None:
-        """Note the error with which a step ended."""
-
-    def refuse(self, error: BaseException) -> None:
-        """Tell the others of an error that keeps this process from `gather`, and raise it."""
-
-
-class SnapshotBuffer(NamedTuple):
-    """Memory of a snapshot: `save` copies all into it, `restore` back; whole or not at all."""
-
-    save: Callable[[], None]
-    restore: Callable[[], None]
-
-
 class Backend(ABC):
     """State and step of one set of parameter arrays on one device.
 
@@ -280,7 +243,10 @@ class Backend(ABC):
 
     @abstractmethod
     def snapshot_buffer(self) -> SnapshotBuffer:
-        """New memory for a snapshot of parameters, state, counters and norms."""
+        """New memory for a snapshot of parameters, state, counters and norms: save and restore.
+
+        Each copies all or nothing.
+        """
 
     @abstractmethod
     def gradients(self) -> list[Any]:

@@ -234,7 +234,7 @@ class CpuBackend(CpuState, Backend):
 
             return copy
 
-        return SnapshotBuffer(copying(copies, own), copying(own, copies))
+        return copying(copies, own), copying(own, copies)
 
     def gradients(self) -> list[np.ndarray]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""

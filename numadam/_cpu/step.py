@@ -7,14 +7,14 @@ import functools
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import address_of, as_views
 from numadam._arrays.sparse import is_sparse
-from numadam._backend import Exchange, Leaves, Rows, SparseGradients, Title
+from numadam._backend import Leaves, Rows, SparseGradients, Title
 from numadam._core import plan as pl
 from numadam._cpu import validate as va
 from numadam._cpu.arguments import KernelArguments
@@ -23,6 +23,9 @@ from numadam._cpu.records import NORM_SUM
 from numadam._jit import loops, pool
 from numadam._jit.process import cached_property, defer_interrupts
 from numadam._settings.settings import same_numbers
+
+if TYPE_CHECKING:
+    from numadam._mpi.exchange import StepExchange
 
 # --- the step in threads of our own --------------------------------------------------------------
 
@@ -142,7 +145,7 @@ class KernelExchange:
     step: ranks stay in step.
     """
 
-    def __init__(self, exchange: Exchange, arguments: KernelArguments) -> None:
+    def __init__(self, exchange: StepExchange, arguments: KernelArguments) -> None:
         self._exchange, self._caught = exchange, list[BaseException]()
         meta, norm = arguments.meta, arguments.plan.norm
         if not norm:  # no step meets others
@@ -160,23 +163,20 @@ class KernelExchange:
         exchange, caught = self._exchange, self._caught
 
         def run(*args: Any) -> int:
+            caught.clear()
             exchange.begin(args[-1])
-            try:
-                with defer_interrupts():
-                    status = int(kernel(*args))
-                if caught:
-                    raise caught.pop()
-            except BaseException as error:
-                caught.clear()
-                exchange.end(error)
-                raise
+            with defer_interrupts():
+                status = int(kernel(*args))
+            if caught:
+                raise caught.pop()
+            exchange.done()
             return status
 
         return run
 
 
 def _make_fetch(
-    exchange: Exchange,
+    exchange: StepExchange,
     arguments: KernelArguments,
     own: np.ndarray,
     sums: np.ndarray,
@@ -232,7 +232,7 @@ class CpuStep:
         The named arrays whose addresses are bound, for the overlap message.
     sparse : {None, "lazy", "dense"}
         Treatment of gradients that touch a few rows.
-    exchange : Exchange, optional
+    exchange : StepExchange, optional
         With the other processes whose gradients count in a norm.
     counts : list of arrays
         The steps of each row, of each parameter.
@@ -253,7 +253,7 @@ class CpuStep:
         params: Sequence[Any] = (),
         bound: Callable[[], Named] = list,
         sparse: str | None = None,
-        exchange: Exchange | None = None,
+        exchange: StepExchange | None = None,
         counts: Leaves = (),
     ) -> None:
         self._sparse = CpuSparseGradients(arguments, sparse, title, counts)

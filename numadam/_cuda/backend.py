@@ -73,8 +73,10 @@ class CudaBackend(Backend):
             )
             for slot, views in self.own.items():
                 self._step.arguments.note(slot, list(map(ca.address_of, views)))
+            self._step.validator.validate({pl.P: self.params})
             settings.agree(self.home)
-            self._start()
+            with defer_interrupts():
+                self._memory.start(self.params)
             self._step.validator.protect(self._memory.named(self.names))
 
     @staticmethod
@@ -98,19 +100,6 @@ class CudaBackend(Backend):
         if lr.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise TypeError(f"lr: expected a 0-d array of float32 or float64, got {lr.dtype}.")
         return lr
-
-    def _start(self) -> None:
-        """Bring parameters into their bounds, and set what is not zero before the first step."""
-        settings, plan, step = self.settings, self.settings.plan, self._step
-        averages = plan.average and not settings.options["ema_debias"]
-        self._bind({pl.P: self.params})
-        with defer_interrupts():
-            if plan.bounds or plan.master or averages:
-                self._step.scalars.prepare(0.0, 1, 1, 0, 0)
-                step.begin(averages)
-                for copy in step.copies_back if plan.bounds else ():
-                    copy()
-            self._memory.begin()
 
     # --- counters -----------------------------------------------------------------------------
 
@@ -238,15 +227,13 @@ class CudaBackend(Backend):
         exchange = self.settings.exchange
         if exchange is not None:
             exchange.begin(lr)
-        try:
-            return self._take_here(lr, n, flushing)
-        except BaseException as error:
-            if exchange is not None:
-                exchange.end(error)
-            raise
+        taken = self._take_here(lr, n, flushing)
+        if exchange is not None:
+            exchange.done()
+        return taken
 
     def _take_here(self, lr: float, n: int, flushing: int) -> bool:
-        """As `_take`; other ranks hear nothing of an error."""
+        """As `_take`, of this rank."""
         step, scalars, norms = self._step, self._step.scalars, self._step.norms
         t = 0 if self._counts_on_device else self._t + 1
         # all that changes arrays or counters, and nothing that may be refused
@@ -286,7 +273,7 @@ class CudaBackend(Backend):
                 self._t = self._calls = 0
                 if self._step.norms is not None:
                     self._step.norms.clear()
-                self._start()
+                self._memory.start(self.params)
 
     def snapshot_buffer(self) -> SnapshotBuffer:
         """New memory for a snapshot of parameters, state, counters and norms."""
@@ -317,7 +304,7 @@ class CudaBackend(Backend):
                 copy(copied, own)
                 self._t, self._calls = counted
 
-        return SnapshotBuffer(save, restore)
+        return save, restore
 
     def gradients(self) -> list[Any]:
         """Gradient buffers of the parameters' shapes in one flat buffer."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import Layout
+from numadam._arrays.interop import Layout, to_host
 from numadam._backend import Leaves
 from numadam._core import plan as pl
 from numadam._core.half import in_memory, memory_dtype
@@ -239,9 +240,20 @@ class CudaState:
             for view, value in zip(self.own[slot], values, strict=True):
                 _fill(view, value)
 
-    def begin(self) -> None:
-        """Fill the state arrays whose first values are not zero."""
-        settings = self._settings
+    def start(self, params: Leaves) -> None:
+        """Bring parameters into their bounds, and set what is not zero before the first step."""
+        import cupy
+
+        settings, boxes = self._settings, self._settings.leaf_boxes()
+        for param, box in zip(params, boxes or (), strict=boxes is not None):
+            for beyond, bound in zip((operator.lt, operator.gt), box, strict=True):
+                outside = beyond(_numbers(param), cupy.asarray(bound))
+                cupy.copyto(in_memory(param), _stored(bound, param.dtype), where=outside)
+        for name in ("master", "average"):
+            debiased = name == "average" and settings.options["ema_debias"]
+            if name in self.state and not debiased:  # copies of the parameters
+                for view, param in zip(self.state[name], params, strict=True):
+                    view[...] = _numbers(param)
         for name, value in settings.rule.initial(settings.options).items():
             for view in self.state[name]:
                 _fill(view, value)
@@ -284,12 +296,24 @@ def _zeros(size: int) -> Any:
 
 def _fill(view: Any, value: Any) -> None:
     """Write numbers into an array of any storage, into both parts of complex ones."""
+    stored = _stored(value, view.dtype)
+    in_memory(view)[...] = stored * (1 + 1j) if view.dtype.kind == "c" else stored
+
+
+# CuPy may lack bfloat16, which NumPy has
+
+
+def _stored(value: Any, dtype: np.dtype[Any]) -> Any:
+    """Numbers as they lie in the memory of an array of this dtype."""
     import cupy
 
-    if view.dtype.kind == "c":
-        view[...] = cupy.asarray(value) * (1 + 1j)
-    elif memory_dtype(view.dtype) == view.dtype:
-        view[...] = cupy.asarray(value)
-    else:
-        # CuPy may lack the dtype that NumPy has
-        in_memory(view)[...] = cupy.asarray(in_memory(np.asarray(value).astype(view.dtype)))
+    if memory_dtype(dtype) != dtype:
+        value = in_memory(np.asarray(to_host(value)).astype(dtype))
+    return cupy.asarray(value)
+
+
+def _numbers(array: Any) -> Any:
+    """The numbers of an array; those of bfloat16 in float32."""
+    if array.dtype.name != "bfloat16":
+        return array
+    return (in_memory(array).astype(np.uint32) << 16).view(np.float32)

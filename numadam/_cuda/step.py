@@ -6,13 +6,13 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, require_gpu
-from numadam._backend import Exchange, FunctionalStep, Leaves, Title
+from numadam._backend import FunctionalStep, Leaves, Title
 from numadam._core import plan as pl
 from numadam._core.half import in_memory
 from numadam._core.plan import Plan
@@ -28,6 +28,9 @@ from numadam._cuda.scalars import DeviceControl, DeviceScalars, HostScalars, Sca
 from numadam._cuda.state import KernelArguments
 from numadam._cuda.validate import CheckedArrays, Validated, Validator
 from numadam._jit.process import defer_interrupts
+
+if TYPE_CHECKING:
+    from numadam._mpi.exchange import StepExchange
 
 # --- steps of an optimiser -----------------------------------------------------------------------
 
@@ -59,7 +62,7 @@ class CudaStep:
         Whether the GPU alone knows t.
     rate : array, optional
         A 0-d array on the GPU from which each step reads lr.
-    exchange : Exchange, optional
+    exchange : StepExchange, optional
         Of the ranks whose norms are one.
     counts : list of arrays
         The steps of each row, of each leaf.
@@ -89,7 +92,7 @@ class CudaStep:
         fixed: Leaves = (),
         counts_on_device: bool = False,
         rate: Any = None,
-        exchange: Exchange | None = None,
+        exchange: StepExchange | None = None,
         counts: Leaves = (),
     ) -> None:
         self._plan, self._layout, self._device = plan, layout, device
@@ -175,13 +178,6 @@ class CudaStep:
                 self.copies_in.append(partial(ca.copy_flat, *pair, into_flat=True))
                 if slot != pl.G and not (slot == pl.P and has_out):
                     self.copies_back.append(partial(ca.copy_flat, *pair, into_flat=False))
-
-    def begin(self, averages: bool) -> None:
-        """Bring parameters into their bounds, and copy them into what begins as they do."""
-        slots = spec.start_slots(self._plan, averages)
-        kernel = self._ready(spec.make_begin, self.arguments.many, averages)
-        for launch in self._launch(kernel, slots, go=0):
-            launch()
 
     def add(self, first: bool) -> None:
         """Add the gradients to their sum, or make them the sum."""
