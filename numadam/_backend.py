@@ -75,23 +75,9 @@ class SparseGradients:
     """The sparse gradients of a step, in a form that the loops read.
 
     With "lazy" the step visits only the rows of the gradient. With "dense" it reads an ordinary
-    gradient, whose buffer is kept and cleared row by row.
-
-    Parameters
-    ----------
-    home : {"NumPy", "CuPy"}
-        The library of the arrays.
-    layout : Layout
-    how : {None, "lazy", "dense"}
-    title : callable
-        ``title(slot, leaf)``: what the user calls that array.
-    counts : list of arrays
-        The steps of each row, of each leaf: then dense gradients are rows, too.
-
-    Attributes
-    ----------
-    scattered : dict
-        By leaf the rows of the dense buffers that are not zero: `clear` is due.
+    gradient, whose buffer is kept and cleared row by row: `scattered` are the rows that are not
+    zero, by leaf. Where there are `counts`, the steps of each row of each leaf, dense gradients are
+    rows, too.
     """
 
     def __init__(

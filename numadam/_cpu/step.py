@@ -63,12 +63,7 @@ class CpuSparseGradients(SparseGradients):
 
     def checked(self, grad: Any, name: str, leaf: int) -> Any:
         layout = self._arguments.layout
-        given = ar.number_as_array(grad, layout.shapes[leaf], layout.dtype)
-        (view,) = as_views([given], "NumPy", False, lambda _: name)
-        wanted = layout.dtype, layout.shapes[leaf], self._title(pl.P, leaf)
-        if problem := ar.unfit(view, name, *wanted):
-            raise problem
-        return np.asarray(view)
+        return ar.as_numpy(grad, name, layout.dtype, layout.shapes[leaf], self._title(pl.P, leaf))
 
     @contextmanager
     def installed(self, used: dict[int, Leaves]) -> Iterator[None]:
@@ -220,30 +215,11 @@ Named = list[tuple[str, Any]]
 class CpuStep:
     """The compiled step of some arguments, and what to do about arrays that it refuses.
 
-    Parameters
-    ----------
-    arguments : KernelArguments
-        With the plan of what the step computes.
-    title : callable
-        ``title(slot, leaf)``: what the user calls that array.
-    params : list of arrays
-        Parameters of every step that gets no others.
-    bound : callable
-        The named arrays whose addresses are bound, for the overlap message.
-    sparse : {None, "lazy", "dense"}
-        Treatment of gradients that touch a few rows.
-    exchange : StepExchange, optional
-        With the other processes whose gradients count in a norm.
-    counts : list of arrays
-        The steps of each row, of each parameter.
+    `kernel` is the step that this size takes: ``kernel(address of META, address of ids, id of the
+    only gradient, known_disjoint, lr) -> status``. `kernel_with_out` writes the direction to `out`.
 
-    Attributes
-    ----------
-    serial, kernel : compiled function
-        The step in one thread, and the one that this size takes: ``kernel(address of META,
-        address of ids, id of the only gradient, known_disjoint, lr) -> status``.
-    kernel_with_out : compiled function
-        The same where the direction goes to `out`.
+    `params` are those of every step that gets no others. `bound` names the arrays whose addresses
+    are bound, for a message on overlap. `counts` are the steps of each row, of each parameter.
     """
 
     def __init__(
@@ -268,30 +244,26 @@ class CpuStep:
         self._known_disjoint: Any = None
         self._exchange = None if exchange is None else KernelExchange(exchange, arguments)
         arguments.meta["validator"] = code_address("validator")
-        self.kernel, self.serial = self._kernels(out=False)
+        self.kernel = self._kernel(out=False)
 
     @cached_property
     def _pack(self) -> Any:
         return struct.Struct(f"{self.ids.shape[1]}q").pack_into
 
-    def _kernels(self, out: bool) -> tuple[Any, Any]:
-        """The step that this size takes, and the serial one."""
+    def _kernel(self, out: bool) -> Any:
+        """The step that this size takes."""
         total = sum(self.arguments.layout.sizes) * self.arguments.plan.unit
-        steps = compiled_step(self.arguments.plan, out)
-        kernel = serial = steps.fork_safe(parallel=False)
-        if loops.wants_parallel(total):
-            kernel = steps.fork_safe(parallel=True)
-            if loops.layer() == "workqueue":
-                kernel = pooled(kernel, self.arguments.meta)
-        if self._exchange is not None:
-            kernel, serial = map(self._exchange.wrap, (kernel, serial))
-        return kernel, serial
+        parallel = loops.wants_parallel(total)
+        kernel = compiled_step(self.arguments.plan, out).fork_safe(parallel)
+        if parallel and loops.layer() == "workqueue":
+            kernel = pooled(kernel, self.arguments.meta)
+        return kernel if self._exchange is None else self._exchange.wrap(kernel)
 
     @cached_property
     def kernel_with_out(self) -> Any:
         """The step that writes its direction to `out`: compiled when first asked for."""
         with defer_interrupts():
-            return self._kernels(out=True)[0]
+            return self._kernel(out=True)
 
     def run(self, used: dict[int, Leaves], lr: float, status: int | None = None) -> int:
         """Take a step over `used`, the arrays by slot; view, copy or refuse what is not valid.

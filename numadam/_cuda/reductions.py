@@ -63,15 +63,8 @@ def _add(totals: list[float], exponents: list[int]) -> tuple[float, int]:
 class GradientNorms:
     """Computes the norms of a step's gradients and their clip factors.
 
-    With `exchange` they are those of the arrays of all ranks. Its methods are called while the GPU
-    is the current one.
-
-    Attributes
-    ----------
-    go : int
-        Where the GPU says whether the step is taken.
-    saved : list of arrays
-        What a snapshot copies.
+    With `exchange` they are those of the arrays of all ranks. At `go` the GPU says whether the step
+    is taken; `saved` is what a snapshot copies. The GPU is the current one in all methods.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, to_host
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._core.half import in_memory, memory_dtype
+from numadam._core.half import in_memory
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
 from numadam._cuda import kernel as spec
@@ -45,25 +45,12 @@ def phases(arrays: Sequence[Any], orders: Sequence[tuple[int, ...]], plan: Plan)
 
 
 class KernelArguments:
-    """The record of each leaf, on the host and, where there are several leaves, on the GPU.
+    """The record of each leaf, on the host and, where there are `many`, in a table on the GPU.
 
-    Attributes
-    ----------
-    records : numpy.ndarray of `kernel.LEAF`
-    groups : list of int
-        The row of the control block of each leaf.
-    many : bool
-        Whether kernels read the table. Over one leaf they get its numbers as arguments.
-    blocks, parts : int
-        Blocks of threads of a step, and partial sums of a norm.
-    first_parts : list of int
-        The first partial sum of each leaf, and last how many there are.
-    work : tuple of int
-        Head, tiles, items and group of the only leaf; empty where there are several, or none.
-    table_address : int
-        Of the table on the GPU.
-    leaves_address, part_leaves_address : int
-        Of the leaf that each block of threads works on, in the step and in the norm.
+    Over one leaf kernels get its numbers as arguments: `work`, its head, tiles, items and group.
+    `blocks` are those of threads of a step, `parts` the partial sums of a norm; where these begin
+    of each leaf is in `first_parts`, with the end. At `leaves_address` and `part_leaves_address`
+    are the leaves that blocks work on, in the step and in the norm.
     """
 
     def __init__(self, plan: Plan, layout: Layout, groups: Sequence[int]) -> None:
@@ -169,7 +156,7 @@ class KernelArguments:
         """For each leaf whether its norm is added up in tiles: all of its arrays are aligned."""
         tiled, width = np.ones(len(self._iterations), bool), norm_iterations(self._plan)
         for slot in norm_slots(self._plan):
-            size = memory_dtype(self._plan.storage(slot)).itemsize * width
+            size = self._plan.storage(slot).itemsize * width
             tiled &= np.array(self._addresses[slot], np.int64) % size == 0
         return tiled
 
@@ -189,20 +176,8 @@ class KernelArguments:
 class CudaState:
     """State arrays in one flat block, aligned so that they share the parameters' tiles.
 
-    Its methods are called while the GPU of the parameters is the current one.
-
-    Attributes
-    ----------
-    layout : Layout
-        Of the parameters and their gradients.
-    layouts : dict
-        Of the state arrays, by name.
-    state : dict
-        State arrays by name, leaf by leaf.
-    own : dict
-        Arrays of the back end's own by slot, leaf by leaf.
-    saved : list of arrays
-        What a snapshot copies.
+    `layouts` are those of the state arrays by name, `own` all arrays of the back end's by slot, and
+    `saved` what a snapshot copies. The GPU of the parameters is the current one in all methods.
     """
 
     def __init__(self, settings: Settings, params: Leaves) -> None:
@@ -307,7 +282,7 @@ def _stored(value: Any, dtype: np.dtype[Any]) -> Any:
     """Numbers as they lie in the memory of an array of this dtype."""
     import cupy
 
-    if memory_dtype(dtype) != dtype:
+    if dtype.itemsize == 2:
         value = in_memory(np.asarray(to_host(value)).astype(dtype))
     return cupy.asarray(value)
 

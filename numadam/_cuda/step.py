@@ -38,44 +38,14 @@ if TYPE_CHECKING:
 class CudaStep:
     """All that takes part in the steps of one optimiser, or of one functional signature.
 
-    `bind` prepares launches whose arguments do not change while the arrays do not. The methods
-    are called while the GPU of the leaves is the current one.
+    `bind` prepares launches whose arguments do not change while the arrays do not: `copies_in` of
+    strided arrays into work arrays, `launches` of kernels, and `copies_back` of what they wrote.
+    Called in this order they are the step. The GPU of the leaves is the current one meanwhile.
 
-    Parameters
-    ----------
-    plan : Plan
-    layout : Layout
-    control : numpy.ndarray
-        The control block, read anew at each step.
-    groups : sequence of int
-        Its row of each leaf.
-    device : int
-        Number of the GPU.
-    title : callable
-        ``title(slot, leaf)``: what the user calls that array.
-    outs : sequence of bool
-        Whether there shall be steps without and with `out`.
-    sparse : {None, "lazy", "dense"}
-    fixed : list of arrays
-        The optimiser's own parameters: recognised by the list itself.
-    counts_on_device : bool
-        Whether the GPU alone knows t.
-    rate : array, optional
-        A 0-d array on the GPU from which each step reads lr.
-    exchange : StepExchange, optional
-        Of the ranks whose norms are one.
-    counts : list of arrays
-        The steps of each row, of each leaf.
-
-    Attributes
-    ----------
-    arguments, control, scalars, norms, sparse, validator : object
-        Its parts.
-    bound : Validated or None
-        The arrays of the launches.
-    copies_in, launches, copies_back : list of callables
-        Copies of strided arrays into work arrays; the kernels of a step; copies from work arrays
-        of what it wrote. Called in this order they are the step.
+    Each step reads `control` anew, and where there is a `rate`, a 0-d array on the GPU, lr from it.
+    `groups` are the rows of `control` of the leaves. `outs` says whether there shall be steps
+    without and with `out`, and `counts_on_device` whether the GPU alone knows t. `fixed` are the
+    optimiser's own parameters, recognised by the list itself. `counts` are the steps of each row.
     """
 
     def __init__(
