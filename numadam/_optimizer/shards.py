@@ -30,23 +30,12 @@ if TYPE_CHECKING:
 
 
 class Held(NamedTuple):
-    """Parts of whole parameters that a rank holds, by name of array (``p/w``).
-
-    Attributes
-    ----------
-    cuts : dict of str to Cut
-    params : object
-        The nesting of the whole parameters, as `Structure.json`.
-    owned : dict of str to bool array
-        False at ghost cells; only of arrays that have some.
-    frozen : dict of str to array
-        Frozen parameters that a rank has whole, while its optimiser has nothing of them.
-    """
+    """Parts of whole parameters that a rank holds, by name of array (``p/w``)."""
 
     cuts: Mapping[str, Cut]
-    params: Any
-    owned: Mapping[str, np.ndarray] = {}
-    frozen: Mapping[str, Any] = {}
+    params: Any  # the nesting of the whole parameters, as `Structure.json`
+    owned: Mapping[str, np.ndarray] = {}  # False at ghost cells; only of arrays that have some
+    frozen: Mapping[str, Any] = {}  # whole parameters of which the optimiser has nothing
 
 
 def of_blocks(optimizer: OptimizerBase, comm: Any) -> tuple[Ranks, Callable[[], Held]]:
