@@ -7,11 +7,11 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,8 +32,6 @@ from numadam._checkpoint.folder import (
 from numadam._checkpoint.storage import CheckpointError, about_file
 
 # --- protocol of a communicator ------------------------------------------------------------------
-
-Result = TypeVar("Result")
 
 
 class Ranks(Protocol):
@@ -64,17 +62,17 @@ class Alone:
             raise error
 
 
-def on_all(ranks: Ranks, what: str, work: Callable[[], Result]) -> Result:
-    """The result of some work of any length; where it raises on one rank, it does on all."""
-    error, result = None, None
+@contextmanager
+def on_all(ranks: Ranks, what: str) -> Iterator[None]:
+    """Work of any length; where it raises on one rank, it does on all."""
+    error = None
     try:
-        result = work()
+        yield
     except BaseException as caught:  # an interrupt, too, ends all of them
         error = caught
     # a rank that has failed waits here for those that work on; in `agree` it would not
     if ranks.gather(np.array([error is not None], np.int64)).any():
         ranks.agree(error, what)
-    return result  # type: ignore[return-value]  # there is one where there is no error
 
 
 # --- parts of whole arrays from the shards that have them ----------------------------------------
@@ -226,44 +224,31 @@ def save(path: str | os.PathLike[Any], ranks: Ranks, make: Callable[[], Part]) -
         And whatever else on the rank that has it; the folder keeps what it had.
     """
     what = f"saving {os.fsdecode(path)}"
-    part = on_all(ranks, what, make)
+    with on_all(ranks, what):
+        part = make()
     texts = {name: json.dumps(value, sort_keys=True) for name, value in _alike(part).items()}
     generation = _same_everywhere(ranks, texts)
     cuts = _gathered_cuts(ranks, part)
-
-    def begin() -> tuple[Path, str | None]:
-        folder = Path(os.path.realpath(os.fsdecode(path)))
-        if ranks.rank > 0:
-            return folder, None
-        folder = files.make_folder(path)
-        try:
-            return folder, current_generation(folder)
-        except CheckpointError:  # a damaged index is replaced
-            return folder, None
-
-    folder, old = on_all(ranks, what, begin)
-    shard = files.NewShard(folder, generation, ranks.rank)
-    with _removed_if_failed(shard):
-        nbytes, crc32 = on_all(ranks, what, lambda: shard.write(ranks.size, part.arrays))
+    with on_all(ranks, what):
+        folder, old = Path(os.path.realpath(os.fsdecode(path))), None
+        if ranks.rank == 0:
+            files.make_folder(folder)
+            with suppress(CheckpointError):  # a damaged index is replaced
+                old = current_generation(folder)
+    with files.NewShard(folder, generation, ranks.rank) as shard:
+        with on_all(ranks, what):
+            nbytes, crc32 = shard.write(ranks.size, part.arrays)
         rows = ranks.gather(np.array([nbytes, crc32], np.int64))
         saved = {name: _saved(name, part) for name in part.arrays}
         sums = rows[:, 1].astype(np.uint32)
         index = Index(generation, part.kind, part.meta, saved, cuts, rows[:, 0].copy(), sums)
         shard.awaits_index = True
-        on_all(ranks, what, lambda: files.commit(folder, index) if ranks.rank == 0 else None)
+        with on_all(ranks, what):
+            if ranks.rank == 0:
+                files.commit(folder, index)
     if ranks.rank == 0:
         files.remove_replaced(folder, old)
         files.remove_leftovers(folder)
-
-
-@contextmanager
-def _removed_if_failed(shard: files.NewShard) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        shard.discard()
-        raise
-    shard.close()
 
 
 def _alike(part: Part) -> dict[str, Any]:
@@ -350,15 +335,11 @@ def load(
         On the rank that finds it; and on all, where the ranks do not go together.
     """
     what, name = f"loading {os.fsdecode(path)}", os.fsdecode(path)
-
-    def look() -> tuple[Index, Mapping[str, Cut]]:
+    with on_all(ranks, what):
         index = read_index(path, kind)
         with about_file(name):
             parts = wanted(index)
             _check_axes(index, parts)
-        return index, parts
-
-    index, parts = on_all(ranks, what, look)
     own = index.ranks == ranks.size and all(
         _is_own(index.cuts, index.arrays[array].cut, part, ranks.rank)
         for array, part in parts.items()
@@ -369,17 +350,18 @@ def load(
             f"{name}: the ranks find different checkpoints there. Load from a folder that all "
             "ranks share, while nobody saves into it."
         )
-    if not rows[:, 1].all():
+    as_saved = rows[:, 1].all()
+    if not as_saved:
         _check_wholes(name, index, parts, ranks)
-        return index, on_all(ranks, what, lambda: assemble(path, index, parts))
-
-    def read() -> dict[str, np.ndarray]:
-        with files.Shards(path, index).open(ranks.rank) as shard:
-            # all of them: what is not wanted is checked
-            found = {entry.name: shard.array(entry.name) for entry in shard.header.entries}
-        return {name: found[name] for name in parts}
-
-    return index, on_all(ranks, what, read)
+    with on_all(ranks, what):
+        if as_saved:
+            with files.Shards(path, index).open(ranks.rank) as shard:
+                # all of them: what is not wanted is checked
+                found = {entry.name: shard.array(entry.name) for entry in shard.header.entries}
+            arrays = {name: found[name] for name in parts}
+        else:
+            arrays = assemble(path, index, parts)
+    return index, arrays
 
 
 def _check_axes(index: Index, parts: Mapping[str, Cut]) -> None:

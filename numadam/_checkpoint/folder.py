@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from math import prod
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -306,7 +306,7 @@ _SHARD = re.compile(r"([0-9a-f]{16})-(\d{1,10})\.safetensors")
 
 
 class NewShard:
-    """The file of this rank, while a save is on its way.
+    """The file of this rank, while a save is on its way: a context, which removes it on errors.
 
     Attributes
     ----------
@@ -320,34 +320,28 @@ class NewShard:
         self._path = folder / shard_name(generation, rank)
         self.awaits_index = False
 
+    def __enter__(self) -> Self:
+        return self
+
     def write(self, ranks: int, arrays: dict[str, np.ndarray]) -> tuple[int, int]:
         """Write it to the disk; its size and checksum. It stays open, and so locked."""
         meta = {"generation": self._generation, "rank": self._rank, "ranks": ranks}
-        file = self._created()
-        nbytes, crc32 = write_new(container.NewFile(file), Container("shard", meta, arrays))
-        container.sync(file.fileno())
-        container.sync_folder(self._folder)
-        return nbytes, crc32
-
-    def _created(self) -> IO[bytes]:
-        """The new file, locked."""
         file = self._open.enter_context(self._path.open("xb", buffering=0))
         if container.lock(file) is False or not self._path.exists():
             raise OSError(
                 f"{self._folder}: another program saves into this folder. Give each its own."
             )
-        return file
+        nbytes, crc32 = write_new(container.NewFile(file), Container("shard", meta, arrays))
+        container.sync(file.fileno())
+        container.sync_folder(self._folder)
+        return nbytes, crc32
 
-    def close(self) -> None:
-        """Close it: from now on it is the index that says whether it counts."""
-        self._open.close()
-
-    def discard(self) -> None:
-        """Remove it, if no index names it: the save has failed."""
-        try:
-            named = self.awaits_index and current_generation(self._folder) == self._generation
-        except (OSError, CheckpointError):
-            named = True  # maybe: then it is a leftover, for the next save to remove
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Close it; where the save has failed, remove it, if no index names it."""
+        named = True  # maybe: then it is a leftover, for the next save to remove
+        if kind is not None:
+            with suppress(OSError, CheckpointError):
+                named = self.awaits_index and current_generation(self._folder) == self._generation
         if container.fcntl is None:
             self._open.close()  # Windows removes no file that is open
         if not named:
@@ -355,9 +349,8 @@ class NewShard:
         self._open.close()
 
 
-def make_folder(path: str | os.PathLike[Any]) -> Path:
-    """The folder of a checkpoint, made where there is none; what killed saves left is removed."""
-    folder = Path(os.path.realpath(os.fsdecode(path)))
+def make_folder(folder: Path) -> None:
+    """Make the folder of a checkpoint, where there is none; remove what killed saves left."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(
             f"{folder}: is a file, and several ranks save into a folder. Give another name."
@@ -367,7 +360,6 @@ def make_folder(path: str | os.PathLike[Any]) -> Path:
         container.sync_folder(folder.parent)
     container.check_writable(folder / INDEX)
     remove_leftovers(folder)
-    return folder
 
 
 def commit(folder: Path, index: Index) -> None:

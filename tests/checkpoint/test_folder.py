@@ -442,10 +442,9 @@ def test_a_save_beside_another_program(path, monkeypatch):
     for act in (lambda file: False, lambda file: Path(file.name).unlink()):
         old = content(path)
         monkeypatch.setattr(files.container, "lock", act)
-        shard = files.NewShard(path, "ab" * 8, 0)
-        with pytest.raises(OSError, match="another program saves into this folder"):
+        refused = pytest.raises(OSError, match="another program saves into this folder")
+        with refused, files.NewShard(path, "ab" * 8, 0) as shard:
             shard.write(1, {})
-        shard.discard()
         monkeypatch.undo()
         assert content(path) == old
 

@@ -113,7 +113,8 @@ class RankRun(PythonRun):
         if self._file is None:
             return
         try:
-            state = on_all(self._meetings.ranks, "minimize", lambda: self._run_state(code))
+            with on_all(self._meetings.ranks, "minimize"):
+                state = self._run_state(code)
         except BaseException:
             self._meetings.over = True  # all ranks know
             raise
