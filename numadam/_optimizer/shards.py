@@ -279,11 +279,11 @@ def load(
     check: Callable[[], None],
 ) -> None:
     """Take over all of a folder, on all ranks or on none; arguments as of `save`. Collective."""
-    parts, what = parts_of(optimizer), f"loading {os.fsdecode(path)}"
+    parts = parts_of(optimizer)
     with on_all(ranks, "load"):
         is_folder(path)
         check()
-        own = held()
+        own, what = held(), f"loading {os.fsdecode(path)}"
     index, arrays = collective.load(path, ranks, KIND, lambda index: _wanted(index, own))
     with on_all(ranks, what), about_file(path):
         frozen = {name: arrays[name] for name in own.frozen}
