@@ -209,8 +209,8 @@ class Part(NamedTuple):
     kind: str
     meta: dict[str, Any]
     arrays: dict[str, np.ndarray]
-    cut_of: dict[str, str]
-    cuts: dict[str, Cut]
+    cut_of: Mapping[str, str] = {}
+    cuts: Mapping[str, Cut] = {}
 
 
 def save(path: str | os.PathLike[Any], ranks: Ranks, make: Callable[[], Part]) -> None:
@@ -247,8 +247,7 @@ def save(path: str | os.PathLike[Any], ranks: Ranks, make: Callable[[], Part]) -
             if ranks.rank == 0:
                 files.commit(folder, index)
     if ranks.rank == 0:
-        files.remove_replaced(folder, old)
-        files.remove_leftovers(folder)
+        files.remove_leftovers(folder, old)
 
 
 def _alike(part: Part) -> dict[str, Any]:

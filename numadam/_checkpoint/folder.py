@@ -375,22 +375,20 @@ def commit(folder: Path, index: Index) -> None:
     write_index(folder, index)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove shards that the index does not name, except those that somebody writes now."""
+def remove_leftovers(folder: Path, replaced: str | None = None) -> None:
+    """Remove shards that the index does not name, except those that somebody writes now.
+
+    `replaced` is the generation that it named before: nobody writes that.
+    """
     with suppress(OSError, CheckpointError):  # of a damaged index nobody knows what it names
         current = current_generation(folder)
         for generation, ranks in _generations(folder).items():
-            if generation != current:
+            if generation == replaced != current:
+                for rank in ranks:
+                    _remove(folder / shard_name(generation, rank))
+            elif generation != current:
                 with suppress(OSError):
                     _remove_generation(folder, generation, sorted(ranks))
-
-
-def remove_replaced(folder: Path, generation: str | None) -> None:
-    """Remove the shards that the index named before it was replaced."""
-    with suppress(OSError, CheckpointError):
-        if generation is not None and current_generation(folder) != generation:
-            for rank in _generations(folder).get(generation, []):
-                _remove(folder / shard_name(generation, rank))
 
 
 def _generations(folder: Path) -> dict[str, list[int]]:

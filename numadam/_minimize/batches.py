@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -186,7 +185,7 @@ def _check_objective(
 ) -> None:
     """Compare f of all problems with that of the file, by a run of no iteration from there."""
     (x,) = saved.leaves("x", [task.x])
-    there = make(dataclasses.replace(task, x=x))
+    there = make(task._replace(x=x))
     try:
         there.advance(0, NEVER)
     except BaseException as error:

@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -487,7 +486,7 @@ class Checkpoint:
         """Write the run that an exception has ended; a file that fails is a note on it."""
         try:
             self.write(*run_state)
-        except OSError as failed:
+        except Exception as failed:  # that of another rank, too
             error.add_note(f"numadam: {str(self.path)!r} could not be written: {failed}")
 
 
@@ -529,8 +528,7 @@ class Task(NamedTuple):
     shares: bool
 
 
-@dataclass(frozen=True)
-class ManyTask:
+class ManyTask(NamedTuple):
     """The arguments of `minimize_many`, validated; `rates` are the problems' own step sizes."""
 
     fun: Any

@@ -214,13 +214,8 @@ class RankCheckpoint(Checkpoint):
 
     def _put(self, content: Container) -> None:
         text = np.frombuffer(json.dumps(content.meta).encode(), np.uint8)
-        part = collective.Part(
-            kind=content.kind,
-            meta={"done": content.meta["at"]["done"]},
-            arrays={_META: text, **content.arrays},
-            cut_of={},
-            cuts={},
-        )
+        meta = {"done": content.meta["at"]["done"]}
+        part = collective.Part(content.kind, meta, {_META: text, **content.arrays})
         self._exists = True
         try:
             collective.save(self.path, self._meetings.ranks, lambda: part)
@@ -235,13 +230,6 @@ class RankCheckpoint(Checkpoint):
     def due(self, done: int) -> bool:
         """Whether it has to be written, so many iterations into the run."""
         return self.is_due
-
-    def write_after(self, error: BaseException, *run_state: Any) -> None:
-        """Write the run that an exception has ended; a file that fails is a note on it."""
-        try:
-            self.write(*run_state)
-        except Exception as failed:
-            error.add_note(f"numadam: {str(self.path)!r} could not be written: {failed}")
 
 
 # --- parts of the loop: objective, observers, schedules ------------------------------------------
