@@ -152,15 +152,7 @@ def assemble(
 ) -> dict[str, np.ndarray]:
     """The wanted parts of arrays, by name: new arrays, checked, and complete.
 
-    Parameters
-    ----------
-    wanted : mapping of name to Cut
-        `begin` is known; all of one whole array that want the same part are read together.
-
-    Raises
-    ------
-    CheckpointError
-        A shard is missing or damaged, or parts leave a gap or contradict each other.
+    `begin` of each is known. All of one whole array that want the same part are read together.
     """
     by_cut: dict[tuple[str, Cut], list[str]] = {}
     for name, part in wanted.items():
@@ -190,20 +182,11 @@ def assemble(
 
 
 class Part(NamedTuple):
-    """Content of one rank's shard.
+    """Content of one rank's shard: as a `Container`, and how its arrays are cut.
 
-    Attributes
-    ----------
-    kind : str
-        As in `Container`.
-    meta : dict
-        JSON, the same on all ranks.
-    arrays : dict of str to NumPy array
-        Those of this rank; names and dtypes are the same on all ranks.
-    cut_of : dict of str to str
-        By the name of an array that of its cut; not of arrays that are no part of a whole.
-    cuts : dict of str to Cut
-        By name; where one rank does not know its `begin` no one does.
+    `kind`, `meta`, and the names and dtypes of `arrays` are the same on all ranks. `cut_of` has the
+    name of its cut by that of an array that is part of a whole. Where one rank does not know the
+    `begin` of a cut no one does.
     """
 
     kind: str
@@ -216,12 +199,7 @@ class Part(NamedTuple):
 def save(path: str | os.PathLike[Any], ranks: Ranks, make: Callable[[], Part]) -> None:
     """Write a checkpoint of all ranks into a folder: the old one or the new one, complete.
 
-    Raises
-    ------
-    ValueError
-        On all ranks, where they do not have the same to save.
-    OSError
-        And whatever else on the rank that has it; the folder keeps what it had.
+    ValueError on all ranks, where they do not have the same to save.
     """
     what = f"saving {os.fsdecode(path)}"
     with on_all(ranks, what):
@@ -322,16 +300,7 @@ def load(
 
     Where all ranks want what the shard of their number has, each gets that as it is, ghost cells
     too. Else parts are put together, for which all have to say where in the whole they lie.
-
-    Parameters
-    ----------
-    wanted : callable
-        The parts by name of array, for an index: the same names in the same order on all ranks.
-
-    Raises
-    ------
-    CheckpointError
-        On the rank that finds it; and on all, where the ranks do not go together.
+    `wanted` returns the parts by name of array: the same names in the same order on all ranks.
     """
     what, name = f"loading {os.fsdecode(path)}", os.fsdecode(path)
     with on_all(ranks, what):

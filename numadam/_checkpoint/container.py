@@ -106,11 +106,7 @@ def replacing(path: str | os.PathLike[Any]) -> Iterator[NewFile]:
 
     Then it is on the disk. It has the permissions of the file that it replaces, or those that
     `open` gives a new one. A symbolic link stays: the file that it points to is replaced.
-
-    Raises
-    ------
-    OSError
-        As all other exceptions, with a note on what has become of the old and the new file.
+    Exceptions get a note on what has become of the old and the new file.
     """
     target = Path(os.path.realpath(os.fsdecode(path)))
     mode = _check_target(target)
@@ -275,17 +271,9 @@ _SAVED_BY = {
 class Container(NamedTuple):
     """Content of a file.
 
-    Attributes
-    ----------
-    kind : str
-        Of what it is the state: "optimizer", "minimize", "minimize_many"; "shard" and "index" are
-        files of a folder (`folder.py`).
-    meta : dict
-        None, bool, int, float (inf and nan, too), str, and lists and dicts of them. Keys are
-        strings. Floats come back to the last bit.
-    arrays : dict of str to NumPy arrays
-        By plain names such as "p/w", in any memory layout. Those of `read` are new, contiguous in
-        C order, and nobody else's.
+    `kind` is a key of `_SAVED_BY`. `meta` has what JSON has, inf and nan too; floats come back to
+    the last bit. `arrays` are by plain names such as "p/w", in any memory layout; those of `read`
+    are new and contiguous in C order.
     """
 
     kind: str
@@ -297,16 +285,8 @@ def write(path: str | os.PathLike[Any], content: Container) -> None:
     """Write a file as a whole: at any moment its path has the old or the new one, complete.
 
     All of it is checked before anything is written. Arrays are written as they are at the time:
-    who may change them meanwhile has to be kept from it by the caller.
-
-    Raises
-    ------
-    TypeError
-        `meta` or `arrays` has something that a file cannot hold.
-    ValueError
-        A name cannot be that of an array in a file, or a header becomes too long.
-    OSError
-        From the system, with a note on what has become of the old file.
+    who may change them meanwhile has to be kept from it by the caller. An OSError has a note on
+    what has become of the old file.
     """
     planned = _planned(content)
     with replacing(path) as file:
@@ -350,13 +330,6 @@ def read(path: str | os.PathLike[Any], kind: str) -> Container:
     """Read and check a file that `write` has written.
 
     The header is checked before memory is taken for arrays, and never more than the file has.
-
-    Raises
-    ------
-    CheckpointError
-        It is no such file, of another kind or a newer version, or damaged.
-    OSError
-        It does not exist or cannot be read.
     """
     file_name = os.fsdecode(path)
     found = Path(file_name).stat()
@@ -376,14 +349,7 @@ def read_open(file: IO[bytes], size: int, name: str, kind: str) -> Container:
 class Reader:
     """An open file of so many bytes whose header has been read and checked.
 
-    Attributes
-    ----------
-    header : Header
-    crc32 : int
-        Checksum of the header, which has those of the arrays.
-    meta : dict
-    path : str
-        For error messages.
+    `crc32` is the checksum of the header, which has those of the arrays. `path` is for messages.
     """
 
     def __init__(self, file: IO[bytes], size: int, path: str, kind: str) -> None:

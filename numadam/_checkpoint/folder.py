@@ -37,19 +37,11 @@ def shard_name(generation: str, rank: int) -> str:
 
 
 class Cut(NamedTuple):
-    """The part of an array that one rank holds.
+    """The part of an array that one rank holds: a box, or, with `flat`, a range in C order.
 
-    Attributes
-    ----------
-    begin : tuple of int or None
-        Index of its first element in the whole array; with `flat` one number, the place of that
-        element in C order. None: nobody knows.
-    shape : tuple of int
-        Of the part; with `flat` one number.
-    flat : bool
-        Whether the part is a range of the elements in C order, and no box.
-    whole : tuple of int or None
-        Shape of the whole array; None: what the parts of all ranks reach to.
+    `begin` is the index of its first element in the whole array, None where nobody knows; with
+    `flat` it is one number, as `shape` is. `whole` is the shape of the whole array; None: what the
+    parts of all ranks reach to.
     """
 
     begin: tuple[int, ...] | None
@@ -130,16 +122,9 @@ class Saved(NamedTuple):
 
 
 class Cuts(NamedTuple):
-    """Places of the parts of all ranks in one whole array.
+    """The cuts of all ranks in one whole array; `whole` is None where nobody knows where they lie.
 
-    Attributes
-    ----------
-    flat : bool
-        As in `Cut`.
-    whole : tuple of int or None
-        Shape of the whole array; None where nobody knows where the parts lie.
-    boxes : numpy.ndarray of int64
-        A row for each rank: `begin`, then `shape` of its `Cut`. `begin` is -1 where unknown.
+    `boxes`, of int64, has a row for each rank: `begin`, -1 where unknown, then `shape`.
     """
 
     flat: bool
@@ -167,19 +152,10 @@ class Cuts(NamedTuple):
 
 
 class Index(NamedTuple):
-    """Content of the index of a folder.
+    """Content of the index of a folder: `kind` and `meta` are those of all ranks.
 
-    Attributes
-    ----------
-    generation : str
-    kind : str
-        Of what it is the state, as in `Container`.
-    meta : dict
-        The same for all ranks.
-    arrays : dict of str to Saved
-    cuts : dict of str to Cuts
-    nbytes, sums : numpy.ndarray of int64, uint32
-        Size of each shard, and the checksum that its header has, which in turn has all others.
+    `nbytes` and `sums`, of int64 and uint32, are the size of each shard, and the checksum that its
+    header has, which in turn has all others.
     """
 
     generation: str
@@ -308,10 +284,7 @@ _SHARD = re.compile(r"([0-9a-f]{16})-(\d{1,10})\.safetensors")
 class NewShard:
     """The file of this rank, while a save is on its way: a context, which removes it on errors.
 
-    Attributes
-    ----------
-    awaits_index : bool
-        Whether an index may name it already.
+    `awaits_index` says whether an index may name it already.
     """
 
     def __init__(self, folder: Path, generation: str, rank: int) -> None:

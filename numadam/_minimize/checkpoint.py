@@ -152,18 +152,10 @@ def check_objective(
 ) -> None:
     """Refuse to go on where the objective has other values than the run had.
 
-    Parameters
-    ----------
-    saved, now : float or array (problems,)
-        F at the same x, then and now.
-    change : float or array (problems,)
-        A change of f: that of x as a whole, by the first gradient. Its roundings are those of f,
-        whose own size is that of nothing where the minimum is 0.
-    dtype : dtype of x
-    where : str
-        The iterate; ``{k}`` stands for the number of the problem.
-    path : Path, optional
-        The file that has `saved`; None for the `state` of a result.
+    `saved` and `now` are f at the same x, of one problem or of each. `change` is one of f: that of
+    x as a whole, by the first gradient. Its roundings are those of f, whose own size is that of
+    nothing where the minimum is 0. In `where`, the iterate, ``{k}`` is the number of the problem.
+    `path` is the file that has `saved`; None for the `state` of a result.
     """
     real = np.finfo(dtype)
     saved, now, change = map(np.atleast_1d, (saved, now, change))
@@ -315,19 +307,9 @@ def load_state_arrays(optimizer: Optimizer, run: RunState, keys: Sequence[str] =
 
 
 class Checkpoint:
-    """The file that a run is saved to and goes on from.
+    """The file that a run is saved to and goes on from, of the function `kind`.
 
-    Parameters
-    ----------
-    path : str or path
-    every : int or None
-        Iterations from one write to the next; None: by time.
-    kind : {"minimize", "minimize_many"}
-        The function that writes it.
-
-    Attributes
-    ----------
-    path : Path
+    `every`: iterations from one write to the next; None: by time.
     """
 
     def __init__(self, path: Any, every: Any, kind: str) -> None:

@@ -157,23 +157,13 @@ def observing_schedules(optimizer: Optimizer) -> list[Any]:
 
 
 class Observers:
-    """The observers of one run, notified of its iterates.
+    """The observers of one run, notified of its iterates; `active` where there is any.
 
-    Attributes
-    ----------
-    active : bool
-        Whether there is any.
-    each : bool
-        Whether every iterate has to be notified; a progress bar takes those that come.
-    wants_f : bool
-        Whether f is needed at every iterate. A History asks for it where it keeps a record, a
-        callback where it reads `fun`.
-    wants_gradient : bool
-        Whether the last iterate's gradient is needed where no stop test reads it.
-    f : float or None
-        The objective at the iterate of the last notification, where it is known.
-    message : str or None
-        Why the callback has ended the run.
+    `each`: every iterate has to be notified; a progress bar takes those that come. `wants_f`: f is
+    needed at every iterate; a History asks for it where it keeps a record, a callback where it
+    reads `fun`. `wants_gradient`: the last iterate's gradient is needed where no stop test reads
+    it. `f` is that of the last notification, where known; `message` says why the callback has ended
+    the run.
     """
 
     def __init__(self, callback: Any, progress: bool, maxiter: int, optimizer: Optimizer) -> None:

@@ -194,20 +194,10 @@ class Finding(NamedTuple):
 class Verdicts:
     """The findings as a table, with a row for each; an attribute is a column.
 
-    Attributes
-    ----------
-    name, is_element
-        Of the probes.
-    formula, value, error, rounding
-        The slopes by formula and by differences; NaN where no difference is finite.
-    size, spread
-        The larger of both slopes, and the error of differences; NaN where f has a kink.
-    wrong, kink, doubt
-        The verdicts.
-    hidden
-        Whether the slope is too small beside f for the differences to tell it from others.
-    excess
-        Relative error of the formula that the errors of the differences do not explain.
+    `value`, `error`, `rounding` of the slopes by differences are NaN where none is finite. `size`
+    is the larger of the slopes by formula and by differences. `spread` is the error of differences,
+    NaN where f has a kink. `hidden`: the slope is too small beside f for them to tell it from
+    others. `excess` is the relative error of the formula that they do not explain.
     """
 
     def __init__(self, findings: list[Finding]) -> None:
@@ -247,20 +237,8 @@ class Verdicts:
 class Prober:
     """Checks of one gradient, one direction after another.
 
-    Parameters
-    ----------
-    point : Point
-    tolerance : float, optional
-        Relative error of the gradient that is allowed.
-    rng : numpy.random.Generator
-
-    Attributes
-    ----------
-    f, g
-        The objective and its gradient at x0.
-    eps : float
-        Relative error of f by rounding alone.
-    tolerance : float
+    `f` and `g` are the objective and its gradient at x0, `eps` is the relative error of f by
+    rounding alone, and `tolerance` that of the gradient which is allowed.
     """
 
     def __init__(self, point: Point, tolerance: float | None, rng: np.random.Generator) -> None:
