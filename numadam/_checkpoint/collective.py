@@ -26,7 +26,6 @@ from numadam._checkpoint.folder import (
     Shards,
     common,
     current_generation,
-    pieces,
     read_index,
 )
 from numadam._checkpoint.storage import CheckpointError, about_file
@@ -95,7 +94,7 @@ class _Group:
 
     def __init__(self, index: Index, cut: str, part: Cut, names: list[str]) -> None:
         self.cuts, self.names, self._cut = index.cuts[cut], names, cut
-        self.pieces = pieces(part, self.cuts.whole or ())
+        self.pieces = self.cuts.pieces(part)
         self._mask = MASKS + cut if MASKS + cut in index.arrays else ""
         self._known = np.zeros(prod(part.shape), np.uint8)
         self.arrays: dict[str, np.ndarray] = {}
@@ -106,20 +105,22 @@ class _Group:
 
     def read(self, shard: Reader, rank: int) -> None:
         """Take what a shard has."""
-        mask = shard.array(self._mask) if self._mask else None
-        sources, boxes = pieces(self.cuts.of(rank), self.cuts.whole or ()), []
-        for source, target in product(sources, self.pieces):
-            indices = common(source, target)
-            if indices is None:
-                continue
-            there, here = indices
+        meeting = [
+            (source, target, *indices)
+            for source, target in product(self.cuts.pieces(self.cuts.of(rank)), self.pieces)
+            if (indices := common(source, target)) is not None
+        ]
+        if not meeting:
+            return
+        mask, boxes = shard.array(self._mask) if self._mask else None, []
+        for source, target, there, here in meeting:
             known = target.of(self._known, here)
             owned = np.True_ if mask is None else source.of(mask, there)
             now = np.where(owned, _OWNED, _GHOST)
             new, twice = known < now, owned & (known == _OWNED)
             known[...] = np.maximum(known, now)
             boxes.append((source, there, target, here, new, twice))
-        for name in self.names if boxes else ():
+        for name in self.names:
             values = shard.array(name)
             for source, there, target, here, new, twice in boxes:
                 saved = source.of(values, there)
@@ -158,10 +159,8 @@ def assemble(
     for name, part in wanted.items():
         by_cut.setdefault((index.arrays[name].cut, part), []).append(name)
     shards, name_of_path = Shards(path, index), os.fsdecode(path)
-    meeting = []  # which shards have something of each part
-    for cut, part in by_cut:
-        cuts = index.cuts[cut]
-        meeting.append(cuts.meet(pieces(part, cuts.whole or ())))
+    # which shards have something of each part
+    meeting = [index.cuts[cut].meet(part) for cut, part in by_cut]
     needed: list[int] = np.flatnonzero(np.any(meeting, axis=0)).tolist() if by_cut else []
     shards.check_sizes(needed)  # before memory is taken for arrays
     groups = [_Group(index, cut, part, names) for (cut, part), names in by_cut.items()]
@@ -336,13 +335,9 @@ def _check_axes(index: Index, parts: Mapping[str, Cut]) -> None:
     """Refuse names that are not in the index, and other numbers of axes."""
     for name, part in parts.items():
         cuts = index.cuts.get(index.arrays[name].cut)
-        if cuts is None or cuts.flat:
-            axes = None if cuts is None or cuts.whole is None else len(cuts.whole)
-        else:
-            axes = cuts.boxes.shape[1] // 2
-        mine = len(part.shape) if part.whole is None else len(part.whole)
-        if axes is not None and mine != axes:
-            raise ValueError(f"{name}: has {axes} axes in the file, {mine} here.")
+        mine = len(part.shape if part.whole is None else part.whole)
+        if cuts is not None and cuts.axes != mine:
+            raise ValueError(f"{name}: has {cuts.axes} axes in the file, {mine} here.")
 
 
 def _is_own(cuts: Mapping[str, Cuts], name: str, part: Cut, rank: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from math import prod
 from pathlib import Path
@@ -69,17 +69,6 @@ class Piece(NamedTuple):
         return box[(*index, ...)]
 
 
-def pieces(cut: Cut, whole: tuple[int, ...]) -> list[Piece]:
-    """The boxes of a part that is somewhere in a whole array of this shape; no empty ones."""
-    assert cut.begin is not None  # who calls has asked
-    if prod(cut.shape) == 0:
-        return []
-    if cut.flat:
-        return list(_boxes(cut.begin[0], cut.begin[0] + cut.shape[0], whole))
-    ends = tuple(begin + n for begin, n in zip(cut.begin, cut.shape, strict=True))
-    return [Piece(cut.begin, ends, 0)]
-
-
 def _boxes(first: int, last: int, shape: tuple[int, ...]) -> Iterator[Piece]:
     """The boxes of a range of elements in C order: at each place the most whole rows there are."""
     at = first
@@ -136,12 +125,28 @@ class Cuts(NamedTuple):
         begin, shape = (tuple(half.tolist()) for half in np.split(self.boxes[rank], 2))
         return Cut(None if self.whole is None else begin, shape, self.flat, self.whole)
 
-    def meet(self, wanted: Sequence[Piece]) -> np.ndarray:
-        """Which ranks have an element of these boxes; of ranges some more, never fewer."""
+    @property
+    def axes(self) -> int:
+        """Axes of the whole array."""
+        return self.boxes.shape[1] // 2 if self.whole is None else len(self.whole)
+
+    def pieces(self, part: Cut) -> list[Piece]:
+        """The boxes of a part; no empty ones."""
+        assert self.whole is not None  # who calls has asked
+        assert part.begin is not None
+        if prod(part.shape) == 0:
+            return []
+        if part.flat:
+            return list(_boxes(part.begin[0], part.begin[0] + part.shape[0], self.whole))
+        ends = tuple(begin + n for begin, n in zip(part.begin, part.shape, strict=True))
+        return [Piece(part.begin, ends, 0)]
+
+    def meet(self, part: Cut) -> np.ndarray:
+        """Which ranks have an element of a part; of ranges some more, never fewer."""
         assert self.whole is not None  # who calls has asked
         found = np.zeros(len(self.boxes), bool)
         begins, shapes = np.hsplit(self.boxes, 2)
-        for piece in wanted:
+        for piece in self.pieces(part):
             begin, end = np.array(piece.begin, np.int64), np.array(piece.end, np.int64)
             if self.flat:
                 axes = range(len(self.whole))
