@@ -337,7 +337,7 @@ def minimize(
             shares=f == "local",
         )
         if file is not None:
-            file.define(task, state is not None, track_best=task.track_best)
+            file.define(task, track_best=task.track_best)
         compiled = is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
         if is_compiled(fun) and not compiled:
             check_plain(fun, task.args)

@@ -171,10 +171,6 @@ class Observers:
         self._callback, self._whole = callback, callback is not None and takes_result(callback)
         self._schedules = observing_schedules(optimizer)
         self._bar, self._progress = ProgressBar(progress, maxiter), progress
-        self._first, self._begin, self._resumed = 0, 0, False
-        self._leaves: Sequence[Any] = ()
-        self._make_x: Callable[[], Any] = list
-        self._evaluate: Callable[[], Any] | None = None
         self.each = callback is not None or bool(self._schedules)
         self.active = self.each or progress
         self.wants_f = progress or bool(self._schedules)
@@ -196,8 +192,7 @@ class Observers:
         `leaves` are the arrays that hold x at every iterate; `make_x` copies x; `evaluate` is for
         iterates without f. `first` is the first iteration of a run that goes on from a file.
         """
-        self._begin, self._resumed = nit, resumed
-        self._first = first
+        self._begin, self._resumed, self._first = nit, resumed, first
         self._leaves, self._make_x, self._evaluate = leaves, make_x, evaluate
 
     def gap(self, done: int, check: int | None) -> int:

@@ -558,7 +558,7 @@ def _folder(path: Any, every: Any, meetings: Meetings, task: Task) -> RankCheckp
     if made is not None:
         made.agree()
         with all_or_none(ranks):
-            made.define(task, task.state is not None, track_best=task.track_best)
+            made.define(task, track_best=task.track_best)
     return made
 
 
