@@ -110,22 +110,18 @@ def replacing(path: str | os.PathLike[Any]) -> Iterator[NewFile]:
     """
     target = Path(os.path.realpath(os.fsdecode(path)))
     mode = _check_target(target)
-    made: list[Path] = []
     new: os.stat_result | None = None
     try:
         _remove_leftovers(target)
-        with _created(target, mode, made) as file:
+        with _created(target, mode) as (file, temporary):
             new = os.fstat(file.fileno())
             yield NewFile(file)
             sync(file.fileno())
             if fcntl is None:
                 file.close()  # Windows moves no file that is open
-            made[-1].replace(target)
+            temporary.replace(target)
         sync_folder(target.parent)
     except BaseException as error:
-        for temporary in made:
-            with suppress(OSError):  # the first error is the one to show
-                temporary.unlink()
         error.add_note(_note(target, mode, new))
         raise
 
@@ -133,13 +129,10 @@ def replacing(path: str | os.PathLike[Any]) -> Iterator[NewFile]:
 def check_writable(path: str | os.PathLike[Any]) -> None:
     """Refuse a path that `replacing` could not write to: a temporary file is made and removed."""
     target = Path(os.path.realpath(os.fsdecode(path)))
-    made: list[Path] = []
-    try:
-        with _created(target, _check_target(target), made):
-            pass
-    finally:
-        for temporary in made:
-            temporary.unlink(missing_ok=True)
+    with _created(target, _check_target(target)) as (file, temporary):
+        if fcntl is None:
+            file.close()  # Windows removes no file that is open
+        temporary.unlink()
 
 
 def _note(target: Path, mode: int | None, new: os.stat_result | None) -> str:
@@ -174,19 +167,23 @@ def _stem(target: Path) -> str:
 
 
 @contextmanager
-def _created(target: Path, mode: int | None, made: list[Path]) -> Iterator[IO[bytes]]:
-    """A new, locked temporary file; its path comes into `made` before it exists."""
+def _created(target: Path, mode: int | None) -> Iterator[tuple[IO[bytes], Path]]:
+    """A new, locked temporary file and its path; an error in the block removes it."""
     opener = functools.partial(os.open, mode=0o666 if mode is None else 0o600)
     while True:
-        name = f"{_stem(target)}{os.getpid()}-{secrets.token_hex(4)}.tmp"
-        made.append(target.with_name(name))
-        with open(made[-1], "xb", buffering=0, opener=opener) as file:  # opener
-            # another writer may have found and removed it before it was locked
-            if lock(file) is not False and made[-1].exists():
-                if mode is not None:
-                    made[-1].chmod(mode)
-                yield file
-                return
+        path = target.with_name(f"{_stem(target)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        try:
+            with open(path, "xb", buffering=0, opener=opener) as file:  # for opener=
+                # another writer may have found and removed it before it was locked
+                if lock(file) is not False and path.exists():
+                    if mode is not None:
+                        path.chmod(mode)
+                    yield file, path
+                    return
+        except BaseException:
+            with suppress(OSError):  # the first error is the one to show
+                path.unlink()
+            raise
 
 
 def lock(file: IO[bytes]) -> bool | None:
