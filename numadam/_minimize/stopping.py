@@ -137,25 +137,11 @@ def check_convergence(
     later: bool,
     tolerances: Any,
 ) -> int:
-    """Test one iterate.
+    """Test one iterate: returns ``RUNNING``, or the code of the test that holds.
 
-    Parameters
-    ----------
-    f, f_before : float
-        The objective here and at the iterate before; 0 where it is not asked for.
-    largest : float
-        Norm of the projected gradient, not finite where one component is not.
-    moved, size : float
-        Norm of the last move, and of x.
-    later : bool
-        Whether there is an iterate before.
-    tolerances : (limit, ftol, xtol)
-        The first one from `gradient_limit`.
-
-    Returns
-    -------
-    int
-        ``RUNNING``, or the code of the test that holds.
+    `f` and `f_before` are 0 where they are not asked for. `largest` is the norm of the projected
+    gradient, `moved` that of the last move, `size` that of x. `later`: there is an iterate before.
+    `tolerances` are limit (from `gradient_limit`), ftol, xtol.
     """
     limit, ftol, xtol = tolerances
     if not math.isfinite(f):

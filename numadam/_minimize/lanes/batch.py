@@ -17,7 +17,7 @@ from numadam._core.scalars import product_width, width_of
 from numadam._jit import loops, process
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.batches import Batch
-from numadam._minimize.checkpoint import ManyTask, RunState
+from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.kernel import make_kernels, scratch_size
@@ -58,7 +58,7 @@ def _block_packets(packets: int, numbers: int) -> int:
 class LaneBatch(Batch):
     """Problems of one shape under one compiled objective on NumPy arrays, on all cores."""
 
-    def __init__(self, task: ManyTask) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__(task)
         given = Problems(task)
         self._problems = problems = len(task.x)
