@@ -212,13 +212,6 @@ def test_a_class_of_the_user_is_loaded_into_and_not_made(path):
     assert digest(other) == digest(opt)
 
 
-def test_memory_order_comes_back():
-    opt = na.Adam({"f": np.asfortranarray(np.ones((3, 4))), "c": np.ones((3, 4))})
-    new = loaded(opt).params
-    assert new["f"].flags.f_contiguous
-    assert new["c"].flags.c_contiguous
-
-
 def test_parameters_outside_of_their_bounds_stay_there():
     x = np.ones(3)
     opt = na.Adam(x, bounds=(0.0, 2.0))
