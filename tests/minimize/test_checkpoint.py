@@ -33,11 +33,7 @@ from tests.minimize.objectives import (
 )
 from tests.processes import python
 
-
-@pytest.fixture(autouse=True)
-def quick_files(monkeypatch):
-    """Files that do not wait for the disk: 0.4 ms instead of 10; no test here cuts the power."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+pytestmark = pytest.mark.usefixtures("quick_files")
 
 
 PLATEAU = na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=2)

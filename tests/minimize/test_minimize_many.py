@@ -16,28 +16,6 @@ RNG = np.random.default_rng(0)
 STARTS = RNG.uniform(-2, 2, (150, 2))
 
 
-@numba.njit
-def decay(x, g, i, t, data):
-    """Problem i: data[i] = x0 exp(-x1 t)."""
-    f = 0.0
-    for k in range(t.size):
-        e = np.exp(-x[1] * t[k])
-        r = x[0] * e - data[i, k]
-        f += r * r
-        g[0] += 2 * r * e
-        g[1] -= 2 * r * x[0] * e * t[k]
-    return f
-
-
-def test_data_by_index_fits_decays():
-    t = np.linspace(0, 3, 20)
-    true = np.stack([RNG.uniform(1, 2, 300), RNG.uniform(0.5, 2, 300)], axis=1)
-    data = true[:, :1] * np.exp(-true[:, 1:] * t)
-    res = na.minimize_many(decay, np.ones((300, 2)), (t, data), lr=0.05, gtol=1e-8)
-    assert res.success.all()
-    np.testing.assert_allclose(res.x, true, rtol=1e-5)
-
-
 def test_an_lr_for_each_problem_chooses_one():
     lrs = np.geomspace(1e-4, 1.0, 30)
     starts = np.tile([-1.2, 1.0], (30, 1))
@@ -49,13 +27,6 @@ def test_an_lr_for_each_problem_chooses_one():
     assert best.fun == res.fun.min()
     assert best.index == res.fun.argmin()
     np.testing.assert_array_equal(best.x, res.x[best.index])
-
-
-def test_rows_in_python_are_frozen_where_they_stop():
-    res = na.minimize_many(all_at_once, STARTS[:20], jac=True, lr=0.02, gtol=1e-2, xtol=1e-9)
-    compiled = na.minimize_many(rosen, STARTS[:20], lr=0.02, gtol=1e-2, xtol=1e-9)
-    assert_same_problems(res, compiled)
-    assert len(set(res.nit.tolist())) > 5
 
 
 def test_rows_in_python_with_bounds_and_a_separate_jac():
