@@ -143,10 +143,11 @@ ALL_STATE = {
 }
 
 
-@pytest.mark.parametrize("way", ["reset", "state", "t"])
-def test_reset_and_loads_happen_whole_or_not_at_all(way):
+@pytest.mark.parametrize("way", ["reset", "state", "t", "restore", "snapshot"])
+def test_what_writes_all_arrays_happens_whole_or_not_at_all(way):
     opt = na.Adam([np.zeros(3), np.zeros((2, 2))], **ALL_STATE)
-    new_state, block = opt.state.copy(), opt._backend._block
+    new_state, new, snap = opt.state.copy(), opt.snapshot(), opt.snapshot()
+    block = opt._backend._block
     for k in range(3):
         opt.step([np.full(3, k + 1.0), np.full((2, 2), -1.0)])
     saved, seen = block.copy(), []
@@ -154,20 +155,28 @@ def test_reset_and_loads_happen_whole_or_not_at_all(way):
         "reset": opt.reset,
         "state": lambda: setattr(opt, "state", new_state),
         "t": lambda: setattr(opt, "t", 7),
+        "restore": lambda: opt.restore(new),
+        "snapshot": lambda: opt.snapshot(out=snap),
     }[way]
 
     def make():
+        opt.restore(new)
+        opt.snapshot(out=snap)
         block[...] = saved
         for p in opt.params:
             p[...] = 9.0
 
     def note(_):
+        if way == "snapshot":
+            opt.restore(snap)
         seen.append(content(opt))
 
     make()
     note(None)
+    make()
     work()
     note(None)
-    assert strike_everywhere(make, lambda _: work(), note, inside="/_cpu/state.py") > 20
+    inside = "" if way in ("restore", "snapshot") else "/_cpu/state.py"
+    assert strike_everywhere(make, lambda _: work(), note, inside=inside) > 20
     assert set(seen) == set(seen[:2])
-    assert seen[2] == seen[0]
+    assert seen[2] == seen[0] != seen[1]

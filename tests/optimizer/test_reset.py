@@ -12,7 +12,6 @@ import pytest
 
 import numadam as na
 from tests.bits import assert_same_bits
-from tests.interrupts import strike_everywhere
 from tests.runs import SINK, digest, meanwhile, tree_of
 from tests.trees import tree_leaves, tree_map
 
@@ -300,39 +299,6 @@ def test_parameters_that_no_longer_fit_change_nothing():
     opt.params[1] = y.copy()
     with pytest.raises(ValueError, match=r"^params\[1\]: was replaced"):
         opt.restore(snap)
-
-
-@pytest.mark.parametrize("way", ["snapshot", "restore"])
-def test_an_interrupt_comes_before_or_after(way):
-    opt = na.Adam([np.zeros(3), np.zeros((2, 2))], amsgrad=True)
-    start = opt.snapshot()
-    opt.step([np.ones(3), np.ones((2, 2))])
-    moved, snap, seen = opt.snapshot(), opt.snapshot(), set()
-    ones = [leaf.tobytes() for leaf in opt.params]
-
-    def make():
-        opt.restore(start)
-        opt.snapshot(out=snap)  # it holds t = 0
-        opt.restore(moved)
-
-    def work(_):
-        if way == "snapshot":
-            opt.snapshot(out=snap)
-        else:
-            opt.restore(start)
-
-    def check(_):
-        if way == "snapshot":
-            opt.restore(snap)
-        there = [leaf.tobytes() for leaf in (*opt.params, *opt.state["v"])]
-        if opt.t == 1:
-            assert there[:2] == ones
-        else:
-            assert not any(b"".join(there))
-        seen.add(opt.t)
-
-    strike_everywhere(make, work, check)
-    assert seen == {0, 1}
 
 
 def test_steps_of_another_thread_wait():
