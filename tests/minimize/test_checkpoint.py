@@ -26,6 +26,7 @@ from tests.minimize.objectives import (
     START,
     all_at_once,
     forms,
+    nested_rosen,
     python_rosen,
     rosen,
     run,
@@ -60,12 +61,8 @@ def python_run(call, **options):
 
 
 def nested_run(call, **options):
-    def fun(x):
-        f, g = python_rosen(x["a/b"])
-        return f, {"a/b": g, "c": [2 * x["c"][0]]}
-
     start = {"a/b": START, "c": [np.ones((2, 2), order="F")]}
-    return na.minimize(cut_at(fun, call), start, jac=True, **options)
+    return na.minimize(cut_at(nested_rosen, call), start, jac=True, **options)
 
 
 def apart_run(call, **options):

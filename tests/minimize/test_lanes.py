@@ -121,24 +121,21 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-def assert_options(options, lanes, dtype, count, widths):
+#: One packet of lanes, whose serial loop takes a third of the time to compile; then many.
+BATCHES = [pytest.param(*row, 60) for row in OPTIONS]
+BATCHES += [
+    pytest.param(options, lanes, dtype, 130, marks=pytest.mark.sweep)
+    for options, lanes, _ in OPTIONS
+    for dtype in ("f8", "f4")
+]
+
+
+@pytest.mark.parametrize(("options", "lanes", "dtype", "count"), BATCHES, ids=range(len(BATCHES)))
+def test_alone_or_in_a_batch(options, lanes, dtype, count, widths):
     options = {"maxiter": 150, "lr": 0.05, **options}
     rows = sorted({0, 33, count // 2, count - 1})
     assert_some_alone(chain, starts(count, 4, dtype), rows, **options)
     assert widths == [lanes]
-
-
-@pytest.mark.parametrize(("options", "lanes", "dtype"), OPTIONS, ids=range(len(OPTIONS)))
-def test_alone_or_in_a_batch(options, lanes, dtype, widths):
-    """One packet of lanes: its serial loop takes a third of the time to compile."""
-    assert_options(options, lanes, dtype, 60, widths)
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("dtype", ["f8", "f4"])
-@pytest.mark.parametrize(("options", "lanes", "_"), OPTIONS, ids=range(len(OPTIONS)))
-def test_alone_or_in_a_batch_of_many_packets_in_each_dtype(options, lanes, _, dtype, widths):
-    assert_options(options, lanes, dtype, 130, widths)
 
 
 @pytest.mark.parametrize("form", [pytest.param("parts", marks=pytest.mark.sweep), "modulus"])
