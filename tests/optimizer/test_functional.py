@@ -445,6 +445,7 @@ def remembered():
 def test_options_and_rates_that_change_at_every_call(monkeypatch):
     """Numbers of a schedule: right, and what is remembered stays bounded."""
     monkeypatch.setattr(functional, "_REMEMBERED", 16)
+    remembered().clear()
     p, _, m, v = usual()
     q = p.copy()
     falling = {"lr": lambda t: 0.1 / (t + 1), "beta1": lambda t: 0.9 - 0.0005 * t}
