@@ -231,7 +231,6 @@ def test_all_options_with_a_float32_copy(dtype):
     ("params", "options", "says"),
     [
         (np.ones(2, complex), {"complex_form": "modulus", "like": "qiskit"}, "complex_form: adam"),
-        (np.ones(2, F16), {"state_dtype": "float64"}, "state_dtype: float64 holds more"),
         ([np.ones(2, F16), np.ones(2, "f4")], {},
          "params[1]: is float32, but params[0] is float16"),
         ([np.ones(2, BF16), np.ones(2, F16)], {}, "params[1]: is float16, but params[0] is bf"),
@@ -250,9 +249,8 @@ def test_refused(params, options, says):
 def test_arrays_of_another_dtype_are_refused():
     p = np.ones(3, np.float16)
     opt = na.Adam(p, lr=0.1, sparse="dense")
-    for other in (np.float32, np.float64, BF16):
-        with pytest.raises(TypeError, match=r"^grads: expected float16 like params, got"):
-            opt.step(np.ones(3, other))
+    with pytest.raises(TypeError, match=r"^grads: expected float16 like params, got bfloat16"):
+        opt.step(np.ones(3, BF16))
     with pytest.raises(TypeError, match=r"^grads.values: expected float16 like the parameter"):
         opt.step(na.Rows(np.arange(3), np.ones(3, "f4")))
     with pytest.raises(TypeError, match=r"^m: expected float32 like p, got float16"):
@@ -381,13 +379,6 @@ def test_options_of_complex_parameters(form):
     np.testing.assert_allclose(opt.averaged, average, rtol=1e-12)
     assert opt.averaged.dtype == np.complex128
     np.testing.assert_array_equal(opt.params[:, 0], start[:, 0])
-
-
-@pytest.mark.parametrize("name", ["AdaMax", "AdaBelief", "Lion"])
-def test_modulus_is_refused_where_the_gradient_is_not_squared(name):
-    """There is no sign and no maximum of complex numbers."""
-    with pytest.raises(ValueError, match=r"^complex_form: .* cannot be taken whole; use 'parts'"):
-        getattr(na, name)(np.ones(2, complex), complex_form="modulus")
 
 
 @pytest.mark.parametrize("bad", [np.nan, 1j * np.inf, complex(0, np.nan)])
