@@ -290,13 +290,3 @@ def test_without_ml_dtypes_the_error_says_how_to_get_it(monkeypatch):
     with pytest.raises(ImportError, match=r"m_dtype: .* pip install ml_dtypes"):
         storage.as_storage("bfloat16", "m_dtype")
     assert storage.as_storage("float16", "m_dtype") == np.float16
-
-
-def test_ml_dtypes_is_imported_only_when_asked_for():
-    code = """
-import sys
-from numadam._core import half as storage
-storage.as_storage("float16", "p")
-print("ml_dtypes" in sys.modules)
-"""
-    assert python(code) == "False"
