@@ -58,18 +58,21 @@ def values_of(recorded, dtype):
     return _floats(recorded["params0"]).astype(dtype), grads.astype(dtype)
 
 
+def name_of(file, optimizer, given):
+    """The name of a case, without the options that every case of its library shares."""
+    options = [f"{key}={value}" for key, value in given.items() if _COMMON.get(key) != value]
+    return " ".join([file, optimizer, *options])
+
+
 def cases_of(file, recorded):
     """The cases of one file."""
     cases = []
     for case in recorded["cases"]:
-        options = [
-            f"{key}={value}" for key, value in case["options"].items() if _COMMON.get(key) != value
-        ]
         dtype, after = np.dtype(case["dtype"]), dict(case["after"])
         average = after.pop("ema", None)
         cases.append(
             Case(
-                " ".join([file, case["optimizer"], *options]),
+                name_of(file, case["optimizer"], case["options"]),
                 dtype,
                 *values_of(recorded, dtype),
                 {int(step): _floats(values) for step, values in after.items()},

@@ -38,7 +38,8 @@ def expected(name, options, p, grads, lr):
     parameters = inspect.signature(REFERENCES[name]).parameters
     defaults = {key: value.default for key, value in inspect.signature(cls).parameters.items()}
     given = {"decoupled": cls.rule.decoupled, **defaults, **options}
-    known = {key: value for key, value in given.items() if key in parameters}
+    takes = {*parameters, "weight_decay", "decoupled"}
+    known = {key: value for key, value in given.items() if key in takes}
     return REFERENCES[name](p, list(grads), **{**known, "lr": lr})
 
 

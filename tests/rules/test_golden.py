@@ -15,7 +15,7 @@ import pytest
 
 import numadam as na
 from tests.golden import Runs, cases_of, follow, load, maker
-from tests.keras_rows import keras_rows
+from tests.keras_runs import keras_rows
 
 CASES = {(case.name, case.dtype.name): case for case in load()}
 
