@@ -203,6 +203,7 @@ REFUSED = [
     ({**CAPTURED, "nonfinite": "skip", "max_skips": 1}, "max_skips: a captured step cannot raise"),
     ({**CAPTURED, "sparse": "dense"}, "sparse: which rows have a gradient is the host's business"),
     ({**CAPTURED, "ema": lambda t: 0.9}, "ema: a captured step cannot call a schedule; give a num"),
+    ({**CAPTURED, "beta1": lambda t: 0.9}, "beta1: a captured step cannot call a schedule; give"),
 ]
 TAKEN = [
     {"nonfinite": "skip", "max_skips": 1},
@@ -218,7 +219,8 @@ def checked(given):
     """The options of Adam with these, checked."""
     rule, usual = na.Adam.rule, default_options(na.Adam)
     own = {k: v for k, v in usual.items() if k not in options.DEFAULTS and k != "lr"}
-    return options.check(rule, "Adam", given, own)
+    shared = {k: v for k, v in given.items() if k not in own}
+    return options.check(rule, "Adam", shared, {k: given.get(k, v) for k, v in own.items()})
 
 
 @pytest.mark.parametrize(("given", "says"), REFUSED, ids=range(len(REFUSED)))
