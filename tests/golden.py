@@ -10,17 +10,9 @@ import numpy as np
 
 FILES = ("torch", "optax", "keras", "keras-jax")
 #: Options that every case of one library shares; the names of cases leave them out.
-_COMMON = {
-    "lr": 0.01,
-    "learning_rate": 0.01,
-    "betas": [0.9, 0.999],
-    "b1": 0.9,
-    "b2": 0.999,
-    "beta_1": 0.9,
-    "beta_2": 0.999,
-    "beta1": 0.9,
-    "beta2": 0.999,
-}
+_COMMON = {"betas": [0.9, 0.999], **dict.fromkeys(["lr", "learning_rate"], 0.01)}
+_COMMON |= dict.fromkeys(["b1", "beta_1", "beta1"], 0.9)
+_COMMON |= dict.fromkeys(["b2", "beta_2", "beta2"], 0.999)
 
 
 class Case(NamedTuple):
