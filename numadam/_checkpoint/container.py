@@ -31,7 +31,6 @@ from numadam._checkpoint.header import (
     Header,
     crc32_text,
     fill,
-    header_sum,
     name_fault,
     read_header,
     render,
@@ -301,7 +300,7 @@ def _planned(content: Container) -> tuple[Header, int]:
     meta = json.dumps(content.meta, separators=(",", ":"))
     _check_size(meta)
     header = Header(content.kind, meta, entries)
-    length = len(render(header))
+    length = len(render(header)[0])
     if length > LONGEST:
         raise ValueError(f"arrays: {len(entries):,} names are too many for one file.")
     return header, length
@@ -315,9 +314,9 @@ def _write_planned(
     sums = {e.name: _write_array(file, arrays[e.name], buffer) for e in header.in_file_order}
     file.seek(0)
     summed = [entry._replace(crc32=sums[entry.name]) for entry in header.entries]
-    head = render(header._replace(entries=summed))
+    head, crc32 = render(header._replace(entries=summed))
     file.write(memoryview(head))
-    return length + header.nbytes, header_sum(head)
+    return length + header.nbytes, crc32
 
 
 def read(path: str | os.PathLike[Any], kind: str) -> Container:
