@@ -76,6 +76,15 @@ class Header(NamedTuple):
         return sorted(self.entries, key=lambda entry: -ITEMSIZES[entry.code])
 
     @property
+    def begins(self) -> dict[str, int]:
+        """The first byte of each array among the data."""
+        found, at = {}, 0
+        for entry in self.in_file_order:
+            found[entry.name] = at
+            at += entry.nbytes
+        return found
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all data."""
         return sum(entry.nbytes for entry in self.entries)
@@ -109,10 +118,7 @@ def _pieces(header: Header) -> Iterator[str]:
         if entry.is_complex:
             yield f',{json.dumps(f"complex:{entry.name}")}:"{_AXIS}"'
     yield "}"
-    begins, at = {}, 0
-    for entry in header.in_file_order:
-        begins[entry.name] = at
-        at += entry.nbytes
+    begins = header.begins
     for entry in header.entries:
         begin, shape = begins[entry.name], ",".join(map(str, entry.shape))
         yield f',{json.dumps(entry.name)}:{{"dtype":"{entry.code}","shape":[{shape}],'
