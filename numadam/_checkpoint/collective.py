@@ -323,8 +323,7 @@ def load(
     with on_all(ranks, what):
         if as_saved:
             with files.Shards(path, index).open(ranks.rank) as shard:
-                # all of them: what is not wanted is checked
-                found = {entry.name: shard.array(entry.name) for entry in shard.header.entries}
+                found = shard.content().arrays  # what is not wanted is checked
             arrays = {name: found[name] for name in parts}
         else:
             arrays = assemble(path, index, parts)

@@ -31,7 +31,6 @@ from numadam._checkpoint.header import (
     Header,
     crc32_text,
     fill,
-    header_sum,
     name_fault,
     read_header,
     render,
@@ -301,7 +300,7 @@ def _planned(content: Container) -> tuple[Header, int]:
     meta = json.dumps(content.meta, separators=(",", ":"))
     _check_size(meta)
     header = Header(content.kind, meta, entries)
-    length = len(render(header))
+    length = len(render(header)[0])
     if length > LONGEST:
         raise ValueError(f"arrays: {len(entries):,} names are too many for one file.")
     return header, length
@@ -315,9 +314,9 @@ def _write_planned(
     sums = {e.name: _write_array(file, arrays[e.name], buffer) for e in header.in_file_order}
     file.seek(0)
     summed = [entry._replace(crc32=sums[entry.name]) for entry in header.entries]
-    head = render(header._replace(entries=summed))
+    head, crc32 = render(header._replace(entries=summed))
     file.write(memoryview(head))
-    return length + header.nbytes, header_sum(head)
+    return length + header.nbytes, crc32
 
 
 def read(path: str | os.PathLike[Any], kind: str) -> Container:
@@ -329,15 +328,15 @@ def read(path: str | os.PathLike[Any], kind: str) -> Container:
     found = Path(file_name).stat()
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise CheckpointError(f"{file_name}: no regular file.")
-    with Path(file_name).open("rb", buffering=0) as file:
-        return read_open(file, os.fstat(file.fileno()).st_size, file_name, kind)
+    with opened(file_name, kind) as reader:
+        return reader.content()
 
 
-def read_open(file: IO[bytes], size: int, name: str, kind: str) -> Container:
-    """The same for an open file of so many bytes; `name` is for error messages."""
-    reader = Reader(file, size, name, kind)
-    arrays = {entry.name: reader.array(entry.name) for entry in reader.header.in_file_order}
-    return Container(kind, reader.meta, {e.name: arrays[e.name] for e in reader.header.entries})
+@contextmanager
+def opened(path: str | Path, kind: str) -> Iterator[Reader]:
+    """A file of this kind that is open; its header has been checked."""
+    with Path(path).open("rb", buffering=0) as file:
+        yield Reader(file, os.fstat(file.fileno()).st_size, str(path), kind)
 
 
 class Reader:
@@ -362,16 +361,13 @@ class Reader:
         if not isinstance(meta, dict):
             raise CheckpointError(f"{path}: forged header: its key meta is no object of JSON.")
         self.meta: dict[str, Any] = meta
-        self._places: dict[str, tuple[Entry, int]] = {}  # by name, with the first byte of its data
-        at = size - self.header.nbytes
-        for entry in self.header.in_file_order:
-            self._places[entry.name] = entry, at
-            at += entry.nbytes
+        self._entries = {entry.name: entry for entry in self.header.entries}
+        self._begins, self._data = self.header.begins, size - self.header.nbytes
 
     def array(self, name: str) -> np.ndarray:
         """The array of this name, new and checked."""
-        entry, at = self._places[name]
-        self._file.seek(at)
+        entry = self._entries[name]
+        self._file.seek(self._data + self._begins[name])
         try:
             array = storage.new_array(entry.code, entry.shape, entry.is_complex)
         except ValueError as error:  # more axes than this NumPy has
@@ -389,6 +385,12 @@ class Reader:
             raise CheckpointError(f"{self.path}: {name!r} is bool, but not of zeros and ones.")
         storage.to_native(array)
         return array
+
+    def content(self) -> Container:
+        """All of the file, checked."""
+        arrays = {entry.name: self.array(entry.name) for entry in self.header.in_file_order}
+        ordered = {name: arrays[name] for name in self._entries}
+        return Container(self.header.kind, self.meta, ordered)
 
 
 def _entry(name: str, array: Any) -> Entry:

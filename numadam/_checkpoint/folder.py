@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 
 from numadam._checkpoint import container, storage
-from numadam._checkpoint.container import Container, Reader, read, write, write_new
+from numadam._checkpoint.container import Container, Reader, opened, read, write, write_new
 from numadam._checkpoint.storage import CheckpointError, about_file
 
 # --- the index of a folder of shards -------------------------------------------------------------
@@ -199,10 +199,8 @@ def current_generation(folder: Path) -> str | None:
     """The generation that the index names; None where there is no index."""
     path = folder / INDEX
     try:
-        with path.open("rb", buffering=0) as file, about_file(path):
-            return _generation(
-                Reader(file, os.fstat(file.fileno()).st_size, str(path), "index").meta
-            )
+        with about_file(path), opened(path, "index") as reader:
+            return _generation(reader.meta)
     except FileNotFoundError:
         return None
 
@@ -442,8 +440,7 @@ class Shards:
         """The shard of one rank, whose header is what the index says."""
         self.check_sizes(range(rank, rank + 1))
         path = self._path(rank)
-        with path.open("rb", buffering=0) as file:
-            reader = Reader(file, os.fstat(file.fileno()).st_size, str(path), "shard")
+        with opened(path, "shard") as reader:
             expected = {
                 "generation": self._index.generation,
                 "rank": rank,

@@ -76,6 +76,15 @@ class Header(NamedTuple):
         return sorted(self.entries, key=lambda entry: -ITEMSIZES[entry.code])
 
     @property
+    def begins(self) -> dict[str, int]:
+        """The first byte of each array among the data."""
+        found, at = {}, 0
+        for entry in self.in_file_order:
+            found[entry.name] = at
+            at += entry.nbytes
+        return found
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all data."""
         return sum(entry.nbytes for entry in self.entries)
@@ -92,8 +101,8 @@ def name_fault(name: str) -> str:
     return ""
 
 
-def render(header: Header) -> bytes:
-    """The first bytes of a file: length, text, spaces up to the data, and its own checksum."""
+def render(header: Header) -> tuple[bytes, int]:
+    """The first bytes of a file: length, text, spaces up to the data; and the checksum in them."""
     text = "".join(_pieces(header)).encode()
     text += b" " * (-(_LENGTH + len(text)) % _ALIGNMENT)
     return _sealed(len(text).to_bytes(_LENGTH, "little") + text)
@@ -109,10 +118,7 @@ def _pieces(header: Header) -> Iterator[str]:
         if entry.is_complex:
             yield f',{json.dumps(f"complex:{entry.name}")}:"{_AXIS}"'
     yield "}"
-    begins, at = {}, 0
-    for entry in header.in_file_order:
-        begins[entry.name] = at
-        at += entry.nbytes
+    begins = header.begins
     for entry in header.entries:
         begin, shape = begins[entry.name], ",".join(map(str, entry.shape))
         yield f',{json.dumps(entry.name)}:{{"dtype":"{entry.code}","shape":[{shape}],'
@@ -125,23 +131,13 @@ def crc32_text(crc: int) -> str:
     return f"{crc:08x}"
 
 
-def header_sum(head: bytes | bytearray) -> int:
-    """The checksum that stands in a header."""
-    at, end = _place_of_sum(head)
-    return int(head[at:end], 16)
-
-
-def _place_of_sum(head: bytes | bytearray) -> tuple[int, int]:
+def _sealed(head: bytes | bytearray) -> tuple[bytes, int]:
+    """The same with its checksum, which is computed with zeros in its place; and that checksum."""
     begin = _BEGIN.match(head, _LENGTH)
     assert begin is not None  # the caller has rendered or matched it
-    return begin.span(2)
-
-
-def _sealed(head: bytes | bytearray) -> bytes:
-    """The same with its checksum, which is computed with zeros in its place."""
-    at, end = _place_of_sum(head)
+    at, end = begin.span(2)
     crc = zlib.crc32(b"".join([head[:at], b"0" * 8, head[end:]]))
-    return b"".join([head[:at], crc32_text(crc).encode(), head[end:]])
+    return b"".join([head[:at], crc32_text(crc).encode(), head[end:]]), crc
 
 
 def read_header(file: IO[bytes], size: int, path: str) -> tuple[Header, int]:
@@ -157,7 +153,7 @@ def read_header(file: IO[bytes], size: int, path: str) -> tuple[Header, int]:
     head = bytearray(_LENGTH + length)
     fill(file, head, path)
     begin = _BEGIN.match(head, _LENGTH)
-    if begin is None or _sealed(head) != head:
+    if begin is None or _sealed(head)[0] != head:
         raise CheckpointError(
             f"{path}: damaged: the checksum of the header is wrong. Use another copy of the file."
         )
@@ -168,7 +164,7 @@ def read_header(file: IO[bytes], size: int, path: str) -> tuple[Header, int]:
         )
     try:
         header = _parse(head[_LENGTH:].decode("ascii"), begin.end() - _LENGTH)
-        if render(header) != head:
+        if render(header)[0] != head:
             raise ValueError(_MISSPELLED)
     except ValueError as error:  # of JSON and ASCII, too
         raise CheckpointError(f"{path}: damaged or forged header: {error}.") from error
@@ -177,7 +173,7 @@ def read_header(file: IO[bytes], size: int, path: str) -> tuple[Header, int]:
             f"{path}: not whole: its arrays have {header.nbytes} bytes, the file has "
             f"{size - len(head)} for them."
         )
-    return header, header_sum(head)
+    return header, int(begin[2], 16)
 
 
 def fill(file: IO[bytes], buffer: Any, path: str) -> None:

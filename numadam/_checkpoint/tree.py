@@ -30,11 +30,6 @@ def is_known(value: object) -> bool:
     return KINDS.get(type(value).__name__) is type(value)
 
 
-def fields_of(schedule: Any) -> dict[str, Any]:
-    """Arguments and state of a schedule, by name."""
-    return {field.name: getattr(schedule, field.name) for field in dataclasses.fields(schedule)}
-
-
 def arguments_of(schedule: Any) -> dict[str, Any]:
     """Arguments of a schedule without its state, by name."""
     return {
@@ -151,10 +146,8 @@ class _Encoder:
                 f"numadam.schedules{instead}."
             )
         if id(value) not in self._known:
-            fields = {
-                name: self.encode(field, f"{title}.{name}")
-                for name, field in fields_of(value).items()
-            }
+            names = [field.name for field in dataclasses.fields(value)]  # of its state, too
+            fields = {name: self.encode(getattr(value, name), f"{title}.{name}") for name in names}
             self._known[id(value)] = len(self.schedules)
             self.schedules.append([type(value).__name__, fields])
         return self._known[id(value)]
@@ -173,8 +166,7 @@ class _Encoder:
         if isinstance(value, Mapping):
             kind = "OrderedDict" if type(value) is OrderedDict else "dict"
             for key in value:
-                if type(key) not in (str, int):
-                    raise TypeError(f"{title}: the key {key!r} cannot be saved, only str and int.")
+                _check_key(key, title)
             pairs = [[key, self.encode(item, f"{title}[{key!r}]")] for key, item in value.items()]
             return {kind: pairs}
         if not isinstance(value, (list, tuple)):
@@ -299,10 +291,14 @@ def _one_level(node: Any, title: str) -> tuple[Sequence[Any], Sequence[Any], Seq
     return entries, keys, children
 
 
-def _token(key: Any, title: str) -> str:
-    """A key as a part of a JSON Pointer."""
+def _check_key(key: Any, title: str) -> None:
     if type(key) not in (str, int):
         raise TypeError(f"{title}: the key {key!r} cannot be saved, only str and int.")
+
+
+def _token(key: Any, title: str) -> str:
+    """A key as a part of a JSON Pointer."""
+    _check_key(key, title)
     token = str(key).replace("~", "~0").replace("/", "~1")
     fault = name_fault(f"p/{token}")
     if fault:

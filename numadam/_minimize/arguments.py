@@ -90,21 +90,23 @@ def own_copy(x0: Any) -> Any:
     """Copy x0 to arrays of our own: one array, or the same containers with a copy of each array."""
     if type(x0) in (list, tuple) and all(type(one) is float for one in x0):
         return np.array(x0, np.float64)  # 5 us less
-    if not isinstance(x0, (list, tuple, dict)) or not _holds_arrays(x0):
-        if not is_array(x0) and not _is_number(x0) and not isinstance(x0, (list, tuple)):
-            import optree
+    if isinstance(x0, (list, tuple, dict)) and _holds_arrays(x0):
+        import optree
 
-            if x0 is not None and not optree.tree_is_leaf(x0):
-                return optree.tree_map(lambda leaf: _own_array(leaf, "x0"), x0)
-        return _own_array(x0, "x0")
-    import optree
+        nested: Any = x0
+        if not optree.tree_leaves(nested, none_is_leaf=True):
+            raise ValueError("x0: holds no array, there is nothing to minimise.")
+        return optree.tree_map_with_accessor(
+            lambda accessor, leaf: _own_array(leaf, accessor.codify("x0")),
+            nested,
+            none_is_leaf=True,
+        )
+    if not (is_array(x0) or _is_number(x0) or isinstance(x0, (list, tuple)) or x0 is None):
+        import optree
 
-    nested: Any = x0
-    if not optree.tree_leaves(nested, none_is_leaf=True):
-        raise ValueError("x0: holds no array, there is nothing to minimise.")
-    return optree.tree_map_with_accessor(
-        lambda accessor, leaf: _own_array(leaf, accessor.codify("x0")), nested, none_is_leaf=True
-    )
+        if not optree.tree_is_leaf(x0):
+            return optree.tree_map(lambda leaf: _own_array(leaf, "x0"), x0)
+    return _own_array(x0, "x0")
 
 
 def copy_tree(tree: Any) -> Any:

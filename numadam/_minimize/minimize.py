@@ -100,10 +100,6 @@ def check_for_ranks(task: Task, compiled: bool) -> None:
 # --- minimize ------------------------------------------------------------------------------------
 
 
-#: The context of one process.
-_ALONE: AbstractContextManager[None] = nullcontext()
-
-
 @takes_names_of_scipy
 def minimize(
     fun: Callable[..., Any],
@@ -366,7 +362,7 @@ def minimize(
 def _on_all_ranks(comm: Any) -> AbstractContextManager[Decomposition | None]:
     """The block of this rank; an exception in the context is one on all ranks."""
     if comm is None:
-        return _ALONE
+        return nullcontext()
     from numadam._minimize.ranks import on_all_ranks
 
     return on_all_ranks(comm)

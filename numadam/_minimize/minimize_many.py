@@ -207,14 +207,14 @@ def _own_rates(lr: Any, x: Any) -> np.ndarray | None:
             "is for one problem: find a rate with minimize, or try many at once, with equal rows "
             "in x0 and an array of one rate for each."
         )
-    for k, one in enumerate(lr if isinstance(lr, (list, tuple)) else ()):
-        if callable(one):
-            raise TypeError(
-                f"lr[{k}]: expected a number, got {type(one).__name__}. A schedule holds for all "
-                "problems: pass it alone, or give each problem a call of numadam.minimize."
-            )
     shape = getattr(lr, "shape", None)
     if isinstance(lr, (list, tuple)):
+        for k, one in enumerate(lr):
+            if callable(one):
+                raise TypeError(
+                    f"lr[{k}]: expected a number, got {type(one).__name__}. A schedule holds for "
+                    "all problems: pass it alone, or give each problem a call of numadam.minimize."
+                )
         try:
             shape = np.shape(lr)
         except ValueError as error:  # lists of unlike lengths

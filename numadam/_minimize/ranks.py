@@ -360,30 +360,28 @@ class RankSchedules:
             self.lr, self.schedules = self._rate, ()
 
     def _rate(self, t: int) -> float:
-        rate = math.nan
-
-        def ask() -> None:
-            nonlocal rate
+        with self._together():
             rate = LR.check(self._settings.lr(t))
             self._settings.refresh(t)
-
-        self._together(ask)
         return rate
 
     def refresh(self, t: int) -> None:
         """Take the values of all schedules for the step after t."""
-        self._together(lambda: self._settings.refresh(t))
+        with self._together():
+            self._settings.refresh(t)
 
-    def _together(self, ask: Callable[[], None]) -> None:
-        if not self._pace.started:
-            ask()
-            return
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        started = self._pace.started
         try:
-            ask()
+            yield
         except BaseException as error:
-            self._meetings.refuse(error)
-        self._pace.begins("schedule")
-        self._meetings.gather()
+            if started:
+                self._meetings.refuse(error)
+            raise
+        if started:
+            self._pace.begins("schedule")
+            self._meetings.gather()
 
 
 # --- the run -------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def _parts(array: np.ndarray[Any, Any], real: np.dtype[Any], both: bool) -> Any:
 def _compare_with_python(rule: type[Optimizer], dtype: np.dtype[Any], form: str) -> None:
     random = np.random.default_rng(1)
     params = random.standard_normal(_ELEMENTS).astype(dtype)
-    optimizer = _make(rule, params, complex_form=form or "parts")
+    optimizer = _make(rule, params, complex_form=form)
     settings, spec = optimizer._settings, rule.rule  # noqa: SLF001
     plan = settings.plan
     whole = form == "modulus"

@@ -14,6 +14,7 @@ from numadam._core.parts import parts_of
 from numadam._minimize.arguments import copy_tree
 from numadam._minimize.checkpoint import (
     Best,
+    Checkpoint,
     RunState,
     Task,
     by_name,
@@ -76,8 +77,9 @@ class Run(ABC):
         self._tree, self._settings, self._backend, _ = parts_of(optimizer)
         self._x, self._file = optimizer.params, task.checkpoint
         self._begin, self._resumed, self._code = 0, task.state is not None, RUNNING
-        #: whether there is a run of a file, and whether it has all iterations that are asked for
-        self._found = self._over = False
+        #: the file, where it has a run; and whether that has all iterations that are asked for
+        self._found: Checkpoint | None = None
+        self._over = False
         #: the beginning of the message: what was found
         self._prefix = ""
 
@@ -93,7 +95,7 @@ class Run(ABC):
                 self._set_best(best)
         last = self._begin = self._backend.t
         if saved is not None:
-            self._found = True
+            self._found = self._file
             self._restore(saved)
             nit, tested = self._backend.t, self._tested
             self._over = tested and nit - self._begin >= self._task.maxiter
@@ -169,8 +171,8 @@ class Run(ABC):
             if code == CALLBACK:
                 code = self._ask_again()
             goes_on = code in (RUNNING, MAXITER) and not self._over
-            if self._found and self._file is not None:
-                self._prefix = self._file.go_on(self._backend.t, not goes_on)
+            if self._found:
+                self._prefix = self._found.go_on(self._backend.t, not goes_on)
             if goes_on:
                 code = RUNNING
                 code = self._loop()
@@ -203,7 +205,7 @@ class Run(ABC):
             attach(error, self._result(RUNNING))
             raise
         largest = max((float(abs(leaf).max()) for leaf in leaves if leaf.size), default=0.0)
-        path = self._file.path if self._found and self._file is not None else None
+        path = self._found.path if self._found else None
         change = memory.first_grad_norm * largest
         check_objective(f, now, change, leaves[0].dtype, where, path)
 
@@ -276,7 +278,7 @@ class Run(ABC):
 
     def _result(self, code: int) -> Result:
         memory, norm = self._remember(), self._task.tolerances.norm
-        kept = copy_tree if self.shares_arrays else _as_it_is
+        kept = copy_tree if self.shares_arrays else lambda x: x
         f, size, first = memory.f, memory.grad_norm, memory.first_grad_norm
         f = math.nan if f is None else f
         saved, x, g = None, memory.best_x, memory.best_gradient
@@ -312,7 +314,3 @@ class Run(ABC):
 
     def _history(self, memory: Memory) -> dict[str, np.ndarray]:
         return make_history(self._lines)
-
-
-def _as_it_is(x: Any) -> Any:
-    return x

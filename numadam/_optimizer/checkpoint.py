@@ -326,17 +326,17 @@ def _fit_settings(
             "with a decay. Make this one with the options of the file, or use numadam.load."
         )
     rate, on_gpu = plateaus.match(settings.lr, lr, "lr"), settings.rate_array
-    same = rate is settings.lr
-    if not same and not (is_plain(settings.lr) and is_plain(lr)):
-        raise ValueError(
-            "lr: step sizes of their own for arrays are fixed when the optimiser is made. Make it "
-            "with those of the file, or use numadam.load."
-        )
-    if not same and on_gpu is None:
-        changed.set_lr(LR.check_or_schedule(rate))
     writes: Writes = [partial(vars(old).update, vars(new)) for old, new in plateaus.pairs]
-    if not same and on_gpu is not None:
-        writes.append(partial(operator.setitem, on_gpu, ..., LR.check(lr)))
+    if rate is not settings.lr:
+        if not (is_plain(settings.lr) and is_plain(lr)):
+            raise ValueError(
+                "lr: step sizes of their own for arrays are fixed when the optimiser is made. Make "
+                "it with those of the file, or use numadam.load."
+            )
+        if on_gpu is None:
+            changed.set_lr(LR.check_or_schedule(rate))
+        else:
+            writes.append(partial(operator.setitem, on_gpu, ..., LR.check(lr)))
     return [*settings.writes_from(changed), *writes]
 
 

@@ -63,7 +63,7 @@ def image(path, content):
 
 def read_bytes(content, kind="optimizer"):
     """Container of a file in memory."""
-    return container.read_open(io.BytesIO(content), len(content), "a.file", kind)
+    return container.Reader(io.BytesIO(content), len(content), "a.file", kind).content()
 
 
 def same(a, b):

@@ -296,7 +296,7 @@ def test_a_file_that_is_cut_while_it_is_read(whole):
     """Its size was larger when it was opened."""
     for size in (0, 50, 150, len(whole) - 10):
         with pytest.raises(na.CheckpointError, match=r"a\.file: not"):
-            container.read_open(io.BytesIO(whole[:size]), len(whole), "a.file", "optimizer")
+            container.Reader(io.BytesIO(whole[:size]), len(whole), "a.file", "optimizer").content()
 
 
 def test_reading_in_small_pieces(whole):
@@ -306,7 +306,7 @@ def test_reading_in_small_pieces(whole):
         def readinto(self, buffer):
             return super().readinto(memoryview(buffer)[:3])
 
-    found = container.read_open(Slow(whole), len(whole), "a.file", "optimizer")
+    found = container.Reader(Slow(whole), len(whole), "a.file", "optimizer").content()
     assert same(found.arrays, read_bytes(whole).arrays)
 
 

@@ -286,5 +286,5 @@ def test_a_newer_version(path, kind):
     file = path / INDEX if kind == "index" else shard(path, 0)
     content = file.read_bytes().replace(b'"version":"1"', b'"version":"9"', 1)
     length = 8 + int.from_bytes(content[:8], "little")
-    file.write_bytes(header._sealed(content[:length]) + content[length:])
+    file.write_bytes(header._sealed(content[:length])[0] + content[length:])
     refused(path, "upgrade numadam")

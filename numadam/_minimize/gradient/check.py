@@ -163,7 +163,7 @@ class Explanation:
             places = [finding.probe.places[0] for finding in table.rows]
             leaves = np.where(table.is_element, list(map(self._point.leaf_of, places)), -1)
             for leaf in np.unique(leaves[smooth & table.is_element]):
-                yield f"in {self._point.leaf_name(leaf)} ", smooth & (leaves == leaf)
+                yield f"in {self._point.names[leaf]} ", smooth & (leaves == leaf)
         wrong = smooth & table.wrong & table.is_element
         if 1 < wrong.sum() < smooth.sum():
             yield "in these ", wrong
@@ -336,7 +336,7 @@ def check_grad(
     if limits[0] == 0 and not limits[1]:
         raise ValueError("elements: 0, and no directions, so there is nothing to check.")
     if tolerance is not None:
-        tolerance = _positive("tolerance", tolerance)
+        tolerance = _checked_tolerance(tolerance)
     point = Point(fun, x0, args, jac, bounds)
     prober = Prober(point, tolerance, _generator(rng))
     findings: list[Finding] = []
@@ -367,9 +367,9 @@ def check_grad(
     )
 
 
-def _positive(name: str, given: Any) -> float:
+def _checked_tolerance(given: Any) -> float:
     if not isinstance(given, numbers.Real) or not 0.0 < float(given) < math.inf:
-        raise ValueError(f"{name}: expected a positive number, got {given!r:.80}.")
+        raise ValueError(f"tolerance: expected a positive number, got {given!r:.80}.")
     return float(given)
 
 

@@ -37,22 +37,23 @@ class Point:
     """The user's function at any x, which is here one vector of real numbers.
 
     `x` is x0, moved into the bounds `low` and `high` of each element; real and imaginary parts of a
-    complex number are neighbours. `ends` are the ends of the arrays in it, `eps` is of their dtype.
+    complex number are neighbours. `ends` and `names` are those of the arrays in it, `eps` is of
+    their dtype.
     """
 
     def __init__(self, fun: Any, x0: Any, args: Any, jac: Any, bounds: Any) -> None:
         tree_of_x = own_copy(x0)
         tree = Tree(tree_of_x)
         self._leaves = list(tree.flatten(tree_of_x, "x0"))
-        self._names = tree.names("x0")
-        dtype = common_dtype(self._leaves, self._names)
-        backend = backend_for(self._leaves, self._names)
+        self.names = tree.names("x0")
+        dtype = common_dtype(self._leaves, self.names)
+        backend = backend_for(self._leaves, self.names)
         active = Active(tree, [True] * tree.size)
         self._complex, self.eps = dtype.kind == "c", float(np.finfo(dtype).eps)
         self._real = np.dtype(np.finfo(dtype).dtype)
         sizes = [leaf.size * (2 if self._complex else 1) for leaf in self._leaves]
         self.ends = np.cumsum(sizes)
-        self.low, self.high = self._limits(leaf_bounds(bounds, active, self._leaves, self._names))
+        self.low, self.high = self._limits(leaf_bounds(bounds, active, self._leaves, self.names))
         self.x = np.clip(self._flat(self._leaves), self.low, self.high)
         args = read_args(args, is_compiled(fun))
         if is_compiled(fun) and not callable(jac):
@@ -62,31 +63,22 @@ class Point:
             check_plain(fun, args)
         self._objective = Objective(fun, args, jac, tree_of_x, active, None, backend.is_host)
         self._tree = active
+        #: whether the gradient has a function of its own
+        self.has_jac = self._objective.apart
 
-    def at_start(self) -> tuple[float, np.ndarray]:
-        """F and the gradient at x0."""
+    def at_start(self, need_f: bool) -> tuple[Any, np.ndarray]:
+        """F, None where it is not needed and the gradient comes without, and the gradient at x0."""
         self._write(self.x)
-        f, g = self._objective.evaluate(True)
-        return float(f), self._flat(self._tree.flatten(g, "jac"))
-
-    def gradient(self) -> np.ndarray:
-        """The gradient at x0, without f where it has a function of its own, as in `minimize`."""
-        self._write(self.x)
-        return self._flat(self._tree.flatten(self._objective.evaluate(False)[1], "jac"))
-
-    @property
-    def has_jac(self) -> bool:
-        """Whether the gradient has a function of its own."""
-        return self._objective.apart
+        f, g = self._objective.evaluate(need_f)
+        return f, self._flat(self._tree.flatten(g, "jac"))
 
     def value(self, x: np.ndarray) -> float:
         """F at another x; infinite or NaN where its arithmetic fails, as `math.exp` of 1000."""
         self._write(x)
-        apart = self._objective.apart
+        objective = self._objective
         try:
             with np.errstate(all="ignore"):
-                f = self._objective.value() if apart else self._objective.evaluate(True)[0]
-            return float(f)
+                return float(objective.value() if self.has_jac else objective.evaluate(True)[0])
         except OverflowError:
             return np.inf
         except ArithmeticError:
@@ -111,10 +103,6 @@ class Point:
         """The number of the array that holds an element of the vector."""
         return int(np.searchsorted(self.ends, place, side="right"))
 
-    def leaf_name(self, leaf: int) -> str:
-        """Name of an array of x0: ``x0['w']``."""
-        return self._names[leaf]
-
     def name(self, place: int) -> str:
         """Name of an element: ``x0['w'][3, 2]``, ``x0[5].imag``."""
         leaf = self.leaf_of(place)
@@ -122,7 +110,7 @@ class Point:
         part = _COMPLEX_PARTS[inside % 2] if self._complex else ""
         inside //= 2 if self._complex else 1
         at = ", ".join(map(str, np.unravel_index(inside, self._leaves[leaf].shape)))
-        return f"{self._names[leaf]}{f'[{at}]' if at else ''}{part}"
+        return f"{self.names[leaf]}{f'[{at}]' if at else ''}{part}"
 
     def _flat(self, leaves: Any) -> np.ndarray:
         """Numbers of arrays as one vector of float64."""

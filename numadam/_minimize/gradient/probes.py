@@ -243,7 +243,8 @@ class Prober:
 
     def __init__(self, point: Point, tolerance: float | None, rng: np.random.Generator) -> None:
         self._point, self._rng = point, rng
-        self.f, self.g = point.at_start()
+        f, self.g = point.at_start(need_f=True)
+        self.f = float(f)
         parts = np.split(point.x, point.ends[:-1])
         self._scale = np.concatenate([_sizes(part) for part in parts])
         #: whether each array of x0 is 0; the last entry is for a probe that moves all
@@ -288,7 +289,8 @@ class Prober:
         if self.is_random:
             return 1.0
         self._point.value(self._near)  # the last x is another one
-        again, top = self._point.gradient(), float(np.max(abs(self.g), initial=0.0))
+        _, again = self._point.at_start(need_f=False)
+        top = float(np.max(abs(self.g), initial=0.0))
         allowed = {"rtol": 0.0, "atol": self.eps**0.5 * top, "equal_nan": True}
         if not math.isfinite(top) or np.allclose(again, self.g, **allowed):
             return 1.0
