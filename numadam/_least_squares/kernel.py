@@ -49,7 +49,7 @@ _VECTORS, _MATRICES = 10, 2
 #: The radius of the first step, in lengths of x, or of r where x is 0.
 _FACTOR = 100.0
 #: A smaller norm has lost digits of its squares, which underflow.
-_LEAST = 1e-146
+_UNDERFLOWS = 1e-146
 #: The gain from which a step is taken, and those from which the radius shrinks and grows.
 _GAINED, _POOR, _GOOD = 1e-4, 0.25, 0.75
 
@@ -206,7 +206,7 @@ def _make_fit(real: Any) -> Any:
         if call7(s.fun, i, trial_at, r_at, J_at, n, m, args_at) != 0:
             return -1
         norm = math.sqrt(dot(r, r))
-        if not norm < np.inf or (norm < _LEAST and r.any()):
+        if not norm < np.inf or (norm < _UNDERFLOWS and r.any()):
             status = LOST
         radius = damping = size_of_x = 0.0
         derived, first, taken = s.jac != 0, True, True

@@ -11,6 +11,7 @@ import pytest
 import numadam as na
 from tests import emulator
 from tests.cuda.cuda_cases import CASES, OPTIONS, check, check_option
+from tests.processes import python
 
 
 @pytest.mark.parametrize("options", [{}, {"capturable": True}], ids=["numbers", "rows"])
@@ -188,32 +189,14 @@ def test_cupy_without_its_class_of_arguments_gets_numpy_arrays(cp, monkeypatch):
 
 
 def test_the_kernels_are_kept_on_disk(cp, tmp_path):
-    import subprocess
-    import sys
-
-    code = (
-        "import cupy as cp, numadam as na\n"
-        "from numadam._cuda import compiler as cc\n"
-        "made = []\n"
-        "ptx_of = cc.ptx_of\n"
-        "cc.ptx_of = lambda *a: made.append(a) or ptx_of(*a)\n"
-        "x = cp.ones(3, 'f4')\n"
-        "na.Adam(x).step(cp.ones(3, 'f4'))\n"
-        "print(len(made))\n"
-    )
-    environment = {**emulator.environment(), "NUMBA_CACHE_DIR": str(tmp_path)}
-    counts = [
-        int(
-            subprocess.run(
-                [sys.executable, "-c", code],
-                check=True,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=300,
-            ).stdout
-        )
-        for _ in range(2)
-    ]
-    assert counts[0] > 0
-    assert counts[1] == 0
+    code = """
+    import cupy as cp
+    from numadam._cuda import compiler
+    made, ptx_of = [], compiler.ptx_of
+    compiler.ptx_of = lambda *given: made.append(given) or ptx_of(*given)
+    na.Adam(cp.ones(3, "f4")).step(cp.ones(3, "f4"))
+    print(len(made))
+    """
+    settings = {"PYTHONWARNINGS": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (python(code, **{**emulator.environment(), **settings}) for _ in range(2))
+    assert int(first) > 0 == int(second)
