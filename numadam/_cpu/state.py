@@ -147,10 +147,6 @@ class CpuState:
         return found
 
     @property
-    def skipped(self) -> tuple[int, int]:
-        return int(self._meta["skipped"][0]), int(self._meta["in_a_row"][0])
-
-    @property
     def grad_norm(self) -> Any:
         norms, of_each = self.arguments.norms, self.settings.plan.norm == "array"
         return norms[:-1].tolist() if of_each else float(norms[-1])
@@ -166,9 +162,6 @@ class CpuState:
                 raise problem
             checked.append(leaf)
         return checked
-
-    def state_dtype(self, name: str) -> np.dtype:
-        return self._layout_of(name).dtype
 
     def _layout_of(self, name: str) -> Layout:
         """The layout of a state array."""

@@ -130,13 +130,6 @@ class CudaBackend(Backend):
         return int(self._read_counters().t) if self._counts_on_device else self._t
 
     @property
-    def skipped(self) -> tuple[int, int]:
-        if self.settings.guard != _SKIP:
-            return 0, 0
-        counted = self._read_counters()
-        return int(counted.skipped), int(counted.skipped_in_a_row)
-
-    @property
     def grad_norm(self) -> Any:
         assert self._step.norms is not None  # the optimiser has asked the plan
         with on_gpu(self._device):
@@ -181,11 +174,9 @@ class CudaBackend(Backend):
 
     def _check_capture(self) -> None:
         """Refuse to be captured in a graph where each replay would be the same step again."""
-        import cupy
-
-        if cupy.cuda.get_current_stream().is_capturing():
-            if not self._capturable:
-                refuse_capture("step", "Make the optimiser")
+        if not self._capturable:
+            refuse_capture("step", "Make the optimiser")
+        elif is_capturing():
             self._step.arguments.keep()
 
     def _bind(self, used: dict[int, Leaves], gradient: Any = None) -> None:
@@ -258,7 +249,7 @@ class CudaBackend(Backend):
         with on_gpu(self._device):
             self._check("reset: a graph is being captured; reset before that.")
             with defer_interrupts():
-                self._memory.clear()
+                self._memory.take(0)
                 if self.settings.plan.products:
                     self._step.scalars.load_products(1.0)
                 self._step.control.write_counters(0)
@@ -323,9 +314,6 @@ class CudaBackend(Backend):
             entry = (what + param.removeprefix("params"), leaf)
             ca.check_array(entry, param, shape, layout.dtype, self._device, written=False)
         return list(leaves)
-
-    def state_dtype(self, name: str) -> np.dtype[Any]:
-        return self._memory.layouts[name].dtype
 
     def load(
         self,
