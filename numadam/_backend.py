@@ -189,11 +189,6 @@ class Backend(ABC):
 
     @property
     @abstractmethod
-    def skipped(self) -> tuple[int, int]:
-        """Steps skipped by the guard: in all, and in a row until now."""
-
-    @property
-    @abstractmethod
     def grad_norm(self) -> Any:
         """Norm of the last gradients before clipping: one number, or one an array."""
 
@@ -262,10 +257,6 @@ class Backend(ABC):
 
         `state` is the name of the state array; without one they are gradients.
         """
-
-    @abstractmethod
-    def state_dtype(self, name: str) -> np.dtype[Any]:
-        """The dtype of a state array."""
 
     @classmethod
     @abstractmethod

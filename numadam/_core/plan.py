@@ -25,6 +25,9 @@ SUM, AVERAGE, LOW, HIGH, RATE, MASTER = range(CHECKED, 12)
 STEPPED = OWNED = 12
 SLOTS = 13
 
+#: Policies of a guard, for a step whose gradients are not finite.
+PROPAGATE, RAISE, SKIP = range(3)
+
 #: Names in `state` of the back end's own arrays, in the order of a saved state.
 OWN_STATE = {"accumulated": SUM, "average": AVERAGE, "master": MASTER}
 #: Name in `state`, and among those in use, of the steps of each row, with ``count="row"``.

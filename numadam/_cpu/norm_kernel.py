@@ -17,7 +17,7 @@ from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import make_norm_gradient
-from numadam._core.plan import Plan
+from numadam._core.plan import PROPAGATE, SKIP, Plan
 from numadam._core.scalars import make_scalars, tiny, width_of
 from numadam._cpu.parts import (
     factors_of,
@@ -29,7 +29,7 @@ from numadam._cpu.parts import (
     part_of,
 )
 from numadam._cpu.records import META, NORM_SUM
-from numadam._cpu.validate import NORMS_AGAIN, NOT_FINITE, OK, PROPAGATE, SKIP
+from numadam._cpu.validate import NORMS_AGAIN, NOT_FINITE, OK
 from numadam._jit.functions import linked
 from numadam._jit.pointers import array_at, call_c1, record_at
 

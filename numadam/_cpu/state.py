@@ -12,9 +12,9 @@ import numpy as np
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, address_of, aligned_zeros, assign, few, layout_of
 from numadam._backend import Leaves
+from numadam._core import plan as pl
 from numadam._cpu.arguments import KernelArguments, StatePlaces, state_places
 from numadam._cpu.records import META
-from numadam._cpu.validate import SKIP
 from numadam._jit.pointers import offset_of
 from numadam._jit.process import Writes, at_once, cached_property
 from numadam._settings.settings import Settings
@@ -135,7 +135,7 @@ class CpuState:
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only 0-d int64 arrays that show the counters themselves."""
         shown = {"t": True, "calls": self.settings.plan.accumulate}
-        guarded = self.settings.guard == SKIP
+        guarded = self.settings.guard == pl.SKIP
         shown |= {"skipped": guarded, "skipped_in_a_row": guarded}
         found: dict[str, Any] = {
             name: self._meta[field].reshape(()) for name, field in _COUNTERS.items() if shown[name]
@@ -145,10 +145,6 @@ class CpuState:
         for view in found.values():
             view.flags.writeable = False
         return found
-
-    @property
-    def skipped(self) -> tuple[int, int]:
-        return int(self._meta["skipped"][0]), int(self._meta["in_a_row"][0])
 
     @property
     def grad_norm(self) -> Any:
@@ -166,9 +162,6 @@ class CpuState:
                 raise problem
             checked.append(leaf)
         return checked
-
-    def state_dtype(self, name: str) -> np.dtype:
-        return self._layout_of(name).dtype
 
     def _layout_of(self, name: str) -> Layout:
         """The layout of a state array."""

@@ -142,10 +142,8 @@ class KernelExchange:
 
     def __init__(self, exchange: StepExchange, arguments: KernelArguments) -> None:
         self._exchange, self._caught = exchange, list[BaseException]()
-        meta, norm = arguments.meta, arguments.plan.norm
-        if not norm:  # no step meets others
-            return
-        own = np.zeros(1 if norm == "all" else len(arguments.layout.shapes), NORM_SUM)
+        meta, of_all = arguments.meta, arguments.plan.norm == "all"
+        own = np.zeros(1 if of_all else len(arguments.layout.shapes), NORM_SUM)
         sums = np.zeros((len(own), exchange.size, 2), np.int64)
         exchange.words = own.view(np.int64).size
         # held here, as the kernel has only its address; it does not refer to this object

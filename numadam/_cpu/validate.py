@@ -37,9 +37,6 @@ NORMS_AGAIN = 12
 #: from the step: rows with counts of their own need their scalars, which Python installs
 NEEDS_ROWS = 13
 
-#: policies of a guard
-PROPAGATE, RAISE, SKIP = range(3)
-
 #: Written spans up to which pairs are compared, without a search.
 PAIRS = 16
 

@@ -23,8 +23,6 @@ from numadam._jit.process import at_once, defer_interrupts
 if TYPE_CHECKING:
     from numadam._settings.settings import Settings
 
-_PROPAGATE, _RAISE, _SKIP = range(3)  # policies for gradients that are not finite
-
 
 class CudaBackend(Backend):
     """State and compiled step of CuPy parameters."""
@@ -41,7 +39,7 @@ class CudaBackend(Backend):
         for slot, name in ((pl.P, "params"), (pl.S0, "state_dtype")):
             if plan.storage(slot).name == "bfloat16":
                 require_bfloat16(name)
-        if options["capturable"] and settings.exchange is not None and plan.norm:
+        if options["capturable"] and settings.exchange is not None:
             raise ValueError(
                 "capturable: with comm, the host brings the norms of all ranks together, which a "
                 "graph does not replay. Leave out capturable, or clip_norm, clip_array_norm and "
@@ -50,7 +48,7 @@ class CudaBackend(Backend):
         self._t = self._calls = 0
         self._capturable, self._accumulate = options["capturable"], options["accumulate"]
         self._reports_skips = options["max_skips"] is not None
-        self._counts_on_device = settings.guard == _SKIP or self._capturable
+        self._counts_on_device = settings.guard == pl.SKIP or self._capturable
         # the optimiser refuses `out` with these
         without_out = plan.average or plan.master or plan.accumulate or options["sparse"] == "lazy"
         with on_gpu(self._device):
@@ -110,7 +108,7 @@ class CudaBackend(Backend):
         found["t"] = np.array(self._t if counted is None else counted.t)
         if plan.accumulate:
             found["calls"] = np.array(self._calls)
-        if counted is not None and self.settings.guard == _SKIP:
+        if counted is not None and self.settings.guard == pl.SKIP:
             found |= {name: counted[name] for name in ("skipped", "skipped_in_a_row")}
         if plan.products:
             with on_gpu(self._device):
@@ -128,13 +126,6 @@ class CudaBackend(Backend):
     @property
     def t(self) -> int:
         return int(self._read_counters().t) if self._counts_on_device else self._t
-
-    @property
-    def skipped(self) -> tuple[int, int]:
-        if self.settings.guard != _SKIP:
-            return 0, 0
-        counted = self._read_counters()
-        return int(counted.skipped), int(counted.skipped_in_a_row)
 
     @property
     def grad_norm(self) -> Any:
@@ -181,11 +172,9 @@ class CudaBackend(Backend):
 
     def _check_capture(self) -> None:
         """Refuse to be captured in a graph where each replay would be the same step again."""
-        import cupy
-
-        if cupy.cuda.get_current_stream().is_capturing():
-            if not self._capturable:
-                refuse_capture("step", "Make the optimiser")
+        if not self._capturable:
+            refuse_capture("step", "Make the optimiser")
+        elif is_capturing():
             self._step.arguments.keep()
 
     def _bind(self, used: dict[int, Leaves], gradient: Any = None) -> None:
@@ -235,7 +224,7 @@ class CudaBackend(Backend):
             scalars.prepare(lr, t, n, flushing, int(norms is None))
             if norms is not None:
                 norms.compute(t, self.settings.guard, (self._t, self._calls, flushing))
-                if self.settings.guard == _RAISE and not self._step.control.are_finite():
+                if self.settings.guard == pl.RAISE and not self._step.control.are_finite():
                     return False
             for launch in step.launches:
                 launch()
@@ -258,7 +247,7 @@ class CudaBackend(Backend):
         with on_gpu(self._device):
             self._check("reset: a graph is being captured; reset before that.")
             with defer_interrupts():
-                self._memory.clear()
+                self._memory.take(0)
                 if self.settings.plan.products:
                     self._step.scalars.load_products(1.0)
                 self._step.control.write_counters(0)
@@ -323,9 +312,6 @@ class CudaBackend(Backend):
             entry = (what + param.removeprefix("params"), leaf)
             ca.check_array(entry, param, shape, layout.dtype, self._device, written=False)
         return list(leaves)
-
-    def state_dtype(self, name: str) -> np.dtype[Any]:
-        return self._memory.layouts[name].dtype
 
     def load(
         self,

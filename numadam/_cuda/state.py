@@ -233,10 +233,6 @@ class CudaState:
             for view in self.state[name]:
                 _fill(view, value)
 
-    def clear(self) -> None:
-        """Make all state zero."""
-        self._block[...] = 0
-
     def named(self, names: Sequence[str]) -> list[ca.Named]:
         """The state arrays by what the user calls them; `names` are the parameters'."""
         return [
@@ -259,7 +255,7 @@ class CudaState:
         return staged
 
     def take(self, staged: Any) -> None:
-        """Copy a staged block into the own one."""
+        """Copy a staged block into the own one; or a number."""
         self._block[...] = staged
 
 

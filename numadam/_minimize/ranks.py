@@ -145,17 +145,6 @@ class Pace:
         return not meets or self._ready == self._optimizer.t
 
 
-@contextlib.contextmanager
-def all_or_none(ranks: Ranks) -> Iterator[None]:
-    """Raise an exception of the block on its rank, and `RankError` on all others. Collective."""
-    error: BaseException | None = None
-    try:
-        yield
-    except BaseException as raised:
-        error = raised
-    ranks.agree(error, "minimize")
-
-
 # --- the folder of a run -------------------------------------------------------------------------
 
 
@@ -454,7 +443,7 @@ class RankRun(PythonRun):
             memory.lowest, memory.best_x, memory.best_gradient = math.inf, None, None
 
     def _check_objective(self) -> None:
-        with all_or_none(self._meetings.ranks):
+        with self._meetings.ranks.all_or_none("minimize"):
             super()._check_objective()
 
     def _ask_again(self) -> int:
@@ -502,7 +491,7 @@ def _shown(name: str, number: float) -> str:
 def on_all_ranks(comm: Any) -> Iterator[Decomposition]:
     """The block of this rank; an exception in the context is one on all ranks. Collective."""
     block = decomposition(comm)
-    with all_or_none(ranks_in(block)):
+    with ranks_in(block).all_or_none("minimize"):
         yield block
 
 
@@ -522,7 +511,7 @@ def minimize_on_ranks(
     optimizer = task.rule(task.x, task.lr, comm=comm, **task.options)
     _, settings, backend, _ = parts_of(optimizer)
     pace, shows = Pace(optimizer), task.progress and ranks.rank == 0
-    with all_or_none(ranks):
+    with ranks.all_or_none("minimize"):
         objective = RankObjective.of_task(task, optimizer)
         observers = RankObservers(meetings, pace, task.callback, shows, task.maxiter, optimizer)
         first = first_of(task.state, tolerances)
@@ -537,7 +526,7 @@ def minimize_on_ranks(
     each, wants_f, wants_gradient, asks = ranks.gather(np.array(own, np.int64)).max(axis=0).tolist()
     observers.join(each, wants_f, wants_gradient)
     pace.last = "schedule" if asks else "notify" if each else "test"
-    with all_or_none(ranks):
+    with ranks.all_or_none("minimize"):
         objective.join(task.shares, tests, meetings, pace, file)
         run = RankRun(meetings, pace, objective, optimizer, tests, observers, task)
     run.agree(task)
@@ -547,7 +536,7 @@ def minimize_on_ranks(
 def _folder(path: Any, every: Any, meetings: Meetings, task: Task) -> RankCheckpoint | None:
     """The arguments `checkpoint` and `checkpoint_every`, and the run that is there. Collective."""
     ranks = meetings.ranks
-    with all_or_none(ranks):
+    with ranks.all_or_none("minimize"):
         read_checkpoint(None, every if path is None else None, "minimize")
         made = None if path is None else RankCheckpoint(path, every, meetings)
     given = ranks.gather(np.array([path is not None], np.int64))[:, 0]
@@ -555,7 +544,7 @@ def _folder(path: Any, every: Any, meetings: Meetings, task: Task) -> RankCheckp
         raise ValueError("checkpoint: is given on some ranks only. Pass the same on all ranks.")
     if made is not None:
         made.agree()
-        with all_or_none(ranks):
+        with ranks.all_or_none("minimize"):
             made.define(task, track_best=task.track_best)
     return made
 

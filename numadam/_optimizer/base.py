@@ -221,7 +221,7 @@ class OptimizerBase(metaclass=OptimizerType):
     @property
     def skipped(self) -> int:
         """Steps skipped by ``nonfinite="skip"`` so far."""
-        return self._backend.skipped[0]
+        return int(self._backend.counters.get("skipped", 0))
 
     @property
     def grad_norm(self) -> Any:
@@ -247,7 +247,7 @@ class OptimizerBase(metaclass=OptimizerType):
             views, scale = self._backend.state["average"], 1.0
             if self._settings.options["ema_debias"]:
                 if self.t == 0:  # no step yet: the average of nothing is the parameters
-                    dtype = self._backend.state_dtype("average")
+                    dtype = views[0].dtype
                     return self._tree.unflatten([p.astype(dtype) for p in self._backend.params])
                 scale = 1.0 / (1.0 - self._settings.options["ema"] ** self.t)
             copies = [view.copy(order="K") for view in views]

@@ -425,7 +425,7 @@ class Optimizer(SharedAttributes, Checkpointed):
                 f"grads: hold {what} at step {self.t + 1}; nothing was changed. "
                 f"nonfinite='skip' leaves such steps out.{forget}"
             )
-        in_a_row = self._backend.skipped[1]
+        in_a_row = int(self._backend.counters["skipped_in_a_row"])
         if options["max_skips"] is not None and in_a_row > options["max_skips"]:
             raise FloatingPointError(
                 f"grads: held {what} {in_a_row} times in a row "

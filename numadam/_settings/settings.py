@@ -102,7 +102,7 @@ def names_of_same(rule: RuleSpec) -> list[str]:
 #: A group, the column and hyperparameter that change in it, and the callable that says how.
 Scheduled = tuple[int, int, Hyper, Callable[[int], float]]
 
-_GUARDS = {"propagate": 0, "raise": 1, "skip": 2}
+_GUARDS = {"propagate": pl.PROPAGATE, "raise": pl.RAISE, "skip": pl.SKIP}
 
 
 def are_numbers(pairs: Sequence[Pair]) -> bool:
@@ -127,7 +127,7 @@ class Settings:
     schedules : list of (group, column, hyperparameter, callable)
         All values that change from step to step, besides the learning rate.
     guard : int
-        Policy for gradients that are not finite: 0 propagate, 1 raise, 2 skip.
+        Policy for gradients that are not finite, see `plan.SKIP`.
     rate_array : array or None
         The 0-d array on the GPU that holds lr, with capturable=True.
     exchange : StepExchange or None
