@@ -61,7 +61,7 @@ def rule_classes() -> dict[str, Any]:
 
 def _imports(body: str) -> str:
     """Lines that import what the code of a stub names."""
-    missing = {*re.findall(r"\w+", re.sub(r'r?""".*?"""', "", body, flags=re.DOTALL))}
+    missing = {*re.findall(r"\w+", re.sub(r'r?""".*?"""', "", body, flags=re.DOTALL))} - {"np"}
     lines = ""
     for home in _HOMES:
         names = sorted(missing & vars(home).keys())

@@ -342,11 +342,6 @@ class Layout:
             end += layout.nbytes
         return firsts, end, _PAGE if large else _LINE
 
-    def buffer(self, skew: int = SKEW) -> np.ndarray:
-        """Zeroed memory of one buffer of this layout."""
-        (first,), end, unit = Layout.place(0, [self], skew)
-        return aligned_zeros(end, unit)[first:]
-
     def addresses(self, begin: int) -> list[int]:
         """The addresses of the leaves in a buffer that begins there."""
         return [begin + offset for offset in self.offsets]
@@ -358,6 +353,11 @@ class Layout:
             view = buffer[where].view(self.dtype).reshape(shape)
             views.append(view if axes is None else view.transpose(axes))
         return views
+
+    def zeros(self, skew: int = SKEW) -> list[np.ndarray]:
+        """The leaves in a new buffer of zeros."""
+        (first,), end, unit = Layout.place(0, [self], skew)
+        return self.views(aligned_zeros(end, unit)[first:])
 
 
 #: Arrays up to which what follows from their layout is kept for the next optimiser.

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Container, Hashable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -316,6 +317,8 @@ def _kinds(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 def own_copy(option: Any) -> Any:
     """The same containers and numbers with copies of the arrays."""
+    if isinstance(option, MappingProxyType):  # as attributes give them
+        option = option.copy()
     if isinstance(option, dict):
         clone = copy.copy(option)  # of its class
         clone.update({key: own_copy(value) for key, value in option.items()})

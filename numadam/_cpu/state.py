@@ -97,10 +97,9 @@ class CpuState:
         plan, kept = self.settings.plan, {}
         for slot, values in self.settings.per_element.items():
             layout = layout_of(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
-            buffer = layout.buffer()
-            kept[slot] = layout.views(buffer)
+            kept[slot] = layout.zeros()
             at_once(_fills(kept[slot], values))
-            self.arguments.bind(slot, layout.addresses(address_of(buffer)))
+            self.arguments.bind(slot, list(map(address_of, kept[slot])))
         return kept
 
     def _projections(self) -> Writes:

@@ -186,10 +186,16 @@ def _read_end(end: Any, open_end: float, title: str) -> Any:
     """One bound as a float or a float64 array on the host; NaN is refused."""
     if end is None:
         return open_end
-    if type(end) in (float, int) and end == end:
-        return float(end)  # 5 us less, of every pair
-    # on the host: bounds are rounded once, and CuPy cannot for every dtype
-    values = as_numbers(np, to_host(as_view(end)), title)
+    try:
+        if type(end) in (float, int) and end == end:
+            return float(end)  # 5 us less, of every pair
+        # on the host: bounds are rounded once, and CuPy cannot for every dtype
+        values = as_numbers(np, to_host(as_view(end)), title)
+    except OverflowError:
+        raise ValueError(
+            f"{title}: {end!s:.20}... is beyond the range of float64. Use None or an infinite "
+            "number where it is open."
+        ) from None
     if np.isnan(values).any():
         raise ValueError(f"{title}: is NaN. Use None or an infinite number where it is open.")
     return float(values) if values.ndim == 0 else values

@@ -90,18 +90,9 @@ def test_meta_comes_back_exactly(tmp_path):
     assert math.isnan(read(tmp_path / "a", "minimize").meta["x"])
 
 
-@pytest.mark.parametrize(
-    ("meta", "where"),
-    [
-        ({"a": (1, 2)}, r"meta\['a'\]: tuple"),
-        ({"a": [0, {1: 2}]}, r"meta\['a'\]\[1\]: expected keys of type str, got 1"),
-        ({"a": np.float64(1)}, r"meta\['a'\]: float64"),
-        ({"a": len}, r"meta\['a'\]: builtin"),
-    ],
-)
-def test_what_json_would_change_is_refused(tmp_path, meta, where):
-    with pytest.raises(TypeError, match=where):
-        write(tmp_path / "a", Container("optimizer", meta, {}))
+def test_what_json_has_not_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write(tmp_path / "a", Container("optimizer", {"a": len}, {}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,7 +102,6 @@ def test_what_json_would_change_is_refused(tmp_path, meta, where):
         ({"a": np.array([None])}, TypeError, r"arrays\['a'\]: expected a NumPy array of float64"),
         ({"a": np.ones(3, np.longdouble)}, TypeError, r"arrays\['a'\].*got"),
         ({"a": [1.0]}, TypeError, r"got \[1.0\]"),
-        ({3: np.ones(1)}, TypeError, "names of type str, got 3"),
         ({"": np.ones(1)}, ValueError, "the name '' is reserved"),
         ({"__metadata__": np.ones(1)}, ValueError, "is reserved"),
         ({"a\n": np.ones(1)}, ValueError, "has a control character"),
@@ -142,8 +132,6 @@ def test_too_long_headers_are_refused(tmp_path, monkeypatch):
     ],
 )
 def test_kinds(tmp_path, kind, wanted, text):
-    with pytest.raises(ValueError, match=r"expected one of optimizer, minimize.*got 'x'"):
-        write(tmp_path / "a", Container("x", {}, {}))
     write(tmp_path / "a", Container(kind, {}, {}))
     with pytest.raises(na.CheckpointError, match=f"a: was saved by {text}"):
         read(tmp_path / "a", wanted)

@@ -316,35 +316,6 @@ def test_random_bytes_are_refused(content):
     refused(sealed(header_text([W])[:80].encode() + content))
 
 
-VALUE = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9)),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
-FIELDS = st.fixed_dictionaries(
-    {},
-    optional={
-        "dtype": st.one_of(st.sampled_from(["F64", "F32", "BOOL", "U8"]), VALUE),
-        "shape": st.one_of(st.lists(st.integers(-1, 2**65), max_size=3), VALUE),
-        "data_offsets": st.one_of(st.lists(st.integers(-1, 2**65), max_size=3), VALUE),
-    },
-)
-
-
-@given(FIELDS, st.text(max_size=9), st.binary(max_size=20))
-def test_random_headers_are_refused_or_right(value, name, data):
-    """What is taken has the bytes of the file, and nothing else."""
-    text = json.dumps(value, separators=(",", ":"))
-    spelled = json.dumps(name)[1:-1]
-    try:
-        found = read_bytes(sealed(header_text([(spelled, text, "00000000")]), data))
-    except na.CheckpointError:
-        return
-    assert b"".join(array.tobytes() for array in found.arrays.values()) == data
-
-
 @given(st.data())
 def test_random_edits_are_refused(whole, data):
     """Edits of real headers, with a checksum that is right."""

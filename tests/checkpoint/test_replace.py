@@ -291,13 +291,6 @@ def test_the_last_complete_writer_wins(tmp_path):
     assert names(tmp_path) == ["a"]
 
 
-def test_temporary_files_say_whose_they_are(tmp_path):
-    with replacing(tmp_path / "run.file"):
-        (found,) = tmp_path.iterdir()
-        assert found.name.startswith(f".run.file.{os.getpid()}-")
-        assert found.suffix == ".tmp"
-
-
 LEFT = ".a.123-0123abcd.tmp"
 
 

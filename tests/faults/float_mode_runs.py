@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import mmap
 import platform
 
@@ -18,6 +17,7 @@ import numpy as np
 import numadam as na
 from numadam._jit import loops
 from numadam.nopython import adam_update
+from tests.faults.platform_bits import hash_of
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 ARM = platform.machine().lower() in ("aarch64", "arm64")
@@ -95,13 +95,6 @@ MANY = _rng.standard_normal((70, 3)) * 1e-160
 ZEROS = np.zeros((4, N), "f4")
 
 
-def _digest(*arrays) -> str:
-    words = hashlib.sha256()
-    for array in arrays:
-        words.update(np.ascontiguousarray(array).tobytes())
-    return words.hexdigest()[:12]
-
-
 def _steps(n=N, **options):
     p = START[:n].copy()
     opt = na.Adam(p, lr=1e-3, **options)
@@ -174,5 +167,5 @@ def digests(name: str, runs=tuple(RUNS)) -> dict[str, str]:
     for run in runs:
         with in_mode(name):
             arrays = RUNS[run]()
-        found[run] = _digest(*arrays)
+        found[run] = hash_of(*arrays)
     return found

@@ -83,7 +83,7 @@ def advance(case: str, opt: Any, begin: int, end: int) -> Any:
     return opt
 
 
-def _hash(*arrays: Any) -> str:
+def hash_of(*arrays: Any) -> str:
     words = hashlib.sha256()
     for array in arrays:
         a = np.ascontiguousarray(array)
@@ -93,7 +93,7 @@ def _hash(*arrays: Any) -> str:
 
 def digest(opt: Any) -> str:
     """Parameters and state of an optimiser."""
-    return _hash(opt.params, *(opt.state[name] for name in sorted(opt.state)))
+    return hash_of(opt.params, *(opt.state[name] for name in sorted(opt.state)))
 
 
 @numba.njit
@@ -128,10 +128,10 @@ def digest_of(case: str) -> str:
         y = 1.0 / (1.0 + 0.3 * np.arange(41)) + 0.01 * noise
         box = [(None, None), (0, 2), (None, None)]
         fits = na.least_squares_many(hyperbola, np.ones((20, 3)), (y,), m=41, bounds=box)
-        return _hash(fits.x, fits.cov, fits.nfev)
+        return hash_of(fits.x, fits.cov, fits.nfev)
     else:
         return digest(advance(case, optimizer(case), 0, STEPS))
-    return _hash(res.x, res.fun, res.grad_norm, res.nit)
+    return hash_of(res.x, res.fun, res.grad_norm, res.nit)
 
 
 #: Whole runs, beside `CASES`.

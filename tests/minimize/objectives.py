@@ -35,6 +35,12 @@ def python_rosen(x):
     return rosen(x, g), g
 
 
+def nested_rosen(x):
+    """The valley in one array of a nesting, and squares in another."""
+    f, g = python_rosen(x["a/b"])
+    return f, {"a/b": g, "c": [2 * x["c"][0]]}
+
+
 def all_at_once(x):
     """The same for all rows of x."""
     f, g = np.zeros(len(x)), np.zeros_like(x)

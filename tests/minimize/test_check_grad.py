@@ -1,17 +1,24 @@
-"""check_grad: right gradients are accepted, whatever x0 and fun are; nothing is changed."""
+"""check_grad: right gradients are accepted, wrong ones named; nothing is changed.
+
+Noise, kinks, jumps and units are told from wrong gradients.
+"""
 
 from __future__ import annotations
+
+import math
+import zlib
 
 import numba
 import numpy as np
 import optree
 import pytest
+from scipy.integrate import solve_ivp
 from scipy.optimize import rosen as rosenbrock
 from scipy.optimize import rosen_der
 
 import numadam as na
 from numadam._minimize.gradient import probes
-from tests.minimize.gradients import RIGHT, changed, logarithms, narrow, units, valley, waves
+from tests.minimize.gradients import RIGHT, changed, logarithms, narrow, valley, waves
 from tests.minimize.objectives import START, Counted, rosen, square
 
 
@@ -195,18 +202,6 @@ def test_directions_see_what_elements_miss():
     assert "wrong in 10 of 10 random directions" in check.message
 
 
-def test_small_scales_and_large_offsets():
-    assert na.check_grad(units, [2e-6 + 1e-7, 300.0], jac=True).ok
-
-    def near_zero(x):  # changes over 1e-6, and x0 does not say so
-        return float(np.sum(np.cos(1e6 * x))), -1e6 * np.sin(1e6 * x)
-
-    assert na.check_grad(near_zero, np.zeros(2) + 1e-6 / 3, jac=True).ok
-    steeper = changed(near_zero, lambda g: 1.1 * g)
-    assert na.check_grad(steeper, [1e-6, 2e-6], jac=True).status == "wrong"
-    assert na.check_grad(square, np.full(3, 1e6), (1e6 + 1,), jac=True).ok
-
-
 def test_each_step_is_tried_where_none_is_good():
     rng = np.random.default_rng(0)
     check = na.check_grad(lambda x: (float(rng.standard_normal()), x), np.ones(1), jac=True)
@@ -245,3 +240,349 @@ def test_refusals(args, options, error, says):
     jac = {} if args[0] is rosenbrock else {"jac": True}
     with pytest.raises(error, match=says):
         na.check_grad(*args, **(jac | options))
+
+
+# --- wrong gradients ------------------------------------------------------------------------------
+
+
+def of_leaf(name, change):
+    return lambda g: g | {name: change(g[name])}
+
+
+def doubled(g):
+    return 2 * g
+
+
+def one_element(g):
+    g[2] += 0.01 * abs(g).max()
+    return g
+
+
+def with_nan(g):
+    g[1] = np.nan
+    return g
+
+
+def same(g):
+    return g
+
+
+def columns(g):
+    return g.reshape(-1).reshape(g.shape, order="F")
+
+
+def penalised(x):
+    """A penalty that the gradient lacks."""
+    f, g = square(x, 1.0)
+    return f + 0.5 * 3.0 * float(x @ x), g
+
+
+def rows(x):
+    """Depends on row and column, in an array that is not square."""
+    a = np.arange(1.0, 13.0).reshape(3, 4)
+    return float(np.sum(a * x)), a + 0 * x
+
+
+def matrix(p):
+    return waves(p["w"])[0], {"w": waves(p["w"])[1]}
+
+
+def mean(x):
+    return float(np.mean(np.sin(x))), np.cos(x)
+
+
+CASES = RIGHT | {
+    "rows": (rows, np.linspace(0, 1, 12).reshape(3, 4)),
+    "matrix": (matrix, {"w": RIGHT["waves"][1]}),
+    "penalised": (penalised, np.linspace(-1, 1, 9)),
+    "mean": (mean, np.linspace(0, 1, 7)),
+    "seven": (square, np.linspace(0.1, 1, 7)),
+    "nine": (square, np.linspace(-1, 1, 9)),
+}
+#: a case, how its gradient is changed, and what is said of it
+WRONG = [
+    ("valley", np.negative, "it has the wrong sign"),
+    ("decays", lambda g: g / 2, "it is 0.5000 times what"),
+    ("waves", lambda g: g / g.size, "it is 0.06250 times what"),
+    ("waves", np.transpose, "it is transposed"),
+    ("waves", lambda g: 2 * g.T, "transposed, and 2.000 times as large"),
+    ("amplitudes", np.conj, "it is the conjugate"),
+    ("amplitudes", lambda g: g / 2, "0.5000 times"),  # torch's
+    ("amplitudes", lambda g: g.conj() / 2, "it is the conjugate, and 0.5000 times as large"),
+    ("amplitudes", lambda g: g.real + 0j, ".imag"),
+    ("rows", columns, "it is in Fortran order, column by column"),
+    ("network", of_leaf("b", np.negative), "in x0['b'] it has the wrong sign"),
+    ("network", of_leaf("b", np.zeros_like), "in x0['b'] it is 0, where fun changes"),
+    ("matrix", of_leaf("w", np.transpose), "it is transposed"),
+    ("penalised", same, "it lacks 3 * x, such as that of a penalty"),
+    ("decays", one_element, "1 of 4 elements (x0[2]). Worst"),
+    ("decays", with_nan, "(x0[1]). Worst: x0[1] is nan by formula."),
+    ("valley", lambda g: np.roll(g, 1), "it is moved by one place"),
+    ("valley", lambda g: np.roll(g, -1), "by one place"),
+    ("valley", lambda g: g[::-1], "it is in reversed order"),
+    ("valley", lambda g: g[[1, 3, 0, 2]], "The gradient is wrong in 4 of 4 elements. "),
+    ("mean", same, "7.00"),  # in float32 it may be 7.001
+    ("seven", lambda g: g / 7, "1/7, as a mean in place of a sum would be"),
+    ("nine", lambda g: g - 3, "it lacks 3"),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("name", "change", "says"), WRONG, ids=range(len(WRONG)))
+def test_wrong_gradients_are_refused_and_named(name, change, says, dtype):
+    fun, x0 = CASES[name]
+    x0 = x0 if dtype == "float64" else narrow(x0)
+    check = na.check_grad(changed(fun, change), x0, jac=True)
+    assert check.status == "wrong", check
+    assert not check.ok
+    assert says in check.message
+    assert check.worst in check.wrong
+
+
+# --- functions that are not smooth, not finite, or of other units --------------------------------
+
+
+def random_f(size):
+    rng = np.random.default_rng(0)
+    return lambda x: (square(x)[0] + size * rng.standard_normal(), square(x)[1])
+
+
+def solver(x):
+    """An adjoint that is exact, beside a loose solver."""
+    run = solve_ivp(lambda t, y: -x * y, (0, 1), [1.0], rtol=1e-4, atol=1e-6)
+    return float(run.y[0, -1]), -np.exp(-x)
+
+
+def single(x):
+    """float32 inside of a float64 function."""
+    x = x.astype("f4")
+    return np.sum(np.sin(x)), np.cos(x)
+
+
+def corners(x):
+    return float(np.sum(abs(x))), np.sign(x)
+
+
+def relu(x):
+    return float(np.sum(np.maximum(x, 0))), 1.0 * (x > 0)
+
+
+def edge(x):
+    return (np.nan if x[1] > 2 else float(x @ x)), 2 * x
+
+
+def offset(x):
+    """An f that is far larger than it changes."""
+    return 1e8 + float(np.sum(np.sin(x))), np.cos(x)
+
+
+def short_stairs(x):
+    """Flat within 1e-6, and 1000 times as steep over more."""
+    return float(x @ x + 1e-3 * np.floor(1e6 * x[0] + 0.5)), 2 * x
+
+
+def jump(x):
+    return float(x @ x) + 5 * (x[0] >= 1), 2 * x
+
+
+def stairs(slope):
+    """The gradient of a count is 0 nearly everywhere, and of no use."""
+    return lambda x: (float(np.floor(3 * x).sum()), slope + 0 * x)
+
+
+def exponentials(x):
+    """`math` raises where NumPy returns inf; an element of 1e-6 is not moved by 1e-4 first."""
+    f = math.exp(x[0] / 1e-6) + math.exp(x[1] / 300)
+    return f, np.array([math.exp(x[0] / 1e-6) / 1e-6, math.exp(x[1] / 300) / 300])
+
+
+def of_size(scale):
+    """A sine in units of these sizes."""
+    return lambda x: (float(np.sum(np.sin(x / scale))), np.cos(x / scale) / scale)
+
+
+def too_steep(x):
+    weights = np.array([1e8, 1.0, 1e-4])
+    return float(weights @ x**2), 2 * weights * x * [1, 1, 2]
+
+
+def kept():
+    """A gradient that is added to an array that is kept."""
+    g = np.zeros(3)
+
+    def fun(x):
+        g[:] += 2 * x
+        return float(x @ x), g
+
+    return fun
+
+
+def before():
+    """The gradient of the call before, right at the first call."""
+    seen = [np.array([2.0, 4.0, 6.0])]
+
+    def fun(x):
+        seen.append(2 * x)
+        return float(x @ x), seen[-2]
+
+    return fun
+
+
+AROUND_0, KINK = np.zeros(3), np.array([0.0, 1.0, -2.0, 3.0])
+COUNT, TENTHS = np.array([1.0, 2.0, 3.0]), np.linspace(0.1, 1.2, 7)
+#: of very different sizes in one x
+SIZES, WIDE = np.array([1.0, 1e6, 1e12]), np.array([1e-150, 1e-8, 1.0, 1e8, 1e150])
+#: fun, x0, options, the verdict, and what is said
+VERDICTS = [
+    (random_f(1.0), np.ones(5), {}, "unclear", "fun is random"),
+    (random_f(1e-9), np.ones(5), {}, "right", ""),
+    (changed(random_f(1e-9), np.negative), np.ones(5), {}, "wrong", "wrong sign"),
+    (solver, np.array([1.3]), {}, "right", ""),
+    (changed(solver, np.negative), np.array([1.3]), {}, "wrong", ""),
+    (single, TENTHS, {}, "right", ""),
+    (changed(single, doubled), TENTHS, {}, "wrong", "it is 2.00"),
+    (corners, AROUND_0, {}, "unclear", "fun has a kink at x0"),
+    (corners, KINK, {}, "right", ""),  # a subgradient
+    (relu, KINK, {}, "right", "fun has a kink in 1 of them"),
+    (changed(corners, lambda g: g + 3.0), AROUND_0, {}, "wrong", ""),  # beyond both slopes
+    (square, np.zeros(4), {}, "unclear", "the gradient is 0 at x0"),
+    (square, np.array([1.0, np.nan]), {}, "unclear", "Cannot tell: x0[1] is nan."),
+    (lambda x: (np.nan, x), np.ones(2), {}, "unclear", "Cannot tell: fun is nan at x0."),
+    (
+        lambda x: (0.0 if (x == 1).all() else np.inf, x),
+        np.ones(2),
+        {},
+        "unclear",
+        "Cannot tell: fun is not finite around x0.",
+    ),
+    (edge, COUNT, {}, "unclear", "Cannot tell: fun is not finite near x0, where x0[1] is "),
+    (edge, COUNT, {"bounds": (None, 2)}, "right", ""),
+    (stairs(0.0), [1.5], {}, "unclear", ""),
+    (stairs(3.0), [1.5], {}, "wrong", "x0[0] is 3 by formula, 0 by"),
+    (short_stairs, COUNT[:2], {}, "unclear", "noise on a very short scale. Along x0[0] its slope"),
+    (jump, COUNT[:2], {}, "unclear", "not smooth in x0[0]"),
+    (kept(), COUNT, {}, "wrong", " times the first one. It may be added to an array that is kept"),
+    (before(), COUNT, {}, "wrong", "called again at x0, it is another one"),
+    (offset, TENTHS, {}, "right", ""),
+    (lambda x: square(x, 1e6 + 1), np.full(3, 1e6), {}, "right", ""),
+    (changed(offset, lambda g: 1.01 * g), TENTHS, {}, "wrong", ""),
+    (exponentials, np.array([1e-6, 290.0]), {}, "right", ""),
+    (changed(exponentials, doubled), np.array([1e-6, 290.0]), {}, "wrong", "it is 2.000 times"),
+    (of_size(WIDE), WIDE, {}, "right", ""),
+    (changed(of_size(WIDE), np.negative), WIDE, {}, "wrong", ""),
+    (too_steep, np.ones(3), {}, "right", "for x0[2], where the slope is too small beside f"),
+    (changed(of_size(SIZES), lambda g: g * [1, 1, 2]), SIZES, {}, "wrong", "x0[2]"),
+    (mean, np.linspace(0, 1, 9), {}, "wrong", "as a sum in place of a mean of 9 would be"),
+    (
+        changed(square, lambda g: 3 * g),
+        np.linspace(1, 2, 5000),
+        {"elements": 0, "directions": 4},
+        "wrong",
+        "wrong in 4 of 4 random directions: it is 3.000 times",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("fun", "x0", "options", "status", "says"), VERDICTS, ids=range(len(VERDICTS))
+)
+def test_verdicts(fun, x0, options, status, says):
+    check = na.check_grad(fun, x0, jac=True, **options)
+    assert check.status == status, check
+    assert check.ok == (status == "right")
+    assert says in check.message
+    assert "penalty" not in check.message
+    if fun in (short_stairs, jump):
+        assert check.unclear == ("x0[0]",)
+
+
+def test_a_jac_that_uses_the_x_of_the_last_fun():
+    """SciPy always calls fun before jac; `minimize` does where f is read."""
+
+    class Model:
+        def fun(self, x):
+            self.x = x
+            return float(x @ x)
+
+        def jac(self, x):
+            return 2 * self.x
+
+    model = Model()
+    check = na.check_grad(model.fun, COUNT, jac=model.jac)
+    assert check.status == "wrong"
+    assert "called again at x0, without fun before it, it is another one" in check.message
+    assert na.check_grad(lambda x: float(x @ x), np.ones(2), jac=lambda x: 2 * x).ok
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-1, 1e0, 1e1])
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_never_called_a_wrong_gradient(seed, size):
+    """Noise that is the same at every call of one x, as that of a solver."""
+
+    def fun(x):
+        noise = np.random.default_rng([seed, zlib.crc32(x.tobytes())]).standard_normal()
+        return square(x)[0] + size * noise, square(x)[1]
+
+    check = na.check_grad(fun, np.array([1.0, -2.0, 0.5]), jac=True, rng=seed)
+    if size == 1e-3:  # long steps may see beyond it
+        assert check.status != "wrong"
+    else:
+        assert check.status == "unclear"
+        assert "fun is noisy, or not smooth" in check.message
+
+
+def test_an_exception_beside_x0_names_the_bounds():
+    def raising(x):
+        if x[1] > 2:
+            raise ValueError("too far")
+        return float(x @ x), 2 * x
+
+    with pytest.raises(ValueError, match="too far") as caught:
+        na.check_grad(raising, COUNT, jac=True)
+    assert "check_grad calls fun beside x0" in caught.value.__notes__[0]
+    assert "bounds" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match="too far") as caught:
+        na.check_grad(raising, 3 * COUNT, jac=True)
+    assert not hasattr(caught.value, "__notes__")
+
+
+# --- scales --------------------------------------------------------------------------------------
+
+UNITS = [1e-300, 1e-200, 1e-160, 1e160, 1e200, 1e300]
+
+
+def assert_right_and_doubled(fun, x0):
+    assert na.check_grad(fun, x0, jac=True).ok
+    assert "it is 2.000 times" in na.check_grad(changed(fun, doubled), x0, jac=True).message
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_units_near_the_ends_of_float64(unit):
+    """No square of x, of its slopes or of the gradient is formed."""
+    x0 = np.array([0.5, -1.0, 1.5])
+    assert_right_and_doubled(of_size(unit), x0 * unit)
+    assert_right_and_doubled(lambda x: (unit * float(np.sum(np.sin(x))), unit * np.cos(x)), x0)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-9, 1e-12, 1e-15])
+def test_x_at_0_that_changes_on_a_short_scale(scale):
+    """As a capacitance in farads: nothing but f says how long a step may be."""
+    assert_right_and_doubled(of_size(scale), np.zeros(3))
+
+
+def test_a_scale_below_all_steps_is_not_called_wrong():
+    for seed in range(10):
+        x0 = np.random.default_rng(seed).standard_normal(5)
+        assert na.check_grad(of_size(1e-10), x0, jac=True).status == "unclear"
+
+
+@pytest.mark.parametrize("frequency", [1e6, 1e8, 1e10, 1e12])
+@pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-3, 1.0])
+def test_waves_that_the_steps_jump_over_are_not_called_wrong(size, frequency):
+    def fun(x):
+        f = float(x @ x + size * np.sum(np.sin(frequency * x)))
+        return f, 2 * x + size * frequency * np.cos(frequency * x)
+
+    for seed in range(5):
+        x0 = np.random.default_rng(seed).standard_normal(3)
+        assert na.check_grad(fun, x0, jac=True).status != "wrong"

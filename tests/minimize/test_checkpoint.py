@@ -26,6 +26,7 @@ from tests.minimize.objectives import (
     START,
     all_at_once,
     forms,
+    nested_rosen,
     python_rosen,
     rosen,
     run,
@@ -33,11 +34,7 @@ from tests.minimize.objectives import (
 )
 from tests.processes import python
 
-
-@pytest.fixture(autouse=True)
-def quick_files(monkeypatch):
-    """Files that do not wait for the disk: 0.4 ms instead of 10; no test here cuts the power."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+pytestmark = pytest.mark.usefixtures("quick_files")
 
 
 PLATEAU = na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=2)
@@ -64,12 +61,8 @@ def python_run(call, **options):
 
 
 def nested_run(call, **options):
-    def fun(x):
-        f, g = python_rosen(x["a/b"])
-        return f, {"a/b": g, "c": [2 * x["c"][0]]}
-
     start = {"a/b": START, "c": [np.ones((2, 2), order="F")]}
-    return na.minimize(cut_at(fun, call), start, jac=True, **options)
+    return na.minimize(cut_at(nested_rosen, call), start, jac=True, **options)
 
 
 def apart_run(call, **options):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 
 import numpy as np
 import pytest
@@ -15,11 +14,7 @@ from tests.campaigns import forged_runs
 from tests.campaigns.forged_runs import DONE, LOOPS, MAXITER
 from tests.minimize.interrupted import Cut
 
-
-@pytest.fixture(autouse=True)
-def quick_files(monkeypatch):
-    """Files that do not wait for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+pytestmark = pytest.mark.usefixtures("quick_files")
 
 
 @pytest.fixture(scope="module")

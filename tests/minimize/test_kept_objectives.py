@@ -14,7 +14,6 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
-from numba.core import compiler
 
 import numadam as na
 from numadam._jit import cache, objectives, reports
@@ -189,32 +188,6 @@ def test_a_full_disk_and_an_interrupt_are_not_remembered(folder, monkeypatch):
     forget()
     assert minimum(bowl(3.0)) == right
     assert entries(folder)
-
-
-def test_values_that_change_after_a_compile_are_heeded(folder):
-    """Numba's own code of the callee has the old value; it does not get into the new entry."""
-    values = {"numba": numba, "__name__": "__main__", "G": 1.0}
-    exec("@numba.njit\ndef get(a): return G * a\n", values)
-    text = "@numba.njit\ndef fun(x, g):\n g[0] = x[0] - get(1.0)\n return g[0] ** 2"
-    exec(text, values)
-    values["get"](1.0)
-    values["G"] = 2.0
-    end = minimum(values["fun"], (1.9,), gtol=0.0)
-    forget()
-
-    def defined_again():
-        again = {**values}
-        exec("@numba.njit\ndef get(a): return G * a\n" + text, again)
-        return again["fun"]
-
-    fun = defined_again()
-    assert loaded(adapter(fun))
-    assert minimum(fun, (1.9,), gtol=0.0) == end
-    forget()
-    values["G"] = 1.0
-    fun = defined_again()
-    assert not loaded(adapter(fun))
-    assert end[0] > 1.9 > minimum(fun, (1.9,), gtol=0.0)[0]
 
 
 def test_functions_of_two_processes_with_one_name_are_not_mixed_up(folder):
@@ -506,24 +479,3 @@ def test_defaults_are_those_of_the_decoration(folder):
         forget()
         found = na.minimize(fun, np.full(1, 4.0), maxiter=0)
         assert found.fun == fun(np.full(1, 4.0), np.zeros(1)) == 17.0
-
-
-def test_a_compiler_that_others_have_changed_compiles_anew(folder, monkeypatch):
-    """What is on the disk is of Numba's own, and its own has to stay what is there."""
-    assert not loaded(adapter(bowl(2.0)))
-    forget()
-    original, states = compiler.DefaultPassBuilder.define_nopython_pipeline, []
-
-    def changed(state, name="nopython"):
-        states.append(state)
-        return original(state, name)
-
-    kept = entries(folder)
-    monkeypatch.setattr(
-        compiler.DefaultPassBuilder, "define_nopython_pipeline", staticmethod(changed)
-    )
-    assert minimum(bowl(2.0)) == minimum(bowl(2.0))
-    assert states
-    minimum(bowl(2.5))
-    assert entries(folder) == kept
-    monkeypatch.undo()

@@ -1,7 +1,11 @@
-"""minimize_many, compiled: problems side by side in lanes have the bits that each has alone."""
+"""minimize_many: problems side by side in lanes have the bits that each has alone.
+
+And what it takes and says; objectives in Python, for all rows or for some.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 
@@ -16,7 +20,7 @@ from numadam._minimize.lanes import batch
 from numadam._minimize.lanes import objective as problems
 from tests.interrupts import interrupted_after
 from tests.minimize.compared import assert_alone, assert_same_problems
-from tests.minimize.objectives import rosen
+from tests.minimize.objectives import START, all_at_once, rosen
 from tests.processes import FORKED, python
 
 RNG = np.random.default_rng(1)
@@ -121,24 +125,21 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-def assert_options(options, lanes, dtype, count, widths):
+#: One packet of lanes, whose serial loop takes a third of the time to compile; then many.
+BATCHES = [pytest.param(*row, 60) for row in OPTIONS]
+BATCHES += [
+    pytest.param(options, lanes, dtype, 130, marks=pytest.mark.sweep)
+    for options, lanes, _ in OPTIONS
+    for dtype in ("f8", "f4")
+]
+
+
+@pytest.mark.parametrize(("options", "lanes", "dtype", "count"), BATCHES, ids=range(len(BATCHES)))
+def test_alone_or_in_a_batch(options, lanes, dtype, count, widths):
     options = {"maxiter": 150, "lr": 0.05, **options}
     rows = sorted({0, 33, count // 2, count - 1})
     assert_some_alone(chain, starts(count, 4, dtype), rows, **options)
     assert widths == [lanes]
-
-
-@pytest.mark.parametrize(("options", "lanes", "dtype"), OPTIONS, ids=range(len(OPTIONS)))
-def test_alone_or_in_a_batch(options, lanes, dtype, widths):
-    """One packet of lanes: its serial loop takes a third of the time to compile."""
-    assert_options(options, lanes, dtype, 60, widths)
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("dtype", ["f8", "f4"])
-@pytest.mark.parametrize(("options", "lanes", "_"), OPTIONS, ids=range(len(OPTIONS)))
-def test_alone_or_in_a_batch_of_many_packets_in_each_dtype(options, lanes, _, dtype, widths):
-    assert_options(options, lanes, dtype, 130, widths)
 
 
 @pytest.mark.parametrize("form", [pytest.param("parts", marks=pytest.mark.sweep), "modulus"])
@@ -223,8 +224,7 @@ def test_an_exception_says_which_problem_and_stopped_ones_are_not_called():
             raise ValueError("lost")
         return x[0] * x[0]
 
-    calls = np.zeros(100, np.int64)
-    x0 = np.full((100, 1), 5.0)
+    calls, x0 = np.zeros(100, np.int64), np.full((100, 1), 5.0)
     x0[50:] = 0.0  # these stop at once
     with pytest.raises(ValueError, match="lost") as caught:
         na.minimize_many(fun, x0, (calls,), lr=0.01)
@@ -232,9 +232,7 @@ def test_an_exception_says_which_problem_and_stopped_ones_are_not_called():
     assert "numadam: in problem 40." in caught.value.__notes__
     res = caught.value.numadam_result
     assert res.x.shape == (100, 1)
-    assert res.status[50] == 0
-    assert set(res.status[:50].tolist()) == {-1}
-    assert res.nit[0] == 30
+    assert (res.status[50], {*res.status[:50].tolist()}, res.nit[0]) == (0, {-1}, 30)
     assert "1 of 100: fun raised" in res.message
 
 
@@ -264,8 +262,7 @@ def test_groups_of_problems_take_equally_many_steps(monkeypatch):
         return 0.0
 
     options = {"lr": 1e-3, "maxiter": 20_000}
-    many = na.minimize_many(fun, np.zeros((130, 1)), **options)
-    alone = na.minimize_many(fun, np.zeros((1, 1)), **options)
+    many, alone = (na.minimize_many(fun, np.zeros((n, 1)), **options) for n in (130, 1))
     assert many.nit[0] == alone.nit[0] > 4096
     assert many.x[0] == alone.x[0]
 
@@ -378,9 +375,9 @@ def test_a_first_gradient_of_zero_is_a_success_and_gtol_0_switches_off():
     res = na.minimize_many(scaled, x0, (np.ones(30),), maxiter=7)
     assert (res.nit[np.arange(30) != 3] == 0).all()
     assert res.success.sum() == 29
-    res = na.minimize_many(scaled, x0, (np.ones(30),), maxiter=7, gtol=0)
-    assert (res.nit == 7).all()
-    assert not res.success.any()
+    off = na.minimize_many(scaled, x0, (np.ones(30),), maxiter=7, gtol=0)
+    assert (off.nit == 7).all()
+    assert not off.success.any()
 
 
 def test_the_message_says_how_the_gradients_fell():
@@ -396,3 +393,208 @@ def test_the_message_says_how_the_gradients_fell():
     assert "4 of 30: The projected gradient is 0 at the start." in res.message
     assert "26 of 30: The number of iterations" in res.message
     assert "5 of 30: The gradient is below eps=1e-08, where steps are shorter" in res.message
+
+
+# --- what is taken and said, and objectives in Python ---------------------------------------------
+
+POINTS = np.random.default_rng(0).uniform(-2, 2, (150, 2))
+
+
+def test_an_lr_for_each_problem_chooses_one():
+    lrs = np.geomspace(1e-4, 1.0, 30)
+    res = na.minimize_many(rosen, np.tile(START, (30, 1)), lr=lrs, maxiter=300)
+    for k in (0, 15, 29):
+        alone = na.minimize(rosen, START, lr=lrs[k], maxiter=300)
+        np.testing.assert_array_equal(res.x[k], alone.x)
+    best = res.best()
+    assert (best.index, best.fun) == (res.fun.argmin(), res.fun.min())
+    np.testing.assert_array_equal(best.x, res.x[best.index])
+
+
+def test_rows_in_python_with_bounds_and_a_separate_jac():
+    bounds = [(-1, 0.5), (None, 0.2)]
+    apart = {"fun": lambda x: all_at_once(x)[0], "jac": lambda x: all_at_once(x)[1]}
+    res = na.minimize_many(x0=POINTS[:30], bounds=bounds, lr=0.02, **apart)
+    compiled = na.minimize_many(rosen, POINTS[:30], bounds=bounds, lr=0.02)
+    np.testing.assert_array_equal(res.x, compiled.x)
+    assert res.success.all()
+
+
+@numba.njit
+def square(x, g, i, bad):
+    """One problem, or all, lose their number."""
+    g[...] = 2 * x
+    return np.nan if bad in (i, -2) and x.flat[0] < 0.9 else np.sum(x * x)
+
+
+def test_what_is_not_finite_stops_its_problem_only():
+    res = na.minimize_many(square, np.ones((6, 1)), (3,), lr=0.05)
+    assert res.status.tolist() == [0, 0, 0, 2, 0, 0]
+    assert np.isfinite(res.best().fun)
+    assert "1 of 6: f is not finite" in res.message
+    lost = na.minimize_many(square, np.zeros((6, 1)), (-2,))
+    assert "fun: none is finite" in repr(lost)
+    assert not lost.success.any()
+    with pytest.raises(ValueError, match="finite in none"):
+        lost.best()
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (200, 2, 3), (3, 700), (1, 2)])
+def test_shapes(shape):
+    res = na.minimize_many(square, np.ones(shape), (-1,), lr=0.1, gtol=1e-3)
+    assert res.success.all()
+    assert res.x.shape == shape
+    assert abs(res.x).max() <= 1e-3
+
+
+def test_no_problem_at_all_and_progress_of_many(capsys):
+    res = na.minimize_many(rosen, np.zeros((0, 2)))
+    assert res.x.shape == (0, 2)
+    assert res.nit.shape == (0,)
+    na.minimize_many(rosen, POINTS, lr=0.02, maxiter=30, progress=True)
+    assert "150 running" in capsys.readouterr().err
+
+
+def test_rows_may_reuse_their_buffers():
+    f, g = np.zeros(4), np.zeros((4, 2))
+
+    def fun(x):
+        f[:] = np.sum((x - 1) ** 2, axis=1)
+        g[:] = 2 * (x - 1)
+        return f, g
+
+    x0 = np.arange(8.0).reshape(4, 2)
+    res = na.minimize_many(fun, x0, jac=True, lr=0.1, ftol=1e-10, gtol=0)
+    assert res.nit.min() > 100
+    assert not np.shares_memory(res.fun, f)
+    assert not np.shares_memory(res.jac, g)
+
+
+def test_schedules_that_observe_are_found_in_groups_and_refused_for_many():
+    plateau = na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=1)
+
+    def fun(x):
+        return 1.0, {"a": np.ones(1), "b": np.zeros(1)}
+
+    x0 = {"a": np.zeros(1), "b": np.zeros(1)}
+    na.minimize(fun, x0, jac=True, groups={"a": {"lr": plateau}}, maxiter=20)
+    assert plateau.value < 0.5
+    with pytest.raises(ValueError, match="lr: problems have an f each"):
+        na.minimize_many(rosen, np.ones((3, 2)), lr=plateau)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (3, 0)])
+def test_rows_of_nothing(shape):
+    res = na.minimize_many(lambda x: (np.sum(x, 1), x), np.zeros(shape), jac=True, norm=2)
+    assert res.success.all()
+    assert res.x.shape == shape
+    assert res.grad_norm.tolist() == [0] * shape[0]
+
+
+# --- objectives that take rows -------------------------------------------------------------------
+
+TARGETS = np.random.default_rng(0).uniform(-1, 1, (40, 3))
+#: The steeper, the sooner a row stops.
+STEEPNESS = np.geomspace(1e-2, 1e2, 40)
+
+
+class Paraboloids:
+    """Paraboloids of their own steepness; counts the rows that are evaluated."""
+
+    def __init__(self):
+        self.evaluated = np.zeros(40, np.int64)
+
+    def at(self, x, k):
+        self.evaluated[k] += 1
+        d, scale = x - TARGETS[k], STEEPNESS[k]
+        return scale * np.sum(d * d, axis=1), 2 * scale[:, None] * d
+
+    def all(self, x):
+        return self.at(x, np.arange(40))
+
+    def some(self, x, rows):
+        return self.at(x, rows)
+
+    def keywords(self, x, **more):
+        return self.at(x, more["rows"])
+
+
+STOPPING = [
+    {"gtol": 1e-3},
+    {"gtol": 0, "ftol": 1e-5, "check_every": 7},
+    {"gtol": 1e-2, "xtol": 1e-6, "bounds": (-0.5, 0.5), "rule": "adamw", "lr": 0.05},
+]
+
+
+@pytest.mark.parametrize("name", ["some", "keywords"])
+@pytest.mark.parametrize("options", STOPPING, ids=range(len(STOPPING)))
+def test_only_rows_that_run_are_evaluated(options, name):
+    options = {"jac": True, "lr": 0.02, "maxiter": 400, **options}
+    whole, part = Paraboloids(), Paraboloids()
+    a = na.minimize_many(whole.all, np.zeros((40, 3)), **options)
+    b = na.minimize_many(getattr(part, name), np.zeros((40, 3)), **options)
+    assert_same_problems(a, b)
+    assert a.nfev == whole.evaluated.sum() == 40 * (a.nit.max() + 1)
+    assert b.nfev == part.evaluated.sum() < 0.8 * a.nfev
+    np.testing.assert_array_equal(part.evaluated, b.nit + 1)
+
+
+def test_jac_may_take_rows_where_fun_does_not():
+    whole, part = Paraboloids(), Paraboloids()
+    x0, options = np.zeros((40, 3)), {"gtol": 1e-2, "lr": 0.02}
+    a = na.minimize_many(whole.all, x0, jac=True, **options)
+    slope = {"jac": lambda x, *, rows: part.some(x, rows)[1]}
+    b = na.minimize_many(lambda x: whole.all(x)[0], x0, **slope, **options)
+    assert_same_problems(a, b)
+    np.testing.assert_array_equal(part.evaluated, b.nit + 1)
+    assert a.nfev == b.nfev
+
+
+def test_rows_that_the_caller_binds_stay_the_callers():
+    seen = []
+
+    def fun(x, rows):
+        seen.append(rows)
+        return np.sum(x * x, axis=1), 2 * x
+
+    x0 = np.ones((4, 2))
+    for bound, args in ((fun, ("mine",)), (functools.partial(fun, rows="mine"), ())):
+        na.minimize_many(bound, x0, args, jac=True, maxiter=2)
+    assert set(seen) == {"mine"}
+
+    @functools.wraps(lambda x: None)
+    def wrapper(x, **more):
+        assert not more
+        return np.sum(x * x, axis=1), 2 * x
+
+    na.minimize_many(wrapper, x0, jac=True, maxiter=2)
+
+
+def test_rows_are_the_users_to_keep_and_results_have_their_shape():
+    def fun(x, rows):
+        assert rows.dtype == np.int64
+        rows_given = rows.copy()
+        rows[:] = 0  # no harm
+        return STEEPNESS[rows_given] * np.sum(x * x, axis=1), 2 * STEEPNESS[rows_given, None] * x
+
+    res = na.minimize_many(fun, np.ones((40, 2)), jac=True, gtol=1e-2, lr=0.1)
+    assert res.success.all()
+    assert abs(res.x[-1]).max() < 1e-3
+
+    def wrong(x, rows):
+        return STEEPNESS * np.sum(x * x), 2 * STEEPNESS[rows, None] * x
+
+    with pytest.raises(ValueError, match=r"fun: f has to be an array of shape \(1,\), one entry"):
+        na.minimize_many(wrong, np.ones((1, 2)), jac=True)
+
+
+def test_a_wrapper_that_passes_rows_on_is_told_what_they_are():
+    def fun(X):
+        return np.sum(X**2, axis=1), 2 * X
+
+    def wrapper(*args, **kwargs):
+        return fun(*args, **kwargs)
+
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'rows'") as raised:
+        na.minimize_many(wrapper, np.ones((3, 2)), jac=True)
+    assert any("gets rows=..., the numbers of the" in note for note in raised.value.__notes__)

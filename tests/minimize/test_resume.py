@@ -1,14 +1,18 @@
-"""Runs that go on from the state of an earlier one."""
+"""Runs that go on from a state or a file: f is evaluated once where it is known, or refused."""
 
 from __future__ import annotations
 
 import copy
+import re
 
+import numba
 import numpy as np
 import pytest
 
 import numadam as na
-from tests.minimize.compared import assert_same_end
+from numadam._minimize.checkpoint import check_objective
+from tests.minimize.compared import assert_same_end, assert_same_problems, assert_same_run
+from tests.minimize.interrupted import Cut, cut_at
 from tests.minimize.objectives import START, forms, python_rosen, run, square
 
 
@@ -117,23 +121,6 @@ def test_a_new_objective_has_a_best_iterate_of_its_own():
     assert res.fun == square(res.x, 9.0)[0]
 
 
-def test_nested_arrays_go_on():
-    def fun(x):
-        f, g = python_rosen(x["a"])
-        return f, {"a": g, "b": [2 * x["b"][0]]}
-
-    start = {"a": START, "b": [np.ones((2, 2))]}
-    options = {"jac": True, "lr": 0.3, "norm": 2}
-    whole = na.minimize(fun, start, maxiter=60, **options)
-    half = na.minimize(fun, start, maxiter=25, **options)
-    rest = na.minimize(fun, half.x, maxiter=35, state=half.state, **options)
-    for name in ("x", "jac", "x_last"):
-        np.testing.assert_array_equal(rest[name]["a"], whole[name]["a"])
-        np.testing.assert_array_equal(rest[name]["b"][0], whole[name]["b"][0])
-    assert (rest.fun, rest.grad_norm) == (whole.fun, whole.grad_norm)
-    assert rest.state["first_grad_norm"] == whole.state["first_grad_norm"]
-
-
 @pytest.mark.parametrize("name", ["x", "jac", "x_last"])
 def test_arrays_of_another_kind_are_refused(name):
     half = na.minimize(square, np.ones(2), jac=True, maxiter=3)
@@ -153,3 +140,248 @@ def test_the_state_of_an_optimiser_goes_on_from_x0():
     res = na.minimize(square, np.full(3, 5.0), jac=True, lr=0.1, state=opt.state, maxiter=0)
     np.testing.assert_array_equal(res.x, 5.0)
     assert res.nit == 1
+
+
+# --- at another objective they are refused --------------------------------------------------------
+
+
+pytestmark = pytest.mark.usefixtures("quick_files")
+
+
+@numba.njit
+def compiled(x, g, calls, target):
+    """A well around `target`, on a floor of 1; it counts its calls, and raises below 0."""
+    calls[0] += 1
+    if target < 0.0:
+        raise Cut
+    f = 1.0
+    for i in range(x.size):
+        f += (x[i] - target) ** 2
+        g[i] = 2 * (x[i] - target)
+    return f
+
+
+def in_python(x, calls, target):
+    g = np.empty_like(x)
+    return compiled(x, g, calls, target), g
+
+
+def value(x, calls, target):
+    return in_python(x, calls, target)[0]
+
+
+def slope(x, calls, target):
+    return 2 * (x - target)
+
+
+def nested(x, calls, target):
+    f, g = in_python(x["a"], calls, target)
+    return f, {"a": g}
+
+
+@numba.njit
+def of_many(x, g, i, calls, target):
+    return compiled(x, g, calls, target)
+
+
+def all_rows(x, calls, target):
+    calls[0] += len(x)
+    if target < 0.0:
+        raise Cut
+    return 1.0 + np.sum((x - target) ** 2, axis=1), 2 * (x - target)
+
+
+ROWS = np.linspace(-2, 2, 80).reshape(40, 2)
+RUNS = {
+    "in Python": (na.minimize, in_python, START, {"jac": True}),
+    "nested": (na.minimize, nested, {"a": START}, {"jac": True}),
+    "apart": (na.minimize, value, START, {"jac": slope, "track_best": True, "gtol": 1e-12}),
+    "differences": (na.minimize, value, START, {"gtol": 1e-12}),
+    "float32": (na.minimize, in_python, START.astype(np.float32), {"jac": True}),
+    "compiled": (na.minimize, compiled, START, {}),
+    "compiled, large": (na.minimize, compiled, np.linspace(-2, 2, 5_000), {}),
+    "many in Python": (na.minimize_many, all_rows, ROWS, {"jac": True}),
+    "many in lanes": (na.minimize_many, of_many, ROWS, {}),
+    "few compiled": (na.minimize_many, of_many, ROWS[:3], {"bounds": (-1.9, 1.9)}),
+}
+
+
+def run_of(name, target=0.5, calls=None, **more):
+    minimize, fun, x0, options = RUNS[name]
+    calls = np.zeros(1, int) if calls is None else calls
+    given = {"lr": 0.02, "maxiter": 9, "gtol": 0, **options, **more}
+    return minimize(fun, x0, (calls, target), **given)
+
+
+def assert_same(a, b):
+    if isinstance(a, na.ManyResult):
+        assert_same_problems(a, b)
+        assert a.nfev == b.nfev
+    elif isinstance(a.x, dict):
+        np.testing.assert_array_equal(a.x["a"], b.x["a"])
+        assert (a.nit, a.nfev, a.fun) == (b.nit, b.nfev, b.fun)
+    else:
+        assert_same_run(a, b)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_same_objective_goes_on_and_another_is_refused(name, tmp_path):
+    path, problems = (
+        tmp_path / "a.run",
+        len(RUNS[name][2]) if name.startswith(("many", "few")) else 1,
+    )
+    first = run_of(name, checkpoint=path, maxiter=5)
+    content, used = path.read_bytes(), np.zeros(1, int)
+    with pytest.raises(na.CheckpointError) as caught:
+        run_of(name, 0.6, used, checkpoint=path)
+    text = str(caught.value)
+    assert text.startswith(f"fun: the run of {str(path)!r} has f=")
+    assert text.endswith("delete the file; if fun is random, pass checkpoint_check=False.")
+    its, mine = map(float, re.findall(r"(?:has f|got )=?([\d.e+-]+)", text))
+    assert its == pytest.approx(float(np.atleast_1d(first.fun)[0]))
+    assert mine != pytest.approx(its)
+    assert path.read_bytes() == content
+    if name != "many in lanes":  # which evaluates lanes that are not in use, too
+        assert used[0] == problems
+
+    forced = run_of(name, 0.6, checkpoint=path, checkpoint_check=False, maxiter=6)
+    assert forced.message.startswith(f"Continued from {path} at iteration 5. ")
+    path.write_bytes(content)
+    res, whole = run_of(name, checkpoint=path), run_of(name)
+    assert_same(res, whole)
+    assert res.message == f"Continued from {path} at iteration 5. {whole.message}"
+    again = run_of(name, checkpoint=path)
+    assert_same(again, whole)
+    assert again.message == f"Already finished in {path}. {whole.message}"
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if RUNS[name][0] is na.minimize])
+def test_a_state_is_compared_at_its_best_iterate(name):
+    half = run_of(name, maxiter=5)
+    calls = np.zeros(1, int)
+    with pytest.raises(
+        ValueError, match=r"^state: its run has f=.* at its best .*, got "
+    ) as caught:
+        run_of(name, 0.6, calls, state=half.state)
+    assert not isinstance(caught.value, na.CheckpointError)
+    assert calls[0] == 1
+    rest, whole = run_of(name, maxiter=4, state=half.state), run_of(name)
+    assert (rest.nit, rest.fun, rest.message) == (whole.nit, whole.fun, whole.message)
+    assert rest.nfev == whole.nfev - half.nfev + half.nfev // (half.nit + 1)  # x_last once more
+    run_of(name, 0.6, state=half.state, checkpoint_check=False)
+    del half.state["x"]  # as one does whose objective is a new one
+    run_of(name, 0.6, state=half.state)
+
+
+@pytest.mark.parametrize("track_best", [None, False])
+def test_where_the_last_iterate_has_no_f_the_best_is_compared(track_best, tmp_path):
+    """It has none where fun raised there."""
+    options = {"jac": True, "lr": 0.02, "checkpoint": tmp_path / "a.run", "maxiter": 9}
+    options |= {"track_best": track_best}
+
+    def fun(x, target=0.5):
+        return np.sum((x - target) ** 2), 2 * (x - target)
+
+    with pytest.raises(Cut):
+        na.minimize(cut_at(fun, 5), START, **options)
+    if track_best is None:
+        with pytest.raises(na.CheckpointError, match=r"has f=\S+ at its best iterate, got"):
+            na.minimize(fun, START, (0.6,), **options)
+        assert na.minimize(fun, START, **options).nit == 9
+    else:  # there is no f at all
+        assert na.minimize(fun, START, (0.6,), **options).nit == 9
+
+
+@pytest.mark.parametrize(
+    "name", ["in Python", "apart", "compiled", "many in Python", "few compiled"]
+)
+def test_an_objective_that_raises_there_leaves_the_file(name, tmp_path):
+    path = tmp_path / "a.run"
+    first = run_of(name, checkpoint=path, maxiter=5)
+    content = path.read_bytes()
+    with pytest.raises(Cut) as caught:
+        run_of(name, -1.0, checkpoint=path)
+    np.testing.assert_array_equal(caught.value.numadam_result.nit, first.nit)
+    assert path.read_bytes() == content
+
+
+ROUNDED = [
+    (np.float64, 3.0, 3.0 * (1 + 1e-7), True),
+    (np.float64, 3.0, 3.0 * (1 + 1e-5), False),
+    (np.float32, 3.0, 3.0 * (1 + 1e-4), True),
+    (np.float32, 3.0, 3.0 * (1 + 1e-2), False),
+    (np.complex64, 3.0, 3.0 * (1 + 1e-4), True),
+    (np.float64, 1e-30, 3e-30, True),  # the minimum is 0, and f there is its rounding
+    (np.float64, 0.0, 1e-14, True),
+    (np.float64, 0.0, 1e-9, False),
+    (np.float32, 0.0, 1e-6, True),
+    (np.float64, np.nan, np.nan, True),
+    (np.float64, np.nan, 1.0, False),
+    (np.float64, np.inf, np.inf, True),
+    (np.float64, np.inf, -np.inf, False),
+    (np.float64, 1.0, np.inf, False),
+]
+
+
+@pytest.mark.parametrize(("dtype", "saved", "now", "passes"), ROUNDED)
+def test_rounding_passes_and_a_change_does_not(dtype, saved, now, passes, tmp_path):
+    """At the fourth evaluation f is `saved`; where the run goes on from, it is `now`."""
+    given = iter([5.0, 4.0, 3.5, saved, now, *[2.0] * 9])
+
+    def fun(x):
+        return next(given), np.ones_like(x)
+
+    run = {"jac": True, "lr": 1e-3, "gtol": 0, "checkpoint": tmp_path / "a.run"}
+    na.minimize(fun, np.ones(2, dtype), maxiter=3, **run)
+    if passes:
+        assert na.minimize(fun, np.ones(2, dtype), maxiter=5, **run).nit >= 3
+    else:
+        with pytest.raises(na.CheckpointError, match=r"^fun: the run of .* has f="):
+            na.minimize(fun, np.ones(2, dtype), maxiter=5, **run)
+
+
+def test_an_infinite_first_gradient_leaves_no_room():
+    """Nor does one that is not known."""
+    for change in (np.inf, np.nan):
+        with pytest.raises(ValueError, match=r"got 1 there"):
+            check_objective(0.0, 1.0, change, np.dtype(float), "there", None)
+
+
+def test_the_problem_is_named(tmp_path):
+    targets = np.linspace(0.0, 1.0, 30)
+
+    def fun(x, targets):
+        return (x[:, 0] - targets) ** 2, 2 * (x - targets[:, None])
+
+    run = {"jac": True, "lr": 0.1, "checkpoint": tmp_path / "a.run"}
+    na.minimize_many(fun, np.zeros((30, 1)), (targets,), maxiter=3, **run)
+    targets[17] = 2.0
+    with pytest.raises(na.CheckpointError, match=r"has f=\S+ in problem 17, got \S+ there"):
+        na.minimize_many(fun, np.zeros((30, 1)), (targets,), maxiter=6, **run)
+
+
+@pytest.mark.parametrize("name", ["in Python", "compiled"])
+def test_a_refused_run_leaves_the_schedule(name, tmp_path):
+    path, lr = tmp_path / "a.run", na.schedules.ReduceOnPlateau(0.02, patience=1, factor=0.5)
+    run_of(name, checkpoint=path, lr=copy.deepcopy(lr))
+    mine = copy.deepcopy(lr)
+    with pytest.raises(na.CheckpointError, match=r"^fun: "):
+        run_of(name, 0.6, checkpoint=path, lr=mine)
+    assert mine == lr
+
+
+def test_a_start_that_is_not_finite_is_told_with_its_file(tmp_path):
+    def fun(x):
+        return np.nan, x
+
+    run = {"jac": True, "checkpoint": tmp_path / "a.run"}
+    text = "f is not finite at the start, x0."
+    assert na.minimize(fun, np.ones(2), **run).message == text
+    found = f"Already finished in {tmp_path / 'a.run'}. "
+    assert na.minimize(fun, np.ones(2), **run).message == found + text
+
+
+@pytest.mark.parametrize("name", ["in Python", "many in Python"])
+def test_the_argument_is_true_or_false(name):
+    with pytest.raises(TypeError, match=r"checkpoint_check: expected True or False, got 'no'"):
+        run_of(name, checkpoint_check="no")

@@ -11,7 +11,7 @@ import numpy as np
 
 import numadam as na
 from numadam._checkpoint.header import VERSION
-from tests.minimize.objectives import python_rosen, rosen
+from tests.minimize.objectives import nested_rosen, rosen
 
 FOLDER = Path(__file__).parent.parent / "data" / "runs"
 STARTS = np.linspace(-2.0, 2.0, 60).reshape(30, 2)
@@ -19,16 +19,11 @@ STARTS = np.linspace(-2.0, 2.0, 60).reshape(30, 2)
 
 def one(**options):
     """A run in Python, with a schedule that has a state, and arrays in a nesting."""
-
-    def fun(x):
-        f, g = python_rosen(x["a/b"])
-        return f, {"a/b": g, "c": [2 * x["c"][0]]}
-
     lr = na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=2)
     start = {"a/b": np.array([-1.2, 1.0]), "c": [np.ones((2, 2))]}
     run = {"jac": True, "lr": lr, "bounds": (-1.5, 1.5), "maxiter": 60}
     run |= {"xtol": 1e-9, "ftol": 1e-9}
-    return na.minimize(fun, start, **(run | options))
+    return na.minimize(nested_rosen, start, **(run | options))
 
 
 def compiled(**options):

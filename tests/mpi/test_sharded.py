@@ -6,6 +6,7 @@ import copy
 import pickle
 
 import numpy as np
+import optree
 import pytest
 from mpi4py import MPI
 
@@ -27,17 +28,10 @@ STEPS = 3
 
 def each(function, tree, *more):
     """Call a function of the leaves (shapes or arrays) of several nestings."""
-    if isinstance(tree, dict):
-        return {k: each(function, tree[k], *(other[k] for other in more)) for k in sorted(tree)}
-    if isinstance(tree, list):
-        return [each(function, *entries) for entries in zip(tree, *more, strict=True)]
-    return function(tree, *more)
+    return optree.tree_map(function, tree, *more, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
 
-def leaves(tree):
-    found = []
-    each(found.append, tree)
-    return [leaf for leaf in found if leaf is not None]  # None where an array is frozen
+leaves = optree.tree_leaves  # without None, where an array is frozen
 
 
 def start(shape, dtype):

@@ -166,20 +166,6 @@ def test_more_than_the_machine_has_is_refused_before_memory_is_taken(comm, monke
         na.mpi.shared_array(comm, 2**45)
 
 
-def test_arrays_of_communicators_that_are_freed(comm):
-    """Arrays of a communicator that is gone are not taken for those of another one."""
-    for turn in range(20):
-        part = comm.Split((comm.rank + turn) % 2, comm.rank)
-        array = na.mpi.shared_array(part, 5)
-        part.Barrier()
-        assert not array.any()
-        part.Barrier()
-        array[part.rank % 5] = comm.rank
-        del array
-        part.Free()
-    assert na.mpi.shared_array(comm, 3).tolist() == [0.0, 0.0, 0.0]
-
-
 # --- the cut of parameters among ranks: no MPI ----------------------------------------------------
 
 SIZES = [[], [0], [1], [63], [64], [65], [1000], [0, 5, 0, 700, 1, 0], [7] * 300, [0, 0, 128, 0]]

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import gc
+import inspect
+import pydoc
 import weakref
+from abc import ABC
 from collections import OrderedDict
+from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import numadam as na
-from tests.bits import assert_same_bits
+from numadam import rules
+from numadam._arrays.formatting import first_sentence, parameters
+from numadam._core.options import DEFAULTS, HYPERS
+from numadam._optimizer.attributes import fixed, hyper
+from numadam._optimizer.base import default_options
+from tests import stubs
 from tests.runs import compiled_step
-
-
-def test_hyperparameters_set_between_steps():
-    """From the next step on, as if the optimiser had been made with it."""
-    p, q, g = np.ones(23), np.ones(23), np.linspace(-1, 1, 23)
-    opt = na.Adam(p, lr=0.1)
-    opt.step(g)
-    opt.beta1, opt.beta2, opt.eps = 0.5, 0.75, 1e-2
-    opt.step(g)
-    first = na.Adam(q, lr=0.1)
-    first.step(g)
-    second = na.Adam(q, lr=0.1, beta1=0.5, beta2=0.75, eps=1e-2)
-    second.state = first.state
-    second.step(g)
-    assert_same_bits(p, q)
-    assert (opt.beta1, opt.beta2, opt.eps) == (0.5, 0.75, 1e-2)
 
 
 def test_momentum_changes_but_not_from_or_to_zero():
@@ -47,28 +42,6 @@ def test_momentum_changes_but_not_from_or_to_zero():
     with pytest.raises(ValueError, match=r"^nesterov: "):
         nesterov.momentum = 0.0
     assert nesterov.momentum == 0.5
-
-
-@pytest.mark.parametrize(
-    ("make", "name", "value"),
-    [
-        (na.Adam, "eps_form", "hat"),
-        (na.Adam, "amsgrad", True),
-        (na.SGD, "nesterov", True),
-        (na.Adam, "skipped", 3),
-        (na.Adam, "params", np.ones(3)),
-    ],
-)
-def test_what_cannot_be_set_is_refused(make, name, value):
-    """Never taken and ignored: what is fixed when the optimiser is made says so."""
-    opt = make(np.ones(3))
-    with pytest.raises((AttributeError, ValueError)):
-        setattr(opt, name, value)
-
-
-def test_completion_shows_no_internals():
-    shown = {name for name in dir(na.Adam(np.zeros(3))) if not name.startswith("_")}
-    assert not shown & {"backend", "tree", "settings", "lock", "parts"}
 
 
 # --- what optimisers of the same options share ----------------------------------------------------
@@ -134,4 +107,194 @@ def test_mappings_of_options_are_copied():
     opt = na.Adam({"a": np.zeros(3)}, groups=groups)
     groups["a"]["lr"] = 5.0
     assert opt.groups == {"a": {"lr": 0.1}}
-    assert type(copy.deepcopy(opt).groups) is OrderedDict
+    assert type(copy.deepcopy(opt).groups.copy()) is OrderedDict
+
+
+NESTED = {
+    "lr": {"a": 0.1, "b": 0.2},
+    "groups": {"a": {"beta1": 0.5}},
+    "bounds": {"a": (0, 1), "b": None},
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_what_is_fixed_is_not_written_into(name):
+    """Else the attribute would be new, and steps old."""
+    params = {"a": np.zeros(3), "b": np.zeros(3)}
+    opt = na.Adam(params, **NESTED)
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        getattr(opt, name)["a"] = 5.0
+    again = na.Adam(params, **{option: getattr(opt, option) for option in NESTED})
+    assert {option: getattr(again, option) for option in NESTED} == NESTED
+
+
+@pytest.mark.parametrize("name", ["lr", "bounds"])
+def test_arrays_that_are_fixed_are_not_written_into(name):
+    rates, low, high = np.full(3, 0.1), np.zeros(3), np.ones(3)
+    opt = na.Adam(np.zeros(3), lr=rates, bounds=(low, high))
+    array = opt.lr if name == "lr" else opt.bounds[0]
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 5.0
+    na.Adam(np.zeros(3), lr=opt.lr, bounds=opt.bounds).step(np.ones(3))
+    for given in (rates, low, high):
+        given[0] = 0.5  # the caller's own stay as they are
+
+
+# --- texts: one in the docstring of a class, read from there for help -----------------------------
+
+
+PACKAGE = Path(na.__file__).parent
+CLASSES = rules.classes()
+
+
+@pytest.mark.option
+@pytest.mark.parametrize("name", ["Adam", "Optimizer", "SGD"])
+def test_every_option_has_its_text_as_an_attribute(name):
+    kind = getattr(na, name)
+    options = {n: one for n, one in vars(kind).items() if isinstance(one, (hyper, fixed))}
+    texts = parameters(kind.__doc__)
+    assert options
+    for option, one in options.items():
+        assert one.__doc__ == "\n".join(texts[option]), option
+
+
+@pytest.mark.rule
+@pytest.mark.option
+@pytest.mark.parametrize("name", CLASSES)
+def test_help_has_a_line_for_each_option_of_every_rule(name):
+    text = pydoc.render_doc(CLASSES[name], renderer=pydoc.plaintext)
+    own = parameters(CLASSES[name].__doc__)
+    for option in DEFAULTS.keys() - own.keys():
+        assert f"- `{option}`: " in text, option
+    assert not [option for option in own if f"- `{option}`: " in text]
+
+
+@pytest.mark.option
+@pytest.mark.parametrize("option", DEFAULTS)
+def test_the_first_sentence_on_an_option_is_a_line(option):
+    line = first_sentence(parameters(na.Optimizer.__doc__)[option][1])
+    assert line.endswith(".")
+    assert 15 < len(line) <= 88
+
+
+# --- texts that editors show: they read files, and run nothing -----------------------------------
+
+
+def declared(path, name):
+    """Names of a class that a file declares, with the text below each."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    (kind,) = (one for one in body if isinstance(one, ast.ClassDef) and one.name == name)
+    pairs = zip(kind.body, kind.body[1:], strict=False)
+    return {
+        ast.unparse(one.target): ast.literal_eval(text.value)
+        for one, text in pairs
+        if isinstance(one, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+SHARED = declared(PACKAGE / "_core" / "keywords.pyi", "SharedAttributes")
+
+
+@pytest.mark.rule
+@pytest.mark.option
+@pytest.mark.parametrize("name", CLASSES)
+def test_editors_show_a_line_for_each_option(name):
+    texts = SHARED
+    for base in reversed(CLASSES[name].__mro__):
+        if base in CLASSES.values():
+            file = Path(inspect.getfile(base)).with_suffix(".pyi")
+            texts = texts | declared(file, base.__name__)
+    for option, default in default_options(CLASSES[name]).items():
+        if option != "lr":  # a property
+            text = texts[option].replace("\n", " ")
+            assert ". Type: " in text, option
+            assert text.endswith("."), option
+            assert len(text) <= 140, text
+            assert default is None or "default " in text or option == "decoupled", option
+
+
+@pytest.mark.rule
+@pytest.mark.option
+@pytest.mark.parametrize("name", ["Optimizer", *CLASSES])
+def test_the_type_of_a_number_says_its_range(name):
+    kind = getattr(na, name)
+    texts = parameters(kind.__doc__)
+    for one in HYPERS if kind is na.Optimizer else kind.rule.hypers:
+        if one.name in texts:
+            end = "]" if one.closed else ")"
+            bounded = f"float in [{one.low:g}, {one.high:g}{end}"
+            least = "float > 0" if one.positive else "float >= 0"
+            assert texts[one.name][0].startswith(least if one.high == inf else bounded), one.name
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize("name", CLASSES)
+def test_an_option_may_be_changed_where_it_may_be_a_schedule(name):
+    for option, one in inspect.signature(CLASSES[name].__init__).parameters.items():
+        if one.kind is one.KEYWORD_ONLY:
+            expected = hyper if "Schedule" in one.annotation else fixed
+            assert type(vars(CLASSES[name])[option]) is expected, option
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_signature_names_every_option_for_completion(name):
+    """IPython completes them; an ``__init__`` of a user's own class is shown as it is."""
+    named = inspect.signature(CLASSES[name]).parameters
+    shown = {option: one.default for option, one in named.items() if one.default is not one.empty}
+    assert shown == default_options(CLASSES[name])
+
+    class Clipped(CLASSES[name]):
+        def __init__(self, x):
+            super().__init__(x, clip_norm=1.0)
+
+    class Own(CLASSES[name]):
+        __signature__ = inspect.Signature()
+
+        def __init__(self):
+            super().__init__(np.zeros(3))
+
+    assert str(inspect.signature(Clipped)) == "(x)"
+    assert str(inspect.signature(Own)) == "()"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.pyi")), ids=lambda path: path.stem)
+def test_texts_of_stubs_are_whole(path):
+    assert "{{" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["params", "state", "t", "lr", "current_lr", "grads", "skipped"])
+def test_a_property_has_a_text_at_each_of_its_functions(name):
+    # jedi shows that of the setter, where there is one
+    one = inspect.getattr_static(na.Optimizer, name)
+    assert all(inspect.getdoc(part) for part in (one.fget, one.fset) if part)
+
+
+def test_completion_shows_no_name_of_another_library():
+    opt = na.Adam(np.zeros(2))
+    for names in (dir(opt), dir(na.Adam)):
+        assert {"beta1", "clip_norm", "step", "state"} <= {*names}
+        assert not {"betas", "param_groups", "zero_grad"} & {*names}
+    with pytest.raises(AttributeError, match="betas"):
+        _ = opt.betas
+
+
+def test_optimisers_may_be_abstract_classes():
+    class Trained(na.Adam, ABC):
+        """An optimiser of a user's own."""
+
+    assert Trained(np.zeros(2)).t == 0
+
+
+def test_completion_of_the_state_names_its_entries():
+    state = na.Adam(np.zeros(2)).state
+    assert state._ipython_key_completions_() == ["t", "m", "v"]
+    assert {"copy", "update", "items"} <= {*dir(state)}
+    assert not {"clear", "pop", "popitem"} & {*dir(state)}
+
+
+def test_no_text_offers_a_callable_where_a_number_is_wanted():
+    """Update functions call no schedule."""
+    tree = ast.parse(stubs.stubs()[stubs.PACKAGE / "_core" / "keywords.pyi"])
+    (options,) = (node for node in tree.body if getattr(node, "name", "") == "FunctionalOptions")
+    assert "loss_scale" in ast.unparse(options)
+    assert "callable" not in ast.unparse(options)

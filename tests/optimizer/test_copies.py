@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.bad_arrays import assert_unchanged, snapshot
 from tests.bits import assert_same_bits
 from tests.runs import meanwhile
 
@@ -86,36 +85,6 @@ def test_a_shallow_copy_steps_the_same_parameters():
     other.step(np.ones(3))
     assert (opt.t, other.t) == (1, 2)
     assert_same_bits(opt.state["m"], m)
-
-
-def test_a_copy_is_a_run_of_its_own():
-    p = np.ones(3)
-    opt = na.Adam(p, lr=0.1)
-    opt.step(np.ones(3))
-    other = copy.deepcopy(opt)
-    before = snapshot(opt, p)
-    other.beta1 = 0.5
-    other.step(np.ones(3))
-    assert_unchanged(before, snapshot(opt, p))
-    assert opt.beta1 == 0.9
-
-
-def test_options_and_hyperparameters_survive():
-    opt = na.Adam(
-        np.ones(3),
-        lr=na.schedules.Exponential(0.1, factor=0.5),
-        beta1=0.5,
-        eps=1e-3,
-        amsgrad=True,
-        eps_form="hat",
-    )
-    opt.beta2 = 0.75
-    again = pickle.loads(pickle.dumps(opt))
-    assert repr(again) == repr(opt)
-    assert again.lr == opt.lr
-    opt.step(np.full(3, 0.1))
-    again.step(np.full(3, 0.1))
-    assert_same_bits(again.params, opt.params)
 
 
 def test_a_copy_leaves_parameters_outside_of_their_bounds():

@@ -1,8 +1,14 @@
-"""The functional API: one step on arrays that the caller owns, and what it refuses."""
+"""The functional API: one step on arrays that the caller owns, and what it refuses.
+
+Later calls take a shorter way than the first: nothing else.
+"""
 
 from __future__ import annotations
 
 import gc
+import inspect
+import itertools
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,58 +19,77 @@ from hypothesis import strategies as st
 
 import numadam as na
 from numadam._cpu import backend as cpu_update
+from numadam._optimizer import functional
+from numadam.rules import CLASSES
 from tests.bad_arrays import BAD, cases, matches
-from tests.bits import DTYPES, KERNELS, OPTIONS, RULES, assert_same_bits, gradients, starts
+from tests.bits import DTYPES, KERNELS, OPTIONS, assert_same_bits, gradients, starts
 from tests.processes import python
 from tests.trees import LAYOUTS, lay, relaxed, shapes
 
+#: rule and options: each compiled formula, a rule with products, and options of the first call
+CASES = {name: OPTIONS[name] for name in KERNELS} | {
+    "nadam": ("nadam", {}),
+    "adam tf1": ("adam", {"like": "tf1"}),
+    "adam bounds": ("adam", {"bounds": (-0.5, 0.5), "weight_decay": 0.1, "decoupled": True}),
+}
 
-def call(name, p, g, state, t, lr=0.01, out=None):
-    """One step on these arrays by the function that is the rule of this name."""
-    rule, options = OPTIONS[name]
+
+def made(case, p):
+    """An optimiser over p, and state arrays of its rule by name, zeros."""
+    rule, options = CASES[case]
+    opt = getattr(na, CLASSES[rule])(p, lr=0.01, **options)
+    state = {name: np.zeros_like(p) for name in opt.state if name in ("m", "v", "vmax")}
+    return opt, state
+
+
+def call(case, p, g, state, t, **more):
+    """One step on these arrays by the update function of a case."""
+    rule, options = CASES[case]
+    update = getattr(na, f"{rule}_update")
+    number = {"t": t} if "t" in inspect.signature(update).parameters else {}
     options = {key: value for key, value in options.items() if key != "amsgrad"}
-    if rule == "adam":
-        options["t"] = t
-    getattr(na, f"{rule}_update")(p, g, **state, lr=lr, out=out, **options)
+    update(p, g, **state, **number, lr=0.01, **{**options, **more})
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_the_same_bits_as_the_class(name):
+@pytest.mark.parametrize("case", KERNELS)
+def test_the_same_bits_as_the_class(case):
     """In float32; in float64 every rule is compared in tests/rules/test_all_rules.py."""
     grads = gradients("float32")[:10]
     p = starts("float32", grads.shape[1])
     q = p.copy()
-    opt = RULES[name][0](q, 0.01)
-    state = {key: np.zeros_like(p) for key in opt.state if key != "t"}
+    opt, state = made(case, q)
     for t, g in enumerate(grads, 1):
-        call(name, p, g, state, t)
+        call(case, p, g, state, t)
         opt.step(g)
         assert_same_bits(p, q)
         for key in state:
             assert_same_bits(state[key], opt.state[key])
 
 
+ARGUMENTS = ("p", "g", "m", "v", "vmax", "out")
 #: a direction is compiled by itself: each formula in one dtype, one in both
-WITH_OUT = pytest.mark.parametrize(
-    ("name", "dtype"), [("adam paper", "float64"), *((name, "float32") for name in KERNELS)]
-)
+WITH_OUT = [("adam paper", "float64"), ("nadam", "float64"), ("adam tf1", "float64")]
+WITH_OUT += [(case, "float32") for case in KERNELS]
 
 
-@WITH_OUT
-def test_out(name, dtype):
+@pytest.mark.parametrize(("case", "dtype"), WITH_OUT)
+def test_out(case, dtype):
+    """With `out` the direction is that for any parameters, also for none."""
     g = gradients(dtype)[0]
     p = starts(dtype, g.size)
-    q, before, out = p.copy(), p.copy(), np.full_like(p, 9)
-    keys = [key for key in RULES[name][0](p.copy(), 0.1).state if key != "t"]
-    state, other = ({key: np.full_like(p, 0.5) for key in keys} for _ in range(2))
-    call(name, p, g, state, 3, out=out)
+    q, before, out, free = p.copy(), p.copy(), np.full_like(p, 9), np.full_like(p, 9)
+    states = [{key: np.full_like(p, 0.5) for key in made(case, p)[1]} for _ in range(3)]
+    call(case, p, g, states[0], 3, out=out)
     assert_same_bits(p, before)
-    call(name, q, g, other, 3)
+    call(case, None, g, states[1], 3, out=free)
+    assert_same_bits(free, out)
+    call(case, q, g, states[2], 3)
     assert_same_bits(p + out, q)
-    for key in keys:
-        assert_same_bits(state[key], other[key])
-    call(name, p, g, state, 4)  # without out it is applied again
-    call(name, q, g, other, 4)
+    for key, array in states[0].items():
+        for other in states[1:]:
+            assert_same_bits(array, other[key])
+    call(case, p, g, states[0], 4)  # without out it is applied again
+    call(case, q, g, states[2], 4)
     assert not np.array_equal(p, before)
 
 
@@ -73,24 +98,24 @@ def test_out(name, dtype):
     shapes,
     st.lists(st.sampled_from(list(LAYOUTS)), min_size=6, max_size=6),
     st.sampled_from(DTYPES),
-    st.sampled_from(["adam paper", "adam hat amsgrad", "rmsprop", "sgd", "sgd nesterov"]),
+    st.sampled_from(["adam paper", "adam paper amsgrad", "rmsprop", "sgd", "sgd nesterov"]),
     st.booleans(),
     st.integers(0, 99),
 )
-def test_any_layout_of_every_array(shape, layouts, dtype, name, with_out, seed):
+def test_any_layout_of_every_array(shape, layouts, dtype, case, with_out, seed):
     """Each of p, g, m, v, vmax, out in a layout of its own: the bits of contiguous arrays."""
     rng = np.random.default_rng(seed)
-    arrays = [np.asarray(rng.random(shape), dtype) for _ in range(6)]
-    p, g, m, v, vmax, out = (lay(a, layout) for a, layout in zip(arrays, layouts, strict=True))
-    p2, g2, m2, v2, vmax2, out2 = (a.copy() for a in arrays)
-    keys = [key for key in RULES[name][0](p2.copy(), 0.1).state if key != "t"]
-    state = {key: a for key, a in (("m", m), ("v", v), ("vmax", vmax)) if key in keys}
-    state2 = {key: a for key, a in (("m", m2), ("v", v2), ("vmax", vmax2)) if key in keys}
+    plain = {key: np.asarray(rng.random(shape), dtype) for key in ARGUMENTS}
+    pairs = zip(plain.items(), layouts, strict=True)
+    laid = {key: lay(a.copy(), layout) for (key, a), layout in pairs}
+    keys = made(case, plain["p"].copy())[1]
     for t in (1, 2):
-        call(name, p, g, state, t, out=out if with_out else None)
-        call(name, p2, g2, state2, t, out=out2 if with_out else None)
-    for a, b in zip((p, g, m, v, vmax, out), (p2, g2, m2, v2, vmax2, out2), strict=True):
-        assert_same_bits(np.asarray(a), np.asarray(b))
+        for arrays in (plain, laid):
+            state = {key: arrays[key] for key in keys}
+            out = arrays["out"] if with_out else None
+            call(case, arrays["p"], arrays["g"], state, t, out=out)
+    for key, a in plain.items():
+        assert_same_bits(np.asarray(laid[key]), a)
 
 
 def test_with_out_the_parameters_are_only_read():
@@ -130,16 +155,6 @@ def test_t_may_be_any_integer(t):
     assert_same_bits(p, q)
 
 
-def test_options_are_keyword_only():
-    p, g, m, v = np.ones(3), np.ones(3), np.zeros(3), np.zeros(3)
-    with pytest.raises(TypeError):
-        na.adam_update(p, g, m, v, 1, 0.1)
-    with pytest.raises(TypeError):
-        na.rmsprop_update(p, g, v, 0.1)
-    with pytest.raises(TypeError):
-        na.sgd_update(p, g, m, 1, 0.1)
-
-
 def test_nothing_is_kept():
     """Arrays of many shapes come and go; none is held, and none is mixed up with another."""
     alive = []
@@ -171,7 +186,6 @@ def four(seed):
     return np.random.default_rng(seed).standard_normal(4) ** 2
 
 
-ARGUMENTS = ("p", "g", "m", "v", "vmax", "out")
 PLACES = {"p": "make", "g": "grads"} | dict.fromkeys(("m", "v", "vmax", "out"), "params")
 ROWS = [
     (case, name)
@@ -280,3 +294,249 @@ def test_momentum_buffer_where_momentum_is_and_only_there():
     with pytest.raises(ValueError, match=r"^nesterov: "):
         na.sgd_update(p, g, nesterov=True)
     assert p.tolist() == [1] * 3
+
+
+# --- later calls ---------------------------------------------------------------------------------
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize("case", CASES)
+def test_calls_of_two_problems_in_turn(case):
+    """Two problems of one shape, one of them steps ahead: the bits of their optimisers."""
+    rng = np.random.default_rng(0)
+    problems = []
+    for _ in range(2):
+        p = rng.uniform(-0.4, 0.4, 6)  # inside of the bounds
+        q = p.copy()
+        opt, state = made(case, q)
+        problems.append((p, q, opt, state))
+    turns = itertools.chain([0], [0, 1] * 4, [0, 0, 1, 1, 1, 0])
+    for k in turns:
+        p, q, opt, state = problems[k]
+        g = rng.standard_normal(6)
+        call(case, p, g, state, opt.t + 1)
+        opt.step(g)
+        assert_same_bits(p, q)
+        for name, x in state.items():
+            assert_same_bits(x, opt.state[name])
+
+
+@pytest.mark.parametrize(
+    ("says", "options"),
+    [
+        (r"^p: weight_decay=0\.1 needs the parameters", {"weight_decay": 0.1}),
+        (r"^p: bounds=\(0, 1\) needs the parameters", {"bounds": (0, 1)}),
+    ],
+)
+def test_options_that_need_the_parameters(says, options):
+    """Also after a call with the same options and parameters."""
+    g, m, v, out = np.ones(6), np.zeros(6), np.zeros(6), np.zeros(6)
+    na.adam_update(np.full(6, 0.5), g, m, v, 1, out=out, **options)
+    before = m.copy(), v.copy(), out.copy()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=says):
+            na.adam_update(None, g, m, v, 2, out=out, **options)
+    for now, then in zip((m, v, out), before, strict=True):
+        assert_same_bits(now, then)
+
+
+def test_messages_without_parameters_name_the_gradient():
+    g, m, v = np.ones(6), np.zeros(6), np.zeros(6)
+    with pytest.raises(ValueError, match=r"^m: expected shape \(6,\) like g, got"):
+        na.adam_update(None, g, np.zeros(5), v, 1, out=np.zeros(6))
+    with pytest.raises(TypeError, match=r"^g: expected a NumPy"):
+        na.adam_update(None, [1.0], m, v, 1, out=np.zeros(6))
+
+
+def usual():
+    return np.ones(6), np.full(6, 2.0), np.zeros(6), np.zeros(6)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "says"),
+    [
+        ({"maximize": True}, {"maximize": 1}, "^maximize: expected True or False"),
+        ({"nesterov": False}, {"nesterov": 0.0}, "^nesterov: "),
+        ({"nesterov": False}, {"nesterov": [1]}, "^nesterov: "),
+        ({"weight_decay": 1.0}, {"weight_decay": True}, "^weight_decay: expected a number"),
+        ({"like": "torch"}, {"like": "Torch"}, "^like: expected one of"),
+        ({"beta1": 0.5}, {"beta1": np.nan}, "^beta1: "),
+        ({"beta1": 0.5}, {"beta1": lambda t: 0.5}, "^beta1: "),
+        ({"bounds": (0.0, 2.0)}, {"bounds": (False, "2")}, "^bounds"),
+        ({"lr": 0.1}, {"lr": np.nan}, "^lr: "),
+        ({"lr": 0.1}, {"lr": -0.1}, "^lr: "),
+        ({"lr": 0.1}, {"lr": True}, "^lr: expected a number"),
+        ({"lr": 0.1}, {"lr": None}, "^lr: expected a number"),
+        ({}, {"nonfinite": "skip"}, "needs arrays or counters"),
+        ({}, {"learning_rate": 0.1}, "there is no option"),
+    ],
+)
+def test_what_is_refused_after_an_equal_call(good, bad, says):
+    """An option that equals the one of a call before is checked as if it were the first."""
+    p, g, m, v = usual()
+    for t in (1, 2):
+        na.adam_update(p, g, m, v, t, **good)
+    before = p.copy(), m.copy(), v.copy()
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError), match=says) as caught:
+            na.adam_update(p, g, m, v, 3, **bad)
+        assert not isinstance(caught.value.__context__, KeyError)  # no traceback of ours before
+    for now, then in zip((p, m, v), before, strict=True):
+        assert_same_bits(now, then)
+
+
+def test_bounds_of_either_zero_after_equal_bounds():
+    _, g, m, v = usual()
+    for low in (0.0, -0.0, 0.0):
+        p = np.full(6, -1.0)
+        na.adam_update(p, g, m, v, 1, bounds=(low, 2.0))
+        assert_same_bits(p, np.full(6, low))
+
+
+class Changing:
+    """A number that changes by itself, as tensors of other libraries may; it can be hashed."""
+
+    value = 0.25
+
+    def __float__(self):
+        return self.value
+
+
+@pytest.mark.parametrize("kind", ["array", "number", "list of bounds", "array of bounds"])
+def test_an_option_that_changes_by_itself(kind):
+    """The object is the same at every call, its value another."""
+    p, g, m, v = usual()
+    q, _, a, b = usual()
+    array, number, bounds = np.array(0.0), Changing(), [0.0, 5.0]
+    given = {"array": array, "number": number, "list of bounds": bounds}
+    option = given.get(kind, (array, 5.0))
+    for t, value in enumerate((0.25, 0.5, 0.75), 1):
+        array[...] = number.value = bounds[0] = value
+        now = {"bounds": (value, 5.0)} if "bounds" in kind else {"beta1": value}
+        na.adam_update(p, g, m, v, t, lr=0.5, **dict.fromkeys(now, option))
+        na.adam_update(q, g, a, b, t, lr=0.5, **now)
+        assert_same_bits(p, q)
+
+
+def test_later_calls_take_the_short_way(monkeypatch):
+    """With p=None, too, for strided arrays, and for each of several shapes in turn."""
+    calls = []
+    for n in (3, 4):
+        _, g, m, v = (np.ones(n) for _ in range(4))
+        wide = np.ones(2 * n)[::2]
+        calls.append(lambda t, g=g, m=m, v=v: na.adam_update(None, g, m, v, t, out=np.ones(g.size)))
+        calls.append(lambda t, g=g, m=m, v=v, p=wide: na.adam_update(p, g, m, v, t, like="torch"))
+        calls.append(lambda t, g=g, m=m, v=v: na.nadam_update(np.ones(g.size), g, m, v, t))
+        calls.append(lambda t, g=g, m=m: na.sgd_update(np.ones(g.size), g, m, momentum=0.5))
+    for t in (1, 2):
+        for one in calls:
+            one(t)
+    monkeypatch.setattr(functional.UpdateFunction, "_step", None)  # the long way
+    for t in (3, 4, 4, 5):
+        for one in calls:
+            one(t)
+
+
+def remembered():
+    """What `adam_update` remembers: an entry for each kind of call."""
+    return na.adam_update.__globals__["step"].__self__._known
+
+
+def test_options_and_rates_that_change_at_every_call(monkeypatch):
+    """Numbers of a schedule: right, and what is remembered stays bounded."""
+    monkeypatch.setattr(functional, "_REMEMBERED", 16)
+    remembered().clear()
+    p, _, m, v = usual()
+    q = p.copy()
+    falling = {"lr": lambda t: 0.1 / (t + 1), "beta1": lambda t: 0.9 - 0.0005 * t}
+    opt = na.Adam(q, **falling, bias_correction=False)
+    sizes = set()
+    for t in range(1, 100):
+        g = np.sin(np.arange(6) + t)
+        opt.step(g)
+        na.adam_update(
+            p, g, m, v, t, lr=0.1 / t, beta1=0.9 - 0.0005 * (t - 1), bias_correction=False
+        )
+        assert_same_bits(p, q)
+        sizes.add(len(remembered()))
+    assert max(sizes) <= 16
+
+
+def test_rates_make_no_entries():
+    p, g, m, v = usual()
+    na.adam_update(p, g, m, v, 1, lr=0.1)
+    before = len(remembered())
+    for t in range(2, 50):
+        na.adam_update(p, g, m, v, t, lr=1.0 / t)
+        na.adam_update(p, g, m, v, np.int64(t), lr=np.float32(1.0 / t))
+    assert len(remembered()) == before
+
+
+def test_the_usual_lr_is_that_of_the_preset():
+    """Also where an earlier call gave one."""
+    p, g, _, v = usual()
+    na.rmsprop_update(p, g, v, lr=0.5, like="keras")
+    p[:], v[:] = 1.0, 0.0
+    na.rmsprop_update(p, g, v, like="keras")
+    q = np.ones(6)
+    na.RMSprop(q, like="keras").step(g)
+    assert_same_bits(p, q)
+
+
+def test_arrays_of_another_kind_after_a_call():
+    """The same shape in another dtype, order or class, and read-only: as at a first call."""
+    for dtype, order in (("f8", "C"), ("f4", "C"), ("f8", "F"), ("c8", "C"), ("f8", "C")):
+        arrays = [np.asarray(np.ones((3, 4)), dtype, order) * k for k in (1, 2, 0, 0)]
+        na.adam_update(*arrays, 1, lr=0.5)
+        assert np.allclose(arrays[0], 0.5)
+    p, g, m, v = np.ones((3, 4)), np.ones((3, 4)), np.zeros((3, 4)), np.zeros((3, 4))
+    p.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^p: is read-only"):
+        na.adam_update(p, g, m, v, 1, lr=0.5)
+    p = np.ones((3, 4))
+    with pytest.raises(TypeError, match=r"^v: "):
+        na.adam_update(p, g, m, None, 1, lr=0.5)
+    with pytest.raises(ValueError, match="shares memory"):
+        na.adam_update(p, g, m, m, 1, lr=0.5)
+    assert (p == 1).all()
+    assert not m.any()
+
+
+def test_threads_at_once():
+    """Each thread has arguments of its own: no call sees the options or t of another."""
+    n, wrong, begin = 6_000, [], threading.Barrier(4)  # from 5,000 on a step lets others run
+
+    def work(k):
+        beta1, rng = (0.5, 0.6, 0.7, 0.8)[k], np.random.default_rng(k)
+        p, m, v = np.zeros(n), np.zeros(n), np.zeros(n)
+        q = p.copy()
+        opt = na.Adam(q, lr=0.01 * (k + 1), beta1=beta1)
+        begin.wait()
+        for t in range(1, 200):
+            g = rng.standard_normal(n)
+            na.adam_update(p, g, m, v, t, lr=0.01 * (k + 1), beta1=beta1)
+            opt.step(g)
+        if not np.array_equal(p, q):
+            wrong.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_python_says_what_does_not_fit_the_signature():
+    arrays = usual()
+    for more, by_name in (((), {}), ((1, 2), {}), ((1,), {"p": arrays[0]})):
+        with pytest.raises(TypeError, match=r"^adam_update\(\) "):
+            na.adam_update(*arrays, *more, **by_name)
+
+
+def test_by_name():
+    p, g, m, v = usual()
+    q, _, a, b = usual()
+    na.adam_update(t=1, v=v, m=m, g=g, p=p)
+    na.adam_update(q, g, a, b, 1)
+    assert_same_bits(p, q)

@@ -1,8 +1,11 @@
-"""Ctrl-C or an exception from outside in a change of an optimiser: all of it or nothing."""
+"""All of it or nothing: changes of an optimiser that Ctrl-C meets, and what snapshots restore."""
 
 from __future__ import annotations
 
+import copy
 import ctypes
+import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from numadam._jit.process import at_once
 from numadam._settings import settings
 from tests.bits import assert_same_bits
 from tests.interrupts import strike_everywhere
+from tests.runs import SINK, digest, meanwhile, tree_of
+from tests.trees import tree_leaves, tree_map
 
 
 def settled(t):
@@ -133,20 +138,25 @@ def content(opt):
     return b"".join(one.tobytes() for one in [*arrays, *backend.counters.values()])
 
 
+def falling(taken):
+    return 0.9 - 0.01 * taken
+
+
 ALL_STATE = {
     "bounds": (-1.0, 1.0),
     "ema": 0.9,
     "amsgrad": True,
     "accumulate": 2,
     "nonfinite": "skip",
-    "beta1": lambda t: 0.9 - 0.01 * t,
+    "beta1": falling,
 }
 
 
-@pytest.mark.parametrize("way", ["reset", "state", "t"])
-def test_reset_and_loads_happen_whole_or_not_at_all(way):
+@pytest.mark.parametrize("way", ["reset", "state", "t", "restore", "snapshot"])
+def test_what_writes_all_arrays_happens_whole_or_not_at_all(way):
     opt = na.Adam([np.zeros(3), np.zeros((2, 2))], **ALL_STATE)
-    new_state, block = opt.state.copy(), opt._backend._block
+    new_state, new, snap = opt.state.copy(), opt.snapshot(), opt.snapshot()
+    block = opt._backend._block
     for k in range(3):
         opt.step([np.full(3, k + 1.0), np.full((2, 2), -1.0)])
     saved, seen = block.copy(), []
@@ -154,20 +164,150 @@ def test_reset_and_loads_happen_whole_or_not_at_all(way):
         "reset": opt.reset,
         "state": lambda: setattr(opt, "state", new_state),
         "t": lambda: setattr(opt, "t", 7),
+        "restore": lambda: opt.restore(new),
+        "snapshot": lambda: opt.snapshot(out=snap),
     }[way]
 
     def make():
+        opt.restore(new)
+        opt.snapshot(out=snap)
         block[...] = saved
         for p in opt.params:
             p[...] = 9.0
 
     def note(_):
+        if way == "snapshot":
+            opt.restore(snap)
         seen.append(content(opt))
 
     make()
     note(None)
+    make()
     work()
     note(None)
-    assert strike_everywhere(make, lambda _: work(), note, inside="/_cpu/state.py") > 20
+    inside = "" if way in ("restore", "snapshot") else "/_cpu/state.py"
+    assert strike_everywhere(make, lambda _: work(), note, inside=inside) > 20
     assert set(seen) == set(seen[:2])
-    assert seen[2] == seen[0]
+    assert seen[2] == seen[0] != seen[1]
+
+
+# --- snapshot and restore -------------------------------------------------------------------------
+
+
+def everything(opt):
+    """All bits that a snapshot promises to keep."""
+    counters = {name: value.tolist() for name, value in opt._backend.counters.items()}
+    return digest(opt), counters, opt.skipped, [p.tobytes() for p in tree_leaves(opt.params)]
+
+
+def run(opt, seeds):
+    """Steps of these gradients, and what they lead to."""
+    for seed in seeds:
+        opt.step(tree_of(seed))
+    return everything(opt)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [(na.Adam, SINK), (na.Adam, {"beta1": falling}), (na.NAdam, {}), (na.SGD, {})],
+)
+def test_a_restored_run_goes_on_as_the_one_that_never_left(rule, options):
+    opt, twin = (rule(tree_of(0), **copy.deepcopy(options)) for _ in range(2))
+    run(opt, (1, 2, 3))  # with `accumulate` one gradient is left in the sum
+    here = run(twin, (1, 2, 3))
+    snap = opt.snapshot()
+    for seeds in ((7, 8), (9,)):  # restored twice
+        run(opt, seeds)
+        if options.get("nonfinite"):
+            opt.step(tree_map(lambda x: np.full_like(x, np.nan), tree_of(0)))
+        assert everything(opt) != here
+        opt.restore(snap)
+        assert everything(opt) == here
+    assert run(opt, (4, 5)) == run(twin, (4, 5))
+    assert opt.snapshot(out=snap) is snap
+    there = everything(opt)
+    opt.reset()
+    opt.restore(snap)
+    assert everything(opt) == there
+
+
+def test_hyperparameters_and_gradient_buffers_stay():
+    x = np.ones(3)
+    opt = na.Adam(x, lr=1.0, clip_norm=2.0)
+    opt.step(np.full(3, 3.0))
+    norm, snap = opt.grad_norm, opt.snapshot()
+    opt.lr, opt.clip_norm, opt.beta1 = 0.5, 1.0, 0.25
+    opt.grads = np.full(3, 7.0)
+    opt.step()
+    opt.restore(snap)
+    assert (opt.lr, opt.clip_norm, opt.beta1, opt.t) == (0.5, 1.0, 0.25, 1)
+    assert opt.grad_norm == norm
+    np.testing.assert_array_equal(opt.grads, 7.0)
+
+
+def strided(n):
+    return np.zeros((n, 2))[:, 1]
+
+
+@pytest.mark.parametrize("make", [np.zeros, strided])
+def test_nothing_is_allocated_after_the_first(make):
+    opt = na.Adam([make(100_000), np.zeros((10, 10)).T])
+    snap = opt.snapshot()
+    opt.restore(snap)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(3):
+            opt.snapshot(out=snap)
+            opt.restore(snap)
+        assert tracemalloc.get_traced_memory()[1] - before < 10_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_no_snapshot_of_this_optimiser_is_refused():
+    opt, other = na.Adam(np.zeros(3)), na.Adam(np.zeros(3))
+    opt.step(np.ones(3))
+    before, theirs = opt.params.copy(), other.snapshot()
+    for clone in (opt, copy.deepcopy(opt), copy.copy(opt)):
+        for call in (clone.restore, clone.snapshot):
+            with pytest.raises(ValueError, match=r"(snapshot|out): is a snapshot of another"):
+                call(theirs)
+            with pytest.raises(TypeError, match=r"(snapshot|out): expected a snapshot, from"):
+                call({"t": 0})
+    with pytest.raises(ValueError, match="snapshot: is a snapshot of another optimiser"):
+        copy.copy(opt).restore(opt.snapshot())
+    np.testing.assert_array_equal(opt.params, before)
+    for how in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="Snapshot: is for its optimiser alone"):
+            how(theirs)
+
+
+def test_parameters_that_no_longer_fit_change_nothing():
+    x, y = np.zeros(5), np.zeros(4)
+    opt = na.Adam([x, y])
+    snap = opt.snapshot()
+    opt.step([np.ones(5), np.ones(4)])
+    saved = opt.state.copy()
+    y.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^params\[1\]: is read-only"):
+        opt.restore(snap)
+    y.flags.writeable = True
+    assert np.all(x != 0)
+    np.testing.assert_array_equal(opt.state["m"][0], saved["m"][0])
+    opt.params[1] = y.copy()
+    with pytest.raises(ValueError, match=r"^params\[1\]: was replaced"):
+        opt.restore(snap)
+
+
+def test_steps_of_another_thread_wait():
+    x = np.zeros(20_000)
+    opt = na.SGD(x, lr=1.0)
+    snap = opt.snapshot()
+    with meanwhile(lambda: opt.step(np.full(20_000, -1.0))):
+        for _ in range(200):
+            opt.snapshot(out=snap)
+            with opt._lock:
+                opt.restore(snap)
+                assert x[0] == x[-1] == opt.t
+                assert np.ptp(x) == 0.0

@@ -13,20 +13,15 @@ from tests.bits import assert_same_bits
 from tests.runs import SINK, digest, meanwhile, tree_of
 from tests.trees import tree_leaves, tree_map
 
-COUNTERS = ("t", "calls", "skipped", "skipped_in_a_row", "beta1_product", "mu_product")
-
 
 def falling(taken):
     return 0.9 - 0.01 * taken
 
 
-def gradients(count):
-    return [tree_of(seed) for seed in range(1, count + 1)]
-
-
-def run(opt, grads):
-    for g in grads:
-        opt.step(g)
+def run(opt, seeds):
+    """Steps of these gradients, and what they lead to."""
+    for seed in seeds:
+        opt.step(tree_of(seed))
     return digest(opt)
 
 
@@ -43,17 +38,14 @@ def run(opt, grads):
 def test_a_reset_optimiser_goes_on_as_a_new_one(rule, options):
     params = tree_of(0)
     opt = rule(params, **copy.deepcopy(options))
-    run(opt, gradients(3))  # with `accumulate` one gradient is left in the sum
+    run(opt, (1, 2, 3))  # with `accumulate` one gradient is left in the sum
     here = tree_map(np.copy, params)
     opt.reset()
     for one, other in zip(tree_leaves(params), tree_leaves(here), strict=True):
         np.testing.assert_array_equal(one, other)
     new = rule(here, **copy.deepcopy(options))
     assert digest(opt) == digest(new)
-    assert {name: value.tolist() for name, value in opt.state.items() if name in COUNTERS} == {
-        name: value.tolist() for name, value in new.state.items() if name in COUNTERS
-    }
-    assert run(opt, gradients(4)) == run(new, gradients(4))
+    assert run(opt, (1, 2, 3, 4)) == run(new, (1, 2, 3, 4))
 
 
 def test_reset_forgets_counters_and_norms_and_moves_into_the_bounds():
@@ -112,8 +104,9 @@ def test_a_t_that_is_set_is_that_of_a_run(rule, options, k):
     """Powers and running products are those after so many steps; the arrays stay."""
     params, twins = tree_of(0), tree_of(0)
     opt, run_of = rule(params, **options), rule(twins, **options)
-    run(opt, gradients(2))
-    run(run_of, [tree_map(np.zeros_like, tree_of(0))] * k)
+    run(opt, (1, 2))
+    for _ in range(k):
+        run_of.step(tree_map(np.zeros_like, tree_of(0)))
     products = [name for name in opt.state if name.endswith("_product")]
     opt.t = k
     assert opt.t == run_of.t == k
@@ -125,8 +118,8 @@ def test_a_t_that_is_set_is_that_of_a_run(rule, options, k):
     run_of.state = saved
     for one, other in zip(tree_leaves(twins), tree_leaves(params), strict=True):
         one[...] = other
-    run(opt, gradients(2))
-    run(run_of, gradients(2))
+    run(opt, (1, 2))
+    run(run_of, (1, 2))
     for one, other in zip(tree_leaves(params), tree_leaves(twins), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-13)
 

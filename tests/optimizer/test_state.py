@@ -156,35 +156,15 @@ def test_state_takes_t_alone():
     assert opt.t == 10
 
 
-def test_npz_round_trip(tmp_path):
-    p = np.linspace(0, 1, 5)
-    opt = na.Adam(p)
-    opt.step(np.ones(5))
-    np.savez(tmp_path / "state.npz", p=p, **opt.state)
-    opt.step(np.ones(5))
-    with np.load(tmp_path / "state.npz") as saved:
-        q = saved["p"]
-        again = na.Adam(q)
-        again.state = {key: saved[key] for key in again.state}
-    again.step(np.ones(5))
-    assert_same_bits(p, q)
-
-
+#: entries that are arrays: tests/arrays/test_refused_arrays.py; other values of t: test_reset.py
 BAD_STATES = {
     "missing": (lambda s: {"t": s["t"], "m": s["m"]}, ValueError, r"expected the entries .*'v'"),
     "too much": (lambda s: {**s, "vmax": s["m"]}, ValueError, r"expected the entries .*'vmax'"),
     "empty": (lambda s: {}, ValueError, r"^state: expected the entries"),
     "t": (lambda s: {**s, "t": 1.5}, ValueError, r"^state\['t'\]: "),
-    "large t": (lambda s: {**s, "t": 2**63}, ValueError, r"^state\['t'\]: "),
-    "no t": (lambda s: {**s, "t": None}, (TypeError, ValueError), r"^state\['t'\]: "),
     "no mapping": (lambda s: 5, (TypeError, ValueError), r"^state: "),
     "structure": (lambda s: {**s, "v": s["v"][:1]}, ValueError, r"^state\['v'\]: .*\[1\]"),
-    "last shape": (lambda s: {**s, "v": [s["v"][0], np.ones(9)]}, ValueError,
-        r"^state\['v'\]\[1\]: expected shape \(2,\) like params\[1\]"),
-    "last dtype": (lambda s: {**s, "v": [s["v"][0], np.ones(2, np.float32)]}, TypeError,
-        r"^state\['v'\]\[1\]: expected float64"),
-    "list": (lambda s: {**s, "v": [s["v"][0], [1.0, 1.0]]}, (TypeError, ValueError), r"^state\["),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD_STATES)
@@ -206,8 +186,7 @@ def test_state_setitem_of_an_unknown_name():
         opt.state["vmax"] = np.ones(3)
 
 
-def test_a_copy_of_the_state_brings_it_back():
-    """It shares no memory, and lies as the parameters do."""
+def test_a_copy_of_the_state_shares_no_memory_and_lies_as_the_parameters_do():
     params = {"f": np.asfortranarray(np.ones((3, 4))), "c": np.ones(5)}
     opt = na.NAdam(params)
     grads = {name: np.full_like(p, 2.0) for name, p in params.items()}
@@ -220,16 +199,6 @@ def test_a_copy_of_the_state_brings_it_back():
             assert_same_bits(one, other)
             assert not np.shares_memory(one, other)
             assert one.strides == other.strides
-    start = {name: p.copy() for name, p in params.items()}
-    ends = []
-    for _ in range(2):
-        for name, p in params.items():
-            p[...] = start[name]
-        opt.state = saved
-        for _ in range(3):
-            opt.step(grads)
-        ends.append([p.copy() for p in params.values()])
-    assert_leaves(ends[0], ends[1])
 
 
 @pytest.mark.parametrize("value", [[np.nan], [np.inf], [1.0, 1.0], 1.0])

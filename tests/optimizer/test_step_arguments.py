@@ -17,61 +17,50 @@ from tests.runs import tree_of
 from tests.trees import assert_leaves, assert_same_containers, tree_leaves, tree_map
 
 
-def test_step_returns_nothing_and_counts():
-    opt = na.Adam(np.ones(3))
-    assert opt.t == 0
-    assert opt.step(np.ones(3)) is None
-    assert opt.t == 1
-    assert isinstance(opt.t, int)
-
-
 @pytest.mark.parametrize("name", KERNELS)
 def test_params_of_one_call(name):
-    """The state moves on, the optimiser's own parameters stay, nothing of the others is kept."""
+    """The state moves on, and the optimiser's own parameters stay until the next step."""
     make = RULES[name][0]
-    own, other = tree_of(0), tree_of(1)
-    expected, g1, g2, g3 = (tree_of(k) for k in (1, 2, 3, 4))
-    kept = tree_map(np.copy, own)
-    opt, twin = make(own, 0.1), make(expected, 0.1)
-    for g in (g1, g2):
-        opt.step(g, params=other)
-        twin.step(g)
-    assert_leaves(own, tree_leaves(kept))
+    own, other, expected, last = (tree_of(k) for k in (0, 1, 1, 0))
+    opt, twin, fresh = make(own, 0.1), make(expected, 0.1), make(last, 0.1)
+    for seed in (2, 3):
+        opt.step(tree_of(seed), params=other)
+        twin.step(tree_of(seed))
+    assert_leaves(own, tree_leaves(last))
     assert_leaves(other, tree_leaves(expected))
     assert opt.t == 2
     assert opt.params is own
-    alive = [weakref.ref(a) for a in tree_leaves(other) if a.base is None]
-    del other
-    gc.collect()
-    assert all(ref() is None for ref in alive)
-    last = tree_map(np.copy, kept)
-    opt.step(g3)
-    fresh = make(last, 0.1)
     fresh.state = {**twin.state}
-    fresh.step(g3)
+    for one in (opt, fresh):
+        one.step(tree_of(4))
     assert_leaves(own, tree_leaves(last))
 
 
-def test_gradients_and_out_are_not_kept():
+def test_arrays_of_one_call_are_not_kept():
     for count in (1, 3):
-        params = [np.ones(4) for _ in range(count)]
-        opt = na.Adam(params)
-        grads, out = ([np.ones(4) for _ in range(count)] for _ in range(2))
-        alive = [weakref.ref(a) for a in [*grads, *out]]
+        opt = na.Adam([np.ones(4) for _ in range(count)])
+        grads, out, params = ([np.ones(4) for _ in range(count)] for _ in range(3))
+        alive = [weakref.ref(a) for a in [*grads, *out, *params]]
         opt.step(grads)
         opt.step(grads, out=out)
-        del grads, out
+        opt.step(grads, params=params)
+        del grads, out, params
         gc.collect()
         assert all(ref() is None for ref in alive)
 
 
 def test_lr_of_one_call():
-    p, q = np.ones(3), np.ones(3)
-    opt, other = na.SGD(p, lr=0.5), na.SGD(q, lr=0.25)
-    opt.step(np.ones(3), lr=0.25)
+    def never(taken):
+        assert made is None, "a schedule is not asked"
+        return 0.5
+
+    p, q, made = np.ones(3), np.ones(3), None
+    made = opt = na.SGD(p, lr=never)
+    other = na.SGD(q, lr=0.25)
+    assert opt.step(np.ones(3), lr=0.25) is None
     other.step(np.ones(3))
     assert_same_bits(p, q)
-    assert opt.lr == 0.5
+    assert opt.lr is never
     opt.step(np.ones(3), lr=0)
     assert_same_bits(p, q)
     before = snapshot(opt, p)
@@ -79,26 +68,6 @@ def test_lr_of_one_call():
         with pytest.raises(error, match=r"^lr: expected a number"):
             opt.step(np.ones(3), lr=bad)
     assert_unchanged(before, snapshot(opt, p))
-
-
-def test_callable_lr_gets_the_steps_taken():
-    seen = []
-
-    def schedule(taken):
-        seen.append(taken)
-        return np.float64(1.0) / (taken + 1)
-
-    p = np.zeros(2)
-    opt = na.SGD(p, lr=schedule)
-    assert seen == []
-    for _ in range(3):
-        opt.step(np.ones(2))
-    opt.step(np.ones(2), lr=0.0)
-    opt.step(np.ones(2))
-    assert seen == [0, 1, 2, 4]
-    assert all(type(taken) is int for taken in seen)
-    assert p[0] == pytest.approx(-(1 + 1 / 2 + 1 / 3 + 1 / 5))
-    assert opt.lr is schedule
 
 
 def test_step_without_gradients():
@@ -154,12 +123,9 @@ def test_out_is_the_direction(name, dtype):
 
 
 def test_out_with_params_and_lr_of_one_call():
-    opt = na.SGD(np.zeros(3), lr=1.0)
-    other, out = np.full(3, 7.0), np.empty(3)
+    opt, other, out = na.SGD(np.zeros(3), lr=1.0), np.full(3, 7.0), np.empty(3)
     opt.step(np.ones(3), params=other, lr=0.5, out=out)
-    assert other.tolist() == [7] * 3
-    assert out.tolist() == [-0.5] * 3
-    assert opt.params.tolist() == [0] * 3
+    assert (other.tolist(), out.tolist(), opt.params.tolist()) == ([7] * 3, [-0.5] * 3, [0] * 3)
 
 
 def test_many_columns_of_one_matrix_are_told_apart_once():
@@ -274,39 +240,25 @@ def test_step_takes_grads_that_were_filled(name):
         g = tree_of(10 + k)
         tree_map(lambda own, new: np.copyto(own, new), opt.grads, g)
         opt.step()
-        other.step(g)
+        opt.step(tree_of(5))  # other gradients may come in between
+        opt.step()
+        opt.step(opt.grads)
+        for grads in (g, tree_of(5), g, g):
+            other.step(grads)
         assert_leaves(opt.grads, tree_leaves(g))
-    assert_leaves(params, tree_leaves(expected))
-    opt.step(tree_of(5))  # other gradients may come in between
-    other.step(tree_of(5))
-    opt.step()
-    other.step(g)
-    opt.step(opt.grads)
-    other.step(g)
-    assert_leaves(params, tree_leaves(expected))
+        assert_leaves(params, tree_leaves(expected))
 
 
 def test_assignment_to_grads_copies():
-    params = [np.zeros(3), np.zeros((2, 2))]
-    opt = na.SGD(params, lr=1.0)
-    own = opt.grads
-    given = [np.ones(3), np.full((2, 2), 2.0)]
+    opt = na.SGD([np.zeros(3), np.zeros(3)], lr=1.0)
+    first, second = own = opt.grads
+    given = [np.ones(3), np.arange(3.0)]
     opt.grads = given
     assert opt.grads is own
     given[0][:] = 99
-    opt.step()
-    assert params[0].tolist() == [-1] * 3
-    assert params[1].tolist() == [[-2, -2]] * 2
-    opt.grads = [own[0][::-1], own[1].T]  # views of themselves
-    assert own[1].tolist() == [[2, 2]] * 2
-
-
-def test_assignment_to_grads_of_their_own_entries():
-    opt = na.SGD([np.zeros(2), np.zeros(2)], lr=1.0)
-    first, second = opt.grads
-    first[:], second[:] = 1.0, 2.0
-    opt.grads = [second, first]
-    assert (first.tolist(), second.tolist()) == ([2, 2], [1, 1])
+    assert (first.tolist(), second.tolist()) == ([1, 1, 1], [0, 1, 2])
+    opt.grads = [second[::-1], first]  # entries and views of themselves
+    assert (first.tolist(), second.tolist()) == ([2, 1, 0], [1, 1, 1])
 
 
 def test_replaced_gradient_buffer_is_refused():
@@ -320,28 +272,21 @@ def test_replaced_gradient_buffer_is_refused():
 
 
 BAD_GRADS = {
-    "shape": (lambda: np.ones(3), ValueError),
-    "broadcastable": (lambda: np.ones(1), ValueError),
-    "complex": (lambda: np.ones(2, complex), TypeError),
-    "string": (lambda: np.array(["a", "b"]), TypeError),
-    "object": (lambda: np.array([None, "x"]), TypeError),
-    "None": (lambda: None, (TypeError, ValueError)),
-    "number": (lambda: 1.0, (TypeError, ValueError)),
-    "list": (lambda: [1.0, 1.0], (TypeError, ValueError)),
-    "masked": (lambda: np.ma.masked_array(np.ones(2), [0, 1]), TypeError),
+    "broadcastable": np.ones(1),
+    "complex": np.ones(2, complex),
+    "None": None,
+    "list": [1.0, 1.0],
 }
 
 
 @pytest.mark.parametrize("case", BAD_GRADS)
 def test_bad_assignment_to_grads_changes_nothing(case):
     """Refused by name, also where only the last array is bad."""
-    build, error = BAD_GRADS[case]
     opt = na.Adam([np.ones(3), np.ones(2)])
     opt.grads = [np.full(3, 5.0), np.full(2, 6.0)]
-    with pytest.raises(error, match=r"^grads(\[1\])?: "):
-        opt.grads = [np.ones(3), build()]
-    assert opt.grads[0].tolist() == [5] * 3
-    assert opt.grads[1].tolist() == [6] * 2
+    with pytest.raises((TypeError, ValueError), match=r"^grads(\[1\])?: "):
+        opt.grads = [np.ones(3), BAD_GRADS[case]]
+    assert [g.tolist() for g in opt.grads] == [[5] * 3, [6] * 2]
 
 
 def test_gradient_buffers_are_seen_as_out_and_params():
