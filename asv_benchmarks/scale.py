@@ -25,7 +25,7 @@ from machine import table
 from scale_model import ITEM, STEP, TIMES, Layout, Machine
 
 from numadam.bench import measure as timing
-from numadam.bench.command import seconds_text
+from numadam.bench import seconds_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "development" / "benchmarks"
 DATA, PICTURE = DOCS / "scale.json", DOCS / "scale.png"

@@ -16,7 +16,8 @@ from pathlib import Path
 import machine
 import numpy as np
 
-from numadam.bench import command, measure, peers
+from numadam import bench
+from numadam.bench import measure, peers
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "docs" / "development" / "benchmarks" / "speed.json"
@@ -75,19 +76,19 @@ SIDES = {
 def measured(n, sides, wait, rounds=_ROUNDS):
     """One size, its sides in turns; again for `wait` seconds while others use the machine."""
     made = {name: make(n) for name, make in sides.items()}
-    return machine.quietest(lambda: command.compare(made, rounds), wait)[0]
+    return machine.quietest(lambda: bench.compare(made, rounds), wait)[0]
 
 
 def measure_all(wait):
     """Measure every side that runs here, at every size."""
     about = machine.machine()
-    sides, reasons = command.available(SIDES)
-    head = command.head("elements", sides)
+    sides, reasons = bench.available(SIDES)
+    head = bench.head("elements", sides)
     print(machine.introduction(about), *reasons, "", head, sep="\n", flush=True)
     rows = []
     for n in SIZES:
         rows.append({"elements": n, **measured(n, sides, wait)})
-        print(command.line(n, rows[-1]), flush=True)
+        print(bench.line(n, rows[-1]), flush=True)
     return {"machine": about, "sizes": rows}
 
 
@@ -113,7 +114,7 @@ def caption(data):
     text += f" ({about['processor']}, {about['threads']} threads, {about['date']})."
     for n in filter(rows.get, _NAMED):
         sides = _peers(rows[n])
-        times = [f"{name} {command.seconds_text(rows[n]['seconds'][name])}" for name in sides]
+        times = [f"{name} {bench.seconds_text(rows[n]['seconds'][name])}" for name in sides]
         text += f" {n:,} parameters: {', '.join(times)}."
     busy = _busy(data) or 0.0
     if busy > measure.LIMIT:
@@ -171,7 +172,7 @@ def draw(data, path):
         ax.set(xlabel="parameters (float32)", ylabel="time of a step")
         ax.set_title("One step of Adam", loc="left", fontweight="bold")
         ax.xaxis.set_major_formatter(FuncFormatter(_size))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: command.seconds_text(value)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: bench.seconds_text(value)))
         ax.minorticks_off()
         ax.grid(color="#dddddd", lw=0.7)
         ax.spines[["top", "right"]].set_visible(False)

@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from numadam._arrays import formatting
-from numadam._core.hyper import Hyper, PlateauMode, ThresholdMode, check_choice, count
+from numadam._core.hyper import Hyper, PlateauMode, ThresholdMode, check_choice, count, several
 from numadam._core.synonyms import schedule_hint
 
 __all__ = [
@@ -51,17 +51,6 @@ def check_warmup(warmup: int, steps: int) -> None:
         raise ValueError(f"warmup: expected fewer than steps={steps}, got {warmup}.")
 
 
-def several(name: str, values: object) -> tuple[Any, ...]:
-    """Return `values` as a tuple, or say that they are not in an order."""
-    try:
-        if isinstance(values, (str, bytes, Set, Mapping)):
-            raise TypeError("has no items in an order that are numbers")
-        return tuple(values)  # type: ignore[arg-type]  # raises for what is none
-    except TypeError as error:
-        kind = type(values).__name__
-        raise TypeError(f"{name}: expected a list or tuple, got {kind} ({values!r}).") from error
-
-
 def between(start: float, end: float, left: float) -> float:
     """``end + (start - end) * left``, exact at both ends and never outside them."""
     if left > 0.5:
@@ -79,22 +68,9 @@ class Scheduled(ABC):
     """Base class of schedules: the call, and checks of the fields."""
 
     def __call__(self, t: int) -> float:
-        """Value for the step that follows `t` steps.
+        """Value for the step that follows `t` steps: 0 at the first.
 
-        Parameters
-        ----------
-        t : int
-            Steps already taken: 0 at the first.
-
-        Returns
-        -------
-        float
-            The value, in units of the hyperparameter.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `t` is not a whole number of at least 0.
+        A TypeError or ValueError says what is wrong with a `t` that is no such number.
         """
         return self._at(count("t", t, 0))
 

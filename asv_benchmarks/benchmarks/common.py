@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from numadam.bench import measure, peers
-from numadam.bench.command import machine_memory
+from numadam.bench import machine_memory, measure, peers
 from numadam.bench.peers import Unavailable
 
 #: The large cases take 3 GB and a minute: only where asked for.

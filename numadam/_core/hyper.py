@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Literal, Protocol, get_args
@@ -104,6 +104,17 @@ def count(name: str, value: object, least: int, most: int | None = None) -> int:
         end = f"{'' if most is None else f' and at most {most}'}, got {value!r}."
         raise ValueError(f"{name}: expected a whole number of at least {least}{end}")
     return count
+
+
+def several(name: str, values: object) -> tuple[Any, ...]:
+    """Return `values` as a tuple, or say that they are not in an order."""
+    try:
+        if isinstance(values, (str, bytes, Set, Mapping)):
+            raise TypeError("has no items in an order that are numbers")
+        return tuple(values)  # type: ignore[arg-type]  # raises for what is none
+    except TypeError as error:
+        kind = type(values).__name__
+        raise TypeError(f"{name}: expected a list or tuple, got {kind} ({values!r}).") from error
 
 
 # --- types of arguments that take more than one kind of value ------------------------------------

@@ -73,7 +73,7 @@ HYPERS = (
     Hyper("clip_array_norm", closed=True, positive=True),
     Hyper("ema", 0.0, 1.0),
 )
-HYPER_COLUMNS = {hyper.name: getattr(COLUMN, hyper.name) for hyper in HYPERS}
+HYPER_NAMES = [hyper.name for hyper in HYPERS]
 #: Options that an entry of `groups` may set, besides the rule's hyperparameters and ``frozen``.
 OF_GROUPS = ("lr", "weight_decay", "clip_value")
 

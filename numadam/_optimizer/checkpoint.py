@@ -308,7 +308,7 @@ def _fit_settings(
 ) -> Writes:
     """Writes that take over hyperparameters, lr, and the state of schedules."""
     settings = parts_of(optimizer).settings
-    changing = {*op.HYPER_COLUMNS, *(hyper.name for hyper in settings.rule.hypers)}
+    changing = {*op.HYPER_NAMES, *(hyper.name for hyper in settings.rule.hypers)}
     changed, plateaus = settings.copy(), _Plateaus()
     for name, now in settings.options.items():
         new = plateaus.match(now, options[name], name)

@@ -12,7 +12,7 @@ from numadam._arrays.checks import NO_GRADIENTS
 from numadam._arrays.sparse import marked
 from numadam._arrays.tree import refuse_replaced
 from numadam._core.keywords import SharedAttributes
-from numadam._core.options import DEFAULTS, HYPER_COLUMNS
+from numadam._core.options import DEFAULTS, HYPER_NAMES
 from numadam._optimizer.attributes import with_options
 from numadam._optimizer.checkpoint import Checkpointed
 from numadam._optimizer.state import Snapshot, checked
@@ -433,4 +433,4 @@ class Optimizer(SharedAttributes, Checkpointed):
             )
 
 
-with_options(Optimizer, DEFAULTS, HYPER_COLUMNS)
+with_options(Optimizer, DEFAULTS, HYPER_NAMES)

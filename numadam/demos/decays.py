@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 import numadam as na
-from numadam.demos import MissingExtra, common
+from numadam import demos
 
 Array = np.ndarray[Any, Any]
 
@@ -44,7 +44,7 @@ def simulate(side: int = 256, noise: float = 0.03, seed: int = 0) -> Decays:
     try:
         import pywt.data
     except ImportError as error:
-        raise MissingExtra("PyWavelets") from error
+        raise demos.MissingExtra("PyWavelets") from error
     blocks = pywt.data.camera().reshape(side, 512 // side, side, 512 // side)
     lifetimes = 0.5 + 3.5 * blocks.mean(axis=(1, 3)) / 255
     t = np.linspace(0.1, 10, 32)
@@ -104,10 +104,10 @@ def rmse(lifetimes: Array, what: Decays) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
     options = {
-        "side": (common.whole(1), 256, "pixels along a side, a divisor of 512"),
-        "noise": (common.positive, 0.03, "standard deviation of the noise; the amplitude is 1"),
+        "side": (demos.whole(1), 256, "pixels along a side, a divisor of 512"),
+        "noise": (demos.positive, 0.03, "standard deviation of the noise; the amplitude is 1"),
     }
-    common.add_options(parser, "decays", options)
+    demos.add_options(parser, "decays", options)
 
 
 def plot(fig: Any, what: Decays, quick: Array, fitted: Array) -> None:
@@ -129,7 +129,7 @@ def plot(fig: Any, what: Decays, quick: Array, fitted: Array) -> None:
     cloud.plot([0.5, 4], [0.5, 4], "k", lw=0.8)
     cloud.set(xlabel="true (ns)", ylabel="found (ns)", ylim=(0, 6))
     cloud.legend(frameon=False, markerscale=5)
-    common.tidy(cloud)
+    demos.tidy(cloud)
     fig.suptitle(f"{fitted.size:,} exponential decays, one call of numadam.minimize_many")
 
 
@@ -141,7 +141,7 @@ def main(
     noise: float = 0.03,
 ) -> float:
     """Fit the decays, print the figures and draw the maps; return the rmse of the lifetimes."""
-    fig = common.figure(output, 1, 4, (15, 3.8))
+    fig = demos.figure(output, 1, 4, (15, 3.8))
     what = simulate(side, noise, seed)
     fit(what, iterations=1)  # compiles what is timed below
     start = time.perf_counter()
@@ -156,5 +156,5 @@ def main(
         f"lifetimes by the fit:               rmse {rmse(fitted, what):.3f} ns"
     )
     plot(fig, what, quick, fitted)
-    common.save(fig, output)
+    demos.save(fig, output)
     return rmse(fitted, what)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import numadam as na
-from numadam.demos import common
+from numadam import demos
 
 EXAMPLES = """\
 examples:
@@ -214,7 +214,7 @@ def train(
     losses: list[float] = []
     history: list[Epoch] = []
     start, stopped = time.perf_counter(), ""
-    with common.one_blas_thread():
+    with demos.one_blas_thread():
         while not stopped:
             order = rng.permutation(len(data.y))
             batches = np.array_split(order, -(-len(order) // how.batch))
@@ -251,7 +251,7 @@ def nearest_mean(data: Digits) -> float:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this demo."""
-    whole, number = common.whole(1), common.positive
+    whole, number = demos.whole(1), demos.positive
     options = {
         "epochs": (whole, 20, "passes over the training data"),
         "hidden": (whole, 64, "neurons of the hidden layer"),
@@ -262,7 +262,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "stop-loss": (number, None, "stop at this validation loss"),
         "max-steps": (whole, None, "take at most so many steps"),
     }
-    common.add_options(parser, "mlp", options)
+    demos.add_options(parser, "mlp", options)
     text, names = "hold all parameters in [MIN, MAX] (default: off)", ("MIN", "MAX")
     parser.add_argument("--bounds", type=float, nargs=2, metavar=names, help=text)
 
@@ -285,7 +285,7 @@ def plot(fig: Any, result: Result, how: Training) -> None:
     right.set_title(f"Validation accuracy, at the end {accuracies[-1]:.1f} %")
     right.set(xlabel="epoch", ylabel="correct (%)", ylim=(None, 100))
     for axes in fig.axes:
-        common.tidy(axes)
+        demos.tidy(axes)
         axes.set_xlim(0, len(epochs) + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
     fig.suptitle(f"1797 digits, a 64-{how.hidden}-10 network, NumPy gradients, numadam.Adam")
@@ -305,12 +305,12 @@ def main(
     how = Training(bounds=_box(bounds), **options)
     if (goal := how.stop_accuracy) is not None and goal > 1:
         raise ValueError(f"--stop-accuracy: expected a share of 1, as 0.93, got {goal:g}.")
-    fig, data = common.figure(output, 1, 2, (9, 3.8)), load(validation=validation)
+    fig, data = demos.figure(output, 1, 2, (9, 3.8)), load(validation=validation)
     print(
         f"{len(data.y)} digits to train on, {len(data.y_val)} to validate; the first run on a "
         "machine compiles the loops and keeps them."
     )
-    with common.bar(steps_at_most(data, how)) as bar:
+    with demos.bar(steps_at_most(data, how)) as bar:
 
         def tell(epoch: Epoch) -> None:
             bar.write(
@@ -327,7 +327,7 @@ def main(
         f"the network: validation accuracy {result.epochs[-1].accuracy:.3f}"
     )
     plot(fig, result, how)
-    common.save(fig, output)
+    demos.save(fig, output)
     return result
 
 

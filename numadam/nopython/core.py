@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import config, njit, types
@@ -407,21 +407,8 @@ def _make_walk(rule: RuleSpec, same: Any, wrap: Any) -> Any:
     return wrap(walk)
 
 
-class Kit(NamedTuple):
-    """The compiled parts of one rule in its default form; absent state arrays are None in them."""
-
-    #: the class of the rule's hyperparameters
-    Hypers: Any
-    #: ``scalars(hypers, products, t, lr, weight_decay) -> h``
-    scalars: Any
-    #: ``element(p, g, state, h) -> (p, *state)``, `state` a tuple of numbers
-    element: Any
-    #: ``walk(p, g, state, h)``, `state` a tuple of arrays
-    walk: Any
-
-
-def kit(cls: Any) -> Kit:
-    """The parts of the rule of an optimiser class."""
+def kit(cls: Any) -> dict[str, Any]:
+    """The compiled parts of a rule in its default form; absent state arrays are None in them."""
     rule = cls.rule
     given = inspect.signature(cls.__init__).parameters.items()
     defaults = {
@@ -429,9 +416,13 @@ def kit(cls: Any) -> Kit:
     }
     options = {**op.DEFAULTS, **defaults}
     same, element = _make_element(rule, options, jit_once)
-    return Kit(
-        named("Hypers", tuple(hyper.name for hyper in rule.hypers)),
-        _make_scalars(rule, options, jit_once),
-        element,
-        _make_walk(rule, same, jit_once),
-    )
+    return {
+        # the class of the rule's hyperparameters
+        "_Hypers": named("Hypers", tuple(hyper.name for hyper in rule.hypers)),
+        # ``(hypers, products, t, lr, weight_decay) -> h``
+        "_scalars": _make_scalars(rule, options, jit_once),
+        # ``(p, g, state, h) -> (p, *state)``, `state` a tuple of numbers
+        "_element": element,
+        # ``(p, g, state, h)``, `state` a tuple of arrays
+        "_walk": _make_walk(rule, same, jit_once),
+    }

@@ -149,7 +149,7 @@ def documents(file: str, cls: Any, update: inspect.Signature) -> dict[str, str]:
 # --- NAdam's product of momenta ------------------------------------------------------------------
 # `numadam.nopython.functions` makes the other functions, and the docstrings.
 
-_Hypers, _scalars, _, _walk = kit(NAdam)
+_Hypers, _scalars, _, _walk = kit(NAdam).values()
 _advance, _Products = jit_once(NAdam.rule.compiled_advance("")), named("Products", ("mu_product",))
 
 
@@ -249,7 +249,7 @@ def nadam_update(
 
 # --- three functions for each rule ---------------------------------------------------------------
 
-#: The source is written, since Numba needs a signature. Names that begin with ``_`` are of `Kit`.
+#: The source is written, since Numba needs a signature. Names that begin with ``_`` are of `kit`.
 _SOURCE = """
 from __future__ import annotations
 
@@ -312,8 +312,7 @@ def _source(file: str, cls: Any) -> str:
 
 def of_rule(file: str, cls: Any) -> dict[str, Any]:
     """The compiled functions of a rule, by name."""
-    parts = {f"_{name}": part for name, part in kit(cls)._asdict().items()}
-    made = {"__name__": __package__, "present": present, **parts}
+    made = {"__name__": __package__, "present": present, **kit(cls)}
     exec(compile(_source(file, cls), f"<numadam.nopython of {file}>", "exec"), made)
     functions = {
         name: function for name, function in globals().items() if name.startswith(f"{file}_")

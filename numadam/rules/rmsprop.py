@@ -61,11 +61,6 @@ def present(options: Mapping[str, Any]) -> tuple[str, ...]:
     return ("v", *mean, "m") if options["momentum"] != 0.0 else ("v", *mean)
 
 
-def modulus(options: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The variance is that of each part: then complex numbers cannot be taken whole."""
-    return None if options["centered"] else ("v",)
-
-
 RMSPROP = RuleSpec(
     name="rmsprop",
     state=("v", "mean", "m"),
@@ -75,7 +70,8 @@ RMSPROP = RuleSpec(
     scalars=scalars,
     present=present,
     switches=("centered",),
-    modulus=modulus,
+    # a variance is that of each part: then complex numbers cannot be taken whole
+    modulus=lambda options: None if options["centered"] else ("v",),
     presets={
         "torch": {"lr": 1e-2, "beta2": 0.99, "eps": 1e-8},
         "keras": {"lr": 1e-3, "beta2": 0.9, "eps": 0.0, "eps_root": 1e-7, "decoupled": True},

@@ -43,16 +43,6 @@ def make_scalars(rounded: bool) -> Callable[..., Scalars]:
     return scalars
 
 
-def present(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Without momentum there is no state at all."""
-    return ("m",) if options["momentum"] != 0.0 else ()
-
-
-def variant(options: Mapping[str, Any]) -> dict[str, bool]:
-    """Whether the step looks ahead."""
-    return {"nesterov": options["nesterov"]}
-
-
 def refuse(options: Mapping[str, Any]) -> str:
     """The problem of options that contradict each other, or ""."""
     if options["nesterov"] and options["momentum"] == 0.0:
@@ -70,8 +60,8 @@ SGD_RULE = RuleSpec(
     hypers=(Hyper("momentum", 0.0, 1.0), Hyper("dampening", 0.0, 1.0, closed=True)),
     formula=formula,
     scalars=make_scalars(rounded=False),
-    present=present,
-    variant=variant,
+    present=lambda options: ("m",) if options["momentum"] != 0.0 else (),
+    variant=lambda options: {"nesterov": options["nesterov"]},
     switches=("nesterov",),
     refuse=refuse,
     scalars_like={"keras": lambda is_float32: make_scalars(rounded=True)},

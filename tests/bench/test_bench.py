@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
+from numadam import bench
 from numadam._jit import loops
-from numadam.bench import add_arguments, command, measure, peers, run
+from numadam.bench import add_arguments, measure, peers, run
 from numadam.bench.measure import SAMPLE, repeats, rounds
 
 
@@ -64,7 +65,7 @@ def test_repeats_fill_a_sample(clock, cost):
 def test_a_few_slow_samples_do_not_move_the_ratio(monkeypatch):
     times = [[1.0, 1.0, 50.0, 1.0, 50.0], [2.0] * 5]
     monkeypatch.setattr(measure, "rounds", lambda sides, count: times)
-    row = command.compare({"numadam": int, "NumPy": int}, 5)
+    row = bench.compare({"numadam": int, "NumPy": int}, 5)
     assert row["ratio"] == {"NumPy": 0.5}
     assert row["seconds"] == {"numadam": 1.0, "NumPy": 2.0}
 
@@ -117,7 +118,7 @@ def test_sides_that_are_not_there_say_why():
     def missing(n):
         raise peers.Unavailable("torch is not installed")
 
-    found = command.available({"numadam": peers.step, "torch": missing, "other": missing})
+    found = bench.available({"numadam": peers.step, "torch": missing, "other": missing})
     assert found == ({"numadam": peers.step}, ["torch is not installed"])
     with pytest.raises(peers.Unavailable, match="no_such_module is not installed"):
         peers.need("numpy", "no_such_module")
@@ -131,8 +132,8 @@ def options(*words):
 
 @pytest.fixture
 def two_sides(monkeypatch):
-    kept = {name: command.SIDES[name] for name in ("numadam", "roofline", "NumPy")}
-    monkeypatch.setattr(command, "SIDES", kept)
+    kept = {name: bench.SIDES[name] for name in ("numadam", "roofline", "NumPy")}
+    monkeypatch.setattr(bench, "SIDES", kept)
     monkeypatch.setattr(measure, "busy_now", lambda: 0.0)
 
 
@@ -154,8 +155,8 @@ def test_sizes_are_a_table_a_picture_and_json(two_sides, capsys, tmp_path):
 
 
 def test_table_ends_with_a_minimisation(two_sides, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(command, "SIZES", [1])
-    monkeypatch.setattr(command, "_ITERATIONS", 10)
+    monkeypatch.setattr(bench, "SIZES", [1])
+    monkeypatch.setattr(bench, "_ITERATIONS", 10)
     file = tmp_path / "figures.json"
     assert run(options("--quick", "--json", str(file))) == 0
     row = json.loads(file.read_text())["minimize"]
@@ -186,12 +187,12 @@ def test_quiet_machine_is_not_named(two_sides, monkeypatch, capsys):
 
 
 def test_sizes_that_do_not_fit_are_left_out(monkeypatch):
-    monkeypatch.setattr(command, "machine_memory", lambda: 2.0 * 2**30)
-    fitting, lost = command.sizes_for(False, None)
+    monkeypatch.setattr(bench, "machine_memory", lambda: 2.0 * 2**30)
+    fitting, lost = bench.sizes_for(False, None)
     assert max(fitting) == 10_000_000
     assert lost == ["50,000,000 elements need 6.52 GiB"]
-    assert max(command.sizes_for(True, None)[0]) == 1_000_000
-    assert command.sizes_for(True, [3])[0] == [3]
+    assert max(bench.sizes_for(True, None)[0]) == 1_000_000
+    assert bench.sizes_for(True, [3])[0] == [3]
     with pytest.raises(
         RuntimeError, match=r"--size: 1,000,000,000,000 elements need 1\.3e\+05 GiB"
     ):
@@ -217,10 +218,10 @@ def test_files_that_cannot_be_are_refused_first(words, said, capsys):
 
 def test_asking_leaves_no_empty_file(tmp_path):
     file = tmp_path / "figures.json"
-    assert command._check_files(None, file) == ""
+    assert bench._check_files(None, file) == ""
     assert not file.exists()  # an interrupted run leaves none
     file.write_text("[]")
-    assert command._check_files(None, file) == ""
+    assert bench._check_files(None, file) == ""
     assert file.read_text() == "[]"
 
 
@@ -236,4 +237,4 @@ def test_misuse_of_numbers(size, capsys):
     ("value", "text"), [(1.5, "1.5 s"), (0.0123, "12.3 ms"), (1.7e-6, "1.7 us"), (5e-8, "50 ns")]
 )
 def test_seconds_for_people(value, text):
-    assert command.seconds_text(value) == text
+    assert bench.seconds_text(value) == text
