@@ -424,38 +424,36 @@ def test_another_number_of_threads_goes_on(tmp_path, monkeypatch):
     assert_same(res, whole)
 
 
-def test_what_raises_leaves_the_file_before(tmp_path):
-    options = {"jac": True, "lr": 0.02, "maxiter": 50}
+def rows_cut(call, **more):
+    fun = cut_at(all_at_once, call)
+    return na.minimize_many(fun, FEW[:5], jac=True, lr=0.02, maxiter=50, **more)
 
-    def many(call, **more):
-        fun = cut_at(all_at_once, call)
-        return na.minimize_many(fun, FEW[:5], **options, **more)
 
-    whole, kept = many(None), {"checkpoint": tmp_path / "a.run", "checkpoint_every": 8}
-    for call in (0, 3, 20, 31):
+@numba.njit
+def third_cut(x, g, i, left):
+    if i == 3:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Cut
+    return rosen(x, g)
+
+
+def compiled_cut(call, **more):
+    left = np.array([1000 if call is None else call])
+    return na.minimize_many(third_cut, FEW[:5], (left,), lr=0.02, maxiter=90, gtol=0, **more)
+
+
+#: The last of the calls are too few for a run from its start.
+CUTS = [(rows_cut, (0, 3, 20, 31), 20, 8), (compiled_cut, (0, 30, 41), 60, 20)]
+
+
+@pytest.mark.parametrize(("many", "calls", "rest", "every"), CUTS, ids=["rows", "compiled"])
+def test_what_raises_leaves_the_file_before(many, calls, rest, every, tmp_path):
+    whole, kept = many(None), {"checkpoint": tmp_path / "a.run", "checkpoint_every": every}
+    for call in calls:
         with pytest.raises(Cut):
             many(call, **kept)
-    assert_same(many(20, **kept), whole)  # too few calls for a run from its start
-
-
-def test_a_compiled_objective_that_raises_leaves_the_file_before(tmp_path):
-    @numba.njit
-    def fun(x, g, i, left):
-        if i == 3:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Cut
-        return rosen(x, g)
-
-    def many(left, **more):
-        options = {"lr": 0.02, "maxiter": 90, "gtol": 0}
-        return na.minimize_many(fun, FEW[:5], (np.array([left]),), **options, **more)
-
-    whole, kept = many(1000), {"checkpoint": tmp_path / "a.run", "checkpoint_every": 20}
-    for left in (0, 30, 41):
-        with pytest.raises(Cut):
-            many(left, **kept)
-    assert_same(many(1000, **kept), whole)
+    assert_same(many(rest, **kept), whole)
 
 
 def test_another_run_of_many_is_refused(tmp_path):
