@@ -280,46 +280,31 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     assert path.read_bytes() == b"something else"
 
 
-def test_arguments_that_cannot_be_are_refused(tmp_path):
-    path = tmp_path / "a"
+def falling(taken):
+    return 0.1 / (taken + 1)
 
-    def falling(taken):
-        return 0.1 / (taken + 1)
 
+def test_what_cannot_be_is_refused_before_anything_is_evaluated(tmp_path):
+    path, link, folder = (tmp_path / name for name in ("a", "link", "folder"))
+    link.symlink_to(tmp_path / "none" / "a")
+    folder.mkdir()
     says = r"^lr: a function .*falling\)\. Use a schedule of .*, or run without checkpoint\.$"
-    with pytest.raises(TypeError, match=says):
-        na.minimize_many(rosen, FEW, lr=falling, checkpoint=path)
-    with pytest.raises(TypeError, match=says):
-        python_run(0, lr=falling, checkpoint=path)
     for options, error, text in (
-        ({"checkpoint": 3}, TypeError, r"checkpoint: expected the path of a file, got int"),
-        ({"checkpoint_every": 3}, ValueError, r"checkpoint_every: goes with checkpoint=path"),
-        (
-            {"checkpoint": path, "checkpoint_every": 0},
-            ValueError,
-            r"checkpoint_every: expected .* at least 1",
-        ),
+        ({"checkpoint": path, "lr": falling}, TypeError, says),
+        ({"checkpoint": 3}, TypeError, "checkpoint: expected the path of a file, got int"),
+        ({"checkpoint_every": 3}, ValueError, "checkpoint_every: goes with checkpoint=path"),
+        ({"checkpoint": path, "checkpoint_every": 0}, ValueError, "checkpoint_every: .*least 1"),
+        ({"checkpoint": link.readlink()}, FileNotFoundError, "checkpoint: there is no folder"),
+        ({"checkpoint": link}, FileNotFoundError, "checkpoint: there is no folder"),
+        ({"checkpoint": folder}, IsADirectoryError, "checkpoint: is a folder"),
+        ({"checkpoint": "/dev/null"}, OSError, "checkpoint: is no regular file"),
+        ({"checkpoint": "/proc/a"}, OSError, "checkpoint: "),  # writable, but takes no new files
+        ({"checkpoint": "a\0b"}, ValueError, "null (byte|character)"),
     ):
         with pytest.raises(error, match=text):
             python_run(0, **options)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_place_that_takes_no_file_is_refused_before_anything_is_evaluated(tmp_path):
-    link, folder = tmp_path / "link", tmp_path / "folder"
-    link.symlink_to(tmp_path / "none" / "a")
-    folder.mkdir()
-    places = [
-        (tmp_path / "none" / "a", FileNotFoundError, r"checkpoint: there is no folder"),
-        (link, FileNotFoundError, r"checkpoint: there is no folder"),
-        (folder, IsADirectoryError, r"checkpoint: is a folder"),
-        ("/dev/null", OSError, r"checkpoint: is no regular file"),
-        ("/proc/a", OSError, r"checkpoint: "),  # may be written, but takes no new files
-        ("a\0b", ValueError, r"null (byte|character)"),
-    ]
-    for place, kind, text in places:
-        with pytest.raises(kind, match=text):
-            python_run(0, checkpoint=place)
+    with pytest.raises(TypeError, match=says):
+        na.minimize_many(rosen, FEW, lr=falling, checkpoint=path)
     assert sorted(tmp_path.iterdir()) == [folder, link]
 
 
