@@ -97,12 +97,7 @@ def test_meta_comes_back_exactly(tmp_path):
         ({"a": [0, {1: 2}]}, {}, TypeError, r"meta\['a'\]\[1\]: expected keys of type str, got 1"),
         ({"a": np.float64(1)}, {}, TypeError, r"meta\['a'\]: float64"),
         ({"a": len}, {}, TypeError, r"meta\['a'\]: builtin"),
-        (
-            {},
-            {"a": np.array([None])},
-            TypeError,
-            r"arrays\['a'\]: expected a NumPy array of float64",
-        ),
+        ({}, {"a": np.array([None])}, TypeError, r"arrays\['a'\]: expected a NumPy array of f"),
         ({}, {"a": np.ones(3, np.longdouble)}, TypeError, r"arrays\['a'\].*got"),
         ({}, {"a": [1.0]}, TypeError, r"got \[1.0\]"),
         ({}, {3: np.ones(1)}, TypeError, "names of type str, got 3"),
