@@ -23,12 +23,12 @@ import time
 from pathlib import Path
 from statistics import median
 
+from numadam.bench.measure import LIMIT
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 #: The last value above the median of the ones before by this much is said to be slower.
 SLOWER = 1.15
-#: Share of the machine from which a figure is in doubt, as in numadam.bench.measure.
-BUSY = 0.05
 
 
 def git(*words):
@@ -151,7 +151,7 @@ def draw(table, path):
     title = f"{len(records)} commits, {when}; {about['processor']}, {about['threads']} threads, "
     title += about["layer"]
     busy = max(one["busy"] or 0.0 for one in records)
-    if busy > BUSY:
+    if busy > LIMIT:
         title += f"\nIN DOUBT: other programs used up to {busy:.0%} of the machine"
     figure.suptitle(title, fontsize=10)
     figure.supxlabel("commit, the newest on the right", fontsize=10)
@@ -183,7 +183,7 @@ def main():
     for one in table["commits"]:
         for name, reason in one["missing"].items():
             print(f"left out: {one['commit'][:8]} {name}: {reason}")
-        if one["busy"] and one["busy"] > BUSY:
+        if one["busy"] and one["busy"] > LIMIT:
             print(f"in doubt: {one['commit'][:8]}: others took {one['busy']:.0%} of the machine")
     for line in slower(table["commits"]):
         print(f"slower: {line}")

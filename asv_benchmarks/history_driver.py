@@ -158,39 +158,31 @@ def first_step(cold, rounds):
     return median(ratios)
 
 
-def _pair(ours, theirs, expected=1.0):
-    def value(pairs):
-        mine = ours()  # first: numadam chooses the threading layer, as in a user's process
-        times = measure.rounds((mine, theirs()), pairs)
-        return median(a / b for a, b in zip(*times, strict=True)) / expected
+#: name: (what ours is divided by, elements or iterations of that, ours, their ratio by design)
+_PAIRS = {
+    "step-100k": ("roofline", 100_000, lambda: step(100_000), 1.0),
+    "step-1M": ("roofline", 1_000_000, lambda: step(1_000_000), 1.0),
+    "step-10M": ("roofline", 10_000_000, lambda: step(10_000_000), 1.0),
+    "1000 x 1000": ("roofline", 1_000_000, lambda: many(1000, 1000), 1.0),
+    "clip_norm-1M": ("roofline", 1_000_000, lambda: step(1_000_000, clip_norm=1.0), 1.0),
+    "AdamW-1M": ("roofline", 1_000_000, lambda: step(1_000_000, "AdamW"), 1.0),
+    "step-1000": ("NumPy", 1000, lambda: step(1000), 1.0),
+    "adam_update-1000": ("NumPy", 1000, lambda: bare(1000), 1.0),
+    "minimize, Python": ("NumPy loop", 2000, lambda: minimize(2000, False), 1.0),
+    "minimize, compiled": ("NumPy loop", 2000, lambda: minimize(200_000, True), 100.0),
+}
+_THEIRS = {"roofline": roofline, "NumPy": numpy_adam, "NumPy loop": numpy_loop}
 
-    return value
+
+def ratio(what, count, ours, expected, pairs):
+    mine = ours()  # first: numadam chooses the threading layer, as in a user's process
+    times = measure.rounds((mine, _THEIRS[what](count)), pairs)
+    return median(a / b for a, b in zip(*times, strict=True)) / expected
 
 
 #: name: (what is divided by what, function of the number of pairs)
 BENCHMARKS = {
-    "step-100k": ("roofline", _pair(lambda: step(100_000), lambda: roofline(100_000))),
-    "step-1M": ("roofline", _pair(lambda: step(1_000_000), lambda: roofline(1_000_000))),
-    "step-10M": ("roofline", _pair(lambda: step(10_000_000), lambda: roofline(10_000_000))),
-    "1000 x 1000": ("roofline", _pair(lambda: many(1000, 1000), lambda: roofline(1_000_000))),
-    "clip_norm-1M": (
-        "roofline",
-        _pair(lambda: step(1_000_000, clip_norm=1.0), lambda: roofline(1_000_000)),
-    ),
-    "AdamW-1M": (
-        "roofline",
-        _pair(lambda: step(1_000_000, "AdamW"), lambda: roofline(1_000_000)),
-    ),
-    "step-1000": ("NumPy", _pair(lambda: step(1000), lambda: numpy_adam(1000))),
-    "adam_update-1000": ("NumPy", _pair(lambda: bare(1000), lambda: numpy_adam(1000))),
-    "minimize, Python": (
-        "NumPy loop",
-        _pair(lambda: minimize(2000, False), lambda: numpy_loop(2000)),
-    ),
-    "minimize, compiled": (
-        "NumPy loop",
-        _pair(lambda: minimize(200_000, True), lambda: numpy_loop(2000), 100.0),
-    ),
+    **{name: (row[0], functools.partial(ratio, *row)) for name, row in _PAIRS.items()},
     "first step, warm": ("import numba", lambda pairs: first_step(False, max(2, pairs // 3))),
     "first step, cold": ("import numba", lambda pairs: first_step(True, max(1, pairs // 7))),
 }

@@ -26,7 +26,7 @@ _HOMES |= {"CheckpointError": "numadam._checkpoint.storage", "load": "numadam.ru
 _HOMES |= {"rule": "numadam.rules._define", "check_rule": "numadam._minimize.rule_check"}
 _HOMES["CacheWarning"] = "numadam._jit.reports"
 _HOMES |= {
-    "History": "numadam.history.history",
+    "History": "numadam.history",
     "check_grad": "numadam._minimize.gradient.check",
     "GradientCheck": "numadam._minimize.gradient.check",
     "minimize": "numadam._minimize.minimize",

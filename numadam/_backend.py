@@ -6,7 +6,7 @@ import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ Title = Callable[[int, int], str]
 #: ``again(arrays, t, lr)``: a step as one before it. False, and nothing is written, where the
 #: arrays do not fit it as they are.
 Again = Callable[[tuple[Any, ...], int, float], bool]
+SnapshotBuffer = tuple[Callable[[], None], Callable[[], None]]
 
 
 def titles(names: Sequence[str]) -> Title:
@@ -74,23 +75,9 @@ class SparseGradients:
     """The sparse gradients of a step, in a form that the loops read.
 
     With "lazy" the step visits only the rows of the gradient. With "dense" it reads an ordinary
-    gradient, whose buffer is kept and cleared row by row.
-
-    Parameters
-    ----------
-    home : {"NumPy", "CuPy"}
-        The library of the arrays.
-    layout : Layout
-    how : {None, "lazy", "dense"}
-    title : callable
-        ``title(slot, leaf)``: what the user calls that array.
-    counts : list of arrays
-        The steps of each row, of each leaf: then dense gradients are rows, too.
-
-    Attributes
-    ----------
-    scattered : dict
-        By leaf the rows of the dense buffers that are not zero: `clear` is due.
+    gradient, whose buffer is kept and cleared row by row: `scattered` are the rows that are not
+    zero, by leaf. Where there are `counts`, the steps of each row of each leaf, dense gradients are
+    rows, too.
     """
 
     def __init__(
@@ -152,44 +139,6 @@ class SparseGradients:
             for leaf, rows in self.scattered.items():
                 clear(rows, in_memory(self._dense[leaf]))
             self.scattered = {}
-
-
-class Exchange(Protocol):
-    """The exchange of one optimiser with the same one in other processes, at steps with a norm.
-
-    Attributes
-    ----------
-    rank, size : int
-        This process, and how many there are.
-    words : int
-        Words that each passes to `gather`; set by the back end.
-    """
-
-    rank: int
-    size: int
-    words: int
-
-    def gather(self, words: np.ndarray, same: np.ndarray) -> np.ndarray:
-        """The words of every process, a row for each; an error where one refuses the step.
-
-        `same` are numbers in float64 that have to be those of all others.
-        """
-
-    def begin(self, lr: float) -> None:
-        """Begin a step with this learning rate, which has to be that of all others."""
-
-    def end(self, error: BaseException) -> None:
-        """Note the error with which a step ended."""
-
-    def refuse(self, error: BaseException) -> None:
-        """Tell the others of an error that keeps this process from `gather`, and raise it."""
-
-
-class SnapshotBuffer(NamedTuple):
-    """Memory of a snapshot: `save` copies all into it, `restore` back; whole or not at all."""
-
-    save: Callable[[], None]
-    restore: Callable[[], None]
 
 
 class Backend(ABC):
@@ -280,7 +229,10 @@ class Backend(ABC):
 
     @abstractmethod
     def snapshot_buffer(self) -> SnapshotBuffer:
-        """New memory for a snapshot of parameters, state, counters and norms."""
+        """New memory for a snapshot of parameters, state, counters and norms: save and restore.
+
+        Each copies all or nothing.
+        """
 
     @abstractmethod
     def gradients(self) -> list[Any]:

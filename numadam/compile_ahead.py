@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "out": "also steps with out=",
         "minimize": "also minimize, with a compiled fun and one in Python",
         "many": "also minimize_many, with a compiled fun and one in Python",
+        "fits": "also least_squares_many",
         "serial": "only loops of one thread: for arrays below 15,000 elements",
     }.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
@@ -175,6 +176,17 @@ def _many_minimizations(kind: Any, options: Options, dtype: Any, shapes: Any, no
         na.minimize_many(_compiled_square, x, **run, **given)
 
 
+@numba.njit  # type: ignore[untyped-decorator]  # Numba has no types for it
+def _residuals(x: Any, r: Any) -> None:
+    for k in range(r.size):
+        r[k] = x[0] - k
+
+
+def _fits(dtype: np.dtype[Any], problems: int) -> None:
+    """Fit many problems, on one core or on all."""
+    na.least_squares_many(_residuals, np.zeros((problems, 1), dtype), m=2)
+
+
 def _runs(args: argparse.Namespace, options: Options) -> Iterator[Callable[[], None]]:
     """The runs that compile what was asked for."""
     rules = CLASSES if "all" in args.rule else args.rule
@@ -198,6 +210,9 @@ def _runs(args: argparse.Namespace, options: Options) -> Iterator[Callable[[], N
                     yield functools.partial(_minimizations, kind, given, x, norm)
             if args.many:
                 yield functools.partial(_many_minimizations, kind, given, dtype, shapes, norm)
+    for name in {"float64", "float32"} & {*dtypes} if args.fits else ():
+        for problems, _ in shapes[::2]:
+            yield functools.partial(_fits, np.dtype(name), problems)
 
 
 class _Lines(logging.Handler):

@@ -10,17 +10,9 @@ import numpy as np
 
 FILES = ("torch", "optax", "keras", "keras-jax")
 #: Options that every case of one library shares; the names of cases leave them out.
-_COMMON = {
-    "lr": 0.01,
-    "learning_rate": 0.01,
-    "betas": [0.9, 0.999],
-    "b1": 0.9,
-    "b2": 0.999,
-    "beta_1": 0.9,
-    "beta_2": 0.999,
-    "beta1": 0.9,
-    "beta2": 0.999,
-}
+_COMMON = {"betas": [0.9, 0.999], **dict.fromkeys(["lr", "learning_rate"], 0.01)}
+_COMMON |= dict.fromkeys(["b1", "beta_1", "beta1"], 0.9)
+_COMMON |= dict.fromkeys(["b2", "beta_2", "beta2"], 0.999)
 
 
 class Case(NamedTuple):
@@ -58,18 +50,21 @@ def values_of(recorded, dtype):
     return _floats(recorded["params0"]).astype(dtype), grads.astype(dtype)
 
 
+def name_of(file, optimizer, given):
+    """The name of a case, without the options that every case of its library shares."""
+    options = [f"{key}={value}" for key, value in given.items() if _COMMON.get(key) != value]
+    return " ".join([file, optimizer, *options])
+
+
 def cases_of(file, recorded):
     """The cases of one file."""
     cases = []
     for case in recorded["cases"]:
-        options = [
-            f"{key}={value}" for key, value in case["options"].items() if _COMMON.get(key) != value
-        ]
         dtype, after = np.dtype(case["dtype"]), dict(case["after"])
         average = after.pop("ema", None)
         cases.append(
             Case(
-                " ".join([file, case["optimizer"], *options]),
+                name_of(file, case["optimizer"], case["options"]),
                 dtype,
                 *values_of(recorded, dtype),
                 {int(step): _floats(values) for step, values in after.items()},

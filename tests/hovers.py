@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from numadam import rules
-from numadam._core.docstrings import first_sentence, parameters
+from numadam._arrays.formatting import first_sentence, parameters
 from numadam._optimizer.base import default_options
 
 Place = tuple[int, int]

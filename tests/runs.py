@@ -11,6 +11,7 @@ import threading
 import numpy as np
 
 import numadam as na
+from numadam._cpu import kernel
 from tests.reference_options import Steps
 from tests.trees import tree_leaves, tree_map
 
@@ -21,13 +22,18 @@ def shorten_parts(opt, size):
 
 
 def compiled_step(opt):
-    """The compiled loops of an optimiser on the CPU, and the one that is chosen."""
+    """The step of an optimiser on the CPU."""
     return opt._backend.compiled
+
+
+def serial(run):
+    """The loop of such a step in one thread."""
+    return kernel.compiled_step(run.arguments.plan).direct(parallel=False)
 
 
 def uses_parallel(opt):
     run = compiled_step(opt)
-    return run.kernel is not run.serial
+    return run.kernel is not serial(run)
 
 
 def tree_of(seed, dtype="float64"):

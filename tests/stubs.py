@@ -18,8 +18,8 @@ from typing import Any
 
 import numadam
 from numadam import rules
+from numadam._arrays.formatting import first_sentence, parameters
 from numadam._core import hyper
-from numadam._core.docstrings import first_sentence, parameters
 from numadam._core.options import DEFAULTS, OF_UPDATES, SharedOptions
 from numadam._minimize.arguments import not_for_many, not_for_one
 from numadam._mpi.cut import REFUSED
@@ -61,7 +61,7 @@ def rule_classes() -> dict[str, Any]:
 
 def _imports(body: str) -> str:
     """Lines that import what the code of a stub names."""
-    missing = {*re.findall(r"\w+", re.sub(r'r?""".*?"""', "", body, flags=re.DOTALL))}
+    missing = {*re.findall(r"\w+", re.sub(r'r?""".*?"""', "", body, flags=re.DOTALL))} - {"np"}
     lines = ""
     for home in _HOMES:
         names = sorted(missing & vars(home).keys())

@@ -31,16 +31,6 @@ def command(*words, **env):
     )
 
 
-def test_the_command_line_loads_no_numba_and_info_starts_no_mpi():
-    code = "import sys, numadam.cli; numadam.cli.parser(); print('numba' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout == "False\n"
-    started = "import sys; from numadam import info; info.facts(); print('mpi4py' in sys.modules)"
-    assert python(started) == "False"
-
-
 def test_nothing_asked_for_shows_the_help(capsys):
     assert main([]) == 2
     assert "python -m numadam demo --list" in capsys.readouterr().out.split("examples:")[1]
@@ -336,17 +326,18 @@ sys.exit(_program.run(command, "name"))"""
 
 
 @posix
-def test_ctrl_c_while_llvm_works(tmp_path):
-    """It destroys thousands of objects, and an exception in a destructor is lost."""
-    process = start("-m", "numadam", "compile", "--serial", NUMBA_CACHE_DIR=str(tmp_path))
-    assert interrupted(process, "compiled") == "python -m numadam: interrupted\n"
-    assert process.returncode == 130
-
-
-@posix
-def test_ctrl_c_while_measuring():
-    process = start("-m", "numadam", "bench", "--quick", "--force")
-    assert interrupted(process, "elements") == "python -m numadam: interrupted\n"
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        # LLVM destroys thousands of objects, and an exception in a destructor is lost
+        (["compile", "--serial"], "compiled"),
+        (["bench", "--quick", "--force"], "elements"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_ctrl_c_while_llvm_works_or_steps_are_timed(words, line, tmp_path):
+    process = start("-m", "numadam", *words, NUMBA_CACHE_DIR=str(tmp_path))
+    assert interrupted(process, line) == "python -m numadam: interrupted\n"
     assert process.returncode == 130
 
 
@@ -382,12 +373,4 @@ def test_a_full_disk_is_one_line():
 
 def test_a_letter_that_the_output_lacks_is_escaped():
     code = f"{BEGIN}\nsys.exit(_program.run(lambda: print('caf\\u00e9') or 0, 'name'))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout == "caf\\xe9\n"
+    assert python(code, PYTHONIOENCODING="ascii") == "caf\\xe9"

@@ -127,6 +127,22 @@ na.minimize_many(lambda X: ((X * X).sum(1), 2 * X), np.ones((4, 3)), jac=True, *
 """
 
 
+#: Fits on one core, and on all.
+FITS = """
+@numba.njit
+def residuals(x, r):
+    r[:] = x - 1
+
+for problems in (1, 5000):
+    na.least_squares_many(residuals, np.zeros((problems, 3)), m=3)
+"""
+
+
+def test_a_later_process_compiles_nothing_for_fits(tmp_path: Path) -> None:
+    compile_ahead(tmp_path, "--rule", "sgd", "--fits")
+    assert python(WATCHED + FUN + FITS, NUMBA_CACHE_DIR=str(tmp_path)) == ""
+
+
 @pytest.mark.sweep
 def test_a_later_process_compiles_nothing_for_many_problems(tmp_path: Path) -> None:
     compile_ahead(tmp_path, "--rule", "sgd", "--many")

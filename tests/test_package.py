@@ -14,6 +14,7 @@ import runpy
 import subprocess
 import sys
 import tarfile
+import textwrap
 import tomllib
 import zipfile
 from email import message_from_bytes
@@ -33,19 +34,43 @@ ROOT = Path(na.__file__).parents[1]
 # --- import ---------------------------------------------------------------------------------------
 
 
-def test_import_loads_no_heavy_library() -> None:
-    code = "import sys; print([m for m in HEAVY if m in sys.modules])"
-    heavy = ["numba", "llvmlite", "cupy", "scipy", "optree", "tqdm", "matplotlib"]
-    assert python(code.replace("HEAVY", repr(heavy))) == "[]"
+#: What is done after `import numadam`, and libraries that it does not load.
+SPARED = {
+    "pass": ["numba", "llvmlite", "cupy", "scipy", "optree", "tqdm", "matplotlib"],
+    "na.History()": ["numba", "cupy", "scipy", "matplotlib"],
+    "import numadam.cli; numadam.cli.parser()": ["numba"],
+    "from numadam import info; info.facts()": ["mpi4py"],
+    "from numadam._core.half import as_storage; as_storage('float16', 'p')": ["ml_dtypes"],
+    """
+    from numadam._arrays.sparse import coalesce, is_sparse
+    coalesce(na.Rows(np.array([3, 1, 3]), np.ones((3, 2))), "g", (4, 2), np.dtype(float))
+    assert not is_sparse(object())
+    """: ["numba", "cupy", "scipy"],
+}
 
 
-def test_import_loads_little() -> None:
+@pytest.mark.parametrize(("code", "libraries"), SPARED.items())
+def test_libraries_are_loaded_by_what_needs_them(code: str, libraries: list[str]) -> None:
+    loaded = f"import sys; print([name for name in {libraries} if name in sys.modules])"
+    assert python(f"{textwrap.dedent(code)}\n{loaded}") == "[]"
+
+
+@pytest.mark.parametrize(
+    ("module", "libraries"),
+    [
+        ("numadam", {"numpy", "json", "hashlib", "logging", "signal", "tempfile"}),
+        ("numadam.schedules", {"numpy", "numba", "scipy", "optree"}),
+    ],
+)
+def test_import_loads_little(module: str, libraries: set[str]) -> None:
     """Counted from what the interpreter loads by itself."""
-    code = "import sys; b = set(sys.modules); import numadam; print(*sorted(set(sys.modules) - b))"
+    code = (
+        f"import sys; b = set(sys.modules); import {module}; print(*sorted(set(sys.modules) - b))"
+    )
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "numadam" in loaded, done.stderr
-    assert not loaded & {"numpy", "json", "hashlib", "logging", "signal", "tempfile"}
+    assert not loaded & libraries
 
 
 def test_steps_load_neither_cupy_nor_scipy_nor_what_ranks_need() -> None:

@@ -94,7 +94,8 @@ def of_docstrings() -> Iterator[tuple[str, str]]:
 def _calls() -> Iterator[tuple[str, str]]:
     """Of each class and function of a rule a call, and the keywords in it that have a value."""
     empty, by_name = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
-    for function in [*rules.classes().values(), *rules.functions().values()]:
+    functions = [getattr(numadam, rules.function_name(file)) for file in rules.CLASSES]
+    for function in [*rules.classes().values(), *functions]:
         given = inspect.signature(function).parameters.values()
         needed = [one.name for one in given if one.default is empty and one.name != "shared"]
         values = {"params": "x", "p": "x", "g": "g", "t": "1"}

@@ -7,6 +7,7 @@ import inspect
 import numpy as np
 import pytest
 
+import numadam as na
 from numadam import rules
 from numadam._core import options as op
 from numadam._optimizer import dispatch
@@ -14,6 +15,8 @@ from numadam._settings.bounds import OPEN
 from numadam._settings.settings import Settings
 from tests import references
 
+#: The function on the caller's own arrays of every rule, by the name of its class.
+FUNCTIONS = {name: getattr(na, rules.function_name(file)) for file, name in rules.CLASSES.items()}
 VARIANTS = {name: references.variants(file) for file, name in rules.CLASSES.items()}
 CASES = {
     " ".join([name, *(f"{key}={value}" for key, value in options.items())]): (name, options)

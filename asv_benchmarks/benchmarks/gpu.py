@@ -11,13 +11,13 @@ import numba
 import numpy as np
 
 import numadam
-from numadam._arrays.interop import install_for_gpu
+from numadam._arrays.interop import require_gpu
 from numadam.bench.peers import STEP_LR, Unavailable, need
 
 from .common import Case, Cases, Figure, pair, size
-from .minimize import jax_objective, jax_solver
+from .minimize import jax_loop
 from .options import OPTIONS, RULES
-from .step import TORCH
+from .step import TORCH, usual_of_torch
 
 _N = 2**28
 _SMALL = [size(1_000)] * size(1_000)
@@ -35,17 +35,11 @@ _QUEUE = 200
 def need_gpu():
     """CuPy, where it finds a GPU."""
     try:
-        need("cupy", "numba_cuda")
-    except Unavailable as reason:
-        raise Unavailable(f"{reason}: {install_for_gpu()}") from None
+        require_gpu()
+    except (ImportError, RuntimeError) as error:
+        raise Unavailable(str(error)) from error
     import cupy
 
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise Unavailable(f"no usable GPU ({error})") from error
-    if count == 0:
-        raise Unavailable("no GPU")
     return cupy
 
 
@@ -131,24 +125,6 @@ def torch_fused(sizes):
     return side
 
 
-def torch_usual(n):
-    """A clip of the gradients by their norm, a fused AdamW and an average in torch."""
-    tensors = _tensors([n])
-    import torch
-
-    optimizer = torch.optim.AdamW(tensors, lr=STEP_LR, fused=True)
-    averages = [tensor.detach().clone() for tensor in tensors]
-
-    def side():
-        torch.nn.utils.clip_grad_norm_(tensors, 1.0, foreach=True)
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(averages, tensors, 1e-3)
-        torch.cuda.synchronize()
-
-    return side
-
-
 def _repeated(call, count, synchronize, wait_inside):
     """Measure seconds of one of so many calls in a row, with the wait for the GPU or without."""
 
@@ -212,14 +188,12 @@ def problems(count, n, iterations):
 
 def jax_problems(count, n, iterations):
     """The same by ``jax.vmap(optax)`` on the GPU."""
-    solve = jax_solver(jax_objective, iterations)
+    side = jax_loop(iterations, np.random.default_rng(0).uniform(-2, 2, (count, n)))
     import jax
 
     if jax.default_backend() != "gpu":
         raise Unavailable("JAX finds no GPU")
-    run = jax.jit(jax.vmap(solve))
-    x0 = jax.numpy.asarray(np.random.default_rng(0).uniform(-2, 2, (count, n)))
-    return lambda: run(x0).block_until_ready()
+    return side
 
 
 def agreement(rule, options, steps=100):
@@ -301,7 +275,7 @@ class Speed(Cases):
             0.6,
             pair(
                 lambda: step(size(2**26), "AdamW", clip_norm=1.0, ema=0.999),
-                lambda: torch_usual(size(2**26)),
+                lambda: waited(usual_of_torch(*_tensors([size(2**26)]))),
             ),
             TORCH,
         ),

@@ -36,8 +36,16 @@ print(time.monotonic() - start)
 """
 
 
-def jax_solver(objective, iterations):
-    """JAX's fori_loop with optax's Adam over one problem, in float64. No stop tests."""
+def valley(x):
+    """Rosenbrock's valley in any number of dimensions."""
+    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+
+
+def jax_loop(iterations, x0=START):
+    """JAX's fori_loop with optax's Adam in the valley, in float64: one problem, or many by vmap.
+
+    No stop tests.
+    """
     peers.need(*_JAX)
     import jax
     import optax
@@ -48,23 +56,10 @@ def jax_solver(objective, iterations):
     def solve(x):
         def body(_, carry):
             x, state = carry
-            updates, state = optimizer.update(jax.grad(objective)(x), state, x)
+            updates, state = optimizer.update(jax.grad(valley)(x), state, x)
             return optax.apply_updates(x, updates), state
 
         return jax.lax.fori_loop(0, iterations, body, (x, optimizer.init(x)))[0]
-
-    return solve
-
-
-def jax_objective(x):
-    """Rosenbrock's valley in any number of dimensions."""
-    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
-
-
-def jax_loop(iterations, x0=START):
-    """The valley in JAX: one problem, or many by vmap."""
-    solve = jax_solver(jax_objective, iterations)
-    import jax
 
     run = jax.jit(solve if np.ndim(x0) == 1 else jax.vmap(solve))
     x0 = jax.numpy.asarray(x0)
@@ -152,7 +147,7 @@ def overhead(pairs):
     evaluate, ours, theirs = functools.partial(fun, g), [], []
     for k in range(1 + pairs):
         whole, bare, other = (
-            timed(side, count, time.perf_counter) / 5_000
+            timed(side, count) / 5_000
             for side, count in ((run, 1), (evaluate, 5_000), (update, 5_000))
         )
         if k > 0:  # the first round warms up
@@ -174,7 +169,7 @@ def cost_of_one_more(pairs):
     for k in range(1 + max(5, pairs // 3)):
         for n, both, seconds in zip(sizes, sides, times, strict=True):
             repeat = max(1, size(200_000) // n)
-            few, more = (timed(side, repeat, time.perf_counter) for side in both)
+            few, more = (timed(side, repeat) for side in both)
             if k > 0:  # the first round warms up
                 seconds.append((more - few) / n / repeat)
     few_cost, many_cost = map(median, times)

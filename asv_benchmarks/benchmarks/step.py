@@ -140,11 +140,10 @@ def _matmuls(text, n_in, n_out):
     return Case(f"two matmuls + a step of {text} / the same, step serial", 1.1, pair(*sides))
 
 
-def torch_usual(n):
-    """A clip of the gradients in place, a fused step, and a lerp."""
+def usual_of_torch(tensor):
+    """A clip of the gradient in place, a fused step, and a lerp."""
     import torch
 
-    (tensor,) = peers.tensors([size(n)])
     optimizer = torch.optim.AdamW([tensor], lr=peers.STEP_LR, fused=True)
     average = tensor.detach().clone()
     clip = torch.nn.utils.clip_grad_norm_
@@ -161,7 +160,8 @@ def torch_usual(n):
 def _usual(text, target):
     what = f"clip by norm, AdamW and EMA of {text} / torch: clip_grad_norm_, fused AdamW, lerp_"
     ours = step(SIZES[text], rule="AdamW", clip_norm=1.0, ema=0.999)
-    return Case(what, target, pair(ours, functools.partial(torch_usual, SIZES[text])), TORCH)
+    sides = pair(ours, lambda: usual_of_torch(*peers.tensors([size(SIZES[text])])))
+    return Case(what, target, sides, TORCH)
 
 
 def _workqueue(text, target):

@@ -342,14 +342,6 @@ class Layout:
             end += layout.nbytes
         return firsts, end, _PAGE if large else _LINE
 
-    @staticmethod
-    def allocate(
-        head: int, layouts: Sequence[Layout], skew: int = SKEW
-    ) -> tuple[np.ndarray, list[int]]:
-        """A zeroed block with `head` bytes and a buffer of each layout; the offset of each."""
-        firsts, end, unit = Layout.place(head, layouts, skew)
-        return aligned_zeros(end, unit), firsts
-
     def addresses(self, begin: int) -> list[int]:
         """The addresses of the leaves in a buffer that begins there."""
         return [begin + offset for offset in self.offsets]
@@ -361,6 +353,11 @@ class Layout:
             view = buffer[where].view(self.dtype).reshape(shape)
             views.append(view if axes is None else view.transpose(axes))
         return views
+
+    def zeros(self, skew: int = SKEW) -> list[np.ndarray]:
+        """The leaves in a new buffer of zeros."""
+        (first,), end, unit = Layout.place(0, [self], skew)
+        return self.views(aligned_zeros(end, unit)[first:])
 
 
 #: Arrays up to which what follows from their layout is kept for the next optimiser.

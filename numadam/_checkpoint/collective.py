@@ -7,11 +7,11 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,14 +26,11 @@ from numadam._checkpoint.folder import (
     Shards,
     common,
     current_generation,
-    pieces,
     read_index,
 )
 from numadam._checkpoint.storage import CheckpointError, about_file
 
 # --- protocol of a communicator ------------------------------------------------------------------
-
-Result = TypeVar("Result")
 
 
 class Ranks(Protocol):
@@ -64,17 +61,17 @@ class Alone:
             raise error
 
 
-def on_all(ranks: Ranks, what: str, work: Callable[[], Result]) -> Result:
-    """The result of some work of any length; where it raises on one rank, it does on all."""
-    error, result = None, None
+@contextmanager
+def on_all(ranks: Ranks, what: str) -> Iterator[None]:
+    """Work of any length; where it raises on one rank, it does on all."""
+    error = None
     try:
-        result = work()
+        yield
     except BaseException as caught:  # an interrupt, too, ends all of them
         error = caught
     # a rank that has failed waits here for those that work on; in `agree` it would not
     if ranks.gather(np.array([error is not None], np.int64)).any():
         ranks.agree(error, what)
-    return result  # type: ignore[return-value]  # there is one where there is no error
 
 
 # --- parts of whole arrays from the shards that have them ----------------------------------------
@@ -97,7 +94,7 @@ class _Group:
 
     def __init__(self, index: Index, cut: str, part: Cut, names: list[str]) -> None:
         self.cuts, self.names, self._cut = index.cuts[cut], names, cut
-        self.pieces = pieces(part, self.cuts.whole or ())
+        self.pieces = self.cuts.pieces(part)
         self._mask = MASKS + cut if MASKS + cut in index.arrays else ""
         self._known = np.zeros(prod(part.shape), np.uint8)
         self.arrays: dict[str, np.ndarray] = {}
@@ -108,20 +105,22 @@ class _Group:
 
     def read(self, shard: Reader, rank: int) -> None:
         """Take what a shard has."""
-        mask = shard.array(self._mask) if self._mask else None
-        sources, boxes = pieces(self.cuts.of(rank), self.cuts.whole or ()), []
-        for source, target in product(sources, self.pieces):
-            indices = common(source, target)
-            if indices is None:
-                continue
-            there, here = indices
+        meeting = [
+            (source, target, *indices)
+            for source, target in product(self.cuts.pieces(self.cuts.of(rank)), self.pieces)
+            if (indices := common(source, target)) is not None
+        ]
+        if not meeting:
+            return
+        mask, boxes = shard.array(self._mask) if self._mask else None, []
+        for source, target, there, here in meeting:
             known = target.of(self._known, here)
             owned = np.True_ if mask is None else source.of(mask, there)
             now = np.where(owned, _OWNED, _GHOST)
             new, twice = known < now, owned & (known == _OWNED)
             known[...] = np.maximum(known, now)
             boxes.append((source, there, target, here, new, twice))
-        for name in self.names if boxes else ():
+        for name in self.names:
             values = shard.array(name)
             for source, there, target, here, new, twice in boxes:
                 saved = source.of(values, there)
@@ -154,24 +153,14 @@ def assemble(
 ) -> dict[str, np.ndarray]:
     """The wanted parts of arrays, by name: new arrays, checked, and complete.
 
-    Parameters
-    ----------
-    wanted : mapping of name to Cut
-        `begin` is known; all of one whole array that want the same part are read together.
-
-    Raises
-    ------
-    CheckpointError
-        A shard is missing or damaged, or parts leave a gap or contradict each other.
+    `begin` of each is known. All of one whole array that want the same part are read together.
     """
     by_cut: dict[tuple[str, Cut], list[str]] = {}
     for name, part in wanted.items():
         by_cut.setdefault((index.arrays[name].cut, part), []).append(name)
     shards, name_of_path = Shards(path, index), os.fsdecode(path)
-    meeting = []  # which shards have something of each part
-    for cut, part in by_cut:
-        cuts = index.cuts[cut]
-        meeting.append(cuts.meet(pieces(part, cuts.whole or ())))
+    # which shards have something of each part
+    meeting = [index.cuts[cut].meet(part) for cut, part in by_cut]
     needed: list[int] = np.flatnonzero(np.any(meeting, axis=0)).tolist() if by_cut else []
     shards.check_sizes(needed)  # before memory is taken for arrays
     groups = [_Group(index, cut, part, names) for (cut, part), names in by_cut.items()]
@@ -192,78 +181,50 @@ def assemble(
 
 
 class Part(NamedTuple):
-    """Content of one rank's shard.
+    """Content of one rank's shard: as a `Container`, and how its arrays are cut.
 
-    Attributes
-    ----------
-    kind : str
-        As in `Container`.
-    meta : dict
-        JSON, the same on all ranks.
-    arrays : dict of str to NumPy array
-        Those of this rank; names and dtypes are the same on all ranks.
-    cut_of : dict of str to str
-        By the name of an array that of its cut; not of arrays that are no part of a whole.
-    cuts : dict of str to Cut
-        By name; where one rank does not know its `begin` no one does.
+    `kind`, `meta`, and the names and dtypes of `arrays` are the same on all ranks. `cut_of` has the
+    name of its cut by that of an array that is part of a whole. Where one rank does not know the
+    `begin` of a cut no one does.
     """
 
     kind: str
     meta: dict[str, Any]
     arrays: dict[str, np.ndarray]
-    cut_of: dict[str, str]
-    cuts: dict[str, Cut]
+    cut_of: Mapping[str, str] = {}
+    cuts: Mapping[str, Cut] = {}
 
 
 def save(path: str | os.PathLike[Any], ranks: Ranks, make: Callable[[], Part]) -> None:
     """Write a checkpoint of all ranks into a folder: the old one or the new one, complete.
 
-    Raises
-    ------
-    ValueError
-        On all ranks, where they do not have the same to save.
-    OSError
-        And whatever else on the rank that has it; the folder keeps what it had.
+    ValueError on all ranks, where they do not have the same to save.
     """
     what = f"saving {os.fsdecode(path)}"
-    part = on_all(ranks, what, make)
+    with on_all(ranks, what):
+        part = make()
     texts = {name: json.dumps(value, sort_keys=True) for name, value in _alike(part).items()}
     generation = _same_everywhere(ranks, texts)
     cuts = _gathered_cuts(ranks, part)
-
-    def begin() -> tuple[Path, str | None]:
-        folder = Path(os.path.realpath(os.fsdecode(path)))
-        if ranks.rank > 0:
-            return folder, None
-        folder = files.make_folder(path)
-        try:
-            return folder, current_generation(folder)
-        except CheckpointError:  # a damaged index is replaced
-            return folder, None
-
-    folder, old = on_all(ranks, what, begin)
-    shard = files.NewShard(folder, generation, ranks.rank)
-    with _removed_if_failed(shard):
-        nbytes, crc32 = on_all(ranks, what, lambda: shard.write(ranks.size, part.arrays))
+    with on_all(ranks, what):
+        folder, old = Path(os.path.realpath(os.fsdecode(path))), None
+        if ranks.rank == 0:
+            files.make_folder(folder)
+            with suppress(CheckpointError):  # a damaged index is replaced
+                old = current_generation(folder)
+    with files.NewShard(folder, generation, ranks.rank) as shard:
+        with on_all(ranks, what):
+            nbytes, crc32 = shard.write(ranks.size, part.arrays)
         rows = ranks.gather(np.array([nbytes, crc32], np.int64))
         saved = {name: _saved(name, part) for name in part.arrays}
         sums = rows[:, 1].astype(np.uint32)
         index = Index(generation, part.kind, part.meta, saved, cuts, rows[:, 0].copy(), sums)
         shard.awaits_index = True
-        on_all(ranks, what, lambda: files.commit(folder, index) if ranks.rank == 0 else None)
+        with on_all(ranks, what):
+            if ranks.rank == 0:
+                files.commit(folder, index)
     if ranks.rank == 0:
-        files.remove_replaced(folder, old)
-        files.remove_leftovers(folder)
-
-
-@contextmanager
-def _removed_if_failed(shard: files.NewShard) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        shard.discard()
-        raise
-    shard.close()
+        files.remove_leftovers(folder, old)
 
 
 def _alike(part: Part) -> dict[str, Any]:
@@ -338,27 +299,14 @@ def load(
 
     Where all ranks want what the shard of their number has, each gets that as it is, ghost cells
     too. Else parts are put together, for which all have to say where in the whole they lie.
-
-    Parameters
-    ----------
-    wanted : callable
-        The parts by name of array, for an index: the same names in the same order on all ranks.
-
-    Raises
-    ------
-    CheckpointError
-        On the rank that finds it; and on all, where the ranks do not go together.
+    `wanted` returns the parts by name of array: the same names in the same order on all ranks.
     """
     what, name = f"loading {os.fsdecode(path)}", os.fsdecode(path)
-
-    def look() -> tuple[Index, Mapping[str, Cut]]:
+    with on_all(ranks, what):
         index = read_index(path, kind)
         with about_file(name):
             parts = wanted(index)
             _check_axes(index, parts)
-        return index, parts
-
-    index, parts = on_all(ranks, what, look)
     own = index.ranks == ranks.size and all(
         _is_own(index.cuts, index.arrays[array].cut, part, ranks.rank)
         for array, part in parts.items()
@@ -369,30 +317,27 @@ def load(
             f"{name}: the ranks find different checkpoints there. Load from a folder that all "
             "ranks share, while nobody saves into it."
         )
-    if not rows[:, 1].all():
+    as_saved = rows[:, 1].all()
+    if not as_saved:
         _check_wholes(name, index, parts, ranks)
-        return index, on_all(ranks, what, lambda: assemble(path, index, parts))
-
-    def read() -> dict[str, np.ndarray]:
-        with files.Shards(path, index).open(ranks.rank) as shard:
-            # all of them: what is not wanted is checked
-            found = {entry.name: shard.array(entry.name) for entry in shard.header.entries}
-        return {name: found[name] for name in parts}
-
-    return index, on_all(ranks, what, read)
+    with on_all(ranks, what):
+        if as_saved:
+            with files.Shards(path, index).open(ranks.rank) as shard:
+                # all of them: what is not wanted is checked
+                found = {entry.name: shard.array(entry.name) for entry in shard.header.entries}
+            arrays = {name: found[name] for name in parts}
+        else:
+            arrays = assemble(path, index, parts)
+    return index, arrays
 
 
 def _check_axes(index: Index, parts: Mapping[str, Cut]) -> None:
     """Refuse names that are not in the index, and other numbers of axes."""
     for name, part in parts.items():
         cuts = index.cuts.get(index.arrays[name].cut)
-        if cuts is None or cuts.flat:
-            axes = None if cuts is None or cuts.whole is None else len(cuts.whole)
-        else:
-            axes = cuts.boxes.shape[1] // 2
-        mine = len(part.shape) if part.whole is None else len(part.whole)
-        if axes is not None and mine != axes:
-            raise ValueError(f"{name}: has {axes} axes in the file, {mine} here.")
+        mine = len(part.shape if part.whole is None else part.whole)
+        if cuts is not None and cuts.axes != mine:
+            raise ValueError(f"{name}: has {cuts.axes} axes in the file, {mine} here.")
 
 
 def _is_own(cuts: Mapping[str, Cuts], name: str, part: Cut, rank: int) -> bool:

@@ -106,30 +106,22 @@ def replacing(path: str | os.PathLike[Any]) -> Iterator[NewFile]:
 
     Then it is on the disk. It has the permissions of the file that it replaces, or those that
     `open` gives a new one. A symbolic link stays: the file that it points to is replaced.
-
-    Raises
-    ------
-    OSError
-        As all other exceptions, with a note on what has become of the old and the new file.
+    Exceptions get a note on what has become of the old and the new file.
     """
     target = Path(os.path.realpath(os.fsdecode(path)))
     mode = _check_target(target)
-    made: list[Path] = []
     new: os.stat_result | None = None
     try:
         _remove_leftovers(target)
-        with _created(target, mode, made) as file:
+        with _created(target, mode) as (file, temporary):
             new = os.fstat(file.fileno())
             yield NewFile(file)
             sync(file.fileno())
             if fcntl is None:
                 file.close()  # Windows moves no file that is open
-            made[-1].replace(target)
+            temporary.replace(target)
         sync_folder(target.parent)
     except BaseException as error:
-        for temporary in made:
-            with suppress(OSError):  # the first error is the one to show
-                temporary.unlink()
         error.add_note(_note(target, mode, new))
         raise
 
@@ -137,13 +129,10 @@ def replacing(path: str | os.PathLike[Any]) -> Iterator[NewFile]:
 def check_writable(path: str | os.PathLike[Any]) -> None:
     """Refuse a path that `replacing` could not write to: a temporary file is made and removed."""
     target = Path(os.path.realpath(os.fsdecode(path)))
-    made: list[Path] = []
-    try:
-        with _created(target, _check_target(target), made):
-            pass
-    finally:
-        for temporary in made:
-            temporary.unlink(missing_ok=True)
+    with _created(target, _check_target(target)) as (file, temporary):
+        if fcntl is None:
+            file.close()  # Windows removes no file that is open
+        temporary.unlink()
 
 
 def _note(target: Path, mode: int | None, new: os.stat_result | None) -> str:
@@ -178,19 +167,23 @@ def _stem(target: Path) -> str:
 
 
 @contextmanager
-def _created(target: Path, mode: int | None, made: list[Path]) -> Iterator[IO[bytes]]:
-    """A new, locked temporary file; its path comes into `made` before it exists."""
+def _created(target: Path, mode: int | None) -> Iterator[tuple[IO[bytes], Path]]:
+    """A new, locked temporary file and its path; an error in the block removes it."""
     opener = functools.partial(os.open, mode=0o666 if mode is None else 0o600)
     while True:
-        name = f"{_stem(target)}{os.getpid()}-{secrets.token_hex(4)}.tmp"
-        made.append(target.with_name(name))
-        with open(made[-1], "xb", buffering=0, opener=opener) as file:  # opener
-            # another writer may have found and removed it before it was locked
-            if lock(file) is not False and made[-1].exists():
-                if mode is not None:
-                    made[-1].chmod(mode)
-                yield file
-                return
+        path = target.with_name(f"{_stem(target)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        try:
+            with open(path, "xb", buffering=0, opener=opener) as file:  # for opener=
+                # another writer may have found and removed it before it was locked
+                if lock(file) is not False and path.exists():
+                    if mode is not None:
+                        path.chmod(mode)
+                    yield file, path
+                    return
+        except BaseException:
+            with suppress(OSError):  # the first error is the one to show
+                path.unlink()
+            raise
 
 
 def lock(file: IO[bytes]) -> bool | None:
@@ -275,17 +268,9 @@ _SAVED_BY = {
 class Container(NamedTuple):
     """Content of a file.
 
-    Attributes
-    ----------
-    kind : str
-        Of what it is the state: "optimizer", "minimize", "minimize_many"; "shard" and "index" are
-        files of a folder (`folder.py`).
-    meta : dict
-        None, bool, int, float (inf and nan, too), str, and lists and dicts of them. Keys are
-        strings. Floats come back to the last bit.
-    arrays : dict of str to NumPy arrays
-        By plain names such as "p/w", in any memory layout. Those of `read` are new, contiguous in
-        C order, and nobody else's.
+    `kind` is a key of `_SAVED_BY`. `meta` is JSON, with inf and nan: floats come back to the last
+    bit, tuples as lists. `arrays` are by plain names such as "p/w", in any memory layout; those of
+    `read` are new and contiguous in C order.
     """
 
     kind: str
@@ -297,16 +282,8 @@ def write(path: str | os.PathLike[Any], content: Container) -> None:
     """Write a file as a whole: at any moment its path has the old or the new one, complete.
 
     All of it is checked before anything is written. Arrays are written as they are at the time:
-    who may change them meanwhile has to be kept from it by the caller.
-
-    Raises
-    ------
-    TypeError
-        `meta` or `arrays` has something that a file cannot hold.
-    ValueError
-        A name cannot be that of an array in a file, or a header becomes too long.
-    OSError
-        From the system, with a note on what has become of the old file.
+    who may change them meanwhile has to be kept from it by the caller. An OSError has a note on
+    what has become of the old file.
     """
     planned = _planned(content)
     with replacing(path) as file:
@@ -320,10 +297,7 @@ def write_new(file: NewFile, content: Container) -> tuple[int, int]:
 
 def _planned(content: Container) -> tuple[Header, int]:
     """The header of a content without checksums, and its length; all that is written is checked."""
-    if content.kind not in _SAVED_BY:
-        raise ValueError(f"kind: expected one of {', '.join(_SAVED_BY)}, got {content.kind!r}.")
     entries = [_entry(name, array) for name, array in content.arrays.items()]
-    _check_json(content.meta, "meta")
     meta = json.dumps(content.meta, separators=(",", ":"))
     _check_size(meta)
     header = Header(content.kind, meta, entries)
@@ -350,13 +324,6 @@ def read(path: str | os.PathLike[Any], kind: str) -> Container:
     """Read and check a file that `write` has written.
 
     The header is checked before memory is taken for arrays, and never more than the file has.
-
-    Raises
-    ------
-    CheckpointError
-        It is no such file, of another kind or a newer version, or damaged.
-    OSError
-        It does not exist or cannot be read.
     """
     file_name = os.fsdecode(path)
     found = Path(file_name).stat()
@@ -376,14 +343,7 @@ def read_open(file: IO[bytes], size: int, name: str, kind: str) -> Container:
 class Reader:
     """An open file of so many bytes whose header has been read and checked.
 
-    Attributes
-    ----------
-    header : Header
-    crc32 : int
-        Checksum of the header, which has those of the arrays.
-    meta : dict
-    path : str
-        For error messages.
+    `crc32` is the checksum of the header, which has those of the arrays. `path` is for messages.
     """
 
     def __init__(self, file: IO[bytes], size: int, path: str, kind: str) -> None:
@@ -432,8 +392,6 @@ class Reader:
 
 
 def _entry(name: str, array: Any) -> Entry:
-    if not isinstance(name, str):
-        raise TypeError(f"arrays: expected names of type str, got {name!r}.")
     fault = name_fault(name)
     if fault:
         raise ValueError(f"arrays: the name {name!r} {fault}; a file cannot hold it.")
@@ -449,22 +407,6 @@ def _check_size(meta: str) -> None:
             f"meta: {len(meta):,} characters, {brackets:,} of them brackets, are too many; long "
             "lists belong into arrays"
         )
-
-
-def _check_json(value: Any, where: str) -> None:
-    """Refuse what would come back as something else."""
-    if value is None or type(value) in (bool, int, float, str):
-        return
-    if type(value) is dict:
-        for key, entry in value.items():
-            if type(key) is not str:
-                raise TypeError(f"{where}: expected keys of type str, got {key!r}.")
-            _check_json(entry, f"{where}[{key!r}]")
-    elif type(value) is list:
-        for i, entry in enumerate(value):
-            _check_json(entry, f"{where}[{i}]")
-    else:
-        raise TypeError(f"{where}: {type(value).__name__} is no type of JSON.")
 
 
 def _write_array(file: NewFile, array: np.ndarray, buffer: np.ndarray) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from math import prod
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -37,19 +37,11 @@ def shard_name(generation: str, rank: int) -> str:
 
 
 class Cut(NamedTuple):
-    """The part of an array that one rank holds.
+    """The part of an array that one rank holds: a box, or, with `flat`, a range in C order.
 
-    Attributes
-    ----------
-    begin : tuple of int or None
-        Index of its first element in the whole array; with `flat` one number, the place of that
-        element in C order. None: nobody knows.
-    shape : tuple of int
-        Of the part; with `flat` one number.
-    flat : bool
-        Whether the part is a range of the elements in C order, and no box.
-    whole : tuple of int or None
-        Shape of the whole array; None: what the parts of all ranks reach to.
+    `begin` is the index of its first element in the whole array, None where nobody knows; with
+    `flat` it is one number, as `shape` is. `whole` is the shape of the whole array; None: what the
+    parts of all ranks reach to.
     """
 
     begin: tuple[int, ...] | None
@@ -75,17 +67,6 @@ class Piece(NamedTuple):
         shape = tuple(end - begin for begin, end in zip(self.begin, self.end, strict=True))
         box: np.ndarray = part.reshape(-1)[self.at : self.at + prod(shape)].reshape(shape)
         return box[(*index, ...)]
-
-
-def pieces(cut: Cut, whole: tuple[int, ...]) -> list[Piece]:
-    """The boxes of a part that is somewhere in a whole array of this shape; no empty ones."""
-    assert cut.begin is not None  # who calls has asked
-    if prod(cut.shape) == 0:
-        return []
-    if cut.flat:
-        return list(_boxes(cut.begin[0], cut.begin[0] + cut.shape[0], whole))
-    ends = tuple(begin + n for begin, n in zip(cut.begin, cut.shape, strict=True))
-    return [Piece(cut.begin, ends, 0)]
 
 
 def _boxes(first: int, last: int, shape: tuple[int, ...]) -> Iterator[Piece]:
@@ -130,16 +111,9 @@ class Saved(NamedTuple):
 
 
 class Cuts(NamedTuple):
-    """Places of the parts of all ranks in one whole array.
+    """The cuts of all ranks in one whole array; `whole` is None where nobody knows where they lie.
 
-    Attributes
-    ----------
-    flat : bool
-        As in `Cut`.
-    whole : tuple of int or None
-        Shape of the whole array; None where nobody knows where the parts lie.
-    boxes : numpy.ndarray of int64
-        A row for each rank: `begin`, then `shape` of its `Cut`. `begin` is -1 where unknown.
+    `boxes`, of int64, has a row for each rank: `begin`, -1 where unknown, then `shape`.
     """
 
     flat: bool
@@ -151,12 +125,28 @@ class Cuts(NamedTuple):
         begin, shape = (tuple(half.tolist()) for half in np.split(self.boxes[rank], 2))
         return Cut(None if self.whole is None else begin, shape, self.flat, self.whole)
 
-    def meet(self, wanted: Sequence[Piece]) -> np.ndarray:
-        """Which ranks have an element of these boxes; of ranges some more, never fewer."""
+    @property
+    def axes(self) -> int:
+        """Axes of the whole array."""
+        return self.boxes.shape[1] // 2 if self.whole is None else len(self.whole)
+
+    def pieces(self, part: Cut) -> list[Piece]:
+        """The boxes of a part; no empty ones."""
+        assert self.whole is not None  # who calls has asked
+        assert part.begin is not None
+        if prod(part.shape) == 0:
+            return []
+        if part.flat:
+            return list(_boxes(part.begin[0], part.begin[0] + part.shape[0], self.whole))
+        ends = tuple(begin + n for begin, n in zip(part.begin, part.shape, strict=True))
+        return [Piece(part.begin, ends, 0)]
+
+    def meet(self, part: Cut) -> np.ndarray:
+        """Which ranks have an element of a part; of ranges some more, never fewer."""
         assert self.whole is not None  # who calls has asked
         found = np.zeros(len(self.boxes), bool)
         begins, shapes = np.hsplit(self.boxes, 2)
-        for piece in wanted:
+        for piece in self.pieces(part):
             begin, end = np.array(piece.begin, np.int64), np.array(piece.end, np.int64)
             if self.flat:
                 axes = range(len(self.whole))
@@ -167,19 +157,10 @@ class Cuts(NamedTuple):
 
 
 class Index(NamedTuple):
-    """Content of the index of a folder.
+    """Content of the index of a folder: `kind` and `meta` are those of all ranks.
 
-    Attributes
-    ----------
-    generation : str
-    kind : str
-        Of what it is the state, as in `Container`.
-    meta : dict
-        The same for all ranks.
-    arrays : dict of str to Saved
-    cuts : dict of str to Cuts
-    nbytes, sums : numpy.ndarray of int64, uint32
-        Size of each shard, and the checksum that its header has, which in turn has all others.
+    `nbytes` and `sums`, of int64 and uint32, are the size of each shard, and the checksum that its
+    header has, which in turn has all others.
     """
 
     generation: str
@@ -306,12 +287,9 @@ _SHARD = re.compile(r"([0-9a-f]{16})-(\d{1,10})\.safetensors")
 
 
 class NewShard:
-    """The file of this rank, while a save is on its way.
+    """The file of this rank, while a save is on its way: a context, which removes it on errors.
 
-    Attributes
-    ----------
-    awaits_index : bool
-        Whether an index may name it already.
+    `awaits_index` says whether an index may name it already.
     """
 
     def __init__(self, folder: Path, generation: str, rank: int) -> None:
@@ -320,34 +298,28 @@ class NewShard:
         self._path = folder / shard_name(generation, rank)
         self.awaits_index = False
 
+    def __enter__(self) -> Self:
+        return self
+
     def write(self, ranks: int, arrays: dict[str, np.ndarray]) -> tuple[int, int]:
         """Write it to the disk; its size and checksum. It stays open, and so locked."""
         meta = {"generation": self._generation, "rank": self._rank, "ranks": ranks}
-        file = self._created()
-        nbytes, crc32 = write_new(container.NewFile(file), Container("shard", meta, arrays))
-        container.sync(file.fileno())
-        container.sync_folder(self._folder)
-        return nbytes, crc32
-
-    def _created(self) -> IO[bytes]:
-        """The new file, locked."""
         file = self._open.enter_context(self._path.open("xb", buffering=0))
         if container.lock(file) is False or not self._path.exists():
             raise OSError(
                 f"{self._folder}: another program saves into this folder. Give each its own."
             )
-        return file
+        nbytes, crc32 = write_new(container.NewFile(file), Container("shard", meta, arrays))
+        container.sync(file.fileno())
+        container.sync_folder(self._folder)
+        return nbytes, crc32
 
-    def close(self) -> None:
-        """Close it: from now on it is the index that says whether it counts."""
-        self._open.close()
-
-    def discard(self) -> None:
-        """Remove it, if no index names it: the save has failed."""
-        try:
-            named = self.awaits_index and current_generation(self._folder) == self._generation
-        except (OSError, CheckpointError):
-            named = True  # maybe: then it is a leftover, for the next save to remove
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Close it; where the save has failed, remove it, if no index names it."""
+        named = True  # maybe: then it is a leftover, for the next save to remove
+        if kind is not None:
+            with suppress(OSError, CheckpointError):
+                named = self.awaits_index and current_generation(self._folder) == self._generation
         if container.fcntl is None:
             self._open.close()  # Windows removes no file that is open
         if not named:
@@ -355,9 +327,8 @@ class NewShard:
         self._open.close()
 
 
-def make_folder(path: str | os.PathLike[Any]) -> Path:
-    """The folder of a checkpoint, made where there is none; what killed saves left is removed."""
-    folder = Path(os.path.realpath(os.fsdecode(path)))
+def make_folder(folder: Path) -> None:
+    """Make the folder of a checkpoint, where there is none; remove what killed saves left."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(
             f"{folder}: is a file, and several ranks save into a folder. Give another name."
@@ -367,7 +338,6 @@ def make_folder(path: str | os.PathLike[Any]) -> Path:
         container.sync_folder(folder.parent)
     container.check_writable(folder / INDEX)
     remove_leftovers(folder)
-    return folder
 
 
 def commit(folder: Path, index: Index) -> None:
@@ -383,22 +353,20 @@ def commit(folder: Path, index: Index) -> None:
     write_index(folder, index)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove shards that the index does not name, except those that somebody writes now."""
+def remove_leftovers(folder: Path, replaced: str | None = None) -> None:
+    """Remove shards that the index does not name, except those that somebody writes now.
+
+    `replaced` is the generation that it named before: nobody writes that.
+    """
     with suppress(OSError, CheckpointError):  # of a damaged index nobody knows what it names
         current = current_generation(folder)
         for generation, ranks in _generations(folder).items():
-            if generation != current:
+            if generation == replaced != current:
+                for rank in ranks:
+                    _remove(folder / shard_name(generation, rank))
+            elif generation != current:
                 with suppress(OSError):
                     _remove_generation(folder, generation, sorted(ranks))
-
-
-def remove_replaced(folder: Path, generation: str | None) -> None:
-    """Remove the shards that the index named before it was replaced."""
-    with suppress(OSError, CheckpointError):
-        if generation is not None and current_generation(folder) != generation:
-            for rank in _generations(folder).get(generation, []):
-                _remove(folder / shard_name(generation, rank))
 
 
 def _generations(folder: Path) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
 from numadam._checkpoint.header import name_fault
 from numadam._core.half import as_storage, memory_dtype
 from numadam._settings.bounds import Box, as_numbers
-from numadam.schedules.plateau import ReduceOnPlateau
+from numadam.schedules import ReduceOnPlateau
 
 # --- schedules of `numadam.schedules` by name and numbers ----------------------------------------
 
@@ -94,22 +94,9 @@ def options_to_json(
 ) -> dict[str, Any]:
     """Learning rate and options as JSON: `lr`, `options` and `schedules`.
 
-    Parameters
-    ----------
-    lr : float, schedule, array or nesting
-    options : mapping
-        By name; those at their default too, as a later version may have another default.
-    arrays : dict
-        Bounds and step sizes per element are added to it, in float64, by name
-        (``"options/bounds/0"``).
-
-    instead : str
-        What else there is for a function as lr, at the end of the sentence that refuses it.
-
-    Raises
-    ------
-    TypeError
-        For a function, and for an object of an unknown type; the message names the option.
+    Options at their default too, as a later version may have another one. Bounds and step sizes per
+    element are added to `arrays`, in float64, by name (``"options/bounds/0"``). `instead` ends the
+    sentence that refuses a function as lr.
     """
     encoder = _Encoder(arrays, instead)
     rate = encoder.encode(lr, "lr")
@@ -259,19 +246,8 @@ _JSON_LEAVES = (type(None), bool, int, float, str)
 class Structure:
     """Names and nesting of the arrays in `params`.
 
-    Attributes
-    ----------
-    names : dict of path to str
-        The names by the path that `numadam._arrays.tree.Tree` has for them.
-    leaves : dict of str to array
-        The arrays by name, foreign ones as views.
-    json : object
-        What `rebuild` takes.
-
-    Raises
-    ------
-    TypeError
-        For a key or a leaf that has no form in a file; the message says where.
+    `names` are by the path that `numadam._arrays.tree.Tree` has for them; `leaves` are the arrays
+    by name, foreign ones as views; `json` is what `rebuild` takes.
     """
 
     def __init__(self, params: Any) -> None:

@@ -331,24 +331,3 @@ def make_add(plan: Plan, wrap: Wrap) -> Any:
         total[i] = y if first else total[i] + y
 
     return wrap(add)
-
-
-def make_start(plan: Plan, wrap: Wrap) -> Any:
-    """``start(i, p, average, low, high, master, k)``: element i before the first step.
-
-    A parameter outside of its bounds is moved to the nearest one; its average and its float32 copy
-    start with its value.
-    """
-    read, write = wrap(reader(plan.storage(pl.P))), wrap(writer(plan.storage(pl.P)))
-    bounded, store, bound = wrap(_bounded), wrap(put), _make_bound(plan, wrap)
-
-    def start(i, p, average, low, high, master, k):
-        lo, hi = bound(low, i, k.low), bound(high, i, k.high)
-        # x - 0 is x, but of a type that cannot be None: numba-cuda converts no optional to float32
-        x = bounded(read(p, i) - k.zero, lo, hi)
-        if lo is not None:
-            write(p, i, x)
-        store(average, i, x)
-        store(master, i, x)
-
-    return wrap(start)

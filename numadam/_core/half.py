@@ -23,9 +23,9 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
 
 from numadam._arrays.checks import name_dtype
+from numadam._jit.pointers import emitted
 
 #: Names of all storages.
 STORAGES = ("float64", "float32", "float16", "bfloat16")
@@ -157,20 +157,14 @@ def _keep_native(a: Any, i: Any, x: Any, seed: Any) -> None:
 
 
 # compiled for CPU and CUDA alike: one instruction each
-@intrinsic
-def _widen(typingctx: Any, bits: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), codegen
+@emitted(types.float32(types.uint16))
+def _widen(context: Any, builder: Any, bits: Any) -> Any:
+    return builder.fpext(builder.bitcast(bits, ir.HalfType()), ir.FloatType())
 
 
-@intrinsic
-def _narrow(typingctx: Any, x: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
-
-    return types.uint16(types.float32), codegen
+@emitted(types.uint16(types.float32))
+def _narrow(context: Any, builder: Any, x: Any) -> Any:
+    return builder.bitcast(builder.fptrunc(x, ir.HalfType()), ir.IntType(16))
 
 
 def _read_float16(a: Any, i: Any) -> Any:

@@ -47,7 +47,7 @@ class Hyper:
             begin, end = "(" if self.positive else "[", "]" if self.closed else ")"
             raise ValueError(
                 f"{self.name}: expected a number in {begin}{self.low:g}, {self.high:g}{end}, "
-                f"got {value!r}."
+                f"got {value!r:.80}."
             )
         return number
 

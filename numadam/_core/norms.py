@@ -14,6 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from numadam._jit.functions import linked
+from numadam._jit.pointers import emitted
 
 # --- lanes in which the squares of a block are added ---------------------------------------------
 # Written in LLVM's language, since loops of Numba over lanes took 0.3 s to compile. `norms` says
@@ -29,21 +30,17 @@ _VECTOR = 8  # elements of the vectors of lanes: a register of AVX-512, two of A
 _REAL, _BITS = ir.DoubleType(), ir.IntType(64)
 
 
-@intrinsic
-def lane_memory(typingctx: Any) -> Any:
+@emitted(types.voidptr())
+def lane_memory(context: Any, builder: Any) -> Any:
     """Memory for one row of lanes, on the stack: an array would be allocated at every call.
 
     Aligned to a cache line and not initialised.
     """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        # not cgutils.alloca_once, which writes zeros there first
-        with builder.goto_entry_block():
-            memory = builder.alloca(ir.ArrayType(ir.DoubleType(), NORM_LANES))
-            memory.align = 64
-        return builder.bitcast(memory, cgutils.voidptr_t)
-
-    return types.voidptr(), codegen
+    # not cgutils.alloca_once, which writes zeros there first
+    with builder.goto_entry_block():
+        memory = builder.alloca(ir.ArrayType(ir.DoubleType(), NORM_LANES))
+        memory.align = 64
+    return builder.bitcast(memory, cgutils.voidptr_t)
 
 
 def _words_in(builder: Any, memory: Any, kind: Any) -> list[Any]:
@@ -60,78 +57,65 @@ def _in_each(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(first, first, mask)
 
 
-@intrinsic
-def begin_lanes(typingctx: Any, sums: Any, rests: Any, start: Any, low: Any) -> Any:
+@emitted(types.void(types.voidptr, types.voidptr, types.float64, types.float64))
+def begin_lanes(context: Any, builder: Any, sums: Any, rests: Any, start: Any, low: Any) -> None:
     """First values of the lanes of a block."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        for memory, value in (args[::2], args[1::2]):
-            each = _in_each(builder, value)
-            for place in _words_in(builder, memory, _REAL):
-                builder.store(each, place).align = 64
-        return context.get_dummy_value()
-
-    kinds = types.voidptr, types.voidptr, types.float64, types.float64
-    return types.void(*kinds), codegen
+    for memory, value in ((sums, start), (rests, low)):
+        each = _in_each(builder, value)
+        for place in _words_in(builder, memory, _REAL):
+            builder.store(each, place).align = 64
 
 
-@intrinsic
-def fold_lanes(typingctx: Any, sums: Any, rests: Any, start: Any, middle: Any, times: Any) -> Any:
+_DIGITS = types.Tuple([types.int64, types.int64, types.float64])
+
+
+@emitted(_DIGITS(types.voidptr, types.voidptr, types.float64, types.float64, types.int64))
+def fold_lanes(
+    context: Any, builder: Any, sums: Any, rests: Any, start: Any, middle: Any, times: Any
+) -> Any:
     """Digits ``(high, low, large)`` of the lanes of a block, as `combine` returns them.
 
     `times` is how often the lanes of low digits hold `middle`.
     """
-    lists = types.Tuple([types.int64, types.int64, types.float64])
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        sums, rests, start, middle, times = args
+    def load(memory: Any, kind: Any) -> list[Any]:
+        vectors = [builder.load(place) for place in _words_in(builder, memory, kind)]
+        for vector in vectors:
+            vector.align = 64
+        return vectors
 
-        def load(memory: Any, kind: Any) -> list[Any]:
-            vectors = [builder.load(place) for place in _words_in(builder, memory, kind)]
-            for vector in vectors:
-                vector.align = 64
-            return vectors
+    def total(vectors: list[Any], add: Any) -> Any:
+        lanes, places = functools.reduce(add, vectors), map(ir.IntType(32), range(_VECTOR))
+        return functools.reduce(add, [builder.extract_element(lanes, k) for k in places])
 
-        def total(vectors: list[Any], add: Any) -> Any:
-            lanes, places = functools.reduce(add, vectors), map(ir.IntType(32), range(_VECTOR))
-            return functools.reduce(add, [builder.extract_element(lanes, k) for k in places])
-
-        of_start, of_middle = (builder.bitcast(value, _BITS) for value in (start, middle))
-        first = _in_each(builder, of_start)
-        # neighbouring floats have neighbouring bits
-        digits = [builder.sub(word, first) for word in load(sums, _BITS)]
-        digits_of_word = _in_each(builder, _BITS(52))
-        high = total(digits, builder.add)
-        low = builder.sub(total(load(rests, _BITS), builder.add), builder.mul(times, of_middle))
-        outside = total([builder.ashr(word, digits_of_word) for word in digits], builder.or_)
-        each = _in_each(builder, start)
-        about = total([builder.fsub(lane, each) for lane in load(sums, _REAL)], builder.fadd)
-        # a lane has left its binade, or is not finite
-        is_large = builder.icmp_signed("!=", outside, _BITS(0))
-        large = builder.select(is_large, builder.fdiv(about, start), _REAL(0.0))
-        high = builder.add(high, builder.ashr(low, _BITS(LOW_DIGITS)))
-        low = builder.and_(low, _BITS(2**LOW_DIGITS - 1))
-        return context.make_tuple(builder, lists, [high, low, large])
-
-    kinds = types.voidptr, types.voidptr, types.float64, types.float64, types.int64
-    return lists(*kinds), codegen
+    of_start, of_middle = (builder.bitcast(value, _BITS) for value in (start, middle))
+    first = _in_each(builder, of_start)
+    # neighbouring floats have neighbouring bits
+    digits = [builder.sub(word, first) for word in load(sums, _BITS)]
+    digits_of_word = _in_each(builder, _BITS(52))
+    high = total(digits, builder.add)
+    low = builder.sub(total(load(rests, _BITS), builder.add), builder.mul(times, of_middle))
+    outside = total([builder.ashr(word, digits_of_word) for word in digits], builder.or_)
+    each = _in_each(builder, start)
+    about = total([builder.fsub(lane, each) for lane in load(sums, _REAL)], builder.fadd)
+    # a lane has left its binade, or is not finite
+    is_large = builder.icmp_signed("!=", outside, _BITS(0))
+    large = builder.select(is_large, builder.fdiv(about, start), _REAL(0.0))
+    high = builder.add(high, builder.ashr(low, _BITS(LOW_DIGITS)))
+    low = builder.and_(low, _BITS(2**LOW_DIGITS - 1))
+    return context.make_tuple(builder, _DIGITS, [high, low, large])
 
 
-def _bitcast(of: Any, to: Any, kind: Any) -> Any:
-    def cast(typingctx: Any, x: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.bitcast(args[0], kind)
-
-        return to(of), codegen
-
-    return intrinsic(cast)
+@emitted(types.int64(types.float64))
+def bits_of(context: Any, builder: Any, x: Any) -> Any:
+    """The bits of a float64 as int64."""
+    return builder.bitcast(x, _BITS)
 
 
-#: The bits of a float64 as int64, and the float64 of such bits.
-bits_of, number_of = (
-    _bitcast(types.float64, types.int64, _BITS),
-    _bitcast(types.int64, types.float64, _REAL),
-)
+@emitted(types.float64(types.int64))
+def number_of(context: Any, builder: Any, bits: Any) -> Any:
+    """The float64 of such bits."""
+    return builder.bitcast(bits, _REAL)
 
 
 @intrinsic

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Container, Hashable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,14 +206,14 @@ def _check_together(options: Mapping[str, Any]) -> None:
         problem = "ema_debias: divides by 1 - ema^t, so ema cannot be a schedule."
     elif options["sparse"] == "lazy" and options["accumulate"] > 1:
         problem = "accumulate: with sparse='lazy' a mean would touch rows of other calls; use 1."
-    elif options["capturable"]:
-        problem = _against_capture(options)
     elif options["sparse"] == "lazy" and average:
         problem = "ema: sparse='lazy' leaves rows alone that an average has to follow; use 'dense'."
     elif options["count"] == "row" and options["sparse"] != "lazy":
         problem = "count: 'row' counts the steps of rows that step alone; needs sparse='lazy'."
     elif options["count"] == "row" and options["comm"] is not None:
         problem = "count: 'row' is not for the blocks of several ranks (comm); use 'step'."
+    elif options["capturable"]:
+        problem = _against_capture(options)
     if problem:
         raise ValueError(problem)
 
@@ -316,6 +317,8 @@ def _kinds(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 def own_copy(option: Any) -> Any:
     """The same containers and numbers with copies of the arrays."""
+    if isinstance(option, MappingProxyType):  # as attributes give them
+        option = option.copy()
     if isinstance(option, dict):
         clone = copy.copy(option)  # of its class
         clone.update({key: own_copy(value) for key, value in option.items()})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import FunctionType
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar
 
 from numadam._core.hyper import Hyper, at_start
 from numadam._jit.cache import OWN
@@ -17,6 +17,7 @@ from numadam._jit.process import cached_property
 
 Value = TypeVar("Value")
 Options = Mapping[str, Any]
+ByOptions = Callable[[Options], Value]
 #: Numbers by name, as the functions of a rule return them.
 Scalars = dict[str, float]
 
@@ -27,27 +28,6 @@ def named(name: str, fields: tuple[str, ...]) -> Any:
     return namedtuple(name, fields)
 
 
-class ByOptions(Generic[Value]):
-    """Field of a `RuleSpec`: set to a value or a function of the options, read as the function."""
-
-    def __init__(self, default: Callable[[Options], Value]) -> None:
-        self._default = default
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Callable[[Options], Value]: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> Callable[[Options], Value]: ...
-    def __get__(self, instance: object | None, owner: type) -> Any:
-        return self._default if instance is None else instance.__dict__[self._name]
-
-    def __set__(self, instance: object, value: Value | Callable[[Options], Value]) -> None:
-        function = value if callable(value) else lambda options: value
-        instance.__dict__[self._name] = function
-
-
 def _all_of_them(options: Options) -> tuple[str, ...]:
     raise NotImplementedError("stands for the state of the rule until that is known")
 
@@ -56,8 +36,7 @@ def _all_of_them(options: Options) -> tuple[str, ...]:
 class RuleSpec:
     """One update rule.
 
-    `present`, `variant`, `refuse`, `initial` and `modulus` are values, or functions of the options
-    that return one.
+    `present`, `variant`, `refuse`, `initial` and `modulus` are functions of the options.
 
     Attributes
     ----------
@@ -129,17 +108,17 @@ class RuleSpec:
     hypers: tuple[Hyper, ...]
     formula: Callable[..., Callable[..., Any]]
     scalars: Callable[..., Any]
-    present: ByOptions[tuple[str, ...]] = ByOptions(_all_of_them)
-    variant: ByOptions[dict[str, bool]] = ByOptions(lambda options: {})
+    present: ByOptions[tuple[str, ...]] = _all_of_them
+    variant: ByOptions[dict[str, bool]] = lambda options: {}
     switches: tuple[str, ...] = ()
     control: Mapping[str, Callable[[Options], float]] = field(default_factory=dict)
-    refuse: ByOptions[str] = ByOptions(lambda options: "")
+    refuse: ByOptions[str] = lambda options: ""
     decoupled: bool = False
     powers: tuple[str, ...] = ()
     advance: Callable[..., Any] | None = None
     nonnegative: tuple[str, ...] = ()
-    initial: ByOptions[dict[str, float]] = ByOptions(lambda options: {})
-    modulus: ByOptions[tuple[str, ...] | None] = ByOptions(lambda options: None)
+    initial: ByOptions[dict[str, float]] = lambda options: {}
+    modulus: ByOptions[tuple[str, ...] | None] = lambda options: None
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scalars_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     advance_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
@@ -150,35 +129,18 @@ class RuleSpec:
 
     def __post_init__(self) -> None:
         if self.present is _all_of_them:
-            object.__setattr__(self, "present", self.state)
+            object.__setattr__(self, "present", lambda options: self.state)
 
     @cached_property
     def key(self) -> str:
         """First word in the names of its compiled loops; another formula has another one."""
-        digest = self.digest or self._digest_of_others()
-        return f"{OWN}-{self.name}-{digest[:32]}" if digest else self.name
+        return f"{OWN}-{self.name}-{self.digest[:32]}" if self.digest else self.name
 
     @property
     def written_formula(self) -> dict[str, str]:
         """Entry of a checkpoint by which a user's formula is known; its bytecode is Python's."""
         python = ".".join(map(str, sys.version_info[:2]))
         return {"formula": f"{self.digest[:32]} (Python {python})"} if self.digest else {}
-
-    def _digest_of_others(self) -> str:
-        """Digest of functions that are not numadam's, "" where all are."""
-        likes = self.scalars_like, self.advance_like, self.power_like
-        functions = [
-            self.formula,
-            self.scalars,
-            self.advance,
-            *(f for d in likes for f in d.values()),
-        ]
-        others = [f for f in functions if f and not str(f.__module__).startswith("numadam.")]
-        if not others:
-            return ""
-        from numadam._jit.objectives import frozen  # not above: no rule of numadam needs it
-
-        return frozen(others)[1]
 
     def control_values(self, options: Options) -> tuple[float, ...]:
         """The rule's part of a row of the control block, a schedule as its value at the start."""

@@ -139,11 +139,6 @@ def _make_leaves(
     return leaves, np.array([*itertools.chain.from_iterable(entries), 0], np.int64)
 
 
-_CONTROL, _PRODUCTS, _PARTIALS = (
-    offset_of(META, name) // 8 for name in ("control", "products", "partials")
-)
-
-
 class KernelArguments:
     """The memory that a compiled step reads and writes (see `records`), for given layouts.
 
@@ -174,10 +169,10 @@ class KernelArguments:
         words = meta.view(np.int64)
         words[:] = template.meta
         words[template.pointers] += address_of(self._memory)
-        words[_CONTROL], words[_PRODUCTS] = address_of(control), address_of(products)
+        meta["control"], meta["products"] = address_of(control), address_of(products)
         if template.partials:
             self._partials = np.zeros(template.partials, np.int64)
-            words[_PARTIALS] = address_of(self._partials)
+            meta["partials"] = address_of(self._partials)
         if subtypes.count(np.ndarray) < len(subtypes):
             self.leaves["subtype"][:-1] = list(map(id, subtypes))
             self._subtypes = list(subtypes)  # keeps their ids alive

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import SKEW, Layout, aligned_zeros, assign, layout_of
+from numadam._arrays.interop import SKEW, aligned_zeros, assign, layout_of
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._core.scalars import start_products
@@ -197,7 +197,6 @@ class CpuBackend(CpuState, Backend):
         return compiled.run(used, lr, status) == OK
 
     def flush(self, lr: float) -> bool:
-        """Take a step with the mean of the gradients that have been added up."""
         meta, layout = self._meta, self.layout
         # one block of zeros stands for every gradient: the sum is what counts
         longest = max(layout.sizes) * layout.dtype.itemsize
@@ -218,12 +217,10 @@ class CpuBackend(CpuState, Backend):
         super().reset()
 
     def snapshot_buffer(self) -> SnapshotBuffer:
-        """New memory for a snapshot of parameters, state, counters and norms."""
         norms = [self.arguments.norms] if self.settings.plan.norm else []
         own = [self._block[COUNTERS_AT:], *self.params, *norms]
         block = aligned_zeros(self._places.end, self._places.unit)
-        buffer, (first,) = Layout.allocate(0, [self.layout])
-        copies = [block[COUNTERS_AT:], *self.layout.views(buffer[first:]), *map(np.copy, norms)]
+        copies = [block[COUNTERS_AT:], *self.layout.zeros(), *map(np.copy, norms)]
 
         def copying(to: Leaves, of: Leaves) -> Callable[[], None]:
             writes = [partial(assign, one, ..., other) for one, other in zip(to, of, strict=True)]
@@ -234,12 +231,10 @@ class CpuBackend(CpuState, Backend):
 
             return copy
 
-        return SnapshotBuffer(copying(copies, own), copying(own, copies))
+        return copying(copies, own), copying(own, copies)
 
     def gradients(self) -> list[np.ndarray]:
-        """Gradient buffers of the parameters' shapes in one flat buffer."""
-        block, (first,) = Layout.allocate(0, [self.layout], skew=3 * SKEW)
-        return self.layout.views(block[first:])
+        return self.layout.zeros(skew=3 * SKEW)
 
     def check(self) -> None:
         self.compiled.check()

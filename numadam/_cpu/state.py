@@ -97,10 +97,9 @@ class CpuState:
         plan, kept = self.settings.plan, {}
         for slot, values in self.settings.per_element.items():
             layout = layout_of(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
-            block, (first,) = Layout.allocate(0, [layout])
-            kept[slot] = layout.views(block[first:])
+            kept[slot] = layout.zeros()
             at_once(_fills(kept[slot], values))
-            self.arguments.bind(slot, layout.addresses(address_of(block) + first))
+            self.arguments.bind(slot, list(map(address_of, kept[slot])))
         return kept
 
     def _projections(self) -> Writes:

@@ -7,14 +7,14 @@ import functools
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import address_of, as_views
 from numadam._arrays.sparse import is_sparse
-from numadam._backend import Exchange, Leaves, Rows, SparseGradients, Title
+from numadam._backend import Leaves, Rows, SparseGradients, Title
 from numadam._core import plan as pl
 from numadam._cpu import validate as va
 from numadam._cpu.arguments import KernelArguments
@@ -23,6 +23,9 @@ from numadam._cpu.records import NORM_SUM
 from numadam._jit import loops, pool
 from numadam._jit.process import cached_property, defer_interrupts
 from numadam._settings.settings import same_numbers
+
+if TYPE_CHECKING:
+    from numadam._mpi.exchange import StepExchange
 
 # --- the step in threads of our own --------------------------------------------------------------
 
@@ -60,12 +63,7 @@ class CpuSparseGradients(SparseGradients):
 
     def checked(self, grad: Any, name: str, leaf: int) -> Any:
         layout = self._arguments.layout
-        given = ar.number_as_array(grad, layout.shapes[leaf], layout.dtype)
-        (view,) = as_views([given], "NumPy", False, lambda _: name)
-        wanted = layout.dtype, layout.shapes[leaf], self._title(pl.P, leaf)
-        if problem := ar.unfit(view, name, *wanted):
-            raise problem
-        return np.asarray(view)
+        return ar.as_numpy(grad, name, layout.dtype, layout.shapes[leaf], self._title(pl.P, leaf))
 
     @contextmanager
     def installed(self, used: dict[int, Leaves]) -> Iterator[None]:
@@ -142,7 +140,7 @@ class KernelExchange:
     step: ranks stay in step.
     """
 
-    def __init__(self, exchange: Exchange, arguments: KernelArguments) -> None:
+    def __init__(self, exchange: StepExchange, arguments: KernelArguments) -> None:
         self._exchange, self._caught = exchange, list[BaseException]()
         meta, norm = arguments.meta, arguments.plan.norm
         if not norm:  # no step meets others
@@ -160,23 +158,20 @@ class KernelExchange:
         exchange, caught = self._exchange, self._caught
 
         def run(*args: Any) -> int:
+            caught.clear()
             exchange.begin(args[-1])
-            try:
-                with defer_interrupts():
-                    status = int(kernel(*args))
-                if caught:
-                    raise caught.pop()
-            except BaseException as error:
-                caught.clear()
-                exchange.end(error)
-                raise
+            with defer_interrupts():
+                status = int(kernel(*args))
+            if caught:
+                raise caught.pop()
+            exchange.done()
             return status
 
         return run
 
 
 def _make_fetch(
-    exchange: Exchange,
+    exchange: StepExchange,
     arguments: KernelArguments,
     own: np.ndarray,
     sums: np.ndarray,
@@ -220,30 +215,11 @@ Named = list[tuple[str, Any]]
 class CpuStep:
     """The compiled step of some arguments, and what to do about arrays that it refuses.
 
-    Parameters
-    ----------
-    arguments : KernelArguments
-        With the plan of what the step computes.
-    title : callable
-        ``title(slot, leaf)``: what the user calls that array.
-    params : list of arrays
-        Parameters of every step that gets no others.
-    bound : callable
-        The named arrays whose addresses are bound, for the overlap message.
-    sparse : {None, "lazy", "dense"}
-        Treatment of gradients that touch a few rows.
-    exchange : Exchange, optional
-        With the other processes whose gradients count in a norm.
-    counts : list of arrays
-        The steps of each row, of each parameter.
+    `kernel` is the step that this size takes: ``kernel(address of META, address of ids, id of the
+    only gradient, known_disjoint, lr) -> status``. `kernel_with_out` writes the direction to `out`.
 
-    Attributes
-    ----------
-    serial, kernel : compiled function
-        The step in one thread, and the one that this size takes: ``kernel(address of META,
-        address of ids, id of the only gradient, known_disjoint, lr) -> status``.
-    kernel_with_out : compiled function
-        The same where the direction goes to `out`.
+    `params` are those of every step that gets no others. `bound` names the arrays whose addresses
+    are bound, for a message on overlap. `counts` are the steps of each row, of each parameter.
     """
 
     def __init__(
@@ -253,7 +229,7 @@ class CpuStep:
         params: Sequence[Any] = (),
         bound: Callable[[], Named] = list,
         sparse: str | None = None,
-        exchange: Exchange | None = None,
+        exchange: StepExchange | None = None,
         counts: Leaves = (),
     ) -> None:
         self._sparse = CpuSparseGradients(arguments, sparse, title, counts)
@@ -268,30 +244,26 @@ class CpuStep:
         self._known_disjoint: Any = None
         self._exchange = None if exchange is None else KernelExchange(exchange, arguments)
         arguments.meta["validator"] = code_address("validator")
-        self.kernel, self.serial = self._kernels(out=False)
+        self.kernel = self._kernel(out=False)
 
     @cached_property
     def _pack(self) -> Any:
         return struct.Struct(f"{self.ids.shape[1]}q").pack_into
 
-    def _kernels(self, out: bool) -> tuple[Any, Any]:
-        """The step that this size takes, and the serial one."""
+    def _kernel(self, out: bool) -> Any:
+        """The step that this size takes."""
         total = sum(self.arguments.layout.sizes) * self.arguments.plan.unit
-        steps = compiled_step(self.arguments.plan, out)
-        kernel = serial = steps.fork_safe(parallel=False)
-        if loops.wants_parallel(total):
-            kernel = steps.fork_safe(parallel=True)
-            if loops.layer() == "workqueue":
-                kernel = pooled(kernel, self.arguments.meta)
-        if self._exchange is not None:
-            kernel, serial = map(self._exchange.wrap, (kernel, serial))
-        return kernel, serial
+        parallel = loops.wants_parallel(total)
+        kernel = compiled_step(self.arguments.plan, out).fork_safe(parallel)
+        if parallel and loops.layer() == "workqueue":
+            kernel = pooled(kernel, self.arguments.meta)
+        return kernel if self._exchange is None else self._exchange.wrap(kernel)
 
     @cached_property
     def kernel_with_out(self) -> Any:
         """The step that writes its direction to `out`: compiled when first asked for."""
         with defer_interrupts():
-            return self._kernels(out=True)[0]
+            return self._kernel(out=True)
 
     def run(self, used: dict[int, Leaves], lr: float, status: int | None = None) -> int:
         """Take a step over `used`, the arrays by slot; view, copy or refuse what is not valid.

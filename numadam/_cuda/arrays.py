@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,29 +93,12 @@ def _stand_ins(named: Sequence[Named]) -> list[Named]:
     return [(name, np.asarray(_StandIn(array))) for name, array in named if array.size]
 
 
-def are_disjoint(written: Sequence[Span], read: Sequence[Span]) -> bool:
-    """Whether no span that is written overlaps any other."""
-    spans = [*written, *read]
-    if not spans:
-        return True
-    lows, highs = map(sorted, zip(*spans, strict=True))
-    # if none overlaps at all, each ends before the next begins: for 1000 arrays 0.2 ms
-    if all(map(operator.le, highs, lows[1:])):
-        return True
-    is_written = np.arange(len(spans)) < len(written)
-    order = np.array(sorted(range(len(spans)), key=spans.__getitem__))
-    (low, high), is_written = np.array(spans, np.int64)[order].T, is_written[order]
-    ends = np.maximum.accumulate(high)[:-1]
-    ends_written = np.maximum.accumulate(np.where(is_written, high, 0))[:-1]
-    return not np.any(low[1:] < np.where(is_written[1:], ends, ends_written))
-
-
 def check_overlap(written: Sequence[Named], read: Sequence[Named]) -> None:
     """Refuse a written array that shares an element with any other.
 
     Disjoint spans decide it; strides are compared only where spans overlap.
     """
-    if are_disjoint([span(array) for _, array in written], [span(array) for _, array in read]):
+    if ar.are_disjoint([span(array) for _, array in (*written, *read)]):
         return
     arrays = _stand_ins(written)
     problem = ar.shared_memory(arrays, arrays) or ar.shared_memory(arrays, _stand_ins(read))

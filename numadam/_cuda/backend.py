@@ -15,7 +15,7 @@ import numpy as np
 from numadam._arrays.interop import require_bfloat16, require_gpu
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
-from numadam._core.half import in_memory, memory_dtype
+from numadam._core.half import in_memory
 from numadam._cuda import arrays as ca
 from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
 from numadam._jit.process import at_once, defer_interrupts
@@ -73,13 +73,14 @@ class CudaBackend(Backend):
             )
             for slot, views in self.own.items():
                 self._step.arguments.note(slot, list(map(ca.address_of, views)))
+            self._step.validator.validate({pl.P: self.params})
             settings.agree(self.home)
-            self._start()
+            with defer_interrupts():
+                self._memory.start(self.params)
             self._step.validator.protect(self._memory.named(self.names))
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
-        """Check type and dtype of all parameters, and that they lie on one GPU."""
         ca.check_params(params, names)
         require_gpu()
 
@@ -98,19 +99,6 @@ class CudaBackend(Backend):
         if lr.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise TypeError(f"lr: expected a 0-d array of float32 or float64, got {lr.dtype}.")
         return lr
-
-    def _start(self) -> None:
-        """Bring parameters into their bounds, and set what is not zero before the first step."""
-        settings, plan, step = self.settings, self.settings.plan, self._step
-        averages = plan.average and not settings.options["ema_debias"]
-        self._bind({pl.P: self.params})
-        with defer_interrupts():
-            if plan.bounds or plan.master or averages:
-                self._step.scalars.prepare(0.0, 1, 1, 0, 0)
-                step.begin(averages)
-                for copy in step.copies_back if plan.bounds else ():
-                    copy()
-            self._memory.begin()
 
     # --- counters -----------------------------------------------------------------------------
 
@@ -139,12 +127,10 @@ class CudaBackend(Backend):
 
     @property
     def t(self) -> int:
-        """Steps taken."""
         return int(self._read_counters().t) if self._counts_on_device else self._t
 
     @property
     def skipped(self) -> tuple[int, int]:
-        """Steps that the guard skipped, in all and in a row until now."""
         if self.settings.guard != _SKIP:
             return 0, 0
         counted = self._read_counters()
@@ -152,7 +138,6 @@ class CudaBackend(Backend):
 
     @property
     def grad_norm(self) -> Any:
-        """Norm of the last gradients before clipping: one number, or one an array."""
         assert self._step.norms is not None  # the optimiser has asked the plan
         with on_gpu(self._device):
             norms = self._step.norms.read()
@@ -161,7 +146,6 @@ class CudaBackend(Backend):
     # --- the step -----------------------------------------------------------------------------
 
     def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
-        """As `step`, for the only array."""
         others = [None if one is None else (one,) for one in (params, out)]
         return self.step((grad,), lr, *others)
 
@@ -222,14 +206,13 @@ class CudaBackend(Backend):
         return True
 
     def flush(self, lr: float) -> bool:
-        """Take a step with the mean of the gradients that have been added up."""
         import cupy
 
         with on_gpu(self._device):
             self._check_capture()
             # the sum counts, and its newest gradient is zero
-            size, dtype = max(self._memory.layout.sizes), memory_dtype(self.settings.plan.dtype)
-            zeros = cupy.zeros(size, dtype)
+            layout = self._memory.layout
+            zeros = cupy.zeros(max(layout.sizes) * layout.dtype.itemsize, np.uint8)
             self._bind({pl.P: self.params}, zeros)
             return self._take(lr, self._calls, flushing=1)
 
@@ -238,15 +221,13 @@ class CudaBackend(Backend):
         exchange = self.settings.exchange
         if exchange is not None:
             exchange.begin(lr)
-        try:
-            return self._take_here(lr, n, flushing)
-        except BaseException as error:
-            if exchange is not None:
-                exchange.end(error)
-            raise
+        taken = self._take_here(lr, n, flushing)
+        if exchange is not None:
+            exchange.done()
+        return taken
 
     def _take_here(self, lr: float, n: int, flushing: int) -> bool:
-        """As `_take`; other ranks hear nothing of an error."""
+        """As `_take`, of this rank."""
         step, scalars, norms = self._step, self._step.scalars, self._step.norms
         t = 0 if self._counts_on_device else self._t + 1
         # all that changes arrays or counters, and nothing that may be refused
@@ -271,11 +252,9 @@ class CudaBackend(Backend):
         self._t += steps
 
     def drop(self) -> None:
-        """Forget the gradients that have been added up."""
         self._calls = 0
 
     def reset(self) -> None:
-        """Begin anew: state, counters and products as before the first step."""
         with on_gpu(self._device):
             self._check("reset: a graph is being captured; reset before that.")
             with defer_interrupts():
@@ -286,10 +265,9 @@ class CudaBackend(Backend):
                 self._t = self._calls = 0
                 if self._step.norms is not None:
                     self._step.norms.clear()
-                self._start()
+                self._memory.start(self.params)
 
     def snapshot_buffer(self) -> SnapshotBuffer:
-        """New memory for a snapshot of parameters, state, counters and norms."""
         parts = [
             self._memory,
             self._step.control,
@@ -317,15 +295,13 @@ class CudaBackend(Backend):
                 copy(copied, own)
                 self._t, self._calls = counted
 
-        return SnapshotBuffer(save, restore)
+        return save, restore
 
     def gradients(self) -> list[Any]:
-        """Gradient buffers of the parameters' shapes in one flat buffer."""
         with on_gpu(self._device):
             return self._memory.gradients()
 
     def check(self) -> None:
-        """Check the parameters as they are now: they can be written, and overlap nothing."""
         with on_gpu(self._device):
             self._check("load: a graph is being captured; load before that.")
 
@@ -336,14 +312,12 @@ class CudaBackend(Backend):
         self._step.validator.validate({pl.P: self.params})
 
     def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
-        """Arrays of the host on the GPU of the parameters."""
         import cupy
 
         with on_gpu(self._device):
             return [cupy.asarray(in_memory(one)).view(one.dtype) for one in arrays]
 
     def check_arrays(self, what: str, leaves: Leaves, state: str = "") -> list[Any]:
-        """Check arrays to be copied into the leaves of `what`."""
         layout = self._memory.layouts[state] if state else self._memory.layout
         for leaf, param, shape in zip(leaves, self.names, layout.shapes, strict=True):
             entry = (what + param.removeprefix("params"), leaf)
@@ -351,7 +325,6 @@ class CudaBackend(Backend):
         return list(leaves)
 
     def state_dtype(self, name: str) -> np.dtype[Any]:
-        """The dtype of a state array."""
         return self._memory.layouts[name].dtype
 
     def load(

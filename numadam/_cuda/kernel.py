@@ -11,7 +11,7 @@ from numba.np.numpy_support import from_dtype
 
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.element import make_add, make_element_update, make_start
+from numadam._core.element import make_add, make_element_update
 from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
@@ -86,13 +86,6 @@ def make_load_addresses(slots: Sequence[int]) -> Any:
 def step_slots(plan: Plan, has_out: bool) -> tuple[int, ...]:
     """The arrays of a step, in the order in which its kernel takes them."""
     return tuple(s for s in range(pl.STEPPED) if (has_out if s == pl.OUT else plan.has(s)))
-
-
-def start_slots(plan: Plan, averages: bool) -> tuple[int, ...]:
-    """Slots that begin as copies of the parameters, and the bounds that these keep."""
-    own = {pl.AVERAGE: averages and plan.average, pl.MASTER: plan.master}
-    own[pl.LOW] = own[pl.HIGH] = plan.bounds == "array"
-    return pl.P, *(slot for slot in sorted(own) if own[slot])
 
 
 def tile_iterations(plan: Plan, slots: Sequence[int]) -> int:
@@ -321,6 +314,22 @@ def make_tiles(one: Pass, count: int, slots: Sequence[int]) -> tuple[Any, Any]:
     return make_read_tiles(tiles), make_write_tiles(tiles)
 
 
+def make_each(one: Any, count: int, wrap: Any) -> Any:
+    """``each(n, tiles, k, found) -> found``: `one`, with these arguments, for n and what follows.
+
+    They are `count`, a power of two. Not a loop: an index that is no constant would put the tiles
+    into local memory.
+    """
+    if count == 1:
+        return one
+    half, more = make_each(one, count // 2, wrap), count // 2
+
+    def each(n, tiles, k, found):
+        return half(n + more, tiles, k, half(n, tiles, k, found))
+
+    return wrap(each)
+
+
 def _unchanged(place):
     return place
 
@@ -336,26 +345,15 @@ def _make_visit(one: Pass, count: int, many: bool, scalars_of: Any, wrap: Any) -
     addresses = make_load_addresses(one.slots) if many else wrap(_unchanged)
     opaque, update = make_opaque(), one.element
 
-    def element(n, tiles, scalars):
+    def element(n, tiles, scalars, found):
         h, k = scalars_of(scalars)
         update(n, *tiles, h, k)
 
-    element = wrap(element)
+    each = make_each(wrap(element), count, wrap)
 
     def visit(place, i, e, scalars):
         tiles = read(addresses(place), i, e)
-        # unrolled by hand: an index that is no constant would put the tiles into local memory
-        element(0, tiles, scalars)
-        if count > 1:
-            element(1, tiles, scalars)
-        if count > 2:
-            element(2, tiles, scalars)
-            element(3, tiles, scalars)
-        if count > 4:
-            element(4, tiles, scalars)
-            element(5, tiles, scalars)
-            element(6, tiles, scalars)
-            element(7, tiles, scalars)
+        each(0, tiles, scalars, None)
         # computed again: kept since the loads, the places would take two registers an array
         write(tiles, addresses(opaque(place)), opaque(i))
 
@@ -443,20 +441,6 @@ def make_sum(plan: Plan, by_value: bool, many: bool, first: bool) -> KernelSourc
 
     one = Pass(plan, slots, slots[:1] if first else slots, slots[1:], wrap(element))
     return _one_or_many(one, by_value, many, wrap)
-
-
-def make_begin(plan: Plan, by_value: bool, many: bool, averages: bool) -> KernelSource:
-    """Parameters into their bounds, and the copies that follow them; arguments as of the step."""
-    wrap, slots, numbers = device_jit(), start_slots(plan, averages), plan.numbers // plan.unit
-    start = make_start(plan, wrap)
-
-    def element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
-        for one in range(numbers):
-            start(numbers * i + one, p, average, low, high, master, k)
-
-    loaded = (pl.P, *(s for s in slots if s in _READ_ONLY))
-    stored = tuple(s for s in slots if s in (pl.AVERAGE, pl.MASTER) or (s == pl.P and plan.bounds))
-    return _one_or_many(Pass(plan, slots, loaded, stored, wrap(element)), by_value, many, wrap)
 
 
 def make_lazy(plan: Plan, by_value: bool) -> KernelSource:

@@ -99,13 +99,8 @@ class Launch:
     memory that is written before a launch. Their class is no part of CuPy's interface: where a
     later CuPy has none, it gets the NumPy arrays themselves, as its documentation has it.
 
-    Parameters
-    ----------
-    function : cupy.cuda.Function
-    kinds : str
-        The type of each argument as `struct` has it: q an int64, d a float64, f a float32.
-    scalars : numpy.ndarray, optional
-        The last arguments, as they will be at each launch.
+    `kinds` has the type of each argument as `struct` has it: q an int64, d a float64, f a float32.
+    `scalars` are the last of them, as they will be at each launch.
     """
 
     def __init__(self, function: Any, kinds: str, scalars: np.ndarray | None = None) -> None:

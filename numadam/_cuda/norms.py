@@ -46,6 +46,7 @@ from numadam._cuda.kernel import (
     control_width,
     device_jit,
     make_advance_all,
+    make_each,
     make_load_addresses,
     make_scalars,
     make_tiles,
@@ -133,29 +134,17 @@ def _make_squares(plan: Plan, wrap: Any) -> tuple[Any, Any]:
     of_x = pl.MASTER if plan.master else pl.P
     order = (of_x, pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.OWNED)
 
-    def one(n, tiles, sums, k):
+    def one(n, tiles, k, sums):
         return add(sums, np.float64(gradient(n, *tiles, k)))
 
     one = wrap(one)
 
     def make(count):
         read, _ = make_tiles(numbers, count, order)
+        each = make_each(one, count, wrap)
 
         def squares(a, i, sums, k):
-            tiles = read(a, i, i)
-            # unrolled by hand, as the pass is: tiles stay in registers
-            sums = one(0, tiles, sums, k)
-            if count > 1:
-                sums = one(1, tiles, sums, k)
-            if count > 2:
-                sums = one(2, tiles, sums, k)
-                sums = one(3, tiles, sums, k)
-            if count > 4:
-                sums = one(4, tiles, sums, k)
-                sums = one(5, tiles, sums, k)
-                sums = one(6, tiles, sums, k)
-                sums = one(7, tiles, sums, k)
-            return sums
+            return each(0, read(a, i, i), k, sums)
 
         return wrap(squares)
 

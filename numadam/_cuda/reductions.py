@@ -10,10 +10,10 @@ norm stays as it is.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numadam._backend import Exchange
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
 from numadam._cuda.arrays import address_of
@@ -25,6 +25,9 @@ from numadam._cuda.scalars import DeviceControl, Scalars
 from numadam._cuda.state import KernelArguments
 from numadam._jit.pointers import offset_of
 from numadam._settings.settings import same_numbers
+
+if TYPE_CHECKING:
+    from numadam._mpi.exchange import StepExchange
 
 # --- totals over all ranks -----------------------------------------------------------------------
 
@@ -60,15 +63,8 @@ def _add(totals: list[float], exponents: list[int]) -> tuple[float, int]:
 class GradientNorms:
     """Computes the norms of a step's gradients and their clip factors.
 
-    With `exchange` they are those of the arrays of all ranks. Its methods are called while the GPU
-    is the current one.
-
-    Attributes
-    ----------
-    go : int
-        Where the GPU says whether the step is taken.
-    saved : list of arrays
-        What a snapshot copies.
+    With `exchange` they are those of the arrays of all ranks. At `go` the GPU says whether the step
+    is taken; `saved` is what a snapshot copies. The GPU is the current one in all methods.
     """
 
     def __init__(
@@ -78,7 +74,7 @@ class GradientNorms:
         control: DeviceControl,
         scalars: Scalars,
         device: int,
-        exchange: Exchange | None = None,
+        exchange: StepExchange | None = None,
     ) -> None:
         import cupy
 

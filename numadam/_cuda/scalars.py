@@ -124,17 +124,7 @@ def _release_unused() -> None:
 class DeviceControl:
     """The control block on the GPU, brought up to date from the host's, and the counters.
 
-    Its methods are called while the GPU is the current one.
-
-    Attributes
-    ----------
-    groups : int
-        Rows of the control block.
-    address, counters_address : int
-    host : numpy.ndarray
-        The control block on the host.
-    saved : list of arrays
-        What a snapshot copies.
+    `saved` is what a snapshot copies. The GPU is the current one in all methods.
     """
 
     def __init__(self, control: np.ndarray) -> None:
@@ -173,19 +163,12 @@ _FILL, _ADVANCE = range(2)
 
 
 class HostScalars:
-    """The scalars of the only group, computed on the host: a kernel's last arguments.
+    """The scalars of the only group, computed on the host: `values`, a kernel's last arguments.
 
     `group` is their row of the control block, which is read anew at each step.
-
-    Attributes
-    ----------
-    values : numpy.ndarray
-        The scalars, in the dtype of the arithmetic.
-    prepare : callable
-        ``prepare(lr, t, n, flushing, counts)``: compute the scalars of step t, of n gradients.
-        `flushing` 1: all of them are in the sum already. `counts` is for `DeviceScalars`.
-    advance : callable, optional
-        To be called after a step where the host carries running products.
+    ``prepare(lr, t, n, flushing, counts)`` computes those of step t, of n gradients, which with
+    `flushing` 1 are all in the sum already; `counts` is for `DeviceScalars`. Where the host carries
+    running products, `advance` is to be called after a step.
     """
 
     #: where the GPU has running products, and of how many groups: none

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import Layout
+from numadam._arrays.interop import Layout, to_host
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._core.half import in_memory, memory_dtype
+from numadam._core.half import in_memory
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
 from numadam._cuda import kernel as spec
@@ -44,25 +45,12 @@ def phases(arrays: Sequence[Any], orders: Sequence[tuple[int, ...]], plan: Plan)
 
 
 class KernelArguments:
-    """The record of each leaf, on the host and, where there are several leaves, on the GPU.
+    """The record of each leaf, on the host and, where there are `many`, in a table on the GPU.
 
-    Attributes
-    ----------
-    records : numpy.ndarray of `kernel.LEAF`
-    groups : list of int
-        The row of the control block of each leaf.
-    many : bool
-        Whether kernels read the table. Over one leaf they get its numbers as arguments.
-    blocks, parts : int
-        Blocks of threads of a step, and partial sums of a norm.
-    first_parts : list of int
-        The first partial sum of each leaf, and last how many there are.
-    work : tuple of int
-        Head, tiles, items and group of the only leaf; empty where there are several, or none.
-    table_address : int
-        Of the table on the GPU.
-    leaves_address, part_leaves_address : int
-        Of the leaf that each block of threads works on, in the step and in the norm.
+    Over one leaf kernels get its numbers as arguments: `work`, its head, tiles, items and group.
+    `blocks` are those of threads of a step, `parts` the partial sums of a norm; where these begin
+    of each leaf is in `first_parts`, with the end. At `leaves_address` and `part_leaves_address`
+    are the leaves that blocks work on, in the step and in the norm.
     """
 
     def __init__(self, plan: Plan, layout: Layout, groups: Sequence[int]) -> None:
@@ -168,7 +156,7 @@ class KernelArguments:
         """For each leaf whether its norm is added up in tiles: all of its arrays are aligned."""
         tiled, width = np.ones(len(self._iterations), bool), norm_iterations(self._plan)
         for slot in norm_slots(self._plan):
-            size = memory_dtype(self._plan.storage(slot)).itemsize * width
+            size = self._plan.storage(slot).itemsize * width
             tiled &= np.array(self._addresses[slot], np.int64) % size == 0
         return tiled
 
@@ -188,20 +176,8 @@ class KernelArguments:
 class CudaState:
     """State arrays in one flat block, aligned so that they share the parameters' tiles.
 
-    Its methods are called while the GPU of the parameters is the current one.
-
-    Attributes
-    ----------
-    layout : Layout
-        Of the parameters and their gradients.
-    layouts : dict
-        Of the state arrays, by name.
-    state : dict
-        State arrays by name, leaf by leaf.
-    own : dict
-        Arrays of the back end's own by slot, leaf by leaf.
-    saved : list of arrays
-        What a snapshot copies.
+    `layouts` are those of the state arrays by name, `own` all arrays of the back end's by slot, and
+    `saved` what a snapshot copies. The GPU of the parameters is the current one in all methods.
     """
 
     def __init__(self, settings: Settings, params: Leaves) -> None:
@@ -239,9 +215,20 @@ class CudaState:
             for view, value in zip(self.own[slot], values, strict=True):
                 _fill(view, value)
 
-    def begin(self) -> None:
-        """Fill the state arrays whose first values are not zero."""
-        settings = self._settings
+    def start(self, params: Leaves) -> None:
+        """Bring parameters into their bounds, and set what is not zero before the first step."""
+        import cupy
+
+        settings, boxes = self._settings, self._settings.leaf_boxes()
+        for param, box in zip(params, boxes or (), strict=boxes is not None):
+            for beyond, bound in zip((operator.lt, operator.gt), box, strict=True):
+                outside = beyond(_numbers(param), cupy.asarray(bound))
+                cupy.copyto(in_memory(param), _stored(bound, param.dtype), where=outside)
+        for name in ("master", "average"):
+            debiased = name == "average" and settings.options["ema_debias"]
+            if name in self.state and not debiased:  # copies of the parameters
+                for view, param in zip(self.state[name], params, strict=True):
+                    view[...] = _numbers(param)
         for name, value in settings.rule.initial(settings.options).items():
             for view in self.state[name]:
                 _fill(view, value)
@@ -284,12 +271,24 @@ def _zeros(size: int) -> Any:
 
 def _fill(view: Any, value: Any) -> None:
     """Write numbers into an array of any storage, into both parts of complex ones."""
+    stored = _stored(value, view.dtype)
+    in_memory(view)[...] = stored * (1 + 1j) if view.dtype.kind == "c" else stored
+
+
+# CuPy may lack bfloat16, which NumPy has
+
+
+def _stored(value: Any, dtype: np.dtype[Any]) -> Any:
+    """Numbers as they lie in the memory of an array of this dtype."""
     import cupy
 
-    if view.dtype.kind == "c":
-        view[...] = cupy.asarray(value) * (1 + 1j)
-    elif memory_dtype(view.dtype) == view.dtype:
-        view[...] = cupy.asarray(value)
-    else:
-        # CuPy may lack the dtype that NumPy has
-        in_memory(view)[...] = cupy.asarray(in_memory(np.asarray(value).astype(view.dtype)))
+    if dtype.itemsize == 2:
+        value = in_memory(np.asarray(to_host(value)).astype(dtype))
+    return cupy.asarray(value)
+
+
+def _numbers(array: Any) -> Any:
+    """The numbers of an array; those of bfloat16 in float32."""
+    if array.dtype.name != "bfloat16":
+        return array
+    return (in_memory(array).astype(np.uint32) << 16).view(np.float32)

@@ -6,13 +6,13 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, require_gpu
-from numadam._backend import Exchange, FunctionalStep, Leaves, Title
+from numadam._backend import FunctionalStep, Leaves, Title
 from numadam._core import plan as pl
 from numadam._core.half import in_memory
 from numadam._core.plan import Plan
@@ -29,50 +29,23 @@ from numadam._cuda.state import KernelArguments
 from numadam._cuda.validate import CheckedArrays, Validated, Validator
 from numadam._jit.process import defer_interrupts
 
+if TYPE_CHECKING:
+    from numadam._mpi.exchange import StepExchange
+
 # --- steps of an optimiser -----------------------------------------------------------------------
 
 
 class CudaStep:
     """All that takes part in the steps of one optimiser, or of one functional signature.
 
-    `bind` prepares launches whose arguments do not change while the arrays do not. The methods
-    are called while the GPU of the leaves is the current one.
+    `bind` prepares launches whose arguments do not change while the arrays do not: `copies_in` of
+    strided arrays into work arrays, `launches` of kernels, and `copies_back` of what they wrote.
+    Called in this order they are the step. The GPU of the leaves is the current one meanwhile.
 
-    Parameters
-    ----------
-    plan : Plan
-    layout : Layout
-    control : numpy.ndarray
-        The control block, read anew at each step.
-    groups : sequence of int
-        Its row of each leaf.
-    device : int
-        Number of the GPU.
-    title : callable
-        ``title(slot, leaf)``: what the user calls that array.
-    outs : sequence of bool
-        Whether there shall be steps without and with `out`.
-    sparse : {None, "lazy", "dense"}
-    fixed : list of arrays
-        The optimiser's own parameters: recognised by the list itself.
-    counts_on_device : bool
-        Whether the GPU alone knows t.
-    rate : array, optional
-        A 0-d array on the GPU from which each step reads lr.
-    exchange : Exchange, optional
-        Of the ranks whose norms are one.
-    counts : list of arrays
-        The steps of each row, of each leaf.
-
-    Attributes
-    ----------
-    arguments, control, scalars, norms, sparse, validator : object
-        Its parts.
-    bound : Validated or None
-        The arrays of the launches.
-    copies_in, launches, copies_back : list of callables
-        Copies of strided arrays into work arrays; the kernels of a step; copies from work arrays
-        of what it wrote. Called in this order they are the step.
+    Each step reads `control` anew, and where there is a `rate`, a 0-d array on the GPU, lr from it.
+    `groups` are the rows of `control` of the leaves. `outs` says whether there shall be steps
+    without and with `out`, and `counts_on_device` whether the GPU alone knows t. `fixed` are the
+    optimiser's own parameters, recognised by the list itself. `counts` are the steps of each row.
     """
 
     def __init__(
@@ -89,7 +62,7 @@ class CudaStep:
         fixed: Leaves = (),
         counts_on_device: bool = False,
         rate: Any = None,
-        exchange: Exchange | None = None,
+        exchange: StepExchange | None = None,
         counts: Leaves = (),
     ) -> None:
         self._plan, self._layout, self._device = plan, layout, device
@@ -175,13 +148,6 @@ class CudaStep:
                 self.copies_in.append(partial(ca.copy_flat, *pair, into_flat=True))
                 if slot != pl.G and not (slot == pl.P and has_out):
                     self.copies_back.append(partial(ca.copy_flat, *pair, into_flat=False))
-
-    def begin(self, averages: bool) -> None:
-        """Bring parameters into their bounds, and copy them into what begins as they do."""
-        slots = spec.start_slots(self._plan, averages)
-        kernel = self._ready(spec.make_begin, self.arguments.many, averages)
-        for launch in self._launch(kernel, slots, go=0):
-            launch()
 
     def add(self, first: bool) -> None:
         """Add the gradients to their sum, or make them the sum."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 from weakref import ref
 
+from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, as_views
 from numadam._arrays.tree import same_objects
 from numadam._backend import Leaves, Rows, Title
@@ -64,20 +65,11 @@ class _Identity:
 
 
 class CheckedArrays(NamedTuple):
-    """The arrays of one slot, found valid.
+    """The arrays of one slot, found valid: fit to be written where they were to be `written`.
 
-    Attributes
-    ----------
-    identity : object
-        Recognises them at the next step.
-    addresses : list of int
-        Where they begin; of sparse gradients their values.
-    strided : mapping
-        By leaf those that kernels cannot read in place: they go through a work array.
-    spans : list of pairs of int
-        The memory of each; empty in a step with sparse rows.
-    written : bool
-        Whether they were found fit to be written.
+    `identity` recognises them at the next step. `addresses` are where they begin, of sparse
+    gradients their values, and `spans` the memory of each, none in a step with sparse rows. Kernels
+    cannot read `strided` ones in place, by leaf: they go through a work array.
     """
 
     identity: _Identity
@@ -223,16 +215,14 @@ class Validator:
         self, used: Mapping[int, Leaves], found: Mapping[int, CheckedArrays], rows: Rows
     ) -> None:
         """Refuse a written array that overlaps any other, by name."""
-        written = [slot for slot in used if pl.is_written(slot, used)]
-        read = [slot for slot in used if slot not in written]
-        if not rows and ca.are_disjoint(
-            [*self._owned_spans, *(span for slot in written for span in found[slot].spans)],
-            [span for slot in read for span in found[slot].spans],
-        ):
+        spans = (span for checked in found.values() for span in checked.spans)
+        if not rows and ar.are_disjoint([*self._owned_spans, *spans]):
             return
-        of_written = [one for slot in written for one in self._named(slot, used[slot], {})]
-        of_read = [one for slot in read for one in self._named(slot, used[slot], rows)]
-        ca.check_overlap([*self._owned, *of_written], of_read)
+        written, read = list(self._owned), list[ca.Named]()
+        for slot, arrays in used.items():
+            named = written if pl.is_written(slot, used) else read
+            named += self._named(slot, arrays, rows)
+        ca.check_overlap(written, read)
 
     def _named(self, slot: int, arrays: Leaves, rows: Rows) -> list[ca.Named]:
         """Arrays by what the user calls them; of sparse gradients their two."""

@@ -163,8 +163,8 @@ def remove_left_over(folder: Path) -> None:
                 path.unlink()
 
 
-def remove_oldest(prefix: str, most: int) -> None:
-    """Remove the entries of a kind that were written first, where there are more than `most`.
+def remove_oldest(prefix: str) -> None:
+    """Remove the entries of a kind that were written first, where there are too many.
 
     Those of a clock that was ahead go first: they would outlast all that come now.
     """
@@ -178,7 +178,7 @@ def remove_oldest(prefix: str, most: int) -> None:
 
     with contextlib.suppress(OSError):  # another process removes them, too
         found = sorted(folder.glob(f"{prefix}-*.loop"), key=written)
-        for path in found[: max(0, len(found) - most)]:
+        for path in found[: max(0, len(found) - MOST_ENTRIES)]:
             path.unlink(missing_ok=True)
 
 
@@ -261,7 +261,7 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         if not write(self._entry(signature, data.codegen), content):
             self._report.folder = None
         if self._name.startswith(f"{OWN}-"):
-            remove_oldest(OWN, MOST_ENTRIES)
+            remove_oldest(OWN)
 
     @staticmethod
     def _usable(parts: Any) -> bool:
@@ -274,13 +274,6 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         return str(directory() or "")
 
     def enable(self) -> None:
-        """Nothing: it is never disabled."""
+        """Nothing: it is never disabled, nor flushed."""
 
-    disable = enable
-
-    def flush(self) -> None:
-        """Forget this loop: its entries of this source are deleted, all signatures."""
-        folder = directory()
-        if folder is not None:
-            for path in folder.glob(f"{self._name.split('-')[0]}-*.loop"):
-                path.unlink(missing_ok=True)
+    disable = flush = enable

@@ -15,7 +15,7 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.extending import intrinsic
 
-from numadam._jit.pointers import INNER
+from numadam._jit.pointers import INNER, emitted
 
 # --- Numba's compiler with a code library of our own ---------------------------------------------
 
@@ -127,27 +127,17 @@ def cast(typingctx: Any, scalars: Any, like: Any) -> Any:
     return result(scalars, like), codegen
 
 
-@intrinsic
-def release_gil(typingctx: Any) -> Any:
+@emitted(types.intp())
+def release_gil(context: Any, builder: Any) -> Any:
     """Let other Python threads run; returns the thread state, which `take_gil` needs."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        thread = context.get_python_api(builder).save_thread()
-        return builder.ptrtoint(thread, cgutils.intp_t)
-
-    return types.intp(), codegen
+    return builder.ptrtoint(context.get_python_api(builder).save_thread(), cgutils.intp_t)
 
 
-@intrinsic
-def take_gil(typingctx: Any, thread: Any) -> Any:
+@emitted(types.void(types.intp))
+def take_gil(context: Any, builder: Any, thread: Any) -> None:
     """Wait until this thread may go on as a Python thread."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        api = context.get_python_api(builder)
-        api.restore_thread(builder.inttoptr(args[0], cgutils.voidptr_t))
-        return context.get_dummy_value()
-
-    return types.void(types.intp), codegen
+    api = context.get_python_api(builder)
+    api.restore_thread(builder.inttoptr(thread, cgutils.voidptr_t))
 
 
 _compiled_once: dict[Any, Any] = {}

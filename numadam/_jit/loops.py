@@ -15,11 +15,10 @@ from llvmlite import binding, ir
 from numba import int64
 from numba.core import cgutils, config
 from numba.core.ccallback import CFunc
-from numba.extending import intrinsic
 
 from numadam._jit import process
 from numadam._jit.cache import compile_cached
-from numadam._jit.pointers import intrinsic_of
+from numadam._jit.pointers import emitted, intrinsic_of
 from numadam._jit.process import compile_lock
 
 # --- threads that a step may use -----------------------------------------------------------------
@@ -283,12 +282,9 @@ def _exchange(builder: Any, wanted: Any) -> Any:
     return builder.select(other, old, _INT64(UNCHANGED))
 
 
-@intrinsic
-def _exchange_mode(typingctx: Any, mode: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _exchange(builder, args[0])
-
-    return int64(int64), codegen
+@emitted(int64(int64))
+def _exchange_mode(context: Any, builder: Any, mode: Any) -> Any:
+    return _exchange(builder, mode)
 
 
 def _set_mode(mode: int) -> Any:

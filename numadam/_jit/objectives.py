@@ -27,7 +27,7 @@ from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.rewrites import rewrite_registry
 from numba.core.typing import templates
 
-from numadam._jit.cache import MOST_ENTRIES, LoopCache, remove_oldest
+from numadam._jit.cache import LoopCache, remove_oldest
 from numadam._jit.functions import compiler_into
 from numadam._jit.pointers import INNER
 from numadam._jit.reports import objective_logger
@@ -577,7 +577,7 @@ class _PortableCache(LoopCache):
         """Write it to the disk where another process may run it."""
         if data.library.portable and not data.lifted:
             super().save_overload(signature, data)
-            remove_oldest(_PREFIX, MOST_ENTRIES)
+            remove_oldest(_PREFIX)
         else:
             self._report.folder = None
 

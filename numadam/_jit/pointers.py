@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,46 +19,66 @@ INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper":
 inner = njit(**INNER)
 
 
+def intrinsic_of(call: Any, names: Iterable[str]) -> Any:
+    """An intrinsic of ``call(typingctx, *args)``: Numba reads their number from it."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    call.__signature__ = inspect.Signature(
+        [inspect.Parameter(name, kind) for name in ("typingctx", *names)]
+    )
+    return intrinsic(call)
+
+
+def emitted(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorate ``emit(context, builder, *values)``, which writes the code of an intrinsic.
+
+    It returns the value, or None where the signature has none.
+    """
+
+    def decorate(emit: Callable[..., Any]) -> Any:
+        def call(typingctx: Any, *kinds: Any) -> Any:
+            def codegen(context: Any, builder: Any, _: Any, values: Any) -> Any:
+                value = emit(context, builder, *values)
+                return context.get_dummy_value() if value is None else value
+
+            return signature, codegen
+
+        _, _, *names = inspect.signature(emit).parameters
+        return intrinsic_of(call, names)
+
+    return decorate
+
+
 def _loader(bits: int) -> Any:
     kind = ir.IntType(bits)
 
-    def load(typingctx: Any, address: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            word = builder.load(builder.inttoptr(args[0], kind.as_pointer()))
-            word.align = 1  # it may be an element of an unaligned array
-            return builder.zext(word, ir.IntType(64)) if bits < 64 else word
+    @emitted(types.int64(types.int64))
+    def load(context: Any, builder: Any, address: Any) -> Any:
+        word = builder.load(builder.inttoptr(address, kind.as_pointer()))
+        word.align = 1  # it may be an element of an unaligned array
+        return builder.zext(word, ir.IntType(64)) if bits < 64 else word
 
-        return types.int64(types.int64), codegen
-
-    return intrinsic(load)
+    return load
 
 
 def _storer(bits: int) -> Any:
     kind = ir.IntType(bits)
 
-    def store(typingctx: Any, address: Any, word: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            word = builder.trunc(args[1], kind) if bits < 64 else args[1]
-            builder.store(word, builder.inttoptr(args[0], kind.as_pointer())).align = 1
-            return context.get_dummy_value()
+    @emitted(types.void(types.int64, types.int64))
+    def store(context: Any, builder: Any, address: Any, word: Any) -> None:
+        word = builder.trunc(word, kind) if bits < 64 else word
+        builder.store(word, builder.inttoptr(address, kind.as_pointer())).align = 1
 
-        return types.void(types.int64, types.int64), codegen
-
-    return intrinsic(store)
+    return store
 
 
 load64, load32, load16 = _loader(64), _loader(32), _loader(16)
 store64, store32, store16 = _storer(64), _storer(32), _storer(16)
 
 
-@intrinsic
-def as_pointer(typingctx: Any, address: Any) -> Any:
+@emitted(types.voidptr(types.int64))
+def as_pointer(context: Any, builder: Any, address: Any) -> Any:
     """An int64 address as a pointer that `carray` takes."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(types.int64), codegen
+    return builder.inttoptr(address, ir.IntType(8).as_pointer())
 
 
 @intrinsic
@@ -74,6 +94,12 @@ def record_at(typingctx: Any, address: Any, dtype: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(record))
 
     return record(types.int64, dtype), codegen
+
+
+def struct_of(record: np.dtype[Any]) -> Any:
+    """A record as a class of `ctypes`, whose fields Python reads faster than those of an array."""
+    struct: Any = np.ctypeslib.as_ctypes_type
+    return struct(record)
 
 
 def make_array(context: Any, builder: Any, kind: Any, address: Any, shape: list[Any]) -> Any:
@@ -123,13 +149,11 @@ def view_of(dtype: np.dtype[Any]) -> Any:
     """``view(address, n)``: the array of n elements at an address."""
     kind = types.Array(from_dtype(dtype), 1, "C")
 
-    def view(typingctx: Any, address: Any, n: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return make_array(context, builder, kind, args[0], [args[1]])
+    @emitted(kind(types.int64, types.int64))
+    def view(context: Any, builder: Any, address: Any, n: Any) -> Any:
+        return make_array(context, builder, kind, address, [n])
 
-        return kind(types.int64, types.int64), codegen
-
-    return intrinsic(view)
+    return view
 
 
 @functools.cache
@@ -160,23 +184,9 @@ def array_of(record: np.dtype[Any], field: str, dtype: np.dtype[Any], *axes: Any
     return intrinsic(get)
 
 
-@intrinsic
-def absent(typingctx: Any, address: Any, n: Any) -> Any:
+@emitted(types.none(types.int64, types.int64))
+def absent(context: Any, builder: Any, address: Any, n: Any) -> None:
     """None, in place of a view of an array that is not there."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return context.get_dummy_value()
-
-    return types.none(types.int64, types.int64), codegen
-
-
-def intrinsic_of(call: Any, names: Iterable[str]) -> Any:
-    """An intrinsic of ``call(typingctx, *args)``: Numba reads their number from it."""
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    call.__signature__ = inspect.Signature(
-        [inspect.Parameter(name, kind) for name in ("typingctx", *names)]
-    )
-    return intrinsic(call)
 
 
 def _make_call(names: str) -> Any:

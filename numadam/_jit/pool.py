@@ -31,7 +31,7 @@ from numba.extending import intrinsic
 
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import callback_address
-from numadam._jit.pointers import inner, record_at
+from numadam._jit.pointers import emitted, inner, record_at
 from numadam._jit.process import defer_interrupts
 
 _NUMBER, _CACHE_LINE = np.dtype(np.int64), 64
@@ -68,14 +68,12 @@ _WOKEN, _JOB_BYTES, _THREAD_BYTES = _OF_THREAD["woken"][1], _JOB.itemsize, _THRE
 
 
 def _atomic(operation: str) -> Any:
-    def change(typingctx: Any, address: Any, value: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            where = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-            return builder.atomic_rmw(operation, where, args[1], "seq_cst")
+    @emitted(int64(int64, int64))
+    def change(context: Any, builder: Any, address: Any, value: Any) -> Any:
+        where = builder.inttoptr(address, ir.IntType(64).as_pointer())
+        return builder.atomic_rmw(operation, where, value, "seq_cst")
 
-        return int64(int64, int64), codegen
-
-    return intrinsic(change)
+    return change
 
 
 #: ``(address, value)``: write or add a number and return the old one, with no other thread between.
@@ -85,18 +83,15 @@ _exchange, _add = _atomic("xchg"), _atomic("add")
 def _python(name: str, *flags: int) -> Any:
     """A function of Python's C API that takes a lock, and needs no GIL."""
 
-    def call(typingctx: Any, lock: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            word = ir.IntType(32)
-            kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, *[word] * len(flags)])
-            function = cgutils.get_or_insert_function(builder.module, kind, name)
-            lock = builder.inttoptr(args[0], cgutils.voidptr_t)
-            builder.call(function, [lock, *(word(flag) for flag in flags)])
-            return context.get_dummy_value()
+    @emitted(types.void(int64))
+    def call(context: Any, builder: Any, lock: Any) -> None:
+        word = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, *[word] * len(flags)])
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        lock = builder.inttoptr(lock, cgutils.voidptr_t)
+        builder.call(function, [lock, *(word(flag) for flag in flags)])
 
-        return types.void(int64), codegen
-
-    return intrinsic(call)
+    return call
 
 
 #: ``(lock)``: sleep until it is released and take it; release it, whoever took it.
@@ -117,18 +112,13 @@ def _address_of(typingctx: Any, body: Any) -> Any:
     return int64(body), codegen
 
 
-@intrinsic
-def _call(typingctx: Any, address: Any, q: Any, argument: Any) -> Any:
+@emitted(types.void(int64, int64, int64))
+def _call(context: Any, builder: Any, address: Any, q: Any, argument: Any) -> None:
     """Call a compiled ``body(q, argument)`` at its address. It must not raise."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        convention, kinds = context.call_conv, [int64, int64]
-        kind = convention.get_function_type(types.none, kinds).as_pointer()
-        body = builder.inttoptr(args[0], kind)
-        convention.call_function(builder, body, types.none, kinds, args[1:])
-        return context.get_dummy_value()
-
-    return types.void(int64, int64, int64), codegen
+    convention, kinds = context.call_conv, [int64, int64]
+    kind = convention.get_function_type(types.none, kinds).as_pointer()
+    body = builder.inttoptr(address, kind)
+    convention.call_function(builder, body, types.none, kinds, [q, argument])
 
 
 @inner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from ctypes import addressof
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numadam._arrays.interop import aligned_zeros
 from numadam._jit import loops, process
 from numadam._jit.loops import compiled_loop
+from numadam._jit.pointers import struct_of
 from numadam._least_squares import kernel as kn
 from numadam._least_squares.objective import ResidualAdapter
 from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
@@ -82,15 +84,19 @@ class Fits:
             "small": aligned_zeros(workers * 8 * kn.small_size(n)),
             "large": aligned_zeros(workers * task.x.itemsize * kn.large_size(n, task.m)),
         }
-        self._state = np.zeros(1, kn.FITS)
-        numbers = {name: 0 if of is None else of.ctypes.data for name, of in self._arrays.items()}
-        numbers |= {"workers": workers, "n": n, "m": task.m}
-        numbers |= {"boxes": len(task.low), "jac": task.derives, "max_nfev": task.max_nfev}
-        numbers |= {"absolute_sigma": task.absolute_sigma, "fun": adapter.address}
-        tolerances = zip(("ftol", "xtol", "gtol"), task.tolerances, strict=True)
-        reals = {**dict(tolerances), "eps": float(np.finfo(task.x.dtype).eps)}
-        for name, value in (numbers | reals).items():
-            self._state[name] = value
+        self._state = struct_of(kn.FITS)(
+            workers=workers,
+            n=n,
+            m=task.m,
+            boxes=len(task.low),
+            jac=task.derives,
+            max_nfev=task.max_nfev,
+            absolute_sigma=task.absolute_sigma,
+            fun=adapter.address,
+            eps=float(np.finfo(task.x.dtype).eps),
+            **dict(zip(("ftol", "xtol", "gtol"), task.tolerances, strict=True)),
+            **{name: 0 if of is None else of.ctypes.data for name, of in self._arrays.items()},
+        )
         real, name = task.x.dtype.type, f"least-squares-{task.x.dtype}"
         self._kernels = compiled_loop(name, lambda: kn.make_kernels(real, name), KERNEL)
         self._in_threads = workers > 1 and loops.layer() != "workqueue"
@@ -99,10 +105,10 @@ class Fits:
     def advance(self) -> None:
         """Fit the next problems: about as many as take `_CHUNK_SECONDS`."""
         end = min(len(self._task.x), self.done + self._chunk)
-        self._state["first"], self._state["end"] = self.done, end
+        self._state.first, self._state.end = self.done, end
         kernel = kernel_address(self._kernels.choose(process.safe(False, self._in_threads)))
         start = time.perf_counter()
-        self._entry(self._task.args, kernel, 0, self._state.ctypes.data)
+        self._entry(self._task.args, kernel, 0, addressof(self._state))
         seconds = max(time.perf_counter() - start, 1e-9)
         if (self._raised >= 0).any():
             self._raise_again()
@@ -127,14 +133,15 @@ class Fits:
     def result(self) -> ManyResult:
         """The result of all problems as they are now."""
         out, problems = self._out, len(self._task.x)
-        status, n = out["status"], self._task.x.shape[1]
+        status = out["status"]
         variances = np.diagonal(out["cov"], axis1=1, axis2=2)
         found = [
             f"{int(np.sum(status == code))} of {problems}: {FIT_STATUS[code]}."
             for code in np.unique(status).tolist()
         ]
         points = self._task.m if self._task.points is None else self._task.points
-        few = int(np.sum(np.broadcast_to(points, problems) <= n))
+        unknowns = np.sum(self._task.low < self._task.high, axis=1)
+        few = int(np.sum(np.broadcast_to(points <= unknowns, problems)))
         if few and not self._task.absolute_sigma:
             found.append(f"{few} of {problems}: no more points than unknowns, so cov is inf.")
         return ManyResult(

@@ -48,6 +48,8 @@ FITS = np.dtype(
 _VECTORS, _MATRICES = 10, 2
 #: The radius of the first step, in lengths of x, or of r where x is 0.
 _FACTOR = 100.0
+#: A smaller norm has lost digits of its squares, which underflow.
+_UNDERFLOWS = 1e-146
 #: The gain from which a step is taken, and those from which the radius shrinks and grows.
 _GAINED, _POOR, _GOOD = 1e-4, 0.25, 0.75
 
@@ -204,7 +206,7 @@ def _make_fit(real: Any) -> Any:
         if call7(s.fun, i, trial_at, r_at, J_at, n, m, args_at) != 0:
             return -1
         norm = math.sqrt(dot(r, r))
-        if not norm < np.inf:
+        if not norm < np.inf or (norm < _UNDERFLOWS and r.any()):
             status = LOST
         radius = damping = size_of_x = 0.0
         derived, first, taken = s.jac != 0, True, True
@@ -265,12 +267,13 @@ def _make_fit(real: Any) -> Any:
         array_at(s.status, i + 1, np.int64)[i] = status
         if status != LOST:  # else they stay NaN
             array_at(s.optimality, i + 1, f8)[i] = _largest(g, free)
+            freedom = array_at(s.points, i + 1, np.int64)[i] if s.points != 0 else m
             for j in range(n):
                 fixed[j] = 0.0 if low[j] < x[j] < high[j] else 1.0
-            points = array_at(s.points, i + 1, np.int64)[i] if s.points != 0 else m
+                freedom -= 1 if low[j] < high[j] else 0  # else it is known
             factor = 1.0
             if s.absolute_sigma == 0:
-                factor = norm * norm / (points - n) if points > n else np.inf
+                factor = norm * norm / freedom if freedom > 0 else np.inf
             cov = array_at(s.cov, (i + 1, n, n), f8)[i]
             covariance(R, qr, scale, factor, fixed, g, S, rotated, row, v, p, cov)
         return 0

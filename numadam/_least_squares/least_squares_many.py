@@ -74,7 +74,7 @@ def least_squares_many(
     ----------
     fun : function
         Compiled by Numba: ``fun(x, r, i, *args)`` writes the m residuals of problem i into r, or
-        ``fun(x, r, *args)``. They arrive as zeros: a problem of fewer points leaves the rest.
+        ``fun(x, r, *args)``. r is 0 before the call: a problem of fewer points leaves the rest 0.
     x0 : array of shape (problems, n)
         Starts, float64 or float32; not modified. One problem is ``x0[None]``. An iteration takes
         about n^2 m operations besides `fun`: above n = 32 a method on LAPACK is faster.
@@ -84,14 +84,14 @@ def least_squares_many(
         Residuals of a problem, the same number for all. Numba does not check that `fun` stays
         within them: while you write it, use ``@numba.njit(boundscheck=True)``.
     jac : True, optional
-        ``fun(x, r, J, i, *args)`` writes the derivatives as well, ``J[k, j]`` of r[k] by x[j]; J
-        arrives as zeros too. Without it they are forward differences, which cost n evaluations.
+        ``fun(x, r, J, i, *args)`` writes the derivatives as well, ``J[k, j]`` of r[k] by x[j]; J is
+        0 before the call, too. Without it: forward differences, which take n evaluations.
     bounds : (lo, hi), sequence of (lo, hi), or scipy.optimize.Bounds, optional
         As in `minimize_many`. A start outside is moved to the bound.
     ftol, xtol, gtol : float, default 1e-8
         Tolerances of MINPACK's tests: of the relative change of the cost, of that of x, and of
-        the cosine between r and the columns of J. At least 2.2e-16; with float32, smaller ones
-        than 1.2e-7 count as that.
+        the cosine between r and the columns of J. At least 2.2e-16; in float32, a smaller one
+        than 1.2e-7 is raised to that.
     max_nfev : int, optional
         Evaluations of `fun` after which no step is tried, those of differences included: default
         100 (n + 1). The differences at the last x come on top.
@@ -109,9 +109,10 @@ def least_squares_many(
         :math:`J^T r` that no bound holds), ``cov`` of shape (problems, n, n) and its ``stderr`` as
         `pcov` of ``curve_fit``, ``nfev``, ``njev``, ``success``, and ``status`` as of SciPy: 1 to
         4 for gtol, ftol, xtol, and both of these, 0 for `max_nfev`, -1 interrupted; 5: a residual
-        or a derivative, or a sum of their squares, is not finite. ``cov`` is inf where J has no
-        full rank (by rounding it may be finite and huge), or points <= n; an element at a bound
-        has none (NaN). ``message`` counts why they ended.
+        or a derivative, or a sum of their squares, is not finite, or all squares underflow.
+        ``cov`` is inf where J has no full rank (by rounding it may be finite and huge), or there
+        are no more points than unknowns that the bounds leave open; an element at a bound has
+        none (NaN). ``message`` counts why they ended.
 
     Raises
     ------
@@ -209,11 +210,15 @@ def _read_tolerance(name: str, value: Any, dtype: np.dtype[Any]) -> float:
 def _read_points(points: Any, problems: int, m: int) -> np.ndarray | None:
     if points is None:
         return None
-    given = np.asarray(to_host(points))
+    try:
+        given = np.asarray(to_host(points))
+        got = f"shape {given.shape} of {given.dtype}"
+    except ValueError:  # rows of different lengths
+        given, got = np.empty(0), f"{points!r:.80}"
     if given.shape != (problems,) or given.dtype.kind not in "iu":
         raise ValueError(
             f"points: expected whole numbers of shape ({problems},), the points of each problem, "
-            f"got shape {given.shape} of {given.dtype}."
+            f"got {got}."
         )
     wrong = given[(given < 0) | (given > m)]
     if wrong.size:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +11,14 @@ import numpy as np
 from numadam._arrays.interop import to_host
 from numadam._core.parts import parts_of
 from numadam._minimize import stopping as st
-from numadam._minimize.checkpoint import NEVER, ManyTask, RunState, check_objective
+from numadam._minimize.checkpoint import NEVER, RunState, Task, check_objective
 from numadam._minimize.observers import ProgressBar
 from numadam._minimize.result import ManyResult, attach
 
 # --- results -------------------------------------------------------------------------------------
 
 
-def _gradient_texts(task: ManyTask, size: np.ndarray, first: np.ndarray) -> list[tuple[int, str]]:
+def _gradient_texts(task: Task, size: np.ndarray, first: np.ndarray) -> list[tuple[int, str]]:
     """Counts of the problems that the gradient's test has stopped, and its messages."""
     absolute, at_rest = size <= task.tolerances.gtol, first == 0.0
     fell = ~absolute & ~at_rest
@@ -34,7 +33,7 @@ def _gradient_texts(task: ManyTask, size: np.ndarray, first: np.ndarray) -> list
 
 
 def _many_message(
-    codes: np.ndarray, task: ManyTask, size: np.ndarray, first: np.ndarray, eps: Any
+    codes: np.ndarray, task: Task, size: np.ndarray, first: np.ndarray, eps: Any
 ) -> str:
     found, total = [], len(codes)
     for code in np.unique(codes):
@@ -70,7 +69,7 @@ def _transposed(g: Any) -> str:
 class Batch(ABC):
     """Problems that are advanced together."""
 
-    def __init__(self, task: ManyTask) -> None:
+    def __init__(self, task: Task) -> None:
         self._task = task
         #: the optimiser of all problems; the subclass sets it
         self.optimizer: Any = None
@@ -149,7 +148,7 @@ class Batch(ABC):
         )
 
 
-def run_batch(make: Callable[[ManyTask], Batch], task: ManyTask) -> ManyResult:
+def run_batch(make: Callable[[Task], Batch], task: Task) -> ManyResult:
     """Run until every problem has stopped; an exception carries the result so far."""
     batch, file, over = make(task), task.checkpoint, False
     bar = ProgressBar(task.progress, task.maxiter)
@@ -182,11 +181,11 @@ def run_batch(make: Callable[[ManyTask], Batch], task: ManyTask) -> ManyResult:
 
 
 def _check_objective(
-    make: Callable[[ManyTask], Batch], task: ManyTask, batch: Batch, saved: RunState
+    make: Callable[[Task], Batch], task: Task, batch: Batch, saved: RunState
 ) -> None:
     """Compare f of all problems with that of the file, by a run of no iteration from there."""
     (x,) = saved.leaves("x", [task.x])
-    there = make(dataclasses.replace(task, x=x))
+    there = make(task._replace(x=x))
     try:
         there.advance(0, NEVER)
     except BaseException as error:

@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +20,7 @@ from numadam._checkpoint.container import Container, check_writable, read, write
 from numadam._checkpoint.storage import CheckpointError, about_file
 from numadam._checkpoint.tree import (
     Structure,
-    arguments_of,
     equal,
-    fields_of,
     options_from_json,
     options_to_json,
     plateaus_in,
@@ -153,18 +150,10 @@ def check_objective(
 ) -> None:
     """Refuse to go on where the objective has other values than the run had.
 
-    Parameters
-    ----------
-    saved, now : float or array (problems,)
-        F at the same x, then and now.
-    change : float or array (problems,)
-        A change of f: that of x as a whole, by the first gradient. Its roundings are those of f,
-        whose own size is that of nothing where the minimum is 0.
-    dtype : dtype of x
-    where : str
-        The iterate; ``{k}`` stands for the number of the problem.
-    path : Path, optional
-        The file that has `saved`; None for the `state` of a result.
+    `saved` and `now` are f at the same x, of one problem or of each. `change` is one of f: that of
+    x as a whole, by the first gradient. Its roundings are those of f, whose own size is that of
+    nothing where the minimum is 0. In `where`, the iterate, ``{k}`` is the number of the problem.
+    `path` is the file that has `saved`; None for the `state` of a result.
     """
     real = np.finfo(dtype)
     saved, now, change = map(np.atleast_1d, (saved, now, change))
@@ -316,19 +305,9 @@ def load_state_arrays(optimizer: Optimizer, run: RunState, keys: Sequence[str] =
 
 
 class Checkpoint:
-    """The file that a run is saved to and goes on from.
+    """The file that a run is saved to and goes on from, of the function `kind`.
 
-    Parameters
-    ----------
-    path : str or path
-    every : int or None
-        Iterations from one write to the next; None: by time.
-    kind : {"minimize", "minimize_many"}
-        The function that writes it.
-
-    Attributes
-    ----------
-    path : Path
+    `every`: iterations from one write to the next; None: by time.
     """
 
     def __init__(self, path: Any, every: Any, kind: str) -> None:
@@ -339,10 +318,8 @@ class Checkpoint:
         self._check_place()
         self._every = None if every is None else count("checkpoint_every", every, 1)
         self._next = self._every or 0
-        self._run: dict[str, Any] = {}
         self._found: Container | None = None
-        self._given: tuple[Any, dict[str, Any]] = None, {}
-        self._plateaus: list[tuple[Any, dict[str, Any]]] = []
+        self._plateaus: list[Any] = []
         self._written, self._seconds = time.monotonic(), 0.0
 
     @property
@@ -372,13 +349,13 @@ class Checkpoint:
     def _put(self, content: Container) -> None:
         write(self.path, content)
 
-    def define(self, task: Task | ManyTask, goes_on: bool = False, **entries: Any) -> None:
+    def define(self, task: Task, **entries: Any) -> None:
         """Set what defines the run besides `lr` and options, and compare it with the file.
 
-        Of functions only the kind can be compared. `goes_on` says that the run begins with the
-        `state` of another one, so that x0 means nothing.
+        Of functions only the kind can be compared. Where the run begins with the `state` of another
+        one, x0 means nothing.
         """
-        if goes_on and self.exists:
+        if task.state is not None and self.exists:
             raise ValueError(
                 f"state: the run goes on from the file that is there, {str(self.path)!r}. Leave "
                 "out `state`, or pass another path."
@@ -388,7 +365,7 @@ class Checkpoint:
         pairs = zip(tree.names("x0"), leaves, strict=True)
         self._run = {
             "x0": [f"{name}: {leaf.dtype} {leaf.shape} of {home(leaf)}" for name, leaf in pairs],
-            _X0_VALUES: None if goes_on else checksum(leaves),
+            _X0_VALUES: checksum(leaves) if task.state is None else None,
             "fun": "compiled" if is_compiled(task.fun) else "in Python",
             "jac": "function" if callable(task.jac) else task.jac,
             "rule": task.rule.__name__,
@@ -428,10 +405,8 @@ class Checkpoint:
                     self._refuse(name, value, mine)
             numbers = found.meta["at"]
             _check_content(numbers, found.arrays)
-            of_file = plateaus_in(list(theirs.values()))
-            for mine, its in zip(plateaus_in(list(own.values())), of_file, strict=True):
-                state = fields_of(its).items() - arguments_of(its).items()
-                self._plateaus.append((mine, dict(state)))
+            both = (plateaus_in(list(values.values())) for values in (own, theirs))
+            self._plateaus = list(zip(*both, strict=True))
         self._plan_next(numbers["done"])
         return RunState(self.path, numbers, found.arrays)
 
@@ -440,8 +415,8 @@ class Checkpoint:
 
         `nit` is the iteration at which the run goes on, unless it is `over`.
         """
-        for mine, state in self._plateaus:
-            mine.set_state(**state)
+        for mine, its in self._plateaus:
+            vars(mine).update(vars(its))
         if over:
             return f"Already finished in {self.path}. "
         return f"Continued from {self.path} at iteration {nit}. "
@@ -487,7 +462,7 @@ class Checkpoint:
         """Write the run that an exception has ended; a file that fails is a note on it."""
         try:
             self.write(*run_state)
-        except OSError as failed:
+        except Exception as failed:  # that of another rank, too
             error.add_note(f"numadam: {str(self.path)!r} could not be written: {failed}")
 
 
@@ -504,9 +479,10 @@ def read_checkpoint(path: Any, every: Any, kind: str) -> Checkpoint | None:
 
 
 class Task(NamedTuple):
-    """The arguments of `minimize`, validated.
+    """The arguments of `minimize` or of `minimize_many`, validated.
 
-    `shares` says whether each of several processes has a share of f.
+    `rates` are the problems' own step sizes. What stands behind it is for one problem; `shares`
+    says whether each of several processes has a share of f.
     """
 
     fun: Any
@@ -518,32 +494,13 @@ class Task(NamedTuple):
     options: dict[str, Any]
     tolerances: Tolerances
     maxiter: int
-    track_best: bool | None
-    check_every: int | None
-    every: int
-    state: Any
-    callback: Any
-    progress: bool
-    checkpoint: Checkpoint | None
-    checkpoint_check: bool
-    shares: bool
-
-
-@dataclass(frozen=True)
-class ManyTask:
-    """The arguments of `minimize_many`, validated; `rates` are the problems' own step sizes."""
-
-    fun: Any
-    x: Any
-    args: tuple[Any, ...]
-    jac: Any
-    rule: Any
-    lr: Any
-    rates: np.ndarray | None
-    options: dict[str, Any]
-    tolerances: Tolerances
-    maxiter: int
     check_every: int | None
     progress: bool
     checkpoint: Checkpoint | None
     checkpoint_check: bool
+    rates: np.ndarray | None = None
+    track_best: bool | None = None
+    every: int = 0
+    state: Any = None
+    callback: Any = None
+    shares: bool = False

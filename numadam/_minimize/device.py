@@ -43,7 +43,7 @@ from numadam._cuda.kernel import device_jit, step_slots
 from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop, in_default_mode
 from numadam._minimize.batches import Batch, run_batch
-from numadam._minimize.checkpoint import ManyTask, RunState
+from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.objective import CALL_FORMS, RETURNS, form_of
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.observers import refuse_observers
@@ -314,7 +314,7 @@ class DeviceBatch(Batch):
 
     done, first, whole = 0, True, False
 
-    def __init__(self, task: ManyTask, form: str, x: Any, optimizer: Any) -> None:
+    def __init__(self, task: Task, form: str, x: Any, optimizer: Any) -> None:
         import cupy
 
         from numadam._cuda.arrays import flat_view
@@ -460,7 +460,7 @@ class DeviceBatch(Batch):
         return memory | {"codes": self.counts[0].get(), "nit": self.counts[1].get()}
 
 
-def minimize_on_device(task: ManyTask) -> ManyResult:
+def minimize_on_device(task: Task) -> ManyResult:
     """A compiled objective on CuPy arrays."""
     from numadam._cuda.launch import on_gpu
 
@@ -470,7 +470,7 @@ def minimize_on_device(task: ManyTask) -> ManyResult:
         return run_batch(_make_batch, task)
 
 
-def _make_batch(task: ManyTask) -> DeviceBatch:
+def _make_batch(task: Task) -> DeviceBatch:
     import cupy
 
     x, rates = task.x, task.rates

@@ -37,15 +37,8 @@ def with_hint(
 ) -> Result:
     """The result of a run; its message says what kept it from a minimum, where that shows.
 
-    Parameters
-    ----------
-    result : Result
-    x0, lr, state
-        As the user gave them to `numadam.minimize`.
-    bounded : bool
-        Whether all of x is here and has bounds.
-    add : callable, optional
-        ``add(counts)``: the sums of these counts over all processes, where x is a block of each.
+    `x0`, `lr`, `state` are as the user gave them. `bounded`: all of x is here and has bounds.
+    ``add(counts)``: the sums of these counts over all processes, where x is a block of each.
     """
     if result["status"] in (STATUS[BAD_F], STATUS[BAD_G]) and result["nit"] == 0:
         what = "f" if result["status"] == STATUS[BAD_F] else "The gradient"

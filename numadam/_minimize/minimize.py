@@ -337,14 +337,14 @@ def minimize(
             shares=f == "local",
         )
         if file is not None:
-            file.define(task, state is not None, track_best=task.track_best)
+            file.define(task, track_best=task.track_best)
         compiled = is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
         if is_compiled(fun) and not compiled:
             check_plain(fun, task.args)
         if block is not None:
             check_for_ranks(task, compiled)
     if block is not None:
-        from numadam._minimize.ranks.run import minimize_on_ranks, sums_over
+        from numadam._minimize.ranks import minimize_on_ranks, sums_over
 
         found = minimize_on_ranks(task, block, checkpoint, checkpoint_every)
         return with_hint(found, x0, lr, state, False, sums_over(block))
@@ -367,7 +367,7 @@ def _on_all_ranks(comm: Any) -> AbstractContextManager[Decomposition | None]:
     """The block of this rank; an exception in the context is one on all ranks."""
     if comm is None:
         return _ALONE
-    from numadam._minimize.ranks.run import on_all_ranks
+    from numadam._minimize.ranks import on_all_ranks
 
     return on_all_ranks(comm)
 

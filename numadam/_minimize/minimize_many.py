@@ -18,7 +18,7 @@ from numadam._minimize.arguments import (
     takes_names_of_scipy,
 )
 from numadam._minimize.batches import run_batch
-from numadam._minimize.checkpoint import ManyTask, read_checkpoint
+from numadam._minimize.checkpoint import Task, read_checkpoint
 from numadam._minimize.compiled.objective import is_compiled
 from numadam._minimize.lanes.batch import LaneBatch
 from numadam._minimize.python.batch import PythonBatch
@@ -147,7 +147,7 @@ def minimize_many(
     x, compiled = _read_starts(x0), is_compiled(fun)
     limits = standard_bounds(bounds, x.shape[1:])
     rates = _own_rates(lr, x)
-    task = ManyTask(
+    task = Task(
         fun=fun,
         x=x,
         args=read_args(args, compiled),

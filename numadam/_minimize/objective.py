@@ -135,18 +135,8 @@ def _both_of(given: Any) -> tuple[Any, Any]:
 class Objective:
     """Evaluate f and its gradient by the user's functions, or by finite differences.
 
-    Parameters
-    ----------
-    fun, args, jac
-        As in `numadam.minimize`.
-    x : array or nesting
-        The parameters; fun gets copies.
-    tree : Active
-        Their structure.
-    box : list of pairs, optional
-        Bounds of each array, for finite differences.
-    on_host : bool
-        Whether x is NumPy's.
+    `fun` gets copies of `x`, of the structure `tree`. `box`: bounds of each array, for finite
+    differences.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from scipy.optimize import OptimizeResult
 from numadam._core.parts import parts_of
 from numadam._minimize.stopping import CALLBACK, FTOL, GTOL, MAXITER, RUNNING, XTOL
 from numadam._optimizer.optimizer import Optimizer
-from numadam.history.history import History
+from numadam.history import History
 
 # --- iterates for callbacks ----------------------------------------------------------------------
 
@@ -157,23 +157,13 @@ def observing_schedules(optimizer: Optimizer) -> list[Any]:
 
 
 class Observers:
-    """The observers of one run, notified of its iterates.
+    """The observers of one run, notified of its iterates; `active` where there is any.
 
-    Attributes
-    ----------
-    active : bool
-        Whether there is any.
-    each : bool
-        Whether every iterate has to be notified; a progress bar takes those that come.
-    wants_f : bool
-        Whether f is needed at every iterate. A History asks for it where it keeps a record, a
-        callback where it reads `fun`.
-    wants_gradient : bool
-        Whether the last iterate's gradient is needed where no stop test reads it.
-    f : float or None
-        The objective at the iterate of the last notification, where it is known.
-    message : str or None
-        Why the callback has ended the run.
+    `each`: every iterate has to be notified; a progress bar takes those that come. `wants_f`: f is
+    needed at every iterate; a History asks for it where it keeps a record, a callback where it
+    reads `fun`. `wants_gradient`: the last iterate's gradient is needed where no stop test reads
+    it. `f` is that of the last notification, where known; `message` says why the callback has ended
+    the run.
     """
 
     def __init__(self, callback: Any, progress: bool, maxiter: int, optimizer: Optimizer) -> None:
@@ -181,10 +171,6 @@ class Observers:
         self._callback, self._whole = callback, callback is not None and takes_result(callback)
         self._schedules = observing_schedules(optimizer)
         self._bar, self._progress = ProgressBar(progress, maxiter), progress
-        self._first, self._begin, self._resumed = 0, 0, False
-        self._leaves: Sequence[Any] = ()
-        self._make_x: Callable[[], Any] = list
-        self._evaluate: Callable[[], Any] | None = None
         self.each = callback is not None or bool(self._schedules)
         self.active = self.each or progress
         self.wants_f = progress or bool(self._schedules)
@@ -206,8 +192,7 @@ class Observers:
         `leaves` are the arrays that hold x at every iterate; `make_x` copies x; `evaluate` is for
         iterates without f. `first` is the first iteration of a run that goes on from a file.
         """
-        self._begin, self._resumed = nit, resumed
-        self._first = first
+        self._begin, self._resumed, self._first = nit, resumed, first
         self._leaves, self._make_x, self._evaluate = leaves, make_x, evaluate
 
     def gap(self, done: int, check: int | None) -> int:

@@ -109,7 +109,7 @@ FIT_STATUS = {
     2: "ftol held",
     3: "xtol held",
     4: "ftol and xtol held",
-    5: "a residual or a derivative is not finite",
+    5: "a residual or a derivative is not finite, or all squares underflow",
     -1: "interrupted",
 }
 #: Entries of a problem, in the result of the best one.
@@ -410,9 +410,10 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
 
     def best(self) -> Result:
         """The result of the problem with the lowest finite f, with its `index`."""
-        fun = np.asarray(to_host(self["cost" if "cost" in self else "fun"]))
+        name = "cost" if "cost" in self else "fun"
+        fun = np.asarray(to_host(self[name]))
         if not np.isfinite(fun).any():
-            raise ValueError("best: f is finite in none of the problems.")
+            raise ValueError(f"best: {name} is finite in none of the problems.")
         index = int(np.argmin(np.where(np.isfinite(fun), fun, np.inf)))
         one = {name: self[name][index] for name in _OF_ONE_PROBLEM if name in self}
         return Result(index=index, **one)

@@ -66,14 +66,7 @@ _TREES = ("gradient", "best_x", "best_gradient")
 
 
 class Run(ABC):
-    """One minimisation; a loop says how it advances.
-
-    Parameters
-    ----------
-    optimizer, observers, task
-    eps : object
-        The option of the rule, where it has one.
-    """
+    """One minimisation; a loop says how it advances. `eps` is the rule's, where it has one."""
 
     #: whether other runs get the same arrays, so that a result needs copies
     shares_arrays: ClassVar[bool] = False

@@ -10,6 +10,7 @@ from numba.extending import register_jitable
 
 from numadam._core.hyper import Hyper
 from numadam._core.norms import NORM_LANES, lane_memory
+from numadam._jit.functions import cast
 from numadam._jit.pointers import array_at
 
 # Codes of `check_convergence`; the loops add the last three.
@@ -137,25 +138,11 @@ def check_convergence(
     later: bool,
     tolerances: Any,
 ) -> int:
-    """Test one iterate.
+    """Test one iterate: returns ``RUNNING``, or the code of the test that holds.
 
-    Parameters
-    ----------
-    f, f_before : float
-        The objective here and at the iterate before; 0 where it is not asked for.
-    largest : float
-        Norm of the projected gradient, not finite where one component is not.
-    moved, size : float
-        Norm of the last move, and of x.
-    later : bool
-        Whether there is an iterate before.
-    tolerances : (limit, ftol, xtol)
-        The first one from `gradient_limit`.
-
-    Returns
-    -------
-    int
-        ``RUNNING``, or the code of the test that holds.
+    `f` and `f_before` are 0 where they are not asked for. `largest` is the norm of the projected
+    gradient, `moved` that of the last move, `size` that of x. `later`: there is an iterate before.
+    `tolerances` are limit (from `gradient_limit`), ftol, xtol.
     """
     limit, ftol, xtol = tolerances
     if not math.isfinite(f):
@@ -258,3 +245,46 @@ def make_norm(element: Any, wrap: Any, norm: float) -> Any:
         return top * math.sqrt(total)
 
     return wrap(euclidean, forceinline=True)
+
+
+def make_ends(bounds: str, real: np.dtype[Any], wrap: Any) -> Any:
+    """``ends(low, high)``: what `projected` takes as lo and hi, None where no box is for all."""
+    one = real.type(1)
+
+    def of_all(low, high):
+        return cast((low, high), one)
+
+    def absent(low, high):
+        return None, None
+
+    return wrap(of_all if bounds == "scalar" else absent, forceinline=True)
+
+
+def make_test(norm: float, wrap: Any, masked: bool = False) -> Any:
+    """``test(its, n, x, g, low, high, ends, before, f, later) -> code, size, way, length``.
+
+    Tests the next iterate of one array, whose record is `its`: code, and norms of the projected
+    gradient, of the move, and of x.
+    """
+    elements = [projected, moved, itself]
+    if masked:
+        elements = [make_owned(element, wrap) for element in elements]
+    steep, far, large = (make_norm(element, wrap, norm) for element in elements)
+    limit, check = wrap(gradient_limit), wrap(check_convergence, forceinline=True)
+
+    def test(its, n, x, g, low, high, ends, before, f, later):
+        way = length = 0.0
+        size = steep(n, x, g, low, high, ends[0], ends[1])
+        if its.xtol > 0.0 and later:
+            way = far(n, x, before, None, None, None, None)
+            length = large(n, x, before, None, None, None, None)
+        if not later:
+            if its.first != its.first:
+                its.first = size
+            its.limit = limit(its.gtol, its.gtol_rel, its.first)
+        limits = its.limit, its.ftol, its.xtol
+        code = check(f, its.f_before, size, way, length, later, limits)
+        its.f_before = f
+        return code, size, way, length
+
+    return wrap(test, forceinline=True)

@@ -18,7 +18,7 @@ _OWN_WORDS = 2
 
 
 class StepExchange:
-    """The exchange of one optimiser with the same one on the other ranks.
+    """The exchange of one optimiser with the same one on the other ranks, at steps with a norm.
 
     `names` are what the user calls the numbers of `same`. The back end sets `words`, the number of
     words that a rank passes to `gather`.
@@ -26,9 +26,9 @@ class StepExchange:
 
     def __init__(self, ranks: Ranks, names: Sequence[str]) -> None:
         self._ranks, self._names = ranks, ["lr", *names]
-        self.rank, self.size, self.words = ranks.rank, ranks.size, 0
+        self.size, self.words = ranks.size, 0
+        #: whether the step under way has exchanged its words: of a later error nobody has to know
         self._met, self._rate = False, 0.0
-        self._known: BaseException | None = None
 
     def gather(self, words: np.ndarray, same: np.ndarray) -> np.ndarray:
         """The words of every rank, a row for each, in int64. Collective.
@@ -38,8 +38,8 @@ class StepExchange:
         """
         rows = self._rows()
         same = np.array([self._rate, *same])
-        rows[self.rank, 1] = digest(same.tobytes())
-        rows[self.rank, _OWN_WORDS:] = words
+        rows[self._ranks.rank, 1] = digest(same.tobytes())
+        rows[self._ranks.rank, _OWN_WORDS:] = words
         self._ranks.share(rows)
         self._met = True
         if rows[:, 0].any():
@@ -49,22 +49,21 @@ class StepExchange:
         return rows[:, _OWN_WORDS:]
 
     def begin(self, lr: float) -> None:
-        """Begin a step: no words have been exchanged in it. All ranks pass the same lr."""
-        self._met, self._known, self._rate = False, None, lr
+        """Begin a step with this learning rate, which has to be that of all other ranks."""
+        self._met, self._rate = False, lr
 
-    def end(self, error: BaseException) -> None:
-        """Note how a step ended: of an error after its exchange the others need not know."""
-        self._known = error if self._met else None
+    def done(self) -> None:
+        """Note that the step has ended without an error."""
+        self._met = False
 
     def refuse(self, error: BaseException) -> None:
         """Tell the ranks that wait in `gather`, unless this error came after it; raise the error.
 
         Where they do not come within a few seconds, the program ends.
         """
-        known, self._known = self._known, None
-        if known is error:
-            return
-        self._ranks.exchange(self._rows(), error, _WHILE)
+        met, self._met = self._met, False
+        if not met:
+            self._ranks.exchange(self._rows(), error, _WHILE)
 
     def _rows(self) -> np.ndarray:
         return np.zeros((self.size, _OWN_WORDS + self.words), np.int64)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, NoReturn, Self, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
@@ -50,7 +51,6 @@ _MESSAGE = 512
 
 #: The MPI attribute of a communicator that holds its `Ranks`, by type of communicator.
 _key: int | None = None
-Made = TypeVar("Made")
 
 
 class _OfProcess:
@@ -132,15 +132,18 @@ class Ranks(_OfProcess):
         if rows[:, 0].any():
             self.tell(error, rows[:, 0] != 0, what)
 
-    def call(self, what: str, make: Callable[[], Made]) -> Made:
-        """Call a function of this rank's arguments; where one rank raises, all do. Collective."""
-        error, made = None, None
+    @contextmanager
+    def all_or_none(self, what: str) -> Iterator[None]:
+        """Raise an exception of the block on its rank, and `RankError` on all others. Collective.
+
+        `what` is as in `agree`.
+        """
+        error: BaseException | None = None
         try:
-            made = make()
-        except Exception as caught:
+            yield
+        except BaseException as caught:
             error = caught
         self.agree(error, what)
-        return made  # type: ignore[return-value]  # there is one where there is no error
 
     def tell(self, error: BaseException | None, failed: np.ndarray, what: str) -> NoReturn:
         """Raise the error of this rank, or `RankError` with the message of the first that failed.

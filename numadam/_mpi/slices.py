@@ -61,30 +61,17 @@ class Whole:
 class Placement:
     """Parameters of all ranks, and the part that this one steps. Collective to make.
 
-    `whole` is the same on all ranks; `what` says what is made, for messages.
-
-    Attributes
-    ----------
-    home, dtype
-        The arrays' library and dtype.
-    active : Active
-        Structure of the parameters without frozen arrays.
-    leaves : sequence of arrays
-        Those that are not frozen.
-    cut : Cut
-        Of these.
-    size : int
-        Elements that this rank steps.
-    parts, slices : list of (int, int)
-        Its elements of each array that is not frozen, and of each array.
-    flat : Flat
-        The parameters that are not frozen, as one flat index.
+    `whole` is the same on all ranks; `what` says what is made, for messages. `leaves` are the
+    arrays that are not frozen, `active` is their structure, `cut` their cut, and `flat` has them as
+    one flat index. This rank steps `size` elements: `parts` are those of each of these arrays,
+    `slices` of each array.
     """
 
     def __init__(self, ranks: Ranks, whole: Whole, what: str) -> None:
         self.ranks, self.whole = ranks, whole
         self.home, self.dtype = whole.home, whole.leaves[0].dtype
-        window = ranks.call(what, lambda: common_window(whole.leaves, whole.names))
+        with ranks.all_or_none(what):
+            window = common_window(whole.leaves, whole.names)
         self.nodes = nodes = nodes_of(ranks, window)
         if nodes.count > 1:
             check_values(ranks, whole.leaves, whole.names)

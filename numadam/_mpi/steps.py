@@ -34,10 +34,6 @@ class Gradients:
         self._leaves, self._dtype = place.leaves, place.dtype
         self._shapes = [leaf.shape for leaf in place.leaves]
         self._titles, self._of = self._tree.names("grads"), self._tree.names("params")
-        if place.home == "NumPy":
-            spans = np.array([(address_of(leaf), leaf.nbytes) for leaf in place.leaves])
-            spans = spans[np.argsort(spans[:, 0])]
-            self._low, self._high = spans[:, 0], spans.sum(axis=1)
         self._own: Any = None
         self._views: list[Any] = []
         self._nested: Any = None
@@ -103,7 +99,7 @@ class Gradients:
         for k, (leaf, shape) in enumerate(zip(leaves, self._shapes, strict=True)):
             plain = type(leaf) is np.ndarray
             if not plain or leaf.dtype != dtype or leaf.shape != shape:
-                leaf = self._mended(leaf, k)
+                leaf = ar.as_numpy(leaf, self._titles[k], dtype, shape, self._of[k])
             if not (leaf.flags.c_contiguous and leaf.flags.aligned):
                 leaf = leaf.copy(order="C")
             flat.append(leaf.reshape(-1))
@@ -113,25 +109,12 @@ class Gradients:
 
     def _refuse_overlap(self, flat: Sequence[np.ndarray]) -> None:
         """Refuse gradients in the memory of parameters: a step would read what it has written."""
-        low = np.array([address_of(leaf) for leaf in flat])
-        high = low + [leaf.nbytes for leaf in flat]
-        behind = np.searchsorted(self._high, low, side="right")  # the first that ends behind it
-        near = np.flatnonzero(np.append(self._low, np.iinfo(np.int64).max)[behind] < high)
-        if len(near):
+        begins = [(address_of(leaf), leaf.nbytes) for leaf in (*self._leaves, *flat)]
+        if not ar.are_disjoint([(begin, begin + nbytes) for begin, nbytes in begins]):
             written = list(zip(self._of, self._leaves, strict=True))
-            problem = ar.shared_memory(written, [(self._titles[k], flat[k]) for k in near.tolist()])
+            problem = ar.shared_memory(written, list(zip(self._titles, flat, strict=True)))
             if problem:
                 raise ValueError(problem)
-
-    def _mended(self, leaf: Any, k: int) -> np.ndarray:
-        """A plain array for one of another type, or the error."""
-        title, of, dtype, shape = self._titles[k], self._of[k], self._dtype, self._shapes[k]
-        leaf = ar.number_as_array(leaf, shape, dtype)
-        if not ar.is_numpy(leaf):
-            (leaf,) = as_views([leaf], "NumPy", False, lambda _: title)
-        if problem := ar.unfit(leaf, title, dtype, shape, of):
-            raise problem
-        return np.ndarray.view(leaf, dtype, np.ndarray)
 
     def _flat_on_gpu(self, leaves: Sequence[Any]) -> list[Any]:
         """As `_flat`, of CuPy arrays."""

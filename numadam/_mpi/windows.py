@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -157,26 +156,14 @@ def window_of(array: Any) -> Window | None:
 
 @dataclass(frozen=True)
 class Nodes:
-    """The ranks of a communicator as nodes of equally many ranks.
+    """The ranks of a communicator as nodes of equally many ranks."""
 
-    Attributes
-    ----------
-    local : Local or None
-        The ranks of this node, where they are several.
-    across : mpi4py communicator
-        The ranks of this number on every node, by node.
-    node, place : int
-        Number of this node, and of this rank on it.
-    count, each : int
-        Number of nodes, and of ranks on each.
-    """
-
-    local: Local | None
-    across: Any
-    node: int
-    place: int
-    count: int
-    each: int
+    local: Local | None  # the ranks of this node, where they are several
+    across: Any  # communicator of the ranks of this number on every node, by node
+    node: int  # number of this node
+    place: int  # of this rank on it
+    count: int  # of nodes
+    each: int  # of ranks on each
 
 
 def nodes_of(ranks: Ranks, window: Window | None) -> Nodes:
@@ -361,14 +348,15 @@ def shared_array(comm: Any, shape: int | Sequence[int], dtype: Any = float) -> n
         opt = na.mpi.Sharded(na.Adam, x, comm, lr=1e-3)
     """
     ranks = ranks_of(comm)
-    wanted, kind = ranks.call(_MAKING_ARRAY, lambda: _checked(shape, dtype))
+    with ranks.all_or_none(_MAKING_ARRAY):
+        wanted, kind = _checked(shape, dtype)
     check_same(ranks, (wanted, kind.str, kind.descr), f"{_MAKING_ARRAY}: shape or dtype")
     if "local" not in ranks.made:
         local = Local(ranks.comm.Split_type(MPI.COMM_TYPE_SHARED, ranks.rank))
         ranks.made["local"] = local
         ranks.on_close(local.close)
-    make = partial(_zeros, ranks.made["local"], wanted, kind)
-    window, array = ranks.call(_MAKING_ARRAY, make)
+    with ranks.all_or_none(_MAKING_ARRAY):
+        window, array = _zeros(ranks.made["local"], wanted, kind)
     window.sync()
     return array
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import ABCMeta
 from collections.abc import Container, Iterable
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-from numadam._core.docstrings import parameters
+import numpy as np
+
+from numadam._arrays.formatting import parameters
 from numadam._core.hyper import Schedule
 from numadam._core.options import DEFAULTS, named_options
 from numadam._core.parts import parts_of
@@ -19,6 +23,20 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound=type)
 
 # --- options -------------------------------------------------------------------------------------
+
+
+def read_only(value: Any) -> Any:
+    """An option's mappings, lists and arrays as such that refuse what would have no effect."""
+    if isinstance(value, dict):
+        clone = copy.copy(value)  # of its class
+        clone.update({key: read_only(entry) for key, entry in value.items()})
+        return MappingProxyType(clone)
+    if type(value) in (list, tuple):
+        return tuple([read_only(entry) for entry in value])
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return value
 
 
 class option:
@@ -46,6 +64,9 @@ class hyper(option):
 
 class fixed(option):
     """An option that is set when the optimiser is made, and read only after."""
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return read_only(super().__get__(instance, owner))
 
     def __set__(self, instance: Any, value: object) -> None:
         raise AttributeError(f"{self._name}: cannot be changed: make a new optimiser instead.")

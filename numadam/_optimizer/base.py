@@ -26,7 +26,13 @@ from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
 from numadam._jit import process
 from numadam._jit.process import at_once, defer_interrupts
-from numadam._optimizer.attributes import OptimizerType, missing, own_names, with_foreign_names
+from numadam._optimizer.attributes import (
+    OptimizerType,
+    missing,
+    own_names,
+    read_only,
+    with_foreign_names,
+)
 from numadam._optimizer.dispatch import backend_for
 from numadam._optimizer.state import State, check_steps
 from numadam._settings.bounds import leaf_bounds
@@ -255,7 +261,8 @@ class OptimizerBase(metaclass=OptimizerType):
 
         With ``capturable=True`` a 0-d array on the GPU; what is assigned is written into it.
         """
-        return self._settings.lr
+        lr = self._settings.lr
+        return lr if type(lr) is float else read_only(lr)
 
     @lr.setter
     def lr(self, value: float | Schedule | Array) -> None:
@@ -279,7 +286,7 @@ class OptimizerBase(metaclass=OptimizerType):
         the GPU.
         """
         with self._lock:
-            lr, tree = self.lr, self._tree
+            lr, tree = self._settings.lr, self._tree
             if is_plain(lr):
                 return LR.check(lr(self.t)) if callable(lr) else lr
             rates = tree.flatten(lr, "lr")

@@ -38,7 +38,7 @@ from numadam._optimizer.base import Kind, OptimizerBase, default_options
 from numadam._optimizer.state import check_state
 from numadam._settings.groups import is_plain
 from numadam._version import __version__
-from numadam.schedules.plateau import ReduceOnPlateau
+from numadam.schedules import ReduceOnPlateau
 
 KIND = "optimizer"
 #: Options about the device and the processes of a run: a load keeps its own.

@@ -8,8 +8,8 @@ import textwrap
 from collections.abc import Callable, Container, Sequence
 from typing import Any, TypeVar
 
+from numadam._arrays.formatting import fill, first_sentence, parameters, section
 from numadam._core import options as op
-from numadam._core.docstrings import fill, first_sentence, parameters, section
 from numadam._core.options import OF_UPDATES
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.synonyms import preset

@@ -257,7 +257,7 @@ class Optimizer(SharedAttributes, Checkpointed):
                 raise ValueError(
                     "flush: nothing is added up; make the optimiser with accumulate=k."
                 )
-            if not int(self._backend.counters["calls"]):
+            if not self._backend.calls:
                 return False
             try:
                 self._refuse_new_params()

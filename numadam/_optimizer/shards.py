@@ -19,7 +19,7 @@ from numadam._checkpoint.storage import CheckpointError, about_file
 from numadam._checkpoint.tree import Structure, equal, options_from_json
 from numadam._core.parts import Parts, parts_of
 from numadam._optimizer.base import OptimizerBase
-from numadam._optimizer.checkpoint import KIND, Fit, content_of, fit, write_from_host
+from numadam._optimizer.checkpoint import KIND, content_of, fit, write_from_host
 from numadam._settings.bounds import Box, leaf_bounds
 from numadam._settings.groups import is_plain
 
@@ -30,23 +30,12 @@ if TYPE_CHECKING:
 
 
 class Held(NamedTuple):
-    """Parts of whole parameters that a rank holds, by name of array (``p/w``).
-
-    Attributes
-    ----------
-    cuts : dict of str to Cut
-    params : object
-        The nesting of the whole parameters, as `Structure.json`.
-    owned : dict of str to bool array
-        False at ghost cells; only of arrays that have some.
-    frozen : dict of str to array
-        Frozen parameters that a rank has whole, while its optimiser has nothing of them.
-    """
+    """Parts of whole parameters that a rank holds, by name of array (``p/w``)."""
 
     cuts: Mapping[str, Cut]
-    params: Any
-    owned: Mapping[str, np.ndarray] = {}
-    frozen: Mapping[str, Any] = {}
+    params: Any  # the nesting of the whole parameters, as `Structure.json`
+    owned: Mapping[str, np.ndarray] = {}  # False at ghost cells; only of arrays that have some
+    frozen: Mapping[str, Any] = {}  # whole parameters of which the optimiser has nothing
 
 
 def of_blocks(optimizer: OptimizerBase, comm: Any) -> tuple[Ranks, Callable[[], Held]]:
@@ -225,14 +214,11 @@ def save(
     `held` is what this rank holds, and `check` refuses to save. Their errors reach all ranks.
     """
     parts = parts_of(optimizer)
-
-    def look() -> tuple[Held, bool]:
+    with on_all(ranks, "save"):
         is_folder(path)
         check()
         pairs = _pairs(parts, parts.settings.options["bounds"])
-        return held(), any(is_array(end) for pair in pairs for end in pair)
-
-    own, has_arrays = on_all(ranks, "save", look)
+        own, has_arrays = held(), any(is_array(end) for pair in pairs for end in pair)
     rows = ranks.gather(np.array([has_arrays, bool(own.owned)], np.int64))
     as_arrays, masks = np.any(rows, axis=0).tolist()
     collective.save(path, ranks, lambda: _part(optimizer, own, as_arrays, masks))
@@ -283,25 +269,19 @@ def load(
 ) -> None:
     """Take over all of a folder, on all ranks or on none; arguments as of `save`. Collective."""
     parts = parts_of(optimizer)
-
-    def look() -> Held:
+    with on_all(ranks, "load"):
         is_folder(path)
         check()
-        return held()
-
-    own, what = on_all(ranks, "load", look), f"loading {os.fsdecode(path)}"
+        own, what = held(), f"loading {os.fsdecode(path)}"
     index, arrays = collective.load(path, ranks, KIND, lambda index: _wanted(index, own))
-
-    def fitted() -> Fit:
-        with about_file(path):
-            frozen = {name: arrays[name] for name in own.frozen}
-            content = Container(KIND, index.meta, arrays | {n: a[:0] for n, a in frozen.items()})
-            found = fit(optimizer, content, *own_forms(parts, content))
-            more = [write_from_host(own.frozen[name], new) for name, new in frozen.items()]
-            return found._replace(others=[*found.others, *more])
-
-    found = on_all(ranks, what, fitted)
-    on_all(ranks, what, lambda: parts.backend.load(*found))
+    with on_all(ranks, what), about_file(path):
+        frozen = {name: arrays[name] for name in own.frozen}
+        content = Container(KIND, index.meta, arrays | {n: a[:0] for n, a in frozen.items()})
+        found = fit(optimizer, content, *own_forms(parts, content))
+        more = [write_from_host(own.frozen[name], new) for name, new in frozen.items()]
+        others = [*found.others, *more]
+    with on_all(ranks, what):
+        parts.backend.load(*found._replace(others=others))
 
 
 def _wanted(index: Index, held: Held) -> dict[str, Cut]:

@@ -179,15 +179,8 @@ class Snapshot:
     """Parameters, state and counters of one optimiser, as `Optimizer.snapshot` has copied them."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend, self._buffer = backend, backend.snapshot_buffer()
-
-    def save(self) -> None:
-        """Copy all of the optimiser into this snapshot."""
-        self._buffer.save()
-
-    def restore(self) -> None:
-        """Copy all of this snapshot into the optimiser."""
-        self._buffer.restore()
+        self._backend = backend
+        self.save, self.restore = backend.snapshot_buffer()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -41,11 +41,6 @@ def _is_pair(x: Any) -> bool:
     return getattr(x, "shape", None) == (2,) or (hasattr(x, "lb") and hasattr(x, "ub"))
 
 
-def _is_low_and_high(x: Any) -> bool:
-    """Whether `x` is a tuple of two NumPy arrays, which the classes always read as (lo, hi)."""
-    return type(x) is tuple and all(isinstance(end, np.ndarray) for end in x)
-
-
 def _refuse_ambiguous(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> None:
     """Refuse two arrays of two numbers for two elements: SciPy would read a pair for each."""
     if math.prod(shape) != 2 or hasattr(bounds, "lb") or not _is_pair(bounds):
@@ -81,7 +76,8 @@ def leaf_bounds(
                     "one pair (lo, hi) for all; None leaves a side open."
                 ) from None
             title += f"[{key!r}]"
-        if not _is_low_and_high(node):
+        # a tuple of two NumPy arrays is always (lo, hi) here
+        if not (type(node) is tuple and all(isinstance(end, np.ndarray) for end in node)):
             _refuse_ambiguous(node, leaf.shape, title, name)
         pair = _read(node, leaf.shape, title, name)
         check_ends(pair, leaf, title, name)
@@ -190,10 +186,16 @@ def _read_end(end: Any, open_end: float, title: str) -> Any:
     """One bound as a float or a float64 array on the host; NaN is refused."""
     if end is None:
         return open_end
-    if type(end) in (float, int) and end == end:
-        return float(end)  # 5 us less, of every pair
-    # on the host: bounds are rounded once, and CuPy cannot for every dtype
-    values = as_numbers(np, to_host(as_view(end)), title)
+    try:
+        if type(end) in (float, int) and end == end:
+            return float(end)  # 5 us less, of every pair
+        # on the host: bounds are rounded once, and CuPy cannot for every dtype
+        values = as_numbers(np, to_host(as_view(end)), title)
+    except OverflowError:
+        raise ValueError(
+            f"{title}: {end!s:.20}... is beyond the range of float64. Use None or an infinite "
+            "number where it is open."
+        ) from None
     if np.isnan(values).any():
         raise ValueError(f"{title}: is NaN. Use None or an infinite number where it is open.")
     return float(values) if values.ndim == 0 else values

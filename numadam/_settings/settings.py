@@ -26,7 +26,7 @@ from numadam._settings.bounds import OPEN, Pair, inward
 from numadam._settings.groups import Overrides, check_rate, is_plain
 
 if TYPE_CHECKING:
-    from numadam._backend import Exchange
+    from numadam._mpi.exchange import StepExchange
 
 # --- refusals ------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class Settings:
         Policy for gradients that are not finite: 0 propagate, 1 raise, 2 skip.
     rate_array : array or None
         The 0-d array on the GPU that holds lr, with capturable=True.
-    exchange : Exchange or None
+    exchange : StepExchange or None
         With the other processes that own parts of the same arrays, where a norm needs them.
     together : callable or None
         Called once, when all has been checked: raises where it failed in another process.
@@ -178,7 +178,7 @@ class Settings:
         self.options: dict[str, Any] = options
         self._names = list(names)
         self.rate_array: Any = None
-        self.exchange: Exchange | None = None
+        self.exchange: StepExchange | None = None
         self.together: Callable[[str], None] | None = None
         self.lr = self._rate = self.constant_rate = None  # until `set_lr`
         self.guard: int = _GUARDS[options["nonfinite"]]

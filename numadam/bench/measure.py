@@ -28,13 +28,13 @@ SETTLE = 0.02
 LIMIT = 0.05
 
 
-def repeats(side: Side, clock: Callable[[], float]) -> int:
+def repeats(side: Side) -> int:
     """Calls of `side` that together last at least a sample. The first ones warm it up."""
     for _ in range(3):
         side()
     count = 1
     while True:
-        seconds = timed(side, count, clock)
+        seconds = timed(side, count)
         if seconds >= SAMPLE:
             return count
         # at most tenfold: a first short time may be a lie
@@ -42,53 +42,34 @@ def repeats(side: Side, clock: Callable[[], float]) -> int:
         count = math.ceil(count * min(10.0, 1.2 * missing))
 
 
-def timed(side: Side, count: int, clock: Callable[[], float]) -> float:
+def timed(side: Side, count: int) -> float:
     """Seconds of `count` calls."""
-    start = clock()
+    start = time.perf_counter()
     for _ in itertools.repeat(None, count):
         side()
-    return clock() - start
+    return time.perf_counter() - start
 
 
-def rounds(
-    sides: Sequence[Side],
-    count: int,
-    *,
-    clock: Callable[[], float] = time.perf_counter,
-    sleep: Callable[[float], object] = time.sleep,
-) -> list[list[float]]:
-    """Seconds per call of each side in each round, the sides one right after the other.
+def rounds(sides: Sequence[Side], count: int) -> list[list[float]]:
+    """Seconds per call of each side in each of `count` rounds, the sides one right after the other.
 
     The order is reversed from round to round. Before each sample the process rests and the side
     runs untimed for as long: its own threads are awake then, the others asleep.
-
-    Parameters
-    ----------
-    sides : sequence of callable
-    count : int
-        Number of rounds.
-    clock, sleep : callable
-        The time, and a function that waits; tests replace both.
-
-    Returns
-    -------
-    list of list of float
-        A list for each of the `sides`, with `count` entries.
     """
-    counts = [repeats(side, clock) for side in sides]
+    counts = [repeats(side) for side in sides]
     times: list[list[float]] = [[] for _ in sides]
     order = list(range(len(sides)))
     gc.disable()
     try:
         for _ in range(count):
             for which in order:
-                sleep(SETTLE)
-                end = clock() + SETTLE
-                timed(sides[which], counts[which], clock)
-                while clock() < end:
-                    timed(sides[which], counts[which], clock)
-                seconds = timed(sides[which], counts[which], clock)
-                times[which].append(seconds / counts[which])
+                sample = sides[which], counts[which]
+                time.sleep(SETTLE)
+                end = time.perf_counter() + SETTLE
+                timed(*sample)
+                while time.perf_counter() < end:
+                    timed(*sample)
+                times[which].append(timed(*sample) / counts[which])
             order.reverse()
     finally:
         gc.enable()

@@ -88,11 +88,11 @@ def save(fig: Any, output: str | os.PathLike[str]) -> None:
     print(f"picture: {Path(output).resolve()}")
 
 
-def bar(total: int, unit: str = "step") -> Any:
+def bar(total: int) -> Any:
     """A bar of tqdm, shown on a terminal only."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True, disable=None)
+    return tqdm(total=total, unit="step", leave=False, dynamic_ncols=True, disable=None)
 
 
 def one_blas_thread() -> AbstractContextManager[object]:

@@ -1,28 +1,24 @@
 """A small network learns handwritten digits: 1797 images, 400 of them only to validate.
 
-The mathematics and the training are in `numadam.demos.network`.
+Forward and backward are in NumPy, and numadam takes the steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import numadam as na
 from numadam.demos import common
-from numadam.demos.network import (
-    LOSSES,
-    Epoch,
-    Result,
-    Training,
-    load,
-    nearest_mean,
-    steps_at_most,
-    train,
-)
 
 EXAMPLES = """\
 examples:
@@ -35,6 +31,222 @@ examples:
       stop when good enough
   python -m numadam demo mlp --max-steps 100    stop after so many steps
 """
+
+# --- images of handwritten digits that come with numadam -----------------------------------------
+# Source and licence (CC BY 4.0): the file digits-LICENSE.txt, beside this one.
+
+Array = np.ndarray[Any, Any]
+#: Images.
+DIGITS = 1797
+
+
+def read_digits() -> tuple[Array, Array]:
+    """Images, float32 of shape (1797, 8, 8) from 0 (paper) to 1 (ink), and their labels."""
+    with np.load(Path(__file__).with_name("digits.npz")) as arrays:
+        return arrays["images"].astype(np.float32) / 16, arrays["labels"].astype(np.intp)
+
+
+# --- a network of two layers for handwritten digits ----------------------------------------------
+
+Params = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images, float32 of shape (n, 64) in [0, 1], and labels: to train on, and to validate."""
+
+    x: Array
+    y: Array
+    x_val: Array
+    y_val: Array
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of a training; `None` switches one off."""
+
+    hidden: int = 64
+    loss: str = "cross-entropy"
+    epochs: int = 20
+    batch: int = 64
+    lr: float = 1e-2
+    l2: float = 0.0
+    bounds: tuple[float, float] | None = None
+    seed: int = 0
+    stop_accuracy: float | None = None
+    stop_loss: float | None = None
+    max_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Results of an epoch: the mean training loss of its batches, and the validation."""
+
+    number: int
+    loss: float
+    val_loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained network, how it got there and why it stopped."""
+
+    params: Params
+    batch_losses: list[float]
+    epochs: list[Epoch]
+    seconds: float
+    stopped: str
+
+
+def load(seed: int = 0, validation: int = 400) -> Digits:
+    """Read the digits, shuffle them and set `validation` of them apart."""
+    if not 1 <= validation < DIGITS:
+        raise ValueError(f"--validation: expected 1 to {DIGITS - 1} digits, got {validation}.")
+    images, labels = read_digits()
+    order = np.random.default_rng(seed).permutation(DIGITS)
+    x, y = images[order].reshape(DIGITS, -1), labels[order]
+    return Digits(x[validation:], y[validation:], x[:validation], y[:validation])
+
+
+# --- the network: all its mathematics -----------------------------------------------------------
+
+
+def init(rng: np.random.Generator, sizes: tuple[int, int, int]) -> Params:
+    """Random weights (He et al. 2015) and zero biases."""
+    inputs, hidden, classes = sizes
+    w1 = rng.standard_normal((inputs, hidden), np.float32) * np.float32(np.sqrt(2 / inputs))
+    w2 = rng.standard_normal((hidden, classes), np.float32) * np.float32(np.sqrt(2 / hidden))
+    return {"w1": w1, "b1": np.zeros(hidden, "f4"), "w2": w2, "b2": np.zeros(classes, "f4")}
+
+
+def forward(params: Params, x: Array) -> tuple[Array, Array]:
+    """Activations of the hidden layer (ReLU), and the logarithms of the class probabilities."""
+    hidden = np.maximum(x @ params["w1"] + params["b1"], 0)
+    logits = hidden @ params["w2"] + params["b2"]
+    logits -= logits.max(axis=1, keepdims=True)
+    return hidden, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def cross_entropy(log_p: Array, y: Array) -> tuple[float, Array]:
+    """Mean negative log-likelihood of the labels, and its gradient by the logits."""
+    rows = np.arange(len(y))
+    slope = np.exp(log_p)
+    slope[rows, y] -= 1
+    return -float(log_p[rows, y].mean()), slope / len(y)
+
+
+def squared_error(log_p: Array, y: Array) -> tuple[float, Array]:
+    """Mean squared distance of the probabilities from (0, .., 1, .., 0), and its gradient."""
+    p = np.exp(log_p)
+    off = p.copy()
+    off[np.arange(len(y)), y] -= 1
+    by_p = 2 * off / len(y)
+    slope = p * (by_p - (p * by_p).sum(axis=1, keepdims=True))
+    return float((off**2).sum()) / len(y), slope
+
+
+LOSSES: dict[str, Callable[[Array, Array], tuple[float, Array]]] = {
+    "cross-entropy": cross_entropy,
+    "mse": squared_error,
+}
+
+
+def backward(
+    params: Params,
+    x: Array,
+    y: Array,
+    grads: Params,
+    loss: str = "cross-entropy",
+) -> float:
+    """Write the gradients of the loss into `grads`; return the loss."""
+    hidden, log_p = forward(params, x)
+    value, d_logits = LOSSES[loss](log_p, y)
+    d_hidden = (d_logits @ params["w2"].T) * (hidden > 0)
+    np.matmul(hidden.T, d_logits, out=grads["w2"])
+    np.matmul(x.T, d_hidden, out=grads["w1"])
+    np.sum(d_logits, axis=0, out=grads["b2"])
+    np.sum(d_hidden, axis=0, out=grads["b1"])
+    return value
+
+
+def validate(params: Params, data: Digits, loss: str) -> tuple[float, float]:
+    """Loss, and the share of correct answers, on the digits set apart."""
+    _, log_p = forward(params, data.x_val)
+    value, _ = LOSSES[loss](log_p, data.y_val)
+    return value, float(np.mean(log_p.argmax(axis=1) == data.y_val))
+
+
+# --- the training -------------------------------------------------------------------------------
+
+
+def steps_at_most(data: Digits, how: Training) -> int:
+    """Steps of a training that reaches no goal before its end."""
+    total = how.epochs * -(-len(data.y) // how.batch)  # batches cover all digits once
+    return total if how.max_steps is None else min(total, how.max_steps)
+
+
+def train(
+    data: Digits,
+    how: Training = Training(),
+    *,
+    each_batch: Callable[[], object] = lambda: None,
+    each_epoch: Callable[[Epoch], object] = lambda epoch: None,
+) -> Result:
+    """Train a network on `data`; every update is one ``opt.step()``.
+
+    Parameters
+    ----------
+    data : Digits
+    how : Training
+        Sizes, loss, options of the optimiser and where to stop. The learning rate falls from
+        `lr` to 0 along a cosine; `l2` is added to the gradient as ``l2 * p``.
+    each_batch, each_epoch : callable
+        Called after each step, and with the `Epoch` after each epoch: to show progress.
+    """
+    rng = np.random.default_rng(how.seed)
+    params = init(rng, (data.x.shape[1], how.hidden, 10))
+    total = steps_at_most(data, how)
+    schedule = na.schedules.Cosine(how.lr, steps=total)
+    options: Any = {"lr": schedule, "weight_decay": how.l2, "bounds": how.bounds}
+    na.Adam(copy.deepcopy(params), **options).step(params)  # compiles what is timed below
+    opt = na.Adam(params, **options)
+    losses: list[float] = []
+    history: list[Epoch] = []
+    start, stopped = time.perf_counter(), ""
+    with common.one_blas_thread():
+        while not stopped:
+            order = rng.permutation(len(data.y))
+            batches = np.array_split(order, -(-len(order) // how.batch))
+            batches = batches[: total - len(losses)]
+            for rows in batches:
+                losses.append(backward(params, data.x[rows], data.y[rows], opt.grads, how.loss))
+                opt.step()
+                each_batch()
+            loss = float(np.mean(losses[-len(batches) :]))
+            history.append(Epoch(len(history) + 1, loss, *validate(params, data, how.loss)))
+            each_epoch(history[-1])
+            stopped = _reason(history[-1], how) or (f"{total} steps" if opt.t == total else "")
+    return Result(params, losses, history, time.perf_counter() - start, stopped)
+
+
+def _reason(epoch: Epoch, how: Training) -> str:
+    """The goal that this epoch reached, if one."""
+    if how.stop_accuracy is not None and epoch.accuracy >= how.stop_accuracy:
+        return f"validation accuracy reached {how.stop_accuracy:g}"
+    if how.stop_loss is not None and epoch.val_loss <= how.stop_loss:
+        return f"validation loss reached {how.stop_loss:g}"
+    return ""
+
+
+def nearest_mean(data: Digits) -> float:
+    """Validation accuracy without training: each digit is the one whose mean image is nearest."""
+    means = np.stack([data.x[data.y == digit].mean(axis=0) for digit in range(10)])
+    distances = (means**2).sum(axis=1) - 2 * data.x_val @ means.T
+    return float(np.mean(distances.argmin(axis=1) == data.y_val))
+
+
+# --- the demo -------------------------------------------------------------------------------------
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -138,25 +138,22 @@ class Sharded:
         **options: Unpack[Options],
     ) -> None:
         self._ranks, self._broken = ranks_of(comm), ""
-
-        def check() -> Whole:
+        with self._ranks.all_or_none(_MAKING):
             _check_arguments(kind, reduce, bucket_bytes, options)
             whole = Whole(params, options.get("groups"), kind.rule)
             check_asked(transport, whole.home)
-            return whole
-
-        whole = self._ranks.call(_MAKING, check)
         about = (kind.__name__, reduce, bucket_bytes, transport, *whole.about())
         check_same(self._ranks, about, "Sharded: class, params or options")
         self._place = place = Placement(self._ranks, whole, _MAKING)
-        own, digests = self._ranks.call(_MAKING, lambda: place.options(lr, options))
+        with self._ranks.all_or_none(_MAKING):
+            own, digests = place.options(lr, options)
         check_same(self._ranks, tuple(digests), "Sharded: lr or bounds")
         make: Any = kind  # whose options are those of its rule
-        self._shard = self._ranks.call(_MAKING, lambda: make(place.own(), comm=comm, **own))
+        with self._ranks.all_or_none(_MAKING):
+            self._shard = make(place.own(), comm=comm, **own)
         divisor = self._ranks.size if reduce == "mean" else 1
-        self._steps = self._ranks.call(
-            _MAKING, lambda: Steps(place, self._shard, bucket_bytes, divisor, transport)
-        )
+        with self._ranks.all_or_none(_MAKING):
+            self._steps = Steps(place, self._shard, bucket_bytes, divisor, transport)
         if options.get("bounds") is not None:  # the shard has moved parameters into them
             self._steps.spread()
         self._steps.barrier()

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from numadam._core.docstrings import first_sentence, formula, number, parameters, section
+from numadam._arrays.formatting import default_text, first_sentence, formula, parameters, section
 from numadam._core.rule import named
 from numadam._jit.functions import jit_once
 from numadam._optimizer.declared import OPTIONAL_STATE, STATE, T, example
-from numadam.nopython.core import Array, compiled, kit
-from numadam.nopython.typed import doubles, present
+from numadam.nopython.core import Array, compiled, doubles, kit, present
 from numadam.rules import CLASSES, classes, function_name
 from numadam.rules.nadam import NAdam
 
@@ -112,7 +111,7 @@ def _numbers(cls: Any, given: Mapping[str, inspect.Parameter]) -> str:
         if isinstance(argument.default, float):
             kind, text = texts[name]
             values = re.split(r" or callable|, callable|, default", kind)[0]
-            default = number(argument.default)
+            default = default_text(argument.default)
             entries += f"{name} : {values}, default {default}\n    {first_sentence(text)}\n"
     return entries
 

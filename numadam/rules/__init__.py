@@ -31,11 +31,3 @@ def classes() -> dict[str, Any]:
     return {
         name: getattr(import_module(f"{__name__}.{file}"), name) for file, name in CLASSES.items()
     }
-
-
-def functions() -> dict[str, Any]:
-    """The function on the caller's own arrays of every rule, by the name of its class."""
-    return {
-        name: getattr(import_module(f"{__name__}.{file}"), function_name(file))
-        for file, name in CLASSES.items()
-    }

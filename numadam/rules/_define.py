@@ -142,7 +142,10 @@ def _first_scalars(title: str, scalars: Any, c: Any, q: Any) -> dict[str, float]
             raise TypeError(
                 f"{title}: scalars: {name!r} cannot be the name of a scalar; use another name."
             )
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        number = (
+            isinstance(value, (int, float, np.integer, np.floating)) and type(value) is not bool
+        )
+        if not number or (isinstance(value, int) and abs(value) > sys.float_info.max):
             raise TypeError(
                 f"{title}: scalars: expected a number for {name}, got {value!r:.80} "
                 f"({type(value).__name__})."
@@ -419,8 +422,8 @@ def rule(
         decoupled=check_switch("decoupled", decoupled),
         powers=tuple(powers),
         nonnegative=tuple(nonnegative),
-        initial=begin,
-        modulus=real,
+        initial=lambda options: begin,
+        modulus=lambda options: real,
         squared=takes_square,
         digest=hashlib.sha256(repr(whole).encode()).hexdigest(),
         scalar_names=tuple(numbers),

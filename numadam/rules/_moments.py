@@ -126,68 +126,47 @@ def adam_scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     )
 
 
-@register_jitable
-def _hat_steps(b1, a1, c1, c2, lr, nesterov, is_float32):
-    """Step size and look ahead of the hat form, every operation rounded as the arrays are."""
-    root = math.sqrt(c2)
-    s = f32(f32(f32(lr) * f32(root)) / c1) if is_float32 else lr * root / c1
-    # TensorFlow's kernel corrects both terms alike
-    return (s * b1, s * a1) if nesterov != 0.0 else (s, 0.0)
+def hat_scalars(narrow: bool) -> Callable[[bool], Callable[..., Scalars]]:
+    """The hat form of libraries that round on the way, every operation as the arrays are.
 
+    Keras rounds the corrections where the arrays are float32; 1 - beta is exact. TensorFlow 1 is
+    `narrow`: it holds all hyperparameters in float32, and the powers as running products.
+    """
 
-def keras_scalars(is_float32: bool) -> Callable[..., Scalars]:
-    """Keras rounds the corrections where the arrays are float32; 1 - beta is exact."""
+    def make(is_float32: bool) -> Callable[..., Scalars]:
+        def scalars(c, q, lr, t):
+            b1, b2, eps, p1, p2 = c.beta1, c.beta2, c.eps, q.beta1_product, q.beta2_product
+            if narrow:
+                b1, b2, eps, lr = f32(b1), f32(b2), f32(eps), f32(lr)
+            elif is_float32:
+                p1, p2 = f32(p1), f32(p2)
+            a1, a2, c1, c2 = 1.0 - b1, 1.0 - b2, 1.0 - p1, 1.0 - p2
+            if is_float32:
+                c1, c2 = f32(c1), f32(c2)
+                if narrow:
+                    a1, a2 = f32(a1), f32(a2)
+            if c.corrected == 0.0:
+                c1 = c2 = 1.0
+            root, look = math.sqrt(c2), 0.0
+            s = f32(f32(f32(lr) * f32(root)) / c1) if is_float32 else lr * root / c1
+            if c.nesterov != 0.0:  # TensorFlow's kernel corrects both terms alike
+                s, look = s * b1, s * a1
+            return dict(
+                beta1=b1,
+                alpha1=a1,
+                beta2=b2,
+                alpha2=a2,
+                s=s,
+                e=eps,
+                root_e=c.eps_root,
+                c1=c1,
+                c2=c2,
+                look=look,
+            )
 
-    def scalars(c, q, lr, t):
-        b1, b2, p1, p2 = c.beta1, c.beta2, q.beta1_product, q.beta2_product
-        c1, c2 = 1.0 - p1, 1.0 - p2
-        if is_float32:
-            c1, c2 = f32(1.0 - f32(p1)), f32(1.0 - f32(p2))
-        if c.corrected == 0.0:
-            c1 = c2 = 1.0
-        s, look = _hat_steps(b1, 1.0 - b1, c1, c2, lr, c.nesterov, is_float32)
-        return dict(
-            beta1=b1,
-            alpha1=1.0 - b1,
-            beta2=b2,
-            alpha2=1.0 - b2,
-            s=s,
-            e=c.eps,
-            root_e=c.eps_root,
-            c1=c1,
-            c2=c2,
-            look=look,
-        )
+        return scalars
 
-    return scalars
-
-
-def tf1_scalars(is_float32: bool) -> Callable[..., Scalars]:
-    """TensorFlow 1 holds all hyperparameters in float32, and the powers as running products."""
-
-    def scalars(c, q, lr, t):
-        b1, b2 = f32(c.beta1), f32(c.beta2)
-        c1, c2 = 1.0 - q.beta1_product, 1.0 - q.beta2_product
-        a1, a2 = 1.0 - b1, 1.0 - b2
-        if is_float32:
-            c1, c2, a1, a2 = f32(c1), f32(c2), f32(a1), f32(a2)
-        if c.corrected == 0.0:
-            c1 = c2 = 1.0
-        s, look = _hat_steps(b1, a1, c1, c2, f32(lr), c.nesterov, is_float32)
-        return dict(
-            beta1=b1,
-            alpha1=a1,
-            beta2=b2,
-            alpha2=a2,
-            s=s,
-            e=f32(c.eps),
-            root_e=c.eps_root,
-            c1=c1,
-            c2=c2,
-            look=look,
-        )
-
-    return scalars
+    return make
 
 
 def tf1_advance(c: Any, q: Any, t: float) -> Scalars:

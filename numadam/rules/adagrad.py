@@ -47,7 +47,7 @@ ADAGRAD = RuleSpec(
     scalars=scalars,
     refuse=refuse,
     initial=lambda options: {"v": options["initial_accumulator"]},
-    modulus=("v",),
+    modulus=lambda options: ("v",),
     presets={
         "torch": {"lr": 1e-2, "eps": 1e-10},
         # TensorFlow holds the 0.1 in float32

@@ -14,11 +14,10 @@ from numadam.rules._moments import (
     adam_formula,
     adam_scalars,
     amsgrad_by_array,
+    hat_scalars,
     keras_power,
-    keras_scalars,
     libm_power,
     tf1_advance,
-    tf1_scalars,
 )
 
 #: Presets by the form of their arithmetic: the moments as TensorFlow's kernel has them, the
@@ -90,7 +89,11 @@ ADAM = RuleSpec(
     },
     refuse=refuse,
     powers=("beta1", "beta2"),
-    scalars_like={"keras": keras_scalars, "keras-jax": keras_scalars, "tf1": tf1_scalars},
+    scalars_like={
+        "keras": hat_scalars(narrow=False),
+        "keras-jax": hat_scalars(narrow=False),
+        "tf1": hat_scalars(narrow=True),
+    },
     advance_like={"tf1": tf1_advance},
     power_like={"keras": keras_power} | dict.fromkeys(LIBM, libm_power),
     modulus=lambda options: None if options["like"] == "qiskit" else ("v", "vmax"),

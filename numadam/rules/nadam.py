@@ -94,7 +94,7 @@ NADAM = RuleSpec(
     scalars_like={"keras": lambda is_float32: make_scalars(rounded=True)},
     advance_like={"torch": torch_advance},
     power_like={"keras": keras_power},
-    modulus=("v",),
+    modulus=lambda options: ("v",),
     presets={
         "torch": {"lr": 2e-3, "eps": 1e-8, "momentum_decay": 4e-3, "decoupled": False},
         "keras": {"lr": 1e-3, "eps": 1e-7, "momentum_decay": 1.0},

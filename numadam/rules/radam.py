@@ -72,7 +72,7 @@ RADAM = RuleSpec(
     refuse=refuse,
     decoupled=True,
     powers=("beta1", "beta2"),
-    modulus=("v",),
+    modulus=lambda options: ("v",),
     presets={
         "torch": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat", "decoupled": False},
         "optax": {"eps": 1e-8, "eps_form": "paper", "complex_form": "modulus"},

@@ -30,16 +30,15 @@ def formula(nesterov: bool) -> Callable[..., Any]:
     return element
 
 
-def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
-    """The momentum, and the share of the gradient in it: all of the first one (torch)."""
-    return dict(momentum=c.momentum, share=1.0 if t == 1.0 else 1.0 - c.dampening, lr=lr)
+def make_scalars(rounded: bool) -> Callable[..., Scalars]:
+    """The momentum, which Keras rounds to float32, and the share of the gradient in it.
 
-
-def keras_scalars(is_float32: bool) -> Callable[..., Scalars]:
-    """Keras rounds the momentum to float32."""
+    The share is all of the first one (torch).
+    """
 
     def scalars(c, q, lr, t):
-        return dict(momentum=f32(c.momentum), share=1.0 if t == 1.0 else 1.0 - c.dampening, lr=lr)
+        momentum = f32(c.momentum) if rounded else c.momentum
+        return dict(momentum=momentum, share=1.0 if t == 1.0 else 1.0 - c.dampening, lr=lr)
 
     return scalars
 
@@ -70,13 +69,13 @@ SGD_RULE = RuleSpec(
     state=("m",),
     hypers=(Hyper("momentum", 0.0, 1.0), Hyper("dampening", 0.0, 1.0, closed=True)),
     formula=formula,
-    scalars=scalars,
+    scalars=make_scalars(rounded=False),
     present=present,
     variant=variant,
     switches=("nesterov",),
     refuse=refuse,
-    scalars_like={"keras": keras_scalars},
-    modulus=(),
+    scalars_like={"keras": lambda is_float32: make_scalars(rounded=True)},
+    modulus=lambda options: (),
     presets={
         "torch": {"lr": 1e-3},
         "keras": {"lr": 1e-2, "decoupled": True},

@@ -12,28 +12,12 @@ import pytest
 import numadam
 import numadam as na
 from numadam._arrays import interop as foreign
+from tests.trees import Exported
 
 #: NumPy before 2.3 views them read-only: they may be gradients then, and parameters are refused
 writable_views = pytest.mark.skipif(
     np.lib.NumpyVersion(np.__version__) < "2.3.0", reason="DLPack views are read-only in this NumPy"
 )
-
-
-class Exported:
-    """An array that another library would hold: it says where it lies, by DLPack."""
-
-    def __init__(self, array):
-        self.array = array
-
-    @property
-    def dtype(self):
-        return self.array.dtype
-
-    def __dlpack__(self, **how):
-        return self.array.__dlpack__(**how)
-
-    def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
 
 
 class Interface:

@@ -14,7 +14,7 @@ import scipy.sparse
 import numadam as na
 from numadam._arrays import checks
 from numadam._arrays.tree import same_objects
-from tests.bad_arrays import BAD, assert_unchanged, cases, matches, on_cupy, snapshot
+from tests.bad_arrays import BAD, assert_unchanged, cases, matches, snapshot
 from tests.trees import Pair, tree_map
 
 #: where the bad array sits: (container of two leaves, name of the second)
@@ -104,18 +104,6 @@ def test_several_dtypes_in_one_optimiser_are_refused():
     params = {"w": np.ones(3), "x": np.ones(2), "b": np.ones(3, np.float32)}
     with pytest.raises(TypeError, match=r"^params\['b'\]: is float32.*second optimiser"):
         na.Adam(params)
-
-
-@pytest.mark.cuda("cupy")
-def test_numpy_and_cupy_together_are_refused():
-    array = np.ones(4)
-    for params in ([np.ones(4), on_cupy(array)], [on_cupy(array), np.ones(4)]):
-        with pytest.raises(TypeError, match=r"^params\[1\]: is a .*Py array.*one device"):
-            na.Adam(params)
-    with pytest.raises(TypeError, match=r"(?s)^params\[1\]: .*cupy"):
-        na.Adam(params=[np.ones(4), np.ones(4)]).step(
-            [np.ones(4), np.ones(4)], params=[np.ones(4), on_cupy(array)]
-        )
 
 
 STRUCTURES = [

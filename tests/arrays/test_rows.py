@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import pickle
 import re
-import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array, csr_matrix
 
 from numadam._arrays import sparse
 from numadam._arrays.sparse import Rows, clear, coalesce, is_sparse, scatter
+from tests.trees import LAYOUTS, lay, relaxed
 
 TWO = np.ones((2, 3))
 F32, F64 = np.dtype("float32"), np.dtype("float64")
-# the same examples in every run: a failure belongs to the change that brought it
-relaxed = settings(deadline=None, database=None, derandomize=True, max_examples=200)
 
 
 def dense_of(indices, values, shape):
@@ -40,33 +38,12 @@ def pairwise(terms):
     return terms[0]
 
 
-def unaligned(a):
-    buffer = np.zeros(a.nbytes + 1, np.uint8)
-    copy = np.ndarray(a.shape, a.dtype, buffer, offset=1)
-    copy[...] = a
-    return copy
-
-
 def read_only(a):
     a = a.copy()
     a.setflags(write=False)
     return a
 
 
-def spread(a):
-    wide = np.zeros((*a.shape, 2), a.dtype)
-    wide[..., 0] = a
-    return wide[..., 0]
-
-
-LAYOUTS = {
-    "C": np.ascontiguousarray,
-    "F": np.asfortranarray,
-    "spread": spread,
-    "backwards": lambda a: a[::-1].copy()[::-1],
-    "unaligned": unaligned,
-    "read-only": read_only,
-}
 CASES = st.fixed_dictionaries(
     {
         "n": st.integers(1, 9),
@@ -74,7 +51,7 @@ CASES = st.fixed_dictionaries(
         "k": st.integers(0, 40),
         "dtype": st.sampled_from([F32, F64]),
         "integers": st.sampled_from(["i1", "u1", "<i4", ">i4", "i8", ">i8", "u8"]),
-        "layout": st.sampled_from(sorted(LAYOUTS)),
+        "layout": st.sampled_from([*LAYOUTS, "read-only"]),
         "order": st.sampled_from(["any", "sorted", "unique", "both"]),
         "seed": st.integers(0, 2**32 - 1),
     }
@@ -92,8 +69,9 @@ def draw(case):
     if case["order"] in ("sorted", "both"):
         indices.sort()
     values = rng.integers(-99, 99, (len(indices), *case["row"])).astype(case["dtype"])
-    lay = LAYOUTS[case["layout"]]
-    return lay(indices.astype(case["integers"])), lay(values), (n, *case["row"])
+    arrays, layout = (indices.astype(case["integers"]), values), case["layout"]
+    arrays = (read_only(a) if layout == "read-only" else lay(a, layout) for a in arrays)
+    return *arrays, (n, *case["row"])
 
 
 def check_form(rows, values, shape, dtype):
@@ -222,19 +200,9 @@ def test_not_sparse(x):
     assert not is_sparse(x)
 
 
-def test_nothing_is_imported_to_know():
-    code = """
-import sys, types
-import numpy as np
-from numadam._arrays.sparse import Rows, coalesce, is_sparse
-rows = Rows(np.array([3, 1, 3]), np.ones((3, 2)))
-coalesce(rows, "grads", (4, 2), np.dtype(float))
-assert is_sparse(rows) and not is_sparse(object())
-assert not {"scipy", "cupy", "numba"} & {name.partition(".")[0] for name in sys.modules}
-sys.modules["scipy.sparse"] = types.ModuleType("scipy.sparse")  # another thread is importing it
-assert not is_sparse(object())
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+def test_a_library_that_another_thread_is_importing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.sparse", ModuleType("scipy.sparse"))
+    assert not is_sparse(object())
 
 
 @pytest.mark.cuda("cupy")
@@ -387,17 +355,12 @@ def test_csr_of_cupy(monkeypatch):
          "indices: expected integers or a mask of bool, got object. Use .astype(int)."),
         (np.ones(3, bool), TWO, ValueError,
          "values: expected 3 rows, one for each True, got shape (2, 3)."),
-        (np.zeros(2, bool), TWO, ValueError,
-         "values: expected 0 rows, one for each True, got shape (2, 3)."),
         (np.ones((2, 1), bool), TWO, ValueError,
          "indices: expected one axis, got shape (2, 1). Use .reshape(-1), and give values one "
          "row for each index."),
         (np.ones((2, 1), int), TWO, ValueError,
          "indices: expected one axis, got shape (2, 1). Use .reshape(-1), and give values one "
          "row for each index."),
-        (np.array(1), TWO, ValueError,
-         "indices: expected one axis, got shape (). Use .reshape(-1), and give values one row "
-         "for each index."),
         (np.arange(2), TWO.astype(">f8"), TypeError,
          "values: expected float32 or float64 like the parameter, got float64 of foreign byte "
          "order (>f8). Use .astype(numpy.float64) or .astype(numpy.float32)."),

@@ -106,17 +106,9 @@ def test_mpiexec_beside_the_interpreter_comes_first(monkeypatch):
 
 #: A memory that moves a step of one number in a second, messages of 4 bytes in one.
 MACHINE = Machine(
-    cores=2,
-    memory=56.0,
-    rank_memory=28.0,
-    network=4.0,
-    stored=4.0,
-    latency=0.0,
-    call=0.0,
-    message=0.0,
-    capacity=1e9,
-    overlap=False,
-)
+    cores=2, memory=56.0, rank_memory=28.0, network=4.0, stored=4.0, latency=0.0, call=0.0,
+    message=0.0, capacity=1e9, overlap=False,
+)  # fmt: skip
 
 
 def near(value):

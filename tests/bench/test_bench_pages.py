@@ -23,18 +23,10 @@ driver, history, processors, run, speed = map(
 )
 CASES = run.cases_of(run.TARGETS)
 ABOUT = {
-    "processor": "P",
-    "family": "25",
-    "model": "17",
-    "cores": 2,
-    "caches": {"L1d": "32K"},
-    "date": "2026-01-01",
-    "system": "Linux",
-    "threads": 2,
-    "layer": "tbb",
-    "gpu": "none found",
+    "processor": "P", "family": "25", "model": "17", "cores": 2, "caches": {"L1d": "32K"},
+    "date": "2026-01-01", "system": "Linux", "threads": 2, "layer": "tbb", "gpu": "none found",
     "versions": {"numpy": "2.4", "torch": "2.13"},
-}
+}  # fmt: skip
 
 # --- speed --------------------------------------------------------------------------------------
 

@@ -257,7 +257,7 @@ def test_call_that_takes_a_step_or_adds(calls, steps):
 def test_usual_step_is_the_same_in_torch():
     import torch
 
-    theirs = step.torch_usual(100)
+    theirs = step.usual_of_torch(*peers.tensors([100]))
     ours = peers.step(100, rule="AdamW", clip_norm=1.0, ema=0.999)
     for _ in range(5):
         ours()

@@ -126,34 +126,30 @@ def narrow(fun):
     return lambda x: float(np.float32(fun(np.asarray(x).astype("f4").astype("f8"))))
 
 
-#: name: (formula of a generator, `fun` from it)
+def units(rng, of_x, of_f):
+    """Units of x and f that are up to so many decades from 1."""
+    return {"scale": 10 ** rng.uniform(-of_x, of_x), "unit": 10 ** rng.uniform(-of_f, of_f)}
+
+
+#: By name the options of a formula of n numbers, of a generator.
 FAMILIES = {
-    "smooth": lambda rng: Formula(rng, rng.integers(1, 6)),
-    "any units": lambda rng: Formula(
-        rng, rng.integers(1, 6), scale=10 ** rng.uniform(-9, 9), unit=10 ** rng.uniform(-9, 9)
-    ),
-    "units of 1e-150 to 1e150": lambda rng: Formula(
-        rng,
-        rng.integers(1, 6),
-        scale=10 ** rng.uniform(-150, 150),
-        unit=10 ** rng.uniform(-140, 140),
-    ),
-    "mixed units": lambda rng: Formula(
-        rng, n := int(rng.integers(2, 6)), scale=10 ** rng.uniform(-6, 6, n)
-    ),
-    "large offset of f": lambda rng: Formula(
-        rng, rng.integers(1, 6), offset=10 ** rng.uniform(3, 9)
-    ),
-    "kinks": lambda rng: Formula(rng, rng.integers(1, 6), shapes=SHAPES | CORNERS | CORNERS),
-    "slow waves": lambda rng: Formula(
-        rng, rng.integers(1, 6), waves=(10 ** rng.uniform(-6, 0), 10 ** rng.uniform(1, 5))
-    ),
-    "fast waves": lambda rng: Formula(
-        rng, rng.integers(1, 6), waves=(10 ** rng.uniform(-8, 0), 10 ** rng.uniform(7, 11))
-    ),
-    "noise 1e-9 to 1e-3": lambda rng: Formula(rng, rng.integers(1, 6)),
-    "f in float32": lambda rng: Formula(rng, rng.integers(1, 6)),
+    "smooth": lambda rng, n: {},
+    "any units": lambda rng, n: units(rng, 9, 9),
+    "units of 1e-150 to 1e150": lambda rng, n: units(rng, 150, 140),
+    "mixed units": lambda rng, n: {"scale": 10 ** rng.uniform(-6, 6, n)},
+    "large offset of f": lambda rng, n: {"offset": 10 ** rng.uniform(3, 9)},
+    "kinks": lambda rng, n: {"shapes": SHAPES | CORNERS | CORNERS},
+    "slow waves": lambda rng, n: {"waves": (10 ** rng.uniform(-6, 0), 10 ** rng.uniform(1, 5))},
+    "fast waves": lambda rng, n: {"waves": (10 ** rng.uniform(-8, 0), 10 ** rng.uniform(7, 11))},
+    "noise 1e-9 to 1e-3": lambda rng, n: {},
+    "f in float32": lambda rng, n: {},
 }
+
+
+def formula_of(family, rng):
+    """A function of the family, of 1 to 5 numbers; mixed units need two."""
+    size = int(rng.integers(2 if family == "mixed units" else 1, 6))
+    return Formula(rng, size, **FAMILIES[family](rng, size))
 
 
 def wrapped(family, formula, rng):
@@ -217,7 +213,7 @@ CHECKS = {"numadam": of_numadam, "scipy": of_scipy, "torch": of_torch, "jax": of
 def verdict(check, family, seed, delta):
     """One verdict on a gradient with the relative error `delta`."""
     rng = np.random.default_rng(seed)
-    formula = FAMILIES[family](rng)
+    formula = formula_of(family, rng)
     g = formula.gradient()
     fun = wrapped(family, formula, rng)
     if rng.random() < 0.5:

@@ -90,27 +90,28 @@ def test_meta_comes_back_exactly(tmp_path):
     assert math.isnan(read(tmp_path / "a", "minimize").meta["x"])
 
 
+def test_what_json_has_not_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write(tmp_path / "a", Container("optimizer", {"a": len}, {}))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
-    ("meta", "arrays", "error", "text"),
-    [  # what JSON would change, and arrays that a file cannot hold
-        ({"a": (1, 2)}, {}, TypeError, r"meta\['a'\]: tuple"),
-        ({"a": [0, {1: 2}]}, {}, TypeError, r"meta\['a'\]\[1\]: expected keys of type str, got 1"),
-        ({"a": np.float64(1)}, {}, TypeError, r"meta\['a'\]: float64"),
-        ({"a": len}, {}, TypeError, r"meta\['a'\]: builtin"),
-        ({}, {"a": np.array([None])}, TypeError, r"arrays\['a'\]: expected a NumPy array of f"),
-        ({}, {"a": np.ones(3, np.longdouble)}, TypeError, r"arrays\['a'\].*got"),
-        ({}, {"a": [1.0]}, TypeError, r"got \[1.0\]"),
-        ({}, {3: np.ones(1)}, TypeError, "names of type str, got 3"),
-        ({}, {"": np.ones(1)}, ValueError, "the name '' is reserved"),
-        ({}, {"__metadata__": np.ones(1)}, ValueError, "is reserved"),
-        ({}, {"a\n": np.ones(1)}, ValueError, "has a control character"),
-        ({}, {"a\udc80": np.ones(1)}, ValueError, "has a control character"),
-        ({}, {"a/../b": np.ones(1)}, ValueError, "has the part '..'"),
+    ("arrays", "error", "text"),
+    [
+        ({"a": np.array([None])}, TypeError, r"arrays\['a'\]: expected a NumPy array of float64"),
+        ({"a": np.ones(3, np.longdouble)}, TypeError, r"arrays\['a'\].*got"),
+        ({"a": [1.0]}, TypeError, r"got \[1.0\]"),
+        ({"": np.ones(1)}, ValueError, "the name '' is reserved"),
+        ({"__metadata__": np.ones(1)}, ValueError, "is reserved"),
+        ({"a\n": np.ones(1)}, ValueError, "has a control character"),
+        ({"a\udc80": np.ones(1)}, ValueError, "has a control character"),
+        ({"a/../b": np.ones(1)}, ValueError, "has the part '..'"),
     ],
 )
-def test_what_a_file_cannot_hold_is_refused(tmp_path, meta, arrays, error, text):
+def test_arrays_that_a_file_cannot_hold_are_refused(tmp_path, arrays, error, text):
     with pytest.raises(error, match=text):
-        write(tmp_path / "a", Container("optimizer", meta, {"first": np.ones(2), **arrays}))
+        write(tmp_path / "a", Container("optimizer", {}, {"first": np.ones(2), **arrays}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -131,8 +132,6 @@ def test_too_long_headers_are_refused(tmp_path, monkeypatch):
     ],
 )
 def test_kinds(tmp_path, kind, wanted, text):
-    with pytest.raises(ValueError, match=r"expected one of optimizer, minimize.*got 'x'"):
-        write(tmp_path / "a", Container("x", {}, {}))
     write(tmp_path / "a", Container(kind, {}, {}))
     with pytest.raises(na.CheckpointError, match=f"a: was saved by {text}"):
         read(tmp_path / "a", wanted)

@@ -24,7 +24,6 @@ from numadam._checkpoint.folder import (
     Cuts,
     common,
     current_generation,
-    pieces,
     shard_name,
 )
 from numadam.mpi import RankError
@@ -442,10 +441,9 @@ def test_a_save_beside_another_program(path, monkeypatch):
     for act in (lambda file: False, lambda file: Path(file.name).unlink()):
         old = content(path)
         monkeypatch.setattr(files.container, "lock", act)
-        shard = files.NewShard(path, "ab" * 8, 0)
-        with pytest.raises(OSError, match="another program saves into this folder"):
+        refused = pytest.raises(OSError, match="another program saves into this folder")
+        with refused, files.NewShard(path, "ab" * 8, 0) as shard:
             shard.write(1, {})
-        shard.discard()
         monkeypatch.undo()
         assert content(path) == old
 
@@ -475,6 +473,12 @@ def test_a_folder_that_is_linked_to_or_copied(path, tmp_path):
 
 
 # --- parts of arrays as boxes, against NumPy's own indexing ---------------------------------------
+
+
+def pieces(part, whole):
+    """The boxes of a part of a whole array of this shape."""
+    return Cuts(False, whole, np.empty((0, 2 * len(whole)), np.int64)).pieces(part)
+
 
 WHOLES = [(), (5,), (3, 4), (2, 3, 4), (1, 5, 1), (3, 1, 2, 2), (0, 3)]
 
@@ -531,7 +535,7 @@ def test_ranks_that_have_something_are_found(data):
     cuts = [cut for cut in cuts if cut.flat == flat]
     boxes = np.array([cut.begin + cut.shape for cut in cuts], np.int64)
     wanted = data.draw(parts(whole))
-    found = Cuts(flat, whole, boxes).meet(pieces(wanted, whole))
+    found = Cuts(flat, whole, boxes).meet(wanted)
     meets = [bool(np.isin(values(cut, whole), values(wanted, whole)).any()) for cut in cuts]
     assert all(there for there, needed in zip(found, meets, strict=True) if needed)
     if not flat:

@@ -19,9 +19,9 @@ from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.functional import UpdateFunction
 from numadam._optimizer.optimizer import Optimizer
 from tests.bits import assert_same_bits
+from tests.variants import FUNCTIONS
 
 RULES = rules.classes()
-FUNCTIONS = rules.functions()
 
 
 # --- defaults ------------------------------------------------------------------------------------

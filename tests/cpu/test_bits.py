@@ -264,7 +264,7 @@ def test_one_array_or_many_in_any_order_and_threads(real):
         numba.set_num_threads(before)
 
 
-# --- the pooled form, as under Numba's workqueue layer --------------------------------------------
+# --- all options together, in every form ----------------------------------------------------------
 
 
 RNG = np.random.default_rng(5)
@@ -311,24 +311,35 @@ def rows():
 
 
 @pytest.fixture
-def pooled(monkeypatch):
-    """Every optimiser of the test steps in the pool, whatever the layer and its size."""
+def way(request, monkeypatch):
+    """Every optimiser of the test steps in this way, whatever the layer and its size."""
+    way = getattr(request, "param", "pool")
     loops.layer()  # that of the other tests is chosen
-    monkeypatch.setattr(loops, "layer", lambda: "workqueue")
-    monkeypatch.setattr(loops, "wants_parallel", lambda total: True)
+    if way == "pool":  # as under Numba's workqueue layer
+        monkeypatch.setattr(loops, "layer", lambda: "workqueue")
+    monkeypatch.setattr(loops, "wants_parallel", lambda total: way != "serial")
+    return way
 
 
-@pytest.mark.usefixtures("pooled")
-@pytest.mark.parametrize("case", [sink, half, large_complex, rows])
-def test_bits_of_the_serial_form(case, thread_count):
+@pytest.mark.parametrize(
+    ("case", "way"),
+    [
+        *((case, "pool") for case in (sink, half, large_complex, rows)),
+        (sink, "serial"),
+        (sink, "parallel"),
+    ],
+    indirect=["way"],
+)
+def test_all_together_has_the_same_bits_in_any_form_thread_and_part(case, way, thread_count):
+    """Long arrays: a norm has many blocks, parts end anywhere."""
     (start, *calls), options = case()
     found = set()
-    for part in (0, None, 65, 999):
+    for part in (0, None, 1 << 20, 65, 999):
         opt = na.Adam(tree_map(np.copy, start), **copy.deepcopy(options))
-        assert uses_parallel(opt)
-        if part == 0:
-            compiled_step(opt).kernel = compiled_step(opt).serial
-        elif part is not None:
+        assert uses_parallel(opt) == (way != "serial")
+        if part == 0:  # what the others have to be: serial, in one piece
+            compiled_step(opt).kernel, part = compiled_step(opt).serial, 1 << 20
+        if part is not None:
             shorten_parts(opt, part)
         for grads in calls:
             opt.step(grads)
@@ -338,7 +349,7 @@ def test_bits_of_the_serial_form(case, thread_count):
     assert len(found) == 1
 
 
-@pytest.mark.usefixtures("pooled")
+@pytest.mark.usefixtures("way")
 def test_number_of_threads_is_asked_at_each_step():
     p, g = draw(30_000), draw(30_000)
     opt = na.Adam(p)

@@ -21,17 +21,17 @@ from tests.trees import tree_leaves
 class Lazy:
     """torch's SparseAdam in NumPy: rows without a gradient keep p, m and v; t is of the array."""
 
-    def __init__(self, p, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, limit=np.inf):
+    def __init__(self, p, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=np.inf):
         self.p, self.m, self.v = p.copy(), np.zeros_like(p), np.zeros_like(p)
         self._lr, self._b1, self._b2, self._eps = lr, beta1, beta2, eps
-        self._decay, self._limit, self.t = weight_decay, limit, 0
+        self._decay, self._limit, self.t = weight_decay, clip_norm, 0
 
     def step(self, indices, values):
         total = np.zeros_like(self.p)
         np.add.at(total, indices, values)
         rows = np.unique(indices)
-        size = np.linalg.norm(total)
-        factor = self._limit / size if size > self._limit else 1.0
+        self.norm = np.linalg.norm(total)
+        factor = self._limit / self.norm if self.norm > self._limit else 1.0
         self.t += 1
         p, m, v = self.p[rows], self.m[rows], self.v[rows]
         g = total[rows] * factor + self._decay * p
@@ -87,10 +87,21 @@ def gradients(seed, sparse):
 # --- lazy ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(40, 3), (40,), (40, 2, 3), (40, 1), (1, 5), (40, 64)], ids=str)
-def test_lazy_against_numpy(shape):
+SHAPES = [(40, 3), (40,), (40, 2, 3), (40, 1), (1, 5), (40, 64)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        *((shape, {}) for shape in SHAPES),
+        ((40, 3), {"weight_decay": 0.3}),  # of the rows that are touched
+        ((40, 3), {"clip_norm": 1.5}),  # of the norm of their sums
+    ],
+    ids=str,
+)
+def test_lazy_against_numpy(shape, options):
     start, calls = draw(0, shape)
-    opt, ref = na.Adam(start.copy(), 0.1, sparse="lazy"), Lazy(start, 0.1)
+    opt, ref = na.Adam(start.copy(), 0.1, sparse="lazy", **options), Lazy(start, 0.1, **options)
     for indices, values in calls:
         opt.step(Rows(indices, values))
         ref.step(indices, values)
@@ -100,6 +111,8 @@ def test_lazy_against_numpy(shape):
             (opt.state["v"], ref.v),
         ):
             np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+        if "clip_norm" in options:
+            assert opt.grad_norm == pytest.approx(ref.norm, rel=1e-14)
     assert opt.t == ref.t == len(calls)
 
 
@@ -115,26 +128,6 @@ def test_rows_without_a_gradient_keep_their_bits():
     for now, before in ((opt.params, p), (opt.state["m"], m), (opt.state["v"], v)):
         assert_same_bits(now[others], before[others])
         assert (now[~others] != before[~others]).all()
-
-
-def test_lazy_with_decay_and_norm():
-    """Decay is for the rows that are touched; the norm is that of their sums."""
-    start, calls = draw(2)
-    options = {"weight_decay": 0.3}
-    opt, ref = na.Adam(start.copy(), 0.1, sparse="lazy", **options), Lazy(start, 0.1, **options)
-    clipped, limited = (
-        na.Adam(start.copy(), 0.1, sparse="lazy", clip_norm=1.5),
-        Lazy(start, 0.1, limit=1.5),
-    )
-    for indices, values in calls:
-        opt.step(Rows(indices, values))
-        clipped.step(Rows(indices, values))
-        ref.step(indices, values)
-        limited.step(indices, values)
-        size = np.linalg.norm(dense_of(indices, values, start.shape))
-        assert clipped.grad_norm == pytest.approx(size, rel=1e-14)
-    np.testing.assert_allclose(opt.params, ref.p, rtol=1e-12)
-    np.testing.assert_allclose(clipped.params, limited.p, rtol=1e-12)
 
 
 # --- masks ---------------------------------------------------------------------------------------
@@ -187,8 +180,9 @@ def test_masks_of_several_arrays_with_groups_and_a_norm():
 
 
 def test_masks_with_other_parameters_but_no_out():
+    """A direction is refused without masks, too: tests/settings/test_option_refusals.py."""
     opt, other = na.Adam(SIX.copy(), 0.1, sparse="lazy"), SIX.copy()
-    with pytest.raises(ValueError, match=r"^out: sparse='lazy'"):
+    with pytest.raises(ValueError, match=r"^out: sparse='lazy' gives a direction in some rows"):
         opt.step(SIX, rows=MASK, out=np.empty((3, 2)))
     opt.step(SIX, rows=MASK, params=other)
     assert_same_bits(opt.params, SIX)
@@ -582,13 +576,3 @@ def test_rows_that_share_memory_with_what_is_written():
     opt = na.Adam(np.arange(12.0).reshape(4, 3), 0.1, sparse="dense")
     opt.step(Rows(np.array([1, 2]), opt.params[:2]))
     np.testing.assert_allclose(opt.params[1:3], [[3, 3.9, 4.9], [5.9, 6.9, 7.9]], rtol=1e-7)
-
-
-def test_a_direction_of_some_rows_is_refused():
-    opt = na.SGD(np.ones((4, 3)), lr=0.5, sparse="lazy")
-    with pytest.raises(
-        ValueError, match=r"^out: sparse='lazy' gives a direction in some rows only"
-    ):
-        opt.step(Rows(np.array([1]), np.ones((1, 3))), out=np.zeros((4, 3)))
-    assert opt.t == 0
-    assert (opt.params == 1.0).all()

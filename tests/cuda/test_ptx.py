@@ -206,8 +206,6 @@ KERNELS = {
     "sum": ("make_sum", "accumulate", (True, False, False), ()),
     "complex sum": ("make_sum", "complex modulus", (True, False, False), ()),
     "bfloat16 sum": ("make_sum", "bfloat16", (True, False, False), ()),
-    "begin by element": ("make_begin", "by element", (True, False, True), ()),
-    "begin of a copy": ("make_begin", "bfloat16 master", (True, False, True), ()),
     "lazy": ("make_lazy", "by element", (True,), ()),
 }
 

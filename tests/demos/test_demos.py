@@ -10,8 +10,8 @@ import pytest
 import numadam as na
 from numadam._version import install_command
 from numadam.cli import main
-from numadam.demos import MissingExtra, decays, mlp, network
-from numadam.demos.network import Digits, Training, read_digits
+from numadam.demos import MissingExtra, decays, mlp
+from numadam.demos.mlp import Digits, Training, read_digits
 from tests.processes import python
 
 WATCHED = """
@@ -111,7 +111,7 @@ def test_log_linear_is_exact_without_noise():
 
 @pytest.fixture(scope="module")
 def digits():
-    return network.load()
+    return mlp.load()
 
 
 @pytest.fixture(scope="module")
@@ -138,16 +138,16 @@ def test_digits_are_those_of_scikit_learn():
     np.testing.assert_array_equal(labels, theirs.target)
 
 
-@pytest.mark.parametrize("loss", network.LOSSES)
+@pytest.mark.parametrize("loss", mlp.LOSSES)
 def test_backward_is_the_gradient_of_the_loss(digits, loss):
     x, y = digits.x[:7].astype(np.float64), digits.y[:7]
 
     def fun(params):
         grads = {name: np.empty_like(value) for name, value in params.items()}
-        network.backward(params, x, y, grads, loss)
-        return network.LOSSES[loss](network.forward(params, x)[1], y)[0], grads
+        mlp.backward(params, x, y, grads, loss)
+        return mlp.LOSSES[loss](mlp.forward(params, x)[1], y)[0], grads
 
-    start = network.init(np.random.default_rng(3), (64, 5, 10))
+    start = mlp.init(np.random.default_rng(3), (64, 5, 10))
     start = {name: value.astype(np.float64) for name, value in start.items()}
     check = na.check_grad(fun, start, jac=True, tolerance=1e-6)
     assert check.ok, check
@@ -155,20 +155,20 @@ def test_backward_is_the_gradient_of_the_loss(digits, loss):
 
 def test_squared_error_by_hand():
     log_p = np.log([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
-    value, _ = network.squared_error(log_p, np.array([0, 2]))
+    value, _ = mlp.squared_error(log_p, np.array([0, 2]))
     assert value == pytest.approx(0.5 * (0.25 + 0.09 + 0.04 + 0.01 + 0.01 + 0.04))
 
 
 def test_a_short_run_lowers_the_loss_and_repeats_bit_for_bit(few):
     seen = []
     how = Training(epochs=4, batch=50, hidden=16)
-    result = network.train(few, how, each_epoch=seen.append)
+    result = mlp.train(few, how, each_epoch=seen.append)
     assert len(result.batch_losses) == 40
     assert result.epochs == seen
     assert result.epochs[-1].loss < 0.7 * result.epochs[0].loss
     assert result.params["w1"].shape == (64, 16)
     assert result.stopped == "40 steps"
-    again = network.train(few, how).params
+    again = mlp.train(few, how).params
     for name, value in result.params.items():
         np.testing.assert_array_equal(again[name], value)
 
@@ -183,7 +183,7 @@ GOALS = [
 
 @pytest.mark.parametrize(("goal", "said", "reached"), GOALS, ids=range(3))
 def test_training_stops_where_told(few, goal, said, reached):
-    result = network.train(few, Training(epochs=40, batch=50, hidden=16, **goal))
+    result = mlp.train(few, Training(epochs=40, batch=50, hidden=16, **goal))
     assert result.stopped == said
     if reached is None:
         assert (len(result.batch_losses), len(result.epochs)) == (13, 2)
@@ -195,13 +195,13 @@ def test_training_stops_where_told(few, goal, said, reached):
 
 def test_l2_pulls_and_bounds_hold(few):
     base = {"epochs": 3, "batch": 50, "hidden": 16}
-    plain = network.train(few, Training(**base)).params
-    held = network.train(few, Training(**base, l2=1e-2, bounds=(-0.1, 0.1))).params
+    plain = mlp.train(few, Training(**base)).params
+    held = mlp.train(few, Training(**base, l2=1e-2, bounds=(-0.1, 0.1))).params
     assert max(abs(value).max() for value in plain.values()) > 0.1
     for value in held.values():
         assert abs(value).max() <= np.float32(0.1)
     # a pixel that is 0 in all images has no gradient but that of L2
     dead = ~few.x.any(axis=0)
     assert dead.any()
-    pulled = network.train(few, Training(**base, l2=1e-2)).params
+    pulled = mlp.train(few, Training(**base, l2=1e-2)).params
     assert abs(pulled["w1"][dead]).mean() < 0.9 * abs(plain["w1"][dead]).mean()

@@ -12,7 +12,7 @@ import pytest
 from scipy.integrate import solve_ivp
 from scipy.optimize import curve_fit
 
-from numadam.demos import network
+from numadam.demos import mlp
 
 GALLERY = Path(__file__).parents[2] / "docs" / "gallery"
 SCRIPTS = sorted(GALLERY.glob("*/plot_*.py"))
@@ -85,7 +85,7 @@ def test_no_line_is_cut_off(script):
 
 
 def test_no_line_of_a_printed_function_is_cut_off():
-    assert wide_lines(inspect.getsource(network.backward)) == []
+    assert wide_lines(inspect.getsource(mlp.backward)) == []
 
 
 def page(alt="A title"):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
-from ptx_table import BITS, FLOATS, INTEGERS, PACKED, ROUNDINGS, Operation, finish, read_float, row
+from ptx_table import BITS, FLOATS, INTEGERS, ROUNDINGS, Operation, finish, read_float, row
 from ptx_types import C_TYPES, SIZES, PtxError, unsigned
 
 # --- floats ---------------------------------------------------------------------------------------
@@ -23,35 +22,20 @@ def rounded(op: Operation, expression: str, *values: str) -> str:
     return re.sub(r"\b[xyz]\b", lambda name: names[name[0]], expression)
 
 
-def packed(f: Any, op: Operation, formula: Callable[..., str], count: int) -> str:
-    """An instruction on two halves of 32 bits."""
-    kind = "half" if op.type == "f16x2" else "bfloat"
-    values = [f.read(operand, "b32") for operand in op.operands[1 : 1 + count]]
-    halves = []
-    for shift in (16, 0):
-        parts = [f"{kind}_to_float((uint16_t)({value} >> {shift}))" for value in values]
-        halves.append(f"(uint32_t)to_{kind}({formula(*parts)}) << {shift}")
-    return f.write(op.operands[0], "b32", " | ".join(halves))
-
-
 _ARITHMETIC = {"add": "x + y", "sub": "x - y", "mul": "x * y", "div": "x / y"}
 _ROUNDING = "rn rz rm rp ftz sat"
 
 
 def float_arithmetic(f: Any, op: Operation) -> str:
-    expression = _ARITHMETIC[op.name]
-    if op.type in PACKED.split():
-        return packed(f, op, lambda a, b: expression.replace("x", a).replace("y", b), 2)
-    value = rounded(op, expression, *(read_float(f, op, operand) for operand in op.operands[1:3]))
+    values = (read_float(f, op, operand) for operand in op.operands[1:3])
+    value = rounded(op, _ARITHMETIC[op.name], *values)
     if op.any("approx", "full"):
         value = f"approximate({value})"
     return f.write(op.operands[0], op.type, finish(op, value))
 
 
-@row("fma", _ROUNDING, f"{FLOATS} {PACKED}")
+@row("fma", _ROUNDING, FLOATS)
 def fma(f: Any, op: Operation) -> str:
-    if op.type in PACKED.split():
-        return packed(f, op, lambda a, b, c: f"(double){a} * {b} + {c}", 3)
     values = [read_float(f, op, operand) for operand in op.operands[1:4]]
     if op.type in ("f16", "bf16"):
         a, b, c = values
@@ -63,12 +47,11 @@ def fma(f: Any, op: Operation) -> str:
 
 _UNARY = {
     "sqrt": "__builtin_sqrt{s}(x)", "rcp": "1 / x", "rsqrt": "1 / __builtin_sqrt((double)(x))",
-    "ex2": "__builtin_exp2{s}(x)", "lg2": "__builtin_log2{s}(x)", "sin": "__builtin_sin{s}(x)",
-    "cos": "__builtin_cos{s}(x)", "tanh": "__builtin_tanh{s}(x)",
+    "ex2": "__builtin_exp2{s}(x)", "lg2": "__builtin_log2{s}(x)",
 }  # fmt: skip
 
 
-@row("sqrt rcp rsqrt ex2 lg2 sin cos tanh", "approx rn rz rm rp ftz", FLOATS)
+@row("sqrt rcp rsqrt ex2 lg2", "approx rn rz rm rp ftz", FLOATS)
 def unary(f: Any, op: Operation) -> str:
     double = op.type == "f64"
     value = read_float(f, op, op.operands[1])
@@ -92,20 +75,6 @@ def copysign(f: Any, op: Operation) -> str:
     sign, value = (f.read(operand, op.type) for operand in op.operands[1:3])
     suffix = "f" if op.type == "f32" else ""
     return f.write(op.operands[0], op.type, f"__builtin_copysign{suffix}({value}, {sign})")
-
-
-@row("testp", "finite infinite number notanumber normal subnormal", "f32 f64")
-def testp(f: Any, op: Operation) -> str:
-    x = f.read(op.operands[1], op.type)
-    size = f"__builtin_fabs({x})"
-    least = "0x1p-126" if op.type == "f32" else "0x1p-1022"
-    tests = {
-        "finite": f"{size} < __builtin_inf()", "infinite": f"{size} == __builtin_inf()",
-        "number": f"{x} == {x}", "notanumber": f"{x} != {x}",
-        "normal": f"{size} >= {least} && {size} < __builtin_inf()",
-        "subnormal": f"{size} < {least} && {size} > 0",
-    }  # fmt: skip
-    return f.write(op.operands[0], "pred", tests[op.words[0]])
 
 
 # --- integers -------------------------------------------------------------------------------------
@@ -132,9 +101,9 @@ def with_carry(f: Any, op: Operation, x: str, y: str, subtract: bool) -> str:
     return code + f.write(op.operands[0], type_, f"({C_TYPES[type_]})sum_")
 
 
-@row("add sub mul div", f"{_ROUNDING} cc lo hi wide approx full", f"{INTEGERS} {FLOATS} {PACKED}")
+@row("add sub mul div", f"{_ROUNDING} cc lo hi wide approx full", f"{INTEGERS} {FLOATS}")
 def arithmetic(f: Any, op: Operation) -> str:
-    if op.is_float() or op.type in PACKED.split():
+    if op.is_float():
         return float_arithmetic(f, op)
     if op.name == "mul":
         return product(f, op)
@@ -205,27 +174,22 @@ def rem(f: Any, op: Operation) -> str:
     return f.write(op.operands[0], op.type, f"REMAINDER({x}, {y})")
 
 
-@row("min max", "ftz NaN", f"{INTEGERS} {FLOATS} {PACKED}")
+@row("min max", "ftz NaN", f"{INTEGERS} {FLOATS}")
 def extreme(f: Any, op: Operation) -> str:
-    name = "MINIMUM" if op.name == "min" else "MAXIMUM"
-
-    def formula(x: str, y: str) -> str:
-        return f"NAN_OR({name}, {x}, {y})" if op.any("NaN") else f"{name}({x}, {y})"
-
-    if op.type in PACKED.split():
-        return packed(f, op, formula, 2)
     x, y = (read_float(f, op, operand) for operand in op.operands[1:3])
     if op.is_float():
-        return f.write(op.operands[0], op.type, finish(op, formula(x, y)))
+        name = "MINIMUM" if op.name == "min" else "MAXIMUM"
+        value = f"NAN_OR({name}, {x}, {y})" if op.any("NaN") else f"{name}({x}, {y})"
+        return f.write(op.operands[0], op.type, finish(op, value))
     sign = "<" if op.name == "min" else ">"
     return f.write(op.operands[0], op.type, f"{x} {sign} {y} ? {x} : {y}")
 
 
 _SIGN_BITS = {"f32": "0x80000000u", "f64": "0x8000000000000000ull", "f16": "0x8000u"}
-_SIGN_BITS |= {"bf16": "0x8000u", "f16x2": "0x80008000u", "bf16x2": "0x80008000u"}
+_SIGN_BITS["bf16"] = "0x8000u"
 
 
-@row("neg abs", "ftz", f"s16 s32 s64 {FLOATS} {PACKED}")
+@row("neg abs", "ftz", f"s16 s32 s64 {FLOATS}")
 def sign(f: Any, op: Operation) -> str:
     bits = f"b{8 * SIZES[op.type]}"
     if op.any("ftz"):
@@ -253,9 +217,9 @@ def logic(f: Any, op: Operation) -> str:
     return f.write(op.operands[0], op.type, f"{x} {symbol} {y}")
 
 
-@row("not cnot", "", f"pred {BITS}")
+@row("not", "", f"pred {BITS}")
 def complement(f: Any, op: Operation) -> str:
-    symbol = "!" if op.type == "pred" or op.name == "cnot" else "~"
+    symbol = "!" if op.type == "pred" else "~"
     return f.write(op.operands[0], op.type, f"{symbol}{f.read(op.operands[1], op.type)}")
 
 
@@ -279,26 +243,14 @@ def funnel_shift(f: Any, op: Operation) -> str:
     return f.write(op.operands[0], "u32", value)
 
 
-@row("popc clz brev", "", "b32 b64")
+@row("popc clz", "", "b32 b64")
 def count_bits(f: Any, op: Operation) -> str:
     x, suffix = f.read(op.operands[1], op.type), "ll" if op.type == "b64" else ""
-    if op.name == "brev":
-        return f.write(op.operands[0], op.type, f"reverse_bits{'64' if suffix else ''}({x})")
     if op.name == "popc":
         return f.write(op.operands[0], "u32", f"__builtin_popcount{suffix}({x})")
     return f.write(
         op.operands[0], "u32", f"{x} ? __builtin_clz{suffix}({x}) : {8 * SIZES[op.type]}"
     )
-
-
-@row("bfind", "shiftamt", "u32 u64 s32 s64")
-def bfind(f: Any, op: Operation) -> str:
-    x, bits = f.read(op.operands[1], op.type), 8 * SIZES[op.type]
-    if op.type[0] == "s":
-        x = f"({C_TYPES[unsigned(op.type)]})({x} < 0 ? ~{x} : {x})"
-    if op.any("shiftamt"):
-        return f.write(op.operands[0], "u32", f"{x} ? {bits - 1} - find_bit({x}) : ~0u")
-    return f.write(op.operands[0], "u32", f"find_bit({x})")
 
 
 @row("bfe", "", "u32 u64 s32 s64")
@@ -321,26 +273,6 @@ def bfi(f: Any, op: Operation) -> str:
 def prmt(f: Any, op: Operation) -> str:
     a, b, selector = (f.read(operand, "b32") for operand in op.operands[1:4])
     return f.write(op.operands[0], "b32", f"permute_bytes({a}, {b}, {selector})")
-
-
-@row("lop3", "", "b32")
-def lop3(f: Any, op: Operation) -> str:
-    values = [f.read(operand, "b32") for operand in op.operands[1:4]]
-    table, terms = int(op.operands[4], 0), []
-    for case in range(8):
-        if table >> case & 1:
-            parts = [x if case >> 2 - k & 1 else f"~{x}" for k, x in enumerate(values)]
-            terms.append(f"({' & '.join(parts)})")
-    return f.write(op.operands[0], "b32", " | ".join(terms) or "0")
-
-
-@row("sad", "", INTEGERS)
-def sad(f: Any, op: Operation) -> str:
-    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
-    type_ = unsigned(op.type)
-    c_type, third = C_TYPES[type_], f.read(op.operands[3], type_)
-    difference = f"({x} < {y} ? ({c_type}){y} - ({c_type}){x} : ({c_type}){x} - ({c_type}){y})"
-    return f.write(op.operands[0], type_, f"{third} + {difference}")
 
 
 # --- comparisons and choices ----------------------------------------------------------------------
@@ -382,25 +314,7 @@ def setp(f: Any, op: Operation) -> str:
     return code + (f.write(second[0], "pred", "other_") if second else "")
 
 
-@row("set", f"{_COMPARE_WORDS} u32 s32 f32", f"{INTEGERS} {BITS} {FLOATS}")
-def set_(f: Any, op: Operation) -> str:
-    result = op.any("u32", "s32", "f32")
-    value = "1.0f" if result == "f32" else "-1"
-    test = comparison(f, op, op.type)
-    if logic_word := op.any("and", "or", "xor"):
-        symbol = {"and": "&", "or": "|", "xor": "^"}[logic_word]
-        test = f"({test} {symbol} {f.read(op.operands[3], 'pred')})"
-    return f.write(op.operands[0], result, f"{test} ? {value} : 0")
-
-
 @row("selp", "", f"{INTEGERS} {BITS} f32 f64")
 def selp(f: Any, op: Operation) -> str:
     x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
     return f.write(op.operands[0], op.type, f"{f.read(op.operands[3], 'pred')} ? {x} : {y}")
-
-
-@row("slct", f"ftz {INTEGERS} {BITS} f32 f64", "s32 f32")
-def slct(f: Any, op: Operation) -> str:
-    type_ = op.words[-1]
-    x, y = (f.read(operand, type_) for operand in op.operands[1:3])
-    return f.write(op.operands[0], type_, f"{read_float(f, op, op.operands[3])} >= 0 ? {x} : {y}")

@@ -31,7 +31,7 @@ _SPECIAL = {
     "%dynamic_smem_size": "(thread->shared_size - STATIC_SHARED_SIZE)",
 }  # fmt: skip
 _ADDRESS = re.compile(r"\[\s*([\w$%.]+)\s*(?:\+\s*(-?\w+)|(-\s*\w+))?\s*\]$")
-_STOPS = re.compile(r"(@\S+ )?(bar|barrier|shfl|vote|match|redux|activemask)\b")
+_STOPS = re.compile(r"(@\S+ )?(bar|barrier|shfl)\b")
 
 
 class Register:

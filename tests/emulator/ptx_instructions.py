@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ptx_parse import split
-from ptx_table import BITS, FLOATS, INTEGERS, PACKED, ROUNDINGS, Operation, read_float, row
+from ptx_table import BITS, FLOATS, INTEGERS, ROUNDINGS, Operation, read_float, row
 from ptx_types import C_TYPES, SIZES, PtxError, identifier
 
 _SPACES = "global shared shared::cta local param param::entry param::func const"
@@ -38,18 +37,12 @@ def mov(f: Any, op: Operation) -> str:
 
 _INTEGRAL = {"rni": "__builtin_rint", "rzi": "__builtin_trunc", "rmi": "__builtin_floor"}
 _INTEGRAL |= {"rpi": "__builtin_ceil"}
-_CVT_TYPES = f"u8 s8 {INTEGERS} {FLOATS} {PACKED}"
+_CVT_TYPES = f"u8 s8 {INTEGERS} {FLOATS}"
 
 
 @row("cvt", f"rn rz rm rp rni rzi rmi rpi ftz sat {_CVT_TYPES}", _CVT_TYPES)
 def cvt(f: Any, op: Operation) -> str:
     to, source = op.words.pop(), op.type
-    if to in PACKED.split():
-        kind = "half" if to == "f16x2" else "bfloat"
-        high, low = (read_float(f, op, operand) for operand in op.operands[1:3])
-        return f.write(
-            op.operands[0], "b32", f"(uint32_t)to_{kind}({high}) << 16 | to_{kind}({low})"
-        )
     from_float, to_float = op.is_float(), to in FLOATS.split()
     value = (
         read_float(f, op, op.operands[1])
@@ -117,15 +110,6 @@ def cvta(f: Any, op: Operation) -> str:
     return f.write(op.operands[0], "u64", address)
 
 
-@row("isspacep", "global shared shared::cta local const")
-def isspacep(f: Any, op: Operation) -> str:
-    address = f.read(op.operands[1], "u64")
-    shared = f"({address} - (uint64_t)thread->shared < thread->shared_size)"
-    local = f"({address} - (uint64_t)local < LOCAL_SIZE)"
-    tests = {"shared": shared, "shared::cta": shared, "local": local, "const": "0"}
-    return f.write(op.operands[0], "pred", tests.get(op.words[0], f"!{shared} && !{local}"))
-
-
 # --- memory ---------------------------------------------------------------------------------------
 
 _MEMORY_TYPES = f"b8 u8 s8 {BITS} {INTEGERS} f32 f64"
@@ -135,7 +119,7 @@ def _space(op: Operation) -> str:
     return op.any(*_SPACES.split()).split("::")[0]
 
 
-@row("ld ldu", f"{_ORDER} {_SPACES} {_CACHE} v2 v4 v8", _MEMORY_TYPES)
+@row("ld", f"{_ORDER} {_SPACES} {_CACHE} v2 v4 v8", _MEMORY_TYPES)
 def load(f: Any, op: Operation) -> str:
     registers = split(op.operands[0].strip("{}"))
     size, c_type = SIZES[op.type], C_TYPES[op.type]
@@ -166,44 +150,30 @@ def store(f: Any, op: Operation) -> str:
 
 
 _ATOMIC = {
-    "add": "old_ + new_", "exch": "new_", "and": "old_ & new_", "or": "old_ | new_",
-    "xor": "old_ ^ new_", "inc": "old_ >= new_ ? 0 : old_ + 1",
-    "dec": "old_ == 0 || old_ > new_ ? new_ : old_ - 1",
+    "add": "old_ + new_", "exch": "new_", "min": "old_ < new_ ? old_ : new_",
+    "max": "old_ > new_ ? old_ : new_",
 }  # fmt: skip
 
 
-@row("atom red", f"{_ORDER} {_SPACES} noftz cas min max {' '.join(_ATOMIC)}",
-     f"{BITS} u32 u64 s32 s64 {FLOATS} {PACKED}")  # fmt: skip
+@row("atom red", f"{_ORDER} {_SPACES} noftz cas {' '.join(_ATOMIC)}",
+     f"{BITS} u32 u64 s32 s64 {FLOATS}")  # fmt: skip
 def atomic(f: Any, op: Operation) -> str:
     operands = op.operands if op.name == "atom" else ["_", *op.operands]
     target, address, *values = operands
     bits = f"b{8 * SIZES[op.type]}"
     at = f.address(address, _space(op), SIZES[op.type], "EMU_ATOMIC", op.line)
     code = f"{C_TYPES[bits]} *at_ = ({C_TYPES[bits]} *){at}, whole_ = *at_;"
-    word = op.any("cas", "min", "max", *_ATOMIC)
-    if word == "cas":
+    if word := op.any(*_ATOMIC):
+        code += _atomic_update(f, op, word, values[0])
+    else:
         expected, new = (f.read(value, bits) for value in values)
         code += f" if (whole_ == {expected}) *at_ = {new};"
-    elif op.type in PACKED.split():
-        kind = "half" if op.type == "f16x2" else "bfloat"
-        code += f" uint32_t new_ = {f.read(values[0], 'b32')}, sum_ = 0;"
-        for shift in (0, 16):
-            parts = (f"{kind}_to_float((uint16_t)({x} >> {shift}))" for x in ("whole_", "new_"))
-            code += f" sum_ |= (uint32_t)to_{kind}({' + '.join(parts)}) << {shift};"
-        code += " *at_ = sum_;"
-        if word != "add":
-            raise PtxError("not an addition")
-    else:
-        code += _atomic_update(f, op, word, values[0])
     return code + " " + f.write(target, bits, "whole_")
 
 
 def _atomic_update(f: Any, op: Operation, word: str, value: str) -> str:
     """Puts into *at_ what an operation makes of whole_ and a value."""
-    expression = _ATOMIC.get(word, "")
-    if word in ("min", "max"):
-        sign = "<" if word == "min" else ">"
-        expression = f"old_ {sign} new_ ? old_ : new_"
+    expression = _ATOMIC[word]
     if op.type in ("f16", "bf16"):
         kind = "half" if op.type == "f16" else "bfloat"
         code = f" float old_ = {kind}_to_float(whole_), new_ = {f.read(value, op.type)};"
@@ -215,10 +185,7 @@ def _atomic_update(f: Any, op: Operation, word: str, value: str) -> str:
     return f"{code} *({c_type} *)at_ = {expression};"
 
 
-@row(
-    "membar fence nanosleep prefetch prefetchu discard applypriority griddepcontrol pmevent",
-    f"{_ORDER} {_SPACES} gl sc proxy alias async u32 launch_dependents wait evict_last",
-)
+@row("membar fence nanosleep prefetch", f"{_ORDER} {_SPACES} gl sc u32 L1 L2")
 def nothing(f: Any, op: Operation) -> str:
     return ";"
 
@@ -277,110 +244,33 @@ def call(f: Any, op: Operation) -> str:
 # --- threads that wait for each other ------------------------------------------------------------
 
 
-@row("bar barrier", "sync warp red cta aligned and or popc pred u32")
+@row("bar barrier", "sync warp cta aligned")
 def barrier(f: Any, op: Operation) -> str:
     if op.any("warp"):
         f.add(f"thread->exchange_mask = {f.read(op.operands[0], 'b32')};")
         f.stop("EMU_AT_WARP_BARRIER")
         return ""
     # a second number would be that of the threads which take part
-    if len(op.operands) != (3 if op.any("red") else 1) or not op.any("sync", "red"):
+    if len(op.operands) != 1 or not op.any("sync"):
         raise PtxError("a barrier of a part of the block")
-    if op.any("sync"):
-        f.stop("EMU_AT_BARRIER")
-        return ""
-    target, _, value = op.operands
-    f.add(f"thread->exchanged = {f.read(value, 'pred')};")
     f.stop("EMU_AT_BARRIER")
-    count = "count_in_block(thread, 1)"
-    if op.any("popc"):
-        f.add(f.write(target, "u32", count))
-    else:
-        test = f"{count} == count_in_block(thread, 0)" if op.any("and") else f"{count} > 0"
-        f.add(f.write(target, "pred", test))
-    f.stop("EMU_AT_BARRIER")  # nobody goes on before all have counted
-    return ""
-
-
-def exchange(f: Any, value: str, mask: str, results: Callable[[str], str]) -> str:
-    """Give a value to the lanes of a mask, take theirs, and wait until all have taken."""
-    f.add(f"thread->exchanged = {value}; thread->exchange_mask = {f.read(mask, 'b32')};")
-    f.stop("EMU_AT_EXCHANGE")
-    f.add(f"{{ {results(f.read(mask, 'b32'))} }}")
-    f.stop("EMU_AT_EXCHANGE")
     return ""
 
 
 @row("shfl", "sync up down bfly idx", "b32")
 def shfl(f: Any, op: Operation) -> str:
+    """Give a value to the lanes of a mask, take that of one, and wait until all have taken."""
     target, source, by, bounds, mask = op.operands
     mode = op.any("up", "down", "bfly", "idx")
     register, *inside = target.split("|")
-    value = f.read(source, "b32")
-
-    def results(_: str) -> str:
-        amount, limits = f.read(by, "u32"), f.read(bounds, "u32")
-        code = f"int from_ = shuffle_source(thread->lane, SHUFFLE_{mode}, {amount}, {limits});"
-        taken = "emu_exchanged(thread, from_ < 0 ? thread->lane : from_)"
-        code += f" uint32_t taken_ = (uint32_t){taken};"
-        code += f.write(register, "b32", "taken_")
-        return code + (f.write(inside[0], "pred", "from_ >= 0") if inside else "")
-
-    return exchange(f, value, mask, results)
-
-
-@row("vote", "sync all any uni ballot", "pred b32")
-def vote(f: Any, op: Operation) -> str:
-    target, source, mask = op.operands
-
-    def results(lanes: str) -> str:
-        true, false = (f"lanes_with(thread, {lanes}, {value})" for value in (1, 0))
-        if op.any("ballot"):
-            return f.write(target, "b32", true)
-        tests = {"any": f"{true} != 0", "all": f"{false} == 0", "uni": f"!{true} || !{false}"}
-        return f.write(target, "pred", tests[op.any(*tests)])
-
-    return exchange(f, f"!!({f.read(source, 'pred')})", mask, results)
-
-
-@row("match", "sync any all", "b32 b64")
-def match(f: Any, op: Operation) -> str:
-    target, source, mask = op.operands
-    register, *same = target.split("|")
-    value = f.read(source, op.type)
-
-    def results(lanes: str) -> str:
-        code = f"uint32_t equal_ = lanes_with(thread, {lanes}, {f.read(source, op.type)});"
-        if op.any("any"):
-            return code + f.write(register, "b32", "equal_")
-        code += f" uint8_t same_ = equal_ == living_lanes(thread, {lanes});"
-        code += f.write(register, "b32", "same_ ? equal_ : 0")
-        return code + (f.write(same[0], "pred", "same_") if same else "")
-
-    return exchange(f, value, mask, results)
-
-
-@row("redux", "sync add min max and or xor", "u32 s32 b32")
-def redux(f: Any, op: Operation) -> str:
-    target, source, mask = op.operands
-    operation = {
-        "add": "(uint32_t)x + y", "min": "x < y ? x : y", "max": "x > y ? x : y", "and": "x & y",
-        "or": "x | y", "xor": "x ^ y",
-    }[op.any("add", "min", "max", "and", "or", "xor")]  # fmt: skip
-
-    def results(lanes: str) -> str:
-        reduced = f"REDUCE(thread, {lanes}, {C_TYPES[op.type]}, {operation})"
-        return f.write(target, op.type, reduced)
-
-    return exchange(f, f.read(source, op.type), mask, results)
-
-
-@row("activemask", "", "b32")
-def activemask(f: Any, op: Operation) -> str:
-    # the lanes that come here in the same round: those that stop here before the warp goes on
-    place = f"{op.line}ull << 32"
-    f.add(f"thread->exchanged = {place}; thread->exchange_mask = 1u << thread->lane;")
+    value, lanes = f.read(source, "b32"), f.read(mask, "b32")
+    f.add(f"thread->exchanged = {value}; thread->exchange_mask = {lanes};")
     f.stop("EMU_AT_EXCHANGE")
-    f.add(f.write(op.operands[0], "b32", f"lanes_with(thread, ~0u, {place})"))
+    amount, limits = f.read(by, "u32"), f.read(bounds, "u32")
+    code = f"int from_ = shuffle_source(thread->lane, SHUFFLE_{mode}, {amount}, {limits});"
+    taken = "emu_exchanged(thread, from_ < 0 ? thread->lane : from_)"
+    code += f" uint32_t taken_ = (uint32_t){taken};" + f.write(register, "b32", "taken_")
+    code += f.write(inside[0], "pred", "from_ >= 0") if inside else ""
+    f.add(f"{{ {code} }}")
     f.stop("EMU_AT_EXCHANGE")
-    return "thread->exchanged = 0;"
+    return ""

@@ -218,22 +218,6 @@ INLINE uint64_t to_unsigned(double x, double limit, uint64_t of_nan) {
         !y_ ? x_ : y_ + 1 == 0 && -1 < (__typeof__(y_))0 ? 0 : x_ % y_;                            \
     })
 
-INLINE uint32_t reverse_bits(uint32_t x) {
-    x = (x >> 1 & 0x55555555u) | (x & 0x55555555u) << 1;
-    x = (x >> 2 & 0x33333333u) | (x & 0x33333333u) << 2;
-    x = (x >> 4 & 0x0f0f0f0fu) | (x & 0x0f0f0f0fu) << 4;
-    return __builtin_bswap32(x);
-}
-
-INLINE uint64_t reverse_bits64(uint64_t x) {
-    return (uint64_t)reverse_bits((uint32_t)x) << 32 | reverse_bits((uint32_t)(x >> 32));
-}
-
-/* The place of the highest bit that is not the sign; -1 if there is none. */
-INLINE uint32_t find_bit(uint64_t x) {
-    return x ? 63 - __builtin_clzll(x) : ~0u;
-}
-
 INLINE uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
     uint64_t bytes = (uint64_t)b << 32 | a;
     uint32_t result = 0;
@@ -271,22 +255,6 @@ INLINE uint64_t insert_bits(uint64_t x, uint64_t y, uint32_t begin, uint32_t len
 
 /* --- lanes of a warp ---------------------------------------------------------------------------- */
 
-/* The lanes of `mask` that have not ended. */
-INLINE uint32_t living_lanes(struct emu_thread *thread, uint32_t mask) {
-    uint32_t lanes = 0;
-    for (uint32_t lane = 0; lane < EMU_WARP_SIZE; lane++)
-        lanes |= (uint32_t)(mask >> lane & 1 && emu_is_alive(thread, lane)) << lane;
-    return lanes;
-}
-
-/* The lanes among them that gave this value. */
-INLINE uint32_t lanes_with(struct emu_thread *thread, uint32_t mask, uint64_t value) {
-    uint32_t lanes = living_lanes(thread, mask);
-    for (uint32_t lane = 0; lane < EMU_WARP_SIZE; lane++)
-        if (lanes >> lane & 1 && emu_exchanged(thread, lane) != value) lanes &= ~(1u << lane);
-    return lanes;
-}
-
 /* The lane that a shuffle reads from, or -1 where that lies outside of the segment. */
 enum shuffle { SHUFFLE_up, SHUFFLE_down, SHUFFLE_bfly, SHUFFLE_idx };
 INLINE int shuffle_source(uint32_t lane, enum shuffle mode, uint32_t by, uint32_t bounds) {
@@ -298,27 +266,4 @@ INLINE int shuffle_source(uint32_t lane, enum shuffle mode, uint32_t by, uint32_
     if (mode == SHUFFLE_bfly) source = lane ^ by;
     if (mode == SHUFFLE_idx) source = first | (by & ~segment);
     return source <= last ? source : -1;
-}
-
-/* redux: a commutative operation over the lanes of a mask. */
-#define REDUCE(thread, mask, kind, operation)                                                      \
-    ({                                                                                             \
-        uint32_t lanes_ = living_lanes(thread, mask);                                              \
-        kind x = (kind)emu_exchanged(thread, __builtin_ctz(lanes_));                               \
-        while (lanes_ &= lanes_ - 1) {                                                             \
-            kind y = (kind)emu_exchanged(thread, __builtin_ctz(lanes_));                           \
-            x = (operation);                                                                       \
-        }                                                                                          \
-        x;                                                                                         \
-    })
-
-/* bar.red: the number of threads of the block that gave a true value, and of those that gave any. */
-INLINE uint32_t count_in_block(struct emu_thread *thread, int only_true) {
-    uint32_t threads = thread->block_size[0] * thread->block_size[1] * thread->block_size[2];
-    uint32_t count = 0;
-    for (uint32_t number = 0; number < threads; number++) {
-        struct emu_thread *peer = thread - thread->number + number;
-        if (peer->state != EMU_FINISHED) count += !only_true || peer->exchanged;
-    }
-    return count;
 }

@@ -18,7 +18,6 @@ Translator = Callable[[Any, "Operation"], Any]
 TABLE: dict[str, tuple[Translator, frozenset[str], frozenset[str]]] = {}
 INTEGERS = "u16 u32 u64 s16 s32 s64"
 FLOATS = "f32 f64 f16 bf16"
-PACKED = "f16x2 bf16x2"
 BITS = "b16 b32 b64"
 ROUNDINGS = {"rz": "ROUND_TO_ZERO", "rm": "ROUND_DOWN", "rp": "ROUND_UP"}
 

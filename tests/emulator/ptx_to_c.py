@@ -19,22 +19,10 @@ from ptx_types import SIZES, PtxError, identifier
 
 HERE = Path(__file__).resolve().parent
 #: -ffp-contract=off: products and sums are fused where the PTX says so, and nowhere else.
-FLAGS = [
-    "-O1",
-    "-w",
-    "-x",
-    "c",
-    "-fPIC",
-    "-shared",
-    "-fno-strict-aliasing",
-    "-fwrapv",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-mfma",
-    "-mf16c",
-    "-msse4.2",
-    "-mpopcnt",
-]
+FLAGS = (
+    "-O1 -w -x c -fPIC -shared -fno-strict-aliasing -fwrapv -ffp-contract=off -fno-math-errno"
+    " -mfma -mf16c -msse4.2 -mpopcnt"
+)
 
 
 def translate(ptx: str, report: set[str]) -> str:
@@ -122,7 +110,7 @@ def main(source: str, target: str, *options: str) -> None:
     error = os.environ.get("EMU_APPROX")
     approx = [f"-DEMU_APPROX={float(error)!r}"] if error else []
     sys.stderr.flush()
-    os.execvp("gcc", ["gcc", *FLAGS, *approx, *options, "-o", target, f"{target}.c", "-lm"])
+    os.execvp("gcc", ["gcc", *FLAGS.split(), *approx, *options, "-o", target, f"{target}.c", "-lm"])
 
 
 if __name__ == "__main__":

@@ -43,10 +43,10 @@ MANUAL = [
     ("shr.s32", (-8, 40), -1), ("shr.s64", (-8, 1), -4), ("div.s64", (-7, 2), -3),
     ("rem.s32", (-7, 2), -1), ("div.u32", (2**32 - 1, 2), 2**31 - 1),
     ("mul.wide.s32", (-2, 2**31 - 1), -(2**32 - 2)), ("mul.wide.u32", (2**32 - 1, 2), 2**33 - 2),
-    ("mul.hi.s32", (-1, 5), -1), ("sad.u32", (3, 10, 1), 8), ("sad.s32", (-3, 4, 1), 8),
+    ("mul.hi.s32", (-1, 5), -1),
     ("mul.hi.u64", (2**64 - 1, 2**64 - 1), 2**64 - 2), ("mul.hi.s64", (-(2**62), 5), -2),
     ("mul.lo.s32", (2**30, 4), 0), ("abs.s32", (-3,), 3), ("popc.b32", (0xF0F,), 8),
-    ("clz.b32", (1,), 31), ("brev.b32", (1,), 2**31), ("bfe.u32", (0xABCD, 4, 8), 0xBC),
+    ("clz.b32", (1,), 31), ("bfe.u32", (0xABCD, 4, 8), 0xBC),
     ("bfe.s32", (0x80, 4, 4), -8), ("bfi.b32", (0xF, 0, 4, 8), 0xF0),
     ("prmt.b32", (0x03020100, 0x07060504, 0x7531), 0x07050301),
     ("shf.l.wrap.b32", (2**31, 1, 1), 3), ("shf.r.clamp.b32", (5, 1, 32), 1),
@@ -81,8 +81,6 @@ def types_of(instruction, count):
         operands[1] = "u32"
     if name in ("bfe", "bfi"):
         operands[-2:] = ["u32", "u32"]
-    if name == "sad":
-        operands[2] = f"u{kind[1:]}"
     if name == "selp":
         operands[2] = "pred"
     if "wide" in words:
@@ -202,17 +200,11 @@ KERNELS = {
         "",
         [2, 3, 4, 5, 6, 7, 6, 7],
     ),
-    "vote": (f"{ODD} vote.sync.ballot.b32 %r5, %p1, 255; {STORE}", "", [0b10101010] * 8),
-    "match": (f"{ODD} match.any.sync.b32 %r5, %r4, 255; {STORE}", "", [0b01010101, 0b10101010] * 4),
-    "redux": (f"redux.sync.add.u32 %r5, %r1, 255; {STORE}", "", [28] * 8),
     "lanes of a branch": (
         f"{ODD} mov.u32 %r5, 9; @%p1 bra $out; shfl.sync.idx.b32 %r5, %r1, 4, 31, 85;"
         f" $out: {STORE}",
         "",
         [4, 9] * 4,
-    ),
-    "barrier with a vote": (
-        f"{ODD} bar.red.popc.u32 %r5, 0, %p1; {STORE}", "", [4] * 8,
     ),
     "atomics": ("atom.global.add.u32 %r5, [%rd1], 1;", "", [8, *[0] * 7]),
     "constants": (

@@ -1,7 +1,6 @@
 """`History`: what it keeps of a run, under `step` and `minimize`, and its pictures."""
 
 import pickle
-import subprocess
 import sys
 
 import numba
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam.history.history import norm_of
+from numadam.history import norm_of
 
 START = np.array([-1.2, 1.0])
 
@@ -263,17 +262,6 @@ def test_a_record_that_is_refused_leaves_none():
     with pytest.raises(TypeError, match=r"grads: expected a dense array, got Rows\. Leave grads"):
         history.record(opt, 1.0, na.Rows(np.array([0]), np.ones(1)))
     assert len(history) == 0
-
-
-def test_it_loads_neither_numba_nor_matplotlib():
-    code = (
-        "import sys, numadam; numadam.History();"
-        "print({'numba', 'cupy', 'scipy', 'matplotlib'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout == "set()\n"
 
 
 # --- norms ---------------------------------------------------------------------------------------

@@ -199,21 +199,25 @@ def test_the_oldest_entries_of_a_kind_go(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for age, name in enumerate(reversed(names)):
         (tmp_path / name).write_bytes(b"")
         os.utime(tmp_path / name, (age, age))
-    cache.remove_oldest("objective", 5)
+    cache.remove_oldest("objective")
     assert len(list(tmp_path.iterdir())) == 10
-    cache.remove_oldest("objective", 2)
+    monkeypatch.setattr(cache, "MOST_ENTRIES", 2)
+    cache.remove_oldest("objective")
     left = {path.name for path in tmp_path.glob("objective*")}
     assert left == {"objective-0.loop", "objective-1.loop"}
     assert len(list(tmp_path.glob("adam*"))) == 5
 
 
-def test_a_clock_that_was_ahead_keeps_no_place(folder: Path) -> None:
+def test_a_clock_that_was_ahead_keeps_no_place(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
     """Entries from the future would stay for ever, and each new one would go at once."""
     folder.mkdir(parents=True)
     for name, when in (("future", time.time() + 1e6), ("new", time.time()), ("old", 1e6)):
         (folder / f"objective-{name}.loop").write_bytes(b"")
         os.utime(folder / f"objective-{name}.loop", (when, when))
-    cache.remove_oldest("objective", 2)
+    monkeypatch.setattr(cache, "MOST_ENTRIES", 2)
+    cache.remove_oldest("objective")
     assert {path.stem for path in folder.iterdir()} == {"objective-new", "objective-old"}
 
 

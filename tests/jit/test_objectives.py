@@ -282,18 +282,6 @@ def test_the_sign_of_nan_counts() -> None:
     assert digest(made(source)) not in (None, digest(made(source.replace("1)", "-1)"))))
 
 
-def test_blocks_that_python_runs_are_not_kept() -> None:
-    source = """
-import numba
-@numba.njit
-def fun(x, g):
-    with numba.objmode(y="float64"):
-        y = 1.0
-    return y
-"""
-    assert digest(made(source)) is None
-
-
 UNKNOWN = {
     "a function of ctypes": "ctypes.CDLL(None).abs",
     "a large array": "np.zeros(200_000)",
@@ -322,17 +310,19 @@ def test_what_cannot_be_told_is_not_kept(value: str) -> None:
     assert digest(made(source.format(value))) is None
 
 
-def test_an_objective_of_explicit_signatures_is_not_kept() -> None:
-    fun = numba.njit("float64(float64[:], float64[:])")(lambda x, g: 1.0)
-    assert digest(fun) is None
-
-
 @pytest.mark.parametrize(
-    "body", ["getattr(np, 'e')", "print(x[0])", "undefined", "len(x, undefined)"]
+    "fun",
+    [
+        "njit\ndef fun(x, g): return getattr(np, 'e')",
+        "njit\ndef fun(x, g): return print(x[0])",
+        "njit\ndef fun(x, g): return undefined",
+        "njit\ndef fun(x, g): return len(x, undefined)",
+        "njit('float64(float64[:], float64[:])')\ndef fun(x, g): return 1.0",
+        "njit\ndef fun(x, g):\n  with numba.objmode(y='float64'):\n    y = 1.0\n  return y",
+    ],
 )
-def test_names_that_are_not_in_the_code_are_not_kept(body: str) -> None:
-    source = f"import numba, numpy as np\n@numba.njit\ndef fun(x, g):\n  return {body}"
-    assert digest(made(source)) is None
+def test_names_signatures_and_python_that_are_not_in_the_code_are_not_kept(fun: str) -> None:
+    assert digest(made(f"import numba, numpy as np\n@numba.{fun}")) is None
 
 
 def test_every_instruction_that_reads_a_global_is_known() -> None:

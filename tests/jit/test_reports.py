@@ -38,11 +38,15 @@ def stderr_is(stream, **modules):
     return SimpleNamespace(stderr=stream, modules=modules)
 
 
-def wait_for_text(stream):
+def wait_for(condition):
     end = time.monotonic() + 30
-    while not stream.getvalue():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
+
+
+def wait_for_text(stream):
+    wait_for(stream.getvalue)
 
 
 def test_the_logger_gets_one_line(caplog, capsys, tmp_path):
@@ -80,10 +84,7 @@ def test_a_terminal_is_not_told_what_takes_less(terminal, monkeypatch):
     with reported("a loop", None):
         pass
     assert not terminal.getvalue()
-    end = time.monotonic() + 30
-    while _thread._count() > threads:
-        assert time.monotonic() < end
-        time.sleep(0.001)
+    wait_for(lambda: _thread._count() <= threads)
 
 
 def test_a_thread_that_an_exception_ends_at_its_start_is_not_waited_for(terminal, monkeypatch):
@@ -129,10 +130,7 @@ def test_an_odd_stderr_is_no_error(monkeypatch):
     for stream in (closed, object(), *odd):
         monkeypatch.setattr(reports, "sys", stderr_is(stream))
         with reported("a loop", None):
-            end = time.monotonic() + 30
-            while stream in odd and not stream.asked:
-                assert time.monotonic() < end
-                time.sleep(0.001)
+            wait_for(lambda stream=stream: stream not in odd or stream.asked)
 
 
 def python_in(kind):

@@ -202,6 +202,18 @@ def test_a_fixed_element_and_a_start_outside():
     assert res.success.all()
 
 
+def test_a_fixed_element_is_no_unknown_in_the_scale_of_cov():
+    fits = FITS["decays"]
+    res = run(fits, True, bounds=[(None, None), (0.7, 0.7), (None, None)], **TIGHT)
+    for i in range(0, 150, 30):
+        x, cov = curve_fit(lambda t, a, c: fits.model(t, a, 0.7, c), fits.t, fits.y[i])
+        np.testing.assert_allclose(res.x[i, [0, 2]], x, rtol=1e-6)
+        np.testing.assert_allclose(res.stderr[i, [0, 2]], np.sqrt(np.diag(cov)), rtol=1e-6)
+    points = run(fits, True, bounds=[(None, None), (0.7, 0.7), (0, 0)], points=np.full(150, 2))
+    assert np.isfinite(points.stderr[:, 0]).all()
+    assert "no more points" not in points.message
+
+
 # --- sets of NIST --------------------------------------------------------------------------------
 # Statistical Reference Datasets, nonlinear regression: data, two starts, certified values.
 

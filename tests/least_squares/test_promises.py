@@ -63,8 +63,18 @@ def test_what_is_not_finite_ends_its_row_only(jac, bad):
     assert not res.success[17]
     assert np.isnan(res.stderr[17]).all()
     np.testing.assert_array_equal(res.x[17], FITS.x0[17])
-    assert "1 of 400: a residual or a derivative is not finite." in res.message
+    assert (
+        "1 of 400: a residual or a derivative is not finite, or all squares underflow."
+        in res.message
+    )
     np.testing.assert_array_equal(FITS.x0, x0)
+
+
+def test_squares_that_underflow_are_no_success():
+    x0, y = np.array([[1e-170, 1.0, 0.0], [0.0, 1.0, 0.0]]), np.zeros((2, 30))
+    res = na.least_squares_many(decay, x0, (FITS.t, y), m=30)
+    np.testing.assert_array_equal(res.status, [5, 1])  # the second one is exact
+    np.testing.assert_array_equal(res.cost, [0, 0])
 
 
 @numba.njit
@@ -330,6 +340,7 @@ REFUSED = {
     "points": (ValueError, r"points.*\(20,\)", (decay, FEW.x0, ARGS), {"points": [30]}),
     "too many": (ValueError, "0 to m = 30", (decay, FEW.x0, ARGS), {"points": np.full(20, 31)}),
     "negative": (ValueError, "got -1", (decay, FEW.x0, ARGS), {"points": [30] * 19 + [-1]}),
+    "ragged": (ValueError, r"got \[\[1\], \[2", (decay, FEW.x0, ARGS), {"points": [[1], [2, 3]]}),
     "switch": (TypeError, "absolute_sigma", (decay, FEW.x0, ARGS), {"absolute_sigma": 2}),
 }
 

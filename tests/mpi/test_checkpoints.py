@@ -16,7 +16,7 @@ import numadam as na
 from numadam._checkpoint import container
 from numadam._checkpoint import folder as files
 from numadam._minimize import checkpoint
-from numadam._minimize.ranks.meetings import RankCheckpoint
+from numadam._minimize.ranks import RankCheckpoint
 from numadam._mpi import ranks as ranks_module
 from tests.campaigns import killed_folders
 from tests.checkpoint.blocks import GRADS, SHAPES, START, Block, whole_run

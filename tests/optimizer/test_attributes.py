@@ -18,7 +18,7 @@ import pytest
 
 import numadam as na
 from numadam import rules
-from numadam._core.docstrings import first_sentence, parameters
+from numadam._arrays.formatting import first_sentence, parameters
 from numadam._core.options import DEFAULTS, HYPERS
 from numadam._optimizer.attributes import fixed, hyper
 from numadam._optimizer.base import default_options
@@ -107,7 +107,37 @@ def test_mappings_of_options_are_copied():
     opt = na.Adam({"a": np.zeros(3)}, groups=groups)
     groups["a"]["lr"] = 5.0
     assert opt.groups == {"a": {"lr": 0.1}}
-    assert type(copy.deepcopy(opt).groups) is OrderedDict
+    assert type(copy.deepcopy(opt).groups.copy()) is OrderedDict
+
+
+NESTED = {
+    "lr": {"a": 0.1, "b": 0.2},
+    "groups": {"a": {"beta1": 0.5}},
+    "bounds": {"a": (0, 1), "b": None},
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_what_is_fixed_is_not_written_into(name):
+    """Else the attribute would be new, and steps old."""
+    params = {"a": np.zeros(3), "b": np.zeros(3)}
+    opt = na.Adam(params, **NESTED)
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        getattr(opt, name)["a"] = 5.0
+    again = na.Adam(params, **{option: getattr(opt, option) for option in NESTED})
+    assert {option: getattr(again, option) for option in NESTED} == NESTED
+
+
+@pytest.mark.parametrize("name", ["lr", "bounds"])
+def test_arrays_that_are_fixed_are_not_written_into(name):
+    rates, low, high = np.full(3, 0.1), np.zeros(3), np.ones(3)
+    opt = na.Adam(np.zeros(3), lr=rates, bounds=(low, high))
+    array = opt.lr if name == "lr" else opt.bounds[0]
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 5.0
+    na.Adam(np.zeros(3), lr=opt.lr, bounds=opt.bounds).step(np.ones(3))
+    for given in (rates, low, high):
+        given[0] = 0.5  # the caller's own stay as they are
 
 
 # --- texts: one in the docstring of a class, read from there for help -----------------------------

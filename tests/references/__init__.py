@@ -1,9 +1,9 @@
 """Every rule over a whole list of gradients in float64, as its paper writes it: a file each.
 
 Nothing in these files comes from numadam, so that a mistake is not made twice. ``steps(p, grads,
-*, lr, ...)`` takes also `weight_decay` and `decoupled`, `lr` is a number or a list with one entry
-a step, and the result is (p, state). The decay comes first in a step: decoupled, ``p *= 1 -
-lr*wd`` (Loshchilov & Hutter 2019), or L2, ``g += wd*p``.
+*, lr, ..., **decay)`` takes in `decay` also `weight_decay` and `decoupled`, `lr` is a number or a
+list with one entry a step, and the result is (p, state). The decay comes first in a step:
+decoupled, ``p *= 1 - lr*wd`` (Loshchilov & Hutter 2019), or L2, ``g += wd*p``.
 
 `VARIANTS` in a file has one set of options for each formula that the rule can compile; without
 it there is one formula, that of the defaults.
@@ -27,7 +27,7 @@ def zeros(p, number):
     return p, *(np.zeros_like(p) for _ in range(number))
 
 
-def enter(p, gradient, lr, t, weight_decay, decoupled):
+def enter(p, gradient, lr, t, weight_decay=0.0, decoupled=False):
     """The beginning of every step: (p, g, lr of this step) after the decay."""
     g = np.array(gradient, np.float64)
     alpha = lr[t - 1] if isinstance(lr, list) else lr

@@ -33,8 +33,7 @@ def steps(
     bias_correction=True,
     amsgrad=False,
     nesterov=False,
-    weight_decay=0.0,
-    decoupled=False,
+    **decay,
 ):
     """Algorithm 1 of Kingma & Ba (2015), or the last formula of its section 2 ("hat").
 
@@ -45,7 +44,7 @@ def steps(
     """
     p, m, v, vmax = zeros(p, 3)
     for t, gradient in enumerate(grads, 1):
-        p, g, alpha = enter(p, gradient, lr, t, weight_decay, decoupled)
+        p, g, alpha = enter(p, gradient, lr, t, **decay)
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g**2
         c1, c1_next, c2 = 1 - beta1**t, 1 - beta1 ** (t + 1), 1 - beta2**t

@@ -7,23 +7,12 @@ import numpy as np
 from . import enter, quotient, zeros
 
 
-def steps(
-    p,
-    grads,
-    *,
-    lr,
-    beta1=0.9,
-    beta2=0.999,
-    eps=1e-8,
-    momentum_decay=4e-3,
-    weight_decay=0.0,
-    decoupled=False,
-):
+def steps(p, grads, *, lr, beta1=0.9, beta2=0.999, eps=1e-8, momentum_decay=4e-3, **decay):
     """Dozat (2016), algorithm 2, with its schedule of mu and without its extra beta2."""
     p, m, v = zeros(p, 2)
     product = 1.0
     for t, gradient in enumerate(grads, 1):
-        p, g, alpha = enter(p, gradient, lr, t, weight_decay, decoupled)
+        p, g, alpha = enter(p, gradient, lr, t, **decay)
         mu, mu_next = (beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay)) for step in (t, t + 1))
         product *= mu
         m = beta1 * m + (1 - beta1) * g

@@ -15,17 +15,7 @@ VARIANTS = [
 
 
 def steps(
-    p,
-    grads,
-    *,
-    lr,
-    beta2=0.99,
-    eps=1e-8,
-    eps_root=0.0,
-    centered=False,
-    momentum=0.0,
-    weight_decay=0.0,
-    decoupled=False,
+    p, grads, *, lr, beta2=0.99, eps=1e-8, eps_root=0.0, centered=False, momentum=0.0, **decay
 ):
     """Tieleman & Hinton (2012), lecture 6.5; centered and with momentum: Graves (2013).
 
@@ -34,7 +24,7 @@ def steps(
     """
     p, v, mean, m = zeros(p, 3)
     for t, gradient in enumerate(grads, 1):
-        p, g, alpha = enter(p, gradient, lr, t, weight_decay, decoupled)
+        p, g, alpha = enter(p, gradient, lr, t, **decay)
         v = beta2 * v + (1 - beta2) * g**2
         mean = beta2 * mean + (1 - beta2) * g
         second = np.maximum(v - mean**2, 0.0) if centered else v

@@ -15,7 +15,7 @@ import pytest
 
 import numadam as na
 from tests.golden import Runs, cases_of, follow, load, maker
-from tests.keras_rows import keras_rows
+from tests.keras_runs import keras_rows
 
 CASES = {(case.name, case.dtype.name): case for case in load()}
 
@@ -142,36 +142,6 @@ def test_follows_the_recorded_run(name, dtype):
         assert worst <= row.float32 * np.finfo(np.float32).eps
     else:
         assert worst <= (1e-12 if row.float32 else 0.0)
-
-
-PLAIN = [
-    ("keras Adam", {"eps": 1e-7}, 1.05e-5),
-    ("keras Adam epsilon=0.001", {"eps": 1e-3}, 1.05e-5),
-    ("keras Adam amsgrad=True", {"eps": 1e-7, "amsgrad": True}, 1.05e-5),
-    ("keras tf.compat.v1.train.AdamOptimizer epsilon=1e-08", {"eps": 1e-8}, 1.6e-5),
-]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("name", "options", "share"), PLAIN, ids=[row[0] for row in PLAIN])
-def test_keras_and_tf1_with_float64_scalars(name, options, share, dtype):
-    """As anyone would call it: how far the paths part by the float32 scalars of Keras and TF1.
-
-    Keras changes sqrt(c2)/c1 by -1.01e-5 at most (t = 2), so the paths part by at most that share
-    of their length. In TF1 the roundings of 1 - beta2 and beta2 cancel; each of the t products
-    rounds the power by up to 3e-8, where c2 is about t/1000: at most 1.5e-5 of the root.
-    """
-    case = CASES[name, dtype]
-    p = case.params0.copy()
-    opt = na.Adam(p, lr=0.01, eps_form="hat", **options)
-    length = np.zeros(p.shape)
-    for taken, g in enumerate(case.grads, 1):
-        before = p.copy()
-        opt.step(g.copy())
-        length += np.abs(p - before)
-        if taken in case.after:
-            rounding = 4 * np.finfo(dtype).eps * (np.abs(case.params0) + length)
-            assert np.all(np.abs(p - case.after[taken]) <= share * length + rounding)
 
 
 # --- Keras itself, where it is installed ----------------------------------------------------------

@@ -87,7 +87,7 @@ def test_a_rule_without_state_or_with_the_square_fits_the_loops():
 
     rule = RuleSpec("slow", ("m",), (Hyper("decay", 0.0, 1.0),), lambda: with_square, scalars)
     h = rule.scalar_type(0.5, 2.0, 0.0, 0.0)
-    without = make_element(replace(rule, state=(), present=()), stateless, plain)
+    without = make_element(replace(rule, state=(), present=lambda options: ()), stateless, plain)
     assert without(1.0, 3.0, 9.0, None, None, None, h) == (6.0, None, None, None)
     expected = 3.0, 5.0, None, None
     assert make_element(rule, with_square, plain)(1.0, 3.0, 9.0, 5.0, None, None, h) == expected

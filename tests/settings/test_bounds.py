@@ -73,6 +73,7 @@ def test_bounds_of_each_kind_inside_a_nesting():
         ((None, np.array(-math.inf)), ValueError, "bounds: no finite float64 lies between"),
         ((1.0, 0.0), ValueError, "bounds: lo is above hi of params['b']: 1.0 > 0.0."),
         ((math.nan, 1.0), ValueError, "bounds[0]: is NaN"),
+        ((0.0, 10**400), ValueError, "bounds[1]: 10000000000000000000... is beyond"),
         ((0.0, np.array([1.0, np.nan])), ValueError, "bounds[1]: is NaN"),
         ({"w": [(0, 1), (0, 1)]}, ValueError, "bounds: has no entry 'b'"),
         ({"w": [(0, 1)], "b": None}, ValueError, "bounds['w']: has no entry 1"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ from tests import references as ref
 from tests.bits import assert_same_bits
 from tests.reference_options import Steps
 from tests.runs import digest, neutral
-from tests.saved import loaded
-from tests.trees import Pair, assert_leaves, tree_leaves, tree_map
+from tests.trees import Pair, tree_leaves, tree_map
 
 
 def network(seed=0):
@@ -92,10 +90,8 @@ def test_patterns_are_for_the_dotted_path_or_a_container(pattern, hits):
         ({"head": {"clip_norm": 1.0}}, ValueError, "groups['head']: cannot set 'clip_norm'"),
         ({"head": {"amsgrad": True}}, ValueError, "groups['head']: cannot set 'amsgrad'"),
         ({"head": {"lr": -1.0}}, ValueError, "lr: expected a number in [0, inf)"),
-        ({"head": {"lr": "1"}}, TypeError, "lr: expected a number"),
         ({"head": {"beta1": 1.0}}, ValueError, "beta1: expected a number in [0, 1)"),
         ({"head": {"beta2": 1.0}}, ValueError, "beta2: 1.0 is only possible"),
-        ({"head": {"weight_decay": -1.0}}, ValueError, "weight_decay: expected a number"),
         ({"head": {"frozen": 1}}, TypeError, "groups['head']['frozen']: expected True or False"),
         ({"head": 0.1}, TypeError, "groups: expected a pattern and its options"),
         ({0: {"lr": 0.1}}, TypeError, "groups: expected a pattern and its options"),
@@ -263,22 +259,6 @@ def test_lr_of_one_call_is_for_arrays_without_their_own():
     with pytest.raises(AttributeError, match=r"^lr: arrays of step sizes are fixed"):
         nested.lr = 0.5
     assert nested.t == 0
-
-
-@pytest.mark.parametrize(
-    "way", [lambda opt: pickle.loads(pickle.dumps(opt)), copy.deepcopy, loaded]
-)
-def test_resumed_with_the_same_bits(way):
-    groups = {"head": {"lr": np.array([0.1, 0.2, 0.3, 0.0])}, "emb": {"frozen": True}}
-    groups["layers.0"] = {"beta1": 0.5, "weight_decay": na.schedules.Exponential(0.1, factor=0.5)}
-    opt = trained(network(), CALLS, lr=0.1, groups=groups)
-    twin = way(opt)
-    for one in (opt, twin):
-        for grads in CALLS:
-            one.step(grads)
-    assert twin.t == 10
-    assert_leaves(twin.params, tree_leaves(opt.params))
-    assert twin.params["layers"][0]["w"] is not opt.params["layers"][0]["w"]
 
 
 def test_step_sizes_nested_as_the_parameters():

@@ -49,12 +49,13 @@ def test_raise_changes_nothing(value):
     assert digest(twin) == digest(opt)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("n", [1, 7, 65, 257, 600])
-def test_one_bad_element_anywhere_is_found(n, value):
+def test_one_bad_element_anywhere_is_found(n, value, dtype):
     """Every lane, every tail, both sides of a block of the norm."""
-    g = np.random.default_rng(0).standard_normal(n)
-    p = np.ones(n)
+    g = np.random.default_rng(0).standard_normal(n).astype(dtype)
+    p = np.ones(n, dtype)
     opt = na.Adam(p, nonfinite="raise")
     for place in range(n) if n < 300 else [0, 255, 256, 511, 512, 599]:
         with pytest.raises(FloatingPointError):
@@ -202,19 +203,6 @@ def test_so_many_skips_in_a_row_and_no_more():
     opt.step(good)
     opt.step(bad)
     assert (opt.t, opt.skipped) == (2, 7)
-
-
-def test_schedules_and_bias_corrections_do_not_see_a_skipped_step():
-    asked = []
-
-    def schedule(taken):
-        asked.append(taken)
-        return 0.1
-
-    opt = na.Adam(np.ones(2), lr=schedule, nonfinite="skip")
-    for g in (1.0, np.nan, 1.0):
-        opt.step(np.full(2, g))
-    assert asked == [0, 1, 1]
 
 
 # --- propagate -----------------------------------------------------------------------------------

@@ -95,14 +95,21 @@ def test_schedule_that_raises_changes_nothing():
     assert digest(opt) == before
 
 
-def test_schedule_while_gradients_are_added_up():
-    """Asked at every call, of the steps taken: the value of the last call is the step's."""
+@pytest.mark.parametrize(
+    ("options", "calls", "asked"),
+    [
+        # the value of the last call is the step's
+        ({"accumulate": 2}, [1.0, 1.0, 1.0, 1.0], [0, 0, 1, 1]),
+        ({"nonfinite": "skip"}, [1.0, np.nan, 1.0], [0, 1, 1]),
+    ],
+)
+def test_schedules_are_asked_of_the_steps_taken(options, calls, asked):
     told = Told(0.1)
-    opt = na.Adam(np.ones(2), accumulate=2, loss_scale=told)
+    opt = na.Adam(np.ones(2), lr=told, **options)
     told.asked.clear()
-    for _ in range(4):
-        opt.step(np.ones(2))
-    assert told.asked == [0, 0, 1, 1]
+    for g in calls:
+        opt.step(np.full(2, g))
+    assert told.asked == asked
 
 
 # --- changed afterwards --------------------------------------------------------------------------
@@ -210,6 +217,14 @@ RESUMED = {
     "debiased": {**SINK, "ema_debias": True},
     "changed afterwards": {**SINK, "then": {"clip_norm": 0.1, "ema": 0.5, "weight_decay": 0.5}},
     "float16": {**SINK, "dtype": "float16", "master": True},
+    "groups": {
+        "nonfinite": "skip",
+        "groups": {
+            "w": {"beta1": 0.5, "weight_decay": na.schedules.Exponential(0.1, factor=0.5)},
+            "0-d": {"frozen": True},
+            "strided": {"lr": np.linspace(0.0, 0.1, 5)},
+        },
+    },
 }
 
 

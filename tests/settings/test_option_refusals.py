@@ -24,13 +24,11 @@ RULES = rules.classes()
 def test_unknown_options_are_refused_with_a_guess(name):
     for wrong, guess in {
         "weight_decoy": "Did you mean 'weight_decay'?",
-        "clipnorm": "Write clip_array_norm=...",
         "clip_grad_norm": "Write clip_norm=...",
         "clip_norms": "Did you mean 'clip_norm'?",
         "norm": "See numadam.Optimizer",
         "maximise": "Did you mean 'maximize'?",
         "group": "Did you mean 'groups'?",
-        "learning_rate": "Write lr=...",
         "qqq": "See numadam.Optimizer",
     }.items():
         with pytest.raises(TypeError) as caught:
@@ -73,11 +71,6 @@ def test_functional_api_refuses_what_needs_an_object(name):
             BARE[name](**{option: value})
     with pytest.raises(TypeError, match=r"^weight_decay: expected the number of this step"):
         BARE[name](weight_decay=lambda taken: 0.1)
-    for end in (np.zeros(2), np.zeros(1)):
-        with pytest.raises(ValueError, match="bounds are two numbers here"):
-            BARE[name](bounds=(end, None))
-    with pytest.raises(TypeError, match=r"^bounds: expected a pair"):
-        BARE[name](bounds=3.0)
 
 
 COUNT = "expected a whole number of at least 1 and at most 2147483647, got"
@@ -109,16 +102,12 @@ COUNT = "expected a whole number of at least 1 and at most 2147483647, got"
         ({"accumulate": True}, "accumulate: expected a whole number, got bool"),
         ({"max_skips": 0, "nonfinite": "skip"}, f"max_skips: {COUNT} 0."),
         ({"max_skips": 2**31, "nonfinite": "skip"}, f"max_skips: {COUNT} 2147483648."),
-        ({"max_skips": 2, "nonfinite": "raise"}, "max_skips: needs nonfinite='skip'"),
         ({"like": "jax"}, "like: expected one of"),
         ({"state_dtype": "int8"}, "state_dtype: expected float64"),
         ({"state_dtype": ">f4"}, "state_dtype: expected float64"),
-        ({"groups": ["*"]}, "groups: expected a mapping"),
         ({"lr": math.nan}, "lr: expected a number in [0, inf)"),
         ({"lr": "0.1"}, "lr: expected a number"),
         ({"lr": {"a": 0.1}}, "lr: expected a number or an array for params"),
-        ({"lr": np.ones(3)}, "lr: expected a number or an array that broadcasts"),
-        ({"lr": np.array([0.1, -0.1])}, "lr: expected finite numbers >= 0"),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else None,
 )
@@ -265,6 +254,9 @@ class Nothing:
         (na.Adam, "complex64", {"complex_form": "modulus"}, ""),
         (na.RMSprop, "complex64", {"complex_form": "modulus"}, ""),
         (na.RMSprop, "complex64", {"complex_form": "modulus", "centered": True}, WHOLE),
+        (na.AdaMax, "complex64", {"complex_form": "modulus"}, "complex_form: adamax with these"),
+        (na.AdaBelief, "complex64", {"complex_form": "modulus"}, "complex_form: adabelief with "),
+        (na.Lion, "complex64", {"complex_form": "modulus"}, "complex_form: lion with these"),
         (na.SGD, "float64", {**LAZY, "clip_norm": 1.0}, ROWS),
         (na.SGD, "float64", {**LAZY, "nonfinite": "skip"}, ROWS),
         (na.SGD, "float64", {**LAZY, "clip_value": 1.0}, ""),

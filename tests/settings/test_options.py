@@ -15,14 +15,11 @@ from tests.processes import python
 from tests.runs import (
     SINK,
     assert_follows,
-    compiled_step,
     digest,
     neutral,
     reference_of,
-    shorten_parts,
     train,
     tree_of,
-    uses_parallel,
 )
 from tests.trees import tree_leaves, tree_map
 
@@ -135,32 +132,6 @@ def test_all_together_in_float32():
     )
 
 
-def test_all_together_has_the_same_bits_in_any_form_thread_and_part(form, thread_count):
-    """Long arrays too: the norm has many blocks, parts end anywhere."""
-    rng = np.random.default_rng(3)
-    sizes = {"w": [3001, 4097], "0-d": 1, "empty": 0, "strided": 700}
-
-    def draw(n):
-        return rng.standard_normal(n).astype("f4")
-
-    params, *calls = (tree_map(draw, sizes) for _ in range(5))
-    options = {**copy.deepcopy(SINK), "clip_norm": 20.0}
-    options["lr"]["strided"] = np.linspace(0.0, 0.1, 700)
-    options["bounds"]["strided"] = (np.linspace(-1, 0, 700), 0.8)
-    found = set()
-    for part in (0, None, 1 << 20, 65, 999):
-        opt = na.Adam(tree_map(np.copy, params), **options)
-        assert uses_parallel(opt) == (form == "parallel")
-        if part == 0:  # what the others have to be: serial, in one piece
-            compiled_step(opt).kernel, part = compiled_step(opt).serial, 1 << 20
-        if part is not None:
-            shorten_parts(opt, part)
-        for grads in calls:
-            opt.step(grads)
-        found.add((digest(opt), opt.grad_norm.hex()))
-    assert len(found) == 1
-
-
 LAYERS = """
 import numba
 from numadam._jit import loops
@@ -175,7 +146,7 @@ opt = na.Adam(p, **options)
 for g in 2 * calls:
     opt.step(g)
 run = chosen(opt)
-kind = "serial" if run.kernel is run.serial else "parallel"
+kind = "serial" if run.kernel is serial(run) else "parallel"
 total = sum(float(abs(a).sum(dtype=float)) for a in p)
 print(kind, numba.get_num_threads(), opt.grad_norm.hex(), total.hex())
 """

@@ -3,12 +3,12 @@
 import numpy as np
 from scipy import ndimage
 
-from numadam.demos import network
+from numadam.demos import mlp
 
 
 def page():
     """13 x 13 digits, enlarged to 520 x 520 pixels, with more contrast."""
-    images, _ = network.read_digits()
+    images, _ = mlp.read_digits()
     chosen = np.random.default_rng(0).permutation(len(images))[: 13 * 13]
     tiles = np.pad(images[chosen], ((0, 0), (1, 1), (1, 1)))
     tiles = tiles.reshape(13, 13, 10, 10).transpose(0, 2, 1, 3)

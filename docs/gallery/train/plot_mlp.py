@@ -20,7 +20,7 @@ from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 import numadam as na
-from numadam.demos import network
+from numadam.demos import mlp
 
 SIDE = 28  # pixels, as in MNIST; the digits have 8 x 8
 
@@ -32,8 +32,8 @@ def enlarged(x):
     return large.reshape(len(x), SIDE**2)
 
 
-small_digits = network.load(validation=400)
-digits = network.Digits(
+small_digits = mlp.load(validation=400)
+digits = mlp.Digits(
     enlarged(small_digits.x),
     small_digits.y,
     enlarged(small_digits.x_val),
@@ -59,7 +59,7 @@ plt.show()
 # -------------
 # They are those of the demo ``python -m numadam demo mlp``: a hidden layer
 # of ReLUs, and a softmax.
-print(inspect.getsource(network.backward))
+print(inspect.getsource(mlp.backward))
 
 # %%
 # Training is a loop
@@ -80,7 +80,7 @@ def train(hidden, loss="cross-entropy", epochs=20, goal=1.0, **options):
     A row holds training loss, validation loss and validation accuracy.
     """
     rng = np.random.default_rng(0)
-    params = network.init(rng, (digits.x.shape[1], hidden, 10))
+    params = mlp.init(rng, (digits.x.shape[1], hidden, 10))
     schedule = na.schedules.Cosine(2e-3, steps=epochs * BATCHES)
     opt = na.Adam(params, lr=schedule, **options)
     history = []
@@ -89,9 +89,9 @@ def train(hidden, loss="cross-entropy", epochs=20, goal=1.0, **options):
         order = rng.permutation(len(digits.y))
         for rows in np.array_split(order, BATCHES):
             x, y = digits.x[rows], digits.y[rows]
-            losses.append(network.backward(params, x, y, opt.grads, loss))
+            losses.append(mlp.backward(params, x, y, opt.grads, loss))
             opt.step()
-        validation = network.validate(params, digits, loss)
+        validation = mlp.validate(params, digits, loss)
         history.append([np.mean(losses), *validation])
         if history[-1][-1] >= goal:
             break
@@ -215,7 +215,7 @@ assert run[-1, 2] >= 0.97
 
 # %%
 # These digits it still reads wrongly; the right answer is above each:
-_, log_p = network.forward(params, digits.x_val)
+_, log_p = mlp.forward(params, digits.x_val)
 guess = log_p.argmax(axis=1)
 wrong = np.flatnonzero(guess != digits.y_val)
 

@@ -39,12 +39,11 @@ from numadam._cpu.parts import (
     make_views,
 )
 from numadam._cpu.records import META, NUMBER, POINTER
-from numadam._jit.functions import cast, linked
+from numadam._jit.functions import linked
 from numadam._jit.loops import in_default_mode
 from numadam._jit.pointers import array_at, record_at
-from numadam._minimize import stopping as st
 from numadam._minimize.compiled.objective import call7
-from numadam._minimize.stopping import RAISED, RUNNING, check_convergence
+from numadam._minimize.stopping import RAISED, RUNNING, make_ends, make_test
 
 # --- memory shared with Python -------------------------------------------------------------------
 
@@ -182,34 +181,6 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
     return wrap(step, forceinline=True)
 
 
-def _make_test(plan: Plan, norm: float, wrap: Any) -> Any:
-    """``test(d, slots, ends, before, f, f_before, later) -> code, gradient's norm``."""
-    steep, far, large = (
-        st.make_norm(element, wrap, norm) for element in (st.projected, st.moved, st.itself)
-    )
-    find_limit = wrap(st.gradient_limit)
-    check, scalar_box = wrap(check_convergence, forceinline=True), plan.bounds == "scalar"
-
-    def test(d, slots, ends, before, f, f_before, later):
-        x, g, _, _, _, _, _, _, low, high, _, _ = slots
-        n, way, length = d.numbers, 0.0, 0.0
-        if scalar_box:
-            size = steep(n, x, g, None, None, ends[0], ends[1])
-        else:
-            size = steep(n, x, g, low, high, None, None)
-        if d.xtol > 0.0 and later:
-            way = far(n, x, before, None, None, None, None)
-            length = large(n, x, before, None, None, None, None)
-        if not later:
-            if d.first != d.first:
-                d.first = size
-            d.limit = find_limit(d.gtol, d.gtol_rel, d.first)
-        code = check(f, f_before, size, way, length, later, (d.limit, d.ftol, d.xtol))
-        return code, size
-
-    return wrap(test, forceinline=True)
-
-
 def _keep(d, number, f, size, lr):
     """Write a line of the history."""
     if d.kept < d.capacity:
@@ -237,8 +208,9 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
 
     One function of 45 lines: what its parts return would pass through memory.
     """
-    wrap, real = linked, plan.real.type(1)
-    step, test, keep = _make_step(plan, wrap), _make_test(plan, norm, wrap), wrap(_keep)
+    wrap = linked
+    step, test, keep = _make_step(plan, wrap), make_test(norm, wrap), wrap(_keep)
+    make_box = make_ends(plan.bounds, plan.real, wrap)
     copy, views, view = wrap(_copy), make_leaf_views(plan, False), make_views(plan)[0][pl.P]
     control_of, products_of = make_control_of(plan), make_products_of(plan)
     low, high, change = op.COLUMN.low, op.COLUMN.high, wrap(_change)
@@ -253,7 +225,7 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
         slots = views(leaf, 0, 0, d.updates)
         x_at, g_at = leaf.address[pl.P], leaf.address[pl.G]
         control, q = control_of(meta)[d.group], products_of(meta)[d.group]
-        ends = cast((control[low], control[high]), real)
+        ends = make_box(control[low], control[high])
         # on the stack of this function, where the compiler holds them in registers, and computes
         # once in a call what no step changes: 7 % of an iteration
         row, own = (
@@ -283,14 +255,16 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
                     code = RAISED
                     break
                 f = f_at[0]
-                code, size = test(d, slots, ends, before, f, d.f_before, number > 0)
+                code, size, _, _ = test(
+                    d, n, x, g, slots[pl.LOW], slots[pl.HIGH], ends, before, f, number > 0
+                )
                 if d.best != 0 and f < d.f_best and math.isfinite(f):
                     d.f_best, d.size_best = f, size
                     copy(best_x, x, n)
                     copy(best_g, g, n)
                 if d.every > 0 and (number % d.every == 0 or code != RUNNING):
                     keep(d, number, f, size, rates[max(it, 0) * d.rate_step])
-                d.f_before, d.size = f, size
+                d.size = size
                 it += 1
         d.code, d.done, d.at_start = code, number, 0
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from ctypes import addressof
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from numadam._core.options import freeze
 from numadam._core.parts import parts_of
 from numadam._cpu.state import CpuState
 from numadam._jit.loops import compiled_loop
+from numadam._jit.pointers import struct_of
 from numadam._jit.process import defer_interrupts
 from numadam._minimize.checkpoint import Best, RunState, Task, first_of
-from numadam._minimize.compiled.kernel import REAL, SINGLE, make_kernel
+from numadam._minimize.compiled.kernel import SINGLE, make_kernel
 from numadam._minimize.compiled.objective import (
     KERNEL,
     RAISED_ONCE,
@@ -119,6 +121,7 @@ _SECONDS_A_CALL = 0.03
 _MOST_STEPS, _FEW_STEPS = 65_536, 4_096
 #: Lines of the history between two times that they are copied.
 _LINES = 4_096
+_Single = struct_of(SINGLE)
 
 
 class Problem:
@@ -172,16 +175,8 @@ class Problem:
             "partials": np.zeros(int(norms.words(numbers)) if plan.norm else 0, np.int64),
             "history": self._page,
         }
-        record: Any = np.zeros(1, SINGLE)
-        whole, reals = (memoryview(record.view(dtype)) for dtype in (np.int64, np.float64))
-        #: view and place of each field, all of 8 bytes: an element of a view is written and read in
-        #: a third of the time of a field
-        self._places: dict[str, tuple[Any, int]] = {
-            name: (reals if SINGLE[name] == REAL else whole, k)
-            for k, name in enumerate(SINGLE.names or ())
-        }
-        self._record, self._record_at = whole, record.ctypes.data
-        self._set(
+        #: the record at the begin of a run
+        self._fresh = _Single(
             updates=x.size * plan.unit,
             numbers=numbers,
             group=group,
@@ -194,22 +189,9 @@ class Problem:
             size_best=math.nan,
             **{name: array.ctypes.data for name, array in self._arrays.items()},
         )
-        self._fresh = memoryview(record.view(np.int64).copy())
         name = f"{plan.name}-single" + ("" if norm == math.inf else f"-norm-{norm:g}")
         loops = compiled_loop(name, lambda: (make_kernel(plan, norm, name),) * 2, KERNEL)
         self._kernel = kernel_address(loops.serial)
-
-    def _set(self, **fields: float) -> None:
-        """Write fields of the record."""
-        places = self._places
-        for name, value in fields.items():
-            view, place = places[name]
-            view[place] = value
-
-    def _get(self, field: str) -> Any:
-        """A field of the record: an int or a float."""
-        view, place = self._places[field]
-        return view[place]
 
     def start(self, task: Task, adapter: ObjectiveAdapter) -> None:
         """Begin a run."""
@@ -222,22 +204,15 @@ class Problem:
         self._lines: list[np.ndarray] = []
         self.history, self._f[0] = task.every, math.nan
         self._tables.rates[0] = settings.lr if isinstance(settings.lr, float) else math.nan
-        self._record[:] = self._fresh
-        self._set(
-            fun=adapter.address,
-            every=task.every,
-            gtol=tolerances.gtol,
-            gtol_rel=tolerances.gtol_rel,
-            ftol=tolerances.ftol,
-            xtol=tolerances.xtol,
-            first=first_of(task.state, tolerances),
-        )
-        if callable(settings.lr):
-            self._set(rate_step=1)
+        record = self._record = _Single.from_buffer_copy(self._fresh)
+        record.fun, record.every = adapter.address, task.every
+        record.gtol, record.ftol, record.xtol = tolerances.limits
+        record.gtol_rel, record.first = tolerances.gtol_rel, first_of(task.state, tolerances)
+        record.rate_step = callable(settings.lr)
         if tolerances.xtol == 0.0:
-            self._set(before=0)
+            record.before = 0
         if task.track_best is False:
-            self._set(best=0)
+            record.best = 0
 
     def value_at(self, x: np.ndarray, task: Task) -> float:
         """F at another x, which another problem of the same kind evaluates."""
@@ -261,7 +236,7 @@ class Problem:
         """Take the best iterate of an earlier run."""
         self.best_x[...] = best.x
         self.best_gradient[...] = math.nan if best.jac is None else best.jac
-        self._set(f_best=best.fun, size_best=best.grad_norm)
+        self._record.f_best, self._record.size_best = best.fun, best.grad_norm
 
     def advance(self, most: int) -> int:
         """Evaluate x0 or go on, for at most so many iterations; returns the test that holds."""
@@ -271,9 +246,9 @@ class Problem:
         # an iterate of a file that is not yet evaluated has the lr of the step that led to it
         late = at_start and self._before > 0
         steps = self._tables.tabulate(self.settings.lr, self.backend.t - late, steps)
-        self._set(steps=steps)
+        self._record.steps, record_at = steps, addressof(self._record)
         start = time.perf_counter()
-        self._adapter.entry(self._args, self._kernel, self._meta_at, self._record_at)
+        self._adapter.entry(self._args, self._kernel, self._meta_at, record_at)
         self._seconds = (time.perf_counter() - start) / max(steps, 1)
         code = self.code
         if code == RAISED:  # called once more, it raises its exception here
@@ -288,65 +263,58 @@ class Problem:
             _SECONDS_A_CALL / max(self._seconds, 1e-9), _MOST_STEPS if self.done else _FEW_STEPS
         )
         if self.history:
-            room = _LINES - self._get("kept")
+            room = _LINES - self._record.kept
             if room < _LINES // 2:
                 with defer_interrupts():  # a file may be written after Ctrl-C
                     self._lines.append(self._page[: _LINES - room].copy())
-                    self._set(kept=0)
-                    room = _LINES
+                    self._record.kept, room = 0, _LINES
             most = min(most, (room - 2) * self.history)
         return max(1, int(most))
 
     @property
     def at_start(self) -> bool:
         """Whether nothing has been evaluated yet."""
-        return bool(self._get("at_start"))
+        return bool(self._record.at_start)
 
     @property
     def code(self) -> int:
         """RUNNING, or the test that holds."""
-        code: int = self._get("code")
+        code: int = self._record.code
         return code
 
     @property
     def done(self) -> int:
         """Iterations of this run."""
-        done: int = self._get("done")
+        done: int = self._record.done
         return done
 
     @property
     def tested(self) -> bool:
         """Whether the iterate at hand has been evaluated and tested."""
-        return not self._get("at_start") and self._get("code") != RAISED
+        return not self.at_start and self.code != RAISED
 
     @property
     def iterate(self) -> tuple[float, float, float]:
         """F and the norm of the projected gradient at x, and the learning rate of the last step."""
         taken = max(self.done - self._before - 1, 0)
-        rate = self._tables.rates[taken * self._get("rate_step")]
-        return float(self._f.item()), self._get("size"), float(rate)
+        rate = self._tables.rates[taken * self._record.rate_step]
+        return float(self._f.item()), self._record.size, float(rate)
 
     @property
     def lines(self) -> np.ndarray:
         """The history until now: iteration of this run, f, gradient, lr. To be copied."""
-        rest = self._page[: self._get("kept")]
+        rest = self._page[: self._record.kept]
         return np.concatenate([*self._lines, rest]) if self._lines else rest
 
     def remember(self) -> Memory:
         """The last and the best iterate; the arrays are those of the problem."""
-        f, size, rate = self.iterate
-        memory = Memory(
-            f,
-            size,
-            rate,
-            self._get("f_best"),  # infinite where it was not tracked
-            self._get("size_best"),
-            self._get("first"),
-            self._get("f_before"),
-        )
+        record = self._record
+        # the best f is infinite where it was not tracked
+        best = record.f_best, record.size_best
+        memory = Memory(*self.iterate, *best, record.first, record.f_before)
         if self.tested:
             memory.gradient = self.gradient
-        elif self._get("before"):
+        elif record.before:
             memory.before = [self._arrays["before"]]
         if memory.lowest < math.inf:
             memory.best_x, memory.best_gradient = self.best_x, self.best_gradient
@@ -365,17 +333,11 @@ class Problem:
         self._lines, self._f[0] = [lines], memory.f
         self._tables.rates[0], self._before = memory.lr, done
         self._seconds = _SECONDS_A_CALL  # unknown: one iteration to begin with
-        first = memory.first_grad_norm
-        self._set(
-            done=done,
-            at_start=not tested,
-            f_before=memory.f_before,
-            size=memory.grad_norm,
-            f_best=memory.lowest,
-            size_best=memory.best_grad_norm,
-            first=first,
-            limit=gradient_limit(self._get("gtol"), self._get("gtol_rel"), first),
-        )
+        record, first = self._record, memory.first_grad_norm
+        record.done, record.at_start, record.f_before = done, not tested, memory.f_before
+        record.size, record.size_best = memory.grad_norm, memory.best_grad_norm
+        record.f_best, record.first = memory.lowest, first
+        record.limit = gradient_limit(record.gtol, record.gtol_rel, first)
 
 
 # --- problems that are ready ---------------------------------------------------------------------

@@ -248,7 +248,9 @@ def told_again(point: Point, factor: float) -> str:
 # --- `check_grad` --------------------------------------------------------------------------------
 
 #: Stands for the worst finding where there is none.
-_NOTHING = Finding(Probe(None, np.ones(1), False, 0.0, "", 0), math.nan, NO_SLOPE, "doubt")
+_NOTHING = Finding(
+    Probe(None, np.ones(1), False, 0.0, "", 0, math.nan, math.nan), NO_SLOPE, "doubt"
+)
 
 
 def check_grad(
@@ -355,7 +357,7 @@ def check_grad(
         max_error=float(table.excess[table.worst]) if findings else math.nan,
         tolerance=prober.tolerance,
         worst=worst.probe.name,
-        value=worst.formula / unit,
+        value=worst.probe.formula / unit,
         difference=worst.slope.value / unit,
         difference_error=worst.slope.error / abs(unit),
         wrong=tuple(table.name[table.wrong]),
@@ -427,7 +429,7 @@ def _told_wrong(point: Point, table: Verdicts, hint: str) -> str:
     worst = table.rows[table.worst]
     told, unit = f": {hint}" if hint else "", _length(worst)
     text = f"The gradient is wrong in {where}{told}. "
-    text += f"Worst: {worst.probe.name} is {worst.formula / unit:.6g} by formula"
+    text += f"Worst: {worst.probe.name} is {worst.probe.formula / unit:.6g} by formula"
     if worst.slope is not NO_SLOPE:
         text += f", {worst.slope.value / unit:.6g} by differences"
     return f"{text}."
@@ -469,7 +471,7 @@ def _told_unclear(table: Verdicts, is_random: bool) -> str:
         )
     if 2 * table.kink.sum() >= len(table.rows):
         return "fun has a kink at x0. Take another x0."
-    for probe, _, slope, _, longer in table.rows:
+    for probe, slope, _, longer in table.rows:
         if longer is not None:
             return (
                 f"fun has waves, stairs or noise on a very short scale. Along {probe.name} its "

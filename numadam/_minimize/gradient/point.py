@@ -36,21 +36,8 @@ _BESIDE = (
 class Point:
     """The user's function at any x, which is here one vector of real numbers.
 
-    Parameters
-    ----------
-    fun, x0, args, jac, bounds
-        As in `numadam.minimize`.
-
-    Attributes
-    ----------
-    x : array of float64
-        x0, moved into the bounds; real and imaginary parts of a complex number are neighbours.
-    low, high : array of float64
-        The bounds of each element.
-    eps : float
-        Of the dtype of x0.
-    ends : array of int
-        The end of each array in `x`.
+    `x` is x0, moved into the bounds `low` and `high` of each element; real and imaginary parts of a
+    complex number are neighbours. `ends` are the ends of the arrays in it, `eps` is of their dtype.
     """
 
     def __init__(self, fun: Any, x0: Any, args: Any, jac: Any, bounds: Any) -> None:

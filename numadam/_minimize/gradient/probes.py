@@ -109,43 +109,6 @@ def steps(eps: float, multiples: Sequence[float] = MULTIPLES) -> list[float]:
     return [best * one for one in multiples if eps ** (2 / 3) <= best * one <= _LONGEST]
 
 
-def shortest_step(noise: float, eps: float, gap: float) -> float:
-    """The shortest step at which two slopes, `gap` apart, are told from each other."""
-    return max(eps, noise / gap) * _CENTRAL * SAFETY / (LOOSE * _OF_GAP)
-
-
-def slopes(
-    f: Callable[[float], float],
-    f0: float,
-    noise: float,
-    eps: float,
-    central: bool,
-    tries: list[float],
-) -> Iterator[Slope]:
-    """Slopes at 0 of a function of one number, for one step after the other.
-
-    Parameters
-    ----------
-    f : callable
-    f0 : float
-        Its value at 0.
-    noise : float
-        Error of its values, as far as that is known at 0.
-    eps : float
-        Their relative error.
-    central : bool
-        Whether it can be evaluated on both sides of 0.
-    tries : list of float
-        The steps.
-    """
-    measure = _central if central else _one_sided
-    for h in tries:
-        with np.errstate(all="ignore"):  # f may be infinite
-            found = measure(f, f0, noise, eps, h)
-        if np.isfinite(found.value) and np.isfinite(found.error):
-            yield found
-
-
 def _alike(jump: float, other: float) -> bool:
     """Whether the slope jumps as far with one step as with another."""
     low, high = sorted((abs(jump), abs(other)))
@@ -200,6 +163,8 @@ class Probe(NamedTuple):
     """A direction: ``x + t * d`` at the elements `places`; `name` is that of an element.
 
     The bounds leave room for a step of the length `room`, on both sides where it is `central`.
+    `formula` is the slope by formula. `noise` is the error of f as far as its rounding and repeated
+    calls show it.
     """
 
     places: Any
@@ -208,10 +173,12 @@ class Probe(NamedTuple):
     room: float
     name: str
     element: int | None
+    formula: float
+    noise: float
 
 
 class Finding(NamedTuple):
-    """A probe with its slope by formula and by differences, and the verdict on the formula.
+    """A probe with its slope by differences, and the verdict on the formula.
 
     "kink": f has a kink, and the formula is between the slopes on both sides; "doubt": differences
     are too bad to tell. `longer`: the slope over a longer step, where that alone is not the
@@ -219,7 +186,6 @@ class Finding(NamedTuple):
     """
 
     probe: Probe
-    formula: float
     slope: Slope
     verdict: str  # "right", "kink", "wrong" or "doubt"
     longer: Slope | None = None
@@ -228,20 +194,10 @@ class Finding(NamedTuple):
 class Verdicts:
     """The findings as a table, with a row for each; an attribute is a column.
 
-    Attributes
-    ----------
-    name, is_element
-        Of the probes.
-    formula, value, error, rounding
-        The slopes by formula and by differences; NaN where no difference is finite.
-    size, spread
-        The larger of both slopes, and the error of differences; NaN where f has a kink.
-    wrong, kink, doubt
-        The verdicts.
-    hidden
-        Whether the slope is too small beside f for the differences to tell it from others.
-    excess
-        Relative error of the formula that the errors of the differences do not explain.
+    `value`, `error`, `rounding` of the slopes by differences are NaN where none is finite. `size`
+    is the larger of the slopes by formula and by differences. `spread` is the error of differences,
+    NaN where f has a kink. `hidden`: the slope is too small beside f for them to tell it from
+    others. `excess` is the relative error of the formula that they do not explain.
     """
 
     def __init__(self, findings: list[Finding]) -> None:
@@ -250,7 +206,7 @@ class Verdicts:
         self.is_element = np.array(
             [finding.probe.element is not None for finding in findings], bool
         )
-        self.formula = np.array([finding.formula for finding in findings])
+        self.formula = np.array([finding.probe.formula for finding in findings])
         slopes = np.array([finding.slope for finding in findings]).reshape(-1, len(NO_SLOPE))
         _, self.value, self.error, self.rounding, _, _, self._flat = slopes.T
         verdict = np.array([finding.verdict for finding in findings], str)
@@ -281,26 +237,17 @@ class Verdicts:
 class Prober:
     """Checks of one gradient, one direction after another.
 
-    Parameters
-    ----------
-    point : Point
-    tolerance : float, optional
-        Relative error of the gradient that is allowed.
-    rng : numpy.random.Generator
-
-    Attributes
-    ----------
-    f, g
-        The objective and its gradient at x0.
-    eps : float
-        Relative error of f by rounding alone.
-    tolerance : float
+    `f` and `g` are the objective and its gradient at x0, `eps` is the relative error of f by
+    rounding alone, and `tolerance` that of the gradient which is allowed.
     """
 
     def __init__(self, point: Point, tolerance: float | None, rng: np.random.Generator) -> None:
         self._point, self._rng = point, rng
         self.f, self.g = point.at_start()
-        self._scale = self._sizes()
+        parts = np.split(point.x, point.ends[:-1])
+        self._scale = np.concatenate([_sizes(part) for part in parts])
+        #: whether each array of x0 is 0; the last entry is for a probe that moves all
+        self._is_zero = [not part.any() for part in (*parts, point.x)]
         self._near = self._beside()
         self.eps = self._precision()
         self.tolerance = tolerance or max(_ALLOWED, self.eps ** (1 / 3))
@@ -359,44 +306,43 @@ class Prober:
         if directions is None:
             directions = 0 if whole else _DIRECTIONS
         chosen = free if whole else np.sort(self._rng.choice(free, elements, replace=False))
-        found = [self._along_element(int(place)) for place in chosen]
+        found = [
+            self._probe(np.array([place]), 1.0, self._point.name(place), place)
+            for place in chosen.tolist()
+        ]
         return found + [self._at_random(free, number) for number in range(1, directions + 1)]
 
     def judge(self, probe: Probe) -> Finding:
         """Compare the gradient with differences along one direction."""
-        x, g = self._point.x[probe.places], self.g[probe.places]
-        with np.errstate(invalid="ignore", over="ignore"):
-            formula = float(np.dot(g, probe.d))
-            near = float(abs(x) @ np.where(np.isfinite(g), abs(g), 0.0))
+        formula = probe.formula
         if not math.isfinite(formula):
-            return Finding(probe, formula, NO_SLOPE, "wrong")
-        seen = self._measure(probe, formula, near)
+            return Finding(probe, NO_SLOPE, "wrong")
+        seen = self._measure(probe)
         if not seen:
-            return Finding(probe, formula, NO_SLOPE, "doubt")
+            return Finding(probe, NO_SLOPE, "doubt")
         best = min(seen, key=lambda slope: slope.error)
         shortest = min(seen, key=lambda slope: slope.step)
         if shortest.same_kink(seen) and not self._settles(best, formula):
-            inside = shortest.spans(formula)
-            return Finding(probe, formula, shortest, "kink" if inside else "wrong")
-        if (against := self._refuting(seen, formula)) is not None:
-            if (close := self._closest(probe, formula, near, against)) is not None:
-                return Finding(probe, formula, close, "doubt", longer=against)
-            return Finding(probe, formula, against, "wrong")
+            return Finding(probe, shortest, "kink" if shortest.spans(formula) else "wrong")
+        if against := self._refuting(seen, formula):
+            if close := self._closest(probe, against):
+                return Finding(probe, close, "doubt", longer=against)
+            return Finding(probe, against, "wrong")
         best = self._most_telling(seen, formula, best)
         if best.step in (*self._steps, *self._at_zero):
             self._served[self._leaf(probe)] = best.step
         agrees = best.agrees(formula, self.tolerance)
-        return Finding(probe, formula, best, "right" if agrees else "doubt")
+        return Finding(probe, best, "right" if agrees else "doubt")
 
-    def _measure(self, probe: Probe, formula: float, near: float) -> list[Slope]:
+    def _measure(self, probe: Probe) -> list[Slope]:
         """Slopes by one step after the other, until one is sharp, or two refute the formula."""
         seen: list[Slope] = []
         flat: list[Slope] = []
-        for slope in self._slopes(probe, near, self._tries(probe)):
+        for slope in self._slopes(probe, self._tries(probe)):
             # f may be rounded so coarsely that a longer step alone changes it
-            says_nothing = slope.flat and not slope.agrees(formula, self.tolerance)
+            says_nothing = slope.flat and not slope.agrees(probe.formula, self.tolerance)
             (flat if says_nothing else seen).append(slope)
-            if self._settles(slope, formula) or self._refuting(seen, formula) is not None:
+            if self._settles(slope, probe.formula) or self._refuting(seen, probe.formula):
                 break
         return seen or flat
 
@@ -413,24 +359,28 @@ class Prober:
         ]  # a shorter step saw the digits of f, and not its slope
         return min(confirming, key=lambda slope: slope.error, default=best)
 
-    def _slopes(self, probe: Probe, near: float, tries: list[float]) -> Iterator[Slope]:
+    def _slopes(self, probe: Probe, tries: list[float]) -> Iterator[Slope]:
+        """Slopes over one step after the other, where differences are finite."""
+        measure = _central if probe.central else _one_sided
         along = functools.partial(self._value, probe)
-        return slopes(along, self.f, self._noise(near), self.eps, probe.central, tries)
+        for h in tries:
+            with np.errstate(all="ignore"):  # f may be infinite
+                found = measure(along, self.f, probe.noise, self.eps, h)
+            if np.isfinite(found.value) and np.isfinite(found.error):
+                yield found
 
-    def _noise(self, near: float) -> float:
-        """Error of f as far as its rounding and repeated calls show it."""
-        return self.eps * (abs(self.f) + near) + SAFETY * self._jitter
-
-    def _closest(self, probe: Probe, formula: float, near: float, pair: Slope) -> Slope | None:
+    def _closest(self, probe: Probe, pair: Slope) -> Slope | None:
         """The slope over the shortest step, where it is that of the formula; else None.
 
         Then f has waves or stairs that the steps of `pair` jump over.
         """
-        step = shortest_step(self._noise(near), self.eps, abs(formula - pair.value))
+        gap = abs(probe.formula - pair.value)
+        # the shortest at which two slopes so far apart are told from each other
+        step = max(self.eps, probe.noise / gap) * _CENTRAL * SAFETY / (LOOSE * _OF_GAP)
         if step >= pair.step:
             return None
-        for slope in self._slopes(probe, near, [step]):
-            if slope.agrees(formula, self.tolerance) and slope.rejects(pair.value, 0.0):
+        for slope in self._slopes(probe, [step]):
+            if slope.agrees(probe.formula, self.tolerance) and slope.rejects(pair.value, 0.0):
                 return slope
         return None
 
@@ -465,8 +415,9 @@ class Prober:
 
     def _tries(self, probe: Probe) -> list[float]:
         """The steps, with the one first that served last in this array."""
-        first = self._served.get(self._leaf(probe), self._steps[0])
-        last = self._at_zero if self._is_zero(probe) else []
+        leaf = self._leaf(probe)
+        first = self._served.get(leaf, self._steps[0])
+        last = self._at_zero if self._is_zero[leaf] else []
         rest = [step for step in (*self._steps, *last, *self._long) if step != first]
         tries = [first, *rest]
         if (place := probe.element) is not None:
@@ -477,47 +428,37 @@ class Prober:
                 tries = [short[0], first, *short[1:], *rest]
         return [step for step in tries if step <= probe.room]
 
-    def _is_zero(self, probe: Probe) -> bool:
-        """Whether all arrays that the probe moves are 0."""
-        if probe.element is None:
-            return not self._point.x.any()
-        leaf = self._point.leaf_of(probe.element)
-        return not np.split(self._point.x, self._point.ends[:-1])[leaf].any()
-
     def _value(self, probe: Probe, t: float) -> float:
         x = self._point.x.copy()
         x[probe.places] += t * probe.d
         return self._point.value(np.clip(x, self._point.low, self._point.high))
 
-    def _sizes(self) -> np.ndarray:
-        """Size of each element: its own, where it is not far below those of its array."""
-        parts = np.split(abs(self._point.x), self._point.ends[:-1])
-        sizes = []
-        for part in parts:
-            top = float(np.max(part, initial=0.0))  # a square of x itself may overflow
-            typical = top * float(np.sqrt(np.mean((part / top) ** 2))) if top else 0.0
-            sizes.append(np.maximum(part, _SMALLEST * typical) if typical else np.ones_like(part))
-        return np.concatenate(sizes)
-
-    def _along_element(self, place: int) -> Probe:
-        places = np.array([place])
-        inside = self._inside(places, self._scale[places])
-        return Probe(places, *inside, self._point.name(place), place)
-
     def _at_random(self, free: np.ndarray, number: int) -> Probe:
         """A direction in which all elements move, each by its own size."""
         signs = self._rng.choice([-1.0, 1.0], len(free)) * self._rng.uniform(0.5, 1.0, len(free))
-        inside = self._inside(free, signs * self._scale[free])
-        return Probe(free, *inside, f"random direction {number}", None)
+        return self._probe(free, signs, f"random direction {number}", None)
 
-    def _inside(self, places: Any, d: np.ndarray) -> tuple[np.ndarray, bool, float]:
-        """A direction that stays in the box, whether on both sides of x0, and the longest step."""
-        below = self._point.x[places] - self._point.low[places]
-        above = self._point.high[places] - self._point.x[places]
-        reach = max(self._steps) * abs(d)
-        tight = np.minimum(below, above) < reach
-        if not tight.any():
-            return d, True, float(np.min(np.minimum(below, above) / abs(d)))
-        longest = np.minimum(abs(d), np.maximum(below, above) / max(self._steps))
-        d = np.where(tight, np.where(above >= below, longest, -longest), d)
-        return d, False, max(self._steps)
+    def _probe(self, places: Any, signs: Any, name: str, element: int | None) -> Probe:
+        """A direction that stays in the box: one-sided, and shorter, where a bound is near."""
+        x, g, d = self._point.x[places], self.g[places], signs * self._scale[places]
+        below, above = x - self._point.low[places], self._point.high[places] - x
+        longest = max(self._steps)
+        tight = np.minimum(below, above) < longest * abs(d)
+        if central := not tight.any():
+            room = float(np.min(np.minimum(below, above) / abs(d)))
+        else:
+            room, inside = longest, np.minimum(abs(d), np.maximum(below, above) / longest)
+            d = np.where(tight, np.where(above >= below, inside, -inside), d)
+        with np.errstate(invalid="ignore", over="ignore"):
+            formula = float(np.dot(g, d))
+            near = float(abs(x) @ np.where(np.isfinite(g), abs(g), 0.0))
+        noise = self.eps * (abs(self.f) + near) + SAFETY * self._jitter
+        return Probe(places, d, central, room, name, element, formula, noise)
+
+
+def _sizes(part: np.ndarray) -> np.ndarray:
+    """Size of each element of an array: its own, where it is not far below those of the others."""
+    sizes = abs(part)
+    top = float(np.max(sizes, initial=0.0))  # a square of x itself may overflow
+    typical = top * float(np.sqrt(np.mean((sizes / top) ** 2))) if top else 0.0
+    return np.maximum(sizes, _SMALLEST * typical) if typical else np.ones_like(sizes)

@@ -6,6 +6,7 @@ Above 300 lines, for nearly all of it is one class over one state.
 from __future__ import annotations
 
 import time
+from ctypes import addressof
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from numadam._core.parts import parts_of
 from numadam._core.scalars import product_width, width_of
 from numadam._jit import loops, process
 from numadam._jit.loops import compiled_loop
+from numadam._jit.pointers import struct_of
 from numadam._minimize.batches import Batch
-from numadam._minimize.checkpoint import ManyTask, RunState
+from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.kernel import make_kernels, scratch_size
@@ -58,7 +60,7 @@ def _block_packets(packets: int, numbers: int) -> int:
 class LaneBatch(Batch):
     """Problems of one shape under one compiled objective on NumPy arrays, on all cores."""
 
-    def __init__(self, task: ManyTask) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__(task)
         given = Problems(task)
         self._problems = problems = len(task.x)
@@ -70,20 +72,22 @@ class LaneBatch(Batch):
         size, packets = int(np.prod(shape, dtype=np.int64)), len(self._x)
         block = self._lanes * _block_packets(packets, size * self._lanes)
         self._blocks = -(-problems // block)
-        self._state = np.zeros(1, LANES)
-        self._state_at = self._state.ctypes.data
         plan = self._plan
-        self._set(problems=problems, positions=packets * self._lanes, elements=size, block=block)
-        self._set(updates=size * plan.unit, numbers=size * plan.numbers)
-        self._set(group=self._settings.group_of_leaf[0], fun=self._adapter.address, at_start=1)
-        self._set(table_steps=_TABLE_ROWS)
+        self._state = struct_of(LANES)(
+            problems=problems,
+            positions=packets * self._lanes,
+            updates=size * plan.unit,
+            numbers=size * plan.numbers,
+            elements=size,
+            block=block,
+            group=self._settings.group_of_leaf[0],
+            table_steps=_TABLE_ROWS,
+            at_start=1,
+            fun=self._adapter.address,
+        )
         self._block, self._seconds, self._begin = block, 0.0, -1
         self._allocate(shape)
         self._compile()
-
-    def _set(self, **fields: int) -> None:
-        for name, value in fields.items():
-            self._state[name] = value
 
     def _allocate(self, shape: tuple[int, ...]) -> None:
         """Allocate what the kernel reads and writes, and note the addresses.
@@ -92,7 +96,7 @@ class LaneBatch(Batch):
         """
         task, plan, problems = self._task, self._plan, self._problems
         tolerances = task.tolerances
-        positions = int(self._state["positions"][0])
+        positions = self._state.positions
         self._gradient = aligned_zeros(self._x.nbytes).view(self._x.dtype).reshape(self._x.shape)
         self._arguments.bind(pl.P, np.array([self._x.ctypes.data]))
         self._arguments.bind(pl.G, np.array([self._gradient.ctypes.data]))
@@ -109,8 +113,8 @@ class LaneBatch(Batch):
         self._tables = tables = StepTables(self._settings, _CALL_STEPS)
         lr = self.optimizer.lr
         tables.rates[:] = lr if isinstance(lr, float) else np.nan
-        self._set(changing=len(tables.columns))
-        scratch = scratch_size(plan, int(self._state["numbers"][0])) if each else 0
+        self._state.changing = len(tables.columns)
+        scratch = scratch_size(plan, self._state.numbers) if each else 0
         self._arrays = {
             "shape": np.array([*shape, 0], np.int64),
             "tolerances": np.array([*tolerances.limits, tolerances.gtol_rel]),
@@ -134,7 +138,7 @@ class LaneBatch(Batch):
             "scalars": np.zeros((_TABLE_ROWS, width_of(plan))),
         }
         for name, array in self._arrays.items():
-            self._state[name] = 0 if array is None else array.ctypes.data
+            setattr(self._state, name, 0 if array is None else array.ctypes.data)
 
     def _compile(self) -> None:
         plan, lanes, own_lr = self._plan, self._lanes, self._task.rates is not None
@@ -165,29 +169,31 @@ class LaneBatch(Batch):
     @property
     def whole(self) -> bool:
         """Whether all problems that run are at one iterate that has been tested."""
-        state = self._state[0]
-        return not state["at_start"] and not state["failed"] and state["taken"] >= 0
+        state = self._state
+        return not state.at_start and not state.failed and state.taken >= 0
 
     def advance(self, most: int, gap: int) -> None:
         """Test x0 at the first call; later take at most so many iterations, `gap` or less."""
         if self._begin < 0:
             self._begin = int(self._arguments.meta["steps"][0])
-        if self._state["at_start"][0]:
+        state = self._state
+        if state.at_start:
             most = 0
         steps = min(most, gap, self._chunk())
         steps = self._tables.tabulate(
             self.optimizer.lr, int(self._arguments.meta["steps"][0]), steps
         )
-        self._set(steps=steps, done=self.done, taken=-1)  # until the last blocks are done
+        state.steps, state.done = steps, self.done
+        state.taken = -1  # until the last blocks are done
         start, blocks = time.perf_counter(), max(1, _CALL_PROBLEMS // self._block)
-        kernel = self._kernel()
+        kernel, state_at = self._kernel(), addressof(state)
         for first in range(0, self._blocks, blocks) or (0,):
-            end = min(first + blocks, self._blocks)
-            self._set(first_block=first, end_block=end, last=end == self._blocks)
-            self._entry(self._task.args, kernel, self._arguments.meta_at, self._state_at)
+            state.first_block, state.end_block = first, min(first + blocks, self._blocks)
+            state.last = state.end_block == self._blocks
+            self._entry(self._task.args, kernel, self._arguments.meta_at, state_at)
         calls = max(1, -(-self._blocks // blocks))
         self._seconds = (time.perf_counter() - start) / max(steps, 1) / calls
-        if self._state["failed"][0]:
+        if state.failed:
             self._raise_again()
 
     def _chunk(self) -> int:
@@ -223,7 +229,7 @@ class LaneBatch(Batch):
     @property
     def evaluations(self) -> int:
         """Of f, of all problems together."""
-        return int(self._nit.sum()) + (0 if self._state["at_start"][0] else self._problems)
+        return int(self._nit.sum()) + (0 if self._state.at_start else self._problems)
 
     def memory(self) -> dict[str, Any]:
         """The last and the best iterates of all problems, in their own order."""
@@ -297,7 +303,7 @@ class LaneBatch(Batch):
         self._values[VALUE_LIMIT] = np.array(limits)[of]
         if self._task.rates is not None:
             self._arrays["own_lr"][...] = self._task.rates[of]
-        self._set(at_start=0)
+        self._state.at_start = 0
         self._begin, self._seconds = self._backend.t - saved.number("done"), _CALL_SECONDS
 
     def _order_blocks(self, running: np.ndarray) -> None:

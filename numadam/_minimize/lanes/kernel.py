@@ -42,13 +42,13 @@ from numadam._core.scalars import (
 from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import leaves_of, make_control_of, make_products_of, make_views
 from numadam._cpu.records import META
-from numadam._jit.functions import cast, linked
+from numadam._jit.functions import linked
 from numadam._jit.loops import in_default_mode
 from numadam._jit.pointers import array_at, record_at
 from numadam._minimize.compiled.kernel import make_clip
 from numadam._minimize.compiled.objective import call7
 from numadam._minimize.lanes.stop_tests import LANES, RESULTS, VALUES, BlockState, make_test_packet
-from numadam._minimize.stopping import RAISED, RUNNING
+from numadam._minimize.stopping import RAISED, RUNNING, make_ends
 
 # --- scalars of the steps ------------------------------------------------------------------------
 
@@ -346,7 +346,8 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
     copy_memory, count_iterations = wrap(_copy_memory), wrap(_count_iterations)
     block_state = wrap(_block_state, forceinline=True)
     low, high = op.COLUMN.low, op.COLUMN.high
-    bytes_x, real, slots = plan.stride(pl.P), plan.real.type(1), pl.STEPPED
+    make_box = make_ends(plan.bounds, plan.real, wrap)
+    bytes_x, slots = plan.stride(pl.P), pl.STEPPED
 
     def block(b, meta_at, batch_at, args_at, begin, steps):
         meta, batch = record_at(meta_at, META), record_at(batch_at, LANES)
@@ -354,7 +355,7 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
         d, at = block_state(batch), to_fixed_tuple(leaves_of(meta)[0].address, slots)
         tolerances = to_fixed_tuple(array_at(batch.tolerances, 4, np.float64), 4)
         row = control_of(meta)[batch.group]
-        ends = cast((row[low], row[high]), real)
+        ends = make_box(row[low], row[high])
         first = b * batch.block
         of_blocks = array_at(batch.live, b + 1, np.int64)
         live = of_blocks[b]

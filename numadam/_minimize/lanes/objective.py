@@ -24,7 +24,7 @@ from numba.np.numpy_support import from_dtype
 from numadam._jit.objectives import snapshot
 from numadam._jit.pointers import as_pointer
 from numadam._jit.process import compile_lock
-from numadam._minimize.checkpoint import ManyTask
+from numadam._minimize.checkpoint import Task
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
     CALL_FORMS,
@@ -279,13 +279,13 @@ def _spread(values: Any, x: np.ndarray, lanes: int) -> Any:
     return (array[0] if array.ndim == x.ndim else array)[..., None]
 
 
-def _per_element(task: ManyTask) -> list[Any]:
+def _per_element(task: Task) -> list[Any]:
     """Arrays of step sizes and bounds."""
     ends = task.options["bounds"] or ()
     return [one for one in (task.lr, *ends) if np.ndim(one) > 0]
 
 
-def _suits(task: ManyTask) -> bool:
+def _suits(task: Task) -> bool:
     """Whether a task gains from lanes: many small problems that share their scalars."""
     x, options = task.x, task.options
     clips = any(options.get(name) is not None for name in ("clip_norm", "clip_array_norm"))
@@ -306,7 +306,7 @@ class Problems:
         On a `StateOnly` back end, over all problems.
     """
 
-    def __init__(self, task: ManyTask) -> None:
+    def __init__(self, task: Task) -> None:
         x, args = task.x, task.args
         shape = x.shape[1:]
         form = form_of(task.fun, args, task.jac, many=True)
@@ -325,7 +325,7 @@ class Problems:
         self.lanes, self.adapter, self.optimizer = lanes, adapter, optimizer
 
 
-def _make_optimizer(task: ManyTask, lanes: int) -> Optimizer:
+def _make_optimizer(task: Task, lanes: int) -> Optimizer:
     x, lr, bounds = task.x, task.lr, task.options["bounds"]
     if task.rates is not None:
         lr = 1.0

@@ -244,7 +244,7 @@ def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
     keep_best = _make_keep_best(lanes, plan.numbers, jit_once)
     views, strides, _ = make_views(plan)
     vx, vg, vl, vh = (views[slot] for slot in (pl.P, pl.G, pl.LOW, pl.HIGH))
-    scalar_box, bytes_x = plan.bounds == "scalar", strides[pl.P]
+    bytes_x = strides[pl.P]
     (gradient_tests, all_tests), limit_of = _make_checks(wrap), wrap(st.gradient_limit)
 
     def test_packet(d, at, ends, tolerances, first, count, later):
@@ -261,10 +261,7 @@ def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
         limit = array_at(column + rows * VALUE_LIMIT, lanes, np.float64)
         f_before = array_at(column + rows * VALUE_BEFORE, lanes, np.float64)
         tests = array_at(d.tests + 8 * first, lanes, np.int64)
-        if scalar_box:
-            steep(norms, n, x, g, None, None, ends[0], ends[1])
-        else:
-            steep(norms, n, x, g, low, high, None, None)
+        steep(norms, n, x, g, low, high, ends[0], ends[1])
         if not later:
             first_norm = array_at(column + rows * VALUE_FIRST, lanes, np.float64)
             for j in range(lanes):

@@ -15,7 +15,7 @@ from numadam._core.parts import parts_of
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.arguments import check_interval
 from numadam._minimize.batches import Batch
-from numadam._minimize.checkpoint import ManyTask, RunState, load_state_arrays, state_arrays
+from numadam._minimize.checkpoint import RunState, Task, load_state_arrays, state_arrays
 from numadam._minimize.objective import cast, refuse_uncompiled, split_pair
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.python.stop_tests import projected
@@ -165,7 +165,7 @@ class PythonBatch(Batch):
 
     done, live, whole = 0, 0, False
 
-    def __init__(self, task: ManyTask) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__(task)
         x = task.x
         lr = task.lr if task.rates is None else task.rates.reshape(-1, *[1] * (x.ndim - 1))

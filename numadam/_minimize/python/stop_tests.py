@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from ctypes import addressof
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from numba import float64, int64
 from numadam._arrays.interop import address_of
 from numadam._core import plan as pl
 from numadam._cpu.records import NDARRAY, NUMBER, POINTER
-from numadam._jit.functions import cast, linked
+from numadam._jit.functions import linked
 from numadam._jit.loops import compiled_loop, in_default_mode
-from numadam._jit.pointers import array_at, record_at
+from numadam._jit.pointers import absent, array_at, record_at, struct_of, view_of
 from numadam._minimize import stopping as st
 from numadam._minimize.stopping import Tolerances, check_convergence
 
@@ -37,58 +38,42 @@ TESTED = np.dtype(
         ("owned", POINTER),  # whether each number counts, 0 where all do
         ("lo", np.float64),  # bounds of all elements
         ("hi", np.float64),
-        ("limits", np.float64, 3),  # as `check_convergence` takes them
         ("gtol", np.float64),
         ("gtol_rel", np.float64),
+        ("ftol", np.float64),
+        ("xtol", np.float64),
+        ("limit", np.float64),  # norm of the gradient at which the run stops
         ("first", np.float64),  # norm of the first projected gradient, NaN before it is known
         ("later", NUMBER),  # 1 where there is an iterate before
         ("f_before", np.float64),
         ("sizes", np.float64, 3),  # norms of the projected gradient, of the move, of x
     ]
 )
+_Tested = struct_of(TESTED)
 
 
 def _make_test(name: str, real: np.dtype[Any], box: str, norm: float, masked: bool) -> Any:
     """Run the stop tests on one array; its record gets the numbers that they compare."""
-    wrap, one, check = linked, real.type(1), linked(check_convergence)
-    elements = [st.projected, st.moved, st.itself]
-    if masked:
-        elements = [st.make_owned(element, wrap) for element in elements]
-    steep, far, large = (st.make_norm(element, wrap, norm) for element in elements)
-    limit = linked(st.gradient_limit)
+    test, make_box = st.make_test(norm, linked, masked), st.make_ends(box, real, linked)
+    view = view_of(real)
+    end_view = view if box == "array" else absent
 
     def test_iterate(tested_at, g_object, f):
         its = record_at(tested_at, TESTED)
         n, sizes = its.numbers, its.sizes
-        x = array_at(its.x, n, real)
+        x = view(its.x, n)
         if masked:
             at = x, array_at(its.owned, n, np.bool_)
         else:
             at = x
-        g = array_at(record_at(g_object, NDARRAY).data, n, real)
-        if box == "array":
-            low, high = array_at(its.low, n, real), array_at(its.high, n, real)
-            sizes[0] = steep(n, at, g, low, high, None, None)
-        elif box == "scalar":
-            ends = cast((its.lo, its.hi), one)
-            sizes[0] = steep(n, at, g, None, None, ends[0], ends[1])
-        else:
-            sizes[0] = steep(n, at, g, None, None, None, None)
-        later, f_before = its.later != 0, its.f_before
-        if later and its.before != 0:
-            before = array_at(its.before, n, real)
-            sizes[1] = far(n, at, before, None, None, None, None)
-            sizes[2] = large(n, at, before, None, None, None, None)
-        if not later:
-            if its.first != its.first:
-                its.first = sizes[0]
-            its.limits[0] = limit(its.gtol, its.gtol_rel, its.first)
+        g, before = view(record_at(g_object, NDARRAY).data, n), view(its.before, n)
+        low, high, ends = end_view(its.low, n), end_view(its.high, n), make_box(its.lo, its.hi)
+        found = test(its, n, at, g, low, high, ends, before, f, its.later != 0)
+        code, sizes[0], sizes[1], sizes[2] = found
         its.later = 1
-        its.f_before = f
-        limits = its.limits[0], its.limits[1], its.limits[2]
-        return check(f, f_before, sizes[0], sizes[1], sizes[2], later, limits)
+        return code
 
-    exact = in_default_mode(wrap(test_iterate))
+    exact = in_default_mode(linked(test_iterate))
 
     def exact_test(tested_at, g_object, f):
         return exact(tested_at, g_object, f)
@@ -188,24 +173,23 @@ class HostStopTests(StopTests):
         self._call = _compiled(plan.real, plan.bounds, tolerances.norm, owned is not None)
         # one entry for each real number
         self._owned = [np.repeat(mask.reshape(-1), plan.numbers) for mask in owned or ()]
-        self._tested = tested = np.zeros(max(1, len(self._x)), TESTED)
-        its, unknown = tolerances, (0.0, 0.0, 0.0)
-        run = its.limits, its.gtol, its.gtol_rel, first, 0, 0.0, unknown
+        self._tested = []
         for j, leaf in enumerate(self._x):
-            before = address_of(self._before[j]) if self._before else 0
-            mask = address_of(self._owned[j]) if self._owned else 0
-            box = 0, 0, mask, 0.0, 0.0
+            numbers = leaf.size * plan.numbers
+            its = _Tested(x=address_of(leaf), numbers=numbers, first=first)
+            its.gtol, its.ftol, its.xtol, its.gtol_rel, _ = tolerances
+            if self._before:
+                its.before = address_of(self._before[j])
+            if self._owned:
+                its.owned = address_of(self._owned[j])
             if plan.bounds == "array":
-                box = *backend.arguments.leaves["address"][j, [pl.LOW, pl.HIGH]], mask, 0.0, 0.0
+                its.low, its.high = backend.arguments.leaves["address"][j, [pl.LOW, pl.HIGH]]
             elif plan.bounds == "scalar":
-                box = 0, 0, mask, *settings.box(settings.group_of_leaf[j])
-            # a record at once: 5 us less than field by field
-            tested[j] = address_of(leaf), before, leaf.size * plan.numbers, *box, *run
-        self._tested_at = [address_of(tested[j:]) for j in range(len(self._x))]
-        # its first number takes a third of the time of a NumPy scalar
-        self.sizes = memoryview(tested["sizes"][0])
+                its.lo, its.hi = settings.box(settings.group_of_leaf[j])
+            self._tested.append(its)
         self._in_record = len(self._x) == 1
         if self._in_record:
+            self.sizes = self._tested[0].sizes
             self.test = self._one_array()  # type: ignore[assignment]  # a bound method costs 1 us a test
 
     @property
@@ -213,8 +197,8 @@ class HostStopTests(StopTests):
         """(first, f_before, later): first norm of the gradient or NaN; f; whether a test was."""
         if not self._in_record:
             return super().state
-        tested = self._tested[0]
-        return float(tested["first"]), float(tested["f_before"]), bool(tested["later"])
+        its = self._tested[0]
+        return its.first, its.f_before, bool(its.later)
 
     @property
     def before(self) -> Sequence[Any]:
@@ -224,9 +208,9 @@ class HostStopTests(StopTests):
     def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
         """Go on from a file; `before` is x before the last step, where that is still asked for."""
         super().restore(first, f_before, later, before)
-        tested = self._tested
-        tested["first"], tested["f_before"], tested["later"] = first, f_before, later
-        tested["limits"][:, 0] = self._limits[0]
+        for its in self._tested:
+            its.first, its.f_before, its.later = first, f_before, later
+            its.limit = self._limits[0]
         for own, saved in zip(self._before if before else (), before, strict=True):
             own[...] = saved
 
@@ -236,7 +220,7 @@ class HostStopTests(StopTests):
             before[...] = leaf
 
     def _one_array(self) -> Callable[[Sequence[Any], float], int]:
-        call, tested_at = self._call, self._tested_at[0]
+        call, tested_at = self._call, addressof(self._tested[0])
 
         def test(grads: Sequence[Any], f: float) -> int:
             code: int = call(tested_at, id(grads[0]), f)
@@ -246,9 +230,9 @@ class HostStopTests(StopTests):
 
     def measure(self, grads: Sequence[Any]) -> list[float]:
         """Norms of the projected gradient, of the last move, and of x."""
-        for tested_at, g in zip(self._tested_at, grads, strict=True):
-            self._call(tested_at, id(g), 0.0)
-        columns = zip(*self._tested["sizes"][: len(grads)].tolist(), strict=True)
+        for its, g in zip(self._tested, grads, strict=True):
+            self._call(addressof(its), id(g), 0.0)
+        columns = zip(*(its.sizes for its in self._tested), strict=True)
         return [joined(column, self._tolerances.norm) for column in columns] or [0.0, 0.0, 0.0]
 
 

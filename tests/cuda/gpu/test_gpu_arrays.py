@@ -10,6 +10,7 @@ import pytest
 import numadam as na
 from tests import emulator
 from tests.cuda.cuda_cases import OPTIONS, as_dtype, draw
+from tests.trees import Exported
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -175,19 +176,6 @@ def test_device_arrays_of_numba_are_updated_in_place(cp):
 # --- arrays of other libraries --------------------------------------------------------------------
 
 
-class Tensor:
-    """An array that another library hands on by DLPack."""
-
-    def __init__(self, array):
-        self.array, self.dtype = array, array.dtype
-
-    def __dlpack__(self, **how):
-        return self.array.__dlpack__(**how)
-
-    def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
-
-
 class Shown:
     """An array that another library shows by the CUDA array interface."""
 
@@ -199,7 +187,7 @@ class Shown:
     __cuda_array_interface__ = None  # of the type, by which it is known
 
 
-@pytest.mark.parametrize("show", [Tensor, Shown])
+@pytest.mark.parametrize("show", [Exported, Shown])
 @pytest.mark.parametrize("count", [1, 20])
 def test_arrays_of_other_libraries_are_updated_in_place(cp, count, show):
     params = [cp.ones(4) for _ in range(count)]

@@ -85,21 +85,6 @@ def test_what_a_graph_cannot_hold_is_refused_during_the_capture(cp):
         assert opt.t == 2
 
 
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        ({"accumulate": 2}, "accumulate"),
-        ({"nonfinite": "raise"}, "nonfinite"),
-        ({"nonfinite": "skip", "max_skips": 3}, "max_skips"),
-        ({"sparse": "lazy"}, "sparse"),
-        ({"beta1": lambda t: 0.5}, "beta1"),
-    ],
-)
-def test_options_that_need_the_host_cannot_be_captured(cp, options, name):
-    with pytest.raises(ValueError, match=f"^{name}: "):
-        na.Adam(cp.ones(3), capturable=True, **options)
-
-
 def test_capturable_is_for_the_gpu_and_lr_a_number(cp):
     with pytest.raises(ValueError, match="capturable: is for CuPy parameters"):
         na.Adam(np.ones(3), capturable=True)

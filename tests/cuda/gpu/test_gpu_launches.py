@@ -108,11 +108,11 @@ def test_ctrl_c_between_launches_waits_for_the_whole_step(cp, monkeypatch, optio
 
 
 def test_more_items_get_larger_blocks():
-    from numadam._cuda.launch import threads_for
+    """Few elements, or few problems, are spread over all multiprocessors."""
+    from numadam._cuda.launch import THREADS, threads_for
 
-    multiprocessors = 132
-    for items, threads in ((1, 32), (1_000, 32), (4_224, 32), (4_225, 64), (10**6, 256)):
-        assert threads_for(items, multiprocessors) == threads
+    sizes = {1: 32, 1_000: 32, 4_224: 32, 4_225: 64, 10_000: 96, 10**6: THREADS}
+    assert {items: threads_for(items, 132) for items in sizes} == sizes
 
 
 def test_options_divide_by_zero_as_on_the_cpu(cp):

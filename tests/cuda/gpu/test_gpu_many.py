@@ -162,14 +162,6 @@ def test_another_objective_is_refused(cp, tmp_path):
         na.minimize_many(fun, cp.zeros((30, 1)), (targets,), maxiter=6, **run)
 
 
-def test_blocks_are_small_where_problems_are_few():
-    from numadam._cuda.launch import THREADS, threads_for
-
-    blocks = {n: (-(-n // threads_for(n, 132)), threads_for(n, 132)) for n in (1, 1000, 10**6)}
-    assert blocks == {1: (1, 32), 1000: (32, 32), 10**6: (-(-(10**6) // THREADS), THREADS)}
-    assert threads_for(10_000, 132) == 96
-
-
 # --- an objective in Python: CuPy arrays of all rows ----------------------------------------------
 
 

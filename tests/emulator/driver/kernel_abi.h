@@ -107,11 +107,6 @@ void emu_trap(struct emu_thread *thread, const char *what, int line);
 
 #pragma GCC visibility pop
 
-/* 1 if this lane of the thread's warp exists and has not ended. */
-static inline int emu_is_alive(const struct emu_thread *thread, uint32_t lane) {
-    return lane < thread->warp_lanes && thread->warp_threads[lane].state != EMU_FINISHED;
-}
-
 /* The value that a lane of the thread's warp gave. */
 static inline uint64_t emu_exchanged(const struct emu_thread *thread, uint32_t lane) {
     return lane < thread->warp_lanes ? thread->warp_threads[lane].exchanged : 0;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -100,41 +100,6 @@ _STORED = ("t", "f", "grad_norm", "step_norm", "param_norm", "lr")
 SHOWN = ("t", "f", "grad_norm", "step_norm", "param_norm", "ratio", "lr")
 
 
-class Records:
-    """Records of steps in increasing order of t, 48 bytes each."""
-
-    def __init__(self) -> None:
-        self._values = array("d")
-
-    def append(self, record: tuple[float, float, float, float, float, float]) -> None:
-        """Add a record by one call: Ctrl-C comes before or after it."""
-        self._values.extend(record)
-
-    @property
-    def last(self) -> int:
-        """The t of the last record; -1 before any."""
-        return int(self._values[-len(_STORED)]) if self._values else -1
-
-    def drop_from(self, t: int) -> None:
-        """Delete the records from step t on."""
-        while self.last >= t:
-            del self._values[-len(_STORED) :]
-
-    def __len__(self) -> int:
-        return len(self._values) // len(_STORED)
-
-    def column(self, name: str) -> np.ndarray:
-        """A column as a new array."""
-        if name == "ratio":
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio: np.ndarray = self.column("step_norm") / self.column("param_norm")
-            return ratio
-        if name not in _STORED:
-            raise KeyError(f"{name!r}: the columns are {', '.join(SHOWN)}.")
-        column = np.array(self._values[_STORED.index(name) :: len(_STORED)])
-        return column.astype(np.int64) if name == "t" else column
-
-
 def as_number(f: Any) -> float:
     """The objective as a float; NaN where there is none."""
     if f is None:
@@ -146,30 +111,6 @@ def as_number(f: Any) -> float:
 
 
 # --- the picture ---------------------------------------------------------------------------------
-
-
-def draw(
-    table: Mapping[str, np.ndarray],
-    usual: Sequence[str],
-    columns: Sequence[str] | None,
-    axes: Any,
-) -> Any:
-    """Draw columns of a table over its t; returns an array of axes."""
-    if not len(table["t"]):
-        raise ValueError("plot: the history has no records yet.")
-    if columns is None:
-        columns = [name for name in usual if np.isfinite(table[name]).any()]
-    if isinstance(columns, str) or not len(columns):
-        raise ValueError(f"columns: expected a list of names such as ['f', 'lr'], got {columns!r}.")
-    for name in columns:
-        if name not in table or name == "t":
-            raise KeyError(f"{name!r}: the columns are {', '.join(table)}, drawn over t.")
-    axes = _new_axes(len(columns)) if axes is None else np.atleast_1d(np.asarray(axes)).ravel()
-    if len(axes) != len(columns):
-        raise ValueError(f"axes: expected one a column, {len(columns)}, got {len(axes)}.")
-    for name, ax in zip(columns, axes, strict=True):
-        _panel(ax, table["t"], name, table[name])
-    return axes
 
 
 def _panel(ax: Any, t: np.ndarray, name: str, values: np.ndarray) -> None:
@@ -271,7 +212,7 @@ class History:
 
     def __init__(self, every: int = 1, *, norms: bool = True) -> None:
         self._every, self._norms = count("every", every, 1), check_switch("norms", norms)
-        self._records = Records()
+        self._values = array("d")  # of steps in increasing order of t, 48 bytes each
         self._copy: list[Any] = []
         self._copy_of = -1  # the step at which `_copy` was taken
 
@@ -313,7 +254,7 @@ class History:
         array([3.464])
         """
         t = opt.t
-        if not self.wants(t) or t in (0, self._records.last):  # the last: no step was taken
+        if not self.wants(t) or t in (0, self._last):  # the last: no step was taken
             return
         value = as_number(f)
         lr = opt.lr(t - 1) if callable(opt.lr) else opt.lr
@@ -338,11 +279,16 @@ class History:
                 "history.record(opt, f, grads)."
             )
         get = intermediate_result.get
-        t = get("nit", self._records.last + 1)
+        t = get("nit", self._last + 1)
         norm, lr = get("grad_norm", math.nan), get("lr", math.nan)
         x = intermediate_result.x
         leaves = Tree(x).flatten(x, "x")
         self.see(t, as_number(get("fun")), norm, lr, leaves)
+
+    @property
+    def _last(self) -> int:
+        """The t of the last record; -1 before any."""
+        return int(self._values[-len(_STORED)]) if self._values else -1
 
     def wants(self, t: int) -> bool:
         """Whether `see` needs step t: it is recorded, or the one before a recorded step."""
@@ -364,15 +310,16 @@ class History:
         end: bool = False,
     ) -> None:
         """Record step t where it is due or the end; copy the parameters where the next one is."""
-        records = self._records
-        if t < records.last:
-            records.drop_from(t)
+        if t < self._last:
+            while self._last >= t:
+                del self._values[-len(_STORED) :]
             self._copy_of = -1
-        if (end or t % self._every == 0) and t != records.last:
+        if (end or t % self._every == 0) and t != self._last:
             step = param = math.nan
             if self._norms:
                 step, param = self._moved(t, leaves), norm_of(leaves)
-            records.append((float(t), f, float(grad_norm), step, param, float(lr)))
+            # one call: Ctrl-C comes before or after it
+            self._values.extend((float(t), f, float(grad_norm), step, param, float(lr)))
         if self._norms and (t + 1) % self._every == 0 and self._copy_of != t:
             self._copy_params(t, leaves)
 
@@ -397,14 +344,21 @@ class History:
 
     def clear(self) -> None:
         """Delete all records."""
-        self._records, self._copy, self._copy_of = Records(), [], -1
+        self._values, self._copy, self._copy_of = array("d"), [], -1
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._values) // len(_STORED)
 
     def __getitem__(self, name: str) -> np.ndarray:
         """A column as a new array."""
-        return self._records.column(name)
+        if name == "ratio":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio: np.ndarray = self["step_norm"] / self["param_norm"]
+            return ratio
+        if name not in _STORED:
+            raise KeyError(f"{name!r}: the columns are {', '.join(SHOWN)}.")
+        column = np.array(self._values[_STORED.index(name) :: len(_STORED)])
+        return column.astype(np.int64) if name == "t" else column
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """All columns as arrays by name: ``pandas.DataFrame(history.to_dict())``.
@@ -457,7 +411,24 @@ class History:
         ('f', 'log')
         """
         table = self.to_dict()
-        return draw(table, ("f", "grad_norm", "ratio", "lr"), columns, axes)
+        if not len(self):
+            raise ValueError("plot: the history has no records yet.")
+        if columns is None:
+            usual = ("f", "grad_norm", "ratio", "lr")
+            columns = [name for name in usual if np.isfinite(table[name]).any()]
+        if isinstance(columns, str) or not len(columns):
+            raise ValueError(
+                f"columns: expected a list of names such as ['f', 'lr'], got {columns!r}."
+            )
+        for name in columns:
+            if name not in table or name == "t":
+                raise KeyError(f"{name!r}: the columns are {', '.join(table)}, drawn over t.")
+        axes = _new_axes(len(columns)) if axes is None else np.atleast_1d(np.asarray(axes)).ravel()
+        if len(axes) != len(columns):
+            raise ValueError(f"axes: expected one a column, {len(columns)}, got {len(axes)}.")
+        for name, ax in zip(columns, axes, strict=True):
+            _panel(ax, table["t"], name, table[name])
+        return axes
 
     def __getstate__(self) -> dict[str, Any]:
         # without the copy of the parameters: it is large, and made again at the next step

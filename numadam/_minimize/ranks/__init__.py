@@ -1,1 +1,0 @@
-"""Minimisation by several processes: each has its block of x, and all decide alike."""
