@@ -14,7 +14,6 @@ def normal(*shape):
     return rng.standard_normal(shape)
 
 
-ROWS, LABELS = normal(50, 6), rng.choice([-1.0, 1.0], 50)
 SCENE = normal(30, 5) + 1j * normal(30, 5)
 MATRIX = normal(4, 4)
 IN, OUT = normal(20, 3), normal(20, 2)
@@ -46,12 +45,6 @@ def decays(x):
     r = x[0] * fast + x[2] * slow - np.exp(-T)
     g = [r @ fast, -x[0] * r @ (T * fast), r @ slow, -x[2] * r @ (T * slow)]
     return float(r @ r), 2 * np.array(g)
-
-
-def logistic(x):
-    margin = LABELS * (ROWS @ x)
-    pull = LABELS / (1 + np.exp(margin))
-    return float(np.logaddexp(0, -margin).mean()), -(pull @ ROWS) / len(margin)
 
 
 def units(x):
@@ -109,7 +102,6 @@ RIGHT = {
     "valley": (valley, np.array([-1.2, 1.0, 0.5, 2.0])),
     "steep": (steep, np.linspace(-1, 1, 9)),
     "decays": (decays, np.array([1.0, 0.5, 1.0, 2.0])),
-    "logistic": (logistic, np.zeros(6)),
     "units": (units, np.array([1e-6, 290.0])),
     "waves": (waves, normal(4, 4)),
     "amplitudes": (amplitudes, normal(5) + 1j * normal(5)),

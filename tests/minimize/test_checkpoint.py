@@ -280,46 +280,31 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     assert path.read_bytes() == b"something else"
 
 
-def test_arguments_that_cannot_be_are_refused(tmp_path):
-    path = tmp_path / "a"
+def falling(taken):
+    return 0.1 / (taken + 1)
 
-    def falling(taken):
-        return 0.1 / (taken + 1)
 
+def test_what_cannot_be_is_refused_before_anything_is_evaluated(tmp_path):
+    path, link, folder = (tmp_path / name for name in ("a", "link", "folder"))
+    link.symlink_to(tmp_path / "none" / "a")
+    folder.mkdir()
     says = r"^lr: a function .*falling\)\. Use a schedule of .*, or run without checkpoint\.$"
-    with pytest.raises(TypeError, match=says):
-        na.minimize_many(rosen, FEW, lr=falling, checkpoint=path)
-    with pytest.raises(TypeError, match=says):
-        python_run(0, lr=falling, checkpoint=path)
     for options, error, text in (
-        ({"checkpoint": 3}, TypeError, r"checkpoint: expected the path of a file, got int"),
-        ({"checkpoint_every": 3}, ValueError, r"checkpoint_every: goes with checkpoint=path"),
-        (
-            {"checkpoint": path, "checkpoint_every": 0},
-            ValueError,
-            r"checkpoint_every: expected .* at least 1",
-        ),
+        ({"checkpoint": path, "lr": falling}, TypeError, says),
+        ({"checkpoint": 3}, TypeError, "checkpoint: expected the path of a file, got int"),
+        ({"checkpoint_every": 3}, ValueError, "checkpoint_every: goes with checkpoint=path"),
+        ({"checkpoint": path, "checkpoint_every": 0}, ValueError, "checkpoint_every: .*least 1"),
+        ({"checkpoint": link.readlink()}, FileNotFoundError, "checkpoint: there is no folder"),
+        ({"checkpoint": link}, FileNotFoundError, "checkpoint: there is no folder"),
+        ({"checkpoint": folder}, IsADirectoryError, "checkpoint: is a folder"),
+        ({"checkpoint": "/dev/null"}, OSError, "checkpoint: is no regular file"),
+        ({"checkpoint": "/proc/a"}, OSError, "checkpoint: "),  # writable, but takes no new files
+        ({"checkpoint": "a\0b"}, ValueError, "null (byte|character)"),
     ):
         with pytest.raises(error, match=text):
             python_run(0, **options)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_place_that_takes_no_file_is_refused_before_anything_is_evaluated(tmp_path):
-    link, folder = tmp_path / "link", tmp_path / "folder"
-    link.symlink_to(tmp_path / "none" / "a")
-    folder.mkdir()
-    places = [
-        (tmp_path / "none" / "a", FileNotFoundError, r"checkpoint: there is no folder"),
-        (link, FileNotFoundError, r"checkpoint: there is no folder"),
-        (folder, IsADirectoryError, r"checkpoint: is a folder"),
-        ("/dev/null", OSError, r"checkpoint: is no regular file"),
-        ("/proc/a", OSError, r"checkpoint: "),  # may be written, but takes no new files
-        ("a\0b", ValueError, r"null (byte|character)"),
-    ]
-    for place, kind, text in places:
-        with pytest.raises(kind, match=text):
-            python_run(0, checkpoint=place)
+    with pytest.raises(TypeError, match=says):
+        na.minimize_many(rosen, FEW, lr=falling, checkpoint=path)
     assert sorted(tmp_path.iterdir()) == [folder, link]
 
 
@@ -424,38 +409,36 @@ def test_another_number_of_threads_goes_on(tmp_path, monkeypatch):
     assert_same(res, whole)
 
 
-def test_what_raises_leaves_the_file_before(tmp_path):
-    options = {"jac": True, "lr": 0.02, "maxiter": 50}
+def rows_cut(call, **more):
+    fun = cut_at(all_at_once, call)
+    return na.minimize_many(fun, FEW[:5], jac=True, lr=0.02, maxiter=50, **more)
 
-    def many(call, **more):
-        fun = cut_at(all_at_once, call)
-        return na.minimize_many(fun, FEW[:5], **options, **more)
 
-    whole, kept = many(None), {"checkpoint": tmp_path / "a.run", "checkpoint_every": 8}
-    for call in (0, 3, 20, 31):
+@numba.njit
+def third_cut(x, g, i, left):
+    if i == 3:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Cut
+    return rosen(x, g)
+
+
+def compiled_cut(call, **more):
+    left = np.array([1000 if call is None else call])
+    return na.minimize_many(third_cut, FEW[:5], (left,), lr=0.02, maxiter=90, gtol=0, **more)
+
+
+#: The last of the calls are too few for a run from its start.
+CUTS = [(rows_cut, (0, 3, 20, 31), 20, 8), (compiled_cut, (0, 30, 41), 60, 20)]
+
+
+@pytest.mark.parametrize(("many", "calls", "rest", "every"), CUTS, ids=["rows", "compiled"])
+def test_what_raises_leaves_the_file_before(many, calls, rest, every, tmp_path):
+    whole, kept = many(None), {"checkpoint": tmp_path / "a.run", "checkpoint_every": every}
+    for call in calls:
         with pytest.raises(Cut):
             many(call, **kept)
-    assert_same(many(20, **kept), whole)  # too few calls for a run from its start
-
-
-def test_a_compiled_objective_that_raises_leaves_the_file_before(tmp_path):
-    @numba.njit
-    def fun(x, g, i, left):
-        if i == 3:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Cut
-        return rosen(x, g)
-
-    def many(left, **more):
-        options = {"lr": 0.02, "maxiter": 90, "gtol": 0}
-        return na.minimize_many(fun, FEW[:5], (np.array([left]),), **options, **more)
-
-    whole, kept = many(1000), {"checkpoint": tmp_path / "a.run", "checkpoint_every": 20}
-    for left in (0, 30, 41):
-        with pytest.raises(Cut):
-            many(left, **kept)
-    assert_same(many(1000, **kept), whole)
+    assert_same(many(rest, **kept), whole)
 
 
 def test_another_run_of_many_is_refused(tmp_path):

@@ -37,36 +37,34 @@ def true_files(tmp_path_factory):
 LEFT_OUT = object()
 ONE, MANY = "in Python", "many in Python"
 #: Each kind of fault: loop, place in `meta`, what is there, and what the error says.
-NUMBERS = [
-    (ONE, "done", -5, "done is -5, which no run has"),
-    (ONE, "done", True, "done is True, which no run has"),
-    (ONE, "done", 2**64, "done is 18446744073709551616, which no run has"),
-    (ONE, "done", 8, "state/t is .*, and 8 iterations are done"),
-    (ONE, "done", LEFT_OUT, "holds what numadam does not write"),
-    (ONE, "begin", 0.5, "begin is 0.5, which no run has"),
-    (ONE, "begin", 3, "state/t is .*, and 15 iterations are done"),
-    (ONE, "lowest", None, "lowest is None, which no run has"),
-    (ONE, "lowest", math.nan, "lowest is nan, which no run has"),
-    (ONE, "f", "a", "f is 'a', which no run has"),
-    (ONE, "f", LEFT_OUT, "has no 'f', so it is no whole run"),
-    (ONE, "grad_norm", 2**64, "grad_norm is 18446744073709551616, which no run has"),
-    (ONE, "code", 99, "code is 99, which no run has"),
-    (ONE, "tested", 1, "tested is 1, which no run has"),
-    (ONE, "later", math.inf, "later is inf, which no run has"),
-    (ONE, "nfev", [], r"nfev is \[\], which no run has"),
-    (MANY, "nfev", -1, "nfev is -1, which no run has"),
-    ("in lanes", "done", LEFT_OUT, "holds what numadam does not write"),
-]
-OTHERS = [
-    ("at", LEFT_OUT, "holds what numadam does not write"),
-    ("at", 3, "holds what numadam does not write"),
-    ("rule", [], "list indices must be integers"),
-    ("rule/options", 8, "holds what numadam does not write"),
-    ("rule/lr", {"schedule": 9}, "holds what numadam does not write"),
-    ("rule/schedules/0/1", 0, "holds what numadam does not write"),
-    ("rule/schedules/0/1/patience", {}, "not enough values to unpack"),
-    ("rule/schedules/0/1/patience", -1, "patience: expected"),
-    ("run", 3, "does not say which run it is of"),
+PLACES = [
+    (ONE, "at/done", -5, "done is -5, which no run has"),
+    (ONE, "at/done", True, "done is True, which no run has"),
+    (ONE, "at/done", 2**64, "done is 18446744073709551616, which no run has"),
+    (ONE, "at/done", 8, "state/t is .*, and 8 iterations are done"),
+    (ONE, "at/done", LEFT_OUT, "holds what numadam does not write"),
+    (ONE, "at/begin", 0.5, "begin is 0.5, which no run has"),
+    (ONE, "at/begin", 3, "state/t is .*, and 15 iterations are done"),
+    (ONE, "at/lowest", None, "lowest is None, which no run has"),
+    (ONE, "at/lowest", math.nan, "lowest is nan, which no run has"),
+    (ONE, "at/f", "a", "f is 'a', which no run has"),
+    (ONE, "at/f", LEFT_OUT, "has no 'f', so it is no whole run"),
+    (ONE, "at/grad_norm", 2**64, "grad_norm is 18446744073709551616, which no run has"),
+    (ONE, "at/code", 99, "code is 99, which no run has"),
+    (ONE, "at/tested", 1, "tested is 1, which no run has"),
+    (ONE, "at/later", math.inf, "later is inf, which no run has"),
+    (ONE, "at/nfev", [], r"nfev is \[\], which no run has"),
+    (MANY, "at/nfev", -1, "nfev is -1, which no run has"),
+    ("in lanes", "at/done", LEFT_OUT, "holds what numadam does not write"),
+    (ONE, "at", LEFT_OUT, "holds what numadam does not write"),
+    (ONE, "at", 3, "holds what numadam does not write"),
+    (ONE, "rule", [], "list indices must be integers"),
+    (ONE, "rule/options", 8, "holds what numadam does not write"),
+    (ONE, "rule/lr", {"schedule": 9}, "holds what numadam does not write"),
+    (ONE, "rule/schedules/0/1", 0, "holds what numadam does not write"),
+    (ONE, "rule/schedules/0/1/patience", {}, "not enough values to unpack"),
+    (ONE, "rule/schedules/0/1/patience", -1, "patience: expected"),
+    (ONE, "run", 3, "does not say which run it is of"),
 ]
 #: Loop, array, what it becomes, and what the error says.
 ARRAYS = [
@@ -113,14 +111,9 @@ def forged(content, place, value):
     return content._replace(meta=meta)
 
 
-@pytest.mark.parametrize(("name", "number", "value", "says"), NUMBERS)
-def test_a_number_that_no_run_has_is_refused(name, number, value, says, true_files, tmp_path):
-    refused(name, forged(true_files[name], f"at/{number}", value), tmp_path / "a.run", says)
-
-
-@pytest.mark.parametrize(("place", "value", "says"), OTHERS)
-def test_what_is_no_run_is_refused(place, value, says, true_files, tmp_path):
-    refused(ONE, forged(true_files[ONE], place, value), tmp_path / "a.run", says)
+@pytest.mark.parametrize(("name", "place", "value", "says"), PLACES)
+def test_what_no_run_has_is_refused(name, place, value, says, true_files, tmp_path):
+    refused(name, forged(true_files[name], place, value), tmp_path / "a.run", says)
 
 
 @pytest.mark.parametrize(("name", "array", "change", "says"), ARRAYS)

@@ -434,32 +434,35 @@ def test_functions_in_args_divide_as_the_objective_does(folder):
     assert not entries(folder)
 
 
-def test_a_function_in_args_that_did_not_compile_may_get_what_it_lacks(folder):
+LACKING = """
+@numba.njit
+def fun(x, g):
+    g[0] = 1.0
+    return later + x[0]
+
+@numba.njit
+def inner(x):
+    return later + x
+
+@numba.njit
+def calls(x, g, shift, inner):
+    g[0] = 1.0
+    return inner(x[0]) + shift
+"""
+
+
+@pytest.mark.parametrize("in_args", [False, True])
+def test_what_did_not_compile_may_get_what_it_lacks(folder, in_args):
     values = {"__name__": "lacks", "numba": numba}
-    exec("@numba.njit\ndef inner(x):\n return later + x", values)
-
-    @numba.njit
-    def fun(x, g, shift, inner):
-        g[0] = 1.0
-        return inner(x[0]) + shift
-
-    with pytest.raises(TypeError, match="does not compile"):
-        na.minimize(fun, np.zeros(1), (0.0, values["inner"]), maxiter=0)
-    values["later"] = 2.0
-    assert na.minimize(fun, np.zeros(1), (0.0, values["inner"]), maxiter=0).fun == 2.0
-    values["later"] = 3.0
-    assert na.minimize(fun, np.zeros(1, "f4"), (0.0, values["inner"]), maxiter=0).fun == 2.0
-
-
-def test_an_objective_that_did_not_compile_may_get_what_it_lacks(folder):
-    values = {"__name__": "lacks", "numba": numba}
-    exec("@numba.njit\ndef fun(x, g):\n g[0] = 1.0\n return later + x[0]", values)
+    exec(LACKING, values)
+    fun, args = (values["calls"], (0.0, values["inner"])) if in_args else (values["fun"], ())
     for wrong in ({}, {"later": "a text"}):
         values.update(wrong)
         with pytest.raises(TypeError, match="does not compile"):
-            na.minimize(values["fun"], np.zeros(1), maxiter=0)
-    values["later"] = 3.0
-    assert na.minimize(values["fun"], np.zeros(1), maxiter=0).fun == 3.0
+            na.minimize(fun, np.zeros(1), args, maxiter=0)
+    for later, dtype in ((2.0, "f8"), (3.0, "f4")):  # the values of the first call stay
+        values["later"] = later
+        assert na.minimize(fun, np.zeros(1, dtype), args, maxiter=0).fun == 2.0
 
 
 def test_defaults_are_those_of_the_decoration(folder):

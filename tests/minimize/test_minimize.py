@@ -97,16 +97,6 @@ def test_nothing_is_copied_afresh_where_nobody_keeps_x(apart):
     assert len(places) == 1
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.complex64, np.complex128])
-def test_dtypes_stay(dtype):
-    x0 = np.full(3, 2, dtype) * (1 if dtype is np.float32 else 1 + 1j)
-    res = na.minimize(
-        lambda x: (float(np.sum(abs(x) ** 2)), 2 * x), x0, jac=True, lr=0.1, gtol=1e-4
-    )
-    assert res.success
-    assert res.x.dtype == res.jac.dtype == dtype
-
-
 def test_nested_containers_with_frozen_arrays_and_averages():
     x0 = {"w": np.ones((2, 3)), "b": [np.ones(2), np.full(1, 7.0)]}
 

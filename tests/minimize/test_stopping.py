@@ -81,18 +81,12 @@ def test_a_gtol_that_is_given_is_absolute(form):
 
 
 @of_bowl
-def test_a_gradient_of_0_stops_at_once(form):
-    res = run_bowl(form, 1.0, x0=(3.0, 3.0))
-    assert (res.nit, res.success) == (0, True)
-    assert res.message == "The projected gradient is 0 at the start."
-
-
-@of_bowl
-def test_a_start_that_a_bound_holds_is_told(form):
-    res = run_bowl(form, 1.0, x0=(4.0, 3.0), bounds=(4, 5))
-    assert (res.nit, res.success) == (0, True)
+def test_a_gradient_of_0_stops_at_once_and_a_bound_that_holds_the_start_is_told(form):
     held = " x0 lies on a bound in 2 of 2 elements, and the gradient holds it there."
-    assert res.message == "The projected gradient is 0 at the start." + held
+    for x0, bounds, told in (((3.0, 3.0), None, ""), ((4.0, 3.0), (4, 5), held)):
+        res = run_bowl(form, 1.0, x0=x0, bounds=bounds)
+        assert (res.nit, res.success) == (0, True)
+        assert res.message == "The projected gradient is 0 at the start." + told
     free = run_bowl(form, 1.0, x0=(4.0, 3.0), bounds=[(4, 5), (0, 5)])
     assert "1 of 2 elements" in free.message
     assert "bound" not in run_bowl(form, 1.0, x0=(6.0, 3.0), bounds=(4, 7), maxiter=3).message

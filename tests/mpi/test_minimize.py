@@ -185,29 +185,19 @@ def test_a_run_goes_on_from_its_state(comm):
 
 
 @pytest.mark.ranks(2)
-def test_the_best_iterate_before_is_dropped_on_all_ranks_where_one_block_is_out_of_bounds(comm):
-    chain = Chain(comm)
+@pytest.mark.parametrize("apart", [False, True], ids=["", "in no file"])
+def test_the_best_before_is_dropped_where_one_block_is_out_of_bounds(comm, shared_path, apart):
+    """On all ranks, also where f, and with it another best, is not asked for until the end."""
+    chain, fun = Chain(comm), None
     state = {**chain.run(maxiter=20).state, "fun": -1.0}  # better than all that comes
-    found = chain.run(bounds=(0.0, 5.0 if comm.rank else 0.1), state=state, maxiter=3)
+    options = {"bounds": (0.0, 5.0 if comm.rank else 0.1), "state": state, "maxiter": 3}
+    if apart:
+        fun, options["jac"] = (lambda x: chain.fun(x)[0]), (lambda x: chain.fun(x)[1])
+        options |= {"checkpoint": shared_path / "run", "checkpoint_every": 1}
+    found = chain.run(fun, **options)
+    assert found.nit == 23
     assert found.fun > 0.0
     assert_alike(comm, found)
-
-
-@pytest.mark.ranks(2)
-def test_a_dropped_iterate_is_in_no_file(comm, shared_path):
-    """Also where f, and with it another best iterate, is not asked for until the end."""
-    chain = Chain(comm)
-    state = {**chain.run(maxiter=20).state, "fun": -1.0}
-    found = chain.run(
-        lambda x: chain.fun(x)[0],
-        jac=lambda x: chain.fun(x)[1],
-        bounds=(0.0, 5.0 if comm.rank else 0.1),
-        state=state,
-        maxiter=3,
-        checkpoint=shared_path / "run",
-        checkpoint_every=1,
-    )
-    assert found.nit == 23
 
 
 def test_what_one_rank_alone_asks_for(comm, capsys):

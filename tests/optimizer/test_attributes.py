@@ -177,6 +177,29 @@ def test_the_first_sentence_on_an_option_is_a_line(option):
     assert 15 < len(line) <= 88
 
 
+def test_parameters_of_a_docstring_are_read():
+    doc = """Line.
+
+    Parameters
+    ----------
+    a : int
+        One.
+
+        More of it.
+    b, c
+        Two.
+    d : {"x", "y"}, default "x"
+        Three.
+
+    Notes
+    -----
+    e : no parameter
+    """
+    found = {"a": ("int", "One.\n\nMore of it."), "d": ('{"x", "y"}, default "x"', "Three.")}
+    assert parameters(doc) == found
+    assert parameters("Line.") == parameters(None) == {}
+
+
 # --- texts that editors show: they read files, and run nothing -----------------------------------
 
 

@@ -221,13 +221,7 @@ def test_products_of_groups_need_the_same_order(path):
     trained({"a": np.ones(3), "b": np.ones(3)}, **options).load(path)
 
 
-def test_complex_parameters_and_bounds_of_scipy():
-    start = np.exp(1j * np.arange(5.0))
-    opt = na.Adam(start.copy(), complex_form="modulus")
-    opt.step(start * 1j)
-    new = loaded(opt)
-    assert digest(new) == digest(opt)
-    assert new.state["v"].dtype == np.float64
+def test_bounds_of_scipy_say_what_a_pair_says():
     low = np.zeros(3)
     boxed = na.Adam(np.ones(3), bounds=Bounds(low, 2.0))
     assert np.array_equal(loaded(boxed).bounds.lb, low)
