@@ -19,12 +19,13 @@ from numadam.demos import DEMOS
 from tests.processes import ROOT, python
 
 
-def command(*words, **env):
+def command(*words, stdout=subprocess.PIPE, **env):
     """``python -m numadam`` in a fresh process, after it has ended."""
     return subprocess.run(
         [sys.executable, "-m", "numadam", *words],
         env={**os.environ, **env},
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=240,
         check=False,
@@ -356,15 +357,7 @@ def test_a_closed_output_is_no_error(words):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is full")
 def test_a_full_disk_is_one_line():
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "numadam", "info"],
-            env={**os.environ, **BUFFERED},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = command("info", stdout=full, **BUFFERED)
     assert done.stderr == (
         "python -m numadam: error: cannot write the output: No space left on device\n"
     )
