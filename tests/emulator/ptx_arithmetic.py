@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ptx_parse import C_TYPES, SIZES, PtxError, unsigned
 from ptx_table import BITS, FLOATS, INTEGERS, ROUNDINGS, Operation, finish, read_float, row
-from ptx_types import C_TYPES, SIZES, PtxError, unsigned
 
 # --- floats ---------------------------------------------------------------------------------------
 
