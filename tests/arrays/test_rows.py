@@ -332,15 +332,16 @@ def test_csr_of_cupy(monkeypatch):
 # --- refused --------------------------------------------------------------------------------------
 
 
+LISTED = (
+    "expected a NumPy or CuPy array, got list. Nest it as the params are, or use numpy.asarray(x)."
+)
+
+
 @pytest.mark.parametrize(
     ("indices", "values", "error", "text"),
     [
-        ([0, 1], TWO, TypeError,
-         "indices: expected a NumPy or CuPy array, got list. Nest it as the params are, or use "
-         "numpy.asarray(x)."),
-        (np.arange(2), TWO.tolist(), TypeError,
-         "values: expected a NumPy or CuPy array, got list. Nest it as the params are, or use "
-         "numpy.asarray(x)."),
+        ([0, 1], TWO, TypeError, f"indices: {LISTED}"),
+        (np.arange(2), TWO.tolist(), TypeError, f"values: {LISTED}"),
         (np.arange(2), np.ma.masked_array(TWO), TypeError,
          "values: expected a NumPy or CuPy array, got a masked array: which elements count? Use "
          "x.filled(0) or x.data."),
@@ -350,12 +351,9 @@ def test_csr_of_cupy(monkeypatch):
          "indices: expected integers or a mask of bool, got object. Use .astype(int)."),
         (np.ones(3, bool), TWO, ValueError,
          "values: expected 3 rows, one for each True, got shape (2, 3)."),
-        (np.ones((2, 1), bool), TWO, ValueError,
-         "indices: expected one axis, got shape (2, 1). Use .reshape(-1), and give values one "
-         "row for each index."),
-        (np.ones((2, 1), int), TWO, ValueError,
-         "indices: expected one axis, got shape (2, 1). Use .reshape(-1), and give values one "
-         "row for each index."),
+        *((np.ones((2, 1), kind), TWO, ValueError,
+           "indices: expected one axis, got shape (2, 1). Use .reshape(-1), and give values one "
+           "row for each index.") for kind in (bool, int)),
         (np.arange(2), TWO.astype(">f8"), TypeError,
          "values: expected float32 or float64 like the parameter, got float64 of foreign byte "
          "order (>f8). Use .astype(numpy.float64) or .astype(numpy.float32)."),

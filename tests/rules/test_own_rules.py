@@ -528,35 +528,19 @@ def no_scalars(c, q, lr, t):
     return dict(step=lr, limit=1e4)
 
 
-def negative(p, g, v, h):
-    return h.step * g, v - g
-
-
-def overflowing(p, g, v, h):
-    return h.step * g, math.exp(h.limit * g * g)
-
-
-def of_imaginary_part(p, g, v, h):
-    return h.step * (g if g > h.zero else h.zero), v
-
-
 @pytest.mark.parametrize(
-    ("formula", "options", "text"),
+    ("body", "options", "text"),
     [
-        (negative, {"nonnegative": ("v",)}, "v at step 1: -.*, although `nonnegative` names v"),
-        (
-            overflowing,
-            {},
-            r"Mine: element\(.*\) raises OverflowError \(math range error\) by Python",
-        ),
-        (
-            of_imaginary_part,
-            {"modulus": ()},
-            "Mine: complex_form='modulus': at step 1 gradients of",
-        ),
+        ("return h.step * g, v - g", {"nonnegative": ("v",)},
+         "v at step 1: -.*, although `nonnegative` names v"),
+        ("return h.step * g, math.exp(h.limit * g * g)", {},
+         r"Mine: element\(.*\) raises OverflowError \(math range error\) by Python"),
+        ("return h.step * (g if g > h.zero else h.zero), v", {"modulus": ()},
+         "Mine: complex_form='modulus': at step 1 gradients of"),
     ],
-)
-def test_a_formula_that_breaks_a_law_is_found(formula, options, text):
+)  # fmt: skip
+def test_a_formula_that_breaks_a_law_is_found(body, options, text):
+    formula = written("p, g, v, h", body)
     broken = na.rule("Mine", formula, no_scalars, state=("v",), **options)
     with pytest.raises(AssertionError, match=text):
         na.check_rule(broken)
