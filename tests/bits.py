@@ -11,49 +11,40 @@ DTYPES = ["float32", "float64"]
 STEPS = 50
 
 
-def _adam(**options):
-    options = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_form": "paper"} | options
-    amsgrad = options.pop("amsgrad", False)
+def _run(rule, step, arrays, options):
+    """``make(p, lr)``, and one step in ``bits(p, g, t, state, lr)``."""
 
     def make(p, lr):
-        return na.Adam(p, lr=lr, amsgrad=amsgrad, **options)
+        return rule(p, lr=lr, **options)
 
     def bits(p, g, t, s, lr):
-        s["m"], s["v"] = s.get("m", np.zeros_like(p)), s.get("v", np.zeros_like(p))
-        vmax = s.get("vmax", np.zeros_like(p)) if amsgrad else None
-        p, s["m"], s["v"], vmax = ref.adam_bits(p, g, s["m"], s["v"], t, vmax, lr=lr, **options)
-        if amsgrad:
-            s["vmax"] = vmax
+        state = [s.setdefault(name, np.zeros_like(p)) for name in arrays]
+        p, *state = step(p, g, t, *state, lr=lr, **options)
+        s.update(zip(arrays, state, strict=False))
         return p
 
     return make, bits
+
+
+def _adam(**options):
+    options = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_form": "paper"} | options
+
+    def step(p, g, t, m, v, vmax=None, *, amsgrad=False, **options):
+        return ref.adam_bits(p, g, m, v, t, vmax, **options)
+
+    return _run(na.Adam, step, ["m", "v"] + ["vmax"] * ("amsgrad" in options), options)
 
 
 def _rmsprop(**options):
     options = {"beta2": 0.99, "eps": 1e-8} | options
-
-    def make(p, lr):
-        return na.RMSprop(p, lr=lr, **options)
-
-    def bits(p, g, t, s, lr):
-        p, s["v"] = ref.rmsprop_bits(p, g, s.get("v", np.zeros_like(p)), lr=lr, **options)
-        return p
-
-    return make, bits
+    return _run(na.RMSprop, lambda p, g, t, v, **o: ref.rmsprop_bits(p, g, v, **o), ["v"], options)
 
 
 def _sgd(**options):
-    def make(p, lr):
-        return na.SGD(p, lr=lr, **options)
+    def step(p, g, t, m=None, **options):
+        return ref.sgd_bits(p, g, m, **options)
 
-    def bits(p, g, t, s, lr):
-        m = s.get("m", np.zeros_like(p)) if options else None
-        p, m = ref.sgd_bits(p, g, m, lr=lr, **options)
-        if options:
-            s["m"] = m
-        return p
-
-    return make, bits
+    return _run(na.SGD, step, ["m"] * bool(options), options)
 
 
 #: every rule and option that the tests run: name, then (rule, options)

@@ -82,19 +82,19 @@ def cells(side):
     return {n: c.cell_contents for n, c in zip(code, side.__closure__, strict=True)}
 
 
-def test_numpy_peer_is_adam():
-    side = peers.numpy_adam(5, np.float64)
-    before = cells(side)["p"].copy()
-    side()  # the first step of Adam moves every element by lr
-    np.testing.assert_allclose(np.abs(cells(side)["p"] - before), 1e-3, rtol=1e-5)
-
-
-@pytest.mark.peers("optax")
-def test_optax_peer_is_adam():
-    side = peers.optax_adam(4)
+@pytest.mark.parametrize(
+    ("make", "rtol"),
+    [
+        (lambda: peers.numpy_adam(5, np.float64), 1e-5),
+        pytest.param(lambda: peers.optax_adam(4), 1e-3, marks=pytest.mark.peers("optax")),
+    ],
+    ids=["numpy", "optax"],
+)
+def test_peer_is_adam(make, rtol):
+    side = make()
     before = np.array(cells(side)["p"])
-    side()
-    np.testing.assert_allclose(np.abs(np.array(cells(side)["p"]) - before), 1e-3, rtol=1e-3)
+    side()  # the first step of Adam moves every element by lr
+    np.testing.assert_allclose(np.abs(np.array(cells(side)["p"]) - before), 1e-3, rtol=rtol)
 
 
 @pytest.mark.parametrize("parallel", [False, True])

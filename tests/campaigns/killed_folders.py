@@ -27,7 +27,7 @@ import numpy as np
 from numadam._checkpoint import collective
 from numadam._checkpoint.collective import Alone, assemble
 from numadam._checkpoint.folder import Cut, current_generation, read_index, whole_cut
-from tests.campaigns import driver
+from tests.campaigns import kills as files
 from tests.processes import mpiexec
 
 #: Elements of the arrays of a state.
@@ -156,4 +156,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["save"]:  # of a rank
         folder, log, first, rank, patience = sys.argv[2:]
         save_until_killed(Path(folder), Path(log), int(first), int(rank), float(patience))
-    driver.run(__doc__, campaign, kills=200, ranks=2, seed=0)
+    files.main(__doc__, campaign, kills=200, ranks=2, seed=0)

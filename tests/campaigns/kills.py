@@ -10,18 +10,20 @@ that was told. The next save has to remove what the killed one left.
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import signal
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from numadam._checkpoint.container import Container, read, write
-from tests.campaigns import driver
 
 #: Elements of the arrays of a state; sizes change from state to state.
 _SIZES = (3, 1000, 150_000)
@@ -123,5 +125,18 @@ def leftovers(path: Path) -> list[str]:
     return [found for found in os.listdir(path.parent) if found != path.name]  # noqa: PTH208
 
 
+def main(text: str | None, campaign: Callable[..., object], **numbers: int) -> None:
+    """Print what ``campaign(folder, **numbers)`` returns, and its time; options change numbers."""
+    parser = argparse.ArgumentParser(description=(text or "").partition("\n")[0])
+    for name, number in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=number)
+    parser.add_argument("--folder", type=Path, help="where to write; default: temporary files")
+    given = vars(parser.parse_args())
+    with tempfile.TemporaryDirectory(dir=given.pop("folder")) as folder:
+        begin = time.perf_counter()
+        print(campaign(Path(folder), **given))
+        print(f"{time.perf_counter() - begin:.0f} s")
+
+
 if __name__ == "__main__":
-    driver.run(__doc__, campaign, kills=2000, writers=1, seed=0)
+    main(__doc__, campaign, kills=2000, writers=1, seed=0)

@@ -101,17 +101,6 @@ def test_power_kept_for_another_group_is_left_alone():
     assert kept[KEPT] == 0.9
 
 
-def test_after_a_failed_step_the_next_one_has_its_number():
-    x, y = np.ones(3), np.ones(3)
-    with_failures, without = na.Adam(x), na.Adam(y)
-    for k in range(5):
-        with pytest.raises(ValueError):
-            with_failures.step(np.ones(4))
-        with_failures.step(np.full(3, k + 1.0))
-        without.step(np.full(3, k + 1.0))
-    np.testing.assert_array_equal(x, y)
-
-
 def test_beta_set_by_the_user_counts_from_the_next_step_on():
     x = np.ones(3)
     opt = na.Adam(x, eps=0.0, beta2=0.5)

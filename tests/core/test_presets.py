@@ -1,4 +1,4 @@
-"""like=...: the defaults and the arithmetic of other libraries."""
+"""like=...: defaults and arithmetic of other libraries, and the settings of public codes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.functional import UpdateFunction
 from numadam._optimizer.optimizer import Optimizer
 from tests.bits import assert_same_bits
+from tests.reference import emulated
 from tests.variants import FUNCTIONS
 
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "other-libraries.md"
 RULES = rules.classes()
 
 
@@ -75,8 +77,7 @@ def test_lists_of_presets_are_whole():
     text = inspect.getdoc(Optimizer)
     (choices,) = re.findall(r"like : str, optional\n(.*?)All\s+but", text, re.DOTALL)
     assert tuple(re.findall(r'"([\w-]+)"', choices)) == tuple(LIKE)
-    page = Path(__file__).parents[2] / "docs" / "explanation" / "other-libraries.md"
-    rows = re.findall(r'^\| `"([\w-]+)"` \|.*\|$', page.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r'^\| `"([\w-]+)"` \|.*\|$', PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(rows) == sorted([*LIKE, "vhat", "paper"])  # two are AMSGrad's
 
 
@@ -157,9 +158,6 @@ def test_what_no_library_has_is_refused(name):
             RULES[name](np.ones(2), like=like)
 
 
-# --- bit for bit, or within a stated bound --------------------------------------------------------
-
-
 # --- bit for bit ---------------------------------------------------------------------------------
 
 
@@ -177,52 +175,6 @@ def gradients(dtype, n=64):
     grads[:, 9] = np.where(rng.random(60) < 0.1, 1.0, 0.0)
     grads[7] = 0.0
     return grads.astype(dtype)
-
-
-F32 = np.float32
-
-
-def classic(like, t, lr, b1, b2, eps, cast):
-    """NumPy codes: everything in float64 and rounded once."""
-    c1, c2 = 1.0 - b1**t, 1.0 - b2**t
-    s = lr if like in ("numpy", "quimb") else lr * math.sqrt(c2) / c1
-    return [cast(x) for x in (1.0 - b1, 1.0 - b2, c1, c2, s, eps)]
-
-
-def tensorflow(like, t, lr, b1, b2, eps, cast):
-    """Keras 3 and TF1: which of it is in float32 (a1, a2, c1, c2, alpha, eps)."""
-    if like != "tf1":
-        held = cast if like == "keras-jax" else F32
-        a1, a2 = cast(1.0 - b1), cast(1.0 - b2)
-        c1, c2 = (cast(1) - cast(math.pow(float(held(b)), t)) for b in (b1, b2))
-    else:
-        lr, b1, b2, eps = F32(lr), F32(b1), F32(b2), F32(eps)
-        a1, a2 = cast(1) - cast(b1), cast(1) - cast(b2)
-        c1, c2 = (cast(1) - cast(np.multiply.reduce(np.full(t, b))) for b in (b1, b2))
-    return a1, a2, c1, c2, cast(lr) * np.sqrt(c2) / c1, cast(eps)
-
-
-def emulated(like, p, grads, amsgrad, lr, b1=0.9, b2=0.999, eps=1e-8):
-    """The NumPy expression of each library: (p, m, v, vmax) after every step."""
-    cast = p.dtype.type
-    m, v, vmax = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
-    form = tensorflow if like in ("keras", "keras-jax", "tf1") else classic
-    for t, g in enumerate(grads, 1):
-        a1, a2, c1, c2, s, e = form(like, t, lr, b1, b2, eps, cast)
-        if form is tensorflow:
-            m, v = m + (g - m) * a1, v + (g * g - v) * a2
-        else:
-            m, v = cast(b1) * m + a1 * g, cast(b2) * v
-            v = v + (a2 * g * g if like == "qiskit" else a2 * (g * g))
-        vmax = np.maximum(vmax, v)
-        u = vmax if amsgrad else v
-        if like == "numpy":
-            p = p - (s * (m / c1)) / (np.sqrt(u / c2) + e)
-        elif like == "quimb":
-            p = p - s * ((m / c1) / (np.sqrt(u / c2) + e))
-        else:
-            p = p - (m * s) / (np.sqrt(u) + e)
-        yield p, m, v, vmax
 
 
 EXACT = [like for like, one in LIKE.items() if one.bit_exact]
@@ -335,3 +287,126 @@ def test_the_same_rule_under_another_class_is_named():
     with pytest.raises(ValueError, match=r"has no AdamW; write na.Adam\(..., decoupled=True"):
         na.AdamW(np.ones(2), like="numpy")
     na.Adam(np.ones(2), like="numpy", decoupled=True, weight_decay=0.01)
+
+
+# --- the table of public codes in the docs: each setting against the lines of that code -----------
+
+
+EPS = np.finfo(float).eps
+
+
+def moments(g, m, v, b1=0.9, b2=0.999):
+    return b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+
+
+def powers(t, b1=0.9, b2=0.999):
+    """The powers of the betas as products that go on from step to step."""
+    b1t = b2t = 1
+    for _ in range(t):
+        b1t *= b1
+        b2t *= b2
+    return b1t, b2t
+
+
+def pints(x, g, m, v, t):
+    b1t, b2t = powers(t)
+    m, v = moments(g, m, v)
+    return x - 0.1 * (m / (1 - b1t)) / (np.sqrt(v / (1 - b2t)) + 1e-8), m, v
+
+
+def pybop(x, g, m, v, t):
+    b1t, b2t = powers(t)
+    m, v = moments(g, m, v)
+    return x - 0.1 * ((m / (1 - b1t)) / (np.sqrt(v / (1 - b2t)) + EPS) + 0.01 * x), m, v
+
+
+def adam(like, sign=1.0, **options):
+    """The lines that several codes share, in one of their orders (`tests.reference`)."""
+    return lambda x, grads: emulated(like, x, [sign * g for g in grads], **options)
+
+
+def steps(step):
+    """A code's own lines: one step after another."""
+
+    def run(x, grads):
+        m, v = np.zeros_like(x), np.zeros_like(x)
+        for t, g in enumerate(grads, 1):
+            x, m, v = step(x, g, m, v, t)
+            yield x, m, v
+
+    return run
+
+
+def odl(x, g, m, v, t):
+    m, v = moments(g, m, v)
+    step = 1e-3 * math.sqrt(1 - 0.999) / (1 - 0.9)
+    return x - step * (m / (np.sqrt(v) + 1e-8)), m, v
+
+
+def pacmap(x, g, m, v, t):
+    """Its arrays are float32 and its numbers float64, as Numba compiles it."""
+    rate = 1.0 * math.sqrt(1.0 - 0.999**t) / (1.0 - 0.9**t)
+    m = (m + (1 - 0.9) * (g - m).astype(float)).astype("f4")
+    v = (v + (1 - 0.999) * (g * g - v).astype(float)).astype("f4")
+    return (x - rate * m / (np.sqrt(v).astype(float) + 1e-7)).astype("f4"), m, v
+
+
+def pyvbmc_lr(t):
+    return 0.001 + (0.1 - 0.001) * np.exp(-t / 200)
+
+
+#: The code, by its name in the table; its lines; and how far apart p may be, in units of eps.
+CODES = {
+    "autograd": (adam("numpy"), 0),
+    "jenn": (adam("numpy", lr=0.05, b2=0.99, eps=0.0, root=EPS), 0),
+    "proxmin": (adam("numpy", lr=0.1), 0),
+    "pyvbmc": (adam("numpy", lr=pyvbmc_lr, eps=np.sqrt(np.spacing(1))), 0),
+    "pints": (steps(pints), 0),
+    "quimb": (adam("quimb"), 0),
+    "ceviche": (adam("quimb", lr=0.01), 0),
+    "legume": (adam("quimb", lr=0.01), 0),
+    "dagma": (adam("quimb", lr=3e-4, b1=0.99), 0),
+    "ODL": (steps(odl), 0),
+    "scikit-learn": (adam("sklearn"), 0),
+    "pyribs": (adam("sklearn", sign=-1.0), 0),
+    "PennyLane": (adam("sklearn", lr=0.01, b2=0.99), 0),
+    "qiskit-algorithms": (adam("qiskit", b2=0.99), 0),
+    "pybop": (steps(pybop), 4),
+    "PaCMAP": (steps(pacmap), 20),
+}
+
+
+def table():
+    """Rows of the table of public codes: name to (setting, how close)."""
+    text = PAGE.read_text(encoding="utf-8").split("## Public codes")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([\w-]+) [\d.]+, `[\w.]+` \| `(.+?)` \| (.+?) \|$", text, re.MULTILINE)
+    return {name: (setting, close) for name, setting, close in rows}
+
+
+def test_the_table_has_these_codes():
+    assert list(table()) == list(CODES)
+    assert len(re.findall(r"\| `na\.", PAGE.read_text(encoding="utf-8"))) == len(CODES)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_setting_repeats_the_lines_of_the_code(name):
+    setting, close = table()[name]
+    lines, units = CODES[name]
+    assert close.startswith("bit for bit" if units == 0 else f"{units} units")
+    dtype = "f4" if name == "PaCMAP" else "f8"
+    rng = np.random.default_rng(5)
+    grads = (rng.standard_normal((300, 40)) * 10.0 ** rng.uniform(-6, 3, 40)).astype(dtype)
+    grads[5], grads[:, 3] = 0.0, np.where(rng.random(300) < 0.05, grads[:, 3], 0.0)
+    grads[0, 3] = 1.0
+    x = rng.standard_normal(40).astype(dtype)
+    expected = lines(x.copy(), grads)
+    opt = eval(setting, {"na": na, "np": np, "math": math, "x": x})
+    largest = np.abs(x).astype(float)
+    for t, (g, (p, m, v, *_)) in enumerate(zip(grads, expected, strict=True), 1):
+        opt.step(g)
+        largest = np.maximum(largest, np.abs(p))
+        apart = np.abs(x.astype(float) - p)
+        assert np.all(apart <= units * np.finfo(dtype).eps * largest), t
+        if units == 0:
+            np.testing.assert_array_equal(opt.state["m"], m)
+            np.testing.assert_array_equal(opt.state["v"], v)

@@ -58,29 +58,25 @@ def make_step():
 RULES = [Case("Adam"), *{case.name: case for case in CASES}.values()]
 
 
-@pytest.mark.parametrize("case", RULES, ids=str)
-def test_rules_hold_no_double_and_no_approximation(case):
-    plan = plan_of(case)
+@pytest.mark.parametrize(
+    ("case", "real", "other"),
+    [
+        *((case, "f32", "f64") for case in RULES),
+        *((case, "f64", "f32") for case in RULES[::5]),
+    ],
+    ids=str,
+)
+def test_rules_hold_one_precision_and_no_approximation(case, real, other):
+    plan = plan_of(case) if real == "f32" else wide(case)
     code = Code(make_step(), plan, True, False, False)
     ptx = code.text
     check_common(ptx)
-    assert ".f64" not in ptx
+    assert f".{other}" not in ptx
     state = len(plan.present)
     check_tiles(ptx, 2 + state, 1 + state)
     if case.name in ("Adam", "RMSprop"):
-        assert "sqrt.rn.f32" in ptx
-        assert "div.rn.f32" in ptx
-    code.check_registers()
-
-
-@pytest.mark.parametrize("case", RULES[::5], ids=str)
-def test_rules_in_double_precision(case):
-    plan = wide(case)
-    code = Code(make_step(), plan, True, False, False)
-    ptx = code.text
-    check_common(ptx)
-    assert ".f32" not in ptx
-    check_tiles(ptx, 2 + len(plan.present), 1 + len(plan.present))
+        assert f"sqrt.rn.{real}" in ptx
+        assert f"div.rn.{real}" in ptx
     code.check_registers()
 
 

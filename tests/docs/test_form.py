@@ -1,9 +1,12 @@
-"""Form of the pages: columns of code, pictures, other hosts, and names in formulas.
+"""Docstrings are whole, and pages of good form.
 
-Code is in docs/_ext/form.py and docs/_ext/mathml.py.
+Every public name has a docstring with its parameters and an example. Columns of code, pictures,
+other hosts, and names in formulas: the code is in docs/_ext/form.py and docs/_ext/mathml.py.
 """
 
+import ast
 import doctest
+import importlib
 import inspect
 import re
 import sys
@@ -12,26 +15,137 @@ from xml.etree import ElementTree
 
 import pytest
 
-DOCS = Path(__file__).parents[2] / "docs"
+from numadam import rules
+from numadam._core import options
+from numadam._optimizer.optimizer import Optimizer
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 sys.path.append(str(DOCS / "_ext"))
 from form import COLUMNS, from_elsewhere, repeated, wide_lines  # noqa: E402  (in _ext)
 from mathml import upright  # noqa: E402
-from public_names import public_names  # noqa: E402
+from public_names import (  # noqa: E402
+    is_made_by_users,
+    is_of_ranks,
+    lacks_example,
+    missing_parameters,
+    public_names,
+)
+
+NAMES = public_names()
+
+
+def test_all_of_it_is_looked_at():
+    assert {"numadam.Adam", "numadam.minimize", "numadam.Rows"} <= set(NAMES)
+    assert {"numadam.schedules.Cosine", "numadam.nopython.nadam_product"} <= set(NAMES)
+    assert len(NAMES) > 60
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_docstring_is_whole(name):
+    assert not lacks_example(NAMES[name])
+    assert not list(missing_parameters(NAMES[name]))
+
+
+def test_defaults_can_be_read():
+    """A default that is an object would show itself with an address or a path of the machine."""
+    made = {name: thing for name, thing in NAMES.items() if is_made_by_users(thing)}
+    assert {"numadam.Adam", "numadam.minimize"} <= made.keys()
+    shown = {name: str(inspect.signature(thing)) for name, thing in made.items()}
+    assert [name for name, text in shown.items() if " at 0x" in text or "<module" in text] == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not is_of_ranks(NAMES[name])])
+def test_example_is_found_by_the_doctests(name):
+    """`python -m pytest` runs what doctest's finder sees in the modules of numadam."""
+    thing = NAMES[name]
+    home = importlib.import_module(thing.__module__)
+    found = {test.name for test in doctest.DocTestFinder().find(home) if test.examples}
+    assert f"{thing.__module__}.{thing.__name__}" in found
+
+
+def test_the_checks_see_what_is_missing():
+    def bare(a, b):
+        """Sum.
+
+        Parameters
+        ----------
+        a : float
+            One of them.
+
+        Returns
+        -------
+        float
+        """
+
+    assert lacks_example(bare)
+    assert list(missing_parameters(bare)) == ["b"]
+
+
+def test_every_shared_option_is_documented():
+    text = inspect.cleandoc(Optimizer.__doc__)  # Python 3.13 does so itself
+    section = text.partition("Parameters\n")[2].partition("Notes\n")[0]
+    for name in options.DEFAULTS:
+        assert f"\n{name} : " in section, name
+
+
+def test_chart_names_rules_that_exist_and_its_page_links_them():
+    chart = (DOCS / "images" / "which-rule.svg").read_text(encoding="utf-8")
+    page = (DOCS / "how-to" / "which-rule.md").read_text(encoding="utf-8")
+    files = {name: file for file, name in rules.CLASSES.items()}
+    answers = " ".join(re.findall(r'class="rule">([^<]+)<', chart))
+    named = set(re.findall(r"\b[A-Z]\w*", answers)) - {"L", "BFGS"}
+    assert len(named) >= 8
+    assert named <= files.keys()
+    for name in named:
+        assert f"[{name}](../reference/rules/{files[name]}.md)" in page, name
+
+
+# --- the first word: a noun or a verb, no question word -----------------------------------------
+
+QUESTIONS = {"What", "Who", "Whoever", "Those", "Where", "Whose", "How"}
+
+
+def docstrings(source):
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, kinds) and (text := ast.get_docstring(node)):
+            yield getattr(node, "name", "the module"), text
+
+
+def test_docstrings_of_all_kinds_are_read():
+    source = '"""A."""\nclass B:\n    """How."""\n    async def c(self):\n        """D."""\n'
+    assert dict(docstrings(source)) == {"the module": "A.", "B": "How.", "c": "D."}
+
+
+def test_docstrings_begin_with_a_noun_or_a_verb():
+    folders = ("numadam", "asv_benchmarks", "docs/_ext")
+    files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    found = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files
+        for name, text in docstrings(path.read_text(encoding="utf-8"))
+        if text.split()[0].strip(",.:") in QUESTIONS
+    ]
+    assert found == []
+
+
+# --- form of the pages ---------------------------------------------------------------------------
 
 PAGES = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts]
-PAGES += [DOCS.parent / name for name in ("CHANGELOG.md", ".github/CONTRIBUTING.md")]
+PAGES += [ROOT / name for name in ("CHANGELOG.md", ".github/CONTRIBUTING.md")]
 #: fence, language or {directive}, content
 FENCED = re.compile(r"^(`{3,}|:{3,})([^\n]*)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", sorted(PAGES), ids=lambda page: str(page.relative_to(DOCS.parent)))
+@pytest.mark.parametrize("page", sorted(PAGES), ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_fits_the_page(page):
     blocks = FENCED.findall(page.read_text(encoding="utf-8"))
     code = [content for _, language, content in blocks if not language.startswith("{")]
     assert [line for content in code for line in wide_lines(content)] == []
 
 
-@pytest.mark.parametrize(("name", "thing"), public_names().items())
+@pytest.mark.parametrize(("name", "thing"), NAMES.items())
 def test_examples_fit_the_page(name, thing):
     things = [thing, *vars(thing).values()] if inspect.isclass(thing) else [thing]
     texts = [inspect.cleandoc(text) for one in things if isinstance(text := one.__doc__, str)]
@@ -97,7 +211,7 @@ def formulas(text):
 
 
 def all_formulas():
-    texts = [inspect.getdoc(thing) or "" for thing in public_names().values()]
+    texts = [inspect.getdoc(thing) or "" for thing in NAMES.values()]
     texts += [path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("gallery/*/plot_*.py"))]
     return sorted({formula for text in texts for formula in formulas(text)})
 

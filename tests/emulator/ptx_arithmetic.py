@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ptx_parse import C_TYPES, SIZES, PtxError, unsigned
 from ptx_table import BITS, FLOATS, INTEGERS, ROUNDINGS, Operation, finish, read_float, row
-from ptx_types import C_TYPES, SIZES, PtxError, unsigned
 
 # --- floats ---------------------------------------------------------------------------------------
 
@@ -68,13 +68,6 @@ def finish_unary(op: Operation, value: str, halved: bool) -> str:
     if halved:
         return f"upper_half({value})"
     return finish(op, value)
-
-
-@row("copysign", "", "f32 f64")
-def copysign(f: Any, op: Operation) -> str:
-    sign, value = (f.read(operand, op.type) for operand in op.operands[1:3])
-    suffix = "f" if op.type == "f32" else ""
-    return f.write(op.operands[0], op.type, f"__builtin_copysign{suffix}({value}, {sign})")
 
 
 # --- integers -------------------------------------------------------------------------------------
@@ -168,12 +161,6 @@ def mad(f: Any, op: Operation) -> str:
     return f.write(op.operands[0], unsigned(op.type), f"{value} + {third}")
 
 
-@row("rem", "", INTEGERS)
-def rem(f: Any, op: Operation) -> str:
-    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
-    return f.write(op.operands[0], op.type, f"REMAINDER({x}, {y})")
-
-
 @row("min max", "ftz NaN", f"{INTEGERS} {FLOATS}")
 def extreme(f: Any, op: Operation) -> str:
     x, y = (read_float(f, op, operand) for operand in op.operands[1:3])
@@ -210,13 +197,6 @@ def sign(f: Any, op: Operation) -> str:
 # --- bits -----------------------------------------------------------------------------------------
 
 
-@row("and or xor", "", f"pred {BITS}")
-def logic(f: Any, op: Operation) -> str:
-    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
-    symbol = {"and": "&", "or": "|", "xor": "^"}[op.name]
-    return f.write(op.operands[0], op.type, f"{x} {symbol} {y}")
-
-
 @row("not", "", f"pred {BITS}")
 def complement(f: Any, op: Operation) -> str:
     symbol = "!" if op.type == "pred" else "~"
@@ -251,28 +231,6 @@ def count_bits(f: Any, op: Operation) -> str:
     return f.write(
         op.operands[0], "u32", f"{x} ? __builtin_clz{suffix}({x}) : {8 * SIZES[op.type]}"
     )
-
-
-@row("bfe", "", "u32 u64 s32 s64")
-def bfe(f: Any, op: Operation) -> str:
-    x = f.read(op.operands[1], unsigned(op.type))
-    begin, length = (f.read(operand, "u32") for operand in op.operands[2:4])
-    value = f"extract_bits({x}, {begin}, {length}, {8 * SIZES[op.type]}, {int(op.type[0] == 's')})"
-    return f.write(op.operands[0], unsigned(op.type), value)
-
-
-@row("bfi", "", "b32 b64")
-def bfi(f: Any, op: Operation) -> str:
-    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
-    begin, length = (f.read(operand, "u32") for operand in op.operands[3:5])
-    value = f"insert_bits({x}, {y}, {begin}, {length}, {8 * SIZES[op.type]})"
-    return f.write(op.operands[0], op.type, value)
-
-
-@row("prmt", "", "b32")
-def prmt(f: Any, op: Operation) -> str:
-    a, b, selector = (f.read(operand, "b32") for operand in op.operands[1:4])
-    return f.write(op.operands[0], "b32", f"permute_bytes({a}, {b}, {selector})")
 
 
 # --- comparisons and choices ----------------------------------------------------------------------
@@ -314,7 +272,32 @@ def setp(f: Any, op: Operation) -> str:
     return code + (f.write(second[0], "pred", "other_") if second else "")
 
 
-@row("selp", "", f"{INTEGERS} {BITS} f32 f64")
-def selp(f: Any, op: Operation) -> str:
-    x, y = (f.read(operand, op.type) for operand in op.operands[1:3])
-    return f.write(op.operands[0], op.type, f"{f.read(op.operands[3], 'pred')} ? {x} : {y}")
+# --- what one expression of C says ----------------------------------------------------------------
+
+
+def simple(names: str, types: str, formula: str, *kinds: str) -> None:
+    """Enter an instruction whose result is an expression of its operands.
+
+    `kinds` are the types of the operands: "" is that of the instruction. In the formula are also
+    {bits}, {sign} and the suffix {f} of C's functions for float.
+    """
+
+    @row(names, "", types)
+    def translate(f: Any, op: Operation) -> str:
+        values = [
+            f.read(operand, kind or op.type)
+            for operand, kind in zip(op.operands[1:], kinds, strict=True)
+        ]
+        suffix, bits = "f" * (op.type == "f32"), 8 * SIZES[op.type]
+        value = formula.format(*values, bits=bits, f=suffix, sign=int(op.type[0] == "s"))
+        return f.write(op.operands[0], op.type, value)
+
+
+simple("rem", INTEGERS, "REMAINDER({0}, {1})", "", "")
+simple("copysign", "f32 f64", "__builtin_copysign{f}({1}, {0})", "", "")
+for _name, _symbol in {"and": "&", "or": "|", "xor": "^"}.items():
+    simple(_name, f"pred {BITS}", f"{{0}} {_symbol} {{1}}", "", "")
+simple("selp", f"{INTEGERS} {BITS} f32 f64", "{2} ? {0} : {1}", "", "", "pred")
+simple("bfe", "u32 u64 s32 s64", "extract_bits({0}, {1}, {2}, {bits}, {sign})", "", "u32", "u32")
+simple("bfi", "b32 b64", "insert_bits({0}, {1}, {2}, {3}, {bits})", "", "", "u32", "u32")
+simple("prmt", "b32", "permute_bytes({0}, {1}, {2})", "b32", "b32", "b32")

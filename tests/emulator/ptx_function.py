@@ -14,9 +14,18 @@ from contextlib import suppress
 import ptx_arithmetic  # noqa: F401  they fill the table of instructions
 import ptx_instructions  # noqa: F401
 import ptx_parse
-from ptx_parse import Function, Instruction, Module, Statement, Variable
+from ptx_parse import (
+    C_TYPES,
+    SIZES,
+    Function,
+    Instruction,
+    Module,
+    PtxError,
+    Statement,
+    Variable,
+    identifier,
+)
 from ptx_table import translate_instruction
-from ptx_types import C_TYPES, SIZES, PtxError, identifier
 
 _SPECIAL = {
     **{f"%{name}.{axis}": f"thread->{field}[{place}]" for name, field in

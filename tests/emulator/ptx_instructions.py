@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptx_parse import split
+from ptx_parse import C_TYPES, SIZES, PtxError, identifier, split
 from ptx_table import BITS, FLOATS, INTEGERS, ROUNDINGS, Operation, read_float, row
-from ptx_types import C_TYPES, SIZES, PtxError, identifier
 
 _SPACES = "global shared shared::cta local param param::entry param::func const"
 _ORDER = "weak volatile relaxed acquire release acq_rel cta cluster gpu sys"

@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ptx_parse import Instruction
-from ptx_types import PtxError
+from ptx_parse import Instruction, PtxError
 
 Translator = Callable[[Any, "Operation"], Any]
 TABLE: dict[str, tuple[Translator, frozenset[str], frozenset[str]]] = {}

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ptx_function import FunctionTranslator
-from ptx_parse import Module, Variable, parse
-from ptx_types import SIZES, PtxError, identifier
+from ptx_parse import SIZES, Module, PtxError, Variable, identifier, parse
 
 HERE = Path(__file__).resolve().parent
 #: -ffp-contract=off: products and sums are fused where the PTX says so, and nowhere else.

@@ -9,8 +9,7 @@ import pytest
 
 import numadam as na
 from numadam.history import norm_of
-
-START = np.array([-1.2, 1.0])
+from tests.minimize.objectives import START, loop
 
 
 @numba.njit
@@ -38,13 +37,7 @@ def recorded(steps, every=1, norms=True, **options):
 
 def iterates(count, **options):
     """The parameters before the first step and after each, by hand."""
-    x = START.copy()
-    opt = na.Adam(x, **options)
-    seen = [x.copy()]
-    for _ in range(count):
-        opt.step(fun(x)[1])
-        seen.append(x.copy())
-    return np.array(seen)
+    return np.array(loop(na.Adam, START.copy(), count, fun, **options))
 
 
 def norms(rows):

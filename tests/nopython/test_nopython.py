@@ -86,6 +86,24 @@ def arrays_of(opt, names):
 #: rules that are called as others of the table: compiled only in a sweep, while the bits of every
 #: rule are compared without compilation in test_nopython_host.py
 ALIKE = ("adamw", "radam", "adabelief", "adagrad")
+
+
+def check_solve(case, p, grads, write):
+    """A loop of the user's over all steps, against the optimiser; `write` gives its lines."""
+    name, options, state, rest = CASES[case]
+    q, opt_p = p.copy(), p.copy()
+    opt = getattr(na, name)(opt_p, lr=0.01, **options)
+    own, held = arrays_of(opt, f"{state}, {rest}")
+    lines = write(name.lower(), state, rest, own)
+    made(f"def solve(p, grads, lr, {', '.join(own)}):\n{lines}")(q, grads, 0.01, *own.values())
+    for g in grads:
+        opt.step(g)
+    np.testing.assert_array_equal(q, opt_p)
+    assert not np.array_equal(q, p)
+    for key, array in held.items():
+        np.testing.assert_array_equal(own[key], array, err_msg=key)
+
+
 ROWS = [
     pytest.param(case, dtype, marks=[pytest.mark.sweep] if case in ALIKE else [])
     for case in CASES
@@ -96,24 +114,11 @@ ROWS = [
 @pytest.mark.rule
 @pytest.mark.parametrize(("case", "dtype"), ROWS)
 def test_an_update_has_the_bits_of_the_optimiser(case, dtype):
-    name, options, state, rest = CASES[case]
-    p, grads = problem(dtype)
-    q, opt_p = p.copy(), p.copy()
-    opt = getattr(na, name)(opt_p, lr=0.01, **options)
-    own, held = arrays_of(opt, f"{state}, {rest}")
-    arguments = ", ".join(filter(None, ["p, grads[t - 1]", state, rest]))
-    solve = made(
-        f"def solve(p, grads, lr, {', '.join(own)}):\n"
-        "    for t in range(1, len(grads) + 1):\n"
-        f"        {name.lower()}_update({arguments})\n"
-    )
-    solve(q, grads, 0.01, *own.values())
-    for g in grads:
-        opt.step(g)
-    np.testing.assert_array_equal(q, opt_p)
-    assert not np.array_equal(q, p)
-    for key, array in held.items():
-        np.testing.assert_array_equal(own[key], array, err_msg=key)
+    def write(rule, state, rest, own):
+        arguments = ", ".join(filter(None, ["p, grads[t - 1]", state, rest]))
+        return f"    for t in range(1, len(grads) + 1):\n        {rule}_update({arguments})\n"
+
+    check_solve(case, *problem(dtype), write)
 
 
 ELEMENTS = [
@@ -127,36 +132,27 @@ ELEMENTS = [
 @pytest.mark.parametrize("case", ELEMENTS)
 def test_an_element_has_the_bits_of_the_update(case):
     """In float32: numbers of the user's that are float64 do not widen it."""
-    name, options, state, rest = CASES[case]
-    p, grads = problem("float32")
-    q, opt_p = p.copy(), p.copy()
-    opt = getattr(na, name)(opt_p, lr=0.01, **options)
-    own, held = arrays_of(opt, f"{state}, {rest}")
-    product = own.pop("mu_product", None)
-    optional = [key for key in ("vmax", "mean", "m") if f"{key}={key}" in rest]
-    scalars = re.sub(r", (vmax|mean|m)=\1|^m=m, |, mu_product=mu_product", "", rest)
-    scalars = scalars if product is None else f"{scalars}, mu_product=product"
-    kept = [key for key in state.split(", ") if key] + optional
-    before = ", ".join(["p[i]", "np.float64(g[i])", *(f"{k}[i]" for k in kept if k in state)])
-    after = ", ".join(["p[i]", *(f"{k}[i]" for k in kept)])
-    extra = "".join(f", {k}={k}[i]" for k in optional)
-    rule = name.lower()
-    solve = made(
-        f"def solve(p, grads, lr, {', '.join(own)}):\n"
-        "    product = 1.0\n"
-        "    for t in range(1, len(grads) + 1):\n"
-        "        g = grads[t - 1]\n"
-        f"        h = {rule}_scalars({scalars})\n"
-        "        for i in range(p.size):\n"
-        f"            {after} = {rule}_element({before}, h{extra})\n"
-        f"        product = nadam_product(t, product, momentum_decay=0.1)\n"
-    )
-    solve(q, grads, 0.01, *own.values())
-    for g in grads:
-        opt.step(g)
-    np.testing.assert_array_equal(q, opt_p)
-    for key, array in held.items():
-        np.testing.assert_array_equal(own[key], array, err_msg=key)
+
+    def write(rule, state, rest, own):
+        # a user carries the product as a number
+        product = ", mu_product=product" if own.pop("mu_product", None) is not None else ""
+        optional = [key for key in ("vmax", "mean", "m") if f"{key}={key}" in rest]
+        scalars = re.sub(r", (vmax|mean|m)=\1|^m=m, |, mu_product=mu_product", "", rest) + product
+        kept = [key for key in state.split(", ") if key] + optional
+        before = ", ".join(["p[i]", "np.float64(g[i])", *(f"{k}[i]" for k in kept if k in state)])
+        after = ", ".join(["p[i]", *(f"{k}[i]" for k in kept)])
+        extra = "".join(f", {k}={k}[i]" for k in optional)
+        return (
+            "    product = 1.0\n"
+            "    for t in range(1, len(grads) + 1):\n"
+            "        g = grads[t - 1]\n"
+            f"        h = {rule}_scalars({scalars})\n"
+            "        for i in range(p.size):\n"
+            f"            {after} = {rule}_element({before}, h{extra})\n"
+            f"        product = nadam_product(t, product, momentum_decay=0.1)\n"
+        )
+
+    check_solve(case, *problem("float32"), write)
 
 
 def test_the_element_keeps_the_type_of_p():

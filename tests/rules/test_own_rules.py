@@ -320,160 +320,99 @@ def helper(x):
     return x
 
 
-def bad_elements():
-    def literal(p, g, m, v, h):
-        return 0.5 * m, m, v
-
-    def fewer(p, g, m, v, h):
-        return h.step * m, m
-
-    def alone(p, g, m, v, h):
-        return h.step * m
-
-    def unknown_state(p, g, m, h):
-        return h.step * m, m
-
-    def no_scalar(p, g, m, v, h):
-        return h.stp * m, m, v
-
-    def widened(p, g, m, v, h):
-        return helper_value * m, m, v
-
-    def of_list(p, g, m, v, h):
-        return LIST[0] * m, m, v
-
-    def of_python(p, g, m, v, h):
-        return helper(m), m, v
-
-    def undefined(p, g, m, v, h):
-        return nowhere * m, m, v  # noqa: F821
-
-    def no_number(p, g, m, v, h):
-        return m.foo, m, v
-
-    def of_arrays(p, g, m, v, h):
-        return np.linalg.norm(g), m, v
-
-    def of_list_result(p, g, m, v, h):
-        return [m], m, v
-
-    def undefined_last(p, g, m, v, h):
-        return h.step * zzz, m, v  # noqa: F821
-
-    def of_print(p, g, m, v, h):
-        print(m)
-        return h.step * m, m, v
-
-    def of_list_inside(p, g, m, v, h):
-        return h.step * max([g, m]), m, v
-
-    def of_array_inside(p, g, m, v, h):
-        return h.step * np.array([g, m]).sum(), m, v
-
-    return {
-        undefined_last: "undefined_last: zzz is not defined",
-        of_print: "of_print: expected arithmetic on its arguments",
-        of_list_inside: r"Mine: element: holds list\(float32\); a loop holds numbers and tuples",
-        of_array_inside: r"Mine: element: holds (array|list)\(float32.*; a loop holds numbers",
-        literal: "Mine: the literal 0.5 makes float32 arithmetic float64",
-        fewer: "Mine: element: expected `return step, m, v`, .* got 2 values",
-        alone: "Mine: element: expected `return step, m, v`, .* got 1 values",
-        unknown_state: r"Mine: expected element\(p, g, m, v, h\), or with gg",
-        no_scalar: "Mine: h.stp is none of its scalars: beta1, .*, tiny, zero",
-        widened: "Mine: element: the step is float64 where the arrays are float32",
-        of_list: "of_list: LIST is of type list; use numbers",
-        of_python: "of_python: helper is a Python function; decorate it with @numba.njit",
-        undefined: "undefined: nowhere is not defined",
-        no_number: "Mine: element: Numba cannot compile it: Unknown attribute 'foo'",
-        of_arrays: r"Mine: element: Numba cannot .* only supported for array types",
-        of_list_result: r"Mine: element: expected a number for the step, got list\(float32\)",
-    }
+def written(head, body):
+    """The function of a user who has written this."""
+    names = dict(globals())
+    exec(f"def mine({head}):\n    {body}", names)
+    return names["mine"]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "text"), bad_elements().items(), ids=lambda x: getattr(x, "__name__", "says")
-)
-def test_wrong_elements(wrong, text):
+#: What the body of an element is, and what is wrong with it.
+ELEMENTS = {
+    "return 0.5 * m, m, v": "Mine: the literal 0.5 makes float32 arithmetic float64",
+    "return h.step * m, m": "Mine: element: expected `return step, m, v`, .* got 2 values",
+    "return h.step * m": "Mine: element: expected `return step, m, v`, .* got 1 values",
+    "return h.stp * m, m, v": "Mine: h.stp is none of its scalars: beta1, .*, tiny, zero",
+    "return helper_value * m, m, v": "Mine: element: the step is float64 where the arrays are flo",
+    "return LIST[0] * m, m, v": "mine: LIST is of type list; use numbers",
+    "return helper(m), m, v": "mine: helper is a Python function; decorate it with @numba.njit",
+    "return nowhere * m, m, v": "mine: nowhere is not defined",
+    "return h.step * nowhere, m, v": "mine: nowhere is not defined",
+    "return m.foo, m, v": "Mine: element: Numba cannot compile it: Unknown attribute 'foo'",
+    "return np.linalg.norm(g), m, v": "Mine: element: Numba cannot .* only supported for array ty",
+    "return [m], m, v": r"Mine: element: expected a number for the step, got list\(float32\)",
+    "print(m); return h.step * m, m, v": "mine: expected arithmetic on its arguments",
+    "return h.step * max([g, m]), m, v": (
+        r"Mine: element: holds list\(float32\); a loop holds numbers and tuples"
+    ),
+    "return h.step * np.array([g, m]).sum(), m, v": (
+        r"Mine: element: holds (array|list)\(float32.*; a loop holds numbers"
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "text"), ELEMENTS.items())
+def test_wrong_elements(body, text):
     with pytest.raises(TypeError, match=f"^{text}"):
-        na.rule("Mine", wrong, scalars, **ARGUMENTS)
+        na.rule("Mine", written("p, g, m, v, h", body), scalars, **ARGUMENTS)
 
 
-def bad_scalars():
-    def branches(c, q, lr, t):
-        if t > 3.0:
-            return dict(step=lr, root=lr)
-        return dict(step=lr, rate=lr)
-
-    def of_display(c, q, lr, t):
-        return {"step": lr}
-
-    def of_text(c, q, lr, t):
-        return dict(step="a")
-
-    def of_complex(c, q, lr, t):
-        return dict(step=np.complex128(1))
-
-    def huge(c, q, lr, t):
-        return dict(step=10**400)
-
-    def of_c(c, q, lr, t):
-        return dict(step=c.beta3)
-
-    def of_q(c, q, lr, t):
-        return dict(step=q.beta3_product)
-
-    def reserved(c, q, lr, t):
-        return dict(zero=lr)
-
-    def three(c, q, lr):
-        return dict(step=lr)
-
-    def infinite(c, q, lr, t):
-        return dict(step=lr / (t - 1.0))
-
-    def of_mapping(c, q, lr, t):
-        return dict({"step": lr})  # noqa: C418
-
-    def of_list(c, q, lr, t):
-        return dict(step=sum([lr, t]))
-
-    def of_array(c, q, lr, t):
-        return dict(step=np.array([lr, t]).sum())
-
-    def merged(c, q, lr, t):
-        return dict(step=lr, **{"rate": t})  # noqa: PIE804
-
-    def underscored(c, q, lr, t):
-        return dict(step=lr, _rate=t)
-
-    return {
-        of_mapping: r"Mine: scalars \(.*\): ",
-        of_list: r"Mine: scalars \(.*\): holds list\(float64\); a loop holds numbers and tuples",
-        of_array: r"Mine: scalars \(.*\): holds (array|list)\(float64.*; a loop holds numbers",
-        merged: r"Mine: scalars \(.*\): Numba cannot compile it: Use of unsupported opcode",
-        underscored: "Mine: scalars: '_rate' cannot be the name of a scalar; use another",
-        branches: r"Mine: scalars \(each return is dict\(\.\.\.\) of the same names and of num",
-        of_display: r"Mine: scalars: expected `return dict\(name=number, ...\)`, got {'step': 0.1}",
-        of_text: r"Mine: scalars: expected a number for step, got 'a' \(str\)",
-        of_complex: r"Mine: scalars: expected a number for step, got .* \(complex128\)",
-        huge: r"Mine: scalars: expected a number for step, got 10000.* \(int\)",
-        of_c: "Mine: scalars: c.beta3 is none of its hyperparameters: beta1, beta2, eps",
-        of_q: "Mine: scalars: q.beta3_product is none of its products: beta1_product, beta2",
-        reserved: "Mine: scalars: zero is there by itself",
-        three: r"Mine: expected scalars\(c, q, lr, t\), got scalars\(c, q, lr\)",
-        infinite: "Mine: scalars: float division by zero, with the defaults at t = 1",
-    }
+#: The same of scalars.
+SCALARS = {
+    "return dict({'step': lr})": r"Mine: scalars \(.*\): ",
+    "return dict(step=sum([lr, t]))": (
+        r"Mine: scalars \(.*\): holds list\(float64\); a loop holds numbers and tuples"
+    ),
+    "return dict(step=np.array([lr, t]).sum())": (
+        r"Mine: scalars \(.*\): holds (array|list)\(float64.*; a loop holds numbers"
+    ),
+    "return dict(step=lr, **{'rate': t})": (
+        r"Mine: scalars \(.*\): Numba cannot compile it: Use of unsupported opcode"
+    ),
+    "return dict(step=lr, _rate=t)": (
+        "Mine: scalars: '_rate' cannot be the name of a scalar; use another"
+    ),
+    "return dict(step=lr, root=lr) if t > 3.0 else dict(step=lr, rate=lr)": (
+        r"Mine: scalars \(each return is dict\(\.\.\.\) of the same names and of num"
+    ),
+    "return {'step': lr}": (
+        r"Mine: scalars: expected `return dict\(name=number, ...\)`, got {'step': 0.1}"
+    ),
+    "return dict(step='a')": r"Mine: scalars: expected a number for step, got 'a' \(str\)",
+    "return dict(step=np.complex128(1))": (
+        r"Mine: scalars: expected a number for step, got .* \(complex128\)"
+    ),
+    "return dict(step=10**400)": r"Mine: scalars: expected a number for step, got 10000.* \(int\)",
+    "return dict(step=c.beta3)": (
+        "Mine: scalars: c.beta3 is none of its hyperparameters: beta1, beta2, eps"
+    ),
+    "return dict(step=q.beta3_product)": (
+        "Mine: scalars: q.beta3_product is none of its products: beta1_product, beta2"
+    ),
+    "return dict(zero=lr)": "Mine: scalars: zero is there by itself",
+    "return dict(step=lr / (t - 1.0))": (
+        "Mine: scalars: float division by zero, with the defaults at t = 1"
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("wrong", "text"), bad_scalars().items(), ids=lambda x: getattr(x, "__name__", "says")
-)
-def test_wrong_scalars(wrong, text):
-    def plain(p, g, m, v, h):
-        return h.step * m, m, v
+def plain(p, g, m, v, h):
+    return h.step * m, m, v
 
+
+@pytest.mark.parametrize(("body", "text"), SCALARS.items())
+def test_wrong_scalars(body, text):
     with pytest.raises((TypeError, ValueError), match=f"^(?:{text})"):
-        na.rule("Mine", plain, wrong, **ARGUMENTS)
+        na.rule("Mine", plain, written("c, q, lr, t", body), **ARGUMENTS)
+
+
+def test_wrong_signatures():
+    text = r"^Mine: expected element\(p, g, m, v, h\), or with gg"
+    with pytest.raises(TypeError, match=text):
+        na.rule("Mine", lambda p, g, m, h: (h.step * m, m), scalars, **ARGUMENTS)
+    text = r"^Mine: expected scalars\(c, q, lr, t\), got scalars\(c, q, lr\)"
+    with pytest.raises(TypeError, match=text):
+        na.rule("Mine", plain, lambda c, q, lr: dict(step=lr), **ARGUMENTS)
 
 
 @pytest.mark.parametrize(
@@ -569,35 +508,19 @@ def no_scalars(c, q, lr, t):
     return dict(step=lr, limit=1e4)
 
 
-def negative(p, g, v, h):
-    return h.step * g, v - g
-
-
-def overflowing(p, g, v, h):
-    return h.step * g, math.exp(h.limit * g * g)
-
-
-def of_imaginary_part(p, g, v, h):
-    return h.step * (g if g > h.zero else h.zero), v
-
-
 @pytest.mark.parametrize(
-    ("formula", "options", "text"),
+    ("body", "options", "text"),
     [
-        (negative, {"nonnegative": ("v",)}, "v at step 1: -.*, although `nonnegative` names v"),
-        (
-            overflowing,
-            {},
-            r"Mine: element\(.*\) raises OverflowError \(math range error\) by Python",
-        ),
-        (
-            of_imaginary_part,
-            {"modulus": ()},
-            "Mine: complex_form='modulus': at step 1 gradients of",
-        ),
+        ("return h.step * g, v - g", {"nonnegative": ("v",)},
+         "v at step 1: -.*, although `nonnegative` names v"),
+        ("return h.step * g, math.exp(h.limit * g * g)", {},
+         r"Mine: element\(.*\) raises OverflowError \(math range error\) by Python"),
+        ("return h.step * (g if g > h.zero else h.zero), v", {"modulus": ()},
+         "Mine: complex_form='modulus': at step 1 gradients of"),
     ],
-)
-def test_a_formula_that_breaks_a_law_is_found(formula, options, text):
+)  # fmt: skip
+def test_a_formula_that_breaks_a_law_is_found(body, options, text):
+    formula = written("p, g, v, h", body)
     broken = na.rule("Mine", formula, no_scalars, state=("v",), **options)
     with pytest.raises(AssertionError, match=text):
         na.check_rule(broken)

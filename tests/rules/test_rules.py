@@ -85,23 +85,6 @@ def test_lr_zero(name, dtype):
 # --- options --------------------------------------------------------------------------------------
 
 
-def test_beta2_one_in_the_hat_form():
-    p = np.ones(3)
-    opt = na.Adam(p, lr=0.1, beta2=1.0, eps_form="hat")
-    opt.step(np.full(3, 2.0))  # sqrt(c2) = 0: scikit-learn's rule does not move
-    assert np.array_equal(p, np.ones(3))
-    assert np.array_equal(opt.state["v"], np.zeros(3))
-
-
-def test_hyperparameters_may_be_numpy_scalars_and_0d_arrays():
-    p, q = np.ones(3), np.ones(3)
-    opt = na.Adam(p, lr=np.float32(0.5), beta1=np.array(0.5), beta2=np.float64(0.5), eps=1)
-    other = na.Adam(q, lr=0.5, beta1=0.5, beta2=0.5, eps=1.0)
-    opt.step(p.copy())
-    other.step(q.copy())
-    assert_same_bits(p, q)
-
-
 @pytest.mark.parametrize("rule", [na.Adam, na.RMSprop, na.SGD])
 def test_options_are_keyword_only(rule):
     with pytest.raises(TypeError):

@@ -253,12 +253,17 @@ def test_lr_of_one_call_is_for_arrays_without_their_own():
     opt.lr = 0.0
     opt.step(ones)
     np.testing.assert_allclose(np.concatenate(list(params.values())), [-0.5, -0.4, -0.6])
-    nested = na.Adam(params, lr={"a": 0.1, "b": 0.1, "c": 0.1})
-    with pytest.raises(ValueError, match=r"^lr: this optimiser has a step size for each array"):
-        nested.step(ones, lr=0.5)
-    with pytest.raises(AttributeError, match=r"^lr: arrays of step sizes are fixed"):
-        nested.lr = 0.5
-    assert nested.t == 0
+    each = {"a": 0.1, "b": 0.1, "c": np.full(1, 0.1)}
+    for opt, grads in (
+        (na.Adam(params, each), ones),
+        (na.Adam(np.ones(3), np.ones(3)), np.ones(3)),
+    ):
+        with pytest.raises(ValueError, match=r"^lr: this optimiser has a step size for each"):
+            opt.step(grads, lr=0.5)
+        for value in (0.5, np.ones(3)):
+            with pytest.raises(AttributeError, match=r"^lr: arrays of step sizes are fixed"):
+                opt.lr = value
+        assert opt.t == 0
 
 
 def test_step_sizes_nested_as_the_parameters():

@@ -49,14 +49,19 @@ def test_raise_changes_nothing(value):
     assert digest(twin) == digest(opt)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "clip"),
+    [("float32", {}), ("float64", {}), ("float32", {"clip_norm": 1.0}),
+     ("float64", {"clip_array_norm": 1.0})],
+    ids=str,
+)  # fmt: skip
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("n", [1, 7, 65, 257, 600])
-def test_one_bad_element_anywhere_is_found(n, value, dtype):
-    """Every lane, every tail, both sides of a block of the norm."""
+def test_one_bad_element_anywhere_is_found(n, value, dtype, clip):
+    """Every lane, every tail, both sides of a block of the norm; a finite clip hides none."""
     g = np.random.default_rng(0).standard_normal(n).astype(dtype)
     p = np.ones(n, dtype)
-    opt = na.Adam(p, nonfinite="raise")
+    opt = na.Adam(p, nonfinite="raise", **clip)
     for place in range(n) if n < 300 else [0, 255, 256, 511, 512, 599]:
         with pytest.raises(FloatingPointError):
             opt.step(spoiled(g, place, value))

@@ -153,12 +153,6 @@ def test_lr_may_change_at_any_time():
         opt.step(np.full(3, k + 1.0))
         twin.step(np.full(3, k + 1.0))
     assert_same_bits(p, q)
-    by_element = na.Adam(p, **neutral(p))
-    for value in (0.1, np.ones(3)):
-        with pytest.raises(AttributeError, match=r"^lr: arrays of step sizes are fixed"):
-            by_element.lr = value
-    with pytest.raises(ValueError, match=r"^lr: this optimiser has a step size for each"):
-        by_element.step(np.ones(3), lr=0.1)
 
 
 def test_changes_that_need_another_step_are_refused():

@@ -22,20 +22,10 @@ RULES = rules.classes()
 
 @pytest.mark.parametrize("name", RULES)
 def test_unknown_options_are_refused_with_a_guess(name):
-    for wrong, guess in {
-        "weight_decoy": "Did you mean 'weight_decay'?",
-        "clip_grad_norm": "Write clip_norm=...",
-        "clip_norms": "Did you mean 'clip_norm'?",
-        "norm": "See numadam.Optimizer",
-        "maximise": "Did you mean 'maximize'?",
-        "group": "Did you mean 'groups'?",
-        "qqq": "See numadam.Optimizer",
-    }.items():
-        with pytest.raises(TypeError) as caught:
-            RULES[name](np.ones(2), **{wrong: 1.0})
-        text = str(caught.value)
-        assert text.startswith(f"{name}: there is no option {wrong!r}."), text
-        assert guess in text
+    """Other guesses: tests/core/test_synonyms.py."""
+    says = rf"^{name}: there is no option 'weight_decoy'\. Did you mean 'weight_decay'\?"
+    with pytest.raises(TypeError, match=says):
+        RULES[name](np.ones(2), weight_decoy=1.0)
 
 
 @pytest.mark.parametrize("wrong", ["epsilon", "betas", "b2", "beta_1"])

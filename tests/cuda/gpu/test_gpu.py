@@ -177,6 +177,8 @@ def test_a_square_that_is_infinite_is_not_finite(cp):
     opt.step(g)
     assert (opt.t, opt.skipped) == (1, 1)
     assert not (x == 1).all()
+    opt.step(cp.full(3, np.inf, np.float32))  # the clip does not hide it
+    assert (opt.t, opt.skipped) == (1, 2)
 
 
 def test_cupy_without_its_class_of_arguments_gets_numpy_arrays(cp, monkeypatch):

@@ -11,17 +11,10 @@ from scipy.optimize import Bounds
 
 import numadam as na
 from tests.minimize.compared import why
+from tests.minimize.objectives import rosen
 
 STARTS = np.array([[-1.2, 1.0], [0.5, 0.5], [1.5, -1.0], [0.9, 0.8], [0.0, 2.0]])
 TARGETS = np.arange(10, dtype=np.float32).reshape(5, 2)
-
-
-@numba.njit
-def rosen(x, g):
-    a, b = x[1] - x[0] * x[0], 1 - x[0]
-    g[0] += -400 * a * x[0] - 2 * b
-    g[1] += 200 * a
-    return 100 * a * a + b * b
 
 
 @numba.njit
