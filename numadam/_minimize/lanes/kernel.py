@@ -53,31 +53,43 @@ from numadam._minimize.stopping import RAISED, RUNNING, make_ends
 # --- scalars of the steps ------------------------------------------------------------------------
 
 
-def make_tabulate(plan: Plan, wrap: Any) -> Any:
-    """``tabulate(meta, batch, begin, steps)``: the scalars of some steps, for all problems."""
-    fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, wrap)
-    control_of, products_of = make_control_of(plan), make_products_of(plan)
-    find_products, width, count = make_products(plan), width_of(plan), product_width(plan)
+def make_fill_steps(plan: Plan, wrap: Any) -> Any:
+    """``fill_steps(rows, products, control, rates, columns, changes, t)``: the scalars after t.
 
-    def tabulate(meta, batch, begin, steps):
-        changing, group, t = batch.changing, batch.group, meta.steps + begin
-        most = batch.table_steps
-        row, now = control_of(meta)[group], products_of(meta)[group]
-        rows = array_at(batch.scalars, (steps, width), np.float64)
-        rates = array_at(batch.rates, begin + steps, np.float64)
-        products = array_at(batch.products, (most + 1, count), np.float64)
-        columns = array_at(batch.columns, changing, np.int64)
-        changes = array_at(batch.changes, (begin + steps, changing), np.float64)
-        for i in range(count):  # the last of the steps before, or those of the state
-            products[0, i] = products[most, i] if begin > 0 else now[i]
-        for it in range(steps):
-            for c in range(changing):
-                row[columns[c]] = changes[begin + it, c]
-            find_products(products[it], row, float(t + 1 + it))
-            fill_row(rows[it], row, products[it], rates[begin + it], float(t + 1 + it), 1.0)
+    Of as many steps as `rows` has. `products` are those before each step; the first are given.
+    """
+    fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, wrap)
+    find_products, count = make_products(plan), product_width(plan)
+
+    def fill_steps(rows, products, control, rates, columns, changes, t):
+        for it in range(len(rows)):
+            for c in range(len(columns)):
+                control[columns[c]] = changes[it, c]
+            find_products(products[it], control, float(t + 1 + it))
+            fill_row(rows[it], control, products[it], rates[it], float(t + 1 + it), 1.0)
             for i in range(count):
                 products[it + 1, i] = products[it, i]
             advance_row(products[it + 1])
+
+    return wrap(fill_steps)
+
+
+def make_tabulate(plan: Plan, wrap: Any) -> Any:
+    """``tabulate(meta, batch, begin, steps)``: the scalars of some steps, for all problems."""
+    control_of, products_of = make_control_of(plan), make_products_of(plan)
+    fill_steps, width, count = make_fill_steps(plan, wrap), width_of(plan), product_width(plan)
+
+    def tabulate(meta, batch, begin, steps):
+        changing, group, most = batch.changing, batch.group, batch.table_steps
+        rows = array_at(batch.scalars, (steps, width), np.float64)
+        rates = array_at(batch.rates + 8 * begin, steps, np.float64)
+        products = array_at(batch.products, (most + 1, count), np.float64)
+        columns = array_at(batch.columns, changing, np.int64)
+        changes = array_at(batch.changes + 8 * begin * changing, (steps, changing), np.float64)
+        control, now = control_of(meta)[group], products_of(meta)[group]
+        for i in range(count):  # the last of the steps before, or those of the state
+            products[0, i] = products[most, i] if begin > 0 else now[i]
+        fill_steps(rows, products, control, rates, columns, changes, meta.steps + begin)
 
     return wrap(tabulate)
 
@@ -317,23 +329,6 @@ def _count_iterations(batch, first, live, number, failed):
             codes[order[position]] = RAISED
 
 
-def _block_state(batch):
-    return BlockState(
-        batch.updates,
-        batch.numbers,
-        batch.positions,
-        batch.fun,
-        batch.shape,
-        batch.values,
-        batch.tests,
-        batch.before,
-        batch.best,
-        batch.best_g,
-        batch.scalars,
-        batch.scratch,
-    )
-
-
 def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) -> Any:
     """``block(b, meta_at, batch_at, args_at, begin, steps)``: some iterations of a block.
 
@@ -344,15 +339,15 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
     retire_block = make_retire_block(plan, lanes, wrap)
     step = _make_step_each(plan, own_lr, wrap) if each else _make_step(plan, wrap)
     copy_memory, count_iterations = wrap(_copy_memory), wrap(_count_iterations)
-    block_state = wrap(_block_state, forceinline=True)
     low, high = op.COLUMN.low, op.COLUMN.high
     make_box = make_ends(plan.bounds, plan.real, wrap)
-    bytes_x, slots = plan.stride(pl.P), pl.STEPPED
+    bytes_x, slots, values = plan.stride(pl.P), pl.STEPPED, len(BlockState._fields)
 
     def block(b, meta_at, batch_at, args_at, begin, steps):
         meta, batch = record_at(meta_at, META), record_at(batch_at, LANES)
         # as tuples: what lies in memory would be read again after everything that is written
-        d, at = block_state(batch), to_fixed_tuple(leaves_of(meta)[0].address, slots)
+        d = BlockState(*to_fixed_tuple(array_at(batch_at, values, np.int64), values))
+        at = to_fixed_tuple(leaves_of(meta)[0].address, slots)
         tolerances = to_fixed_tuple(array_at(batch.tolerances, 4, np.float64), 4)
         row = control_of(meta)[batch.group]
         ends = make_box(row[low], row[high])

@@ -8,6 +8,7 @@ the loops of a small objective over its own elements are unrolled first: 4 to 7 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from typing import Any
@@ -294,35 +295,23 @@ def _suits(task: ManyTask) -> bool:
     return small and arrays and task.rates is None and not clips
 
 
-class Problems:
-    """The problems of a task in the layout that suits them.
+def lay_out(task: ManyTask) -> tuple[int, ObjectiveAdapter, Optimizer]:
+    """The layout that suits the problems of a task.
 
-    Attributes
-    ----------
-    lanes : int
-        Problems of a packet: 1, or as many as make `WIDE` numbers.
-    adapter : ObjectiveAdapter
-    optimizer : Optimizer
-        On a `StateOnly` back end, over all problems.
+    Problems of a packet, 1 or as many as make `WIDE` numbers; the objective on them; the optimiser
+    on a `StateOnly` back end, over all problems.
     """
-
-    def __init__(self, task: ManyTask) -> None:
-        x, args = task.x, task.args
-        shape = x.shape[1:]
-        form = form_of(task.fun, args, task.jac, many=True)
+    x, args = task.x, task.args
+    shape = x.shape[1:]
+    form = form_of(task.fun, args, task.jac, many=True)
+    if _suits(task):
         lanes = WIDE // (2 if x.dtype.kind == "c" else 1)
-        adapter: Any = None
-        if _suits(task):
-            adapter = lane_adapter_for(task.fun, form, x.dtype, shape, args, lanes)
+        adapter = lane_adapter_for(task.fun, form, x.dtype, shape, args, lanes)
         if adapter is not None:
-            try:
-                optimizer = _make_optimizer(task, lanes)
-            except (TypeError, ValueError):
-                adapter = None  # raised again below, with the shapes that the user knows
-        if adapter is None:
-            lanes, adapter = 1, adapter_for(task.fun, form, x.dtype, len(shape), args)
-            optimizer = _make_optimizer(task, 1)
-        self.lanes, self.adapter, self.optimizer = lanes, adapter, optimizer
+            # what this raises is raised again below, with the shapes that the user knows
+            with contextlib.suppress(TypeError, ValueError):
+                return lanes, adapter, _make_optimizer(task, lanes)
+    return 1, adapter_for(task.fun, form, x.dtype, len(shape), args), _make_optimizer(task, 1)
 
 
 def _make_optimizer(task: ManyTask, lanes: int) -> Optimizer:

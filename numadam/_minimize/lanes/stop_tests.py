@@ -24,10 +24,21 @@ from numadam._minimize.stopping import RUNNING, check_convergence
 #: which is the user's. A call of the kernel takes some iterations of some blocks.
 LANES = np.dtype(
     [
-        ("problems", NUMBER),
-        ("positions", NUMBER),  # of problems, the last of them not in use
+        # those of `BlockState`
         ("updates", NUMBER),  # element updates of one problem in a step
         ("numbers", NUMBER),  # real numbers of one problem
+        ("positions", NUMBER),  # of problems, the last of them not in use
+        ("fun", POINTER),  # machine code of `evaluate`
+        ("shape", POINTER),  # int64: shape of one problem
+        ("values", POINTER),  # float64[VALUES, positions], see VALUE
+        ("tests", POINTER),  # int64[positions]: RUNNING, or the test that holds
+        ("before", POINTER),  # x before the step, 0 if no test asks for it
+        ("best", POINTER),  # best x
+        ("best_g", POINTER),  # its gradient
+        ("scalars", POINTER),  # float64[table_steps, width]
+        ("scratch", POINTER),  # float64[blocks, ...]: see `make_own_scalars`
+        # the batch
+        ("problems", NUMBER),
         ("elements", NUMBER),  # elements of one problem
         ("block", NUMBER),  # positions of a block, evaluated by one call and stepped as one array
         ("group", NUMBER),  # row of the control block
@@ -41,17 +52,9 @@ LANES = np.dtype(
         ("at_start", NUMBER),  # 1 as long as x0 has not been evaluated
         ("taken", NUMBER),  # iterations by which t has advanced
         ("failed", NUMBER),  # 1 if the objective raised
-        # the objective
-        ("fun", POINTER),  # machine code of `evaluate`
-        ("shape", POINTER),  # int64: shape of one problem
         # each position
-        ("values", POINTER),  # float64[VALUES, positions], see VALUE
-        ("tests", POINTER),  # int64[positions]: RUNNING, or the test that holds
         ("order", POINTER),  # int64[positions]: number of the problem
         ("own_lr", POINTER),  # float64[positions], 0 if they share a learning rate
-        ("before", POINTER),  # x before the step, 0 if no test asks for it
-        ("best", POINTER),  # best x
-        ("best_g", POINTER),  # its gradient
         # each problem, by its number; written when it stops
         ("codes", POINTER),  # int64[problems]: RUNNING, or the test that holds
         ("nit", POINTER),  # int64[problems]: iterations taken; of running ones at each call
@@ -59,13 +62,11 @@ LANES = np.dtype(
         ("rows", POINTER),  # int64[4]: addresses of the last x, best x, its gradient, average
         # each block
         ("live", POINTER),  # int64[blocks]: problems that still run; they are the first ones
-        ("scratch", POINTER),  # float64[blocks, ...]: see `make_own_scalars`
         # each step
         ("rates", POINTER),  # float64: lr of each step of the call
         ("columns", POINTER),  # int64[changing]: columns of the control block with a schedule
         ("changes", POINTER),  # float64[steps, changing]: what they hold at each step
         ("changing", NUMBER),
-        ("scalars", POINTER),  # float64[table_steps, width]
         ("products", POINTER),  # float64[table_steps + 1, n]: of each step, see `_core.products`
         ("tolerances", POINTER),  # float64[4]: gtol, ftol, xtol, gtol_rel
     ]
@@ -81,7 +82,7 @@ VALUES, RESULTS = 7, 5
 
 
 class BlockState(NamedTuple):
-    """The fields of LANES that each iteration of a block reads, as values.
+    """The first fields of LANES, which each iteration of a block reads, as values.
 
     A record lies in memory, which the compiler reads again after every store.
     """
