@@ -40,7 +40,7 @@ from numadam._jit.functions import linked
 from numadam._jit.loops import compiled_loop, in_default_mode
 from numadam._minimize.batches import Batch, run_batch
 from numadam._minimize.checkpoint import ManyTask, RunState
-from numadam._minimize.compiled.objective import CALL_FORMS, RETURNS, form_of
+from numadam._minimize.compiled.objective import RETURNS, form_of, make_rest
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.kernel import make_fill_steps
 from numadam._minimize.observers import refuse_observers
@@ -79,18 +79,15 @@ def _make_by_slot(used: Sequence[int]) -> Any:
     return intrinsic(by_slot)
 
 
-def _returns(fun, guard):
+def _returning(fun):
+    # as on the CPU, but the gradient is a tuple: no array can be made here
     def call(x, g, b, args):
-        f, given = fun(guard(x), *args)
+        f, given = fun(x, *args)
         for i in range(x.size):
             g[i] = given[i]
         return f
 
     return call
-
-
-#: As on the CPU, but a gradient that is returned is a tuple: no array can be made here.
-_CALL_FORMS = CALL_FORMS | {RETURNS: _returns}
 
 
 def _make_norm(element: Any, norm: float, real: np.dtype[Any], wrap: Any) -> Any:
@@ -183,7 +180,9 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     """
     wrap = device_jit()
     update, by_slot = make_element_update(plan, wrap), _make_by_slot(step_slots(plan, False))
-    call = wrap(_CALL_FORMS[form](wrap(fun.py_func), wrap(_itself)))
+    call, rest = wrap(fun.py_func), make_rest(form)
+    if form == RETURNS:
+        call = wrap(_returning(call))
     steepness, limit_of, test = _make_stop_tests(plan, norm, wrap)
     as_norm = np.float64 if norm != math.inf else plan.real.type
     read_h, read_k = reader(plan.rule.scalar_type, 0), reader(LoopScalars, loop_start(plan))
@@ -216,7 +215,8 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
                 while i < p.size:
                     g[i] = 0
                     i += problems
-                f_before, f = f, float(call(shaped[0][..., b], shaped[1][..., b], b, args))
+                x_b, g_b = shaped[0][..., b], shaped[1][..., b]
+                f_before, f = f, float(call(x_b, g_b, *rest(b, args)))
                 steep = steepness(b, problems, p, g, low, high, ends)
                 if not later:
                     first, limit = steep, limit_of(steep, gtol, gtol_rel)

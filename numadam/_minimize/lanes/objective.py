@@ -18,7 +18,6 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.errors import NumbaError, NumbaPerformanceWarning
-from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
@@ -28,18 +27,17 @@ from numadam._jit.process import compile_lock
 from numadam._minimize.checkpoint import ManyTask
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
-    CALL_FORMS,
     EVALUATE,
-    INDEXED,
     RETURNS,
-    WRITES,
     ObjectiveAdapter,
     adapter_for,
     address_of,
     compile_evaluation,
     form_of,
     make_load_tuple,
+    make_rest,
     read_only,
+    returning,
     type_of_args,
 )
 from numadam._minimize.compiled.problem import StateOnly
@@ -135,32 +133,11 @@ def _number_at(typingctx: Any, address: Any, lane: Any) -> Any:
     return types.int64(types.int64, types.int64), codegen
 
 
-def _make_rest(form: str) -> Any:
-    """``rest(number, args)``: what an objective of that form takes after x and g, as a tuple."""
-
-    @intrinsic
-    def rest(typingctx: Any, number: Any, args: Any) -> Any:
-        shown = {WRITES: args, INDEXED: types.BaseTuple.from_types((number, *args))}
-        kind = shown.get(form, types.Tuple((number, args)))
-
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            items = {
-                WRITES: lambda: cgutils.unpack_tuple(builder, values[1]),
-                INDEXED: lambda: [values[0], *cgutils.unpack_tuple(builder, values[1])],
-            }.get(form, lambda: values)()
-            result = context.make_tuple(builder, kind, items)
-            return impl_ret_borrowed(context, builder, kind, result)
-
-        return kind(number, args), codegen
-
-    return rest
-
-
 def _make_evaluate(
     fun: Any, form: str, x_type: Any, args_type: Any, shape: tuple[int, ...], lanes: int
 ) -> Any:
     load_tuple, view = make_load_tuple(args_type), _make_view(x_type, shape, lanes)
-    rest = _make_rest(form)
+    rest = make_rest(form)
     bytes_each = int(np.prod(shape)) * np.dtype(str(x_type.dtype)).itemsize
     gradients, write_gradients = _make_memory(bytes_each * lanes)
     values, write_values = _make_memory(8 * lanes)
@@ -203,7 +180,7 @@ class LaneAdapter(ObjectiveAdapter):
         fun = found.copy
         called = _inlined(fun)
         if form == RETURNS:
-            called = njit(CALL_FORMS[form](fun, read_only), no_cfunc_wrapper=True, forceinline=True)
+            called = njit(returning(fun), no_cfunc_wrapper=True, forceinline=True)
         evaluate = _make_evaluate(called, form, x_type, args_type, shape, lanes)
         with warnings.catch_warnings():
             # np.dot and its like would copy x at each call: contiguous problems are faster
