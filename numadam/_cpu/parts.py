@@ -27,30 +27,15 @@ from numadam._core.scalars import (
 from numadam._cpu.records import CPU_LEAF, META
 from numadam._jit.functions import linked
 from numadam._jit.pointers import (
-    absent,
     array_at,
     array_of,
     load64,
     make_array,
     offset_of,
     record_at,
-    view_of,
 )
 
 _FLOAT64 = np.dtype(np.float64)
-
-
-def make_views(plan: Plan) -> tuple[list[Any], tuple[int, ...], tuple[int, ...]]:
-    """For each slot ``view(address, n)``, which is None where the slot is not in use.
-
-    With them, for each slot: bytes from one iteration to the next, and numbers in an iteration.
-    """
-    slots = range(pl.SLOTS)
-    memory = [memory_dtype(plan.storage(slot)) for slot in slots]
-    there = [slot == pl.OUT or plan.has(slot) for slot in slots]
-    views = [view_of(memory[slot]) if there[slot] else absent for slot in slots]
-    strides = tuple(plan.stride(slot) for slot in slots)
-    return views, strides, tuple(strides[slot] // memory[slot].itemsize for slot in slots)
 
 
 def _address_in(builder: Any, leaf: Any, slot: int, i: Any, stride: int) -> Any:

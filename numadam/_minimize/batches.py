@@ -111,12 +111,17 @@ class Batch(ABC):
         """
 
     @abstractmethod
-    def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Numbers and arrays for a file; those of problems have their number as first axis."""
+    def _by_name(self) -> dict[str, Any]:
+        """The arrays of a file by name; the first axis is that of the problems."""
 
-    @abstractmethod
+    def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Numbers and arrays for a file."""
+        return {}, {name: to_host(array) for name, array in self._by_name().items()}
+
     def restore(self, saved: RunState) -> None:
         """Go on from a file."""
+        for name, array in self._by_name().items():
+            (array[...],) = saved.leaves(name, [array])
 
     def result(self, interrupted: bool) -> ManyResult:
         """The result of all problems as they are now."""

@@ -23,7 +23,6 @@ from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from numadam._arrays.interop import to_host
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import make_element_update
@@ -32,20 +31,18 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import (
     LoopScalars,
     loop_start,
-    make_advance_row,
-    make_fill_row,
-    make_products,
     reader,
     start_products,
     width_of,
 )
 from numadam._cuda.kernel import device_jit, step_slots
-from numadam._jit.functions import jit_once
+from numadam._jit.functions import linked
 from numadam._jit.loops import compiled_loop, in_default_mode
 from numadam._minimize.batches import Batch, run_batch
-from numadam._minimize.checkpoint import RunState, Task
-from numadam._minimize.compiled.objective import CALL_FORMS, RETURNS, form_of
+from numadam._minimize.checkpoint import Task, RunState
+from numadam._minimize.compiled.objective import RETURNS, form_of, make_rest
 from numadam._minimize.compiled.problem import StepTables
+from numadam._minimize.lanes.kernel import make_fill_steps
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import (
@@ -82,18 +79,15 @@ def _make_by_slot(used: Sequence[int]) -> Any:
     return intrinsic(by_slot)
 
 
-def _returns(fun, guard):
+def _returning(fun):
+    # as on the CPU, but the gradient is a tuple: no array can be made here
     def call(x, g, b, args):
-        f, given = fun(guard(x), *args)
+        f, given = fun(x, *args)
         for i in range(x.size):
             g[i] = given[i]
         return f
 
     return call
-
-
-#: As on the CPU, but a gradient that is returned is a tuple: no array can be made here.
-_CALL_FORMS = CALL_FORMS | {RETURNS: _returns}
 
 
 def _make_norm(element: Any, norm: float, real: np.dtype[Any], wrap: Any) -> Any:
@@ -186,7 +180,9 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     """
     wrap = device_jit()
     update, by_slot = make_element_update(plan, wrap), _make_by_slot(step_slots(plan, False))
-    call = wrap(_CALL_FORMS[form](wrap(fun.py_func), wrap(_itself)))
+    call, rest = wrap(fun.py_func), make_rest(form)
+    if form == RETURNS:
+        call = wrap(_returning(call))
     steepness, limit_of, test = _make_stop_tests(plan, norm, wrap)
     as_norm = np.float64 if norm != math.inf else plan.real.type
     read_h, read_k = reader(plan.rule.scalar_type, 0), reader(LoopScalars, loop_start(plan))
@@ -219,7 +215,8 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
                 while i < p.size:
                     g[i] = 0
                     i += problems
-                f_before, f = f, float(call(shaped[0][..., b], shaped[1][..., b], b, args))
+                x_b, g_b = shaped[0][..., b], shaped[1][..., b]
+                f_before, f = f, float(call(x_b, g_b, *rest(b, args)))
                 steep = steepness(b, problems, p, g, low, high, ends)
                 if not later:
                     first, limit = steep, limit_of(steep, gtol, gtol_rel)
@@ -250,32 +247,21 @@ _OF_RESULT = (
 
 
 def _tabulate(plan: Plan) -> Any:
-    """``fill(rows, values, columns, control, q, rates, t)``: the scalars of steps, on the host."""
+    """`make_fill_steps` on the host."""
     name = f"{plan.name}-rows"
 
     def make() -> Any:
-        fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, jit_once)
-        find_products = make_products(plan)
+        fill_steps = in_default_mode(make_fill_steps(plan, linked))
 
-        def fill(rows, values, columns, control, q, rates, t):
-            for it in range(len(rates)):
-                for c in range(len(columns)):
-                    control[columns[c]] = values[it, c]
-                find_products(q, control, float(t + 1 + it))
-                fill_row(rows[it], control, q, rates[it], float(t + 1 + it), 1.0)
-                advance_row(q)
+        def fill(rows, products, control, rates, columns, changes, t):
+            fill_steps(rows, products, control, rates, columns, changes, t)
             return 0
 
-        exact = in_default_mode(jit_once(fill))
+        fill.__qualname__ = f"{name}.fill"
+        return fill, fill
 
-        def exact_fill(rows, values, columns, control, q, rates, t):
-            return exact(rows, values, columns, control, q, rates, t)
-
-        exact_fill.__qualname__ = f"{name}.fill"
-        return exact_fill, exact_fill
-
-    rows, values, row = from_dtype(plan.real)[:, ::1], float64[:, ::1], float64[::1]
-    signature = int64(rows, values, int64[::1], row, row, row, int64)
+    rows, table, row = from_dtype(plan.real)[:, ::1], float64[:, ::1], float64[::1]
+    signature = int64(rows, table, row, row, int64[::1], table, int64)
     return compiled_loop(name, make, signature).serial
 
 
@@ -366,16 +352,19 @@ class DeviceBatch(Batch):
         """The scalars of the coming steps, which are in the tables, in the dtype of arithmetic."""
         tables, rows = self._tables, np.zeros((max(steps, 1), self._width + 3), self._plan.real)
         rows[:, -3:] = 1.0, 1.0, 0.0  # the two factors of a clip by norm, which is not offered
-        values, rates = tables.changes[:steps], tables.rates[:steps]
-        control = self._settings.control[self._row()]
-        self._fill(rows, values, tables.columns, control, self._products, rates, self._backend.t)
+        products = np.empty((steps + 1, len(self._products)))
+        products[0] = self._products
+        control, t = self._settings.control[self._row()], self._backend.t
+        tabled = tables.rates, tables.columns, tables.changes
+        self._fill(rows[:steps], products, control, *tabled, t)
+        self._products[...] = products[steps]
         return rows
 
     def _by_name(self) -> dict[str, Any]:
-        """Arrays of a file by name; the last axis is that of the problems."""
+        """The arrays of a file by name, with the axis of the problems first."""
         state = {f"state/{name}": views[0] for name, views in self._backend.state.items()}
         names = ("f", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
-        return {
+        of_problems = {
             "x": self._x,
             "gradient": self.gradient,
             "best_x": self._best,
@@ -385,25 +374,13 @@ class DeviceBatch(Batch):
             **dict(zip(names, self.table, strict=True)),
             **state,
         }
-
-    def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Numbers and arrays for a file: the first axis is that of the problems."""
-        found = {name: to_host(array) for name, array in self._by_name().items()}
-        arrays = {name: np.moveaxis(array, -1, 0) for name, array in found.items()}
-        return {}, {**arrays, "products": self._products}
+        found = {name: np.moveaxis(array, -1, 0) for name, array in of_problems.items()}
+        return {**found, "products": self._products}
 
     def restore(self, saved: RunState) -> None:
         """Go on from a file."""
-        import cupy
-
-        own, done = self._by_name(), saved.number("done")
-        found = {
-            name: saved.array(name, (self.problems, *array.shape[:-1]), array.dtype)
-            for name, array in own.items()
-        }
-        self._products[...] = saved.array("products", self._products.shape, np.float64)
-        for name, array in own.items():
-            array[...] = cupy.asarray(np.ascontiguousarray(np.moveaxis(found[name], 0, -1)))
+        super().restore(saved)
+        done = saved.number("done")
         self._backend.count(done - self.done)
         self.done, self.first, self.whole = done, False, True
 
@@ -453,7 +430,7 @@ class DeviceBatch(Batch):
         import cupy
 
         memory = {
-            name: cupy.ascontiguousarray(cupy.asarray(np.moveaxis(array, -1, 0)))
+            name: cupy.ascontiguousarray(array)
             for name, array in self._by_name().items()
             if name in _OF_RESULT  # the others would be copies that nobody reads
         }

@@ -52,7 +52,7 @@ def fun(x):
 
 def found(fun):
     compiled.clear()
-    objective.adapter_for(fun, objective.RETURNS, np.dtype(float), 1, (), rows=False)
+    objective.adapter_for(fun, objective.RETURNS, np.dtype(float), 1, ())
     return "fun" in compiled, len(compiled)
 
 def minimum(scale):
@@ -111,7 +111,7 @@ def entries(folder):
 
 
 def adapter(fun):
-    return objective.adapter_for(fun, WRITES, np.dtype(float), 1, (), rows=False)
+    return objective.adapter_for(fun, WRITES, np.dtype(float), 1, ())
 
 
 def loaded(found):

@@ -17,7 +17,7 @@ from scipy.optimize import Bounds
 import numadam as na
 from numadam._jit import process
 from numadam._minimize.lanes import batch
-from numadam._minimize.lanes import objective as problems
+from numadam._minimize.lanes.batch import LaneBatch
 from tests.interrupts import interrupted_after
 from tests.minimize.compared import assert_alone, assert_same_problems
 from tests.minimize.objectives import START, all_at_once, rosen
@@ -70,13 +70,13 @@ def starts(count, n, dtype=np.float64):
 @pytest.fixture
 def widths(monkeypatch):
     """The lanes of the runs."""
-    seen, init = [], problems.Problems.__init__
+    seen, init = [], LaneBatch.__init__
 
     def note(self, task):
         init(self, task)
-        seen.append(self.lanes)
+        seen.append(self._lanes)
 
-    monkeypatch.setattr(problems.Problems, "__init__", note)
+    monkeypatch.setattr(LaneBatch, "__init__", note)
     return seen
 
 

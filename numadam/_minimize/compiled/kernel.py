@@ -36,12 +36,11 @@ from numadam._cpu.parts import (
     make_control_of,
     make_leaf_views,
     make_products_of,
-    make_views,
 )
 from numadam._cpu.records import META, NUMBER, POINTER
 from numadam._jit.functions import linked
 from numadam._jit.loops import in_default_mode
-from numadam._jit.pointers import array_at, record_at
+from numadam._jit.pointers import array_at, record_at, view_of
 from numadam._minimize.compiled.objective import call7
 from numadam._minimize.stopping import RAISED, RUNNING, make_ends, make_test
 
@@ -100,7 +99,7 @@ SINGLE = np.dtype(
 
 
 def make_clip(plan: Plan, wrap: Any) -> Any:
-    """``clip(row, n, x, g, low, high, k, partials) -> pre, factor``: of a problem's gradient.
+    """``clip(row, n, slots, k, partials) -> pre, factor``: of a problem's gradient.
 
     `partials` are ``norms.words(n)`` of int64; the last is the exponent to begin with.
     """
@@ -111,7 +110,8 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
     column = op.COLUMN.clip_norm if plan.norm == "all" else op.COLUMN.clip_array_norm
     margin = op.COLUMN.margin
 
-    def clip(row, n, x, g, low_bounds, high_bounds, k, partials):
+    def clip(row, n, slots, k, partials):
+        x, g, low_bounds, high_bounds = slots[pl.P], slots[pl.G], slots[pl.LOW], slots[pl.HIGH]
         blocks = norms.blocks(n)
         exponent, settled = norms.forget(partials[2 * blocks]), False
         high, low, large = 0, 0, 0.0
@@ -132,7 +132,7 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
     return wrap(clip)
 
 
-def _no_clip(row, n, x, g, low, high, k, partials):
+def _no_clip(row, n, slots, k, partials):
     return 1.0, 1.0
 
 
@@ -144,14 +144,13 @@ def _make_update(plan: Plan, wrap: Any) -> Any:
     run, one, most = make_run(plan, wrap), plan.real.type(1), plan.real.type(np.inf)
 
     def update(n, slots, h, k):
-        p, g, s0, s1, s2, _, _, average, low, high, rate, _ = slots
         if k.scale == one and k.clip == most:
             # scale and clip, as constants, fold: two operations less in the chain of an iteration,
             # 6 %
             folded = LoopScalars(one, k.gradients, most, *k[3:])
-            run(n, p, g, s0, s1, s2, None, None, average, low, high, rate, None, h, folded)
+            run(n, *slots, h, folded)
         else:
-            run(n, p, g, s0, s1, s2, None, None, average, low, high, rate, None, h, k)
+            run(n, *slots, h, k)
 
     return wrap(update, forceinline=True)
 
@@ -171,9 +170,8 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
         if normed:
             n = d.numbers
             partials = array_at(d.partials, norms.words(n), np.int64)
-            x, g, _, _, _, _, _, _, low, high, _, _ = slots
             _, k = scalars(own, 1.0, 1.0)
-            pre, factor = clip(row, n, x, g, low, high, k, partials)
+            pre, factor = clip(row, n, slots, k, partials)
         h, k = scalars(own, pre, factor)
         update(d.updates, slots, h, k)
         advance_row(q)
@@ -211,7 +209,7 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
     wrap = linked
     step, test, keep = _make_step(plan, wrap), make_test(norm, wrap), wrap(_keep)
     make_box = make_ends(plan.bounds, plan.real, wrap)
-    copy, views, view = wrap(_copy), make_leaf_views(plan, False), make_views(plan)[0][pl.P]
+    copy, views, view = wrap(_copy), make_leaf_views(plan, False), view_of(plan.real)
     control_of, products_of = make_control_of(plan), make_products_of(plan)
     low, high, change = op.COLUMN.low, op.COLUMN.high, wrap(_change)
     wide, width = op.RULE + plan.rule.width, width_of(plan)

@@ -150,7 +150,7 @@ def _as_pair(fun: Any, args: tuple[Any, ...], jac: Any, x: np.ndarray) -> Any:
             g = np.zeros_like(x)
             return fun(x, g, *args), g
         except NumbaError:
-            adapter_for(fun, form, x.dtype, x.ndim, args, rows=False)  # says what is wrong
+            adapter_for(fun, form, x.dtype, x.ndim, args)  # says what is wrong
             raise
 
     return pair

@@ -23,7 +23,7 @@ from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.kernel import make_kernels, scratch_size
-from numadam._minimize.lanes.objective import Problems, rows_of, to_lanes
+from numadam._minimize.lanes.objective import lay_out, rows_of, to_lanes
 from numadam._minimize.lanes.stop_tests import (
     LANES,
     RESULTS,
@@ -62,9 +62,8 @@ class LaneBatch(Batch):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        given = Problems(task)
         self._problems = problems = len(task.x)
-        self._lanes, self._adapter, self.optimizer = given.lanes, given.adapter, given.optimizer
+        self._lanes, self._adapter, self.optimizer = lay_out(task)
         backend: Any = parts_of(self.optimizer).backend
         self._backend, self._settings = backend, backend.settings
         self._arguments, self._plan = backend.arguments, backend.settings.plan
@@ -248,7 +247,7 @@ class LaneBatch(Batch):
         memory |= zip(_VALUE_NAMES, values, strict=True)
         return memory
 
-    def _moving(self) -> dict[str, np.ndarray]:
+    def _by_name(self) -> dict[str, Any]:
         """Arrays of a file that only running problems need: gradient and state, in their layout."""
         state = {f"state/{name}": views[0] for name, views in self._backend.state.items()}
         return {"gradient": self._gradient, **state}
@@ -258,7 +257,7 @@ class LaneBatch(Batch):
         memory, positions = self.memory(), self._positions()
         numbers, arrays = self._order[positions], {"f_before": np.zeros(self._problems)}
         arrays["f_before"][numbers] = self._values[VALUE_BEFORE, positions]
-        for name, array in self._moving().items():
+        for name, array in self._by_name().items():
             of = rows_of(array, self._lanes)
             arrays[name] = np.zeros((self._problems, *of.shape[1:]), of.dtype)
             arrays[name][numbers] = of[positions]
@@ -277,7 +276,7 @@ class LaneBatch(Batch):
         names = _ROW_NAMES[: len(self._rows)]
         kept = [saved.array(name, shape, self._x.dtype) for name in names]
         moving = {
-            name: saved.array(name, shape, array.dtype) for name, array in self._moving().items()
+            name: saved.array(name, shape, array.dtype) for name, array in self._by_name().items()
         }
         counters = {
             name: saved.array(f"state/{name}", one.shape, one.dtype)
@@ -288,7 +287,7 @@ class LaneBatch(Batch):
         self._order_blocks(codes == RUNNING)
         of = np.minimum(self._order, problems - 1)  # lanes that are not in use have the last
         into = [*zip(self._kept, kept, strict=True)]
-        into += [(array, moving[name]) for name, array in self._moving().items()]
+        into += [(array, moving[name]) for name, array in self._by_name().items()]
         for array, rows in into:
             array[...] = to_lanes(rows[of], lanes)
         for (per_element,) in self._backend.per_element.values():  # bounds and step sizes

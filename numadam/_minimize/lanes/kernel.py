@@ -40,7 +40,7 @@ from numadam._core.scalars import (
     width_of,
 )
 from numadam._cpu.kernel import make_run
-from numadam._cpu.parts import leaves_of, make_control_of, make_products_of, make_views
+from numadam._cpu.parts import leaves_of, make_control_of, make_leaf_views, make_products_of
 from numadam._cpu.records import META
 from numadam._jit.functions import linked
 from numadam._jit.loops import in_default_mode
@@ -53,31 +53,43 @@ from numadam._minimize.stopping import RAISED, RUNNING, make_ends
 # --- scalars of the steps ------------------------------------------------------------------------
 
 
-def make_tabulate(plan: Plan, wrap: Any) -> Any:
-    """``tabulate(meta, batch, begin, steps)``: the scalars of some steps, for all problems."""
-    fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, wrap)
-    control_of, products_of = make_control_of(plan), make_products_of(plan)
-    find_products, width, count = make_products(plan), width_of(plan), product_width(plan)
+def make_fill_steps(plan: Plan, wrap: Any) -> Any:
+    """``fill_steps(rows, products, control, rates, columns, changes, t)``: the scalars after t.
 
-    def tabulate(meta, batch, begin, steps):
-        changing, group, t = batch.changing, batch.group, meta.steps + begin
-        most = batch.table_steps
-        row, now = control_of(meta)[group], products_of(meta)[group]
-        rows = array_at(batch.scalars, (steps, width), np.float64)
-        rates = array_at(batch.rates, begin + steps, np.float64)
-        products = array_at(batch.products, (most + 1, count), np.float64)
-        columns = array_at(batch.columns, changing, np.int64)
-        changes = array_at(batch.changes, (begin + steps, changing), np.float64)
-        for i in range(count):  # the last of the steps before, or those of the state
-            products[0, i] = products[most, i] if begin > 0 else now[i]
-        for it in range(steps):
-            for c in range(changing):
-                row[columns[c]] = changes[begin + it, c]
-            find_products(products[it], row, float(t + 1 + it))
-            fill_row(rows[it], row, products[it], rates[begin + it], float(t + 1 + it), 1.0)
+    Of as many steps as `rows` has. `products` are those before each step; the first are given.
+    """
+    fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, wrap)
+    find_products, count = make_products(plan), product_width(plan)
+
+    def fill_steps(rows, products, control, rates, columns, changes, t):
+        for it in range(len(rows)):
+            for c in range(len(columns)):
+                control[columns[c]] = changes[it, c]
+            find_products(products[it], control, float(t + 1 + it))
+            fill_row(rows[it], control, products[it], rates[it], float(t + 1 + it), 1.0)
             for i in range(count):
                 products[it + 1, i] = products[it, i]
             advance_row(products[it + 1])
+
+    return wrap(fill_steps)
+
+
+def make_tabulate(plan: Plan, wrap: Any) -> Any:
+    """``tabulate(meta, batch, begin, steps)``: the scalars of some steps, for all problems."""
+    control_of, products_of = make_control_of(plan), make_products_of(plan)
+    fill_steps, width, count = make_fill_steps(plan, wrap), width_of(plan), product_width(plan)
+
+    def tabulate(meta, batch, begin, steps):
+        changing, group, most = batch.changing, batch.group, batch.table_steps
+        rows = array_at(batch.scalars, (steps, width), np.float64)
+        rates = array_at(batch.rates + 8 * begin, steps, np.float64)
+        products = array_at(batch.products, (most + 1, count), np.float64)
+        columns = array_at(batch.columns, changing, np.int64)
+        changes = array_at(batch.changes + 8 * begin * changing, (steps, changing), np.float64)
+        control, now = control_of(meta)[group], products_of(meta)[group]
+        for i in range(count):  # the last of the steps before, or those of the state
+            products[0, i] = products[most, i] if begin > 0 else now[i]
+        fill_steps(rows, products, control, rates, columns, changes, meta.steps + begin)
 
     return wrap(tabulate)
 
@@ -228,54 +240,34 @@ def make_retire_block(plan: Plan, lanes: int, wrap: Any) -> Any:
 Kernel = Callable[..., Any]
 
 
-def _make_update_span(plan: Plan, wrap: Any) -> Any:
-    """``update_span(at, h, k, first, n)``: n element updates from number `first` on.
-
-    `at` are the addresses of all slots, as a tuple: from memory they would be loaded again.
-    """
-    run = make_run(plan, wrap)
-    (vp, vg, v0, v1, v2, _, _, va, vl, vh, vr, *_), b, c = make_views(plan)
-
-    def update_span(at, h, k, e, n):
-        p, g = vp(at[0] + e * b[0], n * c[0]), vg(at[1] + e * b[1], n * c[1])
-        s0, s1 = v0(at[2] + e * b[2], n * c[2]), v1(at[3] + e * b[3], n * c[3])
-        s2, average = v2(at[4] + e * b[4], n * c[4]), va(at[7] + e * b[7], n * c[7])
-        low, high = vl(at[8] + e * b[8], n * c[8]), vh(at[9] + e * b[9], n * c[9])
-        rate = vr(at[10] + e * b[10], n * c[10])
-        run(n, p, g, s0, s1, s2, None, None, average, low, high, rate, None, h, k)
-
-    return wrap(update_span, forceinline=True)
-
-
 def _make_step(plan: Plan, wrap: Any) -> Any:
-    """``step(meta, batch, d, at, block, first, filled, begin, it)``: a block's live packets.
+    """``step(meta, batch, d, leaf, block, first, filled, begin, it)``: a block's live packets.
 
     `filled` are the positions from `first` on to the end of the last packet with a live problem.
     """
-    update_span, width = _make_update_span(plan, wrap), width_of(plan)
-    scalars = make_scalars(plan)
+    run, views = make_run(plan, wrap), make_leaf_views(plan, False)
+    scalars, width = make_scalars(plan), width_of(plan)
 
-    def step(meta, batch, d, at, block, first, filled, begin, it):
+    def step(meta, batch, d, leaf, block, first, filled, begin, it):
         row = array_at(d.scalars + 8 * width * it, width, np.float64)
         h, k = scalars(row, 1.0, 1.0)
-        update_span(at, h, k, first * d.updates, filled * d.updates)
+        begins, n = first * d.updates, filled * d.updates
+        run(n, *views(leaf, begins, begins, n), h, k)
 
     return wrap(step, forceinline=True)
 
 
 def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
     """As `_make_step`, one lane to a packet, where each problem has an lr or a clip of its own."""
-    update_span, width = _make_update_span(plan, wrap), width_of(plan)
-    scalars = make_scalars(plan)
+    run, views = make_run(plan, wrap), make_leaf_views(plan, False)
+    scalars, width = make_scalars(plan), width_of(plan)
     clip, control_row = make_clip(plan, wrap), make_control_row(plan, wrap)
     own_scalars = make_own_scalars(plan, wrap) if own_lr else wrap(shared_scalars)
-    views, b, _ = make_views(plan)
-    vp, vg, vl, vh = (views[slot] for slot in (pl.P, pl.G, pl.LOW, pl.HIGH))
     wide, normed = op.RULE + plan.rule.width, plan.norm != ""
     least = scratch_size(plan, 0) - int(norms.words(0))  # without the partial sums
 
-    def step(meta, batch, d, at, block, first, filled, begin, it):
-        updates, n, bytes_each = d.updates, d.numbers, d.updates * b[0]
+    def step(meta, batch, d, leaf, block, first, filled, begin, it):
+        updates, n = d.updates, d.numbers
         scratch_at = d.scratch + 8 * block * (least + norms.words(n))
         control = array_at(scratch_at, wide, np.float64)
         given_at = scratch_at + 8 * wide if own_lr else d.scalars + 8 * width * it
@@ -284,14 +276,13 @@ def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
         control_row(control, meta, batch, begin, it)
         for row in range(first, first + filled):
             own_scalars(given, control, meta, batch, row, begin, it)
+            slots = views(leaf, row * updates, row * updates, updates)
             pre = factor = 1.0
             if normed:
                 _, k = scalars(given, 1.0, 1.0)
-                x, g = vp(at[0] + row * bytes_each, n), vg(at[1] + row * bytes_each, n)
-                low, high = vl(at[8] + row * bytes_each, n), vh(at[9] + row * bytes_each, n)
-                pre, factor = clip(control, n, x, g, low, high, k, partials)
+                pre, factor = clip(control, n, slots, k, partials)
             h, k = scalars(given, pre, factor)
-            update_span(at, h, k, row * updates, updates)
+            run(updates, *slots, h, k)
 
     return wrap(step, forceinline=True)
 
@@ -317,23 +308,6 @@ def _count_iterations(batch, first, live, number, failed):
             codes[order[position]] = RAISED
 
 
-def _block_state(batch):
-    return BlockState(
-        batch.updates,
-        batch.numbers,
-        batch.positions,
-        batch.fun,
-        batch.shape,
-        batch.values,
-        batch.tests,
-        batch.before,
-        batch.best,
-        batch.best_g,
-        batch.scalars,
-        batch.scratch,
-    )
-
-
 def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) -> Any:
     """``block(b, meta_at, batch_at, args_at, begin, steps)``: some iterations of a block.
 
@@ -344,15 +318,15 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
     retire_block = make_retire_block(plan, lanes, wrap)
     step = _make_step_each(plan, own_lr, wrap) if each else _make_step(plan, wrap)
     copy_memory, count_iterations = wrap(_copy_memory), wrap(_count_iterations)
-    block_state = wrap(_block_state, forceinline=True)
     low, high = op.COLUMN.low, op.COLUMN.high
     make_box = make_ends(plan.bounds, plan.real, wrap)
-    bytes_x, slots = plan.stride(pl.P), pl.STEPPED
+    bytes_x, values = plan.stride(pl.P), len(BlockState._fields)
 
     def block(b, meta_at, batch_at, args_at, begin, steps):
         meta, batch = record_at(meta_at, META), record_at(batch_at, LANES)
-        # as tuples: what lies in memory would be read again after everything that is written
-        d, at = block_state(batch), to_fixed_tuple(leaves_of(meta)[0].address, slots)
+        # as a tuple: what lies in memory would be read again after everything that is written
+        d = BlockState(*to_fixed_tuple(array_at(batch_at, values, np.int64), values))
+        leaf = leaves_of(meta)[0]
         tolerances = to_fixed_tuple(array_at(batch.tolerances, 4, np.float64), 4)
         row = control_of(meta)[batch.group]
         ends = make_box(row[low], row[high])
@@ -361,7 +335,7 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
         live = of_blocks[b]
         size = d.updates * bytes_x
         skip = first * size
-        x_at, g_at = at[pl.P] + skip, at[pl.G] + skip
+        x_at, g_at = leaf.address[pl.P] + skip, leaf.address[pl.G] + skip
         f_at, order_at = d.values + 8 * first, batch.order + 8 * first
         # -1: x0 is evaluated, and no step taken
         it = np.int64(-1 if batch.at_start != 0 and begin == 0 else 0)
@@ -371,7 +345,7 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
             if it >= 0:
                 if d.before != 0:
                     copy_memory(d.before + skip, x_at, filled * size // 4)
-                step(meta, batch, d, at, b, first, filled, begin, it)
+                step(meta, batch, d, leaf, b, first, filled, begin, it)
                 number += 1
             failed = call7(d.fun, live, x_at, g_at, f_at, order_at, d.shape, args_at)
             if failed != 0:
@@ -379,7 +353,7 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
             stopped = np.int64(0)
             for place in range(first, first + live, lanes):
                 count = min(lanes, first + live - place)
-                stopped |= test_packet(d, at, ends, tolerances, place, count, number > 0)
+                stopped |= test_packet(d, leaf, ends, tolerances, place, count, number > 0)
             if stopped != 0:
                 live = retire_block(meta, batch, first, live, number)
             it += 1

@@ -8,6 +8,7 @@ the loops of a small objective over its own elements are unrolled first: 4 to 7 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from typing import Any
@@ -17,7 +18,6 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.errors import NumbaError, NumbaPerformanceWarning
-from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
@@ -27,18 +27,17 @@ from numadam._jit.process import compile_lock
 from numadam._minimize.checkpoint import Task
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
-    CALL_FORMS,
     EVALUATE,
-    INDEXED,
     RETURNS,
-    WRITES,
     ObjectiveAdapter,
     adapter_for,
     address_of,
     compile_evaluation,
     form_of,
     make_load_tuple,
+    make_rest,
     read_only,
+    returning,
     type_of_args,
 )
 from numadam._minimize.compiled.problem import StateOnly
@@ -134,32 +133,11 @@ def _number_at(typingctx: Any, address: Any, lane: Any) -> Any:
     return types.int64(types.int64, types.int64), codegen
 
 
-def _make_rest(form: str) -> Any:
-    """``rest(number, args)``: what an objective of that form takes after x and g, as a tuple."""
-
-    @intrinsic
-    def rest(typingctx: Any, number: Any, args: Any) -> Any:
-        shown = {WRITES: args, INDEXED: types.BaseTuple.from_types((number, *args))}
-        kind = shown.get(form, types.Tuple((number, args)))
-
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            items = {
-                WRITES: lambda: cgutils.unpack_tuple(builder, values[1]),
-                INDEXED: lambda: [values[0], *cgutils.unpack_tuple(builder, values[1])],
-            }.get(form, lambda: values)()
-            result = context.make_tuple(builder, kind, items)
-            return impl_ret_borrowed(context, builder, kind, result)
-
-        return kind(number, args), codegen
-
-    return rest
-
-
 def _make_evaluate(
     fun: Any, form: str, x_type: Any, args_type: Any, shape: tuple[int, ...], lanes: int
 ) -> Any:
     load_tuple, view = make_load_tuple(args_type), _make_view(x_type, shape, lanes)
-    rest = _make_rest(form)
+    rest = make_rest(form)
     bytes_each = int(np.prod(shape)) * np.dtype(str(x_type.dtype)).itemsize
     gradients, write_gradients = _make_memory(bytes_each * lanes)
     values, write_values = _make_memory(8 * lanes)
@@ -202,7 +180,7 @@ class LaneAdapter(ObjectiveAdapter):
         fun = found.copy
         called = _inlined(fun)
         if form == RETURNS:
-            called = njit(CALL_FORMS[form](fun, read_only), no_cfunc_wrapper=True, forceinline=True)
+            called = njit(returning(fun), no_cfunc_wrapper=True, forceinline=True)
         evaluate = _make_evaluate(called, form, x_type, args_type, shape, lanes)
         with warnings.catch_warnings():
             # np.dot and its like would copy x at each call: contiguous problems are faster
@@ -294,35 +272,23 @@ def _suits(task: Task) -> bool:
     return small and arrays and task.rates is None and not clips
 
 
-class Problems:
-    """The problems of a task in the layout that suits them.
+def lay_out(task: Task) -> tuple[int, ObjectiveAdapter, Optimizer]:
+    """The layout that suits the problems of a task.
 
-    Attributes
-    ----------
-    lanes : int
-        Problems of a packet: 1, or as many as make `WIDE` numbers.
-    adapter : ObjectiveAdapter
-    optimizer : Optimizer
-        On a `StateOnly` back end, over all problems.
+    Problems of a packet, 1 or as many as make `WIDE` numbers; the objective on them; the optimiser
+    on a `StateOnly` back end, over all problems.
     """
-
-    def __init__(self, task: Task) -> None:
-        x, args = task.x, task.args
-        shape = x.shape[1:]
-        form = form_of(task.fun, args, task.jac, many=True)
+    x, args = task.x, task.args
+    shape = x.shape[1:]
+    form = form_of(task.fun, args, task.jac, many=True)
+    if _suits(task):
         lanes = WIDE // (2 if x.dtype.kind == "c" else 1)
-        adapter: Any = None
-        if _suits(task):
-            adapter = lane_adapter_for(task.fun, form, x.dtype, shape, args, lanes)
+        adapter = lane_adapter_for(task.fun, form, x.dtype, shape, args, lanes)
         if adapter is not None:
-            try:
-                optimizer = _make_optimizer(task, lanes)
-            except (TypeError, ValueError):
-                adapter = None  # raised again below, with the shapes that the user knows
-        if adapter is None:
-            lanes, adapter = 1, adapter_for(task.fun, form, x.dtype, len(shape), args)
-            optimizer = _make_optimizer(task, 1)
-        self.lanes, self.adapter, self.optimizer = lanes, adapter, optimizer
+            # what this raises is raised again below, with the shapes that the user knows
+            with contextlib.suppress(TypeError, ValueError):
+                return lanes, adapter, _make_optimizer(task, lanes)
+    return 1, adapter_for(task.fun, form, x.dtype, len(shape), args), _make_optimizer(task, 1)
 
 
 def _make_optimizer(task: Task, lanes: int) -> Optimizer:

@@ -10,10 +10,10 @@ import numpy as np
 from numadam._core import plan as pl
 from numadam._core.norms import lane_memory
 from numadam._core.plan import Plan
-from numadam._cpu.parts import make_views
+from numadam._cpu.parts import make_leaf_views
 from numadam._cpu.records import NUMBER, POINTER
 from numadam._jit.functions import jit_once
-from numadam._jit.pointers import array_at
+from numadam._jit.pointers import array_at, view_of
 from numadam._minimize import stopping as st
 from numadam._minimize.stopping import RUNNING, check_convergence
 
@@ -24,10 +24,21 @@ from numadam._minimize.stopping import RUNNING, check_convergence
 #: which is the user's. A call of the kernel takes some iterations of some blocks.
 LANES = np.dtype(
     [
-        ("problems", NUMBER),
-        ("positions", NUMBER),  # of problems, the last of them not in use
+        # those of `BlockState`
         ("updates", NUMBER),  # element updates of one problem in a step
         ("numbers", NUMBER),  # real numbers of one problem
+        ("positions", NUMBER),  # of problems, the last of them not in use
+        ("fun", POINTER),  # machine code of `evaluate`
+        ("shape", POINTER),  # int64: shape of one problem
+        ("values", POINTER),  # float64[VALUES, positions], see VALUE
+        ("tests", POINTER),  # int64[positions]: RUNNING, or the test that holds
+        ("before", POINTER),  # x before the step, 0 if no test asks for it
+        ("best", POINTER),  # best x
+        ("best_g", POINTER),  # its gradient
+        ("scalars", POINTER),  # float64[table_steps, width]
+        ("scratch", POINTER),  # float64[blocks, ...]: see `make_own_scalars`
+        # the batch
+        ("problems", NUMBER),
         ("elements", NUMBER),  # elements of one problem
         ("block", NUMBER),  # positions of a block, evaluated by one call and stepped as one array
         ("group", NUMBER),  # row of the control block
@@ -41,17 +52,9 @@ LANES = np.dtype(
         ("at_start", NUMBER),  # 1 as long as x0 has not been evaluated
         ("taken", NUMBER),  # iterations by which t has advanced
         ("failed", NUMBER),  # 1 if the objective raised
-        # the objective
-        ("fun", POINTER),  # machine code of `evaluate`
-        ("shape", POINTER),  # int64: shape of one problem
         # each position
-        ("values", POINTER),  # float64[VALUES, positions], see VALUE
-        ("tests", POINTER),  # int64[positions]: RUNNING, or the test that holds
         ("order", POINTER),  # int64[positions]: number of the problem
         ("own_lr", POINTER),  # float64[positions], 0 if they share a learning rate
-        ("before", POINTER),  # x before the step, 0 if no test asks for it
-        ("best", POINTER),  # best x
-        ("best_g", POINTER),  # its gradient
         # each problem, by its number; written when it stops
         ("codes", POINTER),  # int64[problems]: RUNNING, or the test that holds
         ("nit", POINTER),  # int64[problems]: iterations taken; of running ones at each call
@@ -59,13 +62,11 @@ LANES = np.dtype(
         ("rows", POINTER),  # int64[4]: addresses of the last x, best x, its gradient, average
         # each block
         ("live", POINTER),  # int64[blocks]: problems that still run; they are the first ones
-        ("scratch", POINTER),  # float64[blocks, ...]: see `make_own_scalars`
         # each step
         ("rates", POINTER),  # float64: lr of each step of the call
         ("columns", POINTER),  # int64[changing]: columns of the control block with a schedule
         ("changes", POINTER),  # float64[steps, changing]: what they hold at each step
         ("changing", NUMBER),
-        ("scalars", POINTER),  # float64[table_steps, width]
         ("products", POINTER),  # float64[table_steps + 1, n]: of each step, see `_core.products`
         ("tolerances", POINTER),  # float64[4]: gtol, ftol, xtol, gtol_rel
     ]
@@ -81,7 +82,7 @@ VALUES, RESULTS = 7, 5
 
 
 class BlockState(NamedTuple):
-    """The fields of LANES that each iteration of a block reads, as values.
+    """The first fields of LANES, which each iteration of a block reads, as values.
 
     A record lies in memory, which the compiler reads again after every store.
     """
@@ -229,7 +230,7 @@ def _make_checks(wrap: Any) -> tuple[Any, Any]:
 
 
 def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
-    """``test_packet(d, at, ends, tolerances, first, count, later) -> stopped``.
+    """``test_packet(d, leaf, ends, tolerances, first, count, later) -> stopped``.
 
     Tests the iterates of the `count` problems of a packet, whose first position is `first`, and
     writes what holds into `tests`; `stopped` is 0 where all of them go on. Long, for the views of
@@ -242,17 +243,15 @@ def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
         for element in (st.projected, st.moved, st.itself)
     )
     keep_best = _make_keep_best(lanes, plan.numbers, jit_once)
-    views, strides, _ = make_views(plan)
-    vx, vg, vl, vh = (views[slot] for slot in (pl.P, pl.G, pl.LOW, pl.HIGH))
-    bytes_x = strides[pl.P]
+    views, view, bytes_x = make_leaf_views(plan, False), view_of(plan.real), plan.stride(pl.P)
     (gradient_tests, all_tests), limit_of = _make_checks(wrap), wrap(st.gradient_limit)
 
-    def test_packet(d, at, ends, tolerances, first, count, later):
+    def test_packet(d, leaf, ends, tolerances, first, count, later):
         gtol, ftol, xtol, gtol_rel = tolerances
         n, all_n, skip = d.numbers, d.numbers * lanes, first * d.updates * bytes_x
-        x, g = vx(at[pl.P] + skip, all_n), vg(at[pl.G] + skip, all_n)
-        low, high = vl(at[pl.LOW] + skip, all_n), vh(at[pl.HIGH] + skip, all_n)
-        best, best_g = vx(d.best + skip, all_n), vg(d.best_g + skip, all_n)
+        slots = views(leaf, first * d.updates, first * d.updates, lanes * d.updates)
+        x, g, low, high = slots[pl.P], slots[pl.G], slots[pl.LOW], slots[pl.HIGH]
+        best, best_g = view(d.best + skip, all_n), view(d.best_g + skip, all_n)
         rows, column = 8 * d.positions, d.values + 8 * first
         f = array_at(column + rows * VALUE_F, lanes, np.float64)
         f_best = array_at(column + rows * VALUE_BEST, lanes, np.float64)
@@ -272,7 +271,7 @@ def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
         way = array_at(lane_memory(), lanes, np.float64)
         size = array_at(lane_memory(), lanes, np.float64)
         if xtol > 0.0 and later:
-            before = vx(d.before + skip, all_n)
+            before = view(d.before + skip, all_n)
             far(way, n, x, before, None, None, None, None)
             large(size, n, x, before, None, None, None, None)
         return all_tests(count, tests, f, f_before, norms, way, size, later, limit, ftol, xtol)

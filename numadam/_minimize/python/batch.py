@@ -223,7 +223,7 @@ class PythonBatch(Batch):
         self._started = self.whole = True
 
     def _by_name(self) -> dict[str, Any]:
-        """Arrays of a file by name, besides the state: of problems, or with an entry a problem."""
+        """The arrays of a file by name, besides the state."""
         return {
             "x": self._x,
             "gradient": self._g,
@@ -240,17 +240,14 @@ class PythonBatch(Batch):
 
     def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numbers and arrays for a file."""
-        arrays = {name: to_host(array) for name, array in self._by_name().items()}
+        _, arrays = super().run_state()
         return {"nfev": self._objective.evaluations}, {**arrays, **state_arrays(self.optimizer)}
 
     def restore(self, saved: RunState) -> None:
         """Go on from a file."""
         done, self._g = saved.number("done"), self._xp.empty_like(self._x)
-        own = self._by_name()
-        found = {name: saved.leaves(name, [array])[0] for name, array in own.items()}
+        super().restore(saved)
         load_state_arrays(self.optimizer, saved)
-        for name, array in own.items():
-            array[...] = found[name]
         self._objective.evaluations = saved.number("nfev")
         self._kept, self._running = self._x.copy(), self._codes == RUNNING
         self._f = self._xp.asarray(self._f_last)
