@@ -16,6 +16,8 @@ from numadam._arrays.tree import Tree
 from numadam._core.hyper import check_switch, count
 from numadam._core.parts import parts_of
 
+__all__ = ["History"]
+
 # --- norms ---------------------------------------------------------------------------------------
 
 
