@@ -132,6 +132,7 @@ REFUSED = [
     ((square, np.zeros(2)), {"stepsize": 0.1, "jac": True}, TypeError, "Write lr="),
     ((square, np.ones(3)), {"jac": np.ones(3)}, ValueError, "jac: expected True"),
     ((square, np.ones(3)), {"jac": True, "track_best": "no"}, TypeError, "track_best"),
+    ((rosen, np.ones(2)), {"jac": np.True_}, ValueError, "jac: expected True or None"),
     ((rosen, np.ones(2)), {"jac": lambda x: x}, TypeError, "takes 1 argument"),
     ((square, np.ones(3)), {"method": "L-BFGS-B"}, ValueError, "scipy.optimize.minimize"),
     ((np.ones(3), square), {"jac": True}, TypeError, "x0: .*order of arguments"),

@@ -246,6 +246,8 @@ def check_for_compiled(x: Any) -> None:
 
 def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
     """Call form of a compiled objective, from its number of arguments."""
+    if jac is not None and type(jac) is not bool and not callable(jac):  # such as numpy.True_
+        raise ValueError(f"jac: expected True or None for a compiled fun, got {jac!r:.80}.")
     least, most, names = counts_of(fun)
     forms = [(2, WRITES, jac in (None, True)), (3, INDEXED, many and jac in (None, True))]
     forms += [(1, RETURNS, jac is True)]
