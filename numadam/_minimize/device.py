@@ -39,7 +39,7 @@ from numadam._cuda.kernel import device_jit, step_slots
 from numadam._jit.functions import linked
 from numadam._jit.loops import compiled_loop, in_default_mode
 from numadam._minimize.batches import Batch, run_batch
-from numadam._minimize.checkpoint import Task, RunState
+from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.objective import RETURNS, form_of, make_rest
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.kernel import make_fill_steps
