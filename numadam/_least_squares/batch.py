@@ -23,6 +23,7 @@ from numadam._minimize.result import FIT_STATUS, ManyResult, attach
 _CHUNK_SECONDS = 0.03
 #: Problems of the first call for each worker, and residuals from which more than one works.
 _FIRST_PROBLEMS, _PARALLEL_FROM = 8, 2_000
+_Fits = struct_of(kn.FITS)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Fits:
             "small": aligned_zeros(workers * 8 * kn.small_size(n)),
             "large": aligned_zeros(workers * task.x.itemsize * kn.large_size(n, task.m)),
         }
-        self._state = struct_of(kn.FITS)(
+        self._state = _Fits(
             workers=workers,
             n=n,
             m=task.m,

@@ -49,6 +49,7 @@ _VALUE_NAMES = ("f", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
 _ROW_NAMES = ("x", "best_x", "best_gradient", "state/average")
 #: Problems in one call, so that many of them do not make it long.
 _CALL_PROBLEMS = 65_536
+_Lanes = struct_of(LANES)
 
 
 def _block_packets(packets: int, numbers: int) -> int:
@@ -72,7 +73,7 @@ class LaneBatch(Batch):
         block = self._lanes * _block_packets(packets, size * self._lanes)
         self._blocks = -(-problems // block)
         plan = self._plan
-        self._state = struct_of(LANES)(
+        self._state = _Lanes(
             problems=problems,
             positions=packets * self._lanes,
             updates=size * plan.unit,
