@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
 from numadam._jit.objectives import snapshot
-from numadam._jit.pointers import as_pointer
+from numadam._jit.pointers import array_at, as_pointer
 from numadam._jit.process import compile_lock
 from numadam._minimize.checkpoint import Task
 from numadam._minimize.compiled.objective import (
@@ -110,29 +110,6 @@ def _make_memory(size: int) -> tuple[Any, Any]:
     return memory, write
 
 
-@intrinsic
-def _put(typingctx: Any, pointer: Any, lane: Any, f: Any) -> Any:
-    """Write the f of a lane."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        first = builder.bitcast(args[0], ir.DoubleType().as_pointer())
-        builder.store(args[2], builder.gep(first, [args[1]]))
-        return context.get_dummy_value()
-
-    return types.void(types.voidptr, types.int64, types.float64), codegen
-
-
-@intrinsic
-def _number_at(typingctx: Any, address: Any, lane: Any) -> Any:
-    """The number of a lane's problem."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        first = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        return builder.load(builder.gep(first, [args[1]]))
-
-    return types.int64(types.int64, types.int64), codegen
-
-
 def _make_evaluate(
     fun: Any, form: str, x_type: Any, args_type: Any, shape: tuple[int, ...], lanes: int
 ) -> Any:
@@ -148,10 +125,11 @@ def _make_evaluate(
             # on the stack, where no array among the arguments can overlap them: an objective that
             # gathers (scale[i]) vectorises, too. As zeros, for it may add up its gradient.
             xs, g, f = as_pointer(x_at + first * bytes_each), gradients(), values()
+            fs = array_at(f, lanes, np.float64)
+            numbers = array_at(numbers_at + 8 * first, lanes, np.int64)
             count = live - first if live - first < lanes else lanes
-            for j in range(count):
-                number = _number_at(numbers_at + 8 * first, j)
-                _put(f, j, fun(read_only(view(xs, j)), view(g, j), *rest(number, args)))
+            for j in range(np.uint64(count)):
+                fs[j] = fun(read_only(view(xs, j)), view(g, j), *rest(numbers[j], args))
             write_gradients(g_at + first * bytes_each, g)
             write_values(f_at + 8 * first, f)
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ctypes import addressof
 from typing import Any
 
@@ -103,10 +103,13 @@ class StopTests:
     ----------
     sizes : list or memoryview
         Norms of the projected gradient, of the move and of x at the last test.
+    before : list of arrays
+        x before the last step, where a test asks for it.
     """
 
     def __init__(self, tolerances: Tolerances, first: float) -> None:
         self.sizes: Any = [0.0, 0.0, 0.0]
+        self.before: list[Any] = []
         self._joined = False
         #: whether the state is kept by the compiled tests of one array
         self._in_record = False
@@ -169,7 +172,8 @@ class HostStopTests(StopTests):
         super().__init__(tolerances, first)
         plan, settings = backend.settings.plan, backend.settings
         self._x = backend.params
-        self._before = [np.empty_like(leaf) for leaf in self._x] if tolerances.xtol > 0.0 else []
+        if tolerances.xtol > 0.0:
+            self.before = [np.empty_like(leaf) for leaf in self._x]
         self._call = _compiled(plan.real, plan.bounds, tolerances.norm, owned is not None)
         # one entry for each real number
         self._owned = [np.repeat(mask.reshape(-1), plan.numbers) for mask in owned or ()]
@@ -178,8 +182,8 @@ class HostStopTests(StopTests):
             numbers = leaf.size * plan.numbers
             its = _Tested(x=address_of(leaf), numbers=numbers, first=first)
             its.gtol, its.ftol, its.xtol, its.gtol_rel, _ = tolerances
-            if self._before:
-                its.before = address_of(self._before[j])
+            if self.before:
+                its.before = address_of(self.before[j])
             if self._owned:
                 its.owned = address_of(self._owned[j])
             if plan.bounds == "array":
@@ -190,7 +194,9 @@ class HostStopTests(StopTests):
         self._in_record = len(self._x) == 1
         if self._in_record:
             self.sizes = self._tested[0].sizes
-            self.test = self._one_array()  # type: ignore[assignment]  # a bound method costs 1 us a test
+            call, tested_at = self._call, addressof(self._tested[0])
+            # a method would cost 1 us a test
+            self.test = lambda grads, f: call(tested_at, id(grads[0]), f)  # type: ignore[method-assign]
 
     @property
     def state(self) -> tuple[float, float, bool]:
@@ -200,33 +206,19 @@ class HostStopTests(StopTests):
         its = self._tested[0]
         return its.first, its.f_before, bool(its.later)
 
-    @property
-    def before(self) -> Sequence[Any]:
-        """X before the last step, where a test asks for it."""
-        return self._before
-
     def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
         """Go on from a file; `before` is x before the last step, where that is still asked for."""
         super().restore(first, f_before, later, before)
         for its in self._tested:
             its.first, its.f_before, its.later = first, f_before, later
             its.limit = self._limits[0]
-        for own, saved in zip(self._before if before else (), before, strict=True):
+        for own, saved in zip(self.before if before else (), before, strict=True):
             own[...] = saved
 
     def keep_x(self) -> None:
         """Copy x before a step."""
-        for before, leaf in zip(self._before, self._x[: len(self._before)], strict=True):
+        for before, leaf in zip(self.before, self._x[: len(self.before)], strict=True):
             before[...] = leaf
-
-    def _one_array(self) -> Callable[[Sequence[Any], float], int]:
-        call, tested_at = self._call, addressof(self._tested[0])
-
-        def test(grads: Sequence[Any], f: float) -> int:
-            code: int = call(tested_at, id(grads[0]), f)
-            return code
-
-        return test
 
     def measure(self, grads: Sequence[Any]) -> list[float]:
         """Norms of the projected gradient, of the last move, and of x."""
@@ -254,23 +246,17 @@ class DeviceStopTests(StopTests):
         self._x, self._owned = backend.params, owned or [None] * len(backend.params)
         self._moves = tolerances.xtol > 0.0
         self._norm = _top if tolerances.norm == math.inf else _euclidean
-        self._before: list[Any] = []
         self._boxes: Any = backend.settings.leaf_boxes() or [None] * len(self._x)
-
-    @property
-    def before(self) -> Sequence[Any]:
-        """X before the last step, where a test asks for it."""
-        return self._before
 
     def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
         """Go on from a file; `before` is x before the last step, where that is still asked for."""
         super().restore(first, f_before, later, before)
-        self._before = list(before)
+        self.before = list(before)
 
     def keep_x(self) -> None:
         """Copy x before a step."""
         if self._moves:
-            self._before = [leaf.copy() for leaf in self._x]
+            self.before = [leaf.copy() for leaf in self._x]
 
     def measure(self, grads: Sequence[Any]) -> list[float]:
         """Norms of the projected gradient, of the last move, and of x."""
@@ -278,8 +264,8 @@ class DeviceStopTests(StopTests):
         for j, (x, g, box) in enumerate(zip(self._x, grads, self._boxes, strict=True)):
             xp, mask = array_namespace(x), self._owned[j]
             columns[0].append(self._norm(xp, _masked(xp, projected(xp, x, g, box), mask)))
-            if self._before:
-                columns[1].append(self._norm(xp, _masked(xp, x - self._before[j], mask)))
+            if self.before:
+                columns[1].append(self._norm(xp, _masked(xp, x - self.before[j], mask)))
                 columns[2].append(self._norm(xp, _masked(xp, x, mask)))
         norm = self._tolerances.norm
         return [joined([float(value) for value in column], norm) for column in columns]
