@@ -14,7 +14,8 @@ DEFAULTS = {
     "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "maximize": False, "loss_scale": 1.0,
     "weight_decay": 0.0, "decoupled": False, "decay_times_lr": True, "accumulate": 1,
     "clip_value": None, "clip_norm": None, "clip_array_norm": None, "margin": 0.0,
-    "bounds": (None, None), "ema": None, "ema_warmup": False, "ema_debias": False,
+    "bounds": (None, None), "ema": None, "ema_warmup": False,
+    "ema_debias": False,
 }  # fmt: skip
 
 
