@@ -8,6 +8,7 @@ import numpy as np
 import numadam
 from numadam import nopython
 from numadam._core.parts import parts_of
+from numadam._cpu.kernel import compiled_step
 from numadam.bench import peers
 
 from .common import Case, Cases, pair, size, step, under_layer, values
@@ -125,7 +126,7 @@ def matmuls(n_in, n_out, serial):
     optimizer = numadam.Adam(w, lr=0.0)  # the weights stay, so that every round is alike
     if serial:
         run = parts_of(optimizer).backend.compiled
-        run.kernel = run.serial
+        run.kernel = compiled_step(run.arguments.plan).direct(parallel=False)
 
     def layer():
         np.matmul(x, w, out=y)

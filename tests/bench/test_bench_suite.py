@@ -11,6 +11,7 @@ import numadam
 from numadam.bench import measure, peers
 from numadam.rules import CLASSES
 from tests.bench import LIMIT, load
+from tests.runs import serial
 from tests.variants import compile_nothing
 
 common, step, start, options, minimize, gpu, cuda_code = (
@@ -277,7 +278,7 @@ def test_serial_side_never_runs_in_parallel():
     side = step.matmuls(784, 64, serial=True)
     names = dict(zip(side.__code__.co_freevars, side.__closure__, strict=True))
     cpu_step = names["optimizer"].cell_contents._backend.compiled
-    assert cpu_step.kernel is cpu_step.serial
+    assert cpu_step.kernel is serial(cpu_step)
 
 
 def test_idle_step_has_no_momentum_left():

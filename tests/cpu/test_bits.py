@@ -14,7 +14,7 @@ import numadam as na
 from numadam import Rows
 from numadam._jit import loops
 from tests.bits import DTYPES, KERNELS, RULES, assert_same_bits, gradients, starts
-from tests.runs import SINK, compiled_step, digest, shorten_parts, uses_parallel
+from tests.runs import SINK, compiled_step, digest, serial, shorten_parts, uses_parallel
 from tests.trees import tree_map
 
 
@@ -338,7 +338,7 @@ def test_all_together_has_the_same_bits_in_any_form_thread_and_part(case, way, t
         opt = na.Adam(tree_map(np.copy, start), **copy.deepcopy(options))
         assert uses_parallel(opt) == (way != "serial")
         if part == 0:  # what the others have to be: serial, in one piece
-            compiled_step(opt).kernel, part = compiled_step(opt).serial, 1 << 20
+            compiled_step(opt).kernel, part = serial(compiled_step(opt)), 1 << 20
         if part is not None:
             shorten_parts(opt, part)
         for grads in calls:
