@@ -172,9 +172,11 @@ class CudaBackend(Backend):
 
     def _check_capture(self) -> None:
         """Refuse to be captured in a graph where each replay would be the same step again."""
-        if not self._capturable:
-            refuse_capture("step", "Make the optimiser")
-        elif is_capturing():
+        import cupy
+
+        if cupy.cuda.get_current_stream().is_capturing():
+            if not self._capturable:
+                refuse_capture("step", "Make the optimiser")
             self._step.arguments.keep()
 
     def _bind(self, used: dict[int, Leaves], gradient: Any = None) -> None:
