@@ -19,6 +19,8 @@ from numadam._program import write_error
 from numadam.bench import measure
 from numadam.bench.measure import Side
 
+__all__ = ["add_arguments", "run"]
+
 SIZES = [1, 10, 100, 1000, 10_000, 50_000, 100_000, 500_000, 10**6, 5 * 10**6, 10**7, 5 * 10**7]
 _QUICK = 1_000_000
 #: Bytes of an element that all sides together hold and make on their way.
