@@ -28,6 +28,7 @@ Title = Callable[[int, int], str]
 #: ``again(arrays, t, lr)``: a step as one before it. False, and nothing is written, where the
 #: arrays do not fit it as they are.
 Again = Callable[[tuple[Any, ...], int, float], bool]
+#: ``save, restore``: copy parameters and state into the memory of a snapshot, and back.
 SnapshotBuffer = tuple[Callable[[], None], Callable[[], None]]
 
 

@@ -150,9 +150,10 @@ def check_objective(
 ) -> None:
     """Refuse to go on where the objective has other values than the run had.
 
-    `saved` and `now` are f at the same x, of one problem or of each. `change` is one of f: that of
-    x as a whole, by the first gradient. Its roundings are those of f, whose own size is that of
-    nothing where the minimum is 0. In `where`, the iterate, ``{k}`` is the number of the problem.
+    `saved` and `now` are f at the same x, of one problem or of each. Their difference is compared
+    with f, and with `change`: how much f would change with all of x, by the first gradient. For f
+    may be 0 at the minimum, and is rounded as the terms that cancel there. `where` names the
+    iterate; ``{k}`` in it is the number of the problem.
     `path` is the file that has `saved`; None for the `state` of a result.
     """
     real = np.finfo(dtype)
@@ -481,8 +482,8 @@ def read_checkpoint(path: Any, every: Any, kind: str) -> Checkpoint | None:
 class Task(NamedTuple):
     """The arguments of `minimize` or of `minimize_many`, validated.
 
-    `rates` are the problems' own step sizes. What stands behind it is for one problem; `shares`
-    says whether each of several processes has a share of f.
+    `rates` are the problems' own step sizes. The fields after it are for one problem; `shares` says
+    whether each of several processes has a share of f.
     """
 
     fun: Any

@@ -26,7 +26,7 @@ Kind = TypeVar("Kind", bound=type)
 
 
 def read_only(value: Any) -> Any:
-    """An option's mappings, lists and arrays as such that refuse what would have no effect."""
+    """A copy of an option that cannot be written to: no step would see the change."""
     if isinstance(value, dict):
         clone = copy.copy(value)  # of its class
         clone.update({key: read_only(entry) for key, entry in value.items()})
