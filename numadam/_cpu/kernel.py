@@ -280,8 +280,8 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
 
 def _note_added(meta_at):
     """Count a gradient in the sum."""
-    meta = record_at(meta_at, META)
-    meta.calls += 1
+    home = record_at(record_at(meta_at, META).home, META)
+    home.calls += 1
 
 
 def _make_spread(body: Any) -> Any:
@@ -326,7 +326,8 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             status = call_c4(meta.validator, meta_at, ids_at, grad_id, known_disjoint)
             if status != OK:
                 return status
-            if by_row and leaves_of(meta)[0].table == 0:
+            home = record_at(meta.home, META)
+            if by_row and (leaves_of(meta)[0].table == 0 or meta.steps != home.steps):
                 return NEEDS_ROWS
             last = leaves_of(meta)[meta.count]
             total, size = last.start, meta.part
@@ -336,9 +337,9 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
                 begin_norms(meta_at)
             fill(meta_at, lr)
             thread = release_gil() if total >= _RELEASE_FROM else 0
-            if accumulates and meta.calls + 1 < meta.every and meta.flushing == 0:
+            if accumulates and home.calls + 1 < meta.every and meta.flushing == 0:
                 if pooled:
-                    sums_in(meta.pool, meta.threads, parts, meta_at)
+                    sums_in(home.pool, home.threads, parts, meta_at)
                 else:
                     for q in each(parts):
                         add_part(int64(q), meta_at)
@@ -348,14 +349,14 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
                     status = NORMS_AGAIN
                     while status == NORMS_AGAIN:
                         if pooled:
-                            norms_in(meta.pool, meta.threads, chunks, meta_at)
+                            norms_in(home.pool, home.threads, chunks, meta_at)
                         else:
                             for q in each(chunks):
                                 norm_part(int64(q), meta_at)
                         status = finalize_norms(meta_at)
                 if status == OK:
                     if pooled:
-                        parts_in(meta.pool, meta.threads, parts, meta_at)
+                        parts_in(home.pool, home.threads, parts, meta_at)
                     else:
                         for q in each(parts):
                             part(int64(q), meta_at)
