@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import signal
@@ -172,14 +173,13 @@ def test_a_thread_that_fills_its_row_numbers():
     thread.start()
     try:
         for _ in range(300):
-            try:
+            # other errors than of a number that is no row fail the test
+            with contextlib.suppress(ValueError):
                 opt.step(na.Rows(indices, values))
-            except ValueError as error:
-                assert "got the row 1099511627776" in str(error)
     finally:
         done.set()
         thread.join()
-    assert ((opt.params == 0) | (opt.params == -opt.t)).mean() > 0.0
+    assert np.isin(opt.params, -np.arange(opt.t + 1)).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"count": "row"}])
