@@ -277,8 +277,8 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
 
 def _note_added(meta_at):
     """Count a gradient in the sum."""
-    meta = record_at(meta_at, META)
-    meta.calls += 1
+    home = record_at(record_at(meta_at, META).home, META)
+    home.calls += 1
 
 
 def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
@@ -311,7 +311,8 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             status = call_c4(meta.validator, meta_at, ids_at, grad_id, known_disjoint)
             if status != OK:
                 return status
-            if by_row and leaves_of(meta)[0].table == 0:
+            home = record_at(meta.home, META)
+            if by_row and (leaves_of(meta)[0].table == 0 or meta.steps != home.steps):
                 return NEEDS_ROWS
             last = leaves_of(meta)[meta.count]
             total, size = last.start, meta.part
@@ -321,7 +322,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
                 begin_norms(meta_at)
             fill(meta_at, lr)
             thread = release_gil() if total >= _RELEASE_FROM else 0
-            if accumulates and meta.calls + 1 < meta.every and meta.flushing == 0:
+            if accumulates and home.calls + 1 < meta.every and meta.flushing == 0:
                 for q in each(parts):
                     add_part(int64(q), meta_at)
                 note_added(meta_at)
