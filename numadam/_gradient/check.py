@@ -45,7 +45,7 @@ class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]
 
     @entry
     def ok(self) -> bool:
-        """Whether the gradient is right, as far as it was checked."""
+        """Whether the derivatives are right, as far as they were checked."""
 
     @entry
     def status(self) -> GradientStatus:
@@ -65,15 +65,15 @@ class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]
 
     @entry
     def worst(self) -> str:
-        """Element or random direction of `max_error`: ``x0['w'][3, 2]``."""
+        """Element, entry of J or random direction of `max_error`: ``x0['w'][3, 2]``."""
 
     @entry
     def value(self) -> float:
-        """The gradient in `worst`, by formula."""
+        """The derivative in `worst`, by formula."""
 
     @entry
     def difference(self) -> float:
-        """The gradient in `worst`, by differences."""
+        """The derivative in `worst`, by differences."""
 
     @entry
     def difference_error(self) -> float:
@@ -81,7 +81,7 @@ class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]
 
     @entry
     def wrong(self) -> tuple[str, ...]:
-        """Names of the elements and directions where the gradient is wrong."""
+        """Names of the elements, entries of J and directions that are wrong."""
 
     @entry
     def unclear(self) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]
 
     @entry
     def checked(self) -> int:
-        """Elements and directions that were compared."""
+        """Elements, entries of J and directions that were compared."""
 
     @entry
     def nfev(self) -> int:
@@ -121,7 +121,7 @@ def check_grad(
     rng: int | np.random.Generator | None = 0,
     tolerance: float | None = None,
 ) -> GradientCheck:
-    r"""Compare the gradient that `minimize` would get with central differences of `fun`.
+    r"""Compare derivatives with differences of `fun`: a gradient, or the Jacobian of residuals.
 
     .. math:: \frac{f(x + h d) - f(x - h d)}{2 h} \approx g \cdot d
 
@@ -132,6 +132,10 @@ def check_grad(
         compiled by Numba; arrays of any shape, nested, complex, on a GPU. x0 is not modified, and
         an x0 outside of the bounds is moved to the nearest bound. No step leaves the bounds: near
         one, differences are one-sided. Elements that bounds fix are not checked.
+    m : int, optional
+        Number of residuals: `fun` is then as in `least_squares_many`, ``fun(x, r, J, *args)`` with
+        ``jac=True``, and every entry of J is compared. x0 is one start of shape (n,). A `fun` that
+        takes the number of the problem gets 0, or the one that is the first of `args`.
     elements : int, optional
         Number of elements of x0 to check, chosen at random if there are more. The real and the
         imaginary part of a complex number are two. Default: all if there are at most 100, else 40.
@@ -148,8 +152,8 @@ def check_grad(
     Returns
     -------
     GradientCheck
-        Shown as one or two sentences; true in ``if`` and ``assert`` if the gradient is right. Its
-        `status` is "right", "wrong", or "unclear" if differences cannot decide, because fun is
+        Shown as one or two sentences; true in ``if`` and ``assert`` if the derivatives are right.
+        Its `status` is "right", "wrong", or "unclear" if differences cannot decide, because fun is
         noisy, has a kink, or is flat at x0.
 
     Raises
@@ -159,11 +163,11 @@ def check_grad(
 
     Notes
     -----
-    A difference is computed with two step sizes, from which its error is estimated: 4 calls of
-    `fun` for each element. If they do not agree, or differ from the gradient, longer and shorter
-    steps are tried, at most 56 calls. A gradient is called wrong if it differs by more than
+    A difference is computed over a step and over half of it, from which its error is estimated: 4
+    calls of `fun` for each element. If it does not agree, other steps are tried, down to 1e-21
+    where x is 0 or tiny, at most 76 calls. A derivative is called wrong if it differs by more than
     `tolerance` and 4 estimated errors, at two step sizes, and over the shortest step that rounding
-    allows. It is also wrong if a second evaluation at x0 gives another gradient. At a kink of f,
+    allows. A gradient is also wrong if a second evaluation at x0 gives another one. At a kink of f,
     any number between both slopes is right. If `fun` raises OverflowError or another
     ArithmeticError near x0, f counts as not finite there.
 

@@ -104,7 +104,9 @@ class Prober:
         if elements < size:
             chosen = np.sort(rng.choice(free, elements, replace=False))
             directions = _DIRECTIONS if directions is None else directions
-        found = [self._probe(np.arange(len(point.x)) == place, place, "") for place in chosen]
+        found = [
+            self._probe(np.arange(len(point.x)) == place, place, "") for place in chosen.tolist()
+        ]
         for number in range(1, (directions or 0) * (size > 0) + 1):
             signs = np.zeros(len(point.x))
             signs[free] = rng.choice([-1.0, 1.0], size) * rng.uniform(0.5, 1.0, size)
@@ -193,7 +195,7 @@ def _sizes(part: np.ndarray) -> np.ndarray:
     return np.maximum(sizes, _SMALLEST * typical) if typical else np.ones_like(sizes)
 
 
-def _alike(jump: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _alike(jump: np.ndarray, other: np.ndarray) -> Any:
     """Whether the slope jumps as far with one step as with another."""
     low, high = np.minimum(abs(jump), abs(other)), np.maximum(abs(jump), abs(other))
     return (np.sign(jump) * np.sign(other) > 0) & (low > _KINK * high)
@@ -246,15 +248,14 @@ def _compare(
     return found, settles.any(axis=0) | refutes.any(axis=0)
 
 
-def _least(cost: np.ndarray, where: np.ndarray) -> np.ndarray:
+def _least(cost: np.ndarray, where: np.ndarray) -> Any:
     """The step of the least cost for each value, among some."""
     return np.argmin(np.where(where, cost, np.inf), axis=0)
 
 
-def _at(table: np.ndarray, steps: np.ndarray) -> np.ndarray:
+def _at(table: np.ndarray, steps: np.ndarray) -> Any:
     """Entries of a table of steps and values, at one step for each value."""
-    found: np.ndarray = np.take_along_axis(table, steps[None], axis=0)[0]
-    return found
+    return np.take_along_axis(table, steps[None], axis=0)[0]
 
 
 class Verdicts:
@@ -272,7 +273,7 @@ class Verdicts:
         found = [prober.judge(probe) for probe in probes]
         rows = [(probe, k) for probe in probes for k in range(point.values_of)]
         self.J, self.tolerance, self.probes = prober.J, prober.tolerance, [p for p, _ in rows]
-        self.name = np.array([p.name or point.name(p.element, k) for p, k in rows], object)
+        self.name = np.array([p.name or point.name(p.element or 0, k) for p, k in rows], "O")
         self.is_element = np.array([probe.element is not None for probe in self.probes], bool)
         table = np.concatenate(found, axis=1)
         self.formula, self.value, self.error, self.rounding = table[:4]
