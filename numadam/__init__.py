@@ -48,7 +48,11 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"numadam.{name}")
     if name not in _HOMES:
-        raise AttributeError(f"module 'numadam' has no attribute {name!r}")
+        hint = ""
+        if not name.startswith("__"):  # which tools ask for
+            schedules = import_module("numadam.schedules").__all__
+            hint = import_module("numadam._core.synonyms").public_hint(name, __all__, schedules)
+        raise AttributeError(f"module 'numadam' has no attribute {name!r}.{hint}")
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
