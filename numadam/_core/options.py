@@ -341,7 +341,8 @@ def own_copy(option: Any) -> Any:
         return list(option)
     if hasattr(option, "lb"):  # scipy.optimize.Bounds
         return copy.deepcopy(option)
-    return option.copy() if isinstance(getattr(option, "size", None), int) else option
+    is_array = isinstance(getattr(option, "size", None), int) and hasattr(option, "copy")
+    return option.copy() if is_array else option
 
 
 def read(

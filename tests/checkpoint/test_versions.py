@@ -16,9 +16,6 @@ import pytest
 import numadam as na
 from numadam._checkpoint.header import VERSION
 from numadam._checkpoint.tree import equal
-from numadam._optimizer import shards
-from numadam._settings.bounds import Box
-from tests.rank_threads import on_ranks
 from tests.runs import digest
 from tests.trees import assert_same_containers, tree_leaves, tree_map
 
@@ -86,54 +83,12 @@ def complex64():
     return fill(opt, t=1)
 
 
-def blocks(rows=slice(None)):
-    """Rows of what several ranks hold in a folder: with all options that are cut as they are."""
-    whole = {"w": np.arange(12.0).reshape(4, 3) / 3, "b": np.arange(4) - 1 / 7, "ids": np.arange(4)}
-    params = {key: array[rows].copy() for key, array in whole.items()}
-    opt = na.Adam(
-        params,
-        lr={"w": np.arange(12.0).reshape(4, 3)[rows] / 100, "b": 0.1, "ids": 1.0},
-        # in the form that a folder has
-        bounds={
-            "w": Box(np.arange(12.0).reshape(4, 3)[rows] - 20, np.full((4, 3), np.inf)[rows]),
-            "b": Box(np.full(4, -10.0)[rows], np.full(4, np.inf)[rows]),
-        },
-        amsgrad=True,
-        groups={"ids": {"frozen": True}},
-    )
-    state = {k: (np.arange(12).reshape(4, 3)[rows] + k) / 7 for k in range(3)}
-    opt.state = {"t": 7} | {
-        name: {"w": state[k], "b": state[k][:, 0].copy(), "ids": None}
-        for k, name in enumerate(("m", "v", "vmax"))
-    }
-    return opt
-
-
-def save_blocks(path):
-    """Two ranks, with a ghost row each."""
-
-    def save(ranks):
-        rows = slice(0, 3) if ranks.rank == 0 else slice(1, 4)
-        opt, mask = blocks(rows), np.array([True, True, True])
-        mask[-1 if ranks.rank == 0 else 0] = False
-        owned = {"w": np.repeat(mask[:, None], 3, 1), "b": mask, "ids": mask}
-        offset = {"w": (rows.start, 0), "b": (rows.start,), "ids": (rows.start,)}
-        mine = shards._blocks(opt, owned, offset, 2)
-        shards.save(opt, path, ranks, lambda: mine, lambda: None)
-
-    on_ranks(2, save)
-
-
 #: By version the files and what they hold.
-MAKERS = {
-    1: {"everything": everything, "bfloat16": bfloat16, "complex64": complex64, "blocks": blocks}
-}
-#: Those that are folders of several ranks.
-FOLDERS = {"blocks": save_blocks}
+MAKERS = {1: {"everything": everything, "bfloat16": bfloat16, "complex64": complex64}}
 
 
 def path_of(version, name):
-    return FOLDER / f"version-{version}-{name}{'' if name in FOLDERS else '.safetensors'}"
+    return FOLDER / f"version-{version}-{name}.safetensors"
 
 
 CASES = {(version, name): make for version, of in MAKERS.items() for name, make in of.items()}
@@ -176,4 +131,4 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for name, make in MAKERS[VERSION].items():
         if not (path := path_of(VERSION, name)).exists():
-            FOLDERS[name](path) if name in FOLDERS else make().save(path)
+            make().save(path)

@@ -80,6 +80,15 @@ def reads_a_list(x, g, data):
     return g[0] ** 2
 
 
+def away_from(x, a):
+    """Numbers of the shape of x, where args are a tuple."""
+    return np.sum((x - a) ** 2), 2 * (x - a)
+
+
+def gaps(x, a):
+    return x - a
+
+
 def two(x, f):
     """No signature of a callback."""
 
@@ -101,6 +110,7 @@ REFUSED = [
     ((square, np.zeros(2)), {"jac": True, "check_every": 0}, ValueError, "check_every"),
     ((square, np.zeros(2)), {"jac": True, "maximize": True}, ValueError, "minimise -fun"),
     ((square, np.zeros(2)), {"jac": True, "accumulate": 2}, ValueError, "accumulate"),
+    ((square, np.zeros(2)), {"jac": True, "comm": 0}, ValueError, r"comm: .*na\.Adam\(block, comm"),
     ((square, np.zeros(2)), {"jac": True, "nonfinite": "skip"}, ValueError, "status 3"),
     ((square, np.zeros(2)), {"jac": True, "beta3": 0.5}, TypeError, "beta3"),
     ((square, np.zeros(3)), {"jac": True, "bounds": 5}, TypeError, "bounds: expected"),
@@ -147,6 +157,8 @@ REFUSED = [
         TypeError,
         r"callback\(x\).*two\(x, f\)",
     ),
+    ((away_from, np.ones(2), [np.ones(2)]), {"jac": True}, ValueError, r"\(1, 2\).*args is a list"),
+    ((gaps, np.ones(2), [np.ones(2)]), {}, TypeError, r"shape \(1, 2\).*args is a list"),
     ((reads_a_list, np.ones(1), ([[1.0]],)), {}, TypeError, r"reads_a_list\(x, g, data\).*array"),
     ((height_alone, np.ones(1)), {"jac": True}, TypeError, r"has to return \(f, gradient\)"),
 ]
@@ -290,6 +302,7 @@ MANY = [
     ((rosen, np.zeros((3, 2))), {"track_best": True}, TypeError, "track_best: .*numadam.minimize"),
     ((rosen, np.zeros((2, 2))), {"lr": [0.1, FALLING]}, TypeError, r"lr\[1\]: .* all problems"),
     ((forgets_g, np.zeros((3, 2)), (np.ones(3),)), {}, TypeError, "never reads g"),
+    ((rosen, np.zeros((3, 2))), {"check_every": 0}, ValueError, "check_every"),
     ((rosen, np.zeros((3, 2))), {"atol": 1e-3}, TypeError, "atol: .*gtol=..., ftol=... or xtol="),
     ((not_compiled, np.zeros((3, 2)), (1,)), {"jac": True}, TypeError, "numba.njit"),
     ((not_compiled_either, np.zeros((3, 2)), (1,)), {}, TypeError, "numba.njit"),
