@@ -216,8 +216,8 @@ def install_for_gpu() -> str:
 def require_gpu() -> None:
     """Raise, in one sentence, what is missing: a package, a driver, a GPU."""
     # `numba.cuda` would import without numba-cuda: Numba's own deprecated target
-    cupy = sys.modules.get("cupy")
-    if cupy is not None and cupy.cuda.runtime.is_hip:
+    runtime = getattr(getattr(sys.modules.get("cupy"), "cuda", None), "runtime", None)
+    if getattr(runtime, "is_hip", False):
         raise RuntimeError("This CuPy is built for AMD's ROCm: numadam needs NVIDIA's CUDA.")
     modules = {"cupy": "CuPy", "numba_cuda": "numba-cuda", "cuda.bindings": "cuda-bindings"}
     for module, package in modules.items():
