@@ -28,7 +28,7 @@ from numadam._checkpoint.folder import (
     current_generation,
     read_index,
 )
-from numadam._checkpoint.storage import CheckpointError, about_file
+from numadam._checkpoint.container import CheckpointError, about_file
 
 # --- protocol of a communicator ------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from numadam._checkpoint import container, storage
 from numadam._checkpoint.container import Container, Reader, opened, read, write, write_new
-from numadam._checkpoint.storage import CheckpointError, about_file
+from numadam._checkpoint.container import CheckpointError, about_file
 
 # --- the index of a folder of shards -------------------------------------------------------------
 # It names no file: shards are called by their generation and rank, so nothing leads out of the

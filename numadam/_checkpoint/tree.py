@@ -14,7 +14,7 @@ import numpy as np
 from numadam import schedules
 from numadam._arrays.checks import memory_order
 from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
-from numadam._checkpoint.header import name_fault
+from numadam._checkpoint.container import name_fault
 from numadam._core.half import as_storage, memory_dtype
 from numadam._settings.bounds import Box, as_numbers
 from numadam.schedules import ReduceOnPlateau

@@ -17,7 +17,7 @@ from numadam._arrays.formatting import brief
 from numadam._arrays.interop import home, is_cupy, to_host
 from numadam._arrays.tree import Active, Tree
 from numadam._checkpoint.container import Container, check_writable, read, write
-from numadam._checkpoint.storage import CheckpointError, about_file
+from numadam._checkpoint.container import CheckpointError, about_file
 from numadam._checkpoint.tree import (
     Structure,
     equal,

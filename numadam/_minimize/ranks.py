@@ -29,7 +29,7 @@ from numadam._checkpoint import collective
 from numadam._checkpoint.collective import on_all
 from numadam._checkpoint.container import Container, check_writable
 from numadam._checkpoint.folder import INDEX, Cut, Index
-from numadam._checkpoint.storage import about_file
+from numadam._checkpoint.container import about_file
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._minimize.checkpoint import Checkpoint, Task, first_of, read_checkpoint

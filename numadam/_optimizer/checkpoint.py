@@ -17,7 +17,7 @@ from numadam._arrays.formatting import brief
 from numadam._arrays.interop import assign, is_cupy
 from numadam._arrays.tree import some
 from numadam._checkpoint.container import Container, is_folder, read, write
-from numadam._checkpoint.storage import about_file
+from numadam._checkpoint.container import about_file
 from numadam._checkpoint.tree import (
     Structure,
     equal,

@@ -15,7 +15,7 @@ from numadam._checkpoint import collective, storage
 from numadam._checkpoint.collective import MASKS, Alone, Part, Ranks, assemble, on_all
 from numadam._checkpoint.container import Container, is_folder
 from numadam._checkpoint.folder import Cut, Index, Shards, read_index, whole_cut
-from numadam._checkpoint.storage import CheckpointError, about_file
+from numadam._checkpoint.container import CheckpointError, about_file
 from numadam._checkpoint.tree import Structure, equal, options_from_json
 from numadam._core.parts import Parts, parts_of
 from numadam._optimizer.base import OptimizerBase

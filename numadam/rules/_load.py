@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._checkpoint.container import is_folder, read
-from numadam._checkpoint.storage import about_file
+from numadam._checkpoint.container import about_file
 from numadam._optimizer.checkpoint import KIND, new_optimizer
 from numadam.rules import classes
 
