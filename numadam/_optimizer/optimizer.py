@@ -99,7 +99,7 @@ class Optimizer(SharedAttributes, Checkpointed):
         Steps may be captured in a CUDA graph and replayed, for CuPy parameters. t and lr are on
         the GPU: `lr` is a 0-d CuPy array (the one that was passed, if it was one), and each replay
         reads it again. Take one step before the capture.
-    comm : mpi4py.MPI.Intracomm or numadam.mpi.Decomposition, optional
+    comm : mpi4py.MPI.Intracomm, optional
         The parameters are this rank's block of a larger problem. `clip_norm`, `clip_array_norm`
         and `nonfinite` apply to all blocks together. Every rank makes the optimiser and takes each
         step, with the same structure, dtypes and options; shapes may differ, blocks may be empty.

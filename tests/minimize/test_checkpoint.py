@@ -13,8 +13,7 @@ import pytest
 from scipy.optimize import Bounds
 
 import numadam as na
-from numadam._checkpoint.container import read
-from numadam._checkpoint.container import VERSION
+from numadam._checkpoint.container import VERSION, read
 from numadam._minimize import checkpoint
 from numadam._minimize.compiled import problem
 from numadam._minimize.lanes import batch
