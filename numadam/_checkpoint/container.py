@@ -217,7 +217,8 @@ def write(path: str | os.PathLike[Any], content: Container) -> None:
         try:
             _write_archive(file, text, content.arrays)
         except ValueError as error:  # zipfile's own, where an interrupt came between two arrays
-            raise error.__context__ or error from None
+            interrupt = error.__context__
+            raise error if interrupt is None else interrupt from None
 
 
 def _write_archive(file: IO[bytes], text: bytes, arrays: dict[str, np.ndarray]) -> None:
@@ -231,6 +232,7 @@ def _write_archive(file: IO[bytes], text: bytes, arrays: dict[str, np.ndarray]) 
 
 def read(path: str | os.PathLike[Any], kind: str) -> Container:
     """Read and check a file that `write` has written."""
+    check_path(path)
     place = Path(os.fsdecode(path))
     found = place.stat()
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):

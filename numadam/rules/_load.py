@@ -54,7 +54,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     >>> x = np.array([3.0, -2.0])
     >>> opt = na.AdamW(x, lr=na.schedules.Cosine(0.1, steps=100))
     >>> opt.step(2 * x)
-    >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
+    >>> path = Path(tempfile.mkdtemp()) / "run.npz"
     >>> opt.save(path)
     >>> later = na.load(path)
     >>> later.t, later.lr
