@@ -331,7 +331,10 @@ def own_copy(option: Any) -> Any:
         if kinds in ({list}, {tuple}):
             inner = {*map(type, itertools.chain.from_iterable(option))}
             if all(kind in _PLAIN or issubclass(kind, np.number) for kind in inner):
-                return type(option)(map(*kinds, option))  # pairs of bounds, in a tenth of the time
+                (pair_type,) = kinds
+                return type(option)(
+                    map(pair_type, option)
+                )  # pairs of bounds, in a tenth of the time
         # of a list, which knows its length: of a map short ones take four times the memory
         return type(option)([own_copy(one) for one in option])
     if hasattr(option, "__next__"):

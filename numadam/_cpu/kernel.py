@@ -48,7 +48,6 @@ from numadam._cpu.validate import (
 from numadam._jit.functions import linked, release_gil, take_gil
 from numadam._jit.loops import (
     PARALLEL,
-    POOLED,
     SERIAL,
     CompiledLoop,
     callback_address,
@@ -56,7 +55,6 @@ from numadam._jit.loops import (
     in_default_mode,
 )
 from numadam._jit.pointers import array_at, array_of, call_c4, call_c6, load64, record_at
-from numadam._jit.pool import make_spread
 
 # --- arrays whose memory order differs from the parameter's --------------------------------------
 # They are gathered into dense work arrays before a step, and what the step wrote is scattered after
@@ -284,15 +282,6 @@ def _note_added(meta_at):
     meta.calls += 1
 
 
-def _make_spread(body: Any) -> Any:
-    """``body(q, meta_at)`` over the threads of our own; they take a function, no intrinsic."""
-
-    def one(q, meta_at):
-        body(q, meta_at)
-
-    return make_spread(linked(one))
-
-
 def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
     """The whole compiled step in every form: validation, scalars, norm, every part, t.
 
@@ -315,9 +304,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
     begin_norms, note_added = linked(norms.begin_norms), linked(_note_added)
 
     def make_step(form: str) -> Callable[..., Any]:
-        each, pooled = prange if form == PARALLEL else range, form == POOLED
-        bodies = (part, add_part, norm_part)
-        parts_in, sums_in, norms_in = map(_make_spread, bodies) if pooled else bodies
+        each = prange if form == PARALLEL else range
 
         # one function: Numba spreads a prange over threads only in what it compiles as parallel.
         # Inside a prange stands an address, no record: it would be copied into each thread.
@@ -337,28 +324,19 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             fill(meta_at, lr)
             thread = release_gil() if total >= _RELEASE_FROM else 0
             if accumulates and meta.calls + 1 < meta.every and meta.flushing == 0:
-                if pooled:
-                    sums_in(meta.pool, meta.threads, parts, meta_at)
-                else:
-                    for q in each(parts):
-                        add_part(int64(q), meta_at)
+                for q in each(parts):
+                    add_part(int64(q), meta_at)
                 note_added(meta_at)
             else:
                 if normed:
                     status = NORMS_AGAIN
                     while status == NORMS_AGAIN:
-                        if pooled:
-                            norms_in(meta.pool, meta.threads, chunks, meta_at)
-                        else:
-                            for q in each(chunks):
-                                norm_part(int64(q), meta_at)
+                        for q in each(chunks):
+                            norm_part(int64(q), meta_at)
                         status = finalize_norms(meta_at)
                 if status == OK:
-                    if pooled:
-                        parts_in(meta.pool, meta.threads, parts, meta_at)
-                    else:
-                        for q in each(parts):
-                            part(int64(q), meta_at)
+                    for q in each(parts):
+                        part(int64(q), meta_at)
                     if meta.strided != 0:
                         call_c6(meta.strided_arrays, AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
                     advance(meta_at)
@@ -369,7 +347,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
         step.__qualname__ = f"{plan.name}.{form}.step"
         return step
 
-    return make_step(SERIAL), make_step(PARALLEL), make_step(POOLED)
+    return make_step(SERIAL), make_step(PARALLEL)
 
 
 # --- the compiled functions of the CPU -----------------------------------------------------------

@@ -53,8 +53,6 @@ META = np.dtype(
         ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `kind_of`
         ("item", NUMBER, CHECKED),  # bytes of an element of each checked slot
         ("validator", POINTER),  # machine code of `validate`
-        ("pool", POINTER),  # of the threads that a pooled step runs in
-        ("threads", NUMBER),  # so many of them
         ("overlap_search", POINTER),  # of `kernel.search`, 0 until many arrays need it
         ("strided_arrays", POINTER),  # of `kernel.handle`, 0 until an array needs it
         ("leaves", POINTER),

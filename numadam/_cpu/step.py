@@ -20,30 +20,12 @@ from numadam._cpu import validate as va
 from numadam._cpu.arguments import KernelArguments
 from numadam._cpu.kernel import code_address, compiled_step, validator
 from numadam._cpu.records import NORM_SUM
-from numadam._jit import loops, pool
+from numadam._jit import loops
 from numadam._jit.process import cached_property, defer_interrupts
 from numadam._settings.settings import same_numbers
 
 if TYPE_CHECKING:
     from numadam._mpi.exchange import StepExchange
-
-# --- the step in threads of our own --------------------------------------------------------------
-
-
-def pooled(kernel: Any, meta: np.ndarray) -> Any:
-    """The pooled form of a step as a function like the others.
-
-    It reads at each step how many threads Numba would give the caller, starts those that are
-    missing (all of them in a forked child), and notes them in META.
-    """
-    pool.work_at()  # compiled now, not in a step
-
-    def run(*args: Any) -> int:
-        meta["pool"], meta["threads"] = pool.started(loops.count())
-        return int(kernel(*args))
-
-    return run
-
 
 # --- gradients that touch a few rows -------------------------------------------------------------
 
@@ -251,10 +233,7 @@ class CpuStep:
     def _kernel(self, out: bool) -> Any:
         """The step that this size takes."""
         total = sum(self.arguments.layout.sizes) * self.arguments.plan.unit
-        parallel = loops.wants_parallel(total)
-        kernel = compiled_step(self.arguments.plan, out).fork_safe(parallel)
-        if parallel and loops.layer() == "workqueue":
-            kernel = pooled(kernel, self.arguments.meta)
+        kernel = compiled_step(self.arguments.plan, out).fork_safe(loops.wants_parallel(total))
         return kernel if self._exchange is None else self._exchange.wrap(kernel)
 
     @cached_property

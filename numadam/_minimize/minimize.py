@@ -248,7 +248,8 @@ def minimize(
     `numadam.schedules.Cosine`.
 
     The default of lr is not that of the rule's class, which is made for networks and many more
-    steps: in 10,000 iterations 0.01 reaches 100 units of x, and Adam's 0.001 reaches 10.
+    steps: in 10,000 iterations 0.01 reaches 100 units of x, and Adam's 0.001 reaches 10. And
+    `weight_decay` is 0 unless given, for AdamW too: with a decay x does not end at a minimum.
 
     The gradient of a complex x is ``df/dRe(x) + 1j * df/dIm(x)``, the direction of steepest
     ascent. JAX returns its conjugate.
@@ -274,7 +275,7 @@ def minimize(
         jac=jac,
         rule=rule_class(rule),
         lr=lr,
-        options={"bounds": read_bounds(bounds, x), **options},
+        options={"bounds": read_bounds(bounds, x), "weight_decay": 0.0, **options},
         tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
         maxiter=maxiter,
         track_best=None if track_best is None else bool(track_best),
