@@ -288,6 +288,14 @@ def refuse_negative(arrays: Sequence[Any], names: Sequence[str]) -> None:
             )
 
 
+def refuse_counts(counts: np.ndarray, name: str) -> None:
+    """Refuse numbers of steps that rows cannot have taken."""
+    if wrong := counts[(counts < 0) | (counts >= 2**53)].tolist():
+        raise ValueError(
+            f"{name}: expected whole numbers of steps >= 0 and < 2**53, got {wrong[0]}."
+        )
+
+
 def has_negative(array: Any) -> bool:
     """Whether a number is below 0, in either part of complex ones; NaN is not."""
     array = to_host(array)

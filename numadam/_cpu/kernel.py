@@ -52,7 +52,6 @@ from numadam._jit.loops import (
     CompiledLoop,
     callback_address,
     compiled_loop,
-    in_default_mode,
 )
 from numadam._jit.pointers import array_at, array_of, call_c4, call_c6, load64, record_at
 
@@ -278,8 +277,8 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
 
 def _note_added(meta_at):
     """Count a gradient in the sum."""
-    meta = record_at(meta_at, META)
-    meta.calls += 1
+    home = record_at(record_at(meta_at, META).home, META)
+    home.calls += 1
 
 
 def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
@@ -290,16 +289,15 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 
     With `out` the step writes its direction, and leaves the parameters.
     """
-    exact = in_default_mode
-    part = exact(_make_part(plan, make_run(plan, linked), out))
-    fill, advance = exact(make_fill(plan)), make_advance(plan)
+    part = _make_part(plan, make_run(plan, linked), out)
+    fill, advance = make_fill(plan), make_advance(plan)
     accumulates, normed, by_row = plan.accumulate, plan.norm != "", plan.by_row
     add_part = norm_part = finalize_norms = part
     if accumulates:
-        add_part = exact(_make_part(plan, _make_run_of_sums(plan), False))
+        add_part = _make_part(plan, _make_run_of_sums(plan), False)
     if normed:
-        norm_part = exact(norms.make_norm(plan))
-        finalize_norms = exact(norms.make_finalize_norms(plan))
+        norm_part = norms.make_norm(plan)
+        finalize_norms = norms.make_finalize_norms(plan)
     # Calls, for Numba moves a parallel loop past an assignment to a field: it sees no array there.
     begin_norms, note_added = linked(norms.begin_norms), linked(_note_added)
 
@@ -313,7 +311,8 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             status = call_c4(meta.validator, meta_at, ids_at, grad_id, known_disjoint)
             if status != OK:
                 return status
-            if by_row and leaves_of(meta)[0].table == 0:
+            home = record_at(meta.home, META)
+            if by_row and (leaves_of(meta)[0].table == 0 or meta.steps != home.steps):
                 return NEEDS_ROWS
             last = leaves_of(meta)[meta.count]
             total, size = last.start, meta.part
@@ -323,7 +322,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
                 begin_norms(meta_at)
             fill(meta_at, lr)
             thread = release_gil() if total >= _RELEASE_FROM else 0
-            if accumulates and meta.calls + 1 < meta.every and meta.flushing == 0:
+            if accumulates and home.calls + 1 < meta.every and meta.flushing == 0:
                 for q in each(parts):
                     add_part(int64(q), meta_at)
                 note_added(meta_at)

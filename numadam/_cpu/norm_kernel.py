@@ -140,9 +140,10 @@ def make_finalize_norms(plan: Plan) -> Any:
         if status == NOT_FINITE and meta.guard == PROPAGATE:
             return OK
         if status == NOT_FINITE and meta.guard == SKIP:
-            meta.skipped += 1
-            meta.in_a_row += 1
-            meta.calls = 0  # a mean begins anew
+            home = record_at(meta.home, META)
+            home.skipped += 1
+            home.in_a_row += 1
+            home.calls = 0  # a mean begins anew
         return status
 
     return linked(finalize_norms)

@@ -131,7 +131,8 @@ def make_fill(plan: Plan) -> Any:
     def fill(meta_at, lr):
         meta = record_at(meta_at, META)
         rows, control, products = scalars_of(meta), control_of(meta), products_of(meta)
-        t, n = float(meta.steps + 1), float(meta.calls + 1 - meta.flushing)
+        home = record_at(meta.home, META)
+        t, n = float(home.steps + 1), float(home.calls + 1 - meta.flushing)
         flushing = meta.flushing != 0
         for r in range(meta.groups):
             find_products(products[r], control[r], t)
@@ -230,8 +231,9 @@ def make_advance(plan: Plan) -> Any:
             products = products_of(meta)
             for r in range(meta.groups):
                 advance_row(products[r])
-        meta.calls = 0
-        meta.in_a_row = 0
-        meta.steps += 1
+        home = record_at(meta.home, META)
+        home.calls = 0
+        home.in_a_row = 0
+        home.steps += 1
 
     return linked(advance)

@@ -45,6 +45,7 @@ NUMBER, POINTER = np.dtype(np.int64), np.dtype(np.int64)
 #: lie in one block, so that loading a state is one copy, from `steps` on.
 META = np.dtype(
     [
+        ("home", POINTER),  # META itself; of one that serves a step of rows, that with the counters
         ("count", NUMBER),  # leaves
         ("groups", NUMBER),  # groups, the rows of the control block
         ("part", NUMBER),  # iterations of the loop in one parallel part

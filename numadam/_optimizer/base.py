@@ -320,8 +320,9 @@ class OptimizerBase(metaclass=OptimizerType):
 
         ``opt.state["m"]`` is the first moment in the structure of the parameters;
         ``opt.state = saved`` checks all of `saved` and then copies it, and
-        ``saved = opt.state.copy()`` has copies of all at the same step. Negative squares raise an
-        error; NaN and infinite numbers are accepted, so that a failed run can be examined.
+        ``saved = opt.state.copy()`` has copies of all at the same step. Without ``.copy()`` it is
+        the state itself, which goes on changing: to assign that is an error. So are negative
+        squares; NaN and infinite numbers are accepted, so that a failed run can be examined.
         """
         return State(self)
 
