@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._checkpoint import container
-from numadam._checkpoint.container import Container
-from numadam._checkpoint.storage import CheckpointError, about_file
+from numadam._checkpoint.container import CheckpointError, Container, about_file
 from numadam._mpi.ranks import Ranks
 
 #: Entry of a file's `meta`: the number of its rank, that of all ranks, and that of the save.
