@@ -354,7 +354,7 @@ class History:
     def __getitem__(self, name: str) -> np.ndarray:
         """A column as a new array."""
         if name == "ratio":
-            with np.errstate(divide="ignore", invalid="ignore"):
+            with np.errstate(all="ignore"):
                 ratio: np.ndarray = self["step_norm"] / self["param_norm"]
             return ratio
         if name not in _STORED:

@@ -255,7 +255,7 @@ def _verdict(point: Point, prober: Prober, table: Verdicts) -> tuple[GradientSta
 
 
 def _told_wrong(point: Point, table: Verdicts) -> str:
-    """Where derivatives are wrong, a cause, and the worst one."""
+    """Text on where derivatives are wrong, a cause, and the worst one."""
     part, noun = table.is_element, point.nouns[1]
     if not (table.wrong & part).any():
         part, noun = ~part, "random direction"
@@ -271,7 +271,7 @@ def _told_wrong(point: Point, table: Verdicts) -> str:
 
 
 def _told_right(point: Point, table: Verdicts, resolved: np.ndarray) -> str:
-    """Where derivatives are right, and how well differences tell."""
+    """Text on where derivatives are right, and how well differences tell."""
     seen, hidden = ~table.hidden, some(list(table.name[table.hidden]))
     parts = (table.is_element, point.nouns[1]), (~table.is_element, "random direction")
     told = [formatting.count((seen & part).sum(), n) for part, n in parts if (seen & part).any()]
