@@ -417,9 +417,9 @@ def rule(
                 f"{title}: expected a function that returns numbers, got one with `async` or "
                 "`yield`. Write `def` and `return`."
             )
-    for title, given in (("start", start), ("hypers", hypers)):
-        if given is not None and not isinstance(given, Mapping):
-            raise TypeError(f"{title}: expected a dict of numbers by name, got {given!r:.80}.")
+    for title, table in (("start", start), ("hypers", hypers)):
+        if table is not None and not isinstance(table, Mapping):
+            raise TypeError(f"{title}: expected a dict of numbers by name, got {table!r:.80}.")
     if doc is not None and not isinstance(doc, str):
         raise TypeError(f"doc: expected a text or None, got {doc!r:.80}.")
     names = _read_names("state", state)
